@@ -4,7 +4,9 @@
 import { closest, distance } from "fastest-levenshtein";
 
 /** Facts an error carries for machines: file, byte offset, key, expected, got, and so on. */
-export type ErrorDetails = Readonly<Record<string, string | number | boolean | readonly (string | number)[] | undefined>>;
+export type ErrorDetails = Readonly<
+  Record<string, string | number | boolean | readonly (string | number)[] | undefined>
+>;
 
 export interface OctavoErrorOptions {
   readonly hint?: string;

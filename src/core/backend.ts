@@ -1,0 +1,52 @@
+// The contract that a backend fulfils: memory, an in-order queue, and named kernels. It never sees tensors, models or
+// quantization schemes. Everything here is ordered like the calls were made: a free takes effect after the commands
+// that were submitted before it, a write is seen by the commands submitted after it.
+
+import type { DType } from "./dtype.js";
+
+/** Identifies one allocation of one backend. Ids may be reused after `free`. */
+export type BufferId = number;
+
+/** A kernel that a backend offers: its op's name and the signature text it was written for. */
+export interface KernelInfo {
+  readonly name: string;
+  readonly signature: string;
+}
+
+/** How a backend failed: which op, and the site number that the command carried. */
+export interface BackendFailure {
+  readonly op: string;
+  readonly site: number;
+  readonly message: string;
+}
+
+export interface Backend {
+  /** "cpu", "reference", "webgpu", ... */
+  readonly name: string;
+  /** One line for people: device, instruction set, threads. */
+  readonly description: string;
+  /** Kernels by the number that commands carry (the index in this list). */
+  readonly kernels: readonly KernelInfo[];
+  /** Bytes that allocations may take in all. */
+  readonly budget: number;
+
+  /** @throws OutOfMemoryError */
+  allocate(bytes: number): BufferId;
+  free(buffer: BufferId): void;
+  /** Copies `bytes` before it returns. */
+  write(buffer: BufferId, offset: number, bytes: Uint8Array): void;
+  /** Queues `words` words of encoded commands (see command.ts); copies them, returns at once. */
+  submit(commands: Int32Array, words: number): void;
+  /** Resolves after all earlier commands ran; rejects with a BackendFailure in `cause` if one of them failed. */
+  read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array>;
+
+  /**
+   * Bytes of a matrix in the layout that this backend's kernels like best, or undefined where plain rows are best.
+   * The layout is the backend's own affair; `pack` and `unpack` kernels turn rows into it and back.
+   */
+  panelBytes?(dtype: DType, rows: number, columns: number): number | undefined;
+  /** Reads a byte range of a file straight into a buffer, on the queue. Backends without files leave it out. */
+  load?(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void;
+
+  close(): Promise<void>;
+}

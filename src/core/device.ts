@@ -1,0 +1,144 @@
+// A device as the rest of Octavo sees it: a backend with an arena, a recorder of commands and a list of module paths
+// for error messages. Ops record here; nothing waits except `read`.
+
+import { Arena, type MemoryReport } from "./arena.js";
+import type { Backend, BackendFailure, BufferId } from "./backend.js";
+import { CommandBuffer } from "./command.js";
+import type { DType } from "./dtype.js";
+import { DeviceError, KernelError, OctavoError } from "./errors.js";
+
+/** Commands that are recorded before they are handed to the backend without anybody waiting. */
+const FLUSH_AT = 24;
+
+export class Device implements AsyncDisposable {
+  readonly backend: Backend;
+  readonly arena: Arena;
+  readonly commands = new CommandBuffer();
+  /** Number of commands recorded since the device was opened. */
+  recorded = 0;
+  readonly #kernels = new Map<string, number>();
+  readonly #sites: string[] = [""];
+  readonly #siteIds = new Map<string, number>([["", 0]]);
+  #site = 0;
+  #path = "";
+  #closed = false;
+
+  constructor(backend: Backend) {
+    this.backend = backend;
+    this.arena = new Arena(backend, () => this.flush());
+    backend.kernels.forEach((kernel, id) => {
+      this.#kernels.set(kernel.name, id);
+    });
+  }
+
+  get name(): string {
+    return this.backend.name;
+  }
+
+  get memory(): MemoryReport {
+    return this.arena.memory;
+  }
+
+  /** Number of a kernel, or -1 if this backend lacks it. */
+  kernel(name: string): number {
+    return this.#kernels.get(name) ?? -1;
+  }
+
+  supports(name: string): boolean {
+    return this.#kernels.has(name);
+  }
+
+  panelBytes(dtype: DType, rows: number, columns: number): number | undefined {
+    return this.backend.panelBytes?.(dtype, rows, columns);
+  }
+
+  /** Path of the module that records now; ops carry it into error messages and leak reports. */
+  get path(): string {
+    return this.#path;
+  }
+
+  /** Number that commands recorded now carry. */
+  get site(): number {
+    return this.#site;
+  }
+
+  /** Names the module that records from now on; returns the path before. */
+  enter(path: string): string {
+    const before = this.#path;
+    this.#path = path;
+    let id = this.#siteIds.get(path);
+    if (id === undefined) {
+      id = this.#sites.push(path) - 1;
+      this.#siteIds.set(path, id);
+    }
+    this.#site = id;
+    return before;
+  }
+
+  /** Called after each recorded command. */
+  recordedOne(): void {
+    this.recorded++;
+    if (this.commands.commands >= FLUSH_AT) this.flush();
+  }
+
+  /** Hands what is recorded to the backend. Returns at once. */
+  flush(): void {
+    const { commands } = this;
+    if (commands.length === 0) return;
+    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    this.backend.submit(commands.words, commands.length);
+    commands.reset();
+  }
+
+  allocate(bytes: number, label: string): BufferId {
+    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    return this.arena.allocate(bytes, this.#path ? `${this.#path}: ${label}` : label);
+  }
+
+  release(buffer: BufferId): void {
+    if (this.#closed) return;
+    this.arena.release(buffer);
+  }
+
+  write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    this.flush();
+    this.backend.write(buffer, offset, bytes);
+  }
+
+  /** @throws KernelError naming op and module if a command before it failed. */
+  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+    this.flush();
+    try {
+      return await this.backend.read(buffer, offset, bytes);
+    } catch (error) {
+      if (error instanceof OctavoError) throw error;
+      const failure = (error as { failure?: BackendFailure }).failure;
+      if (!failure) throw new DeviceError(`device ${this.name}: ${(error as Error).message}`, { cause: error });
+      const path = this.#sites[failure.site];
+      throw new KernelError(`${failure.op}${path ? ` in ${path}` : ""}: ${failure.message}`, {
+        details: { op: failure.op, module: path ?? "" },
+      });
+    }
+  }
+
+  /** Resolves when everything recorded so far has run. */
+  async synchronize(): Promise<void> {
+    const buffer = this.allocate(4, "synchronize");
+    try {
+      await this.read(buffer, 0, 4);
+    } finally {
+      this.release(buffer);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.flush();
+    this.#closed = true;
+    await this.backend.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}

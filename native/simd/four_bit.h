@@ -3,6 +3,7 @@
 #pragma once
 
 #include "stored.h"
+#include "tile.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -77,16 +78,26 @@ struct Absmax {
 };
 
 // Codes in panels, or in rows that can become panels run by run: K % 8 == 0, and blocks that end at whole steps.
-struct FourBit : Stored<DotU4> {
+template <class D>
+struct FourBitOf : Stored<D> {
+  using Stored<D>::align;
+  using Stored<D>::n;
+  using Stored<D>::table;
   Absmax absmax;
   int64_t k, blocksize, unit;  // unit: no block ends inside `unit` k's of any row
 
-  FourBit(const Tensor& codes, const Absmax& factors, int kind, int64_t block)
-      : Stored<DotU4>(codes), absmax(factors), k(codes.dim[1]), blocksize(block), unit(common_divisor(k, block)) {
+  FourBitOf(const Tensor& codes, const Absmax& factors, int kind, int64_t block)
+      : Stored<D>(codes), absmax(factors), k(codes.dim[1]), blocksize(block), unit(common_divisor(k, block)) {
     table = kFourBitTable[kind];
     align = unit / 8;
   }
   static bool fits(int64_t k, int64_t blocksize) { return k % 8 == 0 && blocksize % 8 == 0; }
+
+  OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const {
+    const int64_t width = absmax.plain ? 4 : 1, first = panel * kPanelRows * k / blocksize * width;
+    a.ahead = (absmax.plain ? (const char*)absmax.plain : (const char*)absmax.code) + first;
+    a.ahead_step = (panels * kPanelRows * unit * width + blocksize - 1) / blocksize;
+  }
 
   // Factors [unit of k's][16] of a panel, from `step` (at the start of a unit) on.
   OCTAVO_INLINE void scales(int64_t panel, int64_t step, int64_t count, float* to) const {
@@ -115,6 +126,8 @@ struct FourBit : Stored<DotU4> {
     }
   }
 };
+
+using FourBit = FourBitOf<DotU4>;
 
 // The same, decoded to what a dense tile reads, run by run: for many rows. To: DotF32, or DotBf16Pair.
 template <class To>

@@ -139,8 +139,9 @@ export class JsonScanner {
       if (value > Number.MAX_SAFE_INTEGER) break;
       at++;
     }
-    const next = bytes[at]; // "." "e" "E" or a digit too many
-    const longer = next === 0x2e || next === 0x65 || next === 0x45 || value > Number.MAX_SAFE_INTEGER;
+    // Only a separator may follow; anything else ("." "e" "x" or a digit too many) makes it another kind of number.
+    const next = bytes[at] ?? 0x20;
+    const longer = next > 0x20 && next !== 0x2c && next !== 0x5d && next !== 0x7d;
     if (at === start || longer || (bytes[start] === 0x30 && at > start + 1)) {
       this.fail("a whole number from 0 to 2^53-1", start);
     }

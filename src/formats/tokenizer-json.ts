@@ -293,7 +293,10 @@ function checkComponent(
     const list = value[name];
     if (list === undefined) continue;
     if (!Array.isArray(list)) return fail(file, `${key}.${name}`, `expected an array, got ${kind(list)}`);
-    copy[name] = list.map((child, i) => checkComponent(file, section, `${key}.${name}[${i}]`, child, depth + 1));
+    copy[name] = list.map((child, i) => {
+      const at = `${key}.${name}[${i}]`;
+      return checkComponent(file, section, at, child, depth + 1) ?? fail(file, at, "expected an object, got null");
+    });
   }
   return copy;
 }

@@ -313,3 +313,18 @@ function templateIds(config: JsonObject | null): Map<string, readonly number[]> 
   }
   return named;
 }
+
+/** What `clean_up_tokenization_spaces` does: takes out the spaces that English writes none of. */
+export function cleanUp(text: string): string {
+  return text
+    .replaceAll(" .", ".")
+    .replaceAll(" ?", "?")
+    .replaceAll(" !", "!")
+    .replaceAll(" ,", ",")
+    .replaceAll(" ' ", "'")
+    .replaceAll(" n't", "n't")
+    .replaceAll(" 'm", "'m")
+    .replaceAll(" 's", "'s")
+    .replaceAll(" 've", "'ve")
+    .replaceAll(" 're", "'re");
+}

@@ -89,6 +89,9 @@ const CLASS_DEFAULTS: Readonly<Record<string, Partial<Record<SpecialName, string
   T5Tokenizer: { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" },
 };
 
+/** Classes whose models want token_type_ids when tokenizer_config.json does not say what they want. */
+const TYPED: ReadonlySet<string | undefined> = new Set(["BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"]);
+
 /** The settings files of a folder, read but not yet interpreted. */
 interface Files {
   readonly folder: string;
@@ -121,6 +124,7 @@ async function readFiles(folder: string): Promise<Files> {
     const { model_type, tokenizer_class } = await optional("config.json");
     className = tokenizer_class ?? (typeof model_type === "string" ? CLASS_OF_MODEL[model_type] : undefined);
   }
+  if (className === undefined && names.has("vocab.txt") && !names.has("tokenizer.json")) className = "BertTokenizer";
   return {
     folder,
     names,
@@ -162,10 +166,7 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
     return checkTokenizerJson(json, path("vocab.json"));
   }
   if (names.has("vocab.txt")) {
-    const bert = { ...options, tokenizer_class: className ?? "BertTokenizer" };
-    const special: ConvertOptions["special"] = (name) =>
-      options.special(name) ?? BERT[name as keyof typeof BERT] ?? undefined;
-    return checkTokenizerJson(await convertWordPiece(path("vocab.txt"), { ...bert, special }), path("vocab.txt"));
+    return checkTokenizerJson(await convertWordPiece(path("vocab.txt"), options), path("vocab.txt"));
   }
   const models = [...names].filter((name) => name.endsWith(".model"));
   const there = [...names].filter((name) => /^(?:vocab|merges|added_tokens|special_tokens|tokenizer)/.test(name));
@@ -305,7 +306,7 @@ export async function loadTokenizer(folder: string, options: LoadTokenizerOption
     truncation_side: options.truncation_side ?? (config.truncation_side === "left" ? "left" : "right"),
     model_max_length: typeof longest === "number" && longest > 0 ? longest : Number.POSITIVE_INFINITY,
     clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? config.clean_up_tokenization_spaces === true,
-    return_token_type_ids: Array.isArray(inputs) ? inputs.includes("token_type_ids") : className === "BertTokenizer",
+    return_token_type_ids: Array.isArray(inputs) ? inputs.includes("token_type_ids") : TYPED.has(className),
     chat_template: await chatTemplate(files),
     name_or_path: folder,
     init_kwargs: config,

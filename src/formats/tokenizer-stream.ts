@@ -24,12 +24,19 @@ function unfinished(bytes: readonly number[]): number {
   return 0;
 }
 
-/** Where the text may be cut so that no clean-up pattern (" n't" is the longest) straddles the cut. */
+/**
+ * The last place where the text may be cut so that no clean-up straddles it. What clean-up changes begins with a space,
+ * holds only these characters and is at most six long (" n ' t" becomes "n't" in two steps).
+ */
 function safeCut(text: string): number {
-  let at = text.lastIndexOf(" ");
-  if (at < 0 || text.length - at > 4) return text.length;
-  while (text.slice(Math.max(0, at - 2), at) === " '") at -= 2; // " ' " begins two characters earlier
-  return at;
+  for (let cut = text.length; cut > 0; cut--) {
+    for (let back = 1; ; back++) {
+      const char = text[cut - back];
+      if (char === " ") break;
+      if (char === undefined || back === 6 || !".?!,'ntmsver".includes(char)) return cut;
+    }
+  }
+  return 0;
 }
 
 /**
@@ -93,10 +100,14 @@ export class StreamDecoder {
   #advance(): string {
     const before = this.#tokenizer.decode(this.#window.slice(0, this.#read));
     const all = this.#tokenizer.decode(this.#window);
-    if (all.length <= before.length) return "";
+    // New bytes can spoil a run of byte tokens whose text is already out: then the new ids speak for themselves.
+    const text = all.startsWith(before)
+      ? all.slice(before.length)
+      : this.#tokenizer.decode(this.#window.slice(this.#read));
+    if (text === "") return "";
     this.#window = this.#window.slice(this.#read);
     this.#read = this.#window.length;
-    return all.slice(before.length);
+    return text;
   }
 
   #clean(text: string, last: boolean): string {

@@ -30,7 +30,7 @@ def bpe(train_pre=None, size=400, **kw):
 
 
 def train(t, trainer):
-    t.train_from_iterator(TEXT, trainer)
+    t.train_from_iterator(TEXT, trainer)  # TEXT at the time of the call
     return t
 
 
@@ -118,6 +118,9 @@ train(t, trainers.WordLevelTrainer(vocab_size=200, special_tokens=SPECIAL))
 add("wordlevel", t)
 
 # The vocabulary knows no boundaries, so that the pre-tokenizer's cuts show in the ids.
+NOISE = random.Random(0)
+TEXT = ["".join(NOISE.choice("aeb12\u0663\u00bd!., \u0085") for _ in range(40)) for _ in range(200)]
+FIXED += TEXT[:20]
 free = train(bpe(unk_token="<unk>"), trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, max_token_length=6))
 CUTS = {
     "bert": pre_tokenizers.BertPreTokenizer(),

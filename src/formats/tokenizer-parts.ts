@@ -181,8 +181,10 @@ export function fallbackByte(token: string): number | undefined {
 }
 
 function decodeByteLevel(tokens: readonly string[]): string {
-  const pieces = tokens.map(byteLevelBytes);
-  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Buffer.concat(pieces));
+  const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+  let text = "";
+  for (const token of tokens) text += utf8.decode(byteLevelBytes(token), { stream: true });
+  return text + utf8.decode();
 }
 
 /** A run of byte tokens is one UTF-8 string, or, when it is not valid, one U+FFFD for each byte. */

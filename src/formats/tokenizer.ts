@@ -137,7 +137,8 @@ export class JsonTokenizer implements Tokenizer {
   readonly #raw = new AddedTokenCutter(); // tokens looked for before normalization
   readonly #normalized = new AddedTokenCutter(); // and after
   readonly #single: Frame;
-  readonly #pair: Frame;
+  #pair: Frame | undefined; // made on first use: few tokenizers ever see a pair
+  readonly #named: ReadonlyMap<string, readonly number[]>;
 
   /**
    * @param json a checked tokenizer.json, with the added tokens of the other files already in it
@@ -165,9 +166,8 @@ export class JsonTokenizer implements Tokenizer {
     this.byte_level = this.#parts.byte_level;
     this.unk_token_id = this.#parts.unk_token_id;
     this.#byteFallback = JSON.stringify(json.decoder)?.includes('"ByteFallback"') ?? false;
-    const named = templateIds(json.post_processor);
-    this.#single = this.#makeFrame(false, named);
-    this.#pair = this.#makeFrame(true, named);
+    this.#named = templateIds(json.post_processor);
+    this.#single = this.#makeFrame(false);
   }
 
   /**
@@ -218,7 +218,8 @@ export class JsonTokenizer implements Tokenizer {
   }
 
   frame(ids: readonly number[], pair?: readonly number[]): Framed {
-    const { before, between, after, types } = pair === undefined ? this.#single : this.#pair;
+    const { before, between, after, types } =
+      pair === undefined ? this.#single : (this.#pair ??= this.#makeFrame(true));
     const all: number[] = [];
     const token_type_ids: number[] = [];
     const special = (list: Frame["before"]) => {
@@ -262,10 +263,16 @@ export class JsonTokenizer implements Tokenizer {
   }
 
   /** Runs the post-processor once on placeholders: what it puts around them is what it puts around any text. */
-  #makeFrame(pair: boolean, named: ReadonlyMap<string, readonly number[]>): Frame {
+  #makeFrame(pair: boolean): Frame {
     const [A, B] = ["\u0000A", "\u0000B"];
     const plain = { tokens: pair ? [A, B] : [A], types: pair ? [0, 1] : [0] };
-    let { tokens, types } = { ...plain, ...this.#parts.post_process?.([A], pair ? [B] : null) };
+    let { tokens, types }: { tokens: string[]; types?: number[] } = plain;
+    try {
+      ({ tokens, types } = this.#parts.post_process?.([A], pair ? [B] : null) ?? plain);
+    } catch (cause) {
+      const key = "post_processor";
+      throw new FormatError(`${this.#file}: post_processor: malformed`, { details: { file: this.#file, key }, cause });
+    }
     if (pair && !tokens.includes(B)) ({ tokens, types } = { tokens: [...tokens, B], types: [...(types ?? [0]), 1] });
     const atA = tokens.indexOf(A);
     const atB = pair ? tokens.indexOf(B) : tokens.length;
@@ -277,7 +284,7 @@ export class JsonTokenizer implements Tokenizer {
     const typeOf = (i: number) => types?.[i] ?? 0;
     const specials = (from: number, to: number) =>
       tokens.slice(from, to).flatMap((token, i) => {
-        const ids = named.get(token) ?? [this.#ids.get(token)];
+        const ids = this.#named.get(token) ?? [this.#ids.get(token)];
         return ids.map((id) => {
           if (id === undefined || !this.#tokens.has(id)) {
             throw new FormatError(`${this.#file}: post_processor: token ${JSON.stringify(token)} does not exist`, {

@@ -219,6 +219,7 @@ describe("malformed files", () => {
       { ...BPE, post_processor: { ...BPE.post_processor, special_tokens: { "</s>": { ids: [99] } } } },
       /post_processor: token "<\/s>" does not exist/,
     ],
+    ["template missing", { ...BPE, post_processor: { type: "TemplateProcessing" } }, /post_processor: malformed/],
     ["template without text", { ...BPE, post_processor: { ...BPE.post_processor, single: [] } }, /must hold \$A once/],
     ["no pattern", split({}), /pre_tokenizer.pattern: expected/],
     ["bad pattern", split({ Regex: "(" }), /the tokenizer cannot be built/],
@@ -248,7 +249,7 @@ describe("malformed files", () => {
 });
 
 describe("long and hostile text", () => {
-  const n = 1 << 17;
+  const n = 3 << 13;
   it.each(["storyteller", "llama2", "unigram", "unigram-fallback", "wordpiece", "llama3"])("%s", (name) => {
     const { tokenizer } = golden(name);
     for (const text of ["a".repeat(n), " ".repeat(n), "^".repeat(n), "\u0000".repeat(n), "ab ".repeat(n / 3)]) {

@@ -20,7 +20,7 @@ interface DecoderPart {
   readonly decoders?: readonly DecoderPart[];
 }
 interface ModelPart {
-  _call(pieces: string[]): string[];
+  readonly fuse_unk: boolean;
   encode: (pieces: string[]) => string[];
   tokenize?(piece: string): string[];
   readonly tokens_to_ids: Map<string, number>;
@@ -253,6 +253,23 @@ function unigram(model: ModelPart, byteFallback: boolean): (pieces: string[]) =>
   };
 }
 
+/** One unknown token for each run of them in a piece. (The library joins their texts, in quadratic time.) */
+function fused(model: ModelPart): (pieces: string[]) => string[] {
+  const unknown = (token: string) => (model.tokens_to_ids.get(token) ?? model.unk_token_id) === model.unk_token_id;
+  return (pieces) => {
+    const tokens: string[] = [];
+    for (const piece of pieces) {
+      let run = false;
+      for (const token of model.encode([piece])) {
+        const unk = unknown(token);
+        if (!(unk && run)) tokens.push(token);
+        run = unk;
+      }
+    }
+    return tokens;
+  };
+}
+
 /** Replacement text is literal in Python; JavaScript gives `$` a meaning. */
 function literal(config: JsonObject | null): JsonObject | null {
   if (config === null) return null;
@@ -311,7 +328,7 @@ export function buildParts(json: TokenizerJson): TokenizerParts {
     normalize: (text) => (normalizer === null ? text : normalizer.normalize(text)),
     pre_tokenize: (text, first) =>
       pre_tokenizer === null ? [text] : pre_tokenizer.pre_tokenize(text, { section_index: first ? 0 : 1 }),
-    model: (pieces) => core._call(pieces),
+    model: core.fuse_unk ? fused(core) : (pieces) => core.encode(pieces),
     post_process:
       post_processor === null
         ? null

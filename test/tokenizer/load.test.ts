@@ -249,7 +249,7 @@ describe("malformed files", () => {
 });
 
 describe("long and hostile text", () => {
-  const n = 3 << 13;
+  const n = 3 << 14;
   it.each(["storyteller", "llama2", "unigram", "unigram-fallback", "wordpiece", "llama3"])("%s", (name) => {
     const { tokenizer } = golden(name);
     for (const text of ["a".repeat(n), " ".repeat(n), "^".repeat(n), "\u0000".repeat(n), "ab ".repeat(n / 3)]) {

@@ -3,6 +3,7 @@
     python -m venv venv && venv/bin/pip install tokenizers==0.23.2
     venv/bin/python test/tokenizer/make_golden.py
 
+Training is not deterministic: each run writes other vocabularies of the same kinds.
 One line for each tokenizer: {name, json, cases: [[text, ids, ids with special tokens, decoded, decoded skipping]]}.
 `json` is null for the one that lies in models/storyteller.
 """

@@ -2,7 +2,7 @@
 // description of an architecture that the loader works with. Model files hold only what is theirs.
 
 import type { Device } from "../core/device.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { attention } from "../ops/attention.js";
 import { contiguous } from "../ops/copy.js";
 import type { KVCache } from "./cache.js";
@@ -71,9 +71,10 @@ export abstract class CausalLM extends Module {
 
   /** Logits of all positions, or of the last one of each row: [B,T,vocab] or [B,vocab]. */
   forward(input: DecoderInput, options: { last?: boolean } = {}): Tensor {
-    const hidden = this.hidden(input);
-    if (!options.last) return this.head(hidden);
-    return this.head(contiguous(hidden.select(1, hidden.shape[1]! - 1)));
+    return scope(() => {
+      const hidden = this.hidden(input);
+      return this.head(options.last ? contiguous(hidden.select(1, hidden.shape[1]! - 1)) : hidden);
+    });
   }
 }
 

@@ -5,8 +5,8 @@
 // values copied, both in f32, and every strip of up to kStrip rows then takes scores, online softmax and values while
 // the block stays in the first-level cache. When there are too few tasks for a large machine, the context is cut into
 // pieces whose size depends on the shapes alone, and the pieces are merged by their maxima and sums.
-#include "../call.h"
-#include "../pool.h"
+#include "../parallel.h"
+#include "../registry.h"
 #include "attention_vec.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -24,7 +24,7 @@ constexpr int kStrip = 4;
 constexpr int kPanel = 2 * kW;                     // columns of a register tile
 constexpr int kKeys = 64;                          // keys per block
 constexpr int kRows = 128 / kStrip * kStrip;       // rows per task
-constexpr int64_t kPiece = 256;                    // least keys per piece when the context is cut
+constexpr int64_t kLeastPiece = 256;               // least keys per piece when the context is cut
 constexpr int64_t kEnoughTasks = 64;               // cut the context when there are fewer
 constexpr int64_t kMostPieces = 256;               // tasks times pieces
 constexpr int kMergeRows = 16;                     // rows merged by one task
@@ -284,15 +284,15 @@ void any_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
     case 2: return strip<2>(m, w, local);
     case 3: return strip<3>(m, w, local);
     case 4: return strip<4>(m, w, local);
-#if defined(__AVX512F__) || defined(__AVX2__) || defined(__aarch64__)
-    case 5: return strip<5>(m, w, local);
-    case 6: return strip<6>(m, w, local);
-#endif
-#if defined(__AVX512F__) || (defined(__aarch64__) && !defined(__AVX2__))
-    case 7: return strip<7>(m, w, local);
-    case 8: return strip<8>(m, w, local);
-#endif
-    default: return;
+    default: break;
+  }
+  if constexpr (kStrip >= 6) {
+    if (rows == 5) return strip<5>(m, w, local);
+    if (rows == 6) return strip<6>(m, w, local);
+  }
+  if constexpr (kStrip >= 8) {
+    if (rows == 7) return strip<7>(m, w, local);
+    if (rows == 8) return strip<8>(m, w, local);
   }
 }
 
@@ -319,8 +319,7 @@ struct Strips {
   int64_t start(int64_t s) const { return s * rows / count; }
 };
 
-void task(void* context, int64_t index, int worker) {
-  const Job& job = *(const Job*)context;
+void attend(const Job& job, int64_t index, int worker) {
   const Bench w = bench_at(job, worker);
   // Late rows have the most keys to see: they go first.
   const int64_t piece = index % job.pieces;
@@ -436,8 +435,7 @@ void task(void* context, int64_t index, int worker) {
 }
 
 // Pieces of one context put together: each weighted by e^(its maximum - the highest).
-void merge(void* context, int64_t index, int worker) {
-  const Job& job = *(const Job*)context;
+void merge(const Job& job, int64_t index, int worker) {
   float* sums = bench_at(job, worker).acc;
   const int64_t last = (index + 1) * kMergeRows, all = job.B * job.G * job.rows;
   for (int64_t at = index * kMergeRows; at < all && at < last; at++) {
@@ -464,10 +462,6 @@ void merge(void* context, int64_t index, int worker) {
   }
 }
 
-}  // namespace
-
-// attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16~ v[B,G,S,E]:f32|f16|bf16~ cursor[1]:i32? mask[B,S]:u8?
-//   segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32
 const char* attention(const Call& call) {
   Job job;
   job.q = call.t[0];
@@ -509,20 +503,34 @@ const char* attention(const Call& call) {
   job.piece = job.total;
   job.pieces = 1;
   const int64_t tasks = job.B * job.G * job.blocks, span = job.total - job.first;
-  if (tasks < kEnoughTasks && span > kPiece) {
+  if (tasks < kEnoughTasks && span > kLeastPiece) {
     const int64_t most = kMostPieces / tasks;
-    job.piece = round_up((span + most - 1) / most, kPiece);
+    job.piece = round_up((span + most - 1) / most, kLeastPiece);
     job.pieces = (span + job.piece - 1) / job.piece;
   }
-  const int workers = call.pool->workers();
+  const int workers = call.pool != nullptr ? call.pool->threads() : 1;
   job.worker_bytes = (size_t)round_up((int64_t)(bench_floats(job) * sizeof(float)), 64);
   const size_t partial = job.pieces > 1 ? (size_t)(job.B * job.G * job.pieces * job.rows * (job.Ew + 2)) : 0;
   job.scratch = call.need(job.worker_bytes * (size_t)workers + partial * sizeof(float));
   if (job.scratch == nullptr) return "out of memory for the scratch of attention";
   job.partial = (float*)(job.scratch + job.worker_bytes * (size_t)workers);
-  call.pool->run(tasks * job.pieces, task, &job);
-  if (job.pieces > 1) call.pool->run((job.B * job.G * job.rows + kMergeRows - 1) / kMergeRows, merge, &job);
+  parallel(call, tasks * job.pieces, 1, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; i++) attend(job, i, worker);
+  });
+  if (job.pieces > 1)
+    parallel(call, (job.B * job.G * job.rows + kMergeRows - 1) / kMergeRows, 1, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t i = begin; i < end; i++) merge(job, i, worker);
+    });
   return nullptr;
 }
+
+}  // namespace
+
+OCTAVO_KERNELS(attention,
+               {"attention",
+                "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16~ v[B,G,S,E]:f32|f16|bf16~ cursor[1]:i32? mask[B,S]:u8? "
+                "segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> "
+                "y[B,T,H,E]:f32",
+                attention})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,6 +1,6 @@
 // New keys or values written to their cache, in its number format.
-#include "../call.h"
-#include "../pool.h"
+#include "../parallel.h"
+#include "../registry.h"
 #include "../simd/vec.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -12,8 +12,7 @@ struct Append {
 };
 
 // One task: the new rows of one (batch, head).
-void append_task(void* context, int64_t index, int) {
-  const Append& job = *(const Append*)context;
+void append(const Append& job, int64_t index) {
   const int64_t T = job.x.dim[1], G = job.x.dim[2], D = job.x.dim[3], S = job.cache.dim[2], step = job.x.stride[3];
   const int64_t b = index / G, g = index % G;
   const float* from = job.x.as<float>() + b * job.x.stride[0] + g * job.x.stride[2];
@@ -37,9 +36,6 @@ void append_task(void* context, int64_t index, int) {
   }
 }
 
-}  // namespace
-
-// kv_append: x[B,T,G,D]:f32~ cursor[1]:i32 cache[B,G,S,D]:f32|f16|bf16! ->
 const char* kv_append(const Call& call) {
   Append job;
   job.x = call.t[0];
@@ -47,14 +43,19 @@ const char* kv_append(const Call& call) {
   job.cursor = *call.t[1].as<int32_t>();
   if (job.cursor < 0) return "the cursor of the cache is negative";
   if (job.cursor + job.x.dim[1] > job.cache.dim[2])
-    return "the new tokens do not fit in the cache: its capacity is used up";
+    return sentence("%lld new tokens after %lld do not fit in a cache of %lld", (long long)job.x.dim[1],
+                    (long long)job.cursor, (long long)job.cache.dim[2]);
   if (job.x.size() == 0) return nullptr;
-  const int64_t tasks = job.x.dim[0] * job.x.dim[2];
-  if (job.x.size() < 16384)
-    for (int64_t i = 0; i < tasks; i++) append_task(&job, i, 0);
-  else
-    call.pool->run(tasks, append_task, &job);
+  const int64_t width = job.x.dim[1] * job.x.dim[3];
+  parallel(call, job.x.dim[0] * job.x.dim[2], rows_per_piece(width), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) append(job, i);
+  });
   return nullptr;
 }
+
+}  // namespace
+
+OCTAVO_KERNELS(attention_append,
+               {"kv_append", "kv_append: x[B,T,G,D]:f32~ cursor[1]:i32 cache[B,G,S,D]:f32|f16|bf16! ->", kv_append})
 
 }  // namespace octavo::OCTAVO_ISA

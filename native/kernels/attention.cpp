@@ -88,28 +88,30 @@ Bench bench_at(const Job& j, int worker) {
 }
 
 // c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kW.
+// Not inlined: within a larger function g++ runs out of registers here that it has.
 template <int MR, int NR, int kRow, int kStep, bool kAdd>
-OCTAVO_INLINE void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha) {
-  VF acc[MR][NR];
+__attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha) {
+  static_assert(NR == 1 || NR == 2);
+  VF acc0[MR], acc1[MR];
 #pragma GCC unroll 8
-  for (int r = 0; r < MR; r++)
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; j++) acc[r][j] = kAdd ? vload(c + r * ldc + j * kW) * alpha[r] : VF{};
-  for (int64_t k = 0; k < n; k++) {
-    VF col[NR];
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; j++) col[j] = vload(b + (k * NR + j) * kW);
+  for (int r = 0; r < MR; r++) {
+    acc0[r] = kAdd ? vload(c + r * ldc) * alpha[r] : VF{};
+    if constexpr (NR == 2) acc1[r] = kAdd ? vload(c + r * ldc + kW) * alpha[r] : VF{};
+  }
+  for (int64_t k = 0; k < n; k++, a += kStep, b += NR * kW) {
+    const VF b0 = vload(b), b1 = NR == 2 ? vload(b + kW) : b0;
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
-      const VF x = vset(a[r * kRow + k * kStep]);
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; j++) acc[r][j] += x * col[j];
+      const VF x = vset(a[r * kRow]);
+      acc0[r] += x * b0;
+      if constexpr (NR == 2) acc1[r] += x * b1;
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < MR; r++)
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; j++) vstore(c + r * ldc + j * kW, acc[r][j]);
+  for (int r = 0; r < MR; r++) {
+    vstore(c + r * ldc, acc0[r]);
+    if constexpr (NR == 2) vstore(c + r * ldc + kW, acc1[r]);
+  }
 }
 
 // Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kW wide), each [D][width].

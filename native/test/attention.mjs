@@ -1,5 +1,5 @@
 // Builds attention for every instruction set of this architecture with a plain compiler call and runs its proof:
-//   node native/test/attention.mjs test [cases] | golden FOLDER | bench [isa]
+//   node native/test/attention.mjs test [cases] | golden FOLDER | bench [isa [decode|prefill]]
 // CXX names the compiler; the build goes to a folder under the system's temporary one.
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'

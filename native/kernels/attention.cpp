@@ -126,6 +126,8 @@ void pack_keys(const typename Stored::type* k, int64_t stride, int n, int64_t D,
       const int part = D - d < kW ? (int)(D - d) : kW;
       VF v[kW];
       if (keys == kW && part == kW) {
+        if (d * (int64_t)sizeof(*k) % 64 == 0)
+          for (int i = 0; i < kW; i++) __builtin_prefetch(k + (j + i + kKeys) * stride + d);
 #pragma GCC unroll 16
         for (int i = 0; i < kW; i++) v[i] = Stored::load(k + (j + i) * stride + d);
       } else {
@@ -154,6 +156,10 @@ void pack_values(const typename Stored::type* v, int64_t stride, int n, int64_t 
     for (int j = 0; j < n; j++) {
       const typename Stored::type* row = v + j * stride + e;
       float* to = base + j * width;
+      if (e * (int64_t)sizeof(*v) % 64 == 0) {
+        __builtin_prefetch(row + kKeys * stride);
+        if (sizeof(*v) == 4 && two) __builtin_prefetch(row + kKeys * stride + kW);
+      }
       if (keep != nullptr && keep[j] == 0) {
         for (int64_t i = 0; i < width; i += kW) vstore(to + i, VF{});
       } else if (e + width <= E) {

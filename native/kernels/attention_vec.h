@@ -139,7 +139,14 @@ struct StoredF32 {
 struct StoredBF16 {
   typedef uint16_t type;
   static OCTAVO_INLINE VF load(const uint16_t* p) {
+    // g++ 12 widens a whole vector in halves when asked in general terms.
+#if defined(__AVX512F__)
+    return (VF)((VU)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)) << 16);
+#elif defined(__AVX2__)
+    return (VF)((VU)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)) << 16);
+#else
     return (VF)(__builtin_convertvector(vhload(p), VU) << 16);
+#endif
   }
 };
 struct StoredF16 {

@@ -88,9 +88,11 @@ Bench bench_at(const Job& j, int worker) {
 }
 
 // c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kW.
+// kFetch: memory at `ahead` is asked for on the way, ahead_step bytes per step (at most 128).
 // Not inlined: within a larger function g++ runs out of registers here that it has.
-template <int MR, int NR, int kRow, int kStep, bool kAdd>
-__attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha) {
+template <int MR, int NR, int kRow, int kStep, bool kAdd, bool kFetch>
+__attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha,
+                                    const char* ahead, int64_t ahead_step) {
   static_assert(NR == 1 || NR == 2);
   VF acc0[MR], acc1[MR];
 #pragma GCC unroll 8
@@ -99,6 +101,11 @@ __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, f
     if constexpr (NR == 2) acc1[r] = kAdd ? vload(c + r * ldc + kW) * alpha[r] : VF{};
   }
   for (int64_t k = 0; k < n; k++, a += kStep, b += NR * kW) {
+    if constexpr (kFetch) {
+      __builtin_prefetch(ahead);
+      if (kW == 16) __builtin_prefetch(ahead + 64);
+      ahead += ahead_step;
+    }
     const VF b0 = vload(b), b1 = NR == 2 ? vload(b + kW) : b0;
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
@@ -116,7 +123,7 @@ __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, f
 
 // Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kW wide), each [D][width].
 template <class Stored>
-void pack_keys(const typename Stored::type* k, int64_t stride, int n, int64_t D, float* out) {
+void pack_keys(const typename Stored::type* k, int64_t stride, int n, int64_t D, bool fetch, float* out) {
   for (int j = 0; j < n; j += kW) {
     const int panel = j / kPanel;
     const int64_t width = round_up(n, kW) - panel * kPanel >= kPanel ? kPanel : kW;
@@ -126,7 +133,7 @@ void pack_keys(const typename Stored::type* k, int64_t stride, int n, int64_t D,
       const int part = D - d < kW ? (int)(D - d) : kW;
       VF v[kW];
       if (keys == kW && part == kW) {
-        if (d * (int64_t)sizeof(*k) % 64 == 0)
+        if (fetch && d * (int64_t)sizeof(*k) % 64 == 0)
           for (int i = 0; i < kW; i++) __builtin_prefetch(k + (j + i + kKeys) * stride + d);
 #pragma GCC unroll 16
         for (int i = 0; i < kW; i++) v[i] = Stored::load(k + (j + i) * stride + d);
@@ -147,7 +154,8 @@ void pack_keys(const typename Stored::type* k, int64_t stride, int n, int64_t D,
 // Values of keys [0, n): panels of kPanel columns (the last may be kW wide), each [kKeys][width]. A key that nobody
 // sees gives zeros, whatever lies there.
 template <class Stored>
-void pack_values(const typename Stored::type* v, int64_t stride, int n, int64_t E, const int32_t* keep, float* out) {
+void pack_values(const typename Stored::type* v, int64_t stride, int n, int64_t E, const int32_t* keep, bool fetch,
+                 float* out) {
   const int64_t whole = round_up(E, kW);
   for (int64_t e = 0; e < whole; e += kPanel) {
     const bool two = whole - e >= kPanel;
@@ -156,7 +164,7 @@ void pack_values(const typename Stored::type* v, int64_t stride, int n, int64_t 
     for (int j = 0; j < n; j++) {
       const typename Stored::type* row = v + j * stride + e;
       float* to = base + j * width;
-      if (e * (int64_t)sizeof(*v) % 64 == 0) {
+      if (fetch && e * (int64_t)sizeof(*v) % 64 == 0) {
         __builtin_prefetch(row + kKeys * stride);
         if (sizeof(*v) == 4 && two) __builtin_prefetch(row + kKeys * stride + kW);
       }
@@ -185,6 +193,8 @@ struct Meeting {
   bool partial;       // not every row sees all nk
   const int32_t* keep;
   const int32_t* seg;
+  const char *ahead_k, *ahead_v;  // the next block, where strips ask for it (kFetch)
+  int64_t step_k, step_v;
 };
 
 // Softcap, slopes, bias, and -infinity for what the row does not see.
@@ -234,17 +244,18 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
   }
 }
 
-template <int MR>
+template <int MR, bool kFetch>
 void strip(const Meeting& m, const Bench& w, int64_t local) {
   const Job& job = *m.job;
   const int whole = (int)round_up(m.n, kW);  // as packed
   const float* q = w.q + local * job.D;
   for (int j = 0; j < m.nk; j += kPanel) {
     const float* k = w.k + j * job.D;
+    const char* ahead = m.ahead_k + j / kPanel * job.D * m.step_k;
     if (whole - j >= kPanel)
-      tile<MR, 2, 1, MR, false>(q, k, job.D, w.s + j, kKeys, nullptr);
+      tile<MR, 2, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
     else
-      tile<MR, 1, 1, MR, false>(q, k, job.D, w.s + j, kKeys, nullptr);
+      tile<MR, 1, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
   }
   if (job.general || m.partial)
     for (int r = 0; r < MR; r++) adjust_row(m, m.row + r, w.s + r * kKeys);
@@ -279,44 +290,47 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
   for (int64_t e = 0; e < job.Ew; e += kPanel) {
     const float* v = w.v + e * kKeys;
     float* c = w.acc + local * job.Ew + e;
+    const char* ahead = m.ahead_v + e / kPanel * kKeys * m.step_v;
     if (job.Ew - e >= kPanel)
-      tile<MR, 2, kKeys, 1, true>(w.s, v, m.nk, c, job.Ew, alpha);
+      tile<MR, 2, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
     else
-      tile<MR, 1, kKeys, 1, true>(w.s, v, m.nk, c, job.Ew, alpha);
+      tile<MR, 1, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
   }
 }
 
+template <bool kFetch>
 void any_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
   switch (rows) {
-    case 1: return strip<1>(m, w, local);
-    case 2: return strip<2>(m, w, local);
-    case 3: return strip<3>(m, w, local);
-    case 4: return strip<4>(m, w, local);
+    case 1: return strip<1, kFetch>(m, w, local);
+    case 2: return strip<2, kFetch>(m, w, local);
+    case 3: return strip<3, kFetch>(m, w, local);
+    case 4: return strip<4, kFetch>(m, w, local);
     default: break;
   }
   if constexpr (kStrip >= 6) {
-    if (rows == 5) return strip<5>(m, w, local);
-    if (rows == 6) return strip<6>(m, w, local);
+    if (rows == 5) return strip<5, kFetch>(m, w, local);
+    if (rows == 6) return strip<6, kFetch>(m, w, local);
   }
   if constexpr (kStrip >= 8) {
-    if (rows == 7) return strip<7>(m, w, local);
-    if (rows == 8) return strip<8>(m, w, local);
+    if (rows == 7) return strip<7, kFetch>(m, w, local);
+    if (rows == 8) return strip<8, kFetch>(m, w, local);
   }
 }
 
-void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0, int n, const int32_t* keep) {
+void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0, int n, const int32_t* keep,
+                bool fetch_k, bool fetch_v) {
   const int64_t ko = b * job.k.stride[0] + g * job.k.stride[1] + j0 * job.k.stride[2];
   const int64_t vo = b * job.v.stride[0] + g * job.v.stride[1] + j0 * job.v.stride[2];
   const int64_t ks = job.k.stride[2], vs = job.v.stride[2];
   switch (job.k.dtype) {
-    case DType::f16: pack_keys<StoredF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, w.k); break;
-    case DType::bf16: pack_keys<StoredBF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, w.k); break;
-    default: pack_keys<StoredF32>(job.k.as<float>() + ko, ks, n, job.D, w.k);
+    case DType::f16: pack_keys<StoredF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, fetch_k, w.k); break;
+    case DType::bf16: pack_keys<StoredBF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, fetch_k, w.k); break;
+    default: pack_keys<StoredF32>(job.k.as<float>() + ko, ks, n, job.D, fetch_k, w.k);
   }
   switch (job.v.dtype) {
-    case DType::f16: pack_values<StoredF16>(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, w.v); break;
-    case DType::bf16: pack_values<StoredBF16>(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, w.v); break;
-    default: pack_values<StoredF32>(job.v.as<float>() + vo, vs, n, job.E, keep, w.v);
+    case DType::f16: pack_values<StoredF16>(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, fetch_v, w.v); break;
+    case DType::bf16: pack_values<StoredBF16>(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, fetch_v, w.v); break;
+    default: pack_values<StoredF32>(job.v.as<float>() + vo, vs, n, job.E, keep, fetch_v, w.v);
   }
 }
 
@@ -368,6 +382,11 @@ void attend(const Job& job, int64_t index, int worker) {
     }
   }
 
+  // With few rows memory is what takes time, so the next block comes in while this one is worked on; with many rows a
+  // request per row while a block is packed does.
+  const int64_t size_k = job.k.dtype == DType::f32 ? 4 : 2, size_v = job.v.dtype == DType::f32 ? 4 : 2;
+  const bool fetch_k = strips.count <= 2 && job.k.stride[2] == job.D, fetch_v = strips.count <= 2 && job.v.stride[2] == job.E;
+
   int64_t from = job.first + piece * job.piece, to = job.pieces > 1 ? from + job.piece : job.total;
   if (to > job.high(t1)) to = job.high(t1);
   const int64_t low = job.low(t0) / kKeys * kKeys;
@@ -403,7 +422,8 @@ void attend(const Job& job, int64_t index, int worker) {
         partial = true;
       }
     }
-    pack_block(job, w, b, g, j0, n, keep);
+    const int64_t next = j0 + kKeys;
+    pack_block(job, w, b, g, j0, n, keep, !fetch_k, !fetch_v);
     for (int64_t s = 0; s < strips.count; s++) {
       const int64_t at = strips.start(s);
       const int count = (int)(strips.start(s + 1) - at);
@@ -421,7 +441,17 @@ void attend(const Job& job, int64_t index, int worker) {
       m.partial = partial || m.nk % kW != 0 || job.high(ta) < end || job.low(tb) > j0;
       m.keep = keep;
       m.seg = seg;
-      any_strip(count, m, w, at);
+      if (s == 0 && (fetch_k || fetch_v)) {
+        m.ahead_k = fetch_k ? job.k.data + size_k * (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
+        m.ahead_v = fetch_v ? job.v.data + size_v * (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
+        m.step_k = fetch_k ? size_k * kPanel : 0;
+        m.step_v = fetch_v ? size_v * kPanel : 0;
+        any_strip<true>(count, m, w, at);
+      } else {
+        m.ahead_k = m.ahead_v = nullptr;
+        m.step_k = m.step_v = 0;
+        any_strip<false>(count, m, w, at);
+      }
     }
   }
 

@@ -338,7 +338,7 @@ function encode(
 }
 
 function decode(dtype: DType, bytes: Uint8Array): HostArray {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
   const { buffer, byteOffset, byteLength } = aligned;
   switch (dtype) {
     case "f32":

@@ -4,6 +4,7 @@ import type { Device } from "../core/device.js";
 import { checkOptions, OptionError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
+import { cacheDType } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -159,7 +160,7 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   #steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
-    const cache_dtype = this.dtype === "f32" ? "f32" : "bf16";
+    const cache_dtype = cacheDType(this.dtype);
     return generateSteps(this.device, this.#module, batch, { config, cache_dtype, signal });
   }
 

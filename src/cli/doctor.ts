@@ -99,7 +99,8 @@ async function examine(threads: number | undefined): Promise<Findings> {
 async function testLevel(isa: string, threads: number | undefined): Promise<CaseResult[]> {
   await using device = openDevice("cpu", { isa, threads });
   await using reference = openDevice("reference");
-  return selfTest(device, reference);
+  // Awaited here: the devices close when this returns.
+  return await selfTest(device, reference);
 }
 
 /** True if huggingface_hub would find a token; which one is nobody's business here. */
@@ -114,9 +115,10 @@ function healthy({ levels, problems }: Findings): boolean {
   return problems.length === 0 && levels.length > 0 && levels.every(({ results }) => results.every((r) => r.passed));
 }
 
-/** The largest error of results that have one. */
-function worst(results: readonly CaseResult[]): number {
-  return results.reduce((max, { error }) => (error > max ? error : max), 0);
+/** The largest error of the results that have one; null if none has. */
+function worst(results: readonly CaseResult[]): number | null {
+  const errors = results.map(({ error }) => error).filter((error) => !Number.isNaN(error));
+  return errors.length > 0 ? Math.max(...errors) : null;
 }
 
 function toJson(findings: Findings): unknown {
@@ -155,7 +157,13 @@ function byOp(results: readonly CaseResult[]): [string, CaseResult[]][] {
   return [...groups];
 }
 
-const number = (error: number): string => (error === 0 ? "exact" : error.toExponential(1));
+/** Lines of failures per level where nobody asked for all. */
+const FAILURES = 12;
+
+function number(error: number | null): string {
+  if (error === null || Number.isNaN(error)) return "-";
+  return error === 0 ? "exact" : error.toExponential(1);
+}
 
 function toText(findings: Findings, verbose: boolean): string {
   const { machine, cache, levels, problems } = findings;
@@ -198,15 +206,12 @@ function toText(findings: Findings, verbose: boolean): string {
       const line = [op, plural(own.length, "case"), number(worst(own)), failed.length === 0 ? "ok" : "FAILED"];
       return [
         ...(verbose ? [line] : []),
-        ...failed.map(({ what, error, problem }) => [
-          verbose ? "" : op,
-          what,
-          Number.isNaN(error) ? "" : number(error),
-          problem ?? "",
-        ]),
+        ...failed.map(({ what, error, problem }) => [verbose ? "" : op, what, number(error), problem ?? ""]),
       ];
     });
-    text += `\n${isa}\n${table(rows, [], "  ")}`;
+    const hidden = verbose ? 0 : Math.max(0, rows.length - FAILURES);
+    text += `\n${isa}\n${table(rows.slice(0, rows.length - hidden), [], "  ")}`;
+    if (hidden > 0) text += `  and ${hidden} more; --verbose shows all\n`;
   }
   for (const problem of problems) text += `problem: ${problem}\n`;
   return `${text}\n${healthy(findings) ? "all is well" : "something is wrong; see above"}\n`;

@@ -7,9 +7,11 @@ import { AbortError, OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
 import type { GenerationOptions } from "../generate/config.js";
+import type { Step } from "../generate/loop.js";
 import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
 import { openDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
+import { trainedContext } from "../load/survey.js";
 import {
   cacheOption,
   deviceOption,
@@ -146,15 +148,21 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   const load_s = (performance.now() - begin) / 1000;
   if (!flags.quiet) for (const warning of owned.warnings) note(`warning: ${warning}`);
 
-  const generation = generationOptions(flags, owned, inputs.input_ids[0]!.length);
+  const length = inputs.input_ids[0]!.length;
+  const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;
+  const generation = generationOptions(flags, owned, context - length);
+  if (!flags.quiet && length + (generation.max_new_tokens ?? 0) > context) {
+    note(`warning: the model was trained on texts of at most ${context} tokens; what comes later will be poor`);
+  }
   const stream = !flags.json && prompts.length === 1;
   const run = new Run(tokenizer, inputs, prompts, (text) => {
     if (stream) print(text);
   });
+  const steps = owned.stream({ ...inputs, ...generation, signal: abort.signal });
   if (stream && flags.echo) print(run.rows[0]!.echo);
   let interrupted: AbortError | undefined;
   try {
-    await run.over(owned, generation, abort.signal);
+    await run.over(steps);
   } catch (error) {
     if (!(error instanceof AbortError)) throw error;
     interrupted = error;
@@ -192,10 +200,9 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
   };
 }
 
-function generationOptions(flags: GenerateFlags, model: PreTrainedModel, prompt: number): GenerationOptions {
+function generationOptions(flags: GenerateFlags, model: PreTrainedModel, room: number): GenerationOptions {
   const { temperature, topK: top_k, topP: top_p, minP: min_p, repetitionPenalty: repetition_penalty } = flags;
   const tuned = [temperature, top_k, top_p, min_p].some((value) => value !== undefined);
-  const room = model.module.geometry.max_positions - prompt;
   return {
     max_new_tokens:
       flags.maxNewTokens ??
@@ -234,7 +241,6 @@ class Run {
   first_s: number | undefined;
   last_s = 0;
   steps = 0;
-  readonly #inputs: Inputs;
   readonly #write: (text: string) => void;
 
   constructor(
@@ -243,7 +249,6 @@ class Run {
     prompts: readonly string[],
     write: (text: string) => void,
   ) {
-    this.#inputs = inputs;
     this.#write = write;
     this.rows = inputs.input_ids.map((ids, r) => {
       const decoder = tokenizer.streamDecoder({ skip_special_tokens: true });
@@ -254,10 +259,10 @@ class Run {
     });
   }
 
-  async over(model: PreTrainedModel, options: GenerationOptions, signal: AbortSignal): Promise<void> {
+  async over(steps: AsyncIterable<Step>): Promise<void> {
     const begin = performance.now();
     try {
-      for await (const { token_ids, finished } of model.stream({ ...this.#inputs, ...options, signal })) {
+      for await (const { token_ids, finished } of steps) {
         this.last_s = (performance.now() - begin) / 1000;
         this.first_s ??= this.last_s;
         this.steps++;

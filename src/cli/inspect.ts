@@ -45,7 +45,7 @@ async function inspect(model: string, flags: InspectFlags): Promise<void> {
 }
 
 function toJson(model: string, folder: string, revision: string | undefined, survey: ModelSurvey): unknown {
-  const { layers, heads, groups, head_dim, hidden, vocab, max_positions } = survey.geometry;
+  const { layers, heads, groups, head_dim, hidden, vocab } = survey.geometry;
   return {
     model,
     folder,
@@ -60,7 +60,7 @@ function toJson(model: string, folder: string, revision: string | undefined, sur
     key_value_heads: groups,
     head_dim,
     vocab_size: vocab,
-    max_positions: Number.isFinite(max_positions) ? max_positions : null,
+    context: survey.context ?? null,
     files: survey.files.map(({ file, bytes }) => ({ file: basename(file), bytes })),
     checkpoint_bytes: survey.checkpoint_bytes,
     weights: survey.sizes.map(({ name, options, bytes }) => ({ scheme: name, bytes, options })),
@@ -70,10 +70,10 @@ function toJson(model: string, folder: string, revision: string | undefined, sur
 }
 
 function toText(model: string, folder: string, survey: ModelSurvey): string {
-  const { layers, heads, groups, head_dim, hidden, vocab, max_positions } = survey.geometry;
+  const { layers, heads, groups, head_dim, hidden, vocab } = survey.geometry;
   const dtype = torchName(survey.dtype);
   const sharing = groups === heads ? "" : ` sharing ${groups} key-value heads`;
-  const context = Number.isFinite(max_positions) ? `${max_positions} tokens` : "no limit of its own";
+  const context = survey.context === undefined ? "not stated" : `${survey.context} tokens`;
   const facts = [
     ["model", model === folder ? model : `${model} (${folder})`],
     [

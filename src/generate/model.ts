@@ -107,10 +107,13 @@ export class PreTrainedModel implements AsyncDisposable {
     return rows;
   }
 
-  /** The same as an async iterator over steps; leaving the loop early stops the work. */
-  async *stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
+  /**
+   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * @throws at once what `generate` throws for its options and inputs
+   */
+  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
-    yield* this.#steps(batch, config, options.signal);
+    return this.#steps(batch, config, options.signal);
   }
 
   /**

@@ -25,6 +25,8 @@ export interface ModelSurvey {
   readonly config: ConfigJson;
   readonly model_type: string;
   readonly geometry: DecoderGeometry;
+  /** Tokens of the longest text it was trained on, if its config says so. */
+  readonly context: number | undefined;
   /** Numbers in the model; tied ones count once. */
   readonly parameters: number;
   /** The float dtype that "auto" means for this checkpoint; what is not quantized stays in it. */
@@ -53,6 +55,12 @@ export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
       sum + (scheme && "product" in parameter ? scheme.bytes(parameter.shape) : plainBytes(parameter, dtype)),
     0,
   );
+}
+
+/** Tokens of the longest text that a model was trained on, if its config says so; not every architecture stops there. */
+export function trainedContext(config: ConfigJson): number | undefined {
+  const length = config.max_position_embeddings ?? config.n_positions ?? config.seq_length;
+  return typeof length === "number" ? length : undefined;
 }
 
 /**
@@ -87,6 +95,7 @@ export async function surveyModel(folder: string, wanted = "auto"): Promise<Mode
     config,
     model_type: architecture.model_type,
     geometry: model.geometry,
+    context: trainedContext(config),
     parameters,
     dtype,
     files: await Promise.all(checkpoint.files.map(async (file) => ({ file, bytes: (await stat(file)).size }))),

@@ -1,5 +1,6 @@
 // octavo generate: loads a model, continues a prompt (or a file of them) and says what it cost.
 
+import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
@@ -266,6 +267,8 @@ class Run {
         this.last_s = (performance.now() - begin) / 1000;
         this.first_s ??= this.last_s;
         this.steps++;
+        // A device that answers at once leaves signals no chance to come in.
+        await setImmediate();
         this.rows.forEach((row, r) => {
           if (row.ended) return;
           row.token_ids.push(token_ids[r]!);

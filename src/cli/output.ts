@@ -52,9 +52,11 @@ export function note(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-/** Writes a result as one JSON object. */
+/** Writes a result as one JSON object, lists of numbers on one line (strings hold no line ends, so they stay as they are). */
 export function printJson(value: unknown): void {
-  print(`${JSON.stringify(value, null, 2)}\n`);
+  const text = JSON.stringify(value, null, 2);
+  const lists = /\[\n[\s\d.,e+-]+\]/g;
+  print(`${text.replace(lists, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"))}\n`);
 }
 
 /** True if moving things may be drawn on stderr. */

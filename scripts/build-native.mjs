@@ -5,6 +5,10 @@
 //
 // CXX names the compiler. An object is rebuilt when its source, a header it includes, or its command line changed.
 // --sanitize and --only build into a folder of their own (build/octavo-<tag>.node) and leave the usual build alone.
+// The native tests run on such a build so (libtsan.so for --sanitize=thread):
+//
+//   OCTAVO_ADDON=$PWD/build/octavo-address-undefined.node ASAN_OPTIONS=detect_leaks=0 \
+//   LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" npx vitest run test/native
 
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";

@@ -176,7 +176,7 @@ function goldenCases(folder) {
       0,
     );
     const tolerance = c.name === "large_scores" ? list.tolerance.large_scores : list.tolerance.out;
-    let scale = c.scale ?? 1 / Math.sqrt(c.D);
+    const scale = c.scale ?? 1 / Math.sqrt(c.D);
     if (c.alibi === "scaled") for (let h = 0; h < slopes.length; h++) slopes[h] *= scale;
     const attrs = Float32Array.of(scale, c.softcap ?? 0, tolerance);
     for (const p of [name, ints, attrs, q, k, v, y, mask, segments, slopes, bias])

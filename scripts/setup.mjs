@@ -78,6 +78,17 @@ function installedAsLocked() {
   }
 }
 
+/** Runs npm: the one that started this, or the one on the path. True if it succeeded. */
+function npm(args) {
+  say(`installing packages (npm ${args[0]})`);
+  const own = process.env.npm_execpath;
+  const result = /npm-cli\.c?js$/.test(own ?? "")
+    ? spawnSync(process.execPath, [own, ...args], { cwd: root, stdio: ["ignore", 2, 2] })
+    : spawnSync("npm", args, { cwd: root, stdio: ["ignore", 2, 2], shell: process.platform === "win32" });
+  if (result.error?.code === "ENOENT") fail("npm is not there", "it comes with Node: https://nodejs.org");
+  return result.status === 0;
+}
+
 function install() {
   const stampFile = join(modules, ".octavo-setup");
   const locked = existsSync(lockFile);
@@ -90,17 +101,11 @@ function install() {
       return;
     }
   }
-  const args = [locked ? "ci" : "install", "--ignore-scripts", "--include=dev", "--no-audit", "--no-fund"];
-  say(`installing packages (npm ${args[0]})`);
-  const npm = process.env.npm_execpath;
-  const own = npm !== undefined && /npm-cli\.c?js$/.test(npm);
-  const result = own
-    ? spawnSync(process.execPath, [npm, ...args], { cwd: root, stdio: ["ignore", 2, 2] })
-    : spawnSync("npm", args, { cwd: root, stdio: ["ignore", 2, 2], shell: process.platform === "win32" });
-  if (result.error?.code === "ENOENT") fail("npm is not there", "it comes with Node: https://nodejs.org");
-  if (result.status !== 0) {
+  // Registries that lack a package for another platform make npm ci give up where npm install goes on.
+  const commands = locked ? [["ci"], ["install", "--no-save"]] : [["install"]];
+  if (!commands.some((command) => npm([...command, "--ignore-scripts", "--include=dev", "--no-audit", "--no-fund"]))) {
     fail(
-      `npm ${args[0]} failed`,
+      "the packages could not be installed",
       "what npm says above tells why; without a connection it needs a filled cache (npm config get cache)",
     );
   }

@@ -75,7 +75,8 @@ export function fromF16(bits: number): number {
 
 /** Widens raw bytes of a float dtype to f32. */
 export function widen(dtype: "f32" | "f16" | "bf16", bytes: Uint8Array): Float32Array {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  // A Node Buffer's own slice() would be a view at the same odd offset.
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
   if (dtype === "f32") return new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >>> 2);
   const half = new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >>> 1);
   const decode = dtype === "bf16" ? fromBf16 : fromF16;

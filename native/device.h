@@ -1,0 +1,84 @@
+// One device: buffers, an in-order queue with a thread of its own, and the pool its kernels run on. No Node here.
+// All methods but those marked otherwise belong to one thread, the owner (Node's).
+#pragma once
+
+#include <cstdint>
+
+#include "call.h"
+
+namespace octavo {
+
+// What became of the work before a read.
+struct Failure {
+  bool failed = false;
+  int32_t site = 0;
+  char op[48] = "";
+  char message[512] = "";
+};
+
+// A read (or the closing) under way. The owner makes it, the queue thread fills it and calls `done` with it.
+struct Completion {
+  char* destination = nullptr;  // null for closing
+  uint64_t bytes = 0;
+  Failure failure;
+};
+
+struct OpProfile {
+  uint64_t calls = 0;
+  uint64_t ns = 0;
+};
+
+class Device {
+ public:
+  struct Options {
+    int threads = 1;
+    int isa = 0;  // index of the level, see cpu.h
+    // Called on the queue thread when a completion is ready; must not block.
+    void (*done)(void* owner, Completion* completion) = nullptr;
+    void* owner = nullptr;
+  };
+
+  // Null if memory or threads ran out.
+  static Device* open(const Options& options);
+  // Abandons what is still queued (completions are not called), joins all threads and frees all buffers.
+  static void destroy(Device* device);
+
+  int threads() const;
+  int isa() const;
+  int op_count() const;
+  const Kernel& op(int index) const;
+  int op_isa(int index) const;
+
+  // Id of a new buffer (64-byte aligned, contents undefined), or -1 when memory ran out.
+  int32_t allocate(uint64_t bytes);
+  // Size of a buffer, or UINT64_MAX if the id is not live.
+  uint64_t size(int32_t id) const;
+  // Stream-ordered: takes effect after what was queued before.
+  bool free(int32_t id);
+  // These three copy what they are given. False when memory ran out. Ranges must lie within the buffer.
+  bool write(int32_t id, uint64_t offset, const void* bytes, uint64_t count);
+  bool submit(const int32_t* words, int64_t count);
+  bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count);
+
+  enum class Read { queued, done, no_memory };
+  // `done`: at_once was asked for, the queue was empty, and the completion is filled already; it is not handed to
+  // options.done.
+  Read read(int32_t id, uint64_t offset, Completion* completion, bool at_once);
+  // Queues the end: what came before runs, then the completion is handed over and the queue thread ends.
+  bool close(Completion* completion);
+
+  // True if everything queued has run.
+  bool idle() const;
+
+  void profile(bool on);
+  OpProfile profile_of(int op) const;
+  void profile_reset();
+
+ private:
+  struct State;
+  State* state_ = nullptr;
+  Device() = default;
+  ~Device() = default;
+};
+
+}  // namespace octavo

@@ -1,0 +1,144 @@
+// activation, gated, add, scale, copy, advance: one pass over memory each.
+
+#include "../parallel.h"
+#include "../registry.h"
+#include "../simd/act.h"
+
+namespace octavo::OCTAVO_ISA {
+
+namespace {
+
+// y[i] = f(x[i]) over n elements of f32; pieces are multiples of a cache line.
+template <class F>
+inline void map(const Call& call, int64_t n, const F& body) {
+  const int64_t lines = (n + 15) / 16;
+  parallel(call, lines, kPiece / 16, [&](int64_t begin, int64_t end, int) {
+    const int64_t from = begin * 16;
+    const int64_t to = end * 16 < n ? end * 16 : n;
+    body(from, to);
+  });
+}
+
+template <int kAct>
+void activate(const Call& call) {
+  const float* x = call.t[0].as<float>();
+  float* y = call.t[1].as<float>();
+  map(call, call.t[0].size(), [=](int64_t i, int64_t to) {
+    for (; i + 16 <= to; i += 16) store(y + i, act_of<kAct>(load(x + i)));
+    if (i < to) store_n(y + i, act_of<kAct>(load_n(x + i, (int)(to - i))), (int)(to - i));
+  });
+}
+
+const char* activation(const Call& call) {
+  switch (call.attr[0].i) {
+    case kActNone: activate<kActNone>(call); break;
+    case kActRelu: activate<kActRelu>(call); break;
+    case kActGelu: activate<kActGelu>(call); break;
+    case kActGeluTanh: activate<kActGeluTanh>(call); break;
+    case kActSilu: activate<kActSilu>(call); break;
+    case kActQuickGelu: activate<kActQuickGelu>(call); break;
+    case kActTanh: activate<kActTanh>(call); break;
+    case kActSigmoid: activate<kActSigmoid>(call); break;
+    default: return sentence("there is no activation %d", call.attr[0].i);
+  }
+  return nullptr;
+}
+
+// Element offset of a row, by the strides of all dims but the last.
+inline int64_t row_offset(const Tensor& t, int64_t row) {
+  int64_t offset = 0;
+  for (int d = t.rank - 2; d >= 0; d--) {
+    offset += row % t.dim[d] * t.stride[d];
+    row /= t.dim[d];
+  }
+  return offset;
+}
+
+template <int kAct>
+void gate(const Call& call) {
+  const Tensor &g = call.t[0], &u = call.t[1], &y = call.t[2];
+  const int64_t K = y.last(), gs = g.stride[g.rank - 1], us = u.stride[u.rank - 1];
+  // Rows are cut where they are long, so that one long row also meets all threads.
+  constexpr int64_t kCut = 4096;
+  const int64_t cuts = (K + kCut - 1) / kCut;
+  parallel(call, y.rows() * cuts, rows_per_piece(K < kCut ? K : kCut), [&](int64_t begin, int64_t end, int) {
+    for (int64_t at = begin; at < end; at++) {
+      const int64_t row = at / cuts, from = at % cuts * kCut, to = from + kCut < K ? from + kCut : K;
+      const float* a = g.as<float>() + row_offset(g, row);
+      const float* b = u.as<float>() + row_offset(u, row);
+      float* out = y.as<float>() + row * K;
+      int64_t k = from;
+      if (gs == 1 && us == 1) {
+        for (; k + 16 <= to; k += 16) store(out + k, act_of<kAct>(load(a + k)) * load(b + k));
+        const int n = (int)(to - k);
+        if (n > 0) store_n(out + k, act_of<kAct>(load_n(a + k, n)) * load_n(b + k, n), n);
+      } else {
+        for (; k < to; k += 16) {
+          const int n = to - k < 16 ? (int)(to - k) : 16;
+          f32x16 va = zero(), vb = zero();
+          for (int i = 0; i < n; i++) va[i] = a[(k + i) * gs], vb[i] = b[(k + i) * us];
+          store_n(out + k, act_of<kAct>(va) * vb, n);
+        }
+      }
+    }
+  });
+}
+
+const char* gated(const Call& call) {
+  switch (call.attr[0].i) {
+    case kActNone: gate<kActNone>(call); break;
+    case kActRelu: gate<kActRelu>(call); break;
+    case kActGelu: gate<kActGelu>(call); break;
+    case kActGeluTanh: gate<kActGeluTanh>(call); break;
+    case kActSilu: gate<kActSilu>(call); break;
+    case kActQuickGelu: gate<kActQuickGelu>(call); break;
+    case kActTanh: gate<kActTanh>(call); break;
+    case kActSigmoid: gate<kActSigmoid>(call); break;
+    default: return sentence("there is no activation %d", call.attr[0].i);
+  }
+  return nullptr;
+}
+
+const char* add(const Call& call) {
+  const float *a = call.t[0].as<float>(), *b = call.t[1].as<float>();
+  float* y = call.t[2].as<float>();
+  map(call, call.t[0].size(), [=](int64_t i, int64_t to) {
+    for (; i + 16 <= to; i += 16) store(y + i, load(a + i) + load(b + i));
+    for (; i < to; i++) y[i] = a[i] + b[i];
+  });
+  return nullptr;
+}
+
+const char* scale(const Call& call) {
+  const float* x = call.t[0].as<float>();
+  float* y = call.t[1].as<float>();
+  const float factor = call.attr[0].f, cap = call.attr[1].f;
+  map(call, call.t[0].size(), [=](int64_t i, int64_t to) {
+    for (; i < to; i += 16) {
+      const int n = to - i < 16 ? (int)(to - i) : 16;
+      f32x16 v = (n == 16 ? load(x + i) : load_n(x + i, n)) * factor;
+      if (cap > 0) v = cap * vtanh(v / cap);
+      if (n == 16) store(y + i, v);
+      else store_n(y + i, v, n);
+    }
+  });
+  return nullptr;
+}
+
+const char* advance(const Call& call) {
+  int32_t* x = call.t[0].as<int32_t>();
+  const int64_t n = call.t[0].size();
+  for (int64_t i = 0; i < n; i++) x[i] = (int32_t)((uint32_t)x[i] + (uint32_t)call.attr[0].i);
+  return nullptr;
+}
+
+}  // namespace
+
+OCTAVO_KERNELS(elementwise,
+    {"activation", "activation: x[..]:f32 ; act:i32 -> y[..]:f32", activation},
+    {"gated", "gated: gate[..,K]:f32~ up[..,K]:f32~ ; act:i32 -> y[..,K]:f32", gated},
+    {"add", "add: a[..]:f32 b[..]:f32 -> y[..]:f32", add},
+    {"scale", "scale: x[..]:f32 ; factor:f32 softcap:f32 -> y[..]:f32", scale},
+    {"advance", "advance: x[..]:i32! ; by:i32 ->", advance})
+
+}  // namespace octavo::OCTAVO_ISA

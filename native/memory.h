@@ -1,0 +1,12 @@
+// Memory of buffers: 64-byte aligned; large blocks come straight from the system, on huge pages where it has them, and
+// go straight back to it.
+#pragma once
+
+#include <cstdint>
+
+namespace octavo {
+
+char* allocate_block(uint64_t bytes);
+void free_block(char* block, uint64_t bytes);
+
+}  // namespace octavo

@@ -1,0 +1,316 @@
+// Builds the native add-on: native/*.cpp once, native/kernels/*.cpp once per instruction set level, linked into
+// build/octavo.node. Needs Node, a C++17 compiler and the `node-api-headers` package; nothing is downloaded.
+//
+//   node scripts/build-native.mjs [--quiet] [--force] [--sanitize=address,undefined] [--only=portable,avx512]
+//
+// CXX names the compiler. An object is rebuilt when its source, a header it includes, or its command line changed.
+// --sanitize and --only build into a folder of their own (build/octavo-<tag>.node) and leave the usual build alone.
+// The native tests run on such a build so (libtsan.so for --sanitize=thread):
+//
+//   OCTAVO_ADDON=$PWD/build/octavo-address-undefined.node ASAN_OPTIONS=detect_leaks=0 \
+//   LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" npx vitest run test/native
+
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { availableParallelism } from "node:os";
+import { delimiter, dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+// Flags of each level, lowest first; native/cpu.cpp holds the same names and decides at run time.
+const X86_512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"];
+const AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"];
+const LEVELS = {
+  x64: {
+    portable: [],
+    avx2: AVX2,
+    avxvnni: [...AVX2, "-mavxvnni"],
+    avx512: [...AVX2, ...X86_512],
+    avx512bf16: [...AVX2, ...X86_512, "-mavx512bf16"],
+    amx: [...AVX2, ...X86_512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
+  },
+  arm64: {
+    neon: [],
+    dotprod: ["-march=armv8.2-a+dotprod+fp16"],
+    i8mm: ["-march=armv8.2-a+dotprod+fp16+i8mm"],
+  },
+};
+const DEFAULT_LEVELS = { x64: ["portable", "avx2", "avx512"], arm64: ["neon"] };
+
+const options = new Map(
+  process.argv
+    .slice(2)
+    .map((arg) => arg.split("="))
+    .map(([key, value]) => [key, value ?? ""]),
+);
+for (const key of options.keys()) {
+  if (!["--quiet", "--force", "--sanitize", "--only"].includes(key)) fail(`unknown option ${key}`);
+}
+const quiet = options.has("--quiet");
+const sanitize = options.get("--sanitize") ?? "";
+const only = options.get("--only")?.split(",");
+const tag = [sanitize.replaceAll(",", "-"), only?.join("-") ?? ""].filter(Boolean).join("-");
+const objects = join(root, "build", tag ? `obj-${tag}` : "obj");
+const output = join(root, "build", tag ? `octavo-${tag}.node` : "octavo.node");
+const stampFile = join(objects, "stamp.json");
+
+function say(line) {
+  if (!quiet) process.stderr.write(`${line}\n`);
+}
+
+function fail(message) {
+  process.stderr.write(`build-native: ${message}\n`);
+  process.exit(1);
+}
+
+function hash(...parts) {
+  const sum = createHash("sha1");
+  for (const part of parts) sum.update(part).update("\0");
+  return sum.digest("hex");
+}
+
+function findCompiler() {
+  const wanted = process.env.CXX ? [process.env.CXX] : ["c++", "g++", "clang++"];
+  for (const text of wanted) {
+    const [command, ...args] = text.split(/\s+/);
+    const paths = command.includes("/")
+      ? [command]
+      : process.env.PATH.split(delimiter).map((dir) => join(dir, command));
+    const path = paths.find((candidate) => existsSync(candidate));
+    if (path) return { command: path, args };
+  }
+  const how =
+    process.platform === "darwin"
+      ? "xcode-select --install"
+      : "Debian/Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; Alpine: apk add g++";
+  return fail(`no C++ compiler found (tried ${wanted.join(", ")})\n  hint: ${how}; or set CXX`);
+}
+
+function sources(folder, ending) {
+  return readdirSync(join(root, folder), { withFileTypes: true })
+    .flatMap((entry) => (entry.isDirectory() ? sources(join(folder, entry.name), ending) : [join(folder, entry.name)]))
+    .filter((file) => ending.test(file))
+    .sort();
+}
+
+/** The levels that a kernel file asks for in its `// isa:` line. */
+function levelsOf(file, all, defaults) {
+  const head = readFileSync(join(root, file), "utf8").split("\n", 20);
+  const line = head.map((text) => /^\/\/ isa:\s*(.+)$/.exec(text)?.[1]).find(Boolean);
+  if (!line) return defaults;
+  const names = line.trim().split(/[\s,]+/);
+  const known = Object.values(LEVELS).flatMap((levels) => Object.keys(levels));
+  for (const name of names) if (!known.includes(name)) fail(`${file}: \`// isa:\` names an unknown level ${name}`);
+  return all.filter((name) => names.includes(name) || (process.arch === "arm64" && name === "neon"));
+}
+
+const levels = LEVELS[process.arch] ?? fail(`there are no instruction set levels for ${process.arch}`);
+const compiler = findCompiler();
+const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")) : {};
+
+// Nothing changed at all: leave before a compiler is started.
+const everything = sources("native", /\.(cpp|h)$/);
+const fingerprint = hash(
+  process.arch,
+  process.versions.modules,
+  compiler.command,
+  ...compiler.args,
+  process.env.OCTAVO_CXXFLAGS ?? "",
+  readFileSync(fileURLToPath(import.meta.url)),
+  ...everything.flatMap((file) => [file, readFileSync(join(root, file))]),
+);
+if (!options.has("--force") && stamp.fingerprint === fingerprint && existsSync(output)) {
+  say(`native: ${relative(root, output)} is up to date`);
+  process.exit(0);
+}
+if (options.has("--force")) rmSync(objects, { recursive: true, force: true });
+mkdirSync(objects, { recursive: true });
+
+const version = spawnSync(compiler.command, [...compiler.args, "--version"], { encoding: "utf8" });
+if (version.status !== 0) fail(`${compiler.command} --version failed: ${version.stderr || version.error?.message}`);
+const versionLine = version.stdout.split("\n")[0];
+
+const require = createRequire(import.meta.url);
+let headers;
+try {
+  headers = require("node-api-headers").include_dir;
+} catch {
+  fail("the package node-api-headers is missing\n  hint: npm install");
+}
+
+const common = [
+  "-std=c++17",
+  sanitize ? "-O1" : "-O3",
+  "-fPIC",
+  "-fvisibility=hidden",
+  "-fno-exceptions",
+  "-fno-rtti",
+  "-fno-math-errno",
+  "-fno-trapping-math",
+  "-ffp-contract=fast",
+  "-ffunction-sections",
+  "-Wall",
+  "-Wextra",
+  "-Werror",
+  "-Wno-psabi",
+  // gcc's own intrinsics headers trip over this one.
+  ...(versionLine.includes("clang") ? [] : ["-Wno-maybe-uninitialized"]),
+  "-Inative",
+  `-isystem${headers}`,
+  ...(sanitize
+    ? ["-g", "-fno-omit-frame-pointer", `-fsanitize=${sanitize}`, "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
+    : ["-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]),
+  ...(process.env.OCTAVO_CXXFLAGS?.split(/\s+/).filter(Boolean) ?? []),
+];
+
+/** Levels whose flags and intrinsics the compiler knows. */
+function usableLevels() {
+  const key = hash(versionLine, JSON.stringify(levels));
+  if (stamp.probe?.key === key) return stamp.probe.levels;
+  const usable = Object.keys(levels).filter((name) => {
+    const include = process.arch === "x64" ? "#include <immintrin.h>\n" : "#include <arm_neon.h>\n";
+    const args = [...compiler.args, ...levels[name], "-std=c++17", "-fsyntax-only", "-x", "c++", "-"];
+    return spawnSync(compiler.command, args, { input: `${include}int main() { return 0; }\n` }).status === 0;
+  });
+  stamp.probe = { key, levels: usable };
+  return usable;
+}
+
+const usable = usableLevels();
+const missing = Object.keys(levels).filter((name) => !usable.includes(name));
+if (missing.length > 0) say(`native: ${versionLine} does not know ${missing.join(", ")}; these levels are left out`);
+const base = Object.keys(levels)[0];
+const chosen = only ? usable.filter((name) => only.includes(name) || name === base) : usable;
+const defaults = DEFAULT_LEVELS[process.arch].filter((name) => chosen.includes(name));
+
+const jobs = [];
+const tables = [];
+for (const file of everything.filter((name) => /^native[/\\]kernels[/\\][^/\\]+\.cpp$/.test(name))) {
+  const name = file.match(/([^/\\]+)\.cpp$/)[1];
+  for (const level of levelsOf(file, chosen, defaults)) {
+    jobs.push({
+      file,
+      level,
+      object: join(objects, level, `${name}.o`),
+      flags: [`-DOCTAVO_ISA=${level}`, ...levels[level]],
+    });
+    tables.push(`T(${level}, ${name})`);
+  }
+}
+for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(name))) {
+  const name = file.match(/([^/\\]+)\.cpp$/)[1];
+  const flags = name === "registry" ? [`-DOCTAVO_TABLES=${tables.join(" ")}`] : [];
+  jobs.push({ file, level: "", object: join(objects, `${name}.o`), flags });
+}
+
+/** Hash of the command line and of all files that the object was made from; undefined if some are unknown. */
+function stateOf(job, args) {
+  const depends = job.object.replace(/\.o$/, ".d");
+  if (!existsSync(depends) || !existsSync(job.object)) return undefined;
+  const files = readFileSync(depends, "utf8")
+    .replace(/\\\n/g, " ")
+    .replace(/^[^:]*:/, "")
+    .trim()
+    .split(/(?<!\\)\s+/)
+    .map((name) => name.replaceAll("\\ ", " "));
+  try {
+    return hash(versionLine, args.join("\0"), ...files.map((name) => readFileSync(join(root, name))));
+  } catch {
+    return undefined;
+  }
+}
+
+stamp.objects ??= {};
+const todo = [];
+for (const job of jobs) {
+  job.args = [...compiler.args, ...common, ...job.flags, "-c", job.file];
+  if (stateOf(job, job.args) !== stamp.objects[job.object] || stamp.objects[job.object] === undefined) todo.push(job);
+}
+
+// The longest first, so that the last one to finish is a short one.
+const sizes = new Map(todo.map((job) => [job, job.level ? statSync(join(root, job.file)).size : 0]));
+todo.sort((a, b) => sizes.get(b) - sizes.get(a));
+
+let done = 0;
+let failed = false;
+const start = Date.now();
+
+async function compile(job) {
+  mkdirSync(dirname(job.object), { recursive: true });
+  delete stamp.objects[job.object];
+  const args = [...job.args, "-MMD", "-MF", job.object.replace(/\.o$/, ".d"), "-o", job.object];
+  const result = await run(args);
+  done++;
+  const what = `[${done}/${todo.length}] ${job.file}${job.level ? ` (${job.level})` : ""}`;
+  if (result.code !== 0) {
+    failed = true;
+    process.stderr.write(`native: ${what} failed\n${result.output}`);
+    return;
+  }
+  say(`native: ${what} ${(result.ms / 1000).toFixed(1)} s`);
+  stamp.objects[job.object] = stateOf(job, job.args);
+}
+
+function run(args) {
+  return new Promise((resolve) => {
+    const begin = Date.now();
+    const child = spawn(compiler.command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    let text = "";
+    child.stdout.on("data", (data) => (text += data));
+    child.stderr.on("data", (data) => (text += data));
+    child.on("error", (error) => resolve({ code: 1, output: `${error.message}\n`, ms: 0 }));
+    child.on("close", (code, signal) => {
+      resolve({ code: code ?? 1, output: signal ? `${text}killed by ${signal}\n` : text, ms: Date.now() - begin });
+    });
+  });
+}
+
+const queue = todo.slice();
+await Promise.all(
+  Array.from({ length: Math.max(1, availableParallelism()) }, async () => {
+    for (let job = queue.shift(); job && !failed; job = queue.shift()) await compile(job);
+  }),
+);
+
+function saveStamp() {
+  writeFileSync(stampFile, JSON.stringify(stamp));
+}
+if (failed) {
+  saveStamp();
+  process.exit(1);
+}
+
+say(`native: linking ${relative(root, output)}`);
+const linux = process.platform === "linux";
+const partial = `${output}.partial`;
+const link = (...extra) =>
+  run([
+    ...compiler.args,
+    ...(process.platform === "darwin" ? ["-bundle", "-undefined", "dynamic_lookup"] : ["-shared"]),
+    ...(linux ? ["-pthread", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-Bsymbolic"] : []),
+    ...(sanitize ? [`-fsanitize=${sanitize}`] : []),
+    ...extra,
+    "-o",
+    partial,
+    ...jobs.map((job) => job.object),
+  ]);
+// Some systems come without a static C++ library; the shared one does as well there.
+let linked = await link(
+  ...(linux && !sanitize ? ["-static-libgcc", "-static-libstdc++", "-Wl,--exclude-libs,ALL"] : []),
+);
+if (linked.code !== 0 && linux && !sanitize) linked = await link();
+if (linked.code !== 0) {
+  saveStamp();
+  process.stderr.write(linked.output);
+  fail("linking failed");
+}
+// A process that runs the old add-on keeps the old file.
+renameSync(partial, output);
+stamp.fingerprint = fingerprint;
+saveStamp();
+say(
+  `native: built ${relative(root, output)} for ${chosen.join(", ")} in ${((Date.now() - start) / 1000).toFixed(1)} s`,
+);

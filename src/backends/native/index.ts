@@ -1,0 +1,237 @@
+// The CPU backend: finds the C++ add-on, opens a device of it and checks that its kernels were written for the op
+// signatures that this library has. What the add-on does is in native/; nothing here computes.
+
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Backend, BufferId, KernelInfo } from "../../core/backend.js";
+import { DTYPE_CODE, type DType } from "../../core/dtype.js";
+import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../core/errors.js";
+
+/** What an op cost since `profile(true)`. */
+export interface OpProfile {
+  readonly op: string;
+  /** Instruction set level of the kernel that ran. */
+  readonly isa: string;
+  readonly calls: number;
+  readonly ns: number;
+}
+
+/** The CPU as the add-on sees it. */
+export interface MachineInfo {
+  readonly model: string;
+  readonly features: string;
+  /** Physical cores that this process may use. */
+  readonly cores: number;
+  /** Bytes of memory that this process may use. */
+  readonly memory: number;
+  readonly isasCompiled: readonly string[];
+  readonly isasSupported: readonly string[];
+  readonly best: string;
+}
+
+interface NativeDevice {
+  allocate(bytes: number): number;
+  free(buffer: number): void;
+  write(buffer: number, offset: number, bytes: Uint8Array): void;
+  submit(commands: Int32Array, words: number): void;
+  read(buffer: number, offset: number, bytes: number): Promise<Uint8Array>;
+  load(buffer: number, offset: number, file: string, position: number, bytes: number): void;
+  close(): Promise<void>;
+  info(): { isa: string; threads: number };
+  kernels(): (KernelInfo & { isa: string })[];
+  profile(on: boolean): void;
+  profileReport(): OpProfile[];
+}
+
+interface Addon {
+  open(options: { threads?: number; isa?: string }): NativeDevice;
+  machine(): MachineInfo;
+  panelBytes(dtype: number, rows: number, columns: number): number;
+}
+
+export interface NativeOptions {
+  /** Threads that compute; physical cores unless given here or in OCTAVO_THREADS. */
+  readonly threads?: number;
+  /** Instruction set level, such as "avx2"; the best unless given here or in OCTAVO_ISA. */
+  readonly isa?: string;
+  /** Signature text by op name; kernels of these ops must have been written for exactly this text. */
+  readonly signatures?: ReadonlyMap<string, string>;
+}
+
+/** The native backend, with what only it can tell. */
+export interface NativeBackend extends Backend {
+  readonly isa: string;
+  readonly threads: number;
+  load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void;
+  panelBytes(dtype: DType, rows: number, columns: number): number | undefined;
+  /** Starts (and zeroes) or stops the per-op clocks. */
+  profile(on: boolean): void;
+  profileReport(): readonly OpProfile[];
+}
+
+/** Part of the memory that is left to Node, the page cache and others. */
+const MARGIN = 0.1;
+
+let loaded: Addon | undefined;
+
+/** Path of the add-on: OCTAVO_ADDON, or build/octavo.node of this package. */
+function find(): string {
+  const named = process.env.OCTAVO_ADDON;
+  if (named) return named;
+  let folder = dirname(fileURLToPath(import.meta.url));
+  for (;;) {
+    const file = join(folder, "build", "octavo.node");
+    if (existsSync(file)) return file;
+    const above = dirname(folder);
+    if (above === folder || existsSync(join(folder, "package.json"))) {
+      throw new DeviceError(`the native add-on is not built: there is no ${file}`, { hint: "npm run build:native" });
+    }
+    folder = above;
+  }
+}
+
+function addon(): Addon {
+  if (loaded) return loaded;
+  const file = find();
+  try {
+    loaded = createRequire(import.meta.url)(file) as Addon;
+  } catch (error) {
+    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${(error as Error).message}`, {
+      hint: "npm run build:native",
+      cause: error,
+    });
+  }
+  return loaded;
+}
+
+/** True if the add-on is there to be opened. */
+export function nativeAvailable(): boolean {
+  try {
+    addon();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** @throws DeviceError if the add-on is not built. */
+export function machineInfo(): MachineInfo {
+  return addon().machine();
+}
+
+function threadsFrom(options: NativeOptions): number | undefined {
+  if (options.threads !== undefined) return options.threads;
+  const text = process.env.OCTAVO_THREADS;
+  if (!text) return undefined;
+  if (!/^[1-9]\d*$/.test(text)) throw new OptionError(`OCTAVO_THREADS must be a whole number from 1, got "${text}"`);
+  return Number(text);
+}
+
+/**
+ * Opens a CPU device.
+ * @throws DeviceError if the add-on is missing or was built for other signatures; OptionError for bad options.
+ */
+export function openNative(options: NativeOptions = {}): NativeBackend {
+  checkOptions("openNative", options, ["threads", "isa", "signatures"]);
+  const module = addon();
+  const threads = threadsFrom(options);
+  const isa = options.isa ?? (process.env.OCTAVO_ISA || undefined);
+  let device: NativeDevice;
+  try {
+    device = module.open({ threads, isa });
+  } catch (error) {
+    const { code, message } = error as Error & { code?: string };
+    if (code === "ERR_NATIVE_OPTION") throw new OptionError(message, { cause: error });
+    throw new DeviceError(message, { cause: error });
+  }
+  const kernels = device.kernels();
+  for (const { name, signature } of kernels) {
+    const wanted = options.signatures?.get(name);
+    if (wanted === undefined || wanted === signature) continue;
+    device.close();
+    throw new DeviceError(
+      `the native add-on has another signature for ${name}\n  add-on:  ${signature}\n  library: ${wanted}`,
+      { hint: "npm run build:native", details: { op: name, expected: wanted, got: signature } },
+    );
+  }
+  return new Native(module, device, kernels);
+}
+
+class Native implements NativeBackend {
+  readonly name = "cpu";
+  readonly description: string;
+  readonly kernels: readonly KernelInfo[];
+  readonly budget: number;
+  readonly isa: string;
+  readonly threads: number;
+  readonly #addon: Addon;
+  readonly #device: NativeDevice;
+  readonly #panels = process.env.OCTAVO_PANELS !== "0";
+  #closing: Promise<void> | undefined;
+
+  constructor(module: Addon, device: NativeDevice, kernels: readonly KernelInfo[]) {
+    const machine = module.machine();
+    const { isa, threads } = device.info();
+    this.#addon = module;
+    this.#device = device;
+    this.kernels = kernels;
+    this.isa = isa;
+    this.threads = threads;
+    this.budget = Math.floor(machine.memory * (1 - MARGIN));
+    this.description = `${machine.model}, ${isa}, ${threads} thread${threads === 1 ? "" : "s"}`;
+  }
+
+  allocate(bytes: number): BufferId {
+    try {
+      return this.#device.allocate(bytes);
+    } catch (error) {
+      throw typed(error);
+    }
+  }
+
+  free(buffer: BufferId): void {
+    this.#device.free(buffer);
+  }
+
+  write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    this.#device.write(buffer, offset, bytes);
+  }
+
+  submit(commands: Int32Array, words: number): void {
+    this.#device.submit(commands, words);
+  }
+
+  read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+    return this.#device.read(buffer, offset, bytes);
+  }
+
+  load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void {
+    this.#device.load(buffer, offset, file, position, bytes);
+  }
+
+  panelBytes(dtype: DType, rows: number, columns: number): number | undefined {
+    if (!this.#panels) return undefined;
+    const bytes = this.#addon.panelBytes(DTYPE_CODE[dtype], rows, columns);
+    return bytes < 0 ? undefined : bytes;
+  }
+
+  profile(on: boolean): void {
+    this.#device.profile(on);
+  }
+
+  profileReport(): readonly OpProfile[] {
+    return this.#device.profileReport();
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#device.close();
+    return this.#closing;
+  }
+}
+
+function typed(error: unknown): unknown {
+  const { code, message } = error as Error & { code?: string };
+  return code === "ERR_NATIVE_OOM" ? new OutOfMemoryError(message, { cause: error }) : error;
+}

@@ -1,0 +1,180 @@
+// The reference backend: runs each op's own plain loops, on submit. It is the oracle that faster backends are compared
+// with, and a backend for machines that have nothing else. It has no panels and no threads.
+
+import type { Backend, BackendFailure, BufferId } from "../../core/backend.js";
+import { bytesOf, DTYPES, type DType, fromBf16, fromF16, type HostArray, toBf16, toF16 } from "../../core/dtype.js";
+import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
+import type { OperandSpec } from "../../core/signature.js";
+import { rowStrides } from "../../core/tensor.js";
+import type { HostTensor, Op } from "../../ops/op.js";
+
+interface Operand {
+  readonly spec: OperandSpec;
+  readonly host: HostTensor;
+  readonly memory: Uint8Array;
+  readonly strides: readonly number[];
+  readonly written: boolean;
+}
+
+/** @param ops the ops to offer, all by default from `ops/index.ts` */
+export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend {
+  const buffers = new Map<BufferId, Uint8Array>();
+  let next = 1;
+  let failure: BackendFailure | undefined;
+
+  const memory = (buffer: BufferId, offset: number, bytes: number): Uint8Array => {
+    const whole = buffers.get(buffer);
+    if (!whole || offset < 0 || offset + bytes > whole.length) {
+      throw new DeviceError(`reference: ${offset}+${bytes} bytes of buffer ${buffer} do not exist`);
+    }
+    return whole.subarray(offset, offset + bytes);
+  };
+
+  const runOne = (words: Int32Array, floats: Float32Array, start: number): void => {
+    const op = ops[words[start]!]!;
+    let at = start + 3;
+    const operands: Operand[] = [];
+    const specs = [...op.signature.inputs, ...op.signature.outputs];
+    specs.forEach((spec, index) => {
+      const header = words[at]!;
+      if (header === 0) {
+        at++;
+        return;
+      }
+      const rank = header & 0xff;
+      const dtype = DTYPES[(header >>> 8) & 0xff]!;
+      const offset = (words[at + 2]! >>> 0) + words[at + 3]! * 4294967296;
+      const shape = [...words.subarray(at + 4, at + 4 + rank)];
+      const strided = (header & 0x1000000) !== 0;
+      const strides = strided ? [...words.subarray(at + 4 + rank, at + 4 + 2 * rank)] : rowStrides(shape);
+      const extent = shape.some((n) => n === 0) ? 0 : 1 + shape.reduce((far, n, d) => far + (n - 1) * strides[d]!, 0);
+      const bytes = memory(words[at + 1]!, offset, bytesOf(dtype, extent));
+      at += 4 + rank + (strided ? rank : 0);
+      const written = spec.mutated || index >= op.signature.inputs.length;
+      operands.push({
+        spec,
+        host: { shape, dtype, data: gather(bytes, dtype, shape, strides) },
+        memory: bytes,
+        strides,
+        written,
+      });
+    });
+    const attributes: Record<string, number> = {};
+    for (const { name, type } of op.signature.attrs) {
+      attributes[name] = type === "i32" ? words[at]! : floats[at]!;
+      at++;
+    }
+    const named: Record<string, HostTensor> = {};
+    for (const { spec, host } of operands) named[spec.name] = host;
+    const message = op.definition.reference(named, attributes);
+    if (message !== undefined) {
+      failure = { op: op.name, site: words[start + 2]!, message };
+      return;
+    }
+    for (const operand of operands) if (operand.written) scatter(operand);
+  };
+
+  return {
+    name: "reference",
+    description: "reference loops in JavaScript, one thread",
+    kernels: ops.map((op) => ({ name: op.name, signature: op.signature.text })),
+    budget,
+    allocate(bytes) {
+      if (bytes > budget) throw new OutOfMemoryError(`reference: ${bytes} bytes do not fit ${budget}`);
+      buffers.set(next, new Uint8Array(Math.max(8, Math.ceil(bytes / 8) * 8)));
+      return next++;
+    },
+    free(buffer) {
+      buffers.delete(buffer);
+    },
+    write(buffer, offset, bytes) {
+      memory(buffer, offset, bytes.length).set(bytes);
+    },
+    submit(commands, words) {
+      const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
+      for (let at = 0; at < words && failure === undefined; at += commands[at + 1]!) runOne(commands, floats, at);
+    },
+    async read(buffer, offset, bytes) {
+      if (failure) {
+        const error = Object.assign(new Error(failure.message), { failure });
+        failure = undefined;
+        throw error;
+      }
+      return memory(buffer, offset, bytes).slice();
+    },
+    async close() {
+      buffers.clear();
+    },
+  };
+}
+
+/** Calls `visit` with the element offset of each element, in row order. */
+function walk(shape: readonly number[], strides: readonly number[], visit: (i: number, at: number) => void): void {
+  let i = 0;
+  const go = (d: number, at: number): void => {
+    if (d === shape.length) visit(i++, at);
+    else for (let n = 0; n < shape[d]!; n++) go(d + 1, at + n * strides[d]!);
+  };
+  go(0, 0);
+}
+
+function gather(bytes: Uint8Array, dtype: DType, shape: readonly number[], strides: readonly number[]): HostArray {
+  if (dtype === "u4") return bytes.slice();
+  const count = shape.reduce((n, size) => n * size, 1);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const out =
+    dtype === "i32"
+      ? new Int32Array(count)
+      : dtype === "i8"
+        ? new Int8Array(count)
+        : dtype === "u8"
+          ? new Uint8Array(count)
+          : new Float32Array(count);
+  walk(shape, strides, (i, at) => {
+    switch (dtype) {
+      case "f32":
+        out[i] = view.getFloat32(at * 4, true);
+        break;
+      case "i32":
+        out[i] = view.getInt32(at * 4, true);
+        break;
+      case "f16":
+        out[i] = fromF16(view.getUint16(at * 2, true));
+        break;
+      case "bf16":
+        out[i] = fromBf16(view.getUint16(at * 2, true));
+        break;
+      default:
+        out[i] = bytes[at]!;
+    }
+  });
+  return out;
+}
+
+function scatter({ host, memory, strides }: Operand): void {
+  const { dtype, data, shape } = host;
+  if (dtype === "u4") {
+    memory.set(data as Uint8Array);
+    return;
+  }
+  const view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
+  walk(shape, strides, (i, at) => {
+    const value = data[i]!;
+    switch (dtype) {
+      case "f32":
+        view.setFloat32(at * 4, value, true);
+        break;
+      case "i32":
+        view.setInt32(at * 4, value, true);
+        break;
+      case "f16":
+        view.setUint16(at * 2, toF16(value), true);
+        break;
+      case "bf16":
+        view.setUint16(at * 2, toBf16(value), true);
+        break;
+      default:
+        memory[at] = value;
+    }
+  });
+}

@@ -1,0 +1,147 @@
+// From a model id or a folder to a folder on this machine: looks in the Hugging Face cache that Python fills. No network:
+// what is not there is reported with the command that fetches it.
+
+import { readdir, readFile, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { quote } from "./files.js";
+
+export interface ResolveOptions {
+  /** The cache to look in; default: the one that the environment names (see `cacheFolder`). */
+  readonly cache_dir?: string;
+  /** A branch, a tag or a full commit hash. Default: "main". */
+  readonly revision?: string;
+  /** Accepted as in Python. Nothing is downloaded yet, so it changes nothing. */
+  readonly local_files_only?: boolean;
+}
+
+export interface ResolvedModel {
+  readonly folder: string;
+  /** Only for a model from the cache. */
+  readonly id?: string;
+  /** The commit, only for a model from the cache. */
+  readonly revision?: string;
+}
+
+/**
+ * The Hugging Face cache: `cache_dir`, else HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub,
+ * ~/.cache/huggingface/hub. The order is huggingface_hub's; empty variables count as unset.
+ */
+export function cacheFolder(cache_dir?: string, env: NodeJS.ProcessEnv = process.env): string {
+  const under = (folder: string | undefined, ...rest: string[]) => (folder ? join(folder, ...rest) : undefined);
+  const chosen =
+    under(cache_dir) ??
+    under(env.HF_HUB_CACHE) ??
+    under(env.HUGGINGFACE_HUB_CACHE) ??
+    under(env.HF_HOME, "hub") ??
+    under(env.XDG_CACHE_HOME, "huggingface", "hub") ??
+    join(homedir(), ".cache", "huggingface", "hub");
+  return resolve(/^~(?=[/\\]|$)/.test(chosen) ? join(homedir(), chosen.slice(1)) : chosen);
+}
+
+/** True if `id` is a model id as the hub has them: `name` or `org/name`, and so safe as part of a path. */
+export function isModelId(id: string): boolean {
+  const part = "[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?";
+  // The cache writes "/" as "--", which is why the hub forbids it in names.
+  return new RegExp(`^(?:${part}/)?${part}$`).test(id) && id.length <= 96 && !/--|\.\.|\.git$/.test(id);
+}
+
+function looksLikePath(text: string): boolean {
+  return /^[./~\\]|^[A-Za-z]:[\\/]|\\/.test(text) || text.split("/").length > 2;
+}
+
+async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
+  try {
+    return (await stat(path)).isDirectory() ? "folder" : "file";
+  } catch {
+    return undefined; // not there, or not to be seen: the caller says what it looked for
+  }
+}
+
+/**
+ * Finds the folder of a model: a folder that exists wins; otherwise `idOrFolder` is a hub id, looked up in the local
+ * Hugging Face cache under `revision`.
+ * @throws NotFoundError naming what was looked for and where, with near names; OptionError for an argument that is neither
+ * a folder nor an id, or a bad revision; FormatError for a damaged cache
+ */
+export async function resolveModel(idOrFolder: string, options: ResolveOptions = {}): Promise<ResolvedModel> {
+  checkOptions("resolveModel", options, ["cache_dir", "revision", "local_files_only"]);
+  if (typeof idOrFolder !== "string" || idOrFolder === "" || idOrFolder.includes("\0")) {
+    throw new OptionError(
+      "expected a model id or a folder, got " + (idOrFolder === "" ? "an empty string" : "no path"),
+    );
+  }
+  const kind = await kindOf(idOrFolder);
+  if (kind === "folder") return { folder: idOrFolder };
+  if (kind === "file") {
+    throw new OptionError(`${idOrFolder}: expected a model folder, got a file`, {
+      details: { file: idOrFolder },
+      hint: "pass the folder that holds config.json",
+    });
+  }
+  if (!isModelId(idOrFolder)) {
+    if (looksLikePath(idOrFolder)) {
+      throw new NotFoundError(`${idOrFolder}: no such folder`, { details: { file: idOrFolder, expected: "a folder" } });
+    }
+    throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quote(idOrFolder)}`, {
+      details: { got: idOrFolder },
+    });
+  }
+  return fromCache(idOrFolder, cacheFolder(options.cache_dir), options.revision ?? "main");
+}
+
+async function fromCache(id: string, cache: string, revision: string): Promise<ResolvedModel> {
+  const command = `huggingface-cli download ${id}${revision === "main" ? "" : ` --revision ${revision}`}`;
+  checkRevision(revision);
+  const model = join(cache, `models--${id.replace("/", "--")}`);
+  if ((await kindOf(model)) !== "folder") {
+    const near = suggestion(id, await cachedModels(cache));
+    const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
+    throw new NotFoundError(`model ${quote(id)} is neither a folder nor in the cache ${cache}${question}`, {
+      details: { id, file: model, suggestion: near },
+      hint: `get it with: ${command}`,
+    });
+  }
+  const commit = /^[0-9a-f]{40}$/.test(revision) ? revision : await readRef(model, revision);
+  const folder = commit === undefined ? undefined : join(model, "snapshots", commit);
+  if (folder !== undefined && (await kindOf(folder)) === "folder") return { folder, id, revision: commit };
+  const refs = await list(join(model, "refs"));
+  const have = refs.length > 0 ? ` (cached revisions: ${refs.slice(0, 10).join(", ")})` : "";
+  throw new NotFoundError(`model ${quote(id)} is in the cache, but not its revision ${quote(revision)}${have}`, {
+    details: { id, revision, file: folder ?? join(model, "refs", revision), got: refs.slice(0, 10) },
+    hint: `get it with: ${command}`,
+  });
+}
+
+/** @throws OptionError if the revision could be anything but a name below refs/ */
+function checkRevision(revision: string): void {
+  const parts = typeof revision === "string" ? revision.split("/") : [];
+  // As in git, no part begins with a dot: that rules out "." and ".." as well.
+  if (parts.length > 0 && revision.length <= 255 && parts.every((part) => /^[A-Za-z0-9_][\w.+=@-]*$/.test(part)))
+    return;
+  throw new OptionError(`revision must be a branch, a tag or a commit, got ${quote(String(revision))}`);
+}
+
+/** The commit that a branch or tag stands for in this cache, `undefined` if it is not cached. */
+async function readRef(model: string, revision: string): Promise<string | undefined> {
+  const file = join(model, "refs", revision);
+  const info = await stat(file).catch(() => undefined);
+  if (!info?.isFile()) return undefined;
+  const text = info.size <= 256 ? (await readFile(file, "latin1")).trim() : `${info.size} bytes`;
+  if (/^[0-9a-f]{40}$/.test(text)) return text;
+  throw new FormatError(`${file}: expected a commit hash of 40 hex digits, got ${quote(text)}`, {
+    details: { file, offset: 0, expected: "40 hex digits", got: text },
+    hint: "the cache is damaged; delete this file and download the model again",
+  });
+}
+
+async function list(folder: string): Promise<string[]> {
+  return (await readdir(folder).catch(() => [])).sort();
+}
+
+/** Ids of the models in a cache folder, sorted; none if there is no such folder. */
+export async function cachedModels(cache: string = cacheFolder()): Promise<string[]> {
+  const names = await list(cache);
+  return names.flatMap((name) => (name.startsWith("models--") ? [name.slice(8).replace("--", "/")] : []));
+}

@@ -1,0 +1,69 @@
+// Reads JSON files such as config.json and index files: size cap, strict text, must be an object. It does not know what
+// any key means.
+
+import { FormatError } from "../core/errors.js";
+import { foreignKind, readRange, withFile } from "./files.js";
+import { type JsonObject, JsonScanner, type JsonValue } from "./json-text.js";
+
+export type { JsonObject, JsonValue } from "./json-text.js";
+
+/** Cap for config.json and its like; the largest in the wild (id2label of 21,841 classes) is under 2 MB. */
+export const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
+
+export interface JsonFileOptions {
+  /** Refuse larger files before reading them. Default: `MAX_CONFIG_BYTES`. */
+  readonly maxBytes?: number;
+  /** The file's role in messages, such as "model configuration". */
+  readonly what?: string;
+}
+
+/** True for a JSON object (not null, not a list). */
+export function isJsonObject(value: JsonValue | undefined): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** The kind of a JSON value, for messages. */
+export function jsonKind(value: JsonValue | undefined): string {
+  if (value === undefined) return "nothing";
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "a list";
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
+}
+
+/**
+ * Parses the bytes of a JSON file that must hold one object. Objects have no prototype, so `__proto__` is an ordinary
+ * key. `file` is for messages.
+ * @throws FormatError with file and byte offset: bad UTF-8, BOM, syntax, NaN or Infinity, repeated key, nesting past 128,
+ * or something that is not an object.
+ */
+export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON file"): JsonObject {
+  const kind = bytes[0] === 0x7b ? undefined : foreignKind(bytes);
+  if (kind) {
+    throw new FormatError(`${file}: expected a ${what}, got ${kind.name}`, {
+      details: { file, offset: 0, expected: "a JSON object", got: kind.name },
+      hint: kind.hint,
+    });
+  }
+  const value = new JsonScanner(bytes, file).document();
+  if (isJsonObject(value)) return value;
+  throw new FormatError(`${file}: expected a ${what} to hold an object, got ${jsonKind(value)}`, {
+    details: { file, offset: 0, expected: "an object", got: jsonKind(value) },
+  });
+}
+
+/**
+ * Reads a JSON file that holds one object (see `parseJsonObject`).
+ * @throws NotFoundError if there is no such file; FormatError if it is too large, not a regular file or not such JSON.
+ */
+export async function readJsonFile(file: string, options: JsonFileOptions = {}): Promise<JsonObject> {
+  const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file" } = options;
+  const bytes = await withFile(file, what, async (handle, size) => {
+    if (size > maxBytes) {
+      throw new FormatError(`${file}: a ${what} may have ${maxBytes} bytes, this one has ${size}`, {
+        details: { file, expected: `at most ${maxBytes} bytes`, got: size },
+      });
+    }
+    return readRange(handle, file, 0, size);
+  });
+  return parseJsonObject(bytes, file, what);
+}

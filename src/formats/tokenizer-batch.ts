@@ -1,0 +1,122 @@
+// Rows of ids to batches: padding, truncation, rectangular tensors, and the types of what a tokenizer call returns.
+// Pure functions on numbers; no text here.
+
+import { OptionError } from "../core/errors.js";
+
+export type Side = "left" | "right";
+
+/** Integers in row-major order with their shape [B, T]. */
+export interface IntTensor {
+  readonly data: Int32Array;
+  readonly shape: readonly [B: number, T: number];
+}
+
+/** What a call on one text returns. */
+export interface Encoding {
+  input_ids: number[];
+  attention_mask?: number[];
+  token_type_ids?: number[];
+}
+
+/** What a call on several texts returns: a row for each. */
+export interface BatchEncoding {
+  input_ids: number[][];
+  attention_mask?: number[][];
+  token_type_ids?: number[][];
+}
+
+/** What a call with `return_tensors` returns. */
+export interface TensorEncoding {
+  input_ids: IntTensor;
+  attention_mask?: IntTensor;
+  token_type_ids?: IntTensor;
+}
+
+/** Ids of one row with the type of each. */
+export interface Row {
+  ids: number[];
+  mask: number[];
+  types: number[];
+}
+
+/** Rows of ids as callers may hold them: nested arrays, typed arrays, or a tensor [B, T]. */
+export type IdRows = IntTensor | Iterable<Iterable<number>>;
+
+/** How rows are made equally long. `length` is the fixed length, or undefined for the longest row's. */
+export interface PadPlan {
+  readonly length: number | undefined;
+  readonly multiple: number;
+  readonly side: Side;
+  /** Id to fill with; asked for only when a row needs it. */
+  readonly pad: () => number;
+}
+
+/** Rows of a tensor or of nested lists, as arrays. */
+export function toRows(rows: IdRows): number[][] {
+  if (Symbol.iterator in rows) return Array.from(rows, (row) => Array.from(row, Number));
+  const [B, T] = rows.shape;
+  return Array.from({ length: B }, (_, b) => Array.from(rows.data.subarray(b * T, (b + 1) * T)));
+}
+
+/** Keeps `length` ids of one side: the first ones when `side` is "right". */
+export function truncate(ids: readonly number[], length: number, side: Side): number[] {
+  if (ids.length <= length) return [...ids];
+  return side === "right" ? ids.slice(0, length) : ids.slice(ids.length - length);
+}
+
+/** Shortens two sequences to `length` together, always the longer one (Python's "longest_first"). */
+export function truncatePair(
+  a: readonly number[],
+  b: readonly number[],
+  length: number,
+  side: Side,
+): [number[], number[]] {
+  let [m, n] = [a.length, b.length];
+  if (m + n > length) {
+    const half = Math.floor(length / 2);
+    if (m <= n) {
+      m = Math.min(m, half);
+      n = length - m;
+    } else {
+      n = Math.min(n, half);
+      m = length - n;
+    }
+  }
+  return [truncate(a, m, side), truncate(b, n, side)];
+}
+
+/** Pads every row in place to the plan's length (rows that are longer stay so). */
+export function padRows(rows: readonly Row[], plan: PadPlan): void {
+  let length = plan.length ?? rows.reduce((most, row) => Math.max(most, row.ids.length), 0);
+  if (plan.multiple > 1) length = Math.ceil(length / plan.multiple) * plan.multiple;
+  for (const row of rows) {
+    const missing = length - row.ids.length;
+    if (missing <= 0) continue;
+    const fill = (list: number[], value: number) => {
+      const padding = new Array<number>(missing).fill(value);
+      return plan.side === "left" ? [...padding, ...list] : [...list, ...padding];
+    };
+    row.ids = fill(row.ids, plan.pad());
+    row.mask = fill(row.mask, 0);
+    row.types = fill(row.types, 0);
+  }
+}
+
+/**
+ * Puts rows of equal length into one tensor.
+ * @throws OptionError when the rows differ in length
+ */
+export function stack(rows: readonly (readonly number[])[]): IntTensor {
+  const T = rows[0]?.length ?? 0;
+  const data = new Int32Array(rows.length * T);
+  rows.forEach((row, b) => {
+    if (row.length !== T) {
+      throw new OptionError(`tokenizer: rows of ${T} and ${row.length} tokens (rows 0 and ${b}) cannot be one tensor`, {
+        hint: "padding: true",
+        details: { option: "padding", expected: T, got: row.length },
+      });
+    }
+    data.set(row, b * T);
+  });
+  return { data, shape: [rows.length, T] };
+}

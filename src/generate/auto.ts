@@ -1,0 +1,116 @@
+// AutoModelForCausalLM and AutoTokenizer: from a folder or a cached hub id to something that works.
+
+import type { Device } from "../core/device.js";
+import { checkOptions, OptionError } from "../core/errors.js";
+import { resolveModel } from "../formats/hub.js";
+import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
+import { loadTokenizer } from "../formats/tokenizer-load.js";
+import { openDevice, sharedDevice } from "../load/device.js";
+import type { ProgressEvent } from "../load/fill.js";
+import { loadCausalLM } from "../load/index.js";
+import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
+import { PreTrainedModel } from "./model.js";
+
+export interface FromPretrainedOptions {
+  /** Quantize the linears to LLM.int8() while loading. */
+  load_in_8bit?: boolean;
+  /** Quantize the linears to 4 bits while loading: FP4, or what `quantization_config` says. */
+  load_in_4bit?: boolean;
+  quantization_config?: BitsAndBytesConfig | BitsAndBytesOptions;
+  /** "auto" (the checkpoint's own), or "float32", "bfloat16", "float16" in any usual spelling. */
+  dtype?: string;
+  /** The older name of `dtype`. */
+  torch_dtype?: string;
+  /** "cpu", "reference", or a device that the caller opened and closes. */
+  device?: string | Device;
+  /** Threads of a CPU device of this model's own. */
+  threads?: number;
+  cache_dir?: string;
+  revision?: string;
+  local_files_only?: boolean;
+  progress_callback?: (event: ProgressEvent) => void;
+  signal?: AbortSignal;
+}
+
+const FIELDS: readonly (keyof FromPretrainedOptions)[] = [
+  "load_in_8bit",
+  "load_in_4bit",
+  "quantization_config",
+  "dtype",
+  "torch_dtype",
+  "device",
+  "threads",
+  "cache_dir",
+  "revision",
+  "local_files_only",
+  "progress_callback",
+  "signal",
+];
+
+function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | undefined {
+  const { quantization_config: config, load_in_8bit, load_in_4bit } = options;
+  if (config === undefined) {
+    if (!load_in_8bit && !load_in_4bit) return undefined;
+    return new BitsAndBytesConfig({ load_in_8bit, load_in_4bit });
+  }
+  if (load_in_8bit !== undefined || load_in_4bit !== undefined) {
+    throw new OptionError("load_in_4bit or load_in_8bit cannot be passed together with quantization_config", {
+      hint: "set it inside the BitsAndBytesConfig",
+    });
+  }
+  return config instanceof BitsAndBytesConfig ? config : new BitsAndBytesConfig(config);
+}
+
+export const AutoModelForCausalLM = {
+  /**
+   * Loads a causal language model from a folder, or from the local Hugging Face cache by its id.
+   * @throws OptionError, NotFoundError, ConfigError, UnsupportedModelError, FormatError, CheckpointError, OutOfMemoryError, AbortError
+   */
+  async from_pretrained(model: string, options: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
+    checkOptions("from_pretrained", options, FIELDS);
+    const quantization = quantizationOf(options);
+    const { cache_dir, revision, local_files_only } = options;
+    const { folder } = await resolveModel(model, { cache_dir, revision, local_files_only });
+    const own = typeof options.device !== "object" && options.threads !== undefined;
+    const device =
+      typeof options.device === "object"
+        ? options.device
+        : own
+          ? openDevice(options.device, { threads: options.threads })
+          : sharedDevice(options.device);
+    try {
+      const loaded = await loadCausalLM(folder, {
+        device,
+        name: model,
+        dtype: options.dtype ?? options.torch_dtype ?? "auto",
+        quantization,
+        progress_callback: options.progress_callback,
+        signal: options.signal,
+      });
+      return new PreTrainedModel(loaded, device, own);
+    } catch (error) {
+      if (own) await device.close();
+      throw error;
+    }
+  },
+};
+
+export interface TokenizerOptions {
+  cache_dir?: string;
+  revision?: string;
+  local_files_only?: boolean;
+  padding_side?: "left" | "right";
+}
+
+export const AutoTokenizer = {
+  /**
+   * Loads the tokenizer of a model, by folder or cached id.
+   * @throws OptionError, NotFoundError, FormatError, UnsupportedModelError
+   */
+  async from_pretrained(model: string, options: TokenizerOptions = {}): Promise<PreTrainedTokenizer> {
+    checkOptions("from_pretrained", options, ["cache_dir", "revision", "local_files_only", "padding_side"]);
+    const { cache_dir, revision, local_files_only, ...own } = options;
+    const { folder } = await resolveModel(model, { cache_dir, revision, local_files_only });
+    return loadTokenizer(folder, own);
+  },
+};

@@ -1,0 +1,176 @@
+// PreTrainedModel: a loaded language model as users hold it. `forward` gives logits, `generate` and `stream` give tokens.
+
+import type { Device } from "../core/device.js";
+import { checkOptions, OptionError } from "../core/errors.js";
+import { Tensor } from "../core/tensor.js";
+import type { Loaded } from "../load/index.js";
+import { cacheDType } from "../nn/cache.js";
+import type { CausalLM, ConfigJson } from "../nn/decoder.js";
+import { Linear } from "../nn/module.js";
+import type { FloatDType } from "../nn/weight.js";
+import { LlmInt8Weight } from "../quant/llm-int8.js";
+import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
+import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
+import { generateSteps, type Step } from "./loop.js";
+import type { Streamer } from "./streamers.js";
+
+/** What a tokenizer gives, and so what every call takes. */
+export interface ModelInputs {
+  input_ids: Ids;
+  attention_mask?: Ids;
+}
+
+export interface GenerateOptions extends ModelInputs, GenerationOptions {
+  /** Gets the prompt and then each token; one row only. */
+  streamer?: Streamer;
+  signal?: AbortSignal;
+}
+
+export interface ForwardOptions extends ModelInputs {
+  /** [B,T]; by default the position of each token among the real ones of its row. */
+  position_ids?: Ids;
+}
+
+const INPUTS = ["input_ids", "attention_mask"];
+
+export class PreTrainedModel implements AsyncDisposable {
+  readonly config: ConfigJson;
+  readonly generation_config: ConfigJson;
+  readonly device: Device;
+  readonly dtype: FloatDType;
+  /** Bytes of the checkpoint's tensors, as published. */
+  readonly checkpoint_bytes: number;
+  readonly warnings: readonly string[];
+  readonly #module: CausalLM;
+  readonly #ownsDevice: boolean;
+
+  constructor(loaded: Loaded, device: Device, ownsDevice: boolean) {
+    this.#module = loaded.model;
+    this.config = loaded.config;
+    this.generation_config = loaded.generation_config;
+    this.dtype = loaded.dtype;
+    this.checkpoint_bytes = loaded.checkpoint_bytes;
+    this.warnings = loaded.warnings;
+    this.device = device;
+    this.#ownsDevice = ownsDevice;
+  }
+
+  /** The module tree, with the checkpoint's names. */
+  get module(): CausalLM {
+    return this.#module;
+  }
+
+  /**
+   * Records one forward pass over a batch, without a cache. The caller disposes the logits, f32[B,T,vocab].
+   * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
+   */
+  forward(inputs: ForwardOptions): { logits: Tensor } {
+    checkOptions("forward", inputs, [...INPUTS, "position_ids", "token_type_ids"]);
+    const { vocab, max_positions } = this.#module.geometry;
+    const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
+    this.#checkLength(batch.steps, max_positions);
+    const positions = inputs.position_ids
+      ? readBatch(inputs.position_ids, undefined, Math.min(max_positions, 2 ** 31 - 1)).ids
+      : positionsOf(batch);
+    if (positions.length !== batch.ids.length) throw new OptionError("position_ids must have the shape of input_ids");
+    const shape = [batch.rows, batch.steps];
+    const ids = Tensor.from(this.device, batch.ids, shape);
+    const where = Tensor.from(this.device, positions, shape);
+    const mask = batch.mask && Tensor.from(this.device, batch.mask, shape, "u8");
+    try {
+      return { logits: this.#module.forward({ ids, positions: where, mask }) };
+    } finally {
+      for (const tensor of [ids, where, mask]) tensor?.dispose();
+    }
+  }
+
+  /**
+   * Generates tokens after each prompt of a batch: prompt and new tokens, [B][T + new]. Rows that end early are filled
+   * up with the padding id.
+   * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
+   */
+  async generate(options: GenerateOptions): Promise<number[][]> {
+    const { streamer } = options;
+    const { batch, config } = this.#prepare(options);
+    if (streamer && batch.rows > 1) throw new OptionError("a streamer takes one row; use stream() for batches");
+    const rows = Array.from({ length: batch.rows }, (_, r) => [
+      ...batch.ids.subarray(r * batch.steps, (r + 1) * batch.steps),
+    ]);
+    streamer?.put(rows[0]!);
+    for await (const { token_ids } of this.#steps(batch, config, options.signal)) {
+      token_ids.forEach((id, r) => {
+        rows[r]!.push(id);
+      });
+      streamer?.put([token_ids[0]!]);
+    }
+    streamer?.end();
+    return rows;
+  }
+
+  /**
+   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * @throws at once what `generate` throws for its options and inputs
+   */
+  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
+    const { batch, config } = this.#prepare(options);
+    return this.#steps(batch, config, options.signal);
+  }
+
+  /**
+   * Bytes of the parameters as transformers counts them: the codes of quantized matrices, without their statistics.
+   * See `memory` for what is really held.
+   */
+  get_memory_footprint(): number {
+    let bytes = 0;
+    for (const parameter of this.#module.parameters()) bytes += parameter.footprint;
+    return bytes;
+  }
+
+  /** Bytes that the weights take on the device, statistics and padding included. */
+  get weight_bytes(): number {
+    let bytes = 0;
+    for (const parameter of this.#module.parameters()) bytes += parameter.nbytes;
+    return bytes;
+  }
+
+  /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */
+  async outlier_columns(): Promise<number> {
+    let columns = 0;
+    for (const [, module] of this.#module.named_modules()) {
+      if (!(module instanceof Linear) || !(module.weight.weight instanceof LlmInt8Weight)) continue;
+      for (const mark of await module.weight.weight.seen.read()) columns += mark;
+    }
+    return columns;
+  }
+
+  /** Frees the weights. */
+  dispose(): void {
+    this.#module.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+    if (this.#ownsDevice) await this.device.close();
+  }
+
+  #prepare(options: GenerateOptions): { batch: Batch; config: GenerationConfig } {
+    checkGenerationOptions(options, [...INPUTS, "token_type_ids", "streamer", "signal"]);
+    const { vocab, max_positions } = this.#module.geometry;
+    const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
+    const config = generationConfig(options, this.generation_config, this.config, batch.steps);
+    this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
+    return { batch, config };
+  }
+
+  #steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
+    const cache_dtype = cacheDType(this.dtype);
+    return generateSteps(this.device, this.#module, batch, { config, cache_dtype, signal });
+  }
+
+  #checkLength(tokens: number, max_positions: number): void {
+    if (tokens <= max_positions) return;
+    throw new OptionError(`${tokens} tokens are more than the ${max_positions} positions of this model`, {
+      hint: "shorten the prompt or lower max_new_tokens",
+    });
+  }
+}

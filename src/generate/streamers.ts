@@ -1,0 +1,47 @@
+// Streamers: they get token ids as they are generated and turn them into text.
+
+import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
+import { StreamDecoder } from "../formats/tokenizer-stream.js";
+
+/** Gets the prompt's ids first, then each new one; `end` after the last. */
+export interface Streamer {
+  put(ids: readonly number[]): void;
+  end(): void;
+}
+
+export interface TextStreamerOptions {
+  /** Leave out the prompt. */
+  skip_prompt?: boolean;
+  skip_special_tokens?: boolean;
+  /** Gets each piece of text; standard output by default. */
+  write?: (text: string) => void;
+}
+
+/** Writes text as soon as it is certain: never a part of a character. */
+export class TextStreamer implements Streamer {
+  readonly #decoder: StreamDecoder;
+  readonly #write: (text: string) => void;
+  #skip: boolean;
+
+  constructor(tokenizer: PreTrainedTokenizer, options: TextStreamerOptions = {}) {
+    this.#decoder = new StreamDecoder(tokenizer, { skip_special_tokens: options.skip_special_tokens ?? false });
+    this.#write = options.write ?? ((text) => void process.stdout.write(text));
+    this.#skip = options.skip_prompt ?? false;
+  }
+
+  put(ids: readonly number[]): void {
+    if (this.#skip) {
+      this.#skip = false;
+      return;
+    }
+    this.#emit(this.#decoder.push([...ids]));
+  }
+
+  end(): void {
+    this.#emit(this.#decoder.end());
+  }
+
+  #emit(text: string): void {
+    if (text !== "") this.#write(text);
+  }
+}

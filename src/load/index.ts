@@ -1,0 +1,126 @@
+// from_pretrained, the part of it that loads: a folder becomes a filled module tree. What can be wrong is found before
+// the first weight is read.
+
+import { join } from "node:path";
+import type { Device } from "../core/device.js";
+import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
+import { ConfigError, NotFoundError, OptionError, UnsupportedModelError } from "../core/errors.js";
+import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.js";
+import { readJsonFile } from "../formats/json.js";
+import { architectureOf } from "../models/index.js";
+import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
+import type { FloatDType } from "../nn/weight.js";
+import type { BitsAndBytesConfig } from "../quant/config.js";
+import { schemeOf } from "../quant/index.js";
+import { fill, type ProgressEvent } from "./fill.js";
+import { plan } from "./plan.js";
+
+export interface LoadOptions {
+  readonly device: Device;
+  /** The model's name in progress reports. */
+  readonly name: string;
+  /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
+  readonly dtype: string;
+  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly progress_callback?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Loaded {
+  readonly model: CausalLM;
+  readonly config: ConfigJson;
+  /** generation_config.json, or {} */
+  readonly generation_config: ConfigJson;
+  readonly dtype: FloatDType;
+  /** Bytes of the tensors in the checkpoint that the model uses. */
+  readonly checkpoint_bytes: number;
+  /** Things that are odd but not wrong: unexpected tensors, a wrong total size. */
+  readonly warnings: readonly string[];
+}
+
+/** config.json of a model folder. @throws NotFoundError, FormatError */
+export async function readConfigJson(folder: string): Promise<ConfigJson> {
+  return readJsonFile(join(folder, "config.json"), { what: "config.json" });
+}
+
+/** The dtype that `dtype` means for this checkpoint. @throws OptionError for an unknown spelling */
+export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
+  if (dtype !== "auto") {
+    const parsed = parseDType(dtype);
+    if (parsed) return parsed;
+    throw new OptionError(`dtype must be "auto" or one of ${DTYPE_SPELLINGS.join(", ")}, got "${dtype}"`, {
+      hint: /^(int8|q8|nf4|fp4|q4|bnb4)$/.test(dtype) ? "8 and 4 bits are load_in_8bit and load_in_4bit" : undefined,
+    });
+  }
+  const named = config.dtype ?? config.torch_dtype;
+  if (named !== undefined && named !== null) {
+    const parsed = typeof named === "string" ? parseDType(named) : undefined;
+    if (!parsed) throw new ConfigError(`config.json: unknown dtype ${JSON.stringify(named)}`);
+    return parsed;
+  }
+  for (const { dtype: stored } of checkpoint.tensors.values()) {
+    if (stored === "F32" || stored === "F16" || stored === "BF16") return parseDType(stored.toLowerCase())!;
+  }
+  return "f32";
+}
+
+/** A model that is declared but not loaded: the tree, and where its tensors lie. */
+export interface Declared {
+  readonly config: ConfigJson;
+  readonly architecture: Architecture;
+  readonly model: CausalLM;
+  readonly checkpoint: Checkpoint;
+  readonly dtype: FloatDType;
+}
+
+/**
+ * Reads the config and the headers of a model folder and declares the tree; allocates nothing on any device.
+ * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, OptionError (an unknown dtype)
+ */
+export async function declareCausalLM(folder: string, wanted: string): Promise<Declared> {
+  const config = await readConfigJson(folder);
+  const architecture = await architectureOf(config);
+  if (config.quantization_config !== undefined && config.quantization_config !== null) {
+    throw new UnsupportedModelError(`${folder} holds a checkpoint that is already quantized, which is not read yet`, {
+      hint: "load the original checkpoint with load_in_8bit or load_in_4bit instead",
+    });
+  }
+  const model = architecture.build(config);
+  const checkpoint = await openCheckpoint(folder);
+  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
+}
+
+/**
+ * Loads a causal language model from a folder, quantizing while it reads.
+ * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
+ */
+export async function loadCausalLM(folder: string, options: LoadOptions): Promise<Loaded> {
+  const { device, quantization } = options;
+  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(folder, options.dtype);
+  const scheme = schemeOf(quantization);
+  const steps = plan(model, architecture, checkpoint, dtype, scheme, quantization?.llm_int8_skip_modules ?? null);
+  const generation_config = await optionalJson(join(folder, "generation_config.json"));
+  try {
+    await fill(device, steps, { ...options, dtype });
+    model.prepare(device);
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+  const warnings = [...checkpoint.warnings];
+  if (steps.unexpected.length > 0) {
+    warnings.push(
+      `${steps.unexpected.length} tensors of the checkpoint were not used, such as ${steps.unexpected.slice(0, 3).join(", ")}`,
+    );
+  }
+  return { model, config, generation_config, dtype, checkpoint_bytes: steps.bytes, warnings };
+}
+
+async function optionalJson(file: string): Promise<ConfigJson> {
+  try {
+    return await readJsonFile(file, { what: "generation_config.json" });
+  } catch (error) {
+    if (error instanceof NotFoundError) return {};
+    throw error;
+  }
+}

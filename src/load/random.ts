@@ -1,0 +1,78 @@
+// Models from a config alone, with random weights: for benchmarks and tests of sizes whose checkpoints nobody wants to
+// download. The values are normal with a small deviation, generated in f32 on the host, a piece at a time.
+
+import type { Device } from "../core/device.js";
+import { Tensor } from "../core/tensor.js";
+import type { CausalLM } from "../nn/decoder.js";
+import { Matrix } from "../nn/module.js";
+import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import { contiguous } from "../ops/copy.js";
+import { quantizedModules } from "./plan.js";
+
+const PIECE = 1 << 21;
+/** As transformers initialises. */
+const DEVIATION = 0.02;
+
+/**
+ * A pool of normal numbers that pieces are cut from at changing offsets: speed matters more here than independence,
+ * and no kernel's time depends on the values.
+ */
+function normals(seed: number): (count: number) => Float32Array {
+  let state = seed >>> 0 || 1;
+  const uniform = (): number => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return ((state >>> 0) + 0.5) / 4294967296;
+  };
+  const pool = new Float32Array(PIECE * 2);
+  for (let i = 0; i < pool.length; i += 2) {
+    const radius = DEVIATION * Math.sqrt(-2 * Math.log(uniform()));
+    const angle = 2 * Math.PI * uniform();
+    pool[i] = radius * Math.cos(angle);
+    pool[i + 1] = radius * Math.sin(angle);
+  }
+  return (count) => {
+    if (count > PIECE) throw new RangeError(`a row of ${count} is too long`);
+    const start = Math.floor(uniform() * (pool.length - count));
+    return pool.subarray(start, start + count);
+  };
+}
+
+/** Fills every parameter of a declared model: matrices with random values, vectors with ones. */
+export async function fillRandomly(
+  device: Device,
+  model: CausalLM,
+  dtype: FloatDType,
+  scheme: Scheme | undefined,
+  seed = 1,
+): Promise<void> {
+  const draw = normals(seed);
+  const quantized = new Set(scheme ? quantizedModules(model, null).map((path) => `${path}.weight`) : []);
+  for (const [name, parameter] of model.named_parameters()) {
+    if (parameter.filled) continue;
+    if (!(parameter instanceof Matrix)) {
+      const ones = Tensor.from(device, new Float32Array(parameter.shape[0]!).fill(1), parameter.shape);
+      const value = contiguous(ones, dtype);
+      if (value !== ones) ones.dispose();
+      parameter.fill(value);
+      continue;
+    }
+    const [outputs, inputs] = parameter.shape;
+    const builder = (quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product)).begin(
+      device,
+      parameter.shape,
+      name,
+    );
+    const step = Math.max(1, Math.floor(PIECE / inputs / builder.granularity)) * builder.granularity;
+    for (let at = 0; at < outputs; at += step) {
+      const count = Math.min(step, outputs - at);
+      const piece = Tensor.from(device, draw(count * inputs), [count, inputs]);
+      builder.put(piece, at);
+      piece.dispose();
+      await device.synchronize();
+    }
+    parameter.fill(builder.finish());
+  }
+  model.prepare(device);
+}

@@ -1,0 +1,72 @@
+// Checking config.json for the model files: zod schemas, with the names that older files use for the same thing.
+
+import { z } from "zod";
+import { ConfigError } from "../core/errors.js";
+import type { ConfigJson } from "../nn/decoder.js";
+import type { Act } from "../ops/activation.js";
+
+/** A count that must be at least 1; absurd sizes are refused before anything is planned with them. */
+export const count: z.ZodNumber = z.int().min(1).max(16_777_216);
+export const epsilon: z.ZodNumber = z.number().positive().max(1);
+
+/** Activation names of config.json, as the ops know them. */
+const ACTIVATIONS: Readonly<Record<string, Act>> = {
+  relu: "relu",
+  gelu: "gelu",
+  gelu_new: "gelu_tanh",
+  gelu_fast: "gelu_tanh",
+  gelu_pytorch_tanh: "gelu_tanh",
+  silu: "silu",
+  swish: "silu",
+  quick_gelu: "quick_gelu",
+  tanh: "tanh",
+};
+
+export const activationName: z.ZodType<Act, string> = z.string().transform((name, context): Act => {
+  const act = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined;
+  if (act) return act;
+  context.addIssue({
+    code: "custom",
+    message: `unknown activation "${name}" (known: ${Object.keys(ACTIVATIONS).join(", ")})`,
+  });
+  return z.NEVER;
+});
+
+/**
+ * Checks a config.json against a schema. `aliases` maps a field to the names other files give it; the first that is
+ * there counts.
+ * @throws ConfigError naming each field that is wrong, what was wanted and what came
+ */
+export function readConfig<T>(
+  config: ConfigJson,
+  schema: z.ZodType<T>,
+  aliases: Readonly<Record<string, readonly string[]>> = {},
+): T {
+  const fields = new Map(Object.entries(config));
+  for (const [field, names] of Object.entries(aliases)) {
+    if (fields.has(field)) continue;
+    const name = names.find((other) => fields.has(other));
+    if (name) fields.set(field, fields.get(name));
+  }
+  const result = schema.safeParse(Object.fromEntries(fields));
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => {
+    const path = issue.path.join(".");
+    const got = issue.path.reduce<unknown>(
+      (at, key) => (at && typeof at === "object" ? (at as Record<PropertyKey, unknown>)[key] : undefined),
+      Object.fromEntries(fields),
+    );
+    return `${path || "config"}: ${issue.message}${got === undefined ? "" : ` (got ${JSON.stringify(got)})`}`;
+  });
+  throw new ConfigError(`config.json of a "${String(config.model_type)}" model: ${problems.join("; ")}`, {
+    details: { fields: result.error.issues.map((issue) => issue.path.join(".")) },
+  });
+}
+
+/** @throws ConfigError unless `heads` divides `hidden` */
+export function headSize(hidden: number, heads: number): number {
+  if (hidden % heads !== 0) {
+    throw new ConfigError(`config.json: hidden size ${hidden} is not a multiple of ${heads} attention heads`);
+  }
+  return hidden / heads;
+}

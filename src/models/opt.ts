@@ -1,0 +1,183 @@
+// OPT (Zhang et al. 2022): learned positions with an offset of 2, ReLU. The 350m model differs: LayerNorm after each
+// part, none at the end, and projections between a narrower embedding and the hidden size.
+
+import { z } from "zod";
+import type { Device } from "../core/device.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { type Architecture, attend, CausalLM, type DecoderGeometry, type DecoderInput } from "../nn/decoder.js";
+import { Embedding, Linear, Module, within } from "../nn/module.js";
+import { LayerNorm } from "../nn/norm.js";
+import type { Act } from "../ops/activation.js";
+import { add } from "../ops/add.js";
+import { advance } from "../ops/advance.js";
+import { copyInto } from "../ops/copy.js";
+import { activationName, count, headSize, readConfig } from "./_config.js";
+
+const schema = z.object({
+  vocab_size: count,
+  hidden_size: count,
+  ffn_dim: count,
+  num_hidden_layers: count.max(1024),
+  num_attention_heads: count,
+  max_position_embeddings: count,
+  word_embed_proj_dim: count.nullish(),
+  activation_function: activationName.default("relu"),
+  do_layer_norm_before: z.boolean().default(true),
+  _remove_final_layer_norm: z.boolean().default(false),
+  enable_bias: z.boolean().default(true),
+  layer_norm_elementwise_affine: z.boolean().default(true),
+  tie_word_embeddings: z.boolean().default(true),
+});
+
+type OPTConfig = z.infer<typeof schema>;
+
+const EPSILON = 1e-5;
+/** The position table begins with two entries that no token uses. */
+const POSITION_OFFSET = 2;
+
+class OPTAttention extends Module {
+  q_proj: Linear;
+  k_proj: Linear;
+  v_proj: Linear;
+  out_proj: Linear;
+  readonly layer: number;
+  readonly heads: number;
+
+  constructor(c: OPTConfig, layer: number) {
+    super();
+    const projection = (): Linear => new Linear(c.hidden_size, c.hidden_size, { bias: c.enable_bias });
+    this.q_proj = projection();
+    this.k_proj = projection();
+    this.v_proj = projection();
+    this.out_proj = projection();
+    this.layer = layer;
+    this.heads = c.num_attention_heads;
+  }
+
+  forward(x: Tensor, residual: Tensor, input: DecoderInput): Tensor {
+    const [batch = 0, steps = 0, width = 0] = x.shape;
+    const size = width / this.heads;
+    const split = (projection: Linear): Tensor => projection.forward(x).view(batch, steps, this.heads, size);
+    const [q, k, v] = [split(this.q_proj), split(this.k_proj), split(this.v_proj)]; // [B,T,H,D]
+    return this.out_proj.forward(attend(input, this.layer, q, k, v, { scale: size ** -0.5 }), { residual });
+  }
+}
+
+class OPTDecoderLayer extends Module {
+  self_attn: OPTAttention;
+  self_attn_layer_norm: LayerNorm;
+  fc1: Linear;
+  fc2: Linear;
+  final_layer_norm: LayerNorm;
+  readonly norm_before: boolean;
+  readonly act: Act;
+
+  constructor(c: OPTConfig, layer: number) {
+    super();
+    const affine = c.layer_norm_elementwise_affine;
+    this.self_attn = new OPTAttention(c, layer);
+    this.self_attn_layer_norm = new LayerNorm(c.hidden_size, EPSILON, affine);
+    this.fc1 = new Linear(c.hidden_size, c.ffn_dim, { bias: c.enable_bias });
+    this.fc2 = new Linear(c.ffn_dim, c.hidden_size, { bias: c.enable_bias });
+    this.final_layer_norm = new LayerNorm(c.hidden_size, EPSILON, affine);
+    this.norm_before = c.do_layer_norm_before;
+    this.act = c.activation_function;
+  }
+
+  forward(x: Tensor, input: DecoderInput): Tensor {
+    return within(x.device, this.path, () => {
+      const feedForward = (h: Tensor, residual: Tensor): Tensor =>
+        this.fc2.forward(this.fc1.forward(h, { act: this.act }), { residual });
+      if (this.norm_before) {
+        const h = this.self_attn.forward(this.self_attn_layer_norm.forward(x), x, input);
+        return feedForward(this.final_layer_norm.forward(h), h);
+      }
+      const h = this.self_attn_layer_norm.forward(this.self_attn.forward(x, x, input));
+      return this.final_layer_norm.forward(feedForward(h, h));
+    });
+  }
+}
+
+class OPTDecoder extends Module {
+  embed_tokens: Embedding;
+  embed_positions: Embedding;
+  project_out: Linear | undefined;
+  project_in: Linear | undefined;
+  layers: OPTDecoderLayer[];
+  final_layer_norm: LayerNorm | undefined;
+
+  constructor(c: OPTConfig) {
+    super();
+    const narrow = c.word_embed_proj_dim ?? c.hidden_size;
+    this.embed_tokens = new Embedding(c.vocab_size, narrow);
+    this.embed_positions = new Embedding(c.max_position_embeddings + POSITION_OFFSET, c.hidden_size);
+    this.project_out = narrow === c.hidden_size ? undefined : new Linear(c.hidden_size, narrow);
+    this.project_in = narrow === c.hidden_size ? undefined : new Linear(narrow, c.hidden_size);
+    this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new OPTDecoderLayer(c, layer));
+    this.final_layer_norm =
+      c.do_layer_norm_before && !c._remove_final_layer_norm
+        ? new LayerNorm(c.hidden_size, EPSILON, c.layer_norm_elementwise_affine)
+        : undefined;
+  }
+}
+
+class OPTModel extends Module {
+  decoder: OPTDecoder;
+
+  constructor(c: OPTConfig) {
+    super();
+    this.decoder = new OPTDecoder(c);
+  }
+}
+
+class OPTForCausalLM extends CausalLM {
+  model: OPTModel;
+  lm_head: Linear;
+  readonly geometry: DecoderGeometry;
+
+  constructor(c: OPTConfig) {
+    super();
+    this.model = new OPTModel(c);
+    this.lm_head = new Linear(c.word_embed_proj_dim ?? c.hidden_size, c.vocab_size);
+    if (c.tie_word_embeddings) this.lm_head.tie(this.model.decoder.embed_tokens.weight);
+    this.geometry = {
+      layers: c.num_hidden_layers,
+      heads: c.num_attention_heads,
+      groups: c.num_attention_heads,
+      head_dim: headSize(c.hidden_size, c.num_attention_heads),
+      hidden: c.hidden_size,
+      vocab: c.vocab_size,
+      max_positions: c.max_position_embeddings,
+    };
+  }
+
+  prepare(_device: Device): void {}
+
+  hidden(input: DecoderInput): Tensor {
+    return scope(() => {
+      const { decoder } = this.model;
+      const entries = Tensor.empty(input.ids.device, input.positions.shape, "i32", "positions");
+      copyInto(input.positions, entries);
+      advance(entries, POSITION_OFFSET);
+      const words = decoder.embed_tokens.forward(input.ids);
+      const wide = decoder.project_in ? decoder.project_in.forward(words) : words;
+      let h = add(wide, decoder.embed_positions.forward(entries)); // [B,T,hidden]
+      for (const layer of decoder.layers) h = scope(() => layer.forward(h, input));
+      input.cache?.advance(input.ids.shape[1]!);
+      if (decoder.final_layer_norm) h = decoder.final_layer_norm.forward(h);
+      return decoder.project_out ? decoder.project_out.forward(h) : h;
+    });
+  }
+
+  head(hidden: Tensor): Tensor {
+    return this.lm_head.forward(hidden);
+  }
+}
+
+export const opt: Architecture = {
+  model_type: "opt",
+  classes: ["OPTForCausalLM"],
+  build: (json) => new OPTForCausalLM(readConfig(json, schema)).name_tree() as OPTForCausalLM,
+  prefix: "model.",
+  ignore: [/^decoder\.version$/, /^model\.decoder\.version$/],
+};

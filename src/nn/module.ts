@@ -1,0 +1,202 @@
+// The module tree. Children and parameters are plain fields; their names are the checkpoint's names. Building a tree
+// allocates nothing: parameters know shape and dtype only, until something fills them (what `init_empty_weights` gives).
+
+import type { Device } from "../core/device.js";
+import { bytesOf } from "../core/dtype.js";
+import { OctavoError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
+import type { LinearOptions } from "../ops/linear.js";
+import type { FloatDType, MatrixShape, Weight } from "./weight.js";
+
+/** A tensor of a checkpoint that is not a matrix: norm weights, biases, position tables. */
+export class Parameter {
+  readonly shape: readonly number[];
+  #value: Tensor | undefined;
+
+  constructor(...shape: number[]) {
+    this.shape = shape;
+  }
+
+  get filled(): boolean {
+    return this.#value !== undefined;
+  }
+
+  /** @throws OctavoError while the parameter is only declared. */
+  get value(): Tensor {
+    if (!this.#value) throw notFilled(this.shape);
+    return this.#value;
+  }
+
+  fill(value: Tensor): void {
+    this.#value?.dispose();
+    this.#value = value.keep();
+  }
+
+  get nbytes(): number {
+    return this.#value?.nbytes ?? 0;
+  }
+
+  get footprint(): number {
+    return this.nbytes;
+  }
+
+  dispose(): void {
+    this.#value?.dispose();
+    this.#value = undefined;
+  }
+}
+
+/** A matrix of a checkpoint, stored in whatever scheme the loader chose. Tied modules share one of these. */
+export class Matrix {
+  readonly shape: MatrixShape;
+  /** True if the checkpoint stores it as [in, out] (GPT-2's Conv1D). */
+  readonly transposed: boolean;
+  /** True once a module multiplies with it; false for tables that are only looked up. */
+  product = false;
+  #weight: Weight | undefined;
+
+  constructor(out: number, inputs: number, transposed = false) {
+    this.shape = [out, inputs];
+    this.transposed = transposed;
+  }
+
+  get filled(): boolean {
+    return this.#weight !== undefined;
+  }
+
+  /** @throws OctavoError while the matrix is only declared. */
+  get weight(): Weight {
+    if (!this.#weight) throw notFilled(this.shape);
+    return this.#weight;
+  }
+
+  fill(weight: Weight): void {
+    this.#weight?.dispose();
+    this.#weight = weight;
+  }
+
+  get nbytes(): number {
+    return this.#weight?.nbytes ?? 0;
+  }
+
+  get footprint(): number {
+    return this.#weight?.footprint ?? 0;
+  }
+
+  dispose(): void {
+    this.#weight?.dispose();
+    this.#weight = undefined;
+  }
+}
+
+function notFilled(shape: readonly number[]): OctavoError {
+  return new OctavoError("ERR_NOT_LOADED", `a parameter of shape [${shape.join(", ")}] was used before it was loaded`, {
+    hint: "load a checkpoint into the model first",
+  });
+}
+
+export abstract class Module {
+  /** Path in the tree, set by `named`; error messages and leak reports carry it. */
+  path = "";
+
+  /** Direct children: modules in fields, and in arrays in fields ("layers.0"). */
+  *children(): Iterable<[string, Module]> {
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Module) yield [name, value];
+      else if (Array.isArray(value)) {
+        for (const [index, item] of value.entries()) if (item instanceof Module) yield [`${name}.${index}`, item];
+      }
+    }
+  }
+
+  /** This module and all below it, with their paths; the root's path is "". */
+  *named_modules(prefix = ""): Iterable<[string, Module]> {
+    yield [prefix, this];
+    for (const [name, child] of this.children()) yield* child.named_modules(prefix ? `${prefix}.${name}` : name);
+  }
+
+  /** Parameters and matrices with the checkpoint's names. A tied one appears under each of its names. */
+  *named_parameters(): Iterable<[string, Parameter | Matrix]> {
+    for (const [path, module] of this.named_modules()) {
+      for (const [name, value] of Object.entries(module)) {
+        if (value instanceof Parameter || value instanceof Matrix) yield [path ? `${path}.${name}` : name, value];
+      }
+    }
+  }
+
+  /** Each parameter once. */
+  parameters(): Set<Parameter | Matrix> {
+    return new Set([...this.named_parameters()].map(([, parameter]) => parameter));
+  }
+
+  /** Writes their paths into all modules below; called once when a tree is complete. */
+  name_tree(): this {
+    for (const [path, module] of this.named_modules()) module.path = path;
+    return this;
+  }
+
+  dispose(): void {
+    for (const parameter of this.parameters()) parameter.dispose();
+  }
+}
+
+/** y = x Wᵀ + b. */
+export class Linear extends Module {
+  weight: Matrix;
+  bias: Parameter | undefined;
+
+  constructor(inputs: number, out: number, options: { bias?: boolean; transposed?: boolean } = {}) {
+    super();
+    this.weight = new Matrix(out, inputs, options.transposed);
+    this.weight.product = true;
+    this.bias = options.bias ? new Parameter(out) : undefined;
+  }
+
+  /** Multiplies with another module's matrix instead of one of its own. */
+  tie(weight: Matrix): this {
+    weight.product = true;
+    this.weight = weight;
+    return this;
+  }
+
+  forward(x: Tensor, options: Omit<LinearOptions, "bias"> = {}): Tensor {
+    const { device } = x;
+    const before = device.enter(this.path);
+    const y = this.weight.weight.linear(x, this.bias ? { ...options, bias: this.bias.value } : options);
+    device.enter(before);
+    return y;
+  }
+}
+
+/** Rows of a table. */
+export class Embedding extends Module {
+  weight: Matrix;
+
+  constructor(entries: number, width: number) {
+    super();
+    this.weight = new Matrix(entries, width);
+  }
+
+  forward(ids: Tensor): Tensor {
+    const before = ids.device.enter(this.path);
+    const y = this.weight.weight.rows(ids);
+    ids.device.enter(before);
+    return y;
+  }
+}
+
+/** Bytes of a parameter if it were stored plainly in `dtype`: for plans made before anything is loaded. */
+export function plainBytes(parameter: Parameter | Matrix, dtype: FloatDType): number {
+  return bytesOf(
+    dtype,
+    parameter.shape.reduce((n, size) => n * size, 1),
+  );
+}
+
+/** Runs `body` with ops recorded under `path`. */
+export function within<T>(device: Device, path: string, body: () => T): T {
+  const before = device.enter(path);
+  const result = body();
+  device.enter(before);
+  return result;
+}

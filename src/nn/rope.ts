@@ -1,0 +1,94 @@
+// Inverse frequencies of rotary position embedding, with the ways of stretching them to longer texts that config.json
+// can ask for. Pure numbers; the rotation itself is an op.
+
+import { ConfigError, suggestion } from "../core/errors.js";
+
+/** What config.json says of RoPE, in the old layout (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`). */
+export interface RopeConfig {
+  readonly theta: number;
+  /** Dims of a head that rotate. */
+  readonly dim: number;
+  readonly max_positions: number;
+  readonly scaling: Readonly<Record<string, unknown>> | null;
+}
+
+export interface RopeFrequencies {
+  /** f32[dim / 2] */
+  readonly inverse: Float32Array;
+  /** Factor on cos and sin. */
+  readonly scale: number;
+}
+
+const KINDS = ["default", "linear", "llama3"];
+
+/** The scaling block and theta from either layout of config.json. */
+export function ropeFields(config: Readonly<Record<string, unknown>>): {
+  theta: number;
+  scaling: RopeConfig["scaling"];
+} {
+  const parameters = block(config.rope_parameters, "rope_parameters");
+  const scaling = block(config.rope_scaling, "rope_scaling") ?? parameters;
+  const theta = parameters?.rope_theta ?? config.rope_theta ?? 10000;
+  if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta)) {
+    throw new ConfigError(`config.json: rope_theta must be a positive number, got ${JSON.stringify(theta)}`);
+  }
+  return { theta, scaling };
+}
+
+function block(value: unknown, name: string): Readonly<Record<string, unknown>> | null {
+  if (value === undefined || value === null) return null;
+  if (typeof value !== "object" || Array.isArray(value))
+    throw new ConfigError(`config.json: ${name} must be an object`);
+  return value as Readonly<Record<string, unknown>>;
+}
+
+/**
+ * Inverse frequencies, as transformers computes them.
+ * @throws ConfigError for an unknown or incomplete `rope_scaling`
+ */
+export function ropeFrequencies({ theta, dim, scaling }: RopeConfig): RopeFrequencies {
+  const inverse = Float32Array.from({ length: dim / 2 }, (_, i) =>
+    Math.fround(1 / Math.fround(theta ** ((2 * i) / dim))),
+  );
+  const kind = String(scaling?.rope_type ?? scaling?.type ?? "default");
+  if (scaling === null || kind === "default") return { inverse, scale: 1 };
+  const number = (key: string): number => {
+    const value = scaling[key];
+    if (typeof value !== "number" || !(value > 0)) {
+      throw new ConfigError(
+        `config.json: rope_scaling of type "${kind}" needs a positive "${key}", got ${JSON.stringify(value)}`,
+      );
+    }
+    return value;
+  };
+  switch (kind) {
+    case "linear": {
+      const factor = number("factor");
+      return { inverse: inverse.map((f) => f / factor), scale: 1 };
+    }
+    case "llama3":
+      return { inverse: llama3(inverse, number), scale: 1 };
+    default: {
+      const near = suggestion(kind, KINDS);
+      throw new ConfigError(
+        `config.json: rope_scaling type "${kind}" is not supported${near ? `; did you mean "${near}"?` : ""}`,
+        { hint: `supported: ${KINDS.join(", ")}` },
+      );
+    }
+  }
+}
+
+/** Llama 3.1: long wavelengths are divided by the factor, short ones kept, those between blended. */
+function llama3(inverse: Float32Array, number: (key: string) => number): Float32Array {
+  const factor = number("factor");
+  const low = number("low_freq_factor");
+  const high = number("high_freq_factor");
+  const original = number("original_max_position_embeddings");
+  return inverse.map((f) => {
+    const wavelength = (2 * Math.PI) / f;
+    if (wavelength < original / high) return f;
+    if (wavelength > original / low) return f / factor;
+    const smooth = (original / wavelength - low) / (high - low);
+    return ((1 - smooth) * f) / factor + smooth * f;
+  });
+}

@@ -1,0 +1,138 @@
+// A Weight is a stored matrix that can be multiplied with: the one thing quantization schemes differ in. A Scheme makes
+// weights from rows that arrive a few at a time, so that nobody ever holds a matrix twice.
+
+import type { Device } from "../core/device.js";
+import type { DType } from "../core/dtype.js";
+import { Tensor } from "../core/tensor.js";
+import { copyInto } from "../ops/copy.js";
+import { embedding } from "../ops/embedding.js";
+import { type LinearOptions, linear } from "../ops/linear.js";
+import { pack, unpack } from "../ops/pack.js";
+
+/** Shape of a matrix: outputs (N) by inputs (K). */
+export type MatrixShape = readonly [outputs: number, inputs: number];
+export type FloatDType = "f32" | "f16" | "bf16";
+
+export interface Weight extends Disposable {
+  readonly shape: MatrixShape;
+  /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4". */
+  readonly scheme: string;
+  /** Bytes it takes on the device, statistics and padding included. */
+  readonly nbytes: number;
+  /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
+  readonly footprint: number;
+  /** Records `act(x · Wᵀ + bias) + residual`. */
+  linear(x: Tensor, options?: LinearOptions): Tensor;
+  /** Records a look-up of rows. */
+  rows(ids: Tensor): Tensor;
+  /** Records the matrix as contiguous rows in `dtype`. */
+  dense(dtype: FloatDType): Tensor;
+  dispose(): void;
+}
+
+/** A weight under construction: rows come in order, `finish` gives the weight. */
+export interface WeightBuilder extends Disposable {
+  /** Rows per `put` must be a multiple of this (the last one may be short). */
+  readonly granularity: number;
+  /** Records taking in `rows[n,K]` (any float dtype) as rows `at` .. `at + n`. */
+  put(rows: Tensor, at: number): void;
+  finish(): Weight;
+}
+
+/** How a matrix is to be stored. */
+export interface Scheme {
+  readonly name: string;
+  /** Bytes that a matrix takes, for plans. */
+  bytes(shape: MatrixShape): number;
+  begin(device: Device, shape: MatrixShape, label: string): WeightBuilder;
+}
+
+class DenseWeight implements Weight {
+  readonly shape: MatrixShape;
+  readonly scheme = "dense";
+  readonly #data: Tensor;
+
+  constructor(data: Tensor) {
+    this.#data = data.keep();
+    this.shape = data.shape as MatrixShape;
+  }
+
+  get nbytes(): number {
+    return this.#data.nbytes;
+  }
+
+  get footprint(): number {
+    return this.shape[0] * this.shape[1] * (this.#data.dtype === "f32" ? 4 : 2);
+  }
+
+  linear(x: Tensor, options?: LinearOptions): Tensor {
+    return linear(x, this.#data, options);
+  }
+
+  rows(ids: Tensor): Tensor {
+    return embedding(this.#data, ids);
+  }
+
+  dense(dtype: FloatDType): Tensor {
+    const rows = unpack(this.#data);
+    if (rows.dtype === dtype) return rows === this.#data ? rows.alias() : rows;
+    const wanted = Tensor.empty(rows.device, rows.shape, dtype, "dense");
+    copyInto(rows, wanted);
+    if (rows !== this.#data) rows.dispose();
+    return wanted;
+  }
+
+  dispose(): void {
+    this.#data.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * Plain floats in `dtype`. `product` says that the matrix is multiplied with (and not only looked up): it is then kept
+ * in the device's panel layout.
+ */
+export function denseScheme(dtype: FloatDType, product = true): Scheme {
+  return {
+    name: "dense",
+    bytes: ([out, inputs]) => out * inputs * (dtype === "f32" ? 4 : 2),
+    begin(device, shape, label) {
+      const [out, inputs] = shape;
+      const data = product
+        ? Tensor.panels(device, out, inputs, dtype, label).keep()
+        : Tensor.empty(device, shape, dtype, label).keep();
+      return {
+        granularity: data.panels ? PANEL_ROWS : 1,
+        put(rows, at) {
+          if (!data.panels) {
+            const part = data.narrow(0, at, rows.shape[0]!);
+            copyInto(rows, part);
+            part.dispose();
+            return;
+          }
+          if (rows.dtype === dtype) {
+            pack(rows, data, at);
+            return;
+          }
+          const converted = Tensor.empty(device, rows.shape, dtype, "convert");
+          copyInto(rows, converted);
+          pack(converted, data, at);
+          converted.dispose();
+        },
+        finish: () => new DenseWeight(data),
+        [Symbol.dispose]: () => data.dispose(),
+      };
+    },
+  };
+}
+
+/** Rows that a device may bundle in its panels: chunks that begin at multiples of this never split a panel. */
+export const PANEL_ROWS = 16;
+
+/** The dtype of a tensor that holds floats of a checkpoint. */
+export function floatDType(dtype: DType): FloatDType {
+  return dtype === "f16" || dtype === "bf16" ? dtype : "f32";
+}

@@ -1,0 +1,95 @@
+// attention: scaled dot-product attention over grouped heads, with everything that the architectures ask of it (causal,
+// window, key mask, packed segments, ALiBi, additive bias, soft cap). Kernels never hold a T x S matrix (Dao et al. 2022).
+
+import { ShapeError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
+import { Op } from "./op.js";
+
+export const attentionOp = new Op({
+  signature:
+    "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16~ v[B,G,S,E]:f32|f16|bf16~ cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32",
+  check([q, k]) {
+    const heads = q!.shape[2]!;
+    const groups = k!.shape[1]!;
+    if (groups === 0 || heads % groups !== 0) {
+      throw new ShapeError(`attention: ${heads} query heads cannot share ${groups} key heads`);
+    }
+  },
+  reference({ q, k, v, cursor, mask, segments, slopes, bias, y }, { scale, causal, window, softcap }) {
+    const [batch = 0, steps = 0, heads = 0, size = 0] = q!.shape;
+    const groups = k!.shape[1]!;
+    const keys = k!.shape[2]!;
+    const width = v!.shape[3]!;
+    const past = cursor ? cursor.data[0]! : keys - steps;
+    const total = past + steps;
+    if (past < 0 || total > keys) return `${past} + ${steps} keys do not fit ${keys}`;
+    for (let b = 0; b < batch; b++) {
+      for (let h = 0; h < heads; h++) {
+        const g = Math.floor(h / (heads / groups));
+        for (let t = 0; t < steps; t++) {
+          const i = past + t;
+          const scores = new Float64Array(total).fill(Number.NEGATIVE_INFINITY);
+          let highest = Number.NEGATIVE_INFINITY;
+          for (let j = 0; j < total; j++) {
+            if (causal && j > i) continue;
+            if (window! > 0 && j <= i - window!) continue;
+            if (mask && mask.data[b * keys + j] === 0) continue;
+            if (segments && segments.data[b * keys + j] !== segments.data[b * keys + i]) continue;
+            let dot = 0;
+            for (let d = 0; d < size; d++) {
+              dot +=
+                q!.data[((b * steps + t) * heads + h) * size + d]! * k!.data[((b * groups + g) * keys + j) * size + d]!;
+            }
+            let score = dot * scale!;
+            if (softcap! > 0) score = softcap! * Math.tanh(score / softcap!);
+            if (slopes) score += slopes.data[h]! * (j - i);
+            if (bias) score += bias.data[((b * heads + h) * steps + t) * keys + j]!;
+            scores[j] = score;
+            if (score > highest) highest = score;
+          }
+          const out = ((b * steps + t) * heads + h) * width;
+          let sum = 0;
+          const mixed = new Float64Array(width);
+          if (highest > Number.NEGATIVE_INFINITY) {
+            for (let j = 0; j < total; j++) {
+              const p = Math.exp(scores[j]! - highest);
+              if (p === 0) continue;
+              sum += p;
+              for (let e = 0; e < width; e++)
+                mixed[e] = mixed[e]! + p * v!.data[((b * groups + g) * keys + j) * width + e]!;
+            }
+          }
+          for (let e = 0; e < width; e++) y!.data[out + e] = sum > 0 ? mixed[e]! / sum : 0;
+        }
+      }
+    }
+    return undefined;
+  },
+});
+
+export interface AttentionOptions {
+  /** i32[1] on the device: tokens in the cache before these. Without it queries stand at the end of the keys. */
+  cursor?: Tensor;
+  /** u8[B,S]: 0 hides a key. */
+  mask?: Tensor;
+  /** i32[B,S]: packed sequences; a query sees keys of its own segment. */
+  segments?: Tensor;
+  /** f32[H]: ALiBi slopes; adds slope * (key position - query position). */
+  slopes?: Tensor;
+  /** f32[B,H,T,S], strides of zero allowed: added to the scores. */
+  bias?: Tensor;
+  scale: number;
+  causal?: boolean;
+  /** Keys that a query sees, itself included; 0 for all. */
+  window?: number;
+  softcap?: number;
+}
+
+/** Softmax(q kᵀ * scale + ...) v for `q[B,T,H,D]`, `k[B,G,S,D]`, `v[B,G,S,E]`: [B,T,H,E]. Rows that see nothing are zero. */
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
+  const { cursor, mask, segments, slopes, bias } = options;
+  return attentionOp.run(
+    [q, k, v, cursor, mask, segments, slopes, bias],
+    [options.scale, options.causal === false ? 0 : 1, options.window ?? 0, options.softcap ?? 0],
+  );
+}

@@ -1,0 +1,26 @@
+// copy: from any strides to any strides, with conversion between float dtypes (round half to even).
+
+import type { DType } from "../core/dtype.js";
+import { Tensor } from "../core/tensor.js";
+import { Op } from "./op.js";
+
+export const copyOp = new Op({
+  signature: "copy: x[..]:f32|f16|bf16|i32|i8|u8~ y[..]:f32|f16|bf16|i32|i8|u8~! ->",
+  reference({ x, y }) {
+    for (let i = 0; i < x!.data.length; i++) y!.data[i] = x!.data[i]!;
+    return undefined;
+  },
+});
+
+/** Copies `x` into `y` (same shape). */
+export function copyInto(x: Tensor, y: Tensor): void {
+  copyOp.run([x, y], []);
+}
+
+/** `x` as contiguous rows in `dtype`; `x` itself if it is that already. */
+export function contiguous(x: Tensor, dtype: DType = x.dtype): Tensor {
+  if (x.contiguous && x.dtype === dtype) return x;
+  const y = Tensor.empty(x.device, x.shape, dtype, "copy");
+  copyInto(x, y);
+  return y;
+}

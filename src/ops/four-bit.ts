@@ -1,0 +1,255 @@
+// 4-bit weights (Dettmers et al. 2023, "QLoRA"): NF4 and FP4 codes over blocks of the flattened matrix, with one absmax
+// per block, itself in f32 or quantized to 8 bits (double quantization). Tables and thresholds are bitsandbytes'.
+
+import type { Tensor } from "../core/tensor.js";
+import { ACT, activate } from "./activation.js";
+import type { LinearOptions } from "./linear.js";
+import { type HostTensor, Op, rowsOf } from "./op.js";
+
+const fround = Math.fround;
+
+/** Codes of the `kind` attribute. */
+export const FOUR_BIT = { nf4: 0, fp4: 1 } as const;
+export type FourBitKind = keyof typeof FOUR_BIT;
+
+/** Blocks of absmax values per block of the second quantization. */
+export const NESTED_BLOCK = 256;
+
+/** The value of each code. */
+export const FOUR_BIT_TABLES: readonly Float32Array[] = [
+  Float32Array.of(
+    -1,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1,
+  ),
+  Float32Array.of(
+    0,
+    0.0052083335,
+    0.6666667,
+    1,
+    0.33333334,
+    0.5,
+    0.16666667,
+    0.25,
+    0,
+    -0.0052083335,
+    -0.6666667,
+    -1,
+    -0.33333334,
+    -0.5,
+    -0.16666667,
+    -0.25,
+  ),
+];
+
+/** A normalised value gets the number of these that are strictly below it. */
+export const NF4_THRESHOLDS: Float32Array = Float32Array.of(
+  -0.84809637,
+  -0.6106329,
+  -0.45999527,
+  -0.33967942,
+  -0.2346074,
+  -0.13791174,
+  -0.045525018,
+  0.03979015,
+  0.12025525,
+  0.20352125,
+  0.29201376,
+  0.38931254,
+  0.50166345,
+  0.6427869,
+  0.86147845,
+);
+/** Magnitudes: the number of these strictly below |x| picks a code of FP4_CODES; negative values add 8. */
+export const FP4_THRESHOLDS: Float32Array = Float32Array.of(
+  0.00260417,
+  0.0859375,
+  0.20833333,
+  0.29166667,
+  0.4166667,
+  0.583333,
+  0.8333333,
+);
+const FP4_CODES = [0, 1, 6, 7, 4, 5, 2, 3];
+
+function encode(kind: number, x: number): number {
+  let below = 0;
+  if (kind === FOUR_BIT.nf4) {
+    for (const threshold of NF4_THRESHOLDS) if (x > threshold) below++;
+    return below;
+  }
+  const size = Math.abs(x);
+  for (const threshold of FP4_THRESHOLDS) if (size > threshold) below++;
+  return FP4_CODES[below]! + (x < 0 ? 8 : 0);
+}
+
+/** Code of element `i` of packed data: even elements are in the high nibble. */
+function codeAt(packed: ArrayLike<number>, i: number): number {
+  const byte = packed[i >>> 1]!;
+  return i & 1 ? byte & 15 : byte >>> 4;
+}
+
+function setCode(packed: HostTensor["data"], i: number, code: number): void {
+  const at = i >>> 1;
+  packed[at] = i & 1 ? (packed[at]! & 0xf0) | code : (packed[at]! & 0x0f) | (code << 4);
+}
+
+interface Statistics {
+  readonly absmax: HostTensor;
+  readonly nested?: HostTensor;
+  readonly map?: HostTensor;
+  readonly offset?: HostTensor;
+}
+
+/** The f32 absmax of block `j`, undoing double quantization if there is one. */
+function absmaxAt({ absmax, nested, map, offset }: Statistics, j: number): number {
+  const value = absmax.data[j]!;
+  if (absmax.dtype === "f32") return value;
+  const scaled = fround(map!.data[value]! * nested!.data[Math.floor(j / NESTED_BLOCK)]!);
+  return fround(scaled + offset!.data[0]!);
+}
+
+export const fourBitLinearOp = new Op({
+  signature:
+    "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 -> y[..,N]:f32",
+  reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act }) {
+    const [outputs = 0, inputs = 0] = codes!.shape;
+    const table = FOUR_BIT_TABLES[kind!]!;
+    const statistics = { absmax: absmax!, nested, map, offset };
+    for (let m = 0; m < rowsOf(x!.shape); m++) {
+      for (let n = 0; n < outputs; n++) {
+        let sum = bias ? bias.data[n]! : 0;
+        for (let k = 0; k < inputs; k++) {
+          const i = n * inputs + k;
+          const weight = fround(table[codeAt(codes!.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize!)));
+          sum += x!.data[m * inputs + k]! * weight;
+        }
+        y!.data[m * outputs + n] = activate(act!, sum) + (residual ? residual.data[m * outputs + n]! : 0);
+      }
+    }
+    return undefined;
+  },
+});
+
+/** A 4-bit matrix as the ops take it; absmax is f32, or u8 with the three parts of double quantization. */
+export interface FourBitOperands {
+  readonly codes: Tensor;
+  readonly absmax: Tensor;
+  readonly nested?: Tensor;
+  readonly map?: Tensor;
+  readonly offset?: Tensor;
+  readonly kind: FourBitKind;
+  readonly blocksize: number;
+  /** bf16 lets kernels round operands of the product to bf16 where that is faster; f32 is exact. */
+  readonly compute: "f32" | "bf16";
+}
+
+/** `act(x · dequantized(codes)ᵀ + bias) + residual`. */
+export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOptions = {}): Tensor {
+  return fourBitLinearOp.run(
+    [x, w.codes, w.absmax, w.nested, w.map, w.offset, options.bias, options.residual],
+    [FOUR_BIT[w.kind], w.blocksize, ACT[options.act ?? "none"], w.compute === "bf16" ? 1 : 0],
+  );
+}
+
+export const fourBitQuantizeOp = new Op({
+  signature: "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 ->",
+  reference({ w, codes, absmax }, { kind, blocksize, row }) {
+    const inputs = w!.shape[1]!;
+    const count = w!.data.length;
+    const start = row! * inputs;
+    if (start % blocksize! !== 0) return `row ${row} of ${inputs} columns does not begin a block of ${blocksize}`;
+    if (row! + w!.shape[0]! > codes!.shape[0]!) return `rows ${row} + ${w!.shape[0]} do not fit ${codes!.shape[0]}`;
+    for (let at = 0; at < count; at += blocksize!) {
+      const end = Math.min(at + blocksize!, count);
+      let largest = 0;
+      for (let i = at; i < end; i++) largest = Math.max(largest, Math.abs(w!.data[i]!));
+      absmax!.data[(start + at) / blocksize!] = largest;
+      const short = end - at < blocksize!;
+      const inverse = largest === 0 ? 0 : fround(1 / largest);
+      for (let i = at; i < end; i++) {
+        const exact = short && largest > 0 ? fround(w!.data[i]! / largest) : fround(w!.data[i]! * inverse);
+        setCode(codes!.data, start + i, encode(kind!, Math.min(1, Math.max(-1, exact))));
+      }
+    }
+    const end = start + count;
+    if (end % 2 === 1 && end === codes!.shape[0]! * inputs) setCode(codes!.data, end, encode(kind!, 0));
+    return undefined;
+  },
+});
+
+/** Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`. */
+export function fourBitQuantize(
+  w: Tensor,
+  codes: Tensor,
+  absmax: Tensor,
+  kind: FourBitKind,
+  blocksize: number,
+  row: number,
+): void {
+  fourBitQuantizeOp.run([w, codes, absmax], [FOUR_BIT[kind], blocksize, row]);
+}
+
+export const fourBitDequantizeOp = new Op({
+  signature:
+    "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 -> w[N,K]:f32",
+  reference({ codes, absmax, nested, map, offset, w }, { kind, blocksize }) {
+    const table = FOUR_BIT_TABLES[kind!]!;
+    const statistics = { absmax: absmax!, nested, map, offset };
+    for (let i = 0; i < w!.data.length; i++) {
+      w!.data[i] = fround(table[codeAt(codes!.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize!)));
+    }
+    return undefined;
+  },
+});
+
+/** `table[code] * absmax` in f32. */
+export function fourBitDequantize(w: Omit<FourBitOperands, "compute">): Tensor {
+  return fourBitDequantizeOp.run([w.codes, w.absmax, w.nested, w.map, w.offset], [FOUR_BIT[w.kind], w.blocksize]);
+}
+
+export const doubleQuantizeOp = new Op({
+  signature: "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8! nested[B]:f32! offset[1]:f32! ->",
+  reference({ absmax, map, codes, nested, offset }) {
+    const count = absmax!.data.length;
+    let sum = 0;
+    for (let j = 0; j < count; j++) sum += absmax!.data[j]!;
+    const mean = count === 0 ? 0 : fround(sum / count);
+    offset!.data[0] = mean;
+    const midpoints = new Float32Array(255);
+    for (let i = 0; i < 255; i++) midpoints[i] = fround(fround(map!.data[i]! + map!.data[i + 1]!) / 2);
+    for (let at = 0; at < count; at += NESTED_BLOCK) {
+      const end = Math.min(at + NESTED_BLOCK, count);
+      let largest = 0;
+      for (let j = at; j < end; j++) largest = Math.max(largest, Math.abs(fround(absmax!.data[j]! - mean)));
+      nested!.data[at / NESTED_BLOCK] = largest;
+      const inverse = largest === 0 ? 0 : fround(1 / largest);
+      for (let j = at; j < end; j++) {
+        const value = fround(fround(absmax!.data[j]! - mean) * inverse);
+        const x = Math.min(1, Math.max(-1, value));
+        let code = 0;
+        while (code < 255 && x > midpoints[code]!) code++;
+        codes!.data[j] = code;
+      }
+    }
+    return undefined;
+  },
+});
+
+/** Quantizes absmax values to 8 bits: codes u8[A], nested absmax f32[ceil(A/256)], offset (their mean) f32[1]. */
+export function doubleQuantize(absmax: Tensor, map: Tensor, codes: Tensor, nested: Tensor, offset: Tensor): void {
+  doubleQuantizeOp.run([absmax, map, codes, nested, offset], []);
+}

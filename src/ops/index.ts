@@ -1,0 +1,58 @@
+// The list of ops. A new op is one file and one line here; backends, the conformance suite and the signature check of
+// the native add-on walk this list.
+
+import { activationOp } from "./activation.js";
+import { addOp } from "./add.js";
+import { advanceOp } from "./advance.js";
+import { attentionOp } from "./attention.js";
+import { copyOp } from "./copy.js";
+import { embeddingOp } from "./embedding.js";
+import { doubleQuantizeOp, fourBitDequantizeOp, fourBitLinearOp, fourBitQuantizeOp } from "./four-bit.js";
+import { gatedOp } from "./gated.js";
+import { kvAppendOp } from "./kv-append.js";
+import { layerNormOp } from "./layer-norm.js";
+import { linearOp } from "./linear.js";
+import { llmInt8DequantizeOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
+import type { Op } from "./op.js";
+import { packOp, unpackOp } from "./pack.js";
+import { rmsNormOp } from "./rms-norm.js";
+import { ropeOp, ropeTableOp } from "./rope.js";
+import { appendTokenOp, argmaxOp, penalizeOp, sampleOp } from "./sampling.js";
+import { scaleOp } from "./scale.js";
+import { tokenLogprobsOp } from "./token-logprobs.js";
+
+export const OPS: readonly Op[] = [
+  linearOp,
+  llmInt8LinearOp,
+  fourBitLinearOp,
+  embeddingOp,
+  tokenLogprobsOp,
+  attentionOp,
+  kvAppendOp,
+  ropeTableOp,
+  ropeOp,
+  rmsNormOp,
+  layerNormOp,
+  activationOp,
+  gatedOp,
+  addOp,
+  scaleOp,
+  copyOp,
+  advanceOp,
+  argmaxOp,
+  penalizeOp,
+  sampleOp,
+  appendTokenOp,
+  llmInt8QuantizeOp,
+  llmInt8DequantizeOp,
+  fourBitQuantizeOp,
+  fourBitDequantizeOp,
+  doubleQuantizeOp,
+  packOp,
+  unpackOp,
+];
+
+/** Signature texts by op name: what a backend's kernels must have been written for. */
+export function signatures(): Map<string, string> {
+  return new Map(OPS.map((op) => [op.name, op.signature.text]));
+}

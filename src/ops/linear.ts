@@ -1,0 +1,34 @@
+// linear: y = act(x Wᵀ + bias) + residual, for float weights. Accumulates in f32 or better.
+
+import type { Tensor } from "../core/tensor.js";
+import { ACT, type Act, activate } from "./activation.js";
+import { Op, rowsOf } from "./op.js";
+
+export const linearOp = new Op({
+  signature:
+    "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; act:i32 -> y[..,N]:f32",
+  reference({ x, weight, bias, residual, y }, { act }) {
+    const [outputs = 0, inputs = 0] = weight!.shape;
+    for (let m = 0; m < rowsOf(x!.shape); m++) {
+      for (let n = 0; n < outputs; n++) {
+        let sum = bias ? bias.data[n]! : 0;
+        for (let k = 0; k < inputs; k++) sum += x!.data[m * inputs + k]! * weight!.data[n * inputs + k]!;
+        y!.data[m * outputs + n] = activate(act!, sum) + (residual ? residual.data[m * outputs + n]! : 0);
+      }
+    }
+    return undefined;
+  },
+});
+
+/** What every matrix product can do on its way out. */
+export interface LinearOptions {
+  bias?: Tensor;
+  /** Added after the activation; same shape as the result. */
+  residual?: Tensor;
+  act?: Act;
+}
+
+/** `act(x · weightᵀ + bias) + residual` for `x[..,K]`, `weight[N,K]`: [..,N]. */
+export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
+  return linearOp.run([x, weight, options.bias, options.residual], [ACT[options.act ?? "none"]]);
+}

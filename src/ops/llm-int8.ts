@@ -1,0 +1,125 @@
+// LLM.int8() (Dettmers et al. 2022): row-wise absmax codes for activations and weights, an integer product over all of
+// K, and activations at or above the threshold taken out and multiplied in high precision. Outliers are chosen per row,
+// so a row's result never depends on its batch mates. Sources: the paper's section 3, and bitsandbytes for the rounding.
+
+import type { Tensor } from "../core/tensor.js";
+import { ACT, activate } from "./activation.js";
+import type { LinearOptions } from "./linear.js";
+import { Op, rowsOf } from "./op.js";
+
+const fround = Math.fround;
+
+/** Rounds to the nearest integer, halves to even. */
+export function roundHalfEven(x: number): number {
+  const down = Math.floor(x);
+  const rest = x - down;
+  if (rest < 0.5) return down;
+  if (rest > 0.5) return down + 1;
+  return down % 2 === 0 ? down : down + 1;
+}
+
+/** Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). */
+export function quantizeRow(
+  row: ArrayLike<number>,
+  threshold: number,
+  codes: Int8Array,
+  outliers?: (k: number, x: number) => void,
+): number {
+  let scale = 0;
+  for (let k = 0; k < row.length; k++) {
+    const size = Math.abs(row[k]!);
+    if (size > scale && (threshold === 0 || size < threshold)) scale = size;
+  }
+  const inverse = scale === 0 ? 0 : fround(fround(1 / scale) * 127);
+  for (let k = 0; k < row.length; k++) {
+    const x = row[k]!;
+    if (threshold > 0 && Math.abs(x) >= threshold) {
+      codes[k] = 0;
+      outliers?.(k, x);
+    } else codes[k] = roundHalfEven(fround(x * inverse));
+  }
+  return scale;
+}
+
+export const llmInt8LinearOp = new Op({
+  signature:
+    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?! ; threshold:f32 act:i32 -> y[..,N]:f32",
+  reference({ x, codes, scb, bias, residual, seen, y }, { threshold, act }) {
+    const [outputs = 0, inputs = 0] = codes!.shape;
+    const rowCodes = new Int8Array(inputs);
+    for (let m = 0; m < rowsOf(x!.shape); m++) {
+      const row = x!.data.subarray(m * inputs, (m + 1) * inputs);
+      const outliers: [k: number, x: number][] = [];
+      const scale = quantizeRow(row, threshold!, rowCodes, (k, value) => {
+        outliers.push([k, value]);
+        if (seen) seen.data[k] = 1;
+      });
+      for (let n = 0; n < outputs; n++) {
+        let product = 0;
+        for (let k = 0; k < inputs; k++) product += rowCodes[k]! * codes!.data[n * inputs + k]!;
+        let value = (product * scale * scb!.data[n]!) / 16129;
+        for (const [k, outlier] of outliers) value += (outlier * codes!.data[n * inputs + k]! * scb!.data[n]!) / 127;
+        if (bias) value += bias.data[n]!;
+        y!.data[m * outputs + n] = activate(act!, value) + (residual ? residual.data[m * outputs + n]! : 0);
+      }
+    }
+    return undefined;
+  },
+});
+
+/**
+ * `act(x · (codes * scb / 127)ᵀ + bias) + residual` with x quantized per row to 8 bits except its outliers.
+ * `seen[K]` (u8) is marked where a column held an outlier.
+ */
+export function llmInt8Linear(
+  x: Tensor,
+  weight: { readonly codes: Tensor; readonly scb: Tensor; readonly seen?: Tensor; readonly threshold: number },
+  options: LinearOptions = {},
+): Tensor {
+  return llmInt8LinearOp.run(
+    [x, weight.codes, weight.scb, options.bias, options.residual, weight.seen],
+    [weight.threshold, ACT[options.act ?? "none"]],
+  );
+}
+
+export const llmInt8QuantizeOp = new Op({
+  signature: "llm_int8_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:i8@! scb[N]:f32! ; row:i32 ->",
+  reference({ w, codes, scb }, { row }) {
+    const [rows = 0, inputs = 0] = w!.shape;
+    const out = codes!.data as Int8Array;
+    if (row! + rows > codes!.shape[0]!) return `rows ${row} + ${rows} do not fit ${codes!.shape[0]}`;
+    for (let r = 0; r < rows; r++) {
+      const at = (row! + r) * inputs;
+      scb!.data[row! + r] = quantizeRow(
+        w!.data.subarray(r * inputs, (r + 1) * inputs),
+        0,
+        out.subarray(at, at + inputs),
+      );
+    }
+    return undefined;
+  },
+});
+
+/** Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and `scb`. */
+export function llmInt8Quantize(w: Tensor, codes: Tensor, scb: Tensor, row: number): void {
+  llmInt8QuantizeOp.run([w, codes, scb], [row]);
+}
+
+export const llmInt8DequantizeOp = new Op({
+  signature: "llm_int8_dequantize: codes[N,K]:i8@ scb[N]:f32 -> w[N,K]:f32",
+  reference({ codes, scb, w }) {
+    const [outputs = 0, inputs = 0] = codes!.shape;
+    const unit = fround(1 / 127);
+    for (let n = 0; n < outputs; n++) {
+      for (let k = 0; k < inputs; k++) {
+        w!.data[n * inputs + k] = fround(fround(codes!.data[n * inputs + k]! * scb!.data[n]!) * unit);
+      }
+    }
+    return undefined;
+  },
+});
+
+/** `codes * scb / 127` in f32. */
+export function llmInt8Dequantize(codes: Tensor, scb: Tensor): Tensor {
+  return llmInt8DequantizeOp.run([codes, scb], []);
+}

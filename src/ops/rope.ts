@@ -1,0 +1,56 @@
+// rope_table and rope: rotary position embedding (Su et al. 2021). The table is made once per forward and shared by all
+// layers; `rope` turns the first 2R dims of each head and copies the rest.
+
+import type { Tensor } from "../core/tensor.js";
+import { Op } from "./op.js";
+
+export const ropeTableOp = new Op({
+  signature: "rope_table: positions[B,T]:i32 inv_freq[R]:f32 ; scale:f32 -> table[B,T,2,R]:f32",
+  reference({ positions, inv_freq, table }, { scale }) {
+    const half = inv_freq!.data.length;
+    for (let i = 0; i < positions!.data.length; i++) {
+      for (let r = 0; r < half; r++) {
+        // The angle is rounded to f32, as the published models were trained.
+        const angle = Math.fround(positions!.data[i]! * inv_freq!.data[r]!);
+        table!.data[i * 2 * half + r] = Math.cos(angle) * scale!;
+        table!.data[i * 2 * half + half + r] = Math.sin(angle) * scale!;
+      }
+    }
+    return undefined;
+  },
+});
+
+export const ropeOp = new Op({
+  signature: "rope: x[B,T,H,D]:f32~ table[B,T,2,R]:f32 ; interleaved:i32 -> y[B,T,H,D]:f32",
+  reference({ x, table, y }, { interleaved }) {
+    const [batch = 0, steps = 0, heads = 0, size = 0] = x!.shape;
+    const half = table!.shape[3]!;
+    for (let i = 0; i < batch * steps; i++) {
+      for (let h = 0; h < heads; h++) {
+        const at = (i * heads + h) * size;
+        for (let d = 0; d < size; d++) y!.data[at + d] = x!.data[at + d]!;
+        for (let r = 0; r < half; r++) {
+          const cos = table!.data[i * 2 * half + r]!;
+          const sin = table!.data[i * 2 * half + half + r]!;
+          const first = at + (interleaved ? 2 * r : r);
+          const second = at + (interleaved ? 2 * r + 1 : r + half);
+          const a = x!.data[first]!;
+          const b = x!.data[second]!;
+          y!.data[first] = a * cos - b * sin;
+          y!.data[second] = b * cos + a * sin;
+        }
+      }
+    }
+    return undefined;
+  },
+});
+
+/** cos and sin of `positions[B,T] * inv_freq[R]`, both times `scale`: [B,T,2,R]. */
+export function ropeTable(positions: Tensor, inverseFrequencies: Tensor, scale = 1): Tensor {
+  return ropeTableOp.run([positions, inverseFrequencies], [scale]);
+}
+
+/** Rotates heads `x[B,T,H,D]` by a table; pairs are (r, r+R), or (2r, 2r+1) when interleaved. */
+export function rope(x: Tensor, table: Tensor, interleaved = false): Tensor {
+  return ropeOp.run([x, table], [interleaved ? 1 : 0]);
+}

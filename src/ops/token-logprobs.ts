@@ -1,0 +1,26 @@
+// token_logprobs: log softmax at one column per row, without the whole softmax ever leaving the device.
+
+import type { Tensor } from "../core/tensor.js";
+import { Op } from "./op.js";
+
+export const tokenLogprobsOp = new Op({
+  signature: "token_logprobs: logits[R,V]:f32 targets[R]:i32 -> y[R]:f32",
+  reference({ logits, targets, y }) {
+    const [rows = 0, vocabulary = 0] = logits!.shape;
+    for (let r = 0; r < rows; r++) {
+      const target = targets!.data[r]!;
+      if (target < 0 || target >= vocabulary) return `target ${target} is outside the vocabulary of ${vocabulary}`;
+      let highest = Number.NEGATIVE_INFINITY;
+      for (let v = 0; v < vocabulary; v++) highest = Math.max(highest, logits!.data[r * vocabulary + v]!);
+      let sum = 0;
+      for (let v = 0; v < vocabulary; v++) sum += Math.exp(logits!.data[r * vocabulary + v]! - highest);
+      y!.data[r] = logits!.data[r * vocabulary + target]! - highest - Math.log(sum);
+    }
+    return undefined;
+  },
+});
+
+/** log softmax(logits[R,V])[targets[R]]: [R], in nats. */
+export function tokenLogprobs(logits: Tensor, targets: Tensor): Tensor {
+  return tokenLogprobsOp.run([logits, targets], []);
+}

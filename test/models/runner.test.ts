@@ -1,0 +1,201 @@
+// Every architecture through the same checks against what the real libraries computed (test/fixtures/README.md):
+// logits in f32, int8 and 4 bits, padded batches, caches, greedy generation, footprints. One row of MODELS a model.
+
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Device } from "../../src/core/device.js";
+import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
+import type { PreTrainedModel } from "../../src/generate/model.js";
+import { quantizedModules } from "../../src/load/plan.js";
+import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
+import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
+
+const MODELS = ["llama", "llama-rope-llama3", "bloom", "opt", "opt-350m-like", "gpt2"];
+
+interface Tolerance {
+  max: number;
+  mean: number;
+  mean_to_fp32_range: [number, number];
+}
+interface Case {
+  input_ids: number[][];
+  attention_mask?: number[][];
+  position_ids?: number[][];
+}
+interface Expected {
+  inputs: Record<"batch" | "single" | "text", Case>;
+  tolerance_fp32: number;
+  quantized_modules: string[];
+  quantized: Record<string, { suggested_tolerance?: Record<string, Tolerance> }>;
+  memory_footprint: Record<string, { without_buffers: number }>;
+  generation: {
+    max_new_tokens: number;
+    pad_token_id: number;
+    eos_token_id: number;
+    greedy: { new_tokens: number[][]; sequences: number[][] };
+    greedy_with_eos: { eos_token_id: number; new_tokens: number[][] };
+  };
+}
+
+const QUANTIZED: Record<string, FromPretrainedOptions> = {
+  int8_t6: { load_in_8bit: true },
+  int8_t0: { quantization_config: { load_in_8bit: true, llm_int8_threshold: 0 } },
+  nf4: { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } },
+  nf4_dq: {
+    quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
+  },
+  fp4: { load_in_4bit: true },
+};
+
+for (const deviceName of DEVICES) {
+  describe.each(MODELS)(`${deviceName}: %s`, (name) => {
+    const folder = join(FIXTURES, "models", name);
+    const expected = readJson<Expected>("models", name, "expected.json");
+    const arrays = readArrays("models", name, "expected.safetensors");
+    const golden = (key: string): Golden => {
+      const array = arrays.get(key);
+      if (!array) throw new Error(`no ${key} in the fixture`);
+      return array;
+    };
+    let device: Device;
+    let model: PreTrainedModel;
+
+    beforeAll(async () => {
+      device = openTestDevice(deviceName);
+      model = await AutoModelForCausalLM.from_pretrained(folder, { device });
+    });
+    afterAll(async () => {
+      model.dispose();
+      expectNoLeaks(device);
+      await device.close();
+    });
+
+    const logitsOf = async (of: PreTrainedModel, inputs: Case): Promise<Float32Array> => {
+      const { logits } = of.forward(inputs);
+      try {
+        return await logits.readFloats();
+      } finally {
+        logits.dispose();
+      }
+    };
+    /** Differences where the mask is 1: padding is stored as zeros. */
+    const compare = (got: Float32Array, key: string, inputs: Case): { max: number; mean: number } => {
+      const want = golden(key);
+      const width = want.shape.at(-1)!;
+      const real = (inputs.attention_mask ?? inputs.input_ids.map((row) => row.map(() => 1))).flat();
+      const pick = (values: ArrayLike<number>): number[] =>
+        Array.from(values).filter((_, i) => real[Math.floor(i / width)] === 1);
+      return difference(pick(got), pick(want.values));
+    };
+
+    test.each(["single", "batch", "text"] as const)("f32 logits of %s", async (key) => {
+      const inputs = expected.inputs[key];
+      const got = await logitsOf(model, inputs);
+      if (key === "text") {
+        const { logits } = model.forward(inputs);
+        const [, steps = 0, vocab = 0] = logits.shape;
+        const rows = logits.view(steps, vocab);
+        const targets = [...inputs.input_ids[0]!.slice(1), 0];
+        const ids = (await import("../../src/core/tensor.js")).Tensor.from(device, Int32Array.from(targets), [steps]);
+        const logprobs = tokenLogprobs(rows, ids);
+        const values = (await logprobs.readFloats()).subarray(0, steps - 1);
+        for (const tensor of [logits, rows, ids, logprobs]) tensor.dispose();
+        expect(difference(values, golden("fp32.text.token_logprobs").values).max).toBeLessThan(expected.tolerance_fp32);
+        return;
+      }
+      expect(compare(got, `fp32.${key}.logits`, inputs).max).toBeLessThan(expected.tolerance_fp32);
+    });
+
+    test("position_ids given are used", async () => {
+      const inputs = expected.inputs.batch;
+      const without = await logitsOf(model, { ...inputs, position_ids: undefined });
+      const given = await logitsOf(model, inputs);
+      expect(difference(without, given).max).toBe(0);
+    });
+
+    test("greedy generation of a padded batch, and of each row alone", async () => {
+      const { greedy, max_new_tokens, pad_token_id, eos_token_id } = expected.generation;
+      const { input_ids, attention_mask } = expected.inputs.batch;
+      const options = { max_new_tokens, do_sample: false, eos_token_id, pad_token_id };
+      expect(await model.generate({ input_ids, attention_mask, ...options })).toEqual(greedy.sequences);
+      for (const [row, ids] of input_ids.entries()) {
+        const alone = ids.filter((_, t) => attention_mask![row]![t] === 1);
+        const [sequence] = await model.generate({ input_ids: [alone], ...options });
+        const added = sequence!.slice(alone.length);
+        expect(added).toEqual(greedy.new_tokens[row]!.slice(0, added.length));
+        expect(added.length === max_new_tokens || added.at(-1) === eos_token_id).toBe(true);
+      }
+    });
+
+    test("rows that end early are padded", async () => {
+      const { greedy_with_eos, max_new_tokens, pad_token_id } = expected.generation;
+      const { input_ids, attention_mask } = expected.inputs.batch;
+      const { eos_token_id } = greedy_with_eos;
+      const got = await model.generate({
+        input_ids,
+        attention_mask,
+        max_new_tokens,
+        do_sample: false,
+        eos_token_id,
+        pad_token_id,
+      });
+      expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy_with_eos.new_tokens);
+    });
+
+    test("right padding generates the same as left padding", async () => {
+      const { greedy, max_new_tokens, pad_token_id, eos_token_id } = expected.generation;
+      const { input_ids, attention_mask } = expected.inputs.batch;
+      const flip = (rows: number[][]): number[][] =>
+        rows.map((row, r) => {
+          const real = attention_mask![r]!.indexOf(1);
+          return [...row.slice(real), ...row.slice(0, real)];
+        });
+      const got = await model.generate({
+        input_ids: flip(input_ids),
+        attention_mask: flip(attention_mask!),
+        max_new_tokens,
+        do_sample: false,
+        eos_token_id,
+        pad_token_id,
+      });
+      expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy.new_tokens);
+    });
+
+    test("the same modules are quantized as in Python", () => {
+      expect(quantizedModules(model.module, null).sort()).toEqual([...expected.quantized_modules].sort());
+    });
+
+    test("footprints", async () => {
+      expect(model.get_memory_footprint()).toBe(expected.memory_footprint.fp32!.without_buffers);
+      for (const [key, options] of [
+        ["bf16", {}],
+        ["int8_rest_bf16", { load_in_8bit: true }],
+        ["nf4_rest_bf16", QUANTIZED.nf4],
+      ] as const) {
+        const other = await AutoModelForCausalLM.from_pretrained(folder, { device, dtype: "bfloat16", ...options });
+        expect(other.get_memory_footprint(), key).toBe(expected.memory_footprint[key]!.without_buffers);
+        other.dispose();
+      }
+    });
+
+    test.each(Object.keys(QUANTIZED))("%s", async (scheme) => {
+      const quantized = await AutoModelForCausalLM.from_pretrained(folder, { device, ...QUANTIZED[scheme] });
+      try {
+        const inputs = expected.inputs.single;
+        const got = await logitsOf(quantized, inputs);
+        const toGolden = compare(got, `${scheme}.single.logits`, inputs);
+        const tolerance = expected.quantized[scheme]!.suggested_tolerance?.single;
+        if (tolerance) {
+          expect(toGolden.max).toBeLessThan(tolerance.max);
+          expect(toGolden.mean).toBeLessThan(tolerance.mean);
+          const toFull = compare(got, "fp32.single.logits", inputs).mean;
+          expect(toFull).toBeGreaterThan(tolerance.mean_to_fp32_range[0]);
+          expect(toFull).toBeLessThan(tolerance.mean_to_fp32_range[1]);
+        } else expect(toGolden.max).toBeLessThan(expected.tolerance_fp32); // exact decoding, f32 products
+      } finally {
+        quantized.dispose();
+      }
+    });
+  });
+}

@@ -1,0 +1,203 @@
+// PreTrainedTokenizer: calls, batches, padding, truncation, tensors, special tokens, decoding.
+
+import fc from "fast-check";
+import { beforeEach, describe, expect, expectTypeOf, it } from "vitest";
+import { OptionError } from "../../src/core/errors.js";
+import type { BatchEncoding, Encoding, TensorEncoding } from "../../src/formats/tokenizer-api.js";
+import { PreTrainedTokenizer } from "../../src/formats/tokenizer-api.js";
+import { loadTokenizer } from "../../src/formats/tokenizer-load.js";
+import type { TokenizerSettings } from "../../src/formats/tokenizer-options.js";
+import { golden, STORYTELLER } from "./golden.js";
+
+let tokenizer: PreTrainedTokenizer;
+beforeEach(async () => {
+  tokenizer = await loadTokenizer(STORYTELLER);
+});
+
+const SETTINGS: TokenizerSettings = {
+  special: {},
+  additional_special_tokens: [],
+  padding_side: "right",
+  truncation_side: "right",
+  model_max_length: Number.POSITIVE_INFINITY,
+  clean_up_tokenization_spaces: false,
+  return_token_type_ids: false,
+  chat_template: null,
+  name_or_path: "",
+  init_kwargs: {},
+};
+const bert = () =>
+  new PreTrainedTokenizer(golden("wordpiece").tokenizer, {
+    ...SETTINGS,
+    special: { pad_token: "[PAD]", unk_token: "[UNK]", cls_token: "[CLS]", sep_token: "[SEP]" },
+    return_token_type_ids: true,
+  });
+
+describe("calling", () => {
+  it("gives flat rows for one text and nested ones for several", () => {
+    const one = tokenizer("Once upon a time");
+    const several = tokenizer(["Once upon a time"]);
+    expectTypeOf(one).toEqualTypeOf<Encoding>();
+    expectTypeOf(several).toEqualTypeOf<BatchEncoding>();
+    expect(one.input_ids.length).toBeGreaterThan(2);
+    expect(one.attention_mask).toEqual(one.input_ids.map(() => 1));
+    expect(several).toEqual({ input_ids: [one.input_ids], attention_mask: [one.attention_mask] });
+    expect(tokenizer([])).toEqual({ input_ids: [], attention_mask: [] });
+    expect(tokenizer("")).toEqual({ input_ids: [], attention_mask: [] });
+    expect(tokenizer).toBeInstanceOf(PreTrainedTokenizer);
+    expect(tokenizer.encode("Once upon a time")).toEqual(one.input_ids);
+  });
+
+  it("gives tensors that are always batched", () => {
+    const ids = tokenizer.encode("a king");
+    for (const return_tensors of [true, "pt", "np"] as const) {
+      const inputs = tokenizer("a king", { return_tensors });
+      expectTypeOf(inputs).toEqualTypeOf<TensorEncoding>();
+      expect(inputs.input_ids).toEqual({ data: Int32Array.from(ids), shape: [1, ids.length] });
+    }
+    expect(tokenizer([], { return_tensors: true }).input_ids.shape).toEqual([0, 0]);
+    expect(tokenizer("", { return_tensors: true }).input_ids.shape).toEqual([1, 0]);
+  });
+
+  it("refuses ragged tensors with the remedy", () => {
+    const ragged = () => tokenizer(["a", "a king and a queen"], { return_tensors: true });
+    expect(ragged).toThrow(OptionError);
+    expect(ragged).toThrow(/hint: padding: true/);
+    const { input_ids, attention_mask } = tokenizer(["a", "a king"], { return_tensors: true, padding: true });
+    expect(input_ids.shape).toEqual(attention_mask?.shape);
+  });
+
+  it.each([
+    [{ paddding: true }, /unknown option `paddding`; did you mean `padding`\?/],
+    [{ padding: "longst" }, /padding must be one of/],
+    [{ return_tensors: "tf" }, /return_tensors must be one of/],
+    [{ truncation: "only_third" }, /truncation must be one of/],
+    [{ max_length: 0, truncation: true }, /max_length must be a positive integer/],
+    [{ padding: true, padding_side: "top" }, /padding_side must be "left" or "right"/],
+  ])("refuses %o", (options, message) => {
+    expect(() => tokenizer("a", options as object)).toThrow(message);
+  });
+
+  it("refuses what is not text", () => {
+    expect(() => tokenizer(5 as unknown as string)).toThrow(OptionError);
+    expect(() => tokenizer([5] as unknown as string[])).toThrow(/text must be a string/);
+  });
+});
+
+describe("padding and truncation", () => {
+  const texts = ["a", "a king and a queen"];
+
+  it("pads on the side asked for", () => {
+    const [short, long] = texts.map((text) => tokenizer.encode(text)) as [number[], number[]];
+    const gap = new Array<number>(long.length - short.length);
+    const right = tokenizer(texts, { padding: true });
+    expect(right.input_ids).toEqual([[...short, ...gap.fill(0)], long]);
+    expect(right.attention_mask?.[0]).toEqual([...short.map(() => 1), ...gap.fill(0)]);
+    tokenizer.padding_side = "left";
+    const left = tokenizer(texts, { padding: "longest" });
+    expect(left.input_ids).toEqual([[...gap.fill(0), ...short], long]);
+    expect(tokenizer(texts, { padding: true, padding_side: "right" })).toEqual(right);
+    expect(() => {
+      tokenizer.padding_side = "up" as "left";
+    }).toThrow(OptionError);
+  });
+
+  it("pads to max_length, to model_max_length and to multiples", () => {
+    expect(tokenizer("a", { padding: "max_length", max_length: 7 }).input_ids).toHaveLength(7);
+    expect(tokenizer("a", { padding: "max_length" }).input_ids).toHaveLength(512);
+    expect(tokenizer("a", { padding: true, pad_to_multiple_of: 8 }).input_ids).toHaveLength(8);
+    tokenizer.model_max_length = 1e30;
+    expect(() => tokenizer("a", { padding: "max_length" })).toThrow(/needs max_length/);
+  });
+
+  it("truncates on either side, special tokens kept", () => {
+    const ids = tokenizer.encode("a king and a queen");
+    expect(tokenizer("a king and a queen", { truncation: true, max_length: 3 }).input_ids).toEqual(ids.slice(0, 3));
+    expect(tokenizer("a king and a queen", { max_length: 3 }).input_ids).toEqual(ids.slice(0, 3));
+    expect(tokenizer("a king and a queen", { max_length: 3, truncation: false }).input_ids).toEqual(ids);
+    tokenizer.truncation_side = "left";
+    expect(tokenizer("a king and a queen", { truncation: true, max_length: 3 }).input_ids).toEqual(ids.slice(-3));
+    const full = bert()("the language model").input_ids;
+    const cut = bert()("the language model", { truncation: true, max_length: 5 }).input_ids;
+    expect(cut).toEqual([...full.slice(0, 4), full.at(-1)]);
+    expect(() => bert()("the", { truncation: true, max_length: 1 })).toThrow(/2 special tokens/);
+  });
+
+  it("frames pairs and tells them apart", () => {
+    const tok = bert();
+    const [a, b] = [
+      tok.encode("the", { add_special_tokens: false }),
+      tok.encode("model", { add_special_tokens: false }),
+    ];
+    const [cls, sep] = [tok.cls_token_id, tok.sep_token_id];
+    const both = tok("the", { text_pair: "model" });
+    expect(both.input_ids).toEqual([cls, ...a, sep, ...b, sep]);
+    expect(both.token_type_ids).toEqual([0, ...a.map(() => 0), 0, ...b.map(() => 1), 1]);
+    expect(tok("the model and", { text_pair: "the model", truncation: true, max_length: 5 }).input_ids).toHaveLength(5);
+    expect(() => tok(["the"], { text_pair: ["a", "b"] })).toThrow(/text_pair must match/);
+  });
+
+  it("asks for a pad token where there is none", () => {
+    tokenizer.pad_token = null;
+    expect(() => tokenizer(["a"], { padding: true })).toThrow(/hint: tokenizer.pad_token = tokenizer.eos_token/);
+    tokenizer.pad_token = tokenizer.eos_token;
+    expect(tokenizer.pad_token_id).toBe(0);
+    expect(() => {
+      tokenizer.pad_token = "<|endoftxt|>";
+    }).toThrow(/did you mean <\|endoftext\|>/);
+  });
+});
+
+describe("tokens and text", () => {
+  it("knows its vocabulary", () => {
+    expect(tokenizer.vocab_size).toBe(4096);
+    expect(tokenizer.size).toBe(4096);
+    expect([tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token]).toEqual([
+      "<|endoftext|>",
+      "<|endoftext|>",
+      null,
+    ]);
+    expect(tokenizer.all_special_ids).toEqual([0]);
+    expect(tokenizer.model_max_length).toBe(512);
+    const tokens = tokenizer.tokenize("a king");
+    expect(tokens).toEqual(["a", "Ġking"]);
+    expect(tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(tokens) as number[])).toEqual(tokens);
+    expect(tokenizer.convert_tokens_to_ids("no such token")).toBeNull();
+    expect(() => tokenizer.convert_ids_to_tokens(5000)).toThrow(OptionError);
+  });
+
+  it("decodes single ids, lists, tensors and nothing", () => {
+    const { input_ids } = tokenizer(["a king", "a queen"], { padding: true, return_tensors: true });
+    expect(tokenizer.batch_decode(input_ids, { skip_special_tokens: true })).toEqual(["a king", "a queen"]);
+    expect(tokenizer.decode([])).toBe("");
+    expect(tokenizer.decode([0], { skip_special_tokens: true })).toBe("");
+    expect(tokenizer.decode(0)).toBe("<|endoftext|>");
+    expect(tokenizer.decode([0n, 5000, -1])).toBe("<|endoftext|>");
+    expect(() => tokenizer.decode([[1]] as unknown as number[])).toThrow(/batch_decode/);
+    expect(() => tokenizer.decode([1.5])).toThrow(OptionError);
+    expect(() => tokenizer.decode([1], { skip_special: true } as object)).toThrow(/did you mean|known options/);
+    expect(tokenizer.decode(tokenizer.encode("a , b ."), { clean_up_tokenization_spaces: true })).toBe("a, b.");
+  });
+
+  it("reads special tokens in untrusted text as plain text when asked", () => {
+    const text = "a<|endoftext|>b";
+    expect(tokenizer.encode(text)).toContain(0);
+    const plain = tokenizer.encode(text, { split_special_tokens: true });
+    expect(plain).not.toContain(0);
+    expect(tokenizer.decode(plain)).toBe(text);
+    expect(tokenizer.encode("<|endoftext|>", { split_special_tokens: true }).length).toBeGreaterThan(1);
+  });
+
+  it("gives any text back (byte-level)", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 60 }), (text) => {
+        expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  it("replaces lone surrogates", () => {
+    expect(tokenizer.decode(tokenizer.encode("a\ud800b\udc00"))).toBe("a\ufffdb\ufffd");
+  });
+});

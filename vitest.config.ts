@@ -1,0 +1,12 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    pool: "forks",
+    // Two cores: kernels bring their own threads.
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    reporters: ["default", "./test/support/reporter.ts"],
+  },
+});

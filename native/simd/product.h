@@ -49,7 +49,7 @@ struct TileSize {
   int rows;
 };
 OCTAVO_INLINE TileSize tile_size(int64_t m) {
-  const int64_t tiles = ceil_div(m, kTileRows);
+  const int64_t tiles = m > 0 ? ceil_div(m, kTileRows) : 1;
   return {tiles, tile_rows(ceil_div(m, tiles))};
 }
 

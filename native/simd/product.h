@@ -70,7 +70,7 @@ Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights
   p.tiles = ceil_div(m, p.rows);
   p.panels = Dot::kMatrix ? 2 : tile_panels(p.rows);
   p.slab = at_most(p.tiles, kSlabRows / p.rows);
-  p.block = at_most(p.slab, kBlockRows / p.rows);
+  p.block = at_most(p.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / p.rows);
   p.total_panels = ceil_div(n, kPanelRows);
   p.groups = ceil_div(p.total_panels, p.panels);
   p.steps = weights.steps;
@@ -160,7 +160,21 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
           if constexpr (Dot::kScaled) {
             if (plan.tiles == 1 && group + 1 < plan.groups) weights.ahead((group + 1) * plan.panels, plan.panels, a);
           }
+          // While these weights meet one tile after another, the next ones come from memory.
+          const bool more = weights.in_place && last_tile - first_tile > 1;
+          const bool same_step = group + 1 < last_group;
+          const int64_t next_step = same_step ? step : step + plan.run < plan.steps ? step + plan.run : 0;
+          const int64_t next_group = same_step ? group + 1 : next_step > 0 ? first_group : last_group;
+          const char* next = more && next_group < plan.groups
+                                 ? weights.fetch(next_group * plan.panels, next_step, 0, nullptr)
+                                 : nullptr;
+          const int64_t piece = align64(count * kStepBytes / (last_tile - first_tile));
           for (int64_t t = first_tile; t < last_tile; t++) {
+            if (next)
+              for (int p = 0; p < plan.panels; p++) {
+                const char* from = next + p * plan.steps * kStepBytes + (t - first_tile) * piece;
+                for (int64_t at = 0; at < piece; at += 64) __builtin_prefetch(from + at, 0, 2);
+              }
             a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * plan.rows;
             a.c = sums_of(group, t);
             fn(a);

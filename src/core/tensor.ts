@@ -159,7 +159,8 @@ export class Tensor implements Disposable {
     const strides = this.strides ?? rowStrides(this.shape);
     const shape = this.shape.slice();
     shape[at] = length;
-    const offset = this.offset + bytesOf(this.dtype, start * strides[at]!);
+    // An empty part begins nowhere: its offset could lie behind the end of the buffer.
+    const offset = this.offset + (elements(shape) === 0 ? 0 : bytesOf(this.dtype, start * strides[at]!));
     return this.#share(shape, packed(shape, strides), offset);
   }
 

@@ -5,9 +5,18 @@
 // values copied, both in f32, and every strip of up to kStrip rows then takes scores, online softmax and values while
 // the block stays in the first-level cache. When there are too few tasks for a large machine, the context is cut into
 // pieces whose size depends on the shapes alone, and the pieces are merged by their maxima and sums.
+//
+// isa: portable avx2 avx512 amx
 #include "../parallel.h"
 #include "../registry.h"
 #include "attention_vec.h"
+
+#if defined(__AMX_BF16__) || defined(OCTAVO_AMX_EMULATED)
+#define OCTAVO_TILES 1
+#include "attention_amx.h"
+#else
+#define OCTAVO_TILES 0
+#endif
 
 namespace octavo::OCTAVO_ISA {
 namespace {
@@ -21,6 +30,8 @@ constexpr int kStrip = 8;
 #else
 constexpr int kStrip = 4;
 #endif
+constexpr int kMostRows = OCTAVO_TILES ? 16 : kStrip;  // rows of any strip
+constexpr int kParts3 = OCTAVO_TILES ? 3 : 2;     // halves of a number's room: three bf16 with tiles, else one f32
 constexpr int kPanel = 2 * kW;                     // columns of a register tile
 constexpr int kKeys = 64;                          // keys per block
 constexpr int kRows = 128 / kStrip * kStrip;       // rows per task
@@ -37,6 +48,8 @@ struct Job {
   float* y;
   int64_t B, T, H, G, R, S, D, E;
   int64_t Ew;  // E rounded up to whole vectors
+  int64_t Dw;  // room for a query or key: D, or with tiles D in three bf16 parts and whole tiles
+  bool tiles;
   int64_t past, total;
   float scale, softcap;
   int64_t window;  // 0: none
@@ -62,29 +75,36 @@ struct Job {
 
 // What one worker has at hand.
 struct Bench {
-  float *q, *acc, *top, *sum, *k, *v, *s;
+  float *q, *acc, *top, *sum, *k, *v, *s, *p;
   int32_t *keep, *seg;
 };
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-size_t bench_floats(const Job& j) {
-  return (size_t)(round_up(kRows * j.D, 16) + kRows * j.Ew + kRows + kRows * kW + round_up(kKeys * j.D, 16) +
-                  kKeys * j.Ew + kStrip * kKeys + 2 * kKeys + 16);
+// All of whole cache lines.
+Bench lay_out(const Job& j, char* base, size_t* bytes) {
+  float* at = (float*)base;
+  const auto take = [&](int64_t floats) {
+    float* p = at;
+    at += round_up(floats, 16);
+    return p;
+  };
+  Bench b;
+  b.q = take(kRows * j.Dw);
+  b.acc = take((kRows + (OCTAVO_TILES ? kMostRows : 0)) * j.Ew);
+  b.k = take(kKeys * j.Dw);
+  b.v = take(kKeys * j.Ew * kParts3 / 2);
+  b.sum = take(kRows * kW);
+  b.s = take(kMostRows * kKeys);
+  b.p = OCTAVO_TILES ? take(kMostRows * kKeys * kParts3 / 2) : nullptr;
+  b.keep = (int32_t*)take(kKeys);
+  b.seg = (int32_t*)take(kKeys);
+  b.top = take(kRows);
+  if (bytes != nullptr) *bytes = (size_t)((char*)at - base);
+  return b;
 }
 Bench bench_at(const Job& j, int worker) {
-  float* p = (float*)(j.scratch + (size_t)worker * j.worker_bytes);
-  Bench b;
-  b.q = p;
-  b.acc = b.q + round_up(kRows * j.D, 16);
-  b.k = b.acc + kRows * j.Ew;
-  b.v = b.k + round_up(kKeys * j.D, 16);
-  b.sum = b.v + kKeys * j.Ew;
-  b.s = b.sum + kRows * kW;
-  b.keep = (int32_t*)(b.s + kStrip * kKeys);
-  b.seg = b.keep + kKeys;
-  b.top = (float*)(b.seg + kKeys);
-  return b;
+  return lay_out(j, j.scratch + (size_t)worker * j.worker_bytes, nullptr);
 }
 
 // c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kW.
@@ -244,6 +264,41 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
   }
 }
 
+// Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by.
+void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* alpha) {
+  const Job& job = *m.job;
+  if (job.general || m.partial)
+    for (int r = 0; r < rows; r++) adjust_row(m, m.row + r, w.s + r * kKeys);
+
+  const int count = (int)round_up(m.nk, kW);
+  float top[kMostRows];
+  for (int r = 0; r < rows; r++) {
+    const float* s = w.s + r * kKeys;
+    VF best = vload(s);
+    for (int j = kW; j < count; j += kW) {
+      const VF x = vload(s + j);
+      best = best > x ? best : x;
+    }
+    const float x = vhighest(best), old = w.top[local + r];
+    const float now = x > old ? x : old;
+    w.top[local + r] = now;
+    top[r] = now == -INFINITY ? 0.0f : now;
+    alpha[r] = old - top[r];
+  }
+  for (int r = 0; r < rows; r += kW) vstore(alpha + r, vexp_down(vload(alpha + r)));
+  for (int r = 0; r < rows; r++) {
+    float* s = w.s + r * kKeys;
+    const VF high = vset(top[r]);
+    VF sum = vload(w.sum + (local + r) * kW) * alpha[r];
+    for (int j = 0; j < count; j += kW) {
+      const VF p = vexp_down(vload(s + j) - high);
+      vstore(s + j, p);
+      sum += p;
+    }
+    vstore(w.sum + (local + r) * kW, sum);
+  }
+}
+
 template <int MR, bool kFetch>
 void strip(const Meeting& m, const Bench& w, int64_t local) {
   const Job& job = *m.job;
@@ -257,36 +312,8 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
     else
       tile<MR, 1, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
   }
-  if (job.general || m.partial)
-    for (int r = 0; r < MR; r++) adjust_row(m, m.row + r, w.s + r * kKeys);
-
-  const int count = (int)round_up(m.nk, kW);
-  float top[kStrip + kW] = {}, alpha[kStrip + kW] = {};
-  for (int r = 0; r < MR; r++) {
-    const float* s = w.s + r * kKeys;
-    VF best = vload(s);
-    for (int j = kW; j < count; j += kW) {
-      const VF x = vload(s + j);
-      best = best > x ? best : x;
-    }
-    const float x = vhighest(best), old = w.top[local + r];
-    const float now = x > old ? x : old;
-    w.top[local + r] = now;
-    top[r] = now == -INFINITY ? 0.0f : now;
-    alpha[r] = old - top[r];
-  }
-  for (int r = 0; r < MR; r += kW) vstore(alpha + r, vexp_down(vload(alpha + r)));
-  for (int r = 0; r < MR; r++) {
-    float* s = w.s + r * kKeys;
-    const VF high = vset(top[r]);
-    VF sum = vload(w.sum + (local + r) * kW) * alpha[r];
-    for (int j = 0; j < count; j += kW) {
-      const VF p = vexp_down(vload(s + j) - high);
-      vstore(s + j, p);
-      sum += p;
-    }
-    vstore(w.sum + (local + r) * kW, sum);
-  }
+  float alpha[kMostRows + kW] = {};
+  soften(m, w, local, MR, alpha);
   for (int64_t e = 0; e < job.Ew; e += kPanel) {
     const float* v = w.v + e * kKeys;
     float* c = w.acc + local * job.Ew + e;
@@ -297,6 +324,34 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
       tile<MR, 1, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
   }
 }
+
+#if OCTAVO_TILES
+void tile_strip(const Meeting& m, const Bench& w, int64_t local, int rows) {
+  const Job& job = *m.job;
+  const int count = (int)round_up(m.nk, kW);
+  const VU *q = (const VU*)(w.q + local * job.Dw), *k = (const VU*)w.k, *v = (const VU*)w.v;
+  switch (job.k.dtype) {
+    case DType::f16: scores_tiles<kParts<StoredF16>>(q, k, job.D, count, kKeys, w.s); break;
+    case DType::bf16: scores_tiles<kParts<StoredBF16>>(q, k, job.D, count, kKeys, w.s); break;
+    default: scores_tiles<kParts<StoredF32>>(q, k, job.D, count, kKeys, w.s);
+  }
+  float alpha[kMostRows + kW] = {};
+  soften(m, w, local, rows, alpha);
+  VU* p = (VU*)w.p;
+  split_probabilities(w.s, rows, count, kKeys, p);
+  float* acc = w.acc + local * job.Ew;
+  for (int r = 0; r < rows; r++) {
+    if (alpha[r] == 1) continue;
+    for (int64_t e = 0; e < job.Ew; e += kW) vstore(acc + r * job.Ew + e, vload(acc + r * job.Ew + e) * alpha[r]);
+  }
+  const int keys = (int)round_up(count, 32);
+  switch (job.v.dtype) {
+    case DType::f16: values_tiles<kParts<StoredF16>>(p, v, job.Ew, keys, kKeys, acc); break;
+    case DType::bf16: values_tiles<kParts<StoredBF16>>(p, v, job.Ew, keys, kKeys, acc); break;
+    default: values_tiles<kParts<StoredF32>>(p, v, job.Ew, keys, kKeys, acc);
+  }
+}
+#endif
 
 template <bool kFetch>
 void any_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
@@ -322,6 +377,22 @@ void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0
   const int64_t ko = b * job.k.stride[0] + g * job.k.stride[1] + j0 * job.k.stride[2];
   const int64_t vo = b * job.v.stride[0] + g * job.v.stride[1] + j0 * job.v.stride[2];
   const int64_t ks = job.k.stride[2], vs = job.v.stride[2];
+#if OCTAVO_TILES
+  if (job.tiles) {
+    VU *k = (VU*)w.k, *v = (VU*)w.v;
+    switch (job.k.dtype) {
+      case DType::f16: pack_keys_tiles<StoredF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, kKeys, fetch_k, k); break;
+      case DType::bf16: pack_keys_tiles<StoredBF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, kKeys, fetch_k, k); break;
+      default: pack_keys_tiles<StoredF32>(job.k.as<float>() + ko, ks, n, job.D, kKeys, fetch_k, k);
+    }
+    switch (job.v.dtype) {
+      case DType::f16: pack_values_tiles<StoredF16>(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, kKeys, fetch_v, v); break;
+      case DType::bf16: pack_values_tiles<StoredBF16>(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, kKeys, fetch_v, v); break;
+      default: pack_values_tiles<StoredF32>(job.v.as<float>() + vo, vs, n, job.E, keep, kKeys, fetch_v, v);
+    }
+    return;
+  }
+#endif
   switch (job.k.dtype) {
     case DType::f16: pack_keys<StoredF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, fetch_k, w.k); break;
     case DType::bf16: pack_keys<StoredBF16>(job.k.as<uint16_t>() + ko, ks, n, job.D, fetch_k, w.k); break;
@@ -337,8 +408,10 @@ void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0
 // The rows of a block are dealt to strips as evenly as can be.
 struct Strips {
   int64_t rows, count;
-  explicit Strips(int64_t n) : rows(n), count((n + kStrip - 1) / kStrip) {}
-  int64_t start(int64_t s) const { return s * rows / count; }
+  bool tiles;  // whole tiles then, but for the last
+  Strips(int64_t n, bool with_tiles)
+      : rows(n), count((n + (with_tiles ? 16 : kStrip) - 1) / (with_tiles ? 16 : kStrip)), tiles(with_tiles) {}
+  int64_t start(int64_t s) const { return s == count ? rows : tiles ? s * 16 : s * rows / count; }
 };
 
 void attend(const Job& job, int64_t index, int worker) {
@@ -350,11 +423,23 @@ void attend(const Job& job, int64_t index, int worker) {
   const int64_t row0 = block * kRows;
   const int64_t rows = job.rows - row0 < kRows ? job.rows - row0 : kRows;
   const int64_t t0 = row0 / job.R, t1 = (row0 + rows - 1) / job.R;
-  const Strips strips(rows);
+  const Strips strips(rows, job.tiles);
 
   // Queries, scaled, each strip turned to [D][rows of the strip].
   for (int64_t s = 0; s < strips.count; s++) {
     const int64_t from = strips.start(s), n = strips.start(s + 1) - from;
+#if OCTAVO_TILES
+    if (job.tiles) {
+      const float* row[16];
+      for (int64_t r = 0; r < n; r++) {
+        const int64_t at = row0 + from + r;
+        row[r] = job.q.as<float>() + b * job.q.stride[0] + at / job.R * job.q.stride[1] +
+                 (g * job.R + at % job.R) * job.q.stride[2];
+      }
+      pack_queries_tiles(row, (int)n, job.scale, job.D, (VU*)(w.q + from * job.Dw));
+      continue;
+    }
+#endif
     for (int64_t r = 0; r < n; r++) {
       const int64_t row = row0 + from + r;
       const float* q = job.q.as<float>() + b * job.q.stride[0] + row / job.R * job.q.stride[1] +
@@ -363,7 +448,8 @@ void attend(const Job& job, int64_t index, int worker) {
       for (int64_t d = 0; d < job.D; d++) to[d * n] = q[d] * job.scale;
     }
   }
-  for (int64_t i = 0; i < rows * job.Ew; i += kW) vstore(w.acc + i, VF{});
+  const int64_t zeros = (OCTAVO_TILES ? round_up(rows, 16) : rows) * job.Ew;
+  for (int64_t i = 0; i < zeros; i += kW) vstore(w.acc + i, VF{});
   for (int64_t r = 0; r < rows; r++) {
     w.top[r] = -INFINITY;
     vstore(w.sum + r * kW, VF{});
@@ -385,7 +471,7 @@ void attend(const Job& job, int64_t index, int worker) {
   // With few rows memory is what takes time, so the next block comes in while this one is worked on; with many rows a
   // request per row while a block is packed does.
   const int64_t size_k = job.k.dtype == DType::f32 ? 4 : 2, size_v = job.v.dtype == DType::f32 ? 4 : 2;
-  const bool fetch_k = strips.count <= 2 && job.k.stride[2] == job.D, fetch_v = strips.count <= 2 && job.v.stride[2] == job.E;
+  const bool fetch_k = !job.tiles && strips.count <= 2 && job.k.stride[2] == job.D, fetch_v = !job.tiles && strips.count <= 2 && job.v.stride[2] == job.E;
 
   int64_t from = job.first + piece * job.piece, to = job.pieces > 1 ? from + job.piece : job.total;
   if (to > job.high(t1)) to = job.high(t1);
@@ -441,6 +527,12 @@ void attend(const Job& job, int64_t index, int worker) {
       m.partial = partial || m.nk % kW != 0 || job.high(ta) < end || job.low(tb) > j0;
       m.keep = keep;
       m.seg = seg;
+#if OCTAVO_TILES
+      if (job.tiles) {
+        tile_strip(m, w, at, count);
+        continue;
+      }
+#endif
       if (s == 0 && (fetch_k || fetch_v)) {
         m.ahead_k = fetch_k ? job.k.data + size_k * (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
         m.ahead_v = fetch_v ? job.v.data + size_v * (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
@@ -535,6 +627,8 @@ const char* attention(const Call& call) {
   job.R = job.H / job.G;
   job.Ew = round_up(job.E, kW);
   job.rows = job.T * job.R;
+  job.Dw = OCTAVO_TILES ? round_up(job.D, 32) * kParts3 / 2 : job.D;
+  job.tiles = OCTAVO_TILES && job.rows >= 16;
   if (job.B == 0 || job.rows == 0 || job.E == 0) return nullptr;
   job.blocks = (job.rows + kRows - 1) / kRows;
   job.first = job.low(0) / kKeys * kKeys;
@@ -547,13 +641,19 @@ const char* attention(const Call& call) {
     job.pieces = (span + job.piece - 1) / job.piece;
   }
   const int workers = call.pool != nullptr ? call.pool->threads() : 1;
-  job.worker_bytes = (size_t)round_up((int64_t)(bench_floats(job) * sizeof(float)), 64);
+  lay_out(job, nullptr, &job.worker_bytes);
   const size_t partial = job.pieces > 1 ? (size_t)(job.B * job.G * job.pieces * job.rows * (job.Ew + 2)) : 0;
   job.scratch = call.need(job.worker_bytes * (size_t)workers + partial * sizeof(float));
   if (job.scratch == nullptr) return "out of memory for the scratch of attention";
   job.partial = (float*)(job.scratch + job.worker_bytes * (size_t)workers);
   parallel(call, tasks * job.pieces, 1, [&](int64_t begin, int64_t end, int worker) {
+#if OCTAVO_TILES
+    if (job.tiles) tiles_begin();
+#endif
     for (int64_t i = begin; i < end; i++) attend(job, i, worker);
+#if OCTAVO_TILES
+    if (job.tiles) tiles_end();
+#endif
   });
   if (job.pieces > 1)
     parallel(call, (job.B * job.G * job.rows + kMergeRows - 1) / kMergeRows, 1, [&](int64_t begin, int64_t end, int worker) {

@@ -40,21 +40,17 @@ struct Finish {
     const int64_t count = *tile.outliers;
     if (weights.in_place) {
       for (int p = 0; p < plan.panels; p++) w[p] = p < panels ? weights.fetch(panel + p, 0, 0, nullptr) : w[p - 1];
-      columns(w, tile.column, count, false, tile.value, to);
+      columns(w, tile.column, count, false, true, tile.value, to);
       return;
     }
-    alignas(64) char part[kTileRows * kMaxPanels * kStepBytes];
     alignas(64) char steps[kMaxPanels][kGathered * kStepBytes];
-    const int64_t vectors = plan.rows * plan.panels;
-    std::memset(to, 0, (size_t)(vectors * kStepBytes));
     for (int64_t u = 0; u < count; u += kGathered) {
       const int64_t some = at_most(kGathered, count - u);
       for (int p = 0; p < plan.panels; p++) {
         if (p < panels) gather(panel + p, tile.column + u, some, steps[p]);
         w[p] = steps[p < panels ? p : 0];
       }
-      columns(w, tile.column + u, some, true, tile.value + u * plan.rows, part);
-      for (int64_t i = 0; i < vectors * kLanes; i++) ((float*)to)[i] += ((const float*)part)[i];
+      columns(w, tile.column + u, some, true, u == 0, tile.value + u * plan.rows, to);
     }
   }
 

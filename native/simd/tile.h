@@ -108,11 +108,13 @@ void tile(const TileArgs& a) {
 // Only some columns of 8-bit panels, times f32: the outliers of LLM.int8(). Column `column[u]` is a byte of step
 // column[u] / 4, or of step u if the steps were gathered.
 template <int kRows>
-void tile_columns(const char* const* w, const int32_t* column, int64_t count, bool gathered, const float* x, char* c) {
+void tile_columns(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first, const float* x,
+                  char* c) {
   constexpr int kPanels = tile_panels(kRows);
   WideF acc[kRows][kPanels];
   OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
-      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) acc[r][p] = WideF{};
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+          acc[r][p] = first ? WideF{} : load_wide<WideF>(c + (r * kPanels + p) * kStepBytes);
   for (int64_t u = 0; u < count; u++) {
     const int32_t k = column[u];
     const int64_t step = gathered ? u : k >> 2;
@@ -133,8 +135,8 @@ void tile_columns(const char* const* w, const int32_t* column, int64_t count, bo
   OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) store_wide(c + (r * kPanels + p) * kStepBytes, acc[r][p]);
 }
-using ColumnsFn = void (*)(const char* const* w, const int32_t* column, int64_t count, bool gathered, const float* x,
-                           char* c);
+using ColumnsFn = void (*)(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first,
+                           const float* x, char* c);
 
 // f<rows> for a number of rows known at run time (one that tile_rows gives).
 template <template <int> class F>

@@ -11,6 +11,12 @@
 #include <string>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "../call.h"
 #include "../pool.h"
 #include "../registry.h"
@@ -24,6 +30,8 @@ ISA(portable)
 #if defined(__x86_64__)
 ISA(avx2)
 ISA(avx512)
+ISA(amx_emulated)
+ISA(amx)
 #endif
 
 namespace octavo {
@@ -44,6 +52,17 @@ struct Isa {
   KernelFn attention, append;
   int lanes;
 };
+static bool emulated = true;
+#if defined(__x86_64__)
+// Permission for tile data, once per process; false where there are no tiles.
+static bool has_amx() {
+  static const bool yes = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  }();
+  return yes;
+}
+#endif
 static std::vector<Isa> isas() {
   std::vector<Isa> all;
 #define ADD(ns, lanes) all.push_back({#ns, ns::attention_kernels[0].run, ns::attention_append_kernels[0].run, lanes});
@@ -53,6 +72,10 @@ static std::vector<Isa> isas() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl")) {
     ADD(avx512, 16)
+    if (__builtin_cpu_supports("avx512bf16")) {
+      if (emulated) { ADD(amx_emulated, 16) }
+      if (has_amx()) { ADD(amx, 16) }
+    }
   }
 #endif
   return all;
@@ -582,6 +605,7 @@ static void golden(const char* path, std::vector<Pool*>& pools) {
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "test";
   if (mode == "bench") {
+    emulated = false;
     bench(argc > 2 ? argv[2] : nullptr, argc > 3 ? argv[3] : "");
     return 0;
   }

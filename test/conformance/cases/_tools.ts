@@ -48,7 +48,14 @@ export interface Way {
  * Bound of `act(x · wᵀ + bias) + residual`: the sum of the magnitudes of all products of an element, times `units`.
  * `w` holds rows of K numbers.
  */
-export function productBound(x: ArrayLike<number>, w: ArrayLike<number>, K: number, N: number, units: number, way: Way) {
+export function productBound(
+  x: ArrayLike<number>,
+  w: ArrayLike<number>,
+  K: number,
+  N: number,
+  units: number,
+  way: Way,
+) {
   return (want: ArrayLike<number>): Bound =>
     (i) => {
       const m = Math.floor(i / N);

@@ -61,7 +61,9 @@ function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: 
 function biasOf(kind: NonNullable<Options["bias"]>, dims: readonly number[], seed: number): Operand {
   const [B = 0, H = 0, T = 0, S = 0] = dims;
   const shape = kind === "full" ? [B, H, T, S] : kind === "head" ? [1, H, 1, S] : [B, 1, T, S];
-  return operand(shape, normals(seed, product(shape)), "f32", { view: kind === "full" ? [] : [["expand", B, H, T, S]] });
+  return operand(shape, normals(seed, product(shape)), "f32", {
+    view: kind === "full" ? [] : [["expand", B, H, T, S]],
+  });
 }
 
 function attentionCase(seed: number, o: Options = {}, fails = false): Case {

@@ -45,7 +45,13 @@ const LAYOUTS: readonly Layout[] = ["rows", "narrow", "permute", "expand"];
 /** A [a, b, K] operand stored in another layout whose last dim stays contiguous. */
 function laidOut(layout: Layout, [a, b, K]: readonly [number, number, number], make: (count: number) => Float32Array) {
   const stored: readonly number[] =
-    layout === "narrow" ? [a, b + 1, K + 5] : layout === "permute" ? [b, a, K] : layout === "expand" ? [1, b, K] : [a, b, K];
+    layout === "narrow"
+      ? [a, b + 1, K + 5]
+      : layout === "permute"
+        ? [b, a, K]
+        : layout === "expand"
+          ? [1, b, K]
+          : [a, b, K];
   const views: Record<Layout, ViewStep[]> = {
     rows: [],
     narrow: [
@@ -141,13 +147,31 @@ function values(dtype: DType, seed: number, count: number): HostArray {
   if (dtype === "i8") return Int8Array.from(integers(seed, count, -128, 127));
   if (dtype === "u8") return bytes(seed, count);
   // Large, small, subnormal in f16, halfway between two f16 or bf16 numbers.
-  const special = [65504, 65520, 1e6, 2 ** -24, 2 ** -25, 3 * 2 ** -25, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 1 + 2 ** -8, -0, 1e-40];
+  const special = [
+    65504,
+    65520,
+    1e6,
+    2 ** -24,
+    2 ** -25,
+    3 * 2 ** -25,
+    1 + 2 ** -11,
+    1 + 3 * 2 ** -11,
+    1 + 2 ** -8,
+    -0,
+    1e-40,
+  ];
   return normals(seed, count).map((x, i) => (i % 7 === 3 ? (special[Math.floor(i / 7)] ?? x) : x));
 }
 
 function copyOperand(layout: CopyLayout, [a, b, c]: readonly [number, number, number], dtype: DType, seed: number) {
   const stored =
-    layout === "narrow" ? [a + 1, b + 2, c + 3] : layout === "transpose" ? [c, a, b] : layout === "expand" ? [a, 1, c] : [a, b, c];
+    layout === "narrow"
+      ? [a + 1, b + 2, c + 3]
+      : layout === "transpose"
+        ? [c, a, b]
+        : layout === "expand"
+          ? [a, 1, c]
+          : [a, b, c];
   const views: Record<CopyLayout, ViewStep[]> = {
     rows: [],
     narrow: [

@@ -183,7 +183,14 @@ const quantize: Family = {
     ),
 };
 
-function dequantizeCase(kind: FourBitKind, N: number, K: number, blocksize: number, twice: boolean, seed: number): Case {
+function dequantizeCase(
+  kind: FourBitKind,
+  N: number,
+  K: number,
+  blocksize: number,
+  twice: boolean,
+  seed: number,
+): Case {
   return {
     name: `${kind} ${blocksize}: ${N} x ${K}${twice ? " twice" : ""} seed ${seed}`,
     inputs: stored(kind, N, K, blocksize, twice, seed).operands,

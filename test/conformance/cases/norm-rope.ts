@@ -35,7 +35,14 @@ const rms: Family = {
   fuzz: fc.tuple(leads, widths, fc.constantFrom(EPS, 0.25), fc.constantFrom(0, 1), seeds).map((all) => rmsCase(...all)),
 };
 
-function layerCase(lead: readonly number[], K: number, weight: boolean, bias: boolean, shift: number, seed: number): Case {
+function layerCase(
+  lead: readonly number[],
+  K: number,
+  weight: boolean,
+  bias: boolean,
+  shift: number,
+  seed: number,
+): Case {
   const shape = [...lead, K];
   const x = normals(seed, product(shape)).map((v) => v + shift);
   const w = weight ? normals(seed + 1, K) : undefined;
@@ -81,7 +88,10 @@ function tableCase(B: number, T: number, R: number, most: number, scale: number,
     name: `[${B},${T}] R ${R} up to ${most} scale ${scale} seed ${seed}`,
     inputs: [
       operand([B, T], integers(seed, B * T, 0, most)),
-      operand([R], Float32Array.from({ length: R }, (_, r) => 10000 ** (-r / Math.max(R, 1)))),
+      operand(
+        [R],
+        Float32Array.from({ length: R }, (_, r) => 10000 ** (-r / Math.max(R, 1))),
+      ),
     ],
     attrs: [scale],
     // cos and sin of the same f32 angle, then one product.
@@ -131,7 +141,16 @@ function heads(layout: HeadLayout, [B, T, H, D]: readonly number[], seed: number
   return operand(shape, normals(seed, product(shape)));
 }
 
-function ropeCase(B: number, T: number, H: number, D: number, R: number, between: number, layout: HeadLayout, seed: number): Case {
+function ropeCase(
+  B: number,
+  T: number,
+  H: number,
+  D: number,
+  R: number,
+  between: number,
+  layout: HeadLayout,
+  seed: number,
+): Case {
   const half = Math.min(R, Math.floor(D / 2));
   const table = normals(seed + 1, B * T * 2 * half, 0.4);
   return {

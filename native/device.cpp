@@ -426,8 +426,8 @@ bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t positi
   return true;
 }
 
-Device::Read Device::read(int32_t id, uint64_t offset, Completion* completion) {
-  if (state_->idle()) {
+Device::Read Device::read(int32_t id, uint64_t offset, Completion* completion, bool at_once) {
+  if (at_once && state_->idle()) {
     state_->finish_read(id, offset, completion);
     return Read::done;
   }

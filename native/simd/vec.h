@@ -147,7 +147,7 @@ OCTAVO_INLINE f32x16 load_bf16(const uint16_t* p) {
 }
 OCTAVO_INLINE f32x16 load_f16(const uint16_t* p) {
 #if defined(__AVX512F__)
-  return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  return (f32x16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__)
   f32x16 v;
   __m256 low = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));

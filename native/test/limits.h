@@ -1,0 +1,12 @@
+// What a machine can do at all: reading memory in order, and its multiply units with everything in registers.
+#pragma once
+
+#include <cstdint>
+
+void stream_read(const char* p, int64_t bytes);
+void spin_fma();
+double spin_fma_work();
+void spin_int8();
+double spin_int8_work();
+void spin_bf16();
+double spin_bf16_work();

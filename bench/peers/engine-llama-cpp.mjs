@@ -79,7 +79,11 @@ export async function open({ file, modules, threads, shape }) {
     };
   };
   return {
-    info: `node-llama-cpp ${version}, llama.cpp ${llama.llamaCppRelease?.release ?? "?"}, ${features.join(" ")}; ${buffers.join(", ")}`,
+    // Read at the end: the log arrives late.
+    get info() {
+      const build = llama.llamaCppRelease?.release ?? "?";
+      return `node-llama-cpp ${version}, llama.cpp ${build}, ${features.join(" ")}; ${[...new Set(buffers)].join(", ")}`;
+    },
     session,
     close: () => model.dispose(),
   };

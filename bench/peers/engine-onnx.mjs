@@ -15,7 +15,6 @@ export async function open({ file, modules, variant, threads, shape }) {
     interOpNumThreads: 1,
     executionMode: "sequential",
     graphOptimizationLevel: "all",
-    ...(process.env.OCTAVO_PEERS_OPTIMIZED ? { optimizedModelFilePath: process.env.OCTAVO_PEERS_OPTIMIZED } : {}),
   });
   const shared = variant.endsWith("-shared");
   const head = shape.hidden / shape.heads;

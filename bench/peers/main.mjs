@@ -3,8 +3,8 @@
 // backwards in turn, so that a busy minute of the machine hits all alike. Progress goes to stderr, one table to stdout.
 
 import { spawn } from "node:child_process";
-import { writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -97,6 +97,19 @@ function fileOf(models, shape, { peer, variant }) {
   return checkpointFolder(models, shape);
 }
 
+/** What of the CPU decides about the speed of matrix products. */
+function features() {
+  try {
+    const flags = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1].trim().split(/\s+/) ?? [];
+    return flags.filter((flag) => /^(avx2|avx_vnni|avx512f|avx512_vnni|avx512_bf16|avx512_fp16|amx_.*)$/.test(flag));
+  } catch {
+    return [];
+  }
+}
+
+/** Programs that ran on average in the last minute: others' before we start, ours and others' later. */
+const busy = () => Number(loadavg()[0].toFixed(2));
+
 /** Runs a command; gives the last line of its stdout as JSON. @param {string} command @param {string[]} args */
 function child(command, args, env = {}) {
   return new Promise((accept, reject) => {
@@ -134,6 +147,10 @@ const modules = install(join(dir, "packages"), [...new Set(jobs.map(({ peer }) =
 
 /** @type {Map<string, import("./table.mjs").Result>} */
 const results = new Map();
+const loads = [busy()];
+if (loads[0] > 0.5) {
+  say(`the machine is busy (load ${loads[0]}): the figures will be noise, llama.cpp's most, as its threads spin`);
+}
 const limits = await machineLimits(threads, say);
 const files = new Map();
 for (const job of jobs) {
@@ -142,6 +159,7 @@ for (const job of jobs) {
   results.set(job.name, { name: job.name, samples: {}, load_ms: [], peak_rss: 0 });
 }
 for (let round = 0; round < rounds; round++) {
+  if (round) loads.push(busy());
   for (const job of round % 2 ? [...jobs].reverse() : jobs) {
     const result = results.get(job.name);
     if (result.error !== undefined) continue;
@@ -169,7 +187,7 @@ for (let round = 0; round < rounds; round++) {
 const all = [...results.values()];
 const compared = ratios(all, shape.name === "M");
 const lines = [
-  `shape ${shape.name}, ${threads} threads, ${rounds} rounds${chosen.quick ? ", quick" : ""}, medians; ${cpus()[0]?.model.trim()}`,
+  `shape ${shape.name}, ${threads} threads, ${rounds} rounds${chosen.quick ? ", quick" : ""}, medians; ${cpus()[0]?.model.trim()} ${features().join(" ")}; load ${loads.join(", ")}`,
   ...(limits ? [limits.text] : []),
   "",
   speeds(all),
@@ -187,6 +205,8 @@ if (chosen.json) {
     quick: chosen.quick,
     date: new Date().toISOString(),
     cpu: cpus()[0]?.model,
+    features: features(),
+    load_average: loads,
     node: process.version,
     limits: limits?.values,
     results: all.map((result) => ({ ...result, medians: medians(result) })),

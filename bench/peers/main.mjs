@@ -176,6 +176,7 @@ for (let round = 0; round < rounds; round++) {
       result.info = one.info;
       result.load_ms.push(one.load_ms);
       result.peak_rss = Math.max(result.peak_rss, one.peak_rss);
+      result.peak_rss_loaded = Math.max(result.peak_rss_loaded ?? 0, one.peak_rss_loaded ?? 0);
       for (const [name, rates] of Object.entries(one.rates)) (result.samples[name] ??= []).push(...rates);
     } catch (error) {
       result.error = error.message;
@@ -190,7 +191,7 @@ const lines = [
   `shape ${shape.name}, ${threads} threads, ${rounds} rounds${chosen.quick ? ", quick" : ""}, medians; ${cpus()[0]?.model.trim()} ${features().join(" ")}; load ${loads.join(", ")}`,
   ...(limits ? [limits.text] : []),
   "",
-  speeds(all),
+  speeds(all, shape, limits?.values.read_gb_per_s),
   "",
   ratioTable(compared),
   "",

@@ -44,6 +44,36 @@ export function matrices(s) {
   ];
 }
 
+/** Bytes per weight in the layers and in the output head, scales included. @type {Record<string, [number, number]>} */
+const WEIGHT_BYTES = {
+  "octavo:int8": [1, 2],
+  "octavo:nf4": [0.5 + 4 / 64, 2],
+  "octavo:fp4": [0.5 + 4 / 64, 2],
+  "octavo:bf16": [2, 2],
+  "octavo:f32": [4, 4],
+  "llama.cpp:Q8_0": [34 / 32, 34 / 32],
+  "llama.cpp:Q4_0": [18 / 32, 210 / 256],
+  "llama.cpp:Q4_K": [144 / 256, 210 / 256],
+  "llama.cpp:BF16": [2, 2],
+  "onnx:int8": [1, 1],
+  "onnx:q4": [0.5 + 4 / 32, 0.5 + 4 / 32],
+  "onnx:q4-int8": [0.5 + 4 / 32, 0.5 + 4 / 32],
+  "torch:bf16": [2, 2],
+  "torch:f32": [4, 4],
+  "torch:int8-dynamic": [1, 1],
+};
+
+/**
+ * Bytes of weights that one decoded token must read; undefined for variants that are not known.
+ * @param {Shape} s @param {string} name
+ */
+export function tokenBytes(s, name) {
+  const [layer, head] = WEIGHT_BYTES[name.replace(/-shared$| \(.*\)$/, "")] ?? [];
+  if (layer === undefined) return undefined;
+  const parameters = matrices(s).reduce((sum, [, outputs, inputs]) => sum + outputs * inputs, 0);
+  return s.layers * parameters * layer + s.vocab * s.hidden * head;
+}
+
 /**
  * Peers and their variants. `by` is the default selection; the others run when they are named in --only.
  * llama.cpp: the type of the layers; the head is Q6_K in the 4-bit files, as llama-quantize writes them.

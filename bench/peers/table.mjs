@@ -1,6 +1,6 @@
 // From measurements to text: medians, the table of tokens per second, and the ratios that the comparison is about.
 
-import { CASES, RATIOS } from "./shapes.mjs";
+import { CASES, RATIOS, tokenBytes } from "./shapes.mjs";
 
 /** @param {readonly number[]} values */
 export function median(values) {
@@ -17,6 +17,7 @@ export function median(values) {
  * @property {Record<string, number[]>} samples Tokens per second by case.
  * @property {number[]} load_ms
  * @property {number} peak_rss Bytes.
+ * @property {number} [peak_rss_loaded] The same when loading had ended.
  */
 
 /** Medians by case. @param {Result} result @returns {Record<string, number>} */
@@ -33,16 +34,21 @@ function align(rows) {
   return [line(rows[0]), widths.map((w) => "-".repeat(w)).join("  "), ...rows.slice(1).map(line)].join("\n");
 }
 
-/** @param {Result[]} results @returns {string} */
-export function speeds(results) {
+/**
+ * The table of speeds. The column GB/s is what decoding reads of the weights per second, with the share of the limit.
+ * @param {Result[]} results @param {import("./shapes.mjs").Shape} shape @param {number | undefined} limit GB/s
+ * @returns {string}
+ */
+export function speeds(results, shape, limit) {
   const done = results.filter(({ error }) => error === undefined);
   const cases = Object.keys(CASES).filter((name) => done.some(({ samples }) => samples[name]));
-  const rows = [["tokens/s", ...cases.map((name) => CASES[name]), "spread", "load s", "peak MiB"]];
+  const rows = [["tokens/s", ...cases.map((name) => CASES[name]), "decode GB/s", "spread", "load s", "peak MiB"]];
   for (const result of done) {
     const middle = medians(result);
     rows.push([
       result.name,
       ...cases.map((name) => rate(middle[name])),
+      bandwidth(tokenBytes(shape, result.name), middle.decode, limit),
       `±${(100 * spreadOf(result)).toFixed(0)}%`,
       (median(result.load_ms) / 1000).toFixed(2),
       (result.peak_rss / 2 ** 20).toFixed(0),
@@ -50,6 +56,13 @@ export function speeds(results) {
   }
   const failed = results.filter(({ error }) => error !== undefined).map(({ name, error }) => `${name}: ${error}`);
   return [align(rows), ...failed].join("\n");
+}
+
+/** @param {number | undefined} bytes @param {number | undefined} rate @param {number | undefined} limit */
+function bandwidth(bytes, rate, limit) {
+  if (bytes === undefined || rate === undefined) return "-";
+  const used = (bytes * rate) / 1e9;
+  return `${used.toFixed(1)}${limit ? ` (${((100 * used) / limit).toFixed(0)}%)` : ""}`;
 }
 
 /** Half the range of the samples over their median, the median of the cases. @param {Result} result */

@@ -14,6 +14,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from transformers import AutoModelForCausalLM, DynamicCache  # noqa: E402
 
+transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(job["threads"])
 torch.set_grad_enabled(False)
 
@@ -39,6 +40,7 @@ def load(variant):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
+        options["device_map"] = "cpu"
     dtype = torch.float32 if variant in ("f32", "int8-dynamic") else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(job["file"], dtype=dtype, **options).eval()
     if variant == "int8-dynamic":

@@ -12,7 +12,7 @@
 
 #include "cpu.h"
 #include "device.h"
-#include "panel_bytes.h"
+#include "panels.h"
 #include "registry_tables.h"
 
 namespace {

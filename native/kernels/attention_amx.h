@@ -110,7 +110,7 @@ void pack_keys_tiles(const typename Stored::type* k, int64_t stride, int n, int6
         if (fetch) __builtin_prefetch(row + keys * stride);
         if (fetch && sizeof(*k) == 4) __builtin_prefetch(row + keys * stride + 16);
         if (parts == 1 && D - s * 32 >= 32) {
-          word[0][i] = vload((const float*)row);
+          word[0][i] = (VF)_mm512_loadu_si512(row);
           continue;
         }
         VF a = load_up_to<Stored>(row, D - s * 32), b = load_up_to<Stored>(row + 16, D - s * 32 - 16);

@@ -88,13 +88,15 @@ struct FloatToInt {
   }
 };
 
-constexpr int64_t kTile = 32;
+constexpr int64_t kTile = 16;
 
+// Tiles of 16 x 16 through a small buffer: whole cache lines are read, and whole lines are written, also where the
+// rows are a power of two apart and fall on each other in the cache.
 template <class C>
 void transpose(const Call& call, const Plan& plan, int across) {
   const typename C::From* x = call.t[0].as<typename C::From>();
   typename C::To* y = call.t[1].as<typename C::To>();
-  // The dim that is contiguous in x goes next to the one that is contiguous in y; the others are outside.
+  // Dim a is contiguous in x, b is contiguous in y; the others are outside.
   Plan outer;
   for (int d = 0; d + 1 < plan.rank; d++)
     if (d != across) outer.dim[outer.rank++] = plan.dim[d];
@@ -103,14 +105,27 @@ void transpose(const Call& call, const Plan& plan, int across) {
   for (int d = 0; d < outer.rank; d++) outside *= outer.dim[d].n;
   const int64_t tiles = (a.n + kTile - 1) / kTile;
   parallel(call, outside * tiles, rows_per_piece(kTile * b.n), [&](int64_t begin, int64_t end, int) {
+    typename C::From tile[kTile][kTile];
     for (int64_t task = begin; task < end; task++) {
       int64_t xo, yo;
       place(outer, outer.rank, task / tiles, &xo, &yo);
-      const int64_t from = task % tiles * kTile, to = from + kTile < a.n ? from + kTile : a.n;
+      const int64_t from = task % tiles * kTile;
+      const int64_t height = from + kTile < a.n ? kTile : a.n - from;
+      const typename C::From* in = x + xo + from;
+      typename C::To* out = y + yo + from * a.ys;
       for (int64_t j = 0; j < b.n; j += kTile) {
-        const int64_t stop = j + kTile < b.n ? j + kTile : b.n;
-        for (int64_t i = from; i < to; i++)
-          for (int64_t k = j; k < stop; k++) y[yo + i * a.ys + k] = C::one(x[xo + i + k * b.xs]);
+        if (height == kTile && j + kTile <= b.n) {
+          for (int64_t k = 0; k < kTile; k++) std::memcpy(tile[k], in + (j + k) * b.xs, sizeof tile[k]);
+          for (int64_t i = 0; i < kTile; i++) {
+            typename C::To line[kTile];
+            for (int64_t k = 0; k < kTile; k++) line[k] = C::one(tile[k][i]);
+            std::memcpy(out + i * a.ys + j, line, sizeof line);
+          }
+        } else {
+          const int64_t stop = j + kTile < b.n ? j + kTile : b.n;
+          for (int64_t k = j; k < stop; k++)
+            for (int64_t i = 0; i < height; i++) out[i * a.ys + k] = C::one(in[i + k * b.xs]);
+        }
       }
     }
   });

@@ -2,6 +2,7 @@
 //   node native/test/attention.mjs test [cases] | golden FOLDER | bench [isa [decode|prefill]]
 // CXX names the compiler; the build goes to a folder under the system's temporary one.
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -11,7 +12,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 const native = dirname(here);
 const out = join(
   tmpdir(),
-  `octavo-attention-${process.getuid?.() ?? 0}-${Buffer.from(here).toString("hex").slice(-16)}`,
+  `octavo-attention-${process.getuid?.() ?? 0}-${createHash("sha1").update(here).digest("hex").slice(0, 12)}`,
 );
 mkdirSync(out, { recursive: true });
 const cxx = process.env.CXX ?? "g++";
@@ -176,7 +177,7 @@ function goldenCases(folder) {
       0,
     );
     const tolerance = c.name === "large_scores" ? list.tolerance.large_scores : list.tolerance.out;
-    let scale = c.scale ?? 1 / Math.sqrt(c.D);
+    const scale = c.scale ?? 1 / Math.sqrt(c.D);
     if (c.alibi === "scaled") for (let h = 0; h < slopes.length; h++) slopes[h] *= scale;
     const attrs = Float32Array.of(scale, c.softcap ?? 0, tolerance);
     for (const p of [name, ints, attrs, q, k, v, y, mask, segments, slopes, bias])

@@ -46,11 +46,7 @@ const jobs = [];
 const tables = [];
 for (const name of MATRIX) {
   const source = join(native, "kernels", `${name}.cpp`);
-  const wanted = readFileSync(source, "utf8")
-    .split("\n")[0]
-    .replace("// isa:", "")
-    .trim()
-    .split(" ");
+  const wanted = readFileSync(source, "utf8").split("\n")[0].replace("// isa:", "").trim().split(" ");
   for (const [level, flags] of Object.entries(LEVELS)) {
     if (!wanted.includes(level) && level !== "neon") continue;
     jobs.push({ source, object: `${name}-${level}.o`, flags: ["-fno-exceptions", `-DOCTAVO_ISA=${level}`, ...flags] });
@@ -75,7 +71,11 @@ function stale(object) {
   const depends = object.replace(/\.o$/, ".d");
   if (!existsSync(object) || !existsSync(depends)) return true;
   const made = statSync(object).mtimeMs;
-  const files = readFileSync(depends, "utf8").replaceAll("\\\n", " ").replace(/^[^:]*:/, "").trim().split(/\s+/);
+  const files = readFileSync(depends, "utf8")
+    .replaceAll("\\\n", " ")
+    .replace(/^[^:]*:/, "")
+    .trim()
+    .split(/\s+/);
   return [...files, fileURLToPath(import.meta.url)].some((file) => !existsSync(file) || statSync(file).mtimeMs > made);
 }
 

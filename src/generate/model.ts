@@ -4,6 +4,7 @@ import type { Device } from "../core/device.js";
 import { checkOptions, OptionError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
+import { cacheDType } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -106,10 +107,13 @@ export class PreTrainedModel implements AsyncDisposable {
     return rows;
   }
 
-  /** The same as an async iterator over steps; leaving the loop early stops the work. */
-  async *stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
+  /**
+   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * @throws at once what `generate` throws for its options and inputs
+   */
+  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
-    yield* this.#steps(batch, config, options.signal);
+    return this.#steps(batch, config, options.signal);
   }
 
   /**
@@ -159,7 +163,7 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   #steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
-    const cache_dtype = this.dtype === "f32" ? "f32" : "bf16";
+    const cache_dtype = cacheDType(this.dtype);
     return generateSteps(this.device, this.#module, batch, { config, cache_dtype, signal });
   }
 

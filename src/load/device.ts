@@ -13,7 +13,8 @@ export interface DeviceOptions {
   isa?: string;
 }
 
-const NAMES = ["cpu", "reference"];
+/** Devices that `openDevice` knows. */
+export const DEVICE_NAMES: readonly string[] = ["cpu", "reference"];
 
 /**
  * Opens a device: "cpu" (native kernels) or "reference" (plain JavaScript loops, slow and exact).
@@ -22,9 +23,9 @@ const NAMES = ["cpu", "reference"];
 export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
-  const near = suggestion(name, NAMES);
+  const near = suggestion(name, DEVICE_NAMES);
   throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
-    hint: `known devices: ${NAMES.join(", ")}`,
+    hint: `known devices: ${DEVICE_NAMES.join(", ")}`,
   });
 }
 

@@ -305,6 +305,7 @@ describe("tokens", () => {
 
   everywhere("embedding from panels", async (m) => {
     const [V, K] = [37, 21];
+    if (m.backend.panelBytes("f32", V, K) === undefined) return []; // OCTAVO_PANELS=0: there are none to read
     const table = noise(V * K, 13);
     const results: Float32Array[] = [];
     for (const [dtype, group] of [

@@ -318,7 +318,7 @@ describe("devices", () => {
     await m.backend.read(big.buffer, 0, 4);
     m.backend.profile(false);
     const [entry] = m.backend.profileReport();
-    expect(entry).toMatchObject({ op: "activation", calls: 3, isa: m.backend.isa });
+    expect(entry).toMatchObject({ op: "activation", calls: 3, isa: expect.stringMatching(/^\w+$/) });
     expect(entry!.ns).toBeGreaterThan(1000);
   });
 });

@@ -11,31 +11,44 @@ namespace {
 
 constexpr int64_t kSharedTiles = 3;  // from this many tiles on a shared decoding pays
 
+#if defined(OCTAVO_BF16_DOT)
+// Activations as pairs of bf16: neighbours, or k's four apart as DotU4Bf16 wants them. K % 8 == 0.
+template <bool kFourApart>
+void pack_pairs(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to,
+                int64_t stride) {
+  const __m512i step = kFourApart ? _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+                                  : _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i low = step, high = _mm512_add_epi32(step, _mm512_set1_epi32(kFourApart ? 4 : 1));
+  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+  parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
+    constexpr int64_t kSome = 32;
+    alignas(64) uint32_t pairs[kTileRows][kSome / 2];
+    for (int64_t t = begin; t < end; t++) {
+      const int present = (int)at_most(plan.rows, rows - t * plan.rows);
+      uint32_t* out = (uint32_t*)(to + t * stride);
+      for (int64_t i = 0; i < k; i += kSome) {
+        const int64_t some = at_most(kSome, k - i);
+        for (int r = 0; r < present; r++) {
+          const float* from = x + (t * plan.rows + r) * k + i;
+          const f32x16 a = some >= 16 ? load(from) : load_n(from, (int)some);
+          const f32x16 b = some >= 32 ? load(from + 16) : some > 16 ? load_n(from + 16, (int)some - 16) : zero();
+          const u32p both = bf16_pairs((f32p)_mm512_permutex2var_ps((__m512)a, low, (__m512)b),
+                                       (f32p)_mm512_permutex2var_ps((__m512)a, high, (__m512)b));
+          store_part(pairs[r], both);
+        }
+        rows_to_steps((const char*)pairs, kSome * 2, present, some * 2, out + i / 2 * plan.rows, plan.rows, AsIs{});
+      }
+    }
+  });
+}
+#endif
+
 template <class Weights>
 void pack(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to,
           int64_t stride) {
 #if defined(OCTAVO_BF16_DOT)
-  if constexpr (Weights::Dot::kPerStep == 2) {
-    const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
-    parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
-      constexpr int64_t kSome = 32;
-      alignas(64) uint16_t halves[kTileRows * kSome];
-      for (int64_t t = begin; t < end; t++) {
-        const int present = (int)at_most(plan.rows, rows - t * plan.rows);
-        const float* from = x + t * plan.rows * k;
-        uint32_t* out = (uint32_t*)(to + t * stride);
-        for (int64_t i = 0; i < k; i += kSome) {
-          const int64_t some = at_most(kSome, k - i);  // K is even here
-          for (int r = 0; r < present; r++)
-            for (int64_t j = 0; j < some; j += kLanes) {
-              const f32x16 v = some - j >= kLanes ? load(from + r * k + i + j) : load_n(from + r * k + i + j, (int)(some - j));
-              const __m256bh rounded_to = _mm512_cvtneps_pbh((__m512)v);
-              std::memcpy(halves + r * kSome + j, &rounded_to, 32);
-            }
-          rows_to_steps((const char*)halves, kSome * 2, present, some * 2, out + i / 2 * plan.rows, plan.rows, AsIs{});
-        }
-      }
-    });
+  if constexpr (Weights::Dot::kPerStep / Weights::Dot::kSub == 2) {
+    pack_pairs<Weights::Dot::kScaled>(call, plan, x, rows, k, tiles, to, stride);
     return;
   }
 #endif
@@ -80,10 +93,13 @@ const char* four_bit_linear(const Call& call) {
     return product(call, FourBitRows(codes, absmax, kind, blocksize));
   }
   const FourBit weights(codes, absmax, kind, blocksize);
-  if (tiles < kSharedTiles) return product(call, weights);
 #if defined(OCTAVO_BF16_DOT)
-  if (call.attr[3].i == 1) return product(call, FourBitDecoded<DotBf16Pair>(weights));
+  if (call.attr[3].i == 1) {
+    if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4Bf16>(codes, absmax, kind, blocksize));
+    return product(call, FourBitDecoded<DotBf16Pair>(weights));
+  }
 #endif
+  if (tiles < kSharedTiles) return product(call, weights);
   return product(call, FourBitDecoded<DotF32>(weights));
 }
 

@@ -147,6 +147,21 @@ struct DotBf16Pair {
   }
 };
 
+// The same with nibbles looked up as bf16, two at a time: k = 8i + j and 8i + j + 4 make a pair, and so they do in the
+// activations.
+struct DotU4Bf16 : DotBf16Pair {
+  static constexpr bool kScaled = true;
+  static constexpr int kSub = 4, kPerStep = 8;
+  __m512i table;
+  void prepare(const float* p) {
+    const __m256i once = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(p));
+    table = _mm512_maskz_broadcast_i64x4(0xff, once);  // twice: the look-up sees five bits, four of them ours
+  }
+  OCTAVO_INLINE u32p weight(u32p raw, int j) const {
+    return (u32p)_mm512_maskz_permutexvar_epi16(0xffffffffu, (__m512i)(raw >> (4 * j)), table);
+  }
+};
+
 // Lane by lane two floats as one dword of bf16, `low` in the low half.
 OCTAVO_INLINE u32p bf16_pairs(f32p low, f32p high) {
   const __m512i lows = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)low));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "stored.h"
+#include "tile.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -25,6 +26,36 @@ OCTAVO_INLINE int64_t common_divisor(int64_t a, int64_t b) {
 }
 
 constexpr int64_t kNestedBlock = 256;
+
+// 256 floats by byte. Where registers can hold them all, looking up by permutation takes half the time of a gather.
+struct Map256 {
+#if defined(__AVX512F__)
+  __m512 part[16];
+  explicit Map256(const float* map) {
+    if (map)
+      OCTAVO_UNROLL for (int i = 0; i < 16; i++) part[i] = _mm512_loadu_ps(map + 16 * i);
+  }
+  OCTAVO_INLINE f32p at(const uint8_t* code) const {
+    const __m512i index = _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)code));
+    const __mmask16 bit5 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
+    const __mmask16 bit6 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(64));
+    const __mmask16 bit7 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(128));
+    __m512 v[8];
+    OCTAVO_UNROLL for (int i = 0; i < 8; i++) v[i] = _mm512_permutex2var_ps(part[2 * i], index, part[2 * i + 1]);
+    OCTAVO_UNROLL for (int i = 0; i < 4; i++) v[i] = _mm512_mask_mov_ps(v[2 * i], bit5, v[2 * i + 1]);
+    OCTAVO_UNROLL for (int i = 0; i < 2; i++) v[i] = _mm512_mask_mov_ps(v[2 * i], bit6, v[2 * i + 1]);
+    return (f32p)_mm512_mask_mov_ps(v[0], bit7, v[1]);
+  }
+#else
+  const float* map;
+  explicit Map256(const float* m) : map(m) {}
+  OCTAVO_INLINE f32p at(const uint8_t* code) const {
+    f32p v;
+    for (int i = 0; i < kPartLanes; i++) v[i] = map[code[i]];
+    return v;
+  }
+#endif
+};
 
 // absmax of the blocks of the flattened matrix.
 struct Absmax {
@@ -49,12 +80,8 @@ struct Absmax {
     const f32p product = rounded(splat_part(map[code[block]] * nested[block / kNestedBlock]));
     return product[0] + offset;
   }
-  // Blocks [first, first + count).
-  OCTAVO_INLINE void run(int64_t first, int64_t count, float* to) const {
-    if (plain) {
-      std::memcpy(to, plain + first, sizeof(float) * (size_t)count);
-      return;
-    }
+  // Blocks [first, first + count) of those in 8 bits.
+  OCTAVO_INLINE void run(const Map256& values, int64_t first, int64_t count, float* to) const {
     int64_t i = 0;
     while (i < count) {
       const int64_t group = (first + i) / kNestedBlock;
@@ -62,13 +89,7 @@ struct Absmax {
       const f32p factor = splat_part(nested[group]), add = splat_part(offset);
       const uint8_t* q = code + first;
       for (; i + kPartLanes <= end; i += kPartLanes) {
-        f32p v;
-#if defined(__AVX512F__)
-        const __m512i index = _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)(q + i)));
-        v = (f32p)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, index, map, 4);
-#else
-        for (int lane = 0; lane < kPartLanes; lane++) v[lane] = map[q[i + lane]];
-#endif
+        const f32p v = values.at(q + i);
         store_part(to + i, rounded(v * factor) + add);
       }
       for (; i < end; i++) to[i] = at(first + i);
@@ -77,16 +98,26 @@ struct Absmax {
 };
 
 // Codes in panels, or in rows that can become panels run by run: K % 8 == 0, and blocks that end at whole steps.
-struct FourBit : Stored<DotU4> {
+template <class D>
+struct FourBitOf : Stored<D> {
+  using Stored<D>::align;
+  using Stored<D>::n;
+  using Stored<D>::table;
   Absmax absmax;
   int64_t k, blocksize, unit;  // unit: no block ends inside `unit` k's of any row
 
-  FourBit(const Tensor& codes, const Absmax& factors, int kind, int64_t block)
-      : Stored<DotU4>(codes), absmax(factors), k(codes.dim[1]), blocksize(block), unit(common_divisor(k, block)) {
+  FourBitOf(const Tensor& codes, const Absmax& factors, int kind, int64_t block)
+      : Stored<D>(codes), absmax(factors), k(codes.dim[1]), blocksize(block), unit(common_divisor(k, block)) {
     table = kFourBitTable[kind];
     align = unit / 8;
   }
   static bool fits(int64_t k, int64_t blocksize) { return k % 8 == 0 && blocksize % 8 == 0; }
+
+  OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const {
+    const int64_t width = absmax.plain ? 4 : 1, first = panel * kPanelRows * k / blocksize * width;
+    a.ahead = (absmax.plain ? (const char*)absmax.plain : (const char*)absmax.code) + first;
+    a.ahead_step = (panels * kPanelRows * unit * width + blocksize - 1) / blocksize;
+  }
 
   // Factors [unit of k's][16] of a panel, from `step` (at the start of a unit) on.
   OCTAVO_INLINE void scales(int64_t panel, int64_t step, int64_t count, float* to) const {
@@ -107,14 +138,17 @@ struct FourBit : Stored<DotU4> {
     }
     constexpr int64_t kSome = 64;
     alignas(64) float decoded[kPanelRows * kSome];
+    const Map256 values(absmax.map);
     for (int64_t b = 0; b < blocks; b += kSome) {
       const int64_t some = blocks - b < kSome ? blocks - b : kSome;
-      for (int r = 0; r < rows; r++) absmax.run((row + r) * per_row + first + b, some, decoded + r * kSome);
+      for (int r = 0; r < rows; r++) absmax.run(values, (row + r) * per_row + first + b, some, decoded + r * kSome);
       rows_to_steps((const char*)decoded, kSome * 4, rows, some * 4, (uint32_t*)(to + b * kPanelRows), kPanelRows,
                     AsIs{});
     }
   }
 };
+
+using FourBit = FourBitOf<DotU4>;
 
 // The same, decoded to what a dense tile reads, run by run: for many rows. To: DotF32, or DotBf16Pair.
 template <class To>

@@ -5,6 +5,7 @@
 //            int64_t scratch(run): bytes that fetch() needs for a panel
 //            const char* fetch(panel, step, count, scratch): steps [step, step + count) of a panel
 //            void scales(panel, step, count, float*): factors [block][16] (scaled formats)
+//            void ahead(panel, panels, TileArgs&): where those of the panels after these come from (scaled formats)
 //   Finish:  void operator()(tile, panel, panels, const char* c): sums [rows][plan.panels][16] of a tile, complete
 //
 // A run of weights that many tiles share stays in the first-level cache while it meets one tile after another, whose
@@ -48,7 +49,7 @@ struct TileSize {
   int rows;
 };
 OCTAVO_INLINE TileSize tile_size(int64_t m) {
-  const int64_t tiles = ceil_div(m, kTileRows);
+  const int64_t tiles = m > 0 ? ceil_div(m, kTileRows) : 1;
   return {tiles, tile_rows(ceil_div(m, tiles))};
 }
 
@@ -131,6 +132,11 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
           a.scale_stride = plan.scale_blocks * kPanelRows;
           a.block = weights.align;
           a.table = weights.table;
+          a.ahead = nullptr;
+          a.ahead_step = 0;
+          if constexpr (Dot::kScaled) {
+            if (plan.tiles == 1 && group + 1 < plan.groups) weights.ahead((group + 1) * plan.panels, plan.panels, a);
+          }
           for (int64_t t = first_tile; t < last_tile; t++) {
             a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * plan.rows;
             a.c = sums_of(group, t);

@@ -8,6 +8,13 @@ namespace octavo::OCTAVO_ISA {
 
 constexpr int kMaxPanels = 4;
 
+// How far ahead of a step its panel is prefetched, for tiles that are slower than the machine's own prefetcher likes.
+constexpr int64_t kPrefetch = 2048;
+template <class Dot>
+constexpr bool prefetches(int rows) {
+  return Dot::kScaled || (rows >= 2 && rows <= 8);
+}
+
 struct TileArgs {
   const char* w[kMaxPanels];  // per panel, at its first step of this run
   const uint32_t* x;          // [steps * kSub][rows], at the same step
@@ -19,6 +26,9 @@ struct TileArgs {
   int64_t scale_stride;
   int64_t block;
   const float* table;
+  // What the next tile's factors are made of: fetched along the way, `ahead_step` bytes per block.
+  const char* ahead;
+  int64_t ahead_step;
 };
 using TileFn = void (*)(const TileArgs&);
 
@@ -51,6 +61,9 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
   const char* p3 = w[kPanels > 3 ? 3 : 0];
   for (int64_t s = from; s < to; s++) {
     const uint32_t* xs = x + s * (Dot::kSub * kRows);
+    if constexpr (prefetches<Dot>(kRows))
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+          __builtin_prefetch((p == 0 ? p0 : p == 1 ? p1 : p == 2 ? p2 : p3) + s * kStepBytes + kPrefetch, 0, 3);
     OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++) {
       using Operand = decltype(dot.weight(u32p{}, 0));
       Wide<Operand> v[kPanels];
@@ -83,6 +96,7 @@ void tile(const TileArgs& a) {
           OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) acc[r][p] = Acc{};
       const int64_t end = s + a.block < a.steps ? s + a.block : a.steps;
       tile_steps<Dot, kRows, kPanels>(dot, acc, a.w, s, end, a.x);
+      for (int64_t at = 0; at < a.ahead_step; at += 64) __builtin_prefetch(a.ahead + block * a.ahead_step + at, 0, 3);
       const bool fresh = a.first && s == 0;
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
         const WideF factor = load_wide<WideF>(a.scale + p * a.scale_stride + block * kPanelRows);

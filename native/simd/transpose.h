@@ -42,39 +42,41 @@ struct SwapNibbles {  // high nibble first <-> low nibble first
   OCTAVO_INLINE u32x4 operator()(u32x4 v) const { return ((v & 0x0f0f0f0fu) << 4) | ((v >> 4) & 0x0f0f0f0fu); }
 };
 
+// Four rows of one 16-byte column, turned; rows that are not there are zero.
+template <class Map>
+OCTAVO_INLINE void turn(const char* const* row, int present, int64_t at, int64_t bytes, Map map, u32x4 (&v)[4]) {
+  OCTAVO_UNROLL for (int i = 0; i < 4; i++) {
+    v[i] = u32x4{};
+    if (i < present) std::memcpy(&v[i], row[i] + at, (size_t)bytes);
+  }
+  transpose_4x4(v[0], v[1], v[2], v[3]);
+  OCTAVO_UNROLL for (int i = 0; i < 4; i++) v[i] = map(v[i]);
+}
+
 // to[i][r] = map(dword i of row r) for `bytes` bytes of each of `rows` <= 16 rows (`stride` bytes apart); what is
 // missing to whole dwords and to 16 rows counts as zero bytes. `to` has `to_rows` dwords per step (16 for panels).
 template <class Map>
 OCTAVO_INLINE void rows_to_steps(const char* from, int64_t stride, int rows, int64_t bytes, uint32_t* to, int to_rows,
                                  Map map) {
-  const int64_t whole = bytes / 16;
+  const int64_t whole = bytes / 16 * 16;
   for (int r = 0; r < to_rows; r += 4) {
     const int width = to_rows - r < 4 ? to_rows - r : 4;
-    const char* row[4];
-    for (int i = 0; i < 4; i++) row[i] = from + (r + i < rows ? r + i : 0) * stride;
     const int present = rows - r < 4 ? rows - r : 4;
-    const auto put = [&](uint32_t* at, u32x4 v) {
-      if (width == 4) {
-        std::memcpy(at, &v, 16);
-      } else {
-        for (int i = 0; i < width; i++) at[i] = v[i];
+    const char* row[4];
+    for (int i = 0; i < 4; i++) row[i] = from + (i < present ? r + i : 0) * stride;
+    uint32_t* out = to + r;
+    u32x4 v[4];
+    int64_t at = 0;
+    if (width == 4 && present == 4) {
+      for (; at < whole; at += 16, out += 4 * to_rows) {
+        turn(row, 4, at, 16, map, v);
+        OCTAVO_UNROLL for (int d = 0; d < 4; d++) std::memcpy(out + d * to_rows, &v[d], 16);
       }
-    };
-    for (int64_t b = 0; b <= whole; b++) {
-      u32x4 v[4] = {};
-      int64_t dwords = 4;
-      if (b < whole) {
-        for (int i = 0; i < 4; i++)
-          if (i < present) v[i] = load_u32x4(row[i] + b * 16);
-      } else {
-        const int64_t rest = bytes - b * 16;
-        dwords = (rest + 3) / 4;
-        if (dwords == 0) break;
-        for (int i = 0; i < 4; i++)
-          if (i < present) std::memcpy(&v[i], row[i] + b * 16, (size_t)rest);
-      }
-      transpose_4x4(v[0], v[1], v[2], v[3]);
-      for (int64_t d = 0; d < dwords; d++) put(to + (b * 4 + d) * to_rows + r, map(v[d]));
+    }
+    for (; at < bytes; at += 16, out += 4 * to_rows) {
+      const int64_t rest = bytes - at < 16 ? bytes - at : 16;
+      turn(row, present, at, rest, map, v);
+      for (int d = 0; d < (rest + 3) / 4; d++) std::memcpy(out + d * to_rows, &v[d], 4 * (size_t)width);
     }
   }
 }
@@ -82,17 +84,25 @@ OCTAVO_INLINE void rows_to_steps(const char* from, int64_t stride, int rows, int
 // The inverse for panels: `bytes` bytes of each of `rows` rows.
 template <class Map>
 OCTAVO_INLINE void steps_to_rows(const uint32_t* from, char* to, int64_t stride, int rows, int64_t bytes, Map map) {
-  const int64_t whole = bytes / 16;
+  const int64_t whole = bytes / 16 * 16;
   for (int r = 0; r < rows; r += 4) {
     const int present = rows - r < 4 ? rows - r : 4;
-    for (int64_t b = 0; b <= whole; b++) {
-      const int64_t rest = b < whole ? 16 : bytes - b * 16;
-      const int64_t dwords = (rest + 3) / 4;
-      if (dwords == 0) break;
-      u32x4 v[4] = {};
-      for (int64_t d = 0; d < dwords; d++) v[d] = map(load_u32x4(from + (b * 4 + d) * kPanelRows + r));
+    const uint32_t* in = from + r;
+    char* out = to + r * stride;
+    u32x4 v[4];
+    int64_t at = 0;
+    if (present == 4) {
+      for (; at < whole; at += 16, in += 4 * kPanelRows) {
+        OCTAVO_UNROLL for (int d = 0; d < 4; d++) v[d] = map(load_u32x4(in + d * kPanelRows));
+        transpose_4x4(v[0], v[1], v[2], v[3]);
+        OCTAVO_UNROLL for (int i = 0; i < 4; i++) std::memcpy(out + i * stride + at, &v[i], 16);
+      }
+    }
+    for (; at < bytes; at += 16, in += 4 * kPanelRows) {
+      const int64_t rest = bytes - at < 16 ? bytes - at : 16;
+      for (int d = 0; d < 4; d++) v[d] = d < (rest + 3) / 4 ? map(load_u32x4(in + d * kPanelRows)) : u32x4{};
       transpose_4x4(v[0], v[1], v[2], v[3]);
-      for (int i = 0; i < present; i++) std::memcpy(to + (r + i) * stride + b * 16, &v[i], (size_t)rest);
+      for (int i = 0; i < present; i++) std::memcpy(out + i * stride + at, &v[i], (size_t)rest);
     }
   }
 }

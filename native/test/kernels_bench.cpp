@@ -5,12 +5,21 @@
 #include <cmath>
 #include <functional>
 
+#include <time.h>
+
 #include "harness.h"
 #include "limits.h"
 
 namespace {
 
+// On a busy machine OCTAVO_BENCH_CLOCK=cpu with one thread counts only the time that this process ran.
 double now() {
+  static const char* clock_name = getenv("OCTAVO_BENCH_CLOCK");
+  if (clock_name && !strcmp(clock_name, "cpu")) {
+    timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
@@ -108,7 +117,6 @@ void decode(Machine& machine, const std::string& isa, int64_t m) {
   std::printf("\ndecode, %ld row%s: GB/s of weights (share of stream)%s\n", m, m > 1 ? "s" : "", "");
   const std::pair<int64_t, int64_t> shapes[] = {{5632, 2048}, {2048, 5632}, {2048, 2048}, {32000, 2048}};
   for (const Weight& kind : kWeights) {
-    if (kind.compute) continue;
     std::printf("  %-11s", kind.name);
     for (auto [n, k] : shapes) {
       // enough layers that no cache holds them
@@ -181,7 +189,10 @@ int main(int argc, char** argv) {
   static std::vector<char> big(512 << 20, 1);
   static int64_t part;
   part = (int64_t)big.size() / threads / 64 * 64;
-  const Time stream = measure([&] { on_all(machine, [](void*, int i) { stream_read(big.data() + i * part, part); }); }, 0.5);
+  // One stream per thread or four side by side, whichever this machine reads faster.
+  const Time one = measure([&] { on_all(machine, [](void*, int i) { stream_read(big.data() + i * part, part, 1); }); }, 0.5);
+  const Time four = measure([&] { on_all(machine, [](void*, int i) { stream_read(big.data() + i * part, part, 4); }); }, 0.5);
+  const Time stream = four.median < one.median ? four : one;
   stream_limit = (double)part * threads / stream.median / 1e9;
   const auto peak = [&](void (*f)(void*, int), double work) {
     return work * threads / measure([&] { on_all(machine, f); }, 0.2).median / 1e9;

@@ -16,59 +16,70 @@ static bool has_bf16() {
 }
 constexpr int kLoops = 2'000'000, kChains = 12;
 
-YMM static void stream_256(const char* p, int64_t bytes) {
+YMM static void stream_256(const char* p, int64_t bytes, int64_t stride, int64_t step) {
   __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-  for (int64_t i = 0; i + 128 <= bytes; i += 128) {
-    a = _mm256_or_si256(a, _mm256_loadu_si256((const __m256i*)(p + i)));
-    b = _mm256_or_si256(b, _mm256_loadu_si256((const __m256i*)(p + i + 32)));
-    c = _mm256_or_si256(c, _mm256_loadu_si256((const __m256i*)(p + i + 64)));
-    d = _mm256_or_si256(d, _mm256_loadu_si256((const __m256i*)(p + i + 96)));
+  for (int64_t i = 0; i < bytes; i += step) {
+    for (int64_t j = 0; j < step; j += 32) {
+      a = _mm256_or_si256(a, _mm256_loadu_si256((const __m256i*)(p + i + j)));
+      b = _mm256_or_si256(b, _mm256_loadu_si256((const __m256i*)(p + i + j + stride)));
+      c = _mm256_or_si256(c, _mm256_loadu_si256((const __m256i*)(p + i + j + 2 * stride)));
+      d = _mm256_or_si256(d, _mm256_loadu_si256((const __m256i*)(p + i + j + 3 * stride)));
+    }
   }
   a = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
   asm volatile("" ::"x"(a));
 }
-void stream_read(const char* p, int64_t bytes) { stream_256(p, bytes); }
+void stream_read(const char* p, int64_t bytes, int streams) {
+  if (streams == 4) {
+    const int64_t part = bytes / 4 / 64 * 64;
+    stream_256(p, part, part, 64);
+    return;
+  }
+  for (int64_t i = 0; i + 4096 <= bytes; i += 4096)
+    for (int64_t j = 0; j < 4096; j += 128) stream_256(p + i + j, 32, 32, 32);
+}
 
-#define CHAINS(T, zero, step)                      \
-  T acc[kChains];                                  \
-  for (int i = 0; i < kChains; i++) acc[i] = zero; \
-  for (int n = 0; n < kLoops; n++) {               \
-    _Pragma("GCC unroll 12") for (int i = 0; i < kChains; i++) { acc[i] = step; asm volatile("" : "+v"(acc[i])); } \
+// Twelve chains, enough for two units of latency six. The asm keeps the compiler from seeing through them.
+#define SPIN(T, constraint, start, step)                                                                  \
+  T a = start, b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;               \
+  for (int n = 0; n < kLoops; n++) {                                                                      \
+    a = step(a), b = step(b), c = step(c), d = step(d), e = step(e), f = step(f);                         \
+    g = step(g), h = step(h), i = step(i), j = step(j), k = step(k), l = step(l);                         \
+    asm volatile("" : "+" constraint(a), "+" constraint(b), "+" constraint(c), "+" constraint(d),         \
+                 "+" constraint(e), "+" constraint(f));                                                   \
+    asm volatile("" : "+" constraint(g), "+" constraint(h), "+" constraint(i), "+" constraint(j),         \
+                 "+" constraint(k), "+" constraint(l));                                                   \
   }
 
 ZMM static void fma_512() {
   const __m512 w = _mm512_set1_ps(0.5f);
-  CHAINS(__m512, _mm512_setzero_ps(), _mm512_fmadd_ps(acc[i], w, w))
+#define STEP(x) _mm512_fmadd_ps(x, w, w)
+  SPIN(__m512, "v", w, STEP)
+#undef STEP
 }
 YMM static void fma_256() {
   const __m256 w = _mm256_set1_ps(0.5f);
-  __m256 acc[kChains];
-  for (int i = 0; i < kChains; i++) acc[i] = w;
-  for (int n = 0; n < kLoops; n++) {
-    _Pragma("GCC unroll 12") for (int i = 0; i < kChains; i++) {
-      acc[i] = _mm256_fmadd_ps(acc[i], w, w);
-      asm volatile("" : "+x"(acc[i]));
-    }
-  }
+#define STEP(x) _mm256_fmadd_ps(x, w, w)
+  SPIN(__m256, "x", w, STEP)
+#undef STEP
 }
 ZMM static void int8_512() {
   const __m512i w = _mm512_set1_epi32(0x01010101);
-  CHAINS(__m512i, _mm512_setzero_si512(), _mm512_dpbusd_epi32(acc[i], w, w))
+#define STEP(x) _mm512_dpbusd_epi32(x, w, w)
+  SPIN(__m512i, "v", w, STEP)
+#undef STEP
 }
 YMM static void int8_256() {
   const __m256i w = _mm256_set1_epi32(0x00010001);
-  __m256i acc[kChains];
-  for (int i = 0; i < kChains; i++) acc[i] = w;
-  for (int n = 0; n < kLoops; n++) {
-    _Pragma("GCC unroll 12") for (int i = 0; i < kChains; i++) {
-      acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(acc[i], w));
-      asm volatile("" : "+x"(acc[i]));
-    }
-  }
+#define STEP(x) _mm256_add_epi32(w, _mm256_madd_epi16(x, w))
+  SPIN(__m256i, "x", w, STEP)
+#undef STEP
 }
 ZMM static void bf16_512() {
-  const __m512i w = _mm512_set1_epi32(0x3f003f00);
-  CHAINS(__m512, _mm512_setzero_ps(), _mm512_dpbf16_ps(acc[i], (__m512bh)w, (__m512bh)w))
+  const __m512bh w = (__m512bh)_mm512_set1_epi32(0x3f003f00);
+#define STEP(x) _mm512_dpbf16_ps(x, w, w)
+  SPIN(__m512, "v", _mm512_setzero_ps(), STEP)
+#undef STEP
 }
 void spin_fma() { wide() ? fma_512() : fma_256(); }
 double spin_fma_work() { return 2.0 * (wide() ? 16 : 8) * kLoops * kChains; }
@@ -78,7 +89,7 @@ void spin_bf16() { has_bf16() ? bf16_512() : spin_fma(); }
 double spin_bf16_work() { return has_bf16() ? 2.0 * 32 * kLoops * kChains : spin_fma_work(); }
 
 #else
-void stream_read(const char* p, int64_t bytes) {
+void stream_read(const char* p, int64_t bytes, int) {
   uint64_t sum = 0;
   for (int64_t i = 0; i + 8 <= bytes; i += 8) sum |= *(const uint64_t*)(p + i);
   asm volatile("" ::"r"(sum));

@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-void stream_read(const char* p, int64_t bytes);
+// In `streams` (1 or 4) parts side by side.
+void stream_read(const char* p, int64_t bytes, int streams);
 void spin_fma();
 double spin_fma_work();
 void spin_int8();

@@ -4,7 +4,9 @@
 
 import { createRequire } from "node:module";
 import { Command, CommanderError } from "commander";
+import { benchCommand } from "./bench.js";
 import { doctorCommand } from "./doctor.js";
+import { evalCommand } from "./eval.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { EXIT, endWithReaders, exitCodeOf, printError } from "./output.js";
@@ -24,11 +26,13 @@ function program(): Command {
 Examples:
   octavo generate models/storyteller "Once upon a time" --load-in-8bit
   octavo inspect models/storyteller
+  octavo eval --compare f32,int8,nf4
+  octavo bench --shape S
   octavo doctor
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memory, 130 interrupted.`,
     );
-  for (const command of [generateCommand(), inspectCommand(), doctorCommand()]) {
+  for (const command of [generateCommand(), inspectCommand(), evalCommand(), benchCommand(), doctorCommand()]) {
     root.addCommand(command.copyInheritedSettings(root));
   }
   return root;

@@ -63,7 +63,9 @@ export async function measureMachine(device: Device): Promise<MachineLimits> {
 async function readSpeed(device: Device): Promise<number> {
   if (!device.supports(readProbe.name)) return 0;
   using big = Tensor.empty(device, [READ_BYTES / 4], "f32", "probe");
-  big.writeBytes(new Uint8Array(1 << 20)); // the rest is touched by the first, untimed read
+  // Every page must be written: untouched ones are all the same page of zeros, which sits in the caches.
+  const piece = new Uint8Array(1 << 24).fill(1);
+  for (let at = 0; at < READ_BYTES; at += piece.length) big.writeBytes(piece, at);
   const time = await seconds(5, async () => {
     const sum = readProbe.run([big], []);
     await sum.read();

@@ -11,6 +11,7 @@ import type { FloatDType } from "../nn/weight.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
 import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
 import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
+import { checkLookup, lookupSteps } from "./lookup.js";
 import { generateSteps, type Step } from "./loop.js";
 import type { Streamer } from "./streamers.js";
 
@@ -159,12 +160,14 @@ export class PreTrainedModel implements AsyncDisposable {
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
     const config = generationConfig(options, this.generation_config, this.config, batch.steps);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
+    if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
     return { batch, config };
   }
 
   #steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
     const cache_dtype = cacheDType(this.dtype);
-    return generateSteps(this.device, this.#module, batch, { config, cache_dtype, signal });
+    const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
+    return run(this.device, this.#module, batch, { config, cache_dtype, signal });
   }
 
   #checkLength(tokens: number, max_positions: number): void {

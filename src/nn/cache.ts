@@ -78,6 +78,11 @@ export class KVCache implements Disposable {
     this.#length += steps;
   }
 
+  /** Records that the last `steps` tokens are forgotten. */
+  rewind(steps: number): void {
+    if (steps > 0) this.advance(-steps);
+  }
+
   dispose(): void {
     for (const tensor of [...this.#keys, ...this.#values, this.cursor]) tensor.dispose();
   }

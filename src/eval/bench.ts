@@ -5,7 +5,7 @@ import type { Device } from "../core/device.js";
 import { AbortError } from "../core/errors.js";
 import type { CausalLM } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
-import { bytesPerStep, decodeTimes, median, prefillTimes, recordTime } from "./speed.js";
+import { bytesPerStep, decodeTimes, median, prefillTimes, recordTimes } from "./speed.js";
 
 export interface BenchPlan {
   /** Rows decoded together. */
@@ -45,8 +45,9 @@ export interface ModelSpeed {
     readonly tokens_per_s: number;
     readonly first_token_ms: number;
   }[];
-  /** Milliseconds of JavaScript per decode step. */
+  /** Milliseconds of JavaScript that a decode step takes to record once, and to replay after that. */
   readonly record_ms: number;
+  readonly replay_ms: number;
 }
 
 /** A prefill that takes longer than this is timed once. */
@@ -89,7 +90,8 @@ export async function benchModel(
     prefill.push({ tokens, tokens_per_s: (tokens * 1000) / last, first_token_ms: last });
   }
   say("recording");
-  return { decode, prefill, record_ms: await recordTime(device, model) };
+  const { record, replay } = await recordTimes(device, model);
+  return { decode, prefill, record_ms: record, replay_ms: replay };
 }
 
 /** One-minute load per processor: above about a half, timings are not to be trusted. */

@@ -42,7 +42,13 @@ export function benchTable(
       line("  tokens/s", (r) => ((1000 * batch) / r.decode[i]!.ms).toFixed(1)),
     );
     if (batch === 1) {
-      rows.push(line("  share of read speed", (r) => `${(100 * r.decode[i]!.share).toFixed(0)} %`));
+      rows.push(
+        line("  GB/s", (r) => r.decode[i]!.bandwidth.toFixed(1)),
+        line(
+          "  of memory's GB/s",
+          (r) => `${(100 * r.decode[i]!.share).toFixed(0)} % of ${r.decode[i]!.read.toFixed(0)}`,
+        ),
+      );
     }
   }
   for (const [i, { tokens }] of reports[0]!.prefill.entries()) {

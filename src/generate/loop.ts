@@ -65,17 +65,22 @@ export class DecodeSession implements Disposable {
     this.#model = model;
     this.#config = config;
     this.#cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity, dtype: options.cache_dtype });
-    // Columns after the prompt are real in every row, so the mask is written once.
-    this.#mask =
-      mask && Tensor.from(device, spread(mask, rows, steps, capacity, 1), [rows, capacity], "u8", "mask").keep();
-    const last = positionsOf(batch).filter((_, at) => at % steps === steps - 1);
-    this.#positions = Tensor.from(device, last, [rows, 1], "i32", "positions").keep();
-    this.#counter = Tensor.from(device, Int32Array.of(0), [1], "i32", "sampling counter").keep();
-    this.tokens = Tensor.empty(device, [rows], "i32", "tokens").keep();
-    if (config.repetition_penalty !== 1) {
-      const real = ids.map((id, at) => (mask && mask[at] === 0 ? -1 : id));
-      const seen = spread(real, rows, steps, capacity, -1);
-      this.#history = Tensor.from(device, seen, [rows, capacity], "i32", "history").keep();
+    try {
+      // Columns after the prompt are real in every row, so the mask is written once.
+      this.#mask =
+        mask && Tensor.from(device, spread(mask, rows, steps, capacity, 1), [rows, capacity], "u8", "mask").keep();
+      const last = positionsOf(batch).filter((_, at) => at % steps === steps - 1);
+      this.#positions = Tensor.from(device, last, [rows, 1], "i32", "positions").keep();
+      this.#counter = Tensor.from(device, Int32Array.of(0), [1], "i32", "sampling counter").keep();
+      this.tokens = Tensor.empty(device, [rows], "i32", "tokens").keep();
+      if (config.repetition_penalty !== 1) {
+        const real = ids.map((id, at) => (mask && mask[at] === 0 ? -1 : id));
+        const seen = spread(real, rows, steps, capacity, -1);
+        this.#history = Tensor.from(device, seen, [rows, capacity], "i32", "history").keep();
+      }
+    } catch (error) {
+      this.dispose();
+      throw error;
     }
   }
 

@@ -29,8 +29,8 @@ export interface WebGPUBackend extends Backend {
   shaders(): readonly Shader[];
   /** Keys of the shaders used so far. */
   readonly used: ReadonlySet<string>;
-  /** Compiles a shader. @throws GPUPipelineError */
-  compile(shader: Shader): Promise<void>;
+  /** Checks a shader, or builds its pipeline, without running it. */
+  compile(shader: Shader, how: "check" | "pipeline"): Promise<void>;
 }
 
 const DEFAULT_BUDGET = 64 * 2 ** 30;
@@ -139,8 +139,8 @@ class WebGPU implements WebGPUBackend {
     return [...all.values()];
   }
 
-  compile(shader: Shader): Promise<void> {
-    return this.#queue.compile(shader);
+  compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
+    return this.#queue.compile(shader, how);
   }
 
   allocate(bytes: number): BufferId {

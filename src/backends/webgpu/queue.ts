@@ -169,9 +169,13 @@ export class Queue {
     block.groups.clear();
   }
 
-  /** Builds the pipeline of a shader without running it: for tests, and to warm up. */
-  async compile(shader: Shader): Promise<void> {
+  /** Checks a shader, or builds its pipeline, without running it. @throws Error with the compiler's first message */
+  async compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
     const module = this.#device.createShaderModule({ code: shader.code, label: shader.key });
+    const { messages } = await module.getCompilationInfo();
+    const error = messages.find(({ type }) => type === "error");
+    if (error) throw new Error(`line ${error.lineNum}: ${error.message}`);
+    if (how === "check") return;
     const layout = this.#device.createPipelineLayout({ bindGroupLayouts: [this.#layout(shader.access)] });
     await this.#device.createComputePipelineAsync({ layout, compute: { module }, label: shader.key });
   }

@@ -170,20 +170,23 @@ function streamed(rows: number): string {
     "}",
     "workgroupBarrier();",
     "}",
-    // Outliers are few: one output per invocation quarter of the workgroup, only for rows that have some.
-    ...range(rows).flatMap((m) => [
-      `{ let m = min(m0 + ${m}u, P.M - 1u);`,
-      "var sum = 0.0;",
-      "if (q[m * P.stride + P.stride - 1u] > 0u) {",
-      `  for (var b = lid / ${OUTPUTS}u; b * 32u < P.K; b += ${WIDTH / OUTPUTS}u) { sum += outlier_part(m, min(n0 + lid % ${OUTPUTS}u, P.N - 1u), b); }`,
-      "}",
-      "floats[lid] = sum; workgroupBarrier();",
-      `if (lid < ${OUTPUTS}u) { var total = 0.0;`,
-      `  for (var i = lid; i < ${WIDTH}u; i += ${OUTPUTS}u) { total += floats[i]; }`,
-      `  if (m0 + ${m}u < P.M) { store(m0 + ${m}u, n0 + lid, cells[(${m * OUTPUTS}u + lid) * ${WIDTH}u], total); }`,
-      "}",
-      "workgroupBarrier(); }",
-    ]),
+    // Outliers are few: the invocations share the bitmaps, and only of rows that have some.
+    `for (var i = 0u; i < ${rows}u; i++) {`,
+    "let m = min(m0 + i, P.M - 1u);",
+    "var sum = 0.0;",
+    "if (q[m * P.stride + P.stride - 1u] > 0u) {",
+    `  let n = min(n0 + lid % ${OUTPUTS}u, P.N - 1u);`,
+    `  for (var b = lid / ${OUTPUTS}u; b * 32u < P.K; b += ${WIDTH / OUTPUTS}u) { sum += outlier_part(m, n, b); }`,
+    "}",
+    "floats[lid] = sum;",
+    "workgroupBarrier();",
+    `if (lid < ${OUTPUTS}u && m0 + i < P.M) {`,
+    "  var total = 0.0;",
+    `  for (var j = lid; j < ${WIDTH}u; j += ${OUTPUTS}u) { total += floats[j]; }`,
+    `  store(m, n0 + lid, cells[(i * ${OUTPUTS}u + lid) * ${WIDTH}u], total);`,
+    "}",
+    "workgroupBarrier();",
+    "}",
   ].join("\n  ");
 }
 
@@ -224,21 +227,17 @@ function tiled(): string {
     }
     workgroupBarrier();
   }
-  ${four
-    .map(
-      (i) => `{
-    let m = m0 + tm + ${i}u;
-    var extra = vec4<f32>();
-    if (m < P.M && q[m * P.stride + P.stride - 1u] > 0u) {
-      for (var b = 0u; b * 32u < P.K; b++) {
-        if (q[m * P.stride + P.words + b] == 0u) { continue; }
-        ${four.map((j) => `extra[${j}] += outlier_part(m, min(n0 + tn + ${j}u, P.N - 1u), b);`).join("\n        ")}
-      }
+  // One call site: the epilogue is long, and compilers inline it.
+  var sums = array<vec4<i32>, 4>(sum0, sum1, sum2, sum3);
+  for (var i = 0u; i < 16u; i++) {
+    let m = m0 + tm + i / 4u;
+    let n = n0 + tn + i % 4u;
+    var extra = 0.0;
+    if (m < P.M && n < P.N && q[m * P.stride + P.stride - 1u] > 0u) {
+      for (var b = 0u; b * 32u < P.K; b++) { extra += outlier_part(m, n, b); }
     }
-    ${four.map((j) => `store(m, n0 + tn + ${j}u, sum${i}[${j}], extra[${j}]);`).join("\n    ")}
-  }`,
-    )
-    .join("\n  ")}`;
+    store(m, n, sums[i / 4u][i % 4u], extra);
+  }`;
 }
 
 /** Quantizes the rows of x into scratch. */

@@ -215,7 +215,9 @@ function tiled(format: Format, fast: boolean): string {
     }
     workgroupBarrier();
   }
-  ${four.flatMap((i) => four.map((j) => `store(m0 + tm + ${i}u, n0 + tn * 4u + ${j}u, sum${i}[${j}]);`)).join("\n  ")}`;
+  // One call site: the epilogue is long, and compilers inline it.
+  var sums = array<vec4<f32>, 4>(sum0, sum1, sum2, sum3);
+  for (var i = 0u; i < 16u; i++) { store(m0 + tm + i / 4u, n0 + tn * 4u + i % 4u, sums[i / 4u][i % 4u]); }`;
 }
 
 export interface ProductCall {

@@ -12,7 +12,7 @@
 
 #include "cpu.h"
 #include "device.h"
-#include "panel_bytes.h"
+#include "panels.h"
 #include "registry_tables.h"
 
 namespace {
@@ -300,7 +300,8 @@ napi_value Read(napi_env env, napi_callback_info info) {
   p->destination = static_cast<char*>(data);
   p->bytes = bytes;
   begin_wait(a.handle);
-  switch (a.device().read(id, offset, p)) {
+  // Answers must not overtake each other: only when none is under way may this one be given at once.
+  switch (a.device().read(id, offset, p, a.handle->pending == 1)) {
     case Device::Read::queued:
       break;
     case Device::Read::no_memory:

@@ -134,10 +134,10 @@ struct Device::State final : BufferTable {
 
   void push(Item* item) {
     queued++;
-    tail->next.store(item, std::memory_order_release);
+    // Both sides first say what they did and then look at the other (in one total order), so no wake-up is lost.
+    tail->next.store(item, std::memory_order_seq_cst);
     tail = item;
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (sleeping.load(std::memory_order_relaxed)) {
+    if (sleeping.load(std::memory_order_seq_cst)) {
       { std::lock_guard<std::mutex> lock(mutex); }
       wake.notify_one();
     }
@@ -161,9 +161,8 @@ struct Device::State final : BufferTable {
     if (!next) {
       files.close_all();
       std::unique_lock<std::mutex> lock(mutex);
-      sleeping.store(true, std::memory_order_relaxed);
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      while (!(next = head->next.load(std::memory_order_acquire)) && !abandon.load(std::memory_order_relaxed))
+      sleeping.store(true, std::memory_order_seq_cst);
+      while (!(next = head->next.load(std::memory_order_seq_cst)) && !abandon.load(std::memory_order_relaxed))
         wake.wait(lock);
       sleeping.store(false, std::memory_order_relaxed);
     }
@@ -426,8 +425,8 @@ bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t positi
   return true;
 }
 
-Device::Read Device::read(int32_t id, uint64_t offset, Completion* completion) {
-  if (state_->idle()) {
+Device::Read Device::read(int32_t id, uint64_t offset, Completion* completion, bool at_once) {
+  if (at_once && state_->idle()) {
     state_->finish_read(id, offset, completion);
     return Read::done;
   }

@@ -61,8 +61,9 @@ class Device {
   bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count);
 
   enum class Read { queued, done, no_memory };
-  // `done`: the queue was empty and the completion is filled already; it is not handed to options.done.
-  Read read(int32_t id, uint64_t offset, Completion* completion);
+  // `done`: at_once was asked for, the queue was empty, and the completion is filled already; it is not handed to
+  // options.done.
+  Read read(int32_t id, uint64_t offset, Completion* completion, bool at_once);
   // Queues the end: what came before runs, then the completion is handed over and the queue thread ends.
   bool close(Completion* completion);
 

@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "panel_bytes.h"
+#include "panels.h"
 #include "registry.h"
 
 namespace octavo {
@@ -207,7 +207,8 @@ const char* decode(const Spec& spec, const int32_t* words, int64_t count, const 
     if (panels) {
       if (rank != 2) return sentence("operand `%s`: panels are matrices", o.name);
       const int64_t padded = panel_bytes(t.dtype, t.dim[0], t.dim[1]);
-      if (padded >= 0) need = (uint64_t)padded;
+      if (padded < 0) return sentence("operand `%s` cannot be in panels", o.name);
+      need = (uint64_t)padded;
     }
     if (need > bytes - offset)
       return sentence("operand `%s` needs %llu bytes at %llu of a buffer of %llu", o.name, (unsigned long long)need,

@@ -30,7 +30,8 @@ typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 constexpr int kLanes = 16;
 
-OCTAVO_INLINE f32x16 splat(float x) { return f32x16{} + x; }
+// x - 0 is x to a compiler; 0 + x is not (it turns -0 to 0) and costs an addition.
+OCTAVO_INLINE f32x16 splat(float x) { return x - f32x16{}; }
 OCTAVO_INLINE f32x16 zero() { return f32x16{}; }
 
 OCTAVO_INLINE f32x16 load(const float* p) {
@@ -141,13 +142,17 @@ OCTAVO_INLINE uint16_t narrow_f16(float f) {
 
 // Sixteen halves widened to f32.
 OCTAVO_INLINE f32x16 load_bf16(const uint16_t* p) {
+#if defined(__AVX512F__)  // g++ 12 widens in halves when asked in general terms
+  return (f32x16)((u32x16)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)) << 16);
+#else
   u16x16 h;
   std::memcpy(&h, p, sizeof h);
   return (f32x16)(__builtin_convertvector(h, u32x16) << 16);
+#endif
 }
 OCTAVO_INLINE f32x16 load_f16(const uint16_t* p) {
 #if defined(__AVX512F__)
-  return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  return (f32x16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__)
   f32x16 v;
   __m256 low = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));

@@ -10,9 +10,16 @@ const KEEP_BELOW = 64 << 20;
 /** Bytes of free blocks kept for reuse in all. */
 const KEEP_AT_MOST = 512 << 20;
 
-interface Owner {
-  readonly bytes: number;
-  readonly label: string;
+/** A block of device memory that somebody owns, or that waits to be owned again. */
+export interface Block {
+  readonly buffer: BufferId;
+  /** Bytes of the block itself. */
+  readonly size: number;
+  /** Bytes that were asked for. */
+  bytes: number;
+  /** What it holds, and the module that asked for it: for reports. */
+  label: string;
+  path: string;
 }
 
 export interface MemoryReport {
@@ -28,9 +35,8 @@ export interface MemoryReport {
 export class Arena {
   readonly #backend: Backend;
   readonly #beforeFree: () => void;
-  readonly #free = new Map<number, BufferId[]>();
-  readonly #owners = new Map<BufferId, Owner>();
-  readonly #size = new Map<BufferId, number>();
+  readonly #free = new Map<number, Block[]>();
+  readonly #owned = new Set<Block>();
   #live = 0;
   #peak = 0;
   #kept = 0;
@@ -51,43 +57,42 @@ export class Arena {
   }
 
   /** @throws OutOfMemoryError naming the largest owners. */
-  allocate(bytes: number, label: string): BufferId {
+  allocate(bytes: number, label: string, path: string): Block {
     const size = classOf(bytes);
-    const list = this.#free.get(size);
-    let buffer = list?.pop();
-    if (buffer !== undefined) this.#kept -= size;
-    else {
+    let block = this.#free.get(size)?.pop();
+    if (block !== undefined) {
+      this.#kept -= size;
+      block.bytes = bytes;
+      block.label = label;
+      block.path = path;
+    } else {
       if (this.#live + this.#kept + size > this.#backend.budget) this.trim();
       if (this.#live + size > this.#backend.budget) throw this.#outOfMemory(bytes, label);
       try {
-        buffer = this.#backend.allocate(size);
+        block = { buffer: this.#backend.allocate(size), size, bytes, label, path };
       } catch (error) {
         this.trim();
         throw this.#outOfMemory(bytes, label, error);
       }
-      this.#size.set(buffer, size);
     }
-    this.#owners.set(buffer, { bytes, label });
+    this.#owned.add(block);
     this.#live += bytes;
     if (this.#live > this.#peak) this.#peak = this.#live;
-    return buffer;
+    return block;
   }
 
-  release(buffer: BufferId): void {
-    const owner = this.#owners.get(buffer);
-    if (!owner) return;
-    this.#owners.delete(buffer);
-    this.#live -= owner.bytes;
-    const size = this.#size.get(buffer)!;
+  release(block: Block): void {
+    if (!this.#owned.delete(block)) return;
+    const { size } = block;
+    this.#live -= block.bytes;
     if (size > KEEP_BELOW || this.#kept + size > KEEP_AT_MOST) {
-      this.#size.delete(buffer);
       this.#beforeFree();
-      this.#backend.free(buffer);
+      this.#backend.free(block.buffer);
       return;
     }
-    let list = this.#free.get(size);
-    if (!list) this.#free.set(size, (list = []));
-    list.push(buffer);
+    const list = this.#free.get(size);
+    if (list) list.push(block);
+    else this.#free.set(size, [block]);
     this.#kept += size;
   }
 
@@ -95,10 +100,7 @@ export class Arena {
   trim(): void {
     this.#beforeFree();
     for (const list of this.#free.values()) {
-      for (const buffer of list) {
-        this.#size.delete(buffer);
-        this.#backend.free(buffer);
-      }
+      for (const { buffer } of list) this.#backend.free(buffer);
     }
     this.#free.clear();
     this.#kept = 0;
@@ -107,7 +109,8 @@ export class Arena {
   /** What is live, largest first, grouped by label: for leak reports and out-of-memory errors. */
   owners(): { label: string; bytes: number; count: number }[] {
     const groups = new Map<string, { label: string; bytes: number; count: number }>();
-    for (const { label, bytes } of this.#owners.values()) {
+    for (const { label: what, path, bytes } of this.#owned) {
+      const label = path ? `${path}: ${what}` : what;
       const group = groups.get(label) ?? { label, bytes: 0, count: 0 };
       group.bytes += bytes;
       group.count++;
@@ -136,6 +139,6 @@ function mb(bytes: number): string {
 function classOf(bytes: number): number {
   if (bytes <= 256) return 256;
   if (bytes > KEEP_BELOW) return Math.ceil(bytes / 4096) * 4096;
-  const step = 2 ** Math.max(5, Math.floor(Math.log2(bytes)) - 3);
-  return Math.ceil(bytes / step) * step;
+  const mask = (1 << (28 - Math.clz32(bytes))) - 1; // an eighth of the power of two at or below it, less one
+  return (bytes + mask) & ~mask;
 }

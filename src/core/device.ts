@@ -1,7 +1,7 @@
 // A device as the rest of Octavo sees it: a backend with an arena, a recorder of commands and a list of module paths
 // for error messages. Ops record here; nothing waits except `read`.
 
-import { Arena, type MemoryReport } from "./arena.js";
+import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId } from "./backend.js";
 import { CommandBuffer } from "./command.js";
 import type { DType } from "./dtype.js";
@@ -90,14 +90,13 @@ export class Device implements AsyncDisposable {
     commands.reset();
   }
 
-  allocate(bytes: number, label: string): BufferId {
+  allocate(bytes: number, label: string): Block {
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
-    return this.arena.allocate(bytes, this.#path ? `${this.#path}: ${label}` : label);
+    return this.arena.allocate(bytes, label, this.#path);
   }
 
-  release(buffer: BufferId): void {
-    if (this.#closed) return;
-    this.arena.release(buffer);
+  release(block: Block): void {
+    if (!this.#closed) this.arena.release(block);
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
@@ -123,11 +122,11 @@ export class Device implements AsyncDisposable {
 
   /** Resolves when everything recorded so far has run. */
   async synchronize(): Promise<void> {
-    const buffer = this.allocate(4, "synchronize");
+    const block = this.allocate(4, "synchronize");
     try {
-      await this.read(buffer, 0, 4);
+      await this.read(block.buffer, 0, 4);
     } finally {
-      this.release(buffer);
+      this.release(block);
     }
   }
 

@@ -1,6 +1,7 @@
 // Tensors: a shape over a piece of device memory. Storage is counted, so views are free and memory goes back the moment
 // the last of them is disposed. `scope` frees everything made inside it but its result.
 
+import type { Block } from "./arena.js";
 import type { BufferId } from "./backend.js";
 import type { Device } from "./device.js";
 import { bytesOf, type DType, fromBf16, fromF16, type HostArray, isFloat, narrow } from "./dtype.js";
@@ -9,18 +10,16 @@ import { DTypeError, OctavoError, ShapeError } from "./errors.js";
 /** One allocation, shared by the tensors that view it. */
 class Storage {
   readonly device: Device;
-  readonly buffer: BufferId;
-  readonly bytes: number;
+  readonly block: Block;
   references = 1;
 
   constructor(device: Device, bytes: number, label: string) {
     this.device = device;
-    this.bytes = bytes;
-    this.buffer = device.allocate(bytes, label);
+    this.block = device.allocate(bytes, label);
   }
 
   drop(): void {
-    if (--this.references === 0) this.device.release(this.buffer);
+    if (--this.references === 0) this.device.release(this.block);
   }
 }
 
@@ -111,7 +110,7 @@ export class Tensor implements Disposable {
         },
       );
     }
-    return this.#storage.buffer;
+    return this.#storage.block.buffer;
   }
 
   get size(): number {
@@ -120,7 +119,7 @@ export class Tensor implements Disposable {
 
   /** Bytes of the memory it holds (for panels: as the device stores it). */
   get nbytes(): number {
-    return this.panels ? this.#storage.bytes : bytesOf(this.dtype, this.size);
+    return this.panels ? this.#storage.block.bytes : bytesOf(this.dtype, this.size);
   }
 
   get contiguous(): boolean {

@@ -24,6 +24,8 @@ export interface GenerationOptions {
   seed?: number;
   eos_token_id?: number | readonly number[] | null;
   pad_token_id?: number | null;
+  /** Guess up to so many tokens from earlier in the text (greedy, one prompt); exact, and faster where text repeats. */
+  prompt_lookup_num_tokens?: number;
 }
 
 export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
@@ -38,6 +40,7 @@ export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
   "seed",
   "eos_token_id",
   "pad_token_id",
+  "prompt_lookup_num_tokens",
 ];
 
 export interface GenerationConfig {
@@ -51,6 +54,8 @@ export interface GenerationConfig {
   readonly seed: number;
   readonly eos_token_ids: readonly number[];
   readonly pad_token_id: number;
+  /** 0 for none. */
+  readonly prompt_lookup_num_tokens: number;
 }
 
 /** What transformers generates without being told how much: 20 tokens in all. */
@@ -129,6 +134,7 @@ export function generationConfig(
     seed: number("seed", Math.floor(Math.random() * 2 ** 31), (n) => Number.isSafeInteger(n), "a whole number") | 0,
     eos_token_ids: options.eos_token_id === null ? [] : eos_token_ids,
     pad_token_id: pad,
+    prompt_lookup_num_tokens: number("prompt_lookup_num_tokens", 0, whole, "a whole number of at least 0"),
   };
 }
 

@@ -14,7 +14,7 @@ import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
 
 /** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
-const CAPACITY_STEP = 16;
+export const CAPACITY_STEP = 16;
 
 export interface LoopOptions {
   readonly config: GenerationConfig;
@@ -125,7 +125,7 @@ export async function* generateSteps(
     if (signal?.aborted) throw new AbortError("generation was aborted", { cause: signal.reason });
   };
   stop();
-  const session = new Session(device, model, batch, options);
+  using session = new Session(device, model, batch, options);
   const ended = new Array<boolean>(batch.rows).fill(false);
   const eos = new Set(config.eos_token_ids);
   let current: Tensor | undefined;
@@ -150,6 +150,5 @@ export async function* generateSteps(
   } finally {
     current?.dispose();
     following?.dispose();
-    session.dispose();
   }
 }

@@ -4,12 +4,14 @@ import type { Device } from "../core/device.js";
 import { checkOptions, OptionError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
+import { cacheDType } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
 import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
 import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
+import { checkLookup, lookupSteps } from "./lookup.js";
 import { generateSteps, type Step } from "./loop.js";
 import type { Streamer } from "./streamers.js";
 
@@ -106,10 +108,13 @@ export class PreTrainedModel implements AsyncDisposable {
     return rows;
   }
 
-  /** The same as an async iterator over steps; leaving the loop early stops the work. */
-  async *stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
+  /**
+   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * @throws at once what `generate` throws for its options and inputs
+   */
+  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
-    yield* this.#steps(batch, config, options.signal);
+    return this.#steps(batch, config, options.signal);
   }
 
   /**
@@ -155,12 +160,14 @@ export class PreTrainedModel implements AsyncDisposable {
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
     const config = generationConfig(options, this.generation_config, this.config, batch.steps);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
+    if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
     return { batch, config };
   }
 
   #steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
-    const cache_dtype = this.dtype === "f32" ? "f32" : "bf16";
-    return generateSteps(this.device, this.#module, batch, { config, cache_dtype, signal });
+    const cache_dtype = cacheDType(this.dtype);
+    const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
+    return run(this.device, this.#module, batch, { config, cache_dtype, signal });
   }
 
   #checkLength(tokens: number, max_positions: number): void {

@@ -15,7 +15,8 @@ export interface DeviceOptions {
   isa?: string;
 }
 
-const NAMES = ["cpu", "reference", "webgpu"];
+/** Devices that `requestDevice` knows. */
+export const DEVICE_NAMES: readonly string[] = ["cpu", "reference", "webgpu"];
 
 /**
  * Opens a device without waiting: "cpu" (native kernels) or "reference" (plain JavaScript loops, slow and exact).
@@ -27,9 +28,9 @@ export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
   if (name === "webgpu") {
     throw new DeviceError('device "webgpu" cannot be opened without waiting', { hint: "await requestDevice(...)" });
   }
-  const near = suggestion(name, NAMES);
+  const near = suggestion(name, DEVICE_NAMES);
   throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
-    hint: `known devices: ${NAMES.join(", ")}`,
+    hint: `known devices: ${DEVICE_NAMES.join(", ")}`,
   });
 }
 

@@ -8,7 +8,7 @@ import { ConfigError, NotFoundError, OptionError, UnsupportedModelError } from "
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.js";
 import { readJsonFile } from "../formats/json.js";
 import { architectureOf } from "../models/index.js";
-import type { CausalLM, ConfigJson } from "../nn/decoder.js";
+import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
@@ -64,12 +64,20 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
   return "f32";
 }
 
+/** A model that is declared but not loaded: the tree, and where its tensors lie. */
+export interface Declared {
+  readonly config: ConfigJson;
+  readonly architecture: Architecture;
+  readonly model: CausalLM;
+  readonly checkpoint: Checkpoint;
+  readonly dtype: FloatDType;
+}
+
 /**
- * Loads a causal language model from a folder, quantizing while it reads.
- * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
+ * Reads the config and the headers of a model folder and declares the tree; allocates nothing on any device.
+ * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, OptionError (an unknown dtype)
  */
-export async function loadCausalLM(folder: string, options: LoadOptions): Promise<Loaded> {
-  const { device, quantization } = options;
+export async function declareCausalLM(folder: string, wanted: string): Promise<Declared> {
   const config = await readConfigJson(folder);
   const architecture = await architectureOf(config);
   if (config.quantization_config !== undefined && config.quantization_config !== null) {
@@ -79,7 +87,16 @@ export async function loadCausalLM(folder: string, options: LoadOptions): Promis
   }
   const model = architecture.build(config);
   const checkpoint = await openCheckpoint(folder);
-  const dtype = resolveDType(options.dtype, config, checkpoint);
+  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
+}
+
+/**
+ * Loads a causal language model from a folder, quantizing while it reads.
+ * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
+ */
+export async function loadCausalLM(folder: string, options: LoadOptions): Promise<Loaded> {
+  const { device, quantization } = options;
+  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(folder, options.dtype);
   const scheme = schemeOf(quantization);
   const steps = plan(model, architecture, checkpoint, dtype, scheme, quantization?.llm_int8_skip_modules ?? null);
   const generation_config = await optionalJson(join(folder, "generation_config.json"));

@@ -19,6 +19,11 @@ export interface CacheShape {
   readonly dtype: FloatDType;
 }
 
+/** The dtype of the cache of a model whose weights are in `dtype`. */
+export function cacheDType(dtype: FloatDType): FloatDType {
+  return dtype === "f32" ? "f32" : "bf16";
+}
+
 export class KVCache implements Disposable {
   readonly shape: CacheShape;
   /** i32[1] on the device: tokens held before the ones that are being appended. */
@@ -71,6 +76,11 @@ export class KVCache implements Disposable {
   advance(steps: number): void {
     advance(this.cursor, steps);
     this.#length += steps;
+  }
+
+  /** Records that the last `steps` tokens are forgotten. */
+  rewind(steps: number): void {
+    if (steps > 0) this.advance(-steps);
   }
 
   dispose(): void {

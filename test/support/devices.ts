@@ -5,7 +5,7 @@ import type { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
 
 /** Names of the backends that conformance and model suites run on. */
-export const DEVICES: readonly string[] = ["reference"];
+export const DEVICES: readonly string[] = ["reference", "cpu"];
 
 export function openTestDevice(name: string): Device {
   return openDevice(name, name === "cpu" ? { threads: 2 } : {});

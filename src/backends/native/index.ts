@@ -64,6 +64,8 @@ export interface NativeOptions {
 export interface NativeBackend extends Backend {
   readonly isa: string;
   readonly threads: number;
+  load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void;
+  panelBytes(dtype: DType, rows: number, columns: number): number | undefined;
   /** Starts (and zeroes) or stops the per-op clocks. */
   profile(on: boolean): void;
   profileReport(): readonly OpProfile[];

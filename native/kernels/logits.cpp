@@ -1,0 +1,84 @@
+// argmax and token_logprobs: whole rows of logits at the speed of memory.
+
+#include "../parallel.h"
+#include "../registry.h"
+#include "../simd/vec.h"
+
+namespace octavo::OCTAVO_ISA {
+
+namespace {
+
+typedef double f64x16 __attribute__((vector_size(128)));
+
+// The greatest of a row, and whether the row holds a NaN. -inf for an empty row.
+OCTAVO_INLINE float greatest(const float* x, int64_t V, bool* nan) {
+  f32x16 top = splat(-INFINITY);
+  i32x16 bad = {};
+  int64_t v = 0;
+  for (; v + 16 <= V; v += 16) {
+    const f32x16 s = load(x + v);
+    top = vmax(s, top);
+    bad |= s != s;
+  }
+  float best = highest(top);
+  bool any = false;
+  for (int i = 0; i < 16; i++) any |= bad[i] != 0;
+  for (; v < V; v++) {
+    best = x[v] > best ? x[v] : best;
+    any |= x[v] != x[v];
+  }
+  *nan = any;
+  return best;
+}
+
+const char* argmax(const Call& call) {
+  const Tensor &logits = call.t[0], &ids = call.t[1];
+  const int64_t B = logits.dim[0], V = logits.dim[1];
+  if (V == 0) return "logits are empty";
+  parallel(call, B, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+    for (int64_t b = begin; b < end; b++) {
+      const float* x = logits.as<float>() + b * V;
+      bool nan;
+      const float best = greatest(x, V, &nan);
+      int64_t v = 0;
+      while (v < V && x[v] != best) v++;
+      ids.as<int32_t>()[b] = nan ? -1 : (int32_t)v;
+    }
+  });
+  for (int64_t b = 0; b < B; b++)
+    if (ids.as<int32_t>()[b] < 0) return "logits hold NaN";
+  return nullptr;
+}
+
+const char* token_logprobs(const Call& call) {
+  const Tensor &logits = call.t[0], &targets = call.t[1], &y = call.t[2];
+  const int64_t R = logits.dim[0], V = logits.dim[1];
+  for (int64_t r = 0; r < R; r++) {
+    const int32_t id = targets.as<int32_t>()[r];
+    if (id < 0 || id >= V) return sentence("token id %d is outside the vocabulary of %lld", id, (long long)V);
+  }
+  parallel(call, R, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; r++) {
+      const float* x = logits.as<float>() + r * V;
+      bool nan;
+      const float top = greatest(x, V, &nan);
+      f64x16 sums = {};
+      int64_t v = 0;
+      for (; v + 16 <= V; v += 16) sums += __builtin_convertvector(vexp(load(x + v) - top), f64x16);
+      double total = 0;
+      for (int i = 0; i < 16; i++) total += sums[i];
+      for (; v < V; v++) total += __builtin_exp((double)(x[v] - top));
+      const double result = (double)x[targets.as<int32_t>()[r]] - (double)top - __builtin_log(total);
+      y.as<float>()[r] = nan ? NAN : (float)result;
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace
+
+OCTAVO_KERNELS(logits,
+    {"argmax", "argmax: logits[B,V]:f32 -> ids[B]:i32", argmax},
+    {"token_logprobs", "token_logprobs: logits[R,V]:f32 targets[R]:i32 -> y[R]:f32", token_logprobs})
+
+}  // namespace octavo::OCTAVO_ISA

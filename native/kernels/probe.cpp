@@ -1,0 +1,100 @@
+// isa: portable avx2 avxvnni avx512 avx512bf16
+// What this machine can do at most, measured by loops that do nothing else: reading memory, f32 multiply-adds, and dot
+// products of 8-bit codes and of bf16 pairs on registers. Not ops of any model (src/eval/machine.ts runs them), so that
+// benchmarks can print kernels beside these.
+#include "../parallel.h"
+#include "../registry.h"
+#include "../simd/dot.h"
+#include "../simd/vec.h"
+
+namespace octavo::OCTAVO_ISA {
+
+constexpr int64_t kChunk = 1 << 18;  // floats per piece: 1 MB
+
+static float sum_of(const float* x, int64_t n) {
+  f32x16 s[8] = {};
+  int64_t i = 0;
+  for (; i + 128 <= n; i += 128)
+    for (int j = 0; j < 8; j++) s[j] += load(x + i + 16 * j);
+  float total = 0;
+  for (; i < n; i++) total += x[i];
+  for (int j = 1; j < 8; j++) s[0] += s[j];
+  return total + sum(s[0]);
+}
+
+static const char* probe_read(const Call& call) {
+  const Tensor& x = call.t[0];
+  const int64_t n = x.dim[0], chunks = (n + kChunk - 1) / kChunk;
+  float* partial = (float*)call.need((size_t)chunks * sizeof(float));
+  if (partial == nullptr) return "out of memory";
+  parallel(call, chunks, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t c = begin; c < end; c++) {
+      const int64_t from = c * kChunk;
+      partial[c] = sum_of(x.as<float>() + from, n - from < kChunk ? n - from : kChunk);
+    }
+  });
+  float total = 0;
+  for (int64_t c = 0; c < chunks; c++) total += partial[c];
+  *call.t[1].as<float>() = total;
+  return nullptr;
+}
+
+constexpr int kChains = 12;  // enough to hide the latency of a multiply-add on every machine that we know
+
+// Multiply-accumulates of one weight format on registers, as the matrix kernels do them.
+template <class Dot, class V>
+static float spin(int64_t rounds, V zero_value) {
+  Dot dot;
+  const float table[16] = {};
+  dot.prepare(table);
+  V acc[kChains];
+  for (V& a : acc) a = zero_value;
+  u32p raw = splat_bits(0x3f003f00u);  // half as f32, twice half as bf16
+  for (int64_t i = 0; i < rounds; i++) {
+    const auto w = dot.weight((u32p)rounded((f32p)raw), 0);
+    OCTAVO_UNROLL for (int j = 0; j < kChains; j++) acc[j] = dot.mac(acc[j], w, raw);
+  }
+  float total = 0;
+  for (const V& a : acc) total += (float)a[0];
+  return total;
+}
+
+// Runs `rounds` rounds of f in each of `pieces` pieces. y[0] only keeps the results alive; y[1] is the number of
+// operations (multiplications and additions) of one round.
+template <class Dot, class F>
+static const char* on_all(const Call& call, const F& f) {
+  const int64_t pieces = call.attr[0].i, rounds = call.attr[1].i;
+  float* out = call.t[0].as<float>();
+  float* partial = (float*)call.need((size_t)pieces * sizeof(float));
+  if (partial == nullptr) return "out of memory";
+  parallel(call, pieces, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t p = begin; p < end; p++) partial[p] = f(rounds * kParts);
+  });
+  out[0] = 0;
+  for (int64_t p = 0; p < pieces; p++) out[0] += partial[p];
+  out[1] = 2.0f * kChains * 16 * Dot::kPerStep / Dot::kSub;
+  return nullptr;
+}
+
+static const char* probe_f32(const Call& call) {
+  return on_all<DotF32>(call, [](int64_t rounds) { return spin<DotF32>(rounds, f32p{}); });
+}
+static const char* probe_int8(const Call& call) {
+  return on_all<DotI8>(call, [](int64_t rounds) { return spin<DotI8>(rounds, i32p{}); });
+}
+#if defined(OCTAVO_BF16_DOT)
+static const char* probe_bf16(const Call& call) {
+  return on_all<DotBf16Pair>(call, [](int64_t rounds) { return spin<DotBf16Pair>(rounds, f32p{}); });
+}
+#endif
+
+OCTAVO_KERNELS(probe,
+  {"probe_read", "probe_read: x[N]:f32 -> y[1]:f32", probe_read},
+  {"probe_f32", "probe_f32: y[2]:f32! ; pieces:i32 rounds:i32 ->", probe_f32},
+  {"probe_int8", "probe_int8: y[2]:f32! ; pieces:i32 rounds:i32 ->", probe_int8},
+#if defined(OCTAVO_BF16_DOT)
+  {"probe_bf16", "probe_bf16: y[2]:f32! ; pieces:i32 rounds:i32 ->", probe_bf16},
+#endif
+)
+
+}  // namespace octavo::OCTAVO_ISA

@@ -1,0 +1,173 @@
+// The weight formats as the register tile sees them (tile.h). One step is 64 bytes of a panel: a dword for each of 16
+// outputs, `kPerStep` k's in each. It is taken in `kSub` sub-steps; in each, `weight` turns the dwords into one Wide
+// operand and `mac` adds its products with one activation dword that all lanes share. Activations are packed to match:
+// [step * kSub + sub][row] dwords. These few lines are all that differs between formats and instruction sets.
+#pragma once
+
+#include "wide.h"
+
+namespace octavo::OCTAVO_ISA {
+
+struct DotFloat {
+  using Acc = WideF;
+  static constexpr bool kScaled = false;
+  OCTAVO_INLINE f32p mac(f32p acc, f32p w, u32p x) const { return fma_part(w, (f32p)x, acc); }
+  void prepare(const float*) {}
+};
+
+struct DotF32 : DotFloat {
+  static constexpr int kSub = 1, kPerStep = 1;
+  OCTAVO_INLINE f32p weight(u32p raw, int) const { return (f32p)raw; }
+};
+
+struct DotBf16 : DotFloat {
+  static constexpr int kSub = 2, kPerStep = 2;
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const { return (f32p)(j == 0 ? raw << 16 : raw & 0xffff0000u); }
+};
+
+struct DotF16 : DotFloat {
+  static constexpr int kSub = 2, kPerStep = 2;
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const { return widen_f16_bits(j == 0 ? raw & 0xffffu : raw >> 16); }
+};
+
+// Nibbles through a table of 16 floats; one factor per output for each block of k's (absmax).
+struct DotU4 : DotFloat {
+  static constexpr int kSub = 8, kPerStep = 8;
+  static constexpr bool kScaled = true;
+#if defined(__AVX512F__)
+  __m512 table;
+  void prepare(const float* p) { table = _mm512_loadu_ps(p); }
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const {
+    // Looks at the low four bits only.
+    return (f32p)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)(raw >> (4 * j)), table);
+  }
+#elif defined(__AVX2__)
+  __m256 low, high;
+  void prepare(const float* p) {
+    low = _mm256_loadu_ps(p);
+    high = _mm256_loadu_ps(p + 8);
+  }
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const {
+    const __m256i index = (__m256i)(raw >> (4 * j));  // permute looks at the low three bits, blend at the top one
+    const __m256 top = _mm256_castsi256_ps((__m256i)(raw << (28 - 4 * j)));
+    return (f32p)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), top);
+  }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  uint8x16x4_t table;
+  void prepare(const float* p) {
+    for (int i = 0; i < 4; i++) table.val[i] = vld1q_u8((const uint8_t*)(p + 4 * i));
+  }
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const {
+    const u32p index = ((raw >> (4 * j)) & 15u) * 0x04040404u + 0x03020100u;
+    return (f32p)vqtbl4q_u8(table, (uint8x16_t)index);
+  }
+#else
+  const float* table;
+  void prepare(const float* p) { table = p; }
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const {
+    const u32p index = (raw >> (4 * j)) & 15u;
+    f32p w;
+    for (int i = 0; i < kPartLanes; i++) w[i] = table[index[i]];
+    return w;
+  }
+#endif
+};
+
+// Products of 8-bit codes, exact in 32 bits. Weights are stored as code + 128; where the machine multiplies unsigned by
+// signed the sums are too large by 128 Σ x (kBias), elsewhere the 128 is taken off first.
+struct DotI8 {
+  using Acc = WideI;
+  static constexpr bool kScaled = false;
+  static constexpr int kPerStep = 4;
+  void prepare(const float*) {}
+#if defined(__AVX512VNNI__)
+  static constexpr int kSub = 1, kBias = 128;
+  OCTAVO_INLINE i32p weight(u32p raw, int) const { return (i32p)raw; }
+  OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const {
+    return (i32p)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+  }
+#elif defined(__AVXVNNI__)
+  static constexpr int kSub = 1, kBias = 128;
+  OCTAVO_INLINE i32p weight(u32p raw, int) const { return (i32p)raw; }
+  OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const {
+    return (i32p)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, (__m256i)x);
+  }
+#elif defined(__SSE2__) || defined(__wasm_simd128__)
+  // Even and odd bytes as 16-bit pairs: vpmaddubsw would saturate, vpmaddwd does not.
+  static constexpr int kSub = 2, kBias = 128;
+  OCTAVO_INLINE i32p weight(u32p raw, int j) const {
+    typedef uint16_t u16p __attribute__((vector_size(kPartBytes)));
+    return (i32p)(j == 0 ? (u16p)(raw & 0x00ff00ffu) : (u16p)raw >> 8);
+  }
+  OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const {
+#if defined(__AVX2__)
+    return acc + (i32p)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+#elif defined(__SSE2__)
+    return acc + (i32p)_mm_madd_epi16((__m128i)w, (__m128i)x);
+#else
+    return acc + (i32p)wasm_i32x4_dot_i16x8((v128_t)w, (v128_t)x);
+#endif
+  }
+#elif defined(__ARM_FEATURE_DOTPROD)
+  static constexpr int kSub = 1, kBias = 0;
+  OCTAVO_INLINE i32p weight(u32p raw, int) const { return (i32p)(raw ^ 0x80808080u); }
+  OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const {
+    return (i32p)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x);
+  }
+#else
+  static constexpr int kSub = 4, kBias = 128;
+  OCTAVO_INLINE i32p weight(u32p raw, int j) const { return (i32p)((raw >> (8 * j)) & 0xffu); }
+  OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const { return acc + w * (i32p)x; }
+#endif
+};
+
+// Four activation codes (the k's of one step) as the dwords that DotI8 wants, `stride` dwords apart.
+OCTAVO_INLINE void put_codes(uint32_t* to, int64_t stride, const int32_t* q) {
+  if constexpr (DotI8::kSub == 1) {
+    to[0] = (uint32_t)(q[0] & 255) | (uint32_t)(q[1] & 255) << 8 | (uint32_t)(q[2] & 255) << 16 | (uint32_t)q[3] << 24;
+  } else if constexpr (DotI8::kSub == 2) {
+    to[0] = (uint32_t)(q[0] & 0xffff) | (uint32_t)q[2] << 16;
+    to[stride] = (uint32_t)(q[1] & 0xffff) | (uint32_t)q[3] << 16;
+  } else {
+    for (int j = 0; j < 4; j++) to[j * stride] = (uint32_t)q[j];
+  }
+}
+
+#if defined(__AVX512BF16__)
+#define OCTAVO_BF16_DOT 1
+// Weights and activations both rounded to bf16, pairs of products added in f32: where a caller allows it.
+struct DotBf16Pair {
+  using Acc = WideF;
+  static constexpr bool kScaled = false;
+  static constexpr int kSub = 1, kPerStep = 2;
+  void prepare(const float*) {}
+  OCTAVO_INLINE u32p weight(u32p raw, int) const { return raw; }
+  OCTAVO_INLINE f32p mac(f32p acc, u32p w, u32p x) const {
+    return (f32p)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)x);
+  }
+};
+
+// The same with nibbles looked up as bf16, two at a time: k = 8i + j and 8i + j + 4 make a pair, and so they do in the
+// activations.
+struct DotU4Bf16 : DotBf16Pair {
+  static constexpr bool kScaled = true;
+  static constexpr int kSub = 4, kPerStep = 8;
+  __m512i table;
+  void prepare(const float* p) {
+    const __m256i once = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(p));
+    table = _mm512_maskz_broadcast_i64x4(0xff, once);  // twice: the look-up sees five bits, four of them ours
+  }
+  OCTAVO_INLINE u32p weight(u32p raw, int j) const {
+    return (u32p)_mm512_maskz_permutexvar_epi16(0xffffffffu, (__m512i)(raw >> (4 * j)), table);
+  }
+};
+
+// Lane by lane two floats as one dword of bf16, `low` in the low half.
+OCTAVO_INLINE u32p bf16_pairs(f32p low, f32p high) {
+  const __m512i lows = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)low));
+  const __m512i highs = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)high));
+  return (u32p)lows | ((u32p)highs << 16);
+}
+#endif
+
+}  // namespace octavo::OCTAVO_ISA

@@ -1,0 +1,220 @@
+// Rows times panels: cuts the product into tasks for the pool and runs of steps for the caches, and calls register
+// tiles (tile.h) on them. What the weights are and what becomes of the sums is the caller's:
+//
+//   Weights: using Dot; int64_t steps, align; bool in_place;
+//            int64_t scratch(run): bytes that fetch() needs for a panel
+//            const char* fetch(panel, step, count, scratch): steps [step, step + count) of a panel
+//            void scales(panel, step, count, float*): factors [block][16] (scaled formats)
+//            void ahead(panel, panels, TileArgs&): where those of the panels after these come from (scaled formats)
+//   Finish:  void operator()(tile, panel, panels, const char* c): sums [rows][plan.panels][16] of a tile, complete
+//
+// A run of weights that many tiles share stays in the first-level cache while it meets one tile after another, whose
+// activations come from the second level. A single tile (decoding) reads each weight once, panel by panel.
+#pragma once
+
+#include "../parallel.h"
+#include "act.h"
+#include "tile.h"
+#include "transpose.h"
+
+namespace octavo::OCTAVO_ISA {
+
+constexpr int64_t kRunSteps = 192;      // 12 KiB of a panel
+constexpr int64_t kBlockRows = 240;     // rows of one task
+constexpr int64_t kSlabRows = 480;      // rows whose activations are prepared at a time
+constexpr int64_t kChunkGroups = 8;     // groups of panels of one task
+constexpr int64_t kTaskBytes = 1 << 17; // weights of one task when decoding
+
+OCTAVO_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
+OCTAVO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+OCTAVO_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+struct Plan {
+  int rows = 1;           // of a tile
+  int panels = 1;         // of a group
+  int64_t tiles = 0;      // of the call
+  int64_t slab = 0;       // tiles prepared at a time
+  int64_t block = 0;      // tiles of one task
+  int64_t total_panels = 0, groups = 0, chunk = 0;
+  int64_t steps = 0, run = 0;
+  int64_t scale_blocks = 0;
+  int64_t panel_scratch = 0, sums_bytes = 0, scales_bytes = 0, worker_bytes = 0;
+  int workers = 1;
+
+  int64_t tile_sums() const { return (int64_t)rows * panels * kStepBytes; }
+};
+
+struct TileSize {
+  int64_t tiles;
+  int rows;
+};
+OCTAVO_INLINE TileSize tile_size(int64_t m) {
+  const int64_t tiles = m > 0 ? ceil_div(m, kTileRows) : 1;
+  return {tiles, tile_rows(ceil_div(m, tiles))};
+}
+
+template <class Weights>
+Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights) {
+  Plan p;
+  const TileSize size = tile_size(m);
+  p.rows = size.rows;
+  p.tiles = ceil_div(m, p.rows);
+  p.panels = tile_panels(p.rows);
+  p.slab = at_most(p.tiles, kSlabRows / p.rows);
+  p.block = at_most(p.slab, kBlockRows / p.rows);
+  p.total_panels = ceil_div(n, kPanelRows);
+  p.groups = ceil_div(p.total_panels, p.panels);
+  p.steps = weights.steps;
+  p.workers = call.pool ? call.pool->threads() : 1;
+  if (weights.in_place && p.tiles == 1) {
+    p.run = p.steps;
+    p.chunk = 1;
+  } else {
+    p.run = weights.align >= kRunSteps ? weights.align : kRunSteps / weights.align * weights.align;
+    p.chunk = at_most(kChunkGroups, ceil_div(p.groups, 4 * p.workers));
+  }
+  if (p.run < 1) p.run = 1;
+  p.panel_scratch = align64(weights.scratch(p.run));
+  p.sums_bytes = p.chunk * p.block * p.tile_sums();
+  if (Weights::Dot::kScaled) p.scale_blocks = ceil_div(p.run, weights.align);
+  p.scales_bytes = p.panels * p.scale_blocks * kStepBytes;
+  p.worker_bytes = p.panels * p.panel_scratch + p.sums_bytes + p.scales_bytes;
+  return p;
+}
+
+// One slab: tiles [0, tiles) whose packed activations start at x, `x_stride` bytes a tile.
+template <class Weights, class Finish>
+void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* x, int64_t x_stride,
+                 const Weights& weights, char* worker_scratch, const Finish& finish) {
+  using Dot = typename Weights::Dot;
+  const TileFn fn = for_rows<TileOf<Dot>::template Rows>(plan.rows);
+  const int64_t blocks = ceil_div(tiles, plan.block);
+  const int64_t even = ceil_div(tiles, blocks);  // blocks of nearly equal size
+  const int64_t chunks = ceil_div(plan.groups, plan.chunk);
+  int64_t grain = 1;
+  if (plan.run == plan.steps && plan.tiles == 1) {
+    const int64_t bytes = plan.chunk * plan.panels * plan.steps * kStepBytes;
+    grain = bytes > 0 ? kTaskBytes / bytes : plan.groups;
+    if (grain < 1) grain = 1;
+  }
+  parallel(call, blocks * chunks, grain, [&](int64_t begin, int64_t end, int worker) {
+    char* scratch = worker_scratch + worker * plan.worker_bytes;
+    char* sums = scratch;
+    float* scales = (float*)(sums + plan.sums_bytes);
+    char* staged = (char*)scales + plan.scales_bytes;
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t first_tile = task % blocks * even;
+      const int64_t last_tile = at_most(first_tile + even, tiles);
+      const int64_t first_group = task / blocks * plan.chunk;
+      const int64_t last_group = at_most(first_group + plan.chunk, plan.groups);
+      const auto sums_of = [&](int64_t group, int64_t t) {
+        return sums + ((group - first_group) * even + (t - first_tile)) * plan.tile_sums();
+      };
+      if (plan.steps == 0) std::memset(sums, 0, (size_t)plan.sums_bytes);
+      for (int64_t step = 0; step < plan.steps; step += plan.run) {
+        const int64_t count = at_most(plan.run, plan.steps - step);
+        for (int64_t group = first_group; group < last_group; group++) {
+          TileArgs a;
+          for (int p = 0; p < plan.panels; p++) {
+            // A group that sticks out beyond the last panel repeats it; nobody looks at those sums.
+            const int64_t panel = group * plan.panels + p;
+            if (panel >= plan.total_panels) {
+              a.w[p] = a.w[p - 1];
+              continue;
+            }
+            a.w[p] = weights.fetch(panel, step, count, staged + p * plan.panel_scratch);
+            if constexpr (Dot::kScaled)
+              weights.scales(panel, step, count, scales + p * plan.scale_blocks * kPanelRows);
+          }
+          a.steps = count;
+          a.first = step == 0;
+          a.scale = scales;
+          a.scale_stride = plan.scale_blocks * kPanelRows;
+          a.block = weights.align;
+          a.table = weights.table;
+          a.ahead = nullptr;
+          a.ahead_step = 0;
+          if constexpr (Dot::kScaled) {
+            if (plan.tiles == 1 && group + 1 < plan.groups) weights.ahead((group + 1) * plan.panels, plan.panels, a);
+          }
+          for (int64_t t = first_tile; t < last_tile; t++) {
+            a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * plan.rows;
+            a.c = sums_of(group, t);
+            fn(a);
+          }
+        }
+      }
+      for (int64_t group = first_group; group < last_group; group++) {
+        const int64_t panel = group * plan.panels;
+        const int count = (int)at_most(plan.panels, plan.total_panels - panel);
+        for (int64_t t = first_tile; t < last_tile; t++) finish(t, panel, count, sums_of(group, t));
+      }
+    }
+  });
+}
+
+// Work below this many elements is not worth waking anybody for.
+constexpr int64_t kPreparePiece = 1 << 15;
+
+// Packed f32 activations of tiles [0, tiles): [k][rows] each.
+inline void pack_floats(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles,
+                        char* to, int64_t stride) {
+  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+  parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; t++) {
+      const int64_t row = t * plan.rows;
+      uint32_t* out = (uint32_t*)(to + t * stride);
+      if (plan.rows == 1)
+        std::memcpy(out, x + row * k, sizeof(float) * (size_t)k);
+      else
+        rows_to_steps((const char*)(x + row * k), k * 4, (int)at_most(plan.rows, rows - row), k * 4, out, plan.rows,
+                      AsIs{});
+      std::memset(out + k * plan.rows, 0, (size_t)(stride - k * plan.rows * 4));
+    }
+  });
+}
+
+// y = act(sums + bias) + residual, for sums in f32; also the end of every other product.
+struct Output {
+  float* y;
+  const float* residual;
+  const Tensor* bias;
+  int act;
+  int64_t n;
+
+  OCTAVO_INLINE f32x16 bias_of(int64_t panel) const {
+    if (!*bias) return zero();
+    const int64_t at = panel * kPanelRows;
+    const int64_t left = n - at;
+    switch (bias->dtype) {
+      case DType::f32: return left >= 16 ? load(bias->as<float>() + at) : load_n(bias->as<float>() + at, (int)left);
+      default: {
+        uint16_t halves[16] = {};
+        std::memcpy(halves, bias->as<uint16_t>() + at, sizeof(uint16_t) * (size_t)at_most(16, left));
+        return bias->dtype == DType::bf16 ? load_bf16(halves) : load_f16(halves);
+      }
+    }
+  }
+  OCTAVO_INLINE void put(int64_t row, int64_t panel, f32x16 v) const {
+    const int64_t at = row * n + panel * kPanelRows;
+    const int64_t left = n - panel * kPanelRows;
+    v = apply_act(act, v);
+    if (left >= 16) {
+      if (residual) v += load(residual + at);
+      store(y + at, v);
+    } else {
+      if (residual) v += load_n(residual + at, (int)left);
+      store_n(y + at, v, (int)left);
+    }
+  }
+  OCTAVO_INLINE void floats(const Plan& plan, int64_t row, int64_t rows, int64_t panel, int panels,
+                            const char* c) const {
+    for (int p = 0; p < panels; p++) {
+      const f32x16 b = bias_of(panel + p);
+      for (int r = 0; r < at_most(plan.rows, rows); r++)
+        put(row + r, panel + p, load((const float*)(c + ((int64_t)r * plan.panels + p) * kStepBytes)) + b);
+    }
+  }
+};
+
+}  // namespace octavo::OCTAVO_ISA

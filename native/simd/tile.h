@@ -1,0 +1,182 @@
+// The register tile: a few rows of activations times a few panels, over a run of steps. Every sum is one chain in the
+// order of k, whatever the tile's size, so a row's bits do not depend on the rows beside it.
+#pragma once
+
+#include "dot.h"
+
+namespace octavo::OCTAVO_ISA {
+
+constexpr int kMaxPanels = 4;
+
+// How far ahead of a step its panel is prefetched, for tiles that are slower than the machine's own prefetcher likes.
+constexpr int64_t kPrefetch = 2048;
+template <class Dot>
+constexpr bool prefetches(int rows) {
+  return Dot::kScaled || (rows >= 2 && rows <= 8);
+}
+
+struct TileArgs {
+  const char* w[kMaxPanels];  // per panel, at its first step of this run
+  const uint32_t* x;          // [steps * kSub][rows], at the same step
+  char* c;                    // sums [rows][panels][16]
+  int64_t steps;
+  bool first;                 // sums begin here, else they are added to
+  // Scaled formats: factors [panel][block][16]; a block is `block` steps, the run begins at the start of one.
+  const float* scale;
+  int64_t scale_stride;
+  int64_t block;
+  const float* table;
+  // What the next tile's factors are made of: fetched along the way, `ahead_step` bytes per block.
+  const char* ahead;
+  int64_t ahead_step;
+};
+using TileFn = void (*)(const TileArgs&);
+
+// How many rows a tile has at most and how many panels it takes, so that the sums fit the registers.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 12;
+constexpr int tile_panels(int rows) { return rows <= 2 ? 4 : 2; }
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+constexpr int tile_panels(int rows) { return rows <= 3 ? 2 : 1; }
+#elif defined(__ARM_NEON)
+constexpr int kTileRows = 6;
+constexpr int tile_panels(int rows) { return rows <= 2 ? 2 : 1; }
+#else
+constexpr int kTileRows = 2;
+constexpr int tile_panels(int) { return 1; }
+#endif
+
+// The next tile size that exists for a number of rows.
+constexpr int tile_rows(int64_t rows) {
+  return rows <= 4 ? (int)rows : (int)(rows + 1) / 2 * 2;
+}
+
+template <class Dot, int kRows, int kPanels>
+OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kPanels], const char* const* w,
+                              int64_t from, int64_t to, const uint32_t* x) {
+  const char* p0 = w[0];
+  const char* p1 = w[kPanels > 1 ? 1 : 0];
+  const char* p2 = w[kPanels > 2 ? 2 : 0];
+  const char* p3 = w[kPanels > 3 ? 3 : 0];
+  for (int64_t s = from; s < to; s++) {
+    const uint32_t* xs = x + s * (Dot::kSub * kRows);
+    if constexpr (prefetches<Dot>(kRows))
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+          __builtin_prefetch((p == 0 ? p0 : p == 1 ? p1 : p == 2 ? p2 : p3) + s * kStepBytes + kPrefetch, 0, 3);
+    OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++) {
+      using Operand = decltype(dot.weight(u32p{}, 0));
+      Wide<Operand> v[kPanels];
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+        const char* at = (p == 0 ? p0 : p == 1 ? p1 : p == 2 ? p2 : p3) + s * kStepBytes;
+        OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
+            v[p].part[i] = dot.weight(load_part<u32p>(at + i * kPartBytes), j);
+      }
+      OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
+        const u32p xv = splat_bits(xs[j * kRows + r]);
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+            OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
+                acc[r][p].part[i] = dot.mac(acc[r][p].part[i], v[p].part[i], xv);
+      }
+    }
+  }
+}
+
+template <class Dot, int kRows>
+void tile(const TileArgs& a) {
+  constexpr int kPanels = tile_panels(kRows);
+  using Acc = typename Dot::Acc;
+  Dot dot;
+  dot.prepare(a.table);
+  Acc acc[kRows][kPanels];
+  if constexpr (Dot::kScaled) {
+    int64_t block = 0;
+    for (int64_t s = 0; s < a.steps; s += a.block, block++) {
+      OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
+          OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) acc[r][p] = Acc{};
+      const int64_t end = s + a.block < a.steps ? s + a.block : a.steps;
+      tile_steps<Dot, kRows, kPanels>(dot, acc, a.w, s, end, a.x);
+      for (int64_t at = 0; at < a.ahead_step; at += 64) __builtin_prefetch(a.ahead + block * a.ahead_step + at, 0, 3);
+      const bool fresh = a.first && s == 0;
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+        const WideF factor = load_wide<WideF>(a.scale + p * a.scale_stride + block * kPanelRows);
+        OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
+          char* c = a.c + (r * kPanels + p) * kStepBytes;
+          OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+            const f32p before = fresh ? f32p{} : load_part<f32p>(c + i * kPartBytes);
+            store_part(c + i * kPartBytes, fma_part(acc[r][p].part[i], factor.part[i], before));
+          }
+        }
+      }
+    }
+  } else {
+    OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+            acc[r][p] = a.first ? Acc{} : load_wide<Acc>(a.c + (r * kPanels + p) * kStepBytes);
+    tile_steps<Dot, kRows, kPanels>(dot, acc, a.w, 0, a.steps, a.x);
+    OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) store_wide(a.c + (r * kPanels + p) * kStepBytes, acc[r][p]);
+  }
+}
+
+// Only some columns of 8-bit panels, times f32: the outliers of LLM.int8(). Column `column[u]` is a byte of step
+// column[u] / 4, or of step u if the steps were gathered.
+template <int kRows>
+void tile_columns(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first, const float* x,
+                  char* c) {
+  constexpr int kPanels = tile_panels(kRows);
+  WideF acc[kRows][kPanels];
+  OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+          acc[r][p] = first ? WideF{} : load_wide<WideF>(c + (r * kPanels + p) * kStepBytes);
+  for (int64_t u = 0; u < count; u++) {
+    const int32_t k = column[u];
+    const int64_t step = gathered ? u : k >> 2;
+    const int shift = (k & 3) * 8;
+    WideF v[kPanels];
+    OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+        OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+      const u32p raw = load_part<u32p>(w[p] + step * kStepBytes + i * kPartBytes);
+      v[p].part[i] = to_f32((i32p)((raw >> shift) & 0xffu) - 128);
+    }
+    OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
+      const f32p xv = splat_part(x[u * kRows + r]);
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+          OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
+              acc[r][p].part[i] = fma_part(v[p].part[i], xv, acc[r][p].part[i]);
+    }
+  }
+  OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) store_wide(c + (r * kPanels + p) * kStepBytes, acc[r][p]);
+}
+using ColumnsFn = void (*)(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first,
+                           const float* x, char* c);
+
+// f<rows> for a number of rows known at run time (one that tile_rows gives).
+template <template <int> class F>
+auto for_rows(int rows) {
+  switch (rows) {
+    case 1: return F<1>::get();
+    case 2: return F<2>::get();
+    case 3: return F<kTileRows >= 3 ? 3 : 1>::get();
+    case 4: return F<kTileRows >= 4 ? 4 : 1>::get();
+    case 6: return F<kTileRows >= 6 ? 6 : 1>::get();
+    case 8: return F<kTileRows >= 8 ? 8 : 1>::get();
+    case 10: return F<kTileRows >= 10 ? 10 : 1>::get();
+    default: return F<kTileRows >= 12 ? 12 : 1>::get();
+  }
+}
+
+template <class Dot>
+struct TileOf {
+  template <int kRows>
+  struct Rows {
+    static TileFn get() { return tile<Dot, kRows>; }
+  };
+};
+template <int kRows>
+struct ColumnsOf {
+  static ColumnsFn get() { return tile_columns<kRows>; }
+};
+
+}  // namespace octavo::OCTAVO_ISA

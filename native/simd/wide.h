@@ -1,0 +1,164 @@
+// The machine's own vectors, for inner loops. A Wide value is sixteen 32-bit lanes (one step of a panel) as one, two or
+// four registers. vec.h's 64-byte vectors say the same more shortly, but compilers keep those in memory where the
+// machine's registers are narrower; here nothing does.
+#pragma once
+
+#include "../panels.h"
+#include "vec.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#endif
+
+namespace octavo::OCTAVO_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kPartBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kPartBytes = 32;
+#else
+constexpr int kPartBytes = 16;
+#endif
+constexpr int kParts = 64 / kPartBytes;
+constexpr int kPartLanes = kPartBytes / 4;
+
+typedef float f32p __attribute__((vector_size(kPartBytes)));
+typedef int32_t i32p __attribute__((vector_size(kPartBytes)));
+typedef uint32_t u32p __attribute__((vector_size(kPartBytes)));
+
+template <class V>
+struct Wide {
+  V part[kParts];
+};
+using WideF = Wide<f32p>;
+using WideI = Wide<i32p>;
+using WideU = Wide<u32p>;
+
+#define OCTAVO_UNROLL _Pragma("GCC unroll 16")
+
+template <class V>
+OCTAVO_INLINE V load_part(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V>
+OCTAVO_INLINE void store_part(void* p, V v) {
+  std::memcpy(p, &v, sizeof v);
+}
+template <class W>
+OCTAVO_INLINE W load_wide(const void* p) {
+  W w;
+  OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
+      w.part[i] = load_part<decltype(w.part[0] + w.part[0])>((const char*)p + i * kPartBytes);
+  return w;
+}
+template <class W>
+OCTAVO_INLINE void store_wide(void* p, const W& w) {
+  OCTAVO_UNROLL for (int i = 0; i < kParts; i++) store_part((char*)p + i * kPartBytes, w.part[i]);
+}
+
+OCTAVO_INLINE u32p splat_bits(uint32_t x) { return u32p{} + x; }
+OCTAVO_INLINE f32p splat_part(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return (f32p)splat_bits(u);
+}
+
+OCTAVO_INLINE f32p fma_part(f32p a, f32p b, f32p c) {
+#if defined(__AVX512F__)
+  return (f32p)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && defined(__AVX2__)
+  return (f32p)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+  return (f32p)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+OCTAVO_INLINE f32p max_part(f32p a, f32p b) { return a > b ? a : b; }
+OCTAVO_INLINE f32p min_part(f32p a, f32p b) { return a < b ? a : b; }
+OCTAVO_INLINE f32p abs_part(f32p a) { return (f32p)((u32p)a & 0x7fffffffu); }
+OCTAVO_INLINE f32p to_f32(i32p a) { return __builtin_convertvector(a, f32p); }
+
+OCTAVO_INLINE float highest_part(f32p v) {
+  float m = v[0];
+  for (int i = 1; i < kPartLanes; i++) m = v[i] > m ? v[i] : m;
+  return m;
+}
+OCTAVO_INLINE int32_t sum_part(i32p v) {
+  int32_t s = 0;
+  for (int i = 0; i < kPartLanes; i++) s += v[i];
+  return s;
+}
+
+// Any lane of a comparison true?
+OCTAVO_INLINE bool any_part(i32p mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8((__m256i)mask) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8((__m128i)mask) != 0;
+#else
+  int32_t any = 0;
+  for (int i = 0; i < kPartLanes; i++) any |= mask[i];
+  return any != 0;
+#endif
+}
+
+// A value that the compiler may not merge into an fma: for formulas whose every rounding is part of their definition.
+OCTAVO_INLINE f32p rounded(f32p v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__SSE2__)
+  asm("" : "+x"(v));
+#elif defined(__ARM_NEON)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
+// f32 lanes from halves in the low 16 bits of dwords.
+OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
+#if defined(__AVX512F__)
+  // (The zero-masked forms of these intrinsics leave no lane undefined, which g++ would warn about.)
+  return (f32p)_mm512_maskz_cvtph_ps(0xffff, _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)h));
+#elif defined(__AVX2__) && defined(__F16C__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)(h & 0xffffu), _mm256_setzero_si256());
+  return (f32p)_mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#else
+  // The exponent is moved by a multiplication, which also makes subnormals right.
+  const u32p magnitude = (h & 0x7fffu) << 13;
+  const u32p finite = (u32p)((f32p)magnitude * 0x1p112f);
+  const u32p special = magnitude | 0x7f800000u | ((magnitude & 0x007fffffu) ? splat_bits(0x400000u) : splat_bits(0));
+  const u32p bits = magnitude >= 0x0f800000u ? special : finite;
+  return (f32p)(bits | ((h & 0x8000u) << 16));
+#endif
+}
+
+// Rows of 16-bit or 32-bit floats as f32 lanes.
+template <DType kType>
+OCTAVO_INLINE f32p load_floats(const void* p) {
+  if constexpr (kType == DType::f32) {
+    return load_part<f32p>(p);
+  } else {
+    typedef uint16_t u16h __attribute__((vector_size(kPartBytes / 2)));
+    u16h h;
+    std::memcpy(&h, p, sizeof h);
+    if constexpr (kType == DType::bf16) return (f32p)(__builtin_convertvector(h, u32p) << 16);
+#if defined(__AVX512F__)
+    return (f32p)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h);
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (f32p)_mm256_cvtph_ps((__m128i)h);
+#else
+    return widen_f16_bits(__builtin_convertvector(h, u32p));
+#endif
+  }
+}
+
+}  // namespace octavo::OCTAVO_ISA

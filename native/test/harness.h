@@ -1,0 +1,230 @@
+// What the kernel test and the kernel bench share: the kernels of every instruction set that this machine has, tensors
+// made by hand, calls without the add-on.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../call.h"
+#include "../panels.h"
+#include "../pool.h"
+
+using namespace octavo;
+
+#define T(isa, file)                     \
+  namespace octavo::isa {                \
+  extern const Kernel file##_kernels[];  \
+  extern const int file##_kernels_count; \
+  }
+OCTAVO_TABLES
+#undef T
+
+struct Entry {
+  const char* isa;
+  const Kernel* kernel;
+};
+
+inline bool machine_has(const std::string& isa) {
+#if defined(__x86_64__)
+  if (isa == "portable") return true;
+  if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == "avxvnni") {
+    unsigned a = 7, b = 0, c = 1, d = 0;
+    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    return a >> 4 & 1;
+  }
+  if (isa == "avx512") return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
+  if (isa == "avx512bf16") return __builtin_cpu_supports("avx512bf16");
+  if (isa == "amx") {
+#if defined(OCTAVO_EMULATE_AMX)
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+  }
+  return false;
+#else
+  return true;
+#endif
+}
+
+inline std::vector<Entry> kernels_named(const std::string& name) {
+  std::vector<Entry> found;
+#define T(isa_name, file)                                                      \
+  for (int i = 0; i < octavo::isa_name::file##_kernels_count; i++)             \
+    if (name == octavo::isa_name::file##_kernels[i].name && machine_has(#isa_name)) \
+      found.push_back({#isa_name, &octavo::isa_name::file##_kernels[i]});
+  OCTAVO_TABLES
+#undef T
+  return found;
+}
+
+inline std::mt19937& random_bits() {
+  static std::mt19937 generator(7);
+  return generator;
+}
+inline float gauss() {
+  static std::normal_distribution<float> normal;
+  return normal(random_bits());
+}
+inline int64_t below(int64_t n) { return (int64_t)(random_bits()() % (uint64_t)n); }
+
+inline uint16_t to_bf16(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+inline float from_bf16(uint16_t h) {
+  uint32_t u = (uint32_t)h << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+inline float from_f16(uint16_t h) {
+  const int e = h >> 10 & 31, m = h & 1023;
+  const double v = e == 0 ? m * 0x1p-24 : (1024 + m) * __builtin_ldexp(1.0, e - 25);
+  return (float)(h & 0x8000 ? -v : v);
+}
+inline uint16_t to_f16(float f) {  // nearest by search; only for making test data
+  uint16_t sign = f < 0 ? 0x8000 : 0;
+  const float a = f < 0 ? -f : f;
+  uint16_t low = 0, high = 0x7bff;
+  while (low < high) {
+    const uint16_t mid = (uint16_t)((low + high + 1) / 2);
+    if (from_f16(mid) <= a)
+      low = mid;
+    else
+      high = (uint16_t)(mid - 1);
+  }
+  return sign | low;
+}
+
+inline int64_t bytes_of(DType dtype, int64_t n) {
+  switch (dtype) {
+    case DType::f32:
+    case DType::i32: return 4 * n;
+    case DType::f16:
+    case DType::bf16: return 2 * n;
+    case DType::u4: return (n + 1) / 2;
+    default: return n;
+  }
+}
+
+// A tensor with memory of its own, exactly as large as it must be (so that sanitizers see what lies beyond).
+struct Array {
+  DType dtype = DType::f32;
+  std::vector<int64_t> dims;
+  bool panels = false;
+  char* data = nullptr;
+  int64_t bytes = 0;
+
+  Array() = default;
+  Array(DType type, std::vector<int64_t> shape, bool in_panels = false) : dtype(type), dims(shape), panels(in_panels) {
+    int64_t n = 1;
+    for (int64_t d : dims) n *= d;
+    bytes = panels ? panel_bytes(dtype, dims[0], dims[1]) : bytes_of(dtype, n);
+    data = (char*)aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64 + 64));
+    memset(data, 0x5a, (size_t)bytes);
+  }
+  Array(const Array& other) { *this = other; }
+  Array& operator=(const Array& other) {
+    if (this == &other) return *this;
+    free(data);
+    dtype = other.dtype;
+    dims = other.dims;
+    panels = other.panels;
+    bytes = other.bytes;
+    data = other.data ? (char*)aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64 + 64)) : nullptr;
+    if (data) memcpy(data, other.data, (size_t)bytes);
+    return *this;
+  }
+  ~Array() { free(data); }
+
+  int64_t size() const {
+    int64_t n = 1;
+    for (int64_t d : dims) n *= d;
+    return n;
+  }
+  float* f() const { return (float*)data; }
+  uint16_t* h() const { return (uint16_t*)data; }
+  int8_t* c() const { return (int8_t*)data; }
+  uint8_t* u() const { return (uint8_t*)data; }
+  float at(int64_t i) const {
+    switch (dtype) {
+      case DType::f32: return f()[i];
+      case DType::bf16: return from_bf16(h()[i]);
+      case DType::f16: return from_f16(h()[i]);
+      default: return c()[i];
+    }
+  }
+  void set(int64_t i, float v) {
+    switch (dtype) {
+      case DType::f32: f()[i] = v; break;
+      case DType::bf16: h()[i] = to_bf16(v); break;
+      case DType::f16: h()[i] = to_f16(v); break;
+      default: c()[i] = (int8_t)v;
+    }
+  }
+  void fill_gauss(float scale = 1) {
+    for (int64_t i = 0; i < size(); i++) set(i, gauss() * scale);
+  }
+  Tensor tensor() const {
+    Tensor t;
+    if (!data) return t;
+    t.data = data;
+    t.dtype = dtype;
+    t.panels = panels;
+    t.rank = (int)dims.size();
+    int64_t stride = 1;
+    for (int d = t.rank - 1; d >= 0; d--) {
+      t.dim[d] = dims[(size_t)d];
+      t.stride[d] = stride;
+      stride *= t.dim[d];
+    }
+    return t;
+  }
+};
+
+struct Machine {
+  Pool* pool;
+  std::vector<char> memory;
+  bool dirty = true;  // scratch is filled with NaNs before each call
+
+  explicit Machine(int threads) : pool(Pool::create(threads)) {}
+  ~Machine() { Pool::destroy(pool); }
+
+  static char* scratch(void* owner, size_t bytes) {
+    Machine* m = (Machine*)owner;
+    if (m->memory.size() < bytes + 64) m->memory.resize(bytes + 64);
+    char* p = (char*)(((uintptr_t)m->memory.data() + 63) & ~(uintptr_t)63);
+    if (m->dirty) memset(p, 0xff, bytes);
+    return p;
+  }
+  Call call(const std::vector<const Array*>& operands, const std::vector<Call::Word>& attrs) {
+    Call c;
+    int i = 0;
+    for (const Array* a : operands) c.t[i++] = a ? a->tensor() : Tensor();
+    i = 0;
+    for (Call::Word w : attrs) c.attr[i++] = w;
+    c.pool = pool;
+    c.scratch = scratch;
+    c.scratch_owner = this;
+    return c;
+  }
+};
+
+inline Call::Word word(int v) {
+  Call::Word w;
+  w.i = v;
+  return w;
+}
+inline Call::Word word(float v) {
+  Call::Word w;
+  w.f = v;
+  return w;
+}

@@ -1,0 +1,203 @@
+// Makes a fresh clone ready to run: installs the packages, builds the native add-on, compiles the library. Each part is
+// left out when nothing changed since the last time, which is told by hashes and not by clocks. Plain Node, no packages;
+// says what it does on stderr and nothing when there is nothing to do. It runs no scripts of other packages.
+//
+//   node scripts/setup.mjs
+
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const modules = join(root, "node_modules");
+const lockFile = join(root, "package-lock.json");
+const build = join(root, "build");
+const guard = join(build, "setup.lock");
+const NODE = [20, 19];
+/** Another set-up that holds the guard for longer than this is taken for dead. */
+const PATIENCE_MS = 15 * 60_000;
+
+function say(line) {
+  process.stderr.write(`setup: ${line}\n`);
+}
+
+function fail(message, hint) {
+  process.stderr.write(`error: ${message}\n${hint ? `  hint: ${hint}\n` : ""}`);
+  process.exit(1);
+}
+
+function hash(...parts) {
+  const sum = createHash("sha256");
+  for (const part of parts) sum.update(part).update("\0");
+  return sum.digest("hex");
+}
+
+function text(file) {
+  return existsSync(file) ? readFileSync(file, "utf8") : "";
+}
+
+function sources(folder) {
+  return readdirSync(join(root, folder), { withFileTypes: true })
+    .flatMap((entry) => (entry.isDirectory() ? sources(`${folder}/${entry.name}`) : [`${folder}/${entry.name}`]))
+    .sort();
+}
+
+function checkNode() {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major > NODE[0] || (major === NODE[0] && minor >= NODE[1])) return;
+  fail(
+    `Octavo needs Node ${NODE.join(".")} or newer, this is ${process.versions.node}`,
+    "get a newer one from https://nodejs.org, or with nvm: nvm install --lts",
+  );
+}
+
+/** True if what npm says it installed is what the lock file asks for: packages that people installed by hand are fine. */
+function installedAsLocked() {
+  try {
+    const wanted = JSON.parse(text(lockFile)).packages;
+    const have = JSON.parse(text(join(modules, ".package-lock.json"))).packages;
+    return Object.entries(wanted).every(
+      ([path, { version, optional }]) => path === "" || optional || have[path]?.version === version,
+    );
+  } catch {
+    return false;
+  }
+}
+
+/** Runs npm: the one that started this, or the one on the path. True if it succeeded. */
+function npm(args) {
+  say(`installing packages (npm ${args[0]})`);
+  const own = process.env.npm_execpath;
+  const result = /npm-cli\.c?js$/.test(own ?? "")
+    ? spawnSync(process.execPath, [own, ...args], { cwd: root, stdio: ["ignore", 2, 2] })
+    : spawnSync("npm", args, { cwd: root, stdio: ["ignore", 2, 2], shell: process.platform === "win32" });
+  if (result.error?.code === "ENOENT") fail("npm is not there", "it comes with Node: https://nodejs.org");
+  return result.status === 0;
+}
+
+function install() {
+  const stampFile = join(modules, ".octavo-setup");
+  const locked = existsSync(lockFile);
+  const stamp = hash(text(locked ? lockFile : join(root, "package.json")));
+  if (existsSync(modules)) {
+    // A linked folder belongs to another checkout; npm would empty it.
+    if (lstatSync(modules).isSymbolicLink() || text(stampFile) === stamp) return;
+    if (locked && installedAsLocked()) {
+      writeFileSync(stampFile, stamp);
+      return;
+    }
+  }
+  // Registries that lack a package for another platform make npm ci give up where npm install goes on.
+  const commands = locked ? [["ci"], ["install", "--no-save"]] : [["install"]];
+  if (!commands.some((command) => npm([...command, "--ignore-scripts", "--include=dev", "--no-audit", "--no-fund"]))) {
+    fail(
+      "the packages could not be installed",
+      "what npm says above tells why; without a connection it needs a filled cache (npm config get cache)",
+    );
+  }
+  mkdirSync(modules, { recursive: true });
+  writeFileSync(stampFile, stamp);
+}
+
+/** Passes on what build-native.mjs says, except that nothing changed. */
+function buildNative() {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [join(root, "scripts", "build-native.mjs")], {
+      cwd: root,
+      stdio: ["ignore", 2, "pipe"],
+    });
+    createInterface({ input: child.stderr }).on("line", (line) => {
+      if (!line.endsWith("is up to date")) process.stderr.write(`${line}\n`);
+    });
+    child.on("error", (error) => fail(`the native add-on could not be built: ${error.message}`));
+    child.on("close", (status) => {
+      if (status !== 0) fail("the native add-on could not be built; the reason is above");
+      resolve();
+    });
+  });
+}
+
+function compile() {
+  const stampFile = join(build, "dist-stamp");
+  const dist = join(root, "dist");
+  const require = createRequire(import.meta.url);
+  let compiler;
+  try {
+    compiler = require.resolve("typescript/package.json");
+  } catch {
+    fail("the TypeScript compiler is not installed", "npm ci --include=dev");
+  }
+  const files = sources("src");
+  const stamp = hash(
+    text(join(root, "tsconfig.json")),
+    JSON.parse(text(compiler)).version,
+    ...files.flatMap((file) => [file, text(join(root, file))]),
+  );
+  const outputs = files.filter((file) => /(?<!\.d)\.ts$/.test(file)).map((file) => file.slice(4, -3));
+  if (text(stampFile) === stamp && outputs.every((name) => existsSync(join(dist, `${name}.js`)))) return;
+  say("compiling the library");
+  rmSync(stampFile, { force: true });
+  // No leftovers of sources that are gone: they would be published.
+  rmSync(dist, { recursive: true, force: true });
+  const tsc = join(dirname(compiler), "bin", "tsc");
+  const result = spawnSync(process.execPath, [tsc, "-p", join(root, "tsconfig.json")], {
+    cwd: root,
+    stdio: ["ignore", 2, 2],
+  });
+  if (result.status !== 0) fail("the library could not be compiled", "npm run types shows the same errors");
+  writeFileSync(stampFile, stamp);
+}
+
+/** Runs `body` while no other set-up of this checkout runs. */
+async function alone(body) {
+  mkdirSync(build, { recursive: true });
+  const begin = Date.now();
+  for (;;) {
+    try {
+      writeFileSync(guard, String(process.pid), { flag: "wx" });
+      break;
+    } catch (error) {
+      if (error.code !== "EEXIST") throw error;
+      if (abandoned()) rmSync(guard, { force: true });
+      else if (Date.now() - begin > PATIENCE_MS) fail("another set-up is still running", `if not, delete ${guard}`);
+      else await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+  // Also when `fail` ends the process.
+  process.on("exit", () => unlinkSync(guard));
+  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(130));
+  await body();
+}
+
+/** True if the process that wrote the guard is gone. */
+function abandoned() {
+  try {
+    const pid = Number(readFileSync(guard, "utf8"));
+    if (!(pid > 0)) return Date.now() - statSync(guard).mtimeMs > 1000;
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    return error.code === "ESRCH";
+  }
+}
+
+checkNode();
+await alone(async () => {
+  install();
+  await buildNative();
+  compile();
+});

@@ -1,0 +1,35 @@
+// Reading arguments: numbers and words as commander hands them over, and the options that several commands have.
+
+import { InvalidArgumentError, Option } from "commander";
+import { DEVICE_NAMES } from "../load/device.js";
+
+/** @throws InvalidArgumentError, which commander reports with the option's name */
+export function whole(text: string): number {
+  if (!/^[+-]?\d+$/.test(text) || !Number.isSafeInteger(Number(text))) {
+    throw new InvalidArgumentError("It must be a whole number.");
+  }
+  return Number(text);
+}
+
+export function positive(text: string): number {
+  const value = whole(text);
+  if (value < 1) throw new InvalidArgumentError("It must be a whole number above 0.");
+  return value;
+}
+
+export function real(text: string): number {
+  if (text.trim() === "" || !Number.isFinite(Number(text))) throw new InvalidArgumentError("It must be a number.");
+  return Number(text);
+}
+
+export const deviceOption = (): Option =>
+  new Option("--device <name>", "where to run").choices(DEVICE_NAMES).default("cpu");
+export const threadsOption = (): Option =>
+  new Option("--threads <n>", "threads of the cpu device (default: one per physical core)").argParser(positive);
+export const revisionOption = (): Option =>
+  new Option("--revision <name>", "branch, tag or commit of a model in the cache (default: main)");
+export const cacheOption = (): Option =>
+  new Option("--cache-dir <folder>", "Hugging Face cache to look in (default: as Python has it)");
+export const dtypeOption = (): Option =>
+  new Option("--dtype <name>", "dtype of what is not quantized: auto, float32, bfloat16, float16").default("auto");
+export const jsonOption = (): Option => new Option("--json", "one JSON object on stdout instead of text");

@@ -1,0 +1,94 @@
+// The tables and bars of `octavo bench`.
+
+import type { ModelSpeed } from "../eval/bench.js";
+import type { KernelSpeed } from "../eval/kernels.js";
+import type { MachineLimits } from "../eval/machine.js";
+import { bytes, table } from "./output.js";
+
+/** What was measured of one storage. */
+export interface VariantReport extends ModelSpeed {
+  readonly storage: string;
+  readonly weight_bytes: number;
+  /** Loading from a checkpoint, where there was one. */
+  readonly load?: { readonly load_s: number; readonly load_gb_per_s: number; readonly load_peak_rss: number };
+  readonly peak_rss: number;
+}
+
+function limitsLine({ read, f32, int8, bf16 }: MachineLimits): string {
+  const units = [`reads ${read.toFixed(1)} GB/s`, `f32 ${f32.toFixed(0)} GFLOP/s`, `int8 ${int8.toFixed(0)} GOP/s`];
+  if (bf16 > 0) units.push(`bf16 ${bf16.toFixed(0)} GFLOP/s`);
+  return units.join(", ");
+}
+
+/** One column a storage; rows as in the announcement of LLM.int8(): milliseconds per token at batch 1, 8 and 32. */
+export function benchTable(
+  title: string,
+  { machine, limits }: { machine: string; limits: MachineLimits },
+  reports: readonly VariantReport[],
+): string {
+  const line = (name: string, cell: (report: VariantReport) => string): string[] => [name, ...reports.map(cell)];
+  const rows = [line(title, ({ storage }) => storage), line("weights", ({ weight_bytes }) => bytes(weight_bytes))];
+  if (reports.some(({ load }) => load !== undefined)) {
+    rows.push(
+      line("load time", ({ load }) => (load ? `${load.load_s.toFixed(2)} s` : "")),
+      line("  GB/s of checkpoint", ({ load }) => (load ? load.load_gb_per_s.toFixed(2) : "")),
+      line("  peak memory", ({ load }) => (load ? bytes(load.load_peak_rss) : "")),
+    );
+  }
+  for (const [i, { batch, context }] of reports[0]!.decode.entries()) {
+    const where = context > 0 ? `context ${context}` : `batch ${batch}`;
+    rows.push(
+      line(`decode, ${where}: ms/token`, (r) => (r.decode[i]!.ms / batch).toFixed(2)),
+      line("  tokens/s", (r) => ((1000 * batch) / r.decode[i]!.ms).toFixed(1)),
+    );
+    if (batch === 1) {
+      rows.push(line("  share of read speed", (r) => `${(100 * r.decode[i]!.share).toFixed(0)} %`));
+    }
+  }
+  for (const [i, { tokens }] of reports[0]!.prefill.entries()) {
+    rows.push(line(`prefill ${tokens}: tokens/s`, (r) => r.prefill[i]!.tokens_per_s.toFixed(0)));
+    rows.push(line("  first token", (r) => `${r.prefill[i]!.first_token_ms.toFixed(0)} ms`));
+  }
+  rows.push(
+    line("recording a step", (r) => `${r.record_ms.toFixed(2)} ms`),
+    line("peak memory", ({ peak_rss }) => bytes(peak_rss)),
+  );
+  const right = reports.map((_, i) => i + 1);
+  return `${machine}\n${limitsLine(limits)}\n\n${table(rows, right)}`;
+}
+
+/** Bars for decode at batch 1 and the longest prefill, widest for the fastest. */
+export function benchChart(reports: readonly VariantReport[]): string {
+  const width = 50;
+  const bars = (name: string, value: (report: VariantReport) => number): string => {
+    const most = Math.max(...reports.map(value));
+    const rows = reports.map((report) => {
+      const size = Math.max(1, Math.round((width * value(report)) / most));
+      return [report.storage, "█".repeat(size), value(report).toFixed(1)];
+    });
+    return `\n${name}\n${table(rows, [], "  ")}`;
+  };
+  const { tokens } = reports[0]!.prefill.at(-1)!;
+  return (
+    bars("decode at batch 1, tokens/s", (r) => 1000 / r.decode[0]!.ms) +
+    bars(`prefill of ${tokens}, tokens/s`, (r) => r.prefill.at(-1)!.tokens_per_s)
+  );
+}
+
+/** One row a kernel, with its share of the machine's limit: bandwidth for a few rows, operations for many. */
+export function kernelTable(machine: string, limits: MachineLimits, kernels: readonly KernelSpeed[]): string {
+  const rows = kernels.map(({ kernel, shape, microseconds, bandwidth, operations }) => {
+    const peak = kernel === "int8" ? limits.int8 : kernel === "nf4 bf16" && limits.bf16 > 0 ? limits.bf16 : limits.f32;
+    return [
+      kernel,
+      shape,
+      microseconds.toFixed(0),
+      bandwidth.toFixed(1),
+      limits.read > 0 ? `${((100 * bandwidth) / limits.read).toFixed(0)} %` : "",
+      operations.toFixed(0),
+      peak > 0 ? `${((100 * operations) / peak).toFixed(0)} %` : "",
+    ];
+  });
+  const head = ["kernel", "rows x K x N", "µs", "GB/s", "of read", "GOP/s", "of peak"];
+  return `${machine}\n${limitsLine(limits)}\n\n${table([head, ...rows], [2, 3, 4, 5, 6])}`;
+}

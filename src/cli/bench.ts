@@ -1,0 +1,196 @@
+// octavo bench: how fast a model runs here, in one or several storages, beside what the machine can do. Each storage is
+// measured in a process of its own, so that its peak memory is its own.
+
+import { fork } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { loadavg, tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Command } from "commander";
+import { OctavoError, OptionError } from "../core/errors.js";
+import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../eval/bench.js";
+import { writeRandomCheckpoint } from "../eval/checkpoint.js";
+import { type MachineLimits, measureMachine } from "../eval/machine.js";
+import { shapeConfig } from "../eval/shapes.js";
+import { VARIANTS, variantNames } from "../eval/variants.js";
+import { AutoModelForCausalLM } from "../generate/auto.js";
+import { openDevice } from "../load/device.js";
+import { fillRandomly } from "../load/random.js";
+import { architectureOf } from "../models/index.js";
+import { BitsAndBytesConfig } from "../quant/config.js";
+import { schemeOf } from "../quant/index.js";
+import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
+import { benchChart, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
+import { note, print, printJson } from "./output.js";
+
+export interface BenchFlags {
+  shape?: string;
+  compare?: string;
+  loadIn8bit?: boolean;
+  loadIn4bit?: boolean;
+  fromFile?: boolean;
+  kernels?: boolean;
+  quick?: boolean;
+  chart?: boolean;
+  device: string;
+  threads?: number;
+  json?: boolean;
+  quiet?: boolean;
+  /** Set in the processes that measure one storage. */
+  child?: boolean;
+  read?: number;
+}
+
+export function benchCommand(): Command {
+  const command = new Command("bench")
+    .description("measure speed and memory beside what this machine can do")
+    .argument("[model]", "folder or cached id; or give --shape")
+    .option("--shape <name>", "a model with random weights: XS, S (0.3 billion parameters) or M (TinyLlama-1.1B)")
+    .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")} (default: f32,bf16,int8,nf4)`)
+    .option("--load-in-8bit", "int8 alone")
+    .option("--load-in-4bit", "nf4 alone")
+    .option("--from-file", "write the shape as a bf16 checkpoint first and load from that, to time loading")
+    .option("--kernels", "measure single kernels on the shapes of M instead of models")
+    .option("--quick", "fewer sizes and fewer runs")
+    .option("--chart", "draw decode and prefill speeds as bars")
+    .addOption(deviceOption())
+    .addOption(threadsOption())
+    .addOption(jsonOption())
+    .option("-q, --quiet", "no progress on stderr");
+  return command
+    .addOption(command.createOption("--child").hideHelp())
+    .addOption(command.createOption("--read <n>").argParser(Number).hideHelp())
+    .action(bench);
+}
+
+async function bench(model: string | undefined, flags: BenchFlags): Promise<void> {
+  if (flags.kernels) return benchKernels(flags);
+  if ((model === undefined) === (flags.shape === undefined)) {
+    throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });
+  }
+  if (flags.shape !== undefined) shapeConfig(flags.shape);
+  const names = variantNames(
+    flags.loadIn8bit ? "int8" : flags.loadIn4bit ? "nf4" : (flags.compare ?? "f32,bf16,int8,nf4"),
+  );
+  if (flags.child) {
+    process.send!(await measure(names[0]!, model, flags));
+    return;
+  }
+  const folder =
+    flags.fromFile && flags.shape !== undefined ? await mkdtemp(join(tmpdir(), "octavo-bench-")) : undefined;
+  try {
+    if (folder !== undefined) {
+      if (!flags.quiet) note(`writing shape ${flags.shape} as a checkpoint`);
+      await writeRandomCheckpoint(folder, shapeConfig(flags.shape!));
+    }
+    if (!flags.quiet) note("measuring the machine");
+    const limits = await measureLimits(flags);
+    const load = loadavg()[0]!;
+    if (crowded(load) && !flags.quiet)
+      note(`warning: the machine is busy (load ${load.toFixed(1)}); timings will be poor`);
+    const reports: VariantReport[] = [];
+    for (const name of names) reports.push(await inChild(name, folder ?? model, flags, limits.limits.read));
+    if (flags.json) printJson({ model: flags.shape ?? model, ...limits, load, storages: reports });
+    else {
+      print(benchTable(flags.shape ? `shape ${flags.shape}` : model!, limits, reports));
+      if (flags.chart) print(benchChart(reports));
+    }
+  } finally {
+    if (folder !== undefined) await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function measureLimits(flags: BenchFlags): Promise<{ machine: string; limits: MachineLimits }> {
+  await using device = openDevice(flags.device, { threads: flags.threads });
+  return { machine: device.backend.description, limits: await measureMachine(device) };
+}
+
+/** Runs this very command for one storage in a process of its own. */
+async function inChild(
+  name: string,
+  model: string | undefined,
+  flags: BenchFlags,
+  read: number,
+): Promise<VariantReport> {
+  const main = fileURLToPath(new URL("./main.js", import.meta.url));
+  const args = ["bench", "--child", "--compare", name, "--read", String(read), "--device", flags.device];
+  if (model !== undefined) args.push(model);
+  else args.push("--shape", flags.shape!);
+  if (flags.quick) args.push("--quick");
+  if (flags.quiet) args.push("--quiet");
+  if (flags.threads !== undefined) args.push("--threads", String(flags.threads));
+  const child = fork(main, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
+  return new Promise((resolve, reject) => {
+    let report: VariantReport | undefined;
+    child.on("message", (message) => {
+      report = message as VariantReport;
+    });
+    child.on("error", reject);
+    child.on("exit", (code) => {
+      if (report && code === 0) resolve(report);
+      else reject(new OctavoError("ERR_BENCH", `measuring ${name} failed with exit code ${code}`));
+    });
+  });
+}
+
+async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
+  const { dtype, quantization } = VARIANTS[name]!;
+  const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
+  const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
+  const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", read: flags.read ?? 0, progress } as const;
+  await using device = openDevice(flags.device, { threads: flags.threads });
+  progress?.("loading");
+  const start = performance.now();
+  if (model !== undefined) {
+    await using loaded = await AutoModelForCausalLM.from_pretrained(model, {
+      device,
+      dtype,
+      quantization_config: quantization,
+    });
+    const load_s = (performance.now() - start) / 1000;
+    const load_peak_rss = process.resourceUsage().maxRSS * 1024;
+    const speed = await benchModel(device, loaded.module, plan, options);
+    const read = loaded.checkpoint_bytes;
+    return report(name, loaded.weight_bytes, speed, { load_s, load_peak_rss, load_gb_per_s: read / load_s / 1e9 });
+  }
+  const config = shapeConfig(flags.shape!);
+  const tree = (await architectureOf(config)).build(config);
+  const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
+  await fillRandomly(device, tree, dtype === "float32" ? "f32" : "bf16", scheme);
+  const weight_bytes = [...tree.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
+  const speed = await benchModel(device, tree, plan, options);
+  tree.dispose();
+  return report(name, weight_bytes, speed, undefined);
+}
+
+function report(storage: string, weight_bytes: number, speed: ModelSpeed, load: VariantReport["load"]): VariantReport {
+  return { storage, weight_bytes, ...speed, load, peak_rss: process.resourceUsage().maxRSS * 1024 };
+}
+
+async function benchKernels(flags: BenchFlags): Promise<void> {
+  const { attentionSpeed, KERNEL_SCHEMES, linearSpeed } = await import("../eval/kernels.js");
+  await using device = openDevice(flags.device, { threads: flags.threads });
+  if (!flags.quiet) note("measuring the machine");
+  const limits = await measureMachine(device);
+  const rows = [];
+  const sizes = flags.quick
+    ? [[1, 2048, 5632]]
+    : [
+        [1, 2048, 5632],
+        [1, 5632, 2048],
+        [1, 2048, 32000],
+        [8, 2048, 5632],
+      ];
+  for (const name of Object.keys(KERNEL_SCHEMES)) {
+    if (!flags.quiet) note(`${name}: linear`);
+    for (const [m, k, n] of [...sizes, [512, 2048, 5632]]) rows.push(await linearSpeed(device, name, m!, k!, n!));
+  }
+  const heads = { heads: 32, groups: 4, head_dim: 64, batch: 1 };
+  for (const dtype of ["f32", "bf16"] as const) {
+    if (!flags.quiet) note(`attention ${dtype}`);
+    rows.push(await attentionSpeed(device, { ...heads, steps: 1, context: 2048, dtype }));
+    rows.push(await attentionSpeed(device, { ...heads, steps: 512, context: 0, dtype }));
+  }
+  if (flags.json) printJson({ machine: device.backend.description, limits, kernels: rows });
+  else print(kernelTable(device.backend.description, limits, rows));
+}

@@ -1,0 +1,130 @@
+// octavo eval: perplexity of a text in several storages, side by side, with what each one weighs.
+
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { SingleBar } from "cli-progress";
+import { Command } from "commander";
+import { NotFoundError } from "../core/errors.js";
+import { type Perplexity, perplexity } from "../eval/perplexity.js";
+import { VARIANTS, variantNames } from "../eval/variants.js";
+import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
+import { openDevice } from "../load/device.js";
+import { cacheOption, deviceOption, jsonOption, positive, revisionOption, threadsOption } from "./arguments.js";
+import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
+
+interface EvalFlags {
+  ppl?: string;
+  compare: string;
+  window: number;
+  stride: number;
+  maxTokens?: number;
+  device: string;
+  threads?: number;
+  revision?: string;
+  cacheDir?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+interface Result extends Perplexity {
+  readonly storage: string;
+  readonly weight_bytes: number;
+  /** Perplexity against the first storage's, in percent. */
+  readonly change: number;
+  readonly seconds: number;
+}
+
+const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.meta.url));
+const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.txt", import.meta.url));
+
+export function evalCommand(): Command {
+  return new Command("eval")
+    .description("measure perplexity in several storages")
+    .argument("[model]", "folder or cached id (default: the storyteller)")
+    .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
+    .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
+    .option("--window <n>", "tokens that the model sees at once", positive, 512)
+    .option("--stride <n>", "tokens that the window moves on by", positive, 256)
+    .option("--max-tokens <n>", "stop after so many tokens of the text", positive)
+    .addOption(deviceOption())
+    .addOption(threadsOption())
+    .addOption(revisionOption())
+    .addOption(cacheOption())
+    .addOption(jsonOption())
+    .option("-q, --quiet", "no progress on stderr")
+    .action(evaluate);
+}
+
+async function evaluate(model: string | undefined, flags: EvalFlags): Promise<void> {
+  const name = model ?? STORYTELLER;
+  const { revision, cacheDir: cache_dir } = flags;
+  const names = variantNames(flags.compare);
+  const text = await readText(flags.ppl ?? STORYTELLER_TEXT);
+  const tokenizer = await AutoTokenizer.from_pretrained(name, { cache_dir, revision });
+  const ids = tokenizer(text).input_ids;
+  const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
+  const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
+  await using device = openDevice(flags.device, { threads: flags.threads });
+  const results: Result[] = [];
+  for (const storage of names) {
+    const { dtype, quantization } = VARIANTS[storage]!;
+    const bar = flags.quiet || !isInteractive() ? undefined : progressBar(storage);
+    const start = performance.now();
+    try {
+      await using loaded = await AutoModelForCausalLM.from_pretrained(name, {
+        device,
+        dtype,
+        quantization_config: quantization,
+        cache_dir,
+        revision,
+      });
+      const measured = await perplexity(loaded, all, {
+        window: flags.window,
+        stride: flags.stride,
+        progress: (done) => bar?.update(Math.round(done * 100)),
+      });
+      const reference = results[0]?.perplexity ?? measured.perplexity;
+      results.push({
+        storage,
+        ...measured,
+        weight_bytes: loaded.weight_bytes,
+        change: 100 * (measured.perplexity / reference - 1),
+        seconds: (performance.now() - start) / 1000,
+      });
+    } finally {
+      bar?.stop();
+    }
+  }
+  if (flags.json) {
+    printJson({ model: name, window: flags.window, stride: flags.stride, results });
+    return;
+  }
+  const rows = results.map(({ storage, perplexity: value, standard_error, change, weight_bytes, seconds }, i) => [
+    storage,
+    value.toFixed(3),
+    `± ${standard_error.toFixed(2)}`,
+    i === 0 ? "" : `${change >= 0 ? "+" : ""}${change.toFixed(2)} %`,
+    bytes(weight_bytes),
+    `${seconds.toFixed(1)} s`,
+  ]);
+  print(table([["storage", "perplexity", "", `against ${names[0]}`, "weights", "time"], ...rows], [1, 2, 3, 4, 5]));
+  if (!flags.quiet) note(`${results[0]!.tokens} tokens, windows of ${flags.window} moved by ${flags.stride}`);
+}
+
+async function readText(file: string): Promise<string> {
+  try {
+    return await readFile(file, "utf8");
+  } catch (error) {
+    throw new NotFoundError(`cannot read ${file}: ${(error as Error).message}`, { details: { file }, cause: error });
+  }
+}
+
+function progressBar(storage: string): SingleBar {
+  const bar = new SingleBar({
+    stream: process.stderr,
+    format: `${storage} [{bar}] {percentage}%`,
+    clearOnComplete: true,
+  });
+  bar.start(100, 0);
+  return bar;
+}

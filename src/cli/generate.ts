@@ -1,0 +1,313 @@
+// octavo generate: loads a model, continues a prompt (or a file of them) and says what it cost.
+
+import { setImmediate } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { Presets, SingleBar } from "cli-progress";
+import { Command, Option } from "commander";
+import { AbortError, OptionError } from "../core/errors.js";
+import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
+import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
+import type { GenerationOptions } from "../generate/config.js";
+import type { Step } from "../generate/loop.js";
+import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
+import { openDevice } from "../load/device.js";
+import type { ProgressEvent } from "../load/fill.js";
+import { trainedContext } from "../load/survey.js";
+import {
+  cacheOption,
+  deviceOption,
+  dtypeOption,
+  jsonOption,
+  positive,
+  real,
+  revisionOption,
+  threadsOption,
+  whole,
+} from "./arguments.js";
+import { bytes, EXIT, isInteractive, note, print, printJson } from "./output.js";
+import { readPrompts } from "./prompt.js";
+import { footer, type GenerationReport, type Row, report } from "./report.js";
+
+export interface GenerateFlags {
+  prompt?: string;
+  batchFile?: string;
+  escape?: boolean;
+  echo: boolean;
+  loadIn8bit?: boolean;
+  loadIn4bit?: boolean;
+  quantType?: "nf4" | "fp4";
+  doubleQuant?: boolean;
+  dtype: string;
+  maxNewTokens?: number;
+  doSample?: boolean;
+  greedy?: boolean;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  seed?: number;
+  device: string;
+  threads?: number;
+  revision?: string;
+  cacheDir?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** New tokens where neither the caller nor the model says how many. */
+const DEFAULT_NEW_TOKENS = 128;
+/** The model that comes with Octavo. */
+const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.meta.url));
+
+export function generateCommand(): Command {
+  return new Command("generate")
+    .description("continue a prompt")
+    .argument("[model]", "folder, or id of a model in the Hugging Face cache (default: the storyteller)")
+    .argument("[prompt]", "text to continue; - or nothing reads it from standard input")
+    .option("-p, --prompt <text>", "the prompt, where no model is named")
+    .option("--batch-file <file>", "continue every line of a file, as one padded batch")
+    .option("-e, --escape", "read \\n, \\t and \\\\ in the prompt as line end, tab and backslash")
+    .option("--no-echo", "print only what is new, not the prompt")
+    .optionsGroup("Weights:")
+    .addOption(new Option("--load-in-8bit", "quantize to LLM.int8() while loading").conflicts("loadIn4bit"))
+    .option("--load-in-4bit", "quantize to 4 bits while loading")
+    .addOption(new Option("--quant-type <type>", "4-bit code (default: nf4)").choices(["nf4", "fp4"]))
+    .option("--double-quant", "quantize the scales of 4-bit blocks as well")
+    .addOption(dtypeOption())
+    .optionsGroup("Generation (defaults: the model's own):")
+    .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
+    .addOption(new Option("--do-sample", "sample; temperature, top-k, top-p and min-p imply it"))
+    .addOption(
+      new Option("--greedy", "take the likeliest token").conflicts(["doSample", "temperature", "topK", "topP", "minP"]),
+    )
+    .option("--temperature <t>", "above 1 is wilder, below is tamer", real)
+    .option("--top-k <k>", "sample from the k likeliest tokens; 0 for all", whole)
+    .option("--top-p <p>", "sample from the likeliest tokens up to this probability", real)
+    .option("--min-p <p>", "leave out tokens below this share of the likeliest", real)
+    .option("--repetition-penalty <x>", "above 1 makes repetition less likely", real)
+    .option("--seed <n>", "the same seed gives the same text (default: at random)", whole)
+    .optionsGroup("Where:")
+    .addOption(deviceOption())
+    .addOption(threadsOption())
+    .addOption(revisionOption())
+    .addOption(cacheOption())
+    .optionsGroup("Output:")
+    .addOption(jsonOption())
+    .option("-q, --quiet", "nothing on stderr but errors")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  octavo generate models/storyteller "Once upon a time" --load-in-8bit --seed 7
+  echo "The old king" | octavo generate models/storyteller --load-in-4bit --max-new-tokens 40
+  octavo generate bigscience/bloom-560m "The capital of France is" --greedy --json
+  octavo generate -p "<|endoftext|>The Golden Fish\\n\\n" --escape`,
+    )
+    .action(generate);
+}
+
+async function generate(model: string | undefined, prompt: string | undefined, flags: GenerateFlags): Promise<void> {
+  const options = loadOptions(flags);
+  if (prompt !== undefined && flags.prompt !== undefined) throw new OptionError("the prompt is given twice");
+  const prompts = await readPrompts({
+    prompt: prompt ?? flags.prompt,
+    batchFile: flags.batchFile,
+    escape: flags.escape === true,
+  });
+  const name = model ?? STORYTELLER;
+
+  const abort = new AbortController();
+  const interrupt = (): void => {
+    if (abort.signal.aborted) process.exit(EXIT.interrupted);
+    abort.abort();
+  };
+  process.on("SIGINT", interrupt);
+  process.on("SIGTERM", interrupt);
+
+  const begin = performance.now();
+  const tokenizer = await AutoTokenizer.from_pretrained(name, {
+    cache_dir: flags.cacheDir,
+    revision: flags.revision,
+    padding_side: "left",
+  });
+  const inputs = encode(tokenizer, prompts);
+  await using device = openDevice(flags.device, { threads: flags.threads });
+  const bar = flags.quiet || !isInteractive() ? undefined : new LoadingBar();
+  let loaded: PreTrainedModel;
+  try {
+    loaded = await AutoModelForCausalLM.from_pretrained(name, {
+      ...options,
+      device,
+      progress_callback: bar && ((event) => bar.show(event)),
+      signal: abort.signal,
+    });
+  } finally {
+    bar?.stop();
+  }
+  await using owned = loaded;
+  const load_s = (performance.now() - begin) / 1000;
+  if (!flags.quiet) for (const warning of owned.warnings) note(`warning: ${warning}`);
+
+  const length = inputs.input_ids[0]!.length;
+  const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;
+  const generation = generationOptions(flags, owned, context - length);
+  if (!flags.quiet && length + (generation.max_new_tokens ?? 0) > context) {
+    note(`warning: the model was trained on texts of at most ${context} tokens; what comes later will be poor`);
+  }
+  const stream = !flags.json && prompts.length === 1;
+  const run = new Run(tokenizer, inputs, prompts, (text) => {
+    if (stream) print(text);
+  });
+  const steps = owned.stream({ ...inputs, ...generation, signal: abort.signal });
+  if (stream && flags.echo) print(run.rows[0]!.echo);
+  let interrupted: AbortError | undefined;
+  try {
+    await run.over(steps);
+  } catch (error) {
+    if (!(error instanceof AbortError)) throw error;
+    interrupted = error;
+  }
+  const facts: GenerationReport = await report(owned, run, {
+    name,
+    seed: generation.seed!,
+    load_s,
+    aborted: interrupted !== undefined,
+  });
+  if (flags.json) printJson(facts);
+  else if (stream) print(run.rows[0]!.text.endsWith("\n") ? "" : "\n");
+  else for (const row of run.rows) print(`==> ${row.prompt} <==\n${flags.echo ? row.echo : ""}${row.text}\n\n`);
+  if (!flags.quiet && !flags.json) note(footer(facts));
+  if (interrupted) throw interrupted;
+}
+
+/** @throws OptionError for flags of 4-bit codes without them */
+function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
+  const { dtype, revision, cacheDir: cache_dir } = flags;
+  if (!flags.loadIn4bit && (flags.quantType !== undefined || flags.doubleQuant)) {
+    const flag = flags.quantType === undefined ? "--double-quant" : "--quant-type";
+    throw new OptionError(`${flag} needs --load-in-4bit`);
+  }
+  const common = { dtype, revision, cache_dir };
+  if (flags.loadIn8bit) return { ...common, load_in_8bit: true };
+  if (!flags.loadIn4bit) return common;
+  return {
+    ...common,
+    quantization_config: {
+      load_in_4bit: true,
+      bnb_4bit_quant_type: flags.quantType ?? "nf4",
+      bnb_4bit_use_double_quant: flags.doubleQuant ?? false,
+    },
+  };
+}
+
+function generationOptions(flags: GenerateFlags, model: PreTrainedModel, room: number): GenerationOptions {
+  const { temperature, topK: top_k, topP: top_p, minP: min_p, repetitionPenalty: repetition_penalty } = flags;
+  const tuned = [temperature, top_k, top_p, min_p].some((value) => value !== undefined);
+  return {
+    max_new_tokens:
+      flags.maxNewTokens ??
+      (typeof model.generation_config.max_new_tokens === "number"
+        ? undefined
+        : Math.max(1, Math.min(DEFAULT_NEW_TOKENS, room))),
+    do_sample: flags.greedy ? false : flags.doSample || tuned ? true : undefined,
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    repetition_penalty,
+    // Drawn here, so that the report can name it.
+    seed: flags.seed ?? Math.floor(Math.random() * 2 ** 31),
+  };
+}
+
+type Inputs = ModelInputs & { input_ids: number[][]; attention_mask: number[][] };
+
+/** @throws OptionError for an empty prompt where the tokenizer has no token to begin with */
+function encode(tokenizer: PreTrainedTokenizer, prompts: readonly string[]): Inputs {
+  // Decoders are often published without a padding token; what is padded is masked, so any token will do.
+  if (tokenizer.pad_token === null && tokenizer.eos_token !== null) tokenizer.pad_token = tokenizer.eos_token;
+  const padding = prompts.length > 1;
+  const { input_ids, attention_mask } = tokenizer([...prompts], { padding });
+  if (input_ids[0]!.length > 0) return { input_ids, attention_mask: attention_mask! };
+  const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
+  if (first === null) throw new OptionError("the prompt is empty");
+  return { input_ids: [[first]], attention_mask: [[1]] };
+}
+
+/** One generation over all rows: texts as they grow, and the clock. */
+class Run {
+  readonly rows: readonly (Row & { readonly decoder: ReturnType<PreTrainedTokenizer["streamDecoder"]> })[];
+  /** Seconds from the start to the first tokens and to the last. */
+  first_s: number | undefined;
+  last_s = 0;
+  steps = 0;
+  readonly #write: (text: string) => void;
+
+  constructor(
+    tokenizer: PreTrainedTokenizer,
+    inputs: Inputs,
+    prompts: readonly string[],
+    write: (text: string) => void,
+  ) {
+    this.#write = write;
+    this.rows = inputs.input_ids.map((ids, r) => {
+      const decoder = tokenizer.streamDecoder({ skip_special_tokens: true });
+      const real = ids.filter((_, t) => inputs.attention_mask[r]![t] === 1);
+      // The decoder sees the prompt too: whether the first new word begins with a space depends on it.
+      const echo = decoder.push(real);
+      return { decoder, echo, prompt: prompts[r]!, prompt_tokens: real.length, text: "", token_ids: [], ended: false };
+    });
+  }
+
+  async over(steps: AsyncIterable<Step>): Promise<void> {
+    const begin = performance.now();
+    try {
+      for await (const { token_ids, finished } of steps) {
+        this.last_s = (performance.now() - begin) / 1000;
+        this.first_s ??= this.last_s;
+        this.steps++;
+        // A device that answers at once leaves signals no chance to come in.
+        await setImmediate();
+        this.rows.forEach((row, r) => {
+          if (row.ended) return;
+          row.token_ids.push(token_ids[r]!);
+          row.ended = finished[r]!;
+          this.#emit(row, row.decoder.push(token_ids[r]!));
+        });
+      }
+    } finally {
+      for (const row of this.rows) this.#emit(row, row.decoder.end());
+    }
+  }
+
+  #emit(row: Row, text: string): void {
+    if (text === "") return;
+    row.text += text;
+    this.#write(text);
+  }
+}
+
+/** A bar on stderr while weights are read; it goes away when they are there. */
+class LoadingBar {
+  readonly #bar = new SingleBar(
+    {
+      stream: process.stderr,
+      format: "loading [{bar}] {percentage}%  {read} of {all}",
+      clearOnComplete: true,
+      hideCursor: true,
+      barsize: 30,
+    },
+    Presets.legacy,
+  );
+
+  show({ status, loaded, total }: ProgressEvent): void {
+    const texts = { read: bytes(loaded), all: bytes(total) };
+    if (status === "initiate") this.#bar.start(total, 0, texts);
+    else this.#bar.update(loaded, texts);
+  }
+
+  stop(): void {
+    this.#bar.stop();
+  }
+}

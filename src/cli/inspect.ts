@@ -1,0 +1,102 @@
+// octavo inspect: what a model is and how many bytes it would take, from its headers alone.
+
+import { basename } from "node:path";
+import { Command } from "commander";
+import { torchName } from "../core/dtype.js";
+import { resolveModel } from "../formats/hub.js";
+import { type ModelSurvey, surveyModel } from "../load/survey.js";
+import { cacheOption, dtypeOption, jsonOption, revisionOption } from "./arguments.js";
+import { bytes, countOf, note, print, printJson, table } from "./output.js";
+
+interface InspectFlags {
+  dtype: string;
+  revision?: string;
+  cacheDir?: string;
+  json?: boolean;
+}
+
+/** Tokens that the cache's size is given for. */
+const CACHE_TOKENS = 1000;
+
+export function inspectCommand(): Command {
+  return new Command("inspect")
+    .description("show what a model is and what it takes, without loading it")
+    .argument("<model>", "folder, or id of a model in the Hugging Face cache")
+    .addOption(dtypeOption())
+    .addOption(revisionOption())
+    .addOption(cacheOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      "after",
+      `
+Examples:
+  octavo inspect models/storyteller
+  octavo inspect bigscience/bloom-560m --json`,
+    )
+    .action(inspect);
+}
+
+async function inspect(model: string, flags: InspectFlags): Promise<void> {
+  const { folder, revision } = await resolveModel(model, { cache_dir: flags.cacheDir, revision: flags.revision });
+  const survey = await surveyModel(folder, flags.dtype);
+  if (flags.json) printJson(toJson(model, folder, revision, survey));
+  else print(toText(model, folder, survey));
+  for (const warning of survey.warnings) note(`warning: ${warning}`);
+}
+
+function toJson(model: string, folder: string, revision: string | undefined, survey: ModelSurvey): unknown {
+  const { layers, heads, groups, head_dim, hidden, vocab } = survey.geometry;
+  return {
+    model,
+    folder,
+    revision: revision ?? null,
+    model_type: survey.model_type,
+    architectures: survey.config.architectures ?? null,
+    parameters: survey.parameters,
+    dtype: torchName(survey.dtype),
+    layers,
+    hidden_size: hidden,
+    heads,
+    key_value_heads: groups,
+    head_dim,
+    vocab_size: vocab,
+    context: survey.context ?? null,
+    files: survey.files.map(({ file, bytes }) => ({ file: basename(file), bytes })),
+    checkpoint_bytes: survey.checkpoint_bytes,
+    weights: survey.sizes.map(({ name, options, bytes }) => ({ scheme: name, bytes, options })),
+    kv_cache: { dtype: torchName(survey.cache_dtype), bytes_per_token: survey.cache_bytes_per_token },
+    warnings: survey.warnings,
+  };
+}
+
+function toText(model: string, folder: string, survey: ModelSurvey): string {
+  const { layers, heads, groups, head_dim, hidden, vocab } = survey.geometry;
+  const dtype = torchName(survey.dtype);
+  const sharing = groups === heads ? "" : ` sharing ${groups} key-value heads`;
+  const context = survey.context === undefined ? "not stated" : `${survey.context} tokens`;
+  const facts = [
+    ["model", model === folder ? model : `${model} (${folder})`],
+    [
+      "architecture",
+      `${survey.model_type}, ${layers} layers, hidden size ${hidden}, ${heads} heads of ${head_dim}${sharing}`,
+    ],
+    ["parameters", `${survey.parameters.toLocaleString("en-US")} (${countOf(survey.parameters)})`],
+    ["vocabulary", `${vocab} tokens`],
+    ["context", context],
+    ["dtype", dtype],
+  ];
+  const files = survey.files.map(({ file, bytes: size }) => [basename(file), bytes(size)]);
+  const sizes = survey.sizes.map(({ name, bytes: size }) => [
+    name,
+    bytes(size),
+    `${(size / survey.checkpoint_bytes).toFixed(2)} x`,
+    size.toLocaleString("en-US"),
+  ]);
+  return (
+    `${table(facts)}\nfiles\n${table(files, [1], "  ")}\n` +
+    `weights in memory (what is not quantized stays in ${dtype})\n` +
+    table([["scheme", "size", "of the file", "bytes"], ...sizes], [1, 2, 3], "  ") +
+    `\nkey-value cache: ${bytes(survey.cache_bytes_per_token * CACHE_TOKENS)} per ${CACHE_TOKENS} tokens in ` +
+    `${torchName(survey.cache_dtype)}\n`
+  );
+}

@@ -1,0 +1,141 @@
+// What a generation was and cost, as one object for --json and as the footer for people.
+
+import type { Device } from "../core/device.js";
+import { torchName } from "../core/dtype.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import { Linear } from "../nn/module.js";
+import { bytes, duration, plural } from "./output.js";
+
+/** One prompt and what came after it. */
+export interface Row {
+  readonly prompt: string;
+  readonly prompt_tokens: number;
+  /** The prompt as the tokenizer gives it back, without special tokens. */
+  readonly echo: string;
+  text: string;
+  readonly token_ids: number[];
+  /** True if the model ended the text itself. */
+  ended: boolean;
+}
+
+interface Measured {
+  readonly rows: readonly Row[];
+  readonly first_s: number | undefined;
+  readonly last_s: number;
+  readonly steps: number;
+}
+
+export interface RowReport {
+  readonly prompt: string;
+  readonly text: string;
+  readonly token_ids: readonly number[];
+  readonly prompt_tokens: number;
+  /** The model ended the text, the limit did, or Ctrl-C. */
+  readonly finish_reason: "stop" | "length" | "abort";
+}
+
+/** The object that `octavo generate --json` prints; fields are only ever added. A single prompt has its row's fields on top. */
+export interface GenerationReport extends Partial<RowReport> {
+  readonly model: string;
+  /** Only for a batch file. */
+  readonly results?: readonly RowReport[];
+  readonly seed: number;
+  readonly dtype: string;
+  /** "int8", "nf4", "fp4", or null. */
+  readonly quantization: string | null;
+  readonly device: {
+    readonly name: string;
+    readonly isa: string | null;
+    readonly threads: number;
+    readonly description: string;
+  };
+  readonly timings: {
+    readonly load_s: number;
+    readonly first_token_s: number | null;
+    readonly total_s: number;
+    readonly new_tokens: number;
+    /** New tokens of all rows after the first step, over the time that they took. */
+    readonly tokens_per_second: number | null;
+  };
+  readonly memory: {
+    readonly weight_bytes: number;
+    readonly checkpoint_bytes: number;
+    readonly device_peak_bytes: number;
+    readonly rss_peak_bytes: number;
+  };
+  /** Columns that held an outlier activation, over all int8 matrices; null without int8. */
+  readonly outlier_columns: number | null;
+}
+
+/** Instruction set and threads of a device; a backend without them counts as one thread. */
+export function chosen(device: Device): { isa: string | null; threads: number } {
+  const { isa, threads } = device.backend as { isa?: string; threads?: number };
+  return { isa: isa ?? null, threads: threads ?? 1 };
+}
+
+export async function report(
+  model: PreTrainedModel,
+  { rows, first_s, last_s, steps }: Measured,
+  { name, seed, load_s, aborted }: { name: string; seed: number; load_s: number; aborted: boolean },
+): Promise<GenerationReport> {
+  const quantization = quantizationOf(model);
+  const results = rows.map(
+    ({ prompt, text, token_ids, prompt_tokens, ended }): RowReport => ({
+      prompt,
+      text,
+      token_ids,
+      prompt_tokens,
+      finish_reason: ended ? "stop" : aborted ? "abort" : "length",
+    }),
+  );
+  const new_tokens = rows.reduce((sum, row) => sum + row.token_ids.length, 0);
+  const { device } = model;
+  return {
+    model: name,
+    ...(results.length === 1 ? results[0] : { results }),
+    seed,
+    dtype: torchName(model.dtype),
+    quantization,
+    device: { name: device.name, ...chosen(device), description: device.backend.description },
+    timings: {
+      load_s,
+      first_token_s: first_s ?? null,
+      total_s: last_s,
+      new_tokens,
+      tokens_per_second: steps > 1 ? (new_tokens - rows.length) / (last_s - first_s!) : null,
+    },
+    memory: {
+      weight_bytes: model.weight_bytes,
+      checkpoint_bytes: model.checkpoint_bytes,
+      device_peak_bytes: device.memory.peak,
+      rss_peak_bytes: process.resourceUsage().maxRSS * 1024,
+    },
+    outlier_columns: quantization === "int8" ? await model.outlier_columns() : null,
+  };
+}
+
+function quantizationOf(model: PreTrainedModel): string | null {
+  for (const [, module] of model.module.named_modules()) {
+    if (!(module instanceof Linear)) continue;
+    const { scheme } = module.weight.weight;
+    if (scheme !== "dense") return scheme === "llm_int8" ? "int8" : scheme;
+  }
+  return null;
+}
+
+/** The footer under a text. */
+export function footer(facts: GenerationReport): string {
+  const { device, timings, memory, outlier_columns } = facts;
+  const isa = device.isa === null ? "" : ` · ${device.isa}`;
+  const rate = timings.tokens_per_second;
+  const before = `${bytes(memory.checkpoint_bytes)} as published`;
+  const prompt = facts.results ? `${facts.results.length} prompts` : `a prompt of ${facts.prompt_tokens}`;
+  const lines = [
+    `device    ${device.name}${isa} · ${plural(device.threads, "thread")}`,
+    `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype} (${before}) · loaded in ${duration(timings.load_s)}`,
+    `speed     first token after ${timings.first_token_s === null ? "-" : duration(timings.first_token_s)}` +
+      `${rate === null ? "" : ` · ${rate.toFixed(rate < 10 ? 2 : 0)} tokens/s`} · ${plural(timings.new_tokens, "token")} after ${prompt}`,
+  ];
+  if (outlier_columns !== null) lines.push(`outliers  ${plural(outlier_columns, "column")} seen`);
+  return `\n${lines.join("\n")}`;
+}

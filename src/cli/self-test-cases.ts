@@ -1,0 +1,265 @@
+// Small, odd-shaped calls of every op for the self-test of `octavo doctor`: the same numbers every time. A new op needs
+// its lines here (a test counts them). How they are run and compared is in self-test.ts.
+
+import type { DType } from "../core/dtype.js";
+import { ACT } from "../ops/activation.js";
+import { FOUR_BIT } from "../ops/four-bit.js";
+import { dynamicMap } from "../quant/_dynamic-map.js";
+
+type Values = Float32Array | Int32Array | Int8Array | Uint8Array;
+
+/** An operand on the host. `panels` asks for the device's own layout where it has one. */
+export interface CaseOperand {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly values: Values;
+  readonly panels?: boolean;
+}
+
+export interface SelfTestCase {
+  readonly op: string;
+  readonly what: string;
+  readonly inputs: readonly (CaseOperand | undefined)[];
+  readonly attributes: readonly number[];
+  /** Largest error that is fine, relative to the largest magnitude of the reference; 0 where codes or ids must agree. */
+  readonly tolerance: number;
+}
+
+/** f32 sums in another order, exp and tanh by polynomials. */
+const FLOAT = 2e-5;
+/** One rounding to bf16 of operands of a product, where the op allows it. */
+const BF16 = 1e-2;
+
+/** A small generator (mulberry32): these numbers must be the same on every machine, not good. */
+function generator(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** All cases. Shapes are multiples of nothing, so that tails are met. */
+export function selfTestCases(): SelfTestCase[] {
+  const random = generator(20240607);
+  const size = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
+  const floats = (shape: number[], dtype: DType = "f32", scale = 1): CaseOperand => ({
+    shape,
+    dtype,
+    values: Float32Array.from({ length: size(shape) }, () => (random() + random() + random() - 1.5) * 2 * scale),
+  });
+  const ints = (shape: number[], below: number, dtype: "i32" | "u8" = "i32"): CaseOperand => {
+    const draw = { length: size(shape) };
+    const next = (): number => Math.floor(random() * below);
+    return { shape, dtype, values: dtype === "u8" ? Uint8Array.from(draw, next) : Int32Array.from(draw, next) };
+  };
+  const exactly = (...values: number[]): CaseOperand => ({
+    shape: [values.length],
+    dtype: "i32",
+    values: Int32Array.from(values),
+  });
+  const codes8 = (shape: number[]): CaseOperand => ({
+    shape,
+    dtype: "i8",
+    values: Int8Array.from({ length: size(shape) }, () => Math.round(random() * 254 - 127)),
+  });
+  const codes4 = (shape: number[]): CaseOperand => ({
+    shape,
+    dtype: "u4",
+    values: Uint8Array.from({ length: Math.ceil(size(shape) / 2) }, () => Math.floor(random() * 256)),
+  });
+  const positive = (shape: number[], scale = 1): CaseOperand => ({
+    shape,
+    dtype: "f32",
+    values: Float32Array.from({ length: size(shape) }, () => (0.1 + random()) * scale),
+  });
+  const zeros = (shape: number[], dtype: DType): CaseOperand => {
+    const n = size(shape);
+    const values =
+      dtype === "i8"
+        ? new Int8Array(n)
+        : dtype === "u8"
+          ? new Uint8Array(n)
+          : dtype === "u4"
+            ? new Uint8Array(Math.ceil(n / 2))
+            : new Float32Array(n);
+    return { shape, dtype, values };
+  };
+  const packed = (operand: CaseOperand): CaseOperand => ({ ...operand, panels: true });
+  /** Activations with a few values far above the threshold of LLM.int8(). */
+  const withOutliers = (shape: number[]): CaseOperand => {
+    const x = floats(shape);
+    for (let i = 3; i < x.values.length; i += 29) x.values[i] = x.values[i]! * 9 + 7;
+    return x;
+  };
+  const map: CaseOperand = { shape: [256], dtype: "f32", values: dynamicMap(true) };
+
+  const cases: SelfTestCase[] = [];
+  const add = (
+    op: string,
+    what: string,
+    tolerance: number,
+    inputs: readonly (CaseOperand | undefined)[],
+    attributes: readonly number[] = [],
+  ): void => void cases.push({ op, what, inputs, attributes, tolerance });
+
+  for (const dtype of ["f32", "bf16", "f16"] as const) {
+    for (const rows of [1, 5]) {
+      const w = floats([37, 101], dtype, 0.1);
+      const x = floats([rows, 101]);
+      const parts = [floats([37], dtype), floats([rows, 37])];
+      add("linear", `${dtype}, ${rows} rows`, FLOAT, [x, w, ...parts], [ACT.none]);
+      add("linear", `${dtype}, ${rows} rows, panels`, FLOAT, [x, packed(w), ...parts], [ACT.silu]);
+    }
+    const table = floats([23, 19], dtype);
+    add("embedding", dtype, 0, [table, ints([2, 7], 23)]);
+    add("embedding", `${dtype}, panels`, 0, [packed(table), ints([2, 7], 23)]);
+    add("rms_norm", dtype, FLOAT, [floats([3, 2, 67]), floats([67], dtype)], [1e-5, 0]);
+    add("layer_norm", dtype, FLOAT, [floats([5, 67]), floats([67], dtype), floats([67], dtype)], [1e-5]);
+    add("kv_append", dtype, 0, [floats([2, 3, 2, 5]), exactly(4), floats([2, 2, 9, 5], dtype)]);
+    add("copy", `f32 to ${dtype}`, 0, [floats([3, 5, 7]), zeros([3, 5, 7], dtype)]);
+    add("pack", dtype, 0, [floats([21, 35], dtype), packed(zeros([21, 35], dtype))], [0]);
+    add("unpack", dtype, 0, [packed(floats([21, 35], dtype)), zeros([21, 35], dtype)]);
+  }
+
+  for (const rows of [1, 6]) {
+    const x = withOutliers([rows, 133]);
+    const codes = codes8([39, 133]);
+    const parts = [floats([39], "bf16"), floats([rows, 39]), zeros([133], "u8")];
+    const scb = positive([39], 0.2);
+    add("llm_int8_linear", `${rows} rows`, FLOAT, [x, codes, scb, ...parts], [6, ACT.none]);
+    add("llm_int8_linear", `${rows} rows, panels`, FLOAT, [x, packed(codes), scb, ...parts], [6, ACT.gelu]);
+  }
+  add("llm_int8_quantize", "f32", 0, [floats([18, 45]), zeros([18, 45], "i8"), zeros([18], "f32")], [0]);
+  add(
+    "llm_int8_quantize",
+    "panels",
+    0,
+    [floats([18, 45], "bf16"), packed(zeros([18, 45], "i8")), zeros([18], "f32")],
+    [0],
+  );
+  add("llm_int8_dequantize", "rows", 0, [codes8([18, 45]), positive([18])]);
+  add("llm_int8_dequantize", "panels", 0, [packed(codes8([18, 45])), positive([18])]);
+
+  for (const kind of ["nf4", "fp4"] as const) {
+    const code = FOUR_BIT[kind];
+    const plain = [undefined, undefined, undefined];
+    const twice = [ints([27], 256, "u8"), positive([1]), map, floats([1])];
+    for (const rows of [1, 4]) {
+      const x = floats([rows, 192]);
+      const codes = codes4([18, 192]);
+      const absmax = positive([54], 0.2);
+      const out = [floats([18]), floats([rows, 18])];
+      add(
+        "four_bit_linear",
+        `${kind}, ${rows} rows, panels`,
+        FLOAT,
+        [x, packed(codes), absmax, ...plain, ...out],
+        [code, 64, ACT.none, 0],
+      );
+      add(
+        "four_bit_linear",
+        `${kind}, ${rows} rows, in bf16`,
+        BF16,
+        [x, packed(codes), absmax, ...plain, ...out],
+        [code, 64, ACT.none, 1],
+      );
+      // Blocks that run over the ends of rows, with doubly quantized scales.
+      add(
+        "four_bit_linear",
+        `${kind}, ${rows} rows, double quant`,
+        FLOAT,
+        [floats([rows, 101]), codes4([17, 101]), ...twice, undefined, undefined],
+        [code, 64, ACT.none, 0],
+      );
+    }
+    add("four_bit_quantize", kind, 0, [floats([17, 101]), zeros([17, 101], "u4"), zeros([27], "f32")], [code, 64, 0]);
+    add("four_bit_dequantize", kind, 0, [codes4([17, 101]), positive([27]), ...plain], [code, 64]);
+    add("four_bit_dequantize", `${kind}, double quant`, 0, [codes4([17, 101]), ...twice], [code, 64]);
+  }
+  add("double_quantize", "300 blocks", 0, [
+    positive([300]),
+    map,
+    zeros([300], "u8"),
+    zeros([2], "f32"),
+    zeros([1], "f32"),
+  ]);
+  add("pack", "i8", 0, [codes8([21, 35]), packed(zeros([21, 35], "i8"))], [0]);
+  add("unpack", "i8", 0, [packed(codes8([21, 35])), zeros([21, 35], "i8")]);
+  add("pack", "u4", 0, [codes4([21, 64]), packed(zeros([21, 64], "u4"))], [0]);
+  add("unpack", "u4", 0, [packed(codes4([21, 64])), zeros([21, 64], "u4")]);
+
+  for (const dtype of ["f32", "bf16", "f16"] as const) {
+    const mask: CaseOperand = { shape: [2, 13], dtype: "u8", values: new Uint8Array(26).fill(1) };
+    mask.values.fill(0, 0, 3);
+    const kv = (): CaseOperand => floats([2, 2, 13, 17], dtype);
+    add(
+      "attention",
+      `${dtype}, cache and mask`,
+      FLOAT,
+      [floats([2, 5, 4, 17]), kv(), kv(), exactly(6), mask, undefined, undefined, undefined],
+      [0.25, 1, 0, 0],
+    );
+    add(
+      "attention",
+      `${dtype}, one step, ALiBi`,
+      FLOAT,
+      [floats([2, 1, 4, 17]), kv(), kv(), exactly(11), undefined, undefined, positive([4]), undefined],
+      [0.25, 1, 0, 0],
+    );
+  }
+  add(
+    "attention",
+    "window, soft cap, bias",
+    FLOAT,
+    [
+      floats([1, 7, 3, 9]),
+      floats([1, 3, 7, 9]),
+      floats([1, 3, 7, 5]),
+      undefined,
+      undefined,
+      ints([1, 7], 2),
+      undefined,
+      floats([1, 3, 7, 7]),
+    ],
+    [0.3, 1, 4, 20],
+  );
+
+  add("rope_table", "positions to 5000", 1e-6, [ints([2, 5], 5000), positive([9])], [1]);
+  for (const interleaved of [0, 1]) {
+    add(
+      "rope",
+      interleaved ? "interleaved" : "halves",
+      FLOAT,
+      [floats([2, 3, 4, 22]), floats([2, 3, 2, 9])],
+      [interleaved],
+    );
+  }
+  for (const [name, act] of Object.entries(ACT)) {
+    add("activation", name, FLOAT, [floats([7, 19], "f32", 3)], [act]);
+  }
+  add("gated", "silu", FLOAT, [floats([3, 41]), floats([3, 41])], [ACT.silu]);
+  add("add", "odd", 0, [floats([3, 41]), floats([3, 41])]);
+  add("scale", "soft cap", FLOAT, [floats([3, 41])], [1.7, 5]);
+  add("advance", "positions", 0, [ints([2, 5], 100)], [3]);
+
+  const logits = floats([3, 203], "f32", 4);
+  add("argmax", "203 tokens", 0, [logits]);
+  add(
+    "penalize",
+    "with padding",
+    FLOAT,
+    [
+      logits,
+      { ...ints([3, 11], 203), values: ints([3, 11], 205).values.map((id) => (id > 202 ? -1 : id)) as Int32Array },
+    ],
+    [1.3],
+  );
+  add("sample", "all filters", 0, [logits, exactly(5)], [0.8, 40, 0.9, 0.02, 7]);
+  add("sample", "no filter", 0, [logits, exactly(0)], [1, 0, 1, 0, -3]);
+  add("append_token", "at 4", 0, [ints([3], 203), ints([3, 11], 203), exactly(4)]);
+  add("token_logprobs", "203 tokens", FLOAT, [logits, ints([3], 203)]);
+  return cases;
+}

@@ -1,0 +1,98 @@
+// Measures one model in one storage: what `octavo bench` prints. Reports what was seen; nothing here judges.
+
+import { availableParallelism } from "node:os";
+import type { Device } from "../core/device.js";
+import { AbortError } from "../core/errors.js";
+import type { CausalLM } from "../nn/decoder.js";
+import type { FloatDType } from "../nn/weight.js";
+import { bytesPerStep, decodeTimes, median, prefillTimes, recordTime } from "./speed.js";
+
+export interface BenchPlan {
+  /** Rows decoded together. */
+  readonly batches: readonly number[];
+  /** Tokens in the cache before decoding, at batch 1. */
+  readonly contexts: readonly number[];
+  /** Prompt lengths. */
+  readonly prompts: readonly number[];
+  /** Timed decode steps. */
+  readonly steps: number;
+  /** Timed prefills of each length, if they do not take too long. */
+  readonly runs: number;
+}
+
+export const FULL_PLAN: BenchPlan = {
+  batches: [1, 8, 32],
+  contexts: [0, 2048],
+  prompts: [128, 512, 2048],
+  steps: 24,
+  runs: 3,
+};
+export const QUICK_PLAN: BenchPlan = { batches: [1, 8], contexts: [0], prompts: [128, 512], steps: 12, runs: 2 };
+
+export interface ModelSpeed {
+  readonly decode: readonly {
+    readonly batch: number;
+    readonly context: number;
+    /** Median milliseconds of a step, which gives `batch` tokens. */
+    readonly ms: number;
+    /** GB/s of weights, keys and values. */
+    readonly bandwidth: number;
+    /** `bandwidth` as a share of what the machine reads, 0 if that was not measured. */
+    readonly share: number;
+  }[];
+  readonly prefill: readonly {
+    readonly tokens: number;
+    readonly tokens_per_s: number;
+    readonly first_token_ms: number;
+  }[];
+  /** Milliseconds of JavaScript per decode step. */
+  readonly record_ms: number;
+}
+
+/** A prefill that takes longer than this is timed once. */
+const LONG = 8000;
+
+/**
+ * Times decode and prefill of a loaded model.
+ * @param read GB/s that the machine reads, 0 if unknown
+ */
+export async function benchModel(
+  device: Device,
+  model: CausalLM,
+  plan: BenchPlan,
+  options: { cache_dtype: FloatDType; read: number; progress?: (what: string) => void; signal?: AbortSignal },
+): Promise<ModelSpeed> {
+  const { cache_dtype, read, progress, signal } = options;
+  const say = (what: string): void => {
+    if (signal?.aborted) throw new AbortError("the benchmark was aborted", { cause: signal.reason });
+    progress?.(what);
+  };
+  const decode: ModelSpeed["decode"][number][] = [];
+  const points = [
+    ...plan.batches.map((batch) => ({ batch, context: 0 })),
+    ...plan.contexts.filter((context) => context > 0).map((context) => ({ batch: 1, context })),
+  ];
+  for (const { batch, context } of points) {
+    say(`decode, batch ${batch}, context ${context}`);
+    const steps = batch > 8 ? Math.ceil(plan.steps / 2) : plan.steps;
+    const ms = median(await decodeTimes(device, model, { batch, context, steps, cache_dtype }));
+    const bandwidth = bytesPerStep(model, batch, context + steps / 2, cache_dtype) / ms / 1e6;
+    decode.push({ batch, context, ms, bandwidth, share: read > 0 ? bandwidth / read : 0 });
+  }
+  const prefill: ModelSpeed["prefill"][number][] = [];
+  let last = 0;
+  for (const tokens of plan.prompts) {
+    say(`prefill of ${tokens} tokens`);
+    const before = prefill.at(-1);
+    const runs = before && before.first_token_ms * (tokens / before.tokens) > LONG ? 1 : plan.runs;
+    last = median(await prefillTimes(device, model, { batch: 1, tokens, runs, cache_dtype }));
+    prefill.push({ tokens, tokens_per_s: (tokens * 1000) / last, first_token_ms: last });
+  }
+  say("recording");
+  return { decode, prefill, record_ms: await recordTime(device, model) };
+}
+
+/** One-minute load per processor: above about a half, timings are not to be trusted. */
+export function crowded(load: number): boolean {
+  return load / availableParallelism() > 0.75;
+}

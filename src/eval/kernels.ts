@@ -1,0 +1,130 @@
+// Speed of single kernels on the shapes of a model, as GB/s of weights read or GOP/s done. Weights are random; each
+// measurement runs over several copies, so that no cache holds them.
+
+import type { Device } from "../core/device.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { denseScheme, type FloatDType, type Scheme, type Weight } from "../nn/weight.js";
+import { attention } from "../ops/attention.js";
+import { contiguous } from "../ops/copy.js";
+import { fourBitScheme } from "../quant/four-bit.js";
+import { llmInt8Scheme } from "../quant/llm-int8.js";
+import { median } from "./speed.js";
+
+export interface KernelSpeed {
+  readonly kernel: string;
+  /** "1x2048x5632" and the like: rows, K, N. */
+  readonly shape: string;
+  readonly microseconds: number;
+  /** GB/s of weights or keys and values. */
+  readonly bandwidth: number;
+  /** GOP/s, a multiply-add counting two. */
+  readonly operations: number;
+}
+
+export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
+  f32: () => denseScheme("f32"),
+  bf16: () => denseScheme("bf16"),
+  int8: () => llmInt8Scheme(6),
+  nf4: () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }),
+  "nf4 dq": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" }),
+  "nf4 bf16": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "bf16" }),
+};
+
+function values(count: number): Float32Array {
+  // A cheap sequence with the spread of real weights; no kernel's time depends on it.
+  return Float32Array.from({ length: count }, (_, i) => (((i * 2654435761) >>> 8) % 2001) / 50000 - 0.02);
+}
+
+function makeWeight(device: Device, scheme: Scheme, outputs: number, inputs: number): Weight {
+  const builder = scheme.begin(device, [outputs, inputs], "bench");
+  const step = Math.ceil(Math.min(outputs, (1 << 20) / inputs) / builder.granularity) * builder.granularity;
+  for (let at = 0; at < outputs; at += step) {
+    const count = Math.min(step, outputs - at);
+    const piece = Tensor.from(device, values(count * inputs), [count, inputs]);
+    builder.put(piece, at);
+    piece.dispose();
+  }
+  return builder.finish();
+}
+
+/** Times one product of `rows` rows with a matrix; enough copies of the matrix to exceed `past` bytes. */
+export async function linearSpeed(
+  device: Device,
+  name: string,
+  rows: number,
+  inputs: number,
+  outputs: number,
+  past = 1 << 28,
+): Promise<KernelSpeed> {
+  const scheme = KERNEL_SCHEMES[name]!();
+  const copies = Math.max(1, Math.min(64, Math.ceil(past / scheme.bytes([outputs, inputs]))));
+  const weights = Array.from({ length: copies }, () => makeWeight(device, scheme, outputs, inputs));
+  const x = Tensor.from(
+    device,
+    values(rows * inputs).map((v) => v * 50),
+    [rows, inputs],
+  ).keep();
+  const calls = rows === 1 ? Math.max(copies, 20) : 2;
+  const micros = await timed(device, calls, (n) => weights[n % copies]!.linear(x).dispose());
+  const bytes = weights[0]!.nbytes;
+  for (const weight of weights) weight.dispose();
+  x.dispose();
+  return speed(name, `${rows}x${inputs}x${outputs}`, micros, bytes, 2 * rows * inputs * outputs);
+}
+
+/** Times attention of `steps` new tokens after `context` cached ones. */
+export async function attentionSpeed(
+  device: Device,
+  shape: {
+    batch: number;
+    steps: number;
+    context: number;
+    heads: number;
+    groups: number;
+    head_dim: number;
+    dtype: FloatDType;
+  },
+): Promise<KernelSpeed> {
+  const { batch, steps, context, heads, groups, head_dim, dtype } = shape;
+  const keys = context + steps;
+  const past = Tensor.from(device, Int32Array.of(context), [1]).keep();
+  const q = Tensor.from(device, values(batch * steps * heads * head_dim), [batch, steps, heads, head_dim]).keep();
+  const cache = (): Tensor => {
+    const size = [batch, groups, keys, head_dim];
+    return scope(() => contiguous(Tensor.from(device, values(batch * groups * keys * head_dim), size), dtype)).keep();
+  };
+  const copies = Math.max(1, Math.min(32, Math.ceil((1 << 27) / (2 * batch * groups * keys * head_dim * 2))));
+  const pairs = Array.from({ length: copies }, () => [cache(), cache()] as const);
+  const micros = await timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
+    const [k, v] = pairs[n % copies]!;
+    attention(q, k, v, { cursor: past, scale: head_dim ** -0.5 }).dispose();
+  });
+  const bytes = pairs[0]![0].nbytes * 2;
+  for (const tensor of [past, q, ...pairs.flat()]) tensor.dispose();
+  const visible = steps * context + (steps * (steps + 1)) / 2;
+  const name = `attention ${dtype}`;
+  return speed(name, `${batch}x${steps}+${context}`, micros, bytes, 4 * batch * heads * head_dim * visible);
+}
+
+function speed(kernel: string, shape: string, microseconds: number, bytes: number, operations: number): KernelSpeed {
+  return {
+    kernel,
+    shape,
+    microseconds,
+    bandwidth: bytes / microseconds / 1e3,
+    operations: operations / microseconds / 1e3,
+  };
+}
+
+/** Median over five rounds of the microseconds of one call, `calls` calls a round; one more round warms up. */
+async function timed(device: Device, calls: number, record: (n: number) => void): Promise<number> {
+  const rounds: number[] = [];
+  for (let round = 0; round < 6; round++) {
+    await device.synchronize();
+    const start = performance.now();
+    for (let n = 0; n < calls; n++) record(n);
+    await device.synchronize();
+    if (round > 0) rounds.push(((performance.now() - start) * 1000) / calls);
+  }
+  return median(rounds);
+}

@@ -1,0 +1,76 @@
+// Perplexity of a text: windows that overlap, each token counted once, with as much context as its window gives.
+
+import { AbortError, OptionError } from "../core/errors.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import { tokenLogprobs } from "../ops/token-logprobs.js";
+
+export interface PerplexityOptions {
+  /** Tokens that the model sees at once. */
+  window?: number;
+  /** Tokens that the window moves on by; the others are context only. */
+  stride?: number;
+  signal?: AbortSignal;
+  /** Called with the share that is done, 0 to 1. */
+  progress?: (done: number) => void;
+}
+
+export interface Perplexity {
+  /** Tokens that were predicted. */
+  readonly tokens: number;
+  /** Mean negative log-likelihood, nats per token. */
+  readonly loss: number;
+  readonly perplexity: number;
+  /** Standard error of `perplexity`, from the spread of the tokens' losses. */
+  readonly standard_error: number;
+}
+
+/**
+ * Perplexity of token ids under a model. The first token is context only.
+ * @throws OptionError for fewer than two tokens or a stride that is not within the window; AbortError
+ */
+export async function perplexity(
+  model: PreTrainedModel,
+  ids: ArrayLike<number>,
+  options: PerplexityOptions = {},
+): Promise<Perplexity> {
+  const window = options.window ?? 512;
+  const stride = options.stride ?? 256;
+  if (ids.length < 2) throw new OptionError(`perplexity needs at least two tokens, got ${ids.length}`);
+  if (!(stride >= 1 && stride < window)) throw new OptionError(`stride must be from 1 to ${window - 1}, got ${stride}`);
+  let sum = 0;
+  let squares = 0;
+  let counted = 1; // tokens up to here have been predicted
+  for (let start = 0; counted < ids.length; start += stride) {
+    if (options.signal?.aborted) throw new AbortError("evaluation was aborted", { cause: options.signal.reason });
+    const end = Math.min(start + window, ids.length);
+    const part = Array.from({ length: end - start }, (_, i) => ids[start + i]!);
+    for (const value of await windowLogprobs(model, part, counted - start)) {
+      sum -= value;
+      squares += value * value;
+    }
+    counted = end;
+    options.progress?.(counted / ids.length);
+  }
+  const tokens = ids.length - 1;
+  const loss = sum / tokens;
+  const variance = Math.max(0, squares / tokens - loss * loss);
+  return { tokens, loss, perplexity: Math.exp(loss), standard_error: Math.exp(loss) * Math.sqrt(variance / tokens) };
+}
+
+/** Log-probabilities of tokens `from` .. end of one window, given those before them. */
+async function windowLogprobs(model: PreTrainedModel, part: readonly number[], from: number): Promise<Float32Array> {
+  const { logits } = model.forward({ input_ids: [part] });
+  const [, steps = 0, vocab = 0] = logits.shape;
+  const result = scope(() => {
+    const rows = logits.view(steps, vocab).narrow(0, from - 1, steps - from); // [R,V]: row t predicts token t + 1
+    const targets = Tensor.from(logits.device, Int32Array.from(part.slice(from)), [steps - from]);
+    return tokenLogprobs(rows, targets);
+  });
+  logits.dispose();
+  try {
+    return await result.readFloats();
+  } finally {
+    result.dispose();
+  }
+}

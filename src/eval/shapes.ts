@@ -1,0 +1,34 @@
+// Shapes of models that benchmarks build in memory, from a config alone.
+
+import { OptionError, suggestion } from "../core/errors.js";
+import type { ConfigJson } from "../nn/decoder.js";
+
+const llama = (hidden: number, layers: number, ffn: number, heads: number, groups: number): ConfigJson => ({
+  model_type: "llama",
+  hidden_size: hidden,
+  num_hidden_layers: layers,
+  intermediate_size: ffn,
+  num_attention_heads: heads,
+  num_key_value_heads: groups,
+  vocab_size: 32000,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-5,
+  tie_word_embeddings: false,
+});
+
+/** XS is for quick checks; M is TinyLlama-1.1B. */
+export const SHAPES: Readonly<Record<string, ConfigJson>> = {
+  XS: llama(256, 4, 704, 8, 4),
+  S: llama(1024, 16, 2816, 16, 8),
+  M: llama(2048, 22, 5632, 32, 4),
+};
+
+/** @throws OptionError for a name that is not a shape */
+export function shapeConfig(name: string): ConfigJson {
+  const config = SHAPES[name.toUpperCase()];
+  if (config) return config;
+  const near = suggestion(name.toUpperCase(), Object.keys(SHAPES));
+  throw new OptionError(`unknown shape "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
+    hint: `shapes: ${Object.keys(SHAPES).join(", ")}`,
+  });
+}

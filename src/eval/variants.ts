@@ -1,0 +1,44 @@
+// The storages that comparisons are made in, by the names that tables show.
+
+import { OptionError, suggestion } from "../core/errors.js";
+import type { BitsAndBytesOptions } from "../quant/config.js";
+
+export interface Variant {
+  /** dtype of what is not quantized. */
+  readonly dtype: "float32" | "bfloat16" | "float16";
+  readonly quantization: BitsAndBytesOptions | undefined;
+}
+
+const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}): BitsAndBytesOptions => ({
+  load_in_4bit: true,
+  bnb_4bit_quant_type,
+  ...more,
+});
+
+export const VARIANTS: Readonly<Record<string, Variant>> = {
+  f32: { dtype: "float32", quantization: undefined },
+  bf16: { dtype: "bfloat16", quantization: undefined },
+  f16: { dtype: "float16", quantization: undefined },
+  int8: { dtype: "bfloat16", quantization: { load_in_8bit: true } },
+  nf4: { dtype: "bfloat16", quantization: four("nf4") },
+  "nf4-dq": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
+  "nf4-bf16": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }) },
+  fp4: { dtype: "bfloat16", quantization: four("fp4") },
+};
+
+/** Names from a comma-separated list. @throws OptionError for one that is not known */
+export function variantNames(list: string): string[] {
+  const names = list
+    .split(",")
+    .map((name) => name.trim())
+    .filter((name) => name !== "");
+  for (const name of names) {
+    if (VARIANTS[name]) continue;
+    const near = suggestion(name, Object.keys(VARIANTS));
+    throw new OptionError(`unknown storage "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
+      hint: `known: ${Object.keys(VARIANTS).join(", ")}`,
+    });
+  }
+  if (names.length === 0) throw new OptionError("the list of storages is empty");
+  return names;
+}

@@ -1,0 +1,116 @@
+// Prompt lookup decoding (Saxena 2023): guesses the next tokens from an earlier place in the text where the same words
+// stood, and checks all guesses in one pass over the weights. Exact: the tokens are those of greedy decoding. Pays where
+// the text repeats itself (summaries, code, edits), because a pass costs about the same for one token as for a few.
+
+import type { Device } from "../core/device.js";
+import { AbortError, OptionError } from "../core/errors.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { KVCache } from "../nn/cache.js";
+import type { CausalLM } from "../nn/decoder.js";
+import { argmax } from "../ops/sampling.js";
+import type { GenerationConfig } from "./config.js";
+import { type Batch, positionsOf } from "./inputs.js";
+import { CAPACITY_STEP, type LoopOptions, type Step } from "./loop.js";
+
+/** @throws OptionError where guesses could change what is generated */
+export function checkLookup(config: GenerationConfig, batch: Batch): void {
+  const problem =
+    batch.rows > 1
+      ? "a batch of more than one prompt"
+      : config.do_sample
+        ? "do_sample"
+        : config.repetition_penalty !== 1
+          ? "repetition_penalty"
+          : undefined;
+  if (problem) throw new OptionError(`prompt_lookup_num_tokens does not go together with ${problem}`);
+}
+
+/**
+ * At most `count` tokens that followed the last place where the text's last `ngram` tokens (or fewer) stood before.
+ */
+export function guess(text: readonly number[], count: number, ngram: number): number[] {
+  for (let n = Math.min(ngram, text.length - 1); n > 0; n--) {
+    for (let start = text.length - n - 1; start >= 0; start--) {
+      let same = 0;
+      while (same < n && text[start + same] === text[text.length - n + same]) same++;
+      if (same === n) return text.slice(start + n, start + n + count);
+    }
+  }
+  return [];
+}
+
+/** Greedy decoding of one row with guesses; a step may give several tokens, one after the other. */
+export async function* lookupSteps(
+  device: Device,
+  model: CausalLM,
+  batch: Batch,
+  options: LoopOptions,
+): AsyncGenerator<Step> {
+  const { config, signal } = options;
+  const stop = (): void => {
+    if (signal?.aborted) throw new AbortError("generation was aborted", { cause: signal.reason });
+  };
+  stop();
+  const { layers, groups, head_dim } = model.geometry;
+  const width = config.prompt_lookup_num_tokens;
+  const capacity = Math.ceil((batch.steps + config.max_new_tokens + width) / CAPACITY_STEP) * CAPACITY_STEP;
+  using cache = new KVCache(device, { layers, batch: 1, groups, head_dim, capacity, dtype: options.cache_dtype });
+  const mask = batch.mask && new Uint8Array(capacity).fill(1);
+  if (mask) mask.set(batch.mask!);
+  using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();
+  /** The likeliest token after each of `tokens`, which stand at `positions`; the last one only for the prompt. */
+  const run = async (tokens: Int32Array, positions: Int32Array, last: boolean): Promise<Int32Array> => {
+    const shape = [1, tokens.length];
+    const best = scope(() => {
+      const ids = Tensor.from(device, tokens, shape);
+      const where = Tensor.from(device, positions, shape);
+      const logits = model.forward({ ids, positions: where, mask: masked, cache }, { last });
+      return argmax(logits.view(-1, logits.shape.at(-1)!));
+    });
+    try {
+      return (await best.read()) as Int32Array;
+    } finally {
+      best.dispose();
+    }
+  };
+
+  const positions = positionsOf(batch);
+  let next = (await run(batch.ids, positions, true))[0]!;
+  let position = positions.at(-1)!;
+  const text = [...batch.ids].filter((_, t) => batch.mask === undefined || batch.mask[t] === 1);
+  const eos = new Set(config.eos_token_ids);
+  for (let made = 0; made < config.max_new_tokens; ) {
+    // `next` is certain, and not in the cache yet.
+    const drafts = guess([...text, next], Math.min(width, config.max_new_tokens - made - 1), LONGEST_MATCH);
+    const last = made + 1 >= config.max_new_tokens || eos.has(next);
+    let accepted: number[] = [];
+    let after = next;
+    if (!last) {
+      const tokens = Int32Array.of(next, ...drafts);
+      const best = await run(
+        tokens,
+        tokens.map((_, i) => position + 1 + i),
+        false,
+      );
+      let right = 0;
+      while (right < drafts.length && best[right] === drafts[right]) right++;
+      accepted = drafts.slice(0, right);
+      after = best[right]!;
+      cache.rewind(drafts.length - right);
+    }
+    for (const id of [next, ...accepted]) {
+      stop();
+      text.push(id);
+      position++;
+      made++;
+      const finished = eos.has(id);
+      yield { token_ids: [id], finished: [finished] };
+      if (finished) return;
+    }
+    if (last) return;
+    next = after;
+  }
+}
+
+/** Tokens that must agree before a guess is made; shorter agreements are tried when this many do not. */
+const LONGEST_MATCH = 3;

@@ -1,0 +1,108 @@
+// What a model would take before any of it is loaded: parameters, files, and bytes of the weights under every scheme,
+// from the headers and the declared tree alone. Reads no weights and opens no device; a device that pads its panels
+// may hold a little more.
+
+import { stat } from "node:fs/promises";
+import { cacheDType } from "../nn/cache.js";
+import type { ConfigJson, DecoderGeometry } from "../nn/decoder.js";
+import { plainBytes } from "../nn/module.js";
+import type { FloatDType } from "../nn/weight.js";
+import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
+import { schemeOf } from "../quant/index.js";
+import { declareCausalLM } from "./index.js";
+import { type Plan, plan } from "./plan.js";
+
+/** Bytes of the weights under one way to load them. */
+export interface SchemeSize {
+  /** "float32", "bfloat16", "int8", "nf4", "nf4 double quant", "fp4". */
+  readonly name: string;
+  /** Options of `from_pretrained` that load it so. */
+  readonly options: { readonly dtype?: string; readonly quantization_config?: BitsAndBytesOptions };
+  readonly bytes: number;
+}
+
+export interface ModelSurvey {
+  readonly config: ConfigJson;
+  readonly model_type: string;
+  readonly geometry: DecoderGeometry;
+  /** Tokens of the longest text it was trained on, if its config says so. */
+  readonly context: number | undefined;
+  /** Numbers in the model; tied ones count once. */
+  readonly parameters: number;
+  /** The float dtype that "auto" means for this checkpoint; what is not quantized stays in it. */
+  readonly dtype: FloatDType;
+  readonly files: readonly { readonly file: string; readonly bytes: number }[];
+  /** Bytes of the tensors that the model uses, as published. */
+  readonly checkpoint_bytes: number;
+  readonly sizes: readonly SchemeSize[];
+  /** Bytes of keys and values of one token, in the cache's dtype. */
+  readonly cache_bytes_per_token: number;
+  readonly cache_dtype: FloatDType;
+  readonly warnings: readonly string[];
+}
+
+const QUANTIZED: readonly [name: string, options: BitsAndBytesOptions][] = [
+  ["int8", { load_in_8bit: true }],
+  ["nf4", { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }],
+  ["nf4 double quant", { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true }],
+  ["fp4", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }],
+];
+
+/** Bytes that the weights of a plan take when loaded in `dtype`. */
+export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
+  return items.reduce(
+    (sum, { parameter, scheme }) =>
+      sum + (scheme && "product" in parameter ? scheme.bytes(parameter.shape) : plainBytes(parameter, dtype)),
+    0,
+  );
+}
+
+/** Tokens of the longest text that a model was trained on, if its config says so; not every architecture stops there. */
+export function trainedContext(config: ConfigJson): number | undefined {
+  const length = config.max_position_embeddings ?? config.n_positions ?? config.seq_length;
+  return typeof length === "number" ? length : undefined;
+}
+
+/**
+ * Surveys the model in a folder.
+ * @param wanted dtype of what is not quantized, "auto" for the checkpoint's own
+ * @throws what loading would throw before it reads a weight
+ */
+export async function surveyModel(folder: string, wanted = "auto"): Promise<ModelSurvey> {
+  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(folder, wanted);
+  const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, as, undefined, null);
+  const sizes: SchemeSize[] = [
+    { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },
+    { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: plannedBytes(dense("bf16"), "bf16") },
+  ];
+  for (const [name, options] of QUANTIZED) {
+    const scheme = schemeOf(new BitsAndBytesConfig(options));
+    const bytes = plannedBytes(plan(model, architecture, checkpoint, dtype, scheme, null), dtype);
+    sizes.push({ name, options: { quantization_config: options }, bytes });
+  }
+  let parameters = 0;
+  for (const { shape } of model.parameters()) parameters += shape.reduce((n, size) => n * size, 1);
+  const published = dense(dtype);
+  const warnings = [...checkpoint.warnings];
+  if (published.unexpected.length > 0) {
+    warnings.push(
+      `${published.unexpected.length} tensors of the checkpoint are not used, such as ${published.unexpected.slice(0, 3).join(", ")}`,
+    );
+  }
+  const { layers, groups, head_dim } = model.geometry;
+  const cache_dtype = cacheDType(dtype);
+  return {
+    config,
+    model_type: architecture.model_type,
+    geometry: model.geometry,
+    context: trainedContext(config),
+    parameters,
+    dtype,
+    files: await Promise.all(checkpoint.files.map(async (file) => ({ file, bytes: (await stat(file)).size }))),
+    checkpoint_bytes: published.bytes,
+    sizes,
+    cache_bytes_per_token: 2 * layers * groups * head_dim * (cache_dtype === "f32" ? 4 : 2),
+    cache_dtype,
+    warnings,
+  };
+}

@@ -1,0 +1,241 @@
+// octavo generate on the built command line and the storyteller: what comes out, where, and with which exit code.
+
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
+import { octavo, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
+
+interface Report {
+  model: string;
+  prompt: string;
+  text: string;
+  token_ids: number[];
+  prompt_tokens: number;
+  finish_reason: string;
+  results?: { prompt: string; text: string; token_ids: number[] }[];
+  seed: number;
+  dtype: string;
+  quantization: string | null;
+  device: { name: string; isa: string | null; threads: number };
+  timings: { load_s: number; first_token_s: number; tokens_per_second: number; new_tokens: number };
+  memory: { weight_bytes: number; checkpoint_bytes: number; device_peak_bytes: number };
+  outlier_columns: number | null;
+}
+
+const generate = (...args: string[]) => octavo(["generate", STORYTELLER, ...args]);
+const json = async (...args: string[]): Promise<Report> => {
+  const { code, stdout, stderr } = await generate(...args, "--json");
+  expect(stderr).toBe("");
+  expect(code).toBe(0);
+  return JSON.parse(stdout) as Report;
+};
+
+let folder = "";
+beforeAll(async () => {
+  await ready();
+  folder = await mkdtemp(join(tmpdir(), "octavo-cli-"));
+}, READY_TIMEOUT);
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe("text", () => {
+  it("streams prompt and continuation to stdout and the footer to stderr", async () => {
+    const { code, stdout, stderr } = await generate(
+      "Once upon a time",
+      "--load-in-8bit",
+      "--seed",
+      "3",
+      "--max-new-tokens",
+      "24",
+    );
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^Once upon a time\S* \w+/);
+    expect(stdout.endsWith("\n")).toBe(true);
+    expect(stderr).toMatch(/device +cpu · \w+ · \d+ threads?/);
+    expect(stderr).toMatch(/weights +6\.60 MB in int8 \(11\.0 MB as published\) · loaded in/);
+    expect(stderr).toMatch(/first token after .* · [\d.]+ tokens\/s · 24 tokens after a prompt of 4/);
+    expect(stderr).toMatch(/outliers +\d+ columns? seen/);
+  });
+
+  it("gives the same text for the same seed, another for another", async () => {
+    const args = ["The old king", "--load-in-8bit", "--max-new-tokens", "30", "-q"];
+    const [first, again, other] = await Promise.all(["5", "5", "6"].map((seed) => generate(...args, "--seed", seed)));
+    expect(first?.stdout.length).toBeGreaterThan(30);
+    expect(again).toEqual(first);
+    expect(other?.stdout).not.toBe(first?.stdout);
+    expect(first?.stderr).toBe("");
+  });
+
+  it("reads the prompt from standard input", async () => {
+    const args = ["--greedy", "--max-new-tokens", "8", "-q"];
+    const given = await generate("The wolf", ...args);
+    for (const more of [[], ["-"]]) {
+      const piped = await octavo(["generate", STORYTELLER, ...more, ...args], { input: "The wolf\n" });
+      expect(piped).toEqual(given);
+    }
+  });
+
+  it("starts from nothing with the model's first token, and from the storyteller where no model is named", async () => {
+    const { code, stdout } = await octavo(["generate", "--seed", "1", "--max-new-tokens", "8", "-q"], { cwd: folder });
+    expect(code).toBe(0);
+    expect(stdout.trim().length).toBeGreaterThan(0);
+  });
+
+  it("leaves out the prompt with --no-echo and reads escapes with --escape", async () => {
+    const args = ["--greedy", "--max-new-tokens", "8", "-q", "--escape", "<|endoftext|>The Fox\\n\\n"];
+    const [whole, rest] = await Promise.all([generate(...args), generate(...args, "--no-echo")]);
+    expect(whole.stdout).toBe(`The Fox\n\n${rest.stdout}`);
+  });
+
+  it("continues a file of prompts as it continues each alone", async () => {
+    const file = join(folder, "prompts.txt");
+    const prompts = ["Once upon a time", "The cat", "In the forest there was"];
+    await writeFile(file, `${prompts.join("\n")}\n\n`);
+    const args = ["--greedy", "--dtype", "float32", "--max-new-tokens", "10"];
+    const batch = await json("--batch-file", file, ...args);
+    const singles = await Promise.all(prompts.map((prompt) => json(prompt, ...args)));
+    expect(batch.results?.map(({ prompt }) => prompt)).toEqual(prompts);
+    expect(batch.results?.map(({ token_ids }) => token_ids)).toEqual(singles.map(({ token_ids }) => token_ids));
+    const text = await generate("--batch-file", file, ...args);
+    for (const { prompt, text: written } of singles)
+      expect(text.stdout).toContain(`==> ${prompt} <==\n${prompt}${written}\n`);
+  });
+});
+
+describe("--json", () => {
+  it("tells what was generated and what it cost", async () => {
+    const got = await json("The princess", "--load-in-4bit", "--double-quant", "--seed", "9", "--max-new-tokens", "12");
+    expect(got).toMatchObject({
+      model: STORYTELLER,
+      prompt: "The princess",
+      prompt_tokens: 2,
+      finish_reason: "length",
+      seed: 9,
+      dtype: "bfloat16",
+      quantization: "nf4",
+      outlier_columns: null,
+    });
+    expect(got.token_ids).toHaveLength(12);
+    expect(got.timings.new_tokens).toBe(12);
+    expect(got.timings.first_token_s).toBeGreaterThan(0);
+    expect(got.timings.tokens_per_second).toBeGreaterThan(0);
+    expect(got.memory.checkpoint_bytes).toBe(10_951_168);
+    expect(got.memory.weight_bytes).toBeLessThan(got.memory.checkpoint_bytes / 2);
+    expect(got.memory.device_peak_bytes).toBeGreaterThanOrEqual(got.memory.weight_bytes);
+    expect(got.device.name).toBe("cpu");
+  });
+
+  it("agrees with the library", async () => {
+    const prompt = "The giant said";
+    const got = await json(prompt, "--load-in-8bit", "--greedy", "--max-new-tokens", "16", "--threads", "1");
+    const path = join(ROOT, STORYTELLER);
+    const tokenizer = await AutoTokenizer.from_pretrained(path);
+    await using model = await AutoModelForCausalLM.from_pretrained(path, { load_in_8bit: true, threads: 1 });
+    const [row] = await model.generate({ ...tokenizer([prompt]), max_new_tokens: 16, do_sample: false });
+    expect(got.token_ids).toEqual(row?.slice(got.prompt_tokens));
+    expect(prompt + got.text).toBe(tokenizer.decode(row ?? [], { skip_special_tokens: true }));
+    expect(got.outlier_columns).toBe(await model.outlier_columns());
+    expect(got.memory.weight_bytes).toBe(model.weight_bytes);
+    expect(got.device.threads).toBe(1);
+  });
+});
+
+describe("refusals", () => {
+  const cases: [what: string, args: string[], code: number, message: RegExp][] = [
+    ["an unknown command", ["generat"], 2, /error: unknown command 'generat'\n\(Did you mean generate\?\)/],
+    ["an unknown flag", ["generate", STORYTELLER, "x", "--load-in-8bits"], 2, /Did you mean --load-in-8bit\?/],
+    ["too many arguments", ["generate", STORYTELLER, "x", "y"], 2, /too many arguments/],
+    ["a word for a number", ["generate", STORYTELLER, "x", "--top-k", "many"], 2, /'--top-k <k>'.*whole number/],
+    [
+      "an option's value",
+      ["generate", STORYTELLER, "x", "--temperature", "0"],
+      2,
+      /error: temperature must be a number above 0/,
+    ],
+    [
+      "an unknown dtype",
+      ["generate", STORYTELLER, "x", "--dtype", "int8"],
+      2,
+      /error: dtype must be.*hint: .*load_in_8bit/s,
+    ],
+    ["an unknown device", ["generate", STORYTELLER, "x", "--device", "gpu"], 2, /Allowed choices are cpu/],
+    ["8 and 4 bits", ["generate", STORYTELLER, "x", "--load-in-8bit", "--load-in-4bit"], 2, /cannot be used with/],
+    [
+      "a code without 4 bits",
+      ["generate", STORYTELLER, "x", "--quant-type", "fp4"],
+      2,
+      /--quant-type needs --load-in-4bit/,
+    ],
+    ["greedy sampling", ["generate", STORYTELLER, "x", "--greedy", "--top-p", "0.5"], 2, /cannot be used with/],
+    ["two prompts", ["generate", STORYTELLER, "x", "--prompt", "y"], 2, /given twice/],
+    ["a file for a model", ["generate", "package.json", "x"], 2, /expected a model folder, got a file/],
+    ["a folder that is not there", ["generate", "./no/such", "x"], 3, /error: \.\/no\/such: no such folder/],
+    ["a folder without a model", ["generate", "src", "x"], 3, /error: /],
+    ["a model that is not cached", ["generate", "someone/nothing", "x"], 3, /someone\/nothing.*hint: get it with/s],
+    ["a batch file that is not there", ["generate", STORYTELLER, "--batch-file", "none.txt"], 3, /none\.txt/],
+    ["nothing to inspect", ["inspect"], 2, /missing required argument 'model'/],
+  ];
+  it.each(cases)("of %s", async (_, args, code, message) => {
+    const got = await octavo(args, { env: { HF_HUB_CACHE: join(folder, "cache") } });
+    expect(got.stderr).toMatch(message);
+    expect(got.stderr).toMatch(/^error: /);
+    expect(got.stderr).not.toMatch(/\n {4}at |file:\/\//);
+    expect(got.stdout).toBe("");
+    expect(got.code).toBe(code);
+  });
+
+  it("of a damaged checkpoint, with a stack only for those who ask", async () => {
+    for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+      await writeFile(join(folder, name), name === "model.safetensors" ? "not one" : "{");
+    }
+    const got = await octavo(["inspect", folder]);
+    expect(got.code).toBe(1);
+    expect(got.stderr).toMatch(/^error: .*config\.json/);
+    expect(got.stderr).not.toMatch(/\n {4}at /);
+    const debug = await octavo(["inspect", folder], { env: { OCTAVO_DEBUG: "1" } });
+    expect(debug.stderr).toMatch(/\n {4}at /);
+  });
+});
+
+describe("pipes and signals", () => {
+  it("ends quietly when nobody reads on", async () => {
+    const { code, stderr } = await octavo(["generate", STORYTELLER, "Once", "--max-new-tokens", "500"], {
+      watch: (child) => child.stdout?.destroy(),
+    });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  });
+
+  // Windows has no signals to send.
+  it.skipIf(process.platform === "win32")("stops at Ctrl-C with what is there", async () => {
+    let sent = false;
+    const { code, stdout, stderr } = await octavo(
+      [
+        "generate",
+        STORYTELLER,
+        "Once",
+        "--max-new-tokens",
+        "500",
+        "--repetition-penalty",
+        "1.3",
+        "--device",
+        "reference",
+      ],
+      {
+        watch: (child, text) => {
+          if (!sent && text.length > 8) sent = child.kill("SIGINT");
+        },
+      },
+    );
+    expect(code).toBe(130);
+    expect(stdout.endsWith("\n")).toBe(true);
+    expect(stderr).toMatch(/speed.*interrupted\n$/s);
+  });
+
+  it("shows help and version on stdout", async () => {
+    const [help, version] = await Promise.all([octavo(["generate", "--help"]), octavo(["--version"])]);
+    expect(help).toMatchObject({ code: 0, stderr: "" });
+    expect(help.stdout).toMatch(/--load-in-8bit.*Examples:/s);
+    expect(version).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
+  });
+});

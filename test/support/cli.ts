@@ -1,0 +1,59 @@
+// Runs the built command line as users do. `ready` brings build and dist up to date first, once for all test files.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
+
+export const ROOT = join(import.meta.dirname, "..", "..");
+const MAIN = join(ROOT, "dist", "cli", "main.js");
+export const STORYTELLER = "models/storyteller";
+
+export interface Outcome {
+  /** Exit code, or null if a signal ended it. */
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunOptions {
+  /** What standard input holds; nothing by default. */
+  readonly input?: string;
+  readonly env?: NodeJS.ProcessEnv;
+  readonly cwd?: string;
+  /** Called once the process runs and at each piece of its output. */
+  readonly watch?: (child: ChildProcess, stdout: string) => void;
+}
+
+function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, args, {
+      cwd: options.cwd ?? ROOT,
+      env: { ...process.env, CI: "", OCTAVO_DEBUG: "", ...options.env },
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (part: Buffer) => {
+      stdout += part.toString();
+      options.watch?.(child, stdout);
+    });
+    child.stderr.on("data", (part: Buffer) => {
+      stderr += part.toString();
+    });
+    child.stdin.on("error", () => {}); // it may end without reading
+    child.stdin.end(options.input ?? "");
+    child.on("error", reject);
+    child.on("close", (code) => resolve({ code, stdout, stderr }));
+  });
+}
+
+export function octavo(args: readonly string[], options?: RunOptions): Promise<Outcome> {
+  return run([MAIN, ...args], options);
+}
+
+export async function ready(): Promise<void> {
+  const { code, stderr } = await run([join(ROOT, "scripts", "setup.mjs")]);
+  if (code !== 0) throw new Error(`setup failed:\n${stderr}`);
+}
+
+/** A build from nothing takes a while. */
+export const READY_TIMEOUT = 600_000;

@@ -27,6 +27,10 @@ void make_plan(const Tensor& x, const Tensor& y, Plan& plan) {
     for (; at > 0 && plan.dim[at - 1].ys < dim.ys; at--) plan.dim[at] = plan.dim[at - 1];
     plan.dim[at] = dim;
   }
+  if (plan.rank == 0) {
+    plan.dim[plan.rank++] = {1, 1, 1};
+    return;
+  }
   int out = 0;
   for (int d = 1; d < plan.rank; d++) {
     Dim& before = plan.dim[out];
@@ -35,7 +39,6 @@ void make_plan(const Tensor& x, const Tensor& y, Plan& plan) {
     else plan.dim[++out] = dim;
   }
   plan.rank = out + 1;
-  if (x.rank == 0 || plan.dim[0].n == 0) plan.dim[0] = {1, 1, 1};
 }
 
 // Offsets of the index-th element of the first `dims` dims.

@@ -138,8 +138,8 @@ const char* llm_int8_dequantize(const Call& call) {
 constexpr float kNf4Thresholds[15] = {-0.84809637f, -0.6106329f,  -0.45999527f, -0.33967942f, -0.2346074f,
                                       -0.13791174f, -0.045525018f, 0.03979015f,  0.12025525f,  0.20352125f,
                                       0.29201376f,  0.38931254f,  0.50166345f,  0.6427869f,   0.86147845f};
-constexpr float kFp4Thresholds[7] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f, 0.4166667f, 0.583333f,
-                                     0.8333333f};
+constexpr float kFp4Thresholds[7] = {0.0026041667f, 0.0859375f, 0.20833334f, 0.29166669f, 0.4166667f, 0.5833334f,
+                                     0.8333334f};
 
 // How many thresholds lie strictly below x, as lanes.
 template <int kCount>
@@ -151,9 +151,15 @@ OCTAVO_INLINE i32p count_below(f32p x, const float (&threshold)[kCount]) {
 
 OCTAVO_INLINE i32p nearest(f32p x, int kind) {
   if (kind == 0) return count_below(x, kNf4Thresholds);
-  // Magnitudes in order are codes 0 1 6 7 4 5 2 3; 8 is the sign.
-  const i32p order = count_below(abs_part(x), kFp4Thresholds);
-  return (order ^ ((order & 2) << 1)) | ((i32p)(x < f32p{}) & 8);
+  // Magnitudes in order are codes 0 1 6 7 4 5 2 3; 8 is the sign. Halves go to the lower value.
+  const f32p size = abs_part(x);
+  const i32p negative = (i32p)(x < f32p{});
+  i32p order = {};
+  OCTAVO_UNROLL for (int i = 0; i < 7; i++) {
+    const f32p threshold = splat_part(kFp4Thresholds[i]);
+    order -= (i32p)(size > threshold) | ((i32p)(size == threshold) & negative);
+  }
+  return (order ^ ((order & 2) << 1)) | (negative & 8);
 }
 
 struct QuantizeBlocks {

@@ -86,8 +86,12 @@ export class Device implements AsyncDisposable {
     const { commands } = this;
     if (commands.length === 0) return;
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
-    this.backend.submit(commands.words, commands.length);
-    commands.reset();
+    try {
+      this.backend.submit(commands.words, commands.length);
+    } finally {
+      // What a backend refuses to take must not come back with the next commands.
+      commands.reset();
+    }
   }
 
   allocate(bytes: number, label: string): Block {

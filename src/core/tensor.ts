@@ -91,7 +91,12 @@ export class Tensor implements Disposable {
     label = "constant",
   ): Tensor {
     const tensor = Tensor.empty(device, shape, dtype, label);
-    tensor.write(values);
+    try {
+      tensor.write(values);
+    } catch (error) {
+      tensor.dispose();
+      throw error;
+    }
     return tensor;
   }
 
@@ -137,7 +142,7 @@ export class Tensor implements Disposable {
       const rest = shape.reduce((n, size, d) => (d === hole ? n : n * size), 1);
       shape[hole] = rest === 0 ? 0 : this.size / rest;
     }
-    if (elements(shape) !== this.size) {
+    if (elements(shape) !== this.size || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
       throw new ShapeError(
         `view: [${this.shape.join(", ")}] has ${this.size} elements, [${shape.join(", ")}] does not`,
       );
@@ -158,7 +163,8 @@ export class Tensor implements Disposable {
     const strides = this.strides ?? rowStrides(this.shape);
     const shape = this.shape.slice();
     shape[at] = length;
-    const offset = this.offset + bytesOf(this.dtype, start * strides[at]!);
+    // An empty part begins nowhere: its offset could lie behind the end of the buffer.
+    const offset = this.offset + (elements(shape) === 0 ? 0 : bytesOf(this.dtype, start * strides[at]!));
     return this.#share(shape, packed(shape, strides), offset);
   }
 

@@ -23,6 +23,7 @@ function cannotOpen(file: string, what: string, cause: unknown): OctavoError {
   const absent = code === "ENOENT" || code === "ENOTDIR";
   return new NotFoundError(absent ? `${file}: no such ${what}` : `${file}: the ${what} cannot be opened (${code})`, {
     details: { file, expected: what, got: code },
+    hint: absent ? "is the download complete, and is this the right folder?" : "check the permissions of this file",
     cause,
   });
 }

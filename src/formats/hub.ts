@@ -82,7 +82,10 @@ export async function resolveModel(idOrFolder: string, options: ResolveOptions =
   }
   if (!isModelId(idOrFolder)) {
     if (looksLikePath(idOrFolder)) {
-      throw new NotFoundError(`${idOrFolder}: no such folder`, { details: { file: idOrFolder, expected: "a folder" } });
+      throw new NotFoundError(`${idOrFolder}: no such folder`, {
+        details: { file: idOrFolder, expected: "a folder" },
+        hint: "pass the folder that holds config.json, or the id of a model in the Hugging Face cache",
+      });
     }
     throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quote(idOrFolder)}`, {
       details: { got: idOrFolder },

@@ -19,6 +19,7 @@ export interface ShardIndex {
 function refuse(file: string, key: string, expected: string, got: string): never {
   throw new FormatError(`${file}: expected ${expected} for ${quote(key)}, got ${got}`, {
     details: { file, key, expected, got },
+    hint: "an index made by save_pretrained names shards beside it; get the checkpoint from its original source",
   });
 }
 

@@ -12,6 +12,8 @@ export interface JsonObject {
 }
 
 /** serde_json's limit, which the reference safetensors reader has; Python's own is about 1,000. */
+/** What to try with a JSON file that cannot be read. */
+export const JSON_HINT = "compare it with the model's original file; an edit or the download has damaged it";
 export const MAX_DEPTH = 128;
 
 const NUMBER = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$/;
@@ -74,7 +76,7 @@ export class JsonScanner {
     const inside = this.inside === undefined ? "" : ` in ${quote(this.inside)}`;
     throw new FormatError(`${this.file}: expected ${expected}${inside} at byte ${offset}, got ${got}`, {
       details: { file: this.file, offset, key: this.inside, expected, got },
-      hint,
+      hint: hint ?? JSON_HINT,
     });
   }
 

@@ -3,7 +3,7 @@
 
 import { FormatError } from "../core/errors.js";
 import { foreignKind, readRange, withFile } from "./files.js";
-import { type JsonObject, JsonScanner, type JsonValue } from "./json-text.js";
+import { JSON_HINT, type JsonObject, JsonScanner, type JsonValue } from "./json-text.js";
 
 export type { JsonObject, JsonValue } from "./json-text.js";
 
@@ -48,6 +48,7 @@ export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON fi
   if (isJsonObject(value)) return value;
   throw new FormatError(`${file}: expected a ${what} to hold an object, got ${jsonKind(value)}`, {
     details: { file, offset: 0, expected: "an object", got: jsonKind(value) },
+    hint: JSON_HINT,
   });
 }
 

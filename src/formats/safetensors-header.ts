@@ -233,6 +233,7 @@ function place(entries: Entry[], data: number, fileSize: number, file: string): 
         `${file}: expected tensor ${quote(name)} to begin at data byte ${at}, got ${begin}: ${wrong}`,
         {
           details: { file, key: name, offset: data + begin, expected: at, got: begin },
+          hint: "the program that wrote this file is at fault; get the checkpoint from its original source",
         },
       );
     }

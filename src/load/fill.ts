@@ -56,15 +56,20 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
       total: plan.bytes,
       progress: (100 * loaded) / (plan.bytes || 1),
     });
+  const stop = (): void => {
+    if (signal?.aborted) throw new AbortError("loading was aborted", { cause: signal.reason });
+  };
   const breathe = async (bytes: number, file: string): Promise<void> => {
     loaded += bytes;
     sinceBreath += bytes;
+    stop();
     if (sinceBreath < BREATH) return;
     sinceBreath = 0;
     await device.synchronize();
-    if (signal?.aborted) throw new AbortError("loading was aborted", { cause: signal.reason });
+    stop();
     report("progress", file);
   };
+  stop();
   report("initiate", "");
   for (const { name: path, parameter, source, scheme } of plan.items) {
     const before = device.enter(path);
@@ -77,7 +82,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     }
   }
   await device.synchronize();
-  if (signal?.aborted) throw new AbortError("loading was aborted", { cause: signal.reason });
+  stop();
   report("done", "");
 }
 

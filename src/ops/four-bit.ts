@@ -73,15 +73,19 @@ export const NF4_THRESHOLDS: Float32Array = Float32Array.of(
   0.6427869,
   0.86147845,
 );
-/** Magnitudes: the number of these strictly below |x| picks a code of FP4_CODES; negative values add 8. */
+/**
+ * Magnitudes: the number of these below |x| picks a code of FP4_CODES; negative values add 8. Halves go to the lower
+ * value, so a negative number is beyond a threshold that it equals. These are the midpoints in f32, as bitsandbytes' CPU
+ * code has them (its CUDA code has fewer digits, and is a little off the middle).
+ */
 export const FP4_THRESHOLDS: Float32Array = Float32Array.of(
-  0.00260417,
+  0.0026041667,
   0.0859375,
-  0.20833333,
-  0.29166667,
+  0.20833334,
+  0.29166669,
   0.4166667,
-  0.583333,
-  0.8333333,
+  0.5833334,
+  0.8333334,
 );
 const FP4_CODES = [0, 1, 6, 7, 4, 5, 2, 3];
 
@@ -92,7 +96,7 @@ function encode(kind: number, x: number): number {
     return below;
   }
   const size = Math.abs(x);
-  for (const threshold of FP4_THRESHOLDS) if (size > threshold) below++;
+  for (const threshold of FP4_THRESHOLDS) if (x < 0 ? size >= threshold : size > threshold) below++;
   return FP4_CODES[below]! + (x < 0 ? 8 : 0);
 }
 

@@ -62,29 +62,29 @@ export class Op {
       }
     }
     const specs = signature.inputs;
+    const kinds = signature.attrs;
+    if (attributes.length !== kinds.length) {
+      throw new ShapeError(`${this.name}: takes ${kinds.length} attributes, got ${attributes.length}`);
+    }
+    // All operands are looked at before anything is allocated or recorded: a refused call leaves nothing behind.
+    for (let i = 0; i < specs.length; i++) {
+      const input = inputs[i];
+      if (input === undefined) continue;
+      if (input.device !== device) {
+        throw new DeviceError(
+          `${this.name}: operand \`${specs[i]!.name}\` is on ${input.device.name}, the first one on ${device.name}`,
+        );
+      }
+      void input.buffer; // throws if it was disposed
+    }
     let output: Tensor | undefined;
     if (signature.outputs.length > 0) {
       output = Tensor.empty(device, signature.outputShape(0), signature.outputDType(0, inputs), this.name);
     }
     const { commands } = device;
-    // Buffers are looked up before the command begins: a disposed operand must not leave half a command behind.
-    for (let i = 0; i < specs.length; i++) {
-      const input = inputs[i];
-      if (input !== undefined && input.device !== device) {
-        output?.dispose();
-        throw new DeviceError(
-          `${this.name}: operand \`${specs[i]!.name}\` is on ${input.device.name}, the first one on ${device.name}`,
-        );
-      }
-      if (input !== undefined) void input.buffer;
-    }
     commands.begin(this.#kernel, device.site);
     for (let i = 0; i < specs.length; i++) commands.tensor(inputs[i]);
     if (output) commands.tensor(output);
-    const kinds = signature.attrs;
-    if (attributes.length !== kinds.length) {
-      throw new ShapeError(`${this.name}: takes ${kinds.length} attributes, got ${attributes.length}`);
-    }
     for (let i = 0; i < kinds.length; i++) {
       if (kinds[i]!.type === "i32") commands.int(attributes[i]!);
       else commands.float(attributes[i]!);

@@ -1,0 +1,247 @@
+// Cases of 4-bit weights: products, quantizing, dequantizing, double quantization. Blocks straddle rows and end short.
+
+import fc from "fast-check";
+import { ACT, type Act } from "../../../src/ops/activation.js";
+import {
+  doubleQuantizeOp,
+  FOUR_BIT,
+  FOUR_BIT_TABLES,
+  type FourBitKind,
+  fourBitDequantizeOp,
+  fourBitLinearOp,
+  fourBitQuantizeOp,
+  NESTED_BLOCK,
+} from "../../../src/ops/four-bit.js";
+import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
+import { type Case, type Family, type Operand, operand } from "../../support/conformance.js";
+import { bytes, normals, product } from "../../support/random.js";
+import { ACTS, acts, LEADS, leads, productBound, seeds, sumUnits } from "./_tools.js";
+import { matrix } from "./matrix.js";
+
+const KINDS: readonly FourBitKind[] = ["nf4", "fp4"];
+const MAP = dynamicMap(true);
+
+interface Stored {
+  /** codes, absmax, nested, map, offset. */
+  readonly operands: readonly (Operand | undefined)[];
+  readonly dense: Float32Array;
+}
+
+function stored(kind: FourBitKind, N: number, K: number, blocksize: number, twice: boolean, seed: number): Stored {
+  const codes = matrix("u4", N, K, seed) as Uint8Array;
+  const blocks = Math.ceil((N * K) / blocksize);
+  const small = bytes(seed + 1, blocks);
+  const nested = normals(seed + 2, Math.ceil(blocks / NESTED_BLOCK)).map((x) => Math.abs(x) + 0.1);
+  const absmax = twice
+    ? Float32Array.from(small, (code, j) => MAP[code]! * nested[Math.floor(j / NESTED_BLOCK)]! + 2)
+    : normals(seed + 3, blocks).map(Math.abs);
+  const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
+  const dense = Float32Array.from({ length: N * K }, (_, i) => {
+    const byte = codes[i >>> 1]!;
+    return table[i & 1 ? byte & 15 : byte >>> 4]! * absmax[Math.floor(i / blocksize)]!;
+  });
+  return {
+    operands: [
+      operand([N, K], codes, "u4", { panels: K % blocksize === 0 }),
+      twice ? operand([blocks], small) : operand([blocks], absmax),
+      twice ? operand([nested.length], nested) : undefined,
+      twice ? operand([256], MAP) : undefined,
+      twice ? operand([1], Float32Array.of(2)) : undefined,
+    ],
+    dense,
+  };
+}
+
+interface Options {
+  readonly kind?: FourBitKind;
+  readonly blocksize?: number;
+  readonly twice?: boolean;
+  readonly bias?: boolean;
+  readonly residual?: boolean;
+  readonly act?: Act;
+  readonly bf16?: boolean;
+}
+
+function linearCase(lead: readonly number[], K: number, N: number, seed: number, options: Options = {}): Case {
+  const { kind = "nf4", blocksize = 64, twice = false, act = "none", bf16 = false } = options;
+  const rows = product(lead);
+  const x = normals(seed, rows * K);
+  const { operands, dense } = stored(kind, N, K, blocksize, twice, seed + 10);
+  const bias = options.bias ? normals(seed + 2, N) : undefined;
+  const residual = options.residual ? normals(seed + 3, rows * N) : undefined;
+  // With bf16 both operands of a product may be rounded to eight bits.
+  const units = sumUnits(K) + (bf16 ? 2 * 2 ** -9 : 0);
+  const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${bf16 ? " bf16" : ""}`;
+  return {
+    name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}`,
+    inputs: [
+      operand([...lead, K], x),
+      ...operands,
+      bias && operand([N], bias),
+      residual && operand([...lead, N], residual),
+    ],
+    attrs: [FOUR_BIT[kind], blocksize, ACT[act], bf16 ? 1 : 0],
+    bound: productBound(x, dense, K, N, units, { bias, residual, act }),
+  };
+}
+
+const linear: Family = {
+  op: fourBitLinearOp,
+  table: [
+    ...KINDS.flatMap((kind, i) => [
+      ...LEADS.map((lead, j) =>
+        linearCase(lead, 64, 29, 100 * i + j, { kind, twice: j % 2 === 0, bias: j % 3 === 0, residual: j % 2 === 1 }),
+      ),
+      // Rows that are no multiple of the block, of eight, of two; matrices that end inside a block.
+      ...[1, 7, 20, 33, 40, 63, 65, 72, 96, 100, 129].flatMap((K, j) => [
+        linearCase([1], K, 19, 100 * i + 2 * j + 20, { kind, twice: j % 2 === 0, bias: true }),
+        linearCase([6], K, 18, 100 * i + 2 * j + 21, { kind, blocksize: 32, residual: true }),
+      ]),
+      ...[32, 64, 128, 256, 512, 1024, 2048, 4096].map((blocksize, j) =>
+        linearCase([2], 192, 17, 100 * i + j + 60, { kind, blocksize, twice: j % 2 === 1 }),
+      ),
+      linearCase([3], 4096, 5, 100 * i + 70, { kind, blocksize: 4096, bias: true }),
+      linearCase([9], 256, 40, 100 * i + 71, { kind, blocksize: 128, bf16: true, act: "silu" }),
+      linearCase([50], 192, 35, 100 * i + 72, { kind, bf16: true, twice: true, bias: true }),
+      linearCase([50], 192, 35, 100 * i + 73, { kind, residual: true }),
+      linearCase([41], 1600, 20, 100 * i + 74, { kind, act: "gelu" }),
+    ]),
+    ...ACTS.map((act, i) => linearCase([2, 3], 64, 19, i + 300, { act, bias: true, residual: true })),
+    ...[1, 2, 4, 15, 16, 17, 31, 33, 64].map((N, i) => linearCase([5], 128, N, i + 320, { bias: true })),
+    ...[2, 4, 7, 9, 13, 16, 27].map((rows, i) => linearCase([rows], 64, 35, i + 340, { twice: true })),
+    linearCase([1], 3200, 19, 360),
+    linearCase([490], 64, 17, 361),
+  ],
+  fuzz: fc
+    .tuple(
+      leads,
+      fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(64, 128, 192)),
+      fc.integer({ min: 1, max: 60 }),
+      seeds,
+      fc.record({
+        kind: fc.constantFrom(...KINDS),
+        blocksize: fc.constantFrom(32, 64, 128, 4096),
+        twice: fc.boolean(),
+        bias: fc.boolean(),
+        residual: fc.boolean(),
+        act: acts,
+        bf16: fc.boolean(),
+      }),
+    )
+    .map((all) => linearCase(...all)),
+};
+
+function quantizeCase(
+  kind: FourBitKind,
+  n: number,
+  N: number,
+  K: number,
+  blocksize: number,
+  row: number,
+  seed: number,
+  fails = false,
+): Case {
+  // A block of zeros, and numbers of very different sizes.
+  const w = normals(seed, n * K).map((x, i) => (Math.floor(i / blocksize) === 1 ? 0 : x * 2 ** ((i % 7) - 3)));
+  return {
+    name: `${kind} ${blocksize}: ${n} x ${K} to row ${row} of ${N} seed ${seed}`,
+    inputs: [
+      operand([n, K], w),
+      operand([N, K], matrix("u4", N, K, seed + 1), "u4"),
+      operand([Math.ceil((N * K) / blocksize)], normals(seed + 2, Math.ceil((N * K) / blocksize))),
+    ],
+    attrs: [FOUR_BIT[kind], blocksize, row],
+    fails,
+  };
+}
+
+const quantize: Family = {
+  op: fourBitQuantizeOp,
+  table: KINDS.flatMap((kind, i) => [
+    ...[32, 64, 128, 256, 512, 1024, 2048, 4096].map((size, j) => quantizeCase(kind, 37, 37, 57, size, 0, 20 * i + j)),
+    quantizeCase(kind, 4, 9, 48, 64, 4, 20 * i + 8),
+    quantizeCase(kind, 5, 9, 48, 64, 4, 20 * i + 9),
+    quantizeCase(kind, 1, 1, 1, 64, 0, 20 * i + 10),
+    quantizeCase(kind, 3, 3, 33, 32, 0, 20 * i + 11),
+    quantizeCase(kind, 0, 4, 64, 64, 0, 20 * i + 12),
+    quantizeCase(kind, 3, 3, 5000, 4096, 0, 20 * i + 13),
+    quantizeCase(kind, 2, 5, 48, 64, 1, 20 * i + 14, true),
+    quantizeCase(kind, 4, 5, 64, 64, 2, 20 * i + 15, true),
+  ]),
+  fuzz: fc
+    .tuple(
+      fc.constantFrom(...KINDS),
+      fc.integer({ min: 0, max: 20 }),
+      fc.integer({ min: 1, max: 200 }),
+      fc.constantFrom(32, 64, 128),
+      fc.integer({ min: 0, max: 1 }),
+      seeds,
+    )
+    .map(([kind, n, K, blocksize, before, seed]) =>
+      // A block of rows begins a block of codes wherever there are `blocksize` rows before it.
+      quantizeCase(kind, n, before * blocksize + n, K, blocksize, before * blocksize, seed),
+    ),
+};
+
+function dequantizeCase(
+  kind: FourBitKind,
+  N: number,
+  K: number,
+  blocksize: number,
+  twice: boolean,
+  seed: number,
+): Case {
+  return {
+    name: `${kind} ${blocksize}: ${N} x ${K}${twice ? " twice" : ""} seed ${seed}`,
+    inputs: stored(kind, N, K, blocksize, twice, seed).operands,
+    attrs: [FOUR_BIT[kind], blocksize],
+  };
+}
+
+const dequantize: Family = {
+  op: fourBitDequantizeOp,
+  table: KINDS.flatMap((kind, i) =>
+    [false, true].flatMap((twice, j) => [
+      ...[32, 64, 128, 256, 512, 1024, 2048, 4096].map((size, k) =>
+        dequantizeCase(kind, 37, 57, size, twice, 100 * i + 50 * j + k),
+      ),
+      dequantizeCase(kind, 33, 128, 64, twice, 100 * i + 50 * j + 10),
+      dequantizeCase(kind, 1, 1, 64, twice, 100 * i + 50 * j + 11),
+      dequantizeCase(kind, 0, 64, 64, twice, 100 * i + 50 * j + 12),
+      dequantizeCase(kind, 300, 64, 64, twice, 100 * i + 50 * j + 13),
+    ]),
+  ),
+  fuzz: fc
+    .tuple(
+      fc.constantFrom(...KINDS),
+      fc.integer({ min: 0, max: 40 }),
+      fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(64, 128)),
+      fc.constantFrom(32, 64, 128),
+      fc.boolean(),
+      seeds,
+    )
+    .map((all) => dequantizeCase(...all)),
+};
+
+function doubleCase(count: number, flat: boolean, seed: number): Case {
+  const nested = Math.ceil(count / NESTED_BLOCK);
+  return {
+    name: `${count}${flat ? " equal" : ""} seed ${seed}`,
+    inputs: [
+      operand([count], flat ? new Float32Array(count).fill(0.5) : normals(seed, count).map(Math.abs)),
+      operand([256], MAP),
+      operand([count], bytes(seed, count)),
+      operand([nested], normals(seed, nested)),
+      operand([1], Float32Array.of(9)),
+    ],
+    attrs: [],
+  };
+}
+
+const double: Family = {
+  op: doubleQuantizeOp,
+  table: [...[1, 2, 255, 256, 257, 1000, 0].map((count) => doubleCase(count, false, count)), doubleCase(40, true, 3)],
+  fuzz: fc.tuple(fc.integer({ min: 1, max: 1200 }), fc.boolean(), seeds).map((all) => doubleCase(...all)),
+};
+
+export const FOUR_BITS: readonly Family[] = [linear, quantize, dequantize, double];

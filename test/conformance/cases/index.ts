@@ -1,0 +1,21 @@
+// All families of conformance cases. A new op adds its family to one of the files beside this one; the suite fails
+// while an op has none.
+
+import type { Family } from "../../support/conformance.js";
+import { ATTENTION } from "./attention.js";
+import { ELEMENTWISE } from "./elementwise.js";
+import { FOUR_BITS } from "./four-bit.js";
+import { INT8 } from "./int8.js";
+import { MATRIX } from "./matrix.js";
+import { NORM_ROPE } from "./norm-rope.js";
+import { SAMPLING } from "./sampling.js";
+
+export const FAMILIES: readonly Family[] = [
+  ...MATRIX,
+  ...INT8,
+  ...FOUR_BITS,
+  ...ATTENTION,
+  ...NORM_ROPE,
+  ...ELEMENTWISE,
+  ...SAMPLING,
+];

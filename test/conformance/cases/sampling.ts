@@ -1,0 +1,201 @@
+// Cases of what happens to logits: argmax, penalize, sample, append_token, token_logprobs. Ids must agree exactly.
+
+import fc from "fast-check";
+import { appendTokenOp, argmaxOp, penalizeOp, sampleOp } from "../../../src/ops/sampling.js";
+import { tokenLogprobsOp } from "../../../src/ops/token-logprobs.js";
+import { type Case, type Family, operand, UNIT } from "../../support/conformance.js";
+import { integers, normals } from "../../support/random.js";
+import { seeds } from "./_tools.js";
+
+type Kind = "normal" | "ties" | "holes" | "equal" | "nan";
+
+function logitsOf(kind: Kind, B: number, V: number, seed: number): Float32Array {
+  const logits = normals(seed, B * V, 3);
+  if (kind === "equal") return logits.fill(1.5);
+  if (kind === "ties") return logits.map((x) => Math.round(x));
+  if (kind === "holes") return logits.map((x, i) => (i % V !== seed % V && i % 3 !== 0 ? Number.NEGATIVE_INFINITY : x));
+  if (kind === "nan") logits[logits.length - 1] = Number.NaN;
+  return logits;
+}
+
+const SIZES = [1, 2, 15, 16, 17, 33, 64, 100, 1000, 5003];
+
+function argmaxCase(kind: Kind, B: number, V: number, seed: number): Case {
+  return {
+    name: `${kind} [${B},${V}] seed ${seed}`,
+    inputs: [operand([B, V], logitsOf(kind, B, V, seed))],
+    attrs: [],
+    fails: kind === "nan",
+  };
+}
+
+const sane: fc.Arbitrary<Kind> = fc.constantFrom<Kind>("normal", "ties", "holes", "equal");
+const rows = fc.integer({ min: 1, max: 5 });
+const vocabularies = fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 3000 }));
+
+const argmax: Family = {
+  op: argmaxOp,
+  table: [
+    ...SIZES.map((V, i) => argmaxCase("normal", 3, V, i)),
+    ...(["ties", "holes", "equal", "nan"] as const).map((kind, i) => argmaxCase(kind, 2, 77, i)),
+    argmaxCase("normal", 0, 5, 9),
+    argmaxCase("normal", 2, 100_003, 10),
+  ],
+  fuzz: fc.tuple(sane, rows, vocabularies, seeds).map((all) => argmaxCase(...all)),
+};
+
+function penalizeCase(B: number, V: number, L: number, penalty: number, seed: number, wrong?: number): Case {
+  const history = integers(seed + 1, B * L, -2, V - 1);
+  if (wrong !== undefined) history[history.length - 1] = wrong;
+  return {
+    name: `[${B},${V}] history ${L} by ${penalty} seed ${seed}`,
+    inputs: [operand([B, V], logitsOf("ties", B, V, seed)), operand([B, L], history)],
+    attrs: [Math.fround(penalty)],
+    fails: wrong !== undefined,
+  };
+}
+
+const penalize: Family = {
+  op: penalizeOp,
+  table: [
+    penalizeCase(1, 50, 9, 1.3, 1),
+    penalizeCase(3, 20, 100, 1.1, 2),
+    penalizeCase(2, 33, 0, 2, 3),
+    penalizeCase(2, 5000, 700, 0.7, 4),
+    penalizeCase(2, 33, 7, 1.3, 5, 33),
+  ],
+  fuzz: fc
+    .tuple(rows, vocabularies, fc.nat(60), fc.constantFrom(1.05, 1.3, 0.8, 3), seeds)
+    .map((all) => penalizeCase(...all)),
+};
+
+interface Sampling {
+  readonly temperature?: number;
+  readonly top_k?: number;
+  readonly top_p?: number;
+  readonly min_p?: number;
+  readonly seed?: number;
+  readonly counter?: number;
+}
+
+function sampleCase(kind: Kind, B: number, V: number, data: number, o: Sampling = {}): Case {
+  const { temperature = 1, top_k = 0, top_p = 1, min_p = 0, seed = 7, counter = 0 } = o;
+  return {
+    name: `${kind} [${B},${V}] ${JSON.stringify(o)} data ${data}`,
+    inputs: [operand([B, V], logitsOf(kind, B, V, data)), operand([1], Int32Array.of(counter))],
+    attrs: [Math.fround(temperature), top_k, Math.fround(top_p), Math.fround(min_p), seed],
+    fails: kind === "nan",
+  };
+}
+
+const SAMPLINGS: readonly Sampling[] = [
+  {},
+  { temperature: 0.3 },
+  { temperature: 2.5, seed: -5 },
+  { top_k: 1 },
+  { top_k: 5 },
+  { top_k: 50, seed: 2 ** 31 - 1 },
+  { top_k: 1_000_000 },
+  { top_p: 0.9 },
+  { top_p: 0.5, counter: 3 },
+  { top_p: 0.01 },
+  { min_p: 0.05 },
+  { min_p: 1 },
+  { temperature: 0.8, top_k: 40, top_p: 0.93, min_p: 0.02, counter: 100_000 },
+];
+
+const sample: Family = {
+  op: sampleOp,
+  table: [
+    ...SAMPLINGS.flatMap((o, i) => [
+      sampleCase("normal", 3, 333, 10 * i, o),
+      sampleCase("holes", 2, 100, 10 * i + 1, o),
+      sampleCase("normal", 2, 5003, 10 * i + 2, o),
+      sampleCase("normal", 1, 1, 10 * i + 3, o),
+    ]),
+    // Ties at the edge of top-k are all kept.
+    ...[1, 3, 7, 20].map((top_k, i) => sampleCase("ties", 3, 200, 200 + i, { top_k, seed: i })),
+    ...Array.from({ length: 20 }, (_, i) => sampleCase("normal", 4, 50, 300 + i, { seed: i, counter: i })),
+    sampleCase("nan", 2, 40, 400),
+    sampleCase("normal", 1, 50_257, 401, { top_k: 50, top_p: 0.95, temperature: 0.7 }),
+  ],
+  fuzz: fc
+    .tuple(
+      fc.constantFrom<Kind>("normal", "holes"),
+      rows,
+      vocabularies,
+      seeds,
+      fc.record({
+        temperature: fc.constantFrom(1, 0.2, 0.77, 3),
+        top_k: fc.constantFrom(0, 1, 3, 50),
+        // Never a sum of round numbers: what lies exactly on the edge is anybody's.
+        top_p: fc.constantFrom(1, 1, 0.913, 0.377),
+        min_p: fc.constantFrom(0, 0, 0.0417),
+        seed: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
+        counter: fc.nat(2 ** 30),
+      }),
+    )
+    .map((all) => sampleCase(...all)),
+};
+
+function appendCase(B: number, L: number, at: number, seed: number, fails = false): Case {
+  return {
+    name: `[${B},${L}] at ${at} seed ${seed}`,
+    inputs: [
+      operand([B], integers(seed, B, 0, 999)),
+      operand([B, L], integers(seed + 1, B * L, -1, 999)),
+      operand([1], Int32Array.of(at)),
+    ],
+    attrs: [],
+    fails,
+  };
+}
+
+const append: Family = {
+  op: appendTokenOp,
+  table: [
+    appendCase(1, 5, 0, 1),
+    appendCase(3, 17, 16, 2),
+    appendCase(0, 4, 1, 3),
+    appendCase(2, 4, 4, 4, true),
+    appendCase(2, 4, -1, 5, true),
+  ],
+  fuzz: fc
+    .tuple(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 1, max: 60 }), fc.nat(59), seeds)
+    .map(([B, L, at, seed]) => appendCase(B, L, at % L, seed)),
+};
+
+function logprobsCase(kind: Kind, R: number, V: number, shift: number, seed: number, wrong?: number): Case {
+  const logits = logitsOf(kind, R, V, seed).map((x) => x + shift);
+  const targets = integers(seed + 1, R, 0, V - 1);
+  if (kind === "holes") for (let r = 0; r < R; r++) targets[r] = seed % V; // a column that is not -inf
+  if (wrong !== undefined) targets[R - 1] = wrong;
+  let high = 0;
+  for (const x of logits) if (Number.isFinite(x)) high = Math.max(high, Math.abs(x));
+  return {
+    name: `${kind} [${R},${V}] shift ${shift} seed ${seed}`,
+    inputs: [operand([R, V], logits), operand([R], targets)],
+    attrs: [],
+    // Differences of logits round at their size; the logarithm of the sum is good to its relative error of
+    // 4 sqrt(V) + 8 roundings at most.
+    bound: () => (4 * Math.sqrt(V) + 8) * UNIT + 4 * UNIT * high,
+    fails: wrong !== undefined,
+  };
+}
+
+const logprobs: Family = {
+  op: tokenLogprobsOp,
+  table: [
+    ...SIZES.map((V, i) => logprobsCase("normal", 3, V, 0, i)),
+    logprobsCase("holes", 2, 77, 0, 20),
+    logprobsCase("equal", 2, 77, 0, 21),
+    logprobsCase("normal", 2, 77, 100, 22),
+    logprobsCase("normal", 2, 77, -300, 23),
+    logprobsCase("normal", 0, 7, 0, 24),
+    logprobsCase("normal", 2, 7, 0, 25, 7),
+    logprobsCase("normal", 2, 7, 0, 26, -1),
+  ],
+  fuzz: fc.tuple(sane, rows, vocabularies, fc.constantFrom(0, 50, -50), seeds).map((all) => logprobsCase(...all)),
+};
+
+export const SAMPLING: readonly Family[] = [argmax, penalize, sample, append, logprobs];

@@ -1,0 +1,168 @@
+// Law: Node's event loop keeps turning while a model loads and generates. And what is left after work that was stopped.
+
+import { join } from "node:path";
+import { type IntervalHistogram, monitorEventLoopDelay } from "node:perf_hooks";
+import { afterAll, describe, expect, test } from "vitest";
+import { AbortError, OptionError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { openDevice } from "../../src/load/device.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { FIXTURES } from "../support/fixtures.js";
+import { logitsOf, randomModel, STORYTELLER } from "../support/models.js";
+
+/** The law: 99 of 100 turns of the loop come less than this late. */
+const LIMIT_MS = 20;
+/** Other programs share the machine: the best of so many tries counts. */
+const TRIES = 3;
+
+/** p99 of the loop's delay during `work`, in ms: the best of a few tries. */
+async function delay(work: () => Promise<void>): Promise<number> {
+  let best = Number.POSITIVE_INFINITY;
+  for (let n = 0; n < TRIES && best >= LIMIT_MS; n++) {
+    const histogram: IntervalHistogram = monitorEventLoopDelay({ resolution: 2 });
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    histogram.enable();
+    await work();
+    histogram.disable();
+    // The histogram counts the 2 ms between its own ticks too.
+    best = Math.min(best, histogram.percentile(99) / 1e6);
+  }
+  return best;
+}
+
+describe("the event loop", () => {
+  const device = openDevice("cpu", { threads: 2 });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test.each([{}, { load_in_8bit: true }, { load_in_4bit: true }])("turns while a model loads %o", async (options) => {
+    const p99 = await delay(async () => {
+      for (let n = 0; n < 4; n++) {
+        const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device, ...options });
+        model.dispose();
+      }
+    });
+    expect(p99).toBeLessThan(LIMIT_MS);
+  });
+
+  test("turns while a model generates", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device, load_in_8bit: true });
+    const p99 = await delay(async () => {
+      await model.generate({
+        input_ids: [[5, 300, 77]],
+        max_new_tokens: 200,
+        do_sample: true,
+        seed: 1,
+        eos_token_id: null,
+      });
+    });
+    model.dispose();
+    expect(p99).toBeLessThan(LIMIT_MS);
+  });
+
+  test("turns while a larger model takes a long prompt", async () => {
+    const shape = {
+      hidden_size: 768,
+      num_hidden_layers: 6,
+      intermediate_size: 2048,
+      num_attention_heads: 12,
+      vocab_size: 4000,
+    };
+    const model = await randomModel(device, shape, "f32", llmInt8Scheme(6));
+    const ids = [Array.from({ length: 400 }, (_, i) => (i * 37) % 4000)];
+    const p99 = await delay(async () => {
+      await logitsOf(device, model, ids, { parts: [400] });
+    });
+    model.dispose();
+    expect(p99).toBeLessThan(LIMIT_MS);
+  });
+});
+
+describe("nothing is left", () => {
+  const folder = join(FIXTURES, "models", "llama");
+  const input_ids = [[1, 5, 9]];
+
+  test("after generation that ends, is stopped, is left early, or is refused", async () => {
+    const device = openDevice("cpu", { threads: 2 });
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device });
+    const { live } = device.memory;
+    const steady = async (work: () => Promise<unknown>): Promise<void> => {
+      await work();
+      expect(device.memory.live).toBe(live);
+    };
+    const options = { input_ids, max_new_tokens: 30, eos_token_id: null };
+
+    await steady(() => model.generate(options));
+    await steady(() => model.generate({ ...options, do_sample: true, seed: 3, repetition_penalty: 1.2 }));
+    await steady(async () => {
+      const controller = new AbortController();
+      const streamer = { put: () => controller.abort("enough"), end: () => {} };
+      await expect(model.generate({ ...options, signal: controller.signal, streamer })).rejects.toThrow(AbortError);
+    });
+    await steady(async () => {
+      await expect(model.generate({ ...options, signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
+    });
+    await steady(async () => {
+      let steps = 0;
+      for await (const { token_ids } of model.stream(options)) {
+        expect(token_ids).toHaveLength(1);
+        if (++steps === 3) break;
+      }
+    });
+    await steady(async () => {
+      const streamer = {
+        put: () => {
+          throw new Error("mine");
+        },
+        end: () => {},
+      };
+      await expect(model.generate({ ...options, streamer })).rejects.toThrow("mine");
+    });
+    for (const wrong of [
+      { ...options, input_ids: [[100_000]] },
+      { ...options, max_new_tokens: 100_000 },
+      { ...options, temperature: 0 },
+      { ...options, max_newtokens: 3 },
+    ]) {
+      await steady(async () => {
+        await expect(model.generate(wrong)).rejects.toThrow(OptionError);
+      });
+    }
+    // And it still works.
+    await steady(() => model.generate(options));
+    model.dispose();
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test("of a device of the model's own, once the model is gone", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { threads: 1 });
+    const { device } = model;
+    await model[Symbol.asyncDispose]();
+    expectNoLeaks(device);
+    expect(() => device.allocate(4, "x")).toThrow("closed");
+  });
+
+  test("when two texts are generated at once on one device", async () => {
+    const device = openDevice("cpu", { threads: 2 });
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device });
+    const { live } = device.memory;
+    const options = { max_new_tokens: 20, eos_token_id: null };
+    const alone = [
+      await model.generate({ ...options, input_ids }),
+      await model.generate({ ...options, input_ids: [[7, 7]] }),
+    ];
+    const both = await Promise.all([
+      model.generate({ ...options, input_ids }),
+      model.generate({ ...options, input_ids: [[7, 7]] }),
+    ]);
+    expect(both).toEqual(alone);
+    expect(device.memory.live).toBe(live);
+    model.dispose();
+    expectNoLeaks(device);
+    await device.close();
+  });
+});

@@ -1,0 +1,127 @@
+// Rotary frequencies and ALiBi slopes against transformers' (test/fixtures/attention/positions).
+
+import { describe, expect, test } from "vitest";
+import { ConfigError } from "../../src/core/errors.js";
+import { scope, Tensor } from "../../src/core/tensor.js";
+import { alibiSlopes } from "../../src/nn/decoder.js";
+import { ropeFields, ropeFrequencies } from "../../src/nn/rope.js";
+import { contiguous } from "../../src/ops/copy.js";
+import { rope, ropeTable } from "../../src/ops/rope.js";
+import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { difference, readArrays, readJson } from "../support/fixtures.js";
+
+interface RopeCase {
+  key: string;
+  max_position_embeddings: number;
+  head_dim?: number;
+  rope_theta: number;
+  rope_scaling: Record<string, unknown> | null;
+  positions: number[];
+  attention_factor: number;
+}
+
+const arrays = readArrays("attention", "positions.safetensors");
+const file = readJson<{ tolerance: number; rope: RopeCase[]; other: { kind: string; heads?: number }[] }>(
+  "attention",
+  "positions.json",
+);
+const get = (name: string): Float32Array => arrays.get(name)!.values as Float32Array;
+const KNOWN = ["default", "linear", "llama3"];
+const kindOf = ({ rope_scaling: scaling }: RopeCase): string =>
+  String(scaling?.rope_type ?? scaling?.type ?? "default");
+
+function frequencies(one: RopeCase) {
+  const config = { rope_theta: one.rope_theta, rope_scaling: one.rope_scaling };
+  return ropeFrequencies({ ...ropeFields(config), dim: one.head_dim!, max_positions: one.max_position_embeddings });
+}
+
+describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (one) => {
+  test("inverse frequencies", () => {
+    const { inverse, scale } = frequencies(one);
+    // Each is a power and a division in f32: two roundings, of numbers up to 1.
+    expect(difference(inverse, get(`${one.key}.inv_freq`)).max).toBeLessThan(file.tolerance);
+    expect(scale).toBeCloseTo(one.attention_factor, 12);
+  });
+
+  test("the newer layout of config.json says the same", () => {
+    const parameters = { ...one.rope_scaling, rope_theta: one.rope_theta, rope_type: kindOf(one) };
+    const fields = ropeFields({ rope_parameters: parameters });
+    const newer = ropeFrequencies({ ...fields, dim: one.head_dim!, max_positions: one.max_position_embeddings });
+    expect(newer).toEqual(frequencies(one));
+  });
+
+  test.each(DEVICES)("cos, sin and rotation on %s", async (name) => {
+    const device = openTestDevice(name);
+    const { inverse, scale } = frequencies(one);
+    const T = one.positions.length;
+    const half = inverse.length;
+    const { table, turned } = scope(() => {
+      const made = ropeTable(
+        Tensor.from(device, Int32Array.from(one.positions), [1, T]),
+        Tensor.from(device, inverse, [half]),
+        scale,
+      );
+      const q = arrays.get(`${one.key}.q`);
+      const x = q && Tensor.from(device, q.values, q.shape).permute(0, 2, 1, 3);
+      return { table: made, turned: x && contiguous(rope(x, made).permute(0, 2, 1, 3)) };
+    });
+    const values = await table.readFloats();
+    for (let t = 0; t < T; t++) {
+      const at = t * 2 * half;
+      for (const [part, key] of [
+        [values.subarray(at, at + half), "cos"],
+        [values.subarray(at + half, at + 2 * half), "sin"],
+      ] as const) {
+        const row = get(`${one.key}.${key}`).subarray(t * 2 * half, (t + 1) * 2 * half);
+        // Both halves of a head have the same angles. An angle near 300 carries a rounding of 1.5e-5, which two
+        // libraries that round the frequency alike share.
+        expect(difference(part, row.subarray(0, half)).max).toBeLessThan(
+          file.tolerance * Math.max(1, one.positions[t]! * 0.5),
+        );
+      }
+    }
+    if (turned) {
+      const reach = Math.max(...one.positions);
+      const want = get(`${one.key}.q_rotated`);
+      expect(difference(await turned.readFloats(), want).max).toBeLessThan(
+        4 * file.tolerance * Math.max(1, reach * 0.5),
+      );
+    }
+    table.dispose();
+    turned?.dispose();
+    expectNoLeaks(device);
+    await device.close();
+  });
+});
+
+test.each(file.rope.filter((one) => !KNOWN.includes(kindOf(one)) && one.head_dim))(
+  "$key is refused, by name",
+  (one) => {
+    expect(() => frequencies(one)).toThrow(ConfigError);
+    expect(() => frequencies(one)).toThrow(`rope_scaling type "${kindOf(one)}" is not supported`);
+  },
+);
+
+test("rope_scaling that is incomplete or misspelt is refused", () => {
+  const make = (scaling: Record<string, unknown>) => () =>
+    ropeFrequencies({ theta: 10000, dim: 8, max_positions: 32, scaling });
+  expect(make({ type: "linear" })).toThrow('needs a positive "factor", got undefined');
+  expect(make({ type: "linear", factor: "2" })).toThrow(ConfigError);
+  expect(make({ type: "liner", factor: 2 })).toThrow('did you mean "linear"?');
+  expect(() => ropeFields({ rope_theta: -1 })).toThrow("rope_theta must be a positive number");
+  expect(() => ropeFields({ rope_scaling: 4 })).toThrow("rope_scaling must be an object");
+});
+
+test.each(file.other.filter(({ kind }) => kind === "alibi"))("ALiBi slopes of $heads heads", ({ heads = 0 }) => {
+  const slopes = alibiSlopes(heads);
+  // bloom's bias is slope * position, [2, heads, 5]; the first text is not padded.
+  const bias = get(`alibi.bloom.${heads}`);
+  const want = Array.from({ length: heads }, (_, h) => bias[h * 5 + 1]!);
+  expect(difference(slopes, want).max).toBeLessThan(file.tolerance);
+  expect(
+    difference(
+      slopes.map((s) => 4 * s),
+      Array.from({ length: heads }, (_, h) => bias[h * 5 + 4]!),
+    ).max,
+  ).toBeLessThan(4 * file.tolerance);
+});

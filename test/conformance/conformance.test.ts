@@ -92,8 +92,8 @@ for (const target of TARGETS) {
   }
   describe(target.name, () => {
     let device: Device;
-    beforeAll(() => {
-      device = target.open();
+    beforeAll(async () => {
+      device = await target.open();
     });
     afterAll(async () => {
       expectNoLeaks(device);

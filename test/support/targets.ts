@@ -2,12 +2,14 @@
 // is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
-import type { Device } from "../../src/core/device.js";
+import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
+import { gpu, whyNoGPU } from "./webgpu.js";
 
 export interface Target {
   readonly name: string;
-  open(): Device;
+  open(): Device | Promise<Device>;
   /** Factor on all tolerances: 1 for IEEE arithmetic. */
   readonly scale: number;
   /** Weights in panels where they can be, or always in plain rows. */
@@ -36,4 +38,21 @@ function nativeTargets(): Target[] {
   );
 }
 
-export const TARGETS: readonly Target[] = nativeTargets();
+/** What the adapter offers, and what every adapter must offer: WebGPU's default limits, no integer dot product. */
+function gpuTargets(): Target[] {
+  const options: Record<string, WebGPUOptions> = {
+    webgpu: {},
+    "webgpu, default limits": { limits: "default", dot4: false },
+  };
+  return Object.entries(options).map(([name, with_]) => ({
+    name,
+    open: async () => new Device(await openWebGPU(gpu!, with_)),
+    // WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic.
+    scale: 4,
+    panels: false,
+    complete: true,
+    skip: gpu ? undefined : whyNoGPU,
+  }));
+}
+
+export const TARGETS: readonly Target[] = [...nativeTargets(), ...gpuTargets()];

@@ -114,6 +114,7 @@ fn sigmoid_of(x: f32) -> f32 {
   return e / (1.0 + e);
 }
 fn activate(act: i32, x: f32) -> f32 {
+  if ((bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u) { return x; } // NaN, which comparisons may lose
   switch (act) {
     case 1: { return max(x, 0.0); }
     case 2: { return gelu(x); }

@@ -1,9 +1,9 @@
 // A WebGPU device for tests. Where there is no adapter the suites are skipped, and say why.
 
 import { describe } from "vitest";
-import { findGPU } from "../../src/backends/webgpu/node.js";
 // @ts-expect-error a script without types
 import { selectAdapter } from "../../scripts/webgpu-env.mjs";
+import { findGPU } from "../../src/backends/webgpu/node.js";
 
 async function look(): Promise<{ gpu: GPU } | { missing: string }> {
   const found = selectAdapter() as { driver: string } | { missing: string };

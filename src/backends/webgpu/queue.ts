@@ -2,9 +2,9 @@
 // groups are cached, so that a step that was recorded before costs a look-up per dispatch. Numbers of a dispatch travel
 // in a slot of one uniform buffer, chosen by a dynamic offset.
 
-import { FLAG_WORDS } from "./errors.js";
 import type { Block, Buffers } from "./buffers.js";
 import type { Piece } from "./call.js";
+import { FLAG_WORDS } from "./errors.js";
 import type { Shader } from "./shader.js";
 
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
@@ -82,12 +82,7 @@ export class Queue {
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
-  dispatch(
-    shader: Shader,
-    pieces: readonly Piece[],
-    numbers: Readonly<Record<string, number>>,
-    groups: number,
-  ): void {
+  dispatch(shader: Shader, pieces: readonly Piece[], numbers: Readonly<Record<string, number>>, groups: number): void {
     if (groups <= 0) return;
     if (this.#slot === SLOTS) this.submit();
     const { pipeline, layout } = this.#pipeline(shader);
@@ -239,11 +234,13 @@ export class Queue {
       layout = this.#device.createBindGroupLayout({
         entries: [
           { binding: 0, visibility: COMPUTE_STAGE, buffer: { type: "uniform", hasDynamicOffset: true } },
-          ...[...access].map((letter, at): GPUBindGroupLayoutEntry => ({
-            binding: at + 1,
-            visibility: COMPUTE_STAGE,
-            buffer: { type: letter === "r" ? "read-only-storage" : "storage" },
-          })),
+          ...[...access].map(
+            (letter, at): GPUBindGroupLayoutEntry => ({
+              binding: at + 1,
+              visibility: COMPUTE_STAGE,
+              buffer: { type: letter === "r" ? "read-only-storage" : "storage" },
+            }),
+          ),
         ],
       });
       this.#layouts.set(access, layout);

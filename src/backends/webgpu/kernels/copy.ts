@@ -4,7 +4,17 @@
 import { bitsOf, type DType } from "../../../core/dtype.js";
 import { copyOp } from "../../../ops/copy.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import { bitsReader, decodeBits, encodeBits, family, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
+import {
+  bitsReader,
+  decodeBits,
+  encodeBits,
+  family,
+  reads,
+  WORKGROUP,
+  wordsFor,
+  wordWriter,
+  writes,
+} from "../shader.js";
 import { FLOATS } from "../wgsl.js";
 import { DIMS, fourDims, locate, strideParams } from "./elementwise.js";
 
@@ -67,5 +77,7 @@ export const copy: Kernel = {
     return undefined;
   },
   shaders: () =>
-    TYPES.flatMap((from) => TYPES.flatMap((to) => [rows({ from, to, rows: true }), scattered({ from, to, rows: false })])),
+    TYPES.flatMap((from) =>
+      TYPES.flatMap((to) => [rows({ from, to, rows: true }), scattered({ from, to, rows: false })]),
+    ),
 };

@@ -98,9 +98,7 @@ export function strideParams(name: string): string[] {
  * Shapes and strides of operands of one shape, folded into four dims: neighbours that lie in one stride for all of them
  * become one. Undefined if more than four dims are left.
  */
-export function fourDims(
-  operands: Readonly<Record<string, Operand>>,
-): Record<string, number> | undefined {
+export function fourDims(operands: Readonly<Record<string, Operand>>): Record<string, number> | undefined {
   const names = Object.keys(operands);
   const { shape } = operands[names[0]!]!;
   const sizes: number[] = [];

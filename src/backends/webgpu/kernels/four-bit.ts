@@ -1,10 +1,10 @@
 // four_bit_linear and four_bit_dequantize: NF4 and FP4 codes with one absmax per block, which double quantization holds
 // in 8 bits. A shader never contracts `map * nested + offset` into one rounding: the product passes through an integer.
 
-import { fourBitDequantizeOp, fourBitLinearOp, FOUR_BIT_TABLES, NESTED_BLOCK } from "../../../ops/four-bit.js";
+import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import type { Operand, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import { bitsReader, family, reads, type BindingSpec, WORKGROUP, writes } from "../shader.js";
+import { type BindingSpec, bitsReader, family, reads, WORKGROUP, writes } from "../shader.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import { type Format, type ProductOptions, productSpec, productVariants, recordProduct } from "./product.js";
@@ -21,12 +21,7 @@ function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]
     };
   }
   return {
-    bindings: [
-      reads("absmax"),
-      reads("nested", "array<f32>"),
-      reads("map", "array<f32>"),
-      reads("mean", "array<f32>"),
-    ],
+    bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
     params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero"],
     declarations: [
       bitsReader("absmax", "u8"),

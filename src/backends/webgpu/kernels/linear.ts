@@ -4,7 +4,14 @@ import type { DType } from "../../../core/dtype.js";
 import { linearOp } from "../../../ops/linear.js";
 import type { Kernel } from "../kernel.js";
 import { family, reader, reads } from "../shader.js";
-import { FLOAT_TYPES, type Format, type ProductOptions, productSpec, productVariants, recordProduct } from "./product.js";
+import {
+  FLOAT_TYPES,
+  type Format,
+  type ProductOptions,
+  productSpec,
+  productVariants,
+  recordProduct,
+} from "./product.js";
 
 type Float = (typeof FLOAT_TYPES)[number];
 

@@ -21,10 +21,18 @@ const TILE_WIDTH = 128;
 
 /** One workgroup per row of x. Words are owned by one invocation, so bitmap words are built from 32 elements at once. */
 const rowsShader = family("llm_int8_linear", ({ seen }: { rows: "quantize"; seen: boolean }) => ({
-  bindings: [reads("x", "array<f32>"), writes("out", "array<u32>"), ...(seen ? [writes("seen", "array<atomic<u32>>")] : [])],
+  bindings: [
+    reads("x", "array<f32>"),
+    writes("out", "array<u32>"),
+    ...(seen ? [writes("seen", "array<atomic<u32>>")] : []),
+  ],
   params: ["M", "K", "x", "stride", "words", "seen", "threshold:f32"],
   workgroup: WIDTH,
-  declarations: [EXACT_DIVIDE, fold("largest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`), "var<workgroup> outliers: atomic<u32>;"],
+  declarations: [
+    EXACT_DIVIDE,
+    fold("largest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
+    "var<workgroup> outliers: atomic<u32>;",
+  ],
   body: `if (group >= P.M) { return; }
   let source = P.x + group * P.K;
   let row = group * P.stride;
@@ -241,7 +249,12 @@ function tiled(): string {
 }
 
 /** Quantizes the rows of x into scratch. */
-function quantizeRows(queue: Queue, x: Operand, seen: Operand | undefined, threshold: number): Piece & { stride: number; words: number } {
+function quantizeRows(
+  queue: Queue,
+  x: Operand,
+  seen: Operand | undefined,
+  threshold: number,
+): Piece & { stride: number; words: number } {
   const M = leading(x.shape);
   const K = x.shape.at(-1)!;
   const words = Math.ceil(K / 4);
@@ -296,4 +309,3 @@ export const llmInt8Linear: Kernel = {
     ...variants(target).map(linearShader),
   ],
 };
-

@@ -23,7 +23,12 @@ function into(queue: Queue, x: Operand, y: Operand, at: number): void {
   const ragged = dtype === "u4" && x.count % 2 === 1 && at + x.count === y.count;
   const count = x.count + (ragged ? 1 : 0);
   const offset = y.offset + at;
-  queue.dispatch(shader({ dtype }), [x, y], { count, offset, x: x.offset }, groupsFor(wordsFor(dtype, offset, count), WORKGROUP));
+  queue.dispatch(
+    shader({ dtype }),
+    [x, y],
+    { count, offset, x: x.offset },
+    groupsFor(wordsFor(dtype, offset, count), WORKGROUP),
+  );
 }
 
 const shaders = (): Shader[] => TYPES.map((dtype) => shader({ dtype }));

@@ -6,7 +6,7 @@ import type { DType } from "../../../core/dtype.js";
 import type { Operand, Piece } from "../call.js";
 import type { Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
-import { type BindingSpec, type Option, type Shader, type ShaderSpec, reader, reads, writes } from "../shader.js";
+import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS } from "../wgsl.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
@@ -254,7 +254,10 @@ export function recordProduct(
 }
 
 /** Every combination of options that `recordProduct` can ask for. */
-export function productVariants(target: Target, taken: number): Pick<ProductOptions, "fast" | "rows" | "bias" | "residual">[] {
+export function productVariants(
+  target: Target,
+  taken: number,
+): Pick<ProductOptions, "fast" | "rows" | "bias" | "residual">[] {
   return [true, false].flatMap((fast) =>
     [0, 1, 4].flatMap((rows) =>
       BIAS_TYPES.flatMap((bias) =>
@@ -265,4 +268,3 @@ export function productVariants(target: Target, taken: number): Pick<ProductOpti
     ),
   );
 }
-

@@ -172,7 +172,6 @@ const meanShader = family("double_quantize", (_: { step: "mean" }) => ({
   params: ["count", "absmax", "mean"],
   workgroup: WIDTH,
   declarations: [
-
     fold("largest", "u32", WIDTH, (a, b) => `max(${a}, ${b})`),
     `var<workgroup> low: array<u32, ${WIDTH}>;
 var<workgroup> high: array<u32, ${WIDTH}>;`,
@@ -266,7 +265,6 @@ const nestedCodes = family("double_quantize", (_: { step: "codes" }) => ({
   ],
   params: ["count", "offset", "absmax", "mean", "map"],
   declarations: [
-
     `fn code_of(j: u32) -> u32 {
   let x = clamp((absmax[P.absmax + j] - mean[P.mean]) * inverse[j / ${NESTED_BLOCK}u], -1.0, 1.0);
   // The number of midpoints below x: they ascend.

@@ -263,7 +263,10 @@ const advance = family("sample", (_: { step: "advance" }) => ({
 
 export const sample: Kernel = {
   op: sampleOp,
-  record({ operands: [logits, counter, ids], attributes: [temperature = 1, top_k = 0, top_p = 1, min_p = 0, seed = 0] }, queue) {
+  record(
+    { operands: [logits, counter, ids], attributes: [temperature = 1, top_k = 0, top_p = 1, min_p = 0, seed = 0] },
+    queue,
+  ) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const keep = Math.min(16777216, Math.max(0, Math.round(top_p * 16777216)));
     const offsets = { logits: logits!.offset, counter: counter!.offset, ids: ids!.offset };

@@ -41,15 +41,20 @@ interface Options {
   readonly slopes: boolean;
   readonly bias: boolean;
   readonly reports: boolean;
+  /** The keys are shared out among workgroups; `combine` puts their results together. */
+  readonly split: boolean;
 }
 
 const WIDTH = 64;
+/** Keys per workgroup when they are shared out, and the fewest workgroups that fill a device without that. */
+const SPAN = 256;
+const FILLED = 256;
 
-const SIZES = ["R", "share", "T", "H", "G", "S", "D", "E", "tiles", "groups"];
+const SIZES = ["R", "share", "T", "H", "G", "S", "D", "E", "tiles", "groups", "splits"];
 const strides = (name: string): string[] => [name, `${name}0`, `${name}1`, `${name}2`, `${name}3`];
 
 const shader = family("attention", (options: Options): ShaderSpec => {
-  const { k, v, rows, d64, e64, quad, cursor, hides, slopes, bias, reports } = options;
+  const { k, v, rows, d64, e64, quad, cursor, hides, slopes, bias, reports, split } = options;
   const many = rows > 1;
   const type = many ? "vec4<f32>" : "f32";
   const lane = (name: string, r: string): string => (many ? `${name}[${r}]` : name);
@@ -85,6 +90,20 @@ const shader = family("attention", (options: Options): ShaderSpec => {
           ${lane("seen", `${r}`)} = 1.0;
         }
       }`;
+  const finish = (
+    r: string,
+  ): string => `let out = P.y + ((b * P.T + row / P.share) * P.H + g * P.share + row % P.share) * P.E;
+    let share = ${lane("whole", r)};
+    ${parts
+      .map(
+        (e) =>
+          `if (lid + ${e * 64}u < P.E) { var value = 0.0; if (share > 0.0) { value = ${lane(`mixed${e}`, r)} / share; } y[out + lid + ${e * 64}u] = value; }`,
+      )
+      .join("\n    ")}`;
+  // Results of a span: the highest score, the sum, and the values times their weights.
+  const part = (r: string): string => `let out = ((bg * P.R + row) * P.splits + span) * (P.E + 2u);
+    if (lid == 0u) { y[out] = ${lane("best", r)}; y[out + 1u] = ${lane("whole", r)}; }
+    ${parts.map((e) => `if (lid + ${e * 64}u < P.E) { y[out + 2u + lid + ${e * 64}u] = ${lane(`mixed${e}`, r)}; }`).join("\n    ")}`;
   return {
     bindings: [
       reads("q", "array<f32>"),
@@ -122,8 +141,9 @@ const shader = family("attention", (options: Options): ShaderSpec => {
       `var<workgroup> ps: array<${type}, ${WIDTH}>;`,
     ],
     body: `
-  let tile = group % P.tiles;
-  let bg = group / P.tiles;
+  ${split ? "let span = group % P.splits;\n  let place = group / P.splits;" : "let place = group;"}
+  let tile = place % P.tiles;
+  let bg = place / P.tiles;
   let b = bg / P.G;
   let g = bg % P.G;
   let r0 = tile * ${rows}u;
@@ -145,6 +165,7 @@ const shader = family("attention", (options: Options): ShaderSpec => {
   var lo = 0u;
   if (P.causal != 0u) { hi = min(hi, past + min(r0 + ${rows - 1}u, P.R - 1u) / P.share + 1u); }
   if (P.window > 0u) { let first = past + r0 / P.share + 1u; lo = select(0u, first - P.window, first > P.window); }
+  ${split ? `lo = max(lo, span * ${SPAN}u);\n  hi = min(hi, (span + 1u) * ${SPAN}u);` : ""}
   var best = ${type}(${LOWEST});
   var sum = ${type}(0.0);
   ${parts.map((e) => `var mixed${e} = ${type}(0.0);`).join(" ")}
@@ -181,19 +202,40 @@ const shader = family("attention", (options: Options): ShaderSpec => {
     .map(
       (r) => `if (r0 + ${r}u < P.R) {
     let row = r0 + ${r}u;
-    let out = P.y + ((b * P.T + row / P.share) * P.H + g * P.share + row % P.share) * P.E;
-    let share = ${lane("whole", `${r}`)};
-    ${parts
-      .map(
-        (e) =>
-          `if (lid + ${e * 64}u < P.E) { var value = 0.0; if (share > 0.0) { value = ${lane(`mixed${e}`, `${r}`)} / share; } y[out + lid + ${e * 64}u] = value; }`,
-      )
-      .join("\n    ")}
+    ${split ? part(`${r}`) : finish(`${r}`)}
   }`,
     )
     .join("\n  ")}`,
   };
 });
+
+/** Puts the results of all spans of a query row together. */
+const combine = family("attention", (_: { combine: true }) => ({
+  bindings: [reads("parts", "array<f32>"), writes("y")],
+  params: ["count", "share", "T", "H", "G", "R", "E", "splits", "y"],
+  workgroup: WIDTH,
+  body: `if (group >= P.count) { return; }
+  let row = group % P.R;
+  let bg = group / P.R;
+  let first = group * P.splits * (P.E + 2u);
+  var best = ${LOWEST};
+  for (var i = 0u; i < P.splits; i++) { best = max(best, parts[first + i * (P.E + 2u)]); }
+  var sum = 0.0;
+  for (var i = 0u; i < P.splits; i++) {
+    let at = first + i * (P.E + 2u);
+    sum += parts[at + 1u] * exp(parts[at] - best);
+  }
+  let h = (bg % P.G) * P.share + row % P.share;
+  let out = P.y + (((bg / P.G) * P.T + row / P.share) * P.H + h) * P.E;
+  for (var e = lid; e < P.E; e += ${WIDTH}u) {
+    var value = 0.0;
+    for (var i = 0u; i < P.splits; i++) {
+      let at = first + i * (P.E + 2u);
+      value += parts[at + 2u + e] * exp(parts[at] - best);
+    }
+    y[out + e] = select(0.0, value / sum, sum > 0.0);
+  }`,
+}));
 
 /** Segment and mask of each key side by side, for devices that cannot bind both beside everything else. */
 const merge = family("attention", (_: { merge: true }) => ({
@@ -251,6 +293,11 @@ export const attention: Kernel = {
     if (cursor && !reports) queue.dispatch(check({ check: true }), [cursor], { cursor: cursor.offset, T, S }, 1);
     const aligned = (n: number): boolean => n % 4 === 0;
     const quad = aligned(D) && k!.strides[3] === 1 && aligned(k!.offset) && k!.strides.slice(0, 3).every(aligned);
+    const tiles = Math.ceil(R / rows);
+    const groups = tiles * B * G;
+    // Few queries and many keys: workgroups share the keys, so that the whole device reads them.
+    const splits = groups < FILLED ? Math.ceil(S / SPAN) : 1;
+    const split = splits > 1;
     const made = shader({
       k: k!.dtype as Float,
       v: v!.dtype as Float,
@@ -263,15 +310,18 @@ export const attention: Kernel = {
       slopes: slopes !== undefined,
       bias: bias !== undefined,
       reports,
+      split,
     });
     const pieces: Piece[] = [q!, k!, v!];
     if (cursor) pieces.push(cursor);
     if (merges) pieces.push(merged(queue, mask, segments));
     else pieces.push(...[mask, segments].filter((operand) => operand !== undefined));
-    pieces.push(...[slopes, bias].filter((operand) => operand !== undefined), y!);
-    const tiles = Math.ceil(R / rows);
+    pieces.push(...[slopes, bias].filter((operand) => operand !== undefined));
+    const bytes = Math.ceil((B * G * R * splits * (E + 2)) / 4) * 16;
+    const out: Piece = split ? { block: queue.buffers.scratch("spans", bytes), start: 0, size: bytes } : y!;
+    pieces.push(out);
     const numbers = {
-      ...{ R, share, T, H, G, S, D, E, tiles, groups: B * G },
+      ...{ R, share, T, H, G, S, D, E, tiles, groups: B * G, splits },
       ...placed("q", q!),
       ...placed("k", k!),
       ...placed("v", v!),
@@ -279,20 +329,31 @@ export const attention: Kernel = {
       ...{ y: y!.offset, cursor: cursor?.offset ?? 0, mask: mask?.offset ?? 0 },
       ...{ segments: segments?.offset ?? 0, slopes: slopes?.offset ?? 0, scale, causal, window, softcap },
     };
-    queue.dispatch(made, pieces, numbers, tiles * B * G);
+    queue.dispatch(made, pieces, numbers, groups * splits);
+    if (split) {
+      const count = B * G * R;
+      const sizes = { count, share, T, H, G, R, E, splits, y: y!.offset };
+      queue.dispatch(combine({ combine: true }), [out, y!], sizes, count);
+    }
     return undefined;
   },
-  shaders: (target) => [merge({ merge: true }), check({ check: true }), ...variants(target)],
+  shaders: (target) => [
+    merge({ merge: true }),
+    check({ check: true }),
+    combine({ combine: true }),
+    ...variants(target),
+  ],
 };
 
 /** Each dtype, size and option on its own and all together; head sizes are what models have. */
 function variants(target: Target): Shader[] {
   const plain: Options = {
     ...{ k: "f32", v: "f32", rows: 4, d64: 1, e64: 1, quad: true },
-    ...{ cursor: false, hides: "none", slopes: false, bias: false, reports: false },
+    ...{ cursor: false, hides: "none", slopes: false, bias: false, reports: false, split: false },
   };
   const some: Partial<Options>[] = [
     { cursor: true, reports: true },
+    { cursor: true, reports: true, split: true },
     { hides: "mask" },
     { hides: "segments" },
     { hides: "apart" },

@@ -16,6 +16,10 @@ export interface Target {
   readonly panels: boolean;
   /** Every op must have a kernel. */
   readonly complete: boolean;
+  /** Fuzzed cases per op at most: a software adapter compiles a second per shader. */
+  readonly fuzz?: number;
+  /** Ops that this target is about; all unless given. */
+  readonly only?: readonly string[];
   /** Why it cannot run here. */
   readonly skip?: string;
 }
@@ -38,21 +42,21 @@ function nativeTargets(): Target[] {
   );
 }
 
-/** What the adapter offers, and what every adapter must offer: WebGPU's default limits, no integer dot product. */
+/** What the adapter offers; and, for the kernels that look, what every adapter must: default limits, no dot product. */
 function gpuTargets(): Target[] {
-  const options: Record<string, WebGPUOptions> = {
-    webgpu: {},
-    "webgpu, default limits": { limits: "default", dot4: false },
-  };
-  return Object.entries(options).map(([name, with_]) => ({
-    name,
-    open: async () => new Device(await openWebGPU(gpu!, with_)),
-    // WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic.
-    scale: 4,
-    panels: false,
-    complete: true,
-    skip: gpu ? undefined : whyNoGPU,
-  }));
+  const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
+  // WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic.
+  const common = { scale: 4, panels: false, complete: true, skip: gpu ? undefined : whyNoGPU };
+  return [
+    { ...common, name: "webgpu", open: open({}), fuzz: 6 },
+    {
+      ...common,
+      name: "webgpu, default limits",
+      open: open({ limits: "default", dot4: false }),
+      fuzz: 0,
+      only: ["attention", "llm_int8_linear", "four_bit_linear"],
+    },
+  ];
 }
 
 export const TARGETS: readonly Target[] = [...nativeTargets(), ...gpuTargets()];

@@ -68,7 +68,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
   const target: Target = {
     dot4,
-    subgroups: device.features.has("subgroups"),
+    subgroups: device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   return new WebGPU(adapter, device, target, options);

@@ -9,6 +9,7 @@ import type { Shader } from "./shader.js";
 export interface Target {
   /** WGSL's dot4I8Packed. */
   readonly dot4: boolean;
+  /** Subgroups, and WGSL's number of the subgroup. */
   readonly subgroups: boolean;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;

@@ -23,8 +23,8 @@ export interface ShaderSpec {
   readonly workgroup?: number;
   /** True if it reports failures (see errors.ts); `flag` is then bound last. */
   readonly reports?: boolean;
-  /** `enable` directives. */
-  readonly enables?: readonly string[];
+  /** True if it uses subgroups; `lane`, `sg` (number of the subgroup) and `sgs` (how many) are then there too. */
+  readonly subgroups?: boolean;
   /** Functions, constants and workgroup variables. */
   readonly declarations?: readonly string[];
   /**
@@ -79,7 +79,7 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
   // site and op number come first, for reports.
   const fields = [{ name: "op", type: "u32" }, { name: "site", type: "u32" }, ...params];
   const code = [
-    ...(spec.enables ?? []).map((name) => `enable ${name};`),
+    spec.subgroups ? "enable subgroups;" : "",
     `struct Numbers { ${fields.map(({ name, type }) => `${name}: ${type}`).join(", ")} }`,
     "@group(0) @binding(0) var<uniform> P: Numbers;",
     ...bindings.map(
@@ -88,7 +88,9 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
     spec.reports ? REPORT : "",
     ...(spec.declarations ?? []),
     `@compute @workgroup_size(${workgroup})`,
-    "fn main(@builtin(local_invocation_index) lid: u32, @builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) wgs: vec3<u32>) {",
+    "fn main(@builtin(local_invocation_index) lid: u32, @builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) wgs: vec3<u32>",
+    spec.subgroups ? SUBGROUPS : "",
+    ") {",
     "  let group = wid.x + wid.y * wgs.x;",
     `  let gid = group * ${workgroup}u + lid;`,
     spec.body,
@@ -104,6 +106,9 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
     code,
   };
 }
+
+const SUBGROUPS =
+  ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_id) sg: u32, @builtin(num_subgroups) sgs: u32";
 
 /** `report(code, a, b, c)`: the first failure since the last read stays. */
 const REPORT = `

@@ -151,3 +151,31 @@ export function literal(x: number): string {
   const text = Math.fround(x).toString();
   return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
 }
+
+/**
+ * Sums of variables over the workgroup: that of variable i is in `cells[i * workgroup]` behind it. With subgroups this
+ * takes two barriers, without them one per halving.
+ */
+export function totals(variables: readonly string[], workgroup: number, subgroups: boolean): string {
+  if (subgroups) {
+    return [
+      ...variables.map((name, i) => `let total${i} = subgroupAdd(${name});`),
+      `if (lane == 0u) { ${variables.map((_, i) => `cells[${i * workgroup}u + sg] = total${i};`).join(" ")} }`,
+      "workgroupBarrier();",
+      `if (lid < ${variables.length}u) {`,
+      `  for (var s = 1u; s < sgs; s++) { cells[lid * ${workgroup}u] += cells[lid * ${workgroup}u + s]; }`,
+      "}",
+      "workgroupBarrier();",
+    ].join("\n  ");
+  }
+  return [
+    ...variables.map((name, i) => `cells[${i * workgroup}u + lid] = ${name};`),
+    "workgroupBarrier();",
+    `for (var far = ${workgroup / 2}u; far > 0u; far >>= 1u) {`,
+    "if (lid < far) {",
+    ...variables.map((_, i) => `cells[${i * workgroup}u + lid] += cells[${i * workgroup}u + lid + far];`),
+    "}",
+    "workgroupBarrier();",
+    "}",
+  ].join("\n  ");
+}

@@ -106,7 +106,7 @@ export const fourBitLinear: Kernel = {
     // More operands than this device binds at once: the residual is added afterwards.
     const apart = residual !== undefined && pieces.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
     const product = { x: x!, bias, residual: apart ? undefined : residual, y: y!, N, K, act, fast, pieces, numbers };
-    recordProduct(queue, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
+    recordProduct(queue, target, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
     if (apart) {
       const { count } = y!;
       const offsets = { count, b: residual.offset, y: y!.offset };

@@ -46,13 +46,13 @@ const shader = family("linear", (options: ProductOptions & { readonly weight: Fl
 
 export const linear: Kernel = {
   op: linearOp,
-  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0] }, queue) {
+  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0] }, queue, target) {
     const [N = 0, K = 0] = weight!.shape;
     const dtype = weight!.dtype as Float;
     const chunk = dtype === "f32" ? 4 : 8;
     const fast = K % chunk === 0 && weight!.offset % chunk === 0;
     const call = { x: x!, bias, residual, y: y!, N, K, act, fast, pieces: [weight!], numbers: { w: weight!.offset } };
-    recordProduct(queue, call, (options) => shader({ weight: dtype, ...options }));
+    recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
   },
   shaders: (target) =>

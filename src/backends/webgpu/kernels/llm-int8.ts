@@ -8,7 +8,7 @@ import { leading } from "../call.js";
 import type { Kernel, Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { family, reader, reads, writes } from "../shader.js";
-import { ACTIVATIONS, EXACT_DIVIDE, FLOATS, fold } from "../wgsl.js";
+import { ACTIVATIONS, EXACT_DIVIDE, FLOATS, fold, totals } from "../wgsl.js";
 import { BIAS_TYPES, type BiasType, OUTPUTS } from "./product.js";
 
 const WIDTH = 64;
@@ -79,10 +79,12 @@ interface Options {
   readonly bias: BiasType;
   readonly residual: boolean;
   readonly dot4: boolean;
+  /** Sums go through subgroups; only without tiles. */
+  readonly subgroups: boolean;
 }
 
 const linearShader = family("llm_int8_linear", (options: Options) => {
-  const { aligned, rows, bias, residual, dot4 } = options;
+  const { aligned, rows, bias, residual, dot4, subgroups } = options;
   return {
     bindings: [
       reads("x", "array<f32>"),
@@ -95,6 +97,7 @@ const linearShader = family("llm_int8_linear", (options: Options) => {
     ],
     params: ["M", "N", "K", "x", "stride", "words", "codes", "scb", "bias", "residual", "y", "act:i32", "tiles"],
     workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
+    subgroups,
     declarations: [
       FLOATS,
       ACTIVATIONS,
@@ -146,7 +149,7 @@ fn store(m: u32, n: u32, product: i32, outliers: f32) {
             `var<workgroup> floats: array<f32, ${WIDTH * OUTPUTS}>;`,
           ]),
     ],
-    body: rows === 0 ? tiled() : streamed(rows),
+    body: rows === 0 ? tiled() : streamed(rows, subgroups),
   };
 });
 
@@ -154,7 +157,7 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-function streamed(rows: number): string {
+function streamed(rows: number, subgroups: boolean): string {
   const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
   return [
     "let n0 = (group % P.tiles) * 4u;",
@@ -170,14 +173,11 @@ function streamed(rows: number): string {
       ...range(rows).map((m) => `sum${m}_${n} += dot4(v${m}, c${n});`),
     ]),
     "}",
-    ...cells.map(({ m, n }) => `cells[${(m * OUTPUTS + n) * WIDTH}u + lid] = sum${m}_${n};`),
-    "workgroupBarrier();",
-    `for (var far = ${WIDTH / 2}u; far > 0u; far >>= 1u) {`,
-    "if (lid < far) {",
-    ...range(cells.length).map((i) => `cells[${i * WIDTH}u + lid] += cells[${i * WIDTH}u + lid + far];`),
-    "}",
-    "workgroupBarrier();",
-    "}",
+    totals(
+      cells.map(({ m, n }) => `sum${m}_${n}`),
+      WIDTH,
+      subgroups,
+    ),
     // Outliers are few: the invocations share the bitmaps, and only of rows that have some.
     `for (var i = 0u; i < ${rows}u; i++) {`,
     "let m = min(m0 + i, P.M - 1u);",
@@ -271,7 +271,14 @@ function variants(target: Target): Options[] {
   return [true, false].flatMap((aligned) =>
     [0, 1, 4].flatMap((rows) =>
       BIAS_TYPES.flatMap((bias) =>
-        [true, false].map((residual) => ({ aligned, rows, bias, residual, dot4: target.dot4 })),
+        [true, false].map((residual) => ({
+          aligned,
+          rows,
+          bias,
+          residual,
+          dot4: target.dot4,
+          subgroups: target.subgroups && rows > 0,
+        })),
       ),
     ),
   );
@@ -294,6 +301,7 @@ export const llmInt8Linear: Kernel = {
       bias: (bias?.dtype ?? "none") as BiasType,
       residual: residual !== undefined,
       dot4: target.dot4,
+      subgroups: target.subgroups && rows > 0,
     });
     const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
     const offsets = { x: x!.offset, codes: codes!.offset, scb: scb!.offset, y: y!.offset };

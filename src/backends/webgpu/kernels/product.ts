@@ -7,7 +7,7 @@ import type { Operand, Piece } from "../call.js";
 import type { Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
-import { ACTIVATIONS, FLOATS } from "../wgsl.js";
+import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 export const BIAS_TYPES = [...FLOAT_TYPES, "none"] as const;
@@ -34,6 +34,8 @@ export interface ProductOptions {
   readonly rows: number;
   readonly bias: BiasType;
   readonly residual: boolean;
+  /** Sums go through subgroups; only without tiles. */
+  readonly subgroups: boolean;
   readonly [more: string]: Option;
 }
 
@@ -50,7 +52,7 @@ const MANY = 9;
 const NUMBERS = ["M", "N", "K", "x", "bias", "residual", "y", "act:i32", "tiles"];
 
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
-  const { fast, rows, bias, residual } = options;
+  const { fast, rows, bias, residual, subgroups } = options;
   const bindings = [
     reads("x", fast ? "array<vec4<f32>>" : "array<f32>"),
     ...format.bindings,
@@ -68,6 +70,7 @@ fn store(m: u32, n: u32, sum: f32) {
     bindings,
     params: [...NUMBERS, ...format.params],
     workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
+    subgroups,
     declarations: [
       FLOATS,
       ACTIVATIONS,
@@ -76,7 +79,7 @@ fn store(m: u32, n: u32, sum: f32) {
       store,
       ...(rows === 0 ? TILES : [`var<workgroup> cells: array<f32, ${WIDTH * OUTPUTS * rows}>;`]),
     ],
-    body: (format.prologue ?? "") + (rows === 0 ? tiled(format, fast) : streamed(format, fast, rows)),
+    body: (format.prologue ?? "") + (rows === 0 ? tiled(format, fast) : streamed(format, fast, rows, subgroups)),
   };
 }
 
@@ -85,7 +88,7 @@ function range(n: number): number[] {
 }
 
 /** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N. */
-function streamed(format: Format, fast: boolean, rows: number): string {
+function streamed(format: Format, fast: boolean, rows: number, subgroups: boolean): string {
   const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
   const lines: string[] = [
     "let n0 = (group % P.tiles) * 4u;",
@@ -125,26 +128,17 @@ function streamed(format: Format, fast: boolean, rows: number): string {
       "}",
     );
   }
-  lines.push(reduction(cells.map(({ m, n }) => `sum${m}_${n}`)));
+  lines.push(
+    totals(
+      cells.map(({ m, n }) => `sum${m}_${n}`),
+      WIDTH,
+      subgroups,
+    ),
+  );
   lines.push(
     `if (lid < ${cells.length}u) { store(m0 + lid / ${OUTPUTS}u, n0 + lid % ${OUTPUTS}u, cells[lid * ${WIDTH}u]); }`,
   );
   return lines.join("\n  ");
-}
-
-/** Sums of each variable over the workgroup, into cells[i * WIDTH]. */
-function reduction(variables: readonly string[]): string {
-  const all = range(variables.length);
-  return [
-    ...variables.map((name, i) => `cells[${i * WIDTH}u + lid] = ${name};`),
-    "workgroupBarrier();",
-    `for (var far = ${WIDTH / 2}u; far > 0u; far >>= 1u) {`,
-    "if (lid < far) {",
-    ...all.map((i) => `cells[${i * WIDTH}u + lid] += cells[${i * WIDTH}u + lid + far];`),
-    "}",
-    "workgroupBarrier();",
-    "}",
-  ].join("\n  ");
 }
 
 const TILES = [
@@ -220,6 +214,9 @@ function tiled(format: Format, fast: boolean): string {
   for (var i = 0u; i < 16u; i++) { store(m0 + tm + i / 4u, n0 + tn * 4u + i % 4u, sums[i / 4u][i % 4u]); }`;
 }
 
+/** The options that all formats share. */
+export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups">;
+
 export interface ProductCall {
   readonly x: Operand;
   readonly bias: Operand | undefined;
@@ -237,15 +234,22 @@ export interface ProductCall {
 /** Records a product; `shader` gives the one for the options that this finds. */
 export function recordProduct(
   queue: Queue,
+  target: Target,
   call: ProductCall,
-  shader: (options: Pick<ProductOptions, "fast" | "rows" | "bias" | "residual">) => Shader,
+  shader: (options: CommonOptions) => Shader,
 ): void {
   const { x, bias, residual, y, N, K, act, pieces } = call;
   if (y.count === 0) return;
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
   const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
-  const made = shader({ fast, rows, bias: (bias?.dtype ?? "none") as BiasType, residual: residual !== undefined });
+  const made = shader({
+    fast,
+    rows,
+    bias: (bias?.dtype ?? "none") as BiasType,
+    residual: residual !== undefined,
+    subgroups: target.subgroups && rows > 0,
+  });
   const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [x, ...pieces, ...(bias ? [bias] : []), ...(residual ? [residual] : []), y];
@@ -254,16 +258,13 @@ export function recordProduct(
 }
 
 /** Every combination of options that `recordProduct` can ask for. */
-export function productVariants(
-  target: Target,
-  taken: number,
-): Pick<ProductOptions, "fast" | "rows" | "bias" | "residual">[] {
+export function productVariants(target: Target, taken: number): CommonOptions[] {
   return [true, false].flatMap((fast) =>
     [0, 1, 4].flatMap((rows) =>
       BIAS_TYPES.flatMap((bias) =>
         [true, false]
           .filter((residual) => taken + (bias === "none" ? 0 : 1) + (residual ? 1 : 0) <= target.storageBuffers)
-          .map((residual) => ({ fast, rows, bias, residual })),
+          .map((residual) => ({ fast, rows, bias, residual, subgroups: target.subgroups && rows > 0 })),
       ),
     ),
   );

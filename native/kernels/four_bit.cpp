@@ -1,4 +1,4 @@
-// isa: portable avx2 avx512 avx512bf16
+// isa: portable avx2 avx512 avx512bf16 amx
 // NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are
 // looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 products are allowed.
 #include "../registry.h"
@@ -43,16 +43,15 @@ void pack_pairs(const Call& call, const Plan& plan, const float* x, int64_t rows
 }
 #endif
 
-template <class Weights>
-void pack(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to,
-          int64_t stride) {
+template <class Dot>
+void pack(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to) {
 #if defined(OCTAVO_BF16_DOT)
-  if constexpr (Weights::Dot::kPerStep / Weights::Dot::kSub == 2) {
-    pack_pairs<Weights::Dot::kScaled>(call, plan, x, rows, k, tiles, to, stride);
+  if constexpr (!Dot::kMatrix && Dot::kPerStep / Dot::kSub == 2) {
+    pack_pairs<Dot::kScaled>(call, plan, x, rows, k, tiles, to, plan.x_bytes);
     return;
   }
 #endif
-  pack_floats(call, plan, x, rows, k, tiles, to, stride);
+  pack_activations<Dot>(call, plan, x, rows, k, tiles, to);
 }
 
 template <class Weights>
@@ -60,16 +59,15 @@ const char* product(const Call& call, const Weights& weights) {
   const Tensor &x = call.t[0], &codes = call.t[1], &y = call.t[8];
   const int64_t m = x.rows(), k = codes.dim[1], n = codes.dim[0];
   const Plan plan = plan_product(call, m, n, weights);
-  const int64_t stride = align64(plan.steps * Weights::Dot::kSub * plan.rows * 4);
-  const int64_t packed = plan.slab * stride;
+  const int64_t packed = plan.slab * plan.x_bytes;
   char* scratch = call.need((size_t)(packed + plan.workers * plan.worker_bytes));
   if (!scratch) return "no memory for the scratch of a 4-bit linear";
   const Output output{y.as<float>(), call.t[7].as<float>(), &call.t[6], call.attr[2].i, n};
   for (int64_t first = 0; first < plan.tiles; first += plan.slab) {
     const int64_t tiles = at_most(plan.slab, plan.tiles - first);
     const int64_t row = first * plan.rows;
-    pack<Weights>(call, plan, x.as<float>() + row * k, m - row, k, tiles, scratch, stride);
-    run_product(call, plan, tiles, scratch, stride, weights, scratch + packed,
+    pack<typename Weights::Dot>(call, plan, x.as<float>() + row * k, m - row, k, tiles, scratch);
+    run_product(call, plan, tiles, scratch, plan.x_bytes, weights, scratch + packed,
                 [&](int64_t tile, int64_t panel, int panels, const char* c) {
                   const int64_t at = row + tile * plan.rows;
                   output.floats(plan, at, m - at, panel, panels, c);
@@ -96,10 +94,16 @@ const char* four_bit_linear(const Call& call) {
 #if defined(OCTAVO_BF16_DOT)
   if (call.attr[3].i == 1) {
     if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4Bf16>(codes, absmax, kind, blocksize));
+#if defined(OCTAVO_AMX)
+    return product(call, FourBitDecoded<MatrixBf16<1, 1>>(weights));
+#endif
     return product(call, FourBitDecoded<DotBf16Pair>(weights));
   }
 #endif
   if (tiles < kSharedTiles) return product(call, weights);
+#if defined(OCTAVO_AMX)
+  return product(call, Split<FourBitDecoded<DotF32>, 3>(FourBitDecoded<DotF32>(weights)));
+#endif
   return product(call, FourBitDecoded<DotF32>(weights));
 }
 

@@ -1,4 +1,4 @@
-// isa: portable avx2 avxvnni avx512
+// isa: portable avx2 avxvnni avx512 amx
 // LLM.int8(): 8-bit codes times 8-bit codes with one scale per row and one per output, exact in 32 bits over all of K;
 // outliers of the activations times the weights as they are, in f32.
 #include "../registry.h"
@@ -11,8 +11,7 @@ namespace {
 
 constexpr int64_t kGathered = 64;  // columns of rows layout that are made into steps at a time
 
-using Weights = Stored<DotI8>;
-
+template <class Weights>
 struct Finish {
   const Plan& plan;
   const Weights& weights;
@@ -34,13 +33,20 @@ struct Finish {
             r < rows ? (char)(codes.data[(first + r) * k + column[u]] ^ 0x80) : (char)0x80;
   }
 
+  void some_rows(const char* const* w, const CodedTile& tile, int64_t u, int64_t count, bool gathered, char* to) const {
+    const int rows = plan.rows > kTileRows ? 8 : plan.rows;  // as many as `columns` takes
+    for (int r = 0; r < plan.rows; r += rows)
+      columns(w, tile.column + u, count, gathered, u == 0, tile.value + u * plan.rows + r, plan.rows,
+              to + (int64_t)r * plan.panels * kStepBytes);
+  }
+
   // [rows][panels][16] sums of outlier times code.
   void outliers(const CodedTile& tile, int64_t panel, int panels, char* to) const {
     const char* w[kMaxPanels];
     const int64_t count = *tile.outliers;
     if (weights.in_place) {
       for (int p = 0; p < plan.panels; p++) w[p] = p < panels ? weights.fetch(panel + p, 0, 0, nullptr) : w[p - 1];
-      columns(w, tile.column, count, false, true, tile.value, to);
+      some_rows(w, tile, 0, count, false, to);
       return;
     }
     alignas(64) char steps[kMaxPanels][kGathered * kStepBytes];
@@ -50,7 +56,7 @@ struct Finish {
         if (p < panels) gather(panel + p, tile.column + u, some, steps[p]);
         w[p] = steps[p < panels ? p : 0];
       }
-      columns(w, tile.column + u, some, true, u == 0, tile.value + u * plan.rows, to);
+      some_rows(w, tile, u, some, true, to);
     }
   }
 
@@ -58,7 +64,7 @@ struct Finish {
     const CodedTile tile = layout.at(coded + t * layout.bytes);
     const int64_t first = row + t * plan.rows;
     const int rows = (int)at_most(plan.rows, m - first);
-    alignas(64) char extra[kTileRows * kMaxPanels * kStepBytes];
+    alignas(64) char extra[kMostRows * kMaxPanels * kStepBytes];
     const bool some = *tile.outliers > 0;
     if (some) outliers(tile, panel, panels, extra);
     for (int p = 0; p < panels; p++) {
@@ -79,19 +85,19 @@ struct Finish {
   }
 };
 
-const char* llm_int8_linear(const Call& call) {
+template <class Dot>
+const char* product(const Call& call) {
   const Tensor &x = call.t[0], &codes = call.t[1], &y = call.t[6];
   const int64_t m = x.rows(), k = codes.dim[1], n = codes.dim[0];
-  if (m == 0 || n == 0) return nullptr;
   const float threshold = call.attr[0].f;
-  const Weights weights(codes);
+  const Stored<Dot> weights(codes);
   const Plan plan = plan_product(call, m, n, weights);
-  const CodedLayout layout(k, plan.rows);
+  const CodedLayout layout(k, plan.rows, plan.x_bytes);
   char* coded = call.need((size_t)(plan.slab * layout.bytes + plan.workers * plan.worker_bytes));
   if (!coded) return "no memory for the scratch of an LLM.int8() linear";
   char* scratch = coded + plan.slab * layout.bytes;
   const Output output{y.as<float>(), call.t[4].as<float>(), &call.t[3], call.attr[1].i, n};
-  const ColumnsFn columns = for_rows<ColumnsOf>(plan.rows);
+  const ColumnsFn columns = for_rows<ColumnsOf>(plan.rows > kTileRows ? 8 : plan.rows);
   for (int64_t first = 0; first < plan.tiles; first += plan.slab) {
     const int64_t tiles = at_most(plan.slab, plan.tiles - first);
     const int64_t row = first * plan.rows;
@@ -99,14 +105,24 @@ const char* llm_int8_linear(const Call& call) {
     parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; t++) {
         const int64_t at = row + t * plan.rows;
-        code_tile(x.as<float>() + at * k, k, (int)at_most(plan.rows, m - at), plan.rows, threshold,
-                  layout.at(coded + t * layout.bytes), call.t[5].as<uint8_t>());
+        code_tile(x.as<float>() + at * k, k, (int)at_most(plan.rows, m - at), CodePlace{plan.rows, Dot::kMatrix},
+                  threshold, layout.at(coded + t * layout.bytes), call.t[5].as<uint8_t>());
       }
     });
-    const Finish finish{plan, weights, codes, call.t[2].as<float>(), output, layout, coded, columns, row, m};
+    const Finish<Stored<Dot>> finish{plan,   weights, codes,   call.t[2].as<float>(), output, layout,
+                                     coded, columns, row, m};
     run_product(call, plan, tiles, coded, layout.bytes, weights, scratch, finish);
   }
   return nullptr;
+}
+
+const char* llm_int8_linear(const Call& call) {
+  const int64_t m = call.t[0].rows();
+  if (m == 0 || call.t[1].dim[0] == 0) return nullptr;
+#if defined(OCTAVO_AMX)
+  if (m > kTileRows) return product<MatrixI8>(call);
+#endif
+  return product<DotI8>(call);
 }
 
 }  // namespace

@@ -5,10 +5,19 @@
 
 namespace octavo::OCTAVO_ISA {
 
+// Where the codes of a step stand: [K/4 * kSub][rows] dwords for register tiles, [K/64][rows][16] for matrix tiles.
+struct CodePlace {
+  int rows;
+  bool matrix;
+  OCTAVO_INLINE int64_t at(int64_t step, int row) const {
+    return matrix ? (step / 16 * rows + row) * 16 + step % 16 : step * DotI8::kSub * rows + row;
+  }
+};
+
 // What one tile of rows becomes. The outliers are the union over its rows: a row that has none in a column holds a
 // zero there, which adds nothing, so its result does not depend on the rows beside it.
 struct CodedTile {
-  uint32_t* codes;        // [K/4 * kSub][rows]
+  uint32_t* codes;        // see CodePlace
   float* scale;           // [rows]: s, NaN if the row holds one
   int32_t* bias;          // [rows]: kBias * the sum of the codes
   int64_t* outliers;      // how many columns
@@ -19,11 +28,11 @@ struct CodedTile {
 struct CodedLayout {
   int64_t codes, scale, bias, outliers, column, value, bytes;
 
-  CodedLayout(int64_t k, int rows) {
+  CodedLayout(int64_t k, int rows, int64_t codes_bytes) {
     codes = 0;
-    scale = codes + align64(ceil_div(k, 4) * DotI8::kSub * rows * 4);
-    bias = scale + 64;
-    outliers = bias + 64;
+    scale = codes + codes_bytes;
+    bias = scale + align64(kMostRows * 4);
+    outliers = bias + align64(kMostRows * 4);
     column = outliers + 64;
     value = column + align64(k * 4);
     bytes = align64(value + k * rows * 4);
@@ -78,7 +87,8 @@ OCTAVO_INLINE i32p code_part(f32p x, f32p factor) {
   return (i32p)(v + magic) - (i32p)magic;
 }
 
-OCTAVO_INLINE int32_t code_row(const float* x, int64_t k, float threshold, float factor, uint32_t* to, int rows) {
+OCTAVO_INLINE int32_t code_row(const float* x, int64_t k, float threshold, float factor, uint32_t* to, CodePlace place,
+                               int row) {
   const f32p limit = splat_part(threshold > 0 ? threshold : INFINITY);
   const f32p f = splat_part(factor);
   i32p sum = {};
@@ -88,19 +98,23 @@ OCTAVO_INLINE int32_t code_row(const float* x, int64_t k, float threshold, float
     sum += q;
     return q;
   };
-  constexpr int kStepDwords = DotI8::kSub;
   int64_t i = 0;
   for (; i + kPartLanes <= k; i += kPartLanes) {
     const i32p q = code(load_part<f32p>(x + i));
-    uint32_t* at = to + i / 4 * kStepDwords * rows;
+    uint32_t* at = to + place.at(i / 4, row);
 #if defined(__AVX512F__)
-    alignas(16) uint32_t packed[4];
-    _mm_store_si128((__m128i*)packed, _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)q));
-    for (int d = 0; d < 4; d++) at[d * rows] = packed[d];
+    const __m128i packed = _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)q);
+    if (place.matrix) {
+      _mm_storeu_si128((__m128i*)at, packed);
+      continue;
+    }
+    uint32_t step[4];
+    std::memcpy(step, &packed, 16);
+    for (int d = 0; d < 4; d++) at[d * place.rows] = step[d];
 #else
     int32_t lane[kPartLanes];
     store_part(lane, q);
-    for (int d = 0; d < kPartLanes / 4; d++) put_codes(at + d * kStepDwords * rows, rows, lane + 4 * d);
+    for (int d = 0; d < kPartLanes / 4; d++) put_codes(at + d * DotI8::kSub * place.rows, place.rows, lane + 4 * d);
 #endif
   }
   if (i < k) {
@@ -108,19 +122,22 @@ OCTAVO_INLINE int32_t code_row(const float* x, int64_t k, float threshold, float
     std::memcpy(&v, x + i, sizeof(float) * (size_t)(k - i));
     int32_t lane[kPartLanes];
     store_part(lane, code(v));
-    for (int d = 0; i + 4 * d < k; d++) put_codes(to + (i / 4 + d) * kStepDwords * rows, rows, lane + 4 * d);
+    for (int d = 0; i + 4 * d < k; d++) put_codes(to + place.at(i / 4 + d, row), place.rows, lane + 4 * d);
   }
   return sum_part(sum);
 }
 
 // `rows` rows in a tile of plan_rows; the missing ones are zero.
-inline void code_tile(const float* x, int64_t k, int rows, int plan_rows, float threshold, const CodedTile& tile,
+inline void code_tile(const float* x, int64_t k, int rows, CodePlace place, float threshold, const CodedTile& tile,
                       uint8_t* seen) {
+  const int plan_rows = place.rows;
   bool any = false;
+  if (place.matrix && (rows < plan_rows || k % 64 != 0))
+    std::memset(tile.codes, 0, (size_t)(ceil_div(k, 64) * plan_rows * 64));
   for (int r = 0; r < plan_rows; r++) {
-    uint32_t* to = tile.codes + r;
     if (r >= rows) {
-      for (int64_t i = 0; i < ceil_div(k, 4) * DotI8::kSub; i++) to[i * plan_rows] = 0;
+      if (!place.matrix)
+        for (int64_t i = 0; i < ceil_div(k, 4) * DotI8::kSub; i++) tile.codes[i * plan_rows + r] = 0;
       tile.scale[r] = 0;
       tile.bias[r] = 0;
       continue;
@@ -128,7 +145,7 @@ inline void code_tile(const float* x, int64_t k, int rows, int plan_rows, float 
     const RowRange range = row_range(x + r * k, k, threshold);
     any |= range.outliers;
     tile.scale[r] = range.nan ? NAN : range.scale;
-    tile.bias[r] = DotI8::kBias * code_row(x + r * k, k, threshold, code_factor(range.scale), to, plan_rows);
+    tile.bias[r] = DotI8::kBias * code_row(x + r * k, k, threshold, code_factor(range.scale), tile.codes, place, r);
   }
   int64_t count = 0;
   if (any) {

@@ -10,7 +10,7 @@ namespace octavo::OCTAVO_ISA {
 
 struct DotFloat {
   using Acc = WideF;
-  static constexpr bool kScaled = false;
+  static constexpr bool kScaled = false, kMatrix = false;
   OCTAVO_INLINE f32p mac(f32p acc, f32p w, u32p x) const { return fma_part(w, (f32p)x, acc); }
   void prepare(const float*) {}
 };
@@ -77,7 +77,7 @@ struct DotU4 : DotFloat {
 // signed the sums are too large by 128 Σ x (kBias), elsewhere the 128 is taken off first.
 struct DotI8 {
   using Acc = WideI;
-  static constexpr bool kScaled = false;
+  static constexpr bool kScaled = false, kMatrix = false;
   static constexpr int kPerStep = 4;
   void prepare(const float*) {}
 #if defined(__AVX512VNNI__)
@@ -138,7 +138,7 @@ OCTAVO_INLINE void put_codes(uint32_t* to, int64_t stride, const int32_t* q) {
 // Weights and activations both rounded to bf16, pairs of products added in f32: where a caller allows it.
 struct DotBf16Pair {
   using Acc = WideF;
-  static constexpr bool kScaled = false;
+  static constexpr bool kScaled = false, kMatrix = false;
   static constexpr int kSub = 1, kPerStep = 2;
   void prepare(const float*) {}
   OCTAVO_INLINE u32p weight(u32p raw, int) const { return raw; }

@@ -14,12 +14,14 @@
 
 #include "../parallel.h"
 #include "act.h"
+#include "amx.h"
 #include "tile.h"
 #include "transpose.h"
 
 namespace octavo::OCTAVO_ISA {
 
 constexpr int64_t kRunSteps = 192;      // 12 KiB of a panel
+constexpr int64_t kMatrixRunSteps = 256;
 constexpr int64_t kBlockRows = 240;     // rows of one task
 constexpr int64_t kSlabRows = 480;      // rows whose activations are prepared at a time
 constexpr int64_t kChunkGroups = 8;     // groups of panels of one task
@@ -37,6 +39,7 @@ struct Plan {
   int64_t block = 0;      // tiles of one task
   int64_t total_panels = 0, groups = 0, chunk = 0;
   int64_t steps = 0, run = 0;
+  int64_t x_bytes = 0;    // packed activations of a tile
   int64_t scale_blocks = 0;
   int64_t panel_scratch = 0, sums_bytes = 0, scales_bytes = 0, worker_bytes = 0;
   int workers = 1;
@@ -53,24 +56,32 @@ OCTAVO_INLINE TileSize tile_size(int64_t m) {
   return {tiles, tile_rows(ceil_div(m, tiles))};
 }
 
+#if defined(OCTAVO_AMX)
+constexpr int kMostRows = kMatrixRows;
+#else
+constexpr int kMostRows = kTileRows;
+#endif
+
 template <class Weights>
 Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights) {
+  using Dot = typename Weights::Dot;
   Plan p;
-  const TileSize size = tile_size(m);
-  p.rows = size.rows;
+  p.rows = Dot::kMatrix ? (m > 16 ? 32 : 16) : tile_size(m).rows;
   p.tiles = ceil_div(m, p.rows);
-  p.panels = tile_panels(p.rows);
+  p.panels = Dot::kMatrix ? 2 : tile_panels(p.rows);
   p.slab = at_most(p.tiles, kSlabRows / p.rows);
-  p.block = at_most(p.slab, kBlockRows / p.rows);
+  p.block = at_most(p.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / p.rows);
   p.total_panels = ceil_div(n, kPanelRows);
   p.groups = ceil_div(p.total_panels, p.panels);
   p.steps = weights.steps;
+  p.x_bytes = align64((Dot::kMatrix ? ceil_div(p.steps, 16) * 16 : p.steps) * Dot::kSub * p.rows * 4);
   p.workers = call.pool ? call.pool->threads() : 1;
+  constexpr int64_t kRun = Dot::kMatrix ? kMatrixRunSteps : kRunSteps;
   if (weights.in_place && p.tiles == 1) {
     p.run = p.steps;
     p.chunk = 1;
   } else {
-    p.run = weights.align >= kRunSteps ? weights.align : kRunSteps / weights.align * weights.align;
+    p.run = weights.align >= kRun ? weights.align : kRun / weights.align * weights.align;
     p.chunk = at_most(kChunkGroups, ceil_div(p.groups, 4 * p.workers));
   }
   if (p.run < 1) p.run = 1;
@@ -82,12 +93,21 @@ Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights
   return p;
 }
 
+template <class Dot>
+TileFn tile_of(int rows) {
+#if defined(OCTAVO_AMX)
+  if constexpr (Dot::kMatrix) return rows == 32 ? matrix_tile<Dot, true> : matrix_tile<Dot, false>;
+  else
+#endif
+  return for_rows<TileOf<Dot>::template Rows>(rows);
+}
+
 // One slab: tiles [0, tiles) whose packed activations start at x, `x_stride` bytes a tile.
 template <class Weights, class Finish>
 void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* x, int64_t x_stride,
                  const Weights& weights, char* worker_scratch, const Finish& finish) {
   using Dot = typename Weights::Dot;
-  const TileFn fn = for_rows<TileOf<Dot>::template Rows>(plan.rows);
+  const TileFn fn = tile_of<Dot>(plan.rows);
   const int64_t blocks = ceil_div(tiles, plan.block);
   const int64_t even = ceil_div(tiles, blocks);  // blocks of nearly equal size
   const int64_t chunks = ceil_div(plan.groups, plan.chunk);
@@ -98,6 +118,9 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
     if (grain < 1) grain = 1;
   }
   parallel(call, blocks * chunks, grain, [&](int64_t begin, int64_t end, int worker) {
+#if defined(OCTAVO_AMX)
+    if constexpr (Dot::kMatrix) matrix_begin();
+#endif
     char* scratch = worker_scratch + worker * plan.worker_bytes;
     char* sums = scratch;
     float* scales = (float*)(sums + plan.sums_bytes);
@@ -137,7 +160,21 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
           if constexpr (Dot::kScaled) {
             if (plan.tiles == 1 && group + 1 < plan.groups) weights.ahead((group + 1) * plan.panels, plan.panels, a);
           }
+          // While these weights meet one tile after another, the next ones come from memory.
+          const bool more = weights.in_place && last_tile - first_tile > 1;
+          const bool same_step = group + 1 < last_group;
+          const int64_t next_step = same_step ? step : step + plan.run < plan.steps ? step + plan.run : 0;
+          const int64_t next_group = same_step ? group + 1 : next_step > 0 ? first_group : last_group;
+          const char* next = more && next_group < plan.groups
+                                 ? weights.fetch(next_group * plan.panels, next_step, 0, nullptr)
+                                 : nullptr;
+          const int64_t piece = align64(count * kStepBytes / (last_tile - first_tile));
           for (int64_t t = first_tile; t < last_tile; t++) {
+            if (next)
+              for (int p = 0; p < plan.panels; p++) {
+                const char* from = next + p * plan.steps * kStepBytes + (t - first_tile) * piece;
+                for (int64_t at = 0; at < piece; at += 64) __builtin_prefetch(from + at, 0, 2);
+              }
             a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * plan.rows;
             a.c = sums_of(group, t);
             fn(a);
@@ -150,6 +187,9 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
         for (int64_t t = first_tile; t < last_tile; t++) finish(t, panel, count, sums_of(group, t));
       }
     }
+#if defined(OCTAVO_AMX)
+    if constexpr (Dot::kMatrix) matrix_end();
+#endif
   });
 }
 
@@ -172,6 +212,46 @@ inline void pack_floats(const Call& call, const Plan& plan, const float* x, int6
       std::memset(out + k * plan.rows, 0, (size_t)(stride - k * plan.rows * 4));
     }
   });
+}
+
+#if defined(OCTAVO_AMX)
+// The same as left-hand tiles of bf16 parts: [16 steps][part][rows][16 pairs].
+template <int kParts>
+void pack_parts(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to,
+                int64_t stride) {
+  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+  parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; t++)
+      for (int r = 0; r < plan.rows; r++) {
+        const int64_t row = t * plan.rows + r;
+        for (int64_t i = 0; i < k; i += 32) {
+          f32p a = {}, b = {};
+          if (row < rows) {
+            const float* from = x + row * k + i;
+            a = (f32p)load_n(from, (int)at_most(16, k - i));
+            if (k - i > 16) b = (f32p)load_n(from + 16, (int)at_most(16, k - i - 16));
+          }
+          OCTAVO_UNROLL for (int j = 0; j < kParts; j++) {
+            char* out = to + t * stride + ((i / 32 * kParts + j) * plan.rows + r) * kStepBytes;
+            put_part(out, a);
+            put_part(out + kStepBytes / 2, b);
+          }
+        }
+      }
+  });
+}
+#endif
+
+// Activations as a format wants them.
+template <class Dot>
+void pack_activations(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles,
+                      char* to) {
+#if defined(OCTAVO_AMX)
+  if constexpr (Dot::kMatrix)
+    pack_parts<Dot::kSub>(call, plan, x, rows, k, tiles, to, plan.x_bytes);
+  else
+#endif
+  pack_floats(call, plan, x, rows, k, tiles, to, plan.x_bytes);
 }
 
 // y = act(sums + bias) + residual, for sums in f32; also the end of every other product.

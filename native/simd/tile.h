@@ -123,7 +123,7 @@ void tile(const TileArgs& a) {
 // column[u] / 4, or of step u if the steps were gathered.
 template <int kRows>
 void tile_columns(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first, const float* x,
-                  char* c) {
+                  int64_t x_stride, char* c) {
   constexpr int kPanels = tile_panels(kRows);
   WideF acc[kRows][kPanels];
   OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
@@ -140,7 +140,7 @@ void tile_columns(const char* const* w, const int32_t* column, int64_t count, bo
       v[p].part[i] = to_f32((i32p)((raw >> shift) & 0xffu) - 128);
     }
     OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
-      const f32p xv = splat_part(x[u * kRows + r]);
+      const f32p xv = splat_part(x[u * x_stride + r]);
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
           OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
               acc[r][p].part[i] = fma_part(v[p].part[i], xv, acc[r][p].part[i]);
@@ -150,7 +150,7 @@ void tile_columns(const char* const* w, const int32_t* column, int64_t count, bo
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) store_wide(c + (r * kPanels + p) * kStepBytes, acc[r][p]);
 }
 using ColumnsFn = void (*)(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first,
-                           const float* x, char* c);
+                           const float* x, int64_t x_stride, char* c);
 
 // f<rows> for a number of rows known at run time (one that tile_rows gives).
 template <template <int> class F>

@@ -41,7 +41,7 @@ inline bool machine_has(const std::string& isa) {
   if (isa == "avx512") return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
   if (isa == "avx512bf16") return __builtin_cpu_supports("avx512bf16");
   if (isa == "amx") {
-#if defined(OCTAVO_EMULATE_AMX)
+#if defined(OCTAVO_AMX_EMULATED)
     return __builtin_cpu_supports("avx512bf16");
 #else
     return false;

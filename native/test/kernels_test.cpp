@@ -195,8 +195,9 @@ void test_linear(std::vector<std::unique_ptr<Machine>>& machines) {
           });
           if (!(error < 1e-6)) fail(e.isa, text("linear dtype %d panels %d %ldx%ldx%ld: %g", (int)dtype, panels, s.m, s.n, s.k, error));
           worst = std::fmax(worst, error);
-          // a row does not depend on the rows beside it
-          if (s.m > 1 && !extras.has_residual) {
+          // a row does not depend on the rows beside it (AMX takes over from a certain number of rows on, with another
+          // order of sums)
+          if (s.m > 1 && !extras.has_residual && (strcmp(e.isa, "amx") || s.m <= 12)) {
             Array one(DType::f32, {1, s.k}), y1(DType::f32, {1, s.n});
             const int64_t r = below(s.m);
             memcpy(one.data, x.f() + r * s.k, (size_t)one.bytes);
@@ -249,7 +250,7 @@ void test_llm_int8(std::vector<std::unique_ptr<Machine>>& machines) {
               q[(size_t)(m * s.k + k)] = outlier ? 0 : (int)std::nearbyint(scaled);
             }
           }
-          if (memcmp(out.data(), seen.data, (size_t)s.k)) fail(e.isa, text("seen, mode %d, %ldx%ldx%ld", mode, s.m, s.n, s.k));
+          if (s.k > 0 && memcmp(out.data(), seen.data, (size_t)s.k)) fail(e.isa, text("seen, mode %d, %ldx%ldx%ld", mode, s.m, s.n, s.k));
           const double error = compare(y, [&](int64_t m, int64_t n, double& size) {
             int64_t acc = 0;
             double extra = 0;

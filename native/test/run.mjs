@@ -27,7 +27,7 @@ const LEVELS =
         avxvnni: [...AVX2, "-mavxvnni"],
         avx512: AVX512,
         avx512bf16: [...AVX512, "-mavx512bf16"],
-        amx: [...AVX512, "-mavx512bf16", "-DOCTAVO_EMULATE_AMX"],
+        amx: [...AVX512, "-mavx512bf16", "-DOCTAVO_AMX_EMULATED"],
       };
 const COMMON = [
   ..."-std=c++17 -fno-rtti -fno-math-errno -fno-trapping-math -ffp-contract=fast".split(" "),
@@ -55,7 +55,7 @@ for (const name of MATRIX) {
 }
 for (const name of readdirSync(native).filter((file) => /^(panels|pool|spin)\.cpp$/.test(file)))
   jobs.push({ source: join(native, name), object: `${name}.o`, flags: [] });
-const defines = [`-DOCTAVO_TABLES=${tables.join(" ")}`, "-DOCTAVO_EMULATE_AMX"];
+const defines = [`-DOCTAVO_TABLES=${tables.join(" ")}`, "-DOCTAVO_AMX_EMULATED"];
 if (what === "bench") jobs.push({ source: join(native, "test", "limits.cpp"), object: "limits.o", flags: [] });
 jobs.push({ source: join(native, "test", `kernels_${what}.cpp`), object: `${what}.o`, flags: defines });
 

@@ -42,7 +42,13 @@ export function benchTable(
       line("  tokens/s", (r) => ((1000 * batch) / r.decode[i]!.ms).toFixed(1)),
     );
     if (batch === 1) {
-      rows.push(line("  share of read speed", (r) => `${(100 * r.decode[i]!.share).toFixed(0)} %`));
+      rows.push(
+        line("  GB/s", (r) => r.decode[i]!.bandwidth.toFixed(1)),
+        line(
+          "  of memory's GB/s",
+          (r) => `${(100 * r.decode[i]!.share).toFixed(0)} % of ${r.decode[i]!.read.toFixed(0)}`,
+        ),
+      );
     }
   }
   for (const [i, { tokens }] of reports[0]!.prefill.entries()) {
@@ -50,7 +56,8 @@ export function benchTable(
     rows.push(line("  first token", (r) => `${r.prefill[i]!.first_token_ms.toFixed(0)} ms`));
   }
   rows.push(
-    line("recording a step", (r) => `${r.record_ms.toFixed(2)} ms`),
+    line("JavaScript per step", (r) => `${r.replay_ms.toFixed(3)} ms`),
+    line("  to record it once", (r) => `${r.record_ms.toFixed(2)} ms`),
     line("peak memory", ({ peak_rss }) => bytes(peak_rss)),
   );
   const right = reports.map((_, i) => i + 1);

@@ -38,7 +38,6 @@ export interface BenchFlags {
   quiet?: boolean;
   /** Set in the processes that measure one storage. */
   child?: boolean;
-  read?: number;
 }
 
 export function benchCommand(): Command {
@@ -57,10 +56,7 @@ export function benchCommand(): Command {
     .addOption(threadsOption())
     .addOption(jsonOption())
     .option("-q, --quiet", "no progress on stderr");
-  return command
-    .addOption(command.createOption("--child").hideHelp())
-    .addOption(command.createOption("--read <n>").argParser(Number).hideHelp())
-    .action(bench);
+  return command.addOption(command.createOption("--child").hideHelp()).action(bench);
 }
 
 async function bench(model: string | undefined, flags: BenchFlags): Promise<void> {
@@ -89,7 +85,7 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
     if (crowded(load) && !flags.quiet)
       note(`warning: the machine is busy (load ${load.toFixed(1)}); timings will be poor`);
     const reports: VariantReport[] = [];
-    for (const name of names) reports.push(await inChild(name, folder ?? model, flags, limits.limits.read));
+    for (const name of names) reports.push(await inChild(name, folder ?? model, flags));
     if (flags.json) printJson({ model: flags.shape ?? model, ...limits, load, storages: reports });
     else {
       print(benchTable(flags.shape ? `shape ${flags.shape}` : model!, limits, reports));
@@ -106,14 +102,9 @@ async function measureLimits(flags: BenchFlags): Promise<{ machine: string; limi
 }
 
 /** Runs this very command for one storage in a process of its own. */
-async function inChild(
-  name: string,
-  model: string | undefined,
-  flags: BenchFlags,
-  read: number,
-): Promise<VariantReport> {
+async function inChild(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
-  const args = ["bench", "--child", "--compare", name, "--read", String(read), "--device", flags.device];
+  const args = ["bench", "--child", "--compare", name, "--device", flags.device];
   if (model !== undefined) args.push(model);
   else args.push("--shape", flags.shape!);
   if (flags.quick) args.push("--quick");
@@ -137,7 +128,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const { dtype, quantization } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
-  const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", read: flags.read ?? 0, progress } as const;
+  const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", progress } as const;
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   progress?.("loading");
   const start = performance.now();

@@ -35,7 +35,9 @@ export interface MemoryReport {
 export class Arena {
   readonly #backend: Backend;
   readonly #beforeFree: () => void;
-  readonly #free = new Map<number, Block[]>();
+  #free = new Map<number, Block[]>();
+  /** While a recording is made: the free blocks of everybody else. */
+  #outside: Map<number, Block[]> | undefined;
   readonly #owned = new Set<Block>();
   #live = 0;
   #peak = 0;
@@ -59,7 +61,7 @@ export class Arena {
   /** @throws OutOfMemoryError naming the largest owners. */
   allocate(bytes: number, label: string, path: string): Block {
     const size = classOf(bytes);
-    let block = this.#free.get(size)?.pop();
+    let block = this.#free.get(size)?.pop() ?? this.#outside?.get(size)?.pop();
     if (block !== undefined) {
       this.#kept -= size;
       block.bytes = bytes;
@@ -72,8 +74,9 @@ export class Arena {
         block = { buffer: this.#backend.allocate(size), size, bytes, label, path };
       } catch (error) {
         if (!(error instanceof OutOfMemoryError)) throw error;
+        if (this.#kept === 0 || this.#outside) throw this.#outOfMemory(bytes, label, error);
         this.trim();
-        throw this.#outOfMemory(bytes, label, error);
+        return this.allocate(bytes, label, path);
       }
     }
     this.#owned.add(block);
@@ -86,7 +89,7 @@ export class Arena {
     if (!this.#owned.delete(block)) return;
     const { size } = block;
     this.#live -= block.bytes;
-    if (size > KEEP_BELOW || this.#kept + size > KEEP_AT_MOST) {
+    if (!this.#outside && (size > KEEP_BELOW || this.#kept + size > KEEP_AT_MOST)) {
       this.#beforeFree();
       this.#backend.free(block.buffer);
       return;
@@ -97,8 +100,35 @@ export class Arena {
     this.#kept += size;
   }
 
+  /**
+   * From here to `endCapture`, blocks that are given back are used again only by what is captured: a recording that is
+   * replayed later writes to them again.
+   */
+  beginCapture(): void {
+    this.#outside = this.#free;
+    this.#free = new Map();
+  }
+
+  /** Ends a capture; the blocks that only it used now belong to the caller, who releases them. */
+  endCapture(): Block[] {
+    const blocks = [...this.#free.values()].flat();
+    this.#free = this.#outside!;
+    this.#outside = undefined;
+    for (const block of blocks) {
+      this.#kept -= block.size;
+      block.bytes = block.size;
+      block.label = "recording";
+      block.path = "";
+      this.#owned.add(block);
+      this.#live += block.bytes;
+    }
+    if (this.#live > this.#peak) this.#peak = this.#live;
+    return blocks;
+  }
+
   /** Gives all kept free blocks back to the backend. */
   trim(): void {
+    if (this.#outside) return; // what a capture gave back may be part of it
     this.#beforeFree();
     for (const list of this.#free.values()) {
       for (const { buffer } of list) this.#backend.free(buffer);

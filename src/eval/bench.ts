@@ -5,7 +5,8 @@ import type { Device } from "../core/device.js";
 import { AbortError } from "../core/errors.js";
 import type { CausalLM } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
-import { bytesPerStep, decodeTimes, median, prefillTimes, recordTime } from "./speed.js";
+import { readSpeed } from "./machine.js";
+import { bytesPerStep, decodeTimes, median, prefillTimes, recordTimes } from "./speed.js";
 
 export interface BenchPlan {
   /** Rows decoded together. */
@@ -37,7 +38,9 @@ export interface ModelSpeed {
     readonly ms: number;
     /** GB/s of weights, keys and values. */
     readonly bandwidth: number;
-    /** `bandwidth` as a share of what the machine reads, 0 if that was not measured. */
+    /** GB/s that the machine read just before and after; measured at batch 1 only, else 0. */
+    readonly read: number;
+    /** `bandwidth` as a share of `read`, or 0. */
     readonly share: number;
   }[];
   readonly prefill: readonly {
@@ -45,24 +48,22 @@ export interface ModelSpeed {
     readonly tokens_per_s: number;
     readonly first_token_ms: number;
   }[];
-  /** Milliseconds of JavaScript per decode step. */
+  /** Milliseconds of JavaScript that a decode step takes to record once, and to replay after that. */
   readonly record_ms: number;
+  readonly replay_ms: number;
 }
 
 /** A prefill that takes longer than this is timed once. */
 const LONG = 8000;
 
-/**
- * Times decode and prefill of a loaded model.
- * @param read GB/s that the machine reads, 0 if unknown
- */
+/** Times decode and prefill of a loaded model. */
 export async function benchModel(
   device: Device,
   model: CausalLM,
   plan: BenchPlan,
-  options: { cache_dtype: FloatDType; read: number; progress?: (what: string) => void; signal?: AbortSignal },
+  options: { cache_dtype: FloatDType; progress?: (what: string) => void; signal?: AbortSignal },
 ): Promise<ModelSpeed> {
-  const { cache_dtype, read, progress, signal } = options;
+  const { cache_dtype, progress, signal } = options;
   const say = (what: string): void => {
     if (signal?.aborted) throw new AbortError("the benchmark was aborted", { cause: signal.reason });
     progress?.(what);
@@ -75,9 +76,12 @@ export async function benchModel(
   for (const { batch, context } of points) {
     say(`decode, batch ${batch}, context ${context}`);
     const steps = batch > 8 ? Math.ceil(plan.steps / 2) : plan.steps;
+    // Memory of shared machines is faster at one moment than at the next, so it is measured on both sides.
+    const before = batch === 1 ? await readSpeed(device) : 0;
     const ms = median(await decodeTimes(device, model, { batch, context, steps, cache_dtype }));
+    const read = batch === 1 ? (before + (await readSpeed(device))) / 2 : 0;
     const bandwidth = bytesPerStep(model, batch, context + steps / 2, cache_dtype) / ms / 1e6;
-    decode.push({ batch, context, ms, bandwidth, share: read > 0 ? bandwidth / read : 0 });
+    decode.push({ batch, context, ms, bandwidth, read, share: read > 0 ? bandwidth / read : 0 });
   }
   const prefill: ModelSpeed["prefill"][number][] = [];
   let last = 0;
@@ -89,7 +93,8 @@ export async function benchModel(
     prefill.push({ tokens, tokens_per_s: (tokens * 1000) / last, first_token_ms: last });
   }
   say("recording");
-  return { decode, prefill, record_ms: await recordTime(device, model) };
+  const { record, replay } = await recordTimes(device, model);
+  return { decode, prefill, record_ms: record, replay_ms: replay };
 }
 
 /** One-minute load per processor: above about a half, timings are not to be trusted. */

@@ -3,11 +3,12 @@
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
+import type { Batch } from "../generate/inputs.js";
+import { DecodeSession, type SamplingConfig } from "../generate/loop.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
-import { advance } from "../ops/advance.js";
 import { argmax } from "../ops/sampling.js";
 
 export interface DecodeOptions {
@@ -40,63 +41,39 @@ function randomIds(rows: number, steps: number, vocab: number): Int32Array {
   return Int32Array.from({ length: rows * steps }, (_, i) => (i * 7919 + 13) % vocab);
 }
 
-/** Fills a cache with `tokens` tokens of random ids, in pieces, and waits. */
-async function fillCache(
-  device: Device,
-  model: CausalLM,
-  cache: KVCache,
-  batch: number,
-  tokens: number,
-): Promise<void> {
-  const { vocab } = model.geometry;
-  for (let at = 0; at < tokens; at += 512) {
-    const steps = Math.min(512, tokens - at);
-    scope(() => {
-      const ids = Tensor.from(device, randomIds(batch, steps, vocab), [batch, steps]);
-      const positions = Int32Array.from({ length: batch * steps }, (_, i) => at + (i % steps));
-      model.hidden({ ids, positions: Tensor.from(device, positions, [batch, steps]), cache });
-      return undefined;
-    });
-    await device.synchronize();
-  }
+/** A prompt of random ids. */
+function randomBatch(rows: number, steps: number, vocab: number): Batch {
+  return { rows, steps, ids: randomIds(rows, steps, vocab), mask: undefined };
 }
 
-/** Milliseconds of each of `steps` decode steps (each gives `batch` tokens). */
+const GREEDY: SamplingConfig = {
+  do_sample: false,
+  temperature: 1,
+  top_k: 0,
+  top_p: 1,
+  min_p: 0,
+  repetition_penalty: 1,
+  seed: 0,
+};
+
+/** Milliseconds of each of `steps` decode steps (each gives `batch` tokens), as generate() runs them. */
 export async function decodeTimes(device: Device, model: CausalLM, options: DecodeOptions): Promise<number[]> {
-  const { batch, context, steps } = options;
-  const { layers, groups, head_dim } = model.geometry;
+  const { batch, context, steps, cache_dtype } = options;
+  const prompt = randomBatch(batch, Math.max(1, context), model.geometry.vocab);
   const warm = 3;
-  const capacity = Math.ceil((context + steps + warm + 2) / 16) * 16;
-  const cache = new KVCache(device, { layers, batch, groups, head_dim, capacity, dtype: options.cache_dtype });
-  const positions = Tensor.from(device, new Int32Array(batch).fill(context), [batch, 1], "i32").keep();
+  using session = new DecodeSession(device, model, prompt, steps + warm + 1, { config: GREEDY, cache_dtype });
+  session.prefill(prompt);
+  await session.tokens.read();
   const times: number[] = [];
-  let current: Tensor | undefined;
-  try {
-    await fillCache(device, model, cache, batch, context);
-    const step = (tokens: Tensor): Tensor =>
-      scope(() => {
-        advance(positions, 1);
-        const ids = tokens.view(batch, 1);
-        return argmax(model.forward({ ids, positions, cache }, { last: true }));
-      }).keep();
-    current = Tensor.from(device, randomIds(batch, 1, model.geometry.vocab), [batch]).keep();
-    let next = step(current);
-    let last = performance.now();
-    for (let n = 0; n < warm + steps; n++) {
-      current.dispose();
-      current = next;
-      next = step(current);
-      await current.read();
-      const now = performance.now();
-      if (n >= warm) times.push(now - last);
-      last = now;
-    }
-    await next.read();
-    next.dispose();
-  } finally {
-    current?.dispose();
-    positions.dispose();
-    cache.dispose();
+  session.step();
+  let last = performance.now();
+  for (let n = 0; n < warm + steps; n++) {
+    const reading = session.tokens.read();
+    if (n + 1 < warm + steps) session.step();
+    await reading;
+    const now = performance.now();
+    if (n >= warm) times.push(now - last);
+    last = now;
   }
   return times;
 }
@@ -134,21 +111,21 @@ export async function prefillTimes(
   return times;
 }
 
-/** Milliseconds of JavaScript that recording one decode step takes. */
-export async function recordTime(device: Device, model: CausalLM): Promise<number> {
-  const { layers, groups, head_dim } = model.geometry;
-  using cache = new KVCache(device, { layers, batch: 1, groups, head_dim, capacity: 64, dtype: "f32" });
-  const times: number[] = [];
-  for (let n = 0; n < 30; n++) {
-    const ids = Tensor.from(device, Int32Array.of(1), [1, 1]);
-    const positions = Tensor.from(device, Int32Array.of(n), [1, 1]);
-    await device.synchronize();
-    const start = performance.now();
-    const token = scope(() => argmax(model.forward({ ids, positions, cache }, { last: true })));
-    device.flush();
-    times.push(performance.now() - start);
-    await token.read();
-    for (const tensor of [ids, positions, token]) tensor.dispose();
+/** Milliseconds of JavaScript that a decode step takes: the first, which is recorded, and the later ones, replayed. */
+export async function recordTimes(device: Device, model: CausalLM): Promise<{ record: number; replay: number }> {
+  const prompt = randomBatch(1, 1, model.geometry.vocab);
+  const record: number[] = [];
+  const replay: number[] = [];
+  for (let n = 0; n < 9; n++) {
+    using session = new DecodeSession(device, model, prompt, 8, { config: GREEDY, cache_dtype: "f32" });
+    session.prefill(prompt);
+    for (let step = 0; step < 5; step++) {
+      await session.tokens.read();
+      const start = performance.now();
+      session.step();
+      (step === 0 ? record : replay).push(performance.now() - start);
+    }
+    await session.tokens.read();
   }
-  return median(times.slice(10));
+  return { record: median(record), replay: median(replay) };
 }

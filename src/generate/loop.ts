@@ -1,14 +1,15 @@
-// The decode loop: prefill, then one token per row and step. Everything that a step needs lives on the device, so the
-// step after the next is recorded before the host has seen a token: the device never waits for it.
+// The decode loop: prefill, then one token per row and step. Everything that a step needs lives on the device, so all
+// steps are the same commands on the same memory: recorded once, replayed after that, and the next one is under way before
+// the host has seen a token.
 
-import type { Device } from "../core/device.js";
+import type { Device, Recording } from "../core/device.js";
 import { AbortError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
 import { advance } from "../ops/advance.js";
-import { contiguous } from "../ops/copy.js";
+import { copyInto } from "../ops/copy.js";
 import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
@@ -16,9 +17,19 @@ import { type Batch, positionsOf } from "./inputs.js";
 /** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
 export const CAPACITY_STEP = 16;
 
-export interface LoopOptions {
-  readonly config: GenerationConfig;
+/** What of a GenerationConfig decides the next token. */
+export type SamplingConfig = Pick<
+  GenerationConfig,
+  "do_sample" | "temperature" | "top_k" | "top_p" | "min_p" | "repetition_penalty" | "seed"
+>;
+
+export interface SessionOptions {
+  readonly config: SamplingConfig;
   readonly cache_dtype: FloatDType;
+}
+
+export interface LoopOptions extends SessionOptions {
+  readonly config: GenerationConfig;
   readonly signal?: AbortSignal;
 }
 
@@ -30,21 +41,27 @@ export interface Step {
   readonly finished: readonly boolean[];
 }
 
-/** What a sequence of decode steps keeps on the device. */
-class Session implements Disposable {
+/** A sequence of decode steps: what it keeps on the device, and the one recording that all steps after the first replay. */
+export class DecodeSession implements Disposable {
+  /** i32[B]: the tokens that the last step gave. */
+  readonly tokens: Tensor;
+  readonly #device: Device;
   readonly #model: CausalLM;
-  readonly #config: GenerationConfig;
+  readonly #config: SamplingConfig;
   readonly #cache: KVCache;
   readonly #mask: Tensor | undefined;
   readonly #positions: Tensor;
   readonly #counter: Tensor;
   readonly #history: Tensor | undefined;
+  #recording: Recording | undefined;
 
-  constructor(device: Device, model: CausalLM, batch: Batch, options: LoopOptions) {
+  /** Room for the batch and `room` more tokens in each row. The batch must be padded on the left. */
+  constructor(device: Device, model: CausalLM, batch: Batch, room: number, options: SessionOptions) {
     const { rows, steps, mask, ids } = batch;
     const { config } = options;
-    const capacity = Math.ceil((steps + config.max_new_tokens) / CAPACITY_STEP) * CAPACITY_STEP;
+    const capacity = Math.ceil((steps + room) / CAPACITY_STEP) * CAPACITY_STEP;
     const { layers, groups, head_dim } = model.geometry;
+    this.#device = device;
     this.#model = model;
     this.#config = config;
     this.#cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity, dtype: options.cache_dtype });
@@ -54,6 +71,7 @@ class Session implements Disposable {
     const last = positionsOf(batch).filter((_, at) => at % steps === steps - 1);
     this.#positions = Tensor.from(device, last, [rows, 1], "i32", "positions").keep();
     this.#counter = Tensor.from(device, Int32Array.of(0), [1], "i32", "sampling counter").keep();
+    this.tokens = Tensor.empty(device, [rows], "i32", "tokens").keep();
     if (config.repetition_penalty !== 1) {
       const real = ids.map((id, at) => (mask && mask[at] === 0 ? -1 : id));
       const seen = spread(real, rows, steps, capacity, -1);
@@ -61,35 +79,44 @@ class Session implements Disposable {
     }
   }
 
-  /** Records the prompt; gives the first token, i32[B]. */
-  prefill(device: Device, batch: Batch): Tensor {
+  /** Records the prompt; the first tokens are in `tokens`. */
+  prefill(batch: Batch): void {
     const shape = [batch.rows, batch.steps];
-    return scope(() => {
-      const ids = Tensor.from(device, batch.ids, shape);
-      return this.#next(ids, Tensor.from(device, positionsOf(batch), shape));
+    scope(() => {
+      const ids = Tensor.from(this.#device, batch.ids, shape);
+      this.#next(ids, Tensor.from(this.#device, positionsOf(batch), shape));
+      return undefined;
     });
   }
 
-  /** Records one step after `tokens[B]`; gives the next ones. */
-  step(tokens: Tensor): Tensor {
-    return scope(() => {
+  /** Records one step after `tokens`, and leaves the next ones there. */
+  step(): void {
+    if (this.#recording) this.#cache.replayed(1);
+    this.#recording ??= this.#device.capture(() => this.#record());
+    this.#recording.replay();
+  }
+
+  #record(): void {
+    scope(() => {
       // The cursor stands behind the tokens that the cache holds: that is where `tokens` go.
-      if (this.#history) appendToken(tokens, this.#history, this.#cache.cursor);
+      if (this.#history) appendToken(this.tokens, this.#history, this.#cache.cursor);
       advance(this.#positions, 1);
-      return this.#next(tokens.view(tokens.shape[0]!, 1), this.#positions);
+      this.#next(this.tokens.view(-1, 1), this.#positions);
+      return undefined;
     });
   }
 
-  #next(ids: Tensor, positions: Tensor): Tensor {
+  #next(ids: Tensor, positions: Tensor): void {
     const config = this.#config;
     const logits = this.#model.forward({ ids, positions, mask: this.#mask, cache: this.#cache }, { last: true });
     if (this.#history) penalize(logits, this.#history, config.repetition_penalty);
-    return config.do_sample ? sample(contiguous(logits), this.#counter, config) : argmax(logits);
+    copyInto(config.do_sample ? sample(logits, this.#counter, config) : argmax(logits), this.tokens);
   }
 
   dispose(): void {
+    this.#recording?.dispose();
     this.#cache.dispose();
-    for (const tensor of [this.#mask, this.#positions, this.#counter, this.#history]) tensor?.dispose();
+    for (const tensor of [this.tokens, this.#mask, this.#positions, this.#counter, this.#history]) tensor?.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -125,30 +152,22 @@ export async function* generateSteps(
     if (signal?.aborted) throw new AbortError("generation was aborted", { cause: signal.reason });
   };
   stop();
-  using session = new Session(device, model, batch, options);
+  using session = new DecodeSession(device, model, batch, config.max_new_tokens, options);
   const ended = new Array<boolean>(batch.rows).fill(false);
   const eos = new Set(config.eos_token_ids);
-  let current: Tensor | undefined;
-  let following: Tensor | undefined;
-  try {
-    current = session.prefill(device, batch).keep();
-    for (let n = 0; n < config.max_new_tokens; n++) {
-      if (n + 1 < config.max_new_tokens) following = session.step(current).keep();
-      const ids = (await current.read()) as Int32Array;
-      stop();
-      const token_ids = [...ids].map((id, row) => (ended[row] ? config.pad_token_id : id));
-      token_ids.forEach((id, row) => {
-        if (eos.has(id)) ended[row] = true;
-      });
-      yield { token_ids, finished: [...ended] };
-      if (ended.every(Boolean)) break;
-      stop();
-      current.dispose();
-      current = following!;
-      following = undefined;
-    }
-  } finally {
-    current?.dispose();
-    following?.dispose();
+  session.prefill(batch);
+  for (let n = 0; n < config.max_new_tokens; n++) {
+    const reading = session.tokens.read();
+    reading.catch(() => {}); // awaited below; this only keeps an error in step() from hiding behind it
+    if (n + 1 < config.max_new_tokens) session.step();
+    const ids = (await reading) as Int32Array;
+    stop();
+    const token_ids = [...ids].map((id, row) => (ended[row] ? config.pad_token_id : id));
+    token_ids.forEach((id, row) => {
+      if (eos.has(id)) ended[row] = true;
+    });
+    yield { token_ids, finished: [...ended] };
+    if (ended.every(Boolean)) return;
+    stop();
   }
 }

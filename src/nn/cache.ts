@@ -78,6 +78,11 @@ export class KVCache implements Disposable {
     this.#length += steps;
   }
 
+  /** Counts along with a recording that appends `steps` tokens and advances the cursor by itself. */
+  replayed(steps: number): void {
+    this.#length += steps;
+  }
+
   /** Records that the last `steps` tokens are forgotten. */
   rewind(steps: number): void {
     if (steps > 0) this.advance(-steps);

@@ -123,7 +123,7 @@ describe("nothing is left", () => {
     });
     for (const wrong of [
       { ...options, input_ids: [[100_000]] },
-      { ...options, max_new_tokens: 100_000 },
+      { ...options, max_new_tokens: 0 },
       { ...options, temperature: 0 },
       { ...options, max_newtokens: 3 },
     ]) {
@@ -133,6 +133,20 @@ describe("nothing is left", () => {
     }
     // And it still works.
     await steady(() => model.generate(options));
+    model.dispose();
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test("when a text is longer than the model's positions", async () => {
+    const device = openDevice("cpu", { threads: 2 });
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "opt"), { device });
+    const { live } = device.memory;
+    const positions = model.module.geometry.max_positions;
+    await expect(model.generate({ input_ids, max_new_tokens: positions })).rejects.toThrow(
+      `the ${positions} positions`,
+    );
+    expect(device.memory.live).toBe(live);
     model.dispose();
     expectNoLeaks(device);
     await device.close();

@@ -29,18 +29,12 @@ const SCHEMES: readonly (readonly [string, Scheme | undefined])[] = [
 /**
  * Sums in another order (a tile of rows instead of one, keys in pieces) differ by roundings: per layer some
  * 4 sqrt(K) units of 2^-24 of the size of the values, and the layers add up. Logits of the random models are below 1.
+ * In 8 bits the same holds: rows are quantized one by one, so what is beside a row does not move its codes.
  */
 const NOISE = 3 * 4 * Math.sqrt(160) * 4 * 2 ** -24;
-/**
- * In 8 bits a change in the last bit of an activation can move a code by one: 1/127 of the row's largest value times a
- * weight of 0.02, in one of K products. A few such moves per layer.
- */
-const MOVED_CODES = 8e-3;
-
-describe.each(SCHEMES)("%s", (name, scheme) => {
+describe.each(SCHEMES)("%s", (_name, scheme) => {
   let device: Device;
   let model: CausalLM;
-  const tolerance = name === "int8" ? MOVED_CODES : NOISE;
   beforeAll(async () => {
     device = openDevice("cpu", { threads: 2 });
     model = await randomModel(device, SHAPE, "f32", scheme);
@@ -67,7 +61,7 @@ describe.each(SCHEMES)("%s", (name, scheme) => {
     const together = await logitsOf(device, model, ids, { mask });
     for (const [b, text] of texts.entries()) {
       const [alone] = await logitsOf(device, model, [text]);
-      expect(difference(real(together, b), alone!).max, `row ${b}`).toBeLessThan(tolerance);
+      expect(difference(real(together, b), alone!).max, `row ${b}`).toBeLessThan(NOISE);
     }
   });
 
@@ -78,7 +72,7 @@ describe.each(SCHEMES)("%s", (name, scheme) => {
   ])("a cache filled %s changes nothing", async (_, parts) => {
     const whole = await logitsOf(device, model, ids, { mask });
     const pieces = await logitsOf(device, model, ids, { mask, parts });
-    for (const b of texts.keys()) expect(difference(real(pieces, b), real(whole, b)).max).toBeLessThan(tolerance);
+    for (const b of texts.keys()) expect(difference(real(pieces, b), real(whole, b)).max).toBeLessThan(NOISE);
   });
 
   test("the same call gives the same bits, on one thread as on two", async () => {

@@ -53,14 +53,14 @@ async function check(device: Device, target: Target, family: Family, one: Case, 
     return [];
   }
   const want = await expectation(family, one, keep);
-  const scaled: Case = target.scale === 1 || !one.bound ? one : { ...one, bound: widened(one.bound, target.scale) };
+  const scaled: Case = target.scale === 1 ? one : { ...one, bound: widened(one.bound, target) };
   return compare(scaled, want, await runCase(device, op, one, target.panels));
 }
 
-function widened(bound: NonNullable<Case["bound"]>, scale: number): Case["bound"] {
+function widened(bound: Case["bound"], { scale, floor = 0 }: Target): Case["bound"] {
   return (want) => {
-    const exact = bound(want);
-    return typeof exact === "number" ? exact * scale : (i) => exact(i) * scale;
+    const exact = bound?.(want) ?? 0;
+    return typeof exact === "number" ? Math.max(exact * scale, floor) : (i) => Math.max(exact(i) * scale, floor);
   };
 }
 
@@ -90,7 +90,7 @@ for (const target of TARGETS) {
     test.skip(`${target.name}: ${target.skip}`);
     continue;
   }
-  describe(target.name, () => {
+  describe(target.name, { timeout: target.timeout ?? 60_000 }, () => {
     let device: Device;
     beforeAll(async () => {
       device = await target.open();

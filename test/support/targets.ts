@@ -12,6 +12,10 @@ export interface Target {
   open(): Device | Promise<Device>;
   /** Factor on all tolerances: 1 for IEEE arithmetic. */
   readonly scale: number;
+  /** Absolute errors up to this are granted everywhere: WGSL may flush subnormals to zero. */
+  readonly floor?: number;
+  /** Milliseconds for a test; a software adapter takes long to compile a shader. */
+  readonly timeout?: number;
   /** Weights in panels where they can be, or always in plain rows. */
   readonly panels: boolean;
   /** Every op must have a kernel. */
@@ -46,7 +50,14 @@ function nativeTargets(): Target[] {
 function gpuTargets(): Target[] {
   const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
   // WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic.
-  const common = { scale: 4, panels: false, complete: true, skip: gpu ? undefined : whyNoGPU };
+  const common = {
+    scale: 4,
+    floor: 2 ** -126,
+    timeout: 240_000,
+    panels: false,
+    complete: true,
+    skip: gpu ? undefined : whyNoGPU,
+  };
   return [
     { ...common, name: "webgpu", open: open({}), fuzz: 6 },
     {

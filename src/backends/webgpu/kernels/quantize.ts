@@ -131,7 +131,9 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
     for (var i = 0u; i < 15u; i++) { below += select(0u, 1u, value > NF4[i]); }
     return below;
   }
-  for (var i = 0u; i < 7u; i++) { below += select(0u, 1u, abs(value) > FP4[i]); }
+  for (var i = 0u; i < 7u; i++) {
+    below += select(0u, 1u, abs(value) > FP4[i] || (value < 0.0 && abs(value) == FP4[i]));
+  }
   return FP4_CODES[below] + select(0u, 8u, value < 0.0);
 }`,
   ],

@@ -1,4 +1,4 @@
-// isa: portable avx2 avxvnni avx512 amx
+// isa: portable avx2 avxvnni avx512 amx dotprod
 // LLM.int8(): 8-bit codes times 8-bit codes with one scale per row and one per output, exact in 32 bits over all of K;
 // outliers of the activations times the weights as they are, in f32.
 #include "../registry.h"

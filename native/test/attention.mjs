@@ -1,6 +1,6 @@
 // Builds attention for every instruction set of this architecture with a plain compiler call and runs its proof:
 //   node native/test/attention.mjs test [cases] | golden FOLDER | bench [isa [decode|prefill]]
-// CXX names the compiler; the build goes to a folder under the system's temporary one.
+// CXX names the compiler, OCTAVO_ARCH and OCTAVO_EMULATOR another machine as in run.mjs; the build goes to a folder under the system's temporary one.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -12,10 +12,12 @@ const here = dirname(fileURLToPath(import.meta.url));
 const native = dirname(here);
 const out = join(
   tmpdir(),
-  `octavo-attention-${process.getuid?.() ?? 0}-${createHash("sha1").update(here).digest("hex").slice(0, 12)}`,
+  `octavo-attention-${process.getuid?.() ?? 0}-${createHash("sha1").update(`${here} ${process.env.CXX}`).digest("hex").slice(0, 12)}`,
 );
 mkdirSync(out, { recursive: true });
 const cxx = process.env.CXX ?? "g++";
+const arch = process.env.OCTAVO_ARCH ?? process.arch;
+const emulator = process.env.OCTAVO_EMULATOR?.split(" ") ?? [];
 const flags = [
   "-std=c++17",
   "-O3",
@@ -32,7 +34,7 @@ const flags = [
 ];
 const AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"];
 const isas =
-  process.arch === "x64"
+  arch === "x64"
     ? {
         portable: [],
         avx2: ["-mavx2", "-mfma", "-mf16c"],
@@ -40,7 +42,7 @@ const isas =
         amx_emulated: [...AVX512, "-mavx512bf16", "-DOCTAVO_AMX_EMULATED"],
         amx: [...AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
       }
-    : { portable: [] };
+    : { portable: [] }; // on arm64 the baseline has NEON
 const objects = [];
 const compile = (source, object, extra) => {
   execFileSync(cxx, [...extra, "-c", source, "-o", object], { stdio: "inherit" });
@@ -66,7 +68,8 @@ if (mode === "golden") {
   rest[0] = file;
 }
 try {
-  execFileSync(program, [mode, ...rest], { stdio: "inherit" });
+  const [command, ...before] = [...emulator, program];
+  execFileSync(command, [...before, mode, ...rest], { stdio: "inherit" });
 } catch {
   process.exitCode = 1;
 }

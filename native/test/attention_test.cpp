@@ -93,6 +93,12 @@ struct Scratch {
   }
 };
 
+#if defined(__aarch64__)
+typedef __fp16 half_float;  // g++ 12 has no _Float16 in C++ here
+#else
+typedef _Float16 half_float;
+#endif
+
 static float bf16_to(uint16_t h) {
   uint32_t u = (uint32_t)h << 16;
   float f;
@@ -106,12 +112,12 @@ static uint16_t to_bf16(float f) {
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 static float f16_to(uint16_t h) {
-  _Float16 x;
+  half_float x;
   memcpy(&x, &h, 2);
   return (float)x;
 }
 static uint16_t to_f16(float f) {
-  _Float16 x = (_Float16)f;
+  half_float x = (half_float)f;
   uint16_t h;
   memcpy(&h, &x, 2);
   return h;

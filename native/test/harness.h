@@ -29,7 +29,7 @@ struct Entry {
   const Kernel* kernel;
 };
 
-inline bool machine_has(const std::string& isa) {
+inline bool machine_has([[maybe_unused]] const std::string& isa) {
 #if defined(__x86_64__)
   if (isa == "portable") return true;
   if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

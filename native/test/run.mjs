@@ -1,8 +1,9 @@
 // Builds and runs the kernel test or bench with the compiler alone, no add-on:
 //   node native/test/run.mjs test|bench [--sanitize=address,undefined] [arguments of the program]
-// CXX names the compiler.
+// CXX names the compiler. For another machine: OCTAVO_ARCH=arm64, CXX its cross compiler, OCTAVO_EMULATOR what runs its
+// programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu").
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -67,7 +68,10 @@ function run(command, list) {
   });
 }
 
-function stale(object) {
+/** A job is done again when its source, a header it includes, this script or its command line changed. */
+function stale(job) {
+  const object = join(objects, job.object);
+  if (!existsSync(`${object}.flags`) || readFileSync(`${object}.flags`, "utf8") !== job.flags.join(" ")) return true;
   const depends = object.replace(/\.o$/, ".d");
   if (!existsSync(object) || !existsSync(depends)) return true;
   const made = statSync(object).mtimeMs;
@@ -80,11 +84,14 @@ function stale(object) {
 }
 
 try {
-  const todo = jobs.filter((job) => stale(join(objects, job.object)));
+  const todo = jobs.filter(stale);
   await Promise.all(
     [0, 1].map(async () => {
-      for (let job = todo.pop(); job; job = todo.pop())
-        await run(compiler, [...COMMON, ...job.flags, "-c", job.source, "-o", join(objects, job.object)]);
+      for (let job = todo.pop(); job; job = todo.pop()) {
+        const object = join(objects, job.object);
+        await run(compiler, [...COMMON, ...job.flags, "-c", job.source, "-o", object]);
+        writeFileSync(`${object}.flags`, job.flags.join(" "));
+      }
     }),
   );
   const program = join(objects, what);

@@ -14,7 +14,7 @@ import { type MachineLimits, measureMachine } from "../eval/machine.js";
 import { shapeConfig } from "../eval/shapes.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM } from "../generate/auto.js";
-import { openDevice } from "../load/device.js";
+import { requestDevice } from "../load/device.js";
 import { fillRandomly } from "../load/random.js";
 import { architectureOf } from "../models/index.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
@@ -97,7 +97,7 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
 }
 
 async function measureLimits(flags: BenchFlags): Promise<{ machine: string; limits: MachineLimits }> {
-  await using device = openDevice(flags.device, { threads: flags.threads });
+  await using device = await requestDevice(flags.device, { threads: flags.threads });
   return { machine: device.backend.description, limits: await measureMachine(device) };
 }
 
@@ -129,7 +129,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
   const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", progress } as const;
-  await using device = openDevice(flags.device, { threads: flags.threads });
+  await using device = await requestDevice(flags.device, { threads: flags.threads });
   progress?.("loading");
   const start = performance.now();
   if (model !== undefined) {
@@ -160,7 +160,7 @@ function report(storage: string, weight_bytes: number, speed: ModelSpeed, load: 
 
 async function benchKernels(flags: BenchFlags): Promise<void> {
   const { attentionSpeed, KERNEL_SCHEMES, linearSpeed } = await import("../eval/kernels.js");
-  await using device = openDevice(flags.device, { threads: flags.threads });
+  await using device = await requestDevice(flags.device, { threads: flags.threads });
   if (!flags.quiet) note("measuring the machine");
   const limits = await measureMachine(device);
   const rows = [];

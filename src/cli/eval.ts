@@ -8,7 +8,7 @@ import { NotFoundError } from "../core/errors.js";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
-import { openDevice } from "../load/device.js";
+import { requestDevice } from "../load/device.js";
 import { cacheOption, deviceOption, jsonOption, positive, revisionOption, threadsOption } from "./arguments.js";
 import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
 
@@ -64,7 +64,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
   const ids = tokenizer(text).input_ids;
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
-  await using device = openDevice(flags.device, { threads: flags.threads });
+  await using device = await requestDevice(flags.device, { threads: flags.threads });
   const results: Result[] = [];
   for (const storage of names) {
     const { dtype, quantization } = VARIANTS[storage]!;

@@ -10,7 +10,7 @@ import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from 
 import type { GenerationOptions } from "../generate/config.js";
 import type { Step } from "../generate/loop.js";
 import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
-import { openDevice } from "../load/device.js";
+import { requestDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { trainedContext } from "../load/survey.js";
 import {
@@ -132,7 +132,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
     padding_side: "left",
   });
   const inputs = encode(tokenizer, prompts);
-  await using device = openDevice(flags.device, { threads: flags.threads });
+  await using device = await requestDevice(flags.device, { threads: flags.threads });
   const bar = flags.quiet || !isInteractive() ? undefined : new LoadingBar();
   let loaded: PreTrainedModel;
   try {

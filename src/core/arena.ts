@@ -73,6 +73,7 @@ export class Arena {
       try {
         block = { buffer: this.#backend.allocate(size), size, bytes, label, path };
       } catch (error) {
+        if (!(error instanceof OutOfMemoryError)) throw error;
         if (this.#kept === 0 || this.#outside) throw this.#outOfMemory(bytes, label, error);
         this.trim();
         return this.allocate(bytes, label, path);
@@ -155,7 +156,8 @@ export class Arena {
       .map((o) => `${o.label} (${mb(o.bytes)} in ${o.count})`);
     return new OutOfMemoryError(
       `${label} needs ${mb(bytes)}, ${mb(this.#live)} of ${mb(this.#backend.budget)} are in use` +
-        (largest.length ? `; largest: ${largest.join(", ")}` : ""),
+        (largest.length ? `; largest: ${largest.join(", ")}` : "") +
+        (cause instanceof OutOfMemoryError ? ` (${cause.message.split("\n")[0]})` : ""),
       { hint: "load in 8 or 4 bits, or lower the batch or the context", details: { bytes, live: this.#live }, cause },
     );
   }

@@ -29,6 +29,8 @@ export interface Backend {
   readonly kernels: readonly KernelInfo[];
   /** Bytes that allocations may take in all. */
   readonly budget: number;
+  /** True once the device is gone for good: every call rejects, and a new one must be opened. */
+  readonly lost?: boolean;
 
   /** @throws OutOfMemoryError */
   allocate(bytes: number): BufferId;

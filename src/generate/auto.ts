@@ -5,7 +5,7 @@ import { checkOptions, OptionError } from "../core/errors.js";
 import { resolveModel } from "../formats/hub.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { loadTokenizer } from "../formats/tokenizer-load.js";
-import { openDevice, sharedDevice } from "../load/device.js";
+import { requestDevice, sharedDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { loadCausalLM } from "../load/index.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
@@ -76,8 +76,8 @@ export const AutoModelForCausalLM = {
       typeof options.device === "object"
         ? options.device
         : own
-          ? openDevice(options.device, { threads: options.threads })
-          : sharedDevice(options.device);
+          ? await requestDevice(options.device, { threads: options.threads })
+          : await sharedDevice(options.device);
     try {
       const loaded = await loadCausalLM(folder, {
         device,

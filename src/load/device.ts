@@ -2,6 +2,8 @@
 
 import { openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
+import { openWebGPU } from "../backends/webgpu/index.js";
+import { findGPU } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { DeviceError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
@@ -13,30 +15,48 @@ export interface DeviceOptions {
   isa?: string;
 }
 
-/** Devices that `openDevice` knows. */
-export const DEVICE_NAMES: readonly string[] = ["cpu", "reference"];
+/** Devices that `requestDevice` knows. */
+export const DEVICE_NAMES: readonly string[] = ["cpu", "reference", "webgpu"];
 
 /**
- * Opens a device: "cpu" (native kernels) or "reference" (plain JavaScript loops, slow and exact).
- * @throws DeviceError for an unknown name, or if the native add-on is missing
+ * Opens a device without waiting: "cpu" (native kernels) or "reference" (plain JavaScript loops, slow and exact).
+ * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if the native add-on is missing
  */
 export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
+  if (name === "webgpu") {
+    throw new DeviceError('device "webgpu" cannot be opened without waiting', { hint: "await requestDevice(...)" });
+  }
   const near = suggestion(name, DEVICE_NAMES);
   throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
     hint: `known devices: ${DEVICE_NAMES.join(", ")}`,
   });
 }
 
-const shared = new Map<string, Device>();
+/**
+ * Opens any device, those included that answer later: "webgpu" (a GPU, through the runtime or the package `webgpu`).
+ * @throws DeviceError for an unknown name, or if the device is not there
+ */
+export async function requestDevice(name = "cpu", options: DeviceOptions = {}): Promise<Device> {
+  if (name !== "webgpu") return openDevice(name, options);
+  return new Device(await openWebGPU(await findGPU()));
+}
 
-/** The device of that name that all models without one of their own share; opened on first use. */
-export function sharedDevice(name = "cpu"): Device {
-  let device = shared.get(name);
-  if (!device) {
-    device = openDevice(name);
-    shared.set(name, device);
+const shared = new Map<string, Promise<Device>>();
+
+/** The device of that name that all models without one of their own share; opened on first use, and anew when lost. */
+export async function sharedDevice(name = "cpu"): Promise<Device> {
+  const held = shared.get(name);
+  if (held) {
+    const device = await held;
+    if (!device.backend.lost) return device;
+    if (shared.get(name) !== held) return sharedDevice(name);
   }
-  return device;
+  const opening = requestDevice(name);
+  shared.set(name, opening);
+  opening.catch(() => {
+    if (shared.get(name) === opening) shared.delete(name);
+  });
+  return opening;
 }

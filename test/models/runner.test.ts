@@ -8,7 +8,7 @@ import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/gene
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { quantizedModules } from "../../src/load/plan.js";
 import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
 
 const MODELS = ["llama", "llama-rope-llama3", "bloom", "opt", "opt-350m-like", "gpt2"];
@@ -48,7 +48,7 @@ const QUANTIZED: Record<string, FromPretrainedOptions> = {
   fp4: { load_in_4bit: true },
 };
 
-for (const deviceName of DEVICES) {
+for (const deviceName of ALL_DEVICES) {
   describe.each(MODELS)(`${deviceName}: %s`, (name) => {
     const folder = join(FIXTURES, "models", name);
     const expected = readJson<Expected>("models", name, "expected.json");
@@ -62,7 +62,7 @@ for (const deviceName of DEVICES) {
     let model: PreTrainedModel;
 
     beforeAll(async () => {
-      device = openTestDevice(deviceName);
+      device = await requestTestDevice(deviceName);
       model = await AutoModelForCausalLM.from_pretrained(folder, { device });
     });
     afterAll(async () => {

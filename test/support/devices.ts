@@ -2,10 +2,18 @@
 
 import { expect } from "vitest";
 import type { Device } from "../../src/core/device.js";
-import { openDevice } from "../../src/load/device.js";
+import { openDevice, requestDevice } from "../../src/load/device.js";
+import { gpu } from "./webgpu.js";
 
 /** Names of the backends that conformance and model suites run on. */
 export const DEVICES: readonly string[] = ["reference", "cpu"];
+
+/** The same, and those that must be waited for: the GPU, if this machine has one (webgpu.ts says if not). */
+export const ALL_DEVICES: readonly string[] = gpu ? [...DEVICES, "webgpu"] : DEVICES;
+
+export async function requestTestDevice(name: string): Promise<Device> {
+  return name === "webgpu" ? requestDevice(name) : openTestDevice(name);
+}
 
 export function openTestDevice(name: string): Device {
   return openDevice(name, name === "cpu" ? { threads: 2 } : {});

@@ -2,18 +2,28 @@
 // is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
-import type { Device } from "../../src/core/device.js";
+import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
+import { gpu, whyNoGPU } from "./webgpu.js";
 
 export interface Target {
   readonly name: string;
-  open(): Device;
+  open(): Device | Promise<Device>;
   /** Factor on all tolerances: 1 for IEEE arithmetic. */
   readonly scale: number;
+  /** Absolute errors up to this are granted everywhere: WGSL may flush subnormals to zero. */
+  readonly floor?: number;
+  /** Milliseconds for a test; a software adapter takes long to compile a shader. */
+  readonly timeout?: number;
   /** Weights in panels where they can be, or always in plain rows. */
   readonly panels: boolean;
   /** Every op must have a kernel. */
   readonly complete: boolean;
+  /** Fuzzed cases per op at most: a software adapter compiles a second per shader. */
+  readonly fuzz?: number;
+  /** Ops that this target is about; all unless given. */
+  readonly only?: readonly string[];
   /** Why it cannot run here. */
   readonly skip?: string;
 }
@@ -36,4 +46,28 @@ function nativeTargets(): Target[] {
   );
 }
 
-export const TARGETS: readonly Target[] = nativeTargets();
+/** What the adapter offers; and, for the kernels that look, what every adapter must: default limits, no dot product. */
+function gpuTargets(): Target[] {
+  const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
+  // WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic.
+  const common = {
+    scale: 4,
+    floor: 2 ** -126,
+    timeout: 240_000,
+    panels: false,
+    complete: true,
+    skip: gpu ? undefined : whyNoGPU,
+  };
+  return [
+    { ...common, name: "webgpu", open: open({}), fuzz: 6 },
+    {
+      ...common,
+      name: "webgpu, default limits",
+      open: open({ limits: "default", dot4: false }),
+      fuzz: 0,
+      only: ["attention", "llm_int8_linear", "four_bit_linear"],
+    },
+  ];
+}
+
+export const TARGETS: readonly Target[] = [...nativeTargets(), ...gpuTargets()];

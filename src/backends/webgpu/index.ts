@@ -1,0 +1,257 @@
+// The WebGPU backend: WGSL kernels behind the same contract as the others. This part knows no Node: it takes the GPU
+// object of a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
+
+import type { Backend, BackendFailure, BufferId, KernelInfo } from "../../core/backend.js";
+import { DeviceError, OctavoError } from "../../core/errors.js";
+import { signatures } from "../../ops/index.js";
+import { Buffers } from "./buffers.js";
+import { decodeCall } from "./call.js";
+import { failureText } from "./errors.js";
+import type { Kernel, Target } from "./kernel.js";
+import { KERNELS } from "./kernels/index.js";
+import { PATCH } from "./kernels/patch.js";
+import { type Origin, Queue, type QueueStatistics } from "./queue.js";
+import type { Shader } from "./shader.js";
+
+export interface WebGPUOptions {
+  /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
+  readonly budget?: number;
+  /** "default" asks for no more than WebGPU's default limits and no features: what every adapter can do. */
+  readonly limits?: "adapter" | "default";
+  /** False keeps the integer dot product of WGSL unused, for comparisons. */
+  readonly dot4?: boolean;
+}
+
+/** The backend, with what only it can tell. */
+export interface WebGPUBackend extends Backend {
+  readonly statistics: Readonly<QueueStatistics>;
+  /** Keys of all shaders that any call can ask for on this device. */
+  shaders(): readonly Shader[];
+  /** Keys of the shaders used so far. */
+  readonly used: ReadonlySet<string>;
+  /** Checks a shader, or builds its pipeline, without running it. */
+  compile(shader: Shader, how: "check" | "pipeline"): Promise<void>;
+}
+
+const DEFAULT_BUDGET = 64 * 2 ** 30;
+/** A software adapter lives in the memory of the machine. */
+const FALLBACK_BUDGET = 4 * 2 ** 30;
+
+/**
+ * Opens a device of an adapter.
+ * @throws DeviceError if there is no adapter, or it gives no device
+ */
+export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise<WebGPUBackend> {
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) {
+    throw new DeviceError("webgpu: this machine offers no adapter", {
+      hint: "install a Vulkan, Metal or D3D12 driver, or use the cpu",
+    });
+  }
+  const plain = options.limits === "default";
+  const { limits } = adapter;
+  let device: GPUDevice;
+  try {
+    device = await adapter.requestDevice({
+      requiredFeatures: plain ? [] : (["subgroups"] as const).filter((name) => adapter.features.has(name)),
+      requiredLimits: plain
+        ? {}
+        : {
+            maxBufferSize: limits.maxBufferSize,
+            maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+            maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
+          },
+    });
+  } catch (error) {
+    throw new DeviceError(`webgpu: the adapter gives no device: ${(error as Error).message}`, { cause: error });
+  }
+  const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
+  const target: Target = {
+    dot4,
+    subgroups: device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
+    storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
+  };
+  return new WebGPU(adapter, device, target, options);
+}
+
+class WebGPU implements WebGPUBackend {
+  readonly name = "webgpu";
+  readonly description: string;
+  readonly kernels: readonly KernelInfo[];
+  readonly budget: number;
+  readonly #device: GPUDevice;
+  readonly #target: Target;
+  readonly #queue: Queue;
+  readonly #buffers: Buffers;
+  readonly #kernels: readonly Kernel[];
+  /** What the host or the device refused while recording; the next read brings it. */
+  #failure: BackendFailure | OctavoError | undefined;
+  /** True after a call that cannot run: what follows is skipped until a read has told of it. */
+  #stopped = false;
+  #lost: DeviceError | undefined;
+  #closed = false;
+
+  constructor(adapter: GPUAdapter, device: GPUDevice, target: Target, options: WebGPUOptions) {
+    const { info } = adapter;
+    const known = signatures();
+    this.#device = device;
+    this.#target = target;
+    this.#kernels = KERNELS.filter(({ op }) => known.has(op.name));
+    this.kernels = this.#kernels.map(({ op }) => ({ name: op.name, signature: op.signature.text }));
+    this.budget = options.budget ?? (info.isFallbackAdapter ? FALLBACK_BUDGET : DEFAULT_BUDGET);
+    const features = [target.subgroups ? "subgroups" : "", target.dot4 ? "dot4" : ""].filter(Boolean).join(", ");
+    const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
+    this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
+    this.#queue = new Queue(device, (origin, error) => this.#refuse(origin, error));
+    this.#buffers = new Buffers(
+      device,
+      (error) => {
+        this.#failure ??= error;
+      },
+      (block) => this.#queue.forget(block),
+    );
+    this.#queue.buffers = this.#buffers;
+    device.onuncapturederror = ({ error }) => this.#refuse(this.#queue.origin, error);
+    device.lost.then(({ reason, message }) => {
+      if (this.#closed) return;
+      this.#lost = new DeviceError(`webgpu: the device was lost (${reason || "unknown"}): ${message}`, {
+        hint: "open a new device and load the model again",
+      });
+    });
+  }
+
+  get lost(): boolean {
+    return this.#lost !== undefined;
+  }
+
+  get statistics(): Readonly<QueueStatistics> {
+    return this.#queue.statistics;
+  }
+
+  get used(): ReadonlySet<string> {
+    return this.#queue.used;
+  }
+
+  shaders(): readonly Shader[] {
+    const all = new Map<string, Shader>();
+    for (const kernel of this.#kernels) for (const shader of kernel.shaders(this.#target)) all.set(shader.key, shader);
+    all.set(PATCH.key, PATCH);
+    return [...all.values()];
+  }
+
+  compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
+    return this.#queue.compile(shader, how);
+  }
+
+  allocate(bytes: number): BufferId {
+    this.#alive();
+    return this.#buffers.allocate(bytes);
+  }
+
+  free(buffer: BufferId): void {
+    this.#buffers.free(buffer);
+  }
+
+  write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    this.#alive();
+    const block = this.#buffers.block(buffer);
+    if (offset < 0 || offset + bytes.length > block.bytes) {
+      throw new DeviceError(`webgpu: ${offset}+${bytes.length} bytes of buffer ${buffer} do not exist`);
+    }
+    // The device takes whole words; ragged ends are patched into theirs.
+    const first = Math.min(Math.ceil(offset / 4) * 4, offset + bytes.length);
+    const last = Math.max(first, Math.floor((offset + bytes.length) / 4) * 4);
+    if (last > first) this.#queue.write(block, first, bytes.subarray(first - offset, last - offset));
+    this.#patch(buffer, offset, bytes.subarray(0, first - offset));
+    this.#patch(buffer, last, bytes.subarray(last - offset));
+  }
+
+  submit(commands: Int32Array, words: number): void {
+    this.#alive();
+    const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
+    const blockOf = (buffer: number) => this.#buffers.block(buffer);
+    for (let at = 0; at < words && !this.#stopped; at += commands[at + 1]!) {
+      const kernel = this.#kernels[commands[at]!]!;
+      const { inputs, outputs, attrs } = kernel.op.signature;
+      const call = decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf);
+      this.#queue.origin = call;
+      const message = kernel.record(call, this.#queue, this.#target);
+      if (message === undefined) continue;
+      this.#failure ??= { op: kernel.op.name, site: call.site, message };
+      this.#stopped = true;
+    }
+    this.#queue.submit();
+  }
+
+  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+    this.#alive();
+    const block = this.#buffers.block(buffer);
+    if (offset < 0 || offset + bytes > block.bytes) {
+      throw new DeviceError(`webgpu: ${offset}+${bytes} bytes of buffer ${buffer} do not exist`);
+    }
+    // A call that could not be recorded is told by the read after it, not by one that was asked for before.
+    const failed = this.#failure;
+    let back: Awaited<ReturnType<Queue["read"]>>;
+    try {
+      back = await this.#queue.read(block, offset, bytes);
+    } catch (error) {
+      // A lost device refuses the mapping first and says so a moment later.
+      await Promise.race([this.#device.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
+      throw this.#lost ?? error;
+    }
+    const [code = 0, op = 0, site = 0, a = 0, b = 0, c = 0] = back.flag;
+    if (code !== 0) {
+      this.#resume(failed);
+      const failure = { op: this.#kernels[op]?.op.name ?? "", site, message: failureText(code, a | 0, b | 0, c | 0) };
+      throw Object.assign(new Error(failure.message), { failure });
+    }
+    const refused = failed ?? (this.#stopped ? undefined : this.#failure);
+    if (refused) {
+      this.#resume(refused);
+      if (refused instanceof OctavoError) throw refused;
+      throw Object.assign(new Error(refused.message), { failure: refused });
+    }
+    return back.bytes;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (!this.#lost) await this.#device.queue.onSubmittedWorkDone();
+    this.#buffers.close();
+    this.#queue.close();
+    this.#device.destroy();
+  }
+
+  #resume(told: BackendFailure | OctavoError | undefined): void {
+    if (this.#failure !== told) return;
+    this.#failure = undefined;
+    this.#stopped = false;
+  }
+
+  #alive(): void {
+    if (this.#lost) throw this.#lost;
+    if (this.#closed) throw new DeviceError("webgpu: the device is closed");
+  }
+
+  #refuse({ op, site }: Origin, error: GPUError): void {
+    this.#failure ??= { op: this.#kernels[op]?.op.name ?? "", site, message: error.message };
+  }
+
+  /** Up to three bytes inside one word, behind everything recorded so far. */
+  #patch(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    if (bytes.length === 0) return;
+    let mask = 0;
+    let value = 0;
+    const shift = offset % 4;
+    for (let i = 0; i < bytes.length; i++) {
+      mask |= 0xff << ((shift + i) * 8);
+      value |= bytes[i]! << ((shift + i) * 8);
+    }
+    const block = this.#buffers.block(buffer);
+    const word = Math.floor(offset / 4);
+    const start = Math.floor((word * 4) / 256) * 256;
+    const piece = { block, start, size: Math.min(256, block.bytes - start) };
+    this.#queue.dispatch(PATCH, [piece], { word: word - start / 4, mask: mask >>> 0, value: value >>> 0 }, 1);
+  }
+}

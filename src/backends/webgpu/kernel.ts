@@ -1,0 +1,29 @@
+// What a kernel is: the op it runs, how a call of it is recorded, and every shader that it can ask for.
+
+import type { Op } from "../../ops/op.js";
+import type { Call } from "./call.js";
+import type { Queue } from "./queue.js";
+import type { Shader } from "./shader.js";
+
+/** What the device offers, as far as kernels choose by it. */
+export interface Target {
+  /** WGSL's dot4I8Packed. */
+  readonly dot4: boolean;
+  /** Subgroups, and WGSL's number of the subgroup. */
+  readonly subgroups: boolean;
+  /** Storage buffers that one shader may bind: 8 by default. */
+  readonly storageBuffers: number;
+}
+
+export interface Kernel {
+  readonly op: Op;
+  /** Records the dispatches of a call. Returns a sentence if the call cannot be computed. */
+  record(call: Call, queue: Queue, target: Target): string | undefined;
+  /** All shaders that calls on such a device can use, for the test that compiles them. */
+  shaders(target: Target): readonly Shader[];
+}
+
+/** Number of workgroups for `count` invocations. */
+export function groupsFor(count: number, workgroup: number): number {
+  return Math.ceil(count / workgroup);
+}

@@ -1,0 +1,97 @@
+// kv_append and append_token: writes at a cursor that lives on the device.
+
+import { bitsOf } from "../../../core/dtype.js";
+import { kvAppendOp } from "../../../ops/kv-append.js";
+import { appendTokenOp } from "../../../ops/sampling.js";
+import { FAILURE } from "../errors.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import { encodeBits, family, reads, WORKGROUP, writes } from "../shader.js";
+import { FLOATS } from "../wgsl.js";
+
+type CacheType = "f32" | "f16" | "bf16";
+
+// One invocation per pair of neighbours where pairs are whole words, else one per element and atomics.
+const kvShader = family("kv_append", ({ cache, paired }: { cache: CacheType; paired: boolean }) => {
+  const wide = bitsOf(cache) === 32;
+  const per = paired ? 2 : 1;
+  const value = (d: string): string => encodeBits(cache, `x[source + (${d}) * P.sd]`);
+  const store = wide
+    ? `cache[at] = ${value("d")};`
+    : paired
+      ? `cache[at / 2u] = ${value("d")} | (${value("d + 1u")} << 16u);`
+      : `let shift = (at & 1u) * 16u;
+  atomicAnd(&cache[at / 2u], ~(0xffffu << shift));
+  atomicOr(&cache[at / 2u], ${value("d")} << shift);`;
+  return {
+    bindings: [
+      reads("x", "array<f32>"),
+      reads("cursor", "array<i32>"),
+      writes("cache", wide || paired ? "array<u32>" : "array<atomic<u32>>"),
+    ],
+    params: ["count", "steps", "heads", "size", "capacity:i32", "x", "sb", "st", "sg", "sd", "cursor", "cache"],
+    reports: true,
+    declarations: [FLOATS],
+    body: `if (gid >= P.count) { return; }
+  let start = cursor[P.cursor];
+  if (start < 0 || start + i32(P.steps) > P.capacity) {
+    if (gid == 0u) { report(${FAILURE.cacheOverflow}u, bitcast<u32>(start), bitcast<u32>(P.capacity), P.steps); }
+    return;
+  }
+  let d = (gid % (P.size / ${per}u)) * ${per}u;
+  let row = gid / (P.size / ${per}u);
+  let g = row % P.heads;
+  let t = (row / P.heads) % P.steps;
+  let b = row / (P.heads * P.steps);
+  let source = P.x + b * P.sb + t * P.st + g * P.sg;
+  let at = P.cache + ((b * P.heads + g) * u32(P.capacity) + u32(start) + t) * P.size + d;
+  ${store}`,
+  };
+});
+
+export const kvAppend: Kernel = {
+  op: kvAppendOp,
+  record({ operands: [x, cursor, cache] }, queue) {
+    const [, steps = 0, heads = 0, size = 0] = x!.shape;
+    const [sb = 0, st = 0, sg = 0, sd = 0] = x!.strides;
+    const paired = cache!.dtype !== "f32" && size % 2 === 0 && cache!.offset % 2 === 0;
+    const count = x!.count / (paired ? 2 : 1);
+    const sizes = { count, steps, heads, size, capacity: cache!.shape[2]! };
+    const numbers = { ...sizes, x: x!.offset, sb, st, sg, sd, cursor: cursor!.offset, cache: cache!.offset };
+    const shader = kvShader({ cache: cache!.dtype as CacheType, paired });
+    queue.dispatch(shader, [x!, cursor!, cache!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [
+    kvShader({ cache: "f32", paired: false }),
+    ...(["f16", "bf16"] as const).flatMap((cache) => [true, false].map((paired) => kvShader({ cache, paired }))),
+  ],
+};
+
+const tokenShader = family("append_token", () => ({
+  bindings: [reads("ids", "array<i32>"), writes("history", "array<i32>"), reads("cursor", "array<i32>")],
+  params: ["count", "length:i32", "ids", "history", "cursor"],
+  reports: true,
+  body: `if (gid >= P.count) { return; }
+  let at = cursor[P.cursor];
+  if (at < 0 || at >= P.length) {
+    if (gid == 0u) { report(${FAILURE.historyOverflow}u, bitcast<u32>(at), bitcast<u32>(P.length), 0u); }
+    return;
+  }
+  history[P.history + gid * u32(P.length) + u32(at)] = ids[P.ids + gid];`,
+}));
+
+export const appendToken: Kernel = {
+  op: appendTokenOp,
+  record({ operands: [ids, history, cursor] }, queue) {
+    const numbers = {
+      count: ids!.count,
+      length: history!.shape[1]!,
+      ids: ids!.offset,
+      history: history!.offset,
+      cursor: cursor!.offset,
+    };
+    queue.dispatch(tokenShader({}), [ids!, history!, cursor!], numbers, groupsFor(ids!.count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [tokenShader({})],
+};

@@ -1,0 +1,162 @@
+// Elementwise ops: add, scale, activation, gated, advance. One invocation per element.
+
+import { activationOp } from "../../../ops/activation.js";
+import { addOp } from "../../../ops/add.js";
+import { advanceOp } from "../../../ops/advance.js";
+import { gatedOp } from "../../../ops/gated.js";
+import { scaleOp } from "../../../ops/scale.js";
+import type { Operand } from "../call.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import { family, reads, WORKGROUP, writes } from "../shader.js";
+import { ACTIVATIONS } from "../wgsl.js";
+
+const GUARD = "if (gid >= P.count) { return; }";
+
+const addShader = family("add", () => ({
+  bindings: [reads("a", "array<f32>"), reads("b", "array<f32>"), writes("y")],
+  params: ["count", "a", "b", "y"],
+  body: `${GUARD}
+  y[P.y + gid] = a[P.a + gid] + b[P.b + gid];`,
+}));
+
+/** y += b, for what does not fit the bindings of a product. */
+export const addInPlace = family("add", (_: { inPlace: true }) => ({
+  bindings: [reads("b", "array<f32>"), writes("y")],
+  params: ["count", "b", "y"],
+  body: `${GUARD}
+  y[P.y + gid] += b[P.b + gid];`,
+}));
+
+export const add: Kernel = {
+  op: addOp,
+  record({ operands: [a, b, y] }, queue) {
+    const { count } = y!;
+    const numbers = { count, a: a!.offset, b: b!.offset, y: y!.offset };
+    queue.dispatch(addShader({}), [a!, b!, y!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [addShader({}), addInPlace({ inPlace: true })],
+};
+
+const scaleShader = family("scale", () => ({
+  bindings: [reads("x", "array<f32>"), writes("y")],
+  params: ["count", "x", "y", "factor:f32", "softcap:f32"],
+  declarations: [ACTIVATIONS],
+  body: `${GUARD}
+  let value = x[P.x + gid] * P.factor;
+  y[P.y + gid] = value;
+  if (P.softcap > 0.0) { y[P.y + gid] = P.softcap * tanh_of(value / P.softcap); }`,
+}));
+
+export const scale: Kernel = {
+  op: scaleOp,
+  record({ operands: [x, y], attributes: [factor = 1, softcap = 0] }, queue) {
+    const numbers = { count: y!.count, x: x!.offset, y: y!.offset, factor, softcap };
+    queue.dispatch(scaleShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [scaleShader({})],
+};
+
+const activationShader = family("activation", () => ({
+  bindings: [reads("x", "array<f32>"), writes("y")],
+  params: ["count", "x", "y", "act:i32"],
+  declarations: [ACTIVATIONS],
+  body: `${GUARD}
+  y[P.y + gid] = activate(P.act, x[P.x + gid]);`,
+}));
+
+export const activation: Kernel = {
+  op: activationOp,
+  record({ operands: [x, y], attributes: [act = 0] }, queue) {
+    const numbers = { count: y!.count, x: x!.offset, y: y!.offset, act };
+    queue.dispatch(activationShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [activationShader({})],
+};
+
+/** Element offset of `i` in a tensor of up to four dims, as a WGSL function of P.<name>0 .. P.<name>3 and P.d1 .. P.d3. */
+export function locate(name: string): string {
+  return `
+fn ${name}_index(i: u32) -> u32 {
+  let i3 = i % P.d3;
+  let r3 = i / P.d3;
+  let i2 = r3 % P.d2;
+  let r2 = r3 / P.d2;
+  return P.${name} + (r2 / P.d1) * P.${name}0 + (r2 % P.d1) * P.${name}1 + i2 * P.${name}2 + i3 * P.${name}3;
+}`;
+}
+
+export const DIMS = ["d1", "d2", "d3"];
+
+export function strideParams(name: string): string[] {
+  return [name, `${name}0`, `${name}1`, `${name}2`, `${name}3`];
+}
+
+/**
+ * Shapes and strides of operands of one shape, folded into four dims: neighbours that lie in one stride for all of them
+ * become one. Undefined if more than four dims are left.
+ */
+export function fourDims(operands: Readonly<Record<string, Operand>>): Record<string, number> | undefined {
+  const names = Object.keys(operands);
+  const { shape } = operands[names[0]!]!;
+  const sizes: number[] = [];
+  const strides: number[][] = names.map(() => []);
+  for (let d = shape.length - 1; d >= 0; d--) {
+    if (shape[d] === 1) continue;
+    const last = sizes.length - 1;
+    const joins =
+      last >= 0 && names.every((name, n) => operands[name]!.strides[d] === strides[n]![last]! * sizes[last]!);
+    if (joins) sizes[last] = sizes[last]! * shape[d]!;
+    else {
+      sizes.push(shape[d]!);
+      names.forEach((name, n) => {
+        strides[n]!.push(operands[name]!.strides[d]!);
+      });
+    }
+  }
+  if (sizes.length > 4) return undefined;
+  const numbers: Record<string, number> = { d3: sizes[0] ?? 1, d2: sizes[1] ?? 1, d1: sizes[2] ?? 1 };
+  names.forEach((name, n) => {
+    numbers[name] = operands[name]!.offset;
+    for (let d = 0; d < 4; d++) numbers[`${name}${3 - d}`] = strides[n]![d] ?? 0;
+  });
+  return numbers;
+}
+
+const gatedShader = family("gated", () => ({
+  bindings: [reads("gate", "array<f32>"), reads("up", "array<f32>"), writes("y")],
+  params: ["count", "act:i32", ...DIMS, ...strideParams("g"), ...strideParams("u"), "y"],
+  declarations: [ACTIVATIONS, locate("g"), locate("u")],
+  body: `${GUARD}
+  y[P.y + gid] = activate(P.act, gate[g_index(gid)]) * up[u_index(gid)];`,
+}));
+
+export const gated: Kernel = {
+  op: gatedOp,
+  record({ operands: [gate, up, y], attributes: [act = 0] }, queue) {
+    const dims = fourDims({ g: gate!, u: up! });
+    if (!dims) return "more than four dims that do not fold";
+    const numbers = { ...dims, count: y!.count, act, y: y!.offset };
+    queue.dispatch(gatedShader({}), [gate!, up!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [gatedShader({})],
+};
+
+const advanceShader = family("advance", () => ({
+  bindings: [writes("x", "array<i32>")],
+  params: ["count", "x", "by:i32"],
+  body: `${GUARD}
+  x[P.x + gid] += P.by;`,
+}));
+
+export const advance: Kernel = {
+  op: advanceOp,
+  record({ operands: [x], attributes: [by = 0] }, queue) {
+    queue.dispatch(advanceShader({}), [x!], { count: x!.count, x: x!.offset, by }, groupsFor(x!.count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [advanceShader({})],
+};

@@ -1,0 +1,147 @@
+// four_bit_linear and four_bit_dequantize: NF4 and FP4 codes with one absmax per block, which double quantization holds
+// in 8 bits. A shader never contracts `map * nested + offset` into one rounding: the product passes through an integer.
+
+import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
+import type { Operand, Piece } from "../call.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import { type BindingSpec, bitsReader, family, reads, WORKGROUP, writes } from "../shader.js";
+import { literal } from "../wgsl.js";
+import { addInPlace } from "./elementwise.js";
+import { type Format, type ProductOptions, productSpec, productVariants, recordProduct } from "./product.js";
+
+type Absmax = "f32" | "u8";
+
+/** Bindings and functions that give `absmax_of(block)`. */
+function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
+  if (absmax === "f32") {
+    return {
+      bindings: [reads("absmax", "array<f32>")],
+      params: ["kind", "blocksize", "absmax"],
+      declarations: ["fn absmax_of(block: u32) -> f32 { return absmax[P.absmax + block]; }"],
+    };
+  }
+  return {
+    bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
+    params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero"],
+    declarations: [
+      bitsReader("absmax", "u8"),
+      `fn absmax_of(block: u32) -> f32 {
+  let scaled = map[P.map + absmax_bits(P.absmax + block)] * nested[P.nested + block / ${NESTED_BLOCK}u];
+  return bitcast<f32>(bitcast<u32>(scaled) ^ P.zero) + mean[P.mean];
+}`,
+    ],
+  };
+}
+
+const TABLE = `
+const NF4 = array<f32, 16>(${[...FOUR_BIT_TABLES[0]!].map(literal).join(", ")});
+const FP4 = array<f32, 16>(${[...FOUR_BIT_TABLES[1]!].map(literal).join(", ")});
+var<workgroup> table: array<f32, 16>;`;
+
+/** Fills the table of the kind. */
+const FILL = `
+  if (lid < 16u) { table[lid] = select(NF4[lid], FP4[lid], P.kind == 1u); }
+  workgroupBarrier();
+  `;
+
+function format(absmax: Absmax, fast: boolean): Format {
+  const { bindings, params, declarations } = statistics(absmax);
+  const shared = [TABLE, ...declarations];
+  return {
+    bindings: [reads("codes", fast ? "array<vec4<u32>>" : "array<u32>"), ...bindings],
+    params: ["codes", ...params],
+    chunk: 32,
+    prologue: FILL,
+    declarations: fast
+      ? [
+          ...shared,
+          "fn raw(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + n * P.K) / 32u + c]; }",
+          `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
+  let word = raw[i / 2u] >> ((i % 2u) * 16u);
+  return vec4<f32>(table[(word >> 4u) & 15u], table[word & 15u], table[(word >> 12u) & 15u], table[(word >> 8u) & 15u]);
+}`,
+          "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
+        ]
+      : [
+          ...shared,
+          bitsReader("codes", "u4"),
+          `fn one(n: u32, k: u32) -> f32 {
+  let i = n * P.K + k;
+  return table[codes_bits(P.codes + i)] * absmax_of(i / P.blocksize);
+}`,
+        ],
+  };
+}
+
+const linearShader = family("four_bit_linear", (options: ProductOptions & { readonly absmax: Absmax }) =>
+  productSpec(format(options.absmax, options.fast), options),
+);
+
+/** The operands of the statistics, and their numbers. */
+function parts(
+  absmax: Operand,
+  nested: Operand | undefined,
+  map: Operand | undefined,
+  mean: Operand | undefined,
+): { pieces: Piece[]; numbers: Record<string, number> } | undefined {
+  if (absmax.dtype === "f32") return { pieces: [absmax], numbers: { absmax: absmax.offset } };
+  if (!nested || !map || !mean) return undefined;
+  const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0 };
+  return { pieces: [absmax, nested, map, mean], numbers };
+}
+
+const INCOMPLETE = "absmax in u8 needs nested, map and offset";
+
+export const fourBitLinear: Kernel = {
+  op: fourBitLinearOp,
+  record(call, queue, target) {
+    const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
+    const [kind = 0, blocksize = 64, act = 0] = call.attributes;
+    const [N = 0, K = 0] = codes!.shape;
+    const statistics = parts(absmax!, nested, map, mean);
+    if (!statistics) return INCOMPLETE;
+    const pieces = [codes!, ...statistics.pieces];
+    const numbers = { kind, blocksize, codes: codes!.offset, ...statistics.numbers };
+    const fast = K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
+    // More operands than this device binds at once: the residual is added afterwards.
+    const apart = residual !== undefined && pieces.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
+    const product = { x: x!, bias, residual: apart ? undefined : residual, y: y!, N, K, act, fast, pieces, numbers };
+    recordProduct(queue, target, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
+    if (apart) {
+      const { count } = y!;
+      const offsets = { count, b: residual.offset, y: y!.offset };
+      queue.dispatch(addInPlace({ inPlace: true }), [residual, y!], offsets, groupsFor(count, WORKGROUP));
+    }
+    return undefined;
+  },
+  shaders: (target) =>
+    (["f32", "u8"] as const).flatMap((absmax) =>
+      productVariants(target, absmax === "f32" ? 4 : 7).map((options) => linearShader({ absmax, ...options })),
+    ),
+};
+
+const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Absmax }) => {
+  const { bindings, params, declarations } = statistics(absmax);
+  return {
+    bindings: [reads("codes"), ...bindings, writes("y")],
+    params: ["count", "codes", "y", ...params],
+    declarations: [TABLE, ...declarations, bitsReader("codes", "u4")],
+    body: `${FILL}
+  if (gid >= P.count) { return; }
+  y[P.y + gid] = table[codes_bits(P.codes + gid)] * absmax_of(gid / P.blocksize);`,
+  };
+});
+
+export const fourBitDequantize: Kernel = {
+  op: fourBitDequantizeOp,
+  record({ operands: [codes, absmax, nested, map, mean, w], attributes: [kind = 0, blocksize = 64] }, queue) {
+    const statistics = parts(absmax!, nested, map, mean);
+    if (!statistics) return INCOMPLETE;
+    const { count } = w!;
+    const numbers = { count, kind, blocksize, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
+    const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
+    queue.dispatch(shader, [codes!, ...statistics.pieces, w!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => (["f32", "u8"] as const).map((absmax) => dequantizeShader({ absmax })),
+};

@@ -1,0 +1,62 @@
+// linear: products with f32, f16 and bf16 matrices.
+
+import type { DType } from "../../../core/dtype.js";
+import { linearOp } from "../../../ops/linear.js";
+import type { Kernel } from "../kernel.js";
+import { family, reader, reads } from "../shader.js";
+import {
+  FLOAT_TYPES,
+  type Format,
+  type ProductOptions,
+  productSpec,
+  productVariants,
+  recordProduct,
+} from "./product.js";
+
+type Float = (typeof FLOAT_TYPES)[number];
+
+/** What `part(raw, i)` is, by dtype. */
+const PART: Readonly<Record<Float, string>> = {
+  f32: "return bitcast<vec4<f32>>(raw);",
+  bf16: `let words = select(raw.xy, raw.zw, i == 1u);
+  return bitcast<vec4<f32>>(vec4<u32>(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));`,
+  f16: `let words = select(raw.xy, raw.zw, i == 1u);
+  return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));`,
+};
+
+function format(dtype: Float, fast: boolean): Format {
+  const chunk = dtype === "f32" ? 4 : 8;
+  return {
+    bindings: [reads("w", fast ? "array<vec4<u32>>" : "array<u32>")],
+    params: ["w"],
+    chunk,
+    declarations: fast
+      ? [
+          `fn raw(n: u32, c: u32) -> vec4<u32> { return w[(P.w + n * P.K) / ${chunk}u + c]; }`,
+          `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> { ${PART[dtype]} }`,
+          "fn weight(n: u32, c: u32) -> f32 { return 1.0; }",
+        ]
+      : [reader("w", dtype), "fn one(n: u32, k: u32) -> f32 { return w_at(P.w + n * P.K + k); }"],
+  };
+}
+
+const shader = family("linear", (options: ProductOptions & { readonly weight: Float }) =>
+  productSpec(format(options.weight, options.fast), options),
+);
+
+export const linear: Kernel = {
+  op: linearOp,
+  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0] }, queue, target) {
+    const [N = 0, K = 0] = weight!.shape;
+    const dtype = weight!.dtype as Float;
+    const chunk = dtype === "f32" ? 4 : 8;
+    const fast = K % chunk === 0 && weight!.offset % chunk === 0;
+    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, pieces: [weight!], numbers: { w: weight!.offset } };
+    recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
+    return undefined;
+  },
+  shaders: (target) =>
+    FLOAT_TYPES.flatMap((weight: DType) =>
+      productVariants(target, 3).map((options) => shader({ weight: weight as Float, ...options })),
+    ),
+};

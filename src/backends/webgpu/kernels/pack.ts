@@ -1,0 +1,57 @@
+// pack and unpack: this backend keeps matrices in plain rows, so both copy bits into a range of rows.
+
+import type { DType } from "../../../core/dtype.js";
+import { packOp, unpackOp } from "../../../ops/pack.js";
+import type { Operand } from "../call.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import type { Queue } from "../queue.js";
+import { bitsReader, family, reads, type Shader, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
+
+const TYPES = ["f32", "f16", "bf16", "i8", "u4"] as const satisfies readonly DType[];
+
+const shader = family("pack", ({ dtype }: { dtype: DType }) => ({
+  bindings: [reads("x"), writes("y", "array<u32>")],
+  params: ["count", "offset", "x"],
+  declarations: [bitsReader("x", dtype)],
+  body: wordWriter("y", dtype, (e) => `x_bits(P.x + ${e})`),
+}));
+
+/** Copies the elements of `x` behind each other into `y`, from its element `at` on. */
+function into(queue: Queue, x: Operand, y: Operand, at: number): void {
+  const { dtype } = x;
+  // An odd number of 4-bit codes ends in half a byte, which travels too.
+  const ragged = dtype === "u4" && x.count % 2 === 1 && at + x.count === y.count;
+  const count = x.count + (ragged ? 1 : 0);
+  const offset = y.offset + at;
+  queue.dispatch(
+    shader({ dtype }),
+    [x, y],
+    { count, offset, x: x.offset },
+    groupsFor(wordsFor(dtype, offset, count), WORKGROUP),
+  );
+}
+
+const shaders = (): Shader[] => TYPES.map((dtype) => shader({ dtype }));
+
+export const pack: Kernel = {
+  op: packOp,
+  record({ operands: [w, packed], attributes: [row = 0] }, queue) {
+    const [rows = 0, columns = 0] = w!.shape;
+    if (row + rows > packed!.shape[0]!) return `rows ${row} + ${rows} do not fit ${packed!.shape[0]}`;
+    if (w!.dtype === "u4" && (row * columns) % 2 !== 0) {
+      return `row ${row} of ${columns} 4-bit columns does not begin a byte`;
+    }
+    into(queue, w!, packed!, row * columns);
+    return undefined;
+  },
+  shaders,
+};
+
+export const unpack: Kernel = {
+  op: unpackOp,
+  record({ operands: [packed, w] }, queue) {
+    into(queue, packed!, w!, 0);
+    return undefined;
+  },
+  shaders,
+};

@@ -1,0 +1,271 @@
+// y = act(x Wᵀ + bias) + residual for weights that are floats once decoded. Two shapes of work: for few rows of x, a
+// workgroup streams four weight rows past all of them (the weights are read once, at memory speed); for many rows, a
+// tile of 32 x 64 results is built from blocks in workgroup memory. What a weight looks like is a Format's affair.
+
+import type { DType } from "../../../core/dtype.js";
+import type { Operand, Piece } from "../call.js";
+import type { Target } from "../kernel.js";
+import type { Queue } from "../queue.js";
+import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
+import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
+
+export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
+export const BIAS_TYPES = [...FLOAT_TYPES, "none"] as const;
+export type BiasType = (typeof BIAS_TYPES)[number];
+
+/** How a stored matrix is read. `fast` needs rows that begin at whole chunks. */
+export interface Format {
+  readonly bindings: readonly BindingSpec[];
+  readonly params: readonly string[];
+  /** Elements that one vec4<u32> of codes holds. */
+  readonly chunk: number;
+  /**
+   * Fast: `raw(n, c)` -> vec4<u32> is chunk c of row n, `part(raw, i)` -> vec4<f32> its elements 4i to 4i+3, `weight(n, c)`
+   * -> f32 a factor on the chunk. Slow: `one(n, k)` -> f32.
+   */
+  readonly declarations: readonly string[];
+  /** Runs in every invocation before anything else; ends behind a barrier if it fills workgroup memory. */
+  readonly prologue?: string;
+}
+
+export interface ProductOptions {
+  readonly fast: boolean;
+  /** Rows of x that a workgroup takes; 0 for tiles. */
+  readonly rows: number;
+  readonly bias: BiasType;
+  readonly residual: boolean;
+  /** Sums go through subgroups; only without tiles. */
+  readonly subgroups: boolean;
+  readonly [more: string]: Option;
+}
+
+/** Results per workgroup in the matrix-vector form. */
+export const OUTPUTS = 4;
+const WIDTH = 64;
+const TILE_M = 32;
+const TILE_N = 64;
+const TILE_K = 32;
+const TILE_WIDTH = 128;
+/** From this many rows of x on, tiles. */
+const MANY = 9;
+
+const NUMBERS = ["M", "N", "K", "x", "bias", "residual", "y", "act:i32", "tiles"];
+
+export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
+  const { fast, rows, bias, residual, subgroups } = options;
+  const bindings = [
+    reads("x", fast ? "array<vec4<f32>>" : "array<f32>"),
+    ...format.bindings,
+    ...(bias === "none" ? [] : [reads("bias")]),
+    ...(residual ? [reads("residual", "array<f32>")] : []),
+    writes("y"),
+  ];
+  const store = `
+fn store(m: u32, n: u32, sum: f32) {
+  if (m >= P.M || n >= P.N) { return; }
+  let value = activate(P.act, sum${bias === "none" ? "" : " + bias_at(P.bias + n)"});
+  y[P.y + m * P.N + n] = value${residual ? " + residual[P.residual + m * P.N + n]" : ""};
+}`;
+  return {
+    bindings,
+    params: [...NUMBERS, ...format.params],
+    workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
+    subgroups,
+    declarations: [
+      FLOATS,
+      ACTIVATIONS,
+      ...format.declarations,
+      bias === "none" ? "" : reader("bias", bias),
+      store,
+      ...(rows === 0 ? TILES : [`var<workgroup> cells: array<f32, ${WIDTH * OUTPUTS * rows}>;`]),
+    ],
+    body: (format.prologue ?? "") + (rows === 0 ? tiled(format, fast) : streamed(format, fast, rows, subgroups)),
+  };
+}
+
+function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
+}
+
+/** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N. */
+function streamed(format: Format, fast: boolean, rows: number, subgroups: boolean): string {
+  const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
+  const lines: string[] = [
+    "let n0 = (group % P.tiles) * 4u;",
+    `let m0 = (group / P.tiles) * ${rows}u;`,
+    "if (m0 >= P.M) { return; }",
+    ...range(OUTPUTS).map((n) => `let row${n} = min(n0 + ${n}u, P.N - 1u);`),
+    ...cells.map(({ m, n }) => `var sum${m}_${n} = 0.0;`),
+  ];
+  if (fast) {
+    const quads = format.chunk / 4;
+    lines.push(
+      ...range(rows).map((m) => `let x${m} = (P.x + min(m0 + ${m}u, P.M - 1u) * P.K) / 4u;`),
+      `for (var c = lid; c < P.K / ${format.chunk}u; c += ${WIDTH}u) {`,
+      ...range(OUTPUTS).map((n) => `let raw${n} = raw(row${n}, c);`),
+      ...cells.map(({ m, n }) => `var dot${m}_${n} = 0.0;`),
+      ...range(quads).flatMap((i) => [
+        "{",
+        ...range(rows).map((m) => `let v${m} = x[x${m} + c * ${quads}u + ${i}u];`),
+        ...range(OUTPUTS).flatMap((n) => [
+          `let w${n} = part(raw${n}, ${i}u);`,
+          ...range(rows).map((m) => `dot${m}_${n} += dot(w${n}, v${m});`),
+        ]),
+        "}",
+      ]),
+      ...range(OUTPUTS).map((n) => `let weight${n} = weight(row${n}, c);`),
+      ...cells.map(({ m, n }) => `sum${m}_${n} += dot${m}_${n} * weight${n};`),
+      "}",
+    );
+  } else {
+    lines.push(
+      `for (var k = lid; k < P.K; k += ${WIDTH}u) {`,
+      ...range(rows).map((m) => `let v${m} = x[P.x + min(m0 + ${m}u, P.M - 1u) * P.K + k];`),
+      ...range(OUTPUTS).flatMap((n) => [
+        `let w${n} = one(row${n}, k);`,
+        ...range(rows).map((m) => `sum${m}_${n} += v${m} * w${n};`),
+      ]),
+      "}",
+    );
+  }
+  lines.push(
+    totals(
+      cells.map(({ m, n }) => `sum${m}_${n}`),
+      WIDTH,
+      subgroups,
+    ),
+  );
+  lines.push(
+    `if (lid < ${cells.length}u) { store(m0 + lid / ${OUTPUTS}u, n0 + lid % ${OUTPUTS}u, cells[lid * ${WIDTH}u]); }`,
+  );
+  return lines.join("\n  ");
+}
+
+const TILES = [
+  `var<workgroup> xs: array<f32, ${TILE_K * TILE_M}>;`,
+  `var<workgroup> ws: array<vec4<f32>, ${(TILE_K * TILE_N) / 4}>;`,
+];
+
+/** A tile of results; each invocation holds 4 x 4 of them. P.tiles is the number of tiles along N. */
+function tiled(format: Format, fast: boolean): string {
+  const four = range(4);
+  const perRow = fast ? TILE_K / format.chunk : TILE_K;
+  // Weights lie as ws[k][n], so that an invocation takes four n in one read.
+  const put = (k: string, n: string, value: string): string =>
+    `ws[(${k}) * ${TILE_N / 4}u + (${n}) / 4u][(${n}) % 4u] = ${value};`;
+  const loadX = fast
+    ? `for (var i = lid; i < ${(TILE_M * TILE_K) / 4}u; i += ${TILE_WIDTH}u) {
+      let m = i / ${TILE_K / 4}u;
+      let k = (i % ${TILE_K / 4}u) * 4u;
+      var v = vec4<f32>();
+      if (m0 + m < P.M && k0 + k < P.K) { v = x[(P.x + (m0 + m) * P.K + k0 + k) / 4u]; }
+      ${four.map((j) => `xs[(k + ${j}u) * ${TILE_M}u + m] = v[${j}];`).join(" ")}
+    }`
+    : `for (var i = lid; i < ${TILE_M * TILE_K}u; i += ${TILE_WIDTH}u) {
+      let m = i / ${TILE_K}u;
+      let k = i % ${TILE_K}u;
+      var v = 0.0;
+      if (m0 + m < P.M && k0 + k < P.K) { v = x[P.x + (m0 + m) * P.K + k0 + k]; }
+      xs[k * ${TILE_M}u + m] = v;
+    }`;
+  const loadW = fast
+    ? `for (var i = lid; i < ${TILE_N * perRow}u; i += ${TILE_WIDTH}u) {
+      let n = i / ${perRow}u;
+      let c = i % ${perRow}u;
+      let k = c * ${format.chunk}u;
+      if (n0 + n < P.N && k0 + k < P.K) {
+        let chunk = k0 / ${format.chunk}u + c;
+        let words = raw(n0 + n, chunk);
+        let factor = weight(n0 + n, chunk);
+        for (var q = 0u; q < ${format.chunk / 4}u; q++) {
+          let w = part(words, q) * factor;
+          ${four.map((j) => put(`k + q * 4u + ${j}u`, "n", `w[${j}]`)).join(" ")}
+        }
+      } else {
+        for (var j = 0u; j < ${format.chunk}u; j++) { ${put("k + j", "n", "0.0")} }
+      }
+    }`
+    : `for (var i = lid; i < ${TILE_N * TILE_K}u; i += ${TILE_WIDTH}u) {
+      let n = i / ${TILE_K}u;
+      let k = i % ${TILE_K}u;
+      var w = 0.0;
+      if (n0 + n < P.N && k0 + k < P.K) { w = one(n0 + n, k0 + k); }
+      ${put("k", "n", "w")}
+    }`;
+  return `
+  let n0 = (group % P.tiles) * ${TILE_N}u;
+  let m0 = (group / P.tiles) * ${TILE_M}u;
+  if (m0 >= P.M) { return; }
+  let tm = (lid / 16u) * 4u;
+  let tn = lid % 16u;
+  ${four.map((i) => `var sum${i} = vec4<f32>();`).join(" ")}
+  for (var k0 = 0u; k0 < P.K; k0 += ${TILE_K}u) {
+    ${loadX}
+    ${loadW}
+    workgroupBarrier();
+    for (var k = 0u; k < ${TILE_K}u; k++) {
+      let w = ws[k * ${TILE_N / 4}u + tn];
+      ${four.map((i) => `sum${i} += xs[k * ${TILE_M}u + tm + ${i}u] * w;`).join(" ")}
+    }
+    workgroupBarrier();
+  }
+  // One call site: the epilogue is long, and compilers inline it.
+  var sums = array<vec4<f32>, 4>(sum0, sum1, sum2, sum3);
+  for (var i = 0u; i < 16u; i++) { store(m0 + tm + i / 4u, n0 + tn * 4u + i % 4u, sums[i / 4u][i % 4u]); }`;
+}
+
+/** The options that all formats share. */
+export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups">;
+
+export interface ProductCall {
+  readonly x: Operand;
+  readonly bias: Operand | undefined;
+  readonly residual: Operand | undefined;
+  readonly y: Operand;
+  readonly N: number;
+  readonly K: number;
+  readonly act: number;
+  readonly fast: boolean;
+  /** The format's pieces and numbers. */
+  readonly pieces: readonly Piece[];
+  readonly numbers: Readonly<Record<string, number>>;
+}
+
+/** Records a product; `shader` gives the one for the options that this finds. */
+export function recordProduct(
+  queue: Queue,
+  target: Target,
+  call: ProductCall,
+  shader: (options: CommonOptions) => Shader,
+): void {
+  const { x, bias, residual, y, N, K, act, pieces } = call;
+  if (y.count === 0) return;
+  const M = y.count / N;
+  const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
+  const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
+  const made = shader({
+    fast,
+    rows,
+    bias: (bias?.dtype ?? "none") as BiasType,
+    residual: residual !== undefined,
+    subgroups: target.subgroups && rows > 0,
+  });
+  const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
+  const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
+  const all = [x, ...pieces, ...(bias ? [bias] : []), ...(residual ? [residual] : []), y];
+  const numbers = { M, N, K, act, tiles, ...offsets, ...call.numbers };
+  queue.dispatch(made, all, numbers, tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows)));
+}
+
+/** Every combination of options that `recordProduct` can ask for. */
+export function productVariants(target: Target, taken: number): CommonOptions[] {
+  return [true, false].flatMap((fast) =>
+    [0, 1, 4].flatMap((rows) =>
+      BIAS_TYPES.flatMap((bias) =>
+        [true, false]
+          .filter((residual) => taken + (bias === "none" ? 0 : 1) + (residual ? 1 : 0) <= target.storageBuffers)
+          .map((residual) => ({ fast, rows, bias, residual, subgroups: target.subgroups && rows > 0 })),
+      ),
+    ),
+  );
+}

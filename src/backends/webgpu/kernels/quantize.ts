@@ -1,0 +1,301 @@
+// Quantizing while loading: llm_int8_quantize, llm_int8_dequantize, four_bit_quantize, double_quantize. Quotients that
+// decide codes are correctly rounded, so codes equal the reference's bit for bit.
+
+import type { DType } from "../../../core/dtype.js";
+import {
+  doubleQuantizeOp,
+  FOUR_BIT,
+  FP4_THRESHOLDS,
+  fourBitQuantizeOp,
+  NESTED_BLOCK,
+  NF4_THRESHOLDS,
+} from "../../../ops/four-bit.js";
+import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
+import type { Piece } from "../call.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import type { Queue } from "../queue.js";
+import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
+import { EXACT_DIVIDE, FLOATS, fold, literal } from "../wgsl.js";
+
+const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
+
+function scratch(queue: Queue, slot: string, words: number): Piece {
+  const size = Math.max(16, Math.ceil(words / 4) * 16);
+  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+}
+
+const rowScale = family("llm_int8_quantize", ({ w }: { step: "scale"; w: DType }) => ({
+  bindings: [reads("w"), writes("scb"), writes("inverse")],
+  params: ["rows", "columns", "w", "scb"],
+  declarations: [FLOATS, EXACT_DIVIDE, reader("w", w), fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`)],
+  body: `if (group >= P.rows) { return; }
+  var size = 0.0;
+  for (var k = lid; k < P.columns; k += ${WORKGROUP}u) { size = max(size, abs(w_at(P.w + group * P.columns + k))); }
+  let scale = largest(size, lid);
+  if (lid == 0u) {
+    scb[P.scb + group] = scale;
+    inverse[group] = 0.0;
+    if (scale > 0.0) { inverse[group] = exact_divide(1.0, scale) * 127.0; }
+  }`,
+}));
+
+const rowCodes = family("llm_int8_quantize", ({ w }: { step: "codes"; w: DType }) => ({
+  bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
+  params: ["count", "offset", "columns", "w"],
+  declarations: [FLOATS, reader("w", w)],
+  body: wordWriter(
+    "codes",
+    "i8",
+    (e) => `bitcast<u32>(i32(round(w_at(P.w + ${e}) * inverse[${e} / P.columns]))) & 0xffu`,
+  ),
+}));
+
+export const llmInt8Quantize: Kernel = {
+  op: llmInt8QuantizeOp,
+  record({ operands: [w, codes, scb], attributes: [row = 0] }, queue) {
+    const [rows = 0, columns = 0] = w!.shape;
+    if (row + rows > codes!.shape[0]!) return `rows ${row} + ${rows} do not fit ${codes!.shape[0]}`;
+    if (rows === 0) return undefined;
+    const inverse = scratch(queue, "inverse", rows);
+    const type = w!.dtype;
+    const sizes = { rows, columns, w: w!.offset, scb: scb!.offset + row };
+    queue.dispatch(rowScale({ step: "scale", w: type }), [w!, scb!, inverse], sizes, rows);
+    const offset = codes!.offset + row * columns;
+    const numbers = { count: w!.count, offset, columns, w: w!.offset };
+    const groups = groupsFor(wordsFor("i8", offset, w!.count), WORKGROUP);
+    queue.dispatch(rowCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
+    return undefined;
+  },
+  shaders: () => FLOAT.flatMap((w) => [rowScale({ step: "scale", w }), rowCodes({ step: "codes", w })]),
+};
+
+const rowValues = family("llm_int8_dequantize", () => ({
+  bindings: [reads("codes"), reads("scb", "array<f32>"), writes("w")],
+  params: ["count", "columns", "codes", "scb", "w"],
+  declarations: [reader("codes", "i8")],
+  body: `if (gid >= P.count) { return; }
+  w[P.w + gid] = codes_at(P.codes + gid) * scb[P.scb + gid / P.columns] * ${literal(Math.fround(1 / 127))};`,
+}));
+
+export const llmInt8Dequantize: Kernel = {
+  op: llmInt8DequantizeOp,
+  record({ operands: [codes, scb, w] }, queue) {
+    const { count } = w!;
+    const numbers = { count, columns: w!.shape[1]!, codes: codes!.offset, scb: scb!.offset, w: w!.offset };
+    queue.dispatch(rowValues({}), [codes!, scb!, w!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [rowValues({})],
+};
+
+const blockScale = family("four_bit_quantize", ({ w }: { step: "scale"; w: DType }) => ({
+  bindings: [reads("w"), writes("absmax"), writes("inverse")],
+  params: ["count", "elements", "blocksize", "w", "absmax"],
+  declarations: [FLOATS, EXACT_DIVIDE, reader("w", w)],
+  body: `if (gid >= P.count) { return; }
+  let end = min((gid + 1u) * P.blocksize, P.elements);
+  var size = 0.0;
+  for (var i = gid * P.blocksize; i < end; i++) { size = max(size, abs(w_at(P.w + i))); }
+  absmax[P.absmax + gid] = size;
+  inverse[2u * gid] = size;
+  inverse[2u * gid + 1u] = 0.0;
+  if (size > 0.0) { inverse[2u * gid + 1u] = exact_divide(1.0, size); }`,
+}));
+
+const thresholds = (name: string, values: Float32Array): string =>
+  `const ${name} = array<f32, ${values.length}>(${[...values].map(literal).join(", ")});`;
+
+const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType }) => ({
+  bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
+  // One element more than there are, if the matrix ends in half a byte: that half is the code of zero.
+  params: ["count", "offset", "elements", "blocksize", "kind", "w"],
+  declarations: [
+    FLOATS,
+    EXACT_DIVIDE,
+    reader("w", w),
+    thresholds("NF4", NF4_THRESHOLDS),
+    thresholds("FP4", FP4_THRESHOLDS),
+    "const FP4_CODES = array<u32, 8>(0u, 1u, 6u, 7u, 4u, 5u, 2u, 3u);",
+    `fn code_of(e: u32) -> u32 {
+  var value = 0.0;
+  if (e < P.elements) {
+    let block = e / P.blocksize;
+    let size = inverse[2u * block];
+    value = w_at(P.w + e);
+    if ((block + 1u) * P.blocksize > P.elements && size > 0.0) { value = exact_divide(value, size); }
+    else { value = value * inverse[2u * block + 1u]; }
+    value = clamp(value, -1.0, 1.0);
+  }
+  var below = 0u;
+  if (P.kind == ${FOUR_BIT.nf4}u) {
+    for (var i = 0u; i < 15u; i++) { below += select(0u, 1u, value > NF4[i]); }
+    return below;
+  }
+  for (var i = 0u; i < 7u; i++) {
+    below += select(0u, 1u, abs(value) > FP4[i] || (value < 0.0 && abs(value) == FP4[i]));
+  }
+  return FP4_CODES[below] + select(0u, 8u, value < 0.0);
+}`,
+  ],
+  body: wordWriter("codes", "u4", (e) => `code_of(${e})`),
+}));
+
+export const fourBitQuantize: Kernel = {
+  op: fourBitQuantizeOp,
+  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }, queue) {
+    const [rows = 0, columns = 0] = w!.shape;
+    const [total = 0] = codes!.shape;
+    const begin = row * columns;
+    if (begin % blocksize !== 0) return `row ${row} of ${columns} columns does not begin a block of ${blocksize}`;
+    if (row + rows > total) return `rows ${row} + ${rows} do not fit ${total}`;
+    const elements = w!.count;
+    if (elements === 0) return undefined;
+    const blocks = Math.ceil(elements / blocksize);
+    const inverse = scratch(queue, "inverse", 2 * blocks);
+    const type = w!.dtype;
+    const sizes = { count: blocks, elements, blocksize, w: w!.offset, absmax: absmax!.offset + begin / blocksize };
+    const first = [w!, absmax!, inverse];
+    queue.dispatch(blockScale({ step: "scale", w: type }), first, sizes, groupsFor(blocks, WORKGROUP));
+    const end = begin + elements;
+    const count = elements + (end % 2 === 1 && end === total * columns ? 1 : 0);
+    const offset = codes!.offset + begin;
+    const numbers = { count, offset, elements, blocksize, kind, w: w!.offset };
+    const groups = groupsFor(wordsFor("u4", offset, count), WORKGROUP);
+    queue.dispatch(blockCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
+    return undefined;
+  },
+  shaders: () => FLOAT.flatMap((w) => [blockScale({ step: "scale", w }), blockCodes({ step: "codes", w })]),
+};
+
+// The mean of all absmax values, to the last bit: values are added in fixed point, 2^-40 of the largest's power of two.
+const WIDTH = 256;
+const meanShader = family("double_quantize", (_: { step: "mean" }) => ({
+  bindings: [reads("absmax", "array<f32>"), writes("mean")],
+  params: ["count", "absmax", "mean"],
+  workgroup: WIDTH,
+  declarations: [
+    fold("largest", "u32", WIDTH, (a, b) => `max(${a}, ${b})`),
+    `var<workgroup> low: array<u32, ${WIDTH}>;
+var<workgroup> high: array<u32, ${WIDTH}>;`,
+  ],
+  body: `var size = 0u;
+  for (var j = lid; j < P.count; j += ${WIDTH}u) { size = max(size, bitcast<u32>(absmax[P.absmax + j])); }
+  let top = largest(size, lid) >> 23u;
+  var l = 0u;
+  var h = 0u;
+  for (var j = lid; j < P.count; j += ${WIDTH}u) {
+    let bits = bitcast<u32>(absmax[P.absmax + j]);
+    let mantissa = select(0u, (bits & 0x7fffffu) | 0x800000u, (bits >> 23u) != 0u);
+    // mantissa * 2^(16 - distance), in 64 bits
+    let distance = top - (bits >> 23u);
+    var vl = 0u;
+    var vh = 0u;
+    if (distance <= 16u) {
+      let s = 16u - distance;
+      vl = mantissa << s;
+      if (s > 0u) { vh = mantissa >> (32u - s); }
+    } else if (distance < 40u) { vl = mantissa >> (distance - 16u); }
+    let sum = l + vl;
+    h += vh + select(0u, 1u, sum < l);
+    l = sum;
+  }
+  low[lid] = l;
+  high[lid] = h;
+  workgroupBarrier();
+  if (lid != 0u) { return; }
+  for (var i = 1u; i < ${WIDTH}u; i++) {
+    let sum = l + low[i];
+    h += high[i] + select(0u, 1u, sum < l);
+    l = sum;
+  }
+  if (P.count == 0u || (h == 0u && l == 0u)) { mean[P.mean] = 0.0; return; }
+  // Long division of the 64-bit sum by the count, most significant bit first, with 32 fraction bits behind it; the
+  // quotient keeps 25 bits and whether anything is left.
+  var rest = 0u;
+  var quotient = 0u;
+  var taken = 0u;
+  var point = 0i;
+  var sticky = false;
+  for (var bit = 0u; bit < 96u; bit++) {
+    var next = 0u;
+    if (bit < 32u) { next = (h >> (31u - bit)) & 1u; } else if (bit < 64u) { next = (l >> (63u - bit)) & 1u; }
+    let over = rest >> 31u;
+    rest = (rest << 1u) | next;
+    var digit = 0u;
+    if (over == 1u || rest >= P.count) { rest -= P.count; digit = 1u; }
+    if (taken < 25u) {
+      quotient = (quotient << 1u) | digit;
+      if (quotient != 0u) { taken += 1u; }
+      if (taken == 1u && digit == 1u && quotient == 1u) { point = 63 - i32(bit); }
+    } else if (digit == 1u) { sticky = true; }
+  }
+  if (rest != 0u) { sticky = true; }
+  // value = quotient * 2^(point - 24) in units of 2^(top - 127 - 23 - 16)
+  var rounded = quotient >> 1u;
+  if ((quotient & 1u) == 1u && (sticky || (rounded & 1u) == 1u)) { rounded += 1u; }
+  var exponent = i32(top) - 39 + point;
+  if (rounded == 0x1000000u) { rounded = 0x800000u; exponent += 1; }
+  mean[P.mean] = 0.0;
+  if (exponent > 0) { mean[P.mean] = bitcast<f32>((u32(exponent) << 23u) | (rounded & 0x7fffffu)); }`,
+}));
+
+const nestedScale = family("double_quantize", (_: { step: "scale" }) => ({
+  bindings: [reads("absmax", "array<f32>"), reads("mean", "array<f32>"), writes("nested"), writes("inverse")],
+  params: ["count", "absmax", "mean", "nested"],
+  declarations: [EXACT_DIVIDE, fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`)],
+  body: `if (group * ${NESTED_BLOCK}u >= P.count) { return; }
+  let end = min((group + 1u) * ${NESTED_BLOCK}u, P.count);
+  var size = 0.0;
+  for (var j = group * ${NESTED_BLOCK}u + lid; j < end; j += ${WORKGROUP}u) {
+    size = max(size, abs(absmax[P.absmax + j] - mean[P.mean]));
+  }
+  let scale = largest(size, lid);
+  if (lid == 0u) {
+    nested[P.nested + group] = scale;
+    inverse[group] = 0.0;
+    if (scale > 0.0) { inverse[group] = exact_divide(1.0, scale); }
+  }`,
+}));
+
+const nestedCodes = family("double_quantize", (_: { step: "codes" }) => ({
+  bindings: [
+    reads("absmax", "array<f32>"),
+    reads("mean", "array<f32>"),
+    reads("map", "array<f32>"),
+    reads("inverse", "array<f32>"),
+    writes("codes", "array<u32>"),
+  ],
+  params: ["count", "offset", "absmax", "mean", "map"],
+  declarations: [
+    `fn code_of(j: u32) -> u32 {
+  let x = clamp((absmax[P.absmax + j] - mean[P.mean]) * inverse[j / ${NESTED_BLOCK}u], -1.0, 1.0);
+  // The number of midpoints below x: they ascend.
+  var first = 0u;
+  var last = 255u;
+  while (first < last) {
+    let i = (first + last) / 2u;
+    if (x > (map[P.map + i] + map[P.map + i + 1u]) * 0.5) { first = i + 1u; } else { last = i; }
+  }
+  return first;
+}`,
+  ],
+  body: wordWriter("codes", "u8", (e) => `code_of(${e})`),
+}));
+
+export const doubleQuantize: Kernel = {
+  op: doubleQuantizeOp,
+  record({ operands: [absmax, map, codes, nested, mean] }, queue) {
+    const { count, offset: at } = absmax!;
+    const blocks = Math.ceil(count / NESTED_BLOCK);
+    const offsets = { count, absmax: at, mean: mean!.offset };
+    queue.dispatch(meanShader({ step: "mean" }), [absmax!, mean!], offsets, 1);
+    const inverse = scratch(queue, "inverse", blocks);
+    const sizes = { ...offsets, nested: nested!.offset };
+    queue.dispatch(nestedScale({ step: "scale" }), [absmax!, mean!, nested!, inverse], sizes, blocks);
+    const numbers = { ...offsets, offset: codes!.offset, map: map!.offset };
+    const groups = groupsFor(wordsFor("u8", codes!.offset, count), WORKGROUP);
+    queue.dispatch(nestedCodes({ step: "codes" }), [absmax!, mean!, map!, inverse, codes!], numbers, groups);
+    return undefined;
+  },
+  shaders: () => [meanShader({ step: "mean" }), nestedScale({ step: "scale" }), nestedCodes({ step: "codes" })],
+};

@@ -1,0 +1,117 @@
+// rope_table and rope. WGSL's sin and cos may be off by 2^-11, so the table reduces its angles in fixed point, exactly,
+// and evaluates polynomials (Moshier's Cephes, sinf.c).
+
+import { ropeOp, ropeTableOp } from "../../../ops/rope.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import { family, reads, WORKGROUP, writes } from "../shader.js";
+import { MULHI } from "../wgsl.js";
+
+/** cos and sin of any f32 below 2^31. 1/2π has 96 fraction bits here; the product with a 24-bit mantissa keeps 64. */
+const TURN = `
+struct Turn { cos: f32, sin: f32 }
+fn turn(angle: f32) -> Turn {
+  var r = abs(angle);
+  var quadrant = 0u;
+  if (r > 0.78) {
+    let bits = bitcast<u32>(r);
+    let mantissa = (bits & 0x7fffffu) | 0x800000u;
+    let shift = i32(bits >> 23u) - 150;
+    // 1/2π = 0x28be60db 9391054a 7f09d5f4 * 2^-96
+    var c0 = 0x28be60dbu;
+    var c1 = 0x9391054au;
+    var c2 = 0x7f09d5f4u;
+    if (shift < 0) {
+      let s = u32(-shift);
+      c2 = (c2 >> s) | (c1 << (32u - s));
+      c1 = (c1 >> s) | (c0 << (32u - s));
+      c0 = c0 >> s;
+    } else if (shift > 0) {
+      let s = u32(min(shift, 31));
+      c0 = (c0 << s) | (c1 >> (32u - s));
+      c1 = (c1 << s) | (c2 >> (32u - s));
+      c2 = c2 << s;
+    }
+    // The fraction of a turn, in units of 2^-32 and 2^-64.
+    let low = mantissa * c1 + mulhi(mantissa, c2);
+    let carry = select(0u, 1u, low < mulhi(mantissa, c2));
+    let high = mantissa * c0 + mulhi(mantissa, c1) + carry;
+    quadrant = (high + 0x20000000u) >> 30u;
+    let rest = bitcast<i32>(high - (quadrant << 30u));
+    r = (f32(rest) + f32(low) * 2.3283064365386963e-10) * 1.4629180792671596e-9;
+  }
+  let z = r * r;
+  let s = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * r + r;
+  let c = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z - 0.5 * z + 1.0;
+  var result: Turn;
+  switch (quadrant & 3u) {
+    case 0u: { result = Turn(c, s); }
+    case 1u: { result = Turn(-s, c); }
+    case 2u: { result = Turn(-c, -s); }
+    default: { result = Turn(s, -c); }
+  }
+  if (angle < 0.0) { result.sin = -result.sin; }
+  return result;
+}`;
+
+const tableShader = family("rope_table", () => ({
+  bindings: [reads("positions", "array<i32>"), reads("frequencies", "array<f32>"), writes("table")],
+  params: ["count", "pairs", "positions", "frequencies", "table", "scale:f32"],
+  declarations: [MULHI, TURN],
+  body: `if (gid >= P.count) { return; }
+  let i = gid / P.pairs;
+  let r = gid % P.pairs;
+  let t = turn(f32(positions[P.positions + i]) * frequencies[P.frequencies + r]);
+  let at = P.table + i * 2u * P.pairs + r;
+  table[at] = t.cos * P.scale;
+  table[at + P.pairs] = t.sin * P.scale;`,
+}));
+
+export const ropeTable: Kernel = {
+  op: ropeTableOp,
+  record({ operands: [positions, frequencies, table], attributes: [scale = 1] }, queue) {
+    const pairs = frequencies!.count;
+    const count = positions!.count * pairs;
+    const offsets = { positions: positions!.offset, frequencies: frequencies!.offset, table: table!.offset };
+    const pieces = [positions!, frequencies!, table!];
+    queue.dispatch(tableShader({}), pieces, { count, pairs, ...offsets, scale }, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [tableShader({})],
+};
+
+const ropeShader = family("rope", () => ({
+  bindings: [reads("x", "array<f32>"), reads("table", "array<f32>"), writes("y")],
+  params: ["count", "steps", "heads", "size", "pairs", "interleaved", "x", "sb", "st", "sh", "sd", "table", "y"],
+  body: `if (gid >= P.count) { return; }
+  let d = gid % P.size;
+  let h = (gid / P.size) % P.heads;
+  let i = gid / (P.size * P.heads);
+  let at = P.x + (i / P.steps) * P.sb + (i % P.steps) * P.st + h * P.sh;
+  if (d >= 2u * P.pairs) {
+    y[P.y + gid] = x[at + d * P.sd];
+    return;
+  }
+  var r = d % P.pairs;
+  var first = r;
+  var second = r + P.pairs;
+  if (P.interleaved != 0u) { r = d / 2u; first = 2u * r; second = first + 1u; }
+  let cos = table[P.table + i * 2u * P.pairs + r];
+  let sin = table[P.table + i * 2u * P.pairs + P.pairs + r];
+  let a = x[at + first * P.sd];
+  let b = x[at + second * P.sd];
+  y[P.y + gid] = select(b * cos + a * sin, a * cos - b * sin, d == first);`,
+}));
+
+export const rope: Kernel = {
+  op: ropeOp,
+  record({ operands: [x, table, y], attributes: [interleaved = 0] }, queue) {
+    const [, steps = 0, heads = 0, size = 0] = x!.shape;
+    const [sb = 0, st = 0, sh = 0, sd = 0] = x!.strides;
+    const { count } = y!;
+    const sizes = { count, steps, heads, size, pairs: table!.shape[3]!, interleaved };
+    const numbers = { ...sizes, x: x!.offset, sb, st, sh, sd, table: table!.offset, y: y!.offset };
+    queue.dispatch(ropeShader({}), [x!, table!, y!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [ropeShader({})],
+};

@@ -1,0 +1,279 @@
+// sample: temperature, top-k, top-p, min-p and the draw, one workgroup per row. Nothing is sorted: thresholds are found
+// digit by digit (8 bits at a time) over keys whose order is that of the scores. Probabilities are held as integers in
+// units of 2^-31 of the largest, and added in 64 bits, so that the order of additions cannot change a draw. Ids equal
+// the reference's unless a decision hangs on the last bits of an exponential.
+
+import { sampleOp } from "../../../ops/sampling.js";
+import { FAILURE } from "../errors.js";
+import type { Kernel } from "../kernel.js";
+import { family, reads, writes } from "../shader.js";
+import { fold, LOWEST, MULHI } from "../wgsl.js";
+
+const WIDTH = 256;
+
+const HELPERS = `
+struct Wide { high: u32, low: u32 }
+fn add_wide(a: Wide, b: Wide) -> Wide {
+  let low = a.low + b.low;
+  return Wide(a.high + b.high + select(0u, 1u, low < a.low), low);
+}
+fn above(a: Wide, b: Wide) -> bool { return a.high > b.high || (a.high == b.high && a.low > b.low); }
+/** floor(a * n / 2^24) for n up to 2^24 */
+fn part_of(a: Wide, n: u32) -> Wide {
+  let p0 = a.low * n;
+  let m = mulhi(a.low, n);
+  let p1 = a.high * n + m;
+  let p2 = mulhi(a.high, n) + select(0u, 1u, p1 < m);
+  return Wide((p1 >> 24u) | (p2 << 8u), (p0 >> 24u) | (p1 << 8u));
+}
+fn key_of(score: f32) -> u32 {
+  let bits = bitcast<u32>(score + 0.0);
+  return select(bits | 0x80000000u, ~bits, (bits >> 31u) != 0u);
+}
+var<workgroup> counts: array<atomic<u32>, 256>;
+var<workgroup> highs: array<atomic<u32>, 256>;
+var<workgroup> chosen: array<u32, 4>;
+var<workgroup> sums: array<Wide, ${WIDTH}>;
+var<workgroup> ties: array<u32, ${WIDTH}>;
+fn score_at(v: u32) -> f32 { return bitcast<f32>(logits[base + v]) / P.temperature; }
+fn mass_of(score: f32) -> u32 { return u32(exp(score - top) * 2147483648.0); }
+var<private> base: u32;
+var<private> top: f32;
+fn clear(lid: u32) {
+  atomicStore(&counts[lid], 0u);
+  atomicStore(&highs[lid], 0u);
+  workgroupBarrier();
+}
+fn philox(step: u32, row: u32) -> u32 {
+  var c0 = step; var c1 = row; var c2 = 0u; var c3 = 0u;
+  var k0 = P.seed; var k1 = 0x4f435456u;
+  for (var round = 0u; round < 10u; round++) {
+    let n0 = mulhi(0xcd9e8d57u, c2) ^ c1 ^ k0;
+    let n2 = mulhi(0xd2511f53u, c0) ^ c3 ^ k1;
+    c1 = 0xcd9e8d57u * c2;
+    c3 = 0xd2511f53u * c0;
+    c0 = n0;
+    c2 = n2;
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+  return c0 >> 8u;
+}`;
+
+/** The key of the k-th largest score, into `limit`: digit by digit from above. */
+const TOP_K = `
+  var limit = key_of(lowest);
+  if (P.top_k > 0u && P.top_k < P.vocabulary) {
+    var prefix = 0u;
+    var wanted = P.top_k;
+    for (var shift = 24i; shift >= 0; shift -= 8) {
+      clear(lid);
+      for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+        let score = score_at(v);
+        let key = key_of(score);
+        if (score >= lowest && (shift == 24 || (key >> u32(shift + 8)) == prefix)) {
+          atomicAdd(&counts[(key >> u32(shift)) & 255u], 1u);
+        }
+      }
+      workgroupBarrier();
+      if (lid == 0u) {
+        var left = wanted;
+        var digit = 255u;
+        loop {
+          let n = atomicLoad(&counts[digit]);
+          if (n >= left || digit == 0u) { break; }
+          left -= n;
+          digit -= 1u;
+        }
+        chosen[0] = digit;
+        chosen[1] = left;
+      }
+      workgroupBarrier();
+      prefix = (prefix << 8u) | chosen[0];
+      wanted = chosen[1];
+      workgroupBarrier();
+    }
+    limit = max(limit, prefix);
+  }`;
+
+/** The smallest key that top-p keeps, and how many scores of that key: the light end of the scores goes, up to 1 - p. */
+const TOP_P = `
+  var spare = 0xffffffffu;
+  if (P.keep < 16777216u) {
+    var total = Wide(0u, 0u);
+    for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+      let score = score_at(v);
+      if (score >= lowest && key_of(score) >= limit) { total = add_wide(total, Wide(0u, mass_of(score))); }
+    }
+    let budget = part_of(whole(total, lid), 16777216u - P.keep);
+    var prefix = 0u;
+    var below = Wide(0u, 0u);
+    for (var shift = 24i; shift >= 0; shift -= 8) {
+      clear(lid);
+
+      for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+        let score = score_at(v);
+        let key = key_of(score);
+        if (score >= lowest && key >= limit && (shift == 24 || (key >> u32(shift + 8)) == prefix)) {
+          let digit = (key >> u32(shift)) & 255u;
+          let mass = mass_of(score);
+          let before = atomicAdd(&counts[digit], mass);
+          if (before + mass < before) { atomicAdd(&highs[digit], 1u); }
+          if (mass == 0u) { atomicMax(&met[digit], 1u); } else { atomicMax(&met[digit], 2u); }
+        }
+      }
+      workgroupBarrier();
+      if (lid == 0u) {
+        // The first digit whose scores do not all go; the largest digit that holds any stays in every case.
+        var sum = below;
+        var last = below;
+        var digit = 0u;
+        var held = 0u;
+        for (var i = 0u; i < 256u; i++) {
+          if (atomicLoad(&met[i]) == 0u) { continue; }
+          held = i;
+          last = sum;
+          sum = add_wide(sum, Wide(atomicLoad(&highs[i]), atomicLoad(&counts[i])));
+          if (above(sum, budget)) { break; }
+        }
+        digit = held;
+        chosen[0] = digit;
+        chosen[1] = last.high;
+        chosen[2] = last.low;
+      }
+      workgroupBarrier();
+      prefix = (prefix << 8u) | chosen[0];
+      below = Wide(chosen[1], chosen[2]);
+      atomicStore(&met[lid], 0u);
+      workgroupBarrier();
+    }
+    limit = max(limit, prefix);
+    // Of several scores with that very key, those with the highest ids go first, as long as the budget lasts.
+    if (lid == 0u) {
+      let bits = select(~limit, limit & 0x7fffffffu, (limit >> 31u) != 0u);
+      let mass = mass_of(bitcast<f32>(bits));
+      var gone = 0u;
+      var sum = below;
+      if (mass > 0u) {
+        loop {
+          sum = add_wide(sum, Wide(0u, mass));
+          if (above(sum, budget) || gone >= P.vocabulary) { break; }
+          gone += 1u;
+        }
+      }
+      chosen[3] = gone;
+    }
+    workgroupBarrier();
+    var equal = 0u;
+    for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+      let score = score_at(v);
+      if (score >= lowest && key_of(score) == limit) { equal += 1u; }
+    }
+    let held = whole(Wide(0u, equal), lid).low;
+    spare = max(1u, held - min(held, chosen[3]));
+  }`;
+
+/** Sums the mass of what is kept in order of ids, and finds the first id that passes the target. */
+const DRAW = `
+  let span = (P.vocabulary + ${WIDTH - 1}u) / ${WIDTH}u;
+  let first = min(lid * span, P.vocabulary);
+  let end = min(first + span, P.vocabulary);
+  var equal = 0u;
+  for (var v = first; v < end; v++) {
+    let score = score_at(v);
+    if (score >= lowest && key_of(score) == limit) { equal += 1u; }
+  }
+  ties[lid] = equal;
+  workgroupBarrier();
+  var rank = 0u;
+  for (var i = 0u; i < lid; i++) { rank += ties[i]; }
+  var met_before = rank;
+  var mine = Wide(0u, 0u);
+  var newest = -1i;
+  for (var v = first; v < end; v++) {
+    let score = score_at(v);
+    let key = key_of(score);
+    if (!(score >= lowest) || key < limit) { continue; }
+    if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
+    if (P.min_p > 0.0 && exp(score - top) < P.min_p) { continue; }
+    mine = add_wide(mine, Wide(0u, mass_of(score)));
+    newest = i32(v);
+  }
+  sums[lid] = mine;
+  workgroupBarrier();
+  let total = whole(mine, lid);
+  let target_mass = part_of(total, philox(u32(counter[P.counter]), group));
+  var before = Wide(0u, 0u);
+  for (var i = 0u; i < lid; i++) { before = add_wide(before, sums[i]); }
+  let after = add_wide(before, mine);
+  let fallback = latest(newest, lid);
+  if (above(after, target_mass) && !above(before, target_mass)) {
+    var sum = before;
+    var found = -1i;
+    rank = met_before;
+    for (var v = first; v < end && found < 0; v++) {
+      let score = score_at(v);
+      let key = key_of(score);
+      if (!(score >= lowest) || key < limit) { continue; }
+      if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
+      if (P.min_p > 0.0 && exp(score - top) < P.min_p) { continue; }
+      sum = add_wide(sum, Wide(0u, mass_of(score)));
+      if (above(sum, target_mass)) { found = i32(v); }
+    }
+    ids[P.ids + group] = found;
+  } else if (lid == 0u && !above(total, target_mass)) {
+    ids[P.ids + group] = max(fallback, 0);
+  }`;
+
+const shader = family("sample", () => ({
+  bindings: [reads("logits"), reads("counter", "array<i32>"), writes("ids", "array<i32>")],
+  params: ["rows", "vocabulary", "logits", "counter", "ids", "temperature:f32", "top_k", "keep", "min_p:f32", "seed"],
+  reports: true,
+  workgroup: WIDTH,
+  declarations: [
+    MULHI,
+    HELPERS,
+    `var<workgroup> met: array<atomic<u32>, ${WIDTH}>;`,
+    fold("highest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
+    fold("latest", "i32", WIDTH, (a, b) => `max(${a}, ${b})`),
+    fold("whole", "Wide", WIDTH, (a, b) => `add_wide(${a}, ${b})`),
+  ],
+  body: `if (group >= P.rows) { return; }
+  base = P.logits + group * P.vocabulary;
+  // Scores below this are minus infinity: never drawn.
+  let lowest = ${LOWEST};
+  var most = lowest;
+  for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+    let bits = logits[base + v];
+    if ((bits & 0x7fffffffu) > 0x7f800000u) { report(${FAILURE.nan}u, 0u, 0u, 0u); }
+    most = max(most, bitcast<f32>(bits) / P.temperature);
+  }
+  top = highest(most, lid);
+  ${TOP_K}
+  ${TOP_P}
+  ${DRAW}`,
+}));
+
+const advance = family("sample", (_: { step: "advance" }) => ({
+  bindings: [writes("counter", "array<i32>")],
+  params: ["counter"],
+  workgroup: 1,
+  body: "counter[P.counter] += 1;",
+}));
+
+export const sample: Kernel = {
+  op: sampleOp,
+  record(
+    { operands: [logits, counter, ids], attributes: [temperature = 1, top_k = 0, top_p = 1, min_p = 0, seed = 0] },
+    queue,
+  ) {
+    const [rows = 0, vocabulary = 0] = logits!.shape;
+    const keep = Math.min(16777216, Math.max(0, Math.round(top_p * 16777216)));
+    const offsets = { logits: logits!.offset, counter: counter!.offset, ids: ids!.offset };
+    const numbers = { rows, vocabulary, ...offsets, temperature, top_k, keep, min_p, seed };
+    queue.dispatch(shader({}), [logits!, counter!, ids!], numbers, rows);
+    queue.dispatch(advance({ step: "advance" }), [counter!], { counter: counter!.offset }, 1);
+    return undefined;
+  },
+  shaders: () => [shader({}), advance({ step: "advance" })],
+};

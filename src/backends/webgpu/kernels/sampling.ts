@@ -1,0 +1,120 @@
+// argmax, penalize and token_logprobs: one workgroup per row of logits. NaN is found by its bits: WGSL may assume that
+// there is none.
+
+import { argmaxOp, penalizeOp } from "../../../ops/sampling.js";
+import { tokenLogprobsOp } from "../../../ops/token-logprobs.js";
+import { FAILURE } from "../errors.js";
+import type { Kernel } from "../kernel.js";
+import { family, reads, writes } from "../shader.js";
+import { fold, LOWEST } from "../wgsl.js";
+
+const WIDTH = 256;
+const NAN = "(bits & 0x7fffffffu) > 0x7f800000u";
+
+const argmaxShader = family("argmax", () => ({
+  bindings: [reads("logits"), writes("ids", "array<i32>")],
+  params: ["rows", "vocabulary", "logits", "ids"],
+  reports: true,
+  workgroup: WIDTH,
+  declarations: [
+    `struct Best { score: f32, id: u32 }
+fn better(a: Best, b: Best) -> Best {
+  if (b.id != 0xffffffffu && (a.id == 0xffffffffu || b.score > a.score || (b.score == a.score && b.id < a.id))) { return b; }
+  return a;
+}`,
+    fold("best_of", "Best", WIDTH, (a, b) => `better(${a}, ${b})`),
+  ],
+  body: `if (group >= P.rows) { return; }
+  var best = Best(0.0, 0xffffffffu);
+  for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+    let bits = logits[P.logits + group * P.vocabulary + v];
+    if (${NAN}) { report(${FAILURE.nan}u, 0u, 0u, 0u); }
+    best = better(best, Best(bitcast<f32>(bits), v));
+  }
+  let found = best_of(best, lid);
+  if (lid == 0u) { ids[P.ids + group] = i32(found.id); }`,
+}));
+
+export const argmax: Kernel = {
+  op: argmaxOp,
+  record({ operands: [logits, ids] }, queue) {
+    const [rows = 0, vocabulary = 0] = logits!.shape;
+    const numbers = { rows, vocabulary, logits: logits!.offset, ids: ids!.offset };
+    queue.dispatch(argmaxShader({}), [logits!, ids!], numbers, rows);
+    return undefined;
+  },
+  shaders: () => [argmaxShader({})],
+};
+
+// Each id of a row's history counts once: who sets its bit first applies the penalty.
+const penalizeShader = family("penalize", () => ({
+  bindings: [writes("logits"), reads("history", "array<i32>"), writes("met", "array<atomic<u32>>")],
+  params: ["rows", "vocabulary", "words", "length", "logits", "history", "penalty:f32"],
+  reports: true,
+  workgroup: WIDTH,
+  body: `if (group >= P.rows) { return; }
+  for (var w = lid; w < P.words; w += ${WIDTH}u) { atomicStore(&met[group * P.words + w], 0u); }
+  storageBarrier();
+  for (var j = lid; j < P.length; j += ${WIDTH}u) {
+    let id = history[P.history + group * P.length + j];
+    if (id < 0) { continue; }
+    if (id >= i32(P.vocabulary)) { report(${FAILURE.tokenId}u, bitcast<u32>(id), P.vocabulary, 0u); continue; }
+    let bit = 1u << (u32(id) & 31u);
+    if ((atomicOr(&met[group * P.words + u32(id) / 32u], bit) & bit) != 0u) { continue; }
+    let at = P.logits + group * P.vocabulary + u32(id);
+    let score = logits[at];
+    logits[at] = select(score / P.penalty, score * P.penalty, score < 0.0);
+  }`,
+}));
+
+export const penalize: Kernel = {
+  op: penalizeOp,
+  record({ operands: [logits, history], attributes: [penalty = 1] }, queue) {
+    const [rows = 0, vocabulary = 0] = logits!.shape;
+    const length = history!.shape[1]!;
+    const words = Math.ceil(vocabulary / 32);
+    const size = Math.max(16, Math.ceil((rows * words) / 4) * 16);
+    const met = { block: queue.buffers.scratch("met", size), start: 0, size };
+    const offsets = { logits: logits!.offset, history: history!.offset };
+    const numbers = { rows, vocabulary, words, length, ...offsets, penalty };
+    queue.dispatch(penalizeShader({}), [logits!, history!, met], numbers, rows);
+    return undefined;
+  },
+  shaders: () => [penalizeShader({})],
+};
+
+const logprobsShader = family("token_logprobs", () => ({
+  bindings: [reads("logits", "array<f32>"), reads("targets", "array<i32>"), writes("y")],
+  params: ["rows", "vocabulary", "logits", "targets", "y"],
+  reports: true,
+  workgroup: WIDTH,
+  declarations: [
+    fold("highest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
+    fold("sum", "f32", WIDTH, (a, b) => `${a} + ${b}`),
+  ],
+  body: `if (group >= P.rows) { return; }
+  let target_id = targets[P.targets + group];
+  if (target_id < 0 || target_id >= i32(P.vocabulary)) {
+    if (lid == 0u) { report(${FAILURE.target}u, bitcast<u32>(target_id), P.vocabulary, 0u); }
+    return;
+  }
+  let at = P.logits + group * P.vocabulary;
+  var most = ${LOWEST};
+  for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) { most = max(most, logits[at + v]); }
+  let top = highest(most, lid);
+  var mass = 0.0;
+  for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) { mass += exp(logits[at + v] - top); }
+  let whole = sum(mass, lid);
+  if (lid == 0u) { y[P.y + group] = logits[at + u32(target_id)] - top - log(whole); }`,
+}));
+
+export const tokenLogprobs: Kernel = {
+  op: tokenLogprobsOp,
+  record({ operands: [logits, targets, y] }, queue) {
+    const [rows = 0, vocabulary = 0] = logits!.shape;
+    const numbers = { rows, vocabulary, logits: logits!.offset, targets: targets!.offset, y: y!.offset };
+    queue.dispatch(logprobsShader({}), [logits!, targets!, y!], numbers, rows);
+    return undefined;
+  },
+  shaders: () => [logprobsShader({})],
+};

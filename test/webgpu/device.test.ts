@@ -1,0 +1,211 @@
+// What only this backend can get wrong: ragged host writes, buffers read and written by one dispatch, failures that
+// kernels find, memory limits, a lost device, and how much work a decode step is.
+
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
+import { DeviceError, OutOfMemoryError } from "../../src/core/errors.js";
+import { scope, Tensor } from "../../src/core/tensor.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { openDevice, requestDevice } from "../../src/load/device.js";
+import { add } from "../../src/ops/add.js";
+import { advance } from "../../src/ops/advance.js";
+import { contiguous, copyInto } from "../../src/ops/copy.js";
+import { embedding } from "../../src/ops/embedding.js";
+import { argmax } from "../../src/ops/sampling.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { FIXTURES } from "../support/fixtures.js";
+import { describeGPU, gpu } from "../support/webgpu.js";
+
+/** A vector. */
+function flat(device: Device, values: Float32Array | Int32Array | Uint8Array): Tensor {
+  return Tensor.from(device, values, [values.length]);
+}
+
+/** A GPU whose adapters hand out devices that the test can take hold of. */
+function watched(seen: (device: GPUDevice) => void): GPU {
+  return {
+    wgslLanguageFeatures: gpu!.wgslLanguageFeatures,
+    async requestAdapter(options?: GPURequestAdapterOptions) {
+      const adapter = await gpu!.requestAdapter(options);
+      if (!adapter) return null;
+      const { info, features, limits } = adapter;
+      const requestDevice = async (wanted?: GPUDeviceDescriptor): Promise<GPUDevice> => {
+        const device = await adapter.requestDevice(wanted);
+        seen(device);
+        return device;
+      };
+      return { info, features, limits, requestDevice };
+    },
+  } as unknown as GPU;
+}
+
+describeGPU("WebGPU device", () => {
+  let backend: WebGPUBackend;
+  let device: Device;
+  beforeAll(async () => {
+    backend = await openWebGPU(gpu!);
+    device = new Device(backend);
+  });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test("says what it is", () => {
+    expect(device.name).toBe("webgpu");
+    expect(backend.description).toMatch(/^WebGPU, ./);
+  });
+
+  test("writes and reads at every offset and length", async () => {
+    const whole = flat(
+      device,
+      Uint8Array.from({ length: 32 }, (_, i) => 100 + i),
+    );
+    const expected = Uint8Array.from({ length: 32 }, (_, i) => 100 + i);
+    for (let at = 0; at < 9; at++) {
+      for (let length = 0; length < 11; length++) {
+        const bytes = Uint8Array.from({ length }, (_, i) => (at * 16 + length + i * 7) & 255);
+        whole.writeBytes(bytes, at);
+        expected.set(bytes, at);
+      }
+    }
+    expect(await whole.read()).toEqual(expected);
+    for (let at = 0; at < 9; at++) {
+      for (const length of [1, 3, 8, 11]) {
+        const part = whole.narrow(0, at, length);
+        expect(await part.read()).toEqual(expected.slice(at, at + length));
+        part.dispose();
+      }
+    }
+    whole.dispose();
+  });
+
+  test("a copy inside one buffer reads what was there before", async () => {
+    const x = flat(
+      device,
+      Float32Array.from({ length: 64 }, (_, i) => i),
+    );
+    const low = x.narrow(0, 0, 40);
+    const high = x.narrow(0, 20, 40);
+    copyInto(low, high);
+    const want = Array.from({ length: 64 }, (_, i) => (i >= 20 && i < 60 ? i - 20 : i));
+    expect(Array.from(await x.read())).toEqual(want);
+    for (const tensor of [x, low, high]) tensor.dispose();
+  });
+
+  test("a token id outside the table rejects the next read, once, and names op and module", async () => {
+    const table = Tensor.from(device, new Float32Array(12), [4, 3]);
+    const ids = flat(device, Int32Array.of(1, 9));
+    const before = device.enter("model.embed_tokens");
+    const rows = embedding(table, ids);
+    device.enter(before);
+    await expect(rows.read()).rejects.toThrow(
+      /^embedding in model.embed_tokens: token id 9 is outside the vocabulary of 4/,
+    );
+    expect((await rows.read()).length).toBe(6);
+    for (const tensor of [table, ids, rows]) tensor.dispose();
+  });
+
+  test("a failure belongs to the reads after it", async () => {
+    const fine = flat(device, Float32Array.of(1, 2));
+    const early = fine.read();
+    const bad = Tensor.from(device, Float32Array.of(0, Number.NaN), [1, 2]);
+    const id = argmax(bad);
+    const late = fine.read();
+    expect(Array.from(await early)).toEqual([1, 2]);
+    await expect(late).rejects.toThrow(/argmax: logits hold NaN/);
+    for (const tensor of [fine, bad, id]) tensor.dispose();
+  });
+
+  test("a block above the adapter's limit is refused by name", () => {
+    expect(() => Tensor.empty(device, [2 ** 33], "f32", "huge")).toThrow(OutOfMemoryError);
+    expect(() => backend.allocate(2 ** 34)).toThrow(/max(Storage)?Buffer(Binding)?Size/);
+  });
+
+  test("more dispatches than one uniform buffer holds, and more workgroups than one dimension", async () => {
+    const x = flat(device, Int32Array.of(0));
+    for (let i = 0; i < 1500; i++) advance(x, 1);
+    expect(await x.read()).toEqual(Int32Array.of(1500));
+    const n = 65536 * 64 + 5;
+    const a = Tensor.empty(device, [n], "f32");
+    scope(() => copyInto(flat(device, Float32Array.of(3)).expand(n), a));
+    const sum = add(a, a);
+    const tail = sum.narrow(0, n - 7, 7);
+    expect(Array.from(await tail.read())).toEqual(new Array(7).fill(6));
+    for (const tensor of [x, a, sum, tail]) tensor.dispose();
+    device.arena.trim();
+  });
+
+  test("a decode step is few dispatches and makes no pipelines or bind groups", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
+    const options = { input_ids: [[5, 6, 7]], do_sample: false, eos_token_id: 0 } as const;
+    await model.generate({ ...options, max_new_tokens: 12 });
+    const before = { ...backend.statistics };
+    await model.generate({ ...options, max_new_tokens: 12 });
+    const after = backend.statistics;
+    const layers = model.config.num_hidden_layers as number;
+    expect(after.pipelines).toBe(before.pipelines);
+    const perToken = (after.dispatches - before.dispatches) / 12;
+    expect(perToken).toBeLessThan(16 * layers + 16);
+    model.dispose();
+    device.arena.trim();
+  });
+
+  test("the storyteller's text is the reference's", async () => {
+    const folder = join(import.meta.dirname, "..", "..", "models", "storyteller");
+    const reference = openDevice("reference");
+    const texts: number[][] = [];
+    for (const on of [device, reference]) {
+      const model = await AutoModelForCausalLM.from_pretrained(folder, { device: on, dtype: "float32" });
+      const [ids] = await model.generate({ input_ids: [[1, 20, 30]], max_new_tokens: 6, do_sample: false });
+      texts.push(ids!);
+      model.dispose();
+    }
+    await reference.close();
+    expect(texts[0]).toEqual(texts[1]);
+  });
+
+  test("a lost device ends running work with a typed error; another one opens", async () => {
+    let raw: GPUDevice | undefined;
+    const lost = new Device(
+      await openWebGPU(
+        watched((seen) => {
+          raw = seen;
+        }),
+      ),
+    );
+    const x = flat(lost, Float32Array.of(1, 2, 3));
+    const pending = x.read();
+    raw!.destroy();
+    await pending.catch((error: unknown) => expect(error).toBeInstanceOf(DeviceError));
+    await expect(x.read()).rejects.toThrow(DeviceError);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(lost.backend.lost).toBe(true);
+    expect(() => flat(lost, Float32Array.of(1))).toThrow(DeviceError);
+    await lost.close();
+    await using fresh = await requestDevice("webgpu");
+    const y = flat(fresh, Float32Array.of(4));
+    expect(Array.from(await y.read())).toEqual([4]);
+    y.dispose();
+  });
+
+  test("strided results of narrow dtypes keep their neighbours", async () => {
+    const x = Tensor.from(
+      device,
+      Uint8Array.from({ length: 12 }, (_, i) => i),
+      [4, 3],
+    );
+    const y = Tensor.from(device, new Uint8Array(24).fill(255), [4, 6]);
+    scope(() => copyInto(x, y.narrow(1, 2, 3)));
+    const want = Array.from({ length: 24 }, (_, i) =>
+      i % 6 >= 2 && i % 6 < 5 ? Math.floor(i / 6) * 3 + (i % 6) - 2 : 255,
+    );
+    expect(Array.from(await y.read())).toEqual(want);
+    const turned = x.permute(1, 0);
+    const rows = contiguous(turned);
+    expect(Array.from(await rows.read())).toEqual([0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]);
+    for (const tensor of [x, y, turned, rows]) tensor.dispose();
+  });
+});

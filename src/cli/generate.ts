@@ -37,8 +37,8 @@ export interface GenerateFlags {
   loadIn4bit?: boolean;
   quantType?: "nf4" | "fp4";
   doubleQuant?: boolean;
-  dtype: string;
-  computeDtype?: string;
+  dtype: FromPretrainedOptions["dtype"];
+  computeDtype?: FromPretrainedOptions["compute_dtype"];
   maxNewTokens?: number;
   doSample?: boolean;
   greedy?: boolean;

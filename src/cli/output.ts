@@ -36,8 +36,9 @@ export function printError(error: unknown): void {
 export function endWithReaders(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") throw error;
-      process.exit(EXIT.ok);
+      if (error.code === "EPIPE") process.exit(EXIT.ok);
+      if (stream === process.stdout) process.stderr.write(`error: cannot write the result: ${error.message}\n`);
+      process.exit(EXIT.failure);
     });
   }
 }

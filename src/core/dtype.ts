@@ -91,7 +91,20 @@ export function narrow(dtype: "f32" | "f16" | "bf16", values: Float32Array): Uin
   return new Uint8Array(half.buffer);
 }
 
-const SPELLINGS: ReadonlyMap<string, DType> = new Map([
+/** Names of float dtypes that users write: torch's, transformers.js' and ours. */
+export type FloatName =
+  | "float32"
+  | "float16"
+  | "bfloat16"
+  | "fp32"
+  | "fp16"
+  | "bf16"
+  | "f32"
+  | "f16"
+  | "float"
+  | "half";
+
+const SPELLINGS: ReadonlyMap<FloatName, DType> = new Map<FloatName, DType>([
   ["float32", "f32"],
   ["fp32", "f32"],
   ["float", "f32"],
@@ -109,7 +122,7 @@ export const DTYPE_SPELLINGS: readonly string[] = [...SPELLINGS.keys()];
 
 /** The dtype that a spelling stands for, `undefined` if none; "torch.bfloat16" works too. */
 export function parseDType(spelling: string): "f32" | "f16" | "bf16" | undefined {
-  return SPELLINGS.get(spelling.replace(/^torch\./, "")) as "f32" | "f16" | "bf16" | undefined;
+  return SPELLINGS.get(spelling.replace(/^torch\./, "") as FloatName) as "f32" | "f16" | "bf16" | undefined;
 }
 
 /** The name that config.json uses for a float dtype. */

@@ -97,7 +97,7 @@ export class Signature {
       if (!spec.dtypes.includes(tensor.dtype)) this.#failDType(spec, tensor);
       if (!spec.strided && !tensor.contiguous) {
         throw new ShapeError(`${this.op}: operand \`${spec.name}\` must be contiguous`, {
-          hint: "call .contiguous() on it first",
+          hint: "copy it to contiguous memory first",
         });
       }
       if (tensor.panels && !spec.panels) {

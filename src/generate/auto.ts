@@ -1,12 +1,12 @@
 // AutoModelForCausalLM and AutoTokenizer: from a folder or a cached hub id to something that works.
 
-import type { Device } from "../core/device.js";
-import { parseDType } from "../core/dtype.js";
+import { Device } from "../core/device.js";
+import { type FloatName, parseDType } from "../core/dtype.js";
 import { checkOptions, OptionError } from "../core/errors.js";
 import { resolveModel } from "../formats/hub.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { loadTokenizer } from "../formats/tokenizer-load.js";
-import { requestDevice, sharedDevice } from "../load/device.js";
+import { type DeviceName, requestDevice, sharedDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { loadCausalLM } from "../load/index.js";
 import type { Compute } from "../ops/linear.js";
@@ -20,17 +20,17 @@ export interface FromPretrainedOptions {
   load_in_4bit?: boolean;
   quantization_config?: BitsAndBytesConfig | BitsAndBytesOptions;
   /** "auto" (the checkpoint's own), or "float32", "bfloat16", "float16" in any usual spelling. */
-  dtype?: string;
+  dtype?: "auto" | FloatName;
   /** The older name of `dtype`. */
-  torch_dtype?: string;
+  torch_dtype?: "auto" | FloatName;
   /**
    * Products with matrices that stay dense: "float32" (the default) is exact; "bfloat16" lets kernels round activations to
    * bf16 before they meet a bf16 matrix, as a bf16 model does in Python, which is faster where the machine multiplies
    * such pairs. What is quantized to 4 bits has `bnb_4bit_compute_dtype` of its own.
    */
-  compute_dtype?: string;
-  /** "cpu", "reference", or a device that the caller opened and closes. */
-  device?: string | Device;
+  compute_dtype?: FloatName;
+  /** "cpu", "webgpu", "reference", or a device that the caller opened and closes. */
+  device?: DeviceName | Device;
   /** Threads of a CPU device of this model's own. */
   threads?: number;
   cache_dir?: string;
@@ -58,6 +58,8 @@ const FIELDS: readonly (keyof FromPretrainedOptions)[] = [
 
 function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | undefined {
   const { quantization_config: config, load_in_8bit, load_in_4bit } = options;
+  if (config === null)
+    throw new OptionError("quantization_config must be a BitsAndBytesConfig or its fields, got null");
   if (config === undefined) {
     if (!load_in_8bit && !load_in_4bit) return undefined;
     return new BitsAndBytesConfig({ load_in_8bit, load_in_4bit });
@@ -68,6 +70,26 @@ function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | un
     });
   }
   return config instanceof BitsAndBytesConfig ? config : new BitsAndBytesConfig(config);
+}
+
+/** @throws OptionError for a value of the wrong type */
+function checkTypes(options: FromPretrainedOptions): void {
+  const want = (key: keyof FromPretrainedOptions, type: string, right: (value: unknown) => boolean): void => {
+    const value = options[key];
+    if (value === undefined || right(value)) return;
+    throw new OptionError(`${key} must be ${type}, got ${value === null ? "null" : typeof value}`, {
+      details: { option: key },
+    });
+  };
+  const text = (value: unknown): boolean => typeof value === "string";
+  for (const key of ["dtype", "torch_dtype", "compute_dtype", "cache_dir", "revision"] as const)
+    want(key, "text", text);
+  for (const key of ["load_in_8bit", "load_in_4bit", "local_files_only"] as const) {
+    want(key, "true or false", (value) => typeof value === "boolean");
+  }
+  want("device", "a name or a Device", (value) => text(value) || value instanceof Device);
+  want("progress_callback", "a function", (value) => typeof value === "function");
+  want("signal", "an AbortSignal", (value) => value instanceof AbortSignal);
 }
 
 /** @throws OptionError unless `dtype` means f32 or bf16 */
@@ -84,6 +106,7 @@ export const AutoModelForCausalLM = {
    */
   async from_pretrained(model: string, options: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
     checkOptions("from_pretrained", options, FIELDS);
+    checkTypes(options);
     const quantization = quantizationOf(options);
     const compute = computeOf(options.compute_dtype);
     const { cache_dir, revision, local_files_only } = options;

@@ -9,7 +9,12 @@ export interface IntTensorLike {
   readonly shape: readonly number[];
 }
 
-export type Ids = readonly number[] | readonly (readonly number[])[] | IntTensorLike;
+export type Ids =
+  | readonly number[]
+  | readonly (readonly number[])[]
+  | Int32Array
+  | readonly Int32Array[]
+  | IntTensorLike;
 
 /** A batch on the host. */
 export interface Batch {
@@ -24,8 +29,16 @@ export interface Batch {
 function table(name: string, value: Ids): number[][] {
   if (Array.isArray(value)) {
     if (value.length === 0) throw new ShapeError(`${name} is empty`);
-    return typeof value[0] === "number" ? [value as number[]] : (value as number[][]);
+    if (typeof value[0] === "number") return [value as number[]];
+    return value.map((row: unknown, r) => {
+      if (Array.isArray(row) || ArrayBuffer.isView(row)) return Array.from(row as ArrayLike<number>);
+      throw new ShapeError(`${name}: row ${r} is not a list of token ids`);
+    });
   }
+  if (value === null || typeof value !== "object") {
+    throw new ShapeError(`${name} must be token ids: number[], number[][], or { data, shape: [B, T] }`);
+  }
+  if (ArrayBuffer.isView(value)) return [Array.from(value as unknown as ArrayLike<number>, Number)];
   const { data, shape } = value as IntTensorLike;
   if (data === undefined || !Array.isArray(shape) || shape.length === 0 || shape.length > 2) {
     throw new ShapeError(`${name} must be token ids: number[], number[][], or { data, shape: [B, T] }`);
@@ -56,7 +69,8 @@ export function readBatch(input_ids: Ids | undefined, attention_mask: Ids | unde
     }
     row.forEach((id, t) => {
       if (!Number.isSafeInteger(id) || id < 0 || id >= vocab) {
-        throw new OptionError(`input_ids[${r}][${t}] is ${id}; the vocabulary has ids 0 to ${vocab - 1}`);
+        const what = typeof id === "number" ? String(id) : `a ${typeof id}`;
+        throw new OptionError(`input_ids[${r}][${t}] is ${what}; the vocabulary has ids 0 to ${vocab - 1}`);
       }
       ids[r * steps + t] = id;
     });

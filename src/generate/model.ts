@@ -1,7 +1,7 @@
 // PreTrainedModel: a loaded language model as users hold it. `forward` gives logits, `generate` and `stream` give tokens.
 
 import type { Device } from "../core/device.js";
-import { checkOptions, OptionError } from "../core/errors.js";
+import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { cacheDType } from "../nn/cache.js";
@@ -44,6 +44,9 @@ export class PreTrainedModel implements AsyncDisposable {
   readonly warnings: readonly string[];
   readonly #module: CausalLM;
   readonly #ownsDevice: boolean;
+  /** Generations under way; the weights stay until the last of them has ended. */
+  #running = 0;
+  #disposed = false;
 
   constructor(loaded: Loaded, device: Device, ownsDevice: boolean) {
     this.#module = loaded.model;
@@ -66,7 +69,8 @@ export class PreTrainedModel implements AsyncDisposable {
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
   forward(inputs: ForwardOptions): { logits: Tensor } {
-    checkOptions("forward", inputs, [...INPUTS, "position_ids", "token_type_ids"]);
+    this.#checkUsable();
+    checkOptions("forward", inputs ?? null, [...INPUTS, "position_ids", "token_type_ids"]);
     const { vocab, max_positions } = this.#module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     this.#checkLength(batch.steps, max_positions);
@@ -97,19 +101,23 @@ export class PreTrainedModel implements AsyncDisposable {
     const rows = Array.from({ length: batch.rows }, (_, r) => [
       ...batch.ids.subarray(r * batch.steps, (r + 1) * batch.steps),
     ]);
-    streamer?.put(rows[0]!);
-    for await (const { token_ids } of this.#steps(batch, config, options.signal)) {
-      token_ids.forEach((id, r) => {
-        rows[r]!.push(id);
-      });
-      streamer?.put([token_ids[0]!]);
+    try {
+      streamer?.put(rows[0]!);
+      for await (const { token_ids } of this.#steps(batch, config, options.signal)) {
+        token_ids.forEach((id, r) => {
+          rows[r]!.push(id);
+        });
+        streamer?.put([token_ids[0]!]);
+      }
+    } finally {
+      streamer?.end();
     }
-    streamer?.end();
     return rows;
   }
 
   /**
-   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * The same as an async iterator over steps; leaving the loop early stops the work. An iterator that is dropped without
+   * being finished or returned keeps its cache.
    * @throws at once what `generate` throws for its options and inputs
    */
   stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
@@ -119,7 +127,7 @@ export class PreTrainedModel implements AsyncDisposable {
 
   /**
    * Bytes of the parameters as transformers counts them: the codes of quantized matrices, without their statistics.
-   * See `memory` for what is really held.
+   * See `weight_bytes` for what is really held.
    */
   get_memory_footprint(): number {
     let bytes = 0;
@@ -136,6 +144,7 @@ export class PreTrainedModel implements AsyncDisposable {
 
   /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
+    this.#checkUsable();
     let columns = 0;
     for (const [, module] of this.#module.named_modules()) {
       if (!(module instanceof Linear) || !(module.weight.weight instanceof LlmInt8Weight)) continue;
@@ -144,18 +153,39 @@ export class PreTrainedModel implements AsyncDisposable {
     return columns;
   }
 
-  /** Frees the weights. */
+  /**
+   * Frees the weights, and the memory that the device kept for reuse. A generation that is under way ends with an error
+   * at its next step, and the weights go after it. Disposing twice does nothing.
+   */
   dispose(): void {
-    this.#module.dispose();
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (this.#running === 0) void this.#free();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.dispose();
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (this.#running === 0) await this.#free();
+  }
+
+  async #free(): Promise<void> {
+    this.#module.dispose();
+    this.device.arena.trim();
     if (this.#ownsDevice) await this.device.close();
   }
 
+  #checkUsable(): void {
+    if (this.#disposed) throw new OctavoError("ERR_DISPOSED", "the model was used after dispose()");
+  }
+
   #prepare(options: GenerateOptions): { batch: Batch; config: GenerationConfig } {
-    checkGenerationOptions(options, [...INPUTS, "token_type_ids", "streamer", "signal"]);
+    this.#checkUsable();
+    checkGenerationOptions(options ?? null, [...INPUTS, "token_type_ids", "streamer", "signal"]);
+    const { streamer } = options;
+    if (streamer !== undefined && !(typeof streamer?.put === "function" && typeof streamer.end === "function")) {
+      throw new OptionError("streamer must have the methods put and end");
+    }
     const { vocab, max_positions } = this.#module.geometry;
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
     const config = generationConfig(options, this.generation_config, this.config, batch.steps);
@@ -164,10 +194,20 @@ export class PreTrainedModel implements AsyncDisposable {
     return { batch, config };
   }
 
-  #steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
+  async *#steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
     const cache_dtype = cacheDType(this.dtype);
     const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
-    return run(this.device, this.#module, batch, { config, cache_dtype, signal });
+    this.#running++;
+    try {
+      for await (const step of run(this.device, this.#module, batch, { config, cache_dtype, signal })) {
+        this.#checkUsable();
+        yield step;
+        this.#checkUsable();
+      }
+    } finally {
+      this.#running--;
+      if (this.#disposed && this.#running === 0) await this.#free();
+    }
   }
 
   #checkLength(tokens: number, max_positions: number): void {

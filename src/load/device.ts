@@ -16,7 +16,8 @@ export interface DeviceOptions {
 }
 
 /** Devices that `requestDevice` knows. */
-export const DEVICE_NAMES: readonly string[] = ["cpu", "reference", "webgpu"];
+export const DEVICE_NAMES = ["cpu", "reference", "webgpu"] as const;
+export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /**
  * Opens a device without waiting: "cpu" (native kernels) or "reference" (plain JavaScript loops, slow and exact).

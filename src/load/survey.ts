@@ -3,6 +3,7 @@
 // may hold a little more.
 
 import { stat } from "node:fs/promises";
+import type { FloatName } from "../core/dtype.js";
 import { cacheDType } from "../nn/cache.js";
 import type { ConfigJson, DecoderGeometry } from "../nn/decoder.js";
 import { plainBytes } from "../nn/module.js";
@@ -17,7 +18,7 @@ export interface SchemeSize {
   /** "float32", "bfloat16", "int8", "nf4", "nf4 double quant", "fp4". */
   readonly name: string;
   /** Options of `from_pretrained` that load it so. */
-  readonly options: { readonly dtype?: string; readonly quantization_config?: BitsAndBytesOptions };
+  readonly options: { readonly dtype?: FloatName; readonly quantization_config?: BitsAndBytesOptions };
   readonly bytes: number;
 }
 

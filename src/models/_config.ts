@@ -60,6 +60,7 @@ export function readConfig<T>(
   });
   throw new ConfigError(`config.json of a "${String(config.model_type)}" model: ${problems.join("; ")}`, {
     details: { fields: result.error.issues.map((issue) => issue.path.join(".")) },
+    hint: "compare it with the config.json that the model was published with",
   });
 }
 

@@ -160,11 +160,9 @@ export class Linear extends Module {
   }
 
   forward(x: Tensor, options: Omit<LinearOptions, "bias"> = {}): Tensor {
-    const { device } = x;
-    const before = device.enter(this.path);
-    const y = this.weight.weight.linear(x, this.bias ? { ...options, bias: this.bias.value } : options);
-    device.enter(before);
-    return y;
+    return within(x.device, this.path, () =>
+      this.weight.weight.linear(x, this.bias ? { ...options, bias: this.bias.value } : options),
+    );
   }
 }
 
@@ -178,10 +176,7 @@ export class Embedding extends Module {
   }
 
   forward(ids: Tensor): Tensor {
-    const before = ids.device.enter(this.path);
-    const y = this.weight.weight.rows(ids);
-    ids.device.enter(before);
-    return y;
+    return within(ids.device, this.path, () => this.weight.weight.rows(ids));
   }
 }
 
@@ -196,7 +191,9 @@ export function plainBytes(parameter: Parameter | Matrix, dtype: FloatDType): nu
 /** Runs `body` with ops recorded under `path`. */
 export function within<T>(device: Device, path: string, body: () => T): T {
   const before = device.enter(path);
-  const result = body();
-  device.enter(before);
-  return result;
+  try {
+    return body();
+  } finally {
+    device.enter(before);
+  }
 }

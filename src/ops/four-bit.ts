@@ -1,6 +1,7 @@
 // 4-bit weights (Dettmers et al. 2023, "QLoRA"): NF4 and FP4 codes over blocks of the flattened matrix, with one absmax
 // per block, itself in f32 or quantized to 8 bits (double quantization). Tables and thresholds are bitsandbytes'.
 
+import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { ACT, activate } from "./activation.js";
 import { COMPUTE, type Compute, type LinearOptions } from "./linear.js";
@@ -11,6 +12,10 @@ const fround = Math.fround;
 /** Codes of the `kind` attribute. */
 export const FOUR_BIT = { nf4: 0, fp4: 1 } as const;
 export type FourBitKind = keyof typeof FOUR_BIT;
+
+/** Elements per block that the formats have. */
+export const BLOCK_SIZES = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
+export type BlockSize = (typeof BLOCK_SIZES)[number];
 
 /** Blocks of absmax values per block of the second quantization. */
 export const NESTED_BLOCK = 256;
@@ -126,9 +131,25 @@ function absmaxAt({ absmax, nested, map, offset }: Statistics, j: number): numbe
   return fround(scaled + offset!.data[0]!);
 }
 
+/** @throws ShapeError unless there is an absmax for each block, and what double quantization needs */
+function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, blocksize: number): void {
+  const codes = inputs[at - 1]!; // the statistics stand behind the codes
+  const [absmax, nested, map, offset] = inputs.slice(at, at + 4);
+  if (!(blocksize >= 1)) throw new ShapeError(`a block of 4-bit codes has at least one element, not ${blocksize}`);
+  const blocks = Math.ceil(codes.size / blocksize);
+  if (absmax!.size < blocks)
+    throw new ShapeError(`absmax wants [${blocks}] for ${codes.size} codes, got [${absmax!.size}]`);
+  if (absmax!.dtype === "f32") return;
+  if (!nested || !map || !offset) throw new ShapeError("a u8 absmax needs nested, map and offset");
+  const outer = Math.ceil(absmax!.size / NESTED_BLOCK);
+  if (nested.size < outer)
+    throw new ShapeError(`nested wants [${outer}] for ${absmax!.size} blocks, got [${nested.size}]`);
+}
+
 export const fourBitLinearOp = new Op({
   signature:
     "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 -> y[..,N]:f32",
+  check: (inputs, [, blocksize]) => checkStatistics(inputs, 2, blocksize!),
   reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
     const table = FOUR_BIT_TABLES[kind!]!;
@@ -171,6 +192,9 @@ export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOpti
 
 export const fourBitQuantizeOp = new Op({
   signature: "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 ->",
+  check([, codes, absmax], [, blocksize]) {
+    checkStatistics([codes, absmax], 1, blocksize!);
+  },
   reference({ w, codes, absmax }, { kind, blocksize, row }) {
     const inputs = w!.shape[1]!;
     const count = w!.data.length;
@@ -210,6 +234,7 @@ export function fourBitQuantize(
 export const fourBitDequantizeOp = new Op({
   signature:
     "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 -> w[N,K]:f32",
+  check: (inputs, [, blocksize]) => checkStatistics(inputs, 1, blocksize!),
   reference({ codes, absmax, nested, map, offset, w }, { kind, blocksize }) {
     const table = FOUR_BIT_TABLES[kind!]!;
     const statistics = { absmax: absmax!, nested, map, offset };
@@ -227,6 +252,10 @@ export function fourBitDequantize(w: Omit<FourBitOperands, "compute">): Tensor {
 
 export const doubleQuantizeOp = new Op({
   signature: "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8! nested[B]:f32! offset[1]:f32! ->",
+  check([absmax, , , nested]) {
+    const outer = Math.ceil(absmax!.size / NESTED_BLOCK);
+    if (nested!.size < outer) throw new ShapeError(`double_quantize: nested wants [${outer}], got [${nested!.size}]`);
+  },
   reference({ absmax, map, codes, nested, offset }) {
     const count = absmax!.data.length;
     let sum = 0;

@@ -1,6 +1,7 @@
 // rope_table and rope: rotary position embedding (Su et al. 2021). The table is made once per forward and shared by all
 // layers; `rope` turns the first 2R dims of each head and copies the rest.
 
+import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";
 
@@ -22,6 +23,11 @@ export const ropeTableOp = new Op({
 
 export const ropeOp = new Op({
   signature: "rope: x[B,T,H,D]:f32~ table[B,T,2,R]:f32 ; interleaved:i32 -> y[B,T,H,D]:f32",
+  check([x, table]) {
+    if (2 * table!.shape[3]! > x!.shape[3]!) {
+      throw new ShapeError(`rope: ${table!.shape[3]} frequencies turn more dims than a head of ${x!.shape[3]} has`);
+    }
+  },
   reference({ x, table, y }, { interleaved }) {
     const [batch = 0, steps = 0, heads = 0, size = 0] = x!.shape;
     const half = table!.shape[3]!;

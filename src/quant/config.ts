@@ -1,8 +1,9 @@
 // BitsAndBytesConfig: how the linears of a model are to be quantized. Fields, defaults and refusals are transformers'.
 
-import { DTYPE_SPELLINGS, parseDType, torchName } from "../core/dtype.js";
+import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
 import { checkOptions, OptionError, suggestion } from "../core/errors.js";
 import type { FloatDType } from "../nn/weight.js";
+import { BLOCK_SIZES, type BlockSize } from "../ops/four-bit.js";
 
 export interface BitsAndBytesOptions {
   load_in_8bit?: boolean;
@@ -14,9 +15,9 @@ export interface BitsAndBytesOptions {
   bnb_4bit_quant_type?: "nf4" | "fp4";
   bnb_4bit_use_double_quant?: boolean;
   /** Dtype of the products: "float32" is exact, "bfloat16" lets kernels round where that is faster. */
-  bnb_4bit_compute_dtype?: string;
+  bnb_4bit_compute_dtype?: FloatName;
   /** Elements per block of 4-bit codes. */
-  bnb_4bit_blocksize?: number;
+  bnb_4bit_blocksize?: BlockSize;
 }
 
 const FIELDS: readonly (keyof BitsAndBytesOptions)[] = [
@@ -45,10 +46,13 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_quant_type: "nf4" | "fp4";
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: FloatDType;
-  readonly bnb_4bit_blocksize: number;
+  readonly bnb_4bit_blocksize: BlockSize;
 
   /** @throws OptionError for unknown fields, wrong types, and both 8 and 4 bits at once */
   constructor(options: BitsAndBytesOptions = {}) {
+    if (typeof options !== "object" || options === null) {
+      throw new OptionError("BitsAndBytesConfig: the fields must be an object");
+    }
     for (const key of Object.keys(options)) {
       const now = OLD_NAMES[key];
       if (now)
@@ -87,7 +91,11 @@ export class BitsAndBytesConfig {
       );
     }
     this.bnb_4bit_compute_dtype = dtype;
-    this.bnb_4bit_blocksize = options.bnb_4bit_blocksize ?? 64;
+    const blocksize = options.bnb_4bit_blocksize ?? 64;
+    if (!BLOCK_SIZES.includes(blocksize)) {
+      throw new OptionError(`bnb_4bit_blocksize must be one of ${BLOCK_SIZES.join(", ")}, got ${String(blocksize)}`);
+    }
+    this.bnb_4bit_blocksize = blocksize;
   }
 
   /** "llm_int8", "nf4", "fp4", or undefined if nothing is to be quantized. */
@@ -107,6 +115,7 @@ export class BitsAndBytesConfig {
       bnb_4bit_quant_type: this.bnb_4bit_quant_type,
       bnb_4bit_use_double_quant: this.bnb_4bit_use_double_quant,
       bnb_4bit_compute_dtype: torchName(this.bnb_4bit_compute_dtype),
+      bnb_4bit_blocksize: this.bnb_4bit_blocksize,
     };
   }
 }

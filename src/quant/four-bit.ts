@@ -7,6 +7,7 @@ import { Tensor } from "../core/tensor.js";
 import { type FloatDType, type MatrixShape, PANEL_ROWS, type Scheme, type Weight } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import {
+  BLOCK_SIZES,
   doubleQuantize,
   type FourBitKind,
   type FourBitOperands,
@@ -75,12 +76,10 @@ export class FourBitWeight implements Weight {
   }
 }
 
-const BLOCK_SIZES = [32, 64, 128, 256, 512, 1024, 2048, 4096];
-
 /** @throws OptionError for a block size that the format does not have */
 export function fourBitScheme(options: FourBitOptions): Scheme {
   const { kind, blocksize, double_quant, compute } = options;
-  if (!BLOCK_SIZES.includes(blocksize)) {
+  if (!(BLOCK_SIZES as readonly number[]).includes(blocksize)) {
     throw new OptionError(`blocksize must be one of ${BLOCK_SIZES.join(", ")}, got ${blocksize}`);
   }
   const bytes = ([outputs, inputs]: MatrixShape): number => {

@@ -112,6 +112,14 @@ for (const deviceName of ALL_DEVICES) {
       const without = await logitsOf(model, { ...inputs, position_ids: undefined });
       const given = await logitsOf(model, inputs);
       expect(difference(without, given).max).toBe(0);
+      // Other positions give other logits, except where keys are told apart by their distance in the cache (ALiBi).
+      const position_ids = inputs.attention_mask!.map((row) => {
+        let next = 0;
+        return row.map((real) => (real ? 2 * next++ : 0));
+      });
+      const apart = await logitsOf(model, { ...inputs, position_ids });
+      if (name === "bloom") expect(difference(without, apart).max).toBe(0);
+      else expect(difference(without, apart).max).toBeGreaterThan(0.01);
     });
 
     test("greedy generation of a padded batch, and of each row alone", async () => {

@@ -15,6 +15,7 @@ test("defaults are those of transformers", () => {
     bnb_4bit_quant_type: "fp4",
     bnb_4bit_use_double_quant: false,
     bnb_4bit_compute_dtype: "float32",
+    bnb_4bit_blocksize: 64,
   });
 });
 
@@ -55,9 +56,9 @@ describe("refused", () => {
     expect(() => new BitsAndBytesConfig(wrong(options))).toThrow(message);
   });
 
-  test("a block size that the format does not have, when the scheme is made", () => {
-    const config = new BitsAndBytesConfig({ load_in_4bit: true, bnb_4bit_blocksize: 48 });
-    expect(() => schemeOf(config)).toThrow("blocksize must be one of 32, 64");
+  test("a block size that the format does not have", () => {
+    const options = wrong({ load_in_4bit: true, bnb_4bit_blocksize: 48 });
+    expect(() => new BitsAndBytesConfig(options)).toThrow("blocksize must be one of 32, 64");
   });
 });
 
@@ -67,7 +68,8 @@ test.each([0, 0.5, 6, 100])("threshold %f is taken", (llm_int8_threshold) => {
   );
 });
 
-test.each(["float32", "torch.bfloat16", "fp16", "bf16"])("compute dtype %s is taken", (bnb_4bit_compute_dtype) => {
-  const config = new BitsAndBytesConfig({ load_in_4bit: true, bnb_4bit_compute_dtype });
+test.each(["float32", "torch.bfloat16", "fp16", "bf16"])("compute dtype %s is taken", (name) => {
+  // The spellings with "torch." are not in the type; configs have them.
+  const config = new BitsAndBytesConfig({ load_in_4bit: true, bnb_4bit_compute_dtype: name as "float32" });
   expect(["f32", "bf16", "f16"]).toContain(config.bnb_4bit_compute_dtype);
 });

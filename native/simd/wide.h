@@ -39,27 +39,17 @@ using WideU = Wide<u32p>;
 
 #define OCTAVO_UNROLL _Pragma("GCC unroll 16")
 
-// Memory as parts, wherever it lies. (g++ 12 keeps the target of a memcpy in memory when loops are unrolled around it.)
-template <class V>
-struct Unaligned;
-#define OCTAVO_UNALIGNED(V, T)                                                     \
-  template <>                                                                      \
-  struct Unaligned<V> {                                                            \
-    typedef T type __attribute__((vector_size(kPartBytes), aligned(1), may_alias)); \
-  };
-OCTAVO_UNALIGNED(f32p, float)
-OCTAVO_UNALIGNED(i32p, int32_t)
-OCTAVO_UNALIGNED(u32p, uint32_t)
-#undef OCTAVO_UNALIGNED
-typedef uint16_t HalfPart __attribute__((vector_size(kPartBytes / 2), aligned(1), may_alias));
-
+// Memory as parts, wherever it lies. (By memcpy: with vectors that may lie anywhere as types g++ 12 makes slower loops
+// of some products.)
 template <class V = f32p>
 OCTAVO_INLINE V load_part(const void* p) {
-  return *(const typename Unaligned<V>::type*)p;
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
 }
 template <class V>
 OCTAVO_INLINE void store_part(void* p, V v) {
-  *(typename Unaligned<V>::type*)p = v;
+  std::memcpy(p, &v, sizeof v);
 }
 template <class W>
 OCTAVO_INLINE W load_wide(const void* p) {
@@ -171,6 +161,9 @@ OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
   return (f32p)(bits | ((h & 0x8000u) << 16));
 #endif
 }
+
+// Half as many bits in as many lanes.
+typedef uint16_t HalfPart __attribute__((vector_size(kPartBytes / 2), aligned(1), may_alias));
 
 // Numbers as they are stored: f32, f16 or bf16.
 template <DType kType>

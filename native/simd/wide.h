@@ -35,7 +35,6 @@ struct Wide {
 };
 using WideF = Wide<f32p>;
 using WideI = Wide<i32p>;
-using WideU = Wide<u32p>;
 
 #define OCTAVO_UNROLL _Pragma("GCC unroll 16")
 

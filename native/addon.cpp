@@ -1,50 +1,18 @@
-// The Node-API face of the runtime: checks every argument, turns completions into promises. Everything it throws is a
-// JS Error with a code that starts with ERR_NATIVE_.
-#define NAPI_VERSION 8
-#include <node_api.h>
-
+// The Node-API face of the runtime: what it exports, and completions turned into promises.
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "arguments.h"
 #include "cpu.h"
-#include "device.h"
 #include "panels.h"
 #include "registry_tables.h"
 
 namespace {
 
 using namespace octavo;
-
-constexpr double kMostSafe = 9007199254740991.0;
-constexpr napi_type_tag kTag = {0x6f637461766f2d64ull, 0x6576696365000001ull};
-
-napi_value fail(napi_env env, const char* code, const char* format, ...) __attribute__((format(printf, 3, 4)));
-napi_value fail(napi_env env, const char* code, const char* format, ...) {
-  char text[640];
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(text, sizeof text, format, arguments);
-  va_end(arguments);
-  bool pending = false;
-  napi_is_exception_pending(env, &pending);
-  if (!pending) napi_throw_error(env, code, text);
-  return nullptr;
-}
-
-// Reads under way keep the device object alive and the event loop turning; a device at rest does neither.
-struct Handle {
-  napi_env env = nullptr;
-  Device* device = nullptr;
-  napi_threadsafe_function answers = nullptr;
-  napi_ref self = nullptr;
-  uint32_t pending = 0;
-  bool closing = false;
-  bool torn_down = false;
-};
 
 struct Pending : Completion {
   Handle* handle = nullptr;
@@ -82,30 +50,6 @@ void finish(Handle* h) {
   h->closing = true;
   napi_remove_env_cleanup_hook(h->env, tear_down, h);
   napi_release_threadsafe_function(h->answers, napi_tsfn_release);
-}
-
-napi_value text(napi_env env, const char* value) {
-  napi_value result = nullptr;
-  napi_create_string_utf8(env, value, NAPI_AUTO_LENGTH, &result);
-  return result;
-}
-napi_value number(napi_env env, double value) {
-  napi_value result = nullptr;
-  napi_create_double(env, value, &result);
-  return result;
-}
-napi_value object(napi_env env) {
-  napi_value result = nullptr;
-  napi_create_object(env, &result);
-  return result;
-}
-napi_value list(napi_env env) {
-  napi_value result = nullptr;
-  napi_create_array(env, &result);
-  return result;
-}
-void set(napi_env env, napi_value of, const char* name, napi_value value) {
-  napi_set_named_property(env, of, name, value);
 }
 
 napi_value bytes_of(napi_env env, napi_ref reference, uint64_t count) {
@@ -156,76 +100,6 @@ void done(void* owner, Completion* completion) {
   Handle* h = static_cast<Handle*>(owner);
   napi_call_threadsafe_function(h->answers, static_cast<Pending*>(completion), napi_tsfn_nonblocking);
 }
-
-// The arguments of a method: receiver checked, at most `kMost` of them.
-struct Arguments {
-  static constexpr size_t kMost = 5;
-  napi_env env;
-  const char* method;
-  Handle* handle = nullptr;
-  napi_value value[kMost] = {};
-  size_t count = kMost;
-  bool ok = false;
-
-  Arguments(napi_env e, napi_callback_info info, const char* name, size_t wanted) : env(e), method(name) {
-    napi_value self = nullptr;
-    if (napi_get_cb_info(env, info, &count, value, &self, nullptr) != napi_ok) return;
-    bool tagged = false;
-    void* data = nullptr;
-    if (napi_check_object_type_tag(env, self, &kTag, &tagged) != napi_ok || !tagged ||
-        napi_unwrap(env, self, &data) != napi_ok) {
-      fail(env, "ERR_NATIVE_ARGUMENT", "%s: the receiver is not a device", method);
-      return;
-    }
-    handle = static_cast<Handle*>(data);
-    if (handle->closing || !handle->device) {
-      fail(env, "ERR_NATIVE_CLOSED", "%s: the device is closed", method);
-      return;
-    }
-    if (count < wanted) {
-      fail(env, "ERR_NATIVE_ARGUMENT", "%s: wants %zu arguments, got %zu", method, wanted, count);
-      return;
-    }
-    ok = true;
-  }
-
-  Device& device() const { return *handle->device; }
-
-  // A whole number from 0 to most.
-  bool whole(size_t i, const char* name, double most, uint64_t* out) {
-    double v = 0;
-    if (napi_get_value_double(env, value[i], &v) != napi_ok || !(v >= 0 && v <= most) || v != std::floor(v)) {
-      fail(env, "ERR_NATIVE_ARGUMENT", "%s: %s must be a whole number from 0 to %.0f", method, name, most);
-      return ok = false;
-    }
-    *out = (uint64_t)v;
-    return true;
-  }
-
-  // Buffer, offset and length as arguments a, b: the range must lie in the buffer.
-  bool buffer(size_t i, int32_t* id, uint64_t* size) {
-    uint64_t v;
-    if (!whole(i, "buffer", 2147483647.0, &v)) return false;
-    *id = (int32_t)v;
-    *size = device().size(*id);
-    if (*size == UINT64_MAX) {
-      fail(env, "ERR_NATIVE_BUFFER", "%s: there is no buffer %d", method, *id);
-      return ok = false;
-    }
-    return true;
-  }
-
-  bool within(uint64_t offset, uint64_t count_, uint64_t size) {
-    if (offset <= size && count_ <= size - offset) return true;
-    fail(env, "ERR_NATIVE_RANGE", "%s: bytes %llu+%llu are outside a buffer of %llu", method,
-         (unsigned long long)offset, (unsigned long long)count_, (unsigned long long)size);
-    return ok = false;
-  }
-
-  napi_value no_memory(uint64_t bytes) {
-    return fail(env, "ERR_NATIVE_OOM", "%s: %llu bytes could not be allocated", method, (unsigned long long)bytes);
-  }
-};
 
 napi_value Allocate(napi_env env, napi_callback_info info) {
   Arguments a(env, info, "allocate", 1);
@@ -413,54 +287,12 @@ void finalize(napi_env, void* data, void*) {
   delete h;
 }
 
-// Appends to a list of names in `to`.
-void append(char* to, size_t size, const char* name) {
-  const size_t n = std::strlen(to);
-  std::snprintf(to + n, size - n, "%s%s", n ? ", " : "", name);
-}
-
-// True if the option is there (neither undefined nor null).
-bool option(napi_env env, napi_value options, const char* name, napi_value* value) {
-  napi_valuetype type;
-  return napi_get_named_property(env, options, name, value) == napi_ok &&
-         napi_typeof(env, *value, &type) == napi_ok && type != napi_undefined && type != napi_null;
-}
-
 napi_value Open(napi_env env, napi_callback_info info) {
-  napi_value argument = nullptr, value = nullptr;
+  napi_value argument = nullptr;
   size_t count = 1;
   if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
   Device::Options options;
-  options.threads = usable_cores();
-  options.isa = best_isa();
-  napi_valuetype type = napi_undefined;
-  if (count > 0) napi_typeof(env, argument, &type);
-  if (type != napi_undefined && type != napi_object)
-    return fail(env, "ERR_NATIVE_OPTION", "open: options must be an object");
-  if (type == napi_object && option(env, argument, "threads", &value)) {
-    double threads = 0;
-    if (napi_get_value_double(env, value, &threads) != napi_ok || !(threads >= 1 && threads <= 1024) ||
-        threads != std::floor(threads))
-      return fail(env, "ERR_NATIVE_OPTION", "open: threads must be a whole number from 1 to 1024");
-    options.threads = (int)threads;
-  }
-  if (type == napi_object && option(env, argument, "isa", &value)) {
-    char name[64] = "", known[256] = "";
-    size_t length = 0;
-    if (napi_get_value_string_utf8(env, value, name, sizeof name, &length) != napi_ok)
-      return fail(env, "ERR_NATIVE_OPTION", "open: isa must be a string");
-    int found = -1;
-    for (int i = 0; i < isa_count(); i++) {
-      if (std::strcmp(isa(i).name, name) == 0) found = i;
-      if (isa(i).supported && isa_compiled(i)) append(known, sizeof known, isa(i).name);
-    }
-    const char* why = found < 0                  ? "is not an instruction set level of this architecture"
-                      : !isa(found).supported    ? "is not supported by this CPU"
-                      : !isa_compiled(found)     ? "was not compiled into this build"
-                                                 : nullptr;
-    if (why) return fail(env, "ERR_NATIVE_OPTION", "open: isa `%s` %s; usable here: %s", name, why, known);
-    options.isa = found;
-  }
+  if (!read_options(env, count > 0 ? argument : nullptr, &options)) return nullptr;
   bool pending = false;
   if (napi_is_exception_pending(env, &pending) != napi_ok || pending) return nullptr;
   if (!prepare_isa(options.isa)) options.isa = isa(options.isa).below;

@@ -2,9 +2,6 @@
 // T(portable, norm) T(avx2, norm) ...
 #include "registry.h"
 
-#include <cstdarg>
-#include <cstdio>
-
 #include "registry_tables.h"
 
 #ifndef OCTAVO_TABLES
@@ -109,14 +106,5 @@ const Kernel& op_kernel(int level, int index) {
 }
 
 int op_kernel_isa(int level, int index) { return source(level, position(level, index)); }
-
-const char* sentence(const char* format, ...) {
-  static thread_local char text[512];
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(text, sizeof text, format, arguments);
-  va_end(arguments);
-  return text;
-}
 
 }  // namespace octavo

@@ -41,8 +41,6 @@ OCTAVO_INLINE f32x16 one_plus_erf(f32x16 z) {
   return t > splat(0.927734375f) ? far : near;
 }
 
-OCTAVO_INLINE f32x16 verf(f32x16 z) { return one_plus_erf(z) - 1.0f; }
-
 template <int kAct>
 OCTAVO_INLINE f32x16 act_of(f32x16 x) {
   if constexpr (kAct == kActRelu) {

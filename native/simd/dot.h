@@ -161,13 +161,6 @@ struct DotU4Bf16 : DotBf16Pair {
     return (u32p)_mm512_maskz_permutexvar_epi16(0xffffffffu, (__m512i)(raw >> (4 * j)), table);
   }
 };
-
-// Lane by lane two floats as one dword of bf16, `low` in the low half.
-OCTAVO_INLINE u32p bf16_pairs(f32p low, f32p high) {
-  const __m512i lows = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)low));
-  const __m512i highs = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)high));
-  return (u32p)lows | ((u32p)highs << 16);
-}
 #endif
 
 }  // namespace octavo::OCTAVO_ISA

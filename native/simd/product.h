@@ -14,7 +14,7 @@
 
 #include "../parallel.h"
 #include "act.h"
-#include "amx.h"
+#include "amx_tile.h"
 #include "tile.h"
 #include "transpose.h"
 
@@ -233,8 +233,7 @@ void pack_parts(const Call& call, const Plan& plan, const float* x, int64_t rows
           }
           OCTAVO_UNROLL for (int j = 0; j < kParts; j++) {
             char* out = to + t * stride + ((i / 32 * kParts + j) * plan.rows + r) * kStepBytes;
-            put_part(out, a);
-            put_part(out + kStepBytes / 2, b);
+            store_part(out, take_part(a, b));
           }
         }
       }

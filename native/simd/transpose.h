@@ -1,5 +1,5 @@
 // Rows to steps and back: 16 rows of dwords become steps of 16 lanes. All panel layouts are this transposition, with a
-// map on the dwords (bias of i8, nibble order of u4).
+// map on the dwords (bias of i8, nibble order of u4). And square blocks of floats, turned in registers.
 #pragma once
 
 #include "wide.h"
@@ -106,5 +106,42 @@ OCTAVO_INLINE void steps_to_rows(const uint32_t* from, char* to, int64_t stride,
     }
   }
 }
+
+// The halves of the two vectors interleaved: a0 b0 a1 b1 .. and the same of the upper halves.
+OCTAVO_INLINE f32p zip_low(f32p a, f32p b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+OCTAVO_INLINE f32p zip_high(f32p a, f32p b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+
+template <int kStages>
+OCTAVO_INLINE void zip_stages(f32p* v) {
+  if constexpr (kStages > 0) {
+    f32p next[kPartLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kPartLanes / 2; i++) {
+      next[2 * i] = zip_low(v[i], v[i + kPartLanes / 2]);
+      next[2 * i + 1] = zip_high(v[i], v[i + kPartLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kPartLanes; i++) v[i] = next[i];
+    zip_stages<kStages - 1>(v);
+  }
+}
+// A block of kPartLanes x kPartLanes lanes turned in registers: log2(kPartLanes) perfect shuffles.
+OCTAVO_INLINE void transpose_square(f32p* v) { zip_stages<kPartLanes == 16 ? 4 : kPartLanes == 8 ? 3 : 2>(v); }
 
 }  // namespace octavo::OCTAVO_ISA

@@ -35,11 +35,12 @@ struct Wide {
 };
 using WideF = Wide<f32p>;
 using WideI = Wide<i32p>;
-using WideU = Wide<u32p>;
 
 #define OCTAVO_UNROLL _Pragma("GCC unroll 16")
 
-template <class V>
+// Memory as parts, wherever it lies. (By memcpy: with vectors that may lie anywhere as types g++ 12 makes slower loops
+// of some products.)
+template <class V = f32p>
 OCTAVO_INLINE V load_part(const void* p) {
   V v;
   std::memcpy(&v, p, sizeof v);
@@ -86,14 +87,33 @@ OCTAVO_INLINE f32p abs_part(f32p a) { return (f32p)((u32p)a & 0x7fffffffu); }
 OCTAVO_INLINE f32p to_f32(i32p a) { return __builtin_convertvector(a, f32p); }
 
 OCTAVO_INLINE float highest_part(f32p v) {
-  float m = v[0];
-  for (int i = 1; i < kPartLanes; i++) m = v[i] > m ? v[i] : m;
-  return m;
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 half = _mm256_max_ps((__m256)__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                                    (__m256)__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+#else
+  const __m256 half = (__m256)v;
+#endif
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+#else
+  float best = v[0];
+  for (int i = 1; i < kPartLanes; i++) best = v[i] > best ? v[i] : best;
+  return best;
+#endif
 }
 OCTAVO_INLINE int32_t sum_part(i32p v) {
   int32_t s = 0;
   for (int i = 0; i < kPartLanes; i++) s += v[i];
   return s;
+}
+OCTAVO_INLINE float sum_part(f32p v) {
+  float lane[kPartLanes];
+  store_part(lane, v);
+  for (int width = kPartLanes / 2; width > 0; width >>= 1)
+    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+  return lane[0];
 }
 
 // Any lane of a comparison true?
@@ -141,24 +161,61 @@ OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
 #endif
 }
 
-// Rows of 16-bit or 32-bit floats as f32 lanes.
+// Half as many bits in as many lanes.
+typedef uint16_t HalfPart __attribute__((vector_size(kPartBytes / 2), aligned(1), may_alias));
+
+// Numbers as they are stored: f32, f16 or bf16.
+template <DType kType>
+struct ElementOf {
+  using type = uint16_t;
+};
+template <>
+struct ElementOf<DType::f32> {
+  using type = float;
+};
+template <DType kType>
+using Element = typename ElementOf<kType>::type;
+
+// kPartLanes of them as f32 lanes; the first n, with zeros after them.
 template <DType kType>
 OCTAVO_INLINE f32p load_floats(const void* p) {
   if constexpr (kType == DType::f32) {
-    return load_part<f32p>(p);
-  } else {
-    typedef uint16_t u16h __attribute__((vector_size(kPartBytes / 2)));
-    u16h h;
-    std::memcpy(&h, p, sizeof h);
-    if constexpr (kType == DType::bf16) return (f32p)(__builtin_convertvector(h, u32p) << 16);
+    return load_part(p);
+  } else if constexpr (kType == DType::bf16) {
+    // (g++ 12 widens a whole vector in halves when asked in general terms.)
 #if defined(__AVX512F__)
-    return (f32p)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h);
-#elif defined(__AVX2__) && defined(__F16C__)
-    return (f32p)_mm256_cvtph_ps((__m128i)h);
+    return (f32p)((u32p)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)) << 16);
+#elif defined(__AVX2__)
+    return (f32p)((u32p)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)) << 16);
 #else
-    return widen_f16_bits(__builtin_convertvector(h, u32p));
+    return (f32p)(__builtin_convertvector(*(const HalfPart*)p, u32p) << 16);
+#endif
+  } else {
+#if defined(__AVX512F__)
+    return (f32p)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (f32p)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    return (f32p)vcvt_f32_f16(vreinterpret_f16_u16((uint16x4_t)*(const HalfPart*)p));
+#else
+    return widen_f16_bits(__builtin_convertvector(*(const HalfPart*)p, u32p));
 #endif
   }
 }
+template <DType kType>
+OCTAVO_INLINE f32p load_floats_n(const Element<kType>* p, int n) {
+  Element<kType> lane[kPartLanes] = {};
+  for (int i = 0; i < n; i++) lane[i] = p[i];
+  return load_floats<kType>(lane);
+}
+
+#if defined(__AVX512BF16__)
+// Lane by lane two floats as one dword of bf16, `low` in the low half.
+OCTAVO_INLINE u32p bf16_pairs(f32p low, f32p high) {
+  const __m512i lows = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)low));
+  const __m512i highs = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)high));
+  return (u32p)lows | ((u32p)highs << 16);
+}
+#endif
 
 }  // namespace octavo::OCTAVO_ISA

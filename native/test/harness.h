@@ -1,4 +1,4 @@
-// What the kernel test and the kernel bench share: the kernels of every instruction set that this machine has, tensors
+// What the kernel tests and benches share: the kernels of every instruction set that this machine has, tensors
 // made by hand, calls without the add-on.
 #pragma once
 
@@ -9,6 +9,11 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "../call.h"
 #include "../panels.h"
@@ -39,13 +44,11 @@ inline bool machine_has([[maybe_unused]] const std::string& isa) {
     return a >> 4 & 1;
   }
   if (isa == "avx512") return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
-  if (isa == "avx512bf16") return __builtin_cpu_supports("avx512bf16");
-  if (isa == "amx") {
-#if defined(OCTAVO_AMX_EMULATED)
-    return __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
+  if (isa == "avx512bf16" || isa == "amx_emulated") return __builtin_cpu_supports("avx512bf16");
+  if (isa == "amx") {  // permission for tile data is asked for once per process
+    unsigned a = 7, b = 0, c = 0, d = 0;
+    asm volatile("cpuid" : "+a"(a), "+b"(b), "+c"(c), "+d"(d));
+    return (d >> 22 & 1) && (d >> 24 & 1) && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
   }
   return false;
 #else
@@ -77,6 +80,7 @@ inline int64_t below(int64_t n) { return (int64_t)(random_bits()() % (uint64_t)n
 inline uint16_t to_bf16(float f) {
   uint32_t u;
   memcpy(&u, &f, 4);
+  if (f != f) return 0x7fc0;
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 inline float from_bf16(uint16_t h) {
@@ -85,23 +89,21 @@ inline float from_bf16(uint16_t h) {
   memcpy(&f, &u, 4);
   return f;
 }
+#if defined(__aarch64__)
+typedef __fp16 Half;  // g++ 12 has no _Float16 in C++ here
+#else
+typedef _Float16 Half;
+#endif
 inline float from_f16(uint16_t h) {
-  const int e = h >> 10 & 31, m = h & 1023;
-  const double v = e == 0 ? m * 0x1p-24 : (1024 + m) * __builtin_ldexp(1.0, e - 25);
-  return (float)(h & 0x8000 ? -v : v);
+  Half x;
+  memcpy(&x, &h, 2);
+  return (float)x;
 }
-inline uint16_t to_f16(float f) {  // nearest by search; only for making test data
-  uint16_t sign = f < 0 ? 0x8000 : 0;
-  const float a = f < 0 ? -f : f;
-  uint16_t low = 0, high = 0x7bff;
-  while (low < high) {
-    const uint16_t mid = (uint16_t)((low + high + 1) / 2);
-    if (from_f16(mid) <= a)
-      low = mid;
-    else
-      high = (uint16_t)(mid - 1);
-  }
-  return sign | low;
+inline uint16_t to_f16(float f) {
+  const Half x = (Half)f;
+  uint16_t h;
+  memcpy(&h, &x, 2);
+  return h;
 }
 
 inline int64_t bytes_of(DType dtype, int64_t n) {
@@ -173,17 +175,19 @@ struct Array {
   void fill_gauss(float scale = 1) {
     for (int64_t i = 0; i < size(); i++) set(i, gauss() * scale);
   }
-  Tensor tensor() const {
+  Tensor tensor() const { return view(dims); }
+  Tensor view(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides = {}) const {
     Tensor t;
     if (!data) return t;
     t.data = data;
     t.dtype = dtype;
     t.panels = panels;
-    t.rank = (int)dims.size();
+    t.strided = !strides.empty();
+    t.rank = (int)shape.size();
     int64_t stride = 1;
     for (int d = t.rank - 1; d >= 0; d--) {
-      t.dim[d] = dims[(size_t)d];
-      t.stride[d] = stride;
+      t.dim[d] = shape[(size_t)d];
+      t.stride[d] = strides.empty() ? stride : strides[(size_t)d];
       stride *= t.dim[d];
     }
     return t;
@@ -211,12 +215,27 @@ struct Machine {
     for (const Array* a : operands) c.t[i++] = a ? a->tensor() : Tensor();
     i = 0;
     for (Call::Word w : attrs) c.attr[i++] = w;
+    attach(c);
+    return c;
+  }
+  void attach(Call& c) {
     c.pool = pool;
     c.scratch = scratch;
     c.scratch_owner = this;
-    return c;
   }
 };
+
+// What went wrong so far; the first ones are printed.
+inline int failures = 0;
+inline void fail(const char* isa, const std::string& what) {
+  if (failures++ < 40) std::printf("FAIL %s %s\n", isa, what.c_str());
+}
+template <class... V>
+std::string text(const char* format, V... values) {
+  char buffer[400];
+  std::snprintf(buffer, sizeof buffer, format, values...);
+  return buffer;
+}
 
 inline Call::Word word(int v) {
   Call::Word w;

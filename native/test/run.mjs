@@ -1,16 +1,17 @@
-// Builds and runs the kernel test or bench with the compiler alone, no add-on:
-//   node native/test/run.mjs test|bench [--sanitize=address,undefined] [arguments of the program]
+// Builds and runs the tests or benches of the kernels with the compiler alone, no add-on:
+//   node native/test/run.mjs test|bench [matrix|attention] [--sanitize=address,undefined] [arguments of the program]
 // CXX names the compiler. For another machine: OCTAVO_ARCH=arm64, CXX its cross compiler, OCTAVO_EMULATOR what runs its
-// programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu").
+// programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu"). OCTAVO_BENCH_CLOCK=cpu: see bench.h.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const native = dirname(dirname(fileURLToPath(import.meta.url)));
 const [what, ...rest] = process.argv.slice(2);
 if (what !== "test" && what !== "bench") {
-  process.stderr.write("usage: node native/test/run.mjs test|bench [--sanitize=...] [arguments]\n");
+  process.stderr.write("usage: node native/test/run.mjs test|bench [matrix|attention] [--sanitize=...] [arguments]\n");
   process.exit(2);
 }
 const sanitize = rest.find((arg) => arg.startsWith("--sanitize="))?.slice(11) ?? "";
@@ -19,6 +20,8 @@ const compiler = process.env.CXX ?? "g++";
 
 const AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"];
+// Matrix units are emulated everywhere; where there are some, they are tested as well.
+const hasTiles = existsSync("/proc/cpuinfo") && readFileSync("/proc/cpuinfo", "utf8").includes(" amx_bf16");
 const LEVELS =
   process.env.OCTAVO_ARCH === "arm64" || process.arch === "arm64"
     ? { neon: [], dotprod: ["-march=armv8.2-a+dotprod+fp16"] }
@@ -28,7 +31,8 @@ const LEVELS =
         avxvnni: [...AVX2, "-mavxvnni"],
         avx512: AVX512,
         avx512bf16: [...AVX512, "-mavx512bf16"],
-        amx: [...AVX512, "-mavx512bf16", "-DOCTAVO_AMX_EMULATED"],
+        amx_emulated: [...AVX512, "-mavx512bf16", "-DOCTAVO_AMX_EMULATED"],
+        ...(hasTiles && { amx: [...AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"] }),
       };
 const COMMON = [
   ..."-std=c++17 -fno-rtti -fno-math-errno -fno-trapping-math -ffp-contract=fast".split(" "),
@@ -42,23 +46,54 @@ const objects = join(
 );
 mkdirSync(objects, { recursive: true });
 
-const MATRIX = ["linear", "llm_int8", "four_bit", "quantize", "pack"];
-const jobs = [];
-const tables = [];
-for (const name of MATRIX) {
-  const source = join(native, "kernels", `${name}.cpp`);
-  const wanted = readFileSync(source, "utf8").split("\n")[0].replace("// isa:", "").trim().split(" ");
-  for (const [level, flags] of Object.entries(LEVELS)) {
-    if (!wanted.includes(level) && level !== "neon") continue;
-    jobs.push({ source, object: `${name}-${level}.o`, flags: ["-fno-exceptions", `-DOCTAVO_ISA=${level}`, ...flags] });
-    tables.push(`T(${level},${name})`);
-  }
+// What there is to test: kernel files, and the files of the programs.
+const GROUPS = {
+  matrix: {
+    kernels: ["linear", "llm_int8", "four_bit", "quantize", "pack"],
+    test: ["matrix_test", "matrix_codes_test"],
+    bench: ["matrix_bench", "limits"],
+  },
+  attention: {
+    kernels: ["attention", "attention_append"],
+    test: ["attention_test"],
+    bench: ["attention_bench", "limits"],
+  },
+};
+const chosen = args[0] in GROUPS ? [args.shift()] : Object.keys(GROUPS);
+const SHARED = ["panels", "pool", "sentence", "spin"];
+
+/** The levels of a kernel file: those of its `// isa:` line, as in scripts/build-native.mjs. */
+function levelsOf(source) {
+  const line = /^\/\/ isa:\s*(.+)$/m.exec(readFileSync(source, "utf8"))?.[1] ?? "portable avx2 avx512";
+  const wanted = line.trim().split(" ");
+  return Object.entries(LEVELS).filter(
+    ([level]) => level === "neon" || wanted.includes(level.replace("_emulated", "")),
+  );
 }
-for (const name of readdirSync(native).filter((file) => /^(panels|pool|spin)\.cpp$/.test(file)))
-  jobs.push({ source: join(native, name), object: `${name}.o`, flags: [] });
-const defines = [`-DOCTAVO_TABLES=${tables.join(" ")}`, "-DOCTAVO_AMX_EMULATED"];
-if (what === "bench") jobs.push({ source: join(native, "test", "limits.cpp"), object: "limits.o", flags: [] });
-jobs.push({ source: join(native, "test", `kernels_${what}.cpp`), object: `${what}.o`, flags: defines });
+
+function jobsOf(group) {
+  const jobs = [];
+  const tables = [];
+  for (const name of GROUPS[group].kernels) {
+    const source = join(native, "kernels", `${name}.cpp`);
+    for (const [level, flags] of levelsOf(source)) {
+      jobs.push({
+        source,
+        object: `${name}-${level}.o`,
+        flags: ["-fno-exceptions", `-DOCTAVO_ISA=${level}`, ...flags],
+      });
+      tables.push(`T(${level},${name})`);
+    }
+  }
+  for (const name of SHARED) jobs.push({ source: join(native, `${name}.cpp`), object: `${name}.o`, flags: [] });
+  for (const name of GROUPS[group][what])
+    jobs.push({
+      source: join(native, "test", `${name}.cpp`),
+      object: `${name}.o`,
+      flags: name === "limits" ? [] : [`-DOCTAVO_TABLES=${tables.join(" ")}`],
+    });
+  return jobs;
+}
 
 function run(command, list) {
   return new Promise((resolve, reject) => {
@@ -83,10 +118,11 @@ function stale(job) {
   return [...files, fileURLToPath(import.meta.url)].some((file) => !existsSync(file) || statSync(file).mtimeMs > made);
 }
 
-try {
+async function make(group) {
+  const jobs = jobsOf(group);
   const todo = jobs.filter(stale);
   await Promise.all(
-    [0, 1].map(async () => {
+    Array.from({ length: availableParallelism() }, async () => {
       for (let job = todo.pop(); job; job = todo.pop()) {
         const object = join(objects, job.object);
         await run(compiler, [...COMMON, ...job.flags, "-c", job.source, "-o", object]);
@@ -94,12 +130,14 @@ try {
       }
     }),
   );
-  const program = join(objects, what);
-  const list = jobs.map((job) => join(objects, job.object));
-  await run(compiler, [...COMMON, ...list, "-o", program]);
-  const emulator = process.env.OCTAVO_EMULATOR?.split(" ") ?? [];
-  const [command, ...before] = [...emulator, program];
+  const program = join(objects, `${group}_${what}`);
+  await run(compiler, [...COMMON, ...jobs.map((job) => join(objects, job.object)), "-o", program]);
+  const [command, ...before] = [...(process.env.OCTAVO_EMULATOR?.split(" ") ?? []), program];
   await run(command, [...before, ...args]);
+}
+
+try {
+  for (const group of chosen) await make(group);
 } catch (error) {
   process.stderr.write(`${error.message}\n`);
   process.exit(1);

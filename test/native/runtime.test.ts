@@ -1,4 +1,4 @@
-// The native runtime: buffers, order of the queue, failures, file ranges, closing. Kernels are in kernels.test.ts.
+// The native runtime: buffers, order of the queue, failures, file ranges, closing. Kernels are in the files beside it.
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

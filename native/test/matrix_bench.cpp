@@ -1,55 +1,12 @@
 // Speed of the matrix kernels beside what this machine can do at all, measured in the same run.
-//   node native/test/run.mjs bench [threads] [isa] [decode|prefill|load|all]
-#include <algorithm>
-#include <chrono>
+//   node native/test/run.mjs bench matrix [threads] [isa] [decode|prefill|load|all]
 #include <cmath>
-#include <functional>
 
-#include <time.h>
-
-#include "harness.h"
-#include "limits.h"
+#include "bench.h"
 
 namespace {
 
-// On a busy machine OCTAVO_BENCH_CLOCK=cpu with one thread counts only the time that this process ran.
-double now() {
-  static const char* clock_name = getenv("OCTAVO_BENCH_CLOCK");
-  if (clock_name && !strcmp(clock_name, "cpu")) {
-    timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-  }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Best and median of several runs, in seconds.
-struct Time {
-  double best, median;
-};
-Time measure(const std::function<void()>& f, double budget = 0.35) {
-  f();
-  std::vector<double> times;
-  const double end = now() + budget;
-  while (times.size() < 3 || (now() < end && times.size() < 1000)) {
-    const double start = now();
-    f();
-    times.push_back(now() - start);
-  }
-  std::sort(times.begin(), times.end());
-  return {times[0], times[times.size() / 2]};
-}
-
-double stream_limit = 0, fma_limit = 0, int8_limit = 0, bf16_limit = 0;
-int threads = 2;
-
-void on_all(Machine& machine, void (*f)(void*, int)) {
-  struct Job {
-    void (*f)(void*, int);
-  } job{f};
-  machine.pool->run(
-      threads, 1, [](void* c, int64_t begin, int64_t, int) { ((Job*)c)->f(nullptr, (int)begin); }, &job);
-}
+Limits limits;
 
 struct Weight {
   const char* name;
@@ -103,16 +60,6 @@ void run(Machine& machine, const Kernel* kernel, const Weight& kind, const Layer
   if (wrong) std::printf("%s\n", wrong), exit(1);
 }
 
-const Kernel* find(const char* op, const std::string& isa) {
-  const Kernel* best = nullptr;
-  for (const Entry& e : kernels_named(op)) {
-    if (isa.empty() && !strcmp(e.isa, "amx")) continue;  // emulated here
-    best = e.kernel;
-    if (isa == e.isa) break;
-  }
-  return best;
-}
-
 void decode(Machine& machine, const std::string& isa, int64_t m) {
   std::printf("\ndecode, %ld row%s: GB/s of weights (share of stream)%s\n", m, m > 1 ? "s" : "", "");
   const std::pair<int64_t, int64_t> shapes[] = {{5632, 2048}, {2048, 5632}, {2048, 2048}, {32000, 2048}};
@@ -131,7 +78,7 @@ void decode(Machine& machine, const std::string& isa, int64_t m) {
         for (auto& l : layers) run(machine, kernel, kind, *l, x, y);
       });
       const double rate = (double)(bytes * count) / t.median / 1e9;
-      std::printf("  %ldx%ld %5.1f (%3.0f%%)", n, k, rate, 100 * rate / stream_limit);
+      std::printf("  %ldx%ld %5.1f (%3.0f%%)", n, k, rate, 100 * rate / limits.stream);
     }
     std::printf("\n");
   }
@@ -143,7 +90,7 @@ void prefill(Machine& machine, const std::string& isa, int64_t m, int64_t n, int
     const Layer l(kind, n, k);
     Array x(DType::f32, {m, k}), y(DType::f32, {m, n});
     x.fill_gauss();
-    const double limit = kind.dtype == DType::i8 ? int8_limit : kind.compute ? bf16_limit : fma_limit;
+    const double limit = kind.dtype == DType::i8 ? limits.int8 : kind.compute ? limits.bf16 : limits.fma;
     for (int outliers = 0; outliers < (kind.dtype == DType::i8 ? 3 : 1); outliers++) {
       const int64_t columns = outliers == 0 ? 0 : outliers == 1 ? k / 1000 : k / 100;
       for (int64_t i = 0; i < m * k; i++) x.f()[i] = std::fmin(5.0f, std::fmax(-5.0f, x.f()[i]));
@@ -180,28 +127,13 @@ void load(Machine& machine, const std::string& isa) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  threads = argc > 1 ? atoi(argv[1]) : 2;
+  const int threads = argc > 1 ? atoi(argv[1]) : 2;
   const std::string isa = argc > 2 && strcmp(argv[2], "best") ? argv[2] : "";
   const std::string what = argc > 3 ? argv[3] : "all";
   Machine machine(threads);
   machine.dirty = false;
 
-  static std::vector<char> big(512 << 20, 1);
-  static int64_t part;
-  part = (int64_t)big.size() / threads / 64 * 64;
-  // One stream per thread or four side by side, whichever this machine reads faster.
-  const Time one = measure([&] { on_all(machine, [](void*, int i) { stream_read(big.data() + i * part, part, 1); }); }, 0.5);
-  const Time four = measure([&] { on_all(machine, [](void*, int i) { stream_read(big.data() + i * part, part, 4); }); }, 0.5);
-  const Time stream = four.median < one.median ? four : one;
-  stream_limit = (double)part * threads / stream.median / 1e9;
-  const auto peak = [&](void (*f)(void*, int), double work) {
-    return work * threads / measure([&] { on_all(machine, f); }, 0.2).median / 1e9;
-  };
-  fma_limit = peak([](void*, int) { spin_fma(); }, spin_fma_work());
-  int8_limit = peak([](void*, int) { spin_int8(); }, spin_int8_work());
-  bf16_limit = peak([](void*, int) { spin_bf16(); }, spin_bf16_work());
-  std::printf("limits on %d threads: stream %.1f GB/s (best %.1f), f32 %.0f GFLOP/s, int8 %.0f GOP/s, bf16 %.0f GFLOP/s\n", threads,
-              stream_limit, (double)part * threads / stream.best / 1e9, fma_limit, int8_limit, bf16_limit);
+  limits = measure_limits(machine, threads);
   if (what == "decode" || what == "all") {
     decode(machine, isa, 1);
     decode(machine, isa, 8);

@@ -1,0 +1,124 @@
+// Queries, and a block of keys and values, as the products want them: keys turned to columns, values copied, both in f32 (or, for
+// matrix units, in bf16 parts).
+#pragma once
+
+#include "../../simd/transpose.h"
+#include "amx.h"
+#include "plan.h"
+
+namespace octavo::OCTAVO_ISA {
+namespace {
+
+// Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kPartLanes wide), each [D][width].
+template <DType kType>
+void pack_keys(const Element<kType>* k, int64_t stride, int n, int64_t D, bool fetch, float* out) {
+  for (int j = 0; j < n; j += kPartLanes) {
+    const int panel = j / kPanel;
+    const int64_t width = round_up(n, kPartLanes) - panel * kPanel >= kPanel ? kPanel : kPartLanes;
+    float* base = out + panel * kPanel * D + (j - panel * kPanel);
+    const int keys = n - j < kPartLanes ? n - j : kPartLanes;
+    for (int64_t d = 0; d < D; d += kPartLanes) {
+      const int part = D - d < kPartLanes ? (int)(D - d) : kPartLanes;
+      f32p v[kPartLanes];
+      if (keys == kPartLanes && part == kPartLanes) {
+        if (fetch && d * (int64_t)sizeof(*k) % 64 == 0)
+          for (int i = 0; i < kPartLanes; i++) __builtin_prefetch(k + (j + i + kKeys) * stride + d);
+#pragma GCC unroll 16
+        for (int i = 0; i < kPartLanes; i++) v[i] = load_floats<kType>(k + (j + i) * stride + d);
+      } else {
+        for (int i = 0; i < kPartLanes; i++) v[i] = i < keys ? load_floats_n<kType>(k + (j + i) * stride + d, part) : f32p{};
+      }
+      transpose_square(v);
+      if (part == kPartLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kPartLanes; i++) store_part(base + (d + i) * width, v[i]);
+      } else {
+        for (int i = 0; i < part; i++) store_part(base + (d + i) * width, v[i]);
+      }
+    }
+  }
+}
+
+// Values of keys [0, n): panels of kPanel columns (the last may be kPartLanes wide), each [kKeys][width]. A key that nobody
+// sees gives zeros, whatever lies there.
+template <DType kType>
+void pack_values(const Element<kType>* v, int64_t stride, int n, int64_t E, const int32_t* keep, bool fetch,
+                 float* out) {
+  const int64_t whole = round_up(E, kPartLanes);
+  for (int64_t e = 0; e < whole; e += kPanel) {
+    const bool two = whole - e >= kPanel;
+    const int64_t width = two ? kPanel : kPartLanes;
+    float* base = out + e * kKeys;
+    for (int j = 0; j < n; j++) {
+      const Element<kType>* row = v + j * stride + e;
+      float* to = base + j * width;
+      if (fetch && e * (int64_t)sizeof(*v) % 64 == 0) {
+        __builtin_prefetch(row + kKeys * stride);
+        if (sizeof(*v) == 4 && two) __builtin_prefetch(row + kKeys * stride + kPartLanes);
+      }
+      if (keep != nullptr && keep[j] == 0) {
+        for (int64_t i = 0; i < width; i += kPartLanes) store_part(to + i, f32p{});
+      } else if (e + width <= E) {
+        store_part(to, load_floats<kType>(row));
+        if (two) store_part(to + kPartLanes, load_floats<kType>(row + kPartLanes));
+      } else {
+        for (int64_t i = 0; i < width; i += kPartLanes) {
+          const int64_t part = E - e - i;
+          store_part(to + i, part >= kPartLanes ? load_floats<kType>(row + i) : load_floats_n<kType>(row + i, (int)part));
+        }
+      }
+    }
+  }
+}
+
+void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0, int n, const int32_t* keep,
+                bool fetch_k, bool fetch_v) {
+  const int64_t ko = b * job.k.stride[0] + g * job.k.stride[1] + j0 * job.k.stride[2];
+  const int64_t vo = b * job.v.stride[0] + g * job.v.stride[1] + j0 * job.v.stride[2];
+  const int64_t ks = job.k.stride[2], vs = job.v.stride[2];
+#if defined(OCTAVO_AMX)
+  if (job.tiles) {
+    u32p *k = (u32p*)w.k, *v = (u32p*)w.v;
+    by_type(job.k.dtype, [&](auto of) {
+      pack_keys_tiles<of.type>(job.k.as<Element<of.type>>() + ko, ks, n, job.D, kKeys, fetch_k, k);
+    });
+    by_type(job.v.dtype, [&](auto of) {
+      pack_values_tiles<of.type>(job.v.as<Element<of.type>>() + vo, vs, n, job.E, keep, kKeys, fetch_v, v);
+    });
+    return;
+  }
+#endif
+  by_type(job.k.dtype, [&](auto of) {
+    pack_keys<of.type>(job.k.as<Element<of.type>>() + ko, ks, n, job.D, fetch_k, w.k);
+  });
+  by_type(job.v.dtype, [&](auto of) {
+    pack_values<of.type>(job.v.as<Element<of.type>>() + vo, vs, n, job.E, keep, fetch_v, w.v);
+  });
+}
+
+// Queries, scaled, each strip turned to [D][rows of the strip].
+void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t row0, const Strips& strips) {
+  const auto query = [&](int64_t row) {
+    return job.q.as<float>() + b * job.q.stride[0] + row / job.R * job.q.stride[1] +
+           (g * job.R + row % job.R) * job.q.stride[2];
+  };
+  for (int64_t s = 0; s < strips.count; s++) {
+    const int64_t from = strips.start(s), n = strips.start(s + 1) - from;
+#if defined(OCTAVO_AMX)
+    if (job.tiles) {
+      const float* row[16];
+      for (int64_t r = 0; r < n; r++) row[r] = query(row0 + from + r);
+      pack_queries_tiles(row, (int)n, job.scale, job.D, (u32p*)(w.q + from * job.Dw));
+      continue;
+    }
+#endif
+    for (int64_t r = 0; r < n; r++) {
+      const float* q = query(row0 + from + r);
+      float* to = w.q + from * job.D + r;
+      for (int64_t d = 0; d < job.D; d++) to[d * n] = q[d] * job.scale;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace octavo::OCTAVO_ISA

@@ -1,0 +1,110 @@
+// A strip of rows meets a block of keys: scores, softmax, values.
+#pragma once
+
+#include "amx.h"
+#include "softmax.h"
+
+namespace octavo::OCTAVO_ISA {
+namespace {
+
+// c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kPartLanes.
+// kFetch: memory at `ahead` is asked for on the way, ahead_step bytes per step (at most 128).
+// Not inlined: within a larger function g++ runs out of registers here that it has.
+template <int MR, int NR, int kRow, int kStep, bool kAdd, bool kFetch>
+__attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha,
+                                    const char* ahead, int64_t ahead_step) {
+  static_assert(NR == 1 || NR == 2);
+  f32p acc0[MR], acc1[MR];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+    acc0[r] = kAdd ? load_part(c + r * ldc) * alpha[r] : f32p{};
+    if constexpr (NR == 2) acc1[r] = kAdd ? load_part(c + r * ldc + kPartLanes) * alpha[r] : f32p{};
+  }
+  for (int64_t k = 0; k < n; k++, a += kStep, b += NR * kPartLanes) {
+    if constexpr (kFetch) {
+      __builtin_prefetch(ahead);
+      if (kPartLanes == 16) __builtin_prefetch(ahead + 64);
+      ahead += ahead_step;
+    }
+    const f32p b0 = load_part(b), b1 = NR == 2 ? load_part(b + kPartLanes) : b0;
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+      const f32p x = splat_part(a[r * kRow]);
+      acc0[r] += x * b0;
+      if constexpr (NR == 2) acc1[r] += x * b1;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+    store_part(c + r * ldc, acc0[r]);
+    if constexpr (NR == 2) store_part(c + r * ldc + kPartLanes, acc1[r]);
+  }
+}
+
+template <int MR, bool kFetch>
+void strip(const Meeting& m, const Bench& w, int64_t local) {
+  const Job& job = *m.job;
+  const int whole = (int)round_up(m.n, kPartLanes);  // as packed
+  const float* q = w.q + local * job.D;
+  for (int j = 0; j < m.nk; j += kPanel) {
+    const float* k = w.k + j * job.D;
+    const char* ahead = m.ahead_k + j / kPanel * job.D * m.step_k;
+    if (whole - j >= kPanel)
+      tile<MR, 2, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
+    else
+      tile<MR, 1, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
+  }
+  float alpha[kMostRows + kPartLanes] = {};
+  soften(m, w, local, MR, alpha);
+  for (int64_t e = 0; e < job.Ew; e += kPanel) {
+    const float* v = w.v + e * kKeys;
+    float* c = w.acc + local * job.Ew + e;
+    const char* ahead = m.ahead_v + e / kPanel * kKeys * m.step_v;
+    if (job.Ew - e >= kPanel)
+      tile<MR, 2, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
+    else
+      tile<MR, 1, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
+  }
+}
+
+#if defined(OCTAVO_AMX)
+void tile_strip(const Meeting& m, const Bench& w, int64_t local, int rows) {
+  const Job& job = *m.job;
+  const int count = (int)round_up(m.nk, kPartLanes);
+  const u32p *q = (const u32p*)(w.q + local * job.Dw), *k = (const u32p*)w.k, *v = (const u32p*)w.v;
+  by_type(job.k.dtype, [&](auto of) { scores_tiles<kBf16Parts<of.type>>(q, k, job.D, count, kKeys, w.s); });
+  float alpha[kMostRows + kPartLanes] = {};
+  soften(m, w, local, rows, alpha);
+  u32p* p = (u32p*)w.p;
+  split_probabilities(w.s, rows, count, kKeys, p);
+  float* acc = w.acc + local * job.Ew;
+  for (int r = 0; r < rows; r++) {
+    if (alpha[r] == 1) continue;
+    for (int64_t e = 0; e < job.Ew; e += kPartLanes) store_part(acc + r * job.Ew + e, load_part(acc + r * job.Ew + e) * alpha[r]);
+  }
+  const int keys = (int)round_up(count, 32);
+  by_type(job.v.dtype, [&](auto of) { values_tiles<kBf16Parts<of.type>>(p, v, job.Ew, keys, kKeys, acc); });
+}
+#endif
+
+template <bool kFetch>
+void any_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
+  switch (rows) {
+    case 1: return strip<1, kFetch>(m, w, local);
+    case 2: return strip<2, kFetch>(m, w, local);
+    case 3: return strip<3, kFetch>(m, w, local);
+    case 4: return strip<4, kFetch>(m, w, local);
+    default: break;
+  }
+  if constexpr (kStrip >= 6) {
+    if (rows == 5) return strip<5, kFetch>(m, w, local);
+    if (rows == 6) return strip<6, kFetch>(m, w, local);
+  }
+  if constexpr (kStrip >= 8) {
+    if (rows == 7) return strip<7, kFetch>(m, w, local);
+    if (rows == 8) return strip<8, kFetch>(m, w, local);
+  }
+}
+
+}  // namespace
+}  // namespace octavo::OCTAVO_ISA

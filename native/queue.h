@@ -1,0 +1,75 @@
+// The queue of a device: a linked list with one producer (the owner's thread) and one consumer (the queue thread).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+
+#include "device.h"
+
+namespace octavo {
+
+enum class Kind { commands, write, read, load, free, close };
+
+// One entry of the queue; its payload (words, bytes or a path) follows it in memory.
+struct Item {
+  std::atomic<Item*> next{nullptr};
+  Kind kind = Kind::commands;
+  int32_t buffer = 0;
+  uint64_t offset = 0;
+  uint64_t count = 0;     // bytes, or words of commands
+  uint64_t position = 0;  // in the file
+  Completion* completion = nullptr;
+
+  char* payload() { return reinterpret_cast<char*>(this + 1); }
+};
+
+// Null when memory ran out.
+Item* make_item(Kind kind, uint64_t payload);
+
+class Queue {
+ public:
+  // False if memory ran out.
+  bool start();
+  ~Queue();
+
+  // Producer: appends an item; true if everything that was appended has run.
+  void push(Item* item);
+  bool idle() const { return finished_.load(std::memory_order_acquire) == queued_; }
+  // Any thread: what is queued is not to be run any more.
+  void abandon();
+  const std::atomic<bool>& abandoned() const { return abandoned_; }
+
+  // Consumer: the next item, once there is one; null once the queue is abandoned. It lives until the next call.
+  // Before the consumer goes to sleep, `rest` is called.
+  template <class F>
+  Item* take(const F& rest) {
+    Item* next = poll();
+    if (!next && !abandoned_.load(std::memory_order_relaxed)) {
+      rest();
+      next = sleep();
+    }
+    if (abandoned_.load(std::memory_order_relaxed)) return nullptr;
+    drop_head();
+    return head_ = next;
+  }
+  // Consumer: the item that was taken last has run.
+  void finish() { finished_.fetch_add(1, std::memory_order_release); }
+
+ private:
+  Item* poll();
+  Item* sleep();
+  void drop_head();
+
+  Item* head_ = nullptr;  // the last item that was taken
+  alignas(64) Item* tail_ = nullptr;
+  uint64_t queued_ = 0;  // producer's
+  alignas(64) std::atomic<uint64_t> finished_{0};
+  std::atomic<bool> sleeping_{false};
+  std::atomic<bool> abandoned_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,258 @@
+// Every matrix kernel on every instruction set of this machine against a naive twin: plain loops, sums in double or in
+// exact integers. Prints the largest error per op and instruction set; leaves with 1 if one is too large.
+#include <functional>
+
+#include "matrix.h"
+
+namespace {
+
+double act(int code, double x) {
+  switch (code) {
+    case 1: return x < 0 ? 0 : x;
+    case 2: return x / 2 * (1 + std::erf(x / std::sqrt(2.0)));
+    case 4: return x / (1 + std::exp(-x));
+    default: return x;
+  }
+}
+
+struct Shape {
+  int64_t m, n, k;
+};
+const std::vector<Shape> kShapes = {{1, 16, 16},  {1, 1, 1},    {1, 5, 7},    {0, 16, 8},   {2, 33, 40},  {5, 17, 31},
+                                    {17, 50, 72}, {64, 48, 64}, {3, 70, 129}, {12, 16, 100}, {13, 40, 24}, {26, 64, 256},
+                                    {9, 31, 8},   {4, 80, 300}, {1, 200, 520}, {60, 33, 1000}, {7, 20, 0}, {6, 100, 96},
+                                    {250, 40, 208}, {500, 20, 64}};
+
+struct Extras {  // bias, residual, act
+  Array bias, residual;
+  bool has_bias, has_residual;
+  int act;
+  Extras(int64_t m, int64_t n, int variant) {
+    has_bias = variant % 4 != 0;
+    has_residual = variant % 3 == 1;
+    const DType types[] = {DType::f32, DType::f16, DType::bf16};
+    bias = Array(types[variant % 3], {n});
+    bias.fill_gauss();
+    residual = Array(DType::f32, {m, n});
+    residual.fill_gauss();
+    const int acts[] = {0, 1, 4, 0, 2};
+    act = acts[variant % 5];
+  }
+  const Array* b() const { return has_bias ? &bias : nullptr; }
+  const Array* r() const { return has_residual ? &residual : nullptr; }
+  double apply(double sum, int64_t m, int64_t n, int64_t N) const {
+    if (has_bias) sum += bias.at(n);
+    sum = ::act(act, sum);
+    if (has_residual) sum += residual.f()[m * N + n];
+    return sum;
+  }
+};
+
+// Runs with 1, 2 and 3 threads, wants the same bits each time, and returns the result.
+Array run_all(const char* isa, const Kernel* kernel, std::vector<std::unique_ptr<Machine>>& machines,
+              std::vector<const Array*> operands, const std::vector<Call::Word>& attrs, int64_t m, int64_t n) {
+  Array first;
+  for (auto& machine : machines) {
+    Array y(DType::f32, {m, n});
+    operands.push_back(&y);
+    must(isa, kernel, machine->call(operands, attrs));
+    operands.pop_back();
+    if (!first.data)
+      first = y;
+    else if (memcmp(first.data, y.data, (size_t)y.bytes))
+      fail(isa, text("%s: bits depend on the number of threads (%ldx%ld)", kernel->name, m, n));
+  }
+  return first;
+}
+
+double compare(const Array& y, const std::function<double(int64_t, int64_t, double&)>& want) {
+  double worst = 0;
+  const int64_t m = y.dims[0], n = y.dims[1];
+  for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+      double size = 1e-3;
+      const double w = want(i, j, size), got = y.f()[i * n + j];
+      const double error = std::fabs(w - got) / size;
+      if (!(error <= worst)) worst = error;
+    }
+  return worst;
+}
+
+void test_linear(std::vector<std::unique_ptr<Machine>>& machines) {
+  for (const Entry& e : kernels_named("linear"))
+    for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      double worst = 0;
+      int variant = 0;
+      for (const Shape& s : kShapes)
+        for (bool panels : {true, false}) {
+          const Array rows = random_rows(dtype, s.n, s.k);
+          const Array w = panels ? naive_panels(rows) : rows;
+          Array x(DType::f32, {s.m, s.k});
+          x.fill_gauss();
+          const Extras extras(s.m, s.n, variant++);
+          const Array y = run_all(e.isa, e.kernel, machines, {&x, &w, extras.b(), extras.r()}, {word(extras.act)}, s.m, s.n);
+          const double error = compare(y, [&](int64_t m, int64_t n, double& size) {
+            double sum = 0;
+            for (int64_t k = 0; k < s.k; k++) {
+              const double p = (double)x.f()[m * s.k + k] * rows.at(n * s.k + k);
+              sum += p;
+              size += std::fabs(p);
+            }
+            size += 1;
+            return extras.apply(sum, m, n, s.n);
+          });
+          if (!(error < 1e-6)) fail(e.isa, text("linear dtype %d panels %d %ldx%ldx%ld: %g", (int)dtype, panels, s.m, s.n, s.k, error));
+          worst = std::fmax(worst, error);
+          // a row does not depend on the rows beside it (AMX takes over from a certain number of rows on, with another
+          // order of sums)
+          if (s.m > 1 && !extras.has_residual && (strncmp(e.isa, "amx", 3) || s.m <= 12)) {
+            Array one(DType::f32, {1, s.k}), y1(DType::f32, {1, s.n});
+            const int64_t r = below(s.m);
+            memcpy(one.data, x.f() + r * s.k, (size_t)one.bytes);
+            must(e.isa, e.kernel, machines[1]->call({&one, &w, extras.b(), nullptr, &y1}, {word(extras.act)}));
+            if (memcmp(y1.data, y.f() + r * s.n, (size_t)y1.bytes)) fail(e.isa, text("linear: a row depends on its neighbours (dtype %d, m %ld)", (int)dtype, s.m));
+          }
+        }
+      std::printf("  %-20s %-12s %.1e  (dtype %d)\n", "linear", e.isa, worst, (int)dtype);
+    }
+}
+
+void test_llm_int8(std::vector<std::unique_ptr<Machine>>& machines) {
+  for (const Entry& e : kernels_named("llm_int8_linear")) {
+    double worst = 0;
+    int variant = 0;
+    for (const Shape& s : kShapes)
+      for (bool panels : {true, false})
+        for (int mode = 0; mode < 5; mode++) {  // no outliers; a few columns; everywhere; threshold 0; zeros
+          const Array rows = random_rows(DType::i8, s.n, s.k);
+          const Array w = panels ? naive_panels(rows) : rows;
+          Array x(DType::f32, {s.m, s.k}), scb(DType::f32, {s.n}), seen(DType::u8, {s.k});
+          x.fill_gauss(mode == 2 ? 4.0f : 1.0f);
+          if (mode == 4) memset(x.data, 0, (size_t)x.bytes);
+          if (mode == 1 && s.k > 0)
+            for (int64_t m = 0; m < s.m; m++) x.f()[m * s.k + s.k / 3] = 20 * gauss(), x.f()[m * s.k + below(s.k)] = 9;
+          if (mode == 0) for (int64_t i = 0; i < x.size(); i++) x.f()[i] = std::fmin(3.f, std::fmax(-3.f, x.f()[i]));
+          for (int64_t i = 0; i < s.n; i++) scb.f()[i] = std::fabs(gauss()) * 0.1f;
+          memset(seen.data, 0, (size_t)s.k);
+          const float threshold = mode == 3 ? 0.0f : mode == 2 ? 3.0f : 6.0f;
+          const Extras extras(s.m, s.n, variant++);
+          const Array y = run_all(e.isa, e.kernel, machines, {&x, &w, &scb, extras.b(), extras.r(), &seen},
+                                  {word(threshold), word(extras.act)}, s.m, s.n);
+          std::vector<float> scale((size_t)s.m);
+          std::vector<int> q((size_t)(s.m * s.k));
+          std::vector<uint8_t> out((size_t)s.k, 0);
+          for (int64_t m = 0; m < s.m; m++) {
+            float high = 0;
+            for (int64_t k = 0; k < s.k; k++) {
+              const float a = std::fabs(x.f()[m * s.k + k]);
+              if (!(threshold > 0) || a < threshold) high = std::fmax(high, a);
+            }
+            scale[(size_t)m] = high;
+            volatile float inverse = high > 0 ? 1.0f / high : 0.0f;
+            volatile float factor = inverse * 127.0f;
+            for (int64_t k = 0; k < s.k; k++) {
+              const float v = x.f()[m * s.k + k];
+              volatile float scaled = v * factor;
+              const bool outlier = threshold > 0 && std::fabs(v) >= threshold;
+              if (outlier) out[(size_t)k] = 1;
+              q[(size_t)(m * s.k + k)] = outlier ? 0 : (int)std::nearbyint(scaled);
+            }
+          }
+          if (s.k > 0 && memcmp(out.data(), seen.data, (size_t)s.k)) fail(e.isa, text("seen, mode %d, %ldx%ldx%ld", mode, s.m, s.n, s.k));
+          const double error = compare(y, [&](int64_t m, int64_t n, double& size) {
+            int64_t acc = 0;
+            double extra = 0;
+            for (int64_t k = 0; k < s.k; k++) {
+              const float v = x.f()[m * s.k + k];
+              acc += q[(size_t)(m * s.k + k)] * rows.c()[n * s.k + k];
+              if (threshold > 0 && std::fabs(v) >= threshold) {
+                const double p = (double)v * rows.c()[n * s.k + k] * scb.f()[n] / 127;
+                extra += p;
+                size += std::fabs(p);
+              }
+            }
+            const double main = (double)acc * scale[(size_t)m] * scb.f()[n] / 16129;
+            size += 1 + std::fabs(main);
+            return extras.apply(main + extra, m, n, s.n);
+          });
+          if (!(error < 1e-6)) fail(e.isa, text("llm_int8 panels %d mode %d %ldx%ldx%ld: %g", panels, mode, s.m, s.n, s.k, error));
+          worst = std::fmax(worst, error);
+          if (s.m > 1 && !extras.has_residual) {
+            Array one(DType::f32, {1, s.k}), y1(DType::f32, {1, s.n});
+            const int64_t r = below(s.m);
+            memcpy(one.data, x.f() + r * s.k, (size_t)one.bytes);
+            must(e.isa, e.kernel, machines[1]->call({&one, &w, &scb, extras.b(), nullptr, nullptr, &y1}, {word(threshold), word(extras.act)}));
+            if (memcmp(y1.data, y.f() + r * s.n, (size_t)y1.bytes)) fail(e.isa, text("llm_int8: a row depends on its neighbours (mode %d, %ldx%ldx%ld panels %d)", mode, s.m, s.n, s.k, panels));
+          }
+        }
+    // A NaN row gives NaN, Inf does no harm, the rows beside them are as ever.
+    const Array rows = random_rows(DType::i8, 20, 40), w = naive_panels(rows);
+    Array x(DType::f32, {3, 40}), scb(DType::f32, {20}), y(DType::f32, {3, 20}), y2(DType::f32, {3, 20});
+    x.fill_gauss();
+    scb.fill_gauss();
+    must(e.isa, e.kernel, machines[0]->call({&x, &w, &scb, nullptr, nullptr, nullptr, &y2}, {word(6.0f), word(0)}));
+    x.f()[3] = NAN;
+    x.f()[45] = INFINITY;
+    for (float threshold : {6.0f, 0.0f}) {
+      must(e.isa, e.kernel, machines[0]->call({&x, &w, &scb, nullptr, nullptr, nullptr, &y}, {word(threshold), word(0)}));
+      for (int n = 0; n < 20; n++) {
+        if (y.f()[n] == y.f()[n]) fail(e.isa, "a NaN row is not NaN");
+        if (threshold > 0 && y.f()[40 + n] != y2.f()[40 + n]) fail(e.isa, "a NaN row disturbs others");
+      }
+    }
+    std::printf("  %-20s %-12s %.1e\n", "llm_int8_linear", e.isa, worst);
+  }
+}
+
+void test_four_bit(std::vector<std::unique_ptr<Machine>>& machines) {
+  for (const Entry& e : kernels_named("four_bit_linear")) {
+    double worst = 0, worst_bf16 = 0;
+    int variant = 0;
+    for (const Shape& s : kShapes)
+      for (bool panels : {true, false})
+        for (int64_t blocksize : {32, 64, 4096}) {
+          if (panels && s.k % 8) continue;
+          const int kind = variant % 2;
+          const FourBitMatrix matrix(s.n, s.k, kind, blocksize, variant % 4 < 2);
+          const Array w = panels ? naive_panels(matrix.rows) : matrix.rows;
+          Array x(DType::f32, {s.m, s.k});
+          x.fill_gauss();
+          const Extras extras(s.m, s.n, variant++);
+          for (int compute = 0; compute < 2; compute++) {
+            const Array y = run_all(e.isa, e.kernel, machines,
+                                    {&x, &w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), extras.b(), extras.r()},
+                                    {word(kind), word((int)blocksize), word(extras.act), word(compute)}, s.m, s.n);
+            const double error = compare(y, [&](int64_t m, int64_t n, double& size) {
+              double sum = 0;
+              for (int64_t k = 0; k < s.k; k++) {
+                const double p = (double)x.f()[m * s.k + k] * matrix.dense[(size_t)(n * s.k + k)];
+                sum += p;
+                size += std::fabs(p);
+              }
+              size += 1;
+              return extras.apply(sum, m, n, s.n);
+            });
+            double& most = compute ? worst_bf16 : worst;
+            most = std::fmax(most, error);
+            if (!(error < (compute ? 8e-3 : 1e-6)))
+              fail(e.isa, text("four_bit panels %d bs %ld nested %d compute %d %ldx%ldx%ld: %g", panels, blocksize, matrix.codes, compute, s.m, s.n, s.k, error));
+          }
+        }
+    std::printf("  %-20s %-12s %.1e  (bf16 products allowed: %.1e)\n", "four_bit_linear", e.isa, worst, worst_bf16);
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::vector<std::unique_ptr<Machine>> machines;
+  for (int threads : {1, 2, 3}) machines.push_back(std::make_unique<Machine>(threads));
+  std::printf("largest errors, relative to the sum of the products' magnitudes\n");
+  test_pack(*machines[1]);
+  test_quantize(*machines[1]);
+  test_linear(machines);
+  test_llm_int8(machines);
+  test_four_bit(machines);
+  std::printf(failures ? "%d failures\n" : "all well\n", failures);
+  return failures ? 1 : 0;
+}

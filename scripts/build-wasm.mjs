@@ -215,5 +215,5 @@ if (linked?.code === 0) {
 writeFileSync(stampFile, JSON.stringify(stamp));
 if (failed) process.exit(1);
 if (linked.code !== 0) fail(`linking failed\n${linked.text}`);
-const kb = Math.round(statSync(output).size / 1024);
+const kb = Math.round(statSync(output).size / 1000);
 say(`wasm: built ${relative(root, output)}, ${kb} kB, in ${((Date.now() - begin) / 1000).toFixed(1)} s`);

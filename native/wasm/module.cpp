@@ -130,7 +130,6 @@ EXPORT(open) int32_t open() {
   return s.kernels;
 }
 
-EXPORT(isa_name) const char* isa_name() { return isa(0).name; }
 EXPORT(kernel_name) const char* kernel_name(int32_t index) { return state->kernel[index]->name; }
 EXPORT(kernel_signature) const char* kernel_signature(int32_t index) { return state->kernel[index]->signature; }
 

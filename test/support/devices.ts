@@ -9,7 +9,7 @@ import { gpu } from "./webgpu.js";
 /** Why suites do without the wasm device; undefined if it is there. */
 export const whyNoWasm: string | undefined = findWasm()
   ? undefined
-  : "build/octavo.wasm is not built (node scripts/build-wasm.mjs; needs clang and lld)";
+  : "build/octavo.wasm is not built (npm run build:wasm; needs clang and lld)";
 
 if (whyNoWasm) console.warn(`\n*** WASM suites are SKIPPED: ${whyNoWasm} ***\n`);
 

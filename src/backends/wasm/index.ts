@@ -20,7 +20,6 @@ export interface WasmOptions {
 interface Exports {
   readonly memory: WasmMemory;
   open(): number;
-  isa_name(): number;
   kernel_name(index: number): number;
   kernel_signature(index: number): number;
   panel_bytes(dtype: number, rows: number, columns: number): number;
@@ -62,7 +61,7 @@ export function openWasm(module: WasmModule | Uint8Array | ArrayBuffer, options:
     if (wanted === undefined || wanted === signature) continue;
     throw new DeviceError(
       `the WASM module has another signature for ${name}\n  module:  ${signature}\n  library: ${wanted}`,
-      { hint: "node scripts/build-wasm.mjs", details: { op: name, expected: wanted, got: signature } },
+      { hint: "npm run build:wasm", details: { op: name, expected: wanted, got: signature } },
     );
   }
   return new Wasm(exports, kernels, options);
@@ -77,7 +76,7 @@ function textAt({ memory }: Exports, pointer: number): string {
 
 class Wasm implements Backend {
   readonly name = "wasm";
-  readonly description: string;
+  readonly description = "WebAssembly with SIMD, 1 thread";
   readonly kernels: readonly KernelInfo[];
   readonly budget: number;
   readonly #exports: Exports;
@@ -94,7 +93,6 @@ class Wasm implements Backend {
     this.#panels = panels;
     this.kernels = kernels;
     this.budget = Math.min(budget, BUDGET);
-    this.description = `WebAssembly, ${textAt(exports, exports.isa_name())}, 1 thread`;
   }
 
   get lost(): boolean {

@@ -8,7 +8,7 @@ import { DeviceError } from "../../core/errors.js";
 import { compile, type WasmModule } from "./api.js";
 import { openWasm, type WasmOptions } from "./index.js";
 
-const HINT = "node scripts/build-wasm.mjs (needs clang and lld)";
+const HINT = "npm run build:wasm (needs clang and lld)";
 
 /** Path of the module that is there, or undefined. */
 export function findWasm(): string | undefined {

@@ -10,16 +10,20 @@ import { argmax } from "../../dist/ops/sampling.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
 import { tokenAt } from "./protocol.mjs";
 
-/** dtype and quantization of a variant. @param {string} variant */
+/**
+ * dtype, quantization and products of a variant. In bf16 and 4 bits, activations may be rounded to bf16: the peers round
+ * them too, to bf16 or further. @param {string} variant
+ */
 function optionsOf(variant) {
-  if (variant === "f32" || variant === "bf16" || variant === "f16") return { dtype: variant };
+  if (variant === "bf16") return { dtype: variant, compute: "bf16" };
+  if (variant === "f32" || variant === "f16") return { dtype: variant };
   if (variant === "int8") return { dtype: "bf16", quantization: new BitsAndBytesConfig({ load_in_8bit: true }) };
   const quantization = new BitsAndBytesConfig({
     load_in_4bit: true,
     bnb_4bit_quant_type: variant,
     bnb_4bit_compute_dtype: "bfloat16",
   });
-  return { dtype: "bf16", quantization };
+  return { dtype: "bf16", quantization, compute: "bf16" };
 }
 
 /** @param {{ file: string, variant: string, isa?: string, threads: number, shape: import("./shapes.mjs").Shape }} job */
@@ -27,8 +31,9 @@ export async function open({ file, variant, isa, threads, shape }) {
   // The reference device (plain loops) is for trying this file out where there are no kernels.
   const reference = process.env.OCTAVO_PEERS_DEVICE === "reference";
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
-  const { dtype, quantization } = optionsOf(variant);
-  const { model } = await loadCausalLM(file, { device, name: shape.name, dtype, quantization });
+  const options = optionsOf(variant);
+  const { dtype } = options;
+  const { model } = await loadCausalLM(file, { device, name: shape.name, ...options });
   const { layers, groups, head_dim } = model.geometry;
 
   /** @param {number} rows @param {number} wanted */

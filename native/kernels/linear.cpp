@@ -1,7 +1,7 @@
-// isa: portable avx2 avx512 amx
-// Dense products: y = act(x · Wᵀ + bias) + residual, weights in f32, f16 or bf16, activations and sums in f32.
-#include "../registry.h"
-#include "../simd/product.h"
+// isa: portable avx2 avx512 avx512bf16 amx
+// Dense products: y = act(x · Wᵀ + bias) + residual, weights in f32, f16 or bf16, sums in f32. Activations are f32, and
+// rounded to bf16 where the caller allows it, the weights are bf16 too, and the machine multiplies such pairs.
+#include "../simd/float_product.h"
 #include "../simd/stored.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -10,29 +10,19 @@ namespace {
 
 template <class Weights>
 const char* product(const Call& call, const Weights& weights) {
-  const Tensor &x = call.t[0], &w = call.t[1], &y = call.t[4];
-  const int64_t m = x.rows(), k = w.dim[1], n = w.dim[0];
-  if (m == 0 || n == 0) return nullptr;
-  const Plan plan = plan_product(call, m, n, weights);
-  const int64_t packed = plan.slab * plan.x_bytes;
-  char* scratch = call.need((size_t)(packed + plan.workers * plan.worker_bytes));
-  if (!scratch) return "no memory for the scratch of a linear";
-  const Output output{y.as<float>(), call.t[3].as<float>(), &call.t[2], call.attr[0].i, n};
-  for (int64_t first = 0; first < plan.tiles; first += plan.slab) {
-    const int64_t tiles = at_most(plan.slab, plan.tiles - first);
-    const int64_t row = first * plan.rows;
-    pack_activations<typename Weights::Dot>(call, plan, x.as<float>() + row * k, m - row, k, tiles, scratch);
-    run_product(call, plan, tiles, scratch, plan.x_bytes, weights, scratch + packed,
-                [&](int64_t tile, int64_t panel, int panels, const char* c) {
-                  const int64_t at = row + tile * plan.rows;
-                  output.floats(plan, at, m - at, panel, panels, c);
-                });
-  }
-  return nullptr;
+  return float_product(call, weights, 4, call.attr[0].i);
 }
 
 const char* linear(const Call& call) {
   const Tensor& w = call.t[1];
+#if defined(OCTAVO_BF16_DOT)
+  if (call.attr[1].i == 1 && w.dtype == DType::bf16 && w.dim[1] % 8 == 0) {
+#if defined(OCTAVO_AMX)
+    if (call.t[0].rows() > kTileRows) return product(call, Stored<MatrixBf16<1, 1>>(w));
+#endif
+    return product(call, Stored<DotBf16Pair>(w));
+  }
+#endif
 #if defined(OCTAVO_AMX)
   if (call.t[0].rows() > kTileRows) {
     switch (w.dtype) {
@@ -58,7 +48,7 @@ const char* linear(const Call& call) {
 
 OCTAVO_KERNELS(linear, {"linear",
                         "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; "
-                        "act:i32 -> y[..,N]:f32",
+                        "act:i32 compute:i32 -> y[..,N]:f32",
                         linear})
 
 }  // namespace octavo::OCTAVO_ISA

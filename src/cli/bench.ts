@@ -125,7 +125,7 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
 }
 
 async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
-  const { dtype, quantization } = VARIANTS[name]!;
+  const { dtype, quantization, compute } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
   const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", progress } as const;
@@ -137,6 +137,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
       device,
       dtype,
       quantization_config: quantization,
+      compute_dtype: compute,
     });
     const load_s = (performance.now() - start) / 1000;
     const load_peak_rss = process.resourceUsage().maxRSS * 1024;
@@ -147,7 +148,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const config = shapeConfig(flags.shape!);
   const tree = (await architectureOf(config)).build(config);
   const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
-  await fillRandomly(device, tree, dtype === "float32" ? "f32" : "bf16", scheme);
+  await fillRandomly(device, tree, dtype === "float32" ? "f32" : "bf16", scheme, 1, compute);
   const weight_bytes = [...tree.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
   const speed = await benchModel(device, tree, plan, options);
   tree.dispose();

@@ -67,7 +67,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   const results: Result[] = [];
   for (const storage of names) {
-    const { dtype, quantization } = VARIANTS[storage]!;
+    const { dtype, quantization, compute } = VARIANTS[storage]!;
     const bar = flags.quiet || !isInteractive() ? undefined : progressBar(storage);
     const start = performance.now();
     try {
@@ -75,6 +75,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
         device,
         dtype,
         quantization_config: quantization,
+        compute_dtype: compute,
         cache_dir,
         revision,
       });

@@ -38,6 +38,7 @@ export interface GenerateFlags {
   quantType?: "nf4" | "fp4";
   doubleQuant?: boolean;
   dtype: string;
+  computeDtype?: string;
   maxNewTokens?: number;
   doSample?: boolean;
   greedy?: boolean;
@@ -75,6 +76,12 @@ export function generateCommand(): Command {
     .addOption(new Option("--quant-type <type>", "4-bit code (default: nf4)").choices(["nf4", "fp4"]))
     .option("--double-quant", "quantize the scales of 4-bit blocks as well")
     .addOption(dtypeOption())
+    .addOption(
+      new Option("--compute-dtype <name>", "bfloat16 allows rounding in products with bf16 and 4-bit weights").choices([
+        "float32",
+        "bfloat16",
+      ]),
+    )
     .optionsGroup("Generation (defaults: the model's own):")
     .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
     .addOption(new Option("--do-sample", "sample; temperature, top-k, top-p and min-p imply it"))
@@ -188,7 +195,7 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
     const flag = flags.quantType === undefined ? "--double-quant" : "--quant-type";
     throw new OptionError(`${flag} needs --load-in-4bit`);
   }
-  const common = { dtype, revision, cache_dir };
+  const common = { dtype, revision, cache_dir, compute_dtype: flags.computeDtype };
   if (flags.loadIn8bit) return { ...common, load_in_8bit: true };
   if (!flags.loadIn4bit) return common;
   return {
@@ -197,6 +204,7 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
       load_in_4bit: true,
       bnb_4bit_quant_type: flags.quantType ?? "nf4",
       bnb_4bit_use_double_quant: flags.doubleQuant ?? false,
+      bnb_4bit_compute_dtype: flags.computeDtype,
     },
   };
 }

@@ -110,8 +110,8 @@ export function selfTestCases(): SelfTestCase[] {
       const w = floats([37, 101], dtype, 0.1);
       const x = floats([rows, 101]);
       const parts = [floats([37], dtype), floats([rows, 37])];
-      add("linear", `${dtype}, ${rows} rows`, FLOAT, [x, w, ...parts], [ACT.none]);
-      add("linear", `${dtype}, ${rows} rows, panels`, FLOAT, [x, packed(w), ...parts], [ACT.silu]);
+      add("linear", `${dtype}, ${rows} rows`, FLOAT, [x, w, ...parts], [ACT.none, 0]);
+      add("linear", `${dtype}, ${rows} rows, panels`, FLOAT, [x, packed(w), ...parts], [ACT.silu, 0]);
     }
     const table = floats([23, 19], dtype);
     add("embedding", dtype, 0, [table, ints([2, 7], 23)]);

@@ -1,12 +1,16 @@
-// The storages that comparisons are made in, by the names that tables show.
+// The storages that comparisons are made in, by the names that tables show. A name that ends in "-bf16" allows bf16
+// products; all others multiply exactly, in f32 or in integers.
 
 import { OptionError, suggestion } from "../core/errors.js";
+import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
 
 export interface Variant {
   /** dtype of what is not quantized. */
   readonly dtype: "float32" | "bfloat16" | "float16";
   readonly quantization: BitsAndBytesOptions | undefined;
+  /** Products with what stays dense; f32 unless given. */
+  readonly compute?: Compute;
 }
 
 const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}): BitsAndBytesOptions => ({
@@ -18,11 +22,16 @@ const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}
 export const VARIANTS: Readonly<Record<string, Variant>> = {
   f32: { dtype: "float32", quantization: undefined },
   bf16: { dtype: "bfloat16", quantization: undefined },
+  "bf16-bf16": { dtype: "bfloat16", quantization: undefined, compute: "bf16" },
   f16: { dtype: "float16", quantization: undefined },
   int8: { dtype: "bfloat16", quantization: { load_in_8bit: true } },
   nf4: { dtype: "bfloat16", quantization: four("nf4") },
   "nf4-dq": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
-  "nf4-bf16": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }) },
+  "nf4-bf16": {
+    dtype: "bfloat16",
+    quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }),
+    compute: "bf16",
+  },
   fp4: { dtype: "bfloat16", quantization: four("fp4") },
 };
 

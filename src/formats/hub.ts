@@ -95,7 +95,7 @@ export async function resolveModel(idOrFolder: string, options: ResolveOptions =
 }
 
 async function fromCache(id: string, cache: string, revision: string): Promise<ResolvedModel> {
-  const command = `huggingface-cli download ${id}${revision === "main" ? "" : ` --revision ${revision}`}`;
+  const command = `hf download ${id}${revision === "main" ? "" : ` --revision ${revision}`}`;
   checkRevision(revision);
   const model = join(cache, `models--${id.replace("/", "--")}`);
   if ((await kindOf(model)) !== "folder") {

@@ -1,6 +1,7 @@
 // AutoModelForCausalLM and AutoTokenizer: from a folder or a cached hub id to something that works.
 
 import type { Device } from "../core/device.js";
+import { parseDType } from "../core/dtype.js";
 import { checkOptions, OptionError } from "../core/errors.js";
 import { resolveModel } from "../formats/hub.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
@@ -8,6 +9,7 @@ import { loadTokenizer } from "../formats/tokenizer-load.js";
 import { requestDevice, sharedDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { loadCausalLM } from "../load/index.js";
+import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { PreTrainedModel } from "./model.js";
 
@@ -21,6 +23,12 @@ export interface FromPretrainedOptions {
   dtype?: string;
   /** The older name of `dtype`. */
   torch_dtype?: string;
+  /**
+   * Products with matrices that stay dense: "float32" (the default) is exact; "bfloat16" lets kernels round activations to
+   * bf16 before they meet a bf16 matrix, as a bf16 model does in Python, which is faster where the machine multiplies
+   * such pairs. What is quantized to 4 bits has `bnb_4bit_compute_dtype` of its own.
+   */
+  compute_dtype?: string;
   /** "cpu", "reference", or a device that the caller opened and closes. */
   device?: string | Device;
   /** Threads of a CPU device of this model's own. */
@@ -38,6 +46,7 @@ const FIELDS: readonly (keyof FromPretrainedOptions)[] = [
   "quantization_config",
   "dtype",
   "torch_dtype",
+  "compute_dtype",
   "device",
   "threads",
   "cache_dir",
@@ -61,6 +70,13 @@ function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | un
   return config instanceof BitsAndBytesConfig ? config : new BitsAndBytesConfig(config);
 }
 
+/** @throws OptionError unless `dtype` means f32 or bf16 */
+function computeOf(dtype: string | undefined): Compute {
+  const parsed = dtype === undefined ? "f32" : parseDType(dtype);
+  if (parsed === "f32" || parsed === "bf16") return parsed;
+  throw new OptionError(`compute_dtype must be "float32" or "bfloat16", got "${dtype}"`);
+}
+
 export const AutoModelForCausalLM = {
   /**
    * Loads a causal language model from a folder, or from the local Hugging Face cache by its id.
@@ -69,6 +85,7 @@ export const AutoModelForCausalLM = {
   async from_pretrained(model: string, options: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
     checkOptions("from_pretrained", options, FIELDS);
     const quantization = quantizationOf(options);
+    const compute = computeOf(options.compute_dtype);
     const { cache_dir, revision, local_files_only } = options;
     const { folder } = await resolveModel(model, { cache_dir, revision, local_files_only });
     const own = typeof options.device !== "object" && options.threads !== undefined;
@@ -84,6 +101,7 @@ export const AutoModelForCausalLM = {
         name: model,
         dtype: options.dtype ?? options.torch_dtype ?? "auto",
         quantization,
+        compute,
         progress_callback: options.progress_callback,
         signal: options.signal,
       });

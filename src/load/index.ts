@@ -10,6 +10,7 @@ import { readJsonFile } from "../formats/json.js";
 import { architectureOf } from "../models/index.js";
 import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
+import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
 import { fill, type ProgressEvent } from "./fill.js";
@@ -22,6 +23,8 @@ export interface LoadOptions {
   /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
   readonly dtype: string;
   readonly quantization: BitsAndBytesConfig | undefined;
+  /** How matrices that stay dense are multiplied; exact f32 products by default. */
+  readonly compute?: Compute;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
@@ -98,7 +101,15 @@ export async function loadCausalLM(folder: string, options: LoadOptions): Promis
   const { device, quantization } = options;
   const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(folder, options.dtype);
   const scheme = schemeOf(quantization);
-  const steps = plan(model, architecture, checkpoint, dtype, scheme, quantization?.llm_int8_skip_modules ?? null);
+  const steps = plan(
+    model,
+    architecture,
+    checkpoint,
+    dtype,
+    scheme,
+    quantization?.llm_int8_skip_modules ?? null,
+    options.compute,
+  );
   const generation_config = await optionalJson(join(folder, "generation_config.json"));
   try {
     await fill(device, steps, { ...options, dtype });

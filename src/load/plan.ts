@@ -7,6 +7,7 @@ import type { TensorInfo } from "../formats/safetensors.js";
 import type { Architecture, CausalLM } from "../nn/decoder.js";
 import { Linear, type Matrix, type Module, type Parameter } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import type { Compute } from "../ops/linear.js";
 
 /** One parameter to be filled. */
 export interface PlanItem {
@@ -51,6 +52,7 @@ export function quantizedModules(model: Module, skip: readonly string[] | null):
 /**
  * Fits a checkpoint to a model.
  * @param scheme for the quantized linears; undefined keeps everything in `dtype`
+ * @param compute how matrices that stay dense are multiplied
  * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
  */
 export function plan(
@@ -60,6 +62,7 @@ export function plan(
   dtype: FloatDType,
   scheme: Scheme | undefined,
   skip: readonly string[] | null,
+  compute: Compute = "f32",
 ): Plan {
   const quantized = new Set(scheme ? quantizedModules(model, skip).map((path) => `${path}.weight`) : []);
   const parameters = new Map(model.named_parameters());
@@ -90,7 +93,7 @@ export function plan(
       name,
       parameter,
       source,
-      scheme: matrix ? (quantized.has(name) ? scheme : denseScheme(dtype, parameter.product)) : undefined,
+      scheme: matrix ? (quantized.has(name) ? scheme : denseScheme(dtype, parameter.product, compute)) : undefined,
     });
   }
   if (missing.size > 0) {

@@ -7,6 +7,7 @@ import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
+import type { Compute } from "../ops/linear.js";
 import { quantizedModules } from "./plan.js";
 
 const PIECE = 1 << 21;
@@ -46,6 +47,7 @@ export async function fillRandomly(
   dtype: FloatDType,
   scheme: Scheme | undefined,
   seed = 1,
+  compute: Compute = "f32",
 ): Promise<void> {
   const draw = normals(seed);
   const quantized = new Set(scheme ? quantizedModules(model, null).map((path) => `${path}.weight`) : []);
@@ -59,7 +61,7 @@ export async function fillRandomly(
       continue;
     }
     const [outputs, inputs] = parameter.shape;
-    const builder = (quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product)).begin(
+    const builder = (quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product, compute)).begin(
       device,
       parameter.shape,
       name,

@@ -6,7 +6,7 @@ import type { DType } from "../core/dtype.js";
 import { Tensor } from "../core/tensor.js";
 import { copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
-import { type LinearOptions, linear } from "../ops/linear.js";
+import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 
 /** Shape of a matrix: outputs (N) by inputs (K). */
@@ -51,9 +51,11 @@ class DenseWeight implements Weight {
   readonly shape: MatrixShape;
   readonly scheme = "dense";
   readonly #data: Tensor;
+  readonly #compute: Compute;
 
-  constructor(data: Tensor) {
+  constructor(data: Tensor, compute: Compute) {
     this.#data = data.keep();
+    this.#compute = compute;
     this.shape = data.shape as MatrixShape;
   }
 
@@ -66,7 +68,7 @@ class DenseWeight implements Weight {
   }
 
   linear(x: Tensor, options?: LinearOptions): Tensor {
-    return linear(x, this.#data, options);
+    return linear(x, this.#data, options, this.#compute);
   }
 
   rows(ids: Tensor): Tensor {
@@ -93,9 +95,9 @@ class DenseWeight implements Weight {
 
 /**
  * Plain floats in `dtype`. `product` says that the matrix is multiplied with (and not only looked up): it is then kept
- * in the device's panel layout.
+ * in the device's panel layout. `compute` "bf16" allows bf16 products with a bf16 matrix.
  */
-export function denseScheme(dtype: FloatDType, product = true): Scheme {
+export function denseScheme(dtype: FloatDType, product = true, compute: Compute = "f32"): Scheme {
   return {
     name: "dense",
     bytes: ([out, inputs]) => out * inputs * (dtype === "f32" ? 4 : 2),
@@ -122,7 +124,7 @@ export function denseScheme(dtype: FloatDType, product = true): Scheme {
           pack(converted, data, at);
           converted.dispose();
         },
-        finish: () => new DenseWeight(data),
+        finish: () => new DenseWeight(data, compute),
         [Symbol.dispose]: () => data.dispose(),
       };
     },

@@ -3,7 +3,7 @@
 
 import type { Tensor } from "../core/tensor.js";
 import { ACT, activate } from "./activation.js";
-import type { LinearOptions } from "./linear.js";
+import { COMPUTE, type Compute, type LinearOptions } from "./linear.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
 
 const fround = Math.fround;
@@ -158,14 +158,14 @@ export interface FourBitOperands {
   readonly kind: FourBitKind;
   readonly blocksize: number;
   /** bf16 lets kernels round operands of the product to bf16 where that is faster; f32 is exact. */
-  readonly compute: "f32" | "bf16";
+  readonly compute: Compute;
 }
 
 /** `act(x · dequantized(codes)ᵀ + bias) + residual`. */
 export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOptions = {}): Tensor {
   return fourBitLinearOp.run(
     [x, w.codes, w.absmax, w.nested, w.map, w.offset, options.bias, options.residual],
-    [FOUR_BIT[w.kind], w.blocksize, ACT[options.act ?? "none"], w.compute === "bf16" ? 1 : 0],
+    [FOUR_BIT[w.kind], w.blocksize, ACT[options.act ?? "none"], COMPUTE[w.compute]],
   );
 }
 

@@ -6,7 +6,7 @@ import { Op, rowsOf } from "./op.js";
 
 export const linearOp = new Op({
   signature:
-    "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; act:i32 -> y[..,N]:f32",
+    "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; act:i32 compute:i32 -> y[..,N]:f32",
   reference({ x, weight, bias, residual, y }, { act }) {
     const [outputs = 0, inputs = 0] = weight!.shape;
     for (let m = 0; m < rowsOf(x!.shape); m++) {
@@ -28,7 +28,14 @@ export interface LinearOptions {
   act?: Act;
 }
 
-/** `act(x · weightᵀ + bias) + residual` for `x[..,K]`, `weight[N,K]`: [..,N]. */
-export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
-  return linearOp.run([x, weight, options.bias, options.residual], [ACT[options.act ?? "none"]]);
+/** Codes of the `compute` attribute: exact f32 products, or operands rounded to bf16 where that is faster. */
+export const COMPUTE = { f32: 0, bf16: 1 } as const;
+export type Compute = keyof typeof COMPUTE;
+
+/**
+ * `act(x · weightᵀ + bias) + residual` for `x[..,K]`, `weight[N,K]`: [..,N]. With `compute` "bf16" a kernel may round x to
+ * bf16 before it multiplies with a bf16 weight, as a bf16 model does in Python; sums stay f32.
+ */
+export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}, compute: Compute = "f32"): Tensor {
+  return linearOp.run([x, weight, options.bias, options.residual], [ACT[options.act ?? "none"], COMPUTE[compute]]);
 }

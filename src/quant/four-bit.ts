@@ -15,7 +15,7 @@ import {
   fourBitQuantize,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
-import type { LinearOptions } from "../ops/linear.js";
+import type { Compute, LinearOptions } from "../ops/linear.js";
 import { pack } from "../ops/pack.js";
 import { dynamicMap } from "./_dynamic-map.js";
 
@@ -24,7 +24,7 @@ export interface FourBitOptions {
   /** Elements per block: 32, 64, ... 4096. */
   readonly blocksize: number;
   readonly double_quant: boolean;
-  readonly compute: "f32" | "bf16";
+  readonly compute: Compute;
 }
 
 export class FourBitWeight implements Weight {

@@ -103,7 +103,7 @@ describe("not found", () => {
     expect(error).toBeInstanceOf(NotFoundError);
     expect(String(error)).toContain(cache_dir);
     expect(String(error)).toContain('did you mean "org/tiny-llama"?');
-    expect(error).toMatchObject({ hint: "get it with: huggingface-cli download org/tiny-lama" });
+    expect(error).toMatchObject({ hint: "get it with: hf download org/tiny-lama" });
     expect(String(await failure(() => resolveModel("entirely/different", { cache_dir })))).not.toContain(
       "did you mean",
     );

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import type { DType, HostArray } from "../../../src/core/dtype.js";
 import { ACT, type Act } from "../../../src/ops/activation.js";
 import { embeddingOp } from "../../../src/ops/embedding.js";
-import { linearOp } from "../../../src/ops/linear.js";
+import { COMPUTE, type Compute, linearOp } from "../../../src/ops/linear.js";
 import { packOp, unpackOp } from "../../../src/ops/pack.js";
 import { type Case, type Family, operand } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
@@ -18,6 +18,7 @@ function linearCase(
   withResidual: boolean,
   act: Act,
   seed: number,
+  compute: Compute = "f32",
 ): Case {
   const rows = product(lead);
   const x = normals(seed, rows * K);
@@ -25,15 +26,16 @@ function linearCase(
   const bias = withBias ? normals(seed + 2, N) : undefined;
   const residual = withResidual ? normals(seed + 3, rows * N) : undefined;
   return {
-    name: `[${lead}] K ${K} N ${N}${withBias ? " bias" : ""}${withResidual ? " residual" : ""} ${act} seed ${seed}`,
+    name: `[${lead}] K ${K} N ${N}${withBias ? " bias" : ""}${withResidual ? " residual" : ""} ${act}${compute === "bf16" ? " bf16 products" : ""} seed ${seed}`,
     inputs: [
       operand([...lead, K], x),
       operand([N, K], w),
       bias && operand([N], bias),
       residual && operand([...lead, N], residual),
     ],
-    attrs: [ACT[act]],
-    bound: productBound(x, w, K, N, sumUnits(K), { bias, residual, act }),
+    attrs: [ACT[act], COMPUTE[compute]],
+    // Rounding x to the 8 bits of bf16 moves each product by at most 2^-9 of itself.
+    bound: productBound(x, w, K, N, sumUnits(K) + (compute === "bf16" ? 2 ** -9 : 0), { bias, residual, act }),
   };
 }
 
@@ -51,6 +53,9 @@ const linear: Family = {
     linearCase([1], 700, 70, true, false, "none", 90),
     linearCase([41], 420, 53, true, true, "gelu", 91),
     linearCase([500], 21, 20, false, false, "none", 92),
+    ...[8, 40, 41, 72, 512].flatMap((K, i) =>
+      [1, 5, 40].map((rows) => linearCase([rows], K, 37, i % 2 === 0, i % 3 === 0, "silu", 100 + i, "bf16")),
+    ),
     linearCase([2], 0, 5, true, true, "none", 93),
     linearCase([2], 5, 0, false, false, "none", 94),
   ],
@@ -63,6 +68,7 @@ const linear: Family = {
       fc.boolean(),
       acts,
       seeds,
+      fc.constantFrom<Compute>("f32", "bf16"),
     )
     .map((all) => linearCase(...all)),
 };

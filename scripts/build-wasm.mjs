@@ -55,7 +55,7 @@ const LINK = [
   `--max-memory=${2 ** 32}`,
 ];
 /** Files of native/ that this build shares with the add-on, beside the kernels. */
-const SHARED = ["panels", "registry", "signature"];
+const SHARED = /^native\/(panels|registry|sentence|signature)\.cpp$/;
 
 function say(line) {
   if (!flags.includes("--quiet")) process.stderr.write(`${line}\n`);
@@ -128,8 +128,7 @@ const kernels = everything.filter((file) => /^native\/kernels\/[^/]+\.cpp$/.test
 const tables = kernels.map((file) => `T(wasm, ${basename(file, ".cpp")})`).join(" ");
 const jobs = [
   ...kernels,
-  ...everything.filter((file) => /^native\/wasm\/[^/]+\.cpp$/.test(file)),
-  ...SHARED.map((name) => `native/${name}.cpp`),
+  ...everything.filter((file) => /^native\/wasm\/[^/]+\.cpp$/.test(file) || SHARED.test(file)),
 ].map((file) => ({
   file,
   object: join(objects, `${file.slice("native/".length, -".cpp".length).replaceAll("/", "-")}.o`),

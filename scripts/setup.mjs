@@ -131,6 +131,19 @@ function buildNative() {
   });
 }
 
+/** Brings the WASM build up to date where there is one; without clang and lld, or should it fail, the old one stays. */
+function buildWasm() {
+  if (!existsSync(join(build, "octavo.wasm"))) return;
+  const args = [join(root, "scripts", "build-wasm.mjs"), "--optional"];
+  const { status, stderr } = spawnSync(process.execPath, args, {
+    cwd: root,
+    stdio: ["ignore", 2, "pipe"],
+    encoding: "utf8",
+  });
+  if (!/is up to date\n$/.test(stderr)) process.stderr.write(stderr);
+  if (status !== 0) say("the WASM build failed and is old now; the reason is above");
+}
+
 function compile() {
   const stampFile = join(build, "dist-stamp");
   const dist = join(root, "dist");
@@ -199,5 +212,6 @@ checkNode();
 await alone(async () => {
   install();
   await buildNative();
+  buildWasm();
   compile();
 });

@@ -61,6 +61,32 @@ struct DotU4 : DotFloat {
     const u32p index = ((raw >> (4 * j)) & 15u) * 0x04040404u + 0x03020100u;
     return (f32p)vqtbl4q_u8(table, (uint8x16_t)index);
   }
+#elif defined(__wasm_simd128__)
+  // The four bytes of the floats apart, so that one look-up serves all k's of one parity: what is computed for one j is
+  // what the compiler finds again for the others.
+  v128_t bytes[4];
+  void prepare(const float* p) {
+    uint8_t apart[4][16];
+    for (int i = 0; i < 16; i++)
+      for (int b = 0; b < 4; b++) apart[b][i] = ((const uint8_t*)(p + i))[b];
+    for (int b = 0; b < 4; b++) bytes[b] = wasm_v128_load(apart[b]);
+  }
+  OCTAVO_INLINE f32p weight(u32p raw, int j) const {
+    const v128_t codes = (v128_t)((j & 1 ? raw >> 4 : raw) & 0x0f0f0f0fu);
+    const v128_t index = wasm_i8x16_shuffle(codes, codes, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    v128_t v[4];
+    OCTAVO_UNROLL for (int b = 0; b < 4; b++) v[b] = wasm_i8x16_swizzle(bytes[b], index);
+    const v128_t low = j < 4 ? zip_low(v[0], v[1]) : zip_high(v[0], v[1]);
+    const v128_t high = j < 4 ? zip_low(v[2], v[3]) : zip_high(v[2], v[3]);
+    return (f32p)((j & 2) == 0 ? wasm_i16x8_shuffle(low, high, 0, 8, 1, 9, 2, 10, 3, 11)
+                               : wasm_i16x8_shuffle(low, high, 4, 12, 5, 13, 6, 14, 7, 15));
+  }
+  static OCTAVO_INLINE v128_t zip_low(v128_t a, v128_t b) {
+    return wasm_i8x16_shuffle(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  }
+  static OCTAVO_INLINE v128_t zip_high(v128_t a, v128_t b) {
+    return wasm_i8x16_shuffle(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  }
 #else
   const float* table;
   void prepare(const float* p) { table = p; }

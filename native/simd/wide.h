@@ -124,6 +124,8 @@ OCTAVO_INLINE bool any_part(i32p mask) {
   return _mm256_movemask_epi8((__m256i)mask) != 0;
 #elif defined(__SSE2__)
   return _mm_movemask_epi8((__m128i)mask) != 0;
+#elif defined(__wasm_simd128__)
+  return wasm_v128_any_true((v128_t)mask);
 #else
   int32_t any = 0;
   for (int i = 0; i < kPartLanes; i++) any |= mask[i];

@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { type MachineInfo, machineInfo } from "../backends/native/index.js";
+import { findWasm } from "../backends/wasm/node.js";
 import { cachedModels, cacheFolder } from "../formats/hub.js";
 import { openDevice } from "../load/device.js";
 import { jsonOption, threadsOption } from "./arguments.js";
@@ -31,6 +32,8 @@ interface Findings {
   readonly machine: MachineInfo | undefined;
   readonly isa: string | null;
   readonly threads: number | null;
+  /** File of the WASM build, if there is one. */
+  readonly wasm: string | null;
   readonly cache: { readonly folder: string; readonly exists: boolean; readonly models: number };
   readonly token: boolean;
   readonly levels: readonly LevelResult[];
@@ -89,6 +92,7 @@ async function examine(threads: number | undefined): Promise<Findings> {
     machine,
     isa,
     threads: used,
+    wasm: findWasm() ?? null,
     cache: { folder, exists: existsSync(folder), models: (await cachedModels(folder)).length },
     token: hasToken(),
     levels,
@@ -137,6 +141,7 @@ function toJson(findings: Findings): unknown {
     },
     isa: findings.isa,
     threads: findings.threads,
+    wasm: findings.wasm,
     hf_cache: findings.cache,
     hf_token: findings.token,
     self_test: findings.levels.map(({ isa, used, results }) => ({
@@ -182,6 +187,8 @@ function toText(findings: Findings, verbose: boolean): string {
       ["memory", bytes(machine.memory)],
     );
   }
+  const { wasm } = findings;
+  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)})` : "not built (npm run build:wasm)"]);
   const models = cache.exists ? plural(cache.models, "model") : "not there yet";
   facts.push(["hf cache", `${cache.folder} (${models})`], ["hf token", findings.token ? "yes" : "no"]);
   let text = `${table(facts)}\n`;

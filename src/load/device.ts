@@ -2,6 +2,7 @@
 
 import { openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
+import { openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
@@ -16,15 +17,17 @@ export interface DeviceOptions {
 }
 
 /** Devices that `requestDevice` knows. */
-export const DEVICE_NAMES = ["cpu", "reference", "webgpu"] as const;
+export const DEVICE_NAMES = ["cpu", "reference", "wasm", "webgpu"] as const;
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /**
- * Opens a device without waiting: "cpu" (native kernels) or "reference" (plain JavaScript loops, slow and exact).
- * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if the native add-on is missing
+ * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, on the thread that
+ * calls) or "reference" (plain JavaScript loops, slow and exact).
+ * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built
  */
 export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
+  if (name === "wasm") return new Device(openWasmFile({ signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
   if (name === "webgpu") {
     throw new DeviceError('device "webgpu" cannot be opened without waiting', { hint: "await requestDevice(...)" });

@@ -2,6 +2,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { openReference } from "../../src/backends/reference/index.js";
+import { findWasm } from "../../src/backends/wasm/node.js";
 import { compareCase, relativeError, selfTest } from "../../src/cli/self-test.js";
 import { selfTestCases } from "../../src/cli/self-test-cases.js";
 import { Device } from "../../src/core/device.js";
@@ -80,6 +81,15 @@ describe("octavo doctor", () => {
     expect(stdout).not.toContain("hf_secret");
     expect(got.self_test.length).toBeGreaterThan(0);
     for (const { failed } of got.self_test) expect(failed).toEqual([]);
+  });
+
+  it("says whether the WASM build is there", async () => {
+    const there = findWasm();
+    const { stdout } = await octavo(["doctor"]);
+    expect(stdout).toMatch(there ? /^wasm +\S*octavo\.wasm \([\d.]+ [kM]B\)$/m : /^wasm +not built/m);
+    const without = await octavo(["doctor", "--json"], { env: { OCTAVO_WASM: "/nowhere/octavo.wasm" } });
+    expect(without.code).toBe(0);
+    expect((JSON.parse(without.stdout) as { wasm: string | null }).wasm).toBeNull();
   });
 
   it("fails where the add-on is missing, and says what to do", async () => {

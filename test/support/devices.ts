@@ -1,12 +1,20 @@
 // The devices that suites run on. A suite opens its own and checks at the end that nothing is left on it.
 
 import { expect } from "vitest";
+import { findWasm } from "../../src/backends/wasm/node.js";
 import type { Device } from "../../src/core/device.js";
 import { openDevice, requestDevice } from "../../src/load/device.js";
 import { gpu } from "./webgpu.js";
 
+/** Why suites do without the wasm device; undefined if it is there. */
+export const whyNoWasm: string | undefined = findWasm()
+  ? undefined
+  : "build/octavo.wasm is not built (npm run build:wasm; needs clang and lld)";
+
+if (whyNoWasm) console.warn(`\n*** WASM suites are SKIPPED: ${whyNoWasm} ***\n`);
+
 /** Names of the backends that conformance and model suites run on. */
-export const DEVICES: readonly string[] = ["reference", "cpu"];
+export const DEVICES: readonly string[] = ["reference", "cpu", ...(whyNoWasm ? [] : ["wasm"])];
 
 /** The same, and those that must be waited for: the GPU, if this machine has one (webgpu.ts says if not). */
 export const ALL_DEVICES: readonly string[] = gpu ? [...DEVICES, "webgpu"] : DEVICES;

@@ -2,9 +2,12 @@
 // is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
+import { openWasmFile } from "../../src/backends/wasm/node.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
+import { signatures } from "../../src/ops/index.js";
+import { whyNoWasm } from "./devices.js";
 import { gpu, whyNoGPU } from "./webgpu.js";
 
 export interface Target {
@@ -46,6 +49,17 @@ function nativeTargets(): Target[] {
   );
 }
 
+function wasmTargets(): Target[] {
+  return [false, true].map((panels) => ({
+    name: `wasm, ${panels ? "panels" : "rows"}`,
+    open: () => new Device(openWasmFile({ signatures: signatures() })),
+    scale: 1,
+    panels,
+    complete: true,
+    skip: whyNoWasm,
+  }));
+}
+
 /** What the adapter offers; and, for the kernels that look, what every adapter must: default limits, no dot product. */
 function gpuTargets(): Target[] {
   const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
@@ -70,4 +84,4 @@ function gpuTargets(): Target[] {
   ];
 }
 
-export const TARGETS: readonly Target[] = [...nativeTargets(), ...gpuTargets()];
+export const TARGETS: readonly Target[] = [...nativeTargets(), ...wasmTargets(), ...gpuTargets()];

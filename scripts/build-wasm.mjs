@@ -1,0 +1,218 @@
+// Builds the kernels for WebAssembly with SIMD: native/kernels/*.cpp and native/wasm/*.cpp, with what both builds share,
+// linked into build/octavo.wasm. Needs Node, clang and lld; no C library (native/wasm/include/ has the little that is
+// used) and no packages. The same sources and compiler give the same bytes.
+//
+//   node scripts/build-wasm.mjs [--quiet] [--force] [--optional]
+//
+// WASM_CXX names the compiler. --optional prints why it cannot be built and succeeds.
+
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { basename, dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const objects = join(root, "build", "obj-wasm");
+const output = join(root, "build", "octavo.wasm");
+const stampFile = join(objects, "stamp.json");
+
+const flags = process.argv.slice(2);
+for (const flag of flags) if (!["--quiet", "--force", "--optional"].includes(flag)) fail(`unknown option ${flag}`);
+
+const COMPILE = [
+  "--target=wasm32",
+  "-msimd128",
+  "-mbulk-memory",
+  "-std=c++17",
+  "-O3",
+  "-nostdinc++",
+  "-isystemnative/wasm/include",
+  "-Inative",
+  "-DOCTAVO_ISA=wasm",
+  "-fno-exceptions",
+  "-fno-rtti",
+  "-fno-math-errno",
+  "-fno-trapping-math",
+  "-ffp-contract=fast",
+  "-fno-threadsafe-statics",
+  "-ffunction-sections",
+  "-fvisibility=hidden",
+  "-Wall",
+  "-Wextra",
+  "-Werror",
+  "-Wno-psabi",
+];
+const LINK = [
+  "--no-entry",
+  "--gc-sections",
+  "--strip-all",
+  // An overflow of the stack leaves the memory instead of writing over data.
+  "--stack-first",
+  "-z",
+  `stack-size=${4 << 20}`,
+  `--max-memory=${2 ** 32}`,
+];
+/** Files of native/ that this build shares with the add-on, beside the kernels. */
+const SHARED = /^native\/(panels|registry|sentence|signature)\.cpp$/;
+
+function say(line) {
+  if (!flags.includes("--quiet")) process.stderr.write(`${line}\n`);
+}
+
+function fail(message) {
+  process.stderr.write(`build-wasm: ${message}\n`);
+  process.exit(1);
+}
+
+/** What a machine may lack. */
+function lacking(message) {
+  const hint = "Debian/Ubuntu: apt-get install clang lld; or set WASM_CXX to a clang with the target wasm32";
+  if (!flags.includes("--optional")) fail(`${message}\n  hint: ${hint}`);
+  process.stderr.write(`wasm: SKIPPED, build/octavo.wasm is not built: ${message}\n  hint: ${hint}\n`);
+  process.exit(0);
+}
+
+function hash(...parts) {
+  const sum = createHash("sha1");
+  for (const part of parts) sum.update(part).update("\0");
+  return sum.digest("hex");
+}
+
+function sources(folder) {
+  return readdirSync(join(root, folder), { withFileTypes: true })
+    .flatMap((entry) => (entry.isDirectory() ? sources(`${folder}/${entry.name}`) : [`${folder}/${entry.name}`]))
+    .sort();
+}
+
+const VERSIONS = Array.from({ length: 8 }, (_, i) => `-${22 - i}`);
+
+/** The first of `names` that answers to --version as `wanted` says. */
+function answering(names, wanted) {
+  for (const name of names) {
+    const { status, stdout } = spawnSync(name, ["--version"], { encoding: "utf8" });
+    if (status === 0 && wanted.test(stdout)) return { name, version: stdout.split("\n")[0] };
+  }
+  return undefined;
+}
+
+function findCompiler() {
+  const names = process.env.WASM_CXX
+    ? [process.env.WASM_CXX]
+    : ["clang++", "clang", ...VERSIONS.flatMap((v) => [`clang++${v}`, `clang${v}`])];
+  const found = answering(names, /clang version (1[4-9]|[2-9]\d)/);
+  if (!found) lacking(`no clang (14 or newer) found${process.env.WASM_CXX ? `: ${process.env.WASM_CXX}` : ""}`);
+  const targets = spawnSync(found.name, ["--print-targets"], { encoding: "utf8" });
+  if (targets.status === 0 && !/\bwasm32\b/.test(targets.stdout)) lacking(`${found.name} lacks the target wasm32`);
+  return found;
+}
+
+function findLinker(compiler) {
+  const own = spawnSync(compiler, ["--print-prog-name=wasm-ld"], { encoding: "utf8" }).stdout.trim();
+  const version = compiler.match(/-\d+$/)?.[0];
+  const names = [own, ...(version ? [`wasm-ld${version}`] : []), "wasm-ld", ...VERSIONS.map((v) => `wasm-ld${v}`)];
+  const found = answering(names, /LLD/);
+  if (!found) lacking("no wasm-ld found");
+  return found;
+}
+
+const compiler = findCompiler();
+const linker = findLinker(compiler.name);
+if (flags.includes("--force")) rmSync(objects, { recursive: true, force: true });
+mkdirSync(objects, { recursive: true });
+const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")) : {};
+
+const everything = sources("native").filter((file) => /\.(cpp|h)$/.test(file) || file.includes("/wasm/include/"));
+const kernels = everything.filter((file) => /^native\/kernels\/[^/]+\.cpp$/.test(file));
+const tables = kernels.map((file) => `T(wasm, ${basename(file, ".cpp")})`).join(" ");
+const jobs = [
+  ...kernels,
+  ...everything.filter((file) => /^native\/wasm\/[^/]+\.cpp$/.test(file) || SHARED.test(file)),
+].map((file) => ({
+  file,
+  object: join(objects, `${file.slice("native/".length, -".cpp".length).replaceAll("/", "-")}.o`),
+  args: [...COMPILE, ...(file === "native/registry.cpp" ? [`-DOCTAVO_TABLES=${tables}`] : []), "-c", file],
+}));
+
+const fingerprint = hash(
+  compiler.version,
+  linker.version,
+  readFileSync(fileURLToPath(import.meta.url)),
+  ...everything.flatMap((file) => [file, readFileSync(join(root, file))]),
+);
+if (stamp.fingerprint === fingerprint && existsSync(output)) {
+  say(`wasm: ${relative(root, output)} is up to date`);
+  process.exit(0);
+}
+
+/** Hash of the command line and of all files that the object was made from; undefined if some are unknown. */
+function stateOf({ object, args }) {
+  const depends = object.replace(/\.o$/, ".d");
+  if (!existsSync(depends) || !existsSync(object)) return undefined;
+  const files = readFileSync(depends, "utf8")
+    .replace(/\\\n/g, " ")
+    .replace(/^[^:]*:/, "")
+    .trim()
+    .split(/\s+/);
+  try {
+    return hash(compiler.version, args.join("\0"), ...files.map((name) => readFileSync(join(root, name))));
+  } catch {
+    return undefined;
+  }
+}
+
+function run(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    let text = "";
+    child.stdout.on("data", (data) => (text += data));
+    child.stderr.on("data", (data) => (text += data));
+    child.on("error", (error) => resolve({ code: 1, text: `${error.message}\n` }));
+    child.on("close", (code, signal) =>
+      resolve({ code: code ?? 1, text: signal ? `${text}killed by ${signal}\n` : text }),
+    );
+  });
+}
+
+stamp.objects ??= {};
+const key = (job) => relative(objects, job.object);
+const todo = jobs.filter((job) => {
+  const state = stateOf(job);
+  return state === undefined || state !== stamp.objects[key(job)];
+});
+// The longest first, so that the last one to finish is a short one.
+const sizes = new Map(todo.map((job) => [job, statSync(join(root, job.file)).size]));
+todo.sort((a, b) => sizes.get(b) - sizes.get(a));
+const begin = Date.now();
+let failed = false;
+
+async function compile(job) {
+  delete stamp.objects[key(job)];
+  const depends = job.object.replace(/\.o$/, ".d");
+  const { code, text } = await run(compiler.name, [...job.args, "-MMD", "-MF", depends, "-o", job.object]);
+  if (code === 0) stamp.objects[key(job)] = stateOf(job);
+  else {
+    failed = true;
+    process.stderr.write(`wasm: ${job.file} failed\n${text}`);
+  }
+}
+
+if (todo.length > 0) say(`wasm: compiling ${todo.length} of ${jobs.length} files`);
+const queue = todo.slice();
+await Promise.all(
+  Array.from({ length: Math.max(1, availableParallelism()) }, async () => {
+    for (let job = queue.shift(); job && !failed; job = queue.shift()) await compile(job);
+  }),
+);
+const partial = `${output}.partial`;
+const linked = failed ? undefined : await run(linker.name, [...LINK, ...jobs.map((job) => job.object), "-o", partial]);
+if (linked?.code === 0) {
+  renameSync(partial, output);
+  stamp.fingerprint = fingerprint;
+}
+writeFileSync(stampFile, JSON.stringify(stamp));
+if (failed) process.exit(1);
+if (linked.code !== 0) fail(`linking failed\n${linked.text}`);
+const kb = Math.round(statSync(output).size / 1000);
+say(`wasm: built ${relative(root, output)}, ${kb} kB, in ${((Date.now() - begin) / 1000).toFixed(1)} s`);

@@ -23,7 +23,7 @@ class Storage {
   }
 }
 
-/** Tensors made in the scopes that are open, innermost last; null entries were kept or disposed. */
+/** Tensors made in the innermost open scope; null outside of any. */
 let current: Tensor[] | null = null;
 
 function elements(shape: readonly number[]): number {
@@ -155,7 +155,8 @@ export class Tensor implements Disposable {
   narrow(dim: number, start: number, length: number): Tensor {
     const at = dim < 0 ? dim + this.shape.length : dim;
     const size = this.shape[at];
-    if (size === undefined || start < 0 || length < 0 || start + length > size || this.panels || this.dtype === "u4") {
+    const whole = Number.isSafeInteger(start) && Number.isSafeInteger(length) && start >= 0 && length >= 0;
+    if (size === undefined || !whole || start + length > size || this.panels || this.dtype === "u4") {
       throw new ShapeError(
         `narrow: ${start}+${length} of dim ${dim} does not fit [${this.shape.join(", ")}] ${this.dtype}`,
       );
@@ -181,7 +182,8 @@ export class Tensor implements Disposable {
 
   /** Dims in another order, without copying. */
   permute(...order: number[]): Tensor {
-    if (this.panels || this.dtype === "u4" || order.length !== this.shape.length) {
+    const all = new Set(order.filter((d) => Number.isInteger(d) && d >= 0 && d < this.shape.length));
+    if (this.panels || this.dtype === "u4" || order.length !== this.shape.length || all.size !== order.length) {
       throw new ShapeError(`permute: [${order.join(", ")}] does not fit [${this.shape.join(", ")}] ${this.dtype}`);
     }
     const from = this.strides ?? rowStrides(this.shape);
@@ -192,6 +194,9 @@ export class Tensor implements Disposable {
 
   /** Dims of size 1 repeated to `shape` by a stride of zero, without copying. */
   expand(...shape: number[]): Tensor {
+    if (this.panels || this.dtype === "u4" || shape.length !== this.shape.length) {
+      throw new ShapeError(`expand: [${this.shape.join(", ")}] ${this.dtype} does not expand to [${shape.join(", ")}]`);
+    }
     const from = this.strides ?? rowStrides(this.shape);
     const strides = shape.map((size, d) => {
       if (this.shape[d] === size) return from[d]!;
@@ -218,7 +223,8 @@ export class Tensor implements Disposable {
 
   /** Overwrites raw bytes, in the tensor's own dtype. */
   writeBytes(bytes: Uint8Array, at = 0): void {
-    if (at + bytes.length > this.nbytes)
+    if (this.strides !== null) throw new ShapeError("writeBytes: the tensor must be contiguous");
+    if (!Number.isSafeInteger(at) || at < 0 || at + bytes.length > this.nbytes)
       throw new ShapeError(`writeBytes: ${at}+${bytes.length} of ${this.nbytes} bytes`);
     if (bytes.length > 0) this.device.write(this.buffer, this.offset + at, bytes);
   }

@@ -257,3 +257,26 @@ describe("lifetimes", () => {
     expect(device.memory.live).toBe(0);
   });
 });
+
+test("views that make no sense are refused", async () => {
+  const device = openDevice("reference");
+  const x = Tensor.from(device, new Float32Array(6), [2, 3]);
+  const wide = x.permute(1, 0);
+  for (const bad of [
+    () => x.permute(0, 0),
+    () => x.permute(0, 5),
+    () => x.permute(0),
+    () => x.expand(2),
+    () => x.expand(2, 4),
+    () => x.narrow(1, 0.5, 1),
+    () => x.narrow(1, 0, Number.NaN),
+    () => wide.writeBytes(new Uint8Array(4)),
+    () => x.writeBytes(new Uint8Array(4), -4),
+  ]) {
+    expect(bad).toThrow(ShapeError);
+  }
+  wide.dispose();
+  x.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});

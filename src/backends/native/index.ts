@@ -3,7 +3,7 @@
 
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Backend, BufferId, KernelInfo } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
@@ -76,6 +76,12 @@ const MARGIN = 0.1;
 
 let loaded: Addon | undefined;
 
+/** How to build the add-on from where this package lies: in its own checkout, or among somebody's dependencies. */
+function buildHint(): string {
+  const script = fileURLToPath(new URL("../../../scripts/build-native.mjs", import.meta.url));
+  return script.includes("node_modules") ? `node ${relative(process.cwd(), script)}` : "npm run build:native";
+}
+
 /** Path of the add-on: OCTAVO_ADDON, or build/octavo.node of this package. */
 function find(): string {
   const named = process.env.OCTAVO_ADDON;
@@ -86,7 +92,7 @@ function find(): string {
     if (existsSync(file)) return file;
     const above = dirname(folder);
     if (above === folder || existsSync(join(folder, "package.json"))) {
-      throw new DeviceError(`the native add-on is not built: there is no ${file}`, { hint: "npm run build:native" });
+      throw new DeviceError(`the native add-on is not built: there is no ${file}`, { hint: buildHint() });
     }
     folder = above;
   }
@@ -99,7 +105,7 @@ function addon(): Addon {
     loaded = createRequire(import.meta.url)(file) as Addon;
   } catch (error) {
     throw new DeviceError(`the native add-on ${file} cannot be loaded: ${(error as Error).message}`, {
-      hint: "npm run build:native",
+      hint: buildHint(),
       cause: error,
     });
   }
@@ -153,7 +159,7 @@ export function openNative(options: NativeOptions = {}): NativeBackend {
     device.close();
     throw new DeviceError(
       `the native add-on has another signature for ${name}\n  add-on:  ${signature}\n  library: ${wanted}`,
-      { hint: "npm run build:native", details: { op: name, expected: wanted, got: signature } },
+      { hint: buildHint(), details: { op: name, expected: wanted, got: signature } },
     );
   }
   return new Native(module, device, kernels);

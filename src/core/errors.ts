@@ -113,6 +113,11 @@ export class AbortError extends OctavoError {
   }
 }
 
+/** @throws AbortError if the signal has fired; `what` names the work, such as "generation" */
+export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted) throw new AbortError(`${what} was aborted`, { cause: signal.reason });
+}
+
 /** The nearest of `known` to `word`, if it is near enough to be what was meant. */
 export function suggestion(word: string, known: readonly string[]): string | undefined {
   if (known.length === 0) return undefined;

@@ -131,12 +131,6 @@ export class Signature {
     }
   }
 
-  /** Gives a dim that no input binds (an output size that comes from an attribute). */
-  give(name: string, size: number): void {
-    const slot = this.#slotNames.indexOf(name);
-    if (slot >= 0) this.#bound[slot] = size;
-  }
-
   /** The size bound to a dim name by the last `bind`. */
   dim(name: string): number {
     const slot = this.#slotNames.indexOf(name);

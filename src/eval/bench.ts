@@ -2,7 +2,7 @@
 
 import { availableParallelism } from "node:os";
 import type { Device } from "../core/device.js";
-import { AbortError } from "../core/errors.js";
+import { throwIfAborted } from "../core/errors.js";
 import type { CausalLM } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
 import { readSpeed } from "./machine.js";
@@ -65,7 +65,7 @@ export async function benchModel(
 ): Promise<ModelSpeed> {
   const { cache_dtype, progress, signal } = options;
   const say = (what: string): void => {
-    if (signal?.aborted) throw new AbortError("the benchmark was aborted", { cause: signal.reason });
+    throwIfAborted(signal, "the benchmark");
     progress?.(what);
   };
   const decode: ModelSpeed["decode"][number][] = [];

@@ -1,6 +1,6 @@
 // Perplexity of a text: windows that overlap, each token counted once, with as much context as its window gives.
 
-import { AbortError, OptionError } from "../core/errors.js";
+import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
@@ -42,7 +42,7 @@ export async function perplexity(
   let squares = 0;
   let counted = 1; // tokens up to here have been predicted
   for (let start = 0; counted < ids.length; start += stride) {
-    if (options.signal?.aborted) throw new AbortError("evaluation was aborted", { cause: options.signal.reason });
+    throwIfAborted(options.signal, "evaluation");
     const end = Math.min(start + window, ids.length);
     const part = Array.from({ length: end - start }, (_, i) => ids[start + i]!);
     for (const value of await windowLogprobs(model, part, counted - start)) {

@@ -3,7 +3,7 @@
 // the text repeats itself (summaries, code, edits), because a pass costs about the same for one token as for a few.
 
 import type { Device } from "../core/device.js";
-import { AbortError, OptionError } from "../core/errors.js";
+import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
@@ -47,9 +47,7 @@ export async function* lookupSteps(
   options: LoopOptions,
 ): AsyncGenerator<Step> {
   const { config, signal } = options;
-  const stop = (): void => {
-    if (signal?.aborted) throw new AbortError("generation was aborted", { cause: signal.reason });
-  };
+  const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const { layers, groups, head_dim } = model.geometry;
   const width = config.prompt_lookup_num_tokens;

@@ -3,7 +3,7 @@
 // the host has seen a token.
 
 import type { Device, Recording } from "../core/device.js";
-import { AbortError } from "../core/errors.js";
+import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
@@ -153,9 +153,7 @@ export async function* generateSteps(
   options: LoopOptions,
 ): AsyncGenerator<Step> {
   const { config, signal } = options;
-  const stop = (): void => {
-    if (signal?.aborted) throw new AbortError("generation was aborted", { cause: signal.reason });
-  };
+  const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   using session = new DecodeSession(device, model, batch, config.max_new_tokens, options);
   const ended = new Array<boolean>(batch.rows).fill(false);

@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { type DType, isFloat } from "../core/dtype.js";
-import { AbortError, FormatError } from "../core/errors.js";
+import { FormatError, throwIfAborted } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import { readRange, withFile } from "../formats/files.js";
 import type { TensorInfo } from "../formats/safetensors.js";
@@ -57,7 +57,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
       progress: (100 * loaded) / (plan.bytes || 1),
     });
   const stop = (): void => {
-    if (signal?.aborted) throw new AbortError("loading was aborted", { cause: signal.reason });
+    throwIfAborted(signal, "loading");
   };
   const breathe = async (bytes: number, file: string): Promise<void> => {
     loaded += bytes;

@@ -162,8 +162,7 @@ class BloomForCausalLM extends CausalLM {
 
 export const bloom: Architecture = {
   model_type: "bloom",
-  classes: ["BloomForCausalLM"],
-  build: (json) => new BloomForCausalLM(readConfig(json, schema, ALIASES)).name_tree() as BloomForCausalLM,
+  build: (json) => new BloomForCausalLM(readConfig(json, schema, ALIASES)).name_tree(),
   prefix: "transformer.",
   ignore: [],
 };

@@ -154,8 +154,7 @@ class GPT2LMHeadModel extends CausalLM {
 
 export const gpt2: Architecture = {
   model_type: "gpt2",
-  classes: ["GPT2LMHeadModel"],
-  build: (json) => new GPT2LMHeadModel(readConfig(json, schema, ALIASES)).name_tree() as GPT2LMHeadModel,
+  build: (json) => new GPT2LMHeadModel(readConfig(json, schema, ALIASES)).name_tree(),
   prefix: "transformer.",
   ignore: [/\.attn\.bias$/, /\.attn\.masked_bias$/],
 };

@@ -54,11 +54,7 @@ function parse(json: ConfigJson): LlamaConfig {
   }
   const head_dim = fields.head_dim ?? headSize(fields.hidden_size, heads);
   if (head_dim % 2 !== 0) throw new ConfigError(`config.json: rotary positions need an even head_dim, got ${head_dim}`);
-  const frequencies = ropeFrequencies({
-    ...ropeFields(json),
-    dim: head_dim,
-    max_positions: fields.max_position_embeddings,
-  });
+  const frequencies = ropeFrequencies({ ...ropeFields(json), dim: head_dim });
   return { ...fields, head_dim, num_key_value_heads: groups, rope: frequencies };
 }
 
@@ -197,8 +193,7 @@ class LlamaForCausalLM extends CausalLM {
 
 export const llama: Architecture = {
   model_type: "llama",
-  classes: ["LlamaForCausalLM"],
-  build: (json) => new LlamaForCausalLM(parse(json)).name_tree() as LlamaForCausalLM,
+  build: (json) => new LlamaForCausalLM(parse(json)).name_tree(),
   prefix: "model.",
   ignore: [/rotary_emb\.inv_freq$/],
 };

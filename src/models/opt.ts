@@ -176,8 +176,7 @@ class OPTForCausalLM extends CausalLM {
 
 export const opt: Architecture = {
   model_type: "opt",
-  classes: ["OPTForCausalLM"],
-  build: (json) => new OPTForCausalLM(readConfig(json, schema)).name_tree() as OPTForCausalLM,
+  build: (json) => new OPTForCausalLM(readConfig(json, schema)).name_tree(),
   prefix: "model.",
   ignore: [/^decoder\.version$/, /^model\.decoder\.version$/],
 };

@@ -84,8 +84,6 @@ export type ConfigJson = Readonly<Record<string, unknown>>;
 /** What index.ts of the models lists: everything the loader needs to know of one `model_type`. */
 export interface Architecture {
   readonly model_type: string;
-  /** Class names in `config.architectures` that mean this model with its language-model head. */
-  readonly classes: readonly string[];
   /** Builds the tree from config.json; allocates nothing. Throws ConfigError. */
   build(config: ConfigJson): CausalLM;
   /** Prefix that checkpoints of the bare model leave out ("transformer."). */

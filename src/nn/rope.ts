@@ -8,7 +8,6 @@ export interface RopeConfig {
   readonly theta: number;
   /** Dims of a head that rotate. */
   readonly dim: number;
-  readonly max_positions: number;
   readonly scaling: Readonly<Record<string, unknown>> | null;
 }
 

@@ -2,7 +2,6 @@
 // weights from rows that arrive a few at a time, so that nobody ever holds a matrix twice.
 
 import type { Device } from "../core/device.js";
-import type { DType } from "../core/dtype.js";
 import { Tensor } from "../core/tensor.js";
 import { copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
@@ -133,8 +132,3 @@ export function denseScheme(dtype: FloatDType, product = true, compute: Compute 
 
 /** Rows that a device may bundle in its panels: chunks that begin at multiples of this never split a panel. */
 export const PANEL_ROWS = 16;
-
-/** The dtype of a tensor that holds floats of a checkpoint. */
-export function floatDType(dtype: DType): FloatDType {
-  return dtype === "f16" || dtype === "bf16" ? dtype : "f32";
-}

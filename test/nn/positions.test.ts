@@ -32,7 +32,7 @@ const kindOf = ({ rope_scaling: scaling }: RopeCase): string =>
 
 function frequencies(one: RopeCase) {
   const config = { rope_theta: one.rope_theta, rope_scaling: one.rope_scaling };
-  return ropeFrequencies({ ...ropeFields(config), dim: one.head_dim!, max_positions: one.max_position_embeddings });
+  return ropeFrequencies({ ...ropeFields(config), dim: one.head_dim! });
 }
 
 describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (one) => {
@@ -46,7 +46,7 @@ describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (o
   test("the newer layout of config.json says the same", () => {
     const parameters = { ...one.rope_scaling, rope_theta: one.rope_theta, rope_type: kindOf(one) };
     const fields = ropeFields({ rope_parameters: parameters });
-    const newer = ropeFrequencies({ ...fields, dim: one.head_dim!, max_positions: one.max_position_embeddings });
+    const newer = ropeFrequencies({ ...fields, dim: one.head_dim! });
     expect(newer).toEqual(frequencies(one));
   });
 
@@ -103,8 +103,7 @@ test.each(file.rope.filter((one) => !KNOWN.includes(kindOf(one)) && one.head_dim
 );
 
 test("rope_scaling that is incomplete or misspelt is refused", () => {
-  const make = (scaling: Record<string, unknown>) => () =>
-    ropeFrequencies({ theta: 10000, dim: 8, max_positions: 32, scaling });
+  const make = (scaling: Record<string, unknown>) => () => ropeFrequencies({ theta: 10000, dim: 8, scaling });
   expect(make({ type: "linear" })).toThrow('needs a positive "factor", got undefined');
   expect(make({ type: "linear", factor: "2" })).toThrow(ConfigError);
   expect(make({ type: "liner", factor: 2 })).toThrow('did you mean "linear"?');

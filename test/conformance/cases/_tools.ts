@@ -68,5 +68,5 @@ export function productBound(
     };
 }
 
-/** Bounds are computed from numbers before they were rounded to f16 or bf16, which moves them by 2^-9 at most. */
+/** Bounds are computed from numbers before they were rounded to f16 or bf16, which moves them by 2^-8 at most. */
 const ROUNDED = 1.01;

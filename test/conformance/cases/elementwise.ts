@@ -125,7 +125,8 @@ function scaleCase(lead: readonly number[], width: number, factor: number, softc
   };
 }
 
-const factors = fc.float({ min: -8, max: 8, noNaN: true });
+// Nothing that makes a product subnormal: WGSL lets an implementation flush those, factors as well as results.
+const factors = fc.float({ min: -8, max: 8, noNaN: true }).map((factor) => (Math.abs(factor) < 2 ** -100 ? 0 : factor));
 const scale: Family = {
   op: scaleOp,
   table: [

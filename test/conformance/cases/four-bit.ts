@@ -70,7 +70,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   const bias = options.bias ? normals(seed + 2, N) : undefined;
   const residual = options.residual ? normals(seed + 3, rows * N) : undefined;
   // With bf16 both operands of a product may be rounded to eight bits.
-  const units = sumUnits(K) + (bf16 ? 2 * 2 ** -9 : 0);
+  const units = sumUnits(K) + (bf16 ? 2 * 2 ** -8 : 0);
   const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${bf16 ? " bf16" : ""}`;
   return {
     name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}`,

@@ -34,8 +34,8 @@ function linearCase(
       residual && operand([...lead, N], residual),
     ],
     attrs: [ACT[act], COMPUTE[compute]],
-    // Rounding x to the 8 bits of bf16 moves each product by at most 2^-9 of itself.
-    bound: productBound(x, w, K, N, sumUnits(K) + (compute === "bf16" ? 2 ** -9 : 0), { bias, residual, act }),
+    // Rounding x to the 8 significant bits of bf16 (half a unit in the last place) moves each product by 2^-8 of itself at most.
+    bound: productBound(x, w, K, N, sumUnits(K) + (compute === "bf16" ? 2 ** -8 : 0), { bias, residual, act }),
   };
 }
 

@@ -163,14 +163,7 @@ export async function* generateSteps(
     const reading = session.tokens.read();
     reading.catch(() => {}); // awaited below; this only keeps an error in step() from hiding behind it
     if (n + 1 < config.max_new_tokens) session.step();
-    let ids: Int32Array;
-    try {
-      ids = (await reading) as Int32Array;
-    } catch (error) {
-      // The step that is under way works on what failed, and fails too: nobody else shall read that.
-      await device.synchronize().catch(() => {});
-      throw error;
-    }
+    const ids = (await reading) as Int32Array;
     stop();
     const token_ids = [...ids].map((id, row) => (ended[row] ? config.pad_token_id : id));
     token_ids.forEach((id, row) => {

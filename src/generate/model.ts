@@ -2,7 +2,7 @@
 
 import type { Device } from "../core/device.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { cacheDType } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
@@ -79,14 +79,12 @@ export class PreTrainedModel implements AsyncDisposable {
       : positionsOf(batch);
     if (positions.length !== batch.ids.length) throw new OptionError("position_ids must have the shape of input_ids");
     const shape = [batch.rows, batch.steps];
-    const ids = Tensor.from(this.device, batch.ids, shape);
-    const where = Tensor.from(this.device, positions, shape);
-    const mask = batch.mask && Tensor.from(this.device, batch.mask, shape, "u8");
-    try {
+    return scope(() => {
+      const ids = Tensor.from(this.device, batch.ids, shape);
+      const where = Tensor.from(this.device, positions, shape);
+      const mask = batch.mask && Tensor.from(this.device, batch.mask, shape, "u8");
       return { logits: this.#module.forward({ ids, positions: where, mask }) };
-    } finally {
-      for (const tensor of [ids, where, mask]) tensor?.dispose();
-    }
+    });
   }
 
   /**

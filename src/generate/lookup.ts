@@ -11,6 +11,7 @@ import { argmax } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
 import { CAPACITY_STEP, type LoopOptions, type Step } from "./loop.js";
+import { prefill } from "./prefill.js";
 
 /** @throws OptionError where guesses could change what is generated */
 export function checkLookup(config: GenerationConfig, batch: Batch): void {
@@ -56,25 +57,39 @@ export async function* lookupSteps(
   const mask = batch.mask && new Uint8Array(capacity).fill(1);
   if (mask) mask.set(batch.mask!);
   using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();
-  /** The likeliest token after each of `tokens`, which stand at `positions`; the last one only for the prompt. */
-  const run = async (tokens: Int32Array, positions: Int32Array, last: boolean): Promise<Int32Array> => {
-    const shape = [1, tokens.length];
-    const best = scope(() => {
-      const ids = Tensor.from(device, tokens, shape);
-      const where = Tensor.from(device, positions, shape);
-      const logits = model.forward({ ids, positions: where, mask: masked, cache }, { last });
-      return argmax(logits.view(-1, logits.shape.at(-1)!));
-    });
+  const best = (ids: Tensor, positions: Tensor, last: boolean): Tensor => {
+    const logits = model.forward({ ids, positions, mask: masked, cache }, { last });
+    return argmax(logits.view(-1, logits.shape.at(-1)!));
+  };
+  const values = async (tensor: Tensor): Promise<Int32Array> => {
     try {
-      return (await best.read()) as Int32Array;
+      return (await tensor.read()) as Int32Array;
     } finally {
-      best.dispose();
+      tensor.dispose();
     }
   };
+  /** The likeliest token after each of `tokens`, the first of which stands at `from`. */
+  const run = (tokens: Int32Array, from: number): Promise<Int32Array> => {
+    const shape = [1, tokens.length];
+    return values(
+      scope(() => {
+        const ids = Tensor.from(device, tokens, shape);
+        const where = Tensor.from(
+          device,
+          tokens.map((_, i) => from + i),
+          shape,
+        );
+        return best(ids, where, false);
+      }),
+    );
+  };
 
-  const positions = positionsOf(batch);
-  let next = (await run(batch.ids, positions, true))[0]!;
-  let position = positions.at(-1)!;
+  let first: Tensor | undefined;
+  await prefill(device, model, batch, { cache, mask: masked, signal, piece: options.piece }, (ids, positions) => {
+    first = best(ids, positions, true).keep();
+  });
+  let next = (await values(first!))[0]!;
+  let position = positionsOf(batch).at(-1)!;
   const text = [...batch.ids].filter((_, t) => batch.mask === undefined || batch.mask[t] === 1);
   const eos = new Set(config.eos_token_ids);
   for (let made = 0; made < config.max_new_tokens; ) {
@@ -85,15 +100,11 @@ export async function* lookupSteps(
     let after = next;
     if (!last) {
       const tokens = Int32Array.of(next, ...drafts);
-      const best = await run(
-        tokens,
-        tokens.map((_, i) => position + 1 + i),
-        false,
-      );
+      const likeliest = await run(tokens, position + 1);
       let right = 0;
-      while (right < drafts.length && best[right] === drafts[right]) right++;
+      while (right < drafts.length && likeliest[right] === drafts[right]) right++;
       accepted = drafts.slice(0, right);
-      after = best[right]!;
+      after = likeliest[right]!;
       cache.rewind(drafts.length - right);
     }
     for (const id of [next, ...accepted]) {

@@ -146,14 +146,14 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     const models = [await randomModel(device, SHAPE, "f32", undefined, 1), await randomModel(device, SHAPE, "f32")];
     const { live } = device.memory;
     const batch = { rows: 1, steps: 3, ids: Int32Array.of(5, 9, 1), mask: undefined };
-    const open = (model: CausalLM): DecodeSession => {
+    const open = async (model: CausalLM): Promise<DecodeSession> => {
       const session = new DecodeSession(device, model, batch, 20, { config: GREEDY, cache_dtype: "f32" });
-      session.prefill(batch);
+      await session.prefill(batch);
       return session;
     };
     const alone: number[] = [];
     {
-      using session = open(models[0]!);
+      using session = await open(models[0]!);
       for (let n = 0; n < 12; n++) {
         alone.push(...(await session.tokens.read()));
         session.step();
@@ -161,7 +161,7 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     }
     const reads: Promise<Error | Int32Array>[][] = [[], []];
     {
-      const sessions = models.map(open);
+      const sessions = await Promise.all(models.map(open));
       for (let n = 0; n < 12; n++) {
         sessions.forEach((session, s) => {
           // The id is checked on the device: this is what a spoilt weight or a wrong cursor would do.
@@ -184,7 +184,7 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     }
     expect(device.memory.live).toBe(live);
     // The device works as before, on the memory that was spoilt.
-    using again = open(models[1]!);
+    using again = await open(models[1]!);
     expect((await again.tokens.read())[0]).toBeLessThan(SHAPE.vocab_size);
     again.dispose();
     for (const model of models) model.dispose();

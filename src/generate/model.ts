@@ -10,7 +10,13 @@ import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
-import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
+import {
+  checkGenerationOptions,
+  fileWarnings,
+  type GenerationConfig,
+  type GenerationOptions,
+  generationConfig,
+} from "./config.js";
 import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
 import { generateSteps, type Step } from "./loop.js";
@@ -56,7 +62,8 @@ export class PreTrainedModel implements AsyncDisposable {
     this.generation_config = loaded.generation_config;
     this.dtype = loaded.dtype;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
-    this.warnings = loaded.warnings;
+    const { vocab } = loaded.model.geometry;
+    this.warnings = [...loaded.warnings, ...fileWarnings(loaded.generation_config, loaded.config, vocab)];
     this.device = device;
     this.#ownsDevice = ownsDevice;
   }
@@ -202,7 +209,7 @@ export class PreTrainedModel implements AsyncDisposable {
     }
     const { vocab, max_positions } = this.#module.geometry;
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
-    const config = generationConfig(options, this.generation_config, this.config, batch.steps);
+    const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
     return { batch, config };

@@ -143,7 +143,7 @@ for (const deviceName of ALL_DEVICES) {
       const { greedy, max_new_tokens, pad_token_id } = expected.generation;
       const { input_ids, attention_mask } = expected.inputs.batch;
       const batch = leftPadded(readBatch(input_ids, attention_mask, model.module.geometry.vocab));
-      const config = generationConfig({ max_new_tokens, pad_token_id, eos_token_id: null }, {}, {}, batch.steps);
+      const config = generationConfig({ max_new_tokens, pad_token_id, eos_token_id: null }, {}, {}, batch.steps, 1000);
       const steps: (readonly number[])[] = [];
       const options = { config, cache_dtype: "f32", piece } as const;
       for await (const { token_ids } of generateSteps(device, model.module, batch, options)) steps.push(token_ids);

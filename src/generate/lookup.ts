@@ -7,6 +7,7 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
+import { copyInto } from "../ops/copy.js";
 import { argmax } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
@@ -61,34 +62,21 @@ export async function* lookupSteps(
     const logits = model.forward({ ids, positions, mask: masked, cache }, { last });
     return argmax(logits.view(-1, logits.shape.at(-1)!));
   };
-  const values = async (tensor: Tensor): Promise<Int32Array> => {
-    try {
-      return (await tensor.read()) as Int32Array;
-    } finally {
-      tensor.dispose();
-    }
-  };
   /** The likeliest token after each of `tokens`, the first of which stands at `from`. */
-  const run = (tokens: Int32Array, from: number): Promise<Int32Array> => {
+  const run = async (tokens: Int32Array, from: number): Promise<Int32Array> => {
     const shape = [1, tokens.length];
-    return values(
-      scope(() => {
-        const ids = Tensor.from(device, tokens, shape);
-        const where = Tensor.from(
-          device,
-          tokens.map((_, i) => from + i),
-          shape,
-        );
-        return best(ids, where, false);
-      }),
-    );
+    using likeliest = scope(() => {
+      const ids = Tensor.from(device, tokens, shape);
+      const positions = tokens.map((_, i) => from + i);
+      return best(ids, Tensor.from(device, positions, shape), false);
+    });
+    return (await likeliest.read()) as Int32Array;
   };
 
-  let first: Tensor | undefined;
-  await prefill(device, model, batch, { cache, mask: masked, signal, piece: options.piece }, (ids, positions) => {
-    first = best(ids, positions, true).keep();
-  });
-  let next = (await values(first!))[0]!;
+  using first = Tensor.empty(device, [1], "i32", "first token").keep();
+  const into = { cache, mask: masked, signal, piece: options.piece };
+  await prefill(device, model, batch, into, (ids, positions) => copyInto(best(ids, positions, true), first));
+  let next = (await first.read())[0]!;
   let position = positionsOf(batch).at(-1)!;
   const text = [...batch.ids].filter((_, t) => batch.mask === undefined || batch.mask[t] === 1);
   const eos = new Set(config.eos_token_ids);

@@ -11,7 +11,7 @@ export const UNSUPPORTED = {
   diversity_penalty: [0, "beam search"],
   constraints: [null, "constrained search"],
   force_words_ids: [null, "constrained search"],
-  num_return_sequences: [1, "several texts for one prompt"],
+  num_return_sequences: [1, "sampling of several texts for one prompt"],
   penalty_alpha: [0, "contrastive search"],
   dola_layers: [null, "decoding by contrasting layers"],
   min_length: [0, "a least length"],

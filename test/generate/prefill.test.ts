@@ -4,7 +4,10 @@
 import { afterAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AbortError } from "../../src/core/errors.js";
+import { generationConfig } from "../../src/generate/config.js";
 import { type Batch, positionsOf } from "../../src/generate/inputs.js";
+import { lookupSteps } from "../../src/generate/lookup.js";
+import { generateSteps } from "../../src/generate/loop.js";
 import { PreTrainedModel } from "../../src/generate/model.js";
 import { piecesOf } from "../../src/generate/prefill.js";
 import type { FloatDType } from "../../src/nn/weight.js";
@@ -95,6 +98,42 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
     });
     expect(looked).toBeLessThan((2.5 / 8) * all);
     expect(device.memory.live).toBe(live);
+    model.dispose();
+  });
+
+  test("whenever the signal is found to have fired, nothing is left", async () => {
+    const model = await small(device);
+    const { live } = device.memory;
+    const ids = text(40);
+    const batch: Batch = { rows: 1, steps: ids.length, ids: Int32Array.from(ids), mask: undefined };
+    for (const [steps, lookup] of [
+      [generateSteps, 0],
+      [lookupSteps, 3],
+    ] as const) {
+      const wanted = { max_new_tokens: 4, eos_token_id: null, prompt_lookup_num_tokens: lookup };
+      const config = generationConfig(wanted, {}, {}, ids.length, SHAPE.vocab_size);
+      for (let calm = 0; ; calm++) {
+        let looks = 0;
+        const signal = {
+          get aborted() {
+            return looks++ === calm;
+          },
+        } as AbortSignal;
+        const work = (async () => {
+          for await (const _ of steps(device, model.module, batch, { config, cache_dtype: "f32", piece: 16, signal }));
+        })();
+        const error = await work.then(
+          () => undefined,
+          (e: unknown) => e,
+        );
+        expect(device.memory.live, `look ${calm}`).toBe(live);
+        if (error === undefined) {
+          expect(calm).toBeGreaterThan(6);
+          break;
+        }
+        expect(error).toBeInstanceOf(AbortError);
+      }
+    }
     model.dispose();
   });
 

@@ -165,8 +165,9 @@ OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
 
 // Half as many bits in as many lanes.
 typedef uint16_t HalfPart __attribute__((vector_size(kPartBytes / 2), aligned(1), may_alias));
+typedef int8_t QuarterPart __attribute__((vector_size(kPartBytes / 4), aligned(1), may_alias));
 
-// Numbers as they are stored: f32, f16 or bf16.
+// Numbers as they are stored: f32, f16, bf16, or codes in i8.
 template <DType kType>
 struct ElementOf {
   using type = uint16_t;
@@ -174,6 +175,10 @@ struct ElementOf {
 template <>
 struct ElementOf<DType::f32> {
   using type = float;
+};
+template <>
+struct ElementOf<DType::i8> {
+  using type = int8_t;
 };
 template <DType kType>
 using Element = typename ElementOf<kType>::type;
@@ -183,6 +188,14 @@ template <DType kType>
 OCTAVO_INLINE f32p load_floats(const void* p) {
   if constexpr (kType == DType::f32) {
     return load_part(p);
+  } else if constexpr (kType == DType::i8) {
+#if defined(__AVX512F__)
+    return to_f32((i32p)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return to_f32((i32p)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    return to_f32(__builtin_convertvector(*(const QuarterPart*)p, i32p));
+#endif
   } else if constexpr (kType == DType::bf16) {
     // (g++ 12 widens a whole vector in halves when asked in general terms.)
 #if defined(__AVX512F__)

@@ -71,11 +71,18 @@ void pack_values(const Element<kType>* v, int64_t stride, int n, int64_t E, cons
   }
 }
 
+// What a code of each key of a block counts.
+void pack_scales(const float* absmax, int n, const int32_t* keep, float* out) {
+  for (int j = 0; j < kKeys; j++) out[j] = j < n && (keep == nullptr || keep[j] != 0) ? absmax[j] * (1.0f / 127.0f) : 0.0f;
+}
+
 void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0, int n, const int32_t* keep,
                 bool fetch_k, bool fetch_v) {
   const int64_t ko = b * job.k.stride[0] + g * job.k.stride[1] + j0 * job.k.stride[2];
   const int64_t vo = b * job.v.stride[0] + g * job.v.stride[1] + j0 * job.v.stride[2];
-  const int64_t ks = job.k.stride[2], vs = job.v.stride[2];
+  const int64_t ks = job.k.stride[2], vs = job.v.stride[2], at = (b * job.G + g) * job.S + j0;
+  if (job.k_scales != nullptr) pack_scales(job.k_scales + at, n, keep, w.k_scale);
+  if (job.v_scales != nullptr) pack_scales(job.v_scales + at, n, keep, w.v_scale);
 #if defined(OCTAVO_AMX)
   if (job.tiles) {
     u32p *k = (u32p*)w.k, *v = (u32p*)w.v;

@@ -33,6 +33,7 @@ constexpr int kMergeRows = 16;                    // rows merged by one task
 
 struct Job {
   Tensor q, k, v, bias;
+  const float *k_scales, *v_scales;  // [B,G,S]: absmax of rows of codes; null for numbers
   const uint8_t* mask;
   const int32_t* segments;
   const float* slopes;
@@ -67,6 +68,7 @@ struct Job {
 // What one worker has at hand.
 struct Bench {
   float *q, *acc, *top, *sum, *k, *v, *s, *p;
+  float *k_scale, *v_scale;  // of the block's keys: what a code counts; zero for keys that nobody sees
   int32_t *keep, *seg;
 };
 
@@ -91,6 +93,8 @@ Bench lay_out(const Job& j, char* base, size_t* bytes) {
   b.keep = (int32_t*)take(kKeys);
   b.seg = (int32_t*)take(kKeys);
   b.top = take(kRows);
+  b.k_scale = take(kKeys);
+  b.v_scale = take(kKeys);
   if (bytes != nullptr) *bytes = (size_t)((char*)at - base);
   return b;
 }
@@ -107,6 +111,9 @@ struct Strips {
   int64_t start(int64_t s) const { return s == count ? rows : tiles ? s * 16 : s * rows / count; }
 };
 
+// Bytes of an element of q, k or v.
+constexpr int64_t width_of(DType type) { return type == DType::f32 ? 4 : type == DType::i8 ? 1 : 2; }
+
 // f is called with the dtype as a type.
 template <DType kType>
 struct TypeOf {
@@ -117,6 +124,7 @@ OCTAVO_INLINE void by_type(DType type, const F& f) {
   switch (type) {
     case DType::f16: return f(TypeOf<DType::f16>());
     case DType::bf16: return f(TypeOf<DType::bf16>());
+    case DType::i8: return f(TypeOf<DType::i8>());
     default: return f(TypeOf<DType::f32>());
   }
 }

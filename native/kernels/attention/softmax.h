@@ -71,10 +71,15 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
 // Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by.
 void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* alpha) {
   const Job& job = *m.job;
+  const int count = (int)round_up(m.nk, kPartLanes);
+  if (job.k_scales != nullptr)
+    for (int j = 0; j < count; j += kPartLanes) {
+      const f32p scale = load_part(w.k_scale + j);
+      for (int r = 0; r < rows; r++) store_part(w.s + r * kKeys + j, load_part(w.s + r * kKeys + j) * scale);
+    }
   if (job.general || m.partial)
     for (int r = 0; r < rows; r++) adjust_row(m, m.row + r, w.s + r * kKeys);
 
-  const int count = (int)round_up(m.nk, kPartLanes);
   float top[kMostRows];
   for (int r = 0; r < rows; r++) {
     const float* s = w.s + r * kKeys;
@@ -96,7 +101,7 @@ void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* al
     f32p sum = load_part(w.sum + (local + r) * kPartLanes) * alpha[r];
     for (int j = 0; j < count; j += kPartLanes) {
       const f32p p = exp_down(load_part(s + j) - high);
-      store_part(s + j, p);
+      store_part(s + j, job.v_scales != nullptr ? p * load_part(w.v_scale + j) : p);
       sum += p;
     }
     store_part(w.sum + (local + r) * kPartLanes, sum);

@@ -113,6 +113,17 @@ void attend(const Job& job, int64_t index, int worker) {
         continue;
       }
 #endif
+#if defined(OCTAVO_CODE_ATTENTION)
+      if (job.codes) {
+        const bool first_k = s == 0 && fetch_k, first_v = s == 0 && fetch_v;
+        m.ahead_k = first_k ? job.k.data + (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
+        m.ahead_v = first_v ? job.v.data + (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
+        m.step_k = first_k;
+        m.step_v = first_v;
+        any_code_strip(count, m, w, at);
+        continue;
+      }
+#endif
       if (s == 0 && (fetch_k || fetch_v)) {
         m.ahead_k = fetch_k ? job.k.data + size_k * (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
         m.ahead_v = fetch_v ? job.v.data + size_v * (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
@@ -213,6 +224,12 @@ const char* attention(const Call& call) {
   job.rows = job.T * job.R;
   job.Dw = kTiles ? round_up(job.D, 32) * kParts3 / 2 : job.D;
   job.tiles = kTiles && job.rows >= 16;
+  job.codes = false;
+#if defined(OCTAVO_CODE_ATTENTION)
+  job.codes = !job.tiles && job.k.dtype == DType::i8 && job.v.dtype == DType::i8;
+  const int64_t parts = round_up(job.D, 64) / 4 * kQueryParts;
+  if (job.codes && job.Dw < parts) job.Dw = parts;
+#endif
   if (job.B == 0 || job.rows == 0 || job.E == 0) return nullptr;
   job.blocks = (job.rows + kRows - 1) / kRows;
   job.first = job.low(0) / kKeys * kKeys;

@@ -4,6 +4,7 @@
 
 #include "../../simd/transpose.h"
 #include "amx.h"
+#include "codes.h"
 #include "plan.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -95,6 +96,13 @@ void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0
     return;
   }
 #endif
+#if defined(OCTAVO_CODE_ATTENTION)
+  if (job.codes) {
+    pack_key_codes(job.k.as<int8_t>() + ko, ks, n, job.D, (u32p*)w.k);
+    pack_value_codes(job.v.as<int8_t>() + vo, vs, n, job.E, (u32p*)w.v);
+    return;
+  }
+#endif
   by_type(job.k.dtype, [&](auto of) {
     pack_keys<of.type>(job.k.as<Element<of.type>>() + ko, ks, n, job.D, fetch_k, w.k);
   });
@@ -116,6 +124,15 @@ void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t 
       const float* row[16];
       for (int64_t r = 0; r < n; r++) row[r] = query(row0 + from + r);
       pack_queries_tiles(row, (int)n, job.scale, job.D, (u32p*)(w.q + from * job.Dw));
+      continue;
+    }
+#endif
+#if defined(OCTAVO_CODE_ATTENTION)
+    if (job.codes) {
+      for (int64_t r = 0; r < n; r++)
+        w.q_unit[from + r] = pack_query_codes(query(row0 + from + r), job.scale, job.D, (int)n,
+                                              (char*)(w.q + from * job.Dw) + r * kQueryParts * 64,
+                                              w.q_sum + (from + r) * kQueryParts);
       continue;
     }
 #endif

@@ -21,6 +21,10 @@ constexpr bool kTiles = true;
 #else
 constexpr bool kTiles = false;
 #endif
+#if defined(__AVX512VNNI__)
+#define OCTAVO_CODE_ATTENTION 1  // codes.h
+#endif
+constexpr int kQueryParts = 3, kWeightParts = 2;  // of 8 bits
 constexpr int kMostRows = kTiles ? 16 : kStrip;   // rows of any strip
 constexpr int kParts3 = kTiles ? 3 : 2;           // halves of a number's room: three bf16 with tiles, else one f32
 constexpr int kPanel = 2 * kPartLanes;            // columns of a register tile
@@ -40,8 +44,9 @@ struct Job {
   float* y;
   int64_t B, T, H, G, R, S, D, E;
   int64_t Ew;  // E rounded up to whole vectors
-  int64_t Dw;  // room for a query or key: D, or with tiles D in three bf16 parts and whole tiles
+  int64_t Dw;  // floats of room for a query or key: D; with tiles D in three bf16 parts and whole tiles; with codes parts
   bool tiles;
+  bool codes;  // products of codes in i8 (codes.h)
   int64_t past, total;
   float scale, softcap;
   int64_t window;  // 0: none
@@ -69,6 +74,8 @@ struct Job {
 struct Bench {
   float *q, *acc, *top, *sum, *k, *v, *s, *p;
   float *k_scale, *v_scale;  // of the block's keys: what a code counts; zero for keys that nobody sees
+  float* q_unit;             // with codes: what a step of each query's first part counts
+  int32_t* q_sum;            // and -128 times the sum of each part
   int32_t *keep, *seg;
 };
 
@@ -84,6 +91,8 @@ Bench lay_out(const Job& j, char* base, size_t* bytes) {
   };
   Bench b;
   b.q = take(kRows * j.Dw);
+  b.q_unit = take(kRows);
+  b.q_sum = (int32_t*)take(kRows * kQueryParts);
   b.acc = take((kRows + (kTiles ? kMostRows : 0)) * j.Ew);
   b.k = take(kKeys * j.Dw);
   b.v = take(kKeys * j.Ew * kParts3 / 2);

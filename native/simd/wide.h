@@ -193,6 +193,11 @@ OCTAVO_INLINE f32p load_floats(const void* p) {
     return to_f32((i32p)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p)));
 #elif defined(__AVX2__)
     return to_f32((i32p)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(__SSE2__)
+    int32_t four;
+    std::memcpy(&four, p, 4);
+    const __m128i codes = _mm_cvtsi32_si128(four), twice = _mm_unpacklo_epi8(codes, codes);
+    return to_f32((i32p)_mm_srai_epi32(_mm_unpacklo_epi16(twice, twice), 24));
 #else
     return to_f32(__builtin_convertvector(*(const QuarterPart*)p, i32p));
 #endif

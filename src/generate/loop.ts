@@ -5,9 +5,8 @@
 import type { Device, Recording } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { KVCache } from "../nn/cache.js";
+import { type CacheDType, KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import type { FloatDType } from "../nn/weight.js";
 import { advance } from "../ops/advance.js";
 import { copyInto } from "../ops/copy.js";
 import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
@@ -25,7 +24,7 @@ export type SamplingConfig = Pick<
 
 export interface SessionOptions {
   readonly config: SamplingConfig;
-  readonly cache_dtype: FloatDType;
+  readonly cache_dtype: CacheDType;
 }
 
 export interface LoopOptions extends SessionOptions {

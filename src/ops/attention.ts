@@ -16,7 +16,9 @@ export const attentionOp = new Op({
     }
     const codes = k!.dtype === "i8" || v!.dtype === "i8";
     if (codes !== (scales !== undefined)) {
-      throw new ShapeError(`attention: ${codes ? "keys and values in i8 need" : "only keys and values in i8 have"} scales`);
+      throw new ShapeError(
+        `attention: ${codes ? "keys and values in i8 need" : "only keys and values in i8 have"} scales`,
+      );
     }
   },
   reference({ q, k, v, scales, cursor, mask, segments, slopes, bias, y }, { scale, causal, window, softcap }) {

@@ -19,7 +19,7 @@ import { fillRandomly } from "../load/random.js";
 import { architectureOf } from "../models/index.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
-import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
+import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
 import { benchChart, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
 import { note, print, printJson } from "./output.js";
 
@@ -30,6 +30,7 @@ export interface BenchFlags {
   loadIn4bit?: boolean;
   fromFile?: boolean;
   kernels?: boolean;
+  kvCache?: KVCacheName;
   quick?: boolean;
   chart?: boolean;
   device: string;
@@ -49,6 +50,7 @@ export function benchCommand(): Command {
     .option("--load-in-8bit", "int8 alone")
     .option("--load-in-4bit", "nf4 alone")
     .option("--from-file", "write the shape as a bf16 checkpoint first and load from that, to time loading")
+    .addOption(kvCacheOption())
     .option("--kernels", "measure single kernels on the shapes of M instead of models")
     .option("--quick", "fewer sizes and fewer runs")
     .option("--chart", "draw decode and prefill speeds as bars")
@@ -108,6 +110,7 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
   if (model !== undefined) args.push(model);
   else args.push("--shape", flags.shape!);
   if (flags.quick) args.push("--quick");
+  if (flags.kvCache) args.push("--kv-cache", flags.kvCache);
   if (flags.quiet) args.push("--quiet");
   if (flags.threads !== undefined) args.push("--threads", String(flags.threads));
   const child = fork(main, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
@@ -125,10 +128,11 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
 }
 
 async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
-  const { dtype, quantization, compute } = VARIANTS[name]!;
+  const { dtype, quantization, compute, cache } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
-  const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", progress } as const;
+  const cache_dtype = flags.kvCache ? KV_CACHES[flags.kvCache] : (cache ?? (dtype === "float32" ? "f32" : "bf16"));
+  const options = { cache_dtype, progress };
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   progress?.("loading");
   const start = performance.now();
@@ -178,7 +182,7 @@ async function benchKernels(flags: BenchFlags): Promise<void> {
     for (const [m, k, n] of [...sizes, [512, 2048, 5632]]) rows.push(await linearSpeed(device, name, m!, k!, n!));
   }
   const heads = { heads: 32, groups: 4, head_dim: 64, batch: 1 };
-  for (const dtype of ["f32", "bf16"] as const) {
+  for (const dtype of ["f32", "bf16", "i8"] as const) {
     if (!flags.quiet) note(`attention ${dtype}`);
     rows.push(await attentionSpeed(device, { ...heads, steps: 1, context: 2048, dtype }));
     rows.push(await attentionSpeed(device, { ...heads, steps: 512, context: 0, dtype }));

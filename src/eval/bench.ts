@@ -3,8 +3,8 @@
 import { availableParallelism } from "node:os";
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
-import type { CausalLM } from "../nn/decoder.js";
 import type { CacheDType } from "../nn/cache.js";
+import type { CausalLM } from "../nn/decoder.js";
 import { readSpeed } from "./machine.js";
 import { bytesPerStep, decodeTimes, median, prefillTimes, recordTimes } from "./speed.js";
 

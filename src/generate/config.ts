@@ -2,6 +2,7 @@
 // generation_config.json gives other defaults; what the caller says wins.
 
 import { checkOptions, OptionError } from "../core/errors.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { ConfigJson } from "../nn/decoder.js";
 
 export interface GenerationOptions {
@@ -26,6 +27,12 @@ export interface GenerationOptions {
   pad_token_id?: number | null;
   /** Guess up to so many tokens from earlier in the text (greedy, one prompt); exact, and faster where text repeats. */
   prompt_lookup_num_tokens?: number;
+  /** "quantized" keeps keys and values as 8-bit codes, one scale per token and head; the others keep numbers. */
+  cache_implementation?: "dynamic" | "static" | "quantized";
+  /** Of a quantized cache; `nbits` is 8. */
+  cache_config?: { nbits?: number };
+  /** Dtype of keys and values kept as numbers; by default float32 for a float32 model and bfloat16 for others. */
+  cache_dtype?: "float32" | "bfloat16" | "float16";
 }
 
 export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
@@ -41,6 +48,9 @@ export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
   "eos_token_id",
   "pad_token_id",
   "prompt_lookup_num_tokens",
+  "cache_implementation",
+  "cache_config",
+  "cache_dtype",
 ];
 
 export interface GenerationConfig {
@@ -56,6 +66,8 @@ export interface GenerationConfig {
   readonly pad_token_id: number;
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
+  /** What the caller asks of the key-value cache; undefined leaves it to the model's dtype. */
+  readonly cache_dtype: CacheDType | undefined;
 }
 
 /** What transformers generates without being told how much: 20 tokens in all. */
@@ -135,7 +147,49 @@ export function generationConfig(
     eos_token_ids: options.eos_token_id === null ? [] : eos_token_ids,
     pad_token_id: pad,
     prompt_lookup_num_tokens: number("prompt_lookup_num_tokens", 0, whole, "a whole number of at least 0"),
+    cache_dtype: cacheDTypeOf(options),
   };
+}
+
+const CACHES = ["dynamic", "static", "quantized"];
+const CACHE_DTYPES: Readonly<Record<string, CacheDType>> = { float32: "f32", bfloat16: "bf16", float16: "f16" };
+
+/** What the caller says of the cache. (A model's own `cache_implementation` names a class of Python's, and is not asked.) */
+function cacheDTypeOf({ cache_implementation, cache_config, cache_dtype }: GenerationOptions): CacheDType | undefined {
+  if (cache_implementation !== undefined && !CACHES.includes(cache_implementation)) {
+    throw new OptionError(
+      `cache_implementation must be one of ${CACHES.join(", ")}, got ${JSON.stringify(cache_implementation)}`,
+      {
+        hint: 'leave it out, or use "quantized" for keys and values in 8 bits',
+      },
+    );
+  }
+  if (cache_dtype !== undefined && !Object.hasOwn(CACHE_DTYPES, cache_dtype)) {
+    throw new OptionError(
+      `cache_dtype must be one of ${Object.keys(CACHE_DTYPES).join(", ")}, got ${JSON.stringify(cache_dtype)}`,
+      { hint: 'for 8 bits use cache_implementation: "quantized"' },
+    );
+  }
+  if (cache_implementation !== "quantized") {
+    if (cache_config !== undefined) {
+      throw new OptionError("cache_config is for a quantized cache", { hint: 'add cache_implementation: "quantized"' });
+    }
+    return cache_dtype && CACHE_DTYPES[cache_dtype];
+  }
+  if (cache_dtype !== undefined) {
+    throw new OptionError(`a quantized cache has no cache_dtype, got ${JSON.stringify(cache_dtype)}`, {
+      hint: "leave out one of the two",
+    });
+  }
+  if (cache_config === null) throw new OptionError("cache_config must be an object, got null");
+  checkOptions("cache_config", cache_config, ["nbits"]);
+  const nbits = cache_config?.nbits ?? 8;
+  if (nbits !== 8) {
+    throw new OptionError(`cache_config.nbits must be 8, got ${JSON.stringify(nbits)}`, {
+      hint: "keys and values are kept in 8 bits or as numbers; use nbits: 8",
+    });
+  }
+  return "i8";
 }
 
 /** @throws OptionError for an option that generate() does not have */

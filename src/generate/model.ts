@@ -1,10 +1,11 @@
 // PreTrainedModel: a loaded language model as users hold it. `forward` gives logits, `generate` and `stream` give tokens.
 
 import type { Device } from "../core/device.js";
+import { torchName } from "../core/dtype.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { cacheDType } from "../nn/cache.js";
+import { cacheBytes, cacheDType } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -12,7 +13,7 @@ import { LlmInt8Weight } from "../quant/llm-int8.js";
 import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
 import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
-import { generateSteps, type Step } from "./loop.js";
+import { cacheShape, generateSteps, type Step } from "./loop.js";
 import type { Streamer } from "./streamers.js";
 
 /** What a tokenizer gives, and so what every call takes. */
@@ -142,6 +143,15 @@ export class PreTrainedModel implements AsyncDisposable {
     return bytes;
   }
 
+  /** What keys and values of a generation with these options are kept in, and the bytes that they take on the device. */
+  cache_footprint(options: GenerateOptions): { dtype: "float32" | "bfloat16" | "float16" | "int8"; bytes: number } {
+    const { batch, config } = this.#prepare(options);
+    const dtype = config.cache_dtype ?? cacheDType(this.dtype);
+    const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
+    const bytes = cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype));
+    return { dtype: dtype === "i8" ? "int8" : torchName(dtype), bytes };
+  }
+
   /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
     this.#checkUsable();
@@ -195,7 +205,7 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   async *#steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
-    const cache_dtype = cacheDType(this.dtype);
+    const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
     this.#running++;
     try {

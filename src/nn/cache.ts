@@ -38,6 +38,11 @@ export function cacheBytesPerToken(
   return 2 * layers * groups * ((head_dim * bitsOf(dtype)) / 8 + (dtype === "i8" ? 4 : 0));
 }
 
+/** Bytes of a whole cache on the device, without its cursor. */
+export function cacheBytes(shape: CacheShape): number {
+  return shape.batch * shape.capacity * cacheBytesPerToken(shape, shape.dtype);
+}
+
 /** What attention reads of one layer. */
 export interface CachedLayer {
   readonly k: Tensor;
@@ -81,8 +86,7 @@ export class KVCache implements Disposable {
   }
 
   get nbytes(): number {
-    const tensors = [...this.#keys, ...this.#values, ...this.#scales.map(([all]) => all)];
-    return tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
+    return cacheBytes(this.shape);
   }
 
   /** Records the appending of `k[B,T,G,D]` and `v` at the cursor of one layer; gives the whole cache of that layer. */

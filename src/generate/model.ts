@@ -11,7 +11,7 @@ import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
 import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
-import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
+import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
 import { cacheShape, generateSteps, type Step } from "./loop.js";
 import type { Streamer } from "./streamers.js";
@@ -28,10 +28,7 @@ export interface GenerateOptions extends ModelInputs, GenerationOptions {
   signal?: AbortSignal;
 }
 
-export interface ForwardOptions extends ModelInputs {
-  /** [B,T]; by default the position of each token among the real ones of its row. */
-  position_ids?: Ids;
-}
+export interface ForwardOptions extends ModelInputs, PackedInputs {}
 
 const INPUTS = ["input_ids", "attention_mask"];
 
@@ -66,27 +63,25 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   /**
-   * Records one forward pass over a batch, without a cache. The caller disposes the logits, f32[B,T,vocab].
+   * Records one forward pass over a batch, without a cache. The caller disposes the logits, f32[B,T,vocab]. A row may hold
+   * several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
   forward(inputs: ForwardOptions): { logits: Tensor } {
     this.#checkUsable();
-    checkOptions("forward", inputs ?? null, [...INPUTS, "position_ids", "token_type_ids"]);
+    checkOptions("forward", inputs ?? null, [...INPUTS, ...PACKED_FIELDS, "token_type_ids"]);
     const { vocab, max_positions } = this.#module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
-    this.#checkLength(batch.steps, max_positions);
-    const positions = inputs.position_ids
-      ? readBatch(inputs.position_ids, undefined, Math.min(max_positions, 2 ** 31 - 1)).ids
-      : positionsOf(batch);
-    if (positions.length !== batch.ids.length) throw new OptionError("position_ids must have the shape of input_ids");
+    const places = placesOf(batch, inputs, max_positions);
     const shape = [batch.rows, batch.steps];
     const ids = Tensor.from(this.device, batch.ids, shape);
-    const where = Tensor.from(this.device, positions, shape);
+    const positions = Tensor.from(this.device, places.positions, shape);
+    const segments = places.segments && Tensor.from(this.device, places.segments, shape);
     const mask = batch.mask && Tensor.from(this.device, batch.mask, shape, "u8");
     try {
-      return { logits: this.#module.forward({ ids, positions: where, mask }) };
+      return { logits: this.#module.forward({ ids, positions, mask, segments }) };
     } finally {
-      for (const tensor of [ids, where, mask]) tensor?.dispose();
+      for (const tensor of [ids, positions, segments, mask]) tensor?.dispose();
     }
   }
 

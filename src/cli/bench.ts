@@ -2,12 +2,12 @@
 // measured in a process of its own, so that its peak memory is its own.
 
 import { fork } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { loadavg, tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { OctavoError, OptionError } from "../core/errors.js";
+import { NotFoundError, OctavoError, OptionError } from "../core/errors.js";
 import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../eval/bench.js";
 import { writeRandomCheckpoint } from "../eval/checkpoint.js";
 import { type MachineLimits, measureMachine } from "../eval/machine.js";
@@ -20,7 +20,9 @@ import { architectureOf } from "../models/index.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
 import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
-import { benchChart, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
+import { benchChartText, benchPanels, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
+import { svgChart } from "./chart-svg.js";
+import { colourful, columnsOf, textChart } from "./chart-text.js";
 import { note, print, printJson } from "./output.js";
 
 export interface BenchFlags {
@@ -33,6 +35,7 @@ export interface BenchFlags {
   kvCache?: KVCacheName;
   quick?: boolean;
   chart?: boolean;
+  svg?: string;
   device: string;
   threads?: number;
   json?: boolean;
@@ -53,7 +56,8 @@ export function benchCommand(): Command {
     .addOption(kvCacheOption())
     .option("--kernels", "measure single kernels on the shapes of M instead of models")
     .option("--quick", "fewer sizes and fewer runs")
-    .option("--chart", "draw decode and prefill speeds as bars")
+    .option("--chart", "draw speeds as bars")
+    .option("--svg <file>", "write a chart of the speeds to a file")
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
@@ -62,11 +66,15 @@ export function benchCommand(): Command {
 }
 
 async function bench(model: string | undefined, flags: BenchFlags): Promise<void> {
-  if (flags.kernels) return benchKernels(flags);
+  if (flags.kernels) {
+    if (flags.svg !== undefined || flags.chart) throw new OptionError("charts are of models, not of kernels");
+    return benchKernels(flags);
+  }
   if ((model === undefined) === (flags.shape === undefined)) {
     throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });
   }
   if (flags.shape !== undefined) shapeConfig(flags.shape);
+  const title = flags.shape === undefined ? model! : `shape ${flags.shape.toUpperCase()}`;
   const names = variantNames(
     flags.loadIn8bit ? "int8" : flags.loadIn4bit ? "nf4" : (flags.compare ?? "f32,bf16,int8,nf4"),
   );
@@ -74,6 +82,7 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
     process.send!(await measure(names[0]!, model, flags));
     return;
   }
+  if (flags.svg !== undefined) await checkFolder(flags.svg);
   const folder =
     flags.fromFile && flags.shape !== undefined ? await mkdtemp(join(tmpdir(), "octavo-bench-")) : undefined;
   try {
@@ -90,11 +99,31 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
     for (const name of names) reports.push(await inChild(name, folder ?? model, flags));
     if (flags.json) printJson({ model: flags.shape ?? model, ...limits, load, storages: reports });
     else {
-      print(benchTable(flags.shape ? `shape ${flags.shape}` : model!, limits, reports));
-      if (flags.chart) print(benchChart(reports));
+      print(benchTable(title, limits, reports));
+      if (flags.chart) {
+        const { stdout, env } = process;
+        print(textChart(benchPanels(reports), { width: columnsOf(stdout, env), colour: colourful(stdout, env) }));
+      }
     }
+    if (flags.svg !== undefined)
+      await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits)));
   } finally {
     if (folder !== undefined) await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Measuring takes minutes: a chart that cannot be written is refused before. @throws NotFoundError */
+async function checkFolder(file: string): Promise<void> {
+  const folder = dirname(resolve(file));
+  const found = await stat(folder).catch(() => undefined);
+  if (!found?.isDirectory()) throw new NotFoundError(`cannot write ${file}: there is no folder ${folder}`);
+}
+
+async function writeChart(file: string, svg: string): Promise<void> {
+  try {
+    await writeFile(file, svg);
+  } catch (error) {
+    throw new OctavoError("ERR_WRITE", `cannot write ${file}: ${(error as Error).message}`, { cause: error });
   }
 }
 

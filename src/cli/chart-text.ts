@@ -10,7 +10,7 @@ export interface TextChartOptions {
 
 const EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 /** Cyan, yellow, green, magenta, blue, red, and their bright forms. */
-const COLOURS = [36, 33, 32, 35, 34, 31, 96, 93, 92];
+const COLOURS = [36, 33, 32, 35, 34, 31, 96, 93, 92, 95];
 /** Bars are at least so wide; names are cut before that. */
 const LEAST_BAR = 8;
 

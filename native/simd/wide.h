@@ -83,6 +83,15 @@ OCTAVO_INLINE f32p fma_part(f32p a, f32p b, f32p c) {
 
 OCTAVO_INLINE f32p max_part(f32p a, f32p b) { return a > b ? a : b; }
 OCTAVO_INLINE f32p min_part(f32p a, f32p b) { return a < b ? a : b; }
+OCTAVO_INLINE i32p max_part(i32p a, i32p b) {
+#if defined(__AVX512F__)
+  return (i32p)_mm512_maskz_max_epi32(0xffff, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (i32p)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 OCTAVO_INLINE f32p abs_part(f32p a) { return (f32p)((u32p)a & 0x7fffffffu); }
 OCTAVO_INLINE f32p to_f32(i32p a) { return __builtin_convertvector(a, f32p); }
 
@@ -102,6 +111,11 @@ OCTAVO_INLINE float highest_part(f32p v) {
   for (int i = 1; i < kPartLanes; i++) best = v[i] > best ? v[i] : best;
   return best;
 #endif
+}
+OCTAVO_INLINE int32_t highest_part(i32p v) {
+  int32_t best = v[0];
+  for (int i = 1; i < kPartLanes; i++) best = v[i] > best ? v[i] : best;
+  return best;
 }
 OCTAVO_INLINE int32_t sum_part(i32p v) {
   int32_t s = 0;

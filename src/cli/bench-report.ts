@@ -10,6 +10,8 @@ import { bytes, table } from "./output.js";
 export interface VariantReport extends ModelSpeed {
   readonly storage: string;
   readonly weight_bytes: number;
+  /** What keys and values were kept in: "float32", "bfloat16" or "int8". */
+  readonly kv_cache: string;
   /** Loading from a checkpoint, where there was one. */
   readonly load?: { readonly load_s: number; readonly load_gb_per_s: number; readonly load_peak_rss: number };
   readonly peak_rss: number;
@@ -28,7 +30,11 @@ export function benchTable(
   reports: readonly VariantReport[],
 ): string {
   const line = (name: string, cell: (report: VariantReport) => string): string[] => [name, ...reports.map(cell)];
-  const rows = [line(title, ({ storage }) => storage), line("weights", ({ weight_bytes }) => bytes(weight_bytes))];
+  const rows = [
+    line(title, ({ storage }) => storage),
+    line("weights", ({ weight_bytes }) => bytes(weight_bytes)),
+    line("keys and values", ({ kv_cache }) => kv_cache),
+  ];
   if (reports.some(({ load }) => load !== undefined)) {
     rows.push(
       line("load time", ({ load }) => (load ? `${load.load_s.toFixed(2)} s` : "")),

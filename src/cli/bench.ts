@@ -17,6 +17,7 @@ import { AutoModelForCausalLM } from "../generate/auto.js";
 import { requestDevice } from "../load/device.js";
 import { fillRandomly } from "../load/random.js";
 import { architectureOf } from "../models/index.js";
+import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
 import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
@@ -176,7 +177,11 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
     const load_peak_rss = process.resourceUsage().maxRSS * 1024;
     const speed = await benchModel(device, loaded.module, plan, options);
     const read = loaded.checkpoint_bytes;
-    return report(name, loaded.weight_bytes, speed, { load_s, load_peak_rss, load_gb_per_s: read / load_s / 1e9 });
+    return report(name, cache_dtype, loaded.weight_bytes, speed, {
+      load_s,
+      load_peak_rss,
+      load_gb_per_s: read / load_s / 1e9,
+    });
   }
   const config = shapeConfig(flags.shape!);
   const tree = (await architectureOf(config)).build(config);
@@ -185,11 +190,24 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const weight_bytes = [...tree.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
   const speed = await benchModel(device, tree, plan, options);
   tree.dispose();
-  return report(name, weight_bytes, speed, undefined);
+  return report(name, cache_dtype, weight_bytes, speed, undefined);
 }
 
-function report(storage: string, weight_bytes: number, speed: ModelSpeed, load: VariantReport["load"]): VariantReport {
-  return { storage, weight_bytes, ...speed, load, peak_rss: process.resourceUsage().maxRSS * 1024 };
+function report(
+  storage: string,
+  cache: CacheDType,
+  weight_bytes: number,
+  speed: ModelSpeed,
+  load: VariantReport["load"],
+): VariantReport {
+  return {
+    storage,
+    weight_bytes,
+    kv_cache: cacheName(cache),
+    ...speed,
+    load,
+    peak_rss: process.resourceUsage().maxRSS * 1024,
+  };
 }
 
 async function benchKernels(flags: BenchFlags): Promise<void> {

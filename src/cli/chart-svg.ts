@@ -14,7 +14,18 @@ const NUMBERS = 62;
 const LETTER = 7;
 const LONGEST_NAME = 24;
 /** Okabe and Ito's colours, told apart by all kinds of eyes. */
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c4b8a", "#999999", "#3b3b3b", "#8b5a2b"];
+const COLOURS = [
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#56b4e9",
+  "#e69f00",
+  "#5c4b8a",
+  "#999999",
+  "#3b3b3b",
+  "#8b5a2b",
+];
 
 function escaped(text: string): string {
   const plain = text.replace(/\p{Cc}/gu, " ");

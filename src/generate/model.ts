@@ -1,11 +1,10 @@
 // PreTrainedModel: a loaded language model as users hold it. `forward` gives logits, `generate` and `stream` give tokens.
 
 import type { Device } from "../core/device.js";
-import { torchName } from "../core/dtype.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { cacheBytes, cacheDType } from "../nn/cache.js";
+import { cacheBytes, cacheDType, cacheName } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -139,12 +138,12 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   /** What keys and values of a generation with these options are kept in, and the bytes that they take on the device. */
-  cache_footprint(options: GenerateOptions): { dtype: "float32" | "bfloat16" | "float16" | "int8"; bytes: number } {
+  cache_footprint(options: GenerateOptions): { dtype: ReturnType<typeof cacheName>; bytes: number } {
     const { batch, config } = this.#prepare(options);
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
     const bytes = cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype));
-    return { dtype: dtype === "i8" ? "int8" : torchName(dtype), bytes };
+    return { dtype: cacheName(dtype), bytes };
   }
 
   /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */

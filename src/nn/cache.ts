@@ -4,7 +4,7 @@
 // anything is recorded.
 
 import type { Device } from "../core/device.js";
-import { bitsOf } from "../core/dtype.js";
+import { bitsOf, torchName } from "../core/dtype.js";
 import { ShapeError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import { advance } from "../ops/advance.js";
@@ -28,6 +28,11 @@ export type CacheDType = FloatDType | "i8";
 /** The dtype of the cache of a model whose weights are in `dtype`, where nothing else is asked for. */
 export function cacheDType(dtype: FloatDType): FloatDType {
   return dtype === "f32" ? "f32" : "bf16";
+}
+
+/** The name of a cache's dtype as options and reports have it. */
+export function cacheName(dtype: CacheDType): "float32" | "bfloat16" | "float16" | "int8" {
+  return dtype === "i8" ? "int8" : torchName(dtype);
 }
 
 /** Bytes that keys and values of one token take in all layers, scales included. */

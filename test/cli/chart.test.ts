@@ -125,6 +125,7 @@ describe("panels", () => {
   const report = (storage: string, contexts: number[]): VariantReport => ({
     storage,
     weight_bytes: 1,
+    kv_cache: "bfloat16",
     peak_rss: 1,
     record_ms: 1,
     replay_ms: 1,

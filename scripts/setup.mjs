@@ -140,7 +140,7 @@ function buildWasm() {
     stdio: ["ignore", 2, "pipe"],
     encoding: "utf8",
   });
-  if (!/is up to date\n$/.test(stderr)) process.stderr.write(stderr);
+  if (!/are up to date\n$/.test(stderr)) process.stderr.write(stderr);
   if (status !== 0) say("the WASM build failed and is old now; the reason is above");
 }
 

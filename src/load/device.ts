@@ -27,7 +27,7 @@ export type DeviceName = (typeof DEVICE_NAMES)[number];
  */
 export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
-  if (name === "wasm") return new Device(openWasmFile({ signatures: signatures() }));
+  if (name === "wasm") return new Device(openWasmFile({ threads: options.threads, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
   if (name === "webgpu") {
     throw new DeviceError('device "webgpu" cannot be opened without waiting', { hint: "await requestDevice(...)" });

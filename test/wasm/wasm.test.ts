@@ -43,12 +43,12 @@ test("a module that is not built, or is none, is said so", () => {
   expect(() => openDevice("wasm")).toThrow("the WASM module is not built");
   vi.stubEnv("OCTAVO_WASM", import.meta.filename);
   expect(() => openDevice("wasm")).toThrow("cannot be loaded");
-  expect(() => openWasm(new Uint8Array(8))).toThrow("wasm: the module cannot be used");
+  expect(() => openWasm({ bytes: new Uint8Array(8) })).toThrow("wasm: the module cannot be used");
 });
 
 describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
   test("opens from bytes, and has a kernel for every op with the library's signature", async () => {
-    const backend = openWasm(readFileSync(findWasm()!), { signatures: signatures() });
+    const backend = openWasm({ bytes: readFileSync(findWasm()!), signatures: signatures() });
     const offered = new Map(backend.kernels.map(({ name, signature }) => [name, signature]));
     for (const op of OPS) expect(offered.get(op.name)).toBe(op.signature.text);
     await backend.close();

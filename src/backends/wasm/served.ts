@@ -1,0 +1,124 @@
+// The WASM backend in a thread of its own: calls queue what is to be done in the shared memory, and the thread says when
+// a read is ready. So the calling thread, Node's with its event loop, waits for nothing.
+
+import type { Backend, BufferId } from "../../core/backend.js";
+import { OutOfMemoryError } from "../../core/errors.js";
+import { failed, WasmDevice } from "./device.js";
+import type { ThreadMessage } from "./threads.js";
+
+/** The thread that takes from the queue; the others help it compute. */
+const OWNER = 0;
+
+interface Waiting {
+  readonly bytes: number;
+  resolve(bytes: Uint8Array): void;
+  reject(error: Error): void;
+}
+
+export class WasmServed extends WasmDevice implements Backend {
+  /** Reads (and the closing) under way, by the address of their completion. */
+  readonly #waiting = new Map<number, Waiting>();
+  #closing: Promise<void> | undefined;
+
+  free(buffer: BufferId): void {
+    if (this.closed || this.lost) return;
+    if (!this.instance.exports.queue_free(buffer)) throw noMemory();
+  }
+
+  write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    const at = this.range(buffer, offset, bytes.length);
+    if (this.lost) return;
+    const { instance } = this;
+    if (instance.exports.queue_idle()) {
+      instance.memory(at + bytes.length).set(bytes, at);
+      return;
+    }
+    const payload = instance.exports.queue_write(buffer, offset, bytes.length) >>> 0;
+    if (payload === 0) throw noMemory();
+    instance.memory(payload + bytes.length).set(bytes, payload);
+    instance.exports.queue_push();
+  }
+
+  submit(commands: Int32Array, words: number): void {
+    const { exports } = this.instance;
+    if (this.lost) return;
+    this.putWords(exports.queue_commands(words), commands, words);
+    exports.queue_push();
+  }
+
+  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+    const { exports } = this.instance;
+    this.range(buffer, offset, bytes);
+    if (this.lost) throw this.lostError();
+    if (exports.queue_idle()) return this.readNow(buffer, offset, bytes);
+    return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, completion));
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const { exports } = this.instance;
+    if (!this.lost) {
+      // What was queued runs first. If it fails nobody is there any more to hear of it.
+      await this.#wait(0, (completion) => exports.queue_close(completion)).catch(() => {});
+    }
+    await this.end();
+  }
+
+  /** A promise for what `queue` appends with a completion. */
+  #wait(bytes: number, queue: (completion: number) => number): Promise<Uint8Array> {
+    const { exports } = this.instance;
+    const completion = exports.completion_new(bytes) >>> 0;
+    if (completion === 0) throw noMemory();
+    return new Promise((resolve, reject) => {
+      if (this.#waiting.size === 0) this.workers[OWNER]!.hold(true);
+      this.#waiting.set(completion, { bytes, resolve, reject });
+      if (queue(completion)) return;
+      this.#take(completion);
+      exports.completion_free(completion);
+      reject(noMemory());
+    });
+  }
+
+  #take(completion: number): Waiting | undefined {
+    const waiting = this.#waiting.get(completion);
+    if (this.#waiting.delete(completion) && this.#waiting.size === 0) this.workers[OWNER]!.hold(false);
+    return waiting;
+  }
+
+  protected override heard(thread: number, message: ThreadMessage): void {
+    if ("broke" in message || this.closed) {
+      super.heard(thread, message);
+      return;
+    }
+    const completion = message.done >>> 0;
+    const waiting = this.#take(completion);
+    if (!waiting) return;
+    const { instance } = this;
+    const failure = this.failureAt(instance.exports.completion_failure(completion));
+    const at = instance.exports.completion_bytes(completion) >>> 0;
+    const bytes = failure ? undefined : instance.memory(at + waiting.bytes).slice(at, at + waiting.bytes);
+    instance.exports.completion_free(completion);
+    if (failure) waiting.reject(failed(failure));
+    else waiting.resolve(bytes!);
+  }
+
+  protected override lose(why: string): void {
+    if (this.lost) return;
+    super.lose(why);
+    // The first read hears which op it was, the others that nothing comes any more.
+    let error: Error = failed(this.runningFailure(`the kernel ended the module: ${why}`));
+    for (const completion of [...this.#waiting.keys()]) {
+      this.#take(completion)!.reject(error);
+      error = this.lostError();
+    }
+    for (const worker of this.workers) void worker.terminate();
+  }
+}
+
+function noMemory(): OutOfMemoryError {
+  return new OutOfMemoryError("wasm: no memory is left to queue more (4 GB at most in all)");
+}

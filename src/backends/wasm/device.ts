@@ -40,9 +40,16 @@ export abstract class WasmDevice {
   }
 
   allocate(bytes: number): BufferId {
-    const buffer = bytes <= this.budget ? this.instance.exports.allocate(bytes) : -1;
+    const { exports } = this.instance;
+    let buffer = bytes <= this.budget ? exports.allocate(bytes) : -1;
+    if (buffer < 0 && bytes <= this.budget && this.drain()) buffer = exports.allocate(bytes);
     if (buffer < 0) throw new OutOfMemoryError(`wasm: no ${bytes} bytes of memory are left (4 GB at most in all)`);
     return buffer;
+  }
+
+  /** Waits until what was freed is free; true if there was anything to wait for. */
+  protected drain(): boolean {
+    return false;
   }
 
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined {

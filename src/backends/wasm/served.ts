@@ -6,6 +6,8 @@ import { OutOfMemoryError } from "../../core/errors.js";
 import { failed, WasmDevice } from "./device.js";
 import type { ThreadMessage } from "./threads.js";
 
+/** Where memory has run out and the queue holds some: how long it may take to give it back, in ms. */
+const PATIENCE_MS = 20_000;
 /** The thread that takes from the queue; the others help it compute. */
 const OWNER = 0;
 
@@ -52,6 +54,18 @@ export class WasmServed extends WasmDevice implements Backend {
     if (this.lost) throw this.lostError();
     if (exports.queue_idle()) return this.readNow(buffer, offset, bytes);
     return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, completion));
+  }
+
+  /** The one place where the calling thread waits: memory has run out, and is there again once the queue has run. */
+  protected override drain(): boolean {
+    const { exports } = this.instance;
+    if (this.lost || exports.queue_idle()) return false;
+    const nothing = new Int32Array(new SharedArrayBuffer(4));
+    for (const end = performance.now() + PATIENCE_MS; performance.now() < end; ) {
+      Atomics.wait(nothing, 0, 0, 1);
+      if (exports.queue_idle()) return true;
+    }
+    return false;
   }
 
   close(): Promise<void> {

@@ -19,7 +19,7 @@ struct CodePlace {
 struct CodedTile {
   uint32_t* codes;        // see CodePlace
   float* scale;           // [rows]: s, NaN if the row holds one
-  int32_t* bias;          // [rows]: kBias * the sum of the codes that count
+  int32_t* bias;          // [rows]: kBias * the sum of the codes
   int64_t* outliers;      // how many columns
   int32_t* column;        // [K], ascending
   float* value;           // [K][rows]
@@ -95,7 +95,7 @@ OCTAVO_INLINE int32_t code_row(const float* x, int64_t k, float threshold, float
   const auto code = [&](f32p v) {
     i32p q = code_part(v, f);
     if (threshold > 0) q &= abs_part(v) < limit;
-    sum += DotI8::counted(q);
+    sum += q;
     return q;
   };
   int64_t i = 0;

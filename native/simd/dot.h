@@ -104,18 +104,12 @@ struct DotU4 : DotFloat {
 };
 
 // Products of 8-bit codes, exact in 32 bits. Weights are stored as code + 128; where the machine multiplies unsigned by
-// signed the sums are too large by 128 Σ x (kBias Σ counted), elsewhere the 128 is taken off first.
+// signed the sums are too large by 128 Σ x (kBias), elsewhere the 128 is taken off first.
 struct DotI8 {
   using Acc = WideI;
   static constexpr bool kScaled = false, kMatrix = false;
   static constexpr int kPerStep = 4;
   void prepare(const float*) {}
-#if defined(__wasm_relaxed_simd__)
-  static constexpr bool kSplit = true;
-#else
-  static constexpr bool kSplit = false;
-#endif
-  static OCTAVO_INLINE i32p counted(i32p q) { return kSplit ? q & (q >> 31) : q; }
 #if defined(__AVX512VNNI__)
   static constexpr int kSub = 1, kBias = 128;
   OCTAVO_INLINE i32p weight(u32p raw, int) const { return (i32p)raw; }
@@ -127,15 +121,6 @@ struct DotI8 {
   OCTAVO_INLINE i32p weight(u32p raw, int) const { return (i32p)raw; }
   OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const {
     return (i32p)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, (__m256i)x);
-  }
-#elif defined(__wasm_relaxed_simd__)
-  // Signed times seven bits is what every machine agrees on, and no pair of such products overflows 16 bits on the way.
-  // So an activation is its positive part (sub-step 0) and the size of its negative part (1). For that the weight w comes
-  // as ~w = -w - 1, which unlike -w always has 8 bits: the sums are too small by the negative parts, kBias Σ min(x, 0).
-  static constexpr int kSub = 2, kBias = 1;
-  OCTAVO_INLINE i32p weight(u32p raw, int j) const { return (i32p)(raw ^ (j == 0 ? 0x80808080u : 0x7f7f7f7fu)); }
-  OCTAVO_INLINE i32p mac(i32p acc, i32p w, u32p x) const {
-    return (i32p)wasm_i32x4_relaxed_dot_i8x16_i7x16_add((v128_t)w, (v128_t)x, (v128_t)acc);
   }
 #elif defined(__SSE2__) || defined(__wasm_simd128__)
   // Even and odd bytes as 16-bit pairs: vpmaddubsw would saturate, vpmaddwd does not.
@@ -170,9 +155,6 @@ struct DotI8 {
 OCTAVO_INLINE void put_codes(uint32_t* to, int64_t stride, const int32_t* q) {
   if constexpr (DotI8::kSub == 1) {
     to[0] = (uint32_t)(q[0] & 255) | (uint32_t)(q[1] & 255) << 8 | (uint32_t)(q[2] & 255) << 16 | (uint32_t)q[3] << 24;
-  } else if constexpr (DotI8::kSplit) {
-    to[0] = to[stride] = 0;
-    for (int i = 0; i < 4; i++) to[q[i] < 0 ? stride : 0] |= (uint32_t)(q[i] < 0 ? -q[i] : q[i]) << (8 * i);
   } else if constexpr (DotI8::kSub == 2) {
     to[0] = (uint32_t)(q[0] & 0xffff) | (uint32_t)q[2] << 16;
     to[stride] = (uint32_t)(q[1] & 0xffff) | (uint32_t)q[3] << 16;

@@ -1,21 +1,18 @@
 // What a WASM module offers to src/backends/wasm/: one device. Either its commands run at once while submit() is under
-// way, or a thread of its own takes them from a queue (the queue_ functions), as in the add-on. The checks are the same;
-// the first failure is kept until it is taken.
+// way, or a thread of its own takes them from a queue (the queue_ functions). Queue, checks and account of failures are
+// those of the add-on.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <new>
 
 #include "../buffers.h"
-#include "../call.h"
 #include "../device.h"
+#include "../interpreter.h"
 #include "../memory.h"
 #include "../panels.h"
 #include "../pool.h"
 #include "../queue.h"
-#include "../registry.h"
-#include "../registry_tables.h"
-#include "../signature.h"
 #include "../spin.h"
 #include "export.h"
 
@@ -25,102 +22,45 @@ namespace octavo {
 
 namespace {
 
-constexpr int kMaxKernels = 128;
-
 struct State {
   Buffers buffers;
+  Interpreter interpreter{buffers};
+  Pool* pool = nullptr;
   Queue queue;
   Item* item = nullptr;  // being filled
-  Call call;
-  int kernels = 0;
-  const Kernel* kernel[kMaxKernels] = {};
-  Spec spec[kMaxKernels] = {};
-
-  char* scratch = nullptr;
-  size_t scratch_bytes = 0;
+  Failure verdict;       // of the last check()
   int32_t* words = nullptr;
   uint32_t words_capacity = 0;
-
-  Failure failure;
-  const char* op = "";  // that runs, or ran last
-  int32_t site = 0;
 };
 
 State* state = nullptr;
-
-char* need(void*, size_t bytes) {
-  State& s = *state;
-  if (bytes > s.scratch_bytes) {
-    free_block(s.scratch, s.scratch_bytes);
-    const size_t wanted = bytes + bytes / 4;
-    s.scratch = allocate_block(wanted);
-    s.scratch_bytes = s.scratch ? wanted : 0;
-  }
-  return s.scratch;
-}
-
-void copy_text(char* to, size_t size, const char* text) {
-  size_t n = std::strlen(text);
-  if (n >= size) n = size - 1;
-  std::memcpy(to, text, n);
-  to[n] = 0;
-}
-
-void fail(const char* op, int32_t site, const char* message) {
-  Failure& f = state->failure;
-  f.failed = true;
-  f.site = site;
-  copy_text(f.op, sizeof f.op, op);
-  copy_text(f.message, sizeof f.message, message);
-}
-
-// Runs the words. Nothing runs while an earlier failure has not been taken.
-void run(const int32_t* at, int64_t count) {
-  State& s = *state;
-  const int32_t* end = at + count;
-  while (at < end && !s.failure.failed) {
-    if (end - at < 3 || at[1] < 3 || at[1] > end - at)
-      return fail("submit", end - at >= 3 ? at[2] : 0, "a command is longer than what was submitted");
-    const int32_t kernel = at[0], length = at[1];
-    s.site = at[2];
-    if (kernel < 0 || kernel >= s.kernels) return fail("submit", s.site, sentence("there is no kernel %d", kernel));
-    s.op = s.kernel[kernel]->name;
-    const char* error = decode(s.spec[kernel], at, length, s.buffers, s.call);
-    if (!error) error = s.kernel[kernel]->run(s.call);
-    if (error) return fail(s.op, s.site, error);
-    at += length;
-  }
-}
-
-void finish_read(int32_t id, uint64_t offset, Completion* completion) {
-  State& s = *state;
-  completion->failure = s.failure;
-  if (s.failure.failed) s.failure.failed = false;
-  else if (completion->bytes > 0) std::memcpy(completion->destination, s.buffers.slot(id)->data + offset, completion->bytes);
-}
 
 void* serve(void*) {
   State& s = *state;
   while (Item* item = s.queue.take([] {})) {
     const bool last = item->kind == Kind::close;
+    Completion* completion = item->completion;
     switch (item->kind) {
       case Kind::commands:
-        run((const int32_t*)item->payload(), (int64_t)item->count);
+        s.interpreter.run((const int32_t*)item->payload(), (int64_t)item->count);
         break;
       case Kind::write:
         std::memcpy(s.buffers.slot(item->buffer)->data + item->offset, item->payload(), item->count);
+        s.interpreter.wrote(item->buffer, item->offset, item->count);
         break;
       case Kind::free:
+        s.interpreter.forget(item->buffer);
         s.buffers.release(item->buffer);
         break;
       case Kind::read:
-        finish_read(item->buffer, item->offset, item->completion);
+        completion->failure = s.interpreter.verdict(item->buffer, item->offset, item->count);
+        if (!completion->failure.failed && completion->bytes > 0)
+          std::memcpy(completion->destination, s.buffers.slot(item->buffer)->data + item->offset, completion->bytes);
         break;
       case Kind::load:  // no files here
       case Kind::close:
         break;
     }
-    Completion* completion = item->completion;
     // Before the owner hears of it, so that it then finds the queue idle.
     s.queue.finish();
     if (completion) host_done(completion);
@@ -129,11 +69,12 @@ void* serve(void*) {
   return nullptr;
 }
 
-bool push(Kind kind, int32_t buffer, uint64_t offset, Completion* completion) {
+bool push(Kind kind, int32_t buffer, uint64_t offset, uint64_t count, Completion* completion) {
   Item* item = make_item(kind, 0);
   if (!item) return false;
   item->buffer = buffer;
   item->offset = offset;
+  item->count = count;
   item->completion = completion;
   state->queue.push(item);
   return true;
@@ -163,24 +104,18 @@ EXPORT(open) int32_t open(int32_t threads, bool own_thread) {
   state = new (std::nothrow) State();
   if (!state) return -1;
   State& s = *state;
-  const int count = op_count(0);
-  for (int i = 0; i < count && s.kernels < kMaxKernels; i++) {
-    const Kernel& kernel = op_kernel(0, i);
-    // A signature that cannot be read is a mistake in a kernel file: the op is left out, so that nothing can run it.
-    if (!s.spec[s.kernels].parse(kernel.signature) || std::strcmp(s.spec[s.kernels].op, kernel.name) != 0) continue;
-    s.kernel[s.kernels++] = &kernel;
-  }
   pthread_t thread;
   if (own_thread && !(s.queue.start() && start_thread(&thread, serve, nullptr, "octavo-queue"))) return -1;
-  s.call.pool = Pool::create(threads);
-  s.call.scratch = need;
-  return s.call.pool ? s.kernels : -1;
+  s.pool = Pool::create(threads);
+  if (!s.pool) return -1;
+  s.interpreter.open(0, s.pool);
+  return s.interpreter.count();
 }
 
 // Threads that compute.
-EXPORT(threads) int32_t threads() { return state->call.pool->threads(); }
-EXPORT(kernel_name) const char* kernel_name(int32_t index) { return state->kernel[index]->name; }
-EXPORT(kernel_signature) const char* kernel_signature(int32_t index) { return state->kernel[index]->signature; }
+EXPORT(threads) int32_t threads() { return state->pool->threads(); }
+EXPORT(kernel_name) const char* kernel_name(int32_t index) { return state->interpreter.kernel(index).name; }
+EXPORT(kernel_signature) const char* kernel_signature(int32_t index) { return state->interpreter.kernel(index).signature; }
 
 // Bytes of a matrix in panels, or a negative number.
 EXPORT(panel_bytes) double wasm_panel_bytes(int32_t dtype, double rows, double columns) {
@@ -193,13 +128,15 @@ EXPORT(allocate) int32_t allocate(uint32_t bytes) { return state->buffers.alloca
 EXPORT(address) char* address(int32_t id) { return live(id) ? live(id)->data : nullptr; }
 EXPORT(size) uint32_t size(int32_t id) { return live(id) ? (uint32_t)live(id)->bytes : 0; }
 
-// Without a queue: gives a buffer back now; room for words of commands (null if memory ran out); runs them.
+// These five are for as long as no queue is under way. Gives a buffer back.
 EXPORT(release) void release(int32_t id) {
   Buffers::Slot* slot = live(id);
   if (!slot) return;
   slot->live = Buffers::kNotLive;
+  state->interpreter.forget(id);
   state->buffers.release(id);
 }
+// Room for words of commands, to be filled before submit(); null if memory ran out.
 EXPORT(words) int32_t* words(uint32_t count) {
   State& s = *state;
   if (count > s.words_capacity) {
@@ -209,7 +146,16 @@ EXPORT(words) int32_t* words(uint32_t count) {
   }
   return s.words;
 }
-EXPORT(submit) void submit(uint32_t count) { run(state->words, count); }
+EXPORT(submit) void submit(uint32_t count) { state->interpreter.run(state->words, count); }
+// The host wrote bytes of a buffer.
+EXPORT(wrote) void wrote(int32_t id, uint32_t offset, uint32_t bytes) {
+  state->interpreter.wrote(id, offset, bytes);
+}
+// What became of the bytes: the failure that a read of them must tell.
+EXPORT(verdict) const Failure* verdict(int32_t id, uint32_t offset, uint32_t bytes) {
+  state->verdict = state->interpreter.verdict(id, offset, bytes);
+  return &state->verdict;
+}
 
 // With a queue. The first two say where their payload is to be written, which queue_push() then appends; null, or false,
 // if memory ran out. Ranges must lie within live buffers.
@@ -232,12 +178,12 @@ EXPORT(queue_free) bool queue_free(int32_t buffer) {
   Buffers::Slot* slot = live(buffer);
   if (!slot) return true;
   slot->live = Buffers::kNotLive;
-  return push(Kind::free, buffer, 0, nullptr);
+  return push(Kind::free, buffer, 0, 0, nullptr);
 }
-EXPORT(queue_read) bool queue_read(int32_t buffer, uint32_t offset, Completion* completion) {
-  return push(Kind::read, buffer, offset, completion);
+EXPORT(queue_read) bool queue_read(int32_t buffer, uint32_t offset, uint32_t sound, Completion* completion) {
+  return push(Kind::read, buffer, offset, sound, completion);
 }
-EXPORT(queue_close) bool queue_close(Completion* completion) { return push(Kind::close, 0, 0, completion); }
+EXPORT(queue_close) bool queue_close(Completion* completion) { return push(Kind::close, 0, 0, 0, completion); }
 EXPORT(queue_idle) bool queue_idle() { return state->queue.idle(); }
 
 // A read (or the closing) under way, with room for its bytes; null if memory ran out. The caller gives it back.
@@ -253,14 +199,11 @@ EXPORT(completion_bytes) const char* completion_bytes(const Completion* c) { ret
 EXPORT(completion_failure) const Failure* completion_failure(const Completion* c) { return &c->failure; }
 EXPORT(completion_free) void completion_free(Completion* c) { free_block((char*)c, 0); }
 
-// The failure that has not been taken, while no queue is under way; and what a failure says.
-EXPORT(failure) const Failure* failure() { return &state->failure; }
 EXPORT(failure_is) bool failure_is(const Failure* f) { return f->failed; }
 EXPORT(failure_op) const char* failure_op(const Failure* f) { return f->op; }
 EXPORT(failure_site) int32_t failure_site(const Failure* f) { return f->site; }
 EXPORT(failure_message) const char* failure_message(const Failure* f) { return f->message; }
-EXPORT(failure_taken) void failure_taken() { state->failure.failed = false; }
 
 // The command that runs now, or ran last.
-EXPORT(running_op) const char* running_op() { return state->op; }
-EXPORT(running_site) int32_t running_site() { return state->site; }
+EXPORT(running_op) const char* running_op() { return state->interpreter.op(); }
+EXPORT(running_site) int32_t running_site() { return state->interpreter.site(); }

@@ -20,8 +20,8 @@ export abstract class WasmDevice {
   protected readonly workers: readonly Thread[];
   readonly #panels: boolean;
   #instance: Instance | undefined;
-  /** Why nothing runs any more: a trap leaves the module in the middle of something. */
-  protected trap: string | undefined;
+  /** How the device was lost, which every read tells: a trap leaves the module in the middle of something. */
+  protected trap: BackendFailure | undefined;
 
   constructor(instance: Instance, start: StartThread, { budget, panels = true }: MemoryOptions) {
     this.#instance = instance;
@@ -78,18 +78,11 @@ export abstract class WasmDevice {
     if ("broke" in message && !this.closed) this.lose(`a thread ended: ${message.broke}`);
   }
 
+  /** Nothing runs any more. The command that runs, or ran last, counts as the one that failed. */
   protected lose(why: string): void {
-    this.trap ??= why;
-  }
-
-  protected lostError(): DeviceError {
-    return new DeviceError(`wasm: the device is lost: ${this.trap}`);
-  }
-
-  /** The command that runs, or ran last, as the one that failed. */
-  protected runningFailure(message: string): BackendFailure {
     const { exports } = this.instance;
-    return { op: this.instance.text(exports.running_op()), site: exports.running_site(), message };
+    const op = this.instance.text(exports.running_op());
+    this.trap ??= { op, site: exports.running_site(), message: `the device is lost: ${why}` };
   }
 
   /** The failure at an address, if it is one. */
@@ -105,15 +98,19 @@ export abstract class WasmDevice {
   }
 
   /** What a buffer holds, while nothing else runs. */
-  protected readNow(buffer: BufferId, offset: number, bytes: number): Uint8Array {
-    const { exports } = this.instance;
-    const failure = this.failureAt(exports.failure());
-    if (failure) {
-      exports.failure_taken();
-      throw failed(failure);
-    }
-    const at = this.range(buffer, offset, bytes);
-    return this.instance.memory(at + bytes).slice(at, at + bytes);
+  protected readNow(buffer: BufferId, offset: number, bytes: number, sound: number): Uint8Array {
+    const { instance } = this;
+    const at = this.range(buffer, offset, Math.max(bytes, sound));
+    const failure = this.failureAt(instance.exports.verdict(buffer, offset, sound));
+    if (failure) throw rejection(failure);
+    return instance.memory(at + bytes).slice(at, at + bytes);
+  }
+
+  /** Writes a buffer, while nothing else runs. */
+  protected writeNow(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    const at = this.range(buffer, offset, bytes.length);
+    this.instance.memory(at + bytes.length).set(bytes, at);
+    this.instance.exports.wrote(buffer, offset, bytes.length);
   }
 
   /** Where the bytes of a buffer lie. */
@@ -136,6 +133,6 @@ export abstract class WasmDevice {
 }
 
 /** The error that carries a failure to `Device.read`. */
-export function failed(failure: BackendFailure): Error {
+export function rejection(failure: BackendFailure): Error {
   return Object.assign(new Error(failure.message), { failure });
 }

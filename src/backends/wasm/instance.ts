@@ -19,12 +19,14 @@ export interface Exports {
   release(buffer: number): void;
   words(count: number): number;
   submit(count: number): void;
+  wrote(buffer: number, offset: number, bytes: number): void;
+  verdict(buffer: number, offset: number, bytes: number): number;
 
   queue_commands(count: number): number;
   queue_write(buffer: number, offset: number, bytes: number): number;
   queue_push(): void;
   queue_free(buffer: number): number;
-  queue_read(buffer: number, offset: number, completion: number): number;
+  queue_read(buffer: number, offset: number, sound: number, completion: number): number;
   queue_close(completion: number): number;
   queue_idle(): number;
 
@@ -32,12 +34,10 @@ export interface Exports {
   completion_bytes(completion: number): number;
   completion_failure(completion: number): number;
   completion_free(completion: number): void;
-  failure(): number;
   failure_is(failure: number): number;
   failure_op(failure: number): number;
   failure_site(failure: number): number;
   failure_message(failure: number): number;
-  failure_taken(): void;
   running_op(): number;
   running_site(): number;
 

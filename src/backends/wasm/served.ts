@@ -3,7 +3,7 @@
 
 import type { Backend, BufferId } from "../../core/backend.js";
 import { OutOfMemoryError } from "../../core/errors.js";
-import { failed, WasmDevice } from "./device.js";
+import { rejection, WasmDevice } from "./device.js";
 import type { ThreadMessage } from "./threads.js";
 
 /** Where memory has run out and the queue holds some: how long it may take to give it back, in ms. */
@@ -28,11 +28,11 @@ export class WasmServed extends WasmDevice implements Backend {
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
-    const at = this.range(buffer, offset, bytes.length);
+    this.range(buffer, offset, bytes.length);
     if (this.lost) return;
     const { instance } = this;
     if (instance.exports.queue_idle()) {
-      instance.memory(at + bytes.length).set(bytes, at);
+      this.writeNow(buffer, offset, bytes);
       return;
     }
     const payload = instance.exports.queue_write(buffer, offset, bytes.length) >>> 0;
@@ -48,12 +48,13 @@ export class WasmServed extends WasmDevice implements Backend {
     exports.queue_push();
   }
 
-  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
     const { exports } = this.instance;
-    this.range(buffer, offset, bytes);
-    if (this.lost) throw this.lostError();
-    if (exports.queue_idle()) return this.readNow(buffer, offset, bytes);
-    return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, completion));
+    if (this.trap) throw rejection(this.trap);
+    // Answers must not overtake each other: only when none is under way may this one be given at once.
+    if (this.#waiting.size === 0 && exports.queue_idle()) return this.readNow(buffer, offset, bytes, sound);
+    this.range(buffer, offset, Math.max(bytes, sound));
+    return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, sound, completion));
   }
 
   /** The one place where the calling thread waits: memory has run out, and is there again once the queue has run. */
@@ -116,19 +117,14 @@ export class WasmServed extends WasmDevice implements Backend {
     const at = instance.exports.completion_bytes(completion) >>> 0;
     const bytes = failure ? undefined : instance.memory(at + waiting.bytes).slice(at, at + waiting.bytes);
     instance.exports.completion_free(completion);
-    if (failure) waiting.reject(failed(failure));
+    if (failure) waiting.reject(rejection(failure));
     else waiting.resolve(bytes!);
   }
 
   protected override lose(why: string): void {
     if (this.lost) return;
     super.lose(why);
-    // The first read hears which op it was, the others that nothing comes any more.
-    let error: Error = failed(this.runningFailure(`the kernel ended the module: ${why}`));
-    for (const completion of [...this.#waiting.keys()]) {
-      this.#take(completion)!.reject(error);
-      error = this.lostError();
-    }
+    for (const completion of [...this.#waiting.keys()]) this.#take(completion)!.reject(rejection(this.trap!));
     for (const worker of this.workers) void worker.terminate();
   }
 }

@@ -45,7 +45,8 @@ function threadsFromEnvironment(): number | undefined {
   return Number(text);
 }
 
-const nodeWorkers: StartThread = (source, start, heard) => {
+/** Starts threads of Node's. */
+export const nodeWorkers: StartThread = (source, start, heard) => {
   const worker = new Worker(source, { eval: true, workerData: start, execArgv: [], name: "octavo-wasm" });
   worker.unref();
   let ended = false;

@@ -48,7 +48,6 @@ function threadsFromEnvironment(): number | undefined {
 /** Starts threads of Node's. */
 export const nodeWorkers: StartThread = (source, start, heard) => {
   const worker = new Worker(source, { eval: true, workerData: start, execArgv: [], name: "octavo-wasm" });
-  worker.unref();
   let ended = false;
   const broke = (why: string): void => {
     if (!ended) heard({ broke: why });
@@ -58,6 +57,8 @@ export const nodeWorkers: StartThread = (source, start, heard) => {
   worker.on("exit", (code) => {
     if (code !== 0) broke(`the worker ended with code ${code}`);
   });
+  // After the listeners, which hold it.
+  worker.unref();
   return {
     hold: (on) => {
       if (on) worker.ref();

@@ -112,6 +112,14 @@ EXPORT(open) int32_t open(int32_t threads, bool own_thread) {
   return s.interpreter.count();
 }
 
+// Whether the kernels use relaxed SIMD.
+EXPORT(relaxed) bool relaxed() {
+#if defined(__wasm_relaxed_simd__)
+  return true;
+#else
+  return false;
+#endif
+}
 // Threads that compute.
 EXPORT(threads) int32_t threads() { return state->pool->threads(); }
 EXPORT(kernel_name) const char* kernel_name(int32_t index) { return state->interpreter.kernel(index).name; }

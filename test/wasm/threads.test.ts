@@ -129,19 +129,33 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
 
   describe("a process", () => {
     beforeAll(ready, READY_TIMEOUT);
-    const run = async (body: string): Promise<string> => {
+    const run = async (body: string, env: NodeJS.ProcessEnv = {}): Promise<{ stdout: string; stderr: string }> => {
       const dist = pathToFileURL(`${import.meta.dirname}/../../dist/index.js`);
       const text = `import { openDevice, Tensor } from "${dist}"; ${body}`;
       const args = ["--input-type=module", "-e", text];
-      const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 20_000 });
-      return stdout;
+      return await promisify(execFile)(process.execPath, args, { timeout: 20_000, env: { ...process.env, ...env } });
     };
 
     test("ends though a device is open, and waits for what it awaits", async () => {
       const open = 'const device = openDevice("wasm", { threads: 2 }); const x = Tensor.from(device, [1, 2], [2]);';
-      expect(await run(`${open} console.log("open");`)).toBe("open\n");
-      expect(await run(`${open} console.log([...(await x.read())].join()); await device.synchronize();`)).toBe("1,2\n");
-      expect(await run(`${open} await device.close(); console.log("closed");`)).toBe("closed\n");
+      const of = async (body: string): Promise<string> => (await run(`${open} ${body}`)).stdout;
+      expect(await of('console.log("open");')).toBe("open\n");
+      expect(await of("console.log([...(await x.read())].join()); await device.synchronize();")).toBe("1,2\n");
+      expect(await of('await device.close(); console.log("closed");')).toBe("closed\n");
+    });
+
+    test("without an add-on gets this device unless it names another, and one line says so", async () => {
+      const env = { OCTAVO_ADDON: "/nowhere/octavo.node" };
+      const { stdout, stderr } = await run("console.log(openDevice().name, openDevice().name)", env);
+      expect(stdout).toBe("wasm wasm\n");
+      expect(stderr).toMatch(
+        /^octavo: runs as WebAssembly, which is slower: .*octavo\.node.*; npm run build:native .*\n$/,
+      );
+      await expect(run('openDevice("cpu")', env)).rejects.toThrow("cannot be loaded");
+      await expect(run("openDevice()", { ...env, OCTAVO_WASM: "/nowhere" })).rejects.toThrow(
+        "hint: npm run build:native",
+      );
+      expect(await run("console.log(openDevice().name)")).toEqual({ stdout: "cpu\n", stderr: "" });
     });
   });
 });

@@ -28,7 +28,8 @@ export abstract class WasmDevice {
     this.#panels = panels;
     this.kernels = instance.kernels;
     this.threads = instance.exports.threads();
-    this.description = `WebAssembly with SIMD, ${this.threads} thread${this.threads === 1 ? "" : "s"}`;
+    const simd = instance.exports.relaxed() ? "relaxed SIMD" : "SIMD";
+    this.description = `WebAssembly with ${simd}, ${this.threads} thread${this.threads === 1 ? "" : "s"}`;
     // Less than all by what stacks, tables and scratch may take.
     const most = instance.limit - Math.min(2 ** 28, instance.limit / 4);
     this.budget = Math.min(budget ?? most, most);

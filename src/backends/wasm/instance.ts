@@ -8,6 +8,7 @@ import { type StartThread, THREAD_SOURCE, type Thread, type ThreadMessage } from
 /** What native/wasm/module.cpp exports. Pointers and sizes come back signed. */
 export interface Exports {
   open(threads: number, ownThread: boolean): number;
+  relaxed(): number;
   threads(): number;
   kernel_name(index: number): number;
   kernel_signature(index: number): number;

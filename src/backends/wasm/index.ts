@@ -13,8 +13,9 @@ export interface WasmOptions {
   /** Threads that compute; 1 unless given. One is all that the main thread of a page and pages without isolation get. */
   readonly threads?: number;
   /**
-   * "here" (the default): commands run at once in the thread that calls, which in a browser is a Worker's.
-   * "worker": they run in a thread of their own, and the calling one never waits.
+   * "worker": commands run in a thread of their own, and the calling one, whose event loop keeps turning, never waits.
+   * "here": they run at once in the thread that calls; browsers do not even start its helpers until it rests.
+   * Unless given, "worker" where threads can be had.
    */
   readonly host?: "here" | "worker";
   /** Signature text by op name; kernels of these ops must have been written for exactly this text. */
@@ -60,11 +61,12 @@ export async function loadWasm(source: string | URL | Response | ArrayBuffer): P
 export function openWasm(options: WasmSource & WasmOptions): Backend {
   const known = ["module", "bytes", "threads", "host", "signatures", "budget", "panels", "startThread"];
   checkOptions("openWasm", options, known);
-  const { threads = 1, host = "here", signatures, startThread = webWorkers() } = options;
+  const { threads = 1, signatures, startThread = webWorkers() } = options;
   if (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS) {
     throw new OptionError(`openWasm: threads must be a whole number from 1 to ${MOST_THREADS}, got ${threads}`);
   }
   const shares = canShare();
+  const host = options.host ?? (shares && (options.startThread || "Worker" in globalThis) ? "worker" : "here");
   if (host === "worker" && !shares) {
     throw new DeviceError("wasm: this thread cannot wait for another one", { hint: "open the device in a Worker" });
   }

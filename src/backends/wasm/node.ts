@@ -92,7 +92,6 @@ export function openWasmFile({ relaxed, ...options }: WasmFileOptions = {}): Bac
   }
   return openWasm({
     module,
-    host: "worker",
     panels: process.env.OCTAVO_PANELS !== "0",
     startThread: nodeWorkers,
     ...options,

@@ -6,7 +6,7 @@ import { findWasm, openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
-import { DeviceError, suggestion } from "../core/errors.js";
+import { checkOptions, DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
 
 export interface DeviceOptions {
@@ -39,12 +39,26 @@ export function usualDevice(): DeviceName {
   return usual;
 }
 
+/** @throws OptionError for an option that the device does not have */
+function checkOwn(name: string, options: DeviceOptions): void {
+  checkOptions("device", options, ["threads", "isa"]);
+  for (const [key, names] of Object.entries({ threads: ["cpu", "wasm"], isa: ["cpu"] })) {
+    if (names.includes(name) || options[key as keyof DeviceOptions] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
+      details: { option: key },
+      hint: `leave ${key} out, or use device "cpu"`,
+    });
+  }
+}
+
 /**
  * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, in threads of their
  * own) or "reference" (plain JavaScript loops, slow and exact). Without a name, the usual one of this machine.
- * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built
+ * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built;
+ * OptionError for an option that the device does not have
  */
 export function openDevice(name: string = usualDevice(), options: DeviceOptions = {}): Device {
+  checkOwn(name, options);
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "wasm") return new Device(openWasmFile({ threads: options.threads, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
@@ -63,6 +77,7 @@ export function openDevice(name: string = usualDevice(), options: DeviceOptions 
  */
 export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
   if (name !== "webgpu") return openDevice(name, options);
+  checkOwn(name, options);
   return new Device(await openWebGPU(await findGPU()));
 }
 

@@ -36,7 +36,8 @@ async function delay(work: () => Promise<void>): Promise<number> {
 }
 
 describe.each(["cpu", ...(whyNoWasm ? [] : ["wasm"])])("the event loop of %s", (name) => {
-  const device = openDevice(name, { threads: 2 });
+  // On wasm this thread reads the files, and wants a processor for that.
+  const device = openDevice(name, { threads: name === "wasm" ? 1 : 2 });
   afterAll(async () => {
     expectNoLeaks(device);
     await device.close();
@@ -116,7 +117,10 @@ describe.each(["cpu", ...(whyNoWasm ? [] : ["wasm"])])("the event loop of %s", (
           if (status === "initiate") truncateSync(join(short, "model.safetensors"), 1 << 20);
         },
       });
-      await expect(loading).rejects.toThrow(/^load: .*ends at byte 1048576/);
+      // Where the device reads files itself, it is a kernel that fails.
+      await expect(loading).rejects.toThrow(
+        name === "cpu" ? /^load: .*ends at byte 1048576/ : /model\.safetensors: ended at byte 1048576/,
+      );
       expect(seen).toEqual(["initiate"]);
       expectNoLeaks(device);
       rmSync(short, { recursive: true, force: true });

@@ -201,6 +201,37 @@ struct FourBitDecoded {
   OCTAVO_INLINE void scales(int64_t, int64_t, int64_t, float*) const {}
 };
 
+// The same, decoded to bytes; the factors stay apart. Blocks do not reach from one row into the next.
+struct FourBitBytes {
+  using Dot = DotI8Blocks;
+  FourBit codes;
+  int64_t steps, align;
+  bool in_place = false;
+  const float* table = nullptr;
+
+  explicit FourBitBytes(const FourBit& c) : codes(c), steps(2 * c.steps), align(2 * c.align) {}
+
+  int64_t scratch(int64_t run) const { return run * kStepBytes + codes.scratch(run / 2); }
+
+  OCTAVO_INLINE const char* fetch(int64_t panel, int64_t step, int64_t count, char* to) const {
+    const char* from = codes.fetch(panel, step / 2, count / 2, to + count * kStepBytes);
+    NibbleBytes bytes;
+    bytes.prepare(codes.table);
+    char* out = to;
+    for (int64_t s = 0; s < count / 2; s++, from += kStepBytes, out += 2 * kStepBytes)
+      OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+        const u32p raw = load_part<u32p>(from + i * kPartBytes);
+        store_part(out + i * kPartBytes, bytes.at(raw & 0x0f0f0f0fu));
+        store_part(out + kStepBytes + i * kPartBytes, bytes.at((raw >> 4) & 0x0f0f0f0fu));
+      }
+    return to;
+  }
+  OCTAVO_INLINE void scales(int64_t panel, int64_t step, int64_t count, float* to) const {
+    codes.scales(panel, step / 2, count / 2, to);
+  }
+  OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const { codes.ahead(panel, panels, a); }
+};
+
 // Elements [first, first + count) of a flattened matrix in bitsandbytes' packing, decoded exactly.
 OCTAVO_INLINE void decode_flat(const uint8_t* packed, const Absmax& absmax, const float* table, int64_t blocksize,
                                int64_t first, int64_t count, float* to) {

@@ -14,6 +14,7 @@ export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undef
     kind: method,
     blocksize: config.bnb_4bit_blocksize,
     double_quant: config.bnb_4bit_use_double_quant,
-    compute: config.bnb_4bit_compute_dtype === "f32" ? "f32" : "bf16",
+    // f16 products do not exist: bf16 is the half precision that kernels multiply in.
+    compute: config.bnb_4bit_compute_dtype === "f16" ? "bf16" : config.bnb_4bit_compute_dtype,
   });
 }

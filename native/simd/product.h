@@ -162,8 +162,16 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
           a.table = weights.table;
           a.ahead = nullptr;
           a.ahead_step = 0;
+          a.head_step = 0;
           if constexpr (Dot::kScaled) {
-            if (plan.tiles == 1 && group + 1 < plan.groups) weights.ahead((group + 1) * plan.panels, plan.panels, a);
+            if (plan.tiles == 1 && (group + 2) * plan.panels <= plan.total_panels) {
+              weights.ahead((group + 1) * plan.panels, plan.panels, a);
+              if (weights.in_place) {
+                a.head = weights.fetch((group + 1) * plan.panels, 0, 0, nullptr);
+                a.head_stride = plan.steps * kStepBytes;
+                a.head_step = align64(at_most(kPrefetch, a.head_stride) / plan.scale_blocks);
+              }
+            }
           }
           // While these weights meet one tile after another, the next ones come from memory.
           const bool more = weights.in_place && last_tile - first_tile > 1;

@@ -28,9 +28,13 @@ struct TileArgs {
   const float* table;
   // Coded activations: [block][2][rows], a factor for each row, then what its integer sum begins with.
   const uint32_t* x_blocks;
-  // What the next tile's factors are made of: fetched along the way, `ahead_step` bytes per block.
+  // Fetched along the way, block by block: what the next tile's factors are made of, `ahead_step` bytes per block, and
+  // where its panels begin (`head_stride` bytes apart), `head_step` bytes of each.
   const char* ahead;
   int64_t ahead_step;
+  const char* head;
+  int64_t head_stride;
+  int64_t head_step;
 };
 using TileFn = void (*)(const TileArgs&);
 
@@ -106,6 +110,9 @@ void tile(const TileArgs& a) {
       const int64_t end = s + a.block < a.steps ? s + a.block : a.steps;
       tile_steps<Dot, kRows, kPanels>(dot, acc, a.w, s, end, a.x);
       for (int64_t at = 0; at < a.ahead_step; at += 64) __builtin_prefetch(a.ahead + block * a.ahead_step + at, 0, 3);
+      for (int64_t at = 0; at < a.head_step; at += 64)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+            __builtin_prefetch(a.head + p * a.head_stride + block * a.head_step + at, 0, 3);
       const bool fresh = a.first && s == 0;
       WideF factor[kPanels];
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)

@@ -18,7 +18,8 @@ struct Weight {
   int nested;
 };
 const Weight kWeights[] = {{"f32", "linear", DType::f32, 4, 0, 0},        {"f16", "linear", DType::f16, 2, 0, 0},
-                           {"bf16", "linear", DType::bf16, 2, 0, 0},      {"int8", "llm_int8_linear", DType::i8, 1, 0, 0},
+                           {"bf16", "linear", DType::bf16, 2, 1, 0},
+                           {"bf16 f32", "linear", DType::bf16, 2, 0, 0},      {"int8", "llm_int8_linear", DType::i8, 1, 0, 0},
                            {"nf4", "four_bit_linear", DType::u4, 0.5625, 0, 0},
                            {"nf4 double", "four_bit_linear", DType::u4, 0.5159, 0, 1},
                            {"nf4 bf16", "four_bit_linear", DType::u4, 0.5159, 1, 1},
@@ -59,7 +60,7 @@ void run(Machine& machine, const Kernel* kernel, const Weight& kind, const Layer
                                       kind.nested ? &l.offset : nullptr, nullptr, nullptr, &y},
                                      {word(0), word(64), word(0), word(kind.compute)}));
   else
-    wrong = kernel->run(machine.call({&x, &l.w, nullptr, nullptr, &y}, {word(0)}));
+    wrong = kernel->run(machine.call({&x, &l.w, nullptr, nullptr, &y}, {word(0), word(kind.compute)}));
   if (wrong) std::printf("%s\n", wrong), exit(1);
 }
 

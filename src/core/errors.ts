@@ -50,7 +50,7 @@ export class DeviceError extends OctavoError {
   }
 }
 
-/** A kernel failed while it ran; rejects the next `read` and names op and module path. */
+/** A kernel failed while it ran; rejects every `read` of what it should have written, or of what was made from that. */
 export class KernelError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_KERNEL", message, options);
@@ -91,6 +91,9 @@ export class ConfigError extends OctavoError {
     super("ERR_CONFIG", message, options);
   }
 }
+
+/** What to try when a config.json makes no sense. */
+export const CONFIG_HINT = "compare it with the config.json that the model was published with";
 
 /** The architecture (`model_type`) is not one that Octavo knows. */
 export class UnsupportedModelError extends OctavoError {

@@ -14,7 +14,6 @@ export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undef
     kind: method,
     blocksize: config.bnb_4bit_blocksize,
     double_quant: config.bnb_4bit_use_double_quant,
-    // f16 products do not exist: bf16 is the half precision that kernels multiply in.
-    compute: config.bnb_4bit_compute_dtype === "f16" ? "bf16" : config.bnb_4bit_compute_dtype,
+    compute: config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype,
   });
 }

@@ -10,7 +10,7 @@ namespace {
 
 enum Compute { kF32 = 0, kBf16 = 1, kInt8 = 2 };  // codes of the attribute
 
-constexpr int64_t kLeastBlock = 32;  // shorter ones would cost more in factors than their products save
+constexpr int64_t kBlockUnit = 32;   // blocks that 8-bit products take are multiples of it, as the formats have them
 constexpr int64_t kSharedTiles = 3;  // from this many tiles on a shared decoding pays
 
 template <class Weights>
@@ -35,10 +35,11 @@ const char* four_bit_linear(const Call& call) {
   const FourBit weights(codes, absmax, kind, blocksize);
   int compute = call.attr[3].i;
 #if defined(OCTAVO_AMX)
-  // Per block of 64 k's a tile product in 8 bits saves 16 cycles and its factors cost more: bf16 is as fast, and finer.
+  // By the count of instructions, a tile product in 8 bits saves 16 cycles per block of 64 k's and its factors cost more
+  // than that: bf16 ought to be as fast, and is finer.
   if (compute == kInt8 && x.rows() > kTileRows) compute = kBf16;
 #endif
-  if (compute == kInt8 && k % blocksize == 0 && blocksize >= kLeastBlock) {
+  if (compute == kInt8 && k % blocksize == 0 && blocksize % kBlockUnit == 0) {
     if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4I8>(codes, absmax, kind, blocksize));
     return product(call, FourBitBytes(weights));
   }

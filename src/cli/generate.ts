@@ -41,7 +41,7 @@ export interface GenerateFlags {
   quantType?: "nf4" | "fp4";
   doubleQuant?: boolean;
   dtype: FromPretrainedOptions["dtype"];
-  computeDtype?: FromPretrainedOptions["compute_dtype"];
+  computeDtype?: "float32" | "bfloat16" | "int8";
   maxNewTokens?: number;
   doSample?: boolean;
   greedy?: boolean;
@@ -81,10 +81,10 @@ export function generateCommand(): Command {
     .option("--double-quant", "quantize the scales of 4-bit blocks as well")
     .addOption(dtypeOption())
     .addOption(
-      new Option("--compute-dtype <name>", "bfloat16 allows rounding in products with bf16 and 4-bit weights").choices([
-        "float32",
-        "bfloat16",
-      ]),
+      new Option(
+        "--compute-dtype <name>",
+        "products with bf16 weights (default: bfloat16) and 4-bit weights (default: float32; fastest: int8)",
+      ).choices(["float32", "bfloat16", "int8"]),
     )
     .optionsGroup("Generation (defaults: the model's own):")
     .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
@@ -201,7 +201,11 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
     const flag = flags.quantType === undefined ? "--double-quant" : "--quant-type";
     throw new OptionError(`${flag} needs --load-in-4bit`);
   }
-  const common = { dtype, revision, cache_dir, compute_dtype: flags.computeDtype };
+  if (!flags.loadIn4bit && flags.computeDtype === "int8") {
+    throw new OptionError("--compute-dtype int8 is for 4-bit weights: it needs --load-in-4bit");
+  }
+  const compute_dtype = flags.computeDtype === "int8" ? undefined : flags.computeDtype;
+  const common = { dtype, revision, cache_dir, compute_dtype };
   if (flags.loadIn8bit) return { ...common, load_in_8bit: true };
   if (!flags.loadIn4bit) return common;
   return {

@@ -31,6 +31,8 @@ const FLOAT = 2e-5;
 const CODES = 1e-4;
 /** One rounding to bf16 of operands of a product, where the op allows it. */
 const BF16 = 1e-2;
+/** One rounding of both operands to 8-bit codes, where the op allows it. */
+const CODES = 2e-2;
 
 /** A small generator (mulberry32): these numbers must be the same on every machine, not good. */
 function generator(seed: number): () => number {
@@ -167,6 +169,13 @@ export function selfTestCases(): SelfTestCase[] {
         BF16,
         [x, packed(codes), absmax, ...plain, ...out],
         [code, 64, ACT.none, 1],
+      );
+      add(
+        "four_bit_linear",
+        `${kind}, ${rows} rows, in 8 bits`,
+        CODES,
+        [x, packed(codes), absmax, ...plain, ...out],
+        [code, 64, ACT.none, 2],
       );
       // Blocks that run over the ends of rows, with doubly quantized scales.
       add(

@@ -24,10 +24,12 @@ export interface KernelSpeed {
 export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
   f32: () => denseScheme("f32"),
   bf16: () => denseScheme("bf16"),
+  "bf16 f32": () => denseScheme("bf16", true, "f32"),
   int8: () => llmInt8Scheme(6),
   nf4: () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }),
   "nf4 dq": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" }),
   "nf4 bf16": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "bf16" }),
+  "nf4 int8": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "int8" }),
 };
 
 let pool = new Float32Array(0);

@@ -2,17 +2,25 @@
 
 import type { Device } from "../core/device.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { cacheBytes, cacheDType, cacheName } from "../nn/cache.js";
+import { cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
+import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
-import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
+import {
+  checkGenerationOptions,
+  fileWarnings,
+  type GenerationConfig,
+  type GenerationOptions,
+  generationConfig,
+} from "./config.js";
 import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
 import { cacheShape, generateSteps, type Step } from "./loop.js";
+import { type Piece, piecesOf } from "./prefill.js";
 import type { Streamer } from "./streamers.js";
 
 /** What a tokenizer gives, and so what every call takes. */
@@ -51,7 +59,8 @@ export class PreTrainedModel implements AsyncDisposable {
     this.generation_config = loaded.generation_config;
     this.dtype = loaded.dtype;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
-    this.warnings = loaded.warnings;
+    const { vocab } = loaded.model.geometry;
+    this.warnings = [...loaded.warnings, ...fileWarnings(loaded.generation_config, loaded.config, vocab)];
     this.device = device;
     this.#ownsDevice = ownsDevice;
   }
@@ -62,8 +71,8 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   /**
-   * Records one forward pass over a batch, without a cache. The caller disposes the logits, f32[B,T,vocab]. A row may hold
-   * several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
+   * Records one forward pass over a batch, a long one in pieces. The caller disposes the logits, f32[B,T,vocab]. A row may
+   * hold several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
   forward(inputs: ForwardOptions): { logits: Tensor } {
@@ -72,16 +81,29 @@ export class PreTrainedModel implements AsyncDisposable {
     const { vocab, max_positions } = this.#module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const places = placesOf(batch, inputs, max_positions);
-    const shape = [batch.rows, batch.steps];
-    const ids = Tensor.from(this.device, batch.ids, shape);
-    const positions = Tensor.from(this.device, places.positions, shape);
-    const segments = places.segments && Tensor.from(this.device, places.segments, shape);
-    const mask = batch.mask && Tensor.from(this.device, batch.mask, shape, "u8");
-    try {
-      return { logits: this.#module.forward({ ids, positions, mask, segments }) };
-    } finally {
-      for (const tensor of [ids, positions, segments, mask]) tensor?.dispose();
+    return { logits: scope(() => this.#logits(batch, places.segments, piecesOf(batch, places.positions))) };
+  }
+
+  #logits(batch: Batch, cuts: Int32Array | undefined, pieces: readonly Piece[]): Tensor {
+    const { device } = this;
+    const { rows, steps } = batch;
+    const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
+    const segments = cuts && Tensor.from(device, cuts, [rows, steps]);
+    const run = (piece: Piece, cache?: KVCache): Tensor => {
+      const shape = [rows, piece.steps];
+      const ids = Tensor.from(device, piece.ids, shape);
+      const positions = Tensor.from(device, piece.positions, shape);
+      return this.#module.forward({ ids, positions, mask, segments, cache });
+    };
+    if (pieces.length === 1) return run(pieces[0]!);
+    // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
+    const { layers, groups, head_dim, vocab } = this.#module.geometry;
+    using cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity: steps, dtype: "f32" });
+    const logits = Tensor.empty(device, [rows, steps, vocab], "f32", "logits");
+    for (const piece of pieces) {
+      scope(() => void copyInto(run(piece, cache), logits.narrow(1, piece.at, piece.steps)));
     }
+    return logits;
   }
 
   /**
@@ -192,7 +214,7 @@ export class PreTrainedModel implements AsyncDisposable {
     }
     const { vocab, max_positions } = this.#module.geometry;
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
-    const config = generationConfig(options, this.generation_config, this.config, batch.steps);
+    const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
     return { batch, config };

@@ -28,7 +28,7 @@ interface EvalFlags {
   stride: number;
   maxTokens?: number;
   kvCache?: readonly KVCacheName[];
-  device: string;
+  device?: string;
   threads?: number;
   revision?: string;
   cacheDir?: string;

@@ -52,7 +52,7 @@ export interface GenerateFlags {
   repetitionPenalty?: number;
   seed?: number;
   kvCache?: KVCacheName;
-  device: string;
+  device?: string;
   threads?: number;
   revision?: string;
   cacheDir?: string;

@@ -1,4 +1,4 @@
-// What generate() says of the key-value cache, in transformers' words: which dtype it means, and what is refused.
+// What generate() is told about its key-value cache.
 
 import { checkOptions, OptionError } from "../core/errors.js";
 import type { CacheDType } from "../nn/cache.js";
@@ -7,12 +7,12 @@ import type { GenerationOptions } from "./config.js";
 const CACHES = ["dynamic", "static", "quantized"];
 const CACHE_DTYPES: Readonly<Record<string, CacheDType>> = { float32: "f32", bfloat16: "bf16", float16: "f16" };
 
-/**
- * What the caller says of the cache. (A model's own `cache_implementation` names a class of Python's, and is not asked.)
- * @throws OptionError for what is not one of the above, options that contradict each other, bits other than 8
- */
-export function cacheDTypeOf(options: GenerationOptions): CacheDType | undefined {
-  const { cache_implementation, cache_config, cache_dtype } = options;
+/** What the caller says of the cache. (A model's own `cache_implementation` names a class of Python's, and is not asked.) */
+export function cacheDTypeOf({
+  cache_implementation,
+  cache_config,
+  cache_dtype,
+}: GenerationOptions): CacheDType | undefined {
   if (cache_implementation !== undefined && !CACHES.includes(cache_implementation)) {
     throw new OptionError(
       `cache_implementation must be one of ${CACHES.join(", ")}, got ${JSON.stringify(cache_implementation)}`,

@@ -80,20 +80,27 @@ export class PreTrainedModel implements AsyncDisposable {
     checkOptions("forward", inputs ?? null, [...INPUTS, ...PACKED_FIELDS, "token_type_ids"]);
     const { vocab, max_positions } = this.#module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
-    const places = placesOf(batch, inputs, max_positions);
-    return { logits: scope(() => this.#logits(batch, places.segments, piecesOf(batch, places.positions))) };
+    const { positions, segments } = placesOf(batch, inputs, max_positions);
+    // Texts in one row see only themselves, so they need no cache of one another: they run in one piece.
+    const pieces = piecesOf(batch, positions, segments && batch.steps);
+    return { logits: scope(() => this.#logits(batch, pieces, segments)) };
   }
 
-  #logits(batch: Batch, cuts: Int32Array | undefined, pieces: readonly Piece[]): Tensor {
+  #logits(batch: Batch, pieces: readonly Piece[], segments: Int32Array | undefined): Tensor {
     const { device } = this;
     const { rows, steps } = batch;
     const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
-    const segments = cuts && Tensor.from(device, cuts, [rows, steps]);
+    const own = segments && Tensor.from(device, segments, [rows, steps]);
     const run = (piece: Piece, cache?: KVCache): Tensor => {
       const shape = [rows, piece.steps];
       const ids = Tensor.from(device, piece.ids, shape);
-      const positions = Tensor.from(device, piece.positions, shape);
-      return this.#module.forward({ ids, positions, mask, segments, cache });
+      return this.#module.forward({
+        ids,
+        positions: Tensor.from(device, piece.positions, shape),
+        mask,
+        segments: own,
+        cache,
+      });
     };
     if (pieces.length === 1) return run(pieces[0]!);
     // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.

@@ -20,6 +20,13 @@ export interface BackendFailure {
   readonly message: string;
 }
 
+/** Commands that a backend keeps in the form it likes best, to run them many times. */
+export interface PreparedCommands {
+  /** Queues the commands once more, as `submit` would. */
+  run(): void;
+  dispose(): void;
+}
+
 export interface Backend {
   /** "cpu", "reference", "webgpu", ... */
   readonly name: string;
@@ -39,6 +46,8 @@ export interface Backend {
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void;
   /** Queues `words` words of encoded commands (see command.ts); copies them, returns at once. */
   submit(commands: Int32Array, words: number): void;
+  /** Takes commands that will be submitted many times; copies the words. Backends whose `submit` is cheap leave it out. */
+  prepare?(commands: Int32Array, words: number): PreparedCommands;
   /** Resolves after all earlier commands ran; rejects with a BackendFailure in `cause` if one of them failed. */
   read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array>;
 

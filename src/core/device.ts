@@ -2,7 +2,7 @@
 // for error messages. Ops record here; nothing waits except `read`.
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
-import type { Backend, BackendFailure, BufferId } from "./backend.js";
+import type { Backend, BackendFailure, BufferId, PreparedCommands } from "./backend.js";
 import { CommandBuffer } from "./command.js";
 import type { DType } from "./dtype.js";
 import { DeviceError, KernelError, OctavoError } from "./errors.js";
@@ -109,11 +109,11 @@ export class Device implements AsyncDisposable {
     return new Recording(this, words, commands, blocks);
   }
 
-  /** Runs a recording once more. Returns at once. */
-  replay(words: Int32Array, commands: number): void {
+  /** Runs a recording once more: `run` hands it to the backend. Returns at once. */
+  replay(run: () => void, commands: number): void {
     this.flush();
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
-    this.backend.submit(words, words.length);
+    run();
     this.recorded += commands;
   }
 
@@ -187,14 +187,18 @@ export class Device implements AsyncDisposable {
 /** Commands that can be run again and again; see `Device.capture`. */
 export class Recording implements Disposable {
   readonly #device: Device;
-  readonly #words: Int32Array;
+  readonly #prepared: PreparedCommands;
   readonly #commands: number;
   #blocks: readonly Block[];
   #alive = true;
 
   constructor(device: Device, words: Int32Array, commands: number, blocks: readonly Block[]) {
+    const { backend } = device;
     this.#device = device;
-    this.#words = words;
+    this.#prepared = backend.prepare?.(words, words.length) ?? {
+      run: () => backend.submit(words, words.length),
+      dispose: () => {},
+    };
     this.#commands = commands;
     this.#blocks = blocks;
   }
@@ -202,11 +206,12 @@ export class Recording implements Disposable {
   /** Runs it once more, after everything recorded so far. Returns at once. */
   replay(): void {
     if (!this.#alive) throw new OctavoError("ERR_DISPOSED", "a recording was replayed after dispose()");
-    this.#device.replay(this.#words, this.#commands);
+    this.#device.replay(() => this.#prepared.run(), this.#commands);
   }
 
   dispose(): void {
     this.#alive = false;
+    this.#prepared.dispose();
     for (const block of this.#blocks) this.#device.release(block);
     this.#blocks = [];
   }

@@ -1,7 +1,7 @@
 // The WebGPU backend: WGSL kernels behind the same contract as the others. This part knows no Node: it takes the GPU
 // object of a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
 
-import type { Backend, BackendFailure, BufferId, KernelInfo } from "../../core/backend.js";
+import type { Backend, BackendFailure, BufferId, KernelInfo, PreparedCommands } from "../../core/backend.js";
 import { DeviceError, OctavoError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
 import { Buffers } from "./buffers.js";
@@ -12,6 +12,8 @@ import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
 import { type Origin, Queue, type QueueStatistics } from "./queue.js";
 import type { Shader } from "./shader.js";
+import { recordFitting } from "./split.js";
+import type { Tape } from "./tape.js";
 
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
@@ -20,6 +22,9 @@ export interface WebGPUOptions {
   readonly limits?: "adapter" | "default";
   /** False keeps the integer dot product of WGSL unused, for comparisons. */
   readonly dot4?: boolean;
+  /** Bytes of one binding and of one buffer, where they shall be less than the device's limits: for tests of splits. */
+  readonly binding?: number;
+  readonly buffer?: number;
 }
 
 /** The backend, with what only it can tell. */
@@ -33,6 +38,8 @@ export interface WebGPUBackend extends Backend {
   compile(shader: Shader, how: "check" | "pipeline"): Promise<void>;
 }
 
+/** Shaders count elements in 32 bits, and there are two 4-bit elements in a byte. */
+const LARGEST_BINDING = 2 ** 31;
 const DEFAULT_BUDGET = 64 * 2 ** 30;
 /** A software adapter lives in the memory of the machine. */
 const FALLBACK_BUDGET = 4 * 2 ** 30;
@@ -103,8 +110,15 @@ class WebGPU implements WebGPUBackend {
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
     this.#queue = new Queue(device, (origin, error) => this.#refuse(origin, error));
+    const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
+    const whole = (bytes: number): number => Math.floor(bytes / 256) * 256;
+    const segment = whole(Math.min(options.buffer ?? maxBufferSize, maxBufferSize));
+    const binding = whole(
+      Math.min(options.binding ?? maxStorageBufferBindingSize, maxStorageBufferBindingSize, LARGEST_BINDING, segment),
+    );
     this.#buffers = new Buffers(
       device,
+      { buffer: segment, binding },
       (error) => {
         this.#failure ??= error;
       },
@@ -168,19 +182,33 @@ class WebGPU implements WebGPUBackend {
 
   submit(commands: Int32Array, words: number): void {
     this.#alive();
-    const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
-    const blockOf = (buffer: number) => this.#buffers.block(buffer);
-    for (let at = 0; at < words && !this.#stopped; at += commands[at + 1]!) {
-      const kernel = this.#kernels[commands[at]!]!;
-      const { inputs, outputs, attrs } = kernel.op.signature;
-      const call = decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf);
-      this.#queue.origin = call;
-      const message = kernel.record(call, this.#queue, this.#target);
-      if (message === undefined) continue;
-      this.#failure ??= { op: kernel.op.name, site: call.site, message };
-      this.#stopped = true;
-    }
+    this.#record(commands, words);
     this.#queue.submit();
+  }
+
+  prepare(commands: Int32Array, words: number): PreparedCommands {
+    const own = commands.slice(0, words);
+    let tape: Tape | undefined;
+    let alive = true;
+    return {
+      run: () => {
+        this.#alive();
+        if (!alive || this.#stopped) return;
+        this.#queue.submit(); // what was freed before goes now, and makes tapes stale that used it
+        // Scratch memory may grow while a tape is made, which spoils it once.
+        for (let turn = 0; turn < 3 && (!tape || tape.stale); turn++) {
+          tape?.destroy();
+          tape = this.#queue.tape(() => this.#record(own, words));
+          this.#queue.submit();
+        }
+        if (tape && !tape.stale) this.#queue.play(tape);
+        else this.submit(own, words);
+      },
+      dispose: () => {
+        alive = false;
+        tape?.destroy();
+      },
+    };
   }
 
   async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
@@ -221,6 +249,23 @@ class WebGPU implements WebGPUBackend {
     this.#buffers.close();
     this.#queue.close();
     this.#device.destroy();
+  }
+
+  /** Records encoded commands. False if one of them cannot be computed, which the next read tells. */
+  #record(commands: Int32Array, words: number): boolean {
+    const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
+    const blockOf = (buffer: number) => this.#buffers.block(buffer);
+    for (let at = 0; at < words && !this.#stopped; at += commands[at + 1]!) {
+      const kernel = this.#kernels[commands[at]!]!;
+      const { inputs, outputs, attrs } = kernel.op.signature;
+      const call = decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf);
+      this.#queue.origin = call;
+      const message = recordFitting(kernel, call, this.#queue, this.#target);
+      if (message === undefined) continue;
+      this.#failure ??= { op: kernel.op.name, site: call.site, message };
+      this.#stopped = true;
+    }
+    return !this.#stopped;
   }
 
   #resume(told: BackendFailure | OctavoError | undefined): void {

@@ -4,6 +4,7 @@ import type { Op } from "../../ops/op.js";
 import type { Call } from "./call.js";
 import type { Queue } from "./queue.js";
 import type { Shader } from "./shader.js";
+import type { Axis } from "./split.js";
 
 /** What the device offers, as far as kernels choose by it. */
 export interface Target {
@@ -19,6 +20,11 @@ export interface Kernel {
   readonly op: Op;
   /** Records the dispatches of a call. Returns a sentence if the call cannot be computed. */
   record(call: Call, queue: Queue, target: Target): string | undefined;
+  /**
+   * Directions along which a call falls into independent ones, for operands that are too large for a binding. Returns a
+   * sentence if the call cannot be computed.
+   */
+  axes?(call: Call): readonly Axis[] | string;
   /** All shaders that calls on such a device can use, for the test that compiles them. */
   shaders(target: Target): readonly Shader[];
 }

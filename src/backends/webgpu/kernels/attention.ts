@@ -20,6 +20,7 @@ import {
   WORKGROUP,
   writes,
 } from "../shader.js";
+import { along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, fold, LOWEST } from "../wgsl.js";
 
 type Float = "f32" | "f16" | "bf16";
@@ -282,6 +283,7 @@ export const attention: Kernel = {
     if (!cursor && S < T) return `${S - T} + ${T} keys do not fit ${S}`;
     if (y!.count === 0) return undefined;
     const share = H / G;
+    const width = y!.strides[1]! / E; // heads of a row of y: more than H if this is a part of a larger call
     const R = T * share;
     const rows = R === 1 ? 1 : 4;
     const optional = [cursor, mask, segments, slopes, bias].filter((operand) => operand !== undefined);
@@ -296,7 +298,8 @@ export const attention: Kernel = {
     const tiles = Math.ceil(R / rows);
     const groups = tiles * B * G;
     // Few queries and many keys: workgroups share the keys, so that the whole device reads them.
-    const splits = groups < FILLED ? Math.ceil(S / SPAN) : 1;
+    const spans = groups < FILLED ? Math.ceil(S / SPAN) : 1;
+    const splits = B * G * R * spans * (E + 2) * 4 <= y!.block.binding ? spans : 1;
     const split = splits > 1;
     const made = shader({
       k: k!.dtype as Float,
@@ -321,7 +324,7 @@ export const attention: Kernel = {
     const out: Piece = split ? { block: queue.buffers.scratch("spans", bytes), start: 0, size: bytes } : y!;
     pieces.push(out);
     const numbers = {
-      ...{ R, share, T, H, G, S, D, E, tiles, groups: B * G, splits },
+      ...{ R, share, T, H: width, G, S, D, E, tiles, groups: B * G, splits },
       ...placed("q", q!),
       ...placed("k", k!),
       ...placed("v", v!),
@@ -332,10 +335,35 @@ export const attention: Kernel = {
     queue.dispatch(made, pieces, numbers, groups * splits);
     if (split) {
       const count = B * G * R;
-      const sizes = { count, share, T, H, G, R, E, splits, y: y!.offset };
+      const sizes = { count, share, T, H: width, G, R, E, splits, y: y!.offset };
       queue.dispatch(combine({ combine: true }), [out, y!], sizes, count);
     }
     return undefined;
+  },
+  axes({ operands: [q, k, v, , mask, segments, slopes, bias, y] }) {
+    const [batch = 0, , H = 0] = q!.shape;
+    const [, groups = 0] = v!.shape;
+    const rows = along(batch, {
+      0: [q, 0],
+      1: [k, 0],
+      2: [v, 0],
+      4: [mask, 0],
+      5: [segments, 0],
+      7: [bias, 0],
+      8: [y, 0],
+    });
+    if (batch > 1) return [rows];
+    const share = H / groups;
+    const heads = (begin: number, count: number): [number, number] => [begin * share, count * share];
+    const parts: Record<number, Part> = {
+      0: { operand: q!, dim: 2, range: heads },
+      1: { operand: k!, dim: 1 },
+      2: { operand: v!, dim: 1 },
+      8: { operand: y!, dim: 2, range: heads },
+    };
+    if (slopes) parts[6] = { operand: slopes, dim: 0, range: heads };
+    if (bias) parts[7] = { operand: bias, dim: 1, range: heads };
+    return [{ size: groups, parts }];
   },
   shaders: (target) => [
     merge({ merge: true }),

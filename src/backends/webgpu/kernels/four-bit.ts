@@ -5,9 +5,17 @@ import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } f
 import type { Operand, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { type BindingSpec, bitsReader, family, reads, WORKGROUP, writes } from "../shader.js";
+import { type Axis, type Part, rowsPerCut } from "../split.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
-import { type Format, type ProductOptions, productSpec, productVariants, recordProduct } from "./product.js";
+import {
+  type Format,
+  type ProductOptions,
+  productAxes,
+  productSpec,
+  productVariants,
+  recordProduct,
+} from "./product.js";
 
 type Absmax = "f32" | "u8";
 
@@ -22,11 +30,11 @@ function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]
   }
   return {
     bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
-    params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero"],
+    params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero", "phase"],
     declarations: [
       bitsReader("absmax", "u8"),
       `fn absmax_of(block: u32) -> f32 {
-  let scaled = map[P.map + absmax_bits(P.absmax + block)] * nested[P.nested + block / ${NESTED_BLOCK}u];
+  let scaled = map[P.map + absmax_bits(P.absmax + block)] * nested[P.nested + (P.phase + block) / ${NESTED_BLOCK}u];
   return bitcast<f32>(bitcast<u32>(scaled) ^ P.zero) + mean[P.mean];
 }`,
     ],
@@ -83,11 +91,44 @@ function parts(
   nested: Operand | undefined,
   map: Operand | undefined,
   mean: Operand | undefined,
+  phase: number,
 ): { pieces: Piece[]; numbers: Record<string, number> } | undefined {
   if (absmax.dtype === "f32") return { pieces: [absmax], numbers: { absmax: absmax.offset } };
   if (!nested || !map || !mean) return undefined;
-  const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0 };
+  const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0, phase };
   return { pieces: [absmax, nested, map, mean], numbers };
+}
+
+/**
+ * Rows of codes with their statistics: cuts are where blocks begin. `phase` becomes the place of the first block in its
+ * nested block.
+ */
+function codeRows(
+  [codes, absmax, nested]: readonly (Operand | undefined)[],
+  at: number,
+  attributes: readonly number[],
+  blocksize: number,
+): Axis {
+  const [N = 0, K = 0] = codes!.shape;
+  const first = (row: number): number => (row * K) / blocksize;
+  const blocks = (row: number, count: number): [number, number] => [first(row), Math.ceil((count * K) / blocksize)];
+  const parts: Record<number, Part> = {
+    [at]: { operand: codes!, dim: 0 },
+    [at + 1]: { operand: absmax!, dim: 0, range: blocks },
+  };
+  if (nested) {
+    const range = (row: number, count: number): [number, number] => {
+      const begin = Math.floor(first(row) / NESTED_BLOCK);
+      return [begin, Math.ceil((first(row) + (count * K) / blocksize) / NESTED_BLOCK) - begin];
+    };
+    parts[at + 2] = { operand: nested, dim: 0, range };
+  }
+  return {
+    size: N,
+    step: rowsPerCut(K, blocksize),
+    parts,
+    attributes: (row) => [...attributes, first(row) % NESTED_BLOCK],
+  };
 }
 
 const INCOMPLETE = "absmax in u8 needs nested, map and offset";
@@ -96,9 +137,9 @@ export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
   record(call, queue, target) {
     const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
-    const [kind = 0, blocksize = 64, act = 0] = call.attributes;
+    const [kind = 0, blocksize = 64, act = 0, , phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
-    const statistics = parts(absmax!, nested, map, mean);
+    const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const pieces = [codes!, ...statistics.pieces];
     const numbers = { kind, blocksize, codes: codes!.offset, ...statistics.numbers };
@@ -108,11 +149,13 @@ export const fourBitLinear: Kernel = {
     const product = { x: x!, bias, residual: apart ? undefined : residual, y: y!, N, K, act, fast, pieces, numbers };
     recordProduct(queue, target, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
     if (apart) {
-      const { count } = y!;
-      const offsets = { count, b: residual.offset, y: y!.offset };
-      queue.dispatch(addInPlace({ inPlace: true }), [residual, y!], offsets, groupsFor(count, WORKGROUP));
+      addInPlace(queue, residual, y!);
     }
     return undefined;
+  },
+  axes(call) {
+    const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 4), call.attributes[1]!);
+    return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
   },
   shaders: (target) =>
     (["f32", "u8"] as const).flatMap((absmax) =>
@@ -134,14 +177,21 @@ const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Ab
 
 export const fourBitDequantize: Kernel = {
   op: fourBitDequantizeOp,
-  record({ operands: [codes, absmax, nested, map, mean, w], attributes: [kind = 0, blocksize = 64] }, queue) {
-    const statistics = parts(absmax!, nested, map, mean);
+  record(
+    { operands: [codes, absmax, nested, map, mean, w], attributes: [kind = 0, blocksize = 64, phase = 0] },
+    queue,
+  ) {
+    const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const { count } = w!;
     const numbers = { count, kind, blocksize, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
     const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
     queue.dispatch(shader, [codes!, ...statistics.pieces, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
+  },
+  axes({ operands, attributes }) {
+    const rows = codeRows(operands, 0, attributes.slice(0, 2), attributes[1]!);
+    return [{ ...rows, parts: { ...rows.parts, 5: { operand: operands[5]!, dim: 0 } } }];
   },
   shaders: () => (["f32", "u8"] as const).map((absmax) => dequantizeShader({ absmax })),
 };

@@ -4,10 +4,12 @@ import type { DType } from "../../../core/dtype.js";
 import { linearOp } from "../../../ops/linear.js";
 import type { Kernel } from "../kernel.js";
 import { family, reader, reads } from "../shader.js";
+import { along } from "../split.js";
 import {
   FLOAT_TYPES,
   type Format,
   type ProductOptions,
+  productAxes,
   productSpec,
   productVariants,
   recordProduct,
@@ -54,6 +56,10 @@ export const linear: Kernel = {
     const call = { x: x!, bias, residual, y: y!, N, K, act, fast, pieces: [weight!], numbers: { w: weight!.offset } };
     recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
+  },
+  axes(call) {
+    const weight = call.operands[1]!;
+    return productAxes(call, { x: 0, bias: 2, residual: 3, y: 4 }, along(weight.shape[0]!, { 1: [weight, 0] }));
   },
   shaders: (target) =>
     FLOAT_TYPES.flatMap((weight: DType) =>

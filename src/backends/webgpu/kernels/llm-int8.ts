@@ -8,8 +8,9 @@ import { leading } from "../call.js";
 import type { Kernel, Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { family, reader, reads, writes } from "../shader.js";
+import { along } from "../split.js";
 import { ACTIVATIONS, EXACT_DIVIDE, FLOATS, fold, totals } from "../wgsl.js";
-import { BIAS_TYPES, type BiasType, OUTPUTS } from "./product.js";
+import { BIAS_TYPES, type BiasType, OUTPUTS, productAxes } from "./product.js";
 
 const WIDTH = 64;
 const MANY = 9;
@@ -95,7 +96,22 @@ const linearShader = family("llm_int8_linear", (options: Options) => {
       ...(residual ? [reads("residual", "array<f32>")] : []),
       writes("y"),
     ],
-    params: ["M", "N", "K", "x", "stride", "words", "codes", "scb", "bias", "residual", "y", "act:i32", "tiles"],
+    params: [
+      "M",
+      "N",
+      "K",
+      "width",
+      "x",
+      "stride",
+      "words",
+      "codes",
+      "scb",
+      "bias",
+      "residual",
+      "y",
+      "act:i32",
+      "tiles",
+    ],
     workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
     subgroups,
     declarations: [
@@ -140,7 +156,7 @@ fn store(m: u32, n: u32, product: i32, outliers: f32) {
   let wide = scb[P.scb + n];
   let sum = f32(product) * scale * wide / 16129.0 + outliers * wide / 127.0;
   let value = activate(P.act, sum${bias === "none" ? "" : " + bias_at(P.bias + n)"});
-  y[P.y + m * P.N + n] = value${residual ? " + residual[P.residual + m * P.N + n]" : ""};
+  y[P.y + m * P.width + n] = value${residual ? " + residual[P.residual + m * P.width + n]" : ""};
 }`,
       ...(rows === 0
         ? [`var<workgroup> xs: array<u32, ${TILE_M * TILE_K}>;`, `var<workgroup> ws: array<u32, ${TILE_N * TILE_K}>;`]
@@ -308,8 +324,14 @@ export const llmInt8Linear: Kernel = {
     const optional = { bias: bias?.offset ?? 0, residual: residual?.offset ?? 0 };
     const pieces = [x!, q, codes!, scb!, ...(bias ? [bias] : []), ...(residual ? [residual] : []), y!];
     const groups = tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows));
-    queue.dispatch(shader, pieces, { M, N, K, stride, words, act, tiles, ...offsets, ...optional }, groups);
+    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, stride, words, act, tiles };
+    queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);
     return undefined;
+  },
+  axes(call) {
+    const [, codes, scb] = call.operands;
+    const outputs = along(codes!.shape[0]!, { 1: [codes, 0], 2: [scb, 0] });
+    return productAxes(call, { x: 0, bias: 3, residual: 4, y: 6 }, outputs);
   },
   shaders: (target) => [
     rowsShader({ rows: "quantize", seen: true }),

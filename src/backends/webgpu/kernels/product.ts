@@ -3,10 +3,11 @@
 // tile of 32 x 64 results is built from blocks in workgroup memory. What a weight looks like is a Format's affair.
 
 import type { DType } from "../../../core/dtype.js";
-import type { Operand, Piece } from "../call.js";
+import { asRows, type Call, type Operand, type Piece } from "../call.js";
 import type { Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
+import { type Axis, along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
@@ -49,7 +50,8 @@ const TILE_WIDTH = 128;
 /** From this many rows of x on, tiles. */
 const MANY = 9;
 
-const NUMBERS = ["M", "N", "K", "x", "bias", "residual", "y", "act:i32", "tiles"];
+/** `width` is the distance of rows of y and residual: N, unless this is a part of a larger product. */
+const NUMBERS = ["M", "N", "K", "width", "x", "bias", "residual", "y", "act:i32", "tiles"];
 
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
   const { fast, rows, bias, residual, subgroups } = options;
@@ -64,7 +66,7 @@ export function productSpec(format: Format, options: ProductOptions): ShaderSpec
 fn store(m: u32, n: u32, sum: f32) {
   if (m >= P.M || n >= P.N) { return; }
   let value = activate(P.act, sum${bias === "none" ? "" : " + bias_at(P.bias + n)"});
-  y[P.y + m * P.N + n] = value${residual ? " + residual[P.residual + m * P.N + n]" : ""};
+  y[P.y + m * P.width + n] = value${residual ? " + residual[P.residual + m * P.width + n]" : ""};
 }`;
   return {
     bindings,
@@ -231,6 +233,26 @@ export interface ProductCall {
   readonly numbers: Readonly<Record<string, number>>;
 }
 
+/** The two ways to cut a product: rows of x, and rows of the weight (operands `weights` as they are cut along N). */
+export function productAxes(
+  { operands }: Call,
+  places: { readonly x: number; readonly bias: number; readonly residual: number; readonly y: number },
+  outputs: Axis,
+): Axis[] {
+  const rows = (at: number): Operand | undefined => operands[at] && asRows(operands[at]);
+  const x = rows(places.x)!;
+  const residual = rows(places.residual);
+  const y = rows(places.y)!;
+  const { bias } = places;
+  const parts: Record<number, Part> = { ...outputs.parts, [places.y]: { operand: y, dim: 1 } };
+  if (operands[bias]) parts[bias] = { operand: operands[bias], dim: 0 };
+  if (residual) parts[places.residual] = { operand: residual, dim: 1 };
+  return [
+    { ...outputs, parts },
+    along(x.shape[0]!, { [places.x]: [x, 0], [places.residual]: [residual, 0], [places.y]: [y, 0] }),
+  ];
+}
+
 /** Records a product; `shader` gives the one for the options that this finds. */
 export function recordProduct(
   queue: Queue,
@@ -253,7 +275,7 @@ export function recordProduct(
   const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [x, ...pieces, ...(bias ? [bias] : []), ...(residual ? [residual] : []), y];
-  const numbers = { M, N, K, act, tiles, ...offsets, ...call.numbers };
+  const numbers = { M, N, K, width: y.strides.at(-2) ?? N, act, tiles, ...offsets, ...call.numbers };
   queue.dispatch(made, all, numbers, tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows)));
 }
 

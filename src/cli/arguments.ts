@@ -1,7 +1,7 @@
 // Reading arguments: numbers and words as commander hands them over, and the options that several commands have.
 
 import { InvalidArgumentError, Option } from "commander";
-import { DEVICE_NAMES } from "../load/device.js";
+import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
 
 /** @throws InvalidArgumentError, which commander reports with the option's name */
 export function whole(text: string): number {
@@ -23,7 +23,18 @@ export function real(text: string): number {
 }
 
 export const deviceOption = (): Option =>
-  new Option("--device <name>", "where to run").choices(DEVICE_NAMES).default("cpu");
+  new Option("--device <name>", `where to run: ${DEVICE_NAMES.join(", ")}, webgpu:1 (the second GPU), ...`)
+    .argParser(deviceName)
+    .default("cpu");
+
+function deviceName(text: string): string {
+  try {
+    checkDeviceName(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message.replace(/\n\s*hint: /, "; "));
+  }
+  return text;
+}
 export const threadsOption = (): Option =>
   new Option("--threads <n>", "threads of the cpu device (default: one per physical core)").argParser(positive);
 export const revisionOption = (): Option =>

@@ -48,6 +48,8 @@ export interface GenerationReport extends Partial<RowReport> {
     readonly isa: string | null;
     readonly threads: number;
     readonly description: string;
+    /** Why it was taken, if `--device auto` left that open; null otherwise. */
+    readonly reason: string | null;
   };
   readonly timings: {
     readonly load_s: number;
@@ -96,7 +98,12 @@ export async function report(
     seed,
     dtype: torchName(model.dtype),
     quantization,
-    device: { name: device.name, ...chosen(device), description: device.backend.description },
+    device: {
+      name: device.name,
+      ...chosen(device),
+      description: device.backend.description,
+      reason: device.reason ?? null,
+    },
     timings: {
       load_s,
       first_token_s: first_s ?? null,
@@ -131,7 +138,7 @@ export function footer(facts: GenerationReport): string {
   const before = `${bytes(memory.checkpoint_bytes)} as published`;
   const prompt = facts.results ? `${facts.results.length} prompts` : `a prompt of ${facts.prompt_tokens}`;
   const lines = [
-    `device    ${device.name}${isa} · ${plural(device.threads, "thread")}`,
+    `device    ${device.name}${isa} · ${plural(device.threads, "thread")}${device.reason === null ? "" : ` (${device.reason})`}`,
     `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype} (${before}) · loaded in ${duration(timings.load_s)}`,
     `speed     first token after ${timings.first_token_s === null ? "-" : duration(timings.first_token_s)}` +
       `${rate === null ? "" : ` · ${rate.toFixed(rate < 10 ? 2 : 0)} tokens/s`} · ${plural(timings.new_tokens, "token")} after ${prompt}`,

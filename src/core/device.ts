@@ -5,7 +5,7 @@ import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId, PreparedCommands } from "./backend.js";
 import { CommandBuffer } from "./command.js";
 import type { DType } from "./dtype.js";
-import { DeviceError, KernelError, OctavoError } from "./errors.js";
+import { DeviceError, KernelError, OctavoError, OutOfMemoryError } from "./errors.js";
 
 /** Commands that are recorded before they are handed to the backend without anybody waiting. */
 const FLUSH_AT = 24;
@@ -14,6 +14,8 @@ export class Device implements AsyncDisposable {
   readonly backend: Backend;
   readonly arena: Arena;
   readonly commands = new CommandBuffer();
+  /** Why it was taken, if that was left to Octavo ("auto"). */
+  reason: string | undefined;
   /** Number of commands recorded since the device was opened. */
   recorded = 0;
   readonly #kernels = new Map<string, number>();
@@ -152,6 +154,7 @@ export class Device implements AsyncDisposable {
     try {
       return await this.backend.read(buffer, offset, bytes);
     } catch (error) {
+      if (error instanceof OutOfMemoryError) throw this.arena.explain(error);
       if (error instanceof OctavoError) throw error;
       const failure = (error as { failure?: BackendFailure }).failure;
       if (!failure) throw new DeviceError(`device ${this.name}: ${(error as Error).message}`, { cause: error });

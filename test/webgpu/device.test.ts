@@ -119,9 +119,30 @@ describeGPU("WebGPU device", () => {
     for (const tensor of [fine, bad, id]) tensor.dispose();
   });
 
-  test("a block above the adapter's limit is refused by name", () => {
+  test("memory that the device lacks rejects the next read with the largest owners", async () => {
     expect(() => Tensor.empty(device, [2 ** 33], "f32", "huge")).toThrow(OutOfMemoryError);
-    expect(() => backend.allocate(2 ** 34)).toThrow(/max(Storage)?Buffer(Binding)?Size/);
+    let raw: GPUDevice | undefined;
+    await using poor = new Device(
+      await openWebGPU(
+        watched((seen) => {
+          raw = seen;
+        }),
+      ),
+    );
+    const held = Tensor.empty(poor, [3000], "f32", "a large weight");
+    const pop = raw!.popErrorScope.bind(raw!);
+    raw!.popErrorScope = async () => (await pop()) ?? ({ message: "no memory left" } as GPUError);
+    const asked = Tensor.empty(poor, [400_000], "f32", "one too many");
+    raw!.popErrorScope = pop;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    const outcome = await held.read().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    expect(outcome).toBeInstanceOf(OutOfMemoryError);
+    expect((outcome as Error).message).toMatch(/no memory left; largest: one too many \(1.6 MB in 1\), a large weight/);
+    expect((await held.read()).length).toBe(3000); // told once
+    for (const tensor of [held, asked]) tensor.dispose();
   });
 
   test("more dispatches than one uniform buffer holds, and more workgroups than one dimension", async () => {

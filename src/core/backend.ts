@@ -39,6 +39,9 @@ export interface Backend {
   /** True once the device is gone for good: every call rejects, and a new one must be opened. */
   readonly lost?: boolean;
 
+  /** Work handed to a device so far, where a backend counts it. */
+  readonly statistics?: { readonly dispatches: number; readonly submits: number };
+
   /** @throws OutOfMemoryError */
   allocate(bytes: number): BufferId;
   free(buffer: BufferId): void;

@@ -23,6 +23,7 @@ export interface KernelSpeed {
 
 export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
   f32: () => denseScheme("f32"),
+  f16: () => denseScheme("f16"),
   bf16: () => denseScheme("bf16"),
   int8: () => llmInt8Scheme(6),
   nf4: () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }),

@@ -10,6 +10,7 @@ import { failureText } from "./errors.js";
 import type { Kernel, Target } from "./kernel.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
+import { probes } from "./kernels/probe.js";
 import { type Origin, Queue, type QueueStatistics } from "./queue.js";
 import type { Shader } from "./shader.js";
 import { recordFitting } from "./split.js";
@@ -60,7 +61,9 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   let device: GPUDevice;
   try {
     device = await adapter.requestDevice({
-      requiredFeatures: plain ? [] : (["subgroups"] as const).filter((name) => adapter.features.has(name)),
+      requiredFeatures: plain
+        ? []
+        : (["subgroups", "shader-f16"] as const).filter((name) => adapter.features.has(name)),
       requiredLimits: plain
         ? {}
         : {
@@ -76,6 +79,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   const target: Target = {
     dot4,
     subgroups: device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
+    f16: device.features.has("shader-f16"),
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   return new WebGPU(adapter, device, target, options);
@@ -103,10 +107,12 @@ class WebGPU implements WebGPUBackend {
     const known = signatures();
     this.#device = device;
     this.#target = target;
-    this.#kernels = KERNELS.filter(({ op }) => known.has(op.name));
+    this.#kernels = [...KERNELS.filter(({ op }) => known.has(op.name)), ...probes(target)];
     this.kernels = this.#kernels.map(({ op }) => ({ name: op.name, signature: op.signature.text }));
     this.budget = options.budget ?? (info.isFallbackAdapter ? FALLBACK_BUDGET : DEFAULT_BUDGET);
-    const features = [target.subgroups ? "subgroups" : "", target.dot4 ? "dot4" : ""].filter(Boolean).join(", ");
+    const features = [target.subgroups ? "subgroups" : "", target.f16 ? "f16" : "", target.dot4 ? "dot4" : ""]
+      .filter(Boolean)
+      .join(", ");
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
     this.#queue = new Queue(device, (origin, error) => this.#refuse(origin, error));

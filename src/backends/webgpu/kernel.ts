@@ -12,6 +12,8 @@ export interface Target {
   readonly dot4: boolean;
   /** Subgroups, and WGSL's number of the subgroup. */
   readonly subgroups: boolean;
+  /** WGSL's 16-bit floats (`shader-f16`). */
+  readonly f16: boolean;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
 }

@@ -45,7 +45,7 @@ const say = (text) => process.stderr.write(`[${spent().toFixed(0)} s] ${text}\n`
 
 const tiny = options.shape.toUpperCase() === "XS";
 const plan = {
-  batches: tiny ? [1, 8] : [1, 8, 32],
+  batches: tiny ? [1, 2] : [1, 8, 32],
   prompts: tiny ? [32] : [512, 2048],
   steps: Number(options.steps),
   runs: tiny ? 1 : 3,

@@ -4,7 +4,7 @@
 
 import { type Block, type Buffers, spansOf } from "./buffers.js";
 import type { Piece } from "./call.js";
-import { FLAG_WORDS } from "./errors.js";
+import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
 import type { Shader } from "./shader.js";
 import { type CopyStep, SLOT, Tape } from "./tape.js";
 
@@ -16,12 +16,6 @@ const COPY_SRC = 0x04;
 const STORAGE = 0x80;
 const MAP_READ = 0x01;
 const COMPUTE_STAGE = 0x4;
-
-/** Which call a dispatch belongs to, for failures. */
-export interface Origin {
-  readonly op: number;
-  readonly site: number;
-}
 
 export interface QueueStatistics {
   dispatches: number;
@@ -37,22 +31,23 @@ interface Staging {
 
 export interface ReadBack {
   readonly bytes: Uint8Array;
-  /** The flag buffer as it was at this point of the queue. */
-  readonly flag: Uint32Array;
+  /** Calls that had failed so far at this point of the queue. */
+  readonly failures: number;
 }
 
 export class Queue {
   readonly statistics: QueueStatistics = { dispatches: 0, submits: 0, pipelines: 0, bindGroups: 0 };
   /** Keys of the shaders that were used. */
   readonly used = new Set<string>();
-  /** Where the dispatches that are recorded now come from. */
-  origin: Origin = { op: 0, site: 0 };
+  /** Number of the call that is recorded now (journal.ts). */
+  call = 0;
   readonly #device: GPUDevice;
-  readonly #refused: (origin: Origin, error: GPUError) => void;
+  readonly #refused: (call: number, error: GPUError) => void;
   readonly #maxGroups: number;
   readonly #uniforms: GPUBuffer;
   readonly #slots = new ArrayBuffer(SLOT * SLOTS);
-  readonly #flag: GPUBuffer;
+  /** Where kernels report failures: see errors.ts. */
+  readonly flag: Block;
   readonly #pipelines = new Map<string, { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>();
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
   readonly #groups = new Map<string, GPUBindGroup>();
@@ -65,13 +60,21 @@ export class Queue {
   buffers!: Buffers;
 
   /** @param refused gets validation errors, with the call that was being recorded */
-  constructor(device: GPUDevice, refused: (origin: Origin, error: GPUError) => void) {
+  constructor(device: GPUDevice, refused: (call: number, error: GPUError) => void) {
     this.#device = device;
     this.#refused = refused;
     this.#maxGroups = device.limits.maxComputeWorkgroupsPerDimension;
     this.#uniforms = device.createBuffer({ size: SLOT * SLOTS, usage: UNIFORM | COPY_DST });
-    const bytes = FLAG_WORDS * 4;
-    this.#flag = device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST });
+    const bytes = FLAG_WORDS * 4 * (1 + FLAG_SLOTS);
+    this.flag = {
+      buffers: [device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST })],
+      segment: bytes,
+      binding: bytes,
+      bytes,
+      uid: 0,
+      groups: new Set(),
+      tapes: new Set(),
+    };
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
@@ -85,6 +88,7 @@ export class Queue {
       const at = tape.slot() * SLOT;
       this.#fill(shader, numbers, new DataView(tape.slots, at, SLOT));
       for (const { block } of bound) tape.use(block);
+      if (shader.reports) tape.reports.push({ at, call: this.call });
       tape.drafts.push({ shader, pieces: bound, x, y });
       return;
     }
@@ -121,7 +125,7 @@ export class Queue {
     this.#tape?.use(to);
   }
 
-  /** Records what `body` does as a tape instead of running it; undefined if `body` says false. */
+  /** Records what `body` does, with calls numbered from 0, as a tape instead of running it; undefined if `body` says false. */
   tape(body: () => boolean): Tape | undefined {
     const tape = new Tape();
     this.#tape = tape;
@@ -149,9 +153,17 @@ export class Queue {
     return tape;
   }
 
-  /** Runs a tape behind everything recorded so far. */
-  play(tape: Tape): void {
+  /** Runs a tape behind everything recorded so far; its calls are numbered from `first` on. */
+  play(tape: Tape, first: number): void {
     this.submit();
+    this.call = first;
+    const numbers = new DataView(tape.slots);
+    for (const { at, call } of tape.reports) {
+      numbers.setUint32(at, tagOf(first + call), true);
+    }
+    if (tape.reports.length > 0) {
+      this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
+    }
     const encoder = this.#device.createCommandEncoder();
     let pass: GPUComputePassEncoder | undefined;
     let pipeline: GPUComputePipeline | undefined;
@@ -205,7 +217,7 @@ export class Queue {
     }
   }
 
-  /** Bytes of a block, and the failure flag, which it clears. */
+  /** Bytes of a block, and how many calls failed before. */
   async read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     const first = Math.floor(offset / 4) * 4;
     const size = Math.ceil((offset + bytes) / 4) * 4 - first;
@@ -213,8 +225,7 @@ export class Queue {
     const staging = this.#takeStaging(head + size);
     this.#endPass();
     const encoder = this.#encode();
-    encoder.copyBufferToBuffer(this.#flag, 0, staging.buffer, 0, head);
-    encoder.clearBuffer(this.#flag);
+    encoder.copyBufferToBuffer(this.flag.buffers[0]!, 0, staging.buffer, 0, head);
     let at = head;
     for (const span of spansOf(block, first, size)) {
       encoder.copyBufferToBuffer(span.buffer, span.at, staging.buffer, at, span.bytes);
@@ -223,12 +234,12 @@ export class Queue {
     this.submit();
     await staging.buffer.mapAsync(MAP_READ, 0, head + size);
     const mapped = new Uint8Array(staging.buffer.getMappedRange(0, head + size));
-    const flag = new Uint32Array(mapped.slice(0, head).buffer);
+    const failures = new DataView(mapped.buffer, mapped.byteOffset).getUint32(0, true);
     const result = mapped.slice(head + offset - first, head + offset - first + bytes);
     staging.buffer.unmap();
     if (this.#staging.length < 8 && staging.bytes <= 16 << 20) this.#staging.push(staging);
     else staging.buffer.destroy();
-    return { bytes: result, flag };
+    return { bytes: result, failures };
   }
 
   /** Drops the bind groups that name a block, and what was taped with it. */
@@ -252,7 +263,7 @@ export class Queue {
 
   close(): void {
     this.#uniforms.destroy();
-    this.#flag.destroy();
+    this.flag.buffers[0]!.destroy();
     for (const { buffer } of this.#staging) buffer.destroy();
   }
 
@@ -347,22 +358,21 @@ export class Queue {
       const resource = { buffer, offset: start % segment, size: Math.min(size, bytes - start) };
       entries.push({ binding: entries.length, resource });
     }
-    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.#flag } });
+    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.flag.buffers[0]! } });
     this.statistics.bindGroups++;
     return this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
   }
 
-  /** Writes the numbers of a dispatch into its slot: op and site first, for reports. */
+  /** Writes the numbers of a dispatch into its slot: that of the call first, for reports. */
   #fill(shader: Shader, numbers: Readonly<Record<string, number>>, slot: DataView): void {
-    slot.setUint32(0, this.origin.op, true);
-    slot.setUint32(4, this.origin.site, true);
+    slot.setUint32(0, tagOf(this.call), true);
     for (let i = 0; i < shader.params.length; i++) {
       const { name, type } = shader.params[i]!;
       const value = numbers[name];
       if (value === undefined) throw new Error(`${shader.key}: no value for ${name}`);
-      if (type === "u32") slot.setUint32(8 + 4 * i, value, true);
-      else if (type === "i32") slot.setInt32(8 + 4 * i, value, true);
-      else slot.setFloat32(8 + 4 * i, value, true);
+      if (type === "u32") slot.setUint32(4 + 4 * i, value, true);
+      else if (type === "i32") slot.setInt32(4 + 4 * i, value, true);
+      else slot.setFloat32(4 + 4 * i, value, true);
     }
   }
 
@@ -377,12 +387,12 @@ export class Queue {
 
   /** Runs `make` with an error scope; what goes wrong is reported with the call that was being recorded. */
   #checked<T>(make: () => T): T {
-    const { origin } = this;
+    const { call } = this;
     this.#device.pushErrorScope("validation");
     const made = make();
     this.#device.popErrorScope().then(
       (error) => {
-        if (error) this.#refused(origin, error);
+        if (error) this.#refused(call, error);
       },
       () => {}, // the device is lost, which is reported on its own
     );

@@ -41,6 +41,8 @@ export class Tape {
   /** The numbers of all dispatches, a slot each. */
   slots = new ArrayBuffer(SLOT * 64);
   dispatches = 0;
+  /** Slots whose dispatches report failures, and the number of their call in the tape. */
+  readonly reports: { readonly at: number; readonly call: number }[] = [];
   steps: readonly (DispatchStep | CopyStep)[] = [];
   uniforms: GPUBuffer | undefined;
 

@@ -55,6 +55,8 @@ export class Queue {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #slot = 0;
+  /** What a scratch block holds, for kernels that would make it again. */
+  #held: { readonly block: Block; readonly key: string; readonly source: Block } | undefined;
   /** While a tape is made: where dispatches go instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
@@ -83,6 +85,7 @@ export class Queue {
     const y = Math.ceil(groups / this.#maxGroups);
     const x = Math.ceil(groups / y);
     const bound = this.#untangle(shader, pieces);
+    for (let i = 0; i < bound.length; i++) if (shader.access[i] === "w") this.#wrote(bound[i]!.block);
     const tape = this.#tape;
     if (tape) {
       const at = tape.slot() * SLOT;
@@ -104,8 +107,19 @@ export class Queue {
     this.statistics.dispatches++;
   }
 
+  /** Notes what a block was made of: `key`, from `source`. It lasts until either is written again. */
+  hold(block: Block, key: string, source: Block): void {
+    this.#held = { block, key, source };
+  }
+
+  /** True if the block still is what `hold` was told. */
+  holds(block: Block, key: string): boolean {
+    return this.#held?.block === block && this.#held.key === key;
+  }
+
   /** Records a copy between blocks; offsets and size are multiples of 4. */
   copy(from: Block, fromAt: number, to: Block, toAt: number, bytes: number): void {
+    this.#wrote(to);
     let done = 0;
     for (const source of spansOf(from, fromAt, bytes)) {
       let inside = 0;
@@ -129,11 +143,13 @@ export class Queue {
   tape(body: () => boolean): Tape | undefined {
     const tape = new Tape();
     this.#tape = tape;
+    this.#held = undefined; // a tape runs after anything, and must stand alone
     let complete = false;
     try {
       complete = body();
     } finally {
       this.#tape = undefined;
+      this.#held = undefined;
       if (!complete) tape.destroy();
     }
     if (!complete) return undefined;
@@ -156,6 +172,7 @@ export class Queue {
   /** Runs a tape behind everything recorded so far; its calls are numbered from `first` on. */
   play(tape: Tape, first: number): void {
     this.submit();
+    this.#held = undefined;
     this.call = first;
     const numbers = new DataView(tape.slots);
     for (const { at, call } of tape.reports) {
@@ -208,6 +225,7 @@ export class Queue {
 
   /** Writes whole words at once, behind everything recorded so far. */
   write(block: Block, offset: number, bytes: Uint8Array): void {
+    this.#wrote(block);
     this.submit();
     let done = 0;
     for (const span of spansOf(block, offset, bytes.length)) {
@@ -246,6 +264,7 @@ export class Queue {
   forget(block: Block): void {
     for (const tape of block.tapes) tape.stale = true;
     block.tapes.clear();
+    this.#wrote(block);
     for (const key of block.groups) this.#groups.delete(key);
     block.groups.clear();
   }
@@ -374,6 +393,10 @@ export class Queue {
       else if (type === "i32") slot.setInt32(4 + 4 * i, value, true);
       else slot.setFloat32(4 + 4 * i, value, true);
     }
+  }
+
+  #wrote(block: Block): void {
+    if (this.#held && (this.#held.block === block || this.#held.source === block)) this.#held = undefined;
   }
 
   #copy(step: CopyStep): void {

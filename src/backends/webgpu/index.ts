@@ -7,6 +7,7 @@ import { DeviceError, OctavoError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
+import { type Pending, partners } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
 import { KERNELS } from "./kernels/index.js";
@@ -22,8 +23,9 @@ export interface WebGPUOptions {
   readonly budget?: number;
   /** "default" asks for no more than WebGPU's default limits and no features: what every adapter can do. */
   readonly limits?: "adapter" | "default";
-  /** False keeps the integer dot product of WGSL unused, for comparisons. */
+  /** False keeps the integer dot product of WGSL unused, or subgroups, for comparisons. */
   readonly dot4?: boolean;
+  readonly subgroups?: boolean;
   /** Bytes of one binding and of one buffer, where they shall be less than the device's limits: for tests of splits. */
   readonly binding?: number;
   readonly buffer?: number;
@@ -79,7 +81,8 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
   const target: Target = {
     dot4,
-    subgroups: device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
+    subgroups:
+      options.subgroups !== false && device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
     f16: device.features.has("shader-f16"),
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
@@ -265,15 +268,39 @@ class WebGPU implements WebGPUBackend {
   #record(commands: Int32Array, words: number, first: number, failed: (call: number, message: string) => void): void {
     const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
     const blockOf = (buffer: number) => this.#buffers.block(buffer);
+    const calls: Pending[] = [];
     for (let at = 0, number = first; at < words; at += commands[at + 1]!, number++) {
       if (commands[at] === FORGET) continue;
       const kernel = this.#kernels[commands[at]!]!;
       const { inputs, outputs, attrs } = kernel.op.signature;
-      const call = decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf);
+      calls.push({
+        kernel,
+        call: decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf),
+        number,
+      });
+    }
+    const done = new Set<Pending>();
+    calls.forEach((pending, at) => {
+      if (done.has(pending)) return;
+      const { kernel, call, number } = pending;
       this.#queue.call = number;
+      if (this.#joined(calls, at, done)) return;
       const message = recordFitting(kernel, call, this.#queue, this.#target);
       if (message !== undefined) failed(number, message);
+    });
+  }
+
+  /** Records a call together with later ones, as many as can be; those are then `done`. */
+  #joined(calls: readonly Pending[], at: number, done: Set<Pending>): boolean {
+    const { kernel, call } = calls[at]!;
+    if (!kernel.join) return false;
+    const others = partners(calls, at, done);
+    for (; others.length > 0; others.pop()) {
+      if (!kernel.join([call, ...others.map((other) => other.call)], this.#queue, this.#target)) continue;
+      for (const other of others) done.add(other);
+      return true;
     }
+    return false;
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */

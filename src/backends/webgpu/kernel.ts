@@ -27,6 +27,11 @@ export interface Kernel {
    * sentence if the call cannot be computed.
    */
   axes?(call: Call): readonly Axis[] | string;
+  /**
+   * Records several calls with the same first operand as one dispatch, if it can; else records nothing and returns false.
+   * The backend has made sure that they may run at the same time.
+   */
+  join?(calls: readonly Call[], queue: Queue, target: Target): boolean;
   /** All shaders that calls on such a device can use, for the test that compiles them. */
   shaders(target: Target): readonly Shader[];
 }

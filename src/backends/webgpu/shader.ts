@@ -48,7 +48,7 @@ export interface Shader {
   readonly code: string;
 }
 
-export type Option = string | number | boolean;
+export type Option = string | number | boolean | undefined;
 
 /** A shader for each set of options, built on first use. */
 export interface Family<O extends Readonly<Record<string, Option>>> {

@@ -4,16 +4,23 @@
 import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import type { Operand, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import { type BindingSpec, bitsReader, family, reads, WORKGROUP, writes } from "../shader.js";
+import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { type Axis, type Part, rowsPerCut } from "../split.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import {
+  byJob,
+  type CommonOptions,
   type Format,
+  type Joinable,
+  jobName,
+  joinable,
+  joinedVariants,
   type ProductOptions,
   productAxes,
   productSpec,
   productVariants,
+  recordJoined,
   recordProduct,
 } from "./product.js";
 
@@ -52,6 +59,39 @@ const FILL = `
   workgroupBarrier();
   `;
 
+/** Elements 4i to 4i+3 of a chunk. */
+const PART = `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
+  let word = raw[i / 2u] >> ((i % 2u) * 16u);
+  return vec4<f32>(table[(word >> 4u) & 15u], table[word & 15u], table[(word >> 12u) & 15u], table[(word >> 8u) & 15u]);
+}`;
+
+/** Several matrices with one absmax a block in f32, read four at a time. */
+function joinedFormat(jobs: number): Format {
+  const names = (name: string): string[] => Array.from({ length: jobs }, (_, job) => jobName(name, job));
+  const [codes, absmax] = [names("codes"), names("absmax")];
+  const scale = (job: number, n: string): string =>
+    `return ${absmax[job]}[P.${absmax[job]} + (${n} * P.K + c * 32u) / P.blocksize];`;
+  return {
+    bindings: [
+      ...codes.map((name) => reads(name, "array<vec4<u32>>")),
+      ...absmax.map((name) => reads(name, "array<f32>")),
+    ],
+    params: [...codes, "kind", "blocksize", ...absmax],
+    chunk: 32,
+    prologue: FILL,
+    declarations: [
+      TABLE,
+      `fn raw(n: u32, c: u32) -> vec4<u32> {
+  ${byJob(jobs, (job, n) => `return ${codes[job]}[(P.${codes[job]} + ${n} * P.K) / 32u + c];`)}
+}`,
+      PART,
+      `fn weight(n: u32, c: u32) -> f32 {
+  ${byJob(jobs, scale)}
+}`,
+    ],
+  };
+}
+
 function format(absmax: Absmax, fast: boolean): Format {
   const { bindings, params, declarations } = statistics(absmax);
   const shared = [TABLE, ...declarations];
@@ -64,10 +104,7 @@ function format(absmax: Absmax, fast: boolean): Format {
       ? [
           ...shared,
           "fn raw(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + n * P.K) / 32u + c]; }",
-          `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
-  let word = raw[i / 2u] >> ((i % 2u) * 16u);
-  return vec4<f32>(table[(word >> 4u) & 15u], table[word & 15u], table[(word >> 12u) & 15u], table[(word >> 8u) & 15u]);
-}`,
+          PART,
           "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
         ]
       : [
@@ -82,7 +119,7 @@ function format(absmax: Absmax, fast: boolean): Format {
 }
 
 const linearShader = family("four_bit_linear", (options: ProductOptions & { readonly absmax: Absmax }) =>
-  productSpec(format(options.absmax, options.fast), options),
+  productSpec(options.jobs ? joinedFormat(options.jobs) : format(options.absmax, options.fast), options),
 );
 
 /** The operands of the statistics, and their numbers. */
@@ -153,13 +190,35 @@ export const fourBitLinear: Kernel = {
     }
     return undefined;
   },
+  join(calls, queue, target) {
+    const products: Joinable[] = [];
+    const [kind = 0, blocksize = 64] = calls[0]!.attributes;
+    for (const call of calls) {
+      const [x, codes, absmax, , , , bias, residual, y] = call.operands;
+      const [N = 0, K = 0] = codes!.shape;
+      const numbers = { codes: codes!.offset, absmax: absmax!.offset };
+      const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
+      const alike = call.attributes[0] === kind && call.attributes[1] === blocksize && absmax!.dtype === "f32";
+      const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
+      if (bias || residual || !joinable(product, call, call.attributes[2]!, fast)) return false;
+      products.push(product);
+    }
+    if (1 + 3 * products.length > target.storageBuffers) return false;
+    const K = calls[0]!.operands[1]!.shape[1]!;
+    const made = (options: CommonOptions & { jobs: number }): Shader => linearShader({ absmax: "f32", ...options });
+    recordJoined(queue, target, products, K, { kind, blocksize }, made);
+    return true;
+  },
   axes(call) {
     const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 4), call.attributes[1]!);
     return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
   },
   shaders: (target) =>
     (["f32", "u8"] as const).flatMap((absmax) =>
-      productVariants(target, absmax === "f32" ? 4 : 7).map((options) => linearShader({ absmax, ...options })),
+      [
+        ...productVariants(target, absmax === "f32" ? 4 : 7),
+        ...(absmax === "f32" ? joinedVariants(target, 2) : []),
+      ].map((options) => linearShader({ absmax, ...options })),
     ),
 };
 

@@ -31,13 +31,28 @@ for package in zod fastest-levenshtein @huggingface/tokenizers; do
 done
 rm -rf "$folder/node_modules/zod/src"
 
-# The Vulkan loader: this machine's own, or Debian's package.
-loader=$(ls /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1 2>/dev/null | head -n 1 || true)
-if [ -z "$loader" ]; then
-  (cd "$work" && apt-get download libvulkan1 && dpkg -x libvulkan1_*.deb loader)
-  loader=$(ls "$work"/loader/usr/lib/*/libvulkan.so.1 | head -n 1)
-fi
-cp -L "$loader" "$folder/lib/libvulkan.so.1"
+# The Vulkan loader, and what NVIDIA's driver links to where there is no desktop: this machine's own, or Debian's packages.
+library() { # name package
+  file=$(ldconfig -p | sed -n "s|.*[[:space:]]$1 .*x86-64.* => ||p;s|.*[[:space:]]$1 .*AArch64.* => ||p" | head -n 1)
+  if [ -z "$file" ] && [ -n "$2" ]; then
+    (cd "$work" && apt-get download "$2" >/dev/null 2>&1 && dpkg -x "$2"_*.deb loader) || true
+    file=$(ls "$work"/loader/usr/lib/*/"$1" "$work"/loader/lib/*/"$1" 2>/dev/null | head -n 1 || true)
+  fi
+  if [ -n "$file" ]; then cp -L "$file" "$folder/lib/$1"; else echo "note: no $1 to carry" >&2; fi
+}
+library libvulkan.so.1 libvulkan1
+library libGLdispatch.so.0 libglvnd0
+library libEGL.so.1 libegl1
+library libGLX.so.0 libglx0
+library libGL.so.1 libgl1
+library libX11.so.6 libx11-6
+library libXext.so.6 libxext6
+library libxcb.so.1 libxcb1
+library libXau.so.6 libxau6
+library libXdmcp.so.6 libxdmcp6
+library libbsd.so.0 libbsd0
+library libmd.so.0 libmd0
+[ -f "$folder/lib/libvulkan.so.1" ] || { echo "no Vulkan loader (apt-get update, then again)" >&2; exit 1; }
 
 tar -C "$work" -cf - octavo-gpu | xz -T0 -6 >"$archive"
 size=$(wc -c <"$archive")

@@ -4,9 +4,14 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 
-# A Vulkan loader that was carried along is used where the machine has none.
-if [ -d "$root/lib" ] && ! ldconfig -p 2>/dev/null | grep -q libvulkan.so.1; then
-  export LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# Of the libraries that were carried along, those are used that the machine has not.
+if [ -d "$root/lib" ]; then
+  missing=$(mktemp -d)
+  for file in "$root"/lib/*; do
+    name=$(basename "$file")
+    if ! ldconfig -p 2>/dev/null | grep -q "[[:space:]]$name "; then ln -s "$file" "$missing/$name"; fi
+  done
+  export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$missing"
 fi
 
 # The loader looks for drivers in /etc and /usr/share; containers have them elsewhere, or only the library.

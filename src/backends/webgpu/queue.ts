@@ -174,37 +174,11 @@ export class Queue {
     this.submit();
     this.#held = undefined;
     this.call = first;
-    const numbers = new DataView(tape.slots);
-    for (const { at, call } of tape.reports) {
-      numbers.setUint32(at, tagOf(first + call), true);
-    }
-    if (tape.reports.length > 0) {
+    if (tape.number(first)) {
       this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
     }
     const encoder = this.#device.createCommandEncoder();
-    let pass: GPUComputePassEncoder | undefined;
-    let pipeline: GPUComputePipeline | undefined;
-    const { steps } = tape;
-    for (let i = 0; i < steps.length; i++) {
-      const step = steps[i]!;
-      if ("group" in step) {
-        if (!pass) {
-          pass = encoder.beginComputePass();
-          pipeline = undefined;
-        }
-        if (step.pipeline !== pipeline) {
-          pipeline = step.pipeline;
-          pass.setPipeline(pipeline);
-        }
-        pass.setBindGroup(0, step.group, step.offset);
-        pass.dispatchWorkgroups(step.x, step.y);
-      } else {
-        pass?.end();
-        pass = undefined;
-        encoder.copyBufferToBuffer(step.from, step.fromAt, step.to, step.toAt, step.bytes);
-      }
-    }
-    pass?.end();
+    tape.encode(encoder);
     this.#device.queue.submit([encoder.finish()]);
     this.statistics.dispatches += tape.dispatches;
     this.statistics.submits++;

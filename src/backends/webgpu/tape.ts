@@ -4,6 +4,7 @@
 
 import type { Block } from "./buffers.js";
 import type { Piece } from "./call.js";
+import { tagOf } from "./errors.js";
 import type { Shader } from "./shader.js";
 
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
@@ -59,6 +60,38 @@ export class Tape {
   use(block: Block): void {
     this.blocks.add(block);
     block.tapes.add(this);
+  }
+
+  /** Numbers the calls that report from `first` on; false if there are none, and the slots are as they were. */
+  number(first: number): boolean {
+    const slots = new DataView(this.slots);
+    for (const { at, call } of this.reports) slots.setUint32(at, tagOf(first + call), true);
+    return this.reports.length > 0;
+  }
+
+  /** Encodes all steps. */
+  encode(encoder: GPUCommandEncoder): void {
+    const { steps } = this;
+    let pass: GPUComputePassEncoder | undefined;
+    let pipeline: GPUComputePipeline | undefined;
+    for (let i = 0; i < steps.length; i++) {
+      const step = steps[i]!;
+      if (!("group" in step)) {
+        pass?.end();
+        pass = undefined;
+        pipeline = undefined;
+        encoder.copyBufferToBuffer(step.from, step.fromAt, step.to, step.toAt, step.bytes);
+        continue;
+      }
+      pass ??= encoder.beginComputePass();
+      if (step.pipeline !== pipeline) {
+        pipeline = step.pipeline;
+        pass.setPipeline(pipeline);
+      }
+      pass.setBindGroup(0, step.group, step.offset);
+      pass.dispatchWorkgroups(step.x, step.y);
+    }
+    pass?.end();
   }
 
   destroy(): void {

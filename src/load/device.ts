@@ -6,7 +6,7 @@ import { findWasm, openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
-import { DeviceError, suggestion } from "../core/errors.js";
+import { checkOptions, DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
 
 export interface DeviceOptions {
@@ -22,12 +22,26 @@ export type DeviceName = (typeof DEVICE_NAMES)[number] | `webgpu:${number}`;
 
 const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
 
+/** @throws OptionError for an option that the device does not have */
+function checkOwn(name: string, options: DeviceOptions): void {
+  checkOptions("device", options, ["threads", "isa"]);
+  for (const key of ["threads", "isa"] as const) {
+    if (name === "cpu" || options[key] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "cpu"`, {
+      details: { option: key },
+      hint: `leave ${key} out, or use device "cpu"`,
+    });
+  }
+}
+
 /**
  * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, on the thread that
  * calls) or "reference" (plain JavaScript loops, slow and exact).
- * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built
+ * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built;
+ * OptionError for an option that the device does not have
  */
 export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
+  checkOwn(name, options);
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "wasm") return new Device(openWasmFile({ signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
@@ -57,12 +71,13 @@ export function checkDeviceName(name: string): void {
 export async function requestDevice(name = "cpu", options: DeviceOptions = {}): Promise<Device> {
   if (name === "auto") {
     const choice = await chooseDevice();
-    const device = await requestDevice(choice.name, options);
+    const device = await requestDevice(choice.name, choice.name === "cpu" ? options : {});
     device.reason = choice.reason;
     return device;
   }
   const gpu = GPU_NAME.exec(name);
   if (!gpu) return openDevice(name, options);
+  checkOwn(name, options);
   if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU()));
   const adapters = await listAdapters();
   const adapter = adapters[Number(gpu[1])];

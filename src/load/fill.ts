@@ -4,7 +4,7 @@
 import type { Device } from "../core/device.js";
 import { type DType, isFloat } from "../core/dtype.js";
 import { FormatError, throwIfAborted } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { readRange, withFile } from "../formats/files.js";
 import type { TensorInfo } from "../formats/safetensors.js";
 import { convertBytes, deviceDType } from "../formats/values.js";
@@ -15,7 +15,7 @@ import type { Plan } from "./plan.js";
 
 /** Source bytes that are in flight at once. */
 const PIECE = 8 << 20;
-/** Source bytes between two looks at the clock, the signal and the errors of the queue. */
+/** Source bytes between two looks at the signal and at what has become of the parameters so far. */
 const BREATH = 64 << 20;
 
 /** Progress of a load, in the shape that transformers.js reports downloads. */
@@ -59,14 +59,23 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   const stop = (): void => {
     throwIfAborted(signal, "loading");
   };
+  /** Filled since the last look. */
+  let filled: (Parameter | Matrix)[] = [];
+  /** Waits for the queue; a read of a file that failed comes out here. */
+  const settle = async (): Promise<void> => {
+    const tensors = filled.flatMap((parameter) => parameter.tensors);
+    filled = [];
+    await device.synchronize();
+    await Promise.all(tensors.map((tensor) => tensor.ready()));
+    stop();
+  };
   const breathe = async (bytes: number, file: string): Promise<void> => {
     loaded += bytes;
     sinceBreath += bytes;
     stop();
     if (sinceBreath < BREATH) return;
     sinceBreath = 0;
-    await device.synchronize();
-    stop();
+    await settle();
     report("progress", file);
   };
   stop();
@@ -76,13 +85,13 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     try {
       if (scheme === undefined) await fillParameter(device, parameter as Parameter, source, options.dtype);
       else await fillMatrix(device, parameter as Matrix, source, scheme, breathe);
+      filled.push(parameter);
       if (scheme === undefined || (parameter as Matrix).transposed) await breathe(source.bytes, source.name);
     } finally {
       device.enter(before);
     }
   }
-  await device.synchronize();
-  stop();
+  await settle();
   report("done", "");
 }
 
@@ -126,9 +135,13 @@ async function fillParameter(
 ): Promise<void> {
   const from = reader(device, source);
   const staged = Tensor.empty(device, parameter.shape, from.dtype, "parameter");
-  await from.read(staged, 0);
-  const value = contiguous(staged, dtype);
-  if (value !== staged) staged.dispose();
+  let value: Tensor | undefined;
+  try {
+    await from.read(staged, 0);
+    value = contiguous(staged, dtype);
+  } finally {
+    if (value !== staged) staged.dispose();
+  }
   parameter.fill(value);
 }
 
@@ -174,10 +187,5 @@ async function fillMatrix(
 
 /** Columns `at` .. `at + count` of a [in, out] matrix as contiguous rows. */
 function columns(whole: Tensor, at: number, count: number): Tensor {
-  const part = whole.narrow(1, at, count);
-  const turned = part.permute(1, 0);
-  const rows = contiguous(turned);
-  part.dispose();
-  if (rows !== turned) turned.dispose();
-  return rows;
+  return scope(() => contiguous(whole.narrow(1, at, count).permute(1, 0)));
 }

@@ -1,8 +1,11 @@
 // octavo doctor: what this machine offers, what Octavo makes of it, and whether the kernels compute what they should.
 
+import { execFile } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { Command } from "commander";
 import { type MachineInfo, machineInfo } from "../backends/native/index.js";
 import { findWasm } from "../backends/wasm/node.js";
@@ -16,6 +19,8 @@ import { chosen } from "./report.js";
 import { type CaseResult, selfTest } from "./self-test.js";
 
 interface DoctorFlags {
+  /** Set in the process that asks for adapters alone. */
+  adapters?: boolean;
   device: string;
   threads?: number;
   verbose?: boolean;
@@ -47,7 +52,7 @@ interface Findings {
 }
 
 export function doctorCommand(): Command {
-  return new Command("doctor")
+  const command = new Command("doctor")
     .description("show what this machine offers and test the kernels against the reference")
     .addOption(deviceOption())
     .addOption(threadsOption())
@@ -63,11 +68,15 @@ Examples:
   octavo doctor --json
 
 Exit code 1 if something is missing or computes wrongly.`,
-    )
-    .action(doctor);
+    );
+  return command.addOption(command.createOption("--adapters").hideHelp()).action(doctor);
 }
 
 async function doctor(flags: DoctorFlags): Promise<void> {
+  if (flags.adapters) {
+    print(JSON.stringify(await listHere()));
+    return;
+  }
   const findings = await examine(flags.device, flags.threads);
   if (flags.json) printJson(toJson(findings));
   else print(toText(findings, flags.verbose === true));
@@ -118,12 +127,24 @@ async function testDevice(name: string, threads: number | undefined): Promise<Le
   return { isa, used: true, results: await selfTest(device, reference) };
 }
 
-async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
+/** In this process: drivers may write to stderr, and the bad ones crash. */
+async function listHere(): Promise<AdapterFacts[] | string> {
   try {
     const adapters = await listAdapters();
     return adapters.length > 0 ? adapters.map(({ facts }) => facts) : "no adapter (no Vulkan, Metal or D3D12 driver)";
   } catch (error) {
     return (error as Error).message.split("\n")[0]!;
+  }
+}
+
+/** In a process of their own, whose stderr nobody sees. */
+async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
+  const main = fileURLToPath(new URL("./main.js", import.meta.url));
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, [main, "doctor", "--adapters"], { timeout: 60_000 });
+    return JSON.parse(stdout) as AdapterFacts[] | string;
+  } catch {
+    return "the drivers of this machine end the process that asks them for adapters";
   }
 }
 

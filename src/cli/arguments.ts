@@ -2,6 +2,7 @@
 
 import { InvalidArgumentError, Option } from "commander";
 import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
+import type { CacheDType } from "../nn/cache.js";
 
 /** @throws InvalidArgumentError, which commander reports with the option's name */
 export function whole(text: string): number {
@@ -23,9 +24,10 @@ export function real(text: string): number {
 }
 
 export const deviceOption = (): Option =>
-  new Option("--device <name>", `where to run: ${DEVICE_NAMES.join(", ")}, webgpu:1 (the second GPU), ...`)
-    .argParser(deviceName)
-    .default("cpu");
+  new Option(
+    "--device <name>",
+    `where to run: ${DEVICE_NAMES.join(", ")}, webgpu:1 (the second GPU), ... (default: cpu, or wasm where no native add-on is built)`,
+  ).argParser(deviceName);
 
 function deviceName(text: string): string {
   try {
@@ -36,11 +38,18 @@ function deviceName(text: string): string {
   return text;
 }
 export const threadsOption = (): Option =>
-  new Option("--threads <n>", "threads of the cpu device (default: one per physical core)").argParser(positive);
+  new Option("--threads <n>", "threads of the cpu or wasm device (default: one per physical core)").argParser(positive);
 export const revisionOption = (): Option =>
   new Option("--revision <name>", "branch, tag or commit of a model in the cache (default: main)");
 export const cacheOption = (): Option =>
   new Option("--cache-dir <folder>", "Hugging Face cache to look in (default: as Python has it)");
 export const dtypeOption = (): Option =>
   new Option("--dtype <name>", "dtype of what is not quantized: auto, float32, bfloat16, float16").default("auto");
+/** What `--kv-cache` takes, and the dtypes that it means. */
+export const KV_CACHES = { f32: "f32", bf16: "bf16", int8: "i8" } as const satisfies Record<string, CacheDType>;
+export type KVCacheName = keyof typeof KV_CACHES;
+export const kvCacheOption = (): Option =>
+  new Option("--kv-cache <type>", "keep keys and values in this (default: f32 for f32 models, else bf16)").choices(
+    Object.keys(KV_CACHES),
+  );
 export const jsonOption = (): Option => new Option("--json", "one JSON object on stdout instead of text");

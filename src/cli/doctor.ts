@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Command } from "commander";
 import { type MachineInfo, machineInfo } from "../backends/native/index.js";
+import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/adapter.js";
 import { listAdapters } from "../backends/webgpu/node.js";
@@ -21,7 +22,7 @@ import { type CaseResult, selfTest } from "./self-test.js";
 interface DoctorFlags {
   /** Set in the process that asks for adapters alone. */
   adapters?: boolean;
-  device: string;
+  device?: string;
   threads?: number;
   verbose?: boolean;
   json?: boolean;
@@ -77,7 +78,7 @@ async function doctor(flags: DoctorFlags): Promise<void> {
     print(JSON.stringify(await listHere()));
     return;
   }
-  const findings = await examine(flags.device, flags.threads);
+  const findings = await examine(flags.device ?? "cpu", flags.threads);
   if (flags.json) printJson(toJson(findings));
   else print(toText(findings, flags.verbose === true));
   if (!healthy(findings)) process.exitCode = EXIT.failure;
@@ -255,7 +256,8 @@ function toText(findings: Findings, verbose: boolean): string {
     );
   }
   const { wasm } = findings;
-  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)})` : "not built (npm run build:wasm)"]);
+  const simd = `this Node has ${relaxedSimd() ? "" : "no "}relaxed SIMD`;
+  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)}; ${simd})` : "not built (npm run build:wasm)"]);
   facts.push(...adapterRows(findings.adapters, verbose));
   const models = cache.exists ? plural(cache.models, "model") : "not there yet";
   facts.push(["hf cache", `${cache.folder} (${models})`], ["hf token", findings.token ? "yes" : "no"]);

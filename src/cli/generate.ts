@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
+import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
@@ -18,6 +19,8 @@ import {
   deviceOption,
   dtypeOption,
   jsonOption,
+  type KVCacheName,
+  kvCacheOption,
   positive,
   real,
   revisionOption,
@@ -48,7 +51,8 @@ export interface GenerateFlags {
   minP?: number;
   repetitionPenalty?: number;
   seed?: number;
-  device: string;
+  kvCache?: KVCacheName;
+  device?: string;
   threads?: number;
   revision?: string;
   cacheDir?: string;
@@ -94,6 +98,7 @@ export function generateCommand(): Command {
     .option("--min-p <p>", "leave out tokens below this share of the likeliest", real)
     .option("--repetition-penalty <x>", "above 1 makes repetition less likely", real)
     .option("--seed <n>", "the same seed gives the same text (default: at random)", whole)
+    .addOption(kvCacheOption())
     .optionsGroup("Where:")
     .addOption(deviceOption())
     .addOption(threadsOption())
@@ -177,6 +182,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   }
   const facts: GenerationReport = await report(owned, run, {
     name,
+    cache: owned.cache_footprint({ ...inputs, ...generation }),
     seed: generation.seed!,
     load_s,
     aborted: interrupted !== undefined,
@@ -224,9 +230,15 @@ function generationOptions(flags: GenerateFlags, model: PreTrainedModel, room: n
     top_p,
     min_p,
     repetition_penalty,
+    ...cacheOptions(flags.kvCache),
     // Drawn here, so that the report can name it.
     seed: flags.seed ?? Math.floor(Math.random() * 2 ** 31),
   };
+}
+
+function cacheOptions(name: KVCacheName | undefined): GenerationOptions {
+  if (name === "int8") return { cache_implementation: "quantized", cache_config: { nbits: 8 } };
+  return { cache_dtype: name && torchName(name) };
 }
 
 type Inputs = ModelInputs & { input_ids: number[][]; attention_mask: number[][] };

@@ -1,7 +1,8 @@
 // The storages that comparisons are made in, by the names that tables show. A name that ends in "-bf16" allows bf16
-// products; all others multiply exactly, in f32 or in integers.
+// products; all others multiply exactly, in f32 or in integers. "-kv8" keeps keys and values in 8 bits.
 
 import { OptionError, suggestion } from "../core/errors.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
 
@@ -11,6 +12,8 @@ export interface Variant {
   readonly quantization: BitsAndBytesOptions | undefined;
   /** Products with what stays dense; f32 unless given. */
   readonly compute?: Compute;
+  /** What keys and values are kept in, where not what the dtype says. */
+  readonly cache?: CacheDType;
 }
 
 const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}): BitsAndBytesOptions => ({
@@ -25,6 +28,7 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   "bf16-bf16": { dtype: "bfloat16", quantization: undefined, compute: "bf16" },
   f16: { dtype: "float16", quantization: undefined },
   int8: { dtype: "bfloat16", quantization: { load_in_8bit: true } },
+  "int8-kv8": { dtype: "bfloat16", quantization: { load_in_8bit: true }, cache: "i8" },
   nf4: { dtype: "bfloat16", quantization: four("nf4") },
   "nf4-dq": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
   "nf4-bf16": {

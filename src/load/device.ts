@@ -1,6 +1,6 @@
 // Opening devices by name, and the one that is shared by everybody who does not open his own.
 
-import { nativeAvailable, openNative } from "../backends/native/index.js";
+import { machineInfo, nativeAvailable, openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
 import { findWasm, openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
@@ -10,7 +10,7 @@ import { checkOptions, DeviceError, OptionError, suggestion } from "../core/erro
 import { OPS, signatures } from "../ops/index.js";
 
 export interface DeviceOptions {
-  /** Threads of the CPU backend; by default one per physical core that this process may use. */
+  /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
   threads?: number;
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa?: string;
@@ -22,12 +22,31 @@ export type DeviceName = (typeof DEVICE_NAMES)[number] | `webgpu:${number}`;
 
 const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
 
+let usual: DeviceName | undefined;
+
+/** Who names no device gets the native kernels or, where there is no add-on, the same as WebAssembly and a line that says so. */
+export function usualDevice(): DeviceName {
+  if (usual) return usual;
+  try {
+    machineInfo();
+    usual = "cpu";
+  } catch (error) {
+    // Without either, opening "cpu" says what is missing.
+    if (!findWasm()) return "cpu";
+    usual = "wasm";
+    const { message, hint } = error as DeviceError;
+    const why = message.split("\n")[0]!;
+    process.stderr.write(`octavo: runs as WebAssembly, which is slower: ${why}; ${hint} makes it native\n`);
+  }
+  return usual;
+}
+
 /** @throws OptionError for an option that the device does not have */
 function checkOwn(name: string, options: DeviceOptions): void {
   checkOptions("device", options, ["threads", "isa"]);
-  for (const key of ["threads", "isa"] as const) {
-    if (name === "cpu" || options[key] === undefined) continue;
-    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "cpu"`, {
+  for (const [key, names] of Object.entries({ threads: ["cpu", "wasm"], isa: ["cpu"] })) {
+    if (names.includes(name) || options[key as keyof DeviceOptions] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
       details: { option: key },
       hint: `leave ${key} out, or use device "cpu"`,
     });
@@ -35,15 +54,15 @@ function checkOwn(name: string, options: DeviceOptions): void {
 }
 
 /**
- * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, on the thread that
- * calls) or "reference" (plain JavaScript loops, slow and exact).
+ * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, in threads of their
+ * own) or "reference" (plain JavaScript loops, slow and exact). Without a name, the usual one of this machine.
  * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built;
  * OptionError for an option that the device does not have
  */
-export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
+export function openDevice(name: string = usualDevice(), options: DeviceOptions = {}): Device {
   checkOwn(name, options);
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
-  if (name === "wasm") return new Device(openWasmFile({ signatures: signatures() }));
+  if (name === "wasm") return new Device(openWasmFile({ threads: options.threads, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
   if (name === "auto" || GPU_NAME.test(name)) {
     throw new DeviceError(`device "${name}" cannot be opened without waiting`, { hint: "await requestDevice(...)" });
@@ -68,7 +87,7 @@ export function checkDeviceName(name: string): void {
  * "webgpu:1" (the second of its adapters), "auto" (see `chooseDevice`).
  * @throws DeviceError for an unknown name, or if the device is not there
  */
-export async function requestDevice(name = "cpu", options: DeviceOptions = {}): Promise<Device> {
+export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
   if (name === "auto") {
     const choice = await chooseDevice();
     const device = await requestDevice(choice.name, choice.name === "cpu" ? options : {});
@@ -129,7 +148,7 @@ function firstLine(error: unknown): string {
 const shared = new Map<string, Promise<Device>>();
 
 /** The device of that name that all models without one of their own share; opened on first use, and anew when lost. */
-export async function sharedDevice(name = "cpu"): Promise<Device> {
+export async function sharedDevice(name: string = usualDevice()): Promise<Device> {
   if (name === "auto") {
     const choice = await chooseDevice();
     const device = await sharedDevice(choice.name);

@@ -1,7 +1,7 @@
 // Reading arguments: numbers and words as commander hands them over, and the options that several commands have.
 
 import { InvalidArgumentError, Option } from "commander";
-import { DEVICE_NAMES } from "../load/device.js";
+import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
 import type { CacheDType } from "../nn/cache.js";
 
 /** @throws InvalidArgumentError, which commander reports with the option's name */
@@ -24,9 +24,19 @@ export function real(text: string): number {
 }
 
 export const deviceOption = (): Option =>
-  new Option("--device <name>", "where to run (default: cpu, or wasm where no native add-on is built)").choices(
-    DEVICE_NAMES,
-  );
+  new Option(
+    "--device <name>",
+    `where to run: ${DEVICE_NAMES.join(", ")}, webgpu:1 (the second GPU), ... (default: cpu, or wasm where no native add-on is built)`,
+  ).argParser(deviceName);
+
+function deviceName(text: string): string {
+  try {
+    checkDeviceName(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message.replace(/\n\s*hint: /, "; "));
+  }
+  return text;
+}
 export const threadsOption = (): Option =>
   new Option("--threads <n>", "threads of the cpu or wasm device (default: one per physical core)").argParser(positive);
 export const revisionOption = (): Option =>

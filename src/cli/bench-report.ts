@@ -17,9 +17,12 @@ export interface VariantReport extends ModelSpeed {
   readonly peak_rss: number;
 }
 
-function limitsLine({ read, f32, int8, bf16 }: MachineLimits): string {
-  const units = [`reads ${read.toFixed(1)} GB/s`, `f32 ${f32.toFixed(0)} GFLOP/s`, `int8 ${int8.toFixed(0)} GOP/s`];
+function limitsLine({ read, copy, f32, int8, bf16, f16 }: MachineLimits): string {
+  const units = [`reads ${read.toFixed(1)} GB/s`];
+  if (copy > 0) units.push(`copies ${copy.toFixed(1)} GB/s`);
+  units.push(`f32 ${f32.toFixed(0)} GFLOP/s`, `int8 ${int8.toFixed(0)} GOP/s`);
   if (bf16 > 0) units.push(`bf16 ${bf16.toFixed(0)} GFLOP/s`);
+  if (f16 > 0) units.push(`f16 ${f16.toFixed(0)} GFLOP/s`);
   return units.join(", ");
 }
 
@@ -65,6 +68,9 @@ export function benchTable(
   rows.push(
     line("JavaScript per step", (r) => `${r.replay_ms.toFixed(3)} ms`),
     line("  to record it once", (r) => `${r.record_ms.toFixed(2)} ms`),
+    ...(reports.some(({ dispatches }) => dispatches > 0)
+      ? [line("dispatches per step", ({ dispatches }) => dispatches.toFixed(0))]
+      : []),
     line("peak memory", ({ peak_rss }) => bytes(peak_rss)),
   );
   const right = reports.map((_, i) => i + 1);

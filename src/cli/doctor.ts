@@ -1,20 +1,28 @@
 // octavo doctor: what this machine offers, what Octavo makes of it, and whether the kernels compute what they should.
 
+import { execFile } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { Command } from "commander";
 import { type MachineInfo, machineInfo } from "../backends/native/index.js";
 import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm } from "../backends/wasm/node.js";
+import type { AdapterFacts } from "../backends/webgpu/adapter.js";
+import { listAdapters } from "../backends/webgpu/node.js";
 import { cachedModels, cacheFolder } from "../formats/hub.js";
-import { openDevice } from "../load/device.js";
-import { jsonOption, threadsOption } from "./arguments.js";
+import { openDevice, requestDevice } from "../load/device.js";
+import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
 import { bytes, EXIT, plural, print, printJson, table } from "./output.js";
 import { chosen } from "./report.js";
 import { type CaseResult, selfTest } from "./self-test.js";
 
 interface DoctorFlags {
+  /** Set in the process that asks for adapters alone. */
+  adapters?: boolean;
+  device?: string;
   threads?: number;
   verbose?: boolean;
   json?: boolean;
@@ -35,6 +43,8 @@ interface Findings {
   readonly threads: number | null;
   /** File of the WASM build, if there is one. */
   readonly wasm: string | null;
+  /** Adapters of WebGPU in the order of webgpu:N, or why there are none. */
+  readonly adapters: readonly AdapterFacts[] | string;
   readonly cache: { readonly folder: string; readonly exists: boolean; readonly models: number };
   readonly token: boolean;
   readonly levels: readonly LevelResult[];
@@ -43,8 +53,9 @@ interface Findings {
 }
 
 export function doctorCommand(): Command {
-  return new Command("doctor")
+  const command = new Command("doctor")
     .description("show what this machine offers and test the kernels against the reference")
+    .addOption(deviceOption())
     .addOption(threadsOption())
     .option("--verbose", "a line per op")
     .addOption(jsonOption())
@@ -54,21 +65,26 @@ export function doctorCommand(): Command {
 Examples:
   octavo doctor
   octavo doctor --verbose
+  octavo doctor --device webgpu
   octavo doctor --json
 
 Exit code 1 if something is missing or computes wrongly.`,
-    )
-    .action(doctor);
+    );
+  return command.addOption(command.createOption("--adapters").hideHelp()).action(doctor);
 }
 
 async function doctor(flags: DoctorFlags): Promise<void> {
-  const findings = await examine(flags.threads);
+  if (flags.adapters) {
+    print(JSON.stringify(await listHere()));
+    return;
+  }
+  const findings = await examine(flags.device ?? "cpu", flags.threads);
   if (flags.json) printJson(toJson(findings));
   else print(toText(findings, flags.verbose === true));
   if (!healthy(findings)) process.exitCode = EXIT.failure;
 }
 
-async function examine(threads: number | undefined): Promise<Findings> {
+async function examine(name: string, threads: number | undefined): Promise<Findings> {
   const folder = cacheFolder();
   const problems: string[] = [];
   let machine: MachineInfo | undefined;
@@ -76,13 +92,14 @@ async function examine(threads: number | undefined): Promise<Findings> {
   let used: number | null = null;
   const levels: LevelResult[] = [];
   try {
+    if (name !== "cpu") levels.push(await testDevice(name, threads));
     machine = machineInfo();
     await using device = openDevice("cpu", { threads });
     ({ isa, threads: used } = chosen(device));
     // A level that this CPU has but that is not used here is what others will run.
     const compiled = machine.isasCompiled;
-    for (const level of machine.isasSupported.filter((name) => compiled.includes(name))) {
-      levels.push({ isa: level, used: level === isa, results: await testLevel(level, threads) });
+    for (const level of machine.isasSupported.filter((isa) => compiled.includes(isa))) {
+      if (name === "cpu") levels.push({ isa: level, used: level === isa, results: await testLevel(level, threads) });
     }
   } catch (error) {
     problems.push(error instanceof Error ? error.message : String(error));
@@ -94,11 +111,42 @@ async function examine(threads: number | undefined): Promise<Findings> {
     isa,
     threads: used,
     wasm: findWasm() ?? null,
+    adapters: await adaptersOrReason(),
     cache: { folder, exists: existsSync(folder), models: (await cachedModels(folder)).length },
     token: hasToken(),
     levels,
     problems,
   };
+}
+
+/** The self-test on a device that is not the native one. */
+async function testDevice(name: string, threads: number | undefined): Promise<LevelResult> {
+  await using device = await requestDevice(name, { threads });
+  await using reference = openDevice("reference");
+  const { description } = device.backend;
+  const isa = device.reason ? `${description} (auto: ${device.reason})` : description;
+  return { isa, used: true, results: await selfTest(device, reference) };
+}
+
+/** In this process: drivers may write to stderr, and the bad ones crash. */
+async function listHere(): Promise<AdapterFacts[] | string> {
+  try {
+    const adapters = await listAdapters();
+    return adapters.length > 0 ? adapters.map(({ facts }) => facts) : "no adapter (no Vulkan, Metal or D3D12 driver)";
+  } catch (error) {
+    return (error as Error).message.split("\n")[0]!;
+  }
+}
+
+/** In a process of their own, whose stderr nobody sees. */
+async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
+  const main = fileURLToPath(new URL("./main.js", import.meta.url));
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, [main, "doctor", "--adapters"], { timeout: 60_000 });
+    return JSON.parse(stdout) as AdapterFacts[] | string;
+  } catch {
+    return "the drivers of this machine end the process that asks them for adapters";
+  }
 }
 
 async function testLevel(isa: string, threads: number | undefined): Promise<CaseResult[]> {
@@ -143,6 +191,10 @@ function toJson(findings: Findings): unknown {
     isa: findings.isa,
     threads: findings.threads,
     wasm: findings.wasm,
+    webgpu:
+      typeof findings.adapters === "string"
+        ? { adapters: [], reason: findings.adapters }
+        : { adapters: findings.adapters },
     hf_cache: findings.cache,
     hf_token: findings.token,
     self_test: findings.levels.map(({ isa, used, results }) => ({
@@ -161,6 +213,21 @@ function byOp(results: readonly CaseResult[]): [string, CaseResult[]][] {
   const groups = new Map<string, CaseResult[]>();
   for (const result of results) groups.set(result.op, [...(groups.get(result.op) ?? []), result]);
   return [...groups];
+}
+
+/** A line per adapter; with features and limits if all is asked for. */
+function adapterRows(adapters: Findings["adapters"], verbose: boolean): string[][] {
+  if (typeof adapters === "string") return [["webgpu", adapters]];
+  return adapters.flatMap(({ title, vendor, architecture, backend, software, features, limits }, n) => {
+    const parts = [vendor, architecture, backend, software ? "software" : ""].filter(Boolean).join(", ");
+    const useful = ["subgroups", "shader-f16", "chromium-experimental-subgroup-matrix", "timestamp-query"];
+    const line = [`webgpu:${n}`, `${title} (${parts})`];
+    const mib = (name: string): string => `${Math.round((limits[name] ?? 0) / 2 ** 20)} MiB`;
+    const sizes = `buffers to ${mib("maxBufferSize")}, bindings to ${mib("maxStorageBufferBindingSize")}`;
+    const has = useful.filter((name) => features.includes(name)).join(", ") || "no features that matter here";
+    const all = [["", features.join(" ")], ...Object.entries(limits).map(([name, value]) => ["", `${name} ${value}`])];
+    return [line, ["", `${has}; ${sizes}`], ...(verbose ? all : [])];
+  });
 }
 
 /** Lines of failures per level where nobody asked for all. */
@@ -191,6 +258,7 @@ function toText(findings: Findings, verbose: boolean): string {
   const { wasm } = findings;
   const simd = `this Node has ${relaxedSimd() ? "" : "no "}relaxed SIMD`;
   facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)}; ${simd})` : "not built (npm run build:wasm)"]);
+  facts.push(...adapterRows(findings.adapters, verbose));
   const models = cache.exists ? plural(cache.models, "model") : "not there yet";
   facts.push(["hf cache", `${cache.folder} (${models})`], ["hf token", findings.token ? "yes" : "no"]);
   let text = `${table(facts)}\n`;

@@ -50,6 +50,8 @@ export interface GenerationReport extends Partial<RowReport> {
     readonly isa: string | null;
     readonly threads: number;
     readonly description: string;
+    /** Why it was taken, if `--device auto` left that open; null otherwise. */
+    readonly reason: string | null;
   };
   readonly timings: {
     readonly load_s: number;
@@ -107,7 +109,12 @@ export async function report(
     dtype: torchName(model.dtype),
     quantization,
     kv_cache: cache.dtype,
-    device: { name: device.name, ...chosen(device), description: device.backend.description },
+    device: {
+      name: device.name,
+      ...chosen(device),
+      description: device.backend.description,
+      reason: device.reason ?? null,
+    },
     timings: {
       load_s,
       first_token_s: first_s ?? null,
@@ -143,7 +150,7 @@ export function footer(facts: GenerationReport): string {
   const before = `${bytes(memory.checkpoint_bytes)} as published`;
   const prompt = facts.results ? `${facts.results.length} prompts` : `a prompt of ${facts.prompt_tokens}`;
   const lines = [
-    `device    ${device.name}${isa} · ${plural(device.threads, "thread")}`,
+    `device    ${device.name}${isa} · ${plural(device.threads, "thread")}${device.reason === null ? "" : ` (${device.reason})`}`,
     `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype} (${before}) · loaded in ${duration(timings.load_s)}`,
     `cache     ${bytes(memory.kv_cache_bytes)} in ${facts.kv_cache} · ${bytes(memory.device_peak_bytes)} on the device at most`,
     `speed     first token after ${timings.first_token_s === null ? "-" : duration(timings.first_token_s)}` +

@@ -10,6 +10,8 @@ const KEEP_BELOW = 64 << 20;
 /** Bytes of free blocks kept for reuse in all. */
 const KEEP_AT_MOST = 512 << 20;
 
+const OUT_OF_MEMORY_HINT = "load in 8 or 4 bits, or lower the batch or the context";
+
 /** A block of device memory that somebody owns, or that waits to be owned again. */
 export interface Block {
   readonly buffer: BufferId;
@@ -156,16 +158,29 @@ export class Arena {
     return [...groups.values()].sort((a, b) => b.bytes - a.bytes);
   }
 
+  /** An error that a backend found later, when it was too late to say who asked, with the largest owners. */
+  explain(error: OutOfMemoryError): OutOfMemoryError {
+    return new OutOfMemoryError(`${error.message.split("\n")[0]}${this.#largest()}`, {
+      hint: OUT_OF_MEMORY_HINT,
+      details: { ...error.details, live: this.#live },
+      cause: error,
+    });
+  }
+
   #outOfMemory(bytes: number, label: string, cause?: unknown): OutOfMemoryError {
+    return new OutOfMemoryError(
+      `${label} needs ${mb(bytes)}, ${mb(this.#live)} of ${mb(this.#backend.budget)} are in use` +
+        this.#largest() +
+        (cause instanceof OutOfMemoryError ? ` (${cause.message.split("\n")[0]})` : ""),
+      { hint: OUT_OF_MEMORY_HINT, details: { bytes, live: this.#live }, cause },
+    );
+  }
+
+  #largest(): string {
     const largest = this.owners()
       .slice(0, 3)
       .map((o) => `${o.label} (${mb(o.bytes)} in ${o.count})`);
-    return new OutOfMemoryError(
-      `${label} needs ${mb(bytes)}, ${mb(this.#live)} of ${mb(this.#backend.budget)} are in use` +
-        (largest.length ? `; largest: ${largest.join(", ")}` : "") +
-        (cause instanceof OutOfMemoryError ? ` (${cause.message.split("\n")[0]})` : ""),
-      { hint: "load in 8 or 4 bits, or lower the batch or the context", details: { bytes, live: this.#live }, cause },
-    );
+    return largest.length ? `; largest: ${largest.join(", ")}` : "";
   }
 }
 

@@ -21,6 +21,13 @@ export interface BackendFailure {
   readonly message: string;
 }
 
+/** Commands that a backend keeps in the form it likes best, to run them many times. */
+export interface PreparedCommands {
+  /** Queues the commands once more, as `submit` would. */
+  run(): void;
+  dispose(): void;
+}
+
 export interface Backend {
   /** "cpu", "reference", "webgpu", ... */
   readonly name: string;
@@ -33,6 +40,9 @@ export interface Backend {
   /** True once the device is gone for good: every call rejects, and a new one must be opened. */
   readonly lost?: boolean;
 
+  /** Work handed to a device so far, where a backend counts it. */
+  readonly statistics?: { readonly dispatches: number; readonly submits: number };
+
   /** @throws OutOfMemoryError */
   allocate(bytes: number): BufferId;
   free(buffer: BufferId): void;
@@ -40,6 +50,8 @@ export interface Backend {
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void;
   /** Queues `words` words of encoded commands (see command.ts); copies them, returns at once. */
   submit(commands: Int32Array, words: number): void;
+  /** Takes commands that will be submitted many times; copies the words. Backends whose `submit` is cheap leave it out. */
+  prepare?(commands: Int32Array, words: number): PreparedCommands;
   /**
    * Resolves after all earlier commands ran. Rejects with a BackendFailure as `failure` if one of `sound` bytes from
    * `offset` on (`bytes` unless given) should have been written by a command that failed, or that was skipped because it would have read such

@@ -2,10 +2,10 @@
 // for error messages. Ops record here; nothing waits except `read`.
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
-import type { Backend, BackendFailure, BufferId } from "./backend.js";
+import type { Backend, BackendFailure, BufferId, PreparedCommands } from "./backend.js";
 import { CommandBuffer } from "./command.js";
 import type { DType } from "./dtype.js";
-import { DeviceError, KernelError, OctavoError } from "./errors.js";
+import { DeviceError, KernelError, OctavoError, OutOfMemoryError } from "./errors.js";
 
 /** Commands that are recorded before they are handed to the backend without anybody waiting. */
 const FLUSH_AT = 24;
@@ -16,6 +16,8 @@ export class Device implements AsyncDisposable {
   readonly backend: Backend;
   readonly arena: Arena;
   readonly commands = new CommandBuffer();
+  /** Why it was taken, if that was left to Octavo ("auto"). */
+  reason: string | undefined;
   /** Number of commands recorded since the device was opened. */
   recorded = 0;
   readonly #kernels = new Map<string, number>();
@@ -115,11 +117,11 @@ export class Device implements AsyncDisposable {
     return new Recording(this, words, commands, blocks);
   }
 
-  /** Runs a recording once more. Returns at once. */
-  replay(words: Int32Array, commands: number): void {
+  /** Runs a recording once more: `run` hands it to the backend. Returns at once. */
+  replay(run: () => void, commands: number): void {
     this.flush();
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
-    this.backend.submit(words, words.length);
+    run();
     this.recorded += commands;
   }
 
@@ -159,6 +161,7 @@ export class Device implements AsyncDisposable {
     try {
       return await this.backend.read(buffer, offset, bytes, sound);
     } catch (error) {
+      if (error instanceof OutOfMemoryError) throw this.arena.explain(error);
       if (error instanceof OctavoError) throw error;
       const failure = (error as { failure?: BackendFailure }).failure;
       if (!failure) throw new DeviceError(`device ${this.name}: ${(error as Error).message}`, { cause: error });
@@ -194,14 +197,18 @@ export class Device implements AsyncDisposable {
 /** Commands that can be run again and again; see `Device.capture`. */
 export class Recording implements Disposable {
   readonly #device: Device;
-  readonly #words: Int32Array;
+  readonly #prepared: PreparedCommands;
   readonly #commands: number;
   #blocks: readonly Block[];
   #alive = true;
 
   constructor(device: Device, words: Int32Array, commands: number, blocks: readonly Block[]) {
+    const { backend } = device;
     this.#device = device;
-    this.#words = words;
+    this.#prepared = backend.prepare?.(words, words.length) ?? {
+      run: () => backend.submit(words, words.length),
+      dispose: () => {},
+    };
     this.#commands = commands;
     this.#blocks = blocks;
   }
@@ -209,11 +216,12 @@ export class Recording implements Disposable {
   /** Runs it once more, after everything recorded so far. Returns at once. */
   replay(): void {
     if (!this.#alive) throw new OctavoError("ERR_DISPOSED", "a recording was replayed after dispose()");
-    this.#device.replay(this.#words, this.#commands);
+    this.#device.replay(() => this.#prepared.run(), this.#commands);
   }
 
   dispose(): void {
     this.#alive = false;
+    this.#prepared.dispose();
     for (const block of this.#blocks) this.#device.release(block);
     this.#blocks = [];
   }

@@ -51,6 +51,8 @@ export interface ModelSpeed {
   /** Milliseconds of JavaScript that a decode step takes to record once, and to replay after that. */
   readonly record_ms: number;
   readonly replay_ms: number;
+  /** Dispatches of a decode step, where the backend counts them; else 0. */
+  readonly dispatches: number;
 }
 
 /** A prefill that takes longer than this is timed once. */
@@ -93,8 +95,8 @@ export async function benchModel(
     prefill.push({ tokens, tokens_per_s: (tokens * 1000) / last, first_token_ms: last });
   }
   say("recording");
-  const { record, replay } = await recordTimes(device, model);
-  return { decode, prefill, record_ms: record, replay_ms: replay };
+  const { record, replay, dispatches } = await recordTimes(device, model);
+  return { decode, prefill, record_ms: record, replay_ms: replay, dispatches };
 }
 
 /** One-minute load per processor: above about a half, timings are not to be trusted. */

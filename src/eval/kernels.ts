@@ -23,6 +23,7 @@ export interface KernelSpeed {
 
 export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
   f32: () => denseScheme("f32"),
+  f16: () => denseScheme("f16"),
   bf16: () => denseScheme("bf16"),
   "bf16 f32": () => denseScheme("bf16", true, "f32"),
   int8: () => llmInt8Scheme(6),

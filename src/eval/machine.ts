@@ -8,24 +8,33 @@ import { median } from "./speed.js";
 export interface MachineLimits {
   /** GB/s of reading memory, all threads. */
   readonly read: number;
+  /** GB/s of copying memory, both directions counted; 0 where it is not measured. */
+  readonly copy: number;
   /** GFLOP/s of f32 multiply-adds on registers. */
   readonly f32: number;
   /** GOP/s of 8-bit dot products on registers. */
   readonly int8: number;
   /** GFLOP/s of bf16 dot products on registers, or 0 where there are none. */
   readonly bf16: number;
+  /** GFLOP/s of f16 multiply-adds on registers, or 0 where there are none. */
+  readonly f16: number;
 }
 
 /** Larger than any cache that we know, per thread. */
 const READ_BYTES = 1 << 28;
 const PIECES = 64;
 const ROUNDS = 100_000;
+/** Workgroups that fill any GPU. */
+const GPU_PIECES = 4096;
+/** Seconds that a measurement should take. */
+const ENOUGH = 0.03;
 
 function unmeasured(): string {
   return "a probe has no reference";
 }
 
 const readProbe = new Op({ signature: "probe_read: x[N]:f32 -> y[1]:f32", reference: unmeasured });
+const copyProbe = new Op({ signature: "probe_copy: x[N]:f32 y[N]:f32! ->", reference: unmeasured });
 const unitProbe = (name: string): Op =>
   new Op({ signature: `${name}: y[2]:f32! ; pieces:i32 rounds:i32 ->`, reference: unmeasured });
 
@@ -39,38 +48,67 @@ async function seconds(runs: number, body: () => Promise<void>): Promise<number>
   return median(times);
 }
 
-/** Measures a native device; takes about a second. Devices without the probes give zeros. */
+/** Median seconds of one run of `record`, whatever it records; enough runs at a time that waiting for them hardly counts. */
+async function secondsOf(device: Device, runs: number, record: () => void): Promise<number> {
+  const batch = async (count: number): Promise<void> => {
+    for (let n = 0; n < count; n++) record();
+    await device.synchronize();
+  };
+  await batch(1);
+  const start = performance.now();
+  await batch(1);
+  const once = (performance.now() - start) / 1000;
+  const count = Math.max(1, Math.min(200, Math.ceil(ENOUGH / once)));
+  return (await seconds(runs, () => batch(count))) / count;
+}
+
+/** Measures a device; takes a second or two. Devices without the probes give zeros. */
 export async function measureMachine(device: Device): Promise<MachineLimits> {
   const unit = async (name: string): Promise<number> => {
     if (!device.supports(name)) return 0;
     const probe = unitProbe(name);
     using result = Tensor.empty(device, [2], "f32", "probe");
-    const time = await seconds(3, async () => {
-      probe.run([result], [PIECES, ROUNDS]);
-      await result.read();
-    });
+    const host = device.name === "cpu";
+    const pieces = host ? PIECES : GPU_PIECES;
+    // Nobody knows how fast a GPU is: the work grows until it takes long enough.
+    let rounds = host ? ROUNDS : 16;
+    let time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
+    while (!host && time < ENOUGH && rounds < ROUNDS) {
+      rounds *= 4;
+      time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
+    }
     const [, operations = 0] = await result.readFloats();
-    return (operations * PIECES * ROUNDS) / time / 1e9;
+    return (operations * pieces * rounds) / time / 1e9;
   };
   return {
     read: await readSpeed(device),
+    copy: await copySpeed(device),
     f32: await unit("probe_f32"),
     int8: await unit("probe_int8"),
     bf16: await unit("probe_bf16"),
+    f16: await unit("probe_f16"),
   };
+}
+
+/** A tensor that no cache holds. Every page must be written: untouched ones are all the same page of zeros. */
+function large(device: Device): Tensor {
+  const big = Tensor.empty(device, [READ_BYTES / 4], "f32", "probe");
+  const piece = new Uint8Array(1 << 24).fill(1);
+  for (let at = 0; at < READ_BYTES; at += piece.length) big.writeBytes(piece, at);
+  return big;
 }
 
 /** GB/s of reading memory, all threads: the median of five passes; 0 where there is no probe. */
 export async function readSpeed(device: Device): Promise<number> {
   if (!device.supports(readProbe.name)) return 0;
-  using big = Tensor.empty(device, [READ_BYTES / 4], "f32", "probe");
-  // Every page must be written: untouched ones are all the same page of zeros, which sits in the caches.
-  const piece = new Uint8Array(1 << 24).fill(1);
-  for (let at = 0; at < READ_BYTES; at += piece.length) big.writeBytes(piece, at);
-  const time = await seconds(5, async () => {
-    const sum = readProbe.run([big], []);
-    await sum.read();
-    sum.dispose();
-  });
-  return READ_BYTES / time / 1e9;
+  using big = large(device);
+  return READ_BYTES / (await secondsOf(device, 5, () => readProbe.run([big], []).dispose())) / 1e9;
+}
+
+/** GB/s of copying memory, read and written bytes both counted; 0 where there is no probe. */
+async function copySpeed(device: Device): Promise<number> {
+  if (!device.supports(copyProbe.name)) return 0;
+  using big = large(device);
+  using other = Tensor.empty(device, [READ_BYTES / 4], "f32", "probe");
+  return (2 * READ_BYTES) / (await secondsOf(device, 5, () => copyProbe.run([big, other], []))) / 1e9;
 }

@@ -93,21 +93,30 @@ export async function prefillTimes(
   return times;
 }
 
-/** Milliseconds of JavaScript that a decode step takes: the first, which is recorded, and the later ones, replayed. */
-export async function recordTimes(device: Device, model: CausalLM): Promise<{ record: number; replay: number }> {
+/**
+ * Milliseconds of JavaScript that a decode step takes: the first, which is recorded, and the later ones, replayed; and the
+ * dispatches of one step, where the backend counts them.
+ */
+export async function recordTimes(
+  device: Device,
+  model: CausalLM,
+): Promise<{ record: number; replay: number; dispatches: number }> {
   const prompt = randomBatch(1, 1, model.geometry.vocab);
   const record: number[] = [];
   const replay: number[] = [];
+  let dispatches = 0;
   for (let n = 0; n < 9; n++) {
     using session = new DecodeSession(device, model, prompt, 8, { config: GREEDY, cache_dtype: "f32" });
     await session.prefill(prompt);
     for (let step = 0; step < 5; step++) {
       await session.tokens.read();
+      const before = device.backend.statistics?.dispatches ?? 0;
       const start = performance.now();
       session.step();
+      dispatches = (device.backend.statistics?.dispatches ?? 0) - before;
       (step === 0 ? record : replay).push(performance.now() - start);
     }
     await session.tokens.read();
   }
-  return { record: median(record), replay: median(replay) };
+  return { record: median(record), replay: median(replay), dispatches };
 }

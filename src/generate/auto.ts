@@ -2,11 +2,11 @@
 
 import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
-import { checkOptions, OptionError } from "../core/errors.js";
+import { checkOptions, OptionError, OutOfMemoryError } from "../core/errors.js";
 import { resolveModel } from "../formats/hub.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { loadTokenizer } from "../formats/tokenizer-load.js";
-import { type DeviceName, requestDevice, sharedDevice } from "../load/device.js";
+import { chooseDevice, type DeviceName, requestDevice, sharedDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { loadCausalLM } from "../load/index.js";
 import type { Compute } from "../ops/linear.js";
@@ -30,7 +30,10 @@ export interface FromPretrainedOptions {
    * `bnb_4bit_compute_dtype` of its own.
    */
   compute_dtype?: FloatName;
-  /** "cpu", "webgpu", "reference", or a device that the caller opened and closes. */
+  /**
+   * "cpu", "webgpu" (or "webgpu:1" for the second GPU), "wasm", "reference", "auto" (a GPU if there is one and the model
+   * fits it; `model.device.reason` says why), or a device that the caller opened and closes.
+   */
   device?: DeviceName | Device;
   /** Threads of a CPU device of this model's own. */
   threads?: number;
@@ -120,26 +123,37 @@ export const AutoModelForCausalLM = {
     const { cache_dir, revision, local_files_only } = options;
     const { folder } = await resolveModel(model, { cache_dir, revision, local_files_only });
     const own = typeof options.device !== "object" && options.threads !== undefined;
-    const device =
-      typeof options.device === "object"
-        ? options.device
-        : own
-          ? await requestDevice(options.device, { threads: options.threads })
-          : await sharedDevice(options.device);
+    const load = async (on: DeviceName | Device | undefined): Promise<PreTrainedModel> => {
+      const { threads } = options;
+      const device = typeof on === "object" ? on : own ? await requestDevice(on, { threads }) : await sharedDevice(on);
+      try {
+        const loaded = await loadCausalLM(folder, {
+          device,
+          name: model,
+          dtype: options.dtype ?? options.torch_dtype ?? "auto",
+          quantization,
+          compute,
+          progress_callback: options.progress_callback,
+          signal: options.signal,
+        });
+        return new PreTrainedModel(loaded, device, own);
+      } catch (error) {
+        if (own) await device.close();
+        throw error;
+      }
+    };
+    if (options.device !== "auto") return load(options.device);
+    const choice = await chooseDevice();
     try {
-      const loaded = await loadCausalLM(folder, {
-        device,
-        name: model,
-        dtype: options.dtype ?? options.torch_dtype ?? "auto",
-        quantization,
-        compute,
-        progress_callback: options.progress_callback,
-        signal: options.signal,
-      });
-      return new PreTrainedModel(loaded, device, own);
+      const loaded = await load(choice.name);
+      loaded.device.reason = choice.reason;
+      return loaded;
     } catch (error) {
-      if (own) await device.close();
-      throw error;
+      // WebGPU does not say how much memory a GPU has: a model that does not fit is found out by loading it.
+      if (!(error instanceof OutOfMemoryError) || !choice.name.startsWith("webgpu")) throw error;
+      const loaded = await load("cpu");
+      loaded.device.reason = `the model does not fit ${choice.reason.replace(/ is a GPU$/, "")}`;
+      return loaded;
     }
   },
 };

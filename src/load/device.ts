@@ -1,10 +1,10 @@
 // Opening devices by name, and the one that is shared by everybody who does not open his own.
 
-import { machineInfo, openNative } from "../backends/native/index.js";
+import { machineInfo, nativeAvailable, openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
 import { findWasm, openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
-import { findGPU } from "../backends/webgpu/node.js";
+import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { checkOptions, DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
@@ -16,9 +16,11 @@ export interface DeviceOptions {
   isa?: string;
 }
 
-/** Devices that `requestDevice` knows. */
-export const DEVICE_NAMES = ["cpu", "reference", "wasm", "webgpu"] as const;
-export type DeviceName = (typeof DEVICE_NAMES)[number];
+/** Devices that `requestDevice` knows, beside "webgpu:0", "webgpu:1", ... for one adapter of several. */
+export const DEVICE_NAMES = ["auto", "cpu", "reference", "wasm", "webgpu"] as const;
+export type DeviceName = (typeof DEVICE_NAMES)[number] | `webgpu:${number}`;
+
+const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
 
 let usual: DeviceName | undefined;
 
@@ -62,29 +64,97 @@ export function openDevice(name: string = usualDevice(), options: DeviceOptions 
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "wasm") return new Device(openWasmFile({ threads: options.threads, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
-  if (name === "webgpu") {
-    throw new DeviceError('device "webgpu" cannot be opened without waiting', { hint: "await requestDevice(...)" });
+  if (name === "auto" || GPU_NAME.test(name)) {
+    throw new DeviceError(`device "${name}" cannot be opened without waiting`, { hint: "await requestDevice(...)" });
   }
+  throw unknownDevice(name);
+}
+
+function unknownDevice(name: string): DeviceError {
   const near = suggestion(name, DEVICE_NAMES);
-  throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
-    hint: `known devices: ${DEVICE_NAMES.join(", ")}`,
+  return new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
+    hint: `known devices: ${DEVICE_NAMES.join(", ")}, webgpu:0, webgpu:1, ...`,
   });
 }
 
+/** @throws DeviceError if there is no device of that name, whatever this machine has */
+export function checkDeviceName(name: string): void {
+  if (!(DEVICE_NAMES as readonly string[]).includes(name) && !GPU_NAME.test(name)) throw unknownDevice(name);
+}
+
 /**
- * Opens any device, those included that answer later: "webgpu" (a GPU, through the runtime or the package `webgpu`).
+ * Opens any device, those included that answer later: "webgpu" (a GPU, through the runtime or the package `webgpu`),
+ * "webgpu:1" (the second of its adapters), "auto" (see `chooseDevice`).
  * @throws DeviceError for an unknown name, or if the device is not there
  */
 export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
-  if (name !== "webgpu") return openDevice(name, options);
+  if (name === "auto") {
+    const choice = await chooseDevice();
+    const device = await requestDevice(choice.name, choice.name === "cpu" ? options : {});
+    device.reason = choice.reason;
+    return device;
+  }
+  const gpu = GPU_NAME.exec(name);
+  if (!gpu) return openDevice(name, options);
   checkOwn(name, options);
-  return new Device(await openWebGPU(await findGPU()));
+  if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU()));
+  const adapters = await listAdapters();
+  const adapter = adapters[Number(gpu[1])];
+  if (!adapter) {
+    throw new DeviceError(`device "${name}": there are ${adapters.length} adapters`, {
+      hint: adapters.length
+        ? adapters.map(({ facts }, i) => `webgpu:${i} is ${facts.title}`).join(", ")
+        : "install a Vulkan, Metal or D3D12 driver, or use the cpu",
+    });
+  }
+  return new Device(await openWebGPU(adapter.gpu));
+}
+
+/** A device that "auto" settled on, and why. */
+export interface DeviceChoice {
+  readonly name: DeviceName;
+  readonly reason: string;
+}
+
+/**
+ * What "auto" means on this machine: a GPU if there is one that is not emulated, else the native kernels, else the same
+ * kernels as WebAssembly.
+ * @throws DeviceError if there is none of the three
+ */
+export async function chooseDevice(): Promise<DeviceChoice> {
+  const against: string[] = [];
+  try {
+    const adapters = await listAdapters();
+    const real = adapters.findIndex(({ facts }) => !facts.software);
+    if (real >= 0) return { name: `webgpu:${real}`, reason: `${adapters[real]!.facts.title} is a GPU` };
+    against.push(
+      adapters.length ? `the only adapter, ${adapters[0]!.facts.title}, is software` : "there is no adapter",
+    );
+  } catch (error) {
+    against.push(firstLine(error));
+  }
+  if (nativeAvailable()) return { name: "cpu", reason: `no GPU: ${against.join("; ")}` };
+  against.push("the native add-on is not built");
+  if (findWasm()) return { name: "wasm", reason: `no GPU and no native kernels: ${against.join("; ")}` };
+  throw new DeviceError(`device "auto": nothing to run on: ${against.join("; ")}; the WASM build is not there either`, {
+    hint: "npm run build:native",
+  });
+}
+
+function firstLine(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).split("\n")[0]!;
 }
 
 const shared = new Map<string, Promise<Device>>();
 
 /** The device of that name that all models without one of their own share; opened on first use, and anew when lost. */
 export async function sharedDevice(name: string = usualDevice()): Promise<Device> {
+  if (name === "auto") {
+    const choice = await chooseDevice();
+    const device = await sharedDevice(choice.name);
+    device.reason = choice.reason;
+    return device;
+  }
   const held = shared.get(name);
   if (held) {
     const device = await held;

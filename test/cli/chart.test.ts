@@ -128,6 +128,7 @@ describe("panels", () => {
     kv_cache: "bfloat16",
     peak_rss: 1,
     record_ms: 1,
+    dispatches: 0,
     replay_ms: 1,
     decode: [
       ...[1, 8].map((batch) => ({ batch, context: 0, ms: 4 * batch, bandwidth: 1, read: 1, share: 1 })),

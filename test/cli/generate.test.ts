@@ -182,7 +182,12 @@ describe("refusals", () => {
       2,
       /error: dtype must be.*hint: .*load_in_8bit/s,
     ],
-    ["an unknown device", ["generate", STORYTELLER, "x", "--device", "gpu"], 2, /Allowed choices are cpu/],
+    [
+      "an unknown device",
+      ["generate", STORYTELLER, "x", "--device", "gpu"],
+      2,
+      /unknown device "gpu".*known devices: auto, cpu/,
+    ],
     ["8 and 4 bits", ["generate", STORYTELLER, "x", "--load-in-8bit", "--load-in-4bit"], 2, /cannot be used with/],
     [
       "a code without 4 bits",

@@ -12,7 +12,7 @@ import { add } from "../../src/ops/add.js";
 import { embedding } from "../../src/ops/embedding.js";
 import { OPS } from "../../src/ops/index.js";
 import { type Attributes, Op, type ReferenceOperands } from "../../src/ops/op.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 
 const MB = 1 << 20;
 
@@ -176,9 +176,9 @@ describe("commands", () => {
   });
 });
 
-describe.each(DEVICES)("errors of %s", (name) => {
+describe.each(ALL_DEVICES)("errors of %s", (name) => {
   test("a failing kernel rejects reads of its result, with its op and module", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const table = Tensor.from(device, [1, 2, 3, 4], [2, 2]);
     const good = Tensor.from(device, Int32Array.of(1), [1]);
     const bad = Tensor.from(device, Int32Array.of(5), [1]);
@@ -199,8 +199,8 @@ describe.each(DEVICES)("errors of %s", (name) => {
   });
 
   test("operands of two devices, and a closed device", async () => {
-    const device = openTestDevice(name);
-    const other = openTestDevice(name);
+    const device = await requestTestDevice(name);
+    const other = await requestTestDevice(name);
     const x = Tensor.from(device, [1], [1]);
     const y = Tensor.from(other, [1], [1]);
     expect(() => add(x, y)).toThrow(DeviceError);

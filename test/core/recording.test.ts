@@ -6,11 +6,11 @@ import { scope, Tensor } from "../../src/core/tensor.js";
 import { add } from "../../src/ops/add.js";
 import { advance } from "../../src/ops/advance.js";
 import { copyInto } from "../../src/ops/copy.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 
-describe.each(DEVICES)("%s", (name) => {
+describe.each(ALL_DEVICES)("%s", (name) => {
   test("capturing runs nothing; each replay runs it once", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const x = Tensor.from(device, Float32Array.of(1, 2, 3), [3]);
     const recording = device.capture(() => scope(() => copyInto(add(add(x, x), x), x)));
     expect(await x.readFloats()).toEqual(Float32Array.of(1, 2, 3));
@@ -27,7 +27,7 @@ describe.each(DEVICES)("%s", (name) => {
   });
 
   test("memory that a recording uses in between is nobody else's", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const size = 1000;
     const x = Tensor.from(device, new Float32Array(size).fill(1), [size]);
     const y = Tensor.empty(device, [size], "f32");
@@ -48,7 +48,7 @@ describe.each(DEVICES)("%s", (name) => {
   });
 
   test("what a recording cannot hold is refused, and leaves the device as it was", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const x = Tensor.from(device, Int32Array.of(5), [1]);
     expect(() => device.capture(() => void Tensor.from(device, Int32Array.of(1), [1]))).toThrow(DeviceError);
     expect(() => device.capture(() => void device.capture(() => advance(x, 1)))).toThrow(DeviceError);
@@ -73,7 +73,7 @@ describe.each(DEVICES)("%s", (name) => {
   });
 
   test("memory that runs out inside a capture is an error, not a loop", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const budget = device.backend.budget;
     expect(() => device.capture(() => void Tensor.empty(device, [budget], "f32"))).toThrow(OutOfMemoryError);
     expectNoLeaks(device);

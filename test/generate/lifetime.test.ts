@@ -5,15 +5,15 @@ import { describe, expect, test } from "vitest";
 import { KernelError, OctavoError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { Parameter } from "../../src/nn/module.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 
 const FOLDER = join(FIXTURES, "models", "llama");
 const OPTIONS = { input_ids: [[93, 19, 56]], max_new_tokens: 12, do_sample: false, eos_token_id: null };
 
-describe.each(DEVICES)("%s", (name) => {
+describe.each(ALL_DEVICES)("%s", (name) => {
   test("a model disposed while it generates ends that generation, then frees its weights", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const model = await AutoModelForCausalLM.from_pretrained(FOLDER, { device });
     let steps = 0;
     const run = async (): Promise<void> => {
@@ -34,7 +34,7 @@ describe.each(DEVICES)("%s", (name) => {
   });
 
   test("the failure of one generation is not read by the next", async () => {
-    const device = openTestDevice(name);
+    const device = await requestTestDevice(name);
     const good = await AutoModelForCausalLM.from_pretrained(FOLDER, { device });
     const bad = await AutoModelForCausalLM.from_pretrained(FOLDER, { device });
     const want = await good.generate(OPTIONS);

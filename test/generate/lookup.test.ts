@@ -7,7 +7,7 @@ import { OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { guess } from "../../src/generate/lookup.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 
 test.each([
@@ -21,11 +21,11 @@ test.each([
   expect(guess(text, count, ngram)).toEqual(want);
 });
 
-describe.each(DEVICES)("%s", (name) => {
+describe.each(ALL_DEVICES)("%s", (name) => {
   let device: Device;
   let model: PreTrainedModel;
   beforeAll(async () => {
-    device = openTestDevice(name);
+    device = await requestTestDevice(name);
     model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
   });
   afterAll(async () => {

@@ -7,17 +7,17 @@ import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { sampleOp } from "../../src/ops/sampling.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 
 const PROMPT = [93, 19, 56, 136, 145, 90, 155];
 const NEW = 24;
 
-describe.each(DEVICES)("%s", (name) => {
+describe.each(ALL_DEVICES)("%s", (name) => {
   let device: Device;
   let model: PreTrainedModel;
   beforeAll(async () => {
-    device = openTestDevice(name);
+    device = await requestTestDevice(name);
     model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
   });
   afterAll(async () => {

@@ -3,7 +3,8 @@
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Device } from "../../src/core/device.js";
 import { AbortError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
@@ -12,7 +13,7 @@ import { openDevice } from "../../src/load/device.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
 import { copyOf, editJson, writeTensors } from "../support/checkpoints.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
 
 interface Inputs {
@@ -24,8 +25,11 @@ interface Expected {
   tolerance_fp32: number;
 }
 
-describe.each(DEVICES)("on %s", (deviceName) => {
-  const device = openTestDevice(deviceName);
+describe.each(ALL_DEVICES)("on %s", (deviceName) => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await requestTestDevice(deviceName);
+  });
   afterAll(async () => {
     expectNoLeaks(device);
     await device.close();

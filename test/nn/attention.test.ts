@@ -5,7 +5,7 @@ import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { attention } from "../../src/ops/attention.js";
 import { contiguous } from "../../src/ops/copy.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, type Golden, readArrays, readJson } from "../support/fixtures.js";
 
 interface Case {
@@ -44,10 +44,10 @@ for (const { name } of file.cases) {
   if (reason) test.skip(`${name}: ${reason}`);
 }
 
-describe.each(DEVICES)("attention on %s", (deviceName) => {
+describe.each(ALL_DEVICES)("attention on %s", (deviceName) => {
   let device: Device;
-  beforeAll(() => {
-    device = openTestDevice(deviceName);
+  beforeAll(async () => {
+    device = await requestTestDevice(deviceName);
   });
   afterAll(async () => {
     expectNoLeaks(device);

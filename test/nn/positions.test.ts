@@ -7,7 +7,7 @@ import { alibiSlopes } from "../../src/nn/decoder.js";
 import { ropeFields, ropeFrequencies } from "../../src/nn/rope.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, readArrays, readJson } from "../support/fixtures.js";
 
 interface RopeCase {
@@ -50,8 +50,8 @@ describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (o
     expect(newer).toEqual(frequencies(one));
   });
 
-  test.each(DEVICES)("cos, sin and rotation on %s", async (name) => {
-    const device = openTestDevice(name);
+  test.each(ALL_DEVICES)("cos, sin and rotation on %s", async (name) => {
+    const device = await requestTestDevice(name);
     const { inverse, scale } = frequencies(one);
     const T = one.positions.length;
     const half = inverse.length;

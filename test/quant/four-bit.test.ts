@@ -19,7 +19,7 @@ import {
 } from "../../src/ops/four-bit.js";
 import { dynamicMap } from "../../src/quant/_dynamic-map.js";
 import { type FourBitOptions, fourBitScheme } from "../../src/quant/four-bit.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, type Golden, readArrays, readJson } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
 
@@ -84,10 +84,10 @@ function comparable(kind: FourBitKind, packed: ArrayLike<number>): number[] {
   return Array.from(packed, (byte) => (plain(byte >>> 4) << 4) | plain(byte & 15));
 }
 
-describe.each(DEVICES)("4 bits on %s", (name) => {
+describe.each(ALL_DEVICES)("4 bits on %s", (name) => {
   let device: Device;
-  beforeAll(() => {
-    device = openTestDevice(name);
+  beforeAll(async () => {
+    device = await requestTestDevice(name);
   });
   afterAll(async () => {
     expectNoLeaks(device);

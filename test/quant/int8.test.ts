@@ -7,7 +7,7 @@ import type { Weight } from "../../src/nn/weight.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { llmInt8Dequantize, llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, type Golden, readArrays, readJson } from "../support/fixtures.js";
 import { integers, normals } from "../support/random.js";
 
@@ -35,10 +35,10 @@ function get(arrays: ReadonlyMap<string, Golden>, name: string): Golden {
   return array;
 }
 
-describe.each(DEVICES)("LLM.int8() on %s", (name) => {
+describe.each(ALL_DEVICES)("LLM.int8() on %s", (name) => {
   let device: Device;
-  beforeAll(() => {
-    device = openTestDevice(name);
+  beforeAll(async () => {
+    device = await requestTestDevice(name);
   });
   afterAll(async () => {
     expectNoLeaks(device);

@@ -8,26 +8,31 @@ import { describeGPU, gpu } from "../support/webgpu.js";
 
 describeGPU("WGSL", () => {
   test.each([
-    { limits: "adapter", dot4: true },
-    { limits: "default", dot4: false },
-  ] as const)("all variants compile ($limits limits, dot4 $dot4)", { timeout: 300_000 }, async (options) => {
-    const backend = await openWebGPU(gpu!, options);
-    const failures: string[] = [];
-    const ops = new Set<string>();
-    try {
-      const shaders = backend.shaders();
-      expect(shaders.length).toBeGreaterThan(300);
-      for (const shader of shaders) {
-        try {
-          await backend.compile(shader, ops.has(shader.op) ? "check" : "pipeline");
-        } catch (error) {
-          failures.push(`${shader.key}: ${(error as Error).message}`);
+    { limits: "adapter", dot4: true, subgroups: true },
+    { limits: "adapter", dot4: true, subgroups: false },
+    { limits: "default", dot4: false, subgroups: false },
+  ] as const)(
+    "all variants compile ($limits limits, dot4 $dot4, subgroups $subgroups)",
+    { timeout: 300_000 },
+    async (options) => {
+      const backend = await openWebGPU(gpu!, options);
+      const failures: string[] = [];
+      const ops = new Set<string>();
+      try {
+        const shaders = backend.shaders();
+        expect(shaders.length).toBeGreaterThan(300);
+        for (const shader of shaders) {
+          try {
+            await backend.compile(shader, ops.has(shader.op) ? "check" : "pipeline");
+          } catch (error) {
+            failures.push(`${shader.key}: ${(error as Error).message}`);
+          }
+          ops.add(shader.op);
         }
-        ops.add(shader.op);
+        expect(failures.map((text) => text.slice(0, 400))).toEqual([]);
+      } finally {
+        await backend.close();
       }
-      expect(failures.map((text) => text.slice(0, 400))).toEqual([]);
-    } finally {
-      await backend.close();
-    }
-  });
+    },
+  );
 });

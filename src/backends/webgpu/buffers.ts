@@ -1,18 +1,50 @@
-// Memory of a WebGPU device. Every block is a GPUBuffer of its own: WebGPU tracks reads and writes per buffer, so two
+// Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so two
 // blocks in one buffer could not be read and written by one dispatch, and implementations sub-allocate device memory
-// themselves; small blocks are reused by the arena above. A free takes effect after the work that was recorded before.
+// themselves; small blocks are reused by the arena above. A block above the device's largest buffer is several buffers
+// in a row, its segments. A free takes effect after the work that was recorded before.
 
 import type { BufferId } from "../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
 
 /** One allocation. */
 export interface Block {
-  readonly buffer: GPUBuffer;
+  /** One buffer, or several in a row of `segment` bytes each (the last may be shorter). */
+  readonly buffers: readonly GPUBuffer[];
+  readonly segment: number;
+  /** Bytes that one binding may show, at most. */
+  readonly binding: number;
   /** Bytes that it has, a multiple of 16. */
   readonly bytes: number;
   readonly uid: number;
   /** Keys of the bind groups that name it. */
   readonly groups: Set<string>;
+  /** Tapes that use it (see tape.ts). */
+  readonly tapes: Set<{ stale: boolean }>;
+}
+
+/** A part of one buffer of a block. */
+export interface Span {
+  readonly buffer: GPUBuffer;
+  readonly at: number;
+  readonly bytes: number;
+}
+
+/** The parts of buffers that hold bytes `offset` to `offset + bytes` of a block, in order. */
+export function spansOf({ buffers, segment }: Block, offset: number, bytes: number): Span[] {
+  const spans: Span[] = [];
+  for (let at = offset; at < offset + bytes; ) {
+    const inside = at % segment;
+    const count = Math.min(segment - inside, offset + bytes - at);
+    spans.push({ buffer: buffers[Math.floor(at / segment)]!, at: inside, bytes: count });
+    at += count;
+  }
+  return spans;
+}
+
+/** Bytes of one buffer and of one binding, at most. */
+export interface Sizes {
+  readonly buffer: number;
+  readonly binding: number;
 }
 
 /** The numbers of GPUBufferUsage; the global is not there in Node. */
@@ -24,6 +56,7 @@ export class Buffers {
   /** Bytes held by blocks, scratch included. */
   bytes = 0;
   readonly #device: GPUDevice;
+  readonly #sizes: Sizes;
   readonly #blocks = new Map<BufferId, Block>();
   readonly #scratch = new Map<string, Block>();
   readonly #doomed: Block[] = [];
@@ -35,13 +68,18 @@ export class Buffers {
    * @param refused gets memory errors that the device reports later
    * @param forget drops the bind groups of a block that goes
    */
-  constructor(device: GPUDevice, refused: (error: OutOfMemoryError) => void, forget: (block: Block) => void) {
+  constructor(
+    device: GPUDevice,
+    sizes: Sizes,
+    refused: (error: OutOfMemoryError) => void,
+    forget: (block: Block) => void,
+  ) {
     this.#device = device;
+    this.#sizes = sizes;
     this.#refused = refused;
     this.#forget = forget;
   }
 
-  /** @throws OutOfMemoryError naming the device's limit if the block is too large for any buffer. */
   allocate(bytes: number): BufferId {
     const id = this.#next++;
     this.#blocks.set(id, this.#create(bytes));
@@ -67,7 +105,10 @@ export class Buffers {
     const held = this.#scratch.get(slot);
     if (held && held.bytes >= bytes) return held;
     if (held) this.#doomed.push(held);
-    const block = this.#create(Math.max(4096, 2 ** Math.ceil(Math.log2(bytes))));
+    const { binding } = this.#sizes;
+    if (bytes > binding)
+      throw new DeviceError(`webgpu: ${bytes} bytes inside a kernel do not fit a binding of ${binding}`);
+    const block = this.#create(Math.min(binding, Math.max(4096, 2 ** Math.ceil(Math.log2(bytes)))));
     this.#scratch.set(slot, block);
     return block;
   }
@@ -86,35 +127,34 @@ export class Buffers {
   }
 
   #create(wanted: number): Block {
-    const device = this.#device;
-    const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
     const bytes = Math.max(16, Math.ceil(wanted / 16) * 16);
-    const limit = Math.min(maxBufferSize, maxStorageBufferBindingSize);
-    if (bytes > limit) {
-      const name = limit === maxBufferSize ? "maxBufferSize" : "maxStorageBufferBindingSize";
-      throw new OutOfMemoryError(`webgpu: ${bytes} bytes in one buffer are above this adapter's ${name} of ${limit}`, {
-        hint: "load in 8 or 4 bits, or use the cpu",
-        details: { bytes, limit, name },
-      });
-    }
+    const { buffer: segment, binding } = this.#sizes;
+    const buffers: GPUBuffer[] = [];
+    for (let at = 0; at < bytes; at += segment) buffers.push(this.#buffer(Math.min(segment, bytes - at)));
+    this.bytes += bytes;
+    return { buffers, segment, binding, bytes, uid: this.#next++, groups: new Set(), tapes: new Set() };
+  }
+
+  /** What the device has no room for is told by the next read: nothing here waits. */
+  #buffer(size: number): GPUBuffer {
+    const device = this.#device;
     device.pushErrorScope("out-of-memory");
-    const buffer = device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST });
+    const buffer = device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST });
     device.popErrorScope().then(
       (error) => {
         if (error) {
-          const text = `webgpu: the device has no ${bytes} bytes left (${this.bytes} are in use): ${error.message}`;
-          this.#refused(new OutOfMemoryError(text, { hint: "load in 8 or 4 bits, or lower the batch or the context" }));
+          const text = `webgpu: the device has no ${size} bytes left (${this.bytes} are in use): ${error.message}`;
+          this.#refused(new OutOfMemoryError(text, { details: { bytes: size, live: this.bytes } }));
         }
       },
       () => {}, // the device is lost, which is reported on its own
     );
-    this.bytes += bytes;
-    return { buffer, bytes, uid: this.#next++, groups: new Set() };
+    return buffer;
   }
 
   #destroy(block: Block): void {
     this.#forget(block);
-    block.buffer.destroy();
+    for (const buffer of block.buffers) buffer.destroy();
     this.bytes -= block.bytes;
   }
 }

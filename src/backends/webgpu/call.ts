@@ -20,9 +20,13 @@ export interface Operand extends Piece {
   /** Elements between neighbours of each dim. */
   readonly strides: readonly number[];
   readonly contiguous: boolean;
+  /** Byte of the block where the first element lies. */
+  readonly byte: number;
   /** Elements from the beginning of the binding to the first element. */
   readonly offset: number;
   readonly count: number;
+  /** False if one binding cannot hold it: too large, or in two buffers (see split.ts). */
+  readonly fits: boolean;
 }
 
 export interface Call {
@@ -83,11 +87,40 @@ export function operand(
     extent += (shape[d]! - 1) * strides[d]!;
   }
   if (count === 0) extent = 0;
-  const start = Math.floor(byte / ALIGN) * ALIGN;
+  const start = Math.min(Math.floor(byte / ALIGN) * ALIGN, block.bytes - 16);
   const offset = dtype === "u4" ? (byte - start) * 2 : (byte - start) / bytesOf(dtype, 1);
   // Whole 16-byte units, so that a shader may read the last ones as vec4; blocks are padded to that.
   const size = Math.max(16, Math.ceil((byte - start + bytesOf(dtype, extent)) / 16) * 16);
-  return { block, start: Math.min(start, block.bytes - 16), size, dtype, shape, strides, contiguous, offset, count };
+  const fits = size <= block.binding && (start % block.segment) + size <= block.segment;
+  return { block, start, size, dtype, shape, strides, contiguous, byte, offset, count, fits };
+}
+
+/** Elements `at` to `at + count` of one dim. 4-bit elements must begin at a whole byte. */
+export function narrowed(from: Operand, dim: number, at: number, count: number): Operand {
+  const { block, byte, dtype, shape, strides, contiguous } = from;
+  const size = shape.slice();
+  size[dim] = count;
+  const outermost = shape.slice(0, dim).every((n) => n === 1);
+  return operand(
+    block,
+    byte + bytesOf(dtype, at * strides[dim]!),
+    dtype,
+    size,
+    strides,
+    contiguous && (outermost || count === shape[dim]),
+  );
+}
+
+/** A contiguous operand as rows: all dims but the last are one. */
+export function asRows(from: Operand): Operand {
+  const columns = from.shape.at(-1) ?? 1;
+  const rows = leading(from.shape);
+  return { ...from, shape: [rows, columns], strides: [from.strides.at(-2) ?? columns, 1] };
+}
+
+/** A contiguous operand as one dim. */
+export function asFlat(from: Operand): Operand {
+  return { ...from, shape: [from.count], strides: [1] };
 }
 
 /** Product of all dims but the last `keep`. */

@@ -1,26 +1,34 @@
 // The WebGPU backend: WGSL kernels behind the same contract as the others. This part knows no Node: it takes the GPU
 // object of a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
 
-import type { Backend, BufferId, KernelInfo } from "../../core/backend.js";
+import type { Backend, BufferId, KernelInfo, PreparedCommands } from "../../core/backend.js";
 import { FORGET } from "../../core/command.js";
 import { DeviceError, OctavoError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
+import { type Pending, partners } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
+import { probes } from "./kernels/probe.js";
 import { Queue, type QueueStatistics } from "./queue.js";
 import type { Shader } from "./shader.js";
+import { recordFitting } from "./split.js";
+import type { Tape } from "./tape.js";
 
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
   readonly budget?: number;
   /** "default" asks for no more than WebGPU's default limits and no features: what every adapter can do. */
   readonly limits?: "adapter" | "default";
-  /** False keeps the integer dot product of WGSL unused, for comparisons. */
+  /** False keeps the integer dot product of WGSL unused, or subgroups, for comparisons. */
   readonly dot4?: boolean;
+  readonly subgroups?: boolean;
+  /** Bytes of one binding and of one buffer, where they shall be less than the device's limits: for tests of splits. */
+  readonly binding?: number;
+  readonly buffer?: number;
 }
 
 /** The backend, with what only it can tell. */
@@ -34,6 +42,8 @@ export interface WebGPUBackend extends Backend {
   compile(shader: Shader, how: "check" | "pipeline"): Promise<void>;
 }
 
+/** Shaders count elements in 32 bits, and there are two 4-bit elements in a byte. */
+const LARGEST_BINDING = 2 ** 31;
 const DEFAULT_BUDGET = 64 * 2 ** 30;
 /** A software adapter lives in the memory of the machine. */
 const FALLBACK_BUDGET = 4 * 2 ** 30;
@@ -54,7 +64,9 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   let device: GPUDevice;
   try {
     device = await adapter.requestDevice({
-      requiredFeatures: plain ? [] : (["subgroups"] as const).filter((name) => adapter.features.has(name)),
+      requiredFeatures: plain
+        ? []
+        : (["subgroups", "shader-f16"] as const).filter((name) => adapter.features.has(name)),
       requiredLimits: plain
         ? {}
         : {
@@ -69,7 +81,9 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
   const target: Target = {
     dot4,
-    subgroups: device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
+    subgroups:
+      options.subgroups !== false && device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
+    f16: device.features.has("shader-f16"),
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   return new WebGPU(adapter, device, target, options);
@@ -94,16 +108,25 @@ class WebGPU implements WebGPUBackend {
     const known = signatures();
     this.#device = device;
     this.#target = target;
-    this.#kernels = KERNELS.filter(({ op }) => known.has(op.name));
+    this.#kernels = [...KERNELS.filter(({ op }) => known.has(op.name)), ...probes(target)];
     this.kernels = this.#kernels.map(({ op }) => ({ name: op.name, signature: op.signature.text }));
     this.budget = options.budget ?? (info.isFallbackAdapter ? FALLBACK_BUDGET : DEFAULT_BUDGET);
-    const features = [target.subgroups ? "subgroups" : "", target.dot4 ? "dot4" : ""].filter(Boolean).join(", ");
+    const features = [target.subgroups ? "subgroups" : "", target.f16 ? "f16" : "", target.dot4 ? "dot4" : ""]
+      .filter(Boolean)
+      .join(", ");
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
     this.#queue = new Queue(device, (call, { message }) => this.#journal.fail(call, message));
     this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
+    const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
+    const whole = (bytes: number): number => Math.floor(bytes / 256) * 256;
+    const segment = whole(Math.min(options.buffer ?? maxBufferSize, maxBufferSize));
+    const binding = whole(
+      Math.min(options.binding ?? maxStorageBufferBindingSize, maxStorageBufferBindingSize, LARGEST_BINDING, segment),
+    );
     this.#buffers = new Buffers(
       device,
+      { buffer: segment, binding },
       (error) => this.#journal.refuse(error),
       (block) => this.#queue.forget(block),
     );
@@ -167,20 +190,47 @@ class WebGPU implements WebGPUBackend {
 
   submit(commands: Int32Array, words: number): void {
     this.#alive();
-    const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
-    const blockOf = (buffer: number) => this.#buffers.block(buffer);
-    let number = this.#journal.submit(commands.slice(0, words));
-    for (let at = 0; at < words; at += commands[at + 1]!, number++) {
-      if (commands[at] === FORGET) continue;
-      const kernel = this.#kernels[commands[at]!]!;
-      const { inputs, outputs, attrs } = kernel.op.signature;
-      const call = decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf);
-      this.#queue.call = number;
-      const message = kernel.record(call, this.#queue, this.#target);
-      if (message !== undefined) this.#journal.fail(number, message);
-    }
+    const first = this.#journal.submit(commands.slice(0, words));
+    this.#record(commands, words, first, (call, message) => this.#journal.fail(call, message));
     this.#queue.submit();
     this.#journal.keepShort();
+  }
+
+  prepare(commands: Int32Array, words: number): PreparedCommands {
+    const own = commands.slice(0, words);
+    let tape: Tape | undefined;
+    let alive = true;
+    // What cannot be computed is told call by call, which a tape cannot do: then there is none.
+    const record = (): boolean => {
+      let complete = true;
+      this.#record(own, words, 0, () => {
+        complete = false;
+      });
+      return complete;
+    };
+    return {
+      run: () => {
+        this.#alive();
+        if (!alive) return;
+        this.#queue.submit(); // what was freed before goes now, and makes tapes stale that used it
+        // Scratch memory may grow while a tape is made, which spoils it once.
+        for (let turn = 0; turn < 3 && (!tape || tape.stale); turn++) {
+          tape?.destroy();
+          tape = this.#queue.tape(record);
+          this.#queue.submit();
+        }
+        if (!tape || tape.stale) {
+          this.submit(own, words);
+          return;
+        }
+        this.#queue.play(tape, this.#journal.submit(own));
+        this.#journal.keepShort();
+      },
+      dispose: () => {
+        alive = false;
+        tape?.destroy();
+      },
+    };
   }
 
   async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
@@ -212,6 +262,45 @@ class WebGPU implements WebGPUBackend {
   #alive(): void {
     if (this.#lost) throw this.#lost;
     if (this.#closed) throw new DeviceError("webgpu: the device is closed");
+  }
+
+  /** Records encoded commands, whose calls are numbered from `first` on; `failed` gets those that cannot be computed. */
+  #record(commands: Int32Array, words: number, first: number, failed: (call: number, message: string) => void): void {
+    const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
+    const blockOf = (buffer: number) => this.#buffers.block(buffer);
+    const calls: Pending[] = [];
+    for (let at = 0, number = first; at < words; at += commands[at + 1]!, number++) {
+      if (commands[at] === FORGET) continue;
+      const kernel = this.#kernels[commands[at]!]!;
+      const { inputs, outputs, attrs } = kernel.op.signature;
+      calls.push({
+        kernel,
+        call: decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf),
+        number,
+      });
+    }
+    const done = new Set<Pending>();
+    calls.forEach((pending, at) => {
+      if (done.has(pending)) return;
+      const { kernel, call, number } = pending;
+      this.#queue.call = number;
+      if (this.#joined(calls, at, done)) return;
+      const message = recordFitting(kernel, call, this.#queue, this.#target);
+      if (message !== undefined) failed(number, message);
+    });
+  }
+
+  /** Records a call together with later ones, as many as can be; those are then `done`. */
+  #joined(calls: readonly Pending[], at: number, done: Set<Pending>): boolean {
+    const { kernel, call } = calls[at]!;
+    if (!kernel.join) return false;
+    const others = partners(calls, at, done);
+    for (; others.length > 0; others.pop()) {
+      if (!kernel.join([call, ...others.map((other) => other.call)], this.#queue, this.#target)) continue;
+      for (const other of others) done.add(other);
+      return true;
+    }
+    return false;
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */

@@ -4,6 +4,7 @@ import type { Op } from "../../ops/op.js";
 import type { Call } from "./call.js";
 import type { Queue } from "./queue.js";
 import type { Shader } from "./shader.js";
+import type { Axis } from "./split.js";
 
 /** What the device offers, as far as kernels choose by it. */
 export interface Target {
@@ -11,6 +12,8 @@ export interface Target {
   readonly dot4: boolean;
   /** Subgroups, and WGSL's number of the subgroup. */
   readonly subgroups: boolean;
+  /** WGSL's 16-bit floats (`shader-f16`). */
+  readonly f16: boolean;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
 }
@@ -19,6 +22,16 @@ export interface Kernel {
   readonly op: Op;
   /** Records the dispatches of a call. Returns a sentence if the call cannot be computed. */
   record(call: Call, queue: Queue, target: Target): string | undefined;
+  /**
+   * Directions along which a call falls into independent ones, for operands that are too large for a binding. Returns a
+   * sentence if the call cannot be computed.
+   */
+  axes?(call: Call): readonly Axis[] | string;
+  /**
+   * Records several calls with the same first operand as one dispatch, if it can; else records nothing and returns false.
+   * The backend has made sure that they may run at the same time.
+   */
+  join?(calls: readonly Call[], queue: Queue, target: Target): boolean;
   /** All shaders that calls on such a device can use, for the test that compiles them. */
   shaders(target: Target): readonly Shader[];
 }

@@ -2,13 +2,12 @@
 // groups are cached, so that a step that was recorded before costs a look-up per dispatch. Numbers of a dispatch travel
 // in a slot of one uniform buffer, chosen by a dynamic offset.
 
-import type { Block, Buffers } from "./buffers.js";
+import { type Block, type Buffers, spansOf } from "./buffers.js";
 import type { Piece } from "./call.js";
 import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
 import type { Shader } from "./shader.js";
+import { type CopyStep, SLOT, Tape } from "./tape.js";
 
-/** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
-const SLOT = 256;
 /** Dispatches whose numbers fit in the uniform buffer; more are submitted in parts. */
 const SLOTS = 512;
 const UNIFORM = 0x40;
@@ -47,9 +46,6 @@ export class Queue {
   readonly #maxGroups: number;
   readonly #uniforms: GPUBuffer;
   readonly #slots = new ArrayBuffer(SLOT * SLOTS);
-  readonly #u32 = new Uint32Array(this.#slots);
-  readonly #i32 = new Int32Array(this.#slots);
-  readonly #f32 = new Float32Array(this.#slots);
   /** Where kernels report failures: see errors.ts. */
   readonly flag: Block;
   readonly #pipelines = new Map<string, { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>();
@@ -59,6 +55,10 @@ export class Queue {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #slot = 0;
+  /** What a scratch block holds, for kernels that would make it again. */
+  #held: { readonly block: Block; readonly key: string; readonly source: Block } | undefined;
+  /** While a tape is made: where dispatches go instead of the encoder. */
+  #tape: Tape | undefined;
   buffers!: Buffers;
 
   /** @param refused gets validation errors, with the call that was being recorded */
@@ -69,46 +69,119 @@ export class Queue {
     this.#uniforms = device.createBuffer({ size: SLOT * SLOTS, usage: UNIFORM | COPY_DST });
     const bytes = FLAG_WORDS * 4 * (1 + FLAG_SLOTS);
     this.flag = {
-      buffer: device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST }),
+      buffers: [device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST })],
+      segment: bytes,
+      binding: bytes,
       bytes,
       uid: 0,
       groups: new Set(),
+      tapes: new Set(),
     };
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
   dispatch(shader: Shader, pieces: readonly Piece[], numbers: Readonly<Record<string, number>>, groups: number): void {
     if (groups <= 0) return;
-    if (this.#slot === SLOTS) this.submit();
-    const { pipeline, layout } = this.#pipeline(shader);
+    const y = Math.ceil(groups / this.#maxGroups);
+    const x = Math.ceil(groups / y);
     const bound = this.#untangle(shader, pieces);
-    const base = (this.#slot * SLOT) / 4;
-    this.#u32[base] = tagOf(this.call);
-    for (let i = 0; i < shader.params.length; i++) {
-      const { name, type } = shader.params[i]!;
-      const value = numbers[name];
-      if (value === undefined) throw new Error(`${shader.key}: no value for ${name}`);
-      if (type === "u32") this.#u32[base + 1 + i] = value;
-      else if (type === "i32") this.#i32[base + 1 + i] = value;
-      else this.#f32[base + 1 + i] = value;
+    for (let i = 0; i < bound.length; i++) if (shader.access[i] === "w") this.#wrote(bound[i]!.block);
+    const tape = this.#tape;
+    if (tape) {
+      const at = tape.slot() * SLOT;
+      this.#fill(shader, numbers, new DataView(tape.slots, at, SLOT));
+      for (const { block } of bound) tape.use(block);
+      if (shader.reports) tape.reports.push({ at, call: this.call });
+      tape.drafts.push({ shader, pieces: bound, x, y });
+      return;
     }
-    const group = this.#group(shader, layout, bound);
+    if (this.#slot === SLOTS) this.submit();
+    this.#fill(shader, numbers, new DataView(this.#slots, this.#slot * SLOT, SLOT));
+    const { pipeline, layout } = this.#pipeline(shader);
+    const group = this.#cachedGroup(shader, layout, bound);
     this.#pass ??= this.#encode().beginComputePass();
     this.#pass.setPipeline(pipeline);
     this.#pass.setBindGroup(0, group, [this.#slot * SLOT]);
-    if (groups <= this.#maxGroups) this.#pass.dispatchWorkgroups(groups);
-    else {
-      const y = Math.ceil(groups / this.#maxGroups);
-      this.#pass.dispatchWorkgroups(Math.ceil(groups / y), y);
-    }
+    this.#pass.dispatchWorkgroups(x, y);
     this.#slot++;
     this.statistics.dispatches++;
   }
 
+  /** Notes what a block was made of: `key`, from `source`. It lasts until either is written again. */
+  hold(block: Block, key: string, source: Block): void {
+    this.#held = { block, key, source };
+  }
+
+  /** True if the block still is what `hold` was told. */
+  holds(block: Block, key: string): boolean {
+    return this.#held?.block === block && this.#held.key === key;
+  }
+
   /** Records a copy between blocks; offsets and size are multiples of 4. */
   copy(from: Block, fromAt: number, to: Block, toAt: number, bytes: number): void {
-    this.#endPass();
-    this.#encode().copyBufferToBuffer(from.buffer, fromAt, to.buffer, toAt, bytes);
+    this.#wrote(to);
+    let done = 0;
+    for (const source of spansOf(from, fromAt, bytes)) {
+      let inside = 0;
+      for (const target of spansOf(to, toAt + done, source.bytes)) {
+        this.#copy({
+          from: source.buffer,
+          fromAt: source.at + inside,
+          to: target.buffer,
+          toAt: target.at,
+          bytes: target.bytes,
+        });
+        inside += target.bytes;
+      }
+      done += source.bytes;
+    }
+    this.#tape?.use(from);
+    this.#tape?.use(to);
+  }
+
+  /** Records what `body` does, with calls numbered from 0, as a tape instead of running it; undefined if `body` says false. */
+  tape(body: () => boolean): Tape | undefined {
+    const tape = new Tape();
+    this.#tape = tape;
+    this.#held = undefined; // a tape runs after anything, and must stand alone
+    let complete = false;
+    try {
+      complete = body();
+    } finally {
+      this.#tape = undefined;
+      this.#held = undefined;
+      if (!complete) tape.destroy();
+    }
+    if (!complete) return undefined;
+    const size = Math.max(1, tape.dispatches) * SLOT;
+    const uniforms = this.#device.createBuffer({ size, usage: UNIFORM | COPY_DST });
+    this.#device.queue.writeBuffer(uniforms, 0, tape.slots, 0, size);
+    tape.uniforms = uniforms;
+    let slot = 0;
+    tape.steps = tape.drafts.map((draft) => {
+      if (!("shader" in draft)) return draft;
+      const { shader, pieces, x, y } = draft;
+      const { pipeline, layout } = this.#pipeline(shader);
+      const group = this.#makeGroup(shader, layout, pieces, uniforms);
+      return { pipeline, group, offset: [slot++ * SLOT], x, y };
+    });
+    tape.drafts.length = 0;
+    return tape;
+  }
+
+  /** Runs a tape behind everything recorded so far; its calls are numbered from `first` on. */
+  play(tape: Tape, first: number): void {
+    this.submit();
+    this.#held = undefined;
+    this.call = first;
+    if (tape.number(first)) {
+      this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
+    }
+    const encoder = this.#device.createCommandEncoder();
+    tape.encode(encoder);
+    this.#device.queue.submit([encoder.finish()]);
+    this.statistics.dispatches += tape.dispatches;
+    this.statistics.submits++;
   }
 
   /** Hands what is recorded to the device. */
@@ -126,8 +199,14 @@ export class Queue {
 
   /** Writes whole words at once, behind everything recorded so far. */
   write(block: Block, offset: number, bytes: Uint8Array): void {
+    this.#wrote(block);
     this.submit();
-    this.#device.queue.writeBuffer(block.buffer, offset, bytes as Uint8Array<ArrayBuffer>);
+    let done = 0;
+    for (const span of spansOf(block, offset, bytes.length)) {
+      const part = bytes.subarray(done, done + span.bytes) as Uint8Array<ArrayBuffer>;
+      this.#device.queue.writeBuffer(span.buffer, span.at, part);
+      done += span.bytes;
+    }
   }
 
   /** Bytes of a block, and how many calls failed before. */
@@ -138,8 +217,12 @@ export class Queue {
     const staging = this.#takeStaging(head + size);
     this.#endPass();
     const encoder = this.#encode();
-    encoder.copyBufferToBuffer(this.flag.buffer, 0, staging.buffer, 0, head);
-    if (size > 0) encoder.copyBufferToBuffer(block.buffer, first, staging.buffer, head, size);
+    encoder.copyBufferToBuffer(this.flag.buffers[0]!, 0, staging.buffer, 0, head);
+    let at = head;
+    for (const span of spansOf(block, first, size)) {
+      encoder.copyBufferToBuffer(span.buffer, span.at, staging.buffer, at, span.bytes);
+      at += span.bytes;
+    }
     this.submit();
     await staging.buffer.mapAsync(MAP_READ, 0, head + size);
     const mapped = new Uint8Array(staging.buffer.getMappedRange(0, head + size));
@@ -151,8 +234,11 @@ export class Queue {
     return { bytes: result, failures };
   }
 
-  /** Drops the bind groups that name a block. */
+  /** Drops the bind groups that name a block, and what was taped with it. */
   forget(block: Block): void {
+    for (const tape of block.tapes) tape.stale = true;
+    block.tapes.clear();
+    this.#wrote(block);
     for (const key of block.groups) this.#groups.delete(key);
     block.groups.clear();
   }
@@ -170,7 +256,7 @@ export class Queue {
 
   close(): void {
     this.#uniforms.destroy();
-    this.flag.buffer.destroy();
+    this.flag.buffers[0]!.destroy();
     for (const { buffer } of this.#staging) buffer.destroy();
   }
 
@@ -241,7 +327,7 @@ export class Queue {
     return layout;
   }
 
-  #group(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[]): GPUBindGroup {
+  #cachedGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[]): GPUBindGroup {
     let key = shader.access;
     for (let i = 0; i < pieces.length; i++) {
       const { block, start, size } = pieces[i]!;
@@ -249,19 +335,51 @@ export class Queue {
     }
     const cached = this.#groups.get(key);
     if (cached) return cached;
-    const wanted = shader.access.length - (shader.reports ? 1 : 0);
-    if (pieces.length !== wanted) throw new Error(`${shader.key}: ${pieces.length} bindings for ${wanted}`);
-    const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: this.#uniforms, size: SLOT } }];
-    for (const { block, start, size } of pieces) {
-      const resource = { buffer: block.buffer, offset: start, size: Math.min(size, block.bytes - start) };
-      entries.push({ binding: entries.length, resource });
-    }
-    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.flag.buffer } });
-    const group = this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
+    const group = this.#makeGroup(shader, layout, pieces, this.#uniforms);
     this.#groups.set(key, group);
     for (const { block } of pieces) block.groups.add(key);
-    this.statistics.bindGroups++;
     return group;
+  }
+
+  #makeGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): GPUBindGroup {
+    const wanted = shader.access.length - (shader.reports ? 1 : 0);
+    if (pieces.length !== wanted) throw new Error(`${shader.key}: ${pieces.length} bindings for ${wanted}`);
+    const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms, size: SLOT } }];
+    for (const { block, start, size } of pieces) {
+      const { buffers, segment, bytes } = block;
+      const buffer = buffers[Math.floor(start / segment)]!;
+      const resource = { buffer, offset: start % segment, size: Math.min(size, bytes - start) };
+      entries.push({ binding: entries.length, resource });
+    }
+    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.flag.buffers[0]! } });
+    this.statistics.bindGroups++;
+    return this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
+  }
+
+  /** Writes the numbers of a dispatch into its slot: that of the call first, for reports. */
+  #fill(shader: Shader, numbers: Readonly<Record<string, number>>, slot: DataView): void {
+    slot.setUint32(0, tagOf(this.call), true);
+    for (let i = 0; i < shader.params.length; i++) {
+      const { name, type } = shader.params[i]!;
+      const value = numbers[name];
+      if (value === undefined) throw new Error(`${shader.key}: no value for ${name}`);
+      if (type === "u32") slot.setUint32(4 + 4 * i, value, true);
+      else if (type === "i32") slot.setInt32(4 + 4 * i, value, true);
+      else slot.setFloat32(4 + 4 * i, value, true);
+    }
+  }
+
+  #wrote(block: Block): void {
+    if (this.#held && (this.#held.block === block || this.#held.source === block)) this.#held = undefined;
+  }
+
+  #copy(step: CopyStep): void {
+    if (this.#tape) {
+      this.#tape.drafts.push(step);
+      return;
+    }
+    this.#endPass();
+    this.#encode().copyBufferToBuffer(step.from, step.fromAt, step.to, step.toAt, step.bytes);
   }
 
   /** Runs `make` with an error scope; what goes wrong is reported with the call that was being recorded. */

@@ -26,6 +26,8 @@ export interface ShaderSpec {
   readonly reports?: boolean;
   /** True if it uses subgroups; `lane`, `sg` (number of the subgroup) and `sgs` (how many) are then there too. */
   readonly subgroups?: boolean;
+  /** True if it computes with 16-bit floats. */
+  readonly f16?: boolean;
   /** Functions, constants and workgroup variables. */
   readonly declarations?: readonly string[];
   /**
@@ -46,7 +48,7 @@ export interface Shader {
   readonly code: string;
 }
 
-export type Option = string | number | boolean;
+export type Option = string | number | boolean | undefined;
 
 /** A shader for each set of options, built on first use. */
 export interface Family<O extends Readonly<Record<string, Option>>> {
@@ -81,6 +83,7 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
   const fields = [{ name: "call", type: "u32" }, ...params];
   const code = [
     spec.subgroups ? "enable subgroups;" : "",
+    spec.f16 ? "enable f16;" : "",
     `struct Numbers { ${fields.map(({ name, type }) => `${name}: ${type}`).join(", ")} }`,
     "@group(0) @binding(0) var<uniform> P: Numbers;",
     ...bindings.map(

@@ -20,6 +20,7 @@ import {
   WORKGROUP,
   writes,
 } from "../shader.js";
+import { along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, fold, LOWEST, literal } from "../wgsl.js";
 
 type Stored = "f32" | "f16" | "bf16" | "i8";
@@ -129,7 +130,7 @@ const shader = family("attention", (options: Options): ShaderSpec => {
       ...strides("k"),
       ...strides("v"),
       ...strides("b"),
-      ...["y", "scales", "cursor", "mask", "segments", "slopes"],
+      ...["y", "scales", "half", "cursor", "mask", "segments", "slopes"],
       ...["scale:f32", "causal", "window", "softcap:f32"],
     ],
     reports,
@@ -185,7 +186,7 @@ const shader = family("attention", (options: Options): ShaderSpec => {
       let at = P.k + b * P.k0 + g * P.k1 + j * P.k2;
       ${dots}
       ${k === "i8" ? `s *= scales[P.scales + bg * P.S + j] * ${CODE};` : ""}
-      ${v === "i8" ? `value_scale = scales[P.scales + (P.groups + bg) * P.S + j] * ${CODE};` : ""}
+      ${v === "i8" ? `value_scale = scales[P.scales + P.half + bg * P.S + j] * ${CODE};` : ""}
       ${each.map(score).join("\n      ")}
     }
     let higher = max(best, highest(scores, lid));
@@ -259,9 +260,10 @@ const merge = family("attention", (_: { merge: true }) => ({
 /** Scales of codes with the slopes behind them, for the same devices. */
 const join = family("attention", (_: { join: true }) => ({
   bindings: [reads("scales", "array<f32>"), reads("slopes", "array<f32>"), writes("joined")],
-  params: ["count", "heads", "scales", "slopes"],
+  params: ["count", "heads", "scales", "half", "slopes"],
   body: `if (gid >= P.count + P.heads) { return; }
-  if (gid < P.count) { joined[gid] = scales[P.scales + gid]; } else { joined[gid] = slopes[P.slopes + gid - P.count]; }`,
+  let row = gid % (P.count / 2u); // those of the keys, then those of the values, which may lie apart
+  if (gid < P.count) { joined[gid] = scales[P.scales + (gid / (P.count / 2u)) * P.half + row]; } else { joined[gid] = slopes[P.slopes + gid - P.count]; }`,
 }));
 
 /** Reports a cursor that does not fit, where the kernel itself has no binding left to do so. */
@@ -297,7 +299,7 @@ function joined(queue: Queue, scales: Operand, slopes: Operand): Piece {
   const { count } = scales;
   const heads = slopes.count;
   const piece = scratch(queue, "scales", count + heads);
-  const numbers = { count, heads, scales: scales.offset, slopes: slopes.offset };
+  const numbers = { count, heads, scales: scales.offset, half: scales.strides[0]!, slopes: slopes.offset };
   queue.dispatch(join({ join: true }), [scales, slopes, piece], numbers, groupsFor(count + heads, WORKGROUP));
   return piece;
 }
@@ -312,6 +314,7 @@ export const attention: Kernel = {
     if (!cursor && S < T) return `${S - T} + ${T} keys do not fit ${S}`;
     if (y!.count === 0) return undefined;
     const share = H / G;
+    const width = y!.strides[1]! / E; // heads of a row of y: more than H if this is a part of a larger call
     const R = T * share;
     const rows = R === 1 ? 1 : 4;
     const optional = [scales, cursor, mask, segments, slopes, bias].filter((operand) => operand !== undefined);
@@ -328,7 +331,8 @@ export const attention: Kernel = {
     const tiles = Math.ceil(R / rows);
     const groups = tiles * B * G;
     // Few queries and many keys: workgroups share the keys, so that the whole device reads them.
-    const splits = groups < FILLED ? Math.ceil(S / SPAN) : 1;
+    const spans = groups < FILLED ? Math.ceil(S / SPAN) : 1;
+    const splits = B * G * R * spans * (E + 2) * 4 <= y!.block.binding ? spans : 1;
     const split = splits > 1;
     const made = shader({
       k: k!.dtype as Stored,
@@ -354,22 +358,50 @@ export const attention: Kernel = {
     const out: Piece = split ? scratch(queue, "spans", B * G * R * splits * (E + 2)) : y!;
     pieces.push(out);
     const numbers = {
-      ...{ R, share, T, H, G, S, D, E, tiles, groups: B * G, splits },
+      ...{ R, share, T, H: width, G, S, D, E, tiles, groups: B * G, splits },
       ...placed("q", q!),
       ...placed("k", k!),
       ...placed("v", v!),
       ...(bias ? placed("b", bias) : NO_BIAS),
       ...{ y: y!.offset, cursor: cursor?.offset ?? 0, mask: mask?.offset ?? 0 },
       ...{ segments: segments?.offset ?? 0, scales: joins ? 0 : (scales?.offset ?? 0) },
+      half: joins ? scales.count / 2 : (scales?.strides[0] ?? 0),
       ...{ slopes: joins ? scales.count : (slopes?.offset ?? 0), scale, causal, window, softcap },
     };
     queue.dispatch(made, pieces, numbers, groups * splits);
     if (split) {
       const count = B * G * R;
-      const sizes = { count, share, T, H, G, R, E, splits, y: y!.offset };
+      const sizes = { count, share, T, H: width, G, R, E, splits, y: y!.offset };
       queue.dispatch(combine({ combine: true }), [out, y!], sizes, count);
     }
     return undefined;
+  },
+  axes({ operands: [q, k, v, scales, , mask, segments, slopes, bias, y] }) {
+    const [batch = 0, , H = 0] = q!.shape;
+    const [, groups = 0] = v!.shape;
+    const rows = along(batch, {
+      0: [q, 0],
+      1: [k, 0],
+      2: [v, 0],
+      3: [scales, 1],
+      5: [mask, 0],
+      6: [segments, 0],
+      8: [bias, 0],
+      9: [y, 0],
+    });
+    if (batch > 1) return [rows];
+    const share = H / groups;
+    const heads = (begin: number, count: number): [number, number] => [begin * share, count * share];
+    const parts: Record<number, Part> = {
+      0: { operand: q!, dim: 2, range: heads },
+      1: { operand: k!, dim: 1 },
+      2: { operand: v!, dim: 1 },
+      9: { operand: y!, dim: 2, range: heads },
+    };
+    if (scales) parts[3] = { operand: scales, dim: 2 };
+    if (slopes) parts[7] = { operand: slopes, dim: 0, range: heads };
+    if (bias) parts[8] = { operand: bias, dim: 1, range: heads };
+    return [{ size: groups, parts }];
   },
   shaders: (target) => [
     merge({ merge: true }),

@@ -6,6 +6,7 @@ import { appendTokenOp } from "../../../ops/sampling.js";
 import { FAILURE } from "../errors.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { encodeBits, family, reads, WORKGROUP, writes } from "../shader.js";
+import { along } from "../split.js";
 import { EXACT_DIVIDE, FLOATS, fold } from "../wgsl.js";
 
 type CacheType = "f32" | "f16" | "bf16";
@@ -118,6 +119,12 @@ export const kvAppend: Kernel = {
     const shader = kvShader({ cache: cache!.dtype as CacheType, paired });
     queue.dispatch(shader, [x!, cursor!, cache!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
+  },
+  axes({ operands: [x, , cache, scales] }) {
+    const [batch = 0, groups = 0] = cache!.shape;
+    // The cache stays contiguous.
+    if (batch > 1) return [along(batch, { 0: [x, 0], 2: [cache, 0], 3: [scales, 0] })];
+    return [along(groups, { 0: [x, 2], 2: [cache, 1], 3: [scales, 1] })];
   },
   shaders: () => [
     kvShader({ cache: "f32", paired: false }),

@@ -15,6 +15,7 @@ import {
   wordWriter,
   writes,
 } from "../shader.js";
+import { along } from "../split.js";
 import { FLOATS } from "../wgsl.js";
 import { DIMS, fourDims, locate, strideParams } from "./elementwise.js";
 
@@ -76,6 +77,7 @@ export const copy: Kernel = {
     queue.dispatch(scattered({ from, to, rows: false }), [x!, y!], { ...dims, count }, groupsFor(count, WORKGROUP));
     return undefined;
   },
+  axes: ({ operands: [x, y] }) => x!.shape.map((size, dim) => along(size, { 0: [x, dim], 1: [y, dim] })),
   shaders: () =>
     TYPES.flatMap((from) =>
       TYPES.flatMap((to) => [rows({ from, to, rows: true }), scattered({ from, to, rows: false })]),

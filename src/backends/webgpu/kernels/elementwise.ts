@@ -5,9 +5,11 @@ import { addOp } from "../../../ops/add.js";
 import { advanceOp } from "../../../ops/advance.js";
 import { gatedOp } from "../../../ops/gated.js";
 import { scaleOp } from "../../../ops/scale.js";
-import type { Operand } from "../call.js";
+import { asFlat, type Operand } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
+import type { Queue } from "../queue.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
+import { firstDim } from "../split.js";
 import { ACTIVATIONS } from "../wgsl.js";
 
 const GUARD = "if (gid >= P.count) { return; }";
@@ -19,13 +21,21 @@ const addShader = family("add", () => ({
   y[P.y + gid] = a[P.a + gid] + b[P.b + gid];`,
 }));
 
-/** y += b, for what does not fit the bindings of a product. */
-export const addInPlace = family("add", (_: { inPlace: true }) => ({
+const addRows = family("add", (_: { inPlace: true }) => ({
   bindings: [reads("b", "array<f32>"), writes("y")],
-  params: ["count", "b", "y"],
+  params: ["count", "columns", "width", "b", "y"],
   body: `${GUARD}
-  y[P.y + gid] += b[P.b + gid];`,
+  let at = (gid / P.columns) * P.width + gid % P.columns;
+  y[P.y + at] += b[P.b + at];`,
 }));
+
+/** y += b, for what does not fit the bindings of a product; rows of both are as far apart. */
+export function addInPlace(queue: Queue, b: Operand, y: Operand): void {
+  const { count } = y;
+  const columns = y.shape.at(-1)!;
+  const numbers = { count, columns, width: y.strides.at(-2) ?? columns, b: b.offset, y: y.offset };
+  queue.dispatch(addRows({ inPlace: true }), [b, y], numbers, groupsFor(count, WORKGROUP));
+}
 
 export const add: Kernel = {
   op: addOp,
@@ -35,7 +45,8 @@ export const add: Kernel = {
     queue.dispatch(addShader({}), [a!, b!, y!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
-  shaders: () => [addShader({}), addInPlace({ inPlace: true })],
+  axes: ({ operands: [a, b, y] }) => firstDim({ 0: asFlat(a!), 1: asFlat(b!), 2: asFlat(y!) }),
+  shaders: () => [addShader({}), addRows({ inPlace: true })],
 };
 
 const scaleShader = family("scale", () => ({
@@ -55,6 +66,7 @@ export const scale: Kernel = {
     queue.dispatch(scaleShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
+  axes: ({ operands: [x, y] }) => firstDim({ 0: asFlat(x!), 1: asFlat(y!) }),
   shaders: () => [scaleShader({})],
 };
 
@@ -73,6 +85,7 @@ export const activation: Kernel = {
     queue.dispatch(activationShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
+  axes: ({ operands: [x, y] }) => firstDim({ 0: asFlat(x!), 1: asFlat(y!) }),
   shaders: () => [activationShader({})],
 };
 
@@ -142,6 +155,7 @@ export const gated: Kernel = {
     queue.dispatch(gatedShader({}), [gate!, up!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
+  axes: ({ operands: [gate, up, y] }) => firstDim({ 0: gate, 1: up, 2: y }),
   shaders: () => [gatedShader({})],
 };
 

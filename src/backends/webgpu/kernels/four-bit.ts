@@ -4,10 +4,25 @@
 import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import type { Operand, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import { type BindingSpec, bitsReader, family, reads, WORKGROUP, writes } from "../shader.js";
+import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
+import { type Axis, type Part, rowsPerCut } from "../split.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
-import { type Format, type ProductOptions, productSpec, productVariants, recordProduct } from "./product.js";
+import {
+  byJob,
+  type CommonOptions,
+  type Format,
+  type Joinable,
+  jobName,
+  joinable,
+  joinedVariants,
+  type ProductOptions,
+  productAxes,
+  productSpec,
+  productVariants,
+  recordJoined,
+  recordProduct,
+} from "./product.js";
 
 type Absmax = "f32" | "u8";
 
@@ -22,11 +37,11 @@ function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]
   }
   return {
     bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
-    params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero"],
+    params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero", "phase"],
     declarations: [
       bitsReader("absmax", "u8"),
       `fn absmax_of(block: u32) -> f32 {
-  let scaled = map[P.map + absmax_bits(P.absmax + block)] * nested[P.nested + block / ${NESTED_BLOCK}u];
+  let scaled = map[P.map + absmax_bits(P.absmax + block)] * nested[P.nested + (P.phase + block) / ${NESTED_BLOCK}u];
   return bitcast<f32>(bitcast<u32>(scaled) ^ P.zero) + mean[P.mean];
 }`,
     ],
@@ -44,6 +59,39 @@ const FILL = `
   workgroupBarrier();
   `;
 
+/** Elements 4i to 4i+3 of a chunk. */
+const PART = `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
+  let word = raw[i / 2u] >> ((i % 2u) * 16u);
+  return vec4<f32>(table[(word >> 4u) & 15u], table[word & 15u], table[(word >> 12u) & 15u], table[(word >> 8u) & 15u]);
+}`;
+
+/** Several matrices with one absmax a block in f32, read four at a time. */
+function joinedFormat(jobs: number): Format {
+  const names = (name: string): string[] => Array.from({ length: jobs }, (_, job) => jobName(name, job));
+  const [codes, absmax] = [names("codes"), names("absmax")];
+  const scale = (job: number, n: string): string =>
+    `return ${absmax[job]}[P.${absmax[job]} + (${n} * P.K + c * 32u) / P.blocksize];`;
+  return {
+    bindings: [
+      ...codes.map((name) => reads(name, "array<vec4<u32>>")),
+      ...absmax.map((name) => reads(name, "array<f32>")),
+    ],
+    params: [...codes, "kind", "blocksize", ...absmax],
+    chunk: 32,
+    prologue: FILL,
+    declarations: [
+      TABLE,
+      `fn raw(n: u32, c: u32) -> vec4<u32> {
+  ${byJob(jobs, (job, n) => `return ${codes[job]}[(P.${codes[job]} + ${n} * P.K) / 32u + c];`)}
+}`,
+      PART,
+      `fn weight(n: u32, c: u32) -> f32 {
+  ${byJob(jobs, scale)}
+}`,
+    ],
+  };
+}
+
 function format(absmax: Absmax, fast: boolean): Format {
   const { bindings, params, declarations } = statistics(absmax);
   const shared = [TABLE, ...declarations];
@@ -56,10 +104,7 @@ function format(absmax: Absmax, fast: boolean): Format {
       ? [
           ...shared,
           "fn raw(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + n * P.K) / 32u + c]; }",
-          `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
-  let word = raw[i / 2u] >> ((i % 2u) * 16u);
-  return vec4<f32>(table[(word >> 4u) & 15u], table[word & 15u], table[(word >> 12u) & 15u], table[(word >> 8u) & 15u]);
-}`,
+          PART,
           "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
         ]
       : [
@@ -74,7 +119,7 @@ function format(absmax: Absmax, fast: boolean): Format {
 }
 
 const linearShader = family("four_bit_linear", (options: ProductOptions & { readonly absmax: Absmax }) =>
-  productSpec(format(options.absmax, options.fast), options),
+  productSpec(options.jobs ? joinedFormat(options.jobs) : format(options.absmax, options.fast), options),
 );
 
 /** The operands of the statistics, and their numbers. */
@@ -83,11 +128,44 @@ function parts(
   nested: Operand | undefined,
   map: Operand | undefined,
   mean: Operand | undefined,
+  phase: number,
 ): { pieces: Piece[]; numbers: Record<string, number> } | undefined {
   if (absmax.dtype === "f32") return { pieces: [absmax], numbers: { absmax: absmax.offset } };
   if (!nested || !map || !mean) return undefined;
-  const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0 };
+  const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0, phase };
   return { pieces: [absmax, nested, map, mean], numbers };
+}
+
+/**
+ * Rows of codes with their statistics: cuts are where blocks begin. `phase` becomes the place of the first block in its
+ * nested block.
+ */
+function codeRows(
+  [codes, absmax, nested]: readonly (Operand | undefined)[],
+  at: number,
+  attributes: readonly number[],
+  blocksize: number,
+): Axis {
+  const [N = 0, K = 0] = codes!.shape;
+  const first = (row: number): number => (row * K) / blocksize;
+  const blocks = (row: number, count: number): [number, number] => [first(row), Math.ceil((count * K) / blocksize)];
+  const parts: Record<number, Part> = {
+    [at]: { operand: codes!, dim: 0 },
+    [at + 1]: { operand: absmax!, dim: 0, range: blocks },
+  };
+  if (nested) {
+    const range = (row: number, count: number): [number, number] => {
+      const begin = Math.floor(first(row) / NESTED_BLOCK);
+      return [begin, Math.ceil((first(row) + (count * K) / blocksize) / NESTED_BLOCK) - begin];
+    };
+    parts[at + 2] = { operand: nested, dim: 0, range };
+  }
+  return {
+    size: N,
+    step: rowsPerCut(K, blocksize),
+    parts,
+    attributes: (row) => [...attributes, first(row) % NESTED_BLOCK],
+  };
 }
 
 const INCOMPLETE = "absmax in u8 needs nested, map and offset";
@@ -96,9 +174,9 @@ export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
   record(call, queue, target) {
     const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
-    const [kind = 0, blocksize = 64, act = 0] = call.attributes;
+    const [kind = 0, blocksize = 64, act = 0, , phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
-    const statistics = parts(absmax!, nested, map, mean);
+    const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const pieces = [codes!, ...statistics.pieces];
     const numbers = { kind, blocksize, codes: codes!.offset, ...statistics.numbers };
@@ -108,15 +186,39 @@ export const fourBitLinear: Kernel = {
     const product = { x: x!, bias, residual: apart ? undefined : residual, y: y!, N, K, act, fast, pieces, numbers };
     recordProduct(queue, target, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
     if (apart) {
-      const { count } = y!;
-      const offsets = { count, b: residual.offset, y: y!.offset };
-      queue.dispatch(addInPlace({ inPlace: true }), [residual, y!], offsets, groupsFor(count, WORKGROUP));
+      addInPlace(queue, residual, y!);
     }
     return undefined;
   },
+  join(calls, queue, target) {
+    const products: Joinable[] = [];
+    const [kind = 0, blocksize = 64] = calls[0]!.attributes;
+    for (const call of calls) {
+      const [x, codes, absmax, , , , bias, residual, y] = call.operands;
+      const [N = 0, K = 0] = codes!.shape;
+      const numbers = { codes: codes!.offset, absmax: absmax!.offset };
+      const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
+      const alike = call.attributes[0] === kind && call.attributes[1] === blocksize && absmax!.dtype === "f32";
+      const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
+      if (bias || residual || !joinable(product, call, call.attributes[2]!, fast)) return false;
+      products.push(product);
+    }
+    if (1 + 3 * products.length > target.storageBuffers) return false;
+    const K = calls[0]!.operands[1]!.shape[1]!;
+    const made = (options: CommonOptions & { jobs: number }): Shader => linearShader({ absmax: "f32", ...options });
+    recordJoined(queue, target, products, K, { kind, blocksize }, made);
+    return true;
+  },
+  axes(call) {
+    const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 4), call.attributes[1]!);
+    return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
+  },
   shaders: (target) =>
     (["f32", "u8"] as const).flatMap((absmax) =>
-      productVariants(target, absmax === "f32" ? 4 : 7).map((options) => linearShader({ absmax, ...options })),
+      [
+        ...productVariants(target, absmax === "f32" ? 4 : 7),
+        ...(absmax === "f32" ? joinedVariants(target, 2) : []),
+      ].map((options) => linearShader({ absmax, ...options })),
     ),
 };
 
@@ -134,14 +236,21 @@ const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Ab
 
 export const fourBitDequantize: Kernel = {
   op: fourBitDequantizeOp,
-  record({ operands: [codes, absmax, nested, map, mean, w], attributes: [kind = 0, blocksize = 64] }, queue) {
-    const statistics = parts(absmax!, nested, map, mean);
+  record(
+    { operands: [codes, absmax, nested, map, mean, w], attributes: [kind = 0, blocksize = 64, phase = 0] },
+    queue,
+  ) {
+    const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const { count } = w!;
     const numbers = { count, kind, blocksize, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
     const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
     queue.dispatch(shader, [codes!, ...statistics.pieces, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
+  },
+  axes({ operands, attributes }) {
+    const rows = codeRows(operands, 0, attributes.slice(0, 2), attributes[1]!);
+    return [{ ...rows, parts: { ...rows.parts, 5: { operand: operands[5]!, dim: 0 } } }];
   },
   shaders: () => (["f32", "u8"] as const).map((absmax) => dequantizeShader({ absmax })),
 };

@@ -1,15 +1,22 @@
 // linear: products with f32, f16 and bf16 matrices.
 
-import type { DType } from "../../../core/dtype.js";
 import { linearOp } from "../../../ops/linear.js";
 import type { Kernel } from "../kernel.js";
 import { family, reader, reads } from "../shader.js";
+import { along } from "../split.js";
 import {
+  byJob,
   FLOAT_TYPES,
   type Format,
+  type Joinable,
+  jobName,
+  joinable,
+  joinedVariants,
   type ProductOptions,
+  productAxes,
   productSpec,
   productVariants,
+  recordJoined,
   recordProduct,
 } from "./product.js";
 
@@ -24,15 +31,18 @@ const PART: Readonly<Record<Float, string>> = {
   return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));`,
 };
 
-function format(dtype: Float, fast: boolean): Format {
+function format(dtype: Float, fast: boolean, jobs = 1): Format {
   const chunk = dtype === "f32" ? 4 : 8;
+  const names = Array.from({ length: jobs }, (_, job) => jobName("w", job));
   return {
-    bindings: [reads("w", fast ? "array<vec4<u32>>" : "array<u32>")],
-    params: ["w"],
+    bindings: names.map((name) => reads(name, fast ? "array<vec4<u32>>" : "array<u32>")),
+    params: names,
     chunk,
     declarations: fast
       ? [
-          `fn raw(n: u32, c: u32) -> vec4<u32> { return w[(P.w + n * P.K) / ${chunk}u + c]; }`,
+          `fn raw(n: u32, c: u32) -> vec4<u32> {
+  ${byJob(jobs, (job, n) => `return ${names[job]}[(P.${names[job]} + ${n} * P.K) / ${chunk}u + c];`)}
+}`,
           `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> { ${PART[dtype]} }`,
           "fn weight(n: u32, c: u32) -> f32 { return 1.0; }",
         ]
@@ -41,7 +51,7 @@ function format(dtype: Float, fast: boolean): Format {
 }
 
 const shader = family("linear", (options: ProductOptions & { readonly weight: Float }) =>
-  productSpec(format(options.weight, options.fast), options),
+  productSpec(format(options.weight, options.fast, options.jobs), options),
 );
 
 export const linear: Kernel = {
@@ -55,8 +65,29 @@ export const linear: Kernel = {
     recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
   },
+  join(calls, queue, target) {
+    const products: Joinable[] = [];
+    for (const call of calls) {
+      const [x, weight, bias, residual, y] = call.operands;
+      const [N = 0, K = 0] = weight!.shape;
+      const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
+      const chunk = weight!.dtype === "f32" ? 4 : 8;
+      const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
+      if (bias || residual || !joinable(product, call, call.attributes[0]!, fast)) return false;
+      products.push(product);
+    }
+    if (1 + 2 * products.length > target.storageBuffers) return false;
+    const { dtype, shape } = calls[0]!.operands[1]!;
+    const weight = dtype as Float;
+    recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }));
+    return true;
+  },
+  axes(call) {
+    const weight = call.operands[1]!;
+    return productAxes(call, { x: 0, bias: 2, residual: 3, y: 4 }, along(weight.shape[0]!, { 1: [weight, 0] }));
+  },
   shaders: (target) =>
-    FLOAT_TYPES.flatMap((weight: DType) =>
-      productVariants(target, 3).map((options) => shader({ weight: weight as Float, ...options })),
+    FLOAT_TYPES.flatMap((weight) =>
+      [...productVariants(target, 3), ...joinedVariants(target, 1)].map((options) => shader({ weight, ...options })),
     ),
 };

@@ -3,9 +3,10 @@
 import type { DType } from "../../../core/dtype.js";
 import { layerNormOp } from "../../../ops/layer-norm.js";
 import { rmsNormOp } from "../../../ops/rms-norm.js";
-import { leading } from "../call.js";
+import { asRows, leading } from "../call.js";
 import type { Kernel } from "../kernel.js";
 import { family, reader, reads, writes } from "../shader.js";
+import { firstDim } from "../split.js";
 import { FLOATS, fold } from "../wgsl.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
@@ -40,6 +41,7 @@ export const rmsNorm: Kernel = {
     if (y!.count > 0) queue.dispatch(rmsShader({ weight: weight!.dtype }), [x!, weight!, y!], numbers, rows);
     return undefined;
   },
+  axes: ({ operands: [x, , y] }) => firstDim({ 0: asRows(x!), 2: asRows(y!) }),
   shaders: () => FLOAT.map((weight) => rmsShader({ weight })),
 };
 
@@ -79,5 +81,6 @@ export const layerNorm: Kernel = {
     queue.dispatch(shader, pieces, { rows, columns, ...offsets, eps }, rows);
     return undefined;
   },
+  axes: ({ operands: [x, , , y] }) => firstDim({ 0: asRows(x!), 3: asRows(y!) }),
   shaders: () => MAYBE.flatMap((weight) => MAYBE.map((bias) => layerShader({ weight, bias }))),
 };

@@ -6,6 +6,7 @@ import type { Operand } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { bitsReader, family, reads, type Shader, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
+import { along } from "../split.js";
 
 const TYPES = ["f32", "f16", "bf16", "i8", "u4"] as const satisfies readonly DType[];
 
@@ -31,18 +32,37 @@ function into(queue: Queue, x: Operand, y: Operand, at: number): void {
   );
 }
 
+function misplaced(w: Operand, packed: Operand, row: number): string | undefined {
+  const [rows = 0, columns = 0] = w.shape;
+  if (row + rows > packed.shape[0]!) return `rows ${row} + ${rows} do not fit ${packed.shape[0]}`;
+  if (w.dtype === "u4" && (row * columns) % 2 !== 0) {
+    return `row ${row} of ${columns} 4-bit columns does not begin a byte`;
+  }
+  return undefined;
+}
+
+/** Rows after which a byte is full. */
+function wholeBytes({ dtype }: Operand, columns: number): number {
+  return dtype === "u4" && columns % 2 === 1 ? 2 : 1;
+}
+
 const shaders = (): Shader[] => TYPES.map((dtype) => shader({ dtype }));
 
 export const pack: Kernel = {
   op: packOp,
   record({ operands: [w, packed], attributes: [row = 0] }, queue) {
-    const [rows = 0, columns = 0] = w!.shape;
-    if (row + rows > packed!.shape[0]!) return `rows ${row} + ${rows} do not fit ${packed!.shape[0]}`;
-    if (w!.dtype === "u4" && (row * columns) % 2 !== 0) {
-      return `row ${row} of ${columns} 4-bit columns does not begin a byte`;
-    }
-    into(queue, w!, packed!, row * columns);
+    const problem = misplaced(w!, packed!, row);
+    if (problem) return problem;
+    into(queue, w!, packed!, row * w!.shape[1]!);
     return undefined;
+  },
+  axes({ operands: [w, packed], attributes: [row = 0] }) {
+    const [rows = 0, columns = 0] = w!.shape;
+    const problem = misplaced(w!, packed!, row);
+    if (problem) return problem;
+    const range = (begin: number, count: number): [number, number] => [row + begin, count];
+    const parts = { 0: { operand: w!, dim: 0 }, 1: { operand: packed!, dim: 0, range } };
+    return [{ size: rows, step: wholeBytes(w!, columns), parts, attributes: () => [0] }];
   },
   shaders,
 };
@@ -52,6 +72,10 @@ export const unpack: Kernel = {
   record({ operands: [packed, w] }, queue) {
     into(queue, packed!, w!, 0);
     return undefined;
+  },
+  axes({ operands: [packed, w] }) {
+    const [rows = 0, columns = 0] = w!.shape;
+    return [along(rows, { 0: [packed, 0], 1: [w, 0] }, wholeBytes(w!, columns))];
   },
   shaders,
 };

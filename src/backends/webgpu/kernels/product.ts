@@ -3,10 +3,11 @@
 // tile of 32 x 64 results is built from blocks in workgroup memory. What a weight looks like is a Format's affair.
 
 import type { DType } from "../../../core/dtype.js";
-import type { Operand, Piece } from "../call.js";
+import { asRows, type Call, type Operand, type Piece } from "../call.js";
 import type { Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
+import { type Axis, along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
@@ -36,6 +37,8 @@ export interface ProductOptions {
   readonly residual: boolean;
   /** Sums go through subgroups; only without tiles. */
   readonly subgroups: boolean;
+  /** Matrices that share x, one below the other: rows from P.n1 on are of the second, from P.n2 on of the third. */
+  readonly jobs?: number;
   readonly [more: string]: Option;
 }
 
@@ -49,26 +52,32 @@ const TILE_WIDTH = 128;
 /** From this many rows of x on, tiles. */
 const MANY = 9;
 
-const NUMBERS = ["M", "N", "K", "x", "bias", "residual", "y", "act:i32", "tiles"];
+/** `width` is the distance of rows of y and residual: N, unless this is a part of a larger product. */
+const NUMBERS = ["M", "N", "K", "width", "x", "bias", "residual", "y", "act:i32", "tiles"];
 
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
-  const { fast, rows, bias, residual, subgroups } = options;
+  const { fast, rows, bias, residual, subgroups, jobs = 1 } = options;
   const bindings = [
     reads("x", fast ? "array<vec4<f32>>" : "array<f32>"),
     ...format.bindings,
     ...(bias === "none" ? [] : [reads("bias")]),
     ...(residual ? [reads("residual", "array<f32>")] : []),
-    writes("y"),
+    ...range(jobs).map((job) => writes(jobName("y", job))),
   ];
-  const store = `
+  const joined = `
+fn store(m: u32, n: u32, sum: f32) {
+  if (m >= P.M || n >= P.N) { return; }
+  ${byJob(jobs, (job, n) => `${jobName("y", job)}[P.${jobName("y", job)} + m * (${end(jobs, job)} - ${begin(job)}) + ${n}] = sum; return;`)}
+}`;
+  const alone = `
 fn store(m: u32, n: u32, sum: f32) {
   if (m >= P.M || n >= P.N) { return; }
   let value = activate(P.act, sum${bias === "none" ? "" : " + bias_at(P.bias + n)"});
-  y[P.y + m * P.N + n] = value${residual ? " + residual[P.residual + m * P.N + n]" : ""};
+  y[P.y + m * P.width + n] = value${residual ? " + residual[P.residual + m * P.width + n]" : ""};
 }`;
   return {
     bindings,
-    params: [...NUMBERS, ...format.params],
+    params: [...NUMBERS, ...format.params, ...(jobs > 1 ? ["n1", ...(jobs > 2 ? ["n2", "y2"] : []), "y1"] : [])],
     workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
     subgroups,
     declarations: [
@@ -76,7 +85,7 @@ fn store(m: u32, n: u32, sum: f32) {
       ACTIVATIONS,
       ...format.declarations,
       bias === "none" ? "" : reader("bias", bias),
-      store,
+      jobs > 1 ? joined : alone,
       ...(rows === 0 ? TILES : [`var<workgroup> cells: array<f32, ${WIDTH * OUTPUTS * rows}>;`]),
     ],
     body: (format.prologue ?? "") + (rows === 0 ? tiled(format, fast) : streamed(format, fast, rows, subgroups)),
@@ -85,6 +94,22 @@ fn store(m: u32, n: u32, sum: f32) {
 
 function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
+}
+
+/** The name of an operand of a job: "w", "w1", "w2". */
+export function jobName(name: string, job: number): string {
+  return job === 0 ? name : `${name}${job}`;
+}
+
+const begin = (job: number): string => (job === 0 ? "0u" : `P.n${job}`);
+const end = (jobs: number, job: number): string => (job + 1 < jobs ? `P.n${job + 1}` : "P.N");
+
+/** WGSL that runs the text of the job that row `n` belongs to, given the row's number in that job; each must return. */
+export function byJob(jobs: number, text: (job: number, n: string) => string): string {
+  return range(jobs)
+    .reverse()
+    .map((job) => (job === 0 ? text(0, "n") : `if (n >= P.n${job}) { ${text(job, `(n - P.n${job})`)} }`))
+    .join("\n  ");
 }
 
 /** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N. */
@@ -231,6 +256,26 @@ export interface ProductCall {
   readonly numbers: Readonly<Record<string, number>>;
 }
 
+/** The two ways to cut a product: rows of x, and rows of the weight (operands `weights` as they are cut along N). */
+export function productAxes(
+  { operands }: Call,
+  places: { readonly x: number; readonly bias: number; readonly residual: number; readonly y: number },
+  outputs: Axis,
+): Axis[] {
+  const rows = (at: number): Operand | undefined => operands[at] && asRows(operands[at]);
+  const x = rows(places.x)!;
+  const residual = rows(places.residual);
+  const y = rows(places.y)!;
+  const { bias } = places;
+  const parts: Record<number, Part> = { ...outputs.parts, [places.y]: { operand: y, dim: 1 } };
+  if (operands[bias]) parts[bias] = { operand: operands[bias], dim: 0 };
+  if (residual) parts[places.residual] = { operand: residual, dim: 1 };
+  return [
+    { ...outputs, parts },
+    along(x.shape[0]!, { [places.x]: [x, 0], [places.residual]: [residual, 0], [places.y]: [y, 0] }),
+  ];
+}
+
 /** Records a product; `shader` gives the one for the options that this finds. */
 export function recordProduct(
   queue: Queue,
@@ -253,8 +298,67 @@ export function recordProduct(
   const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [x, ...pieces, ...(bias ? [bias] : []), ...(residual ? [residual] : []), y];
-  const numbers = { M, N, K, act, tiles, ...offsets, ...call.numbers };
+  const numbers = { M, N, K, width: y.strides.at(-2) ?? N, act, tiles, ...offsets, ...call.numbers };
   queue.dispatch(made, all, numbers, tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows)));
+}
+
+/** A product that may be joined with others of the same x. */
+export interface Joinable {
+  readonly x: Operand;
+  readonly y: Operand;
+  readonly N: number;
+  /** Pieces of its weight, in the order of the format's bindings, and their numbers by the names of job 0. */
+  readonly pieces: readonly Piece[];
+  readonly numbers: Readonly<Record<string, number>>;
+}
+
+/** Most matrices that are joined. */
+export const JOBS = 3;
+
+/** Records two or three products of few rows with one x as one dispatch. `common` are numbers that all jobs share. */
+export function recordJoined(
+  queue: Queue,
+  target: Target,
+  products: readonly Joinable[],
+  K: number,
+  common: Readonly<Record<string, number>>,
+  shader: (options: CommonOptions & { readonly jobs: number }) => Shader,
+): void {
+  const { x, y, N: first } = products[0]!;
+  const jobs = products.length;
+  const M = y.count / first;
+  const rows = M === 1 ? 1 : 4;
+  const N = products.reduce((sum, product) => sum + product.N, 0);
+  const made = shader({ fast: true, rows, bias: "none", residual: false, subgroups: target.subgroups, jobs });
+  const numbers: Record<string, number> = { M, N, K, width: N, x: x.offset, bias: 0, residual: 0, act: 0, ...common };
+  let row = 0;
+  products.forEach((product, job) => {
+    if (job > 0) numbers[`n${job}`] = row;
+    row += product.N;
+    numbers[jobName("y", job)] = product.y.offset;
+    for (const [name, value] of Object.entries(product.numbers)) numbers[jobName(name, job)] = value;
+  });
+  const tiles = Math.ceil(N / OUTPUTS);
+  const weights = products[0]!.pieces.flatMap((_, i) => products.map(({ pieces }) => pieces[i]!));
+  const pieces = [x, ...weights, ...products.map((product) => product.y)];
+  queue.dispatch(made, pieces, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
+}
+
+/** True if products can be joined: few rows, x read as vec4s, nothing added, everything bindable. */
+export function joinable(product: Joinable, call: Call, act: number, fast: boolean): boolean {
+  const rows = product.N > 0 ? product.y.count / product.N : 0;
+  const { x } = product;
+  return rows > 0 && rows < MANY && fast && act === 0 && x.offset % 4 === 0 && call.operands.every((o) => !o || o.fits);
+}
+
+/** Every combination of options that `recordJoined` can ask for; `each` bindings for a job's weight. */
+export function joinedVariants(target: Target, each: number): (CommonOptions & { jobs: number })[] {
+  const { subgroups } = target;
+  return [2, JOBS]
+    .filter((jobs) => 1 + jobs * (each + 1) <= target.storageBuffers)
+    .flatMap((jobs) =>
+      [1, 4].map((rows) => ({ fast: true, rows, bias: "none" as const, residual: false, subgroups, jobs })),
+    );
 }
 
 /** Every combination of options that `recordProduct` can ask for. */

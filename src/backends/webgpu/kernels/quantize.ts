@@ -11,10 +11,11 @@ import {
   NF4_THRESHOLDS,
 } from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
-import type { Piece } from "../call.js";
+import type { Operand, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
+import { along, rowsPerCut } from "../split.js";
 import { EXACT_DIVIDE, FLOATS, fold, literal } from "../wgsl.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
@@ -66,6 +67,17 @@ export const llmInt8Quantize: Kernel = {
     queue.dispatch(rowCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
     return undefined;
   },
+  axes({ operands: [w, codes, scb], attributes: [row = 0] }) {
+    const [rows = 0] = w!.shape;
+    if (row + rows > codes!.shape[0]!) return `rows ${row} + ${rows} do not fit ${codes!.shape[0]}`;
+    const range = (begin: number, count: number): [number, number] => [row + begin, count];
+    const parts = {
+      0: { operand: w!, dim: 0 },
+      1: { operand: codes!, dim: 0, range },
+      2: { operand: scb!, dim: 0, range },
+    };
+    return [{ size: rows, parts, attributes: () => [0] }];
+  },
   shaders: () => FLOAT.flatMap((w) => [rowScale({ step: "scale", w }), rowCodes({ step: "codes", w })]),
 };
 
@@ -85,6 +97,7 @@ export const llmInt8Dequantize: Kernel = {
     queue.dispatch(rowValues({}), [codes!, scb!, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
+  axes: ({ operands: [codes, scb, w] }) => [along(codes!.shape[0]!, { 0: [codes, 0], 1: [scb, 0], 2: [w, 0] })],
   shaders: () => [rowValues({})],
 };
 
@@ -140,14 +153,21 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
   body: wordWriter("codes", "u4", (e) => `code_of(${e})`),
 }));
 
+function misplaced(w: Operand, codes: Operand, blocksize: number, row: number): string | undefined {
+  const [rows = 0, columns = 0] = w.shape;
+  if ((row * columns) % blocksize !== 0) {
+    return `row ${row} of ${columns} columns does not begin a block of ${blocksize}`;
+  }
+  return row + rows > codes.shape[0]! ? `rows ${row} + ${rows} do not fit ${codes.shape[0]}` : undefined;
+}
+
 export const fourBitQuantize: Kernel = {
   op: fourBitQuantizeOp,
   record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }, queue) {
-    const [rows = 0, columns = 0] = w!.shape;
-    const [total = 0] = codes!.shape;
+    const problem = misplaced(w!, codes!, blocksize, row);
+    if (problem) return problem;
+    const columns = w!.shape[1]!;
     const begin = row * columns;
-    if (begin % blocksize !== 0) return `row ${row} of ${columns} columns does not begin a block of ${blocksize}`;
-    if (row + rows > total) return `rows ${row} + ${rows} do not fit ${total}`;
     const elements = w!.count;
     if (elements === 0) return undefined;
     const blocks = Math.ceil(elements / blocksize);
@@ -157,12 +177,28 @@ export const fourBitQuantize: Kernel = {
     const first = [w!, absmax!, inverse];
     queue.dispatch(blockScale({ step: "scale", w: type }), first, sizes, groupsFor(blocks, WORKGROUP));
     const end = begin + elements;
-    const count = elements + (end % 2 === 1 && end === total * columns ? 1 : 0);
+    const count = elements + (end % 2 === 1 && end === codes!.count ? 1 : 0);
     const offset = codes!.offset + begin;
     const numbers = { count, offset, elements, blocksize, kind, w: w!.offset };
     const groups = groupsFor(wordsFor("u4", offset, count), WORKGROUP);
     queue.dispatch(blockCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
     return undefined;
+  },
+  axes({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }) {
+    const problem = misplaced(w!, codes!, blocksize, row);
+    if (problem) return problem;
+    const [rows = 0, columns = 0] = w!.shape;
+    const range = (begin: number, count: number): [number, number] => [row + begin, count];
+    const blocks = (begin: number, count: number): [number, number] => [
+      ((row + begin) * columns) / blocksize,
+      Math.ceil((count * columns) / blocksize),
+    ];
+    const parts = {
+      0: { operand: w!, dim: 0 },
+      1: { operand: codes!, dim: 0, range },
+      2: { operand: absmax!, dim: 0, range: blocks },
+    };
+    return [{ size: rows, step: rowsPerCut(columns, blocksize), parts, attributes: () => [kind, blocksize, 0] }];
   },
   shaders: () => FLOAT.flatMap((w) => [blockScale({ step: "scale", w }), blockCodes({ step: "codes", w })]),
 };

@@ -4,6 +4,7 @@
 import { ropeOp, ropeTableOp } from "../../../ops/rope.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
+import { along, firstDim } from "../split.js";
 import { MULHI } from "../wgsl.js";
 
 /** cos and sin of any f32 below 2^31. 1/2π has 96 fraction bits here; the product with a 24-bit mantissa keeps 64. */
@@ -76,6 +77,7 @@ export const ropeTable: Kernel = {
     queue.dispatch(tableShader({}), pieces, { count, pairs, ...offsets, scale }, groupsFor(count, WORKGROUP));
     return undefined;
   },
+  axes: ({ operands: [positions, , table] }) => firstDim({ 0: positions, 2: table }),
   shaders: () => [tableShader({})],
 };
 
@@ -112,6 +114,11 @@ export const rope: Kernel = {
     const numbers = { ...sizes, x: x!.offset, sb, st, sh, sd, table: table!.offset, y: y!.offset };
     queue.dispatch(ropeShader({}), [x!, table!, y!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
+  },
+  axes({ operands: [x, table, y] }) {
+    const [batch = 0, steps = 0] = x!.shape;
+    const dim = batch > 1 ? 0 : 1; // results stay contiguous
+    return [along(dim === 0 ? batch : steps, { 0: [x, dim], 1: [table, dim], 2: [y, dim] })];
   },
   shaders: () => [ropeShader({})],
 };

@@ -6,6 +6,7 @@ import { tokenLogprobsOp } from "../../../ops/token-logprobs.js";
 import { FAILURE } from "../errors.js";
 import type { Kernel } from "../kernel.js";
 import { family, reads, writes } from "../shader.js";
+import { along } from "../split.js";
 import { fold, LOWEST } from "../wgsl.js";
 
 const WIDTH = 256;
@@ -43,6 +44,7 @@ export const argmax: Kernel = {
     queue.dispatch(argmaxShader({}), [logits!, ids!], numbers, rows);
     return undefined;
   },
+  axes: ({ operands: [logits, ids] }) => [along(logits!.shape[0]!, { 0: [logits, 0], 1: [ids, 0] })],
   shaders: () => [argmaxShader({})],
 };
 
@@ -80,6 +82,7 @@ export const penalize: Kernel = {
     queue.dispatch(penalizeShader({}), [logits!, history!, met], numbers, rows);
     return undefined;
   },
+  axes: ({ operands: [logits, history] }) => [along(logits!.shape[0]!, { 0: [logits, 0], 1: [history, 0] })],
   shaders: () => [penalizeShader({})],
 };
 
@@ -116,5 +119,8 @@ export const tokenLogprobs: Kernel = {
     queue.dispatch(logprobsShader({}), [logits!, targets!, y!], numbers, rows);
     return undefined;
   },
+  axes: ({ operands: [logits, targets, y] }) => [
+    along(logits!.shape[0]!, { 0: [logits, 0], 1: [targets, 0], 2: [y, 0] }),
+  ],
   shaders: () => [logprobsShader({})],
 };

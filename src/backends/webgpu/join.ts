@@ -1,0 +1,65 @@
+// Finds calls that may run at the same time, for kernels that record several as one dispatch: the projections of a layer
+// that share their input. A dispatch costs a GPU microseconds whatever it does, and decode is made of small ones. Only
+// the order of independent calls changes; every result is written as before.
+
+import type { Call, Operand } from "./call.js";
+import type { Kernel } from "./kernel.js";
+
+/** A call that waits to be recorded. */
+export interface Pending {
+  readonly kernel: Kernel;
+  readonly call: Call;
+  /** Its number (journal.ts). */
+  readonly number: number;
+}
+
+/** Calls that are looked at behind one. */
+const AHEAD = 8;
+const MOST = 3;
+
+interface Touched {
+  readonly reads: ReadonlySet<unknown>;
+  readonly writes: ReadonlySet<unknown>;
+}
+
+function touched({ kernel, call }: Pending): Touched {
+  const { inputs } = kernel.op.signature;
+  const reads = new Set<unknown>();
+  const writes = new Set<unknown>();
+  call.operands.forEach((operand, i) => {
+    if (!operand) return;
+    if (i >= inputs.length || inputs[i]!.mutated) writes.add(operand.block);
+    else reads.add(operand.block);
+  });
+  return { reads, writes };
+}
+
+function meet(a: ReadonlySet<unknown>, b: ReadonlySet<unknown>): boolean {
+  for (const block of a) if (b.has(block)) return true;
+  return false;
+}
+
+/** True if one of the two must come before the other. */
+function ordered(a: Touched, b: Touched): boolean {
+  return meet(a.writes, b.writes) || meet(a.writes, b.reads) || meet(a.reads, b.writes);
+}
+
+function same(a: Operand, b: Operand): boolean {
+  return a.block === b.block && a.byte === b.byte && a.count === b.count && a.shape.at(-1) === b.shape.at(-1);
+}
+
+/** The calls behind `calls[at]` that could be recorded with it, in their order; those that are `done` are passed over. */
+export function partners(calls: readonly Pending[], at: number, done: ReadonlySet<Pending>): Pending[] {
+  const first = calls[at]!;
+  const found: Pending[] = [];
+  const before = [touched(first)];
+  for (let i = at + 1; i < Math.min(calls.length, at + 1 + AHEAD) && found.length + 1 < MOST; i++) {
+    const next = calls[i]!;
+    if (done.has(next)) continue;
+    const own = touched(next);
+    const alike = next.kernel === first.kernel && same(next.call.operands[0]!, first.call.operands[0]!);
+    if (alike && !before.some((other) => ordered(other, own))) found.push(next);
+    before.push(own);
+  }
+  return found;
+}

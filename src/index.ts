@@ -11,6 +11,7 @@ export {
   DTypeError,
   FormatError,
   KernelError,
+  NetworkError,
   NotFoundError,
   OctavoError,
   OptionError,

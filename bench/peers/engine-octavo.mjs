@@ -2,6 +2,7 @@
 // of src/generate/loop.ts does it, one recorded step ahead of the token that the host reads.
 
 import { scope, Tensor } from "../../dist/core/tensor.js";
+import { Disk } from "../../dist/formats/disk.js";
 import { openDevice } from "../../dist/load/device.js";
 import { loadCausalLM } from "../../dist/load/index.js";
 import { KVCache } from "../../dist/nn/cache.js";
@@ -33,7 +34,7 @@ export async function open({ file, variant, isa, threads, shape }) {
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
   const options = optionsOf(variant);
   const { dtype } = options;
-  const { model } = await loadCausalLM(file, { device, name: shape.name, ...options });
+  const { model } = await loadCausalLM(new Disk(file), { device, name: shape.name, ...options });
   const { layers, groups, head_dim } = model.geometry;
 
   /** @param {number} rows @param {number} wanted */

@@ -1,4 +1,4 @@
-// Opening devices by name, and the one that is shared by everybody who does not open his own.
+// Opening devices by name in Node, and the one that is shared by everybody who does not open his own.
 
 import { openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
@@ -8,17 +8,12 @@ import { findGPU } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { DeviceError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
+import { type DeviceOptions, sharing } from "./platform.js";
 
-export interface DeviceOptions {
-  /** Threads of the CPU backend; by default one per physical core that this process may use. */
-  threads?: number;
-  /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
-  isa?: string;
-}
+export type { DeviceOptions } from "./platform.js";
 
 /** Devices that `requestDevice` knows. */
 export const DEVICE_NAMES = ["cpu", "reference", "wasm", "webgpu"] as const;
-export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /**
  * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, on the thread that
@@ -47,20 +42,5 @@ export async function requestDevice(name = "cpu", options: DeviceOptions = {}): 
   return new Device(await openWebGPU(await findGPU()));
 }
 
-const shared = new Map<string, Promise<Device>>();
-
 /** The device of that name that all models without one of their own share; opened on first use, and anew when lost. */
-export async function sharedDevice(name = "cpu"): Promise<Device> {
-  const held = shared.get(name);
-  if (held) {
-    const device = await held;
-    if (!device.backend.lost) return device;
-    if (shared.get(name) !== held) return sharedDevice(name);
-  }
-  const opening = requestDevice(name);
-  shared.set(name, opening);
-  opening.catch(() => {
-    if (shared.get(name) === opening) shared.delete(name);
-  });
-  return opening;
-}
+export const sharedDevice: (name?: string) => Promise<Device> = sharing(requestDevice, "cpu");

@@ -1,0 +1,119 @@
+// The browser as a platform: models come from servers and stay in the browser's storage; devices are WebGPU and
+// WebAssembly. It holds for Workers and pages, and as far as `navigator.gpu` and `fetch` go for Deno and Bun.
+
+import { openReference } from "../backends/reference/index.js";
+import type { WasmModule } from "../backends/wasm/api.js";
+import { openWasm } from "../backends/wasm/index.js";
+import { openWebGPU } from "../backends/webgpu/index.js";
+import { Device } from "../core/device.js";
+import { DeviceError, OptionError, suggestion } from "../core/errors.js";
+import { HttpSource, modelAddress } from "../formats/http.js";
+import type { Source } from "../formats/source.js";
+import { type DeviceOptions, type Platform, type SourceOptions, sharing } from "../load/platform.js";
+import { OPS, signatures } from "../ops/index.js";
+import { openCache } from "./storage.js";
+import { WEB } from "./web.js";
+
+const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
+
+/**
+ * An address, whole or relative to the page ("./models/x/", "/models/x/"), or the id of a model on a hub.
+ * @throws OptionError
+ */
+async function source(model: string, options: SourceOptions): Promise<Source> {
+  const { hub, revision, token, cache = true, signal, warn } = options;
+  for (const key of ["cache_dir", "local_files_only"] as const) {
+    if (options[key] !== undefined) throw new OptionError(`${key} means nothing in a browser`);
+  }
+  const relative = typeof model === "string" && hub === undefined && /^\.{0,2}\//.test(model);
+  const address = modelAddress(relative ? resolved(model) : model, hub, revision);
+  return new HttpSource(address, { token, signal, warn, cache: cache ? await openCache() : undefined });
+}
+
+/** @throws OptionError where there is no page that the address could be relative to */
+function resolved(address: string): string {
+  const base = WEB.location?.href;
+  if (base && URL.canParse(address, base)) return new URL(address, base).href;
+  throw new OptionError(`${address} is relative, and there is no page that it could be relative to`);
+}
+
+/**
+ * Opens a device: "webgpu", "wasm" (the kernels as WebAssembly, on the thread that calls: use it in a Worker),
+ * "reference" (slow and exact), or "auto": WebGPU where there is an adapter, else WebAssembly.
+ * @throws DeviceError for an unknown name, or if the device is not there
+ */
+export async function requestDevice(name: string = "auto", options: DeviceOptions = {}): Promise<Device> {
+  switch (name) {
+    case "webgpu":
+      return new Device(await openWebGPU(gpu()));
+    case "wasm":
+      return new Device(openWasm(await wasmModule(options.wasm), { signatures: signatures() }));
+    case "reference":
+      return new Device(openReference(OPS));
+    case "auto":
+      return (await chooseDevice()).name === "webgpu" ? requestDevice("webgpu") : requestDevice("wasm", options);
+  }
+  const near = suggestion(name, DEVICE_NAMES);
+  throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
+    hint: name === "cpu" ? 'in a browser it is "wasm"' : `devices in a browser: ${DEVICE_NAMES.join(", ")}`,
+  });
+}
+
+/** The device that "auto" takes here, and why. */
+export async function chooseDevice(): Promise<{ name: "webgpu" | "wasm"; reason: string }> {
+  const adapter = await WEB.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (!WEB.navigator?.gpu) return { name: "wasm", reason: "this browser has no WebGPU" };
+  if (!adapter) return { name: "wasm", reason: "WebGPU offers no adapter" };
+  if (adapter.info.isFallbackAdapter) {
+    return { name: "wasm", reason: "the only WebGPU adapter is software, which is slower than WebAssembly" };
+  }
+  return { name: "webgpu", reason: "WebGPU offers an adapter" };
+}
+
+/** @throws DeviceError */
+function gpu(): GPU {
+  const { gpu } = WEB.navigator ?? {};
+  if (gpu) return gpu;
+  throw new DeviceError("webgpu: this browser has no WebGPU, or the page is not secure (https or localhost)", {
+    hint: 'use the device "wasm", or a current browser',
+  });
+}
+
+/** Compiled modules by address. */
+const compiled = new Map<string, Promise<WasmModule>>();
+
+async function wasmModule(from: DeviceOptions["wasm"]): Promise<WasmModule | Uint8Array | ArrayBuffer> {
+  if (from instanceof Uint8Array || from instanceof ArrayBuffer) return from;
+  const url = new URL(from ?? new URL("octavo.wasm", import.meta.url), WEB.location?.href).href;
+  let module = compiled.get(url);
+  if (!module) {
+    module = fetchModule(url);
+    compiled.set(url, module);
+    module.catch(() => compiled.delete(url));
+  }
+  return module;
+}
+
+async function fetchModule(url: string): Promise<WasmModule> {
+  const hint =
+    "serve build/octavo.wasm (npm run build:wasm) there, or pass its address: requestDevice('wasm', { wasm })";
+  try {
+    const response = await fetch(url);
+    if (!response.ok) throw new DeviceError(`wasm: the server answered ${response.status} for ${url}`, { hint });
+    const { WebAssembly } = globalThis as unknown as { WebAssembly: { compile(b: ArrayBuffer): Promise<WasmModule> } };
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (error) {
+    if (error instanceof DeviceError) throw error;
+    throw new DeviceError(`wasm: the module at ${url} cannot be used: ${(error as Error).message}`, {
+      hint,
+      cause: error,
+    });
+  }
+}
+
+export const BROWSER: Platform = {
+  device: "auto",
+  source,
+  requestDevice,
+  sharedDevice: sharing(requestDevice, "auto"),
+};

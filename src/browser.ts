@@ -48,5 +48,5 @@ export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceOptions } from "./load/platform.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 
-export const AutoModelForCausalLM: AutoModel = autoModel(BROWSER);
-export const AutoTokenizer: AutoTokenizers = autoTokenizer(BROWSER);
+export const AutoModelForCausalLM: AutoModel = /* @__PURE__ */ autoModel(BROWSER);
+export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

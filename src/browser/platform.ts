@@ -115,5 +115,5 @@ export const BROWSER: Platform = {
   device: "auto",
   source,
   requestDevice,
-  sharedDevice: sharing(requestDevice, "auto"),
+  sharedDevice: /* @__PURE__ */ sharing(requestDevice, "auto"),
 };

@@ -29,8 +29,6 @@ const UNCACHED: object = { cache: "no-store" };
 const RETRY_STATUS: ReadonlySet<number> = new Set([408, 425, 429, 500, 502, 503, 504]);
 
 export class HttpClient {
-  /** Bytes of bodies so far. */
-  received = 0;
   readonly #signal: AbortSignal | undefined;
   readonly #token: string | undefined;
   readonly #closing = new AbortController();
@@ -133,7 +131,6 @@ export class HttpClient {
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
-        this.received += value.length;
         yield value;
       }
       whole = true;

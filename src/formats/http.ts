@@ -61,11 +61,11 @@ export class HttpSource implements Source {
   constructor(address: string, options: HttpSourceOptions = {}) {
     this.location = address;
     this.#client = new HttpClient(options);
-    this.#context = { client: this.#client, cache: options.cache, warn: options.warn ?? (() => {}) };
+    this.#context = { client: this.#client, cache: options.cache, received: 0, warn: options.warn ?? (() => {}) };
   }
 
   get network(): number {
-    return this.#client.received;
+    return this.#context.received;
   }
 
   path(name: string): string {

@@ -16,6 +16,8 @@ const HELD_BYTES = 64 << 20;
 export interface RemoteContext {
   readonly client: HttpClient;
   readonly cache: RangeCache | undefined;
+  /** Bytes of files that came from the server so far. */
+  received: number;
   /** Told when the cache cannot be used; the file is then read without it. */
   warn(message: string): void;
 }
@@ -79,6 +81,7 @@ export class RemoteFile implements SourceFile {
     }
     const answer = await client.get(path, what, 0, PIECE_BYTES);
     const held = !answer.ranged && (answer.size ?? 0) <= HELD_BYTES ? await hold(path, answer) : undefined;
+    context.received += held?.length ?? 0;
     const identity = { size: held?.length ?? answer.size!, etag: answer.etag };
     const kept = await cache?.create(path, identity).catch((error) => context.warn(unusable(error)));
     const file = new RemoteFile(path, what, identity, context, kept ?? undefined);
@@ -201,6 +204,7 @@ export class RemoteFile implements SourceFile {
         let skip = position - from.start;
         for await (const arrived of from.body) {
           failures = 0;
+          this.#context.received += arrived.length;
           let bytes = arrived.subarray(Math.min(skip, arrived.length));
           skip -= arrived.length - bytes.length;
           while (bytes.length > 0 && done < pieces.length) {

@@ -1,6 +1,6 @@
 // Files behind servers: pieces by range, what is kept and resumed, and every way in which a server can disappoint.
 
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { AbortError, FormatError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
 import { HttpSource, type HttpSourceOptions, modelAddress } from "../../src/formats/http.js";
 import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../../src/formats/range-cache.js";
@@ -114,13 +114,12 @@ describe("reading", () => {
       expect(source.network).toBe(LARGE.length);
       expect(server.asked.length).toBe(12);
       expect(server.asked[0]!.range).toBe(`bytes=0-${PIECE_BYTES - 1}`);
-      const ahead = await withSource({}, async (other) => {
+      await withSource({}, async (other) => {
         const file = await open(other, "large");
         server.asked.length = 0;
         await file.read(0, 10, { onward: true });
-        return server.asked.length;
+        await vi.waitFor(() => expect(server.asked.length).toBeGreaterThan(2));
       });
-      expect(ahead).toBeGreaterThan(2);
     });
   });
 

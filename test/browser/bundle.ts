@@ -17,6 +17,8 @@ export interface Site {
   readonly address: string;
   /** Requests so far: method, path and range. */
   readonly asked: { method: string; path: string; range: string | undefined }[];
+  /** Milliseconds that an answer waits for each megabyte that lies before its first byte. */
+  slowness: number;
   stop(): Promise<void>;
 }
 
@@ -24,12 +26,15 @@ export interface Site {
 export async function serveFolder(folder: string): Promise<Site> {
   const asked: Site["asked"] = [];
   const server = createServer((request, response) => {
-    asked.push({ method: request.method!, path: request.url!, range: request.headers.range });
-    serveFile(folder, request, response);
+    const { range } = request.headers;
+    asked.push({ method: request.method!, path: request.url!, range });
+    const start = Number(/^bytes=(\d+)/.exec(range ?? "")?.[1] ?? 0);
+    setTimeout(() => serveFile(folder, request, response), (site.slowness * start) / 1e6);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
+  const site: Site = {
     folder,
+    slowness: 0,
     // A name of this machine that browsers take for secure.
     address: `http://localhost:${(server.address() as AddressInfo).port}`,
     asked,
@@ -38,6 +43,7 @@ export async function serveFolder(folder: string): Promise<Site> {
       await new Promise((resolve) => server.close(resolve));
     },
   };
+  return site;
 }
 
 /** A page whose Worker is the bundle of a test's script. */

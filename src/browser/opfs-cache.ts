@@ -1,6 +1,6 @@
 // Downloaded files in the origin's private file system. Only Workers can write there piece by piece. A file is two:
-// `<hash>.data` holds the pieces at their places, `<hash>.meta` says what it is and which pieces are there. A piece is
-// marked after its bytes have been flushed, so a page that is closed in the middle loses at most what it had not marked.
+// `<hash>.data` holds the pieces at their places, `<hash>.meta` says what it is and which pieces are there. Marks
+// are written after the bytes have been flushed, so a page that is closed in the middle loses at most the last few pieces.
 
 import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../formats/range-cache.js";
 import { type FileHandle, type FolderHandle, type SyncAccessHandle, WEB } from "./web.js";
@@ -155,7 +155,8 @@ class OpfsFile implements CachedFile {
   readonly #marksAt: number;
   /** A byte for each piece that is there. */
   readonly #marks: Uint8Array;
-  #unmarked: number[] = [];
+  /** Pieces whose marks are not on disk yet. */
+  #unmarked = 0;
   #users = 1;
 
   constructor(
@@ -196,8 +197,8 @@ class OpfsFile implements CachedFile {
     if (this.has(piece)) return;
     const written = this.#data.write(bytes, { at: piece * PIECE_BYTES });
     if (written !== bytes.length) throw new Error(`quota: ${written} of ${bytes.length} bytes were written`);
-    this.#unmarked.push(piece);
-    if (this.#unmarked.length >= FLUSH_EVERY) this.#mark();
+    this.#marks[piece] = 1;
+    if (++this.#unmarked >= FLUSH_EVERY) this.#mark();
   }
 
   async close(): Promise<void> {
@@ -212,10 +213,9 @@ class OpfsFile implements CachedFile {
   }
 
   #mark(): void {
-    if (this.#unmarked.length === 0) return;
+    if (this.#unmarked === 0) return;
+    this.#unmarked = 0;
     this.#data.flush();
-    for (const piece of this.#unmarked) this.#marks[piece] = 1;
-    this.#unmarked = [];
     this.#meta.write(this.#marks, { at: this.#marksAt });
     this.#meta.flush();
   }

@@ -182,9 +182,16 @@ function refused(url: string, what: string, status: number): OctavoError {
   });
 }
 
+const PAGE = "an HTML page";
+
+/** True for the error that says so of a page in the place of a file. */
+export function isWebPage(error: unknown): boolean {
+  return error instanceof FormatError && error.details.got === PAGE;
+}
+
 function webPage(url: string, what: string): FormatError {
-  return new FormatError(`${url}: expected a ${what}, got an HTML page`, {
-    details: { file: url, offset: 0, expected: what, got: "an HTML page" },
+  return new FormatError(`${url}: expected a ${what}, got ${PAGE}`, {
+    details: { file: url, offset: 0, expected: what, got: PAGE },
     hint: "the server answers addresses that it does not know with a page; check the address of the folder",
   });
 }

@@ -1,9 +1,9 @@
 // A model's folder behind a server: any that serves files, or the hub. Files are opened once and stay open until the
 // source is closed. Nothing of a platform here but `fetch`.
 
-import { FormatError, NotFoundError, OptionError } from "../core/errors.js";
+import { NotFoundError, OptionError } from "../core/errors.js";
 import { quote } from "./files.js";
-import { HttpClient, type HttpOptions } from "./http-client.js";
+import { HttpClient, type HttpOptions, isWebPage } from "./http-client.js";
 import { checkRevision, isModelId } from "./model-id.js";
 import type { RangeCache } from "./range-cache.js";
 import { type RemoteContext, RemoteFile } from "./remote-file.js";
@@ -84,7 +84,7 @@ export class HttpSource implements Source {
           await this.open(this.path(name), "file");
           return true;
         } catch (error) {
-          if (error instanceof NotFoundError || error instanceof FormatError) return false;
+          if (error instanceof NotFoundError || isWebPage(error)) return false;
           throw error;
         }
       }),

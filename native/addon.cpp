@@ -150,11 +150,12 @@ napi_value Submit(napi_env env, napi_callback_info info) {
 }
 
 napi_value Read(napi_env env, napi_callback_info info) {
-  Arguments a(env, info, "read", 3);
+  Arguments a(env, info, "read", 4);
   int32_t id;
-  uint64_t size, offset, bytes;
+  uint64_t size, offset, bytes, sound;
   if (!a.ok || !a.buffer(0, &id, &size) || !a.whole(1, "offset", kMostSafe, &offset) ||
-      !a.whole(2, "bytes", kMostSafe, &bytes) || !a.within(offset, bytes, size))
+      !a.whole(2, "bytes", kMostSafe, &bytes) || !a.whole(3, "sound", kMostSafe, &sound) ||
+      !a.within(offset, bytes, size) || !a.within(offset, sound, size))
     return nullptr;
   void* data = nullptr;
   napi_value array = nullptr, promise = nullptr;
@@ -175,13 +176,11 @@ napi_value Read(napi_env env, napi_callback_info info) {
   p->bytes = bytes;
   begin_wait(a.handle);
   // Answers must not overtake each other: only when none is under way may this one be given at once.
-  switch (a.device().read(id, offset, p, a.handle->pending == 1)) {
+  switch (a.device().read(id, offset, sound, p, a.handle->pending == 1)) {
     case Device::Read::queued:
       break;
     case Device::Read::no_memory:
-      p->failure.failed = true;
-      std::snprintf(p->failure.op, sizeof p->failure.op, "read");
-      std::snprintf(p->failure.message, sizeof p->failure.message, "memory ran out");
+      p->failure.set("read", 0, "memory ran out");
       [[fallthrough]];
     case Device::Read::done:
       end_wait(a.handle);

@@ -5,16 +5,9 @@
 #include <cstdint>
 
 #include "call.h"
+#include "poison.h"
 
 namespace octavo {
-
-// What became of the work before a read.
-struct Failure {
-  bool failed = false;
-  int32_t site = 0;
-  char op[48] = "";
-  char message[512] = "";
-};
 
 // A read (or the closing) under way. The owner makes it, the queue thread fills it and calls `done` with it.
 struct Completion {
@@ -61,9 +54,10 @@ class Device {
   bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count);
 
   enum class Read { queued, done, no_memory };
+  // Fails if one of `sound` bytes from `offset` on was to be written by a command that failed.
   // `done`: at_once was asked for, the queue was empty, and the completion is filled already; it is not handed to
   // options.done.
-  Read read(int32_t id, uint64_t offset, Completion* completion, bool at_once);
+  Read read(int32_t id, uint64_t offset, uint64_t sound, Completion* completion, bool at_once);
   // Queues the end: what came before runs, then the completion is handed over and the queue thread ends.
   bool close(Completion* completion);
 

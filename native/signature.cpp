@@ -92,7 +92,7 @@ bool parse_operand(Spec& spec, const char* word, size_t length) {
   }
   for (; at < end; at++) {
     if (*at == '?') o.optional = true;
-    else if (*at == '!') o.mutated = true;
+    else if (*at == '!') (o.mutated ? o.replaced : o.mutated) = true;
     else if (*at == '~') o.strided = true;
     else if (*at == '@') o.panels = true;
     else return false;
@@ -121,6 +121,7 @@ bool Spec::parse(const char* text) {
     } else if (n == 2 && at[0] == '-' && at[1] == '>') {
       outputs = true;
       attrs = false;
+      input_count = operand_count;
     } else if (attrs) {
       if (++attr_count > kMaxAttrs) return false;
     } else if (!parse_operand(*this, at, n)) {
@@ -243,6 +244,46 @@ const char* decode(const Spec& spec, const int32_t* words, int64_t count, const 
     return sentence("the command has %lld words left for %d attributes", (long long)(end - at), spec.attr_count);
   for (int i = 0; i < spec.attr_count; i++) call.attr[i].i = at[i];
   return nullptr;
+}
+
+bool OperandReader::next(Reach& reach) {
+  while (index_ < spec_.operand_count && at_ < end_ && *at_ == 0) {
+    at_++;
+    index_++;
+  }
+  if (index_ >= spec_.operand_count || end_ - at_ < 4) return false;
+  const OperandSpec& o = spec_.operands[index_];
+  const uint32_t header = (uint32_t)*at_;
+  const int rank = (int)(header & 0xffu);
+  const uint32_t dtype = header >> 8 & 0xffu;
+  const bool panels = (header >> 16 & 1u) != 0;
+  const bool strided = (header >> 24 & 1u) != 0;
+  if (end_ - at_ < 4 + rank * (strided ? 2 : 1)) return false;
+  const int32_t* dim = at_ + 4;
+  const int32_t* stride = dim + rank;
+  int64_t elements = 1, far = 0;
+  bool sane = dtype < kDTypes;
+  for (int d = 0; d < rank && sane; d++) {
+    elements *= dim[d];
+    if (strided && dim[d] > 1) far += (int64_t)(dim[d] - 1) * stride[d];
+    sane = dim[d] >= 0 && (!strided || stride[d] >= 0) && elements <= kMostElements && far <= kMostElements;
+  }
+  if (strided && elements > 0) elements = far + 1;
+  reach.buffer = at_[1];
+  reach.begin = (uint64_t)(uint32_t)at_[2] | (uint64_t)(uint32_t)at_[3] << 32;
+  reach.end = UINT64_MAX;
+  if (sane) {
+    int64_t bytes = (int64_t)(((uint64_t)elements * (uint64_t)kDTypeBits[dtype] + 7) / 8);
+    if (panels) bytes = rank == 2 ? panel_bytes((DType)dtype, dim[0], dim[1]) : -1;
+    if (bytes >= 0 && reach.begin <= UINT64_MAX - (uint64_t)bytes) reach.end = reach.begin + (uint64_t)bytes;
+  }
+  const bool output = index_ >= spec_.input_count;
+  reach.written = output || o.mutated;
+  reach.read = !output && !o.replaced;
+  reach.whole = (output || o.replaced) && !strided;
+  at_ += 4 + rank * (strided ? 2 : 1);
+  index_++;
+  return true;
 }
 
 }  // namespace octavo

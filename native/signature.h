@@ -10,6 +10,7 @@ struct OperandSpec {
   uint8_t dtypes;  // bit per DType; 0: the dtype of operand same_as
   int8_t same_as;
   bool leading, optional, mutated, strided, panels;
+  bool replaced;  // written in place, all of it
   int8_t rank;  // without the leading dims
   // Number of a named dim (>= 0), or -1 - size for a literal one.
   int64_t dims[kMaxRank];
@@ -18,6 +19,7 @@ struct OperandSpec {
 struct Spec {
   char op[48];
   int operand_count;
+  int input_count;  // operands before `->`
   int dim_count;
   int attr_count;
   OperandSpec operands[kMaxOperands];
@@ -37,5 +39,29 @@ struct BufferTable {
 
 // Fills call.t and call.attr from `words` (the whole command, `count` words). Returns null, or what is wrong with it.
 const char* decode(const Spec& spec, const int32_t* words, int64_t count, const BufferTable& buffers, Call& call);
+
+// Where one operand of a command lies, and what the command does with it.
+struct Reach {
+  int32_t buffer = 0;
+  uint64_t begin = 0, end = 0;
+  bool read = false;
+  bool written = false;
+  bool whole = false;  // written without gaps
+};
+
+// Goes through the operands of a command that are given. It checks nothing: where the words make no sense it ends, or
+// lets an operand reach to the end of its buffer.
+class OperandReader {
+ public:
+  OperandReader(const Spec& spec, const int32_t* words, int64_t count)
+      : spec_(spec), at_(words + 3), end_(words + count) {}
+  bool next(Reach& reach);
+
+ private:
+  const Spec& spec_;
+  const int32_t* at_;
+  const int32_t* end_;
+  int index_ = 0;
+};
 
 }  // namespace octavo

@@ -55,7 +55,7 @@ const LINK = [
   `--max-memory=${2 ** 32}`,
 ];
 /** Files of native/ that this build shares with the add-on, beside the kernels. */
-const SHARED = /^native\/(panels|registry|sentence|signature)\.cpp$/;
+const SHARED = /^native\/(interpreter|panels|poison|registry|sentence|signature)\.cpp$/;
 
 function say(line) {
   if (!flags.includes("--quiet")) process.stderr.write(`${line}\n`);

@@ -201,6 +201,6 @@ const char* copy(const Call& call) {
 }  // namespace
 
 OCTAVO_KERNELS(copy,
-    {"copy", "copy: x[..]:f32|f16|bf16|i32|i8|u8~ y[..]:f32|f16|bf16|i32|i8|u8~! ->", copy})
+    {"copy", "copy: x[..]:f32|f16|bf16|i32|i8|u8~ y[..]:f32|f16|bf16|i32|i8|u8~!! ->", copy})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -99,6 +99,6 @@ OCTAVO_KERNELS(pack,
                {"pack",
                 "pack: w[n,K]:f32|f16|bf16|i8|u4 packed[N,K]:f32|f16|bf16|i8|u4@! ; row:i32 ->", pack},
                {"unpack",
-                "unpack: packed[N,K]:f32|f16|bf16|i8|u4@ w[N,K]:f32|f16|bf16|i8|u4! ->", unpack})
+                "unpack: packed[N,K]:f32|f16|bf16|i8|u4@ w[N,K]:f32|f16|bf16|i8|u4!! ->", unpack})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -302,6 +302,6 @@ OCTAVO_KERNELS(
      "blocksize:i32 -> w[N,K]:f32",
      four_bit_dequantize},
     {"double_quantize",
-     "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8! nested[B]:f32! offset[1]:f32! ->", double_quantize})
+     "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8!! nested[B]:f32!! offset[1]:f32!! ->", double_quantize})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "../memory.h"
+
 extern "C" char __heap_base;
 
 namespace octavo {
@@ -95,5 +97,9 @@ void heap_free(char* data) {
     free_list = block;
   }
 }
+
+char* allocate_block(uint64_t bytes) { return bytes >> 32 ? nullptr : heap_allocate((size_t)bytes); }
+
+void free_block(char* block, uint64_t) { heap_free(block); }
 
 }  // namespace octavo

@@ -35,6 +35,7 @@ export interface MemoryReport {
 export class Arena {
   readonly #backend: Backend;
   readonly #beforeFree: () => void;
+  readonly #afterRelease: (buffer: BufferId) => void;
   #free = new Map<number, Block[]>();
   /** While a recording is made: the free blocks of everybody else. */
   #outside: Map<number, Block[]> | undefined;
@@ -43,10 +44,14 @@ export class Arena {
   #peak = 0;
   #kept = 0;
 
-  /** `beforeFree` runs before memory goes back to the backend: what uses it must be in the queue by then. */
-  constructor(backend: Backend, beforeFree: () => void) {
+  /**
+   * `beforeFree` runs before memory goes back to the backend: what uses it must be in the queue by then. `afterRelease`
+   * hears of blocks that are kept for the next owner.
+   */
+  constructor(backend: Backend, beforeFree: () => void, afterRelease: (buffer: BufferId) => void) {
     this.#backend = backend;
     this.#beforeFree = beforeFree;
+    this.#afterRelease = afterRelease;
   }
 
   get memory(): MemoryReport {
@@ -98,6 +103,7 @@ export class Arena {
     if (list) list.push(block);
     else this.#free.set(size, [block]);
     this.#kept += size;
+    this.#afterRelease(block.buffer);
   }
 
   /**

@@ -1,6 +1,7 @@
 // The contract that a backend fulfils: memory, an in-order queue, and named kernels. It never sees tensors, models or
 // quantization schemes. Everything here is ordered like the calls were made: a free takes effect after the commands
-// that were submitted before it, a write is seen by the commands submitted after it.
+// that were submitted before it, a write is seen by the commands submitted after it. A command that fails spoils what it
+// should have written, and what is made from that; nobody else's reads hear of it.
 
 import type { DType } from "./dtype.js";
 
@@ -39,8 +40,12 @@ export interface Backend {
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void;
   /** Queues `words` words of encoded commands (see command.ts); copies them, returns at once. */
   submit(commands: Int32Array, words: number): void;
-  /** Resolves after all earlier commands ran; rejects with a BackendFailure in `cause` if one of them failed. */
-  read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array>;
+  /**
+   * Resolves after all earlier commands ran. Rejects with a BackendFailure as `failure` if one of `sound` bytes from
+   * `offset` on (`bytes` unless given) should have been written by a command that failed, or that was skipped because it would have read such
+   * bytes: the failure that it began with. What is written to them later, or a new owner of the buffer, ends that.
+   */
+  read(buffer: BufferId, offset: number, bytes: number, sound?: number): Promise<Uint8Array>;
 
   /**
    * Bytes of a matrix in the layout that this backend's kernels like best, or undefined where plain rows are best.

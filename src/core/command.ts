@@ -6,6 +6,8 @@
 //     header = 1<<31 | strided<<24 | panels<<16 | dtype<<8 | rank; strides (in elements) only if strided
 //   attr: the i32 itself, or the bits of the f32
 // Operands stand in signature order, inputs first, then outputs. The offset is in bytes.
+//
+//   -1, 4, 0, buffer     is no op: nobody owns the buffer any more, and failures that spoilt it are forgotten
 
 import { DTYPE_CODE, type DType } from "./dtype.js";
 
@@ -21,6 +23,9 @@ export interface EncodableTensor {
 }
 
 const INITIAL_WORDS = 1 << 14;
+
+/** In the place of a kernel's number: see above. */
+export const FORGET = -1;
 
 /** A growing buffer of encoded commands. */
 export class CommandBuffer {
@@ -69,6 +74,17 @@ export class CommandBuffer {
   end(): void {
     this.words[this.#start + 1] = this.length - this.#start;
     this.commands++;
+  }
+
+  /** Says that a buffer has lost its owner; counts as no command. */
+  forget(buffer: number): void {
+    if (this.length + 512 > this.words.length) this.#grow();
+    const { words, length } = this;
+    words[length] = FORGET;
+    words[length + 1] = 4;
+    words[length + 2] = 0;
+    words[length + 3] = buffer;
+    this.length += 4;
   }
 
   reset(): void {

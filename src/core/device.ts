@@ -9,6 +9,8 @@ import { DeviceError, KernelError, OctavoError } from "./errors.js";
 
 /** Commands that are recorded before they are handed to the backend without anybody waiting. */
 const FLUSH_AT = 24;
+/** Words that may wait where memory is taken and given back and no command is recorded. */
+const FLUSH_WORDS = 1 << 14;
 
 export class Device implements AsyncDisposable {
   readonly backend: Backend;
@@ -26,7 +28,11 @@ export class Device implements AsyncDisposable {
 
   constructor(backend: Backend) {
     this.backend = backend;
-    this.arena = new Arena(backend, () => this.flush());
+    this.arena = new Arena(
+      backend,
+      () => this.flush(),
+      (buffer) => this.commands.forget(buffer),
+    );
     backend.kernels.forEach((kernel, id) => {
       this.#kernels.set(kernel.name, id);
     });
@@ -132,6 +138,7 @@ export class Device implements AsyncDisposable {
 
   allocate(bytes: number, label: string): Block {
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    if (this.commands.length > FLUSH_WORDS && !this.#capturing) this.flush();
     return this.arena.allocate(bytes, label, this.#path);
   }
 
@@ -145,12 +152,12 @@ export class Device implements AsyncDisposable {
     this.backend.write(buffer, offset, bytes);
   }
 
-  /** @throws KernelError naming op and module if a command before it failed. */
-  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+  /** @throws KernelError naming op and module if a command failed that should have written these bytes, or what they were made of */
+  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
     if (this.#capturing) throw new DeviceError("a recording cannot be read while it is made");
     this.flush();
     try {
-      return await this.backend.read(buffer, offset, bytes);
+      return await this.backend.read(buffer, offset, bytes, sound);
     } catch (error) {
       if (error instanceof OctavoError) throw error;
       const failure = (error as { failure?: BackendFailure }).failure;
@@ -162,7 +169,7 @@ export class Device implements AsyncDisposable {
     }
   }
 
-  /** Resolves when everything recorded so far has run. */
+  /** Resolves when everything recorded so far has run, whether it failed or not. */
   async synchronize(): Promise<void> {
     const block = this.allocate(4, "synchronize");
     try {

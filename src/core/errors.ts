@@ -50,7 +50,7 @@ export class DeviceError extends OctavoError {
   }
 }
 
-/** A kernel failed while it ran; rejects the next `read` and names op and module path. */
+/** A kernel failed while it ran; rejects every `read` of what it should have written, or of what was made from that. */
 export class KernelError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_KERNEL", message, options);

@@ -4,7 +4,7 @@
 //
 // operand  = name [dims] :dtypes flags      dims: names bind, numbers must match, `..` stands for any leading dims
 // dtypes   = one or several with `|`; an output may say `=x` for "the dtype of operand x"
-// flags    = `?` optional   `!` written in place   `~` may be strided (its last dim must still be contiguous)
+// flags    = `?` optional   `!` written in place   `!!` in place and all of it   `~` may be strided (its last dim must still be contiguous)
 //            `@` may be in the device's own panel layout
 // attrs    = after `;`: name:i32 or name:f32, passed as one word each
 // This file parses and checks; it knows nothing of devices or of what an op computes.
@@ -24,6 +24,8 @@ export interface OperandSpec {
   readonly sameAs: number;
   readonly optional: boolean;
   readonly mutated: boolean;
+  /** Written in place, every element of it: what was there before does not matter. */
+  readonly replaced: boolean;
   readonly strided: boolean;
   readonly panels: boolean;
 }
@@ -216,6 +218,7 @@ function parseOperand(text: string, word: string, slots: Map<string, number>, in
     sameAs,
     optional: flags.includes("?"),
     mutated: flags.includes("!"),
+    replaced: flags.includes("!!"),
     strided: flags.includes("~"),
     panels: flags.includes("@"),
   };

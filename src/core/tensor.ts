@@ -236,6 +236,13 @@ export class Tensor implements Disposable {
     return this.device.read(this.buffer, this.offset, this.nbytes);
   }
 
+  /** Resolves when the contents are there. @throws KernelError if a command failed that they were made by, or from */
+  async ready(): Promise<void> {
+    if (this.strides !== null)
+      throw new ShapeError("ready: the tensor must be contiguous", { hint: "copy() it first" });
+    await this.device.read(this.buffer, this.offset, 0, this.nbytes);
+  }
+
   /** Values, after everything recorded before has run: f16 and bf16 are widened to f32; u4 stays packed. */
   async read(): Promise<HostArray> {
     if (this.panels) throw new ShapeError("read: the tensor is in panels", { hint: "unpack() it first" });

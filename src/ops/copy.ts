@@ -6,7 +6,7 @@ import { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";
 
 export const copyOp = new Op({
-  signature: "copy: x[..]:f32|f16|bf16|i32|i8|u8~ y[..]:f32|f16|bf16|i32|i8|u8~! ->",
+  signature: "copy: x[..]:f32|f16|bf16|i32|i8|u8~ y[..]:f32|f16|bf16|i32|i8|u8~!! ->",
   check([x, y]) {
     const from = x!.dtype;
     const to = y!.dtype;

@@ -16,7 +16,7 @@ export const embeddingOp = new Op({
   },
 });
 
-/** `weight[ids]`, widened to f32. An id outside the table rejects the next read. */
+/** `weight[ids]`, widened to f32. An id outside the table rejects reads of the result. */
 export function embedding(weight: Tensor, ids: Tensor): Tensor {
   return embeddingOp.run([weight, ids], []);
 }

@@ -251,7 +251,7 @@ export function fourBitDequantize(w: Omit<FourBitOperands, "compute">): Tensor {
 }
 
 export const doubleQuantizeOp = new Op({
-  signature: "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8! nested[B]:f32! offset[1]:f32! ->",
+  signature: "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8!! nested[B]:f32!! offset[1]:f32!! ->",
   check([absmax, , , nested]) {
     const outer = Math.ceil(absmax!.size / NESTED_BLOCK);
     if (nested!.size < outer) throw new ShapeError(`double_quantize: nested wants [${outer}], got [${nested!.size}]`);

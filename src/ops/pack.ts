@@ -30,7 +30,7 @@ export function pack(w: Tensor, packed: Tensor, row = 0): void {
 }
 
 export const unpackOp = new Op({
-  signature: "unpack: packed[N,K]:f32|f16|bf16|i8|u4@ w[N,K]:f32|f16|bf16|i8|u4! ->",
+  signature: "unpack: packed[N,K]:f32|f16|bf16|i8|u4@ w[N,K]:f32|f16|bf16|i8|u4!! ->",
   check([packed, w]) {
     if (w!.dtype !== packed!.dtype) throw new ShapeError(`unpack: ${packed!.dtype} does not go into ${w!.dtype} rows`);
   },

@@ -4,9 +4,10 @@
 import type { Backend, BackendFailure, BufferId } from "../../core/backend.js";
 import { bytesOf, DTYPES, type DType, fromBf16, fromF16, type HostArray, toBf16, toF16 } from "../../core/dtype.js";
 import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
-import type { OperandSpec } from "../../core/signature.js";
+import type { OperandSpec, Signature } from "../../core/signature.js";
 import { rowStrides } from "../../core/tensor.js";
 import type { HostTensor, Op } from "../../ops/op.js";
+import { Poison } from "../_poison.js";
 
 interface Operand {
   readonly spec: OperandSpec;
@@ -20,7 +21,7 @@ interface Operand {
 export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend {
   const buffers = new Map<BufferId, Uint8Array>();
   let next = 1;
-  let failure: BackendFailure | undefined;
+  const poison = new Poison();
 
   const memory = (buffer: BufferId, offset: number, bytes: number): Uint8Array => {
     const whole = buffers.get(buffer);
@@ -30,7 +31,7 @@ export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend
     return whole.subarray(offset, offset + bytes);
   };
 
-  const runOne = (words: Int32Array, floats: Float32Array, start: number): void => {
+  const runOne = (words: Int32Array, floats: Float32Array, start: number): BackendFailure | undefined => {
     const op = ops[words[start]!]!;
     let at = start + 3;
     const operands: Operand[] = [];
@@ -67,11 +68,9 @@ export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend
     const named: Record<string, HostTensor> = {};
     for (const { spec, host } of operands) named[spec.name] = host;
     const message = op.definition.reference(named, attributes);
-    if (message !== undefined) {
-      failure = { op: op.name, site: words[start + 2]!, message };
-      return;
-    }
+    if (message !== undefined) return { op: op.name, site: words[start + 2]!, message };
     for (const operand of operands) if (operand.written) scatter(operand);
+    return undefined;
   };
 
   return {
@@ -86,20 +85,22 @@ export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend
     },
     free(buffer) {
       buffers.delete(buffer);
+      poison.forget(buffer);
     },
     write(buffer, offset, bytes) {
       memory(buffer, offset, bytes.length).set(bytes);
+      poison.clear(buffer, offset, offset + bytes.length);
     },
     submit(commands, words) {
       const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
-      for (let at = 0; at < words && failure === undefined; at += commands[at + 1]!) runOne(commands, floats, at);
-    },
-    async read(buffer, offset, bytes) {
-      if (failure) {
-        const error = Object.assign(new Error(failure.message), { failure });
-        failure = undefined;
-        throw error;
+      const signatureOf = (kernel: number): Signature => ops[kernel]!.signature;
+      for (let at = 0; at < words; at += commands[at + 1]!) {
+        poison.command(commands, at, signatureOf, () => runOne(commands, floats, at));
       }
+    },
+    async read(buffer, offset, bytes, sound = bytes) {
+      const spoilt = poison.verdict(buffer, offset, sound);
+      if (spoilt) throw spoilt;
       return memory(buffer, offset, bytes).slice();
     },
     async close() {

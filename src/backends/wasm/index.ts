@@ -28,11 +28,14 @@ interface Exports {
   address(buffer: number): number;
   size(buffer: number): number;
   words(count: number): number;
-  submit(count: number): number;
+  submit(count: number): void;
+  wrote(buffer: number, offset: number, bytes: number): void;
+  check(buffer: number, offset: number, bytes: number): number;
   failure_op(): number;
   failure_site(): number;
   failure_message(): number;
-  failure_taken(): void;
+  running_op(): number;
+  running_site(): number;
 }
 
 /** Less than 4 GB by what the stack, tables and scratch may take. */
@@ -74,6 +77,10 @@ function textAt({ memory }: Exports, pointer: number): string {
   return new TextDecoder().decode(bytes.subarray(start, bytes.indexOf(0, start)));
 }
 
+function rejection(failure: BackendFailure): Error {
+  return Object.assign(new Error(failure.message), { failure });
+}
+
 class Wasm implements Backend {
   readonly name = "wasm";
   readonly description = "WebAssembly with SIMD, 1 thread";
@@ -83,9 +90,8 @@ class Wasm implements Backend {
   readonly #panels: boolean;
   /** All of the memory; made anew when it has grown. */
   #bytes = new Uint8Array(0);
-  #failure: BackendFailure | undefined;
   /** Why nothing runs any more: a trap leaves the module in the middle of something. */
-  #trap: string | undefined;
+  #trap: BackendFailure | undefined;
   #closed = false;
 
   constructor(exports: Exports, kernels: readonly KernelInfo[], { budget = BUDGET, panels = true }: WasmOptions) {
@@ -112,36 +118,35 @@ class Wasm implements Backend {
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
     const at = this.#range(buffer, offset, bytes.length);
     this.#all().set(bytes, at);
+    this.#exports.wrote(buffer, offset, bytes.length);
   }
 
   submit(commands: Int32Array, words: number): void {
-    if (this.#failure || this.#trap !== undefined) return;
+    if (this.#trap) return;
     const exports = this.#exports;
     const at = exports.words(words) >>> 0;
     if (at === 0) throw new OutOfMemoryError(`wasm: no memory is left for ${words} words of commands`);
     const all = this.#all();
     new Int32Array(all.buffer, at, words).set(words === commands.length ? commands : commands.subarray(0, words));
     try {
-      if (exports.submit(words)) return;
+      exports.submit(words);
     } catch (error) {
-      this.#trap = `the kernel ended the module: ${(error as Error).message}`;
+      const message = `the kernel ended the module, and the device is lost: ${(error as Error).message}`;
+      this.#trap = { op: textAt(exports, exports.running_op()), site: exports.running_site(), message };
     }
-    this.#failure = {
-      op: textAt(exports, exports.failure_op()),
-      site: exports.failure_site(),
-      message: this.#trap ?? textAt(exports, exports.failure_message()),
-    };
   }
 
-  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
-    const failure = this.#failure;
-    if (failure) {
-      this.#failure = undefined;
-      this.#exports.failure_taken();
-      throw Object.assign(new Error(failure.message), { failure });
+  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
+    if (this.#trap) throw rejection(this.#trap);
+    const at = this.#range(buffer, offset, Math.max(bytes, sound));
+    const exports = this.#exports;
+    if (!exports.check(buffer, offset, sound)) {
+      throw rejection({
+        op: textAt(exports, exports.failure_op()),
+        site: exports.failure_site(),
+        message: textAt(exports, exports.failure_message()),
+      });
     }
-    if (this.#trap !== undefined) throw new DeviceError(`wasm: the device is lost: ${this.#trap}`);
-    const at = this.#range(buffer, offset, bytes);
     return this.#all().slice(at, at + bytes);
   }
 

@@ -1,5 +1,6 @@
-// Failures that kernels find while they run. A kernel writes a code and two numbers into the flag buffer; the next read
-// brings them back and turns them into a sentence (the same ones that the reference says).
+// Failures that kernels find while they run. A kernel writes a code and three numbers into the flag buffer, which
+// journal.ts turns into a sentence (the same ones that the reference says). The buffer begins with the number of calls
+// that failed so far, which every read brings along; a slot for each call follows, shared by calls that are far apart.
 
 export const FAILURE = {
   tokenId: 1,
@@ -10,8 +11,21 @@ export const FAILURE = {
   historyOverflow: 6,
 } as const;
 
-/** Words of the flag buffer: code, op, site, two numbers, padding. */
+/** Words of the head, and of each slot: number of the call, code, three numbers, padding. */
 export const FLAG_WORDS = 8;
+export const FLAG_SLOTS = 1024;
+
+const TAGS = 2 ** 32 - 1;
+
+/** What kernels write for a call: its number in 32 bits, never 0. */
+export function tagOf(call: number): number {
+  return 1 + (call % TAGS);
+}
+
+/** The number from `first` on that has this tag. */
+export function untag(tag: number, first: number): number {
+  return first + ((tag - 1 - (first % TAGS) + TAGS) % TAGS);
+}
 
 export function failureText(code: number, a: number, b: number, c: number): string {
   switch (code) {

@@ -1,16 +1,17 @@
 // The WebGPU backend: WGSL kernels behind the same contract as the others. This part knows no Node: it takes the GPU
 // object of a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
 
-import type { Backend, BackendFailure, BufferId, KernelInfo } from "../../core/backend.js";
+import type { Backend, BufferId, KernelInfo } from "../../core/backend.js";
+import { FORGET } from "../../core/command.js";
 import { DeviceError, OctavoError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
-import { failureText } from "./errors.js";
+import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
-import { type Origin, Queue, type QueueStatistics } from "./queue.js";
+import { Queue, type QueueStatistics } from "./queue.js";
 import type { Shader } from "./shader.js";
 
 export interface WebGPUOptions {
@@ -83,11 +84,8 @@ class WebGPU implements WebGPUBackend {
   readonly #target: Target;
   readonly #queue: Queue;
   readonly #buffers: Buffers;
+  readonly #journal: Journal;
   readonly #kernels: readonly Kernel[];
-  /** What the host or the device refused while recording; the next read brings it. */
-  #failure: BackendFailure | OctavoError | undefined;
-  /** True after a call that cannot run: what follows is skipped until a read has told of it. */
-  #stopped = false;
   #lost: DeviceError | undefined;
   #closed = false;
 
@@ -102,16 +100,15 @@ class WebGPU implements WebGPUBackend {
     const features = [target.subgroups ? "subgroups" : "", target.dot4 ? "dot4" : ""].filter(Boolean).join(", ");
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
-    this.#queue = new Queue(device, (origin, error) => this.#refuse(origin, error));
+    this.#queue = new Queue(device, (call, { message }) => this.#journal.fail(call, message));
+    this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
     this.#buffers = new Buffers(
       device,
-      (error) => {
-        this.#failure ??= error;
-      },
+      (error) => this.#journal.refuse(error),
       (block) => this.#queue.forget(block),
     );
     this.#queue.buffers = this.#buffers;
-    device.onuncapturederror = ({ error }) => this.#refuse(this.#queue.origin, error);
+    device.onuncapturederror = ({ error: { message } }) => this.#journal.refuse(message);
     device.lost.then(({ reason, message }) => {
       if (this.#closed) return;
       this.#lost = new DeviceError(`webgpu: the device was lost (${reason || "unknown"}): ${message}`, {
@@ -150,6 +147,7 @@ class WebGPU implements WebGPUBackend {
 
   free(buffer: BufferId): void {
     this.#buffers.free(buffer);
+    this.#journal.good(buffer, 0, Number.POSITIVE_INFINITY);
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
@@ -164,54 +162,42 @@ class WebGPU implements WebGPUBackend {
     if (last > first) this.#queue.write(block, first, bytes.subarray(first - offset, last - offset));
     this.#patch(buffer, offset, bytes.subarray(0, first - offset));
     this.#patch(buffer, last, bytes.subarray(last - offset));
+    this.#journal.good(buffer, offset, offset + bytes.length);
   }
 
   submit(commands: Int32Array, words: number): void {
     this.#alive();
     const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
     const blockOf = (buffer: number) => this.#buffers.block(buffer);
-    for (let at = 0; at < words && !this.#stopped; at += commands[at + 1]!) {
+    let number = this.#journal.submit(commands.slice(0, words));
+    for (let at = 0; at < words; at += commands[at + 1]!, number++) {
+      if (commands[at] === FORGET) continue;
       const kernel = this.#kernels[commands[at]!]!;
       const { inputs, outputs, attrs } = kernel.op.signature;
       const call = decodeCall(commands, floats, at, inputs.length + outputs.length, attrs, blockOf);
-      this.#queue.origin = call;
+      this.#queue.call = number;
       const message = kernel.record(call, this.#queue, this.#target);
-      if (message === undefined) continue;
-      this.#failure ??= { op: kernel.op.name, site: call.site, message };
-      this.#stopped = true;
+      if (message !== undefined) this.#journal.fail(number, message);
     }
     this.#queue.submit();
+    this.#journal.keepShort();
   }
 
-  async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
+  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
     this.#alive();
     const block = this.#buffers.block(buffer);
-    if (offset < 0 || offset + bytes > block.bytes) {
-      throw new DeviceError(`webgpu: ${offset}+${bytes} bytes of buffer ${buffer} do not exist`);
+    const most = Math.max(bytes, sound);
+    if (offset < 0 || offset + most > block.bytes) {
+      throw new DeviceError(`webgpu: ${offset}+${most} bytes of buffer ${buffer} do not exist`);
     }
-    // A call that could not be recorded is told by the read after it, not by one that was asked for before.
-    const failed = this.#failure;
-    let back: Awaited<ReturnType<Queue["read"]>>;
     try {
-      back = await this.#queue.read(block, offset, bytes);
+      return await this.#journal.read(buffer, block, offset, bytes, sound);
     } catch (error) {
+      if (error instanceof OctavoError || "failure" in (error as object)) throw error;
       // A lost device refuses the mapping first and says so a moment later.
       await Promise.race([this.#device.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
       throw this.#lost ?? error;
     }
-    const [code = 0, op = 0, site = 0, a = 0, b = 0, c = 0] = back.flag;
-    if (code !== 0) {
-      this.#resume(failed);
-      const failure = { op: this.#kernels[op]?.op.name ?? "", site, message: failureText(code, a | 0, b | 0, c | 0) };
-      throw Object.assign(new Error(failure.message), { failure });
-    }
-    const refused = failed ?? (this.#stopped ? undefined : this.#failure);
-    if (refused) {
-      this.#resume(refused);
-      if (refused instanceof OctavoError) throw refused;
-      throw Object.assign(new Error(refused.message), { failure: refused });
-    }
-    return back.bytes;
   }
 
   async close(): Promise<void> {
@@ -223,19 +209,9 @@ class WebGPU implements WebGPUBackend {
     this.#device.destroy();
   }
 
-  #resume(told: BackendFailure | OctavoError | undefined): void {
-    if (this.#failure !== told) return;
-    this.#failure = undefined;
-    this.#stopped = false;
-  }
-
   #alive(): void {
     if (this.#lost) throw this.#lost;
     if (this.#closed) throw new DeviceError("webgpu: the device is closed");
-  }
-
-  #refuse({ op, site }: Origin, error: GPUError): void {
-    this.#failure ??= { op: this.#kernels[op]?.op.name ?? "", site, message: error.message };
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */

@@ -4,7 +4,7 @@
 
 import type { Block, Buffers } from "./buffers.js";
 import type { Piece } from "./call.js";
-import { FLAG_WORDS } from "./errors.js";
+import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
 import type { Shader } from "./shader.js";
 
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
@@ -17,12 +17,6 @@ const COPY_SRC = 0x04;
 const STORAGE = 0x80;
 const MAP_READ = 0x01;
 const COMPUTE_STAGE = 0x4;
-
-/** Which call a dispatch belongs to, for failures. */
-export interface Origin {
-  readonly op: number;
-  readonly site: number;
-}
 
 export interface QueueStatistics {
   dispatches: number;
@@ -38,25 +32,26 @@ interface Staging {
 
 export interface ReadBack {
   readonly bytes: Uint8Array;
-  /** The flag buffer as it was at this point of the queue. */
-  readonly flag: Uint32Array;
+  /** Calls that had failed so far at this point of the queue. */
+  readonly failures: number;
 }
 
 export class Queue {
   readonly statistics: QueueStatistics = { dispatches: 0, submits: 0, pipelines: 0, bindGroups: 0 };
   /** Keys of the shaders that were used. */
   readonly used = new Set<string>();
-  /** Where the dispatches that are recorded now come from. */
-  origin: Origin = { op: 0, site: 0 };
+  /** Number of the call that is recorded now (journal.ts). */
+  call = 0;
   readonly #device: GPUDevice;
-  readonly #refused: (origin: Origin, error: GPUError) => void;
+  readonly #refused: (call: number, error: GPUError) => void;
   readonly #maxGroups: number;
   readonly #uniforms: GPUBuffer;
   readonly #slots = new ArrayBuffer(SLOT * SLOTS);
   readonly #u32 = new Uint32Array(this.#slots);
   readonly #i32 = new Int32Array(this.#slots);
   readonly #f32 = new Float32Array(this.#slots);
-  readonly #flag: Block;
+  /** Where kernels report failures: see errors.ts. */
+  readonly flag: Block;
   readonly #pipelines = new Map<string, { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>();
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
   readonly #groups = new Map<string, GPUBindGroup>();
@@ -67,13 +62,13 @@ export class Queue {
   buffers!: Buffers;
 
   /** @param refused gets validation errors, with the call that was being recorded */
-  constructor(device: GPUDevice, refused: (origin: Origin, error: GPUError) => void) {
+  constructor(device: GPUDevice, refused: (call: number, error: GPUError) => void) {
     this.#device = device;
     this.#refused = refused;
     this.#maxGroups = device.limits.maxComputeWorkgroupsPerDimension;
     this.#uniforms = device.createBuffer({ size: SLOT * SLOTS, usage: UNIFORM | COPY_DST });
-    const bytes = FLAG_WORDS * 4;
-    this.#flag = {
+    const bytes = FLAG_WORDS * 4 * (1 + FLAG_SLOTS);
+    this.flag = {
       buffer: device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST }),
       bytes,
       uid: 0,
@@ -88,15 +83,14 @@ export class Queue {
     const { pipeline, layout } = this.#pipeline(shader);
     const bound = this.#untangle(shader, pieces);
     const base = (this.#slot * SLOT) / 4;
-    this.#u32[base] = this.origin.op;
-    this.#u32[base + 1] = this.origin.site;
+    this.#u32[base] = tagOf(this.call);
     for (let i = 0; i < shader.params.length; i++) {
       const { name, type } = shader.params[i]!;
       const value = numbers[name];
       if (value === undefined) throw new Error(`${shader.key}: no value for ${name}`);
-      if (type === "u32") this.#u32[base + 2 + i] = value;
-      else if (type === "i32") this.#i32[base + 2 + i] = value;
-      else this.#f32[base + 2 + i] = value;
+      if (type === "u32") this.#u32[base + 1 + i] = value;
+      else if (type === "i32") this.#i32[base + 1 + i] = value;
+      else this.#f32[base + 1 + i] = value;
     }
     const group = this.#group(shader, layout, bound);
     this.#pass ??= this.#encode().beginComputePass();
@@ -136,7 +130,7 @@ export class Queue {
     this.#device.queue.writeBuffer(block.buffer, offset, bytes as Uint8Array<ArrayBuffer>);
   }
 
-  /** Bytes of a block, and the failure flag, which it clears. */
+  /** Bytes of a block, and how many calls failed before. */
   async read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     const first = Math.floor(offset / 4) * 4;
     const size = Math.ceil((offset + bytes) / 4) * 4 - first;
@@ -144,18 +138,17 @@ export class Queue {
     const staging = this.#takeStaging(head + size);
     this.#endPass();
     const encoder = this.#encode();
-    encoder.copyBufferToBuffer(this.#flag.buffer, 0, staging.buffer, 0, head);
-    encoder.clearBuffer(this.#flag.buffer);
+    encoder.copyBufferToBuffer(this.flag.buffer, 0, staging.buffer, 0, head);
     if (size > 0) encoder.copyBufferToBuffer(block.buffer, first, staging.buffer, head, size);
     this.submit();
     await staging.buffer.mapAsync(MAP_READ, 0, head + size);
     const mapped = new Uint8Array(staging.buffer.getMappedRange(0, head + size));
-    const flag = new Uint32Array(mapped.slice(0, head).buffer);
+    const failures = new DataView(mapped.buffer, mapped.byteOffset).getUint32(0, true);
     const result = mapped.slice(head + offset - first, head + offset - first + bytes);
     staging.buffer.unmap();
     if (this.#staging.length < 8 && staging.bytes <= 16 << 20) this.#staging.push(staging);
     else staging.buffer.destroy();
-    return { bytes: result, flag };
+    return { bytes: result, failures };
   }
 
   /** Drops the bind groups that name a block. */
@@ -177,7 +170,7 @@ export class Queue {
 
   close(): void {
     this.#uniforms.destroy();
-    this.#flag.buffer.destroy();
+    this.flag.buffer.destroy();
     for (const { buffer } of this.#staging) buffer.destroy();
   }
 
@@ -263,7 +256,7 @@ export class Queue {
       const resource = { buffer: block.buffer, offset: start, size: Math.min(size, block.bytes - start) };
       entries.push({ binding: entries.length, resource });
     }
-    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.#flag.buffer } });
+    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.flag.buffer } });
     const group = this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
     this.#groups.set(key, group);
     for (const { block } of pieces) block.groups.add(key);
@@ -273,12 +266,12 @@ export class Queue {
 
   /** Runs `make` with an error scope; what goes wrong is reported with the call that was being recorded. */
   #checked<T>(make: () => T): T {
-    const { origin } = this;
+    const { call } = this;
     this.#device.pushErrorScope("validation");
     const made = make();
     this.#device.popErrorScope().then(
       (error) => {
-        if (error) this.#refused(origin, error);
+        if (error) this.#refused(call, error);
       },
       () => {}, // the device is lost, which is reported on its own
     );

@@ -2,6 +2,7 @@
 // of a few options) are built once per set of options. Nothing here touches a GPU, so all variants can be listed.
 
 import { bitsOf, type DType } from "../../core/dtype.js";
+import { FLAG_SLOTS, FLAG_WORDS } from "./errors.js";
 
 /** Invocations per workgroup unless a shader says otherwise; the default limit is 256. */
 export const WORKGROUP = 64;
@@ -76,8 +77,8 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
   const bindings: BindingSpec[] = [...spec.bindings];
   if (spec.reports) bindings.push({ name: "flag", access: "read_write", type: "array<atomic<u32>>" });
   const workgroup = spec.workgroup ?? WORKGROUP;
-  // site and op number come first, for reports.
-  const fields = [{ name: "op", type: "u32" }, { name: "site", type: "u32" }, ...params];
+  // The number of the call comes first, for reports.
+  const fields = [{ name: "call", type: "u32" }, ...params];
   const code = [
     spec.subgroups ? "enable subgroups;" : "",
     `struct Numbers { ${fields.map(({ name, type }) => `${name}: ${type}`).join(", ")} }`,
@@ -110,16 +111,16 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
 const SUBGROUPS =
   ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_id) sg: u32, @builtin(num_subgroups) sgs: u32";
 
-/** `report(code, a, b, c)`: the first failure since the last read stays. */
+/** `report(code, a, b, c)`: the first failure of each call stays in the call's slot (errors.ts). */
 const REPORT = `
 fn report(code: u32, a: u32, b: u32, c: u32) {
-  if (atomicCompareExchangeWeak(&flag[0], 0u, code).exchanged) {
-    atomicStore(&flag[1], P.op);
-    atomicStore(&flag[2], P.site);
-    atomicStore(&flag[3], a);
-    atomicStore(&flag[4], b);
-    atomicStore(&flag[5], c);
-  }
+  let at = ${FLAG_WORDS}u * (1u + P.call % ${FLAG_SLOTS}u);
+  if (atomicExchange(&flag[at], P.call) == P.call) { return; }
+  atomicStore(&flag[at + 1u], code);
+  atomicStore(&flag[at + 2u], a);
+  atomicStore(&flag[at + 3u], b);
+  atomicStore(&flag[at + 4u], c);
+  atomicAdd(&flag[0], 1u);
 }`;
 
 export function reads(name: string, type = "array<u32>"): BindingSpec {

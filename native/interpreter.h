@@ -1,0 +1,72 @@
+// Walks the words of submitted commands: finds each one's kernel, checks its operands, runs it, and keeps account of what
+// failed. A failed command spoils what it should have written; a later one that would read such bytes is not run and
+// spoils its own outputs; writing them anew makes them good. Knows no queue, no threads of its own and no Node.
+#pragma once
+
+#include "poison.h"
+#include "registry_tables.h"
+#include "signature.h"
+
+namespace octavo {
+
+class Interpreter {
+ public:
+  static constexpr int kMaxKernels = 128;
+  // In the place of a kernel's number: nobody owns the buffer in the fourth word any more (src/core/command.ts).
+  static constexpr int32_t kForget = -1;
+
+  explicit Interpreter(const BufferTable& buffers) : buffers_(buffers) {}
+  ~Interpreter();
+
+  // Takes the kernels that a level has.
+  void open(int level, Pool* pool);
+  int count() const { return count_; }
+  const Kernel& kernel(int index) const { return *kernels_[index]; }
+  int isa(int index) const { return isas_[index]; }
+
+  void run(const int32_t* words, int64_t count);
+
+  // Bytes that came from elsewhere than a command: good ones, or a failure.
+  void wrote(int32_t buffer, uint64_t begin, uint64_t bytes) {
+    if (!poison_.clean()) poison_.clear(buffer, begin, begin + bytes);
+  }
+  void spoilt(int32_t buffer, uint64_t begin, uint64_t bytes, const char* op, const char* message);
+  void forget(int32_t buffer) {
+    if (!poison_.clean()) poison_.forget(buffer);
+  }
+  // The failure that a read of the range must tell; `failed` is false if there is none. What belongs to no bytes, because
+  // the words of a command made no sense, is told by the first that asks.
+  Failure verdict(int32_t buffer, uint64_t begin, uint64_t bytes);
+
+  // The command that runs now, or ran last.
+  const char* op() const { return op_; }
+  int32_t site() const { return site_; }
+
+ protected:
+  // What a derived class may do around a kernel; and when to stop.
+  virtual const char* call(int kernel) { return kernels_[kernel]->run(call_); }
+  virtual bool stopped() const { return false; }
+  Call call_;
+
+ private:
+  static char* need(void* self, size_t bytes);
+  void run_one(int kernel, const int32_t* words, int64_t count);
+  // The failure behind something that the command would read, or null.
+  const Failure* spoilt_input(const Spec& spec, const int32_t* words, int64_t count) const;
+  void spoil(const Spec& spec, const int32_t* words, int64_t count, const Failure& failure);
+  void stray(const char* message);
+
+  const BufferTable& buffers_;
+  int count_ = 0;
+  const Kernel* kernels_[kMaxKernels] = {};
+  int isas_[kMaxKernels] = {};
+  Spec specs_[kMaxKernels] = {};
+  char* scratch_ = nullptr;
+  uint64_t scratch_bytes_ = 0;
+  Poison poison_;
+  Failure stray_;
+  const char* op_ = "";
+  int32_t site_ = 0;
+};
+
+}  // namespace octavo

@@ -1,0 +1,121 @@
+// Which bytes of which buffers are not what they should be, for backends that keep account of it in JavaScript (the native
+// one and WASM do it in native/poison.cpp): a command that failed spoils what it should have written, one that would read
+// such bytes spoils what it writes, and writing them anew makes them good.
+
+import type { BackendFailure, BufferId } from "../core/backend.js";
+import { FORGET } from "../core/command.js";
+import { bytesOf, DTYPES } from "../core/dtype.js";
+import type { Signature } from "../core/signature.js";
+
+/** Bytes `begin` to `end` of a buffer. */
+export interface Range {
+  readonly buffer: BufferId;
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** An operand of a command. */
+interface Reach extends Range {
+  readonly read: boolean;
+  readonly written: boolean;
+  /** Written without gaps. */
+  readonly whole: boolean;
+}
+
+export class Poison {
+  #spoilt: (Range & { readonly failure: BackendFailure })[] = [];
+
+  get clean(): boolean {
+    return this.#spoilt.length === 0;
+  }
+
+  /** The failure behind some byte of a range. */
+  find(buffer: BufferId, begin: number, end: number): BackendFailure | undefined {
+    return this.#spoilt.find((r) => r.buffer === buffer && r.begin < end && begin < r.end)?.failure;
+  }
+
+  /** What a read of `bytes` from `offset` on must reject with. */
+  verdict(buffer: BufferId, offset: number, bytes: number): Error | undefined {
+    const failure = this.find(buffer, offset, offset + bytes);
+    return failure && Object.assign(new Error(failure.message), { failure });
+  }
+
+  /** A range was written. */
+  clear(buffer: BufferId, begin: number, end: number): void {
+    if (this.clean || begin >= end) return;
+    this.#spoilt = this.#spoilt.flatMap((r) => {
+      if (r.buffer !== buffer || r.begin >= end || begin >= r.end) return [r];
+      const rest = [
+        { ...r, end: begin },
+        { ...r, begin: end },
+      ];
+      return rest.filter((part) => part.begin < part.end);
+    });
+  }
+
+  /** A buffer has another owner, or none. */
+  forget(buffer: BufferId): void {
+    this.clear(buffer, 0, Number.POSITIVE_INFINITY);
+  }
+
+  /**
+   * Accounts for the command at `words[start]`. `run` runs it and says how it failed, if it did; it is not called where
+   * the command would read what is spoilt.
+   */
+  command(
+    words: Int32Array,
+    start: number,
+    signatureOf: (kernel: number) => Signature,
+    run: () => BackendFailure | undefined,
+  ): void {
+    const kernel = words[start]!;
+    if (kernel === FORGET) {
+      this.forget(words[start + 3]!);
+      return;
+    }
+    let reaches: readonly Reach[] | undefined;
+    let failure: BackendFailure | undefined;
+    if (!this.clean) {
+      reaches = reachesOf(words, start, signatureOf(kernel));
+      for (const { read, buffer, begin, end } of reaches) {
+        if (read) failure ??= this.find(buffer, begin, end);
+      }
+    }
+    failure ??= run();
+    if (failure === undefined && this.clean) return;
+    for (const { buffer, begin, end, written, whole } of reaches ?? reachesOf(words, start, signatureOf(kernel))) {
+      if (failure ? written : whole) this.clear(buffer, begin, end);
+      if (failure && written && begin < end) this.#spoilt.push({ buffer, begin, end, failure });
+    }
+  }
+}
+
+/** The operands of an encoded command (core/command.ts) that are given; in rows, not in panels. */
+function reachesOf(words: Int32Array, start: number, { inputs, outputs }: Signature): Reach[] {
+  const reaches: Reach[] = [];
+  let at = start + 3;
+  for (const [index, { mutated, replaced }] of [...inputs, ...outputs].entries()) {
+    const header = words[at]!;
+    if (header === 0) {
+      at++;
+      continue;
+    }
+    const rank = header & 0xff;
+    const strided = (header & 0x1000000) !== 0;
+    const dims = words.subarray(at + 4, at + 4 + rank);
+    let elements = dims.reduce((n, size) => n * size, 1);
+    if (strided && elements > 0) elements = dims.reduce((far, n, d) => far + (n - 1) * words[at + 4 + rank + d]!, 1);
+    const begin = (words[at + 2]! >>> 0) + words[at + 3]! * 4294967296;
+    const output = index >= inputs.length;
+    reaches.push({
+      buffer: words[at + 1]!,
+      begin,
+      end: begin + bytesOf(DTYPES[(header >>> 8) & 0xff]!, elements),
+      read: !output && !replaced,
+      written: output || mutated,
+      whole: (output || replaced) && !strided,
+    });
+    at += 4 + rank + (strided ? rank : 0);
+  }
+  return reaches;
+}

@@ -6,6 +6,7 @@
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, extname, join, normalize, sep } from "node:path";
+import { pipeline } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
@@ -41,7 +42,13 @@ function rangeOf(header, size) {
  * @param {import("node:http").ServerResponse} response
  */
 export function serveFile(folder, request, response) {
-  const path = decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname);
+  let path = "";
+  try {
+    path = decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname);
+  } catch {
+    response.writeHead(400, ISOLATION).end();
+    return;
+  }
   const file = join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
   const info = file.startsWith(folder + sep) ? statSync(file, { throwIfNoEntry: false }) : undefined;
   if (!info?.isFile()) {
@@ -65,7 +72,7 @@ export function serveFile(folder, request, response) {
   if (range !== "whole") headers["Content-Range"] = `bytes ${start}-${end}/${info.size}`;
   response.writeHead(range === "whole" ? 200 : 206, headers);
   if (request.method === "HEAD" || info.size === 0) response.end();
-  else createReadStream(file, { start, end }).pipe(response);
+  else pipeline(createReadStream(file, { start, end }), response, () => {}); // a page may go before it has all
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -45,6 +45,7 @@ export function serveFile(folder, request, response) {
   let path = "";
   try {
     path = decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname);
+    if (path.includes("\0")) throw new URIError("no path holds a zero");
   } catch {
     response.writeHead(400, ISOLATION).end();
     return;

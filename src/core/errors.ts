@@ -99,6 +99,9 @@ export class ConfigError extends OctavoError {
   }
 }
 
+/** What to try when a config.json makes no sense. */
+export const CONFIG_HINT = "compare it with the config.json that the model was published with";
+
 /** The architecture (`model_type`) is not one that Octavo knows. */
 export class UnsupportedModelError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {

@@ -306,6 +306,13 @@ export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T 
   }
 }
 
+/** Tensors that are made together and outlive every scope: all of them, or none if memory runs out between two. */
+export function kept<T extends Readonly<Record<string, Tensor>>>(body: () => T): T {
+  const made = scope(body as () => never) as T;
+  for (const tensor of Object.values(made)) tensor.keep();
+  return made;
+}
+
 function collect(value: unknown, into: Set<Tensor>): void {
   if (value instanceof Tensor) into.add(value);
   else if (Array.isArray(value)) for (const item of value) collect(item, into);

@@ -62,15 +62,16 @@ export async function perplexity(
 async function windowLogprobs(model: PreTrainedModel, part: readonly number[], from: number): Promise<Float32Array> {
   const { logits } = model.forward({ input_ids: [part] });
   const [, steps = 0, vocab = 0] = logits.shape;
-  const result = scope(() => {
-    const rows = logits.view(steps, vocab).narrow(0, from - 1, steps - from); // [R,V]: row t predicts token t + 1
-    const targets = Tensor.from(logits.device, Int32Array.from(part.slice(from)), [steps - from]);
-    return tokenLogprobs(rows, targets);
-  });
-  logits.dispose();
+  let result: Tensor | undefined;
   try {
+    result = scope(() => {
+      const rows = logits.view(steps, vocab).narrow(0, from - 1, steps - from); // [R,V]: row t predicts token t + 1
+      const targets = Tensor.from(logits.device, Int32Array.from(part.slice(from)), [steps - from]);
+      return tokenLogprobs(rows, targets);
+    });
     return await result.readFloats();
   } finally {
-    result.dispose();
+    result?.dispose();
+    logits.dispose();
   }
 }

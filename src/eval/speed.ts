@@ -2,14 +2,11 @@
 // Medians of several runs; nothing here decides whether a number is good.
 
 import type { Device } from "../core/device.js";
-import { scope, Tensor } from "../core/tensor.js";
 import type { Batch } from "../generate/inputs.js";
 import { DecodeSession, type SamplingConfig } from "../generate/loop.js";
-import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
-import { argmax } from "../ops/sampling.js";
 
 export interface DecodeOptions {
   readonly batch: number;
@@ -62,7 +59,7 @@ export async function decodeTimes(device: Device, model: CausalLM, options: Deco
   const prompt = randomBatch(batch, Math.max(1, context), model.geometry.vocab);
   const warm = 3;
   using session = new DecodeSession(device, model, prompt, steps + warm + 1, { config: GREEDY, cache_dtype });
-  session.prefill(prompt);
+  await session.prefill(prompt);
   await session.tokens.read();
   const times: number[] = [];
   session.step();
@@ -84,28 +81,14 @@ export async function prefillTimes(
   model: CausalLM,
   options: { batch: number; tokens: number; runs: number; cache_dtype: FloatDType },
 ): Promise<number[]> {
-  const { batch, tokens, runs } = options;
-  const { layers, groups, head_dim, vocab } = model.geometry;
+  const prompt = randomBatch(options.batch, options.tokens, model.geometry.vocab);
   const times: number[] = [];
-  for (let run = 0; run <= runs; run++) {
-    using cache = new KVCache(device, {
-      layers,
-      batch,
-      groups,
-      head_dim,
-      capacity: tokens,
-      dtype: options.cache_dtype,
-    });
+  for (let run = 0; run <= options.runs; run++) {
+    using session = new DecodeSession(device, model, prompt, 1, { config: GREEDY, cache_dtype: options.cache_dtype });
     await device.synchronize();
     const start = performance.now();
-    const first = scope(() => {
-      const ids = Tensor.from(device, randomIds(batch, tokens, vocab), [batch, tokens]);
-      const positions = Int32Array.from({ length: batch * tokens }, (_, i) => i % tokens);
-      const input = { ids, positions: Tensor.from(device, positions, [batch, tokens]), cache };
-      return argmax(model.forward(input, { last: true }));
-    });
-    await first.read();
-    first.dispose();
+    await session.prefill(prompt);
+    await session.tokens.read();
     if (run > 0) times.push(performance.now() - start); // the first warms up
   }
   return times;
@@ -118,7 +101,7 @@ export async function recordTimes(device: Device, model: CausalLM): Promise<{ re
   const replay: number[] = [];
   for (let n = 0; n < 9; n++) {
     using session = new DecodeSession(device, model, prompt, 8, { config: GREEDY, cache_dtype: "f32" });
-    session.prefill(prompt);
+    await session.prefill(prompt);
     for (let step = 0; step < 5; step++) {
       await session.tokens.read();
       const start = performance.now();

@@ -7,10 +7,12 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
+import { copyInto } from "../ops/copy.js";
 import { argmax } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
 import { CAPACITY_STEP, type LoopOptions, type Step } from "./loop.js";
+import { prefill } from "./prefill.js";
 
 /** @throws OptionError where guesses could change what is generated */
 export function checkLookup(config: GenerationConfig, batch: Batch): void {
@@ -56,25 +58,26 @@ export async function* lookupSteps(
   const mask = batch.mask && new Uint8Array(capacity).fill(1);
   if (mask) mask.set(batch.mask!);
   using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();
-  /** The likeliest token after each of `tokens`, which stand at `positions`; the last one only for the prompt. */
-  const run = async (tokens: Int32Array, positions: Int32Array, last: boolean): Promise<Int32Array> => {
+  const best = (ids: Tensor, positions: Tensor, last: boolean): Tensor => {
+    const logits = model.forward({ ids, positions, mask: masked, cache }, { last });
+    return argmax(logits.view(-1, logits.shape.at(-1)!));
+  };
+  /** The likeliest token after each of `tokens`, the first of which stands at `from`. */
+  const run = async (tokens: Int32Array, from: number): Promise<Int32Array> => {
     const shape = [1, tokens.length];
-    const best = scope(() => {
+    using likeliest = scope(() => {
       const ids = Tensor.from(device, tokens, shape);
-      const where = Tensor.from(device, positions, shape);
-      const logits = model.forward({ ids, positions: where, mask: masked, cache }, { last });
-      return argmax(logits.view(-1, logits.shape.at(-1)!));
+      const positions = tokens.map((_, i) => from + i);
+      return best(ids, Tensor.from(device, positions, shape), false);
     });
-    try {
-      return (await best.read()) as Int32Array;
-    } finally {
-      best.dispose();
-    }
+    return (await likeliest.read()) as Int32Array;
   };
 
-  const positions = positionsOf(batch);
-  let next = (await run(batch.ids, positions, true))[0]!;
-  let position = positions.at(-1)!;
+  using first = Tensor.empty(device, [1], "i32", "first token").keep();
+  const into = { cache, mask: masked, signal, piece: options.piece };
+  await prefill(device, model, batch, into, (ids, positions) => copyInto(best(ids, positions, true), first));
+  let next = (await first.read())[0]!;
+  let position = positionsOf(batch).at(-1)!;
   const text = [...batch.ids].filter((_, t) => batch.mask === undefined || batch.mask[t] === 1);
   const eos = new Set(config.eos_token_ids);
   for (let made = 0; made < config.max_new_tokens; ) {
@@ -85,15 +88,11 @@ export async function* lookupSteps(
     let after = next;
     if (!last) {
       const tokens = Int32Array.of(next, ...drafts);
-      const best = await run(
-        tokens,
-        tokens.map((_, i) => position + 1 + i),
-        false,
-      );
+      const likeliest = await run(tokens, position + 1);
       let right = 0;
-      while (right < drafts.length && best[right] === drafts[right]) right++;
+      while (right < drafts.length && likeliest[right] === drafts[right]) right++;
       accepted = drafts.slice(0, right);
-      after = best[right]!;
+      after = likeliest[right]!;
       cache.rewind(drafts.length - right);
     }
     for (const id of [next, ...accepted]) {

@@ -13,6 +13,7 @@ import { copyInto } from "../ops/copy.js";
 import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
+import { prefill } from "./prefill.js";
 
 /** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
 export const CAPACITY_STEP = 16;
@@ -31,6 +32,8 @@ export interface SessionOptions {
 export interface LoopOptions extends SessionOptions {
   readonly config: GenerationConfig;
   readonly signal?: AbortSignal;
+  /** Steps of a piece of the prompt, for tests. */
+  readonly piece?: number;
 }
 
 /** One step's tokens on the host. */
@@ -84,14 +87,10 @@ export class DecodeSession implements Disposable {
     }
   }
 
-  /** Records the prompt; the first tokens are in `tokens`. */
-  prefill(batch: Batch): void {
-    const shape = [batch.rows, batch.steps];
-    scope(() => {
-      const ids = Tensor.from(this.#device, batch.ids, shape);
-      this.#next(ids, Tensor.from(this.#device, positionsOf(batch), shape));
-      return undefined;
-    });
+  /** Takes the prompt in, a piece at a time; when it resolves, the last piece is under way, and `tokens` with it. */
+  async prefill(batch: Batch, options: { signal?: AbortSignal; piece?: number } = {}): Promise<void> {
+    const into = { cache: this.#cache, mask: this.#mask, ...options };
+    await prefill(this.#device, this.#model, batch, into, (ids, positions) => this.#next(ids, positions));
   }
 
   /** Records one step after `tokens`, and leaves the next ones there. */
@@ -158,19 +157,12 @@ export async function* generateSteps(
   using session = new DecodeSession(device, model, batch, config.max_new_tokens, options);
   const ended = new Array<boolean>(batch.rows).fill(false);
   const eos = new Set(config.eos_token_ids);
-  session.prefill(batch);
+  await session.prefill(batch, options);
   for (let n = 0; n < config.max_new_tokens; n++) {
     const reading = session.tokens.read();
     reading.catch(() => {}); // awaited below; this only keeps an error in step() from hiding behind it
     if (n + 1 < config.max_new_tokens) session.step();
-    let ids: Int32Array;
-    try {
-      ids = (await reading) as Int32Array;
-    } catch (error) {
-      // The step that is under way works on what failed, and fails too: nobody else shall read that.
-      await device.synchronize().catch(() => {});
-      throw error;
-    }
+    const ids = (await reading) as Int32Array;
     stop();
     const token_ids = [...ids].map((id, row) => (ended[row] ? config.pad_token_id : id));
     token_ids.forEach((id, row) => {

@@ -2,17 +2,25 @@
 
 import type { Device } from "../core/device.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { cacheDType } from "../nn/cache.js";
+import { cacheDType, KVCache } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
+import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
-import { checkGenerationOptions, type GenerationConfig, type GenerationOptions, generationConfig } from "./config.js";
+import {
+  checkGenerationOptions,
+  fileWarnings,
+  type GenerationConfig,
+  type GenerationOptions,
+  generationConfig,
+} from "./config.js";
 import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
 import { generateSteps, type Step } from "./loop.js";
+import { type Piece, piecesOf } from "./prefill.js";
 import type { Streamer } from "./streamers.js";
 
 /** What a tokenizer gives, and so what every call takes. */
@@ -54,7 +62,8 @@ export class PreTrainedModel implements AsyncDisposable {
     this.generation_config = loaded.generation_config;
     this.dtype = loaded.dtype;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
-    this.warnings = loaded.warnings;
+    const { vocab } = loaded.model.geometry;
+    this.warnings = [...loaded.warnings, ...fileWarnings(loaded.generation_config, loaded.config, vocab)];
     this.device = device;
     this.#ownsDevice = ownsDevice;
   }
@@ -65,7 +74,7 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   /**
-   * Records one forward pass over a batch, without a cache. The caller disposes the logits, f32[B,T,vocab].
+   * Records one forward pass over a batch, a long one in pieces. The caller disposes the logits, f32[B,T,vocab].
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
   forward(inputs: ForwardOptions): { logits: Tensor } {
@@ -78,15 +87,27 @@ export class PreTrainedModel implements AsyncDisposable {
       ? readBatch(inputs.position_ids, undefined, Math.min(max_positions, 2 ** 31 - 1)).ids
       : positionsOf(batch);
     if (positions.length !== batch.ids.length) throw new OptionError("position_ids must have the shape of input_ids");
-    const shape = [batch.rows, batch.steps];
-    const ids = Tensor.from(this.device, batch.ids, shape);
-    const where = Tensor.from(this.device, positions, shape);
-    const mask = batch.mask && Tensor.from(this.device, batch.mask, shape, "u8");
-    try {
-      return { logits: this.#module.forward({ ids, positions: where, mask }) };
-    } finally {
-      for (const tensor of [ids, where, mask]) tensor?.dispose();
+    return { logits: scope(() => this.#logits(batch, piecesOf(batch, positions))) };
+  }
+
+  #logits(batch: Batch, pieces: readonly Piece[]): Tensor {
+    const { device } = this;
+    const { rows, steps } = batch;
+    const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
+    const run = (piece: Piece, cache?: KVCache): Tensor => {
+      const shape = [rows, piece.steps];
+      const ids = Tensor.from(device, piece.ids, shape);
+      return this.#module.forward({ ids, positions: Tensor.from(device, piece.positions, shape), mask, cache });
+    };
+    if (pieces.length === 1) return run(pieces[0]!);
+    // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
+    const { layers, groups, head_dim, vocab } = this.#module.geometry;
+    using cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity: steps, dtype: "f32" });
+    const logits = Tensor.empty(device, [rows, steps, vocab], "f32", "logits");
+    for (const piece of pieces) {
+      scope(() => void copyInto(run(piece, cache), logits.narrow(1, piece.at, piece.steps)));
     }
+    return logits;
   }
 
   /**
@@ -188,7 +209,7 @@ export class PreTrainedModel implements AsyncDisposable {
     }
     const { vocab, max_positions } = this.#module.geometry;
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
-    const config = generationConfig(options, this.generation_config, this.config, batch.steps);
+    const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
     return { batch, config };

@@ -95,6 +95,12 @@ function checkTypes(options: FromPretrainedOptions): void {
   want("device", "a name or a Device", (value) => text(value) || value instanceof Device);
   want("progress_callback", "a function", (value) => typeof value === "function");
   want("signal", "an AbortSignal", (value) => value instanceof AbortSignal);
+  if (options.threads !== undefined && options.device instanceof Device) {
+    throw new OptionError("threads cannot be chosen for a device that is open already", {
+      details: { option: "threads" },
+      hint: "pass threads to openDevice() or requestDevice()",
+    });
+  }
 }
 
 /** @throws OptionError unless `dtype` means f32 or bf16 */

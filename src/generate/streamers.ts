@@ -1,6 +1,6 @@
 // Streamers: they get token ids as they are generated and turn them into text.
 
-import { OptionError } from "../core/errors.js";
+import { checkOptions, OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { StreamDecoder } from "../formats/tokenizer-stream.js";
 
@@ -32,7 +32,20 @@ export class TextStreamer implements Streamer {
   readonly #write: (text: string) => void;
   #skip: boolean;
 
+  /** @throws OptionError for an unknown option or one of the wrong type */
   constructor(tokenizer: PreTrainedTokenizer, options: TextStreamerOptions = {}) {
+    checkOptions("TextStreamer", options, ["skip_prompt", "skip_special_tokens", "write"]);
+    for (const [key, type] of [
+      ["skip_prompt", "boolean"],
+      ["skip_special_tokens", "boolean"],
+      ["write", "function"],
+    ] as const) {
+      const value: unknown = options[key];
+      if (value === undefined || typeof value === type) continue;
+      throw new OptionError(`TextStreamer: ${key} must be a ${type}, got ${value === null ? "null" : typeof value}`, {
+        details: { option: key },
+      });
+    }
     this.#decoder = new StreamDecoder(tokenizer, { skip_special_tokens: options.skip_special_tokens ?? false });
     this.#write = options.write ?? standardOutput();
     this.#skip = options.skip_prompt ?? false;

@@ -6,7 +6,7 @@ import { openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
-import { DeviceError, suggestion } from "../core/errors.js";
+import { checkOptions, DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
 import { type DeviceOptions, sharing } from "./platform.js";
 
@@ -15,12 +15,26 @@ export type { DeviceOptions } from "./platform.js";
 /** Devices that `requestDevice` knows. */
 export const DEVICE_NAMES = ["cpu", "reference", "wasm", "webgpu"] as const;
 
+/** @throws OptionError for an option that the device does not have */
+function checkOwn(name: string, options: DeviceOptions): void {
+  checkOptions("device", options, ["threads", "isa"]);
+  for (const key of ["threads", "isa"] as const) {
+    if (name === "cpu" || options[key] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "cpu"`, {
+      details: { option: key },
+      hint: `leave ${key} out, or use device "cpu"`,
+    });
+  }
+}
+
 /**
  * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, on the thread that
  * calls) or "reference" (plain JavaScript loops, slow and exact).
- * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built
+ * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built;
+ * OptionError for an option that the device does not have
  */
 export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
+  checkOwn(name, options);
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "wasm") return new Device(openWasmFile({ signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
@@ -39,6 +53,7 @@ export function openDevice(name = "cpu", options: DeviceOptions = {}): Device {
  */
 export async function requestDevice(name = "cpu", options: DeviceOptions = {}): Promise<Device> {
   if (name !== "webgpu") return openDevice(name, options);
+  checkOwn(name, options);
   return new Device(await openWebGPU(await findGPU()));
 }
 

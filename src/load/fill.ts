@@ -4,7 +4,7 @@
 import type { Device } from "../core/device.js";
 import { type DType, isFloat } from "../core/dtype.js";
 import { throwIfAborted } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { TensorInfo } from "../formats/safetensors.js";
 import { type Source, withFile } from "../formats/source.js";
 import { convertBytes, deviceDType } from "../formats/values.js";
@@ -15,7 +15,7 @@ import type { Plan } from "./plan.js";
 
 /** Source bytes that are in flight at once. */
 const PIECE = 8 << 20;
-/** Source bytes between two looks at the clock, the signal and the errors of the queue. */
+/** Source bytes between two looks at the signal and at what has become of the parameters so far. */
 const BREATH = 64 << 20;
 /** Milliseconds between two reports of progress. */
 const REPORT_MS = 100;
@@ -77,6 +77,16 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   const stop = (): void => {
     throwIfAborted(signal, "loading");
   };
+  /** Filled since the last look. */
+  let filled: (Parameter | Matrix)[] = [];
+  /** Waits for the queue; a read of a file that failed comes out here. */
+  const settle = async (): Promise<void> => {
+    const tensors = filled.flatMap((parameter) => parameter.tensors);
+    filled = [];
+    await device.synchronize();
+    await Promise.all(tensors.map((tensor) => tensor.ready()));
+    stop();
+  };
   const breathe = async (bytes: number, from: TensorInfo): Promise<void> => {
     loaded += bytes;
     sinceBreath += bytes;
@@ -84,8 +94,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     stop();
     if (sinceBreath >= BREATH) {
       sinceBreath = 0;
-      await device.synchronize();
-      stop();
+      await settle();
     }
     if (performance.now() - reported < REPORT_MS) return;
     report("progress");
@@ -101,13 +110,13 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
       const from = reader(device, plan.source, source);
       if (scheme === undefined) await fillParameter(device, parameter as Parameter, from, options.dtype);
       else await fillMatrix(device, parameter as Matrix, from, scheme, breathe);
+      filled.push(parameter);
       if (scheme === undefined || (parameter as Matrix).transposed) await breathe(source.bytes, source);
     } finally {
       device.enter(before);
     }
   }
-  await device.synchronize();
-  stop();
+  await settle();
   report("done");
 }
 
@@ -146,9 +155,13 @@ function reader(device: Device, files: Source, source: TensorInfo): Reader {
 
 async function fillParameter(device: Device, parameter: Parameter, from: Reader, dtype: FloatDType): Promise<void> {
   const staged = Tensor.empty(device, parameter.shape, from.dtype, "parameter");
-  await from.read(staged, 0);
-  const value = contiguous(staged, dtype);
-  if (value !== staged) staged.dispose();
+  let value: Tensor | undefined;
+  try {
+    await from.read(staged, 0);
+    value = contiguous(staged, dtype);
+  } finally {
+    if (value !== staged) staged.dispose();
+  }
   parameter.fill(value);
 }
 
@@ -194,10 +207,5 @@ async function fillMatrix(
 
 /** Columns `at` .. `at + count` of a [in, out] matrix as contiguous rows. */
 function columns(whole: Tensor, at: number, count: number): Tensor {
-  const part = whole.narrow(1, at, count);
-  const turned = part.permute(1, 0);
-  const rows = contiguous(turned);
-  part.dispose();
-  if (rows !== turned) turned.dispose();
-  return rows;
+  return scope(() => contiguous(whole.narrow(1, at, count).permute(1, 0)));
 }

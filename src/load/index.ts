@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
-import { ConfigError, NotFoundError, OptionError, UnsupportedModelError } from "../core/errors.js";
+import { ConfigError, NotFoundError, OptionError, suggestion, UnsupportedModelError } from "../core/errors.js";
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.js";
 import { readJsonFile } from "../formats/json.js";
 import type { Source } from "../formats/source.js";
@@ -14,7 +14,7 @@ import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan } from "./plan.js";
+import { plan, unknownModules } from "./plan.js";
 
 export interface LoadOptions {
   readonly device: Device;
@@ -58,7 +58,11 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
   const named = config.dtype ?? config.torch_dtype;
   if (named !== undefined && named !== null) {
     const parsed = typeof named === "string" ? parseDType(named) : undefined;
-    if (!parsed) throw new ConfigError(`config.json: unknown dtype ${JSON.stringify(named)}`);
+    if (!parsed) {
+      throw new ConfigError(`config.json: unknown dtype ${JSON.stringify(named)}`, {
+        hint: `pass dtype: one of ${DTYPE_SPELLINGS.join(", ")}`,
+      });
+    }
     return parsed;
   }
   for (const { dtype: stored } of checkpoint.tensors.values()) {
@@ -122,6 +126,14 @@ export async function loadCausalLM(source: Source, options: LoadOptions): Promis
     throw error;
   }
   const warnings = [...checkpoint.warnings];
+  const unknown = unknownModules(model, (scheme && quantization?.llm_int8_skip_modules) ?? []);
+  if (unknown.length > 0) {
+    const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
+    const near = suggestion(unknown[0]!, [...new Set(names)]);
+    warnings.push(
+      `llm_int8_skip_modules names no module of this model: ${unknown.join(", ")}${near ? `; did you mean ${near}?` : ""}`,
+    );
+  }
   if (steps.unexpected.length > 0) {
     warnings.push(
       `${steps.unexpected.length} tensors of the checkpoint were not used, such as ${steps.unexpected.slice(0, 3).join(", ")}`,

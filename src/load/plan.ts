@@ -51,6 +51,12 @@ export function quantizedModules(model: Module, skip: readonly string[] | null):
   return names;
 }
 
+/** Entries of `skip` that no module of the model answers to. */
+export function unknownModules(model: Module, skip: readonly string[]): string[] {
+  const paths = [...model.named_modules()].map(([path]) => `.${path}.`);
+  return skip.filter((entry) => !paths.some((path) => path.includes(`.${entry}.`)));
+}
+
 /**
  * Fits a checkpoint to a model.
  * @param scheme for the quantized linears; undefined keeps everything in `dtype`

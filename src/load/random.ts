@@ -2,7 +2,7 @@
 // download. The values are normal with a small deviation, generated in f32 on the host, a piece at a time.
 
 import type { Device } from "../core/device.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
@@ -40,7 +40,7 @@ function normals(seed: number): (count: number) => Float32Array {
   };
 }
 
-/** Fills every parameter of a declared model: matrices with random values, vectors with ones. */
+/** Fills every parameter of a declared model: matrices with random values, vectors with ones. If it throws, dispose the model. */
 export async function fillRandomly(
   device: Device,
   model: CausalLM,
@@ -54,10 +54,8 @@ export async function fillRandomly(
   for (const [name, parameter] of model.named_parameters()) {
     if (parameter.filled) continue;
     if (!(parameter instanceof Matrix)) {
-      const ones = Tensor.from(device, new Float32Array(parameter.shape[0]!).fill(1), parameter.shape);
-      const value = contiguous(ones, dtype);
-      if (value !== ones) ones.dispose();
-      parameter.fill(value);
+      const { shape } = parameter;
+      parameter.fill(scope(() => contiguous(Tensor.from(device, new Float32Array(shape[0]!).fill(1), shape), dtype)));
       continue;
     }
     const [outputs, inputs] = parameter.shape;
@@ -67,14 +65,20 @@ export async function fillRandomly(
       name,
     );
     const step = Math.max(1, Math.floor(PIECE / inputs / builder.granularity)) * builder.granularity;
-    for (let at = 0; at < outputs; at += step) {
-      const count = Math.min(step, outputs - at);
-      const piece = Tensor.from(device, draw(count * inputs), [count, inputs]);
-      builder.put(piece, at);
-      piece.dispose();
-      await device.synchronize();
+    try {
+      for (let at = 0; at < outputs; at += step) {
+        const count = Math.min(step, outputs - at);
+        {
+          using piece = Tensor.from(device, draw(count * inputs), [count, inputs]);
+          builder.put(piece, at);
+        }
+        await device.synchronize();
+      }
+      parameter.fill(builder.finish());
+    } catch (error) {
+      builder[Symbol.dispose]();
+      throw error;
     }
-    parameter.fill(builder.finish());
   }
   model.prepare(device);
 }

@@ -1,7 +1,7 @@
 // Checking config.json for the model files: zod schemas, with the names that older files use for the same thing.
 
 import * as z from "zod";
-import { ConfigError } from "../core/errors.js";
+import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import type { ConfigJson } from "../nn/decoder.js";
 import type { Act } from "../ops/activation.js";
 
@@ -60,14 +60,16 @@ export function readConfig<T>(
   });
   throw new ConfigError(`config.json of a "${String(config.model_type)}" model: ${problems.join("; ")}`, {
     details: { fields: result.error.issues.map((issue) => issue.path.join(".")) },
-    hint: "compare it with the config.json that the model was published with",
+    hint: CONFIG_HINT,
   });
 }
 
 /** @throws ConfigError unless `heads` divides `hidden` */
 export function headSize(hidden: number, heads: number): number {
   if (hidden % heads !== 0) {
-    throw new ConfigError(`config.json: hidden size ${hidden} is not a multiple of ${heads} attention heads`);
+    throw new ConfigError(`config.json: hidden size ${hidden} is not a multiple of ${heads} attention heads`, {
+      hint: CONFIG_HINT,
+    });
   }
   return hidden / heads;
 }

@@ -2,7 +2,7 @@
 
 import * as z from "zod";
 import type { Device } from "../core/device.js";
-import { ConfigError } from "../core/errors.js";
+import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import {
   type Architecture,
@@ -50,10 +50,16 @@ function parse(json: ConfigJson): LlamaConfig {
   const heads = fields.num_attention_heads;
   const groups = fields.num_key_value_heads ?? heads;
   if (heads % groups !== 0) {
-    throw new ConfigError(`config.json: ${heads} attention heads cannot share ${groups} key-value heads`);
+    throw new ConfigError(`config.json: ${heads} attention heads cannot share ${groups} key-value heads`, {
+      hint: CONFIG_HINT,
+    });
   }
   const head_dim = fields.head_dim ?? headSize(fields.hidden_size, heads);
-  if (head_dim % 2 !== 0) throw new ConfigError(`config.json: rotary positions need an even head_dim, got ${head_dim}`);
+  if (head_dim % 2 !== 0) {
+    throw new ConfigError(`config.json: rotary positions need an even head_dim, got ${head_dim}`, {
+      hint: CONFIG_HINT,
+    });
+  }
   const frequencies = ropeFrequencies({ ...ropeFields(json), dim: head_dim });
   return { ...fields, head_dim, num_key_value_heads: groups, rope: frequencies };
 }

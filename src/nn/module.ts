@@ -32,6 +32,11 @@ export class Parameter {
     this.#value = value.keep();
   }
 
+  /** What is on the device. */
+  get tensors(): readonly Tensor[] {
+    return this.#value ? [this.#value] : [];
+  }
+
   get nbytes(): number {
     return this.#value?.nbytes ?? 0;
   }
@@ -73,6 +78,11 @@ export class Matrix {
   fill(weight: Weight): void {
     this.#weight?.dispose();
     this.#weight = weight;
+  }
+
+  /** What is on the device. */
+  get tensors(): readonly Tensor[] {
+    return this.#weight?.tensors ?? [];
   }
 
   get nbytes(): number {

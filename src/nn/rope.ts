@@ -1,7 +1,7 @@
 // Inverse frequencies of rotary position embedding, with the ways of stretching them to longer texts that config.json
 // can ask for. Pure numbers; the rotation itself is an op.
 
-import { ConfigError, suggestion } from "../core/errors.js";
+import { CONFIG_HINT, ConfigError, suggestion } from "../core/errors.js";
 
 /** What config.json says of RoPE, in the old layout (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`). */
 export interface RopeConfig {
@@ -29,7 +29,9 @@ export function ropeFields(config: Readonly<Record<string, unknown>>): {
   const scaling = block(config.rope_scaling, "rope_scaling") ?? parameters;
   const theta = parameters?.rope_theta ?? config.rope_theta ?? 10000;
   if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta)) {
-    throw new ConfigError(`config.json: rope_theta must be a positive number, got ${JSON.stringify(theta)}`);
+    throw new ConfigError(`config.json: rope_theta must be a positive number, got ${JSON.stringify(theta)}`, {
+      hint: CONFIG_HINT,
+    });
   }
   return { theta, scaling };
 }
@@ -37,7 +39,7 @@ export function ropeFields(config: Readonly<Record<string, unknown>>): {
 function block(value: unknown, name: string): Readonly<Record<string, unknown>> | null {
   if (value === undefined || value === null) return null;
   if (typeof value !== "object" || Array.isArray(value))
-    throw new ConfigError(`config.json: ${name} must be an object`);
+    throw new ConfigError(`config.json: ${name} must be an object`, { hint: CONFIG_HINT });
   return value as Readonly<Record<string, unknown>>;
 }
 
@@ -56,6 +58,7 @@ export function ropeFrequencies({ theta, dim, scaling }: RopeConfig): RopeFreque
     if (typeof value !== "number" || !(value > 0)) {
       throw new ConfigError(
         `config.json: rope_scaling of type "${kind}" needs a positive "${key}", got ${JSON.stringify(value)}`,
+        { hint: CONFIG_HINT },
       );
     }
     return value;

@@ -2,8 +2,8 @@
 // weights from rows that arrive a few at a time, so that nobody ever holds a matrix twice.
 
 import type { Device } from "../core/device.js";
-import { Tensor } from "../core/tensor.js";
-import { copyInto } from "../ops/copy.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { contiguous, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
 import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
@@ -16,6 +16,8 @@ export interface Weight extends Disposable {
   readonly shape: MatrixShape;
   /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4". */
   readonly scheme: string;
+  /** What it holds on the device: the matrix, and what belongs to it. */
+  readonly tensors: readonly Tensor[];
   /** Bytes it takes on the device, statistics and padding included. */
   readonly nbytes: number;
   /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
@@ -58,6 +60,10 @@ class DenseWeight implements Weight {
     this.shape = data.shape as MatrixShape;
   }
 
+  get tensors(): readonly Tensor[] {
+    return [this.#data];
+  }
+
   get nbytes(): number {
     return this.#data.nbytes;
   }
@@ -75,12 +81,10 @@ class DenseWeight implements Weight {
   }
 
   dense(dtype: FloatDType): Tensor {
-    const rows = unpack(this.#data);
-    if (rows.dtype === dtype) return rows === this.#data ? rows.alias() : rows;
-    const wanted = Tensor.empty(rows.device, rows.shape, dtype, "dense");
-    copyInto(rows, wanted);
-    if (rows !== this.#data) rows.dispose();
-    return wanted;
+    return scope(() => {
+      const rows = contiguous(unpack(this.#data), dtype);
+      return rows === this.#data ? rows.alias() : rows;
+    });
   }
 
   dispose(): void {
@@ -109,19 +113,16 @@ export function denseScheme(dtype: FloatDType, product = true, compute: Compute 
         granularity: data.panels ? PANEL_ROWS : 1,
         put(rows, at) {
           if (!data.panels) {
-            const part = data.narrow(0, at, rows.shape[0]!);
+            using part = data.narrow(0, at, rows.shape[0]!);
             copyInto(rows, part);
-            part.dispose();
             return;
           }
           if (rows.dtype === dtype) {
             pack(rows, data, at);
             return;
           }
-          const converted = Tensor.empty(device, rows.shape, dtype, "convert");
-          copyInto(rows, converted);
+          using converted = contiguous(rows, dtype);
           pack(converted, data, at);
-          converted.dispose();
         },
         finish: () => new DenseWeight(data, compute),
         [Symbol.dispose]: () => data.dispose(),

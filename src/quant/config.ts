@@ -10,11 +10,17 @@ export interface BitsAndBytesOptions {
   load_in_4bit?: boolean;
   /** Activations of at least this size are multiplied in high precision; 0 for none. */
   llm_int8_threshold?: number;
-  /** Names of modules that stay in full precision; replaces the default (the output head). */
+  /**
+   * Names of modules that stay in full precision; replaces the default (the output head). An entry that names nothing is
+   * among the model's `warnings`.
+   */
   llm_int8_skip_modules?: readonly string[] | null;
   bnb_4bit_quant_type?: "nf4" | "fp4";
   bnb_4bit_use_double_quant?: boolean;
-  /** Dtype of the products: "float32" is exact, "bfloat16" lets kernels round where that is faster. */
+  /**
+   * Dtype of the products: "float32" is exact, "bfloat16" lets kernels round where that is faster. "float16" is computed
+   * as "float32": no kernel rounds to f16, and bf16 would keep fewer digits than were asked for.
+   */
   bnb_4bit_compute_dtype?: FloatName;
   /** Elements per block of 4-bit codes. */
   bnb_4bit_blocksize?: BlockSize;

@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { kept, scope, Tensor } from "../core/tensor.js";
 import { type FloatDType, type MatrixShape, PANEL_ROWS, type Scheme, type Weight } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import {
@@ -40,7 +40,7 @@ export class FourBitWeight implements Weight {
   }
 
   get nbytes(): number {
-    return this.#tensors().reduce((sum, tensor) => sum + tensor.nbytes, 0);
+    return this.tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }
 
   get footprint(): number {
@@ -56,23 +56,20 @@ export class FourBitWeight implements Weight {
   }
 
   dense(dtype: FloatDType): Tensor {
-    const exact = fourBitDequantize(this.operands);
-    const rows = contiguous(exact, dtype);
-    if (rows !== exact) exact.dispose();
-    return rows;
+    return scope(() => contiguous(fourBitDequantize(this.operands), dtype));
+  }
+
+  get tensors(): readonly Tensor[] {
+    const { codes, absmax, nested, map, offset } = this.operands;
+    return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
   }
 
   dispose(): void {
-    for (const tensor of this.#tensors()) tensor.dispose();
+    for (const tensor of this.tensors) tensor.dispose();
   }
 
   [Symbol.dispose](): void {
     this.dispose();
-  }
-
-  #tensors(): Tensor[] {
-    const { codes, absmax, nested, map, offset } = this.operands;
-    return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
   }
 }
 
@@ -94,11 +91,13 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
       const [outputs, inputs] = shape;
       const blocks = Math.ceil((outputs * inputs) / blocksize);
       // Panels interleave sixteen rows, so a block must not reach from one row into the next.
-      const codes =
-        inputs % blocksize === 0
-          ? Tensor.panels(device, outputs, inputs, "u4", label).keep()
-          : Tensor.empty(device, shape, "u4", label).keep();
-      const absmax = Tensor.empty(device, [blocks], "f32", `${label} absmax`).keep();
+      const { codes, absmax } = kept(() => ({
+        codes:
+          inputs % blocksize === 0
+            ? Tensor.panels(device, outputs, inputs, "u4", label)
+            : Tensor.empty(device, shape, "u4", label),
+        absmax: Tensor.empty(device, [blocks], "f32", `${label} absmax`),
+      }));
       let weight: FourBitWeight | undefined;
       const rowsPerBlock = blocksize / greatestCommonDivisor(inputs, blocksize);
       return {
@@ -109,12 +108,10 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
             return;
           }
           const count = rows.shape[0]!;
-          const part = Tensor.empty(device, [count, inputs], "u4", "4-bit rows");
-          const statistics = absmax.narrow(0, (at * inputs) / blocksize, (count * inputs) / blocksize);
+          using part = Tensor.empty(device, [count, inputs], "u4", "4-bit rows");
+          using statistics = absmax.narrow(0, (at * inputs) / blocksize, (count * inputs) / blocksize);
           fourBitQuantize(rows, part, statistics, kind, blocksize, 0);
           pack(part, codes, at);
-          part.dispose();
-          statistics.dispose();
         },
         finish() {
           weight = new FourBitWeight({
@@ -141,10 +138,12 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
 function quantizeTwice(absmax: Tensor, label: string): Pick<FourBitOperands, "absmax" | "nested" | "map" | "offset"> {
   const { device } = absmax;
   const blocks = absmax.shape[0]!;
-  const codes = Tensor.empty(device, [blocks], "u8", `${label} absmax`).keep();
-  const nested = Tensor.empty(device, [Math.ceil(blocks / NESTED_BLOCK)], "f32", `${label} nested absmax`).keep();
-  const map = Tensor.from(device, dynamicMap(true), [256], "f32", `${label} nested map`).keep();
-  const offset = Tensor.empty(device, [1], "f32", `${label} offset`).keep();
+  const { codes, nested, map, offset } = kept(() => ({
+    codes: Tensor.empty(device, [blocks], "u8", `${label} absmax`),
+    nested: Tensor.empty(device, [Math.ceil(blocks / NESTED_BLOCK)], "f32", `${label} nested absmax`),
+    map: Tensor.from(device, dynamicMap(true), [256], "f32", `${label} nested map`),
+    offset: Tensor.empty(device, [1], "f32", `${label} offset`),
+  }));
   doubleQuantize(absmax, map, codes, nested, offset);
   absmax.dispose();
   return { absmax: codes, nested, map, offset };

@@ -2,7 +2,7 @@
 // taken out (Dettmers et al. 2022). The arithmetic is in ops/llm-int8.ts.
 
 import type { Device } from "../core/device.js";
-import { Tensor } from "../core/tensor.js";
+import { kept, scope, Tensor } from "../core/tensor.js";
 import { type FloatDType, type MatrixShape, PANEL_ROWS, type Scheme, type Weight } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import type { LinearOptions } from "../ops/linear.js";
@@ -28,7 +28,7 @@ export class LlmInt8Weight implements Weight {
   }
 
   get nbytes(): number {
-    return this.codes.nbytes + this.scb.nbytes + this.seen.nbytes;
+    return this.tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }
 
   get footprint(): number {
@@ -44,16 +44,15 @@ export class LlmInt8Weight implements Weight {
   }
 
   dense(dtype: FloatDType): Tensor {
-    const exact = llmInt8Dequantize(this.codes, this.scb);
-    const rows = contiguous(exact, dtype);
-    if (rows !== exact) exact.dispose();
-    return rows;
+    return scope(() => contiguous(llmInt8Dequantize(this.codes, this.scb), dtype));
+  }
+
+  get tensors(): readonly Tensor[] {
+    return [this.codes, this.scb, this.seen];
   }
 
   dispose(): void {
-    this.codes.dispose();
-    this.scb.dispose();
-    this.seen.dispose();
+    for (const tensor of this.tensors) tensor.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -67,9 +66,11 @@ export function llmInt8Scheme(threshold: number): Scheme {
     name: "llm_int8",
     bytes: ([outputs, inputs]) => outputs * inputs + 4 * outputs + inputs,
     begin(device: Device, [outputs, inputs], label) {
-      const codes = Tensor.panels(device, outputs, inputs, "i8", label).keep();
-      const scb = Tensor.empty(device, [outputs], "f32", `${label} SCB`).keep();
-      const seen = Tensor.from(device, new Uint8Array(inputs), [inputs], "u8", `${label} outliers`).keep();
+      const { codes, scb, seen } = kept(() => ({
+        codes: Tensor.panels(device, outputs, inputs, "i8", label),
+        scb: Tensor.empty(device, [outputs], "f32", `${label} SCB`),
+        seen: Tensor.from(device, new Uint8Array(inputs), [inputs], "u8", `${label} outliers`),
+      }));
       const weight = new LlmInt8Weight(codes, scb, seen, threshold);
       return {
         granularity: PANEL_ROWS,

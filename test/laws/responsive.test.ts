@@ -1,11 +1,15 @@
 // Law: Node's event loop keeps turning while a model loads and generates. And what is left after work that was stopped.
 
+import { cpSync, mkdtempSync, rmSync, truncateSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type IntervalHistogram, monitorEventLoopDelay } from "node:perf_hooks";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AbortError, OptionError } from "../../src/core/errors.js";
+import { writeRandomCheckpoint } from "../../src/eval/checkpoint.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
+import type { ProgressEvent } from "../../src/load/fill.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
@@ -46,6 +50,77 @@ describe("the event loop", () => {
       }
     });
     expect(p99).toBeLessThan(LIMIT_MS);
+  });
+
+  describe("while a checkpoint loads that takes several breaths", () => {
+    const folder = mkdtempSync(join(tmpdir(), "octavo-long-load-"));
+    afterAll(() => rmSync(folder, { recursive: true, force: true }));
+    let bytes = 0;
+    beforeAll(async () => {
+      bytes = await writeRandomCheckpoint(folder, {
+        model_type: "llama",
+        hidden_size: 1024,
+        num_hidden_layers: 4,
+        intermediate_size: 3584,
+        num_attention_heads: 16,
+        num_key_value_heads: 16,
+        vocab_size: 8000,
+        max_position_embeddings: 512,
+      });
+      expect(bytes).toBeGreaterThan(2 * (64 << 20)); // two breaths of src/load/fill.ts
+    });
+
+    test.each([{}, { load_in_8bit: true }, { load_in_4bit: true }])("turns: %o", async (options) => {
+      const seen: ProgressEvent[] = [];
+      const p99 = await delay(async () => {
+        seen.length = 0;
+        const progress_callback = (event: ProgressEvent): void => void seen.push(event);
+        const model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...options, progress_callback });
+        model.dispose();
+      });
+      expect(p99).toBeLessThan(LIMIT_MS);
+      expect(seen.map(({ status }) => status)).toEqual(["initiate", "progress", "progress", "done"]);
+      expect(seen.at(-1)).toMatchObject({ loaded: bytes, total: bytes, progress: 100 });
+      const [, first, second] = seen;
+      expect(first!.loaded).toBeGreaterThanOrEqual(64 << 20);
+      expect(second!.loaded - first!.loaded).toBeGreaterThanOrEqual(64 << 20);
+      expectNoLeaks(device);
+    });
+
+    test("a signal between two breaths stops it, and nothing is left", async () => {
+      const controller = new AbortController();
+      const seen: string[] = [];
+      const loading = AutoModelForCausalLM.from_pretrained(folder, {
+        device,
+        load_in_8bit: true,
+        signal: controller.signal,
+        progress_callback: ({ status }) => {
+          seen.push(status);
+          if (status === "progress") controller.abort();
+        },
+      });
+      await expect(loading).rejects.toThrow(AbortError);
+      expect(seen).toEqual(["initiate", "progress"]);
+      expectNoLeaks(device);
+    });
+
+    test("a file that ends early while it is read is told at the next breath", async () => {
+      const short = mkdtempSync(join(tmpdir(), "octavo-short-load-"));
+      cpSync(folder, short, { recursive: true });
+      const seen: string[] = [];
+      const loading = AutoModelForCausalLM.from_pretrained(short, {
+        device,
+        progress_callback: ({ status }) => {
+          seen.push(status);
+          // The headers have been read by now.
+          if (status === "initiate") truncateSync(join(short, "model.safetensors"), 1 << 20);
+        },
+      });
+      await expect(loading).rejects.toThrow(/^load: .*ends at byte 1048576/);
+      expect(seen).toEqual(["initiate"]);
+      expectNoLeaks(device);
+      rmSync(short, { recursive: true, force: true });
+    });
   });
 
   test("turns while a model generates", async () => {

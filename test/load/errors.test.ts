@@ -274,6 +274,7 @@ describe("from_pretrained refuses", () => {
     if (hint) expect(error.hint).toMatch(hint);
     if (details) expect(error.details).toMatchObject(details);
     expectNoLeaks(device);
+    if (code === "ERR_CONFIG") expect(error.hint).toBeDefined();
     // An error of a file names it, and says what to try.
     if (code === "ERR_FORMAT" || code === "ERR_NOT_FOUND") {
       expect(String(error.details.file)).toContain(folder);

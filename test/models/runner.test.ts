@@ -5,6 +5,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
+import { generationConfig } from "../../src/generate/config.js";
+import { leftPadded, readBatch } from "../../src/generate/inputs.js";
+import { generateSteps } from "../../src/generate/loop.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { quantizedModules } from "../../src/load/plan.js";
 import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
@@ -133,6 +136,22 @@ for (const deviceName of ALL_DEVICES) {
         const added = sequence!.slice(alone.length);
         expect(added).toEqual(greedy.new_tokens[row]!.slice(0, added.length));
         expect(added.length === max_new_tokens || added.at(-1) === eos_token_id).toBe(true);
+      }
+    });
+
+    test.each([1, 3])("a padded prompt in pieces of %i generates the same", async (piece) => {
+      const { greedy, max_new_tokens, pad_token_id } = expected.generation;
+      const { input_ids, attention_mask } = expected.inputs.batch;
+      const batch = leftPadded(readBatch(input_ids, attention_mask, model.module.geometry.vocab));
+      const config = generationConfig({ max_new_tokens, pad_token_id, eos_token_id: null }, {}, {}, batch.steps, 1000);
+      const steps: (readonly number[])[] = [];
+      const options = { config, cache_dtype: "f32", piece } as const;
+      for await (const { token_ids } of generateSteps(device, model.module, batch, options)) steps.push(token_ids);
+      const eos = expected.generation.eos_token_id;
+      for (const [row, want] of greedy.new_tokens.entries()) {
+        const got = steps.map((ids) => ids[row]!);
+        const end = want.indexOf(eos);
+        expect(got.slice(0, end < 0 ? undefined : end + 1)).toEqual(want.slice(0, end < 0 ? undefined : end + 1));
       }
     });
 

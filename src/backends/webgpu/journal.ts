@@ -12,6 +12,8 @@ import type { Queue } from "./queue.js";
 
 /** Words that may wait for somebody to read; beyond this the journal looks for itself. */
 const LONG = 1 << 20;
+/** What an entry without words counts for. */
+const GOOD_WORDS = 16;
 
 type Entry =
   | { readonly words: Int32Array }
@@ -56,6 +58,8 @@ export class Journal {
   /** Notes bytes that the host wrote, or that lost their owner. */
   good(buffer: BufferId, begin: number, end: number): void {
     this.#entries.push({ good: { buffer, begin, end } });
+    this.#words += GOOD_WORDS;
+    this.keepShort();
   }
 
   /** A call that could not be recorded. */
@@ -69,7 +73,7 @@ export class Journal {
     this.#stray ??= failure instanceof OctavoError ? failure : new DeviceError(`webgpu: ${failure}`);
   }
 
-  /** Lets no more words wait than `LONG`, where nobody reads. */
+  /** Lets no more words wait than `LONG`, where nobody reads; what was submitted must have been recorded by then. */
   keepShort(): void {
     if (this.#words < LONG || this.#looking) return;
     this.#looking = true;
@@ -81,13 +85,11 @@ export class Journal {
 
   /** Bytes of a block behind everything recorded so far; rejects if one of `sound` bytes is spoilt. */
   async read(buffer: BufferId, block: Block, offset: number, bytes: number, sound: number): Promise<Uint8Array> {
-    const before = this.#stray;
     const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + sound });
-    // What is nobody's is told by a read that was asked for after it, and once.
-    if (before && before === this.#stray) {
-      this.#stray = undefined;
-      throw before;
-    }
+    // What is nobody's is told once, by the first read that ends after it was heard of.
+    const stray = this.#stray;
+    this.#stray = undefined;
+    if (stray) throw stray;
     if (spoilt) throw spoilt;
     return data;
   }
@@ -144,6 +146,7 @@ export class Journal {
     for (const entry of passed) {
       if ("good" in entry) {
         this.#poison.clear(entry.good.buffer, entry.good.begin, entry.good.end);
+        this.#words -= GOOD_WORDS;
         continue;
       }
       const { words } = entry;

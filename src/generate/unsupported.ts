@@ -1,0 +1,84 @@
+// Fields of a generation_config.json of transformers beyond those of config.ts: what would change the text and is not
+// there, and what changes nothing. Nothing here decides; config.ts refuses by this list.
+
+/** A value that means "without it". */
+export type Neutral = number | boolean | null;
+
+/** Fields that would change the text, with the value (beside null) that asks for nothing, and what they ask for. */
+export const UNSUPPORTED = {
+  num_beams: [1, "beam search"],
+  num_beam_groups: [1, "beam search"],
+  diversity_penalty: [0, "beam search"],
+  constraints: [null, "constrained search"],
+  force_words_ids: [null, "constrained search"],
+  num_return_sequences: [1, "sampling of several texts for one prompt"],
+  penalty_alpha: [0, "contrastive search"],
+  dola_layers: [null, "decoding by contrasting layers"],
+  min_length: [0, "a least length"],
+  min_new_tokens: [0, "a least length"],
+  typical_p: [1, "typical sampling"],
+  epsilon_cutoff: [0, "epsilon sampling"],
+  eta_cutoff: [0, "eta sampling"],
+  encoder_repetition_penalty: [1, "a penalty on the prompt"],
+  encoder_no_repeat_ngram_size: [0, "n-grams that do not repeat"],
+  no_repeat_ngram_size: [0, "n-grams that do not repeat"],
+  bad_words_ids: [null, "forbidden words"],
+  suppress_tokens: [null, "forbidden tokens"],
+  begin_suppress_tokens: [null, "forbidden tokens"],
+  sequence_bias: [null, "biased sequences"],
+  forced_bos_token_id: [null, "a forced first token"],
+  forced_eos_token_id: [null, "a forced last token"],
+  exponential_decay_length_penalty: [null, "a penalty on length"],
+  token_healing: [false, "token healing"],
+  guidance_scale: [1, "classifier-free guidance"],
+  watermarking_config: [null, "a watermark"],
+  stop_strings: [null, "stop strings"],
+  max_time: [null, "a limit of time"],
+} as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
+
+export type UnsupportedField = keyof typeof UNSUPPORTED;
+
+export const UNSUPPORTED_FIELDS = Object.keys(UNSUPPORTED) as readonly UnsupportedField[];
+
+/** Of these, the ones that only matter when tokens are sampled. */
+export const OF_SAMPLING: ReadonlySet<UnsupportedField> = new Set(["typical_p", "epsilon_cutoff", "eta_cutoff"]);
+
+/** True if a value asks for nothing. */
+export function isNeutral(field: UnsupportedField, value: unknown): boolean {
+  return value === null || value === UNSUPPORTED[field][0] || (Array.isArray(value) && value.length === 0);
+}
+
+/** Fields that change no text here: caches, what is returned, what belongs to beams or drafts or encoders, and records. */
+export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
+  "use_cache",
+  "cache_implementation",
+  "cache_config",
+  "prefill_chunk_size",
+  "compile_config",
+  "disable_compile",
+  "return_legacy_cache",
+  "low_memory",
+  "continuous_batching_config",
+  "output_attentions",
+  "output_hidden_states",
+  "output_scores",
+  "output_logits",
+  "return_dict_in_generate",
+  "early_stopping",
+  "length_penalty",
+  "renormalize_logits",
+  "remove_invalid_values",
+  "num_assistant_tokens",
+  "num_assistant_tokens_schedule",
+  "assistant_confidence_threshold",
+  "assistant_early_exit",
+  "assistant_lookbehind",
+  "target_lookbehind",
+  "is_assistant",
+  "max_matching_ngram_size",
+  "bos_token_id",
+  "decoder_start_token_id",
+  "generation_kwargs",
+  "transformers_version",
+  "_from_model_config",
+]);

@@ -1,0 +1,267 @@
+// Options of generate(): what the caller, generation_config.json and config.json say, and who is told what is wrong.
+
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
+import { fileWarnings, type GenerationOptions, generationConfig } from "../../src/generate/config.js";
+import { TextStreamer } from "../../src/generate/streamers.js";
+import { UNSUPPORTED, UNSUPPORTED_FIELDS, WITHOUT_EFFECT } from "../../src/generate/unsupported.js";
+import { openDevice, requestDevice } from "../../src/load/device.js";
+import { BitsAndBytesConfig } from "../../src/quant/config.js";
+import { copyOf, editJson } from "../support/checkpoints.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { STORYTELLER } from "../support/models.js";
+
+const VOCAB = 100;
+
+const config = (options: object, file: object = {}, model: object = {}, prompt = 3) =>
+  generationConfig(options as GenerationOptions, file as never, model as never, prompt, VOCAB);
+
+function thrown(body: () => unknown): OctavoError {
+  try {
+    body();
+  } catch (error) {
+    expect(error).toBeInstanceOf(OctavoError);
+    return error as OctavoError;
+  }
+  throw new Error("nothing was thrown");
+}
+
+describe("values", () => {
+  test("the caller wins over generation_config.json, and that over config.json", () => {
+    const file = { temperature: 0.5, top_k: 7, do_sample: true, eos_token_id: [4, 5], pad_token_id: 6 };
+    const model = { eos_token_id: 8, pad_token_id: 9 };
+    expect(config({}, file, model)).toMatchObject({
+      temperature: 0.5,
+      top_k: 7,
+      eos_token_ids: [4, 5],
+      pad_token_id: 6,
+    });
+    expect(config({ top_k: 0, eos_token_id: 1 }, file, model)).toMatchObject({ top_k: 0, eos_token_ids: [1] });
+    expect(config({ eos_token_id: null }, file, model).eos_token_ids).toEqual([]);
+    expect(config({}, {}, model)).toMatchObject({ eos_token_ids: [8], pad_token_id: 9 });
+    expect(config({}, {}, { eos_token_id: 8 }).pad_token_id).toBe(8);
+  });
+
+  test("null in a file is as good as nothing", () => {
+    const file = { max_new_tokens: null, max_length: 10, temperature: null, eos_token_id: null, top_p: null };
+    expect(config({}, file, { eos_token_id: 8 })).toMatchObject({
+      max_new_tokens: 7,
+      temperature: 1,
+      eos_token_ids: [8],
+    });
+  });
+
+  test("lengths", () => {
+    expect(config({}).max_new_tokens).toBe(17);
+    expect(config({}, {}, {}, 30).max_new_tokens).toBe(1);
+    expect(config({ max_length: 5 }).max_new_tokens).toBe(2);
+    expect(config({ max_length: 5 }, { max_new_tokens: 50 }).max_new_tokens).toBe(2);
+    expect(config({}, { max_new_tokens: 50 }).max_new_tokens).toBe(50);
+    expect(thrown(() => config({ max_length: 3 })).message).toContain("leaves no room after a prompt of 3 tokens");
+  });
+});
+
+describe("what is wrong is told to whom it belongs", () => {
+  const WRONG: [keyof GenerationOptions, unknown, RegExp][] = [
+    ["max_new_tokens", 0, /max_new_tokens must be a whole number above 0, got 0/],
+    ["max_length", -1, /max_length must be a whole number of at least 0, got -1/],
+    ["do_sample", "yes", /do_sample must be true or false, got "yes"/],
+    ["temperature", 0, /temperature must be a number above 0 .*, got 0/],
+    ["top_k", 1.5, /top_k must be a whole number of at least 0, got 1.5/],
+    ["top_p", 2, /top_p must be above 0 and at most 1, got 2/],
+    ["min_p", "0.1", /min_p must be between 0 and 1, got "0.1"/],
+    ["repetition_penalty", -1, /repetition_penalty must be a number above 0, got -1/],
+    ["eos_token_id", VOCAB, /eos_token_id must be token ids below 100, got 100/],
+    ["eos_token_id", [1, -1], /eos_token_id must be token ids below 100, got \[1,-1\]/],
+    ["pad_token_id", VOCAB, /pad_token_id must be a token id below 100, got 100/],
+    ["prompt_lookup_num_tokens", "many", /prompt_lookup_num_tokens must be a whole number of at least 0, got "many"/],
+  ];
+
+  test.each(WRONG)("%s: %j", (key, value, message) => {
+    const mine = thrown(() => config({ [key]: value }));
+    expect(mine).toBeInstanceOf(OptionError);
+    expect(mine.message).toMatch(message);
+    expect(mine.details.option).toBe(key);
+    // Sampling's own fields count only where tokens are sampled.
+    const theirs = thrown(() => config({}, { do_sample: true, [key]: value }));
+    expect(theirs).toBeInstanceOf(ConfigError);
+    expect(theirs.message).toMatch(message);
+    expect(theirs.message).toMatch(/^generation_config\.json: /);
+    expect(theirs.hint).toContain(`pass ${key}`);
+    expect(theirs.details).toEqual({ file: "generation_config.json", key });
+  });
+
+  test("null from the caller is named as null", () => {
+    expect(thrown(() => config({ max_new_tokens: null })).message).toBe(
+      "max_new_tokens must be a whole number above 0, got null",
+    );
+    expect(thrown(() => config({ top_k: null })).message).toMatch(/got null/);
+  });
+
+  test("what nobody uses is not looked at, and what the caller says makes up for it", () => {
+    expect(config({}, { do_sample: false, temperature: 0, top_p: 5 })).toMatchObject({ temperature: 1, top_p: 1 });
+    expect(config({ temperature: 2 }, { do_sample: true, temperature: 0 }).temperature).toBe(2);
+  });
+
+  test("ids of config.json that no token has end no text and pad nothing", () => {
+    const model = { eos_token_id: [7, 5000], pad_token_id: -1 };
+    expect(config({}, {}, model)).toMatchObject({ eos_token_ids: [7], pad_token_id: 7 });
+    expect(fileWarnings({}, model as never, VOCAB)).toEqual([
+      "config.json: eos_token_id 5000 is no token id below 100, and is not used",
+      "config.json: pad_token_id -1 is no token id below 100, and is not used",
+    ]);
+  });
+});
+
+describe("fields of transformers that are not there", () => {
+  test.each(UNSUPPORTED_FIELDS)("%s", (field) => {
+    const [neutral] = UNSUPPORTED[field];
+    const wanted = typeof neutral === "number" ? neutral + 1 : [[1]];
+    const error = thrown(() => config({}, { do_sample: true, [field]: wanted }));
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error.message).toMatch(new RegExp(`^generation_config\\.json: ${field} is .*, but Octavo has no `));
+    expect(error.hint).toContain(`pass ${field}: ${neutral} to generate()`);
+    // As the hint says.
+    expect(config({ [field]: neutral }, { do_sample: true, [field]: wanted }).do_sample).toBe(true);
+    for (const harmless of [neutral, null, []]) config({}, { do_sample: true, [field]: harmless });
+    expect(thrown(() => config({ [field]: wanted }))).toBeInstanceOf(OptionError);
+    expect(fileWarnings({ do_sample: true, [field]: wanted } as never, {}, VOCAB)).toHaveLength(1);
+  });
+
+  test("are no reason to refuse where they change nothing", () => {
+    config({}, { typical_p: 0.5, length_penalty: 2, early_stopping: true });
+    expect(
+      fileWarnings(
+        { num_beams: 1, typical_p: 0.5, ...Object.fromEntries([...WITHOUT_EFFECT].map((k) => [k, 1])) },
+        {},
+        VOCAB,
+      ),
+    ).toEqual([]);
+  });
+
+  test("that nobody knows are a warning", () => {
+    const file = { top_kk: 5, chat_format: "x", nothing: null };
+    expect(fileWarnings(file, {}, VOCAB)).toEqual([
+      "generation_config.json: fields that are not known and not used: top_kk, chat_format",
+    ]);
+  });
+});
+
+describe("models", () => {
+  const device = openDevice("cpu", { threads: 1 });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+  const folderWith = (generation: object): string => {
+    const folder = copyOf("models", "llama");
+    writeFileSync(join(folder, "generation_config.json"), JSON.stringify(generation));
+    return folder;
+  };
+  const inputs = { input_ids: [1, 5, 9], max_new_tokens: 2 };
+
+  test("a bad file is a warning when it loads, and an error of the file when it is used", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ num_beams: 4, weird: 1 }), { device });
+    expect(model.warnings).toEqual([
+      "generation_config.json: num_beams is 4, but Octavo has no beam search",
+      "generation_config.json: fields that are not known and not used: weird",
+    ]);
+    await expect(model.generate(inputs)).rejects.toThrow(ConfigError);
+    expect(() => model.stream(inputs)).toThrow(ConfigError);
+    expect(await model.generate({ ...inputs, num_beams: 1 })).toHaveLength(1);
+    await expect(model.generate({ ...inputs, num_beams: 2 })).rejects.toThrow(OptionError);
+    model.dispose();
+  });
+
+  test("ids outside the vocabulary are refused before anything runs", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(copyOf("models", "llama"), { device });
+    const { vocab } = model.module.geometry;
+    const before = device.recorded;
+    for (const wrong of [
+      { ...inputs, input_ids: [1, vocab] },
+      { ...inputs, input_ids: [[-1]] },
+      { ...inputs, eos_token_id: vocab },
+      { ...inputs, eos_token_id: [2, -5] },
+      { ...inputs, pad_token_id: vocab },
+    ]) {
+      await expect(model.generate(wrong)).rejects.toThrow(OptionError);
+      if (!("pad_token_id" in wrong || "eos_token_id" in wrong))
+        expect(() => model.forward({ input_ids: wrong.input_ids })).toThrow(OptionError);
+    }
+    expect(device.recorded).toBe(before);
+    model.dispose();
+  });
+
+  test("modules to skip that are not there are a warning, with what was meant", async () => {
+    const load = (skip: string[]) =>
+      AutoModelForCausalLM.from_pretrained(copyOf("models", "llama"), {
+        device,
+        quantization_config: { load_in_8bit: true, llm_int8_skip_modules: skip },
+      });
+    const odd = await load(["lm_heads", "layers.0"]);
+    expect(odd.warnings).toEqual([
+      "llm_int8_skip_modules names no module of this model: lm_heads; did you mean lm_head?",
+    ]);
+    odd.dispose();
+    const fine = await load(["lm_head", "mlp", "layers.1"]);
+    expect(fine.warnings).toEqual([]);
+    fine.dispose();
+  });
+
+  test("float16 products of 4 bits are exact, not bf16", async () => {
+    const logits = async (bnb_4bit_compute_dtype: "float32" | "float16" | "bfloat16"): Promise<Float32Array> => {
+      const quantization_config = new BitsAndBytesConfig({ load_in_4bit: true, bnb_4bit_compute_dtype });
+      const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device, quantization_config });
+      const ids = Array.from({ length: 64 }, (_, i) => i * 3);
+      const { logits } = model.forward({ input_ids: ids });
+      const values = await logits.readFloats();
+      logits.dispose();
+      model.dispose();
+      return values;
+    };
+    expect(await logits("float16")).toEqual(await logits("float32"));
+  });
+
+  test("an unknown dtype in config.json says what to pass", async () => {
+    const folder = copyOf("models", "llama");
+    editJson(join(folder, "config.json"), { torch_dtype: "float12", dtype: "float12" });
+    const error = await AutoModelForCausalLM.from_pretrained(folder, { device }).then(
+      () => undefined,
+      (e: unknown) => e as ConfigError,
+    );
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error!.hint).toMatch(/pass dtype/);
+  });
+
+  test("threads are the cpu's, and of a device of one's own", async () => {
+    for (const name of ["reference", "wasm"]) {
+      expect(() => openDevice(name, { threads: 2 })).toThrow(OptionError);
+      expect(() => openDevice(name, { isa: "avx2" })).toThrow(/isa cannot be chosen for device/);
+    }
+    await expect(requestDevice("webgpu", { threads: 2 })).rejects.toThrow(
+      /threads cannot be chosen for device "webgpu"/,
+    );
+    const load = (options: object) => AutoModelForCausalLM.from_pretrained(copyOf("models", "llama"), options);
+    await expect(load({ device: "reference", threads: 2 })).rejects.toThrow(OptionError);
+    await expect(load({ device, threads: 2 })).rejects.toThrow(/open already/);
+  });
+});
+
+test("options of a TextStreamer are checked", async () => {
+  const tokenizer = await AutoTokenizer.from_pretrained(STORYTELLER);
+  const make = (options: unknown) => () => new TextStreamer(tokenizer, options as object);
+  expect(make({ skip_promt: true })).toThrow(/did you mean `skip_prompt`/);
+  expect(make({ skip_prompt: 1 })).toThrow("skip_prompt must be a boolean, got number");
+  expect(make({ skip_special_tokens: null })).toThrow("skip_special_tokens must be a boolean, got null");
+  expect(make({ write: "stdout" })).toThrow("write must be a function, got string");
+  expect(make(null)).toThrow(OptionError);
+  const pieces: string[] = [];
+  const streamer = new TextStreamer(tokenizer, { skip_prompt: true, write: (text) => pieces.push(text) });
+  streamer.put([5, 6]);
+  streamer.put(tokenizer("Once upon").input_ids);
+  streamer.end();
+  expect(pieces.join("")).toContain("Once");
+});

@@ -77,12 +77,15 @@ class OpfsCache implements RangeCache {
   }
 
   #enter(name: string, open: () => Promise<OpfsFile>): Promise<OpfsFile> {
-    const opening = open();
-    this.#open.set(name, opening);
     const leave = (): void => {
       if (this.#open.get(name) === opening) this.#open.delete(name);
     };
-    opening.then((file) => file.closed.then(leave), leave);
+    const opening = open().then((file) => {
+      file.closed = leave;
+      return file;
+    });
+    this.#open.set(name, opening);
+    opening.catch(leave);
     return opening;
   }
 
@@ -147,9 +150,8 @@ class OpfsCache implements RangeCache {
 class OpfsFile implements CachedFile {
   readonly size: number;
   readonly etag: string;
-  /** Resolves when the last user has closed it. */
-  readonly closed: Promise<void>;
-  #leave: () => void = () => {};
+  /** Called when the last user has closed it, before anybody else has a turn. */
+  closed: () => void = () => {};
   readonly #data: SyncAccessHandle;
   readonly #meta: SyncAccessHandle;
   readonly #marksAt: number;
@@ -172,9 +174,6 @@ class OpfsFile implements CachedFile {
     this.#meta = meta;
     this.#marksAt = at;
     this.#marks = marks;
-    this.closed = new Promise((resolve) => {
-      this.#leave = resolve;
-    });
   }
 
   share(): this {
@@ -208,7 +207,7 @@ class OpfsFile implements CachedFile {
     } finally {
       this.#data.close();
       this.#meta.close();
-      this.#leave();
+      this.closed();
     }
   }
 

@@ -130,8 +130,9 @@ export class RemoteFile implements SourceFile {
 
   async end(): Promise<void> {
     this.#moveTo(this.#count);
-    await this.#cached?.close();
-    this.#cached = undefined;
+    const cached = this.#cached;
+    this.#cached = undefined; // a request that ends just now writes no more
+    await cached?.close();
   }
 
   get #count(): number {

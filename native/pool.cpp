@@ -2,11 +2,8 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
-#include <time.h>
 
 #include <atomic>
-#include <cstdio>
 #include <condition_variable>
 #include <mutex>
 #include <new>
@@ -176,9 +173,10 @@ void Pool::run(int64_t tasks, int64_t grain, Body body, void* context) {
   s.grain = grain;
   s.body = body;
   s.context = context;
+  const int64_t share = pieces / s.threads, rest = pieces % s.threads;
   int64_t begin = 0;
   for (int i = 0; i < s.threads; i++) {
-    const int64_t end = (int64_t)((__int128)pieces * (i + 1) / s.threads);
+    const int64_t end = share * (i + 1) + rest * (i + 1) / s.threads;
     s.workers[i].next.store(begin, std::memory_order_relaxed);
     s.workers[i].end = end;
     begin = end;

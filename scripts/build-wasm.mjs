@@ -1,6 +1,7 @@
 // Builds the kernels for WebAssembly with SIMD: native/kernels/*.cpp and native/wasm/*.cpp, with what both builds share,
-// linked into build/octavo.wasm. Needs Node, clang and lld; no C library (native/wasm/include/ has the little that is
-// used) and no packages. The same sources and compiler give the same bytes.
+// linked into build/octavo.wasm, and once more with relaxed SIMD into build/octavo-relaxed.wasm. Needs Node, clang and
+// lld; no C library (native/wasm/include/ has the little that is used) and no packages. The same sources and compiler
+// give the same bytes.
 //
 //   node scripts/build-wasm.mjs [--quiet] [--force] [--optional]
 //
@@ -15,7 +16,8 @@ import { fileURLToPath } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const objects = join(root, "build", "obj-wasm");
-const output = join(root, "build", "octavo.wasm");
+const outputs = { plain: "octavo.wasm", relaxed: "octavo-relaxed.wasm" };
+const fileOf = (variant) => join(root, "build", outputs[variant]);
 const stampFile = join(objects, "stamp.json");
 
 const flags = process.argv.slice(2);
@@ -25,6 +27,7 @@ const COMPILE = [
   "--target=wasm32",
   "-msimd128",
   "-mbulk-memory",
+  "-matomics",
   "-std=c++17",
   "-O3",
   "-nostdinc++",
@@ -44,18 +47,25 @@ const COMPILE = [
   "-Werror",
   "-Wno-psabi",
 ];
+const VARIANTS = { plain: [], relaxed: ["-mrelaxed-simd"] };
 const LINK = [
   "--no-entry",
   "--gc-sections",
   "--strip-all",
-  // An overflow of the stack leaves the memory instead of writing over data.
+  // One memory for all threads, each of which has its own stack and thread-local variables.
+  "--import-memory",
+  "--shared-memory",
+  "--export=__stack_pointer",
+  "--export=__wasm_init_tls",
+  "--export=__tls_size",
+  // An overflow of the first stack leaves the memory instead of writing over data.
   "--stack-first",
   "-z",
-  `stack-size=${4 << 20}`,
+  `stack-size=${1 << 20}`,
   `--max-memory=${2 ** 32}`,
 ];
 /** Files of native/ that this build shares with the add-on, beside the kernels. */
-const SHARED = /^native\/(interpreter|panels|poison|registry|sentence|signature)\.cpp$/;
+const SHARED = /^native\/(buffers|interpreter|panels|poison|pool|queue|registry|sentence|signature)\.cpp$/;
 
 function say(line) {
   if (!flags.includes("--quiet")) process.stderr.write(`${line}\n`);
@@ -70,7 +80,7 @@ function fail(message) {
 function lacking(message) {
   const hint = "Debian/Ubuntu: apt-get install clang lld; or set WASM_CXX to a clang with the target wasm32";
   if (!flags.includes("--optional")) fail(`${message}\n  hint: ${hint}`);
-  process.stderr.write(`wasm: SKIPPED, build/octavo.wasm is not built: ${message}\n  hint: ${hint}\n`);
+  process.stderr.write(`wasm: SKIPPED, the WASM modules are not built: ${message}\n  hint: ${hint}\n`);
   process.exit(0);
 }
 
@@ -126,14 +136,18 @@ const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")
 const everything = sources("native").filter((file) => /\.(cpp|h)$/.test(file) || file.includes("/wasm/include/"));
 const kernels = everything.filter((file) => /^native\/kernels\/[^/]+\.cpp$/.test(file));
 const tables = kernels.map((file) => `T(wasm, ${basename(file, ".cpp")})`).join(" ");
-const jobs = [
+const files = [
   ...kernels,
   ...everything.filter((file) => /^native\/wasm\/[^/]+\.cpp$/.test(file) || SHARED.test(file)),
-].map((file) => ({
-  file,
-  object: join(objects, `${file.slice("native/".length, -".cpp".length).replaceAll("/", "-")}.o`),
-  args: [...COMPILE, ...(file === "native/registry.cpp" ? [`-DOCTAVO_TABLES=${tables}`] : []), "-c", file],
-}));
+];
+const jobs = Object.entries(VARIANTS).flatMap(([variant, extra]) =>
+  files.map((file) => ({
+    variant,
+    file,
+    object: join(objects, `${variant}-${file.slice("native/".length, -".cpp".length).replaceAll("/", "-")}.o`),
+    args: [...COMPILE, ...extra, ...(file === "native/registry.cpp" ? [`-DOCTAVO_TABLES=${tables}`] : []), "-c", file],
+  })),
+);
 
 const fingerprint = hash(
   compiler.version,
@@ -141,8 +155,8 @@ const fingerprint = hash(
   readFileSync(fileURLToPath(import.meta.url)),
   ...everything.flatMap((file) => [file, readFileSync(join(root, file))]),
 );
-if (stamp.fingerprint === fingerprint && existsSync(output)) {
-  say(`wasm: ${relative(root, output)} is up to date`);
+if (stamp.fingerprint === fingerprint && Object.keys(VARIANTS).every((variant) => existsSync(fileOf(variant)))) {
+  say(`wasm: ${Object.values(outputs).join(" and ")} are up to date`);
   process.exit(0);
 }
 
@@ -205,14 +219,21 @@ await Promise.all(
     for (let job = queue.shift(); job && !failed; job = queue.shift()) await compile(job);
   }),
 );
-const partial = `${output}.partial`;
-const linked = failed ? undefined : await run(linker.name, [...LINK, ...jobs.map((job) => job.object), "-o", partial]);
-if (linked?.code === 0) {
-  renameSync(partial, output);
-  stamp.fingerprint = fingerprint;
-}
+if (!failed) await Promise.all(Object.keys(VARIANTS).map(link));
+if (!failed) stamp.fingerprint = fingerprint;
 writeFileSync(stampFile, JSON.stringify(stamp));
 if (failed) process.exit(1);
-if (linked.code !== 0) fail(`linking failed\n${linked.text}`);
-const kb = Math.round(statSync(output).size / 1000);
-say(`wasm: built ${relative(root, output)}, ${kb} kB, in ${((Date.now() - begin) / 1000).toFixed(1)} s`);
+const seconds = ((Date.now() - begin) / 1000).toFixed(1);
+for (const variant of Object.keys(VARIANTS)) {
+  const kb = Math.round(statSync(fileOf(variant)).size / 1000);
+  say(`wasm: built ${relative(root, fileOf(variant))}, ${kb} kB, in ${seconds} s`);
+}
+
+async function link(variant) {
+  const partial = `${fileOf(variant)}.partial`;
+  const own = jobs.filter((job) => job.variant === variant).map((job) => job.object);
+  const { code, text } = await run(linker.name, [...LINK, ...own, "-o", partial]);
+  if (code === 0) return renameSync(partial, fileOf(variant));
+  failed = true;
+  process.stderr.write(`wasm: linking ${outputs[variant]} failed\n${text}`);
+}

@@ -9,6 +9,8 @@ import { build as bundle } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, "..", "..");
+/** A browser loads the one that fits it. */
+const MODULES = ["octavo-relaxed.wasm", "octavo.wasm"];
 const STATIC = ["index.html", "style.css"];
 
 /**
@@ -32,12 +34,11 @@ export async function build(folder = join(here, "dist")) {
   });
   for (const name of STATIC) cpSync(join(here, name), join(folder, name));
   cpSync(join(root, "models", "storyteller"), join(folder, "models", "storyteller"), { recursive: true });
-  const module = join(root, "build", "octavo.wasm");
-  const there = existsSync(module);
-  if (there) cpSync(module, join(folder, "octavo.wasm"));
+  const modules = MODULES.filter((name) => existsSync(join(root, "build", name)));
+  for (const name of modules) cpSync(join(root, "build", name), join(folder, name));
   const gzip = (name) => gzipSync(readFileSync(join(folder, name)), { level: 9 }).length;
   const gzipped = Object.fromEntries([...STATIC, "main.js", "worker.js"].map((name) => [name, gzip(name)]));
-  return { folder, gzipped, wasm: there ? gzip("octavo.wasm") : undefined };
+  return { folder, gzipped, wasm: modules.length > 0 ? gzip(modules[0]) : undefined };
 }
 
 /** @param {Awaited<ReturnType<typeof build>>} built */
@@ -45,7 +46,8 @@ export function describe({ folder, gzipped, wasm }) {
   const kb = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
   const sum = Object.values(gzipped).reduce((a, b) => a + b, 0);
   const parts = Object.entries(gzipped).map(([name, bytes]) => `${name} ${kb(bytes)}`);
-  const module = wasm === undefined ? "no octavo.wasm (npm run build:wasm)" : `octavo.wasm ${kb(wasm)} besides`;
+  const module =
+    wasm === undefined ? "no octavo.wasm (npm run build:wasm)" : `one of ${MODULES.join(", ")} besides: ${kb(wasm)}`;
   return `${basename(folder)}: ${kb(sum)} gzipped (${parts.join(", ")}); ${module}`;
 }
 

@@ -75,7 +75,11 @@ struct DotU4 : DotFloat {
     const v128_t codes = (v128_t)((j & 1 ? raw >> 4 : raw) & 0x0f0f0f0fu);
     const v128_t index = wasm_i8x16_shuffle(codes, codes, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     v128_t v[4];
+#if defined(__wasm_relaxed_simd__)
+    OCTAVO_UNROLL for (int b = 0; b < 4; b++) v[b] = wasm_i8x16_relaxed_swizzle(bytes[b], index);
+#else
     OCTAVO_UNROLL for (int b = 0; b < 4; b++) v[b] = wasm_i8x16_swizzle(bytes[b], index);
+#endif
     const v128_t low = j < 4 ? zip_low(v[0], v[1]) : zip_high(v[0], v[1]);
     const v128_t high = j < 4 ? zip_low(v[2], v[3]) : zip_high(v[2], v[3]);
     return (f32p)((j & 2) == 0 ? wasm_i16x8_shuffle(low, high, 0, 8, 1, 9, 2, 10, 3, 11)

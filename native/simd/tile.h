@@ -42,6 +42,9 @@ constexpr int tile_panels(int rows) { return rows <= 3 ? 2 : 1; }
 #elif defined(__ARM_NEON)
 constexpr int kTileRows = 6;
 constexpr int tile_panels(int rows) { return rows <= 2 ? 2 : 1; }
+#elif defined(__wasm_simd128__)
+constexpr int kTileRows = 2;
+constexpr int tile_panels(int rows) { return rows == 1 ? 2 : 1; }
 #else
 constexpr int kTileRows = 2;
 constexpr int tile_panels(int) { return 1; }
@@ -64,6 +67,22 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
     if constexpr (prefetches<Dot>(kRows))
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
           __builtin_prefetch((p == 0 ? p0 : p == 1 ? p1 : p == 2 ? p2 : p3) + s * kStepBytes + kPrefetch, 0, 3);
+#if defined(__wasm_simd128__)
+    // What runs modules keeps to the order that it is given, and has sixteen registers: one weight at a time.
+    u32p xv[Dot::kSub][kRows];
+    OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++)
+        OCTAVO_UNROLL for (int r = 0; r < kRows; r++) xv[j][r] = splat_bits(xs[j * kRows + r]);
+    OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+      const char* at = (p == 0 ? p0 : p1) + s * kStepBytes;
+      OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+        const u32p raw = load_part<u32p>(at + i * kPartBytes);
+        OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++) {
+          const auto v = dot.weight(raw, j);
+          OCTAVO_UNROLL for (int r = 0; r < kRows; r++) acc[r][p].part[i] = dot.mac(acc[r][p].part[i], v, xv[j][r]);
+        }
+      }
+    }
+#else
     OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++) {
       using Operand = decltype(dot.weight(u32p{}, 0));
       Wide<Operand> v[kPanels];
@@ -79,6 +98,7 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
                 acc[r][p].part[i] = dot.mac(acc[r][p].part[i], v[p].part[i], xv);
       }
     }
+#endif
   }
 }
 

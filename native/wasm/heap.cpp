@@ -1,8 +1,8 @@
 #include "heap.h"
 
 #include <cstdint>
-
-#include "../memory.h"
+#include <cstring>
+#include <mutex>
 
 extern "C" char __heap_base;
 
@@ -19,10 +19,14 @@ struct alignas(kAlign) Header {
   Header* next;   // of the free ones, by address
 };
 
+// Of everything below: threads of one memory share it.
+std::mutex mutex;
 Header* free_list = nullptr;
 uint32_t end = 0;  // of the memory that was taken so far; the last page may end at 2^32, which is never reached
 
 char* start_of(Header* header) { return (char*)header; }
+
+void give_back(char* data);
 
 // More memory, as one free block at the end; joined with a free block that ends there. False if there is none.
 bool grow(uint32_t bytes) {
@@ -38,8 +42,31 @@ bool grow(uint32_t bytes) {
   Header* block = (Header*)(uintptr_t)end;
   block->size = bytes;
   end += bytes;
-  heap_free(start_of(block) + sizeof(Header));
+  give_back(start_of(block) + sizeof(Header));
   return true;
+}
+
+void give_back(char* data) {
+  Header* block = (Header*)(data - sizeof(Header));
+  Header* before = nullptr;
+  Header* after = free_list;
+  while (after && after < block) {
+    before = after;
+    after = after->next;
+  }
+  block->next = after;
+  if (after && start_of(block) + block->size == start_of(after)) {
+    block->size += after->size;
+    block->next = after->next;
+  }
+  if (before && start_of(before) + before->size == start_of(block)) {
+    before->size += block->size;
+    before->next = block->next;
+  } else if (before) {
+    before->next = block;
+  } else {
+    free_list = block;
+  }
 }
 
 }  // namespace
@@ -47,6 +74,7 @@ bool grow(uint32_t bytes) {
 char* heap_allocate(size_t bytes) {
   if ((uint64_t)bytes > ((uint64_t)1 << 32) - 4 * kPage) return nullptr;
   const uint32_t size = (uint32_t)(sizeof(Header) + (bytes + kAlign - 1) / kAlign * kAlign);
+  std::lock_guard<std::mutex> lock(mutex);
   for (int tries = 0; tries < 2; tries++) {
     Header** best = nullptr;
     Header** last = nullptr;
@@ -76,30 +104,17 @@ char* heap_allocate(size_t bytes) {
 
 void heap_free(char* data) {
   if (!data) return;
-  Header* block = (Header*)(data - sizeof(Header));
-  Header* before = nullptr;
-  Header* after = free_list;
-  while (after && after < block) {
-    before = after;
-    after = after->next;
-  }
-  block->next = after;
-  if (after && start_of(block) + block->size == start_of(after)) {
-    block->size += after->size;
-    block->next = after->next;
-  }
-  if (before && start_of(before) + before->size == start_of(block)) {
-    before->size += block->size;
-    before->next = block->next;
-  } else if (before) {
-    before->next = block;
-  } else {
-    free_list = block;
-  }
+  std::lock_guard<std::mutex> lock(mutex);
+  give_back(data);
 }
 
-char* allocate_block(uint64_t bytes) { return bytes >> 32 ? nullptr : heap_allocate((size_t)bytes); }
-
-void free_block(char* block, uint64_t) { heap_free(block); }
+char* heap_resize(char* data, size_t bytes) {
+  char* moved = heap_allocate(bytes);
+  if (!moved || !data) return moved;
+  const size_t had = ((Header*)(data - sizeof(Header)))->size - sizeof(Header);
+  std::memcpy(moved, data, had < bytes ? had : bytes);
+  heap_free(data);
+  return moved;
+}
 
 }  // namespace octavo

@@ -6,6 +6,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+
+#include "heap.h"
 
 #define FROM_MATH(name)                                                                              \
   __attribute__((import_module("math"), import_name(#name))) double math_##name(double);             \
@@ -20,6 +23,10 @@ FROM_MATH(sin)
 
 // For a pure virtual function that was called: it cannot be.
 void __cxa_pure_virtual() { __builtin_trap(); }
+
+void* malloc(size_t bytes) { return octavo::heap_allocate(bytes); }
+void* realloc(void* block, size_t bytes) { return octavo::heap_resize((char*)block, bytes); }
+void free(void* block) { octavo::heap_free((char*)block); }
 
 size_t strlen(const char* text) {
   size_t n = 0;
@@ -105,3 +112,17 @@ int vsnprintf(char* to, size_t size, const char* format, va_list arguments) {
 }
 
 }  // extern "C"
+
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return malloc(bytes); }
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept { return malloc(bytes); }
+// Every block is 64-byte aligned, and nothing wants more.
+void* operator new(size_t bytes, std::align_val_t, const std::nothrow_t&) noexcept { return malloc(bytes); }
+void* operator new[](size_t bytes, std::align_val_t, const std::nothrow_t&) noexcept { return malloc(bytes); }
+void operator delete(void* block) noexcept { free(block); }
+void operator delete[](void* block) noexcept { free(block); }
+void operator delete(void* block, size_t) noexcept { free(block); }
+void operator delete[](void* block, size_t) noexcept { free(block); }
+void operator delete(void* block, std::align_val_t) noexcept { free(block); }
+void operator delete[](void* block, std::align_val_t) noexcept { free(block); }
+void operator delete(void* block, size_t, std::align_val_t) noexcept { free(block); }
+void operator delete[](void* block, size_t, std::align_val_t) noexcept { free(block); }

@@ -1,82 +1,127 @@
-// What a WASM module offers to src/backends/wasm/index.ts: one device without a thread of its own. Commands run while
-// submit() is under way, after the same checks as in the add-on, whose interpreter it shares.
+// What a WASM module offers to src/backends/wasm/: one device. Either its commands run at once while submit() is under
+// way, or a thread of its own takes them from a queue (the queue_ functions). Queue, checks and account of failures are
+// those of the add-on.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
 
+#include "../buffers.h"
+#include "../device.h"
 #include "../interpreter.h"
+#include "../memory.h"
 #include "../panels.h"
 #include "../pool.h"
-#include "heap.h"
+#include "../queue.h"
+#include "../spin.h"
+#include "export.h"
 
-#define EXPORT(name) extern "C" __attribute__((export_name(#name)))
+extern "C" __attribute__((import_module("host"), import_name("done"))) void host_done(octavo::Completion*);
 
 namespace octavo {
 
 namespace {
 
-constexpr int32_t kMaxBuffers = 1 << 20;
-
-struct Slot {
-  char* data;      // null: free
-  uint32_t bytes;  // of a free one: the id of the next free one
-};
-
-struct Buffers final : BufferTable {
-  Slot* slots = nullptr;
-  int32_t capacity = 0, used = 0, recycled = -1;
-
-  bool live(int32_t id) const { return id >= 0 && id < used && slots[id].data != nullptr; }
-
-  bool find(int32_t id, char** data, uint64_t* bytes) const override {
-    if (!live(id)) return false;
-    *data = slots[id].data;
-    *bytes = slots[id].bytes;
-    return true;
-  }
-
-  bool room() {
-    if (recycled >= 0 || used < capacity) return true;
-    if (capacity == kMaxBuffers) return false;
-    const int32_t wider = capacity ? capacity * 2 : 256;
-    Slot* moved = (Slot*)heap_allocate(sizeof(Slot) * (size_t)wider);
-    if (!moved) return false;
-    if (slots) std::memcpy(moved, slots, sizeof(Slot) * (size_t)used);
-    heap_free((char*)slots);
-    slots = moved;
-    capacity = wider;
-    return true;
-  }
-};
-
 struct State {
   Buffers buffers;
   Interpreter interpreter{buffers};
-  Failure verdict;  // of the last check()
+  Pool* pool = nullptr;
+  Queue queue;
+  Item* item = nullptr;  // being filled
+  Failure verdict;       // of the last check()
   int32_t* words = nullptr;
   uint32_t words_capacity = 0;
 };
 
-alignas(64) char state_storage[sizeof(State)];
 State* state = nullptr;
 
-struct Placed {};
+void* serve(void*) {
+  State& s = *state;
+  while (Item* item = s.queue.take([] {})) {
+    const bool last = item->kind == Kind::close;
+    Completion* completion = item->completion;
+    switch (item->kind) {
+      case Kind::commands:
+        s.interpreter.run((const int32_t*)item->payload(), (int64_t)item->count);
+        break;
+      case Kind::write:
+        std::memcpy(s.buffers.slot(item->buffer)->data + item->offset, item->payload(), item->count);
+        s.interpreter.wrote(item->buffer, item->offset, item->count);
+        break;
+      case Kind::free:
+        s.interpreter.forget(item->buffer);
+        s.buffers.release(item->buffer);
+        break;
+      case Kind::read:
+        completion->failure = s.interpreter.verdict(item->buffer, item->offset, item->count);
+        if (!completion->failure.failed && completion->bytes > 0)
+          std::memcpy(completion->destination, s.buffers.slot(item->buffer)->data + item->offset, completion->bytes);
+        break;
+      case Kind::load:  // no files here
+      case Kind::close:
+        break;
+    }
+    // Before the owner hears of it, so that it then finds the queue idle.
+    s.queue.finish();
+    if (completion) host_done(completion);
+    if (last) break;
+  }
+  return nullptr;
+}
+
+bool push(Kind kind, int32_t buffer, uint64_t offset, uint64_t count, Completion* completion) {
+  Item* item = make_item(kind, 0);
+  if (!item) return false;
+  item->buffer = buffer;
+  item->offset = offset;
+  item->count = count;
+  item->completion = completion;
+  state->queue.push(item);
+  return true;
+}
+
+// Where the payload is to be written; null if memory ran out.
+char* prepare(Kind kind, uint64_t bytes) {
+  Item* item = make_item(kind, bytes);
+  state->item = item;
+  return item ? item->payload() : nullptr;
+}
+
+Buffers::Slot* live(int32_t id) {
+  Buffers::Slot* slot = state->buffers.slot(id);
+  return slot && slot->live != Buffers::kNotLive ? slot : nullptr;
+}
 
 }  // namespace
 
 }  // namespace octavo
 
-inline void* operator new(size_t, void* place, octavo::Placed) noexcept { return place; }
-
 using namespace octavo;
 
-// Prepares the device; returns the number of its kernels.
-EXPORT(open) int32_t open() {
-  state = new (state_storage, Placed{}) State();
-  state->interpreter.open(0, Pool::create(1));
-  return state->interpreter.count();
+// Prepares the device; returns the number of its kernels, or -1 if memory ran out. It computes on `threads` threads; with
+// `own_thread` one of them is its own and takes commands from the queue, else that is the caller.
+EXPORT(open) int32_t open(int32_t threads, bool own_thread) {
+  state = new (std::nothrow) State();
+  if (!state) return -1;
+  State& s = *state;
+  pthread_t thread;
+  if (own_thread && !(s.queue.start() && start_thread(&thread, serve, nullptr, "octavo-queue"))) return -1;
+  s.pool = Pool::create(threads);
+  if (!s.pool) return -1;
+  s.interpreter.open(0, s.pool);
+  return s.interpreter.count();
 }
 
+// Whether the kernels use relaxed SIMD.
+EXPORT(relaxed) bool relaxed() {
+#if defined(__wasm_relaxed_simd__)
+  return true;
+#else
+  return false;
+#endif
+}
+// Threads that compute.
+EXPORT(threads) int32_t threads() { return state->pool->threads(); }
 EXPORT(kernel_name) const char* kernel_name(int32_t index) { return state->interpreter.kernel(index).name; }
 EXPORT(kernel_signature) const char* kernel_signature(int32_t index) { return state->interpreter.kernel(index).signature; }
 
@@ -86,58 +131,86 @@ EXPORT(panel_bytes) double wasm_panel_bytes(int32_t dtype, double rows, double c
 }
 
 // The id of a new buffer, or -1.
-EXPORT(allocate) int32_t allocate(uint32_t bytes) {
-  Buffers& b = state->buffers;
-  if (!b.room()) return -1;
-  char* data = heap_allocate(bytes);
-  if (!data) return -1;
-  int32_t id = b.recycled;
-  if (id >= 0) b.recycled = (int32_t)b.slots[id].bytes;
-  else id = b.used++;
-  b.slots[id] = {data, bytes};
-  return id;
-}
-
-EXPORT(release) void release(int32_t id) {
-  Buffers& b = state->buffers;
-  if (!b.live(id)) return;
-  state->interpreter.forget(id);
-  heap_free(b.slots[id].data);
-  b.slots[id] = {nullptr, (uint32_t)b.recycled};
-  b.recycled = id;
-}
-
+EXPORT(allocate) int32_t allocate(uint32_t bytes) { return state->buffers.allocate(bytes); }
 // Where a live buffer begins, 0 if there is none; and its size.
-EXPORT(address) char* address(int32_t id) { return state->buffers.live(id) ? state->buffers.slots[id].data : nullptr; }
-EXPORT(size) uint32_t size(int32_t id) { return state->buffers.live(id) ? state->buffers.slots[id].bytes : 0; }
+EXPORT(address) char* address(int32_t id) { return live(id) ? live(id)->data : nullptr; }
+EXPORT(size) uint32_t size(int32_t id) { return live(id) ? (uint32_t)live(id)->bytes : 0; }
 
+// These five are for as long as no queue is under way. Gives a buffer back.
+EXPORT(release) void release(int32_t id) {
+  Buffers::Slot* slot = live(id);
+  if (!slot) return;
+  slot->live = Buffers::kNotLive;
+  state->interpreter.forget(id);
+  state->buffers.release(id);
+}
 // Room for words of commands, to be filled before submit(); null if memory ran out.
 EXPORT(words) int32_t* words(uint32_t count) {
   State& s = *state;
   if (count > s.words_capacity) {
-    heap_free((char*)s.words);
-    s.words = (int32_t*)heap_allocate((size_t)count * 4);
+    free_block((char*)s.words, s.words_capacity * 4);
+    s.words = (int32_t*)allocate_block((uint64_t)count * 4);
     s.words_capacity = s.words ? count : 0;
   }
   return s.words;
 }
-
-// Runs the words.
 EXPORT(submit) void submit(uint32_t count) { state->interpreter.run(state->words, count); }
-
 // The host wrote bytes of a buffer.
 EXPORT(wrote) void wrote(int32_t id, uint32_t offset, uint32_t bytes) {
   state->interpreter.wrote(id, offset, bytes);
 }
-
-// True if all of the bytes are what they should be; if not, the three functions below say why.
-EXPORT(check) bool check(int32_t id, uint32_t offset, uint32_t bytes) {
+// What became of the bytes: the failure that a read of them must tell.
+EXPORT(verdict) const Failure* verdict(int32_t id, uint32_t offset, uint32_t bytes) {
   state->verdict = state->interpreter.verdict(id, offset, bytes);
-  return !state->verdict.failed;
+  return &state->verdict;
 }
-EXPORT(failure_op) const char* failure_op() { return state->verdict.op; }
-EXPORT(failure_site) int32_t failure_site() { return state->verdict.site; }
-EXPORT(failure_message) const char* failure_message() { return state->verdict.message; }
+
+// With a queue. The first two say where their payload is to be written, which queue_push() then appends; null, or false,
+// if memory ran out. Ranges must lie within live buffers.
+EXPORT(queue_commands) char* queue_commands(uint32_t count) {
+  char* payload = prepare(Kind::commands, (uint64_t)count * 4);
+  if (payload) state->item->count = count;
+  return payload;
+}
+EXPORT(queue_write) char* queue_write(int32_t buffer, uint32_t offset, uint32_t bytes) {
+  char* payload = prepare(Kind::write, bytes);
+  if (payload) {
+    state->item->buffer = buffer;
+    state->item->offset = offset;
+    state->item->count = bytes;
+  }
+  return payload;
+}
+EXPORT(queue_push) void queue_push() { state->queue.push(state->item); }
+EXPORT(queue_free) bool queue_free(int32_t buffer) {
+  Buffers::Slot* slot = live(buffer);
+  if (!slot) return true;
+  slot->live = Buffers::kNotLive;
+  return push(Kind::free, buffer, 0, 0, nullptr);
+}
+EXPORT(queue_read) bool queue_read(int32_t buffer, uint32_t offset, uint32_t sound, Completion* completion) {
+  return push(Kind::read, buffer, offset, sound, completion);
+}
+EXPORT(queue_close) bool queue_close(Completion* completion) { return push(Kind::close, 0, 0, 0, completion); }
+EXPORT(queue_idle) bool queue_idle() { return state->queue.idle(); }
+
+// A read (or the closing) under way, with room for its bytes; null if memory ran out. The caller gives it back.
+EXPORT(completion_new) Completion* completion_new(uint32_t bytes) {
+  char* block = allocate_block(sizeof(Completion) + (uint64_t)bytes);
+  if (!block) return nullptr;
+  Completion* completion = new (block) Completion();
+  completion->destination = block + sizeof(Completion);
+  completion->bytes = bytes;
+  return completion;
+}
+EXPORT(completion_bytes) const char* completion_bytes(const Completion* c) { return c->destination; }
+EXPORT(completion_failure) const Failure* completion_failure(const Completion* c) { return &c->failure; }
+EXPORT(completion_free) void completion_free(Completion* c) { free_block((char*)c, 0); }
+
+EXPORT(failure_is) bool failure_is(const Failure* f) { return f->failed; }
+EXPORT(failure_op) const char* failure_op(const Failure* f) { return f->op; }
+EXPORT(failure_site) int32_t failure_site(const Failure* f) { return f->site; }
+EXPORT(failure_message) const char* failure_message(const Failure* f) { return f->message; }
 
 // The command that runs now, or ran last.
 EXPORT(running_op) const char* running_op() { return state->interpreter.op(); }

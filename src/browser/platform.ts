@@ -3,7 +3,7 @@
 
 import { openReference } from "../backends/reference/index.js";
 import type { WasmModule } from "../backends/wasm/api.js";
-import { openWasm } from "../backends/wasm/index.js";
+import { loadWasm, openWasm, wasmFileName } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
@@ -38,7 +38,7 @@ function resolved(address: string): string {
 }
 
 /**
- * Opens a device: "webgpu", "wasm" (the kernels as WebAssembly, on the thread that calls: use it in a Worker),
+ * Opens a device: "webgpu", "wasm" (the kernels as WebAssembly: use it in a Worker),
  * "reference" (slow and exact), or "auto": WebGPU where there is an adapter, else WebAssembly.
  * @throws DeviceError for an unknown name, or if the device is not there
  */
@@ -47,7 +47,7 @@ export async function requestDevice(name: string = "auto", options: DeviceOption
     case "webgpu":
       return new Device(await openWebGPU(gpu()));
     case "wasm":
-      return new Device(openWasm(await wasmModule(options.wasm), { signatures: signatures() }));
+      return openWasmDevice(options);
     case "reference":
       return new Device(openReference(OPS));
     case "auto":
@@ -79,41 +79,35 @@ function gpu(): GPU {
   });
 }
 
+/** Beyond this threads wait for each other more than they help. */
+const MOST_THREADS = 8;
+
+/** The kernels as WebAssembly. Pages that are isolated (COOP and COEP headers) get threads, a Worker's helpers. */
+async function openWasmDevice({ wasm, threads }: DeviceOptions): Promise<Device> {
+  const most = Math.min(WEB.navigator?.hardwareConcurrency ?? 1, MOST_THREADS);
+  const options = { threads: threads ?? most, signatures: signatures() };
+  if (wasm instanceof Uint8Array || wasm instanceof ArrayBuffer)
+    return new Device(openWasm({ bytes: wasm, ...options }));
+  return new Device(openWasm({ module: await wasmModule(wasm), ...options }));
+}
+
 /** Compiled modules by address. */
 const compiled = new Map<string, Promise<WasmModule>>();
 
-async function wasmModule(from: DeviceOptions["wasm"]): Promise<WasmModule | Uint8Array | ArrayBuffer> {
-  if (from instanceof Uint8Array || from instanceof ArrayBuffer) return from;
-  const url = new URL(from ?? new URL("octavo.wasm", import.meta.url), WEB.location?.href).href;
+/** @throws DeviceError */
+function wasmModule(from: string | URL | undefined): Promise<WasmModule> {
+  const url = new URL(from ?? new URL(wasmFileName(), import.meta.url), WEB.location?.href).href;
   let module = compiled.get(url);
   if (!module) {
-    module = fetchModule(url);
+    module = loadWasm(url);
     compiled.set(url, module);
     module.catch(() => compiled.delete(url));
   }
   return module;
 }
 
-async function fetchModule(url: string): Promise<WasmModule> {
-  const hint =
-    "serve build/octavo.wasm (npm run build:wasm) there, or pass its address: requestDevice('wasm', { wasm })";
-  try {
-    const response = await fetch(url);
-    if (!response.ok) throw new DeviceError(`wasm: the server answered ${response.status} for ${url}`, { hint });
-    const { WebAssembly } = globalThis as unknown as { WebAssembly: { compile(b: ArrayBuffer): Promise<WasmModule> } };
-    return await WebAssembly.compile(await response.arrayBuffer());
-  } catch (error) {
-    if (error instanceof DeviceError) throw error;
-    throw new DeviceError(`wasm: the module at ${url} cannot be used: ${(error as Error).message}`, {
-      hint,
-      cause: error,
-    });
-  }
-}
-
 export const BROWSER: Platform = {
-  device: "auto",
   source,
   requestDevice,
-  sharedDevice: /* @__PURE__ */ sharing(requestDevice, "auto"),
+  sharedDevice: /* @__PURE__ */ sharing(requestDevice, () => "auto"),
 };

@@ -38,7 +38,11 @@ export interface CacheStorage {
 }
 
 interface Web {
-  readonly navigator?: { readonly gpu?: GPU; readonly storage?: { getDirectory?(): Promise<FolderHandle> } };
+  readonly navigator?: {
+    readonly gpu?: GPU;
+    readonly hardwareConcurrency?: number;
+    readonly storage?: { getDirectory?(): Promise<FolderHandle> };
+  };
   readonly caches?: CacheStorage;
   readonly location?: { readonly href: string };
   readonly FileSystemSyncAccessHandle?: unknown;

@@ -23,9 +23,11 @@ export function real(text: string): number {
 }
 
 export const deviceOption = (): Option =>
-  new Option("--device <name>", "where to run").choices(DEVICE_NAMES).default("cpu");
+  new Option("--device <name>", "where to run (default: cpu, or wasm where no native add-on is built)").choices(
+    DEVICE_NAMES,
+  );
 export const threadsOption = (): Option =>
-  new Option("--threads <n>", "threads of the cpu device (default: one per physical core)").argParser(positive);
+  new Option("--threads <n>", "threads of the cpu or wasm device (default: one per physical core)").argParser(positive);
 export const revisionOption = (): Option =>
   new Option("--revision <name>", "branch, tag or commit of a model in the cache (default: main)");
 export const cacheOption = (): Option =>

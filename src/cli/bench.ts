@@ -32,7 +32,7 @@ export interface BenchFlags {
   kernels?: boolean;
   quick?: boolean;
   chart?: boolean;
-  device: string;
+  device?: string;
   threads?: number;
   json?: boolean;
   quiet?: boolean;
@@ -104,7 +104,8 @@ async function measureLimits(flags: BenchFlags): Promise<{ machine: string; limi
 /** Runs this very command for one storage in a process of its own. */
 async function inChild(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
-  const args = ["bench", "--child", "--compare", name, "--device", flags.device];
+  const args = ["bench", "--child", "--compare", name];
+  if (flags.device !== undefined) args.push("--device", flags.device);
   if (model !== undefined) args.push(model);
   else args.push("--shape", flags.shape!);
   if (flags.quick) args.push("--quick");

@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { type MachineInfo, machineInfo } from "../backends/native/index.js";
+import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm } from "../backends/wasm/node.js";
 import { cachedModels, cacheFolder } from "../formats/hub.js";
 import { openDevice } from "../load/device.js";
@@ -188,7 +189,8 @@ function toText(findings: Findings, verbose: boolean): string {
     );
   }
   const { wasm } = findings;
-  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)})` : "not built (npm run build:wasm)"]);
+  const simd = `this Node has ${relaxedSimd() ? "" : "no "}relaxed SIMD`;
+  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)}; ${simd})` : "not built (npm run build:wasm)"]);
   const models = cache.exists ? plural(cache.models, "model") : "not there yet";
   facts.push(["hf cache", `${cache.folder} (${models})`], ["hf token", findings.token ? "yes" : "no"]);
   let text = `${table(facts)}\n`;

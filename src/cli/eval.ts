@@ -18,7 +18,7 @@ interface EvalFlags {
   window: number;
   stride: number;
   maxTokens?: number;
-  device: string;
+  device?: string;
   threads?: number;
   revision?: string;
   cacheDir?: string;

@@ -48,7 +48,7 @@ export interface GenerateFlags {
   minP?: number;
   repetitionPenalty?: number;
   seed?: number;
-  device: string;
+  device?: string;
   threads?: number;
   revision?: string;
   cacheDir?: string;

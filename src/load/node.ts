@@ -24,4 +24,4 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
   return new Disk((await resolveModel(model, { cache_dir, revision, local_files_only })).folder);
 }
 
-export const NODE: Platform = { device: "cpu", source, requestDevice, sharedDevice };
+export const NODE: Platform = { source, requestDevice, sharedDevice };

@@ -27,11 +27,11 @@ export interface SourceOptions {
 export const SOURCE_OPTIONS = ["cache_dir", "revision", "local_files_only", "hub", "token", "cache"] as const;
 
 export interface DeviceOptions {
-  /** Threads of the CPU backend; by default one per physical core that this process may use. */
+  /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
   threads?: number;
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa?: string;
-  /** Browsers: the WebAssembly module's address or bytes; "octavo.wasm" beside the script that asks unless given. */
+  /** Browsers: the WebAssembly module's address or bytes; beside the script that asks unless given. */
   wasm?: string | URL | Uint8Array | ArrayBuffer;
 }
 
@@ -39,8 +39,6 @@ export interface DeviceOptions {
 export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu";
 
 export interface Platform {
-  /** The device of models that are not told which. */
-  readonly device: DeviceName;
   /** The folder of a model, by whatever names this platform has for it. The caller closes it. */
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Opens a device. @throws DeviceError */
@@ -49,13 +47,13 @@ export interface Platform {
   sharedDevice(name?: string): Promise<Device>;
 }
 
-/** Makes a `sharedDevice`: each device is opened on first use, and anew when it was lost. */
+/** Makes a `sharedDevice`: each device is opened on first use, and anew when it was lost. `usual` names the one without a name. */
 export function sharing(
   request: (name: string) => Promise<Device>,
-  usual: DeviceName,
+  usual: () => DeviceName,
 ): (name?: string) => Promise<Device> {
   const shared = new Map<string, Promise<Device>>();
-  return async function sharedDevice(name: string = usual): Promise<Device> {
+  return async function sharedDevice(name: string = usual()): Promise<Device> {
     const held = shared.get(name);
     if (held) {
       const device = await held;

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { build } from "esbuild";
 // @ts-expect-error a script without types
 import { serveFile as serveFileOf } from "../../examples/browser/serve.mjs";
+import { wasmFileName } from "../../src/backends/wasm/index.js";
 import { findWasm } from "../../src/backends/wasm/node.js";
 
 const serveFile = serveFileOf as (folder: string, request: IncomingMessage, response: ServerResponse) => void;
@@ -59,8 +60,10 @@ export async function serveWorker(script: string): Promise<Site> {
     logLevel: "warning",
   });
   writeFileSync(join(folder, "index.html"), "<!doctype html><title>test</title><link rel=icon href=data:,>");
-  const wasm = findWasm();
-  if (wasm && existsSync(wasm)) cpSync(wasm, join(folder, "octavo.wasm"));
+  for (const relaxed of [false, true]) {
+    const wasm = findWasm(relaxed);
+    if (wasm && existsSync(wasm)) cpSync(wasm, join(folder, wasmFileName(relaxed)));
+  }
   const site = await serveFolder(folder);
   return {
     ...site,

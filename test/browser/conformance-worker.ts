@@ -11,7 +11,7 @@ import { type Family, type Floats, floatsOf, withFloats } from "../support/confo
 
 export interface Suite {
   /** Opens a device; gives its description, and the ops that it has no kernel for. */
-  open(target: "webgpu" | "wasm", wasm: string): Promise<{ description: string; lacks: string[] }>;
+  open(target: "webgpu" | "wasm"): Promise<{ description: string; lacks: string[] }>;
   /** Problems of every `step`-th case in the table of an op. */
   table(op: string, floats: Floats, step: number): Promise<string[]>;
   /** What went wrong in fuzzed cases of an op, if anything did. */
@@ -29,8 +29,8 @@ function familyOf(op: string): Family {
 }
 
 const suite: Suite = {
-  async open(target, wasm) {
-    device = await requestDevice(target, { wasm });
+  async open(target) {
+    device = await requestDevice(target);
     tolerance =
       target === "webgpu" ? { name: target, panels: false, ...WGSL } : { name: target, panels: true, scale: 1 };
     return {

@@ -55,7 +55,7 @@ describeChromium("in Chromium", () => {
         await page.evaluate(`void new Worker("./worker.js", { type: "module" })`);
         worker = await started;
         await vi.waitFor(async () => expect(await worker.evaluate(() => "suite" in globalThis)).toBe(true));
-        const { description, lacks } = await call("open", target, `${site.address}/octavo.wasm`);
+        const { description, lacks } = await call("open", target);
         console.log(`Chromium ${browser.version()}: ${description}`);
         expect(lacks).toEqual([]);
       });

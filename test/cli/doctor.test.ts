@@ -86,7 +86,11 @@ describe("octavo doctor", () => {
   it("says whether the WASM build is there", async () => {
     const there = findWasm();
     const { stdout } = await octavo(["doctor"]);
-    expect(stdout).toMatch(there ? /^wasm +\S*octavo\.wasm \([\d.]+ [kM]B\)$/m : /^wasm +not built/m);
+    expect(stdout).toMatch(
+      there
+        ? /^wasm +\S*octavo(-relaxed)?\.wasm \([\d.]+ [kM]B; this Node has (no )?relaxed SIMD\)$/m
+        : /^wasm +not built/m,
+    );
     const without = await octavo(["doctor", "--json"], { env: { OCTAVO_WASM: "/nowhere/octavo.wasm" } });
     expect(without.code).toBe(0);
     expect((JSON.parse(without.stdout) as { wasm: string | null }).wasm).toBeNull();

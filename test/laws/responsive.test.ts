@@ -11,7 +11,7 @@ import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { expectNoLeaks } from "../support/devices.js";
+import { expectNoLeaks, whyNoWasm } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { logitsOf, randomModel, STORYTELLER } from "../support/models.js";
 
@@ -35,8 +35,8 @@ async function delay(work: () => Promise<void>): Promise<number> {
   return best;
 }
 
-describe("the event loop", () => {
-  const device = openDevice("cpu", { threads: 2 });
+describe.each(["cpu", ...(whyNoWasm ? [] : ["wasm"])])("the event loop of %s", (name) => {
+  const device = openDevice(name, { threads: 2 });
   afterAll(async () => {
     expectNoLeaks(device);
     await device.close();

@@ -1,9 +1,12 @@
 // The devices that suites run on. A suite opens its own and checks at the end that nothing is left on it.
 
+import { setFlagsFromString } from "node:v8";
 import { expect } from "vitest";
-import { findWasm } from "../../src/backends/wasm/node.js";
-import type { Device } from "../../src/core/device.js";
+import { relaxedSimd } from "../../src/backends/wasm/api.js";
+import { findWasm, openWasmFile, type WasmFileOptions } from "../../src/backends/wasm/node.js";
+import { Device } from "../../src/core/device.js";
 import { openDevice, requestDevice } from "../../src/load/device.js";
+import { signatures } from "../../src/ops/index.js";
 import { gpu } from "./webgpu.js";
 
 /** Why suites do without the wasm device; undefined if it is there. */
@@ -13,18 +16,40 @@ export const whyNoWasm: string | undefined = findWasm()
 
 if (whyNoWasm) console.warn(`\n*** WASM suites are SKIPPED: ${whyNoWasm} ***\n`);
 
-/** Names of the backends that conformance and model suites run on. */
+// Node 20 has relaxed SIMD behind a flag, which may be set while it runs.
+if (!relaxedSimd()) setFlagsFromString("--experimental-wasm-relaxed-simd");
+if (!relaxedSimd()) console.warn("\n*** relaxed SIMD is SKIPPED: this Node has none ***\n");
+
+/** The forms of the WASM device, by name: module, threads, and the thread that commands run in. */
+export const WASM_FORMS: Readonly<Record<string, WasmFileOptions>> = whyNoWasm
+  ? {}
+  : {
+      wasm: { relaxed: false, threads: 1, host: "here" },
+      "wasm, 2 threads": { relaxed: false, threads: 2, host: "worker" },
+      ...(relaxedSimd() && {
+        "wasm relaxed": { relaxed: true, threads: 1, host: "worker" },
+        "wasm relaxed, 2 threads": { relaxed: true, threads: 2, host: "here" },
+      }),
+    };
+
+export function openWasmForm(name: string, options: WasmFileOptions = {}): Device {
+  return new Device(openWasmFile({ signatures: signatures(), ...WASM_FORMS[name], ...options }));
+}
+
+/** Names of the backends that suites run on. */
 export const DEVICES: readonly string[] = ["reference", "cpu", ...(whyNoWasm ? [] : ["wasm"])];
 
-/** The same, and those that must be waited for: the GPU, if this machine has one (webgpu.ts says if not). */
-export const ALL_DEVICES: readonly string[] = gpu ? [...DEVICES, "webgpu"] : DEVICES;
+/** The same with all forms of WASM, and those that must be waited for: the GPU, if there is one (webgpu.ts says if not). */
+export const ALL_DEVICES: readonly string[] = [
+  ...new Set([...DEVICES, ...Object.keys(WASM_FORMS), ...(gpu ? ["webgpu"] : [])]),
+];
 
 export async function requestTestDevice(name: string): Promise<Device> {
   return name === "webgpu" ? requestDevice(name) : openTestDevice(name);
 }
 
 export function openTestDevice(name: string): Device {
-  return openDevice(name, name === "cpu" ? { threads: 2 } : {});
+  return name in WASM_FORMS ? openWasmForm(name) : openDevice(name, name === "cpu" ? { threads: 2 } : {});
 }
 
 /** Law: no test leaves memory behind. */

@@ -2,13 +2,11 @@
 // is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
-import { openWasmFile } from "../../src/backends/wasm/node.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
-import { signatures } from "../../src/ops/index.js";
 import { type Tolerance, WGSL } from "./check.js";
-import { whyNoWasm } from "./devices.js";
+import { openWasmForm, WASM_FORMS, whyNoWasm } from "./devices.js";
 import { gpu, whyNoGPU } from "./webgpu.js";
 
 export interface Target extends Tolerance {
@@ -43,15 +41,19 @@ function nativeTargets(): Target[] {
   );
 }
 
+/** All forms compute with the same sources: fuzzing one of them is enough. */
 function wasmTargets(): Target[] {
-  return [false, true].map((panels) => ({
-    name: `wasm, ${panels ? "panels" : "rows"}`,
-    open: () => new Device(openWasmFile({ signatures: signatures() })),
-    scale: 1,
-    panels,
-    complete: true,
-    skip: whyNoWasm,
-  }));
+  const common = { scale: 1, complete: true, skip: whyNoWasm };
+  if (whyNoWasm) return [{ ...common, name: "wasm", open: () => openDevice("wasm"), panels: true }];
+  return Object.keys(WASM_FORMS).flatMap((form) =>
+    [false, true].map((panels) => ({
+      ...common,
+      name: `${form}, ${panels ? "panels" : "rows"}`,
+      open: () => openWasmForm(form),
+      panels,
+      fuzz: form === "wasm" ? undefined : 2,
+    })),
+  );
 }
 
 /** What the adapter offers; and, for the kernels that look, what every adapter must: default limits, no dot product. */

@@ -15,7 +15,7 @@ import { openDevice } from "../../src/load/device.js";
 import { add } from "../../src/ops/add.js";
 import { OPS, signatures } from "../../src/ops/index.js";
 import { ropeTable } from "../../src/ops/rope.js";
-import { expectNoLeaks, whyNoWasm } from "../support/devices.js";
+import { expectNoLeaks, openWasmForm, WASM_FORMS, whyNoWasm } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
 
 afterEach(() => {
@@ -43,12 +43,12 @@ test("a module that is not built, or is none, is said so", () => {
   expect(() => openDevice("wasm")).toThrow("the WASM module is not built");
   vi.stubEnv("OCTAVO_WASM", import.meta.filename);
   expect(() => openDevice("wasm")).toThrow("cannot be loaded");
-  expect(() => openWasm(new Uint8Array(8))).toThrow("wasm: the module cannot be used");
+  expect(() => openWasm({ bytes: new Uint8Array(8) })).toThrow("wasm: the module cannot be used");
 });
 
 describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
   test("opens from bytes, and has a kernel for every op with the library's signature", async () => {
-    const backend = openWasm(readFileSync(findWasm()!), { signatures: signatures() });
+    const backend = openWasm({ bytes: readFileSync(findWasm()!), signatures: signatures() });
     const offered = new Map(backend.kernels.map(({ name, signature }) => [name, signature]));
     for (const op of OPS) expect(offered.get(op.name)).toBe(op.signature.text);
     await backend.close();
@@ -56,8 +56,9 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
     expect(() => openWasmFile({ signatures: other })).toThrow("another signature for add");
   });
 
-  test("memory that is given back is used again, whole", async () => {
-    const backend = openWasmFile();
+  test.each(Object.keys(WASM_FORMS))("%s: memory that is given back is used again, whole", async (form) => {
+    const backend = openWasmFile(WASM_FORMS[form]);
+    const kept = backend.allocate(4);
     const rounds: number[] = [];
     for (let round = 0; round < 4; round++) {
       const ids: BufferId[] = [];
@@ -67,6 +68,8 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
       // In an order that leaves holes between.
       for (const [i, id] of ids.entries()) if (i % 3 === 0) backend.free(id);
       for (const [i, id] of ids.entries()) if (i % 3 !== 0) backend.free(id);
+      // What was given back is there when the queue has run.
+      await backend.read(kept, 0, 4);
       rounds.push(Math.max(...ids));
     }
     expect(new Set(rounds).size).toBe(1);
@@ -75,8 +78,8 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
     await backend.close();
   });
 
-  test("runs out of memory with a typed error, and goes on when some is given back", async () => {
-    const backend = openWasmFile();
+  test.each(Object.keys(WASM_FORMS))("%s: runs out of memory with a typed error, and goes on", async (form) => {
+    const backend = openWasmFile(WASM_FORMS[form]);
     expect(() => backend.allocate(2 ** 32)).toThrow(OutOfMemoryError);
     const ids: BufferId[] = [];
     expect(() => {
@@ -93,15 +96,15 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
     backend.free(large);
     await backend.close();
 
-    const device = new Device(openWasmFile({ budget: 1 << 20 }));
+    const device = new Device(openWasmFile({ ...WASM_FORMS[form], budget: 1 << 20 }));
     const kept = Tensor.empty(device, [1000], "f32", "weight");
     expect(() => Tensor.empty(device, [1 << 20], "f32")).toThrow(/weight/);
     kept.dispose();
     await device.close();
   });
 
-  test("malformed commands are refused, and what follows waits for nobody", async () => {
-    const backend = openWasmFile();
+  test.each(Object.keys(WASM_FORMS))("%s: malformed commands are refused, others run", async (form) => {
+    const backend = openWasmFile(WASM_FORMS[form]);
     const buffer = backend.allocate(64);
     const refusals: [number[], RegExp][] = [
       [[0], /longer than what was submitted/],
@@ -124,7 +127,7 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
     vi.spyOn(Math, "cos").mockImplementation(() => {
       throw new RangeError("no cosine today");
     });
-    const device = openDevice("wasm");
+    const device = openWasmForm("wasm");
     const x = Tensor.from(device, [1, 2], [2]);
     const positions = Tensor.from(device, Int32Array.of(1), [1, 1]);
     const y = ropeTable(positions, x, 1);

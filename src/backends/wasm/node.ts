@@ -1,25 +1,36 @@
-// Finds octavo.wasm where there are files: OCTAVO_WASM, or build/octavo.wasm of this package.
+// The WASM backend where there are files: finds octavo.wasm (OCTAVO_WASM, or build/ of this package) and runs it in
+// threads of Node's.
 
 import { existsSync, readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
 import type { Backend } from "../../core/backend.js";
-import { DeviceError } from "../../core/errors.js";
-import { compile, type WasmModule } from "./api.js";
-import { openWasm, type WasmOptions } from "./index.js";
+import { DeviceError, OptionError } from "../../core/errors.js";
+import { compile, relaxedSimd, type WasmModule } from "./api.js";
+import { openWasm, type WasmOptions, wasmFileName } from "./index.js";
+import type { StartThread } from "./threads.js";
 
 const HINT = "npm run build:wasm (needs clang and lld)";
+/** Beyond this threads wait for each other more than they help. */
+const DEFAULT_THREADS = 8;
 
-/** Path of the module that is there, or undefined. */
-export function findWasm(): string | undefined {
+export interface WasmFileOptions extends Omit<WasmOptions, "startThread"> {
+  /** False takes the module without relaxed SIMD where both would do. */
+  readonly relaxed?: boolean;
+}
+
+/** Path of the module that is there, or undefined; the one with relaxed SIMD where this Node takes it. */
+export function findWasm(relaxed = relaxedSimd()): string | undefined {
   const named = process.env.OCTAVO_WASM;
   if (named) return existsSync(named) ? named : undefined;
   let folder = dirname(fileURLToPath(import.meta.url));
   for (;;) {
-    const file = join(folder, "build", "octavo.wasm");
+    const file = join(folder, "build", wasmFileName(relaxed));
     if (existsSync(file)) return file;
     const above = dirname(folder);
-    if (above === folder || existsSync(join(folder, "package.json"))) return undefined;
+    if (above === folder || existsSync(join(folder, "package.json"))) return relaxed ? findWasm(false) : undefined;
     folder = above;
   }
 }
@@ -27,9 +38,45 @@ export function findWasm(): string | undefined {
 /** Compiling takes long enough to do it once. */
 const compiled = new Map<string, WasmModule>();
 
-/** @throws DeviceError if the module is not built */
-export function openWasmFile(options: WasmOptions = {}): Backend {
-  const file = findWasm();
+function threadsFromEnvironment(): number | undefined {
+  const text = process.env.OCTAVO_THREADS;
+  if (!text) return undefined;
+  if (!/^[1-9]\d*$/.test(text)) throw new OptionError(`OCTAVO_THREADS must be a whole number from 1, got "${text}"`);
+  return Number(text);
+}
+
+/** Starts threads of Node's. */
+export const nodeWorkers: StartThread = (source, start, heard) => {
+  const worker = new Worker(source, { eval: true, workerData: start, execArgv: [], name: "octavo-wasm" });
+  let ended = false;
+  const broke = (why: string): void => {
+    if (!ended) heard({ broke: why });
+  };
+  worker.on("message", heard);
+  worker.on("error", (error) => broke(error.message));
+  worker.on("exit", (code) => {
+    if (code !== 0) broke(`the worker ended with code ${code}`);
+  });
+  // After the listeners, which hold it.
+  worker.unref();
+  return {
+    hold: (on) => {
+      if (on) worker.ref();
+      else worker.unref();
+    },
+    terminate: async () => {
+      ended = true;
+      await worker.terminate();
+    },
+  };
+};
+
+/**
+ * Opens a device in threads of its own: as many as there are processors, unless `threads` or OCTAVO_THREADS says.
+ * @throws DeviceError if the module is not built
+ */
+export function openWasmFile({ relaxed, ...options }: WasmFileOptions = {}): Backend {
+  const file = findWasm(relaxed);
   if (!file) throw new DeviceError("the WASM module is not built: there is no build/octavo.wasm", { hint: HINT });
   let module = compiled.get(file);
   if (!module) {
@@ -43,5 +90,11 @@ export function openWasmFile(options: WasmOptions = {}): Backend {
     }
     compiled.set(file, module);
   }
-  return openWasm(module, { panels: process.env.OCTAVO_PANELS !== "0", ...options });
+  return openWasm({
+    module,
+    panels: process.env.OCTAVO_PANELS !== "0",
+    startThread: nodeWorkers,
+    ...options,
+    threads: options.threads ?? threadsFromEnvironment() ?? Math.min(availableParallelism(), DEFAULT_THREADS),
+  });
 }

@@ -1,0 +1,59 @@
+// Clock and threads of a module. JavaScript starts the threads: each is a worker with an instance of this module on the
+// same memory, a stack of its own, and a call of enter(). They may come late or never; nobody waits for them.
+#include <sched.h>
+
+#include <atomic>
+
+#include "../spin.h"
+#include "export.h"
+#include "heap.h"
+
+extern "C" __attribute__((import_module("host"), import_name("now"))) double host_now();
+
+namespace octavo {
+
+namespace {
+
+constexpr int kMaxThreads = 64;
+constexpr int64_t kNapNs = 50'000;
+
+struct Start {
+  void* (*body)(void*);
+  void* argument;
+};
+Start starts[kMaxThreads];
+int32_t wanted = 0;
+std::atomic<int> broken{0};
+
+}  // namespace
+
+int64_t now_ns() { return (int64_t)(host_now() * 1e6); }
+
+void relax() {}
+
+bool start_thread(pthread_t*, void* (*body)(void*), void* argument, const char*) {
+  if (wanted == kMaxThreads) return false;
+  starts[wanted++] = {body, argument};
+  return true;
+}
+
+}  // namespace octavo
+
+using namespace octavo;
+
+// Called where somebody waits for another thread for long. If that has ended in the middle of something, so does the
+// caller.
+extern "C" int sched_yield() {
+  if (broken.load()) __builtin_trap();
+  static int32_t nothing = 0;
+  return __builtin_wasm_memory_atomic_wait32(&nothing, 0, kNapNs);
+}
+
+// How many threads JavaScript is to start.
+EXPORT(threads_wanted) int32_t threads_wanted() { return wanted; }
+// Memory for a thread's stack and its own variables; null if there is none. It is never given back.
+EXPORT(thread_memory) char* thread_memory(uint32_t bytes) { return heap_allocate(bytes); }
+// The thread's whole life.
+EXPORT(enter) void enter(int32_t thread) { starts[thread].body(starts[thread].argument); }
+// A thread ended by a trap.
+EXPORT(thread_broke) void thread_broke() { broken.store(1); }

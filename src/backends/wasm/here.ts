@@ -1,0 +1,34 @@
+// The WASM backend in the thread that calls: what is submitted runs at once.
+
+import type { Backend, BufferId } from "../../core/backend.js";
+import { rejection, WasmDevice } from "./device.js";
+
+export class WasmHere extends WasmDevice implements Backend {
+  free(buffer: BufferId): void {
+    if (!this.closed) this.instance.exports.release(buffer);
+  }
+
+  write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    this.writeNow(buffer, offset, bytes);
+  }
+
+  submit(commands: Int32Array, words: number): void {
+    if (this.lost) return;
+    const { exports } = this.instance;
+    this.putWords(exports.words(words), commands, words);
+    try {
+      exports.submit(words);
+    } catch (error) {
+      this.lose(`the kernel ended the module: ${(error as Error).message}`);
+    }
+  }
+
+  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
+    if (this.trap) throw rejection(this.trap);
+    return this.readNow(buffer, offset, bytes, sound);
+  }
+
+  async close(): Promise<void> {
+    await this.end();
+  }
+}

@@ -16,15 +16,14 @@ import { tokenAt } from "./protocol.mjs";
  * them too, to bf16 or further. @param {string} variant
  */
 function optionsOf(variant) {
-  if (variant === "bf16") return { dtype: variant, compute: "bf16" };
-  if (variant === "f32" || variant === "f16") return { dtype: variant };
+  if (variant === "f32" || variant === "f16" || variant === "bf16") return { dtype: variant };
   if (variant === "int8") return { dtype: "bf16", quantization: new BitsAndBytesConfig({ load_in_8bit: true }) };
   const quantization = new BitsAndBytesConfig({
     load_in_4bit: true,
     bnb_4bit_quant_type: variant,
     bnb_4bit_compute_dtype: "bfloat16",
   });
-  return { dtype: "bf16", quantization, compute: "bf16" };
+  return { dtype: "bf16", quantization };
 }
 
 /** @param {{ file: string, variant: string, isa?: string, threads: number, shape: import("./shapes.mjs").Shape }} job */

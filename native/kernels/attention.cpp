@@ -50,7 +50,7 @@ void attend(const Job& job, int64_t index, int worker) {
 
   // With few rows memory is what takes time, so the next block comes in while this one is worked on; with many rows a
   // request per row while a block is packed does.
-  const int64_t size_k = job.k.dtype == DType::f32 ? 4 : 2, size_v = job.v.dtype == DType::f32 ? 4 : 2;
+  const int64_t size_k = width_of(job.k.dtype), size_v = width_of(job.v.dtype);
   const bool fetch_k = !job.tiles && strips.count <= 2 && job.k.stride[2] == job.D, fetch_v = !job.tiles && strips.count <= 2 && job.v.stride[2] == job.E;
 
   int64_t from = job.first + piece * job.piece, to = job.pieces > 1 ? from + job.piece : job.total;
@@ -110,6 +110,17 @@ void attend(const Job& job, int64_t index, int worker) {
 #if defined(OCTAVO_AMX)
       if (job.tiles) {
         tile_strip(m, w, at, count);
+        continue;
+      }
+#endif
+#if defined(OCTAVO_CODE_ATTENTION)
+      if (job.codes) {
+        const bool first_k = s == 0 && fetch_k, first_v = s == 0 && fetch_v;
+        m.ahead_k = first_k ? job.k.data + (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
+        m.ahead_v = first_v ? job.v.data + (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
+        m.step_k = first_k;
+        m.step_v = first_v;
+        any_code_strip(count, m, w, at);
         continue;
       }
 #endif
@@ -177,11 +188,11 @@ const char* attention(const Call& call) {
   job.q = call.t[0];
   job.k = call.t[1];
   job.v = call.t[2];
-  job.mask = call.t[4].as<uint8_t>();
-  job.segments = call.t[5].as<int32_t>();
-  job.slopes = call.t[6].as<float>();
-  job.bias = call.t[7];
-  job.y = call.t[8].as<float>();
+  job.mask = call.t[5].as<uint8_t>();
+  job.segments = call.t[6].as<int32_t>();
+  job.slopes = call.t[7].as<float>();
+  job.bias = call.t[8];
+  job.y = call.t[9].as<float>();
   job.B = job.q.dim[0];
   job.T = job.q.dim[1];
   job.H = job.q.dim[2];
@@ -192,14 +203,18 @@ const char* attention(const Call& call) {
   if (job.G < 1 || job.H % job.G != 0) return "the number of query heads must be a multiple of the number of key heads";
   if ((job.q.stride[3] != 1 && job.D > 1) || (job.k.stride[3] != 1 && job.D > 1) || (job.v.stride[3] != 1 && job.E > 1))
     return "attention needs the last dimension of q, k and v to be contiguous";
+  const float* scales = call.t[3].as<float>();
+  if ((job.k.dtype == DType::i8 || job.v.dtype == DType::i8) && scales == nullptr) return "keys or values in i8 need scales";
+  job.k_scales = job.k.dtype == DType::i8 ? scales : nullptr;
+  job.v_scales = job.v.dtype == DType::i8 ? scales + job.B * job.G * job.S : nullptr;
   job.scale = call.attr[0].f;
   job.causal = call.attr[1].i != 0;
   job.window = call.attr[2].i > 0 ? call.attr[2].i : 0;
   job.softcap = call.attr[3].f;
   job.general = job.softcap > 0 || job.slopes != nullptr || (bool)job.bias;
   job.past = job.S - job.T;
-  if (call.t[3]) {
-    job.past = *call.t[3].as<int32_t>();
+  if (call.t[4]) {
+    job.past = *call.t[4].as<int32_t>();
     if (job.past < 0) return "the cursor of attention is negative";
     if (job.past + job.T > job.S) return "the cursor of attention points past the end of the keys";
   }
@@ -209,6 +224,12 @@ const char* attention(const Call& call) {
   job.rows = job.T * job.R;
   job.Dw = kTiles ? round_up(job.D, 32) * kParts3 / 2 : job.D;
   job.tiles = kTiles && job.rows >= 16;
+  job.codes = false;
+#if defined(OCTAVO_CODE_ATTENTION)
+  job.codes = !job.tiles && job.k.dtype == DType::i8 && job.v.dtype == DType::i8;
+  const int64_t parts = round_up(job.D, 64) / 4 * kQueryParts;
+  if (job.codes && job.Dw < parts) job.Dw = parts;
+#endif
   if (job.B == 0 || job.rows == 0 || job.E == 0) return nullptr;
   job.blocks = (job.rows + kRows - 1) / kRows;
   job.first = job.low(0) / kKeys * kKeys;
@@ -246,8 +267,8 @@ const char* attention(const Call& call) {
 
 OCTAVO_KERNELS(attention,
                {"attention",
-                "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16~ v[B,G,S,E]:f32|f16|bf16~ cursor[1]:i32? mask[B,S]:u8? "
-                "segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> "
+                "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? "
+                "cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> "
                 "y[B,T,H,E]:f32",
                 attention})
 

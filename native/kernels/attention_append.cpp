@@ -1,15 +1,36 @@
-// New keys or values written to their cache, in its number format.
+// New keys or values written to their cache, in its number format or as codes in i8.
 #include "../parallel.h"
 #include "../registry.h"
-#include "../simd/vec.h"
+#include "../simd/codes.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {
 
 struct Append {
   Tensor x, cache;
+  float* scales;
   int64_t cursor;
 };
+
+// A row as codes, by the rule of llm_int8_quantize; its absmax is returned.
+float code_row(const float* row, int64_t step, int64_t D, int8_t* out) {
+  const auto part = [&](int64_t d) {
+    if (step == 1 && d + kPartLanes <= D) return load_part(row + d);
+    float lane[kPartLanes] = {};
+    for (int i = 0; i < kPartLanes && d + i < D; i++) lane[i] = row[(d + i) * step];
+    return load_part(lane);
+  };
+  f32p high = {};
+  for (int64_t d = 0; d < D; d += kPartLanes) high = max_part(abs_part(part(d)), high);
+  const float absmax = highest_part(high);
+  const f32p factor = splat_part(code_factor(absmax));
+  for (int64_t d = 0; d < D; d += kPartLanes) {
+    int32_t code[kPartLanes];
+    store_part(code, code_part(part(d), factor));
+    for (int i = 0; i < kPartLanes && d + i < D; i++) out[d + i] = (int8_t)code[i];
+  }
+  return absmax;
+}
 
 // One task: the new rows of one (batch, head).
 void append(const Append& job, int64_t index) {
@@ -26,6 +47,8 @@ void append(const Append& job, int64_t index) {
         std::memcpy(out, row, sizeof(float) * (size_t)D);
       else
         for (int64_t d = 0; d < D; d++) out[d] = row[d * step];
+    } else if (job.cache.dtype == DType::i8) {
+      job.scales[index * S + job.cursor + t] = code_row(row, step, D, job.cache.as<int8_t>() + to);
     } else if (job.cache.dtype == DType::bf16) {
       uint16_t* out = job.cache.as<uint16_t>() + to;
       for (int64_t d = 0; d < D; d++) out[d] = narrow_bf16(row[d * step]);
@@ -40,6 +63,8 @@ const char* kv_append(const Call& call) {
   Append job;
   job.x = call.t[0];
   job.cache = call.t[2];
+  job.scales = call.t[3].as<float>();
+  if (job.cache.dtype == DType::i8 && job.scales == nullptr) return "a cache in i8 needs scales";
   job.cursor = *call.t[1].as<int32_t>();
   if (job.cursor < 0) return "the cursor of the cache is negative";
   if (job.cursor + job.x.dim[1] > job.cache.dim[2])
@@ -56,6 +81,7 @@ const char* kv_append(const Call& call) {
 }  // namespace
 
 OCTAVO_KERNELS(attention_append,
-               {"kv_append", "kv_append: x[B,T,G,D]:f32~ cursor[1]:i32 cache[B,G,S,D]:f32|f16|bf16! ->", kv_append})
+               {"kv_append", "kv_append: x[B,T,G,D]:f32~ cursor[1]:i32 cache[B,G,S,D]:f32|f16|bf16|i8! scales[B,G,S]:f32?! ->",
+                kv_append})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,6 +1,6 @@
-// isa: portable avx2 avx512 avx512bf16 amx
+// isa: portable avx2 avxvnni avx512 avx512bf16 amx dotprod
 // NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are
-// looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 products are allowed.
+// looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed.
 #include "../simd/float_product.h"
 #include "../simd/four_bit.h"
 
@@ -8,6 +8,9 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
+enum Compute { kF32 = 0, kBf16 = 1, kInt8 = 2 };  // codes of the attribute
+
+constexpr int64_t kBlockUnit = 32;   // blocks that 8-bit products take are multiples of it, as the formats have them
 constexpr int64_t kSharedTiles = 3;  // from this many tiles on a shared decoding pays
 
 template <class Weights>
@@ -30,8 +33,18 @@ const char* four_bit_linear(const Call& call) {
     return product(call, FourBitRows(codes, absmax, kind, blocksize));
   }
   const FourBit weights(codes, absmax, kind, blocksize);
+  int compute = call.attr[3].i;
+#if defined(OCTAVO_AMX)
+  // By the count of instructions, a tile product in 8 bits saves 16 cycles per block of 64 k's and its factors cost more
+  // than that: bf16 ought to be as fast, and is finer.
+  if (compute == kInt8 && x.rows() > kTileRows) compute = kBf16;
+#endif
+  if (compute == kInt8 && k % blocksize == 0 && blocksize % kBlockUnit == 0) {
+    if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4I8>(codes, absmax, kind, blocksize));
+    return product(call, FourBitBytes(weights));
+  }
 #if defined(OCTAVO_BF16_DOT)
-  if (call.attr[3].i == 1) {
+  if (compute == kBf16) {
     if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4Bf16>(codes, absmax, kind, blocksize));
 #if defined(OCTAVO_AMX)
     return product(call, FourBitDecoded<MatrixBf16<1, 1>>(weights));

@@ -14,14 +14,14 @@ constexpr int kMatrixRows = 32;
 
 struct MatrixI8 {
   using Acc = WideI;
-  static constexpr bool kScaled = false, kMatrix = true, kFloat = false;
+  static constexpr bool kScaled = false, kCoded = false, kMatrix = true, kFloat = false;
   static constexpr int kSub = 1, kPerStep = 4, kWeightParts = 1, kBias = 128;
 };
 // kSub: bf16 parts of the activations; kWeightParts: of the weights, laid out [16 steps][part][16 steps of 64 bytes].
 template <int kXParts, int kWParts>
 struct MatrixBf16 {
   using Acc = WideF;
-  static constexpr bool kScaled = false, kMatrix = true, kFloat = true;
+  static constexpr bool kScaled = false, kCoded = false, kMatrix = true, kFloat = true;
   static constexpr int kSub = kXParts, kPerStep = 2, kWeightParts = kWParts;
 };
 

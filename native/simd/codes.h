@@ -2,6 +2,7 @@
 #pragma once
 
 #include "product.h"
+#include "transpose.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -50,6 +51,20 @@ struct RowRange {
   bool nan;
 };
 OCTAVO_INLINE RowRange row_range(const float* x, int64_t k, float threshold) {
+  // Most rows have neither outliers nor NaN. Magnitudes compare like their bits, NaN above all: one maximum tells.
+  i32p bits = {};
+  int64_t at = 0;
+  for (; at + kPartLanes <= k; at += kPartLanes) bits = max_part((i32p)abs_part(load_part(x + at)), bits);
+  if (at < k) {
+    f32p v = {};
+    std::memcpy(&v, x + at, sizeof(float) * (size_t)(k - at));
+    bits = max_part((i32p)abs_part(v), bits);
+  }
+  const int32_t top = highest_part(bits);
+  float largest;
+  std::memcpy(&largest, &top, 4);
+  if (threshold > 0 ? largest < threshold : largest == largest) return {largest, false, false};
+
   const f32p limit = splat_part(threshold > 0 ? threshold : INFINITY);
   f32p high = {};
   i32p out = {}, nan = {};
@@ -87,14 +102,26 @@ OCTAVO_INLINE i32p code_part(f32p x, f32p factor) {
   return (i32p)(v + magic) - (i32p)magic;
 }
 
-OCTAVO_INLINE int32_t code_row(const float* x, int64_t k, float threshold, float factor, uint32_t* to, CodePlace place,
-                               int row) {
+// The same where neither NaN nor overflow can be.
+OCTAVO_INLINE i32p plain_code_part(f32p x, f32p factor) {
+  const f32p v = rounded(x * factor);
+#if defined(__AVX512F__)
+  return (i32p)_mm512_maskz_cvtps_epi32(0xffff, (__m512)v);
+#else
+  const f32p magic = splat_part(12582912.0f);
+  return (i32p)(v + magic) - (i32p)magic;
+#endif
+}
+
+// kPlain: no NaN, no outliers; scale and factor are finite.
+template <bool kPlain>
+inline int32_t code_row(const float* x, int64_t k, float threshold, float factor, uint32_t* to, CodePlace place, int row) {
   const f32p limit = splat_part(threshold > 0 ? threshold : INFINITY);
   const f32p f = splat_part(factor);
   i32p sum = {};
   const auto code = [&](f32p v) {
-    i32p q = code_part(v, f);
-    if (threshold > 0) q &= abs_part(v) < limit;
+    i32p q = kPlain ? plain_code_part(v, f) : code_part(v, f);
+    if (!kPlain && threshold > 0) q &= abs_part(v) < limit;
     sum += q;
     return q;
   };
@@ -134,6 +161,12 @@ inline void code_tile(const float* x, int64_t k, int rows, CodePlace place, floa
   bool any = false;
   if (place.matrix && (rows < plan_rows || k % 64 != 0))
     std::memset(tile.codes, 0, (size_t)(ceil_div(k, 64) * plan_rows * 64));
+  // Where a step is one dword per row, rows are coded in order, some columns at a time, and then turned to steps.
+  constexpr int64_t kRun = 512;
+  const bool turned = DotI8::kSub == 1 && !place.matrix && plan_rows > 1;
+  const int64_t run = turned ? kRun : k;
+  float factor[kMostRows] = {};
+  bool plain[kMostRows] = {};
   for (int r = 0; r < plan_rows; r++) {
     if (r >= rows) {
       if (!place.matrix)
@@ -145,7 +178,20 @@ inline void code_tile(const float* x, int64_t k, int rows, CodePlace place, floa
     const RowRange range = row_range(x + r * k, k, threshold);
     any |= range.outliers;
     tile.scale[r] = range.nan ? NAN : range.scale;
-    tile.bias[r] = DotI8::kBias * code_row(x + r * k, k, threshold, code_factor(range.scale), tile.codes, place, r);
+    factor[r] = code_factor(range.scale);
+    plain[r] = !range.outliers && !range.nan && range.scale < INFINITY && factor[r] < INFINITY;
+    tile.bias[r] = 0;
+  }
+  alignas(64) char buffer[DotI8::kSub == 1 ? kTileRows : 1][kRun];
+  for (int64_t i = 0; i < k; i += run) {
+    const int64_t count = at_most(run, k - i);
+    for (int r = 0; r < rows; r++) {
+      const auto code = plain[r] ? code_row<true> : code_row<false>;
+      uint32_t* to = turned ? (uint32_t*)buffer[r] : tile.codes;
+      const CodePlace at = turned ? CodePlace{1, true} : place;
+      tile.bias[r] += DotI8::kBias * code(x + r * k + i, count, threshold, factor[r], to, at, turned ? 0 : r);
+    }
+    if (turned) rows_to_steps((const char*)buffer, kRun, rows, count, tile.codes + i / 4 * plan_rows, plan_rows, AsIs{});
   }
   int64_t count = 0;
   if (any) {

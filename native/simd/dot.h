@@ -10,7 +10,7 @@ namespace octavo::OCTAVO_ISA {
 
 struct DotFloat {
   using Acc = WideF;
-  static constexpr bool kScaled = false, kMatrix = false;
+  static constexpr bool kScaled = false, kCoded = false, kMatrix = false;
   OCTAVO_INLINE f32p mac(f32p acc, f32p w, u32p x) const { return fma_part(w, (f32p)x, acc); }
   void prepare(const float*) {}
 };
@@ -107,7 +107,7 @@ struct DotU4 : DotFloat {
 // signed the sums are too large by 128 Σ x (kBias), elsewhere the 128 is taken off first.
 struct DotI8 {
   using Acc = WideI;
-  static constexpr bool kScaled = false, kMatrix = false;
+  static constexpr bool kScaled = false, kCoded = false, kMatrix = false;
   static constexpr int kPerStep = 4;
   void prepare(const float*) {}
 #if defined(__AVX512VNNI__)
@@ -163,12 +163,79 @@ OCTAVO_INLINE void put_codes(uint32_t* to, int64_t stride, const int32_t* q) {
   }
 }
 
+// The same with one factor per output and one per row of activations for each block of k's: integer sums run over a
+// block (kCoded: activations are codes, see block_codes.h).
+struct DotI8Blocks : DotI8 {
+  static constexpr bool kScaled = true, kCoded = true;
+};
+
+// Sixteen bytes by nibble: the values of 4-bit codes as 8-bit ones, round(127 t) + 128.
+struct NibbleBytes {
+  static OCTAVO_INLINE void fill(const float* table, uint8_t* to) {
+    for (int i = 0; i < 16; i++) to[i] = (uint8_t)(128 + (int)(table[i] * 127.0f + (table[i] < 0 ? -0.5f : 0.5f)));
+  }
+#if defined(__AVX512F__)
+  __m512i table;
+  OCTAVO_INLINE void prepare(const float* p) {
+    uint8_t bytes[16];
+    fill(p, bytes);
+    table = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128((const __m128i*)bytes));
+  }
+  OCTAVO_INLINE u32p at(u32p codes) const { return (u32p)_mm512_shuffle_epi8(table, (__m512i)codes); }
+#elif defined(__AVX2__)
+  __m256i table;
+  OCTAVO_INLINE void prepare(const float* p) {
+    uint8_t bytes[16];
+    fill(p, bytes);
+    table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)bytes));
+  }
+  OCTAVO_INLINE u32p at(u32p codes) const { return (u32p)_mm256_shuffle_epi8(table, (__m256i)codes); }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  uint8x16_t table;
+  OCTAVO_INLINE void prepare(const float* p) {
+    uint8_t bytes[16];
+    fill(p, bytes);
+    table = vld1q_u8(bytes);
+  }
+  OCTAVO_INLINE u32p at(u32p codes) const { return (u32p)vqtbl1q_u8(table, (uint8x16_t)codes); }
+#elif defined(__wasm_simd128__)
+  v128_t table;
+  OCTAVO_INLINE void prepare(const float* p) {
+    uint8_t bytes[16];
+    fill(p, bytes);
+    table = wasm_v128_load(bytes);
+  }
+  OCTAVO_INLINE u32p at(u32p codes) const { return (u32p)wasm_i8x16_swizzle(table, (v128_t)codes); }
+#else
+  uint8_t table[16];
+  OCTAVO_INLINE void prepare(const float* p) { fill(p, table); }
+  OCTAVO_INLINE u32p at(u32p codes) const {
+    uint8_t byte[kPartBytes];
+    store_part(byte, codes);
+    for (int i = 0; i < kPartBytes; i++) byte[i] = table[byte[i]];
+    return load_part<u32p>(byte);
+  }
+#endif
+};
+
+// Nibbles as 8-bit codes, looked up 64 at a time: first the even k's of a step, then the odd ones, and so they stand in
+// the activations.
+struct DotU4I8 : DotI8Blocks {
+  static constexpr int kSub = 2 * DotI8::kSub, kPerStep = 8;
+  NibbleBytes bytes;
+  void prepare(const float* p) { bytes.prepare(p); }
+  OCTAVO_INLINE i32p weight(u32p raw, int j) const {
+    const u32p codes = (j < DotI8::kSub ? raw : raw >> 4) & 0x0f0f0f0fu;
+    return DotI8::weight(bytes.at(codes), j % DotI8::kSub);
+  }
+};
+
 #if defined(__AVX512BF16__)
 #define OCTAVO_BF16_DOT 1
 // Weights and activations both rounded to bf16, pairs of products added in f32: where a caller allows it.
 struct DotBf16Pair {
   using Acc = WideF;
-  static constexpr bool kScaled = false, kMatrix = false;
+  static constexpr bool kScaled = false, kCoded = false, kMatrix = false;
   static constexpr int kSub = 1, kPerStep = 2;
   void prepare(const float*) {}
   OCTAVO_INLINE u32p weight(u32p raw, int) const { return raw; }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../registry.h"
-#include "product.h"
+#include "block_codes.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -38,8 +38,14 @@ void pack_pairs(const Call& call, const Plan& plan, const float* x, int64_t rows
 }
 #endif
 
-template <class Dot>
-void pack(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to) {
+template <class Weights>
+void pack(const Call& call, const Plan& plan, const Weights& weights, const float* x, int64_t rows, int64_t k,
+          int64_t tiles, char* to) {
+  using Dot = typename Weights::Dot;
+  if constexpr (Dot::kCoded) {
+    pack_codes(call, plan, weights.align * Dot::kPerStep, x, rows, k, tiles, to);
+    return;
+  }
 #if defined(OCTAVO_BF16_DOT)
   if constexpr (!Dot::kMatrix && Dot::kPerStep / Dot::kSub == 2) {
     pack_pairs<Dot::kScaled>(call, plan, x, rows, k, tiles, to, plan.x_bytes);
@@ -63,7 +69,7 @@ const char* float_product(const Call& call, const Weights& weights, int y_at, in
   for (int64_t first = 0; first < plan.tiles; first += plan.slab) {
     const int64_t tiles = at_most(plan.slab, plan.tiles - first);
     const int64_t row = first * plan.rows;
-    pack<typename Weights::Dot>(call, plan, x.as<float>() + row * k, m - row, k, tiles, scratch);
+    pack(call, plan, weights, x.as<float>() + row * k, m - row, k, tiles, scratch);
     run_product(call, plan, tiles, scratch, plan.x_bytes, weights, scratch + packed,
                 [&](int64_t tile, int64_t panel, int panels, const char* c) {
                   const int64_t at = row + tile * plan.rows;

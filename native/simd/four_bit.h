@@ -32,11 +32,10 @@ struct Map256 {
 #if defined(__AVX512F__)
   __m512 part[16];
   explicit Map256(const float* map) {
-    if (map)
-      OCTAVO_UNROLL for (int i = 0; i < 16; i++) part[i] = _mm512_loadu_ps(map + 16 * i);
+    OCTAVO_UNROLL for (int i = 0; i < 16; i++) part[i] = _mm512_loadu_ps(map + 16 * i);
   }
-  OCTAVO_INLINE f32p at(const uint8_t* code) const {
-    const __m512i index = _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)code));
+  OCTAVO_INLINE f32p at(u32p code) const {
+    const __m512i index = (__m512i)code;
     const __mmask16 bit5 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
     const __mmask16 bit6 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(64));
     const __mmask16 bit7 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(128));
@@ -49,9 +48,9 @@ struct Map256 {
 #else
   const float* map;
   explicit Map256(const float* m) : map(m) {}
-  OCTAVO_INLINE f32p at(const uint8_t* code) const {
+  OCTAVO_INLINE f32p at(u32p code) const {
     f32p v;
-    for (int i = 0; i < kPartLanes; i++) v[i] = map[code[i]];
+    for (int i = 0; i < kPartLanes; i++) v[i] = map[code[i] & 255];
     return v;
   }
 #endif
@@ -80,19 +79,34 @@ struct Absmax {
     const f32p product = rounded(splat_part(map[code[block]] * nested[block / kNestedBlock]));
     return product[0] + offset;
   }
-  // Blocks [first, first + count) of those in 8 bits.
-  OCTAVO_INLINE void run(const Map256& values, int64_t first, int64_t count, float* to) const {
-    int64_t i = 0;
-    while (i < count) {
-      const int64_t group = (first + i) / kNestedBlock;
-      const int64_t end = (group + 1) * kNestedBlock - first < count ? (group + 1) * kNestedBlock - first : count;
-      const f32p factor = splat_part(nested[group]), add = splat_part(offset);
-      const uint8_t* q = code + first;
-      for (; i + kPartLanes <= end; i += kPartLanes) {
-        const f32p v = values.at(q + i);
-        store_part(to + i, rounded(v * factor) + add);
+  // Blocks [first, first + count) of each of `rows` rows of `per_row` blocks, where they are in 8 bits: [block][16]. Codes
+  // are turned while they are bytes.
+  OCTAVO_INLINE void turned(int64_t row, int rows, int64_t per_row, int64_t first, int64_t count, float* to) const {
+    constexpr int64_t kSome = 256;
+    alignas(64) uint32_t codes[kSome / 4 * kPanelRows];
+    alignas(64) float factor[kPanelRows] = {}, add[kPanelRows] = {};
+    for (int r = 0; r < rows; r++) add[r] = offset;
+    const WideF plus = load_wide<WideF>(add);
+    const Map256 values(map);
+    for (int64_t at = 0; at < count; at += kSome) {
+      const int64_t some = count - at < kSome ? count - at : kSome, begin = row * per_row + first + at;
+      rows_to_steps((const char*)code + begin, per_row, rows, some, codes, kPanelRows, AsIs{});
+      for (int64_t b = 0; b < some;) {
+        // The outer factors hold until the first of the rows comes to the end of its outer block.
+        int64_t end = some;
+        for (int r = 0; r < rows; r++) {
+          const int64_t block = begin + r * per_row + b, left = kNestedBlock - block % kNestedBlock;
+          factor[r] = nested[block / kNestedBlock];
+          if (b + left < end) end = b + left;
+        }
+        const WideF times = load_wide<WideF>(factor);
+        for (; b < end; b++)
+          OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+            const u32p four = load_part<u32p>(codes + b / 4 * kPanelRows + i * kPartLanes);
+            const f32p v = values.at((four >> (int)(b % 4 * 8)) & 255u);
+            store_part(to + (at + b) * kPanelRows + i * kPartLanes, rounded(v * times.part[i]) + plus.part[i]);
+          }
       }
-      for (; i < end; i++) to[i] = at(first + i);
     }
   }
 };
@@ -136,15 +150,7 @@ struct FourBitOf : Stored<D> {
                     kPanelRows, AsIs{});
       return;
     }
-    constexpr int64_t kSome = 64;
-    alignas(64) float decoded[kPanelRows * kSome];
-    const Map256 values(absmax.map);
-    for (int64_t b = 0; b < blocks; b += kSome) {
-      const int64_t some = blocks - b < kSome ? blocks - b : kSome;
-      for (int r = 0; r < rows; r++) absmax.run(values, (row + r) * per_row + first + b, some, decoded + r * kSome);
-      rows_to_steps((const char*)decoded, kSome * 4, rows, some * 4, (uint32_t*)(to + b * kPanelRows), kPanelRows,
-                    AsIs{});
-    }
+    absmax.turned(row, rows, per_row, first, blocks, to);
   }
 };
 
@@ -199,6 +205,37 @@ struct FourBitDecoded {
     return to;
   }
   OCTAVO_INLINE void scales(int64_t, int64_t, int64_t, float*) const {}
+};
+
+// The same, decoded to bytes; the factors stay apart. Blocks do not reach from one row into the next.
+struct FourBitBytes {
+  using Dot = DotI8Blocks;
+  FourBit codes;
+  int64_t steps, align;
+  bool in_place = false;
+  const float* table = nullptr;
+
+  explicit FourBitBytes(const FourBit& c) : codes(c), steps(2 * c.steps), align(2 * c.align) {}
+
+  int64_t scratch(int64_t run) const { return run * kStepBytes + codes.scratch(run / 2); }
+
+  OCTAVO_INLINE const char* fetch(int64_t panel, int64_t step, int64_t count, char* to) const {
+    const char* from = codes.fetch(panel, step / 2, count / 2, to + count * kStepBytes);
+    NibbleBytes bytes;
+    bytes.prepare(codes.table);
+    char* out = to;
+    for (int64_t s = 0; s < count / 2; s++, from += kStepBytes, out += 2 * kStepBytes)
+      OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+        const u32p raw = load_part<u32p>(from + i * kPartBytes);
+        store_part(out + i * kPartBytes, bytes.at(raw & 0x0f0f0f0fu));
+        store_part(out + kStepBytes + i * kPartBytes, bytes.at((raw >> 4) & 0x0f0f0f0fu));
+      }
+    return to;
+  }
+  OCTAVO_INLINE void scales(int64_t panel, int64_t step, int64_t count, float* to) const {
+    codes.scales(panel, step / 2, count / 2, to);
+  }
+  OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const { codes.ahead(panel, panels, a); }
 };
 
 // Elements [first, first + count) of a flattened matrix in bitsandbytes' packing, decoded exactly.

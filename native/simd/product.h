@@ -22,8 +22,8 @@ namespace octavo::OCTAVO_ISA {
 
 constexpr int64_t kRunSteps = 192;      // 12 KiB of a panel
 constexpr int64_t kMatrixRunSteps = 256;
-constexpr int64_t kBlockRows = 240;     // rows of one task
-constexpr int64_t kSlabRows = 480;      // rows whose activations are prepared at a time
+constexpr int64_t kBlockRows = 264;     // rows of one task
+constexpr int64_t kSlabRows = 528;      // rows whose activations are prepared at a time
 constexpr int64_t kChunkGroups = 8;     // groups of panels of one task
 constexpr int64_t kTaskBytes = 1 << 17; // weights of one task when decoding
 
@@ -40,6 +40,7 @@ struct Plan {
   int64_t total_panels = 0, groups = 0, chunk = 0;
   int64_t steps = 0, run = 0;
   int64_t x_bytes = 0;    // packed activations of a tile
+  int64_t x_blocks = 0;   // where what belongs to their blocks stands among them (kCoded)
   int64_t scale_blocks = 0;
   int64_t panel_scratch = 0, sums_bytes = 0, scales_bytes = 0, worker_bytes = 0;
   int workers = 1;
@@ -69,12 +70,16 @@ Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights
   p.rows = Dot::kMatrix ? (m > 16 ? 32 : 16) : tile_size(m).rows;
   p.tiles = ceil_div(m, p.rows);
   p.panels = Dot::kMatrix ? 2 : tile_panels(p.rows);
-  p.slab = at_most(p.tiles, kSlabRows / p.rows);
+  p.slab = ceil_div(p.tiles, ceil_div(p.tiles, kSlabRows / p.rows));  // slabs of nearly equal size
   p.block = at_most(p.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / p.rows);
   p.total_panels = ceil_div(n, kPanelRows);
   p.groups = ceil_div(p.total_panels, p.panels);
   p.steps = weights.steps;
   p.x_bytes = align64((Dot::kMatrix ? ceil_div(p.steps, 16) * 16 : p.steps) * Dot::kSub * p.rows * 4);
+  if constexpr (Dot::kCoded) {
+    p.x_blocks = p.x_bytes;
+    p.x_bytes += align64(p.steps / weights.align * 2 * p.rows * 4);
+  }
   p.workers = call.pool ? call.pool->threads() : 1;
   constexpr int64_t kRun = Dot::kMatrix ? kMatrixRunSteps : kRunSteps;
   if (weights.in_place && p.tiles == 1) {
@@ -157,8 +162,16 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
           a.table = weights.table;
           a.ahead = nullptr;
           a.ahead_step = 0;
+          a.head_step = 0;
           if constexpr (Dot::kScaled) {
-            if (plan.tiles == 1 && group + 1 < plan.groups) weights.ahead((group + 1) * plan.panels, plan.panels, a);
+            if (plan.tiles == 1 && (group + 2) * plan.panels <= plan.total_panels) {
+              weights.ahead((group + 1) * plan.panels, plan.panels, a);
+              if (weights.in_place) {
+                a.head = weights.fetch((group + 1) * plan.panels, 0, 0, nullptr);
+                a.head_stride = plan.steps * kStepBytes;
+                a.head_step = align64(at_most(kPrefetch, a.head_stride) / plan.scale_blocks);
+              }
+            }
           }
           // While these weights meet one tile after another, the next ones come from memory.
           const bool more = weights.in_place && last_tile - first_tile > 1;
@@ -176,6 +189,8 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
                 for (int64_t at = 0; at < piece; at += 64) __builtin_prefetch(from + at, 0, 2);
               }
             a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * plan.rows;
+            if constexpr (Dot::kCoded)
+              a.x_blocks = (const uint32_t*)(x + t * x_stride + plan.x_blocks) + step / weights.align * 2 * plan.rows;
             a.c = sums_of(group, t);
             fn(a);
           }

@@ -12,7 +12,7 @@ constexpr int kMaxPanels = 4;
 constexpr int64_t kPrefetch = 2048;
 template <class Dot>
 constexpr bool prefetches(int rows) {
-  return Dot::kScaled || (rows >= 2 && rows <= 8);
+  return Dot::kScaled ? Dot::kPerStep == 8 : rows >= 2 && rows <= 8;
 }
 
 struct TileArgs {
@@ -26,9 +26,15 @@ struct TileArgs {
   int64_t scale_stride;
   int64_t block;
   const float* table;
-  // What the next tile's factors are made of: fetched along the way, `ahead_step` bytes per block.
+  // Coded activations: [block][2][rows], a factor for each row, then what its integer sum begins with.
+  const uint32_t* x_blocks;
+  // Fetched along the way, block by block: what the next tile's factors are made of, `ahead_step` bytes per block, and
+  // where its panels begin (`head_stride` bytes apart), `head_step` bytes of each.
   const char* ahead;
   int64_t ahead_step;
+  const char* head;
+  int64_t head_stride;
+  int64_t head_step;
 };
 using TileFn = void (*)(const TileArgs&);
 
@@ -110,21 +116,39 @@ void tile(const TileArgs& a) {
   dot.prepare(a.table);
   Acc acc[kRows][kPanels];
   if constexpr (Dot::kScaled) {
+    const float* const scale = a.scale;
+    char* const c = a.c;
     int64_t block = 0;
     for (int64_t s = 0; s < a.steps; s += a.block, block++) {
+      const uint32_t* x_block = Dot::kCoded ? a.x_blocks + block * 2 * kRows : nullptr;
       OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
-          OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) acc[r][p] = Acc{};
+          OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+        acc[r][p] = Acc{};
+        if constexpr (Dot::kCoded)
+          OCTAVO_UNROLL for (int i = 0; i < kParts; i++) acc[r][p].part[i] = (i32p)splat_bits(x_block[kRows + r]);
+      }
       const int64_t end = s + a.block < a.steps ? s + a.block : a.steps;
       tile_steps<Dot, kRows, kPanels>(dot, acc, a.w, s, end, a.x);
       for (int64_t at = 0; at < a.ahead_step; at += 64) __builtin_prefetch(a.ahead + block * a.ahead_step + at, 0, 3);
+      for (int64_t at = 0; at < a.head_step; at += 64)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+            __builtin_prefetch(a.head + p * a.head_stride + block * a.head_step + at, 0, 3);
       const bool fresh = a.first && s == 0;
-      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
-        const WideF factor = load_wide<WideF>(a.scale + p * a.scale_stride + block * kPanelRows);
-        OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
-          char* c = a.c + (r * kPanels + p) * kStepBytes;
+      WideF factor[kPanels];
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+          factor[p] = load_wide<WideF>(scale + p * a.scale_stride + block * kPanelRows);
+      OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
+        const u32p x_factor = splat_bits(Dot::kCoded ? x_block[r] : 0);
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+          char* const at = c + (r * kPanels + p) * kStepBytes;
           OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
-            const f32p before = fresh ? f32p{} : load_part<f32p>(c + i * kPartBytes);
-            store_part(c + i * kPartBytes, fma_part(acc[r][p].part[i], factor.part[i], before));
+            const f32p before = fresh ? f32p{} : load_part<f32p>(at + i * kPartBytes);
+            f32p sum;
+            if constexpr (Dot::kCoded)
+              sum = to_f32(acc[r][p].part[i]) * (f32p)x_factor;
+            else
+              sum = acc[r][p].part[i];
+            store_part(at + i * kPartBytes, fma_part(sum, factor[p].part[i], before));
           }
         }
       }

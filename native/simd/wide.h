@@ -85,6 +85,15 @@ OCTAVO_INLINE f32p fma_part(f32p a, f32p b, f32p c) {
 
 OCTAVO_INLINE f32p max_part(f32p a, f32p b) { return a > b ? a : b; }
 OCTAVO_INLINE f32p min_part(f32p a, f32p b) { return a < b ? a : b; }
+OCTAVO_INLINE i32p max_part(i32p a, i32p b) {
+#if defined(__AVX512F__)
+  return (i32p)_mm512_maskz_max_epi32(0xffff, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (i32p)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 OCTAVO_INLINE f32p abs_part(f32p a) { return (f32p)((u32p)a & 0x7fffffffu); }
 OCTAVO_INLINE f32p to_f32(i32p a) { return __builtin_convertvector(a, f32p); }
 
@@ -104,6 +113,11 @@ OCTAVO_INLINE float highest_part(f32p v) {
   for (int i = 1; i < kPartLanes; i++) best = v[i] > best ? v[i] : best;
   return best;
 #endif
+}
+OCTAVO_INLINE int32_t highest_part(i32p v) {
+  int32_t best = v[0];
+  for (int i = 1; i < kPartLanes; i++) best = v[i] > best ? v[i] : best;
+  return best;
 }
 OCTAVO_INLINE int32_t sum_part(i32p v) {
   int32_t s = 0;
@@ -167,8 +181,9 @@ OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
 
 // Half as many bits in as many lanes.
 typedef uint16_t HalfPart __attribute__((vector_size(kPartBytes / 2), aligned(1), may_alias));
+typedef int8_t QuarterPart __attribute__((vector_size(kPartBytes / 4), aligned(1), may_alias));
 
-// Numbers as they are stored: f32, f16 or bf16.
+// Numbers as they are stored: f32, f16, bf16, or codes in i8.
 template <DType kType>
 struct ElementOf {
   using type = uint16_t;
@@ -176,6 +191,10 @@ struct ElementOf {
 template <>
 struct ElementOf<DType::f32> {
   using type = float;
+};
+template <>
+struct ElementOf<DType::i8> {
+  using type = int8_t;
 };
 template <DType kType>
 using Element = typename ElementOf<kType>::type;
@@ -185,6 +204,19 @@ template <DType kType>
 OCTAVO_INLINE f32p load_floats(const void* p) {
   if constexpr (kType == DType::f32) {
     return load_part(p);
+  } else if constexpr (kType == DType::i8) {
+#if defined(__AVX512F__)
+    return to_f32((i32p)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return to_f32((i32p)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(__SSE2__)
+    int32_t four;
+    std::memcpy(&four, p, 4);
+    const __m128i codes = _mm_cvtsi32_si128(four), twice = _mm_unpacklo_epi8(codes, codes);
+    return to_f32((i32p)_mm_srai_epi32(_mm_unpacklo_epi16(twice, twice), 24));
+#else
+    return to_f32(__builtin_convertvector(*(const QuarterPart*)p, i32p));
+#endif
   } else if constexpr (kType == DType::bf16) {
     // (g++ 12 widens a whole vector in halves when asked in general terms.)
 #if defined(__AVX512F__)

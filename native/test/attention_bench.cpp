@@ -5,25 +5,39 @@
 
 namespace {
 
-const char* name_of(DType dtype) { return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16"; }
+const char* name_of(DType dtype) {
+  return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : dtype == DType::i8 ? "int8" : "f16";
+}
+
+// Scales of codes, where the cache holds such.
+void add_scales(Case& c) {
+  if (c.k.dtype != DType::i8) return;
+  c.scales = flat(DType::f32, 2 * c.B * c.G * c.S);
+  for (int64_t i = 0; i < c.scales.size(); i++) c.scales.set(i, 1);
+}
 
 // `layers` caches, enough that no cache of the machine holds them.
 void decode(Machine& machine, const Kernel* kernel, const Limits& limits) {
-  std::printf("\ndecode at 2048 keys, 32 heads of 64: us, GB/s of keys and values (share of stream)\n");
-  for (const auto& [batch, groups] : {std::pair<int, int>{1, 4}, {8, 4}, {1, 32}})
-    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+  std::printf("\ndecode, 32 heads: us, GB/s of keys and values (share of stream)\n");
+  struct Shape {
+    int keys, size, batch, groups;
+  };
+  for (const Shape& s : {Shape{2048, 64, 1, 4}, {8192, 64, 1, 4}, {2048, 64, 8, 4}, {2048, 64, 1, 32}, {2048, 128, 1, 8}, {8192, 128, 1, 8}})
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i8}) {
       Case c;
-      c.B = batch, c.H = 32, c.G = groups, c.S = 2048, c.D = c.E = 64, c.causal = 1, c.scale = 0.125f;
-      const int64_t each = c.B * c.G * c.S * c.D, bytes = 2 * bytes_of(dtype, each);
+      c.B = s.batch, c.H = 32, c.G = s.groups, c.S = s.keys, c.D = c.E = s.size, c.causal = 1, c.scale = 0.125f;
+      const int64_t each = c.B * c.G * c.S * c.D, scales = dtype == DType::i8 ? 4 * c.B * c.G * c.S : 0;
+      const int64_t bytes = 2 * (bytes_of(dtype, each) + scales);
       const int64_t layers = std::max<int64_t>(2, ((int64_t)192 << 20) / bytes);
       Array first = flat(dtype, each);
-      for (int64_t i = 0; i < 4096; i++) first.set(i, gauss());
+      for (int64_t i = 0; i < 4096; i++) first.set(i, dtype == DType::i8 ? (float)below(255) - 127 : gauss());
       for (int64_t at = bytes_of(dtype, 4096); at < first.bytes; at += bytes_of(dtype, 4096))
         memcpy(first.data + at, first.data, (size_t)bytes_of(dtype, 4096));
       const std::vector<Array> caches((size_t)layers * 2, first);
       c.q = flat(DType::f32, c.B * c.H * c.D);
       c.q.fill_gauss();
       c.k = first, c.v = first;
+      add_scales(c);
       c.y = flat(DType::f32, c.B * c.H * c.E);
       Call call = call_of(c);
       machine.attach(call);
@@ -35,8 +49,8 @@ void decode(Machine& machine, const Kernel* kernel, const Limits& limits) {
         }
       });
       const double seconds = t.median / (double)layers, rate = (double)bytes / seconds / 1e9;
-      std::printf("  batch %d, %2d key heads, %-4s  %7.1f  %5.1f (%3.0f%%)\n", batch, groups, name_of(dtype), seconds * 1e6, rate,
-                  100 * rate / limits.stream);
+      std::printf("  %d keys, batch %d, %2d key heads of %3d, %-4s  %7.1f  %5.1f (%3.0f%%)\n", s.keys, s.batch, s.groups, s.size,
+                  name_of(dtype), seconds * 1e6, rate, 100 * rate / limits.stream);
     }
 }
 
@@ -46,13 +60,14 @@ void prefill(Machine& machine, const Kernel* kernel, const Limits& limits) {
     int T, H, G, D;
   };
   for (const Shape& s : {Shape{512, 32, 4, 64}, Shape{2048, 32, 4, 64}, Shape{512, 12, 12, 64}, Shape{512, 32, 8, 128}})
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : {DType::f32, DType::bf16, DType::i8}) {
       Case c;
       c.H = s.H, c.G = s.G, c.T = c.S = s.T, c.D = c.E = s.D, c.causal = 1, c.scale = 0.125f;
       c.q = flat(DType::f32, c.T * c.H * c.D);
       c.k = flat(dtype, c.T * c.G * c.D);
       c.v = flat(dtype, c.T * c.G * c.D);
-      for (Array* x : {&c.q, &c.k, &c.v}) x->fill_gauss();
+      for (Array* x : {&c.q, &c.k, &c.v}) x->fill_gauss(x->dtype == DType::i8 ? 20 : 1);
+      add_scales(c);
       c.y = flat(DType::f32, c.T * c.H * c.E);
       Call call = call_of(c);
       machine.attach(call);

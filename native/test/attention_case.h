@@ -12,6 +12,7 @@ struct Case {
   int64_t B = 1, T = 1, H = 1, G = 1, S = 1, D = 8, E = 8;
   std::vector<int64_t> qs, ks, vs, bs;  // strides
   Array q, k, v, bias;
+  Array scales;  // of k and v in i8
   Array cursor, mask, segments, slopes, y;
   bool has_cursor = false, has_mask = false, has_segments = false, has_slopes = false, has_bias = false;
   float scale = 1, softcap = 0;
@@ -23,12 +24,13 @@ inline Call call_of(Case& c) {
   call.t[0] = c.q.view({c.B, c.T, c.H, c.D}, c.qs);
   call.t[1] = c.k.view({c.B, c.G, c.S, c.D}, c.ks);
   call.t[2] = c.v.view({c.B, c.G, c.S, c.E}, c.vs);
-  if (c.has_cursor) call.t[3] = c.cursor.view({1});
-  if (c.has_mask) call.t[4] = c.mask.view({c.B, c.S});
-  if (c.has_segments) call.t[5] = c.segments.view({c.B, c.S});
-  if (c.has_slopes) call.t[6] = c.slopes.view({c.H});
-  if (c.has_bias) call.t[7] = c.bias.view({c.B, c.H, c.T, c.S}, c.bs);
-  call.t[8] = c.y.view({c.B, c.T, c.H, c.E});
+  if (c.scales.data) call.t[3] = c.scales.view({2, c.B, c.G, c.S});
+  if (c.has_cursor) call.t[4] = c.cursor.view({1});
+  if (c.has_mask) call.t[5] = c.mask.view({c.B, c.S});
+  if (c.has_segments) call.t[6] = c.segments.view({c.B, c.S});
+  if (c.has_slopes) call.t[7] = c.slopes.view({c.H});
+  if (c.has_bias) call.t[8] = c.bias.view({c.B, c.H, c.T, c.S}, c.bs);
+  call.t[9] = c.y.view({c.B, c.T, c.H, c.E});
   call.attr[0].f = c.scale;
   call.attr[1].i = c.causal;
   call.attr[2].i = c.window;
@@ -39,8 +41,12 @@ inline Call call_of(Case& c) {
 // The twin. `slack` receives, per output row, how far f32 scores may be off.
 inline std::vector<double> twin(Case& c, std::vector<double>& slack) {
   Call call = call_of(c);
-  const Tensor *q = &call.t[0], *k = &call.t[1], *v = &call.t[2], *bias = &call.t[7];
+  const Tensor *q = &call.t[0], *k = &call.t[1], *v = &call.t[2], *bias = &call.t[8];
   const int64_t past = c.has_cursor ? *(int32_t*)c.cursor.data : c.S - c.T, total = past + c.T;
+  // What a code of key j counts; 1 for numbers.
+  const auto unit = [&](const Array& x, int64_t part, int64_t b, int64_t g, int64_t j) {
+    return x.dtype == DType::i8 ? (double)c.scales.at(((part * c.B + b) * c.G + g) * c.S + j) / 127 : 1.0;
+  };
   std::vector<double> y((size_t)(c.B * c.T * c.H * c.E), 0.0);
   slack.assign((size_t)(c.B * c.T * c.H), 0.0);
   std::vector<double> s((size_t)c.S);
@@ -65,8 +71,8 @@ inline std::vector<double> twin(Case& c, std::vector<double>& slack) {
             x += p;
             size += std::fabs(p);
           }
-          x *= c.scale;
-          size *= std::fabs(c.scale);
+          x *= c.scale * unit(c.k, 0, b, g, j);
+          size *= std::fabs(c.scale * unit(c.k, 0, b, g, j));
           if (c.softcap > 0) x = c.softcap * std::tanh(x / c.softcap);
           if (c.has_slopes) {
             const double a = ((float*)c.slopes.data)[h] * (double)(j - i);
@@ -88,10 +94,10 @@ inline std::vector<double> twin(Case& c, std::vector<double>& slack) {
         double* out = &y[(size_t)(((b * c.T + t) * c.H + h) * c.E)];
         for (int64_t j = 0; j < c.S; j++) {
           if (s[(size_t)j] == -INFINITY) continue;
-          const double p = std::exp(s[(size_t)j] - top);
+          const double p = std::exp(s[(size_t)j] - top), weight = p * unit(c.v, 1, b, g, j);
           sum += p;
           for (int64_t e = 0; e < c.E; e++)
-            out[e] += p * c.v.at((b * v->stride[0] + g * v->stride[1] + j * v->stride[2] + e));
+            out[e] += weight * c.v.at((b * v->stride[0] + g * v->stride[1] + j * v->stride[2] + e));
         }
         for (int64_t e = 0; e < c.E; e++) out[e] /= sum;
       }

@@ -16,8 +16,8 @@ static Case random_case(int n) {
   c.T = pick(0, 2) == 0 ? 1 : pick(1, pick(0, 3) ? 20 : 90);
   c.S = pick(0, 5) == 0 ? pick(1, c.T) : c.T + pick(0, pick(0, 2) ? 100 : 900);
   c.has_cursor = c.S >= c.T && pick(0, 1);
-  const DType kinds[] = {DType::f32, DType::f16, DType::bf16};
-  const DType kd = kinds[pick(0, 2)], vd = pick(0, 3) ? kd : kinds[pick(0, 2)];
+  const DType kinds[] = {DType::f32, DType::f16, DType::bf16, DType::i8};
+  const DType kd = kinds[pick(0, 3)], vd = pick(0, 3) ? kd : kinds[pick(0, 3)];
   // Strides: contiguous, [B,S,G,D] permuted, or with gaps.
   const auto layout = [&](int64_t width) {
     switch (pick(0, 2)) {
@@ -35,8 +35,17 @@ static Case random_case(int n) {
   c.v = flat(vd, (c.B * c.G * c.S + 9) * (c.E + 5));
   const float size = pick(0, 5) == 0 ? 100.0f : 1.0f;  // scores of about 1e4 and more
   for (int64_t i = 0; i < c.q.bytes / 4; i++) c.q.set(i, gauss() * size);
-  for (int64_t i = 0; i < (c.B * c.G * c.S + 9) * (c.D + 5); i++) c.k.set(i, gauss() * size);
-  for (int64_t i = 0; i < (c.B * c.G * c.S + 9) * (c.E + 5); i++) c.v.set(i, gauss());
+  const auto fill = [&](Array& x, int64_t n, float unit) {
+    const bool codes = x.dtype == DType::i8;
+    for (int64_t i = 0; i < n; i++) x.set(i, codes ? (float)pick(-127, 127) : gauss() * unit);
+  };
+  fill(c.k, (c.B * c.G * c.S + 9) * (c.D + 5), size);
+  fill(c.v, (c.B * c.G * c.S + 9) * (c.E + 5), 1);
+  if (kd == DType::i8 || vd == DType::i8) {
+    const int64_t rows = c.B * c.G * c.S;
+    c.scales = flat(DType::f32, 2 * rows);
+    for (int64_t i = 0; i < 2 * rows; i++) c.scales.set(i, std::fabs(gauss()) * (i < rows ? size : 1.0f) + 0.1f);
+  }
   c.scale = pick(0, 3) ? 1.0f / std::sqrt((float)c.D) : pick(0, 1) ? 1.0f : -0.3f;
   c.causal = pick(0, 2) != 0;
   c.window = pick(0, 2) == 0 ? (int)pick(1, 150) : 0;
@@ -76,8 +85,9 @@ static Case random_case(int n) {
     for (int64_t g = 0; g < c.G; g++)
       for (int64_t j = 0; j < c.S; j++) {
         if (j < total && !(c.has_mask && c.mask.u()[(size_t)(b * c.S + j)] == 0)) continue;
-        for (int64_t d = 0; d < c.D; d++) c.k.set((b * c.ks[0] + g * c.ks[1] + j * c.ks[2] + d), NAN);
-        for (int64_t d = 0; d < c.E; d++) c.v.set((b * c.vs[0] + g * c.vs[1] + j * c.vs[2] + d), NAN);
+        for (int64_t d = 0; d < c.D && kd != DType::i8; d++) c.k.set((b * c.ks[0] + g * c.ks[1] + j * c.ks[2] + d), NAN);
+        for (int64_t d = 0; d < c.E && vd != DType::i8; d++) c.v.set((b * c.vs[0] + g * c.vs[1] + j * c.vs[2] + d), NAN);
+        for (int64_t part = 0; part < 2 && c.scales.data; part++) c.scales.set(((part * c.B + b) * c.G + g) * c.S + j, NAN);
       }
   c.y = flat(DType::f32, c.B * c.T * c.H * c.E);
   return c;
@@ -86,8 +96,16 @@ static Case random_case(int n) {
 static void check(Case& c, const char* title, double tolerance, std::vector<std::unique_ptr<Machine>>& machines) {
   std::vector<double> slack;
   const std::vector<double> expect = twin(c, slack);
+  // Codes times codes (VNNI): weights stand in 65280 steps to a block's largest; a sum over S keys wanders by six deviations at most.
+  double coarse = 0;
+  if (c.k.dtype == DType::i8 && c.v.dtype == DType::i8) {
+    const int64_t rows = c.B * c.G * c.S;
+    for (int64_t i = rows; i < 2 * rows; i++) coarse = std::max(coarse, (double)c.scales.at(i));  // (not NaN)
+    coarse *= std::sqrt((double)c.S) / 65280;
+  }
   for (const Entry& e : kernels_named("attention")) {
     std::vector<float> first;
+    const double allowed = tolerance + (!strncmp(e.isa, "avx512", 6) || !strncmp(e.isa, "amx", 3) ? coarse : 0);
     for (auto& machine : machines) {
       memset(c.y.data, 0xff, (size_t)c.y.bytes);
       Call call = call_of(c);
@@ -103,7 +121,7 @@ static void check(Case& c, const char* title, double tolerance, std::vector<std:
       double worst = 0;
       size_t where = 0;
       for (size_t i = 0; i < expect.size(); i++) {
-        const double d = std::fabs(y[i] - expect[i]) / (tolerance + 6e-7 * slack[i / (size_t)c.E]);
+        const double d = std::fabs(y[i] - expect[i]) / (allowed + 6e-7 * slack[i / (size_t)c.E]);
         if (d <= worst) continue;
         worst = std::isnan(d) ? INFINITY : d;
         where = i;
@@ -120,9 +138,11 @@ static void check(Case& c, const char* title, double tolerance, std::vector<std:
 
 static void test_append() {
   for (const Entry& e : kernels_named("kv_append"))
-    for (DType d : {DType::f32, DType::f16, DType::bf16})
+    for (DType d : {DType::f32, DType::f16, DType::bf16, DType::i8})
       for (int kind = 0; kind < 2; kind++) {
-        const int64_t B = 2, T = 3, G = 2, D = 19, S = 8;
+        const int64_t B = 2, T = 3, G = 2, D = 37, S = 8;
+        Array scales = flat(DType::f32, B * G * S);
+        for (int64_t i = 0; i < B * G * S; i++) scales.set(i, 5);
         Array x = flat(DType::f32, B * T * G * D * 2), cursor = flat(DType::i32, 1), cache = flat(d, B * G * S * D);
         for (int64_t i = 0; i < B * T * G * D * 2; i++) x.set(i, gauss());
         for (int64_t i = 0; i < B * G * S * D; i++) cache.set(i, 5);
@@ -132,17 +152,26 @@ static void test_append() {
         call.t[0] = x.view({B, T, G, D}, st);
         call.t[1] = cursor.view({1});
         call.t[2] = cache.view({B, G, S, D});
+        if (d == DType::i8) call.t[3] = scales.view({B, G, S});
         const char* error = e.kernel->run(call);
         bool ok = error == nullptr;
         Array one = flat(d, 1);
         for (int64_t b = 0; b < B; b++)
           for (int64_t g = 0; g < G; g++)
-            for (int64_t s = 0; s < S; s++)
+            for (int64_t s = 0; s < S; s++) {
+              const int64_t t = s - 4;
+              const bool fresh = t >= 0 && t < T;
+              float absmax = 0;
+              for (int64_t i = 0; i < D && fresh; i++)
+                absmax = std::max(absmax, std::fabs(x.at(b * st[0] + t * st[1] + g * st[2] + i * st[3])));
+              const float factor = fresh && d == DType::i8 ? 1.0f / absmax * 127.0f : 1.0f;
               for (int64_t i = 0; i < D; i++) {
-                const int64_t t = s - 4;
-                one.set(0, t >= 0 && t < T ? x.at((b * st[0] + t * st[1] + g * st[2] + i * st[3])) : 5.0f);
+                const float value = fresh ? x.at((b * st[0] + t * st[1] + g * st[2] + i * st[3])) * factor : 5.0f;
+                one.set(0, d == DType::i8 ? std::nearbyint(value) : value);
                 ok = ok && cache.at((((b * G + g) * S + s) * D + i)) == one.at(0);
               }
+              if (d == DType::i8) ok = ok && scales.at((b * G + g) * S + s) == (fresh ? absmax : 5.0f);
+            }
         *(int32_t*)cursor.data = 6;
         const char* full = e.kernel->run(call);
         if (!ok || full == nullptr) fail(e.isa, text("kv_append dtype %d: %s", (int)d, full ? full : "no error when full"));

@@ -51,12 +51,12 @@ struct Limits {
   double stream = 0, fma = 0, int8 = 0, bf16 = 0;
 };
 inline Limits measure_limits(Machine& machine, int threads) {
-  static std::vector<char> big(512 << 20, 1);
+  static const Array big(DType::i8, {512 << 20});
   static int64_t part;
-  part = (int64_t)big.size() / threads / 64 * 64;
+  part = big.bytes / threads / 64 * 64;
   // One stream per thread or four side by side, whichever this machine reads faster.
-  const Time one = measure([&] { on_all(machine, threads, [](void*, int i) { stream_read(big.data() + i * part, part, 1); }); }, 0.5);
-  const Time four = measure([&] { on_all(machine, threads, [](void*, int i) { stream_read(big.data() + i * part, part, 4); }); }, 0.5);
+  const Time one = measure([&] { on_all(machine, threads, [](void*, int i) { stream_read(big.data + i * part, part, 1); }); }, 0.5);
+  const Time four = measure([&] { on_all(machine, threads, [](void*, int i) { stream_read(big.data + i * part, part, 4); }); }, 0.5);
   const Time stream = four.median < one.median ? four : one;
   const auto peak = [&](void (*f)(void*, int), double work) {
     return work * threads / measure([&] { on_all(machine, threads, f); }, 0.2).median / 1e9;

@@ -16,6 +16,7 @@
 #endif
 
 #include "../call.h"
+#include "../memory.h"
 #include "../panels.h"
 #include "../pool.h"
 
@@ -117,7 +118,8 @@ inline int64_t bytes_of(DType dtype, int64_t n) {
   }
 }
 
-// A tensor with memory of its own, exactly as large as it must be (so that sanitizers see what lies beyond).
+// A tensor with memory of its own, as a device would give it: exactly as large as it must be where it is small (so that
+// sanitizers see what lies beyond), on huge pages where it is large.
 struct Array {
   DType dtype = DType::f32;
   std::vector<int64_t> dims;
@@ -130,22 +132,22 @@ struct Array {
     int64_t n = 1;
     for (int64_t d : dims) n *= d;
     bytes = panels ? panel_bytes(dtype, dims[0], dims[1]) : bytes_of(dtype, n);
-    data = (char*)aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64 + 64));
+    data = allocate_block((uint64_t)bytes);
     memset(data, 0x5a, (size_t)bytes);
   }
   Array(const Array& other) { *this = other; }
   Array& operator=(const Array& other) {
     if (this == &other) return *this;
-    free(data);
+    free_block(data, (uint64_t)bytes);
     dtype = other.dtype;
     dims = other.dims;
     panels = other.panels;
     bytes = other.bytes;
-    data = other.data ? (char*)aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64 + 64)) : nullptr;
+    data = other.data ? allocate_block((uint64_t)bytes) : nullptr;
     if (data) memcpy(data, other.data, (size_t)bytes);
     return *this;
   }
-  ~Array() { free(data); }
+  ~Array() { free_block(data, (uint64_t)bytes); }
 
   int64_t size() const {
     int64_t n = 1;

@@ -80,11 +80,13 @@ struct FourBitMatrix {
     dense.resize((size_t)(n * k));
     for (int64_t i = 0; i < n * k; i++) {
       const int64_t b = i / blocksize;
-      volatile float product = codes ? map.f()[absmax.u()[b]] * nested.f()[b / 256] : absmax.f()[b];
-      const float factor = codes ? product + offset.f()[0] : product;
       const uint8_t byte = rows.u()[i / 2];
-      dense[(size_t)i] = kTables[kind][i & 1 ? byte & 15 : byte >> 4] * factor;
+      dense[(size_t)i] = kTables[kind][i & 1 ? byte & 15 : byte >> 4] * factor(b);
     }
+  }
+  float factor(int64_t block) const {
+    volatile float product = codes ? map.f()[absmax.u()[block]] * nested.f()[block / 256] : absmax.f()[block];
+    return codes ? product + offset.f()[0] : product;
   }
   const Array* a(int i) const {
     const Array* all[] = {&absmax, &nested, &map, &offset};

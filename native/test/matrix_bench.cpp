@@ -1,5 +1,5 @@
 // Speed of the matrix kernels beside what this machine can do at all, measured in the same run.
-//   node native/test/run.mjs bench matrix [threads] [isa] [decode|prefill|load|all]
+//   node native/test/run.mjs bench matrix [threads] [isa] [decode|prefill|load|all] [the start of a format's name]
 #include <cmath>
 
 #include "bench.h"
@@ -7,6 +7,7 @@
 namespace {
 
 Limits limits;
+const char* only = "";
 
 struct Weight {
   const char* name;
@@ -17,10 +18,13 @@ struct Weight {
   int nested;
 };
 const Weight kWeights[] = {{"f32", "linear", DType::f32, 4, 0, 0},        {"f16", "linear", DType::f16, 2, 0, 0},
-                           {"bf16", "linear", DType::bf16, 2, 0, 0},      {"int8", "llm_int8_linear", DType::i8, 1, 0, 0},
+                           {"bf16", "linear", DType::bf16, 2, 1, 0},
+                           {"bf16 f32", "linear", DType::bf16, 2, 0, 0},      {"int8", "llm_int8_linear", DType::i8, 1, 0, 0},
                            {"nf4", "four_bit_linear", DType::u4, 0.5625, 0, 0},
                            {"nf4 double", "four_bit_linear", DType::u4, 0.5159, 0, 1},
-                           {"nf4 bf16", "four_bit_linear", DType::u4, 0.5159, 1, 1}};
+                           {"nf4 bf16", "four_bit_linear", DType::u4, 0.5159, 1, 1},
+                           {"nf4 int8", "four_bit_linear", DType::u4, 0.5625, 2, 0},
+                           {"nf4 int8 dq", "four_bit_linear", DType::u4, 0.5159, 2, 1}};
 
 struct Layer {
   Array w, scb, absmax, nested, map, offset;
@@ -56,7 +60,7 @@ void run(Machine& machine, const Kernel* kernel, const Weight& kind, const Layer
                                       kind.nested ? &l.offset : nullptr, nullptr, nullptr, &y},
                                      {word(0), word(64), word(0), word(kind.compute)}));
   else
-    wrong = kernel->run(machine.call({&x, &l.w, nullptr, nullptr, &y}, {word(0)}));
+    wrong = kernel->run(machine.call({&x, &l.w, nullptr, nullptr, &y}, {word(0), word(kind.compute)}));
   if (wrong) std::printf("%s\n", wrong), exit(1);
 }
 
@@ -64,6 +68,7 @@ void decode(Machine& machine, const std::string& isa, int64_t m) {
   std::printf("\ndecode, %ld row%s: GB/s of weights (share of stream)%s\n", m, m > 1 ? "s" : "", "");
   const std::pair<int64_t, int64_t> shapes[] = {{5632, 2048}, {2048, 5632}, {2048, 2048}, {32000, 2048}};
   for (const Weight& kind : kWeights) {
+    if (strncmp(kind.name, only, strlen(only))) continue;
     std::printf("  %-11s", kind.name);
     for (auto [n, k] : shapes) {
       // enough layers that no cache holds them
@@ -87,10 +92,11 @@ void decode(Machine& machine, const std::string& isa, int64_t m) {
 void prefill(Machine& machine, const std::string& isa, int64_t m, int64_t n, int64_t k) {
   std::printf("\nprefill %ldx%ldx%ld: GOP/s (share of the unit's peak)\n", m, k, n);
   for (const Weight& kind : kWeights) {
+    if (strncmp(kind.name, only, strlen(only))) continue;
     const Layer l(kind, n, k);
     Array x(DType::f32, {m, k}), y(DType::f32, {m, n});
     x.fill_gauss();
-    const double limit = kind.dtype == DType::i8 ? limits.int8 : kind.compute ? limits.bf16 : limits.fma;
+    const double limit = kind.dtype == DType::i8 ? limits.int8 : kind.compute == 2 ? limits.int8 : kind.compute ? limits.bf16 : limits.fma;
     for (int outliers = 0; outliers < (kind.dtype == DType::i8 ? 3 : 1); outliers++) {
       const int64_t columns = outliers == 0 ? 0 : outliers == 1 ? k / 1000 : k / 100;
       for (int64_t i = 0; i < m * k; i++) x.f()[i] = std::fmin(5.0f, std::fmax(-5.0f, x.f()[i]));
@@ -130,6 +136,7 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? atoi(argv[1]) : 2;
   const std::string isa = argc > 2 && strcmp(argv[2], "best") ? argv[2] : "";
   const std::string what = argc > 3 ? argv[3] : "all";
+  if (argc > 4) only = argv[4];
   Machine machine(threads);
   machine.dirty = false;
 

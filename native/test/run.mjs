@@ -60,7 +60,7 @@ const GROUPS = {
   },
 };
 const chosen = args[0] in GROUPS ? [args.shift()] : Object.keys(GROUPS);
-const SHARED = ["panels", "pool", "sentence", "spin"];
+const SHARED = ["memory", "panels", "pool", "sentence", "spin"];
 
 /** The levels of a kernel file: those of its `// isa:` line, as in scripts/build-native.mjs. */
 function levelsOf(source) {

@@ -28,7 +28,7 @@ struct State {
   Pool* pool = nullptr;
   Queue queue;
   Item* item = nullptr;  // being filled
-  Failure verdict;       // of the last check()
+  Failure verdict;       // that verdict() gave last
   int32_t* words = nullptr;
   uint32_t words_capacity = 0;
 };

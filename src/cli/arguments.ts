@@ -2,6 +2,7 @@
 
 import { InvalidArgumentError, Option } from "commander";
 import { DEVICE_NAMES } from "../load/device.js";
+import type { CacheDType } from "../nn/cache.js";
 
 /** @throws InvalidArgumentError, which commander reports with the option's name */
 export function whole(text: string): number {
@@ -34,4 +35,11 @@ export const cacheOption = (): Option =>
   new Option("--cache-dir <folder>", "Hugging Face cache to look in (default: as Python has it)");
 export const dtypeOption = (): Option =>
   new Option("--dtype <name>", "dtype of what is not quantized: auto, float32, bfloat16, float16").default("auto");
+/** What `--kv-cache` takes, and the dtypes that it means. */
+export const KV_CACHES = { f32: "f32", bf16: "bf16", int8: "i8" } as const satisfies Record<string, CacheDType>;
+export type KVCacheName = keyof typeof KV_CACHES;
+export const kvCacheOption = (): Option =>
+  new Option("--kv-cache <type>", "keep keys and values in this (default: f32 for f32 models, else bf16)").choices(
+    Object.keys(KV_CACHES),
+  );
 export const jsonOption = (): Option => new Option("--json", "one JSON object on stdout instead of text");

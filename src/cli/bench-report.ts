@@ -1,14 +1,17 @@
-// The tables and bars of `octavo bench`.
+// The tables of `octavo bench`, and what its charts show.
 
 import type { ModelSpeed } from "../eval/bench.js";
 import type { KernelSpeed } from "../eval/kernels.js";
 import type { MachineLimits } from "../eval/machine.js";
+import type { ChartText, Panel } from "./chart.js";
 import { bytes, table } from "./output.js";
 
 /** What was measured of one storage. */
 export interface VariantReport extends ModelSpeed {
   readonly storage: string;
   readonly weight_bytes: number;
+  /** What keys and values were kept in: "float32", "bfloat16" or "int8". */
+  readonly kv_cache: string;
   /** Loading from a checkpoint, where there was one. */
   readonly load?: { readonly load_s: number; readonly load_gb_per_s: number; readonly load_peak_rss: number };
   readonly peak_rss: number;
@@ -27,7 +30,11 @@ export function benchTable(
   reports: readonly VariantReport[],
 ): string {
   const line = (name: string, cell: (report: VariantReport) => string): string[] => [name, ...reports.map(cell)];
-  const rows = [line(title, ({ storage }) => storage), line("weights", ({ weight_bytes }) => bytes(weight_bytes))];
+  const rows = [
+    line(title, ({ storage }) => storage),
+    line("weights", ({ weight_bytes }) => bytes(weight_bytes)),
+    line("keys and values", ({ kv_cache }) => kv_cache),
+  ];
   if (reports.some(({ load }) => load !== undefined)) {
     rows.push(
       line("load time", ({ load }) => (load ? `${load.load_s.toFixed(2)} s` : "")),
@@ -64,22 +71,61 @@ export function benchTable(
   return `${machine}\n${limitsLine(limits)}\n\n${table(rows, right)}`;
 }
 
-/** Bars for decode at batch 1 and the longest prefill, widest for the fastest. */
-export function benchChart(reports: readonly VariantReport[]): string {
-  const width = 50;
-  const bars = (name: string, value: (report: VariantReport) => number): string => {
-    const most = Math.max(...reports.map(value));
-    const rows = reports.map((report) => {
-      const size = Math.max(1, Math.round((width * value(report)) / most));
-      return [report.storage, "█".repeat(size), value(report).toFixed(1)];
-    });
-    return `\n${name}\n${table(rows, [], "  ")}`;
-  };
-  const { tokens } = reports[0]!.prefill.at(-1)!;
-  return (
-    bars("decode at batch 1, tokens/s", (r) => 1000 / r.decode[0]!.ms) +
-    bars(`prefill of ${tokens}, tokens/s`, (r) => r.prefill.at(-1)!.tokens_per_s)
-  );
+/** What charts show: prefill and decode of one text as tokens/s, and milliseconds per token by batch. */
+export function benchPanels(reports: readonly VariantReport[]): Panel[] {
+  /** One group for each point that any storage was measured at. */
+  const groups = <P>(
+    points: (report: VariantReport) => readonly P[],
+    label: (point: P) => string,
+    value: (point: P) => number,
+  ): Panel["groups"] =>
+    [...new Set(reports.flatMap((report) => points(report).map(label)))].map((name) => ({
+      label: name,
+      bars: reports.map((report) => {
+        const point = points(report).find((one) => label(one) === name);
+        return { name: report.storage, value: point && value(point) };
+      }),
+    }));
+  return [
+    {
+      title: "Prefill",
+      unit: "tokens/s",
+      better: "more",
+      groups: groups(
+        ({ prefill }) => prefill,
+        ({ tokens }) => `${tokens} tokens`,
+        ({ tokens_per_s }) => tokens_per_s,
+      ),
+    },
+    {
+      title: "Decode, one text",
+      unit: "tokens/s",
+      better: "more",
+      groups: groups(
+        ({ decode }) => decode.filter(({ batch }) => batch === 1),
+        ({ context }) => (context === 0 ? "empty context" : `context of ${context}`),
+        ({ ms }) => 1000 / ms,
+      ),
+    },
+    {
+      title: "Time per token",
+      unit: "ms/token",
+      better: "less",
+      groups: groups(
+        ({ decode }) => decode.filter(({ context }) => context === 0),
+        ({ batch }) => `batch ${batch}`,
+        ({ ms, batch }) => ms / batch,
+      ),
+    },
+  ];
+}
+
+/** Title and notes of the chart. */
+export function benchChartText(
+  title: string,
+  { machine, limits }: { machine: string; limits: MachineLimits },
+): ChartText {
+  return { title: `octavo bench, ${title}`, notes: [machine, `this machine at most: ${limitsLine(limits)}`] };
 }
 
 /** One row a kernel, with its share of the machine's limit: bandwidth for a few rows, operations for many. */

@@ -2,12 +2,12 @@
 // measured in a process of its own, so that its peak memory is its own.
 
 import { fork } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { loadavg, tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { OctavoError, OptionError } from "../core/errors.js";
+import { NotFoundError, OctavoError, OptionError } from "../core/errors.js";
 import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../eval/bench.js";
 import { writeRandomCheckpoint } from "../eval/checkpoint.js";
 import { type MachineLimits, measureMachine } from "../eval/machine.js";
@@ -17,10 +17,13 @@ import { AutoModelForCausalLM } from "../generate/auto.js";
 import { requestDevice } from "../load/device.js";
 import { fillRandomly } from "../load/random.js";
 import { architectureOf } from "../models/index.js";
+import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
-import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
-import { benchChart, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
+import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
+import { benchChartText, benchPanels, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
+import { svgChart } from "./chart-svg.js";
+import { colourful, columnsOf, textChart } from "./chart-text.js";
 import { note, print, printJson } from "./output.js";
 
 export interface BenchFlags {
@@ -30,8 +33,10 @@ export interface BenchFlags {
   loadIn4bit?: boolean;
   fromFile?: boolean;
   kernels?: boolean;
+  kvCache?: KVCacheName;
   quick?: boolean;
   chart?: boolean;
+  svg?: string;
   device?: string;
   threads?: number;
   json?: boolean;
@@ -49,9 +54,11 @@ export function benchCommand(): Command {
     .option("--load-in-8bit", "int8 alone")
     .option("--load-in-4bit", "nf4 alone")
     .option("--from-file", "write the shape as a bf16 checkpoint first and load from that, to time loading")
+    .addOption(kvCacheOption())
     .option("--kernels", "measure single kernels on the shapes of M instead of models")
     .option("--quick", "fewer sizes and fewer runs")
-    .option("--chart", "draw decode and prefill speeds as bars")
+    .option("--chart", "draw speeds as bars")
+    .option("--svg <file>", "write a chart of the speeds to a file")
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
@@ -60,11 +67,15 @@ export function benchCommand(): Command {
 }
 
 async function bench(model: string | undefined, flags: BenchFlags): Promise<void> {
-  if (flags.kernels) return benchKernels(flags);
+  if (flags.kernels) {
+    if (flags.svg !== undefined || flags.chart) throw new OptionError("charts are of models, not of kernels");
+    return benchKernels(flags);
+  }
   if ((model === undefined) === (flags.shape === undefined)) {
     throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });
   }
   if (flags.shape !== undefined) shapeConfig(flags.shape);
+  const title = flags.shape === undefined ? model! : `shape ${flags.shape.toUpperCase()}`;
   const names = variantNames(
     flags.loadIn8bit ? "int8" : flags.loadIn4bit ? "nf4" : (flags.compare ?? "f32,bf16,int8,nf4"),
   );
@@ -72,6 +83,7 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
     process.send!(await measure(names[0]!, model, flags));
     return;
   }
+  if (flags.svg !== undefined) await checkFolder(flags.svg);
   const folder =
     flags.fromFile && flags.shape !== undefined ? await mkdtemp(join(tmpdir(), "octavo-bench-")) : undefined;
   try {
@@ -88,11 +100,31 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
     for (const name of names) reports.push(await inChild(name, folder ?? model, flags));
     if (flags.json) printJson({ model: flags.shape ?? model, ...limits, load, storages: reports });
     else {
-      print(benchTable(flags.shape ? `shape ${flags.shape}` : model!, limits, reports));
-      if (flags.chart) print(benchChart(reports));
+      print(benchTable(title, limits, reports));
+      if (flags.chart) {
+        const { stdout, env } = process;
+        print(textChart(benchPanels(reports), { width: columnsOf(stdout, env), colour: colourful(stdout, env) }));
+      }
     }
+    if (flags.svg !== undefined)
+      await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits)));
   } finally {
     if (folder !== undefined) await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Measuring takes minutes: a chart that cannot be written is refused before. @throws NotFoundError */
+async function checkFolder(file: string): Promise<void> {
+  const folder = dirname(resolve(file));
+  const found = await stat(folder).catch(() => undefined);
+  if (!found?.isDirectory()) throw new NotFoundError(`cannot write ${file}: there is no folder ${folder}`);
+}
+
+async function writeChart(file: string, svg: string): Promise<void> {
+  try {
+    await writeFile(file, svg);
+  } catch (error) {
+    throw new OctavoError("ERR_WRITE", `cannot write ${file}: ${(error as Error).message}`, { cause: error });
   }
 }
 
@@ -109,6 +141,7 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
   if (model !== undefined) args.push(model);
   else args.push("--shape", flags.shape!);
   if (flags.quick) args.push("--quick");
+  if (flags.kvCache) args.push("--kv-cache", flags.kvCache);
   if (flags.quiet) args.push("--quiet");
   if (flags.threads !== undefined) args.push("--threads", String(flags.threads));
   const child = fork(main, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
@@ -126,10 +159,11 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
 }
 
 async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
-  const { dtype, quantization, compute } = VARIANTS[name]!;
+  const { dtype, quantization, compute, cache } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
-  const options = { cache_dtype: dtype === "float32" ? "f32" : "bf16", progress } as const;
+  const cache_dtype = flags.kvCache ? KV_CACHES[flags.kvCache] : (cache ?? (dtype === "float32" ? "f32" : "bf16"));
+  const options = { cache_dtype, progress };
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   progress?.("loading");
   const start = performance.now();
@@ -144,7 +178,11 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
     const load_peak_rss = process.resourceUsage().maxRSS * 1024;
     const speed = await benchModel(device, loaded.module, plan, options);
     const read = loaded.checkpoint_bytes;
-    return report(name, loaded.weight_bytes, speed, { load_s, load_peak_rss, load_gb_per_s: read / load_s / 1e9 });
+    return report(name, cache_dtype, loaded.weight_bytes, speed, {
+      load_s,
+      load_peak_rss,
+      load_gb_per_s: read / load_s / 1e9,
+    });
   }
   const config = shapeConfig(flags.shape!);
   const tree = (await architectureOf(config)).build(config);
@@ -153,11 +191,24 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const weight_bytes = [...tree.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
   const speed = await benchModel(device, tree, plan, options);
   tree.dispose();
-  return report(name, weight_bytes, speed, undefined);
+  return report(name, cache_dtype, weight_bytes, speed, undefined);
 }
 
-function report(storage: string, weight_bytes: number, speed: ModelSpeed, load: VariantReport["load"]): VariantReport {
-  return { storage, weight_bytes, ...speed, load, peak_rss: process.resourceUsage().maxRSS * 1024 };
+function report(
+  storage: string,
+  cache: CacheDType,
+  weight_bytes: number,
+  speed: ModelSpeed,
+  load: VariantReport["load"],
+): VariantReport {
+  return {
+    storage,
+    weight_bytes,
+    kv_cache: cacheName(cache),
+    ...speed,
+    load,
+    peak_rss: process.resourceUsage().maxRSS * 1024,
+  };
 }
 
 async function benchKernels(flags: BenchFlags): Promise<void> {
@@ -179,7 +230,7 @@ async function benchKernels(flags: BenchFlags): Promise<void> {
     for (const [m, k, n] of [...sizes, [512, 2048, 5632]]) rows.push(await linearSpeed(device, name, m!, k!, n!));
   }
   const heads = { heads: 32, groups: 4, head_dim: 64, batch: 1 };
-  for (const dtype of ["f32", "bf16"] as const) {
+  for (const dtype of ["f32", "bf16", "i8"] as const) {
     if (!flags.quiet) note(`attention ${dtype}`);
     rows.push(await attentionSpeed(device, { ...heads, steps: 1, context: 2048, dtype }));
     rows.push(await attentionSpeed(device, { ...heads, steps: 512, context: 0, dtype }));

@@ -3,13 +3,22 @@
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { SingleBar } from "cli-progress";
-import { Command } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { NotFoundError } from "../core/errors.js";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { requestDevice } from "../load/device.js";
-import { cacheOption, deviceOption, jsonOption, positive, revisionOption, threadsOption } from "./arguments.js";
+import {
+  cacheOption,
+  deviceOption,
+  jsonOption,
+  KV_CACHES,
+  type KVCacheName,
+  positive,
+  revisionOption,
+  threadsOption,
+} from "./arguments.js";
 import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
 
 interface EvalFlags {
@@ -18,6 +27,7 @@ interface EvalFlags {
   window: number;
   stride: number;
   maxTokens?: number;
+  kvCache?: readonly KVCacheName[];
   device?: string;
   threads?: number;
   revision?: string;
@@ -46,6 +56,12 @@ export function evalCommand(): Command {
     .option("--window <n>", "tokens that the model sees at once", positive, 512)
     .option("--stride <n>", "tokens that the window moves on by", positive, 256)
     .option("--max-tokens <n>", "stop after so many tokens of the text", positive)
+    .addOption(
+      new Option(
+        "--kv-cache <list>",
+        `run through a key-value cache of ${Object.keys(KV_CACHES).join(", ")}`,
+      ).argParser(kvCacheNames),
+    )
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(revisionOption())
@@ -66,8 +82,11 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
   const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   const results: Result[] = [];
-  for (const storage of names) {
-    const { dtype, quantization, compute } = VARIANTS[storage]!;
+  const runs = names.flatMap((name) => (flags.kvCache ?? [undefined]).map((cache) => ({ name, cache })));
+  for (const { name: variant, cache } of runs) {
+    const { dtype, quantization, compute, cache: usual } = VARIANTS[variant]!;
+    const storage = cache ? `${variant}, cache ${cache}` : variant;
+    const cache_dtype = cache ? KV_CACHES[cache] : usual;
     const bar = flags.quiet || !isInteractive() ? undefined : progressBar(storage);
     const start = performance.now();
     try {
@@ -82,6 +101,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
       const measured = await perplexity(loaded, all, {
         window: flags.window,
         stride: flags.stride,
+        cache_dtype,
         progress: (done) => bar?.update(Math.round(done * 100)),
       });
       const reference = results[0]?.perplexity ?? measured.perplexity;
@@ -108,8 +128,21 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
     bytes(weight_bytes),
     `${seconds.toFixed(1)} s`,
   ]);
-  print(table([["storage", "perplexity", "", `against ${names[0]}`, "weights", "time"], ...rows], [1, 2, 3, 4, 5]));
+  print(
+    table(
+      [["storage", "perplexity", "", `against ${results[0]!.storage}`, "weights", "time"], ...rows],
+      [1, 2, 3, 4, 5],
+    ),
+  );
   if (!flags.quiet) note(`${results[0]!.tokens} tokens, windows of ${flags.window} moved by ${flags.stride}`);
+}
+
+/** @throws InvalidArgumentError */
+function kvCacheNames(list: string): KVCacheName[] {
+  const names = list.split(",").map((name) => name.trim());
+  const known = Object.keys(KV_CACHES);
+  if (!names.every((name) => known.includes(name))) throw new InvalidArgumentError(`Known: ${known.join(", ")}.`);
+  return names as KVCacheName[];
 }
 
 async function readText(file: string): Promise<string> {

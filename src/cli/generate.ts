@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
+import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
@@ -18,6 +19,8 @@ import {
   deviceOption,
   dtypeOption,
   jsonOption,
+  type KVCacheName,
+  kvCacheOption,
   positive,
   real,
   revisionOption,
@@ -38,7 +41,7 @@ export interface GenerateFlags {
   quantType?: "nf4" | "fp4";
   doubleQuant?: boolean;
   dtype: FromPretrainedOptions["dtype"];
-  computeDtype?: FromPretrainedOptions["compute_dtype"];
+  computeDtype?: "float32" | "bfloat16" | "int8";
   maxNewTokens?: number;
   doSample?: boolean;
   greedy?: boolean;
@@ -48,6 +51,7 @@ export interface GenerateFlags {
   minP?: number;
   repetitionPenalty?: number;
   seed?: number;
+  kvCache?: KVCacheName;
   device?: string;
   threads?: number;
   revision?: string;
@@ -77,10 +81,10 @@ export function generateCommand(): Command {
     .option("--double-quant", "quantize the scales of 4-bit blocks as well")
     .addOption(dtypeOption())
     .addOption(
-      new Option("--compute-dtype <name>", "bfloat16 allows rounding in products with bf16 and 4-bit weights").choices([
-        "float32",
-        "bfloat16",
-      ]),
+      new Option(
+        "--compute-dtype <name>",
+        "products with bf16 weights (default: bfloat16) and 4-bit weights (default: float32; fastest: int8)",
+      ).choices(["float32", "bfloat16", "int8"]),
     )
     .optionsGroup("Generation (defaults: the model's own):")
     .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
@@ -94,6 +98,7 @@ export function generateCommand(): Command {
     .option("--min-p <p>", "leave out tokens below this share of the likeliest", real)
     .option("--repetition-penalty <x>", "above 1 makes repetition less likely", real)
     .option("--seed <n>", "the same seed gives the same text (default: at random)", whole)
+    .addOption(kvCacheOption())
     .optionsGroup("Where:")
     .addOption(deviceOption())
     .addOption(threadsOption())
@@ -177,6 +182,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   }
   const facts: GenerationReport = await report(owned, run, {
     name,
+    cache: owned.cache_footprint({ ...inputs, ...generation }),
     seed: generation.seed!,
     load_s,
     aborted: interrupted !== undefined,
@@ -195,7 +201,11 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
     const flag = flags.quantType === undefined ? "--double-quant" : "--quant-type";
     throw new OptionError(`${flag} needs --load-in-4bit`);
   }
-  const common = { dtype, revision, cache_dir, compute_dtype: flags.computeDtype };
+  if (!flags.loadIn4bit && flags.computeDtype === "int8") {
+    throw new OptionError("--compute-dtype int8 is for 4-bit weights: it needs --load-in-4bit");
+  }
+  const compute_dtype = flags.computeDtype === "int8" ? undefined : flags.computeDtype;
+  const common = { dtype, revision, cache_dir, compute_dtype };
   if (flags.loadIn8bit) return { ...common, load_in_8bit: true };
   if (!flags.loadIn4bit) return common;
   return {
@@ -224,9 +234,15 @@ function generationOptions(flags: GenerateFlags, model: PreTrainedModel, room: n
     top_p,
     min_p,
     repetition_penalty,
+    ...cacheOptions(flags.kvCache),
     // Drawn here, so that the report can name it.
     seed: flags.seed ?? Math.floor(Math.random() * 2 ** 31),
   };
+}
+
+function cacheOptions(name: KVCacheName | undefined): GenerationOptions {
+  if (name === "int8") return { cache_implementation: "quantized", cache_config: { nbits: 8 } };
+  return { cache_dtype: name && torchName(name) };
 }
 
 type Inputs = ModelInputs & { input_ids: number[][]; attention_mask: number[][] };

@@ -43,6 +43,8 @@ export interface GenerationReport extends Partial<RowReport> {
   readonly dtype: string;
   /** "int8", "nf4", "fp4", or null. */
   readonly quantization: string | null;
+  /** What keys and values were kept in: "float32", "bfloat16" or "int8". */
+  readonly kv_cache: string;
   readonly device: {
     readonly name: string;
     readonly isa: string | null;
@@ -60,6 +62,8 @@ export interface GenerationReport extends Partial<RowReport> {
   readonly memory: {
     readonly weight_bytes: number;
     readonly checkpoint_bytes: number;
+    /** Keys and values with their scales, for as many tokens as were asked for. */
+    readonly kv_cache_bytes: number;
     readonly device_peak_bytes: number;
     readonly rss_peak_bytes: number;
   };
@@ -76,7 +80,13 @@ export function chosen(device: Device): { isa: string | null; threads: number } 
 export async function report(
   model: PreTrainedModel,
   { rows, first_s, last_s, steps }: Measured,
-  { name, seed, load_s, aborted }: { name: string; seed: number; load_s: number; aborted: boolean },
+  {
+    name,
+    cache,
+    seed,
+    load_s,
+    aborted,
+  }: { name: string; cache: { dtype: string; bytes: number }; seed: number; load_s: number; aborted: boolean },
 ): Promise<GenerationReport> {
   const quantization = quantizationOf(model);
   const results = rows.map(
@@ -96,6 +106,7 @@ export async function report(
     seed,
     dtype: torchName(model.dtype),
     quantization,
+    kv_cache: cache.dtype,
     device: { name: device.name, ...chosen(device), description: device.backend.description },
     timings: {
       load_s,
@@ -107,6 +118,7 @@ export async function report(
     memory: {
       weight_bytes: model.weight_bytes,
       checkpoint_bytes: model.checkpoint_bytes,
+      kv_cache_bytes: cache.bytes,
       device_peak_bytes: device.memory.peak,
       rss_peak_bytes: process.resourceUsage().maxRSS * 1024,
     },
@@ -133,6 +145,7 @@ export function footer(facts: GenerationReport): string {
   const lines = [
     `device    ${device.name}${isa} · ${plural(device.threads, "thread")}`,
     `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype} (${before}) · loaded in ${duration(timings.load_s)}`,
+    `cache     ${bytes(memory.kv_cache_bytes)} in ${facts.kv_cache} · ${bytes(memory.device_peak_bytes)} on the device at most`,
     `speed     first token after ${timings.first_token_s === null ? "-" : duration(timings.first_token_s)}` +
       `${rate === null ? "" : ` · ${rate.toFixed(rate < 10 ? 2 : 0)} tokens/s`} · ${plural(timings.new_tokens, "token")} after ${prompt}`,
   ];

@@ -27,8 +27,12 @@ export interface SelfTestCase {
 
 /** f32 sums in another order, exp and tanh by polynomials. */
 const FLOAT = 2e-5;
+/** Weights of codes in 65280 steps, where a kernel multiplies codes with codes. */
+const CODES = 1e-4;
 /** One rounding to bf16 of operands of a product, where the op allows it. */
 const BF16 = 1e-2;
+/** One rounding of both operands to 8-bit codes, where the op allows it. */
+const CODES = 2e-2;
 
 /** A small generator (mulberry32): these numbers must be the same on every machine, not good. */
 function generator(seed: number): () => number {
@@ -118,7 +122,7 @@ export function selfTestCases(): SelfTestCase[] {
     add("embedding", `${dtype}, panels`, 0, [packed(table), ints([2, 7], 23)]);
     add("rms_norm", dtype, FLOAT, [floats([3, 2, 67]), floats([67], dtype)], [1e-5, 0]);
     add("layer_norm", dtype, FLOAT, [floats([5, 67]), floats([67], dtype), floats([67], dtype)], [1e-5]);
-    add("kv_append", dtype, 0, [floats([2, 3, 2, 5]), exactly(4), floats([2, 2, 9, 5], dtype)]);
+    add("kv_append", dtype, 0, [floats([2, 3, 2, 5]), exactly(4), floats([2, 2, 9, 5], dtype), undefined]);
     add("copy", `f32 to ${dtype}`, 0, [floats([3, 5, 7]), zeros([3, 5, 7], dtype)]);
     add("pack", dtype, 0, [floats([21, 35], dtype), packed(zeros([21, 35], dtype))], [0]);
     add("unpack", dtype, 0, [packed(floats([21, 35], dtype)), zeros([21, 35], dtype)]);
@@ -166,6 +170,13 @@ export function selfTestCases(): SelfTestCase[] {
         [x, packed(codes), absmax, ...plain, ...out],
         [code, 64, ACT.none, 1],
       );
+      add(
+        "four_bit_linear",
+        `${kind}, ${rows} rows, in 8 bits`,
+        CODES,
+        [x, packed(codes), absmax, ...plain, ...out],
+        [code, 64, ACT.none, 2],
+      );
       // Blocks that run over the ends of rows, with doubly quantized scales.
       add(
         "four_bit_linear",
@@ -199,14 +210,14 @@ export function selfTestCases(): SelfTestCase[] {
       "attention",
       `${dtype}, cache and mask`,
       FLOAT,
-      [floats([2, 5, 4, 17]), kv(), kv(), exactly(6), mask, undefined, undefined, undefined],
+      [floats([2, 5, 4, 17]), kv(), kv(), undefined, exactly(6), mask, undefined, undefined, undefined],
       [0.25, 1, 0, 0],
     );
     add(
       "attention",
       `${dtype}, one step, ALiBi`,
       FLOAT,
-      [floats([2, 1, 4, 17]), kv(), kv(), exactly(11), undefined, undefined, positive([4]), undefined],
+      [floats([2, 1, 4, 17]), kv(), kv(), undefined, exactly(11), undefined, undefined, positive([4]), undefined],
       [0.25, 1, 0, 0],
     );
   }
@@ -218,6 +229,7 @@ export function selfTestCases(): SelfTestCase[] {
       floats([1, 7, 3, 9]),
       floats([1, 3, 7, 9]),
       floats([1, 3, 7, 5]),
+      undefined,
       undefined,
       undefined,
       ints([1, 7], 2),
@@ -244,6 +256,27 @@ export function selfTestCases(): SelfTestCase[] {
   add("add", "odd", 0, [floats([3, 41]), floats([3, 41])]);
   add("scale", "soft cap", FLOAT, [floats([3, 41])], [1.7, 5]);
   add("advance", "positions", 0, [ints([2, 5], 100)], [3]);
+
+  const codes = (): CaseOperand => codes8([2, 2, 13, 17]);
+  add(
+    "attention",
+    "i8, cache and ALiBi",
+    CODES,
+    [
+      floats([2, 1, 4, 17]),
+      codes(),
+      codes(),
+      positive([2, 2, 2, 13]),
+      exactly(11),
+      undefined,
+      undefined,
+      positive([4]),
+      undefined,
+    ],
+    [0.25, 1, 0, 0],
+  );
+  const scales = zeros([2, 2, 9], "f32");
+  add("kv_append", "i8", 0, [floats([2, 3, 2, 5]), exactly(4), codes8([2, 2, 9, 5]), scales]);
 
   const logits = floats([3, 203], "f32", 4);
   add("argmax", "203 tokens", 0, [logits]);

@@ -126,6 +126,6 @@ export function parseDType(spelling: string): "f32" | "f16" | "bf16" | undefined
 }
 
 /** The name that config.json uses for a float dtype. */
-export function torchName(dtype: "f32" | "f16" | "bf16"): string {
+export function torchName(dtype: "f32" | "f16" | "bf16"): "float32" | "float16" | "bfloat16" {
   return dtype === "f32" ? "float32" : dtype === "f16" ? "float16" : "bfloat16";
 }

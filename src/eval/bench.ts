@@ -3,8 +3,8 @@
 import { availableParallelism } from "node:os";
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import type { FloatDType } from "../nn/weight.js";
 import { readSpeed } from "./machine.js";
 import { bytesPerStep, decodeTimes, median, prefillTimes, recordTimes } from "./speed.js";
 
@@ -61,7 +61,7 @@ export async function benchModel(
   device: Device,
   model: CausalLM,
   plan: BenchPlan,
-  options: { cache_dtype: FloatDType; progress?: (what: string) => void; signal?: AbortSignal },
+  options: { cache_dtype: CacheDType; progress?: (what: string) => void; signal?: AbortSignal },
 ): Promise<ModelSpeed> {
   const { cache_dtype, progress, signal } = options;
   const say = (what: string): void => {

@@ -3,9 +3,9 @@
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { denseScheme, type FloatDType, type Scheme, type Weight } from "../nn/weight.js";
+import { type CacheDType, cacheBytesPerToken, KVCache } from "../nn/cache.js";
+import { denseScheme, type Scheme, type Weight } from "../nn/weight.js";
 import { attention } from "../ops/attention.js";
-import { contiguous } from "../ops/copy.js";
 import { fourBitScheme } from "../quant/four-bit.js";
 import { llmInt8Scheme } from "../quant/llm-int8.js";
 import { median } from "./speed.js";
@@ -24,10 +24,12 @@ export interface KernelSpeed {
 export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
   f32: () => denseScheme("f32"),
   bf16: () => denseScheme("bf16"),
+  "bf16 f32": () => denseScheme("bf16", true, "f32"),
   int8: () => llmInt8Scheme(6),
   nf4: () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }),
   "nf4 dq": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" }),
   "nf4 bf16": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "bf16" }),
+  "nf4 int8": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "int8" }),
 };
 
 let pool = new Float32Array(0);
@@ -88,25 +90,25 @@ export async function attentionSpeed(
     heads: number;
     groups: number;
     head_dim: number;
-    dtype: FloatDType;
+    dtype: CacheDType;
   },
 ): Promise<KernelSpeed> {
   const { batch, steps, context, heads, groups, head_dim, dtype } = shape;
   const keys = context + steps;
   const past = Tensor.from(device, Int32Array.of(context), [1]).keep();
   const q = Tensor.from(device, values(batch * steps * heads * head_dim), [batch, steps, heads, head_dim]).keep();
-  const cache = (): Tensor => {
-    const size = [batch, groups, keys, head_dim];
-    return scope(() => contiguous(Tensor.from(device, values(batch * groups * keys * head_dim), size), dtype)).keep();
-  };
-  const copies = Math.max(1, Math.min(32, Math.ceil((1 << 27) / (2 * batch * groups * keys * head_dim * 2))));
-  const pairs = Array.from({ length: copies }, () => [cache(), cache()] as const);
-  const micros = await timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
-    const [k, v] = pairs[n % copies]!;
-    attention(q, k, v, { cursor: past, scale: head_dim ** -0.5 }).dispose();
+  const bytes = batch * keys * cacheBytesPerToken({ layers: 1, groups, head_dim }, dtype);
+  const copies = Math.max(1, Math.min(32, Math.ceil((1 << 27) / bytes)));
+  const cache = new KVCache(device, { layers: copies, batch, groups, head_dim, capacity: keys, dtype });
+  const filled = scope(() => {
+    const rows = Tensor.from(device, values(batch * keys * groups * head_dim), [batch, keys, groups, head_dim]);
+    return Array.from({ length: copies }, (_, layer) => cache.append(layer, rows, rows));
   });
-  const bytes = pairs[0]![0].nbytes * 2;
-  for (const tensor of [past, q, ...pairs.flat()]) tensor.dispose();
+  const micros = await timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
+    const { k, v, scales } = filled[n % copies]!;
+    attention(q, k, v, { scales, cursor: past, scale: head_dim ** -0.5 }).dispose();
+  });
+  for (const owned of [past, q, cache]) owned.dispose();
   const visible = steps * context + (steps * (steps + 1)) / 2;
   const name = `attention ${dtype}`;
   return speed(name, `${batch}x${steps}+${context}`, micros, bytes, 4 * batch * heads * head_dim * visible);

@@ -2,7 +2,9 @@
 
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
+import { cacheShape } from "../generate/loop.js";
 import type { PreTrainedModel } from "../generate/model.js";
+import { type CacheDType, KVCache } from "../nn/cache.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 
 export interface PerplexityOptions {
@@ -10,6 +12,8 @@ export interface PerplexityOptions {
   window?: number;
   /** Tokens that the window moves on by; the others are context only. */
   stride?: number;
+  /** Run each window through a key-value cache of this dtype, as generation would; without it there is none. */
+  cache_dtype?: CacheDType;
   signal?: AbortSignal;
   /** Called with the share that is done, 0 to 1. */
   progress?: (done: number) => void;
@@ -45,7 +49,7 @@ export async function perplexity(
     throwIfAborted(options.signal, "evaluation");
     const end = Math.min(start + window, ids.length);
     const part = Array.from({ length: end - start }, (_, i) => ids[start + i]!);
-    for (const value of await windowLogprobs(model, part, counted - start)) {
+    for (const value of await windowLogprobs(model, part, counted - start, options.cache_dtype)) {
       sum -= value;
       squares += value * value;
     }
@@ -59,8 +63,13 @@ export async function perplexity(
 }
 
 /** Log-probabilities of tokens `from` .. end of one window, given those before them. */
-async function windowLogprobs(model: PreTrainedModel, part: readonly number[], from: number): Promise<Float32Array> {
-  const { logits } = model.forward({ input_ids: [part] });
+async function windowLogprobs(
+  model: PreTrainedModel,
+  part: readonly number[],
+  from: number,
+  cache_dtype: CacheDType | undefined,
+): Promise<Float32Array> {
+  const logits = cache_dtype ? cachedLogits(model, part, cache_dtype) : model.forward({ input_ids: [part] }).logits;
   const [, steps = 0, vocab = 0] = logits.shape;
   let result: Tensor | undefined;
   try {
@@ -74,4 +83,19 @@ async function windowLogprobs(model: PreTrainedModel, part: readonly number[], f
     result?.dispose();
     logits.dispose();
   }
+}
+
+/** Logits [1,T,vocab] of tokens whose keys and values have gone through a cache. */
+function cachedLogits({ device, module }: PreTrainedModel, part: readonly number[], dtype: CacheDType): Tensor {
+  const shape = [1, part.length];
+  using cache = new KVCache(device, cacheShape(module, 1, part.length, dtype));
+  return scope(() => {
+    const ids = Tensor.from(device, Int32Array.from(part), shape);
+    const positions = Tensor.from(
+      device,
+      Int32Array.from(part, (_, t) => t),
+      shape,
+    );
+    return module.forward({ ids, positions, cache });
+  });
 }

@@ -4,9 +4,9 @@
 import type { Device } from "../core/device.js";
 import type { Batch } from "../generate/inputs.js";
 import { DecodeSession, type SamplingConfig } from "../generate/loop.js";
+import { type CacheDType, cacheBytesPerToken } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
-import type { FloatDType } from "../nn/weight.js";
 
 export interface DecodeOptions {
   readonly batch: number;
@@ -14,7 +14,7 @@ export interface DecodeOptions {
   readonly context: number;
   /** Timed steps. */
   readonly steps: number;
-  readonly cache_dtype: FloatDType;
+  readonly cache_dtype: CacheDType;
 }
 
 /** Median of numbers. */
@@ -25,9 +25,8 @@ export function median(values: readonly number[]): number {
 }
 
 /** Bytes that one decode step must read: every matrix it multiplies with, and the keys and values of `context` tokens. */
-export function bytesPerStep(model: CausalLM, batch: number, context: number, cache_dtype: FloatDType): number {
-  const { layers, groups, head_dim } = model.geometry;
-  let bytes = 2 * layers * batch * groups * head_dim * context * (cache_dtype === "f32" ? 4 : 2);
+export function bytesPerStep(model: CausalLM, batch: number, context: number, cache_dtype: CacheDType): number {
+  let bytes = batch * context * cacheBytesPerToken(model.geometry, cache_dtype);
   for (const parameter of model.parameters()) {
     if (parameter instanceof Matrix && parameter.product) bytes += parameter.nbytes;
   }
@@ -79,7 +78,7 @@ export async function decodeTimes(device: Device, model: CausalLM, options: Deco
 export async function prefillTimes(
   device: Device,
   model: CausalLM,
-  options: { batch: number; tokens: number; runs: number; cache_dtype: FloatDType },
+  options: { batch: number; tokens: number; runs: number; cache_dtype: CacheDType },
 ): Promise<number[]> {
   const prompt = randomBatch(options.batch, options.tokens, model.geometry.vocab);
   const times: number[] = [];

@@ -1,7 +1,9 @@
-// The storages that comparisons are made in, by the names that tables show. A name that ends in "-bf16" allows bf16
-// products; all others multiply exactly, in f32 or in integers.
+// The storages that comparisons are made in, by the names that tables show. What stays dense is multiplied as its dtype
+// says: f32 and f16 exactly, bf16 in bf16 unless the name says "-f32". 4-bit products are exact unless the name ends in
+// what they are rounded to. "-kv8" keeps keys and values in 8 bits.
 
 import { OptionError, suggestion } from "../core/errors.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
 
@@ -9,8 +11,10 @@ export interface Variant {
   /** dtype of what is not quantized. */
   readonly dtype: "float32" | "bfloat16" | "float16";
   readonly quantization: BitsAndBytesOptions | undefined;
-  /** Products with what stays dense; f32 unless given. */
+  /** Products with what stays dense, where they are not what the dtype stands for. */
   readonly compute?: Compute;
+  /** What keys and values are kept in, where not what the dtype says. */
+  readonly cache?: CacheDType;
 }
 
 const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}): BitsAndBytesOptions => ({
@@ -22,16 +26,14 @@ const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}
 export const VARIANTS: Readonly<Record<string, Variant>> = {
   f32: { dtype: "float32", quantization: undefined },
   bf16: { dtype: "bfloat16", quantization: undefined },
-  "bf16-bf16": { dtype: "bfloat16", quantization: undefined, compute: "bf16" },
+  "bf16-f32": { dtype: "bfloat16", quantization: undefined, compute: "f32" },
   f16: { dtype: "float16", quantization: undefined },
   int8: { dtype: "bfloat16", quantization: { load_in_8bit: true } },
+  "int8-kv8": { dtype: "bfloat16", quantization: { load_in_8bit: true }, cache: "i8" },
   nf4: { dtype: "bfloat16", quantization: four("nf4") },
   "nf4-dq": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
-  "nf4-bf16": {
-    dtype: "bfloat16",
-    quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }),
-    compute: "bf16",
-  },
+  "nf4-bf16": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }) },
+  "nf4-int8": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }) },
   fp4: { dtype: "bfloat16", quantization: four("fp4") },
 };
 

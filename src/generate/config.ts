@@ -2,7 +2,9 @@
 // generation_config.json gives other defaults; what the caller says wins.
 
 import { ConfigError, checkOptions, OptionError } from "../core/errors.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { ConfigJson } from "../nn/decoder.js";
+import { cacheDTypeOf } from "./cache-options.js";
 import {
   isNeutral,
   type Neutral,
@@ -43,6 +45,12 @@ export interface GenerationOptions extends Partial<Readonly<Record<UnsupportedFi
   pad_token_id?: number | null;
   /** Guess up to so many tokens from earlier in the text (greedy, one prompt); exact, and faster where text repeats. */
   prompt_lookup_num_tokens?: number;
+  /** "quantized" keeps keys and values as 8-bit codes, one scale per token and head; the others keep numbers. */
+  cache_implementation?: "dynamic" | "static" | "quantized";
+  /** Of a quantized cache; `nbits` is 8. */
+  cache_config?: { nbits?: number };
+  /** Dtype of keys and values kept as numbers; by default float32 for a float32 model and bfloat16 for others. */
+  cache_dtype?: "float32" | "bfloat16" | "float16";
 }
 
 export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
@@ -58,6 +66,9 @@ export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
   "eos_token_id",
   "pad_token_id",
   "prompt_lookup_num_tokens",
+  "cache_implementation",
+  "cache_config",
+  "cache_dtype",
 ];
 
 export interface GenerationConfig {
@@ -73,6 +84,8 @@ export interface GenerationConfig {
   readonly pad_token_id: number;
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
+  /** What the caller asks of the key-value cache; undefined leaves it to the model's dtype. */
+  readonly cache_dtype: CacheDType | undefined;
 }
 
 /** What transformers generates without being told how much: 20 tokens in all. */
@@ -149,6 +162,7 @@ export function generationConfig(
     eos_token_ids,
     pad_token_id: pad,
     prompt_lookup_num_tokens: number("prompt_lookup_num_tokens", 0, whole, "a whole number of at least 0"),
+    cache_dtype: cacheDTypeOf(options),
   };
 }
 

@@ -116,3 +116,146 @@ export function leftPadded(batch: Batch): Batch {
   }
   return { rows, steps, ids: newIds, mask: newMask };
 }
+
+/** Where tokens stand, and how a row that holds several texts is cut: the names are those of DataCollatorWithFlattening. */
+export interface PackedInputs {
+  /**
+   * [B,T]; by default the position of each token among the real ones of its row. Where nothing is masked, each 0 begins
+   * a new text, which sees nothing of those before it in its row.
+   */
+  position_ids?: Ids;
+  /** [N+1], for one row: 0, then where each text ends; the last is T. */
+  cu_seq_lens_q?: ArrayLike<number> | IntTensorLike;
+  /** The same of the keys, which are those of the queries here. */
+  cu_seq_lens_k?: ArrayLike<number> | IntTensorLike;
+  /** Length of the longest text. */
+  max_length_q?: number;
+  max_length_k?: number;
+}
+
+export const PACKED_FIELDS: readonly (keyof PackedInputs)[] = [
+  "position_ids",
+  "cu_seq_lens_q",
+  "cu_seq_lens_k",
+  "max_length_q",
+  "max_length_k",
+];
+
+export interface Places {
+  /** i32[B,T] */
+  readonly positions: Int32Array;
+  /** i32[B,T]: number of the text that a token belongs to; undefined where each row is one text. */
+  readonly segments: Int32Array | undefined;
+}
+
+/**
+ * Positions and segments of a batch.
+ * @throws ShapeError, OptionError: lengths that do not sum up or do not grow, positions that the model does not have
+ */
+export function placesOf(batch: Batch, inputs: PackedInputs, max_positions: number): Places {
+  const ends = readEnds(batch, inputs);
+  let segments: Int32Array | undefined;
+  if (ends) {
+    segments = new Int32Array(batch.steps);
+    for (let n = 1; n < ends.length; n++) segments.fill(n - 1, ends[n - 1], ends[n]);
+  }
+  if (inputs.position_ids !== undefined) {
+    const positions = readPositions(batch, inputs.position_ids, max_positions);
+    return { positions, segments: segments ?? restarts(batch, positions) };
+  }
+  const positions = ends ? segments!.map((segment, t) => t - ends[segment]!) : positionsOf(batch);
+  const last = positions.reduce((most, position) => Math.max(most, position), 0);
+  if (last >= max_positions) {
+    throw new OptionError(`${last + 1} tokens are more than the ${max_positions} positions of this model`, {
+      hint: "shorten the text",
+    });
+  }
+  return { positions, segments };
+}
+
+function readPositions(batch: Batch, given: Ids, max_positions: number): Int32Array {
+  const rows = table("position_ids", given);
+  if (rows.length !== batch.rows || rows.some((row) => row.length !== batch.steps)) {
+    throw new ShapeError(`position_ids must have the shape of input_ids, [${batch.rows}, ${batch.steps}]`);
+  }
+  const most = Math.min(max_positions, 2 ** 31 - 1);
+  return Int32Array.from(rows.flat(), (position, at) => {
+    if (Number.isSafeInteger(position) && position >= 0 && position < most) return position;
+    const where = `position_ids[${Math.floor(at / batch.steps)}][${at % batch.steps}]`;
+    throw new OptionError(`${where} is ${String(position)}; this model has positions 0 to ${most - 1}`);
+  });
+}
+
+/** Segments of rows in which positions begin again; undefined if none does, or if zeros may be padding. */
+function restarts({ rows, steps, mask }: Batch, positions: Int32Array): Int32Array | undefined {
+  if (mask !== undefined) return undefined;
+  const segments = new Int32Array(rows * steps);
+  let several = false;
+  for (let r = 0; r < rows; r++) {
+    let segment = 0;
+    for (let t = 0; t < steps; t++) {
+      if (t > 0 && positions[r * steps + t] === 0) {
+        segment++;
+        several = true;
+      }
+      segments[r * steps + t] = segment;
+    }
+  }
+  return several ? segments : undefined;
+}
+
+/** Where texts end, with a 0 before them. */
+function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
+  const { cu_seq_lens_q, cu_seq_lens_k } = inputs;
+  if (cu_seq_lens_q === undefined) {
+    const alone = (["cu_seq_lens_k", "max_length_q", "max_length_k"] as const).find(
+      (name) => inputs[name] !== undefined,
+    );
+    if (alone) throw new OptionError(`${alone} is given without cu_seq_lens_q`, { hint: "pass cu_seq_lens_q as well" });
+    return undefined;
+  }
+  if (batch.rows !== 1 || batch.mask !== undefined) {
+    const what = batch.rows !== 1 ? `${batch.rows} rows` : "an attention_mask that hides tokens";
+    throw new ShapeError(`cu_seq_lens_q is for one row without padding, got ${what}`, {
+      hint: "put all texts into one row, one after the other",
+    });
+  }
+  const ends = readLengths("cu_seq_lens_q", cu_seq_lens_q, batch.steps);
+  if (cu_seq_lens_k !== undefined) {
+    const keys = readLengths("cu_seq_lens_k", cu_seq_lens_k, batch.steps);
+    if (keys.length !== ends.length || keys.some((end, n) => end !== ends[n])) {
+      throw new OptionError("cu_seq_lens_k must equal cu_seq_lens_q", {
+        hint: "a forward pass has no keys but those of its own tokens",
+      });
+    }
+  }
+  let longest = 0;
+  for (let n = 1; n < ends.length; n++) longest = Math.max(longest, ends[n]! - ends[n - 1]!);
+  for (const name of ["max_length_q", "max_length_k"] as const) {
+    const value = inputs[name];
+    if (value === undefined || (Number.isSafeInteger(value) && value >= longest)) continue;
+    throw new OptionError(`${name} must be at least ${longest}, the longest text, got ${String(value)}`);
+  }
+  return ends;
+}
+
+function readLengths(name: string, given: ArrayLike<number> | IntTensorLike, steps: number): Int32Array {
+  const values = typeof given === "object" && given !== null && "data" in given ? given.data : given;
+  if (typeof values !== "object" || typeof values?.length !== "number") {
+    throw new ShapeError(`${name} must be whole numbers: 0, and where each text ends`);
+  }
+  const ends = Array.from(values, Number);
+  const said = JSON.stringify(ends.length > 8 ? [...ends.slice(0, 8), "..."] : ends);
+  const hint = `${name} holds 0, and the sum of all lengths up to each text`;
+  if (ends.length < 2 || ends[0] !== 0)
+    throw new ShapeError(`${name} must begin with 0 and name an end, got ${said}`, { hint });
+  ends.forEach((end, n) => {
+    if (n > 0 && !(Number.isSafeInteger(end) && end > ends[n - 1]!)) {
+      throw new ShapeError(`${name} must grow with each text, got ${said}`, { hint });
+    }
+  });
+  if (ends.at(-1) !== steps) {
+    throw new ShapeError(`${name} ends at ${ends.at(-1)}, but input_ids hold ${steps} tokens`, { hint });
+  }
+  return Int32Array.from(ends);
+}

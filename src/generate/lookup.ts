@@ -11,7 +11,7 @@ import { copyInto } from "../ops/copy.js";
 import { argmax } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
-import { CAPACITY_STEP, type LoopOptions, type Step } from "./loop.js";
+import { cacheShape, type LoopOptions, type Step } from "./loop.js";
 import { prefill } from "./prefill.js";
 
 /** @throws OptionError where guesses could change what is generated */
@@ -51,10 +51,10 @@ export async function* lookupSteps(
   const { config, signal } = options;
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
-  const { layers, groups, head_dim } = model.geometry;
   const width = config.prompt_lookup_num_tokens;
-  const capacity = Math.ceil((batch.steps + config.max_new_tokens + width) / CAPACITY_STEP) * CAPACITY_STEP;
-  using cache = new KVCache(device, { layers, batch: 1, groups, head_dim, capacity, dtype: options.cache_dtype });
+  const cached = cacheShape(model, 1, batch.steps + config.max_new_tokens + width, options.cache_dtype);
+  const { capacity } = cached;
+  using cache = new KVCache(device, cached);
   const mask = batch.mask && new Uint8Array(capacity).fill(1);
   if (mask) mask.set(batch.mask!);
   using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();

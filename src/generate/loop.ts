@@ -5,9 +5,8 @@
 import type { Device, Recording } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { KVCache } from "../nn/cache.js";
+import { type CacheDType, type CacheShape, KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import type { FloatDType } from "../nn/weight.js";
 import { advance } from "../ops/advance.js";
 import { copyInto } from "../ops/copy.js";
 import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
@@ -16,7 +15,14 @@ import { type Batch, positionsOf } from "./inputs.js";
 import { prefill } from "./prefill.js";
 
 /** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
-export const CAPACITY_STEP = 16;
+const CAPACITY_STEP = 16;
+
+/** The cache of `rows` texts of up to `tokens` tokens. */
+export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
+  const { layers, groups, head_dim } = model.geometry;
+  const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
+  return { layers, batch: rows, groups, head_dim, capacity, dtype };
+}
 
 /** What of a GenerationConfig decides the next token. */
 export type SamplingConfig = Pick<
@@ -26,7 +32,7 @@ export type SamplingConfig = Pick<
 
 export interface SessionOptions {
   readonly config: SamplingConfig;
-  readonly cache_dtype: FloatDType;
+  readonly cache_dtype: CacheDType;
 }
 
 export interface LoopOptions extends SessionOptions {
@@ -62,12 +68,12 @@ export class DecodeSession implements Disposable {
   constructor(device: Device, model: CausalLM, batch: Batch, room: number, options: SessionOptions) {
     const { rows, steps, mask, ids } = batch;
     const { config } = options;
-    const capacity = Math.ceil((steps + room) / CAPACITY_STEP) * CAPACITY_STEP;
-    const { layers, groups, head_dim } = model.geometry;
+    const shape = cacheShape(model, rows, steps + room, options.cache_dtype);
+    const { capacity } = shape;
     this.#device = device;
     this.#model = model;
     this.#config = config;
-    this.#cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity, dtype: options.cache_dtype });
+    this.#cache = new KVCache(device, shape);
     try {
       // Columns after the prompt are real in every row, so the mask is written once.
       this.#mask =

@@ -4,7 +4,7 @@ import type { Device } from "../core/device.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { cacheDType, KVCache } from "../nn/cache.js";
+import { cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -17,9 +17,9 @@ import {
   type GenerationOptions,
   generationConfig,
 } from "./config.js";
-import { type Batch, type Ids, leftPadded, positionsOf, readBatch } from "./inputs.js";
+import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
-import { generateSteps, type Step } from "./loop.js";
+import { cacheShape, generateSteps, type Step } from "./loop.js";
 import { type Piece, piecesOf } from "./prefill.js";
 import type { Streamer } from "./streamers.js";
 
@@ -35,10 +35,7 @@ export interface GenerateOptions extends ModelInputs, GenerationOptions {
   signal?: AbortSignal;
 }
 
-export interface ForwardOptions extends ModelInputs {
-  /** [B,T]; by default the position of each token among the real ones of its row. */
-  position_ids?: Ids;
-}
+export interface ForwardOptions extends ModelInputs, PackedInputs {}
 
 const INPUTS = ["input_ids", "attention_mask"];
 
@@ -74,30 +71,36 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   /**
-   * Records one forward pass over a batch, a long one in pieces. The caller disposes the logits, f32[B,T,vocab].
+   * Records one forward pass over a batch, a long one in pieces. The caller disposes the logits, f32[B,T,vocab]. A row may
+   * hold several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
   forward(inputs: ForwardOptions): { logits: Tensor } {
     this.#checkUsable();
-    checkOptions("forward", inputs ?? null, [...INPUTS, "position_ids", "token_type_ids"]);
+    checkOptions("forward", inputs ?? null, [...INPUTS, ...PACKED_FIELDS, "token_type_ids"]);
     const { vocab, max_positions } = this.#module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
-    this.#checkLength(batch.steps, max_positions);
-    const positions = inputs.position_ids
-      ? readBatch(inputs.position_ids, undefined, Math.min(max_positions, 2 ** 31 - 1)).ids
-      : positionsOf(batch);
-    if (positions.length !== batch.ids.length) throw new OptionError("position_ids must have the shape of input_ids");
-    return { logits: scope(() => this.#logits(batch, piecesOf(batch, positions))) };
+    const { positions, segments } = placesOf(batch, inputs, max_positions);
+    // Texts in one row see only themselves, so they need no cache of one another: they run in one piece.
+    const pieces = piecesOf(batch, positions, segments && batch.steps);
+    return { logits: scope(() => this.#logits(batch, pieces, segments)) };
   }
 
-  #logits(batch: Batch, pieces: readonly Piece[]): Tensor {
+  #logits(batch: Batch, pieces: readonly Piece[], segments: Int32Array | undefined): Tensor {
     const { device } = this;
     const { rows, steps } = batch;
     const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
+    const own = segments && Tensor.from(device, segments, [rows, steps]);
     const run = (piece: Piece, cache?: KVCache): Tensor => {
       const shape = [rows, piece.steps];
       const ids = Tensor.from(device, piece.ids, shape);
-      return this.#module.forward({ ids, positions: Tensor.from(device, piece.positions, shape), mask, cache });
+      return this.#module.forward({
+        ids,
+        positions: Tensor.from(device, piece.positions, shape),
+        mask,
+        segments: own,
+        cache,
+      });
     };
     if (pieces.length === 1) return run(pieces[0]!);
     // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
@@ -163,6 +166,15 @@ export class PreTrainedModel implements AsyncDisposable {
     return bytes;
   }
 
+  /** What keys and values of a generation with these options are kept in, and the bytes that they take on the device. */
+  cache_footprint(options: GenerateOptions): { dtype: ReturnType<typeof cacheName>; bytes: number } {
+    const { batch, config } = this.#prepare(options);
+    const dtype = config.cache_dtype ?? cacheDType(this.dtype);
+    const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
+    const bytes = cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype));
+    return { dtype: cacheName(dtype), bytes };
+  }
+
   /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
     this.#checkUsable();
@@ -216,7 +228,7 @@ export class PreTrainedModel implements AsyncDisposable {
   }
 
   async *#steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
-    const cache_dtype = cacheDType(this.dtype);
+    const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
     this.#running++;
     try {

@@ -23,9 +23,10 @@ export interface FromPretrainedOptions {
   /** The older name of `dtype`. */
   torch_dtype?: "auto" | FloatName;
   /**
-   * Products with matrices that stay dense: "float32" (the default) is exact; "bfloat16" lets kernels round activations to
-   * bf16 before they meet a bf16 matrix, as a bf16 model does in Python, which is faster where the machine multiplies
-   * such pairs. What is quantized to 4 bits has `bnb_4bit_compute_dtype` of its own.
+   * Products with matrices that stay dense: "float32" is exact; "bfloat16" lets kernels round activations to bf16 before
+   * they meet a bf16 matrix, which is faster where the machine multiplies such pairs. By default a bf16 model is
+   * multiplied in bf16, as it is in Python, and every other one exactly. What is quantized to 4 bits has
+   * `bnb_4bit_compute_dtype` of its own.
    */
   compute_dtype?: FloatName;
   /** "cpu", "webgpu", "wasm", "reference", "auto" (browsers), or a device that the caller opened and closes. */
@@ -104,8 +105,9 @@ function checkTypes(options: FromPretrainedOptions): void {
 }
 
 /** @throws OptionError unless `dtype` means f32 or bf16 */
-function computeOf(dtype: string | undefined): Compute {
-  const parsed = dtype === undefined ? "f32" : parseDType(dtype);
+function computeOf(dtype: string | undefined): Compute | undefined {
+  if (dtype === undefined) return undefined;
+  const parsed = parseDType(dtype);
   if (parsed === "f32" || parsed === "bf16") return parsed;
   throw new OptionError(`compute_dtype must be "float32" or "bfloat16", got "${dtype}"`);
 }

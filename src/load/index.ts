@@ -23,7 +23,7 @@ export interface LoadOptions {
   /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
   readonly dtype: string;
   readonly quantization: BitsAndBytesConfig | undefined;
-  /** How matrices that stay dense are multiplied; exact f32 products by default. */
+  /** How matrices that stay dense are multiplied; by default as the dtype says (see `denseScheme`). */
   readonly compute?: Compute;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;

@@ -60,7 +60,7 @@ export function unknownModules(model: Module, skip: readonly string[]): string[]
 /**
  * Fits a checkpoint to a model.
  * @param scheme for the quantized linears; undefined keeps everything in `dtype`
- * @param compute how matrices that stay dense are multiplied
+ * @param compute how matrices that stay dense are multiplied, where that is not what `dtype` stands for
  * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
  */
 export function plan(
@@ -70,7 +70,7 @@ export function plan(
   dtype: FloatDType,
   scheme: Scheme | undefined,
   skip: readonly string[] | null,
-  compute: Compute = "f32",
+  compute?: Compute,
 ): Plan {
   const quantized = new Set(scheme ? quantizedModules(model, skip).map((path) => `${path}.weight`) : []);
   const parameters = new Map(model.named_parameters());

@@ -47,7 +47,7 @@ export async function fillRandomly(
   dtype: FloatDType,
   scheme: Scheme | undefined,
   seed = 1,
-  compute: Compute = "f32",
+  compute?: Compute,
 ): Promise<void> {
   const draw = normals(seed);
   const quantized = new Set(scheme ? quantizedModules(model, null).map((path) => `${path}.weight`) : []);

@@ -4,7 +4,7 @@
 
 import type { FloatName } from "../core/dtype.js";
 import { type Source, withFile } from "../formats/source.js";
-import { cacheDType } from "../nn/cache.js";
+import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { ConfigJson, DecoderGeometry } from "../nn/decoder.js";
 import { plainBytes } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -90,7 +90,6 @@ export async function surveyModel(source: Source, wanted = "auto"): Promise<Mode
       `${published.unexpected.length} tensors of the checkpoint are not used, such as ${published.unexpected.slice(0, 3).join(", ")}`,
     );
   }
-  const { layers, groups, head_dim } = model.geometry;
   const cache_dtype = cacheDType(dtype);
   return {
     config,
@@ -104,7 +103,7 @@ export async function surveyModel(source: Source, wanted = "auto"): Promise<Mode
     ),
     checkpoint_bytes: published.bytes,
     sizes,
-    cache_bytes_per_token: 2 * layers * groups * head_dim * (cache_dtype === "f32" ? 4 : 2),
+    cache_bytes_per_token: cacheBytesPerToken(model.geometry, cache_dtype),
     cache_dtype,
     warnings,
   };

@@ -1,7 +1,10 @@
 // The key-value cache of a decoder: one pair of [B, G, S, D] tensors per layer, and a cursor on the device that says
-// how many tokens they hold. The host counts along, so that capacity is checked before anything is recorded.
+// how many tokens they hold. In i8 a pair comes with scales[2, B, G, S], one f32 per token and head: 4 bytes on top of
+// D, and unlike a narrower scale no second source of error. The host counts along, so that capacity is checked before
+// anything is recorded.
 
 import type { Device } from "../core/device.js";
+import { bitsOf, torchName } from "../core/dtype.js";
 import { ShapeError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import { advance } from "../ops/advance.js";
@@ -16,12 +19,41 @@ export interface CacheShape {
   readonly head_dim: number;
   /** Tokens it can hold. */
   readonly capacity: number;
-  readonly dtype: FloatDType;
+  readonly dtype: CacheDType;
 }
 
-/** The dtype of the cache of a model whose weights are in `dtype`. */
+/** Numbers, or codes per token and head. */
+export type CacheDType = FloatDType | "i8";
+
+/** The dtype of the cache of a model whose weights are in `dtype`, where nothing else is asked for. */
 export function cacheDType(dtype: FloatDType): FloatDType {
   return dtype === "f32" ? "f32" : "bf16";
+}
+
+/** The name of a cache's dtype as options and reports have it. */
+export function cacheName(dtype: CacheDType): "float32" | "bfloat16" | "float16" | "int8" {
+  return dtype === "i8" ? "int8" : torchName(dtype);
+}
+
+/** Bytes that keys and values of one token take in all layers, scales included. */
+export function cacheBytesPerToken(
+  { layers, groups, head_dim }: Pick<CacheShape, "layers" | "groups" | "head_dim">,
+  dtype: CacheDType,
+): number {
+  return 2 * layers * groups * ((head_dim * bitsOf(dtype)) / 8 + (dtype === "i8" ? 4 : 0));
+}
+
+/** Bytes of a whole cache on the device, without its cursor. */
+export function cacheBytes(shape: CacheShape): number {
+  return shape.batch * shape.capacity * cacheBytesPerToken(shape, shape.dtype);
+}
+
+/** What attention reads of one layer. */
+export interface CachedLayer {
+  readonly k: Tensor;
+  readonly v: Tensor;
+  /** Of codes, for keys and values. */
+  readonly scales: Tensor | undefined;
 }
 
 export class KVCache implements Disposable {
@@ -30,6 +62,8 @@ export class KVCache implements Disposable {
   readonly cursor: Tensor;
   readonly #keys: Tensor[] = [];
   readonly #values: Tensor[] = [];
+  /** [2,B,G,S] of each layer, and its two halves as kv_append takes them; empty but for i8. */
+  readonly #scales: (readonly [all: Tensor, keys: Tensor, values: Tensor])[] = [];
   #length = 0;
 
   /** @throws OutOfMemoryError, and frees what it took. */
@@ -41,6 +75,9 @@ export class KVCache implements Disposable {
       for (let layer = 0; layer < shape.layers; layer++) {
         this.#keys.push(Tensor.empty(device, size, shape.dtype, "key cache").keep());
         this.#values.push(Tensor.empty(device, size, shape.dtype, "value cache").keep());
+        if (shape.dtype !== "i8") continue;
+        const all = Tensor.empty(device, [2, ...size.slice(0, 3)], "f32", "cache scales").keep();
+        this.#scales.push([all, all.select(0, 0).keep(), all.select(0, 1).keep()]);
       }
     } catch (error) {
       this.dispose();
@@ -54,11 +91,11 @@ export class KVCache implements Disposable {
   }
 
   get nbytes(): number {
-    return [...this.#keys, ...this.#values].reduce((sum, tensor) => sum + tensor.nbytes, 0);
+    return cacheBytes(this.shape);
   }
 
   /** Records the appending of `k[B,T,G,D]` and `v` at the cursor of one layer; gives the whole cache of that layer. */
-  append(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+  append(layer: number, k: Tensor, v: Tensor): CachedLayer {
     const steps = k.shape[1]!;
     if (this.#length + steps > this.shape.capacity) {
       throw new ShapeError(
@@ -67,9 +104,10 @@ export class KVCache implements Disposable {
     }
     const keys = this.#keys[layer]!;
     const values = this.#values[layer]!;
-    kvAppend(k, this.cursor, keys);
-    kvAppend(v, this.cursor, values);
-    return { k: keys, v: values };
+    const [scales, keyScales, valueScales] = this.#scales[layer] ?? [];
+    kvAppend(k, this.cursor, keys, keyScales);
+    kvAppend(v, this.cursor, values, valueScales);
+    return { k: keys, v: values, scales };
   }
 
   /** Records that all layers have taken `steps` tokens. */
@@ -89,7 +127,7 @@ export class KVCache implements Disposable {
   }
 
   dispose(): void {
-    for (const tensor of [...this.#keys, ...this.#values, this.cursor]) tensor.dispose();
+    for (const tensor of [...this.#keys, ...this.#values, ...this.#scales.flat(), this.cursor]) tensor.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -15,6 +15,8 @@ export interface DecoderInput {
   readonly positions: Tensor;
   /** u8[B,S]: 0 hides a key; S is T, or the capacity of the cache. Absent: every key is real. */
   readonly mask?: Tensor;
+  /** i32[B,S]: packed texts in a row; a token sees those of its own number. Absent: one text a row. */
+  readonly segments?: Tensor;
   readonly cache?: KVCache;
 }
 
@@ -38,9 +40,11 @@ export function attend(
   options: AttendOptions,
 ): Tensor {
   const [batch = 0, steps = 0, heads = 0] = q.shape;
-  const { cache, mask } = input;
-  const kv = cache ? cache.append(layer, k, v) : { k: k.permute(0, 2, 1, 3), v: v.permute(0, 2, 1, 3) };
-  const y = attention(q, kv.k, kv.v, { ...options, mask, cursor: cache?.cursor });
+  const { cache, mask, segments } = input;
+  const kv = cache?.append(layer, k, v);
+  const keys = kv?.k ?? k.permute(0, 2, 1, 3); // [B,G,S,D]
+  const values = kv?.v ?? v.permute(0, 2, 1, 3);
+  const y = attention(q, keys, values, { ...options, mask, segments, scales: kv?.scales, cursor: cache?.cursor });
   return y.view(batch, steps, heads * v.shape[3]!);
 }
 

@@ -96,11 +96,16 @@ class DenseWeight implements Weight {
   }
 }
 
+function computeFor(dtype: FloatDType): Compute {
+  return dtype === "bf16" ? "bf16" : "f32";
+}
+
 /**
  * Plain floats in `dtype`. `product` says that the matrix is multiplied with (and not only looked up): it is then kept
- * in the device's panel layout. `compute` "bf16" allows bf16 products with a bf16 matrix.
+ * in the device's panel layout. `compute` "bf16" allows bf16 products with a bf16 matrix, and is what such a matrix gets
+ * unless told otherwise: so a bf16 model is multiplied in Python. Sums stay f32.
  */
-export function denseScheme(dtype: FloatDType, product = true, compute: Compute = "f32"): Scheme {
+export function denseScheme(dtype: FloatDType, product = true, compute = computeFor(dtype)): Scheme {
   return {
     name: "dense",
     bytes: ([out, inputs]) => out * inputs * (dtype === "f32" ? 4 : 2),

@@ -7,19 +7,27 @@ import { Op } from "./op.js";
 
 export const attentionOp = new Op({
   signature:
-    "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16~ v[B,G,S,E]:f32|f16|bf16~ cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32",
-  check([q, k]) {
+    "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32",
+  check([q, k, v, scales]) {
     const heads = q!.shape[2]!;
     const groups = k!.shape[1]!;
     if (groups === 0 || heads % groups !== 0) {
       throw new ShapeError(`attention: ${heads} query heads cannot share ${groups} key heads`);
     }
+    const codes = k!.dtype === "i8" || v!.dtype === "i8";
+    if (codes !== (scales !== undefined)) {
+      throw new ShapeError(
+        `attention: ${codes ? "keys and values in i8 need" : "only keys and values in i8 have"} scales`,
+      );
+    }
   },
-  reference({ q, k, v, cursor, mask, segments, slopes, bias, y }, { scale, causal, window, softcap }) {
+  reference({ q, k, v, scales, cursor, mask, segments, slopes, bias, y }, { scale, causal, window, softcap }) {
     const [batch = 0, steps = 0, heads = 0, size = 0] = q!.shape;
     const groups = k!.shape[1]!;
     const keys = k!.shape[2]!;
     const width = v!.shape[3]!;
+    const keyScale = k!.dtype === "i8" ? scales!.data : undefined;
+    const valueScale = v!.dtype === "i8" ? scales!.data.subarray(batch * groups * keys) : undefined;
     const past = cursor ? cursor.data[0]! : keys - steps;
     const total = past + steps;
     if (past < 0 || total > keys) return `${past} + ${steps} keys do not fit ${keys}`;
@@ -40,6 +48,7 @@ export const attentionOp = new Op({
               dot +=
                 q!.data[((b * steps + t) * heads + h) * size + d]! * k!.data[((b * groups + g) * keys + j) * size + d]!;
             }
+            if (keyScale) dot *= keyScale[(b * groups + g) * keys + j]! / 127;
             let score = dot * scale!;
             if (softcap! > 0) score = softcap! * Math.tanh(score / softcap!);
             if (slopes) score += slopes.data[h]! * (j - i);
@@ -55,8 +64,9 @@ export const attentionOp = new Op({
               const p = Math.exp(scores[j]! - highest);
               if (p === 0) continue;
               sum += p;
-              for (let e = 0; e < width; e++)
-                mixed[e] = mixed[e]! + p * v!.data[((b * groups + g) * keys + j) * width + e]!;
+              const row = (b * groups + g) * keys + j;
+              const weight = valueScale ? (p * valueScale[row]!) / 127 : p;
+              for (let e = 0; e < width; e++) mixed[e] = mixed[e]! + weight * v!.data[row * width + e]!;
             }
           }
           for (let e = 0; e < width; e++) y!.data[out + e] = sum > 0 ? mixed[e]! / sum : 0;
@@ -68,6 +78,8 @@ export const attentionOp = new Op({
 });
 
 export interface AttentionOptions {
+  /** f32[2,B,G,S]: absmax of each row of keys, then of values, where these are i8 codes (kv_append makes both). */
+  scales?: Tensor;
   /** i32[1] on the device: tokens in the cache before these. Without it queries stand at the end of the keys. */
   cursor?: Tensor;
   /** u8[B,S]: 0 hides a key. */
@@ -87,9 +99,9 @@ export interface AttentionOptions {
 
 /** Softmax(q kᵀ * scale + ...) v for `q[B,T,H,D]`, `k[B,G,S,D]`, `v[B,G,S,E]`: [B,T,H,E]. Rows that see nothing are zero. */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
-  const { cursor, mask, segments, slopes, bias } = options;
+  const { scales, cursor, mask, segments, slopes, bias } = options;
   return attentionOp.run(
-    [q, k, v, cursor, mask, segments, slopes, bias],
+    [q, k, v, scales, cursor, mask, segments, slopes, bias],
     [options.scale, options.causal === false ? 0 : 1, options.window ?? 0, options.softcap ?? 0],
   );
 }

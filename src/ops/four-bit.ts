@@ -4,7 +4,7 @@
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { ACT, activate } from "./activation.js";
-import { COMPUTE, type Compute, type LinearOptions } from "./linear.js";
+import { COMPUTE, checkCompute, type LinearOptions } from "./linear.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
 
 const fround = Math.fround;
@@ -149,7 +149,10 @@ function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, bl
 export const fourBitLinearOp = new Op({
   signature:
     "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 -> y[..,N]:f32",
-  check: (inputs, [, blocksize]) => checkStatistics(inputs, 2, blocksize!),
+  check(inputs, [, blocksize, , compute]) {
+    checkStatistics(inputs, 2, blocksize!);
+    checkCompute("four_bit_linear", compute!, 3);
+  },
   reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
     const table = FOUR_BIT_TABLES[kind!]!;
@@ -169,6 +172,14 @@ export const fourBitLinearOp = new Op({
   },
 });
 
+/**
+ * How 4-bit weights are multiplied. "f32" is exact. "bf16" lets kernels round both operands to bf16 where that is faster.
+ * "int8" lets them use 8-bit codes where that is faster and blocks do not reach over the ends of rows: activations as
+ * round(127 x / m) with m their largest magnitude in each block of a row (the weights' own blocks, so an outlier costs
+ * the digits of its block only), the table as round(127 t), exact sums over a block, sums of blocks in f32.
+ */
+export type FourBitCompute = keyof typeof COMPUTE;
+
 /** A 4-bit matrix as the ops take it; absmax is f32, or u8 with the three parts of double quantization. */
 export interface FourBitOperands {
   readonly codes: Tensor;
@@ -178,8 +189,7 @@ export interface FourBitOperands {
   readonly offset?: Tensor;
   readonly kind: FourBitKind;
   readonly blocksize: number;
-  /** bf16 lets kernels round operands of the product to bf16 where that is faster; f32 is exact. */
-  readonly compute: Compute;
+  readonly compute: FourBitCompute;
 }
 
 /** `act(x · dequantized(codes)ᵀ + bias) + residual`. */

@@ -1,12 +1,29 @@
 // linear: y = act(x Wᵀ + bias) + residual, for float weights. Accumulates in f32 or better.
 
+import { OptionError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { ACT, type Act, activate } from "./activation.js";
 import { Op, rowsOf } from "./op.js";
 
+/**
+ * Codes of the `compute` attribute: exact f32 products; operands rounded to bf16 where that is faster; 4-bit weights and
+ * activations in 8-bit codes where that is faster (see four-bit.ts).
+ */
+export const COMPUTE = { f32: 0, bf16: 1, int8: 2 } as const;
+/** What a dense product can be asked for. */
+export type Compute = "f32" | "bf16";
+
+/** @throws OptionError for a code that is not among the first `count` of COMPUTE */
+export function checkCompute(op: string, code: number, count: number): void {
+  if (Number.isInteger(code) && code >= 0 && code < count) return;
+  const known = Object.keys(COMPUTE).slice(0, count).join(", ");
+  throw new OptionError(`${op}: the attribute compute stands for one of ${known}, not ${code}`);
+}
+
 export const linearOp = new Op({
   signature:
     "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; act:i32 compute:i32 -> y[..,N]:f32",
+  check: (_, [, compute]) => checkCompute("linear", compute!, 2),
   reference({ x, weight, bias, residual, y }, { act }) {
     const [outputs = 0, inputs = 0] = weight!.shape;
     for (let m = 0; m < rowsOf(x!.shape); m++) {
@@ -27,10 +44,6 @@ export interface LinearOptions {
   residual?: Tensor;
   act?: Act;
 }
-
-/** Codes of the `compute` attribute: exact f32 products, or operands rounded to bf16 where that is faster. */
-export const COMPUTE = { f32: 0, bf16: 1 } as const;
-export type Compute = keyof typeof COMPUTE;
 
 /**
  * `act(x · weightᵀ + bias) + residual` for `x[..,K]`, `weight[N,K]`: [..,N]. With `compute` "bf16" a kernel may round x to

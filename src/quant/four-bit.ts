@@ -9,6 +9,7 @@ import { contiguous } from "../ops/copy.js";
 import {
   BLOCK_SIZES,
   doubleQuantize,
+  type FourBitCompute,
   type FourBitKind,
   type FourBitOperands,
   fourBitDequantize,
@@ -16,7 +17,7 @@ import {
   fourBitQuantize,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
-import type { Compute, LinearOptions } from "../ops/linear.js";
+import type { LinearOptions } from "../ops/linear.js";
 import { pack } from "../ops/pack.js";
 import { dynamicMap } from "./_dynamic-map.js";
 
@@ -25,7 +26,7 @@ export interface FourBitOptions {
   /** Elements per block: 32, 64, ... 4096. */
   readonly blocksize: number;
   readonly double_quant: boolean;
-  readonly compute: Compute;
+  readonly compute: FourBitCompute;
 }
 
 export class FourBitWeight implements Weight {

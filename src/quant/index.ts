@@ -14,6 +14,6 @@ export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undef
     kind: method,
     blocksize: config.bnb_4bit_blocksize,
     double_quant: config.bnb_4bit_use_double_quant,
-    compute: config.bnb_4bit_compute_dtype === "bf16" ? "bf16" : "f32",
+    compute: config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype,
   });
 }

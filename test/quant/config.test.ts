@@ -73,3 +73,9 @@ test.each(["float32", "torch.bfloat16", "fp16", "bf16"])("compute dtype %s is ta
   const config = new BitsAndBytesConfig({ load_in_4bit: true, bnb_4bit_compute_dtype: name as "float32" });
   expect(["f32", "bf16", "f16"]).toContain(config.bnb_4bit_compute_dtype);
 });
+
+test("8-bit products are ours, and keep their name", () => {
+  const config = new BitsAndBytesConfig({ load_in_4bit: true, bnb_4bit_compute_dtype: "int8" });
+  expect(config.bnb_4bit_compute_dtype).toBe("int8");
+  expect(config.to_dict().bnb_4bit_compute_dtype).toBe("int8");
+});

@@ -5,7 +5,7 @@ import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { fillRandomly } from "../../src/load/random.js";
 import { architectureOf } from "../../src/models/index.js";
-import { KVCache } from "../../src/nn/cache.js";
+import { type CacheDType, KVCache } from "../../src/nn/cache.js";
 import type { CausalLM, ConfigJson } from "../../src/nn/decoder.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 
@@ -44,7 +44,7 @@ export async function logitsOf(
   device: Device,
   model: CausalLM,
   ids: readonly (readonly number[])[],
-  options: { parts?: readonly number[]; mask?: readonly (readonly number[])[]; cache_dtype?: FloatDType } = {},
+  options: { parts?: readonly number[]; mask?: readonly (readonly number[])[]; cache_dtype?: CacheDType } = {},
 ): Promise<Float32Array[]> {
   const B = ids.length;
   const T = ids[0]!.length;

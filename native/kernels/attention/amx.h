@@ -1,5 +1,5 @@
 // Attention's products on matrix units, as exact as f32 (simd/amx.h): queries and weights are cut in three bf16 parts,
-// keys and values in as many as their type needs (bf16 one, f16 two, f32 three), and the products of parts that matter
+// keys and values in as many as their type needs (bf16 and codes in i8 one, f16 two, f32 three), and the products of parts that matter
 // in f32 are added up.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace {
 
 // Parts that a key or value is cut in.
 template <DType kType>
-constexpr int kBf16Parts = kType == DType::bf16 ? 1 : kType == DType::f16 ? 2 : 3;
+constexpr int kBf16Parts = kType == DType::bf16 || kType == DType::i8 ? 1 : kType == DType::f16 ? 2 : 3;
 
 template <DType kType>
 OCTAVO_INLINE f32p load_up_to(const Element<kType>* p, int64_t n) {
@@ -35,7 +35,7 @@ void pack_keys_tiles(const Element<kType>* k, int64_t stride, int n, int64_t D, 
         const Element<kType>* row = k + (j + i) * stride + s * 32;
         if (fetch) __builtin_prefetch(row + keys * stride);
         if (fetch && sizeof(*k) == 4) __builtin_prefetch(row + keys * stride + 16);
-        if (parts == 1 && D - s * 32 >= 32) {
+        if (kType == DType::bf16 && D - s * 32 >= 32) {
           word[0][i] = (f32p)_mm512_loadu_si512(row);
           continue;
         }

@@ -4,6 +4,7 @@
 
 #include "../../simd/transpose.h"
 #include "amx.h"
+#include "codes.h"
 #include "plan.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -71,11 +72,18 @@ void pack_values(const Element<kType>* v, int64_t stride, int n, int64_t E, cons
   }
 }
 
+// What a code of each key of a block counts.
+void pack_scales(const float* absmax, int n, const int32_t* keep, float* out) {
+  for (int j = 0; j < kKeys; j++) out[j] = j < n && (keep == nullptr || keep[j] != 0) ? absmax[j] * (1.0f / 127.0f) : 0.0f;
+}
+
 void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0, int n, const int32_t* keep,
                 bool fetch_k, bool fetch_v) {
   const int64_t ko = b * job.k.stride[0] + g * job.k.stride[1] + j0 * job.k.stride[2];
   const int64_t vo = b * job.v.stride[0] + g * job.v.stride[1] + j0 * job.v.stride[2];
-  const int64_t ks = job.k.stride[2], vs = job.v.stride[2];
+  const int64_t ks = job.k.stride[2], vs = job.v.stride[2], at = (b * job.G + g) * job.S + j0;
+  if (job.k_scales != nullptr) pack_scales(job.k_scales + at, n, keep, w.k_scale);
+  if (job.v_scales != nullptr) pack_scales(job.v_scales + at, n, keep, w.v_scale);
 #if defined(OCTAVO_AMX)
   if (job.tiles) {
     u32p *k = (u32p*)w.k, *v = (u32p*)w.v;
@@ -85,6 +93,13 @@ void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0
     by_type(job.v.dtype, [&](auto of) {
       pack_values_tiles<of.type>(job.v.as<Element<of.type>>() + vo, vs, n, job.E, keep, kKeys, fetch_v, v);
     });
+    return;
+  }
+#endif
+#if defined(OCTAVO_CODE_ATTENTION)
+  if (job.codes) {
+    pack_key_codes(job.k.as<int8_t>() + ko, ks, n, job.D, (u32p*)w.k);
+    pack_value_codes(job.v.as<int8_t>() + vo, vs, n, job.E, (u32p*)w.v);
     return;
   }
 #endif
@@ -109,6 +124,15 @@ void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t 
       const float* row[16];
       for (int64_t r = 0; r < n; r++) row[r] = query(row0 + from + r);
       pack_queries_tiles(row, (int)n, job.scale, job.D, (u32p*)(w.q + from * job.Dw));
+      continue;
+    }
+#endif
+#if defined(OCTAVO_CODE_ATTENTION)
+    if (job.codes) {
+      for (int64_t r = 0; r < n; r++)
+        w.q_unit[from + r] = pack_query_codes(query(row0 + from + r), job.scale, job.D, (int)n,
+                                              (char*)(w.q + from * job.Dw) + r * kQueryParts * 64,
+                                              w.q_sum + (from + r) * kQueryParts);
       continue;
     }
 #endif

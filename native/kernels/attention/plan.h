@@ -21,6 +21,10 @@ constexpr bool kTiles = true;
 #else
 constexpr bool kTiles = false;
 #endif
+#if defined(__AVX512VNNI__)
+#define OCTAVO_CODE_ATTENTION 1  // codes.h
+#endif
+constexpr int kQueryParts = 3, kWeightParts = 2;  // of 8 bits
 constexpr int kMostRows = kTiles ? 16 : kStrip;   // rows of any strip
 constexpr int kParts3 = kTiles ? 3 : 2;           // halves of a number's room: three bf16 with tiles, else one f32
 constexpr int kPanel = 2 * kPartLanes;            // columns of a register tile
@@ -33,14 +37,16 @@ constexpr int kMergeRows = 16;                    // rows merged by one task
 
 struct Job {
   Tensor q, k, v, bias;
+  const float *k_scales, *v_scales;  // [B,G,S]: absmax of rows of codes; null for numbers
   const uint8_t* mask;
   const int32_t* segments;
   const float* slopes;
   float* y;
   int64_t B, T, H, G, R, S, D, E;
   int64_t Ew;  // E rounded up to whole vectors
-  int64_t Dw;  // room for a query or key: D, or with tiles D in three bf16 parts and whole tiles
+  int64_t Dw;  // floats of room for a query or key: D; with tiles D in three bf16 parts and whole tiles; with codes parts
   bool tiles;
+  bool codes;  // products of codes in i8 (codes.h)
   int64_t past, total;
   float scale, softcap;
   int64_t window;  // 0: none
@@ -67,6 +73,9 @@ struct Job {
 // What one worker has at hand.
 struct Bench {
   float *q, *acc, *top, *sum, *k, *v, *s, *p;
+  float *k_scale, *v_scale;  // of the block's keys: what a code counts; zero for keys that nobody sees
+  float* q_unit;             // with codes: what a step of each query's first part counts
+  int32_t* q_sum;            // and -128 times the sum of each part
   int32_t *keep, *seg;
 };
 
@@ -82,6 +91,8 @@ Bench lay_out(const Job& j, char* base, size_t* bytes) {
   };
   Bench b;
   b.q = take(kRows * j.Dw);
+  b.q_unit = take(kRows);
+  b.q_sum = (int32_t*)take(kRows * kQueryParts);
   b.acc = take((kRows + (kTiles ? kMostRows : 0)) * j.Ew);
   b.k = take(kKeys * j.Dw);
   b.v = take(kKeys * j.Ew * kParts3 / 2);
@@ -91,6 +102,8 @@ Bench lay_out(const Job& j, char* base, size_t* bytes) {
   b.keep = (int32_t*)take(kKeys);
   b.seg = (int32_t*)take(kKeys);
   b.top = take(kRows);
+  b.k_scale = take(kKeys);
+  b.v_scale = take(kKeys);
   if (bytes != nullptr) *bytes = (size_t)((char*)at - base);
   return b;
 }
@@ -107,6 +120,9 @@ struct Strips {
   int64_t start(int64_t s) const { return s == count ? rows : tiles ? s * 16 : s * rows / count; }
 };
 
+// Bytes of an element of q, k or v.
+constexpr int64_t width_of(DType type) { return type == DType::f32 ? 4 : type == DType::i8 ? 1 : 2; }
+
 // f is called with the dtype as a type.
 template <DType kType>
 struct TypeOf {
@@ -117,6 +133,7 @@ OCTAVO_INLINE void by_type(DType type, const F& f) {
   switch (type) {
     case DType::f16: return f(TypeOf<DType::f16>());
     case DType::bf16: return f(TypeOf<DType::bf16>());
+    case DType::i8: return f(TypeOf<DType::i8>());
     default: return f(TypeOf<DType::f32>());
   }
 }

@@ -68,13 +68,19 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
   }
 }
 
-// Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by.
-void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* alpha) {
+// Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by, `most` (if
+// given) a bound on each row's weights.
+void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* alpha, float* most = nullptr) {
   const Job& job = *m.job;
+  const int count = (int)round_up(m.nk, kPartLanes);
+  if (job.k_scales != nullptr)
+    for (int j = 0; j < count; j += kPartLanes) {
+      const f32p scale = load_part(w.k_scale + j);
+      for (int r = 0; r < rows; r++) store_part(w.s + r * kKeys + j, load_part(w.s + r * kKeys + j) * scale);
+    }
   if (job.general || m.partial)
     for (int r = 0; r < rows; r++) adjust_row(m, m.row + r, w.s + r * kKeys);
 
-  const int count = (int)round_up(m.nk, kPartLanes);
   float top[kMostRows];
   for (int r = 0; r < rows; r++) {
     const float* s = w.s + r * kKeys;
@@ -88,7 +94,9 @@ void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* al
     w.top[local + r] = now;
     top[r] = now == -INFINITY ? 0.0f : now;
     alpha[r] = old - top[r];
+    if (most != nullptr) most[r] = x - top[r];
   }
+  for (int r = 0; most != nullptr && r < rows; r += kPartLanes) store_part(most + r, exp_down(load_part(most + r)));
   for (int r = 0; r < rows; r += kPartLanes) store_part(alpha + r, exp_down(load_part(alpha + r)));
   for (int r = 0; r < rows; r++) {
     float* s = w.s + r * kKeys;
@@ -96,7 +104,7 @@ void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* al
     f32p sum = load_part(w.sum + (local + r) * kPartLanes) * alpha[r];
     for (int j = 0; j < count; j += kPartLanes) {
       const f32p p = exp_down(load_part(s + j) - high);
-      store_part(s + j, p);
+      store_part(s + j, job.v_scales != nullptr ? p * load_part(w.v_scale + j) : p);
       sum += p;
     }
     store_part(w.sum + (local + r) * kPartLanes, sum);

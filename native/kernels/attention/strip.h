@@ -2,6 +2,7 @@
 #pragma once
 
 #include "amx.h"
+#include "codes.h"
 #include "softmax.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -67,6 +68,41 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
   }
 }
 
+#if defined(OCTAVO_CODE_ATTENTION)
+template <int MR>
+void code_strip(const Meeting& m, const Bench& w, int64_t local) {
+  constexpr int NR = MR <= 2 ? 4 : MR <= 4 ? 2 : 1;
+  const Job& job = *m.job;
+  const int count = (int)round_up(m.nk, 16);
+  const char* q = (const char*)(w.q + local * job.Dw);
+  const u32p *k = (const u32p*)w.k, *v = (const u32p*)w.v;
+  const float* unit = w.q_unit + local;
+  const int32_t* sums = w.q_sum + local * kQueryParts;
+  const int64_t panel = round_up(job.D, 64) / 4;
+  // A step of a panel goes with a line of the next block: there are as many of both.
+  int j = 0;
+  for (; j + 16 * NR <= count; j += 16 * NR)
+    score_tile<MR, NR>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, m.ahead_k + j * job.D * m.step_k, 64 * NR * m.step_k);
+  for (; j < count; j += 16)
+    score_tile<MR, 1>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, m.ahead_k + j * job.D * m.step_k, 64 * m.step_k);
+
+  float alpha[kMostRows + kPartLanes] = {}, most[kMostRows + kPartLanes] = {};
+  soften(m, w, local, MR, alpha, most);
+  f32p high = {};
+  for (j = 0; j < count; j += 16) high = max_part(load_part(w.v_scale + j), high);
+  const float scale = highest_part(high);
+  alignas(64) char weights[MR * kWeightParts * 64];
+  float step[MR];
+  for (int r = 0; r < MR; r++) step[r] = pack_weight_codes(w.s + r * kKeys, count, most[r] * scale, weights + r * kWeightParts * 64);
+  float* c = w.acc + local * job.Ew;
+  int64_t e = 0;
+  for (; e + 16 * NR <= job.Ew; e += 16 * NR)
+    value_tile<MR, NR>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew, m.ahead_v + e * kKeys * m.step_v, 64 * NR * m.step_v);
+  for (; e < job.Ew; e += 16)
+    value_tile<MR, 1>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew, m.ahead_v + e * kKeys * m.step_v, 64 * m.step_v);
+}
+#endif
+
 #if defined(OCTAVO_AMX)
 void tile_strip(const Meeting& m, const Bench& w, int64_t local, int rows) {
   const Job& job = *m.job;
@@ -84,6 +120,21 @@ void tile_strip(const Meeting& m, const Bench& w, int64_t local, int rows) {
   }
   const int keys = (int)round_up(count, 32);
   by_type(job.v.dtype, [&](auto of) { values_tiles<kBf16Parts<of.type>>(p, v, job.Ew, keys, kKeys, acc); });
+}
+#endif
+
+#if defined(OCTAVO_CODE_ATTENTION)
+void any_code_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
+  switch (rows) {
+    case 1: return code_strip<1>(m, w, local);
+    case 2: return code_strip<2>(m, w, local);
+    case 3: return code_strip<3>(m, w, local);
+    case 4: return code_strip<4>(m, w, local);
+    case 5: return code_strip<5>(m, w, local);
+    case 6: return code_strip<6>(m, w, local);
+    case 7: return code_strip<7>(m, w, local);
+    default: return code_strip<8>(m, w, local);
+  }
 }
 #endif
 

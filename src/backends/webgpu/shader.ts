@@ -185,19 +185,22 @@ export function reader(name: string, dtype: DType): string {
 fn ${name}_at(i: u32) -> f32 { return ${decodeBits(dtype, `${name}_bits(i)`)}; }`;
 }
 
-/** WGSL type of a float array that is read four at a time by `quadReader`. */
+/** WGSL type of an array of floats or i8 codes that is read four at a time by `quadReader`. */
 export function quadType(dtype: DType): string {
-  return dtype === "f32" ? "array<vec4<f32>>" : "array<vec2<u32>>";
+  return dtype === "f32" ? "array<vec4<f32>>" : dtype === "i8" ? "array<u32>" : "array<vec2<u32>>";
 }
 
-/** `name_quad(i)`: elements 4i to 4i+3 of a float array bound as `quadType`. */
+/** `name_quad(i)`: elements 4i to 4i+3 of an array bound as `quadType`. */
 export function quadReader(name: string, dtype: DType): string {
+  const code = (at: number): string => `f32(extractBits(bitcast<i32>(${name}[i]), ${at * 8}u, 8u))`;
   const value =
     dtype === "f32"
       ? `${name}[i]`
-      : dtype === "bf16"
-        ? `vec4<f32>(bitcast<f32>(${name}[i].x << 16u), bitcast<f32>(${name}[i].x & 0xffff0000u), bitcast<f32>(${name}[i].y << 16u), bitcast<f32>(${name}[i].y & 0xffff0000u))`
-        : `vec4<f32>(unpack2x16float(${name}[i].x), unpack2x16float(${name}[i].y))`;
+      : dtype === "i8"
+        ? `vec4<f32>(${code(0)}, ${code(1)}, ${code(2)}, ${code(3)})`
+        : dtype === "bf16"
+          ? `vec4<f32>(bitcast<f32>(${name}[i].x << 16u), bitcast<f32>(${name}[i].x & 0xffff0000u), bitcast<f32>(${name}[i].y << 16u), bitcast<f32>(${name}[i].y & 0xffff0000u))`
+          : `vec4<f32>(unpack2x16float(${name}[i].x), unpack2x16float(${name}[i].y))`;
   return `fn ${name}_quad(i: u32) -> vec4<f32> { return ${value}; }`;
 }
 

@@ -42,6 +42,8 @@ export interface Way {
   readonly bias?: Float32Array;
   readonly residual?: Float32Array;
   readonly act: Act;
+  /** What the sum of element `n` of row `m` may be off beside its units. */
+  readonly rounding?: (m: number, n: number) => number;
 }
 
 /**
@@ -63,7 +65,7 @@ export function productBound(
       let size = Math.abs(way.bias?.[n] ?? 0);
       for (let k = 0; k < K; k++) size += Math.abs(x[m * K + k]! * w[n * K + k]!);
       const residual = way.residual?.[i] ?? 0;
-      const before = size * units * ROUNDED;
+      const before = (size * units + (way.rounding?.(m, n) ?? 0)) * ROUNDED;
       return actBound(way.act, size, before) + UNIT * (Math.abs(want[i]!) + Math.abs(residual)) + 1e-30;
     };
 }

@@ -10,7 +10,7 @@ import { seeds, sumUnits } from "./_tools.js";
 type HeadLayout = "rows" | "swapped" | "part";
 
 /** A [a, b, c, d] operand as it is, stored with its middle dims swapped, or as a part of something wider. */
-function laidOut(layout: HeadLayout, shape: readonly number[], seed: number, size = 1): Operand {
+function laidOut(layout: HeadLayout, shape: readonly number[], seed: number, size = 1, codes = false): Operand {
   const [a = 0, b = 0, c = 0, d = 0] = shape;
   const stored = layout === "swapped" ? [a, c, b, d] : layout === "part" ? [a, b + 1, c, d + 6] : [a, b, c, d];
   const view: Record<HeadLayout, ViewStep[]> = {
@@ -21,7 +21,9 @@ function laidOut(layout: HeadLayout, shape: readonly number[], seed: number, siz
       ["narrow", 1, 1, b],
     ],
   };
-  return operand(stored, normals(seed, product(stored), size), "f32", { view: view[layout] });
+  const count = product(stored);
+  if (codes) return operand(stored, Int8Array.from(integers(seed, count, -127, 127)), "i8", { view: view[layout] });
+  return operand(stored, normals(seed, count, size), "f32", { view: view[layout] });
 }
 
 interface Options {
@@ -46,6 +48,8 @@ interface Options {
   readonly softcap?: number;
   /** Size of the queries: large ones make sharp softmaxes. */
   readonly size?: number;
+  /** Keys, values or both as codes with scales. */
+  readonly codes?: "both" | "keys" | "values";
 }
 
 function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: number): Uint8Array {
@@ -73,8 +77,9 @@ function attentionCase(seed: number, o: Options = {}, fails = false): Case {
   const H = G * share;
   const past = o.past ?? S - T;
   const scale = Math.fround(1 / Math.sqrt(D));
-  const k = laidOut(o.kv ?? "rows", [B, G, S, D], seed + 1);
-  const v = laidOut(o.kv ?? "rows", [B, G, S, E], seed + 2);
+  const k = laidOut(o.kv ?? "rows", [B, G, S, D], seed + 1, 1, o.codes === "both" || o.codes === "keys");
+  const v = laidOut(o.kv ?? "rows", [B, G, S, E], seed + 2, 1, o.codes === "both" || o.codes === "values");
+  const absmax = o.codes && normals(seed + 6, 2 * B * G * S).map((x) => Math.abs(x) + 0.1);
   const slopes = o.slopes ? Float32Array.from({ length: H }, (_, h) => 2 ** (-8 * ((h + 1) / H))) : undefined;
   const bias = o.bias && biasOf(o.bias, [B, H, T, S], seed + 3);
   // A score is a sum over D and what is added; its error moves the weights by as much, relatively. The result is a
@@ -82,7 +87,9 @@ function attentionCase(seed: number, o: Options = {}, fails = false): Case {
   const dot = 3.5 * 3.5 * size * D * scale;
   const added = (slopes ? Math.max(0, ...slopes) * Math.max(S, 1) : 0) + (bias ? 3.5 : 0);
   const score = Math.min(dot, 3.5 * 3.5 * size * Math.sqrt(D) * 4 * scale) + added;
-  const bound = 3.5 * (2 * score * sumUnits(D) + sumUnits(S));
+  // Kernels that multiply codes with codes hold weights in 65280 steps to the largest of a block of keys.
+  const steps = o.codes === "both" ? Math.sqrt(S) / 65280 : 0;
+  const bound = 3.5 * (2 * score * sumUnits(D) + sumUnits(S) + steps);
   const features = Object.entries(o)
     .filter(([, value]) => value !== undefined && value !== false)
     .map(([key, value]) => (value === true ? key : `${key} ${value}`));
@@ -92,6 +99,7 @@ function attentionCase(seed: number, o: Options = {}, fails = false): Case {
       laidOut(o.q ?? "rows", [B, T, H, D], seed, size),
       k,
       v,
+      absmax && operand([2, B, G, S], absmax),
       o.past === undefined ? undefined : operand([1], Int32Array.of(past)),
       o.mask && operand([B, S], maskOf(o.mask, B, S, seed + 4)),
       o.segments ? operand([B, S], integers(seed + 5, B * S, 0, 2).sort()) : undefined,
@@ -129,6 +137,14 @@ const FEATURES: readonly Options[] = [
   { size: 20 },
   { q: "swapped", kv: "swapped" },
   { q: "part", kv: "part" },
+  { codes: "both" },
+  { codes: "both", share: 1, D: 33, E: 19 },
+  { codes: "both", mask: "left", slopes: true },
+  { codes: "both", segments: true, window: 3 },
+  { codes: "both", softcap: 2, bias: "full", share: 9, G: 1 },
+  { codes: "both", q: "part", kv: "part" },
+  { codes: "keys", mask: "some" },
+  { codes: "values", mask: "rows" },
 ];
 
 const EVERYTHING: Options = { mask: "some", segments: true, slopes: true, bias: "head", window: 9, softcap: 3 };
@@ -141,6 +157,10 @@ const attention: Family = {
     ...FEATURES.map((o, i) => attentionCase(10 * i + 2, { T: 37, D: 20, B: 1, ...o, S: 150 })),
     attentionCase(1000, { ...EVERYTHING, T: 7, S: 40 }),
     attentionCase(1001, { ...EVERYTHING, T: 7, S: 40, past: 20, E: 12, q: "swapped", kv: "part" }),
+    attentionCase(1003, { ...EVERYTHING, T: 7, S: 40, past: 20, codes: "both" }),
+    attentionCase(1013, { ...EVERYTHING, T: 130, S: 200, D: 70, codes: "both" }),
+    attentionCase(1014, { T: 1, S: 1300, D: 64, G: 1, share: 4, B: 1, codes: "both" }),
+    attentionCase(1015, { T: 1, S: 1300, D: 128, G: 2, share: 8, past: 1111, B: 2, mask: "left", codes: "both" }),
     attentionCase(1002, { ...EVERYTHING, T: 130, S: 200, bias: "full", B: 1 }),
     attentionCase(1004, { T: 1, S: 1300, D: 64, G: 1, share: 4, B: 1 }),
     attentionCase(1005, { T: 3, S: 1300, D: 12, past: 1200, mask: "left", B: 3 }),
@@ -174,6 +194,7 @@ const attention: Family = {
         window: fc.constantFrom(0, 0, 1, 4, 30),
         softcap: fc.constantFrom(0, 0, 2),
         size: fc.constantFrom(1, 1, 10),
+        codes: fc.constantFrom(undefined, "both" as const, "both" as const, "keys" as const, "values" as const),
       }),
     )
     .map(([seed, { extra, ahead, ...o }]) =>
@@ -188,14 +209,19 @@ function appendCase(
   past: number,
   seed: number,
   fails = false,
+  codes = false,
 ): Case {
   const shape = [B, G, T + room, D];
+  const size = product(shape);
   return {
-    name: `[${B},${T},${G},${D}] ${layout} at ${past} of ${T + room} seed ${seed}`,
+    name: `[${B},${T},${G},${D}] ${layout} at ${past} of ${T + room}${codes ? " codes" : ""} seed ${seed}`,
     inputs: [
       laidOut(layout, [B, T, G, D], seed),
       operand([1], Int32Array.of(past)),
-      operand(shape, normals(seed + 1, product(shape))),
+      codes
+        ? operand(shape, Int8Array.from(integers(seed + 1, size, -127, 127)))
+        : operand(shape, normals(seed + 1, size)),
+      codes ? operand(shape.slice(0, 3), normals(seed + 2, product(shape.slice(0, 3)))) : undefined,
     ],
     attrs: [],
     fails,
@@ -211,9 +237,14 @@ const append: Family = {
       appendCase(layout, [3, 20, 1, 5], 0, 0, 10 * i + 3),
       appendCase(layout, [0, 2, 1, 4], 2, 0, 10 * i + 4),
       appendCase(layout, [2, 0, 3, 4], 2, 1, 10 * i + 5),
+      appendCase(layout, [2, 3, 4, 8], 5, 2, 10 * i + 6, false, true),
+      appendCase(layout, [1, 1, 2, 33], 7, 7, 10 * i + 7, false, true),
+      appendCase(layout, [3, 5, 3, 130], 2, 1, 10 * i + 8, false, true),
+      appendCase(layout, [0, 2, 1, 4], 2, 0, 10 * i + 9, false, true),
     ]),
     appendCase("rows", [2, 3, 2, 4], 2, 3, 90, true),
     appendCase("rows", [2, 3, 2, 4], 2, -1, 91, true),
+    appendCase("rows", [2, 3, 2, 4], 2, 3, 92, true, true),
   ],
   fuzz: fc
     .tuple(
@@ -227,8 +258,11 @@ const append: Family = {
       fc.nat(20),
       fc.nat(20),
       seeds,
+      fc.boolean(),
     )
-    .map(([layout, size, room, past, seed]) => appendCase(layout, size, room, Math.min(room, past), seed)),
+    .map(([layout, size, room, past, seed, codes]) =>
+      appendCase(layout, size, room, Math.min(room, past), seed, false, codes),
+    ),
 };
 
 export const ATTENTION: readonly Family[] = [attention, append];

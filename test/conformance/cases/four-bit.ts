@@ -6,12 +6,14 @@ import {
   doubleQuantizeOp,
   FOUR_BIT,
   FOUR_BIT_TABLES,
+  type FourBitCompute,
   type FourBitKind,
   fourBitDequantizeOp,
   fourBitLinearOp,
   fourBitQuantizeOp,
   NESTED_BLOCK,
 } from "../../../src/ops/four-bit.js";
+import { COMPUTE } from "../../../src/ops/linear.js";
 import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Case, type Family, type Operand, operand } from "../../support/conformance.js";
 import { bytes, normals, product } from "../../support/random.js";
@@ -25,6 +27,28 @@ interface Stored {
   /** codes, absmax, nested, map, offset. */
   readonly operands: readonly (Operand | undefined)[];
   readonly dense: Float32Array;
+  /** The absmax of each block. */
+  readonly largest: Float32Array;
+}
+
+/**
+ * What 8-bit products may be off: half a step of each activation, whose step is the largest magnitude of its block over
+ * 127, times the weight as it was rounded; and half a step of the table, 0.5/127 of the block's absmax, times the
+ * activation.
+ */
+function codedRounding(x: Float32Array, { dense, largest }: Stored, K: number, blocksize: number) {
+  return (m: number, n: number): number => {
+    let sum = 0;
+    for (let at = 0; at < K; at += blocksize) {
+      const rows = x.subarray(m * K + at, m * K + at + blocksize);
+      const halfStep = rows.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 254;
+      const halfCode = largest[(n * K + at) / blocksize]! / 254;
+      rows.forEach((v, i) => {
+        sum += halfStep * (Math.abs(dense[n * K + at + i]!) + Math.abs(halfCode)) + Math.abs(v * halfCode);
+      });
+    }
+    return sum;
+  };
 }
 
 function stored(kind: FourBitKind, N: number, K: number, blocksize: number, twice: boolean, seed: number): Stored {
@@ -49,6 +73,7 @@ function stored(kind: FourBitKind, N: number, K: number, blocksize: number, twic
       twice ? operand([1], Float32Array.of(2)) : undefined,
     ],
     dense,
+    largest: absmax,
   };
 }
 
@@ -59,29 +84,36 @@ interface Options {
   readonly bias?: boolean;
   readonly residual?: boolean;
   readonly act?: Act;
-  readonly bf16?: boolean;
+  readonly compute?: FourBitCompute;
 }
 
 function linearCase(lead: readonly number[], K: number, N: number, seed: number, options: Options = {}): Case {
-  const { kind = "nf4", blocksize = 64, twice = false, act = "none", bf16 = false } = options;
+  const { kind = "nf4", blocksize = 64, twice = false, act = "none", compute = "f32" } = options;
   const rows = product(lead);
   const x = normals(seed, rows * K);
-  const { operands, dense } = stored(kind, N, K, blocksize, twice, seed + 10);
+  const weights = stored(kind, N, K, blocksize, twice, seed + 10);
   const bias = options.bias ? normals(seed + 2, N) : undefined;
   const residual = options.residual ? normals(seed + 3, rows * N) : undefined;
-  // With bf16 both operands of a product may be rounded to eight bits.
-  const units = sumUnits(K) + (bf16 ? 2 * 2 ** -8 : 0);
-  const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${bf16 ? " bf16" : ""}`;
+  const coded = compute === "int8" && K % blocksize === 0;
+  // With bf16 both operands of a product may be rounded to eight bits. Where the unit for 8-bit codes is slower than the
+  // one for bf16, that one may stand in for it.
+  const units = sumUnits(K) + (compute === "bf16" || coded ? 2 * 2 ** -8 : 0);
+  const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${compute === "f32" ? "" : ` ${compute}`}`;
   return {
     name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}`,
     inputs: [
       operand([...lead, K], x),
-      ...operands,
+      ...weights.operands,
       bias && operand([N], bias),
       residual && operand([...lead, N], residual),
     ],
-    attrs: [FOUR_BIT[kind], blocksize, ACT[act], bf16 ? 1 : 0],
-    bound: productBound(x, dense, K, N, units, { bias, residual, act }),
+    attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute]],
+    bound: productBound(x, weights.dense, K, N, units, {
+      bias,
+      residual,
+      act,
+      rounding: coded ? codedRounding(x, weights, K, blocksize) : undefined,
+    }),
   };
 }
 
@@ -101,10 +133,18 @@ const linear: Family = {
         linearCase([2], 192, 17, 100 * i + j + 60, { kind, blocksize, twice: j % 2 === 1 }),
       ),
       linearCase([3], 4096, 5, 100 * i + 70, { kind, blocksize: 4096, bias: true }),
-      linearCase([9], 256, 40, 100 * i + 71, { kind, blocksize: 128, bf16: true, act: "silu" }),
-      linearCase([50], 192, 35, 100 * i + 72, { kind, bf16: true, twice: true, bias: true }),
+      linearCase([9], 256, 40, 100 * i + 71, { kind, blocksize: 128, compute: "bf16", act: "silu" }),
+      linearCase([50], 192, 35, 100 * i + 72, { kind, compute: "bf16", twice: true, bias: true }),
       linearCase([50], 192, 35, 100 * i + 73, { kind, residual: true }),
       linearCase([41], 1600, 20, 100 * i + 74, { kind, act: "gelu" }),
+      // 8-bit products: from one row to many; blocks that end with the rows, and some that do not.
+      ...[1, 2, 5, 12, 13, 30, 50].flatMap((rows, j) => [
+        linearCase([rows], 192, 35, 100 * i + j + 400, { kind, compute: "int8", twice: j % 2 === 0, bias: true }),
+        linearCase([rows], 1152, 18, 100 * i + j + 410, { kind, compute: "int8", blocksize: 32, act: "silu" }),
+        linearCase([rows], 100, 18, 100 * i + j + 420, { kind, compute: "int8", residual: true }),
+      ]),
+      linearCase([3], 4096, 5, 100 * i + 430, { kind, compute: "int8", blocksize: 4096 }),
+      linearCase([500], 64, 17, 100 * i + 431, { kind, compute: "int8", residual: true }),
     ]),
     ...ACTS.map((act, i) => linearCase([2, 3], 64, 19, i + 300, { act, bias: true, residual: true })),
     ...[1, 2, 4, 15, 16, 17, 31, 33, 64].map((N, i) => linearCase([5], 128, N, i + 320, { bias: true })),
@@ -125,7 +165,7 @@ const linear: Family = {
         bias: fc.boolean(),
         residual: fc.boolean(),
         act: acts,
-        bf16: fc.boolean(),
+        compute: fc.constantFrom<FourBitCompute>("f32", "bf16", "int8"),
       }),
     )
     .map((all) => linearCase(...all)),

@@ -20,14 +20,14 @@ import {
   WORKGROUP,
   writes,
 } from "../shader.js";
-import { ACTIVATIONS, FLOATS, fold, LOWEST } from "../wgsl.js";
+import { ACTIVATIONS, FLOATS, fold, LOWEST, literal } from "../wgsl.js";
 
-type Float = "f32" | "f16" | "bf16";
+type Stored = "f32" | "f16" | "bf16" | "i8";
 
 interface Options {
   readonly [more: string]: string | number | boolean;
-  readonly k: Float;
-  readonly v: Float;
+  readonly k: Stored;
+  readonly v: Stored;
   /** Query rows per workgroup: 1 or 4. */
   readonly rows: number;
   /** Head sizes in units of 64, rounded up. */
@@ -38,7 +38,8 @@ interface Options {
   readonly cursor: boolean;
   /** "mask", "segments", "apart" (both), "merged" (both in one buffer) or "none". */
   readonly hides: "none" | "mask" | "segments" | "apart" | "merged";
-  readonly slopes: boolean;
+  /** In a binding of their own, or "joined" to the scales of codes. */
+  readonly slopes: "none" | "own" | "joined";
   readonly bias: boolean;
   readonly reports: boolean;
   /** The keys are shared out among workgroups; `combine` puts their results together. */
@@ -46,6 +47,8 @@ interface Options {
 }
 
 const WIDTH = 64;
+/** What a code counts of its row's absmax. */
+const CODE = literal(1 / 127);
 /** Keys per workgroup when they are shared out, and the fewest workgroups that fill a device without that. */
 const SPAN = 256;
 const FILLED = 256;
@@ -60,6 +63,8 @@ const shader = family("attention", (options: Options): ShaderSpec => {
   const lane = (name: string, r: string): string => (many ? `${name}[${r}]` : name);
   const each = Array.from({ length: rows }, (_, r) => r);
   const parts = Array.from({ length: e64 }, (_, e) => e);
+  const codes = k === "i8" || v === "i8";
+  const slopeAt = `${slopes === "joined" ? "scales" : "slopes"}[P.slopes + h]`;
   const masked = hides === "mask" || hides === "apart" || hides === "merged";
   const segmented = hides === "segments" || hides === "apart" || hides === "merged";
   const segmentAt = hides === "merged" ? "both[2u * (b * P.S + (j))]" : "segments[P.segments + b * P.S + (j)]";
@@ -84,7 +89,7 @@ const shader = family("attention", (options: Options): ShaderSpec => {
         if (visible) {
           var value = ${lane("s", `${r}`)} * P.scale;
           if (P.softcap > 0.0) { value = P.softcap * tanh_of(value / P.softcap); }
-          ${slopes ? "value += slopes[P.slopes + h] * f32(i32(j) - i32(i));" : ""}
+          ${slopes === "none" ? "" : `value += ${slopeAt} * f32(i32(j) - i32(i));`}
           ${bias ? "value += bias[P.b + b * P.b0 + h * P.b1 + t * P.b2 + j * P.b3];" : ""}
           ${lane("scores", `${r}`)} = value;
           ${lane("seen", `${r}`)} = 1.0;
@@ -109,11 +114,12 @@ const shader = family("attention", (options: Options): ShaderSpec => {
       reads("q", "array<f32>"),
       reads("k", quad ? quadType(k) : "array<u32>"),
       reads("v"),
+      ...(codes ? [reads("scales", "array<f32>")] : []),
       ...(cursor ? [reads("cursor", "array<i32>")] : []),
       ...(hides === "mask" || hides === "apart" ? [reads("mask")] : []),
       ...(hides === "segments" || hides === "apart" ? [reads("segments", "array<i32>")] : []),
       ...(hides === "merged" ? [reads("both", "array<i32>")] : []),
-      ...(slopes ? [reads("slopes", "array<f32>")] : []),
+      ...(slopes === "own" ? [reads("slopes", "array<f32>")] : []),
       ...(bias ? [reads("bias", "array<f32>")] : []),
       writes("y"),
     ],
@@ -123,7 +129,7 @@ const shader = family("attention", (options: Options): ShaderSpec => {
       ...strides("k"),
       ...strides("v"),
       ...strides("b"),
-      ...["y", "cursor", "mask", "segments", "slopes"],
+      ...["y", "scales", "cursor", "mask", "segments", "slopes"],
       ...["scale:f32", "causal", "window", "softcap:f32"],
     ],
     reports,
@@ -173,10 +179,13 @@ const shader = family("attention", (options: Options): ShaderSpec => {
     let j = j0 + lid;
     var scores = ${type}(${LOWEST});
     var seen = ${type}(0.0);
+    ${v === "i8" ? "var value_scale = 0.0;" : ""}
     if (j < hi${masked ? (hides === "merged" ? " && both[2u * (b * P.S + j) + 1u] != 0" : " && mask_bits(P.mask + b * P.S + j) != 0u") : ""}) {
       var s = ${type}(0.0);
       let at = P.k + b * P.k0 + g * P.k1 + j * P.k2;
       ${dots}
+      ${k === "i8" ? `s *= scales[P.scales + bg * P.S + j] * ${CODE};` : ""}
+      ${v === "i8" ? `value_scale = scales[P.scales + (P.groups + bg) * P.S + j] * ${CODE};` : ""}
       ${each.map(score).join("\n      ")}
     }
     let higher = max(best, highest(scores, lid));
@@ -184,7 +193,7 @@ const shader = family("attention", (options: Options): ShaderSpec => {
     let fade = exp(best - higher);
     best = higher;
     sum = sum * fade + p;
-    ps[lid] = p;
+    ps[lid] = ${v === "i8" ? "p * value_scale" : "p"};
     workgroupBarrier();
     ${parts.map((e) => `mixed${e} *= fade;`).join(" ")}
     let n = min(${WIDTH}u, hi - j0);
@@ -247,6 +256,14 @@ const merge = family("attention", (_: { merge: true }) => ({
   both[2u * gid + 1u] = i32(mask_bits(P.mask + gid));`,
 }));
 
+/** Scales of codes with the slopes behind them, for the same devices. */
+const join = family("attention", (_: { join: true }) => ({
+  bindings: [reads("scales", "array<f32>"), reads("slopes", "array<f32>"), writes("joined")],
+  params: ["count", "heads", "scales", "slopes"],
+  body: `if (gid >= P.count + P.heads) { return; }
+  if (gid < P.count) { joined[gid] = scales[P.scales + gid]; } else { joined[gid] = slopes[P.slopes + gid - P.count]; }`,
+}));
+
 /** Reports a cursor that does not fit, where the kernel itself has no binding left to do so. */
 const check = family("attention", (_: { check: true }) => ({
   bindings: [reads("cursor", "array<i32>")],
@@ -263,19 +280,32 @@ function placed(name: string, { offset, strides: s }: Operand): Record<string, n
 
 const NO_BIAS = { b: 0, b0: 0, b1: 0, b2: 0, b3: 0 };
 
+function scratch(queue: Queue, slot: string, words: number): Piece {
+  const size = Math.ceil(words / 4) * 16;
+  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+}
+
 function merged(queue: Queue, mask: Operand, segments: Operand): Piece {
   const { count } = mask;
-  const size = Math.ceil((count * 8) / 16) * 16;
-  const piece = { block: queue.buffers.scratch("mask", size), start: 0, size };
+  const piece = scratch(queue, "mask", 2 * count);
   const numbers = { count, mask: mask.offset, segments: segments.offset };
   queue.dispatch(merge({ merge: true }), [mask, segments, piece], numbers, groupsFor(count, WORKGROUP));
+  return piece;
+}
+
+function joined(queue: Queue, scales: Operand, slopes: Operand): Piece {
+  const { count } = scales;
+  const heads = slopes.count;
+  const piece = scratch(queue, "scales", count + heads);
+  const numbers = { count, heads, scales: scales.offset, slopes: slopes.offset };
+  queue.dispatch(join({ join: true }), [scales, slopes, piece], numbers, groupsFor(count + heads, WORKGROUP));
   return piece;
 }
 
 export const attention: Kernel = {
   op: attentionOp,
   record(call, queue, target) {
-    const [q, k, v, cursor, mask, segments, slopes, bias, y] = call.operands;
+    const [q, k, v, scales, cursor, mask, segments, slopes, bias, y] = call.operands;
     const [scale = 1, causal = 1, window = 0, softcap = 0] = call.attributes;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
     const [, G = 1, S = 0, E = 0] = v!.shape;
@@ -284,11 +314,13 @@ export const attention: Kernel = {
     const share = H / G;
     const R = T * share;
     const rows = R === 1 ? 1 : 4;
-    const optional = [cursor, mask, segments, slopes, bias].filter((operand) => operand !== undefined);
+    const optional = [scales, cursor, mask, segments, slopes, bias].filter((operand) => operand !== undefined);
     let free = target.storageBuffers - 4 - optional.length;
     const both = mask !== undefined && segments !== undefined;
     const merges = both && free < 0;
     if (merges) free++;
+    const joins = scales !== undefined && slopes !== undefined && free < 0;
+    if (joins) free++;
     const reports = cursor !== undefined && free > 0;
     if (cursor && !reports) queue.dispatch(check({ check: true }), [cursor], { cursor: cursor.offset, T, S }, 1);
     const aligned = (n: number): boolean => n % 4 === 0;
@@ -299,26 +331,27 @@ export const attention: Kernel = {
     const splits = groups < FILLED ? Math.ceil(S / SPAN) : 1;
     const split = splits > 1;
     const made = shader({
-      k: k!.dtype as Float,
-      v: v!.dtype as Float,
+      k: k!.dtype as Stored,
+      v: v!.dtype as Stored,
       rows,
       d64: Math.ceil(D / 64),
       e64: Math.ceil(E / 64),
       quad,
       cursor: cursor !== undefined,
       hides: both ? (merges ? "merged" : "apart") : mask ? "mask" : segments ? "segments" : "none",
-      slopes: slopes !== undefined,
+      slopes: slopes === undefined ? "none" : joins ? "joined" : "own",
       bias: bias !== undefined,
       reports,
       split,
     });
     const pieces: Piece[] = [q!, k!, v!];
+    if (joins) pieces.push(joined(queue, scales, slopes));
+    else if (scales) pieces.push(scales);
     if (cursor) pieces.push(cursor);
     if (merges) pieces.push(merged(queue, mask, segments));
     else pieces.push(...[mask, segments].filter((operand) => operand !== undefined));
-    pieces.push(...[slopes, bias].filter((operand) => operand !== undefined));
-    const bytes = Math.ceil((B * G * R * splits * (E + 2)) / 4) * 16;
-    const out: Piece = split ? { block: queue.buffers.scratch("spans", bytes), start: 0, size: bytes } : y!;
+    pieces.push(...[joins ? undefined : slopes, bias].filter((operand) => operand !== undefined));
+    const out: Piece = split ? scratch(queue, "spans", B * G * R * splits * (E + 2)) : y!;
     pieces.push(out);
     const numbers = {
       ...{ R, share, T, H, G, S, D, E, tiles, groups: B * G, splits },
@@ -327,7 +360,8 @@ export const attention: Kernel = {
       ...placed("v", v!),
       ...(bias ? placed("b", bias) : NO_BIAS),
       ...{ y: y!.offset, cursor: cursor?.offset ?? 0, mask: mask?.offset ?? 0 },
-      ...{ segments: segments?.offset ?? 0, slopes: slopes?.offset ?? 0, scale, causal, window, softcap },
+      ...{ segments: segments?.offset ?? 0, scales: joins ? 0 : (scales?.offset ?? 0) },
+      ...{ slopes: joins ? scales.count : (slopes?.offset ?? 0), scale, causal, window, softcap },
     };
     queue.dispatch(made, pieces, numbers, groups * splits);
     if (split) {
@@ -339,6 +373,7 @@ export const attention: Kernel = {
   },
   shaders: (target) => [
     merge({ merge: true }),
+    join({ join: true }),
     check({ check: true }),
     combine({ combine: true }),
     ...variants(target),
@@ -349,7 +384,7 @@ export const attention: Kernel = {
 function variants(target: Target): Shader[] {
   const plain: Options = {
     ...{ k: "f32", v: "f32", rows: 4, d64: 1, e64: 1, quad: true },
-    ...{ cursor: false, hides: "none", slopes: false, bias: false, reports: false, split: false },
+    ...{ cursor: false, hides: "none", slopes: "none", bias: false, reports: false, split: false },
   };
   const some: Partial<Options>[] = [
     { cursor: true, reports: true },
@@ -357,19 +392,24 @@ function variants(target: Target): Shader[] {
     { hides: "mask" },
     { hides: "segments" },
     { hides: "apart" },
-    { slopes: true },
+    { slopes: "own" },
     { bias: true },
-    { hides: "merged", cursor: true, slopes: true, bias: true },
+    { hides: "merged", cursor: true, slopes: "own", bias: true },
     { d64: 2, e64: 2 },
     { d64: 4, e64: 4 },
     { d64: 3, e64: 2 },
-    { cursor: true, reports: true, hides: "mask", slopes: true },
+    { cursor: true, reports: true, hides: "mask", slopes: "own" },
   ];
-  if (target.storageBuffers >= 10) some.push({ cursor: true, hides: "apart", slopes: true, bias: true, reports: true });
-  return (["f32", "f16", "bf16"] as const satisfies readonly DType[]).flatMap((dtype) =>
+  if (target.storageBuffers >= 10)
+    some.push({ cursor: true, hides: "apart", slopes: "own", bias: true, reports: true });
+  return (["f32", "f16", "bf16", "i8"] as const satisfies readonly DType[]).flatMap((dtype) =>
     [true, false].flatMap((quad) =>
       [1, 4].flatMap((rows) =>
-        [{}, ...some].map((more) => shader({ ...plain, k: dtype, v: dtype, quad, rows, ...more })),
+        [{}, ...some].map((more) => {
+          // Scales take a binding as well: where the rest fills all, slopes go with them.
+          const joins = dtype === "i8" && more.hides === "merged";
+          return shader({ ...plain, k: dtype, v: dtype, quad, rows, ...more, ...(joins && { slopes: "joined" }) });
+        }),
       ),
     ),
   );

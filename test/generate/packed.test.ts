@@ -1,0 +1,126 @@
+// Several texts in one row: the logits of each are those it has alone, whatever stands before it. Where positions are
+// learned, rotary or distances (ALiBi), in f32 and in 8 bits.
+
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Device } from "../../src/core/device.js";
+import { OptionError, ShapeError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import type { ForwardOptions, PreTrainedModel } from "../../src/generate/model.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { difference, FIXTURES } from "../support/fixtures.js";
+
+const LENGTHS = [5, 1, 23, 9];
+const TOTAL = LENGTHS.reduce((sum, n) => sum + n, 0);
+const TEXTS = LENGTHS.map((n, text) => Array.from({ length: n }, (_, t) => (text * 37 + t * 11) % 150));
+const ENDS = [0, ...LENGTHS.map((_, n) => LENGTHS.slice(0, n + 1).reduce((sum, length) => sum + length, 0))];
+const POSITIONS = LENGTHS.flatMap((n) => Array.from({ length: n }, (_, t) => t));
+const ROW = [TEXTS.flat()];
+
+/** Blocks of keys begin elsewhere in a packed row, so sums differ in their last digits; in 8 bits such a digit can move a
+ * code of an activation by one step, which is 1/127 of its row's largest number. */
+const TOLERANCE = { f32: 2e-5, int8: 2e-2 };
+
+describe.each(ALL_DEVICES)("packed rows on %s", (deviceName) => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await requestTestDevice(deviceName);
+  });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  const logitsOf = async (model: PreTrainedModel, inputs: ForwardOptions): Promise<Float32Array> => {
+    const { logits } = model.forward(inputs);
+    try {
+      return await logits.readFloats();
+    } finally {
+      logits.dispose();
+    }
+  };
+
+  describe.each(["llama", "bloom", "gpt2", "opt"])("%s", (name) => {
+    test.each(["f32", "int8"] as const)("each text is as alone, in %s", async (storage) => {
+      const folder = join(FIXTURES, "models", name);
+      const model = await AutoModelForCausalLM.from_pretrained(folder, { device, load_in_8bit: storage === "int8" });
+      try {
+        const alone: number[] = [];
+        for (const text of TEXTS) alone.push(...(await logitsOf(model, { input_ids: [text] })));
+        const ends = { cu_seq_lens_q: Int32Array.from(ENDS), cu_seq_lens_k: ENDS };
+        const ways: Record<string, ForwardOptions> = {
+          position_ids: { input_ids: ROW, position_ids: [POSITIONS] },
+          cu_seq_lens_q: { input_ids: ROW, ...ends, max_length_q: 23, max_length_k: 23 },
+          both: { input_ids: ROW, position_ids: [POSITIONS], ...ends },
+          "two rows": { input_ids: [...ROW, ...ROW], position_ids: [POSITIONS, POSITIONS] },
+        };
+        for (const [way, inputs] of Object.entries(ways)) {
+          const packed = await logitsOf(model, inputs);
+          const want = way === "two rows" ? [...alone, ...alone] : alone;
+          expect(difference(packed, want).max, way).toBeLessThan(TOLERANCE[storage]);
+        }
+        // Without cuts the later texts see the first.
+        const whole = await logitsOf(model, { input_ids: ROW });
+        expect(difference(whole, alone).max).toBeGreaterThan(0.05);
+      } finally {
+        model.dispose();
+      }
+    });
+  });
+
+  test("learned positions limit each text, not the row", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "gpt2"), { device });
+    try {
+      const { max_positions, vocab } = model.module.geometry;
+      const half = Math.ceil(max_positions * 0.75);
+      const input_ids = [Array.from({ length: 2 * half }, (_, t) => (t * 7) % vocab)];
+      expect(() => model.forward({ input_ids })).toThrow(OptionError);
+      const { logits } = model.forward({ input_ids, cu_seq_lens_q: [0, half, 2 * half] });
+      expect(logits.shape).toEqual([1, 2 * half, vocab]);
+      await logits.readFloats();
+      logits.dispose();
+    } finally {
+      model.dispose();
+    }
+  });
+
+  test("what does not fit is refused", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "gpt2"), { device });
+    const refuse = (
+      inputs: Partial<ForwardOptions>,
+      kind: typeof ShapeError | typeof OptionError,
+      says: RegExp,
+    ): void => {
+      const run = (): unknown => model.forward({ input_ids: ROW, ...inputs });
+      expect(run).toThrow(kind);
+      expect(run).toThrow(says);
+    };
+    try {
+      refuse({ cu_seq_lens_q: [0, 5, TOTAL - 1] }, ShapeError, /ends at 37, but input_ids hold 38/);
+      refuse({ cu_seq_lens_q: [0, 5, TOTAL + 1] }, ShapeError, /ends at 39/);
+      refuse({ cu_seq_lens_q: [0, 9, 5, TOTAL] }, ShapeError, /must grow/);
+      refuse({ cu_seq_lens_q: [0, 9, 9, TOTAL] }, ShapeError, /must grow/);
+      refuse({ cu_seq_lens_q: [0, 4.5, TOTAL] }, ShapeError, /must grow/);
+      refuse({ cu_seq_lens_q: [5, TOTAL] }, ShapeError, /must begin with 0/);
+      refuse({ cu_seq_lens_q: [0] }, ShapeError, /must begin with 0 and name an end/);
+      refuse({ cu_seq_lens_q: [] }, ShapeError, /must begin with 0/);
+      refuse({ cu_seq_lens_q: null as never }, ShapeError, /must be whole numbers/);
+      refuse({ cu_seq_lens_q: 38 as never }, ShapeError, /must be whole numbers/);
+      refuse({ cu_seq_lens_q: ENDS, cu_seq_lens_k: [0, TOTAL] }, OptionError, /cu_seq_lens_k must equal/);
+      refuse({ cu_seq_lens_k: ENDS }, OptionError, /without cu_seq_lens_q/);
+      refuse({ max_length_q: 23 }, OptionError, /without cu_seq_lens_q/);
+      refuse({ cu_seq_lens_q: ENDS, max_length_q: 22 }, OptionError, /at least 23/);
+      refuse(
+        { cu_seq_lens_q: ENDS, attention_mask: [[0, ...Array(TOTAL - 1).fill(1)]] },
+        ShapeError,
+        /without padding/,
+      );
+      refuse({ input_ids: [...ROW, ...ROW], cu_seq_lens_q: ENDS }, ShapeError, /one row without padding, got 2 rows/);
+      refuse({ position_ids: [POSITIONS.slice(1)] }, ShapeError, /shape of input_ids, \[1, 38\]/);
+      refuse({ position_ids: [POSITIONS.map((p) => p - 1)] }, OptionError, /position_ids\[0\]\[0\] is -1/);
+      refuse({ position_ids: [POSITIONS.map((p) => p + 1e6)] }, OptionError, /this model has positions 0 to/);
+    } finally {
+      model.dispose();
+    }
+  });
+});

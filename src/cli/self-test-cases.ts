@@ -28,7 +28,7 @@ export interface SelfTestCase {
 /** f32 sums in another order, exp and tanh by polynomials. */
 const FLOAT = 2e-5;
 /** Weights of codes in 65280 steps, where a kernel multiplies codes with codes. */
-const CODES = 1e-4;
+const STEPS = 1e-4;
 /** One rounding to bf16 of operands of a product, where the op allows it. */
 const BF16 = 1e-2;
 /** One rounding of both operands to 8-bit codes, where the op allows it. */
@@ -261,7 +261,7 @@ export function selfTestCases(): SelfTestCase[] {
   add(
     "attention",
     "i8, cache and ALiBi",
-    CODES,
+    STEPS,
     [
       floats([2, 1, 4, 17]),
       codes(),

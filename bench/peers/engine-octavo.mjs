@@ -2,6 +2,7 @@
 // of src/generate/loop.ts does it, one recorded step ahead of the token that the host reads.
 
 import { scope, Tensor } from "../../dist/core/tensor.js";
+import { VARIANTS } from "../../dist/eval/variants.js";
 import { Disk } from "../../dist/formats/disk.js";
 import { openDevice } from "../../dist/load/device.js";
 import { loadCausalLM } from "../../dist/load/index.js";
@@ -11,29 +12,19 @@ import { argmax } from "../../dist/ops/sampling.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
 import { tokenAt } from "./protocol.mjs";
 
-/**
- * dtype, quantization and products of a variant. In bf16 and 4 bits, activations may be rounded to bf16: the peers round
- * them too, to bf16 or further. @param {string} variant
- */
-function optionsOf(variant) {
-  if (variant === "f32" || variant === "f16" || variant === "bf16") return { dtype: variant };
-  if (variant === "int8") return { dtype: "bf16", quantization: new BitsAndBytesConfig({ load_in_8bit: true }) };
-  const quantization = new BitsAndBytesConfig({
-    load_in_4bit: true,
-    bnb_4bit_quant_type: variant,
-    bnb_4bit_compute_dtype: "bfloat16",
-  });
-  return { dtype: "bf16", quantization };
-}
-
 /** @param {{ file: string, variant: string, isa?: string, threads: number, shape: import("./shapes.mjs").Shape }} job */
 export async function open({ file, variant, isa, threads, shape }) {
   // The reference device (plain loops) is for trying this file out where there are no kernels.
   const reference = process.env.OCTAVO_PEERS_DEVICE === "reference";
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
-  const options = optionsOf(variant);
-  const { dtype } = options;
-  const { model } = await loadCausalLM(new Disk(file), { device, name: shape.name, ...options });
+  const { dtype, quantization, compute, cache: cacheDType } = VARIANTS[variant];
+  const { model } = await loadCausalLM(new Disk(file), {
+    device,
+    name: shape.name,
+    dtype,
+    quantization: quantization && new BitsAndBytesConfig(quantization),
+    compute,
+  });
   const { layers, groups, head_dim } = model.geometry;
 
   /** @param {number} rows @param {number} wanted */
@@ -45,7 +36,7 @@ export async function open({ file, variant, isa, threads, shape }) {
       groups,
       head_dim,
       capacity,
-      dtype: dtype === "f32" ? "f32" : "bf16",
+      dtype: cacheDType ?? (dtype === "float32" ? "f32" : "bf16"),
     });
     /** @type {Tensor | undefined} Position of the last token, i32[B,1]. */
     let positions;

@@ -47,9 +47,15 @@ export function matrices(s) {
 /** Bytes per weight in the layers and in the output head, scales included. @type {Record<string, [number, number]>} */
 const WEIGHT_BYTES = {
   "octavo:int8": [1, 2],
+  "octavo:int8-kv8": [1, 2],
   "octavo:nf4": [0.5 + 4 / 64, 2],
+  "octavo:nf4-bf16": [0.5 + 4 / 64, 2],
+  "octavo:nf4-int8": [0.5 + 4 / 64, 2],
+  "octavo:nf4-dq": [0.5 + 1 / 64 + 4 / 16384, 2],
   "octavo:fp4": [0.5 + 4 / 64, 2],
   "octavo:bf16": [2, 2],
+  "octavo:bf16-f32": [2, 2],
+  "octavo:f16": [2, 2],
   "octavo:f32": [4, 4],
   "llama.cpp:Q8_0": [34 / 32, 34 / 32],
   "llama.cpp:Q4_0": [18 / 32, 210 / 256],
@@ -81,7 +87,10 @@ export function tokenBytes(s, name) {
  * `-shared` keeps the KV cache in one preallocated buffer, which transformers.js does not do.
  */
 export const PEERS = {
-  octavo: { by: ["int8", "nf4", "bf16", "f32"], also: ["fp4"] },
+  octavo: {
+    by: ["int8", "nf4-int8", "bf16", "nf4-bf16", "nf4", "f32"],
+    also: ["int8-kv8", "nf4-dq", "fp4", "bf16-f32", "f16"],
+  },
   "llama.cpp": { by: ["Q8_0", "Q4_0", "Q4_K", "BF16"], also: [] },
   onnx: { by: ["int8", "q4", "q4-int8"], also: ["int8-shared", "q4-shared", "q4-int8-shared"] },
   torch: { by: ["bf16", "f32", "int8-dynamic"], also: ["bnb-int8", "bnb-nf4"] },
@@ -91,15 +100,18 @@ export const PEERS = {
 export const RATIOS = [
   ["octavo:int8", "llama.cpp:Q8_0", { prefill512: 8, prefill2048: 10, decode: 1.05, decode2048: 1.3, batch8: 1.6 }],
   ["octavo:int8", "onnx:int8", { prefill512: 4, prefill2048: 5 }],
-  ["octavo:nf4", "llama.cpp:Q4_0", { prefill512: 4, decode: 1.15, decode2048: 1.5, batch8: 1.6 }],
-  ["octavo:nf4", "llama.cpp:Q4_K", {}],
+  // llama.cpp rounds activations to 8 bits per block of 32 numbers; nf4-int8 does per block of 64.
+  ["octavo:nf4-int8", "llama.cpp:Q4_0", { prefill512: 4, decode: 1.15, decode2048: 1.5, batch8: 1.6 }],
+  ["octavo:nf4-bf16", "llama.cpp:Q4_0", {}],
+  ["octavo:nf4", "llama.cpp:Q4_0", {}],
+  ["octavo:nf4-int8", "llama.cpp:Q4_K", {}],
   ["octavo:nf4", "onnx:q4", {}],
-  ["octavo:nf4", "onnx:q4-int8", {}],
+  ["octavo:nf4-int8", "onnx:q4-int8", {}],
   ["octavo:bf16", "llama.cpp:BF16", { prefill512: 3 }],
   ["octavo:bf16", "torch:bf16", {}],
   ["octavo:int8", "torch:int8-dynamic", {}],
   ["octavo:int8", "octavo:bf16", { prefill512: 1.6, decode: 1.6 }],
-  ["octavo:nf4", "octavo:int8", {}],
+  ["octavo:nf4-int8", "octavo:int8", {}],
 ];
 
 /** Cases in the order of the table. */

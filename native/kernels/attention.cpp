@@ -6,6 +6,9 @@
 // the block stays in the first-level cache. When there are too few tasks for a large machine, the context is cut into
 // pieces whose size depends on the shapes alone, and the pieces are merged by their maxima and sums.
 //
+// A cache of codes in i8 is read as numbers times one scale per key: scores are multiplied by the keys' scales, weights by
+// the values'. Where bytes multiply, the products stay in codes (attention/codes.h).
+//
 // isa: portable avx2 avx512 amx
 #include "../parallel.h"
 #include "../registry.h"
@@ -113,28 +116,23 @@ void attend(const Job& job, int64_t index, int worker) {
         continue;
       }
 #endif
+      const bool ask_k = s == 0 && fetch_k, ask_v = s == 0 && fetch_v;
+      m.ahead_k = !ask_k ? (const char*)w.s
+                         : job.k.data + size_k * (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]);
+      m.ahead_v = !ask_v ? (const char*)w.s
+                         : job.v.data + size_v * (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]);
+      m.size_k = ask_k ? size_k : 0;
+      m.size_v = ask_v ? size_v : 0;
 #if defined(OCTAVO_CODE_ATTENTION)
       if (job.codes) {
-        const bool first_k = s == 0 && fetch_k, first_v = s == 0 && fetch_v;
-        m.ahead_k = first_k ? job.k.data + (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
-        m.ahead_v = first_v ? job.v.data + (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
-        m.step_k = first_k;
-        m.step_v = first_v;
         any_code_strip(count, m, w, at);
         continue;
       }
 #endif
-      if (s == 0 && (fetch_k || fetch_v)) {
-        m.ahead_k = fetch_k ? job.k.data + size_k * (b * job.k.stride[0] + g * job.k.stride[1] + next * job.k.stride[2]) : (const char*)w.s;
-        m.ahead_v = fetch_v ? job.v.data + size_v * (b * job.v.stride[0] + g * job.v.stride[1] + next * job.v.stride[2]) : (const char*)w.s;
-        m.step_k = fetch_k ? size_k * kPanel : 0;
-        m.step_v = fetch_v ? size_v * kPanel : 0;
+      if (ask_k || ask_v)
         any_strip<true>(count, m, w, at);
-      } else {
-        m.ahead_k = m.ahead_v = nullptr;
-        m.step_k = m.step_v = 0;
+      else
         any_strip<false>(count, m, w, at);
-      }
     }
   }
 
@@ -268,8 +266,8 @@ const char* attention(const Call& call) {
 OCTAVO_KERNELS(attention,
                {"attention",
                 "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? "
-                "cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> "
-                "y[B,T,H,E]:f32",
+                "cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; "
+                "scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32",
                 attention})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -51,8 +51,6 @@ export function isNeutral(field: UnsupportedField, value: unknown): boolean {
 /** Fields that change no text here: caches, what is returned, what belongs to beams or drafts or encoders, and records. */
 export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "use_cache",
-  "cache_implementation",
-  "cache_config",
   "prefill_chunk_size",
   "compile_config",
   "disable_compile",

@@ -18,9 +18,10 @@ interface Report {
   seed: number;
   dtype: string;
   quantization: string | null;
+  kv_cache: string;
   device: { name: string; isa: string | null; threads: number };
   timings: { load_s: number; first_token_s: number; tokens_per_second: number; new_tokens: number };
-  memory: { weight_bytes: number; checkpoint_bytes: number; device_peak_bytes: number };
+  memory: { weight_bytes: number; checkpoint_bytes: number; kv_cache_bytes: number; device_peak_bytes: number };
   outlier_columns: number | null;
 }
 
@@ -55,7 +56,29 @@ describe("text", () => {
     expect(stderr).toMatch(/device +cpu · \w+ · \d+ threads?/);
     expect(stderr).toMatch(/weights +6\.60 MB in int8 \(11\.0 MB as published\) · loaded in/);
     expect(stderr).toMatch(/first token after .* · [\d.]+ tokens\/s · 24 tokens after a prompt of 4/);
+    expect(stderr).toMatch(/cache +[\d.]+ kB in bfloat16 · [\d.]+ MB on the device at most/);
     expect(stderr).toMatch(/outliers +\d+ columns? seen/);
+  });
+
+  it("keeps keys and values in what it is told, and says what they weigh", async () => {
+    const bytes: number[] = [];
+    for (const [type, name] of [
+      ["f32", "float32"],
+      ["bf16", "bfloat16"],
+      ["int8", "int8"],
+    ]) {
+      const said = await json("Once upon a time", "--greedy", "--max-new-tokens", "8", "--kv-cache", type!);
+      expect(said).toMatchObject({ kv_cache: name, memory: { kv_cache_bytes: expect.any(Number) } });
+      expect(said.token_ids).toHaveLength(8);
+      bytes.push(said.memory.kv_cache_bytes);
+    }
+    const [f32 = 0, bf16 = 0, int8 = 0] = bytes;
+    expect(bf16).toBe(f32 / 2);
+    expect(int8).toBeGreaterThan(bf16 / 2); // scales
+    expect(int8).toBeLessThan(0.6 * bf16);
+    const { code, stderr } = await generate("Once", "--kv-cache", "int4");
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/Allowed choices are f32, bf16, int8/);
   });
 
   it("gives the same text for the same seed, another for another", async () => {

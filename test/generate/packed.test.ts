@@ -68,6 +68,24 @@ describe.each(ALL_DEVICES)("packed rows on %s", (deviceName) => {
     });
   });
 
+  test("texts longer than the pieces that a forward pass is run in", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
+    try {
+      const texts = [300, 280, 40].map((n, text) => Array.from({ length: n }, (_, t) => (text * 37 + t * 11) % 150));
+      const alone: Float32Array[] = [];
+      for (const text of texts) alone.push(await logitsOf(model, { input_ids: [text] }));
+      const packed = await logitsOf(model, { input_ids: [texts.flat()], cu_seq_lens_q: [0, 300, 580, 620] });
+      let at = 0;
+      for (const want of alone) {
+        expect(difference(packed.subarray(at, at + want.length), want).max).toBeLessThan(TOLERANCE.f32);
+        at += want.length;
+      }
+      expect(at).toBe(packed.length);
+    } finally {
+      model.dispose();
+    }
+  });
+
   test("learned positions limit each text, not the row", async () => {
     const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "gpt2"), { device });
     try {

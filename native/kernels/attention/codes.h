@@ -137,8 +137,8 @@ OCTAVO_INLINE void code_steps(const char* a, const u32p* b, int64_t panel, int64
 
 // scores[MR][kKeys] of NR panels of 16 keys.
 template <int MR, int NR>
-__attribute__((noinline)) void score_tile(const char* q, const u32p* k, int64_t D, const float* unit, const int32_t* sums, float* scores,
-                                          const char* ahead, int64_t ahead_step) {
+__attribute__((noinline)) void score_tile(const char* q, const u32p* k, int64_t D, const float* unit, const int32_t* sums,
+                                          float* scores, const char* ahead, int64_t ahead_step) {
   const int64_t panel = round_up(D, 64) / 4;
   i32p acc[MR][kQueryParts][NR];
   for (int r = 0; r < MR; r++)
@@ -156,8 +156,8 @@ __attribute__((noinline)) void score_tile(const char* q, const u32p* k, int64_t 
 
 // c[MR][Ew] = c * alpha + weights times NR panels of 16 columns.
 template <int MR, int NR>
-__attribute__((noinline)) void value_tile(const char* weights, const u32p* v, int keys, const float* unit, const float* alpha, float* c,
-                                          int64_t Ew, const char* ahead, int64_t ahead_step) {
+__attribute__((noinline)) void value_tile(const char* weights, const u32p* v, int keys, const float* unit,
+                                          const float* alpha, float* c, int64_t Ew, const char* ahead, int64_t ahead_step) {
   i32p acc[MR][kWeightParts][NR] = {};
   code_steps<MR, NR, kWeightParts, false>(weights, v, kKeys / 4, (keys + 3) / 4, ahead, ahead_step, acc);
 #pragma GCC unroll 8

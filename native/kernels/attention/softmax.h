@@ -17,8 +17,8 @@ struct Meeting {
   bool partial;       // not every row sees all nk
   const int32_t* keep;
   const int32_t* seg;
-  const char *ahead_k, *ahead_v;  // the next block, where strips ask for it (kFetch)
-  int64_t step_k, step_v;
+  const char *ahead_k, *ahead_v;  // the next block, where strips ask for it; else anything
+  int64_t size_k, size_v;         // bytes of an element of it; 0 where nothing is asked for
 };
 
 // Softcap, slopes, bias, and -infinity for what the row does not see.

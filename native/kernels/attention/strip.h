@@ -49,26 +49,31 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
   const float* q = w.q + local * job.D;
   for (int j = 0; j < m.nk; j += kPanel) {
     const float* k = w.k + j * job.D;
-    const char* ahead = m.ahead_k + j / kPanel * job.D * m.step_k;
+    const char* ahead = m.ahead_k + j * job.D * m.size_k;
     if (whole - j >= kPanel)
-      tile<MR, 2, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
+      tile<MR, 2, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, kPanel * m.size_k);
     else
-      tile<MR, 1, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, m.step_k);
+      tile<MR, 1, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, kPanel * m.size_k);
   }
   float alpha[kMostRows + kPartLanes] = {};
   soften(m, w, local, MR, alpha);
   for (int64_t e = 0; e < job.Ew; e += kPanel) {
     const float* v = w.v + e * kKeys;
     float* c = w.acc + local * job.Ew + e;
-    const char* ahead = m.ahead_v + e / kPanel * kKeys * m.step_v;
+    const char* ahead = m.ahead_v + e * kKeys * m.size_v;
     if (job.Ew - e >= kPanel)
-      tile<MR, 2, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
+      tile<MR, 2, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, kPanel * m.size_v);
     else
-      tile<MR, 1, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, m.step_v);
+      tile<MR, 1, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, kPanel * m.size_v);
   }
 }
 
 #if defined(OCTAVO_CODE_ATTENTION)
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+
 template <int MR>
 void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   constexpr int NR = MR <= 2 ? 4 : MR <= 4 ? 2 : 1;
@@ -81,10 +86,14 @@ void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   const int64_t panel = round_up(job.D, 64) / 4;
   // A step of a panel goes with a line of the next block: there are as many of both.
   int j = 0;
-  for (; j + 16 * NR <= count; j += 16 * NR)
-    score_tile<MR, NR>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, m.ahead_k + j * job.D * m.step_k, 64 * NR * m.step_k);
-  for (; j < count; j += 16)
-    score_tile<MR, 1>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, m.ahead_k + j * job.D * m.step_k, 64 * m.step_k);
+  const auto scores = [&](auto panels) {
+    constexpr int kWide = decltype(panels)::value;
+    for (; j + 16 * kWide <= count; j += 16 * kWide)
+      score_tile<MR, kWide>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, m.ahead_k + j * job.D * m.size_k,
+                            64 * kWide * m.size_k);
+  };
+  scores(Count<NR>());
+  scores(Count<1>());
 
   float alpha[kMostRows + kPartLanes] = {}, most[kMostRows + kPartLanes] = {};
   soften(m, w, local, MR, alpha, most);
@@ -93,13 +102,18 @@ void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   const float scale = highest_part(high);
   alignas(64) char weights[MR * kWeightParts * 64];
   float step[MR];
-  for (int r = 0; r < MR; r++) step[r] = pack_weight_codes(w.s + r * kKeys, count, most[r] * scale, weights + r * kWeightParts * 64);
+  for (int r = 0; r < MR; r++)
+    step[r] = pack_weight_codes(w.s + r * kKeys, count, most[r] * scale, weights + r * kWeightParts * 64);
   float* c = w.acc + local * job.Ew;
   int64_t e = 0;
-  for (; e + 16 * NR <= job.Ew; e += 16 * NR)
-    value_tile<MR, NR>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew, m.ahead_v + e * kKeys * m.step_v, 64 * NR * m.step_v);
-  for (; e < job.Ew; e += 16)
-    value_tile<MR, 1>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew, m.ahead_v + e * kKeys * m.step_v, 64 * m.step_v);
+  const auto values = [&](auto panels) {
+    constexpr int kWide = decltype(panels)::value;
+    for (; e + 16 * kWide <= job.Ew; e += 16 * kWide)
+      value_tile<MR, kWide>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew,
+                            m.ahead_v + e * kKeys * m.size_v, 64 * kWide * m.size_v);
+  };
+  values(Count<NR>());
+  values(Count<1>());
 }
 #endif
 

@@ -7,6 +7,8 @@ export default defineConfig({
     // Two cores: kernels bring their own threads.
     maxWorkers: 2,
     testTimeout: 60_000,
+    // Browsers and software adapters start slowly on a machine that is busy.
+    hookTimeout: 120_000,
     reporters: ["default", "./test/support/reporter.ts"],
   },
 });

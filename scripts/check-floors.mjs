@@ -18,6 +18,7 @@ const FLOORS = [
   "models",
   "load",
   "generate",
+  "browser",
   "train",
   "eval",
   "server",

@@ -11,6 +11,7 @@ export {
   DTypeError,
   FormatError,
   KernelError,
+  NetworkError,
   NotFoundError,
   OctavoError,
   OptionError,
@@ -31,13 +32,7 @@ export type { GenerationOptions } from "./generate/config.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
-export {
-  chooseDevice,
-  type DeviceChoice,
-  type DeviceName,
-  type DeviceOptions,
-  openDevice,
-  requestDevice,
-} from "./load/device.js";
+export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export type { ProgressEvent } from "./load/fill.js";
+export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";

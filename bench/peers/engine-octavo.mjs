@@ -3,6 +3,7 @@
 
 import { scope, Tensor } from "../../dist/core/tensor.js";
 import { VARIANTS } from "../../dist/eval/variants.js";
+import { Disk } from "../../dist/formats/disk.js";
 import { openDevice } from "../../dist/load/device.js";
 import { loadCausalLM } from "../../dist/load/index.js";
 import { KVCache } from "../../dist/nn/cache.js";
@@ -17,7 +18,7 @@ export async function open({ file, variant, isa, threads, shape }) {
   const reference = process.env.OCTAVO_PEERS_DEVICE === "reference";
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
   const { dtype, quantization, compute, cache: cacheDType } = VARIANTS[variant];
-  const { model } = await loadCausalLM(file, {
+  const { model } = await loadCausalLM(new Disk(file), {
     device,
     name: shape.name,
     dtype,

@@ -3,6 +3,7 @@
 import { basename } from "node:path";
 import { Command } from "commander";
 import { torchName } from "../core/dtype.js";
+import { Disk } from "../formats/disk.js";
 import { resolveModel } from "../formats/hub.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
 import { cacheOption, dtypeOption, jsonOption, revisionOption } from "./arguments.js";
@@ -38,7 +39,7 @@ Examples:
 
 async function inspect(model: string, flags: InspectFlags): Promise<void> {
   const { folder, revision } = await resolveModel(model, { cache_dir: flags.cacheDir, revision: flags.revision });
-  const survey = await surveyModel(folder, flags.dtype);
+  const survey = await surveyModel(new Disk(folder), flags.dtype);
   if (flags.json) printJson(toJson(model, folder, revision, survey));
   else print(toText(model, folder, survey));
   for (const warning of survey.warnings) note(`warning: ${warning}`);

@@ -78,6 +78,13 @@ export class NotFoundError extends OctavoError {
   }
 }
 
+/** A server could not be reached, refused, or broke off. `details.url` and, where it answered, `details.status`. */
+export class NetworkError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_NETWORK", message, options);
+  }
+}
+
 /** A checkpoint does not fit the model it is read into: tensors missing, unexpected or of another shape. */
 export class CheckpointError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {

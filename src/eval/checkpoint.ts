@@ -3,7 +3,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { toBf16 } from "../core/dtype.js";
-import { writeSafetensors } from "../formats/safetensors.js";
+import { writeSafetensors } from "../formats/safetensors-write.js";
 import { architectureOf } from "../models/index.js";
 import type { ConfigJson } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";

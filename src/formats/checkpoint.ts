@@ -1,13 +1,12 @@
-// Opens a checkpoint folder: finds its weight files and knows every tensor's place, without reading a weight. It does not
+// Opens a checkpoint: finds its weight files and knows every tensor's place, without reading a weight. It does not
 // know models (no key is renamed, missing keys are the loader's business) and does not download.
 
-import { readdir, realpath } from "node:fs/promises";
-import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { checkOptions, FormatError, NotFoundError, OptionError } from "../core/errors.js";
-import { CONVERT_HINT, quote, systemCode } from "./files.js";
+import { CONVERT_HINT, quote } from "./files.js";
 import { INDEX_WHAT, parseIndex, type ShardIndex } from "./index-file.js";
 import { readJsonFile } from "./json.js";
 import { MAX_HEADER_BYTES, readSafetensorsHeader, type SafetensorsHeader, type TensorInfo } from "./safetensors.js";
+import type { Source } from "./source.js";
 
 export interface CheckpointOptions {
   /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and nothing else. */
@@ -16,7 +15,7 @@ export interface CheckpointOptions {
 
 /** Where the tensors of a checkpoint lie. Nothing is held open. */
 export interface Checkpoint {
-  readonly folder: string;
+  readonly source: Source;
   /** Weight files as paths, in the order of their names. */
   readonly files: readonly string[];
   /** Every tensor by its name in the file, in the order of files and data. */
@@ -29,6 +28,9 @@ export interface Checkpoint {
   readonly warnings: readonly string[];
 }
 
+const SINGLE = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+const BINS = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 const KNOWN_FORMATS = ["pt", "np", "tf", "flax", "mlx"];
 // Enough to hide latency; more would only hold more headers at once.
 const HEADERS_AT_ONCE = 8;
@@ -40,125 +42,79 @@ function withVariant(name: string, variant: string | undefined): string {
 }
 
 /**
- * Opens the safetensors checkpoint in `folder`: model[.variant].safetensors, or the shards that
+ * Opens the safetensors checkpoint in a folder: model[.variant].safetensors, or the shards that
  * model.safetensors.index[.variant].json names. Reads the index and the headers only. Names in the index are checked
  * before anything is opened; links may not lead out of the folder except inside the Hugging Face cache.
  * @throws NotFoundError if the folder, any weight file or a shard is missing; FormatError if only .bin files exist or a
- * file is malformed; OptionError for a bad option
+ * file is malformed; OptionError for a bad option; NetworkError, AbortError
  */
-export async function openCheckpoint(folder: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
+export async function openCheckpoint(source: Source, options: CheckpointOptions = {}): Promise<Checkpoint> {
   checkOptions("openCheckpoint", options, ["variant"]);
   const { variant } = options;
   if (variant !== undefined && !/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant)) {
     throw new OptionError(`openCheckpoint: variant must be a short word such as "fp16", got ${quote(String(variant))}`);
   }
-  const names = await listFolder(folder);
-  const single = withVariant("model.safetensors", variant);
-  const index = withVariant("model.safetensors.index.json", variant);
-  if (names.has(single)) {
-    await checkInside(folder, [single], () => missing(folder, single, names, variant));
-    const file = join(folder, single);
-    return assemble(folder, [file], [await readSafetensorsHeader(file)], []);
+  const single = withVariant(SINGLE, variant);
+  const index = withVariant(INDEX, variant);
+  if ((await source.names([single])).has(single)) {
+    await checkInside(source, [single], () => missing(source, single, variant));
+    const file = source.path(single);
+    return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
   }
-  if (names.has(index)) {
-    await checkInside(folder, [index], () => missing(folder, index, names, variant));
-    return openSharded(folder, join(folder, index));
+  if ((await source.names([index])).has(index)) {
+    await checkInside(source, [index], () => missing(source, index, variant));
+    return openSharded(source, source.path(index));
   }
-  throw missing(folder, single, names, variant);
+  throw await missing(source, single, variant);
 }
 
-async function listFolder(folder: string): Promise<Set<string>> {
-  try {
-    return new Set(await readdir(folder));
-  } catch (cause) {
-    const code = systemCode(cause);
-    const problem =
-      code === "ENOENT" ? "no such folder" : code === "ENOTDIR" ? "not a folder" : `not readable (${code})`;
-    throw new NotFoundError(`${folder}: ${problem}`, { details: { file: folder, expected: "a folder" }, cause });
-  }
+/** @throws FormatError for a name that leads out of the folder; what `absent` makes of those that are not there */
+async function checkInside(
+  source: Source,
+  names: readonly string[],
+  absent: (names: string[]) => Error | Promise<Error>,
+): Promise<void> {
+  const gone = (await source.outside?.(names)) ?? [];
+  if (gone.length > 0) throw await absent(gone);
 }
 
 /** The error for a folder without the weights that were asked for. */
-function missing(folder: string, first: string, names: ReadonlySet<string>, variant?: string) {
-  const bins = ["pytorch_model.bin", "pytorch_model.bin.index.json"].map((name) => withVariant(name, variant));
+async function missing(source: Source, first: string, variant?: string): Promise<FormatError | NotFoundError> {
+  const bins = BINS.map((name) => withVariant(name, variant));
+  const names = await source.names([...bins, SINGLE, INDEX]);
   const bin = bins.find((name) => names.has(name));
   if (bin !== undefined) {
-    return new FormatError(`${join(folder, bin)}: .bin checkpoints (PyTorch pickles) are not read yet`, {
-      details: { file: join(folder, bin), expected: first, got: bin },
-      hint: CONVERT_HINT.replace("FOLDER", folder),
+    return new FormatError(`${source.path(bin)}: .bin checkpoints (PyTorch pickles) are not read yet`, {
+      details: { file: source.path(bin), expected: first, got: bin },
+      hint: CONVERT_HINT.replace("FOLDER", source.location),
     });
   }
-  const candidates = [first, withVariant("model.safetensors.index.json", variant), ...bins];
+  const candidates = [first, withVariant(INDEX, variant), ...bins];
   const others = [...names].filter((name) => /\.(safetensors|h5|msgpack|gguf|onnx|pth?)$/.test(name)).sort();
-  const plain = variant !== undefined && (names.has("model.safetensors") || names.has("model.safetensors.index.json"));
+  const plain = variant !== undefined && (names.has(SINGLE) || names.has(INDEX));
   const hint = plain
     ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`
     : others.length > 0
       ? `other weight files are there: ${others.slice(0, 5).join(", ")}${others.length > 5 ? ", ..." : ""}`
       : "is the download complete, and is this the folder that holds config.json?";
-  return new NotFoundError(`${folder}: no weights found; looked for ${candidates.join(", ")}`, {
-    details: { file: folder, expected: candidates, got: others.slice(0, 20) },
+  return new NotFoundError(`${source.location}: no weights found; looked for ${candidates.join(", ")}`, {
+    details: { file: source.location, expected: candidates, got: others.slice(0, 20) },
     hint,
   });
 }
 
-/**
- * Refuses names whose real place lies outside the folder. The one exception is the Hugging Face cache, whose snapshots
- * are links: models--X/snapshots/<commit>/name → models--X/blobs/<etag>. Nothing is opened.
- */
-async function checkInside(folder: string, names: readonly string[], absent: (names: string[]) => Error) {
-  const home = await realpath(folder);
-  const gone: string[] = [];
-  for (const name of names) {
-    const file = join(folder, name);
-    let real: string;
-    try {
-      real = await realpath(file);
-    } catch (cause) {
-      const code = systemCode(cause);
-      if (code === "ENOENT" || code === "ENOTDIR") {
-        gone.push(name);
-        continue;
-      }
-      const problem = code === "ELOOP" ? "links that lead in a circle" : `a file that cannot be reached (${code})`;
-      throw new FormatError(`${file}: expected a weight file, got ${problem}`, {
-        details: { file, expected: "a weight file", got: code },
-        cause,
-      });
-    }
-    if (isInside(home, real) || isCacheBlob(home, real)) continue;
-    throw new FormatError(`${file}: leads out of its folder, to ${quote(real)}`, {
-      details: { file, expected: `a place under ${home}`, got: real },
-      hint: "put the file itself into the folder, or open the folder that it lies in",
-    });
-  }
-  if (gone.length > 0) throw absent(gone);
-}
-
-function isInside(folder: string, file: string): boolean {
-  const path = relative(folder, file);
-  return path !== "" && path !== ".." && !path.startsWith(`..${sep}`) && resolve(folder, path) === file;
-}
-
-function isCacheBlob(folder: string, file: string): boolean {
-  const snapshots = dirname(folder);
-  const model = dirname(snapshots);
-  return (
-    basename(snapshots) === "snapshots" &&
-    /^(models|datasets|spaces)--/.test(basename(model)) &&
-    dirname(file) === join(model, "blobs")
+async function openSharded(source: Source, indexFile: string): Promise<Checkpoint> {
+  const index = parseIndex(
+    await readJsonFile(source, indexFile, { maxBytes: MAX_HEADER_BYTES, what: INDEX_WHAT }),
+    indexFile,
   );
-}
-
-async function openSharded(folder: string, indexFile: string): Promise<Checkpoint> {
-  const index = parseIndex(await readJsonFile(indexFile, { maxBytes: MAX_HEADER_BYTES, what: INDEX_WHAT }), indexFile);
   const names = [...index.shards.keys()].sort();
-  await checkInside(folder, names, (gone) => missingShards(folder, indexFile, index, gone));
-  const files = names.map((name) => join(folder, name));
-  const headers = await inOrder(files, readSafetensorsHeader);
+  await checkInside(source, names, (gone) => missingShards(source, indexFile, index, gone));
+  const files = names.map((name) => source.path(name));
+  const headers = await inOrder(files, (file) => readSafetensorsHeader(source, file));
   compare(indexFile, index, names, headers);
   const warnings: string[] = [];
-  const checkpoint = assemble(folder, files, headers, warnings);
+  const checkpoint = assemble(source, files, headers, warnings);
   if (index.totalSize !== undefined && index.totalSize !== checkpoint.totalBytes) {
     warnings.push(
       `${indexFile}: metadata.total_size says ${index.totalSize} bytes, the shards hold ${checkpoint.totalBytes}`,
@@ -167,16 +123,16 @@ async function openSharded(folder: string, indexFile: string): Promise<Checkpoin
   return checkpoint;
 }
 
-function missingShards(folder: string, indexFile: string, index: ShardIndex, gone: string[]): NotFoundError {
+function missingShards(source: Source, indexFile: string, index: ShardIndex, gone: string[]): NotFoundError {
   const tensors = gone.flatMap((name) => index.shards.get(name) ?? []);
   const some = tensors.slice(0, 3).map(quote).join(", ");
   const list = gone.slice(0, 5).join(", ") + (gone.length > 5 ? ` and ${gone.length - 5} more` : "");
   const plural = gone.length > 1 ? "shards are" : "shard is";
   const need = `${tensors.length} tensor${tensors.length > 1 ? "s" : ""}`;
   return new NotFoundError(
-    `${folder}: ${gone.length} ${plural} missing: ${list}, with ${need} (${some}${tensors.length > 3 ? ", ..." : ""})`,
+    `${source.location}: ${gone.length} ${plural} missing: ${list}, with ${need} (${some}${tensors.length > 3 ? ", ..." : ""})`,
     {
-      details: { file: join(folder, gone[0]!), index: indexFile, missing: gone.slice(0, 100), tensors: tensors.length },
+      details: { file: source.path(gone[0]!), index: indexFile, missing: gone.slice(0, 100), tensors: tensors.length },
       hint: "the download is not complete; download the folder again",
     },
   );
@@ -210,7 +166,7 @@ function disagree(file: string, key: string, expected: string, got: string): nev
   });
 }
 
-function assemble(folder: string, files: string[], headers: SafetensorsHeader[], warnings: string[]): Checkpoint {
+function assemble(source: Source, files: string[], headers: SafetensorsHeader[], warnings: string[]): Checkpoint {
   const tensors = new Map<string, TensorInfo>();
   const metadata = new Map<string, string>();
   let totalBytes = 0;
@@ -225,7 +181,7 @@ function assemble(folder: string, files: string[], headers: SafetensorsHeader[],
   if (format !== undefined && !KNOWN_FORMATS.includes(format)) {
     warnings.push(`${files[0]}: metadata says format ${quote(format)}; known are ${KNOWN_FORMATS.join(", ")}`);
   }
-  return { folder, files, tensors, metadata, totalBytes, warnings };
+  return { source, files, tensors, metadata, totalBytes, warnings };
 }
 
 /** Maps with a few at a time; an error is that of the first item in order, whichever failed first in time. */

@@ -1,84 +1,9 @@
-// Opening files by range, and telling what a file is that is not what it should be. Every open of this room goes
-// through `withFile`, so that "regular files only" holds everywhere. No format is parsed here.
-
-import { constants } from "node:fs";
-import { type FileHandle, open, stat } from "node:fs/promises";
-import { FormatError, NotFoundError, type OctavoError } from "../core/errors.js";
+// Names of files as error text, and telling what a file is that is not what it should be. Opens nothing and parses no
+// format: where files come from is a `Source` (source.ts).
 
 /** A name or path as error text: quoted, control characters escaped, cut when long. */
 export function quote(text: string): string {
   return JSON.stringify(text.length > 120 ? `${text.slice(0, 117)}...` : text);
-}
-
-/** The system's error code ("ENOENT"), or the error's text when it has none. */
-export function systemCode(cause: unknown): string {
-  if (typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string") {
-    return cause.code;
-  }
-  return String(cause);
-}
-
-function cannotOpen(file: string, what: string, cause: unknown): OctavoError {
-  const code = systemCode(cause);
-  const absent = code === "ENOENT" || code === "ENOTDIR";
-  return new NotFoundError(absent ? `${file}: no such ${what}` : `${file}: the ${what} cannot be opened (${code})`, {
-    details: { file, expected: what, got: code },
-    hint: absent ? "is the download complete, and is this the right folder?" : "check the permissions of this file",
-    cause,
-  });
-}
-
-/**
- * Opens a regular file for reading, hands it to `use` and closes it whatever happens.
- * `what` names the file's role in messages ("safetensors file").
- * @throws NotFoundError if it does not exist or may not be opened; FormatError if it is a folder, pipe or device.
- */
-export async function withFile<T>(
-  file: string,
-  what: string,
-  use: (handle: FileHandle, size: number) => Promise<T>,
-): Promise<T> {
-  let handle: FileHandle;
-  try {
-    // Looked at before it is opened: opening a device can have effects, and opening a pipe waits for a writer.
-    if (!(await stat(file)).isFile()) throw notRegular(file, what);
-    handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-  } catch (cause) {
-    throw cause instanceof FormatError ? cause : cannotOpen(file, what, cause);
-  }
-  try {
-    const info = await handle.stat();
-    if (!info.isFile()) throw notRegular(file, what);
-    return await use(handle, info.size);
-  } finally {
-    await handle.close();
-  }
-}
-
-function notRegular(file: string, what: string): FormatError {
-  return new FormatError(`${file}: expected a ${what}, got something that is not a regular file`, {
-    details: { file, expected: "a regular file", got: "a folder, pipe or device" },
-  });
-}
-
-/**
- * Reads exactly `count` bytes at `position`.
- * @throws FormatError if the file ends earlier, which happens when it shrinks after its size was read.
- */
-export async function readRange(handle: FileHandle, file: string, position: number, count: number) {
-  const buffer = new Uint8Array(count);
-  let done = 0;
-  while (done < count) {
-    const { bytesRead } = await handle.read(buffer, done, count - done, position + done);
-    if (bytesRead === 0) {
-      throw new FormatError(`${file}: ended at byte ${position + done} while it was read`, {
-        details: { file, offset: position + done, expected: count, got: done },
-        hint: "another program is changing this file; wait for it to finish and try again",
-      });
-    }
-    done += bytesRead;
-  }
-  return buffer;
 }
 
 /** What a file turns out to be, with the next thing to try. */
@@ -109,7 +34,7 @@ export const HEAD_BYTES = 64;
 
 /** Recognises well-known files by their first bytes; `undefined` if they say nothing. */
 export function foreignKind(head: Uint8Array): Kind | undefined {
-  const text = Buffer.from(head.subarray(0, HEAD_BYTES)).toString("latin1");
+  const text = String.fromCharCode(...head.subarray(0, HEAD_BYTES));
   for (const [magic, kind] of MAGIC) if (text.startsWith(magic)) return kind;
   // Pickle protocols 2 to 5 begin with PROTO and their number.
   if (text.charCodeAt(0) === 0x80 && text.charCodeAt(1) >= 2 && text.charCodeAt(1) <= 5) {

@@ -6,6 +6,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { quote } from "./files.js";
+import { checkRevision, isModelId } from "./model-id.js";
 
 export interface ResolveOptions {
   /** The cache to look in; default: the one that the environment names (see `cacheFolder`). */
@@ -38,13 +39,6 @@ export function cacheFolder(cache_dir?: string, env: NodeJS.ProcessEnv = process
     under(env.XDG_CACHE_HOME, "huggingface", "hub") ??
     join(homedir(), ".cache", "huggingface", "hub");
   return resolve(/^~(?=[/\\]|$)/.test(chosen) ? join(homedir(), chosen.slice(1)) : chosen);
-}
-
-/** True if `id` is a model id as the hub has them: `name` or `org/name`, and so safe as part of a path. */
-export function isModelId(id: string): boolean {
-  const part = "[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?";
-  // The cache writes "/" as "--", which is why the hub forbids it in names.
-  return new RegExp(`^(?:${part}/)?${part}$`).test(id) && id.length <= 96 && !/--|\.\.|\.git$/.test(id);
 }
 
 function looksLikePath(text: string): boolean {
@@ -115,15 +109,6 @@ async function fromCache(id: string, cache: string, revision: string): Promise<R
     details: { id, revision, file: folder ?? join(model, "refs", revision), got: refs.slice(0, 10) },
     hint: `get it with: ${command}`,
   });
-}
-
-/** @throws OptionError if the revision could be anything but a name below refs/ */
-function checkRevision(revision: string): void {
-  const parts = typeof revision === "string" ? revision.split("/") : [];
-  // As in git, no part begins with a dot: that rules out "." and ".." as well.
-  if (parts.length > 0 && revision.length <= 255 && parts.every((part) => /^[A-Za-z0-9_][\w.+=@-]*$/.test(part)))
-    return;
-  throw new OptionError(`revision must be a branch, a tag or a commit, got ${quote(String(revision))}`);
 }
 
 /** The commit that a branch or tag stands for in this cache, `undefined` if it is not cached. */

@@ -39,7 +39,7 @@ export function badShardName(name: string): string | undefined {
   for (const part of name.split("/")) {
     if (part === "" || part === "." || part === "..") return `a path with the part ${quote(part)}`;
     if (/[. ]$/.test(part)) return "a name that ends in a dot or a space";
-    if (Buffer.byteLength(part) > 255) return "a name of more than 255 bytes";
+    if (new TextEncoder().encode(part).length > 255) return "a name of more than 255 bytes";
   }
   if (!name.endsWith(".safetensors")) return "a file that is not .safetensors";
   return undefined;

@@ -1,7 +1,6 @@
 // A strict JSON reader over bytes. It exists because JSON.parse hides what a hostile file can say twice: repeated keys,
 // `4e0` for 4, integers past 2^53, lone surrogates, a BOM. It reads no files and knows no format's fields.
 
-import { isUtf8 } from "node:buffer";
 import { FormatError } from "../core/errors.js";
 import { quote } from "./files.js";
 
@@ -11,9 +10,9 @@ export interface JsonObject {
   readonly [key: string]: JsonValue;
 }
 
-/** serde_json's limit, which the reference safetensors reader has; Python's own is about 1,000. */
 /** What to try with a JSON file that cannot be read. */
 export const JSON_HINT = "compare it with the model's original file; an edit or the download has damaged it";
+/** serde_json's limit, which the reference safetensors reader has; Python's own is about 1,000. */
 export const MAX_DEPTH = 128;
 
 const NUMBER = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$/;
@@ -28,18 +27,40 @@ const ESCAPES = new Map([
   [0x74, "\t"],
 ]);
 
-/** Where the first byte is that breaks UTF-8 (a genuine U+FFFD before it is told apart by its bytes). */
+/** Where the first byte is that breaks UTF-8, -1 if none does. */
 function brokenAt(bytes: Uint8Array): number {
-  const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
-  let offset = 0;
-  let from = 0;
-  for (let at = text.indexOf("\ufffd"); at >= 0; at = text.indexOf("\ufffd", from)) {
-    offset += Buffer.byteLength(text.slice(from, at));
-    if (!(bytes[offset] === 0xef && bytes[offset + 1] === 0xbf && bytes[offset + 2] === 0xbd)) return offset;
-    offset += 3;
-    from = at + 1;
+  for (let at = 0; at < bytes.length; at++) {
+    const first = bytes[at]!;
+    if (first < 0x80) continue;
+    if (first < 0xc2 || first > 0xf4) return at;
+    const more = first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
+    // The second byte may not make an overlong form, a surrogate or a code point past U+10FFFF.
+    let low = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
+    let high = first === 0xed ? 0x9f : first === 0xf4 ? 0x8f : 0xbf;
+    for (let i = 1; i <= more; i++) {
+      const byte = bytes[at + i] ?? 0;
+      if (byte < low || byte > high) return at;
+      low = 0x80;
+      high = 0xbf;
+    }
+    at += more;
   }
-  return offset;
+  return -1;
+}
+
+/** Up to this length, characters are put together faster than the decoder is called. */
+const SHORT = 12;
+const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
+
+function utf8(bytes: Uint8Array, start: number, end: number): string {
+  return UTF8.decode(bytes.subarray(start, end));
+}
+
+/** Bytes as characters of the same number; for short pieces. */
+function latin1(bytes: Uint8Array, start: number, end: number): string {
+  let text = "";
+  for (let at = start; at < end && at < bytes.length; at++) text += String.fromCharCode(bytes[at]!);
+  return text;
 }
 
 /**
@@ -53,7 +74,6 @@ export class JsonScanner {
   private readonly bytes: Uint8Array;
   private readonly file: string;
   private readonly base: number;
-  private readonly text: Buffer;
 
   /**
    * @param base offset of the first of these bytes in the file
@@ -63,11 +83,11 @@ export class JsonScanner {
     this.bytes = bytes;
     this.file = file;
     this.base = base;
-    this.text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     if (bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) {
       this.fail("JSON text", 0, "a byte order mark", "save the file as UTF-8 without BOM");
     }
-    if (!isUtf8(bytes)) this.fail("UTF-8 text", brokenAt(bytes), "bytes that are not UTF-8");
+    const broken = brokenAt(bytes);
+    if (broken >= 0) this.fail("UTF-8 text", broken, "bytes that are not UTF-8");
   }
 
   /** @throws FormatError always */
@@ -83,7 +103,7 @@ export class JsonScanner {
   /** What stands at a position, short enough for a message. */
   private describe(at: number): string {
     if (at >= this.bytes.length) return "the end of the text";
-    const rest = this.text.toString("latin1", at, at + 24);
+    const rest = latin1(this.bytes, at, at + 24);
     const token = /^[A-Za-z0-9+\-.]+/.exec(rest)?.[0];
     return token ?? JSON.stringify(rest.slice(0, 12));
   }
@@ -161,7 +181,7 @@ export class JsonScanner {
       const byte = bytes[at]!;
       if (byte === 0x22) {
         this.at = at + 1;
-        return this.text.toString(wide > 127 ? "utf8" : "latin1", start, at);
+        return wide > 127 || at - start > SHORT ? utf8(bytes, start, at) : latin1(bytes, start, at);
       }
       if (byte === 0x5c) return this.escaped(start, at);
       if (byte < 0x20) this.fail("no control character inside a string", at);
@@ -179,14 +199,14 @@ export class JsonScanner {
       const byte = bytes[at]!;
       if (byte === 0x22) {
         this.at = at + 1;
-        return out + this.text.toString("utf8", from, at);
+        return out + utf8(bytes, from, at);
       }
       if (byte < 0x20) this.fail("no control character inside a string", at);
       if (byte !== 0x5c) {
         at++;
         continue;
       }
-      out += this.text.toString("utf8", from, at);
+      out += utf8(bytes, from, at);
       if (bytes[at + 1] === 0x75) {
         const unit = this.hex(at);
         if (unit < 0xd800 || unit > 0xdfff) {
@@ -211,7 +231,7 @@ export class JsonScanner {
   }
 
   private hex(at: number): number {
-    const digits = this.text.toString("latin1", at + 2, at + 6);
+    const digits = latin1(this.bytes, at + 2, at + 6);
     if (!/^[0-9a-fA-F]{4}$/.test(digits)) this.fail("four hex digits after \\u", at);
     return Number.parseInt(digits, 16);
   }
@@ -258,7 +278,7 @@ export class JsonScanner {
     const start = this.at;
     let at = start;
     while (at < bytes.length && !' \t\r\n,:]}[{"'.includes(String.fromCharCode(bytes[at]!))) at++;
-    const word = this.text.toString("latin1", start, at);
+    const word = utf8(bytes, start, at);
     if (word === "NaN" || word === "Infinity" || word === "-Infinity") {
       this.fail("JSON", start, word, "Python writes this, but it is not JSON; put a number or null in its place");
     }

@@ -2,8 +2,9 @@
 // any key means.
 
 import { FormatError } from "../core/errors.js";
-import { foreignKind, readRange, withFile } from "./files.js";
+import { foreignKind } from "./files.js";
 import { JSON_HINT, type JsonObject, JsonScanner, type JsonValue } from "./json-text.js";
+import { type Source, withFile } from "./source.js";
 
 export type { JsonObject, JsonValue } from "./json-text.js";
 
@@ -54,17 +55,18 @@ export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON fi
 
 /**
  * Reads a JSON file that holds one object (see `parseJsonObject`).
- * @throws NotFoundError if there is no such file; FormatError if it is too large, not a regular file or not such JSON.
+ * @throws NotFoundError if there is no such file; FormatError if it is too large, not a regular file or not such JSON;
+ * NetworkError, AbortError.
  */
-export async function readJsonFile(file: string, options: JsonFileOptions = {}): Promise<JsonObject> {
+export async function readJsonFile(source: Source, path: string, options: JsonFileOptions = {}): Promise<JsonObject> {
   const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file" } = options;
-  const bytes = await withFile(file, what, async (handle, size) => {
-    if (size > maxBytes) {
-      throw new FormatError(`${file}: a ${what} may have ${maxBytes} bytes, this one has ${size}`, {
-        details: { file, expected: `at most ${maxBytes} bytes`, got: size },
+  const bytes = await withFile(source, path, what, async (file) => {
+    if (file.size > maxBytes) {
+      throw new FormatError(`${path}: a ${what} may have ${maxBytes} bytes, this one has ${file.size}`, {
+        details: { file: path, expected: `at most ${maxBytes} bytes`, got: file.size },
       });
     }
-    return readRange(handle, file, 0, size);
+    return file.read(0, file.size);
   });
-  return parseJsonObject(bytes, file, what);
+  return parseJsonObject(bytes, path, what);
 }

@@ -1,9 +1,10 @@
 // Reading safetensors files: the header by range, then tensors by range; never the whole file. The header's rules are in
-// safetensors-header.ts, the writer in safetensors-write.ts; both are exported here as the room's one door.
+// safetensors-header.ts and exported here; the writer, which needs a disk, is safetensors-write.ts.
 
 import { FormatError } from "../core/errors.js";
-import { foreignKind, HEAD_BYTES, readRange, withFile } from "./files.js";
+import { foreignKind, HEAD_BYTES } from "./files.js";
 import { MAX_HEADER_BYTES, parseSafetensorsHeader, type SafetensorsHeader } from "./safetensors-header.js";
+import { type Source, withFile } from "./source.js";
 
 export {
   isSafetensorsDType,
@@ -16,7 +17,6 @@ export {
   type SafetensorsHeader,
   type TensorInfo,
 } from "./safetensors-header.js";
-export { type TensorToWrite, writeSafetensors } from "./safetensors-write.js";
 
 const WHAT = "safetensors file";
 
@@ -26,9 +26,10 @@ const WHAT = "safetensors file";
  * @throws NotFoundError if there is no such file; FormatError if it is not a whole safetensors file. Files of other
  * kinds (zip, pickle, GGUF, gzip, HTML, numpy, git-lfs pointer) are named in the message.
  */
-export async function readSafetensorsHeader(file: string): Promise<SafetensorsHeader> {
-  return withFile(file, WHAT, async (handle, size) => {
-    const head = await readRange(handle, file, 0, Math.min(size, HEAD_BYTES));
+export async function readSafetensorsHeader(source: Source, file: string): Promise<SafetensorsHeader> {
+  return withFile(source, file, WHAT, async (opened) => {
+    const { size } = opened;
+    const head = await opened.read(0, Math.min(size, HEAD_BYTES));
     if (size < 8) {
       const got = size === 0 ? "an empty file" : (foreignKind(head)?.name ?? `${size} bytes`);
       throw new FormatError(`${file}: expected a ${WHAT} of at least 8 bytes, got ${got}`, {
@@ -48,7 +49,7 @@ export async function readSafetensorsHeader(file: string): Promise<SafetensorsHe
         hint: "the file is cut short or is not safetensors; download or copy it again",
       });
     }
-    const header = await readRange(handle, file, 8, length);
+    const header = await opened.read(8, length);
     // A gzip archive can pass for a length; the first byte of the header then gives it away.
     if (header.length > 0 && ![0x7b, 0x20, 0x09, 0x0a, 0x0d].includes(header[0]!)) throwForeign(file, head);
     return parseSafetensorsHeader(header, size, file);

@@ -2,6 +2,7 @@
 // (byte-level BPE: GPT-2, OPT, RoBERTa, BART, Qwen2) and vocab.txt (WordPiece: BERT). Not here: SentencePiece models.
 
 import { FormatError, UnsupportedModelError } from "../core/errors.js";
+import type { Source } from "./source.js";
 import { type Json, type JsonObject, readJsonObject, readText } from "./tokenizer-json.js";
 
 /** What the conversion needs to know of tokenizer_config.json. */
@@ -67,7 +68,12 @@ export function parseMerges(text: string, file: string): string[] {
  * @throws FormatError when a file is malformed
  * @throws UnsupportedModelError when the tokenizer class is not one that cuts text as GPT-2, RoBERTa or Qwen2 do
  */
-export async function convertBpe(vocabFile: string, mergesFile: string, options: ConvertOptions): Promise<JsonObject> {
+export async function convertBpe(
+  source: Source,
+  vocabFile: string,
+  mergesFile: string,
+  options: ConvertOptions,
+): Promise<JsonObject> {
   const { tokenizer_class: name, config, special } = options;
   const roberta = name !== undefined && ROBERTA_LIKE.includes(name);
   const qwen2 = name === "Qwen2Tokenizer";
@@ -77,8 +83,8 @@ export async function convertBpe(vocabFile: string, mergesFile: string, options:
       details: { file: vocabFile, got: name },
     });
   }
-  const vocab = await readJsonObject(vocabFile);
-  const merges = parseMerges(await readText(mergesFile), mergesFile);
+  const vocab = await readJsonObject(source, vocabFile);
+  const merges = parseMerges(await readText(source, mergesFile), mergesFile);
   const add_prefix_space = config.add_prefix_space === true;
   let post_processor: JsonObject = { type: "ByteLevel", add_prefix_space: true, trim_offsets: false, use_regex: true };
   if (roberta) {
@@ -123,7 +129,11 @@ export async function convertBpe(vocabFile: string, mergesFile: string, options:
  * @throws FormatError when a token stands twice or a special token is missing
  * @throws UnsupportedModelError when the tokenizer class is not one of BERT's kind
  */
-export async function convertWordPiece(vocabFile: string, options: ConvertOptions): Promise<JsonObject> {
+export async function convertWordPiece(
+  source: Source,
+  vocabFile: string,
+  options: ConvertOptions,
+): Promise<JsonObject> {
   const { tokenizer_class: name, config, special } = options;
   if (name !== undefined && !BERT_LIKE.test(name)) {
     throw new UnsupportedModelError(`tokenizer class ${name} cannot be built from vocab.txt`, {
@@ -131,7 +141,7 @@ export async function convertWordPiece(vocabFile: string, options: ConvertOption
       details: { file: vocabFile, got: name },
     });
   }
-  const lines = (await readText(vocabFile)).split("\n").map((line) => line.replace(/\r$/, ""));
+  const lines = (await readText(source, vocabFile)).split("\n").map((line) => line.replace(/\r$/, ""));
   if (lines.at(-1) === "") lines.pop();
   const vocab: JsonObject = Object.create(null) as JsonObject;
   lines.forEach((token, id) => {

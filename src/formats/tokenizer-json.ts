@@ -2,8 +2,8 @@
 // be handed to the tokenizer library without it failing in words of its own. Not here: what the components do
 // (tokenizer-parts.ts) and files of other formats (tokenizer-convert.ts).
 
-import { readFile, stat } from "node:fs/promises";
 import { FormatError } from "../core/errors.js";
+import { type Source, withFile } from "./source.js";
 
 export type Json = null | boolean | number | string | Json[] | JsonObject;
 export interface JsonObject {
@@ -75,14 +75,16 @@ function kind(value: unknown): string {
  * Reads a text file that must be strict UTF-8 and no larger than 256 MB.
  * @throws FormatError when it is larger or not UTF-8.
  */
-export async function readText(file: string): Promise<string> {
-  const { size } = await stat(file);
-  if (size > MAX_TOKENIZER_BYTES) {
-    throw new FormatError(`${file}: ${size} bytes, at most ${MAX_TOKENIZER_BYTES} are read`, {
-      details: { file, got: size, expected: MAX_TOKENIZER_BYTES },
-    });
-  }
-  const bytes = await readFile(file);
+export async function readText(source: Source, file: string): Promise<string> {
+  const bytes = await withFile(source, file, "tokenizer file", async (opened) => {
+    const { size } = opened;
+    if (size > MAX_TOKENIZER_BYTES) {
+      throw new FormatError(`${file}: ${size} bytes, at most ${MAX_TOKENIZER_BYTES} are read`, {
+        details: { file, got: size, expected: MAX_TOKENIZER_BYTES },
+      });
+    }
+    return opened.read(0, size);
+  });
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {
@@ -94,8 +96,8 @@ export async function readText(file: string): Promise<string> {
  * Reads a file that must hold one JSON object.
  * @throws FormatError when it is too large, not UTF-8, not JSON or not an object.
  */
-export async function readJsonObject(file: string): Promise<JsonObject> {
-  const text = await readText(file);
+export async function readJsonObject(source: Source, file: string): Promise<JsonObject> {
+  const text = await readText(source, file);
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,9 +1,8 @@
 // Opens a folder that holds a tokenizer: tokenizer.json, or the older files it can be built from, and the settings in
 // tokenizer_config.json, special_tokens_map.json, added_tokens.json. Not here: finding the folder of a hub id.
 
-import { readdir } from "node:fs/promises";
-import { join } from "node:path";
 import { checkOptions, FormatError, NotFoundError } from "../core/errors.js";
+import type { Source } from "./source.js";
 import { JsonTokenizer } from "./tokenizer.js";
 import { PreTrainedTokenizer, type Side } from "./tokenizer-api.js";
 import { type ConvertOptions, convertBpe, convertWordPiece } from "./tokenizer-convert.js";
@@ -35,6 +34,16 @@ const LOAD_OPTIONS = [
   "model_max_length",
   "clean_up_tokenization_spaces",
 ];
+
+/** What every tokenizer may have beside it, and what one without a tokenizer.json is built from. */
+const SETTINGS = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "config.json",
+  "chat_template.jinja",
+];
+const OLDER = ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"];
 
 const CLASS_OF_MODEL: Readonly<Record<string, string>> = {
   gpt2: "GPT2Tokenizer",
@@ -94,7 +103,7 @@ const TYPED: ReadonlySet<string | undefined> = new Set(["BertTokenizer", "Electr
 
 /** The settings files of a folder, read but not yet interpreted. */
 interface Files {
-  readonly folder: string;
+  readonly source: Source;
   readonly names: ReadonlySet<string>;
   readonly config: JsonObject;
   readonly map: JsonObject;
@@ -109,14 +118,10 @@ function contentOf(file: string, key: string, value: Json | undefined): string |
   throw new FormatError(`${file}: ${key}: expected a string or an object with \`content\``, { details: { file, key } });
 }
 
-async function readFiles(folder: string): Promise<Files> {
-  let names: Set<string>;
-  try {
-    names = new Set(await readdir(folder));
-  } catch (cause) {
-    throw new NotFoundError(`${folder}: not a folder that can be read`, { details: { file: folder }, cause });
-  }
-  const optional = async (name: string) => (names.has(name) ? await readJsonObject(join(folder, name)) : {});
+async function readFiles(source: Source): Promise<Files> {
+  let names = await source.names(SETTINGS);
+  if (!names.has("tokenizer.json")) names = new Set([...names, ...(await source.names(OLDER))]);
+  const optional = async (name: string) => (names.has(name) ? await readJsonObject(source, source.path(name)) : {});
   const config = await optional("tokenizer_config.json");
   const map = await optional("special_tokens_map.json");
   let className = config.tokenizer_class;
@@ -126,7 +131,7 @@ async function readFiles(folder: string): Promise<Files> {
   }
   if (className === undefined && names.has("vocab.txt") && !names.has("tokenizer.json")) className = "BertTokenizer";
   return {
-    folder,
+    source,
     names,
     config,
     map,
@@ -135,10 +140,10 @@ async function readFiles(folder: string): Promise<Files> {
 }
 
 /** A named special token as the files give it; `undefined` when only the class's default is left. */
-function namedToken({ folder, config, map }: Files, name: SpecialName): string | undefined {
+function namedToken({ source, config, map }: Files, name: SpecialName): string | undefined {
   return (
-    contentOf(join(folder, "tokenizer_config.json"), name, config[name]) ??
-    contentOf(join(folder, "special_tokens_map.json"), name, map[name])
+    contentOf(source.path("tokenizer_config.json"), name, config[name]) ??
+    contentOf(source.path("special_tokens_map.json"), name, map[name])
   );
 }
 
@@ -148,10 +153,10 @@ function classDefault({ config, className }: Files, name: SpecialName): string |
 }
 
 async function readStructure(files: Files): Promise<TokenizerJson> {
-  const { folder, names, config, className } = files;
-  const path = (name: string) => join(folder, name);
+  const { source, names, config, className } = files;
+  const path = (name: string) => source.path(name);
   if (names.has("tokenizer.json")) {
-    return checkTokenizerJson(await readJsonObject(path("tokenizer.json")), path("tokenizer.json"));
+    return checkTokenizerJson(await readJsonObject(source, path("tokenizer.json")), path("tokenizer.json"));
   }
   const options: ConvertOptions = {
     tokenizer_class: className,
@@ -162,16 +167,16 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
     },
   };
   if (names.has("vocab.json") && names.has("merges.txt")) {
-    const json = await convertBpe(path("vocab.json"), path("merges.txt"), options);
+    const json = await convertBpe(source, path("vocab.json"), path("merges.txt"), options);
     return checkTokenizerJson(json, path("vocab.json"));
   }
   if (names.has("vocab.txt")) {
-    return checkTokenizerJson(await convertWordPiece(path("vocab.txt"), options), path("vocab.txt"));
+    return checkTokenizerJson(await convertWordPiece(source, path("vocab.txt"), options), path("vocab.txt"));
   }
   const models = [...names].filter((name) => name.endsWith(".model"));
   const there = [...names].filter((name) => /^(?:vocab|merges|added_tokens|special_tokens|tokenizer)/.test(name));
   throw new NotFoundError(
-    `${folder}: no tokenizer.json` +
+    `${source.location}: no tokenizer.json` +
       (models.length > 0
         ? `; there is ${models.join(", ")}, and SentencePiece models cannot be read yet`
         : there.length > 0
@@ -182,14 +187,14 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
         models.length > 0
           ? "write a tokenizer.json once in Python: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
           : "download the repository's tokenizer.json into this folder",
-      details: { file: folder, got: [...models, ...there] },
+      details: { file: source.location, got: [...models, ...there] },
     },
   );
 }
 
 /** Special tokens without a name of their own: additional_special_tokens and extra_special_tokens. */
-function extraTokens({ folder, config, map }: Files): string[] {
-  const file = join(folder, "tokenizer_config.json");
+function extraTokens({ source, config, map }: Files): string[] {
+  const file = source.path("tokenizer_config.json");
   const result: string[] = [];
   for (const key of ["additional_special_tokens", "extra_special_tokens"]) {
     const value = config[key] ?? map[key];
@@ -218,7 +223,7 @@ async function withAddedTokens(
   ids: ReadonlyMap<string, number>,
   specials: readonly string[],
 ): Promise<TokenizerJson> {
-  const { folder, config, names } = files;
+  const { source, config, names } = files;
   const added = new Map<string, AddedToken>(json.added_tokens.map((token) => [token.content, token]));
   const taken = new Map<number, string>();
   for (const token of added.values()) taken.set(token.id, token.content);
@@ -227,7 +232,7 @@ async function withAddedTokens(
     taken.set(token.id, token.content);
   };
 
-  const file = join(folder, "tokenizer_config.json");
+  const file = source.path("tokenizer_config.json");
   const decoder = isObject(config.added_tokens_decoder) ? config.added_tokens_decoder : {};
   for (const [id, value] of Object.entries(decoder)) {
     const token = addedToken(file, `added_tokens_decoder.${id}`, value, Number(id));
@@ -236,8 +241,8 @@ async function withAddedTokens(
     if (known === token.id && (other === undefined || other === token.content)) put(token); // tokenizer.json is the truth
   }
   if (!names.has("tokenizer.json") && names.has("added_tokens.json")) {
-    const path = join(folder, "added_tokens.json");
-    for (const [content, id] of Object.entries(await readJsonObject(path))) {
+    const path = source.path("added_tokens.json");
+    for (const [content, id] of Object.entries(await readJsonObject(source, path))) {
       if (!added.has(content)) put(addedToken(path, content, { content, id, special: specials.includes(content) }));
     }
   }
@@ -259,8 +264,8 @@ async function withAddedTokens(
   return { ...json, added_tokens: [...added.values()] };
 }
 
-async function chatTemplate({ folder, names, config }: Files): Promise<string | Record<string, string> | null> {
-  if (names.has("chat_template.jinja")) return readText(join(folder, "chat_template.jinja"));
+async function chatTemplate({ source, names, config }: Files): Promise<string | Record<string, string> | null> {
+  if (names.has("chat_template.jinja")) return readText(source, source.path("chat_template.jinja"));
   const { chat_template: template } = config;
   if (typeof template === "string") return template;
   if (!Array.isArray(template)) return null;
@@ -274,15 +279,15 @@ async function chatTemplate({ folder, names, config }: Files): Promise<string | 
 }
 
 /**
- * Opens the tokenizer in `folder`.
+ * Opens the tokenizer in a folder.
  * @throws OptionError for unknown options
  * @throws NotFoundError when the folder holds no tokenizer that can be read; says what is there and what to do
  * @throws FormatError when a file is malformed or asks for a part that is not supported
  * @throws UnsupportedModelError when older files belong to a class that cannot be built from them
  */
-export async function loadTokenizer(folder: string, options: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {
+export async function loadTokenizer(source: Source, options: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {
   checkOptions("loadTokenizer", options, LOAD_OPTIONS);
-  const files = await readFiles(folder);
+  const files = await readFiles(source);
   const { config, className } = files;
   const structure = await readStructure(files);
   const ids = vocabOf(structure);
@@ -308,7 +313,7 @@ export async function loadTokenizer(folder: string, options: LoadTokenizerOption
     clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? config.clean_up_tokenization_spaces === true,
     return_token_type_ids: Array.isArray(inputs) ? inputs.includes("token_type_ids") : TYPED.has(className),
     chat_template: await chatTemplate(files),
-    name_or_path: folder,
+    name_or_path: source.location,
     init_kwargs: config,
   };
   return new PreTrainedTokenizer(backend, settings);

@@ -14,8 +14,16 @@ export interface TextStreamerOptions {
   /** Leave out the prompt. */
   skip_prompt?: boolean;
   skip_special_tokens?: boolean;
-  /** Gets each piece of text; standard output by default. */
+  /** Gets each piece of text; standard output by default, where there is one. */
   write?: (text: string) => void;
+}
+
+/** @throws OptionError in a runtime without standard output */
+function standardOutput(): (text: string) => void {
+  const { process } = globalThis as { process?: { stdout?: { write(text: string): unknown } } };
+  const stdout = process?.stdout;
+  if (!stdout) throw new OptionError("TextStreamer: `write` is needed where there is no standard output");
+  return (text) => void stdout.write(text);
 }
 
 /** Writes text as soon as it is certain: never a part of a character. */
@@ -39,7 +47,7 @@ export class TextStreamer implements Streamer {
       });
     }
     this.#decoder = new StreamDecoder(tokenizer, { skip_special_tokens: options.skip_special_tokens ?? false });
-    this.#write = options.write ?? ((text) => void process.stdout.write(text));
+    this.#write = options.write ?? standardOutput();
     this.#skip = options.skip_prompt ?? false;
   }
 

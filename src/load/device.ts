@@ -1,4 +1,4 @@
-// Opening devices by name, and the one that is shared by everybody who does not open his own.
+// Opening devices by name in Node, and the one that is shared by everybody who does not open his own.
 
 import { machineInfo, nativeAvailable, openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
@@ -8,17 +8,12 @@ import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { checkOptions, DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
+import { type DeviceChoice, type DeviceName, type DeviceOptions, sharing } from "./platform.js";
 
-export interface DeviceOptions {
-  /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
-  threads?: number;
-  /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
-  isa?: string;
-}
+export type { DeviceOptions } from "./platform.js";
 
 /** Devices that `requestDevice` knows, beside "webgpu:0", "webgpu:1", ... for one adapter of several. */
 export const DEVICE_NAMES = ["auto", "cpu", "reference", "wasm", "webgpu"] as const;
-export type DeviceName = (typeof DEVICE_NAMES)[number] | `webgpu:${number}`;
 
 const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
 
@@ -90,7 +85,7 @@ export function checkDeviceName(name: string): void {
 export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
   if (name === "auto") {
     const choice = await chooseDevice();
-    const device = await requestDevice(choice.name, choice.name === "cpu" ? options : {});
+    const device = await requestDevice(choice.name, choice.name.startsWith("webgpu") ? {} : options);
     device.reason = choice.reason;
     return device;
   }
@@ -110,12 +105,6 @@ export async function requestDevice(name: string = usualDevice(), options: Devic
   return new Device(await openWebGPU(adapter.gpu));
 }
 
-/** A device that "auto" settled on, and why. */
-export interface DeviceChoice {
-  readonly name: DeviceName;
-  readonly reason: string;
-}
-
 /**
  * What "auto" means on this machine: a GPU if there is one that is not emulated, else the native kernels, else the same
  * kernels as WebAssembly.
@@ -126,7 +115,9 @@ export async function chooseDevice(): Promise<DeviceChoice> {
   try {
     const adapters = await listAdapters();
     const real = adapters.findIndex(({ facts }) => !facts.software);
-    if (real >= 0) return { name: `webgpu:${real}`, reason: `${adapters[real]!.facts.title} is a GPU` };
+    if (real >= 0) {
+      return { name: `webgpu:${real}`, reason: `${adapters[real]!.facts.title} is a GPU`, instead: usualDevice() };
+    }
     against.push(
       adapters.length ? `the only adapter, ${adapters[0]!.facts.title}, is software` : "there is no adapter",
     );
@@ -145,26 +136,5 @@ function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split("\n")[0]!;
 }
 
-const shared = new Map<string, Promise<Device>>();
-
 /** The device of that name that all models without one of their own share; opened on first use, and anew when lost. */
-export async function sharedDevice(name: string = usualDevice()): Promise<Device> {
-  if (name === "auto") {
-    const choice = await chooseDevice();
-    const device = await sharedDevice(choice.name);
-    device.reason = choice.reason;
-    return device;
-  }
-  const held = shared.get(name);
-  if (held) {
-    const device = await held;
-    if (!device.backend.lost) return device;
-    if (shared.get(name) !== held) return sharedDevice(name);
-  }
-  const opening = requestDevice(name);
-  shared.set(name, opening);
-  opening.catch(() => {
-    if (shared.get(name) === opening) shared.delete(name);
-  });
-  return opening;
-}
+export const sharedDevice: (name?: string) => Promise<Device> = sharing(requestDevice, usualDevice, chooseDevice);

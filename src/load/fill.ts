@@ -3,10 +3,10 @@
 
 import type { Device } from "../core/device.js";
 import { type DType, isFloat } from "../core/dtype.js";
-import { FormatError, throwIfAborted } from "../core/errors.js";
+import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { readRange, withFile } from "../formats/files.js";
 import type { TensorInfo } from "../formats/safetensors.js";
+import { type Source, withFile } from "../formats/source.js";
 import { convertBytes, deviceDType } from "../formats/values.js";
 import type { Matrix, Parameter } from "../nn/module.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
@@ -17,19 +17,29 @@ import type { Plan } from "./plan.js";
 const PIECE = 8 << 20;
 /** Source bytes between two looks at the signal and at what has become of the parameters so far. */
 const BREATH = 64 << 20;
+/** Milliseconds between two reports of progress. */
+const REPORT_MS = 100;
 
 /** Progress of a load, in the shape that transformers.js reports downloads. */
 export interface ProgressEvent {
-  readonly status: "initiate" | "progress" | "done";
+  readonly status: "initiate" | "progress" | "done" | "warning";
   /** The model's name. */
   readonly name: string;
-  /** The tensor that was read last. */
+  /** The file that was read last. */
   readonly file: string;
+  /** The tensor that was read last. */
+  readonly tensor: string;
   /** Bytes read, and bytes to read in all. */
   readonly loaded: number;
   readonly total: number;
   /** Percent. */
   readonly progress: number;
+  /** Bytes read per second since the load began. */
+  readonly bytes_per_second: number;
+  /** Bytes that came over the network so far; absent for a folder on disk. */
+  readonly network?: number;
+  /** What went wrong without ending the load, for "warning". */
+  readonly message?: string;
 }
 
 export interface FillOptions {
@@ -47,15 +57,23 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   const { signal, name, progress_callback } = options;
   let loaded = 0;
   let sinceBreath = 0;
-  const report = (status: ProgressEvent["status"], file: string): void =>
+  let last = { file: "", name: "" };
+  const begin = performance.now();
+  let reported = begin;
+  const report = (status: ProgressEvent["status"]): void => {
+    reported = performance.now();
     progress_callback?.({
       status,
       name,
-      file,
+      file: last.file && plan.source.name(last.file),
+      tensor: last.name,
       loaded,
       total: plan.bytes,
       progress: (100 * loaded) / (plan.bytes || 1),
+      bytes_per_second: loaded / Math.max(1e-3, (reported - begin) / 1000),
+      network: plan.source.network,
     });
+  };
   const stop = (): void => {
     throwIfAborted(signal, "loading");
   };
@@ -69,71 +87,73 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     await Promise.all(tensors.map((tensor) => tensor.ready()));
     stop();
   };
-  const breathe = async (bytes: number, file: string): Promise<void> => {
+  const breathe = async (bytes: number, from: TensorInfo): Promise<void> => {
     loaded += bytes;
     sinceBreath += bytes;
+    last = from;
     stop();
-    if (sinceBreath < BREATH) return;
-    sinceBreath = 0;
-    await settle();
-    report("progress", file);
+    if (sinceBreath >= BREATH) {
+      sinceBreath = 0;
+      await settle();
+    }
+    if (performance.now() - reported < REPORT_MS) return;
+    report("progress");
+    // Where the device and the files answer at once, nobody else had a turn: an abort may be waiting for one.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    stop();
   };
   stop();
-  report("initiate", "");
+  report("initiate");
   for (const { name: path, parameter, source, scheme } of plan.items) {
     const before = device.enter(path);
     try {
-      if (scheme === undefined) await fillParameter(device, parameter as Parameter, source, options.dtype);
-      else await fillMatrix(device, parameter as Matrix, source, scheme, breathe);
+      const from = reader(device, plan.source, source);
+      if (scheme === undefined) await fillParameter(device, parameter as Parameter, from, options.dtype);
+      else await fillMatrix(device, parameter as Matrix, from, scheme, breathe);
       filled.push(parameter);
-      if (scheme === undefined || (parameter as Matrix).transposed) await breathe(source.bytes, source.name);
+      if (scheme === undefined || (parameter as Matrix).transposed) await breathe(source.bytes, source);
     } finally {
       device.enter(before);
     }
   }
   await settle();
-  report("done", "");
+  report("done");
 }
 
-/** Where the bytes of a tensor come from: straight from the file onto the device, or through the host if they must be converted. */
-function reader(
-  device: Device,
-  source: TensorInfo,
-): { dtype: FloatDType; read: (into: Tensor, at: number) => Promise<void> } {
+/** Where the bytes of a tensor come from: straight from the file onto the device where the backend can, or through the host. */
+interface Reader {
+  readonly source: TensorInfo;
+  /** What the bytes are once they are on the device. */
+  readonly dtype: FloatDType;
+  /** Fills `into` from element `at` on. */
+  read(into: Tensor, at: number): Promise<void>;
+}
+
+function reader(device: Device, files: Source, source: TensorInfo): Reader {
   const direct: DType | undefined = deviceDType(source.dtype);
   const dtype = direct !== undefined && isFloat(direct) ? direct : "f32";
   const elementBytes = source.bytes / (source.shape.reduce((n, size) => n * size, 1) || 1);
   return {
+    source,
     dtype,
     async read(into, at) {
       const bytes = into.size * elementBytes;
       if (bytes === 0) return;
       const position = source.offset + at * elementBytes;
-      if (direct === dtype && device.backend.load) {
+      if (direct === dtype && files.local && device.backend.load) {
         device.flush();
         device.backend.load(into.buffer, into.offset, source.file, position, bytes);
         return;
       }
-      await withFile(source.file, "checkpoint", async (handle) => {
-        const raw = await readRange(handle, source.file, position, bytes);
-        if (raw.length !== bytes) {
-          throw new FormatError(`${source.file} ends inside tensor ${source.name}`, {
-            details: { file: source.file, offset: position + raw.length, expected: bytes, got: raw.length },
-          });
-        }
+      await withFile(files, source.file, "checkpoint", async (file) => {
+        const raw = await file.read(position, bytes, { onward: true });
         into.writeBytes(direct === dtype ? raw : convertBytes(source.dtype, raw, dtype, source.name));
       });
     },
   };
 }
 
-async function fillParameter(
-  device: Device,
-  parameter: Parameter,
-  source: TensorInfo,
-  dtype: FloatDType,
-): Promise<void> {
-  const from = reader(device, source);
+async function fillParameter(device: Device, parameter: Parameter, from: Reader, dtype: FloatDType): Promise<void> {
   const staged = Tensor.empty(device, parameter.shape, from.dtype, "parameter");
   let value: Tensor | undefined;
   try {
@@ -148,12 +168,12 @@ async function fillParameter(
 async function fillMatrix(
   device: Device,
   matrix: Matrix,
-  source: TensorInfo,
+  from: Reader,
   scheme: Scheme,
-  breathe: (bytes: number, file: string) => Promise<void>,
+  breathe: (bytes: number, from: TensorInfo) => Promise<void>,
 ): Promise<void> {
   const [outputs, inputs] = matrix.shape;
-  const from = reader(device, source);
+  const { source } = from;
   const builder = scheme.begin(device, matrix.shape, scheme.name);
   const rowBytes = source.bytes / (outputs || 1);
   const step = Math.max(1, Math.floor(PIECE / (rowBytes || 1) / builder.granularity)) * builder.granularity;
@@ -174,7 +194,7 @@ async function fillMatrix(
       } finally {
         piece.dispose();
       }
-      if (!whole) await breathe(count * rowBytes, source.name);
+      if (!whole) await breathe(count * rowBytes, source);
     }
     matrix.fill(builder.finish());
   } catch (error) {

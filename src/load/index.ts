@@ -1,12 +1,12 @@
 // from_pretrained, the part of it that loads: a folder becomes a filled module tree. What can be wrong is found before
 // the first weight is read.
 
-import { join } from "node:path";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
 import { ConfigError, NotFoundError, OptionError, suggestion, UnsupportedModelError } from "../core/errors.js";
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.js";
 import { readJsonFile } from "../formats/json.js";
+import type { Source } from "../formats/source.js";
 import { architectureOf } from "../models/index.js";
 import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -42,8 +42,8 @@ export interface Loaded {
 }
 
 /** config.json of a model folder. @throws NotFoundError, FormatError */
-export async function readConfigJson(folder: string): Promise<ConfigJson> {
-  return readJsonFile(join(folder, "config.json"), { what: "config.json" });
+export async function readConfigJson(source: Source): Promise<ConfigJson> {
+  return readJsonFile(source, source.path("config.json"), { what: "config.json" });
 }
 
 /** The dtype that `dtype` means for this checkpoint. @throws OptionError for an unknown spelling */
@@ -84,16 +84,19 @@ export interface Declared {
  * Reads the config and the headers of a model folder and declares the tree; allocates nothing on any device.
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, OptionError (an unknown dtype)
  */
-export async function declareCausalLM(folder: string, wanted: string): Promise<Declared> {
-  const config = await readConfigJson(folder);
+export async function declareCausalLM(source: Source, wanted: string): Promise<Declared> {
+  const config = await readConfigJson(source);
   const architecture = await architectureOf(config);
   if (config.quantization_config !== undefined && config.quantization_config !== null) {
-    throw new UnsupportedModelError(`${folder} holds a checkpoint that is already quantized, which is not read yet`, {
-      hint: "load the original checkpoint with load_in_8bit or load_in_4bit instead",
-    });
+    throw new UnsupportedModelError(
+      `${source.location} holds a checkpoint that is already quantized, which is not read yet`,
+      {
+        hint: "load the original checkpoint with load_in_8bit or load_in_4bit instead",
+      },
+    );
   }
   const model = architecture.build(config);
-  const checkpoint = await openCheckpoint(folder);
+  const checkpoint = await openCheckpoint(source);
   return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
 }
 
@@ -101,9 +104,9 @@ export async function declareCausalLM(folder: string, wanted: string): Promise<D
  * Loads a causal language model from a folder, quantizing while it reads.
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
  */
-export async function loadCausalLM(folder: string, options: LoadOptions): Promise<Loaded> {
+export async function loadCausalLM(source: Source, options: LoadOptions): Promise<Loaded> {
   const { device, quantization } = options;
-  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(folder, options.dtype);
+  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, options.dtype);
   const scheme = schemeOf(quantization);
   const steps = plan(
     model,
@@ -114,7 +117,7 @@ export async function loadCausalLM(folder: string, options: LoadOptions): Promis
     quantization?.llm_int8_skip_modules ?? null,
     options.compute,
   );
-  const generation_config = await optionalJson(join(folder, "generation_config.json"));
+  const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });
     model.prepare(device);
@@ -139,9 +142,9 @@ export async function loadCausalLM(folder: string, options: LoadOptions): Promis
   return { model, config, generation_config, dtype, checkpoint_bytes: steps.bytes, warnings };
 }
 
-async function optionalJson(file: string): Promise<ConfigJson> {
+async function optionalJson(source: Source, name: string): Promise<ConfigJson> {
   try {
-    return await readJsonFile(file, { what: "generation_config.json" });
+    return await readJsonFile(source, source.path(name), { what: name });
   } catch (error) {
     if (error instanceof NotFoundError) return {};
     throw error;

@@ -4,6 +4,7 @@
 import { CheckpointError } from "../core/errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { TensorInfo } from "../formats/safetensors.js";
+import type { Source } from "../formats/source.js";
 import type { Architecture, CausalLM } from "../nn/decoder.js";
 import { Linear, type Matrix, type Module, type Parameter } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
@@ -20,6 +21,7 @@ export interface PlanItem {
 }
 
 export interface Plan {
+  readonly source: Source;
   readonly items: readonly PlanItem[];
   /** Tensors of the checkpoint that no parameter wants. */
   readonly unexpected: readonly string[];
@@ -105,10 +107,10 @@ export function plan(
   if (missing.size > 0) {
     const names = [...missing.values()];
     throw new CheckpointError(
-      `${checkpoint.folder} lacks ${names.length} of ${parameters.size} tensors of the model: ` +
+      `${checkpoint.source.location} lacks ${names.length} of ${parameters.size} tensors of the model: ` +
         `${names.slice(0, 4).join(", ")}${names.length > 4 ? ", ..." : ""}`,
       {
-        details: { file: checkpoint.folder, missing: names.slice(0, 50) },
+        details: { file: checkpoint.source.location, missing: names.slice(0, 50) },
         hint: unexpected.length
           ? `the checkpoint has ${unexpected.length} tensors that the model does not know, such as ${unexpected[0]}`
           : "is the download complete?",
@@ -118,7 +120,12 @@ export function plan(
   const list = [...items.values()];
   // In file order, so that reading is sequential.
   list.sort((a, b) => a.source.file.localeCompare(b.source.file) || a.source.offset - b.source.offset);
-  return { items: list, unexpected, bytes: list.reduce((sum, item) => sum + item.source.bytes, 0) };
+  return {
+    source: checkpoint.source,
+    items: list,
+    unexpected,
+    bytes: list.reduce((sum, item) => sum + item.source.bytes, 0),
+  };
 }
 
 function withoutPrefix(name: string, prefix: string): string {

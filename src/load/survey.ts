@@ -2,8 +2,8 @@
 // from the headers and the declared tree alone. Reads no weights and opens no device; a device that pads its panels
 // may hold a little more.
 
-import { stat } from "node:fs/promises";
 import type { FloatName } from "../core/dtype.js";
+import { type Source, withFile } from "../formats/source.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { ConfigJson, DecoderGeometry } from "../nn/decoder.js";
 import { plainBytes } from "../nn/module.js";
@@ -69,8 +69,8 @@ export function trainedContext(config: ConfigJson): number | undefined {
  * @param wanted dtype of what is not quantized, "auto" for the checkpoint's own
  * @throws what loading would throw before it reads a weight
  */
-export async function surveyModel(folder: string, wanted = "auto"): Promise<ModelSurvey> {
-  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(folder, wanted);
+export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
+  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, wanted);
   const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, as, undefined, null);
   const sizes: SchemeSize[] = [
     { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },
@@ -98,7 +98,9 @@ export async function surveyModel(folder: string, wanted = "auto"): Promise<Mode
     context: trainedContext(config),
     parameters,
     dtype,
-    files: await Promise.all(checkpoint.files.map(async (file) => ({ file, bytes: (await stat(file)).size }))),
+    files: await Promise.all(
+      checkpoint.files.map((file) => withFile(source, file, "checkpoint", async ({ size }) => ({ file, bytes: size }))),
+    ),
     checkpoint_bytes: published.bytes,
     sizes,
     cache_bytes_per_token: cacheBytesPerToken(model.geometry, cache_dtype),

@@ -1,6 +1,6 @@
 // Checking config.json for the model files: zod schemas, with the names that older files use for the same thing.
 
-import { z } from "zod";
+import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import type { ConfigJson } from "../nn/decoder.js";
 import type { Act } from "../ops/activation.js";

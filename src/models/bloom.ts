@@ -1,7 +1,7 @@
 // BLOOM (BigScience 2022): ALiBi instead of positions, a LayerNorm right after the embedding, one fused projection whose
 // rows are interleaved per head ([H, 3, D]).
 
-import { z } from "zod";
+import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import {

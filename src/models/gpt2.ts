@@ -1,7 +1,7 @@
 // GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each part, one fused projection for q, k and v whose
 // weights checkpoints store transposed ([in, out]).
 
-import { z } from "zod";
+import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { type Architecture, attend, CausalLM, type DecoderGeometry, type DecoderInput } from "../nn/decoder.js";

@@ -1,6 +1,6 @@
 // LLaMA (Touvron et al. 2023): RMSNorm before each part, rotary positions, grouped key-value heads, gated feed-forward.
 
-import { z } from "zod";
+import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";

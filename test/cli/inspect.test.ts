@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { Disk } from "../../src/formats/disk.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import { surveyModel } from "../../src/load/survey.js";
@@ -15,7 +16,7 @@ describe("survey", () => {
   const cases: [folder: string, device: string][] = models.map((folder) => [folder, "reference"]);
   cases.push([join(ROOT, STORYTELLER), "cpu"]);
   it.each(cases)("is what loading takes: %s on %s", async (folder, name) => {
-    const survey = await surveyModel(folder);
+    const survey = await surveyModel(new Disk(folder));
     await using device = openDevice(name);
     for (const { name, options, bytes } of survey.sizes) {
       await using model = await AutoModelForCausalLM.from_pretrained(folder, { ...options, device });

@@ -5,20 +5,12 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
-import { KernelError } from "../../src/core/errors.js";
 import { openDevice } from "../../src/load/device.js";
 import { OPS } from "../../src/ops/index.js";
-import {
-  type Case,
-  compare,
-  type Family,
-  floatsOf,
-  type Results,
-  runCase,
-  withFloats,
-} from "../support/conformance.js";
+import { Checker, TABLES } from "../support/check.js";
+import { floatsOf, withFloats } from "../support/conformance.js";
 import { expectNoLeaks } from "../support/devices.js";
-import { TARGETS, type Target } from "../support/targets.js";
+import { TARGETS } from "../support/targets.js";
 import { FAMILIES } from "./cases/index.js";
 
 /** Fuzzed cases per op and device; FUZZ_RUNS asks for more. */
@@ -27,52 +19,7 @@ const RUNS = Number(process.env.FUZZ_RUNS ?? 24);
 const SEED = process.env.FUZZ_SEED === "random" ? undefined : Number(process.env.FUZZ_SEED ?? 20_260);
 
 const reference: Device = openDevice("reference");
-const expectations = new Map<Case, Promise<Results>>();
-
-/** What the reference makes of a case; table cases are computed once for all devices. */
-function expectation(family: Family, one: Case, keep: boolean): Promise<Results> {
-  const known = expectations.get(one);
-  if (known) return known;
-  const results = runCase(reference, family.op, one, false);
-  if (keep) expectations.set(one, results);
-  return results;
-}
-
-/** Problems of one case on one device. */
-async function check(device: Device, target: Target, family: Family, one: Case, keep: boolean): Promise<string[]> {
-  const { op } = family;
-  if (one.fails) {
-    for (const [where, on] of [
-      ["reference", reference],
-      [target.name, device],
-    ] as const) {
-      const outcome = await runCase(on, op, one, target.panels && on === device).then(
-        () => "it was computed",
-        (error: unknown) => (error instanceof KernelError && error.details.op === op.name ? undefined : String(error)),
-      );
-      if (outcome) return [`${one.name}: ${where} must reject with a KernelError of ${op.name}; ${outcome}`];
-    }
-    return [];
-  }
-  const want = await expectation(family, one, keep);
-  const scaled: Case = target.scale === 1 ? one : { ...one, bound: widened(one.bound, target) };
-  return compare(scaled, want, await runCase(device, op, one, target.panels));
-}
-
-function widened(bound: Case["bound"], { scale, floor = 0 }: Target): Case["bound"] {
-  return (want) => {
-    const exact = bound?.(want) ?? 0;
-    return typeof exact === "number" ? Math.max(exact * scale, floor) : (i) => Math.max(exact(i) * scale, floor);
-  };
-}
-
-/** Table cases by family and float dtype, so that each is one object for all devices. */
-const TABLES = new Map(
-  FAMILIES.map((family) => [
-    family,
-    floatsOf(family).map((floats) => [floats, family.table.map((one) => withFloats(family.op, one, floats))] as const),
-  ]),
-);
+const checker = new Checker(reference);
 
 test("every op has cases, and no case is of an unknown op", () => {
   expect(FAMILIES.map(({ op }) => op.name).sort()).toEqual(OPS.map(({ name }) => name).sort());
@@ -115,17 +62,7 @@ for (const target of TARGETS) {
       if (target.panels && !op.signature.inputs.some((spec) => spec.panels)) continue;
       for (const [floats, table] of TABLES.get(family)!) {
         test(`${op.name} ${floats}`, async () => {
-          const problems: string[] = [];
-          let refused = 0;
-          for (const one of table) {
-            try {
-              problems.push(...(await check(device, target, family, one, true)));
-            } catch (error) {
-              const { message } = error as Error;
-              if (target.refuses?.test(message)) refused++;
-              else problems.push(`${one.name}: ${message}`);
-            }
-          }
+          const { problems, refused } = await checker.checkTable(device, target, family, table);
           expect(refused, "cases that are too large for the target").toBeLessThan(table.length);
           expect(problems.slice(0, 12), `${problems.length} problems of ${table.length} cases`).toEqual([]);
         });
@@ -136,7 +73,7 @@ for (const target of TARGETS) {
         const floats = floatsOf(family);
         await fc.assert(
           fc.asyncProperty(family.fuzz, fc.constantFrom(...floats), async (one, dtype) => {
-            expect(await check(device, target, family, withFloats(op, one, dtype), false)).toEqual([]);
+            expect(await checker.check(device, target, family, withFloats(op, one, dtype), false)).toEqual([]);
           }),
           { numRuns: runs, seed: SEED },
         );

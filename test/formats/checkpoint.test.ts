@@ -6,8 +6,7 @@ import { cp } from "node:fs/promises";
 import { join, resolve, sep } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { NotFoundError, OptionError } from "../../src/core/errors.js";
-import { openCheckpoint } from "../../src/formats/checkpoint.js";
-import { entry, FIXTURES, failure, fileOf, put, refusal, scratch } from "./tools.js";
+import { entry, FIXTURES, failure, fileOf, openCheckpoint, put, refusal, scratch } from "./tools.js";
 
 const opened: string[] = vi.hoisted(() => []);
 vi.mock("node:fs/promises", async (original) => {

@@ -5,7 +5,8 @@ import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { NotFoundError, OptionError } from "../../src/core/errors.js";
-import { cachedModels, cacheFolder, isModelId, resolveModel } from "../../src/formats/hub.js";
+import { cachedModels, cacheFolder, resolveModel } from "../../src/formats/hub.js";
+import { isModelId } from "../../src/formats/model-id.js";
 import { failure, put, refusal, scratch } from "./tools.js";
 
 const root = scratch();

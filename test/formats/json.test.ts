@@ -4,8 +4,8 @@ import { truncateSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { NotFoundError } from "../../src/core/errors.js";
-import { isJsonObject, readJsonFile } from "../../src/formats/json.js";
-import { FIXTURES, failure, put, refusal, scratch } from "./tools.js";
+import { isJsonObject } from "../../src/formats/json.js";
+import { FIXTURES, failure, put, readJsonFile, refusal, scratch } from "./tools.js";
 
 const folder = scratch();
 const file = join(folder, "config.json");

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
-import { readSafetensorsHeader, type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors.js";
-import { FIXTURES, FormatError, failure, put, scratch } from "./tools.js";
+import { type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors-write.js";
+import { FIXTURES, FormatError, failure, put, readSafetensorsHeader, scratch } from "./tools.js";
 
 const folder = scratch();
 const file = join(folder, "out.safetensors");

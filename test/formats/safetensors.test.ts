@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { NotFoundError } from "../../src/core/errors.js";
-import { MAX_TENSORS, parseSafetensorsHeader, readSafetensorsHeader } from "../../src/formats/safetensors.js";
-import { entry, FIXTURES, failure, fileOf, put, refusal, scratch } from "./tools.js";
+import { MAX_TENSORS, parseSafetensorsHeader } from "../../src/formats/safetensors.js";
+import { entry, FIXTURES, failure, fileOf, put, readSafetensorsHeader, refusal, scratch } from "./tools.js";
 
 const folder = scratch();
 const F32 = entry('"F32"', "[1]", "[0,4]");

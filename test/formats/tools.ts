@@ -6,8 +6,19 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect } from "vitest";
 import { FormatError, OctavoError } from "../../src/core/errors.js";
+import * as checkpoint from "../../src/formats/checkpoint.js";
+import { Disk } from "../../src/formats/disk.js";
+import * as json from "../../src/formats/json.js";
+import * as safetensors from "../../src/formats/safetensors.js";
 
 export const FIXTURES = join(dirname(fileURLToPath(import.meta.url)), "..", "fixtures");
+
+/** What the room reads from any source, from the disk. */
+export const openCheckpoint = (folder: string, options?: checkpoint.CheckpointOptions) =>
+  checkpoint.openCheckpoint(new Disk(folder), options);
+export const readJsonFile = (file: string, options?: json.JsonFileOptions) =>
+  json.readJsonFile(new Disk(dirname(file)), file, options);
+export const readSafetensorsHeader = (file: string) => safetensors.readSafetensorsHeader(new Disk(dirname(file)), file);
 
 /** A folder under the system's temporary one, removed after the test file. */
 export function scratch(): string {

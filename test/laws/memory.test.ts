@@ -7,6 +7,7 @@ import type { Device } from "../../src/core/device.js";
 import { NotFoundError, OutOfMemoryError } from "../../src/core/errors.js";
 import { perplexity } from "../../src/eval/perplexity.js";
 import { openCheckpoint } from "../../src/formats/checkpoint.js";
+import { Disk } from "../../src/formats/disk.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import { fill } from "../../src/load/fill.js";
@@ -118,7 +119,7 @@ describe.each(["cpu", "reference"])("%s: nothing is left when memory runs out", 
 
 test.each(["none", "llm_int8", "nf4"])("while a model is filled with random values: %s", async (quantization) => {
   const device = openDevice("cpu", { threads: 1 });
-  const config = { ...(await readConfigJson(folder)), num_hidden_layers: 1 };
+  const config = { ...(await readConfigJson(new Disk(folder))), num_hidden_layers: 1 };
   const scheme = {
     none: undefined,
     llm_int8: llmInt8Scheme(6),
@@ -139,9 +140,9 @@ test.each(["none", "llm_int8", "nf4"])("while a model is filled with random valu
 
 test("a file that is gone while it is read leaves nothing", async () => {
   const device = openDevice("reference"); // reads through the host
-  const config = await readConfigJson(folder);
+  const config = await readConfigJson(new Disk(folder));
   const architecture = await architectureOf(config);
-  const checkpoint = await openCheckpoint(folder);
+  const checkpoint = await openCheckpoint(new Disk(folder));
   const schemes: (Scheme | undefined)[] = [undefined, schemeOf(new BitsAndBytesConfig({ load_in_8bit: true }))];
   for (const scheme of schemes) {
     for (let n = 0; ; n++) {

@@ -5,28 +5,20 @@ import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
+import { type Tolerance, WGSL } from "./check.js";
 import { openWasmForm, WASM_FORMS, whyNoWasm } from "./devices.js";
 import { gpu, whyNoGPU } from "./webgpu.js";
 
-export interface Target {
-  readonly name: string;
+export interface Target extends Tolerance {
   open(): Device | Promise<Device>;
-  /** Factor on all tolerances: 1 for IEEE arithmetic. */
-  readonly scale: number;
-  /** Absolute errors up to this are granted everywhere: WGSL may flush subnormals to zero. */
-  readonly floor?: number;
   /** Milliseconds for a test; a software adapter takes long to compile a shader. */
   readonly timeout?: number;
-  /** Weights in panels where they can be, or always in plain rows. */
-  readonly panels: boolean;
   /** Every op must have a kernel. */
   readonly complete: boolean;
   /** Fuzzed cases per op at most: a software adapter compiles a second per shader. */
   readonly fuzz?: number;
   /** Ops that this target is about; all unless given. */
   readonly only?: readonly string[];
-  /** What the target says of cases that it may refuse: single rows above its limits. Most cases must run all the same. */
-  readonly refuses?: RegExp;
   /** Why it cannot run here. */
   readonly skip?: string;
 }
@@ -67,10 +59,8 @@ function wasmTargets(): Target[] {
 /** What the adapter offers; and, for the kernels that look, what every adapter must: default limits, no dot product. */
 function gpuTargets(): Target[] {
   const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
-  // WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic.
   const common = {
-    scale: 4,
-    floor: 2 ** -126,
+    ...WGSL,
     timeout: 240_000,
     panels: false,
     complete: true,

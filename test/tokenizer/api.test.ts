@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, expectTypeOf, it } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
+import { Disk } from "../../src/formats/disk.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "../../src/formats/tokenizer-api.js";
 import { PreTrainedTokenizer } from "../../src/formats/tokenizer-api.js";
 import { loadTokenizer } from "../../src/formats/tokenizer-load.js";
@@ -11,7 +12,7 @@ import { golden, STORYTELLER } from "./golden.js";
 
 let tokenizer: PreTrainedTokenizer;
 beforeEach(async () => {
-  tokenizer = await loadTokenizer(STORYTELLER);
+  tokenizer = await loadTokenizer(new Disk(STORYTELLER));
 });
 
 const SETTINGS: TokenizerSettings = {

@@ -80,7 +80,7 @@ export function canShare(): boolean {
 }
 
 function api(): WebAssemblyApi {
-  const { WebAssembly } = globalThis as { WebAssembly?: WebAssemblyApi };
+  const { WebAssembly } = globalThis as unknown as { WebAssembly?: WebAssemblyApi };
   if (!WebAssembly) throw new TypeError("this runtime has no WebAssembly");
   return WebAssembly;
 }

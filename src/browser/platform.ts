@@ -1,0 +1,118 @@
+// The browser as a platform: models come from servers and stay in the browser's storage; devices are WebGPU and
+// WebAssembly. It holds for Workers and pages, and as far as `navigator.gpu` and `fetch` go for Deno and Bun.
+
+import { openReference } from "../backends/reference/index.js";
+import type { WasmModule } from "../backends/wasm/api.js";
+import { loadWasm, openWasm, wasmFileName } from "../backends/wasm/index.js";
+import { openWebGPU } from "../backends/webgpu/index.js";
+import { Device } from "../core/device.js";
+import { DeviceError, OptionError, suggestion } from "../core/errors.js";
+import { HttpSource, modelAddress } from "../formats/http.js";
+import type { Source } from "../formats/source.js";
+import { type DeviceChoice, type DeviceOptions, type Platform, type SourceOptions, sharing } from "../load/platform.js";
+import { OPS, signatures } from "../ops/index.js";
+import { openCache } from "./storage.js";
+import { WEB } from "./web.js";
+
+const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
+
+/**
+ * An address, whole or relative to the page ("./models/x/", "/models/x/"), or the id of a model on a hub.
+ * @throws OptionError
+ */
+async function source(model: string, options: SourceOptions): Promise<Source> {
+  const { hub, revision, token, cache = true, signal, warn } = options;
+  for (const key of ["cache_dir", "local_files_only"] as const) {
+    if (options[key] !== undefined) throw new OptionError(`${key} means nothing in a browser`);
+  }
+  const relative = typeof model === "string" && hub === undefined && /^\.{0,2}\//.test(model);
+  const address = modelAddress(relative ? resolved(model) : model, hub, revision);
+  return new HttpSource(address, { token, signal, warn, cache: cache ? await openCache() : undefined });
+}
+
+/** @throws OptionError where there is no page that the address could be relative to */
+function resolved(address: string): string {
+  const base = WEB.location?.href;
+  if (base && URL.canParse(address, base)) return new URL(address, base).href;
+  throw new OptionError(`${address} is relative, and there is no page that it could be relative to`);
+}
+
+/**
+ * Opens a device: "webgpu", "wasm" (the kernels as WebAssembly: use it in a Worker),
+ * "reference" (slow and exact), or "auto": WebGPU where there is an adapter, else WebAssembly.
+ * @throws DeviceError for an unknown name, or if the device is not there
+ */
+export async function requestDevice(name: string = "auto", options: DeviceOptions = {}): Promise<Device> {
+  switch (name) {
+    case "webgpu":
+      return new Device(await openWebGPU(gpu()));
+    case "wasm":
+      return openWasmDevice(options);
+    case "reference":
+      return new Device(openReference(OPS));
+    case "auto": {
+      const { name, reason } = await chooseDevice();
+      const device = await requestDevice(name, options);
+      device.reason = reason;
+      return device;
+    }
+  }
+  const near = suggestion(name, DEVICE_NAMES);
+  throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
+    hint: name === "cpu" ? 'in a browser it is "wasm"' : `devices in a browser: ${DEVICE_NAMES.join(", ")}`,
+  });
+}
+
+/** The device that "auto" takes here, and why. */
+export async function chooseDevice(): Promise<DeviceChoice> {
+  const adapter = await WEB.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (!WEB.navigator?.gpu) return { name: "wasm", reason: "this browser has no WebGPU" };
+  if (!adapter) return { name: "wasm", reason: "WebGPU offers no adapter" };
+  if (adapter.info.isFallbackAdapter) {
+    return { name: "wasm", reason: "the only WebGPU adapter is software, which is slower than WebAssembly" };
+  }
+  return { name: "webgpu", reason: "WebGPU offers an adapter", instead: "wasm" };
+}
+
+/** @throws DeviceError */
+function gpu(): GPU {
+  const { gpu } = WEB.navigator ?? {};
+  if (gpu) return gpu;
+  throw new DeviceError("webgpu: this browser has no WebGPU, or the page is not secure (https or localhost)", {
+    hint: 'use the device "wasm", or a current browser',
+  });
+}
+
+/** Beyond this threads wait for each other more than they help. */
+const MOST_THREADS = 8;
+
+/** The kernels as WebAssembly. Pages that are isolated (COOP and COEP headers) get threads, a Worker's helpers. */
+async function openWasmDevice({ wasm, threads }: DeviceOptions): Promise<Device> {
+  const most = Math.min(WEB.navigator?.hardwareConcurrency ?? 1, MOST_THREADS);
+  const options = { threads: threads ?? most, signatures: signatures() };
+  if (wasm instanceof Uint8Array || wasm instanceof ArrayBuffer)
+    return new Device(openWasm({ bytes: wasm, ...options }));
+  return new Device(openWasm({ module: await wasmModule(wasm), ...options }));
+}
+
+/** Compiled modules by address. */
+const compiled = new Map<string, Promise<WasmModule>>();
+
+/** @throws DeviceError */
+function wasmModule(from: string | URL | undefined): Promise<WasmModule> {
+  const url = new URL(from ?? new URL(wasmFileName(), import.meta.url), WEB.location?.href).href;
+  let module = compiled.get(url);
+  if (!module) {
+    module = loadWasm(url);
+    compiled.set(url, module);
+    module.catch(() => compiled.delete(url));
+  }
+  return module;
+}
+
+export const BROWSER: Platform = {
+  source,
+  requestDevice,
+  sharedDevice: /* @__PURE__ */ sharing(requestDevice, () => "auto", chooseDevice),
+  chooseDevice,
+};

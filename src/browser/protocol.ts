@@ -1,0 +1,185 @@
+// What a page and the Worker that runs the library say to each other. All of it can be cloned; errors travel as facts and
+// become the same typed errors again.
+
+import {
+  AbortError,
+  CheckpointError,
+  ConfigError,
+  DeviceError,
+  DTypeError,
+  type ErrorDetails,
+  FormatError,
+  KernelError,
+  NetworkError,
+  NotFoundError,
+  OctavoError,
+  type OctavoErrorOptions,
+  OptionError,
+  OutOfMemoryError,
+  ShapeError,
+  UnsupportedModelError,
+} from "../core/errors.js";
+import type { GenerationOptions } from "../generate/config.js";
+import type { FromPretrainedOptions } from "../generate/pretrained.js";
+import type { ProgressEvent } from "../load/fill.js";
+import type { BitsAndBytesOptions } from "../quant/config.js";
+
+/** Options of `from_pretrained` that can be sent: all but functions and objects of the library. */
+export interface WorkerLoadOptions
+  extends Pick<
+    FromPretrainedOptions,
+    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "revision" | "hub" | "token" | "cache"
+  > {
+  readonly quantization_config?: BitsAndBytesOptions;
+  readonly device?: "auto" | "webgpu" | "wasm" | "reference";
+  /** Address of octavo.wasm; beside the Worker's script unless given. */
+  readonly wasm?: string;
+}
+
+/** Bytes on the device. */
+export interface WorkerMemory {
+  readonly weights: number;
+  /** Keys and values of the generation that runs, or of the last one while it ran. */
+  readonly cache: number;
+  readonly live: number;
+  readonly peak: number;
+  readonly budget: number;
+}
+
+/** A model that is loaded. */
+export interface WorkerModel {
+  /** "webgpu", "wasm", and so on. */
+  readonly device: string;
+  /** What the device is, for people. */
+  readonly description: string;
+  /** Why "auto" took this device; absent if it was asked for. */
+  readonly reason?: string;
+  readonly model_type: string;
+  readonly dtype: string;
+  /** Bytes of the tensors as published, and those that came over the network. */
+  readonly checkpoint_bytes: number;
+  readonly network_bytes: number;
+  readonly seconds: number;
+  readonly warnings: readonly string[];
+  readonly memory: WorkerMemory;
+}
+
+/** What a model would take, before any of it is loaded. */
+export interface WorkerSurvey {
+  readonly model_type: string;
+  readonly parameters: number;
+  readonly dtype: string;
+  /** Bytes of the weight files, all of which are read. */
+  readonly download_bytes: number;
+  /** Bytes of the weights on the device by "float32", "bfloat16", "int8", "nf4", ... */
+  readonly sizes: Readonly<Record<string, number>>;
+  readonly cache_bytes_per_token: number;
+  readonly context: number | undefined;
+}
+
+export interface WorkerGenerateOptions extends GenerationOptions {
+  readonly prompt: string;
+}
+
+/** A piece of text that is certain, maybe empty, and the tokens so far. */
+export interface WorkerStep {
+  readonly text: string;
+  readonly tokens: number;
+  readonly memory: WorkerMemory;
+}
+
+export interface WorkerResult {
+  /** All new text. */
+  readonly text: string;
+  readonly token_ids: readonly number[];
+  readonly prompt_tokens: number;
+  /** From the call to the first token, and from the first to the last. */
+  readonly first_token_seconds: number;
+  readonly decode_seconds: number;
+  readonly memory: WorkerMemory;
+}
+
+/** What a WebGPU adapter says about itself, or why there is none. */
+export interface WorkerAdapter {
+  readonly available: boolean;
+  /** Why there is none. */
+  readonly reason?: string;
+  readonly name?: string;
+  /** True for one in software. */
+  readonly fallback?: boolean;
+  readonly features: readonly string[];
+  readonly language: readonly string[];
+  readonly limits: Readonly<Record<string, number>>;
+  /** The device that "auto" takes here, and why. */
+  readonly choice: { readonly name: string; readonly reason: string };
+}
+
+/** Calls by name: what goes, what comes back, and the events in between. */
+export interface Calls {
+  load: { args: { model: string; options: WorkerLoadOptions }; result: WorkerModel; event: ProgressEvent };
+  survey: { args: { model: string; options: WorkerLoadOptions }; result: WorkerSurvey; event: never };
+  generate: { args: WorkerGenerateOptions; result: WorkerResult; event: WorkerStep };
+  memory: { args: undefined; result: WorkerMemory; event: never };
+  adapter: { args: undefined; result: WorkerAdapter; event: never };
+  cacheSize: { args: undefined; result: { bytes: number; files: number }; event: never };
+  clearCache: { args: undefined; result: undefined; event: never };
+  dispose: { args: undefined; result: undefined; event: never };
+}
+export type CallName = keyof Calls;
+
+export type ToWorker =
+  | { readonly [Name in CallName]: { id: number; call: Name; args: Calls[Name]["args"] } }[CallName]
+  | { readonly id: number; readonly call: "abort" };
+
+export type FromWorker =
+  | { readonly id: number; readonly event: unknown }
+  | { readonly id: number; readonly result: unknown }
+  | { readonly id: number; readonly error: CarriedError };
+
+export interface CarriedError {
+  readonly name: string;
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string | undefined;
+  readonly details: ErrorDetails;
+}
+
+/** Any error as facts. */
+export function carry(error: unknown): CarriedError {
+  if (error instanceof OctavoError) {
+    const { name, code, hint, details } = error;
+    const message = hint === undefined ? error.message : error.message.slice(0, -`\n  hint: ${hint}`.length);
+    return { name, code, message, hint, details };
+  }
+  const { name = "Error", message = String(error) } = (error ?? {}) as Partial<Error>;
+  return { name, code: "ERR_UNKNOWN", message, hint: undefined, details: {} };
+}
+
+type ErrorClass = new (message: string, options?: OctavoErrorOptions) => OctavoError;
+const CLASSES: readonly ErrorClass[] = [
+  AbortError,
+  CheckpointError,
+  ConfigError,
+  DeviceError,
+  DTypeError,
+  FormatError,
+  KernelError,
+  NetworkError,
+  NotFoundError,
+  OptionError,
+  OutOfMemoryError,
+  ShapeError,
+  UnsupportedModelError,
+];
+
+/** Codes rather than names: minifiers rename classes. */
+const CLASS_OF_CODE: ReadonlyMap<string, ErrorClass> = new Map(
+  CLASSES.map((Class) => [new Class("").code, Class] as const),
+);
+
+/** The error again, of its own class. */
+export function revive({ name, code, message, hint, details }: CarriedError): Error {
+  const Class = CLASS_OF_CODE.get(code);
+  if (Class) return new Class(message, { hint, details });
+  return Object.assign(new OctavoError(code, message, { hint, details }), { name });
+}

@@ -1,0 +1,52 @@
+// The part of the browser's interfaces that is used here. The compiler's own declarations of them would bring a window
+// into every file of the library.
+
+export interface SyncAccessHandle {
+  read(into: Uint8Array, options: { at: number }): number;
+  write(bytes: Uint8Array, options: { at: number }): number;
+  getSize(): number;
+  truncate(size: number): void;
+  flush(): void;
+  close(): void;
+}
+
+export interface FileHandle {
+  readonly kind: "file";
+  getFile(): Promise<{ readonly size: number }>;
+  /** Workers only. */
+  createSyncAccessHandle?(): Promise<SyncAccessHandle>;
+}
+
+export interface FolderHandle {
+  readonly kind: "directory";
+  getFileHandle(name: string, options?: { create?: boolean }): Promise<FileHandle>;
+  getDirectoryHandle(name: string, options?: { create?: boolean }): Promise<FolderHandle>;
+  removeEntry(name: string): Promise<void>;
+  entries(): AsyncIterable<[string, FileHandle | FolderHandle]>;
+}
+
+export interface CacheStore {
+  match(url: string): Promise<Response | undefined>;
+  put(url: string, response: Response): Promise<void>;
+  delete(url: string): Promise<boolean>;
+  keys(): Promise<readonly { readonly url: string }[]>;
+}
+
+export interface CacheStorage {
+  open(name: string): Promise<CacheStore>;
+  delete(name: string): Promise<boolean>;
+}
+
+interface Web {
+  readonly navigator?: {
+    readonly gpu?: GPU;
+    readonly hardwareConcurrency?: number;
+    readonly storage?: { getDirectory?(): Promise<FolderHandle> };
+  };
+  readonly caches?: CacheStorage;
+  readonly location?: { readonly href: string };
+  readonly FileSystemSyncAccessHandle?: unknown;
+}
+
+/** The globals of a page or a Worker, any of which may be missing. */
+export const WEB: Web = globalThis as unknown as Web;

@@ -1,0 +1,253 @@
+// The Worker's side: runs the library and answers a page's calls (client.ts). One model at a time: a load ends what the
+// model before it was doing. The script of a Worker imports this and calls `serve()`.
+
+import type { Device } from "../core/device.js";
+import { torchName } from "../core/dtype.js";
+import { AbortError, OptionError } from "../core/errors.js";
+import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
+import { StreamDecoder } from "../formats/tokenizer-stream.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import { autoModel, autoTokenizer, type FromPretrainedOptions } from "../generate/pretrained.js";
+import { surveyModel } from "../load/survey.js";
+import { BROWSER, chooseDevice, requestDevice } from "./platform.js";
+import {
+  type CallName,
+  type Calls,
+  carry,
+  type FromWorker,
+  type ToWorker,
+  type WorkerAdapter,
+  type WorkerGenerateOptions,
+  type WorkerLoadOptions,
+  type WorkerMemory,
+  type WorkerModel,
+  type WorkerResult,
+  type WorkerStep,
+  type WorkerSurvey,
+} from "./protocol.js";
+import { cacheSize, clearCache } from "./storage.js";
+import { WEB } from "./web.js";
+
+/** The side of a message channel that a Worker has: its own global, or a port. */
+export interface Port {
+  postMessage(message: unknown): void;
+  onmessage: ((event: { data: unknown }) => void) | null;
+}
+
+/** Milliseconds after which a loop lets messages in: a device in WebAssembly never waits, and an abort must arrive. */
+const TURN_MS = 30;
+
+interface Held {
+  readonly device: Device;
+  readonly model: PreTrainedModel;
+  readonly tokenizer: PreTrainedTokenizer;
+}
+
+interface Context<Name extends CallName> {
+  readonly signal: AbortSignal;
+  emit(event: Calls[Name]["event"]): void;
+}
+
+type Handlers = {
+  [Name in CallName]: (args: Calls[Name]["args"], context: Context<Name>) => Promise<Calls[Name]["result"]>;
+};
+
+/** Answers the calls that come through `port`, by default those of the page that started this Worker. */
+export function serve(port: Port = globalThis as unknown as Port): void {
+  const host = new Host();
+  const running = new Map<number, AbortController>();
+  port.onmessage = ({ data }) => {
+    const message = data as ToWorker;
+    if (message.call === "abort") {
+      running.get(message.id)?.abort();
+      return;
+    }
+    const { id, call, args } = message;
+    const controller = new AbortController();
+    running.set(id, controller);
+    const send = (answer: FromWorker): void => port.postMessage(answer);
+    const context = { signal: controller.signal, emit: (event: unknown) => send({ id, event }) };
+    // The name decides the types of both; the compiler cannot follow it through the message.
+    const handler = host.handlers[call] as (args: unknown, context: unknown) => Promise<unknown>;
+    handler(args, context)
+      .then(
+        (result) => send({ id, result }),
+        (error: unknown) => send({ id, error: carry(error) }),
+      )
+      .finally(() => running.delete(id));
+  };
+}
+
+class Host {
+  #held: Held | undefined;
+  /** Loads, unloads and generations happen one after the other. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  readonly handlers: Handlers = {
+    load: ({ model, options }, context) => this.#inTurn(() => this.#load(model, options, context)),
+    generate: (options, context) => this.#inTurn(() => this.#generate(options, context)),
+    dispose: () => this.#inTurn(() => this.#dispose()),
+    survey: ({ model, options }, { signal }) => survey(model, options, signal),
+    memory: async () => memoryOf(this.#holding()),
+    adapter: describeAdapter,
+    cacheSize,
+    clearCache: async () => {
+      await clearCache();
+      return undefined;
+    },
+  };
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(work);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  /** @throws OptionError */
+  #holding(): Held {
+    if (this.#held) return this.#held;
+    throw new OptionError("no model is loaded in this Worker", { hint: "call load() first" });
+  }
+
+  async #dispose(): Promise<undefined> {
+    const held = this.#held;
+    this.#held = undefined;
+    await held?.model[Symbol.asyncDispose]();
+    await held?.device.close();
+    return undefined;
+  }
+
+  async #load(name: string, options: WorkerLoadOptions, { signal, emit }: Context<"load">): Promise<WorkerModel> {
+    await this.#dispose();
+    const begin = performance.now();
+    const { device: wanted = "auto", wasm, ...rest } = options;
+    const choice = wanted === "auto" ? await chooseDevice() : undefined;
+    const device = await requestDevice(choice?.name ?? wanted, { wasm });
+    try {
+      let network = 0;
+      const { revision, hub, token, cache } = rest;
+      const tokenizer = await autoTokenizer(BROWSER).from_pretrained(name, { revision, hub, token, cache, signal });
+      const all: FromPretrainedOptions = {
+        ...rest,
+        device,
+        signal,
+        progress_callback: (event) => {
+          network = event.network ?? network;
+          emit(event);
+        },
+      };
+      const model = await autoModel(BROWSER).from_pretrained(name, all);
+      this.#held = { device, model, tokenizer };
+      return {
+        device: device.name,
+        description: device.backend.description,
+        reason: choice?.reason,
+        model_type: String(model.config.model_type),
+        dtype: torchName(model.dtype),
+        checkpoint_bytes: model.checkpoint_bytes,
+        network_bytes: network,
+        seconds: (performance.now() - begin) / 1000,
+        warnings: model.warnings,
+        memory: memoryOf(this.#held),
+      };
+    } catch (error) {
+      await device.close();
+      throw error;
+    }
+  }
+
+  async #generate(
+    { prompt, ...options }: WorkerGenerateOptions,
+    { signal, emit }: Context<"generate">,
+  ): Promise<WorkerResult> {
+    if (signal.aborted) throw new AbortError("generation was aborted");
+    const held = this.#holding();
+    const { model, tokenizer, device } = held;
+    const begin = performance.now();
+    const { input_ids } = tokenizer(prompt);
+    const decoder = new StreamDecoder(tokenizer, { skip_special_tokens: true });
+    device.arena.resetPeak();
+    const token_ids: number[] = [];
+    let text = "";
+    let memory = memoryOf(held);
+    let first = 0;
+    let turn = begin;
+    for await (const step of model.stream({ input_ids: [input_ids], ...options, signal })) {
+      const id = step.token_ids[0]!;
+      if (token_ids.length === 0) first = performance.now();
+      token_ids.push(id);
+      const piece = decoder.push(id);
+      text += piece;
+      memory = memoryOf(held);
+      emit({ text: piece, tokens: token_ids.length, memory });
+      if (performance.now() - turn < TURN_MS) continue;
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      turn = performance.now();
+    }
+    const rest = decoder.end();
+    const end = performance.now();
+    if (rest !== "") emit({ text: rest, tokens: token_ids.length, memory } satisfies WorkerStep);
+    return {
+      text: text + rest,
+      token_ids,
+      prompt_tokens: input_ids.length,
+      first_token_seconds: (first - begin) / 1000,
+      decode_seconds: (end - first) / 1000,
+      memory: { ...memory, peak: device.memory.peak },
+    };
+  }
+}
+
+function memoryOf({ device, model }: Held): WorkerMemory {
+  const { live, peak, budget } = device.memory;
+  let cache = 0;
+  for (const { label, bytes } of device.arena.owners()) if (/\b(key|value) cache$/.test(label)) cache += bytes;
+  return { weights: model.weight_bytes, cache, live, peak, budget };
+}
+
+async function survey(model: string, options: WorkerLoadOptions, signal: AbortSignal): Promise<WorkerSurvey> {
+  const { revision, hub, token, cache, dtype } = options;
+  const source = await BROWSER.source(model, { revision, hub, token, cache, signal });
+  try {
+    const { config: _, ...facts } = await surveyModel(source, dtype);
+    return {
+      model_type: facts.model_type,
+      parameters: facts.parameters,
+      dtype: torchName(facts.dtype),
+      download_bytes: facts.files.reduce((sum, { bytes }) => sum + bytes, 0),
+      sizes: Object.fromEntries(facts.sizes.map(({ name, bytes }) => [name, bytes])),
+      cache_bytes_per_token: facts.cache_bytes_per_token,
+      context: facts.context,
+    };
+  } finally {
+    await source.close();
+  }
+}
+
+/** Limits that decide how large a model can be and how its kernels run. */
+const LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+] as const;
+
+async function describeAdapter(): Promise<WorkerAdapter> {
+  const choice = await chooseDevice();
+  const gpu = WEB.navigator?.gpu;
+  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!gpu || !adapter) {
+    return { available: false, reason: choice.reason, features: [], language: [], limits: {}, choice };
+  }
+  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
+  return {
+    available: true,
+    name: description || [vendor, architecture, device].filter(Boolean).join(" ") || "unnamed adapter",
+    fallback: isFallbackAdapter,
+    features: [...adapter.features].sort(),
+    language: [...gpu.wgslLanguageFeatures].sort(),
+    limits: Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]])),
+    choice,
+  };
+}

@@ -1,0 +1,166 @@
+// A model's folder on disk, for Node. Every open goes through `Disk.open`, so that "regular files only" holds everywhere.
+
+import { constants } from "node:fs";
+import { type FileHandle, open, readdir, realpath, stat } from "node:fs/promises";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { FormatError, NotFoundError, type OctavoError } from "../core/errors.js";
+import { quote } from "./files.js";
+import type { Source, SourceFile } from "./source.js";
+
+/** The system's error code ("ENOENT"), or the error's text when it has none. */
+function systemCode(cause: unknown): string {
+  if (typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string") {
+    return cause.code;
+  }
+  return String(cause);
+}
+
+function cannotOpen(file: string, what: string, cause: unknown): OctavoError {
+  const code = systemCode(cause);
+  const absent = code === "ENOENT" || code === "ENOTDIR";
+  return new NotFoundError(absent ? `${file}: no such ${what}` : `${file}: the ${what} cannot be opened (${code})`, {
+    details: { file, expected: what, got: code },
+    hint: absent ? "is the download complete, and is this the right folder?" : "check the permissions of this file",
+    cause,
+  });
+}
+
+function notRegular(file: string, what: string): FormatError {
+  return new FormatError(`${file}: expected a ${what}, got something that is not a regular file`, {
+    details: { file, expected: "a regular file", got: "a folder, pipe or device" },
+  });
+}
+
+export class Disk implements Source {
+  readonly location: string;
+  readonly local = true;
+
+  constructor(folder: string) {
+    this.location = folder;
+  }
+
+  path(name: string): string {
+    return join(this.location, name);
+  }
+
+  name(path: string): string {
+    return basename(path);
+  }
+
+  /** All names, whichever are asked for. */
+  async names(): Promise<ReadonlySet<string>> {
+    try {
+      return new Set(await readdir(this.location));
+    } catch (cause) {
+      const code = systemCode(cause);
+      const problem =
+        code === "ENOENT" ? "no such folder" : code === "ENOTDIR" ? "not a folder" : `not readable (${code})`;
+      throw new NotFoundError(`${this.location}: ${problem}`, {
+        details: { file: this.location, expected: "a folder" },
+        cause,
+      });
+    }
+  }
+
+  /**
+   * Refuses names whose real place lies outside the folder. The one exception is the Hugging Face cache, whose snapshots
+   * are links: models--X/snapshots/<commit>/name → models--X/blobs/<etag>. Nothing is opened.
+   * @throws FormatError
+   */
+  async outside(names: readonly string[]): Promise<string[]> {
+    const home = await realpath(this.location);
+    const gone: string[] = [];
+    for (const name of names) {
+      const file = this.path(name);
+      let real: string;
+      try {
+        real = await realpath(file);
+      } catch (cause) {
+        const code = systemCode(cause);
+        if (code === "ENOENT" || code === "ENOTDIR") {
+          gone.push(name);
+          continue;
+        }
+        const problem = code === "ELOOP" ? "links that lead in a circle" : `a file that cannot be reached (${code})`;
+        throw new FormatError(`${file}: expected a weight file, got ${problem}`, {
+          details: { file, expected: "a weight file", got: code },
+          cause,
+        });
+      }
+      if (isInside(home, real) || isCacheBlob(home, real)) continue;
+      throw new FormatError(`${file}: leads out of its folder, to ${quote(real)}`, {
+        details: { file, expected: `a place under ${home}`, got: real },
+        hint: "put the file itself into the folder, or open the folder that it lies in",
+      });
+    }
+    return gone;
+  }
+
+  async open(path: string, what: string): Promise<SourceFile> {
+    let handle: FileHandle;
+    try {
+      // Looked at before it is opened: opening a device can have effects, and opening a pipe waits for a writer.
+      if (!(await stat(path)).isFile()) throw notRegular(path, what);
+      handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    } catch (cause) {
+      throw cause instanceof FormatError ? cause : cannotOpen(path, what, cause);
+    }
+    const info = await handle.stat();
+    if (!info.isFile()) {
+      await handle.close();
+      throw notRegular(path, what);
+    }
+    return new DiskFile(path, info.size, handle);
+  }
+
+  async close(): Promise<void> {
+    // Files are closed by those who open them.
+  }
+}
+
+class DiskFile implements SourceFile {
+  readonly path: string;
+  readonly size: number;
+  readonly #handle: FileHandle;
+
+  constructor(path: string, size: number, handle: FileHandle) {
+    this.path = path;
+    this.size = size;
+    this.#handle = handle;
+  }
+
+  async read(position: number, count: number): Promise<Uint8Array> {
+    const buffer = new Uint8Array(count);
+    let done = 0;
+    while (done < count) {
+      const { bytesRead } = await this.#handle.read(buffer, done, count - done, position + done);
+      if (bytesRead === 0) {
+        throw new FormatError(`${this.path}: ended at byte ${position + done} while it was read`, {
+          details: { file: this.path, offset: position + done, expected: count, got: done },
+          hint: "another program is changing this file; wait for it to finish and try again",
+        });
+      }
+      done += bytesRead;
+    }
+    return buffer;
+  }
+
+  close(): Promise<void> {
+    return this.#handle.close();
+  }
+}
+
+function isInside(folder: string, file: string): boolean {
+  const path = relative(folder, file);
+  return path !== "" && path !== ".." && !path.startsWith(`..${sep}`) && resolve(folder, path) === file;
+}
+
+function isCacheBlob(folder: string, file: string): boolean {
+  const snapshots = dirname(folder);
+  const model = dirname(snapshots);
+  return (
+    basename(snapshots) === "snapshots" &&
+    /^(models|datasets|spaces)--/.test(basename(model)) &&
+    dirname(file) === join(model, "blobs")
+  );
+}

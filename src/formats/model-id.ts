@@ -1,0 +1,20 @@
+// Names of models and revisions as the hub has them, checked before they become part of a path or an address.
+
+import { OptionError } from "../core/errors.js";
+import { quote } from "./files.js";
+
+/** True if `id` is a model id as the hub has them: `name` or `org/name`, and so safe as part of a path. */
+export function isModelId(id: string): boolean {
+  const part = "[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?";
+  // The cache writes "/" as "--", which is why the hub forbids it in names.
+  return new RegExp(`^(?:${part}/)?${part}$`).test(id) && id.length <= 96 && !/--|\.\.|\.git$/.test(id);
+}
+
+/** @throws OptionError if the revision could be anything but a name below refs/ */
+export function checkRevision(revision: string): void {
+  const parts = typeof revision === "string" ? revision.split("/") : [];
+  // As in git, no part begins with a dot: that rules out "." and ".." as well.
+  if (parts.length > 0 && revision.length <= 255 && parts.every((part) => /^[A-Za-z0-9_][\w.+=@-]*$/.test(part)))
+    return;
+  throw new OptionError(`revision must be a branch, a tag or a commit, got ${quote(String(revision))}`);
+}

@@ -1,0 +1,27 @@
+// Node as a platform: folders, the local Hugging Face cache, and addresses.
+
+import { OptionError } from "../core/errors.js";
+import { Disk } from "../formats/disk.js";
+import { HttpSource, modelAddress } from "../formats/http.js";
+import { resolveModel } from "../formats/hub.js";
+import type { Source } from "../formats/source.js";
+import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
+import type { Platform, SourceOptions } from "./platform.js";
+
+/**
+ * A folder that exists, an http address, or an id: of the hub at `options.hub` if that is given, else in the local cache.
+ * Nothing that comes from a server is kept.
+ */
+async function source(model: string, options: SourceOptions): Promise<Source> {
+  const { hub, revision, token, signal, warn } = options;
+  if (typeof model === "string" && (hub !== undefined || /^https?:\/\//i.test(model))) {
+    if (options.local_files_only) {
+      throw new OptionError(`${model} is behind a server, and local_files_only asks for none`);
+    }
+    return new HttpSource(modelAddress(model, hub, revision), { token, signal, warn });
+  }
+  const { cache_dir, local_files_only } = options;
+  return new Disk((await resolveModel(model, { cache_dir, revision, local_files_only })).folder);
+}
+
+export const NODE: Platform = { source, requestDevice, sharedDevice, chooseDevice };

@@ -1,0 +1,90 @@
+// What loading needs of the platform that it runs on: where models come from, and which devices there are. Node's is
+// node.ts, the browser's src/browser/platform.ts.
+
+import type { Device } from "../core/device.js";
+import type { Source } from "../formats/source.js";
+
+/** Where a model is looked for. */
+export interface SourceOptions {
+  /** Folder of the Hugging Face cache; Node only. */
+  readonly cache_dir?: string;
+  /** A branch, a tag or a full commit of a model on the hub. */
+  readonly revision?: string;
+  /** Never ask a server. */
+  readonly local_files_only?: boolean;
+  /** Address of a hub that ids are fetched from. */
+  readonly hub?: string;
+  /** Access token for the hub. */
+  readonly token?: string;
+  /** False keeps nothing of what is downloaded. */
+  readonly cache?: boolean;
+  readonly signal?: AbortSignal;
+  /** Gets what went wrong without ending the load. */
+  readonly warn?: (message: string) => void;
+}
+
+/** Options of from_pretrained that say where a model is looked for. */
+export const SOURCE_OPTIONS = ["cache_dir", "revision", "local_files_only", "hub", "token", "cache"] as const;
+
+export interface DeviceOptions {
+  /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
+  threads?: number;
+  /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
+  isa?: string;
+  /** Browsers: the WebAssembly module's address or bytes; beside the script that asks unless given. */
+  wasm?: string | URL | Uint8Array | ArrayBuffer;
+}
+
+/** Names of devices, on any platform. */
+export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}`;
+
+/** A device that "auto" settled on. */
+export interface DeviceChoice {
+  readonly name: DeviceName;
+  readonly reason: string;
+  /** What to take for a model that does not fit: WebGPU does not say how much memory a GPU has. */
+  readonly instead?: DeviceName;
+}
+
+export interface Platform {
+  /** The folder of a model, by whatever names this platform has for it. The caller closes it. */
+  source(model: string, options: SourceOptions): Promise<Source>;
+  /** Opens a device. @throws DeviceError */
+  requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
+  /** The device of that name that all models without one of their own share. @throws DeviceError */
+  sharedDevice(name?: string): Promise<Device>;
+  /** What "auto" means here. @throws DeviceError if there is nothing to run on */
+  chooseDevice(): Promise<DeviceChoice>;
+}
+
+/**
+ * Makes a `sharedDevice`: each device is opened on first use, and anew when it was lost. `usual` names the one without a
+ * name, `choose` what "auto" means.
+ */
+export function sharing(
+  request: (name: string) => Promise<Device>,
+  usual: () => DeviceName,
+  choose: () => Promise<DeviceChoice>,
+): (name?: string) => Promise<Device> {
+  const shared = new Map<string, Promise<Device>>();
+  return async function sharedDevice(name: string = usual()): Promise<Device> {
+    if (name === "auto") {
+      const choice = await choose();
+      const device = await sharedDevice(choice.name);
+      device.reason = choice.reason;
+      return device;
+    }
+    const held = shared.get(name);
+    if (held) {
+      const device = await held;
+      if (!device.backend.lost) return device;
+      if (shared.get(name) !== held) return sharedDevice(name);
+    }
+    const opening = request(name);
+    shared.set(name, opening);
+    opening.catch(() => {
+      if (shared.get(name) === opening) shared.delete(name);
+    });
+    return opening;
+  };
+}

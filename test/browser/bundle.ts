@@ -1,0 +1,75 @@
+// Bundles scripts for pages of tests, and serves them: with the WASM module beside them where it is built.
+
+import { cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { build } from "esbuild";
+// @ts-expect-error a script without types
+import { serveFile as serveFileOf } from "../../examples/browser/serve.mjs";
+import { wasmFileName } from "../../src/backends/wasm/index.js";
+import { findWasm } from "../../src/backends/wasm/node.js";
+
+const serveFile = serveFileOf as (folder: string, request: IncomingMessage, response: ServerResponse) => void;
+
+export interface Site {
+  readonly folder: string;
+  readonly address: string;
+  /** Requests so far: method, path and range. */
+  readonly asked: { method: string; path: string; range: string | undefined }[];
+  /** Milliseconds that an answer waits for each megabyte that lies before its first byte. */
+  slowness: number;
+  stop(): Promise<void>;
+}
+
+/** Serves a folder as the example's server does. */
+export async function serveFolder(folder: string): Promise<Site> {
+  const asked: Site["asked"] = [];
+  const server = createServer((request, response) => {
+    const { range } = request.headers;
+    asked.push({ method: request.method!, path: request.url!, range });
+    const start = Number(/^bytes=(\d+)/.exec(range ?? "")?.[1] ?? 0);
+    setTimeout(() => serveFile(folder, request, response), (site.slowness * start) / 1e6);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const site: Site = {
+    folder,
+    slowness: 0,
+    // A name of this machine that browsers take for secure.
+    address: `http://localhost:${(server.address() as AddressInfo).port}`,
+    asked,
+    async stop() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+  return site;
+}
+
+/** A page whose Worker is the bundle of a test's script. */
+export async function serveWorker(script: string): Promise<Site> {
+  const folder = mkdtempSync(join(tmpdir(), "octavo-page-"));
+  await build({
+    entryPoints: { worker: join(import.meta.dirname, script) },
+    outdir: folder,
+    bundle: true,
+    format: "esm",
+    target: "es2022",
+    keepNames: true,
+    logLevel: "warning",
+  });
+  writeFileSync(join(folder, "index.html"), "<!doctype html><title>test</title><link rel=icon href=data:,>");
+  for (const relaxed of [false, true]) {
+    const wasm = findWasm(relaxed);
+    if (wasm && existsSync(wasm)) cpSync(wasm, join(folder, wasmFileName(relaxed)));
+  }
+  const site = await serveFolder(folder);
+  return {
+    ...site,
+    async stop() {
+      await site.stop();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}

@@ -1,0 +1,83 @@
+// Conformance in a real browser: the same cases, on WebGPU and on WebAssembly of a headless Chromium, in a Worker as a
+// page would run them. A validation error of WebGPU fails the case after which it was found.
+
+import type { Browser, Worker } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { FAMILIES } from "../conformance/cases/index.js";
+import { describeChromium, launchChromium } from "../support/chromium.js";
+import { floatsOf } from "../support/conformance.js";
+import { whyNoWasm } from "../support/devices.js";
+import { type Site, serveWorker } from "./bundle.js";
+import type { Suite } from "./conformance-worker.js";
+
+/** Fuzzed cases per op: a software adapter compiles a second per shader. The Node suites look longer. */
+const RUNS = { webgpu: 1, wasm: 8 };
+const SEED = 20_260;
+/**
+ * Of the tables with operands of mixed dtypes, WebGPU gets one case in so many: each mixture compiles shaders of its own,
+ * and test/conformance runs all of them through the same Dawn in Node. OCTAVO_BROWSER_CASES=all runs all here, too.
+ */
+const MIXED_STEP = process.env.OCTAVO_BROWSER_CASES === "all" ? 1 : 4;
+
+describeChromium("in Chromium", () => {
+  let site: Site;
+  let browser: Browser;
+  beforeAll(async () => {
+    site = await serveWorker("conformance-worker.ts");
+    browser = await launchChromium();
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await site?.stop();
+  });
+
+  for (const target of ["webgpu", "wasm"] as const) {
+    if (target === "wasm" && whyNoWasm) {
+      test.skip(`${target}: ${whyNoWasm}`);
+      continue;
+    }
+    describe(target, () => {
+      let worker: Worker;
+      /** Calls the suite in the Worker. */
+      const call = <Name extends keyof Suite>(name: Name, ...args: Parameters<Suite[Name]>) =>
+        worker.evaluate(
+          ([method, values]) => {
+            const { suite } = globalThis as unknown as { suite: Record<string, (...args: unknown[]) => unknown> };
+            return suite[method as string]!(...(values as unknown[]));
+          },
+          [name, args] as const,
+        ) as ReturnType<Suite[Name]>;
+
+      beforeAll(async () => {
+        const page = await browser.newPage();
+        await page.goto(site.address);
+        const started = page.waitForEvent("worker");
+        await page.evaluate(`void new Worker("./worker.js", { type: "module" })`);
+        worker = await started;
+        await vi.waitFor(async () => expect(await worker.evaluate(() => "suite" in globalThis)).toBe(true));
+        const { description, lacks } = await call("open", target);
+        console.log(`Chromium ${browser.version()}: ${description}`);
+        expect(lacks).toEqual([]);
+      });
+      afterAll(async () => expect(await call("close"), "memory left").toEqual([]));
+
+      for (const family of FAMILIES) {
+        const { op } = family;
+        for (const floats of floatsOf(family)) {
+          test(`${op.name} ${floats}`, async () => {
+            const problems = await call(
+              "table",
+              op.name,
+              floats,
+              target === "webgpu" && floats === "mixed" ? MIXED_STEP : 1,
+            );
+            expect(problems.slice(0, 12), `${problems.length} problems`).toEqual([]);
+          });
+        }
+        test(`${op.name} fuzzed`, async () => {
+          expect(await call("fuzz", op.name, RUNS[target], SEED)).toBeUndefined();
+        });
+      }
+    });
+  }
+});

@@ -1,0 +1,63 @@
+// What a browser gets: nothing of Node's in its import graph, and a bundle that is small.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { expect, test } from "vitest";
+// @ts-expect-error a script without types
+import { build as buildOf, describe as describeOf } from "../../examples/browser/build.mjs";
+// @ts-expect-error a script without types
+import { ENTRIES, browserGraph as graphOf } from "../../scripts/check-browser.mjs";
+import * as browser from "../../src/browser.js";
+import * as node from "../../src/index.js";
+import { temporary } from "../support/checkpoints.js";
+import { ROOT } from "../support/cli.js";
+
+interface Built {
+  readonly gzipped: Readonly<Record<string, number>>;
+}
+const build = buildOf as (folder: string) => Promise<Built>;
+const describeBuilt = describeOf as (built: Built) => string;
+const browserGraph = graphOf as (entries: readonly string[]) => { files: string[]; breaches: string[] };
+
+test("the browser's entries reach nothing of Node's", () => {
+  const { files, breaches } = browserGraph(ENTRIES as string[]);
+  expect(breaches).toEqual([]);
+  expect(files).toContain("src/backends/webgpu/index.ts");
+  expect(files).not.toContain("src/formats/disk.ts");
+});
+
+test("the check finds Node's modules, behind imports and re-exports, and not those of types", () => {
+  expect(browserGraph(["src/index.ts"]).breaches.join("\n")).toMatch(/src\/formats\/disk.ts imports node:fs/);
+  const file = `${temporary("graph")}.ts`;
+  const lines = [
+    'import type { A } from "node:os"',
+    'import { type B } from "node:path"',
+    'export { c } from "node:url"',
+  ];
+  writeFileSync(file, [...lines, 'void import("node:zlib")', '// import "node:fs"'].join(";\n"));
+  const { breaches } = browserGraph([relative(ROOT, file)]);
+  expect(breaches.map((breach) => breach.split(" imports ")[1])).toEqual(["node:url", "node:zlib"]);
+});
+
+test("package.json leads browsers to that entry", () => {
+  const { exports } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
+  expect(exports["."].browser.default).toBe("./dist/browser.js");
+  expect(Object.keys(exports["."])[0]).toBe("browser"); // the first that fits is taken
+  expect(exports["./browser"].default).toBe("./dist/browser.js");
+  expect(exports["./browser/worker"].default).toBe("./dist/browser/worker.js");
+});
+
+test("both entries give the same names, but for what one platform lacks", () => {
+  const missing = (of: object, from: object) => Object.keys(of).filter((name) => !(name in from));
+  expect(missing(node, browser)).toEqual(["openDevice"]);
+  expect(missing(browser, node).sort()).toEqual(["WorkerHost", "cacheSize", "chooseDevice", "clearCache"]);
+});
+
+test("page and Worker of the example are under 400 kB after gzip, without the WASM module", async () => {
+  const built = await build(temporary("example"));
+  console.log(describeBuilt(built));
+  const sum = Object.values(built.gzipped).reduce((a, b) => a + b, 0);
+  expect(sum).toBeLessThan(400_000);
+  // What is there before the Worker has been asked for anything.
+  expect(built.gzipped["main.js"]).toBeLessThan(20_000);
+});

@@ -1,0 +1,106 @@
+// Checks one conformance case on one device against the reference backend. Knows no test runner: it also runs in pages.
+
+import type { Device } from "../../src/core/device.js";
+import { KernelError } from "../../src/core/errors.js";
+import { FAMILIES } from "../conformance/cases/index.js";
+import {
+  type Case,
+  compare,
+  type Family,
+  type Floats,
+  floatsOf,
+  type Results,
+  runCase,
+  withFloats,
+} from "./conformance.js";
+
+/** What of a target decides how its results are looked at. */
+export interface Tolerance {
+  readonly name: string;
+  /** Factor on all tolerances: 1 for IEEE arithmetic. */
+  readonly scale: number;
+  /** Absolute errors up to this are granted everywhere: WGSL may flush subnormals to zero. */
+  readonly floor?: number;
+  /** Weights in panels where they can be, or always in plain rows. */
+  readonly panels: boolean;
+  /** What the target says of cases that it may refuse: single rows above its limits. */
+  readonly refuses?: RegExp;
+}
+
+export interface Findings {
+  readonly problems: string[];
+  readonly refused: number;
+}
+
+/** WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic. */
+export const WGSL = { scale: 4, floor: 2 ** -126 };
+
+/** Table cases by family and float dtype, so that each is one object for all devices. */
+export const TABLES: ReadonlyMap<Family, readonly (readonly [Floats, readonly Case[]])[]> = new Map(
+  FAMILIES.map((family) => [
+    family,
+    floatsOf(family).map((floats) => [floats, family.table.map((one) => withFloats(family.op, one, floats))] as const),
+  ]),
+);
+
+export class Checker {
+  readonly #reference: Device;
+  readonly #expectations = new Map<Case, Promise<Results>>();
+
+  constructor(reference: Device) {
+    this.#reference = reference;
+  }
+
+  /** Problems of one case on one device; `keep` remembers what the reference made of it for the next device. */
+  async check(device: Device, target: Tolerance, family: Family, one: Case, keep: boolean): Promise<string[]> {
+    const { op } = family;
+    if (one.fails) {
+      for (const [where, on] of [
+        ["reference", this.#reference],
+        [target.name, device],
+      ] as const) {
+        const outcome = await runCase(on, op, one, target.panels && on === device).then(
+          () => "it was computed",
+          (error: unknown) =>
+            error instanceof KernelError && error.details.op === op.name ? undefined : String(error),
+        );
+        if (outcome) return [`${one.name}: ${where} must reject with a KernelError of ${op.name}; ${outcome}`];
+      }
+      return [];
+    }
+    const want = await this.#expectation(family, one, keep);
+    const scaled: Case = target.scale === 1 ? one : { ...one, bound: widened(one.bound, target) };
+    return compare(scaled, want, await runCase(device, op, one, target.panels));
+  }
+
+  /** Problems of all cases of a table, and how many of the cases the target may refuse and did. */
+  async checkTable(device: Device, target: Tolerance, family: Family, table: readonly Case[]): Promise<Findings> {
+    const problems: string[] = [];
+    let refused = 0;
+    for (const one of table) {
+      try {
+        problems.push(...(await this.check(device, target, family, one, true)));
+      } catch (error) {
+        const { message } = error as Error;
+        if (target.refuses?.test(message)) refused++;
+        else problems.push(`${one.name}: ${message}`);
+      }
+    }
+    return { problems, refused };
+  }
+
+  #expectation(family: Family, one: Case, keep: boolean): Promise<Results> {
+    const known = this.#expectations.get(one);
+    if (known) return known;
+    const results = runCase(this.#reference, family.op, one, false);
+    if (keep) this.#expectations.set(one, results);
+    return results;
+  }
+}
+
+function widened(bound: Case["bound"], { scale, floor = 0 }: Tolerance): Case["bound"] {
+  return (want) => {
+    const exact = bound?.(want) ?? 0;
+    return typeof exact === "number" ? Math.max(exact * scale, floor) : (i) => Math.max(exact(i) * scale, floor);
+  };
+}

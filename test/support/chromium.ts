@@ -1,0 +1,39 @@
+// A real Chromium for tests, with a GPU in software (SwiftShader). Where there is none the suites are skipped, and say why.
+
+import { existsSync } from "node:fs";
+import { type Browser, chromium } from "playwright-core";
+import { describe, test } from "vitest";
+
+const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+const FLAGS = [
+  "--no-sandbox",
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--no-first-run",
+  "--disable-quic",
+];
+
+const executablePath = process.env.CHROMIUM ?? PLACES.find((file) => existsSync(file));
+
+/** Why there is none; undefined if there is one. */
+export const whyNoChromium: string | undefined =
+  executablePath === undefined
+    ? `no ${PLACES[0]} (apt-get install chromium, or CHROMIUM=path)`
+    : existsSync(executablePath)
+      ? undefined
+      : `CHROMIUM=${executablePath} is not there`;
+
+if (whyNoChromium) console.warn(`\n*** Browser suites are SKIPPED: ${whyNoChromium} ***\n`);
+
+/** `describe` for suites that need a browser. */
+export function describeChromium(name: string, body: () => void): void {
+  if (whyNoChromium) test.skip(`${name}: ${whyNoChromium}`);
+  else describe(name, { timeout: 240_000 }, body);
+}
+
+export function launchChromium(): Promise<Browser> {
+  return chromium.launch({ executablePath, headless: true, args: FLAGS });
+}

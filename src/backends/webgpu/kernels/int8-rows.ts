@@ -1,7 +1,7 @@
 // Rows of x as LLM.int8() multiplies them: codes, scale and a bitmap of outliers, in scratch memory. A row has codes in
 // ceil(K/4) words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and
-// two words of nothing. Few rows have x itself behind the bitmap, in K words padded in the same way, so that who multiplies
-// them needs no binding for it.
+// two words of nothing. Rows for joined products have x itself behind the bitmap, in K words padded in the same way: those
+// products bind much else.
 
 import { leading, type Operand, type Piece } from "../call.js";
 import type { Queue } from "../queue.js";
@@ -70,46 +70,52 @@ const rowsShader = family("llm_int8_linear", ({ kept, seen }: { rows: "quantize"
   }`,
 }));
 
-/** From this many rows of x on, products are tiled, and x is not kept with its rows. */
-export const MANY = 9;
-
-export interface QuantizedRows {
-  readonly piece: Piece;
-  /** Words of a row; where its bitmap begins, and x itself; words of its codes. */
-  readonly numbers: Readonly<Record<"stride" | "bits" | "raw" | "words", number>>;
+export interface RowsLayout {
+  /** Words of a row. */
+  readonly stride: number;
+  /** Words of codes. */
+  readonly words: number;
+  /** Where the bitmap begins, and x itself where it is kept. */
+  readonly bits: number;
+  readonly raw: number;
 }
 
-/** Quantizes the rows of x into scratch, unless they are there from the call before; marks outliers in `seen`, if given. */
-export function quantizeRows(
-  queue: Queue,
-  x: Operand,
-  threshold: number,
-  seen: readonly Operand[] = [],
-): QuantizedRows {
-  const M = leading(x.shape);
-  const K = x.shape.at(-1)!;
-  const kept = M < MANY;
+/** @param kept whether the rows hold x itself */
+export function rowsLayout(K: number, kept: boolean): RowsLayout {
   const words = Math.ceil(K / 4);
   const bits = Math.ceil(words / 4) * 4;
   const raw = bits + Math.ceil(K / 128) * 4;
-  const stride = raw + (kept ? Math.ceil(K / 4) * 4 : 0) + 4;
-  const size = M * stride * 4;
+  return { stride: raw + (kept ? words * 4 : 0) + 4, words, bits, raw };
+}
+
+/** Rows for joined products: with x itself, and arrays in which the columns of outliers are marked. */
+export interface Kept {
+  readonly seen: readonly Operand[];
+}
+
+/** Quantizes the rows of x into scratch, unless they are there from the call before. */
+export function quantizeRows(queue: Queue, x: Operand, threshold: number, kept?: Kept): Piece {
+  const M = leading(x.shape);
+  const K = x.shape.at(-1)!;
+  const layout = rowsLayout(K, kept !== undefined);
+  const seen = kept?.seen ?? [];
+  const size = M * layout.stride * 4;
   const piece = { block: queue.buffers.scratch("rows", size), start: 0, size };
-  const key = `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}`;
+  const key = `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}:${kept !== undefined}`;
   if (seen.length > 0 || !queue.holds(piece.block, key)) {
-    const numbers: Record<string, number> = { M, K, x: x.offset, stride, words, bits, raw, threshold };
+    const numbers: Record<string, number> = { M, K, x: x.offset, threshold, ...layout };
     seen.forEach(({ offset }, job) => {
       numbers[jobName("seen", job)] = offset;
     });
-    queue.dispatch(rowsShader({ rows: "quantize", kept, seen: seen.length }), [x, piece, ...seen], numbers, M);
+    const shader = rowsShader({ rows: "quantize", kept: kept !== undefined, seen: seen.length });
+    queue.dispatch(shader, [x, piece, ...seen], numbers, M);
     queue.hold(piece.block, key, x.block);
   }
-  return { piece, numbers: { stride, bits, raw, words } };
+  return piece;
 }
 
 /** All shaders that `quantizeRows` can ask for. */
 export function rowsShaders(): Shader[] {
-  const seen = Array.from({ length: JOBS + 1 }, (_, count) => count);
-  const kept = seen.map((count) => rowsShader({ rows: "quantize", kept: true, seen: count }));
+  const kept = [0, 2, JOBS].map((seen) => rowsShader({ rows: "quantize", kept: true, seen }));
   return [rowsShader({ rows: "quantize", kept: false, seen: 0 }), ...kept];
 }

@@ -8,10 +8,12 @@ import type { Kernel, Target } from "../kernel.js";
 import { family, reader, reads, writes } from "../shader.js";
 import { along } from "../split.js";
 import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
-import { MANY, quantizeRows, rowsShaders } from "./int8-rows.js";
+import { quantizeRows, rowsLayout, rowsShaders } from "./int8-rows.js";
 import { BIAS_TYPES, type BiasType, byJob, JOBS, jobBegin, jobEnd, jobName, OUTPUTS, productAxes } from "./product.js";
 
 const WIDTH = 64;
+/** From this many rows of x on, tiles. */
+const MANY = 9;
 const TILE_M = 32;
 const TILE_N = 64;
 /** Words of codes in a step of the tiled form. */
@@ -44,7 +46,7 @@ const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
   const later = (name: string): string[] => names(name).slice(1);
   return {
     bindings: [
-      ...(rows === 0 ? [reads("x", "array<f32>")] : []),
+      ...(jobs === 1 ? [reads("x", "array<f32>")] : []),
       reads("q", aligned ? "array<vec4<u32>>" : "array<u32>"),
       ...names("codes").map((name) => reads(name, aligned ? "array<vec4<u32>>" : "array<u32>")),
       ...names("scb").map((name) => reads(name, "array<f32>")),
@@ -114,7 +116,7 @@ fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
   while (bitmap != 0u) {
     let k = b * 32u + countTrailingZeros(bitmap);
     bitmap &= bitmap - 1u;
-    sum += ${rows === 0 ? "x[P.x + m * P.K + k]" : "bitcast<f32>(q_word(m * P.stride + P.raw + k))"} * code_at(n, k);
+    sum += ${jobs === 1 ? "x[P.x + m * P.K + k]" : "bitcast<f32>(q_word(m * P.stride + P.raw + k))"} * code_at(n, k);
   }
   return sum;
 }
@@ -318,7 +320,7 @@ export const llmInt8Linear: Kernel = {
     if (y!.count === 0) return undefined;
     const [N = 0, K = 0] = codes!.shape;
     const M = leading(x!.shape);
-    const { piece, numbers } = quantizeRows(queue, x!, threshold);
+    const piece = quantizeRows(queue, x!, threshold);
     const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
     const aligned = K % 16 === 0 && codes!.offset % 16 === 0;
     const marks = threshold > 0 ? seen : undefined;
@@ -335,9 +337,9 @@ export const llmInt8Linear: Kernel = {
     const offsets = { x: x!.offset, codes: codes!.offset, scb: scb!.offset, y: y!.offset };
     const optional = { bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, seen: seen?.offset ?? 0 };
     const extra = [bias, residual, marks].filter((operand) => operand !== undefined);
-    const pieces = [...(rows === 0 ? [x!] : []), piece, codes!, scb!, ...extra, y!];
+    const pieces = [x!, piece, codes!, scb!, ...extra, y!];
     const groups = tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows));
-    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, tiles, ...numbers };
+    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, tiles, ...rowsLayout(K, false) };
     queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);
     return undefined;
   },
@@ -346,20 +348,22 @@ export const llmInt8Linear: Kernel = {
     const [threshold = 0] = calls[0]!.attributes;
     const K = first!.shape[1]!;
     const M = leading(x!.shape);
-    const marks = threshold > 0 && calls[0]!.operands[5] !== undefined;
+    const seen = calls[0]!.operands[5] !== undefined;
+    const marks = threshold > 0 && seen;
     const alike = ({ operands, attributes: [limit, act] }: Call): boolean => {
-      const [, codes, , bias, residual, seen] = operands;
-      if (bias || residual || act !== 0 || limit !== threshold || (marks && !seen)) return false;
+      const [, codes, , bias, residual, marked] = operands;
+      if (bias || residual || act !== 0 || limit !== threshold || (marked !== undefined) !== seen) return false;
       return codes!.offset % 16 === 0 && codes!.shape[0]! > 0;
     };
     if (M === 0 || M >= MANY || K % 16 !== 0 || !calls.every(alike)) return false;
-    if (calls.length > mostJobs(target)) return false;
+    const layout = rowsLayout(K, true);
+    if (calls.length > mostJobs(target) || M * layout.stride * 4 > x!.block.binding) return false;
     const every = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
-    const rows = quantizeRows(queue, x!, threshold, marks ? every(5) : []);
+    const rows = quantizeRows(queue, x!, threshold, { seen: marks ? every(5) : [] });
     const N = every(1).reduce((sum, { shape }) => sum + shape[0]!, 0);
     const tiles = Math.ceil(N / OUTPUTS);
     const unused = { width: N, x: 0, bias: 0, residual: 0, seen: 0, act: 0 };
-    const numbers: Record<string, number> = { M, N, K, tiles, ...unused, ...rows.numbers };
+    const numbers: Record<string, number> = { M, N, K, tiles, ...unused, ...layout };
     let row = 0;
     calls.forEach(({ operands: [, codes, scb, , , , y] }, job) => {
       if (job > 0) numbers[`n${job}`] = row;
@@ -371,7 +375,7 @@ export const llmInt8Linear: Kernel = {
     const { dot4, subgroups } = target;
     const kind = { aligned: true, bias: "none", residual: false, seen: false, dot4, subgroups } as const;
     const shader = linearShader({ ...kind, rows: M === 1 ? 1 : 4, jobs: calls.length });
-    const pieces = [rows.piece, ...every(1), ...every(2), ...every(6)];
+    const pieces = [rows, ...every(1), ...every(2), ...every(6)];
     queue.dispatch(shader, pieces, numbers, tiles * Math.ceil(M / (M === 1 ? 1 : 4)));
     return true;
   },

@@ -23,7 +23,7 @@ import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { describeGPU, deviceErrors, gpu } from "../support/webgpu.js";
 
 /** A vector. */
 function flat(device: Device, values: Float32Array | Int32Array | Uint8Array): Tensor {
@@ -422,6 +422,19 @@ describeGPU("WebGPU device", () => {
     y.dispose();
     await first.close();
     await second.close();
+  });
+
+  test("an error that no read tells of is seen by the suites", async () => {
+    const adapter = (await gpu!.requestAdapter())!;
+    const raw = await adapter.requestDevice();
+    const wrong = { size: 16, usage: 0x80 | 0x01 }; // storage that the host maps
+    raw.createBuffer(wrong);
+    raw.pushErrorScope("validation");
+    raw.createBuffer(wrong);
+    await raw.popErrorScope();
+    await expect.poll(() => deviceErrors.length).toBe(2);
+    for (const message of deviceErrors.splice(0)) expect(message).toMatch(/usage/i);
+    raw.destroy();
   });
 
   test("strided results of narrow dtypes keep their neighbours", async () => {

@@ -341,28 +341,35 @@ describeGPU("WebGPU device", () => {
     model.dispose();
   });
 
-  test("a decode step is few dispatches and makes no pipelines or bind groups", async () => {
-    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
-    const options = { input_ids: [[5, 6, 7]], do_sample: false, eos_token_id: 0 } as const;
-    await model.generate({ ...options, max_new_tokens: 12 });
-    const before = { ...backend.statistics };
-    await model.generate({ ...options, max_new_tokens: 12 });
-    const after = backend.statistics;
-    const layers = model.config.num_hidden_layers as number;
-    expect(after.pipelines).toBe(before.pipelines);
-    const perToken = (after.dispatches - before.dispatches) / 12;
-    // A layer: two norms, q+k+v, the rotations, the appends, attention, o, gate+up, the gate, down.
-    expect(perToken).toBeLessThan(10 * layers + 12);
-    model.dispose();
-    device.arena.trim();
-  });
+  // A layer: two norms, q+k+v, the rotations, the appends, attention, o, gate+up, the gate, down; four times rows in 8 bits.
+  test.each([
+    ["f32", {}, 10],
+    ["int8", { load_in_8bit: true }, 14],
+  ] as const)(
+    "a decode step in %s is few dispatches and makes no pipelines or bind groups",
+    async (_, storage, most) => {
+      const folder = join(FIXTURES, "models", "llama");
+      const model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...storage });
+      const options = { input_ids: [[5, 6, 7]], do_sample: false, eos_token_id: 0 } as const;
+      await model.generate({ ...options, max_new_tokens: 12 });
+      const before = { ...backend.statistics };
+      await model.generate({ ...options, max_new_tokens: 12 });
+      const after = backend.statistics;
+      const layers = model.config.num_hidden_layers as number;
+      expect(after.pipelines).toBe(before.pipelines);
+      const perToken = (after.dispatches - before.dispatches) / 12;
+      expect(perToken).toBeLessThan(most * layers + 12);
+      model.dispose();
+      device.arena.trim();
+    },
+  );
 
-  test("the storyteller's text is the reference's", async () => {
+  test.each([false, true])("the storyteller's text is the reference's (8 bits: %s)", async (load_in_8bit) => {
     const folder = join(import.meta.dirname, "..", "..", "models", "storyteller");
     const reference = openDevice("reference");
     const texts: number[][] = [];
     for (const on of [device, reference]) {
-      const model = await AutoModelForCausalLM.from_pretrained(folder, { device: on, dtype: "float32" });
+      const model = await AutoModelForCausalLM.from_pretrained(folder, { device: on, dtype: "float32", load_in_8bit });
       const [ids] = await model.generate({ input_ids: [[1, 20, 30]], max_new_tokens: 6, do_sample: false });
       texts.push(ids!);
       model.dispose();

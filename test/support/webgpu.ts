@@ -31,3 +31,13 @@ if (!gpu) console.warn(`\n*** WebGPU suites are SKIPPED: ${whyNoGPU} ***\n`);
 export function describeGPU(name: string, body: () => void): void {
   describe.skipIf(!gpu)(gpu ? name : `${name} (no adapter: ${whyNoGPU})`, body);
 }
+
+let imitation: GPU | undefined;
+
+/** Dawn's null backend: an adapter with every feature that computes nothing. */
+export async function everything(): Promise<GPU> {
+  const { create } = await import("webgpu");
+  // Kept: Dawn's instances end the process when they are collected under a live device.
+  imitation ??= create(["enable-dawn-features=allow_unsafe_apis", "backend=null"]);
+  return imitation;
+}

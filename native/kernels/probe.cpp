@@ -58,10 +58,14 @@ static float spin(int64_t rounds, V zero_value) {
   dot.prepare(table);
   V acc[kChains];
   for (V& a : acc) a = zero_value;
-  u32p raw = splat_bits(0x3f003f00u);  // half as f32, twice half as bf16
+  // Other weights in every round and other values in every chain: else one product would do for many, and compilers see it.
+  u32p raw = splat_bits(0x3f003f00u), x[kChains];  // half as f32, twice half as bf16
+  const u32p next = splat_bits(1);
+  for (int j = 0; j < kChains; j++) x[j] = splat_bits(0x3f003f00u + (uint32_t)j);
   for (int64_t i = 0; i < rounds; i++) {
-    const auto w = dot.weight((u32p)rounded((f32p)raw), 0);
-    OCTAVO_UNROLL for (int j = 0; j < kChains; j++) acc[j] = dot.mac(acc[j], w, raw);
+    const auto w = dot.weight(raw, 0);
+    OCTAVO_UNROLL for (int j = 0; j < kChains; j++) acc[j] = dot.mac(acc[j], w, x[j]);
+    raw += next;
   }
   float total = 0;
   for (const V& a : acc) total += (float)a[0];

@@ -6,8 +6,7 @@ import type { DType } from "../../../core/dtype.js";
 import { attentionOp } from "../../../ops/attention.js";
 import type { Operand, Piece } from "../call.js";
 import { FAILURE } from "../errors.js";
-import { groupsFor, type Kernel, type Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Kernel, Target } from "../kernel.js";
 import {
   bitsReader,
   family,
@@ -17,11 +16,11 @@ import {
   reads,
   type Shader,
   type ShaderSpec,
-  WORKGROUP,
   writes,
 } from "../shader.js";
 import { along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, fold, LOWEST, literal } from "../wgsl.js";
+import { checked, combined, joined, merged, PARTS, scratch, WIDTH } from "./attention-parts.js";
 
 type Stored = "f32" | "f16" | "bf16" | "i8";
 
@@ -47,7 +46,6 @@ interface Options {
   readonly split: boolean;
 }
 
-const WIDTH = 64;
 /** What a code counts of its row's absmax. */
 const CODE = literal(1 / 127);
 /** Keys per workgroup when they are shared out, and the fewest workgroups that fill a device without that. */
@@ -219,90 +217,11 @@ const shader = family("attention", (options: Options): ShaderSpec => {
   };
 });
 
-/** Puts the results of all spans of a query row together. */
-const combine = family("attention", (_: { combine: true }) => ({
-  bindings: [reads("parts", "array<f32>"), writes("y")],
-  params: ["count", "share", "T", "H", "G", "R", "E", "splits", "y"],
-  workgroup: WIDTH,
-  body: `if (group >= P.count) { return; }
-  let row = group % P.R;
-  let bg = group / P.R;
-  let first = group * P.splits * (P.E + 2u);
-  var best = ${LOWEST};
-  for (var i = 0u; i < P.splits; i++) { best = max(best, parts[first + i * (P.E + 2u)]); }
-  var sum = 0.0;
-  for (var i = 0u; i < P.splits; i++) {
-    let at = first + i * (P.E + 2u);
-    sum += parts[at + 1u] * exp(parts[at] - best);
-  }
-  let h = (bg % P.G) * P.share + row % P.share;
-  let out = P.y + (((bg / P.G) * P.T + row / P.share) * P.H + h) * P.E;
-  for (var e = lid; e < P.E; e += ${WIDTH}u) {
-    var value = 0.0;
-    for (var i = 0u; i < P.splits; i++) {
-      let at = first + i * (P.E + 2u);
-      value += parts[at + 2u + e] * exp(parts[at] - best);
-    }
-    y[out + e] = select(0.0, value / sum, sum > 0.0);
-  }`,
-}));
-
-/** Segment and mask of each key side by side, for devices that cannot bind both beside everything else. */
-const merge = family("attention", (_: { merge: true }) => ({
-  bindings: [reads("mask"), reads("segments", "array<i32>"), writes("both", "array<i32>")],
-  params: ["count", "mask", "segments"],
-  declarations: [bitsReader("mask", "u8")],
-  body: `if (gid >= P.count) { return; }
-  both[2u * gid] = segments[P.segments + gid];
-  both[2u * gid + 1u] = i32(mask_bits(P.mask + gid));`,
-}));
-
-/** Scales of codes with the slopes behind them, for the same devices. */
-const join = family("attention", (_: { join: true }) => ({
-  bindings: [reads("scales", "array<f32>"), reads("slopes", "array<f32>"), writes("joined")],
-  params: ["count", "heads", "scales", "half", "slopes"],
-  body: `if (gid >= P.count + P.heads) { return; }
-  let row = gid % (P.count / 2u); // those of the keys, then those of the values, which may lie apart
-  if (gid < P.count) { joined[gid] = scales[P.scales + (gid / (P.count / 2u)) * P.half + row]; } else { joined[gid] = slopes[P.slopes + gid - P.count]; }`,
-}));
-
-/** Reports a cursor that does not fit, where the kernel itself has no binding left to do so. */
-const check = family("attention", (_: { check: true }) => ({
-  bindings: [reads("cursor", "array<i32>")],
-  params: ["cursor", "T", "S"],
-  reports: true,
-  workgroup: 1,
-  body: `let past = cursor[P.cursor];
-  if (past < 0 || past + i32(P.T) > i32(P.S)) { report(${FAILURE.keysOverflow}u, bitcast<u32>(past), P.S, P.T); }`,
-}));
-
 function placed(name: string, { offset, strides: s }: Operand): Record<string, number> {
   return { [name]: offset, [`${name}0`]: s[0]!, [`${name}1`]: s[1]!, [`${name}2`]: s[2]!, [`${name}3`]: s[3]! };
 }
 
 const NO_BIAS = { b: 0, b0: 0, b1: 0, b2: 0, b3: 0 };
-
-function scratch(queue: Queue, slot: string, words: number): Piece {
-  const size = Math.ceil(words / 4) * 16;
-  return { block: queue.buffers.scratch(slot, size), start: 0, size };
-}
-
-function merged(queue: Queue, mask: Operand, segments: Operand): Piece {
-  const { count } = mask;
-  const piece = scratch(queue, "mask", 2 * count);
-  const numbers = { count, mask: mask.offset, segments: segments.offset };
-  queue.dispatch(merge({ merge: true }), [mask, segments, piece], numbers, groupsFor(count, WORKGROUP));
-  return piece;
-}
-
-function joined(queue: Queue, scales: Operand, slopes: Operand): Piece {
-  const { count } = scales;
-  const heads = slopes.count;
-  const piece = scratch(queue, "scales", count + heads);
-  const numbers = { count, heads, scales: scales.offset, half: scales.strides[0]!, slopes: slopes.offset };
-  queue.dispatch(join({ join: true }), [scales, slopes, piece], numbers, groupsFor(count + heads, WORKGROUP));
-  return piece;
-}
 
 export const attention: Kernel = {
   op: attentionOp,
@@ -325,7 +244,7 @@ export const attention: Kernel = {
     const joins = scales !== undefined && slopes !== undefined && free < 0;
     if (joins) free++;
     const reports = cursor !== undefined && free > 0;
-    if (cursor && !reports) queue.dispatch(check({ check: true }), [cursor], { cursor: cursor.offset, T, S }, 1);
+    if (cursor && !reports) checked(queue, cursor, T, S);
     const aligned = (n: number): boolean => n % 4 === 0;
     const quad = aligned(D) && k!.strides[3] === 1 && aligned(k!.offset) && k!.strides.slice(0, 3).every(aligned);
     const tiles = Math.ceil(R / rows);
@@ -372,7 +291,7 @@ export const attention: Kernel = {
     if (split) {
       const count = B * G * R;
       const sizes = { count, share, T, H: width, G, R, E, splits, y: y!.offset };
-      queue.dispatch(combine({ combine: true }), [out, y!], sizes, count);
+      combined(queue, out, y!, sizes);
     }
     return undefined;
   },
@@ -403,13 +322,7 @@ export const attention: Kernel = {
     if (bias) parts[8] = { operand: bias, dim: 1, range: heads };
     return [{ size: groups, parts }];
   },
-  shaders: (target) => [
-    merge({ merge: true }),
-    join({ join: true }),
-    check({ check: true }),
-    combine({ combine: true }),
-    ...variants(target),
-  ],
+  shaders: (target) => [...PARTS, ...variants(target)],
 };
 
 /** Each dtype, size and option on its own and all together; head sizes are what models have. */

@@ -1,6 +1,5 @@
 // Products of many rows in each form of tile that the adapter offers: f32, f16, subgroup matrices. SwiftShader has the
-// first only; llvmpipe has f16 (Mesa 23.1 and later), and subgroup matrices too (seen with Mesa 26.2): VK_ICD_FILENAMES
-// chooses. Rows far beyond the range of f16 show that it is left by scaling, not by luck.
+// first only; llvmpipe has f16 in Mesa 25.0, and subgroup matrices too in 26.2: VK_ICD_FILENAMES chooses. Rows far beyond the range of f16 show that it is left by scaling, not by luck.
 
 import { describe, expect, test } from "vitest";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";

@@ -22,6 +22,9 @@ const found = await look();
 /** The GPU, or undefined if this machine has none. */
 export const gpu: GPU | undefined = "gpu" in found ? found.gpu : undefined;
 
+/** What its adapter offers. */
+export const features: ReadonlySet<string> = new Set((await gpu?.requestAdapter())?.features);
+
 /** Why there is none. */
 export const whyNoGPU: string = "missing" in found ? found.missing : "";
 

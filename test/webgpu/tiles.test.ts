@@ -1,17 +1,16 @@
 // Products of many rows in each form of tile that the adapter offers: f32, f16, subgroup matrices. SwiftShader has the
-// first only; llvmpipe has f16 in Mesa 25.0, and subgroup matrices too in 26.2: VK_ICD_FILENAMES chooses. Rows far beyond the range of f16 show that it is left by scaling, not by luck.
+// first only; llvmpipe has f16 in Mesa 25.0, and subgroup matrices too in 26.2: VK_ICD_FILENAMES chooses. Rows far
+// beyond the range of f16 show that it is left by scaling, not by luck.
 
 import { describe, expect, test } from "vitest";
+import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/adapter.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";
 import { FOUR_BIT_TABLES, type FourBitCompute, fourBitLinear } from "../../src/ops/four-bit.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { bytes, normals } from "../support/random.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
-
-const adapter = await gpu?.requestAdapter();
-const has = (feature: string): boolean => adapter?.features.has(feature) ?? false;
+import { describeGPU, features, gpu } from "../support/webgpu.js";
 
 interface Form {
   readonly name: string;
@@ -27,13 +26,13 @@ const FORMS: readonly Form[] = [
     name: "f16",
     options: { subgroupMatrix: false },
     key: /^four_bit_linear (?!.*matrix=).* half=true/,
-    missing: !has("shader-f16") && "the adapter has no shader-f16",
+    missing: !features.has("shader-f16") && "the adapter has no shader-f16",
   },
   {
     name: "subgroup matrices",
     options: {},
     key: /^four_bit_linear .* half=true matrix=/,
-    missing: !has("chromium-experimental-subgroup-matrix") && "the adapter has no subgroup matrices",
+    missing: !features.has(SUBGROUP_MATRIX) && "the adapter has no subgroup matrices",
   },
 ];
 

@@ -63,21 +63,52 @@ function fitting({ componentType, resultComponentType, M, N, K }: SubgroupMatrix
   return edges && componentType === "f16" && resultComponentType === "f32";
 }
 
+/** One multiplication as products do it: the experiment's spelling has changed before, and a runtime may have another. */
+const trial = ({ M, N, K }: SubgroupMatrixConfig): string => `enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+var<workgroup> a: array<f16, 256>;
+var<workgroup> c: array<f32, 256>;
+@compute @workgroup_size(128) fn main(@builtin(local_invocation_index) lid: u32) {
+  let left = subgroupMatrixLoad<subgroup_matrix_left<f16, ${K}, ${M}>, row_major>(&a, 0u, ${K}u);
+  let right = subgroupMatrixLoad<subgroup_matrix_right<f16, ${N}, ${K}>, col_major>(&a, 0u, ${K}u);
+  var sum: subgroup_matrix_result<f32, ${N}, ${M}>;
+  sum = subgroupMatrixMultiplyAccumulate(left, right, sum);
+  subgroupMatrixStore<row_major>(&c, 0u, sum, ${N}u);
+  workgroupBarrier();
+  y[lid] = c[lid];
+}`;
+
+async function understood(device: GPUDevice, config: SubgroupMatrixConfig): Promise<boolean> {
+  device.pushErrorScope("validation");
+  const module = device.createShaderModule({ code: trial(config) });
+  const pipeline = device.createComputePipelineAsync({ layout: "auto", compute: { module } }).then(
+    () => true,
+    () => false,
+  );
+  const error = await device.popErrorScope();
+  return (await pipeline) && error === null;
+}
+
 /**
  * The subgroup matrices that products use on a device, the largest there are; undefined if there are none of f16 with
- * sums in f32, or subgroups may have more than 64 invocations. `wanted` as in WebGPUOptions.
+ * sums in f32 that the device compiles, or subgroups may have more than 64 invocations. `wanted` as in WebGPUOptions.
  */
-export function subgroupMatrix(
+export async function subgroupMatrix(
   { info }: GPUAdapter,
-  { features }: GPUDevice,
+  device: GPUDevice,
   wanted: boolean | string = true,
-): Target["matrix"] {
-  if (wanted === false || !features.has(SUBGROUP_MATRIX)) return undefined;
+): Promise<Target["matrix"]> {
+  if (wanted === false || !device.features.has(SUBGROUP_MATRIX)) return undefined;
   const { subgroupMaxSize = 128 } = info;
   const squares = subgroupMaxSize <= 32 ? 1 : 2;
   if (typeof wanted === "string") return { matrix: wanted, squares };
+  if (subgroupMaxSize > 64) return undefined;
   const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> };
-  const [best] = [...subgroupMatrixConfigs].filter(fitting).sort((a, b) => b.M * b.N * b.K - a.M * a.N * a.K);
-  if (!best || subgroupMaxSize > 64) return undefined;
-  return { matrix: `${best.M}x${best.N}x${best.K}`, squares };
+  const found = [...subgroupMatrixConfigs].filter(fitting).sort((a, b) => b.M * b.N * b.K - a.M * a.N * a.K);
+  for (const config of found) {
+    if (await understood(device, config)) return { matrix: `${config.M}x${config.N}x${config.K}`, squares };
+  }
+  return undefined;
 }

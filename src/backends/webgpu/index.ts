@@ -92,7 +92,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     dot4,
     subgroups,
     f16,
-    matrix: subgroups && f16 ? subgroupMatrix(adapter, device, options.subgroupMatrix) : undefined,
+    matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, options.subgroupMatrix) : undefined,
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   return new WebGPU(adapter, device, target, options);

@@ -2,12 +2,13 @@
 // is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
+import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/adapter.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
 import { type Tolerance, WGSL } from "./check.js";
 import { openWasmForm, WASM_FORMS, whyNoWasm } from "./devices.js";
-import { gpu, whyNoGPU } from "./webgpu.js";
+import { features, gpu, whyNoGPU } from "./webgpu.js";
 
 export interface Target extends Tolerance {
   open(): Device | Promise<Device>;
@@ -74,6 +75,15 @@ function gpuTargets(): Target[] {
       open: open({ limits: "default", dot4: false }),
       fuzz: 0,
       only: ["attention", "llm_int8_linear", "four_bit_linear"],
+    },
+    // Where there are subgroup matrices, "webgpu" takes them; blocks of f16 without them are the other half.
+    {
+      ...common,
+      name: "webgpu, no subgroup matrices",
+      open: open({ subgroupMatrix: false }),
+      fuzz: 0,
+      only: ["four_bit_linear"],
+      skip: common.skip ?? (features.has(SUBGROUP_MATRIX) ? undefined : "the adapter has none to do without"),
     },
     // Real limits are met by weights of hundreds of megabytes; here nearly every operand is cut, or lies in two buffers.
     {

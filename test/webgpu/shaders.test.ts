@@ -3,8 +3,25 @@
 // seconds for the large ones).
 
 import { expect, test } from "vitest";
-import { openWebGPU } from "../../src/backends/webgpu/index.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import type { Shader } from "../../src/backends/webgpu/shader.js";
+import { describeGPU, everything, gpu } from "../support/webgpu.js";
+
+async function failuresOf(
+  backend: WebGPUBackend,
+  shaders: readonly Shader[],
+  how: (shader: Shader) => "check" | "pipeline",
+): Promise<string[]> {
+  const failures: string[] = [];
+  for (const shader of shaders) {
+    try {
+      await backend.compile(shader, how(shader));
+    } catch (error) {
+      failures.push(`${shader.key}: ${(error as Error).message}`.slice(0, 400));
+    }
+  }
+  return failures;
+}
 
 describeGPU("WGSL", () => {
   test.each([
@@ -16,20 +33,37 @@ describeGPU("WGSL", () => {
     { timeout: 300_000 },
     async (options) => {
       const backend = await openWebGPU(gpu!, options);
-      const failures: string[] = [];
       const ops = new Set<string>();
       try {
         const shaders = backend.shaders();
         expect(shaders.length).toBeGreaterThan(300);
-        for (const shader of shaders) {
-          try {
-            await backend.compile(shader, ops.has(shader.op) ? "check" : "pipeline");
-          } catch (error) {
-            failures.push(`${shader.key}: ${(error as Error).message}`);
-          }
-          ops.add(shader.op);
-        }
-        expect(failures.map((text) => text.slice(0, 400))).toEqual([]);
+        const failures = await failuresOf(backend, shaders, ({ op }) => {
+          const how = ops.has(op) ? "check" : "pipeline";
+          ops.add(op);
+          return how;
+        });
+        expect(failures).toEqual([]);
+      } finally {
+        await backend.close();
+      }
+    },
+  );
+});
+
+// Dawn's null backend takes every feature and computes nothing: it checks WGSL that no adapter here may have.
+describeGPU("WGSL with every feature", () => {
+  test.each([false, "8x8x8", "16x16x16", "8x16x16", "16x8x8"])(
+    "blocks of f16, subgroup matrices of %s",
+    { timeout: 120_000 },
+    async (subgroupMatrix) => {
+      const backend = await openWebGPU(await everything(), { subgroupMatrix });
+      try {
+        const shaders = backend.shaders().filter(({ key }) => key.includes("half"));
+        expect(shaders.length).toBeGreaterThan(10);
+        const matrices = shaders.filter(({ key }) => key.includes(`matrix=${subgroupMatrix} `));
+        expect(matrices.length > 0).toBe(subgroupMatrix !== false);
+        const failures = await failuresOf(backend, shaders, () => "check");
+        expect(failures).toEqual([]);
       } finally {
         await backend.close();
       }

@@ -1,4 +1,6 @@
-// What an adapter says of itself, as plain data: for `octavo doctor`, and for choosing a device.
+// What an adapter says of itself, as plain data: for `octavo doctor`, and for choosing a device and its shaders.
+
+import type { Target } from "./kernel.js";
 
 export interface AdapterFacts {
   /** One line for people. */
@@ -42,4 +44,71 @@ export function describeAdapter({ info, features, limits }: GPUAdapter, backend 
     features: [...features].sort(),
     limits: Object.fromEntries(LIMITS.map((name) => [name, limits[name]])),
   };
+}
+
+/** The feature behind which Dawn hides its subgroup matrices. */
+export const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix";
+
+interface SubgroupMatrixConfig {
+  readonly componentType: string;
+  readonly resultComponentType: string;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+}
+
+/** Edges that divide a tile's, and results that fit its stage (kernels/tiles.ts). */
+function fitting({ componentType, resultComponentType, M, N, K }: SubgroupMatrixConfig): boolean {
+  const edges = [M, N, K].every((edge) => edge === 8 || edge === 16);
+  return edges && componentType === "f16" && resultComponentType === "f32";
+}
+
+/** One multiplication as products do it: the experiment's spelling has changed before, and a runtime may have another. */
+const trial = ({ M, N, K }: SubgroupMatrixConfig): string => `enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+var<workgroup> a: array<f16, 256>;
+var<workgroup> c: array<f32, 256>;
+@compute @workgroup_size(128) fn main(@builtin(local_invocation_index) lid: u32) {
+  let left = subgroupMatrixLoad<subgroup_matrix_left<f16, ${K}, ${M}>, row_major>(&a, 0u, ${K}u);
+  let right = subgroupMatrixLoad<subgroup_matrix_right<f16, ${N}, ${K}>, col_major>(&a, 0u, ${K}u);
+  var sum: subgroup_matrix_result<f32, ${N}, ${M}>;
+  sum = subgroupMatrixMultiplyAccumulate(left, right, sum);
+  subgroupMatrixStore<row_major>(&c, 0u, sum, ${N}u);
+  workgroupBarrier();
+  y[lid] = c[lid];
+}`;
+
+async function understood(device: GPUDevice, config: SubgroupMatrixConfig): Promise<boolean> {
+  device.pushErrorScope("validation");
+  const module = device.createShaderModule({ code: trial(config) });
+  const pipeline = device.createComputePipelineAsync({ layout: "auto", compute: { module } }).then(
+    () => true,
+    () => false,
+  );
+  const error = await device.popErrorScope();
+  return (await pipeline) && error === null;
+}
+
+/**
+ * The subgroup matrices that products use on a device, the largest there are; undefined if there are none of f16 with
+ * sums in f32 that the device compiles, or subgroups may have more than 64 invocations. `wanted` as in WebGPUOptions.
+ */
+export async function subgroupMatrix(
+  { info }: GPUAdapter,
+  device: GPUDevice,
+  wanted: boolean | string = true,
+): Promise<Target["matrix"]> {
+  if (wanted === false || !device.features.has(SUBGROUP_MATRIX)) return undefined;
+  const { subgroupMaxSize = 128 } = info;
+  const squares = subgroupMaxSize <= 32 ? 1 : 2;
+  if (typeof wanted === "string") return { matrix: wanted, squares };
+  if (subgroupMaxSize > 64) return undefined;
+  const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> };
+  const found = [...subgroupMatrixConfigs].filter(fitting).sort((a, b) => b.M * b.N * b.K - a.M * a.N * a.K);
+  for (const config of found) {
+    if (await understood(device, config)) return { matrix: `${config.M}x${config.N}x${config.K}`, squares };
+  }
+  return undefined;
 }

@@ -5,6 +5,7 @@ import type { Backend, BufferId, KernelInfo, PreparedCommands } from "../../core
 import { FORGET } from "../../core/command.js";
 import { DeviceError, OctavoError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
+import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
 import { type Pending, partners } from "./join.js";
@@ -23,9 +24,12 @@ export interface WebGPUOptions {
   readonly budget?: number;
   /** "default" asks for no more than WebGPU's default limits and no features: what every adapter can do. */
   readonly limits?: "adapter" | "default";
-  /** False keeps the integer dot product of WGSL unused, or subgroups, for comparisons. */
+  /** False keeps the integer dot product of WGSL unused, or subgroups, or 16-bit floats, for comparisons. */
   readonly dot4?: boolean;
   readonly subgroups?: boolean;
+  readonly f16?: boolean;
+  /** False keeps subgroup matrices unused; a size as "8x8x8" (M, N, K) takes that one without asking the adapter. */
+  readonly subgroupMatrix?: boolean | string;
   /** Bytes of one binding and of one buffer, where they shall be less than the device's limits: for tests of splits. */
   readonly binding?: number;
   readonly buffer?: number;
@@ -66,7 +70,9 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     device = await adapter.requestDevice({
       requiredFeatures: plain
         ? []
-        : (["subgroups", "shader-f16"] as const).filter((name) => adapter.features.has(name)),
+        : (["subgroups", "shader-f16", SUBGROUP_MATRIX as GPUFeatureName] as const).filter((name) =>
+            adapter.features.has(name),
+          ),
       requiredLimits: plain
         ? {}
         : {
@@ -79,11 +85,14 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     throw new DeviceError(`webgpu: the adapter gives no device: ${(error as Error).message}`, { cause: error });
   }
   const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
+  const subgroups =
+    options.subgroups !== false && device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id");
+  const f16 = options.f16 !== false && device.features.has("shader-f16");
   const target: Target = {
     dot4,
-    subgroups:
-      options.subgroups !== false && device.features.has("subgroups") && gpu.wgslLanguageFeatures.has("subgroup_id"),
-    f16: device.features.has("shader-f16"),
+    subgroups,
+    f16,
+    matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, options.subgroupMatrix) : undefined,
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   return new WebGPU(adapter, device, target, options);
@@ -111,7 +120,12 @@ class WebGPU implements WebGPUBackend {
     this.#kernels = [...KERNELS.filter(({ op }) => known.has(op.name)), ...probes(target)];
     this.kernels = this.#kernels.map(({ op }) => ({ name: op.name, signature: op.signature.text }));
     this.budget = options.budget ?? (info.isFallbackAdapter ? FALLBACK_BUDGET : DEFAULT_BUDGET);
-    const features = [target.subgroups ? "subgroups" : "", target.f16 ? "f16" : "", target.dot4 ? "dot4" : ""]
+    const features = [
+      target.subgroups ? "subgroups" : "",
+      target.f16 ? "f16" : "",
+      target.matrix ? `matrices ${target.matrix.matrix}` : "",
+      target.dot4 ? "dot4" : "",
+    ]
       .filter(Boolean)
       .join(", ");
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");

@@ -14,6 +14,8 @@ export interface Target {
   readonly subgroups: boolean;
   /** WGSL's 16-bit floats (`shader-f16`). */
   readonly f16: boolean;
+  /** Subgroup matrices of f16 with sums in f32, as "MxNxK", and squares of a tile that a subgroup may get (tiles.ts). */
+  readonly matrix?: { readonly matrix: string; readonly squares: number } | undefined;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
 }

@@ -28,6 +28,8 @@ export interface ShaderSpec {
   readonly subgroups?: boolean;
   /** True if it computes with 16-bit floats. */
   readonly f16?: boolean;
+  /** True if it multiplies subgroup matrices, an experiment of Dawn's; only with subgroups. */
+  readonly subgroupMatrix?: boolean;
   /** Functions, constants and workgroup variables. */
   readonly declarations?: readonly string[];
   /**
@@ -84,6 +86,7 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
   const code = [
     spec.subgroups ? "enable subgroups;" : "",
     spec.f16 ? "enable f16;" : "",
+    spec.subgroupMatrix ? "enable chromium_experimental_subgroup_matrix;" : "",
     `struct Numbers { ${fields.map(({ name, type }) => `${name}: ${type}`).join(", ")} }`,
     "@group(0) @binding(0) var<uniform> P: Numbers;",
     ...bindings.map(

@@ -2,6 +2,7 @@
 // in 8 bits. A shader never contracts `map * nested + offset` into one rounding: the product passes through an integer.
 
 import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
+import { COMPUTE } from "../../../ops/linear.js";
 import type { Operand, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
@@ -23,6 +24,7 @@ import {
   recordJoined,
   recordProduct,
 } from "./product.js";
+import { HALVES } from "./tiles.js";
 
 type Absmax = "f32" | "u8";
 
@@ -106,6 +108,15 @@ function format(absmax: Absmax, fast: boolean): Format {
           "fn raw(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + n * P.K) / 32u + c]; }",
           PART,
           "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
+          // Both tables end at one.
+          `fn share_of_largest(n: u32, i: u32, count: u32) -> f32 {
+  let last = (n * P.K + P.K - 1u) / P.blocksize;
+  var largest = 0.0;
+  for (var block = n * P.K / P.blocksize + i; block <= last; block += count) {
+    largest = max(largest, abs(absmax_of(block)));
+  }
+  return largest;
+}`,
         ]
       : [
           ...shared,
@@ -174,8 +185,10 @@ export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
   record(call, queue, target) {
     const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
-    const [kind = 0, blocksize = 64, act = 0, , phase = 0] = call.attributes;
+    const [kind = 0, blocksize = 64, act = 0, compute = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
+    // 8-bit products round more, but are allowed only where blocks end with the rows.
+    const half = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const pieces = [codes!, ...statistics.pieces];
@@ -183,7 +196,19 @@ export const fourBitLinear: Kernel = {
     const fast = K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
     // More operands than this device binds at once: the residual is added afterwards.
     const apart = residual !== undefined && pieces.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
-    const product = { x: x!, bias, residual: apart ? undefined : residual, y: y!, N, K, act, fast, pieces, numbers };
+    const product = {
+      x: x!,
+      bias,
+      residual: apart ? undefined : residual,
+      y: y!,
+      N,
+      K,
+      act,
+      fast,
+      half,
+      pieces,
+      numbers,
+    };
     recordProduct(queue, target, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
     if (apart) {
       addInPlace(queue, residual, y!);
@@ -213,13 +238,15 @@ export const fourBitLinear: Kernel = {
     const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 4), call.attributes[1]!);
     return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
   },
-  shaders: (target) =>
-    (["f32", "u8"] as const).flatMap((absmax) =>
+  shaders: (target) => [
+    ...(target.f16 ? [HALVES] : []),
+    ...(["f32", "u8"] as const).flatMap((absmax) =>
       [
-        ...productVariants(target, absmax === "f32" ? 4 : 7),
+        ...productVariants(target, absmax === "f32" ? 4 : 7, true),
         ...(absmax === "f32" ? joinedVariants(target, 2) : []),
       ].map((options) => linearShader({ absmax, ...options })),
     ),
+  ],
 };
 
 const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Absmax }) => {

@@ -1,6 +1,6 @@
 // y = act(x Wᵀ + bias) + residual for weights that are floats once decoded. Two shapes of work: for few rows of x, a
 // workgroup streams four weight rows past all of them (the weights are read once, at memory speed); for many rows, a
-// tile of 32 x 64 results is built from blocks in workgroup memory. What a weight looks like is a Format's affair.
+// tile of results is built from blocks in workgroup memory (tiles.ts). What a weight looks like is a Format's affair.
 
 import type { DType } from "../../../core/dtype.js";
 import { asRows, type Call, type Operand, type Piece } from "../call.js";
@@ -9,6 +9,7 @@ import type { Queue } from "../queue.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { type Axis, along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
+import { halveRows, TILE_N, TILE_WIDTH, type TileForm, tileDeclarations, tiled } from "./tiles.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 export const BIAS_TYPES = [...FLOAT_TYPES, "none"] as const;
@@ -22,20 +23,21 @@ export interface Format {
   readonly chunk: number;
   /**
    * Fast: `raw(n, c)` -> vec4<u32> is chunk c of row n, `part(raw, i)` -> vec4<f32> its elements 4i to 4i+3, `weight(n, c)`
-   * -> f32 a factor on the chunk. Slow: `one(n, k)` -> f32.
+   * -> f32 a factor on the chunk; for blocks of f16 also `share_of_largest(n, i, count)` -> f32, the largest magnitude in
+   * one of `count` shares of row n. Slow: `one(n, k)` -> f32.
    */
   readonly declarations: readonly string[];
   /** Runs in every invocation before anything else; ends behind a barrier if it fills workgroup memory. */
   readonly prologue?: string;
 }
 
-export interface ProductOptions {
+export interface ProductOptions extends TileForm {
   readonly fast: boolean;
   /** Rows of x that a workgroup takes; 0 for tiles. */
   readonly rows: number;
   readonly bias: BiasType;
   readonly residual: boolean;
-  /** Sums go through subgroups; only without tiles. */
+  /** Sums go through subgroups; with tiles only in subgroup matrices. */
   readonly subgroups: boolean;
   /** Matrices that share x, one below the other: rows from P.n1 on are of the second, from P.n2 on of the third. */
   readonly jobs?: number;
@@ -45,20 +47,18 @@ export interface ProductOptions {
 /** Results per workgroup in the matrix-vector form. */
 export const OUTPUTS = 4;
 const WIDTH = 64;
-const TILE_M = 32;
-const TILE_N = 64;
-const TILE_K = 32;
-const TILE_WIDTH = 128;
 /** From this many rows of x on, tiles. */
 const MANY = 9;
+/** Up to this many rows of x, a tile has as many rows; else twice that. */
+const LOW_TILE = 32;
 
 /** `width` is the distance of rows of y and residual: N, unless this is a part of a larger product. */
 const NUMBERS = ["M", "N", "K", "width", "x", "bias", "residual", "y", "act:i32", "tiles"];
 
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
-  const { fast, rows, bias, residual, subgroups, jobs = 1 } = options;
+  const { fast, rows, bias, residual, subgroups, jobs = 1, half = false, matrix } = options;
   const bindings = [
-    reads("x", fast ? "array<vec4<f32>>" : "array<f32>"),
+    reads("x", half ? "array<vec2<u32>>" : fast ? "array<vec4<f32>>" : "array<f32>"),
     ...format.bindings,
     ...(bias === "none" ? [] : [reads("bias")]),
     ...(residual ? [reads("residual", "array<f32>")] : []),
@@ -80,15 +80,20 @@ fn store(m: u32, n: u32, sum: f32) {
     params: [...NUMBERS, ...format.params, ...(jobs > 1 ? ["n1", ...(jobs > 2 ? ["n2", "y2"] : []), "y1"] : [])],
     workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
     subgroups,
+    f16: half,
+    subgroupMatrix: matrix !== undefined,
     declarations: [
       FLOATS,
       ACTIVATIONS,
       ...format.declarations,
       bias === "none" ? "" : reader("bias", bias),
       jobs > 1 ? joined : alone,
-      ...(rows === 0 ? TILES : [`var<workgroup> cells: array<f32, ${WIDTH * OUTPUTS * rows}>;`]),
+      ...(rows === 0
+        ? tileDeclarations(options, fast)
+        : [`var<workgroup> cells: array<f32, ${WIDTH * OUTPUTS * rows}>;`]),
     ],
-    body: (format.prologue ?? "") + (rows === 0 ? tiled(format, fast) : streamed(format, fast, rows, subgroups)),
+    body:
+      (format.prologue ?? "") + (rows === 0 ? tiled(format, options, fast) : streamed(format, fast, rows, subgroups)),
   };
 }
 
@@ -167,81 +172,8 @@ function streamed(format: Format, fast: boolean, rows: number, subgroups: boolea
   return lines.join("\n  ");
 }
 
-const TILES = [
-  `var<workgroup> xs: array<f32, ${TILE_K * TILE_M}>;`,
-  `var<workgroup> ws: array<vec4<f32>, ${(TILE_K * TILE_N) / 4}>;`,
-];
-
-/** A tile of results; each invocation holds 4 x 4 of them. P.tiles is the number of tiles along N. */
-function tiled(format: Format, fast: boolean): string {
-  const four = range(4);
-  const perRow = fast ? TILE_K / format.chunk : TILE_K;
-  // Weights lie as ws[k][n], so that an invocation takes four n in one read.
-  const put = (k: string, n: string, value: string): string =>
-    `ws[(${k}) * ${TILE_N / 4}u + (${n}) / 4u][(${n}) % 4u] = ${value};`;
-  const loadX = fast
-    ? `for (var i = lid; i < ${(TILE_M * TILE_K) / 4}u; i += ${TILE_WIDTH}u) {
-      let m = i / ${TILE_K / 4}u;
-      let k = (i % ${TILE_K / 4}u) * 4u;
-      var v = vec4<f32>();
-      if (m0 + m < P.M && k0 + k < P.K) { v = x[(P.x + (m0 + m) * P.K + k0 + k) / 4u]; }
-      ${four.map((j) => `xs[(k + ${j}u) * ${TILE_M}u + m] = v[${j}];`).join(" ")}
-    }`
-    : `for (var i = lid; i < ${TILE_M * TILE_K}u; i += ${TILE_WIDTH}u) {
-      let m = i / ${TILE_K}u;
-      let k = i % ${TILE_K}u;
-      var v = 0.0;
-      if (m0 + m < P.M && k0 + k < P.K) { v = x[P.x + (m0 + m) * P.K + k0 + k]; }
-      xs[k * ${TILE_M}u + m] = v;
-    }`;
-  const loadW = fast
-    ? `for (var i = lid; i < ${TILE_N * perRow}u; i += ${TILE_WIDTH}u) {
-      let n = i / ${perRow}u;
-      let c = i % ${perRow}u;
-      let k = c * ${format.chunk}u;
-      if (n0 + n < P.N && k0 + k < P.K) {
-        let chunk = k0 / ${format.chunk}u + c;
-        let words = raw(n0 + n, chunk);
-        let factor = weight(n0 + n, chunk);
-        for (var q = 0u; q < ${format.chunk / 4}u; q++) {
-          let w = part(words, q) * factor;
-          ${four.map((j) => put(`k + q * 4u + ${j}u`, "n", `w[${j}]`)).join(" ")}
-        }
-      } else {
-        for (var j = 0u; j < ${format.chunk}u; j++) { ${put("k + j", "n", "0.0")} }
-      }
-    }`
-    : `for (var i = lid; i < ${TILE_N * TILE_K}u; i += ${TILE_WIDTH}u) {
-      let n = i / ${TILE_K}u;
-      let k = i % ${TILE_K}u;
-      var w = 0.0;
-      if (n0 + n < P.N && k0 + k < P.K) { w = one(n0 + n, k0 + k); }
-      ${put("k", "n", "w")}
-    }`;
-  return `
-  let n0 = (group % P.tiles) * ${TILE_N}u;
-  let m0 = (group / P.tiles) * ${TILE_M}u;
-  if (m0 >= P.M) { return; }
-  let tm = (lid / 16u) * 4u;
-  let tn = lid % 16u;
-  ${four.map((i) => `var sum${i} = vec4<f32>();`).join(" ")}
-  for (var k0 = 0u; k0 < P.K; k0 += ${TILE_K}u) {
-    ${loadX}
-    ${loadW}
-    workgroupBarrier();
-    for (var k = 0u; k < ${TILE_K}u; k++) {
-      let w = ws[k * ${TILE_N / 4}u + tn];
-      ${four.map((i) => `sum${i} += xs[k * ${TILE_M}u + tm + ${i}u] * w;`).join(" ")}
-    }
-    workgroupBarrier();
-  }
-  // One call site: the epilogue is long, and compilers inline it.
-  var sums = array<vec4<f32>, 4>(sum0, sum1, sum2, sum3);
-  for (var i = 0u; i < 16u; i++) { store(m0 + tm + i / 4u, n0 + tn * 4u + i % 4u, sums[i / 4u][i % 4u]); }`;
-}
-
 /** The options that all formats share. */
-export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups">;
+export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups"> & TileForm;
 
 export interface ProductCall {
   readonly x: Operand;
@@ -252,6 +184,8 @@ export interface ProductCall {
   readonly K: number;
   readonly act: number;
   readonly fast: boolean;
+  /** Operands may be rounded to the 11 bits of f16; false unless given. */
+  readonly half?: boolean;
   /** The format's pieces and numbers. */
   readonly pieces: readonly Piece[];
   readonly numbers: Readonly<Record<string, number>>;
@@ -289,18 +223,28 @@ export function recordProduct(
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
   const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
+  const half = rows === 0 && fast && K > 0 && call.half === true && target.f16;
+  const form = rows > 0 ? {} : tileForm(target, fast, half, M <= LOW_TILE);
   const made = shader({
     fast,
     rows,
     bias: (bias?.dtype ?? "none") as BiasType,
     residual: residual !== undefined,
-    subgroups: target.subgroups && rows > 0,
+    subgroups: target.subgroups && (rows > 0 || form.matrix !== undefined),
+    ...form,
   });
   const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
+  const height = form.tile ?? rows;
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
-  const all = [x, ...pieces, ...(bias ? [bias] : []), ...(residual ? [residual] : []), y];
+  const all = [
+    half ? halveRows(queue, x, M, K) : x,
+    ...pieces,
+    ...(bias ? [bias] : []),
+    ...(residual ? [residual] : []),
+    y,
+  ];
   const numbers = { M, N, K, width: y.strides.at(-2) ?? N, act, tiles, ...offsets, ...call.numbers };
-  queue.dispatch(made, all, numbers, tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows)));
+  queue.dispatch(made, all, numbers, tiles * Math.ceil(M / height));
 }
 
 /** A product that may be joined with others of the same x. */
@@ -362,15 +306,31 @@ export function joinedVariants(target: Target, each: number): (CommonOptions & {
     );
 }
 
-/** Every combination of options that `recordProduct` can ask for. */
-export function productVariants(target: Target, taken: number): CommonOptions[] {
-  return [true, false].flatMap((fast) =>
-    [0, 1, 4].flatMap((rows) =>
+/** The form of a tile of `low` height, or more. Subgroup matrices are so fast that rows of nothing do not matter. */
+function tileForm({ matrix }: Target, fast: boolean, half: boolean, low: boolean): TileForm {
+  if (half && matrix) return { tile: 2 * LOW_TILE, half, ...matrix };
+  const tile = low || !fast ? LOW_TILE : 2 * LOW_TILE;
+  return half ? { tile, half } : { tile };
+}
+
+/** Every combination of options that `recordProduct` can ask for; `halves` if calls may allow f16. */
+export function productVariants(target: Target, taken: number, halves = false): CommonOptions[] {
+  return [true, false].flatMap((fast) => {
+    const forms = [false, ...(halves && fast && target.f16 ? [true] : [])].flatMap((half) =>
+      [true, false].map((low) => tileForm(target, fast, half, low)),
+    );
+    const shapes: (TileForm & { rows: number })[] = [{ rows: 1 }, { rows: 4 }];
+    for (const form of forms) shapes.push({ rows: 0, ...form });
+    return shapes.flatMap((shape) =>
       BIAS_TYPES.flatMap((bias) =>
         [true, false]
           .filter((residual) => taken + (bias === "none" ? 0 : 1) + (residual ? 1 : 0) <= target.storageBuffers)
-          .map((residual) => ({ fast, rows, bias, residual, subgroups: target.subgroups && rows > 0 })),
+          .map((residual) => {
+            const subgroups = target.subgroups && (shape.rows > 0 || shape.matrix !== undefined);
+            const { rows, ...form } = shape;
+            return { fast, rows, bias, residual, subgroups, ...form };
+          }),
       ),
-    ),
-  );
+    );
+  });
 }

@@ -1,8 +1,9 @@
 // One measurement in a process of its own: a shape with random weights in one storage on WebGPU, or single kernels. Every
 // result is a line of JSON on stdout the moment it is there, so that what a time limit cuts off is only the rest.
 //
-//   node child.mjs '{"storage":"int8","shape":"M","batches":[1,8,32],"prompts":[512,2048],"steps":48,"runs":3}'
-//   node child.mjs '{"kernels":true}'
+//   node child.mjs '{"storage":"int8","shape":"M","batches":[1,8,32],"prompts":[512,2048],"steps":48,"runs":3,"sessions":9}'
+//   node child.mjs '{"machine":true}'
+//   node child.mjs '{"kernels":{"rows":[1,8,512],"inputs":2048,"outputs":5632,"past":268435456}}'
 
 import { openWebGPU } from "../../dist/backends/webgpu/index.js";
 import { findGPU, listAdapters } from "../../dist/backends/webgpu/node.js";
@@ -22,7 +23,7 @@ const DTYPES = { float32: "f32", float16: "f16", bfloat16: "bf16" };
 /** @param {object} line */
 const put = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 /** @param {string} text */
-const say = (text) => process.stderr.write(`    ${text}\n`);
+const say = (text) => process.stderr.write(`    ${process.uptime().toFixed(1)} s: ${text}\n`);
 
 /** A real adapter if there is one, else what there is. */
 async function open() {
@@ -41,27 +42,34 @@ async function measureModel(device, job) {
   await fillRandomly(device, model, DTYPES[dtype], scheme, 1, compute);
   const cache_dtype = dtype === "float32" ? "f32" : "bf16";
   put({ weight_bytes: [...model.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0) });
-  for (const batch of job.batches) {
+  const decode = async (batch) => {
     say(`decode, batch ${batch}`);
     const ms = median(await decodeTimes(device, model, { batch, context: 0, steps: job.steps, cache_dtype }));
     put({ decode: { batch, ms, gb_per_s: bytesPerStep(model, batch, job.steps / 2, cache_dtype) / ms / 1e6 } });
-  }
-  for (const tokens of job.prompts) {
+  };
+  const prefill = async (tokens) => {
     say(`prefill of ${tokens} tokens`);
     const ms = median(await prefillTimes(device, model, { batch: 1, tokens, runs: job.runs, cache_dtype }));
     put({ prefill: { tokens, ms, tokens_per_s: (1000 * tokens) / ms } });
-  }
+  };
+  // What counts most comes first, in case time runs out.
+  const [batch, ...batches] = job.batches;
+  const [tokens, ...prompts] = job.prompts;
+  await decode(batch);
+  await prefill(tokens);
   say("JavaScript of a step");
-  const { record, replay, dispatches } = await recordTimes(device, model);
+  const { record, replay, dispatches } = await recordTimes(device, model, job.sessions);
   put({ step: { dispatches, record_ms: record, replay_ms: replay } });
+  for (const more of batches) await decode(more);
+  for (const more of prompts) await prefill(more);
   model.dispose();
 }
 
-async function measureKernels(device, job) {
+async function measureKernels(device, { rows: all, inputs, outputs, past }) {
   for (const name of Object.keys(KERNEL_SCHEMES)) {
-    for (const rows of job.rows) {
+    for (const rows of all) {
       say(`${name}, ${rows} rows`);
-      put({ kernel: await linearSpeed(device, name, rows, 2048, 5632) });
+      put({ kernel: await linearSpeed(device, name, rows, inputs, outputs, past) });
     }
   }
 }
@@ -75,6 +83,6 @@ if (job.machine) {
   put({ machine: await measureMachine(device) });
 }
 if (job.storage) await measureModel(device, job);
-if (job.kernels) await measureKernels(device, job);
+if (job.kernels) await measureKernels(device, job.kernels);
 await device.close();
 put({ done: true });

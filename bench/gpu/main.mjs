@@ -12,10 +12,11 @@ const HELP = `bench/gpu/run.sh [options]
   --shape XS|S|M     shape of the model (M, TinyLlama-1.1B)
   --storages a,b     what Octavo is measured in (bf16,f16,int8,nf4)
   --seconds n        time for everything (540)
-  --steps n          timed decode steps (48)
+  --steps n          timed decode steps (48; 4 for XS)
   --no-kernels       no single kernels
   --no-torch         no PyTorch
   --python PATH      the Python to look for torch in (python3)
+  --torch-device D   cuda, or cpu to try it without a GPU (cuda)
   --json FILE        where the numbers go (gpu-bench.json)`;
 
 const { values: options } = parseArgs({
@@ -23,10 +24,11 @@ const { values: options } = parseArgs({
     shape: { type: "string", default: "M" },
     storages: { type: "string", default: "bf16,f16,int8,nf4" },
     seconds: { type: "string", default: "540" },
-    steps: { type: "string", default: "48" },
+    steps: { type: "string" },
     "no-kernels": { type: "boolean", default: false },
     "no-torch": { type: "boolean", default: false },
     python: { type: "string", default: "python3" },
+    "torch-device": { type: "string", default: "cuda" },
     json: { type: "string", default: "gpu-bench.json" },
     help: { type: "boolean", default: false },
   },
@@ -43,13 +45,18 @@ const left = () => Number(options.seconds) - spent();
 /** @param {string} text */
 const say = (text) => process.stderr.write(`[${spent().toFixed(0)} s] ${text}\n`);
 
+// XS is for proofs on an adapter in software, where a step takes most of a second.
 const tiny = options.shape.toUpperCase() === "XS";
 const plan = {
   batches: tiny ? [1, 2] : [1, 8, 32],
   prompts: tiny ? [32] : [512, 2048],
-  steps: Number(options.steps),
+  steps: Number(options.steps ?? (tiny ? 4 : 48)),
   runs: tiny ? 1 : 3,
+  sessions: tiny ? 1 : 9,
 };
+const products = tiny
+  ? { rows: [1, 32], inputs: 256, outputs: 704, past: 1 }
+  : { rows: [1, 8, 512], inputs: 2048, outputs: 5632, past: 1 << 28 };
 
 /**
  * Runs a child and gathers its lines.
@@ -105,15 +112,18 @@ function gather(engine, storage, lines) {
 }
 
 const storages = options.storages.split(",").filter(Boolean);
-const torch = options["no-torch"] ? [] : ["fp16", "bnb-int8", "bnb-nf4"];
+// A CPU has no half precision to speak of.
+const half = options["torch-device"] === "cpu" ? "fp32" : "fp16";
+const torch = options["no-torch"] ? [] : [half, "bnb-int8", "bnb-nf4"];
 const config = shapeConfig(options.shape);
 const results = [];
 const jobs = [
-  ...storages.map((storage, i) => ({ engine: "octavo", storage, share: i === 0 ? 1.5 : 1, machine: i === 0 })),
+  { engine: "octavo", storage: "machine", share: 0.6 },
+  ...storages.map((storage) => ({ engine: "octavo", storage, share: 1 })),
   ...torch.map((storage) => ({ engine: "torch", storage, share: 0.8 })),
   ...(options["no-kernels"] ? [] : [{ engine: "octavo", storage: "kernels", share: 0.6 }]),
 ];
-for (const [i, { engine, storage, share, machine }] of jobs.entries()) {
+for (const [i, { engine, storage, share }] of jobs.entries()) {
   // What earlier jobs left over goes to the later ones; a few seconds are for ending.
   const rest = jobs.slice(i).reduce((sum, job) => sum + job.share, 0);
   const seconds = ((left() - 5) * share) / rest;
@@ -122,10 +132,8 @@ for (const [i, { engine, storage, share, machine }] of jobs.entries()) {
     continue;
   }
   say(`${engine} ${storage} (at most ${seconds.toFixed(0)} s)`);
-  const job =
-    storage === "kernels"
-      ? { kernels: true, rows: tiny ? [1] : [1, 8, 512] }
-      : { storage, machine, shape: options.shape, config, ...plan };
+  const model = { storage, shape: options.shape, config, device: options["torch-device"], ...plan };
+  const job = { machine: { machine: true }, kernels: { kernels: products } }[storage] ?? model;
   const lines =
     engine === "octavo"
       ? await run(process.execPath, [join(here, "child.mjs"), JSON.stringify(job)], seconds)
@@ -141,7 +149,7 @@ const cell = (value, digits) => (value === undefined ? "-" : value.toFixed(digit
 const head = ["", ...plan.batches.map((b) => `b${b} ms/token`), "of read at b1"];
 head.push(...plan.prompts.map((n) => `prefill ${n}`), "dispatches", "JS ms");
 const rows = results
-  .filter(({ storage }) => storage !== "kernels")
+  .filter(({ storage }) => storage !== "kernels" && storage !== "machine")
   .map(({ engine, storage, decode, prefill, step, problem }) => {
     const one = decode.find(({ batch }) => batch === 1);
     const share = one?.gb_per_s && limits?.read ? `${((100 * one.gb_per_s) / limits.read).toFixed(0)} %` : "-";
@@ -161,7 +169,7 @@ const table = (lines) => {
   return lines.map((line) => line.map((text, c) => text.padStart(widths[c] ?? 0)).join("  ")).join("\n");
 };
 console.log(`\nshape ${options.shape}; prefill in tokens/s\n`);
-for (const { adapter } of results.filter((result, i) => result.adapter && (i === 0 || result.storage === "fp16"))) {
+for (const { adapter } of results.filter((result, i) => result.adapter && (i === 0 || result.storage === torch[0]))) {
   console.log(adapter.description);
 }
 if (limits) {
@@ -187,6 +195,6 @@ if (kernels.length > 0) {
 }
 console.log(`\n${spent().toFixed(0)} s; numbers in ${options.json}`);
 const failed = results.filter(
-  ({ engine, decode, kernels: own }) => engine === "octavo" && !decode.length && !own.length,
+  ({ engine, machine, decode, kernels: own }) => engine === "octavo" && !machine && !decode.length && !own.length,
 );
 process.exitCode = failed.length > 0 ? 1 : 0;

@@ -1,6 +1,6 @@
 """PyTorch beside Octavo on the same card: transformers' LlamaForCausalLM of the same shape with random weights, in fp16 or
 through bitsandbytes in int8 or NF4. Called by main.mjs with a JSON argument; every result is a line of JSON on stdout the
-moment it is there."""
+moment it is there. With "device": "cpu" it runs there in fp32, to be tried without a GPU."""
 
 import json
 import statistics
@@ -24,27 +24,33 @@ try:
 except ImportError as error:
     put(missing=str(error))
     sys.exit(0)
-if not torch.cuda.is_available():
+device = torch.device(job["device"])
+if device.type == "cuda" and not torch.cuda.is_available():
     put(missing="torch sees no CUDA device")
     sys.exit(0)
+dtype = torch.float32 if device.type == "cpu" else torch.float16
+quantization = job["storage"] if job["storage"].startswith("bnb-") else None
+if quantization:
+    try:
+        import bitsandbytes as bnb
+    except Exception as error:  # where its library does not load, it is not always an ImportError
+        put(missing=f"bitsandbytes: {error}")
+        sys.exit(0)
 
 torch.set_grad_enabled(False)
-cuda = torch.device("cuda")
 
 
 def quantized(linear, storage):
-    import bitsandbytes as bnb
-
     bias = linear.bias is not None
     if storage == "bnb-int8":
         new = bnb.nn.Linear8bitLt(linear.in_features, linear.out_features, bias, has_fp16_weights=False, threshold=6.0)
         new.weight = bnb.nn.Int8Params(linear.weight.data.cpu(), requires_grad=False, has_fp16_weights=False)
     else:
         new = bnb.nn.Linear4bit(
-            linear.in_features, linear.out_features, bias, compute_dtype=torch.float16, quant_type="nf4"
+            linear.in_features, linear.out_features, bias, compute_dtype=dtype, quant_type="nf4"
         )
         new.weight = bnb.nn.Params4bit(linear.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-    return new.to(cuda)  # the move quantizes
+    return new.to(device)  # the move quantizes
 
 
 def quantize(module, storage):
@@ -57,21 +63,14 @@ def quantize(module, storage):
 
 fields = {key: value for key, value in job["config"].items() if key != "model_type"}
 say("random weights")
-torch.set_default_dtype(torch.float16)
-with cuda:
+torch.set_default_dtype(dtype)
+with device:
     model = LlamaForCausalLM(LlamaConfig(**fields)).eval()
 torch.set_default_dtype(torch.float32)
-if job["storage"] != "fp16":
-    try:
-        quantize(model, job["storage"])
-    except ImportError as error:
-        put(missing=str(error))
-        sys.exit(0)
-put(
-    adapter={
-        "description": f"PyTorch {torch.__version__}, transformers {transformers.__version__}, {torch.cuda.get_device_name()}"
-    }
-)
+if quantization:
+    quantize(model, quantization)
+title = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads of the CPU"
+put(adapter={"description": f"PyTorch {torch.__version__}, transformers {transformers.__version__}, {title}"})
 vocab = fields["vocab_size"]
 
 
@@ -82,7 +81,7 @@ def feed(cache, ids):
 
 def decode(batch, steps):
     """Milliseconds of each greedy step; the token comes back to the host, as a user would have it."""
-    cache, ids = feed(DynamicCache(), torch.full((batch, 1), 13, device=cuda))
+    cache, ids = feed(DynamicCache(), torch.full((batch, 1), 13, device=device))
     times = []
     for step in range(steps + 3):
         start = time.perf_counter()
@@ -94,10 +93,11 @@ def decode(batch, steps):
 
 
 def prefill(tokens, runs):
-    ids = (torch.arange(tokens, device=cuda) * 7919 + 13).remainder(vocab).unsqueeze(0)
+    ids = (torch.arange(tokens, device=device) * 7919 + 13).remainder(vocab).unsqueeze(0)
     times = []
     for run in range(runs + 1):
-        torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         feed(DynamicCache(), ids)[1].cpu()
         if run > 0:

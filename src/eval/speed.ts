@@ -95,17 +95,18 @@ export async function prefillTimes(
 
 /**
  * Milliseconds of JavaScript that a decode step takes: the first, which is recorded, and the later ones, replayed; and the
- * dispatches of one step, where the backend counts them.
+ * dispatches of one step, where the backend counts them. Medians over `sessions` of five steps.
  */
 export async function recordTimes(
   device: Device,
   model: CausalLM,
+  sessions = 9,
 ): Promise<{ record: number; replay: number; dispatches: number }> {
   const prompt = randomBatch(1, 1, model.geometry.vocab);
   const record: number[] = [];
   const replay: number[] = [];
   let dispatches = 0;
-  for (let n = 0; n < 9; n++) {
+  for (let n = 0; n < sessions; n++) {
     using session = new DecodeSession(device, model, prompt, 8, { config: GREEDY, cache_dtype: "f32" });
     await session.prefill(prompt);
     for (let step = 0; step < 5; step++) {

@@ -8,10 +8,11 @@ import type { CausalLM } from "../../src/nn/decoder.js";
 import type { Scheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { expectNoLeaks } from "../support/devices.js";
+import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference } from "../support/fixtures.js";
 import { logitsOf, randomModel, STORYTELLER } from "../support/models.js";
 import { integers } from "../support/random.js";
+import { gpu } from "../support/webgpu.js";
 
 const SHAPE = {
   hidden_size: 96,
@@ -32,11 +33,15 @@ const SCHEMES: readonly (readonly [string, Scheme | undefined])[] = [
  * In 8 bits the same holds: rows are quantized one by one, so what is beside a row does not move its codes.
  */
 const NOISE = 3 * 4 * Math.sqrt(160) * 4 * 2 ** -24;
-describe.each(SCHEMES)("%s", (_name, scheme) => {
+/** Threads show nowhere: the natives are compared on one and two; a GPU has what it has. */
+const DEVICES = ["cpu", ...(gpu ? ["webgpu"] : [])];
+const PAIRS = DEVICES.flatMap((on) => SCHEMES.map(([name, scheme]) => [on, name, scheme] as const));
+
+describe.each(PAIRS)("%s, %s", (on, _name, scheme) => {
   let device: Device;
   let model: CausalLM;
   beforeAll(async () => {
-    device = openDevice("cpu", { threads: 2 });
+    device = await requestTestDevice(on);
     model = await randomModel(device, SHAPE, "f32", scheme);
   });
   afterAll(async () => {
@@ -75,10 +80,10 @@ describe.each(SCHEMES)("%s", (_name, scheme) => {
     for (const b of texts.keys()) expect(difference(real(pieces, b), real(whole, b)).max).toBeLessThan(NOISE);
   });
 
-  test("the same call gives the same bits, on one thread as on two", async () => {
+  test("the same call gives the same bits, on one thread as on two, on another device as on the first", async () => {
     const first = await logitsOf(device, model, ids, { mask });
     expect(await logitsOf(device, model, ids, { mask })).toEqual(first);
-    const single = openDevice("cpu", { threads: 1 });
+    const single = on === "cpu" ? openDevice(on, { threads: 1 }) : await requestTestDevice(on);
     const twin = await randomModel(single, SHAPE, "f32", scheme);
     expect(await logitsOf(single, twin, ids, { mask })).toEqual(first);
     const [text] = texts;
@@ -95,6 +100,7 @@ describe.each<[string, FromPretrainedOptions]>([
   ["bf16", {}],
   ["int8", { load_in_8bit: true }],
   ["nf4", { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } }],
+  ...(gpu ? [["int8 on webgpu", { load_in_8bit: true, device: "webgpu" }] as [string, FromPretrainedOptions]] : []),
 ])("storyteller in %s", (_, options) => {
   const prompts = [
     [5, 300, 77, 1200, 9],
@@ -107,12 +113,17 @@ describe.each<[string, FromPretrainedOptions]>([
       [0, 0, 1, 1, 1],
     ],
   };
-  const sampled = { max_new_tokens: 24, do_sample: true, temperature: 0.9, top_k: 40, top_p: 0.95, eos_token_id: null };
+  // An adapter in software takes most of a second for a token.
+  const max_new_tokens = "device" in options ? 8 : 24;
+  const sampled = { max_new_tokens, do_sample: true, temperature: 0.9, top_k: 40, top_p: 0.95, eos_token_id: null };
 
-  test("a seed gives the same tokens, on one thread as on two; another seed gives others", async () => {
+  test("a seed gives the same tokens, on one thread as on two; another seed gives others", {
+    timeout: 240_000,
+  }, async () => {
     const runs: number[][][] = [];
-    for (const threads of [1, 2]) {
-      await using model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { ...options, threads });
+    const places: FromPretrainedOptions[] = "device" in options ? [{}] : [{ threads: 1 }, { threads: 2 }];
+    for (const place of places) {
+      await using model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { ...options, ...place });
       for (let again = 0; again < 2; again++) runs.push(await model.generate({ ...batch, ...sampled, seed: 5 }));
       expect(await model.generate({ ...batch, ...sampled, seed: 6 })).not.toEqual(runs[0]);
       expectOnlyWeights(model.device, model.weight_bytes);

@@ -1,16 +1,51 @@
-// A WebGPU device for tests. Where there is no adapter the suites are skipped, and say why.
+// A WebGPU device for tests. Where there is no adapter the suites are skipped, and say why. A suite during which any
+// device had an error that nobody asked for, or a call that the validation refused, fails at its end, read or not.
 
-import { describe } from "vitest";
+import { afterAll, describe, expect } from "vitest";
 // @ts-expect-error a script without types
 import { selectAdapter } from "../../scripts/webgpu-env.mjs";
 import { findGPU } from "../../src/backends/webgpu/node.js";
+
+/** What went wrong on any device so far; a test that provokes errors takes its own out. */
+export const deviceErrors: string[] = [];
+
+/** Milliseconds in which a device says what is wrong with work that is done. */
+const SETTLE_MS = 20;
+let opened = 0;
+
+/** Has every device of the runtime note its errors here. */
+function listen(adapter: GPUAdapter): void {
+  const adapters = Object.getPrototypeOf(adapter) as GPUAdapter;
+  const { requestDevice } = adapters;
+  adapters.requestDevice = async function (this: GPUAdapter, wanted) {
+    const device = await requestDevice.call(this, wanted);
+    opened++;
+    device.addEventListener("uncapturederror", ({ error }) => void deviceErrors.push(error.message));
+    const pop = device.popErrorScope.bind(device);
+    device.popErrorScope = async () => {
+      const error = await pop();
+      if (error?.constructor.name === "GPUValidationError") deviceErrors.push(error.message);
+      return error;
+    };
+    return device;
+  };
+}
+
+afterAll(async () => {
+  if (opened > 0) await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+  expect(deviceErrors, "errors of WebGPU devices").toEqual([]);
+});
 
 async function look(): Promise<{ gpu: GPU } | { missing: string }> {
   const found = selectAdapter() as { driver: string } | { missing: string };
   if ("missing" in found) return found;
   try {
     const gpu = await findGPU();
-    if (await gpu.requestAdapter()) return { gpu };
+    const adapter = await gpu.requestAdapter();
+    if (adapter) {
+      listen(adapter);
+      return { gpu };
+    }
     return { missing: `${found.driver} gives no adapter` };
   } catch (error) {
     return { missing: (error as Error).message };

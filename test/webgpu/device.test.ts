@@ -15,11 +15,15 @@ import { add } from "../../src/ops/add.js";
 import { advance } from "../../src/ops/advance.js";
 import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
+import { kvAppend } from "../../src/ops/kv-append.js";
+import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
+import { rope, ropeTable } from "../../src/ops/rope.js";
 import { argmax } from "../../src/ops/sampling.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { describeGPU, deviceErrors, gpu } from "../support/webgpu.js";
 
 /** A vector. */
 function flat(device: Device, values: Float32Array | Int32Array | Uint8Array): Tensor {
@@ -179,10 +183,13 @@ describeGPU("WebGPU device", () => {
   test("products that share x are one dispatch, whatever stands between, unless it must come first", async () => {
     const values = (n: number) => Float32Array.from({ length: n }, (_, i) => ((i * 37) % 29) / 14 - 1);
     const x = Tensor.from(device, values(2 * 64), [2, 64]);
-    for (const scheme of [
-      denseScheme("bf16"),
-      fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }),
-    ]) {
+    // In 8 bits the rows of x are quantized first.
+    for (const [scheme, count] of [
+      [denseScheme("bf16"), 1],
+      [fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }), 1],
+      [llmInt8Scheme(6), 2],
+      [llmInt8Scheme(0), 2],
+    ] as const) {
       const weights = [24, 10, 7].map((n) => {
         const rows = Tensor.from(device, values(n * 64 + n).subarray(n), [n, 64]);
         const builder = scheme.begin(device, [n, 64], "weight");
@@ -201,7 +208,7 @@ describeGPU("WebGPU device", () => {
       const doubled = add(first, first);
       const [second, third] = [weights[1]!.linear(x), weights[2]!.linear(x)];
       device.flush();
-      expect(backend.statistics.dispatches - before).toBe(2);
+      expect(backend.statistics.dispatches - before).toBe(count + 1);
       const together = [await first.read(), await second.read(), await third.read()];
       expect(together).toEqual(apart);
       expect(Array.from(await doubled.read())).toEqual(Array.from(apart[0]!, (value) => 2 * value));
@@ -216,6 +223,85 @@ describeGPU("WebGPU device", () => {
       for (const weight of weights) weight.dispose();
     }
     x.dispose();
+  });
+
+  test("joined products mark outliers for each matrix, and give what they give apart", async () => {
+    // Column 5 holds an outlier in one row, and weights are rows that end inside a workgroup's.
+    const values = Float32Array.from({ length: 3 * 64 }, (_, i) => (i === 69 ? 9 : ((i * 37) % 29) / 14 - 1));
+    using x = Tensor.from(device, values, [3, 64]);
+    const weights = [9, 6].map((n) => {
+      const rows = Float32Array.from({ length: n * 64 }, (_, i) => ((i * 31 + n) % 17) / 8 - 1);
+      const codes = Tensor.empty(device, [n, 64], "i8", "codes");
+      const scb = Tensor.empty(device, [n], "f32", "scb");
+      scope(() => llmInt8Quantize(Tensor.from(device, rows, [n, 64]), codes, scb, 0));
+      return { codes, scb, seen: Tensor.from(device, new Uint8Array(64), [64]), threshold: 6 };
+    });
+    device.flush();
+    const before = backend.statistics.dispatches;
+    const joined = weights.map((weight) => llmInt8Linear(x, weight));
+    device.flush();
+    expect(backend.statistics.dispatches - before).toBe(2);
+    for (const [i, weight] of weights.entries()) {
+      expect(Array.from(await weight.seen.read())).toEqual(Array.from({ length: 64 }, (_, k) => (k === 5 ? 1 : 0)));
+      using apart = llmInt8Linear(x, weight);
+      expect(await joined[i]!.read()).toEqual(await apart.read());
+      for (const tensor of [joined[i]!, weight.codes, weight.scb, weight.seen]) tensor.dispose();
+    }
+  });
+
+  test.each(["f32", "bf16", "i8"] as const)("rotations and appends (%s) go in pairs", async (dtype) => {
+    const values = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => ((i * seed) % 31) / 15 - 1);
+    using positions = Tensor.from(device, Int32Array.of(3, 4), [1, 2]);
+    using frequencies = flat(device, Float32Array.of(1, 0.1));
+    using table = ropeTable(positions, frequencies, 1);
+    using q = Tensor.from(device, values(2 * 4 * 6, 7), [1, 2, 4, 6]);
+    using k = Tensor.from(device, values(2 * 2 * 8, 11), [1, 2, 2, 8]);
+    const fresh = () => {
+      const cache = Tensor.empty(device, [1, 2, 3, 8], dtype, "cache");
+      const scales = dtype === "i8" ? Tensor.empty(device, [1, 2, 3], "f32", "scales") : undefined;
+      cache.writeBytes(new Uint8Array(cache.nbytes));
+      scales?.write(new Float32Array(6));
+      return { cache, scales };
+    };
+    const run = async (cursor: Tensor, together: boolean): Promise<[number, Promise<unknown>[]]> => {
+      const before = backend.statistics.dispatches;
+      const done = (): void => {
+        if (!together) device.flush();
+      };
+      const turned = [rope(q, table)];
+      done();
+      turned.push(rope(k, table));
+      done();
+      const places = [fresh(), fresh()];
+      const from = device.enter("first");
+      kvAppend(turned[1]!, cursor, places[0]!.cache, places[0]!.scales);
+      done();
+      device.enter("second");
+      kvAppend(k, cursor, places[1]!.cache, places[1]!.scales);
+      device.enter(from);
+      device.flush();
+      const count = backend.statistics.dispatches - before;
+      const tensors = [...turned, ...places.flatMap(({ cache, scales }) => (scales ? [cache, scales] : [cache]))];
+      const reads = tensors.map((tensor) => tensor.read().then((data) => Array.from(data)));
+      await Promise.allSettled(reads);
+      for (const tensor of tensors) tensor.dispose();
+      return [count, reads];
+    };
+    using start = flat(device, Int32Array.of(1));
+    const [two, joined] = await run(start, true);
+    const [four, apart] = await run(start, false);
+    expect([two, four]).toEqual([2, 4]);
+    expect(await Promise.all(joined)).toEqual(await Promise.all(apart));
+    // Each cache hears of its own call's failure.
+    using late = flat(device, Int32Array.of(2));
+    const [, [, , ...caches]] = await run(late, true);
+    const messages = (await Promise.allSettled(caches)).map((outcome) =>
+      outcome.status === "rejected" ? (outcome.reason as Error).message : "read",
+    );
+    const per = dtype === "i8" ? 2 : 1;
+    for (const [i, message] of messages.entries()) {
+      expect(message).toContain(`kv_append in ${i < per ? "first" : "second"}: 2 + 2 tokens do not fit a cache of 3`);
+    }
   });
 
   test("a load takes the model and a piece of one tensor; the next step is under way before a token is read", {
@@ -255,28 +341,35 @@ describeGPU("WebGPU device", () => {
     model.dispose();
   });
 
-  test("a decode step is few dispatches and makes no pipelines or bind groups", async () => {
-    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
-    const options = { input_ids: [[5, 6, 7]], do_sample: false, eos_token_id: 0 } as const;
-    await model.generate({ ...options, max_new_tokens: 12 });
-    const before = { ...backend.statistics };
-    await model.generate({ ...options, max_new_tokens: 12 });
-    const after = backend.statistics;
-    const layers = model.config.num_hidden_layers as number;
-    expect(after.pipelines).toBe(before.pipelines);
-    const perToken = (after.dispatches - before.dispatches) / 12;
-    // A layer: two norms, q+k+v, two rotations, two appends, attention, o, gate+up, the gate, down.
-    expect(perToken).toBeLessThan(12 * layers + 12);
-    model.dispose();
-    device.arena.trim();
-  });
+  // A layer: two norms, q+k+v, the rotations, the appends, attention, o, gate+up, the gate, down; four times rows in 8 bits.
+  test.each([
+    ["f32", {}, 10],
+    ["int8", { load_in_8bit: true }, 14],
+  ] as const)(
+    "a decode step in %s is few dispatches and makes no pipelines or bind groups",
+    async (_, storage, most) => {
+      const folder = join(FIXTURES, "models", "llama");
+      const model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...storage });
+      const options = { input_ids: [[5, 6, 7]], do_sample: false, eos_token_id: 0 } as const;
+      await model.generate({ ...options, max_new_tokens: 12 });
+      const before = { ...backend.statistics };
+      await model.generate({ ...options, max_new_tokens: 12 });
+      const after = backend.statistics;
+      const layers = model.config.num_hidden_layers as number;
+      expect(after.pipelines).toBe(before.pipelines);
+      const perToken = (after.dispatches - before.dispatches) / 12;
+      expect(perToken).toBeLessThan(most * layers + 12);
+      model.dispose();
+      device.arena.trim();
+    },
+  );
 
-  test("the storyteller's text is the reference's", async () => {
+  test.each([false, true])("the storyteller's text is the reference's (8 bits: %s)", async (load_in_8bit) => {
     const folder = join(import.meta.dirname, "..", "..", "models", "storyteller");
     const reference = openDevice("reference");
     const texts: number[][] = [];
     for (const on of [device, reference]) {
-      const model = await AutoModelForCausalLM.from_pretrained(folder, { device: on, dtype: "float32" });
+      const model = await AutoModelForCausalLM.from_pretrained(folder, { device: on, dtype: "float32", load_in_8bit });
       const [ids] = await model.generate({ input_ids: [[1, 20, 30]], max_new_tokens: 6, do_sample: false });
       texts.push(ids!);
       model.dispose();
@@ -336,6 +429,19 @@ describeGPU("WebGPU device", () => {
     y.dispose();
     await first.close();
     await second.close();
+  });
+
+  test("an error that no read tells of is seen by the suites", async () => {
+    const adapter = (await gpu!.requestAdapter())!;
+    const raw = await adapter.requestDevice();
+    const wrong = { size: 16, usage: 0x80 | 0x01 }; // storage that the host maps
+    raw.createBuffer(wrong);
+    raw.pushErrorScope("validation");
+    raw.createBuffer(wrong);
+    await raw.popErrorScope();
+    await expect.poll(() => deviceErrors.length).toBe(2);
+    for (const message of deviceErrors.splice(0)) expect(message).toMatch(/usage/i);
+    raw.destroy();
   });
 
   test("strided results of narrow dtypes keep their neighbours", async () => {

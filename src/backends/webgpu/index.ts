@@ -305,12 +305,15 @@ class WebGPU implements WebGPUBackend {
   }
 
   /** Records a call together with later ones, as many as can be; those are then `done`. */
-  #joined(calls: readonly Pending[], at: number, done: Set<Pending>): boolean {
-    const { kernel, call } = calls[at]!;
+  #joined(pending: readonly Pending[], at: number, done: Set<Pending>): boolean {
+    const { kernel } = pending[at]!;
     if (!kernel.join) return false;
-    const others = partners(calls, at, done);
+    const others = partners(pending, at, done);
     for (; others.length > 0; others.pop()) {
-      if (!kernel.join([call, ...others.map((other) => other.call)], this.#queue, this.#target)) continue;
+      const together = [pending[at]!, ...others];
+      const calls = together.map((one) => one.call);
+      const numbers = together.map((one) => one.number);
+      if (!kernel.join(calls, this.#queue, this.#target, numbers)) continue;
       for (const other of others) done.add(other);
       return true;
     }

@@ -1,5 +1,5 @@
 // Finds calls that may run at the same time, for kernels that record several as one dispatch: the projections of a layer
-// that share their input. A dispatch costs a GPU microseconds whatever it does, and decode is made of small ones. Only
+// that share their input, the rotations of queries and keys, the appends of keys and values. A dispatch costs a GPU microseconds whatever it does, and decode is made of small ones. Only
 // the order of independent calls changes; every result is written as before.
 
 import type { Call, Operand } from "./call.js";
@@ -48,16 +48,23 @@ function same(a: Operand, b: Operand): boolean {
   return a.block === b.block && a.byte === b.byte && a.count === b.count && a.shape.at(-1) === b.shape.at(-1);
 }
 
+function fits({ call }: Pending): boolean {
+  return call.operands.every((operand) => !operand || operand.fits);
+}
+
 /** The calls behind `calls[at]` that could be recorded with it, in their order; those that are `done` are passed over. */
 export function partners(calls: readonly Pending[], at: number, done: ReadonlySet<Pending>): Pending[] {
   const first = calls[at]!;
+  const { shared = 0 } = first.kernel;
+  const one = first.call.operands[shared]!;
+  if (!fits(first)) return [];
   const found: Pending[] = [];
   const before = [touched(first)];
   for (let i = at + 1; i < Math.min(calls.length, at + 1 + AHEAD) && found.length + 1 < MOST; i++) {
     const next = calls[i]!;
     if (done.has(next)) continue;
     const own = touched(next);
-    const alike = next.kernel === first.kernel && same(next.call.operands[0]!, first.call.operands[0]!);
+    const alike = next.kernel === first.kernel && fits(next) && same(next.call.operands[shared]!, one);
     if (alike && !before.some((other) => ordered(other, own))) found.push(next);
     before.push(own);
   }

@@ -30,10 +30,12 @@ export interface Kernel {
    */
   axes?(call: Call): readonly Axis[] | string;
   /**
-   * Records several calls with the same first operand as one dispatch, if it can; else records nothing and returns false.
-   * The backend has made sure that they may run at the same time.
+   * Records several calls as one dispatch, if it can; else records nothing and returns false. The backend has made sure
+   * that they may run at the same time, that all operands fit and that one operand of all is the same: the one in place
+   * `shared`, the first unless it is given. `numbers` are those of the calls (journal.ts).
    */
-  join?(calls: readonly Call[], queue: Queue, target: Target): boolean;
+  join?(calls: readonly Call[], queue: Queue, target: Target, numbers: readonly number[]): boolean;
+  readonly shared?: number;
   /** All shaders that calls on such a device can use, for the test that compiles them. */
   shaders(target: Target): readonly Shader[];
 }

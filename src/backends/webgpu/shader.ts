@@ -117,11 +117,19 @@ function assemble(op: string, key: string, spec: ShaderSpec): Shader {
 const SUBGROUPS =
   ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_id) sg: u32, @builtin(num_subgroups) sgs: u32";
 
-/** `report(code, a, b, c)`: the first failure of each call stays in the call's slot (errors.ts). */
+/**
+ * `report(code, a, b, c)`: the first failure of each call stays in the call's slot (errors.ts). Where a dispatch is several
+ * calls, `report_of(call, ...)` names one, and `call_behind(n)` is the n-th behind its first (numbers skip zero).
+ */
 const REPORT = `
-fn report(code: u32, a: u32, b: u32, c: u32) {
-  let at = ${FLAG_WORDS}u * (1u + P.call % ${FLAG_SLOTS}u);
-  if (atomicExchange(&flag[at], P.call) == P.call) { return; }
+fn call_behind(n: u32) -> u32 {
+  let call = P.call + n;
+  return select(call, call + 1u, call < P.call);
+}
+fn report(code: u32, a: u32, b: u32, c: u32) { report_of(P.call, code, a, b, c); }
+fn report_of(call: u32, code: u32, a: u32, b: u32, c: u32) {
+  let at = ${FLAG_WORDS}u * (1u + call % ${FLAG_SLOTS}u);
+  if (atomicExchange(&flag[at], call) == call) { return; }
   atomicStore(&flag[at + 1u], code);
   atomicStore(&flag[at + 2u], a);
   atomicStore(&flag[at + 3u], b);

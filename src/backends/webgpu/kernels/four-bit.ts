@@ -225,7 +225,7 @@ export const fourBitLinear: Kernel = {
       const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
       const alike = call.attributes[0] === kind && call.attributes[1] === blocksize && absmax!.dtype === "f32";
       const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
-      if (bias || residual || !joinable(product, call, call.attributes[2]!, fast)) return false;
+      if (bias || residual || !joinable(product, call.attributes[2]!, fast)) return false;
       products.push(product);
     }
     if (1 + 3 * products.length > target.storageBuffers) return false;

@@ -73,7 +73,7 @@ export const linear: Kernel = {
       const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
       const chunk = weight!.dtype === "f32" ? 4 : 8;
       const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
-      if (bias || residual || !joinable(product, call, call.attributes[0]!, fast)) return false;
+      if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
       products.push(product);
     }
     if (1 + 2 * products.length > target.storageBuffers) return false;

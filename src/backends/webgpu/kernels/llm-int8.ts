@@ -1,72 +1,24 @@
 // llm_int8_linear: rows of x are quantized first (codes, scale and a bitmap of outliers, in scratch memory), then
 // multiplied with the weight codes four at a time in integers; outliers are multiplied as floats in the same kernel.
-// Products that share their x share its quantized rows. Rows of scratch: codes in ceil(K/4) words, a bitmap in ceil(K/32)
-// words, both padded to whole vec4s, then the scale, the number of outliers and two words of nothing.
+// Products that share their x share its quantized rows, and those of few rows are one dispatch. See int8-rows.ts.
 
 import { llmInt8LinearOp } from "../../../ops/llm-int8.js";
-import type { Operand, Piece } from "../call.js";
-import { leading } from "../call.js";
+import { type Call, leading, type Operand } from "../call.js";
 import type { Kernel, Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
 import { family, reader, reads, writes } from "../shader.js";
 import { along } from "../split.js";
-import { ACTIVATIONS, EXACT_DIVIDE, FLOATS, fold, totals } from "../wgsl.js";
-import { BIAS_TYPES, type BiasType, OUTPUTS, productAxes } from "./product.js";
+import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
+import { quantizeRows, rowsLayout, rowsShaders } from "./int8-rows.js";
+import { BIAS_TYPES, type BiasType, byJob, JOBS, jobBegin, jobEnd, jobName, OUTPUTS, productAxes } from "./product.js";
 
 const WIDTH = 64;
+/** From this many rows of x on, tiles. */
 const MANY = 9;
 const TILE_M = 32;
 const TILE_N = 64;
 /** Words of codes in a step of the tiled form. */
 const TILE_K = 16;
 const TILE_WIDTH = 128;
-
-/** One workgroup per row of x. Words are owned by one invocation, so bitmap words are built from 32 elements at once. */
-const rowsShader = family("llm_int8_linear", (_: { rows: "quantize" }) => ({
-  bindings: [reads("x", "array<f32>"), writes("out", "array<u32>")],
-  params: ["M", "K", "x", "stride", "words", "bits", "threshold:f32"],
-  workgroup: WIDTH,
-  declarations: [
-    EXACT_DIVIDE,
-    fold("largest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
-    "var<workgroup> outliers: atomic<u32>;",
-  ],
-  body: `if (group >= P.M) { return; }
-  let source = P.x + group * P.K;
-  let row = group * P.stride;
-  var size = 0.0;
-  for (var k = lid; k < P.K; k += ${WIDTH}u) {
-    let a = abs(x[source + k]);
-    if (P.threshold == 0.0 || a < P.threshold) { size = max(size, a); }
-  }
-  let scale = largest(size, lid);
-  var inverse = 0.0;
-  if (scale > 0.0) { inverse = exact_divide(1.0, scale) * 127.0; }
-  for (var b = lid; b * 32u < P.K; b += ${WIDTH}u) {
-    var bitmap = 0u;
-    for (var w = 0u; w < 8u && b * 8u + w < P.words; w++) {
-      var word = 0u;
-      for (var l = 0u; l < 4u; l++) {
-        let k = b * 32u + w * 4u + l;
-        if (k >= P.K) { break; }
-        let value = x[source + k];
-        if (P.threshold > 0.0 && abs(value) >= P.threshold) {
-          bitmap |= 1u << (w * 4u + l);
-        } else {
-          word |= (bitcast<u32>(i32(round(value * inverse))) & 0xffu) << (l * 8u);
-        }
-      }
-      out[row + b * 8u + w] = word;
-    }
-    out[row + P.bits + b] = bitmap;
-    if (bitmap != 0u) { atomicAdd(&outliers, countOneBits(bitmap)); }
-  }
-  workgroupBarrier();
-  if (lid == 0u) {
-    out[row + P.stride - 4u] = bitcast<u32>(scale);
-    out[row + P.stride - 3u] = atomicLoad(&outliers);
-  }`,
-}));
 
 interface Options {
   readonly [more: string]: string | number | boolean;
@@ -82,22 +34,46 @@ interface Options {
   readonly subgroups: boolean;
 }
 
-const linearShader = family("llm_int8_linear", (options: Options) => {
+/** Matrices that share x, one below the other, without bias or residual: see product.ts. */
+interface Joined extends Options {
+  readonly jobs: number;
+}
+
+const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
   const { aligned, rows, bias, residual, seen, dot4, subgroups } = options;
+  const jobs = Number(options.jobs ?? 1);
+  const names = (name: string): string[] => range(jobs).map((job) => jobName(name, job));
+  const later = (name: string): string[] => names(name).slice(1);
   return {
     bindings: [
-      reads("x", "array<f32>"),
+      ...(jobs === 1 ? [reads("x", "array<f32>")] : []),
       reads("q", aligned ? "array<vec4<u32>>" : "array<u32>"),
-      reads("codes", aligned ? "array<vec4<u32>>" : "array<u32>"),
-      reads("scb", "array<f32>"),
+      ...names("codes").map((name) => reads(name, aligned ? "array<vec4<u32>>" : "array<u32>")),
+      ...names("scb").map((name) => reads(name, "array<f32>")),
       ...(bias === "none" ? [] : [reads("bias")]),
       ...(residual ? [reads("residual", "array<f32>")] : []),
       ...(seen ? [writes("seen", "array<atomic<u32>>")] : []),
-      writes("y"),
+      ...names("y").map((name) => writes(name)),
     ],
     params: [
-      ...["M", "N", "K", "width", "x", "stride", "words", "bits", "codes", "scb", "bias", "residual", "seen", "y"],
-      ...["act:i32", "tiles"],
+      ...[
+        "M",
+        "N",
+        "K",
+        "width",
+        "x",
+        "stride",
+        "words",
+        "bits",
+        "raw",
+        "codes",
+        "scb",
+        "bias",
+        "residual",
+        "seen",
+        "y",
+      ],
+      ...["act:i32", "tiles", ...["n", "codes", "scb", "y"].flatMap(later)],
     ],
     workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
     subgroups,
@@ -116,7 +92,9 @@ const linearShader = family("llm_int8_linear", (options: Options) => {
       aligned ? "fn q_word(i: u32) -> u32 { return q[i >> 2u][i & 3u]; }" : "fn q_word(i: u32) -> u32 { return q[i]; }",
       // Rows that begin inside a word are put together from two. What comes behind the row meets codes of zero.
       aligned
-        ? "fn codes_quad(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + n * P.K) / 16u + c]; }"
+        ? `fn codes_quad(n: u32, c: u32) -> vec4<u32> {
+  ${byJob(jobs, (job, n) => `return ${jobName("codes", job)}[(P.${jobName("codes", job)} + ${n} * P.K) / 16u + c];`)}
+}`
         : `fn codes_word(n: u32, w: u32) -> u32 {
   let at = P.codes + n * P.K + w * 4u;
   let shift = (at & 3u) * 8u;
@@ -125,8 +103,11 @@ const linearShader = family("llm_int8_linear", (options: Options) => {
   return low | (codes[at / 4u + 1u] << (32u - shift));
 }`,
       `fn code_at(n: u32, k: u32) -> f32 {
-  let at = P.codes + n * P.K + k;
-  return f32(extractBits(bitcast<i32>(${aligned ? "codes[at / 16u][(at / 4u) & 3u]" : "codes[at / 4u]"}), (at & 3u) * 8u, 8u));
+  ${byJob(
+    jobs,
+    (job, n) => `let at = P.${jobName("codes", job)} + ${n} * P.K + k;
+  return f32(extractBits(bitcast<i32>(${jobName("codes", job)}${aligned ? "[at / 16u][(at / 4u) & 3u]" : "[at / 4u]"}), (at & 3u) * 8u, 8u));`,
+  )}
 }
 fn outliers_of(m: u32) -> u32 { return q_word(m * P.stride + P.stride - 3u); }
 fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
@@ -135,17 +116,14 @@ fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
   while (bitmap != 0u) {
     let k = b * 32u + countTrailingZeros(bitmap);
     bitmap &= bitmap - 1u;
-    sum += x[P.x + m * P.K + k] * code_at(n, k);
+    sum += ${jobs === 1 ? "x[P.x + m * P.K + k]" : "bitcast<f32>(q_word(m * P.stride + P.raw + k))"} * code_at(n, k);
   }
   return sum;
 }
 fn store(m: u32, n: u32, product: i32, outliers: f32) {
   if (m >= P.M || n >= P.N) { return; }
   let scale = bitcast<f32>(q_word(m * P.stride + P.stride - 4u));
-  let wide = scb[P.scb + n];
-  let sum = f32(product) * scale * wide / 16129.0 + outliers * wide / 127.0;
-  let value = activate(P.act, sum${bias === "none" ? "" : " + bias_at(P.bias + n)"});
-  y[P.y + m * P.width + n] = value${residual ? " + residual[P.residual + m * P.width + n]" : ""};
+  ${byJob(jobs, (job, n) => finish(jobs, job, n, bias, residual))}
 }`,
       ...(rows === 0
         ? [`var<workgroup> xs: array<u32, ${TILE_M * TILE_K}>;`, `var<workgroup> ws: array<u32, ${TILE_N * TILE_K}>;`]
@@ -157,6 +135,21 @@ fn store(m: u32, n: u32, product: i32, outliers: f32) {
     body: (rows === 0 ? tiled(aligned) : streamed(rows, aligned, subgroups)) + (seen ? mark(rows) : ""),
   };
 });
+
+/** WGSL that scales the sums of row `n` of a job's matrix and stores the result. */
+function finish(jobs: number, job: number, n: string, bias: BiasType, residual: boolean): string {
+  const [scb, y] = [jobName("scb", job), jobName("y", job)];
+  const value = `let wide = ${scb}[P.${scb} + ${n}];
+  let sum = f32(product) * scale * wide / 16129.0 + outliers * wide / 127.0;`;
+  if (jobs > 1) {
+    return `${value}
+  ${y}[P.${y} + m * (${jobEnd(jobs, job)} - ${jobBegin(job)}) + ${n}] = sum;
+  return;`;
+  }
+  return `${value}
+  let value = activate(P.act, sum${bias === "none" ? "" : " + bias_at(P.bias + n)"});
+  y[P.y + m * P.width + n] = value${residual ? " + residual[P.residual + m * P.width + n]" : ""};`;
+}
 
 /** The last workgroup of each row of workgroups has the least to do: it marks the columns of its rows. */
 const mark = (rows: number): string => `
@@ -286,26 +279,17 @@ function tiled(aligned: boolean): string {
   }`;
 }
 
-/** Quantizes the rows of x into scratch, unless they are there from the call before. */
-function quantizeRows(
-  queue: Queue,
-  x: Operand,
-  threshold: number,
-): { piece: Piece; stride: number; words: number; bits: number } {
-  const M = leading(x.shape);
-  const K = x.shape.at(-1)!;
-  const words = Math.ceil(K / 4);
-  const bits = Math.ceil(words / 4) * 4;
-  const stride = bits + Math.ceil(K / 128) * 4 + 4;
-  const size = M * stride * 4;
-  const piece = { block: queue.buffers.scratch("rows", size), start: 0, size };
-  const key = `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}`;
-  if (!queue.holds(piece.block, key)) {
-    const numbers = { M, K, x: x.offset, stride, words, bits, threshold };
-    queue.dispatch(rowsShader({ rows: "quantize" }), [x, piece], numbers, M);
-    queue.hold(piece.block, key, x.block);
-  }
-  return { piece, stride, words, bits };
+/** Most products that this device joins: it binds the rows, and of each product codes, scb and y. */
+function mostJobs(target: Target): number {
+  return Math.min(JOBS, Math.floor((target.storageBuffers - 1) / 3));
+}
+
+function joinedVariants(target: Target): Joined[] {
+  const { dot4, subgroups } = target;
+  const fixed = { aligned: true, bias: "none", residual: false, seen: false, dot4, subgroups } as const;
+  return [2, JOBS]
+    .filter((jobs) => jobs <= mostJobs(target))
+    .flatMap((jobs) => [1, 4].map((rows) => ({ ...fixed, rows, jobs })));
 }
 
 function variants(target: Target): Options[] {
@@ -336,7 +320,7 @@ export const llmInt8Linear: Kernel = {
     if (y!.count === 0) return undefined;
     const [N = 0, K = 0] = codes!.shape;
     const M = leading(x!.shape);
-    const { piece, stride, words, bits } = quantizeRows(queue, x!, threshold);
+    const piece = quantizeRows(queue, x!, threshold);
     const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
     const aligned = K % 16 === 0 && codes!.offset % 16 === 0;
     const marks = threshold > 0 ? seen : undefined;
@@ -355,14 +339,54 @@ export const llmInt8Linear: Kernel = {
     const extra = [bias, residual, marks].filter((operand) => operand !== undefined);
     const pieces = [x!, piece, codes!, scb!, ...extra, y!];
     const groups = tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows));
-    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, stride, words, bits, act, tiles };
+    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, tiles, ...rowsLayout(K, false) };
     queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);
     return undefined;
+  },
+  join(calls, queue, target) {
+    const [x, first] = calls[0]!.operands;
+    const [threshold = 0] = calls[0]!.attributes;
+    const K = first!.shape[1]!;
+    const M = leading(x!.shape);
+    const seen = calls[0]!.operands[5] !== undefined;
+    const marks = threshold > 0 && seen;
+    const alike = ({ operands, attributes: [limit, act] }: Call): boolean => {
+      const [, codes, , bias, residual, marked] = operands;
+      if (bias || residual || act !== 0 || limit !== threshold || (marked !== undefined) !== seen) return false;
+      return codes!.offset % 16 === 0 && codes!.shape[0]! > 0;
+    };
+    if (M === 0 || M >= MANY || K % 16 !== 0 || !calls.every(alike)) return false;
+    const layout = rowsLayout(K, true);
+    if (calls.length > mostJobs(target) || M * layout.stride * 4 > x!.block.binding) return false;
+    const every = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
+    const rows = quantizeRows(queue, x!, threshold, { seen: marks ? every(5) : [] });
+    const N = every(1).reduce((sum, { shape }) => sum + shape[0]!, 0);
+    const tiles = Math.ceil(N / OUTPUTS);
+    const unused = { width: N, x: 0, bias: 0, residual: 0, seen: 0, act: 0 };
+    const numbers: Record<string, number> = { M, N, K, tiles, ...unused, ...layout };
+    let row = 0;
+    calls.forEach(({ operands: [, codes, scb, , , , y] }, job) => {
+      if (job > 0) numbers[`n${job}`] = row;
+      row += codes!.shape[0]!;
+      for (const [name, { offset }] of Object.entries({ codes: codes!, scb: scb!, y: y! })) {
+        numbers[jobName(name, job)] = offset;
+      }
+    });
+    const { dot4, subgroups } = target;
+    const kind = { aligned: true, bias: "none", residual: false, seen: false, dot4, subgroups } as const;
+    const shader = linearShader({ ...kind, rows: M === 1 ? 1 : 4, jobs: calls.length });
+    const pieces = [rows, ...every(1), ...every(2), ...every(6)];
+    queue.dispatch(shader, pieces, numbers, tiles * Math.ceil(M / (M === 1 ? 1 : 4)));
+    return true;
   },
   axes(call) {
     const [, codes, scb] = call.operands;
     const outputs = along(codes!.shape[0]!, { 1: [codes, 0], 2: [scb, 0] });
     return productAxes(call, { x: 0, bias: 3, residual: 4, y: 6 }, outputs);
   },
-  shaders: (target) => [rowsShader({ rows: "quantize" }), ...variants(target).map(linearShader)],
+  shaders: (target) => [
+    ...rowsShaders(),
+    ...variants(target).map(linearShader),
+    ...joinedVariants(target).map(linearShader),
+  ],
 };

@@ -67,7 +67,7 @@ export function productSpec(format: Format, options: ProductOptions): ShaderSpec
   const joined = `
 fn store(m: u32, n: u32, sum: f32) {
   if (m >= P.M || n >= P.N) { return; }
-  ${byJob(jobs, (job, n) => `${jobName("y", job)}[P.${jobName("y", job)} + m * (${end(jobs, job)} - ${begin(job)}) + ${n}] = sum; return;`)}
+  ${byJob(jobs, (job, n) => `${jobName("y", job)}[P.${jobName("y", job)} + m * (${jobEnd(jobs, job)} - ${jobBegin(job)}) + ${n}] = sum; return;`)}
 }`;
   const alone = `
 fn store(m: u32, n: u32, sum: f32) {
@@ -106,8 +106,9 @@ export function jobName(name: string, job: number): string {
   return job === 0 ? name : `${name}${job}`;
 }
 
-const begin = (job: number): string => (job === 0 ? "0u" : `P.n${job}`);
-const end = (jobs: number, job: number): string => (job + 1 < jobs ? `P.n${job + 1}` : "P.N");
+/** WGSL of the first row of a job, and of the row behind its last. */
+export const jobBegin = (job: number): string => (job === 0 ? "0u" : `P.n${job}`);
+export const jobEnd = (jobs: number, job: number): string => (job + 1 < jobs ? `P.n${job + 1}` : "P.N");
 
 /** WGSL that runs the text of the job that row `n` belongs to, given the row's number in that job; each must return. */
 export function byJob(jobs: number, text: (job: number, n: string) => string): string {
@@ -288,11 +289,11 @@ export function recordJoined(
   queue.dispatch(made, pieces, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
 }
 
-/** True if products can be joined: few rows, x read as vec4s, nothing added, everything bindable. */
-export function joinable(product: Joinable, call: Call, act: number, fast: boolean): boolean {
+/** True if products can be joined: few rows, x read as vec4s, nothing added. */
+export function joinable(product: Joinable, act: number, fast: boolean): boolean {
   const rows = product.N > 0 ? product.y.count / product.N : 0;
   const { x } = product;
-  return rows > 0 && rows < MANY && fast && act === 0 && x.offset % 4 === 0 && call.operands.every((o) => !o || o.fits);
+  return rows > 0 && rows < MANY && fast && act === 0 && x.offset % 4 === 0;
 }
 
 /** Every combination of options that `recordJoined` can ask for; `each` bindings for a job's weight. */

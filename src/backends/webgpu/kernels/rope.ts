@@ -2,10 +2,13 @@
 // and evaluates polynomials (Moshier's Cephes, sinf.c).
 
 import { ropeOp, ropeTableOp } from "../../../ops/rope.js";
+import type { Call, Piece } from "../call.js";
 import { groupsFor, type Kernel } from "../kernel.js";
+import type { Queue } from "../queue.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
 import { along, firstDim } from "../split.js";
 import { MULHI } from "../wgsl.js";
+import { jobName } from "./product.js";
 
 /** cos and sin of any f32 below 2^31. 1/2π has 96 fraction bits here; the product with a 24-bit mantissa keeps 64. */
 const TURN = `
@@ -81,44 +84,77 @@ export const ropeTable: Kernel = {
   shaders: () => [tableShader({})],
 };
 
-const ropeShader = family("rope", () => ({
-  bindings: [reads("x", "array<f32>"), reads("table", "array<f32>"), writes("y")],
-  params: ["count", "steps", "heads", "size", "pairs", "interleaved", "x", "sb", "st", "sh", "sd", "table", "y"],
-  body: `if (gid >= P.count) { return; }
-  let d = gid % P.size;
-  let h = (gid / P.size) % P.heads;
-  let i = gid / (P.size * P.heads);
-  let at = P.x + (i / P.steps) * P.sb + (i % P.steps) * P.st + h * P.sh;
+/** Element `e` of y = rope(x); names of numbers and bindings end in `job`. */
+const turned = (job: string): string => `let d = e % P.size${job};
+  let h = (e / P.size${job}) % P.heads${job};
+  let i = e / (P.size${job} * P.heads${job});
+  let at = P.x${job} + (i / P.steps${job}) * P.sb${job} + (i % P.steps${job}) * P.st${job} + h * P.sh${job};
   if (d >= 2u * P.pairs) {
-    y[P.y + gid] = x[at + d * P.sd];
+    y${job}[P.y${job} + e] = x${job}[at + d * P.sd${job}];
     return;
   }
   var r = d % P.pairs;
   var first = r;
   var second = r + P.pairs;
-  if (P.interleaved != 0u) { r = d / 2u; first = 2u * r; second = first + 1u; }
+  if (P.interleaved${job} != 0u) { r = d / 2u; first = 2u * r; second = first + 1u; }
   let cos = table[P.table + i * 2u * P.pairs + r];
   let sin = table[P.table + i * 2u * P.pairs + P.pairs + r];
-  let a = x[at + first * P.sd];
-  let b = x[at + second * P.sd];
-  y[P.y + gid] = select(b * cos + a * sin, a * cos - b * sin, d == first);`,
-}));
+  let a = x${job}[at + first * P.sd${job}];
+  let b = x${job}[at + second * P.sd${job}];
+  y${job}[P.y${job} + e] = select(b * cos + a * sin, a * cos - b * sin, d == first);`;
+
+const ROPE_NUMBERS = ["count", "steps", "heads", "size", "interleaved", "x", "sb", "st", "sh", "sd", "y"];
+
+/** One call, or two that share their table (queries and keys): the second's elements come behind the first's. */
+const ropeShader = family("rope", ({ jobs }: { jobs: 1 | 2 }) => {
+  const two = jobs === 2;
+  return {
+    bindings: [
+      reads("table", "array<f32>"),
+      reads("x", "array<f32>"),
+      writes("y"),
+      ...(two ? [reads("x1", "array<f32>"), writes("y1")] : []),
+    ],
+    params: ["pairs", "table", ...ROPE_NUMBERS, ...(two ? ROPE_NUMBERS.map((name) => `${name}1`) : [])],
+    body: `${two ? `if (gid >= P.count) { later(gid - P.count); return; }` : "if (gid >= P.count) { return; }"}
+  let e = gid;
+  ${turned("")}`,
+    declarations: two ? [`fn later(e: u32) {\n  if (e >= P.count1) { return; }\n  ${turned("1")}\n}`] : [],
+  };
+});
+
+function recordRope(calls: readonly Call[], queue: Queue): void {
+  const table = calls[0]!.operands[1]!;
+  const numbers: Record<string, number> = { pairs: table.shape[3]!, table: table.offset };
+  const pieces: Piece[] = [table];
+  let all = 0;
+  calls.forEach(({ operands: [x, , y], attributes: [interleaved = 0] }, job) => {
+    const [, steps = 0, heads = 0, size = 0] = x!.shape;
+    const [sb = 0, st = 0, sh = 0, sd = 0] = x!.strides;
+    const own = { count: y!.count, steps, heads, size, interleaved, x: x!.offset, sb, st, sh, sd, y: y!.offset };
+    for (const [name, value] of Object.entries(own)) numbers[jobName(name, job)] = value;
+    pieces.push(x!, y!);
+    all += y!.count;
+  });
+  queue.dispatch(ropeShader({ jobs: calls.length === 2 ? 2 : 1 }), pieces, numbers, groupsFor(all, WORKGROUP));
+}
 
 export const rope: Kernel = {
   op: ropeOp,
-  record({ operands: [x, table, y], attributes: [interleaved = 0] }, queue) {
-    const [, steps = 0, heads = 0, size = 0] = x!.shape;
-    const [sb = 0, st = 0, sh = 0, sd = 0] = x!.strides;
-    const { count } = y!;
-    const sizes = { count, steps, heads, size, pairs: table!.shape[3]!, interleaved };
-    const numbers = { ...sizes, x: x!.offset, sb, st, sh, sd, table: table!.offset, y: y!.offset };
-    queue.dispatch(ropeShader({}), [x!, table!, y!], numbers, groupsFor(count, WORKGROUP));
+  shared: 1,
+  record(call, queue) {
+    recordRope([call], queue);
     return undefined;
+  },
+  join(calls, queue) {
+    if (calls.length !== 2) return false;
+    recordRope(calls, queue);
+    return true;
   },
   axes({ operands: [x, table, y] }) {
     const [batch = 0, steps = 0] = x!.shape;
     const dim = batch > 1 ? 0 : 1; // results stay contiguous
     return [along(dim === 0 ? batch : steps, { 0: [x, dim], 1: [table, dim], 2: [y, dim] })];
   },
-  shaders: () => [ropeShader({})],
+  shaders: () => [ropeShader({ jobs: 1 }), ropeShader({ jobs: 2 })],
 };

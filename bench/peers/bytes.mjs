@@ -133,6 +133,8 @@ export class Writer {
   #file;
   /** Bytes written. */
   at = 0;
+  /** Where in its tile the next tensor of a format begins. @type {Map<string, number>} */
+  #phases = new Map();
 
   /** @param {string} file */
   constructor(file) {
@@ -153,12 +155,20 @@ export class Writer {
     if (rest) this.put(Buffer.alloc(alignment - rest));
   }
 
-  /** `count` random elements. @param {string} format @param {number} count */
+  /**
+   * `count` random elements. Each tensor goes on in the tile where the last one ended: equal tensors would let a peer keep
+   * one for all layers. @param {string} format @param {number} count
+   */
   random(format, count) {
     const tile = tileOf(format);
-    for (let left = bytesOf(format, count); left > 0; left -= tile.length) {
-      this.put(left < tile.length ? tile.subarray(0, left) : tile);
+    let from = this.#phases.get(format) ?? 0;
+    for (let left = bytesOf(format, count); left > 0; ) {
+      const part = tile.subarray(from, Math.min(tile.length, from + left));
+      this.put(part);
+      left -= part.length;
+      from = (from + part.length) % tile.length;
     }
+    this.#phases.set(format, from);
   }
 
   finish() {

@@ -163,7 +163,7 @@ class WebGPU implements WebGPUBackend {
   }
 
   get used(): ReadonlySet<string> {
-    return this.#queue.used;
+    return this.#queue.pipelines.used;
   }
 
   shaders(): readonly Shader[] {
@@ -174,7 +174,7 @@ class WebGPU implements WebGPUBackend {
   }
 
   compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
-    return this.#queue.compile(shader, how);
+    return this.#queue.pipelines.compile(shader, how);
   }
 
   allocate(bytes: number): BufferId {

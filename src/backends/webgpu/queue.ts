@@ -5,6 +5,7 @@
 import { type Block, type Buffers, spansOf } from "./buffers.js";
 import type { Piece } from "./call.js";
 import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
+import { Pipelines } from "./pipelines.js";
 import type { Shader } from "./shader.js";
 import { type CopyStep, SLOT, Tape } from "./tape.js";
 
@@ -15,13 +16,12 @@ const COPY_DST = 0x08;
 const COPY_SRC = 0x04;
 const STORAGE = 0x80;
 const MAP_READ = 0x01;
-const COMPUTE_STAGE = 0x4;
 
 export interface QueueStatistics {
-  dispatches: number;
-  submits: number;
-  pipelines: number;
-  bindGroups: number;
+  readonly dispatches: number;
+  readonly submits: number;
+  readonly pipelines: number;
+  readonly bindGroups: number;
 }
 
 interface Staging {
@@ -36,21 +36,17 @@ export interface ReadBack {
 }
 
 export class Queue {
-  readonly statistics: QueueStatistics = { dispatches: 0, submits: 0, pipelines: 0, bindGroups: 0 };
-  /** Keys of the shaders that were used. */
-  readonly used = new Set<string>();
+  #dispatches = 0;
+  #submits = 0;
   /** Number of the call that is recorded now (journal.ts). */
   call = 0;
   readonly #device: GPUDevice;
-  readonly #refused: (call: number, error: GPUError) => void;
+  readonly pipelines: Pipelines;
   readonly #maxGroups: number;
   readonly #uniforms: GPUBuffer;
   readonly #slots = new ArrayBuffer(SLOT * SLOTS);
   /** Where kernels report failures: see errors.ts. */
   readonly flag: Block;
-  readonly #pipelines = new Map<string, { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>();
-  readonly #layouts = new Map<string, GPUBindGroupLayout>();
-  readonly #groups = new Map<string, GPUBindGroup>();
   readonly #staging: Staging[] = [];
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
@@ -64,7 +60,6 @@ export class Queue {
   /** @param refused gets validation errors, with the call that was being recorded */
   constructor(device: GPUDevice, refused: (call: number, error: GPUError) => void) {
     this.#device = device;
-    this.#refused = refused;
     this.#maxGroups = device.limits.maxComputeWorkgroupsPerDimension;
     this.#uniforms = device.createBuffer({ size: SLOT * SLOTS, usage: UNIFORM | COPY_DST });
     const bytes = FLAG_WORDS * 4 * (1 + FLAG_SLOTS);
@@ -77,6 +72,15 @@ export class Queue {
       groups: new Set(),
       tapes: new Set(),
     };
+    this.pipelines = new Pipelines(device, this.flag, () => {
+      const { call } = this;
+      return (error) => refused(call, error);
+    });
+  }
+
+  get statistics(): QueueStatistics {
+    const { size, groupsMade } = this.pipelines;
+    return { dispatches: this.#dispatches, submits: this.#submits, pipelines: size, bindGroups: groupsMade };
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
@@ -97,14 +101,14 @@ export class Queue {
     }
     if (this.#slot === SLOTS) this.submit();
     this.#fill(shader, numbers, new DataView(this.#slots, this.#slot * SLOT, SLOT));
-    const { pipeline, layout } = this.#pipeline(shader);
-    const group = this.#cachedGroup(shader, layout, bound);
+    const { pipeline, layout } = this.pipelines.of(shader);
+    const group = this.pipelines.cachedGroup(shader, layout, bound, this.#uniforms);
     this.#pass ??= this.#encode().beginComputePass();
     this.#pass.setPipeline(pipeline);
     this.#pass.setBindGroup(0, group, [this.#slot * SLOT]);
     this.#pass.dispatchWorkgroups(x, y);
     this.#slot++;
-    this.statistics.dispatches++;
+    this.#dispatches++;
   }
 
   /** Notes what a block was made of: `key`, from `source`. It lasts until either is written again. */
@@ -161,8 +165,8 @@ export class Queue {
     tape.steps = tape.drafts.map((draft) => {
       if (!("shader" in draft)) return draft;
       const { shader, pieces, x, y } = draft;
-      const { pipeline, layout } = this.#pipeline(shader);
-      const group = this.#makeGroup(shader, layout, pieces, uniforms);
+      const { pipeline, layout } = this.pipelines.of(shader);
+      const group = this.pipelines.group(shader, layout, pieces, uniforms);
       return { pipeline, group, offset: [slot++ * SLOT], x, y };
     });
     tape.drafts.length = 0;
@@ -180,8 +184,8 @@ export class Queue {
     const encoder = this.#device.createCommandEncoder();
     tape.encode(encoder);
     this.#device.queue.submit([encoder.finish()]);
-    this.statistics.dispatches += tape.dispatches;
-    this.statistics.submits++;
+    this.#dispatches += tape.dispatches;
+    this.#submits++;
   }
 
   /** Hands what is recorded to the device. */
@@ -192,7 +196,7 @@ export class Queue {
       this.#device.queue.submit([this.#encoder.finish()]);
       this.#encoder = undefined;
       this.#slot = 0;
-      this.statistics.submits++;
+      this.#submits++;
     }
     this.buffers.sweep();
   }
@@ -239,19 +243,7 @@ export class Queue {
     for (const tape of block.tapes) tape.stale = true;
     block.tapes.clear();
     this.#wrote(block);
-    for (const key of block.groups) this.#groups.delete(key);
-    block.groups.clear();
-  }
-
-  /** Checks a shader, or builds its pipeline, without running it. @throws Error with the compiler's first message */
-  async compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
-    const module = this.#device.createShaderModule({ code: shader.code, label: shader.key });
-    const { messages } = await module.getCompilationInfo();
-    const error = messages.find(({ type }) => type === "error");
-    if (error) throw new Error(`line ${error.lineNum}: ${error.message}`);
-    if (how === "check") return;
-    const layout = this.#device.createPipelineLayout({ bindGroupLayouts: [this.#layout(shader.access)] });
-    await this.#device.createComputePipelineAsync({ layout, compute: { module }, label: shader.key });
+    this.pipelines.forget(block);
   }
 
   close(): void {
@@ -288,74 +280,6 @@ export class Queue {
     return result ?? pieces;
   }
 
-  #pipeline(shader: Shader): { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout } {
-    const cached = this.#pipelines.get(shader.key);
-    if (cached) return cached;
-    this.used.add(shader.key);
-    const layout = this.#layout(shader.access);
-    const pipeline = this.#checked(() => {
-      const module = this.#device.createShaderModule({ code: shader.code, label: shader.key });
-      return this.#device.createComputePipeline({
-        layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-        compute: { module },
-        label: shader.key,
-      });
-    });
-    const made = { pipeline, layout };
-    this.#pipelines.set(shader.key, made);
-    this.statistics.pipelines++;
-    return made;
-  }
-
-  #layout(access: string): GPUBindGroupLayout {
-    let layout = this.#layouts.get(access);
-    if (!layout) {
-      layout = this.#device.createBindGroupLayout({
-        entries: [
-          { binding: 0, visibility: COMPUTE_STAGE, buffer: { type: "uniform", hasDynamicOffset: true } },
-          ...[...access].map(
-            (letter, at): GPUBindGroupLayoutEntry => ({
-              binding: at + 1,
-              visibility: COMPUTE_STAGE,
-              buffer: { type: letter === "r" ? "read-only-storage" : "storage" },
-            }),
-          ),
-        ],
-      });
-      this.#layouts.set(access, layout);
-    }
-    return layout;
-  }
-
-  #cachedGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[]): GPUBindGroup {
-    let key = shader.access;
-    for (let i = 0; i < pieces.length; i++) {
-      const { block, start, size } = pieces[i]!;
-      key += `,${block.uid}:${start}:${size}`;
-    }
-    const cached = this.#groups.get(key);
-    if (cached) return cached;
-    const group = this.#makeGroup(shader, layout, pieces, this.#uniforms);
-    this.#groups.set(key, group);
-    for (const { block } of pieces) block.groups.add(key);
-    return group;
-  }
-
-  #makeGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): GPUBindGroup {
-    const wanted = shader.access.length - (shader.reports ? 1 : 0);
-    if (pieces.length !== wanted) throw new Error(`${shader.key}: ${pieces.length} bindings for ${wanted}`);
-    const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms, size: SLOT } }];
-    for (const { block, start, size } of pieces) {
-      const { buffers, segment, bytes } = block;
-      const buffer = buffers[Math.floor(start / segment)]!;
-      const resource = { buffer, offset: start % segment, size: Math.min(size, bytes - start) };
-      entries.push({ binding: entries.length, resource });
-    }
-    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.flag.buffers[0]! } });
-    this.statistics.bindGroups++;
-    return this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
-  }
-
   /** Writes the numbers of a dispatch into its slot: that of the call first, for reports. */
   #fill(shader: Shader, numbers: Readonly<Record<string, number>>, slot: DataView): void {
     slot.setUint32(0, tagOf(this.call), true);
@@ -380,20 +304,6 @@ export class Queue {
     }
     this.#endPass();
     this.#encode().copyBufferToBuffer(step.from, step.fromAt, step.to, step.toAt, step.bytes);
-  }
-
-  /** Runs `make` with an error scope; what goes wrong is reported with the call that was being recorded. */
-  #checked<T>(make: () => T): T {
-    const { call } = this;
-    this.#device.pushErrorScope("validation");
-    const made = make();
-    this.#device.popErrorScope().then(
-      (error) => {
-        if (error) this.#refused(call, error);
-      },
-      () => {}, // the device is lost, which is reported on its own
-    );
-    return made;
   }
 
   #takeStaging(bytes: number): Staging {

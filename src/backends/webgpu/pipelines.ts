@@ -1,0 +1,141 @@
+// Pipelines, their layouts and bind groups, each made once: a dispatch that was recorded before costs a look-up.
+
+import type { Block } from "./buffers.js";
+import type { Piece } from "./call.js";
+import type { Shader } from "./shader.js";
+import { SLOT } from "./tape.js";
+
+const COMPUTE_STAGE = 0x4;
+
+export interface Pipeline {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+
+export class Pipelines {
+  /** Bind groups made so far. */
+  groupsMade = 0;
+  readonly #device: GPUDevice;
+  readonly #flag: Block;
+  readonly #refusing: () => (error: GPUError) => void;
+  readonly #pipelines = new Map<string, Pipeline>();
+  readonly #layouts = new Map<string, GPUBindGroupLayout>();
+  readonly #groups = new Map<string, GPUBindGroup>();
+
+  /**
+   * @param flag where kernels report failures
+   * @param refusing gives, when something is made, what gets its validation errors
+   */
+  constructor(device: GPUDevice, flag: Block, refusing: () => (error: GPUError) => void) {
+    this.#device = device;
+    this.#flag = flag;
+    this.#refusing = refusing;
+  }
+
+  /** Keys of the shaders that were used. */
+  get used(): ReadonlySet<string> {
+    return new Set(this.#pipelines.keys());
+  }
+
+  get size(): number {
+    return this.#pipelines.size;
+  }
+
+  of(shader: Shader): Pipeline {
+    const cached = this.#pipelines.get(shader.key);
+    if (cached) return cached;
+    const layout = this.#layout(shader.access);
+    const pipeline = this.#checked(() => {
+      const module = this.#device.createShaderModule({ code: shader.code, label: shader.key });
+      return this.#device.createComputePipeline({
+        layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+        compute: { module },
+        label: shader.key,
+      });
+    });
+    const made = { pipeline, layout };
+    this.#pipelines.set(shader.key, made);
+    return made;
+  }
+
+  #layout(access: string): GPUBindGroupLayout {
+    let layout = this.#layouts.get(access);
+    if (!layout) {
+      layout = this.#device.createBindGroupLayout({
+        entries: [
+          { binding: 0, visibility: COMPUTE_STAGE, buffer: { type: "uniform", hasDynamicOffset: true } },
+          ...[...access].map(
+            (letter, at): GPUBindGroupLayoutEntry => ({
+              binding: at + 1,
+              visibility: COMPUTE_STAGE,
+              buffer: { type: letter === "r" ? "read-only-storage" : "storage" },
+            }),
+          ),
+        ],
+      });
+      this.#layouts.set(access, layout);
+    }
+    return layout;
+  }
+
+  /** The bind group of these pieces, kept until one of their blocks is forgotten. */
+  cachedGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): GPUBindGroup {
+    let key = shader.access;
+    for (let i = 0; i < pieces.length; i++) {
+      const { block, start, size } = pieces[i]!;
+      key += `,${block.uid}:${start}:${size}`;
+    }
+    const cached = this.#groups.get(key);
+    if (cached) return cached;
+    const group = this.group(shader, layout, pieces, uniforms);
+    this.#groups.set(key, group);
+    for (const { block } of pieces) block.groups.add(key);
+    return group;
+  }
+
+  group(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): GPUBindGroup {
+    const wanted = shader.access.length - (shader.reports ? 1 : 0);
+    if (pieces.length !== wanted) throw new Error(`${shader.key}: ${pieces.length} bindings for ${wanted}`);
+    const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms, size: SLOT } }];
+    for (const { block, start, size } of pieces) {
+      const { buffers, segment, bytes } = block;
+      const buffer = buffers[Math.floor(start / segment)]!;
+      const resource = { buffer, offset: start % segment, size: Math.min(size, bytes - start) };
+      entries.push({ binding: entries.length, resource });
+    }
+    if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.#flag.buffers[0]! } });
+    this.groupsMade++;
+    return this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
+  }
+
+  /** Drops the bind groups that name a block. */
+  forget(block: Block): void {
+    for (const key of block.groups) this.#groups.delete(key);
+    block.groups.clear();
+  }
+
+  /** Checks a shader, or builds its pipeline, without running it. @throws Error with the compiler's first message */
+  async compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
+    const module = this.#device.createShaderModule({ code: shader.code, label: shader.key });
+    const { messages } = await module.getCompilationInfo();
+    const error = messages.find(({ type }) => type === "error");
+    if (error) throw new Error(`line ${error.lineNum}: ${error.message}`);
+    if (how === "check") return;
+    const layout = this.#device.createPipelineLayout({ bindGroupLayouts: [this.#layout(shader.access)] });
+    await this.#device.createComputePipelineAsync({ layout, compute: { module }, label: shader.key });
+  }
+
+  /** Runs `make` with an error scope. */
+  #checked<T>(make: () => T): T {
+    const refused = this.#refusing();
+    this.#device.pushErrorScope("validation");
+    const made = make();
+    this.#device.popErrorScope().then(
+      (error) => {
+        if (error) refused(error);
+      },
+      () => {}, // the device is lost, which is reported on its own
+    );
+    return made;
+  }
+}

@@ -5,6 +5,7 @@ import { expect } from "vitest";
 import { relaxedSimd } from "../../src/backends/wasm/api.js";
 import { findWasm, openWasmFile, type WasmFileOptions } from "../../src/backends/wasm/node.js";
 import { Device } from "../../src/core/device.js";
+import { Tensor } from "../../src/core/tensor.js";
 import { openDevice, requestDevice } from "../../src/load/device.js";
 import { signatures } from "../../src/ops/index.js";
 import { gpu } from "./webgpu.js";
@@ -59,4 +60,9 @@ export function expectNoLeaks(device: Device): void {
     `leaks on ${device.name}`,
   ).toEqual([]);
   expect(device.memory.live).toBe(0);
+}
+
+/** A vector. */
+export function flat(device: Device, values: Float32Array | Int32Array | Uint8Array): Tensor {
+  return Tensor.from(device, values, [values.length]);
 }

@@ -1,0 +1,153 @@
+// Calls that become one dispatch (join.ts): products that share x, rotations, appends.
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
+import { scope, Tensor } from "../../src/core/tensor.js";
+import { denseScheme } from "../../src/nn/weight.js";
+import { add } from "../../src/ops/add.js";
+import { copyInto } from "../../src/ops/copy.js";
+import { kvAppend } from "../../src/ops/kv-append.js";
+import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
+import { rope, ropeTable } from "../../src/ops/rope.js";
+import { fourBitScheme } from "../../src/quant/four-bit.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
+import { expectNoLeaks, flat } from "../support/devices.js";
+import { describeGPU, gpu } from "../support/webgpu.js";
+
+describeGPU("WebGPU joins", () => {
+  let backend: WebGPUBackend;
+  let device: Device;
+  beforeAll(async () => {
+    backend = await openWebGPU(gpu!);
+    device = new Device(backend);
+  });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test("products that share x are one dispatch, whatever stands between, unless it must come first", async () => {
+    const values = (n: number) => Float32Array.from({ length: n }, (_, i) => ((i * 37) % 29) / 14 - 1);
+    const x = Tensor.from(device, values(2 * 64), [2, 64]);
+    // In 8 bits the rows of x are quantized first.
+    for (const [scheme, count] of [
+      [denseScheme("bf16"), 1],
+      [fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "f32" }), 1],
+      [llmInt8Scheme(6), 2],
+      [llmInt8Scheme(0), 2],
+    ] as const) {
+      const weights = [24, 10, 7].map((n) => {
+        const rows = Tensor.from(device, values(n * 64 + n).subarray(n), [n, 64]);
+        const builder = scheme.begin(device, [n, 64], "weight");
+        builder.put(rows, 0);
+        rows.dispose();
+        return builder.finish();
+      });
+      const apart: Float32Array[] = [];
+      for (const weight of weights) {
+        const y = weight.linear(x);
+        apart.push((await y.read()) as Float32Array);
+        y.dispose();
+      }
+      const before = backend.statistics.dispatches;
+      const first = weights[0]!.linear(x);
+      const doubled = add(first, first);
+      const [second, third] = [weights[1]!.linear(x), weights[2]!.linear(x)];
+      device.flush();
+      expect(backend.statistics.dispatches - before).toBe(count + 1);
+      const together = [await first.read(), await second.read(), await third.read()];
+      expect(together).toEqual(apart);
+      expect(Array.from(await doubled.read())).toEqual(Array.from(apart[0]!, (value) => 2 * value));
+      // The second product has other numbers to work with: it must not be hoisted above what writes them.
+      const early = weights[0]!.linear(x);
+      scope(() => copyInto(first.narrow(1, 0, 1).expand(2, 64), x));
+      const late = weights[0]!.linear(x);
+      expect(await early.read()).toEqual(apart[0]);
+      expect(await late.read()).not.toEqual(apart[0]);
+      x.write(values(2 * 64));
+      for (const tensor of [first, doubled, second, third, early, late]) tensor.dispose();
+      for (const weight of weights) weight.dispose();
+    }
+    x.dispose();
+  });
+
+  test("joined products mark outliers for each matrix, and give what they give apart", async () => {
+    // Column 5 holds an outlier in one row, and weights are rows that end inside a workgroup's.
+    const values = Float32Array.from({ length: 3 * 64 }, (_, i) => (i === 69 ? 9 : ((i * 37) % 29) / 14 - 1));
+    using x = Tensor.from(device, values, [3, 64]);
+    const weights = [9, 6].map((n) => {
+      const rows = Float32Array.from({ length: n * 64 }, (_, i) => ((i * 31 + n) % 17) / 8 - 1);
+      const codes = Tensor.empty(device, [n, 64], "i8", "codes");
+      const scb = Tensor.empty(device, [n], "f32", "scb");
+      scope(() => llmInt8Quantize(Tensor.from(device, rows, [n, 64]), codes, scb, 0));
+      return { codes, scb, seen: Tensor.from(device, new Uint8Array(64), [64]), threshold: 6 };
+    });
+    device.flush();
+    const before = backend.statistics.dispatches;
+    const joined = weights.map((weight) => llmInt8Linear(x, weight));
+    device.flush();
+    expect(backend.statistics.dispatches - before).toBe(2);
+    for (const [i, weight] of weights.entries()) {
+      expect(Array.from(await weight.seen.read())).toEqual(Array.from({ length: 64 }, (_, k) => (k === 5 ? 1 : 0)));
+      using apart = llmInt8Linear(x, weight);
+      expect(await joined[i]!.read()).toEqual(await apart.read());
+      for (const tensor of [joined[i]!, weight.codes, weight.scb, weight.seen]) tensor.dispose();
+    }
+  });
+
+  test.each(["f32", "bf16", "i8"] as const)("rotations and appends (%s) go in pairs", async (dtype) => {
+    const values = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => ((i * seed) % 31) / 15 - 1);
+    using positions = Tensor.from(device, Int32Array.of(3, 4), [1, 2]);
+    using frequencies = flat(device, Float32Array.of(1, 0.1));
+    using table = ropeTable(positions, frequencies, 1);
+    using q = Tensor.from(device, values(2 * 4 * 6, 7), [1, 2, 4, 6]);
+    using k = Tensor.from(device, values(2 * 2 * 8, 11), [1, 2, 2, 8]);
+    const fresh = () => {
+      const cache = Tensor.empty(device, [1, 2, 3, 8], dtype, "cache");
+      const scales = dtype === "i8" ? Tensor.empty(device, [1, 2, 3], "f32", "scales") : undefined;
+      cache.writeBytes(new Uint8Array(cache.nbytes));
+      scales?.write(new Float32Array(6));
+      return { cache, scales };
+    };
+    const run = async (cursor: Tensor, together: boolean): Promise<[number, Promise<unknown>[]]> => {
+      const before = backend.statistics.dispatches;
+      const done = (): void => {
+        if (!together) device.flush();
+      };
+      const turned = [rope(q, table)];
+      done();
+      turned.push(rope(k, table));
+      done();
+      const places = [fresh(), fresh()];
+      const from = device.enter("first");
+      kvAppend(turned[1]!, cursor, places[0]!.cache, places[0]!.scales);
+      done();
+      device.enter("second");
+      kvAppend(k, cursor, places[1]!.cache, places[1]!.scales);
+      device.enter(from);
+      device.flush();
+      const count = backend.statistics.dispatches - before;
+      const tensors = [...turned, ...places.flatMap(({ cache, scales }) => (scales ? [cache, scales] : [cache]))];
+      const reads = tensors.map((tensor) => tensor.read().then((data) => Array.from(data)));
+      await Promise.allSettled(reads);
+      for (const tensor of tensors) tensor.dispose();
+      return [count, reads];
+    };
+    using start = flat(device, Int32Array.of(1));
+    const [two, joined] = await run(start, true);
+    const [four, apart] = await run(start, false);
+    expect([two, four]).toEqual([2, 4]);
+    expect(await Promise.all(joined)).toEqual(await Promise.all(apart));
+    // Each cache hears of its own call's failure.
+    using late = flat(device, Int32Array.of(2));
+    const [, [, , ...caches]] = await run(late, true);
+    const messages = (await Promise.allSettled(caches)).map((outcome) =>
+      outcome.status === "rejected" ? (outcome.reason as Error).message : "read",
+    );
+    const per = dtype === "i8" ? 2 : 1;
+    for (const [i, message] of messages.entries()) {
+      expect(message).toContain(`kv_append in ${i < per ? "first" : "second"}: 2 + 2 tokens do not fit a cache of 3`);
+    }
+  });
+});

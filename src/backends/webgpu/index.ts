@@ -8,7 +8,7 @@ import { signatures } from "../../ops/index.js";
 import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
-import { type Pending, partners } from "./join.js";
+import type { Pending } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
 import { KERNELS } from "./kernels/index.js";
@@ -18,6 +18,7 @@ import { Queue, type QueueStatistics } from "./queue.js";
 import type { Shader } from "./shader.js";
 import { recordFitting } from "./split.js";
 import type { Tape } from "./tape.js";
+import { recordTogether } from "./together.js";
 
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
@@ -298,26 +299,10 @@ class WebGPU implements WebGPUBackend {
       if (done.has(pending)) return;
       const { kernel, call, number } = pending;
       this.#queue.call = number;
-      if (this.#joined(calls, at, done)) return;
+      if (recordTogether(calls, at, done, this.#queue, this.#target)) return;
       const message = recordFitting(kernel, call, this.#queue, this.#target);
       if (message !== undefined) failed(number, message);
     });
-  }
-
-  /** Records a call together with later ones, as many as can be; those are then `done`. */
-  #joined(pending: readonly Pending[], at: number, done: Set<Pending>): boolean {
-    const { kernel } = pending[at]!;
-    if (!kernel.join) return false;
-    const others = partners(pending, at, done);
-    for (; others.length > 0; others.pop()) {
-      const together = [pending[at]!, ...others];
-      const calls = together.map((one) => one.call);
-      const numbers = together.map((one) => one.number);
-      if (!kernel.join(calls, this.#queue, this.#target, numbers)) continue;
-      for (const other of others) done.add(other);
-      return true;
-    }
-    return false;
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */

@@ -8,12 +8,10 @@ import type { Kernel, Target } from "../kernel.js";
 import { family, reader, reads, writes } from "../shader.js";
 import { along } from "../split.js";
 import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
-import { quantizeRows, rowsLayout, rowsShaders } from "./int8-rows.js";
+import { keepsX, MANY, quantizeRows, rowsShaders } from "./int8-rows.js";
 import { BIAS_TYPES, type BiasType, byJob, JOBS, jobBegin, jobEnd, jobName, OUTPUTS, productAxes } from "./product.js";
 
 const WIDTH = 64;
-/** From this many rows of x on, tiles. */
-const MANY = 9;
 const TILE_M = 32;
 const TILE_N = 64;
 /** Words of codes in a step of the tiled form. */
@@ -320,10 +318,10 @@ export const llmInt8Linear: Kernel = {
     if (y!.count === 0) return undefined;
     const [N = 0, K = 0] = codes!.shape;
     const M = leading(x!.shape);
-    const piece = quantizeRows(queue, x!, threshold);
     const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
     const aligned = K % 16 === 0 && codes!.offset % 16 === 0;
-    const marks = threshold > 0 ? seen : undefined;
+    const { piece, key, layout } = quantizeRows(queue, x!, threshold);
+    const marks = threshold > 0 && seen && !queue.holds(piece.block, key, seen) ? seen : undefined;
     const shader = linearShader({
       aligned,
       rows,
@@ -339,7 +337,7 @@ export const llmInt8Linear: Kernel = {
     const extra = [bias, residual, marks].filter((operand) => operand !== undefined);
     const pieces = [x!, piece, codes!, scb!, ...extra, y!];
     const groups = tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows));
-    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, tiles, ...rowsLayout(K, false) };
+    const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, tiles, ...layout };
     queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);
     return undefined;
   },
@@ -356,14 +354,13 @@ export const llmInt8Linear: Kernel = {
       return codes!.offset % 16 === 0 && codes!.shape[0]! > 0;
     };
     if (M === 0 || M >= MANY || K % 16 !== 0 || !calls.every(alike)) return false;
-    const layout = rowsLayout(K, true);
-    if (calls.length > mostJobs(target) || M * layout.stride * 4 > x!.block.binding) return false;
+    if (calls.length > mostJobs(target) || !keepsX(x!)) return false;
     const every = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
-    const rows = quantizeRows(queue, x!, threshold, { seen: marks ? every(5) : [] });
+    const rows = quantizeRows(queue, x!, threshold, marks ? every(5) : []);
     const N = every(1).reduce((sum, { shape }) => sum + shape[0]!, 0);
     const tiles = Math.ceil(N / OUTPUTS);
     const unused = { width: N, x: 0, bias: 0, residual: 0, seen: 0, act: 0 };
-    const numbers: Record<string, number> = { M, N, K, tiles, ...unused, ...layout };
+    const numbers: Record<string, number> = { M, N, K, tiles, ...unused, ...rows.layout };
     let row = 0;
     calls.forEach(({ operands: [, codes, scb, , , , y] }, job) => {
       if (job > 0) numbers[`n${job}`] = row;
@@ -375,7 +372,7 @@ export const llmInt8Linear: Kernel = {
     const { dot4, subgroups } = target;
     const kind = { aligned: true, bias: "none", residual: false, seen: false, dot4, subgroups } as const;
     const shader = linearShader({ ...kind, rows: M === 1 ? 1 : 4, jobs: calls.length });
-    const pieces = [rows, ...every(1), ...every(2), ...every(6)];
+    const pieces = [rows.piece, ...every(1), ...every(2), ...every(6)];
     queue.dispatch(shader, pieces, numbers, tiles * Math.ceil(M / (M === 1 ? 1 : 4)));
     return true;
   },

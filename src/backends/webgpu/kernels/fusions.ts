@@ -1,0 +1,11 @@
+// Which kernels fuse with what reads their results, in the order in which pairs are tried. See fuse.ts.
+
+import type { Fusion } from "../fuse.js";
+import { quantizingToo } from "./int8-rows.js";
+import { llmInt8Linear } from "./llm-int8.js";
+import { layerNorm, recordLayerNorm, recordRmsNorm, rmsNorm } from "./norm.js";
+
+export const FUSIONS: readonly Fusion[] = [
+  quantizingToo(rmsNorm, llmInt8Linear, recordRmsNorm),
+  quantizingToo(layerNorm, llmInt8Linear, recordLayerNorm),
+];

@@ -1,0 +1,122 @@
+// Calls that read what others have just written, in one dispatch with those (fuse.ts): results are those of the calls one
+// by one, bit for bit, because every number is computed by the same expressions in the same order.
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
+import { scope, Tensor } from "../../src/core/tensor.js";
+import { copyInto } from "../../src/ops/copy.js";
+import { layerNorm } from "../../src/ops/layer-norm.js";
+import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
+import { rmsNorm } from "../../src/ops/rms-norm.js";
+import { expectNoLeaks, flat } from "../support/devices.js";
+import { describeGPU, gpu } from "../support/webgpu.js";
+
+/** Numbers from -1 to 1 that do not repeat soon. */
+function values(n: number, seed: number): Float32Array {
+  return Float32Array.from({ length: n }, (_, i) => ((i * seed) % 199) / 99 - 1);
+}
+
+describeGPU("WebGPU fusions", () => {
+  let backend: WebGPUBackend;
+  let device: Device;
+  beforeAll(async () => {
+    backend = await openWebGPU(gpu!);
+    device = new Device(backend);
+  });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  /** Runs steps with nothing between them, or each on its own; gives the dispatches, and the bytes of all results. */
+  async function run(
+    together: boolean,
+    steps: readonly (() => Tensor | readonly Tensor[] | undefined)[],
+    also: readonly Tensor[] = [],
+  ): Promise<{ dispatches: number; results: Uint8Array[] }> {
+    device.flush();
+    const before = backend.statistics.dispatches;
+    const made: Tensor[] = [];
+    for (const step of steps) {
+      made.push(...[step() ?? []].flat());
+      if (!together) device.flush();
+    }
+    device.flush();
+    const dispatches = backend.statistics.dispatches - before;
+    const results = await Promise.all([...made, ...also].map((tensor) => tensor.readBytes()));
+    for (const tensor of made) tensor.dispose();
+    return { dispatches, results };
+  }
+
+  function int8Weight(n: number, K: number, threshold: number) {
+    const codes = Tensor.empty(device, [n, K], "i8", "codes");
+    const scb = Tensor.empty(device, [n], "f32", "scb");
+    scope(() => llmInt8Quantize(Tensor.from(device, values(n * K, 31 + n), [n, K]), codes, scb, 0));
+    return { codes, scb, seen: Tensor.from(device, new Uint8Array(K), [K]), threshold };
+  }
+
+  // Few rows and many, rows that end inside a word of codes and of the bitmap; columns 3 and 41 hold outliers.
+  test.each([
+    { op: "rms_norm", M: 1, K: 64, threshold: 6, dispatches: 2 },
+    { op: "rms_norm", M: 3, K: 64, threshold: 0, dispatches: 2 },
+    { op: "rms_norm", M: 12, K: 96, threshold: 6, dispatches: 4 },
+    { op: "rms_norm", M: 2, K: 70, threshold: 6, dispatches: 4 },
+    { op: "layer_norm", M: 2, K: 160, threshold: 6, dispatches: 2 },
+    { op: "layer_norm without bias", M: 1, K: 70, threshold: 6, dispatches: 4 },
+  ])("$op of $M rows of $K quantizes them too (threshold $threshold)", async ({ op, M, K, threshold, dispatches }) => {
+    const loud = (k: number): boolean => k === 3 || k === 41;
+    const rows = values(M * K, 37).map((value, i) => (loud(i % K) ? 40 : value));
+    using x = Tensor.from(device, rows, [M, K]);
+    using weight = flat(
+      device,
+      values(K, 7).map((value) => 2 + value / 10),
+    );
+    using bias = flat(device, values(K, 11));
+    const norm = (): Tensor => {
+      if (op === "rms_norm") return rmsNorm(x, weight, 1e-6, 1);
+      return layerNorm(x, weight, op === "layer_norm" ? bias : undefined, 1e-5);
+    };
+    const weights = [9, 6, 4].map((n) => int8Weight(n, K, threshold));
+    const seen = weights.map((one) => one.seen);
+    const outcomes: Awaited<ReturnType<typeof run>>[] = [];
+    for (const together of [true, false]) {
+      for (const one of seen) one.write(new Uint8Array(K));
+      let y: Tensor | undefined;
+      const products = weights.map((one) => () => llmInt8Linear(y!, one));
+      outcomes.push(await run(together, [() => (y = norm()), ...products], seen));
+    }
+    expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
+    expect(outcomes[0]!.dispatches).toBe(dispatches);
+    expect(outcomes[1]!.dispatches).toBe(5); // each on its own; products share their rows still
+    const columns = Array.from({ length: K }, (_, k) => Number(threshold > 0 && loud(k)));
+    for (const marks of outcomes[0]!.results.slice(4)) expect(Array.from(marks)).toEqual(columns);
+    for (const { codes, scb, seen: own } of weights) for (const tensor of [codes, scb, own]) tensor.dispose();
+  });
+
+  test("what a norm quantizes is quantized again where it was written since, and marks are made where they belong", async () => {
+    using x = Tensor.from(device, values(64, 37), [1, 64]);
+    using weight = flat(device, new Float32Array(64).fill(8));
+    using other = Tensor.from(device, values(64, 41), [1, 64]);
+    const product = int8Weight(5, 64, 6);
+    using zeros = flat(device, new Uint8Array(64));
+    const results: Uint8Array[][] = [];
+    for (const together of [true, false]) {
+      product.seen.write(new Uint8Array(64).fill(1));
+      let y: Tensor | undefined;
+      const steps = [
+        () => (y = rmsNorm(x, weight, 1e-6)),
+        () => void copyInto(zeros, product.seen),
+        () => llmInt8Linear(y!, product),
+        () => void copyInto(other, y!),
+        () => llmInt8Linear(y!, product),
+      ];
+      results.push((await run(together, steps, [product.seen])).results);
+    }
+    expect(results[0]).toEqual(results[1]);
+    expect(results[0]![1]).not.toEqual(results[0]![2]);
+    expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, behind the zeros
+    expect(Math.min(...results[0]!.at(-1)!)).toBe(0);
+    for (const tensor of [product.codes, product.scb, product.seen]) tensor.dispose();
+  });
+});

@@ -6,9 +6,11 @@ import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { copyInto } from "../../src/ops/copy.js";
+import { kvAppend } from "../../src/ops/kv-append.js";
 import { layerNorm } from "../../src/ops/layer-norm.js";
 import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
 import { rmsNorm } from "../../src/ops/rms-norm.js";
+import { rope, ropeTable } from "../../src/ops/rope.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { describeGPU, gpu } from "../support/webgpu.js";
 
@@ -118,5 +120,77 @@ describeGPU("WebGPU fusions", () => {
     expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, behind the zeros
     expect(Math.min(...results[0]!.at(-1)!)).toBe(0);
     for (const tensor of [product.codes, product.scb, product.seen]) tensor.dispose();
+  });
+
+  // Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs.
+  test.each([
+    { dtype: "f32", limits: "adapter", count: 1 },
+    { dtype: "f16", limits: "adapter", count: 1 },
+    { dtype: "bf16", limits: "adapter", count: 1 },
+    { dtype: "bf16", limits: "default", count: 2 },
+    { dtype: "i8", limits: "adapter", count: 2 },
+  ] as const)("rotations go with appends to a cache of $dtype ($limits limits)", async ({ dtype, limits, count }) => {
+    const own = await openWebGPU(gpu!, { limits });
+    await using on = new Device(own);
+    using positions = Tensor.from(on, Int32Array.of(3, 4, 9, 7), [2, 2]);
+    using frequencies = flat(on, Float32Array.of(1, 0.1));
+    using table = ropeTable(positions, frequencies, 1);
+    using q = Tensor.from(on, values(4 * 4 * 6, 7), [2, 2, 4, 6]);
+    using k = Tensor.from(on, values(4 * 2 * 8, 11), [2, 2, 2, 8]);
+    using v = Tensor.from(on, values(4 * 2 * 8, 13), [2, 2, 2, 8]);
+    const fresh = () => {
+      const cache = Tensor.empty(on, [2, 2, 3, 8], dtype, "cache");
+      const scales = dtype === "i8" ? Tensor.empty(on, [2, 2, 3], "f32", "scales") : undefined;
+      cache.writeBytes(new Uint8Array(cache.nbytes));
+      scales?.write(new Float32Array(12));
+      return { cache, scales };
+    };
+    const append = async (cursor: Tensor, together: boolean): Promise<[number, Promise<Uint8Array>[]]> => {
+      const [keys, places] = [fresh(), fresh()];
+      const before = own.statistics.dispatches;
+      const done = (): void => {
+        if (!together) on.flush();
+      };
+      const turned = [rope(q, table)];
+      done();
+      turned.push(rope(k, table));
+      done();
+      const from = on.enter("first");
+      kvAppend(turned[1]!, cursor, keys.cache, keys.scales);
+      done();
+      on.enter("second");
+      kvAppend(v, cursor, places.cache, places.scales);
+      on.enter(from);
+      on.flush();
+      const dispatches = own.statistics.dispatches - before;
+      const written = [keys.cache, keys.scales, places.cache, places.scales].filter((tensor) => tensor !== undefined);
+      const reads = [...turned, ...written].map((tensor) => tensor.readBytes());
+      await Promise.allSettled(reads);
+      for (const tensor of [...turned, ...written]) tensor.dispose();
+      return [dispatches, reads];
+    };
+    for (const at of [0, 1]) {
+      using start = flat(on, Int32Array.of(at));
+      const [few, together] = await append(start, true);
+      const [four, apart] = await append(start, false);
+      expect([few, four]).toEqual([count, 4]);
+      expect(await Promise.all(together)).toEqual(await Promise.all(apart));
+    }
+    // Each cache hears of its own call's failure, and what was turned is none of it.
+    for (const at of [2, -1]) {
+      using outside = flat(on, Int32Array.of(at));
+      const [, [q1, k1, ...caches]] = await append(outside, true);
+      const [, [q2, k2]] = await append(outside, false);
+      expect([await q1, await k1]).toEqual([await q2, await k2]);
+      const messages = (await Promise.allSettled(caches)).map((outcome) =>
+        outcome.status === "rejected" ? (outcome.reason as Error).message : "read",
+      );
+      for (const [i, message] of messages.entries()) {
+        const name = i < messages.length / 2 ? "first" : "second";
+        expect(message).toContain(`kv_append in ${name}: ${at} + 2 tokens do not fit a cache of 3`);
+      }
+    }
+    for (const tensor of [positions, frequencies, table, q, k, v]) tensor.dispose();
+    expectNoLeaks(on);
   });
 });

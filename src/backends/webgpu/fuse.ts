@@ -5,6 +5,7 @@
 import { AHEAD, fits, MOST, meet, ordered, type Pending, same, touched } from "./join.js";
 import type { Kernel, Target } from "./kernel.js";
 import type { Queue } from "./queue.js";
+import type { Shader } from "./shader.js";
 
 /** A pair of kernels. */
 export interface Fusion {
@@ -19,6 +20,8 @@ export interface Fusion {
   record(first: readonly Pending[], next: readonly Pending[], queue: Queue, target: Target): boolean;
   /** True if the dispatch only prepares something for calls of `next`, which are recorded when their turn comes. */
   readonly prepares?: boolean;
+  /** All shaders that it can use on such a device, beside those of the two kernels. */
+  shaders?(target: Target): readonly Shader[];
 }
 
 /** The calls of `kernel` behind the group `first`, which begins at `calls[at]`, that could be recorded with it. */

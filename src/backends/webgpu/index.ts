@@ -11,6 +11,7 @@ import { decodeCall } from "./call.js";
 import type { Pending } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
+import { FUSIONS } from "./kernels/fusions.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
 import { probes } from "./kernels/probe.js";
@@ -170,6 +171,8 @@ class WebGPU implements WebGPUBackend {
   shaders(): readonly Shader[] {
     const all = new Map<string, Shader>();
     for (const kernel of this.#kernels) for (const shader of kernel.shaders(this.#target)) all.set(shader.key, shader);
+    for (const fusion of FUSIONS)
+      for (const shader of fusion.shaders?.(this.#target) ?? []) all.set(shader.key, shader);
     all.set(PATCH.key, PATCH);
     return [...all.values()];
   }

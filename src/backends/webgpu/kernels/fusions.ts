@@ -4,8 +4,10 @@ import type { Fusion } from "../fuse.js";
 import { quantizingToo } from "./int8-rows.js";
 import { llmInt8Linear } from "./llm-int8.js";
 import { layerNorm, recordLayerNorm, recordRmsNorm, rmsNorm } from "./norm.js";
+import { ropeAppend } from "./rope-append.js";
 
 export const FUSIONS: readonly Fusion[] = [
   quantizingToo(rmsNorm, llmInt8Linear, recordRmsNorm),
   quantizingToo(layerNorm, llmInt8Linear, recordLayerNorm),
+  ropeAppend,
 ];

@@ -106,6 +106,11 @@ export function jobName(name: string, job: number): string {
   return job === 0 ? name : `${name}${job}`;
 }
 
+/** The names of an operand of so many jobs. */
+export function jobNames(jobs: number, name: string): string[] {
+  return range(jobs).map((job) => jobName(name, job));
+}
+
 /** WGSL of the first row of a job, and of the row behind its last. */
 export const jobBegin = (job: number): string => (job === 0 ? "0u" : `P.n${job}`);
 export const jobEnd = (jobs: number, job: number): string => (job + 1 < jobs ? `P.n${job + 1}` : "P.N");

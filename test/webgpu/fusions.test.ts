@@ -5,12 +5,16 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
+import { denseScheme, type FloatDType } from "../../src/nn/weight.js";
 import { copyInto } from "../../src/ops/copy.js";
+import { gated } from "../../src/ops/gated.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
 import { layerNorm } from "../../src/ops/layer-norm.js";
+import { linear } from "../../src/ops/linear.js";
 import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
 import { rmsNorm } from "../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
+import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { describeGPU, gpu } from "../support/webgpu.js";
 
@@ -36,16 +40,18 @@ describeGPU("WebGPU fusions", () => {
     together: boolean,
     steps: readonly (() => Tensor | readonly Tensor[] | undefined)[],
     also: readonly Tensor[] = [],
+    from = backend,
+    on = device,
   ): Promise<{ dispatches: number; results: Uint8Array[] }> {
-    device.flush();
-    const before = backend.statistics.dispatches;
+    on.flush();
+    const before = from.statistics.dispatches;
     const made: Tensor[] = [];
     for (const step of steps) {
       made.push(...[step() ?? []].flat());
-      if (!together) device.flush();
+      if (!together) on.flush();
     }
-    device.flush();
-    const dispatches = backend.statistics.dispatches - before;
+    on.flush();
+    const dispatches = from.statistics.dispatches - before;
     const results = await Promise.all([...made, ...also].map((tensor) => tensor.readBytes()));
     for (const tensor of made) tensor.dispose();
     return { dispatches, results };
@@ -120,6 +126,75 @@ describeGPU("WebGPU fusions", () => {
     expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, behind the zeros
     expect(Math.min(...results[0]!.at(-1)!)).toBe(0);
     for (const tensor of [product.codes, product.scb, product.seen]) tensor.dispose();
+  });
+
+  const dense = (dtype: FloatDType) => ({ name: dtype, scheme: denseScheme(dtype) });
+  const nf4 = (double_quant: boolean) => ({
+    name: double_quant ? "nf4 with double quantization" : "nf4",
+    scheme: fourBitScheme({ kind: "nf4", blocksize: 64, double_quant, compute: "f32" }),
+  });
+
+  // Results that end inside a workgroup's; from nine rows of x on products are tiles, and tiles do not fuse.
+  test.each([
+    { ...dense("f32"), M: 1, N: 8, limits: "adapter", dispatches: 1 },
+    { ...dense("bf16"), M: 3, N: 7, limits: "default", dispatches: 1 },
+    { ...dense("f16"), M: 5, N: 1, limits: "adapter", dispatches: 1 },
+    { ...nf4(false), M: 1, N: 7, limits: "default", dispatches: 1 },
+    { ...nf4(false), M: 2, N: 6, limits: "adapter", dispatches: 1 },
+    { ...nf4(true), M: 1, N: 6, limits: "adapter", dispatches: 3 },
+    { ...dense("bf16"), M: 9, N: 8, limits: "adapter", dispatches: 3 },
+  ] as const)(
+    "a gate opens what is multiplied beside it: $name, $M rows, $N results ($limits limits)",
+    async (form) => {
+      const { scheme, M, N, limits, dispatches } = form;
+      const own = await openWebGPU(gpu!, { limits });
+      await using on = new Device(own);
+      using x = Tensor.from(on, values(M * 128, 37), [M, 128]);
+      const weights = [31, 43].map((seed) => {
+        using rows = Tensor.from(on, values(N * 128, seed), [N, 128]);
+        const builder = scheme.begin(on, [N, 128], "weight");
+        builder.put(rows, 0);
+        return builder.finish();
+      });
+      for (const act of ["silu", "gelu"] as const) {
+        for (const order of [
+          [0, 1],
+          [1, 0],
+        ] as const) {
+          const made: Tensor[] = [];
+          const steps = [
+            () => (made[order[0]] = weights[order[0]]!.linear(x)),
+            () => (made[order[1]] = weights[order[1]]!.linear(x)),
+            () => gated(made[0]!, made[1]!, act),
+          ];
+          const together = await run(true, steps, [], own, on);
+          const apart = await run(false, steps, [], own, on);
+          expect([together.dispatches, apart.dispatches]).toEqual([dispatches, 3]);
+          expect(together.results).toEqual(apart.results);
+        }
+      }
+      for (const weight of weights) weight.dispose();
+      x.dispose();
+      expectNoLeaks(on);
+    },
+  );
+
+  test("a gate that was written anew is opened as it is now", async () => {
+    using x = Tensor.from(device, values(64, 37), [1, 64]);
+    using rows = Tensor.from(device, values(6 * 64, 31), [6, 64]);
+    using other = Tensor.from(device, values(6, 3), [1, 6]);
+    const results: Uint8Array[][] = [];
+    for (const together of [true, false]) {
+      let [gate, up]: (Tensor | undefined)[] = [];
+      const steps = [
+        () => (gate = linear(x, rows)),
+        () => (up = linear(x, rows)),
+        () => void copyInto(other, gate!),
+        () => gated(gate!, up!, "silu"),
+      ];
+      results.push((await run(together, steps)).results);
+    }
+    expect(results[0]).toEqual(results[1]);
   });
 
   // Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs.

@@ -7,9 +7,10 @@ import { type Call, leading, type Operand } from "../call.js";
 import type { Kernel, Target } from "../kernel.js";
 import { family, reader, reads, writes } from "../shader.js";
 import { along } from "../split.js";
-import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
+import { ACTIVATIONS, FLOATS, range, totals } from "../wgsl.js";
 import { keepsX, MANY, quantizeRows, rowsShaders } from "./int8-rows.js";
-import { BIAS_TYPES, type BiasType, byJob, JOBS, jobBegin, jobEnd, jobName, OUTPUTS, productAxes } from "./product.js";
+import { BIAS_TYPES, type BiasType, byJob, JOBS, jobBegin, jobEnd, jobName, productAxes } from "./product.js";
+import { OUTPUTS } from "./vector.js";
 
 const WIDTH = 64;
 const TILE_M = 32;
@@ -164,10 +165,6 @@ const mark = (rows: number): string => `
       }
     }
   }`;
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
-}
 
 function four(text: (i: number) => string): string[] {
   return range(4).map(text);

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { denseScheme, type FloatDType } from "../../src/nn/weight.js";
+import { denseScheme, type FloatDType, type Scheme } from "../../src/nn/weight.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { gated } from "../../src/ops/gated.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
@@ -15,6 +15,7 @@ import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
 import { rmsNorm } from "../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { describeGPU, gpu } from "../support/webgpu.js";
 
@@ -66,41 +67,44 @@ describeGPU("WebGPU fusions", () => {
 
   // Few rows and many, rows that end inside a word of codes and of the bitmap; columns 3 and 41 hold outliers.
   test.each([
-    { op: "rms_norm", M: 1, K: 64, threshold: 6, dispatches: 2 },
+    { op: "rms_norm", M: 1, K: 64, threshold: 6, dispatches: 2, apart: 4 },
     { op: "rms_norm", M: 3, K: 64, threshold: 0, dispatches: 2 },
     { op: "rms_norm", M: 12, K: 96, threshold: 6, dispatches: 4 },
     { op: "rms_norm", M: 2, K: 70, threshold: 6, dispatches: 4 },
     { op: "layer_norm", M: 2, K: 160, threshold: 6, dispatches: 2 },
     { op: "layer_norm without bias", M: 1, K: 70, threshold: 6, dispatches: 4 },
-  ])("$op of $M rows of $K quantizes them too (threshold $threshold)", async ({ op, M, K, threshold, dispatches }) => {
-    const loud = (k: number): boolean => k === 3 || k === 41;
-    const rows = values(M * K, 37).map((value, i) => (loud(i % K) ? 40 : value));
-    using x = Tensor.from(device, rows, [M, K]);
-    using weight = flat(
-      device,
-      values(K, 7).map((value) => 2 + value / 10),
-    );
-    using bias = flat(device, values(K, 11));
-    const norm = (): Tensor => {
-      if (op === "rms_norm") return rmsNorm(x, weight, 1e-6, 1);
-      return layerNorm(x, weight, op === "layer_norm" ? bias : undefined, 1e-5);
-    };
-    const weights = [9, 6, 4].map((n) => int8Weight(n, K, threshold));
-    const seen = weights.map((one) => one.seen);
-    const outcomes: Awaited<ReturnType<typeof run>>[] = [];
-    for (const together of [true, false]) {
-      for (const one of seen) one.write(new Uint8Array(K));
-      let y: Tensor | undefined;
-      const products = weights.map((one) => () => llmInt8Linear(y!, one));
-      outcomes.push(await run(together, [() => (y = norm()), ...products], seen));
-    }
-    expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
-    expect(outcomes[0]!.dispatches).toBe(dispatches);
-    expect(outcomes[1]!.dispatches).toBe(5); // each on its own; products share their rows still
-    const columns = Array.from({ length: K }, (_, k) => Number(threshold > 0 && loud(k)));
-    for (const marks of outcomes[0]!.results.slice(4)) expect(Array.from(marks)).toEqual(columns);
-    for (const { codes, scb, seen: own } of weights) for (const tensor of [codes, scb, own]) tensor.dispose();
-  });
+  ])(
+    "$op of $M rows of $K quantizes them too (threshold $threshold)",
+    async ({ op, M, K, threshold, dispatches, apart = 5 }) => {
+      const loud = (k: number): boolean => k === 3 || k === 41;
+      const rows = values(M * K, 37).map((value, i) => (loud(i % K) ? 40 : value));
+      using x = Tensor.from(device, rows, [M, K]);
+      using weight = flat(
+        device,
+        values(K, 7).map((value) => 2 + value / 10),
+      );
+      using bias = flat(device, values(K, 11));
+      const norm = (): Tensor => {
+        if (op === "rms_norm") return rmsNorm(x, weight, 1e-6, 1);
+        return layerNorm(x, weight, op === "layer_norm" ? bias : undefined, 1e-5);
+      };
+      const weights = [9, 6, 4].map((n) => int8Weight(n, K, threshold));
+      const seen = weights.map((one) => one.seen);
+      const outcomes: Awaited<ReturnType<typeof run>>[] = [];
+      for (const together of [true, false]) {
+        for (const one of seen) one.write(new Uint8Array(K));
+        let y: Tensor | undefined;
+        const products = weights.map((one) => () => llmInt8Linear(y!, one));
+        outcomes.push(await run(together, [() => (y = norm()), ...products], seen));
+      }
+      expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
+      expect(outcomes[0]!.dispatches).toBe(dispatches);
+      expect(outcomes[1]!.dispatches).toBe(apart); // products share their rows still; one row each quantizes for itself
+      const columns = Array.from({ length: K }, (_, k) => Number(threshold > 0 && loud(k)));
+      for (const marks of outcomes[0]!.results.slice(4)) expect(Array.from(marks)).toEqual(columns);
+      for (const { codes, scb, seen: own } of weights) for (const tensor of [codes, scb, own]) tensor.dispose();
+    },
+  );
 
   test("what a norm quantizes is quantized again where it was written since, and marks are made where they belong", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
@@ -128,14 +132,26 @@ describeGPU("WebGPU fusions", () => {
     for (const tensor of [product.codes, product.scb, product.seen]) tensor.dispose();
   });
 
+  interface Opened {
+    readonly name: string;
+    readonly scheme: Scheme;
+    readonly M: number;
+    readonly N: number;
+    readonly limits: "adapter" | "default";
+    /** Together, and (three unless given) each on its own. */
+    readonly dispatches: number;
+    readonly apart?: number;
+  }
   const dense = (dtype: FloatDType) => ({ name: dtype, scheme: denseScheme(dtype) });
   const nf4 = (double_quant: boolean) => ({
     name: double_quant ? "nf4 with double quantization" : "nf4",
     scheme: fourBitScheme({ kind: "nf4", blocksize: 64, double_quant, compute: "f32" }),
   });
 
-  // Results that end inside a workgroup's; from nine rows of x on products are tiles, and tiles do not fuse.
-  test.each([
+  const int8 = (threshold: number) => ({ name: `int8, outliers from ${threshold}`, scheme: llmInt8Scheme(threshold) });
+
+  // Results that end inside a workgroup's; in 8 bits rows are quantized first, unless there is one for each product; from nine rows of x on products are tiles, and tiles do not fuse.
+  test.each<Opened>([
     { ...dense("f32"), M: 1, N: 8, limits: "adapter", dispatches: 1 },
     { ...dense("bf16"), M: 3, N: 7, limits: "default", dispatches: 1 },
     { ...dense("f16"), M: 5, N: 1, limits: "adapter", dispatches: 1 },
@@ -143,41 +159,44 @@ describeGPU("WebGPU fusions", () => {
     { ...nf4(false), M: 2, N: 6, limits: "adapter", dispatches: 1 },
     { ...nf4(true), M: 1, N: 6, limits: "adapter", dispatches: 3 },
     { ...dense("bf16"), M: 9, N: 8, limits: "adapter", dispatches: 3 },
-  ] as const)(
-    "a gate opens what is multiplied beside it: $name, $M rows, $N results ($limits limits)",
-    async (form) => {
-      const { scheme, M, N, limits, dispatches } = form;
-      const own = await openWebGPU(gpu!, { limits });
-      await using on = new Device(own);
-      using x = Tensor.from(on, values(M * 128, 37), [M, 128]);
-      const weights = [31, 43].map((seed) => {
-        using rows = Tensor.from(on, values(N * 128, seed), [N, 128]);
-        const builder = scheme.begin(on, [N, 128], "weight");
-        builder.put(rows, 0);
-        return builder.finish();
-      });
-      for (const act of ["silu", "gelu"] as const) {
-        for (const order of [
-          [0, 1],
-          [1, 0],
-        ] as const) {
-          const made: Tensor[] = [];
-          const steps = [
-            () => (made[order[0]] = weights[order[0]]!.linear(x)),
-            () => (made[order[1]] = weights[order[1]]!.linear(x)),
-            () => gated(made[0]!, made[1]!, act),
-          ];
-          const together = await run(true, steps, [], own, on);
-          const apart = await run(false, steps, [], own, on);
-          expect([together.dispatches, apart.dispatches]).toEqual([dispatches, 3]);
-          expect(together.results).toEqual(apart.results);
+    { ...int8(0.9), M: 1, N: 7, limits: "default", dispatches: 2 },
+    { ...int8(0), M: 3, N: 6, limits: "adapter", dispatches: 2, apart: 4 },
+  ])("a gate opens what is multiplied beside it: $name, $M rows, $N results ($limits limits)", async (form) => {
+    const { scheme, M, N, limits, dispatches, apart: most = 3 } = form;
+    const own = await openWebGPU(gpu!, { limits });
+    await using on = new Device(own);
+    using x = Tensor.from(on, values(M * 128, 37), [M, 128]);
+    const weights = [31, 43].map((seed) => {
+      using rows = Tensor.from(on, values(N * 128, seed), [N, 128]);
+      const builder = scheme.begin(on, [N, 128], "weight");
+      builder.put(rows, 0);
+      return builder.finish();
+    });
+    for (const act of ["silu", "gelu"] as const) {
+      for (const order of [
+        [0, 1],
+        [1, 0],
+      ] as const) {
+        const made: Tensor[] = [];
+        const steps = [
+          () => (made[order[0]] = weights[order[0]]!.linear(x)),
+          () => (made[order[1]] = weights[order[1]]!.linear(x)),
+          () => gated(made[0]!, made[1]!, act),
+        ];
+        const outcomes: Awaited<ReturnType<typeof run>>[] = [];
+        for (const together of [true, false]) {
+          x.write(values(M * 128, 37)); // rows that were quantized before are not taken again
+          outcomes.push(await run(together, steps, [], own, on));
         }
+        const [together, apart] = outcomes as [(typeof outcomes)[0], (typeof outcomes)[0]];
+        expect([together.dispatches, apart.dispatches]).toEqual([dispatches, most]);
+        expect(together.results).toEqual(apart.results);
       }
-      for (const weight of weights) weight.dispose();
-      x.dispose();
-      expectNoLeaks(on);
-    },
-  );
+    }
+    for (const weight of weights) weight.dispose();
+    x.dispose();
+    expectNoLeaks(on);
+  });
 
   test("a gate that was written anew is opened as it is now", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
@@ -195,6 +214,43 @@ describeGPU("WebGPU fusions", () => {
       results.push((await run(together, steps)).results);
     }
     expect(results[0]).toEqual(results[1]);
+  });
+
+  // The same row twice is quantized before the product; so is one too long for the bitmap in a workgroup.
+  test.each([
+    { K: 64, N: 5, threshold: 0.9, dispatches: 1 },
+    { K: 2080, N: 6, threshold: 0.99, dispatches: 1 },
+    { K: 176, N: 4, threshold: 0, dispatches: 1 },
+    { K: 16400, N: 1, threshold: 0.99, dispatches: 2 },
+    { K: 70, N: 3, threshold: 0.9, dispatches: 2 },
+  ])("a product quantizes its one row of $K itself, outliers from $threshold", async (form) => {
+    const { K, N, threshold, dispatches } = form;
+    const row = values(K, 37);
+    using one = Tensor.from(device, row, [1, K]);
+    using two = Tensor.from(device, Float32Array.from([...row, ...row]), [2, K]);
+    using bias = flat(device, values(N, 5));
+    using residual = Tensor.from(device, values(2 * N, 3), [2, N]);
+    const weight = int8Weight(N, K, threshold);
+    const options = [
+      { bias, act: "gelu" },
+      { residual: residual.narrow(0, 0, 1), twice: residual },
+    ] as const;
+    for (const { ...given } of options) {
+      const twice = "twice" in given ? { residual: given.twice } : given;
+      const outcomes: Awaited<ReturnType<typeof run>>[] = [];
+      for (const product of [() => llmInt8Linear(one, weight, given), () => llmInt8Linear(two, weight, twice)]) {
+        weight.seen.write(new Uint8Array(K));
+        outcomes.push(await run(true, [product], [weight.seen]));
+      }
+      const [alone, pair] = outcomes as [(typeof outcomes)[0], (typeof outcomes)[0]];
+      expect(alone.results[0]).toEqual(pair.results[0]!.subarray(0, 4 * N));
+      const marks = Array.from(row, (value) => Number(threshold > 0 && Math.abs(value) >= Math.fround(threshold)));
+      expect(marks.includes(1)).toBe(threshold > 0);
+      for (const { results } of outcomes) expect(Array.from(results[1]!)).toEqual(marks);
+      expect(alone.dispatches).toBe(dispatches);
+    }
+    options[1].residual.dispose();
+    for (const tensor of [weight.codes, weight.scb, weight.seen]) tensor.dispose();
   });
 
   // Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs.

@@ -54,7 +54,7 @@ describeGPU("WebGPU decode steps", () => {
     ["bf16", ["bf16"], {}, 8],
     ["bf16 with a cache of codes", ["bf16"], { cache_dtype: "i8" }, 10],
     ["bf16 with room for more than 256 tokens", ["bf16"], { steps: 260 }, 9],
-    ["int8", ["bf16", llmInt8Scheme(6)], {}, 11],
+    ["int8", ["bf16", llmInt8Scheme(6)], {}, 8],
     ["nf4", ["bf16", nf4(false)], {}, 8],
     ["nf4 with double quantization", ["bf16", nf4(true)], {}, 14],
   ] as const)("a layer in %s", async (_, storage, session, count) => {

@@ -5,7 +5,7 @@ import { fourBitLinear, joinFourBit } from "./four-bit.js";
 import { gatedProducts } from "./gated-products.js";
 import { quantizingToo } from "./int8-rows.js";
 import { joinLinear, linear } from "./linear.js";
-import { llmInt8Linear } from "./llm-int8.js";
+import { joinInt8, llmInt8Linear } from "./llm-int8.js";
 import { layerNorm, recordLayerNorm, recordRmsNorm, rmsNorm } from "./norm.js";
 import { ropeAppend } from "./rope-append.js";
 
@@ -15,4 +15,5 @@ export const FUSIONS: readonly Fusion[] = [
   ropeAppend,
   gatedProducts(linear, joinLinear),
   gatedProducts(fourBitLinear, joinFourBit),
+  gatedProducts(llmInt8Linear, joinInt8),
 ];

@@ -137,6 +137,20 @@ export function keepsX(x: Operand): boolean {
   return (layoutFor(x)?.raw ?? 0) > 0;
 }
 
+/**
+ * WGSL that reads rows `q`, in words or (aligned) in vec4s of them: scale, number of outliers, word `b` of the bitmap and
+ * element `k` of x, which is in the rows where they are `kept` with it.
+ */
+export function rowsInScratch(aligned: boolean, kept: boolean): string {
+  return `fn q_word(i: u32) -> u32 { return ${aligned ? "q[i >> 2u][i & 3u]" : "q[i]"}; }
+fn scale_of(m: u32) -> f32 { return bitcast<f32>(q_word(m * P.stride + P.stride - 4u)); }
+fn outliers_of(m: u32) -> u32 { return q_word(m * P.stride + P.stride - 3u); }
+fn bitmap_of(m: u32, b: u32) -> u32 { return q_word(m * P.stride + P.bits + b); }
+fn value_of(m: u32, k: u32) -> f32 {
+  return ${kept ? "bitcast<f32>(q_word(m * P.stride + P.raw + k))" : "x[P.x + m * P.K + k]"};
+}`;
+}
+
 /** Where the rows of an x are. */
 export interface Rows {
   readonly piece: Piece;
@@ -167,6 +181,12 @@ export function quantizeRows(queue: Queue, x: Operand, threshold: number, seen: 
   queue.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.piece, ...seen], numbers, M);
   queue.hold(block, rows.key, x.block, seen);
   return rows;
+}
+
+/** True if the rows of x are in scratch. */
+export function rowsHeld(queue: Queue, x: Operand, threshold: number): boolean {
+  const { piece, key } = rowsOf(queue, x, threshold);
+  return queue.holds(piece.block, key);
 }
 
 /** Values for the params of `quantizing`. */

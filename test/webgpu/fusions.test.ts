@@ -6,6 +6,7 @@ import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { denseScheme, type FloatDType, type Scheme } from "../../src/nn/weight.js";
+import { advance } from "../../src/ops/advance.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { gated } from "../../src/ops/gated.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
@@ -323,5 +324,58 @@ describeGPU("WebGPU fusions", () => {
     }
     for (const tensor of [positions, frequencies, table, q, k, v]) tensor.dispose();
     expectNoLeaks(on);
+  });
+
+  test("a recorded step fuses too, and what fails in it is told of the call that failed", async () => {
+    using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
+    using frequencies = flat(device, Float32Array.of(1, 0.1));
+    using table = ropeTable(positions, frequencies, 1);
+    using x = Tensor.from(device, values(64, 37), [1, 64]);
+    using scale = flat(device, new Float32Array(64).fill(8));
+    const weights = [16, 16, 16].map((n) => int8Weight(n, 64, 6));
+    const caches = [0, 1].map(() => Tensor.from(device, new Float32Array(64), [1, 2, 4, 8]));
+    using cursor = flat(device, Int32Array.of(0));
+    using out = Tensor.empty(device, [1, 16], "f32");
+    using turned = Tensor.empty(device, [1, 1, 2, 8], "f32");
+    const step = (): void =>
+      scope(() => {
+        const h = rmsNorm(x, scale, 1e-6);
+        const [q, k, v] = weights.map((weight) => llmInt8Linear(h, weight).view(1, 1, 2, 8));
+        const queries = rope(q!, table);
+        const keys = rope(k!, table);
+        const from = device.enter("keys");
+        kvAppend(keys, cursor, caches[0]!);
+        device.enter("values");
+        kvAppend(v!, cursor, caches[1]!);
+        device.enter(from);
+        copyInto(queries, turned);
+        const [gate, up] = weights.slice(1).map((weight) => llmInt8Linear(h, weight));
+        copyInto(gated(gate!, up!, "silu"), out);
+        advance(cursor, 1);
+        return undefined;
+      });
+    const kept = [out, turned, ...caches];
+    const each = async () => (await Promise.all(kept.map((tensor) => tensor.readBytes()))).map((bytes) => [...bytes]);
+    using recording = device.capture(step);
+    const replayed: number[][][] = [];
+    for (let i = 0; i < 4; i++) {
+      const before = backend.statistics.dispatches;
+      recording.replay();
+      // Norm with rows, q + k + v, rotations with appends, gate + up with gated, two copies, and the cursor.
+      expect(backend.statistics.dispatches - before).toBe(7);
+      replayed.push(await each());
+    }
+    recording.replay();
+    await expect(caches[0]!.read()).rejects.toThrow(/^kv_append in keys: 4 \+ 1 tokens do not fit a cache of 4/);
+    await expect(caches[1]!.read()).rejects.toThrow(/^kv_append in values: 4 \+ 1 tokens do not fit a cache of 4/);
+    expect([[...(await out.readBytes())], [...(await turned.readBytes())]]).toEqual(replayed[3]!.slice(0, 2));
+    for (const cache of caches) cache.write(new Float32Array(64));
+    cursor.write(Int32Array.of(0));
+    for (let i = 0; i < 4; i++) {
+      step();
+      expect(await each()).toEqual(replayed[i]);
+    }
+    for (const { codes, scb, seen } of weights) for (const tensor of [codes, scb, seen]) tensor.dispose();
+    for (const cache of caches) cache.dispose();
   });
 });

@@ -307,11 +307,8 @@ export class Queue {
 
   #wrote(block: Block): void {
     const held = this.#held;
-    if (!held) return;
-    const { marked } = held;
-    if (held.block === block || held.source === block || marked.some((one) => one.block === block)) {
-      this.#held = undefined;
-    }
+    const marked = held?.marked.some((one) => one.block === block);
+    if (held?.block === block || held?.source === block || marked) this.#held = undefined;
   }
 
   #copy(step: CopyStep): void {

@@ -217,6 +217,40 @@ describeGPU("WebGPU fusions", () => {
     expect(results[0]).toEqual(results[1]);
   });
 
+  test("what two open, and what three append, is all there", async () => {
+    using x = Tensor.from(device, values(64, 37), [1, 64]);
+    const matrices = [31, 43].map((seed) => Tensor.from(device, values(16 * 64, seed), [16, 64]));
+    using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
+    using frequencies = flat(device, Float32Array.of(1, 0.1));
+    using table = ropeTable(positions, frequencies, 1);
+    using cursor = flat(device, Int32Array.of(1));
+    const caches = [0, 1, 2].map(() => Tensor.empty(device, [1, 2, 2, 8], "bf16"));
+    const outcomes: Awaited<ReturnType<typeof run>>[] = [];
+    for (const together of [true, false]) {
+      for (const cache of caches) cache.writeBytes(new Uint8Array(64));
+      const made: Tensor[] = [];
+      const heads = (tensor: Tensor): Tensor => made[made.push(tensor.view(1, 1, 2, 8)) - 1]!;
+      let [gate, up, q, k]: Tensor[] = [];
+      const steps = [
+        () => (gate = linear(x, matrices[0]!)),
+        () => (up = linear(x, matrices[1]!)),
+        () => gated(gate!, up!, "silu"),
+        () => gated(gate!, up!, "gelu"),
+        () => (q = rope(heads(gate!), table)),
+        () => (k = rope(heads(up!), table)),
+        () => void kvAppend(k!, cursor, caches[0]!),
+        () => void kvAppend(heads(gate!), cursor, caches[1]!),
+        () => void kvAppend(q!, cursor, caches[2]!),
+      ];
+      outcomes.push(await run(together, steps, caches));
+      for (const tensor of made) tensor.dispose();
+    }
+    expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
+    // Products with one gate, the other gate; rotations with two appends, the third.
+    expect([outcomes[0]!.dispatches, outcomes[1]!.dispatches]).toEqual([4, 9]);
+    for (const tensor of [...matrices, ...caches]) tensor.dispose();
+  });
+
   // The same row twice is quantized before the product; so is one too long for the bitmap in a workgroup.
   test.each([
     { K: 64, N: 5, threshold: 0.9, dispatches: 1 },

@@ -12,10 +12,10 @@ export interface Fusion {
   readonly first: Kernel;
   readonly next: Kernel;
   /**
-   * Records `first`, one call or several that `first` joins, and calls of `next` as one dispatch, if it can; else records
-   * nothing and returns false. The backend has made sure that all operands fit, that the calls of `next` could come
+   * Records `first`, one call or several that `first` joins, and all of some calls of `next` as one dispatch, if it can;
+   * else records nothing and returns false, and is asked again with fewer. The backend has made sure that all operands fit, that the calls of `next` could come
    * directly behind those of `first`, that they are independent of each other with one operand shared (Kernel.shared), and
-   * that the first of them reads something that one of `first` writes.
+   * that the first of them reads something that one of `first` writes. `queue.call` is the lowest number of all.
    */
   record(first: readonly Pending[], next: readonly Pending[], queue: Queue, target: Target): boolean;
   /** True if the dispatch only prepares something for calls of `next`, which are recorded when their turn comes. */
@@ -24,7 +24,10 @@ export interface Fusion {
   shaders?(target: Target): readonly Shader[];
 }
 
-/** The calls of `kernel` behind the group `first`, which begins at `calls[at]`, that could be recorded with it. */
+/**
+ * The calls of `kernel` behind the group `first`, which begins at `calls[at]`, that could be recorded with it: one that
+ * reads what the group writes, and those that share an operand with that one.
+ */
 export function followers(
   calls: readonly Pending[],
   at: number,
@@ -32,24 +35,24 @@ export function followers(
   kernel: Kernel,
   done: ReadonlySet<Pending>,
 ): Pending[] {
-  const { shared = 0 } = kernel;
   const own = first.map(touched);
-  const found: Pending[] = [];
-  const before: ReturnType<typeof touched>[] = [];
-  for (let i = at + 1; i < Math.min(calls.length, at + 1 + AHEAD) && found.length < MOST; i++) {
-    const next = calls[i]!;
-    if (done.has(next) || first.includes(next)) continue;
-    const reach = touched(next);
-    const follows =
-      next.kernel === kernel &&
-      fits(next) &&
-      !before.some((other) => ordered(other, reach)) &&
-      own.every(({ reads, writes }) => !meet(reach.writes, reads) && !meet(reach.writes, writes));
-    const alike = found[0]
-      ? same(next.call.operands[shared]!, found[0].call.operands[shared]!)
-      : own.some(({ writes }) => meet(writes, reach.reads));
-    if (follows && alike) found.push(next);
-    before.push(reach);
-  }
-  return found;
+  const ahead = calls
+    .slice(at + 1, at + 1 + AHEAD)
+    .filter((next) => !done.has(next) && !first.includes(next))
+    .map((pending) => ({ pending, ...touched(pending) }));
+  const reader = ahead.find(
+    ({ pending, reads }) => pending.kernel === kernel && own.some(({ writes }) => meet(writes, reads)),
+  );
+  if (!reader) return [];
+  const { shared = 0 } = kernel;
+  const operand = reader.pending.call.operands[shared]!;
+  const found = ahead.filter(({ pending, reads, writes }, i) => {
+    const { call } = pending;
+    if (pending.kernel !== kernel || !same(call.operands[shared]!, operand) || !fits(pending)) return false;
+    if (ahead.slice(0, i).some((other) => ordered(other, { reads, writes }))) return false;
+    return own.every((one) => !meet(writes, one.reads) && !meet(writes, one.writes));
+  });
+  if (!found.includes(reader)) return [];
+  const others = found.filter((one) => one !== reader);
+  return [reader, ...others].slice(0, MOST).map(({ pending }) => pending);
 }

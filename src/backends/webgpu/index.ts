@@ -8,7 +8,7 @@ import { signatures } from "../../ops/index.js";
 import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
-import type { Pending } from "./join.js";
+import { byDepth, type Pending } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
 import { FUSIONS } from "./kernels/fusions.js";
@@ -298,11 +298,12 @@ class WebGPU implements WebGPUBackend {
       });
     }
     const done = new Set<Pending>();
-    calls.forEach((pending, at) => {
+    const ordered = byDepth(calls);
+    ordered.forEach((pending, at) => {
       if (done.has(pending)) return;
       const { kernel, call, number } = pending;
+      if (recordTogether(ordered, at, done, this.#queue, this.#target)) return;
       this.#queue.call = number;
-      if (recordTogether(calls, at, done, this.#queue, this.#target)) return;
       const message = recordFitting(kernel, call, this.#queue, this.#target);
       if (message !== undefined) failed(number, message);
     });

@@ -47,6 +47,28 @@ export function ordered(a: Touched, b: Touched): boolean {
   return meet(a.writes, b.writes) || meet(a.writes, b.reads) || meet(a.reads, b.writes);
 }
 
+/**
+ * Calls in an order in which those that wait for equally many others stand together, the ones that wait for the least
+ * first: a submission is then as few steps as may be, and what is independent can go together.
+ */
+export function byDepth(calls: readonly Pending[]): Pending[] {
+  const read = new Map<unknown, number>();
+  const written = new Map<unknown, number>();
+  const depths = calls.map((pending) => {
+    const { reads, writes } = touched(pending);
+    let depth = 0;
+    for (const block of reads) depth = Math.max(depth, 1 + (written.get(block) ?? -1));
+    for (const block of writes) depth = Math.max(depth, 1 + (written.get(block) ?? -1), 1 + (read.get(block) ?? -1));
+    for (const block of reads) read.set(block, Math.max(depth, read.get(block) ?? 0));
+    for (const block of writes) written.set(block, depth);
+    return depth;
+  });
+  return calls
+    .map((pending, at) => ({ pending, depth: depths[at]! }))
+    .sort((a, b) => a.depth - b.depth)
+    .map(({ pending }) => pending);
+}
+
 /** True if two operands are the same bytes, in rows of one length. */
 export function same(a: Operand, b: Operand): boolean {
   return a.block === b.block && a.byte === b.byte && a.count === b.count && a.shape.at(-1) === b.shape.at(-1);

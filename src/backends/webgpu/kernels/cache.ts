@@ -185,9 +185,9 @@ export const kvAppend: Kernel = {
     return undefined;
   },
   join(calls, queue, _target, numbers) {
-    if (calls.length !== 2) return false;
-    if (!appendedAlike(calls[0]!, calls[1]!)) return false;
-    recordAppends(calls, queue, numbers[1]! - numbers[0]!);
+    if (calls.length !== 2 || !appendedAlike(calls[0]!, calls[1]!)) return false;
+    const apart = numbers[1]! - numbers[0]!;
+    recordAppends(apart > 0 ? calls : calls.toReversed(), queue, Math.abs(apart));
     return true;
   },
   axes({ operands: [x, , cache, scales] }) {

@@ -17,11 +17,12 @@ export function gatedProducts(
   return {
     first,
     next: gated,
-    record(products, [last], queue, target) {
-      const [gate, up, y] = last!.call.operands;
+    record(products, opened, queue, target) {
+      const { operands, attributes } = opened[0]!.call;
+      const [gate, up, y] = operands;
       const calls = [gate!, up!].flatMap((one) => products.find(({ call }) => isWhole(one, call))?.call ?? []);
-      if (products.length !== 2 || calls.length !== 2 || calls[0] === calls[1]) return false;
-      return join(calls, queue, target, { y: y!, act: last!.call.attributes[0]! });
+      if (opened.length !== 1 || products.length !== 2 || calls.length !== 2 || calls[0] === calls[1]) return false;
+      return join(calls, queue, target, { y: y!, act: attributes[0]! });
     },
   };
 }

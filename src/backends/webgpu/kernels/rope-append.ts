@@ -72,8 +72,10 @@ function appends(x: Operand, y: Operand): boolean {
 export const ropeAppend: Fusion = {
   first: rope,
   next: kvAppend,
-  record(ropes, [keys, values], queue, target) {
-    if (ropes.length !== 2 || !keys || !values || target.storageBuffers < BINDINGS) return false;
+  record(ropes, appended, queue, target) {
+    const [keys, values] = appended;
+    if (ropes.length !== 2 || !keys || !values || appended.length !== 2) return false;
+    if (target.storageBuffers < BINDINGS) return false;
     const [x, cursor, cache, scales] = keys.call.operands;
     const [x2, , cache2] = values.call.operands;
     const turned = ropes.map(({ call }) => call.operands[2]!);
@@ -95,7 +97,7 @@ export const ropeAppend: Fusion = {
         ...numbers,
         ...{ capacity: cache!.shape[2]!, cursor: cursor!.offset, keys: cache!.offset, values: cache2!.offset },
         ...{ x2: x2!.offset, sb2, st2, sg2, sd2 },
-        ...{ apart: keys.number - ropes[0]!.number, apart1: values.number - ropes[0]!.number },
+        ...{ apart: keys.number - queue.call, apart1: values.number - queue.call },
       },
       groups,
     );

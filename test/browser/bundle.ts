@@ -23,13 +23,17 @@ export interface Site {
   stop(): Promise<void>;
 }
 
-/** Serves a folder as the example's server does. */
-export async function serveFolder(folder: string): Promise<Site> {
+/** Answers a request, or gives false. */
+type Serve = (request: IncomingMessage, response: ServerResponse) => boolean;
+
+/** Serves a folder as the example's server does; `first` may take requests before it. */
+export async function serveFolder(folder: string, first: Serve = () => false): Promise<Site> {
   const asked: Site["asked"] = [];
   const server = createServer((request, response) => {
     const { range } = request.headers;
     asked.push({ method: request.method!, path: request.url!, range });
     const start = Number(/^bytes=(\d+)/.exec(range ?? "")?.[1] ?? 0);
+    if (first(request, response)) return;
     setTimeout(() => serveFile(folder, request, response), (site.slowness * start) / 1e6);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -47,8 +51,8 @@ export async function serveFolder(folder: string): Promise<Site> {
   return site;
 }
 
-/** A page whose Worker is the bundle of a test's script. */
-export async function serveWorker(script: string): Promise<Site> {
+/** A page with the bundle of a test's script as `worker.js`, which it starts as its Worker or leaves to whoever drives it. */
+export async function serveWorker(script: string, start = false, first?: Serve): Promise<Site> {
   const folder = mkdtempSync(join(tmpdir(), "octavo-page-"));
   await build({
     entryPoints: { worker: join(import.meta.dirname, script) },
@@ -59,12 +63,13 @@ export async function serveWorker(script: string): Promise<Site> {
     keepNames: true,
     logLevel: "warning",
   });
-  writeFileSync(join(folder, "index.html"), "<!doctype html><title>test</title><link rel=icon href=data:,>");
+  const starting = start ? `<script>new Worker("./worker.js", { type: "module" })</script>` : "";
+  writeFileSync(join(folder, "index.html"), `<!doctype html><title>test</title><link rel=icon href=data:,>${starting}`);
   for (const relaxed of [false, true]) {
     const wasm = findWasm(relaxed);
     if (wasm && existsSync(wasm)) cpSync(wasm, join(folder, wasmFileName(relaxed)));
   }
-  const site = await serveFolder(folder);
+  const site = await serveFolder(folder, first);
   return {
     ...site,
     async stop() {

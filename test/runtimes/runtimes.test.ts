@@ -107,7 +107,10 @@ describeRuntime("deno", (deno) => {
   test.runIf(driver)("its compiler takes all shaders", async () => {
     const script = join(project, "shaders.mjs");
     await build({
-      entryPoints: [join(import.meta.dirname, "shaders.ts")],
+      stdin: {
+        contents: `import { lookAtShaders } from "./shaders.js"; console.log(JSON.stringify(await lookAtShaders()));`,
+        resolveDir: import.meta.dirname,
+      },
       outfile: script,
       bundle: true,
       format: "esm",

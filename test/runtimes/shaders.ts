@@ -1,5 +1,5 @@
 // Has the WGSL compiler of the runtime that this runs in look at every shader variant, as openWebGPU chooses them and as on
-// an adapter without any feature, and prints a line of JSON: how many there are, and the first complaints.
+// an adapter without any feature. Nothing of Node's is in here: it runs in Deno and in pages.
 
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { WEB } from "../../src/browser/web.js";
@@ -12,15 +12,20 @@ export interface Looked {
 
 const TARGETS: readonly WebGPUOptions[] = [{}, { limits: "default", dot4: false, subgroups: false, f16: false }];
 
-const found: Looked[] = [];
-for (const options of TARGETS) {
-  const backend = await openWebGPU(WEB.navigator!.gpu!, options);
-  const complaints: string[] = [];
-  const shaders = backend.shaders();
-  for (const shader of shaders) {
-    await backend.compile(shader, "check").catch((error: Error) => complaints.push(`${shader.key}: ${error.message}`));
+/** How many shaders there are, and the first complaints. */
+export async function lookAtShaders(): Promise<Looked[]> {
+  const found: Looked[] = [];
+  for (const options of TARGETS) {
+    const backend = await openWebGPU(WEB.navigator!.gpu!, options);
+    const complaints: string[] = [];
+    const shaders = backend.shaders();
+    for (const shader of shaders) {
+      await backend
+        .compile(shader, "check")
+        .catch((error: Error) => complaints.push(`${shader.key}: ${error.message}`));
+    }
+    await backend.close();
+    found.push({ description: backend.description, shaders: shaders.length, complaints: complaints.slice(0, 5) });
   }
-  await backend.close();
-  found.push({ description: backend.description, shaders: shaders.length, complaints: complaints.slice(0, 5) });
+  return found;
 }
-console.log(JSON.stringify(found));

@@ -11,7 +11,12 @@ import { serveFile as serveFileOf } from "../../examples/browser/serve.mjs";
 import { wasmFileName } from "../../src/backends/wasm/index.js";
 import { findWasm } from "../../src/backends/wasm/node.js";
 
-const serveFile = serveFileOf as (folder: string, request: IncomingMessage, response: ServerResponse) => void;
+const serveFile = serveFileOf as (
+  folder: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  headers?: object,
+) => void;
 
 export interface Site {
   readonly folder: string;
@@ -20,6 +25,8 @@ export interface Site {
   readonly asked: { method: string; path: string; range: string | undefined }[];
   /** Milliseconds that an answer waits for each megabyte that lies before its first byte. */
   slowness: number;
+  /** Pages may share memory with their Workers; true at first. */
+  isolated: boolean;
   stop(): Promise<void>;
 }
 
@@ -34,12 +41,14 @@ export async function serveFolder(folder: string, first: Serve = () => false): P
     asked.push({ method: request.method!, path: request.url!, range });
     const start = Number(/^bytes=(\d+)/.exec(range ?? "")?.[1] ?? 0);
     if (first(request, response)) return;
-    setTimeout(() => serveFile(folder, request, response), (site.slowness * start) / 1e6);
+    const headers = site.isolated ? undefined : {};
+    setTimeout(() => serveFile(folder, request, response, headers), (site.slowness * start) / 1e6);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const site: Site = {
     folder,
     slowness: 0,
+    isolated: true,
     // A name of this machine that browsers take for secure.
     address: `http://localhost:${(server.address() as AddressInfo).port}`,
     asked,
@@ -70,11 +79,11 @@ export async function serveWorker(script: string, start = false, first?: Serve):
     if (wasm && existsSync(wasm)) cpSync(wasm, join(folder, wasmFileName(relaxed)));
   }
   const site = await serveFolder(folder, first);
-  return {
-    ...site,
+  const { stop } = site;
+  return Object.assign(site, {
     async stop() {
-      await site.stop();
+      await stop();
       rmSync(folder, { recursive: true, force: true });
     },
-  };
+  });
 }

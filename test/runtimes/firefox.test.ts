@@ -104,6 +104,28 @@ describeFirefox("Firefox", () => {
     }
   });
 
+  if (!whyNoWasm) {
+    describe("a page that is not isolated", () => {
+      beforeAll(async () => {
+        site.isolated = false;
+        remote = new RemoteCalls();
+        end = visitFirefox(site.address);
+        await remote.call("facts");
+      });
+      afterAll(async () => {
+        site.isolated = true;
+        await end?.();
+      });
+
+      test("does without threads", async () => {
+        expect((await remote.call("facts")).isolated).toBe(false);
+        const { text, description } = await remote.call("tell", ADDRESS, 16, { device: "wasm", dtype: "float32" });
+        expect(text).toBe(await expectedText(16, { dtype: "float32" }));
+        expect(description).toBe("WebAssembly with relaxed SIMD, 1 thread");
+      });
+    });
+  }
+
   const found = selectAdapter() as { driver: string } | { missing: string };
   if ("missing" in found) test.skip(`with WebGPU: ${found.missing}`);
   else {

@@ -11,7 +11,7 @@ import { type Site, serveWorker } from "../browser/bundle.js";
 import { FAMILIES } from "../conformance/cases/index.js";
 import { floatsOf } from "../support/conformance.js";
 import { whyNoWasm } from "../support/devices.js";
-import { describeFirefox, visitFirefox, WITH_WEBGPU } from "../support/firefox.js";
+import { describeFirefox, type Preferences, visitFirefox, WITH_WEBGPU } from "../support/firefox.js";
 import { STORYTELLER } from "../support/models.js";
 import { RemoteCalls } from "../support/remote.js";
 import type { Remote } from "./remote-worker.js";
@@ -38,7 +38,6 @@ async function expectedText(tokens: number, options: FromPretrainedOptions): Pro
 describeFirefox("Firefox", () => {
   let site: Site;
   let remote: RemoteCalls<Remote>;
-  let end: (() => Promise<void>) | undefined;
 
   beforeAll(async () => {
     site = await serveWorker("../runtimes/remote-worker.ts", true, (request, response) =>
@@ -48,16 +47,23 @@ describeFirefox("Firefox", () => {
   });
   afterAll(() => site?.stop());
 
+  /** Has the tests of a suite call into a Firefox of their own. */
+  function visit(preferences: Preferences = {}, isolated = true): void {
+    let end: (() => Promise<void>) | undefined;
+    beforeAll(async () => {
+      site.isolated = isolated;
+      remote = new RemoteCalls();
+      end = visitFirefox(site.address, preferences);
+      await remote.call("facts");
+    });
+    afterAll(() => end?.());
+  }
+
   const weightsAsked = (): number =>
     site.asked.filter(({ path, range }) => path.endsWith("model.safetensors") && range !== "bytes=0-0").length;
 
   describe("as it comes", () => {
-    beforeAll(async () => {
-      remote = new RemoteCalls();
-      end = visitFirefox(site.address);
-      await remote.call("facts");
-    });
-    afterAll(() => end?.());
+    visit();
 
     test("what it has, and why auto takes WebAssembly", async () => {
       const facts = await remote.call("facts");
@@ -106,16 +112,7 @@ describeFirefox("Firefox", () => {
 
   if (!whyNoWasm) {
     describe("a page that is not isolated", () => {
-      beforeAll(async () => {
-        site.isolated = false;
-        remote = new RemoteCalls();
-        end = visitFirefox(site.address);
-        await remote.call("facts");
-      });
-      afterAll(async () => {
-        site.isolated = true;
-        await end?.();
-      });
+      visit({}, false);
 
       test("does without threads", async () => {
         expect((await remote.call("facts")).isolated).toBe(false);
@@ -130,12 +127,7 @@ describeFirefox("Firefox", () => {
   if ("missing" in found) test.skip(`with WebGPU: ${found.missing}`);
   else {
     describe("with WebGPU", () => {
-      beforeAll(async () => {
-        remote = new RemoteCalls();
-        end = visitFirefox(site.address, WITH_WEBGPU);
-        await remote.call("facts");
-      });
-      afterAll(() => end?.());
+      visit(WITH_WEBGPU);
 
       test("the storyteller on its adapter: the CPU's text", async () => {
         const { auto, gpu } = await remote.call("facts");

@@ -28,7 +28,7 @@ export function describeFirefox(name: string, body: () => void): void {
   else describe(name, { timeout: 120_000 }, body);
 }
 
-type Preferences = Readonly<Record<string, boolean | number | string>>;
+export type Preferences = Readonly<Record<string, boolean | number | string>>;
 
 /** No first-run pages, and no questions to servers that are not there. */
 const QUIET: Preferences = {

@@ -12,10 +12,13 @@ import { fileURLToPath } from "node:url";
 const folder = join(dirname(fileURLToPath(import.meta.url)), "..", "build", "runtimes");
 const VERSIONS = { deno: "2.9.6", bun: "1.4.5" };
 const libc = process.platform === "linux" ? "-glibc" : "";
+const machine = process.arch === "arm64" ? "aarch64" : process.arch;
 const PROGRAMS = {
   deno: [`@deno/${process.platform}-${process.arch}${libc}/deno`],
   // The second for processors without AVX2.
-  bun: [`@oven/bun-${process.platform}-${process.arch}/bin/bun`, `@oven/bun-${process.platform}-x64-baseline/bin/bun`],
+  bun: [`bun-${process.platform}-${machine}/bin/bun`, `bun-${process.platform}-x64-baseline/bin/bun`].map(
+    (program) => `@oven/${program}`,
+  ),
 };
 
 /**

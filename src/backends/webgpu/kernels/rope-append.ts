@@ -103,5 +103,8 @@ export const ropeAppend: Fusion = {
     );
     return true;
   },
-  shaders: () => (["f32", "f16", "bf16"] as const).map((cache): Shader => shader({ append: true, cache })),
+  shaders: ({ storageBuffers }) =>
+    storageBuffers < BINDINGS
+      ? []
+      : (["f32", "f16", "bf16"] as const).map((cache): Shader => shader({ append: true, cache })),
 };

@@ -5,7 +5,7 @@ import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
-import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import { computeFor, denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import type { Compute } from "../ops/linear.js";
 import { quantizedModules } from "./plan.js";
@@ -80,5 +80,6 @@ export async function fillRandomly(
       throw error;
     }
   }
+  model.compute = compute ?? computeFor(dtype);
   model.prepare(device);
 }

@@ -71,6 +71,7 @@ export class Queue {
       uid: 0,
       groups: new Set(),
       tapes: new Set(),
+      derived: new Map(),
     };
     this.pipelines = new Pipelines(device, this.flag, () => {
       const { call } = this;
@@ -119,6 +120,30 @@ export class Queue {
   /** True if the block still is what `hold` was told. */
   holds(block: Block, key: string): boolean {
     return this.#held?.block === block && this.#held.key === key;
+  }
+
+  /**
+   * What `make` records into a block of `bytes`, given `source`: kept under `key` until `source` is written or freed. A
+   * tape finds it made, unless the tape itself writes `source` before: then it is made anew whenever the tape runs.
+   */
+  derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
+    const tape = this.#tape;
+    if (tape?.written.has(source)) {
+      const block = this.buffers.scratch("derived", bytes);
+      make(block);
+      return block;
+    }
+    const found = this.buffers.derive(source, key, bytes);
+    if (!found.fresh) {
+      this.#tape = undefined;
+      try {
+        make(found.block);
+      } finally {
+        this.#tape = tape;
+      }
+      found.fresh = true;
+    }
+    return found.block;
   }
 
   /** Records a copy between blocks; offsets and size are multiples of 4. */
@@ -177,6 +202,7 @@ export class Queue {
   play(tape: Tape, first: number): void {
     this.submit();
     this.#held = undefined;
+    for (const block of tape.written) this.#outdate(block);
     this.call = first;
     if (tape.number(first)) {
       this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
@@ -295,6 +321,16 @@ export class Queue {
 
   #wrote(block: Block): void {
     if (this.#held && (this.#held.block === block || this.#held.source === block)) this.#held = undefined;
+    this.#tape?.written.add(block);
+    this.#outdate(block);
+  }
+
+  /** What was made of a block no longer holds, nor do tapes that found it made. */
+  #outdate({ derived }: Block): void {
+    for (const one of derived.values()) {
+      one.fresh = false;
+      for (const tape of one.block.tapes) tape.stale = true;
+    }
   }
 
   #copy(step: CopyStep): void {

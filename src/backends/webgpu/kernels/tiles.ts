@@ -3,13 +3,13 @@
 // allows operands to be rounded; sums are f32 always. Blocks of f16 may be multiplied by subgroup matrices (matrices.ts).
 //
 // f16 ends at 65504, and activations do not: each row of x, and each row of the weight, is scaled by the power of two
-// that brings its largest finite magnitude into [2^14, 2^15). Scaling by it is exact, and what is rounded away of an element is
-// 2^-12 of itself, or 2^-29 of the largest of its row if that is more (f16 without subnormals). Both powers come back
-// on the f32 sums. bf16 rounds to 2^-9, so calls that allow bf16 allow this; and weights of bf16 lose nothing of the
-// first kind.
+// that brings its largest finite magnitude into [2^14, 2^15). Scaling by it is exact, and what is rounded away of an
+// element is 2^-12 of itself, or 2^-28 of the largest of its row if that is more (f16 without subnormals). Both powers
+// come back on the f32 sums. bf16 rounds to 2^-9, so calls that allow bf16 allow this; and weights that are bf16 or f16
+// lose nothing of the first kind.
 //
 // Calls that allow no rounding, with weights that are f16 as they are, take x as two parts: what the rounding to f16
-// leaves is f16 once more, scaled by another 2^12. So 2^-24 of an element is lost, as in f32, or 2^-41 of the largest of
+// leaves is f16 once more, scaled by another 2^12. So 2^-24 of an element is lost, as in f32, or 2^-40 of the largest of
 // its row. The sums of the lower part come first, and are scaled down before those of the upper part join them. Rows of
 // the weight with infinities or NaN meet the upper part only: the lower may have the other sign.
 

@@ -117,14 +117,15 @@ async function checkFourBit(device: Device, size: Size, compute: FourBitCompute)
   for (const tensor of [...tensors, y]) tensor.dispose();
 }
 
-/** Magnitudes of rows of a dense weight; the last stands for rows that mix 1e-4 to 1e4. */
+/** Magnitudes of rows of a dense weight; the last stands for rows that mix powers of ten up to `MIXED`, and their inverses. */
 const DENSE = { bf16: [1, 1e30, 0, 1e-25, "mixed"], f16: [1, 1e4, 0, 3e-6, "mixed"] } as const;
+const MIXED = { bf16: 30, f16: 4 } as const;
 /** Magnitudes of rows of x that stay in f32 beside them. */
 const BESIDE = [1, 1e6, 1e-9, 0, 300];
 
 function denseOperands([m, k, n]: Size, dtype: "bf16" | "f16"): { x: Float32Array; w: Float32Array } {
   const x = normals(m, m * k).map((v, i) => v * BESIDE[Math.floor(i / k) % 5]!);
-  const powers = integers(9, n * k, -4, 4);
+  const powers = integers(9, n * k, -MIXED[dtype], MIXED[dtype]);
   const w = normals(6, n * k).map((v, i) => {
     const magnitude = DENSE[dtype][Math.floor(i / k) % 5]!;
     return v * (magnitude === "mixed" ? 10 ** powers[i]! : magnitude);

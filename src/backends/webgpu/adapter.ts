@@ -83,7 +83,7 @@ var<workgroup> c: array<${sums}, 256>;
   let left = subgroupMatrixLoad<subgroup_matrix_left<${element}, ${K}, ${M}>, row_major>(&a, 0u, ${K}u);
   let right = subgroupMatrixLoad<subgroup_matrix_right<${element}, ${N}, ${K}>, col_major>(&a, 0u, ${K}u);
   var sum: subgroup_matrix_result<${sums}, ${N}, ${M}>;
-  sum = subgroupMatrixMultiplyAccumulate(left, right, ${element === "f16" ? "subgroupMatrixScalarMultiply(sum, 0.5)" : "sum"});
+  sum = subgroupMatrixMultiplyAccumulate(left, right, sum);
   subgroupMatrixStore<row_major>(&c, 0u, sum, ${N}u);
   workgroupBarrier();
   y[lid] = c[lid];

@@ -23,6 +23,8 @@ export interface MatrixTile {
   readonly step: number;
   /** Rows of `xs` and `ws` begin this many elements apart: in whole 16 bytes, and neighbours not in one bank. */
   readonly stride: number;
+  /** The lower half of the rows are second parts of those in the upper half: a tile then has 32 rows of results. */
+  readonly paired?: boolean;
 }
 
 function range(n: number): number[] {
@@ -42,16 +44,17 @@ function edges(matrix: string): readonly [number, number, number] {
 
 /**
  * Workgroup memory, and `drain(first, lid, m0, n0)`, which stores what the stage holds: some matrices of each square, from
- * the one of number `first` on. `finish` is WGSL that stores `sum` for row m and column n, number r of the tile's columns.
+ * the one of number `first` on. `finish` is WGSL that stores `sum` for row m and column n, number r of the tile's columns;
+ * in a paired tile `second` is the sum of the row's second part.
  */
-export function matrixDeclarations({ element, matrix, stride }: MatrixTile, finish: string): string[] {
+export function matrixDeclarations({ element, matrix, stride, paired = false }: MatrixTile, finish: string): string[] {
   const [M, N] = edges(matrix);
   const { sum, cell, per } = TYPES[element];
   return [
     ...["xs", "ws"].map((name) => `var<workgroup> ${name}: array<${cell}, ${(MATRIX_TILE * stride) / per}>;`),
     `var<workgroup> stage: array<${sum}, ${4 * STAGE}>;
 fn drain(first: u32, lid: u32, m0: u32, n0: u32) {
-  for (var i = lid; i < ${4 * STAGE}u; i += ${TILE_WIDTH}u) {
+  for (var i = lid; i < ${(paired ? 2 : 4) * STAGE}u; i += ${TILE_WIDTH}u) {
     let square = i / ${STAGE}u;
     let at = first + (i % ${STAGE}u) / ${M * N}u;
     let cell = i % ${M * N}u;
@@ -59,6 +62,7 @@ fn drain(first: u32, lid: u32, m0: u32, n0: u32) {
     let r = (square % 2u) * ${SQUARE}u + (at % ${SQUARE / N}u) * ${N}u + cell % ${N}u;
     let n = n0 + r;
     let sum = stage[i];
+    ${paired ? `let second = stage[i + ${2 * STAGE}u];` : ""}
     ${finish}
   }
 }`,
@@ -71,12 +75,12 @@ interface Cell {
 }
 
 /**
- * The body of a tile. `loop` gives the WGSL that fills blocks, given that which multiplies them, without barriers; and,
- * given a factor of f32, that which scales all sums so far.
+ * The body of a tile. `loop` gives the WGSL that fills blocks one after another, given that which multiplies them, which
+ * has no barriers.
  */
 export function multiplied(
   { element, matrix, squares, step, stride }: MatrixTile,
-  loop: (multiply: string, scale: (factor: string) => string) => string,
+  loop: (multiply: string) => string,
 ): string {
   const [M, N, K] = edges(matrix);
   const { sum: type, per } = TYPES[element];
@@ -106,8 +110,6 @@ export function multiplied(
     ]),
     "}",
   ]);
-  const scale = (factor: string): string =>
-    each((p) => cells.map((cell) => `${name(p, cell)} = subgroupMatrixScalarMultiply(${name(p, cell)}, ${factor});`));
   const batch = STAGE / (M * N);
   const leave = (round: number): string =>
     each((p) =>
@@ -123,7 +125,7 @@ export function multiplied(
     ...range(squares).flatMap((p) =>
       cells.map((cell) => `var ${name(p, cell)}: subgroup_matrix_result<${type}, ${N}, ${M}>;`),
     ),
-    loop(multiply, scale),
+    loop(multiply),
     ...range(cells.length / batch).flatMap((round) => [
       leave(round),
       "workgroupBarrier();",

@@ -321,7 +321,7 @@ export function joinedVariants(target: Target, each: number): (CommonOptions & {
 
 /** The form of a tile of `low` height, or more. Subgroup matrices are so fast that rows of nothing do not matter. */
 function tileForm({ matrix }: Target, fast: boolean, parts: number | undefined, low: boolean): TileForm {
-  if (parts && matrix) return { tile: MATRIX_TILE, half: true, ...(parts > 1 ? { parts } : {}), ...matrix };
+  if (parts && matrix) return { tile: MATRIX_TILE / parts, half: true, ...(parts > 1 ? { parts } : {}), ...matrix };
   const tile = low || !fast ? LOW_TILE : 2 * LOW_TILE;
   return parts ? { tile, half: true } : { tile };
 }

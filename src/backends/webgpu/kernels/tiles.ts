@@ -10,14 +10,14 @@
 //
 // Calls that allow no rounding, with weights that are f16 as they are, take x as two parts: what the rounding to f16
 // leaves is f16 once more, scaled by another 2^12. So 2^-24 of an element is lost, as in f32, or 2^-40 of the largest of
-// its row. The sums of the lower part come first, and are scaled down before those of the upper part join them. Rows of
-// the weight with infinities or NaN meet the upper part only: the lower may have the other sign.
+// its row. Both parts are rows of one block, and meet the same block of the weight; their sums are added at the end.
+// Where the weight has infinities or NaN the upper part alone counts: the lower may have the other sign.
 
 import type { Operand, Piece } from "../call.js";
 import type { Queue } from "../queue.js";
 import { family, reads, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
-import { type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
+import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
 import type { Format } from "./product.js";
 
 /** Columns of results of a workgroup. */
@@ -36,7 +36,7 @@ export interface TileForm {
   readonly tile?: number;
   /** Blocks are f16; x is what `halveRows` made. */
   readonly half?: boolean;
-  /** Parts of x: two where it may not be rounded to f16, else absent. Only with subgroup matrices. */
+  /** Parts of x: two where it may not be rounded to f16, else absent. Only with subgroup matrices, and then 32 rows. */
   readonly parts?: number;
   /** Subgroup matrices, as "MxNxK". */
   readonly matrix?: string;
@@ -94,10 +94,10 @@ const halvesShader = family("halves", ({ parts }: { readonly parts: number }) =>
     ${
       parts === 2
         ? `let low = ${quad((i) => `lower(v[${i}], high[${i}])`)};
-    ${put("to", "low")}
-    ${put("to + P.M * quads * 2u", "high")}`
-        : put("to", "high")
+    ${put("to + P.M * quads * 2u", "low")}`
+        : ""
     }
+    ${put("to", "high")}
   }
   if (lid == 0u) { out[P.M * quads * ${2 * parts}u + group] = bitcast<u32>(exponent); }`,
   };
@@ -113,9 +113,9 @@ export function halvesSize(M: number, K: number, parts: number): number {
 }
 
 /**
- * Brings x[M,K] to f16 in scratch, unless it is there from the call before: for each part, the lower first, rows of K
- * halves, then an exponent per row. An element is its half times two to that power; of two parts, the lower counts
- * 2^-12. K is a multiple of 4, and x begins at one.
+ * Brings x[M,K] to f16 in scratch, unless it is there from the call before: for each part, the upper first, rows of K
+ * halves, then an exponent per row. An element is its half times two to that power, and 2^-12 times the lower half where
+ * there is one. K is a multiple of 4, and x begins at one.
  */
 export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts: number): Piece {
   const size = halvesSize(M, K, parts);
@@ -128,24 +128,24 @@ export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts:
   return piece;
 }
 
-/** `x_quad(m, k, piece)`: four elements of row m of a part of x from k on, zeros outside. */
+/** `x_quad(m, k, lower)`: four elements of row m of x from k on, or of its lower part (1); zeros outside. */
 function readX(fast: boolean, half: boolean): string {
   const type = half ? "vec4<f16>" : "vec4<f32>";
   const one = (i: number): string => `select(0.0, x[at + ${i}u], k + ${i}u < P.K)`;
   const read = half
-    ? "return bitcast<vec4<f16>>(x[((piece * P.M + m) * P.K + k) / 4u]);"
+    ? "return bitcast<vec4<f16>>(x[((lower * P.M + m) * P.K + k) / 4u]);"
     : fast
       ? "return x[(P.x + m * P.K + k) / 4u];"
       : `let at = P.x + m * P.K + k;\n  return vec4<f32>(${range(4).map(one).join(", ")});`;
-  return `fn x_quad(m: u32, k: u32, piece: u32) -> ${type} {
+  return `fn x_quad(m: u32, k: u32, lower: u32) -> ${type} {
   if (m >= P.M || k >= P.K) { return ${type}(); }
   ${read}
 }`;
 }
 
 /** The tile as subgroup matrices build it. */
-function matrixTile({ matrix = "", squares = 1 }: TileForm): MatrixTile {
-  return { element: "f16", matrix, squares, step: stepOf(true), stride: MATRIX_STRIDE };
+function matrixTile({ matrix = "", squares = 1, parts }: TileForm): MatrixTile {
+  return { element: "f16", matrix, squares, step: stepOf(true), stride: MATRIX_STRIDE, paired: parts === 2 };
 }
 
 /** Workgroup memory and functions of a tile. */
@@ -175,14 +175,17 @@ fn w_exponent(r: u32) -> i32 { return exponent_of(atomicLoad(&most[r])); }`,
         ]
       : []),
     ...(matrix
-      ? matrixDeclarations(matrixTile(form), "store(m, n, rescaled(sum, m, r));")
+      ? matrixDeclarations(matrixTile(form), `store(m, n, rescaled(${parts === 2 ? BOTH : "sum"}, m, r));`)
       : [rows("xs", tile), rows("ws", TILE_N)]),
   ];
 }
 
+/** The sum of both parts. */
+const BOTH = `sum + select(second * ${2 ** -BELOW}, 0.0, w_endless(r))`;
+
 /** A tile of results; calls `store(m, n, sum)` for each. P.tiles is the number of tiles along N. */
 export function tiled(format: Format, form: TileForm, fast: boolean): string {
-  const { tile = 32, half = false, parts = 1, matrix } = form;
+  const { tile = 32, half = false, matrix } = form;
   const step = stepOf(half);
   const quads = step / 4;
   const unit = fast ? Math.min(format.chunk, 8) : 4;
@@ -204,17 +207,17 @@ export function tiled(format: Format, form: TileForm, fast: boolean): string {
     : `let w = vec4<f32>(${range(4).map(one).join(", ")});
         ${put("ws", "r", "u", "w")}`;
   const load = `
-    for (var i = lid; i < ${tile * quads}u; i += ${TILE_WIDTH}u) {
+    for (var i = lid; i < ${(matrix ? MATRIX_TILE : tile) * quads}u; i += ${TILE_WIDTH}u) {
       let r = i / ${quads}u;
       let q = i % ${quads}u;
-      let v = x_quad(m0 + r, k0 + q * 4u, piece);
+      let v = x_quad(m0 + r % ${tile}u, k0 + q * 4u, r / ${tile}u);
       ${put("xs", "r", "q", "v")}
     }
     for (var i = lid; i < ${(TILE_N * step) / unit}u; i += ${TILE_WIDTH}u) {
       let r = i / ${step / unit}u;
       let u = i % ${step / unit}u;
       let k = k0 + u * ${unit}u;
-      if (n0 + r < P.N && k < P.K${parts > 1 ? " && (piece > 0u || !w_endless(r))" : ""}) {
+      if (n0 + r < P.N && k < P.K) {
         ${decode}
       } else {
         let none = ${type}();
@@ -231,13 +234,10 @@ export function tiled(format: Format, form: TileForm, fast: boolean): string {
     matrix
       ? multiplied(
           matrixTile(form),
-          (multiply, scale) => `for (var piece = 0u; piece < ${parts}u; piece++) {
-    ${parts > 1 ? `if (piece > 0u) { ${scale(String(2 ** -BELOW))} }` : ""}
-    for (var k0 = 0u; k0 < P.K; k0 += ${step}u) {
+          (multiply) => `for (var k0 = 0u; k0 < P.K; k0 += ${step}u) {
     ${load}
     ${multiply}
     workgroupBarrier();
-    }
   }`,
         )
       : registers(tile, half, load)
@@ -266,7 +266,6 @@ function registers(tile: number, half: boolean, load: string): string {
   return `let tm = lid / ${ACROSS}u;
   let tn = lid % ${ACROSS}u;
   ${rows.map((i) => `var sum${i} = vec4<f32>();`).join(" ")}
-  let piece = 0u;
   for (var k0 = 0u; k0 < P.K; k0 += ${step}u) {
     ${load}
     for (var q = 0u; q < ${step / 4}u; q++) {

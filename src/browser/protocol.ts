@@ -28,7 +28,7 @@ import type { BitsAndBytesOptions } from "../quant/config.js";
 export interface WorkerLoadOptions
   extends Pick<
     FromPretrainedOptions,
-    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "revision" | "hub" | "token" | "cache"
+    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "head_dtype" | "revision" | "hub" | "token" | "cache"
   > {
   readonly quantization_config?: BitsAndBytesOptions;
   readonly device?: "auto" | "webgpu" | "wasm" | "reference";

@@ -17,9 +17,16 @@ export interface VariantReport extends ModelSpeed {
   readonly peak_rss: number;
 }
 
+type PrefillPoint = ModelSpeed["prefill"][number];
+
+/** GB/s or GOP/s: software adapters have little of them. */
+function few(value: number): string {
+  return value.toFixed(value < 1 ? 3 : value < 100 ? 1 : 0);
+}
+
 function limitsLine({ read, copy, f32, int8, bf16, f16 }: MachineLimits): string {
-  const units = [`reads ${read.toFixed(1)} GB/s`];
-  if (copy > 0) units.push(`copies ${copy.toFixed(1)} GB/s`);
+  const units = [`reads ${few(read)} GB/s`];
+  if (copy > 0) units.push(`copies ${few(copy)} GB/s`);
   units.push(`f32 ${f32.toFixed(0)} GFLOP/s`, `int8 ${int8.toFixed(0)} GOP/s`);
   if (bf16 > 0) units.push(`bf16 ${bf16.toFixed(0)} GFLOP/s`);
   if (f16 > 0) units.push(`f16 ${f16.toFixed(0)} GFLOP/s`);
@@ -53,17 +60,21 @@ export function benchTable(
     );
     if (batch === 1) {
       rows.push(
-        line("  GB/s", (r) => r.decode[i]!.bandwidth.toFixed(1)),
-        line(
-          "  of memory's GB/s",
-          (r) => `${(100 * r.decode[i]!.share).toFixed(0)} % of ${r.decode[i]!.read.toFixed(0)}`,
-        ),
+        line("  GB/s", (r) => few(r.decode[i]!.bandwidth)),
+        line("  of memory's GB/s", (r) => `${(100 * r.decode[i]!.share).toFixed(0)} % of ${few(r.decode[i]!.read)}`),
       );
     }
   }
-  for (const [i, { tokens }] of reports[0]!.prefill.entries()) {
-    rows.push(line(`prefill ${tokens}: tokens/s`, (r) => r.prefill[i]!.tokens_per_s.toFixed(0)));
-    rows.push(line("  first token", (r) => `${r.prefill[i]!.first_token_ms.toFixed(0)} ms`));
+  for (const tokens of new Set(reports.flatMap(({ prefill }) => prefill.map((point) => point.tokens)))) {
+    const cell =
+      (show: (point: PrefillPoint) => string) =>
+      ({ prefill }: VariantReport): string => {
+        const point = prefill.find((one) => one.tokens === tokens);
+        return point ? show(point) : "too slow";
+      };
+    const speeds = cell(({ tokens_per_s }) => tokens_per_s.toFixed(0));
+    const waits = cell(({ first_token_ms }) => `${first_token_ms.toFixed(0)} ms`);
+    rows.push(line(`prefill ${tokens}: tokens/s`, speeds), line("  first token", waits));
   }
   rows.push(
     line("JavaScript per step", (r) => `${r.replay_ms.toFixed(3)} ms`),
@@ -142,9 +153,9 @@ export function kernelTable(machine: string, limits: MachineLimits, kernels: rea
       kernel,
       shape,
       microseconds.toFixed(0),
-      bandwidth.toFixed(1),
+      few(bandwidth),
       limits.read > 0 ? `${((100 * bandwidth) / limits.read).toFixed(0)} %` : "",
-      operations.toFixed(0),
+      few(operations),
       peak > 0 ? `${((100 * operations) / peak).toFixed(0)} %` : "",
     ];
   });

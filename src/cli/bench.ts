@@ -19,7 +19,7 @@ import { fillRandomly } from "../load/random.js";
 import { architectureOf } from "../models/index.js";
 import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
-import { schemeOf } from "../quant/index.js";
+import { headScheme, schemeOf } from "../quant/index.js";
 import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
 import { benchChartText, benchPanels, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
 import { svgChart } from "./chart-svg.js";
@@ -55,7 +55,7 @@ export function benchCommand(): Command {
     .option("--load-in-4bit", "nf4 alone")
     .option("--from-file", "write the shape as a bf16 checkpoint first and load from that, to time loading")
     .addOption(kvCacheOption())
-    .option("--kernels", "measure single kernels on the shapes of M instead of models")
+    .option("--kernels", "measure single kernels instead of a model, in the sizes of --shape (default: M)")
     .option("--quick", "fewer sizes and fewer runs")
     .option("--chart", "draw speeds as bars")
     .option("--svg <file>", "write a chart of the speeds to a file")
@@ -69,6 +69,7 @@ export function benchCommand(): Command {
 async function bench(model: string | undefined, flags: BenchFlags): Promise<void> {
   if (flags.kernels) {
     if (flags.svg !== undefined || flags.chart) throw new OptionError("charts are of models, not of kernels");
+    if (model !== undefined) throw new OptionError("kernels are measured with random weights: no model is read");
     return benchKernels(flags);
   }
   if ((model === undefined) === (flags.shape === undefined)) {
@@ -159,7 +160,7 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
 }
 
 async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
-  const { dtype, quantization, compute, cache } = VARIANTS[name]!;
+  const { dtype, quantization, compute, head, cache } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
   const cache_dtype = flags.kvCache ? KV_CACHES[flags.kvCache] : (cache ?? (dtype === "float32" ? "f32" : "bf16"));
@@ -173,6 +174,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
       dtype,
       quantization_config: quantization,
       compute_dtype: compute,
+      head_dtype: head,
     });
     const load_s = (performance.now() - start) / 1000;
     const load_peak_rss = process.resourceUsage().maxRSS * 1024;
@@ -187,7 +189,8 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const config = shapeConfig(flags.shape!);
   const tree = (await architectureOf(config)).build(config);
   const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
-  await fillRandomly(device, tree, dtype === "float32" ? "f32" : "bf16", scheme, 1, compute);
+  const dense = dtype === "float32" ? "f32" : "bf16";
+  await fillRandomly(device, tree, { dtype: dense, scheme, compute, head: headScheme(head) });
   const weight_bytes = [...tree.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
   const speed = await benchModel(device, tree, plan, options);
   tree.dispose();
@@ -212,28 +215,30 @@ function report(
 }
 
 async function benchKernels(flags: BenchFlags): Promise<void> {
+  const shape = shapeConfig(flags.shape ?? "M");
   const { attentionSpeed, KERNEL_SCHEMES, linearSpeed } = await import("../eval/kernels.js");
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   if (!flags.quiet) note("measuring the machine");
   const limits = await measureMachine(device);
   const rows = [];
-  const sizes = flags.quick
-    ? [[1, 2048, 5632]]
-    : [
-        [1, 2048, 5632],
-        [1, 5632, 2048],
-        [1, 2048, 32000],
-        [8, 2048, 5632],
-      ];
+  const { hidden_size: hidden, intermediate_size: ffn, vocab_size: vocab } = shape;
+  const steps: [rows: number, inputs: number, outputs: number][] = [
+    [1, hidden, ffn],
+    [1, ffn, hidden],
+    [1, hidden, vocab],
+    [8, hidden, ffn],
+  ];
+  const sizes = [...(flags.quick ? steps.slice(0, 1) : steps), [512, hidden, ffn] as const];
   for (const name of Object.keys(KERNEL_SCHEMES)) {
     if (!flags.quiet) note(`${name}: linear`);
-    for (const [m, k, n] of [...sizes, [512, 2048, 5632]]) rows.push(await linearSpeed(device, name, m!, k!, n!));
+    for (const [m, k, n] of sizes) rows.push(await linearSpeed(device, name, m, k, n));
   }
-  const heads = { heads: 32, groups: 4, head_dim: 64, batch: 1 };
+  const { num_attention_heads: heads, num_key_value_heads: groups } = shape;
+  const layout = { heads, groups, head_dim: hidden / heads, batch: 1 };
   for (const dtype of ["f32", "bf16", "i8"] as const) {
     if (!flags.quiet) note(`attention ${dtype}`);
-    rows.push(await attentionSpeed(device, { ...heads, steps: 1, context: 2048, dtype }));
-    rows.push(await attentionSpeed(device, { ...heads, steps: 512, context: 0, dtype }));
+    rows.push(await attentionSpeed(device, { ...layout, steps: 1, context: 2048, dtype }));
+    rows.push(await attentionSpeed(device, { ...layout, steps: 512, context: 0, dtype }));
   }
   if (flags.json) printJson({ machine: device.backend.description, limits, kernels: rows });
   else print(kernelTable(device.backend.description, limits, rows));

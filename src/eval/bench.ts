@@ -30,6 +30,9 @@ export const FULL_PLAN: BenchPlan = {
 };
 export const QUICK_PLAN: BenchPlan = { batches: [1, 8], contexts: [0], prompts: [128, 512], steps: 12, runs: 2 };
 
+/** Sessions that recording is timed in. */
+const RECORDED = 9;
+
 export interface ModelSpeed {
   readonly decode: readonly {
     readonly batch: number;
@@ -55,8 +58,12 @@ export interface ModelSpeed {
   readonly dispatches: number;
 }
 
+/** Milliseconds after which decoding was timed long enough. */
+const PATIENCE = 4000;
 /** A prefill that takes longer than this is timed once. */
 const LONG = 8000;
+/** A prefill that would take longer than this is left out, and the caller told. */
+const TOO_LONG = 180_000;
 
 /** Times decode and prefill of a loaded model. */
 export async function benchModel(
@@ -80,22 +87,27 @@ export async function benchModel(
     const steps = batch > 8 ? Math.ceil(plan.steps / 2) : plan.steps;
     // Memory of shared machines is faster at one moment than at the next, so it is measured on both sides.
     const before = batch === 1 ? await readSpeed(device) : 0;
-    const ms = median(await decodeTimes(device, model, { batch, context, steps, cache_dtype }));
+    const ms = median(await decodeTimes(device, model, { batch, context, steps, cache_dtype, patience: PATIENCE }));
     const read = batch === 1 ? (before + (await readSpeed(device))) / 2 : 0;
     const bandwidth = bytesPerStep(model, batch, context + steps / 2, cache_dtype) / ms / 1e6;
     decode.push({ batch, context, ms, bandwidth, read, share: read > 0 ? bandwidth / read : 0 });
   }
   const prefill: ModelSpeed["prefill"][number][] = [];
-  let last = 0;
   for (const tokens of plan.prompts) {
-    say(`prefill of ${tokens} tokens`);
     const before = prefill.at(-1);
-    const runs = before && before.first_token_ms * (tokens / before.tokens) > LONG ? 1 : plan.runs;
-    last = median(await prefillTimes(device, model, { batch: 1, tokens, runs, cache_dtype }));
-    prefill.push({ tokens, tokens_per_s: (tokens * 1000) / last, first_token_ms: last });
+    const expected = before ? before.first_token_ms * (tokens / before.tokens) : 0;
+    if (expected > TOO_LONG) {
+      say(`prefill of ${tokens} tokens would take about ${(expected / 1000).toFixed(0)} s: left out`);
+      continue;
+    }
+    say(`prefill of ${tokens} tokens`);
+    const runs = expected > LONG ? 1 : plan.runs;
+    const how = { batch: 1, tokens, runs, cache_dtype, patience: LONG };
+    const time = median(await prefillTimes(device, model, how));
+    prefill.push({ tokens, tokens_per_s: (tokens * 1000) / time, first_token_ms: time });
   }
   say("recording");
-  const { record, replay, dispatches } = await recordTimes(device, model);
+  const { record, replay, dispatches } = await recordTimes(device, model, RECORDED, PATIENCE);
   return { decode, prefill, record_ms: record, replay_ms: replay, dispatches };
 }
 

@@ -125,15 +125,24 @@ function speed(kernel: string, shape: string, microseconds: number, bytes: numbe
   };
 }
 
-/** Median over five rounds of the microseconds of one call, `calls` calls a round; one more round warms up. */
+/** Microseconds after which a call is slow: it needs no repetition to be timed. */
+const SLOW = 100_000;
+
+/**
+ * Median over five rounds of the microseconds of one call, `calls` calls a round; one more round warms up. Slow calls are
+ * made twice in all.
+ */
 async function timed(device: Device, calls: number, record: (n: number) => void): Promise<number> {
-  const rounds: number[] = [];
-  for (let round = 0; round < 6; round++) {
+  const round = async (count: number): Promise<number> => {
     await device.synchronize();
     const start = performance.now();
-    for (let n = 0; n < calls; n++) record(n);
+    for (let n = 0; n < count; n++) record(n);
     await device.synchronize();
-    if (round > 0) rounds.push(((performance.now() - start) * 1000) / calls);
-  }
+    return ((performance.now() - start) * 1000) / count;
+  };
+  if ((await round(1)) > SLOW) return round(1);
+  await round(calls);
+  const rounds: number[] = [];
+  for (let n = 0; n < 5; n++) rounds.push(await round(calls));
   return median(rounds);
 }

@@ -22,12 +22,16 @@ export interface MachineLimits {
 
 /** Larger than any cache that we know, per thread. */
 const READ_BYTES = 1 << 28;
+/** What slow adapters can pass over in bearable time; those that do it at once get the full size. */
+const FEW_BYTES = 1 << 24;
 const PIECES = 64;
 const ROUNDS = 100_000;
 /** Workgroups that fill any GPU. */
 const GPU_PIECES = 4096;
 /** Seconds that a measurement should take. */
 const ENOUGH = 0.03;
+/** Seconds of one run that needs no second one. */
+const LONG = 1;
 
 function unmeasured(): string {
   return "a probe has no reference";
@@ -58,6 +62,7 @@ async function secondsOf(device: Device, runs: number, record: () => void): Prom
   const start = performance.now();
   await batch(1);
   const once = (performance.now() - start) / 1000;
+  if (once > LONG) return once;
   const count = Math.max(1, Math.min(200, Math.ceil(ENOUGH / once)));
   return (await seconds(runs, () => batch(count))) / count;
 }
@@ -90,25 +95,51 @@ export async function measureMachine(device: Device): Promise<MachineLimits> {
   };
 }
 
-/** A tensor that no cache holds. Every page must be written: untouched ones are all the same page of zeros. */
-function large(device: Device): Tensor {
-  const big = Tensor.empty(device, [READ_BYTES / 4], "f32", "probe");
-  const piece = new Uint8Array(1 << 24).fill(1);
-  for (let at = 0; at < READ_BYTES; at += piece.length) big.writeBytes(piece, at);
+/** A tensor with every page written: untouched ones are all the same page of zeros. */
+function written(device: Device, bytes: number): Tensor {
+  const big = Tensor.empty(device, [bytes / 4], "f32", "probe");
+  const piece = new Uint8Array(FEW_BYTES).fill(1);
+  for (let at = 0; at < bytes; at += piece.length) big.writeBytes(piece, at);
   return big;
+}
+
+/** What no cache holds, or less if passing over it is slow; and the seconds of one pass of `record` over it. */
+async function pass<T extends Disposable>(
+  device: Device,
+  make: (bytes: number) => T,
+  record: (over: T) => void,
+): Promise<{ bytes: number; time: number }> {
+  const over = async (bytes: number): Promise<number> => {
+    using made = make(bytes);
+    return await secondsOf(device, 5, () => record(made));
+  };
+  if (device.name !== "cpu") {
+    const time = await over(FEW_BYTES);
+    if (time > ENOUGH) return { bytes: FEW_BYTES, time };
+  }
+  return { bytes: READ_BYTES, time: await over(READ_BYTES) };
 }
 
 /** GB/s of reading memory, all threads: the median of five passes; 0 where there is no probe. */
 export async function readSpeed(device: Device): Promise<number> {
   if (!device.supports(readProbe.name)) return 0;
-  using big = large(device);
-  return READ_BYTES / (await secondsOf(device, 5, () => readProbe.run([big], []).dispose())) / 1e9;
+  const make = (bytes: number): Tensor => written(device, bytes);
+  const { bytes, time } = await pass(device, make, (big) => readProbe.run([big], []).dispose());
+  return bytes / time / 1e9;
 }
 
 /** GB/s of copying memory, read and written bytes both counted; 0 where there is no probe. */
 async function copySpeed(device: Device): Promise<number> {
   if (!device.supports(copyProbe.name)) return 0;
-  using big = large(device);
-  using other = Tensor.empty(device, [READ_BYTES / 4], "f32", "probe");
-  return (2 * READ_BYTES) / (await secondsOf(device, 5, () => copyProbe.run([big, other], []))) / 1e9;
+  const make = (bytes: number) => {
+    const from = written(device, bytes);
+    const to = Tensor.empty(device, [bytes / 4], "f32", "probe");
+    const dispose = (): void => {
+      from.dispose();
+      to.dispose();
+    };
+    return { from, to, [Symbol.dispose]: dispose };
+  };
+  const { bytes, time } = await pass(device, make, ({ from, to }) => copyProbe.run([from, to], []));
+  return (2 * bytes) / time / 1e9;
 }

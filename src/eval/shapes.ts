@@ -3,7 +3,16 @@
 import { OptionError, suggestion } from "../core/errors.js";
 import type { ConfigJson } from "../nn/decoder.js";
 
-const llama = (hidden: number, layers: number, ffn: number, heads: number, groups: number): ConfigJson => ({
+/** config.json of a model, as far as benchmarks use it themselves. */
+export interface ShapeConfig extends ConfigJson {
+  readonly hidden_size: number;
+  readonly intermediate_size: number;
+  readonly num_attention_heads: number;
+  readonly num_key_value_heads: number;
+  readonly vocab_size: number;
+}
+
+const llama = (hidden: number, layers: number, ffn: number, heads: number, groups: number): ShapeConfig => ({
   model_type: "llama",
   hidden_size: hidden,
   num_hidden_layers: layers,
@@ -17,14 +26,14 @@ const llama = (hidden: number, layers: number, ffn: number, heads: number, group
 });
 
 /** XS is for quick checks; M is TinyLlama-1.1B. */
-export const SHAPES: Readonly<Record<string, ConfigJson>> = {
+export const SHAPES: Readonly<Record<string, ShapeConfig>> = {
   XS: llama(256, 4, 704, 8, 4),
   S: llama(1024, 16, 2816, 16, 8),
   M: llama(2048, 22, 5632, 32, 4),
 };
 
 /** @throws OptionError for a name that is not a shape */
-export function shapeConfig(name: string): ConfigJson {
+export function shapeConfig(name: string): ShapeConfig {
   const config = SHAPES[name.toUpperCase()];
   if (config) return config;
   const near = suggestion(name.toUpperCase(), Object.keys(SHAPES));

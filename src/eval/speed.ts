@@ -15,6 +15,8 @@ export interface DecodeOptions {
   /** Timed steps. */
   readonly steps: number;
   readonly cache_dtype: CacheDType;
+  /** Milliseconds after which three timed steps are enough: slow devices take fewer steps. */
+  readonly patience?: number;
 }
 
 /** Median of numbers. */
@@ -52,9 +54,9 @@ const GREEDY: SamplingConfig = {
   seed: 0,
 };
 
-/** Milliseconds of each of `steps` decode steps (each gives `batch` tokens), as generate() runs them. */
+/** Milliseconds of each of up to `steps` decode steps (each gives `batch` tokens), as generate() runs them. */
 export async function decodeTimes(device: Device, model: CausalLM, options: DecodeOptions): Promise<number[]> {
-  const { batch, context, steps, cache_dtype } = options;
+  const { batch, context, steps, cache_dtype, patience = Number.POSITIVE_INFINITY } = options;
   const prompt = randomBatch(batch, Math.max(1, context), model.geometry.vocab);
   const warm = 3;
   using session = new DecodeSession(device, model, prompt, steps + warm + 1, { config: GREEDY, cache_dtype });
@@ -62,24 +64,32 @@ export async function decodeTimes(device: Device, model: CausalLM, options: Deco
   await session.tokens.read();
   const times: number[] = [];
   session.step();
-  let last = performance.now();
+  const begun = performance.now();
+  let last = begun;
   for (let n = 0; n < warm + steps; n++) {
     const reading = session.tokens.read();
-    if (n + 1 < warm + steps) session.step();
+    const late = last - begun > patience;
+    const more = n + 1 < warm + steps && !(late && times.length > 1);
+    if (more) session.step();
     await reading;
     const now = performance.now();
-    if (n >= warm) times.push(now - last);
+    if (n >= warm || late) times.push(now - last);
     last = now;
+    if (!more) break;
   }
   return times;
 }
 
-/** Milliseconds of each of `runs` prefills of [batch, tokens] into an empty cache, up to the first new token. */
+/**
+ * Milliseconds of each of `runs` prefills of [batch, tokens] into an empty cache, up to the first new token. One more comes
+ * first and does not count, unless it takes longer than `patience` milliseconds: then it is the only one.
+ */
 export async function prefillTimes(
   device: Device,
   model: CausalLM,
-  options: { batch: number; tokens: number; runs: number; cache_dtype: CacheDType },
+  options: { batch: number; tokens: number; runs: number; cache_dtype: CacheDType; patience?: number },
 ): Promise<number[]> {
+  const { patience = Number.POSITIVE_INFINITY } = options;
   const prompt = randomBatch(options.batch, options.tokens, model.geometry.vocab);
   const times: number[] = [];
   for (let run = 0; run <= options.runs; run++) {
@@ -88,25 +98,30 @@ export async function prefillTimes(
     const start = performance.now();
     await session.prefill(prompt);
     await session.tokens.read();
-    if (run > 0) times.push(performance.now() - start); // the first warms up
+    const time = performance.now() - start;
+    if (run > 0 || time > patience) times.push(time);
+    if (time > patience) break;
   }
   return times;
 }
 
 /**
  * Milliseconds of JavaScript that a decode step takes: the first, which is recorded, and the later ones, replayed; and the
- * dispatches of one step, where the backend counts them. Medians over `sessions` of five steps.
+ * dispatches of one step, where the backend counts them. Medians over `sessions` of five steps, fewer once `patience`
+ * milliseconds went by.
  */
 export async function recordTimes(
   device: Device,
   model: CausalLM,
   sessions = 9,
+  patience = Number.POSITIVE_INFINITY,
 ): Promise<{ record: number; replay: number; dispatches: number }> {
   const prompt = randomBatch(1, 1, model.geometry.vocab);
   const record: number[] = [];
   const replay: number[] = [];
   let dispatches = 0;
-  for (let n = 0; n < sessions; n++) {
+  const begun = performance.now();
+  for (let n = 0; n < sessions && (n === 0 || performance.now() - begun < patience); n++) {
     using session = new DecodeSession(device, model, prompt, 8, { config: GREEDY, cache_dtype: "f32" });
     await session.prefill(prompt);
     for (let step = 0; step < 5; step++) {

@@ -22,7 +22,7 @@ export async function randomModel(
   const config = { model_type: "llama", max_position_embeddings: 512, num_key_value_heads: 2, ...fields };
   const model = (await architectureOf(config)).build(config);
   model.name_tree();
-  await fillRandomly(device, model, dtype, scheme, seed);
+  await fillRandomly(device, model, { dtype, scheme }, seed);
   return model;
 }
 

@@ -43,7 +43,7 @@ export function quantizeRow(
 
 export const llmInt8LinearOp = new Op({
   signature:
-    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?! ; threshold:f32 act:i32 -> y[..,N]:f32",
+    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
   reference({ x, codes, scb, bias, residual, seen, y }, { threshold, act }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
     const rowCodes = new Int8Array(inputs);

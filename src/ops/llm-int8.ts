@@ -18,7 +18,7 @@ export function roundHalfEven(x: number): number {
   return down % 2 === 0 ? down : down + 1;
 }
 
-/** Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). */
+/** Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). A NaN is the scale. */
 export function quantizeRow(
   row: ArrayLike<number>,
   threshold: number,
@@ -26,10 +26,13 @@ export function quantizeRow(
   outliers?: (k: number, x: number) => void,
 ): number {
   let scale = 0;
+  let broken = false;
   for (let k = 0; k < row.length; k++) {
     const size = Math.abs(row[k]!);
-    if (size > scale && (threshold === 0 || size < threshold)) scale = size;
+    if (Number.isNaN(size)) broken = true;
+    else if (size > scale && (threshold === 0 || size < threshold)) scale = size;
   }
+  if (broken) scale = Number.NaN;
   const inverse = scale === 0 ? 0 : fround(fround(1 / scale) * 127);
   for (let k = 0; k < row.length; k++) {
     const x = row[k]!;

@@ -99,7 +99,7 @@ const halvesShader = family("halves", ({ parts }: { readonly parts: number }) =>
     }
     ${put("to", "high")}
   }
-  if (lid == 0u) { out[P.M * quads * ${2 * parts}u + group] = bitcast<u32>(exponent); }`,
+  if (lid == 0u) { out[P.M * quads * ${2 * parts}u + group] = to_f16(f32(exponent)); }`,
   };
 });
 
@@ -114,8 +114,9 @@ export function halvesSize(M: number, K: number, parts: number): number {
 
 /**
  * Brings x[M,K] to f16 in scratch, unless it is there from the call before: for each part, the upper first, rows of K
- * halves, then an exponent per row. An element is its half times two to that power, and 2^-12 times the lower half where
- * there is one. K is a multiple of 4, and x begins at one.
+ * halves, then a word per row that holds its exponent as f16. An element is its half times two to that power, and 2^-12
+ * times the lower half where there is one. K is a multiple of 4, and x begins at one.
+ * All of it reads as f16: naga, the compiler of Firefox and Deno, has no bitcast that changes the number of components.
  */
 export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts: number): Piece {
   const size = halvesSize(M, K, parts);
@@ -133,7 +134,7 @@ function readX(fast: boolean, half: boolean): string {
   const type = half ? "vec4<f16>" : "vec4<f32>";
   const one = (i: number): string => `select(0.0, x[at + ${i}u], k + ${i}u < P.K)`;
   const read = half
-    ? "return bitcast<vec4<f16>>(x[((lower * P.M + m) * P.K + k) / 4u]);"
+    ? "return x[((lower * P.M + m) * P.K + k) / 4u];"
     : fast
       ? "return x[(P.x + m * P.K + k) / 4u];"
       : `let at = P.x + m * P.K + k;\n  return vec4<f32>(${range(4).map(one).join(", ")});`;
@@ -169,7 +170,7 @@ fn w_endless(r: u32) -> bool { return (exponents_of[r] & 1) != 0; }`
 fn w_exponent(r: u32) -> i32 { return exponent_of(atomicLoad(&most[r])); }`,
           `fn rescaled(sum: f32, m: u32, r: u32) -> f32 {
   let row = min(m, P.M - 1u);
-  let both = bitcast<i32>(x[P.M * P.K * ${parts}u / 4u + row / 2u][row % 2u]) + w_exponent(r);
+  let both = i32(x[P.M * P.K * ${parts}u / 4u + row / 2u][row % 2u * 2u]) + w_exponent(r);
   return sum * power(both / 2) * power(both - both / 2);
 }`,
         ]

@@ -28,6 +28,14 @@ const marking = (count: number): string => `while (bitmap != 0u) {
       ${marks(count, (name) => `atomicOr(&${name}[(P.${name} + k) / 4u], 1u << (((P.${name} + k) % 4u) * 8u));`).join("\n      ")}
     }`;
 
+/** Magnitudes as integers, which keep the order: NaN is the largest, and no compiler may do away with it. */
+export const SIZES = `const ENDLESS = 0x7f800000u;
+fn size_of(value: f32) -> u32 { return bitcast<u32>(value) & 0x7fffffffu; }
+fn beyond(value: f32) -> bool {
+  let size = size_of(value);
+  return P.threshold > 0.0 && size >= bitcast<u32>(P.threshold) && size <= ENDLESS;
+}`;
+
 /** What a shader needs that makes rows. */
 interface Quantizing {
   readonly bindings: readonly BindingSpec[];
@@ -49,22 +57,21 @@ export function quantizing(width: number, seen: number, value: (k: string) => st
     params: ["K", "stride", "words", "bits", "raw", "threshold:f32", ...marks(seen, (name) => name)],
     declarations: [
       EXACT_DIVIDE,
-      fold("largest", "f32", width, (a, b) => `max(${a}, ${b})`),
+      fold("largest", "u32", width, (a, b) => `max(${a}, ${b})`),
       "var<workgroup> outliers: atomic<u32>;",
-      "fn beyond(value: f32) -> bool { return P.threshold > 0.0 && abs(value) >= P.threshold; }",
+      SIZES,
     ],
     body: `let row = group * P.stride;
-  var size = 0.0;
+  var size = 0u;
   var count = 0u;
   ${each("k", "k < P.K")} {
-    let a = abs(${value("k")});
-    if (P.threshold == 0.0 || a < P.threshold) { size = max(size, a); }
-    if (beyond(a)) { count++; }
+    let a = ${value("k")};
+    if (beyond(a)) { count++; } else { size = max(size, size_of(a)); }
   }
   if (count > 0u) { atomicAdd(&outliers, count); }
   let scale = largest(size, lid);
   var inverse = 0.0;
-  if (scale > 0.0) { inverse = exact_divide(1.0, scale) * 127.0; }
+  if (scale > 0u && scale <= ENDLESS) { inverse = exact_divide(1.0, bitcast<f32>(scale)) * 127.0; }
   ${each("w", "w < P.words")} {
     var word = 0u;
     for (var l = 0u; l < 4u && w * 4u + l < P.K; l++) {
@@ -86,7 +93,7 @@ export function quantizing(width: number, seen: number, value: (k: string) => st
     }
   }
   if (lid == 0u) {
-    rows[row + P.stride - 4u] = bitcast<u32>(scale);
+    rows[row + P.stride - 4u] = scale;
     rows[row + P.stride - 3u] = all;
   }`,
   };

@@ -5,7 +5,7 @@
 import { leading, type Operand } from "../call.js";
 import type { Queue } from "../queue.js";
 import { EXACT_DIVIDE, fold, range, totals } from "../wgsl.js";
-import { rowsHeld } from "./int8-rows.js";
+import { rowsHeld, SIZES } from "./int8-rows.js";
 import { OUTPUTS, outputRows, VECTOR_WIDTH } from "./vector.js";
 
 /** Words of the bitmap of a row that is quantized inside. */
@@ -22,7 +22,8 @@ export function quantizesInside(queue: Queue, x: Operand, threshold: number, gro
 
 /** What rowsInScratch gives, of the one row that the workgroup quantizes; `quantized(c)` gives 16 codes, once each. */
 export const ROW_INSIDE = `${EXACT_DIVIDE}
-${fold("largest", "f32", VECTOR_WIDTH, (a, b) => `max(${a}, ${b})`)}
+${SIZES}
+${fold("largest", "u32", VECTOR_WIDTH, (a, b) => `max(${a}, ${b})`)}
 var<workgroup> loud: atomic<u32>;
 var<workgroup> bitmaps: array<atomic<u32>, ${BITMAP}>;
 var<private> row_scale: f32;
@@ -31,15 +32,13 @@ fn scale_of(m: u32) -> f32 { return row_scale; }
 fn outliers_of(m: u32) -> u32 { return atomicLoad(&loud); }
 fn bitmap_of(m: u32, b: u32) -> u32 { return atomicLoad(&bitmaps[b]); }
 fn value_of(m: u32, k: u32) -> f32 { return x[(P.x + k) / 4u][k & 3u]; }
-fn beyond(v: vec4<f32>) -> vec4<bool> {
-  return (abs(v) >= vec4<f32>(P.threshold)) & vec4<bool>(P.threshold > 0.0);
-}
+fn all_beyond(v: vec4<f32>) -> vec4<bool> { return vec4<bool>(beyond(v.x), beyond(v.y), beyond(v.z), beyond(v.w)); }
 fn quantized(c: u32) -> vec4<u32> {
   var quad: vec4<u32>;
   var bits = 0u;
   for (var i = 0u; i < 4u; i++) {
     let v = x[P.x / 4u + c * 4u + i];
-    let far = beyond(v);
+    let far = all_beyond(v);
     let codes = bitcast<vec4<u32>>(vec4<i32>(round(v * inverse))) & vec4<u32>(0xffu);
     let kept = select(codes, vec4<u32>(), far);
     quad[i] = kept.x | (kept.y << 8u) | (kept.z << 16u) | (kept.w << 24u);
@@ -51,18 +50,19 @@ fn quantized(c: u32) -> vec4<u32> {
 }`;
 
 /** Finds scale and outliers of the row. */
-const MEASURE = `var size = 0.0;
+const MEASURE = `var size = 0u;
   var count = 0u;
   for (var c = lid; c < P.K / 4u; c += ${VECTOR_WIDTH}u) {
     let v = x[P.x / 4u + c];
-    let near = vec4<bool>(P.threshold == 0.0) | (abs(v) < vec4<f32>(P.threshold));
-    let a = select(vec4<f32>(), abs(v), near);
+    let far = all_beyond(v);
+    let a = select(bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu), vec4<u32>(), far);
     size = max(size, max(max(a.x, a.y), max(a.z, a.w)));
-    if (any(beyond(v))) { count++; }
+    if (any(far)) { count++; }
   }
   if (count > 0u) { atomicAdd(&loud, count); }
-  row_scale = largest(size, lid);
-  if (row_scale > 0.0) { inverse = exact_divide(1.0, row_scale) * 127.0; }`;
+  let most = largest(size, lid);
+  row_scale = bitcast<f32>(most);
+  if (most > 0u && most <= ENDLESS) { inverse = exact_divide(1.0, row_scale) * 127.0; }`;
 
 /**
  * The last workgroup of each row of workgroups has the least to do: it marks the columns with outliers of its \`rows\` rows

@@ -11,8 +11,9 @@ import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from 
 import type { GenerationOptions } from "../generate/config.js";
 import type { Step } from "../generate/loop.js";
 import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
-import { requestDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
+import { NODE } from "../load/node.js";
+import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../load/survey.js";
 import { HEAD_DTYPES, type HeadDType } from "../quant/index.js";
 import {
@@ -149,19 +150,21 @@ async function generate(model: string | undefined, prompt: string | undefined, f
     padding_side: "left",
   });
   const inputs = encode(tokenizer, prompts);
-  await using device = await requestDevice(flags.device, { threads: flags.threads });
   const bar = flags.quiet || !isInteractive() ? undefined : new LoadingBar();
   let loaded: PreTrainedModel;
   try {
-    loaded = await AutoModelForCausalLM.from_pretrained(name, {
-      ...options,
-      device,
-      progress_callback: bar && ((event) => bar.show(event)),
-      signal: abort.signal,
-    });
+    loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
+      AutoModelForCausalLM.from_pretrained(name, {
+        ...options,
+        device,
+        progress_callback: bar && ((event) => bar.show(event)),
+        signal: abort.signal,
+      }),
+    );
   } finally {
     bar?.stop();
   }
+  await using _device = loaded.device;
   await using owned = loaded;
   const load_s = (performance.now() - begin) / 1000;
   if (!flags.quiet) for (const warning of owned.warnings) note(`warning: ${warning}`);

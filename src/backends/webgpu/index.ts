@@ -103,6 +103,8 @@ class WebGPU implements WebGPUBackend {
   readonly description: string;
   readonly kernels: readonly KernelInfo[];
   readonly budget: number;
+  /** True if large products may go through subgroup matrices. */
+  readonly matrices: boolean;
   readonly #device: GPUDevice;
   readonly #target: Target;
   readonly #queue: Queue;
@@ -117,6 +119,7 @@ class WebGPU implements WebGPUBackend {
     const known = signatures();
     this.#device = device;
     this.#target = target;
+    this.matrices = target.matrix !== undefined;
     this.#kernels = [...KERNELS.filter(({ op }) => known.has(op.name)), ...probes(target)];
     this.kernels = this.#kernels.map(({ op }) => ({ name: op.name, signature: op.signature.text }));
     this.budget = options.budget ?? (info.isFallbackAdapter ? FALLBACK_BUDGET : DEFAULT_BUDGET);

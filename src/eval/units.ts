@@ -1,0 +1,38 @@
+// Which part of a machine a kernel keeps busy: what its speed is drawn beside. Where no probe measures that part, there is
+// nothing honest to draw beside, and no share.
+
+import type { Device } from "../core/device.js";
+import type { Unit } from "./machine.js";
+
+/** Rows up to which a product, or a step of attention, waits for memory rather than for arithmetic. */
+const FEW_ROWS = 8;
+
+/** What limits a kernel at so many rows; undefined where nobody measures it. */
+export function limitOf(device: Device, kernel: string, rows: number): "read" | Unit | undefined {
+  return rows <= FEW_ROWS ? "read" : unitOf(device, kernel);
+}
+
+/**
+ * The unit that does the arithmetic of a kernel over many rows, by its name in `octavo bench --kernels`; undefined for
+ * units that no probe measures: tiles of AMX, dot products of ARM, a GPU's matrices.
+ */
+export function unitOf(device: Device, kernel: string): Unit | undefined {
+  const { isa = "", matrices = false } = device.backend as { isa?: string; matrices?: boolean };
+  const codes = kernel === "int8" || kernel === "nf4 int8";
+  const rounded = kernel === "bf16" || kernel === "nf4 bf16";
+  if (device.name === "webgpu") {
+    // Dense products are exact there; 4-bit ones that may round go through f16 (kernels/tiles.ts).
+    if (kernel === "int8") return "int8";
+    if (kernel !== "nf4 bf16" && kernel !== "nf4 int8") return "f32";
+    if (matrices) return undefined;
+    return device.supports("probe_f16") ? "f16" : "f32";
+  }
+  if (kernel.startsWith("attention")) {
+    if (isa === "amx") return undefined;
+    return kernel === "attention i8" && isa.startsWith("avx512") ? "int8" : "f32";
+  }
+  if (codes) return isa === "amx" || isa === "dotprod" ? undefined : "int8";
+  if (!rounded) return "f32";
+  if (isa === "amx") return undefined;
+  return device.supports("probe_bf16") ? "bf16" : "f32";
+}

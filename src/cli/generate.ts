@@ -185,7 +185,10 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   try {
     await run.over(steps);
   } catch (error) {
-    if (!(error instanceof AbortError)) throw error;
+    if (!(error instanceof AbortError)) {
+      if (stream && (flags.echo || run.rows[0]!.text !== "")) print("\n"); // the error gets a line of its own
+      throw error;
+    }
     interrupted = error;
   }
   const facts: GenerationReport = await report(owned, run, {

@@ -201,6 +201,12 @@ describe("refusals", () => {
     ["a folder that is not there", ["generate", "./no/such", "x"], 3, /error: \.\/no\/such: no such folder/],
     ["a folder without a model", ["generate", "src", "x"], 3, /error: /],
     ["a model that is not cached", ["generate", "someone/nothing", "x"], 3, /someone\/nothing.*hint: get it with/s],
+    [
+      "more tokens than there is memory for",
+      ["generate", STORYTELLER, "x", "--max-new-tokens", "99999999999", "-q"],
+      4,
+      /error: a cache of \d+ tokens needs/,
+    ],
     ["a batch file that is not there", ["generate", STORYTELLER, "--batch-file", "none.txt"], 3, /none\.txt/],
     ["nothing to inspect", ["inspect"], 2, /missing required argument 'model'/],
   ];

@@ -22,6 +22,7 @@ interface Report {
   device: { name: string; isa: string | null; threads: number };
   timings: { load_s: number; first_token_s: number; tokens_per_second: number; new_tokens: number };
   memory: { weight_bytes: number; checkpoint_bytes: number; kv_cache_bytes: number; device_peak_bytes: number };
+  guessed_tokens: number | null;
   outlier_columns: number | null;
 }
 
@@ -149,6 +150,17 @@ describe("--json", () => {
     expect(got.device.name).toBe("cpu");
   });
 
+  it("guesses from the prompt without changing the text, and counts what that saved", async () => {
+    const prompt = "The cat sat on the mat. The dog sat on the mat. The cat sat on the";
+    const plain = await json(prompt, "--greedy", "--max-new-tokens", "40");
+    const looked = await json(prompt, "--prompt-lookup", "4", "--max-new-tokens", "40");
+    expect(looked.token_ids).toEqual(plain.token_ids);
+    expect(plain.guessed_tokens).toBeNull();
+    expect(looked.guessed_tokens).toBeGreaterThan(0);
+    const { stderr } = await generate(prompt, "--prompt-lookup", "4", "--max-new-tokens", "40");
+    expect(stderr).toContain(`lookup    ${looked.guessed_tokens} of the 40 tokens guessed`);
+  });
+
   it("agrees with the library", async () => {
     const prompt = "The giant said";
     const got = await json(prompt, "--load-in-8bit", "--greedy", "--max-new-tokens", "16", "--threads", "1");
@@ -196,6 +208,12 @@ describe("refusals", () => {
       /--quant-type needs --load-in-4bit/,
     ],
     ["greedy sampling", ["generate", STORYTELLER, "x", "--greedy", "--top-p", "0.5"], 2, /cannot be used with/],
+    [
+      "guesses where tokens are drawn",
+      ["generate", STORYTELLER, "x", "--prompt-lookup", "4", "--top-k", "5"],
+      2,
+      /cannot be used with/,
+    ],
     ["two prompts", ["generate", STORYTELLER, "x", "--prompt", "y"], 2, /given twice/],
     ["a file for a model", ["generate", "package.json", "x"], 2, /expected a model folder, got a file/],
     ["a folder that is not there", ["generate", "./no/such", "x"], 3, /error: \.\/no\/such: no such folder/],

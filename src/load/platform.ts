@@ -2,7 +2,7 @@
 // node.ts, the browser's src/browser/platform.ts.
 
 import type { Device } from "../core/device.js";
-import { OutOfMemoryError } from "../core/errors.js";
+import { checkOptions, OptionError, OutOfMemoryError } from "../core/errors.js";
 import type { Source } from "../formats/source.js";
 
 /** Where a model is looked for. */
@@ -34,6 +34,25 @@ export interface DeviceOptions {
   isa?: string;
   /** Browsers: the WebAssembly module's address or bytes; beside the script that asks unless given. */
   wasm?: string | URL | Uint8Array | ArrayBuffer;
+}
+
+/**
+ * Refuses options that a device does not have; `owners` are the devices that each option is for.
+ * @throws OptionError
+ */
+export function checkDeviceOptions(
+  name: string,
+  options: DeviceOptions,
+  owners: { readonly [Key in keyof DeviceOptions]: readonly string[] },
+): void {
+  checkOptions("device", options, Object.keys(owners));
+  for (const [key, names] of Object.entries(owners)) {
+    if (names.includes(name) || options[key as keyof DeviceOptions] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
+      details: { option: key },
+      hint: `leave ${key} out, or use device "${names[0]}"`,
+    });
+  }
 }
 
 /** Names of devices, on any platform. */

@@ -23,7 +23,8 @@ export interface RunOptions {
   readonly watch?: (child: ChildProcess, stdout: string, stderr: string) => void;
 }
 
-function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+/** Runs Node with a script of this repository and its arguments. */
+export function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, {
       cwd: options.cwd ?? ROOT,

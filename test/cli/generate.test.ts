@@ -1,7 +1,7 @@
 // octavo generate on the built command line and the storyteller: what comes out, where, and with which exit code.
 
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
@@ -174,6 +174,14 @@ describe("--json", () => {
     expect(got.memory.weight_bytes).toBe(model.weight_bytes);
     expect(got.device.threads).toBe(1);
   });
+});
+
+it("uses no more threads than make sense, and says so", async () => {
+  const most = 4 * availableParallelism();
+  const { code, stdout, stderr } = await generate("Once", "--max-new-tokens", "2", "--threads", "100000", "--json");
+  expect(code).toBe(0);
+  expect(stderr).toMatch(new RegExp(`^warning: --threads 100000 is far above the .* here; ${most} are used\\n$`));
+  expect((JSON.parse(stdout) as Report).device.threads).toBeLessThanOrEqual(most);
 });
 
 describe("refusals", () => {

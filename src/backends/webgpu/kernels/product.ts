@@ -58,7 +58,7 @@ const NUMBERS = ["M", "N", "K", "width", "x", "bias", "residual", "y", "act:i32"
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
   const { fast, rows, bias, residual, subgroups, jobs = 1, half = false, matrix } = options;
   const bindings = [
-    reads("x", half ? "array<vec2<u32>>" : fast ? "array<vec4<f32>>" : "array<f32>"),
+    reads("x", half ? "array<vec4<f16>>" : fast ? "array<vec4<f32>>" : "array<f32>"),
     ...format.bindings,
     ...(bias === "none" ? [] : [reads("bias")]),
     ...(residual ? [reads("residual", "array<f32>")] : []),

@@ -67,15 +67,16 @@ const halvesShader = family("halves", (_: Record<never, never>) => ({
     out[to] = to_f16(v.x) | (to_f16(v.y) << 16u);
     out[to + 1u] = to_f16(v.z) | (to_f16(v.w) << 16u);
   }
-  if (lid == 0u) { out[P.M * quads * 2u + group] = bitcast<u32>(exponent); }`,
+  if (lid == 0u) { out[P.M * quads * 2u + group] = to_f16(f32(exponent)); }`,
 }));
 
 /** The shader of `halveRows`. */
 export const HALVES = halvesShader({});
 
 /**
- * Rounds x[M,K] to f16 into scratch, unless it is there from the call before: rows of K halves, then an exponent per row;
- * an element is its half times two to that power. K is a multiple of 4, and x begins at one.
+ * Rounds x[M,K] to f16 into scratch, unless it is there from the call before: rows of K halves, then a word per row that
+ * holds its exponent as f16; an element is its half times two to that power. K is a multiple of 4, and x begins at one.
+ * All of it reads as f16: naga, the compiler of Firefox and Deno, has no bitcast that changes the number of components.
  */
 export function halveRows(queue: Queue, x: Operand, M: number, K: number): Piece {
   const size = M * K * 2 + Math.ceil(M / 2) * 8;
@@ -93,7 +94,7 @@ function readX(fast: boolean, half: boolean): string {
   const type = half ? "vec4<f16>" : "vec4<f32>";
   const one = (i: number): string => `select(0.0, x[at + ${i}u], k + ${i}u < P.K)`;
   const read = half
-    ? "return bitcast<vec4<f16>>(x[(m * P.K + k) / 4u]);"
+    ? "return x[(m * P.K + k) / 4u];"
     : fast
       ? "return x[(P.x + m * P.K + k) / 4u];"
       : `let at = P.x + m * P.K + k;\n  return vec4<f32>(${range(4).map(one).join(", ")});`;
@@ -123,7 +124,7 @@ export function tileDeclarations({ tile = 32, half = false, matrix }: TileForm, 
 fn w_exponent(r: u32) -> i32 { return exponent_of(bitcast<f32>(atomicLoad(&most[r]))); }
 fn rescaled(sum: f32, m: u32, r: u32) -> f32 {
   let row = min(m, P.M - 1u);
-  let both = bitcast<i32>(x[P.M * P.K / 4u + row / 2u][row % 2u]) + w_exponent(r);
+  let both = i32(x[P.M * P.K / 4u + row / 2u][row % 2u * 2u]) + w_exponent(r);
   return sum * power(both / 2) * power(both - both / 2);
 }`,
         ]

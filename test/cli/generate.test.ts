@@ -194,7 +194,7 @@ describe("refusals", () => {
       "an option's value",
       ["generate", STORYTELLER, "x", "--temperature", "0"],
       2,
-      /error: temperature must be a number above 0/,
+      /error: temperature must be a number of at least/,
     ],
     [
       "an unknown dtype",

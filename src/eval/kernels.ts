@@ -121,10 +121,11 @@ export async function attentionSpeed(
   });
   const name = `attention ${dtype}`;
   const limit = limitOf(device, name, steps);
+  const compute = dtype === "bf16" ? "bf16" : "f32";
   const time = await beside(device, limit, () =>
     timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
       const { k, v, scales } = filled[n % copies]!;
-      attention(q, k, v, { scales, cursor: past, scale: head_dim ** -0.5 }).dispose();
+      attention(q, k, v, { scales, cursor: past, scale: head_dim ** -0.5, compute }).dispose();
     }),
   );
   for (const owned of [past, q, cache]) owned.dispose();

@@ -18,8 +18,6 @@ export function limitOf(device: Device, kernel: string, rows: number): "read" | 
  */
 export function unitOf(device: Device, kernel: string): Unit | undefined {
   const { isa = "", matrices = false } = device.backend as { isa?: string; matrices?: boolean };
-  const codes = kernel === "int8" || kernel === "nf4 int8";
-  const rounded = kernel === "bf16" || kernel === "nf4 bf16";
   if (device.name === "webgpu") {
     // Dense products are exact there; 4-bit ones that may round go through f16 (kernels/tiles.ts).
     if (kernel === "int8") return "int8";
@@ -27,12 +25,22 @@ export function unitOf(device: Device, kernel: string): Unit | undefined {
     if (matrices) return undefined;
     return device.supports("probe_f16") ? "f16" : "f32";
   }
-  if (kernel.startsWith("attention")) {
-    if (isa === "amx") return undefined;
-    return kernel === "attention i8" && isa.startsWith("avx512") ? "int8" : "f32";
+  switch (kernel) {
+    case "int8":
+    case "nf4 int8":
+      return isa === "amx" || isa === "dotprod" ? undefined : "int8";
+    case "bf16":
+    case "nf4 bf16":
+    case "attention bf16":
+      if (isa === "amx") return undefined;
+      return device.supports("probe_bf16") ? "bf16" : "f32";
+    case "attention i8":
+      // Bytes where they multiply: two or three products of bytes for each one that is counted.
+      if (isa === "amx") return undefined;
+      return isa.startsWith("avx512") ? "int8" : "f32";
+    case "attention f32":
+      return isa === "amx" ? undefined : "f32";
+    default:
+      return "f32";
   }
-  if (codes) return isa === "amx" || isa === "dotprod" ? undefined : "int8";
-  if (!rounded) return "f32";
-  if (isa === "amx") return undefined;
-  return device.supports("probe_bf16") ? "bf16" : "f32";
 }

@@ -8,9 +8,10 @@ import { signatures } from "../../ops/index.js";
 import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
 import { Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
-import { type Pending, partners } from "./join.js";
+import { byDepth, type Pending } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
+import { FUSIONS } from "./kernels/fusions.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
 import { probes } from "./kernels/probe.js";
@@ -18,6 +19,7 @@ import { Queue, type QueueStatistics } from "./queue.js";
 import type { Shader } from "./shader.js";
 import { recordFitting } from "./split.js";
 import type { Tape } from "./tape.js";
+import { recordTogether } from "./together.js";
 
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
@@ -172,6 +174,8 @@ class WebGPU implements WebGPUBackend {
   shaders(): readonly Shader[] {
     const all = new Map<string, Shader>();
     for (const kernel of this.#kernels) for (const shader of kernel.shaders(this.#target)) all.set(shader.key, shader);
+    for (const fusion of FUSIONS)
+      for (const shader of fusion.shaders?.(this.#target) ?? []) all.set(shader.key, shader);
     all.set(PATCH.key, PATCH);
     return [...all.values()];
   }
@@ -297,30 +301,15 @@ class WebGPU implements WebGPUBackend {
       });
     }
     const done = new Set<Pending>();
-    calls.forEach((pending, at) => {
+    const ordered = byDepth(calls);
+    ordered.forEach((pending, at) => {
       if (done.has(pending)) return;
       const { kernel, call, number } = pending;
+      if (recordTogether(ordered, at, done, this.#queue, this.#target)) return;
       this.#queue.call = number;
-      if (this.#joined(calls, at, done)) return;
       const message = recordFitting(kernel, call, this.#queue, this.#target);
       if (message !== undefined) failed(number, message);
     });
-  }
-
-  /** Records a call together with later ones, as many as can be; those are then `done`. */
-  #joined(pending: readonly Pending[], at: number, done: Set<Pending>): boolean {
-    const { kernel } = pending[at]!;
-    if (!kernel.join) return false;
-    const others = partners(pending, at, done);
-    for (; others.length > 0; others.pop()) {
-      const together = [pending[at]!, ...others];
-      const calls = together.map((one) => one.call);
-      const numbers = together.map((one) => one.number);
-      if (!kernel.join(calls, this.#queue, this.#target, numbers)) continue;
-      for (const other of others) done.add(other);
-      return true;
-    }
-    return false;
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */

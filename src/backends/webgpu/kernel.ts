@@ -32,7 +32,7 @@ export interface Kernel {
   /**
    * Records several calls as one dispatch, if it can; else records nothing and returns false. The backend has made sure
    * that they may run at the same time, that all operands fit and that one operand of all is the same: the one in place
-   * `shared`, the first unless it is given. `numbers` are those of the calls (journal.ts).
+   * `shared`, the first unless it is given. `numbers` are those of the calls (journal.ts), `queue.call` the lowest.
    */
   join?(calls: readonly Call[], queue: Queue, target: Target, numbers: readonly number[]): boolean;
   readonly shared?: number;

@@ -29,6 +29,14 @@ interface Staging {
   readonly bytes: number;
 }
 
+/** What a scratch block holds, for kernels that would make it again. */
+interface Held {
+  readonly block: Block;
+  readonly key: string;
+  readonly source: Block;
+  readonly marked: readonly { readonly block: Block; readonly byte: number }[];
+}
+
 export interface ReadBack {
   readonly bytes: Uint8Array;
   /** Calls that had failed so far at this point of the queue. */
@@ -51,8 +59,7 @@ export class Queue {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #slot = 0;
-  /** What a scratch block holds, for kernels that would make it again. */
-  #held: { readonly block: Block; readonly key: string; readonly source: Block } | undefined;
+  #held: Held | undefined;
   /** While a tape is made: where dispatches go instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
@@ -111,14 +118,19 @@ export class Queue {
     this.#dispatches++;
   }
 
-  /** Notes what a block was made of: `key`, from `source`. It lasts until either is written again. */
-  hold(block: Block, key: string, source: Block): void {
-    this.#held = { block, key, source };
+  /**
+   * Notes what a block was made of: `key`, from `source`, and what was marked on the way (columns of outliers). It lasts
+   * until one of them is written again.
+   */
+  hold(block: Block, key: string, source: Block, marked: Held["marked"] = []): void {
+    this.#held = { block, key, source, marked };
   }
 
-  /** True if the block still is what `hold` was told. */
-  holds(block: Block, key: string): boolean {
-    return this.#held?.block === block && this.#held.key === key;
+  /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
+  holds(block: Block, key: string, mark?: Held["marked"][number]): boolean {
+    const held = this.#held;
+    if (held?.block !== block || held.key !== key) return false;
+    return !mark || held.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
   }
 
   /** Records a copy between blocks; offsets and size are multiples of 4. */
@@ -294,7 +306,9 @@ export class Queue {
   }
 
   #wrote(block: Block): void {
-    if (this.#held && (this.#held.block === block || this.#held.source === block)) this.#held = undefined;
+    const held = this.#held;
+    const marked = held?.marked.some((one) => one.block === block);
+    if (held?.block === block || held?.source === block || marked) this.#held = undefined;
   }
 
   #copy(step: CopyStep): void {

@@ -1,13 +1,16 @@
 // linear: products with f32, f16 and bf16 matrices.
 
 import { linearOp } from "../../../ops/linear.js";
-import type { Kernel } from "../kernel.js";
+import type { Call } from "../call.js";
+import type { Kernel, Target } from "../kernel.js";
+import type { Queue } from "../queue.js";
 import { family, reader, reads } from "../shader.js";
 import { along } from "../split.js";
 import {
   byJob,
   FLOAT_TYPES,
   type Format,
+  type Gate,
   type Joinable,
   jobName,
   joinable,
@@ -54,6 +57,25 @@ const shader = family("linear", (options: ProductOptions & { readonly weight: Fl
   productSpec(format(options.weight, options.fast, options.jobs), options),
 );
 
+/** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
+export function joinLinear(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+  const products: Joinable[] = [];
+  for (const call of calls) {
+    const [x, weight, bias, residual, y] = call.operands;
+    const [N = 0, K = 0] = weight!.shape;
+    const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
+    const chunk = weight!.dtype === "f32" ? 4 : 8;
+    const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
+    if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
+    products.push(product);
+  }
+  if (1 + 2 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
+  const { dtype, shape } = calls[0]!.operands[1]!;
+  const weight = dtype as Float;
+  recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }), gate);
+  return true;
+}
+
 export const linear: Kernel = {
   op: linearOp,
   record({ operands: [x, weight, bias, residual, y], attributes: [act = 0] }, queue, target) {
@@ -65,23 +87,7 @@ export const linear: Kernel = {
     recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
   },
-  join(calls, queue, target) {
-    const products: Joinable[] = [];
-    for (const call of calls) {
-      const [x, weight, bias, residual, y] = call.operands;
-      const [N = 0, K = 0] = weight!.shape;
-      const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
-      const chunk = weight!.dtype === "f32" ? 4 : 8;
-      const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
-      if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
-      products.push(product);
-    }
-    if (1 + 2 * products.length > target.storageBuffers) return false;
-    const { dtype, shape } = calls[0]!.operands[1]!;
-    const weight = dtype as Float;
-    recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }));
-    return true;
-  },
+  join: (calls, queue, target) => joinLinear(calls, queue, target),
   axes(call) {
     const weight = call.operands[1]!;
     return productAxes(call, { x: 0, bias: 2, residual: 3, y: 4 }, along(weight.shape[0]!, { 1: [weight, 0] }));

@@ -9,6 +9,7 @@ import { benchTable, type VariantReport } from "../../src/cli/bench-report.js";
 import type { Device } from "../../src/core/device.js";
 import { FULL_PLAN, fittedPlan } from "../../src/eval/bench.js";
 import { decodeTimes, prefillTimes, recordTimes } from "../../src/eval/speed.js";
+import { limitOf } from "../../src/eval/units.js";
 import { fillRandomly } from "../../src/load/random.js";
 import { architectureOf } from "../../src/models/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
@@ -134,6 +135,27 @@ describe("models with a table of positions", () => {
     expect(left_out).toEqual(["context 2048", "prefill of 2048 tokens"]);
     expect(fittedPlan(FULL_PLAN, Number.POSITIVE_INFINITY)).toEqual({ plan: FULL_PLAN, left_out: [] });
     expect(fittedPlan(FULL_PLAN, 64).plan.prompts).toEqual([64]);
+  });
+});
+
+describe("what a kernel is drawn beside", () => {
+  const on = (name: string, backend: object, probes: string[]): Device =>
+    ({ name, backend, supports: (probe: string) => probes.includes(probe) }) as unknown as Device;
+
+  it("is memory for few rows, else the unit that multiplies, and nothing where no probe measures that", () => {
+    const zen = on("cpu", { isa: "avx512bf16" }, ["probe_f32", "probe_int8", "probe_bf16"]);
+    const old = on("cpu", { isa: "avx2" }, ["probe_f32", "probe_int8"]);
+    const tiles = on("cpu", { isa: "amx" }, ["probe_f32", "probe_int8", "probe_bf16"]);
+    const gpu = on("webgpu", { matrices: false }, ["probe_f32", "probe_f16", "probe_int8"]);
+    const matrices = on("webgpu", { matrices: true }, ["probe_f32", "probe_f16", "probe_int8"]);
+    const units = (kernel: string) => [zen, old, tiles, gpu, matrices].map((device) => limitOf(device, kernel, 512));
+    expect(limitOf(zen, "bf16", 1)).toBe("read");
+    expect(units("f16")).toEqual(["f32", "f32", "f32", "f32", "f32"]);
+    expect(units("bf16")).toEqual(["bf16", "f32", undefined, "f32", "f32"]);
+    expect(units("int8")).toEqual(["int8", "int8", undefined, "int8", "int8"]);
+    expect(units("nf4 bf16")).toEqual(["bf16", "f32", undefined, "f16", undefined]);
+    expect(units("nf4 int8")).toEqual(["int8", "int8", undefined, "f16", undefined]);
+    expect(units("attention i8")).toEqual(["int8", "f32", undefined, "f32", "f32"]);
   });
 });
 

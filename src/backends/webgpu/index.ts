@@ -94,7 +94,8 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     dot4,
     subgroups,
     f16,
-    matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, options.subgroupMatrix) : undefined,
+    matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, "f16", options.subgroupMatrix) : undefined,
+    matrix8: subgroups ? await subgroupMatrix(adapter, device, "i8", options.subgroupMatrix) : undefined,
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   return new WebGPU(adapter, device, target, options);
@@ -129,6 +130,7 @@ class WebGPU implements WebGPUBackend {
       target.subgroups ? "subgroups" : "",
       target.f16 ? "f16" : "",
       target.matrix ? `matrices ${target.matrix.matrix}` : "",
+      target.matrix8 ? `int8 matrices ${target.matrix8.matrix}` : "",
       target.dot4 ? "dot4" : "",
     ]
       .filter(Boolean)

@@ -6,6 +6,12 @@ import type { Queue } from "./queue.js";
 import type { Shader } from "./shader.js";
 import type { Axis } from "./split.js";
 
+/** Edges of subgroup matrices as "MxNxK", and how many squares of a tile a subgroup may get (kernels/matrices.ts). */
+export interface SubgroupMatrix {
+  readonly matrix: string;
+  readonly squares: number;
+}
+
 /** What the device offers, as far as kernels choose by it. */
 export interface Target {
   /** WGSL's dot4I8Packed. */
@@ -14,8 +20,10 @@ export interface Target {
   readonly subgroups: boolean;
   /** WGSL's 16-bit floats (`shader-f16`). */
   readonly f16: boolean;
-  /** Subgroup matrices of f16 with sums in f32, as "MxNxK", and squares of a tile that a subgroup may get (tiles.ts). */
-  readonly matrix?: { readonly matrix: string; readonly squares: number } | undefined;
+  /** Subgroup matrices of f16 with sums in f32. */
+  readonly matrix?: SubgroupMatrix | undefined;
+  /** Subgroup matrices of i8 with sums in i32. */
+  readonly matrix8?: SubgroupMatrix | undefined;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
 }

@@ -78,6 +78,7 @@ export class Queue {
       uid: 0,
       groups: new Set(),
       tapes: new Set(),
+      derived: new Map(),
     };
     this.pipelines = new Pipelines(device, this.flag, () => {
       const { call } = this;
@@ -131,6 +132,30 @@ export class Queue {
     const held = this.#held;
     if (held?.block !== block || held.key !== key) return false;
     return !mark || held.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
+  }
+
+  /**
+   * What `make` records into a block of `bytes`, given `source`: kept under `key` until `source` is written or freed. A
+   * tape finds it made, unless the tape itself writes `source` before: then it is made anew whenever the tape runs.
+   */
+  derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
+    const tape = this.#tape;
+    if (tape?.written.has(source)) {
+      const block = this.buffers.scratch("derived", bytes);
+      make(block);
+      return block;
+    }
+    const found = this.buffers.derive(source, key, bytes);
+    if (!found.fresh) {
+      this.#tape = undefined;
+      try {
+        make(found.block);
+      } finally {
+        this.#tape = tape;
+      }
+      found.fresh = true;
+    }
+    return found.block;
   }
 
   /** Records a copy between blocks; offsets and size are multiples of 4. */
@@ -189,6 +214,7 @@ export class Queue {
   play(tape: Tape, first: number): void {
     this.submit();
     this.#held = undefined;
+    for (const block of tape.written) this.#outdate(block);
     this.call = first;
     if (tape.number(first)) {
       this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
@@ -309,6 +335,16 @@ export class Queue {
     const held = this.#held;
     const marked = held?.marked.some((one) => one.block === block);
     if (held?.block === block || held?.source === block || marked) this.#held = undefined;
+    this.#tape?.written.add(block);
+    this.#outdate(block);
+  }
+
+  /** What was made of a block no longer holds, nor do tapes that found it made. */
+  #outdate({ derived }: Block): void {
+    for (const one of derived.values()) {
+      one.fresh = false;
+      for (const tape of one.block.tapes) tape.stale = true;
+    }
   }
 
   #copy(step: CopyStep): void {

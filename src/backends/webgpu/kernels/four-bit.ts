@@ -211,7 +211,7 @@ export const fourBitLinear: Kernel = {
     const [kind = 0, blocksize = 64, act = 0, compute = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
     // 8-bit products round more, but are allowed only where blocks end with the rows.
-    const half = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
+    const rounds = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const pieces = [codes!, ...statistics.pieces];
@@ -228,7 +228,7 @@ export const fourBitLinear: Kernel = {
       K,
       act,
       fast,
-      half,
+      half: rounds ? ({ parts: 1 } as const) : undefined,
       pieces,
       numbers,
     };
@@ -247,7 +247,7 @@ export const fourBitLinear: Kernel = {
     ...(target.f16 ? [HALVES] : []),
     ...(["f32", "u8"] as const).flatMap((absmax) =>
       [
-        ...productVariants(target, absmax === "f32" ? 4 : 7, true),
+        ...productVariants(target, absmax === "f32" ? 4 : 7, [1]),
         ...(absmax === "f32" ? joinedVariants(target, 2) : []),
       ].map((options) => linearShader({ absmax, ...options })),
     ),

@@ -6,11 +6,13 @@ import { llmInt8LinearOp } from "../../../ops/llm-int8.js";
 import { type Call, leading, type Operand } from "../call.js";
 import type { Kernel, Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
-import { family, reader, reads, writes } from "../shader.js";
+import { family, type Option, reader, reads, writes } from "../shader.js";
 import { along } from "../split.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
 import { keepsX, MANY, quantizeRows, rowsInScratch, rowsShaders } from "./int8-rows.js";
-import { four, marking, quantizesInside, ROW_INSIDE, streamed } from "./int8-vector.js";
+import { CODE_TILE_N, type CodeTile, codeTileDeclarations, codeTiles, tiledCodes } from "./int8-tiles.js";
+import { marking, quantizesInside, ROW_INSIDE, streamed } from "./int8-vector.js";
+import { TILE_WIDTH } from "./matrices.js";
 import {
   BIAS_TYPES,
   type BiasType,
@@ -24,24 +26,23 @@ import {
 } from "./product.js";
 import { OUTPUTS, VECTOR_WIDTH } from "./vector.js";
 
-const TILE_M = 32;
-const TILE_N = 64;
-/** Words of codes in a step of the tiled form. */
-const TILE_K = 16;
-const TILE_WIDTH = 128;
-
-interface Options {
-  readonly [more: string]: string | number | boolean;
+/** What the device, the number of rows and the codes make of a shader. */
+interface Shape extends CodeTile {
   /** Rows of codes that begin at whole vec4s. */
   readonly aligned: boolean;
+  /** Rows of x that a workgroup takes; 0 for tiles. */
   readonly rows: number;
+  readonly dot4: boolean;
+  /** Sums go through subgroups; with tiles only in subgroup matrices. */
+  readonly subgroups: boolean;
+}
+
+interface Options extends Shape {
+  readonly [more: string]: Option;
   readonly bias: BiasType;
   readonly residual: boolean;
   /** Marks the columns that held outliers. */
   readonly seen: boolean;
-  readonly dot4: boolean;
-  /** Sums go through subgroups; only without tiles. */
-  readonly subgroups: boolean;
   /** Every workgroup quantizes the one row of x: see int8-vector.ts. */
   readonly inside: boolean;
 }
@@ -93,6 +94,7 @@ const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
     ],
     workgroup: rows === 0 ? TILE_WIDTH : VECTOR_WIDTH,
     subgroups,
+    subgroupMatrix: options.matrix !== undefined,
     declarations: [
       FLOATS,
       ACTIVATIONS,
@@ -141,7 +143,7 @@ fn store(m: u32, n: u32, product: i32, outliers: f32) -> f32 {
   ${byJob(jobs, (job, n) => finish(jobs, job, n, bias, residual))}
 }`,
       ...(rows === 0
-        ? [`var<workgroup> xs: array<u32, ${TILE_M * TILE_K}>;`, `var<workgroup> ws: array<u32, ${TILE_N * TILE_K}>;`]
+        ? codeTileDeclarations(options)
         : [
             `var<workgroup> cells: array<i32, ${VECTOR_WIDTH * OUTPUTS * rows}>;`,
             `var<workgroup> floats: array<f32, ${VECTOR_WIDTH * OUTPUTS}>;`,
@@ -149,8 +151,8 @@ fn store(m: u32, n: u32, product: i32, outliers: f32) -> f32 {
           ]),
     ],
     body:
-      (rows === 0 ? tiled(aligned) : streamed({ rows, aligned, subgroups, inside, gated })) +
-      (seen ? (rows === 0 ? marking(TILE_M, TILE_WIDTH) : marking(rows, VECTOR_WIDTH)) : ""),
+      (rows === 0 ? tiledCodes(aligned, options) : streamed({ rows, aligned, subgroups, inside, gated })) +
+      (seen ? (rows === 0 ? marking(options.tile!, TILE_WIDTH) : marking(rows, VECTOR_WIDTH)) : ""),
   };
 });
 
@@ -169,57 +171,6 @@ function finish(jobs: number, job: number, n: string, bias: BiasType, residual: 
   ${residual ? "value += residual[P.residual + m * P.width + n];" : ""}
   y[P.y + m * P.width + n] = value;
   return value;`;
-}
-
-function tiled(aligned: boolean): string {
-  const load = (tile: string, rows: number, guard: string, one: string, quad: string): string =>
-    aligned
-      ? `for (var i = lid; i < ${(rows * TILE_K) / 4}u; i += ${TILE_WIDTH}u) {
-      let r = i / ${TILE_K / 4}u;
-      let c = i % ${TILE_K / 4}u;
-      var v = vec4<u32>();
-      if (${guard} && w0 + c * 4u < P.words) { v = ${quad}; }
-      ${four((j) => `${tile}[(c * 4u + ${j}u) * ${rows}u + r] = v[${j}];`).join(" ")}
-    }`
-      : `for (var i = lid; i < ${rows * TILE_K}u; i += ${TILE_WIDTH}u) {
-      let r = i / ${TILE_K}u;
-      let w = i % ${TILE_K}u;
-      var v = 0u;
-      if (${guard} && w0 + w < P.words) { v = ${one}; }
-      ${tile}[w * ${rows}u + r] = v;
-    }`;
-  return `
-  let n0 = (group % P.tiles) * ${TILE_N}u;
-  let m0 = (group / P.tiles) * ${TILE_M}u;
-  if (m0 >= P.M) { return; }
-  let tm = (lid / 16u) * 4u;
-  let tn = (lid % 16u) * 4u;
-  ${four((i) => `var sum${i} = vec4<i32>();`).join(" ")}
-  for (var w0 = 0u; w0 < P.words; w0 += ${TILE_K}u) {
-    ${load("xs", TILE_M, "m0 + r < P.M", "q[(m0 + r) * P.stride + w0 + w]", "q[((m0 + r) * P.stride + w0) / 4u + c]")}
-    ${load("ws", TILE_N, "n0 + r < P.N", "codes_word(n0 + r, w0 + w)", "codes_quad(n0 + r, w0 / 4u + c)")}
-    workgroupBarrier();
-    for (var w = 0u; w < ${TILE_K}u; w++) {
-      let c = w * ${TILE_N}u + tn;
-      ${four((j) => `let c${j} = ws[c + ${j}u];`).join(" ")}
-      ${four(
-        (i) => `let v${i} = xs[w * ${TILE_M}u + tm + ${i}u];
-      sum${i} += vec4<i32>(dot4(v${i}, c0), dot4(v${i}, c1), dot4(v${i}, c2), dot4(v${i}, c3));`,
-      ).join("\n      ")}
-    }
-    workgroupBarrier();
-  }
-  // One call site: the epilogue is long, and compilers inline it.
-  var sums = array<vec4<i32>, 4>(sum0, sum1, sum2, sum3);
-  for (var i = 0u; i < 16u; i++) {
-    let m = m0 + tm + i / 4u;
-    let n = n0 + tn + i % 4u;
-    var extra = 0.0;
-    if (m < P.M && n < P.N && outliers_of(m) > 0u) {
-      for (var b = 0u; b * 32u < P.K; b++) { extra += outlier_part(m, n, b); }
-    }
-    store(m, n, sums[i / 4u][i % 4u], extra);
-  }`;
 }
 
 /** Most products that this device joins: it binds the rows, and of each product codes, scb and y. */
@@ -242,21 +193,18 @@ function joinedVariants(target: Target): Joined[] {
     ]);
 }
 
+function shapeOf(target: Target, aligned: boolean, rows: number): Shape {
+  const tile = rows === 0 ? codeTiles(target, aligned) : {};
+  const { dot4 } = target;
+  return { aligned, rows, dot4, subgroups: target.subgroups && (rows > 0 || tile.matrix !== undefined), ...tile };
+}
+
 function variants(target: Target): Options[] {
   const forms = [0, 1, 4].flatMap((rows) => [true, false].map((aligned) => ({ rows, aligned, inside: false })));
   return [...forms, { rows: 1, aligned: true, inside: true }].flatMap(({ rows, aligned, inside }) =>
     BIAS_TYPES.flatMap((bias) =>
       [true, false].flatMap((residual) =>
-        [true, false].map((seen) => ({
-          aligned,
-          rows,
-          bias,
-          residual,
-          seen,
-          dot4: target.dot4,
-          subgroups: target.subgroups && rows > 0,
-          inside,
-        })),
+        [true, false].map((seen) => ({ ...shapeOf(target, aligned, rows), bias, residual, seen, inside })),
       ),
     ),
   );
@@ -308,26 +256,24 @@ export const llmInt8Linear: Kernel = {
     const M = leading(x!.shape);
     const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
     const aligned = K % 16 === 0 && codes!.offset % 16 === 0;
-    const tiles = Math.ceil(N / (rows === 0 ? TILE_N : OUTPUTS));
+    const shape = shapeOf(target, aligned, rows);
+    const tiles = Math.ceil(N / (rows === 0 ? CODE_TILE_N : OUTPUTS));
     const inside = aligned && quantizesInside(queue, x!, threshold, tiles);
     const quantized = inside ? undefined : quantizeRows(queue, x!, threshold);
     const made = quantized && seen && queue.holds(quantized.piece.block, quantized.key, seen);
     const marks = threshold > 0 && !made ? seen : undefined;
     const shader = linearShader({
-      aligned,
-      rows,
+      ...shape,
       bias: (bias?.dtype ?? "none") as BiasType,
       residual: residual !== undefined,
       seen: marks !== undefined,
-      dot4: target.dot4,
-      subgroups: target.subgroups && rows > 0,
       inside,
     });
     const offsets = { x: x!.offset, codes: codes!.offset, scb: scb!.offset, y: y!.offset, z: 0 };
     const optional = { bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, seen: seen?.offset ?? 0 };
     const extra = [bias, residual, marks].filter((operand) => operand !== undefined);
     const pieces = [x!, ...(quantized ? [quantized.piece] : []), codes!, scb!, ...extra, y!];
-    const groups = tiles * Math.ceil(M / (rows === 0 ? TILE_M : rows));
+    const groups = tiles * Math.ceil(M / (shape.tile ?? rows));
     const layout = quantized?.layout ?? { stride: 0, words: K / 4, bits: 0, raw: 0 };
     const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, threshold, tiles, ...layout };
     queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);

@@ -9,7 +9,8 @@ import type { Queue } from "../queue.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { type Axis, along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
-import { halveRows, TILE_N, TILE_WIDTH, type TileForm, tileDeclarations, tiled } from "./tiles.js";
+import { MATRIX_TILE, TILE_WIDTH } from "./matrices.js";
+import { halveRows, halvesSize, TILE_N, type TileForm, tileDeclarations, tiled } from "./tiles.js";
 import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
@@ -24,10 +25,12 @@ export interface Format {
   readonly chunk: number;
   /**
    * Fast: `raw(n, c)` -> vec4<u32> is chunk c of row n, `part(raw, i)` -> vec4<f32> its elements 4i to 4i+3, `weight(n, c)`
-   * -> f32 a factor on the chunk; for blocks of f16 also `share_of_largest(n, i, count)` -> f32, the largest magnitude in
-   * one of `count` shares of row n. Slow: `one(n, k)` -> f32.
+   * -> f32 a factor on the chunk; for blocks of f16, unless `exponents` are known, also `share_of_largest(n, i, count)` ->
+   * f32, the largest magnitude in one of `count` shares of row n. Slow: `one(n, k)` -> f32.
    */
   readonly declarations: readonly string[];
+  /** Half of `exponents[n]` is the power of two that row n is scaled down by for blocks of f16; odd if not all is finite. */
+  readonly exponents?: boolean;
   /** Runs in every invocation before anything else; ends behind a barrier if it fills workgroup memory. */
   readonly prologue?: string;
 }
@@ -95,7 +98,7 @@ fn store(m: u32, n: u32, sum: f32) {
       bias === "none" ? "" : reader("bias", bias),
       jobs > 1 ? joined : alone,
       ...(rows === 0
-        ? tileDeclarations(options, fast)
+        ? tileDeclarations(format, options, fast)
         : [`var<workgroup> cells: array<f32, ${VECTOR_WIDTH * OUTPUTS * rows}>;`]),
     ],
     body:
@@ -129,6 +132,14 @@ export function byJob(jobs: number, text: (job: number, n: string) => string): s
 /** The options that all formats share. */
 export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups"> & TileForm;
 
+/** What a product in blocks of f16 does. */
+export interface Halving {
+  /** Parts of x: one rounds it to the 11 bits of f16, two keep what f32 has, and are worth it with subgroup matrices. */
+  readonly parts: 1 | 2;
+  /** Records what finds the exponents of the weight's rows, where the format says that they are known. */
+  readonly exponents?: () => Piece;
+}
+
 export interface ProductCall {
   readonly x: Operand;
   readonly bias: Operand | undefined;
@@ -138,8 +149,8 @@ export interface ProductCall {
   readonly K: number;
   readonly act: number;
   readonly fast: boolean;
-  /** Operands may be rounded to the 11 bits of f16; false unless given. */
-  readonly half?: boolean;
+  /** How blocks may be f16; not at all unless given. */
+  readonly half?: Halving | undefined;
   /** The format's pieces and numbers. */
   readonly pieces: readonly Piece[];
   readonly numbers: Readonly<Record<string, number>>;
@@ -177,8 +188,9 @@ export function recordProduct(
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
   const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
-  const half = rows === 0 && fast && K > 0 && call.half === true && target.f16;
-  const form = rows > 0 ? {} : tileForm(target, fast, half, M <= LOW_TILE);
+  const fits = call.half && halvesSize(M, K, call.half.parts) <= x.block.binding;
+  const half = rows === 0 && fast && K > 0 && fits ? halving(target, call.half) : undefined;
+  const form = rows > 0 ? {} : tileForm(target, fast, half?.parts, M <= LOW_TILE);
   const made = shader({
     fast,
     rows,
@@ -191,8 +203,9 @@ export function recordProduct(
   const height = form.tile ?? rows;
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [
-    half ? halveRows(queue, x, M, K) : x,
+    half ? halveRows(queue, x, M, K, half.parts) : x,
     ...pieces,
+    ...(half?.exponents ? [half.exponents()] : []),
     ...(bias ? [bias] : []),
     ...(residual ? [residual] : []),
     y,
@@ -282,18 +295,22 @@ export function joinedVariants(target: Target, each: number): JoinedOptions[] {
 }
 
 /** The form of a tile of `low` height, or more. Subgroup matrices are so fast that rows of nothing do not matter. */
-function tileForm({ matrix }: Target, fast: boolean, half: boolean, low: boolean): TileForm {
-  if (half && matrix) return { tile: 2 * LOW_TILE, half, ...matrix };
+function tileForm({ matrix }: Target, fast: boolean, parts: number | undefined, low: boolean): TileForm {
+  if (parts && matrix) return { tile: MATRIX_TILE / parts, half: true, ...(parts > 1 ? { parts } : {}), ...matrix };
   const tile = low || !fast ? LOW_TILE : 2 * LOW_TILE;
-  return half ? { tile, half } : { tile };
+  return parts ? { tile, half: true } : { tile };
 }
 
-/** Every combination of options that `recordProduct` can ask for; `halves` if calls may allow f16. */
-export function productVariants(target: Target, taken: number, halves = false): CommonOptions[] {
+/** What of `wanted` this device does. */
+function halving(target: Target, wanted: Halving | undefined): Halving | undefined {
+  return wanted && (wanted.parts === 1 ? target.f16 : target.matrix) ? wanted : undefined;
+}
+
+/** Every combination of options that `recordProduct` can ask for; `parts` of x in calls that allow blocks of f16. */
+export function productVariants(target: Target, taken: number, parts: readonly (1 | 2)[] = []): CommonOptions[] {
   return [true, false].flatMap((fast) => {
-    const forms = [false, ...(halves && fast && target.f16 ? [true] : [])].flatMap((half) =>
-      [true, false].map((low) => tileForm(target, fast, half, low)),
-    );
+    const ways = [undefined, ...(fast ? parts.filter((count) => halving(target, { parts: count })) : [])];
+    const forms = ways.flatMap((way) => [true, false].map((low) => tileForm(target, fast, way, low)));
     const shapes: (TileForm & { rows: number })[] = [{ rows: 1 }, { rows: 4 }];
     for (const form of forms) shapes.push({ rows: 0, ...form });
     return shapes.flatMap((shape) =>

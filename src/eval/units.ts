@@ -17,13 +17,17 @@ export function limitOf(device: Device, kernel: string, rows: number): "read" | 
  * units that no probe measures: tiles of AMX, dot products of ARM, a GPU's matrices.
  */
 export function unitOf(device: Device, kernel: string): Unit | undefined {
-  const { isa = "", matrices = false } = device.backend as { isa?: string; matrices?: boolean };
+  const {
+    isa = "",
+    matrices = false,
+    matrices8 = false,
+  } = device.backend as { isa?: string; matrices?: boolean; matrices8?: boolean };
   if (device.name === "webgpu") {
-    // Dense products are exact there; 4-bit ones that may round go through f16 (kernels/tiles.ts).
-    if (kernel === "int8") return "int8";
-    if (kernel !== "nf4 bf16" && kernel !== "nf4 int8") return "f32";
-    if (matrices) return undefined;
-    return device.supports("probe_f16") ? "f16" : "f32";
+    // 4-bit products that may round go through f16; dense ones of 16 bits only on matrices, else they are exact.
+    if (kernel === "int8") return matrices8 ? undefined : "int8";
+    const rounded = kernel === "nf4 bf16" || kernel === "nf4 int8";
+    if (matrices && (rounded || kernel === "bf16" || kernel === "f16")) return undefined;
+    return rounded && device.supports("probe_f16") ? "f16" : "f32";
   }
   switch (kernel) {
     case "int8":

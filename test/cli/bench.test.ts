@@ -147,12 +147,12 @@ describe("what a kernel is drawn beside", () => {
     const old = on("cpu", { isa: "avx2" }, ["probe_f32", "probe_int8"]);
     const tiles = on("cpu", { isa: "amx" }, ["probe_f32", "probe_int8", "probe_bf16"]);
     const gpu = on("webgpu", { matrices: false }, ["probe_f32", "probe_f16", "probe_int8"]);
-    const matrices = on("webgpu", { matrices: true }, ["probe_f32", "probe_f16", "probe_int8"]);
+    const matrices = on("webgpu", { matrices: true, matrices8: true }, ["probe_f32", "probe_f16", "probe_int8"]);
     const units = (kernel: string) => [zen, old, tiles, gpu, matrices].map((device) => limitOf(device, kernel, 512));
     expect(limitOf(zen, "bf16", 1)).toBe("read");
-    expect(units("f16")).toEqual(["f32", "f32", "f32", "f32", "f32"]);
-    expect(units("bf16")).toEqual(["bf16", "f32", undefined, "f32", "f32"]);
-    expect(units("int8")).toEqual(["int8", "int8", undefined, "int8", "int8"]);
+    expect(units("f16")).toEqual(["f32", "f32", "f32", "f32", undefined]);
+    expect(units("bf16")).toEqual(["bf16", "f32", undefined, "f32", undefined]);
+    expect(units("int8")).toEqual(["int8", "int8", undefined, "int8", undefined]);
     expect(units("nf4 bf16")).toEqual(["bf16", "f32", undefined, "f16", undefined]);
     expect(units("nf4 int8")).toEqual(["int8", "int8", undefined, "f16", undefined]);
     expect(units("attention i8")).toEqual(["int8", "f32", undefined, "f32", "f32"]);

@@ -23,10 +23,10 @@ export function unitOf(device: Device, kernel: string): Unit | undefined {
     matrices8 = false,
   } = device.backend as { isa?: string; matrices?: boolean; matrices8?: boolean };
   if (device.name === "webgpu") {
-    // 4-bit products that may round go through f16; dense ones of 16 bits only on matrices, else they are exact.
+    // Products that may round go through f16; those with f16 weights, which are exact, only on matrices.
     if (kernel === "int8") return matrices8 ? undefined : "int8";
-    const rounded = kernel === "nf4 bf16" || kernel === "nf4 int8";
-    if (matrices && (rounded || kernel === "bf16" || kernel === "f16")) return undefined;
+    const rounded = kernel === "bf16" || kernel === "nf4 bf16" || kernel === "nf4 int8";
+    if (matrices && (rounded || kernel === "f16")) return undefined;
     return rounded && device.supports("probe_f16") ? "f16" : "f32";
   }
   switch (kernel) {

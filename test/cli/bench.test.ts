@@ -151,7 +151,7 @@ describe("what a kernel is drawn beside", () => {
     const units = (kernel: string) => [zen, old, tiles, gpu, matrices].map((device) => limitOf(device, kernel, 512));
     expect(limitOf(zen, "bf16", 1)).toBe("read");
     expect(units("f16")).toEqual(["f32", "f32", "f32", "f32", undefined]);
-    expect(units("bf16")).toEqual(["bf16", "f32", undefined, "f32", undefined]);
+    expect(units("bf16")).toEqual(["bf16", "f32", undefined, "f16", undefined]);
     expect(units("int8")).toEqual(["int8", "int8", undefined, "int8", undefined]);
     expect(units("nf4 bf16")).toEqual(["bf16", "f32", undefined, "f16", undefined]);
     expect(units("nf4 int8")).toEqual(["int8", "int8", undefined, "f16", undefined]);

@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { shapeConfig } from "../../dist/eval/shapes.js";
+import { variantNames } from "../../dist/eval/variants.js";
 
 const HELP = `bench/gpu/run.sh [options]
   --shape XS|S|M     shape of the model (M, TinyLlama-1.1B)
@@ -19,7 +20,30 @@ const HELP = `bench/gpu/run.sh [options]
   --torch-device D   cuda, or cpu to try it without a GPU (cuda)
   --json FILE        where the numbers go (gpu-bench.json)`;
 
-const { values: options } = parseArgs({
+/**
+ * Ends this process for wrong usage, with one line.
+ * @param {string} message
+ * @returns {never}
+ */
+function refuse(message) {
+  process.stderr.write(`error: ${message.split("\n")[0]}\n`);
+  process.exit(2);
+}
+
+/**
+ * What `read` gives; what it throws is wrong usage.
+ * @template T
+ * @param {() => T} read
+ */
+function asked(read) {
+  try {
+    return read();
+  } catch (error) {
+    return refuse(error.message);
+  }
+}
+
+const OPTIONS = {
   options: {
     shape: { type: "string", default: "M" },
     storages: { type: "string", default: "bf16,f16,int8,nf4" },
@@ -32,16 +56,29 @@ const { values: options } = parseArgs({
     json: { type: "string", default: "gpu-bench.json" },
     help: { type: "boolean", default: false },
   },
-});
+};
+const { values: options } = asked(() => parseArgs(OPTIONS));
 if (options.help) {
   console.log(HELP);
   process.exit(0);
 }
 
+/** @param {"seconds" | "steps"} name */
+function positive(name) {
+  const value = Number(options[name]);
+  return value > 0 && Number.isFinite(value)
+    ? value
+    : refuse(`--${name} must be a number above 0, got ${options[name]}`);
+}
+const config = asked(() => shapeConfig(options.shape));
+const storages = asked(() => variantNames(options.storages));
+const allowed = positive("seconds");
+if (options.steps !== undefined) positive("steps");
+
 const here = dirname(fileURLToPath(import.meta.url));
 const began = Date.now();
 const spent = () => (Date.now() - began) / 1000;
-const left = () => Number(options.seconds) - spent();
+const left = () => allowed - spent();
 /** @param {string} text */
 const say = (text) => process.stderr.write(`[${spent().toFixed(0)} s] ${text}\n`);
 
@@ -111,11 +148,9 @@ function gather(engine, storage, lines) {
   };
 }
 
-const storages = options.storages.split(",").filter(Boolean);
 // A CPU has no half precision to speak of.
 const half = options["torch-device"] === "cpu" ? "fp32" : "fp16";
 const torch = options["no-torch"] ? [] : [half, "bnb-int8", "bnb-nf4"];
-const config = shapeConfig(options.shape);
 const results = [];
 const jobs = [
   { engine: "octavo", storage: "machine", share: 0.6 },
@@ -181,17 +216,16 @@ if (limits) {
 console.log(`\n${table([[...head, ""], ...rows])}`);
 const kernels = results.flatMap((result) => result.kernels);
 if (kernels.length > 0) {
-  const of = (value, limit) => (limit ? `${((100 * value) / limit).toFixed(0)} %` : "-");
-  const lines = kernels.map(({ kernel, shape, microseconds, bandwidth, operations }) => [
+  const lines = kernels.map(({ kernel, shape, microseconds, bandwidth, operations, limit, most, share }) => [
     kernel,
     shape,
     cell(microseconds, 0),
     cell(bandwidth, 0),
-    of(bandwidth, limits?.read),
     cell(operations, 0),
-    of(operations, kernel === "int8" ? limits?.int8 : limits?.f32),
+    most > 0 ? `${(100 * share).toFixed(0)} %` : "-",
+    most > 0 ? `${most.toFixed(0)} ${limit}` : "-",
   ]);
-  console.log(`\n${table([["kernel", "rows x K x N", "µs", "GB/s", "of read", "GOP/s", "of peak"], ...lines])}`);
+  console.log(`\n${table([["kernel", "rows x K x N", "µs", "GB/s", "GOP/s", "share", "of"], ...lines])}`);
 }
 console.log(`\n${spent().toFixed(0)} s; numbers in ${options.json}`);
 const failed = results.filter(

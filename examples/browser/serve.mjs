@@ -5,7 +5,7 @@
 
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
-import { dirname, extname, join, normalize, sep } from "node:path";
+import { dirname, extname, join, normalize, resolve, sep } from "node:path";
 import { pipeline } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -77,19 +77,50 @@ export function serveFile(folder, request, response, always = ISOLATION) {
   else pipeline(createReadStream(file, { start, end }), response, () => {}); // a page may go before it has all
 }
 
+/**
+ * Ends this process with one line.
+ * @param {string} message
+ * @param {number} code
+ * @returns {never}
+ */
+function fail(message, code) {
+  process.stderr.write(`error: ${message}\n`);
+  process.exit(code);
+}
+
+/** What the command line says; wrong usage ends the process. */
+function readArguments() {
+  try {
+    const { values, positionals } = parseArgs({
+      options: { build: { type: "boolean" }, port: { type: "string", default: "8080" } },
+      allowPositionals: true,
+    });
+    if (positionals.length > 1) fail("one folder can be served, not several", 2);
+    const port = Number(values.port);
+    if (!/^\d+$/.test(values.port) || port > 65535) fail(`--port must be a number up to 65535, got ${values.port}`, 2);
+    return { build: values.build === true, port, folder: positionals[0] };
+  } catch (error) {
+    return fail(error.message, 2);
+  }
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values, positionals } = parseArgs({
-    options: { build: { type: "boolean" }, port: { type: "string", default: "8080" } },
-    allowPositionals: true,
-  });
+  const wanted = readArguments();
   const here = dirname(fileURLToPath(import.meta.url));
-  if (values.build) {
+  if (wanted.build) {
     const { build, describe } = await import("./build.mjs");
     console.log(describe(await build()));
   }
-  const folder = positionals[0] ?? join(here, "dist");
+  const folder = resolve(wanted.folder ?? join(here, "dist"));
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
+    fail(`there is no folder ${folder}${wanted.folder ? "" : "; --build makes it"}`, 2);
+  }
   const server = createServer((request, response) => serveFile(folder, request, response));
-  server.listen(Number(values.port), "127.0.0.1", () => {
-    console.log(`http://localhost:${values.port}/ serves ${folder} (Ctrl+C ends it)`);
+  server.on("error", (error) => {
+    const taken = error.code === "EADDRINUSE" ? `port ${wanted.port} is in use; choose another with --port` : "";
+    fail(taken || error.message, 1);
+  });
+  server.listen(wanted.port, "127.0.0.1", () => {
+    console.log(`http://localhost:${server.address().port}/ serves ${folder} (Ctrl+C ends it)`);
   });
 }

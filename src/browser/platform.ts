@@ -9,13 +9,22 @@ import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { HttpSource, modelAddress } from "../formats/http.js";
 import type { Source } from "../formats/source.js";
-import { type DeviceChoice, type DeviceOptions, type Platform, type SourceOptions, sharing } from "../load/platform.js";
+import {
+  checkDeviceOptions,
+  type DeviceChoice,
+  type DeviceOptions,
+  type Platform,
+  type SourceOptions,
+  sharing,
+} from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
 import { openCache } from "./storage.js";
 import { wasmFile } from "./wasm-file.js";
 import { isRelative, WEB } from "./web.js";
 
 const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
+/** Devices that have these options; where the module is may be said beside any name, as pages do that let people choose. */
+const OWNERS = { threads: ["wasm", "auto"], wasm: DEVICE_NAMES } as const;
 
 /**
  * An address, whole or relative to the page or Worker ("./models/x/", "/models/x/"), or the id of a model on a hub.
@@ -41,9 +50,10 @@ function resolved(address: string): string {
 /**
  * Opens a device: "webgpu", "wasm" (the kernels as WebAssembly: use it in a Worker),
  * "reference" (slow and exact), or "auto": WebGPU where there is an adapter, else WebAssembly.
- * @throws DeviceError for an unknown name, or if the device is not there
+ * @throws DeviceError for an unknown name, or if the device is not there; OptionError for an option that it does not have
  */
 export async function requestDevice(name: string = "auto", options: DeviceOptions = {}): Promise<Device> {
+  if ((DEVICE_NAMES as readonly string[]).includes(name)) checkDeviceOptions(name, options, OWNERS);
   switch (name) {
     case "webgpu":
       return new Device(await openWebGPU(gpu()));
@@ -53,7 +63,7 @@ export async function requestDevice(name: string = "auto", options: DeviceOption
       return new Device(openReference(OPS));
     case "auto": {
       const { name, reason } = await chooseDevice();
-      const device = await requestDevice(name, options);
+      const device = await requestDevice(name, name === "webgpu" ? {} : options);
       device.reason = reason;
       return device;
     }

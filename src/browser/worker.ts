@@ -8,8 +8,9 @@ import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { StreamDecoder } from "../formats/tokenizer-stream.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { autoModel, autoTokenizer, type FromPretrainedOptions } from "../generate/pretrained.js";
+import { onOwnDevice } from "../load/platform.js";
 import { surveyModel } from "../load/survey.js";
-import { BROWSER, chooseDevice, requestDevice } from "./platform.js";
+import { BROWSER, chooseDevice } from "./platform.js";
 import {
   type CallName,
   type Calls,
@@ -124,10 +125,8 @@ class Host {
     await this.#dispose();
     const begin = performance.now();
     const { device: wanted = "auto", wasm, ...rest } = options;
-    const choice = wanted === "auto" ? await chooseDevice() : undefined;
-    const device = await requestDevice(choice?.name ?? wanted, { wasm });
-    try {
-      let network = 0;
+    let network = 0;
+    const held = await onOwnDevice(BROWSER, wanted, { wasm }, async (device) => {
       const { revision, hub, token, cache } = rest;
       const tokenizer = await autoTokenizer(BROWSER).from_pretrained(name, { revision, hub, token, cache, signal });
       const all: FromPretrainedOptions = {
@@ -139,24 +138,22 @@ class Host {
           emit(event);
         },
       };
-      const model = await autoModel(BROWSER).from_pretrained(name, all);
-      this.#held = { device, model, tokenizer };
-      return {
-        device: device.name,
-        description: device.backend.description,
-        reason: choice?.reason,
-        model_type: String(model.config.model_type),
-        dtype: torchName(model.dtype),
-        checkpoint_bytes: model.checkpoint_bytes,
-        network_bytes: network,
-        seconds: (performance.now() - begin) / 1000,
-        warnings: model.warnings,
-        memory: memoryOf(this.#held),
-      };
-    } catch (error) {
-      await device.close();
-      throw error;
-    }
+      return { device, model: await autoModel(BROWSER).from_pretrained(name, all), tokenizer };
+    });
+    this.#held = held;
+    const { device, model } = held;
+    return {
+      device: device.name,
+      description: device.backend.description,
+      reason: device.reason,
+      model_type: String(model.config.model_type),
+      dtype: torchName(model.dtype),
+      checkpoint_bytes: model.checkpoint_bytes,
+      network_bytes: network,
+      seconds: (performance.now() - begin) / 1000,
+      warnings: model.warnings,
+      memory: memoryOf(held),
+    };
   }
 
   async #generate(

@@ -1,8 +1,10 @@
 // Reading arguments: numbers and words as commander hands them over, and the options that several commands have.
 
+import { availableParallelism } from "node:os";
 import { InvalidArgumentError, Option } from "commander";
 import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
 import type { CacheDType } from "../nn/cache.js";
+import { note, plural } from "./output.js";
 
 /** @throws InvalidArgumentError, which commander reports with the option's name */
 export function whole(text: string): number {
@@ -37,8 +39,20 @@ function deviceName(text: string): string {
   }
   return text;
 }
+/** Threads per processor above which nobody means it: each costs a stack, and all of them wait for one another. */
+const MOST_THREADS = 4;
+
 export const threadsOption = (): Option =>
-  new Option("--threads <n>", "threads of the cpu or wasm device (default: one per physical core)").argParser(positive);
+  new Option("--threads <n>", "threads of the cpu or wasm device (default: one per physical core)").argParser(threads);
+
+function threads(text: string): number {
+  const wanted = positive(text);
+  const processors = availableParallelism();
+  const most = MOST_THREADS * processors;
+  if (wanted <= most) return wanted;
+  note(`warning: --threads ${wanted} is far above the ${plural(processors, "processor")} here; ${most} are used`);
+  return most;
+}
 export const revisionOption = (): Option =>
   new Option("--revision <name>", "branch, tag or commit of a model in the cache (default: main)");
 export const cacheOption = (): Option =>

@@ -17,7 +17,16 @@ export interface VariantReport extends ModelSpeed {
   readonly peak_rss: number;
 }
 
+type DecodePoint = ModelSpeed["decode"][number];
 type PrefillPoint = ModelSpeed["prefill"][number];
+
+/** Bytes that a cache may hold from one step to the next: they are not read from memory, and are no share of its speed. */
+const CACHED = 64e6;
+
+function ofMemory({ ms, bandwidth, read, share }: DecodePoint): string {
+  if (bandwidth * ms * 1e6 < CACHED) return "in cache";
+  return read > 0 ? `${(100 * share).toFixed(0)} % of ${few(read)}` : "";
+}
 
 /** GB/s or GOP/s: software adapters have little of them. */
 function few(value: number): string {
@@ -61,7 +70,7 @@ export function benchTable(
     if (batch === 1) {
       rows.push(
         line("  GB/s", (r) => few(r.decode[i]!.bandwidth)),
-        line("  of memory's GB/s", (r) => `${(100 * r.decode[i]!.share).toFixed(0)} % of ${few(r.decode[i]!.read)}`),
+        line("  of memory's GB/s", (r) => ofMemory(r.decode[i]!)),
       );
     }
   }
@@ -74,7 +83,14 @@ export function benchTable(
       };
     const speeds = cell(({ tokens_per_s }) => tokens_per_s.toFixed(0));
     const waits = cell(({ first_token_ms }) => `${first_token_ms.toFixed(0)} ms`);
-    rows.push(line(`prefill ${tokens}: tokens/s`, speeds), line("  first token", waits));
+    const shares = cell(({ unit, peak, share }) =>
+      peak > 0 ? `${(100 * share).toFixed(0)} % of ${unit}'s ${few(peak)}` : "",
+    );
+    rows.push(
+      line(`prefill ${tokens}: tokens/s`, speeds),
+      line("  first token", waits),
+      line("  of the unit's GOP/s", shares),
+    );
   }
   rows.push(
     line("JavaScript per step", (r) => `${r.replay_ms.toFixed(3)} ms`),
@@ -145,20 +161,17 @@ export function benchChartText(
   return { title: `octavo bench, ${title}`, notes: [machine, `this machine at most: ${limitsLine(limits)}`] };
 }
 
-/** One row a kernel, with its share of the machine's limit: bandwidth for a few rows, operations for many. */
+/** One row a kernel, with its share of what limits it: bandwidth for a few rows, operations for many. */
 export function kernelTable(machine: string, limits: MachineLimits, kernels: readonly KernelSpeed[]): string {
-  const rows = kernels.map(({ kernel, shape, microseconds, bandwidth, operations }) => {
-    const peak = kernel === "int8" ? limits.int8 : kernel === "nf4 bf16" && limits.bf16 > 0 ? limits.bf16 : limits.f32;
-    return [
-      kernel,
-      shape,
-      microseconds.toFixed(0),
-      few(bandwidth),
-      limits.read > 0 ? `${((100 * bandwidth) / limits.read).toFixed(0)} %` : "",
-      few(operations),
-      peak > 0 ? `${((100 * operations) / peak).toFixed(0)} %` : "",
-    ];
-  });
-  const head = ["kernel", "rows x K x N", "µs", "GB/s", "of read", "GOP/s", "of peak"];
-  return `${machine}\n${limitsLine(limits)}\n\n${table([head, ...rows], [2, 3, 4, 5, 6])}`;
+  const rows = kernels.map(({ kernel, shape, microseconds, bandwidth, operations, limit, most, share }) => [
+    kernel,
+    shape,
+    microseconds.toFixed(0),
+    few(bandwidth),
+    few(operations),
+    most > 0 ? `${(100 * share).toFixed(0)} %` : "",
+    most > 0 ? (limit === "read" ? `${few(most)} GB/s read` : `${few(most)} GOP/s ${limit}`) : "",
+  ]);
+  const head = ["kernel", "rows x K x N", "µs", "GB/s", "GOP/s", "share", "of"];
+  return `${machine}\n${limitsLine(limits)}\n\n${table([head, ...rows], [2, 3, 4, 5])}`;
 }

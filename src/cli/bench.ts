@@ -1,30 +1,34 @@
 // octavo bench: how fast a model runs here, in one or several storages, beside what the machine can do. Each storage is
 // measured in a process of its own, so that its peak memory is its own.
 
-import { fork } from "node:child_process";
+import { type ChildProcess, fork } from "node:child_process";
+import { rmSync } from "node:fs";
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { loadavg, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { NotFoundError, OctavoError, OptionError } from "../core/errors.js";
 import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../eval/bench.js";
 import { writeRandomCheckpoint } from "../eval/checkpoint.js";
 import { type MachineLimits, measureMachine } from "../eval/machine.js";
 import { shapeConfig } from "../eval/shapes.js";
+import { unitOf } from "../eval/units.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM } from "../generate/auto.js";
-import { requestDevice } from "../load/device.js";
+import { chooseDevice, requestDevice } from "../load/device.js";
+import { NODE } from "../load/node.js";
 import { fillRandomly } from "../load/random.js";
+import { surveyModel } from "../load/survey.js";
 import { architectureOf } from "../models/index.js";
 import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme, schemeOf } from "../quant/index.js";
 import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
-import { benchChartText, benchPanels, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
+import { benchChartText, benchPanels, benchTable, type VariantReport } from "./bench-report.js";
 import { svgChart } from "./chart-svg.js";
 import { colourful, columnsOf, textChart } from "./chart-text.js";
-import { note, print, printJson } from "./output.js";
+import { EXIT, note, PrintedError, print, printJson } from "./output.js";
 
 export interface BenchFlags {
   shape?: string;
@@ -51,11 +55,16 @@ export function benchCommand(): Command {
     .argument("[model]", "folder or cached id; or give --shape")
     .option("--shape <name>", "a model with random weights: XS, S (0.3 billion parameters) or M (TinyLlama-1.1B)")
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")} (default: f32,bf16,int8,nf4)`)
-    .option("--load-in-8bit", "int8 alone")
-    .option("--load-in-4bit", "nf4 alone")
+    .addOption(new Option("--load-in-8bit", "int8 alone").conflicts(["loadIn4bit", "compare"]))
+    .addOption(new Option("--load-in-4bit", "nf4 alone").conflicts("compare"))
     .option("--from-file", "write the shape as a bf16 checkpoint first and load from that, to time loading")
     .addOption(kvCacheOption())
-    .option("--kernels", "measure single kernels instead of a model, in the sizes of --shape (default: M)")
+    .addOption(
+      new Option(
+        "--kernels",
+        "measure single kernels instead of a model, in the sizes of --shape (default: M)",
+      ).conflicts(["compare", "loadIn8bit", "loadIn4bit", "fromFile", "kvCache", "chart", "svg"]),
+    )
     .option("--quick", "fewer sizes and fewer runs")
     .option("--chart", "draw speeds as bars")
     .option("--svg <file>", "write a chart of the speeds to a file")
@@ -66,28 +75,32 @@ export function benchCommand(): Command {
   return command.addOption(command.createOption("--child").hideHelp()).action(bench);
 }
 
-async function bench(model: string | undefined, flags: BenchFlags): Promise<void> {
-  if (flags.kernels) {
-    if (flags.svg !== undefined || flags.chart) throw new OptionError("charts are of models, not of kernels");
+async function bench(model: string | undefined, given: BenchFlags): Promise<void> {
+  if (given.kernels) {
     if (model !== undefined) throw new OptionError("kernels are measured with random weights: no model is read");
-    return benchKernels(flags);
+    const flags = await settled(given);
+    return (await import("./bench-kernels.js")).benchKernels(flags);
   }
-  if ((model === undefined) === (flags.shape === undefined)) {
+  if ((model === undefined) === (given.shape === undefined)) {
     throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });
   }
-  if (flags.shape !== undefined) shapeConfig(flags.shape);
-  const title = flags.shape === undefined ? model! : `shape ${flags.shape.toUpperCase()}`;
+  if (given.fromFile && given.shape === undefined) {
+    throw new OptionError("--from-file writes a --shape as a checkpoint; a model is on disk already");
+  }
+  if (given.shape !== undefined) shapeConfig(given.shape);
   const names = variantNames(
-    flags.loadIn8bit ? "int8" : flags.loadIn4bit ? "nf4" : (flags.compare ?? "f32,bf16,int8,nf4"),
+    given.loadIn8bit ? "int8" : given.loadIn4bit ? "nf4" : (given.compare ?? "f32,bf16,int8,nf4"),
   );
-  if (flags.child) {
-    process.send!(await measure(names[0]!, model, flags));
+  if (given.child) {
+    process.send!(await measure(names[0]!, model, given));
     return;
   }
-  if (flags.svg !== undefined) await checkFolder(flags.svg);
-  const folder =
-    flags.fromFile && flags.shape !== undefined ? await mkdtemp(join(tmpdir(), "octavo-bench-")) : undefined;
+  if (given.svg !== undefined) await checkFolder(given.svg);
+  if (model !== undefined) await checkModel(model);
+  const flags = await settled(given);
+  const leftovers = new Leftovers();
   try {
+    const folder = flags.fromFile ? await leftovers.folder() : undefined;
     if (folder !== undefined) {
       if (!flags.quiet) note(`writing shape ${flags.shape} as a checkpoint`);
       await writeRandomCheckpoint(folder, shapeConfig(flags.shape!));
@@ -98,19 +111,75 @@ async function bench(model: string | undefined, flags: BenchFlags): Promise<void
     if (crowded(load) && !flags.quiet)
       note(`warning: the machine is busy (load ${load.toFixed(1)}); timings will be poor`);
     const reports: VariantReport[] = [];
-    for (const name of names) reports.push(await inChild(name, folder ?? model, flags));
-    if (flags.json) printJson({ model: flags.shape ?? model, ...limits, load, storages: reports });
-    else {
-      print(benchTable(title, limits, reports));
-      if (flags.chart) {
-        const { stdout, env } = process;
-        print(textChart(benchPanels(reports), { width: columnsOf(stdout, env), colour: colourful(stdout, env) }));
-      }
-    }
-    if (flags.svg !== undefined)
-      await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits)));
+    for (const name of names) reports.push(await inChild(name, folder ?? model, flags, leftovers));
+    await show(model, flags, { ...limits, load }, reports);
   } finally {
-    if (folder !== undefined) await rm(folder, { recursive: true, force: true });
+    await leftovers.clear();
+  }
+}
+
+async function show(
+  model: string | undefined,
+  flags: BenchFlags,
+  limits: { machine: string; limits: MachineLimits; load: number },
+  reports: readonly VariantReport[],
+): Promise<void> {
+  const title = flags.shape === undefined ? model! : `shape ${flags.shape.toUpperCase()}`;
+  if (flags.json) printJson({ model: flags.shape ?? model, ...limits, storages: reports });
+  else {
+    print(benchTable(title, limits, reports));
+    if (flags.chart) {
+      const { stdout, env } = process;
+      print(textChart(benchPanels(reports), { width: columnsOf(stdout, env), colour: colourful(stdout, env) }));
+    }
+  }
+  if (flags.svg !== undefined)
+    await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits)));
+}
+
+/** What must not outlive the command, also where a signal ends it: the process that measures, and a checkpoint. */
+class Leftovers {
+  child: ChildProcess | undefined;
+  #folder: string | undefined;
+  readonly #interrupt = (): void => {
+    this.child?.kill("SIGKILL");
+    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true, maxRetries: 3 });
+    note("interrupted");
+    process.exit(EXIT.interrupted);
+  };
+
+  constructor() {
+    process.on("SIGINT", this.#interrupt);
+    process.on("SIGTERM", this.#interrupt);
+  }
+
+  async folder(): Promise<string> {
+    this.#folder = await mkdtemp(join(tmpdir(), "octavo-bench-"));
+    return this.#folder;
+  }
+
+  async clear(): Promise<void> {
+    if (this.#folder !== undefined) await rm(this.#folder, { recursive: true, force: true });
+    process.off("SIGINT", this.#interrupt);
+    process.off("SIGTERM", this.#interrupt);
+  }
+}
+
+/** The flags with the device that "auto" means: all storages are measured on one, beside the limits of that one. */
+async function settled(flags: BenchFlags): Promise<BenchFlags> {
+  if (flags.device !== "auto") return flags;
+  const { name, reason } = await chooseDevice();
+  if (!flags.quiet) note(`device auto: ${name} (${reason})`);
+  return { ...flags, device: name, threads: name.startsWith("webgpu") ? undefined : flags.threads };
+}
+
+/** Finds out before anything is measured what would keep the model from being loaded. */
+async function checkModel(model: string): Promise<void> {
+  const source = await NODE.source(model, {});
+  try {
+    await surveyModel(source);
+  } finally {
+    await source.close();
   }
 }
 
@@ -135,7 +204,12 @@ async function measureLimits(flags: BenchFlags): Promise<{ machine: string; limi
 }
 
 /** Runs this very command for one storage in a process of its own. */
-async function inChild(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
+async function inChild(
+  name: string,
+  model: string | undefined,
+  flags: BenchFlags,
+  leftovers: Leftovers,
+): Promise<VariantReport> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
   const args = ["bench", "--child", "--compare", name];
   if (flags.device !== undefined) args.push("--device", flags.device);
@@ -146,26 +220,29 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
   if (flags.quiet) args.push("--quiet");
   if (flags.threads !== undefined) args.push("--threads", String(flags.threads));
   const child = fork(main, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
+  leftovers.child = child;
   return new Promise((resolve, reject) => {
     let report: VariantReport | undefined;
     child.on("message", (message) => {
       report = message as VariantReport;
     });
     child.on("error", reject);
-    child.on("exit", (code) => {
+    child.on("exit", (code, signal) => {
+      leftovers.child = undefined;
       if (report && code === 0) resolve(report);
-      else reject(new OctavoError("ERR_BENCH", `measuring ${name} failed with exit code ${code}`));
+      else if (code) reject(new PrintedError(`measuring ${name} failed`, code));
+      else reject(new OctavoError("ERR_BENCH", `measuring ${name} ended with ${signal ?? "no result"}`));
     });
   });
 }
 
 async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
-  const { dtype, quantization, compute, head, cache } = VARIANTS[name]!;
+  const { kernel, dtype, quantization, compute, head, cache } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
   const cache_dtype = flags.kvCache ? KV_CACHES[flags.kvCache] : (cache ?? (dtype === "float32" ? "f32" : "bf16"));
-  const options = { cache_dtype, progress };
   await using device = await requestDevice(flags.device, { threads: flags.threads });
+  const options = { cache_dtype, unit: unitOf(device, kernel), progress };
   progress?.("loading");
   const start = performance.now();
   if (model !== undefined) {
@@ -212,34 +289,4 @@ function report(
     load,
     peak_rss: process.resourceUsage().maxRSS * 1024,
   };
-}
-
-async function benchKernels(flags: BenchFlags): Promise<void> {
-  const shape = shapeConfig(flags.shape ?? "M");
-  const { attentionSpeed, KERNEL_SCHEMES, linearSpeed } = await import("../eval/kernels.js");
-  await using device = await requestDevice(flags.device, { threads: flags.threads });
-  if (!flags.quiet) note("measuring the machine");
-  const limits = await measureMachine(device);
-  const rows = [];
-  const { hidden_size: hidden, intermediate_size: ffn, vocab_size: vocab } = shape;
-  const steps: [rows: number, inputs: number, outputs: number][] = [
-    [1, hidden, ffn],
-    [1, ffn, hidden],
-    [1, hidden, vocab],
-    [8, hidden, ffn],
-  ];
-  const sizes = [...(flags.quick ? steps.slice(0, 1) : steps), [512, hidden, ffn] as const];
-  for (const name of Object.keys(KERNEL_SCHEMES)) {
-    if (!flags.quiet) note(`${name}: linear`);
-    for (const [m, k, n] of sizes) rows.push(await linearSpeed(device, name, m, k, n));
-  }
-  const { num_attention_heads: heads, num_key_value_heads: groups } = shape;
-  const layout = { heads, groups, head_dim: hidden / heads, batch: 1 };
-  for (const dtype of ["f32", "bf16", "i8"] as const) {
-    if (!flags.quiet) note(`attention ${dtype}`);
-    rows.push(await attentionSpeed(device, { ...layout, steps: 1, context: 2048, dtype }));
-    rows.push(await attentionSpeed(device, { ...layout, steps: 512, context: 0, dtype }));
-  }
-  if (flags.json) printJson({ machine: device.backend.description, limits, kernels: rows });
-  else print(kernelTable(device.backend.description, limits, rows));
 }

@@ -13,7 +13,7 @@ import { findWasm } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/adapter.js";
 import { listAdapters } from "../backends/webgpu/node.js";
 import { cachedModels, cacheFolder } from "../formats/hub.js";
-import { openDevice, requestDevice } from "../load/device.js";
+import { openDevice, requestDevice, usualDevice } from "../load/device.js";
 import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
 import { bytes, EXIT, plural, print, printJson, table } from "./output.js";
 import { chosen } from "./report.js";
@@ -53,6 +53,8 @@ interface Findings {
   readonly levels: readonly LevelResult[];
   /** What keeps Octavo from working, beside kernels that compute wrongly. */
   readonly problems: readonly string[];
+  /** What is missing and not needed by the device that was tested. */
+  readonly notes: readonly string[];
 }
 
 export function doctorCommand(): Command {
@@ -71,7 +73,7 @@ Examples:
   octavo doctor --device webgpu
   octavo doctor --json
 
-Exit code 1 if something is missing or computes wrongly.`,
+Exit code 1 if something that is needed is missing, or computes wrongly.`,
     );
   return command.addOption(command.createOption("--adapters").hideHelp()).action(doctor);
 }
@@ -81,7 +83,7 @@ async function doctor(flags: DoctorFlags): Promise<void> {
     print(JSON.stringify(await listHere()));
     return;
   }
-  const findings = await examine(flags.device ?? "cpu", flags.threads);
+  const findings = await examine(flags.device ?? usualDevice(), flags.threads);
   if (flags.json) printJson(toJson(findings));
   else print(toText(findings, flags.verbose === true));
   if (!healthy(findings)) process.exitCode = EXIT.failure;
@@ -90,23 +92,37 @@ async function doctor(flags: DoctorFlags): Promise<void> {
 async function examine(name: string, threads: number | undefined): Promise<Findings> {
   const folder = cacheFolder();
   const problems: string[] = [];
+  const notes: string[] = [];
   let machine: MachineInfo | undefined;
   let isa: string | null = null;
   let used: number | null = null;
   const levels: LevelResult[] = [];
-  try {
-    if (name !== "cpu") levels.push(await testDevice(name, threads));
-    machine = machineInfo();
-    await using device = openDevice("cpu", { threads });
-    ({ isa, threads: used } = chosen(device));
-    // A level that this CPU has but that is not used here is what others will run.
-    const compiled = machine.isasCompiled;
-    for (const level of machine.isasSupported.filter((isa) => compiled.includes(isa))) {
-      if (name === "cpu") levels.push({ isa: level, used: level === isa, results: await testLevel(level, threads) });
+  const attempt = async (work: () => Promise<void>, found: string[]): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      found.push(error instanceof Error ? error.message : String(error));
     }
-  } catch (error) {
-    problems.push(error instanceof Error ? error.message : String(error));
+  };
+  if (name !== "cpu") {
+    await attempt(async () => {
+      levels.push(await testDevice(name, threads));
+    }, problems);
   }
+  await attempt(
+    async () => {
+      machine = machineInfo();
+      await using device = openDevice("cpu", { threads: name === "cpu" ? threads : undefined });
+      ({ isa, threads: used } = chosen(device));
+      if (name !== "cpu") return;
+      // A level that this CPU has but that is not used here is what others will run.
+      const { isasCompiled, isasSupported } = machine;
+      for (const level of isasSupported.filter((isa) => isasCompiled.includes(isa))) {
+        levels.push({ isa: level, used: level === isa, results: await testLevel(level, threads) });
+      }
+    },
+    name === "cpu" ? problems : notes,
+  );
   return {
     node: process.versions.node,
     runtime: runtimeHere(),
@@ -120,6 +136,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
     token: hasToken(),
     levels,
     problems,
+    notes,
   };
 }
 
@@ -216,6 +233,7 @@ function toJson(findings: Findings): unknown {
       ops: byOp(results).map(([op, own]) => ({ op, cases: own.length, largest_error: worst(own) })),
     })),
     problems: findings.problems,
+    notes: findings.notes,
   };
 }
 
@@ -249,7 +267,7 @@ function number(error: number | null): string {
 }
 
 function toText(findings: Findings, verbose: boolean): string {
-  const { machine, cache, levels, problems, runtime } = findings;
+  const { machine, cache, levels, problems, notes, runtime } = findings;
   const facts: string[][] = [
     [runtime.name, runtime.version + (runtime.name === "node" ? "" : ` (as node ${findings.node})`)],
     ["platform", findings.platform],
@@ -300,6 +318,7 @@ function toText(findings: Findings, verbose: boolean): string {
     text += `\n${isa}\n${table(rows.slice(0, rows.length - hidden), [], "  ")}`;
     if (hidden > 0) text += `  and ${hidden} more; --verbose shows all\n`;
   }
+  for (const one of notes) text += `note: ${one}\n`;
   for (const problem of problems) text += `problem: ${problem}\n`;
   return `${text}\n${healthy(findings) ? "all is well" : "something is wrong; see above"}\n`;
 }

@@ -8,7 +8,8 @@ import { NotFoundError } from "../core/errors.js";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
-import { requestDevice } from "../load/device.js";
+import { NODE } from "../load/node.js";
+import { onOwnDevice } from "../load/platform.js";
 import {
   cacheOption,
   deviceOption,
@@ -80,7 +81,6 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
   const ids = tokenizer(text).input_ids;
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
-  await using device = await requestDevice(flags.device, { threads: flags.threads });
   const results: Result[] = [];
   const runs = names.flatMap((name) => (flags.kvCache ?? [undefined]).map((cache) => ({ name, cache })));
   for (const { name: variant, cache } of runs) {
@@ -90,15 +90,21 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
     const bar = flags.quiet || !isInteractive() ? undefined : progressBar(storage);
     const start = performance.now();
     try {
-      await using loaded = await AutoModelForCausalLM.from_pretrained(name, {
-        device,
-        dtype,
-        quantization_config: quantization,
-        compute_dtype: compute,
-        head_dtype: head,
-        cache_dir,
-        revision,
-      });
+      // Each storage has a device of its own: "auto" may find that only some of them fit the GPU.
+      const loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
+        AutoModelForCausalLM.from_pretrained(name, {
+          device,
+          dtype,
+          quantization_config: quantization,
+          compute_dtype: compute,
+          head_dtype: head,
+          cache_dir,
+          revision,
+        }),
+      );
+      await using device = loaded.device;
+      await using _owned = loaded;
+      if (device.reason && !flags.quiet) note(`${storage}: on ${device.name} (${device.reason})`);
       const measured = await perplexity(loaded, all, {
         window: flags.window,
         stride: flags.stride,

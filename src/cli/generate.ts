@@ -11,8 +11,9 @@ import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from 
 import type { GenerationOptions } from "../generate/config.js";
 import type { Step } from "../generate/loop.js";
 import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
-import { requestDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
+import { NODE } from "../load/node.js";
+import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../load/survey.js";
 import { HEAD_DTYPES, type HeadDType } from "../quant/index.js";
 import {
@@ -52,6 +53,7 @@ export interface GenerateFlags {
   topP?: number;
   minP?: number;
   repetitionPenalty?: number;
+  promptLookup?: number;
   seed?: number;
   kvCache?: KVCacheName;
   device?: string;
@@ -62,6 +64,8 @@ export interface GenerateFlags {
   quiet?: boolean;
 }
 
+/** Flags that only sampling has. */
+const SAMPLING = ["doSample", "temperature", "topK", "topP", "minP"];
 /** New tokens where neither the caller nor the model says how many. */
 const DEFAULT_NEW_TOKENS = 128;
 /** The model that comes with Octavo. */
@@ -94,14 +98,20 @@ export function generateCommand(): Command {
     .optionsGroup("Generation (defaults: the model's own):")
     .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
     .addOption(new Option("--do-sample", "sample; temperature, top-k, top-p and min-p imply it"))
-    .addOption(
-      new Option("--greedy", "take the likeliest token").conflicts(["doSample", "temperature", "topK", "topP", "minP"]),
-    )
+    .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
     .option("--temperature <t>", "above 1 is wilder, below is tamer", real)
     .option("--top-k <k>", "sample from the k likeliest tokens; 0 for all", whole)
     .option("--top-p <p>", "sample from the likeliest tokens up to this probability", real)
     .option("--min-p <p>", "leave out tokens below this share of the likeliest", real)
     .option("--repetition-penalty <x>", "above 1 makes repetition less likely", real)
+    .addOption(
+      new Option(
+        "--prompt-lookup <n>",
+        "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
+      )
+        .argParser(positive)
+        .conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]),
+    )
     .option("--seed <n>", "the same seed gives the same text (default: at random)", whole)
     .addOption(kvCacheOption())
     .optionsGroup("Where:")
@@ -149,19 +159,21 @@ async function generate(model: string | undefined, prompt: string | undefined, f
     padding_side: "left",
   });
   const inputs = encode(tokenizer, prompts);
-  await using device = await requestDevice(flags.device, { threads: flags.threads });
   const bar = flags.quiet || !isInteractive() ? undefined : new LoadingBar();
   let loaded: PreTrainedModel;
   try {
-    loaded = await AutoModelForCausalLM.from_pretrained(name, {
-      ...options,
-      device,
-      progress_callback: bar && ((event) => bar.show(event)),
-      signal: abort.signal,
-    });
+    loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
+      AutoModelForCausalLM.from_pretrained(name, {
+        ...options,
+        device,
+        progress_callback: bar && ((event) => bar.show(event)),
+        signal: abort.signal,
+      }),
+    );
   } finally {
     bar?.stop();
   }
+  await using _device = loaded.device;
   await using owned = loaded;
   const load_s = (performance.now() - begin) / 1000;
   if (!flags.quiet) for (const warning of owned.warnings) note(`warning: ${warning}`);
@@ -182,7 +194,10 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   try {
     await run.over(steps);
   } catch (error) {
-    if (!(error instanceof AbortError)) throw error;
+    if (!(error instanceof AbortError)) {
+      if (stream && (flags.echo || run.rows[0]!.text !== "")) print("\n"); // the error gets a line of its own
+      throw error;
+    }
     interrupted = error;
   }
   const facts: GenerationReport = await report(owned, run, {
@@ -190,6 +205,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
     cache: owned.cache_footprint({ ...inputs, ...generation }),
     seed: generation.seed!,
     load_s,
+    lookup: generation.prompt_lookup_num_tokens !== undefined,
     aborted: interrupted !== undefined,
   });
   if (flags.json) printJson(facts);
@@ -233,12 +249,13 @@ function generationOptions(flags: GenerateFlags, model: PreTrainedModel, room: n
       (typeof model.generation_config.max_new_tokens === "number"
         ? undefined
         : Math.max(1, Math.min(DEFAULT_NEW_TOKENS, room))),
-    do_sample: flags.greedy ? false : flags.doSample || tuned ? true : undefined,
+    do_sample: flags.greedy || flags.promptLookup ? false : flags.doSample || tuned ? true : undefined,
     temperature,
     top_k,
     top_p,
     min_p,
     repetition_penalty,
+    prompt_lookup_num_tokens: flags.promptLookup,
     ...cacheOptions(flags.kvCache),
     // Drawn here, so that the report can name it.
     seed: flags.seed ?? Math.floor(Math.random() * 2 ** 31),
@@ -271,6 +288,8 @@ class Run {
   first_s: number | undefined;
   last_s = 0;
   steps = 0;
+  /** Tokens that prompt lookup had guessed. */
+  guessed = 0;
   readonly #write: (text: string) => void;
 
   constructor(
@@ -292,10 +311,11 @@ class Run {
   async over(steps: AsyncIterable<Step>): Promise<void> {
     const begin = performance.now();
     try {
-      for await (const { token_ids, finished } of steps) {
+      for await (const { token_ids, finished, guessed } of steps) {
         this.last_s = (performance.now() - begin) / 1000;
         this.first_s ??= this.last_s;
         this.steps++;
+        if (guessed) this.guessed++;
         // A device that answers at once leaves signals no chance to come in.
         await setImmediate();
         this.rows.forEach((row, r) => {

@@ -6,8 +6,19 @@ import { AbortError, NotFoundError, OctavoError, OptionError, OutOfMemoryError }
 /** Exit codes; 0 also when the reader of a pipe has gone. */
 export const EXIT = { ok: 0, failure: 1, usage: 2, notFound: 3, memory: 4, interrupted: 130 } as const;
 
+/** What another process of this command failed with, and has printed itself. */
+export class PrintedError extends OctavoError {
+  readonly exitCode: number;
+
+  constructor(message: string, exitCode: number) {
+    super("ERR_CHILD", message);
+    this.exitCode = exitCode;
+  }
+}
+
 /** The exit code that an error means. */
 export function exitCodeOf(error: unknown): number {
+  if (error instanceof PrintedError) return error.exitCode;
   if (error instanceof OptionError) return EXIT.usage;
   if (error instanceof NotFoundError) return EXIT.notFound;
   if (error instanceof OutOfMemoryError) return EXIT.memory;
@@ -17,6 +28,7 @@ export function exitCodeOf(error: unknown): number {
 
 /** Prints an error for people: one sentence and a hint. OCTAVO_DEBUG=1 adds the stack. */
 export function printError(error: unknown): void {
+  if (error instanceof PrintedError) return;
   const debug = process.env.OCTAVO_DEBUG === "1";
   if (error instanceof AbortError && !debug) {
     process.stderr.write("interrupted\n");

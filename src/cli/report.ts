@@ -23,6 +23,7 @@ interface Measured {
   readonly first_s: number | undefined;
   readonly last_s: number;
   readonly steps: number;
+  readonly guessed: number;
 }
 
 export interface RowReport {
@@ -69,6 +70,8 @@ export interface GenerationReport extends Partial<RowReport> {
     readonly device_peak_bytes: number;
     readonly rss_peak_bytes: number;
   };
+  /** New tokens that prompt lookup had guessed and that took no pass over the weights of their own; null without it. */
+  readonly guessed_tokens: number | null;
   /** Columns that held an outlier activation, over all int8 matrices; null without int8. */
   readonly outlier_columns: number | null;
 }
@@ -81,14 +84,22 @@ export function chosen(device: Device): { isa: string | null; threads: number } 
 
 export async function report(
   model: PreTrainedModel,
-  { rows, first_s, last_s, steps }: Measured,
+  { rows, first_s, last_s, steps, guessed }: Measured,
   {
     name,
     cache,
     seed,
     load_s,
+    lookup,
     aborted,
-  }: { name: string; cache: { dtype: string; bytes: number }; seed: number; load_s: number; aborted: boolean },
+  }: {
+    name: string;
+    cache: { dtype: string; bytes: number };
+    seed: number;
+    load_s: number;
+    lookup: boolean;
+    aborted: boolean;
+  },
 ): Promise<GenerationReport> {
   const quantization = quantizationOf(model);
   const results = rows.map(
@@ -129,6 +140,7 @@ export async function report(
       device_peak_bytes: device.memory.peak,
       rss_peak_bytes: process.resourceUsage().maxRSS * 1024,
     },
+    guessed_tokens: lookup ? guessed : null,
     outlier_columns: quantization === "int8" ? await model.outlier_columns() : null,
   };
 }
@@ -144,18 +156,26 @@ function quantizationOf(model: PreTrainedModel): string | null {
 
 /** The footer under a text. */
 export function footer(facts: GenerationReport): string {
-  const { device, timings, memory, outlier_columns } = facts;
+  const { device, timings, memory, guessed_tokens, outlier_columns } = facts;
   const isa = device.isa === null ? "" : ` · ${device.isa}`;
+  // A GPU has a name and no threads to speak of.
+  const where =
+    device.name === "webgpu" ? device.description : `${device.name}${isa} · ${plural(device.threads, "thread")}`;
   const rate = timings.tokens_per_second;
   const before = `${bytes(memory.checkpoint_bytes)} as published`;
   const prompt = facts.results ? `${facts.results.length} prompts` : `a prompt of ${facts.prompt_tokens}`;
   const lines = [
-    `device    ${device.name}${isa} · ${plural(device.threads, "thread")}${device.reason === null ? "" : ` (${device.reason})`}`,
+    `device    ${where}${device.reason === null ? "" : ` (${device.reason})`}`,
     `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype} (${before}) · loaded in ${duration(timings.load_s)}`,
     `cache     ${bytes(memory.kv_cache_bytes)} in ${facts.kv_cache} · ${bytes(memory.device_peak_bytes)} on the device at most`,
     `speed     first token after ${timings.first_token_s === null ? "-" : duration(timings.first_token_s)}` +
       `${rate === null ? "" : ` · ${rate.toFixed(rate < 10 ? 2 : 0)} tokens/s`} · ${plural(timings.new_tokens, "token")} after ${prompt}`,
   ];
+  if (guessed_tokens !== null) {
+    lines.push(
+      `lookup    ${guessed_tokens} of the ${plural(timings.new_tokens, "token")} guessed: no pass over the weights for those`,
+    );
+  }
   if (outlier_columns !== null) lines.push(`outliers  ${plural(outlier_columns, "column")} seen`);
   return `\n${lines.join("\n")}`;
 }

@@ -65,6 +65,11 @@ export class Arena {
     this.#peak = this.#live;
   }
 
+  /** Allocates nothing. @throws OutOfMemoryError if `bytes` more are above the budget, naming the largest owners. */
+  checkRoom(bytes: number, label: string): void {
+    if (this.#live + bytes > this.#backend.budget) throw this.#outOfMemory(bytes, label);
+  }
+
   /** @throws OutOfMemoryError naming the largest owners. */
   allocate(bytes: number, label: string, path: string): Block {
     const size = classOf(bytes);

@@ -5,8 +5,16 @@ import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import type { CacheDType } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { readSpeed } from "./machine.js";
-import { bytesPerStep, decodeTimes, median, prefillTimes, recordTimes } from "./speed.js";
+import { beside, type Unit } from "./machine.js";
+import {
+  bytesPerStep,
+  decodeTimes,
+  median,
+  operationsOfPrefill,
+  prefillTimes,
+  recordTimes,
+  WARM_STEPS,
+} from "./speed.js";
 
 export interface BenchPlan {
   /** Rows decoded together. */
@@ -50,6 +58,12 @@ export interface ModelSpeed {
     readonly tokens: number;
     readonly tokens_per_s: number;
     readonly first_token_ms: number;
+    /** GOP/s of the products, a multiply-add counting two. */
+    readonly operations: number;
+    /** The unit that most of them run on, or null; its GOP/s just before and after; `operations` as a share of that, or 0. */
+    readonly unit: Unit | null;
+    readonly peak: number;
+    readonly share: number;
   }[];
   /** Milliseconds of JavaScript that a decode step takes to record once, and to replay after that. */
   readonly record_ms: number;
@@ -65,18 +79,38 @@ const LONG = 8000;
 /** A prefill that would take longer than this is left out, and the caller told. */
 const TOO_LONG = 180_000;
 
-/** Times decode and prefill of a loaded model. */
+/** The points of a plan that a model has positions for, and in words those that it has not. */
+export function fittedPlan(plan: BenchPlan, max_positions: number): { plan: BenchPlan; left_out: readonly string[] } {
+  const contexts = plan.contexts.filter((context) => context + WARM_STEPS < max_positions);
+  const short = plan.prompts.filter((tokens) => tokens <= max_positions);
+  const left_out = [
+    ...plan.contexts.filter((context) => !contexts.includes(context)).map((context) => `context ${context}`),
+    ...plan.prompts.filter((tokens) => !short.includes(tokens)).map((tokens) => `prefill of ${tokens} tokens`),
+  ];
+  return { plan: { ...plan, contexts, prompts: short.length > 0 ? short : [max_positions] }, left_out };
+}
+
+/** Times decode and prefill of a loaded model, as far as it has positions. */
 export async function benchModel(
   device: Device,
   model: CausalLM,
-  plan: BenchPlan,
-  options: { cache_dtype: CacheDType; progress?: (what: string) => void; signal?: AbortSignal },
+  whole: BenchPlan,
+  options: {
+    cache_dtype: CacheDType;
+    /** The unit that most products run on (units.ts), if any is measured. */
+    unit?: Unit;
+    progress?: (what: string) => void;
+    signal?: AbortSignal;
+  },
 ): Promise<ModelSpeed> {
-  const { cache_dtype, progress, signal } = options;
+  const { cache_dtype, unit, progress, signal } = options;
+  const { max_positions } = model.geometry;
+  const { plan, left_out } = fittedPlan(whole, max_positions);
   const say = (what: string): void => {
     throwIfAborted(signal, "the benchmark");
     progress?.(what);
   };
+  if (left_out.length > 0) say(`${left_out.join(", ")}: left out, this model has ${max_positions} positions`);
   const decode: ModelSpeed["decode"][number][] = [];
   const points = [
     ...plan.batches.map((batch) => ({ batch, context: 0 })),
@@ -84,11 +118,13 @@ export async function benchModel(
   ];
   for (const { batch, context } of points) {
     say(`decode, batch ${batch}, context ${context}`);
-    const steps = batch > 8 ? Math.ceil(plan.steps / 2) : plan.steps;
-    // Memory of shared machines is faster at one moment than at the next, so it is measured on both sides.
-    const before = batch === 1 ? await readSpeed(device) : 0;
-    const ms = median(await decodeTimes(device, model, { batch, context, steps, cache_dtype, patience: PATIENCE }));
-    const read = batch === 1 ? (before + (await readSpeed(device))) / 2 : 0;
+    const wanted = batch > 8 ? Math.ceil(plan.steps / 2) : plan.steps;
+    const steps = Math.max(1, Math.min(wanted, max_positions - Math.max(1, context) - WARM_STEPS));
+    const how = { batch, context, steps, cache_dtype, patience: PATIENCE };
+    const { made, most: read } = await beside(device, batch === 1 ? "read" : undefined, () =>
+      decodeTimes(device, model, how),
+    );
+    const ms = median(made);
     const bandwidth = bytesPerStep(model, batch, context + steps / 2, cache_dtype) / ms / 1e6;
     decode.push({ batch, context, ms, bandwidth, read, share: read > 0 ? bandwidth / read : 0 });
   }
@@ -103,8 +139,18 @@ export async function benchModel(
     say(`prefill of ${tokens} tokens`);
     const runs = expected > LONG ? 1 : plan.runs;
     const how = { batch: 1, tokens, runs, cache_dtype, patience: LONG };
-    const time = median(await prefillTimes(device, model, how));
-    prefill.push({ tokens, tokens_per_s: (tokens * 1000) / time, first_token_ms: time });
+    const { made, most: peak } = await beside(device, unit, () => prefillTimes(device, model, how));
+    const time = median(made);
+    const operations = operationsOfPrefill(model, tokens) / time / 1e6;
+    prefill.push({
+      tokens,
+      tokens_per_s: (tokens * 1000) / time,
+      first_token_ms: time,
+      operations,
+      unit: unit ?? null,
+      peak,
+      share: peak > 0 ? operations / peak : 0,
+    });
   }
   say("recording");
   const { record, replay, dispatches } = await recordTimes(device, model, RECORDED, PATIENCE);

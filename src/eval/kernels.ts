@@ -8,7 +8,9 @@ import { denseScheme, type Scheme, type Weight } from "../nn/weight.js";
 import { attention } from "../ops/attention.js";
 import { fourBitScheme } from "../quant/four-bit.js";
 import { llmInt8Scheme } from "../quant/llm-int8.js";
+import { beside, type Unit } from "./machine.js";
 import { median } from "./speed.js";
+import { limitOf } from "./units.js";
 
 export interface KernelSpeed {
   readonly kernel: string;
@@ -19,6 +21,12 @@ export interface KernelSpeed {
   readonly bandwidth: number;
   /** GOP/s, a multiply-add counting two. */
   readonly operations: number;
+  /** What limits it: reading memory at few rows, else a unit; null where nobody measures that (units.ts). */
+  readonly limit: "read" | Unit | null;
+  /** GB/s or GOP/s of the limit, measured just before and after; 0 where there is none. */
+  readonly most: number;
+  /** Its own GB/s or GOP/s as a share of `most`, or 0. */
+  readonly share: number;
 }
 
 export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
@@ -74,11 +82,17 @@ export async function linearSpeed(
     [rows, inputs],
   ).keep();
   const calls = rows === 1 ? Math.max(copies, 20) : 2;
-  const micros = await timed(device, calls, (n) => weights[n % copies]!.linear(x).dispose());
+  const limit = limitOf(device, name, rows);
+  const time = await beside(device, limit, () => timed(device, calls, (n) => weights[n % copies]!.linear(x).dispose()));
   const bytes = weights[0]!.nbytes;
   for (const weight of weights) weight.dispose();
   x.dispose();
-  return speed(name, `${rows}x${inputs}x${outputs}`, micros, bytes, 2 * rows * inputs * outputs);
+  return speed(
+    { kernel: name, shape: `${rows}x${inputs}x${outputs}`, limit },
+    time,
+    bytes,
+    2 * rows * inputs * outputs,
+  );
 }
 
 /** Times attention of `steps` new tokens after `context` cached ones. */
@@ -105,29 +119,31 @@ export async function attentionSpeed(
     const rows = Tensor.from(device, values(batch * keys * groups * head_dim), [batch, keys, groups, head_dim]);
     return Array.from({ length: copies }, (_, layer) => cache.append(layer, rows, rows));
   });
-  const micros = await timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
-    const { k, v, scales } = filled[n % copies]!;
-    attention(q, k, v, {
-      scales,
-      cursor: past,
-      scale: head_dim ** -0.5,
-      compute: dtype === "bf16" ? "bf16" : "f32",
-    }).dispose();
-  });
+  const name = `attention ${dtype}`;
+  const limit = limitOf(device, name, steps);
+  const compute = dtype === "bf16" ? "bf16" : "f32";
+  const time = await beside(device, limit, () =>
+    timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
+      const { k, v, scales } = filled[n % copies]!;
+      attention(q, k, v, { scales, cursor: past, scale: head_dim ** -0.5, compute }).dispose();
+    }),
+  );
   for (const owned of [past, q, cache]) owned.dispose();
   const visible = steps * context + (steps * (steps + 1)) / 2;
-  const name = `attention ${dtype}`;
-  return speed(name, `${batch}x${steps}+${context}`, micros, bytes, 4 * batch * heads * head_dim * visible);
+  const operations = 4 * batch * heads * head_dim * visible;
+  return speed({ kernel: name, shape: `${batch}x${steps}+${context}`, limit }, time, bytes, operations);
 }
 
-function speed(kernel: string, shape: string, microseconds: number, bytes: number, operations: number): KernelSpeed {
-  return {
-    kernel,
-    shape,
-    microseconds,
-    bandwidth: bytes / microseconds / 1e3,
-    operations: operations / microseconds / 1e3,
-  };
+function speed(
+  { kernel, shape, limit = null }: { kernel: string; shape: string; limit: KernelSpeed["limit"] | undefined },
+  { made: microseconds, most }: { made: number; most: number },
+  bytes: number,
+  all: number,
+): KernelSpeed {
+  const bandwidth = bytes / microseconds / 1e3;
+  const operations = all / microseconds / 1e3;
+  const share = most > 0 ? (limit === "read" ? bandwidth : operations) / most : 0;
+  return { kernel, shape, microseconds, bandwidth, operations, limit, most, share };
 }
 
 /** Microseconds after which a call is slow: it needs no repetition to be timed. */

@@ -67,32 +67,53 @@ async function secondsOf(device: Device, runs: number, record: () => void): Prom
   return (await seconds(runs, () => batch(count))) / count;
 }
 
+/** Parts of a machine that do arithmetic, by the names of their limits. */
+export type Unit = "f32" | "int8" | "bf16" | "f16";
+
+/** GOP/s of a unit on registers, a multiply-add counting two; 0 where there is no probe. */
+export async function unitSpeed(device: Device, unit: Unit): Promise<number> {
+  const probe = unitProbe(`probe_${unit}`);
+  if (!device.supports(probe.name)) return 0;
+  using result = Tensor.empty(device, [2], "f32", "probe");
+  const host = device.name === "cpu";
+  const pieces = host ? PIECES : GPU_PIECES;
+  // Nobody knows how fast a GPU is: the work grows until it takes long enough.
+  let rounds = host ? ROUNDS : 16;
+  let time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
+  while (!host && time < ENOUGH && rounds < ROUNDS) {
+    rounds *= 4;
+    time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
+  }
+  const [, operations = 0] = await result.readFloats();
+  return (operations * pieces * rounds) / time / 1e9;
+}
+
 /** Measures a device; takes a second or two. Devices without the probes give zeros. */
 export async function measureMachine(device: Device): Promise<MachineLimits> {
-  const unit = async (name: string): Promise<number> => {
-    if (!device.supports(name)) return 0;
-    const probe = unitProbe(name);
-    using result = Tensor.empty(device, [2], "f32", "probe");
-    const host = device.name === "cpu";
-    const pieces = host ? PIECES : GPU_PIECES;
-    // Nobody knows how fast a GPU is: the work grows until it takes long enough.
-    let rounds = host ? ROUNDS : 16;
-    let time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
-    while (!host && time < ENOUGH && rounds < ROUNDS) {
-      rounds *= 4;
-      time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
-    }
-    const [, operations = 0] = await result.readFloats();
-    return (operations * pieces * rounds) / time / 1e9;
-  };
   return {
     read: await readSpeed(device),
     copy: await copySpeed(device),
-    f32: await unit("probe_f32"),
-    int8: await unit("probe_int8"),
-    bf16: await unit("probe_bf16"),
-    f16: await unit("probe_f16"),
+    f32: await unitSpeed(device, "f32"),
+    int8: await unitSpeed(device, "int8"),
+    bf16: await unitSpeed(device, "bf16"),
+    f16: await unitSpeed(device, "f16"),
   };
+}
+
+/**
+ * Runs `body`, and measures one limit just before and after: shared machines are faster at one moment than at the next.
+ * `most` is the mean of both, 0 for no limit or one that the device has no probe for.
+ */
+export async function beside<T>(
+  device: Device,
+  limit: "read" | Unit | undefined,
+  body: () => Promise<T>,
+): Promise<{ made: T; most: number }> {
+  const measure = async (): Promise<number> =>
+    limit === undefined ? 0 : limit === "read" ? readSpeed(device) : unitSpeed(device, limit);
+  const before = await measure();
+  const made = await body();
+  return { made, most: (before + (await measure())) / 2 };
 }
 
 /** A tensor with every page written: untouched ones are all the same page of zeros. */

@@ -54,26 +54,39 @@ const GREEDY: SamplingConfig = {
   seed: 0,
 };
 
+/** Multiplications and additions of the products in a prefill of `tokens` tokens; the head sees the last one alone. */
+export function operationsOfPrefill(model: CausalLM, tokens: number): number {
+  let operations = 0;
+  for (const parameter of model.parameters()) {
+    if (!(parameter instanceof Matrix && parameter.product)) continue;
+    const [outputs, inputs] = parameter.shape;
+    operations += 2 * outputs * inputs * (outputs === model.geometry.vocab ? 1 : tokens);
+  }
+  return operations;
+}
+
+/** Untimed steps before the first timed one. */
+export const WARM_STEPS = 3;
+
 /** Milliseconds of each of up to `steps` decode steps (each gives `batch` tokens), as generate() runs them. */
 export async function decodeTimes(device: Device, model: CausalLM, options: DecodeOptions): Promise<number[]> {
   const { batch, context, steps, cache_dtype, patience = Number.POSITIVE_INFINITY } = options;
   const prompt = randomBatch(batch, Math.max(1, context), model.geometry.vocab);
-  const warm = 3;
-  using session = new DecodeSession(device, model, prompt, steps + warm + 1, { config: GREEDY, cache_dtype });
+  using session = new DecodeSession(device, model, prompt, steps + WARM_STEPS + 1, { config: GREEDY, cache_dtype });
   await session.prefill(prompt);
   await session.tokens.read();
   const times: number[] = [];
   session.step();
   const begun = performance.now();
   let last = begun;
-  for (let n = 0; n < warm + steps; n++) {
+  for (let n = 0; n < WARM_STEPS + steps; n++) {
     const reading = session.tokens.read();
     const late = last - begun > patience;
-    const more = n + 1 < warm + steps && !(late && times.length > 1);
+    const more = n + 1 < WARM_STEPS + steps && !(late && times.length > 1);
     if (more) session.step();
     await reading;
     const now = performance.now();
-    if (n >= warm || late) times.push(now - last);
+    if (n >= WARM_STEPS || late) times.push(now - last);
     last = now;
     if (!more) break;
   }

@@ -9,6 +9,8 @@ import type { BitsAndBytesOptions } from "../quant/config.js";
 import type { HeadDType } from "../quant/index.js";
 
 export interface Variant {
+  /** The kernel that multiplies most of it, by its name in `octavo bench --kernels`. */
+  readonly kernel: string;
   /** dtype of what is not quantized. */
   readonly dtype: "float32" | "bfloat16" | "float16";
   readonly quantization: BitsAndBytesOptions | undefined;
@@ -27,19 +29,28 @@ const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}
 });
 
 export const VARIANTS: Readonly<Record<string, Variant>> = {
-  f32: { dtype: "float32", quantization: undefined },
-  bf16: { dtype: "bfloat16", quantization: undefined },
-  "bf16-f32": { dtype: "bfloat16", quantization: undefined, compute: "f32" },
-  f16: { dtype: "float16", quantization: undefined },
-  int8: { dtype: "bfloat16", quantization: { load_in_8bit: true } },
-  "int8-h8": { dtype: "bfloat16", quantization: { load_in_8bit: true }, head: "int8" },
-  "int8-kv8": { dtype: "bfloat16", quantization: { load_in_8bit: true }, cache: "i8" },
-  nf4: { dtype: "bfloat16", quantization: four("nf4") },
-  "nf4-dq": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
-  "nf4-bf16": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }) },
-  "nf4-int8": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }) },
-  "nf4-int8-h8": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }), head: "int8" },
-  fp4: { dtype: "bfloat16", quantization: four("fp4") },
+  f32: { kernel: "f32", dtype: "float32", quantization: undefined },
+  bf16: { kernel: "bf16", dtype: "bfloat16", quantization: undefined },
+  "bf16-f32": { kernel: "bf16 f32", dtype: "bfloat16", quantization: undefined, compute: "f32" },
+  f16: { kernel: "f16", dtype: "float16", quantization: undefined },
+  int8: { kernel: "int8", dtype: "bfloat16", quantization: { load_in_8bit: true } },
+  "int8-h8": { kernel: "int8", dtype: "bfloat16", quantization: { load_in_8bit: true }, head: "int8" },
+  "int8-kv8": { kernel: "int8", dtype: "bfloat16", quantization: { load_in_8bit: true }, cache: "i8" },
+  nf4: { kernel: "nf4", dtype: "bfloat16", quantization: four("nf4") },
+  "nf4-dq": { kernel: "nf4 dq", dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
+  "nf4-bf16": {
+    kernel: "nf4 bf16",
+    dtype: "bfloat16",
+    quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }),
+  },
+  "nf4-int8": { kernel: "nf4 int8", dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }) },
+  "nf4-int8-h8": {
+    kernel: "nf4 int8",
+    dtype: "bfloat16",
+    quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }),
+    head: "int8",
+  },
+  fp4: { kernel: "nf4", dtype: "bfloat16", quantization: four("fp4") },
 };
 
 /** Names from a comma-separated list. @throws OptionError for one that is not known */

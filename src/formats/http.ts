@@ -29,9 +29,10 @@ export function modelAddress(model: string, hub: string = HUB, revision?: string
     }
     return folderAddress(model, "the model");
   }
-  if (!isModelId(model)) {
-    throw new OptionError(`expected a model id such as "org/name" or an http address, got ${quote(model)}`, {
-      details: { got: model },
+  if (typeof model !== "string" || !isModelId(model)) {
+    const got = String(model);
+    throw new OptionError(`expected a model id such as "org/name" or an http address, got ${quote(got)}`, {
+      details: { got },
     });
   }
   checkRevision(revision ?? "main");

@@ -69,9 +69,8 @@ async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
 export async function resolveModel(idOrFolder: string, options: ResolveOptions = {}): Promise<ResolvedModel> {
   checkOptions("resolveModel", options, ["cache_dir", "revision", "local_files_only"]);
   if (typeof idOrFolder !== "string" || idOrFolder === "" || idOrFolder.includes("\0")) {
-    throw new OptionError(
-      "expected a model id or a folder, got " + (idOrFolder === "" ? "an empty string" : "no path"),
-    );
+    const got = typeof idOrFolder === "string" ? JSON.stringify(idOrFolder) : String(idOrFolder);
+    throw new OptionError(`expected a model id such as "org/name" or a folder, got ${got}`);
   }
   const kind = await kindOf(idOrFolder);
   if (kind === "folder") return { folder: idOrFolder };

@@ -95,13 +95,13 @@ export async function* lookupSteps(
       after = likeliest[right]!;
       cache.rewind(drafts.length - right);
     }
-    for (const id of [next, ...accepted]) {
+    for (const [i, id] of [next, ...accepted].entries()) {
       stop();
       text.push(id);
       position++;
       made++;
       const finished = eos.has(id);
-      yield { token_ids: [id], finished: [finished] };
+      yield { token_ids: [id], finished: [finished], guessed: i > 0 };
       if (finished) return;
     }
     if (last) return;

@@ -48,6 +48,8 @@ export interface Step {
   readonly token_ids: readonly number[];
   /** Which rows have ended, this step included. */
   readonly finished: readonly boolean[];
+  /** True for a token that prompt lookup had guessed: it took no pass over the weights of its own. */
+  readonly guessed?: boolean;
 }
 
 /** A sequence of decode steps: what it keeps on the device, and the one recording that all steps after the first replay. */

@@ -4,7 +4,7 @@ import type { Device } from "../core/device.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
+import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
 import type { CausalLM, ConfigJson } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -119,8 +119,9 @@ export class PreTrainedModel implements AsyncDisposable {
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
   async generate(options: GenerateOptions): Promise<number[][]> {
-    const { streamer } = options;
     const { batch, config } = this.#prepare(options);
+    this.#checkRoom(batch, config);
+    const { streamer } = options;
     if (streamer && batch.rows > 1) throw new OptionError("a streamer takes one row; use stream() for batches");
     const rows = Array.from({ length: batch.rows }, (_, r) => [
       ...batch.ids.subarray(r * batch.steps, (r + 1) * batch.steps),
@@ -146,6 +147,7 @@ export class PreTrainedModel implements AsyncDisposable {
    */
   stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
+    this.#checkRoom(batch, config);
     return this.#steps(batch, config, options.signal);
   }
 
@@ -169,10 +171,20 @@ export class PreTrainedModel implements AsyncDisposable {
   /** What keys and values of a generation with these options are kept in, and the bytes that they take on the device. */
   cache_footprint(options: GenerateOptions): { dtype: ReturnType<typeof cacheName>; bytes: number } {
     const { batch, config } = this.#prepare(options);
+    const { dtype, bytes } = this.#cacheOf(batch, config);
+    return { dtype: cacheName(dtype), bytes };
+  }
+
+  #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
-    const bytes = cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype));
-    return { dtype: cacheName(dtype), bytes };
+    return { dtype, bytes: cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype)) };
+  }
+
+  /** @throws OutOfMemoryError for more tokens than the device has memory for, before anything is begun */
+  #checkRoom(batch: Batch, config: GenerationConfig): void {
+    const { bytes } = this.#cacheOf(batch, config);
+    this.device.arena.checkRoom(bytes, `a cache of ${batch.steps + config.max_new_tokens} tokens`);
   }
 
   /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */
@@ -215,7 +227,10 @@ export class PreTrainedModel implements AsyncDisposable {
   #prepare(options: GenerateOptions): { batch: Batch; config: GenerationConfig } {
     this.#checkUsable();
     checkGenerationOptions(options ?? null, [...INPUTS, "token_type_ids", "streamer", "signal"]);
-    const { streamer } = options;
+    const { streamer, signal } = options;
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw new OptionError("signal must be an AbortSignal", { details: { option: "signal" } });
+    }
     if (streamer !== undefined && !(typeof streamer?.put === "function" && typeof streamer.end === "function")) {
       throw new OptionError("streamer must have the methods put and end");
     }

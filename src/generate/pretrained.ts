@@ -2,12 +2,12 @@
 
 import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
-import { checkOptions, OptionError, OutOfMemoryError } from "../core/errors.js";
+import { checkOptions, OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { loadTokenizer } from "../formats/tokenizer-load.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { loadCausalLM } from "../load/index.js";
-import { type DeviceName, type Platform, SOURCE_OPTIONS, type SourceOptions } from "../load/platform.js";
+import { type DeviceName, onAuto, type Platform, SOURCE_OPTIONS, type SourceOptions } from "../load/platform.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { HEAD_DTYPES, type HeadDType, headScheme } from "../quant/index.js";
@@ -181,18 +181,7 @@ export function autoModel(platform: Platform): AutoModel {
         }
       };
       try {
-        if (options.device !== "auto") return await load(options.device);
-        const { name, reason, instead } = await platform.chooseDevice();
-        try {
-          const loaded = await load(name);
-          loaded.device.reason = reason;
-          return loaded;
-        } catch (error) {
-          if (!(error instanceof OutOfMemoryError) || instead === undefined) throw error;
-          const loaded = await load(instead);
-          loaded.device.reason = `the model does not fit ${name} (${reason})`;
-          return loaded;
-        }
+        return await (options.device === "auto" ? onAuto(platform.chooseDevice, load) : load(options.device));
       } finally {
         await source.close();
       }

@@ -6,9 +6,9 @@ import { findWasm, openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
-import { checkOptions, DeviceError, OptionError, suggestion } from "../core/errors.js";
+import { DeviceError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
-import { type DeviceChoice, type DeviceName, type DeviceOptions, sharing } from "./platform.js";
+import { checkDeviceOptions, type DeviceChoice, type DeviceName, type DeviceOptions, sharing } from "./platform.js";
 
 export type { DeviceOptions } from "./platform.js";
 
@@ -36,17 +36,8 @@ export function usualDevice(): DeviceName {
   return usual;
 }
 
-/** @throws OptionError for an option that the device does not have */
-function checkOwn(name: string, options: DeviceOptions): void {
-  checkOptions("device", options, ["threads", "isa"]);
-  for (const [key, names] of Object.entries({ threads: ["cpu", "wasm"], isa: ["cpu"] })) {
-    if (names.includes(name) || options[key as keyof DeviceOptions] === undefined) continue;
-    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
-      details: { option: key },
-      hint: `leave ${key} out, or use device "cpu"`,
-    });
-  }
-}
+/** Devices of Node that have these options. */
+const OWNERS = { threads: ["cpu", "wasm"], isa: ["cpu"] } as const;
 
 /**
  * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, in threads of their
@@ -55,7 +46,7 @@ function checkOwn(name: string, options: DeviceOptions): void {
  * OptionError for an option that the device does not have
  */
 export function openDevice(name: string = usualDevice(), options: DeviceOptions = {}): Device {
-  checkOwn(name, options);
+  checkDeviceOptions(name, options, OWNERS);
   if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
   if (name === "wasm") return new Device(openWasmFile({ threads: options.threads, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
@@ -91,7 +82,7 @@ export async function requestDevice(name: string = usualDevice(), options: Devic
   }
   const gpu = GPU_NAME.exec(name);
   if (!gpu) return openDevice(name, options);
-  checkOwn(name, options);
+  checkDeviceOptions(name, options, OWNERS);
   if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU()));
   const adapters = await listAdapters();
   const adapter = adapters[Number(gpu[1])];

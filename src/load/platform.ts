@@ -2,6 +2,7 @@
 // node.ts, the browser's src/browser/platform.ts.
 
 import type { Device } from "../core/device.js";
+import { checkOptions, OptionError, OutOfMemoryError } from "../core/errors.js";
 import type { Source } from "../formats/source.js";
 
 /** Where a model is looked for. */
@@ -33,6 +34,25 @@ export interface DeviceOptions {
   isa?: string;
   /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
   wasm?: string | URL | Uint8Array | ArrayBuffer;
+}
+
+/**
+ * Refuses options that a device does not have; `owners` are the devices that each option is for.
+ * @throws OptionError
+ */
+export function checkDeviceOptions(
+  name: string,
+  options: DeviceOptions,
+  owners: { readonly [Key in keyof DeviceOptions]: readonly string[] },
+): void {
+  checkOptions("device", options, Object.keys(owners));
+  for (const [key, names] of Object.entries(owners)) {
+    if (names.includes(name) || options[key as keyof DeviceOptions] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
+      details: { option: key },
+      hint: `leave ${key} out, or use device "${names[0]}"`,
+    });
+  }
 }
 
 /** Names of devices, on any platform. */
@@ -87,4 +107,54 @@ export function sharing(
     });
     return opening;
   };
+}
+
+/** What is made on a device, such as a model, and knows which. */
+interface OnDevice {
+  readonly device: Device;
+}
+
+/**
+ * Makes something on the device that "auto" means or, where it does not fit, on the one to take instead. `device.reason`
+ * of what was made says which it was, and why.
+ */
+export async function onAuto<T extends OnDevice>(
+  choose: () => Promise<DeviceChoice>,
+  make: (name: DeviceName) => Promise<T>,
+): Promise<T> {
+  const { name, reason, instead } = await choose();
+  try {
+    const made = await make(name);
+    made.device.reason = reason;
+    return made;
+  } catch (error) {
+    if (!(error instanceof OutOfMemoryError) || instead === undefined) throw error;
+    const made = await make(instead);
+    made.device.reason = `the model does not fit ${name} (${reason})`;
+    return made;
+  }
+}
+
+/**
+ * Opens a device of the caller's own and makes something on it, a model say; "auto" goes on to the next best device where
+ * the first is too small. The caller closes `device` of what was made; where nothing was made, no device is left open.
+ */
+export async function onOwnDevice<T extends OnDevice>(
+  platform: Pick<Platform, "requestDevice" | "chooseDevice">,
+  name: string | undefined,
+  options: DeviceOptions,
+  make: (device: Device) => Promise<T>,
+): Promise<T> {
+  const on = async (name: string | undefined, own: DeviceOptions): Promise<T> => {
+    const device = await platform.requestDevice(name, own);
+    try {
+      return await make(device);
+    } catch (error) {
+      await device.close();
+      throw error;
+    }
+  };
+  if (name !== "auto") return on(name, options);
+  // The options are a CPU's, should "auto" not find a GPU.
+  return onAuto(platform.chooseDevice, (chosen) => on(chosen, chosen.startsWith("webgpu") ? {} : options));
 }

@@ -61,3 +61,18 @@ test("page and Worker of the example are under 400 kB after gzip, without the WA
   // What is there before the Worker has been asked for anything.
   expect(built.gzipped["main.js"]).toBeLessThan(20_000);
 });
+
+test("requestDevice refuses options that a device does not have, as it does in Node", async () => {
+  const { requestDevice } = await import("../../src/browser/platform.js");
+  for (const [name, options, words] of [
+    ["webgpu", { threads: 4 }, 'threads cannot be chosen for device "webgpu"'],
+    ["reference", { threads: 4 }, 'threads cannot be chosen for device "reference"'],
+    ["wasm", { thread: 4 }, "unknown option `thread`; did you mean `threads`?"],
+    ["wasm", { isa: "avx2" }, "unknown option `isa`"],
+    ["reference", null, "options must be an object, got null"],
+  ] as const) {
+    await expect(requestDevice(name, options as object), `${name} ${JSON.stringify(options)}`).rejects.toThrow(words);
+  }
+  await using device = await requestDevice("reference", { threads: undefined });
+  expect(device.name).toBe("reference");
+});

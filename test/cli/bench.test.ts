@@ -1,10 +1,15 @@
 // `octavo bench` as users run it, on the smallest shape: what it reports, not how fast anything is. And how it stays
 // bearable on slow devices.
 
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { benchTable, type VariantReport } from "../../src/cli/bench-report.js";
 import type { Device } from "../../src/core/device.js";
+import { FULL_PLAN, fittedPlan } from "../../src/eval/bench.js";
 import { decodeTimes, prefillTimes, recordTimes } from "../../src/eval/speed.js";
+import { limitOf } from "../../src/eval/units.js";
 import { fillRandomly } from "../../src/load/random.js";
 import { architectureOf } from "../../src/models/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
@@ -48,6 +53,12 @@ describe("octavo bench", () => {
     expect(of("int8")).toEqual(["1x256x704", "512x256x704"]);
     expect(of("attention i8")).toEqual(["1x1+2048", "1x512+0"]);
     for (const { microseconds } of kernels) expect(microseconds).toBeGreaterThan(0);
+    // Few rows wait for memory; many rows for the unit that multiplies them, where a probe measures it.
+    for (const { kernel, shape, limit, most, share } of kernels) {
+      if (shape.startsWith("1x256") || shape === "1x1+2048") expect(limit, kernel).toBe("read");
+      else expect(["f32", "int8", "bf16", null], kernel).toContain(limit);
+      expect(share > 0, kernel).toBe(most > 0);
+    }
   });
 
   it.each([
@@ -55,12 +66,96 @@ describe("octavo bench", () => {
     [[], "needs a model or a --shape"],
     [["--shape", "XS", "--compare", "bf16,int9"], "int9"],
     [["--kernels", "--shape", "XXL"], "unknown shape"],
-    [["--kernels", "--chart"], "charts are of models"],
+    [["--kernels", "--chart"], "cannot be used with option '--chart'"],
+    [["--kernels", "--load-in-8bit"], "cannot be used with option '--load-in-8bit'"],
+    [["--kernels", "--compare", "int8"], "cannot be used with option '--compare <list>'"],
+    [["--kernels", "--from-file"], "cannot be used with option '--from-file'"],
     [["models/storyteller", "--kernels"], "no model"],
+    [["--shape", "XS", "--load-in-8bit", "--load-in-4bit"], "cannot be used with option '--load-in-4bit'"],
+    [["--shape", "XS", "--load-in-4bit", "--compare", "f32"], "cannot be used with option '--compare <list>'"],
+    [["models/storyteller", "--from-file"], "a model is on disk already"],
   ])("refuses %j", async (args, words) => {
     const { code, stdout, stderr } = await octavo(["bench", ...args]);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toContain(words);
+  });
+});
+
+describe("what ends a benchmark early", () => {
+  beforeAll(ready, READY_TIMEOUT);
+
+  it("a model that is not there, before the machine is measured", async () => {
+    const { code, stdout, stderr } = await octavo(["bench", "./no/such/model"]);
+    expect({ code, stdout }).toEqual({ code: 3, stdout: "" });
+    expect(stderr).toMatch(/^error: \.\/no\/such\/model: no such folder/);
+    expect(stderr.match(/error:/g)).toHaveLength(1);
+    expect(stderr).not.toContain("measuring");
+  });
+
+  // Windows has no signals to send.
+  it.skipIf(process.platform === "win32")("Ctrl-C, which leaves neither a checkpoint nor a process", async () => {
+    const temporary = await mkdtemp(join(tmpdir(), "octavo-interrupted-"));
+    try {
+      let sent = false;
+      const { code, stderr } = await octavo(["bench", "--shape", "XS", "--from-file", "--compare", "f32"], {
+        env: { TMPDIR: temporary },
+        // The process that measures has begun: the checkpoint is written.
+        watch: (child, _, said) => {
+          if (!sent && said.includes("f32: loading")) sent = child.kill("SIGINT");
+        },
+      });
+      expect(code).toBe(130);
+      expect(stderr).toMatch(/interrupted\n$/);
+      expect(await readdir(temporary)).toEqual([]);
+    } finally {
+      await rm(temporary, { recursive: true, force: true });
+    }
+  });
+});
+
+describe("models with a table of positions", () => {
+  beforeAll(ready, READY_TIMEOUT);
+
+  it("are measured as far as it goes, and what is left out is said", { timeout: 120_000 }, async () => {
+    const { code, stdout, stderr } = await octavo(
+      ["bench", "test/fixtures/models/gpt2", "--quick", "--compare", "f32", "--json"], //
+    );
+    expect({ code, stderr }).toMatchObject({
+      code: 0,
+      stderr: expect.stringMatching(/prefill of 128 tokens.*left out/),
+    });
+    const [{ decode, prefill }] = JSON.parse(stdout).storages as [VariantReport];
+    expect(decode.map(({ batch }) => batch)).toEqual([1, 8]);
+    expect(prefill).toHaveLength(1);
+  });
+
+  it("keep the points that fit", () => {
+    const { plan, left_out } = fittedPlan(FULL_PLAN, 1024);
+    expect(plan).toMatchObject({ batches: [1, 8, 32], contexts: [0], prompts: [128, 512] });
+    expect(left_out).toEqual(["context 2048", "prefill of 2048 tokens"]);
+    expect(fittedPlan(FULL_PLAN, Number.POSITIVE_INFINITY)).toEqual({ plan: FULL_PLAN, left_out: [] });
+    expect(fittedPlan(FULL_PLAN, 64).plan.prompts).toEqual([64]);
+  });
+});
+
+describe("what a kernel is drawn beside", () => {
+  const on = (name: string, backend: object, probes: string[]): Device =>
+    ({ name, backend, supports: (probe: string) => probes.includes(probe) }) as unknown as Device;
+
+  it("is memory for few rows, else the unit that multiplies, and nothing where no probe measures that", () => {
+    const zen = on("cpu", { isa: "avx512bf16" }, ["probe_f32", "probe_int8", "probe_bf16"]);
+    const old = on("cpu", { isa: "avx2" }, ["probe_f32", "probe_int8"]);
+    const tiles = on("cpu", { isa: "amx" }, ["probe_f32", "probe_int8", "probe_bf16"]);
+    const gpu = on("webgpu", { matrices: false }, ["probe_f32", "probe_f16", "probe_int8"]);
+    const matrices = on("webgpu", { matrices: true, matrices8: true }, ["probe_f32", "probe_f16", "probe_int8"]);
+    const units = (kernel: string) => [zen, old, tiles, gpu, matrices].map((device) => limitOf(device, kernel, 512));
+    expect(limitOf(zen, "bf16", 1)).toBe("read");
+    expect(units("f16")).toEqual(["f32", "f32", "f32", "f32", undefined]);
+    expect(units("bf16")).toEqual(["bf16", "f32", undefined, "f16", undefined]);
+    expect(units("int8")).toEqual(["int8", "int8", undefined, "int8", undefined]);
+    expect(units("nf4 bf16")).toEqual(["bf16", "f32", undefined, "f16", undefined]);
+    expect(units("nf4 int8")).toEqual(["int8", "int8", undefined, "f16", undefined]);
+    expect(units("attention i8")).toEqual(["int8", "f32", undefined, "f32", "f32"]);
   });
 });
 
@@ -98,9 +193,13 @@ describe("timings on slow devices", () => {
   });
 
   it("a prompt that one storage was too slow for has its place in the table", () => {
-    const decode = [{ batch: 1, context: 0, ms: 5, bandwidth: 0.0123, read: 0.25, share: 0.05 }];
+    const decode = [
+      { batch: 1, context: 0, ms: 50_000, bandwidth: 0.0123, read: 0.25, share: 0.05 },
+      { batch: 1, context: 2048, ms: 1, bandwidth: 50, read: 20, share: 2.5 },
+    ];
     const common = { decode, record_ms: 1, replay_ms: 1, dispatches: 3, peak_rss: 1e8, weight_bytes: 1e6 };
-    const point = (tokens: number) => ({ tokens, tokens_per_s: 100 + tokens, first_token_ms: 7 });
+    const timed = { first_token_ms: 7, operations: 0.5, unit: "bf16", peak: 2, share: 0.25 } as const;
+    const point = (tokens: number) => ({ tokens, tokens_per_s: 100 + tokens, ...timed });
     const reports: VariantReport[] = [
       { ...common, storage: "f32", kv_cache: "float32", prefill: [point(128)] },
       { ...common, storage: "int8", kv_cache: "float32", prefill: [point(128), point(512)] },
@@ -108,6 +207,9 @@ describe("timings on slow devices", () => {
     const limits = { read: 0.25, copy: 0, f32: 1, int8: 1, bf16: 0, f16: 0 };
     const lines = benchTable("shape XS", { machine: "a machine", limits }, reports).split("\n");
     expect(lines.find((line) => line.startsWith("prefill 512"))).toMatch(/too slow +612$/);
-    expect(lines.find((line) => line.trim().startsWith("of memory"))).toMatch(/5 % of 0\.250/);
+    const shares = lines.filter((line) => line.trim().startsWith("of memory"));
+    expect(shares[0]).toMatch(/5 % of 0\.250 +5 % of 0\.250$/);
+    expect(shares[1]).toMatch(/in cache +in cache$/); // 50 MB a step: a cache may hold that
+    expect(lines.filter((line) => line.trim().startsWith("of the unit"))[1]).toMatch(/too slow +25 % of bf16's 2\.0$/);
   });
 });

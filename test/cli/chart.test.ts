@@ -134,7 +134,7 @@ describe("panels", () => {
       ...[1, 8].map((batch) => ({ batch, context: 0, ms: 4 * batch, bandwidth: 1, read: 1, share: 1 })),
       ...contexts.map((context) => ({ batch: 1, context, ms: 8, bandwidth: 1, read: 1, share: 1 })),
     ],
-    prefill: [{ tokens: 128, tokens_per_s: 1000, first_token_ms: 1 }],
+    prefill: [{ tokens: 128, tokens_per_s: 1000, first_token_ms: 1, operations: 1, unit: null, peak: 0, share: 0 }],
   });
 
   it("take each number from its place, and leave holes where one was not measured", () => {

@@ -10,6 +10,7 @@ import { openDevice } from "../../src/load/device.js";
 import { OPS } from "../../src/ops/index.js";
 import { Op } from "../../src/ops/op.js";
 import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
+import { whyNoWasm } from "../support/devices.js";
 
 describe("self-test", () => {
   it("has a case for every op", () => {
@@ -96,10 +97,33 @@ describe("octavo doctor", () => {
     expect((JSON.parse(without.stdout) as { wasm: string | null }).wasm).toBeNull();
   });
 
-  it("fails where the add-on is missing, and says what to do", async () => {
-    const { code, stdout } = await octavo(["doctor"], { env: { OCTAVO_ADDON: "/nowhere/octavo.node" } });
-    expect(code).toBe(1);
-    expect(stdout).toMatch(/problem: .*octavo\.node.*hint: npm run build:native/s);
-    expect(stdout).toMatch(/something is wrong/);
+  const without = { OCTAVO_ADDON: "/nowhere/octavo.node" };
+
+  it.skipIf(whyNoWasm !== undefined)(
+    "tests WebAssembly where the add-on is missing, and is content with it",
+    async () => {
+      const { code, stdout } = await octavo(["doctor"], { env: without });
+      expect(stdout).toMatch(/note: .*octavo\.node.*hint: npm run build:native/s);
+      expect(stdout).toMatch(/^ {2}.*(WASM|WebAssembly).* +\d+ cases +largest error .* ok +\(used\)$/m);
+      expect(stdout).toMatch(/all is well\n$/);
+      expect(code).toBe(0);
+      const asked = await octavo(["doctor", "--device", "wasm", "--json"], { env: without });
+      const { ok, problems, notes } = JSON.parse(asked.stdout);
+      expect({ code: asked.code, ok, problems }).toEqual({ code: 0, ok: true, problems: [] });
+      expect(notes).toEqual([expect.stringContaining("octavo.node")]);
+    },
+  );
+
+  it("fails where what is asked for is missing, or there is nothing to run on, and says what to do", async () => {
+    const nothing = { ...without, OCTAVO_WASM: "/nowhere/octavo.wasm" };
+    for (const [args, env] of [
+      [["--device", "cpu"], without],
+      [[], nothing],
+    ] as const) {
+      const { code, stdout } = await octavo(["doctor", ...args], { env });
+      expect(code).toBe(1);
+      expect(stdout).toMatch(/problem: .*octavo\.node.*hint: npm run build:native/s);
+      expect(stdout).toMatch(/something is wrong/);
+    }
   });
 });

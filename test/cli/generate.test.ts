@@ -1,7 +1,7 @@
 // octavo generate on the built command line and the storyteller: what comes out, where, and with which exit code.
 
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
@@ -22,6 +22,7 @@ interface Report {
   device: { name: string; isa: string | null; threads: number };
   timings: { load_s: number; first_token_s: number; tokens_per_second: number; new_tokens: number };
   memory: { weight_bytes: number; checkpoint_bytes: number; kv_cache_bytes: number; device_peak_bytes: number };
+  guessed_tokens: number | null;
   outlier_columns: number | null;
 }
 
@@ -149,6 +150,17 @@ describe("--json", () => {
     expect(got.device.name).toBe("cpu");
   });
 
+  it("guesses from the prompt without changing the text, and counts what that saved", async () => {
+    const prompt = "Run, run, run, run, run, run, run, run, run, run, run,";
+    const plain = await json(prompt, "--greedy", "--max-new-tokens", "40");
+    const looked = await json(prompt, "--prompt-lookup", "4", "--max-new-tokens", "40");
+    expect(looked.token_ids).toEqual(plain.token_ids);
+    expect(plain.guessed_tokens).toBeNull();
+    expect(looked.guessed_tokens).toBeGreaterThan(0);
+    const { stderr } = await generate(prompt, "--prompt-lookup", "4", "--max-new-tokens", "40");
+    expect(stderr).toContain(`lookup    ${looked.guessed_tokens} of the 40 tokens guessed`);
+  });
+
   it("agrees with the library", async () => {
     const prompt = "The giant said";
     const got = await json(prompt, "--load-in-8bit", "--greedy", "--max-new-tokens", "16", "--threads", "1");
@@ -164,6 +176,14 @@ describe("--json", () => {
   });
 });
 
+it("uses no more threads than make sense, and says so", async () => {
+  const most = 4 * availableParallelism();
+  const { code, stdout, stderr } = await generate("Once", "--max-new-tokens", "2", "--threads", "100000", "--json");
+  expect(code).toBe(0);
+  expect(stderr).toMatch(new RegExp(`^warning: --threads 100000 is far above the .* here; ${most} are used\\n$`));
+  expect((JSON.parse(stdout) as Report).device.threads).toBeLessThanOrEqual(most);
+});
+
 describe("refusals", () => {
   const cases: [what: string, args: string[], code: number, message: RegExp][] = [
     ["an unknown command", ["generat"], 2, /error: unknown command 'generat'\n\(Did you mean generate\?\)/],
@@ -174,7 +194,7 @@ describe("refusals", () => {
       "an option's value",
       ["generate", STORYTELLER, "x", "--temperature", "0"],
       2,
-      /error: temperature must be a number above 0/,
+      /error: temperature must be a number of at least/,
     ],
     [
       "an unknown dtype",
@@ -196,11 +216,23 @@ describe("refusals", () => {
       /--quant-type needs --load-in-4bit/,
     ],
     ["greedy sampling", ["generate", STORYTELLER, "x", "--greedy", "--top-p", "0.5"], 2, /cannot be used with/],
+    [
+      "guesses where tokens are drawn",
+      ["generate", STORYTELLER, "x", "--prompt-lookup", "4", "--top-k", "5"],
+      2,
+      /cannot be used with/,
+    ],
     ["two prompts", ["generate", STORYTELLER, "x", "--prompt", "y"], 2, /given twice/],
     ["a file for a model", ["generate", "package.json", "x"], 2, /expected a model folder, got a file/],
     ["a folder that is not there", ["generate", "./no/such", "x"], 3, /error: \.\/no\/such: no such folder/],
     ["a folder without a model", ["generate", "src", "x"], 3, /error: /],
     ["a model that is not cached", ["generate", "someone/nothing", "x"], 3, /someone\/nothing.*hint: get it with/s],
+    [
+      "more tokens than there is memory for",
+      ["generate", STORYTELLER, "x", "--max-new-tokens", "99999999999", "-q"],
+      4,
+      /error: a cache of \d+ tokens needs/,
+    ],
     ["a batch file that is not there", ["generate", STORYTELLER, "--batch-file", "none.txt"], 3, /none\.txt/],
     ["nothing to inspect", ["inspect"], 2, /missing required argument 'model'/],
   ];

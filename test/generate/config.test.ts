@@ -69,7 +69,7 @@ describe("what is wrong is told to whom it belongs", () => {
     ["max_new_tokens", 0, /max_new_tokens must be a whole number above 0, got 0/],
     ["max_length", -1, /max_length must be a whole number of at least 0, got -1/],
     ["do_sample", "yes", /do_sample must be true or false, got "yes"/],
-    ["temperature", 0, /temperature must be a number above 0 .*, got 0/],
+    ["temperature", 0, /temperature must be a number of at least 1e-30 .*, got 0/],
     ["top_k", 1.5, /top_k must be a whole number of at least 0, got 1.5/],
     ["top_p", 2, /top_p must be above 0 and at most 1, got 2/],
     ["min_p", "0.1", /min_p must be between 0 and 1, got "0.1"/],

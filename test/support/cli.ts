@@ -20,10 +20,11 @@ export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
   /** Called once the process runs and at each piece of its output. */
-  readonly watch?: (child: ChildProcess, stdout: string) => void;
+  readonly watch?: (child: ChildProcess, stdout: string, stderr: string) => void;
 }
 
-function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+/** Runs Node with a script of this repository and its arguments. */
+export function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, {
       cwd: options.cwd ?? ROOT,
@@ -34,10 +35,11 @@ function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome
     let stderr = "";
     child.stdout.on("data", (part: Buffer) => {
       stdout += part.toString();
-      options.watch?.(child, stdout);
+      options.watch?.(child, stdout, stderr);
     });
     child.stderr.on("data", (part: Buffer) => {
       stderr += part.toString();
+      options.watch?.(child, stdout, stderr);
     });
     child.stdin.on("error", () => {}); // it may end without reading
     child.stdin.end(options.input ?? "");

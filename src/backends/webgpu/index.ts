@@ -106,6 +106,9 @@ class WebGPU implements WebGPUBackend {
   readonly description: string;
   readonly kernels: readonly KernelInfo[];
   readonly budget: number;
+  /** True if large products may go through subgroup matrices of f16; and of i8. */
+  readonly matrices: boolean;
+  readonly matrices8: boolean;
   readonly #device: GPUDevice;
   readonly #target: Target;
   readonly #queue: Queue;
@@ -120,6 +123,8 @@ class WebGPU implements WebGPUBackend {
     const known = signatures();
     this.#device = device;
     this.#target = target;
+    this.matrices = target.matrix !== undefined;
+    this.matrices8 = target.matrix8 !== undefined;
     this.#kernels = [...KERNELS.filter(({ op }) => known.has(op.name)), ...probes(target)];
     this.kernels = this.#kernels.map(({ op }) => ({ name: op.name, signature: op.signature.text }));
     this.budget = options.budget ?? (info.isFallbackAdapter ? FALLBACK_BUDGET : DEFAULT_BUDGET);

@@ -1,0 +1,37 @@
+// Scripts beside the command line: wrong usage is one line on stderr and exit code 2, not a stack trace.
+
+import { createServer } from "node:net";
+import { beforeAll, expect, it } from "vitest";
+import { READY_TIMEOUT, ready, run } from "../support/cli.js";
+
+beforeAll(ready, READY_TIMEOUT);
+
+it.each([
+  ["examples/browser/serve.mjs", ["--port", "abc"], "--port must be a number up to 65535, got abc"],
+  ["examples/browser/serve.mjs", ["--foo"], "Unknown option '--foo'"],
+  ["examples/browser/serve.mjs", ["no/such/folder"], "there is no folder"],
+  ["bench/gpu/main.mjs", ["--shape", "Q"], 'unknown shape "Q"'],
+  ["bench/gpu/main.mjs", ["--seconds", "abc"], "--seconds must be a number above 0, got abc"],
+  ["bench/gpu/main.mjs", ["--storages", "int9"], 'unknown storage "int9"'],
+  ["bench/gpu/main.mjs", ["--foo"], "Unknown option '--foo'"],
+])("%s refuses %j", async (script, args, words) => {
+  const { code, stdout, stderr } = await run([script, ...args]);
+  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+  expect(stderr).toMatch(/^error: .*\n$/);
+  expect(stderr).toContain(words);
+});
+
+it("the example's server says that a port is taken", async () => {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const { port } = server.address() as { port: number };
+    const { code, stderr } = await run(["examples/browser/serve.mjs", "--port", String(port), "examples"]);
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: `error: port ${port} is in use; choose another with --port\n`,
+    });
+  } finally {
+    server.close();
+  }
+});

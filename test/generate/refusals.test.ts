@@ -1,0 +1,52 @@
+// What generate() and stream() refuse before they begin: no options, a signal that is none, more tokens than the memory
+// has room for.
+
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Device } from "../../src/core/device.js";
+import { OptionError, OutOfMemoryError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import type { GenerateOptions, PreTrainedModel } from "../../src/generate/model.js";
+import { expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { FIXTURES } from "../support/fixtures.js";
+
+let device: Device;
+let model: PreTrainedModel;
+beforeAll(async () => {
+  device = openTestDevice("reference");
+  model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
+});
+afterAll(async () => {
+  model.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});
+
+const prompt = { input_ids: [[93, 19, 56]], eos_token_id: null };
+
+test.each([undefined, null, 5])("options that are %s", async (options) => {
+  const given = options as unknown as GenerateOptions;
+  await expect(model.generate(given)).rejects.toThrow(OptionError);
+  expect(() => model.stream(given)).toThrow(OptionError);
+});
+
+test.each([{}, null, "now"])("a signal that is %j", async (signal) => {
+  const given = { ...prompt, signal } as unknown as GenerateOptions;
+  await expect(model.generate(given)).rejects.toThrow("signal must be an AbortSignal");
+  expect(() => model.stream(given)).toThrow(OptionError);
+});
+
+test.each([1e9, 2 ** 53 - 1])("%d new tokens", async (max_new_tokens) => {
+  const live = device.memory.live;
+  await expect(model.generate({ ...prompt, max_new_tokens })).rejects.toThrow(OutOfMemoryError);
+  expect(() => model.stream({ ...prompt, max_new_tokens })).toThrow(/^a cache of \d+ tokens needs .* are in use/);
+  expect(device.memory.live).toBe(live);
+  // What it would take can be asked all the same.
+  expect(model.cache_footprint({ ...prompt, max_new_tokens }).bytes).toBeGreaterThan(1e10);
+});
+
+test.each([5, null, undefined, ""])("a model called %j", async (name) => {
+  const loading = AutoModelForCausalLM.from_pretrained(name as string);
+  await expect(loading).rejects.toThrow(`or a folder, got ${name === "" ? '""' : name}`);
+  await expect(loading).rejects.toThrow(OptionError);
+});

@@ -16,7 +16,7 @@ import { VARIANTS } from "../../dist/eval/variants.js";
 import { fillRandomly } from "../../dist/load/random.js";
 import { architectureOf } from "../../dist/models/index.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
-import { schemeOf } from "../../dist/quant/index.js";
+import { headScheme, schemeOf } from "../../dist/quant/index.js";
 
 const DTYPES = { float32: "f32", float16: "f16", bfloat16: "bf16" };
 
@@ -34,12 +34,12 @@ async function open() {
 
 /** @param {import("../../dist/core/device.js").Device} device */
 async function measureModel(device, job) {
-  const { dtype, quantization, compute } = VARIANTS[job.storage];
+  const { dtype, quantization, compute, head } = VARIANTS[job.storage];
   const config = shapeConfig(job.shape);
   const model = (await architectureOf(config)).build(config);
   const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
   say("random weights");
-  await fillRandomly(device, model, DTYPES[dtype], scheme, 1, compute);
+  await fillRandomly(device, model, { dtype: DTYPES[dtype], scheme, compute, head: headScheme(head) });
   const cache_dtype = dtype === "float32" ? "f32" : "bf16";
   put({ weight_bytes: [...model.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0) });
   const decode = async (batch) => {

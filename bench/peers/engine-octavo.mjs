@@ -10,6 +10,7 @@ import { KVCache } from "../../dist/nn/cache.js";
 import { advance } from "../../dist/ops/advance.js";
 import { argmax } from "../../dist/ops/sampling.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
+import { headScheme } from "../../dist/quant/index.js";
 import { tokenAt } from "./protocol.mjs";
 
 /** @param {{ file: string, variant: string, isa?: string, threads: number, shape: import("./shapes.mjs").Shape }} job */
@@ -17,13 +18,14 @@ export async function open({ file, variant, isa, threads, shape }) {
   // The reference device (plain loops) is for trying this file out where there are no kernels.
   const reference = process.env.OCTAVO_PEERS_DEVICE === "reference";
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
-  const { dtype, quantization, compute, cache: cacheDType } = VARIANTS[variant];
+  const { dtype, quantization, compute, head, cache: cacheDType } = VARIANTS[variant];
   const { model } = await loadCausalLM(new Disk(file), {
     device,
     name: shape.name,
     dtype,
     quantization: quantization && new BitsAndBytesConfig(quantization),
     compute,
+    head: headScheme(head),
   });
   const { layers, groups, head_dim } = model.geometry;
 

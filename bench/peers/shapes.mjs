@@ -47,10 +47,12 @@ export function matrices(s) {
 /** Bytes per weight in the layers and in the output head, scales included. @type {Record<string, [number, number]>} */
 const WEIGHT_BYTES = {
   "octavo:int8": [1, 2],
+  "octavo:int8-h8": [1, 1],
   "octavo:int8-kv8": [1, 2],
   "octavo:nf4": [0.5 + 4 / 64, 2],
   "octavo:nf4-bf16": [0.5 + 4 / 64, 2],
   "octavo:nf4-int8": [0.5 + 4 / 64, 2],
+  "octavo:nf4-int8-h8": [0.5 + 4 / 64, 1],
   "octavo:nf4-dq": [0.5 + 1 / 64 + 4 / 16384, 2],
   "octavo:fp4": [0.5 + 4 / 64, 2],
   "octavo:bf16": [2, 2],
@@ -88,7 +90,7 @@ export function tokenBytes(s, name) {
  */
 export const PEERS = {
   octavo: {
-    by: ["int8", "nf4-int8", "bf16", "nf4-bf16", "nf4", "f32"],
+    by: ["int8", "int8-h8", "nf4-int8", "nf4-int8-h8", "bf16", "nf4-bf16", "nf4", "f32"],
     also: ["int8-kv8", "nf4-dq", "fp4", "bf16-f32", "f16"],
   },
   "llama.cpp": { by: ["Q8_0", "Q4_0", "Q4_K", "BF16"], also: [] },
@@ -99,9 +101,12 @@ export const PEERS = {
 /** What is compared with what: ours, theirs, and what shape M has to reach, by case. */
 export const RATIOS = [
   ["octavo:int8", "llama.cpp:Q8_0", { prefill512: 8, prefill2048: 10, decode: 1.05, decode2048: 1.3, batch8: 1.6 }],
+  // The peers' heads are in 8 or 6 bits as well.
+  ["octavo:int8-h8", "llama.cpp:Q8_0", { decode: 1.05, decode2048: 1.3, batch8: 1.6 }],
   ["octavo:int8", "onnx:int8", { prefill512: 4, prefill2048: 5 }],
   // llama.cpp rounds activations to 8 bits per block of 32 numbers; nf4-int8 does per block of 64.
   ["octavo:nf4-int8", "llama.cpp:Q4_0", { prefill512: 4, decode: 1.15, decode2048: 1.5, batch8: 1.6 }],
+  ["octavo:nf4-int8-h8", "llama.cpp:Q4_0", { decode: 1.15, decode2048: 1.5, batch8: 1.6 }],
   ["octavo:nf4-bf16", "llama.cpp:Q4_0", {}],
   ["octavo:nf4", "llama.cpp:Q4_0", {}],
   ["octavo:nf4-int8", "llama.cpp:Q4_K", {}],

@@ -28,11 +28,11 @@ import type { BitsAndBytesOptions } from "../quant/config.js";
 export interface WorkerLoadOptions
   extends Pick<
     FromPretrainedOptions,
-    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "revision" | "hub" | "token" | "cache"
+    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "head_dtype" | "revision" | "hub" | "token" | "cache"
   > {
   readonly quantization_config?: BitsAndBytesOptions;
   readonly device?: "auto" | "webgpu" | "wasm" | "reference";
-  /** Address of octavo.wasm; beside the Worker's script unless given. */
+  /** Address of octavo.wasm; where the bundler put it, or beside the Worker's script, unless given. */
   readonly wasm?: string;
 }
 

@@ -19,7 +19,7 @@ import { fillRandomly } from "../load/random.js";
 import { architectureOf } from "../models/index.js";
 import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
-import { schemeOf } from "../quant/index.js";
+import { headScheme, schemeOf } from "../quant/index.js";
 import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
 import { benchChartText, benchPanels, benchTable, kernelTable, type VariantReport } from "./bench-report.js";
 import { svgChart } from "./chart-svg.js";
@@ -160,7 +160,7 @@ async function inChild(name: string, model: string | undefined, flags: BenchFlag
 }
 
 async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
-  const { dtype, quantization, compute, cache } = VARIANTS[name]!;
+  const { dtype, quantization, compute, head, cache } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
   const cache_dtype = flags.kvCache ? KV_CACHES[flags.kvCache] : (cache ?? (dtype === "float32" ? "f32" : "bf16"));
@@ -174,6 +174,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
       dtype,
       quantization_config: quantization,
       compute_dtype: compute,
+      head_dtype: head,
     });
     const load_s = (performance.now() - start) / 1000;
     const load_peak_rss = process.resourceUsage().maxRSS * 1024;
@@ -188,7 +189,8 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
   const config = shapeConfig(flags.shape!);
   const tree = (await architectureOf(config)).build(config);
   const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
-  await fillRandomly(device, tree, dtype === "float32" ? "f32" : "bf16", scheme, 1, compute);
+  const dense = dtype === "float32" ? "f32" : "bf16";
+  await fillRandomly(device, tree, { dtype: dense, scheme, compute, head: headScheme(head) });
   const weight_bytes = [...tree.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
   const speed = await benchModel(device, tree, plan, options);
   tree.dispose();

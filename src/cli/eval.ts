@@ -84,7 +84,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
   const results: Result[] = [];
   const runs = names.flatMap((name) => (flags.kvCache ?? [undefined]).map((cache) => ({ name, cache })));
   for (const { name: variant, cache } of runs) {
-    const { dtype, quantization, compute, cache: usual } = VARIANTS[variant]!;
+    const { dtype, quantization, compute, head, cache: usual } = VARIANTS[variant]!;
     const storage = cache ? `${variant}, cache ${cache}` : variant;
     const cache_dtype = cache ? KV_CACHES[cache] : usual;
     const bar = flags.quiet || !isInteractive() ? undefined : progressBar(storage);
@@ -95,6 +95,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
         dtype,
         quantization_config: quantization,
         compute_dtype: compute,
+        head_dtype: head,
         cache_dir,
         revision,
       });

@@ -14,6 +14,7 @@ import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
 import { requestDevice } from "../load/device.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { trainedContext } from "../load/survey.js";
+import { HEAD_DTYPES, type HeadDType } from "../quant/index.js";
 import {
   cacheOption,
   deviceOption,
@@ -42,6 +43,7 @@ export interface GenerateFlags {
   doubleQuant?: boolean;
   dtype: FromPretrainedOptions["dtype"];
   computeDtype?: "float32" | "bfloat16" | "int8";
+  headDtype?: HeadDType;
   maxNewTokens?: number;
   doSample?: boolean;
   greedy?: boolean;
@@ -85,6 +87,9 @@ export function generateCommand(): Command {
         "--compute-dtype <name>",
         "products with bf16 weights (default: bfloat16) and 4-bit weights (default: float32; fastest: int8)",
       ).choices(["float32", "bfloat16", "int8"]),
+    )
+    .addOption(
+      new Option("--head-dtype <name>", "keep the output head in 8 bits, whatever the rest is in").choices(HEAD_DTYPES),
     )
     .optionsGroup("Generation (defaults: the model's own):")
     .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
@@ -205,7 +210,7 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
     throw new OptionError("--compute-dtype int8 is for 4-bit weights: it needs --load-in-4bit");
   }
   const compute_dtype = flags.computeDtype === "int8" ? undefined : flags.computeDtype;
-  const common = { dtype, revision, cache_dir, compute_dtype };
+  const common = { dtype, revision, cache_dir, compute_dtype, head_dtype: flags.headDtype };
   if (flags.loadIn8bit) return { ...common, load_in_8bit: true };
   if (!flags.loadIn4bit) return common;
   return {

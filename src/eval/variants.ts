@@ -1,11 +1,12 @@
 // The storages that comparisons are made in, by the names that tables show. What stays dense is multiplied as its dtype
 // says: f32 and f16 exactly, bf16 in bf16 unless the name says "-f32". 4-bit products are exact unless the name ends in
-// what they are rounded to. "-kv8" keeps keys and values in 8 bits.
+// what they are rounded to. "-kv8" keeps keys and values in 8 bits, "-h8" the output head.
 
 import { OptionError, suggestion } from "../core/errors.js";
 import type { CacheDType } from "../nn/cache.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
+import type { HeadDType } from "../quant/index.js";
 
 export interface Variant {
   /** dtype of what is not quantized. */
@@ -13,6 +14,8 @@ export interface Variant {
   readonly quantization: BitsAndBytesOptions | undefined;
   /** Products with what stays dense, where they are not what the dtype stands for. */
   readonly compute?: Compute;
+  /** What the output head is kept in, where not in `dtype`. */
+  readonly head?: HeadDType;
   /** What keys and values are kept in, where not what the dtype says. */
   readonly cache?: CacheDType;
 }
@@ -29,11 +32,13 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   "bf16-f32": { dtype: "bfloat16", quantization: undefined, compute: "f32" },
   f16: { dtype: "float16", quantization: undefined },
   int8: { dtype: "bfloat16", quantization: { load_in_8bit: true } },
+  "int8-h8": { dtype: "bfloat16", quantization: { load_in_8bit: true }, head: "int8" },
   "int8-kv8": { dtype: "bfloat16", quantization: { load_in_8bit: true }, cache: "i8" },
   nf4: { dtype: "bfloat16", quantization: four("nf4") },
   "nf4-dq": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
   "nf4-bf16": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "bfloat16" }) },
   "nf4-int8": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }) },
+  "nf4-int8-h8": { dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }), head: "int8" },
   fp4: { dtype: "bfloat16", quantization: four("fp4") },
 };
 

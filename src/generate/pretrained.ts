@@ -10,6 +10,7 @@ import { loadCausalLM } from "../load/index.js";
 import { type DeviceName, type Platform, SOURCE_OPTIONS, type SourceOptions } from "../load/platform.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
+import { HEAD_DTYPES, type HeadDType, headScheme } from "../quant/index.js";
 import { PreTrainedModel } from "./model.js";
 
 export interface FromPretrainedOptions {
@@ -25,10 +26,16 @@ export interface FromPretrainedOptions {
   /**
    * Products with matrices that stay dense: "float32" is exact; "bfloat16" lets kernels round activations to bf16 before
    * they meet a bf16 matrix, which is faster where the machine multiplies such pairs. By default a bf16 model is
-   * multiplied in bf16, as it is in Python, and every other one exactly. What is quantized to 4 bits has
-   * `bnb_4bit_compute_dtype` of its own.
+   * multiplied in bf16, as it is in Python, and every other one exactly; attention over keys and values in bf16 goes with
+   * it. What is quantized to 4 bits has `bnb_4bit_compute_dtype` of its own.
    */
   compute_dtype?: FloatName;
+  /**
+   * "int8" keeps the output head in 8 bits (LLM.int8()), whatever the rest of the model is stored in. Every token reads the
+   * whole head, which is a good part of a small model's bytes. A head that shares its matrix with the embedding gets one of
+   * its own. "auto", the default, leaves it in full precision unless `llm_int8_skip_modules` says otherwise.
+   */
+  head_dtype?: HeadDType;
   /**
    * "cpu" (Node), "webgpu" (in Node also "webgpu:1" for the second GPU), "wasm", "reference", "auto" (a GPU if there is one
    * and the model fits it; `model.device.reason` says why), or a device that the caller opened and closes.
@@ -57,6 +64,7 @@ const FIELDS: readonly (keyof FromPretrainedOptions)[] = [
   "dtype",
   "torch_dtype",
   "compute_dtype",
+  "head_dtype",
   "device",
   "threads",
   ...SOURCE_OPTIONS,
@@ -99,6 +107,12 @@ function checkTypes(options: FromPretrainedOptions): void {
   want("device", "a name or a Device", (value) => text(value) || value instanceof Device);
   want("progress_callback", "a function", (value) => typeof value === "function");
   want("signal", "an AbortSignal", (value) => value instanceof AbortSignal);
+  const { head_dtype = "auto" } = options;
+  if (!HEAD_DTYPES.includes(head_dtype)) {
+    throw new OptionError(`head_dtype must be "${HEAD_DTYPES.join('" or "')}", got ${JSON.stringify(head_dtype)}`, {
+      details: { option: "head_dtype" },
+    });
+  }
   if (options.threads !== undefined && options.device instanceof Device) {
     throw new OptionError("threads cannot be chosen for a device that is open already", {
       details: { option: "threads" },
@@ -156,6 +170,7 @@ export function autoModel(platform: Platform): AutoModel {
             dtype: options.dtype ?? options.torch_dtype ?? "auto",
             quantization,
             compute,
+            head: headScheme(options.head_dtype),
             progress_callback,
             signal,
           });

@@ -9,7 +9,7 @@ import { readJsonFile } from "../formats/json.js";
 import type { Source } from "../formats/source.js";
 import { architectureOf } from "../models/index.js";
 import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
-import type { FloatDType } from "../nn/weight.js";
+import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
@@ -25,6 +25,8 @@ export interface LoadOptions {
   readonly quantization: BitsAndBytesConfig | undefined;
   /** How matrices that stay dense are multiplied; by default as the dtype says (see `denseScheme`). */
   readonly compute?: Compute;
+  /** How the output head is stored; by default like the rest, or in full precision where the rest is quantized. */
+  readonly head?: Scheme;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
@@ -108,25 +110,20 @@ export async function loadCausalLM(source: Source, options: LoadOptions): Promis
   const { device, quantization } = options;
   const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, options.dtype);
   const scheme = schemeOf(quantization);
-  const steps = plan(
-    model,
-    architecture,
-    checkpoint,
-    dtype,
-    scheme,
-    quantization?.llm_int8_skip_modules ?? null,
-    options.compute,
-  );
+  const { compute, head } = options;
+  const skip = quantization?.llm_int8_skip_modules ?? null;
+  const steps = plan(model, architecture, checkpoint, { dtype, scheme, skip, compute, head });
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });
+    model.compute = compute ?? computeFor(dtype);
     model.prepare(device);
   } catch (error) {
     model.dispose();
     throw error;
   }
   const warnings = [...checkpoint.warnings];
-  const unknown = unknownModules(model, (scheme && quantization?.llm_int8_skip_modules) ?? []);
+  const unknown = unknownModules(model, (scheme && skip) ?? []);
   if (unknown.length > 0) {
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
     const near = suggestion(unknown[0]!, [...new Set(names)]);

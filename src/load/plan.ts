@@ -6,7 +6,7 @@ import type { Checkpoint } from "../formats/checkpoint.js";
 import type { TensorInfo } from "../formats/safetensors.js";
 import type { Source } from "../formats/source.js";
 import type { Architecture, CausalLM } from "../nn/decoder.js";
-import { Linear, type Matrix, type Module, type Parameter } from "../nn/module.js";
+import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 
@@ -29,8 +29,52 @@ export interface Plan {
   readonly bytes: number;
 }
 
+/** What the output head of a language model is called. */
+const HEAD = "lm_head";
 /** The head of a language model stays in full precision, and with it what is tied to it. */
-const DEFAULT_SKIP: readonly string[] = ["lm_head"];
+const DEFAULT_SKIP: readonly string[] = [HEAD];
+
+/** How the parameters of a model are stored. */
+export interface Storage {
+  /** Of everything that is not quantized. */
+  readonly dtype: FloatDType;
+  /** For the quantized linears; absent: there are none. */
+  readonly scheme?: Scheme | undefined;
+  /** Modules that `scheme` is not for; by default the output head. */
+  readonly skip?: readonly string[] | null;
+  /** For the output head, whatever `skip` says. A head that is tied gets a matrix of its own. */
+  readonly head?: Scheme | undefined;
+  /** How matrices that stay dense are multiplied, where that is not what `dtype` stands for. */
+  readonly compute?: Compute | undefined;
+}
+
+/** The scheme of each matrix of a model. */
+export function schemesOf(model: Module, { dtype, scheme, skip, head, compute }: Storage): Map<Matrix, Scheme> {
+  const quantized = new Set(scheme ? quantizedModules(model, skip ?? null).map((path) => `${path}.weight`) : []);
+  const schemes = new Map<Matrix, Scheme>();
+  for (const [name, parameter] of model.named_parameters()) {
+    if (!("product" in parameter) || schemes.has(parameter)) continue;
+    if (head && name === `${HEAD}.weight`) schemes.set(parameter, head);
+    else schemes.set(parameter, quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product, compute));
+  }
+  return schemes;
+}
+
+/**
+ * Gives the output head a matrix of its own if it shares one.
+ * @returns the name of what it shared, or undefined
+ */
+export function untieHead(model: Module): string | undefined {
+  const [, head] = [...model.named_modules()].find(([path]) => path === HEAD) ?? [];
+  if (!(head instanceof Linear)) return undefined;
+  const shared = [...model.named_parameters()].find(([name, one]) => one === head.weight && name !== `${HEAD}.weight`);
+  if (!shared) return undefined;
+  const { weight } = head;
+  weight.product = false;
+  head.weight = new Matrix(...weight.shape);
+  head.weight.product = true;
+  return shared[0];
+}
 
 /**
  * Names of the modules that a quantization scheme is applied to: every Linear but those that `skip` names (the output
@@ -58,21 +102,12 @@ export function unknownModules(model: Module, skip: readonly string[]): string[]
 }
 
 /**
- * Fits a checkpoint to a model.
- * @param scheme for the quantized linears; undefined keeps everything in `dtype`
- * @param compute how matrices that stay dense are multiplied, where that is not what `dtype` stands for
+ * Fits a checkpoint to a model, whose head is untied if it is stored in its own way.
  * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
  */
-export function plan(
-  model: CausalLM,
-  architecture: Architecture,
-  checkpoint: Checkpoint,
-  dtype: FloatDType,
-  scheme: Scheme | undefined,
-  skip: readonly string[] | null,
-  compute?: Compute,
-): Plan {
-  const quantized = new Set(scheme ? quantizedModules(model, skip).map((path) => `${path}.weight`) : []);
+export function plan(model: CausalLM, architecture: Architecture, checkpoint: Checkpoint, storage: Storage): Plan {
+  const shared = storage.head && untieHead(model);
+  const schemes = schemesOf(model, storage);
   const parameters = new Map(model.named_parameters());
   const sources = new Map<string, TensorInfo>();
   const unexpected: string[] = [];
@@ -88,7 +123,7 @@ export function plan(
   const items = new Map<Parameter | Matrix, PlanItem>();
   const missing = new Map<Parameter | Matrix, string>();
   for (const [name, parameter] of parameters) {
-    const source = sources.get(name);
+    const source = sources.get(name) ?? (shared && name === `${HEAD}.weight` ? sources.get(shared) : undefined);
     if (source === undefined) {
       if (!items.has(parameter) && !missing.has(parameter)) missing.set(parameter, name);
       continue;
@@ -96,12 +131,11 @@ export function plan(
     missing.delete(parameter);
     if (items.has(parameter)) continue; // tied, and the file stores it under both names
     checkShape(name, parameter, source);
-    const matrix = "product" in parameter;
     items.set(parameter, {
       name,
       parameter,
       source,
-      scheme: matrix ? (quantized.has(name) ? scheme : denseScheme(dtype, parameter.product, compute)) : undefined,
+      scheme: "product" in parameter ? schemes.get(parameter) : undefined,
     });
   }
   if (missing.size > 0) {

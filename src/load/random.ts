@@ -5,10 +5,9 @@ import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
-import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
-import type { Compute } from "../ops/linear.js";
-import { quantizedModules } from "./plan.js";
+import { type Storage, schemesOf, untieHead } from "./plan.js";
 
 const PIECE = 1 << 21;
 /** As transformers initialises. */
@@ -40,30 +39,25 @@ function normals(seed: number): (count: number) => Float32Array {
   };
 }
 
-/** Fills every parameter of a declared model: matrices with random values, vectors with ones. If it throws, dispose the model. */
-export async function fillRandomly(
-  device: Device,
-  model: CausalLM,
-  dtype: FloatDType,
-  scheme: Scheme | undefined,
-  seed = 1,
-  compute?: Compute,
-): Promise<void> {
+/**
+ * Fills every parameter of a declared model: matrices with random values, vectors with ones. The head is untied if it is
+ * stored in its own way. If it throws, dispose the model.
+ */
+export async function fillRandomly(device: Device, model: CausalLM, storage: Storage, seed = 1): Promise<void> {
   const draw = normals(seed);
-  const quantized = new Set(scheme ? quantizedModules(model, null).map((path) => `${path}.weight`) : []);
+  if (storage.head) untieHead(model);
+  const schemes = schemesOf(model, storage);
   for (const [name, parameter] of model.named_parameters()) {
     if (parameter.filled) continue;
     if (!(parameter instanceof Matrix)) {
       const { shape } = parameter;
-      parameter.fill(scope(() => contiguous(Tensor.from(device, new Float32Array(shape[0]!).fill(1), shape), dtype)));
+      parameter.fill(
+        scope(() => contiguous(Tensor.from(device, new Float32Array(shape[0]!).fill(1), shape), storage.dtype)),
+      );
       continue;
     }
     const [outputs, inputs] = parameter.shape;
-    const builder = (quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product, compute)).begin(
-      device,
-      parameter.shape,
-      name,
-    );
+    const builder = schemes.get(parameter)!.begin(device, parameter.shape, name);
     const step = Math.max(1, Math.floor(PIECE / inputs / builder.granularity)) * builder.granularity;
     try {
       for (let at = 0; at < outputs; at += step) {
@@ -80,5 +74,6 @@ export async function fillRandomly(
       throw error;
     }
   }
+  model.compute = storage.compute ?? computeFor(storage.dtype);
   model.prepare(device);
 }

@@ -71,14 +71,14 @@ export function trainedContext(config: ConfigJson): number | undefined {
  */
 export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
   const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, wanted);
-  const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, as, undefined, null);
+  const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as });
   const sizes: SchemeSize[] = [
     { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },
     { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: plannedBytes(dense("bf16"), "bf16") },
   ];
   for (const [name, options] of QUANTIZED) {
     const scheme = schemeOf(new BitsAndBytesConfig(options));
-    const bytes = plannedBytes(plan(model, architecture, checkpoint, dtype, scheme, null), dtype);
+    const bytes = plannedBytes(plan(model, architecture, checkpoint, { dtype, scheme }), dtype);
     sizes.push({ name, options: { quantization_config: options }, bytes });
   }
   let parameters = 0;

@@ -5,6 +5,15 @@ import type { BitsAndBytesConfig } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
 import { llmInt8Scheme } from "./llm-int8.js";
 
+/** What the output head may be stored in: like the rest of the model says, or in 8 bits. */
+export const HEAD_DTYPES = ["auto", "int8"] as const;
+export type HeadDType = (typeof HEAD_DTYPES)[number];
+
+/** The scheme of an output head of its own; undefined for "auto". LLM.int8() with its usual threshold. */
+export function headScheme(dtype: HeadDType | undefined): Scheme | undefined {
+  return dtype === "int8" ? llmInt8Scheme(6) : undefined;
+}
+
 /** The scheme for the linears of a model, or undefined if they stay as they are. */
 export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undefined {
   const method = config?.quantization_method();

@@ -8,7 +8,6 @@ import { decodeTimes, prefillTimes, recordTimes } from "../../src/eval/speed.js"
 import { fillRandomly } from "../../src/load/random.js";
 import { architectureOf } from "../../src/models/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
-import { schemeOf } from "../../src/quant/index.js";
 import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 
@@ -80,7 +79,7 @@ describe("timings on slow devices", () => {
       max_position_embeddings: 128,
     };
     model = (await architectureOf(config)).build(config);
-    await fillRandomly(device, model, "f32", schemeOf(undefined), 1, undefined);
+    await fillRandomly(device, model, { dtype: "f32" });
   });
   afterAll(async () => {
     model.dispose();

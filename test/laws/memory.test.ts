@@ -134,7 +134,7 @@ test.each(["none", "llm_int8", "nf4"])("while a model is filled with random valu
   const count = await starve(device, async () => {
     const model = (await architectureOf(config)).build(config);
     try {
-      await fillRandomly(device, model, "bf16", scheme);
+      await fillRandomly(device, model, { dtype: "bf16", scheme });
     } finally {
       model.dispose();
     }
@@ -153,7 +153,7 @@ test("a file that is gone while it is read leaves nothing", async () => {
   for (const scheme of schemes) {
     for (let n = 0; ; n++) {
       const model = architecture.build(config);
-      const steps = plan(model, architecture, checkpoint, "f32", scheme, null);
+      const steps = plan(model, architecture, checkpoint, { dtype: "f32", scheme });
       if (n === steps.items.length) break;
       const items = steps.items.map((item, i) =>
         i === n ? { ...item, source: { ...item.source, file: join(folder, "gone.safetensors") } } : item,

@@ -29,6 +29,14 @@ interface Staging {
   readonly bytes: number;
 }
 
+/** What a scratch block holds, for kernels that would make it again. */
+interface Held {
+  readonly block: Block;
+  readonly key: string;
+  readonly source: Block;
+  readonly marked: readonly { readonly block: Block; readonly byte: number }[];
+}
+
 export interface ReadBack {
   readonly bytes: Uint8Array;
   /** Calls that had failed so far at this point of the queue. */
@@ -51,8 +59,7 @@ export class Queue {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #slot = 0;
-  /** What a scratch block holds, for kernels that would make it again. */
-  #held: { readonly block: Block; readonly key: string; readonly source: Block } | undefined;
+  #held: Held | undefined;
   /** While a tape is made: where dispatches go instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
@@ -71,6 +78,7 @@ export class Queue {
       uid: 0,
       groups: new Set(),
       tapes: new Set(),
+      derived: new Map(),
     };
     this.pipelines = new Pipelines(device, this.flag, () => {
       const { call } = this;
@@ -111,14 +119,43 @@ export class Queue {
     this.#dispatches++;
   }
 
-  /** Notes what a block was made of: `key`, from `source`. It lasts until either is written again. */
-  hold(block: Block, key: string, source: Block): void {
-    this.#held = { block, key, source };
+  /**
+   * Notes what a block was made of: `key`, from `source`, and what was marked on the way (columns of outliers). It lasts
+   * until one of them is written again.
+   */
+  hold(block: Block, key: string, source: Block, marked: Held["marked"] = []): void {
+    this.#held = { block, key, source, marked };
   }
 
-  /** True if the block still is what `hold` was told. */
-  holds(block: Block, key: string): boolean {
-    return this.#held?.block === block && this.#held.key === key;
+  /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
+  holds(block: Block, key: string, mark?: Held["marked"][number]): boolean {
+    const held = this.#held;
+    if (held?.block !== block || held.key !== key) return false;
+    return !mark || held.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
+  }
+
+  /**
+   * What `make` records into a block of `bytes`, given `source`: kept under `key` until `source` is written or freed. A
+   * tape finds it made, unless the tape itself writes `source` before: then it is made anew whenever the tape runs.
+   */
+  derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
+    const tape = this.#tape;
+    if (tape?.written.has(source)) {
+      const block = this.buffers.scratch("derived", bytes);
+      make(block);
+      return block;
+    }
+    const found = this.buffers.derive(source, key, bytes);
+    if (!found.fresh) {
+      this.#tape = undefined;
+      try {
+        make(found.block);
+      } finally {
+        this.#tape = tape;
+      }
+      found.fresh = true;
+    }
+    return found.block;
   }
 
   /** Records a copy between blocks; offsets and size are multiples of 4. */
@@ -177,6 +214,7 @@ export class Queue {
   play(tape: Tape, first: number): void {
     this.submit();
     this.#held = undefined;
+    for (const block of tape.written) this.#outdate(block);
     this.call = first;
     if (tape.number(first)) {
       this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
@@ -294,7 +332,19 @@ export class Queue {
   }
 
   #wrote(block: Block): void {
-    if (this.#held && (this.#held.block === block || this.#held.source === block)) this.#held = undefined;
+    const held = this.#held;
+    const marked = held?.marked.some((one) => one.block === block);
+    if (held?.block === block || held?.source === block || marked) this.#held = undefined;
+    this.#tape?.written.add(block);
+    this.#outdate(block);
+  }
+
+  /** What was made of a block no longer holds, nor do tapes that found it made. */
+  #outdate({ derived }: Block): void {
+    for (const one of derived.values()) {
+      one.fresh = false;
+      for (const tape of one.block.tapes) tape.stale = true;
+    }
   }
 
   #copy(step: CopyStep): void {

@@ -1,7 +1,8 @@
 // Builds and runs the tests or benches of the kernels with the compiler alone, no add-on:
 //   node native/test/run.mjs test|bench [matrix|attention] [--sanitize=address,undefined] [arguments of the program]
 // CXX names the compiler. For another machine: OCTAVO_ARCH=arm64, CXX its cross compiler, OCTAVO_EMULATOR what runs its
-// programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu"). OCTAVO_BENCH_CLOCK=cpu: see bench.h.
+// programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu"). OCTAVO_LEVELS names the instruction sets to build for ("amx"),
+// otherwise all of them. OCTAVO_BENCH_CLOCK=cpu: see bench.h.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -22,7 +23,8 @@ const AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"];
 // Matrix units are emulated everywhere; where there are some, they are tested as well.
 const hasTiles = existsSync("/proc/cpuinfo") && readFileSync("/proc/cpuinfo", "utf8").includes(" amx_bf16");
-const LEVELS =
+const wanted = process.env.OCTAVO_LEVELS?.split(/[\s,]+/);
+const ALL_LEVELS =
   process.env.OCTAVO_ARCH === "arm64" || process.arch === "arm64"
     ? { neon: [], dotprod: ["-march=armv8.2-a+dotprod+fp16"] }
     : {
@@ -32,8 +34,11 @@ const LEVELS =
         avx512: AVX512,
         avx512bf16: [...AVX512, "-mavx512bf16"],
         amx_emulated: [...AVX512, "-mavx512bf16", "-DOCTAVO_AMX_EMULATED"],
-        ...(hasTiles && { amx: [...AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"] }),
+        amx: [...AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
       };
+const LEVELS = Object.fromEntries(
+  Object.entries(ALL_LEVELS).filter(([level]) => wanted?.includes(level) ?? (level !== "amx" || hasTiles)),
+);
 const COMMON = [
   ..."-std=c++17 -fno-rtti -fno-math-errno -fno-trapping-math -ffp-contract=fast".split(" "),
   ..."-Wall -Wextra -Werror -Wno-psabi -MMD -pthread".split(" "),
@@ -65,10 +70,8 @@ const SHARED = ["memory", "panels", "pool", "sentence", "spin"];
 /** The levels of a kernel file: those of its `// isa:` line, as in scripts/build-native.mjs. */
 function levelsOf(source) {
   const line = /^\/\/ isa:\s*(.+)$/m.exec(readFileSync(source, "utf8"))?.[1] ?? "portable avx2 avx512";
-  const wanted = line.trim().split(" ");
-  return Object.entries(LEVELS).filter(
-    ([level]) => level === "neon" || wanted.includes(level.replace("_emulated", "")),
-  );
+  const names = line.trim().split(" ");
+  return Object.entries(LEVELS).filter(([level]) => level === "neon" || names.includes(level.replace("_emulated", "")));
 }
 
 function jobsOf(group) {

@@ -45,6 +45,9 @@ function generator(seed: number): () => number {
   };
 }
 
+/** Rows of activations that no matrix unit passes by: AMX takes products of more than 12 rows, attention from 16 on. */
+const MANY = 19;
+
 /** All cases. Shapes are multiples of nothing, so that tails are met. */
 export function selfTestCases(): SelfTestCase[] {
   const random = generator(20240607);
@@ -110,13 +113,15 @@ export function selfTestCases(): SelfTestCase[] {
   ): void => void cases.push({ op, what, inputs, attributes, tolerance });
 
   for (const dtype of ["f32", "bf16", "f16"] as const) {
-    for (const rows of [1, 5]) {
+    for (const rows of [1, 5, MANY]) {
       const w = floats([37, 101], dtype, 0.1);
       const x = floats([rows, 101]);
       const parts = [floats([37], dtype), floats([rows, 37])];
       add("linear", `${dtype}, ${rows} rows`, FLOAT, [x, w, ...parts], [ACT.none, 0]);
       add("linear", `${dtype}, ${rows} rows, panels`, FLOAT, [x, packed(w), ...parts], [ACT.silu, 0]);
     }
+    const wide = [floats([MANY, 104]), packed(floats([37, 104], dtype, 0.1)), undefined, undefined];
+    add("linear", `${dtype}, ${MANY} rows, in bf16`, BF16, wide, [ACT.none, 1]);
     const table = floats([23, 19], dtype);
     add("embedding", dtype, 0, [table, ints([2, 7], 23)]);
     add("embedding", `${dtype}, panels`, 0, [packed(table), ints([2, 7], 23)]);
@@ -128,7 +133,7 @@ export function selfTestCases(): SelfTestCase[] {
     add("unpack", dtype, 0, [packed(floats([21, 35], dtype)), zeros([21, 35], dtype)]);
   }
 
-  for (const rows of [1, 6]) {
+  for (const rows of [1, 6, MANY]) {
     const x = withOutliers([rows, 133]);
     const codes = codes8([39, 133]);
     const parts = [floats([39], "bf16"), floats([rows, 39]), zeros([133], "u8")];
@@ -151,7 +156,7 @@ export function selfTestCases(): SelfTestCase[] {
     const code = FOUR_BIT[kind];
     const plain = [undefined, undefined, undefined];
     const twice = [ints([27], 256, "u8"), positive([1]), map, floats([1])];
-    for (const rows of [1, 4]) {
+    for (const rows of [1, 4, MANY]) {
       const x = floats([rows, 192]);
       const codes = codes4([18, 192]);
       const absmax = positive([54], 0.2);
@@ -220,6 +225,18 @@ export function selfTestCases(): SelfTestCase[] {
       [floats([2, 1, 4, 17]), kv(), kv(), undefined, exactly(11), undefined, undefined, positive([4]), undefined],
       [0.25, 1, 0, 0, 0],
     );
+    add(
+      "attention",
+      `${dtype}, a prompt`,
+      FLOAT,
+      [
+        floats([1, MANY, 4, 17]),
+        floats([1, 2, MANY, 17], dtype),
+        floats([1, 2, MANY, 21], dtype),
+        ...Array<undefined>(6).fill(undefined),
+      ],
+      [0.25, 1, 0, 0],
+    );
   }
   const halves = (): CaseOperand => floats([2, 2, 13, 17], "bf16");
   const few = [undefined, exactly(6), undefined, undefined, undefined, undefined];
@@ -277,6 +294,19 @@ export function selfTestCases(): SelfTestCase[] {
       undefined,
     ],
     [0.25, 1, 0, 0, 0],
+  );
+  add(
+    "attention",
+    "i8, a prompt",
+    STEPS,
+    [
+      floats([1, MANY, 4, 17]),
+      codes8([1, 2, MANY, 17]),
+      codes8([1, 2, MANY, 21]),
+      positive([2, 1, 2, MANY], 0.02),
+      ...Array<undefined>(5).fill(undefined),
+    ],
+    [0.25, 1, 0, 0],
   );
   const scales = zeros([2, 2, 9], "f32");
   add("kv_append", "i8", 0, [floats([2, 3, 2, 5]), exactly(4), codes8([2, 2, 9, 5]), scales]);

@@ -5,6 +5,7 @@
 import type { Block } from "./buffers.js";
 import type { Piece } from "./call.js";
 import { tagOf } from "./errors.js";
+import type { Check } from "./scopes.js";
 import type { Shader } from "./shader.js";
 
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
@@ -46,6 +47,8 @@ export class Tape {
   readonly reports: { readonly at: number; readonly call: number }[] = [];
   steps: readonly (DispatchStep | CopyStep)[] = [];
   uniforms: GPUBuffer | undefined;
+  /** Whether what it is made of came to be, as far as that is not known yet. */
+  checks: readonly Check[] = [];
 
   /** Room for one more slot; gives its number. */
   slot(): number {
@@ -92,6 +95,12 @@ export class Tape {
       pass.dispatchWorkgroups(step.x, step.y);
     }
     pass?.end();
+  }
+
+  /** What is still not known of what it is made of. */
+  unknown(): readonly Check[] {
+    if (this.checks.length > 0) this.checks = this.checks.filter(({ known }) => !known);
+    return this.checks;
   }
 
   destroy(): void {

@@ -93,6 +93,7 @@ bool parse_operand(Spec& spec, const char* word, size_t length) {
   for (; at < end; at++) {
     if (*at == '?') o.optional = true;
     else if (*at == '!') (o.mutated ? o.replaced : o.mutated) = true;
+    else if (*at == '+') o.marked = true;
     else if (*at == '~') o.strided = true;
     else if (*at == '@') o.panels = true;
     else return false;
@@ -278,8 +279,8 @@ bool OperandReader::next(Reach& reach) {
     if (bytes >= 0 && reach.begin <= UINT64_MAX - (uint64_t)bytes) reach.end = reach.begin + (uint64_t)bytes;
   }
   const bool output = index_ >= spec_.input_count;
-  reach.written = output || o.mutated;
-  reach.read = !output && !o.replaced;
+  reach.written = output || (o.mutated && !o.marked);
+  reach.read = !output && !o.replaced && !o.marked;
   reach.whole = (output || o.replaced) && !strided;
   at_ += 4 + rank * (strided ? 2 : 1);
   index_++;

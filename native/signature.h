@@ -11,6 +11,7 @@ struct OperandSpec {
   int8_t same_as;
   bool leading, optional, mutated, strided, panels;
   bool replaced;  // written in place, all of it
+  bool marked;    // marks are added in place, and hold whatever becomes of the command
   int8_t rank;  // without the leading dims
   // Number of a named dim (>= 0), or -1 - size for a literal one.
   int64_t dims[kMaxRank];

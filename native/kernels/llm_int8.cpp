@@ -129,7 +129,7 @@ const char* llm_int8_linear(const Call& call) {
 
 OCTAVO_KERNELS(llm_int8, {"llm_int8_linear",
                           "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? "
-                          "residual[..,N]:f32? seen[K]:u8?! ; threshold:f32 act:i32 -> y[..,N]:f32",
+                          "residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
                           llm_int8_linear})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -100,7 +100,7 @@ export class Poison {
 function reachesOf(words: Int32Array, start: number, { inputs, outputs }: Signature): Reach[] {
   const reaches: Reach[] = [];
   let at = start + 3;
-  for (const [index, { mutated, replaced }] of [...inputs, ...outputs].entries()) {
+  for (const [index, { mutated, replaced, marked }] of [...inputs, ...outputs].entries()) {
     const header = words[at]!;
     if (header === 0) {
       at++;
@@ -117,8 +117,8 @@ function reachesOf(words: Int32Array, start: number, { inputs, outputs }: Signat
       buffer: words[at + 1]!,
       begin,
       end: begin + bytesOf(DTYPES[(header >>> 8) & 0xff]!, elements),
-      read: !output && !replaced,
-      written: output || mutated,
+      read: !output && !replaced && !marked,
+      written: output || (mutated && !marked),
       whole: (output || replaced) && !strided,
     });
     at += 4 + rank + (strided ? rank : 0);

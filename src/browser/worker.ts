@@ -112,8 +112,11 @@ class Host {
   async #dispose(): Promise<undefined> {
     const held = this.#held;
     this.#held = undefined;
-    await held?.model[Symbol.asyncDispose]();
-    await held?.device.close();
+    try {
+      await held?.model[Symbol.asyncDispose]();
+    } finally {
+      await held?.device.close();
+    }
     return undefined;
   }
 

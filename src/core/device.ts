@@ -32,7 +32,7 @@ export class Device implements AsyncDisposable {
     this.backend = backend;
     this.arena = new Arena(
       backend,
-      () => this.flush(),
+      () => this.#settle(),
       (buffer) => this.commands.forget(buffer),
     );
     backend.kernels.forEach((kernel, id) => {
@@ -138,6 +138,12 @@ export class Device implements AsyncDisposable {
     }
   }
 
+  /** Hands over what is recorded before memory goes back; a device that is gone takes nothing, and needs nothing. */
+  #settle(): void {
+    if (this.backend.lost) this.commands.reset();
+    else this.flush();
+  }
+
   allocate(bytes: number, label: string): Block {
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
     if (this.commands.length > FLUSH_WORDS && !this.#capturing) this.flush();
@@ -184,7 +190,7 @@ export class Device implements AsyncDisposable {
 
   async close(): Promise<void> {
     if (this.#closed) return;
-    this.flush();
+    this.#settle();
     this.#closed = true;
     await this.backend.close();
   }

@@ -4,7 +4,8 @@
 //
 // operand  = name [dims] :dtypes flags      dims: names bind, numbers must match, `..` stands for any leading dims
 // dtypes   = one or several with `|`; an output may say `=x` for "the dtype of operand x"
-// flags    = `?` optional   `!` written in place   `!!` in place and all of it   `~` may be strided (its last dim must still be contiguous)
+// flags    = `?` optional   `!` written in place   `!!` in place and all of it   `!+` marks are added to it, and hold
+//            whatever becomes of the command   `~` may be strided (its last dim must still be contiguous)
 //            `@` may be in the device's own panel layout
 // attrs    = after `;`: name:i32 or name:f32, passed as one word each
 // This file parses and checks; it knows nothing of devices or of what an op computes.
@@ -26,6 +27,8 @@ export interface OperandSpec {
   readonly mutated: boolean;
   /** Written in place, every element of it: what was there before does not matter. */
   readonly replaced: boolean;
+  /** Marks are added in place: they outlive commands that fail, and a command never depends on them. */
+  readonly marked: boolean;
   readonly strided: boolean;
   readonly panels: boolean;
 }
@@ -191,7 +194,7 @@ function bad(text: string, why: string): OctavoError {
   return new OctavoError("ERR_SIGNATURE", `signature "${text}": ${why}`);
 }
 
-const OPERAND = /^(\w+)\[([^\]]*)\](?::(=?[\w|]+))?([?!~@]*)$/;
+const OPERAND = /^(\w+)\[([^\]]*)\](?::(=?[\w|]+))?([?!+~@]*)$/;
 
 function parseOperand(text: string, word: string, slots: Map<string, number>, inputs: readonly string[]): OperandSpec {
   const match = OPERAND.exec(word);
@@ -219,6 +222,7 @@ function parseOperand(text: string, word: string, slots: Map<string, number>, in
     optional: flags.includes("?"),
     mutated: flags.includes("!"),
     replaced: flags.includes("!!"),
+    marked: flags.includes("!+"),
     strided: flags.includes("~"),
     panels: flags.includes("@"),
   };

@@ -93,6 +93,9 @@ const DEFAULT_MAX_LENGTH = 20;
 
 const FILE = "generation_config.json";
 
+/** Divided by less than this, logits leave the range of f32. */
+const COLDEST = 1e-30;
+
 const whole = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
 const share = (n: number): boolean => n >= 0 && n <= 1;
 const tokens =
@@ -151,13 +154,13 @@ export function generationConfig(
     temperature: sampling(
       "temperature",
       1,
-      (n) => n > 0 && Number.isFinite(n),
-      "a number above 0 (for the likeliest token use do_sample: false)",
+      (n) => n >= COLDEST && Number.isFinite(Math.fround(n)),
+      `a number of at least ${COLDEST} (for the likeliest token use do_sample: false)`,
     ),
     top_k: sampling("top_k", 50, whole, "a whole number of at least 0"),
     top_p: sampling("top_p", 1, (n) => share(n) && n > 0, "above 0 and at most 1"),
     min_p: sampling("min_p", 0, share, "between 0 and 1"),
-    repetition_penalty: number("repetition_penalty", 1, (n) => n > 0 && Number.isFinite(n), "a number above 0"),
+    repetition_penalty: number("repetition_penalty", 1, (n) => n >= COLDEST && n <= 1 / COLDEST, "a number above 0"),
     seed: number("seed", Math.floor(Math.random() * 2 ** 31), (n) => Number.isSafeInteger(n), "a whole number") | 0,
     eos_token_ids,
     pad_token_id: pad,

@@ -18,7 +18,7 @@ export function roundHalfEven(x: number): number {
   return down % 2 === 0 ? down : down + 1;
 }
 
-/** Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). */
+/** Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). A NaN is the scale. */
 export function quantizeRow(
   row: ArrayLike<number>,
   threshold: number,
@@ -26,10 +26,13 @@ export function quantizeRow(
   outliers?: (k: number, x: number) => void,
 ): number {
   let scale = 0;
+  let broken = false;
   for (let k = 0; k < row.length; k++) {
     const size = Math.abs(row[k]!);
-    if (size > scale && (threshold === 0 || size < threshold)) scale = size;
+    if (Number.isNaN(size)) broken = true;
+    else if (size > scale && (threshold === 0 || size < threshold)) scale = size;
   }
+  if (broken) scale = Number.NaN;
   const inverse = scale === 0 ? 0 : fround(fround(1 / scale) * 127);
   for (let k = 0; k < row.length; k++) {
     const x = row[k]!;
@@ -43,7 +46,7 @@ export function quantizeRow(
 
 export const llmInt8LinearOp = new Op({
   signature:
-    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?! ; threshold:f32 act:i32 -> y[..,N]:f32",
+    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
   reference({ x, codes, scb, bias, residual, seen, y }, { threshold, act }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
     const rowCodes = new Int8Array(inputs);

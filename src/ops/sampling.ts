@@ -79,13 +79,14 @@ export const sampleOp = new Op({
       );
       if (scores.some(Number.isNaN)) return "logits hold NaN";
       let kept = [...scores.keys()].filter((v) => scores[v]! > Number.NEGATIVE_INFINITY);
-      const byScore = (a: number, c: number) => scores[c]! - scores[a]! || a - c;
+      if (vocabulary > 0 && kept.length === 0) return "all logits are -inf";
+      const byScore = (a: number, c: number) => (scores[a] === scores[c] ? a - c : scores[c]! - scores[a]!);
       if (top_k! > 0 && top_k! < kept.length) {
         const limit = scores[[...kept].sort(byScore)[top_k! - 1]!]!;
         kept = kept.filter((v) => scores[v]! >= limit);
       }
       const highest = kept.reduce((high, v) => Math.max(high, scores[v]!), Number.NEGATIVE_INFINITY);
-      const weight = (v: number) => Math.exp(scores[v]! - highest);
+      const weight = (v: number) => (scores[v] === highest ? 1 : Math.exp(scores[v]! - highest));
       if (top_p! < 1) {
         const total = kept.reduce((sum, v) => sum + weight(v), 0);
         const ascending = [...kept].sort((a, c) => byScore(c, a));

@@ -15,8 +15,10 @@ import { copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
 import { argmax } from "../../src/ops/sampling.js";
+import { fourBitScheme } from "../../src/quant/four-bit.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { randomModel } from "../support/models.js";
+import { logitsOf, randomModel } from "../support/models.js";
 
 const SHAPE = {
   hidden_size: 32,
@@ -200,6 +202,28 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       const last = own(take(1));
       expect(Array.from(await last.readFloats()).slice(4, 12)).toEqual(new Array(8).fill(3));
     }));
+
+  test.each([
+    ["dense", (): undefined => undefined],
+    ["int8, many outliers", () => llmInt8Scheme(0.5)],
+    ["nf4 twice", () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" })],
+  ] as const)("a model that failed once works as before: %s", async (_, scheme) => {
+    const model = await randomModel(device, SHAPE, "f32", scheme());
+    try {
+      const good = [[3, 1, 4, 1, 5]];
+      const before = await logitsOf(device, model, good);
+      // What is under way behind the failure is skipped, on the same weights.
+      const failures = await Promise.all([
+        rejection(logitsOf(device, model, [[3, 1000, 4]])),
+        rejection(logitsOf(device, model, [[1000]])),
+      ]);
+      for (const error of failures) expect(error).toBeInstanceOf(KernelError);
+      expect(await logitsOf(device, model, good)).toEqual(before);
+      for (const parameter of model.parameters()) await Promise.all(parameter.tensors.map((tensor) => tensor.ready()));
+    } finally {
+      model.dispose();
+    }
+  });
 
   test("two models at once: one fails, the other's tokens are those it gives alone", async () => {
     const models = [await randomModel(device, SHAPE, "f32", undefined, 1), await randomModel(device, SHAPE, "f32")];

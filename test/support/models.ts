@@ -62,7 +62,7 @@ export async function logitsOf(
     for (const steps of parts ?? [T]) {
       const cut = <V>(rows: readonly (readonly V[])[]): V[] => rows.flatMap((row) => row.slice(at, at + steps));
       const where = cut(ids.map((_, b) => [...all.subarray(b * T, (b + 1) * T)]));
-      const logits = scope(() =>
+      using logits = scope(() =>
         model.forward({
           ids: Tensor.from(device, Int32Array.from(cut(ids)), [B, steps]),
           positions: Tensor.from(device, Int32Array.from(where), [B, steps]),
@@ -71,7 +71,6 @@ export async function logitsOf(
         }),
       );
       const values = await logits.readFloats();
-      logits.dispose();
       out.forEach((row, b) => {
         row.set(values.subarray(b * steps * vocab, (b + 1) * steps * vocab), at * vocab);
       });

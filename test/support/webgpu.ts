@@ -70,6 +70,24 @@ export function describeGPU(name: string, body: () => void): void {
   describe.skipIf(!gpu)(gpu ? name : `${name} (no adapter: ${whyNoGPU})`, body);
 }
 
+/** A GPU whose adapters hand out devices that the test can take hold of. */
+export function watched(seen: (device: GPUDevice) => void): GPU {
+  return {
+    wgslLanguageFeatures: gpu!.wgslLanguageFeatures,
+    async requestAdapter(options?: GPURequestAdapterOptions) {
+      const adapter = await gpu!.requestAdapter(options);
+      if (!adapter) return null;
+      const { info, features, limits } = adapter;
+      const requestDevice = async (wanted?: GPUDeviceDescriptor): Promise<GPUDevice> => {
+        const device = await adapter.requestDevice(wanted);
+        seen(device);
+        return device;
+      };
+      return { info, features, limits, requestDevice };
+    },
+  } as unknown as GPU;
+}
+
 let imitation: GPU | undefined;
 
 /** Dawn's null backend: an adapter with every feature that computes nothing. */

@@ -17,25 +17,7 @@ import { embedding } from "../../src/ops/embedding.js";
 import { argmax } from "../../src/ops/sampling.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
-import { describeGPU, deviceErrors, gpu } from "../support/webgpu.js";
-
-/** A GPU whose adapters hand out devices that the test can take hold of. */
-function watched(seen: (device: GPUDevice) => void): GPU {
-  return {
-    wgslLanguageFeatures: gpu!.wgslLanguageFeatures,
-    async requestAdapter(options?: GPURequestAdapterOptions) {
-      const adapter = await gpu!.requestAdapter(options);
-      if (!adapter) return null;
-      const { info, features, limits } = adapter;
-      const requestDevice = async (wanted?: GPUDeviceDescriptor): Promise<GPUDevice> => {
-        const device = await adapter.requestDevice(wanted);
-        seen(device);
-        return device;
-      };
-      return { info, features, limits, requestDevice };
-    },
-  } as unknown as GPU;
-}
+import { describeGPU, deviceErrors, gpu, watched } from "../support/webgpu.js";
 
 describeGPU("WebGPU device", () => {
   let backend: WebGPUBackend;

@@ -9,6 +9,7 @@ export const FAILURE = {
   cacheOverflow: 4,
   keysOverflow: 5,
   historyOverflow: 6,
+  noLogits: 7,
 } as const;
 
 /** Words of the head, and of each slot: number of the call, code, three numbers, padding. */
@@ -35,6 +36,8 @@ export function failureText(code: number, a: number, b: number, c: number): stri
       return `target ${a} is outside the vocabulary of ${b}`;
     case FAILURE.nan:
       return "logits hold NaN";
+    case FAILURE.noLogits:
+      return "all logits are -inf";
     case FAILURE.cacheOverflow:
       return `${a} + ${c} tokens do not fit a cache of ${b}`;
     case FAILURE.keysOverflow:

@@ -23,6 +23,8 @@ interface Options {
   readonly seen?: boolean;
   readonly act?: Act;
   readonly threshold?: number;
+  /** Put into the last row. */
+  readonly broken?: number;
   /** Share of outliers among the activations. */
   readonly share?: number;
 }
@@ -32,6 +34,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   const rows = product(lead);
   const x = activations(seed, rows * K, share);
   if (rows > 2) x.fill(0, K, 2 * K); // a row of zeros has scale 0
+  if (options.broken !== undefined) x[x.length - 1 - (K >> 1)] = options.broken;
   const codes = Int8Array.from(integers(seed + 1, N * K, -127, 127));
   const scb = normals(seed + 2, N).map((s) => Math.abs(s) + 0.01);
   if (N > 3) scb[3] = 0;
@@ -47,7 +50,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   const units = (2 * outliers + 10) * UNIT;
   const flags = `${bias ? " bias" : ""}${residual ? " residual" : ""}${options.seen ? " seen" : ""}`;
   return {
-    name: `[${lead}] K ${K} N ${N} t ${threshold} share ${share}${flags} ${act} seed ${seed}`,
+    name: `[${lead}] K ${K} N ${N} t ${threshold} share ${share}${flags} ${act} seed ${seed} ${options.broken ?? ""}`,
     inputs: [
       operand([...lead, K], x),
       operand([N, K], codes),
@@ -76,6 +79,9 @@ const linear: Family = {
     linearCase([4], 66, 33, 82, { share: 1, seen: true, bias: true }),
     linearCase([3], 66, 33, 83, { threshold: 0.5, seen: true }),
     linearCase([1], 66, 33, 84, { share: 0.2 }),
+    linearCase([1], 66, 33, 85, { broken: Number.NaN, seen: true }),
+    linearCase([3], 66, 33, 86, { broken: Number.NaN, threshold: 0 }),
+    linearCase([20], 66, 33, 87, { broken: Number.NaN, bias: true }),
     linearCase([1], 3100, 20, 90, { bias: true, seen: true }),
     linearCase([41], 1300, 37, 91, { bias: true, residual: true, seen: true, act: "gelu" }),
     linearCase([500], 21, 20, 92, { seen: true }),

@@ -7,7 +7,7 @@ import { type Case, type Family, operand, UNIT } from "../../support/conformance
 import { integers, normals } from "../../support/random.js";
 import { seeds } from "./_tools.js";
 
-type Kind = "normal" | "ties" | "holes" | "equal" | "nan";
+type Kind = "normal" | "ties" | "holes" | "equal" | "nan" | "peak" | "empty";
 
 function logitsOf(kind: Kind, B: number, V: number, seed: number): Float32Array {
   const logits = normals(seed, B * V, 3);
@@ -15,6 +15,8 @@ function logitsOf(kind: Kind, B: number, V: number, seed: number): Float32Array 
   if (kind === "ties") return logits.map((x) => Math.round(x));
   if (kind === "holes") return logits.map((x, i) => (i % V !== seed % V && i % 3 !== 0 ? Number.NEGATIVE_INFINITY : x));
   if (kind === "nan") logits[logits.length - 1] = Number.NaN;
+  if (kind === "peak") for (let b = 0; b < B; b++) logits[b * V + ((seed * 7 + b) % V)] = Number.POSITIVE_INFINITY;
+  if (kind === "empty") logits.fill(Number.NEGATIVE_INFINITY, (B - 1) * V);
   return logits;
 }
 
@@ -84,7 +86,7 @@ function sampleCase(kind: Kind, B: number, V: number, data: number, o: Sampling 
     name: `${kind} [${B},${V}] ${JSON.stringify(o)} data ${data}`,
     inputs: [operand([B, V], logitsOf(kind, B, V, data)), operand([1], Int32Array.of(counter))],
     attrs: [Math.fround(temperature), top_k, Math.fround(top_p), Math.fround(min_p), seed],
-    fails: kind === "nan",
+    fails: kind === "nan" || kind === "empty",
   };
 }
 
@@ -117,6 +119,9 @@ const sample: Family = {
     ...[1, 3, 7, 20].map((top_k, i) => sampleCase("ties", 3, 200, 200 + i, { top_k, seed: i })),
     ...Array.from({ length: 20 }, (_, i) => sampleCase("normal", 4, 50, 300 + i, { seed: i, counter: i })),
     sampleCase("nan", 2, 40, 400),
+    sampleCase("empty", 2, 40, 402),
+    sampleCase("peak", 3, 40, 403),
+    sampleCase("peak", 2, 300, 404, { top_k: 5, top_p: 0.9, min_p: 0.01 }),
     sampleCase("normal", 1, 50_257, 401, { top_k: 50, top_p: 0.95, temperature: 0.7 }),
   ],
   fuzz: fc

@@ -36,7 +36,9 @@ var<workgroup> chosen: array<u32, 4>;
 var<workgroup> sums: array<Wide, ${WIDTH}>;
 var<workgroup> ties: array<u32, ${WIDTH}>;
 fn score_at(v: u32) -> f32 { return bitcast<f32>(logits[base + v]) / P.temperature; }
-fn mass_of(score: f32) -> u32 { return u32(exp(score - top) * 2147483648.0); }
+/** e^(score - top); exactly 1 for the top itself, also if it is infinite. */
+fn share_of(score: f32) -> f32 { return select(exp(score - top), 1.0, score == top); }
+fn mass_of(score: f32) -> u32 { return u32(share_of(score) * 2147483648.0); }
 var<private> base: u32;
 var<private> top: f32;
 fn clear(lid: u32) {
@@ -195,7 +197,7 @@ const DRAW = `
     let key = key_of(score);
     if (!(score >= lowest) || key < limit) { continue; }
     if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
-    if (P.min_p > 0.0 && exp(score - top) < P.min_p) { continue; }
+    if (P.min_p > 0.0 && share_of(score) < P.min_p) { continue; }
     mine = add_wide(mine, Wide(0u, mass_of(score)));
     newest = i32(v);
   }
@@ -216,7 +218,7 @@ const DRAW = `
       let key = key_of(score);
       if (!(score >= lowest) || key < limit) { continue; }
       if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
-      if (P.min_p > 0.0 && exp(score - top) < P.min_p) { continue; }
+      if (P.min_p > 0.0 && share_of(score) < P.min_p) { continue; }
       sum = add_wide(sum, Wide(0u, mass_of(score)));
       if (above(sum, target_mass)) { found = i32(v); }
     }
@@ -249,6 +251,7 @@ const shader = family("sample", () => ({
     most = max(most, bitcast<f32>(bits) / P.temperature);
   }
   top = highest(most, lid);
+  if (top == lowest && lid == 0u) { report(${FAILURE.noLogits}u, 0u, 0u, 0u); }
   ${TOP_K}
   ${TOP_P}
   ${DRAW}`,

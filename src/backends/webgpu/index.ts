@@ -144,11 +144,11 @@ class WebGPU implements WebGPUBackend {
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
     this.#scopes = new Scopes(device);
-    this.#queue = new Queue(device, this.#scopes, (call, error) => this.#journal.fail(call, error));
-    this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
     const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
     const whole = (bytes: number): number => Math.floor(bytes / 256) * 256;
     const segment = whole(Math.min(options.buffer ?? maxBufferSize, maxBufferSize));
+    this.#queue = new Queue(device, this.#scopes, segment, (call, error) => this.#journal.fail(call, error));
+    this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
     const binding = whole(
       Math.min(options.binding ?? maxStorageBufferBindingSize, maxStorageBufferBindingSize, LARGEST_BINDING, segment),
     );

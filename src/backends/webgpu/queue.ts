@@ -62,8 +62,11 @@ export class Queue {
   #tape: Tape | undefined;
   buffers!: Buffers;
 
-  /** @param refused hears of calls that were not run, because the batch that they were in was dropped */
-  constructor(device: GPUDevice, scopes: Scopes, refused: (call: number, error: OctavoError) => void) {
+  /**
+   * @param largest bytes of a buffer, at most
+   * @param refused hears of calls that were not run, because the batch that they were in was dropped
+   */
+  constructor(device: GPUDevice, scopes: Scopes, largest: number, refused: (call: number, error: OctavoError) => void) {
     this.#device = device;
     this.#scopes = scopes;
     this.#refused = refused;
@@ -82,7 +85,7 @@ export class Queue {
       tapes: new Set(),
     };
     this.pipelines = new Pipelines(device, scopes, this.flag);
-    this.#readback = new Readback(device, scopes, this.flag);
+    this.#readback = new Readback(device, scopes, this.flag, largest);
   }
 
   /** To be called before anything is recorded: whose work it is. Of several calls the first comes first. */
@@ -93,7 +96,8 @@ export class Queue {
 
   get statistics(): QueueStatistics {
     const { size, groupsMade } = this.pipelines;
-    return { dispatches: this.#dispatches, submits: this.#submits, pipelines: size, bindGroups: groupsMade };
+    const submits = this.#submits + this.#readback.submits;
+    return { dispatches: this.#dispatches, submits, pipelines: size, bindGroups: groupsMade };
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */

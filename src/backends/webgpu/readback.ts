@@ -39,6 +39,8 @@ export interface ReadBack {
 }
 
 export class Readback {
+  /** Batches handed to the device. */
+  submits = 0;
   readonly #device: GPUDevice;
   readonly #scopes: Scopes;
   readonly #flag: Block;
@@ -47,11 +49,12 @@ export class Readback {
   /** Of blocks that are read in pieces: what copies those that are left. */
   readonly #running = new Map<Block, Set<() => void>>();
 
-  constructor(device: GPUDevice, scopes: Scopes, flag: Block) {
+  /** @param largest bytes of a buffer, at most */
+  constructor(device: GPUDevice, scopes: Scopes, flag: Block, largest: number) {
     this.#device = device;
     this.#scopes = scopes;
     this.#flag = flag;
-    this.#piece = Math.min(PIECE, Math.floor(device.limits.maxBufferSize / 4) * 4 - HEAD);
+    this.#piece = Math.min(PIECE, Math.floor(largest / 4) * 4 - HEAD);
   }
 
   /**
@@ -135,6 +138,7 @@ export class Readback {
         to += span.bytes;
       }
       this.#device.queue.submit([encoder.finish()]);
+      this.submits++;
       return staging.buffer.mapAsync(MAP_READ, 0, head + size).then(
         () => undefined,
         (error: Error) => new Error(`a read broke off: ${error.message || error.name}`, { cause: error }),

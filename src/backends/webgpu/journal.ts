@@ -1,7 +1,7 @@
 // What was submitted since the device was last known to be well. Calls fail on the device, where nobody can stop what
 // follows; so the host keeps their words, and when a read says that some call has failed, it walks them and accounts for
-// what is spoilt. While nothing fails, the words are dropped unread. What the device had no memory for counts as spoilt from the
-// beginning, and work that it dropped as failed.
+// what is spoilt. While nothing fails, the words are dropped unread. What the device had no memory for counts as spoilt
+// from the beginning, and work that it dropped as failed.
 
 import type { BackendFailure, BufferId } from "../../core/backend.js";
 import { type OctavoError, OutOfMemoryError } from "../../core/errors.js";
@@ -71,7 +71,7 @@ export class Journal {
     return this.#calls;
   }
 
-  /** Notes a new buffer, before it is used. */
+  /** Notes a new buffer, before anything is recorded that uses it. */
   made(buffer: BufferId, check: Check): void {
     this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: true, check });
   }
@@ -79,11 +79,13 @@ export class Journal {
   /** Notes bytes that the host wrote. */
   wrote(buffer: BufferId, begin: number, end: number, check: Check): void {
     this.#note({ range: { buffer, begin, end }, made: false, check });
+    this.keepShort();
   }
 
   /** Notes that a buffer was given back. */
   freed(buffer: BufferId): void {
     this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: false, check: undefined });
+    this.keepShort();
   }
 
   /** A call that could not be recorded, or that the device did not run. */
@@ -197,6 +199,5 @@ export class Journal {
   #note(entry: Entry): void {
     this.#entries.push(entry);
     this.#words += RANGE_WORDS;
-    this.keepShort();
   }
 }

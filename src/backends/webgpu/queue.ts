@@ -3,7 +3,7 @@
 // in a slot of one uniform buffer, chosen by a dynamic offset. A batch that uses something the device could not make is
 // dropped whole, so each knows whose work it holds; what is large and so new that its memory is not sure goes apart.
 
-import { type OctavoError, OutOfMemoryError } from "../../core/errors.js";
+import { DeviceError, type OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import { type Block, type Buffers, spansOf } from "./buffers.js";
 import type { Piece } from "./call.js";
 import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
@@ -31,6 +31,14 @@ export interface QueueStatistics {
 
 /** Whose work is lost when a batch is: a call, by its number (journal.ts), or a write. */
 export type Party = number | Check;
+
+/** What is told to those whose work was in a batch that needed what the device did not have. */
+function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
+  if (!cause) return undefined;
+  const text = `${cause.message}; the batch of commands that needed it was dropped`;
+  const options = { details: cause.details, cause };
+  return cause instanceof OutOfMemoryError ? new OutOfMemoryError(text, options) : new DeviceError(text, options);
+}
 
 export class Queue {
   #dispatches = 0;
@@ -198,7 +206,7 @@ export class Queue {
   play(tape: Tape, first: number, end: number): void {
     this.submit();
     for (const block of tape.blocks) this.#readback.hasten(block);
-    const unknown = tape.unknown();
+    const unknown = tape.doubtful();
     const dropped = (error: OctavoError): void => {
       tape.stale = true;
       for (let call = first; call < end; call++) this.#refused(call, error);
@@ -287,9 +295,9 @@ export class Queue {
   /** Submits what `encode` gives; `dropped` hears if the device drops it, for it uses something that is not there. */
   #hand(unknown: Iterable<Check>, dropped: (error: OctavoError) => void, encode: () => GPUCommandEncoder): void {
     const refused: Refused = (...said) => {
-      const cause = causeOf(unknown) ?? refusing("a batch of commands")(...said);
-      dropped(cause);
-      return cause;
+      const error = droppedBy(causeOf(unknown)) ?? refusing("a batch of commands")(...said);
+      dropped(error);
+      return error;
     };
     this.#scopes.guard(unchecked(), refused, () => this.#device.queue.submit([encode().finish()]));
     this.#submits++;

@@ -47,7 +47,7 @@ export class Tape {
   readonly reports: { readonly at: number; readonly call: number }[] = [];
   steps: readonly (DispatchStep | CopyStep)[] = [];
   uniforms: GPUBuffer | undefined;
-  /** Whether what it is made of came to be, as far as that is not known yet. */
+  /** Whether what it is made of came to be; those that are well are taken out as they become known. */
   checks: readonly Check[] = [];
 
   /** Room for one more slot; gives its number. */
@@ -97,9 +97,9 @@ export class Tape {
     pass?.end();
   }
 
-  /** What is still not known of what it is made of. */
-  unknown(): readonly Check[] {
-    if (this.checks.length > 0) this.checks = this.checks.filter(({ known }) => !known);
+  /** Of what it is made of, all that is not known to be well. */
+  doubtful(): readonly Check[] {
+    if (this.checks.length > 0) this.checks = this.checks.filter(({ known, error }) => !known || error);
     return this.checks;
   }
 

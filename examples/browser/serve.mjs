@@ -40,24 +40,25 @@ function rangeOf(header, size) {
  * @param {string} folder
  * @param {import("node:http").IncomingMessage} request
  * @param {import("node:http").ServerResponse} response
+ * @param {Record<string, string>} [always] headers of all answers
  */
-export function serveFile(folder, request, response) {
+export function serveFile(folder, request, response, always = ISOLATION) {
   let path = "";
   try {
     path = decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname);
     if (path.includes("\0")) throw new URIError("no path holds a zero");
   } catch {
-    response.writeHead(400, ISOLATION).end();
+    response.writeHead(400, always).end();
     return;
   }
   const file = join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
   const info = file.startsWith(folder + sep) ? statSync(file, { throwIfNoEntry: false }) : undefined;
   if (!info?.isFile()) {
-    response.writeHead(404, { ...ISOLATION, "Content-Type": "text/plain" }).end("not found\n");
+    response.writeHead(404, { ...always, "Content-Type": "text/plain" }).end("not found\n");
     return;
   }
   const headers = {
-    ...ISOLATION,
+    ...always,
     "Content-Type": TYPES[extname(file)] ?? "application/octet-stream",
     "Accept-Ranges": "bytes",
     "Cache-Control": "no-cache",

@@ -7,9 +7,10 @@
 // pieces whose size depends on the shapes alone, and the pieces are merged by their maxima and sums.
 //
 // A cache of codes in i8 is read as numbers times one scale per key: scores are multiplied by the keys' scales, weights by
-// the values'. Where bytes multiply, the products stay in codes (attention/codes.h).
+// the values'. Where bytes multiply, the products stay in codes (attention/codes.h). Where the caller allows it and the
+// machine multiplies such pairs, a cache in bf16 meets queries and weights in bf16 (attention/pairs.h).
 //
-// isa: portable avx2 avx512 amx
+// isa: portable avx2 avx512 avx512bf16 amx
 #include "../parallel.h"
 #include "../registry.h"
 #include "attention/pack.h"
@@ -129,10 +130,19 @@ void attend(const Job& job, int64_t index, int worker) {
         continue;
       }
 #endif
+#if defined(OCTAVO_PAIR_ATTENTION)
+      if (job.pairs) {
+        if (ask_k || ask_v)
+          any_strip<Pairs, true>(count, m, w, at);
+        else
+          any_strip<Pairs, false>(count, m, w, at);
+        continue;
+      }
+#endif
       if (ask_k || ask_v)
-        any_strip<true>(count, m, w, at);
+        any_strip<Floats, true>(count, m, w, at);
       else
-        any_strip<false>(count, m, w, at);
+        any_strip<Floats, false>(count, m, w, at);
     }
   }
 
@@ -222,7 +232,10 @@ const char* attention(const Call& call) {
   job.rows = job.T * job.R;
   job.Dw = kTiles ? round_up(job.D, 32) * kParts3 / 2 : job.D;
   job.tiles = kTiles && job.rows >= 16;
-  job.codes = false;
+  job.codes = job.pairs = false;
+#if defined(OCTAVO_PAIR_ATTENTION)
+  job.pairs = call.attr[4].i == 1 && job.k.dtype == DType::bf16 && job.v.dtype == DType::bf16;
+#endif
 #if defined(OCTAVO_CODE_ATTENTION)
   job.codes = !job.tiles && job.k.dtype == DType::i8 && job.v.dtype == DType::i8;
   const int64_t parts = round_up(job.D, 64) / 4 * kQueryParts;
@@ -267,7 +280,7 @@ OCTAVO_KERNELS(attention,
                {"attention",
                 "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? "
                 "cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; "
-                "scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32",
+                "scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
                 attention})
 
 }  // namespace octavo::OCTAVO_ISA

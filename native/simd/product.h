@@ -26,6 +26,7 @@ constexpr int64_t kBlockRows = 264;     // rows of one task
 constexpr int64_t kSlabRows = 528;      // rows whose activations are prepared at a time
 constexpr int64_t kChunkGroups = 8;     // groups of panels of one task
 constexpr int64_t kTaskBytes = 1 << 17; // weights of one task when decoding
+constexpr int64_t kGroupsEach = 4;      // groups for each worker, at least, before groups are made wider
 
 OCTAVO_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 OCTAVO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -73,6 +74,9 @@ Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights
   p.slab = ceil_div(p.tiles, ceil_div(p.tiles, kSlabRows / p.rows));  // slabs of nearly equal size
   p.block = at_most(p.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / p.rows);
   p.total_panels = ceil_div(n, kPanelRows);
+  p.workers = call.pool ? call.pool->threads() : 1;
+  if (!Dot::kMatrix && p.rows == 1 && p.total_panels >= kGroupsEach * wide_panels<Dot>() * p.workers)
+    p.panels = wide_panels<Dot>();
   p.groups = ceil_div(p.total_panels, p.panels);
   p.steps = weights.steps;
   p.x_bytes = align64((Dot::kMatrix ? ceil_div(p.steps, 16) * 16 : p.steps) * Dot::kSub * p.rows * 4);
@@ -80,7 +84,6 @@ Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights
     p.x_blocks = p.x_bytes;
     p.x_bytes += align64(p.steps / weights.align * 2 * p.rows * 4);
   }
-  p.workers = call.pool ? call.pool->threads() : 1;
   constexpr int64_t kRun = Dot::kMatrix ? kMatrixRunSteps : kRunSteps;
   if (weights.in_place && p.tiles == 1) {
     p.run = p.steps;
@@ -99,12 +102,15 @@ Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights
 }
 
 template <class Dot>
-TileFn tile_of(int rows) {
+TileFn tile_of(int rows, int panels) {
 #if defined(OCTAVO_AMX)
   if constexpr (Dot::kMatrix) return rows == 32 ? matrix_tile<Dot, true> : matrix_tile<Dot, false>;
   else
 #endif
-  return for_rows<TileOf<Dot>::template Rows>(rows);
+  {
+    if (panels != tile_panels(rows)) return tile<Dot, 1, wide_panels<Dot>()>;
+    return for_rows<TileOf<Dot>::template Rows>(rows);
+  }
 }
 
 // One slab: tiles [0, tiles) whose packed activations start at x, `x_stride` bytes a tile.
@@ -112,7 +118,7 @@ template <class Weights, class Finish>
 void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* x, int64_t x_stride,
                  const Weights& weights, char* worker_scratch, const Finish& finish) {
   using Dot = typename Weights::Dot;
-  const TileFn fn = tile_of<Dot>(plan.rows);
+  const TileFn fn = tile_of<Dot>(plan.rows, plan.panels);
   const int64_t blocks = ceil_div(tiles, plan.block);
   const int64_t even = ceil_div(tiles, blocks);  // blocks of nearly equal size
   const int64_t chunks = ceil_div(plan.groups, plan.chunk);

@@ -6,7 +6,11 @@
 
 namespace octavo::OCTAVO_ISA {
 
+#if defined(__AVX512F__)
+constexpr int kMaxPanels = 8;
+#else
 constexpr int kMaxPanels = 4;
+#endif
 
 // How far ahead of a step its panel is prefetched, for tiles that are slower than the machine's own prefetcher likes.
 constexpr int64_t kPrefetch = 2048;
@@ -56,30 +60,39 @@ constexpr int kTileRows = 2;
 constexpr int tile_panels(int) { return 1; }
 #endif
 
+// A single row leaves one chain of additions per panel. Where a step of weights makes so many of them that they would wait
+// for each other, it takes more panels, if there are enough of those for all workers.
+template <class Dot>
+constexpr int wide_panels() {
+#if defined(__AVX512F__)
+  return Dot::kSub >= 4 ? 8 : tile_panels(1);
+#else
+  return tile_panels(1);
+#endif
+}
+
 // The next tile size that exists for a number of rows.
 constexpr int tile_rows(int64_t rows) {
   return rows <= 4 ? (int)rows : (int)(rows + 1) / 2 * 2;
 }
 
-template <class Dot, int kRows, int kPanels>
+// kStride: rows that lie side by side in x.
+template <class Dot, int kRows, int kPanels, int kStride = kRows>
 OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kPanels], const char* const* w,
                               int64_t from, int64_t to, const uint32_t* x) {
-  const char* p0 = w[0];
-  const char* p1 = w[kPanels > 1 ? 1 : 0];
-  const char* p2 = w[kPanels > 2 ? 2 : 0];
-  const char* p3 = w[kPanels > 3 ? 3 : 0];
+  const char* panel[kPanels];
+  OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) panel[p] = w[p];
   for (int64_t s = from; s < to; s++) {
-    const uint32_t* xs = x + s * (Dot::kSub * kRows);
+    const uint32_t* xs = x + s * (Dot::kSub * kStride);
     if constexpr (prefetches<Dot>(kRows))
-      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
-          __builtin_prefetch((p == 0 ? p0 : p == 1 ? p1 : p == 2 ? p2 : p3) + s * kStepBytes + kPrefetch, 0, 3);
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) __builtin_prefetch(panel[p] + s * kStepBytes + kPrefetch, 0, 3);
 #if defined(__wasm_simd128__)
     // What runs modules keeps to the order that it is given, and has sixteen registers: one weight at a time.
     u32p xv[Dot::kSub][kRows];
     OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++)
-        OCTAVO_UNROLL for (int r = 0; r < kRows; r++) xv[j][r] = splat_bits(xs[j * kRows + r]);
+        OCTAVO_UNROLL for (int r = 0; r < kRows; r++) xv[j][r] = splat_bits(xs[j * kStride + r]);
     OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
-      const char* at = (p == 0 ? p0 : p1) + s * kStepBytes;
+      const char* at = panel[p] + s * kStepBytes;
       OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
         const u32p raw = load_part<u32p>(at + i * kPartBytes);
         OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++) {
@@ -93,12 +106,12 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
       using Operand = decltype(dot.weight(u32p{}, 0));
       Wide<Operand> v[kPanels];
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
-        const char* at = (p == 0 ? p0 : p == 1 ? p1 : p == 2 ? p2 : p3) + s * kStepBytes;
+        const char* at = panel[p] + s * kStepBytes;
         OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
             v[p].part[i] = dot.weight(load_part<u32p>(at + i * kPartBytes), j);
       }
       OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
-        const u32p xv = splat_bits(xs[j * kRows + r]);
+        const u32p xv = splat_bits(xs[j * kStride + r]);
         OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
             OCTAVO_UNROLL for (int i = 0; i < kParts; i++)
                 acc[r][p].part[i] = dot.mac(acc[r][p].part[i], v[p].part[i], xv);
@@ -108,52 +121,94 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
   }
 }
 
+// How many rows of a scaled tile go together. Half of many, so that sums of a block and sums of all blocks fit the
+// registers side by side, where weights need no look-up that more rows should share.
 template <class Dot, int kRows>
-void tile(const TileArgs& a) {
-  constexpr int kPanels = tile_panels(kRows);
-  using Acc = typename Dot::Acc;
-  Dot dot;
-  dot.prepare(a.table);
-  Acc acc[kRows][kPanels];
-  if constexpr (Dot::kScaled) {
-    const float* const scale = a.scale;
-    char* const c = a.c;
-    int64_t block = 0;
-    for (int64_t s = 0; s < a.steps; s += a.block, block++) {
-      const uint32_t* x_block = Dot::kCoded ? a.x_blocks + block * 2 * kRows : nullptr;
-      OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
-          OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
-        acc[r][p] = Acc{};
-        if constexpr (Dot::kCoded)
-          OCTAVO_UNROLL for (int i = 0; i < kParts; i++) acc[r][p].part[i] = (i32p)splat_bits(x_block[kRows + r]);
-      }
-      const int64_t end = s + a.block < a.steps ? s + a.block : a.steps;
-      tile_steps<Dot, kRows, kPanels>(dot, acc, a.w, s, end, a.x);
+constexpr int rows_together() {
+#if defined(__AVX512F__)
+  return kRows <= 6 || Dot::kPerStep == 8 ? kRows : kRows / 2;
+#else
+  return kRows;
+#endif
+}
+template <int kRows, int kPanels>
+constexpr bool sums_held() {
+#if defined(__AVX512F__) || defined(__aarch64__)
+  constexpr int registers = 32;
+#else
+  constexpr int registers = 16;
+#endif
+  return (2 * kRows + 1) * kPanels * kParts + 2 <= registers;
+}
+
+// Rows [kFrom, kFrom + kSome) of a tile of scaled weights.
+template <class Dot, int kRows, int kPanels, int kFrom, int kSome>
+OCTAVO_INLINE void scaled_rows(const Dot& dot, const TileArgs& a) {
+  constexpr bool kHeld = sums_held<kSome, kPanels>();
+  char* const c = a.c + kFrom * kPanels * kStepBytes;
+  typename Dot::Acc acc[kSome][kPanels];
+  WideF held[kSome][kPanels];
+  if constexpr (kHeld)
+    OCTAVO_UNROLL for (int r = 0; r < kSome; r++)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+            held[r][p] = a.first ? WideF{} : load_wide<WideF>(c + (r * kPanels + p) * kStepBytes);
+  int64_t block = 0;
+  for (int64_t s = 0; s < a.steps; s += a.block, block++) {
+    const uint32_t* x_block = Dot::kCoded ? a.x_blocks + block * 2 * kRows + kFrom : nullptr;
+    OCTAVO_UNROLL for (int r = 0; r < kSome; r++)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+      acc[r][p] = typename Dot::Acc{};
+      if constexpr (Dot::kCoded)
+        OCTAVO_UNROLL for (int i = 0; i < kParts; i++) acc[r][p].part[i] = (i32p)splat_bits(x_block[kRows + r]);
+    }
+    const int64_t end = s + a.block < a.steps ? s + a.block : a.steps;
+    tile_steps<Dot, kSome, kPanels, kRows>(dot, acc, a.w, s, end, a.x + kFrom);
+    if constexpr (kFrom == 0) {
       for (int64_t at = 0; at < a.ahead_step; at += 64) __builtin_prefetch(a.ahead + block * a.ahead_step + at, 0, 3);
       for (int64_t at = 0; at < a.head_step; at += 64)
         OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
             __builtin_prefetch(a.head + p * a.head_stride + block * a.head_step + at, 0, 3);
-      const bool fresh = a.first && s == 0;
-      WideF factor[kPanels];
-      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
-          factor[p] = load_wide<WideF>(scale + p * a.scale_stride + block * kPanelRows);
-      OCTAVO_UNROLL for (int r = 0; r < kRows; r++) {
-        const u32p x_factor = splat_bits(Dot::kCoded ? x_block[r] : 0);
-        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
-          char* const at = c + (r * kPanels + p) * kStepBytes;
-          OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+    }
+    const bool fresh = a.first && s == 0;
+    WideF factor[kPanels];
+    OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
+        factor[p] = load_wide<WideF>(a.scale + p * a.scale_stride + block * kPanelRows);
+    OCTAVO_UNROLL for (int r = 0; r < kSome; r++) {
+      const u32p x_factor = splat_bits(Dot::kCoded ? x_block[r] : 0);
+      OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) {
+        char* const at = c + (r * kPanels + p) * kStepBytes;
+        OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+          f32p sum;
+          if constexpr (Dot::kCoded)
+            sum = to_f32(acc[r][p].part[i]) * (f32p)x_factor;
+          else
+            sum = acc[r][p].part[i];
+          if constexpr (kHeld) {
+            held[r][p].part[i] = fma_part(sum, factor[p].part[i], held[r][p].part[i]);
+          } else {
             const f32p before = fresh ? f32p{} : load_part<f32p>(at + i * kPartBytes);
-            f32p sum;
-            if constexpr (Dot::kCoded)
-              sum = to_f32(acc[r][p].part[i]) * (f32p)x_factor;
-            else
-              sum = acc[r][p].part[i];
             store_part(at + i * kPartBytes, fma_part(sum, factor[p].part[i], before));
           }
         }
       }
     }
+  }
+  if constexpr (kHeld)
+    OCTAVO_UNROLL for (int r = 0; r < kSome; r++)
+        OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) store_wide(c + (r * kPanels + p) * kStepBytes, held[r][p]);
+}
+
+template <class Dot, int kRows, int kPanels = tile_panels(kRows)>
+void tile(const TileArgs& a) {
+  using Acc = typename Dot::Acc;
+  Dot dot;
+  dot.prepare(a.table);
+  if constexpr (Dot::kScaled) {
+    constexpr int kSome = rows_together<Dot, kRows>();
+    scaled_rows<Dot, kRows, kPanels, 0, kSome>(dot, a);
+    if constexpr (kSome < kRows) scaled_rows<Dot, kRows, kPanels, kSome, kRows - kSome>(dot, a);
   } else {
+    Acc acc[kRows][kPanels];
     OCTAVO_UNROLL for (int r = 0; r < kRows; r++)
         OCTAVO_UNROLL for (int p = 0; p < kPanels; p++)
             acc[r][p] = a.first ? Acc{} : load_wide<Acc>(a.c + (r * kPanels + p) * kStepBytes);

@@ -1,9 +1,11 @@
 // Speed of attention beside what this machine can do at all, measured in the same run.
-//   node native/test/run.mjs bench attention [threads] [isa] [decode|prefill|all]
+//   node native/test/run.mjs bench attention [threads] [isa] [decode|prefill|all] [dtype]
 #include "attention_case.h"
 #include "bench.h"
 
 namespace {
+
+const char* only = "";
 
 const char* name_of(DType dtype) {
   return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : dtype == DType::i8 ? "int8" : "f16";
@@ -24,8 +26,9 @@ void decode(Machine& machine, const Kernel* kernel, const Limits& limits) {
   };
   for (const Shape& s : {Shape{2048, 64, 1, 4}, {8192, 64, 1, 4}, {2048, 64, 8, 4}, {2048, 64, 1, 32}, {2048, 128, 1, 8}, {8192, 128, 1, 8}})
     for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i8}) {
+      if (*only && strcmp(name_of(dtype), only)) continue;
       Case c;
-      c.B = s.batch, c.H = 32, c.G = s.groups, c.S = s.keys, c.D = c.E = s.size, c.causal = 1, c.scale = 0.125f;
+      c.B = s.batch, c.H = 32, c.G = s.groups, c.S = s.keys, c.D = c.E = s.size, c.causal = 1, c.scale = 0.125f, c.compute = 1;
       const int64_t each = c.B * c.G * c.S * c.D, scales = dtype == DType::i8 ? 4 * c.B * c.G * c.S : 0;
       const int64_t bytes = 2 * (bytes_of(dtype, each) + scales);
       const int64_t layers = std::max<int64_t>(2, ((int64_t)192 << 20) / bytes);
@@ -61,8 +64,9 @@ void prefill(Machine& machine, const Kernel* kernel, const Limits& limits) {
   };
   for (const Shape& s : {Shape{512, 32, 4, 64}, Shape{2048, 32, 4, 64}, Shape{512, 12, 12, 64}, Shape{512, 32, 8, 128}})
     for (DType dtype : {DType::f32, DType::bf16, DType::i8}) {
+      if (*only && strcmp(name_of(dtype), only)) continue;
       Case c;
-      c.H = s.H, c.G = s.G, c.T = c.S = s.T, c.D = c.E = s.D, c.causal = 1, c.scale = 0.125f;
+      c.H = s.H, c.G = s.G, c.T = c.S = s.T, c.D = c.E = s.D, c.causal = 1, c.scale = 0.125f, c.compute = 1;
       c.q = flat(DType::f32, c.T * c.H * c.D);
       c.k = flat(dtype, c.T * c.G * c.D);
       c.v = flat(dtype, c.T * c.G * c.D);
@@ -74,7 +78,7 @@ void prefill(Machine& machine, const Kernel* kernel, const Limits& limits) {
       const Time t = measure([&] { kernel->run(call); });
       const double rate = (double)c.H * s.T * (s.T + 1) / 2 * (double)(c.D + c.E) * 2 / t.median / 1e9;
       std::printf("  %4d tokens, %2d heads of %3d, %2d key heads, %-4s  %7.2f  %6.1f (%3.0f%%)\n", s.T, s.H, s.D, s.G,
-                  name_of(dtype), t.median * 1e3, rate, 100 * rate / limits.fma);
+                  name_of(dtype), t.median * 1e3, rate, 100 * rate / (dtype == DType::bf16 && limits.bf16 > 0 ? limits.bf16 : limits.fma));
     }
 }
 
@@ -84,6 +88,7 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? atoi(argv[1]) : 2;
   const std::string isa = argc > 2 && strcmp(argv[2], "best") ? argv[2] : "";
   const std::string what = argc > 3 ? argv[3] : "all";
+  if (argc > 4) only = argv[4];
   Machine machine(threads);
   machine.dirty = false;
   const Limits limits = measure_limits(machine, threads);

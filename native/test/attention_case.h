@@ -16,7 +16,7 @@ struct Case {
   Array cursor, mask, segments, slopes, y;
   bool has_cursor = false, has_mask = false, has_segments = false, has_slopes = false, has_bias = false;
   float scale = 1, softcap = 0;
-  int causal = 0, window = 0;
+  int causal = 0, window = 0, compute = 0;
 };
 
 inline Call call_of(Case& c) {
@@ -35,11 +35,13 @@ inline Call call_of(Case& c) {
   call.attr[1].i = c.causal;
   call.attr[2].i = c.window;
   call.attr[3].f = c.softcap;
+  call.attr[4].i = c.compute;
   return call;
 }
 
-// The twin. `slack` receives, per output row, how far f32 scores may be off.
-inline std::vector<double> twin(Case& c, std::vector<double>& slack) {
+// The twin. `slack` receives, per output row, how far f32 scores may be off; `size`, per output, the mean magnitude of what
+// was averaged. With `rounded` queries, once scaled, are rounded to bf16.
+inline std::vector<double> twin(Case& c, std::vector<double>& slack, std::vector<double>& size, bool rounded) {
   Call call = call_of(c);
   const Tensor *q = &call.t[0], *k = &call.t[1], *v = &call.t[2], *bias = &call.t[8];
   const int64_t past = c.has_cursor ? *(int32_t*)c.cursor.data : c.S - c.T, total = past + c.T;
@@ -49,6 +51,13 @@ inline std::vector<double> twin(Case& c, std::vector<double>& slack) {
   };
   std::vector<double> y((size_t)(c.B * c.T * c.H * c.E), 0.0);
   slack.assign((size_t)(c.B * c.T * c.H), 0.0);
+  size.assign(y.size(), 0.0);
+  Array one(DType::bf16, {1});
+  const auto query = [&](int64_t at) {
+    if (!rounded) return (double)c.q.at(at) * c.scale;
+    one.set(0, c.q.at(at) * c.scale);
+    return (double)one.at(0);
+  };
   std::vector<double> s((size_t)c.S);
   for (int64_t b = 0; b < c.B; b++)
     for (int64_t t = 0; t < c.T; t++)
@@ -64,42 +73,46 @@ inline std::vector<double> twin(Case& c, std::vector<double>& slack) {
           }
           s[(size_t)j] = -INFINITY;
           if (!visible) continue;
-          double x = 0, size = 0;
+          double x = 0, most = 0;
           for (int64_t d = 0; d < c.D; d++) {
-            const double p = (double)c.q.at((b * q->stride[0] + t * q->stride[1] + h * q->stride[2] + d)) *
+            const double p = query(b * q->stride[0] + t * q->stride[1] + h * q->stride[2] + d) *
                              c.k.at((b * k->stride[0] + g * k->stride[1] + j * k->stride[2] + d));
             x += p;
-            size += std::fabs(p);
+            most += std::fabs(p);
           }
-          x *= c.scale * unit(c.k, 0, b, g, j);
-          size *= std::fabs(c.scale * unit(c.k, 0, b, g, j));
+          x *= unit(c.k, 0, b, g, j);
+          most *= unit(c.k, 0, b, g, j);
           if (c.softcap > 0) x = c.softcap * std::tanh(x / c.softcap);
           if (c.has_slopes) {
             const double a = ((float*)c.slopes.data)[h] * (double)(j - i);
             x += a;
-            size += std::fabs(a);
+            most += std::fabs(a);
           }
           if (c.has_bias) {
             const double a = c.bias.at((b * bias->stride[0] + h * bias->stride[1] + t * bias->stride[2] + j * bias->stride[3]));
             x += a;
-            if (std::isfinite(a)) size += std::fabs(a);
+            if (std::isfinite(a)) most += std::fabs(a);
           }
           s[(size_t)j] = x;
-          worst = std::max(worst, size);
+          worst = std::max(worst, most);
           top = std::max(top, x);
         }
         slack[(size_t)((b * c.T + t) * c.H + h)] = worst;
         if (top == -INFINITY) continue;
         double sum = 0;
         double* out = &y[(size_t)(((b * c.T + t) * c.H + h) * c.E)];
+        double* magnitude = &size[(size_t)(((b * c.T + t) * c.H + h) * c.E)];
         for (int64_t j = 0; j < c.S; j++) {
           if (s[(size_t)j] == -INFINITY) continue;
           const double p = std::exp(s[(size_t)j] - top), weight = p * unit(c.v, 1, b, g, j);
           sum += p;
-          for (int64_t e = 0; e < c.E; e++)
-            out[e] += weight * c.v.at((b * v->stride[0] + g * v->stride[1] + j * v->stride[2] + e));
+          for (int64_t e = 0; e < c.E; e++) {
+            const double x = weight * c.v.at((b * v->stride[0] + g * v->stride[1] + j * v->stride[2] + e));
+            out[e] += x;
+            magnitude[e] += std::fabs(x);
+          }
         }
-        for (int64_t e = 0; e < c.E; e++) out[e] /= sum;
+        for (int64_t e = 0; e < c.E; e++) out[e] /= sum, magnitude[e] /= sum;
       }
   return y;
 }

@@ -1,5 +1,5 @@
 // Speed of the matrix kernels beside what this machine can do at all, measured in the same run.
-//   node native/test/run.mjs bench matrix [threads] [isa] [decode|prefill|load|all] [the start of a format's name]
+//   node native/test/run.mjs bench matrix [threads] [isa] [decode|cached|prefill|load|all] [the start of a format's name]
 #include <cmath>
 
 #include "bench.h"
@@ -64,16 +64,18 @@ void run(Machine& machine, const Kernel* kernel, const Weight& kind, const Layer
   if (wrong) std::printf("%s\n", wrong), exit(1);
 }
 
-void decode(Machine& machine, const std::string& isa, int64_t m) {
-  std::printf("\ndecode, %ld row%s: GB/s of weights (share of stream)%s\n", m, m > 1 ? "s" : "", "");
-  const std::pair<int64_t, int64_t> shapes[] = {{5632, 2048}, {2048, 5632}, {2048, 2048}, {32000, 2048}};
+// From memory, or of a matrix that stays in caches: what the kernel could take of a faster memory.
+void decode(Machine& machine, const std::string& isa, int64_t m, bool cached) {
+  std::printf("\ndecode%s, %ld row%s: GB/s of weights (share of stream)\n", cached ? " from caches" : "", m, m > 1 ? "s" : "");
+  using Shapes = std::vector<std::pair<int64_t, int64_t>>;
+  const Shapes shapes = cached ? Shapes{{512, 2048}, {256, 5632}} : Shapes{{5632, 2048}, {2048, 5632}, {2048, 2048}, {32000, 2048}};
   for (const Weight& kind : kWeights) {
     if (strncmp(kind.name, only, strlen(only))) continue;
     std::printf("  %-11s", kind.name);
     for (auto [n, k] : shapes) {
       // enough layers that no cache holds them
       const int64_t bytes = (int64_t)(kind.bytes * (double)(n * k));
-      const int64_t count = std::max<int64_t>(1, (int64_t)(160e6 / (double)bytes));
+      const int64_t count = cached ? 1 : std::max<int64_t>(1, (int64_t)(160e6 / (double)bytes));
       std::vector<std::unique_ptr<Layer>> layers;
       for (int64_t i = 0; i < count; i++) layers.push_back(std::make_unique<Layer>(kind, n, k));
       Array x(DType::f32, {m, k}), y(DType::f32, {m, n});
@@ -142,8 +144,12 @@ int main(int argc, char** argv) {
 
   limits = measure_limits(machine, threads);
   if (what == "decode" || what == "all") {
-    decode(machine, isa, 1);
-    decode(machine, isa, 8);
+    decode(machine, isa, 1, false);
+    decode(machine, isa, 8, false);
+  }
+  if (what == "cached" || what == "all") {
+    decode(machine, isa, 1, true);
+    decode(machine, isa, 8, true);
   }
   if (what == "prefill" || what == "all") {
     prefill(machine, isa, 512, 5632, 2048);

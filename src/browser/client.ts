@@ -17,6 +17,7 @@ import {
   type WorkerStep,
   type WorkerSurvey,
 } from "./protocol.js";
+import { isRelative, WEB } from "./web.js";
 
 /** What is needed of a Worker. */
 export interface WorkerLike {
@@ -35,6 +36,13 @@ interface Pending {
 interface CallOptions<Name extends CallName> {
   signal?: AbortSignal;
   event?: (event: Calls[Name]["event"]) => void;
+}
+
+/** A relative address is the page's: bundlers put the Worker's script into other folders. */
+function fromPage(model: string, hub: string | undefined): string {
+  const base = WEB.location?.href;
+  const relative = typeof model === "string" && hub === undefined && isRelative(model);
+  return relative && base && URL.canParse(model, base) ? new URL(model, base).href : model;
 }
 
 /** A model in a Worker. Every call rejects with the library's own typed errors. */
@@ -63,13 +71,14 @@ export class WorkerHost {
     options: WorkerLoadOptions & { progress_callback?: (event: ProgressEvent) => void; signal?: AbortSignal } = {},
   ): Promise<WorkerModel> {
     const { progress_callback, signal, ...rest } = options;
-    return this.#call("load", { model, options: rest }, { signal, event: progress_callback });
+    const call = { model: fromPage(model, rest.hub), options: rest };
+    return this.#call("load", call, { signal, event: progress_callback });
   }
 
   /** What a model would take; reads its config and the headers of its files. */
   survey(model: string, options: WorkerLoadOptions & { signal?: AbortSignal } = {}): Promise<WorkerSurvey> {
     const { signal, ...rest } = options;
-    return this.#call("survey", { model, options: rest }, { signal });
+    return this.#call("survey", { model: fromPage(model, rest.hub), options: rest }, { signal });
   }
 
   /** Continues a prompt; `step` gets each piece of text. */

@@ -3,7 +3,7 @@
 
 import { openReference } from "../backends/reference/index.js";
 import type { WasmModule } from "../backends/wasm/api.js";
-import { loadWasm, openWasm, wasmFileName } from "../backends/wasm/index.js";
+import { loadWasm, openWasm } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
@@ -12,12 +12,13 @@ import type { Source } from "../formats/source.js";
 import { type DeviceChoice, type DeviceOptions, type Platform, type SourceOptions, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
 import { openCache } from "./storage.js";
-import { WEB } from "./web.js";
+import { wasmFile } from "./wasm-file.js";
+import { isRelative, WEB } from "./web.js";
 
 const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
 
 /**
- * An address, whole or relative to the page ("./models/x/", "/models/x/"), or the id of a model on a hub.
+ * An address, whole or relative to the page or Worker ("./models/x/", "/models/x/"), or the id of a model on a hub.
  * @throws OptionError
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
@@ -25,7 +26,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
   for (const key of ["cache_dir", "local_files_only"] as const) {
     if (options[key] !== undefined) throw new OptionError(`${key} means nothing in a browser`);
   }
-  const relative = typeof model === "string" && hub === undefined && /^\.{0,2}\//.test(model);
+  const relative = typeof model === "string" && hub === undefined && isRelative(model);
   const address = modelAddress(relative ? resolved(model) : model, hub, revision);
   return new HttpSource(address, { token, signal, warn, cache: cache ? await openCache() : undefined });
 }
@@ -100,7 +101,7 @@ const compiled = new Map<string, Promise<WasmModule>>();
 
 /** @throws DeviceError */
 function wasmModule(from: string | URL | undefined): Promise<WasmModule> {
-  const url = new URL(from ?? new URL(wasmFileName(), import.meta.url), WEB.location?.href).href;
+  const url = new URL(from ?? wasmFile(), WEB.location?.href).href;
   let module = compiled.get(url);
   if (!module) {
     module = loadWasm(url);

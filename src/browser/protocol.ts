@@ -32,7 +32,7 @@ export interface WorkerLoadOptions
   > {
   readonly quantization_config?: BitsAndBytesOptions;
   readonly device?: "auto" | "webgpu" | "wasm" | "reference";
-  /** Address of octavo.wasm; beside the Worker's script unless given. */
+  /** Address of octavo.wasm; where the bundler put it, or beside the Worker's script, unless given. */
   readonly wasm?: string;
 }
 

@@ -50,3 +50,8 @@ interface Web {
 
 /** The globals of a page or a Worker, any of which may be missing. */
 export const WEB: Web = globalThis as unknown as Web;
+
+/** True for "./x", "../x" and "/x"; "org/x" is the id of a model. */
+export function isRelative(address: string): boolean {
+  return /^\.{0,2}\//.test(address);
+}

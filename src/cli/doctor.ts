@@ -36,7 +36,10 @@ interface LevelResult {
 }
 
 interface Findings {
+  /** Version of Node, or of the Node that another runtime says it is. */
   readonly node: string;
+  /** What runs this: "node", "deno" or "bun", and its own version. */
+  readonly runtime: { readonly name: string; readonly version: string };
   readonly platform: string;
   readonly machine: MachineInfo | undefined;
   readonly isa: string | null;
@@ -106,6 +109,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
   }
   return {
     node: process.versions.node,
+    runtime: runtimeHere(),
     platform: `${process.platform} ${process.arch}`,
     machine,
     isa,
@@ -117,6 +121,11 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
     levels,
     problems,
   };
+}
+
+function runtimeHere(): Findings["runtime"] {
+  const { deno, bun, node } = process.versions;
+  return deno ? { name: "deno", version: deno } : bun ? { name: "bun", version: bun } : { name: "node", version: node };
 }
 
 /** The self-test on a device that is not the native one. */
@@ -179,6 +188,7 @@ function toJson(findings: Findings): unknown {
   return {
     ok: healthy(findings),
     node: findings.node,
+    runtime: findings.runtime,
     platform: findings.platform,
     cpu: machine && {
       model: machine.model,
@@ -239,9 +249,9 @@ function number(error: number | null): string {
 }
 
 function toText(findings: Findings, verbose: boolean): string {
-  const { machine, cache, levels, problems } = findings;
+  const { machine, cache, levels, problems, runtime } = findings;
   const facts: string[][] = [
-    ["node", findings.node],
+    [runtime.name, runtime.version + (runtime.name === "node" ? "" : ` (as node ${findings.node})`)],
     ["platform", findings.platform],
   ];
   if (machine) {
@@ -256,7 +266,7 @@ function toText(findings: Findings, verbose: boolean): string {
     );
   }
   const { wasm } = findings;
-  const simd = `this Node has ${relaxedSimd() ? "" : "no "}relaxed SIMD`;
+  const simd = `this ${runtime.name} has ${relaxedSimd() ? "" : "no "}relaxed SIMD`;
   facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)}; ${simd})` : "not built (npm run build:wasm)"]);
   facts.push(...adapterRows(findings.adapters, verbose));
   const models = cache.exists ? plural(cache.models, "model") : "not there yet";

@@ -211,16 +211,19 @@ export function selfTestCases(): SelfTestCase[] {
       `${dtype}, cache and mask`,
       FLOAT,
       [floats([2, 5, 4, 17]), kv(), kv(), undefined, exactly(6), mask, undefined, undefined, undefined],
-      [0.25, 1, 0, 0],
+      [0.25, 1, 0, 0, 0],
     );
     add(
       "attention",
       `${dtype}, one step, ALiBi`,
       FLOAT,
       [floats([2, 1, 4, 17]), kv(), kv(), undefined, exactly(11), undefined, undefined, positive([4]), undefined],
-      [0.25, 1, 0, 0],
+      [0.25, 1, 0, 0, 0],
     );
   }
+  const halves = (): CaseOperand => floats([2, 2, 13, 17], "bf16");
+  const few = [undefined, exactly(6), undefined, undefined, undefined, undefined];
+  add("attention", "bf16, in bf16", BF16, [floats([2, 5, 4, 17]), halves(), halves(), ...few], [0.25, 1, 0, 0, 1]);
   add(
     "attention",
     "window, soft cap, bias",
@@ -236,7 +239,7 @@ export function selfTestCases(): SelfTestCase[] {
       undefined,
       floats([1, 3, 7, 7]),
     ],
-    [0.3, 1, 4, 20],
+    [0.3, 1, 4, 20, 0],
   );
 
   add("rope_table", "positions to 5000", 1e-6, [ints([2, 5], 5000), positive([9])], [1]);
@@ -273,7 +276,7 @@ export function selfTestCases(): SelfTestCase[] {
       positive([4]),
       undefined,
     ],
-    [0.25, 1, 0, 0],
+    [0.25, 1, 0, 0, 0],
   );
   const scales = zeros([2, 2, 9], "f32");
   add("kv_append", "i8", 0, [floats([2, 3, 2, 5]), exactly(4), codes8([2, 2, 9, 5]), scales]);

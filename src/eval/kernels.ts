@@ -107,7 +107,12 @@ export async function attentionSpeed(
   });
   const micros = await timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
     const { k, v, scales } = filled[n % copies]!;
-    attention(q, k, v, { scales, cursor: past, scale: head_dim ** -0.5 }).dispose();
+    attention(q, k, v, {
+      scales,
+      cursor: past,
+      scale: head_dim ** -0.5,
+      compute: dtype === "bf16" ? "bf16" : "f32",
+    }).dispose();
   });
   for (const owned of [past, q, cache]) owned.dispose();
   const visible = steps * context + (steps * (steps + 1)) / 2;

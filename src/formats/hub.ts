@@ -48,8 +48,15 @@ function looksLikePath(text: string): boolean {
 async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
   try {
     return (await stat(path)).isDirectory() ? "folder" : "file";
-  } catch {
-    return undefined; // not there, or not to be seen: the caller says what it looked for
+  } catch (cause) {
+    const { code, name, message } = cause as NodeJS.ErrnoException;
+    // Deno's own refusal says which of its flags is missing.
+    if (code !== "EACCES" && name !== "NotCapable") return undefined; // not there: the caller says what it looked for
+    throw new NotFoundError(`${path}: not readable (${code ?? message})`, {
+      details: { file: path, expected: "a folder or a file" },
+      hint: "check the permissions of this folder and of those above it",
+      cause,
+    });
   }
 }
 

@@ -21,7 +21,7 @@ const CAPACITY_STEP = 16;
 export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
   const { layers, groups, head_dim } = model.geometry;
   const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers, batch: rows, groups, head_dim, capacity, dtype };
+  return { layers, batch: rows, groups, head_dim, capacity, dtype, compute: model.compute };
 }
 
 /** What of a GenerationConfig decides the next token. */

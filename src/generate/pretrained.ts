@@ -26,8 +26,8 @@ export interface FromPretrainedOptions {
   /**
    * Products with matrices that stay dense: "float32" is exact; "bfloat16" lets kernels round activations to bf16 before
    * they meet a bf16 matrix, which is faster where the machine multiplies such pairs. By default a bf16 model is
-   * multiplied in bf16, as it is in Python, and every other one exactly. What is quantized to 4 bits has
-   * `bnb_4bit_compute_dtype` of its own.
+   * multiplied in bf16, as it is in Python, and every other one exactly; attention over keys and values in bf16 goes with
+   * it. What is quantized to 4 bits has `bnb_4bit_compute_dtype` of its own.
    */
   compute_dtype?: FloatName;
   /**

@@ -31,7 +31,7 @@ export function usualDevice(): DeviceName {
     usual = "wasm";
     const { message, hint } = error as DeviceError;
     const why = message.split("\n")[0]!;
-    process.stderr.write(`octavo: runs as WebAssembly, which is slower: ${why}; ${hint} makes it native\n`);
+    process.stderr.write(`octavo: runs as WebAssembly, which is slower: ${why} (to run natively: ${hint})\n`);
   }
   return usual;
 }

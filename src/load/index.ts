@@ -9,7 +9,7 @@ import { readJsonFile } from "../formats/json.js";
 import type { Source } from "../formats/source.js";
 import { architectureOf } from "../models/index.js";
 import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
-import type { FloatDType, Scheme } from "../nn/weight.js";
+import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
@@ -116,6 +116,7 @@ export async function loadCausalLM(source: Source, options: LoadOptions): Promis
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });
+    model.compute = compute ?? computeFor(dtype);
     model.prepare(device);
   } catch (error) {
     model.dispose();

@@ -31,7 +31,7 @@ export interface DeviceOptions {
   threads?: number;
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa?: string;
-  /** Browsers: the WebAssembly module's address or bytes; beside the script that asks unless given. */
+  /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
   wasm?: string | URL | Uint8Array | ArrayBuffer;
 }
 

@@ -5,6 +5,7 @@ import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
+import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import { type Storage, schemesOf, untieHead } from "./plan.js";
 
@@ -73,5 +74,6 @@ export async function fillRandomly(device: Device, model: CausalLM, storage: Sto
       throw error;
     }
   }
+  model.compute = storage.compute ?? computeFor(storage.dtype);
   model.prepare(device);
 }

@@ -5,6 +5,7 @@ import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { attention } from "../ops/attention.js";
 import { contiguous } from "../ops/copy.js";
+import type { Compute } from "../ops/linear.js";
 import type { KVCache } from "./cache.js";
 import { Module } from "./module.js";
 
@@ -44,7 +45,8 @@ export function attend(
   const kv = cache?.append(layer, k, v);
   const keys = kv?.k ?? k.permute(0, 2, 1, 3); // [B,G,S,D]
   const values = kv?.v ?? v.permute(0, 2, 1, 3);
-  const y = attention(q, keys, values, { ...options, mask, segments, scales: kv?.scales, cursor: cache?.cursor });
+  const own = { mask, segments, scales: kv?.scales, cursor: cache?.cursor, compute: cache?.shape.compute };
+  const y = attention(q, keys, values, { ...options, ...own });
   return y.view(batch, steps, heads * v.shape[3]!);
 }
 
@@ -63,6 +65,9 @@ export interface DecoderGeometry {
 /** A decoder with a language-model head. */
 export abstract class CausalLM extends Module {
   abstract readonly geometry: DecoderGeometry;
+
+  /** What attention over a cache in bf16 may be computed in, as dense products are; set when the weights are there. */
+  compute: Compute = "f32";
 
   /** Records the decoder: hidden states after the last norm, [B,T,hidden]. Appends to the cache, and moves its cursor. */
   abstract hidden(input: DecoderInput): Tensor;

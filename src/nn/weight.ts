@@ -96,7 +96,8 @@ class DenseWeight implements Weight {
   }
 }
 
-function computeFor(dtype: FloatDType): Compute {
+/** What products with dense matrices in `dtype` are computed in unless told otherwise. */
+export function computeFor(dtype: FloatDType): Compute {
   return dtype === "bf16" ? "bf16" : "f32";
 }
 

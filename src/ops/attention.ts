@@ -3,12 +3,14 @@
 
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { COMPUTE, type Compute, checkCompute } from "./linear.js";
 import { Op } from "./op.js";
 
 export const attentionOp = new Op({
   signature:
-    "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> y[B,T,H,E]:f32",
-  check([q, k, v, scales]) {
+    "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
+  check([q, k, v, scales], attributes) {
+    checkCompute("attention", attributes[4]!, 2);
     const heads = q!.shape[2]!;
     const groups = k!.shape[1]!;
     if (groups === 0 || heads % groups !== 0) {
@@ -95,6 +97,11 @@ export interface AttentionOptions {
   /** Keys that a query sees, itself included; 0 for all. */
   window?: number;
   softcap?: number;
+  /**
+   * "bf16": with keys and values in bf16 a kernel may round scaled queries and weights to bf16 before it multiplies, as a
+   * bf16 model does in Python; sums stay f32.
+   */
+  compute?: Compute;
 }
 
 /** Softmax(q kᵀ * scale + ...) v for `q[B,T,H,D]`, `k[B,G,S,D]`, `v[B,G,S,E]`: [B,T,H,E]. Rows that see nothing are zero. */
@@ -102,6 +109,12 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const { scales, cursor, mask, segments, slopes, bias } = options;
   return attentionOp.run(
     [q, k, v, scales, cursor, mask, segments, slopes, bias],
-    [options.scale, options.causal === false ? 0 : 1, options.window ?? 0, options.softcap ?? 0],
+    [
+      options.scale,
+      options.causal === false ? 0 : 1,
+      options.window ?? 0,
+      options.softcap ?? 0,
+      COMPUTE[options.compute ?? "f32"],
+    ],
   );
 }

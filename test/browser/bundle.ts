@@ -11,7 +11,12 @@ import { serveFile as serveFileOf } from "../../examples/browser/serve.mjs";
 import { wasmFileName } from "../../src/backends/wasm/index.js";
 import { findWasm } from "../../src/backends/wasm/node.js";
 
-const serveFile = serveFileOf as (folder: string, request: IncomingMessage, response: ServerResponse) => void;
+const serveFile = serveFileOf as (
+  folder: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  headers?: object,
+) => void;
 
 export interface Site {
   readonly folder: string;
@@ -20,22 +25,30 @@ export interface Site {
   readonly asked: { method: string; path: string; range: string | undefined }[];
   /** Milliseconds that an answer waits for each megabyte that lies before its first byte. */
   slowness: number;
+  /** Pages may share memory with their Workers; true at first. */
+  isolated: boolean;
   stop(): Promise<void>;
 }
 
-/** Serves a folder as the example's server does. */
-export async function serveFolder(folder: string): Promise<Site> {
+/** Answers a request, or gives false. */
+type Serve = (request: IncomingMessage, response: ServerResponse) => boolean;
+
+/** Serves a folder as the example's server does; `first` may take requests before it. */
+export async function serveFolder(folder: string, first: Serve = () => false): Promise<Site> {
   const asked: Site["asked"] = [];
   const server = createServer((request, response) => {
     const { range } = request.headers;
     asked.push({ method: request.method!, path: request.url!, range });
     const start = Number(/^bytes=(\d+)/.exec(range ?? "")?.[1] ?? 0);
-    setTimeout(() => serveFile(folder, request, response), (site.slowness * start) / 1e6);
+    if (first(request, response)) return;
+    const headers = site.isolated ? undefined : {};
+    setTimeout(() => serveFile(folder, request, response, headers), (site.slowness * start) / 1e6);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const site: Site = {
     folder,
     slowness: 0,
+    isolated: true,
     // A name of this machine that browsers take for secure.
     address: `http://localhost:${(server.address() as AddressInfo).port}`,
     asked,
@@ -47,8 +60,8 @@ export async function serveFolder(folder: string): Promise<Site> {
   return site;
 }
 
-/** A page whose Worker is the bundle of a test's script. */
-export async function serveWorker(script: string): Promise<Site> {
+/** A page with the bundle of a test's script as `worker.js`, which it starts as its Worker or leaves to whoever drives it. */
+export async function serveWorker(script: string, start = false, first?: Serve): Promise<Site> {
   const folder = mkdtempSync(join(tmpdir(), "octavo-page-"));
   await build({
     entryPoints: { worker: join(import.meta.dirname, script) },
@@ -59,17 +72,18 @@ export async function serveWorker(script: string): Promise<Site> {
     keepNames: true,
     logLevel: "warning",
   });
-  writeFileSync(join(folder, "index.html"), "<!doctype html><title>test</title><link rel=icon href=data:,>");
+  const starting = start ? `<script>new Worker("./worker.js", { type: "module" })</script>` : "";
+  writeFileSync(join(folder, "index.html"), `<!doctype html><title>test</title><link rel=icon href=data:,>${starting}`);
   for (const relaxed of [false, true]) {
     const wasm = findWasm(relaxed);
     if (wasm && existsSync(wasm)) cpSync(wasm, join(folder, wasmFileName(relaxed)));
   }
-  const site = await serveFolder(folder);
-  return {
-    ...site,
+  const site = await serveFolder(folder, first);
+  const { stop } = site;
+  return Object.assign(site, {
     async stop() {
-      await site.stop();
+      await stop();
       rmSync(folder, { recursive: true, force: true });
     },
-  };
+  });
 }

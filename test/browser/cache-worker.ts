@@ -100,7 +100,7 @@ interface Folder {
   >;
 }
 
-const caching: Caching = {
+export const caching: Caching = {
   check: async (kind) => [...(await check(kind)), ...(kind === "opfs" ? await damaged() : [])],
   async story(model, tokens) {
     const events: ProgressEvent[] = [];

@@ -28,7 +28,7 @@ function familyOf(op: string): Family {
   return FAMILIES.find((family) => family.op.name === op)!;
 }
 
-const suite: Suite = {
+export const suite: Suite = {
   async open(target) {
     device = await requestDevice(target);
     tolerance =

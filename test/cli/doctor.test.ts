@@ -88,7 +88,7 @@ describe("octavo doctor", () => {
     const { stdout } = await octavo(["doctor"]);
     expect(stdout).toMatch(
       there
-        ? /^wasm +\S*octavo(-relaxed)?\.wasm \([\d.]+ [kM]B; this Node has (no )?relaxed SIMD\)$/m
+        ? /^wasm +\S*octavo(-relaxed)?\.wasm \([\d.]+ [kM]B; this node has (no )?relaxed SIMD\)$/m
         : /^wasm +not built/m,
     );
     const without = await octavo(["doctor", "--json"], { env: { OCTAVO_WASM: "/nowhere/octavo.wasm" } });

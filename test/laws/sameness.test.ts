@@ -5,7 +5,7 @@ import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
-import type { Scheme } from "../../src/nn/weight.js";
+import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
@@ -21,10 +21,11 @@ const SHAPE = {
   num_attention_heads: 6,
   vocab_size: 211,
 };
-const SCHEMES: readonly (readonly [string, Scheme | undefined])[] = [
-  ["f32", undefined],
-  ["int8", llmInt8Scheme(6)],
-  ["nf4", fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" })],
+const SCHEMES: readonly (readonly [string, FloatDType, Scheme?])[] = [
+  ["f32", "f32"],
+  ["f16", "f16"],
+  ["int8", "f32", llmInt8Scheme(6)],
+  ["nf4", "f32", fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" })],
 ];
 
 /**
@@ -35,14 +36,14 @@ const SCHEMES: readonly (readonly [string, Scheme | undefined])[] = [
 const NOISE = 3 * 4 * Math.sqrt(160) * 4 * 2 ** -24;
 /** Threads show nowhere: the natives are compared on one and two; a GPU has what it has. */
 const DEVICES = ["cpu", ...(gpu ? ["webgpu"] : [])];
-const PAIRS = DEVICES.flatMap((on) => SCHEMES.map(([name, scheme]) => [on, name, scheme] as const));
+const PAIRS = DEVICES.flatMap((on) => SCHEMES.map(([name, dtype, scheme]) => [on, name, dtype, scheme] as const));
 
-describe.each(PAIRS)("%s, %s", (on, _name, scheme) => {
+describe.each(PAIRS)("%s, %s", (on, _name, dtype, scheme) => {
   let device: Device;
   let model: CausalLM;
   beforeAll(async () => {
     device = await requestTestDevice(on);
-    model = await randomModel(device, SHAPE, "f32", scheme);
+    model = await randomModel(device, SHAPE, dtype, scheme);
   });
   afterAll(async () => {
     model.dispose();
@@ -84,7 +85,7 @@ describe.each(PAIRS)("%s, %s", (on, _name, scheme) => {
     const first = await logitsOf(device, model, ids, { mask });
     expect(await logitsOf(device, model, ids, { mask })).toEqual(first);
     const single = on === "cpu" ? openDevice(on, { threads: 1 }) : await requestTestDevice(on);
-    const twin = await randomModel(single, SHAPE, "f32", scheme);
+    const twin = await randomModel(single, SHAPE, dtype, scheme);
     expect(await logitsOf(single, twin, ids, { mask })).toEqual(first);
     const [text] = texts;
     expect(await logitsOf(single, twin, [text!], { parts: [3, 1, 1] })).toEqual(

@@ -82,7 +82,7 @@ function gpuTargets(): Target[] {
       name: "webgpu, no subgroup matrices",
       open: open({ subgroupMatrix: false }),
       fuzz: 0,
-      only: ["four_bit_linear"],
+      only: ["linear", "four_bit_linear"],
       skip: common.skip ?? (features.has(SUBGROUP_MATRIX) ? undefined : "the adapter has none to do without"),
     },
     // Real limits are met by weights of hundreds of megabytes; here nearly every operand is cut, or lies in two buffers.

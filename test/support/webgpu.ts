@@ -70,12 +70,16 @@ export function describeGPU(name: string, body: () => void): void {
   describe.skipIf(!gpu)(gpu ? name : `${name} (no adapter: ${whyNoGPU})`, body);
 }
 
-/** A GPU whose adapters hand out devices that the test can take hold of. */
+/** The GPU with adapters that hand out devices which the test can take hold of. */
 export function watched(seen: (device: GPUDevice) => void): GPU {
+  return watchedOf(gpu!, seen);
+}
+
+export function watchedOf(of: GPU, seen: (device: GPUDevice) => void): GPU {
   return {
-    wgslLanguageFeatures: gpu!.wgslLanguageFeatures,
+    wgslLanguageFeatures: of.wgslLanguageFeatures,
     async requestAdapter(options?: GPURequestAdapterOptions) {
-      const adapter = await gpu!.requestAdapter(options);
+      const adapter = await of.requestAdapter(options);
       if (!adapter) return null;
       const { info, features, limits } = adapter;
       const requestDevice = async (wanted?: GPUDeviceDescriptor): Promise<GPUDevice> => {

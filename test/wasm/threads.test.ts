@@ -149,7 +149,7 @@ describe.skipIf(whyNoWasm)(whyNoWasm ? `wasm (${whyNoWasm})` : "wasm", () => {
       const { stdout, stderr } = await run("console.log(openDevice().name, openDevice().name)", env);
       expect(stdout).toBe("wasm wasm\n");
       expect(stderr).toMatch(
-        /^octavo: runs as WebAssembly, which is slower: .*octavo\.node.*; npm run build:native .*\n$/,
+        /^octavo: runs as WebAssembly, which is slower: .*octavo\.node.* \(to run natively: npm run build:native\)\n$/,
       );
       await expect(run('openDevice("cpu")', env)).rejects.toThrow("cannot be loaded");
       await expect(run("openDevice()", { ...env, OCTAVO_WASM: "/nowhere" })).rejects.toThrow(

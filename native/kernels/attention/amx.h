@@ -74,8 +74,8 @@ void pack_values_tiles(const Element<kType>* v, int64_t stride, int n, int64_t E
   }
 }
 
-// One strip's queries as left-hand tiles: [part][32 dims] -> 16 rows of 32 dims. Rows from n on are zeros.
-inline void pack_queries_tiles(const float* const* rows, int n, float scale, int64_t D, u32p* out) {
+// One strip's queries as left-hand tiles: [parts][32 dims] -> 16 rows of 32 dims. Rows from n on are zeros.
+inline void pack_queries_tiles(const float* const* rows, int n, float scale, int64_t D, int parts, u32p* out) {
   const int64_t steps = (D + 31) / 32;
   for (int64_t s = 0; s < steps; s++)
     for (int r = 0; r < 16; r++) {
@@ -84,12 +84,12 @@ inline void pack_queries_tiles(const float* const* rows, int n, float scale, int
         a = load_up_to<DType::f32>(rows[r] + s * 32, D - s * 32) * scale;
         b = load_up_to<DType::f32>(rows[r] + s * 32 + 16, D - s * 32 - 16) * scale;
       }
-      for (int p = 0; p < 3; p++) out[(p * steps + s) * kPartLanes + r] = take_part(a, b);
+      for (int p = 0; p < parts; p++) out[(p * steps + s) * kPartLanes + r] = take_part(a, b);
     }
 }
 
-// Tile c += what tiles 4, 5 and 6 (three parts) give with the kCount parts at b: the products of about 2^-24 and more,
-// small ones first. A macro because the numbers of tiles must be literals.
+// Tile c += what tiles 4, 5 and 6 (three parts; or one) give with the kCount parts at b: the products of about 2^-24 and
+// more, small ones first. A macro because the numbers of tiles must be literals.
 #define PRODUCTS(c, b)                           \
   do {                                           \
     if constexpr (kCount > 2) {                  \
@@ -98,17 +98,19 @@ inline void pack_queries_tiles(const float* const* rows, int n, float scale, int
     }                                            \
     if constexpr (kCount > 1) {                  \
       OCTAVO_TILE_LOAD(7, (b) + part_step, 64);         \
-      OCTAVO_TILE_BF16(c, 5, 7);                     \
+      if constexpr (kLeft > 1) OCTAVO_TILE_BF16(c, 5, 7); \
       OCTAVO_TILE_BF16(c, 4, 7);                     \
     }                                            \
     OCTAVO_TILE_LOAD(7, b, 64);                         \
-    OCTAVO_TILE_BF16(c, 6, 7);                       \
-    OCTAVO_TILE_BF16(c, 5, 7);                       \
+    if constexpr (kLeft > 1) {                   \
+      OCTAVO_TILE_BF16(c, 6, 7);                     \
+      OCTAVO_TILE_BF16(c, 5, 7);                     \
+    }                                            \
     OCTAVO_TILE_BF16(c, 4, 7);                       \
   } while (false)
 
 // scores[16][keys] for the first `count` keys (a multiple of 16).
-template <int kCount>
+template <int kLeft, int kCount>
 void scores_tiles(const u32p* q, const u32p* k, int64_t D, int count, int64_t keys, float* scores) {
   const int64_t steps = (D + 31) / 32, part_step = keys / 16 * steps * kPartLanes, row = keys * 4;
   const int columns = count / 16;  // at most four
@@ -119,8 +121,10 @@ void scores_tiles(const u32p* q, const u32p* k, int64_t D, int count, int64_t ke
   OCTAVO_TILE_ZERO(3);
   for (int64_t s = 0; s < steps; s++) {
     OCTAVO_TILE_LOAD(4, q + s * kPartLanes, 64);
-    OCTAVO_TILE_LOAD(5, q + (steps + s) * kPartLanes, 64);
-    OCTAVO_TILE_LOAD(6, q + (2 * steps + s) * kPartLanes, 64);
+    if constexpr (kLeft > 1) {
+      OCTAVO_TILE_LOAD(5, q + (steps + s) * kPartLanes, 64);
+      OCTAVO_TILE_LOAD(6, q + (2 * steps + s) * kPartLanes, 64);
+    }
     const u32p* b = k + s * kPartLanes;
     if (columns > 0) PRODUCTS(0, b);
     if (columns > 1) PRODUCTS(1, b + steps * kPartLanes);
@@ -134,8 +138,8 @@ void scores_tiles(const u32p* q, const u32p* k, int64_t D, int count, int64_t ke
   matrix_barrier();
 }
 
-// acc[16][Ew] += p·v over `count` keys (a multiple of 32); p is [3 parts][count / 32][16 rows][32 keys] in bf16.
-template <int kCount>
+// acc[16][Ew] += p·v over `count` keys (a multiple of 32); p is [kLeft parts][count / 32][16 rows][32 keys] in bf16.
+template <int kLeft, int kCount>
 void values_tiles(const u32p* p, const u32p* v, int64_t Ew, int count, int64_t keys, float* acc) {
   const int64_t columns = Ew / 16, steps = keys / 32, part_step = columns * steps * kPartLanes, row = Ew * 4;
   matrix_barrier();
@@ -148,8 +152,10 @@ void values_tiles(const u32p* p, const u32p* v, int64_t Ew, int count, int64_t k
     if (wide > 3) OCTAVO_TILE_LOAD(3, c + 48, row);
     for (int64_t s = 0; s < count / 32; s++) {
       OCTAVO_TILE_LOAD(4, p + s * kPartLanes, 64);
-      OCTAVO_TILE_LOAD(5, p + (steps + s) * kPartLanes, 64);
-      OCTAVO_TILE_LOAD(6, p + (2 * steps + s) * kPartLanes, 64);
+      if constexpr (kLeft > 1) {
+        OCTAVO_TILE_LOAD(5, p + (steps + s) * kPartLanes, 64);
+        OCTAVO_TILE_LOAD(6, p + (2 * steps + s) * kPartLanes, 64);
+      }
       const u32p* b = v + (e * steps + s) * kPartLanes;
       if (wide > 0) PRODUCTS(0, b);
       if (wide > 1) PRODUCTS(1, b + steps * kPartLanes);
@@ -164,9 +170,9 @@ void values_tiles(const u32p* p, const u32p* v, int64_t Ew, int count, int64_t k
   matrix_barrier();
 }
 
-// Probabilities [16][keys] cut in three parts, as left-hand tiles. Rows from n on are zeros; so are keys from
+// Probabilities [16][keys] cut in `parts` parts, as left-hand tiles. Rows from n on are zeros; so are keys from
 // `count` (a multiple of 16) up to the next 32.
-inline void split_probabilities(const float* s, int n, int count, int64_t keys, u32p* out) {
+inline void split_probabilities(const float* s, int n, int count, int64_t keys, int parts, u32p* out) {
   const int64_t steps = keys / 32;
   for (int64_t step = 0; step < (count + 31) / 32; step++)
     for (int r = 0; r < 16; r++) {
@@ -175,7 +181,7 @@ inline void split_probabilities(const float* s, int n, int count, int64_t keys, 
         a = load_part(s + r * keys + step * 32);
         if (step * 32 + 16 < count) b = load_part(s + r * keys + step * 32 + 16);
       }
-      for (int p = 0; p < 3; p++) out[(p * steps + step) * kPartLanes + r] = take_part(a, b);
+      for (int p = 0; p < parts; p++) out[(p * steps + step) * kPartLanes + r] = take_part(a, b);
     }
 }
 

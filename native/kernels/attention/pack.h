@@ -5,6 +5,7 @@
 #include "../../simd/transpose.h"
 #include "amx.h"
 #include "codes.h"
+#include "pairs.h"
 #include "plan.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -103,6 +104,13 @@ void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0
     return;
   }
 #endif
+#if defined(OCTAVO_PAIR_ATTENTION)
+  if (job.pairs) {
+    pack_key_pairs(job.k.as<uint16_t>() + ko, ks, n, job.D, fetch_k, (u32p*)w.k);
+    pack_value_pairs(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, fetch_v, (u32p*)w.v);
+    return;
+  }
+#endif
   by_type(job.k.dtype, [&](auto of) {
     pack_keys<of.type>(job.k.as<Element<of.type>>() + ko, ks, n, job.D, fetch_k, w.k);
   });
@@ -123,7 +131,7 @@ void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t 
     if (job.tiles) {
       const float* row[16];
       for (int64_t r = 0; r < n; r++) row[r] = query(row0 + from + r);
-      pack_queries_tiles(row, (int)n, job.scale, job.D, (u32p*)(w.q + from * job.Dw));
+      pack_queries_tiles(row, (int)n, job.scale, job.D, job.pairs ? 1 : 3, (u32p*)(w.q + from * job.Dw));
       continue;
     }
 #endif
@@ -133,6 +141,14 @@ void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t 
         w.q_unit[from + r] = pack_query_codes(query(row0 + from + r), job.scale, job.D, (int)n,
                                               (char*)(w.q + from * job.Dw) + r * kQueryParts * 64,
                                               w.q_sum + (from + r) * kQueryParts);
+      continue;
+    }
+#endif
+#if defined(OCTAVO_PAIR_ATTENTION)
+    if (job.pairs) {
+      const float* row[kStrip];
+      for (int64_t r = 0; r < n; r++) row[r] = query(row0 + from + r);
+      pack_query_pairs(row, (int)n, job.scale, job.D, w.q + from * job.steps());
       continue;
     }
 #endif

@@ -24,6 +24,9 @@ constexpr bool kTiles = false;
 #if defined(__AVX512VNNI__)
 #define OCTAVO_CODE_ATTENTION 1  // codes.h
 #endif
+#if defined(__AVX512BF16__)
+#define OCTAVO_PAIR_ATTENTION 1  // pairs.h
+#endif
 constexpr int kQueryParts = 3, kWeightParts = 2;  // of 8 bits
 constexpr int kMostRows = kTiles ? 16 : kStrip;   // rows of any strip
 constexpr int kParts3 = kTiles ? 3 : 2;           // halves of a number's room: three bf16 with tiles, else one f32
@@ -47,6 +50,7 @@ struct Job {
   int64_t Dw;  // floats of room for a query or key: D; with tiles D in three bf16 parts and whole tiles; with codes parts
   bool tiles;
   bool codes;  // products of codes in i8 (codes.h)
+  bool pairs;  // queries and weights rounded to bf16, as keys and values are (pairs.h; with tiles one part of three)
   int64_t past, total;
   float scale, softcap;
   int64_t window;  // 0: none
@@ -60,6 +64,8 @@ struct Job {
   size_t worker_bytes;
   float* partial;  // [B*G][pieces][rows][Ew + 2]: sums, then maximum and sum of weights
 
+  // Steps of a product over the dims, where those are not codes.
+  OCTAVO_INLINE int64_t steps() const { return pairs ? (D + 1) / 2 : D; }
   OCTAVO_INLINE int64_t low(int64_t t) const {
     const int64_t j = window > 0 ? past + t - window + 1 : 0;
     return j > 0 ? j : 0;

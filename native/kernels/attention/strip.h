@@ -3,15 +3,30 @@
 
 #include "amx.h"
 #include "codes.h"
+#include "pairs.h"
 #include "softmax.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {
 
+// What a step of a product takes from each operand: a float, or a pair of bf16.
+struct Floats {
+  static constexpr int kEach = 1;
+  static OCTAVO_INLINE f32p mac(f32p acc, f32p x, f32p b) { return acc + x * b; }
+};
+#if defined(OCTAVO_PAIR_ATTENTION)
+struct Pairs {
+  static constexpr int kEach = 2;
+  static OCTAVO_INLINE f32p mac(f32p acc, f32p x, f32p b) {
+    return (f32p)_mm512_dpbf16_ps((__m512)acc, (__m512bh)x, (__m512bh)b);
+  }
+};
+#endif
+
 // c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kPartLanes.
 // kFetch: memory at `ahead` is asked for on the way, ahead_step bytes per step (at most 128).
 // Not inlined: within a larger function g++ runs out of registers here that it has.
-template <int MR, int NR, int kRow, int kStep, bool kAdd, bool kFetch>
+template <class Of, int MR, int NR, int kRow, int kStep, bool kAdd, bool kFetch>
 __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha,
                                     const char* ahead, int64_t ahead_step) {
   static_assert(NR == 1 || NR == 2);
@@ -31,8 +46,8 @@ __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, f
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
       const f32p x = splat_part(a[r * kRow]);
-      acc0[r] += x * b0;
-      if constexpr (NR == 2) acc1[r] += x * b1;
+      acc0[r] = Of::mac(acc0[r], x, b0);
+      if constexpr (NR == 2) acc1[r] = Of::mac(acc1[r], x, b1);
     }
   }
 #pragma GCC unroll 8
@@ -42,29 +57,34 @@ __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, f
   }
 }
 
-template <int MR, bool kFetch>
+template <class Of, int MR, bool kFetch>
 void strip(const Meeting& m, const Bench& w, int64_t local) {
   const Job& job = *m.job;
   const int whole = (int)round_up(m.n, kPartLanes);  // as packed
-  const float* q = w.q + local * job.D;
+  const int64_t steps = job.steps();
+  const float* q = w.q + local * steps;
   for (int j = 0; j < m.nk; j += kPanel) {
-    const float* k = w.k + j * job.D;
+    const float* k = w.k + j * steps;
     const char* ahead = m.ahead_k + j * job.D * m.size_k;
     if (whole - j >= kPanel)
-      tile<MR, 2, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, kPanel * m.size_k);
+      tile<Of, MR, 2, 1, MR, false, kFetch>(q, k, steps, w.s + j, kKeys, nullptr, ahead, kPanel * Of::kEach * m.size_k);
     else
-      tile<MR, 1, 1, MR, false, kFetch>(q, k, job.D, w.s + j, kKeys, nullptr, ahead, kPanel * m.size_k);
+      tile<Of, MR, 1, 1, MR, false, kFetch>(q, k, steps, w.s + j, kKeys, nullptr, ahead, kPanel * Of::kEach * m.size_k);
   }
   float alpha[kMostRows + kPartLanes] = {};
   soften(m, w, local, MR, alpha);
+#if defined(OCTAVO_PAIR_ATTENTION)
+  if constexpr (Of::kEach == 2) pack_weight_pairs(w.s, MR, (int)round_up(m.nk, kPartLanes));
+#endif
+  const int64_t keys = (m.nk + Of::kEach - 1) / Of::kEach;
   for (int64_t e = 0; e < job.Ew; e += kPanel) {
-    const float* v = w.v + e * kKeys;
+    const float* v = w.v + e * (kKeys / Of::kEach);
     float* c = w.acc + local * job.Ew + e;
     const char* ahead = m.ahead_v + e * kKeys * m.size_v;
     if (job.Ew - e >= kPanel)
-      tile<MR, 2, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, kPanel * m.size_v);
+      tile<Of, MR, 2, kKeys, 1, true, kFetch>(w.s, v, keys, c, job.Ew, alpha, ahead, kPanel * Of::kEach * m.size_v);
     else
-      tile<MR, 1, kKeys, 1, true, kFetch>(w.s, v, m.nk, c, job.Ew, alpha, ahead, kPanel * m.size_v);
+      tile<Of, MR, 1, kKeys, 1, true, kFetch>(w.s, v, keys, c, job.Ew, alpha, ahead, kPanel * Of::kEach * m.size_v);
   }
 }
 
@@ -122,18 +142,24 @@ void tile_strip(const Meeting& m, const Bench& w, int64_t local, int rows) {
   const Job& job = *m.job;
   const int count = (int)round_up(m.nk, kPartLanes);
   const u32p *q = (const u32p*)(w.q + local * job.Dw), *k = (const u32p*)w.k, *v = (const u32p*)w.v;
-  by_type(job.k.dtype, [&](auto of) { scores_tiles<kBf16Parts<of.type>>(q, k, job.D, count, kKeys, w.s); });
+  by_type(job.k.dtype, [&](auto of) {
+    constexpr int parts = kBf16Parts<of.type>;
+    (job.pairs ? scores_tiles<1, parts> : scores_tiles<3, parts>)(q, k, job.D, count, kKeys, w.s);
+  });
   float alpha[kMostRows + kPartLanes] = {};
   soften(m, w, local, rows, alpha);
   u32p* p = (u32p*)w.p;
-  split_probabilities(w.s, rows, count, kKeys, p);
+  split_probabilities(w.s, rows, count, kKeys, job.pairs ? 1 : 3, p);
   float* acc = w.acc + local * job.Ew;
   for (int r = 0; r < rows; r++) {
     if (alpha[r] == 1) continue;
     for (int64_t e = 0; e < job.Ew; e += kPartLanes) store_part(acc + r * job.Ew + e, load_part(acc + r * job.Ew + e) * alpha[r]);
   }
   const int keys = (int)round_up(count, 32);
-  by_type(job.v.dtype, [&](auto of) { values_tiles<kBf16Parts<of.type>>(p, v, job.Ew, keys, kKeys, acc); });
+  by_type(job.v.dtype, [&](auto of) {
+    constexpr int parts = kBf16Parts<of.type>;
+    (job.pairs ? values_tiles<1, parts> : values_tiles<3, parts>)(p, v, job.Ew, keys, kKeys, acc);
+  });
 }
 #endif
 
@@ -152,22 +178,22 @@ void any_code_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
 }
 #endif
 
-template <bool kFetch>
+template <class Of, bool kFetch>
 void any_strip(int rows, const Meeting& m, const Bench& w, int64_t local) {
   switch (rows) {
-    case 1: return strip<1, kFetch>(m, w, local);
-    case 2: return strip<2, kFetch>(m, w, local);
-    case 3: return strip<3, kFetch>(m, w, local);
-    case 4: return strip<4, kFetch>(m, w, local);
+    case 1: return strip<Of, 1, kFetch>(m, w, local);
+    case 2: return strip<Of, 2, kFetch>(m, w, local);
+    case 3: return strip<Of, 3, kFetch>(m, w, local);
+    case 4: return strip<Of, 4, kFetch>(m, w, local);
     default: break;
   }
   if constexpr (kStrip >= 6) {
-    if (rows == 5) return strip<5, kFetch>(m, w, local);
-    if (rows == 6) return strip<6, kFetch>(m, w, local);
+    if (rows == 5) return strip<Of, 5, kFetch>(m, w, local);
+    if (rows == 6) return strip<Of, 6, kFetch>(m, w, local);
   }
   if constexpr (kStrip >= 8) {
-    if (rows == 7) return strip<7, kFetch>(m, w, local);
-    if (rows == 8) return strip<8, kFetch>(m, w, local);
+    if (rows == 7) return strip<Of, 7, kFetch>(m, w, local);
+    if (rows == 8) return strip<Of, 8, kFetch>(m, w, local);
   }
 }
 

@@ -79,7 +79,9 @@ let loaded: Addon | undefined;
 /** How to build the add-on from where this package lies: in its own checkout, or among somebody's dependencies. */
 function buildHint(): string {
   const script = fileURLToPath(new URL("../../../scripts/build-native.mjs", import.meta.url));
-  return script.includes("node_modules") ? `node ${relative(process.cwd(), script)}` : "npm run build:native";
+  if (!script.includes("node_modules")) return "npm run build:native";
+  const runtime = process.versions.deno ? "deno run -A" : process.versions.bun ? "bun" : "node";
+  return `${runtime} ${relative(process.cwd(), script)}`;
 }
 
 /** Path of the add-on: OCTAVO_ADDON, or build/octavo.node of this package. */
@@ -104,8 +106,9 @@ function addon(): Addon {
   try {
     loaded = createRequire(import.meta.url)(file) as Addon;
   } catch (error) {
-    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${(error as Error).message}`, {
-      hint: buildHint(),
+    const { name, message } = error as Error;
+    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${message}`, {
+      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : buildHint(),
       cause: error,
     });
   }

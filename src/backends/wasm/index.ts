@@ -49,7 +49,11 @@ export async function loadWasm(source: string | URL | Response | ArrayBuffer): P
     if (!response.ok) throw new Error(`status ${response.status} of ${response.url}`);
     return await compileLater(await response.arrayBuffer());
   } catch (error) {
-    throw new DeviceError(`wasm: the module cannot be loaded: ${(error as Error).message}`, { cause: error });
+    const from = source instanceof ArrayBuffer ? "" : ` ${source instanceof Response ? source.url : source}`;
+    throw new DeviceError(`wasm: the module${from} cannot be loaded: ${(error as Error).message}`, {
+      hint: "build/octavo.wasm and octavo-relaxed.wasm of this package belong there, or say where they are: { wasm: address }",
+      cause: error,
+    });
   }
 }
 

@@ -24,7 +24,7 @@ export interface Thread {
 /** Makes a worker that runs `source` (THREAD_SOURCE) and hands it `start`. Errors of the worker are told as `broke`. */
 export type StartThread = (source: string, start: ThreadStart, heard: (message: ThreadMessage) => void) => Thread;
 
-/** All of a worker's script, for Node's workers and for those of browsers. */
+/** All of a worker's script, for Node's workers and for those of browsers; as a module or not. */
 export const THREAD_SOURCE = `"use strict";
 function run({ module, memory, thread, stack, tls }, post) {
   let exports;
@@ -39,9 +39,10 @@ function run({ module, memory, thread, stack, tls }, post) {
     post({ broke: String((error && error.message) || error) });
   }
 }
-if (typeof require === "function") {
-  const { parentPort, workerData } = require("node:worker_threads");
-  run(workerData, (message) => parentPort.postMessage(message));
+// Bun has "require" in Web Workers, too.
+const node = typeof require === "function" ? require("node:worker_threads") : undefined;
+if (node && node.workerData) {
+  run(node.workerData, (message) => node.parentPort.postMessage(message));
 } else {
   self.onmessage = ({ data }) => run(data, (message) => self.postMessage(message));
 }
@@ -57,9 +58,12 @@ interface WebWorker {
 /** Starts Web Workers: from a script made on the spot or, where a page forbids that, from the URL of one with this text. */
 export function webWorkers(url?: string | URL): StartThread {
   return (source, start, heard) => {
-    const { Worker } = globalThis as unknown as { Worker: new (url: string | URL) => WebWorker };
+    const { Worker } = globalThis as unknown as {
+      Worker: new (url: string | URL, options: { type: "module" }) => WebWorker;
+    };
     const made = url === undefined ? URL.createObjectURL(new Blob([source], { type: "text/javascript" })) : undefined;
-    const worker = new Worker(url ?? made!);
+    // A module, though it imports nothing: Deno has no others.
+    const worker = new Worker(url ?? made!, { type: "module" });
     worker.onmessage = ({ data }) => heard(data);
     worker.onerror = ({ message }) => heard({ broke: message ?? "the worker's script cannot be loaded" });
     worker.postMessage(start);

@@ -1,6 +1,6 @@
 // What an adapter says of itself, as plain data: for `octavo doctor`, and for choosing a device and its shaders.
 
-import type { Target } from "./kernel.js";
+import type { SubgroupMatrix } from "./kernel.js";
 
 export interface AdapterFacts {
   /** One line for people. */
@@ -57,32 +57,42 @@ interface SubgroupMatrixConfig {
   readonly K: number;
 }
 
-/** Edges that divide a tile's, and results that fit its stage (kernels/tiles.ts). */
-function fitting({ componentType, resultComponentType, M, N, K }: SubgroupMatrixConfig): boolean {
-  const edges = [M, N, K].every((edge) => edge === 8 || edge === 16);
-  return edges && componentType === "f16" && resultComponentType === "f32";
+/** What is multiplied, and what it is summed in. */
+const SUMS = { f16: "f32", i8: "i32" } as const;
+export type MatrixElement = keyof typeof SUMS;
+
+/** Edges that divide a tile's, and results that fit its stage (kernels/matrices.ts). */
+function fitting(
+  element: MatrixElement,
+  { componentType, resultComponentType, M, N, K }: SubgroupMatrixConfig,
+): boolean {
+  const edges = [M, N].every((edge) => edge === 8 || edge === 16) && (K === 8 || K === 16 || K === 32);
+  return edges && componentType === element && resultComponentType === SUMS[element];
 }
 
 /** One multiplication as products do it: the experiment's spelling has changed before, and a runtime may have another. */
-const trial = ({ M, N, K }: SubgroupMatrixConfig): string => `enable f16;
+function trial(element: MatrixElement, { M, N, K }: SubgroupMatrixConfig): string {
+  const sums = SUMS[element];
+  return `${element === "f16" ? "enable f16;" : ""}
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-var<workgroup> a: array<f16, 256>;
-var<workgroup> c: array<f32, 256>;
+@group(0) @binding(0) var<storage, read_write> y: array<${sums}>;
+var<workgroup> a: array<${element === "i8" ? "i32" : element}, 512>;
+var<workgroup> c: array<${sums}, 256>;
 @compute @workgroup_size(128) fn main(@builtin(local_invocation_index) lid: u32) {
-  let left = subgroupMatrixLoad<subgroup_matrix_left<f16, ${K}, ${M}>, row_major>(&a, 0u, ${K}u);
-  let right = subgroupMatrixLoad<subgroup_matrix_right<f16, ${N}, ${K}>, col_major>(&a, 0u, ${K}u);
-  var sum: subgroup_matrix_result<f32, ${N}, ${M}>;
+  let left = subgroupMatrixLoad<subgroup_matrix_left<${element}, ${K}, ${M}>, row_major>(&a, 0u, ${K}u);
+  let right = subgroupMatrixLoad<subgroup_matrix_right<${element}, ${N}, ${K}>, col_major>(&a, 0u, ${K}u);
+  var sum: subgroup_matrix_result<${sums}, ${N}, ${M}>;
   sum = subgroupMatrixMultiplyAccumulate(left, right, sum);
   subgroupMatrixStore<row_major>(&c, 0u, sum, ${N}u);
   workgroupBarrier();
   y[lid] = c[lid];
 }`;
+}
 
-async function understood(device: GPUDevice, config: SubgroupMatrixConfig): Promise<boolean> {
+async function understood(device: GPUDevice, code: string): Promise<boolean> {
   device.pushErrorScope("validation");
-  const module = device.createShaderModule({ code: trial(config) });
+  const module = device.createShaderModule({ code });
   const pipeline = device.createComputePipelineAsync({ layout: "auto", compute: { module } }).then(
     () => true,
     () => false,
@@ -92,23 +102,28 @@ async function understood(device: GPUDevice, config: SubgroupMatrixConfig): Prom
 }
 
 /**
- * The subgroup matrices that products use on a device, the largest there are; undefined if there are none of f16 with
- * sums in f32 that the device compiles, or subgroups may have more than 64 invocations. `wanted` as in WebGPUOptions.
+ * The subgroup matrices of `element` that products use on a device, the largest there are; undefined if there are none
+ * with sums in 32 bits that the device compiles, or subgroups may have more than 64 invocations. `wanted` as in
+ * WebGPUOptions.
  */
 export async function subgroupMatrix(
   { info }: GPUAdapter,
   device: GPUDevice,
+  element: MatrixElement,
   wanted: boolean | string = true,
-): Promise<Target["matrix"]> {
+): Promise<SubgroupMatrix | undefined> {
   if (wanted === false || !device.features.has(SUBGROUP_MATRIX)) return undefined;
   const { subgroupMaxSize = 128 } = info;
   const squares = subgroupMaxSize <= 32 ? 1 : 2;
   if (typeof wanted === "string") return { matrix: wanted, squares };
   if (subgroupMaxSize > 64) return undefined;
   const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> };
-  const found = [...subgroupMatrixConfigs].filter(fitting).sort((a, b) => b.M * b.N * b.K - a.M * a.N * a.K);
+  const found = [...subgroupMatrixConfigs]
+    .filter((config) => fitting(element, config))
+    .sort((a, b) => b.M * b.N * b.K - a.M * a.N * a.K);
   for (const config of found) {
-    if (await understood(device, config)) return { matrix: `${config.M}x${config.N}x${config.K}`, squares };
+    const matrix = `${config.M}x${config.N}x${config.K}`;
+    if (await understood(device, trial(element, config))) return { matrix, squares };
   }
   return undefined;
 }

@@ -24,6 +24,17 @@ export interface Block {
   readonly groups: Set<string>;
   /** Tapes that use it (see tape.ts). */
   readonly tapes: Set<{ stale: boolean }>;
+  /** What kernels made of it and keep as long as it is there, by key. */
+  readonly derived: Map<string, Derived>;
+}
+
+/** A block that was made of another. */
+export interface Derived {
+  readonly block: Block;
+  /** False once that other was written again. */
+  fresh: boolean;
+  /** Whether the batch that made it was run. */
+  made: Check;
 }
 
 /** A part of one buffer of a block. */
@@ -122,6 +133,21 @@ export class Buffers {
     return block;
   }
 
+  /** Memory for what is made of `source`, which goes when `source` does; what is out of date makes room. */
+  derive(source: Block, key: string, bytes: number): Derived {
+    const { derived } = source;
+    let found = derived.get(key);
+    if (found && !found.block.check.error) return found;
+    for (const [old, { block, fresh }] of derived) {
+      if (fresh && !block.check.error) continue;
+      derived.delete(old);
+      this.#doomed.push(block);
+    }
+    found = { block: this.#create(bytes), fresh: false, made: unchecked() };
+    derived.set(key, found);
+    return found;
+  }
+
   /** To be called when nothing that is only recorded, and not submitted, uses freed blocks. */
   sweep(): void {
     for (const block of this.#doomed) this.#destroy(block);
@@ -161,10 +187,13 @@ export class Buffers {
       return made;
     });
     this.bytes += bytes;
-    return { buffers, segment, binding, bytes, uid: this.#next++, check, groups: new Set(), tapes: new Set() };
+    const uid = this.#next++;
+    return { buffers, segment, binding, bytes, uid, check, groups: new Set(), tapes: new Set(), derived: new Map() };
   }
 
   #destroy(block: Block): void {
+    for (const { block: other } of block.derived.values()) this.#destroy(other);
+    block.derived.clear();
     this.#forget(block);
     for (const buffer of block.buffers) buffer.destroy();
     this.bytes -= block.bytes;

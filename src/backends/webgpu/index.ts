@@ -8,9 +8,10 @@ import { signatures } from "../../ops/index.js";
 import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
 import { type Block, Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
-import { type Pending, partners } from "./join.js";
+import { byDepth, type Pending } from "./join.js";
 import { Journal } from "./journal.js";
 import type { Kernel, Target } from "./kernel.js";
+import { FUSIONS } from "./kernels/fusions.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
 import { probes } from "./kernels/probe.js";
@@ -19,6 +20,7 @@ import { Scopes, unchecked } from "./scopes.js";
 import type { Shader } from "./shader.js";
 import { recordFitting } from "./split.js";
 import type { Tape } from "./tape.js";
+import { recordTogether } from "./together.js";
 
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
@@ -93,7 +95,8 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     dot4,
     subgroups,
     f16,
-    matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, options.subgroupMatrix) : undefined,
+    matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, "f16", options.subgroupMatrix) : undefined,
+    matrix8: subgroups ? await subgroupMatrix(adapter, device, "i8", options.subgroupMatrix) : undefined,
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   const backend = new WebGPU(adapter, device, target, options);
@@ -137,6 +140,7 @@ class WebGPU implements WebGPUBackend {
       target.subgroups ? "subgroups" : "",
       target.f16 ? "f16" : "",
       target.matrix ? `matrices ${target.matrix.matrix}` : "",
+      target.matrix8 ? `int8 matrices ${target.matrix8.matrix}` : "",
       target.dot4 ? "dot4" : "",
     ]
       .filter(Boolean)
@@ -190,6 +194,8 @@ class WebGPU implements WebGPUBackend {
   shaders(): readonly Shader[] {
     const all = new Map<string, Shader>();
     for (const kernel of this.#kernels) for (const shader of kernel.shaders(this.#target)) all.set(shader.key, shader);
+    for (const fusion of FUSIONS)
+      for (const shader of fusion.shaders?.(this.#target) ?? []) all.set(shader.key, shader);
     all.set(PATCH.key, PATCH);
     return [...all.values()];
   }
@@ -318,31 +324,15 @@ class WebGPU implements WebGPUBackend {
       });
     }
     const done = new Set<Pending>();
-    calls.forEach((pending, at) => {
+    const ordered = byDepth(calls);
+    ordered.forEach((pending, at) => {
       if (done.has(pending)) return;
       const { kernel, call, number } = pending;
-      if (this.#joined(calls, at, done)) return;
+      if (recordTogether(ordered, at, done, this.#queue, this.#target)) return;
       this.#queue.begin([number]);
       const message = recordFitting(kernel, call, this.#queue, this.#target);
       if (message !== undefined) failed(number, message);
     });
-  }
-
-  /** Records a call together with later ones, as many as can be; those are then `done`. */
-  #joined(pending: readonly Pending[], at: number, done: Set<Pending>): boolean {
-    const { kernel } = pending[at]!;
-    if (!kernel.join) return false;
-    const others = partners(pending, at, done);
-    for (; others.length > 0; others.pop()) {
-      const together = [pending[at]!, ...others];
-      const calls = together.map((one) => one.call);
-      const numbers = together.map((one) => one.number);
-      this.#queue.begin(numbers);
-      if (!kernel.join(calls, this.#queue, this.#target, numbers)) continue;
-      for (const other of others) done.add(other);
-      return true;
-    }
-    return false;
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */

@@ -1,6 +1,7 @@
 // Finds calls that may run at the same time, for kernels that record several as one dispatch: the projections of a layer
-// that share their input, the rotations of queries and keys, the appends of keys and values. A dispatch costs a GPU microseconds whatever it does, and decode is made of small ones. Only
-// the order of independent calls changes; every result is written as before.
+// that share their input, the rotations of queries and keys, the appends of keys and values. A dispatch costs a GPU
+// microseconds whatever it does, and decode is made of small ones. Only the order of independent calls changes; every
+// result is written as before. What reads the results of others is fuse.ts's affair.
 
 import type { Call, Operand } from "./call.js";
 import type { Kernel } from "./kernel.js";
@@ -14,15 +15,16 @@ export interface Pending {
 }
 
 /** Calls that are looked at behind one. */
-const AHEAD = 8;
-const MOST = 3;
+export const AHEAD = 8;
+export const MOST = 3;
 
-interface Touched {
+/** Blocks that a call reads and writes; what it changes in place is among the latter. */
+export interface Touched {
   readonly reads: ReadonlySet<unknown>;
   readonly writes: ReadonlySet<unknown>;
 }
 
-function touched({ kernel, call }: Pending): Touched {
+export function touched({ kernel, call }: Pending): Touched {
   const { inputs } = kernel.op.signature;
   const reads = new Set<unknown>();
   const writes = new Set<unknown>();
@@ -34,30 +36,57 @@ function touched({ kernel, call }: Pending): Touched {
   return { reads, writes };
 }
 
-function meet(a: ReadonlySet<unknown>, b: ReadonlySet<unknown>): boolean {
+/** True if a block is in both. */
+export function meet(a: ReadonlySet<unknown>, b: ReadonlySet<unknown>): boolean {
   for (const block of a) if (b.has(block)) return true;
   return false;
 }
 
 /** True if one of the two must come before the other. */
-function ordered(a: Touched, b: Touched): boolean {
+export function ordered(a: Touched, b: Touched): boolean {
   return meet(a.writes, b.writes) || meet(a.writes, b.reads) || meet(a.reads, b.writes);
 }
 
-function same(a: Operand, b: Operand): boolean {
+/**
+ * Calls in an order in which those that wait for equally many others stand together, the ones that wait for the least
+ * first: a submission is then as few steps as may be, and what is independent can go together.
+ */
+export function byDepth(calls: readonly Pending[]): Pending[] {
+  const read = new Map<unknown, number>();
+  const written = new Map<unknown, number>();
+  const depths = calls.map((pending) => {
+    const { reads, writes } = touched(pending);
+    let depth = 0;
+    for (const block of reads) depth = Math.max(depth, 1 + (written.get(block) ?? -1));
+    for (const block of writes) depth = Math.max(depth, 1 + (written.get(block) ?? -1), 1 + (read.get(block) ?? -1));
+    for (const block of reads) read.set(block, Math.max(depth, read.get(block) ?? 0));
+    for (const block of writes) written.set(block, depth);
+    return depth;
+  });
+  return calls
+    .map((pending, at) => ({ pending, depth: depths[at]! }))
+    .sort((a, b) => a.depth - b.depth)
+    .map(({ pending }) => pending);
+}
+
+/** True if two operands are the same bytes, in rows of one length. */
+export function same(a: Operand, b: Operand): boolean {
   return a.block === b.block && a.byte === b.byte && a.count === b.count && a.shape.at(-1) === b.shape.at(-1);
 }
 
-function fits({ call }: Pending): boolean {
+/** True if every operand of a call fits a binding. */
+export function fits({ call }: Pending): boolean {
   return call.operands.every((operand) => !operand || operand.fits);
 }
 
-/** The calls behind `calls[at]` that could be recorded with it, in their order; those that are `done` are passed over. */
+/**
+ * The calls behind `calls[at]`, whose operands fit, that could be recorded with it, in their order; those that are `done`
+ * are passed over.
+ */
 export function partners(calls: readonly Pending[], at: number, done: ReadonlySet<Pending>): Pending[] {
   const first = calls[at]!;
   const { shared = 0 } = first.kernel;
   const one = first.call.operands[shared]!;
-  if (!fits(first)) return [];
   const found: Pending[] = [];
   const before = [touched(first)];
   for (let i = at + 1; i < Math.min(calls.length, at + 1 + AHEAD) && found.length + 1 < MOST; i++) {

@@ -6,6 +6,12 @@ import type { Queue } from "./queue.js";
 import type { Shader } from "./shader.js";
 import type { Axis } from "./split.js";
 
+/** Edges of subgroup matrices as "MxNxK", and how many squares of a tile a subgroup may get (kernels/matrices.ts). */
+export interface SubgroupMatrix {
+  readonly matrix: string;
+  readonly squares: number;
+}
+
 /** What the device offers, as far as kernels choose by it. */
 export interface Target {
   /** WGSL's dot4I8Packed. */
@@ -14,8 +20,10 @@ export interface Target {
   readonly subgroups: boolean;
   /** WGSL's 16-bit floats (`shader-f16`). */
   readonly f16: boolean;
-  /** Subgroup matrices of f16 with sums in f32, as "MxNxK", and squares of a tile that a subgroup may get (tiles.ts). */
-  readonly matrix?: { readonly matrix: string; readonly squares: number } | undefined;
+  /** Subgroup matrices of f16 with sums in f32. */
+  readonly matrix?: SubgroupMatrix | undefined;
+  /** Subgroup matrices of i8 with sums in i32. */
+  readonly matrix8?: SubgroupMatrix | undefined;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
 }
@@ -32,7 +40,7 @@ export interface Kernel {
   /**
    * Records several calls as one dispatch, if it can; else records nothing and returns false. The backend has made sure
    * that they may run at the same time, that all operands fit and that one operand of all is the same: the one in place
-   * `shared`, the first unless it is given. `numbers` are those of the calls (journal.ts).
+   * `shared`, the first unless it is given. `numbers` are those of the calls (journal.ts), `queue.call` the lowest.
    */
   join?(calls: readonly Call[], queue: Queue, target: Target, numbers: readonly number[]): boolean;
   readonly shared?: number;

@@ -32,6 +32,14 @@ export interface QueueStatistics {
 /** Whose work is lost when a batch is: a call, by its number (journal.ts), or a write. */
 export type Party = number | Check;
 
+/** What a scratch block holds, for kernels that would make it again. */
+interface Held {
+  readonly block: Block;
+  readonly key: string;
+  readonly source: Block;
+  readonly marked: readonly { readonly block: Block; readonly byte: number }[];
+}
+
 /** What is told to those whose work was in a batch that needed what the device did not have. */
 function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
   if (!cause) return undefined;
@@ -64,8 +72,7 @@ export class Queue {
   #parties = new Set<Party>();
   #unknown = new Set<Check>();
   #risky = false;
-  /** What a scratch block holds, for kernels that would make it again. */
-  #held: { readonly block: Block; readonly key: string; readonly source: Block } | undefined;
+  #held: Held | undefined;
   /** While a tape is made: where dispatches go instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
@@ -91,15 +98,17 @@ export class Queue {
       check,
       groups: new Set(),
       tapes: new Set(),
+      derived: new Map(),
     };
     this.pipelines = new Pipelines(device, scopes, this.flag);
     this.#readback = new Readback(device, scopes, this.flag, largest);
   }
 
-  /** To be called before anything is recorded: whose work it is. Of several calls the first comes first. */
+  /** To be called before anything is recorded: whose work it is. `call` is the lowest number of several. */
   begin(parties: readonly Party[]): void {
     this.#recorded = parties;
-    if (typeof parties[0] === "number") this.call = parties[0];
+    const calls = parties.filter((party) => typeof party === "number");
+    if (calls.length > 0) this.call = Math.min(...calls);
   }
 
   get statistics(): QueueStatistics {
@@ -138,14 +147,50 @@ export class Queue {
     this.#dispatches++;
   }
 
-  /** Notes what a block was made of: `key`, from `source`. It lasts until either is written again. */
-  hold(block: Block, key: string, source: Block): void {
-    this.#held = { block, key, source };
+  /**
+   * Notes what a block was made of: `key`, from `source`, and what was marked on the way (columns of outliers). It lasts
+   * until one of them is written again.
+   */
+  hold(block: Block, key: string, source: Block, marked: Held["marked"] = []): void {
+    this.#held = { block, key, source, marked };
   }
 
-  /** True if the block still is what `hold` was told. */
-  holds(block: Block, key: string): boolean {
-    return this.#held?.block === block && this.#held.key === key;
+  /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
+  holds(block: Block, key: string, mark?: Held["marked"][number]): boolean {
+    const held = this.#held;
+    if (held?.block !== block || held.key !== key) return false;
+    return !mark || held.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
+  }
+
+  /**
+   * What `make` records into a block of `bytes`, given `source`: kept under `key` until `source` is written or freed. A
+   * tape finds it made, unless the tape itself writes `source` before: then it is made anew whenever the tape runs.
+   */
+  derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
+    const tape = this.#tape;
+    if (tape?.written.has(source)) {
+      const block = this.buffers.scratch("derived", bytes);
+      make(block);
+      return block;
+    }
+    const found = this.buffers.derive(source, key, bytes);
+    if (!found.fresh || found.made.error) {
+      // In a batch of its own: it outlives the batch that needs it first, which may be dropped for others' sake.
+      const recorded = this.#recorded;
+      this.#tape = undefined;
+      this.submit();
+      found.made = unchecked();
+      this.#recorded = [found.made];
+      try {
+        make(found.block);
+      } finally {
+        this.submit();
+        this.#recorded = recorded;
+        this.#tape = tape;
+      }
+      found.fresh = true;
+    }
+    return found.block;
   }
 
   /** Records a copy between blocks; offsets and size are multiples of 4. */
@@ -205,6 +250,8 @@ export class Queue {
   /** Runs a tape behind everything recorded so far; its calls are numbered from `first` to `end`. */
   play(tape: Tape, first: number, end: number): void {
     this.submit();
+    this.#held = undefined;
+    for (const block of tape.written) this.#outdate(block);
     for (const block of tape.blocks) this.#readback.hasten(block);
     const unknown = tape.doubtful();
     const dropped = (error: OctavoError): void => {
@@ -342,7 +389,19 @@ export class Queue {
 
   #wrote(block: Block): void {
     this.#readback.hasten(block);
-    if (this.#held && (this.#held.block === block || this.#held.source === block)) this.#held = undefined;
+    const held = this.#held;
+    const marked = held?.marked.some((one) => one.block === block);
+    if (held?.block === block || held?.source === block || marked) this.#held = undefined;
+    this.#tape?.written.add(block);
+    this.#outdate(block);
+  }
+
+  /** What was made of a block no longer holds, nor do tapes that found it made. */
+  #outdate({ derived }: Block): void {
+    for (const one of derived.values()) {
+      one.fresh = false;
+      for (const tape of one.block.tapes) tape.stale = true;
+    }
   }
 
   #buffer(size: number, usage: number, check: Check, contents?: ArrayBuffer): GPUBuffer {

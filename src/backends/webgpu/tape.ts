@@ -40,6 +40,8 @@ export class Tape {
   stale = false;
   readonly drafts: (Draft | CopyStep)[] = [];
   readonly blocks = new Set<Block>();
+  /** Those of them that it writes. */
+  readonly written = new Set<Block>();
   /** The numbers of all dispatches, a slot each. */
   slots = new ArrayBuffer(SLOT * 64);
   dispatches = 0;
@@ -107,6 +109,7 @@ export class Tape {
     this.stale = true;
     for (const block of this.blocks) block.tapes.delete(this);
     this.blocks.clear();
+    this.written.clear();
     this.uniforms?.destroy();
     this.uniforms = undefined;
     this.steps = [];

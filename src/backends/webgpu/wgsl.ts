@@ -152,6 +152,11 @@ export function literal(x: number): string {
   return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
 }
 
+/** 0 to n - 1: for text that is written out for each. */
+export function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
+}
+
 /**
  * Sums of variables over the workgroup: that of variable i is in `cells[i * workgroup]` behind it. With subgroups this
  * takes two barriers, without them one per halving.

@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { attentionOp } from "../../../src/ops/attention.js";
 import { kvAppendOp } from "../../../src/ops/kv-append.js";
+import { COMPUTE } from "../../../src/ops/linear.js";
 import { type Case, type Family, type Operand, operand, type ViewStep } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { seeds, sumUnits } from "./_tools.js";
@@ -50,6 +51,7 @@ interface Options {
   readonly size?: number;
   /** Keys, values or both as codes with scales. */
   readonly codes?: "both" | "keys" | "values";
+  readonly compute?: "bf16";
 }
 
 function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: number): Uint8Array {
@@ -89,7 +91,9 @@ function attentionCase(seed: number, o: Options = {}, fails = false): Case {
   const score = Math.min(dot, 3.5 * 3.5 * size * Math.sqrt(D) * 4 * scale) + added;
   // Kernels that multiply codes with codes hold weights in 65280 steps to the largest of a block of keys.
   const steps = o.codes === "both" ? Math.sqrt(S) / 65280 : 0;
-  const bound = 3.5 * (2 * score * sumUnits(D) + sumUnits(S) + steps);
+  // With bf16 queries and weights may be rounded to eight bits.
+  const rounding = o.compute ? 2 ** -8 : 0;
+  const bound = 3.5 * (2 * score * (sumUnits(D) + rounding) + sumUnits(S) + steps + rounding);
   const features = Object.entries(o)
     .filter(([, value]) => value !== undefined && value !== false)
     .map(([key, value]) => (value === true ? key : `${key} ${value}`));
@@ -106,7 +110,7 @@ function attentionCase(seed: number, o: Options = {}, fails = false): Case {
       slopes && operand([H], slopes),
       bias,
     ],
-    attrs: [scale, causal ? 1 : 0, window, softcap],
+    attrs: [scale, causal ? 1 : 0, window, softcap, o.compute ? COMPUTE.bf16 : COMPUTE.f32],
     bound: () => bound,
     fails,
   };
@@ -145,6 +149,10 @@ const FEATURES: readonly Options[] = [
   { codes: "both", q: "part", kv: "part" },
   { codes: "keys", mask: "some" },
   { codes: "values", mask: "rows" },
+  { compute: "bf16" },
+  { compute: "bf16", mask: "left", D: 33, E: 19 },
+  { compute: "bf16", segments: true, window: 3, share: 9, G: 1 },
+  { compute: "bf16", mask: "some", q: "part", kv: "part" },
 ];
 
 const EVERYTHING: Options = { mask: "some", segments: true, slopes: true, bias: "head", window: 9, softcap: 3 };
@@ -194,6 +202,7 @@ const attention: Family = {
         window: fc.constantFrom(0, 0, 1, 4, 30),
         softcap: fc.constantFrom(0, 0, 2),
         size: fc.constantFrom(1, 1, 10),
+        compute: fc.constantFrom(undefined, "bf16" as const),
         codes: fc.constantFrom(undefined, "both" as const, "both" as const, "keys" as const, "values" as const),
       }),
     )

@@ -56,6 +56,8 @@ const linear: Family = {
     ...[8, 40, 41, 72, 512].flatMap((K, i) =>
       [1, 5, 40].map((rows) => linearCase([rows], K, 37, i % 2 === 0, i % 3 === 0, "silu", 100 + i, "bf16")),
     ),
+    // Rows of 16-bit weights that begin at whole chunks, many rows of x, and no rounding allowed.
+    ...[8, 72, 512].map((K, i) => linearCase([40], K, 37, i % 2 === 0, i % 3 === 0, "none", 110 + i)),
     linearCase([2], 0, 5, true, true, "none", 93),
     linearCase([2], 5, 0, false, false, "none", 94),
   ],

@@ -223,6 +223,36 @@ function placed(name: string, { offset, strides: s }: Operand): Record<string, n
 
 const NO_BIAS = { b: 0, b0: 0, b1: 0, b2: 0, b3: 0 };
 
+/** Which of the optional operands are there. */
+interface Given {
+  readonly scales: boolean;
+  readonly cursor: boolean;
+  readonly mask: boolean;
+  readonly segments: boolean;
+  readonly slopes: boolean;
+  readonly bias: boolean;
+}
+
+/** How optional operands are bound. Where bindings run out, two of them share one, or the cursor is checked apart. */
+function bound(
+  given: Given,
+  storageBuffers: number,
+): Pick<Options, "cursor" | "hides" | "slopes" | "bias" | "reports"> {
+  const { scales, cursor, mask, segments, slopes, bias } = given;
+  let free = storageBuffers - 4 - [scales, cursor, mask, segments, slopes, bias].filter(Boolean).length;
+  const merges = mask && segments && free < 0;
+  if (merges) free++;
+  const joins = scales && slopes && free < 0;
+  if (joins) free++;
+  return {
+    cursor,
+    hides: mask && segments ? (merges ? "merged" : "apart") : mask ? "mask" : segments ? "segments" : "none",
+    slopes: slopes ? (joins ? "joined" : "own") : "none",
+    bias,
+    reports: cursor && free > 0,
+  };
+}
+
 export const attention: Kernel = {
   op: attentionOp,
   record(call, queue, target) {
@@ -236,15 +266,18 @@ export const attention: Kernel = {
     const width = y!.strides[1]! / E; // heads of a row of y: more than H if this is a part of a larger call
     const R = T * share;
     const rows = R === 1 ? 1 : 4;
-    const optional = [scales, cursor, mask, segments, slopes, bias].filter((operand) => operand !== undefined);
-    let free = target.storageBuffers - 4 - optional.length;
-    const both = mask !== undefined && segments !== undefined;
-    const merges = both && free < 0;
-    if (merges) free++;
-    const joins = scales !== undefined && slopes !== undefined && free < 0;
-    if (joins) free++;
-    const reports = cursor !== undefined && free > 0;
-    if (cursor && !reports) checked(queue, cursor, T, S);
+    const given = {
+      scales: scales !== undefined,
+      cursor: cursor !== undefined,
+      mask: mask !== undefined,
+      segments: segments !== undefined,
+      slopes: slopes !== undefined,
+      bias: bias !== undefined,
+    };
+    const binding = bound(given, target.storageBuffers);
+    const merges = binding.hides === "merged";
+    const joins = binding.slopes === "joined";
+    if (cursor && !binding.reports) checked(queue, cursor, T, S);
     const aligned = (n: number): boolean => n % 4 === 0;
     const quad = aligned(D) && k!.strides[3] === 1 && aligned(k!.offset) && k!.strides.slice(0, 3).every(aligned);
     const tiles = Math.ceil(R / rows);
@@ -260,18 +293,14 @@ export const attention: Kernel = {
       d64: Math.ceil(D / 64),
       e64: Math.ceil(E / 64),
       quad,
-      cursor: cursor !== undefined,
-      hides: both ? (merges ? "merged" : "apart") : mask ? "mask" : segments ? "segments" : "none",
-      slopes: slopes === undefined ? "none" : joins ? "joined" : "own",
-      bias: bias !== undefined,
-      reports,
+      ...binding,
       split,
     });
     const pieces: Piece[] = [q!, k!, v!];
-    if (joins) pieces.push(joined(queue, scales, slopes));
+    if (joins) pieces.push(joined(queue, scales!, slopes!));
     else if (scales) pieces.push(scales);
     if (cursor) pieces.push(cursor);
-    if (merges) pieces.push(merged(queue, mask, segments));
+    if (merges) pieces.push(merged(queue, mask!, segments!));
     else pieces.push(...[mask, segments].filter((operand) => operand !== undefined));
     pieces.push(...[joins ? undefined : slopes, bias].filter((operand) => operand !== undefined));
     const out: Piece = split ? scratch(queue, "spans", B * G * R * splits * (E + 2)) : y!;
@@ -284,8 +313,8 @@ export const attention: Kernel = {
       ...(bias ? placed("b", bias) : NO_BIAS),
       ...{ y: y!.offset, cursor: cursor?.offset ?? 0, mask: mask?.offset ?? 0 },
       ...{ segments: segments?.offset ?? 0, scales: joins ? 0 : (scales?.offset ?? 0) },
-      half: joins ? scales.count / 2 : (scales?.strides[0] ?? 0),
-      ...{ slopes: joins ? scales.count : (slopes?.offset ?? 0), scale, causal, window, softcap },
+      half: joins ? scales!.count / 2 : (scales?.strides[0] ?? 0),
+      ...{ slopes: joins ? scales!.count : (slopes?.offset ?? 0), scale, causal, window, softcap },
     };
     queue.dispatch(made, pieces, numbers, groups * splits);
     if (split) {
@@ -325,37 +354,36 @@ export const attention: Kernel = {
   shaders: (target) => [...PARTS, ...variants(target)],
 };
 
-/** Each dtype, size and option on its own and all together; head sizes are what models have. */
-function variants(target: Target): Shader[] {
-  const plain: Options = {
-    ...{ k: "f32", v: "f32", rows: 4, d64: 1, e64: 1, quad: true },
-    ...{ cursor: false, hides: "none", slopes: "none", bias: false, reports: false, split: false },
-  };
-  const some: Partial<Options>[] = [
-    { cursor: true, reports: true },
-    { cursor: true, reports: true, split: true },
-    { hides: "mask" },
-    { hides: "segments" },
-    { hides: "apart" },
-    { slopes: "own" },
-    { bias: true },
-    { hides: "merged", cursor: true, slopes: "own", bias: true },
-    { d64: 2, e64: 2 },
-    { d64: 4, e64: 4 },
-    { d64: 3, e64: 2 },
-    { cursor: true, reports: true, hides: "mask", slopes: "own" },
-  ];
-  if (target.storageBuffers >= 10)
-    some.push({ cursor: true, hides: "apart", slopes: "own", bias: true, reports: true });
-  return (["f32", "f16", "bf16", "i8"] as const satisfies readonly DType[]).flatMap((dtype) =>
-    [true, false].flatMap((quad) =>
-      [1, 4].flatMap((rows) =>
-        [{}, ...some].map((more) => {
-          // Scales take a binding as well: where the rest fills all, slopes go with them.
-          const joins = dtype === "i8" && more.hides === "merged";
-          return shader({ ...plain, k: dtype, v: dtype, quad, rows, ...more, ...(joins && { slopes: "joined" }) });
-        }),
+/** All combinations of what a model may ask for with heads of up to 64; larger heads, as models have them, on their own. */
+function variants({ storageBuffers }: Target): Shader[] {
+  const flags = [false, true];
+  const all = flags.flatMap((cursor) =>
+    flags.flatMap((mask) =>
+      flags.flatMap((segments) =>
+        flags.flatMap((slopes) => flags.map((bias) => ({ cursor, mask, segments, slopes, bias }))),
       ),
     ),
   );
+  const heads = [
+    [2, 2],
+    [3, 2],
+    [4, 4],
+  ] as const;
+  const made = new Map<string, Shader>();
+  for (const dtype of ["f32", "f16", "bf16", "i8"] as const satisfies readonly DType[]) {
+    for (const quad of flags) {
+      for (const rows of [1, 4]) {
+        const add = (given: Omit<Given, "scales">, d64: number, e64: number): void => {
+          const binding = bound({ ...given, scales: dtype === "i8" }, storageBuffers);
+          for (const split of flags) {
+            const one = shader({ k: dtype, v: dtype, rows, d64, e64, quad, ...binding, split });
+            made.set(one.key, one);
+          }
+        };
+        for (const given of all) add(given, 1, 1);
+        for (const [d64, e64] of heads) for (const given of [all[0]!, all.at(-1)!]) add(given, d64, e64);
+      }
+    }
+  }
+  return [...made.values()];
 }

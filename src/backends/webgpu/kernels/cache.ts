@@ -10,9 +10,9 @@ import type { Queue } from "../queue.js";
 import { encodeBits, family, reads, WORKGROUP, writes } from "../shader.js";
 import { along } from "../split.js";
 import { EXACT_DIVIDE, FLOATS, fold } from "../wgsl.js";
-import { jobName } from "./product.js";
+import { jobName, jobNames } from "./product.js";
 
-type CacheType = "f32" | "f16" | "bf16";
+export type CacheType = "f32" | "f16" | "bf16";
 
 /** Numbers that every job has of its own: offset and strides of the values, and where they go. */
 const OWN = ["x", "sb", "st", "sg", "sd", "cache", "scales"];
@@ -20,18 +20,20 @@ const OWN = ["x", "sb", "st", "sg", "sd", "cache", "scales"];
 /** One call, or two of the same shape at the same cursor (keys and values), whose work comes behind the first's. */
 type Jobs = { readonly jobs: 1 | 2 };
 
-const names = (jobs: 1 | 2, name: string): string[] => [name, `${name}1`].slice(0, jobs);
-
 const numbersOf = (jobs: 1 | 2): string[] => [
   ...["count", "steps", "heads", "size", "capacity:i32", "cursor"],
-  ...OWN.flatMap((name) => names(jobs, name)),
+  ...OWN.flatMap((name) => jobNames(jobs, name)),
   ...(jobs === 2 ? ["apart"] : []),
 ];
 
+/** WGSL that says that the tokens from `start` on do not fit. */
+export function reportOverflow(call: string, steps: string): string {
+  return `report_of(${call}, ${FAILURE.cacheOverflow}u, bitcast<u32>(start), bitcast<u32>(P.capacity), ${steps});`;
+}
+
 /** Ends everything if the tokens do not fit, and says so for every call. */
 const fitting = (jobs: 1 | 2): string => {
-  const report = (call: string): string =>
-    `report_of(${call}, ${FAILURE.cacheOverflow}u, bitcast<u32>(start), bitcast<u32>(P.capacity), P.steps);`;
+  const report = (call: string): string => reportOverflow(call, "P.steps");
   return `let start = cursor[P.cursor];
   if (start < 0 || start + i32(P.steps) > P.capacity) {
     if (gid == 0u) { ${report("P.call")} ${jobs === 2 ? report("call_behind(P.apart)") : ""} }
@@ -72,12 +74,12 @@ const kvShader = family("kv_append", ({ cache, paired, jobs }: { cache: CacheTyp
   return {
     bindings: [
       reads("cursor", "array<i32>"),
-      ...names(jobs, "x").map((name) => reads(name, "array<f32>")),
-      ...names(jobs, "cache").map((name) => writes(name, wide || paired ? "array<u32>" : "array<atomic<u32>>")),
+      ...jobNames(jobs, "x").map((name) => reads(name, "array<f32>")),
+      ...jobNames(jobs, "cache").map((name) => writes(name, wide || paired ? "array<u32>" : "array<atomic<u32>>")),
     ],
     params: numbersOf(jobs),
     reports: true,
-    declarations: [FLOATS, ...names(jobs, "").map(job)],
+    declarations: [FLOATS, ...jobNames(jobs, "").map(job)],
     body: `if (gid >= ${jobs}u * P.count) { return; }
   ${fitting(jobs)}
   ${share(jobs, "gid")}`,
@@ -120,16 +122,16 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
   return {
     bindings: [
       reads("cursor", "array<i32>"),
-      ...names(jobs, "x").map((name) => reads(name, "array<f32>")),
-      ...names(jobs, "cache").map((name) => writes(name, whole ? "array<u32>" : "array<atomic<u32>>")),
-      ...names(jobs, "scales").map((name) => writes(name)),
+      ...jobNames(jobs, "x").map((name) => reads(name, "array<f32>")),
+      ...jobNames(jobs, "cache").map((name) => writes(name, whole ? "array<u32>" : "array<atomic<u32>>")),
+      ...jobNames(jobs, "scales").map((name) => writes(name)),
     ],
     params: numbersOf(jobs),
     reports: true,
     declarations: [
       EXACT_DIVIDE,
       fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`),
-      ...names(jobs, "").map(job),
+      ...jobNames(jobs, "").map(job),
     ],
     body: `if (group >= ${jobs}u * P.count) { return; }
   ${fitting(jobs)}
@@ -151,18 +153,28 @@ function recordAppends(calls: readonly Call[], queue: Queue, apart: number): voi
   if (jobs === 2) sizes.apart = apart;
   const each = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
   const pieces = [cursor!, ...each(0), ...each(2)];
-  const offsets = each(2).map(({ offset }) => offset);
   if (scales) {
     const count = size === 0 ? 0 : x!.count / size;
-    const whole = size % 4 === 0 && offsets.every((offset) => offset % 4 === 0);
+    const whole = size % 4 === 0 && each(2).every(({ offset }) => offset % 4 === 0);
     const shader = codesShader({ codes: true, whole, jobs });
     queue.dispatch(shader, [...pieces, ...each(3)], { count, ...sizes }, jobs * count);
     return;
   }
-  const paired = cache!.dtype !== "f32" && size % 2 === 0 && offsets.every((offset) => offset % 2 === 0);
+  const paired = inPairs(size, each(2));
   const count = x!.count / (paired ? 2 : 1);
   const shader = kvShader({ cache: cache!.dtype as CacheType, paired, jobs });
   queue.dispatch(shader, pieces, { count, ...sizes }, groupsFor(jobs * count, WORKGROUP));
+}
+
+/** True if two calls append values of one shape to caches of one shape and dtype. */
+export function appendedAlike({ operands: [x, , cache] }: Call, { operands: [x1, , cache1] }: Call): boolean {
+  const alike = (a: Operand, b: Operand): boolean => a.shape.every((n, d) => n === b.shape[d]);
+  return alike(x!, x1!) && alike(cache!, cache1!) && cache!.dtype === cache1!.dtype;
+}
+
+/** True if each pair of neighbours is a whole word of each cache. */
+export function inPairs(size: number, caches: readonly Operand[]): boolean {
+  return caches.every(({ dtype, offset }) => dtype !== "f32" && size % 2 === 0 && offset % 2 === 0);
 }
 
 export const kvAppend: Kernel = {
@@ -173,14 +185,9 @@ export const kvAppend: Kernel = {
     return undefined;
   },
   join(calls, queue, _target, numbers) {
-    if (calls.length !== 2) return false;
-    const [[x, , cache], [x1, , cache1]] = calls.map(({ operands }) => operands) as [
-      Call["operands"],
-      Call["operands"],
-    ];
-    const alike = (a: Operand, b: Operand): boolean => a.shape.every((n, d) => n === b.shape[d]);
-    if (!alike(x!, x1!) || !alike(cache!, cache1!) || cache!.dtype !== cache1!.dtype) return false;
-    recordAppends(calls, queue, numbers[1]! - numbers[0]!);
+    if (calls.length !== 2 || !appendedAlike(calls[0]!, calls[1]!)) return false;
+    const apart = numbers[1]! - numbers[0]!;
+    recordAppends(apart > 0 ? calls : calls.toReversed(), queue, Math.abs(apart));
     return true;
   },
   axes({ operands: [x, , cache, scales] }) {

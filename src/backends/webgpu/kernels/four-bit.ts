@@ -3,17 +3,19 @@
 
 import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
-import type { Operand, Piece } from "../call.js";
-import { groupsFor, type Kernel } from "../kernel.js";
+import type { Call, Operand, Piece } from "../call.js";
+import { groupsFor, type Kernel, type Target } from "../kernel.js";
+import type { Queue } from "../queue.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { type Axis, type Part, rowsPerCut } from "../split.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import {
   byJob,
-  type CommonOptions,
   type Format,
+  type Gate,
   type Joinable,
+  type JoinedOptions,
   jobName,
   joinable,
   joinedVariants,
@@ -181,6 +183,27 @@ function codeRows(
 
 const INCOMPLETE = "absmax in u8 needs nested, map and offset";
 
+/** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
+export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+  const products: Joinable[] = [];
+  const [kind = 0, blocksize = 64] = calls[0]!.attributes;
+  for (const call of calls) {
+    const [x, codes, absmax, , , , bias, residual, y] = call.operands;
+    const [N = 0, K = 0] = codes!.shape;
+    const numbers = { codes: codes!.offset, absmax: absmax!.offset };
+    const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
+    const alike = call.attributes[0] === kind && call.attributes[1] === blocksize && absmax!.dtype === "f32";
+    const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
+    if (bias || residual || !joinable(product, call.attributes[2]!, fast)) return false;
+    products.push(product);
+  }
+  if (1 + 3 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
+  const K = calls[0]!.operands[1]!.shape[1]!;
+  const made = (options: JoinedOptions): Shader => linearShader({ absmax: "f32", ...options });
+  recordJoined(queue, target, products, K, { kind, blocksize }, made, gate);
+  return true;
+}
+
 export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
   record(call, queue, target) {
@@ -188,7 +211,7 @@ export const fourBitLinear: Kernel = {
     const [kind = 0, blocksize = 64, act = 0, compute = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
     // 8-bit products round more, but are allowed only where blocks end with the rows.
-    const half = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
+    const rounds = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const pieces = [codes!, ...statistics.pieces];
@@ -205,7 +228,7 @@ export const fourBitLinear: Kernel = {
       K,
       act,
       fast,
-      half,
+      half: rounds ? ({ parts: 1 } as const) : undefined,
       pieces,
       numbers,
     };
@@ -215,25 +238,7 @@ export const fourBitLinear: Kernel = {
     }
     return undefined;
   },
-  join(calls, queue, target) {
-    const products: Joinable[] = [];
-    const [kind = 0, blocksize = 64] = calls[0]!.attributes;
-    for (const call of calls) {
-      const [x, codes, absmax, , , , bias, residual, y] = call.operands;
-      const [N = 0, K = 0] = codes!.shape;
-      const numbers = { codes: codes!.offset, absmax: absmax!.offset };
-      const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
-      const alike = call.attributes[0] === kind && call.attributes[1] === blocksize && absmax!.dtype === "f32";
-      const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
-      if (bias || residual || !joinable(product, call.attributes[2]!, fast)) return false;
-      products.push(product);
-    }
-    if (1 + 3 * products.length > target.storageBuffers) return false;
-    const K = calls[0]!.operands[1]!.shape[1]!;
-    const made = (options: CommonOptions & { jobs: number }): Shader => linearShader({ absmax: "f32", ...options });
-    recordJoined(queue, target, products, K, { kind, blocksize }, made);
-    return true;
-  },
+  join: (calls, queue, target) => joinFourBit(calls, queue, target),
   axes(call) {
     const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 4), call.attributes[1]!);
     return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
@@ -242,7 +247,7 @@ export const fourBitLinear: Kernel = {
     ...(target.f16 ? [HALVES] : []),
     ...(["f32", "u8"] as const).flatMap((absmax) =>
       [
-        ...productVariants(target, absmax === "f32" ? 4 : 7, true),
+        ...productVariants(target, absmax === "f32" ? 4 : 7, [1]),
         ...(absmax === "f32" ? joinedVariants(target, 2) : []),
       ].map((options) => linearShader({ absmax, ...options })),
     ),

@@ -1,13 +1,19 @@
 // Rows of x as LLM.int8() multiplies them: codes, scale and a bitmap of outliers, in scratch memory. A row has codes in
 // ceil(K/4) words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and
-// two words of nothing. Rows for joined products have x itself behind the bitmap, in K words padded in the same way: those
-// products bind much else.
+// two words of nothing; the bitmap is there only if there are outliers. Few rows have x itself behind the bitmap, in K words
+// padded in the same way: joined products bind much else. A norm can make the rows of what it writes (fusions.ts).
 
-import { leading, type Operand, type Piece } from "../call.js";
+import { type Call, leading, type Operand, type Piece } from "../call.js";
+import type { Fusion } from "../fuse.js";
+import { same } from "../join.js";
+import type { Kernel } from "../kernel.js";
 import type { Queue } from "../queue.js";
-import { family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
+import { type BindingSpec, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { EXACT_DIVIDE, fold } from "../wgsl.js";
 import { JOBS, jobName } from "./product.js";
+
+/** From this many rows of x on, products take tiles, and rows are kept without x itself. */
+export const MANY = 9;
 
 const MARKS = "array<atomic<u32>>";
 
@@ -22,100 +28,225 @@ const marking = (count: number): string => `while (bitmap != 0u) {
       ${marks(count, (name) => `atomicOr(&${name}[(P.${name} + k) / 4u], 1u << (((P.${name} + k) % 4u) * 8u));`).join("\n      ")}
     }`;
 
-/** One workgroup per row of x. Words are owned by one invocation, so bitmap words are built from 32 elements at once. */
-const rowsShader = family("llm_int8_linear", ({ kept, seen }: { rows: "quantize"; kept: boolean; seen: number }) => ({
-  bindings: [reads("x", "array<f32>"), writes("out", "array<u32>"), ...marks(seen, (name) => writes(name, MARKS))],
-  params: ["M", "K", "x", "stride", "words", "bits", "raw", "threshold:f32", ...marks(seen, (name) => name)],
-  declarations: [
-    EXACT_DIVIDE,
-    fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`),
-    "var<workgroup> outliers: atomic<u32>;",
-  ],
-  body: `if (group >= P.M) { return; }
-  let source = P.x + group * P.K;
-  let row = group * P.stride;
-  var size = 0.0;
-  for (var k = lid; k < P.K; k += ${WORKGROUP}u) {
-    let a = abs(x[source + k]);
-    if (P.threshold == 0.0 || a < P.threshold) { size = max(size, a); }
+/** Magnitudes as integers, which keep the order: NaN is the largest, and no compiler may do away with it. */
+export const SIZES = `const ENDLESS = 0x7f800000u;
+fn size_of(value: f32) -> u32 { return bitcast<u32>(value) & 0x7fffffffu; }
+fn beyond(value: f32) -> bool {
+  let size = size_of(value);
+  return P.threshold > 0.0 && size >= bitcast<u32>(P.threshold) && size <= ENDLESS;
+}`;
+
+/** What a shader needs that makes rows. */
+interface Quantizing {
+  readonly bindings: readonly BindingSpec[];
+  readonly params: readonly string[];
+  readonly declarations: readonly string[];
+  /** Makes row `group`, in a workgroup of its own. */
+  readonly body: string;
+}
+
+/**
+ * Shader text for making rows by `width` invocations each.
+ * @param seen how many arrays get marks of the columns with outliers
+ * @param value WGSL of element `k` of row `group`
+ */
+export function quantizing(width: number, seen: number, value: (k: string) => string): Quantizing {
+  const each = (index: string, end: string): string => `for (var ${index} = lid; ${end}; ${index} += ${width}u)`;
+  return {
+    bindings: [writes("rows", "array<u32>"), ...marks(seen, (name) => writes(name, MARKS))],
+    params: ["K", "stride", "words", "bits", "raw", "threshold:f32", ...marks(seen, (name) => name)],
+    declarations: [
+      EXACT_DIVIDE,
+      fold("largest", "u32", width, (a, b) => `max(${a}, ${b})`),
+      "var<workgroup> outliers: atomic<u32>;",
+      SIZES,
+    ],
+    body: `let row = group * P.stride;
+  var size = 0u;
+  var count = 0u;
+  ${each("k", "k < P.K")} {
+    let a = ${value("k")};
+    if (beyond(a)) { count++; } else { size = max(size, size_of(a)); }
   }
+  if (count > 0u) { atomicAdd(&outliers, count); }
   let scale = largest(size, lid);
   var inverse = 0.0;
-  if (scale > 0.0) { inverse = exact_divide(1.0, scale) * 127.0; }
-  for (var b = lid; b * 32u < P.K; b += ${WORKGROUP}u) {
-    var bitmap = 0u;
-    for (var w = 0u; w < 8u && b * 8u + w < P.words; w++) {
-      var word = 0u;
-      for (var l = 0u; l < 4u; l++) {
-        let k = b * 32u + w * 4u + l;
-        if (k >= P.K) { break; }
-        let value = x[source + k];
-        ${kept ? "out[row + P.raw + k] = bitcast<u32>(value);" : ""}
-        if (P.threshold > 0.0 && abs(value) >= P.threshold) {
-          bitmap |= 1u << (w * 4u + l);
-        } else {
-          word |= (bitcast<u32>(i32(round(value * inverse))) & 0xffu) << (l * 8u);
-        }
-      }
-      out[row + b * 8u + w] = word;
+  if (scale > 0u && scale <= ENDLESS) { inverse = exact_divide(1.0, bitcast<f32>(scale)) * 127.0; }
+  ${each("w", "w < P.words")} {
+    var word = 0u;
+    for (var l = 0u; l < 4u && w * 4u + l < P.K; l++) {
+      let value = ${value("w * 4u + l")};
+      if (P.raw > 0u) { rows[row + P.raw + w * 4u + l] = bitcast<u32>(value); }
+      if (!beyond(value)) { word |= (bitcast<u32>(i32(round(value * inverse))) & 0xffu) << (l * 8u); }
     }
-    out[row + P.bits + b] = bitmap;
-    if (bitmap != 0u) { atomicAdd(&outliers, countOneBits(bitmap)); }
-    ${seen === 0 ? "" : marking(seen)}
+    rows[row + w] = word;
   }
-  workgroupBarrier();
+  let all = atomicLoad(&outliers);
+  if (all > 0u) {
+    ${each("b", "b * 32u < P.K")} {
+      var bitmap = 0u;
+      for (var l = 0u; l < 32u && b * 32u + l < P.K; l++) {
+        if (beyond(${value("b * 32u + l")})) { bitmap |= 1u << l; }
+      }
+      rows[row + P.bits + b] = bitmap;
+      ${seen === 0 ? "" : marking(seen)}
+    }
+  }
   if (lid == 0u) {
-    out[row + P.stride - 4u] = bitcast<u32>(scale);
-    out[row + P.stride - 3u] = atomicLoad(&outliers);
+    rows[row + P.stride - 4u] = scale;
+    rows[row + P.stride - 3u] = all;
   }`,
-}));
+  };
+}
 
-export interface RowsLayout {
+/** One workgroup per row of x. */
+const rowsShader = family("llm_int8_linear", ({ seen }: { rows: "quantize"; seen: number }) => {
+  const { bindings, params, declarations, body } = quantizing(WORKGROUP, seen, (k) => `x[source + ${k}]`);
+  return {
+    bindings: [reads("x", "array<f32>"), ...bindings],
+    params: ["M", "x", ...params],
+    declarations,
+    body: `if (group >= P.M) { return; }
+  let source = P.x + group * P.K;
+  ${body}`,
+  };
+});
+
+interface RowsLayout {
   /** Words of a row. */
   readonly stride: number;
   /** Words of codes. */
   readonly words: number;
-  /** Where the bitmap begins, and x itself where it is kept. */
+  /** Where the bitmap begins, and x itself where it is kept, else 0. */
   readonly bits: number;
   readonly raw: number;
 }
 
-/** @param kept whether the rows hold x itself */
-export function rowsLayout(K: number, kept: boolean): RowsLayout {
+function layoutOf(K: number, kept: boolean): RowsLayout {
   const words = Math.ceil(K / 4);
   const bits = Math.ceil(words / 4) * 4;
-  const raw = bits + Math.ceil(K / 128) * 4;
-  return { stride: raw + (kept ? words * 4 : 0) + 4, words, bits, raw };
+  const end = bits + Math.ceil(K / 128) * 4;
+  return { stride: end + (kept ? bits * 4 : 0) + 4, words, bits, raw: kept ? end : 0 };
 }
 
-/** Rows for joined products: with x itself, and arrays in which the columns of outliers are marked. */
-export interface Kept {
-  readonly seen: readonly Operand[];
+/** How the rows of x are laid out: with x itself where they are few, and that fits; undefined if nothing fits. */
+function layoutFor(x: Operand): RowsLayout | undefined {
+  const M = leading(x.shape);
+  const fitting = ({ stride }: RowsLayout): boolean => M * stride * 4 <= x.block.binding;
+  return [true, false]
+    .filter((kept) => !kept || M < MANY)
+    .map((kept) => layoutOf(x.shape.at(-1)!, kept))
+    .find(fitting);
 }
 
-/** Quantizes the rows of x into scratch, unless they are there from the call before. */
-export function quantizeRows(queue: Queue, x: Operand, threshold: number, kept?: Kept): Piece {
+/** True if the rows of x hold x itself. */
+export function keepsX(x: Operand): boolean {
+  return (layoutFor(x)?.raw ?? 0) > 0;
+}
+
+/**
+ * WGSL that reads rows `q`, in words or (aligned) in vec4s of them: scale, number of outliers, word `b` of the bitmap and
+ * element `k` of x, which is in the rows where they are `kept` with it.
+ */
+export function rowsInScratch(aligned: boolean, kept: boolean): string {
+  return `fn q_word(i: u32) -> u32 { return ${aligned ? "q[i >> 2u][i & 3u]" : "q[i]"}; }
+fn scale_of(m: u32) -> f32 { return bitcast<f32>(q_word(m * P.stride + P.stride - 4u)); }
+fn outliers_of(m: u32) -> u32 { return q_word(m * P.stride + P.stride - 3u); }
+fn bitmap_of(m: u32, b: u32) -> u32 { return q_word(m * P.stride + P.bits + b); }
+fn value_of(m: u32, k: u32) -> f32 {
+  return ${kept ? "bitcast<f32>(q_word(m * P.stride + P.raw + k))" : "x[P.x + m * P.K + k]"};
+}`;
+}
+
+/** Where the rows of an x are. */
+export interface Rows {
+  readonly piece: Piece;
+  readonly layout: RowsLayout;
+  /** Identifies x and the threshold. */
+  readonly key: string;
+}
+
+function rowsOf(queue: Queue, x: Operand, threshold: number): Rows {
   const M = leading(x.shape);
   const K = x.shape.at(-1)!;
-  const layout = rowsLayout(K, kept !== undefined);
-  const seen = kept?.seen ?? [];
+  const layout = layoutFor(x) ?? layoutOf(K, false); // scratch memory says what is too large
   const size = M * layout.stride * 4;
   const piece = { block: queue.buffers.scratch("rows", size), start: 0, size };
-  const key = `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}:${kept !== undefined}`;
-  if (seen.length > 0 || !queue.holds(piece.block, key)) {
-    const numbers: Record<string, number> = { M, K, x: x.offset, threshold, ...layout };
-    seen.forEach(({ offset }, job) => {
-      numbers[jobName("seen", job)] = offset;
-    });
-    const shader = rowsShader({ rows: "quantize", kept: kept !== undefined, seen: seen.length });
-    queue.dispatch(shader, [x, piece, ...seen], numbers, M);
-    queue.hold(piece.block, key, x.block);
-  }
-  return piece;
+  return { piece, layout, key: `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}` };
+}
+
+/**
+ * Quantizes the rows of x into scratch, unless they are there already: from the call before, or from a norm.
+ * @param seen what must have been marked on the way
+ */
+export function quantizeRows(queue: Queue, x: Operand, threshold: number, seen: readonly Operand[] = []): Rows {
+  const rows = rowsOf(queue, x, threshold);
+  const { block } = rows.piece;
+  if (queue.holds(block, rows.key) && seen.every((one) => queue.holds(block, rows.key, one))) return rows;
+  const M = leading(x.shape);
+  const numbers = { M, x: x.offset, ...numbersOf(rows, x, threshold, seen) };
+  queue.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.piece, ...seen], numbers, M);
+  queue.hold(block, rows.key, x.block, seen);
+  return rows;
+}
+
+/** True if the rows of x are in scratch. */
+export function rowsHeld(queue: Queue, x: Operand, threshold: number): boolean {
+  const { piece, key } = rowsOf(queue, x, threshold);
+  return queue.holds(piece.block, key);
+}
+
+/** Values for the params of `quantizing`. */
+function numbersOf({ layout }: Rows, x: Operand, threshold: number, seen: readonly Operand[]): Record<string, number> {
+  const numbers: Record<string, number> = { K: x.shape.at(-1)!, threshold, ...layout };
+  seen.forEach(({ offset }, job) => {
+    numbers[jobName("seen", job)] = offset;
+  });
+  return numbers;
+}
+
+/** Rows that the kernel which writes x makes as well. */
+export interface RowsToo {
+  /** How many arrays get marks. */
+  readonly seen: number;
+  /** What its dispatch binds behind its own, and the values for the params of `quantizing`. */
+  readonly pieces: readonly Piece[];
+  readonly numbers: Readonly<Record<string, number>>;
+}
+
+/**
+ * A fusion of a kernel that gives a workgroup to each row of what it writes with the products that quantize those rows.
+ */
+export function quantizingToo(
+  first: Kernel,
+  next: Kernel,
+  record: (call: Call, queue: Queue, rows: RowsToo) => void,
+): Fusion {
+  return {
+    first,
+    next,
+    prepares: true,
+    record([producer], products, queue) {
+      const y = producer!.call.operands.at(-1)!;
+      const [threshold = 0] = products[0]!.call.attributes;
+      const alike = products.filter(({ call }) => call.attributes[0] === threshold);
+      if (y.count === 0 || !layoutFor(y) || !alike.every(({ call }) => same(call.operands[0]!, y))) return false;
+      const seen = threshold > 0 ? distinct(alike.map(({ call }) => call.operands[5])) : [];
+      const rows = rowsOf(queue, y, threshold);
+      const numbers = numbersOf(rows, y, threshold, seen);
+      record(producer!.call, queue, { seen: seen.length, pieces: [rows.piece, ...seen], numbers });
+      queue.hold(rows.piece.block, rows.key, y.block, seen);
+      return true;
+    },
+  };
+}
+
+/** One operand of each block: a dispatch writes through one binding of it. */
+function distinct(operands: readonly (Operand | undefined)[]): Operand[] {
+  return [...new Map(operands.flatMap((one) => (one ? [[one.block, one] as const] : []))).values()];
 }
 
 /** All shaders that `quantizeRows` can ask for. */
 export function rowsShaders(): Shader[] {
-  const kept = [0, 2, JOBS].map((seen) => rowsShader({ rows: "quantize", kept: true, seen }));
-  return [rowsShader({ rows: "quantize", kept: false, seen: 0 }), ...kept];
+  return [0, 2, JOBS].map((seen) => rowsShader({ rows: "quantize", seen }));
 }

@@ -1,13 +1,19 @@
-// linear: products with f32, f16 and bf16 matrices.
+// linear: products with f32, f16 and bf16 matrices. Large ones with the latter two go through blocks of f16 (tiles.ts)
+// where the device has them: bf16 where the call allows bf16 products, f16 exactly, with x in two parts.
 
-import { linearOp } from "../../../ops/linear.js";
-import type { Kernel } from "../kernel.js";
-import { family, reader, reads } from "../shader.js";
+import { COMPUTE, linearOp } from "../../../ops/linear.js";
+import type { Call, Operand, Piece } from "../call.js";
+import type { Kernel, Target } from "../kernel.js";
+import type { Queue } from "../queue.js";
+import { family, reader, reads, type Shader, writes } from "../shader.js";
 import { along } from "../split.js";
+import { FLOATS, fold } from "../wgsl.js";
 import {
   byJob,
   FLOAT_TYPES,
   type Format,
+  type Gate,
+  type Halving,
   type Joinable,
   jobName,
   joinable,
@@ -19,6 +25,7 @@ import {
   recordJoined,
   recordProduct,
 } from "./product.js";
+import { HALVES, HALVES_IN_TWO, POWERS } from "./tiles.js";
 
 type Float = (typeof FLOAT_TYPES)[number];
 
@@ -31,11 +38,15 @@ const PART: Readonly<Record<Float, string>> = {
   return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));`,
 };
 
-function format(dtype: Float, fast: boolean, jobs = 1): Format {
+function format(dtype: Float, { fast, jobs = 1, half = false }: ProductOptions): Format {
   const chunk = dtype === "f32" ? 4 : 8;
   const names = Array.from({ length: jobs }, (_, job) => jobName("w", job));
   return {
-    bindings: names.map((name) => reads(name, fast ? "array<vec4<u32>>" : "array<u32>")),
+    bindings: [
+      ...names.map((name) => reads(name, fast ? "array<vec4<u32>>" : "array<u32>")),
+      ...(half ? [reads("exponents", "array<i32>")] : []),
+    ],
+    exponents: half,
     params: names,
     chunk,
     declarations: fast
@@ -51,43 +62,112 @@ function format(dtype: Float, fast: boolean, jobs = 1): Format {
 }
 
 const shader = family("linear", (options: ProductOptions & { readonly weight: Float }) =>
-  productSpec(format(options.weight, options.fast, options.jobs), options),
+  productSpec(format(options.weight, options), options),
 );
+
+/** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
+export function joinLinear(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+  const products: Joinable[] = [];
+  for (const call of calls) {
+    const [x, weight, bias, residual, y] = call.operands;
+    const [N = 0, K = 0] = weight!.shape;
+    const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
+    const chunk = weight!.dtype === "f32" ? 4 : 8;
+    const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
+    if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
+    products.push(product);
+  }
+  if (1 + 2 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
+  const { dtype, shape } = calls[0]!.operands[1]!;
+  const weight = dtype as Float;
+  recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }), gate);
+  return true;
+}
+
+type Narrow = "f16" | "bf16";
+
+/**
+ * For each row of a matrix, two times its exponent, and one more if the row holds an infinity or NaN, which exponents
+ * leave out. Magnitudes are compared as integers.
+ */
+const exponentsShader = family("exponents", ({ weight }: { readonly weight: Narrow }) => ({
+  bindings: [reads("w", "array<vec4<u32>>"), writes("out", "array<i32>")],
+  params: ["N", "K", "w"],
+  declarations: [
+    FLOATS,
+    POWERS,
+    fold("largest", "u32", 64, (a, b) => `max(${a}, ${b})`),
+    `const ENDLESS = vec4<u32>(${weight === "bf16" ? "0x7f80u" : "0x7c00u"});
+fn finite(size: vec4<u32>) -> vec4<u32> { return select(size, vec4<u32>(), size >= ENDLESS); }
+fn most_of(v: vec4<u32>) -> u32 { return max(max(v.x, v.y), max(v.z, v.w)); }`,
+  ],
+  body: `if (group >= P.N) { return; }
+  let row = (P.w + group * P.K) / 8u;
+  var most = vec4<u32>();
+  var all = vec4<u32>();
+  for (var i = lid; i < P.K / 8u; i += 64u) {
+    let low = w[row + i] & vec4<u32>(0x7fffu);
+    let high = (w[row + i] >> vec4<u32>(16u)) & vec4<u32>(0x7fffu);
+    most = max(most, max(finite(low), finite(high)));
+    all = max(all, max(low, high));
+  }
+  let bits = largest(most_of(most), lid);
+  let endless = largest(most_of(all), lid) >= ENDLESS.x;
+  let exponent = exponent_of(${weight === "bf16" ? "bits << 16u" : "bitcast<u32>(from_f16(bits))"});
+  if (lid == 0u) { out[group] = exponent * 2 + select(0, 1, endless); }`,
+}));
+
+/** The exponents of weight[N,K], found once for as long as it is not written. */
+function exponentsOf(queue: Queue, weight: Operand): Piece {
+  const [N = 0, K = 0] = weight.shape;
+  const dtype = weight.dtype as Narrow;
+  const size = N * 4;
+  const block = queue.derived(weight.block, `exponents ${dtype} ${weight.byte}:${N}:${K}`, size, (block) => {
+    const pieces = [weight, { block, start: 0, size }];
+    queue.dispatch(exponentsShader({ weight: dtype }), pieces, { N, K, w: weight.offset }, N);
+  });
+  return { block, start: 0, size };
+}
+
+/** How products with a weight may go through blocks of f16. */
+function halvingOf(queue: Queue, weight: Operand, compute: number): Halving | undefined {
+  if (weight.dtype === "f32" || (weight.dtype === "bf16" && compute !== COMPUTE.bf16)) return undefined;
+  return { parts: weight.dtype === "bf16" ? 1 : 2, exponents: () => exponentsOf(queue, weight) };
+}
+
+/** Parts of x that products with a weight of a dtype may be made of. */
+const PARTS: Readonly<Record<Float, readonly (1 | 2)[]>> = { f32: [], f16: [2], bf16: [1] };
+
+function helpers(target: Target): Shader[] {
+  if (!target.f16) return [];
+  const exponents = (["f16", "bf16"] as const).map((weight) => exponentsShader({ weight }));
+  return [HALVES, HALVES_IN_TWO, ...exponents];
+}
 
 export const linear: Kernel = {
   op: linearOp,
-  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0] }, queue, target) {
+  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0, compute = 0] }, queue, target) {
     const [N = 0, K = 0] = weight!.shape;
     const dtype = weight!.dtype as Float;
     const chunk = dtype === "f32" ? 4 : 8;
     const fast = K % chunk === 0 && weight!.offset % chunk === 0;
-    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, pieces: [weight!], numbers: { w: weight!.offset } };
+    const half = halvingOf(queue, weight!, compute);
+    const numbers = { w: weight!.offset };
+    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, half, pieces: [weight!], numbers };
     recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
   },
-  join(calls, queue, target) {
-    const products: Joinable[] = [];
-    for (const call of calls) {
-      const [x, weight, bias, residual, y] = call.operands;
-      const [N = 0, K = 0] = weight!.shape;
-      const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
-      const chunk = weight!.dtype === "f32" ? 4 : 8;
-      const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
-      if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
-      products.push(product);
-    }
-    if (1 + 2 * products.length > target.storageBuffers) return false;
-    const { dtype, shape } = calls[0]!.operands[1]!;
-    const weight = dtype as Float;
-    recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }));
-    return true;
-  },
+  join: (calls, queue, target) => joinLinear(calls, queue, target),
   axes(call) {
     const weight = call.operands[1]!;
     return productAxes(call, { x: 0, bias: 2, residual: 3, y: 4 }, along(weight.shape[0]!, { 1: [weight, 0] }));
   },
-  shaders: (target) =>
-    FLOAT_TYPES.flatMap((weight) =>
-      [...productVariants(target, 3), ...joinedVariants(target, 1)].map((options) => shader({ weight, ...options })),
+  shaders: (target) => [
+    ...helpers(target),
+    ...FLOAT_TYPES.flatMap((weight) =>
+      [...productVariants(target, 4, PARTS[weight]), ...joinedVariants(target, 1)].map((options) =>
+        shader({ weight, ...options }),
+      ),
     ),
+  ],
 };

@@ -1,13 +1,16 @@
-// rms_norm and layer_norm: one workgroup per row.
+// rms_norm and layer_norm: one workgroup per row, which can also quantize it for the products behind (int8-rows.ts).
 
 import type { DType } from "../../../core/dtype.js";
 import { layerNormOp } from "../../../ops/layer-norm.js";
 import { rmsNormOp } from "../../../ops/rms-norm.js";
-import { asRows, leading } from "../call.js";
+import { asRows, type Call, leading } from "../call.js";
 import type { Kernel } from "../kernel.js";
-import { family, reader, reads, writes } from "../shader.js";
+import type { Queue } from "../queue.js";
+import { family, reader, reads, type ShaderSpec, writes } from "../shader.js";
 import { firstDim } from "../split.js";
 import { FLOATS, fold } from "../wgsl.js";
+import { quantizing, type RowsToo } from "./int8-rows.js";
+import { JOBS } from "./product.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 const MAYBE = [...FLOAT, "none"] as const;
@@ -18,44 +21,84 @@ const WIDTH = 128;
 const SUM = fold("sum", "f32", WIDTH, (a, b) => `${a} + ${b}`);
 const EACH = `for (var k = lid; k < P.columns; k += ${WIDTH}u)`;
 
-const rmsShader = family("rms_norm", ({ weight }: { weight: DType }) => ({
-  bindings: [reads("x", "array<f32>"), reads("w"), writes("y")],
-  params: ["rows", "columns", "x", "w", "y", "eps:f32", "offset:f32"],
-  workgroup: WIDTH,
-  declarations: [FLOATS, reader("w", weight), SUM],
-  body: `if (group >= P.rows) { return; }
+/** Numbers of arrays that get marks, if the rows of y are quantized as well: see quantizing. */
+type Seen = number | "none";
+const SEEN: readonly Seen[] = ["none", ...Array.from({ length: JOBS + 1 }, (_, seen) => seen)];
+
+/** The shader of a norm, which also quantizes the row it has written. */
+function withRows(norm: ShaderSpec, seen: Seen): ShaderSpec {
+  if (seen === "none") return norm;
+  const rows = quantizing(WIDTH, seen, (k) => `y[out + ${k}]`);
+  return {
+    ...norm,
+    bindings: [...norm.bindings, ...rows.bindings],
+    params: [...norm.params, ...rows.params],
+    declarations: [...norm.declarations!, ...rows.declarations],
+    body: `${norm.body}
+  storageBarrier();
+  {
+  ${rows.body}
+  }`,
+  };
+}
+
+const rmsShader = family("rms_norm", ({ weight, seen }: { weight: DType; seen: Seen }) =>
+  withRows(
+    {
+      bindings: [reads("x", "array<f32>"), reads("w"), writes("y")],
+      params: ["M", "columns", "x", "w", "y", "eps:f32", "offset:f32"],
+      workgroup: WIDTH,
+      declarations: [FLOATS, reader("w", weight), SUM],
+      body: `if (group >= P.M) { return; }
   let at = P.x + group * P.columns;
   let out = P.y + group * P.columns;
   var squares = 0.0;
   ${EACH} { squares += x[at + k] * x[at + k]; }
   let inverse = 1.0 / sqrt(sum(squares, lid) / f32(P.columns) + P.eps);
   ${EACH} { y[out + k] = x[at + k] * inverse * (w_at(P.w + k) + P.offset); }`,
-}));
+    },
+    seen,
+  ),
+);
+
+export function recordRmsNorm({ operands: [x, weight, y], attributes }: Call, queue: Queue, rows?: RowsToo): void {
+  if (y!.count === 0) return;
+  const [eps = 0, offset = 0] = attributes;
+  const columns = x!.shape.at(-1)!;
+  const M = leading(x!.shape);
+  const numbers = { M, columns, x: x!.offset, w: weight!.offset, y: y!.offset, eps, offset, ...rows?.numbers };
+  const shader = rmsShader({ weight: weight!.dtype, seen: rows?.seen ?? "none" });
+  queue.dispatch(shader, [x!, weight!, y!, ...(rows?.pieces ?? [])], numbers, M);
+}
 
 export const rmsNorm: Kernel = {
   op: rmsNormOp,
-  record({ operands: [x, weight, y], attributes: [eps = 0, offset = 0] }, queue) {
-    const columns = x!.shape.at(-1)!;
-    const rows = leading(x!.shape);
-    const numbers = { rows, columns, x: x!.offset, w: weight!.offset, y: y!.offset, eps, offset };
-    if (y!.count > 0) queue.dispatch(rmsShader({ weight: weight!.dtype }), [x!, weight!, y!], numbers, rows);
+  record(call, queue) {
+    recordRmsNorm(call, queue);
     return undefined;
   },
   axes: ({ operands: [x, , y] }) => firstDim({ 0: asRows(x!), 2: asRows(y!) }),
-  shaders: () => FLOAT.map((weight) => rmsShader({ weight })),
+  shaders: () => FLOAT.flatMap((weight) => SEEN.map((seen) => rmsShader({ weight, seen }))),
 };
 
-const layerShader = family("layer_norm", ({ weight, bias }: { weight: Maybe; bias: Maybe }) => ({
-  bindings: [
-    reads("x", "array<f32>"),
-    ...(weight === "none" ? [] : [reads("w")]),
-    ...(bias === "none" ? [] : [reads("b")]),
-    writes("y"),
-  ],
-  params: ["rows", "columns", "x", "w", "b", "y", "eps:f32"],
-  workgroup: WIDTH,
-  declarations: [FLOATS, weight === "none" ? "" : reader("w", weight), bias === "none" ? "" : reader("b", bias), SUM],
-  body: `if (group >= P.rows) { return; }
+const layerShader = family("layer_norm", ({ weight, bias, seen }: { weight: Maybe; bias: Maybe; seen: Seen }) =>
+  withRows(
+    {
+      bindings: [
+        reads("x", "array<f32>"),
+        ...(weight === "none" ? [] : [reads("w")]),
+        ...(bias === "none" ? [] : [reads("b")]),
+        writes("y"),
+      ],
+      params: ["M", "columns", "x", "w", "b", "y", "eps:f32"],
+      workgroup: WIDTH,
+      declarations: [
+        FLOATS,
+        weight === "none" ? "" : reader("w", weight),
+        bias === "none" ? "" : reader("b", bias),
+        SUM,
+      ],
+      body: `if (group >= P.M) { return; }
   let at = P.x + group * P.columns;
   let out = P.y + group * P.columns;
   var total = 0.0;
@@ -67,20 +110,34 @@ const layerShader = family("layer_norm", ({ weight, bias }: { weight: Maybe; bia
   ${EACH} {
     y[out + k] = (x[at + k] - mean) * inverse${weight === "none" ? "" : " * w_at(P.w + k)"}${bias === "none" ? "" : " + b_at(P.b + k)"};
   }`,
-}));
+    },
+    seen,
+  ),
+);
+
+export function recordLayerNorm({ operands, attributes: [eps = 0] }: Call, queue: Queue, rows?: RowsToo): void {
+  const [x, weight, bias, y] = operands;
+  if (y!.count === 0) return;
+  const columns = x!.shape.at(-1)!;
+  const M = leading(x!.shape);
+  const shader = layerShader({
+    weight: (weight?.dtype ?? "none") as Maybe,
+    bias: (bias?.dtype ?? "none") as Maybe,
+    seen: rows?.seen ?? "none",
+  });
+  const pieces = [x!, weight, bias, y!].filter((operand) => operand !== undefined);
+  const offsets = { x: x!.offset, w: weight?.offset ?? 0, b: bias?.offset ?? 0, y: y!.offset };
+  const numbers = { M, columns, ...offsets, eps, ...rows?.numbers };
+  queue.dispatch(shader, [...pieces, ...(rows?.pieces ?? [])], numbers, M);
+}
 
 export const layerNorm: Kernel = {
   op: layerNormOp,
-  record({ operands: [x, weight, bias, y], attributes: [eps = 0] }, queue) {
-    if (y!.count === 0) return undefined;
-    const columns = x!.shape.at(-1)!;
-    const rows = leading(x!.shape);
-    const shader = layerShader({ weight: (weight?.dtype ?? "none") as Maybe, bias: (bias?.dtype ?? "none") as Maybe });
-    const pieces = [x, weight, bias, y].filter((operand) => operand !== undefined);
-    const offsets = { x: x!.offset, w: weight?.offset ?? 0, b: bias?.offset ?? 0, y: y!.offset };
-    queue.dispatch(shader, pieces, { rows, columns, ...offsets, eps }, rows);
+  record(call, queue) {
+    recordLayerNorm(call, queue);
     return undefined;
   },
   axes: ({ operands: [x, , , y] }) => firstDim({ 0: asRows(x!), 3: asRows(y!) }),
-  shaders: () => MAYBE.flatMap((weight) => MAYBE.map((bias) => layerShader({ weight, bias }))),
+  shaders: () =>
+    MAYBE.flatMap((weight) => MAYBE.flatMap((bias) => SEEN.map((seen) => layerShader({ weight, bias, seen })))),
 };

@@ -8,8 +8,10 @@ import type { Target } from "../kernel.js";
 import type { Queue } from "../queue.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { type Axis, along, type Part } from "../split.js";
-import { ACTIVATIONS, FLOATS, totals } from "../wgsl.js";
-import { halveRows, TILE_N, TILE_WIDTH, type TileForm, tileDeclarations, tiled } from "./tiles.js";
+import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
+import { MATRIX_TILE, TILE_WIDTH } from "./matrices.js";
+import { halveRows, halvesSize, TILE_N, type TileForm, tileDeclarations, tiled } from "./tiles.js";
+import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
 
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 export const BIAS_TYPES = [...FLOAT_TYPES, "none"] as const;
@@ -23,10 +25,12 @@ export interface Format {
   readonly chunk: number;
   /**
    * Fast: `raw(n, c)` -> vec4<u32> is chunk c of row n, `part(raw, i)` -> vec4<f32> its elements 4i to 4i+3, `weight(n, c)`
-   * -> f32 a factor on the chunk; for blocks of f16 also `share_of_largest(n, i, count)` -> f32, the largest magnitude in
-   * one of `count` shares of row n. Slow: `one(n, k)` -> f32.
+   * -> f32 a factor on the chunk; for blocks of f16, unless `exponents` are known, also `share_of_largest(n, i, count)` ->
+   * f32, the largest magnitude in one of `count` shares of row n. Slow: `one(n, k)` -> f32.
    */
   readonly declarations: readonly string[];
+  /** Half of `exponents[n]` is the power of two that row n is scaled down by for blocks of f16; odd if not all is finite. */
+  readonly exponents?: boolean;
   /** Runs in every invocation before anything else; ends behind a barrier if it fills workgroup memory. */
   readonly prologue?: string;
 }
@@ -41,12 +45,11 @@ export interface ProductOptions extends TileForm {
   readonly subgroups: boolean;
   /** Matrices that share x, one below the other: rows from P.n1 on are of the second, from P.n2 on of the third. */
   readonly jobs?: number;
+  /** Of two matrices of one size, also writes act(first) * second: see Gate. */
+  readonly gated?: boolean;
   readonly [more: string]: Option;
 }
 
-/** Results per workgroup in the matrix-vector form. */
-export const OUTPUTS = 4;
-const WIDTH = 64;
 /** From this many rows of x on, tiles. */
 const MANY = 9;
 /** Up to this many rows of x, a tile has as many rows; else twice that. */
@@ -56,13 +59,14 @@ const LOW_TILE = 32;
 const NUMBERS = ["M", "N", "K", "width", "x", "bias", "residual", "y", "act:i32", "tiles"];
 
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
-  const { fast, rows, bias, residual, subgroups, jobs = 1, half = false, matrix } = options;
+  const { fast, rows, bias, residual, subgroups, jobs = 1, gated = false, half = false, matrix } = options;
   const bindings = [
-    reads("x", half ? "array<vec2<u32>>" : fast ? "array<vec4<f32>>" : "array<f32>"),
+    reads("x", half ? "array<vec4<f16>>" : fast ? "array<vec4<f32>>" : "array<f32>"),
     ...format.bindings,
     ...(bias === "none" ? [] : [reads("bias")]),
     ...(residual ? [reads("residual", "array<f32>")] : []),
-    ...range(jobs).map((job) => writes(jobName("y", job))),
+    ...jobNames(jobs, "y").map((name) => writes(name)),
+    ...(gated ? [writes("z")] : []),
   ];
   const joined = `
 fn store(m: u32, n: u32, sum: f32) {
@@ -77,8 +81,13 @@ fn store(m: u32, n: u32, sum: f32) {
 }`;
   return {
     bindings,
-    params: [...NUMBERS, ...format.params, ...(jobs > 1 ? ["n1", ...(jobs > 2 ? ["n2", "y2"] : []), "y1"] : [])],
-    workgroup: rows === 0 ? TILE_WIDTH : WIDTH,
+    params: [
+      ...NUMBERS,
+      ...format.params,
+      ...(jobs > 1 ? ["n1", ...(jobs > 2 ? ["n2", "y2"] : []), "y1"] : []),
+      ...(gated ? ["z"] : []),
+    ],
+    workgroup: rows === 0 ? TILE_WIDTH : VECTOR_WIDTH,
     subgroups,
     f16: half,
     subgroupMatrix: matrix !== undefined,
@@ -89,21 +98,23 @@ fn store(m: u32, n: u32, sum: f32) {
       bias === "none" ? "" : reader("bias", bias),
       jobs > 1 ? joined : alone,
       ...(rows === 0
-        ? tileDeclarations(options, fast)
-        : [`var<workgroup> cells: array<f32, ${WIDTH * OUTPUTS * rows}>;`]),
+        ? tileDeclarations(format, options, fast)
+        : [`var<workgroup> cells: array<f32, ${VECTOR_WIDTH * OUTPUTS * rows}>;`]),
     ],
     body:
-      (format.prologue ?? "") + (rows === 0 ? tiled(format, options, fast) : streamed(format, fast, rows, subgroups)),
+      (format.prologue ?? "") +
+      (rows === 0 ? tiled(format, options, fast) : streamed(format, fast, rows, subgroups, gated)),
   };
-}
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
 }
 
 /** The name of an operand of a job: "w", "w1", "w2". */
 export function jobName(name: string, job: number): string {
   return job === 0 ? name : `${name}${job}`;
+}
+
+/** The names of an operand of so many jobs. */
+export function jobNames(jobs: number, name: string): string[] {
+  return range(jobs).map((job) => jobName(name, job));
 }
 
 /** WGSL of the first row of a job, and of the row behind its last. */
@@ -118,62 +129,16 @@ export function byJob(jobs: number, text: (job: number, n: string) => string): s
     .join("\n  ");
 }
 
-/** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N. */
-function streamed(format: Format, fast: boolean, rows: number, subgroups: boolean): string {
-  const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
-  const lines: string[] = [
-    "let n0 = (group % P.tiles) * 4u;",
-    `let m0 = (group / P.tiles) * ${rows}u;`,
-    "if (m0 >= P.M) { return; }",
-    ...range(OUTPUTS).map((n) => `let row${n} = min(n0 + ${n}u, P.N - 1u);`),
-    ...cells.map(({ m, n }) => `var sum${m}_${n} = 0.0;`),
-  ];
-  if (fast) {
-    const quads = format.chunk / 4;
-    lines.push(
-      ...range(rows).map((m) => `let x${m} = (P.x + min(m0 + ${m}u, P.M - 1u) * P.K) / 4u;`),
-      `for (var c = lid; c < P.K / ${format.chunk}u; c += ${WIDTH}u) {`,
-      ...range(OUTPUTS).map((n) => `let raw${n} = raw(row${n}, c);`),
-      ...cells.map(({ m, n }) => `var dot${m}_${n} = 0.0;`),
-      ...range(quads).flatMap((i) => [
-        "{",
-        ...range(rows).map((m) => `let v${m} = x[x${m} + c * ${quads}u + ${i}u];`),
-        ...range(OUTPUTS).flatMap((n) => [
-          `let w${n} = part(raw${n}, ${i}u);`,
-          ...range(rows).map((m) => `dot${m}_${n} += dot(w${n}, v${m});`),
-        ]),
-        "}",
-      ]),
-      ...range(OUTPUTS).map((n) => `let weight${n} = weight(row${n}, c);`),
-      ...cells.map(({ m, n }) => `sum${m}_${n} += dot${m}_${n} * weight${n};`),
-      "}",
-    );
-  } else {
-    lines.push(
-      `for (var k = lid; k < P.K; k += ${WIDTH}u) {`,
-      ...range(rows).map((m) => `let v${m} = x[P.x + min(m0 + ${m}u, P.M - 1u) * P.K + k];`),
-      ...range(OUTPUTS).flatMap((n) => [
-        `let w${n} = one(row${n}, k);`,
-        ...range(rows).map((m) => `sum${m}_${n} += v${m} * w${n};`),
-      ]),
-      "}",
-    );
-  }
-  lines.push(
-    totals(
-      cells.map(({ m, n }) => `sum${m}_${n}`),
-      WIDTH,
-      subgroups,
-    ),
-  );
-  lines.push(
-    `if (lid < ${cells.length}u) { store(m0 + lid / ${OUTPUTS}u, n0 + lid % ${OUTPUTS}u, cells[lid * ${WIDTH}u]); }`,
-  );
-  return lines.join("\n  ");
-}
-
 /** The options that all formats share. */
 export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups"> & TileForm;
+
+/** What a product in blocks of f16 does. */
+export interface Halving {
+  /** Parts of x: one rounds it to the 11 bits of f16, two keep what f32 has, and are worth it with subgroup matrices. */
+  readonly parts: 1 | 2;
+  /** Records what finds the exponents of the weight's rows, where the format says that they are known. */
+  readonly exponents?: () => Piece;
+}
 
 export interface ProductCall {
   readonly x: Operand;
@@ -184,8 +149,8 @@ export interface ProductCall {
   readonly K: number;
   readonly act: number;
   readonly fast: boolean;
-  /** Operands may be rounded to the 11 bits of f16; false unless given. */
-  readonly half?: boolean;
+  /** How blocks may be f16; not at all unless given. */
+  readonly half?: Halving | undefined;
   /** The format's pieces and numbers. */
   readonly pieces: readonly Piece[];
   readonly numbers: Readonly<Record<string, number>>;
@@ -223,8 +188,9 @@ export function recordProduct(
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
   const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
-  const half = rows === 0 && fast && K > 0 && call.half === true && target.f16;
-  const form = rows > 0 ? {} : tileForm(target, fast, half, M <= LOW_TILE);
+  const fits = call.half && halvesSize(M, K, call.half.parts) <= x.block.binding;
+  const half = rows === 0 && fast && K > 0 && fits ? halving(target, call.half) : undefined;
+  const form = rows > 0 ? {} : tileForm(target, fast, half?.parts, M <= LOW_TILE);
   const made = shader({
     fast,
     rows,
@@ -237,8 +203,9 @@ export function recordProduct(
   const height = form.tile ?? rows;
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [
-    half ? halveRows(queue, x, M, K) : x,
+    half ? halveRows(queue, x, M, K, half.parts) : x,
     ...pieces,
+    ...(half?.exponents ? [half.exponents()] : []),
     ...(bias ? [bias] : []),
     ...(residual ? [residual] : []),
     y,
@@ -260,22 +227,35 @@ export interface Joinable {
 /** Most matrices that are joined. */
 export const JOBS = 3;
 
-/** Records two or three products of few rows with one x as one dispatch. `common` are numbers that all jobs share. */
+/** What two products of one size are for: y = act(first) * second. */
+export interface Gate {
+  readonly y: Operand;
+  readonly act: number;
+}
+
+/**
+ * Records two or three products of few rows with one x as one dispatch. `common` are numbers that all jobs share; a gate
+ * is for two.
+ */
 export function recordJoined(
   queue: Queue,
   target: Target,
   products: readonly Joinable[],
   K: number,
   common: Readonly<Record<string, number>>,
-  shader: (options: CommonOptions & { readonly jobs: number }) => Shader,
+  shader: (options: JoinedOptions) => Shader,
+  gate?: Gate,
 ): void {
   const { x, y, N: first } = products[0]!;
   const jobs = products.length;
   const M = y.count / first;
   const rows = M === 1 ? 1 : 4;
   const N = products.reduce((sum, product) => sum + product.N, 0);
-  const made = shader({ fast: true, rows, bias: "none", residual: false, subgroups: target.subgroups, jobs });
-  const numbers: Record<string, number> = { M, N, K, width: N, x: x.offset, bias: 0, residual: 0, act: 0, ...common };
+  const { subgroups } = target;
+  const made = shader({ fast: true, rows, bias: "none", residual: false, subgroups, jobs, gated: gate !== undefined });
+  const unused = { width: N, bias: 0, residual: 0 };
+  const act = gate?.act ?? 0;
+  const numbers: Record<string, number> = { M, N, K, x: x.offset, act, z: gate?.y.offset ?? 0, ...unused, ...common };
   let row = 0;
   products.forEach((product, job) => {
     if (job > 0) numbers[`n${job}`] = row;
@@ -283,9 +263,9 @@ export function recordJoined(
     numbers[jobName("y", job)] = product.y.offset;
     for (const [name, value] of Object.entries(product.numbers)) numbers[jobName(name, job)] = value;
   });
-  const tiles = Math.ceil(N / OUTPUTS);
+  const tiles = gate ? Math.ceil(first / (OUTPUTS / 2)) : Math.ceil(N / OUTPUTS);
   const weights = products[0]!.pieces.flatMap((_, i) => products.map(({ pieces }) => pieces[i]!));
-  const pieces = [x, ...weights, ...products.map((product) => product.y)];
+  const pieces = [x, ...weights, ...products.map((product) => product.y), ...(gate ? [gate.y] : [])];
   queue.dispatch(made, pieces, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
 }
 
@@ -296,29 +276,41 @@ export function joinable(product: Joinable, act: number, fast: boolean): boolean
   return rows > 0 && rows < MANY && fast && act === 0 && x.offset % 4 === 0;
 }
 
+export type JoinedOptions = CommonOptions & { readonly jobs: number; readonly gated: boolean };
+
 /** Every combination of options that `recordJoined` can ask for; `each` bindings for a job's weight. */
-export function joinedVariants(target: Target, each: number): (CommonOptions & { jobs: number })[] {
+export function joinedVariants(target: Target, each: number): JoinedOptions[] {
   const { subgroups } = target;
-  return [2, JOBS]
-    .filter((jobs) => 1 + jobs * (each + 1) <= target.storageBuffers)
-    .flatMap((jobs) =>
-      [1, 4].map((rows) => ({ fast: true, rows, bias: "none" as const, residual: false, subgroups, jobs })),
+  const forms = [
+    ...range(JOBS + 1)
+      .slice(2)
+      .map((jobs) => ({ jobs, gated: false })),
+    { jobs: 2, gated: true },
+  ];
+  return forms
+    .filter(({ jobs, gated }) => 1 + jobs * (each + 1) + (gated ? 1 : 0) <= target.storageBuffers)
+    .flatMap((form) =>
+      [1, 4].map((rows) => ({ fast: true, rows, bias: "none" as const, residual: false, subgroups, ...form })),
     );
 }
 
 /** The form of a tile of `low` height, or more. Subgroup matrices are so fast that rows of nothing do not matter. */
-function tileForm({ matrix }: Target, fast: boolean, half: boolean, low: boolean): TileForm {
-  if (half && matrix) return { tile: 2 * LOW_TILE, half, ...matrix };
+function tileForm({ matrix }: Target, fast: boolean, parts: number | undefined, low: boolean): TileForm {
+  if (parts && matrix) return { tile: MATRIX_TILE / parts, half: true, ...(parts > 1 ? { parts } : {}), ...matrix };
   const tile = low || !fast ? LOW_TILE : 2 * LOW_TILE;
-  return half ? { tile, half } : { tile };
+  return parts ? { tile, half: true } : { tile };
 }
 
-/** Every combination of options that `recordProduct` can ask for; `halves` if calls may allow f16. */
-export function productVariants(target: Target, taken: number, halves = false): CommonOptions[] {
+/** What of `wanted` this device does. */
+function halving(target: Target, wanted: Halving | undefined): Halving | undefined {
+  return wanted && (wanted.parts === 1 ? target.f16 : target.matrix) ? wanted : undefined;
+}
+
+/** Every combination of options that `recordProduct` can ask for; `parts` of x in calls that allow blocks of f16. */
+export function productVariants(target: Target, taken: number, parts: readonly (1 | 2)[] = []): CommonOptions[] {
   return [true, false].flatMap((fast) => {
-    const forms = [false, ...(halves && fast && target.f16 ? [true] : [])].flatMap((half) =>
-      [true, false].map((low) => tileForm(target, fast, half, low)),
-    );
+    const ways = [undefined, ...(fast ? parts.filter((count) => halving(target, { parts: count })) : [])];
+    const forms = ways.flatMap((way) => [true, false].map((low) => tileForm(target, fast, way, low)));
     const shapes: (TileForm & { rows: number })[] = [{ rows: 1 }, { rows: 4 }];
     for (const form of forms) shapes.push({ rows: 0, ...form });
     return shapes.flatMap((shape) =>

@@ -83,17 +83,19 @@ export const llmInt8Quantize: Kernel = {
 
 const rowValues = family("llm_int8_dequantize", () => ({
   bindings: [reads("codes"), reads("scb", "array<f32>"), writes("w")],
-  params: ["count", "columns", "codes", "scb", "w"],
+  // The unit is no constant: drivers (Mesa's) would multiply by it first, and round otherwise.
+  params: ["count", "columns", "codes", "scb", "w", "unit:f32"],
   declarations: [reader("codes", "i8")],
   body: `if (gid >= P.count) { return; }
-  w[P.w + gid] = codes_at(P.codes + gid) * scb[P.scb + gid / P.columns] * ${literal(Math.fround(1 / 127))};`,
+  w[P.w + gid] = codes_at(P.codes + gid) * scb[P.scb + gid / P.columns] * P.unit;`,
 }));
 
 export const llmInt8Dequantize: Kernel = {
   op: llmInt8DequantizeOp,
   record({ operands: [codes, scb, w] }, queue) {
     const { count } = w!;
-    const numbers = { count, columns: w!.shape[1]!, codes: codes!.offset, scb: scb!.offset, w: w!.offset };
+    const places = { codes: codes!.offset, scb: scb!.offset, w: w!.offset };
+    const numbers = { count, columns: w!.shape[1]!, ...places, unit: Math.fround(1 / 127) };
     queue.dispatch(rowValues({}), [codes!, scb!, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },

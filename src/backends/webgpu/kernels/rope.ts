@@ -8,7 +8,7 @@ import type { Queue } from "../queue.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
 import { along, firstDim } from "../split.js";
 import { MULHI } from "../wgsl.js";
-import { jobName } from "./product.js";
+import { jobName, jobNames } from "./product.js";
 
 /** cos and sin of any f32 below 2^31. 1/2π has 96 fraction bits here; the product with a 24-bit mantissa keeps 64. */
 const TURN = `
@@ -84,15 +84,21 @@ export const ropeTable: Kernel = {
   shaders: () => [tableShader({})],
 };
 
-/** Element `e` of y = rope(x); names of numbers and bindings end in `job`. */
-const turned = (job: string): string => `let d = e % P.size${job};
+/** Numbers that a job has of its own, beside `pairs` and `table`: sizes and strides of x, and where it goes. */
+const OWN = ["count", "steps", "heads", "size", "interleaved", "x", "sb", "st", "sh", "sd", "y"];
+
+/** The params of so many calls that share their table. */
+export function ropeParams(jobs: number): string[] {
+  return ["pairs", "table", ...jobNames(jobs, "").flatMap((job) => OWN.map((name) => `${name}${job}`))];
+}
+
+/** `turned(e)`: element e of rope(x), whose numbers and binding end in `job`. */
+export const ropeFunction = (job: string): string => `fn turned${job}(e: u32) -> f32 {
+  let d = e % P.size${job};
   let h = (e / P.size${job}) % P.heads${job};
   let i = e / (P.size${job} * P.heads${job});
   let at = P.x${job} + (i / P.steps${job}) * P.sb${job} + (i % P.steps${job}) * P.st${job} + h * P.sh${job};
-  if (d >= 2u * P.pairs) {
-    y${job}[P.y${job} + e] = x${job}[at + d * P.sd${job}];
-    return;
-  }
+  if (d >= 2u * P.pairs) { return x${job}[at + d * P.sd${job}]; }
   var r = d % P.pairs;
   var first = r;
   var second = r + P.pairs;
@@ -101,9 +107,8 @@ const turned = (job: string): string => `let d = e % P.size${job};
   let sin = table[P.table + i * 2u * P.pairs + P.pairs + r];
   let a = x${job}[at + first * P.sd${job}];
   let b = x${job}[at + second * P.sd${job}];
-  y${job}[P.y${job} + e] = select(b * cos + a * sin, a * cos - b * sin, d == first);`;
-
-const ROPE_NUMBERS = ["count", "steps", "heads", "size", "interleaved", "x", "sb", "st", "sh", "sd", "y"];
+  return select(b * cos + a * sin, a * cos - b * sin, d == first);
+}`;
 
 /** One call, or two that share their table (queries and keys): the second's elements come behind the first's. */
 const ropeShader = family("rope", ({ jobs }: { jobs: 1 | 2 }) => {
@@ -111,32 +116,34 @@ const ropeShader = family("rope", ({ jobs }: { jobs: 1 | 2 }) => {
   return {
     bindings: [
       reads("table", "array<f32>"),
-      reads("x", "array<f32>"),
-      writes("y"),
-      ...(two ? [reads("x1", "array<f32>"), writes("y1")] : []),
+      ...jobNames(jobs, "").flatMap((job) => [reads(`x${job}`, "array<f32>"), writes(`y${job}`)]),
     ],
-    params: ["pairs", "table", ...ROPE_NUMBERS, ...(two ? ROPE_NUMBERS.map((name) => `${name}1`) : [])],
-    body: `${two ? `if (gid >= P.count) { later(gid - P.count); return; }` : "if (gid >= P.count) { return; }"}
-  let e = gid;
-  ${turned("")}`,
-    declarations: two ? [`fn later(e: u32) {\n  if (e >= P.count1) { return; }\n  ${turned("1")}\n}`] : [],
+    params: ropeParams(jobs),
+    declarations: jobNames(jobs, "").map(ropeFunction),
+    body: `if (gid < P.count) { y[P.y + gid] = turned(gid); }
+  ${two ? "if (gid >= P.count && gid - P.count < P.count1) { y1[P.y1 + gid - P.count] = turned1(gid - P.count); }" : ""}`,
   };
 });
 
-function recordRope(calls: readonly Call[], queue: Queue): void {
+/** Pieces and numbers of calls that share their table, as `ropeParams` names them. */
+export function ropeParts(calls: readonly Call[]): { pieces: Piece[]; numbers: Record<string, number> } {
   const table = calls[0]!.operands[1]!;
   const numbers: Record<string, number> = { pairs: table.shape[3]!, table: table.offset };
   const pieces: Piece[] = [table];
-  let all = 0;
   calls.forEach(({ operands: [x, , y], attributes: [interleaved = 0] }, job) => {
     const [, steps = 0, heads = 0, size = 0] = x!.shape;
     const [sb = 0, st = 0, sh = 0, sd = 0] = x!.strides;
     const own = { count: y!.count, steps, heads, size, interleaved, x: x!.offset, sb, st, sh, sd, y: y!.offset };
     for (const [name, value] of Object.entries(own)) numbers[jobName(name, job)] = value;
     pieces.push(x!, y!);
-    all += y!.count;
   });
-  queue.dispatch(ropeShader({ jobs: calls.length === 2 ? 2 : 1 }), pieces, numbers, groupsFor(all, WORKGROUP));
+  return { pieces, numbers };
+}
+
+function recordRope(calls: readonly Call[], queue: Queue): void {
+  const { pieces, numbers } = ropeParts(calls);
+  const count = calls.reduce((sum, { operands }) => sum + operands[2]!.count, 0);
+  queue.dispatch(ropeShader({ jobs: calls.length === 2 ? 2 : 1 }), pieces, numbers, groupsFor(count, WORKGROUP));
 }
 
 export const rope: Kernel = {

@@ -1,30 +1,34 @@
 // The tiled form of products of many rows: a workgroup builds 64 columns of results for 32 or 64 rows, from blocks of x
 // and of the decoded weight that it lays out row by row in workgroup memory. Blocks are f32, or f16 where the call
-// allows operands to be rounded; sums are f32 always. Blocks of f16 may be multiplied by subgroup matrices.
+// allows operands to be rounded; sums are f32 always. Blocks of f16 may be multiplied by subgroup matrices (matrices.ts).
 //
 // f16 ends at 65504, and activations do not: each row of x, and each row of the weight, is scaled by the power of two
-// that brings its largest magnitude into [2^14, 2^15). Scaling by it is exact, and what is rounded away of an element is
-// 2^-12 of itself, or 2^-29 of the largest of its row if that is more (f16 without subnormals). Both powers come back
-// on the f32 sums. bf16 rounds to 2^-9, so calls that allow bf16 allow this.
+// that brings its largest finite magnitude into [2^14, 2^15). Scaling by it is exact, and what is rounded away of an
+// element is 2^-12 of itself, or 2^-28 of the largest of its row if that is more (f16 without subnormals). Both powers
+// come back on the f32 sums. bf16 rounds to 2^-9, so calls that allow bf16 allow this; and weights that are bf16 or f16
+// lose nothing of the first kind.
+//
+// Calls that allow no rounding, with weights that are f16 as they are, take x as two parts: what the rounding to f16
+// leaves is f16 once more, scaled by another 2^12. So 2^-24 of an element is lost, as in f32, or 2^-40 of the largest of
+// its row. Both parts are rows of one block, and meet the same block of the weight; their sums are added at the end.
+// Where the weight has infinities or NaN the upper part alone counts: the lower may have the other sign.
 
 import type { Operand, Piece } from "../call.js";
 import type { Queue } from "../queue.js";
 import { family, reads, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
+import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
 import type { Format } from "./product.js";
 
-/** Columns of results, and invocations, of a workgroup. */
+/** Columns of results of a workgroup. */
 export const TILE_N = 64;
-export const TILE_WIDTH = 128;
 /** Invocations lie as 8 x 16: each has every eighth row and every sixteenth column of the tile. */
 const DOWN = 8;
 const ACROSS = 16;
-/** Subgroup matrices: a tile is four squares of this edge, one for each of four subgroups. */
-const SQUARE = 32;
-/** Floats of a square that go through workgroup memory at once, on their way out of subgroup matrices. */
-const STAGE = 256;
-/** Rows of workgroup memory begin this many f16 apart, for subgroup matrices: in whole 16 bytes, and not in one bank. */
+/** Rows of blocks for subgroup matrices begin this many f16 apart. */
 const MATRIX_STRIDE = 40;
+/** The lower of two parts of x is scaled by two to this power. */
+const BELOW = 12;
 
 /** How a tile is built. As options of a shader: absent means no. */
 export interface TileForm {
@@ -32,9 +36,11 @@ export interface TileForm {
   readonly tile?: number;
   /** Blocks are f16; x is what `halveRows` made. */
   readonly half?: boolean;
+  /** Parts of x: two where it may not be rounded to f16, else absent. Only with subgroup matrices, and then 32 rows. */
+  readonly parts?: number;
   /** Subgroup matrices, as "MxNxK". */
   readonly matrix?: string;
-  /** Squares that a subgroup may have to take: two if subgroups may have more than 32 invocations. */
+  /** Squares that a subgroup may have to take. */
   readonly squares?: number;
 }
 
@@ -45,114 +51,138 @@ function range(n: number): number[] {
 /** Elements along K of a block: as much as 16 KiB hold, WebGPU's default limit. */
 const stepOf = (half: boolean): number => (half ? 32 : 16);
 
-/** Powers of two: `power(e)` for |e| < 127, and the exponent that `halveRows` and the loads scale down by. */
-const POWERS = `
+/** Powers of two: `power(e)` for |e| < 127, and the exponent that rows are scaled down by, from the bits of their largest. */
+export const POWERS = `
 fn power(e: i32) -> f32 { return bitcast<f32>(u32(e + 127) << 23u); }
-fn exponent_of(largest: f32) -> i32 { return clamp(i32(bitcast<u32>(largest) >> 23u) - 127, -100, 127) - 14; }`;
+fn exponent_of(largest: u32) -> i32 { return clamp(i32(largest >> 23u) - 127, -100, 127) - 14; }`;
 
-const halvesShader = family("halves", (_: Record<never, never>) => ({
-  bindings: [reads("x", "array<vec4<f32>>"), writes("out", "array<u32>")],
-  params: ["M", "K", "x"],
-  declarations: [FLOATS, POWERS, fold("largest", "f32", 64, (a, b) => `max(${a}, ${b})`)],
-  body: `if (group >= P.M) { return; }
+/** Of two parts, each is a normal f16 or zero, so that nothing depends on how a device treats the others. */
+const TWO_PARTS = `
+fn upper(v: f32) -> u32 {
+  let h = to_f16(v);
+  return select(h, h & 0x8000u, (h & 0x7c00u) == 0u);
+}
+fn lower(v: f32, h: u32) -> u32 { return select(to_f16((v - from_f16(h)) * ${2 ** BELOW}.0), 0u, (h & 0x7c00u) == 0x7c00u); }`;
+
+const halvesShader = family("halves", ({ parts }: { readonly parts: number }) => {
+  const quad = (text: (i: number) => string): string => `vec4<u32>(${range(4).map(text).join(", ")})`;
+  const put = (at: string, h: string): string =>
+    `out[${at}] = ${h}.x | (${h}.y << 16u);\n    out[${at} + 1u] = ${h}.z | (${h}.w << 16u);`;
+  return {
+    bindings: [reads("x", "array<vec4<f32>>"), writes("out", "array<u32>")],
+    params: ["M", "K", "x"],
+    declarations: [
+      FLOATS,
+      POWERS,
+      parts === 2 ? TWO_PARTS : "",
+      fold("largest", "u32", 64, (a, b) => `max(${a}, ${b})`),
+    ],
+    body: `if (group >= P.M) { return; }
   let quads = P.K / 4u;
   let row = P.x / 4u + group * quads;
-  var most = vec4<f32>();
-  for (var i = lid; i < quads; i += 64u) { most = max(most, abs(x[row + i])); }
+  var most = vec4<u32>();
+  for (var i = lid; i < quads; i += 64u) {
+    let size = bitcast<vec4<u32>>(x[row + i]) & vec4<u32>(0x7fffffffu);
+    most = max(most, select(size, vec4<u32>(), size >= vec4<u32>(0x7f800000u)));
+  }
   let exponent = exponent_of(largest(max(max(most.x, most.y), max(most.z, most.w)), lid));
   let scale = power(-exponent);
   for (var i = lid; i < quads; i += 64u) {
     let v = x[row + i] * scale;
+    let high = ${quad((i) => `${parts === 2 ? "upper" : "to_f16"}(v[${i}])`)};
     let to = (group * quads + i) * 2u;
-    out[to] = to_f16(v.x) | (to_f16(v.y) << 16u);
-    out[to + 1u] = to_f16(v.z) | (to_f16(v.w) << 16u);
+    ${
+      parts === 2
+        ? `let low = ${quad((i) => `lower(v[${i}], high[${i}])`)};
+    ${put("to + P.M * quads * 2u", "low")}`
+        : ""
+    }
+    ${put("to", "high")}
   }
-  if (lid == 0u) { out[P.M * quads * 2u + group] = bitcast<u32>(exponent); }`,
-}));
+  if (lid == 0u) { out[P.M * quads * ${2 * parts}u + group] = to_f16(f32(exponent)); }`,
+  };
+});
 
-/** The shader of `halveRows`. */
-export const HALVES = halvesShader({});
+/** The shaders of `halveRows`. */
+export const HALVES = halvesShader({ parts: 1 });
+export const HALVES_IN_TWO = halvesShader({ parts: 2 });
+
+/** Bytes that `halveRows` takes. */
+export function halvesSize(M: number, K: number, parts: number): number {
+  return M * K * 2 * parts + Math.ceil(M / 2) * 8;
+}
 
 /**
- * Rounds x[M,K] to f16 into scratch, unless it is there from the call before: rows of K halves, then an exponent per row;
- * an element is its half times two to that power. K is a multiple of 4, and x begins at one.
+ * Brings x[M,K] to f16 in scratch, unless it is there from the call before: for each part, the upper first, rows of K
+ * halves, then a word per row that holds its exponent as f16. An element is its half times two to that power, and 2^-12
+ * times the lower half where there is one. K is a multiple of 4, and x begins at one.
+ * All of it reads as f16: naga, the compiler of Firefox and Deno, has no bitcast that changes the number of components.
  */
-export function halveRows(queue: Queue, x: Operand, M: number, K: number): Piece {
-  const size = M * K * 2 + Math.ceil(M / 2) * 8;
+export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts: number): Piece {
+  const size = halvesSize(M, K, parts);
   const piece = { block: queue.buffers.scratch("halves", size), start: 0, size };
-  const key = `halves ${x.block.uid}:${x.byte}:${M}:${K}`;
+  const key = `halves ${x.block.uid}:${x.byte}:${M}:${K}:${parts}`;
   if (!queue.holds(piece.block, key)) {
-    queue.dispatch(HALVES, [x, piece], { M, K, x: x.offset }, M);
+    queue.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, piece], { M, K, x: x.offset }, M);
     queue.hold(piece.block, key, x.block);
   }
   return piece;
 }
 
-/** `x_quad(m, k)`: four elements of row m of x from k on, zeros outside. */
+/** `x_quad(m, k, lower)`: four elements of row m of x from k on, or of its lower part (1); zeros outside. */
 function readX(fast: boolean, half: boolean): string {
   const type = half ? "vec4<f16>" : "vec4<f32>";
   const one = (i: number): string => `select(0.0, x[at + ${i}u], k + ${i}u < P.K)`;
   const read = half
-    ? "return bitcast<vec4<f16>>(x[(m * P.K + k) / 4u]);"
+    ? "return x[((lower * P.M + m) * P.K + k) / 4u];"
     : fast
       ? "return x[(P.x + m * P.K + k) / 4u];"
       : `let at = P.x + m * P.K + k;\n  return vec4<f32>(${range(4).map(one).join(", ")});`;
-  return `fn x_quad(m: u32, k: u32) -> ${type} {
+  return `fn x_quad(m: u32, k: u32, lower: u32) -> ${type} {
   if (m >= P.M || k >= P.K) { return ${type}(); }
   ${read}
 }`;
 }
 
+/** The tile as subgroup matrices build it. */
+function matrixTile({ matrix = "", squares = 1, parts }: TileForm): MatrixTile {
+  return { element: "f16", matrix, squares, step: stepOf(true), stride: MATRIX_STRIDE, paired: parts === 2 };
+}
+
 /** Workgroup memory and functions of a tile. */
-export function tileDeclarations({ tile = 32, half = false, matrix }: TileForm, fast: boolean): string[] {
+export function tileDeclarations({ exponents }: Format, form: TileForm, fast: boolean): string[] {
+  const { tile = 32, half = false, parts = 1, matrix } = form;
   const step = stepOf(half);
   // An odd number of vec4s from row to row: neighbours of a column lie in different banks.
   const stride = step / 4 + 1;
   const rows = (name: string, count: number): string =>
-    matrix
-      ? `var<workgroup> ${name}: array<f16, ${count * MATRIX_STRIDE}>;`
-      : `var<workgroup> ${name}: array<vec4<${half ? "f16" : "f32"}>, ${count * stride}>;`;
+    `var<workgroup> ${name}: array<vec4<${half ? "f16" : "f32"}>, ${count * stride}>;`;
   return [
-    rows("xs", tile),
-    rows("ws", TILE_N),
     readX(fast, half),
     ...(half
       ? [
           POWERS,
-          `var<workgroup> most: array<atomic<u32>, ${TILE_N}>;
-fn w_exponent(r: u32) -> i32 { return exponent_of(bitcast<f32>(atomicLoad(&most[r]))); }
-fn rescaled(sum: f32, m: u32, r: u32) -> f32 {
+          exponents
+            ? `var<workgroup> exponents_of: array<i32, ${TILE_N}>;
+fn w_exponent(r: u32) -> i32 { return exponents_of[r] >> 1u; }
+fn w_endless(r: u32) -> bool { return (exponents_of[r] & 1) != 0; }`
+            : `var<workgroup> most: array<atomic<u32>, ${TILE_N}>;
+fn w_exponent(r: u32) -> i32 { return exponent_of(atomicLoad(&most[r])); }`,
+          `fn rescaled(sum: f32, m: u32, r: u32) -> f32 {
   let row = min(m, P.M - 1u);
-  let both = bitcast<i32>(x[P.M * P.K / 4u + row / 2u][row % 2u]) + w_exponent(r);
+  let both = i32(x[P.M * P.K * ${parts}u / 4u + row / 2u][row % 2u * 2u]) + w_exponent(r);
   return sum * power(both / 2) * power(both - both / 2);
 }`,
         ]
       : []),
-    ...(matrix ? [drain(matrix)] : []),
+    ...(matrix
+      ? matrixDeclarations(matrixTile(form), `store(m, n, rescaled(${parts === 2 ? BOTH : "sum"}, m, r));`)
+      : [rows("xs", tile), rows("ws", TILE_N)]),
   ];
 }
 
-/** Edges of subgroup matrices: rows and columns of the result, and what is summed over. */
-function edges(matrix: string): readonly [number, number, number] {
-  const [M = 0, N = 0, K = 0] = matrix.split("x").map(Number);
-  return [M, N, K];
-}
-
-/** `drain(first, lid, m0, n0)`: stores what the stage holds: some matrices of each square, from the one of number `first` on. */
-function drain(matrix: string): string {
-  const [M, N] = edges(matrix);
-  return `var<workgroup> stage: array<f32, ${4 * STAGE}>;
-fn drain(first: u32, lid: u32, m0: u32, n0: u32) {
-  for (var i = lid; i < ${4 * STAGE}u; i += ${TILE_WIDTH}u) {
-    let square = i / ${STAGE}u;
-    let at = first + (i % ${STAGE}u) / ${M * N}u;
-    let cell = i % ${M * N}u;
-    let m = m0 + (square / 2u) * ${SQUARE}u + (at / ${SQUARE / N}u) * ${M}u + cell / ${N}u;
-    let r = (square % 2u) * ${SQUARE}u + (at % ${SQUARE / N}u) * ${N}u + cell % ${N}u;
-    store(m, n0 + r, rescaled(stage[i], m, r));
-  }
-}`;
-}
+/** The sum of both parts. */
+const BOTH = `sum + select(second * ${2 ** -BELOW}, 0.0, w_endless(r))`;
 
 /** A tile of results; calls `store(m, n, sum)` for each. P.tiles is the number of tiles along N. */
 export function tiled(format: Format, form: TileForm, fast: boolean): string {
@@ -178,10 +208,10 @@ export function tiled(format: Format, form: TileForm, fast: boolean): string {
     : `let w = vec4<f32>(${range(4).map(one).join(", ")});
         ${put("ws", "r", "u", "w")}`;
   const load = `
-    for (var i = lid; i < ${tile * quads}u; i += ${TILE_WIDTH}u) {
+    for (var i = lid; i < ${(matrix ? MATRIX_TILE : tile) * quads}u; i += ${TILE_WIDTH}u) {
       let r = i / ${quads}u;
       let q = i % ${quads}u;
-      let v = x_quad(m0 + r, k0 + q * 4u);
+      let v = x_quad(m0 + r % ${tile}u, k0 + q * 4u, r / ${tile}u);
       ${put("xs", "r", "q", "v")}
     }
     for (var i = lid; i < ${(TILE_N * step) / unit}u; i += ${TILE_WIDTH}u) {
@@ -200,9 +230,24 @@ export function tiled(format: Format, form: TileForm, fast: boolean): string {
   let n0 = (group % P.tiles) * ${TILE_N}u;
   let m0 = (group / P.tiles) * ${tile}u;
   if (m0 >= P.M) { return; }
-  ${half ? SURVEY : ""}
-  ${matrix ? matrices(form, matrix, load) : registers(tile, half, load)}`;
+  ${half ? (format.exponents ? KNOWN : SURVEY) : ""}
+  ${
+    matrix
+      ? multiplied(
+          matrixTile(form),
+          (multiply) => `for (var k0 = 0u; k0 < P.K; k0 += ${step}u) {
+    ${load}
+    ${multiply}
+    workgroupBarrier();
+  }`,
+        )
+      : registers(tile, half, load)
+  }`;
 }
+
+/** What is known of the rows of the tile's weights. */
+const KNOWN = `if (lid < ${TILE_N}u) { exponents_of[lid] = exponents[min(n0 + lid, P.N - 1u)]; }
+  workgroupBarrier();`;
 
 /** The largest magnitude of each row of the tile's weights. */
 const SURVEY = `{
@@ -237,61 +282,4 @@ function registers(tile: number, half: boolean, load: string): string {
     let r = tn + (i % 4u) * ${ACROSS}u;
     store(m, n0 + r, ${half ? "rescaled(sums[i / 4u][i % 4u], m, r)" : "sums[i / 4u][i % 4u]"});
   }`;
-}
-
-/** Sums in subgroup matrices. How many subgroups there are is known when it runs: four squares are dealt out to them. */
-function matrices({ squares = 1 }: TileForm, matrix: string, load: string): string {
-  const [M, N, K] = edges(matrix);
-  const step = stepOf(true);
-  const down = range(SQUARE / M);
-  const across = range(SQUARE / N);
-  const cells = down.flatMap((i) => across.map((j) => ({ i, j })));
-  const name = (p: number, { i, j }: { i: number; j: number }): string => `sum${p}_${i}_${j}`;
-  const own = (p: number, text: string): string => `if (square${p} < 4u) {\n      ${text}\n    }`;
-  const at = (square: string, edge: number): string => `(${square} * ${SQUARE}u + ${edge}u) * ${MATRIX_STRIDE}u + k`;
-  const multiply = (p: number): string =>
-    [
-      ...down.map(
-        (i) =>
-          `let a${i} = subgroupMatrixLoad<subgroup_matrix_left<f16, ${K}, ${M}>, row_major>(&xs, ${at(`(square${p} / 2u)`, i * M)}, ${MATRIX_STRIDE}u);`,
-      ),
-      ...across.flatMap((j) => [
-        `let b${j} = subgroupMatrixLoad<subgroup_matrix_right<f16, ${N}, ${K}>, col_major>(&ws, ${at(`(square${p} % 2u)`, j * N)}, ${MATRIX_STRIDE}u);`,
-        ...down.map((i) => {
-          const sum = name(p, { i, j });
-          return `${sum} = subgroupMatrixMultiplyAccumulate(a${i}, b${j}, ${sum});`;
-        }),
-      ]),
-    ].join("\n      ");
-  const batch = STAGE / (M * N);
-  const rounds = range(cells.length / batch).map((round) => {
-    const leave = (p: number): string =>
-      cells
-        .slice(round * batch, (round + 1) * batch)
-        .map(
-          (cell, at) =>
-            `subgroupMatrixStore<row_major>(&stage, square${p} * ${STAGE}u + ${at * M * N}u, ${name(p, cell)}, ${N}u);`,
-        )
-        .join("\n      ");
-    return `${range(squares)
-      .map((p) => own(p, leave(p)))
-      .join("\n    ")}
-  workgroupBarrier();
-  drain(${round * batch}u, lid, m0, n0);
-  workgroupBarrier();`;
-  });
-  return `${range(squares)
-    .map((p) => `let square${p} = sg + ${p}u * sgs;`)
-    .join(" ")}
-  ${range(squares)
-    .flatMap((p) => cells.map((cell) => `var ${name(p, cell)}: subgroup_matrix_result<f32, ${N}, ${M}>;`))
-    .join("\n  ")}
-  for (var k0 = 0u; k0 < P.K; k0 += ${step}u) {
-    ${load}
-    ${range(squares)
-      .map((p) => own(p, `for (var k = 0u; k < ${step}u; k += ${K}u) {\n      ${multiply(p)}\n      }`))
-      .join("\n    ")}
-    workgroupBarrier();
-  }
-  ${rounds.join("\n  ")}`;
 }

@@ -1,0 +1,19 @@
+// Which kernels fuse with what reads their results, in the order in which pairs are tried. See fuse.ts.
+
+import type { Fusion } from "../fuse.js";
+import { fourBitLinear, joinFourBit } from "./four-bit.js";
+import { gatedProducts } from "./gated-products.js";
+import { quantizingToo } from "./int8-rows.js";
+import { joinLinear, linear } from "./linear.js";
+import { joinInt8, llmInt8Linear } from "./llm-int8.js";
+import { layerNorm, recordLayerNorm, recordRmsNorm, rmsNorm } from "./norm.js";
+import { ropeAppend } from "./rope-append.js";
+
+export const FUSIONS: readonly Fusion[] = [
+  quantizingToo(rmsNorm, llmInt8Linear, recordRmsNorm),
+  quantizingToo(layerNorm, llmInt8Linear, recordLayerNorm),
+  ropeAppend,
+  gatedProducts(linear, joinLinear),
+  gatedProducts(fourBitLinear, joinFourBit),
+  gatedProducts(llmInt8Linear, joinInt8),
+];

@@ -1,0 +1,33 @@
+// gated of two products that share x: the first thing that reads a gate and what it opens. One dispatch multiplies the same
+// columns of both matrices in a workgroup, and writes both results and what gated makes of them.
+
+import type { Call, Operand } from "../call.js";
+import type { Fusion } from "../fuse.js";
+import { same } from "../join.js";
+import type { Kernel, Target } from "../kernel.js";
+import type { Queue } from "../queue.js";
+import { gated } from "./elementwise.js";
+import type { Gate } from "./product.js";
+
+/** @param join records two products with their gate, if it can */
+export function gatedProducts(
+  first: Kernel,
+  join: (calls: readonly Call[], queue: Queue, target: Target, gate: Gate) => boolean,
+): Fusion {
+  return {
+    first,
+    next: gated,
+    record(products, opened, queue, target) {
+      const { operands, attributes } = opened[0]!.call;
+      const [gate, up, y] = operands;
+      const calls = [gate!, up!].flatMap((one) => products.find(({ call }) => isWhole(one, call))?.call ?? []);
+      if (opened.length !== 1 || products.length !== 2 || calls.length !== 2 || calls[0] === calls[1]) return false;
+      return join(calls, queue, target, { y: y!, act: attributes[0]! });
+    },
+  };
+}
+
+/** True if an operand is the result of a call, as it was written. */
+function isWhole(one: Operand, { operands }: Call): boolean {
+  return one.contiguous && same(one, operands.at(-1)!);
+}

@@ -1,0 +1,57 @@
+// Calls functions in the Worker of a page, through the requests that it makes to the page's server: for browsers without a
+// driver. A call is given as the answer to `GET /call`, which waits for it; what comes of it is posted to `/answer`.
+
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { text } from "node:stream/consumers";
+
+interface Call {
+  readonly name: string;
+  readonly args: readonly unknown[];
+  resolve(result: unknown): void;
+  reject(error: Error): void;
+}
+
+/** A function of the Worker, whose result has been JSON. */
+type Callable = (...args: never[]) => Promise<unknown>;
+
+export class RemoteCalls<Functions extends { readonly [Name in keyof Functions]: Callable }> {
+  readonly #calls: Call[] = [];
+  #asking: ServerResponse | undefined;
+
+  /** One call after the other: await each. */
+  call<Name extends keyof Functions & string>(
+    name: Name,
+    ...args: Parameters<Functions[Name]>
+  ): Promise<Awaited<ReturnType<Functions[Name]>>> {
+    return new Promise((resolve, reject) => {
+      this.#calls.push({ name, args, resolve: resolve as Call["resolve"], reject });
+      this.#give();
+    });
+  }
+
+  /** True if the request was the Worker's; it is answered then. */
+  serve(request: IncomingMessage, response: ServerResponse): boolean {
+    if (request.url === "/call") {
+      this.#asking = response;
+      this.#give();
+    } else if (request.url === "/answer") {
+      const call = this.#calls.shift();
+      response.end();
+      void text(request).then((body) => {
+        const { result, error } = JSON.parse(body) as { result?: unknown; error?: string };
+        if (error === undefined) call?.resolve(result);
+        else call?.reject(new Error(error));
+      });
+    } else return false;
+    return true;
+  }
+
+  /** Hands the Worker, if it asks, the first call. */
+  #give(): void {
+    const call = this.#calls[0];
+    if (!call || !this.#asking) return;
+    const { name, args } = call;
+    this.#asking.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify({ name, args }));
+    this.#asking = undefined;
+  }
+}

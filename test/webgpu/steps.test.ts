@@ -1,0 +1,66 @@
+// How many dispatches a decode step is: a GPU spends microseconds on each, whatever it does.
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
+import { DecodeSession } from "../../src/generate/loop.js";
+import type { CacheDType } from "../../src/nn/cache.js";
+import type { FloatDType, Scheme } from "../../src/nn/weight.js";
+import { fourBitScheme } from "../../src/quant/four-bit.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { randomModel } from "../support/models.js";
+import { describeGPU, gpu } from "../support/webgpu.js";
+
+const nf4 = (double_quant: boolean): Scheme =>
+  fourBitScheme({ kind: "nf4", blocksize: 64, double_quant, compute: "f32" });
+
+describeGPU("WebGPU decode steps", () => {
+  let backend: WebGPUBackend;
+  let device: Device;
+  beforeAll(async () => {
+    backend = await openWebGPU(gpu!);
+    device = new Device(backend);
+  });
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  /** Dispatches of a replayed step of a model of so many layers, over a prompt of `steps` tokens. */
+  async function dispatches(
+    num_hidden_layers: number,
+    [dtype, scheme]: readonly [FloatDType, Scheme?],
+    { cache_dtype = "bf16" as CacheDType, steps = 3 },
+  ): Promise<number> {
+    const sizes = { hidden_size: 64, intermediate_size: 128, num_attention_heads: 4, vocab_size: 48 };
+    const model = await randomModel(device, { ...sizes, num_hidden_layers }, dtype, scheme);
+    const batch = { rows: 1, steps, ids: new Int32Array(steps).fill(5), mask: undefined };
+    const config = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
+    const session = new DecodeSession(device, model, batch, 8, { config, cache_dtype });
+    await session.prefill(batch);
+    session.step();
+    const before = backend.statistics.dispatches;
+    session.step();
+    const count = backend.statistics.dispatches - before;
+    await session.tokens.read();
+    session.dispose();
+    model.dispose();
+    return count;
+  }
+
+  // A layer: norm, q + k + v, rotations with appends, attention, o, norm, gate * up, down.
+  test.each([
+    ["bf16", ["bf16"], {}, 8],
+    ["bf16 with a cache of codes", ["bf16"], { cache_dtype: "i8" }, 10],
+    ["bf16 with room for more than 256 tokens", ["bf16"], { steps: 260 }, 9],
+    ["int8", ["bf16", llmInt8Scheme(6)], {}, 8],
+    ["nf4", ["bf16", nf4(false)], {}, 8],
+    ["nf4 with double quantization", ["bf16", nf4(true)], {}, 12],
+  ] as const)("a layer in %s", async (_, storage, session, count) => {
+    const [one, two] = [await dispatches(1, storage, session), await dispatches(2, storage, session)];
+    expect(two - one).toBe(count);
+    // Positions and cursor move on, the table of rotations, embedding, norm, head, argmax, and the token is kept.
+    expect(one - count).toBe(8);
+  });
+});

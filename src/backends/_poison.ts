@@ -40,6 +40,12 @@ export class Poison {
     return failure && Object.assign(new Error(failure.message), { failure });
   }
 
+  /** A range is not what it should be, though no command failed. */
+  spoil({ buffer, begin, end }: Range, failure: BackendFailure): void {
+    this.clear(buffer, begin, end);
+    this.#spoilt.push({ buffer, begin, end, failure });
+  }
+
   /** A range was written. */
   clear(buffer: BufferId, begin: number, end: number): void {
     if (this.clean || begin >= end) return;

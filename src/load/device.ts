@@ -89,11 +89,15 @@ export async function requestDevice(name: string = usualDevice(), options: Devic
   if (!adapter) {
     throw new DeviceError(`device "${name}": there are ${adapters.length} adapters`, {
       hint: adapters.length
-        ? adapters.map(({ facts }, i) => `webgpu:${i} is ${facts.title}`).join(", ")
+        ? adapters.map(({ facts, alike }, i) => `webgpu:${i} is ${facts.title}${several(alike)}`).join(", ")
         : "install a Vulkan, Metal or D3D12 driver, or use the cpu",
     });
   }
   return new Device(await openWebGPU(adapter.gpu));
+}
+
+function several(alike: number): string {
+  return alike > 1 ? ` (the first of ${alike} that cannot be told apart)` : "";
 }
 
 /**

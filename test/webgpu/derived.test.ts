@@ -4,6 +4,7 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Block, Buffers } from "../../src/backends/webgpu/buffers.js";
 import { Queue } from "../../src/backends/webgpu/queue.js";
+import { Scopes, unchecked } from "../../src/backends/webgpu/scopes.js";
 import { family, reads, writes } from "../../src/backends/webgpu/shader.js";
 import { describeGPU, gpu } from "../support/webgpu.js";
 
@@ -29,11 +30,13 @@ describeGPU("what is made of a block", () => {
 
   beforeAll(async () => {
     device = await (await gpu!.requestAdapter())!.requestDevice();
-    queue = new Queue(device, (_, error) => expect.fail(error.message));
+    const scopes = new Scopes(device);
+    queue = new Queue(device, scopes, 4096, (_, error) => expect.fail(error.message));
     buffers = new Buffers(
       device,
+      scopes,
       { buffer: 4096, binding: 4096 },
-      (error) => expect.fail(error.message),
+      () => {},
       (block) => queue.forget(block),
     );
     queue.buffers = buffers;
@@ -82,7 +85,7 @@ describeGPU("what is made of a block", () => {
     put(2);
     use();
     expect(await read()).toBe(21);
-    queue.write(source, 0, new Uint8Array(Float32Array.of(3).buffer));
+    queue.write(source, 0, new Uint8Array(Float32Array.of(3).buffer), unchecked());
     use();
     expect(await read()).toBe(31);
     expect(made).toBe(3);
@@ -92,8 +95,8 @@ describeGPU("what is made of a block", () => {
     const tape = taped(() => use());
     expect(made).toBe(1);
     expect(tape.dispatches).toBe(1);
-    queue.play(tape, 0);
-    queue.play(tape, 0);
+    queue.play(tape, 0, 0);
+    queue.play(tape, 0, 0);
     expect(await read()).toBe(11);
     expect(tape.stale).toBe(false);
     put(4);
@@ -109,8 +112,8 @@ describeGPU("what is made of a block", () => {
     });
     expect(tape.stale).toBe(false);
     expect(tape.dispatches).toBe(3);
-    queue.play(tape, 0); // 11 before
-    queue.play(tape, 0);
+    queue.play(tape, 0, 0); // 11 before
+    queue.play(tape, 0, 0);
     expect(await read()).toBe(1111);
     // What was made before the tape ran is out of date.
     use();

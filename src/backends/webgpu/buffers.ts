@@ -1,10 +1,12 @@
 // Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so two
 // blocks in one buffer could not be read and written by one dispatch, and implementations sub-allocate device memory
 // themselves; small blocks are reused by the arena above. A block above the device's largest buffer is several buffers
-// in a row, its segments. A free takes effect after the work that was recorded before.
+// in a row, its segments. A free takes effect after the work that was recorded before. Whether there was memory for a
+// block is known later (scopes.ts); one that did not come to be is tried again when it is used again.
 
 import type { BufferId } from "../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
+import { type Check, type Refused, type Scopes, unchecked } from "./scopes.js";
 
 /** One allocation. */
 export interface Block {
@@ -16,6 +18,8 @@ export interface Block {
   /** Bytes that it has, a multiple of 16. */
   readonly bytes: number;
   readonly uid: number;
+  /** Whether there was memory for it. */
+  readonly check: Check;
   /** Keys of the bind groups that name it. */
   readonly groups: Set<string>;
   /** Tapes that use it (see tape.ts). */
@@ -29,6 +33,8 @@ export interface Derived {
   readonly block: Block;
   /** False once that other was written again. */
   fresh: boolean;
+  /** Whether the batch that made it was run. */
+  made: Check;
 }
 
 /** A part of one buffer of a block. */
@@ -65,33 +71,36 @@ export class Buffers {
   /** Bytes held by blocks, scratch included. */
   bytes = 0;
   readonly #device: GPUDevice;
+  readonly #scopes: Scopes;
   readonly #sizes: Sizes;
   readonly #blocks = new Map<BufferId, Block>();
   readonly #scratch = new Map<string, Block>();
   readonly #doomed: Block[] = [];
-  readonly #refused: (error: OutOfMemoryError) => void;
+  readonly #made: (id: BufferId, check: Check) => void;
   readonly #forget: (block: Block) => void;
   #next = 1;
 
   /**
-   * @param refused gets memory errors that the device reports later
+   * @param made hears of every block that somebody asks for, before it is used
    * @param forget drops the bind groups of a block that goes
    */
   constructor(
     device: GPUDevice,
+    scopes: Scopes,
     sizes: Sizes,
-    refused: (error: OutOfMemoryError) => void,
+    made: (id: BufferId, check: Check) => void,
     forget: (block: Block) => void,
   ) {
     this.#device = device;
+    this.#scopes = scopes;
     this.#sizes = sizes;
-    this.#refused = refused;
+    this.#made = made;
     this.#forget = forget;
   }
 
   allocate(bytes: number): BufferId {
     const id = this.#next++;
-    this.#blocks.set(id, this.#create(bytes));
+    this.#make(id, bytes);
     return id;
   }
 
@@ -99,7 +108,9 @@ export class Buffers {
   block(id: BufferId): Block {
     const block = this.#blocks.get(id);
     if (!block) throw new DeviceError(`webgpu: buffer ${id} does not exist`);
-    return block;
+    if (!block.check.error) return block;
+    this.#doomed.push(block);
+    return this.#make(id, block.bytes);
   }
 
   free(id: BufferId): void {
@@ -112,7 +123,7 @@ export class Buffers {
   /** Memory for the inside of a kernel; valid until the next call with the same slot. */
   scratch(slot: string, bytes: number): Block {
     const held = this.#scratch.get(slot);
-    if (held && held.bytes >= bytes) return held;
+    if (held && held.bytes >= bytes && !held.check.error) return held;
     if (held) this.#doomed.push(held);
     const { binding } = this.#sizes;
     if (bytes > binding)
@@ -126,13 +137,13 @@ export class Buffers {
   derive(source: Block, key: string, bytes: number): Derived {
     const { derived } = source;
     let found = derived.get(key);
-    if (found) return found;
+    if (found && !found.block.check.error) return found;
     for (const [old, { block, fresh }] of derived) {
-      if (fresh) continue;
+      if (fresh && !block.check.error) continue;
       derived.delete(old);
       this.#doomed.push(block);
     }
-    found = { block: this.#create(bytes), fresh: false };
+    found = { block: this.#create(bytes), fresh: false, made: unchecked() };
     derived.set(key, found);
     return found;
   }
@@ -150,31 +161,34 @@ export class Buffers {
     this.#scratch.clear();
   }
 
+  #make(id: BufferId, bytes: number): Block {
+    const block = this.#create(bytes);
+    this.#blocks.set(id, block);
+    this.#made(id, block.check);
+    return block;
+  }
+
+  /** What the device has no room for is told by the reads of what needed it: nothing here waits. */
   #create(wanted: number): Block {
     const bytes = Math.max(16, Math.ceil(wanted / 16) * 16);
     const { buffer: segment, binding } = this.#sizes;
-    const buffers: GPUBuffer[] = [];
-    for (let at = 0; at < bytes; at += segment) buffers.push(this.#buffer(Math.min(segment, bytes - at)));
+    const check = unchecked();
+    const live = this.bytes;
+    const refused: Refused = (message) =>
+      new OutOfMemoryError(`webgpu: the device has no ${bytes} bytes left (${live} are in use): ${message}`, {
+        details: { bytes, live },
+      });
+    const buffers = this.#scopes.guard(check, refused, () => {
+      const made: GPUBuffer[] = [];
+      for (let at = 0; at < bytes; at += segment) {
+        const size = Math.min(segment, bytes - at);
+        made.push(this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST }));
+      }
+      return made;
+    });
     this.bytes += bytes;
     const uid = this.#next++;
-    return { buffers, segment, binding, bytes, uid, groups: new Set(), tapes: new Set(), derived: new Map() };
-  }
-
-  /** What the device has no room for is told by the next read: nothing here waits. */
-  #buffer(size: number): GPUBuffer {
-    const device = this.#device;
-    device.pushErrorScope("out-of-memory");
-    const buffer = device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST });
-    device.popErrorScope().then(
-      (error) => {
-        if (error) {
-          const text = `webgpu: the device has no ${size} bytes left (${this.bytes} are in use): ${error.message}`;
-          this.#refused(new OutOfMemoryError(text, { details: { bytes: size, live: this.bytes } }));
-        }
-      },
-      () => {}, // the device is lost, which is reported on its own
-    );
-    return buffer;
+    return { buffers, segment, binding, bytes, uid, check, groups: new Set(), tapes: new Set(), derived: new Map() };
   }
 
   #destroy(block: Block): void {

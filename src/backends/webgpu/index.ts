@@ -3,10 +3,10 @@
 
 import type { Backend, BufferId, KernelInfo, PreparedCommands } from "../../core/backend.js";
 import { FORGET } from "../../core/command.js";
-import { DeviceError, OctavoError } from "../../core/errors.js";
+import { DeviceError, OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
 import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
-import { Buffers } from "./buffers.js";
+import { type Block, Buffers } from "./buffers.js";
 import { decodeCall } from "./call.js";
 import { byDepth, type Pending } from "./join.js";
 import { Journal } from "./journal.js";
@@ -16,6 +16,7 @@ import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
 import { probes } from "./kernels/probe.js";
 import { Queue, type QueueStatistics } from "./queue.js";
+import { Scopes, unchecked } from "./scopes.js";
 import type { Shader } from "./shader.js";
 import { recordFitting } from "./split.js";
 import type { Tape } from "./tape.js";
@@ -56,7 +57,7 @@ const FALLBACK_BUDGET = 4 * 2 ** 30;
 
 /**
  * Opens a device of an adapter.
- * @throws DeviceError if there is no adapter, or it gives no device
+ * @throws DeviceError if there is no adapter, or it gives no device; OutOfMemoryError
  */
 export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise<WebGPUBackend> {
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
@@ -98,7 +99,18 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     matrix8: subgroups ? await subgroupMatrix(adapter, device, "i8", options.subgroupMatrix) : undefined,
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
-  return new WebGPU(adapter, device, target, options);
+  const backend = new WebGPU(adapter, device, target, options);
+  await backend.ready();
+  return backend;
+}
+
+/** How implementations say that memory ran out where they cannot go on: VK_ERROR_OUT_OF_DEVICE_MEMORY, E_OUTOFMEMORY, ... */
+const NO_MEMORY = /out[ _]?of[ _]?(\w+[ _])?memory|insufficient memory/i;
+
+function lossOf(reason: string, message: string): OctavoError {
+  const text = `webgpu: the device was lost (${reason || "unknown"}): ${message}`;
+  const hint = "open a new device and load the model again";
+  return NO_MEMORY.test(message) ? new OutOfMemoryError(text, { hint }) : new DeviceError(text, { hint });
 }
 
 class WebGPU implements WebGPUBackend {
@@ -115,7 +127,8 @@ class WebGPU implements WebGPUBackend {
   readonly #buffers: Buffers;
   readonly #journal: Journal;
   readonly #kernels: readonly Kernel[];
-  #lost: DeviceError | undefined;
+  readonly #scopes: Scopes;
+  #lost: OctavoError | undefined;
   #closed = false;
 
   constructor(adapter: GPUAdapter, device: GPUDevice, target: Target, options: WebGPUOptions) {
@@ -139,28 +152,36 @@ class WebGPU implements WebGPUBackend {
       .join(", ");
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
-    this.#queue = new Queue(device, (call, { message }) => this.#journal.fail(call, message));
-    this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
+    this.#scopes = new Scopes(device);
     const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
     const whole = (bytes: number): number => Math.floor(bytes / 256) * 256;
     const segment = whole(Math.min(options.buffer ?? maxBufferSize, maxBufferSize));
+    this.#queue = new Queue(device, this.#scopes, segment, (call, error) => this.#journal.fail(call, error));
+    this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
     const binding = whole(
       Math.min(options.binding ?? maxStorageBufferBindingSize, maxStorageBufferBindingSize, LARGEST_BINDING, segment),
     );
     this.#buffers = new Buffers(
       device,
+      this.#scopes,
       { buffer: segment, binding },
-      (error) => this.#journal.refuse(error),
+      (buffer, check) => this.#journal.made(buffer, check),
       (block) => this.#queue.forget(block),
     );
     this.#queue.buffers = this.#buffers;
-    device.onuncapturederror = ({ error: { message } }) => this.#journal.refuse(message);
+    device.onuncapturederror = ({ error: { message } }) => this.#journal.refuse(new DeviceError(`webgpu: ${message}`));
     device.lost.then(({ reason, message }) => {
-      if (this.#closed) return;
-      this.#lost = new DeviceError(`webgpu: the device was lost (${reason || "unknown"}): ${message}`, {
-        hint: "open a new device and load the model again",
-      });
+      if (!this.#closed) this.#lost = lossOf(reason, message);
     });
+  }
+
+  /** @throws OutOfMemoryError if the device has no memory even for what every call needs */
+  async ready(): Promise<void> {
+    await this.#scopes.heard;
+    const { error } = this.#queue.flag.check;
+    if (!error) return;
+    await this.close();
+    throw error;
   }
 
   get lost(): boolean {
@@ -195,7 +216,7 @@ class WebGPU implements WebGPUBackend {
 
   free(buffer: BufferId): void {
     this.#buffers.free(buffer);
-    this.#journal.good(buffer, 0, Number.POSITIVE_INFINITY);
+    this.#journal.freed(buffer);
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
@@ -207,10 +228,12 @@ class WebGPU implements WebGPUBackend {
     // The device takes whole words; ragged ends are patched into theirs.
     const first = Math.min(Math.ceil(offset / 4) * 4, offset + bytes.length);
     const last = Math.max(first, Math.floor((offset + bytes.length) / 4) * 4);
-    if (last > first) this.#queue.write(block, first, bytes.subarray(first - offset, last - offset));
-    this.#patch(buffer, offset, bytes.subarray(0, first - offset));
-    this.#patch(buffer, last, bytes.subarray(last - offset));
-    this.#journal.good(buffer, offset, offset + bytes.length);
+    const check = unchecked();
+    if (last > first) this.#queue.write(block, first, bytes.subarray(first - offset, last - offset), check);
+    this.#queue.begin([check]);
+    this.#patch(block, offset, bytes.subarray(0, first - offset));
+    this.#patch(block, last, bytes.subarray(last - offset));
+    this.#journal.wrote(buffer, offset, offset + bytes.length, check);
   }
 
   submit(commands: Int32Array, words: number): void {
@@ -248,7 +271,8 @@ class WebGPU implements WebGPUBackend {
           this.submit(own, words);
           return;
         }
-        this.#queue.play(tape, this.#journal.submit(own));
+        const first = this.#journal.submit(own);
+        this.#queue.play(tape, first, this.#journal.end);
         this.#journal.keepShort();
       },
       dispose: () => {
@@ -310,14 +334,14 @@ class WebGPU implements WebGPUBackend {
       if (done.has(pending)) return;
       const { kernel, call, number } = pending;
       if (recordTogether(ordered, at, done, this.#queue, this.#target)) return;
-      this.#queue.call = number;
+      this.#queue.begin([number]);
       const message = recordFitting(kernel, call, this.#queue, this.#target);
       if (message !== undefined) failed(number, message);
     });
   }
 
   /** Up to three bytes inside one word, behind everything recorded so far. */
-  #patch(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+  #patch(block: Block, offset: number, bytes: Uint8Array): void {
     if (bytes.length === 0) return;
     let mask = 0;
     let value = 0;
@@ -326,7 +350,6 @@ class WebGPU implements WebGPUBackend {
       mask |= 0xff << ((shift + i) * 8);
       value |= bytes[i]! << ((shift + i) * 8);
     }
-    const block = this.#buffers.block(buffer);
     const word = Math.floor(offset / 4);
     const start = Math.floor((word * 4) / 256) * 256;
     const piece = { block, start, size: Math.min(256, block.bytes - start) };

@@ -1,24 +1,35 @@
 // What was submitted since the device was last known to be well. Calls fail on the device, where nobody can stop what
 // follows; so the host keeps their words, and when a read says that some call has failed, it walks them and accounts for
-// what is spoilt. While nothing fails, the words are dropped unread.
+// what is spoilt. While nothing fails, the words are dropped unread. What the device had no memory for counts as spoilt
+// from the beginning, and work that it dropped as failed.
 
 import type { BackendFailure, BufferId } from "../../core/backend.js";
-import { DeviceError, OctavoError } from "../../core/errors.js";
+import { type OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import type { Signature } from "../../core/signature.js";
 import { Poison, type Range } from "../_poison.js";
 import type { Block } from "./buffers.js";
 import { FLAG_SLOTS, FLAG_WORDS, failureText, untag } from "./errors.js";
 import type { Queue } from "./queue.js";
+import { type Check, graver } from "./scopes.js";
 
 /** Words that may wait for somebody to read; beyond this the journal looks for itself. */
 const LONG = 1 << 20;
 /** What an entry without words counts for. */
-const GOOD_WORDS = 16;
+const RANGE_WORDS = 16;
 
 type Entry =
   | { readonly words: Int32Array }
-  /** Written by the host, or given back. */
-  | { readonly good: Range };
+  /** Made, written by the host, or given back; the first makes nothing good, and the others do if no check has failed. */
+  | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined };
+
+/** A failure of the device that is an error of its own, not one of a kernel. */
+interface Refusal extends BackendFailure {
+  readonly error: OctavoError | undefined;
+}
+
+function refusal(error: OctavoError): Refusal {
+  return { op: "", site: 0, message: error.message, error };
+}
 
 export class Journal {
   readonly #queue: Queue;
@@ -32,8 +43,8 @@ export class Journal {
   #calls = 0;
   #words = 0;
   #looking = false;
-  /** Messages of calls in the journal that failed. */
-  readonly #failed = new Map<number, string>();
+  /** Why calls in the journal failed: what their kernels say, or what the device says who did not run them. */
+  readonly #failed = new Map<number, string | OctavoError>();
   /** Count of failures on the device that is accounted for. */
   #known = 0;
   /** What belongs to no call in the journal: the next read tells. */
@@ -55,22 +66,39 @@ export class Journal {
     return first;
   }
 
-  /** Notes bytes that the host wrote, or that lost their owner. */
-  good(buffer: BufferId, begin: number, end: number): void {
-    this.#entries.push({ good: { buffer, begin, end } });
-    this.#words += GOOD_WORDS;
+  /** Number of the next call. */
+  get end(): number {
+    return this.#calls;
+  }
+
+  /** Notes a new buffer, before anything is recorded that uses it. */
+  made(buffer: BufferId, check: Check): void {
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: true, check });
+  }
+
+  /** Notes bytes that the host wrote. */
+  wrote(buffer: BufferId, begin: number, end: number, check: Check): void {
+    this.#note({ range: { buffer, begin, end }, made: false, check });
     this.keepShort();
   }
 
-  /** A call that could not be recorded. */
-  fail(call: number, message: string): void {
-    if (call >= this.#first) this.#failed.set(call, message);
-    else this.refuse(message);
+  /** Notes that a buffer was given back. */
+  freed(buffer: BufferId): void {
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: false, check: undefined });
+    this.keepShort();
   }
 
-  /** Something failed that is no call. */
-  refuse(failure: OctavoError | string): void {
-    this.#stray ??= failure instanceof OctavoError ? failure : new DeviceError(`webgpu: ${failure}`);
+  /** A call that could not be recorded, or that the device did not run. */
+  fail(call: number, reason: string | OctavoError): void {
+    const known = this.#failed.get(call);
+    if (known === undefined || (reason instanceof OutOfMemoryError && !(known instanceof OutOfMemoryError))) {
+      this.#failed.set(call, reason);
+    }
+  }
+
+  /** Something failed that nobody knows whose it is. */
+  refuse(error: OctavoError): void {
+    this.#stray = graver(this.#stray, error);
   }
 
   /** Lets no more words wait than `LONG`, where nobody reads; what was submitted must have been recorded by then. */
@@ -90,7 +118,7 @@ export class Journal {
     const stray = this.#stray;
     this.#stray = undefined;
     if (stray) throw stray;
-    if (spoilt) throw spoilt;
+    if (spoilt) throw (spoilt as { failure?: Refusal }).failure?.error ?? spoilt;
     return data;
   }
 
@@ -104,7 +132,7 @@ export class Journal {
     const reading = this.#queue.read(block, offset, bytes);
     const before = this.#settled;
     const settling = (async () => {
-      const [back] = await Promise.all([reading, before]);
+      const [back] = await Promise.all([reading, before]); // by now all is known that came before
       if ((back.failures - this.#known) << 0 > 0) await this.#look();
       this.#walk(end);
       const spoilt = range && this.#poison.verdict(range.buffer, range.begin, range.end - range.begin);
@@ -142,14 +170,16 @@ export class Journal {
     if (count <= 0) return;
     const passed = this.#entries.splice(0, count);
     this.#dropped = end;
-    const well = this.#poison.clean && this.#failed.size === 0;
     for (const entry of passed) {
-      if ("good" in entry) {
-        this.#poison.clear(entry.good.buffer, entry.good.begin, entry.good.end);
-        this.#words -= GOOD_WORDS;
+      if ("range" in entry) {
+        const { range, made, check } = entry;
+        if (check?.error) this.#poison.spoil(range, refusal(check.error));
+        else if (!made) this.#poison.clear(range.buffer, range.begin, range.end);
+        this.#words -= RANGE_WORDS;
         continue;
       }
       const { words } = entry;
+      const well = this.#poison.clean && this.#failed.size === 0;
       this.#words -= words.length;
       for (let at = 0; at < words.length; at += words[at + 1]!, this.#first++) {
         if (!well) this.#poison.command(words, at, this.#signatureOf, () => this.#failureOf(words, at));
@@ -158,8 +188,16 @@ export class Journal {
     }
   }
 
-  #failureOf(words: Int32Array, at: number): BackendFailure | undefined {
-    const message = this.#failed.get(this.#first);
-    return message === undefined ? undefined : { op: this.#signatureOf(words[at]!).op, site: words[at + 2]!, message };
+  #failureOf(words: Int32Array, at: number): Refusal | undefined {
+    const reason = this.#failed.get(this.#first);
+    if (reason === undefined) return undefined;
+    const message = typeof reason === "string" ? reason : reason.message;
+    const error = reason instanceof OutOfMemoryError ? reason : undefined;
+    return { op: this.#signatureOf(words[at]!).op, site: words[at + 2]!, message, error };
+  }
+
+  #note(entry: Entry): void {
+    this.#entries.push(entry);
+    this.#words += RANGE_WORDS;
   }
 }

@@ -1,6 +1,8 @@
 // Finds the GPU object: the runtime's own (browsers, Deno), or Dawn in Node, from the optional peer `webgpu`; and what
-// adapters there are. Dawn picks an adapter by its name, so of several GPUs of one name only the first can be had.
+// adapters there are. Dawn picks an adapter by its name alone, the first in whose name it finds the one that is asked for
+// (GPU.cpp of dawn.node). So of several cards of one name only the first can be had; they are counted.
 
+import { tmpdir } from "node:os";
 import { DeviceError } from "../../core/errors.js";
 import { type AdapterFacts, describeAdapter } from "./adapter.js";
 
@@ -12,6 +14,8 @@ interface Dawn {
 export interface ListedAdapter {
   readonly facts: AdapterFacts;
   readonly gpu: GPU;
+  /** Adapters that asking for this one's name gives no other for: above 1, the rest of them cannot be opened. */
+  readonly alike: number;
 }
 
 /** Dawn's instances end the process when they are collected under a live device: they are kept. */
@@ -28,6 +32,8 @@ function runtimeGPU(): GPU | undefined {
 async function dawn(): Promise<Dawn> {
   // A name that bundlers and compilers do not follow: the package is not there for everybody.
   const name = "webgpu";
+  // Vulkan's drivers complain on stderr where nobody has logged in, as on servers, though nothing here needs the folder.
+  if (process.platform === "linux") process.env.XDG_RUNTIME_DIR ||= tmpdir();
   try {
     return (await import(name)) as Dawn;
   } catch (error) {
@@ -66,14 +72,16 @@ async function names(loaded: Dawn): Promise<{ backend: string; name: string }[]>
  * @throws DeviceError if there is neither `navigator.gpu` nor the package `webgpu`
  */
 export async function listAdapters(): Promise<ListedAdapter[]> {
-  const found: ListedAdapter[] = [];
+  const found: (ListedAdapter & { alike: number })[] = [];
   const add = async (gpu: GPU, options: GPURequestAdapterOptions, backend?: string): Promise<void> => {
     const adapter = await gpu.requestAdapter(options);
     if (!adapter) return;
     const facts = describeAdapter(adapter, backend);
-    const same = (other: ListedAdapter): boolean =>
-      other.facts.title === facts.title && other.facts.backend === facts.backend;
-    if (!found.some(same)) found.push({ facts, gpu });
+    const same = found.find((other) =>
+      (["title", "device", "backend"] as const).every((key) => other.facts[key] === facts[key]),
+    );
+    if (same) same.alike++;
+    else found.push({ facts, gpu, alike: 1 });
   };
   const native = runtimeGPU();
   if (native) {

@@ -2,6 +2,7 @@
 
 import type { Block } from "./buffers.js";
 import type { Piece } from "./call.js";
+import { type Check, refusing, type Scopes, unchecked } from "./scopes.js";
 import type { Shader } from "./shader.js";
 import { SLOT } from "./tape.js";
 
@@ -10,26 +11,29 @@ const COMPUTE_STAGE = 0x4;
 export interface Pipeline {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
+  readonly check: Check;
+}
+
+export interface Group {
+  readonly group: GPUBindGroup;
+  readonly check: Check;
 }
 
 export class Pipelines {
   /** Bind groups made so far. */
   groupsMade = 0;
   readonly #device: GPUDevice;
+  readonly #scopes: Scopes;
   readonly #flag: Block;
-  readonly #refusing: () => (error: GPUError) => void;
   readonly #pipelines = new Map<string, Pipeline>();
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
-  readonly #groups = new Map<string, GPUBindGroup>();
+  readonly #groups = new Map<string, Group>();
 
-  /**
-   * @param flag where kernels report failures
-   * @param refusing gives, when something is made, what gets its validation errors
-   */
-  constructor(device: GPUDevice, flag: Block, refusing: () => (error: GPUError) => void) {
+  /** @param flag where kernels report failures */
+  constructor(device: GPUDevice, scopes: Scopes, flag: Block) {
     this.#device = device;
+    this.#scopes = scopes;
     this.#flag = flag;
-    this.#refusing = refusing;
   }
 
   /** Keys of the shaders that were used. */
@@ -43,9 +47,10 @@ export class Pipelines {
 
   of(shader: Shader): Pipeline {
     const cached = this.#pipelines.get(shader.key);
-    if (cached) return cached;
+    if (cached && !cached.check.error) return cached;
     const layout = this.#layout(shader.access);
-    const pipeline = this.#checked(() => {
+    const check = unchecked();
+    const pipeline = this.#scopes.guard(check, refusing("a pipeline"), () => {
       const module = this.#device.createShaderModule({ code: shader.code, label: shader.key });
       return this.#device.createComputePipeline({
         layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
@@ -53,7 +58,7 @@ export class Pipelines {
         label: shader.key,
       });
     });
-    const made = { pipeline, layout };
+    const made = { pipeline, layout, check };
     this.#pipelines.set(shader.key, made);
     return made;
   }
@@ -79,21 +84,21 @@ export class Pipelines {
   }
 
   /** The bind group of these pieces, kept until one of their blocks is forgotten. */
-  cachedGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): GPUBindGroup {
+  cachedGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): Group {
     let key = shader.access;
     for (let i = 0; i < pieces.length; i++) {
       const { block, start, size } = pieces[i]!;
       key += `,${block.uid}:${start}:${size}`;
     }
     const cached = this.#groups.get(key);
-    if (cached) return cached;
+    if (cached && !cached.check.error) return cached;
     const group = this.group(shader, layout, pieces, uniforms);
     this.#groups.set(key, group);
     for (const { block } of pieces) block.groups.add(key);
     return group;
   }
 
-  group(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): GPUBindGroup {
+  group(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): Group {
     const wanted = shader.access.length - (shader.reports ? 1 : 0);
     if (pieces.length !== wanted) throw new Error(`${shader.key}: ${pieces.length} bindings for ${wanted}`);
     const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms, size: SLOT } }];
@@ -105,7 +110,9 @@ export class Pipelines {
     }
     if (shader.reports) entries.push({ binding: entries.length, resource: { buffer: this.#flag.buffers[0]! } });
     this.groupsMade++;
-    return this.#checked(() => this.#device.createBindGroup({ layout, entries, label: shader.key }));
+    const check = unchecked();
+    const make = (): GPUBindGroup => this.#device.createBindGroup({ layout, entries, label: shader.key });
+    return { group: this.#scopes.guard(check, refusing("a bind group"), make), check };
   }
 
   /** Drops the bind groups that name a block. */
@@ -123,19 +130,5 @@ export class Pipelines {
     if (how === "check") return;
     const layout = this.#device.createPipelineLayout({ bindGroupLayouts: [this.#layout(shader.access)] });
     await this.#device.createComputePipelineAsync({ layout, compute: { module }, label: shader.key });
-  }
-
-  /** Runs `make` with an error scope. */
-  #checked<T>(make: () => T): T {
-    const refused = this.#refusing();
-    this.#device.pushErrorScope("validation");
-    const made = make();
-    this.#device.popErrorScope().then(
-      (error) => {
-        if (error) refused(error);
-      },
-      () => {}, // the device is lost, which is reported on its own
-    );
-    return made;
   }
 }

@@ -1,13 +1,17 @@
 // The in-order queue: dispatches are recorded into one command encoder and submitted in batches. Pipelines and bind
 // groups are cached, so that a step that was recorded before costs a look-up per dispatch. Numbers of a dispatch travel
-// in a slot of one uniform buffer, chosen by a dynamic offset.
+// in a slot of one uniform buffer, chosen by a dynamic offset. A batch that uses something the device could not make is
+// dropped whole, so each knows whose work it holds; what is large and so new that its memory is not sure goes apart.
 
+import { DeviceError, type OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import { type Block, type Buffers, spansOf } from "./buffers.js";
 import type { Piece } from "./call.js";
 import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
 import { Pipelines } from "./pipelines.js";
+import { type ReadBack, Readback } from "./readback.js";
+import { type Check, causeOf, graver, type Refused, refusing, type Scopes, unchecked } from "./scopes.js";
 import type { Shader } from "./shader.js";
-import { type CopyStep, SLOT, Tape } from "./tape.js";
+import { SLOT, Tape } from "./tape.js";
 
 /** Dispatches whose numbers fit in the uniform buffer; more are submitted in parts. */
 const SLOTS = 512;
@@ -15,7 +19,8 @@ const UNIFORM = 0x40;
 const COPY_DST = 0x08;
 const COPY_SRC = 0x04;
 const STORAGE = 0x80;
-const MAP_READ = 0x01;
+/** Blocks from this size on do not share a batch with others while it is not known whether there is memory for them. */
+const LARGE = 1 << 20;
 
 export interface QueueStatistics {
   readonly dispatches: number;
@@ -24,10 +29,8 @@ export interface QueueStatistics {
   readonly bindGroups: number;
 }
 
-interface Staging {
-  readonly buffer: GPUBuffer;
-  readonly bytes: number;
-}
+/** Whose work is lost when a batch is: a call, by its number (journal.ts), or a write. */
+export type Party = number | Check;
 
 /** What a scratch block holds, for kernels that would make it again. */
 interface Held {
@@ -37,58 +40,81 @@ interface Held {
   readonly marked: readonly { readonly block: Block; readonly byte: number }[];
 }
 
-export interface ReadBack {
-  readonly bytes: Uint8Array;
-  /** Calls that had failed so far at this point of the queue. */
-  readonly failures: number;
+/** What is told to those whose work was in a batch that needed what the device did not have. */
+function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
+  if (!cause) return undefined;
+  const text = `${cause.message}; the batch of commands that needed it was dropped`;
+  const options = { details: cause.details, cause };
+  return cause instanceof OutOfMemoryError ? new OutOfMemoryError(text, options) : new DeviceError(text, options);
 }
 
 export class Queue {
   #dispatches = 0;
   #submits = 0;
-  /** Number of the call that is recorded now (journal.ts). */
+  /** Number of the call that is recorded now. */
   call = 0;
+  /** Whose work is recorded now. */
+  #recorded: readonly Party[] = [];
   readonly #device: GPUDevice;
+  readonly #scopes: Scopes;
+  readonly #refused: (call: number, error: OctavoError) => void;
   readonly pipelines: Pipelines;
   readonly #maxGroups: number;
   readonly #uniforms: GPUBuffer;
   readonly #slots = new ArrayBuffer(SLOT * SLOTS);
   /** Where kernels report failures: see errors.ts. */
   readonly flag: Block;
-  readonly #staging: Staging[] = [];
+  readonly #readback: Readback;
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #slot = 0;
+  /** Whose work the encoder holds, what it uses that is not known to be there, and whether some of that is large. */
+  #parties = new Set<Party>();
+  #unknown = new Set<Check>();
+  #risky = false;
   #held: Held | undefined;
   /** While a tape is made: where dispatches go instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
 
-  /** @param refused gets validation errors, with the call that was being recorded */
-  constructor(device: GPUDevice, refused: (call: number, error: GPUError) => void) {
+  /**
+   * @param largest bytes of a buffer, at most
+   * @param refused hears of calls that were not run, because the batch that they were in was dropped
+   */
+  constructor(device: GPUDevice, scopes: Scopes, largest: number, refused: (call: number, error: OctavoError) => void) {
     this.#device = device;
+    this.#scopes = scopes;
+    this.#refused = refused;
     this.#maxGroups = device.limits.maxComputeWorkgroupsPerDimension;
-    this.#uniforms = device.createBuffer({ size: SLOT * SLOTS, usage: UNIFORM | COPY_DST });
     const bytes = FLAG_WORDS * 4 * (1 + FLAG_SLOTS);
+    const check = unchecked();
+    this.#uniforms = this.#buffer(SLOT * SLOTS, UNIFORM | COPY_DST, check);
     this.flag = {
-      buffers: [device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST })],
+      buffers: [this.#buffer(bytes, STORAGE | COPY_SRC | COPY_DST, check)],
       segment: bytes,
       binding: bytes,
       bytes,
       uid: 0,
+      check,
       groups: new Set(),
       tapes: new Set(),
       derived: new Map(),
     };
-    this.pipelines = new Pipelines(device, this.flag, () => {
-      const { call } = this;
-      return (error) => refused(call, error);
-    });
+    this.pipelines = new Pipelines(device, scopes, this.flag);
+    this.#readback = new Readback(device, scopes, this.flag, largest);
+  }
+
+  /** To be called before anything is recorded: whose work it is. `call` is the lowest number of several. */
+  begin(parties: readonly Party[]): void {
+    this.#recorded = parties;
+    const calls = parties.filter((party) => typeof party === "number");
+    if (calls.length > 0) this.call = Math.min(...calls);
   }
 
   get statistics(): QueueStatistics {
     const { size, groupsMade } = this.pipelines;
-    return { dispatches: this.#dispatches, submits: this.#submits, pipelines: size, bindGroups: groupsMade };
+    const submits = this.#submits + this.#readback.submits;
+    return { dispatches: this.#dispatches, submits, pipelines: size, bindGroups: groupsMade };
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
@@ -108,12 +134,14 @@ export class Queue {
       return;
     }
     if (this.#slot === SLOTS) this.submit();
+    const encoder = this.#encode(bound.map(({ block }) => block));
     this.#fill(shader, numbers, new DataView(this.#slots, this.#slot * SLOT, SLOT));
-    const { pipeline, layout } = this.pipelines.of(shader);
-    const group = this.pipelines.cachedGroup(shader, layout, bound, this.#uniforms);
-    this.#pass ??= this.#encode().beginComputePass();
-    this.#pass.setPipeline(pipeline);
-    this.#pass.setBindGroup(0, group, [this.#slot * SLOT]);
+    const pipeline = this.pipelines.of(shader);
+    const group = this.pipelines.cachedGroup(shader, pipeline.layout, bound, this.#uniforms);
+    for (const { check } of [pipeline, group]) if (!check.known) this.#unknown.add(check);
+    this.#pass ??= encoder.beginComputePass();
+    this.#pass.setPipeline(pipeline.pipeline);
+    this.#pass.setBindGroup(0, group.group, [this.#slot * SLOT]);
     this.#pass.dispatchWorkgroups(x, y);
     this.#slot++;
     this.#dispatches++;
@@ -146,11 +174,18 @@ export class Queue {
       return block;
     }
     const found = this.buffers.derive(source, key, bytes);
-    if (!found.fresh) {
+    if (!found.fresh || found.made.error) {
+      // In a batch of its own: it outlives the batch that needs it first, which may be dropped for others' sake.
+      const recorded = this.#recorded;
       this.#tape = undefined;
+      this.submit();
+      found.made = unchecked();
+      this.#recorded = [found.made];
       try {
         make(found.block);
       } finally {
+        this.submit();
+        this.#recorded = recorded;
         this.#tape = tape;
       }
       found.fresh = true;
@@ -161,23 +196,22 @@ export class Queue {
   /** Records a copy between blocks; offsets and size are multiples of 4. */
   copy(from: Block, fromAt: number, to: Block, toAt: number, bytes: number): void {
     this.#wrote(to);
+    const tape = this.#tape;
+    tape?.use(from);
+    tape?.use(to);
+    const encoder = tape ? undefined : this.#encode([from, to]);
+    if (encoder) this.#endPass();
     let done = 0;
     for (const source of spansOf(from, fromAt, bytes)) {
       let inside = 0;
       for (const target of spansOf(to, toAt + done, source.bytes)) {
-        this.#copy({
-          from: source.buffer,
-          fromAt: source.at + inside,
-          to: target.buffer,
-          toAt: target.at,
-          bytes: target.bytes,
-        });
+        const fromAt = source.at + inside;
+        encoder?.copyBufferToBuffer(source.buffer, fromAt, target.buffer, target.at, target.bytes);
+        tape?.drafts.push({ from: source.buffer, fromAt, to: target.buffer, toAt: target.at, bytes: target.bytes });
         inside += target.bytes;
       }
       done += source.bytes;
     }
-    this.#tape?.use(from);
-    this.#tape?.use(to);
   }
 
   /** Records what `body` does, with calls numbered from 0, as a tape instead of running it; undefined if `body` says false. */
@@ -195,85 +229,90 @@ export class Queue {
     }
     if (!complete) return undefined;
     const size = Math.max(1, tape.dispatches) * SLOT;
-    const uniforms = this.#device.createBuffer({ size, usage: UNIFORM | COPY_DST });
-    this.#device.queue.writeBuffer(uniforms, 0, tape.slots, 0, size);
+    const check = unchecked();
+    const uniforms = this.#buffer(size, UNIFORM | COPY_DST, check, tape.slots);
     tape.uniforms = uniforms;
+    const checks = new Set([check, ...[...tape.blocks].map((block) => block.check)]);
     let slot = 0;
     tape.steps = tape.drafts.map((draft) => {
       if (!("shader" in draft)) return draft;
       const { shader, pieces, x, y } = draft;
-      const { pipeline, layout } = this.pipelines.of(shader);
-      const group = this.pipelines.group(shader, layout, pieces, uniforms);
-      return { pipeline, group, offset: [slot++ * SLOT], x, y };
+      const pipeline = this.pipelines.of(shader);
+      const group = this.pipelines.group(shader, pipeline.layout, pieces, uniforms);
+      checks.add(pipeline.check).add(group.check);
+      return { pipeline: pipeline.pipeline, group: group.group, offset: [slot++ * SLOT], x, y };
     });
     tape.drafts.length = 0;
+    tape.checks = [...checks];
     return tape;
   }
 
-  /** Runs a tape behind everything recorded so far; its calls are numbered from `first` on. */
-  play(tape: Tape, first: number): void {
+  /** Runs a tape behind everything recorded so far; its calls are numbered from `first` to `end`. */
+  play(tape: Tape, first: number, end: number): void {
     this.submit();
     this.#held = undefined;
     for (const block of tape.written) this.#outdate(block);
-    this.call = first;
-    if (tape.number(first)) {
-      this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
-    }
-    const encoder = this.#device.createCommandEncoder();
-    tape.encode(encoder);
-    this.#device.queue.submit([encoder.finish()]);
+    for (const block of tape.blocks) this.#readback.hasten(block);
+    const unknown = tape.doubtful();
+    const dropped = (error: OctavoError): void => {
+      tape.stale = true;
+      for (let call = first; call < end; call++) this.#refused(call, error);
+    };
+    this.#hand(unknown, dropped, () => {
+      if (tape.number(first)) {
+        this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
+      }
+      const encoder = this.#device.createCommandEncoder();
+      tape.encode(encoder);
+      return encoder;
+    });
     this.#dispatches += tape.dispatches;
-    this.#submits++;
   }
 
   /** Hands what is recorded to the device. */
   submit(): void {
-    if (this.#encoder) {
-      this.#endPass();
-      if (this.#slot > 0) this.#device.queue.writeBuffer(this.#uniforms, 0, this.#slots, 0, this.#slot * SLOT);
-      this.#device.queue.submit([this.#encoder.finish()]);
+    const encoder = this.#encoder;
+    if (encoder) {
+      const parties = this.#parties;
+      const dropped = (error: OctavoError): void => {
+        for (const party of parties) {
+          if (typeof party === "number") this.#refused(party, error);
+          else party.error = graver(party.error, error);
+        }
+      };
+      this.#hand(this.#unknown, dropped, () => {
+        this.#endPass();
+        if (this.#slot > 0) this.#device.queue.writeBuffer(this.#uniforms, 0, this.#slots, 0, this.#slot * SLOT);
+        return encoder;
+      });
       this.#encoder = undefined;
       this.#slot = 0;
-      this.#submits++;
+      this.#parties = new Set();
+      this.#unknown = new Set();
+      this.#held = undefined; // the batch that made it may be dropped
     }
     this.buffers.sweep();
   }
 
-  /** Writes whole words at once, behind everything recorded so far. */
-  write(block: Block, offset: number, bytes: Uint8Array): void {
+  /** Writes whole words at once, behind everything recorded so far. `check` hears if they did not arrive. */
+  write(block: Block, offset: number, bytes: Uint8Array, check: Check): void {
     this.#wrote(block);
     this.submit();
-    let done = 0;
-    for (const span of spansOf(block, offset, bytes.length)) {
-      const part = bytes.subarray(done, done + span.bytes) as Uint8Array<ArrayBuffer>;
-      this.#device.queue.writeBuffer(span.buffer, span.at, part);
-      done += span.bytes;
-    }
+    const refused: Refused = (...said) => block.check.error ?? refusing("a write")(...said);
+    this.#scopes.guard(check, refused, () => {
+      let done = 0;
+      for (const span of spansOf(block, offset, bytes.length)) {
+        const part = bytes.subarray(done, done + span.bytes) as Uint8Array<ArrayBuffer>;
+        this.#device.queue.writeBuffer(span.buffer, span.at, part);
+        done += span.bytes;
+      }
+    });
   }
 
-  /** Bytes of a block, and how many calls failed before. */
-  async read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
-    const first = Math.floor(offset / 4) * 4;
-    const size = Math.ceil((offset + bytes) / 4) * 4 - first;
-    const head = FLAG_WORDS * 4;
-    const staging = this.#takeStaging(head + size);
-    this.#endPass();
-    const encoder = this.#encode();
-    encoder.copyBufferToBuffer(this.flag.buffers[0]!, 0, staging.buffer, 0, head);
-    let at = head;
-    for (const span of spansOf(block, first, size)) {
-      encoder.copyBufferToBuffer(span.buffer, span.at, staging.buffer, at, span.bytes);
-      at += span.bytes;
-    }
+  /** Bytes of a block behind everything recorded so far, and how many calls failed before. */
+  read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     this.submit();
-    await staging.buffer.mapAsync(MAP_READ, 0, head + size);
-    const mapped = new Uint8Array(staging.buffer.getMappedRange(0, head + size));
-    const failures = new DataView(mapped.buffer, mapped.byteOffset).getUint32(0, true);
-    const result = mapped.slice(head + offset - first, head + offset - first + bytes);
-    staging.buffer.unmap();
-    if (this.#staging.length < 8 && staging.bytes <= 16 << 20) this.#staging.push(staging);
-    else staging.buffer.destroy();
-    return { bytes: result, failures };
+    return this.#readback.read(block, offset, bytes);
   }
 
   /** Drops the bind groups that name a block, and what was taped with it. */
@@ -287,11 +326,28 @@ export class Queue {
   close(): void {
     this.#uniforms.destroy();
     this.flag.buffers[0]!.destroy();
-    for (const { buffer } of this.#staging) buffer.destroy();
+    this.#readback.close();
   }
 
-  #encode(): GPUCommandEncoder {
+  /** The encoder for work that uses these blocks. */
+  #encode(blocks: readonly Block[]): GPUCommandEncoder {
+    const risky = blocks.some(({ check, bytes }) => !check.known && bytes >= LARGE);
+    if (this.#encoder && risky !== this.#risky) this.submit();
+    this.#risky = risky;
+    for (const party of this.#recorded) this.#parties.add(party);
+    for (const { check } of blocks) if (!check.known) this.#unknown.add(check);
     return (this.#encoder ??= this.#device.createCommandEncoder());
+  }
+
+  /** Submits what `encode` gives; `dropped` hears if the device drops it, for it uses something that is not there. */
+  #hand(unknown: Iterable<Check>, dropped: (error: OctavoError) => void, encode: () => GPUCommandEncoder): void {
+    const refused: Refused = (...said) => {
+      const error = droppedBy(causeOf(unknown)) ?? refusing("a batch of commands")(...said);
+      dropped(error);
+      return error;
+    };
+    this.#scopes.guard(unchecked(), refused, () => this.#device.queue.submit([encode().finish()]));
+    this.#submits++;
   }
 
   #endPass(): void {
@@ -332,6 +388,7 @@ export class Queue {
   }
 
   #wrote(block: Block): void {
+    this.#readback.hasten(block);
     const held = this.#held;
     const marked = held?.marked.some((one) => one.block === block);
     if (held?.block === block || held?.source === block || marked) this.#held = undefined;
@@ -347,19 +404,13 @@ export class Queue {
     }
   }
 
-  #copy(step: CopyStep): void {
-    if (this.#tape) {
-      this.#tape.drafts.push(step);
-      return;
-    }
-    this.#endPass();
-    this.#encode().copyBufferToBuffer(step.from, step.fromAt, step.to, step.toAt, step.bytes);
-  }
-
-  #takeStaging(bytes: number): Staging {
-    const at = this.#staging.findIndex((staging) => staging.bytes >= bytes && staging.bytes <= 4 * bytes + 4096);
-    if (at >= 0) return this.#staging.splice(at, 1)[0]!;
-    const size = 2 ** Math.ceil(Math.log2(Math.max(4096, bytes)));
-    return { buffer: this.#device.createBuffer({ size, usage: MAP_READ | COPY_DST }), bytes: size };
+  #buffer(size: number, usage: number, check: Check, contents?: ArrayBuffer): GPUBuffer {
+    const refused: Refused = (message) =>
+      new OutOfMemoryError(`webgpu: the device has no ${size} bytes left: ${message}`, { details: { bytes: size } });
+    return this.#scopes.guard(check, refused, () => {
+      const buffer = this.#device.createBuffer({ size, usage });
+      if (contents) this.#device.queue.writeBuffer(buffer, 0, contents, 0, size);
+      return buffer;
+    });
   }
 }

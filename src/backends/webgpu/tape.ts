@@ -5,6 +5,7 @@
 import type { Block } from "./buffers.js";
 import type { Piece } from "./call.js";
 import { tagOf } from "./errors.js";
+import type { Check } from "./scopes.js";
 import type { Shader } from "./shader.js";
 
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
@@ -48,6 +49,8 @@ export class Tape {
   readonly reports: { readonly at: number; readonly call: number }[] = [];
   steps: readonly (DispatchStep | CopyStep)[] = [];
   uniforms: GPUBuffer | undefined;
+  /** Whether what it is made of came to be; those that are well are taken out as they become known. */
+  checks: readonly Check[] = [];
 
   /** Room for one more slot; gives its number. */
   slot(): number {
@@ -94,6 +97,12 @@ export class Tape {
       pass.dispatchWorkgroups(step.x, step.y);
     }
     pass?.end();
+  }
+
+  /** Of what it is made of, all that is not known to be well. */
+  doubtful(): readonly Check[] {
+    if (this.checks.length > 0) this.checks = this.checks.filter(({ known, error }) => !known || error);
+    return this.checks;
   }
 
   destroy(): void {

@@ -44,7 +44,7 @@ function recordFused(
   for (const fusion of fusions) {
     const behind = followers(calls, at, group, fusion.next, done);
     for (; behind.length > 0; behind.pop()) {
-      queue.call = lowest(fusion.prepares ? group : [...group, ...behind]);
+      queue.begin((fusion.prepares ? group : [...group, ...behind]).map(({ number }) => number));
       if (fusion.record(group, behind, queue, target)) return fusion.prepares ? [] : behind;
     }
   }
@@ -54,11 +54,6 @@ function recordFused(
 function recordJoined(group: readonly Pending[], queue: Queue, target: Target): boolean {
   const calls = group.map(({ call }) => call);
   const numbers = group.map(({ number }) => number);
-  queue.call = lowest(group);
+  queue.begin(numbers);
   return group[0]!.kernel.join!(calls, queue, target, numbers);
-}
-
-/** The number that reports of a dispatch count from. */
-function lowest(calls: readonly Pending[]): number {
-  return Math.min(...calls.map(({ number }) => number));
 }

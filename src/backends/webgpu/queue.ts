@@ -6,12 +6,13 @@
 import { DeviceError, type OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import { type Block, type Buffers, spansOf } from "./buffers.js";
 import type { Piece } from "./call.js";
-import { FLAG_SLOTS, FLAG_WORDS, tagOf } from "./errors.js";
+import { FLAG_SLOTS, FLAG_WORDS } from "./errors.js";
+import { Made } from "./made.js";
 import { Pipelines } from "./pipelines.js";
 import { type ReadBack, Readback } from "./readback.js";
 import { type Check, causeOf, graver, type Refused, refusing, type Scopes, unchecked } from "./scopes.js";
 import type { Shader } from "./shader.js";
-import { SLOT, Tape } from "./tape.js";
+import { fillSlot, SLOT, Tape } from "./tape.js";
 
 /** Dispatches whose numbers fit in the uniform buffer; more are submitted in parts. */
 const SLOTS = 512;
@@ -31,14 +32,6 @@ export interface QueueStatistics {
 
 /** Whose work is lost when a batch is: a call, by its number (journal.ts), or a write. */
 export type Party = number | Check;
-
-/** What a scratch block holds, for kernels that would make it again. */
-interface Held {
-  readonly block: Block;
-  readonly key: string;
-  readonly source: Block;
-  readonly marked: readonly { readonly block: Block; readonly byte: number }[];
-}
 
 /** What is told to those whose work was in a batch that needed what the device did not have. */
 function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
@@ -72,7 +65,8 @@ export class Queue {
   #parties = new Set<Party>();
   #unknown = new Set<Check>();
   #risky = false;
-  #held: Held | undefined;
+  /** What scratch holds that kernels would make again. */
+  readonly made = new Made();
   /** While a tape is made: where dispatches go instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
@@ -127,7 +121,7 @@ export class Queue {
     const tape = this.#tape;
     if (tape) {
       const at = tape.slot() * SLOT;
-      this.#fill(shader, numbers, new DataView(tape.slots, at, SLOT));
+      fillSlot(new DataView(tape.slots, at, SLOT), shader, this.call, numbers);
       for (const { block } of bound) tape.use(block);
       if (shader.reports) tape.reports.push({ at, call: this.call });
       tape.drafts.push({ shader, pieces: bound, x, y });
@@ -135,7 +129,7 @@ export class Queue {
     }
     if (this.#slot === SLOTS) this.submit();
     const encoder = this.#encode(bound.map(({ block }) => block));
-    this.#fill(shader, numbers, new DataView(this.#slots, this.#slot * SLOT, SLOT));
+    fillSlot(new DataView(this.#slots, this.#slot * SLOT, SLOT), shader, this.call, numbers);
     const pipeline = this.pipelines.of(shader);
     const group = this.pipelines.cachedGroup(shader, pipeline.layout, bound, this.#uniforms);
     for (const { check } of [pipeline, group]) if (!check.known) this.#unknown.add(check);
@@ -145,21 +139,6 @@ export class Queue {
     this.#pass.dispatchWorkgroups(x, y);
     this.#slot++;
     this.#dispatches++;
-  }
-
-  /**
-   * Notes what a block was made of: `key`, from `source`, and what was marked on the way (columns of outliers). It lasts
-   * until one of them is written again.
-   */
-  hold(block: Block, key: string, source: Block, marked: Held["marked"] = []): void {
-    this.#held = { block, key, source, marked };
-  }
-
-  /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
-  holds(block: Block, key: string, mark?: Held["marked"][number]): boolean {
-    const held = this.#held;
-    if (held?.block !== block || held.key !== key) return false;
-    return !mark || held.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
   }
 
   /**
@@ -218,13 +197,13 @@ export class Queue {
   tape(body: () => boolean): Tape | undefined {
     const tape = new Tape();
     this.#tape = tape;
-    this.#held = undefined; // a tape runs after anything, and must stand alone
+    this.made.clear(); // a tape runs after anything, and must stand alone
     let complete = false;
     try {
       complete = body();
     } finally {
       this.#tape = undefined;
-      this.#held = undefined;
+      this.made.clear();
       if (!complete) tape.destroy();
     }
     if (!complete) return undefined;
@@ -250,7 +229,7 @@ export class Queue {
   /** Runs a tape behind everything recorded so far; its calls are numbered from `first` to `end`. */
   play(tape: Tape, first: number, end: number): void {
     this.submit();
-    this.#held = undefined;
+    this.made.clear();
     for (const block of tape.written) this.#outdate(block);
     for (const block of tape.blocks) this.#readback.hasten(block);
     const unknown = tape.doubtful();
@@ -289,7 +268,7 @@ export class Queue {
       this.#slot = 0;
       this.#parties = new Set();
       this.#unknown = new Set();
-      this.#held = undefined; // the batch that made it may be dropped
+      this.made.clear(); // the batch that made it may be dropped
     }
     this.buffers.sweep();
   }
@@ -374,24 +353,9 @@ export class Queue {
     return result ?? pieces;
   }
 
-  /** Writes the numbers of a dispatch into its slot: that of the call first, for reports. */
-  #fill(shader: Shader, numbers: Readonly<Record<string, number>>, slot: DataView): void {
-    slot.setUint32(0, tagOf(this.call), true);
-    for (let i = 0; i < shader.params.length; i++) {
-      const { name, type } = shader.params[i]!;
-      const value = numbers[name];
-      if (value === undefined) throw new Error(`${shader.key}: no value for ${name}`);
-      if (type === "u32") slot.setUint32(4 + 4 * i, value, true);
-      else if (type === "i32") slot.setInt32(4 + 4 * i, value, true);
-      else slot.setFloat32(4 + 4 * i, value, true);
-    }
-  }
-
   #wrote(block: Block): void {
     this.#readback.hasten(block);
-    const held = this.#held;
-    const marked = held?.marked.some((one) => one.block === block);
-    if (held?.block === block || held?.source === block || marked) this.#held = undefined;
+    this.made.wrote(block);
     this.#tape?.written.add(block);
     this.#outdate(block);
   }

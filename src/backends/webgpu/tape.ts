@@ -115,3 +115,21 @@ export class Tape {
     this.steps = [];
   }
 }
+
+/** Writes the numbers of a dispatch into its slot: that of the call first, for reports. */
+export function fillSlot(
+  slot: DataView,
+  shader: Shader,
+  call: number,
+  numbers: Readonly<Record<string, number>>,
+): void {
+  slot.setUint32(0, tagOf(call), true);
+  for (let i = 0; i < shader.params.length; i++) {
+    const { name, type } = shader.params[i]!;
+    const value = numbers[name];
+    if (value === undefined) throw new Error(`${shader.key}: no value for ${name}`);
+    if (type === "u32") slot.setUint32(4 + 4 * i, value, true);
+    else if (type === "i32") slot.setInt32(4 + 4 * i, value, true);
+    else slot.setFloat32(4 + 4 * i, value, true);
+  }
+}

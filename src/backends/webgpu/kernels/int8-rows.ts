@@ -182,18 +182,18 @@ function rowsOf(queue: Queue, x: Operand, threshold: number): Rows {
 export function quantizeRows(queue: Queue, x: Operand, threshold: number, seen: readonly Operand[] = []): Rows {
   const rows = rowsOf(queue, x, threshold);
   const { block } = rows.piece;
-  if (queue.holds(block, rows.key) && seen.every((one) => queue.holds(block, rows.key, one))) return rows;
+  if (queue.made.holds(block, rows.key) && seen.every((one) => queue.made.holds(block, rows.key, one))) return rows;
   const M = leading(x.shape);
   const numbers = { M, x: x.offset, ...numbersOf(rows, x, threshold, seen) };
   queue.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.piece, ...seen], numbers, M);
-  queue.hold(block, rows.key, x.block, seen);
+  queue.made.hold(block, rows.key, x.block, seen);
   return rows;
 }
 
 /** True if the rows of x are in scratch. */
 export function rowsHeld(queue: Queue, x: Operand, threshold: number): boolean {
   const { piece, key } = rowsOf(queue, x, threshold);
-  return queue.holds(piece.block, key);
+  return queue.made.holds(piece.block, key);
 }
 
 /** Values for the params of `quantizing`. */
@@ -235,7 +235,7 @@ export function quantizingToo(
       const rows = rowsOf(queue, y, threshold);
       const numbers = numbersOf(rows, y, threshold, seen);
       record(producer!.call, queue, { seen: seen.length, pieces: [rows.piece, ...seen], numbers });
-      queue.hold(rows.piece.block, rows.key, y.block, seen);
+      queue.made.hold(rows.piece.block, rows.key, y.block, seen);
       return true;
     },
   };

@@ -260,7 +260,7 @@ export const llmInt8Linear: Kernel = {
     const tiles = Math.ceil(N / (rows === 0 ? CODE_TILE_N : OUTPUTS));
     const inside = aligned && quantizesInside(queue, x!, threshold, tiles);
     const quantized = inside ? undefined : quantizeRows(queue, x!, threshold);
-    const made = quantized && seen && queue.holds(quantized.piece.block, quantized.key, seen);
+    const made = quantized && seen && queue.made.holds(quantized.piece.block, quantized.key, seen);
     const marks = threshold > 0 && !made ? seen : undefined;
     const shader = linearShader({
       ...shape,

@@ -122,9 +122,9 @@ export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts:
   const size = halvesSize(M, K, parts);
   const piece = { block: queue.buffers.scratch("halves", size), start: 0, size };
   const key = `halves ${x.block.uid}:${x.byte}:${M}:${K}:${parts}`;
-  if (!queue.holds(piece.block, key)) {
+  if (!queue.made.holds(piece.block, key)) {
     queue.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, piece], { M, K, x: x.offset }, M);
-    queue.hold(piece.block, key, x.block);
+    queue.made.hold(piece.block, key, x.block);
   }
   return piece;
 }

@@ -235,7 +235,7 @@ export function selfTestCases(): SelfTestCase[] {
         floats([1, 2, MANY, 21], dtype),
         ...Array<undefined>(6).fill(undefined),
       ],
-      [0.25, 1, 0, 0],
+      [0.25, 1, 0, 0, 0],
     );
   }
   const halves = (): CaseOperand => floats([2, 2, 13, 17], "bf16");
@@ -306,7 +306,7 @@ export function selfTestCases(): SelfTestCase[] {
       positive([2, 1, 2, MANY], 0.02),
       ...Array<undefined>(5).fill(undefined),
     ],
-    [0.25, 1, 0, 0],
+    [0.25, 1, 0, 0, 0],
   );
   const scales = zeros([2, 2, 9], "f32");
   add("kv_append", "i8", 0, [floats([2, 3, 2, 5]), exactly(4), codes8([2, 2, 9, 5]), scales]);

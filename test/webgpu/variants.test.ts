@@ -11,9 +11,7 @@ import { describeGPU, everything, watchedOf } from "../support/webgpu.js";
 
 const KINDS: readonly [name: string, options: WebGPUOptions][] = [
   ["all there is", {}],
-  ["no subgroup matrices", { subgroupMatrix: false }],
-  ["no subgroups", { subgroups: false }],
-  ["no dot4", { dot4: false }],
+  ["no subgroups, no dot4", { subgroups: false, dot4: false }],
   ["no f16", { f16: false }],
   ["default limits", { limits: "default", dot4: false }],
   ["default limits, dot4", { limits: "default" }],

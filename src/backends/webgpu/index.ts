@@ -303,6 +303,7 @@ class WebGPU implements WebGPUBackend {
     if (this.#closed) return;
     this.#closed = true;
     if (!this.#lost) await this.#device.queue.onSubmittedWorkDone();
+    await this.#queue.idle(); // what was asked for before is still told
     this.#buffers.close();
     this.#queue.close();
     this.#device.destroy();

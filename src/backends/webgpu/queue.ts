@@ -294,6 +294,11 @@ export class Queue {
     return this.#readback.read(block, offset, bytes);
   }
 
+  /** Resolves when no read is under way. */
+  idle(): Promise<void> {
+    return this.#readback.idle();
+  }
+
   /** Drops the bind groups that name a block, and what was taped with it. */
   forget(block: Block): void {
     for (const tape of block.tapes) tape.stale = true;

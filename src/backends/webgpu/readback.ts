@@ -45,6 +45,7 @@ export class Readback {
   readonly #scopes: Scopes;
   readonly #flag: Block;
   readonly #piece: number;
+  readonly #pending = new Set<Promise<ReadBack>>();
   readonly #kept: Staging[] = [];
   /** Of blocks that are read in pieces: what copies those that are left. */
   readonly #running = new Map<Block, Set<() => void>>();
@@ -61,7 +62,20 @@ export class Readback {
    * Bytes of a block, behind everything submitted so far.
    * @throws OutOfMemoryError if there is no memory for the way back, or the block was never there
    */
-  async read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
+  read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
+    const reading = this.#read(block, offset, bytes);
+    this.#pending.add(reading);
+    const done = (): void => void this.#pending.delete(reading);
+    reading.then(done, done);
+    return reading;
+  }
+
+  /** Resolves when no read is under way, however they ended. */
+  async idle(): Promise<void> {
+    while (this.#pending.size > 0) await Promise.allSettled(this.#pending);
+  }
+
+  async #read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     const first = Math.floor(offset / 4) * 4;
     const end = Math.ceil((offset + bytes) / 4) * 4;
     const pieces: { readonly at: number; readonly size: number; copied?: Copied | undefined }[] = [];

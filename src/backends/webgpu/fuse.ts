@@ -13,9 +13,10 @@ export interface Fusion {
   readonly next: Kernel;
   /**
    * Records `first`, one call or several that `first` joins, and all of some calls of `next` as one dispatch, if it can;
-   * else records nothing and returns false, and is asked again with fewer. The backend has made sure that all operands fit, that the calls of `next` could come
-   * directly behind those of `first`, that they are independent of each other with one operand shared (Kernel.shared), and
-   * that the first of them reads something that one of `first` writes. `queue.call` is the lowest number of all.
+   * else records nothing and returns false, and is asked again with fewer. The backend has made sure that all operands
+   * fit, that the calls of `next` could come directly behind those of `first`, that they are independent of each other
+   * with one operand shared (Kernel.shared), and that the first of them reads something that one of `first` writes.
+   * `queue.call` is the lowest number of all.
    */
   record(first: readonly Pending[], next: readonly Pending[], queue: Queue, target: Target): boolean;
   /** True if the dispatch only prepares something for calls of `next`, which are recorded when their turn comes. */

@@ -37,8 +37,6 @@ export {
   UnsupportedModelError,
 } from "./core/errors.js";
 export { scope, Tensor } from "./core/tensor.js";
-export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./formats/tokenizer-api.js";
-export { StreamDecoder } from "./formats/tokenizer-stream.js";
 export type { GenerationOptions } from "./generate/config.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
@@ -47,6 +45,8 @@ export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generat
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceOptions } from "./load/platform.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
+export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
+export { StreamDecoder } from "./tokenizer/stream.js";
 
 export const AutoModelForCausalLM: AutoModel = /* @__PURE__ */ autoModel(BROWSER);
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

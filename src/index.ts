@@ -20,8 +20,6 @@ export {
   UnsupportedModelError,
 } from "./core/errors.js";
 export { scope, Tensor } from "./core/tensor.js";
-export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./formats/tokenizer-api.js";
-export { StreamDecoder } from "./formats/tokenizer-stream.js";
 export {
   AutoModelForCausalLM,
   AutoTokenizer,
@@ -36,3 +34,5 @@ export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
+export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
+export { StreamDecoder } from "./tokenizer/stream.js";

@@ -3,7 +3,6 @@
 
 import { scope, Tensor } from "../../dist/core/tensor.js";
 import { VARIANTS } from "../../dist/eval/variants.js";
-import { Disk } from "../../dist/formats/disk.js";
 import { openDevice } from "../../dist/load/device.js";
 import { loadCausalLM } from "../../dist/load/index.js";
 import { KVCache } from "../../dist/nn/cache.js";
@@ -11,6 +10,7 @@ import { advance } from "../../dist/ops/advance.js";
 import { argmax } from "../../dist/ops/sampling.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
 import { headScheme } from "../../dist/quant/index.js";
+import { Disk } from "../../dist/sources/disk.js";
 import { tokenAt } from "./protocol.mjs";
 
 /** @param {{ file: string, variant: string, isa?: string, threads: number, shape: import("./shapes.mjs").Shape }} job */

@@ -1,7 +1,7 @@
 // Downloaded files in the browser's Cache API, for pages and for browsers without a private file system: one entry for
 // each piece, and one that says what the file is.
 
-import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../formats/range-cache.js";
+import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../sources/range-cache.js";
 import { type CacheStorage, type CacheStore, WEB } from "./web.js";
 
 const NAME = "octavo";

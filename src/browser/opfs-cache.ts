@@ -2,7 +2,7 @@
 // `<hash>.data` holds the pieces at their places, `<hash>.meta` says what it is and which pieces are there. Marks
 // are written after the bytes have been flushed, so a page that is closed in the middle loses at most the last few pieces.
 
-import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../formats/range-cache.js";
+import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../sources/range-cache.js";
 import { type FileHandle, type FolderHandle, type SyncAccessHandle, WEB } from "./web.js";
 
 const FOLDER = "octavo";

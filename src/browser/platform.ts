@@ -7,8 +7,6 @@ import { loadWasm, openWasm } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
-import { HttpSource, modelAddress } from "../formats/http.js";
-import type { Source } from "../formats/source.js";
 import {
   checkDeviceOptions,
   type DeviceChoice,
@@ -18,6 +16,8 @@ import {
   sharing,
 } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
+import { HttpSource, modelAddress } from "../sources/http.js";
+import type { Source } from "../sources/source.js";
 import { openCache } from "./storage.js";
 import { wasmFile } from "./wasm-file.js";
 import { isRelative, WEB } from "./web.js";

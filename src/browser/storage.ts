@@ -1,6 +1,6 @@
 // The cache that this page or Worker has: the private file system in Workers, else the Cache API, else none.
 
-import type { RangeCache } from "../formats/range-cache.js";
+import type { RangeCache } from "../sources/range-cache.js";
 import { openCacheApiCache } from "./cache-api-cache.js";
 import { openOpfsCache } from "./opfs-cache.js";
 

@@ -4,12 +4,12 @@
 import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
-import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
-import { StreamDecoder } from "../formats/tokenizer-stream.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { autoModel, autoTokenizer, type FromPretrainedOptions } from "../generate/pretrained.js";
 import { onOwnDevice } from "../load/platform.js";
 import { surveyModel } from "../load/survey.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { StreamDecoder } from "../tokenizer/stream.js";
 import { BROWSER, chooseDevice } from "./platform.js";
 import {
   type CallName,

@@ -6,7 +6,6 @@ import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
 import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
-import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
 import type { GenerationOptions } from "../generate/config.js";
 import type { Step } from "../generate/loop.js";
@@ -16,6 +15,7 @@ import { NODE } from "../load/node.js";
 import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../load/survey.js";
 import { HEAD_DTYPES, type HeadDType } from "../quant/index.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
   cacheOption,
   deviceOption,

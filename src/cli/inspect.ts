@@ -3,9 +3,9 @@
 import { basename } from "node:path";
 import { Command } from "commander";
 import { torchName } from "../core/dtype.js";
-import { Disk } from "../formats/disk.js";
-import { resolveModel } from "../formats/hub.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
+import { Disk } from "../sources/disk.js";
+import { resolveModel } from "../sources/hub.js";
 import { cacheOption, dtypeOption, jsonOption, revisionOption } from "./arguments.js";
 import { bytes, countOf, note, print, printJson, table } from "./output.js";
 

@@ -2,8 +2,8 @@
 
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { writeSafetensors } from "../checkpoints/safetensors-write.js";
 import { toBf16 } from "../core/dtype.js";
-import { writeSafetensors } from "../formats/safetensors-write.js";
 import { architectureOf } from "../models/index.js";
 import type { ConfigJson } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";

@@ -3,14 +3,14 @@
 import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
 import { checkOptions, OptionError } from "../core/errors.js";
-import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
-import { loadTokenizer } from "../formats/tokenizer-load.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { loadCausalLM } from "../load/index.js";
 import { type DeviceName, onAuto, type Platform, SOURCE_OPTIONS, type SourceOptions } from "../load/platform.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { HEAD_DTYPES, type HeadDType, headScheme } from "../quant/index.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { loadTokenizer } from "../tokenizer/load.js";
 import { PreTrainedModel } from "./model.js";
 
 export interface FromPretrainedOptions {

@@ -1,8 +1,8 @@
 // Streamers: they get token ids as they are generated and turn them into text.
 
 import { checkOptions, OptionError } from "../core/errors.js";
-import type { PreTrainedTokenizer } from "../formats/tokenizer-api.js";
-import { StreamDecoder } from "../formats/tokenizer-stream.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { StreamDecoder } from "../tokenizer/stream.js";
 
 /** Gets the prompt's ids first, then each new one; `end` after the last. */
 export interface Streamer {

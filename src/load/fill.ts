@@ -1,16 +1,16 @@
 // Fills a planned model from its files: rows stream through a small staging buffer on the device, and are quantized as
 // they arrive. At no time is more than the finished weights plus one piece of one tensor in memory.
 
+import type { TensorInfo } from "../checkpoints/safetensors.js";
+import { convertBytes, deviceDType } from "../checkpoints/values.js";
 import type { Device } from "../core/device.js";
 import { type DType, isFloat } from "../core/dtype.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import type { TensorInfo } from "../formats/safetensors.js";
-import { type Source, withFile } from "../formats/source.js";
-import { convertBytes, deviceDType } from "../formats/values.js";
 import type { Matrix, Parameter } from "../nn/module.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
+import { type Source, withFile } from "../sources/source.js";
 import type { Plan } from "./plan.js";
 
 /** Source bytes that are in flight at once. */

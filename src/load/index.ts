@@ -1,18 +1,18 @@
 // from_pretrained, the part of it that loads: a folder becomes a filled module tree. What can be wrong is found before
 // the first weight is read.
 
+import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
 import { ConfigError, NotFoundError, OptionError, suggestion, UnsupportedModelError } from "../core/errors.js";
-import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.js";
-import { readJsonFile } from "../formats/json.js";
-import type { Source } from "../formats/source.js";
 import { architectureOf } from "../models/index.js";
 import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
+import { readJsonFile } from "../sources/json.js";
+import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan, unknownModules } from "./plan.js";
 

@@ -1,10 +1,10 @@
 // Node as a platform: folders, the local Hugging Face cache, and addresses.
 
 import { OptionError } from "../core/errors.js";
-import { Disk } from "../formats/disk.js";
-import { HttpSource, modelAddress } from "../formats/http.js";
-import { resolveModel } from "../formats/hub.js";
-import type { Source } from "../formats/source.js";
+import { Disk } from "../sources/disk.js";
+import { HttpSource, modelAddress } from "../sources/http.js";
+import { resolveModel } from "../sources/hub.js";
+import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import type { Platform, SourceOptions } from "./platform.js";
 

@@ -1,14 +1,14 @@
 // The plan: which tensor of a checkpoint goes into which parameter, and how it will be stored. Pure; reads no weights
 // and allocates nothing, so that everything that does not fit is refused before any work is done.
 
+import type { Checkpoint } from "../checkpoints/checkpoint.js";
+import type { TensorInfo } from "../checkpoints/safetensors.js";
 import { CheckpointError } from "../core/errors.js";
-import type { Checkpoint } from "../formats/checkpoint.js";
-import type { TensorInfo } from "../formats/safetensors.js";
-import type { Source } from "../formats/source.js";
 import type { Architecture, CausalLM } from "../nn/decoder.js";
 import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
+import type { Source } from "../sources/source.js";
 
 /** One parameter to be filled. */
 export interface PlanItem {

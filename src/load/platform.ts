@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { checkOptions, OptionError, OutOfMemoryError } from "../core/errors.js";
-import type { Source } from "../formats/source.js";
+import type { Source } from "../sources/source.js";
 
 /** Where a model is looked for. */
 export interface SourceOptions {

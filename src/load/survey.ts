@@ -3,13 +3,13 @@
 // may hold a little more.
 
 import type { FloatName } from "../core/dtype.js";
-import { type Source, withFile } from "../formats/source.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { ConfigJson, DecoderGeometry } from "../nn/decoder.js";
 import { plainBytes } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
+import { type Source, withFile } from "../sources/source.js";
 import { declareCausalLM } from "./index.js";
 import { type Plan, plan } from "./plan.js";
 

@@ -4,7 +4,7 @@ import { openCacheApiCache } from "../../src/browser/cache-api-cache.js";
 import { openOpfsCache } from "../../src/browser/opfs-cache.js";
 import { WEB } from "../../src/browser/web.js";
 import { AutoModelForCausalLM, AutoTokenizer, type ProgressEvent } from "../../src/browser.js";
-import { type CachedFile, PIECE_BYTES, type RangeCache } from "../../src/formats/range-cache.js";
+import { type CachedFile, PIECE_BYTES, type RangeCache } from "../../src/sources/range-cache.js";
 
 const URL_A = "https://host/a/model.safetensors";
 const SIZE = 2 * PIECE_BYTES + 500;

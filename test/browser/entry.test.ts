@@ -23,11 +23,11 @@ test("the browser's entries reach nothing of Node's", () => {
   const { files, breaches } = browserGraph(ENTRIES as string[]);
   expect(breaches).toEqual([]);
   expect(files).toContain("src/backends/webgpu/index.ts");
-  expect(files).not.toContain("src/formats/disk.ts");
+  expect(files).not.toContain("src/sources/disk.ts");
 });
 
 test("the check finds Node's modules, behind imports and re-exports, and not those of types", () => {
-  expect(browserGraph(["src/index.ts"]).breaches.join("\n")).toMatch(/src\/formats\/disk.ts imports node:fs/);
+  expect(browserGraph(["src/index.ts"]).breaches.join("\n")).toMatch(/src\/sources\/disk.ts imports node:fs/);
   const file = `${temporary("graph")}.ts`;
   const lines = [
     'import type { A } from "node:os"',

@@ -2,10 +2,10 @@
 
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { Disk } from "../../src/formats/disk.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import { surveyModel } from "../../src/load/survey.js";
+import { Disk } from "../../src/sources/disk.js";
 import { octavo, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
 import { FIXTURES } from "../support/fixtures.js";
 

@@ -3,11 +3,10 @@
 
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openCheckpoint } from "../../src/checkpoints/checkpoint.js";
 import type { Device } from "../../src/core/device.js";
 import { NotFoundError, OutOfMemoryError } from "../../src/core/errors.js";
 import { perplexity } from "../../src/eval/perplexity.js";
-import { openCheckpoint } from "../../src/formats/checkpoint.js";
-import { Disk } from "../../src/formats/disk.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import { fill } from "../../src/load/fill.js";
@@ -20,6 +19,7 @@ import { BitsAndBytesConfig } from "../../src/quant/config.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { schemeOf } from "../../src/quant/index.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
+import { Disk } from "../../src/sources/disk.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { gpu } from "../support/webgpu.js";

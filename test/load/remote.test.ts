@@ -6,16 +6,16 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AbortError, FormatError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
-import { HttpSource } from "../../src/formats/http.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { surveyModel } from "../../src/load/survey.js";
-import { failure } from "../formats/tools.js";
+import { HttpSource } from "../../src/sources/http.js";
 import { temporary } from "../support/checkpoints.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
 import { FileServer } from "../support/server.js";
+import { failure } from "../support/source-tools.js";
 
 const root = temporary("remote");
 cpSync(join(FIXTURES, "models/llama"), join(root, "llama"), { recursive: true });

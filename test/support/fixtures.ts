@@ -2,8 +2,8 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { parseSafetensorsHeader } from "../../src/checkpoints/safetensors.js";
 import { fromBf16, fromF16 } from "../../src/core/dtype.js";
-import { parseSafetensorsHeader } from "../../src/formats/safetensors.js";
 
 export const FIXTURES = join(import.meta.dirname, "..", "fixtures");
 

@@ -2,7 +2,7 @@
 // is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
-import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/adapter.js";
+import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/device/adapter.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";

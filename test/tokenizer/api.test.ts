@@ -3,11 +3,11 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, expectTypeOf, it } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
-import { Disk } from "../../src/formats/disk.js";
-import type { BatchEncoding, Encoding, TensorEncoding } from "../../src/formats/tokenizer-api.js";
-import { PreTrainedTokenizer } from "../../src/formats/tokenizer-api.js";
-import { loadTokenizer } from "../../src/formats/tokenizer-load.js";
-import type { TokenizerSettings } from "../../src/formats/tokenizer-options.js";
+import { Disk } from "../../src/sources/disk.js";
+import type { BatchEncoding, Encoding, TensorEncoding } from "../../src/tokenizer/api.js";
+import { PreTrainedTokenizer } from "../../src/tokenizer/api.js";
+import { loadTokenizer } from "../../src/tokenizer/load.js";
+import type { TokenizerSettings } from "../../src/tokenizer/options.js";
 import { golden, STORYTELLER } from "./golden.js";
 
 let tokenizer: PreTrainedTokenizer;

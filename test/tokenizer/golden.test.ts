@@ -1,7 +1,7 @@
 // Every kind of tokenizer gives the ids and the text that Python's `tokenizers` gives.
 
 import { describe, expect, it } from "vitest";
-import { StreamDecoder } from "../../src/formats/tokenizer-stream.js";
+import { StreamDecoder } from "../../src/tokenizer/stream.js";
 import { goldens } from "./golden.js";
 
 describe.each(goldens.map((entry) => [entry.name, entry] as const))("%s", (_name, { tokenizer, cases }) => {

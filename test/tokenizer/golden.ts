@@ -1,8 +1,8 @@
 // Reads golden.jsonl (written by make_golden.py with Python's `tokenizers`): small tokenizers and what they do to text.
 
 import { readFileSync } from "node:fs";
-import { JsonTokenizer } from "../../src/formats/tokenizer.js";
-import { checkTokenizerJson } from "../../src/formats/tokenizer-json.js";
+import { JsonTokenizer } from "../../src/tokenizer/engine.js";
+import { checkTokenizerJson } from "../../src/tokenizer/tokenizer-json.js";
 
 export const STORYTELLER = new URL("../../models/storyteller/", import.meta.url).pathname;
 

@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { FormatError, NotFoundError, OptionError, UnsupportedModelError } from "../../src/core/errors.js";
-import { Disk } from "../../src/formats/disk.js";
-import * as load from "../../src/formats/tokenizer-load.js";
+import { Disk } from "../../src/sources/disk.js";
+import * as load from "../../src/tokenizer/load.js";
 import { golden, STORYTELLER } from "./golden.js";
 
 const loadTokenizer = (folder: string, options?: load.LoadTokenizerOptions) =>

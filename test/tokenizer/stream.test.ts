@@ -3,9 +3,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
-import { cleanUp, JsonTokenizer } from "../../src/formats/tokenizer.js";
-import { checkTokenizerJson } from "../../src/formats/tokenizer-json.js";
-import { StreamDecoder } from "../../src/formats/tokenizer-stream.js";
+import { cleanUp, JsonTokenizer } from "../../src/tokenizer/engine.js";
+import { StreamDecoder } from "../../src/tokenizer/stream.js";
+import { checkTokenizerJson } from "../../src/tokenizer/tokenizer-json.js";
 import { golden } from "./golden.js";
 
 const text = fc.oneof(

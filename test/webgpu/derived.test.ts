@@ -2,9 +2,9 @@
 // are recorded at one time and run at another, and gone with the block. Here it is a number times ten.
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { type Block, Buffers } from "../../src/backends/webgpu/buffers.js";
-import { Queue } from "../../src/backends/webgpu/queue.js";
-import { Scopes, unchecked } from "../../src/backends/webgpu/scopes.js";
+import { type Block, Buffers } from "../../src/backends/webgpu/device/buffers.js";
+import { Scopes, unchecked } from "../../src/backends/webgpu/device/error-scopes.js";
+import { Queue } from "../../src/backends/webgpu/device/queue.js";
 import { family, reads, writes } from "../../src/backends/webgpu/shader.js";
 import { describeGPU, gpu } from "../support/webgpu.js";
 

@@ -1,4 +1,4 @@
-// Calls that read what others have just written, in one dispatch with those (fuse.ts): results are those of the calls one
+// Calls that read what others have just written, in one dispatch with those (fusion.ts): results are those of the calls one
 // by one, bit for bit, because every number is computed by the same expressions in the same order.
 
 import { afterAll, beforeAll, expect, test } from "vitest";

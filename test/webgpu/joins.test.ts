@@ -1,4 +1,4 @@
-// Calls that become one dispatch (join.ts): products that share x.
+// Calls that become one dispatch (horizontal-fusion.ts): products that share x.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";

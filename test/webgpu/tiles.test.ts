@@ -3,7 +3,7 @@
 // beyond the range of f16 show that it is left by scaling, not by luck.
 
 import { describe, expect, test } from "vitest";
-import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/adapter.js";
+import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/device/adapter.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";

@@ -5,22 +5,22 @@ import type { Backend, BufferId, KernelInfo, PreparedCommands } from "../../core
 import { FORGET } from "../../core/command.js";
 import { DeviceError, OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
-import { SUBGROUP_MATRIX, subgroupMatrix } from "./adapter.js";
-import { type Block, Buffers } from "./buffers.js";
-import { decodeCall } from "./call.js";
-import { byDepth, type Pending } from "./join.js";
-import { Journal } from "./journal.js";
+import { SUBGROUP_MATRIX, subgroupMatrix } from "./device/adapter.js";
+import { type Block, Buffers } from "./device/buffers.js";
+import { Scopes, unchecked } from "./device/error-scopes.js";
+import { Journal } from "./device/failure-log.js";
+import type { Tape } from "./device/prepared.js";
+import { Queue, type QueueStatistics } from "./device/queue.js";
 import type { Kernel, Target } from "./kernel.js";
 import { FUSIONS } from "./kernels/fusions.js";
 import { KERNELS } from "./kernels/index.js";
 import { PATCH } from "./kernels/patch.js";
 import { probes } from "./kernels/probe.js";
-import { Queue, type QueueStatistics } from "./queue.js";
-import { Scopes, unchecked } from "./scopes.js";
+import { decodeCall } from "./schedule/call.js";
+import { byDepth, type Pending } from "./schedule/horizontal-fusion.js";
+import { recordTogether } from "./schedule/schedule.js";
+import { recordFitting } from "./schedule/split.js";
 import type { Shader } from "./shader.js";
-import { recordFitting } from "./split.js";
-import type { Tape } from "./tape.js";
-import { recordTogether } from "./together.js";
 
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */

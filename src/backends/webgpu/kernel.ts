@@ -1,10 +1,10 @@
 // What a kernel is: the op it runs, how a call of it is recorded, and every shader that it can ask for.
 
 import type { Op } from "../../ops/op.js";
-import type { Call } from "./call.js";
-import type { Queue } from "./queue.js";
+import type { Queue } from "./device/queue.js";
+import type { Call } from "./schedule/call.js";
+import type { Axis } from "./schedule/split.js";
 import type { Shader } from "./shader.js";
-import type { Axis } from "./split.js";
 
 /** Edges of subgroup matrices as "MxNxK", and how many squares of a tile a subgroup may get (kernels/matrices.ts). */
 export interface SubgroupMatrix {
@@ -40,7 +40,7 @@ export interface Kernel {
   /**
    * Records several calls as one dispatch, if it can; else records nothing and returns false. The backend has made sure
    * that they may run at the same time, that all operands fit and that one operand of all is the same: the one in place
-   * `shared`, the first unless it is given. `numbers` are those of the calls (journal.ts), `queue.call` the lowest.
+   * `shared`, the first unless it is given. `numbers` are those of the calls (failure-log.ts), `queue.call` the lowest.
    */
   join?(calls: readonly Call[], queue: Queue, target: Target, numbers: readonly number[]): boolean;
   readonly shared?: number;

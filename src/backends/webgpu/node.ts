@@ -4,7 +4,7 @@
 
 import { tmpdir } from "node:os";
 import { DeviceError } from "../../core/errors.js";
-import { type AdapterFacts, describeAdapter } from "./adapter.js";
+import { type AdapterFacts, describeAdapter } from "./device/adapter.js";
 
 interface Dawn {
   create(options: string[]): GPU;

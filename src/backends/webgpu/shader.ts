@@ -2,7 +2,7 @@
 // of a few options) are built once per set of options. Nothing here touches a GPU, so all variants can be listed.
 
 import { bitsOf, type DType } from "../../core/dtype.js";
-import { FLAG_SLOTS, FLAG_WORDS } from "./errors.js";
+import { FLAG_SLOTS, FLAG_WORDS } from "./device/errors.js";
 
 /** Invocations per workgroup unless a shader says otherwise; the default limit is 256. */
 export const WORKGROUP = 64;

@@ -1,10 +1,10 @@
 // What attention does beside its one kernel: results of shared-out keys put together, and inputs put together where a device
 // cannot bind each of them.
 
-import type { Operand, Piece } from "../call.js";
-import { FAILURE } from "../errors.js";
+import { FAILURE } from "../device/errors.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Operand, Piece } from "../schedule/call.js";
 import { bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { LOWEST } from "../wgsl.js";
 

@@ -4,9 +4,10 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { attentionOp } from "../../../ops/attention.js";
-import type { Operand, Piece } from "../call.js";
-import { FAILURE } from "../errors.js";
+import { FAILURE } from "../device/errors.js";
 import type { Kernel, Target } from "../kernel.js";
+import type { Operand, Piece } from "../schedule/call.js";
+import { along, type Part } from "../schedule/split.js";
 import {
   bitsReader,
   family,
@@ -18,7 +19,6 @@ import {
   type ShaderSpec,
   writes,
 } from "../shader.js";
-import { along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, fold, LOWEST, literal } from "../wgsl.js";
 import { checked, combined, joined, merged, PARTS, scratch, WIDTH } from "./attention-parts.js";
 

@@ -3,12 +3,12 @@
 import { bitsOf } from "../../../core/dtype.js";
 import { kvAppendOp } from "../../../ops/kv-append.js";
 import { appendTokenOp } from "../../../ops/sampling.js";
-import type { Call, Operand } from "../call.js";
-import { FAILURE } from "../errors.js";
+import { FAILURE } from "../device/errors.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Call, Operand } from "../schedule/call.js";
+import { along } from "../schedule/split.js";
 import { encodeBits, family, reads, WORKGROUP, writes } from "../shader.js";
-import { along } from "../split.js";
 import { EXACT_DIVIDE, FLOATS, fold } from "../wgsl.js";
 import { jobName, jobNames } from "./product.js";
 

@@ -4,6 +4,7 @@
 import { bitsOf, type DType } from "../../../core/dtype.js";
 import { copyOp } from "../../../ops/copy.js";
 import { groupsFor, type Kernel } from "../kernel.js";
+import { along } from "../schedule/split.js";
 import {
   bitsReader,
   decodeBits,
@@ -15,7 +16,6 @@ import {
   wordWriter,
   writes,
 } from "../shader.js";
-import { along } from "../split.js";
 import { FLOATS } from "../wgsl.js";
 import { DIMS, fourDims, locate, strideParams } from "./elementwise.js";
 

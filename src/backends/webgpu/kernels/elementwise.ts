@@ -5,11 +5,11 @@ import { addOp } from "../../../ops/add.js";
 import { advanceOp } from "../../../ops/advance.js";
 import { gatedOp } from "../../../ops/gated.js";
 import { scaleOp } from "../../../ops/scale.js";
-import { asFlat, type Operand } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import { asFlat, type Operand } from "../schedule/call.js";
+import { firstDim } from "../schedule/split.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
-import { firstDim } from "../split.js";
 import { ACTIVATIONS } from "../wgsl.js";
 
 const GUARD = "if (gid >= P.count) { return; }";

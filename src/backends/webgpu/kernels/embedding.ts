@@ -2,11 +2,11 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { embeddingOp } from "../../../ops/embedding.js";
-import { asFlat, asRows } from "../call.js";
-import { FAILURE } from "../errors.js";
+import { FAILURE } from "../device/errors.js";
 import { groupsFor, type Kernel } from "../kernel.js";
+import { asFlat, asRows } from "../schedule/call.js";
+import { along, firstDim } from "../schedule/split.js";
 import { family, reader, reads, WORKGROUP, writes } from "../shader.js";
-import { along, firstDim } from "../split.js";
 import { FLOATS } from "../wgsl.js";
 
 const shader = family("embedding", ({ weight }: { weight: DType }) => ({

@@ -3,11 +3,11 @@
 
 import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
-import type { Call, Operand, Piece } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel, type Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Call, Operand, Piece } from "../schedule/call.js";
+import { type Axis, type Part, rowsPerCut } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
-import { type Axis, type Part, rowsPerCut } from "../split.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import {

@@ -1,6 +1,6 @@
-// Which kernels fuse with what reads their results, in the order in which pairs are tried. See fuse.ts.
+// Which kernels fuse with what reads their results, in the order in which pairs are tried. See fusion.ts.
 
-import type { Fusion } from "../fuse.js";
+import type { Fusion } from "../schedule/fusion.js";
 import { fourBitLinear, joinFourBit } from "./four-bit.js";
 import { gatedProducts } from "./gated-products.js";
 import { quantizingToo } from "./int8-rows.js";

@@ -1,11 +1,11 @@
 // gated of two products that share x: the first thing that reads a gate and what it opens. One dispatch multiplies the same
 // columns of both matrices in a workgroup, and writes both results and what gated makes of them.
 
-import type { Call, Operand } from "../call.js";
-import type { Fusion } from "../fuse.js";
-import { same } from "../join.js";
+import type { Queue } from "../device/queue.js";
 import type { Kernel, Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Call, Operand } from "../schedule/call.js";
+import type { Fusion } from "../schedule/fusion.js";
+import { same } from "../schedule/horizontal-fusion.js";
 import { gated } from "./elementwise.js";
 import type { Gate } from "./product.js";
 

@@ -3,11 +3,11 @@
 // two words of nothing; the bitmap is there only if there are outliers. Few rows have x itself behind the bitmap, in K words
 // padded in the same way: joined products bind much else. A norm can make the rows of what it writes (fusions.ts).
 
-import { type Call, leading, type Operand, type Piece } from "../call.js";
-import type { Fusion } from "../fuse.js";
-import { same } from "../join.js";
+import type { Queue } from "../device/queue.js";
 import type { Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import { type Call, leading, type Operand, type Piece } from "../schedule/call.js";
+import type { Fusion } from "../schedule/fusion.js";
+import { same } from "../schedule/horizontal-fusion.js";
 import { type BindingSpec, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { EXACT_DIVIDE, fold } from "../wgsl.js";
 import { JOBS, jobName } from "./product.js";

@@ -2,8 +2,8 @@
 // quantized yet is quantized by every workgroup for itself: reading x once more from the cache costs less than a dispatch
 // that everything waits for.
 
-import { leading, type Operand } from "../call.js";
-import type { Queue } from "../queue.js";
+import type { Queue } from "../device/queue.js";
+import { leading, type Operand } from "../schedule/call.js";
 import { EXACT_DIVIDE, fold, range, totals } from "../wgsl.js";
 import { rowsHeld, SIZES } from "./int8-rows.js";
 import { OUTPUTS, outputRows, VECTOR_WIDTH } from "./vector.js";

@@ -2,11 +2,11 @@
 // where the device has them: bf16 where the call allows bf16 products, f16 exactly, with x in two parts.
 
 import { COMPUTE, linearOp } from "../../../ops/linear.js";
-import type { Call, Operand, Piece } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import type { Kernel, Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Call, Operand, Piece } from "../schedule/call.js";
+import { along } from "../schedule/split.js";
 import { family, reader, reads, type Shader, writes } from "../shader.js";
-import { along } from "../split.js";
 import { FLOATS, fold } from "../wgsl.js";
 import {
   byJob,

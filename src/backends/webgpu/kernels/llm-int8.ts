@@ -3,11 +3,11 @@
 // Products that share their x share its quantized rows, and those of few rows are one dispatch. See int8-rows.ts.
 
 import { llmInt8LinearOp } from "../../../ops/llm-int8.js";
-import { type Call, leading, type Operand } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import type { Kernel, Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import { type Call, leading, type Operand } from "../schedule/call.js";
+import { along } from "../schedule/split.js";
 import { family, type Option, reader, reads, writes } from "../shader.js";
-import { along } from "../split.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
 import { keepsX, MANY, quantizeRows, rowsInScratch, rowsShaders } from "./int8-rows.js";
 import { CODE_TILE_N, type CodeTile, codeTileDeclarations, codeTiles, tiledCodes } from "./int8-tiles.js";

@@ -3,11 +3,11 @@
 import type { DType } from "../../../core/dtype.js";
 import { layerNormOp } from "../../../ops/layer-norm.js";
 import { rmsNormOp } from "../../../ops/rms-norm.js";
-import { asRows, type Call, leading } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import type { Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import { asRows, type Call, leading } from "../schedule/call.js";
+import { firstDim } from "../schedule/split.js";
 import { family, reader, reads, type ShaderSpec, writes } from "../shader.js";
-import { firstDim } from "../split.js";
 import { FLOATS, fold } from "../wgsl.js";
 import { quantizing, type RowsToo } from "./int8-rows.js";
 import { JOBS } from "./product.js";

@@ -2,11 +2,11 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { packOp, unpackOp } from "../../../ops/pack.js";
-import type { Operand } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Operand } from "../schedule/call.js";
+import { along } from "../schedule/split.js";
 import { bitsReader, family, reads, type Shader, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
-import { along } from "../split.js";
 
 const TYPES = ["f32", "f16", "bf16", "i8", "u4"] as const satisfies readonly DType[];
 

@@ -2,10 +2,10 @@
 // on registers. `octavo bench` draws kernels beside them. These are no ops of Octavo: only benchmarks ask for them.
 
 import { Op } from "../../../ops/op.js";
-import { asFlat } from "../call.js";
 import type { Kernel, Target } from "../kernel.js";
+import { asFlat } from "../schedule/call.js";
+import { firstDim } from "../schedule/split.js";
 import { type Family, family, reads, type Shader, writes } from "../shader.js";
-import { firstDim } from "../split.js";
 import { fold } from "../wgsl.js";
 
 const WIDTH = 256;

@@ -3,11 +3,11 @@
 // tile of results is built from blocks in workgroup memory (tiles.ts). What a weight looks like is a Format's affair.
 
 import type { DType } from "../../../core/dtype.js";
-import { asRows, type Call, type Operand, type Piece } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import type { Target } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import { asRows, type Call, type Operand, type Piece } from "../schedule/call.js";
+import { type Axis, along, type Part } from "../schedule/split.js";
 import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
-import { type Axis, along, type Part } from "../split.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
 import { MATRIX_TILE, TILE_WIDTH } from "./matrices.js";
 import { halveRows, halvesSize, TILE_N, type TileForm, tileDeclarations, tiled } from "./tiles.js";

@@ -11,11 +11,11 @@ import {
   NF4_THRESHOLDS,
 } from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
-import type { Operand, Piece } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Operand, Piece } from "../schedule/call.js";
+import { along, rowsPerCut } from "../schedule/split.js";
 import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
-import { along, rowsPerCut } from "../split.js";
 import { EXACT_DIVIDE, FLOATS, fold, literal } from "../wgsl.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];

@@ -1,10 +1,10 @@
 // rope of queries and keys with kv_append of those keys and of the values beside them: one dispatch. Keys go into the cache
 // as they are turned. Tokens that do not fit are the failure of the appends alone; queries and keys are turned all the same.
 
-import type { Operand } from "../call.js";
-import type { Fusion } from "../fuse.js";
-import { same } from "../join.js";
 import { groupsFor } from "../kernel.js";
+import type { Operand } from "../schedule/call.js";
+import type { Fusion } from "../schedule/fusion.js";
+import { same } from "../schedule/horizontal-fusion.js";
 import { encodeBits, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { FLOATS } from "../wgsl.js";
 import { appendedAlike, type CacheType, inPairs, kvAppend, reportOverflow } from "./cache.js";

@@ -2,11 +2,11 @@
 // and evaluates polynomials (Moshier's Cephes, sinf.c).
 
 import { ropeOp, ropeTableOp } from "../../../ops/rope.js";
-import type { Call, Piece } from "../call.js";
+import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Queue } from "../queue.js";
+import type { Call, Piece } from "../schedule/call.js";
+import { along, firstDim } from "../schedule/split.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
-import { along, firstDim } from "../split.js";
 import { MULHI } from "../wgsl.js";
 import { jobName, jobNames } from "./product.js";
 

@@ -4,7 +4,7 @@
 // the reference's unless a decision hangs on the last bits of an exponential.
 
 import { sampleOp } from "../../../ops/sampling.js";
-import { FAILURE } from "../errors.js";
+import { FAILURE } from "../device/errors.js";
 import type { Kernel } from "../kernel.js";
 import { family, reads, writes } from "../shader.js";
 import { fold, LOWEST, MULHI } from "../wgsl.js";

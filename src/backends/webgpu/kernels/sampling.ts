@@ -3,10 +3,10 @@
 
 import { argmaxOp, penalizeOp } from "../../../ops/sampling.js";
 import { tokenLogprobsOp } from "../../../ops/token-logprobs.js";
-import { FAILURE } from "../errors.js";
+import { FAILURE } from "../device/errors.js";
 import type { Kernel } from "../kernel.js";
+import { along } from "../schedule/split.js";
 import { family, reads, writes } from "../shader.js";
-import { along } from "../split.js";
 import { fold, LOWEST } from "../wgsl.js";
 
 const WIDTH = 256;

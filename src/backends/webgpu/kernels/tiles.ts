@@ -13,8 +13,8 @@
 // its row. Both parts are rows of one block, and meet the same block of the weight; their sums are added at the end.
 // Where the weight has infinities or NaN the upper part alone counts: the lower may have the other sign.
 
-import type { Operand, Piece } from "../call.js";
-import type { Queue } from "../queue.js";
+import type { Queue } from "../device/queue.js";
+import type { Operand, Piece } from "../schedule/call.js";
 import { family, reads, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
 import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";

@@ -1,0 +1,201 @@
+// Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so two
+// blocks in one buffer could not be read and written by one dispatch, and implementations sub-allocate device memory
+// themselves; small blocks are reused by the arena above. A block above the device's largest buffer is several buffers
+// in a row, its segments. A free takes effect after the work that was recorded before. Whether there was memory for a
+// block is known later (error-scopes.ts); one that did not come to be is tried again when it is used again.
+
+import type { BufferId } from "../../../core/backend.js";
+import { DeviceError, OutOfMemoryError } from "../../../core/errors.js";
+import { type Check, type Refused, type Scopes, unchecked } from "./error-scopes.js";
+
+/** One allocation. */
+export interface Block {
+  /** One buffer, or several in a row of `segment` bytes each (the last may be shorter). */
+  readonly buffers: readonly GPUBuffer[];
+  readonly segment: number;
+  /** Bytes that one binding may show, at most. */
+  readonly binding: number;
+  /** Bytes that it has, a multiple of 16. */
+  readonly bytes: number;
+  readonly uid: number;
+  /** Whether there was memory for it. */
+  readonly check: Check;
+  /** Keys of the bind groups that name it. */
+  readonly groups: Set<string>;
+  /** Tapes that use it (see prepared.ts). */
+  readonly tapes: Set<{ stale: boolean }>;
+  /** What kernels made of it and keep as long as it is there, by key. */
+  readonly derived: Map<string, Derived>;
+}
+
+/** A block that was made of another. */
+export interface Derived {
+  readonly block: Block;
+  /** False once that other was written again. */
+  fresh: boolean;
+  /** Whether the batch that made it was run. */
+  made: Check;
+}
+
+/** A part of one buffer of a block. */
+export interface Span {
+  readonly buffer: GPUBuffer;
+  readonly at: number;
+  readonly bytes: number;
+}
+
+/** The parts of buffers that hold bytes `offset` to `offset + bytes` of a block, in order. */
+export function spansOf({ buffers, segment }: Block, offset: number, bytes: number): Span[] {
+  const spans: Span[] = [];
+  for (let at = offset; at < offset + bytes; ) {
+    const inside = at % segment;
+    const count = Math.min(segment - inside, offset + bytes - at);
+    spans.push({ buffer: buffers[Math.floor(at / segment)]!, at: inside, bytes: count });
+    at += count;
+  }
+  return spans;
+}
+
+/** Bytes of one buffer and of one binding, at most. */
+export interface Sizes {
+  readonly buffer: number;
+  readonly binding: number;
+}
+
+/** The numbers of GPUBufferUsage; the global is not there in Node. */
+const STORAGE = 0x80;
+const COPY_SRC = 0x04;
+const COPY_DST = 0x08;
+
+export class Buffers {
+  /** Bytes held by blocks, scratch included. */
+  bytes = 0;
+  readonly #device: GPUDevice;
+  readonly #scopes: Scopes;
+  readonly #sizes: Sizes;
+  readonly #blocks = new Map<BufferId, Block>();
+  readonly #scratch = new Map<string, Block>();
+  readonly #doomed: Block[] = [];
+  readonly #made: (id: BufferId, check: Check) => void;
+  readonly #forget: (block: Block) => void;
+  #next = 1;
+
+  /**
+   * @param made hears of every block that somebody asks for, before it is used
+   * @param forget drops the bind groups of a block that goes
+   */
+  constructor(
+    device: GPUDevice,
+    scopes: Scopes,
+    sizes: Sizes,
+    made: (id: BufferId, check: Check) => void,
+    forget: (block: Block) => void,
+  ) {
+    this.#device = device;
+    this.#scopes = scopes;
+    this.#sizes = sizes;
+    this.#made = made;
+    this.#forget = forget;
+  }
+
+  allocate(bytes: number): BufferId {
+    const id = this.#next++;
+    this.#make(id, bytes);
+    return id;
+  }
+
+  /** @throws DeviceError if there is no such block. */
+  block(id: BufferId): Block {
+    const block = this.#blocks.get(id);
+    if (!block) throw new DeviceError(`webgpu: buffer ${id} does not exist`);
+    if (!block.check.error) return block;
+    this.#doomed.push(block);
+    return this.#make(id, block.bytes);
+  }
+
+  free(id: BufferId): void {
+    const block = this.#blocks.get(id);
+    if (!block) return;
+    this.#blocks.delete(id);
+    this.#doomed.push(block);
+  }
+
+  /** Memory for the inside of a kernel; valid until the next call with the same slot. */
+  scratch(slot: string, bytes: number): Block {
+    const held = this.#scratch.get(slot);
+    if (held && held.bytes >= bytes && !held.check.error) return held;
+    if (held) this.#doomed.push(held);
+    const { binding } = this.#sizes;
+    if (bytes > binding)
+      throw new DeviceError(`webgpu: ${bytes} bytes inside a kernel do not fit a binding of ${binding}`);
+    const block = this.#create(Math.min(binding, Math.max(4096, 2 ** Math.ceil(Math.log2(bytes)))));
+    this.#scratch.set(slot, block);
+    return block;
+  }
+
+  /** Memory for what is made of `source`, which goes when `source` does; what is out of date makes room. */
+  derive(source: Block, key: string, bytes: number): Derived {
+    const { derived } = source;
+    let found = derived.get(key);
+    if (found && !found.block.check.error) return found;
+    for (const [old, { block, fresh }] of derived) {
+      if (fresh && !block.check.error) continue;
+      derived.delete(old);
+      this.#doomed.push(block);
+    }
+    found = { block: this.#create(bytes), fresh: false, made: unchecked() };
+    derived.set(key, found);
+    return found;
+  }
+
+  /** To be called when nothing that is only recorded, and not submitted, uses freed blocks. */
+  sweep(): void {
+    for (const block of this.#doomed) this.#destroy(block);
+    this.#doomed.length = 0;
+  }
+
+  close(): void {
+    this.sweep();
+    for (const block of [...this.#blocks.values(), ...this.#scratch.values()]) this.#destroy(block);
+    this.#blocks.clear();
+    this.#scratch.clear();
+  }
+
+  #make(id: BufferId, bytes: number): Block {
+    const block = this.#create(bytes);
+    this.#blocks.set(id, block);
+    this.#made(id, block.check);
+    return block;
+  }
+
+  /** What the device has no room for is told by the reads of what needed it: nothing here waits. */
+  #create(wanted: number): Block {
+    const bytes = Math.max(16, Math.ceil(wanted / 16) * 16);
+    const { buffer: segment, binding } = this.#sizes;
+    const check = unchecked();
+    const live = this.bytes;
+    const refused: Refused = (message) =>
+      new OutOfMemoryError(`webgpu: the device has no ${bytes} bytes left (${live} are in use): ${message}`, {
+        details: { bytes, live },
+      });
+    const buffers = this.#scopes.guard(check, refused, () => {
+      const made: GPUBuffer[] = [];
+      for (let at = 0; at < bytes; at += segment) {
+        const size = Math.min(segment, bytes - at);
+        made.push(this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST }));
+      }
+      return made;
+    });
+    this.bytes += bytes;
+    const uid = this.#next++;
+    return { buffers, segment, binding, bytes, uid, check, groups: new Set(), tapes: new Set(), derived: new Map() };
+  }
+
+  #destroy(block: Block): void {
+    for (const { block: other } of block.derived.values()) this.#destroy(other);
+    block.derived.clear();
+    this.#forget(block);
+    for (const buffer of block.buffers) buffer.destroy();
+    this.bytes -= block.bytes;
+  }
+}

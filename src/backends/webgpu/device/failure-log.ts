@@ -1,0 +1,203 @@
+// What was submitted since the device was last known to be well. Calls fail on the device, where nobody can stop what
+// follows; so the host keeps their words, and when a read says that some call has failed, it walks them and accounts for
+// what is spoilt. While nothing fails, the words are dropped unread. What the device had no memory for counts as spoilt
+// from the beginning, and work that it dropped as failed.
+
+import type { BackendFailure, BufferId } from "../../../core/backend.js";
+import { type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
+import type { Signature } from "../../../core/signature.js";
+import { Poison, type Range } from "../../_poison.js";
+import type { Block } from "./buffers.js";
+import { type Check, graver } from "./error-scopes.js";
+import { FLAG_SLOTS, FLAG_WORDS, failureText, untag } from "./errors.js";
+import type { Queue } from "./queue.js";
+
+/** Words that may wait for somebody to read; beyond this the journal looks for itself. */
+const LONG = 1 << 20;
+/** What an entry without words counts for. */
+const RANGE_WORDS = 16;
+
+type Entry =
+  | { readonly words: Int32Array }
+  /** Made, written by the host, or given back; the first makes nothing good, and the others do if no check has failed. */
+  | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined };
+
+/** A failure of the device that is an error of its own, not one of a kernel. */
+interface Refusal extends BackendFailure {
+  readonly error: OctavoError | undefined;
+}
+
+function refusal(error: OctavoError): Refusal {
+  return { op: "", site: 0, message: error.message, error };
+}
+
+export class Journal {
+  readonly #queue: Queue;
+  readonly #signatureOf: (kernel: number) => Signature;
+  readonly #poison = new Poison();
+  #entries: Entry[] = [];
+  /** Entries dropped so far, and calls in them. */
+  #dropped = 0;
+  #first = 0;
+  /** Calls noted so far; also the number of the next. */
+  #calls = 0;
+  #words = 0;
+  #looking = false;
+  /** Why calls in the journal failed: what their kernels say, or what the device says who did not run them. */
+  readonly #failed = new Map<number, string | OctavoError>();
+  /** Count of failures on the device that is accounted for. */
+  #known = 0;
+  /** What belongs to no call in the journal: the next read tells. */
+  #stray: OctavoError | undefined;
+  /** Reads settle one after the other. */
+  #settled: Promise<unknown> = Promise.resolve();
+
+  constructor(queue: Queue, signatureOf: (kernel: number) => Signature) {
+    this.#queue = queue;
+    this.#signatureOf = signatureOf;
+  }
+
+  /** Notes commands before they are recorded; gives the number of the first. */
+  submit(words: Int32Array): number {
+    const first = this.#calls;
+    this.#entries.push({ words });
+    this.#words += words.length;
+    for (let at = 0; at < words.length; at += words[at + 1]!) this.#calls++;
+    return first;
+  }
+
+  /** Number of the next call. */
+  get end(): number {
+    return this.#calls;
+  }
+
+  /** Notes a new buffer, before anything is recorded that uses it. */
+  made(buffer: BufferId, check: Check): void {
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: true, check });
+  }
+
+  /** Notes bytes that the host wrote. */
+  wrote(buffer: BufferId, begin: number, end: number, check: Check): void {
+    this.#note({ range: { buffer, begin, end }, made: false, check });
+    this.keepShort();
+  }
+
+  /** Notes that a buffer was given back. */
+  freed(buffer: BufferId): void {
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: false, check: undefined });
+    this.keepShort();
+  }
+
+  /** A call that could not be recorded, or that the device did not run. */
+  fail(call: number, reason: string | OctavoError): void {
+    const known = this.#failed.get(call);
+    if (known === undefined || (reason instanceof OutOfMemoryError && !(known instanceof OutOfMemoryError))) {
+      this.#failed.set(call, reason);
+    }
+  }
+
+  /** Something failed that nobody knows whose it is. */
+  refuse(error: OctavoError): void {
+    this.#stray = graver(this.#stray, error);
+  }
+
+  /** Lets no more words wait than `LONG`, where nobody reads; what was submitted must have been recorded by then. */
+  keepShort(): void {
+    if (this.#words < LONG || this.#looking) return;
+    this.#looking = true;
+    const done = (): void => {
+      this.#looking = false;
+    };
+    this.#settle(this.#queue.flag, 0, 0).then(done, done); // what goes wrong is told by the next read
+  }
+
+  /** Bytes of a block behind everything recorded so far; rejects if one of `sound` bytes is spoilt. */
+  async read(buffer: BufferId, block: Block, offset: number, bytes: number, sound: number): Promise<Uint8Array> {
+    const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + sound });
+    // What is nobody's is told once, by the first read that ends after it was heard of.
+    const stray = this.#stray;
+    this.#stray = undefined;
+    if (stray) throw stray;
+    if (spoilt) throw (spoilt as { failure?: Refusal }).failure?.error ?? spoilt;
+    return data;
+  }
+
+  #settle(
+    block: Block,
+    offset: number,
+    bytes: number,
+    range?: Range,
+  ): Promise<{ data: Uint8Array; spoilt: Error | undefined }> {
+    const end = this.#dropped + this.#entries.length;
+    const reading = this.#queue.read(block, offset, bytes);
+    const before = this.#settled;
+    const settling = (async () => {
+      const [back] = await Promise.all([reading, before]); // by now all is known that came before
+      if ((back.failures - this.#known) << 0 > 0) await this.#look();
+      this.#walk(end);
+      const spoilt = range && this.#poison.verdict(range.buffer, range.begin, range.end - range.begin);
+      return { data: back.bytes, spoilt };
+    })();
+    this.#settled = settling.catch(() => {});
+    return settling;
+  }
+
+  /** Brings the reports of all calls that failed. */
+  async #look(): Promise<void> {
+    const { flag } = this.#queue;
+    const { bytes } = await this.#queue.read(flag, 0, flag.bytes);
+    const flags = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    let missing = (flags[0]! - this.#known) >>> 0;
+    this.#known = flags[0]!;
+    let last = "";
+    for (let at = FLAG_WORDS; at < flags.length; at += FLAG_WORDS) {
+      if (flags[at] === 0) continue;
+      const call = untag(flags[at]!, this.#first);
+      if (call >= this.#calls || this.#failed.has(call)) continue;
+      last = failureText(flags[at + 1]!, flags[at + 2]! | 0, flags[at + 3]! | 0, flags[at + 4]! | 0);
+      this.#failed.set(call, last);
+      missing--;
+    }
+    if (missing <= 0) return;
+    // A slot was used twice: which call it was before is not known, so none is believed.
+    const doubt = last || `more than ${FLAG_SLOTS} calls failed`;
+    for (let call = this.#first; call < this.#calls; call++) if (!this.#failed.has(call)) this.#failed.set(call, doubt);
+  }
+
+  /** Accounts for the entries before `end`, and drops them. */
+  #walk(end: number): void {
+    const count = end - this.#dropped;
+    if (count <= 0) return;
+    const passed = this.#entries.splice(0, count);
+    this.#dropped = end;
+    for (const entry of passed) {
+      if ("range" in entry) {
+        const { range, made, check } = entry;
+        if (check?.error) this.#poison.spoil(range, refusal(check.error));
+        else if (!made) this.#poison.clear(range.buffer, range.begin, range.end);
+        this.#words -= RANGE_WORDS;
+        continue;
+      }
+      const { words } = entry;
+      const well = this.#poison.clean && this.#failed.size === 0;
+      this.#words -= words.length;
+      for (let at = 0; at < words.length; at += words[at + 1]!, this.#first++) {
+        if (!well) this.#poison.command(words, at, this.#signatureOf, () => this.#failureOf(words, at));
+        this.#failed.delete(this.#first);
+      }
+    }
+  }
+
+  #failureOf(words: Int32Array, at: number): Refusal | undefined {
+    const reason = this.#failed.get(this.#first);
+    if (reason === undefined) return undefined;
+    const message = typeof reason === "string" ? reason : reason.message;
+    const error = reason instanceof OutOfMemoryError ? reason : undefined;
+    return { op: this.#signatureOf(words[at]!).op, site: words[at + 2]!, message, error };
+  }
+
+  #note(entry: Entry): void {
+    this.#entries.push(entry);
+    this.#words += RANGE_WORDS;
+  }
+}

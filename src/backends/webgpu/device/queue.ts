@@ -1,0 +1,385 @@
+// The in-order queue: dispatches are recorded into one command encoder and submitted in batches. Pipelines and bind
+// groups are cached, so that a step that was recorded before costs a look-up per dispatch. Numbers of a dispatch travel
+// in a slot of one uniform buffer, chosen by a dynamic offset. A batch that uses something the device could not make is
+// dropped whole, so each knows whose work it holds; what is large and so new that its memory is not sure goes apart.
+
+import { DeviceError, type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
+import type { Piece } from "../schedule/call.js";
+import type { Shader } from "../shader.js";
+import { type Block, type Buffers, spansOf } from "./buffers.js";
+import { type Check, causeOf, graver, type Refused, refusing, type Scopes, unchecked } from "./error-scopes.js";
+import { FLAG_SLOTS, FLAG_WORDS } from "./errors.js";
+import { Pipelines } from "./pipelines.js";
+import { fillSlot, SLOT, Tape } from "./prepared.js";
+import { type ReadBack, Readback } from "./readback.js";
+import { Made } from "./scratch-reuse.js";
+
+/** Dispatches whose numbers fit in the uniform buffer; more are submitted in parts. */
+const SLOTS = 512;
+const UNIFORM = 0x40;
+const COPY_DST = 0x08;
+const COPY_SRC = 0x04;
+const STORAGE = 0x80;
+/** Blocks from this size on do not share a batch with others while it is not known whether there is memory for them. */
+const LARGE = 1 << 20;
+
+export interface QueueStatistics {
+  readonly dispatches: number;
+  readonly submits: number;
+  readonly pipelines: number;
+  readonly bindGroups: number;
+}
+
+/** Whose work is lost when a batch is: a call, by its number (failure-log.ts), or a write. */
+export type Party = number | Check;
+
+/** What is told to those whose work was in a batch that needed what the device did not have. */
+function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
+  if (!cause) return undefined;
+  const text = `${cause.message}; the batch of commands that needed it was dropped`;
+  const options = { details: cause.details, cause };
+  return cause instanceof OutOfMemoryError ? new OutOfMemoryError(text, options) : new DeviceError(text, options);
+}
+
+export class Queue {
+  #dispatches = 0;
+  #submits = 0;
+  /** Number of the call that is recorded now. */
+  call = 0;
+  /** Whose work is recorded now. */
+  #recorded: readonly Party[] = [];
+  readonly #device: GPUDevice;
+  readonly #scopes: Scopes;
+  readonly #refused: (call: number, error: OctavoError) => void;
+  readonly pipelines: Pipelines;
+  readonly #maxGroups: number;
+  readonly #uniforms: GPUBuffer;
+  readonly #slots = new ArrayBuffer(SLOT * SLOTS);
+  /** Where kernels report failures: see errors.ts. */
+  readonly flag: Block;
+  readonly #readback: Readback;
+  #encoder: GPUCommandEncoder | undefined;
+  #pass: GPUComputePassEncoder | undefined;
+  #slot = 0;
+  /** Whose work the encoder holds, what it uses that is not known to be there, and whether some of that is large. */
+  #parties = new Set<Party>();
+  #unknown = new Set<Check>();
+  #risky = false;
+  /** What scratch holds that kernels would make again. */
+  readonly made = new Made();
+  /** While a tape is made: where dispatches go instead of the encoder. */
+  #tape: Tape | undefined;
+  buffers!: Buffers;
+
+  /**
+   * @param largest bytes of a buffer, at most
+   * @param refused hears of calls that were not run, because the batch that they were in was dropped
+   */
+  constructor(device: GPUDevice, scopes: Scopes, largest: number, refused: (call: number, error: OctavoError) => void) {
+    this.#device = device;
+    this.#scopes = scopes;
+    this.#refused = refused;
+    this.#maxGroups = device.limits.maxComputeWorkgroupsPerDimension;
+    const bytes = FLAG_WORDS * 4 * (1 + FLAG_SLOTS);
+    const check = unchecked();
+    this.#uniforms = this.#buffer(SLOT * SLOTS, UNIFORM | COPY_DST, check);
+    this.flag = {
+      buffers: [this.#buffer(bytes, STORAGE | COPY_SRC | COPY_DST, check)],
+      segment: bytes,
+      binding: bytes,
+      bytes,
+      uid: 0,
+      check,
+      groups: new Set(),
+      tapes: new Set(),
+      derived: new Map(),
+    };
+    this.pipelines = new Pipelines(device, scopes, this.flag);
+    this.#readback = new Readback(device, scopes, this.flag, largest);
+  }
+
+  /** To be called before anything is recorded: whose work it is. `call` is the lowest number of several. */
+  begin(parties: readonly Party[]): void {
+    this.#recorded = parties;
+    const calls = parties.filter((party) => typeof party === "number");
+    if (calls.length > 0) this.call = Math.min(...calls);
+  }
+
+  get statistics(): QueueStatistics {
+    const { size, groupsMade } = this.pipelines;
+    const submits = this.#submits + this.#readback.submits;
+    return { dispatches: this.#dispatches, submits, pipelines: size, bindGroups: groupsMade };
+  }
+
+  /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
+  dispatch(shader: Shader, pieces: readonly Piece[], numbers: Readonly<Record<string, number>>, groups: number): void {
+    if (groups <= 0) return;
+    const y = Math.ceil(groups / this.#maxGroups);
+    const x = Math.ceil(groups / y);
+    const bound = this.#untangle(shader, pieces);
+    for (let i = 0; i < bound.length; i++) if (shader.access[i] === "w") this.#wrote(bound[i]!.block);
+    const tape = this.#tape;
+    if (tape) {
+      const at = tape.slot() * SLOT;
+      fillSlot(new DataView(tape.slots, at, SLOT), shader, this.call, numbers);
+      for (const { block } of bound) tape.use(block);
+      if (shader.reports) tape.reports.push({ at, call: this.call });
+      tape.drafts.push({ shader, pieces: bound, x, y });
+      return;
+    }
+    if (this.#slot === SLOTS) this.submit();
+    const encoder = this.#encode(bound.map(({ block }) => block));
+    fillSlot(new DataView(this.#slots, this.#slot * SLOT, SLOT), shader, this.call, numbers);
+    const pipeline = this.pipelines.of(shader);
+    const group = this.pipelines.cachedGroup(shader, pipeline.layout, bound, this.#uniforms);
+    for (const { check } of [pipeline, group]) if (!check.known) this.#unknown.add(check);
+    this.#pass ??= encoder.beginComputePass();
+    this.#pass.setPipeline(pipeline.pipeline);
+    this.#pass.setBindGroup(0, group.group, [this.#slot * SLOT]);
+    this.#pass.dispatchWorkgroups(x, y);
+    this.#slot++;
+    this.#dispatches++;
+  }
+
+  /**
+   * What `make` records into a block of `bytes`, given `source`: kept under `key` until `source` is written or freed. A
+   * tape finds it made, unless the tape itself writes `source` before: then it is made anew whenever the tape runs.
+   */
+  derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
+    const tape = this.#tape;
+    if (tape?.written.has(source)) {
+      const block = this.buffers.scratch("derived", bytes);
+      make(block);
+      return block;
+    }
+    const found = this.buffers.derive(source, key, bytes);
+    if (!found.fresh || found.made.error) {
+      // In a batch of its own: it outlives the batch that needs it first, which may be dropped for others' sake.
+      const recorded = this.#recorded;
+      this.#tape = undefined;
+      this.submit();
+      found.made = unchecked();
+      this.#recorded = [found.made];
+      try {
+        make(found.block);
+      } finally {
+        this.submit();
+        this.#recorded = recorded;
+        this.#tape = tape;
+      }
+      found.fresh = true;
+    }
+    return found.block;
+  }
+
+  /** Records a copy between blocks; offsets and size are multiples of 4. */
+  copy(from: Block, fromAt: number, to: Block, toAt: number, bytes: number): void {
+    this.#wrote(to);
+    const tape = this.#tape;
+    tape?.use(from);
+    tape?.use(to);
+    const encoder = tape ? undefined : this.#encode([from, to]);
+    if (encoder) this.#endPass();
+    let done = 0;
+    for (const source of spansOf(from, fromAt, bytes)) {
+      let inside = 0;
+      for (const target of spansOf(to, toAt + done, source.bytes)) {
+        const fromAt = source.at + inside;
+        encoder?.copyBufferToBuffer(source.buffer, fromAt, target.buffer, target.at, target.bytes);
+        tape?.drafts.push({ from: source.buffer, fromAt, to: target.buffer, toAt: target.at, bytes: target.bytes });
+        inside += target.bytes;
+      }
+      done += source.bytes;
+    }
+  }
+
+  /** Records what `body` does, with calls numbered from 0, as a tape instead of running it; undefined if `body` says false. */
+  tape(body: () => boolean): Tape | undefined {
+    const tape = new Tape();
+    this.#tape = tape;
+    this.made.clear(); // a tape runs after anything, and must stand alone
+    let complete = false;
+    try {
+      complete = body();
+    } finally {
+      this.#tape = undefined;
+      this.made.clear();
+      if (!complete) tape.destroy();
+    }
+    if (!complete) return undefined;
+    const size = Math.max(1, tape.dispatches) * SLOT;
+    const check = unchecked();
+    const uniforms = this.#buffer(size, UNIFORM | COPY_DST, check, tape.slots);
+    tape.uniforms = uniforms;
+    const checks = new Set([check, ...[...tape.blocks].map((block) => block.check)]);
+    let slot = 0;
+    tape.steps = tape.drafts.map((draft) => {
+      if (!("shader" in draft)) return draft;
+      const { shader, pieces, x, y } = draft;
+      const pipeline = this.pipelines.of(shader);
+      const group = this.pipelines.group(shader, pipeline.layout, pieces, uniforms);
+      checks.add(pipeline.check).add(group.check);
+      return { pipeline: pipeline.pipeline, group: group.group, offset: [slot++ * SLOT], x, y };
+    });
+    tape.drafts.length = 0;
+    tape.checks = [...checks];
+    return tape;
+  }
+
+  /** Runs a tape behind everything recorded so far; its calls are numbered from `first` to `end`. */
+  play(tape: Tape, first: number, end: number): void {
+    this.submit();
+    this.made.clear();
+    for (const block of tape.written) this.#outdate(block);
+    for (const block of tape.blocks) this.#readback.hasten(block);
+    const unknown = tape.doubtful();
+    const dropped = (error: OctavoError): void => {
+      tape.stale = true;
+      for (let call = first; call < end; call++) this.#refused(call, error);
+    };
+    this.#hand(unknown, dropped, () => {
+      if (tape.number(first)) {
+        this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
+      }
+      const encoder = this.#device.createCommandEncoder();
+      tape.encode(encoder);
+      return encoder;
+    });
+    this.#dispatches += tape.dispatches;
+  }
+
+  /** Hands what is recorded to the device. */
+  submit(): void {
+    const encoder = this.#encoder;
+    if (encoder) {
+      const parties = this.#parties;
+      const dropped = (error: OctavoError): void => {
+        for (const party of parties) {
+          if (typeof party === "number") this.#refused(party, error);
+          else party.error = graver(party.error, error);
+        }
+      };
+      this.#hand(this.#unknown, dropped, () => {
+        this.#endPass();
+        if (this.#slot > 0) this.#device.queue.writeBuffer(this.#uniforms, 0, this.#slots, 0, this.#slot * SLOT);
+        return encoder;
+      });
+      this.#encoder = undefined;
+      this.#slot = 0;
+      this.#parties = new Set();
+      this.#unknown = new Set();
+      this.made.clear(); // the batch that made it may be dropped
+    }
+    this.buffers.sweep();
+  }
+
+  /** Writes whole words at once, behind everything recorded so far. `check` hears if they did not arrive. */
+  write(block: Block, offset: number, bytes: Uint8Array, check: Check): void {
+    this.#wrote(block);
+    this.submit();
+    const refused: Refused = (...said) => block.check.error ?? refusing("a write")(...said);
+    this.#scopes.guard(check, refused, () => {
+      let done = 0;
+      for (const span of spansOf(block, offset, bytes.length)) {
+        const part = bytes.subarray(done, done + span.bytes) as Uint8Array<ArrayBuffer>;
+        this.#device.queue.writeBuffer(span.buffer, span.at, part);
+        done += span.bytes;
+      }
+    });
+  }
+
+  /** Bytes of a block behind everything recorded so far, and how many calls failed before. */
+  read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
+    this.submit();
+    return this.#readback.read(block, offset, bytes);
+  }
+
+  /** Resolves when no read is under way. */
+  idle(): Promise<void> {
+    return this.#readback.idle();
+  }
+
+  /** Drops the bind groups that name a block, and what was taped with it. */
+  forget(block: Block): void {
+    for (const tape of block.tapes) tape.stale = true;
+    block.tapes.clear();
+    this.#wrote(block);
+    this.pipelines.forget(block);
+  }
+
+  close(): void {
+    this.#uniforms.destroy();
+    this.flag.buffers[0]!.destroy();
+    this.#readback.close();
+  }
+
+  /** The encoder for work that uses these blocks. */
+  #encode(blocks: readonly Block[]): GPUCommandEncoder {
+    const risky = blocks.some(({ check, bytes }) => !check.known && bytes >= LARGE);
+    if (this.#encoder && risky !== this.#risky) this.submit();
+    this.#risky = risky;
+    for (const party of this.#recorded) this.#parties.add(party);
+    for (const { check } of blocks) if (!check.known) this.#unknown.add(check);
+    return (this.#encoder ??= this.#device.createCommandEncoder());
+  }
+
+  /** Submits what `encode` gives; `dropped` hears if the device drops it, for it uses something that is not there. */
+  #hand(unknown: Iterable<Check>, dropped: (error: OctavoError) => void, encode: () => GPUCommandEncoder): void {
+    const refused: Refused = (...said) => {
+      const error = droppedBy(causeOf(unknown)) ?? refusing("a batch of commands")(...said);
+      dropped(error);
+      return error;
+    };
+    this.#scopes.guard(unchecked(), refused, () => this.#device.queue.submit([encode().finish()]));
+    this.#submits++;
+  }
+
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = undefined;
+  }
+
+  /** A dispatch may not read a buffer that it also writes: what is read is then copied aside. */
+  #untangle(shader: Shader, pieces: readonly Piece[]): readonly Piece[] {
+    const { access } = shader;
+    let result: Piece[] | undefined;
+    for (let i = 0; i < pieces.length; i++) {
+      if (access[i] !== "r") continue;
+      for (let j = 0; j < pieces.length; j++) {
+        if (access[j] !== "w" || pieces[j]!.block !== pieces[i]!.block) continue;
+        const { block, start, size } = pieces[i]!;
+        const aside = this.buffers.scratch(`aside ${i}`, size);
+        this.copy(block, start, aside, 0, Math.min(size, block.bytes - start));
+        result ??= pieces.slice();
+        result[i] = { block: aside, start: 0, size };
+        break;
+      }
+    }
+    return result ?? pieces;
+  }
+
+  #wrote(block: Block): void {
+    this.#readback.hasten(block);
+    this.made.wrote(block);
+    this.#tape?.written.add(block);
+    this.#outdate(block);
+  }
+
+  /** What was made of a block no longer holds, nor do tapes that found it made. */
+  #outdate({ derived }: Block): void {
+    for (const one of derived.values()) {
+      one.fresh = false;
+      for (const tape of one.block.tapes) tape.stale = true;
+    }
+  }
+
+  #buffer(size: number, usage: number, check: Check, contents?: ArrayBuffer): GPUBuffer {
+    const refused: Refused = (message) =>
+      new OutOfMemoryError(`webgpu: the device has no ${size} bytes left: ${message}`, { details: { bytes: size } });
+    return this.#scopes.guard(check, refused, () => {
+      const buffer = this.#device.createBuffer({ size, usage });
+      if (contents) this.#device.queue.writeBuffer(buffer, 0, contents, 0, size);
+      return buffer;
+    });
+  }
+}

@@ -1,0 +1,181 @@
+// Bytes on their way back to the host. They travel through staging buffers, a large read in pieces, one after the other,
+// so that it takes little memory beside what it reads. A read shows what was there when it was asked for: whoever is
+// about to change a block has the rest of its pieces copied first.
+
+import { OutOfMemoryError } from "../../../core/errors.js";
+import { type Block, spansOf } from "./buffers.js";
+import { type Check, causeOf, type Refused, refusing, type Scopes, unchecked } from "./error-scopes.js";
+import { FLAG_WORDS } from "./errors.js";
+
+const COPY_DST = 0x08;
+const MAP_READ = 0x01;
+/** Bytes that every read brings along: how many calls failed (errors.ts). */
+const HEAD = FLAG_WORDS * 4;
+/** Bytes of a block that one staging buffer takes. */
+const PIECE = 64 << 20;
+/** Staging buffers up to this are made in powers of two, to be used again; larger ones are made to measure. */
+const ROUND_BELOW = 4 << 20;
+const KEEP_BELOW = 16 << 20;
+const KEEP_AT_MOST = 8;
+
+interface Staging {
+  readonly buffer: GPUBuffer;
+  readonly bytes: number;
+  readonly check: Check;
+}
+
+/** A piece that is copied, and on its way. */
+interface Copied {
+  readonly staging: Staging;
+  readonly check: Check;
+  /** Resolves when the staging buffer can be read; the error if it cannot. */
+  readonly mapped: Promise<unknown>;
+}
+
+export interface ReadBack {
+  readonly bytes: Uint8Array;
+  /** Calls that had failed so far at this point of the queue. */
+  readonly failures: number;
+}
+
+export class Readback {
+  /** Batches handed to the device. */
+  submits = 0;
+  readonly #device: GPUDevice;
+  readonly #scopes: Scopes;
+  readonly #flag: Block;
+  readonly #piece: number;
+  readonly #pending = new Set<Promise<ReadBack>>();
+  readonly #kept: Staging[] = [];
+  /** Of blocks that are read in pieces: what copies those that are left. */
+  readonly #running = new Map<Block, Set<() => void>>();
+
+  /** @param largest bytes of a buffer, at most */
+  constructor(device: GPUDevice, scopes: Scopes, flag: Block, largest: number) {
+    this.#device = device;
+    this.#scopes = scopes;
+    this.#flag = flag;
+    this.#piece = Math.min(PIECE, Math.floor(largest / 4) * 4 - HEAD);
+  }
+
+  /**
+   * Bytes of a block, behind everything submitted so far.
+   * @throws OutOfMemoryError if there is no memory for the way back, or the block was never there
+   */
+  read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
+    const reading = this.#read(block, offset, bytes);
+    this.#pending.add(reading);
+    const done = (): void => void this.#pending.delete(reading);
+    reading.then(done, done);
+    return reading;
+  }
+
+  /** Resolves when no read is under way, however they ended. */
+  async idle(): Promise<void> {
+    while (this.#pending.size > 0) await Promise.allSettled(this.#pending);
+  }
+
+  async #read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
+    const first = Math.floor(offset / 4) * 4;
+    const end = Math.ceil((offset + bytes) / 4) * 4;
+    const pieces: { readonly at: number; readonly size: number; copied?: Copied | undefined }[] = [];
+    for (let at = first; at < end || pieces.length === 0; at += this.#piece) {
+      pieces.push({ at, size: Math.min(this.#piece, end - at) });
+    }
+    const copy = (index: number): Copied => {
+      const piece = pieces[index]!;
+      return (piece.copied ??= this.#copy(block, piece.at, piece.size, index === 0));
+    };
+    let next = 0;
+    const rest = (): void => {
+      for (let index = next; index < pieces.length; index++) copy(index);
+    };
+    copy(next++);
+    if (next < pieces.length) this.#begin(block, rest);
+    try {
+      const result = new Uint8Array(bytes);
+      let failures = 0;
+      for (const [index, piece] of pieces.entries()) {
+        next = index + 1;
+        const { staging, check, mapped } = copy(index);
+        await this.#scopes.heard;
+        const refused = causeOf([staging.check, block.check, check]);
+        if (refused) throw refused;
+        const problem = await mapped;
+        if (problem) throw problem;
+        const head = index === 0 ? HEAD : 0;
+        const view = new Uint8Array(staging.buffer.getMappedRange(0, head + piece.size));
+        if (head) failures = new DataView(view.buffer, view.byteOffset).getUint32(0, true);
+        const begin = Math.max(piece.at, offset);
+        const until = Math.min(piece.at + piece.size, offset + bytes);
+        result.set(view.subarray(head + begin - piece.at, head + until - piece.at), begin - offset);
+        staging.buffer.unmap();
+        piece.copied = undefined;
+        this.#keep(staging);
+      }
+      return { bytes: result, failures };
+    } finally {
+      this.#running.get(block)?.delete(rest);
+      if (this.#running.get(block)?.size === 0) this.#running.delete(block);
+      for (const { copied } of pieces) copied?.staging.buffer.destroy();
+    }
+  }
+
+  /** To be called before what was submitted is followed by something that changes a block, or ends it. */
+  hasten(block: Block): void {
+    const running = this.#running.get(block);
+    if (!running) return;
+    this.#running.delete(block);
+    for (const rest of running) rest();
+  }
+
+  close(): void {
+    for (const { buffer } of this.#kept) buffer.destroy();
+  }
+
+  #begin(block: Block, rest: () => void): void {
+    const running = this.#running.get(block);
+    if (running) running.add(rest);
+    else this.#running.set(block, new Set([rest]));
+  }
+
+  #copy(block: Block, at: number, size: number, withHead: boolean): Copied {
+    const head = withHead ? HEAD : 0;
+    const staging = this.#take(head + size);
+    const check = unchecked();
+    const mapped = this.#scopes.guard(check, refusing("a read"), () => {
+      const encoder = this.#device.createCommandEncoder();
+      if (withHead) encoder.copyBufferToBuffer(this.#flag.buffers[0]!, 0, staging.buffer, 0, head);
+      let to = head;
+      for (const span of spansOf(block, at, size)) {
+        encoder.copyBufferToBuffer(span.buffer, span.at, staging.buffer, to, span.bytes);
+        to += span.bytes;
+      }
+      this.#device.queue.submit([encoder.finish()]);
+      this.submits++;
+      return staging.buffer.mapAsync(MAP_READ, 0, head + size).then(
+        () => undefined,
+        (error: Error) => new Error(`a read broke off: ${error.message || error.name}`, { cause: error }),
+      );
+    });
+    return { staging, check, mapped };
+  }
+
+  #take(bytes: number): Staging {
+    const at = this.#kept.findIndex((staging) => staging.bytes >= bytes && staging.bytes <= 4 * bytes + 4096);
+    if (at >= 0) return this.#kept.splice(at, 1)[0]!;
+    const size = bytes > ROUND_BELOW ? bytes : 2 ** Math.ceil(Math.log2(Math.max(4096, bytes)));
+    const check = unchecked();
+    const refused: Refused = (message) =>
+      new OutOfMemoryError(`webgpu: the device has no ${size} bytes left to read through: ${message}`, {
+        details: { bytes: size },
+      });
+    const make = (): GPUBuffer => this.#device.createBuffer({ size, usage: MAP_READ | COPY_DST });
+    return { buffer: this.#scopes.guard(check, refused, make), bytes: size, check };
+  }
+
+  #keep(staging: Staging): void {
+    if (this.#kept.length < KEEP_AT_MOST && staging.bytes <= KEEP_BELOW) this.#kept.push(staging);
+    else staging.buffer.destroy();
+  }
+}

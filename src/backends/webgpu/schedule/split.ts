@@ -1,0 +1,150 @@
+// Calls whose operands are too large for one binding. WebGPU grants 128 MiB a binding and 256 MiB a buffer by default, and
+// a head of 32000 x 4096 in bf16 is 250 MiB. A kernel says along which axes its calls can be cut; here they are cut into
+// calls that fit. A single row that lies across two buffers is copied aside, and back if it is written.
+
+import type { Queue } from "../device/queue.js";
+import type { Kernel, Target } from "../kernel.js";
+import { type Call, narrowed, type Operand, operand } from "./call.js";
+
+/** Which elements of an operand belong to slices `begin` to `begin + count` of an axis. */
+export interface Part {
+  readonly operand: Operand;
+  readonly dim: number;
+  /** First element and number of elements along `dim`, where they are not the slices themselves. */
+  readonly range?: (begin: number, count: number) => readonly [at: number, count: number];
+}
+
+/** A direction along which a call falls into independent calls. */
+export interface Axis {
+  /** Slices in all. */
+  readonly size: number;
+  /** Cuts are at multiples of this. */
+  readonly step?: number;
+  /** The operands that are cut, by their place in the call; the others stay whole. */
+  readonly parts: Readonly<Record<number, Part>>;
+  /** Attributes of the call that begins at a slice, if they change. */
+  readonly attributes?: (begin: number) => readonly number[];
+}
+
+function slice(call: Call, { parts, attributes }: Axis, begin: number, count: number): Call {
+  const operands = call.operands.map((whole, i) => {
+    const part = parts[i];
+    return part ? cut(part, begin, count) : whole;
+  });
+  return { ...call, operands, attributes: attributes?.(begin) ?? call.attributes };
+}
+
+function cut({ operand: from, dim, range }: Part, begin: number, count: number): Operand {
+  const [at, size] = range?.(begin, count) ?? [begin, count];
+  return narrowed(from, dim, at, size);
+}
+
+/** Records a call, in parts where it must be. Returns a sentence if it cannot be computed. */
+export function recordFitting(kernel: Kernel, call: Call, queue: Queue, target: Target): string | undefined {
+  if (call.operands.every((one) => one === undefined || one.fits)) return kernel.record(call, queue, target);
+  const axes = kernel.axes?.(call) ?? [];
+  if (typeof axes === "string") return axes;
+  const found = choose(call, axes);
+  if (!found) return recordAside(kernel, call, queue, target);
+  const { axis, lengths } = found;
+  for (let begin = 0; begin < axis.size; ) {
+    const count = Math.min(axis.size - begin, lengths(begin));
+    const problem = recordFitting(kernel, slice(call, axis, begin, count), queue, target);
+    if (problem !== undefined) return problem;
+    begin += count;
+  }
+  return undefined;
+}
+
+/**
+ * The axis to cut: one along which a step of an operand that does not fit does; else one that makes such an operand
+ * smaller. `lengths` gives how many slices from one on are to go together.
+ */
+function choose(call: Call, axes: readonly Axis[]): { axis: Axis; lengths: (begin: number) => number } | undefined {
+  let smaller: Axis | undefined;
+  for (const axis of axes) {
+    const { size, step = 1, parts } = axis;
+    if (size <= step) continue;
+    const large = Object.entries(parts).flatMap(([i, part]) => (call.operands[Number(i)]!.fits ? [] : [part]));
+    if (large.length === 0) continue;
+    smaller ??= axis;
+    const cutting = large.filter((part) => {
+      const one = cut(part, 0, step);
+      return one.size <= one.block.binding;
+    });
+    if (cutting.length === 0) continue;
+    return {
+      axis,
+      lengths: (begin) => Math.min(...cutting.map((part) => longest(part, begin, size - begin, step))),
+    };
+  }
+  return smaller && { axis: smaller, lengths: () => smaller.step ?? 1 };
+}
+
+/** The most slices from `begin` on that still fit, in steps; one step where not even that fits. */
+function longest(part: Part, begin: number, most: number, step: number): number {
+  if (cut(part, begin, most).fits) return most;
+  let low = 1;
+  let high = Math.ceil(most / step);
+  while (high - low > 1) {
+    const middle = Math.floor((low + high) / 2);
+    if (cut(part, begin, Math.min(most, middle * step)).fits) low = middle;
+    else high = middle;
+  }
+  return low * step;
+}
+
+/** Records a call that cannot be cut further: what lies across two buffers is copied aside. */
+function recordAside(kernel: Kernel, call: Call, queue: Queue, target: Target): string | undefined {
+  const { inputs } = kernel.op.signature;
+  const back: (() => void)[] = [];
+  const operands: (Operand | undefined)[] = [];
+  for (const [i, one] of call.operands.entries()) {
+    if (one === undefined || one.fits) {
+      operands.push(one);
+      continue;
+    }
+    const { block, start, size, byte, dtype, shape, strides, contiguous } = one;
+    if (size > block.binding) {
+      const name = [...inputs, ...kernel.op.signature.outputs][i]!.name;
+      return `${name} takes ${size} bytes, and this device binds ${block.binding} at once`;
+    }
+    const aside = queue.buffers.scratch(`across ${i}`, size);
+    const bytes = Math.min(size, block.bytes - start);
+    queue.copy(block, start, aside, 0, bytes);
+    if (i >= inputs.length || inputs[i]!.mutated) back.push(() => queue.copy(aside, 0, block, start, bytes));
+    operands.push(operand(aside, byte - start, dtype, shape, strides, contiguous));
+  }
+  const problem = kernel.record({ ...call, operands }, queue, target);
+  for (const copy of back) copy();
+  return problem;
+}
+
+/** Cuts operands of one shape along their first dim that has a length; what is written stays contiguous. */
+export function firstDim(operands: Readonly<Record<number, Operand | undefined>>): Axis[] {
+  const entries = Object.entries(operands).filter((entry): entry is [string, Operand] => entry[1] !== undefined);
+  const { shape } = entries[0]![1];
+  const dim = shape.findIndex((size) => size > 1);
+  if (dim < 0) return [];
+  const parts = Object.fromEntries(entries.map(([i, one]) => [i, { operand: one, dim }]));
+  return [{ size: shape[dim]!, parts }];
+}
+
+/** Cuts operands along dim `dim` of each. */
+export function along(
+  size: number,
+  operands: Readonly<Record<number, readonly [operand: Operand | undefined, dim: number]>>,
+  step = 1,
+): Axis {
+  const parts: Record<number, Part> = {};
+  for (const [i, [one, dim]] of Object.entries(operands)) if (one) parts[Number(i)] = { operand: one, dim };
+  return { size, step, parts };
+}
+
+/** Rows of `columns` elements after which a block of `blocksize` elements is full, and so is a byte. */
+export function rowsPerCut(columns: number, blocksize: number): number {
+  let a = columns;
+  let b = blocksize;
+  while (b > 0) [a, b] = [b, a % b];
+  return blocksize / a;
+}

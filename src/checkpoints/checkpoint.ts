@@ -1,0 +1,205 @@
+// Opens a checkpoint: finds its weight files and knows every tensor's place, without reading a weight. It does not
+// know models (no key is renamed, missing keys are the loader's business) and does not download.
+
+import { checkOptions, FormatError, NotFoundError, OptionError } from "../core/errors.js";
+import { CONVERT_HINT, quote } from "../sources/files.js";
+import { readJsonFile } from "../sources/json.js";
+import type { Source } from "../sources/source.js";
+import { INDEX_WHAT, parseIndex, type ShardIndex } from "./index-file.js";
+import { MAX_HEADER_BYTES, readSafetensorsHeader, type SafetensorsHeader, type TensorInfo } from "./safetensors.js";
+
+export interface CheckpointOptions {
+  /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and nothing else. */
+  readonly variant?: string;
+}
+
+/** Where the tensors of a checkpoint lie. Nothing is held open. */
+export interface Checkpoint {
+  readonly source: Source;
+  /** Weight files as paths, in the order of their names. */
+  readonly files: readonly string[];
+  /** Every tensor by its name in the file, in the order of files and data. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** `__metadata__` of the files; for a key that differs between shards, the first shard's value. */
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Bytes of all tensors. */
+  readonly totalBytes: number;
+  /** What is odd about the checkpoint but no reason to refuse it. */
+  readonly warnings: readonly string[];
+}
+
+const SINGLE = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+const BINS = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+const KNOWN_FORMATS = ["pt", "np", "tf", "flax", "mlx"];
+// Enough to hide latency; more would only hold more headers at once.
+const HEADERS_AT_ONCE = 8;
+
+/** Puts the variant before the last extension, as transformers does. */
+function withVariant(name: string, variant: string | undefined): string {
+  const dot = name.lastIndexOf(".");
+  return variant === undefined ? name : `${name.slice(0, dot)}.${variant}${name.slice(dot)}`;
+}
+
+/**
+ * Opens the safetensors checkpoint in a folder: model[.variant].safetensors, or the shards that
+ * model.safetensors.index[.variant].json names. Reads the index and the headers only. Names in the index are checked
+ * before anything is opened; links may not lead out of the folder except inside the Hugging Face cache.
+ * @throws NotFoundError if the folder, any weight file or a shard is missing; FormatError if only .bin files exist or a
+ * file is malformed; OptionError for a bad option; NetworkError, AbortError
+ */
+export async function openCheckpoint(source: Source, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  checkOptions("openCheckpoint", options, ["variant"]);
+  const { variant } = options;
+  if (variant !== undefined && !/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant)) {
+    throw new OptionError(`openCheckpoint: variant must be a short word such as "fp16", got ${quote(String(variant))}`);
+  }
+  const single = withVariant(SINGLE, variant);
+  const index = withVariant(INDEX, variant);
+  if ((await source.names([single])).has(single)) {
+    await checkInside(source, [single], () => missing(source, single, variant));
+    const file = source.path(single);
+    return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
+  }
+  if ((await source.names([index])).has(index)) {
+    await checkInside(source, [index], () => missing(source, index, variant));
+    return openSharded(source, source.path(index));
+  }
+  throw await missing(source, single, variant);
+}
+
+/** @throws FormatError for a name that leads out of the folder; what `absent` makes of those that are not there */
+async function checkInside(
+  source: Source,
+  names: readonly string[],
+  absent: (names: string[]) => Error | Promise<Error>,
+): Promise<void> {
+  const gone = (await source.outside?.(names)) ?? [];
+  if (gone.length > 0) throw await absent(gone);
+}
+
+/** The error for a folder without the weights that were asked for. */
+async function missing(source: Source, first: string, variant?: string): Promise<FormatError | NotFoundError> {
+  const bins = BINS.map((name) => withVariant(name, variant));
+  const names = await source.names([...bins, SINGLE, INDEX]);
+  const bin = bins.find((name) => names.has(name));
+  if (bin !== undefined) {
+    return new FormatError(`${source.path(bin)}: .bin checkpoints (PyTorch pickles) are not read yet`, {
+      details: { file: source.path(bin), expected: first, got: bin },
+      hint: CONVERT_HINT.replace("FOLDER", source.location),
+    });
+  }
+  const candidates = [first, withVariant(INDEX, variant), ...bins];
+  const others = [...names].filter((name) => /\.(safetensors|h5|msgpack|gguf|onnx|pth?)$/.test(name)).sort();
+  const plain = variant !== undefined && (names.has(SINGLE) || names.has(INDEX));
+  const hint = plain
+    ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`
+    : others.length > 0
+      ? `other weight files are there: ${others.slice(0, 5).join(", ")}${others.length > 5 ? ", ..." : ""}`
+      : "is the download complete, and is this the folder that holds config.json?";
+  return new NotFoundError(`${source.location}: no weights found; looked for ${candidates.join(", ")}`, {
+    details: { file: source.location, expected: candidates, got: others.slice(0, 20) },
+    hint,
+  });
+}
+
+async function openSharded(source: Source, indexFile: string): Promise<Checkpoint> {
+  const index = parseIndex(
+    await readJsonFile(source, indexFile, { maxBytes: MAX_HEADER_BYTES, what: INDEX_WHAT }),
+    indexFile,
+  );
+  const names = [...index.shards.keys()].sort();
+  await checkInside(source, names, (gone) => missingShards(source, indexFile, index, gone));
+  const files = names.map((name) => source.path(name));
+  const headers = await inOrder(files, (file) => readSafetensorsHeader(source, file));
+  compare(indexFile, index, names, headers);
+  const warnings: string[] = [];
+  const checkpoint = assemble(source, files, headers, warnings);
+  if (index.totalSize !== undefined && index.totalSize !== checkpoint.totalBytes) {
+    warnings.push(
+      `${indexFile}: metadata.total_size says ${index.totalSize} bytes, the shards hold ${checkpoint.totalBytes}`,
+    );
+  }
+  return checkpoint;
+}
+
+function missingShards(source: Source, indexFile: string, index: ShardIndex, gone: string[]): NotFoundError {
+  const tensors = gone.flatMap((name) => index.shards.get(name) ?? []);
+  const some = tensors.slice(0, 3).map(quote).join(", ");
+  const list = gone.slice(0, 5).join(", ") + (gone.length > 5 ? ` and ${gone.length - 5} more` : "");
+  const plural = gone.length > 1 ? "shards are" : "shard is";
+  const need = `${tensors.length} tensor${tensors.length > 1 ? "s" : ""}`;
+  return new NotFoundError(
+    `${source.location}: ${gone.length} ${plural} missing: ${list}, with ${need} (${some}${tensors.length > 3 ? ", ..." : ""})`,
+    {
+      details: { file: source.path(gone[0]!), index: indexFile, missing: gone.slice(0, 100), tensors: tensors.length },
+      hint: "the download is not complete; download the folder again",
+    },
+  );
+}
+
+/** Index and shards must tell the same story: which tensor would be used must not depend on who reads. */
+function compare(indexFile: string, index: ShardIndex, names: string[], headers: readonly SafetensorsHeader[]) {
+  const seen = new Map<string, string>();
+  headers.forEach(({ tensors }, i) => {
+    const shard = names[i]!;
+    for (const tensor of tensors.keys()) {
+      const before = seen.get(tensor);
+      if (before !== undefined) {
+        disagree(indexFile, tensor, "in one shard", `in ${quote(before)} and ${quote(shard)}`);
+      }
+      seen.set(tensor, shard);
+    }
+    for (const tensor of index.shards.get(shard) ?? []) {
+      if (!tensors.has(tensor)) disagree(indexFile, tensor, `in ${quote(shard)}`, "none in that shard");
+    }
+  });
+  for (const [tensor, shard] of seen) {
+    if (!index.names.has(tensor)) disagree(indexFile, tensor, "in weight_map", `only in ${quote(shard)}`);
+  }
+}
+
+function disagree(file: string, key: string, expected: string, got: string): never {
+  throw new FormatError(`${file}: expected tensor ${quote(key)} ${expected}, got it ${got}`, {
+    details: { file, key, expected, got },
+    hint: "index and shards do not belong together; download the folder again",
+  });
+}
+
+function assemble(source: Source, files: string[], headers: SafetensorsHeader[], warnings: string[]): Checkpoint {
+  const tensors = new Map<string, TensorInfo>();
+  const metadata = new Map<string, string>();
+  let totalBytes = 0;
+  for (const header of headers) {
+    for (const [name, info] of header.tensors) {
+      tensors.set(name, info);
+      totalBytes += info.bytes;
+    }
+    for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value);
+  }
+  const format = metadata.get("format");
+  if (format !== undefined && !KNOWN_FORMATS.includes(format)) {
+    warnings.push(`${files[0]}: metadata says format ${quote(format)}; known are ${KNOWN_FORMATS.join(", ")}`);
+  }
+  return { source, files, tensors, metadata, totalBytes, warnings };
+}
+
+/** Maps with a few at a time; an error is that of the first item in order, whichever failed first in time. */
+async function inOrder<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const errors = new Map<number, unknown>();
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length && errors.size === 0) {
+      const i = next++;
+      try {
+        results[i] = await work(items[i]!);
+      } catch (error) {
+        errors.set(i, error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(HEADERS_AT_ONCE, items.length) }, worker));
+  if (errors.size > 0) throw errors.get(Math.min(...errors.keys()));
+  return results;
+}

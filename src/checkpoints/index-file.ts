@@ -1,0 +1,84 @@
+// model.safetensors.index.json: which tensor lies in which shard. Pure: it checks names as text and opens nothing.
+
+import { FormatError } from "../core/errors.js";
+import { quote } from "../sources/files.js";
+import { isJsonObject, type JsonObject, type JsonValue, jsonKind } from "../sources/json.js";
+import { MAX_TENSORS } from "./safetensors-header.js";
+
+export const INDEX_WHAT = "checkpoint index";
+
+export interface ShardIndex {
+  /** Shard file name → the tensors that it must hold. */
+  readonly shards: ReadonlyMap<string, readonly string[]>;
+  /** All tensor names. */
+  readonly names: ReadonlySet<string>;
+  /** metadata.total_size, if given: a count of bytes that some writers get wrong. */
+  readonly totalSize: number | undefined;
+}
+
+function refuse(file: string, key: string, expected: string, got: string): never {
+  throw new FormatError(`${file}: expected ${expected} for ${quote(key)}, got ${got}`, {
+    details: { file, key, expected, got },
+    hint: "an index made by save_pretrained names shards beside it; get the checkpoint from its original source",
+  });
+}
+
+/**
+ * Why a shard name from an index may not be joined to a folder, `undefined` if it may. Both systems' rules hold on both:
+ * a checkpoint that is refused on Windows is refused everywhere.
+ */
+export function badShardName(name: string): string | undefined {
+  if (name === "") return "an empty name";
+  if (name.length > 1024) return `a name of ${name.length} characters`;
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  if (/[\u0000-\u001f\u007f]/.test(name)) return "a name with a control character";
+  if (name.includes("://")) return "a URL";
+  if (name.includes("\\")) return "a name with a backslash";
+  if (name.includes(":")) return "a name with a colon (a drive or a stream)";
+  if (name.startsWith("/")) return "an absolute path";
+  for (const part of name.split("/")) {
+    if (part === "" || part === "." || part === "..") return `a path with the part ${quote(part)}`;
+    if (/[. ]$/.test(part)) return "a name that ends in a dot or a space";
+    if (new TextEncoder().encode(part).length > 255) return "a name of more than 255 bytes";
+  }
+  if (!name.endsWith(".safetensors")) return "a file that is not .safetensors";
+  return undefined;
+}
+
+/**
+ * Checks the content of an index file: `weight_map` from tensor names to shard names (each a .safetensors path below the
+ * folder) and `metadata.total_size`.
+ * @throws FormatError with `details.file` and `details.key`
+ */
+export function parseIndex(index: JsonObject, file: string): ShardIndex {
+  const map = index.weight_map;
+  if (!isJsonObject(map)) refuse(file, "weight_map", "an object from tensor to file", jsonKind(map));
+  const shards = new Map<string, string[]>();
+  const names = new Set<string>();
+  for (const [tensor, shard] of Object.entries(map)) {
+    if (typeof shard !== "string") refuse(file, tensor, "a file name", jsonKind(shard));
+    let list = shards.get(shard);
+    if (list === undefined) {
+      const problem = badShardName(shard);
+      if (problem)
+        refuse(file, tensor, "the name of a .safetensors file below the folder", `${problem}: ${quote(shard)}`);
+      shards.set(shard, (list = []));
+    }
+    list.push(tensor);
+    names.add(tensor);
+  }
+  if (names.size > MAX_TENSORS) refuse(file, "weight_map", `at most ${MAX_TENSORS} tensors`, String(names.size));
+  if (names.size === 0) refuse(file, "weight_map", "at least one tensor", "none");
+  return { shards, names, totalSize: totalSize(index.metadata, file) };
+}
+
+function totalSize(metadata: JsonValue | undefined, file: string): number | undefined {
+  if (metadata === undefined || metadata === null) return undefined;
+  if (!isJsonObject(metadata)) refuse(file, "metadata", "an object", jsonKind(metadata));
+  const size = metadata.total_size;
+  if (size === undefined || size === null) return undefined;
+  // Fractions occur in real files: transformers once counted a bool as an eighth of a byte.
+  if (typeof size !== "number") refuse(file, "metadata.total_size", "a number of bytes", jsonKind(size));
+  if (size < 0) refuse(file, "metadata.total_size", "a number of bytes", String(size));
+  return size;
+}

@@ -1,0 +1,358 @@
+// PreTrainedTokenizer: the tokenizer as Python users know it, callable, with padding, truncation and named special
+// tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), applying
+// chat templates (the template's text is only carried).
+
+import { checkOptions, OptionError, suggestion } from "../core/errors.js";
+import {
+  type BatchEncoding,
+  type Encoding,
+  type IdRows,
+  padRows,
+  type Row,
+  type Side,
+  stack,
+  type TensorEncoding,
+  toRows,
+  truncate,
+  truncatePair,
+} from "./batch.js";
+import { cleanUp, type Tokenizer } from "./engine.js";
+import {
+  CALL_OPTIONS,
+  type CallOptions,
+  DECODE_OPTIONS,
+  type DecodeOptions,
+  type SpecialName,
+  type TokenizerCall,
+  type TokenizerSettings,
+} from "./options.js";
+import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
+import type { JsonObject } from "./tokenizer-json.js";
+
+export type { BatchEncoding, Encoding, IdRows, IntTensor, Side, TensorEncoding } from "./batch.js";
+export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
+
+/** A function that hands its arguments to the `_call` of the object it becomes. */
+const Callable = function Callable(this: object): object {
+  const call = (...args: unknown[]): unknown => (call as unknown as { _call(...a: unknown[]): unknown })._call(...args);
+  return Object.setPrototypeOf(call, new.target.prototype) as object;
+} as unknown as new () => TokenizerCall;
+
+function sideOf(value: unknown, option: string): Side {
+  if (value === "left" || value === "right") return value;
+  throw new OptionError(`tokenizer: ${option} must be "left" or "right", got ${JSON.stringify(value)}`);
+}
+
+function oneOf(option: string, value: unknown, allowed: readonly unknown[]): void {
+  if (allowed.includes(value)) return;
+  const words = allowed.filter((word) => word !== undefined).map((word) => JSON.stringify(word));
+  throw new OptionError(`tokenizer: ${option} must be one of ${words.join(", ")}, got ${JSON.stringify(value)}`, {
+    details: { option },
+  });
+}
+
+function count(option: string, value: number | undefined): number | undefined {
+  if (value === undefined || (Number.isInteger(value) && value > 0)) return value;
+  throw new OptionError(`tokenizer: ${option} must be a positive integer, got ${value}`, { details: { option } });
+}
+
+/** Lengths above this mean "no limit" (Python writes 1e30). */
+const NO_LIMIT = 1e9;
+
+export class PreTrainedTokenizer extends Callable {
+  /** The engine: text to ids and back, without Python's conveniences. */
+  readonly backend: Tokenizer;
+  readonly chat_template: TokenizerSettings["chat_template"];
+  readonly name_or_path: string;
+  readonly init_kwargs: JsonObject;
+  readonly additional_special_tokens: readonly string[];
+  model_max_length: number;
+  clean_up_tokenization_spaces: boolean;
+  #special: Partial<Record<SpecialName, string>>;
+  #paddingSide: Side;
+  #truncationSide: Side;
+  #typeIds: boolean;
+
+  constructor(backend: Tokenizer, settings: TokenizerSettings) {
+    super();
+    this.backend = backend;
+    this.chat_template = settings.chat_template;
+    this.name_or_path = settings.name_or_path;
+    this.init_kwargs = settings.init_kwargs;
+    this.additional_special_tokens = settings.additional_special_tokens;
+    this.model_max_length = settings.model_max_length;
+    this.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces;
+    this.#special = { ...settings.special };
+    this.#paddingSide = sideOf(settings.padding_side, "padding_side");
+    this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
+    this.#typeIds = settings.return_token_type_ids;
+  }
+
+  /** Where `padding` fills. Generation with decoder-only models wants "left". */
+  get padding_side(): Side {
+    return this.#paddingSide;
+  }
+  set padding_side(side: Side) {
+    this.#paddingSide = sideOf(side, "padding_side");
+  }
+  /** Where `truncation` cuts. */
+  get truncation_side(): Side {
+    return this.#truncationSide;
+  }
+  set truncation_side(side: Side) {
+    this.#truncationSide = sideOf(side, "truncation_side");
+  }
+
+  get bos_token(): string | null {
+    return this.#special.bos_token ?? null;
+  }
+  set bos_token(token: string | null) {
+    this.#setSpecial("bos_token", token);
+  }
+  get eos_token(): string | null {
+    return this.#special.eos_token ?? null;
+  }
+  set eos_token(token: string | null) {
+    this.#setSpecial("eos_token", token);
+  }
+  get pad_token(): string | null {
+    return this.#special.pad_token ?? null;
+  }
+  set pad_token(token: string | null) {
+    this.#setSpecial("pad_token", token);
+  }
+  get unk_token(): string | null {
+    return this.#special.unk_token ?? null;
+  }
+  get sep_token(): string | null {
+    return this.#special.sep_token ?? null;
+  }
+  get cls_token(): string | null {
+    return this.#special.cls_token ?? null;
+  }
+  get mask_token(): string | null {
+    return this.#special.mask_token ?? null;
+  }
+  get bos_token_id(): number | null {
+    return this.#specialId("bos_token");
+  }
+  get eos_token_id(): number | null {
+    return this.#specialId("eos_token");
+  }
+  get pad_token_id(): number | null {
+    return this.#specialId("pad_token");
+  }
+  get unk_token_id(): number | null {
+    return this.#specialId("unk_token");
+  }
+  get sep_token_id(): number | null {
+    return this.#specialId("sep_token");
+  }
+  get cls_token_id(): number | null {
+    return this.#specialId("cls_token");
+  }
+  get mask_token_id(): number | null {
+    return this.#specialId("mask_token");
+  }
+  get special_tokens_map(): Partial<Record<SpecialName, string>> {
+    return { ...this.#special };
+  }
+  get all_special_tokens(): string[] {
+    return [...new Set([...Object.values(this.#special), ...this.additional_special_tokens])];
+  }
+  get all_special_ids(): number[] {
+    return this.all_special_tokens.flatMap((token) => this.backend.token_to_id(token) ?? []);
+  }
+  /** Tokens of the model itself. */
+  get vocab_size(): number {
+    return this.backend.vocab_size;
+  }
+  /** All tokens, added ones included: Python's `len(tokenizer)`. */
+  get size(): number {
+    return this.backend.size;
+  }
+
+  #specialId(name: SpecialName): number | null {
+    const token = this.#special[name];
+    return token === undefined ? null : (this.backend.token_to_id(token) ?? null);
+  }
+
+  #setSpecial(name: SpecialName, token: string | null): void {
+    if (token === null) {
+      delete this.#special[name];
+      return;
+    }
+    if (typeof token !== "string" || this.backend.token_to_id(token) === undefined) {
+      const near = typeof token === "string" ? suggestion(token, this.all_special_tokens) : undefined;
+      throw new OptionError(
+        `tokenizer.${name}: ${JSON.stringify(token)} is not in the vocabulary` +
+          (near ? `; did you mean ${near}?` : ""),
+        { details: { option: name } },
+      );
+    }
+    this.#special[name] = token;
+  }
+
+  /** @internal what `tokenizer(...)` runs; TokenizerCall has the types */
+  _call(text: string | readonly string[], options: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
+    checkOptions("tokenizer", options, CALL_OPTIONS);
+    oneOf("padding", options.padding, [undefined, true, false, "longest", "max_length", "do_not_pad"]);
+    oneOf("truncation", options.truncation, [undefined, true, false, "longest_first", "do_not_truncate"]);
+    oneOf("return_tensors", options.return_tensors, [undefined, true, false, "pt", "np"]);
+    const single = typeof text === "string";
+    if (!single && !Array.isArray(text)) {
+      throw new OptionError(`tokenizer: text must be a string or an array of strings, got ${typeof text}`);
+    }
+    const texts: readonly string[] = single ? [text] : (text as readonly string[]);
+    const { text_pair } = options;
+    const pairs = text_pair === undefined ? undefined : typeof text_pair === "string" ? [text_pair] : text_pair;
+    if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
+      throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
+    }
+    const limit = this.#limit(options);
+    const rows = texts.map((one, i) => this.#row(one, pairs?.[i], limit, options));
+    this.#pad(rows, options);
+
+    const mask = options.return_attention_mask !== false;
+    const types = options.return_token_type_ids ?? this.#typeIds;
+    const collect = <T>(shape: (rows: number[][]) => T) => ({
+      input_ids: shape(rows.map((row) => row.ids)),
+      ...(types ? { token_type_ids: shape(rows.map((row) => row.types)) } : {}),
+      ...(mask ? { attention_mask: shape(rows.map((row) => row.mask)) } : {}),
+    });
+    if (options.return_tensors) return collect(stack);
+    return single ? collect((list) => list[0]!) : collect((list) => list);
+  }
+
+  /** The length rows are cut to, or undefined for none. */
+  #limit(options: CallOptions): number | undefined {
+    const { padding, truncation } = options;
+    const given = count("max_length", options.max_length);
+    if (truncation === false || truncation === "do_not_truncate") return undefined;
+    const padded = padding !== undefined && padding !== false && padding !== "do_not_pad";
+    if (truncation === undefined && (given === undefined || padded)) return undefined;
+    const limit = given ?? this.model_max_length;
+    return limit < NO_LIMIT ? limit : undefined;
+  }
+
+  #row(text: string, pair: string | undefined, limit: number | undefined, options: CallOptions): Row {
+    const { split_special_tokens, add_special_tokens = true } = options;
+    const plain = { split_special_tokens, add_special_tokens: false };
+    let a = this.backend.encode(text, plain);
+    let b = pair === undefined ? undefined : this.backend.encode(pair, plain);
+    if (limit !== undefined) {
+      const specials = add_special_tokens ? this.backend.frame([], b === undefined ? undefined : []).ids.length : 0;
+      const room = limit - specials;
+      if (room < 0) {
+        throw new OptionError(`tokenizer: max_length ${limit} is less than the ${specials} special tokens of a row`);
+      }
+      if (b === undefined) a = truncate(a, room, this.#truncationSide);
+      else [a, b] = truncatePair(a, b, room, this.#truncationSide);
+    }
+    const row = add_special_tokens
+      ? this.backend.frame(a, b)
+      : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
+    return { ids: row.ids, types: row.token_type_ids, mask: row.ids.map(() => 1) };
+  }
+
+  #pad(rows: readonly Row[], options: CallOptions): void {
+    const { padding } = options;
+    const multiple = count("pad_to_multiple_of", options.pad_to_multiple_of) ?? 1;
+    const side = options.padding_side === undefined ? this.#paddingSide : sideOf(options.padding_side, "padding_side");
+    if (padding === undefined || padding === false || padding === "do_not_pad") return;
+    let length: number | undefined;
+    if (padding === "max_length") {
+      length = options.max_length ?? this.model_max_length;
+      if (length >= NO_LIMIT) {
+        throw new OptionError('tokenizer: padding: "max_length" needs max_length, for the tokenizer sets no limit', {
+          hint: 'max_length: 512, or padding: "longest"',
+          details: { option: "max_length" },
+        });
+      }
+    }
+    const pad = () => {
+      const id = this.pad_token_id;
+      if (id !== null) return id;
+      throw new OptionError("tokenizer: padding needs a pad_token and this tokenizer has none", {
+        hint: "tokenizer.pad_token = tokenizer.eos_token",
+        details: { option: "padding" },
+      });
+    };
+    if (rows.length > 0) pad(); // as Python: refuse even when no row happens to need it
+    padRows(rows, { length, multiple, side, pad });
+  }
+
+  /** Ids of one text (or a pair), with special tokens. */
+  encode(text: string, options: Omit<CallOptions, "return_tensors"> = {}): number[] {
+    return (this._call(text, { ...options, return_tensors: false }) as Encoding).input_ids;
+  }
+
+  /**
+   * Text of ids; ids outside the vocabulary are left out.
+   * @throws OptionError for unknown options or something that is not a list of integers
+   */
+  decode(ids: number | Iterable<number | bigint>, options: DecodeOptions = {}): string {
+    checkOptions("tokenizer.decode", options, DECODE_OPTIONS);
+    if (typeof ids !== "number" && (typeof ids !== "object" || ids === null || !(Symbol.iterator in ids))) {
+      throw new OptionError("tokenizer.decode: ids must be a list of integers", {
+        hint: "for several rows at once there is tokenizer.batch_decode(rows)",
+      });
+    }
+    const list = Array.from(typeof ids === "number" ? [ids] : ids, (id) => (typeof id === "bigint" ? Number(id) : id));
+    for (const id of list) {
+      if (Number.isInteger(id)) continue;
+      throw new OptionError(
+        `tokenizer.decode: ids must be integers, got ${Array.isArray(id) ? "a list" : String(id)}`,
+        {
+          hint: Array.isArray(id) ? "use tokenizer.batch_decode(rows)" : undefined,
+        },
+      );
+    }
+    const text = this.backend.decode(list, { skip_special_tokens: options.skip_special_tokens });
+    return (options.clean_up_tokenization_spaces ?? this.clean_up_tokenization_spaces) ? cleanUp(text) : text;
+  }
+
+  /** `decode` of every row. */
+  batch_decode(rows: IdRows, options: DecodeOptions = {}): string[] {
+    return toRows(rows).map((row) => this.decode(row, options));
+  }
+
+  /** The tokens of a text, as the vocabulary writes them. */
+  tokenize(text: string, options: { readonly add_special_tokens?: boolean } = {}): string[] {
+    checkOptions("tokenizer.tokenize", options, ["add_special_tokens"]);
+    const ids = this.backend.encode(text, { add_special_tokens: options.add_special_tokens === true });
+    return this.convert_ids_to_tokens(ids);
+  }
+
+  /** Id of a token; for one the vocabulary lacks, the id of the unknown token, or null when there is none. */
+  convert_tokens_to_ids(token: string): number | null;
+  convert_tokens_to_ids(tokens: readonly string[]): (number | null)[];
+  convert_tokens_to_ids(tokens: string | readonly string[]): number | null | (number | null)[] {
+    const convert = (token: string) => this.backend.token_to_id(token) ?? this.unk_token_id;
+    return typeof tokens === "string" ? convert(tokens) : tokens.map(convert);
+  }
+
+  /**
+   * Token of an id, as the vocabulary writes it.
+   * @throws OptionError for an id that is not in the vocabulary
+   */
+  convert_ids_to_tokens(id: number): string;
+  convert_ids_to_tokens(ids: Iterable<number>): string[];
+  convert_ids_to_tokens(ids: number | Iterable<number>): string | string[] {
+    const convert = (id: number) => {
+      const token = this.backend.id_to_token(id);
+      if (token === undefined) throw new OptionError(`tokenizer: id ${id} is not in the vocabulary`);
+      return token;
+    };
+    return typeof ids === "number" ? convert(ids) : Array.from(ids, convert);
+  }
+
+  get_vocab(): Map<string, number> {
+    return this.backend.get_vocab();
+  }
+
+  /** A decoder for ids that come one by one; see StreamDecoder. */
+  streamDecoder(options: StreamDecoderOptions = {}): StreamDecoder {
+    return new StreamDecoder(this, options);
+  }
+}

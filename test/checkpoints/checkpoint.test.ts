@@ -1,0 +1,354 @@
+// Checkpoint folders: which file is taken, what an index may say, and that no file outside the folder is ever opened.
+
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, realpathSync, symlinkSync, unlinkSync } from "node:fs";
+import { cp } from "node:fs/promises";
+import { join, resolve, sep } from "node:path";
+import { beforeEach, describe, expect, test, vi } from "vitest";
+import { NotFoundError, OptionError } from "../../src/core/errors.js";
+import { entry, FIXTURES, failure, fileOf, openCheckpoint, put, refusal, scratch } from "../support/source-tools.js";
+
+const opened: string[] = vi.hoisted(() => []);
+vi.mock("node:fs/promises", async (original) => {
+  const fs = await original<typeof import("node:fs/promises")>();
+  const spy =
+    (work: (path: string, ...rest: unknown[]) => unknown) =>
+    (path: string, ...rest: unknown[]) => {
+      opened.push(path);
+      return work(path, ...rest);
+    };
+  const open = fs.open as unknown as (path: string) => unknown;
+  const readFile = fs.readFile as unknown as (path: string) => unknown;
+  return { ...fs, open: spy(open), readFile: spy(readFile) };
+});
+
+const root = scratch();
+let folder = "";
+let count = 0;
+beforeEach(() => {
+  opened.length = 0;
+  folder = join(root, `model-${++count}`);
+  mkdirSync(folder);
+});
+
+const tensor = (...names: string[]) =>
+  fileOf(
+    `{${names.map((name, i) => `"${name}":${entry('"F32"', "[1]", `[${i * 4},${i * 4 + 4}]`)}`).join(",")}}`,
+    names.length * 4,
+  );
+const INDEX = "model.safetensors.index.json";
+const index = (text: string) => put(folder, INDEX, text);
+const map = (entries: Record<string, string>, total?: unknown) =>
+  index(JSON.stringify({ metadata: { total_size: total }, weight_map: entries }));
+
+function openedInside(): void {
+  const outside = opened.filter((path) => !resolve(path).startsWith(folder + sep));
+  expect(outside).toEqual([]);
+}
+
+describe("which files", () => {
+  test("one file of the reference library, and its shards, hold the same tensors", async () => {
+    const one = await openCheckpoint(join(FIXTURES, "models/llama"));
+    const three = await openCheckpoint(join(FIXTURES, "checkpoints/llama/safetensors-sharded"));
+    expect(one.files).toEqual([join(FIXTURES, "models/llama/model.safetensors")]);
+    expect(three.files.length).toBe(3);
+    expect(three.warnings).toEqual([]);
+    expect(three.totalBytes).toBe(353536);
+    expect(one.totalBytes).toBe(353536);
+    expect(one.metadata.get("format")).toBe("pt");
+    expect([...three.tensors.keys()].sort()).toEqual([...one.tensors.keys()].sort());
+    for (const [name, a] of one.tensors) {
+      const b = three.tensors.get(name)!;
+      expect([b.dtype, b.shape]).toEqual([a.dtype, a.shape]);
+      const [left, right] = [a, b].map((t) => readFileSync(t.file).subarray(t.offset, t.offset + t.bytes));
+      expect(left!.equals(right!)).toBe(true);
+    }
+  });
+
+  test("model.safetensors wins over an index, safetensors over .bin", async () => {
+    put(folder, "model.safetensors", tensor("a"));
+    put(folder, "pytorch_model.bin", "x");
+    index("not even JSON");
+    expect([...(await openCheckpoint(folder)).tensors.keys()]).toEqual(["a"]);
+  });
+
+  test("a variant takes its own files only", async () => {
+    put(folder, "model.safetensors", tensor("plain"));
+    put(folder, "model.fp16.safetensors", tensor("half"));
+    put(folder, "shard.safetensors", tensor("eight"));
+    put(folder, "model.safetensors.index.int8.json", '{"weight_map":{"eight":"shard.safetensors"}}');
+    expect([...(await openCheckpoint(folder, { variant: "fp16" })).tensors.keys()]).toEqual(["half"]);
+    expect([...(await openCheckpoint(folder, { variant: "int8" })).tensors.keys()]).toEqual(["eight"]);
+    const error = await failure(() => openCheckpoint(folder, { variant: "bf16" }));
+    expect(error).toBeInstanceOf(NotFoundError);
+    expect(String(error)).toMatch(/model\.bf16\.safetensors.*\n.*leave `variant` out/);
+    for (const variant of ["../x", "", "a/b", ".."]) {
+      expect(await failure(() => openCheckpoint(folder, { variant }))).toBeInstanceOf(OptionError);
+    }
+    expect(await failure(() => openCheckpoint(folder, { varient: "x" } as object))).toBeInstanceOf(OptionError);
+  });
+
+  test.each(["pytorch_model.bin", "pytorch_model.bin.index.json"])("only %s: says how to convert it", async (name) => {
+    const file = put(folder, name, "x");
+    expect((await refusal(() => openCheckpoint(folder), file)).hint).toContain("safe_serialization=True");
+  });
+
+  test("nothing: names every candidate", async () => {
+    const error = await failure(() => openCheckpoint(folder));
+    expect(error).toBeInstanceOf(NotFoundError);
+    for (const name of ["model.safetensors,", INDEX, "pytorch_model.bin,", "pytorch_model.bin.index.json"]) {
+      expect(String(error)).toContain(name);
+    }
+    put(folder, "tf_model.h5", "x");
+    expect(String(await failure(() => openCheckpoint(folder)))).toContain("tf_model.h5");
+    expect(await failure(() => openCheckpoint(join(folder, "none")))).toBeInstanceOf(NotFoundError);
+    expect(await failure(() => openCheckpoint(join(folder, "tf_model.h5")))).toBeInstanceOf(NotFoundError);
+  });
+
+  test("an unknown format in the metadata is a warning", async () => {
+    put(folder, "model.safetensors", fileOf('{"__metadata__":{"format":"xyz"}}'));
+    expect((await openCheckpoint(folder)).warnings.join()).toContain("xyz");
+  });
+});
+
+describe("an index that is refused before any shard is opened", () => {
+  const long = "a".repeat(5000);
+  const names: string[] = [
+    "..",
+    "../x.safetensors",
+    "a/../../b.safetensors",
+    "a/../b.safetensors",
+    "/etc/passwd",
+    "/x.safetensors",
+    "C:\\x.safetensors",
+    "C:/x.safetensors",
+    "D:x.safetensors",
+    "\\\\h\\s\\x.safetensors",
+    "..\\x.safetensors",
+    "a\\b.safetensors",
+    "a\0.safetensors",
+    "a.safetensors\0.png",
+    "",
+    ".",
+    "./x.safetensors",
+    "a//b.safetensors",
+    "a/",
+    long,
+    `${long}.safetensors`,
+    `${"é".repeat(140)}.safetensors`,
+    "https://host/x.safetensors",
+    "file:///etc/passwd",
+    "x.safetensors:stream",
+    "x.bin",
+    "pytorch_model-00001.bin",
+    "x",
+    "../../../../../../etc/passwd",
+    "~/../x.safetensors",
+    "... /x.safetensors",
+    "x\n.safetensors",
+    "x.SAFETENSORS ",
+  ];
+  test.each(names.map((name) => [JSON.stringify(name).slice(0, 40), name]))("name %s", async (_, name) => {
+    const file = map({ good: "good.safetensors", bad: name });
+    put(folder, "good.safetensors", tensor("good"));
+    const error = await refusal(() => openCheckpoint(folder), file);
+    expect(error.details.key).toBe("bad");
+    expect(error.message.length).toBeLessThan(700);
+    expect(opened).toEqual([file]);
+  });
+
+  const texts: [string, string][] = [
+    ["a list", "[]"],
+    ["a string", '"x"'],
+    ["empty file", ""],
+    ["no weight_map", '{"metadata":{}}'],
+    ["a flat map", '{"a":"x.safetensors"}'],
+    ["weight_map list", '{"weight_map":[]}'],
+    ["weight_map null", '{"weight_map":null}'],
+    ["weight_map empty", '{"weight_map":{}}'],
+    ["value number", '{"weight_map":{"a":1}}'],
+    ["value null", '{"weight_map":{"a":null}}'],
+    ["value list", '{"weight_map":{"a":["x.safetensors"]}}'],
+    ["tensor twice", '{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}'],
+    ["weight_map twice", '{"weight_map":{"a":"x.safetensors"},"weight_map":{"a":"y.safetensors"}}'],
+    ["total_size negative", '{"metadata":{"total_size":-1},"weight_map":{"a":"x.safetensors"}}'],
+    ["total_size 1e400", '{"metadata":{"total_size":1e400},"weight_map":{"a":"x.safetensors"}}'],
+    ["total_size NaN", '{"metadata":{"total_size":NaN},"weight_map":{"a":"x.safetensors"}}'],
+    ["total_size string", '{"metadata":{"total_size":"4"},"weight_map":{"a":"x.safetensors"}}'],
+    ["metadata list", '{"metadata":[],"weight_map":{"a":"x.safetensors"}}'],
+    ["git-lfs pointer", "version https://git-lfs.github.com/spec/v1\n"],
+  ];
+  test.each(texts)("%s", async (_, text) => {
+    const file = index(text);
+    put(folder, "x.safetensors", tensor("a"));
+    await refusal(() => openCheckpoint(folder), file);
+    expect(opened).toEqual([file]);
+  });
+});
+
+describe("index and shards", () => {
+  test("agree, with a shard in a folder below and total_size right", async () => {
+    mkdirSync(join(folder, "part"));
+    put(folder, "part/1.safetensors", tensor("b", "c"));
+    put(folder, "0.safetensors", tensor("a"));
+    map({ c: "part/1.safetensors", a: "0.safetensors", b: "part/1.safetensors" }, 12);
+    const { files, tensors, warnings } = await openCheckpoint(folder);
+    expect(files).toEqual([join(folder, "0.safetensors"), join(folder, "part/1.safetensors")]);
+    expect([...tensors.keys()]).toEqual(["a", "b", "c"]);
+    expect(warnings).toEqual([]);
+    openedInside();
+  });
+
+  test.each([3, 5, 4.5, 1e300])("total_size %d instead of 4 is a warning", async (total) => {
+    put(folder, "x.safetensors", tensor("a"));
+    map({ a: "x.safetensors" }, total);
+    expect((await openCheckpoint(folder)).warnings).toEqual([expect.stringContaining("total_size")]);
+  });
+
+  test("a tensor called __proto__", async () => {
+    put(folder, "x.safetensors", tensor("__proto__"));
+    index('{"weight_map":{"__proto__":"x.safetensors"}}');
+    expect([...(await openCheckpoint(folder)).tensors.keys()]).toEqual(["__proto__"]);
+    expect(Object.getPrototypeOf({})).toBe(Object.prototype);
+  });
+
+  test("shards missing: names them and counts their tensors, before any shard is read", async () => {
+    put(folder, "x.safetensors", tensor("a"));
+    const file = map({ a: "x.safetensors", b: "y.safetensors", c: "y.safetensors", d: "z.safetensors" });
+    const error = await failure(() => openCheckpoint(folder));
+    expect(error).toBeInstanceOf(NotFoundError);
+    expect(error).toMatchObject({ details: { missing: ["y.safetensors", "z.safetensors"], tensors: 3 } });
+    expect(String(error)).toMatch(
+      /2 shards are missing: y\.safetensors, z\.safetensors, with 3 tensors \("b", "c", "d"\)/,
+    );
+    expect(opened).toEqual([file]);
+  });
+
+  test("a tensor of the index that its shard lacks", async () => {
+    put(folder, "x.safetensors", tensor("a"));
+    const file = map({ a: "x.safetensors", b: "x.safetensors" });
+    expect((await refusal(() => openCheckpoint(folder), file)).details.key).toBe("b");
+  });
+
+  test("a tensor of a shard that the index lacks", async () => {
+    put(folder, "x.safetensors", tensor("a", "b"));
+    const file = map({ a: "x.safetensors" });
+    expect((await refusal(() => openCheckpoint(folder), file)).details.key).toBe("b");
+  });
+
+  test("a tensor in two shards", async () => {
+    put(folder, "x.safetensors", tensor("a", "b"));
+    put(folder, "y.safetensors", tensor("b", "c"));
+    const file = map({ a: "x.safetensors", b: "x.safetensors", c: "y.safetensors" });
+    const error = await refusal(() => openCheckpoint(folder), file);
+    expect(error.message).toMatch(/"b" in one shard, got it in "x\.safetensors" and "y\.safetensors"/);
+  });
+
+  test("of several broken shards the first is reported, each time", async () => {
+    const names = Array.from({ length: 20 }, (_, i) => `${String(i).padStart(2, "0")}.safetensors`);
+    for (const [i, name] of names.entries()) put(folder, name, i < 3 ? tensor(name) : "broken!!");
+    map(Object.fromEntries(names.map((name) => [name, name])));
+    for (let i = 0; i < 5; i++) await refusal(() => openCheckpoint(folder), join(folder, "03.safetensors"));
+  });
+
+  test("a folder and an empty file as shard", async () => {
+    mkdirSync(join(folder, "x.safetensors"));
+    map({ a: "x.safetensors" });
+    await refusal(() => openCheckpoint(folder), join(folder, "x.safetensors"));
+    put(folder, "model.safetensors", "");
+    await refusal(() => openCheckpoint(folder), join(folder, "model.safetensors"));
+  });
+
+  test("a large index", async () => {
+    const names = Array.from({ length: 50_000 }, (_, i) => `t${i}`);
+    put(folder, "x.safetensors", fileOf(`{${names.map((n) => `"${n}":${entry('"U8"', "[0]", "[0,0]")}`).join(",")}}`));
+    map(Object.fromEntries(names.map((name) => [name, "x.safetensors"])));
+    expect((await openCheckpoint(folder)).tensors.size).toBe(50_000);
+  });
+});
+
+// Links need rights on Windows that tests do not have there.
+describe.skipIf(process.platform === "win32")("links", () => {
+  const outside = () => put(root, "secret.safetensors", tensor("a"));
+
+  test.each(["x.safetensors", "sub/x.safetensors"])(
+    "a shard %s that links out of the folder is not opened",
+    async (name) => {
+      mkdirSync(join(folder, "sub"));
+      symlinkSync(outside(), join(folder, name));
+      map({ a: name });
+      await refusal(() => openCheckpoint(folder), join(folder, name));
+      openedInside();
+      expect(opened.length).toBe(1);
+    },
+  );
+
+  test("nor a folder that does, a device, or a link to the index or the one file", async () => {
+    outside();
+    symlinkSync(root, join(folder, "out"));
+    symlinkSync("/dev/zero", join(folder, "zero.safetensors"));
+    for (const name of ["out/secret.safetensors", "zero.safetensors"]) {
+      map({ a: name });
+      await refusal(() => openCheckpoint(folder), join(folder, name));
+    }
+    unlinkSync(join(folder, INDEX));
+    symlinkSync(put(root, "index.json", '{"weight_map":{"a":"x.safetensors"}}'), join(folder, INDEX));
+    await refusal(() => openCheckpoint(folder), join(folder, INDEX));
+    symlinkSync("../secret.safetensors", join(folder, "model.safetensors"));
+    await refusal(() => openCheckpoint(folder), join(folder, "model.safetensors"));
+    expect(opened.every((path) => path === join(folder, INDEX))).toBe(true);
+    expect(opened.length).toBe(2);
+  });
+
+  test("a circle, and a link to nothing", async () => {
+    symlinkSync("b.safetensors", join(folder, "a.safetensors"));
+    symlinkSync("a.safetensors", join(folder, "b.safetensors"));
+    map({ a: "a.safetensors" });
+    await refusal(() => openCheckpoint(folder), join(folder, "a.safetensors"));
+    symlinkSync("/nowhere/at/all", join(folder, "c.safetensors"));
+    map({ a: "c.safetensors" });
+    expect(await failure(() => openCheckpoint(folder))).toBeInstanceOf(NotFoundError);
+  });
+
+  test("a pipe is refused at once", async () => {
+    execFileSync("mkfifo", [join(folder, "model.safetensors")]);
+    await refusal(() => openCheckpoint(folder), join(folder, "model.safetensors"));
+    expect(opened).toEqual([]);
+  });
+
+  test("a link inside the folder, and a folder that is a link, are fine", async () => {
+    put(folder, "real.safetensors", tensor("a"));
+    symlinkSync("real.safetensors", join(folder, "model.safetensors"));
+    symlinkSync(folder, join(root, `link-${count}`));
+    expect((await openCheckpoint(join(root, `link-${count}`))).tensors.size).toBe(1);
+  });
+
+  test("the layout of the Hugging Face cache is fine, other ways out of a snapshot are not", async () => {
+    const model = join(folder, "models--org--name");
+    const snapshot = join(model, "snapshots", "0".repeat(40));
+    mkdirSync(snapshot, { recursive: true });
+    mkdirSync(join(model, "blobs"));
+    const shards = join(FIXTURES, "checkpoints/llama/safetensors-sharded");
+    await cp(shards, join(model, "blobs"), { recursive: true });
+    for (const name of [INDEX, ...[1, 2, 3].map((i) => `model-0000${i}-of-00003.safetensors`)]) {
+      symlinkSync(join("../../blobs", name), join(snapshot, name));
+    }
+    expect((await openCheckpoint(snapshot)).tensors.size).toBe(21);
+    opened.length = 0;
+    outside();
+    for (const target of [
+      "../../../../secret.safetensors",
+      "../../secret.safetensors",
+      "../../blobs/deep/x.safetensors",
+    ]) {
+      mkdirSync(join(model, "blobs/deep"), { recursive: true });
+      put(model, "secret.safetensors", tensor("a"));
+      put(model, "blobs/deep/x.safetensors", tensor("a"));
+      symlinkSync(target, join(snapshot, "model.safetensors"));
+      expect(realpathSync(join(snapshot, "model.safetensors"))).toContain(".safetensors");
+      await refusal(() => openCheckpoint(snapshot), join(snapshot, "model.safetensors"));
+      unlinkSync(join(snapshot, "model.safetensors"));
+    }
+    expect(opened).toEqual([]);
+  });
+});

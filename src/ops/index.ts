@@ -3,7 +3,7 @@
 
 import { activationOp } from "./activation.js";
 import { addOp } from "./add.js";
-import { advanceOp } from "./advance.js";
+import { advanceLanesOp, advanceOp } from "./advance.js";
 import { attentionOp } from "./attention.js";
 import { copyOp } from "./copy.js";
 import { embeddingOp } from "./embedding.js";
@@ -39,6 +39,7 @@ export const OPS: readonly Op[] = [
   scaleOp,
   copyOp,
   advanceOp,
+  advanceLanesOp,
   argmaxOp,
   penalizeOp,
   sampleOp,

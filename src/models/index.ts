@@ -8,6 +8,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["llama", async () => (await import("./llama.js")).llama],
+  ["t5", async () => (await import("./t5.js")).t5],
   ["opt", async () => (await import("./opt.js")).opt],
 ]);
 

@@ -1,12 +1,16 @@
 // Attention as layers of models ask for it: over the tokens of the pass, over a cache, over an encoder's output.
 
+import { OctavoError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { attention } from "../ops/attention.js";
 import type { Pass } from "./pass.js";
 
 export interface AttendOptions {
   readonly scale: number;
+  /** f32[H]: ALiBi slopes. */
   readonly slopes?: Tensor;
+  /** f32[H,W]: a bias for each distance between key and query (see ops/attention.ts). */
+  readonly distances?: Tensor;
   readonly window?: number;
   readonly softcap?: number;
 }
@@ -33,5 +37,26 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
   const { mask, segments } = pass.input;
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
   const y = attention(q, keys, values, { ...options, mask, segments, causal: false });
+  return y.view(batch, steps, heads * v.shape[3]!);
+}
+
+/**
+ * Attention of `q[B,T,H,D]` over the encoder's output of the pass, whose keys and values [B,S,G,D] `project` makes of its
+ * hidden states: [B,T,H*D].
+ */
+export function attendEncoded(
+  pass: Pass,
+  layer: number,
+  q: Tensor,
+  project: (encoded: Tensor) => readonly [k: Tensor, v: Tensor],
+  options: AttendOptions,
+): Tensor {
+  const [batch = 0, steps = 0, heads = 0] = q.shape;
+  const { encoded } = pass.input;
+  if (!encoded)
+    throw new OctavoError("ERR_NO_ENCODER", "a decoder with cross-attention ran without an encoder's output");
+  const [k, v] = project(encoded.hidden);
+  const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
+  const y = attention(q, keys, values, { ...options, mask: encoded.mask, causal: false });
   return y.view(batch, steps, heads * v.shape[3]!);
 }

@@ -1,0 +1,308 @@
+// T5 (Raffel et al. 2020), versions 1.0 and 1.1: an encoder-decoder whose attention adds a bias for the distance between two
+// tokens, learned once per stack, and does not divide by the root of the head size.
+
+import * as z from "zod";
+import type { Device } from "../core/device.js";
+import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import { attend, attendAll, attendEncoded } from "../nn/attend.js";
+import type { DecoderGeometry } from "../nn/decoder.js";
+import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
+import { RMSNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
+import { Seq2SeqLM } from "../nn/seq2seq.js";
+import type { Act } from "../ops/activation.js";
+import { contiguous } from "../ops/copy.js";
+import { gated } from "../ops/gated.js";
+import { scale } from "../ops/scale.js";
+import { activationName, count, epsilon, readConfig } from "./_config.js";
+
+const schema = z.object({
+  vocab_size: count,
+  d_model: count,
+  d_kv: count,
+  d_ff: count,
+  num_layers: count.max(1024),
+  num_decoder_layers: count.max(1024).nullish(),
+  num_heads: count,
+  relative_attention_num_buckets: count.min(4).max(65_536).default(32),
+  relative_attention_max_distance: count.max(65_536).default(128),
+  layer_norm_epsilon: epsilon.default(1e-6),
+  feed_forward_proj: z.string().default("relu"),
+  tie_word_embeddings: z.boolean().default(true),
+});
+
+interface T5Config extends z.infer<typeof schema> {
+  readonly act: Act;
+  readonly gated: boolean;
+}
+
+function parse(json: ConfigJson): T5Config {
+  const fields = readConfig(json, schema);
+  const [first, second] = fields.feed_forward_proj.split("-");
+  const isGated = first === "gated" && second !== undefined;
+  const name = isGated ? fields.feed_forward_proj.slice("gated-".length) : fields.feed_forward_proj;
+  // transformers reads "gated-gelu" as the tanh form, for the files of T5 1.1.
+  const act = activationName.safeParse(fields.feed_forward_proj === "gated-gelu" ? "gelu_new" : name);
+  if (!act.success) {
+    throw new ConfigError(`config.json: feed_forward_proj "${fields.feed_forward_proj}" is not known`, {
+      hint: CONFIG_HINT,
+    });
+  }
+  return { ...fields, act: act.data, gated: isGated };
+}
+
+/**
+ * The bucket of each distance key - query from -max to max, as transformers rounds them (f32 logarithms): exact for near
+ * keys, logarithmic for far ones. `both`: keys behind and ahead have buckets of their own.
+ */
+export function distanceBuckets(buckets: number, max: number, both: boolean): Int32Array {
+  const half = both ? Math.floor(buckets / 2) : buckets;
+  const exact = Math.floor(half / 2);
+  return Int32Array.from({ length: 2 * max + 1 }, (_, at) => {
+    const distance = at - max;
+    const n = both ? Math.abs(distance) : Math.max(0, -distance);
+    const first = both && distance > 0 ? half : 0;
+    if (n < exact) return first + n;
+    const share = Math.fround(Math.fround(Math.log(Math.fround(n / exact))) / Math.log(max / exact));
+    return first + Math.min(half - 1, exact + Math.trunc(Math.fround(share * (half - exact))));
+  });
+}
+
+class T5Attention extends Module {
+  q: Linear;
+  k: Linear;
+  v: Linear;
+  o: Linear;
+  /** In the first block of a stack only; the others share its biases. */
+  relative_attention_bias: Embedding | undefined;
+  readonly size: number;
+
+  constructor(c: T5Config, biased: boolean) {
+    super();
+    const inner = c.num_heads * c.d_kv;
+    this.q = new Linear(c.d_model, inner);
+    this.k = new Linear(c.d_model, inner);
+    this.v = new Linear(c.d_model, inner);
+    this.o = new Linear(inner, c.d_model);
+    this.relative_attention_bias = biased ? new Embedding(c.relative_attention_num_buckets, c.num_heads) : undefined;
+    this.size = c.d_kv;
+  }
+
+  /** Heads of a projection of x: [B,T,H,D]. */
+  heads(projection: Linear, x: Tensor): Tensor {
+    return projection.forward(x).view(x.shape[0]!, x.shape[1]!, -1, this.size);
+  }
+}
+
+/** A norm, a part of a block, and the residual. */
+class T5LayerSelfAttention extends Module {
+  SelfAttention: T5Attention;
+  layer_norm: RMSNorm;
+
+  constructor(c: T5Config, biased: boolean) {
+    super();
+    this.SelfAttention = new T5Attention(c, biased);
+    this.layer_norm = new RMSNorm(c.d_model, c.layer_norm_epsilon);
+  }
+
+  /** `layer` is the decoder's layer in the cache; undefined in the encoder, which sees all tokens. */
+  forward(h: Tensor, pass: Pass, distances: Tensor, layer: number | undefined): Tensor {
+    return scope(() => {
+      const { SelfAttention: own } = this;
+      const x = this.layer_norm.forward(h);
+      const [q, k, v] = [own.heads(own.q, x), own.heads(own.k, x), own.heads(own.v, x)];
+      const options = { scale: 1, distances };
+      const y = layer === undefined ? attendAll(pass, q, k, v, options) : attend(pass, layer, q, k, v, options);
+      return own.o.forward(y, { residual: h });
+    });
+  }
+}
+
+class T5LayerCrossAttention extends Module {
+  EncDecAttention: T5Attention;
+  layer_norm: RMSNorm;
+
+  constructor(c: T5Config) {
+    super();
+    this.EncDecAttention = new T5Attention(c, false);
+    this.layer_norm = new RMSNorm(c.d_model, c.layer_norm_epsilon);
+  }
+
+  forward(h: Tensor, pass: Pass, layer: number): Tensor {
+    return scope(() => {
+      const { EncDecAttention: own } = this;
+      const q = own.heads(own.q, this.layer_norm.forward(h));
+      const y = attendEncoded(pass, layer, q, (encoded) => this.keysAndValues(encoded), { scale: 1 });
+      return own.o.forward(y, { residual: h });
+    });
+  }
+
+  keysAndValues(encoded: Tensor): readonly [k: Tensor, v: Tensor] {
+    const { EncDecAttention: own } = this;
+    return [own.heads(own.k, encoded), own.heads(own.v, encoded)];
+  }
+}
+
+class T5DenseReluDense extends Module {
+  wi: Linear | undefined;
+  wi_0: Linear | undefined;
+  wi_1: Linear | undefined;
+  wo: Linear;
+  readonly act: Act;
+
+  constructor(c: T5Config) {
+    super();
+    const projection = (): Linear => new Linear(c.d_model, c.d_ff);
+    this.wi = c.gated ? undefined : projection();
+    this.wi_0 = c.gated ? projection() : undefined;
+    this.wi_1 = c.gated ? projection() : undefined;
+    this.wo = new Linear(c.d_ff, c.d_model);
+    this.act = c.act;
+  }
+
+  forward(x: Tensor, residual: Tensor): Tensor {
+    const inner = this.wi
+      ? this.wi.forward(x, { act: this.act })
+      : gated(this.wi_0!.forward(x), this.wi_1!.forward(x), this.act);
+    return this.wo.forward(inner, { residual });
+  }
+}
+
+class T5LayerFF extends Module {
+  DenseReluDense: T5DenseReluDense;
+  layer_norm: RMSNorm;
+
+  constructor(c: T5Config) {
+    super();
+    this.DenseReluDense = new T5DenseReluDense(c);
+    this.layer_norm = new RMSNorm(c.d_model, c.layer_norm_epsilon);
+  }
+
+  forward(h: Tensor): Tensor {
+    return scope(() => this.DenseReluDense.forward(this.layer_norm.forward(h), h));
+  }
+}
+
+class T5Block extends Module {
+  layer: Module[];
+  readonly #self: T5LayerSelfAttention;
+  readonly #cross: T5LayerCrossAttention | undefined;
+  readonly #feed: T5LayerFF;
+
+  constructor(c: T5Config, decoder: boolean, first: boolean) {
+    super();
+    this.#self = new T5LayerSelfAttention(c, first);
+    this.#cross = decoder ? new T5LayerCrossAttention(c) : undefined;
+    this.#feed = new T5LayerFF(c);
+    this.layer = [this.#self, ...(this.#cross ? [this.#cross] : []), this.#feed];
+  }
+
+  get self_attention(): T5Attention {
+    return this.#self.SelfAttention;
+  }
+
+  get cross_attention(): T5LayerCrossAttention {
+    return this.#cross!;
+  }
+
+  forward(x: Tensor, pass: Pass, distances: Tensor, index: number): Tensor {
+    const h = this.#self.forward(x, pass, distances, this.#cross && index);
+    return this.#feed.forward(this.#cross ? this.#cross.forward(h, pass, index) : h);
+  }
+}
+
+class T5Stack extends Module {
+  embed_tokens: Embedding;
+  block: T5Block[];
+  final_layer_norm: RMSNorm;
+  readonly buckets: Buffer;
+
+  constructor(c: T5Config, embed_tokens: Embedding, decoder: boolean) {
+    super();
+    this.embed_tokens = embed_tokens;
+    const layers = decoder ? (c.num_decoder_layers ?? c.num_layers) : c.num_layers;
+    this.block = Array.from({ length: layers }, (_, index) => new T5Block(c, decoder, index === 0));
+    this.final_layer_norm = new RMSNorm(c.d_model, c.layer_norm_epsilon);
+    const { relative_attention_num_buckets: buckets, relative_attention_max_distance: max } = c;
+    this.buckets = new Buffer(() => distanceBuckets(buckets, max, !decoder));
+  }
+
+  /** Biases by head and distance on a device, f32[H,2*max+1]; beyond `max` they do not change. */
+  #distances(pass: Pass, device: Device): Tensor {
+    const table = this.block[0]!.self_attention.relative_attention_bias!;
+    return pass.once(this, device, () => contiguous(table.forward(this.buckets.on(device)).permute(1, 0)));
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const h = runBlocks(this.block, this.embed_tokens.forward(ids), pass, (block, x, index) =>
+        block.forward(x, pass, this.#distances(pass, x.device), index),
+      );
+      pass.input.cache?.advance(ids.shape[1]!);
+      return this.final_layer_norm.forward(h);
+    });
+  }
+}
+
+class T5ForConditionalGeneration extends Seq2SeqLM {
+  shared: Embedding;
+  encoder: T5Stack;
+  decoder: T5Stack;
+  lm_head: Linear;
+  readonly geometry: DecoderGeometry;
+  /** Factor on hidden states before a head that shares the embedding. */
+  readonly #head_scale: number;
+
+  constructor(c: T5Config) {
+    super();
+    this.shared = new Embedding(c.vocab_size, c.d_model);
+    this.encoder = new T5Stack(c, this.shared, false);
+    this.decoder = new T5Stack(c, this.shared, true);
+    this.lm_head = new Linear(c.d_model, c.vocab_size);
+    if (c.tie_word_embeddings) this.lm_head.tie(this.shared.weight);
+    this.#head_scale = c.tie_word_embeddings ? c.d_model ** -0.5 : 1;
+    this.geometry = {
+      layers: this.decoder.block.length,
+      heads: c.num_heads,
+      groups: c.num_heads,
+      head_dim: c.d_kv,
+      hidden: c.d_model,
+      vocab: c.vocab_size,
+      max_positions: Number.POSITIVE_INFINITY,
+    };
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.encoder.block, this.decoder.block];
+  }
+
+  override output_embeddings(): Linear {
+    return this.lm_head;
+  }
+
+  /** With the head stays `wo`, whose inputs are too large for few bits (the original keeps it in f32). */
+  override modules_not_quantized(): readonly string[] {
+    return ["lm_head", "wo"];
+  }
+
+  encode(pass: Pass, ids: Tensor): Tensor {
+    return this.encoder.forward(pass, ids);
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.decoder.forward(pass, ids);
+  }
+
+  head(hidden: Tensor): Tensor {
+    if (this.#head_scale === 1) return this.lm_head.forward(hidden);
+    return scope(() => this.lm_head.forward(scale(hidden, this.#head_scale)));
+  }
+}
+
+export const t5: Architecture = {
+  model_type: "t5",
+  tasks: { "seq2seq-lm": (json) => new T5ForConditionalGeneration(parse(json)).name_tree() },
+  names: [{ ignore: /^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/ }],
+};

@@ -8,8 +8,10 @@ import { scope, Tensor } from "../core/tensor.js";
 import { type CacheDType, type CacheShape, KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { advance } from "../ops/advance.js";
+import { appendToken } from "../ops/append-token.js";
 import { copyInto } from "../ops/copy.js";
-import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
+import { penalize } from "../ops/penalize.js";
+import { sample } from "../ops/sample.js";
 import type { GenerationConfig } from "./config.js";
 import { type Batch, positionsOf } from "./inputs.js";
 import { prefill } from "./prefill.js";
@@ -58,12 +60,15 @@ export class DecodeSession implements Disposable {
   readonly tokens: Tensor;
   readonly #device: Device;
   readonly #model: CausalLM;
-  readonly #config: SamplingConfig;
   readonly #cache: KVCache;
   readonly #mask: Tensor | undefined;
   readonly #positions: Tensor;
-  readonly #counter: Tensor;
+  /** f32[B,4] and i32[B,3], as `sample` takes them. */
+  readonly #params: Tensor;
+  readonly #draws: Tensor;
   readonly #history: Tensor | undefined;
+  readonly #lengths: Tensor | undefined;
+  readonly #penalties: Tensor | undefined;
   #recording: Recording | undefined;
 
   /** Room for the batch and `room` more tokens in each row. The batch must be padded on the left. */
@@ -74,7 +79,6 @@ export class DecodeSession implements Disposable {
     const { capacity } = shape;
     this.#device = device;
     this.#model = model;
-    this.#config = config;
     this.#cache = new KVCache(device, shape);
     try {
       // Columns after the prompt are real in every row, so the mask is written once.
@@ -82,12 +86,21 @@ export class DecodeSession implements Disposable {
         mask && Tensor.from(device, spread(mask, rows, steps, capacity, 1), [rows, capacity], "u8", "mask").keep();
       const last = positionsOf(batch).filter((_, at) => at % steps === steps - 1);
       this.#positions = Tensor.from(device, last, [rows, 1], "i32", "positions").keep();
-      this.#counter = Tensor.from(device, Int32Array.of(0), [1], "i32", "sampling counter").keep();
+      const { temperature, top_k, top_p, min_p, seed } = config;
+      const params = [config.do_sample ? temperature : 0, top_k, top_p, min_p];
+      const each = (values: readonly number[]): number[] => Array.from({ length: rows }, () => values).flat();
+      const draws = Int32Array.from({ length: 3 * rows }, (_, i) => [seed, Math.floor(i / 3), 0][i % 3]!);
+      this.#params = Tensor.from(device, Float32Array.from(each(params)), [rows, 4], "f32", "sampling").keep();
+      this.#draws = Tensor.from(device, draws, [rows, 3], "i32", "draws").keep();
       this.tokens = Tensor.empty(device, [rows], "i32", "tokens").keep();
       if (config.repetition_penalty !== 1) {
         const real = ids.map((id, at) => (mask && mask[at] === 0 ? -1 : id));
         const seen = spread(real, rows, steps, capacity, -1);
         this.#history = Tensor.from(device, seen, [rows, capacity], "i32", "history").keep();
+        const lengths = Int32Array.from(each([steps, steps]));
+        const penalties = Float32Array.from(each([config.repetition_penalty, 0, 0]));
+        this.#lengths = Tensor.from(device, lengths, [rows, 2], "i32", "lengths").keep();
+        this.#penalties = Tensor.from(device, penalties, [rows, 3], "f32", "penalties").keep();
       }
     } catch (error) {
       this.dispose();
@@ -110,8 +123,7 @@ export class DecodeSession implements Disposable {
 
   #record(): void {
     scope(() => {
-      // The cursor stands behind the tokens that the cache holds: that is where `tokens` go.
-      if (this.#history) appendToken(this.tokens, this.#history, this.#cache.cursor);
+      if (this.#history) appendToken(this.tokens, this.#history, this.#lengths!);
       advance(this.#positions, 1);
       this.#next(this.tokens.view(-1, 1), this.#positions);
       return undefined;
@@ -119,16 +131,16 @@ export class DecodeSession implements Disposable {
   }
 
   #next(ids: Tensor, positions: Tensor): void {
-    const config = this.#config;
     const logits = this.#model.forward({ ids, positions, mask: this.#mask, cache: this.#cache }, { last: true });
-    if (this.#history) penalize(logits, this.#history, config.repetition_penalty);
-    copyInto(config.do_sample ? sample(logits, this.#counter, config) : argmax(logits), this.tokens);
+    if (this.#history) penalize(logits, this.#history, this.#lengths!, this.#penalties!);
+    copyInto(sample(logits, this.#params, this.#draws), this.tokens);
   }
 
   dispose(): void {
     this.#recording?.dispose();
     this.#cache.dispose();
-    for (const tensor of [this.tokens, this.#mask, this.#positions, this.#counter, this.#history]) tensor?.dispose();
+    const own = [this.tokens, this.#mask, this.#positions, this.#params, this.#draws, this.#history];
+    for (const tensor of [...own, this.#lengths, this.#penalties]) tensor?.dispose();
   }
 
   [Symbol.dispose](): void {

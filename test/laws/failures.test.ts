@@ -14,7 +14,7 @@ import { advance } from "../../src/ops/advance.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
-import { argmax } from "../../src/ops/sampling.js";
+import { argmax } from "../../src/ops/argmax.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";

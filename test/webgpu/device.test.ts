@@ -14,7 +14,7 @@ import { add } from "../../src/ops/add.js";
 import { advance } from "../../src/ops/advance.js";
 import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
-import { argmax } from "../../src/ops/sampling.js";
+import { argmax } from "../../src/ops/argmax.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { describeGPU, deviceErrors, gpu, watched } from "../support/webgpu.js";

@@ -2,7 +2,7 @@
 
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { cacheShape } from "../generate/loop.js";
+import { cacheShape } from "../generate/cache-options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { type CacheDType, KVCache } from "../nn/cache.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";

@@ -1,7 +1,8 @@
 // What generate() is told about its key-value cache.
 
 import { checkOptions, OptionError } from "../core/errors.js";
-import type { CacheDType } from "../nn/cache.js";
+import type { CacheDType, CacheShape } from "../nn/cache.js";
+import type { CausalLM } from "../nn/decoder.js";
 import type { GenerationOptions } from "./config.js";
 
 const CACHES = ["dynamic", "static", "quantized"];
@@ -47,4 +48,11 @@ export function cacheDTypeOf({
     });
   }
   return "i8";
+}
+
+const CAPACITY_STEP = 16;
+export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
+  const { layers, groups, head_dim } = model.geometry;
+  const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
+  return { layers, batch: rows, groups, head_dim, capacity, dtype, compute: model.compute };
 }

@@ -18,9 +18,12 @@ import {
   generationConfig,
 } from "./config.js";
 import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
-import { checkLookup, lookupSteps } from "./lookup.js";
-import { cacheShape, generateSteps, type Step } from "./loop.js";
+import type { Drafter } from "./drafters/drafter.js";
+import { cacheShape } from "./cache-options.js";
+import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
+import { generateSteps, type Step } from "./loop.js";
 import { type Piece, piecesOf } from "./prefill.js";
+import { checkProcessors, type HostProcessor } from "./processors/processor.js";
 import type { Streamer } from "./streamers.js";
 
 /** What a tokenizer gives, and so what every call takes. */
@@ -33,11 +36,21 @@ export interface GenerateOptions extends ModelInputs, GenerationOptions {
   /** Gets the prompt and then each token; one row only. */
   streamer?: Streamer;
   signal?: AbortSignal;
+  /**
+   * Change the logits on the host, in this order, behind the penalties and before the temperature. They cost the
+   * pipelining: each step waits until the logits of all rows have come from the device and gone back.
+   */
+  logits_processor?: readonly HostProcessor[];
+  /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
+  assistant_model?: PreTrainedModel;
+  /** Give the log-probability of each token: `scores` of a step. */
+  logprobs?: boolean;
 }
 
 export interface ForwardOptions extends ModelInputs, PackedInputs {}
 
 const INPUTS = ["input_ids", "attention_mask"];
+const OWN = [...INPUTS, "token_type_ids", "streamer", "signal", "logits_processor", "assistant_model", "logprobs"];
 
 export class PreTrainedModel implements AsyncDisposable {
   readonly config: ConfigJson;
@@ -128,7 +141,7 @@ export class PreTrainedModel implements AsyncDisposable {
     ]);
     try {
       streamer?.put(rows[0]!);
-      for await (const { token_ids } of this.#steps(batch, config, options.signal)) {
+      for await (const { token_ids } of this.#steps(batch, config, options)) {
         token_ids.forEach((id, r) => {
           rows[r]!.push(id);
         });
@@ -148,7 +161,7 @@ export class PreTrainedModel implements AsyncDisposable {
   stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
     this.#checkRoom(batch, config);
-    return this.#steps(batch, config, options.signal);
+    return this.#steps(batch, config, options);
   }
 
   /**
@@ -177,7 +190,7 @@ export class PreTrainedModel implements AsyncDisposable {
 
   #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
+    const tokens = batch.steps + config.max_new_tokens;
     return { dtype, bytes: cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype)) };
   }
 
@@ -226,7 +239,7 @@ export class PreTrainedModel implements AsyncDisposable {
 
   #prepare(options: GenerateOptions): { batch: Batch; config: GenerationConfig } {
     this.#checkUsable();
-    checkGenerationOptions(options ?? null, [...INPUTS, "token_type_ids", "streamer", "signal"]);
+    checkGenerationOptions(options ?? null, OWN);
     const { streamer, signal } = options;
     if (signal !== undefined && !(signal instanceof AbortSignal)) {
       throw new OptionError("signal must be an AbortSignal", { details: { option: "signal" } });
@@ -238,24 +251,36 @@ export class PreTrainedModel implements AsyncDisposable {
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
     const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
-    if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
+    checkProcessors(options.logits_processor);
+    checkDrafting(this, config, options);
     return { batch, config };
   }
 
-  async *#steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
+  async *#steps(batch: Batch, config: GenerationConfig, options: GenerateOptions): AsyncGenerator<Step> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
-    this.#running++;
+    const { assistant_model, logits_processor: processors, signal, logprobs: scores } = options;
+    const held = [this, ...(assistant_model ? [assistant_model] : [])];
+    for (const model of held) model.#running++;
+    let drafter: Drafter | undefined;
     try {
-      for await (const step of run(this.device, this.#module, batch, { config, cache_dtype, signal })) {
-        this.#checkUsable();
+      drafter = openDrafter(batch, config, { assistant: assistant_model, signal });
+      const drafts = draftsOf(config, options);
+      const loop = { config, cache_dtype, processors, drafter, drafts, scores, signal };
+      for await (const step of generateSteps(this.device, this.#module, batch, loop)) {
+        for (const model of held) model.#checkUsable();
         yield step;
-        this.#checkUsable();
+        for (const model of held) model.#checkUsable();
       }
     } finally {
-      this.#running--;
-      if (this.#disposed && this.#running === 0) await this.#free();
+      drafter?.[Symbol.dispose]?.();
+      for (const model of held) await model.#release();
     }
+  }
+
+  /** Ends a use of the weights; the last one frees them, where the model was disposed meanwhile. */
+  async #release(): Promise<void> {
+    this.#running--;
+    if (this.#disposed && this.#running === 0) await this.#free();
   }
 
   #checkLength(tokens: number, max_positions: number): void {

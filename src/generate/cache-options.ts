@@ -50,9 +50,12 @@ export function cacheDTypeOf({
   return "i8";
 }
 
+/** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
 const CAPACITY_STEP = 16;
+
+/** The cache of `rows` texts of up to `tokens` tokens. */
 export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
   const { layers, groups, head_dim } = model.geometry;
   const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers, batch: rows, groups, head_dim, capacity, dtype, compute: model.compute };
+  return { layers, batch: rows, groups, head_dim, capacity, dtype };
 }

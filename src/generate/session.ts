@@ -1,21 +1,20 @@
-// A decode session: rows of a cache, each with a request of its own, that take one token a step. Everything a step needs
-// lives on the device, so all steps are the same two recordings: the forward pass over one token per row, and the choice of
-// the next ones. Between the two, rows that came in bring the logits of their prompts, and processors on the host have
-// their say. The next step is under way before the host has seen a token. A row that ends is free for another request; the
-// recordings stay.
+// A decode session: rows of a cache, each with a request of its own, that take one token a step. All steps are the same two
+// recordings: the forward pass over one token per row, and the choice of the next ones. Between the two, rows that came in
+// bring the logits of their prompts, and processors on the host are called. The next step is under way before the host has
+// seen a token. A row that ends is free for another request; the recordings stay.
 
 import type { Device, Recording } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { type CacheDType, KVCache } from "../nn/cache.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { advanceLanes } from "../ops/advance.js";
 import { argmax } from "../ops/argmax.js";
 import { copyInto } from "../ops/copy.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
-import { cacheShape } from "./cache-options.js";
 import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
+import { RowForward } from "./forward.js";
 import { type FlatPiece, flatPieces, runPieces } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
 import { reorderRows, writeAt } from "./processors/rows.js";
@@ -43,14 +42,13 @@ export class DecodeSession implements Disposable {
   readonly rows: number;
   readonly capacity: number;
   readonly #device: Device;
-  readonly #model: CausalLM;
-  readonly #cache: KVCache;
+  readonly #forward: RowForward;
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   /** i32[2,R,1]: the row of each lane (-1 where it has none), and the position of its token. */
   readonly #lanes: Tensor;
   readonly #sequences: (Sequence | undefined)[];
-  #forward: Recording | undefined;
+  #stepping: Recording | undefined;
   /** The choice in two parts, between which host processors are called; one part where there are none. */
   #choosing: readonly Recording[] = [];
   /** Processors that `#choosing` was recorded with. */
@@ -63,7 +61,6 @@ export class DecodeSession implements Disposable {
     this.rows = rows;
     this.capacity = capacity;
     this.#device = device;
-    this.#model = model;
     this.#processors = options.processors ?? [];
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
@@ -72,7 +69,7 @@ export class DecodeSession implements Disposable {
     try {
       const { vocab } = model.geometry;
       choice = new Choice(device, { rows, vocab, capacity }, options.scores ?? false);
-      this.#cache = new KVCache(device, cacheShape(model, rows, capacity, options.cache_dtype));
+      this.#forward = new RowForward(device, model, rows, capacity, options.cache_dtype);
     } catch (error) {
       choice?.dispose();
       this.#lanes.dispose();
@@ -84,6 +81,11 @@ export class DecodeSession implements Disposable {
   /** The sequence of each row; undefined for a row that is free. */
   get sequences(): readonly (Readonly<Sequence> | undefined)[] {
     return this.#sequences;
+  }
+
+  /** i32[R]: the tokens that the last step gave. */
+  get tokens(): Tensor {
+    return this.#choice.tokens;
   }
 
   /** True if a step can begin before the one before was read. */
@@ -128,7 +130,7 @@ export class DecodeSession implements Disposable {
       const next = this.#checked(request);
       const most = Math.min(before.cached, next.ids.length - 1);
       while (next.cached < most && next.ids[next.cached] === before.ids[next.cached]) next.cached++;
-      this.#cache.rewind(request.row, before.cached - next.cached);
+      this.#forward.cache.rewind(request.row, before.cached - next.cached);
       this.#retire(before);
       this.#sequences[request.row] = next;
       return next;
@@ -141,7 +143,7 @@ export class DecodeSession implements Disposable {
     const parent = this.#sequences[from];
     if (!parent?.ready) throw new OptionError(`row ${from} has no text to fork`);
     this.#checkFree(to);
-    this.#cache.fork(from, to);
+    this.#forward.cache.fork(from, to);
     const fork = parent.fork(to, config, sequence);
     this.#sequences[to] = fork;
     if (fork.logits) return; // the next step takes it in as it does any other
@@ -155,7 +157,7 @@ export class DecodeSession implements Disposable {
     if (before.length !== this.rows || !before.every((sequence) => sequence?.ready && !sequence.logits)) {
       throw new OptionError("only rows that have all taken a step can be reordered");
     }
-    this.#cache.reorder(parents);
+    this.#forward.cache.reorder(parents);
     this.#choice.reorder(parents);
     scope(() => reorderRows(this.#lanes.select(0, 1), parents));
     before.forEach((own, row) => {
@@ -209,9 +211,9 @@ export class DecodeSession implements Disposable {
     const texts = live.map(({ row, ids, cached }) => ({ row, ids: [...ids.slice(cached), ...drafts[row]!], from: cached }));
     const [piece] = flatPieces(texts, Number.POSITIVE_INFINITY);
     if (!piece) return [];
+    this.#reserve(piece, live);
     const [likeliest, scores] = scope(() => {
-      const hidden = this.#flat(piece, live);
-      const logits = this.#model.head(hidden.view(piece.ids.length, -1));
+      const logits = this.#forward.logits(piece);
       const ids = argmax(logits);
       return this.#choice.scores ? [ids, tokenLogprobs(logits, ids)] : [ids];
     }) as [Tensor, Tensor | undefined];
@@ -286,36 +288,19 @@ export class DecodeSession implements Disposable {
 
   /** Records a piece of texts; keeps the logits of those that end in it, unless their last tokens are left. */
   #runPiece(piece: FlatPiece, sequences: readonly Sequence[], left: boolean): Tensor {
-    return scope(() => {
-      const hidden = this.#flat(piece, sequences);
-      if (left || piece.ends.length === 0) return hidden;
-      const rows = hidden.view(piece.ids.length, -1);
-      const last = Tensor.empty(this.#device, [piece.ends.length, rows.shape[1]!], "f32", "last hidden states");
-      piece.ends.forEach(([, lane], n) => {
-        copyInto(rows.narrow(0, lane, 1), last.narrow(0, n, 1));
-      });
-      const logits = this.#model.head(last);
-      piece.ends.forEach(([text], n) => {
-        sequences[text]!.logits = logits.narrow(0, n, 1).keep();
-      });
-      return logits;
+    this.#reserve(piece, sequences);
+    if (left || piece.ends.length === 0) return this.#forward.hidden(piece);
+    const logits = this.#forward.lastLogits(piece);
+    piece.ends.forEach(([text], n) => {
+      sequences[text]!.logits = logits.narrow(0, n, 1).keep();
     });
+    return logits;
   }
 
-  /** Records the hidden states [1,N,hidden] of tokens of several rows. */
-  #flat({ ids, lanes, counts }: FlatPiece, sequences: readonly Sequence[]): Tensor {
-    this.#cache.reserve([...counts]);
-    const shape = [1, ids.length];
-    const hidden = this.#hidden(
-      Tensor.from(this.#device, ids, shape),
-      Tensor.from(this.#device, lanes, [2, ...shape], "i32"),
-    );
+  /** Makes room for the tokens of a piece. */
+  #reserve({ counts }: FlatPiece, sequences: readonly Sequence[]): void {
+    this.#forward.cache.reserve([...counts]);
     for (const sequence of sequences) sequence.cached += counts.get(sequence.row) ?? 0;
-    return hidden;
-  }
-
-  #hidden(ids: Tensor, lanes: Tensor): Tensor {
-    return this.#model.hidden({ ids, positions: lanes.select(0, 1), lanes, cache: this.#cache });
   }
 
   /** Records the forward pass of rows that are under way; gives all rows whose logits are there then. */
@@ -324,9 +309,10 @@ export class DecodeSession implements Disposable {
     const live = this.#live().filter(({ complete }) => !complete);
     const old = live.filter(({ logits }) => !logits);
     if (old.length > 0) {
-      this.#cache.reserve(old.map(({ row }) => [row, 1] as const));
-      this.#forward ??= this.#device.capture(() => this.#recordForward());
-      this.#forward.replay();
+      this.#forward.cache.reserve(old.map(({ row }) => [row, 1] as const));
+      const { tokens, logits } = this.#choice;
+      this.#stepping ??= this.#device.capture(() => this.#forward.step(tokens, this.#lanes, logits));
+      this.#stepping.replay();
       for (const sequence of old) sequence.cached++;
     }
     for (const sequence of live) {
@@ -334,13 +320,6 @@ export class DecodeSession implements Disposable {
       sequence.asked++;
     }
     return live;
-  }
-
-  #recordForward(): void {
-    scope(() => {
-      const hidden = this.#hidden(this.#choice.tokens.view(-1, 1), this.#lanes);
-      copyInto(this.#model.head(hidden.view(this.rows, -1)), this.#choice.logits);
-    });
   }
 
   /** The choice as it is to be recorded now: made anew where the first row came that needs another processor. */
@@ -399,7 +378,7 @@ export class DecodeSession implements Disposable {
   }
 
   #rewindTo(sequence: Sequence, cached: number): void {
-    this.#cache.rewind(sequence.row, sequence.cached - cached);
+    this.#forward.cache.rewind(sequence.row, sequence.cached - cached);
     sequence.cached = cached;
   }
 
@@ -417,10 +396,10 @@ export class DecodeSession implements Disposable {
   }
 
   dispose(): void {
-    for (const recording of [this.#forward, ...this.#choosing]) recording?.dispose();
+    for (const recording of [this.#stepping, ...this.#choosing]) recording?.dispose();
     for (const sequence of this.#sequences) sequence?.logits?.dispose();
     this.#choice.dispose();
-    this.#cache.dispose();
+    this.#forward.dispose();
     this.#lanes.dispose();
   }
 

@@ -43,7 +43,11 @@ function randomIds(rows: number, steps: number, vocab: number): Int32Array {
 function randomRequests(rows: number, steps: number, vocab: number, tokens: number): RowRequest[] {
   const ids = randomIds(rows, steps, vocab);
   const config: RequestConfig = { ...GREEDY, max_new_tokens: tokens, eos_token_ids: [] };
-  return Array.from({ length: rows }, (_, row) => ({ row, prompt: ids.subarray(row * steps, (row + 1) * steps), config }));
+  return Array.from({ length: rows }, (_, row) => ({
+    row,
+    prompt: ids.subarray(row * steps, (row + 1) * steps),
+    config,
+  }));
 }
 
 const GREEDY = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };

@@ -11,6 +11,7 @@ import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
+import { cacheShape } from "./cache-options.js";
 import {
   checkGenerationOptions,
   fileWarnings,
@@ -18,13 +19,12 @@ import {
   type GenerationOptions,
   generationConfig,
 } from "./config.js";
-import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
 import type { Drafter } from "./drafters/drafter.js";
-import { cacheShape } from "./cache-options.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
+import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
 import { generateSteps, type Step } from "./loop.js";
 import { type Piece, piecesOf } from "./prefill.js";
-import { checkProcessors, type HostProcessor } from "./processors/processor.js";
+import { checkProcessors, type HostProcessor, warnOfHostProcessors } from "./processors/processor.js";
 import type { Streamer } from "./streamers.js";
 
 /** What a tokenizer gives, and so what every call takes. */
@@ -253,6 +253,7 @@ export class PreTrainedModel implements AsyncDisposable {
     const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     checkProcessors(options.logits_processor);
+    if (options.logits_processor?.length) warnOfHostProcessors();
     checkDrafting(this, config, options);
     return { batch, config };
   }

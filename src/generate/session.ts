@@ -208,7 +208,11 @@ export class DecodeSession implements Disposable {
    */
   async verify(drafts: Drafts): Promise<RowToken[]> {
     const live = this.#live();
-    const texts = live.map(({ row, ids, cached }) => ({ row, ids: [...ids.slice(cached), ...drafts[row]!], from: cached }));
+    const texts = live.map(({ row, ids, cached }) => ({
+      row,
+      ids: [...ids.slice(cached), ...drafts[row]!],
+      from: cached,
+    }));
     const [piece] = flatPieces(texts, Number.POSITIVE_INFINITY);
     if (!piece) return [];
     this.#reserve(piece, live);

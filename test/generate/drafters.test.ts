@@ -44,6 +44,16 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     }
   });
 
+  test("in a batch, whose rows end at their own time", async () => {
+    const options = {
+      input_ids: [prompt, prompt.map((id) => (id * 7 + 3) % 150)],
+      max_new_tokens: 30,
+      eos_token_id: 135,
+    };
+    const greedy = await model.generate(options);
+    expect(await model.generate({ ...options, prompt_lookup_num_tokens: 3 })).toEqual(greedy);
+  });
+
   test("fewer passes than tokens where the text repeats itself", async () => {
     const before = device.recorded;
     const options = { input_ids: [prompt], max_new_tokens: 40, do_sample: false, eos_token_id: null };

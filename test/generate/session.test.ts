@@ -227,7 +227,9 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     const oracle = { propose: (texts: readonly (readonly number[] | undefined)[]) => texts.map(() => [] as number[]) };
     for (const drafter of ["right", "wrong", "lookup", "none"]) {
       using session = open(PROMPTS.length);
-      await session.addForDrafts(PROMPTS.map((prompt, row) => ({ row, prompt, config: { ...GREEDY, max_new_tokens: 20 } })));
+      await session.addForDrafts(
+        PROMPTS.map((prompt, row) => ({ row, prompt, config: { ...GREEDY, max_new_tokens: 20 } })),
+      );
       const got = new Map<number, number[]>();
       let passes = 0;
       while (session.sequences.some(Boolean)) {
@@ -244,7 +246,10 @@ describe.each(ALL_DEVICES)("%s", (name) => {
         collect(await session.verify(drafts), got);
         passes++;
       }
-      expect(PROMPTS.map((_, row) => got.get(row)), drafter).toEqual(want);
+      expect(
+        PROMPTS.map((_, row) => got.get(row)),
+        drafter,
+      ).toEqual(want);
       if (drafter === "right") expect(passes).toBe(5);
       if (drafter === "none") expect(passes).toBe(20);
     }

@@ -44,7 +44,9 @@ function checkAssistant(model: PreTrainedModel, assistant: PreTrainedModel): voi
   if (!geometry) return refuse("assistant_model must be a model from from_pretrained()");
   const { vocab } = model.module.geometry;
   if (geometry.vocab !== vocab) {
-    refuse(`assistant_model has a vocabulary of ${geometry.vocab} tokens, the model one of ${vocab}: tokenizers must agree`);
+    refuse(
+      `assistant_model has a vocabulary of ${geometry.vocab} tokens, the model one of ${vocab}: tokenizers must agree`,
+    );
   }
 }
 
@@ -61,7 +63,12 @@ export function openDrafter(
     const { max_positions } = assistant.module.geometry;
     const capacity = Math.min(max_positions, batch.steps + config.max_new_tokens + config.num_assistant_tokens + 1);
     const cache_dtype = config.cache_dtype ?? cacheDType(assistant.dtype);
-    return new AssistantDrafter(assistant.device, assistant.module, { rows: batch.rows, capacity, cache_dtype, signal });
+    return new AssistantDrafter(assistant.device, assistant.module, {
+      rows: batch.rows,
+      capacity,
+      cache_dtype,
+      signal,
+    });
   }
   return config.prompt_lookup_num_tokens > 0 ? new NgramDrafter() : undefined;
 }

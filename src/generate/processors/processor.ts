@@ -55,6 +55,15 @@ export interface HostProcessor {
   process(logits: Float32Array, at: HostState): void | Promise<void>;
 }
 
+let warned = false;
+
+/** Says once that host processors cost the pipelining. */
+export function warnOfHostProcessors(): void {
+  if (warned) return;
+  warned = true;
+  console.warn("octavo: logits_processor runs on the host; each step now waits for the logits to come and go back");
+}
+
 /** @throws OptionError for what is no list of host processors */
 export function checkProcessors(processors: unknown): void {
   if (processors === undefined) return;

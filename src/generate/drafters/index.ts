@@ -37,17 +37,13 @@ export function checkDrafting(model: PreTrainedModel, config: GenerationConfig, 
 }
 
 function checkAssistant(model: PreTrainedModel, assistant: PreTrainedModel): void {
-  const refuse = (message: string): never => {
-    throw new OptionError(message, { details: { option: "assistant_model" } });
-  };
-  const geometry = assistant?.module?.geometry;
-  if (!geometry) return refuse("assistant_model must be a model from from_pretrained()");
   const { vocab } = model.module.geometry;
-  if (geometry.vocab !== vocab) {
-    refuse(
-      `assistant_model has a vocabulary of ${geometry.vocab} tokens, the model one of ${vocab}: tokenizers must agree`,
-    );
-  }
+  const own = assistant?.module?.geometry?.vocab;
+  if (own === vocab) return;
+  const message = own
+    ? `assistant_model has a vocabulary of ${own} tokens, the model one of ${vocab}: their tokenizers must agree`
+    : "assistant_model must be a model from from_pretrained()";
+  throw new OptionError(message, { details: { option: "assistant_model" } });
 }
 
 /**

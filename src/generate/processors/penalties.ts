@@ -42,7 +42,10 @@ export class Penalties implements LogitsProcessor {
   }
 
   begin({ row, ids, prompt, options }: RowStart): void {
-    if (!hasPenalties(options)) return this.end(row);
+    if (!hasPenalties(options)) {
+      this.end(row);
+      return;
+    }
     const [history, lengths, penalties] = this.#made();
     writeRow(history, row, Int32Array.from(ids));
     writeRow(lengths, row, Int32Array.of(prompt, ids.length));

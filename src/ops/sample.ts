@@ -36,7 +36,8 @@ function keptOf(scores: Float32Array, [, top_k = 0, top_p = 1, min_p = 0]: HostA
   const weight = (v: number) => (scores[v] === highest ? 1 : Math.exp(scores[v]! - highest));
   if (top_p < 1) {
     const total = kept.reduce((sum, v) => sum + weight(v), 0);
-    const ascending = [...kept].sort((a, c) => byScore(c, a));
+    // Of equal scores those with low ids go first.
+    const ascending = [...kept].sort((a, c) => scores[a]! - scores[c]! || a - c);
     let cumulative = 0;
     const dropped = new Set<number>();
     for (const v of ascending.slice(0, -1)) {

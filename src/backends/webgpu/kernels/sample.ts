@@ -109,9 +109,9 @@ const TOP_K = `
     limit = max(limit, prefix);
   }`;
 
-/** The smallest key that top-p keeps, and how many scores of that key: the light end of the scores goes, up to 1 - p. */
+/** The smallest key that top-p keeps, and how many scores of that key go: the light end of the scores, up to 1 - p. */
 const TOP_P = `
-  var spare = 0xffffffffu;
+  var gone = 0u;
   if (keep < 16777216u) {
     var total = Wide(0u, 0u);
     for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
@@ -161,20 +161,20 @@ const TOP_P = `
       workgroupBarrier();
     }
     limit = max(limit, prefix);
-    // Of several scores with that very key, those with the highest ids go first, as long as the budget lasts.
+    // Of several scores with that very key, those with the lowest ids go first, as long as the budget lasts.
     if (lid == 0u) {
       let bits = select(~limit, limit & 0x7fffffffu, (limit >> 31u) != 0u);
       let mass = mass_of(bitcast<f32>(bits));
-      var gone = 0u;
+      var lost = 0u;
       var sum = below;
       if (mass > 0u) {
         loop {
           sum = add_wide(sum, Wide(0u, mass));
-          if (above(sum, budget) || gone >= P.vocabulary) { break; }
-          gone += 1u;
+          if (above(sum, budget) || lost >= P.vocabulary) { break; }
+          lost += 1u;
         }
       }
-      chosen[3] = gone;
+      chosen[3] = lost;
     }
     workgroupBarrier();
     var equal = 0u;
@@ -183,7 +183,7 @@ const TOP_P = `
       if (score >= lowest && key_of(score) == limit) { equal += 1u; }
     }
     let held = whole(Wide(0u, equal), lid).low;
-    spare = max(1u, held - min(held, chosen[3]));
+    gone = min(max(held, 1u) - 1u, chosen[3]);
   }`;
 
 /** Sums the mass of what is kept in order of ids, and finds the first id that passes the target. */
@@ -207,7 +207,7 @@ const DRAW = `
     let score = score_at(v);
     let key = key_of(score);
     if (!(score >= lowest) || key < limit) { continue; }
-    if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
+    if (key == limit) { rank += 1u; if (rank <= gone) { continue; } }
     if (min_p > 0.0 && share_of(score) < min_p) { continue; }
     mine = add_wide(mine, Wide(0u, mass_of(score)));
     newest = i32(v);
@@ -231,7 +231,7 @@ const DRAW = `
       let score = score_at(v);
       let key = key_of(score);
       if (!(score >= lowest) || key < limit) { continue; }
-      if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
+      if (key == limit) { rank += 1u; if (rank <= gone) { continue; } }
       if (min_p > 0.0 && share_of(score) < min_p) { continue; }
       sum = add_wide(sum, Wide(0u, mass_of(score)));
       if (above(sum, target_mass)) { found = i32(v); }

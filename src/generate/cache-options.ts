@@ -1,7 +1,7 @@
 // What generate() is told about its key-value cache.
 
 import { checkOptions, OptionError } from "../core/errors.js";
-import type { CacheDType, CacheShape } from "../nn/cache.js";
+import { type CacheDType, type CacheOptions, sameLayers } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import type { GenerationOptions } from "./config.js";
 
@@ -54,8 +54,7 @@ export function cacheDTypeOf({
 const CAPACITY_STEP = 16;
 
 /** The cache of `rows` texts of up to `tokens` tokens. */
-export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
-  const { layers, groups, head_dim } = model.geometry;
+export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheOptions {
   const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers, batch: rows, groups, head_dim, capacity, dtype };
+  return { layers: sameLayers(model.geometry), rows, capacity, dtype };
 }

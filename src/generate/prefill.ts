@@ -3,7 +3,7 @@
 
 import { throwIfAborted } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import type { Batch } from "./inputs.js";
+import { type Batch, lanesOf } from "./inputs.js";
 
 /**
  * Tokens of one piece, all rows together. From 512 rows on products run as fast as they ever do (a matrix that is read once
@@ -20,6 +20,10 @@ export interface Piece {
   /** [B,steps] */
   readonly ids: Int32Array;
   readonly positions: Int32Array;
+  /** [2,B,steps] */
+  readonly lanes: Int32Array;
+  /** Tokens of each row that are no padding. */
+  readonly counts: readonly number[];
 }
 
 /** The pieces of a batch, in order; `most` steps each. */
@@ -29,6 +33,8 @@ export function piecesOf(
   most: number = Math.max(LEAST_STEPS, Math.floor(PIECE_TOKENS / batch.rows)),
 ): Piece[] {
   const { rows, steps } = batch;
+  const places = lanesOf(batch);
+  const [owners, offsets] = [places.subarray(0, rows * steps), places.subarray(rows * steps)];
   const pieces: Piece[] = [];
   for (let at = 0; at < steps; at += most) {
     const count = Math.min(most, steps - at);
@@ -37,7 +43,13 @@ export function piecesOf(
       for (let r = 0; r < rows; r++) part.set(values.subarray(r * steps + at, r * steps + at + count), r * count);
       return part;
     };
-    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions) });
+    const lanes = new Int32Array(2 * rows * count);
+    lanes.set(cut(owners));
+    lanes.set(cut(offsets), rows * count);
+    const counts = Array.from({ length: rows }, (_, r) =>
+      lanes.subarray(r * count, (r + 1) * count).reduce((n, row) => n + (row < 0 ? 0 : 1), 0),
+    );
+    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions), lanes, counts });
   }
   return pieces;
 }

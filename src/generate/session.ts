@@ -215,7 +215,7 @@ export class DecodeSession implements Disposable {
     }));
     const [piece] = flatPieces(texts, Number.POSITIVE_INFINITY);
     if (!piece) return [];
-    this.#reserve(piece, live);
+    this.#extend(piece, live);
     const [likeliest, scores] = scope(() => {
       const logits = this.#forward.logits(piece);
       const ids = argmax(logits);
@@ -292,7 +292,7 @@ export class DecodeSession implements Disposable {
 
   /** Records a piece of texts; keeps the logits of those that end in it, unless their last tokens are left. */
   #runPiece(piece: FlatPiece, sequences: readonly Sequence[], left: boolean): Tensor {
-    this.#reserve(piece, sequences);
+    this.#extend(piece, sequences);
     if (left || piece.ends.length === 0) return this.#forward.hidden(piece);
     const logits = this.#forward.lastLogits(piece);
     piece.ends.forEach(([text], n) => {
@@ -302,8 +302,8 @@ export class DecodeSession implements Disposable {
   }
 
   /** Makes room for the tokens of a piece. */
-  #reserve({ counts }: FlatPiece, sequences: readonly Sequence[]): void {
-    this.#forward.cache.reserve([...counts]);
+  #extend({ counts }: FlatPiece, sequences: readonly Sequence[]): void {
+    this.#forward.cache.extend(this.#sequences.map((_, row) => counts.get(row) ?? 0));
     for (const sequence of sequences) sequence.cached += counts.get(sequence.row) ?? 0;
   }
 
@@ -313,7 +313,7 @@ export class DecodeSession implements Disposable {
     const live = this.#live().filter(({ complete }) => !complete);
     const old = live.filter(({ logits }) => !logits);
     if (old.length > 0) {
-      this.#forward.cache.reserve(old.map(({ row }) => [row, 1] as const));
+      this.#forward.cache.extend(this.#sequences.map((sequence) => (sequence && old.includes(sequence) ? 1 : 0)));
       const { tokens, logits } = this.#choice;
       this.#stepping ??= this.#device.capture(() => this.#forward.step(tokens, this.#lanes, logits));
       this.#stepping.replay();

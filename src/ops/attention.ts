@@ -1,18 +1,23 @@
 // attention: scaled dot-product attention over grouped heads, with everything that the architectures ask of it (causal,
-// window, key mask, packed segments, ALiBi, additive bias, soft cap). Kernels never hold a T x S matrix (Dao et al. 2022).
+// window, key mask, packed segments, ALiBi, T5's distances, additive bias, soft cap), over keys that lie in pages of a
+// cache or beside the queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
 
-import { ShapeError } from "../core/errors.js";
+import { OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { laneOf, laneProblem, pageOf, pageProblem } from "./_paged.js";
 import { COMPUTE, type Compute, checkCompute } from "./linear.js";
 import { Op } from "./op.js";
 
+/** Added to the code of `compute` where all kernels of a backend must give a token the same bits. */
+const DETERMINISTIC = 4;
+
 export const attentionOp = new Op({
   signature:
-    "attention: q[B,T,H,D]:f32~ k[B,G,S,D]:f32|f16|bf16|i8~ v[B,G,S,E]:f32|f16|bf16|i8~ scales[2,B,G,S]:f32? cursor[1]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
-  check([q, k, v, scales], attributes) {
-    checkCompute("attention", attributes[4]!, 2);
-    const heads = q!.shape[2]!;
-    const groups = k!.shape[1]!;
+    "attention: q[B,T,H,D]:f32~ k[P,G,S,D]:f32|f16|bf16|i8~ v[P,G,S,E]:f32|f16|bf16|i8~ scales[2,P,G,S]:f32? lanes[2,B,T]:i32? table[R,C]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? distances[H,W]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
+  check([q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias], [, causal, window, , compute]) {
+    checkCompute("attention", compute! & ~DETERMINISTIC, 2);
+    const [batch = 0, steps = 0, heads = 0] = q!.shape;
+    const [pages = 0, groups = 0, keys = 0] = k!.shape;
     if (groups === 0 || heads % groups !== 0) {
       throw new ShapeError(`attention: ${heads} query heads cannot share ${groups} key heads`);
     }
@@ -22,57 +27,98 @@ export const attentionOp = new Op({
         `attention: ${codes ? "keys and values in i8 need" : "only keys and values in i8 have"} scales`,
       );
     }
+    if (distances && distances.shape[1]! % 2 === 0) {
+      throw new ShapeError(`attention: distances[H,W] need an odd W, got ${distances.shape[1]}`);
+    }
+    if ((lanes === undefined) !== (table === undefined)) {
+      throw new ShapeError("attention: `lanes` and `table` go together");
+    }
+    if (table) {
+      if (mask || segments || bias) {
+        throw new OptionError("attention: mask, segments and bias do not go together with a table");
+      }
+      if (table.shape[1]! < 2 || keys === 0) throw new ShapeError("attention: a row of the table needs a page");
+      return;
+    }
+    if (pages !== batch) throw new ShapeError(`attention: ${batch} rows of queries, ${pages} of keys, and no table`);
+    if (steps <= keys) return;
+    if (causal || window! > 0 || segments || slopes || distances) {
+      throw new ShapeError(`attention: ${steps} queries do not stand at the end of ${keys} keys`, {
+        hint: "more queries than keys can only see all of them: causal: false, and nothing that depends on positions",
+      });
+    }
   },
-  reference({ q, k, v, scales, cursor, mask, segments, slopes, bias, y }, { scale, causal, window, softcap }) {
+  reference(operands, { scale, causal, window, softcap }) {
+    const { q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, y } = operands;
     const [batch = 0, steps = 0, heads = 0, size = 0] = q!.shape;
-    const groups = k!.shape[1]!;
-    const keys = k!.shape[2]!;
+    const [pages = 0, groups = 0, keys = 0] = k!.shape;
     const width = v!.shape[3]!;
     const keyScale = k!.dtype === "i8" ? scales!.data : undefined;
-    const valueScale = v!.dtype === "i8" ? scales!.data.subarray(batch * groups * keys) : undefined;
-    const past = cursor ? cursor.data[0]! : keys - steps;
-    const total = past + steps;
-    if (past < 0 || total > keys) return `${past} + ${steps} keys do not fit ${keys}`;
-    for (let b = 0; b < batch; b++) {
+    const valueScale = v!.dtype === "i8" ? scales!.data.subarray(pages * groups * keys) : undefined;
+    const farthest = distances ? (distances.shape[1]! - 1) / 2 : 0;
+    for (let at = 0; at < batch * steps; at++) {
+      const b = Math.floor(at / steps);
+      const t = at % steps;
+      const { row, position: i } = lanes ? laneOf(lanes, at) : { row: b, position: keys - steps + t };
+      if (row < 0) {
+        y!.data.fill(0, at * heads * width, (at + 1) * heads * width);
+        continue;
+      }
+      let end = causal ? i + 1 : keys;
+      if (table) {
+        const problem = laneProblem(table, row, i);
+        if (problem) return problem;
+        if (!causal) end = table.data[row * table.shape[1]!]!;
+      }
+      const start = window! > 0 ? Math.max(0, i - window! + 1) : 0;
+      const room = table ? (table.shape[1]! - 1) * keys : keys;
+      if (end - start > room) return `${end - start} keys do not fit pages of ${room} tokens`;
+      for (let j = start; table && j < end; j++) {
+        const problem = pageProblem(pageOf(table, row, j, keys), pages);
+        if (problem) return problem;
+      }
       for (let h = 0; h < heads; h++) {
         const g = Math.floor(h / (heads / groups));
-        for (let t = 0; t < steps; t++) {
-          const i = past + t;
-          const scores = new Float64Array(total).fill(Number.NEGATIVE_INFINITY);
-          let highest = Number.NEGATIVE_INFINITY;
-          for (let j = 0; j < total; j++) {
-            if (causal && j > i) continue;
-            if (window! > 0 && j <= i - window!) continue;
-            if (mask && mask.data[b * keys + j] === 0) continue;
-            if (segments && segments.data[b * keys + j] !== segments.data[b * keys + i]) continue;
-            let dot = 0;
-            for (let d = 0; d < size; d++) {
-              dot +=
-                q!.data[((b * steps + t) * heads + h) * size + d]! * k!.data[((b * groups + g) * keys + j) * size + d]!;
-            }
-            if (keyScale) dot *= keyScale[(b * groups + g) * keys + j]! / 127;
-            let score = dot * scale!;
-            if (softcap! > 0) score = softcap! * Math.tanh(score / softcap!);
-            if (slopes) score += slopes.data[h]! * (j - i);
-            if (bias) score += bias.data[((b * heads + h) * steps + t) * keys + j]!;
-            scores[j] = score;
-            if (score > highest) highest = score;
+        const place = (j: number): number => {
+          const page = table ? pageOf(table, row, j, keys) : b;
+          return (page * groups + g) * keys + (table ? j % keys : j);
+        };
+        const scores = new Float64Array(Math.max(0, end)).fill(Number.NEGATIVE_INFINITY);
+        let highest = Number.NEGATIVE_INFINITY;
+        let broken = false;
+        for (let j = start; j < end; j++) {
+          if (mask && mask.data[b * keys + j] === 0) continue;
+          if (segments && segments.data[b * keys + j] !== segments.data[b * keys + i]) continue;
+          const key = place(j);
+          let dot = 0;
+          for (let d = 0; d < size; d++) dot += q!.data[(at * heads + h) * size + d]! * k!.data[key * size + d]!;
+          if (keyScale) dot *= keyScale[key]! / 127;
+          let score = dot * scale!;
+          if (softcap! > 0) score = softcap! * Math.tanh(score / softcap!);
+          if (slopes) score += slopes.data[h]! * (j - i);
+          if (distances) {
+            const away = Math.max(-farthest, Math.min(farthest, j - i)) + farthest;
+            score += distances.data[h * distances.shape[1]! + away]!;
           }
-          const out = ((b * steps + t) * heads + h) * width;
-          let sum = 0;
-          const mixed = new Float64Array(width);
-          if (highest > Number.NEGATIVE_INFINITY) {
-            for (let j = 0; j < total; j++) {
-              const p = Math.exp(scores[j]! - highest);
-              if (p === 0) continue;
-              sum += p;
-              const row = (b * groups + g) * keys + j;
-              const weight = valueScale ? (p * valueScale[row]!) / 127 : p;
-              for (let e = 0; e < width; e++) mixed[e] = mixed[e]! + weight * v!.data[row * width + e]!;
-            }
-          }
-          for (let e = 0; e < width; e++) y!.data[out + e] = sum > 0 ? mixed[e]! / sum : 0;
+          if (bias) score += bias.data[((b * heads + h) * steps + t) * keys + j]!;
+          scores[j] = score;
+          if (score > highest) highest = score;
+          if (Number.isNaN(score)) broken = true;
         }
+        const out = (at * heads + h) * width;
+        let sum = 0;
+        const mixed = new Float64Array(width);
+        if (highest > Number.NEGATIVE_INFINITY || broken) {
+          for (let j = start; j < end; j++) {
+            const p = Math.exp(scores[j]! - highest);
+            if (p === 0) continue;
+            sum += p;
+            const value = place(j);
+            const weight = valueScale ? (p * valueScale[value]!) / 127 : p;
+            for (let e = 0; e < width; e++) mixed[e] = mixed[e]! + weight * v!.data[value * width + e]!;
+          }
+        }
+        for (let e = 0; e < width; e++) y!.data[out + e] = sum === 0 ? 0 : mixed[e]! / sum;
       }
     }
     return undefined;
@@ -80,19 +126,33 @@ export const attentionOp = new Op({
 });
 
 export interface AttentionOptions {
-  /** f32[2,B,G,S]: absmax of each row of keys, then of values, where these are i8 codes (kv_append makes both). */
+  /** f32[2,P,G,S]: absmax of each row of keys, then of values, where these are i8 codes (kv_append makes both). */
   scales?: Tensor;
-  /** i32[1] on the device: tokens in the cache before these. Without it queries stand at the end of the keys. */
-  cursor?: Tensor;
-  /** u8[B,S]: 0 hides a key. */
+  /**
+   * i32[2,B,T], with `table`: the row of each token (-1: an unused lane, whose result is zero), and its position in that
+   * row's cache. Without it the T queries of a row stand at the end of its S keys.
+   */
+  lanes?: Tensor;
+  /**
+   * i32[R,C]: for each row the number of keys that it holds (read where `causal` is false), then its pages. The token at
+   * position p lies in page `table[r][1 + floor(p / S) % (C - 1)]`, at place p % S.
+   */
+  table?: Tensor;
+  /** u8[B,S]: 0 hides a key. Not with a table. */
   mask?: Tensor;
-  /** i32[B,S]: packed sequences; a query sees keys of its own segment. */
+  /** i32[B,S]: packed sequences; a query sees keys of its own segment. Not with a table. */
   segments?: Tensor;
   /** f32[H]: ALiBi slopes; adds slope * (key position - query position). */
   slopes?: Tensor;
-  /** f32[B,H,T,S], strides of zero allowed: added to the scores. */
+  /**
+   * f32[H,W], W odd: adds `distances[h, clamp(j - i, -(W-1)/2, (W-1)/2) + (W-1)/2]` to the score of query i and key j (the
+   * relative bias of T5, Raffel et al. 2020, whose buckets do not change beyond a distance).
+   */
+  distances?: Tensor;
+  /** f32[B,H,T,S], strides of zero allowed: added to the scores. Not with a table. */
   bias?: Tensor;
   scale: number;
+  /** Default true. With a table a query sees keys 0 to its own position; without one, those up to its place. */
   causal?: boolean;
   /** Keys that a query sees, itself included; 0 for all. */
   window?: number;
@@ -102,19 +162,30 @@ export interface AttentionOptions {
    * bf16 model does in Python; sums stay f32.
    */
   compute?: Compute;
+  /**
+   * All kernels of the backend give a token the same bits: those for few queries and those for many. Without it a
+   * backend may take a faster kernel for many queries, whose sums round differently.
+   */
+  deterministic?: boolean;
 }
 
-/** Softmax(q kᵀ * scale + ...) v for `q[B,T,H,D]`, `k[B,G,S,D]`, `v[B,G,S,E]`: [B,T,H,E]. Rows that see nothing are zero. */
+/**
+ * Softmax(q kᵀ * scale + ...) v for `q[B,T,H,D]`: f32[B,T,H,E]. Keys `k[P,G,S,D]` and values `v[P,G,S,E]` are P pages of S
+ * tokens that rows find through `table`, or, without a table, the S keys of each of P = B rows. Queries that see no key
+ * give zeros.
+ * @throws ShapeError, OptionError for operands that do not go together. Reading the result rejects with a KernelError
+ *   where lanes or table name what is not there, or a query sees more keys than its row has room for.
+ */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
-  const { scales, cursor, mask, segments, slopes, bias } = options;
+  const { scales, lanes, table, mask, segments, slopes, distances, bias } = options;
   return attentionOp.run(
-    [q, k, v, scales, cursor, mask, segments, slopes, bias],
+    [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias],
     [
       options.scale,
       options.causal === false ? 0 : 1,
       options.window ?? 0,
       options.softcap ?? 0,
-      COMPUTE[options.compute ?? "f32"],
+      COMPUTE[options.compute ?? "f32"] + (options.deterministic ? DETERMINISTIC : 0),
     ],
   );
 }

@@ -3,7 +3,7 @@
 
 import { activationOp } from "./activation.js";
 import { addOp } from "./add.js";
-import { advanceOp } from "./advance.js";
+import { advanceLanesOp, advanceOp } from "./advance.js";
 import { appendTokenOp } from "./append-token.js";
 import { argmaxOp } from "./argmax.js";
 import { attentionOp } from "./attention.js";
@@ -42,6 +42,7 @@ export const OPS: readonly Op[] = [
   scaleOp,
   copyOp,
   advanceOp,
+  advanceLanesOp,
   argmaxOp,
   penalizeOp,
   sampleOp,

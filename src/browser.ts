@@ -41,6 +41,8 @@ export type { GenerationOptions } from "./generate/config.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
+export type { HostProcessor, HostState } from "./generate/processors/processor.js";
+export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceOptions } from "./load/platform.js";

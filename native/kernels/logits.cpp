@@ -2,6 +2,7 @@
 
 #include "../parallel.h"
 #include "../registry.h"
+#include "../simd/greatest.h"
 #include "../simd/vec.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -9,27 +10,6 @@ namespace octavo::OCTAVO_ISA {
 namespace {
 
 typedef double f64x16 __attribute__((vector_size(128)));
-
-// The greatest of a row, and whether the row holds a NaN. -inf for an empty row.
-OCTAVO_INLINE float greatest(const float* x, int64_t V, bool* nan) {
-  f32x16 top = splat(-INFINITY);
-  i32x16 bad = {};
-  int64_t v = 0;
-  for (; v + 16 <= V; v += 16) {
-    const f32x16 s = load(x + v);
-    top = vmax(s, top);
-    bad |= s != s;
-  }
-  float best = highest(top);
-  bool any = false;
-  for (int i = 0; i < 16; i++) any |= bad[i] != 0;
-  for (; v < V; v++) {
-    best = x[v] > best ? x[v] : best;
-    any |= x[v] != x[v];
-  }
-  *nan = any;
-  return best;
-}
 
 const char* argmax(const Call& call) {
   const Tensor &logits = call.t[0], &ids = call.t[1];
@@ -39,10 +19,8 @@ const char* argmax(const Call& call) {
     for (int64_t b = begin; b < end; b++) {
       const float* x = logits.as<float>() + b * V;
       bool nan;
-      const float best = greatest(x, V, &nan);
-      int64_t v = 0;
-      while (v < V && x[v] != best) v++;
-      ids.as<int32_t>()[b] = nan ? -1 : (int32_t)v;
+      const int64_t best = first_greatest(x, V, &nan);
+      ids.as<int32_t>()[b] = nan ? -1 : (int32_t)best;
     }
   });
   for (int64_t b = 0; b < B; b++)

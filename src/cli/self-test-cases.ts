@@ -313,19 +313,18 @@ export function selfTestCases(): SelfTestCase[] {
 
   const logits = floats([3, 203], "f32", 4);
   add("argmax", "203 tokens", 0, [logits]);
-  add(
-    "penalize",
-    "with padding",
-    FLOAT,
-    [
-      logits,
-      { ...ints([3, 11], 203), values: ints([3, 11], 205).values.map((id) => (id > 202 ? -1 : id)) as Int32Array },
-    ],
-    [1.3],
-  );
-  add("sample", "all filters", 0, [logits, exactly(5)], [0.8, 40, 0.9, 0.02, 7]);
-  add("sample", "no filter", 0, [logits, exactly(0)], [1, 0, 1, 0, -3]);
-  add("append_token", "at 4", 0, [ints([3], 203), ints([3, 11], 203), exactly(4)]);
+  const lengths: CaseOperand = { ...ints([3, 2], 11), values: Int32Array.of(2, 11, 0, 6, -1, -1) };
+  const seen = ints([3, 11], 205).values.map((id) => (id > 202 ? -1 : id)) as Int32Array;
+  const penalties = { ...floats([3, 3]), values: Float32Array.of(1.3, 0, 0, 1.1, 0.5, 0.2, 1, 0, 0) };
+  add("penalize", "rows with padding", FLOAT, [logits, { ...ints([3, 11], 203), values: seen }, lengths, penalties]);
+  const params = { ...floats([3, 4]), values: Float32Array.of(0.8, 40, 0.9, 0.02, 1, 0, 1, 0, 0, 0, 1, 0) };
+  const draws = { ...ints([3, 3], 9), values: Int32Array.of(7, 0, 5, -3, 12, 0, 1, 2, 3) };
+  add("sample", "filters, none, greedy", 0, [logits, params, draws]);
+  add("append_token", "rows", 0, [
+    ints([3], 203),
+    ints([3, 11], 203),
+    { ...lengths, values: Int32Array.of(2, 10, 0, 6, -1, -1) },
+  ]);
   add("token_logprobs", "203 tokens", FLOAT, [logits, ints([3], 203)]);
   return cases;
 }

@@ -2,8 +2,8 @@
 // Medians of several runs; nothing here decides whether a number is good.
 
 import type { Device } from "../core/device.js";
-import type { Batch } from "../generate/inputs.js";
-import { DecodeSession, type SamplingConfig } from "../generate/loop.js";
+import type { RequestConfig, RowRequest } from "../generate/sequence.js";
+import { DecodeSession } from "../generate/session.js";
 import { type CacheDType, cacheBytesPerToken } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Matrix } from "../nn/module.js";
@@ -39,20 +39,18 @@ function randomIds(rows: number, steps: number, vocab: number): Int32Array {
   return Int32Array.from({ length: rows * steps }, (_, i) => (i * 7919 + 13) % vocab);
 }
 
-/** A prompt of random ids. */
-function randomBatch(rows: number, steps: number, vocab: number): Batch {
-  return { rows, steps, ids: randomIds(rows, steps, vocab), mask: undefined };
+/** Rows of prompts of random ids, each of which generates `tokens` tokens greedily. */
+function randomRequests(rows: number, steps: number, vocab: number, tokens: number): RowRequest[] {
+  const ids = randomIds(rows, steps, vocab);
+  const config: RequestConfig = { ...GREEDY, max_new_tokens: tokens, eos_token_ids: [] };
+  return Array.from({ length: rows }, (_, row) => ({
+    row,
+    prompt: ids.subarray(row * steps, (row + 1) * steps),
+    config,
+  }));
 }
 
-const GREEDY: SamplingConfig = {
-  do_sample: false,
-  temperature: 1,
-  top_k: 0,
-  top_p: 1,
-  min_p: 0,
-  repetition_penalty: 1,
-  seed: 0,
-};
+const GREEDY = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
 
 /** Multiplications and additions of the products in a prefill of `tokens` tokens; the head sees the last one alone. */
 export function operationsOfPrefill(model: CausalLM, tokens: number): number {
@@ -71,23 +69,24 @@ export const WARM_STEPS = 3;
 /** Milliseconds of each of up to `steps` decode steps (each gives `batch` tokens), as generate() runs them. */
 export async function decodeTimes(device: Device, model: CausalLM, options: DecodeOptions): Promise<number[]> {
   const { batch, context, steps, cache_dtype, patience = Number.POSITIVE_INFINITY } = options;
-  const prompt = randomBatch(batch, Math.max(1, context), model.geometry.vocab);
-  using session = new DecodeSession(device, model, prompt, steps + WARM_STEPS + 1, { config: GREEDY, cache_dtype });
-  await session.prefill(prompt);
-  await session.tokens.read();
+  const length = Math.max(1, context);
+  const tokens = steps + WARM_STEPS + 2;
+  using session = new DecodeSession(device, model, { rows: batch, capacity: length + tokens, cache_dtype });
+  await session.add(randomRequests(batch, length, model.geometry.vocab, tokens));
+  await session.step();
   const times: number[] = [];
-  session.step();
+  let running = session.step();
   const begun = performance.now();
   let last = begun;
   for (let n = 0; n < WARM_STEPS + steps; n++) {
-    const reading = session.tokens.read();
     const late = last - begun > patience;
     const more = n + 1 < WARM_STEPS + steps && !(late && times.length > 1);
-    if (more) session.step();
-    await reading;
+    const next = more ? session.step() : undefined;
+    await running;
     const now = performance.now();
     if (n >= WARM_STEPS || late) times.push(now - last);
     last = now;
+    running = next;
     if (!more) break;
   }
   return times;
@@ -103,14 +102,15 @@ export async function prefillTimes(
   options: { batch: number; tokens: number; runs: number; cache_dtype: CacheDType; patience?: number },
 ): Promise<number[]> {
   const { patience = Number.POSITIVE_INFINITY } = options;
-  const prompt = randomBatch(options.batch, options.tokens, model.geometry.vocab);
+  const requests = randomRequests(options.batch, options.tokens, model.geometry.vocab, 1);
+  const shape = { rows: options.batch, capacity: options.tokens + 1, cache_dtype: options.cache_dtype };
   const times: number[] = [];
   for (let run = 0; run <= options.runs; run++) {
-    using session = new DecodeSession(device, model, prompt, 1, { config: GREEDY, cache_dtype: options.cache_dtype });
+    using session = new DecodeSession(device, model, shape);
     await device.synchronize();
     const start = performance.now();
-    await session.prefill(prompt);
-    await session.tokens.read();
+    await session.add(requests);
+    await session.step();
     const time = performance.now() - start;
     if (run > 0 || time > patience) times.push(time);
     if (time > patience) break;
@@ -129,23 +129,24 @@ export async function recordTimes(
   sessions = 9,
   patience = Number.POSITIVE_INFINITY,
 ): Promise<{ record: number; replay: number; dispatches: number }> {
-  const prompt = randomBatch(1, 1, model.geometry.vocab);
+  const requests = randomRequests(1, 1, model.geometry.vocab, 8);
   const record: number[] = [];
   const replay: number[] = [];
   let dispatches = 0;
   const begun = performance.now();
   for (let n = 0; n < sessions && (n === 0 || performance.now() - begun < patience); n++) {
-    using session = new DecodeSession(device, model, prompt, 8, { config: GREEDY, cache_dtype: "f32" });
-    await session.prefill(prompt);
+    using session = new DecodeSession(device, model, { rows: 1, capacity: 9, cache_dtype: "f32" });
+    await session.add(requests);
+    let running = session.step();
     for (let step = 0; step < 5; step++) {
-      await session.tokens.read();
+      await running;
       const before = device.backend.statistics?.dispatches ?? 0;
       const start = performance.now();
-      session.step();
+      running = session.step();
       dispatches = (device.backend.statistics?.dispatches ?? 0) - before;
       (step === 0 ? record : replay).push(performance.now() - start);
     }
-    await session.tokens.read();
+    await running;
   }
   return { record: median(record), replay: median(replay), dispatches };
 }

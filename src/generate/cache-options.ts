@@ -1,7 +1,8 @@
 // What generate() is told about its key-value cache.
 
 import { checkOptions, OptionError } from "../core/errors.js";
-import type { CacheDType } from "../nn/cache.js";
+import { type CacheDType, type CacheOptions, sameLayers } from "../nn/cache.js";
+import type { Decoder } from "../nn/decoder.js";
 import type { GenerationOptions } from "./config.js";
 
 const CACHES = ["dynamic", "static", "quantized"];
@@ -47,4 +48,18 @@ export function cacheDTypeOf({
     });
   }
   return "i8";
+}
+
+/** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
+const CAPACITY_STEP = 16;
+
+/** The cache of `rows` texts of up to `tokens` tokens. */
+export function cacheShape(
+  model: Pick<Decoder, "geometry">,
+  rows: number,
+  tokens: number,
+  dtype: CacheDType,
+): CacheOptions {
+  const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
+  return { layers: sameLayers(model.geometry), rows, capacity, dtype };
 }

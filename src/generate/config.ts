@@ -25,9 +25,9 @@ export interface GenerationOptions extends Partial<Readonly<Record<UnsupportedFi
   /** Length of prompt and new tokens together; `max_new_tokens` wins. */
   max_length?: number;
   /**
-   * Sample instead of taking the likeliest token. The random numbers of a row depend on the seed, the step and the row's
-   * place in the batch, and on nothing else: the same prompt in another row is another text, and a prompt alone is the
-   * first row of any batch.
+   * Sample instead of taking the likeliest token. The random numbers of a text depend on the seed, the number of its
+   * sequence and the step, and on nothing else. Row b of a batch is sequence b: a prompt alone gives the text that it gives
+   * as row 0 of any batch, and the same prompt in two rows gives two texts.
    */
   do_sample?: boolean;
   temperature?: number;
@@ -39,12 +39,18 @@ export interface GenerationOptions extends Partial<Readonly<Record<UnsupportedFi
   min_p?: number;
   /** Above 1 makes tokens that are already there less likely. */
   repetition_penalty?: number;
+  /** Taken off the logit of each token that was generated before (not of the prompt's); negative values invite them. */
+  presence_penalty?: number;
+  /** Taken off the logit of a token as often as it was generated before. */
+  frequency_penalty?: number;
   /** The same seed gives the same tokens in the same row of a batch; drawn at random if absent. */
   seed?: number;
   eos_token_id?: number | readonly number[] | null;
   pad_token_id?: number | null;
-  /** Guess up to so many tokens from earlier in the text (greedy, one prompt); exact, and faster where text repeats. */
+  /** Guess up to so many tokens from earlier in the text (greedy decoding); exact, and faster where text repeats. */
   prompt_lookup_num_tokens?: number;
+  /** Tokens that an `assistant_model` guesses at a time; 5 if not given. */
+  num_assistant_tokens?: number;
   /** "quantized" keeps keys and values as 8-bit codes, one scale per token and head; the others keep numbers. */
   cache_implementation?: "dynamic" | "static" | "quantized";
   /** Of a quantized cache; `nbits` is 8. */
@@ -62,14 +68,24 @@ export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
   "top_p",
   "min_p",
   "repetition_penalty",
+  "presence_penalty",
+  "frequency_penalty",
   "seed",
   "eos_token_id",
   "pad_token_id",
   "prompt_lookup_num_tokens",
+  "num_assistant_tokens",
   "cache_implementation",
   "cache_config",
   "cache_dtype",
 ];
+
+/** What of a GenerationConfig decides the next token. */
+export type SamplingConfig = Pick<
+  GenerationConfig,
+  "do_sample" | "temperature" | "top_k" | "top_p" | "min_p" | "repetition_penalty" | "seed"
+> &
+  Partial<Pick<GenerationConfig, "presence_penalty" | "frequency_penalty">>;
 
 export interface GenerationConfig {
   readonly max_new_tokens: number;
@@ -79,11 +95,14 @@ export interface GenerationConfig {
   readonly top_p: number;
   readonly min_p: number;
   readonly repetition_penalty: number;
+  readonly presence_penalty: number;
+  readonly frequency_penalty: number;
   readonly seed: number;
   readonly eos_token_ids: readonly number[];
   readonly pad_token_id: number;
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
+  readonly num_assistant_tokens: number;
   /** What the caller asks of the key-value cache; undefined leaves it to the model's dtype. */
   readonly cache_dtype: CacheDType | undefined;
 }
@@ -91,11 +110,15 @@ export interface GenerationConfig {
 /** What transformers generates without being told how much: 20 tokens in all. */
 const DEFAULT_MAX_LENGTH = 20;
 
+/** Tokens that an assistant guesses at a time: beyond these, most guesses of a much smaller model are wrong. */
+const DEFAULT_ASSISTANT_TOKENS = 5;
+
 const FILE = "generation_config.json";
 
 /** Divided by less than this, logits leave the range of f32. */
 const COLDEST = 1e-30;
 
+const inRange = (n: number): boolean => Math.abs(n) <= 1 / COLDEST;
 const whole = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
 const share = (n: number): boolean => n >= 0 && n <= 1;
 const tokens =
@@ -161,10 +184,18 @@ export function generationConfig(
     top_p: sampling("top_p", 1, (n) => share(n) && n > 0, "above 0 and at most 1"),
     min_p: sampling("min_p", 0, share, "between 0 and 1"),
     repetition_penalty: number("repetition_penalty", 1, (n) => n >= COLDEST && n <= 1 / COLDEST, "a number above 0"),
+    presence_penalty: number("presence_penalty", 0, inRange, "a number between -1e30 and 1e30"),
+    frequency_penalty: number("frequency_penalty", 0, inRange, "a number between -1e30 and 1e30"),
     seed: number("seed", Math.floor(Math.random() * 2 ** 31), (n) => Number.isSafeInteger(n), "a whole number") | 0,
     eos_token_ids,
     pad_token_id: pad,
     prompt_lookup_num_tokens: number("prompt_lookup_num_tokens", 0, whole, "a whole number of at least 0"),
+    num_assistant_tokens: number(
+      "num_assistant_tokens",
+      DEFAULT_ASSISTANT_TOKENS,
+      (n) => whole(n) && n > 0,
+      "a whole number above 0",
+    ),
     cache_dtype: cacheDTypeOf(options),
   };
 }

@@ -100,7 +100,18 @@ export function positionsOf({ rows, steps, mask }: Batch): Int32Array {
   return positions;
 }
 
-/** The batch with each row's padding moved to the left, which is where generation needs it. */
+/** Row and position of each token in the cache, [2,B,T], as `Pass` wants them; padding is of no row. */
+export function lanesOf(batch: Batch, positions: Int32Array = positionsOf(batch)): Int32Array {
+  const { rows, steps, mask } = batch;
+  const lanes = new Int32Array(2 * rows * steps);
+  for (let at = 0; at < rows * steps; at++) {
+    lanes[at] = mask && mask[at] === 0 ? -1 : Math.floor(at / steps);
+  }
+  lanes.set(positions, rows * steps);
+  return lanes;
+}
+
+/** The batch with each row's padding moved to the left: new tokens stand behind the text. */
 export function leftPadded(batch: Batch): Batch {
   const { rows, steps, ids, mask } = batch;
   if (mask === undefined) return batch;
@@ -115,6 +126,14 @@ export function leftPadded(batch: Batch): Batch {
     newMask.fill(1, at + pads.length, at + steps);
   }
   return { rows, steps, ids: newIds, mask: newMask };
+}
+
+/** The text of each row, without its padding. */
+export function promptsOf({ rows, steps, ids, mask }: Batch): number[][] {
+  return Array.from({ length: rows }, (_, r) => {
+    const row = [...ids.subarray(r * steps, (r + 1) * steps)];
+    return mask ? row.filter((_, t) => mask[r * steps + t] === 1) : row;
+  });
 }
 
 /** Where tokens stand, and how a row that holds several texts is cut: the names are those of DataCollatorWithFlattening. */

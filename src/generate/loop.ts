@@ -1,44 +1,29 @@
-// The decode loop: prefill, then one token per row and step. Everything that a step needs lives on the device, so all
-// steps are the same commands on the same memory: recorded once, replayed after that, and the next one is under way before
-// the host has seen a token.
+// generate() as a loop over steps of one decode session: a batch of prompts goes in, and steps of one token per row come
+// out, whether rows take their tokens one at a time or several at once from a drafter.
 
-import type { Device, Recording } from "../core/device.js";
+import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
-import { scope, Tensor } from "../core/tensor.js";
-import { type CacheDType, type CacheShape, KVCache } from "../nn/cache.js";
-import type { CausalLM } from "../nn/decoder.js";
-import { advance } from "../ops/advance.js";
-import { copyInto } from "../ops/copy.js";
-import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
+import type { CacheDType, CrossCache } from "../nn/cache.js";
+import type { Decoder } from "../nn/decoder.js";
 import type { GenerationConfig } from "./config.js";
-import { type Batch, positionsOf } from "./inputs.js";
-import { prefill } from "./prefill.js";
+import type { Drafter } from "./drafters/drafter.js";
+import { type Batch, promptsOf } from "./inputs.js";
+import type { HostProcessor } from "./processors/processor.js";
+import type { FinishReason, RowToken } from "./sequence.js";
+import { DecodeSession } from "./session.js";
 
-/** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
-const CAPACITY_STEP = 16;
-
-/** The cache of `rows` texts of up to `tokens` tokens. */
-export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
-  const { layers, groups, head_dim } = model.geometry;
-  const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers, batch: rows, groups, head_dim, capacity, dtype };
-}
-
-/** What of a GenerationConfig decides the next token. */
-export type SamplingConfig = Pick<
-  GenerationConfig,
-  "do_sample" | "temperature" | "top_k" | "top_p" | "min_p" | "repetition_penalty" | "seed"
->;
-
-export interface SessionOptions {
-  readonly config: SamplingConfig;
-  readonly cache_dtype: CacheDType;
-}
-
-export interface LoopOptions extends SessionOptions {
+export interface LoopOptions {
   readonly config: GenerationConfig;
+  readonly cache_dtype: CacheDType;
   readonly signal?: AbortSignal;
-  /** Steps of a piece of the prompt, for tests. */
+  readonly processors?: readonly HostProcessor[];
+  /** Guesses tokens, `drafts` at most a pass; the caller disposes it. */
+  readonly drafter?: Drafter;
+  readonly drafts?: number;
+  readonly scores?: boolean;
+  /** Encoder-decoders: what each row reads of its encoder. */
+  readonly cross?: CrossCache;
+  /** Tokens of a piece of the prompts, for tests. */
   readonly piece?: number;
 }
 
@@ -48,137 +33,114 @@ export interface Step {
   readonly token_ids: readonly number[];
   /** Which rows have ended, this step included. */
   readonly finished: readonly boolean[];
-  /** True for a token that prompt lookup had guessed: it took no pass over the weights of its own. */
+  /** Why each row has ended: a token of `eos_token_id`, or `max_new_tokens`; undefined while it goes on. */
+  readonly finish_reasons: readonly (FinishReason | undefined)[];
+  /**
+   * Log-probability of each row's token among all tokens, after penalties and before temperature; NaN for rows that have
+   * ended. Absent unless it was asked for.
+   */
+  readonly scores?: readonly number[];
+  /** True where all tokens of the step were guessed by a drafter: it took no pass over the weights of its own. */
   readonly guessed?: boolean;
 }
 
-/** A sequence of decode steps: what it keeps on the device, and the one recording that all steps after the first replay. */
-export class DecodeSession implements Disposable {
-  /** i32[B]: the tokens that the last step gave. */
-  readonly tokens: Tensor;
-  readonly #device: Device;
-  readonly #model: CausalLM;
-  readonly #config: SamplingConfig;
-  readonly #cache: KVCache;
-  readonly #mask: Tensor | undefined;
-  readonly #positions: Tensor;
-  readonly #counter: Tensor;
-  readonly #history: Tensor | undefined;
-  #recording: Recording | undefined;
-
-  /** Room for the batch and `room` more tokens in each row. The batch must be padded on the left. */
-  constructor(device: Device, model: CausalLM, batch: Batch, room: number, options: SessionOptions) {
-    const { rows, steps, mask, ids } = batch;
-    const { config } = options;
-    const shape = cacheShape(model, rows, steps + room, options.cache_dtype);
-    const { capacity } = shape;
-    this.#device = device;
-    this.#model = model;
-    this.#config = config;
-    this.#cache = new KVCache(device, shape);
-    try {
-      // Columns after the prompt are real in every row, so the mask is written once.
-      this.#mask =
-        mask && Tensor.from(device, spread(mask, rows, steps, capacity, 1), [rows, capacity], "u8", "mask").keep();
-      const last = positionsOf(batch).filter((_, at) => at % steps === steps - 1);
-      this.#positions = Tensor.from(device, last, [rows, 1], "i32", "positions").keep();
-      this.#counter = Tensor.from(device, Int32Array.of(0), [1], "i32", "sampling counter").keep();
-      this.tokens = Tensor.empty(device, [rows], "i32", "tokens").keep();
-      if (config.repetition_penalty !== 1) {
-        const real = ids.map((id, at) => (mask && mask[at] === 0 ? -1 : id));
-        const seen = spread(real, rows, steps, capacity, -1);
-        this.#history = Tensor.from(device, seen, [rows, capacity], "i32", "history").keep();
-      }
-    } catch (error) {
-      this.dispose();
-      throw error;
-    }
-  }
-
-  /** Takes the prompt in, a piece at a time; when it resolves, the last piece is under way, and `tokens` with it. */
-  async prefill(batch: Batch, options: { signal?: AbortSignal; piece?: number } = {}): Promise<void> {
-    const into = { cache: this.#cache, mask: this.#mask, ...options };
-    await prefill(this.#device, this.#model, batch, into, (ids, positions) => this.#next(ids, positions));
-  }
-
-  /** Records one step after `tokens`, and leaves the next ones there. */
-  step(): void {
-    if (this.#recording) this.#cache.replayed(1);
-    this.#recording ??= this.#device.capture(() => this.#record());
-    this.#recording.replay();
-  }
-
-  #record(): void {
-    scope(() => {
-      // The cursor stands behind the tokens that the cache holds: that is where `tokens` go.
-      if (this.#history) appendToken(this.tokens, this.#history, this.#cache.cursor);
-      advance(this.#positions, 1);
-      this.#next(this.tokens.view(-1, 1), this.#positions);
-      return undefined;
-    });
-  }
-
-  #next(ids: Tensor, positions: Tensor): void {
-    const config = this.#config;
-    const last = this.#model.forward({ ids, positions, mask: this.#mask, cache: this.#cache }, { logits_to_keep: 1 });
-    const logits = last.view(-1, last.shape.at(-1)!); // [B,vocab]
-    if (this.#history) penalize(logits, this.#history, config.repetition_penalty);
-    copyInto(config.do_sample ? sample(logits, this.#counter, config) : argmax(logits), this.tokens);
-  }
-
-  dispose(): void {
-    this.#recording?.dispose();
-    this.#cache.dispose();
-    for (const tensor of [this.tokens, this.#mask, this.#positions, this.#counter, this.#history]) tensor?.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-}
-
-/** Rows of `steps` values widened to `capacity`, the rest filled with `fill`. */
-function spread<T extends Uint8Array | Int32Array>(
-  values: T,
-  rows: number,
-  steps: number,
-  capacity: number,
-  fill: number,
-): T {
-  const wide = new (values.constructor as new (n: number) => T)(rows * capacity).fill(fill) as T;
-  for (let r = 0; r < rows; r++) wide.set(values.subarray(r * steps, (r + 1) * steps), r * capacity);
-  return wide;
-}
-
 /**
- * Generates until every row has ended or `max_new_tokens` are there. `batch` must be padded on the left.
+ * Generates until every row has ended or `max_new_tokens` are there. Row b of the batch is sequence b: its random numbers
+ * depend on the seed, b and the step.
  * @throws AbortError when the signal fires; KernelError, OutOfMemoryError
  */
 export async function* generateSteps(
   device: Device,
-  model: CausalLM,
+  model: Decoder,
   batch: Batch,
   options: LoopOptions,
 ): AsyncGenerator<Step> {
-  const { config, signal } = options;
+  const { config, signal, drafter } = options;
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
-  using session = new DecodeSession(device, model, batch, config.max_new_tokens, options);
-  const ended = new Array<boolean>(batch.rows).fill(false);
-  const eos = new Set(config.eos_token_ids);
-  await session.prefill(batch, options);
-  for (let n = 0; n < config.max_new_tokens; n++) {
-    const reading = session.tokens.read();
-    reading.catch(() => {}); // awaited below; this only keeps an error in step() from hiding behind it
-    if (n + 1 < config.max_new_tokens) session.step();
-    const ids = (await reading) as Int32Array;
+  const prompts = promptsOf(batch);
+  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
+  const { cache_dtype, processors, scores, cross } = options;
+  const shape = { rows: batch.rows, capacity: longest + config.max_new_tokens };
+  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross });
+  const requests = prompts.map((prompt, row) => ({ row, prompt, config, sequence: row }));
+  await (drafter ? session.addForDrafts(requests, options) : session.add(requests, options));
+  const columns = new Columns(batch.rows, config.pad_token_id, scores ?? false);
+  const passes = drafter ? drafted(session, drafter, options.drafts ?? 0) : stepped(session);
+  for await (const tokens of passes) {
     stop();
-    const token_ids = [...ids].map((id, row) => (ended[row] ? config.pad_token_id : id));
-    token_ids.forEach((id, row) => {
-      if (eos.has(id)) ended[row] = true;
+    columns.add(tokens);
+    for (let step = columns.next(); step; step = columns.next()) {
+      yield step;
+      if (columns.done) return; // a step that is still under way is nobody's
+      stop();
+    }
+  }
+}
+
+/** The tokens of each step, the next of which is under way before this one is read. */
+async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[]> {
+  for (let step = session.step(); step; ) {
+    step.catch(() => {}); // awaited below; this only keeps an error in step() from hiding behind it
+    const ahead = session.pipelined ? session.step() : undefined;
+    ahead?.catch(() => {});
+    const tokens = await step;
+    if (tokens.length > 0) yield tokens;
+    step = ahead ?? session.step();
+  }
+}
+
+/** The tokens of each pass over drafts. */
+async function* drafted(session: DecodeSession, drafter: Drafter, drafts: number): AsyncGenerator<RowToken[]> {
+  while (session.sequences.some(Boolean)) {
+    const texts = session.sequences.map((sequence) => sequence?.ids);
+    const most = session.sequences.map((sequence) => {
+      if (!sequence) return 0;
+      const { ids, prompt, config } = sequence;
+      return Math.min(drafts, config.max_new_tokens - (ids.length - prompt) - 1);
     });
-    yield { token_ids, finished: [...ended] };
-    if (ended.every(Boolean)) return;
-    stop();
+    const proposed = await drafter.propose(texts, most);
+    yield await session.verify(texts.map((text, row) => (text ? (proposed[row] ?? []).slice(0, most[row]) : [])));
+  }
+}
+
+/** Puts rows that take their tokens at their own pace side by side: a step has one of each row that has not ended. */
+class Columns {
+  readonly #waiting: RowToken[][];
+  readonly #reasons: (FinishReason | undefined)[];
+  readonly #pad: number;
+  readonly #scores: boolean;
+
+  constructor(rows: number, pad: number, scores: boolean) {
+    this.#waiting = Array.from({ length: rows }, () => []);
+    this.#reasons = new Array<undefined>(rows).fill(undefined);
+    this.#pad = pad;
+    this.#scores = scores;
+  }
+
+  add(tokens: readonly RowToken[]): void {
+    for (const token of tokens) this.#waiting[token.row]!.push(token);
+  }
+
+  /** True when all rows have ended, and all their tokens were taken. */
+  get done(): boolean {
+    return this.#reasons.every(Boolean);
+  }
+
+  /** The next step, if each row that goes on has a token for it. */
+  next(): Step | undefined {
+    if (this.done) return undefined;
+    if (this.#waiting.some(({ length }, row) => length === 0 && !this.#reasons[row])) return undefined;
+    const tokens = this.#waiting.map((row) => row.shift());
+    tokens.forEach((token, row) => {
+      this.#reasons[row] ??= token?.finish_reason;
+    });
+    return {
+      token_ids: tokens.map((token) => token?.id ?? this.#pad),
+      finished: this.#reasons.map((reason) => reason !== undefined),
+      finish_reasons: [...this.#reasons],
+      ...(this.#scores ? { scores: tokens.map((token) => token?.score ?? Number.NaN) } : {}),
+      guessed: tokens.every((token) => token?.guessed ?? true),
+    };
   }
 }

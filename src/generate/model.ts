@@ -5,12 +5,13 @@ import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import type { ConfigJson } from "../nn/architecture.js";
-import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
+import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
+import { cacheShape } from "./cache-options.js";
 import {
   checkGenerationOptions,
   fileWarnings,
@@ -18,10 +19,12 @@ import {
   type GenerationOptions,
   generationConfig,
 } from "./config.js";
+import type { Drafter } from "./drafters/drafter.js";
+import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
-import { checkLookup, lookupSteps } from "./lookup.js";
-import { cacheShape, generateSteps, type Step } from "./loop.js";
+import { generateSteps, type Step } from "./loop.js";
 import { type Piece, piecesOf } from "./prefill.js";
+import { checkProcessors, type HostProcessor, warnOfHostProcessors } from "./processors/processor.js";
 import type { Streamer } from "./streamers.js";
 
 /** What a tokenizer gives, and so what every call takes. */
@@ -34,11 +37,21 @@ export interface GenerateOptions extends ModelInputs, GenerationOptions {
   /** Gets the prompt and then each token; one row only. */
   streamer?: Streamer;
   signal?: AbortSignal;
+  /**
+   * Change the logits on the host, in this order, behind the penalties and before the temperature. They cost the
+   * pipelining: each step waits until the logits of all rows have come from the device and gone back.
+   */
+  logits_processor?: readonly HostProcessor[];
+  /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
+  assistant_model?: PreTrainedModel;
+  /** Give the log-probability of each token: `scores` of a step. */
+  logprobs?: boolean;
 }
 
 export interface ForwardOptions extends ModelInputs, PackedInputs {}
 
 const INPUTS = ["input_ids", "attention_mask"];
+const OWN = [...INPUTS, "token_type_ids", "streamer", "signal", "logits_processor", "assistant_model", "logprobs"];
 
 export class PreTrainedModel implements AsyncDisposable {
   readonly config: ConfigJson;
@@ -95,19 +108,16 @@ export class PreTrainedModel implements AsyncDisposable {
     const run = (piece: Piece, cache?: KVCache): Tensor => {
       const shape = [rows, piece.steps];
       const ids = Tensor.from(device, piece.ids, shape);
-      return this.#module.forward({
-        ids,
-        positions: Tensor.from(device, piece.positions, shape),
-        mask,
-        segments: own,
-        cache,
-      });
+      const positions = Tensor.from(device, piece.positions, shape);
+      if (!cache) return this.#module.forward({ ids, positions, mask, segments: own });
+      cache.extend(piece.counts);
+      return this.#module.forward({ ids, positions, lanes: Tensor.from(device, piece.lanes, [2, ...shape]), cache });
     };
     if (pieces.length === 1) return run(pieces[0]!);
     // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
-    const { layers, groups, head_dim, vocab } = this.#module.geometry;
-    using cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity: steps, dtype: "f32" });
-    const logits = Tensor.empty(device, [rows, steps, vocab], "f32", "logits");
+    const { geometry } = this.#module;
+    using cache = new KVCache(device, { layers: sameLayers(geometry), rows, capacity: steps, dtype: "f32" });
+    const logits = Tensor.empty(device, [rows, steps, geometry.vocab], "f32", "logits");
     for (const piece of pieces) {
       scope(() => void copyInto(run(piece, cache), logits.narrow(1, piece.at, piece.steps)));
     }
@@ -129,7 +139,7 @@ export class PreTrainedModel implements AsyncDisposable {
     ]);
     try {
       streamer?.put(rows[0]!);
-      for await (const { token_ids } of this.#steps(batch, config, options.signal)) {
+      for await (const { token_ids } of this.#steps(batch, config, options)) {
         token_ids.forEach((id, r) => {
           rows[r]!.push(id);
         });
@@ -149,7 +159,7 @@ export class PreTrainedModel implements AsyncDisposable {
   stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
     this.#checkRoom(batch, config);
-    return this.#steps(batch, config, options.signal);
+    return this.#steps(batch, config, options);
   }
 
   /**
@@ -178,7 +188,7 @@ export class PreTrainedModel implements AsyncDisposable {
 
   #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
+    const tokens = batch.steps + config.max_new_tokens;
     return { dtype, bytes: cacheBytes(cacheShape(this.#module, batch.rows, tokens, dtype)) };
   }
 
@@ -227,7 +237,7 @@ export class PreTrainedModel implements AsyncDisposable {
 
   #prepare(options: GenerateOptions): { batch: Batch; config: GenerationConfig } {
     this.#checkUsable();
-    checkGenerationOptions(options ?? null, [...INPUTS, "token_type_ids", "streamer", "signal"]);
+    checkGenerationOptions(options ?? null, OWN);
     const { streamer, signal } = options;
     if (signal !== undefined && !(signal instanceof AbortSignal)) {
       throw new OptionError("signal must be an AbortSignal", { details: { option: "signal" } });
@@ -239,24 +249,37 @@ export class PreTrainedModel implements AsyncDisposable {
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
     const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
-    if (config.prompt_lookup_num_tokens > 0) checkLookup(config, batch);
+    checkProcessors(options.logits_processor);
+    if (options.logits_processor?.length) warnOfHostProcessors();
+    checkDrafting(this, config, options);
     return { batch, config };
   }
 
-  async *#steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
+  async *#steps(batch: Batch, config: GenerationConfig, options: GenerateOptions): AsyncGenerator<Step> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
-    this.#running++;
+    const { assistant_model, logits_processor: processors, signal, logprobs: scores } = options;
+    const held = [this, ...(assistant_model ? [assistant_model] : [])];
+    for (const model of held) model.#running++;
+    let drafter: Drafter | undefined;
     try {
-      for await (const step of run(this.device, this.#module, batch, { config, cache_dtype, signal })) {
-        this.#checkUsable();
+      drafter = openDrafter(batch, config, { assistant: assistant_model, signal });
+      const drafts = draftsOf(config, options);
+      const loop = { config, cache_dtype, processors, drafter, drafts, scores, signal };
+      for await (const step of generateSteps(this.device, this.#module, batch, loop)) {
+        for (const model of held) model.#checkUsable();
         yield step;
-        this.#checkUsable();
+        for (const model of held) model.#checkUsable();
       }
     } finally {
-      this.#running--;
-      if (this.#disposed && this.#running === 0) await this.#free();
+      drafter?.[Symbol.dispose]?.();
+      for (const model of held) await model.#release();
     }
+  }
+
+  /** Ends a use of the weights; the last one frees them, where the model was disposed meanwhile. */
+  async #release(): Promise<void> {
+    this.#running--;
+    if (this.#disposed && this.#running === 0) await this.#free();
   }
 
   #checkLength(tokens: number, max_positions: number): void {

@@ -1,19 +1,16 @@
-// A prompt on its way into a cache, a piece at a time: so that a signal is noticed while a long one runs, the event loop
-// gets its turn on devices that run at once, and what a forward pass needs in between is bounded by the piece.
+// Texts on their way into a forward pass, a piece at a time: so that a signal is noticed while a long one runs, the event
+// loop gets its turn on devices that run at once, and what a pass needs in between is bounded by the piece.
 
-import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
-import { scope, Tensor } from "../core/tensor.js";
-import type { KVCache } from "../nn/cache.js";
-import type { CausalLM } from "../nn/decoder.js";
-import { type Batch, positionsOf } from "./inputs.js";
+import type { Tensor } from "../core/tensor.js";
+import { type Batch, lanesOf } from "./inputs.js";
 
 /**
  * Tokens of one piece, all rows together. From 512 rows on products run as fast as they ever do (a matrix that is read once
  * serves them all), and a piece of a model of 1B parameters takes well under a second of two cores.
  */
 const PIECE_TOKENS = 512;
-/** Steps of a piece at least, however many rows there are. */
+/** Steps of a piece of a rectangular batch at least, however many rows there are. */
 const LEAST_STEPS = 16;
 
 /** Columns `at` .. `at + steps` of a batch. */
@@ -23,6 +20,10 @@ export interface Piece {
   /** [B,steps] */
   readonly ids: Int32Array;
   readonly positions: Int32Array;
+  /** [2,B,steps] */
+  readonly lanes: Int32Array;
+  /** Tokens of each row that are no padding. */
+  readonly counts: readonly number[];
 }
 
 /** The pieces of a batch, in order; `most` steps each. */
@@ -32,6 +33,8 @@ export function piecesOf(
   most: number = Math.max(LEAST_STEPS, Math.floor(PIECE_TOKENS / batch.rows)),
 ): Piece[] {
   const { rows, steps } = batch;
+  const places = lanesOf(batch);
+  const [owners, offsets] = [places.subarray(0, rows * steps), places.subarray(rows * steps)];
   const pieces: Piece[] = [];
   for (let at = 0; at < steps; at += most) {
     const count = Math.min(most, steps - at);
@@ -40,60 +43,80 @@ export function piecesOf(
       for (let r = 0; r < rows; r++) part.set(values.subarray(r * steps + at, r * steps + at + count), r * count);
       return part;
     };
-    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions) });
+    const lanes = new Int32Array(2 * rows * count);
+    lanes.set(cut(owners));
+    lanes.set(cut(offsets), rows * count);
+    const counts = Array.from({ length: rows }, (_, r) =>
+      lanes.subarray(r * count, (r + 1) * count).reduce((n, row) => n + (row < 0 ? 0 : 1), 0),
+    );
+    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions), lanes, counts });
   }
   return pieces;
 }
 
-export interface PrefillOptions {
-  readonly cache: KVCache;
-  /** u8[B,capacity] */
-  readonly mask: Tensor | undefined;
-  readonly signal?: AbortSignal;
-  /** Steps of a piece, for tests. */
-  readonly piece?: number;
+/** Tokens for a row's cache, from position `from` on. */
+export interface RowText {
+  readonly row: number;
+  readonly ids: readonly number[];
+  readonly from: number;
+}
+
+/** N tokens of several rows, one after the other. */
+export interface FlatPiece {
+  /** [N] */
+  readonly ids: Int32Array;
+  /** [2,N]: the row of each token, then its position there. */
+  readonly lanes: Int32Array;
+  /** Tokens of each row. */
+  readonly counts: ReadonlyMap<number, number>;
+  /** Texts that end in this piece, by number, with the lane of their last token. */
+  readonly ends: readonly (readonly [text: number, lane: number])[];
+}
+
+/** The tokens of all texts, one text after the other, cut into pieces of at most `most` tokens. */
+export function flatPieces(texts: readonly RowText[], most: number = PIECE_TOKENS): FlatPiece[] {
+  const flat = texts.flatMap(({ row, ids, from }, text) =>
+    ids.map((id, i) => ({ id, row, position: from + i, text, last: i === ids.length - 1 })),
+  );
+  const pieces: FlatPiece[] = [];
+  for (let at = 0; at < flat.length; at += most) {
+    const tokens = flat.slice(at, at + most);
+    const counts = new Map<number, number>();
+    for (const { row } of tokens) counts.set(row, (counts.get(row) ?? 0) + 1);
+    pieces.push({
+      ids: Int32Array.from(tokens, ({ id }) => id),
+      lanes: Int32Array.from([...tokens.map(({ row }) => row), ...tokens.map(({ position }) => position)]),
+      counts,
+      ends: tokens.flatMap(({ text, last }, lane) => (last ? [[text, lane] as const] : [])),
+    });
+  }
+  return pieces;
 }
 
 /**
- * Runs all of a prompt but its last piece, whose ids and positions [B,steps] `last` records. The batch must be padded on
- * the left. While a piece runs, the next one is recorded already; no more than that.
+ * Records the pieces, each by `record`, which gives a tensor that is ready when the piece has run. While a piece runs, the
+ * next one is recorded already; no more than that.
  * @throws AbortError when the piece that runs as the signal fires has ended; KernelError, OutOfMemoryError
  */
-export async function prefill(
-  device: Device,
-  model: CausalLM,
-  batch: Batch,
-  options: PrefillOptions,
-  last: (ids: Tensor, positions: Tensor) => void,
+export async function runPieces(
+  pieces: readonly FlatPiece[],
+  record: (piece: FlatPiece) => Tensor,
+  signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { cache, mask, signal } = options;
-  const pieces = piecesOf(batch, positionsOf(batch), options.piece);
   let running: Tensor | undefined;
   try {
-    for (const [n, { steps, ...piece }] of pieces.entries()) {
+    for (const [n, piece] of pieces.entries()) {
       throwIfAborted(signal, "generation");
-      const shape = [batch.rows, steps];
-      const next = scope(() => {
-        const ids = Tensor.from(device, piece.ids, shape);
-        const positions = Tensor.from(device, piece.positions, shape);
-        if (n + 1 < pieces.length) {
-          using pass = model.pass({ positions, mask, cache });
-          return model.hidden(pass, ids);
-        }
-        last(ids, positions);
-        return undefined;
-      });
       const before = running;
-      running = next?.keep();
-      device.flush();
-      if (before) {
-        try {
-          await before.ready();
-        } finally {
-          before.dispose();
-        }
+      running = undefined;
+      try {
+        running = record(piece).keep();
+        running.device.flush();
+        if (before) await before.ready();
+      } finally {
+        before?.dispose();
       }
-      if (next) await turn();
+      if (n + 1 < pieces.length) await turn();
     }
     throwIfAborted(signal, "generation");
   } finally {

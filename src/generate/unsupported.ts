@@ -66,7 +66,6 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "length_penalty",
   "renormalize_logits",
   "remove_invalid_values",
-  "num_assistant_tokens",
   "num_assistant_tokens_schedule",
   "assistant_confidence_threshold",
   "assistant_early_exit",

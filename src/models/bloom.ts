@@ -112,7 +112,6 @@ class BloomModel extends Module {
     return scope(() => {
       const words = this.word_embeddings_layernorm.forward(this.word_embeddings.forward(ids)); // [B,T,hidden]
       const h = runBlocks(this.h, words, pass, (block, x) => block.forward(x, pass, this.slopes.on(x.device)));
-      pass.input.cache?.advance(ids.shape[1]!);
       return this.ln_f.forward(h);
     });
   }

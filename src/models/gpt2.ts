@@ -117,7 +117,6 @@ class GPT2Model extends Module {
     return scope(() => {
       const words = add(this.wte.forward(ids), this.wpe.forward(pass.input.positions)); // [B,T,hidden]
       const h = runBlocks(this.h, words, pass, (block, x) => block.forward(x, pass));
-      pass.input.cache?.advance(ids.shape[1]!);
       return this.ln_f.forward(h);
     });
   }

@@ -154,7 +154,6 @@ class LlamaModel extends Module {
       const h = runBlocks(this.layers, this.embed_tokens.forward(ids), pass, (layer, x) =>
         layer.forward(x, pass, table(x.device)),
       );
-      pass.input.cache?.advance(ids.shape[1]!);
       return this.norm.forward(h);
     });
   }

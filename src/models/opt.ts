@@ -130,7 +130,6 @@ class OPTDecoder extends Module {
       const wide = this.project_in ? this.project_in.forward(words) : words;
       const embedded = add(wide, this.embed_positions.forward(entries)); // [B,T,hidden]
       let h = runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass));
-      pass.input.cache?.advance(ids.shape[1]!);
       if (this.final_layer_norm) h = this.final_layer_norm.forward(h);
       return this.project_out ? this.project_out.forward(h) : h;
     });

@@ -7,6 +7,7 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend, attendAll, attendEncoded } from "../nn/attend.js";
+import { type LayerShape, sameLayers } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
@@ -240,7 +241,6 @@ class T5Stack extends Module {
       const h = runBlocks(this.block, this.embed_tokens.forward(ids), pass, (block, x, index) =>
         block.forward(x, pass, this.#distances(pass, x.device), index),
       );
-      pass.input.cache?.advance(ids.shape[1]!);
       return this.final_layer_norm.forward(h);
     });
   }
@@ -285,6 +285,14 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
   /** With the head stays `wo`, whose inputs are too large for few bits (the original keeps it in f32). */
   override modules_not_quantized(): readonly string[] {
     return ["lm_head", "wo"];
+  }
+
+  get cross_layers(): readonly LayerShape[] {
+    return sameLayers(this.geometry);
+  }
+
+  crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor] {
+    return this.decoder.block[layer]!.cross_attention.keysAndValues(encoded);
   }
 
   encode(pass: Pass, ids: Tensor): Tensor {

@@ -1,6 +1,6 @@
 // Attention as layers of models ask for it: over the tokens of the pass, over a cache, over an encoder's output.
 
-import { OctavoError } from "../core/errors.js";
+import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { attention } from "../ops/attention.js";
 import type { Pass } from "./pass.js";
@@ -9,26 +9,30 @@ export interface AttendOptions {
   readonly scale: number;
   /** f32[H]: ALiBi slopes. */
   readonly slopes?: Tensor;
-  /** f32[H,W]: a bias for each distance between key and query (see ops/attention.ts). */
+  /** f32[H,W]: relative bias by clamped distance (ops/attention.ts). */
   readonly distances?: Tensor;
   readonly window?: number;
   readonly softcap?: number;
 }
 
 /**
- * Causal attention of `q[B,T,H,D]` over `k, v[B,T,G,D]` and what the cache holds: [B,T,H*D].
- * With a cache, k and v are appended to layer `layer` of it first.
+ * Causal attention of `q[B,T,H,D]` over `k, v[B,T,G,D]`, or over what the cache holds: [B,T,H*D].
+ * With a cache, k and v are appended to layer `layer` of it first, at the pass's lanes.
  */
 export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor {
   const [batch = 0, steps = 0, heads = 0] = q.shape;
-  const { cache, mask, segments } = pass.input;
-  const kv = cache?.append(layer, k, v);
-  const keys = kv?.k ?? k.permute(0, 2, 1, 3); // [B,G,S,D]
-  const values = kv?.v ?? v.permute(0, 2, 1, 3);
-  const compute = cache ? pass.attention.compute : undefined;
-  const own = { mask, segments, scales: kv?.scales, cursor: cache?.cursor, compute };
-  const y = attention(q, keys, values, { ...options, ...own });
-  return y.view(batch, steps, heads * v.shape[3]!);
+  const { cache, lanes, mask, segments } = pass.input;
+  const { compute, deterministic } = pass.attention;
+  const width = heads * v.shape[3]!;
+  if (!cache) {
+    const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
+    return attention(q, keys, values, { ...options, mask, segments, deterministic }).view(batch, steps, width);
+  }
+  if (!lanes) throw new ShapeError("a pass with a cache needs lanes");
+  const held = cache.append(layer, k, v, lanes);
+  const { scales, table } = held;
+  const paged = { scales, lanes, table, mask, segments, compute, deterministic };
+  return attention(q, held.k, held.v, { ...options, ...paged }).view(batch, steps, width);
 }
 
 /** Attention of `q[B,T,H,D]` in which every token sees all tokens of its row (or segment) that the mask leaves: [B,T,H*D]. */
@@ -41,8 +45,8 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
 }
 
 /**
- * Attention of `q[B,T,H,D]` over the encoder's output of the pass, whose keys and values [B,S,G,D] `project` makes of its
- * hidden states: [B,T,H*D].
+ * Attention of `q[B,T,H,D]` over the encoder's output: [B,T,H*D]. Keys and values come from layer `layer` of the pass's cross
+ * cache, or are made by `project` of the encoder's hidden states [B,S,hidden], each [B,S,G,D].
  */
 export function attendEncoded(
   pass: Pass,
@@ -52,11 +56,17 @@ export function attendEncoded(
   options: AttendOptions,
 ): Tensor {
   const [batch = 0, steps = 0, heads = 0] = q.shape;
-  const { encoded } = pass.input;
-  if (!encoded)
-    throw new OctavoError("ERR_NO_ENCODER", "a decoder with cross-attention ran without an encoder's output");
+  const { encoded, cross, lanes } = pass.input;
+  const { compute, deterministic } = pass.attention;
+  if (cross) {
+    if (!lanes) throw new ShapeError("a pass with a cross cache needs lanes");
+    const { k, v, scales, table } = cross.layer(layer);
+    const paged = { scales, lanes, table, compute, deterministic, causal: false };
+    return attention(q, k, v, { ...options, ...paged }).view(batch, steps, heads * v.shape[3]!);
+  }
+  if (!encoded) throw new ShapeError("a decoder with cross-attention ran without an encoder's output");
   const [k, v] = project(encoded.hidden);
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-  const y = attention(q, keys, values, { ...options, mask: encoded.mask, causal: false });
+  const y = attention(q, keys, values, { ...options, mask: encoded.mask, causal: false, deterministic });
   return y.view(batch, steps, heads * v.shape[3]!);
 }

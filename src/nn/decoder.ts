@@ -23,11 +23,13 @@ export interface Decoder {
   readonly geometry: DecoderGeometry;
   /**
    * Records the decoder for `ids` i32[B,T]: hidden states after the last norm, [B,T,hidden]. Appends to the pass's cache,
-   * and moves its cursor.
+   * at the pass's lanes.
    */
   hidden(pass: Pass, ids: Tensor): Tensor;
   /** Records the head: [..,hidden] -> logits [..,vocab]. */
   head(hidden: Tensor): Tensor;
+  /** A pass of the decoder. The caller disposes it. */
+  pass(input: PassInput, options?: PassOptions): Pass;
 }
 
 export interface DecoderInput extends PassInput {

@@ -4,13 +4,15 @@
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Compute } from "../ops/linear.js";
-import type { KVCache } from "./cache.js";
+import type { Cache, CrossCache } from "./cache.js";
 import { type Module, within } from "./module.js";
 
 /** How attention is computed. */
 export interface AttentionChoice {
   /** What it may be computed in where keys and values are in bf16. */
   readonly compute: Compute;
+  /** A token gets the same bits from the kernels for few tokens and from those for many. */
+  readonly deterministic?: boolean;
 }
 
 export const EXACT_ATTENTION: AttentionChoice = { compute: "f32" };
@@ -19,15 +21,20 @@ export const EXACT_ATTENTION: AttentionChoice = { compute: "f32" };
 export interface PassInput {
   /** i32[B,T]: position of each token in its own text (padding not counted). */
   readonly positions: Tensor;
-  /** u8[B,S]: 0 hides a key; S is T, or the capacity of the cache. Absent: every key is real. */
+  /** u8[B,T]: 0 hides a key. Absent: every key is real. Not with a cache, whose lanes leave padding out. */
   readonly mask?: Tensor;
   /** i32[B,S]: packed texts in a row; a token sees the tokens with its own number. Absent: one text a row. */
   readonly segments?: Tensor;
-  readonly cache?: KVCache;
+  /** The cache that the tokens are appended to, which has room for them (`Cache.extend`). */
+  readonly cache?: Cache;
+  /** i32[2,B,T], with a cache: row (-1: the token is padding) and position in that row's cache of each token. */
+  readonly lanes?: Tensor;
   /** i32[B,T]: which of a pair of texts a token belongs to (BERT). Absent: all belong to the first. */
   readonly token_types?: Tensor;
-  /** The encoder's output that a decoder's cross-attention reads. */
+  /** The encoder's output that a decoder's cross-attention reads, where there is no cache of it. */
   readonly encoded?: Encoded;
+  /** Keys and values of the encoder's output for each row of the lanes. */
+  readonly cross?: CrossCache;
 }
 
 /** What an encoder gave to a decoder. */

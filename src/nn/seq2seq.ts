@@ -1,6 +1,7 @@
 // Encoder-decoders of text: an encoder's hidden states, read by the decoder's cross-attention.
 
 import { scope, type Tensor } from "../core/tensor.js";
+import type { CrossCache, LayerShape } from "./cache.js";
 import { type Decoder, type DecoderGeometry, type LogitsOptions, logits } from "./decoder.js";
 import { Model } from "./model.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
@@ -28,6 +29,23 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
 
   abstract hidden(pass: Pass, ids: Tensor): Tensor;
   abstract head(hidden: Tensor): Tensor;
+
+  /** What each decoder layer keeps of an encoder token. */
+  abstract readonly cross_layers: readonly LayerShape[];
+
+  /** Records keys and values [B,S,G,D] of the encoder's output [B,S,hidden] for the cross-attention of a decoder layer. */
+  abstract crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor];
+
+  /** Records keys and values of all layers into the texts that `cross` has begun (`CrossCache.begin`). */
+  writeCross(encoded: Tensor, cross: CrossCache): void {
+    for (const layer of this.cross_layers.keys()) {
+      scope(() => {
+        const [k, v] = this.crossKeysAndValues(layer, encoded);
+        cross.write(layer, k, v);
+        return undefined;
+      });
+    }
+  }
 
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {

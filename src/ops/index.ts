@@ -4,6 +4,8 @@
 import { activationOp } from "./activation.js";
 import { addOp } from "./add.js";
 import { advanceLanesOp, advanceOp } from "./advance.js";
+import { appendTokenOp } from "./append-token.js";
+import { argmaxOp } from "./argmax.js";
 import { attentionOp } from "./attention.js";
 import { copyOp } from "./copy.js";
 import { embeddingOp } from "./embedding.js";
@@ -15,9 +17,10 @@ import { linearOp } from "./linear.js";
 import { llmInt8DequantizeOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
 import type { Op } from "./op.js";
 import { packOp, unpackOp } from "./pack.js";
+import { penalizeOp } from "./penalize.js";
 import { rmsNormOp } from "./rms-norm.js";
 import { ropeOp, ropeTableOp } from "./rope.js";
-import { appendTokenOp, argmaxOp, penalizeOp, sampleOp } from "./sampling.js";
+import { sampleOp } from "./sample.js";
 import { scaleOp } from "./scale.js";
 import { tokenLogprobsOp } from "./token-logprobs.js";
 

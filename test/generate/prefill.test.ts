@@ -5,11 +5,11 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AbortError } from "../../src/core/errors.js";
 import { generationConfig } from "../../src/generate/config.js";
+import { NgramDrafter } from "../../src/generate/drafters/ngram.js";
 import { type Batch, positionsOf } from "../../src/generate/inputs.js";
-import { lookupSteps } from "../../src/generate/lookup.js";
 import { generateSteps } from "../../src/generate/loop.js";
 import { PreTrainedModel } from "../../src/generate/model.js";
-import { piecesOf } from "../../src/generate/prefill.js";
+import { flatPieces, piecesOf } from "../../src/generate/prefill.js";
 import type { FloatDType } from "../../src/nn/weight.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { difference } from "../support/fixtures.js";
@@ -43,6 +43,30 @@ test("pieces cover the batch, in order and with its positions", () => {
   expect(piecesOf(batch, positionsOf(batch))).toHaveLength(1);
   const many = { rows: 1000, steps: 40, ids: new Int32Array(40_000), mask: undefined };
   expect(piecesOf(many, many.ids).map(({ steps }) => steps)).toEqual([16, 16, 8]);
+});
+
+test("flat pieces hold all texts one after the other, and say where each ends", () => {
+  const texts = [
+    { row: 2, ids: [5, 6, 7], from: 0 },
+    { row: 0, ids: [8], from: 4 },
+    { row: 1, ids: [], from: 9 },
+  ];
+  expect(flatPieces(texts, 2)).toEqual([
+    { ids: Int32Array.of(5, 6), lanes: Int32Array.of(2, 2, 0, 1), counts: new Map([[2, 2]]), ends: [] },
+    {
+      ids: Int32Array.of(7, 8),
+      lanes: Int32Array.of(2, 0, 2, 4),
+      counts: new Map([
+        [2, 1],
+        [0, 1],
+      ]),
+      ends: [
+        [0, 0],
+        [1, 1],
+      ],
+    },
+  ]);
+  expect(flatPieces(texts)).toHaveLength(1);
 });
 
 describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
@@ -106,11 +130,8 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
     const { live } = device.memory;
     const ids = text(40);
     const batch: Batch = { rows: 1, steps: ids.length, ids: Int32Array.from(ids), mask: undefined };
-    for (const [steps, lookup] of [
-      [generateSteps, 0],
-      [lookupSteps, 3],
-    ] as const) {
-      const wanted = { max_new_tokens: 4, eos_token_id: null, prompt_lookup_num_tokens: lookup };
+    for (const drafter of [undefined, new NgramDrafter()]) {
+      const wanted = { max_new_tokens: 4, eos_token_id: null };
       const config = generationConfig(wanted, {}, {}, ids.length, SHAPE.vocab_size);
       for (let calm = 0; ; calm++) {
         let looks = 0;
@@ -120,7 +141,8 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
           },
         } as AbortSignal;
         const work = (async () => {
-          for await (const _ of steps(device, model.module, batch, { config, cache_dtype: "f32", piece: 16, signal }));
+          const options = { config, cache_dtype: "f32", piece: 16, signal, drafter, drafts: 3 } as const;
+          for await (const _ of generateSteps(device, model.module, batch, options));
         })();
         const error = await work.then(
           () => undefined,

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
-import { sampleOp } from "../../src/ops/sampling.js";
+import { sampleOp } from "../../src/ops/sample.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 
@@ -69,10 +69,11 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       const drawn = host(new Int32Array(1), [1], "i32");
       const operands = {
         logits: host(scores, [1, scores.length], "f32"),
-        counter: host(Int32Array.of(step), [1], "i32"),
+        params: host(Float32Array.of(all.temperature, all.top_k, all.top_p, all.min_p), [1, 4], "f32"),
+        draws: host(Int32Array.of(seed, 0, step), [1, 3], "i32"),
         ids: drawn,
       };
-      sampleOp.definition.reference(operands, { ...all, seed });
+      sampleOp.definition.reference(operands, {});
       return drawn.data[0]!;
     });
     const [got] = await model.generate({ ...common, ...options, do_sample: true, seed });

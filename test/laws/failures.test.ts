@@ -6,15 +6,15 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { KernelError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { DecodeSession } from "../../src/generate/loop.js";
+import { DecodeSession } from "../../src/generate/session.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
 import { within } from "../../src/nn/module.js";
 import { add } from "../../src/ops/add.js";
 import { advance } from "../../src/ops/advance.js";
+import { argmax } from "../../src/ops/argmax.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
-import { argmax } from "../../src/ops/sampling.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
@@ -185,14 +185,15 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       const tokens = own(Tensor.from(device, new Float32Array(2 * 4).fill(3), [1, 2, 1, 4]));
       const take = (at: number): Tensor => {
         const cache = Tensor.empty(device, [1, 1, 4, 4], "f32", "cache");
-        const cursor = own(Tensor.from(device, Int32Array.of(at), [1]));
-        kvAppend(tokens, cursor, cache);
+        const lanes = own(Tensor.from(device, Int32Array.of(0, 0, at, at + 1), [2, 1, 2]));
+        const table = own(Tensor.from(device, Int32Array.of(0, 0, 1), [1, 3])); // page 1 is not there
+        kvAppend(tokens, lanes, table, cache);
         return cache;
       };
       const full = take(3);
       const { buffer } = full;
       const error = await rejection(full.read());
-      expect(error?.message).toMatch(/^kv_append: .* do not fit .*cache of 4/);
+      expect(error?.message).toMatch(/^kv_append: the table names page 1/);
       full.dispose();
       const next = own(take(0));
       expect(next.buffer).toBe(buffer);
@@ -228,47 +229,43 @@ describe.each(ALL_DEVICES)("%s", (name) => {
   test("two models at once: one fails, the other's tokens are those it gives alone", async () => {
     const models = [await randomModel(device, SHAPE, "f32", undefined, 1), await randomModel(device, SHAPE, "f32")];
     const { live } = device.memory;
-    const batch = { rows: 1, steps: 3, ids: Int32Array.of(5, 9, 1), mask: undefined };
+    const config = { ...GREEDY, max_new_tokens: 20, eos_token_ids: [] };
     const open = async (model: CausalLM): Promise<DecodeSession> => {
-      const session = new DecodeSession(device, model, batch, 20, { config: GREEDY, cache_dtype: "f32" });
-      await session.prefill(batch);
+      const session = new DecodeSession(device, model, { rows: 1, capacity: 23, cache_dtype: "f32" });
+      await session.add([{ row: 0, prompt: [5, 9, 1], config }]);
       return session;
     };
+    const next = async (session: DecodeSession): Promise<number> => (await session.step())![0]!.id;
     const alone: number[] = [];
     {
       using session = await open(models[0]!);
-      for (let n = 0; n < 12; n++) {
-        alone.push(...(await session.tokens.read()));
-        session.step();
-      }
+      for (let n = 0; n < 12; n++) alone.push(await next(session));
     }
-    const reads: Promise<Error | Int32Array>[][] = [[], []];
+    const reads: Promise<Error | number>[][] = [[], []];
     {
       const sessions = await Promise.all(models.map(open));
       for (let n = 0; n < 12; n++) {
         sessions.forEach((session, s) => {
-          // The id is checked on the device: this is what a spoilt weight or a wrong cursor would do.
+          // The id is checked on the device: this is what a spoilt weight or a wrong position would do.
           if (s === 1 && n === 4) session.tokens.write(Int32Array.of(1000));
-          reads[s]!.push(session.tokens.read().catch((error: Error) => error) as Promise<Error | Int32Array>);
-          session.step();
+          reads[s]!.push(next(session).catch((error: Error) => error));
         });
         if (n % 5 === 4) await Promise.all(reads.flat());
       }
+      await Promise.all(reads.flat());
       for (const session of sessions) session.dispose();
     }
     const [good, bad] = await Promise.all(reads.map((list) => Promise.all(list)));
-    expect(good!.flatMap((ids): (string | number)[] => (ids instanceof Error ? [ids.message] : [...ids]))).toEqual(
-      alone,
-    );
-    expect(bad!.slice(0, 4).map((ids) => ids instanceof Error)).toEqual([false, false, false, false]);
-    for (const error of bad!.slice(5)) {
+    expect(good!.map((id) => (id instanceof Error ? id.message : id))).toEqual(alone);
+    expect(bad!.slice(0, 4).map((id) => id instanceof Error)).toEqual([false, false, false, false]);
+    for (const error of bad!.slice(4)) {
       expect(error).toBeInstanceOf(KernelError);
       expect((error as Error).message).toMatch(/^embedding in model\.embed_tokens: token id 1000/);
     }
     expect(device.memory.live).toBe(live);
     // The device works as before, on the memory that was spoilt.
     using again = await open(models[1]!);
-    expect((await again.tokens.read())[0]).toBeLessThan(SHAPE.vocab_size);
+    expect(await next(again)).toBeLessThan(SHAPE.vocab_size);
     again.dispose();
     for (const model of models) model.dispose();
   });

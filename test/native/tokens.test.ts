@@ -96,11 +96,15 @@ describe("tokens", () => {
   everywhere("penalize and append_token", async (m) => {
     const logits = m.from([1, -2, 3, 4, 1, -2, 3, 4], [2, 4]);
     const history = m.from([1, 1, 3, -1, 0, -1, 0, -1], [2, 4], "i32");
-    m.run("penalize", [logits, history], [[2]]);
+    const lengths = m.from([1, 3, 0, 4], [2, 2], "i32");
+    m.run("penalize", [logits, history, lengths, m.from([2, 0, 0, 2, 0, 0], [2, 3])]);
     expect([...(await m.floats(logits))]).toEqual([1, -4, 3, 2, 0.5, -2, 3, 4]);
-    m.run("append_token", [m.from([8, 9], [2], "i32"), history, m.from([3], [1], "i32")]);
-    expect(await m.ints(history)).toEqual([1, 1, 3, 8, 0, -1, 0, 9]);
-    m.run("append_token", [m.from([8, 9], [2], "i32"), history, m.from([4], [1], "i32")]);
+    m.run("penalize", [logits, history, lengths, m.from([1, 0.5, 0.25, 1, 1, 2], [2, 3])]);
+    // Row 0 generated 1 and 3 once each; row 1 generated 0 twice.
+    expect([...(await m.floats(logits))]).toEqual([1, -4.75, 3, 1.25, -4.5, -2, 3, 4]);
+    m.run("append_token", [m.from([8, 9], [2], "i32"), history, m.from([0, 3, -1, -1], [2, 2], "i32")]);
+    expect(await m.ints(history)).toEqual([1, 1, 3, 8, 0, -1, 0, -1]);
+    m.run("append_token", [m.from([8, 9], [2], "i32"), history, lengths]);
     await expect(m.bytes(history)).rejects.toThrow("append_token: position 4 is outside a history of 4");
     return [];
   });
@@ -177,10 +181,16 @@ describe("sample", () => {
       if (o.seed === 8) for (let i = 0; i < 2000; i++) x[i] = 3; // ties at the cut of top_p
       if (o.seed === 10) x.fill(-Infinity, 0, 1000);
       const logits = m.from(x, [B, V]);
-      const counter = m.from([0], [1], "i32");
+      const params = m.from(Array(B).fill([o.t, o.k, o.p, o.m]).flat(), [B, 4]);
+      // Row b draws for sequence b.
+      const counters = m.from(
+        [0, 1, 2].flatMap((b) => [o.seed, b, 0]),
+        [B, 3],
+        "i32",
+      );
       for (let step = 0; step < 8; step++) {
         const ids = m.empty([B], "i32");
-        m.run("sample", [logits, counter, ids], [[o.t], o.k, [o.p], [o.m], o.seed]);
+        m.run("sample", [logits, params, counters, ids]);
         const got = await m.ints(ids);
         const key = `${o.seed} ${step}`;
         const expected = draws.get(key) ?? [0, 1, 2].map((b) => draw(x.subarray(b * V, (b + 1) * V), b, step, o));
@@ -188,21 +198,21 @@ describe("sample", () => {
         expect(got, `V ${V} seed ${o.seed} step ${step}`).toEqual(expected);
         results.push(got);
       }
-      expect(await m.ints(counter)).toEqual([8]);
+      expect(await m.ints(counters)).toEqual([0, 1, 2].flatMap((b) => [o.seed, b, 8]));
     }
     return results;
   });
 
   everywhere("refuses what cannot be drawn from", async (m) => {
     const fails = async (row: number[], why: RegExp, temperature = 1) => {
-      const counter = m.from([0], [1], "i32"); // written in place, so a failure spoils it as well
+      const draws = m.from([1, 0, 0], [1, 3], "i32"); // written in place, so a failure spoils it as well
       const ids = m.empty([1], "i32");
-      m.run("sample", [m.from(row, [1, row.length]), counter, ids], [[temperature], 0, [1], [0], 1]);
+      m.run("sample", [m.from(row, [1, row.length]), m.from([temperature, 0, 1, 0], [1, 4]), draws, ids]);
       await expect(m.bytes(ids)).rejects.toThrow(why);
     };
     await fails([1, Number.NaN], /logits hold NaN/);
     await fails([-Infinity, -Infinity], /all logits are -inf/);
-    await fails([1, 2], /temperature/, 0);
+    await fails([1, Number.NaN], /logits hold NaN/, 0);
     return [];
   });
 });

@@ -8,13 +8,13 @@ import { Device } from "../../src/core/device.js";
 import { DeviceError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
-import { DecodeSession } from "../../src/generate/loop.js";
+import { DecodeSession } from "../../src/generate/session.js";
 import { openDevice, requestDevice, sharedDevice } from "../../src/load/device.js";
 import { add } from "../../src/ops/add.js";
 import { advance } from "../../src/ops/advance.js";
+import { argmax } from "../../src/ops/argmax.js";
 import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
-import { argmax } from "../../src/ops/sampling.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { describeGPU, deviceErrors, gpu, watched } from "../support/webgpu.js";
@@ -138,26 +138,20 @@ describeGPU("WebGPU device", () => {
     // Twice in bf16 (as read, and as converted), while its place in the model is already taken.
     expect(device.memory.peak - device.memory.live).toBeLessThan(2 * 2 * largest + 4096);
     const order: string[] = [];
-    const session = new DecodeSession(
-      device,
-      model.module,
-      { rows: 1, steps: 2, ids: Int32Array.of(1, 20), mask: undefined },
-      8,
-      {
-        config: { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 },
-        cache_dtype: "bf16",
-      },
-    );
-    session.prefill({ rows: 1, steps: 2, ids: Int32Array.of(1, 20), mask: undefined });
+    const greedy = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
+    const config = { ...greedy, max_new_tokens: 8, eos_token_ids: [] };
+    const session = new DecodeSession(device, model.module, { rows: 1, capacity: 10, cache_dtype: "bf16" });
+    await session.add([{ row: 0, prompt: [1, 20], config }]);
+    let running = session.step()!;
     for (let step = 0; step < 4; step++) {
-      const reading = session.tokens.read().then(() => order.push(`read ${step}`));
+      const reading = running.then(() => order.push(`read ${step}`));
       const submits = backend.statistics.submits;
-      session.step();
+      running = session.step()!;
       if (backend.statistics.submits > submits) order.push(`submitted ${step}`);
       await reading;
     }
     expect(order).toEqual([0, 1, 2, 3].flatMap((step) => [`submitted ${step}`, `read ${step}`]));
-    await session.tokens.read();
+    await running;
     session.dispose();
     model.dispose();
   });

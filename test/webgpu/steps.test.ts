@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
-import { DecodeSession } from "../../src/generate/loop.js";
+import { DecodeSession } from "../../src/generate/session.js";
 import type { CacheDType } from "../../src/nn/cache.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
@@ -35,15 +35,16 @@ describeGPU("WebGPU decode steps", () => {
   ): Promise<number> {
     const sizes = { hidden_size: 64, intermediate_size: 128, num_attention_heads: 4, vocab_size: 48 };
     const model = await randomModel(device, { ...sizes, num_hidden_layers }, dtype, scheme);
-    const batch = { rows: 1, steps, ids: new Int32Array(steps).fill(5), mask: undefined };
-    const config = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
-    const session = new DecodeSession(device, model, batch, 8, { config, cache_dtype });
-    await session.prefill(batch);
-    session.step();
+    const greedy = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
+    const config = { ...greedy, max_new_tokens: 8, eos_token_ids: [] };
+    const session = new DecodeSession(device, model, { rows: 1, capacity: steps + 8, cache_dtype });
+    await session.add([{ row: 0, prompt: new Int32Array(steps).fill(5), config }]);
+    await session.step();
+    await session.step();
     const before = backend.statistics.dispatches;
-    session.step();
+    const step = session.step();
     const count = backend.statistics.dispatches - before;
-    await session.tokens.read();
+    await step;
     session.dispose();
     model.dispose();
     return count;
@@ -60,7 +61,7 @@ describeGPU("WebGPU decode steps", () => {
   ] as const)("a layer in %s", async (_, storage, session, count) => {
     const [one, two] = [await dispatches(1, storage, session), await dispatches(2, storage, session)];
     expect(two - one).toBe(count);
-    // Positions and cursor move on, the table of rotations, embedding, norm, head, argmax, and the token is kept.
+    // The table of rotations, embedding, norm, head, its logits kept; the choice, its token kept, and positions move on.
     expect(one - count).toBe(8);
   });
 });

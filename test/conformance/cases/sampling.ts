@@ -1,7 +1,10 @@
 // Cases of what happens to logits: argmax, penalize, sample, append_token, token_logprobs. Ids must agree exactly.
 
 import fc from "fast-check";
-import { appendTokenOp, argmaxOp, penalizeOp, sampleOp } from "../../../src/ops/sampling.js";
+import { appendTokenOp } from "../../../src/ops/append-token.js";
+import { argmaxOp } from "../../../src/ops/argmax.js";
+import { penalizeOp } from "../../../src/ops/penalize.js";
+import { sampleOp } from "../../../src/ops/sample.js";
 import { tokenLogprobsOp } from "../../../src/ops/token-logprobs.js";
 import { type Case, type Family, operand, UNIT } from "../../support/conformance.js";
 import { integers, normals } from "../../support/random.js";
@@ -46,28 +49,74 @@ const argmax: Family = {
   fuzz: fc.tuple(sane, rows, vocabularies, seeds).map((all) => argmaxCase(...all)),
 };
 
-function penalizeCase(B: number, V: number, L: number, penalty: number, seed: number, wrong?: number): Case {
+type Penalties = readonly [repetition: number, presence: number, frequency: number];
+
+/** Rows with histories of their own lengths; the last of several rows is unused, unless it is the wrong one. */
+function penalizeCase(
+  B: number,
+  V: number,
+  L: number,
+  penalties: Penalties,
+  seed: number,
+  wrong: { id?: number; start?: number; end?: number } = {},
+): Case {
   const history = integers(seed + 1, B * L, -2, V - 1);
-  if (wrong !== undefined) history[history.length - 1] = wrong;
+  const lengths = new Int32Array(2 * B);
+  for (let b = 0; b < B; b++) {
+    const end = b === 0 ? L : (seed * 31 + b * 17) % (L + 1);
+    lengths.set([(seed + b) % (end + 1), end], 2 * b);
+  }
+  const fails = Object.keys(wrong).length > 0;
+  if (fails) lengths.set([wrong.start ?? 0, wrong.end ?? L], 2 * B - 2);
+  else if (B > 1) lengths.set([-1, -1], 2 * B - 2);
+  if (wrong.id !== undefined) history[history.length - 1] = wrong.id;
+  // A row takes half of the penalties of the row before.
+  const own = Float32Array.from({ length: 3 * B }, (_, i) => {
+    const value = penalties[i % 3]!;
+    return i % 3 === 0 ? value : value / 2 ** Math.floor(i / 3);
+  });
+  const size = 6 * 3 * penalties[0] + L * penalties[2] + penalties[1];
   return {
-    name: `[${B},${V}] history ${L} by ${penalty} seed ${seed}`,
-    inputs: [operand([B, V], logitsOf("ties", B, V, seed)), operand([B, L], history)],
-    attrs: [Math.fround(penalty)],
-    fails: wrong !== undefined,
+    name: `[${B},${V}] history ${L} by ${penalties.join(", ")} seed ${seed}${fails ? ` wrong ${JSON.stringify(wrong)}` : ""}`,
+    inputs: [
+      operand([B, V], logitsOf("ties", B, V, seed)),
+      operand([B, L], history),
+      operand([B, 2], lengths),
+      operand([B, 3], own),
+    ],
+    attrs: [],
+    // A repetition penalty alone is one rounding; the others may be taken off in one rounding or two. On a GPU a
+    // division is within 2.5 ulp.
+    bound: () => 5 * UNIT * Math.max(1, size),
+    fails,
   };
 }
 
 const penalize: Family = {
   op: penalizeOp,
   table: [
-    penalizeCase(1, 50, 9, 1.3, 1),
-    penalizeCase(3, 20, 100, 1.1, 2),
-    penalizeCase(2, 33, 0, 2, 3),
-    penalizeCase(2, 5000, 700, 0.7, 4),
-    penalizeCase(2, 33, 7, 1.3, 5, 33),
+    penalizeCase(1, 50, 9, [1.3, 0, 0], 1),
+    penalizeCase(3, 20, 100, [1.1, 0, 0], 2),
+    penalizeCase(2, 33, 0, [2, 1, 1], 3),
+    penalizeCase(2, 5000, 700, [0.7, 0, 0], 4),
+    penalizeCase(3, 20, 100, [1, 0.5, 0], 6),
+    penalizeCase(4, 20, 100, [1, 0, 0.25], 7),
+    penalizeCase(5, 300, 600, [1.2, 0.3, 0.1], 8),
+    penalizeCase(3, 60, 40, [1.2, -0.3, -0.1], 9),
+    penalizeCase(0, 60, 4, [1.2, 0, 0], 10),
+    penalizeCase(2, 33, 7, [1.3, 0, 0], 5, { id: 33 }),
+    penalizeCase(2, 33, 7, [1.3, 0, 0], 5, { end: 8 }),
+    penalizeCase(2, 33, 7, [1.3, 0, 0], 5, { start: 5, end: 4 }),
+    penalizeCase(2, 33, 7, [1.3, 0, 0], 5, { start: -1 }),
   ],
   fuzz: fc
-    .tuple(rows, vocabularies, fc.nat(60), fc.constantFrom(1.05, 1.3, 0.8, 3), seeds)
+    .tuple(
+      rows,
+      vocabularies,
+      fc.nat(60),
+      fc.tuple(fc.constantFrom(1, 1.05, 1.3, 0.8, 3), fc.constantFrom(0, 0.5, -0.7), fc.constantFrom(0, 0.1, -1.1)),
+      seeds,
+    )
     .map((all) => penalizeCase(...all)),
 };
 
@@ -77,18 +126,47 @@ interface Sampling {
   readonly top_p?: number;
   readonly min_p?: number;
   readonly seed?: number;
-  readonly counter?: number;
+  readonly sequence?: number;
+  readonly step?: number;
 }
 
-function sampleCase(kind: Kind, B: number, V: number, data: number, o: Sampling = {}): Case {
-  const { temperature = 1, top_k = 0, top_p = 1, min_p = 0, seed = 7, counter = 0 } = o;
+/** Rows that share their parameters, or take those of `rows` in turn. */
+function sampleCase(
+  kind: Kind,
+  B: number,
+  V: number,
+  data: number,
+  o: Sampling = {},
+  mix: readonly Sampling[] = [o],
+): Case {
+  const own = (r: number): Sampling => mix[r % mix.length]!;
+  const params = Array.from({ length: B }, (_, r) => {
+    const { temperature = 1, top_k = 0, top_p = 1, min_p = 0 } = own(r);
+    return [temperature, top_k, top_p, min_p];
+  });
+  const draws = Array.from({ length: B }, (_, r) => {
+    const { seed = 7, sequence = 0, step = 0 } = own(r);
+    return [seed, sequence + r, step];
+  });
   return {
-    name: `${kind} [${B},${V}] ${JSON.stringify(o)} data ${data}`,
-    inputs: [operand([B, V], logitsOf(kind, B, V, data)), operand([1], Int32Array.of(counter))],
-    attrs: [Math.fround(temperature), top_k, Math.fround(top_p), Math.fround(min_p), seed],
+    name: `${kind} [${B},${V}] ${JSON.stringify(mix)} data ${data}`,
+    inputs: [
+      operand([B, V], logitsOf(kind, B, V, data)),
+      operand([B, 4], Float32Array.from(params.flat())),
+      operand([B, 3], Int32Array.from(draws.flat())),
+    ],
+    attrs: [],
     fails: kind === "nan" || kind === "empty",
   };
 }
+
+const MIX: readonly Sampling[] = [
+  { temperature: 0 },
+  { temperature: 0.7, top_k: 40, top_p: 0.93 },
+  { temperature: -1 },
+  { top_p: 0.5, step: 3, seed: -5 },
+  { min_p: 0.05, sequence: 9 },
+];
 
 const SAMPLINGS: readonly Sampling[] = [
   {},
@@ -99,11 +177,11 @@ const SAMPLINGS: readonly Sampling[] = [
   { top_k: 50, seed: 2 ** 31 - 1 },
   { top_k: 1_000_000 },
   { top_p: 0.9 },
-  { top_p: 0.5, counter: 3 },
+  { top_p: 0.5, step: 3 },
   { top_p: 0.01 },
   { min_p: 0.05 },
   { min_p: 1 },
-  { temperature: 0.8, top_k: 40, top_p: 0.93, min_p: 0.02, counter: 100_000 },
+  { temperature: 0.8, top_k: 40, top_p: 0.93, min_p: 0.02, step: 100_000, sequence: 77 },
 ];
 
 const sample: Family = {
@@ -117,7 +195,17 @@ const sample: Family = {
     ]),
     // Ties at the edge of top-k are all kept.
     ...[1, 3, 7, 20].map((top_k, i) => sampleCase("ties", 3, 200, 200 + i, { top_k, seed: i })),
-    ...Array.from({ length: 20 }, (_, i) => sampleCase("normal", 4, 50, 300 + i, { seed: i, counter: i })),
+    ...Array.from({ length: 20 }, (_, i) => sampleCase("normal", 4, 50, 300 + i, { seed: i, step: i })),
+    // The same request in another row; every row its own parameters, some greedy, some unused.
+    ...[0, 1, 2].map((sequence, i) => sampleCase("equal", 3, 200, 350 + i, { sequence: 5 - sequence })),
+    ...(["normal", "ties", "holes"] as const).map((kind, i) => sampleCase(kind, 17, 700, 360 + i, {}, MIX)),
+    ...(["normal", "ties", "holes", "equal", "peak"] as const).map((kind, i) =>
+      sampleCase(kind, 5, 1200, 370 + i, { temperature: 0 }),
+    ),
+    sampleCase("nan", 3, 40, 380, { temperature: 0 }),
+    // What an unused row holds does not matter.
+    { ...sampleCase("nan", 2, 40, 381, {}, [{}, { temperature: -1 }]), fails: false },
+    { ...sampleCase("empty", 2, 40, 382, {}, [{ temperature: 0 }, { temperature: -1 }]), fails: false },
     sampleCase("nan", 2, 40, 400),
     sampleCase("empty", 2, 40, 402),
     sampleCase("peak", 3, 40, 403),
@@ -131,25 +219,28 @@ const sample: Family = {
       vocabularies,
       seeds,
       fc.record({
-        temperature: fc.constantFrom(1, 0.2, 0.77, 3),
+        temperature: fc.constantFrom(1, 0.2, 0.77, 3, 0),
         top_k: fc.constantFrom(0, 1, 3, 50),
         // Never a sum of round numbers: what lies exactly on the edge is anybody's.
         top_p: fc.constantFrom(1, 1, 0.913, 0.377),
         min_p: fc.constantFrom(0, 0, 0.0417),
         seed: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
-        counter: fc.nat(2 ** 30),
+        sequence: fc.integer({ min: -5, max: 2 ** 31 - 9 }),
+        step: fc.nat(2 ** 30),
       }),
     )
-    .map((all) => sampleCase(...all)),
+    .map(([kind, B, V, data, o]) => sampleCase(kind, B, V, data, o)),
 };
 
-function appendCase(B: number, L: number, at: number, seed: number, fails = false): Case {
+/** Tokens for rows whose histories end at `ends`. */
+function appendCase(L: number, ends: readonly number[], seed: number, fails = false): Case {
+  const B = ends.length;
   return {
-    name: `[${B},${L}] at ${at} seed ${seed}`,
+    name: `[${B},${L}] at ${ends.join(", ")} seed ${seed}`,
     inputs: [
       operand([B], integers(seed, B, 0, 999)),
       operand([B, L], integers(seed + 1, B * L, -1, 999)),
-      operand([1], Int32Array.of(at)),
+      operand([B, 2], Int32Array.from(ends.flatMap((end) => [Math.min(end, 1), end]))),
     ],
     attrs: [],
     fails,
@@ -159,15 +250,21 @@ function appendCase(B: number, L: number, at: number, seed: number, fails = fals
 const append: Family = {
   op: appendTokenOp,
   table: [
-    appendCase(1, 5, 0, 1),
-    appendCase(3, 17, 16, 2),
-    appendCase(0, 4, 1, 3),
-    appendCase(2, 4, 4, 4, true),
-    appendCase(2, 4, -1, 5, true),
+    appendCase(5, [0], 1),
+    appendCase(17, [16, 3, -1, 0], 2),
+    appendCase(4, [], 3),
+    appendCase(4, [1, 4], 4, true),
+    appendCase(4, [-1, -1], 5),
   ],
   fuzz: fc
-    .tuple(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 1, max: 60 }), fc.nat(59), seeds)
-    .map(([B, L, at, seed]) => appendCase(B, L, at % L, seed)),
+    .tuple(fc.integer({ min: 1, max: 60 }), fc.array(fc.integer({ min: -1, max: 59 }), { maxLength: 9 }), seeds)
+    .map(([L, ends, seed]) =>
+      appendCase(
+        L,
+        ends.map((end) => Math.min(end, L - 1)),
+        seed,
+      ),
+    ),
 };
 
 function logprobsCase(kind: Kind, R: number, V: number, shift: number, seed: number, wrong?: number): Case {

@@ -1,8 +1,7 @@
-// kv_append and append_token: writes at a cursor that lives on the device.
+// kv_append: writes at a cursor that lives on the device.
 
 import { bitsOf } from "../../../core/dtype.js";
 import { kvAppendOp } from "../../../ops/kv-append.js";
-import { appendTokenOp } from "../../../ops/sampling.js";
 import { FAILURE } from "../device/errors.js";
 import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
@@ -204,33 +203,4 @@ export const kvAppend: Kernel = {
         [true, false].map((paired) => kvShader({ cache, paired, jobs })),
       ),
     ]),
-};
-
-const tokenShader = family("append_token", () => ({
-  bindings: [reads("ids", "array<i32>"), writes("history", "array<i32>"), reads("cursor", "array<i32>")],
-  params: ["count", "length:i32", "ids", "history", "cursor"],
-  reports: true,
-  body: `if (gid >= P.count) { return; }
-  let at = cursor[P.cursor];
-  if (at < 0 || at >= P.length) {
-    if (gid == 0u) { report(${FAILURE.historyOverflow}u, bitcast<u32>(at), bitcast<u32>(P.length), 0u); }
-    return;
-  }
-  history[P.history + gid * u32(P.length) + u32(at)] = ids[P.ids + gid];`,
-}));
-
-export const appendToken: Kernel = {
-  op: appendTokenOp,
-  record({ operands: [ids, history, cursor] }, queue) {
-    const numbers = {
-      count: ids!.count,
-      length: history!.shape[1]!,
-      ids: ids!.offset,
-      history: history!.offset,
-      cursor: cursor!.offset,
-    };
-    queue.dispatch(tokenShader({}), [ids!, history!, cursor!], numbers, groupsFor(ids!.count, WORKGROUP));
-    return undefined;
-  },
-  shaders: () => [tokenShader({})],
 };

@@ -2,19 +2,20 @@
 
 import type { Kernel } from "../kernel.js";
 import { attention } from "./attention.js";
-import { appendToken, kvAppend } from "./cache.js";
+import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
 import { activation, add, advance, gated, scale } from "./elementwise.js";
 import { embedding } from "./embedding.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
+import { appendToken, penalize } from "./history.js";
 import { linear } from "./linear.js";
 import { llmInt8Linear } from "./llm-int8.js";
+import { argmax, tokenLogprobs } from "./logits.js";
 import { layerNorm, rmsNorm } from "./norm.js";
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
 import { rope, ropeTable } from "./rope.js";
 import { sample } from "./sample.js";
-import { argmax, penalize, tokenLogprobs } from "./sampling.js";
 
 export const KERNELS: readonly Kernel[] = [
   linear,

@@ -1,15 +1,19 @@
-// sample: temperature, top-k, top-p, min-p and the draw, one workgroup per row. Nothing is sorted: thresholds are found
+// sample: temperature, top-k, top-p, min-p and the draw, one workgroup per row, by the row's own parameters. They are read
+// from a binding that nothing writes, so WGSL knows that a workgroup agrees on them. Nothing is sorted: thresholds are found
 // digit by digit (8 bits at a time) over keys whose order is that of the scores. Probabilities are held as integers in
 // units of 2^-31 of the largest, and added in 64 bits, so that the order of additions cannot change a draw. Ids equal
 // the reference's unless a decision hangs on the last bits of an exponential.
 
-import { sampleOp } from "../../../ops/sampling.js";
+import { sampleOp } from "../../../ops/sample.js";
 import { FAILURE } from "../device/errors.js";
 import type { Kernel } from "../kernel.js";
+import { along } from "../schedule/split.js";
 import { family, reads, writes } from "../shader.js";
 import { fold, LOWEST, MULHI } from "../wgsl.js";
 
 const WIDTH = 256;
+/** NaN by its bits: WGSL may assume that there is none. */
+const NAN = "(bits & 0x7fffffffu) > 0x7f800000u";
 
 const HELPERS = `
 struct Wide { high: u32, low: u32 }
@@ -35,20 +39,27 @@ var<workgroup> highs: array<atomic<u32>, 256>;
 var<workgroup> chosen: array<u32, 4>;
 var<workgroup> sums: array<Wide, ${WIDTH}>;
 var<workgroup> ties: array<u32, ${WIDTH}>;
-fn score_at(v: u32) -> f32 { return bitcast<f32>(logits[base + v]) / P.temperature; }
+fn score_at(v: u32) -> f32 { return bitcast<f32>(logits[base + v]) / heat; }
 /** e^(score - top); exactly 1 for the top itself, also if it is infinite. */
 fn share_of(score: f32) -> f32 { return select(exp(score - top), 1.0, score == top); }
 fn mass_of(score: f32) -> u32 { return u32(share_of(score) * 2147483648.0); }
+/** Of two tokens, the one with the larger score; of equal ones the first. */
+struct Best { score: f32, id: u32 }
+fn better(a: Best, b: Best) -> Best {
+  if (b.id != 0xffffffffu && (a.id == 0xffffffffu || b.score > a.score || (b.score == a.score && b.id < a.id))) { return b; }
+  return a;
+}
 var<private> base: u32;
+var<private> heat: f32;
 var<private> top: f32;
 fn clear(lid: u32) {
   atomicStore(&counts[lid], 0u);
   atomicStore(&highs[lid], 0u);
   workgroupBarrier();
 }
-fn philox(step: u32, row: u32) -> u32 {
-  var c0 = step; var c1 = row; var c2 = 0u; var c3 = 0u;
-  var k0 = P.seed; var k1 = 0x4f435456u;
+fn philox(seed: u32, sequence: u32, step: u32) -> u32 {
+  var c0 = step; var c1 = sequence; var c2 = 0u; var c3 = 0u;
+  var k0 = seed; var k1 = 0x4f435456u;
   for (var round = 0u; round < 10u; round++) {
     let n0 = mulhi(0xcd9e8d57u, c2) ^ c1 ^ k0;
     let n2 = mulhi(0xd2511f53u, c0) ^ c3 ^ k1;
@@ -65,9 +76,9 @@ fn philox(step: u32, row: u32) -> u32 {
 /** The key of the k-th largest score, into `limit`: digit by digit from above. */
 const TOP_K = `
   var limit = key_of(lowest);
-  if (P.top_k > 0u && P.top_k < P.vocabulary) {
+  if (top_k > 0u && top_k < P.vocabulary) {
     var prefix = 0u;
-    var wanted = P.top_k;
+    var wanted = top_k;
     for (var shift = 24i; shift >= 0; shift -= 8) {
       clear(lid);
       for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
@@ -98,16 +109,16 @@ const TOP_K = `
     limit = max(limit, prefix);
   }`;
 
-/** The smallest key that top-p keeps, and how many scores of that key: the light end of the scores goes, up to 1 - p. */
+/** The smallest key that top-p keeps, and how many scores of that key go: the light end of the scores, up to 1 - p. */
 const TOP_P = `
-  var spare = 0xffffffffu;
-  if (P.keep < 16777216u) {
+  var gone = 0u;
+  if (keep < 16777216u) {
     var total = Wide(0u, 0u);
     for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
       let score = score_at(v);
       if (score >= lowest && key_of(score) >= limit) { total = add_wide(total, Wide(0u, mass_of(score))); }
     }
-    let budget = part_of(whole(total, lid), 16777216u - P.keep);
+    let budget = part_of(whole(total, lid), 16777216u - keep);
     var prefix = 0u;
     var below = Wide(0u, 0u);
     for (var shift = 24i; shift >= 0; shift -= 8) {
@@ -150,20 +161,20 @@ const TOP_P = `
       workgroupBarrier();
     }
     limit = max(limit, prefix);
-    // Of several scores with that very key, those with the highest ids go first, as long as the budget lasts.
+    // Of several scores with that very key, those with the lowest ids go first, as long as the budget lasts.
     if (lid == 0u) {
       let bits = select(~limit, limit & 0x7fffffffu, (limit >> 31u) != 0u);
       let mass = mass_of(bitcast<f32>(bits));
-      var gone = 0u;
+      var lost = 0u;
       var sum = below;
       if (mass > 0u) {
         loop {
           sum = add_wide(sum, Wide(0u, mass));
-          if (above(sum, budget) || gone >= P.vocabulary) { break; }
-          gone += 1u;
+          if (above(sum, budget) || lost >= P.vocabulary) { break; }
+          lost += 1u;
         }
       }
-      chosen[3] = gone;
+      chosen[3] = lost;
     }
     workgroupBarrier();
     var equal = 0u;
@@ -172,7 +183,7 @@ const TOP_P = `
       if (score >= lowest && key_of(score) == limit) { equal += 1u; }
     }
     let held = whole(Wide(0u, equal), lid).low;
-    spare = max(1u, held - min(held, chosen[3]));
+    gone = min(max(held, 1u) - 1u, chosen[3]);
   }`;
 
 /** Sums the mass of what is kept in order of ids, and finds the first id that passes the target. */
@@ -196,19 +207,22 @@ const DRAW = `
     let score = score_at(v);
     let key = key_of(score);
     if (!(score >= lowest) || key < limit) { continue; }
-    if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
-    if (P.min_p > 0.0 && share_of(score) < P.min_p) { continue; }
+    if (key == limit) { rank += 1u; if (rank <= gone) { continue; } }
+    if (min_p > 0.0 && share_of(score) < min_p) { continue; }
     mine = add_wide(mine, Wide(0u, mass_of(score)));
     newest = i32(v);
   }
   sums[lid] = mine;
   workgroupBarrier();
   let total = whole(mine, lid);
-  let target_mass = part_of(total, philox(u32(counter[P.counter]), group));
+  let draw = P.draws + 3u * group;
+  let step = draws[draw + 2u];
+  let target_mass = part_of(total, philox(u32(draws[draw]), u32(draws[draw + 1u]), u32(step)));
   var before = Wide(0u, 0u);
   for (var i = 0u; i < lid; i++) { before = add_wide(before, sums[i]); }
   let after = add_wide(before, mine);
   let fallback = latest(newest, lid);
+  if (lid == 0u) { draws[draw + 2u] = step + 1; } // behind the barriers of latest: everybody has read it
   if (above(after, target_mass) && !above(before, target_mass)) {
     var sum = before;
     var found = -1i;
@@ -217,8 +231,8 @@ const DRAW = `
       let score = score_at(v);
       let key = key_of(score);
       if (!(score >= lowest) || key < limit) { continue; }
-      if (key == limit) { rank += 1u; if (rank > spare) { continue; } }
-      if (P.min_p > 0.0 && share_of(score) < P.min_p) { continue; }
+      if (key == limit) { rank += 1u; if (rank <= gone) { continue; } }
+      if (min_p > 0.0 && share_of(score) < min_p) { continue; }
       sum = add_wide(sum, Wide(0u, mass_of(score)));
       if (above(sum, target_mass)) { found = i32(v); }
     }
@@ -227,28 +241,59 @@ const DRAW = `
     ids[P.ids + group] = max(fallback, 0);
   }`;
 
+/** The first of the largest scores: temperature 0. */
+const GREEDY = `
+  if (temperature == 0.0) {
+    var best = Best(0.0, 0xffffffffu);
+    for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+      let bits = logits[base + v];
+      if (${NAN}) { report(${FAILURE.nan}u, 0u, 0u, 0u); }
+      best = better(best, Best(bitcast<f32>(bits), v));
+    }
+    let found = best_of(best, lid);
+    if (lid == 0u) { ids[P.ids + group] = i32(found.id); }
+    return;
+  }`;
+
 const shader = family("sample", () => ({
-  bindings: [reads("logits"), reads("counter", "array<i32>"), writes("ids", "array<i32>")],
-  params: ["rows", "vocabulary", "logits", "counter", "ids", "temperature:f32", "top_k", "keep", "min_p:f32", "seed"],
+  bindings: [
+    reads("logits"),
+    reads("params", "array<f32>"),
+    writes("draws", "array<i32>"),
+    writes("ids", "array<i32>"),
+  ],
+  params: ["rows", "vocabulary", "logits", "params", "draws", "ids"],
   reports: true,
   workgroup: WIDTH,
   declarations: [
     MULHI,
     HELPERS,
     `var<workgroup> met: array<atomic<u32>, ${WIDTH}>;`,
+    fold("best_of", "Best", WIDTH, (a, b) => `better(${a}, ${b})`),
     fold("highest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
     fold("latest", "i32", WIDTH, (a, b) => `max(${a}, ${b})`),
     fold("whole", "Wide", WIDTH, (a, b) => `add_wide(${a}, ${b})`),
   ],
   body: `if (group >= P.rows) { return; }
+  let own = P.params + 4u * group;
+  let temperature = params[own];
+  if (temperature < 0.0) {
+    if (lid == 0u) { ids[P.ids + group] = 0; }
+    return;
+  }
   base = P.logits + group * P.vocabulary;
+  ${GREEDY}
+  heat = temperature;
+  let top_k = u32(params[own + 1u]);
+  let keep = u32(clamp(round(params[own + 2u] * 16777216.0), 0.0, 16777216.0));
+  let min_p = params[own + 3u];
   // Scores below this are minus infinity: never drawn.
   let lowest = ${LOWEST};
   var most = lowest;
   for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
     let bits = logits[base + v];
-    if ((bits & 0x7fffffffu) > 0x7f800000u) { report(${FAILURE.nan}u, 0u, 0u, 0u); }
-    most = max(most, bitcast<f32>(bits) / P.temperature);
+    if (${NAN}) { report(${FAILURE.nan}u, 0u, 0u, 0u); }
+    most = max(most, bitcast<f32>(bits) / temperature);
   }
   top = highest(most, lid);
   if (top == lowest && lid == 0u) { report(${FAILURE.noLogits}u, 0u, 0u, 0u); }
@@ -257,26 +302,16 @@ const shader = family("sample", () => ({
   ${DRAW}`,
 }));
 
-const advance = family("sample", (_: { step: "advance" }) => ({
-  bindings: [writes("counter", "array<i32>")],
-  params: ["counter"],
-  workgroup: 1,
-  body: "counter[P.counter] += 1;",
-}));
-
 export const sample: Kernel = {
   op: sampleOp,
-  record(
-    { operands: [logits, counter, ids], attributes: [temperature = 1, top_k = 0, top_p = 1, min_p = 0, seed = 0] },
-    queue,
-  ) {
+  record({ operands: [logits, params, draws, ids] }, queue) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
-    const keep = Math.min(16777216, Math.max(0, Math.round(top_p * 16777216)));
-    const offsets = { logits: logits!.offset, counter: counter!.offset, ids: ids!.offset };
-    const numbers = { rows, vocabulary, ...offsets, temperature, top_k, keep, min_p, seed };
-    queue.dispatch(shader({}), [logits!, counter!, ids!], numbers, rows);
-    queue.dispatch(advance({ step: "advance" }), [counter!], { counter: counter!.offset }, 1);
+    const offsets = { logits: logits!.offset, params: params!.offset, draws: draws!.offset, ids: ids!.offset };
+    queue.dispatch(shader({}), [logits!, params!, draws!, ids!], { rows, vocabulary, ...offsets }, rows);
     return undefined;
   },
-  shaders: () => [shader({}), advance({ step: "advance" })],
+  axes: ({ operands: [logits, params, draws, ids] }) => [
+    along(logits!.shape[0]!, { 0: [logits, 0], 1: [params, 0], 2: [draws, 0], 3: [ids, 0] }),
+  ],
+  shaders: () => [shader({})],
 };

@@ -1,7 +1,7 @@
-// argmax, penalize and token_logprobs: one workgroup per row of logits. NaN is found by its bits: WGSL may assume that
+// argmax and token_logprobs: one workgroup per row of logits. NaN is found by its bits: WGSL may assume that
 // there is none.
 
-import { argmaxOp, penalizeOp } from "../../../ops/sampling.js";
+import { argmaxOp } from "../../../ops/argmax.js";
 import { tokenLogprobsOp } from "../../../ops/token-logprobs.js";
 import { FAILURE } from "../device/errors.js";
 import type { Kernel } from "../kernel.js";
@@ -46,44 +46,6 @@ export const argmax: Kernel = {
   },
   axes: ({ operands: [logits, ids] }) => [along(logits!.shape[0]!, { 0: [logits, 0], 1: [ids, 0] })],
   shaders: () => [argmaxShader({})],
-};
-
-// Each id of a row's history counts once: who sets its bit first applies the penalty.
-const penalizeShader = family("penalize", () => ({
-  bindings: [writes("logits"), reads("history", "array<i32>"), writes("met", "array<atomic<u32>>")],
-  params: ["rows", "vocabulary", "words", "length", "logits", "history", "penalty:f32"],
-  reports: true,
-  workgroup: WIDTH,
-  body: `if (group >= P.rows) { return; }
-  for (var w = lid; w < P.words; w += ${WIDTH}u) { atomicStore(&met[group * P.words + w], 0u); }
-  storageBarrier();
-  for (var j = lid; j < P.length; j += ${WIDTH}u) {
-    let id = history[P.history + group * P.length + j];
-    if (id < 0) { continue; }
-    if (id >= i32(P.vocabulary)) { report(${FAILURE.tokenId}u, bitcast<u32>(id), P.vocabulary, 0u); continue; }
-    let bit = 1u << (u32(id) & 31u);
-    if ((atomicOr(&met[group * P.words + u32(id) / 32u], bit) & bit) != 0u) { continue; }
-    let at = P.logits + group * P.vocabulary + u32(id);
-    let score = logits[at];
-    logits[at] = select(score / P.penalty, score * P.penalty, score < 0.0);
-  }`,
-}));
-
-export const penalize: Kernel = {
-  op: penalizeOp,
-  record({ operands: [logits, history], attributes: [penalty = 1] }, queue) {
-    const [rows = 0, vocabulary = 0] = logits!.shape;
-    const length = history!.shape[1]!;
-    const words = Math.ceil(vocabulary / 32);
-    const size = Math.max(16, Math.ceil((rows * words) / 4) * 16);
-    const met = { block: queue.buffers.scratch("met", size), start: 0, size };
-    const offsets = { logits: logits!.offset, history: history!.offset };
-    const numbers = { rows, vocabulary, words, length, ...offsets, penalty };
-    queue.dispatch(penalizeShader({}), [logits!, history!, met], numbers, rows);
-    return undefined;
-  },
-  axes: ({ operands: [logits, history] }) => [along(logits!.shape[0]!, { 0: [logits, 0], 1: [history, 0] })],
-  shaders: () => [penalizeShader({})],
 };
 
 const logprobsShader = family("token_logprobs", () => ({

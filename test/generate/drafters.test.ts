@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
-import { guess } from "../../src/generate/lookup.js";
+import { guess } from "../../src/generate/drafters/ngram.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
@@ -44,6 +44,16 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     }
   });
 
+  test("in a batch, whose rows end at their own time", async () => {
+    const options = {
+      input_ids: [prompt, prompt.map((id) => (id * 7 + 3) % 150)],
+      max_new_tokens: 30,
+      eos_token_id: 135,
+    };
+    const greedy = await model.generate(options);
+    expect(await model.generate({ ...options, prompt_lookup_num_tokens: 3 })).toEqual(greedy);
+  });
+
   test("fewer passes than tokens where the text repeats itself", async () => {
     const before = device.recorded;
     const options = { input_ids: [prompt], max_new_tokens: 40, do_sample: false, eos_token_id: null };
@@ -55,7 +65,7 @@ describe.each(ALL_DEVICES)("%s", (name) => {
 
   test("what could change the result is refused", async () => {
     const options = { input_ids: [prompt], max_new_tokens: 4, prompt_lookup_num_tokens: 3 };
-    for (const more of [{ do_sample: true }, { repetition_penalty: 1.2 }, { input_ids: [prompt, prompt] }]) {
+    for (const more of [{ do_sample: true }, { repetition_penalty: 1.2 }, { presence_penalty: 1 }]) {
       await expect(model.generate({ ...options, ...more })).rejects.toThrow(OptionError);
     }
   });

@@ -1,6 +1,6 @@
-// penalize, sample, append_token: what happens between the logits and the next token.
+// sample: one token per row of logits, by parameters of the row's own.
 //
-// sample never sorts a whole row. Maxima of blocks of 128 scores tell where the best scores can be, so that top_k,
+// No row is ever sorted as a whole. Maxima of blocks of 128 scores tell where the best scores can be, so that top_k,
 // top_p and min_p mostly look at a few blocks; where a flat distribution keeps many tokens, sums of probability by
 // the scores' leading bits find the cut.
 
@@ -8,36 +8,12 @@
 
 #include "../parallel.h"
 #include "../registry.h"
+#include "../simd/greatest.h"
 #include "../simd/vec.h"
 
 namespace octavo::OCTAVO_ISA {
 
 namespace {
-
-const char* penalize(const Call& call) {
-  const Tensor &logits = call.t[0], &history = call.t[1];
-  const int64_t B = logits.dim[0], V = logits.dim[1], L = history.dim[1];
-  const float penalty = call.attr[0].f;
-  const size_t bytes = (size_t)(V / 8 + 1);
-  uint8_t* seen = reinterpret_cast<uint8_t*>(call.need(bytes));
-  if (!seen) return "memory ran out";
-  for (int64_t b = 0; b < B; b++) {
-    float* row = logits.as<float>() + b * V;
-    const int32_t* ids = history.as<int32_t>() + b * L;
-    std::memset(seen, 0, bytes);
-    for (int64_t i = 0; i < L; i++) {
-      const int32_t id = ids[i];
-      if (id < 0) continue;
-      if (id >= V) return sentence("token id %d is outside the vocabulary of %lld", id, (long long)V);
-      uint8_t& byte = seen[id >> 3];
-      const uint8_t bit = (uint8_t)(1u << (id & 7));
-      if (byte & bit) continue;
-      byte |= bit;
-      row[id] = row[id] < 0 ? row[id] * penalty : row[id] / penalty;
-    }
-  }
-  return nullptr;
-}
 
 // First word of Philox4x32-10.
 uint32_t philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1) {
@@ -309,15 +285,60 @@ struct Row {
   }
 };
 
+// Draws from a row that was read; u is in [0, 1).
+int32_t drawn_from(Row& row, const Call& call, const float* params, double u) {
+  const int64_t V = row.V;
+  const int64_t top_k = params[1] < (float)V ? (int64_t)params[1] : V;
+  const float top_p = params[2];
+  const double min_p = params[3] < 1 ? (double)params[3] : 1.0;
+  if (top_k > 0 && top_k < V) {
+    const int64_t n = row.collect(row.kth_largest(top_k), row.list);
+    Candidate last = {0, -1};
+    if (top_p < 1) {
+      double total = 0, mass = 0;
+      for (int64_t i = 0; i < n; i++) total += weight_of(row.list[i].score, row.top);
+      std::memcpy(row.sorted, row.list, sizeof(Candidate) * (size_t)n);
+      std::sort(row.sorted, row.sorted + n, Above());
+      row.walk(row.sorted, n, (double)top_p * total, &mass, &last);
+    }
+    return row.draw(n, top_p < 1 ? &last : nullptr, min_p, u, false);
+  }
+  if (top_p < 1) {
+    const double total = row.weigh_all(call);
+    const Candidate last = row.last_kept((double)top_p * total);
+    return row.draw(row.collect(last.score, row.list), &last, min_p, u, true);
+  }
+  if (min_p > 0) {
+    // A little below the bound, draw() looks closely.
+    const float least = row.top + (float)__builtin_log(min_p) - 0.001f;
+    const int64_t n = row.collect(least, row.list);
+    const bool many = n > 8192;
+    if (many) row.weigh_all(call);
+    return row.draw(n, nullptr, min_p, u, many);
+  }
+  const double total = row.weigh_all(call);
+  return row.draw_all(total, u);
+}
+
 const char* sample(const Call& call) {
-  const Tensor &logits = call.t[0], &counter = call.t[1], &ids = call.t[2];
-  const int64_t B = logits.dim[0], V = logits.dim[1];
-  const float temperature = call.attr[0].f, top_p = call.attr[2].f;
-  const double min_p = call.attr[3].f < 1 ? (double)call.attr[3].f : 1.0;
-  const int64_t top_k = call.attr[1].i;
-  const uint32_t seed = (uint32_t)call.attr[4].i;
-  if (!(temperature > 0)) return sentence("temperature must be above 0, got %g", (double)temperature);
+  const Tensor &logits = call.t[0], &params = call.t[1], &draws = call.t[2], &ids = call.t[3];
+  const int64_t R = logits.dim[0], V = logits.dim[1];
   if (V == 0) return "logits are empty";
+  // Rows that take the likeliest token need no scratch memory, and no order.
+  bool any = false;
+  for (int64_t r = 0; r < R; r++) any |= params.as<float>()[4 * r] > 0;
+  parallel(call, R, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; r++) {
+      const float temperature = params.as<float>()[4 * r];
+      bool nan = false;
+      const int64_t best = temperature == 0 ? first_greatest(logits.as<float>() + r * V, V, &nan) : 0;
+      ids.as<int32_t>()[r] = nan ? -1 : (int32_t)best;
+    }
+  });
+  for (int64_t r = 0; r < R; r++)
+    if (ids.as<int32_t>()[r] < 0) return "logits hold NaN";
+  if (!any) return nullptr;
+
   Row row;
   row.V = V;
   row.blocks = (V + kBlock - 1) / kBlock;
@@ -337,61 +358,23 @@ const char* sample(const Call& call) {
   row.scores = reinterpret_cast<float*>(take(length * 4));
   row.maxima = reinterpret_cast<float*>(take(length * 4));
   row.spare = reinterpret_cast<float*>(take(length * 4));
-  int32_t& drawn = counter.as<int32_t>()[0];
-
-  for (int64_t b = 0; b < B; b++) {
-    row.read(logits.as<float>() + b * V, temperature);
+  for (int64_t r = 0; r < R; r++) {
+    const float* own = params.as<float>() + 4 * r;
+    int32_t* draw = draws.as<int32_t>() + 3 * r;  // seed, sequence, step
+    if (!(own[0] > 0)) continue;
+    row.read(logits.as<float>() + r * V, own[0]);
     if (row.nan) return "logits hold NaN";
     if (row.top == -INFINITY) return "all logits are -inf";
-    const double u = (double)(philox(seed, 0x4F435456u, (uint32_t)drawn, (uint32_t)b) >> 8) * 0x1p-24;
-    int32_t& id = ids.as<int32_t>()[b];
-    if (top_k > 0 && top_k < V) {
-      const int64_t n = row.collect(row.kth_largest(top_k), row.list);
-      Candidate last = {0, -1};
-      if (top_p < 1) {
-        double total = 0, mass = 0;
-        for (int64_t i = 0; i < n; i++) total += weight_of(row.list[i].score, row.top);
-        std::memcpy(row.sorted, row.list, sizeof(Candidate) * (size_t)n);
-        std::sort(row.sorted, row.sorted + n, Above());
-        row.walk(row.sorted, n, (double)top_p * total, &mass, &last);
-      }
-      id = row.draw(n, top_p < 1 ? &last : nullptr, min_p, u, false);
-    } else if (top_p < 1) {
-      const double total = row.weigh_all(call);
-      const Candidate last = row.last_kept((double)top_p * total);
-      id = row.draw(row.collect(last.score, row.list), &last, min_p, u, true);
-    } else if (min_p > 0) {
-      // A little below the bound, draw() looks closely.
-      const float least = row.top + (float)__builtin_log(min_p) - 0.001f;
-      const int64_t n = row.collect(least, row.list);
-      const bool many = n > 8192;
-      if (many) row.weigh_all(call);
-      id = row.draw(n, nullptr, min_p, u, many);
-    } else {
-      const double total = row.weigh_all(call);
-      id = row.draw_all(total, u);
-    }
+    const uint32_t random = philox((uint32_t)draw[0], 0x4F435456u, (uint32_t)draw[2], (uint32_t)draw[1]);
+    ids.as<int32_t>()[r] = drawn_from(row, call, own, (double)(random >> 8) * 0x1p-24);
+    draw[2] = (int32_t)((uint32_t)draw[2] + 1u);
   }
-  drawn = (int32_t)((uint32_t)drawn + 1u);
-  return nullptr;
-}
-
-const char* append_token(const Call& call) {
-  const Tensor &ids = call.t[0], &history = call.t[1];
-  const int64_t B = ids.dim[0], L = history.dim[1];
-  const int64_t at = call.t[2].as<int32_t>()[0];
-  if (at < 0 || at >= L) return sentence("position %lld is outside a history of %lld", (long long)at, (long long)L);
-  for (int64_t b = 0; b < B; b++) history.as<int32_t>()[b * L + at] = ids.as<int32_t>()[b];
   return nullptr;
 }
 
 }  // namespace
 
-OCTAVO_KERNELS(sampling,
-    {"penalize", "penalize: logits[B,V]:f32! history[B,L]:i32 ; penalty:f32 ->", penalize},
-    {"sample",
-     "sample: logits[B,V]:f32 counter[1]:i32! ; temperature:f32 top_k:i32 top_p:f32 min_p:f32 seed:i32 -> ids[B]:i32",
-     sample},
-    {"append_token", "append_token: ids[B]:i32 history[B,L]:i32! cursor[1]:i32 ->", append_token})
+OCTAVO_KERNELS(sample,
+    {"sample", "sample: logits[R,V]:f32 params[R,4]:f32 draws[R,3]:i32! -> ids[R]:i32", sample})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,0 +1,108 @@
+// The choice of tokens: from the logits of all rows to one token each, on the device. It is a recording of its own, so
+// that something can happen between a forward pass and the choice.
+
+import type { Device } from "../core/device.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { copyInto } from "../ops/copy.js";
+import { sample } from "../ops/sample.js";
+import { tokenLogprobs } from "../ops/token-logprobs.js";
+import type { SamplingConfig } from "./config.js";
+import { Penalties } from "./processors/penalties.js";
+import type { LogitsProcessor, RowStart } from "./processors/processor.js";
+import { copyRow, keptTogether, reorderRows, writeRow } from "./processors/rows.js";
+
+/** A row that is not sampled: its logits are not looked at. */
+const UNUSED = -1;
+
+/** What `sample` takes of a request: temperature (0 for the likeliest token), top_k, top_p, min_p. */
+function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfig): Float32Array {
+  return Float32Array.of(do_sample ? temperature : 0, top_k, top_p, min_p);
+}
+
+export class Choice implements Disposable {
+  /** f32[R,vocab]: what a forward pass leaves, and processors change. */
+  readonly logits: Tensor;
+  /** i32[R]: the tokens that were chosen last. */
+  readonly tokens: Tensor;
+  /** f32[R]: their log-probabilities among all tokens, after the processors; absent where nobody asked for them. */
+  readonly scores: Tensor | undefined;
+  /**
+   * In the order of transformers' list: the penalties come first; what the host does follows them, and temperature, top-k,
+   * top-p and min-p, which `sample` applies, follow that.
+   */
+  readonly processors: readonly LogitsProcessor[];
+  /** f32[R,4] and i32[R,3], as `sample` takes them. */
+  readonly #params: Tensor;
+  readonly #draws: Tensor;
+
+  /** @param capacity tokens that a row's text can have */
+  constructor(device: Device, shape: { rows: number; vocab: number; capacity: number }, scores: boolean) {
+    const { rows, vocab, capacity } = shape;
+    const params = new Float32Array(4 * rows).fill(UNUSED);
+    const own = keptTogether(
+      () => Tensor.empty(device, [rows, vocab], "f32", "logits"),
+      () => Tensor.from(device, new Int32Array(rows), [rows], "i32", "tokens"),
+      () => Tensor.from(device, params, [rows, 4], "f32", "sampling"),
+      () => Tensor.from(device, new Int32Array(3 * rows), [rows, 3], "i32", "draws"),
+      ...(scores ? [() => Tensor.empty(device, [rows], "f32", "scores")] : []),
+    );
+    [this.logits, this.tokens, this.#params, this.#draws] = own as unknown as [Tensor, Tensor, Tensor, Tensor];
+    this.scores = own[4];
+    this.processors = [new Penalties(device, rows, capacity)];
+  }
+
+  /** Which processors take part now: a recording of the choice holds for as long as this stays the same. */
+  get active(): number {
+    return this.processors.reduce((bits, { idle }, n) => (idle ? bits : bits | (1 << n)), 0);
+  }
+
+  /** Takes a row in: a request whose random numbers are those of `sequence`, from that of its next token on. */
+  begin(start: RowStart, sequence: number): void {
+    const { row, ids, prompt, options } = start;
+    writeRow(this.#params, row, paramsOf(options));
+    writeRow(this.#draws, row, Int32Array.of(options.seed, sequence, ids.length - prompt));
+    for (const processor of this.processors) processor.begin(start);
+  }
+
+  /** Leaves a row alone from now on. */
+  end(row: number): void {
+    writeRow(this.#params, row, Float32Array.of(UNUSED));
+    for (const processor of this.processors) processor.end(row);
+  }
+
+  /** Records what the processors do to the logits. */
+  process(): void {
+    for (const processor of this.processors) processor.record(this.logits);
+  }
+
+  /** Records the choice. */
+  choose(): void {
+    scope(() => {
+      copyInto(sample(this.logits, this.#params, this.#draws), this.tokens);
+      if (this.scores) copyInto(tokenLogprobs(this.logits, this.tokens), this.scores);
+      for (const processor of this.processors) processor.keep(this.tokens);
+    });
+  }
+
+  /** Records that row `to` goes on from the state of row `from`, as request `options` of `sequence`. */
+  fork(from: number, to: number, options: SamplingConfig, sequence: number, step: number): void {
+    copyRow(this.tokens, from, to);
+    writeRow(this.#params, to, paramsOf(options));
+    writeRow(this.#draws, to, Int32Array.of(options.seed, sequence, step));
+    for (const processor of this.processors) processor.fork(from, to);
+  }
+
+  reorder(parents: readonly number[]): void {
+    for (const tensor of [this.tokens, this.#params, this.#draws]) reorderRows(tensor, parents);
+    for (const processor of this.processors) processor.reorder(parents);
+  }
+
+  dispose(): void {
+    for (const tensor of [this.logits, this.tokens, this.#params, this.#draws, this.scores]) tensor?.dispose();
+    for (const processor of this.processors) processor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,73 @@
+// A smaller model as a drafter (Leviathan et al. 2023; Chen et al. 2023): it writes on greedily for a few tokens, for all
+// rows in the same passes. What its cache holds of a text stays there from one draft to the next.
+
+import type { Device } from "../../core/device.js";
+import type { CacheDType } from "../../nn/cache.js";
+import type { CausalLM } from "../../nn/decoder.js";
+import type { SamplingConfig } from "../config.js";
+import type { RequestConfig } from "../sequence.js";
+import { DecodeSession } from "../session.js";
+import type { Drafter, Drafts } from "./drafter.js";
+
+const GREEDY: SamplingConfig = {
+  do_sample: false,
+  temperature: 1,
+  top_k: 0,
+  top_p: 1,
+  min_p: 0,
+  repetition_penalty: 1,
+  seed: 0,
+};
+
+export interface AssistantOptions {
+  readonly rows: number;
+  /** Tokens that a text can have, and one more than the most that are drafted; longer texts get no drafts. */
+  readonly capacity: number;
+  readonly cache_dtype: CacheDType;
+  readonly signal?: AbortSignal;
+}
+
+export class AssistantDrafter implements Drafter {
+  readonly #session: DecodeSession;
+  readonly #signal: AbortSignal | undefined;
+
+  /** @throws OutOfMemoryError */
+  constructor(device: Device, model: CausalLM, { signal, ...options }: AssistantOptions) {
+    this.#session = new DecodeSession(device, model, options);
+    this.#signal = signal;
+  }
+
+  async propose(texts: readonly (readonly number[] | undefined)[], most: readonly number[]): Promise<Drafts> {
+    const session = this.#session;
+    const drafts: number[][] = texts.map(() => []);
+    texts.forEach((text, row) => {
+      if (!text) session.remove(row);
+    });
+    const longest = Math.max(0, ...most);
+    // One more than is asked for: a row that had all its tokens would forget its text.
+    const config: RequestConfig = { ...GREEDY, max_new_tokens: longest + 1, eos_token_ids: [] };
+    const fits = (text: readonly number[]): boolean => text.length + config.max_new_tokens <= session.capacity;
+    const requests = texts.flatMap((prompt, row) =>
+      prompt && most[row]! > 0 && fits(prompt) ? [{ row, prompt, config }] : [],
+    );
+    if (requests.length === 0) return drafts;
+    await session.resume(requests, { signal: this.#signal });
+    // A step is under way while the one before is read, as in generate().
+    let step = session.step();
+    for (let n = 1; step; n++) {
+      const ahead = n < longest ? session.step() : undefined;
+      ahead?.catch(() => {}); // awaited in the next turn
+      for (const { row, id } of await step) if (drafts[row]!.length < most[row]!) drafts[row]!.push(id);
+      step = ahead;
+    }
+    return drafts;
+  }
+
+  dispose(): void {
+    this.#session.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,70 @@
+// Which drafter a call of generate() uses, and what does not go together with one.
+
+import { OptionError } from "../../core/errors.js";
+import { cacheDType } from "../../nn/cache.js";
+import type { GenerationConfig } from "../config.js";
+import type { Batch } from "../inputs.js";
+import type { GenerateOptions, PreTrainedModel } from "../model.js";
+import { hasPenalties } from "../processors/penalties.js";
+import { AssistantDrafter } from "./assistant.js";
+import type { Drafter } from "./drafter.js";
+import { NgramDrafter } from "./ngram.js";
+
+type DraftOptions = Pick<GenerateOptions, "assistant_model" | "logits_processor">;
+
+/** The most tokens that are guessed at a time; 0 without a drafter. */
+export function draftsOf(config: GenerationConfig, { assistant_model }: DraftOptions): number {
+  return assistant_model ? config.num_assistant_tokens : config.prompt_lookup_num_tokens;
+}
+
+/** @throws OptionError where guesses could change what is generated, or for an assistant that cannot guess for this model */
+export function checkDrafting(model: PreTrainedModel, config: GenerationConfig, options: DraftOptions): void {
+  const { assistant_model: assistant, logits_processor } = options;
+  if (assistant !== undefined) checkAssistant(model, assistant);
+  if (draftsOf(config, options) === 0) return;
+  const name = assistant ? "assistant_model" : "prompt_lookup_num_tokens";
+  const problem =
+    assistant && config.prompt_lookup_num_tokens > 0
+      ? "prompt_lookup_num_tokens"
+      : config.do_sample
+        ? "do_sample"
+        : hasPenalties(config)
+          ? "penalties"
+          : logits_processor?.length
+            ? "logits_processor"
+            : undefined;
+  if (problem) throw new OptionError(`${name} does not go together with ${problem}`, { details: { option: name } });
+}
+
+function checkAssistant(model: PreTrainedModel, assistant: PreTrainedModel): void {
+  const { vocab } = model.module.geometry;
+  const own = assistant?.module?.geometry?.vocab;
+  if (own === vocab) return;
+  const message = own
+    ? `assistant_model has a vocabulary of ${own} tokens, the model one of ${vocab}: their tokenizers must agree`
+    : "assistant_model must be a model from from_pretrained()";
+  throw new OptionError(message, { details: { option: "assistant_model" } });
+}
+
+/**
+ * The drafter that the options ask for.
+ * @throws OutOfMemoryError
+ */
+export function openDrafter(
+  batch: Batch,
+  config: GenerationConfig,
+  { assistant, signal }: { assistant: PreTrainedModel | undefined; signal: AbortSignal | undefined },
+): Drafter | undefined {
+  if (assistant) {
+    const { max_positions } = assistant.module.geometry;
+    const capacity = Math.min(max_positions, batch.steps + config.max_new_tokens + config.num_assistant_tokens + 1);
+    const cache_dtype = config.cache_dtype ?? cacheDType(assistant.dtype);
+    return new AssistantDrafter(assistant.device, assistant.module, {
+      rows: batch.rows,
+      capacity,
+      cache_dtype,
+      signal,
+    });
+  }
+  return config.prompt_lookup_num_tokens > 0 ? new NgramDrafter() : undefined;
+}

@@ -1,0 +1,81 @@
+// Forward passes over tokens of a cache's rows: any tokens of any rows in one flat pass, or the next token of each row.
+
+import type { Device } from "../core/device.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { type CacheDType, type CrossCache, KVCache } from "../nn/cache.js";
+import type { Decoder } from "../nn/decoder.js";
+import type { PassInput } from "../nn/pass.js";
+import { copyInto } from "../ops/copy.js";
+import { cacheShape } from "./cache-options.js";
+import type { FlatPiece } from "./prefill.js";
+
+export interface RowOptions {
+  readonly rows: number;
+  /** Tokens of a row. */
+  readonly capacity: number;
+  readonly cache_dtype: CacheDType;
+  /** What the rows of an encoder-decoder read of their encoder. */
+  readonly cross?: CrossCache;
+}
+
+export class RowForward implements Disposable {
+  readonly device: Device;
+  readonly cache: KVCache;
+  readonly #model: Decoder;
+  readonly #shared: Pick<PassInput, "cross">;
+
+  /** @throws OutOfMemoryError */
+  constructor(device: Device, model: Decoder, options: RowOptions) {
+    const { rows, capacity, cache_dtype, cross } = options;
+    this.device = device;
+    this.#model = model;
+    this.#shared = { cross };
+    this.cache = new KVCache(device, cacheShape(model, rows, capacity, cache_dtype));
+  }
+
+  /** Records the hidden states [1,N,hidden] of a piece. The cache's room for it must be reserved, here and below. */
+  hidden({ ids, lanes }: FlatPiece): Tensor {
+    return scope(() => {
+      const shape = [1, ids.length];
+      return this.#run(Tensor.from(this.device, ids, shape), Tensor.from(this.device, lanes, [2, ...shape], "i32"));
+    });
+  }
+
+  /** Records the logits [N,vocab] of all tokens of a piece. */
+  logits(piece: FlatPiece): Tensor {
+    return scope(() => this.#model.head(this.hidden(piece).view(piece.ids.length, -1)));
+  }
+
+  /** Records the logits [n,vocab] of the last token of each text that ends in a piece. */
+  lastLogits(piece: FlatPiece): Tensor {
+    return scope(() => {
+      const rows = this.hidden(piece).view(piece.ids.length, -1);
+      const last = Tensor.empty(this.device, [piece.ends.length, rows.shape[1]!], "f32", "last hidden states");
+      piece.ends.forEach(([, lane], n) => {
+        copyInto(rows.narrow(0, lane, 1), last.narrow(0, n, 1));
+      });
+      return this.#model.head(last);
+    });
+  }
+
+  /** Records `logits[R,vocab]` of the tokens i32[R] at `lanes` i32[2,R,1]. */
+  step(tokens: Tensor, lanes: Tensor, logits: Tensor): void {
+    scope(() => {
+      const rows = tokens.shape[0]!;
+      copyInto(this.#model.head(this.#run(tokens.view(rows, 1), lanes).view(rows, -1)), logits);
+    });
+  }
+
+  #run(ids: Tensor, lanes: Tensor): Tensor {
+    using pass = this.#model.pass({ positions: lanes.select(0, 1), lanes, cache: this.cache, ...this.#shared });
+    return this.#model.hidden(pass, ids);
+  }
+
+  dispose(): void {
+    this.cache.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,415 @@
+// A decode session: rows of a cache, each with a request of its own, that take one token a step. All steps are the same two
+// recordings: the forward pass over one token per row, and the choice of the next ones. Between the two, rows that came in
+// bring the logits of their prompts, and processors on the host are called. The next step is under way before the host has
+// seen a token. A row that ends is free for another request; the recordings stay.
+
+import type { Device, Recording } from "../core/device.js";
+import { OptionError } from "../core/errors.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { CacheDType, CrossCache } from "../nn/cache.js";
+import type { Decoder } from "../nn/decoder.js";
+import { advanceLanes } from "../ops/advance.js";
+import { argmax } from "../ops/argmax.js";
+import { copyInto } from "../ops/copy.js";
+import { tokenLogprobs } from "../ops/token-logprobs.js";
+import { Choice } from "./choice.js";
+import type { Drafts } from "./drafters/drafter.js";
+import { RowForward } from "./forward.js";
+import { type FlatPiece, flatPieces, runPieces } from "./prefill.js";
+import type { HostProcessor } from "./processors/processor.js";
+import { reorderRows, writeAt } from "./processors/rows.js";
+import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
+
+export interface SessionOptions {
+  /** Texts at a time. */
+  readonly rows: number;
+  /** Tokens that a row's text can have, prompt and new ones. */
+  readonly capacity: number;
+  readonly cache_dtype: CacheDType;
+  /** Called for each row of each step, in this order. They cost the pipelining. */
+  readonly processors?: readonly HostProcessor[];
+  /** Encoder-decoders: what each row reads of its encoder; the caller disposes it after the session. */
+  readonly cross?: CrossCache;
+  /** Keep the log-probability of each token. */
+  readonly scores?: boolean;
+}
+
+export interface PrefillOptions {
+  readonly signal?: AbortSignal;
+  /** Tokens of a piece, for tests. */
+  readonly piece?: number;
+}
+
+export class DecodeSession implements Disposable {
+  readonly rows: number;
+  readonly capacity: number;
+  readonly #device: Device;
+  readonly #forward: RowForward;
+  readonly #choice: Choice;
+  readonly #processors: readonly HostProcessor[];
+  /** i32[2,R,1]: the row of each lane (-1 where it has none), and the position of its token. */
+  readonly #lanes: Tensor;
+  readonly #sequences: (Sequence | undefined)[];
+  #stepping: Recording | undefined;
+  /** The choice in two parts, between which host processors are called; one part where there are none. */
+  #choosing: readonly Recording[] = [];
+  /** Processors that `#choosing` was recorded with. */
+  #active = 0;
+  #last: Promise<unknown> = Promise.resolve();
+
+  /** @throws OutOfMemoryError */
+  constructor(device: Device, model: Decoder, options: SessionOptions) {
+    const { rows, capacity } = options;
+    this.rows = rows;
+    this.capacity = capacity;
+    this.#device = device;
+    this.#processors = options.processors ?? [];
+    this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
+    const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
+    this.#lanes = Tensor.from(device, lanes, [2, rows, 1], "i32", "lanes").keep();
+    let choice: Choice | undefined;
+    try {
+      const { vocab } = model.geometry;
+      choice = new Choice(device, { rows, vocab, capacity }, options.scores ?? false);
+      this.#forward = new RowForward(device, model, options);
+    } catch (error) {
+      choice?.dispose();
+      this.#lanes.dispose();
+      throw error;
+    }
+    this.#choice = choice;
+  }
+
+  /** The sequence of each row; undefined for a row that is free. */
+  get sequences(): readonly (Readonly<Sequence> | undefined)[] {
+    return this.#sequences;
+  }
+
+  /** i32[R]: the tokens that the last step gave. */
+  get tokens(): Tensor {
+    return this.#choice.tokens;
+  }
+
+  /** True if a step can begin before the one before was read. */
+  get pipelined(): boolean {
+    return this.#processors.length === 0;
+  }
+
+  /**
+   * Takes texts into free rows, a piece at a time; when it resolves, the last piece is under way, and the next step gives
+   * the rows their first tokens. Steps of the other rows can go on meanwhile.
+   * @throws OptionError for a row that is taken or a text that does not fit; AbortError, KernelError, OutOfMemoryError
+   */
+  async add(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
+    await this.#fill(this.#seat(requests), options, 0);
+  }
+
+  /** The same for rows that take their tokens from `verify`, which the last token of each prompt is left to. */
+  async addForDrafts(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
+    await this.#fill(this.#seat(requests), options, 1);
+  }
+
+  /** Frees a row, whether it has ended or not, and takes another request in. */
+  async replace(request: RowRequest, options: PrefillOptions = {}): Promise<void> {
+    this.remove(request.row);
+    await this.add([request], options);
+  }
+
+  /** Frees a row: its text is forgotten, and tokens of it that are under way are dropped. */
+  remove(row: number): void {
+    const sequence = this.#sequences[row];
+    if (sequence) this.#free(sequence);
+  }
+
+  /**
+   * Goes on from other texts, as requests of the rows' own: what a row's text shares with the new one stays in the cache.
+   * A row that is free takes its text in as `add` does.
+   */
+  async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
+    const resumed = requests.map((request) => {
+      const before = this.#sequences[request.row];
+      if (!before) return this.#seat([request])[0]!;
+      const next = this.#checked(request);
+      const most = Math.min(before.cached, next.ids.length - 1);
+      while (next.cached < most && next.ids[next.cached] === before.ids[next.cached]) next.cached++;
+      this.#forward.cache.rewind(request.row, before.cached - next.cached);
+      this.#retire(before);
+      this.#sequences[request.row] = next;
+      return next;
+    });
+    await this.#fill(resumed, options, 0);
+  }
+
+  /** A free row goes on from the text of row `from` as a request of its own: several samples of one prompt. */
+  fork(from: number, to: number, config: RequestConfig, sequence: number): void {
+    const parent = this.#sequences[from];
+    if (!parent?.ready) throw new OptionError(`row ${from} has no text to fork`);
+    this.#checkFree(to);
+    this.#forward.cache.fork(from, to);
+    const fork = parent.fork(to, config, sequence);
+    this.#sequences[to] = fork;
+    if (fork.logits) return; // the next step takes it in as it does any other
+    this.#choice.fork(from, to, config, sequence, fork.asked);
+    this.#seatLane(fork);
+  }
+
+  /** Each row r goes on from the text of row `parents[r]` (beams). All rows have taken a step. */
+  reorder(parents: readonly number[]): void {
+    const before = parents.map((parent) => this.#sequences[parent]);
+    if (before.length !== this.rows || !before.every((sequence) => sequence?.ready && !sequence.logits)) {
+      throw new OptionError("only rows that have all taken a step can be reordered");
+    }
+    this.#forward.cache.reorder(parents);
+    this.#choice.reorder(parents);
+    scope(() => reorderRows(this.#lanes.select(0, 1), parents));
+    before.forEach((own, row) => {
+      this.#sequences[row] = own!.row === row ? own : own!.fork(row, own!.config, own!.sequence);
+    });
+  }
+
+  /**
+   * One step: a token for every row with a text, those that came in since the last one included. All of it is recorded when
+   * this returns, unless there are host processors; the promise gives the tokens. Rows of which no token is missing take
+   * no part, and rows that have ended are free once they were read. Undefined if no row takes part.
+   */
+  step(): Promise<RowToken[]> | undefined {
+    if (this.#live().every(({ complete }) => complete)) return undefined;
+    if (!this.pipelined) {
+      const hosted = this.#hosted(this.#last);
+      this.#last = hosted.catch(() => {});
+      return hosted;
+    }
+    const live = this.#forwardStep();
+    for (const recording of this.#recordedChoice()) recording.replay();
+    return this.#read(live);
+  }
+
+  /** A step between whose two parts the host sees the logits. */
+  async #hosted(last: Promise<unknown>): Promise<RowToken[]> {
+    await last;
+    const live = this.#forwardStep();
+    const [processing, choosing] = this.#recordedChoice();
+    processing!.replay();
+    const { logits } = this.#choice;
+    const vocab = logits.shape[1]!;
+    const all = await logits.readFloats();
+    for (const sequence of live) {
+      const { row, ids, prompt } = sequence;
+      const own = all.subarray(row * vocab, (row + 1) * vocab);
+      const at = { row, ids, prompt, step: ids.length - prompt };
+      for (const processor of this.#processors) await processor.process(own, at);
+    }
+    logits.write(all);
+    choosing!.replay();
+    return await this.#read(live);
+  }
+
+  /**
+   * Checks drafts of all rows in one pass: the tokens that each row is given are those that steps would have given it, one
+   * after the other, and more than one where drafts were right. Rows must have come by `addForDrafts` and be greedy.
+   */
+  async verify(drafts: Drafts): Promise<RowToken[]> {
+    const live = this.#live();
+    const texts = live.map(({ row, ids, cached }) => ({
+      row,
+      ids: [...ids.slice(cached), ...drafts[row]!],
+      from: cached,
+    }));
+    const [piece] = flatPieces(texts, Number.POSITIVE_INFINITY);
+    if (!piece) return [];
+    this.#extend(piece, live);
+    const [likeliest, scores] = scope(() => {
+      const logits = this.#forward.logits(piece);
+      const ids = argmax(logits);
+      return this.#choice.scores ? [ids, tokenLogprobs(logits, ids)] : [ids];
+    }) as [Tensor, Tensor | undefined];
+    let ids: Int32Array;
+    let score: Float32Array | undefined;
+    try {
+      ids = (await likeliest.read()) as Int32Array;
+      score = await scores?.readFloats();
+    } finally {
+      likeliest.dispose();
+      scores?.dispose();
+    }
+    const tokens: RowToken[] = [];
+    let lane = 0;
+    for (const [n, sequence] of live.entries()) {
+      const own = drafts[sequence.row]!;
+      // The lane of the last token that is certain gives the first new one.
+      const first = lane + texts[n]!.ids.length - own.length - 1;
+      for (let i = 0; i <= own.length && !sequence.ended; i++) {
+        tokens.push(sequence.take(ids[first + i]!, score?.[first + i], i > 0));
+        if (ids[first + i] !== own[i]) break;
+      }
+      lane += texts[n]!.ids.length;
+      this.#rewindTo(sequence, sequence.ids.length - 1);
+      if (sequence.ended) this.#free(sequence);
+    }
+    return tokens;
+  }
+
+  #live(): Sequence[] {
+    return this.#sequences.filter((sequence): sequence is Sequence => sequence?.ready === true);
+  }
+
+  #checked(request: RowRequest): Sequence {
+    const { row, prompt, config } = request;
+    if (!(row >= 0 && row < this.rows)) throw new OptionError(`row ${row} is not one of the session's ${this.rows}`);
+    if (prompt.length === 0) throw new OptionError(`the text of row ${row} is empty`);
+    const tokens = prompt.length + config.max_new_tokens;
+    if (tokens > this.capacity) {
+      throw new OptionError(`a text of ${tokens} tokens does not fit a row of ${this.capacity}`);
+    }
+    return new Sequence(request);
+  }
+
+  #checkFree(row: number): void {
+    if (row >= 0 && row < this.rows && !this.#sequences[row]) return;
+    throw new OptionError(`row ${row} is not a free row of the session's ${this.rows}`);
+  }
+
+  #seat(requests: readonly RowRequest[]): Sequence[] {
+    const sequences = requests.map((request) => this.#checked(request));
+    for (const { row } of sequences) this.#checkFree(row);
+    for (const sequence of sequences) this.#sequences[sequence.row] = sequence;
+    return sequences;
+  }
+
+  /** Runs what the cache lacks of each text, but for the last `leave` tokens. */
+  async #fill(sequences: readonly Sequence[], { signal, piece }: PrefillOptions, leave: number): Promise<void> {
+    const texts = sequences.map(({ row, ids, cached }) => ({
+      row,
+      ids: ids.slice(cached, ids.length - leave),
+      from: cached,
+    }));
+    try {
+      await runPieces(flatPieces(texts, piece), (tokens) => this.#runPiece(tokens, sequences, leave > 0), signal);
+      for (const sequence of sequences) sequence.ready = true;
+    } catch (error) {
+      for (const sequence of sequences) this.#free(sequence);
+      throw error;
+    }
+  }
+
+  /** Records a piece of texts; keeps the logits of those that end in it, unless their last tokens are left. */
+  #runPiece(piece: FlatPiece, sequences: readonly Sequence[], left: boolean): Tensor {
+    this.#extend(piece, sequences);
+    if (left || piece.ends.length === 0) return this.#forward.hidden(piece);
+    const logits = this.#forward.lastLogits(piece);
+    piece.ends.forEach(([text], n) => {
+      sequences[text]!.logits = logits.narrow(0, n, 1).keep();
+    });
+    return logits;
+  }
+
+  /** Makes room for the tokens of a piece. */
+  #extend({ counts }: FlatPiece, sequences: readonly Sequence[]): void {
+    this.#forward.cache.extend(this.#sequences.map((_, row) => counts.get(row) ?? 0));
+    for (const sequence of sequences) sequence.cached += counts.get(sequence.row) ?? 0;
+  }
+
+  /** Records the forward pass of rows that are under way; gives all rows whose logits are there then. */
+  #forwardStep(): Sequence[] {
+    for (const sequence of this.#live()) if (sequence.complete) this.#retire(sequence);
+    const live = this.#live().filter(({ complete }) => !complete);
+    const old = live.filter(({ logits }) => !logits);
+    if (old.length > 0) {
+      this.#forward.cache.extend(this.#sequences.map((sequence) => (sequence && old.includes(sequence) ? 1 : 0)));
+      const { tokens, logits } = this.#choice;
+      this.#stepping ??= this.#device.capture(() => this.#forward.step(tokens, this.#lanes, logits));
+      this.#stepping.replay();
+      for (const sequence of old) sequence.cached++;
+    }
+    for (const sequence of live) {
+      this.#enter(sequence);
+      sequence.asked++;
+    }
+    return live;
+  }
+
+  /** The choice as it is to be recorded now: made anew where the first row came that needs another processor. */
+  #recordedChoice(): readonly Recording[] {
+    const { active } = this.#choice;
+    if (this.#choosing.length > 0 && this.#active === active) return this.#choosing;
+    for (const recording of this.#choosing) recording.dispose();
+    this.#choosing = [];
+    this.#active = active;
+    const process = (): void => this.#choice.process();
+    const choose = (): void => {
+      this.#choice.choose();
+      advanceLanes(this.#lanes, 1);
+    };
+    const together = (): void => {
+      process();
+      choose();
+    };
+    const parts = this.pipelined ? [together] : [process, choose];
+    this.#choosing = parts.map((part) => this.#device.capture(part));
+    return this.#choosing;
+  }
+
+  /** Takes a row in whose prompt has run: its logits are those that the choice sees. */
+  #enter(sequence: Sequence): void {
+    const { row, ids, prompt, config: options, logits } = sequence;
+    if (!logits) return;
+    scope(() => copyInto(logits, this.#choice.logits.narrow(0, row, 1)));
+    logits.dispose();
+    sequence.logits = undefined;
+    this.#choice.begin({ row, ids, prompt, options }, sequence.sequence);
+    this.#seatLane(sequence, -1);
+  }
+
+  /** The lane of a row stands at the next position, or `by` from it. */
+  #seatLane({ row, cached }: Sequence, by = 0): void {
+    writeAt(this.#lanes, row, Int32Array.of(row));
+    writeAt(this.#lanes, this.rows + row, Int32Array.of(cached + by));
+  }
+
+  /** From now on nothing is run for this row. */
+  #retire({ row }: Sequence): void {
+    writeAt(this.#lanes, row, Int32Array.of(-1));
+    this.#choice.end(row);
+  }
+
+  #free(sequence: Sequence): void {
+    if (this.#sequences[sequence.row] !== sequence) return;
+    sequence.ended = true;
+    sequence.ready = false;
+    sequence.logits?.dispose();
+    sequence.logits = undefined;
+    this.#sequences[sequence.row] = undefined;
+    this.#retire(sequence);
+    this.#rewindTo(sequence, 0);
+  }
+
+  #rewindTo(sequence: Sequence, cached: number): void {
+    this.#forward.cache.rewind(sequence.row, sequence.cached - cached);
+    sequence.cached = cached;
+  }
+
+  /** The tokens of a step, for those of its rows that had not ended before it. */
+  async #read(live: readonly Sequence[]): Promise<RowToken[]> {
+    const { tokens, scores } = this.#choice;
+    const [ids, score] = await Promise.all([tokens.read() as Promise<Int32Array>, scores?.readFloats()]);
+    const taken: RowToken[] = [];
+    for (const sequence of live) {
+      if (sequence.ended) continue;
+      taken.push(sequence.take(ids[sequence.row]!, score?.[sequence.row], false));
+      if (sequence.ended) this.#free(sequence);
+    }
+    return taken;
+  }
+
+  dispose(): void {
+    for (const recording of [this.#stepping, ...this.#choosing]) recording?.dispose();
+    for (const sequence of this.#sequences) sequence?.logits?.dispose();
+    this.#choice.dispose();
+    this.#forward.dispose();
+    this.#lanes.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,109 @@
+// An assistant model guesses for another one: what is generated is greedy decoding to the token, in batches too, and good
+// guesses save passes.
+
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Device } from "../../src/core/device.js";
+import { OptionError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { PreTrainedModel } from "../../src/generate/model.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { FIXTURES } from "../support/fixtures.js";
+import { randomModel } from "../support/models.js";
+
+const A = [93, 19, 56, 136, 145, 90, 155, 22, 48, 70, 19];
+const B = [7, 8, 150];
+
+describe.each(ALL_DEVICES)("%s", (name) => {
+  let device: Device;
+  let model: PreTrainedModel;
+  /** The same weights in 8 bits: mostly right. */
+  let good: PreTrainedModel;
+  /** Random weights: always wrong. */
+  let bad: PreTrainedModel;
+  beforeAll(async () => {
+    device = await requestTestDevice(name);
+    const folder = join(FIXTURES, "models", "llama");
+    model = await AutoModelForCausalLM.from_pretrained(folder, { device });
+    good = await AutoModelForCausalLM.from_pretrained(folder, { device, load_in_8bit: true });
+    const { vocab } = model.module.geometry;
+    bad = await wrapped({ vocab_size: vocab });
+  });
+  afterAll(async () => {
+    for (const each of [model, good, bad]) each.dispose();
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  const wrapped = async (fields: object): Promise<PreTrainedModel> => {
+    const sizes = { hidden_size: 16, num_hidden_layers: 1, intermediate_size: 32, num_attention_heads: 2 };
+    const module = await randomModel(device, { ...sizes, ...fields }, "f32");
+    const loaded = {
+      model: module,
+      config: {},
+      generation_config: {},
+      dtype: "f32",
+      checkpoint_bytes: 0,
+      warnings: [],
+    };
+    return new PreTrainedModel(loaded as ConstructorParameters<typeof PreTrainedModel>[0], device, false);
+  };
+
+  test.each([1, 4])(
+    "guesses of %i tokens give what greedy decoding gives, in a batch too",
+    async (num_assistant_tokens) => {
+      for (const eos_token_id of [null, 135]) {
+        for (const inputs of [
+          { input_ids: [A] },
+          {
+            input_ids: [A, [...new Array<number>(8).fill(0), ...B]],
+            attention_mask: [A.map(() => 1), A.map((_, t) => (t < 8 ? 0 : 1))],
+          },
+        ]) {
+          const options = { ...inputs, max_new_tokens: 24, eos_token_id };
+          const want = await model.generate(options);
+          for (const assistant_model of [good, bad]) {
+            expect(await model.generate({ ...options, assistant_model, num_assistant_tokens })).toEqual(want);
+          }
+        }
+      }
+    },
+  );
+
+  test("steps say which tokens were guessed", async () => {
+    const guesses = async (assistant_model: PreTrainedModel): Promise<number> => {
+      let guessed = 0;
+      const options = { input_ids: [A], max_new_tokens: 24, eos_token_id: null, assistant_model };
+      for await (const step of model.stream(options)) if (step.guessed) guessed++;
+      return guessed;
+    };
+    expect(await guesses(good)).toBeGreaterThan(12);
+    expect(await guesses(bad)).toBeLessThan(4);
+  });
+
+  test("an assistant that is disposed ends the generation", async () => {
+    const other = await wrapped({ vocab_size: model.module.geometry.vocab });
+    const { live } = device.memory;
+    const run = async (): Promise<void> => {
+      const options = { input_ids: [A], max_new_tokens: 24, eos_token_id: null, assistant_model: other };
+      for await (const _ of model.stream(options)) other.dispose();
+    };
+    await expect(run()).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+    expect(device.memory.live).toBeLessThan(live);
+  });
+
+  test("what could change the result, or cannot guess for the model, is refused", async () => {
+    const options = { input_ids: [A], max_new_tokens: 4, assistant_model: good };
+    const more = [{ do_sample: true }, { repetition_penalty: 1.2 }, { prompt_lookup_num_tokens: 2 }];
+    for (const each of more) await expect(model.generate({ ...options, ...each })).rejects.toThrow(OptionError);
+    await expect(model.generate({ ...options, logits_processor: [{ process: () => {} }] })).rejects.toThrow(
+      OptionError,
+    );
+    await expect(model.generate({ ...options, assistant_model: {} as PreTrainedModel })).rejects.toThrow(
+      "assistant_model must be a model",
+    );
+    const other = await wrapped({ vocab_size: 31 });
+    await expect(model.generate({ ...options, assistant_model: other })).rejects.toThrow("vocabulary of 31 tokens");
+    other.dispose();
+  });
+});

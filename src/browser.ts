@@ -20,22 +20,7 @@ export { cacheSize, clearCache } from "./browser/storage.js";
 export type { MemoryReport } from "./core/arena.js";
 export { Device } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
-export {
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OctavoError,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-} from "./core/errors.js";
+export * from "./core/error-classes.js";
 export { scope, Tensor } from "./core/tensor.js";
 export type { GenerationOptions } from "./generate/config.js";
 export type { Step } from "./generate/loop.js";

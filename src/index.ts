@@ -3,22 +3,7 @@
 export type { MemoryReport } from "./core/arena.js";
 export { Device } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
-export {
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OctavoError,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-} from "./core/errors.js";
+export * from "./core/error-classes.js";
 export { scope, Tensor } from "./core/tensor.js";
 export {
   AutoModelForCausalLM,

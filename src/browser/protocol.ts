@@ -1,24 +1,7 @@
 // What a page and the Worker that runs the library say to each other. All of it can be cloned; errors travel as facts and
 // become the same typed errors again.
 
-import {
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  type ErrorDetails,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OctavoError,
-  type OctavoErrorOptions,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-} from "../core/errors.js";
+import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js";
 import type { GenerationOptions } from "../generate/config.js";
 import type { FromPretrainedOptions } from "../generate/pretrained.js";
 import type { ProgressEvent } from "../load/fill.js";
@@ -155,27 +138,8 @@ export function carry(error: unknown): CarriedError {
   return { name, code: "ERR_UNKNOWN", message, hint: undefined, details: {} };
 }
 
-type ErrorClass = new (message: string, options?: OctavoErrorOptions) => OctavoError;
-const CLASSES: readonly ErrorClass[] = [
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-];
-
 /** Codes rather than names: minifiers rename classes. */
-const CLASS_OF_CODE: ReadonlyMap<string, ErrorClass> = new Map(
-  CLASSES.map((Class) => [new Class("").code, Class] as const),
-);
+const CLASS_OF_CODE = new Map(ERROR_CLASSES.map((Class) => [new Class("").code, Class] as const));
 
 /** The error again, of its own class. */
 export function revive({ name, code, message, hint, details }: CarriedError): Error {

@@ -2,6 +2,8 @@
 // for the device.
 
 import { OptionError, ShapeError } from "../core/errors.js";
+import { checkedLater, type Options } from "../core/options.js";
+import { show } from "../core/show.js";
 
 /** Integers with a shape, as tokenizers give them with `return_tensors`. */
 export interface IntTensorLike {
@@ -117,29 +119,24 @@ export function leftPadded(batch: Batch): Batch {
   return { rows, steps, ids: newIds, mask: newMask };
 }
 
-/** Where tokens stand, and how a row that holds several texts is cut: the names are those of DataCollatorWithFlattening. */
-export interface PackedInputs {
+/** Where tokens stand, and how a row that holds several texts is cut; the names are those of DataCollatorWithFlattening. */
+export const PACKED = {
   /**
    * [B,T]; by default the position of each token among the real ones of its row. Where nothing is masked, each 0 begins
    * a new text, which sees nothing of those before it in its row.
    */
-  position_ids?: Ids;
+  position_ids: checkedLater<Ids>(),
   /** [N+1], for one row: 0, then where each text ends; the last is T. */
-  cu_seq_lens_q?: ArrayLike<number> | IntTensorLike;
+  cu_seq_lens_q: checkedLater<ArrayLike<number> | IntTensorLike>(),
   /** The same of the keys, which are those of the queries here. */
-  cu_seq_lens_k?: ArrayLike<number> | IntTensorLike;
+  cu_seq_lens_k: checkedLater<ArrayLike<number> | IntTensorLike>(),
   /** Length of the longest text. */
-  max_length_q?: number;
-  max_length_k?: number;
-}
+  max_length_q: checkedLater<number>(),
+  /** The same of the keys. */
+  max_length_k: checkedLater<number>(),
+};
 
-export const PACKED_FIELDS: readonly (keyof PackedInputs)[] = [
-  "position_ids",
-  "cu_seq_lens_q",
-  "cu_seq_lens_k",
-  "max_length_q",
-  "max_length_k",
-];
+export interface PackedInputs extends Options<typeof PACKED> {}
 
 export interface Places {
   /** i32[B,T] */
@@ -182,7 +179,7 @@ function readPositions(batch: Batch, given: Ids, max_positions: number): Int32Ar
   return Int32Array.from(rows.flat(), (position, at) => {
     if (Number.isSafeInteger(position) && position >= 0 && position < most) return position;
     const where = `position_ids[${Math.floor(at / batch.steps)}][${at % batch.steps}]`;
-    throw new OptionError(`${where} is ${String(position)}; this model has positions 0 to ${most - 1}`);
+    throw new OptionError(`${where} is ${show(position)}; this model has positions 0 to ${most - 1}`);
   });
 }
 
@@ -234,7 +231,7 @@ function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
   for (const name of ["max_length_q", "max_length_k"] as const) {
     const value = inputs[name];
     if (value === undefined || (Number.isSafeInteger(value) && value >= longest)) continue;
-    throw new OptionError(`${name} must be at least ${longest}, the longest text, got ${String(value)}`);
+    throw new OptionError(`${name} must be at least ${longest}, the longest text, got ${show(value)}`);
   }
   return ends;
 }

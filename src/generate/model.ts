@@ -1,7 +1,8 @@
 // PreTrainedModel: a loaded language model as users hold it. `forward` gives logits, `generate` and `stream` give tokens.
 
 import type { Device } from "../core/device.js";
-import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
+import { OctavoError, OptionError } from "../core/errors.js";
+import { readOptions } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
@@ -10,34 +11,14 @@ import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
-import {
-  checkGenerationOptions,
-  fileWarnings,
-  type GenerationConfig,
-  type GenerationOptions,
-  generationConfig,
-} from "./config.js";
-import { type Batch, type Ids, leftPadded, PACKED_FIELDS, type PackedInputs, placesOf, readBatch } from "./inputs.js";
+import { fileWarnings, type GenerationConfig, generationConfig } from "./config.js";
+import { type Batch, leftPadded, placesOf, readBatch } from "./inputs.js";
 import { checkLookup, lookupSteps } from "./lookup.js";
 import { cacheShape, generateSteps, type Step } from "./loop.js";
+import { FORWARD, type ForwardOptions, GENERATE, type GenerateOptions } from "./options.js";
 import { type Piece, piecesOf } from "./prefill.js";
-import type { Streamer } from "./streamers.js";
 
-/** What a tokenizer gives, and so what every call takes. */
-export interface ModelInputs {
-  input_ids: Ids;
-  attention_mask?: Ids;
-}
-
-export interface GenerateOptions extends ModelInputs, GenerationOptions {
-  /** Gets the prompt and then each token; one row only. */
-  streamer?: Streamer;
-  signal?: AbortSignal;
-}
-
-export interface ForwardOptions extends ModelInputs, PackedInputs {}
-
-const INPUTS = ["input_ids", "attention_mask"];
+export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
 
 export class PreTrainedModel implements AsyncDisposable {
   readonly config: ConfigJson;
@@ -75,9 +56,9 @@ export class PreTrainedModel implements AsyncDisposable {
    * hold several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
-  forward(inputs: ForwardOptions): { logits: Tensor } {
+  forward(given: ForwardOptions): { logits: Tensor } {
     this.#checkUsable();
-    checkOptions("forward", inputs ?? null, [...INPUTS, ...PACKED_FIELDS, "token_type_ids"]);
+    const inputs = readOptions("forward", FORWARD, given ?? null);
     const { vocab, max_positions } = this.#module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { positions, segments } = placesOf(batch, inputs, max_positions);
@@ -224,16 +205,9 @@ export class PreTrainedModel implements AsyncDisposable {
     if (this.#disposed) throw new OctavoError("ERR_DISPOSED", "the model was used after dispose()");
   }
 
-  #prepare(options: GenerateOptions): { batch: Batch; config: GenerationConfig } {
+  #prepare(given: GenerateOptions): { batch: Batch; config: GenerationConfig } {
     this.#checkUsable();
-    checkGenerationOptions(options ?? null, [...INPUTS, "token_type_ids", "streamer", "signal"]);
-    const { streamer, signal } = options;
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new OptionError("signal must be an AbortSignal", { details: { option: "signal" } });
-    }
-    if (streamer !== undefined && !(typeof streamer?.put === "function" && typeof streamer.end === "function")) {
-      throw new OptionError("streamer must have the methods put and end");
-    }
+    const options = readOptions("generate", GENERATE, given ?? null);
     const { vocab, max_positions } = this.#module.geometry;
     const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
     const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);

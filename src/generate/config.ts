@@ -5,8 +5,8 @@ import * as z from "zod";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { checkedLater, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
-import type { ConfigJson } from "../nn/decoder.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import {
   isNeutral,

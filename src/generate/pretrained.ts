@@ -4,7 +4,7 @@ import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
-import { loadCausalLM } from "../load/index.js";
+import { loadModel } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
 import { type DeviceName, onAuto, type Platform } from "../load/platform.js";
 import type { Compute } from "../ops/linear.js";
@@ -81,7 +81,7 @@ export function autoModel(platform: Platform): AutoModel {
               ? await platform.requestDevice(on, { threads: options.threads })
               : await platform.sharedDevice(on);
         try {
-          const loaded = await loadCausalLM(source, {
+          const loaded = await loadModel(source, "causal-lm", {
             device,
             name: model,
             dtype: options.dtype ?? options.torch_dtype ?? "auto",

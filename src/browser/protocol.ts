@@ -2,22 +2,10 @@
 // become the same typed errors again.
 
 import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js";
-import type { GenerationOptions } from "../generate/config.js";
-import type { FromPretrainedOptions } from "../generate/pretrained.js";
 import type { ProgressEvent } from "../load/fill.js";
-import type { BitsAndBytesOptions } from "../quant/config.js";
+import type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
 
-/** Options of `from_pretrained` that can be sent: all but functions and objects of the library. */
-export interface WorkerLoadOptions
-  extends Pick<
-    FromPretrainedOptions,
-    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "head_dtype" | "revision" | "hub" | "token" | "cache"
-  > {
-  readonly quantization_config?: BitsAndBytesOptions;
-  readonly device?: "auto" | "webgpu" | "wasm" | "reference";
-  /** Address of octavo.wasm; where the bundler put it, or beside the Worker's script, unless given. */
-  readonly wasm?: string;
-}
+export type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
 
 /** Bytes on the device. */
 export interface WorkerMemory {
@@ -58,10 +46,6 @@ export interface WorkerSurvey {
   readonly sizes: Readonly<Record<string, number>>;
   readonly cache_bytes_per_token: number;
   readonly context: number | undefined;
-}
-
-export interface WorkerGenerateOptions extends GenerationOptions {
-  readonly prompt: string;
 }
 
 /** A piece of text that is certain, maybe empty, and the tokens so far. */

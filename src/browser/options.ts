@@ -1,24 +1,16 @@
 // Options of the calls that a page sends to its Worker: those of the library that can be sent, and where the model runs.
 
-import { choice, type Needed, type Options, such, text } from "../core/options.js";
+import { choice, type Needed, type Options, omit, such, text } from "../core/options.js";
 import { GENERATION, type GenerationOptions } from "../generate/config.js";
-import { FROM_PRETRAINED } from "../generate/options.js";
+import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options.js";
 import { UNSUPPORTED_OPTIONS } from "../generate/unsupported.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
 
-// Functions and signals stay on the page; caches on disk are Node's; the others have a sendable form below.
-const {
-  progress_callback: _progress,
-  signal: _signal,
-  cache_dir: _folder,
-  local_files_only: _local,
-  torch_dtype: _older,
-  ...sendable
-} = FROM_PRETRAINED;
+/** Options that stay behind: functions and signals cannot be sent, caches on disk are Node's. */
+const NOT_SENT = ["progress_callback", "signal", "cache_dir", "local_files_only", "torch_dtype"] as const;
 
-/** Options of `load` and `survey`. */
-export const WORKER_LOAD = {
-  ...sendable,
+/** Options that have another form here. */
+const WORKER = {
   /** How the linears are quantized, in place of `load_in_8bit` and `load_in_4bit`. */
   quantization_config: such<BitsAndBytesOptions>(
     (value) => typeof value === "object" && value !== null,
@@ -30,7 +22,12 @@ export const WORKER_LOAD = {
   wasm: text(),
 };
 
-export interface WorkerLoadOptions extends Options<typeof WORKER_LOAD> {}
+/** Options of `load` and `survey`. */
+export const WORKER_LOAD = { ...omit(FROM_PRETRAINED, NOT_SENT), ...WORKER };
+
+export interface WorkerLoadOptions
+  extends Omit<FromPretrainedOptions, (typeof NOT_SENT)[number] | keyof typeof WORKER>,
+    Options<typeof WORKER> {}
 
 const PROMPT = {
   /** The text to continue. */

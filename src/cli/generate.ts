@@ -6,7 +6,7 @@ import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
 import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
-import { pick } from "../core/options.js";
+import { omit, pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
 import { GENERATION, type GenerationOptions } from "../generate/config.js";
 import type { Step } from "../generate/loop.js";
@@ -49,7 +49,8 @@ interface GenerateFlags {
   quiet?: boolean;
 }
 
-const { threads: _threads, cache_dir: _folder, revision: _revision, ...WEIGHTS } = FROM_PRETRAINED;
+/** Options of from_pretrained that the group "Where" does not have. */
+const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision"]);
 
 /** Flags that only sampling has. */
 const SAMPLING = ["doSample", "temperature", "topK", "topP", "minP"];

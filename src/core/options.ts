@@ -119,6 +119,14 @@ export function readOptions<T extends Table>(place: string, table: T, given: unk
   return options as Options<T>;
 }
 
+/** The table without some of its options. */
+export function omit<T extends Table, const Names extends readonly (keyof T)[]>(
+  table: T,
+  names: Names,
+): Omit<T, Names[number]> {
+  return Object.fromEntries(Object.entries(table).filter(([name]) => !names.includes(name))) as Omit<T, Names[number]>;
+}
+
 /** The part of `options` that `table` has. */
 export function pick<T extends Table>(table: T, options: { readonly [Key in keyof T]?: unknown }): Options<T> {
   const names = Object.keys(table).filter((name) => options[name] !== undefined);

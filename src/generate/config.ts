@@ -24,8 +24,7 @@ const share = (n: number): boolean => n >= 0 && n <= 1;
 /** Divided by less than this, logits leave the range of f32. */
 const COLDEST = 1e-30;
 
-/** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
-export const GENERATION = {
+const OWN = {
   /** Tokens to generate at most. */
   max_new_tokens: whole(1, { value: "<n>", help: "tokens to generate at most" }),
   /** Length of prompt and new tokens together; `max_new_tokens` wins. */
@@ -73,15 +72,18 @@ export const GENERATION = {
     value: "<n>",
     help: "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
   }),
-  ...CACHE,
 };
+
+/** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
+export const GENERATION = { ...OWN, ...CACHE };
 
 /**
  * What generate() takes beside its inputs. Fields of transformers that Octavo does not have (`num_beams`, ...) take only
  * the value that asks for nothing, which also overrules a generation_config.json.
  */
 export interface GenerationOptions
-  extends Options<typeof GENERATION>,
+  extends Options<typeof OWN>,
+    Options<typeof CACHE>,
     Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
 
 export interface GenerationConfig {

@@ -11,7 +11,7 @@ import type { BitsAndBytesConfig, BitsAndBytesOptions } from "../quant/config.js
 import { HEAD_DTYPES } from "../quant/index.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
-import { type Ids, PACKED } from "./inputs.js";
+import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { Streamer } from "./streamers.js";
 import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
 
@@ -27,8 +27,7 @@ const dtype = (help?: string): Entry<"auto" | FloatName> =>
     help,
   });
 
-/** Options of a model's from_pretrained. */
-export const FROM_PRETRAINED = {
+const MODEL = {
   /** Quantize the linears to LLM.int8() while loading. */
   load_in_8bit: flag({ help: "quantize to LLM.int8() while loading" }),
   /** Quantize the linears to 4 bits while loading: FP4, or what `quantization_config` says. */
@@ -71,25 +70,28 @@ export const FROM_PRETRAINED = {
   ),
   /** Threads of a CPU device of this model's own. */
   threads: DEVICE.threads,
-  ...SOURCE,
   /** Called while files are read, and with each warning. */
   progress_callback: such<(event: ProgressEvent) => void>((value) => typeof value === "function", "a function"),
   /** Ends the load with an AbortError. */
   signal: signal(),
 };
 
-export interface FromPretrainedOptions extends Options<typeof FROM_PRETRAINED> {}
+/** Options of a model's from_pretrained. */
+export const FROM_PRETRAINED = { ...MODEL, ...SOURCE };
 
-/** Options of a tokenizer's from_pretrained. */
-export const TOKENIZER_FROM_PRETRAINED = {
-  ...SOURCE,
+export interface FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE> {}
+
+const TOKENIZER = {
   /** Ends the load with an AbortError. */
   signal: signal(),
   /** Where `padding` fills; by default as the tokenizer's files say. Generation wants "left". */
   padding_side: LOAD_TOKENIZER.padding_side,
 };
 
-export interface TokenizerOptions extends Options<typeof TOKENIZER_FROM_PRETRAINED> {}
+/** Options of a tokenizer's from_pretrained. */
+export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...SOURCE };
+
+export interface TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE> {}
 
 /** What a tokenizer gives, and so what every call of a model takes. */
 const INPUTS = {
@@ -106,7 +108,7 @@ export interface ModelInputs extends Omit<Options<typeof INPUTS>, "input_ids">, 
 /** All that forward takes. */
 export const FORWARD = { ...INPUTS, ...PACKED };
 
-export interface ForwardOptions extends ModelInputs, Options<typeof PACKED> {}
+export interface ForwardOptions extends ModelInputs, PackedInputs {}
 
 const hasMethods = (value: unknown, ...names: readonly string[]): boolean =>
   typeof value === "object" &&

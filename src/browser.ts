@@ -20,22 +20,7 @@ export { cacheSize, clearCache } from "./browser/storage.js";
 export type { MemoryReport } from "./core/arena.js";
 export { Device } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
-export {
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OctavoError,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-} from "./core/errors.js";
+export * from "./core/error-classes.js";
 export { scope, Tensor } from "./core/tensor.js";
 export type { GenerationOptions } from "./generate/config.js";
 export type { Step } from "./generate/loop.js";
@@ -50,5 +35,11 @@ export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js"
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
 
-export const AutoModelForCausalLM: AutoModel = /* @__PURE__ */ autoModel(BROWSER);
+export const AutoModelForCausalLM: AutoModel<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");
+export const AutoModelForSeq2SeqLM: AutoModel<"seq2seq-lm"> = /* @__PURE__ */ autoModel(BROWSER, "seq2seq-lm");
+export const AutoModelForMaskedLM: AutoModel<"masked-lm"> = /* @__PURE__ */ autoModel(BROWSER, "masked-lm");
+export const AutoModelForSequenceClassification: AutoModel<"sequence-classification"> = /* @__PURE__ */ autoModel(
+  BROWSER,
+  "sequence-classification",
+);
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

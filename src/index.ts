@@ -3,33 +3,24 @@
 export type { MemoryReport } from "./core/arena.js";
 export { Device } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
-export {
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OctavoError,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-} from "./core/errors.js";
+export * from "./core/error-classes.js";
 export { scope, Tensor } from "./core/tensor.js";
 export {
   AutoModelForCausalLM,
+  AutoModelForMaskedLM,
+  AutoModelForSeq2SeqLM,
+  AutoModelForSequenceClassification,
   AutoTokenizer,
   type FromPretrainedOptions,
   type TokenizerOptions,
 } from "./generate/auto.js";
 export type { GenerationOptions } from "./generate/config.js";
+export { PreTrainedEncoder } from "./generate/encoder-model.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
+export type { EncoderForwardOptions, Seq2SeqForwardOptions, Seq2SeqGenerateOptions } from "./generate/options.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
+export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";

@@ -1,7 +1,7 @@
 // Downloaded files in the browser's Cache API, for pages and for browsers without a private file system: one entry for
-// each piece, and one that says what the file is.
+// each chunk, and one that says what the file is.
 
-import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../sources/range-cache.js";
+import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "../sources/range-cache.js";
 import { type CacheStorage, type CacheStore, WEB } from "./web.js";
 
 const NAME = "octavo";
@@ -22,8 +22,8 @@ function metaKey(url: string): string {
   return `${ROOT}meta?${encodeURIComponent(url)}`;
 }
 
-function pieceKey(url: string, { size, etag }: FileIdentity, piece: number): string {
-  return `${ROOT}piece?${encodeURIComponent(url)}&${size}&${encodeURIComponent(etag)}&${PIECE_BYTES}&${piece}`;
+function chunkKey(url: string, { size, etag }: FileIdentity, chunk: number): string {
+  return `${ROOT}piece?${encodeURIComponent(url)}&${size}&${encodeURIComponent(etag)}&${CHUNK_BYTES}&${chunk}`;
 }
 
 class CacheApiCache implements RangeCache {
@@ -39,11 +39,11 @@ class CacheApiCache implements RangeCache {
     const meta = await this.#store.match(metaKey(url));
     if (!meta) return undefined;
     const identity = (await meta.json()) as FileIdentity;
-    const stem = pieceKey(url, identity, 0).slice(0, -1);
-    const pieces = (await this.#store.keys()).flatMap(({ url: key }) =>
+    const stem = chunkKey(url, identity, 0).slice(0, -1);
+    const chunks = (await this.#store.keys()).flatMap(({ url: key }) =>
       key.startsWith(stem) ? [Number(key.slice(stem.length))] : [],
     );
-    return new CacheApiFile(this.#store, url, identity, new Set(pieces));
+    return new CacheApiFile(this.#store, url, identity, new Set(chunks));
   }
 
   async create(url: string, { size, etag }: FileIdentity): Promise<CachedFile> {
@@ -75,30 +75,30 @@ class CacheApiFile implements CachedFile {
   readonly etag: string;
   readonly #store: CacheStore;
   readonly #url: string;
-  readonly #pieces: Set<number>;
+  readonly #chunks: Set<number>;
 
-  constructor(store: CacheStore, url: string, { size, etag }: FileIdentity, pieces: Set<number>) {
+  constructor(store: CacheStore, url: string, { size, etag }: FileIdentity, chunks: Set<number>) {
     this.#store = store;
     this.#url = url;
     this.size = size;
     this.etag = etag;
-    this.#pieces = pieces;
+    this.#chunks = chunks;
   }
 
-  has(piece: number): boolean {
-    return this.#pieces.has(piece);
+  has(chunk: number): boolean {
+    return this.#chunks.has(chunk);
   }
 
-  async read(piece: number): Promise<Uint8Array> {
-    const entry = await this.#store.match(pieceKey(this.#url, this, piece));
-    if (!entry) throw new Error(`piece ${piece} is gone`);
+  async read(chunk: number): Promise<Uint8Array> {
+    const entry = await this.#store.match(chunkKey(this.#url, this, chunk));
+    if (!entry) throw new Error(`chunk ${chunk} is gone`);
     return new Uint8Array(await entry.arrayBuffer());
   }
 
-  async write(piece: number, bytes: Uint8Array): Promise<void> {
-    if (this.has(piece)) return;
-    await this.#store.put(pieceKey(this.#url, this, piece), new Response(bytes.slice()));
-    this.#pieces.add(piece);
+  async write(chunk: number, bytes: Uint8Array): Promise<void> {
+    if (this.has(chunk)) return;
+    await this.#store.put(chunkKey(this.#url, this, chunk), new Response(bytes.slice()));
+    this.#chunks.add(chunk);
   }
 
   async close(): Promise<void> {

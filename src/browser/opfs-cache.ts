@@ -1,12 +1,12 @@
-// Downloaded files in the origin's private file system. Only Workers can write there piece by piece. A file is two:
-// `<hash>.data` holds the pieces at their places, `<hash>.meta` says what it is and which pieces are there. Marks
-// are written after the bytes have been flushed, so a page that is closed in the middle loses at most the last few pieces.
+// Downloaded files in the origin's private file system. Only Workers can write there chunk by chunk. A file is two:
+// `<hash>.data` holds the chunks at their places, `<hash>.meta` says what it is and which chunks are there. Marks
+// are written after the bytes have been flushed, so a page that is closed in the middle loses at most the last few chunks.
 
-import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../sources/range-cache.js";
+import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "../sources/range-cache.js";
 import { type FileHandle, type FolderHandle, type SyncAccessHandle, WEB } from "./web.js";
 
 const FOLDER = "octavo";
-/** Pieces between two flushes. */
+/** Chunks between two flushes. */
 const FLUSH_EVERY = 16;
 
 interface Meta extends FileIdentity {
@@ -49,7 +49,7 @@ class OpfsCache implements RangeCache {
     const name = await nameOf(url);
     const before = await this.#open.get(name)?.catch(() => undefined);
     if (before && before.size === size && before.etag === etag) return before.share();
-    return this.#enter(name, () => this.#begin(name, { url, size, etag, piece: PIECE_BYTES }));
+    return this.#enter(name, () => this.#begin(name, { url, size, etag, piece: CHUNK_BYTES }));
   }
 
   async size(): Promise<{ bytes: number; files: number }> {
@@ -111,7 +111,7 @@ class OpfsCache implements RangeCache {
       const length = new DataView(text.buffer).getUint32(0, true);
       const known = JSON.parse(new TextDecoder().decode(text.subarray(4, 4 + length))) as Meta;
       const marks = text.slice(4 + length);
-      if (known.url !== url || known.piece !== PIECE_BYTES || marks.length !== marksFor(known.size)) {
+      if (known.url !== url || known.piece !== CHUNK_BYTES || marks.length !== marksFor(known.size)) {
         throw new Error("another file");
       }
       return new OpfsFile(known, data, meta, 4 + length, marks);
@@ -155,9 +155,9 @@ class OpfsFile implements CachedFile {
   readonly #data: SyncAccessHandle;
   readonly #meta: SyncAccessHandle;
   readonly #marksAt: number;
-  /** A byte for each piece that is there. */
+  /** A byte for each chunk that is there. */
   readonly #marks: Uint8Array;
-  /** Pieces whose marks are not on disk yet. */
+  /** Chunks whose marks are not on disk yet. */
   #unmarked = 0;
   #users = 1;
 
@@ -181,22 +181,22 @@ class OpfsFile implements CachedFile {
     return this;
   }
 
-  has(piece: number): boolean {
-    return this.#marks[piece] === 1;
+  has(chunk: number): boolean {
+    return this.#marks[chunk] === 1;
   }
 
-  async read(piece: number): Promise<Uint8Array> {
-    const at = piece * PIECE_BYTES;
-    const bytes = new Uint8Array(Math.min(PIECE_BYTES, this.size - at));
+  async read(chunk: number): Promise<Uint8Array> {
+    const at = chunk * CHUNK_BYTES;
+    const bytes = new Uint8Array(Math.min(CHUNK_BYTES, this.size - at));
     const count = this.#data.read(bytes, { at });
     return count === bytes.length ? bytes : bytes.subarray(0, count);
   }
 
-  async write(piece: number, bytes: Uint8Array): Promise<void> {
-    if (this.has(piece)) return;
-    const written = this.#data.write(bytes, { at: piece * PIECE_BYTES });
+  async write(chunk: number, bytes: Uint8Array): Promise<void> {
+    if (this.has(chunk)) return;
+    const written = this.#data.write(bytes, { at: chunk * CHUNK_BYTES });
     if (written !== bytes.length) throw new Error(`quota: ${written} of ${bytes.length} bytes were written`);
-    this.#marks[piece] = 1;
+    this.#marks[chunk] = 1;
     if (++this.#unmarked >= FLUSH_EVERY) this.#mark();
   }
 
@@ -221,7 +221,7 @@ class OpfsFile implements CachedFile {
 }
 
 function marksFor(size: number): number {
-  return Math.ceil(size / PIECE_BYTES);
+  return Math.ceil(size / CHUNK_BYTES);
 }
 
 /** A file name for an address. */

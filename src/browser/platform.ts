@@ -7,14 +7,8 @@ import { loadWasm, openWasm } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
-import {
-  checkDeviceOptions,
-  type DeviceChoice,
-  type DeviceOptions,
-  type Platform,
-  type SourceOptions,
-  sharing,
-} from "../load/platform.js";
+import { checkDeviceOptions, type DeviceOptions, type SourceOptions } from "../load/options.js";
+import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
 import { HttpSource, modelAddress } from "../sources/http.js";
 import type { Source } from "../sources/source.js";

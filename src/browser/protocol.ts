@@ -1,40 +1,11 @@
 // What a page and the Worker that runs the library say to each other. All of it can be cloned; errors travel as facts and
 // become the same typed errors again.
 
-import {
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  type ErrorDetails,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OctavoError,
-  type OctavoErrorOptions,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-} from "../core/errors.js";
-import type { GenerationOptions } from "../generate/config.js";
-import type { FromPretrainedOptions } from "../generate/pretrained.js";
+import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js";
 import type { ProgressEvent } from "../load/fill.js";
-import type { BitsAndBytesOptions } from "../quant/config.js";
+import type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
 
-/** Options of `from_pretrained` that can be sent: all but functions and objects of the library. */
-export interface WorkerLoadOptions
-  extends Pick<
-    FromPretrainedOptions,
-    "load_in_8bit" | "load_in_4bit" | "dtype" | "compute_dtype" | "head_dtype" | "revision" | "hub" | "token" | "cache"
-  > {
-  readonly quantization_config?: BitsAndBytesOptions;
-  readonly device?: "auto" | "webgpu" | "wasm" | "reference";
-  /** Address of octavo.wasm; where the bundler put it, or beside the Worker's script, unless given. */
-  readonly wasm?: string;
-}
+export type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
 
 /** Bytes on the device. */
 export interface WorkerMemory {
@@ -75,10 +46,6 @@ export interface WorkerSurvey {
   readonly sizes: Readonly<Record<string, number>>;
   readonly cache_bytes_per_token: number;
   readonly context: number | undefined;
-}
-
-export interface WorkerGenerateOptions extends GenerationOptions {
-  readonly prompt: string;
 }
 
 /** A piece of text that is certain, maybe empty, and the tokens so far. */
@@ -155,27 +122,8 @@ export function carry(error: unknown): CarriedError {
   return { name, code: "ERR_UNKNOWN", message, hint: undefined, details: {} };
 }
 
-type ErrorClass = new (message: string, options?: OctavoErrorOptions) => OctavoError;
-const CLASSES: readonly ErrorClass[] = [
-  AbortError,
-  CheckpointError,
-  ConfigError,
-  DeviceError,
-  DTypeError,
-  FormatError,
-  KernelError,
-  NetworkError,
-  NotFoundError,
-  OptionError,
-  OutOfMemoryError,
-  ShapeError,
-  UnsupportedModelError,
-];
-
 /** Codes rather than names: minifiers rename classes. */
-const CLASS_OF_CODE: ReadonlyMap<string, ErrorClass> = new Map(
-  CLASSES.map((Class) => [new Class("").code, Class] as const),
-);
+const CLASS_OF_CODE = new Map(ERROR_CLASSES.map((Class) => [new Class("").code, Class] as const));
 
 /** The error again, of its own class. */
 export function revive({ name, code, message, hint, details }: CarriedError): Error {

@@ -4,12 +4,15 @@
 import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
+import { pick, readOptions } from "../core/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
-import { autoModel, autoTokenizer, type FromPretrainedOptions } from "../generate/pretrained.js";
+import { autoModel, autoTokenizer } from "../generate/pretrained.js";
+import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { surveyModel } from "../load/survey.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { StreamDecoder } from "../tokenizer/stream.js";
+import { WORKER_GENERATE, WORKER_LOAD } from "./options.js";
 import { BROWSER, chooseDevice } from "./platform.js";
 import {
   type CallName,
@@ -81,6 +84,8 @@ export function serve(port: Port = globalThis as unknown as Port): void {
 
 class Host {
   #held: Held | undefined;
+  /** Bytes of keys and values of the generation that runs. */
+  #cacheBytes = 0;
   /** Loads, unloads and generations happen one after the other. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -89,7 +94,7 @@ class Host {
     generate: (options, context) => this.#inTurn(() => this.#generate(options, context)),
     dispose: () => this.#inTurn(() => this.#dispose()),
     survey: ({ model, options }, { signal }) => survey(model, options, signal),
-    memory: async () => memoryOf(this.#holding()),
+    memory: async () => memoryOf(this.#holding(), this.#cacheBytes),
     adapter: describeAdapter,
     cacheSize,
     clearCache: async () => {
@@ -121,15 +126,14 @@ class Host {
     return undefined;
   }
 
-  async #load(name: string, options: WorkerLoadOptions, { signal, emit }: Context<"load">): Promise<WorkerModel> {
+  async #load(name: string, given: WorkerLoadOptions, { signal, emit }: Context<"load">): Promise<WorkerModel> {
     await this.#dispose();
     const begin = performance.now();
-    const { device: wanted = "auto", wasm, ...rest } = options;
+    const { device: wanted = "auto", wasm, threads, ...rest } = readOptions("load", WORKER_LOAD, given);
     let network = 0;
-    const held = await onOwnDevice(BROWSER, wanted, { wasm }, async (device) => {
-      const { revision, hub, token, cache } = rest;
-      const tokenizer = await autoTokenizer(BROWSER).from_pretrained(name, { revision, hub, token, cache, signal });
-      const all: FromPretrainedOptions = {
+    const held = await onOwnDevice(BROWSER, wanted, { wasm, threads }, async (device) => {
+      const tokenizer = await autoTokenizer(BROWSER).from_pretrained(name, { ...pick(SOURCE, rest), signal });
+      const model = await autoModel(BROWSER, "causal-lm").from_pretrained(name, {
         ...rest,
         device,
         signal,
@@ -137,8 +141,8 @@ class Host {
           network = event.network ?? network;
           emit(event);
         },
-      };
-      return { device, model: await autoModel(BROWSER).from_pretrained(name, all), tokenizer };
+      });
+      return { device, model, tokenizer };
     });
     this.#held = held;
     const { device, model } = held;
@@ -152,15 +156,23 @@ class Host {
       network_bytes: network,
       seconds: (performance.now() - begin) / 1000,
       warnings: model.warnings,
-      memory: memoryOf(held),
+      memory: memoryOf(held, 0),
     };
   }
 
-  async #generate(
-    { prompt, ...options }: WorkerGenerateOptions,
-    { signal, emit }: Context<"generate">,
-  ): Promise<WorkerResult> {
+  async #generate(given: WorkerGenerateOptions, context: Context<"generate">): Promise<WorkerResult> {
+    try {
+      return await this.#run(given, context);
+    } finally {
+      this.#cacheBytes = 0;
+    }
+  }
+
+  async #run(given: WorkerGenerateOptions, { signal, emit }: Context<"generate">): Promise<WorkerResult> {
     if (signal.aborted) throw new AbortError("generation was aborted");
+    const { prompt, ...options } = readOptions("generate", WORKER_GENERATE, given);
+    if (prompt === undefined)
+      throw new OptionError("generate: the prompt is missing", { details: { option: "prompt" } });
     const held = this.#holding();
     const { model, tokenizer, device } = held;
     const begin = performance.now();
@@ -169,16 +181,19 @@ class Host {
     device.arena.resetPeak();
     const token_ids: number[] = [];
     let text = "";
-    let memory = memoryOf(held);
+    const inputs = { input_ids: [input_ids], ...options };
+    const steps = model.stream({ ...inputs, signal });
+    this.#cacheBytes = model.cache_footprint(inputs).bytes;
+    let memory = memoryOf(held, this.#cacheBytes);
     let first = 0;
     let turn = begin;
-    for await (const step of model.stream({ input_ids: [input_ids], ...options, signal })) {
+    for await (const step of steps) {
       const id = step.token_ids[0]!;
       if (token_ids.length === 0) first = performance.now();
       token_ids.push(id);
       const piece = decoder.push(id);
       text += piece;
-      memory = memoryOf(held);
+      memory = memoryOf(held, this.#cacheBytes);
       emit({ text: piece, tokens: token_ids.length, memory });
       if (performance.now() - turn < TURN_MS) continue;
       await new Promise((resolve) => setTimeout(resolve, 0));
@@ -198,18 +213,16 @@ class Host {
   }
 }
 
-function memoryOf({ device, model }: Held): WorkerMemory {
+function memoryOf({ device, model }: Held, cache: number): WorkerMemory {
   const { live, peak, budget } = device.memory;
-  let cache = 0;
-  for (const { label, bytes } of device.arena.owners()) if (/\b(key|value) cache$/.test(label)) cache += bytes;
   return { weights: model.weight_bytes, cache, live, peak, budget };
 }
 
-async function survey(model: string, options: WorkerLoadOptions, signal: AbortSignal): Promise<WorkerSurvey> {
-  const { revision, hub, token, cache, dtype } = options;
-  const source = await BROWSER.source(model, { revision, hub, token, cache, signal });
+async function survey(model: string, given: WorkerLoadOptions, signal: AbortSignal): Promise<WorkerSurvey> {
+  const options = readOptions("survey", WORKER_LOAD, given);
+  const source = await BROWSER.source(model, { ...pick(SOURCE, options), signal });
   try {
-    const { config: _, ...facts } = await surveyModel(source, dtype);
+    const { config: _, ...facts } = await surveyModel(source, options.dtype);
     return {
       model_type: facts.model_type,
       parameters: facts.parameters,

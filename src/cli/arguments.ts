@@ -1,8 +1,12 @@
-// Reading arguments: numbers and words as commander hands them over, and the options that several commands have.
+// Flags: those of the library's options, made from their tables, and those that several commands have.
 
 import { availableParallelism } from "node:os";
-import { InvalidArgumentError, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import * as z from "zod";
+import { type Entry, type Options, readOptions, type Table } from "../core/options.js";
+import { FROM_PRETRAINED } from "../generate/options.js";
 import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
+import { DEVICE, SOURCE } from "../load/options.js";
 import type { CacheDType } from "../nn/cache.js";
 import { note, plural } from "./output.js";
 
@@ -25,6 +29,37 @@ export function real(text: string): number {
   return Number(text);
 }
 
+/** The flag of an option of the library, by its entry in the option's table. The library checks the value. */
+export function flagOf(
+  name: string,
+  { flag = name.replaceAll("_", "-"), value = "<value>", ...entry }: Entry<unknown>,
+): Option {
+  const { schema, help } = entry;
+  if (schema instanceof z.ZodBoolean) return new Option(`--${flag}`, help);
+  const option = new Option(`--${flag} ${value}`, help);
+  if (schema instanceof z.ZodLiteral) return option.choices([...schema.values].map(String));
+  return schema instanceof z.ZodNumber ? option.argParser(schema.isInt ? whole : real) : option;
+}
+
+/** Adds a flag for each option of a table that has help, and gives them by the options' names. */
+export function addFlags<T extends Table>(command: Command, table: T): { readonly [Name in keyof T]: Option } {
+  const flags = Object.entries(table)
+    .filter(([, { help }]) => help !== undefined)
+    .map(([name, entry]) => [name, flagOf(name, entry)] as const);
+  for (const [, flag] of flags) command.addOption(flag);
+  return Object.fromEntries(flags) as { readonly [Name in keyof T]: Option };
+}
+
+/** The options of a table that flags gave. @throws OptionError for a value that the library refuses */
+export function optionsOf<T extends Table>(command: string, table: T, flags: object): Options<T> {
+  const given: Record<string, unknown> = {};
+  for (const [name, entry] of Object.entries(table)) {
+    if (entry.help === undefined) continue;
+    given[name] = (flags as Record<string, unknown>)[flagOf(name, entry).attributeName()];
+  }
+  return readOptions(command, table, given);
+}
+
 export const deviceOption = (): Option =>
   new Option(
     "--device <name>",
@@ -39,11 +74,10 @@ function deviceName(text: string): string {
   }
   return text;
 }
-/** Threads per processor above which nobody means it: each costs a stack, and all of them wait for one another. */
+/** Threads per processor at most: each thread costs a stack, and all of them wait for one another. */
 const MOST_THREADS = 4;
 
-export const threadsOption = (): Option =>
-  new Option("--threads <n>", "threads of the cpu or wasm device (default: one per physical core)").argParser(threads);
+export const threadsOption = (): Option => flagOf("threads", DEVICE.threads).argParser(threads);
 
 function threads(text: string): number {
   const wanted = positive(text);
@@ -53,12 +87,14 @@ function threads(text: string): number {
   note(`warning: --threads ${wanted} is far above the ${plural(processors, "processor")} here; ${most} are used`);
   return most;
 }
-export const revisionOption = (): Option =>
-  new Option("--revision <name>", "branch, tag or commit of a model in the cache (default: main)");
-export const cacheOption = (): Option =>
-  new Option("--cache-dir <folder>", "Hugging Face cache to look in (default: as Python has it)");
-export const dtypeOption = (): Option =>
-  new Option("--dtype <name>", "dtype of what is not quantized: auto, float32, bfloat16, float16").default("auto");
+
+/** The flags that find a model: --revision, --cache-dir. */
+export const sourceOptions = (command: Command): Command => {
+  addFlags(command, SOURCE);
+  return command;
+};
+export const dtypeOption = (): Option => flagOf("dtype", FROM_PRETRAINED.dtype).default("auto");
+
 /** What `--kv-cache` takes, and the dtypes that it means. */
 export const KV_CACHES = { f32: "f32", bf16: "bf16", int8: "i8" } as const satisfies Record<string, CacheDType>;
 export type KVCacheName = keyof typeof KV_CACHES;

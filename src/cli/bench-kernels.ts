@@ -4,11 +4,19 @@ import { attentionSpeed, KERNEL_SCHEMES, linearSpeed } from "../eval/kernels.js"
 import { measureMachine } from "../eval/machine.js";
 import { shapeConfig } from "../eval/shapes.js";
 import { requestDevice } from "../load/device.js";
-import type { BenchFlags } from "./bench.js";
 import { kernelTable } from "./bench-report.js";
 import { note, print, printJson } from "./output.js";
 
-export async function benchKernels(flags: BenchFlags): Promise<void> {
+export interface KernelFlags {
+  shape?: string;
+  device?: string;
+  threads?: number;
+  quick?: boolean;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+export async function benchKernels(flags: KernelFlags): Promise<void> {
   const shape = shapeConfig(flags.shape ?? "M");
   await using device = await requestDevice(flags.device, { threads: flags.threads });
   if (!flags.quiet) note("measuring the machine");

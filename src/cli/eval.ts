@@ -11,13 +11,12 @@ import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { NODE } from "../load/node.js";
 import { onOwnDevice } from "../load/platform.js";
 import {
-  cacheOption,
   deviceOption,
   jsonOption,
   KV_CACHES,
   type KVCacheName,
   positive,
-  revisionOption,
+  sourceOptions,
   threadsOption,
 } from "./arguments.js";
 import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
@@ -49,7 +48,7 @@ const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.met
 const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.txt", import.meta.url));
 
 export function evalCommand(): Command {
-  return new Command("eval")
+  const command = new Command("eval")
     .description("measure perplexity in several storages")
     .argument("[model]", "folder or cached id (default: the storyteller)")
     .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
@@ -64,12 +63,8 @@ export function evalCommand(): Command {
       ).argParser(kvCacheNames),
     )
     .addOption(deviceOption())
-    .addOption(threadsOption())
-    .addOption(revisionOption())
-    .addOption(cacheOption())
-    .addOption(jsonOption())
-    .option("-q, --quiet", "no progress on stderr")
-    .action(evaluate);
+    .addOption(threadsOption());
+  return sourceOptions(command).addOption(jsonOption()).option("-q, --quiet", "no progress on stderr").action(evaluate);
 }
 
 async function evaluate(model: string | undefined, flags: EvalFlags): Promise<void> {

@@ -6,63 +6,51 @@ import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
 import { torchName } from "../core/dtype.js";
 import { AbortError, OptionError } from "../core/errors.js";
+import { omit, pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../generate/auto.js";
-import type { GenerationOptions } from "../generate/config.js";
+import { GENERATION, type GenerationOptions } from "../generate/config.js";
 import type { Step } from "../generate/loop.js";
 import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
+import { FROM_PRETRAINED } from "../generate/options.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { NODE } from "../load/node.js";
+import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../load/survey.js";
-import { HEAD_DTYPES, type HeadDType } from "../quant/index.js";
+import { BITS_AND_BYTES } from "../quant/config.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
-  cacheOption,
+  addFlags,
   deviceOption,
-  dtypeOption,
+  flagOf,
   jsonOption,
   type KVCacheName,
   kvCacheOption,
-  positive,
-  real,
-  revisionOption,
+  optionsOf,
+  sourceOptions,
   threadsOption,
-  whole,
 } from "./arguments.js";
 import { bytes, EXIT, isInteractive, note, print, printJson } from "./output.js";
 import { readPrompts } from "./prompt.js";
 import { footer, type GenerationReport, type Row, report } from "./report.js";
 
-export interface GenerateFlags {
+/** Flags of the command itself; the library's options are read from the same object by their tables. */
+interface GenerateFlags {
   prompt?: string;
   batchFile?: string;
   escape?: boolean;
   echo: boolean;
-  loadIn8bit?: boolean;
-  loadIn4bit?: boolean;
-  quantType?: "nf4" | "fp4";
-  doubleQuant?: boolean;
-  dtype: FromPretrainedOptions["dtype"];
   computeDtype?: "float32" | "bfloat16" | "int8";
-  headDtype?: HeadDType;
-  maxNewTokens?: number;
-  doSample?: boolean;
   greedy?: boolean;
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  minP?: number;
-  repetitionPenalty?: number;
-  promptLookup?: number;
-  seed?: number;
   kvCache?: KVCacheName;
   device?: string;
   threads?: number;
-  revision?: string;
-  cacheDir?: string;
   json?: boolean;
   quiet?: boolean;
 }
+
+/** Options of from_pretrained that the group "Where" does not have. */
+const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision"]);
 
 /** Flags that only sampling has. */
 const SAMPLING = ["doSample", "temperature", "topK", "topP", "minP"];
@@ -72,7 +60,7 @@ const DEFAULT_NEW_TOKENS = 128;
 const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.meta.url));
 
 export function generateCommand(): Command {
-  return new Command("generate")
+  const command = new Command("generate")
     .description("continue a prompt")
     .argument("[model]", "folder, or id of a model in the Hugging Face cache (default: the storyteller)")
     .argument("[prompt]", "text to continue; - or nothing reads it from standard input")
@@ -80,45 +68,29 @@ export function generateCommand(): Command {
     .option("--batch-file <file>", "continue every line of a file, as one padded batch")
     .option("-e, --escape", "read \\n, \\t and \\\\ in the prompt as line end, tab and backslash")
     .option("--no-echo", "print only what is new, not the prompt")
-    .optionsGroup("Weights:")
-    .addOption(new Option("--load-in-8bit", "quantize to LLM.int8() while loading").conflicts("loadIn4bit"))
-    .option("--load-in-4bit", "quantize to 4 bits while loading")
-    .addOption(new Option("--quant-type <type>", "4-bit code (default: nf4)").choices(["nf4", "fp4"]))
-    .option("--double-quant", "quantize the scales of 4-bit blocks as well")
-    .addOption(dtypeOption())
+    .optionsGroup("Weights:");
+  const weights = addFlags(command, WEIGHTS);
+  weights.load_in_8bit.conflicts("loadIn4bit");
+  weights.dtype.default("auto");
+  addFlags(command, BITS_AND_BYTES);
+  command
     .addOption(
       new Option(
         "--compute-dtype <name>",
         "products with bf16 weights (default: bfloat16) and 4-bit weights (default: float32; fastest: int8)",
       ).choices(["float32", "bfloat16", "int8"]),
     )
-    .addOption(
-      new Option("--head-dtype <name>", "keep the output head in 8 bits, whatever the rest is in").choices(HEAD_DTYPES),
-    )
-    .optionsGroup("Generation (defaults: the model's own):")
-    .option("--max-new-tokens <n>", `tokens to generate at most (default: ${DEFAULT_NEW_TOKENS})`, positive)
-    .addOption(new Option("--do-sample", "sample; temperature, top-k, top-p and min-p imply it"))
+    .optionsGroup("Generation (defaults: the model's own):");
+  const generation = addFlags(command, GENERATION);
+  generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
+  generation.prompt_lookup_num_tokens.conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]);
+  command
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
-    .option("--temperature <t>", "above 1 is wilder, below is tamer", real)
-    .option("--top-k <k>", "sample from the k likeliest tokens; 0 for all", whole)
-    .option("--top-p <p>", "sample from the likeliest tokens up to this probability", real)
-    .option("--min-p <p>", "leave out tokens below this share of the likeliest", real)
-    .option("--repetition-penalty <x>", "above 1 makes repetition less likely", real)
-    .addOption(
-      new Option(
-        "--prompt-lookup <n>",
-        "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
-      )
-        .argParser(positive)
-        .conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]),
-    )
-    .option("--seed <n>", "the same seed gives the same text (default: at random)", whole)
     .addOption(kvCacheOption())
     .optionsGroup("Where:")
     .addOption(deviceOption())
-    .addOption(threadsOption())
-    .addOption(revisionOption())
-    .addOption(cacheOption())
+    .addOption(threadsOption());
+  return sourceOptions(command)
     .optionsGroup("Output:")
     .addOption(jsonOption())
     .option("-q, --quiet", "nothing on stderr but errors")
@@ -136,6 +108,7 @@ Examples:
 
 async function generate(model: string | undefined, prompt: string | undefined, flags: GenerateFlags): Promise<void> {
   const options = loadOptions(flags);
+  const given = optionsOf("generate", GENERATION, flags);
   if (prompt !== undefined && flags.prompt !== undefined) throw new OptionError("the prompt is given twice");
   const prompts = await readPrompts({
     prompt: prompt ?? flags.prompt,
@@ -154,8 +127,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
 
   const begin = performance.now();
   const tokenizer = await AutoTokenizer.from_pretrained(name, {
-    cache_dir: flags.cacheDir,
-    revision: flags.revision,
+    ...pick(SOURCE, options),
     padding_side: "left",
   });
   const inputs = encode(tokenizer, prompts);
@@ -180,7 +152,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
 
   const length = inputs.input_ids[0]!.length;
   const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;
-  const generation = generationOptions(flags, owned, context - length);
+  const generation = generationOptions(given, flags, owned, context - length);
   if (!flags.quiet && length + (generation.max_new_tokens ?? 0) > context) {
     note(`warning: the model was trained on texts of at most ${context} tokens; what comes later will be poor`);
   }
@@ -217,48 +189,53 @@ async function generate(model: string | undefined, prompt: string | undefined, f
 
 /** @throws OptionError for flags of 4-bit codes without them */
 function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
-  const { dtype, revision, cacheDir: cache_dir } = flags;
-  if (!flags.loadIn4bit && (flags.quantType !== undefined || flags.doubleQuant)) {
-    const flag = flags.quantType === undefined ? "--double-quant" : "--quant-type";
-    throw new OptionError(`${flag} needs --load-in-4bit`);
+  const { load_in_8bit, load_in_4bit, ...load } = optionsOf("generate", WEIGHTS, flags);
+  const codes = optionsOf("generate", BITS_AND_BYTES, flags);
+  if (!load_in_4bit && Object.keys(codes).length > 0) {
+    const [name, entry] = Object.entries(BITS_AND_BYTES).find(([name]) => name in codes)!;
+    throw new OptionError(`${flagOf(name, entry).long} needs --load-in-4bit`);
   }
-  if (!flags.loadIn4bit && flags.computeDtype === "int8") {
+  const { computeDtype } = flags;
+  if (!load_in_4bit && computeDtype === "int8") {
     throw new OptionError("--compute-dtype int8 is for 4-bit weights: it needs --load-in-4bit");
   }
-  const compute_dtype = flags.computeDtype === "int8" ? undefined : flags.computeDtype;
-  const common = { dtype, revision, cache_dir, compute_dtype, head_dtype: flags.headDtype };
-  if (flags.loadIn8bit) return { ...common, load_in_8bit: true };
-  if (!flags.loadIn4bit) return common;
+  const common = {
+    ...load,
+    ...optionsOf("generate", SOURCE, flags),
+    compute_dtype: computeDtype === "int8" ? undefined : computeDtype,
+  };
+  if (load_in_8bit) return { ...common, load_in_8bit };
+  if (!load_in_4bit) return common;
   return {
     ...common,
     quantization_config: {
+      bnb_4bit_quant_type: "nf4",
+      ...codes,
       load_in_4bit: true,
-      bnb_4bit_quant_type: flags.quantType ?? "nf4",
-      bnb_4bit_use_double_quant: flags.doubleQuant ?? false,
-      bnb_4bit_compute_dtype: flags.computeDtype,
+      bnb_4bit_compute_dtype: computeDtype,
     },
   };
 }
 
-function generationOptions(flags: GenerateFlags, model: PreTrainedModel, room: number): GenerationOptions {
-  const { temperature, topK: top_k, topP: top_p, minP: min_p, repetitionPenalty: repetition_penalty } = flags;
+function generationOptions(
+  given: GenerationOptions,
+  flags: GenerateFlags,
+  model: PreTrainedModel,
+  room: number,
+): GenerationOptions {
+  const { temperature, top_k, top_p, min_p, prompt_lookup_num_tokens } = given;
   const tuned = [temperature, top_k, top_p, min_p].some((value) => value !== undefined);
   return {
+    ...given,
     max_new_tokens:
-      flags.maxNewTokens ??
+      given.max_new_tokens ??
       (typeof model.generation_config.max_new_tokens === "number"
         ? undefined
         : Math.max(1, Math.min(DEFAULT_NEW_TOKENS, room))),
-    do_sample: flags.greedy || flags.promptLookup ? false : flags.doSample || tuned ? true : undefined,
-    temperature,
-    top_k,
-    top_p,
-    min_p,
-    repetition_penalty,
-    prompt_lookup_num_tokens: flags.promptLookup,
+    do_sample: flags.greedy || prompt_lookup_num_tokens ? false : given.do_sample || tuned ? true : undefined,
     ...cacheOptions(flags.kvCache),
     // Drawn here, so that the report can name it.
-    seed: flags.seed ?? Math.floor(Math.random() * 2 ** 31),
+    seed: given.seed ?? Math.floor(Math.random() * 2 ** 31),
   };
 }
 

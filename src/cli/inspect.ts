@@ -6,7 +6,7 @@ import { torchName } from "../core/dtype.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
 import { Disk } from "../sources/disk.js";
 import { resolveModel } from "../sources/hub.js";
-import { cacheOption, dtypeOption, jsonOption, revisionOption } from "./arguments.js";
+import { dtypeOption, jsonOption, sourceOptions } from "./arguments.js";
 import { bytes, countOf, note, print, printJson, table } from "./output.js";
 
 interface InspectFlags {
@@ -20,12 +20,11 @@ interface InspectFlags {
 const CACHE_TOKENS = 1000;
 
 export function inspectCommand(): Command {
-  return new Command("inspect")
+  const command = new Command("inspect")
     .description("show what a model is and what it takes, without loading it")
     .argument("<model>", "folder, or id of a model in the Hugging Face cache")
-    .addOption(dtypeOption())
-    .addOption(revisionOption())
-    .addOption(cacheOption())
+    .addOption(dtypeOption());
+  return sourceOptions(command)
     .addOption(jsonOption())
     .addHelpText(
       "after",

@@ -53,11 +53,11 @@ export interface Backend {
   /** Takes commands that will be submitted many times; copies the words. Backends whose `submit` is cheap leave it out. */
   prepare?(commands: Int32Array, words: number): PreparedCommands;
   /**
-   * Resolves after all earlier commands ran. Rejects with a BackendFailure as `failure` if one of `sound` bytes from
+   * Resolves after all earlier commands ran. Rejects with a BackendFailure as `failure` if one of `checked` bytes from
    * `offset` on (`bytes` unless given) should have been written by a command that failed, or that was skipped because it would have read such
    * bytes: the failure that it began with. What is written to them later, or a new owner of the buffer, ends that.
    */
-  read(buffer: BufferId, offset: number, bytes: number, sound?: number): Promise<Uint8Array>;
+  read(buffer: BufferId, offset: number, bytes: number, checked?: number): Promise<Uint8Array>;
 
   /**
    * Bytes of a matrix in the layout that this backend's kernels like best, or undefined where plain rows are best.

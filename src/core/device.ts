@@ -161,11 +161,11 @@ export class Device implements AsyncDisposable {
   }
 
   /** @throws KernelError naming op and module if a command failed that should have written these bytes, or what they were made of */
-  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
+  async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
     if (this.#capturing) throw new DeviceError("a recording cannot be read while it is made");
     this.flush();
     try {
-      return await this.backend.read(buffer, offset, bytes, sound);
+      return await this.backend.read(buffer, offset, bytes, checked);
     } catch (error) {
       if (error instanceof OutOfMemoryError) throw this.arena.explain(error);
       if (error instanceof OctavoError) throw error;

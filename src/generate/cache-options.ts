@@ -1,33 +1,47 @@
-// What generate() is told about its key-value cache.
+// The options of generate() that say how keys and values are kept.
 
-import { checkOptions, OptionError } from "../core/errors.js";
+import * as z from "zod";
+import { OptionError } from "../core/errors.js";
+import { type Options, option, readOptions, such } from "../core/options.js";
+import { show } from "../core/show.js";
 import { type CacheDType, type CacheOptions, sameLayers } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
-import type { GenerationOptions } from "./config.js";
 
-const CACHES = ["dynamic", "static", "quantized"];
-const CACHE_DTYPES: Readonly<Record<string, CacheDType>> = { float32: "f32", bfloat16: "bf16", float16: "f16" };
+const CACHES = ["dynamic", "static", "quantized"] as const;
+const CACHE_DTYPES = { float32: "f32", bfloat16: "bf16", float16: "f16" } as const satisfies Record<string, CacheDType>;
+const CACHE_DTYPE_NAMES = Object.keys(CACHE_DTYPES) as (keyof typeof CACHE_DTYPES)[];
 
-/** What the caller says of the cache. (A model's own `cache_implementation` names a class of Python's, and is not asked.) */
+/** Fields of `cache_config`. */
+const CACHE_CONFIG = {
+  /** Bits of a code. */
+  nbits: option<number>(z.literal(8), "8", {
+    hint: "keys and values are kept in 8 bits or as numbers; use nbits: 8",
+  }),
+};
+
+export const CACHE = {
+  /** "quantized" keeps keys and values as 8-bit codes, one scale per token and head; the others keep numbers. */
+  cache_implementation: option(z.literal(CACHES), `one of ${CACHES.join(", ")}`, {
+    hint: 'leave it out, or use "quantized" for keys and values in 8 bits',
+  }),
+  /** Of a quantized cache; `nbits` is 8. */
+  cache_config: such<Options<typeof CACHE_CONFIG>>((value) => typeof value === "object" && value !== null, "an object"),
+  /** Dtype of keys and values kept as numbers; by default float32 for a float32 model and bfloat16 for others. */
+  cache_dtype: option(z.literal(CACHE_DTYPE_NAMES), `one of ${CACHE_DTYPE_NAMES.join(", ")}`, {
+    hint: 'for 8 bits use cache_implementation: "quantized"',
+  }),
+};
+
+/**
+ * The dtype that the caller asks for; undefined leaves it to the model. (A model's own `cache_implementation` names one of
+ * Python's classes and is ignored.)
+ * @throws OptionError for options that do not go together
+ */
 export function cacheDTypeOf({
   cache_implementation,
   cache_config,
   cache_dtype,
-}: GenerationOptions): CacheDType | undefined {
-  if (cache_implementation !== undefined && !CACHES.includes(cache_implementation)) {
-    throw new OptionError(
-      `cache_implementation must be one of ${CACHES.join(", ")}, got ${JSON.stringify(cache_implementation)}`,
-      {
-        hint: 'leave it out, or use "quantized" for keys and values in 8 bits',
-      },
-    );
-  }
-  if (cache_dtype !== undefined && !Object.hasOwn(CACHE_DTYPES, cache_dtype)) {
-    throw new OptionError(
-      `cache_dtype must be one of ${Object.keys(CACHE_DTYPES).join(", ")}, got ${JSON.stringify(cache_dtype)}`,
-      { hint: 'for 8 bits use cache_implementation: "quantized"' },
-    );
-  }
+}: Options<typeof CACHE>): CacheDType | undefined {
   if (cache_implementation !== "quantized") {
     if (cache_config !== undefined) {
       throw new OptionError("cache_config is for a quantized cache", { hint: 'add cache_implementation: "quantized"' });
@@ -35,18 +49,11 @@ export function cacheDTypeOf({
     return cache_dtype && CACHE_DTYPES[cache_dtype];
   }
   if (cache_dtype !== undefined) {
-    throw new OptionError(`a quantized cache has no cache_dtype, got ${JSON.stringify(cache_dtype)}`, {
+    throw new OptionError(`a quantized cache has no cache_dtype, got ${show(cache_dtype)}`, {
       hint: "leave out one of the two",
     });
   }
-  if (cache_config === null) throw new OptionError("cache_config must be an object, got null");
-  checkOptions("cache_config", cache_config, ["nbits"]);
-  const nbits = cache_config?.nbits ?? 8;
-  if (nbits !== 8) {
-    throw new OptionError(`cache_config.nbits must be 8, got ${JSON.stringify(nbits)}`, {
-      hint: "keys and values are kept in 8 bits or as numbers; use nbits: 8",
-    });
-  }
+  readOptions("cache_config", CACHE_CONFIG, cache_config, "cache_config.");
   return "i8";
 }
 

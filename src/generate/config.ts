@@ -1,10 +1,13 @@
 // GenerationConfig: the options of generate(), their defaults (transformers') and checks. A model's
 // generation_config.json gives other defaults; what the caller says wins.
 
-import { ConfigError, checkOptions, OptionError } from "../core/errors.js";
+import * as z from "zod";
+import { ConfigError, OptionError } from "../core/errors.js";
+import { checkedLater, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
+import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
-import { cacheDTypeOf } from "./cache-options.js";
+import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import {
   isNeutral,
   type Neutral,
@@ -15,70 +18,81 @@ import {
   WITHOUT_EFFECT,
 } from "./unsupported.js";
 
-/**
- * What generate() takes beside its inputs. Fields of transformers that Octavo does not have (`num_beams`, ...) take only
- * the value that asks for nothing, which also overrules a generation_config.json.
- */
-export interface GenerationOptions extends Partial<Readonly<Record<UnsupportedField, Neutral>>> {
+const natural = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
+const share = (n: number): boolean => n >= 0 && n <= 1;
+
+/** Divided by less than this, logits leave the range of f32. */
+const COLDEST = 1e-30;
+
+const inRange = (n: number): boolean => Math.abs(n) <= 1 / COLDEST;
+
+const OWN = {
   /** Tokens to generate at most. */
-  max_new_tokens?: number;
+  max_new_tokens: whole(1, { value: "<n>", help: "tokens to generate at most" }),
   /** Length of prompt and new tokens together; `max_new_tokens` wins. */
-  max_length?: number;
+  max_length: whole(0),
   /**
    * Sample instead of taking the likeliest token. The random numbers of a text depend on the seed, the number of its
    * sequence and the step, and on nothing else. Row b of a batch is sequence b: a prompt alone gives the text that it gives
    * as row 0 of any batch, and the same prompt in two rows gives two texts.
    */
-  do_sample?: boolean;
-  temperature?: number;
+  do_sample: flag({ help: "sample; temperature, top-k, top-p and min-p imply it" }),
+  /** Logits are divided by this: above 1 all tokens come closer, below 1 the likeliest gains. */
+  temperature: number(
+    (n) => n >= COLDEST && Number.isFinite(Math.fround(n)),
+    `a number of at least ${COLDEST} (for the likeliest token use do_sample: false)`,
+    { value: "<t>", help: "above 1 is wilder, below is tamer" },
+  ),
   /** Keep the k likeliest tokens; 0 for all. */
-  top_k?: number;
+  top_k: whole(0, { value: "<k>", help: "sample from the k likeliest tokens; 0 for all" }),
   /** Keep the likeliest tokens up to this probability; 1 for all. */
-  top_p?: number;
+  top_p: number((n) => share(n) && n > 0, "above 0 and at most 1", {
+    value: "<p>",
+    help: "sample from the likeliest tokens up to this probability",
+  }),
   /** Drop tokens below this share of the likeliest one's probability; 0 for none. */
-  min_p?: number;
+  min_p: number(share, "between 0 and 1", {
+    value: "<p>",
+    help: "leave out tokens below this share of the likeliest",
+  }),
   /** Above 1 makes tokens that are already there less likely. */
-  repetition_penalty?: number;
+  repetition_penalty: number((n) => n >= COLDEST && n <= 1 / COLDEST, "a number above 0", {
+    help: "above 1 makes repetition less likely",
+  }),
   /** Taken off the logit of each token that was generated before (not of the prompt's); negative values invite them. */
-  presence_penalty?: number;
+  presence_penalty: number(inRange, "a number between -1e30 and 1e30"),
   /** Taken off the logit of a token as often as it was generated before. */
-  frequency_penalty?: number;
+  frequency_penalty: number(inRange, "a number between -1e30 and 1e30"),
   /** The same seed gives the same tokens in the same row of a batch; drawn at random if absent. */
-  seed?: number;
-  eos_token_id?: number | readonly number[] | null;
-  pad_token_id?: number | null;
+  seed: option(z.int(), "a whole number", {
+    value: "<n>",
+    help: "the same seed gives the same text (default: at random)",
+  }),
+  /** Ids that end a text; null for none. */
+  eos_token_id: checkedLater<number | readonly number[] | null>(),
+  /** Id that fills rows that have ended. */
+  pad_token_id: checkedLater<number | null>(),
   /** Guess up to so many tokens from earlier in the text (greedy decoding); exact, and faster where text repeats. */
-  prompt_lookup_num_tokens?: number;
+  prompt_lookup_num_tokens: whole(0, {
+    flag: "prompt-lookup",
+    value: "<n>",
+    help: "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
+  }),
   /** Tokens that an `assistant_model` guesses at a time; 5 if not given. */
-  num_assistant_tokens?: number;
-  /** "quantized" keeps keys and values as 8-bit codes, one scale per token and head; the others keep numbers. */
-  cache_implementation?: "dynamic" | "static" | "quantized";
-  /** Of a quantized cache; `nbits` is 8. */
-  cache_config?: { nbits?: number };
-  /** Dtype of keys and values kept as numbers; by default float32 for a float32 model and bfloat16 for others. */
-  cache_dtype?: "float32" | "bfloat16" | "float16";
-}
+  num_assistant_tokens: whole(1),
+};
 
-export const GENERATION_FIELDS: readonly (keyof GenerationOptions)[] = [
-  "max_new_tokens",
-  "max_length",
-  "do_sample",
-  "temperature",
-  "top_k",
-  "top_p",
-  "min_p",
-  "repetition_penalty",
-  "presence_penalty",
-  "frequency_penalty",
-  "seed",
-  "eos_token_id",
-  "pad_token_id",
-  "prompt_lookup_num_tokens",
-  "num_assistant_tokens",
-  "cache_implementation",
-  "cache_config",
-  "cache_dtype",
-];
+/** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
+export const GENERATION = { ...OWN, ...CACHE };
+
+/**
+ * What generate() takes beside its inputs. Fields of transformers that Octavo does not have (`num_beams`, ...) take only
+ * the value that asks for nothing, which also overrules a generation_config.json.
+ */
+export interface GenerationOptions
+  extends Options<typeof OWN>,
+    Options<typeof CACHE>,
+    Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
 
 /** What of a GenerationConfig decides the next token. */
 export type SamplingConfig = Pick<
@@ -115,16 +129,12 @@ const DEFAULT_ASSISTANT_TOKENS = 5;
 
 const FILE = "generation_config.json";
 
-/** Divided by less than this, logits leave the range of f32. */
-const COLDEST = 1e-30;
-
-const inRange = (n: number): boolean => Math.abs(n) <= 1 / COLDEST;
-const whole = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
-const share = (n: number): boolean => n >= 0 && n <= 1;
-const tokens =
+const isToken =
   (vocab: number) =>
   (id: unknown): id is number =>
-    typeof id === "number" && whole(id) && id < vocab;
+    typeof id === "number" && natural(id) && id < vocab;
+
+type Field = keyof typeof GENERATION;
 
 /**
  * Puts together what the caller, generation_config.json and config.json say, in that order. In the files null is as good
@@ -140,79 +150,60 @@ export function generationConfig(
   prompt: number,
   vocab: number,
 ): GenerationConfig {
-  const inFile = (key: keyof GenerationOptions): unknown => fromFile[key] ?? undefined;
-  const given = (key: keyof GenerationOptions): unknown => (options[key] !== undefined ? options[key] : inFile(key));
-  const refuse = (key: keyof GenerationOptions, wanted: string): never => {
-    const text = `${key} must be ${wanted}, got ${JSON.stringify(given(key))}`;
-    if (options[key] !== undefined) throw new OptionError(text, { details: { option: key } });
-    throw new ConfigError(`${FILE}: ${text}`, {
+  const inFile = (key: Field | UnsupportedField): unknown => fromFile[key] ?? undefined;
+  const refuse: Refuse = (key, message) => {
+    if (options[key] !== undefined) throw new OptionError(message, { details: { option: key } });
+    throw new ConfigError(`${FILE}: ${message}`, {
       details: { file: FILE, key },
       hint: `mend the file, or pass ${key} to generate()`,
     });
   };
-  const number = (
-    key: keyof GenerationOptions,
-    fallback: number,
-    check: (n: number) => boolean,
-    wanted: string,
-  ): number => {
-    const value = given(key);
-    if (value === undefined) return fallback;
-    return typeof value === "number" && check(value) ? value : refuse(key, wanted);
+  /** The caller's value or the file's, checked. */
+  const given = <Key extends Field>(key: Key): GenerationOptions[Key] => {
+    const value: unknown = options[key] !== undefined ? options[key] : inFile(key);
+    const problem = value === undefined ? undefined : problemWith(key, GENERATION[key], value);
+    return problem ? refuse(key, problem.message) : (value as GenerationOptions[Key]);
   };
   const do_sample = given("do_sample") ?? false;
-  if (typeof do_sample !== "boolean") return refuse("do_sample", "true or false");
-  const sampling = (...parts: Parameters<typeof number>): number =>
-    do_sample || options[parts[0]] !== undefined ? number(...parts) : parts[1];
+  const sampling = <Key extends Field>(key: Key): GenerationOptions[Key] =>
+    do_sample || options[key] !== undefined ? given(key) : undefined;
   refuseUnsupported(options, inFile, do_sample);
 
   const eos_token_ids = endOfText(options, inFile("eos_token_id"), fromModel.eos_token_id, vocab, refuse);
-  const isToken = tokens(vocab);
-  let pad = given("pad_token_id") ?? undefined;
-  if (pad === undefined) pad = [fromModel.pad_token_id, eos_token_ids[0]].find(isToken) ?? 0;
-  if (!isToken(pad)) return refuse("pad_token_id", `a token id below ${vocab}`);
+  const token = isToken(vocab);
+  let pad: unknown = given("pad_token_id") ?? undefined;
+  if (pad === undefined) pad = [fromModel.pad_token_id, eos_token_ids[0]].find(token) ?? 0;
+  if (!token(pad)) return refuse("pad_token_id", `pad_token_id must be a token id below ${vocab}, got ${show(pad)}`);
   return {
-    max_new_tokens: newTokens(options, inFile("max_new_tokens"), number, prompt),
+    max_new_tokens: newTokens(options, inFile("max_new_tokens") !== undefined, given, prompt),
     do_sample,
-    temperature: sampling(
-      "temperature",
-      1,
-      (n) => n >= COLDEST && Number.isFinite(Math.fround(n)),
-      `a number of at least ${COLDEST} (for the likeliest token use do_sample: false)`,
-    ),
-    top_k: sampling("top_k", 50, whole, "a whole number of at least 0"),
-    top_p: sampling("top_p", 1, (n) => share(n) && n > 0, "above 0 and at most 1"),
-    min_p: sampling("min_p", 0, share, "between 0 and 1"),
-    repetition_penalty: number("repetition_penalty", 1, (n) => n >= COLDEST && n <= 1 / COLDEST, "a number above 0"),
-    presence_penalty: number("presence_penalty", 0, inRange, "a number between -1e30 and 1e30"),
-    frequency_penalty: number("frequency_penalty", 0, inRange, "a number between -1e30 and 1e30"),
-    seed: number("seed", Math.floor(Math.random() * 2 ** 31), (n) => Number.isSafeInteger(n), "a whole number") | 0,
+    temperature: sampling("temperature") ?? 1,
+    top_k: sampling("top_k") ?? 50,
+    top_p: sampling("top_p") ?? 1,
+    min_p: sampling("min_p") ?? 0,
+    repetition_penalty: given("repetition_penalty") ?? 1,
+    presence_penalty: given("presence_penalty") ?? 0,
+    frequency_penalty: given("frequency_penalty") ?? 0,
+    seed: (given("seed") ?? Math.floor(Math.random() * 2 ** 31)) | 0,
     eos_token_ids,
     pad_token_id: pad,
-    prompt_lookup_num_tokens: number("prompt_lookup_num_tokens", 0, whole, "a whole number of at least 0"),
-    num_assistant_tokens: number(
-      "num_assistant_tokens",
-      DEFAULT_ASSISTANT_TOKENS,
-      (n) => whole(n) && n > 0,
-      "a whole number above 0",
-    ),
+    prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
+    num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
     cache_dtype: cacheDTypeOf(options),
   };
 }
 
+/** Throws the error of whoever gave the value: the caller or the file. */
+type Refuse = (key: Field, message: string) => never;
+
 /** Tokens to generate, from `max_new_tokens` and `max_length`. */
 function newTokens(
   options: GenerationOptions,
-  inFile: unknown,
-  number: (
-    key: "max_new_tokens" | "max_length",
-    fallback: number,
-    check: (n: number) => boolean,
-    wanted: string,
-  ) => number,
+  inFile: boolean,
+  given: (key: "max_new_tokens" | "max_length") => number | undefined,
   prompt: number,
 ): number {
-  const length = (): number => number("max_length", DEFAULT_MAX_LENGTH, whole, "a whole number of at least 0");
+  const length = (): number => given("max_length") ?? DEFAULT_MAX_LENGTH;
   if (options.max_new_tokens === undefined && options.max_length !== undefined) {
     const left = length() - prompt;
     if (left >= 1) return left;
@@ -221,8 +212,8 @@ function newTokens(
     });
   }
   // A prompt that fills the default length still gets one token, as users of a first example expect.
-  if (options.max_new_tokens === undefined && inFile === undefined) return Math.max(1, length() - prompt);
-  return number("max_new_tokens", 1, (n) => whole(n) && n > 0, "a whole number above 0");
+  if (options.max_new_tokens === undefined && !inFile) return Math.max(1, length() - prompt);
+  return given("max_new_tokens")!;
 }
 
 /** Ids that end a text; the caller's null means that none does. */
@@ -231,16 +222,17 @@ function endOfText(
   inFile: unknown,
   fromModel: unknown,
   vocab: number,
-  refuse: (key: "eos_token_id", wanted: string) => never,
+  refuse: Refuse,
 ): readonly number[] {
-  const isToken = tokens(vocab);
+  const token = isToken(vocab);
   const list = (ids: unknown): readonly unknown[] => (Array.isArray(ids) ? ids : [ids]);
   if (options.eos_token_id === null) return [];
   const chosen = options.eos_token_id ?? inFile;
-  // What config.json says is for training too; what no token can be ends no text, and `fileWarnings` has told so.
-  if (chosen === undefined) return list(fromModel ?? []).filter(isToken);
+  // Ids from config.json that are outside the vocabulary are ignored; `fileWarnings` reports them.
+  if (chosen === undefined) return list(fromModel ?? []).filter(token);
   const ids = list(chosen);
-  return ids.every(isToken) ? ids : refuse("eos_token_id", `token ids below ${vocab}`);
+  if (ids.every(token)) return ids;
+  return refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`);
 }
 
 /** @throws OptionError or ConfigError for what would change the text and is not there */
@@ -254,14 +246,14 @@ function refuseUnsupported(
     const own = options[field];
     if (own !== undefined) {
       if (isNeutral(field, own)) continue;
-      throw new OptionError(`${field} can only be ${neutral}, got ${JSON.stringify(own)}: Octavo has no ${what}`, {
+      throw new OptionError(`${field} can only be ${neutral}, got ${show(own)}: Octavo has no ${what}`, {
         details: { option: field },
         hint: "leave it out",
       });
     }
     const value = inFile(field);
     if (value === undefined || isNeutral(field, value) || (OF_SAMPLING.has(field) && !do_sample)) continue;
-    throw new ConfigError(`${FILE}: ${field} is ${JSON.stringify(value)}, but Octavo has no ${what}`, {
+    throw new ConfigError(`${FILE}: ${field} is ${show(value)}, but Octavo has no ${what}`, {
       details: { file: FILE, key: field },
       hint: `pass ${field}: ${neutral} to generate() to do without it`,
     });
@@ -278,20 +270,13 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
     warnings.push(error.message.split("\n")[0]!);
   }
   const known = (key: string): boolean =>
-    (GENERATION_FIELDS as readonly string[]).includes(key) ||
-    Object.hasOwn(UNSUPPORTED, key) ||
-    WITHOUT_EFFECT.has(key);
+    Object.hasOwn(GENERATION, key) || Object.hasOwn(UNSUPPORTED, key) || WITHOUT_EFFECT.has(key);
   const unknown = Object.keys(fromFile).filter((key) => !known(key) && fromFile[key] !== null);
   if (unknown.length > 0) warnings.push(`${FILE}: fields that are not known and not used: ${unknown.join(", ")}`);
   for (const key of ["eos_token_id", "pad_token_id"] as const) {
-    const wrong = [fromModel[key] ?? []].flat().filter((id) => !tokens(vocab)(id));
+    const wrong = [fromModel[key] ?? []].flat().filter((id) => !isToken(vocab)(id));
     if (wrong.length === 0) continue;
     warnings.push(`config.json: ${key} ${wrong.join(", ")} is no token id below ${vocab}, and is not used`);
   }
   return warnings;
-}
-
-/** @throws OptionError for an option that generate() does not have */
-export function checkGenerationOptions(options: object, more: readonly string[]): void {
-  checkOptions("generate", options, [...GENERATION_FIELDS, ...UNSUPPORTED_FIELDS, ...more]);
 }

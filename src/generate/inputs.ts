@@ -2,6 +2,8 @@
 // for the device.
 
 import { OptionError, ShapeError } from "../core/errors.js";
+import { checkedLater, type Options } from "../core/options.js";
+import { show } from "../core/show.js";
 
 /** Integers with a shape, as tokenizers give them with `return_tensors`. */
 export interface IntTensorLike {
@@ -54,23 +56,28 @@ function table(name: string, value: Ids): number[][] {
  * Checks ids and mask against each other and the vocabulary.
  * @throws ShapeError for ragged rows, OptionError for an id outside the vocabulary
  */
-export function readBatch(input_ids: Ids | undefined, attention_mask: Ids | undefined, vocab: number): Batch {
-  if (input_ids === undefined) throw new OptionError("input_ids are missing", { hint: "pass ...tokenizer(text)" });
-  const rows = table("input_ids", input_ids);
+export function readBatch(
+  input_ids: Ids | undefined,
+  attention_mask: Ids | undefined,
+  vocab: number,
+  name = "input_ids",
+): Batch {
+  if (input_ids === undefined) throw new OptionError(`${name} are missing`, { hint: "pass ...tokenizer(text)" });
+  const rows = table(name, input_ids);
   const steps = rows[0]!.length;
   if (steps === 0)
-    throw new ShapeError("input_ids hold no token", { hint: "a prompt needs at least one token, such as bos" });
+    throw new ShapeError(`${name} hold no token`, { hint: "a prompt needs at least one token, such as bos" });
   const ids = new Int32Array(rows.length * steps);
   rows.forEach((row, r) => {
     if (row.length !== steps) {
-      throw new ShapeError(`input_ids: row ${r} has ${row.length} tokens, row 0 has ${steps}`, {
+      throw new ShapeError(`${name}: row ${r} has ${row.length} tokens, row 0 has ${steps}`, {
         hint: "tokenize with padding: true",
       });
     }
     row.forEach((id, t) => {
       if (!Number.isSafeInteger(id) || id < 0 || id >= vocab) {
         const what = typeof id === "number" ? String(id) : `a ${typeof id}`;
-        throw new OptionError(`input_ids[${r}][${t}] is ${what}; the vocabulary has ids 0 to ${vocab - 1}`);
+        throw new OptionError(`${name}[${r}][${t}] is ${what}; the vocabulary has ids 0 to ${vocab - 1}`);
       }
       ids[r * steps + t] = id;
     });
@@ -136,29 +143,24 @@ export function promptsOf({ rows, steps, ids, mask }: Batch): number[][] {
   });
 }
 
-/** Where tokens stand, and how a row that holds several texts is cut: the names are those of DataCollatorWithFlattening. */
-export interface PackedInputs {
+/** Where tokens stand, and how a row that holds several texts is cut; the names are those of DataCollatorWithFlattening. */
+export const PACKED = {
   /**
    * [B,T]; by default the position of each token among the real ones of its row. Where nothing is masked, each 0 begins
    * a new text, which sees nothing of those before it in its row.
    */
-  position_ids?: Ids;
+  position_ids: checkedLater<Ids>(),
   /** [N+1], for one row: 0, then where each text ends; the last is T. */
-  cu_seq_lens_q?: ArrayLike<number> | IntTensorLike;
+  cu_seq_lens_q: checkedLater<ArrayLike<number> | IntTensorLike>(),
   /** The same of the keys, which are those of the queries here. */
-  cu_seq_lens_k?: ArrayLike<number> | IntTensorLike;
+  cu_seq_lens_k: checkedLater<ArrayLike<number> | IntTensorLike>(),
   /** Length of the longest text. */
-  max_length_q?: number;
-  max_length_k?: number;
-}
+  max_length_q: checkedLater<number>(),
+  /** The same of the keys. */
+  max_length_k: checkedLater<number>(),
+};
 
-export const PACKED_FIELDS: readonly (keyof PackedInputs)[] = [
-  "position_ids",
-  "cu_seq_lens_q",
-  "cu_seq_lens_k",
-  "max_length_q",
-  "max_length_k",
-];
+export interface PackedInputs extends Options<typeof PACKED> {}
 
 export interface Places {
   /** i32[B,T] */
@@ -201,7 +203,7 @@ function readPositions(batch: Batch, given: Ids, max_positions: number): Int32Ar
   return Int32Array.from(rows.flat(), (position, at) => {
     if (Number.isSafeInteger(position) && position >= 0 && position < most) return position;
     const where = `position_ids[${Math.floor(at / batch.steps)}][${at % batch.steps}]`;
-    throw new OptionError(`${where} is ${String(position)}; this model has positions 0 to ${most - 1}`);
+    throw new OptionError(`${where} is ${show(position)}; this model has positions 0 to ${most - 1}`);
   });
 }
 
@@ -253,7 +255,7 @@ function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
   for (const name of ["max_length_q", "max_length_k"] as const) {
     const value = inputs[name];
     if (value === undefined || (Number.isSafeInteger(value) && value >= longest)) continue;
-    throw new OptionError(`${name} must be at least ${longest}, the longest text, got ${String(value)}`);
+    throw new OptionError(`${name} must be at least ${longest}, the longest text, got ${show(value)}`);
   }
   return ends;
 }

@@ -2,7 +2,7 @@
 // out, whether rows take their tokens one at a time or several at once from a drafter.
 
 import type { Device } from "../core/device.js";
-import { throwIfAborted } from "../core/errors.js";
+import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { GenerationConfig } from "./config.js";
@@ -11,6 +11,7 @@ import { type Batch, promptsOf } from "./inputs.js";
 import type { HostProcessor } from "./processors/processor.js";
 import type { FinishReason, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
+import type { Streamer } from "./streamers.js";
 
 export interface LoopOptions {
   readonly config: GenerationConfig;
@@ -143,4 +144,31 @@ class Columns {
       guessed: tokens.every((token) => token?.guessed ?? true),
     };
   }
+}
+
+/**
+ * Prompts and generated tokens of a batch, [B][T + new], from its steps. A streamer gets the prompt and then each token.
+ * @throws OptionError for a streamer and more than one row
+ */
+export async function collect(
+  batch: Batch,
+  steps: () => AsyncGenerator<Step>,
+  streamer: Streamer | undefined,
+): Promise<number[][]> {
+  if (streamer && batch.rows > 1) throw new OptionError("a streamer takes one row; use stream() for batches");
+  const rows = Array.from({ length: batch.rows }, (_, r) => [
+    ...batch.ids.subarray(r * batch.steps, (r + 1) * batch.steps),
+  ]);
+  try {
+    streamer?.put(rows[0]!);
+    for await (const { token_ids } of steps()) {
+      token_ids.forEach((id, r) => {
+        rows[r]!.push(id);
+      });
+      streamer?.put([token_ids[0]!]);
+    }
+  } finally {
+    streamer?.end();
+  }
+  return rows;
 }

@@ -1,6 +1,7 @@
-// Streamers: they get token ids as they are generated and turn them into text.
+// Streamers: they take token ids as they are generated and turn them into text.
 
-import { checkOptions, OptionError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
+import { flag, type Options, readOptions, such } from "../core/options.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { StreamDecoder } from "../tokenizer/stream.js";
 
@@ -10,13 +11,16 @@ export interface Streamer {
   end(): void;
 }
 
-export interface TextStreamerOptions {
+const TEXT_STREAMER = {
   /** Leave out the prompt. */
-  skip_prompt?: boolean;
-  skip_special_tokens?: boolean;
+  skip_prompt: flag(),
+  /** Leave out special tokens. */
+  skip_special_tokens: flag(),
   /** Gets each piece of text; standard output by default, where there is one. */
-  write?: (text: string) => void;
-}
+  write: such<(text: string) => void>((value) => typeof value === "function", "a function"),
+};
+
+export interface TextStreamerOptions extends Options<typeof TEXT_STREAMER> {}
 
 /** @throws OptionError in a runtime without standard output */
 function standardOutput(): (text: string) => void {
@@ -33,19 +37,8 @@ export class TextStreamer implements Streamer {
   #skip: boolean;
 
   /** @throws OptionError for an unknown option or one of the wrong type */
-  constructor(tokenizer: PreTrainedTokenizer, options: TextStreamerOptions = {}) {
-    checkOptions("TextStreamer", options, ["skip_prompt", "skip_special_tokens", "write"]);
-    for (const [key, type] of [
-      ["skip_prompt", "boolean"],
-      ["skip_special_tokens", "boolean"],
-      ["write", "function"],
-    ] as const) {
-      const value: unknown = options[key];
-      if (value === undefined || typeof value === type) continue;
-      throw new OptionError(`TextStreamer: ${key} must be a ${type}, got ${value === null ? "null" : typeof value}`, {
-        details: { option: key },
-      });
-    }
+  constructor(tokenizer: PreTrainedTokenizer, given: TextStreamerOptions = {}) {
+    const options = readOptions("TextStreamer", TEXT_STREAMER, given);
     this.#decoder = new StreamDecoder(tokenizer, { skip_special_tokens: options.skip_special_tokens ?? false });
     this.#write = options.write ?? standardOutput();
     this.#skip = options.skip_prompt ?? false;

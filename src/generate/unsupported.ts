@@ -1,5 +1,7 @@
-// Fields of a generation_config.json of transformers beyond those of config.ts: what would change the text and is not
-// there, and what changes nothing. Nothing here decides; config.ts refuses by this list.
+// Fields of transformers' generation_config.json that Octavo does not have: those that would change the text, which
+// config.ts refuses, and those that change nothing.
+
+import { checkedLater, type Entry } from "../core/options.js";
 
 /** A value that means "without it". */
 export type Neutral = number | boolean | null;
@@ -39,6 +41,11 @@ export const UNSUPPORTED = {
 export type UnsupportedField = keyof typeof UNSUPPORTED;
 
 export const UNSUPPORTED_FIELDS = Object.keys(UNSUPPORTED) as readonly UnsupportedField[];
+
+/** The fields as entries of a table of options. */
+export const UNSUPPORTED_OPTIONS = Object.fromEntries(
+  UNSUPPORTED_FIELDS.map((field) => [field, checkedLater<Neutral>()]),
+) as Readonly<Record<UnsupportedField, Entry<Neutral>>>;
 
 /** Of these, the ones that only matter when tokens are sampled. */
 export const OF_SAMPLING: ReadonlySet<UnsupportedField> = new Set(["typical_p", "epsilon_cutoff", "eta_cutoff"]);

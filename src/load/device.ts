@@ -8,9 +8,10 @@ import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { DeviceError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
-import { checkDeviceOptions, type DeviceChoice, type DeviceName, type DeviceOptions, sharing } from "./platform.js";
+import { checkDeviceOptions, type DeviceOptions } from "./options.js";
+import { type DeviceChoice, type DeviceName, sharing } from "./platform.js";
 
-export type { DeviceOptions } from "./platform.js";
+export type { DeviceOptions } from "./options.js";
 
 /** Devices that `requestDevice` knows, beside "webgpu:0", "webgpu:1", ... for one adapter of several. */
 export const DEVICE_NAMES = ["auto", "cpu", "reference", "wasm", "webgpu"] as const;
@@ -19,7 +20,7 @@ const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
 
 let usual: DeviceName | undefined;
 
-/** Who names no device gets the native kernels or, where there is no add-on, the same as WebAssembly and a line that says so. */
+/** The default device: native kernels or, without the add-on, WebAssembly with a warning on stderr. */
 export function usualDevice(): DeviceName {
   if (usual) return usual;
   try {

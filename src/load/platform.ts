@@ -2,58 +2,11 @@
 // node.ts, the browser's src/browser/platform.ts.
 
 import type { Device } from "../core/device.js";
-import { checkOptions, OptionError, OutOfMemoryError } from "../core/errors.js";
+import { OutOfMemoryError } from "../core/errors.js";
 import type { Source } from "../sources/source.js";
+import type { DeviceOptions, SourceOptions } from "./options.js";
 
-/** Where a model is looked for. */
-export interface SourceOptions {
-  /** Folder of the Hugging Face cache; Node only. */
-  readonly cache_dir?: string;
-  /** A branch, a tag or a full commit of a model on the hub. */
-  readonly revision?: string;
-  /** Never ask a server. */
-  readonly local_files_only?: boolean;
-  /** Address of a hub that ids are fetched from. */
-  readonly hub?: string;
-  /** Access token for the hub. */
-  readonly token?: string;
-  /** False keeps nothing of what is downloaded. */
-  readonly cache?: boolean;
-  readonly signal?: AbortSignal;
-  /** Gets what went wrong without ending the load. */
-  readonly warn?: (message: string) => void;
-}
-
-/** Options of from_pretrained that say where a model is looked for. */
-export const SOURCE_OPTIONS = ["cache_dir", "revision", "local_files_only", "hub", "token", "cache"] as const;
-
-export interface DeviceOptions {
-  /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
-  threads?: number;
-  /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
-  isa?: string;
-  /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
-  wasm?: string | URL | Uint8Array | ArrayBuffer;
-}
-
-/**
- * Refuses options that a device does not have; `owners` are the devices that each option is for.
- * @throws OptionError
- */
-export function checkDeviceOptions(
-  name: string,
-  options: DeviceOptions,
-  owners: { readonly [Key in keyof DeviceOptions]: readonly string[] },
-): void {
-  checkOptions("device", options, Object.keys(owners));
-  for (const [key, names] of Object.entries(owners)) {
-    if (names.includes(name) || options[key as keyof DeviceOptions] === undefined) continue;
-    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
-      details: { option: key },
-      hint: `leave ${key} out, or use device "${names[0]}"`,
-    });
-  }
-}
+export type { DeviceOptions, SourceOptions } from "./options.js";
 
 /** Names of devices, on any platform. */
 export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}`;

@@ -181,6 +181,7 @@ abstract class BertForTask extends EncoderModel {
       layers: c.num_hidden_layers,
       hidden: c.hidden_size,
       vocab: c.vocab_size,
+      token_types: c.type_vocab_size,
       max_positions: c.max_position_embeddings,
     };
   }

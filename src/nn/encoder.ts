@@ -8,6 +8,8 @@ export interface EncoderGeometry {
   readonly layers: number;
   readonly hidden: number;
   readonly vocab: number;
+  /** Kinds of token types. */
+  readonly token_types: number;
   /** Longest text the position encoding allows; Infinity where there is no such limit. */
   readonly max_positions: number;
 }

@@ -1,42 +1,48 @@
-// BitsAndBytesConfig: how the linears of a model are to be quantized. Fields, defaults and refusals are transformers'.
+// BitsAndBytesConfig: how the linears of a model are quantized. Fields, defaults and refusals are transformers'.
 
+import * as z from "zod";
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
-import { checkOptions, OptionError, suggestion } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
+import { choice, flag, number, type Options, option, readOptions, such } from "../core/options.js";
 import type { FloatDType } from "../nn/weight.js";
-import { BLOCK_SIZES, type BlockSize } from "../ops/four-bit.js";
+import { BLOCK_SIZES } from "../ops/four-bit.js";
 
-export interface BitsAndBytesOptions {
-  load_in_8bit?: boolean;
-  load_in_4bit?: boolean;
+/** The fields of a BitsAndBytesConfig. */
+export const BITS_AND_BYTES = {
+  /** Quantize the linears to LLM.int8(). */
+  load_in_8bit: flag(),
+  /** Quantize the linears to 4 bits. */
+  load_in_4bit: flag(),
   /** Activations of at least this size are multiplied in high precision; 0 for none. */
-  llm_int8_threshold?: number;
+  llm_int8_threshold: number((n) => n >= 0, "a number of at least 0"),
   /**
    * Names of modules that stay in full precision; replaces the default (the output head). An entry that names nothing is
    * among the model's `warnings`.
    */
-  llm_int8_skip_modules?: readonly string[] | null;
-  bnb_4bit_quant_type?: "nf4" | "fp4";
-  bnb_4bit_use_double_quant?: boolean;
+  llm_int8_skip_modules: option(z.array(z.string()).readonly().nullable(), "a list of module names"),
+  /** The code of 4-bit elements. */
+  bnb_4bit_quant_type: choice(["nf4", "fp4"], {
+    flag: "quant-type",
+    value: "<type>",
+    help: "4-bit code (default: nf4)",
+  }),
+  /** Quantize the scales of 4-bit blocks as well. */
+  bnb_4bit_use_double_quant: flag({ flag: "double-quant", help: "quantize the scales of 4-bit blocks as well" }),
   /**
    * Dtype of the products: "float32" is exact, "bfloat16" lets kernels round where that is faster. "float16" is computed
-   * as "float32": no kernel rounds to f16, and bf16 would keep fewer digits than were asked for. "int8" is ours, Python
-   * does not know it: activations in 8-bit codes per block of the weights, the fastest on CPUs (see ops/four-bit.ts).
+   * as "float32": no kernel rounds to f16, and bf16 would keep fewer digits than were asked for. "int8" is Octavo's own,
+   * Python does not know it: activations in 8-bit codes per block of the weights, the fastest on CPUs (see
+   * ops/four-bit.ts).
    */
-  bnb_4bit_compute_dtype?: FloatName | "int8";
+  bnb_4bit_compute_dtype: such<FloatName | "int8">(
+    (value) => typeof value === "string" && (value === "int8" || parseDType(value) !== undefined),
+    `"int8" or a float dtype (${DTYPE_SPELLINGS.join(", ")})`,
+  ),
   /** Elements per block of 4-bit codes. */
-  bnb_4bit_blocksize?: BlockSize;
-}
+  bnb_4bit_blocksize: choice(BLOCK_SIZES),
+};
 
-const FIELDS: readonly (keyof BitsAndBytesOptions)[] = [
-  "load_in_8bit",
-  "load_in_4bit",
-  "llm_int8_threshold",
-  "llm_int8_skip_modules",
-  "bnb_4bit_quant_type",
-  "bnb_4bit_use_double_quant",
-  "bnb_4bit_compute_dtype",
-  "bnb_4bit_blocksize",
-];
+export interface BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES> {}
 
 /** Spellings that were in use once, and what they are called now. */
 const OLD_NAMES: Readonly<Record<string, string>> = {
@@ -53,56 +59,31 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_quant_type: "nf4" | "fp4";
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: FloatDType | "int8";
-  readonly bnb_4bit_blocksize: BlockSize;
+  readonly bnb_4bit_blocksize: (typeof BLOCK_SIZES)[number];
 
-  /** @throws OptionError for unknown fields, wrong types, and both 8 and 4 bits at once */
+  /**
+   * A field that is null has its default, as in Python.
+   * @throws OptionError for unknown fields, wrong values, and both 8 and 4 bits at once
+   */
   constructor(options: BitsAndBytesOptions = {}) {
-    if (typeof options !== "object" || options === null) {
-      throw new OptionError("BitsAndBytesConfig: the fields must be an object");
-    }
-    for (const key of Object.keys(options)) {
-      const now = OLD_NAMES[key];
+    for (const key of Object.keys(options ?? {})) {
+      const now = Object.hasOwn(OLD_NAMES, key) ? OLD_NAMES[key] : undefined;
       if (now)
         throw new OptionError(`BitsAndBytesConfig: \`${key}\` is called \`${now}\``, { details: { option: key } });
     }
-    checkOptions("BitsAndBytesConfig", options, FIELDS);
-    this.load_in_8bit = boolean(options, "load_in_8bit");
-    this.load_in_4bit = boolean(options, "load_in_4bit");
+    const fields = readOptions("BitsAndBytesConfig", BITS_AND_BYTES, withoutNulls(options));
+    this.load_in_8bit = fields.load_in_8bit ?? false;
+    this.load_in_4bit = fields.load_in_4bit ?? false;
     if (this.load_in_8bit && this.load_in_4bit) {
       throw new OptionError("load_in_4bit and load_in_8bit are both true, but only one can be used at the same time");
     }
-    const threshold = options.llm_int8_threshold ?? 6.0;
-    if (typeof threshold !== "number" || !(threshold >= 0) || !Number.isFinite(threshold)) {
-      throw new OptionError(`llm_int8_threshold must be a number of at least 0, got ${String(threshold)}`);
-    }
-    this.llm_int8_threshold = threshold;
-    const skip = options.llm_int8_skip_modules ?? null;
-    if (skip !== null && !(Array.isArray(skip) && skip.every((name) => typeof name === "string"))) {
-      throw new OptionError("llm_int8_skip_modules must be a list of module names");
-    }
-    this.llm_int8_skip_modules = skip;
-    const kind = options.bnb_4bit_quant_type ?? "fp4";
-    if (kind !== "nf4" && kind !== "fp4") {
-      const near = suggestion(String(kind), ["nf4", "fp4"]);
-      throw new OptionError(
-        `bnb_4bit_quant_type must be "nf4" or "fp4", got "${String(kind)}"${near ? `; did you mean "${near}"?` : ""}`,
-      );
-    }
-    this.bnb_4bit_quant_type = kind;
-    this.bnb_4bit_use_double_quant = boolean(options, "bnb_4bit_use_double_quant");
-    const compute = options.bnb_4bit_compute_dtype ?? "float32";
-    const dtype = typeof compute !== "string" ? undefined : compute === "int8" ? compute : parseDType(compute);
-    if (!dtype) {
-      throw new OptionError(
-        `bnb_4bit_compute_dtype must be "int8" or a float dtype (${DTYPE_SPELLINGS.join(", ")}), got ${String(compute)}`,
-      );
-    }
-    this.bnb_4bit_compute_dtype = dtype;
-    const blocksize = options.bnb_4bit_blocksize ?? 64;
-    if (!BLOCK_SIZES.includes(blocksize)) {
-      throw new OptionError(`bnb_4bit_blocksize must be one of ${BLOCK_SIZES.join(", ")}, got ${String(blocksize)}`);
-    }
-    this.bnb_4bit_blocksize = blocksize;
+    this.llm_int8_threshold = fields.llm_int8_threshold ?? 6.0;
+    this.llm_int8_skip_modules = fields.llm_int8_skip_modules ?? null;
+    this.bnb_4bit_quant_type = fields.bnb_4bit_quant_type ?? "fp4";
+    this.bnb_4bit_use_double_quant = fields.bnb_4bit_use_double_quant ?? false;
+    const compute = fields.bnb_4bit_compute_dtype ?? "float32";
+    this.bnb_4bit_compute_dtype = compute === "int8" ? compute : parseDType(compute)!;
+    this.bnb_4bit_blocksize = fields.bnb_4bit_blocksize ?? 64;
   }
 
   /** "llm_int8", "nf4", "fp4", or undefined if nothing is to be quantized. */
@@ -127,11 +108,7 @@ export class BitsAndBytesConfig {
   }
 }
 
-function boolean(
-  options: BitsAndBytesOptions,
-  key: "load_in_8bit" | "load_in_4bit" | "bnb_4bit_use_double_quant",
-): boolean {
-  const value = options[key] ?? false;
-  if (typeof value !== "boolean") throw new OptionError(`${key} must be true or false, got ${String(value)}`);
-  return value;
+function withoutNulls(options: unknown): unknown {
+  if (typeof options !== "object" || options === null) return options;
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null));
 }

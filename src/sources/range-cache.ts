@@ -1,8 +1,8 @@
-// What keeps downloaded files between visits: pieces of files, by address. The places themselves are the platform's
+// What keeps downloaded files between visits: chunks of files, by address. The places themselves are the platform's
 // (src/browser/); http.ts asks them and writes into them.
 
-/** Bytes of one piece; the last of a file may be shorter. */
-export const PIECE_BYTES = 1 << 20;
+/** Bytes of one chunk; the last of a file may be shorter. */
+export const CHUNK_BYTES = 1 << 20;
 
 /** What a server says about a file; another etag or size means another file. */
 export interface FileIdentity {
@@ -11,13 +11,13 @@ export interface FileIdentity {
   readonly etag: string;
 }
 
-/** One file of a cache, whole or in part. Pieces are numbered from 0. */
+/** One file of a cache, whole or in part. Chunks are numbered from 0. */
 export interface CachedFile extends FileIdentity {
-  has(piece: number): boolean;
-  /** @throws Error of any kind if it cannot be read: the piece is then fetched again */
-  read(piece: number): Promise<Uint8Array>;
+  has(chunk: number): boolean;
+  /** @throws Error of any kind if it cannot be read: the chunk is then fetched again */
+  read(chunk: number): Promise<Uint8Array>;
   /** @throws Error of any kind if it cannot be kept, such as a full storage: the load goes on without the cache */
-  write(piece: number, bytes: Uint8Array): Promise<void>;
+  write(chunk: number, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 

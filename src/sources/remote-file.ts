@@ -1,14 +1,14 @@
-// One file behind a server, read as pieces of 1 MB: from the cache where it has them, else from the network, several
-// requests in flight and a bounded number of pieces in memory. Servers that ignore ranges are read as one long stream.
+// One file behind a server, read as chunks of 1 MB: from the cache where it has them, else from the network, several
+// requests in flight and a bounded number of chunks in memory. Servers that ignore ranges are read as one long stream.
 
 import { FormatError, NetworkError, OctavoError } from "../core/errors.js";
 import { type Answer, changed, type HttpClient } from "./http-client.js";
-import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "./range-cache.js";
+import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "./range-cache.js";
 import type { ReadOptions, SourceFile } from "./source.js";
 
-/** Pieces that one request asks for. */
+/** Chunks that one request asks for. */
 const RUN = 8;
-/** Pieces that are asked for ahead of the reader, which makes three or four requests in flight. */
+/** Chunks that are asked for ahead of the reader, which makes three or four requests in flight. */
 const AHEAD = 24;
 /** A file without ranges is held in memory up to this size; larger ones must say theirs and are streamed. */
 const HELD_BYTES = 64 << 20;
@@ -35,7 +35,7 @@ function waiting(): Waiting {
     resolve = yes;
     reject = no;
   });
-  promise.catch(() => {}); // a piece that nobody came for
+  promise.catch(() => {}); // a chunk that nobody came for
   return { promise, resolve, reject };
 }
 
@@ -46,10 +46,10 @@ export class RemoteFile implements SourceFile {
   readonly #what: string;
   readonly #context: RemoteContext;
   #cached: CachedFile | undefined;
-  readonly #pieces = new Map<number, Promise<Uint8Array>>();
+  readonly #chunks = new Map<number, Promise<Uint8Array>>();
   /** False where the server sends the whole file whatever is asked. */
   #ranged = true;
-  /** The first piece that the reader may still want, and whoever waits for it to move on. */
+  /** The first chunk that the reader may still want, and whoever waits for it to move on. */
   #floor = 0;
   #moved: (() => void)[] = [];
 
@@ -79,7 +79,7 @@ export class RemoteFile implements SourceFile {
       }
       await cached.close();
     }
-    const answer = await client.get(path, what, 0, PIECE_BYTES);
+    const answer = await client.get(path, what, 0, CHUNK_BYTES);
     const held = !answer.ranged && (answer.size ?? 0) <= HELD_BYTES ? await hold(path, answer) : undefined;
     context.received += held?.length ?? 0;
     const identity = { size: held?.length ?? answer.size!, etag: answer.etag };
@@ -110,17 +110,17 @@ export class RemoteFile implements SourceFile {
     if (position + count > this.size) throw this.#short(position, count);
     const bytes = new Uint8Array(count);
     if (count === 0) return bytes;
-    const first = Math.floor(position / PIECE_BYTES);
-    const last = Math.floor((position + count - 1) / PIECE_BYTES);
+    const first = Math.floor(position / CHUNK_BYTES);
+    const last = Math.floor((position + count - 1) / CHUNK_BYTES);
     this.#moveTo(first);
-    for (let piece = first; piece <= last; piece++) {
-      this.#ask(piece, onward ? Math.max(last, piece + AHEAD) : last);
-      const from = await this.#pieces.get(piece)!;
-      const start = piece * PIECE_BYTES;
+    for (let chunk = first; chunk <= last; chunk++) {
+      this.#ask(chunk, onward ? Math.max(last, chunk + AHEAD) : last);
+      const from = await this.#chunks.get(chunk)!;
+      const start = chunk * CHUNK_BYTES;
       const begin = Math.max(0, position - start);
       bytes.set(from.subarray(begin, position + count - start), start + begin - position);
-      if (onward && start + from.length <= position + count) this.#pieces.delete(piece);
-      this.#moveTo(piece);
+      if (onward && start + from.length <= position + count) this.#chunks.delete(chunk);
+      this.#moveTo(chunk);
     }
     return bytes;
   }
@@ -136,29 +136,29 @@ export class RemoteFile implements SourceFile {
   }
 
   get #count(): number {
-    return Math.ceil(this.size / PIECE_BYTES);
+    return Math.ceil(this.size / CHUNK_BYTES);
   }
 
-  #end(piece: number): number {
-    return Math.min(this.size, (piece + 1) * PIECE_BYTES);
+  #end(chunk: number): number {
+    return Math.min(this.size, (chunk + 1) * CHUNK_BYTES);
   }
 
-  #moveTo(piece: number): void {
-    this.#floor = piece;
+  #moveTo(chunk: number): void {
+    this.#floor = chunk;
     for (const go of this.#moved.splice(0)) go();
   }
 
-  /** Sees to it that the pieces from `first` to `last` are on their way. */
+  /** Sees to it that the chunks from `first` to `last` are on their way. */
   #ask(first: number, last: number): void {
-    for (let piece = first; piece <= last && piece < this.#count; piece++) {
-      if (this.#pieces.has(piece)) continue;
-      if (this.#cached?.has(piece)) this.#pieces.set(piece, this.#fromCache(this.#cached, piece));
+    for (let chunk = first; chunk <= last && chunk < this.#count; chunk++) {
+      if (this.#chunks.has(chunk)) continue;
+      if (this.#cached?.has(chunk)) this.#chunks.set(chunk, this.#fromCache(this.#cached, chunk));
       else {
-        let end = this.#ranged ? (Math.floor(piece / RUN) + 1) * RUN : this.#count;
+        let end = this.#ranged ? (Math.floor(chunk / RUN) + 1) * RUN : this.#count;
         end = Math.min(end, this.#count);
-        let next = piece + 1;
-        while (next < end && !this.#pieces.has(next) && !this.#cached?.has(next)) next++;
-        void this.#run(this.#announce(piece, next), piece);
+        let next = chunk + 1;
+        while (next < end && !this.#chunks.has(next) && !this.#cached?.has(next)) next++;
+        void this.#run(this.#announce(chunk, next), chunk);
       }
     }
   }
@@ -166,17 +166,17 @@ export class RemoteFile implements SourceFile {
   #announce(first: number, end: number): Waiting[] {
     return Array.from({ length: end - first }, (_, i) => {
       const one = waiting();
-      this.#pieces.set(first + i, one.promise);
+      this.#chunks.set(first + i, one.promise);
       return one;
     });
   }
 
-  async #fromCache(cached: CachedFile, piece: number): Promise<Uint8Array> {
-    const bytes = await cached.read(piece).catch(() => undefined);
-    const wanted = this.#end(piece) - piece * PIECE_BYTES;
+  async #fromCache(cached: CachedFile, chunk: number): Promise<Uint8Array> {
+    const bytes = await cached.read(chunk).catch(() => undefined);
+    const wanted = this.#end(chunk) - chunk * CHUNK_BYTES;
     if (bytes?.length === wanted) return bytes;
     const one = waiting();
-    void this.#run([one], piece);
+    void this.#run([one], chunk);
     return one.promise;
   }
 
@@ -188,18 +188,18 @@ export class RemoteFile implements SourceFile {
     void this.#run(this.#announce(0, end), 0, answer);
   }
 
-  /** Fetches neighbouring pieces with one request, or with several where connections break off. */
-  async #run(pieces: readonly Waiting[], first: number, answer?: Answer): Promise<void> {
+  /** Fetches neighbouring chunks with one request, or with several where connections break off. */
+  async #run(chunks: readonly Waiting[], first: number, answer?: Answer): Promise<void> {
     const { client } = this.#context;
     let done = 0;
     let failures = 0;
-    let current = new Uint8Array(this.#end(first) - first * PIECE_BYTES);
+    let current = new Uint8Array(this.#end(first) - first * CHUNK_BYTES);
     let filled = 0;
-    while (done < pieces.length) {
+    while (done < chunks.length) {
       try {
-        const position = (first + done) * PIECE_BYTES + filled;
+        const position = (first + done) * CHUNK_BYTES + filled;
         const from =
-          answer ?? (await client.get(this.path, this.#what, position, this.#end(first + pieces.length - 1)));
+          answer ?? (await client.get(this.path, this.#what, position, this.#end(first + chunks.length - 1)));
         answer = undefined;
         this.#check(from);
         let skip = position - from.start;
@@ -208,25 +208,25 @@ export class RemoteFile implements SourceFile {
           this.#context.received += arrived.length;
           let bytes = arrived.subarray(Math.min(skip, arrived.length));
           skip -= arrived.length - bytes.length;
-          while (bytes.length > 0 && done < pieces.length) {
+          while (bytes.length > 0 && done < chunks.length) {
             const part = bytes.subarray(0, current.length - filled);
             current.set(part, filled);
             filled += part.length;
             bytes = bytes.subarray(part.length);
             if (filled < current.length) continue;
             await this.#keep(first + done, current);
-            pieces[done]!.resolve(current);
+            chunks[done]!.resolve(current);
             done++;
             filled = 0;
-            if (done === pieces.length) break;
-            current = new Uint8Array(this.#end(first + done) - (first + done) * PIECE_BYTES);
+            if (done === chunks.length) break;
+            current = new Uint8Array(this.#end(first + done) - (first + done) * CHUNK_BYTES);
             await this.#room(first + done);
           }
-          if (done === pieces.length && !from.ranged) break; // what follows is not wanted; a range ends by itself
+          if (done === chunks.length && !from.ranged) break; // what follows is not wanted; a range ends by itself
         }
-        if (done === pieces.length) return;
-        throw new NetworkError(`${this.path}: the server ended after ${(first + done) * PIECE_BYTES + filled} bytes`, {
-          details: { url: this.path, expected: this.size, got: (first + done) * PIECE_BYTES + filled },
+        if (done === chunks.length) return;
+        throw new NetworkError(`${this.path}: the server ended after ${(first + done) * CHUNK_BYTES + filled} bytes`, {
+          details: { url: this.path, expected: this.size, got: (first + done) * CHUNK_BYTES + filled },
           hint: "the file on the server is cut short, or the connection broke off",
         });
       } catch (error) {
@@ -235,9 +235,9 @@ export class RemoteFile implements SourceFile {
           if (!again) throw error;
           await client.pause(++failures, error);
         } catch (final) {
-          for (const piece of pieces.slice(done)) piece.reject(final);
+          for (const chunk of chunks.slice(done)) chunk.reject(final);
           // Asked for again, they are fetched again.
-          for (let i = done; i < pieces.length; i++) this.#pieces.delete(first + i);
+          for (let i = done; i < chunks.length; i++) this.#chunks.delete(first + i);
           return;
         }
       }
@@ -245,8 +245,8 @@ export class RemoteFile implements SourceFile {
   }
 
   /** Waits while a stream is too far ahead of the reader. */
-  async #room(piece: number): Promise<void> {
-    while (!this.#ranged && piece > this.#floor + AHEAD) {
+  async #room(chunk: number): Promise<void> {
+    while (!this.#ranged && chunk > this.#floor + AHEAD) {
       await new Promise<void>((resolve) => this.#moved.push(resolve));
       this.#context.client.checkAborted();
     }
@@ -258,11 +258,11 @@ export class RemoteFile implements SourceFile {
     if (etag !== before.etag) throw changed(this.path, `etag ${before.etag || "none"}`, `etag ${etag || "none"}`);
   }
 
-  async #keep(piece: number, bytes: Uint8Array): Promise<void> {
+  async #keep(chunk: number, bytes: Uint8Array): Promise<void> {
     const cached = this.#cached;
     if (!cached) return;
     try {
-      await cached.write(piece, bytes);
+      await cached.write(chunk, bytes);
     } catch (error) {
       if (this.#cached !== cached) return;
       this.#cached = undefined;
@@ -272,10 +272,10 @@ export class RemoteFile implements SourceFile {
   }
 
   async #takeWhole(bytes: Uint8Array): Promise<void> {
-    for (let piece = 0; piece < this.#count; piece++) {
-      const part = bytes.slice(piece * PIECE_BYTES, this.#end(piece));
-      this.#pieces.set(piece, Promise.resolve(part));
-      await this.#keep(piece, part);
+    for (let chunk = 0; chunk < this.#count; chunk++) {
+      const part = bytes.slice(chunk * CHUNK_BYTES, this.#end(chunk));
+      this.#chunks.set(chunk, Promise.resolve(part));
+      await this.#keep(chunk, part);
     }
     this.#ranged = false;
   }

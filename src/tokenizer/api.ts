@@ -2,7 +2,9 @@
 // tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), applying
 // chat templates (the template's text is only carried).
 
-import { checkOptions, OptionError, suggestion } from "../core/errors.js";
+import { OptionError, suggestion } from "../core/errors.js";
+import { problemWith, readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
 import {
   type BatchEncoding,
   type Encoding,
@@ -18,9 +20,9 @@ import {
 } from "./batch.js";
 import { cleanUp, type Tokenizer } from "./engine.js";
 import {
-  CALL_OPTIONS,
+  CALL,
   type CallOptions,
-  DECODE_OPTIONS,
+  DECODE,
   type DecodeOptions,
   type SpecialName,
   type TokenizerCall,
@@ -38,22 +40,10 @@ const Callable = function Callable(this: object): object {
   return Object.setPrototypeOf(call, new.target.prototype) as object;
 } as unknown as new () => TokenizerCall;
 
-function sideOf(value: unknown, option: string): Side {
-  if (value === "left" || value === "right") return value;
-  throw new OptionError(`tokenizer: ${option} must be "left" or "right", got ${JSON.stringify(value)}`);
-}
-
-function oneOf(option: string, value: unknown, allowed: readonly unknown[]): void {
-  if (allowed.includes(value)) return;
-  const words = allowed.filter((word) => word !== undefined).map((word) => JSON.stringify(word));
-  throw new OptionError(`tokenizer: ${option} must be one of ${words.join(", ")}, got ${JSON.stringify(value)}`, {
-    details: { option },
-  });
-}
-
-function count(option: string, value: number | undefined): number | undefined {
-  if (value === undefined || (Number.isInteger(value) && value > 0)) return value;
-  throw new OptionError(`tokenizer: ${option} must be a positive integer, got ${value}`, { details: { option } });
+function sideOf(value: Side, option: string): Side {
+  const problem = problemWith(option, CALL.padding_side, value);
+  if (problem) throw new OptionError(problem.message, { details: { option } });
+  return value;
 }
 
 /** Lengths above this mean "no limit" (Python writes 1e30). */
@@ -185,8 +175,7 @@ export class PreTrainedTokenizer extends Callable {
     if (typeof token !== "string" || this.backend.token_to_id(token) === undefined) {
       const near = typeof token === "string" ? suggestion(token, this.all_special_tokens) : undefined;
       throw new OptionError(
-        `tokenizer.${name}: ${JSON.stringify(token)} is not in the vocabulary` +
-          (near ? `; did you mean ${near}?` : ""),
+        `tokenizer.${name}: ${show(token)} is not in the vocabulary` + (near ? `; did you mean ${near}?` : ""),
         { details: { option: name } },
       );
     }
@@ -194,11 +183,8 @@ export class PreTrainedTokenizer extends Callable {
   }
 
   /** @internal what `tokenizer(...)` runs; TokenizerCall has the types */
-  _call(text: string | readonly string[], options: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
-    checkOptions("tokenizer", options, CALL_OPTIONS);
-    oneOf("padding", options.padding, [undefined, true, false, "longest", "max_length", "do_not_pad"]);
-    oneOf("truncation", options.truncation, [undefined, true, false, "longest_first", "do_not_truncate"]);
-    oneOf("return_tensors", options.return_tensors, [undefined, true, false, "pt", "np"]);
+  _call(text: string | readonly string[], given: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
+    const options = readOptions("tokenizer", CALL, given);
     const single = typeof text === "string";
     if (!single && !Array.isArray(text)) {
       throw new OptionError(`tokenizer: text must be a string or an array of strings, got ${typeof text}`);
@@ -226,8 +212,7 @@ export class PreTrainedTokenizer extends Callable {
 
   /** The length rows are cut to, or undefined for none. */
   #limit(options: CallOptions): number | undefined {
-    const { padding, truncation } = options;
-    const given = count("max_length", options.max_length);
+    const { padding, truncation, max_length: given } = options;
     if (truncation === false || truncation === "do_not_truncate") return undefined;
     const padded = padding !== undefined && padding !== false && padding !== "do_not_pad";
     if (truncation === undefined && (given === undefined || padded)) return undefined;
@@ -257,8 +242,7 @@ export class PreTrainedTokenizer extends Callable {
 
   #pad(rows: readonly Row[], options: CallOptions): void {
     const { padding } = options;
-    const multiple = count("pad_to_multiple_of", options.pad_to_multiple_of) ?? 1;
-    const side = options.padding_side === undefined ? this.#paddingSide : sideOf(options.padding_side, "padding_side");
+    const { pad_to_multiple_of: multiple = 1, padding_side: side = this.#paddingSide } = options;
     if (padding === undefined || padding === false || padding === "do_not_pad") return;
     let length: number | undefined;
     if (padding === "max_length") {
@@ -291,8 +275,8 @@ export class PreTrainedTokenizer extends Callable {
    * Text of ids; ids outside the vocabulary are left out.
    * @throws OptionError for unknown options or something that is not a list of integers
    */
-  decode(ids: number | Iterable<number | bigint>, options: DecodeOptions = {}): string {
-    checkOptions("tokenizer.decode", options, DECODE_OPTIONS);
+  decode(ids: number | Iterable<number | bigint>, given: DecodeOptions = {}): string {
+    const options = readOptions("tokenizer.decode", DECODE, given);
     if (typeof ids !== "number" && (typeof ids !== "object" || ids === null || !(Symbol.iterator in ids))) {
       throw new OptionError("tokenizer.decode: ids must be a list of integers", {
         hint: "for several rows at once there is tokenizer.batch_decode(rows)",
@@ -301,12 +285,9 @@ export class PreTrainedTokenizer extends Callable {
     const list = Array.from(typeof ids === "number" ? [ids] : ids, (id) => (typeof id === "bigint" ? Number(id) : id));
     for (const id of list) {
       if (Number.isInteger(id)) continue;
-      throw new OptionError(
-        `tokenizer.decode: ids must be integers, got ${Array.isArray(id) ? "a list" : String(id)}`,
-        {
-          hint: Array.isArray(id) ? "use tokenizer.batch_decode(rows)" : undefined,
-        },
-      );
+      throw new OptionError(`tokenizer.decode: ids must be integers, got ${Array.isArray(id) ? "a list" : show(id)}`, {
+        hint: Array.isArray(id) ? "use tokenizer.batch_decode(rows)" : undefined,
+      });
     }
     const text = this.backend.decode(list, { skip_special_tokens: options.skip_special_tokens });
     return (options.clean_up_tokenization_spaces ?? this.clean_up_tokenization_spaces) ? cleanUp(text) : text;
@@ -318,8 +299,8 @@ export class PreTrainedTokenizer extends Callable {
   }
 
   /** The tokens of a text, as the vocabulary writes them. */
-  tokenize(text: string, options: { readonly add_special_tokens?: boolean } = {}): string[] {
-    checkOptions("tokenizer.tokenize", options, ["add_special_tokens"]);
+  tokenize(text: string, given: Pick<CallOptions, "add_special_tokens"> = {}): string[] {
+    const options = readOptions("tokenizer.tokenize", { add_special_tokens: CALL.add_special_tokens }, given);
     const ids = this.backend.encode(text, { add_special_tokens: options.add_special_tokens === true });
     return this.convert_ids_to_tokens(ids);
   }
@@ -341,7 +322,7 @@ export class PreTrainedTokenizer extends Callable {
   convert_ids_to_tokens(ids: number | Iterable<number>): string | string[] {
     const convert = (id: number) => {
       const token = this.backend.id_to_token(id);
-      if (token === undefined) throw new OptionError(`tokenizer: id ${id} is not in the vocabulary`);
+      if (token === undefined) throw new OptionError(`tokenizer: id ${show(id)} is not in the vocabulary`);
       return token;
     };
     return typeof ids === "number" ? convert(ids) : Array.from(ids, convert);

@@ -1,12 +1,19 @@
 // Opens a folder that holds a tokenizer: tokenizer.json, or the older files it can be built from, and the settings in
 // tokenizer_config.json, special_tokens_map.json, added_tokens.json. Not here: finding the folder of a hub id.
 
-import { checkOptions, FormatError, NotFoundError } from "../core/errors.js";
+import { FormatError, NotFoundError } from "../core/errors.js";
+import { readOptions } from "../core/options.js";
 import type { Source } from "../sources/source.js";
-import { PreTrainedTokenizer, type Side } from "./api.js";
+import { PreTrainedTokenizer } from "./api.js";
 import { type ConvertOptions, convertBpe, convertWordPiece } from "./convert.js";
 import { JsonTokenizer } from "./engine.js";
-import { SPECIAL_NAMES, type SpecialName, type TokenizerSettings } from "./options.js";
+import {
+  LOAD_TOKENIZER,
+  type LoadTokenizerOptions,
+  SPECIAL_NAMES,
+  type SpecialName,
+  type TokenizerSettings,
+} from "./options.js";
 import {
   type AddedToken,
   addedToken,
@@ -20,21 +27,6 @@ import {
 } from "./tokenizer-json.js";
 
 /** Options of `loadTokenizer`; each overrides what the files say. */
-export interface LoadTokenizerOptions extends Partial<Record<SpecialName, string>> {
-  readonly padding_side?: Side;
-  readonly truncation_side?: Side;
-  readonly model_max_length?: number;
-  readonly clean_up_tokenization_spaces?: boolean;
-}
-
-const LOAD_OPTIONS = [
-  ...SPECIAL_NAMES,
-  "padding_side",
-  "truncation_side",
-  "model_max_length",
-  "clean_up_tokenization_spaces",
-];
-
 /** What every tokenizer may have beside it, and what one without a tokenizer.json is built from. */
 const SETTINGS = [
   "tokenizer.json",
@@ -280,13 +272,13 @@ async function chatTemplate({ source, names, config }: Files): Promise<string | 
 
 /**
  * Opens the tokenizer in a folder.
- * @throws OptionError for unknown options
+ * @throws OptionError for unknown options and wrong values
  * @throws NotFoundError when the folder holds no tokenizer that can be read; says what is there and what to do
  * @throws FormatError when a file is malformed or asks for a part that is not supported
  * @throws UnsupportedModelError when older files belong to a class that cannot be built from them
  */
-export async function loadTokenizer(source: Source, options: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {
-  checkOptions("loadTokenizer", options, LOAD_OPTIONS);
+export async function loadTokenizer(source: Source, given: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {
+  const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
   const files = await readFiles(source);
   const { config, className } = files;
   const structure = await readStructure(files);

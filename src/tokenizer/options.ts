@@ -1,5 +1,7 @@
-// The options, call signatures and settings of PreTrainedTokenizer (api.ts): types and lists of names only.
+// The options, call signatures and settings of PreTrainedTokenizer (api.ts).
 
+import * as z from "zod";
+import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
 import type { BatchEncoding, Encoding, Side, TensorEncoding } from "./batch.js";
 import type { JsonObject } from "./tokenizer-json.js";
 
@@ -14,45 +16,64 @@ export const SPECIAL_NAMES = [
 ] as const;
 export type SpecialName = (typeof SPECIAL_NAMES)[number];
 
-/** Options of `tokenizer(...)`, spelled as in Python. */
-export interface CallOptions {
-  /** true or "longest": to the longest row; "max_length": to `max_length`; false or "do_not_pad" (default): none. */
-  readonly padding?: boolean | "longest" | "max_length" | "do_not_pad";
-  /** Default: only when `max_length` is given and nothing is padded, as in Python. */
-  readonly truncation?: boolean | "longest_first" | "do_not_truncate";
-  readonly max_length?: number;
-  readonly pad_to_multiple_of?: number;
-  /** For this call; the default is the tokenizer's own `padding_side`. */
-  readonly padding_side?: Side;
-  readonly add_special_tokens?: boolean;
-  /** Read special tokens in the text as plain text. Use it for text that must not be trusted. */
-  readonly split_special_tokens?: boolean;
-  /** true, "pt" and "np" all give Octavo's `IntTensor`. */
-  readonly return_tensors?: boolean | "pt" | "np";
-  readonly return_attention_mask?: boolean;
-  readonly return_token_type_ids?: boolean;
-  /** A second sequence for each text. */
-  readonly text_pair?: string | readonly string[];
-}
-export const CALL_OPTIONS = [
-  "padding",
-  "truncation",
-  "max_length",
-  "pad_to_multiple_of",
-  "padding_side",
-  "add_special_tokens",
-  "split_special_tokens",
-  "return_tensors",
-  "return_attention_mask",
-  "return_token_type_ids",
-  "text_pair",
-];
+const positive = (): Entry<number> => option(z.int().min(1), "a positive integer");
 
-export interface DecodeOptions {
-  readonly skip_special_tokens?: boolean;
-  readonly clean_up_tokenization_spaces?: boolean;
-}
-export const DECODE_OPTIONS = ["skip_special_tokens", "clean_up_tokenization_spaces"];
+const isText = (value: unknown): boolean => typeof value === "string";
+
+/** Options of `tokenizer(...)`, spelled as in Python. */
+export const CALL = {
+  /** true or "longest": to the longest row; "max_length": to `max_length`; false or "do_not_pad" (default): none. */
+  padding: choice([true, false, "longest", "max_length", "do_not_pad"]),
+  /** Default: only when `max_length` is given and nothing is padded, as in Python. */
+  truncation: choice([true, false, "longest_first", "do_not_truncate"]),
+  /** Tokens of a row at most; by default the tokenizer's `model_max_length`. */
+  max_length: positive(),
+  /** Rows are padded to a multiple of this. */
+  pad_to_multiple_of: positive(),
+  /** For this call; the default is the tokenizer's own `padding_side`. */
+  padding_side: choice(["left", "right"]),
+  /** Add the special tokens that the tokenizer puts around a text; the default. */
+  add_special_tokens: flag(),
+  /** Read special tokens in the text as plain text. Use it for text that must not be trusted. */
+  split_special_tokens: flag(),
+  /** true, "pt" and "np" all give Octavo's `IntTensor`. */
+  return_tensors: choice([true, false, "pt", "np"]),
+  /** Give the mask of real tokens; the default. */
+  return_attention_mask: flag(),
+  /** Give the number of the sequence, 0 or 1, for each token; by default as the tokenizer's files say. */
+  return_token_type_ids: flag(),
+  /** A second sequence for each text. */
+  text_pair: such<string | readonly string[]>(
+    (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
+    "a string or an array of strings",
+  ),
+};
+export interface CallOptions extends Readonly<Options<typeof CALL>> {}
+
+/** Options of `tokenizer.decode(...)`. */
+export const DECODE = {
+  /** Leave out special tokens. */
+  skip_special_tokens: flag(),
+  /** Remove spaces before punctuation, as English has it; by default as the tokenizer's files say. */
+  clean_up_tokenization_spaces: flag(),
+};
+export interface DecodeOptions extends Readonly<Options<typeof DECODE>> {}
+
+/** Options of `loadTokenizer`: what the caller says in place of the files. */
+export const LOAD_TOKENIZER = {
+  bos_token: text(),
+  eos_token: text(),
+  unk_token: text(),
+  sep_token: text(),
+  pad_token: text(),
+  cls_token: text(),
+  mask_token: text(),
+  padding_side: choice(["left", "right"]),
+  truncation_side: choice(["left", "right"]),
+  model_max_length: number((n) => n > 0, "a number above 0"),
+  clean_up_tokenization_spaces: flag(),
+} satisfies Record<SpecialName, unknown> & Table;
+export interface LoadTokenizerOptions extends Readonly<Options<typeof LOAD_TOKENIZER>> {}
 
 type Tensors = { readonly return_tensors: true | "pt" | "np" };
 type NoTensors = { readonly return_tensors?: false };

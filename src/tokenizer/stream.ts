@@ -1,15 +1,12 @@
 // Turns a stream of token ids into text as it becomes certain: never half a UTF-8 character, spaces as in a full
 // decode, linear overall. Not here: stop strings and printing (generate/).
 
-import { checkOptions } from "../core/errors.js";
+import { readOptions } from "../core/options.js";
 import { cleanUp, type Tokenizer } from "./engine.js";
+import { DECODE, type DecodeOptions } from "./options.js";
 
-export interface StreamDecoderOptions {
-  /** Leave out special tokens. Default false, as in `decode`. */
-  readonly skip_special_tokens?: boolean;
-  /** Take out the spaces before punctuation. Default: what the tokenizer's config says. */
-  readonly clean_up_tokenization_spaces?: boolean;
-}
+/** Options of a StreamDecoder: those of `decode`. */
+export interface StreamDecoderOptions extends DecodeOptions {}
 
 /** A tokenizer, or an object around one, such as PreTrainedTokenizer. */
 export type StreamSource = Tokenizer | { readonly backend: Tokenizer; readonly clean_up_tokenization_spaces: boolean };
@@ -54,9 +51,9 @@ export class StreamDecoder {
   #bytes: number[] = []; // byte tokens at the end of the window
   #held = ""; // text that clean-up may still change
 
-  /** @throws OptionError for unknown options */
-  constructor(source: StreamSource, options: StreamDecoderOptions = {}) {
-    checkOptions("StreamDecoder", options, ["skip_special_tokens", "clean_up_tokenization_spaces"]);
+  /** @throws OptionError for unknown options and wrong values */
+  constructor(source: StreamSource, given: StreamDecoderOptions = {}) {
+    const options = readOptions("StreamDecoder", DECODE, given);
     this.#tokenizer = "backend" in source ? source.backend : source;
     this.#skip = options.skip_special_tokens === true;
     this.#cleanUp =

@@ -4,10 +4,10 @@ import { openCacheApiCache } from "../../src/browser/cache-api-cache.js";
 import { openOpfsCache } from "../../src/browser/opfs-cache.js";
 import { WEB } from "../../src/browser/web.js";
 import { AutoModelForCausalLM, AutoTokenizer, type ProgressEvent } from "../../src/browser.js";
-import { type CachedFile, PIECE_BYTES, type RangeCache } from "../../src/sources/range-cache.js";
+import { type CachedFile, CHUNK_BYTES, type RangeCache } from "../../src/sources/range-cache.js";
 
 const URL_A = "https://host/a/model.safetensors";
-const SIZE = 2 * PIECE_BYTES + 500;
+const SIZE = 2 * CHUNK_BYTES + 500;
 
 export interface Caching {
   /** Runs the checks of one kind of cache; gives what was wrong. */
@@ -20,7 +20,7 @@ const OPEN = { opfs: openOpfsCache, "cache-api": openCacheApiCache };
 
 /** A piece whose bytes tell which it is. */
 function piece(number: number): Uint8Array {
-  return new Uint8Array(Math.min(PIECE_BYTES, SIZE - number * PIECE_BYTES)).fill(number + 1);
+  return new Uint8Array(Math.min(CHUNK_BYTES, SIZE - number * CHUNK_BYTES)).fill(number + 1);
 }
 
 async function check(kind: "opfs" | "cache-api"): Promise<string[]> {

@@ -254,9 +254,9 @@ test("options of a TextStreamer are checked", async () => {
   const tokenizer = await AutoTokenizer.from_pretrained(STORYTELLER);
   const make = (options: unknown) => () => new TextStreamer(tokenizer, options as object);
   expect(make({ skip_promt: true })).toThrow(/did you mean `skip_prompt`/);
-  expect(make({ skip_prompt: 1 })).toThrow("skip_prompt must be a boolean, got number");
-  expect(make({ skip_special_tokens: null })).toThrow("skip_special_tokens must be a boolean, got null");
-  expect(make({ write: "stdout" })).toThrow("write must be a function, got string");
+  expect(make({ skip_prompt: 1 })).toThrow("skip_prompt must be true or false, got 1");
+  expect(make({ skip_special_tokens: null })).toThrow("skip_special_tokens must be true or false, got null");
+  expect(make({ write: "stdout" })).toThrow(`write must be a function, got "stdout"`);
   expect(make(null)).toThrow(OptionError);
   const pieces: string[] = [];
   const streamer = new TextStreamer(tokenizer, { skip_prompt: true, write: (text) => pieces.push(text) });

@@ -69,6 +69,23 @@ describe("floors", () => {
     expect(result.code).toBe(1);
   });
 
+  test.each([
+    ["values", ['import { b } from "./b.js";', 'import { c } from "./c.js";', 'import { a } from "./a.js";']],
+    [
+      "types",
+      ['import type { B } from "./b.js";', 'export type { C } from "./c.js";', 'import type { A } from "./a.js";'],
+    ],
+  ])("a circle of %s is seen, and named once", (_, texts) => {
+    rmSync(join(house, "src"), { recursive: true, force: true });
+    mkdirSync(join(house, "src", "core"), { recursive: true });
+    for (const [i, text] of texts.entries()) writeFileSync(join(house, "src", "core", `${"abc"[i]}.ts`), text);
+    writeFileSync(join(house, "src", "core", "d.ts"), 'import { a } from "./a.js";'); // leads into it, is not part of it
+    const { code, text } = floors(house);
+    expect(text).toMatch(/in a circle: src.core.a\.ts, src.core.b\.ts, src.core.c\.ts\n/);
+    expect(text).toContain("1 breaches");
+    expect(code).toBe(1);
+  });
+
   test("what is allowed is allowed", () => {
     rmSync(join(house, "src"), { recursive: true, force: true });
     for (const [file, text] of [

@@ -44,7 +44,7 @@ const closed = (device: Device): boolean => {
 
 test("a model that does not fit the GPU is loaded on the next best device", async () => {
   const { platform, opened } = machine(1e6);
-  const load = autoModel(platform).from_pretrained;
+  const load = autoModel(platform, "causal-lm").from_pretrained;
   const model = await onOwnDevice(platform, "auto", { threads: 3 }, (device) => load(STORYTELLER, { device }));
   expect(opened.map(([name, options]) => [name, options])).toEqual([
     ["webgpu:0", {}],
@@ -64,7 +64,7 @@ test("so it is where from_pretrained itself is told auto, and one that fits stay
     [1e9, "Toy is a GPU"],
   ] as const) {
     const { platform, opened } = machine(memory);
-    await using model = await autoModel(platform).from_pretrained(STORYTELLER, { device: "auto" });
+    await using model = await autoModel(platform, "causal-lm").from_pretrained(STORYTELLER, { device: "auto" });
     expect(model.device.reason).toBe(reason);
     expect(model.device).toBe(opened.at(-1)![2]);
   }
@@ -72,7 +72,7 @@ test("so it is where from_pretrained itself is told auto, and one that fits stay
 
 test("a device that was asked for by name has no other instead of it", async () => {
   const { platform, opened } = machine(1e6);
-  const load = autoModel(platform).from_pretrained;
+  const load = autoModel(platform, "causal-lm").from_pretrained;
   const loading = onOwnDevice(platform, "webgpu:0", {}, (device) => load(STORYTELLER, { device }));
   await expect(loading).rejects.toThrow(OutOfMemoryError);
   expect(opened).toHaveLength(1);

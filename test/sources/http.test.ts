@@ -3,15 +3,15 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { AbortError, FormatError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
 import { HttpSource, type HttpSourceOptions, modelAddress } from "../../src/sources/http.js";
-import { type CachedFile, type FileIdentity, PIECE_BYTES, type RangeCache } from "../../src/sources/range-cache.js";
+import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "../../src/sources/range-cache.js";
 import type { SourceFile } from "../../src/sources/source.js";
 import { bytes } from "../support/random.js";
 import { etagOf, FileServer } from "../support/server.js";
 import { failure } from "../support/source-tools.js";
 
 /** Ten requests of eight pieces and a ragged end. */
-const WORDS = Uint32Array.from({ length: 20 * PIECE_BYTES + 1081 }, (_, i) => Math.imul(i, 0x9e3779b1));
-const LARGE = Buffer.from(WORDS.buffer, 0, 80 * PIECE_BYTES + 4321);
+const WORDS = Uint32Array.from({ length: 20 * CHUNK_BYTES + 1081 }, (_, i) => Math.imul(i, 0x9e3779b1));
+const LARGE = Buffer.from(WORDS.buffer, 0, 80 * CHUNK_BYTES + 4321);
 const SMALL = Buffer.from(bytes(2, 5000));
 
 const server = new FileServer();
@@ -113,7 +113,7 @@ describe("reading", () => {
       same(await readAll(await open(source, "large")), LARGE);
       expect(source.network).toBe(LARGE.length);
       expect(server.asked.length).toBe(12);
-      expect(server.asked[0]!.range).toBe(`bytes=0-${PIECE_BYTES - 1}`);
+      expect(server.asked[0]!.range).toBe(`bytes=0-${CHUNK_BYTES - 1}`);
       await withSource({}, async (other) => {
         const file = await open(other, "large");
         server.asked.length = 0;
@@ -129,9 +129,9 @@ describe("reading", () => {
       for (const [at, count] of [
         [LARGE.length - 5, 5],
         [0, 0],
-        [PIECE_BYTES - 3, 7],
-        [17, 2 * PIECE_BYTES + 9],
-        [40 * PIECE_BYTES, 1],
+        [CHUNK_BYTES - 3, 7],
+        [17, 2 * CHUNK_BYTES + 9],
+        [40 * CHUNK_BYTES, 1],
       ] as const) {
         same(Buffer.from(await file.read(at, count)), LARGE.subarray(at, at + count));
       }
@@ -166,7 +166,7 @@ describe("reading", () => {
       await file.read(0, 10, { onward: true });
       await new Promise((resolve) => setTimeout(resolve, 150));
       // 24 pieces ahead, one on the way, and what sockets hold.
-      expect(source.network).toBeLessThan(40 * PIECE_BYTES);
+      expect(source.network).toBeLessThan(40 * CHUNK_BYTES);
       same(await readAll(file), LARGE);
     });
   });
@@ -176,7 +176,7 @@ describe("reading", () => {
       (server.misbehave = (request, response, body) => {
         if (request.method === "HEAD") {
           response.writeHead(200, size ? { "Content-Length": body!.length } : { "Transfer-Encoding": "chunked" }).end();
-        } else response.writeHead(206).end(body!.subarray(0, PIECE_BYTES));
+        } else response.writeHead(206).end(body!.subarray(0, CHUNK_BYTES));
         return true;
       });
     hide(true);
@@ -261,7 +261,7 @@ describe("a server that", () => {
     breakOff(0, () => true);
     await withSource({}, async (source) => {
       const file = await open(source, "large");
-      const error = await failure(() => file.read(PIECE_BYTES + 1, 10));
+      const error = await failure(() => file.read(CHUNK_BYTES + 1, 10));
       expect(error).toMatchObject({ code: "ERR_NETWORK", details: { url: file.path } });
       expect(server.asked.length).toBe(5); // the first piece, and four attempts
     });
@@ -283,11 +283,11 @@ describe("a server that", () => {
       const other = Buffer.from(LARGE);
       other[other.length - 1]! ^= 1;
       server.files.set("/m/large", other);
-      const error = await failure(() => file.read(60 * PIECE_BYTES, 10));
+      const error = await failure(() => file.read(60 * CHUNK_BYTES, 10));
       expect(error).toBeInstanceOf(FormatError);
       expect(String(error)).toContain("changed on the server");
       server.files.set("/m/large", LARGE.subarray(0, 5));
-      expect(String(await failure(() => file.read(60 * PIECE_BYTES, 10)))).toContain("changed on the server");
+      expect(String(await failure(() => file.read(60 * CHUNK_BYTES, 10)))).toContain("changed on the server");
     });
   });
 });
@@ -298,7 +298,7 @@ describe("aborting", () => {
     await withSource({ signal: controller.signal }, async (source) => {
       const file = await open(source, "large");
       server.misbehave = () => true; // never answers
-      const reading = failure(() => file.read(30 * PIECE_BYTES, 10));
+      const reading = failure(() => file.read(30 * CHUNK_BYTES, 10));
       setTimeout(() => controller.abort(new Error("enough")), 30);
       expect(await reading).toBeInstanceOf(AbortError);
       expect(await failure(() => open(source, "small"))).toBeInstanceOf(AbortError);
@@ -323,7 +323,7 @@ describe("a cache", () => {
     const controller = new AbortController();
     await withSource({ cache, signal: controller.signal }, async (source) => {
       const file = await open(source, "large");
-      await file.read(0, 12 * PIECE_BYTES, { onward: true });
+      await file.read(0, 12 * CHUNK_BYTES, { onward: true });
       controller.abort();
     });
     const { pieces } = cache.files.get(`${server.address}/m/large`)!;
@@ -331,7 +331,7 @@ describe("a cache", () => {
     expect(kept).toBeGreaterThanOrEqual(12);
     await withSource({ cache }, async (source) => {
       same(await readAll(await open(source, "large")), LARGE);
-      expect(source.network).toBe(LARGE.length - kept * PIECE_BYTES);
+      expect(source.network).toBe(LARGE.length - kept * CHUNK_BYTES);
     });
   });
 
@@ -379,7 +379,7 @@ describe("a cache", () => {
     pieces.set(3, new Uint8Array(9));
     await withSource({ cache }, async (source) => {
       same(await readAll(await open(source, "large")), LARGE);
-      expect(source.network).toBe(PIECE_BYTES);
+      expect(source.network).toBe(CHUNK_BYTES);
     });
   });
 });

@@ -36,7 +36,7 @@ interface NativeDevice {
   free(buffer: number): void;
   write(buffer: number, offset: number, bytes: Uint8Array): void;
   submit(commands: Int32Array, words: number): void;
-  read(buffer: number, offset: number, bytes: number, sound: number): Promise<Uint8Array>;
+  read(buffer: number, offset: number, bytes: number, checked: number): Promise<Uint8Array>;
   load(buffer: number, offset: number, file: string, position: number, bytes: number): void;
   close(): Promise<void>;
   info(): { isa: string; threads: number };
@@ -212,8 +212,8 @@ class Native implements NativeBackend {
     this.#device.submit(commands, words);
   }
 
-  read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
-    return this.#device.read(buffer, offset, bytes, sound);
+  read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
+    return this.#device.read(buffer, offset, bytes, checked);
   }
 
   load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void {

@@ -98,8 +98,8 @@ export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend
         poison.command(commands, at, signatureOf, () => runOne(commands, floats, at));
       }
     },
-    async read(buffer, offset, bytes, sound = bytes) {
-      const spoilt = poison.verdict(buffer, offset, sound);
+    async read(buffer, offset, bytes, checked = bytes) {
+      const spoilt = poison.verdict(buffer, offset, checked);
       if (spoilt) throw spoilt;
       return memory(buffer, offset, bytes).slice();
     },

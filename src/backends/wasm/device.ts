@@ -99,10 +99,10 @@ export abstract class WasmDevice {
   }
 
   /** What a buffer holds, while nothing else runs. */
-  protected readNow(buffer: BufferId, offset: number, bytes: number, sound: number): Uint8Array {
+  protected readNow(buffer: BufferId, offset: number, bytes: number, checked: number): Uint8Array {
     const { instance } = this;
-    const at = this.range(buffer, offset, Math.max(bytes, sound));
-    const failure = this.failureAt(instance.exports.verdict(buffer, offset, sound));
+    const at = this.range(buffer, offset, Math.max(bytes, checked));
+    const failure = this.failureAt(instance.exports.verdict(buffer, offset, checked));
     if (failure) throw rejection(failure);
     return instance.memory(at + bytes).slice(at, at + bytes);
   }

@@ -23,9 +23,9 @@ export class WasmHere extends WasmDevice implements Backend {
     }
   }
 
-  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
+  async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
     if (this.trap) throw rejection(this.trap);
-    return this.readNow(buffer, offset, bytes, sound);
+    return this.readNow(buffer, offset, bytes, checked);
   }
 
   async close(): Promise<void> {

@@ -27,7 +27,7 @@ export interface Exports {
   queue_write(buffer: number, offset: number, bytes: number): number;
   queue_push(): void;
   queue_free(buffer: number): number;
-  queue_read(buffer: number, offset: number, sound: number, completion: number): number;
+  queue_read(buffer: number, offset: number, checked: number, completion: number): number;
   queue_close(completion: number): number;
   queue_idle(): number;
 

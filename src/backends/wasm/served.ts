@@ -48,13 +48,13 @@ export class WasmServed extends WasmDevice implements Backend {
     exports.queue_push();
   }
 
-  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
+  async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
     const { exports } = this.instance;
     if (this.trap) throw rejection(this.trap);
     // Answers must not overtake each other: only when none is under way may this one be given at once.
-    if (this.#waiting.size === 0 && exports.queue_idle()) return this.readNow(buffer, offset, bytes, sound);
-    this.range(buffer, offset, Math.max(bytes, sound));
-    return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, sound, completion));
+    if (this.#waiting.size === 0 && exports.queue_idle()) return this.readNow(buffer, offset, bytes, checked);
+    this.range(buffer, offset, Math.max(bytes, checked));
+    return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, checked, completion));
   }
 
   /** The one place where the calling thread waits: memory has run out, and is there again once the queue has run. */

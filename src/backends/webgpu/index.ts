@@ -282,15 +282,15 @@ class WebGPU implements WebGPUBackend {
     };
   }
 
-  async read(buffer: BufferId, offset: number, bytes: number, sound = bytes): Promise<Uint8Array> {
+  async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
     this.#alive();
     const block = this.#buffers.block(buffer);
-    const most = Math.max(bytes, sound);
+    const most = Math.max(bytes, checked);
     if (offset < 0 || offset + most > block.bytes) {
       throw new DeviceError(`webgpu: ${offset}+${most} bytes of buffer ${buffer} do not exist`);
     }
     try {
-      return await this.#journal.read(buffer, block, offset, bytes, sound);
+      return await this.#journal.read(buffer, block, offset, bytes, checked);
     } catch (error) {
       if (error instanceof OctavoError || "failure" in (error as object)) throw error;
       // A lost device refuses the mapping first and says so a moment later.

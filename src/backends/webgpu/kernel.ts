@@ -2,8 +2,7 @@
 
 import type { Op } from "../../ops/op.js";
 import type { Queue } from "./device/queue.js";
-import type { Call } from "./schedule/call.js";
-import type { Axis } from "./schedule/split.js";
+import type { Call, Operand } from "./schedule/call.js";
 import type { Shader } from "./shader.js";
 
 /** Edges of subgroup matrices as "MxNxK", and how many squares of a tile a subgroup may get (kernels/matrices.ts). */
@@ -26,6 +25,26 @@ export interface Target {
   readonly matrix8?: SubgroupMatrix | undefined;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
+}
+
+/** Which elements of an operand belong to slices `begin` to `begin + count` of an axis. */
+export interface Part {
+  readonly operand: Operand;
+  readonly dim: number;
+  /** First element and number of elements along `dim`, where they are not the slices themselves. */
+  readonly range?: (begin: number, count: number) => readonly [at: number, count: number];
+}
+
+/** A direction along which a call falls into independent calls. */
+export interface Axis {
+  /** Slices in all. */
+  readonly size: number;
+  /** Cuts are at multiples of this. */
+  readonly step?: number;
+  /** The operands that are cut, by their place in the call; the others stay whole. */
+  readonly parts: Readonly<Record<number, Part>>;
+  /** Attributes of the call that begins at a slice, if they change. */
+  readonly attributes?: (begin: number) => readonly number[];
 }
 
 export interface Kernel {

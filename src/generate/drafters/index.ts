@@ -4,7 +4,7 @@ import { OptionError } from "../../core/errors.js";
 import { cacheDType } from "../../nn/cache.js";
 import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
-import type { GenerateOptions, PreTrainedModel } from "../model.js";
+import type { AssistantModel, GenerateOptions } from "../options.js";
 import { hasPenalties } from "../processors/penalties.js";
 import { AssistantDrafter } from "./assistant.js";
 import type { Drafter } from "./drafter.js";
@@ -18,7 +18,7 @@ export function draftsOf(config: GenerationConfig, { assistant_model }: DraftOpt
 }
 
 /** @throws OptionError where guesses could change what is generated, or for an assistant that cannot guess for this model */
-export function checkDrafting(model: PreTrainedModel, config: GenerationConfig, options: DraftOptions): void {
+export function checkDrafting(model: AssistantModel, config: GenerationConfig, options: DraftOptions): void {
   const { assistant_model: assistant, logits_processor } = options;
   if (assistant !== undefined) checkAssistant(model, assistant);
   if (draftsOf(config, options) === 0) return;
@@ -36,7 +36,7 @@ export function checkDrafting(model: PreTrainedModel, config: GenerationConfig, 
   if (problem) throw new OptionError(`${name} does not go together with ${problem}`, { details: { option: name } });
 }
 
-function checkAssistant(model: PreTrainedModel, assistant: PreTrainedModel): void {
+function checkAssistant(model: AssistantModel, assistant: AssistantModel): void {
   const { vocab } = model.module.geometry;
   const own = assistant?.module?.geometry?.vocab;
   if (own === vocab) return;
@@ -53,7 +53,7 @@ function checkAssistant(model: PreTrainedModel, assistant: PreTrainedModel): voi
 export function openDrafter(
   batch: Batch,
   config: GenerationConfig,
-  { assistant, signal }: { assistant: PreTrainedModel | undefined; signal: AbortSignal | undefined },
+  { assistant, signal }: { assistant: AssistantModel | undefined; signal: AbortSignal | undefined },
 ): Drafter | undefined {
   if (assistant) {
     const { max_positions } = assistant.module.geometry;

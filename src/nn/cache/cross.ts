@@ -4,9 +4,9 @@
 import type { Device } from "../../core/device.js";
 import { ShapeError } from "../../core/errors.js";
 import { Tensor } from "../../core/tensor.js";
-import type { CacheDType, CachedLayer, LayerShape } from "../cache.js";
 import { Pages } from "./pages.js";
 import { Store } from "./store.js";
+import type { CacheDType, CachedLayer, LayerShape } from "./types.js";
 
 export interface CrossCacheOptions {
   readonly layers: readonly LayerShape[];

@@ -6,9 +6,9 @@
 import type { Device } from "../../core/device.js";
 import { ShapeError } from "../../core/errors.js";
 import type { Tensor } from "../../core/tensor.js";
-import { type Cache, type CacheDType, type CachedLayer, type LayerShape, layerBytesPerToken } from "../cache.js";
 import { Pages, type PagesOptions } from "./pages.js";
 import { Store } from "./store.js";
+import { type Cache, type CacheDType, type CachedLayer, type LayerShape, layerBytesPerToken } from "./types.js";
 
 /** Tokens of a page in a ring. */
 const RING_PAGE = 16;

@@ -4,7 +4,7 @@ import type { Device } from "../../core/device.js";
 import { scope, Tensor } from "../../core/tensor.js";
 import { copyInto } from "../../ops/copy.js";
 import { kvAppend } from "../../ops/kv-append.js";
-import type { CacheDType, CachedLayer, LayerShape } from "../cache.js";
+import type { CacheDType, CachedLayer, LayerShape } from "./types.js";
 
 export class Store implements Disposable {
   readonly #k: Tensor;

@@ -111,9 +111,9 @@ export class Journal {
     this.#settle(this.#queue.flag, 0, 0).then(done, done); // what goes wrong is told by the next read
   }
 
-  /** Bytes of a block behind everything recorded so far; rejects if one of `sound` bytes is spoilt. */
-  async read(buffer: BufferId, block: Block, offset: number, bytes: number, sound: number): Promise<Uint8Array> {
-    const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + sound });
+  /** Bytes of a block behind everything recorded so far; rejects if one of `checked` bytes is spoilt. */
+  async read(buffer: BufferId, block: Block, offset: number, bytes: number, checked: number): Promise<Uint8Array> {
+    const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + checked });
     // What is nobody's is told once, by the first read that ends after it was heard of.
     const stray = this.#stray;
     this.#stray = undefined;

@@ -5,9 +5,9 @@
 import type { DType } from "../../../core/dtype.js";
 import { attentionOp } from "../../../ops/attention.js";
 import { FAILURE } from "../device/errors.js";
-import type { Kernel, Target } from "../kernel.js";
+import type { Kernel, Part, Target } from "../kernel.js";
 import type { Operand, Piece } from "../schedule/call.js";
-import { along, type Part } from "../schedule/split.js";
+import { along } from "../schedule/split.js";
 import {
   bitsReader,
   family,

@@ -4,15 +4,15 @@
 import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
 import type { Queue } from "../device/queue.js";
-import { groupsFor, type Kernel, type Target } from "../kernel.js";
+import { type Axis, groupsFor, type Kernel, type Part, type Target } from "../kernel.js";
 import type { Call, Operand, Piece } from "../schedule/call.js";
-import { type Axis, type Part, rowsPerCut } from "../schedule/split.js";
+import { rowsPerCut } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
+import type { Format } from "./format.js";
 import {
   byJob,
-  type Format,
   type Gate,
   type Joinable,
   type JoinedOptions,

@@ -8,10 +8,10 @@ import type { Call, Operand, Piece } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { family, reader, reads, type Shader, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
+import type { Format } from "./format.js";
 import {
   byJob,
   FLOAT_TYPES,
-  type Format,
   type Gate,
   type Halving,
   type Joinable,

@@ -1,14 +1,15 @@
 // y = act(x Wᵀ + bias) + residual for weights that are floats once decoded. Two shapes of work: for few rows of x, a
 // workgroup streams four weight rows past all of them (the weights are read once, at memory speed); for many rows, a
-// tile of results is built from blocks in workgroup memory (tiles.ts). What a weight looks like is a Format's affair.
+// tile of results is built from blocks in workgroup memory (tiles.ts). A Format (format.ts) reads the weight.
 
 import type { DType } from "../../../core/dtype.js";
 import type { Queue } from "../device/queue.js";
-import type { Target } from "../kernel.js";
+import type { Axis, Part, Target } from "../kernel.js";
 import { asRows, type Call, type Operand, type Piece } from "../schedule/call.js";
-import { type Axis, along, type Part } from "../schedule/split.js";
-import { type BindingSpec, type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
+import { along } from "../schedule/split.js";
+import { type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
+import type { Format } from "./format.js";
 import { MATRIX_TILE, TILE_WIDTH } from "./matrices.js";
 import { halveRows, halvesSize, TILE_N, type TileForm, tileDeclarations, tiled } from "./tiles.js";
 import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
@@ -16,24 +17,6 @@ import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
 export const FLOAT_TYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 export const BIAS_TYPES = [...FLOAT_TYPES, "none"] as const;
 export type BiasType = (typeof BIAS_TYPES)[number];
-
-/** How a stored matrix is read. `fast` needs rows that begin at whole chunks. */
-export interface Format {
-  readonly bindings: readonly BindingSpec[];
-  readonly params: readonly string[];
-  /** Elements that one vec4<u32> of codes holds. */
-  readonly chunk: number;
-  /**
-   * Fast: `raw(n, c)` -> vec4<u32> is chunk c of row n, `part(raw, i)` -> vec4<f32> its elements 4i to 4i+3, `weight(n, c)`
-   * -> f32 a factor on the chunk; for blocks of f16, unless `exponents` are known, also `share_of_largest(n, i, count)` ->
-   * f32, the largest magnitude in one of `count` shares of row n. Slow: `one(n, k)` -> f32.
-   */
-  readonly declarations: readonly string[];
-  /** Half of `exponents[n]` is the power of two that row n is scaled down by for blocks of f16; odd if not all is finite. */
-  readonly exponents?: boolean;
-  /** Runs in every invocation before anything else; ends behind a barrier if it fills workgroup memory. */
-  readonly prologue?: string;
-}
 
 export interface ProductOptions extends TileForm {
   readonly fast: boolean;

@@ -17,8 +17,8 @@ import type { Queue } from "../device/queue.js";
 import type { Operand, Piece } from "../schedule/call.js";
 import { family, reads, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
+import type { Format } from "./format.js";
 import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
-import type { Format } from "./product.js";
 
 /** Columns of results of a workgroup. */
 export const TILE_N = 64;

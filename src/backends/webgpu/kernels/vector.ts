@@ -1,7 +1,7 @@
 // The matrix-vector form of products (product.ts): a workgroup streams a few weight rows past one row of x, or four.
 
 import { range, totals } from "../wgsl.js";
-import type { Format } from "./product.js";
+import type { Format } from "./format.js";
 
 /** Results per workgroup. */
 export const OUTPUTS = 4;

@@ -3,28 +3,8 @@
 // calls that fit. A single row that lies across two buffers is copied aside, and back if it is written.
 
 import type { Queue } from "../device/queue.js";
-import type { Kernel, Target } from "../kernel.js";
+import type { Axis, Kernel, Part, Target } from "../kernel.js";
 import { type Call, narrowed, type Operand, operand } from "./call.js";
-
-/** Which elements of an operand belong to slices `begin` to `begin + count` of an axis. */
-export interface Part {
-  readonly operand: Operand;
-  readonly dim: number;
-  /** First element and number of elements along `dim`, where they are not the slices themselves. */
-  readonly range?: (begin: number, count: number) => readonly [at: number, count: number];
-}
-
-/** A direction along which a call falls into independent calls. */
-export interface Axis {
-  /** Slices in all. */
-  readonly size: number;
-  /** Cuts are at multiples of this. */
-  readonly step?: number;
-  /** The operands that are cut, by their place in the call; the others stay whole. */
-  readonly parts: Readonly<Record<number, Part>>;
-  /** Attributes of the call that begins at a slice, if they change. */
-  readonly attributes?: (begin: number) => readonly number[];
-}
 
 function slice(call: Call, { parts, attributes }: Axis, begin: number, count: number): Call {
   const operands = call.operands.map((whole, i) => {

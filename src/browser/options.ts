@@ -1,0 +1,40 @@
+// Options of the calls that a page sends to its Worker: those of the library that can be sent, and where the model runs.
+
+import { choice, type Needed, type Options, omit, such, text } from "../core/options.js";
+import { GENERATION, type GenerationOptions } from "../generate/config.js";
+import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options.js";
+import { UNSUPPORTED_OPTIONS } from "../generate/unsupported.js";
+import type { BitsAndBytesOptions } from "../quant/config.js";
+
+/** Options that stay behind: functions and signals cannot be sent, caches on disk are Node's. */
+const NOT_SENT = ["progress_callback", "signal", "cache_dir", "local_files_only", "torch_dtype"] as const;
+
+/** Options that have another form here. */
+const WORKER = {
+  /** How the linears are quantized, in place of `load_in_8bit` and `load_in_4bit`. */
+  quantization_config: such<BitsAndBytesOptions>(
+    (value) => typeof value === "object" && value !== null,
+    "the fields of a BitsAndBytesConfig",
+  ),
+  /** Where the model runs; by default "auto": WebGPU where there is an adapter and the model fits it, else WebAssembly. */
+  device: choice(["auto", "webgpu", "wasm", "reference"]),
+  /** Address of octavo.wasm; by default where the bundler put it, or beside the Worker's script. */
+  wasm: text(),
+};
+
+/** Options of `load` and `survey`. */
+export const WORKER_LOAD = { ...omit(FROM_PRETRAINED, NOT_SENT), ...WORKER };
+
+export interface WorkerLoadOptions
+  extends Omit<FromPretrainedOptions, (typeof NOT_SENT)[number] | keyof typeof WORKER>,
+    Options<typeof WORKER> {}
+
+const PROMPT = {
+  /** The text to continue. */
+  prompt: text(),
+};
+
+/** Options of `generate`. */
+export const WORKER_GENERATE = { ...GENERATION, ...UNSUPPORTED_OPTIONS, ...PROMPT };
+
+export interface WorkerGenerateOptions extends GenerationOptions, Needed<typeof PROMPT, "prompt"> {}

@@ -1,0 +1,119 @@
+// The classes of errors, and nothing else: what the package exports as they are. Every refusal of Octavo is an OctavoError
+// with a stable `code`, one sentence that says what was wanted and what came, and at most one hint.
+
+/** Facts an error carries for machines: file, byte offset, key, expected, got, and so on. */
+export type ErrorDetails = Readonly<
+  Record<string, string | number | boolean | readonly (string | number)[] | undefined>
+>;
+
+export interface OctavoErrorOptions {
+  readonly hint?: string;
+  readonly details?: ErrorDetails;
+  readonly cause?: unknown;
+}
+
+/** Base class: `code` is stable, `hint` is the next thing to try, `details` are the facts. */
+export class OctavoError extends Error {
+  readonly code: string;
+  readonly hint: string | undefined;
+  readonly details: ErrorDetails;
+
+  constructor(code: string, message: string, options: OctavoErrorOptions = {}) {
+    super(options.hint ? `${message}\n  hint: ${options.hint}` : message, { cause: options.cause });
+    this.name = new.target.name;
+    this.code = code;
+    this.hint = options.hint;
+    this.details = options.details ?? {};
+  }
+}
+
+/** An op or a tensor got a shape it cannot take. Thrown while recording. */
+export class ShapeError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_SHAPE", message, options);
+  }
+}
+
+/** An op or a tensor got a dtype it cannot take. Thrown while recording. */
+export class DTypeError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_DTYPE", message, options);
+  }
+}
+
+/** A device is missing, closed, or cannot do what was asked. */
+export class DeviceError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_DEVICE", message, options);
+  }
+}
+
+/** A kernel failed while it ran; rejects every `read` of what it should have written, or of what was made from that. */
+export class KernelError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_KERNEL", message, options);
+  }
+}
+
+/** Memory that was asked for does not fit; names the largest owners. */
+export class OutOfMemoryError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_OUT_OF_MEMORY", message, options);
+  }
+}
+
+/** A file is not what its format demands. `details.file` and `details.offset` or `details.key` say where. */
+export class FormatError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_FORMAT", message, options);
+  }
+}
+
+/** A file, folder, shard, tensor or model id cannot be found. */
+export class NotFoundError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_NOT_FOUND", message, options);
+  }
+}
+
+/** A server could not be reached, refused, or broke off. `details.url` and, where it answered, `details.status`. */
+export class NetworkError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_NETWORK", message, options);
+  }
+}
+
+/** A checkpoint does not fit the model it is read into: tensors missing, unexpected or of another shape. */
+export class CheckpointError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_CHECKPOINT", message, options);
+  }
+}
+
+/** config.json (or generation_config.json) holds a value that the model cannot take. */
+export class ConfigError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_CONFIG", message, options);
+  }
+}
+
+/** The architecture (`model_type`) is not one that Octavo knows. */
+export class UnsupportedModelError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_UNSUPPORTED_MODEL", message, options);
+  }
+}
+
+/** The caller passed an option or a value that is not allowed. */
+export class OptionError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_OPTION", message, options);
+  }
+}
+
+/** Work was stopped by the caller's AbortSignal. */
+export class AbortError extends OctavoError {
+  constructor(message = "the operation was aborted", options?: OctavoErrorOptions) {
+    super("ERR_ABORTED", message, options);
+  }
+}

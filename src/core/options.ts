@@ -1,0 +1,134 @@
+// Tables of options. A table has one entry for each option of a call. The entry gives the option's TypeScript type, its
+// check, what messages say about it and, where it has `help`, its flag on the command line.
+
+import * as z from "zod";
+import { checkOptions, OptionError, suggestion } from "./errors.js";
+import { kindOf, show } from "./show.js";
+
+/** What an entry says beside the check. */
+export interface EntryFacts {
+  /** The next thing to try when the value is refused. */
+  readonly hint?: string | ((value: unknown) => string | undefined);
+  /** Messages name the type of a wrong value and not the value. */
+  readonly secret?: boolean;
+  /** Text for the command line's help; options without it have no flag. */
+  readonly help?: string;
+  /** Name of the flag without its dashes; by default the option's with dashes for underscores. */
+  readonly flag?: string;
+  /** What the flag takes, such as "<n>". */
+  readonly value?: string;
+}
+
+/** An option whose values are of type T. */
+export interface Entry<T> extends EntryFacts {
+  readonly schema: z.ZodType<T>;
+  /** What the option may be, as the end of "it must be ...". */
+  readonly wanted: string;
+}
+
+export type Table = Readonly<Record<string, Entry<unknown>>>;
+
+/** The options of a table; each may be left out. */
+export type Options<T extends Table> = {
+  -readonly [Name in keyof T]?: T[Name] extends Entry<infer Value> ? Value : never;
+};
+
+/** The options of a table that must be there. */
+export type Needed<T extends Table, Names extends keyof T> = {
+  -readonly [Name in keyof T as Extract<Name, Names>]-?: T[Name] extends Entry<infer Value> ? Value : never;
+};
+
+/** An entry of a table. The schema only checks: it changes no value. */
+export function option<T>(schema: z.ZodType<T>, wanted: string, facts: EntryFacts = {}): Entry<T> {
+  return { schema, wanted, ...facts };
+}
+
+export function flag(facts?: EntryFacts): Entry<boolean> {
+  return option(z.boolean(), "true or false", facts);
+}
+
+export function text(facts?: EntryFacts): Entry<string> {
+  return option(z.string(), "text", facts);
+}
+
+/** A whole number of at least 0, or above 0. */
+export function whole(least: 0 | 1, facts?: EntryFacts): Entry<number> {
+  return option(z.int().min(least), `a whole number ${least === 0 ? "of at least 0" : "above 0"}`, facts);
+}
+
+/** A number for which `check` holds. */
+export function number(check: (value: number) => boolean, wanted: string, facts?: EntryFacts): Entry<number> {
+  return option(z.number().refine(check), wanted, { value: "<x>", ...facts });
+}
+
+/** One of several words or numbers. */
+export function choice<const T extends string | number | boolean>(values: readonly T[], facts?: EntryFacts): Entry<T> {
+  const words = values.map((value) => JSON.stringify(value));
+  return option(z.literal(values), words.length === 2 ? words.join(" or ") : `one of ${words.join(", ")}`, facts);
+}
+
+/** A value that the type system knows better than zod: objects of classes, functions, unions of both. */
+export function such<T>(check: (value: unknown) => boolean, wanted: string, facts?: EntryFacts): Entry<T> {
+  return option(z.custom<T>(check), wanted, facts);
+}
+
+/** A value that the call itself checks, with others or against the model. */
+export function checkedLater<T>(): Entry<T> {
+  return option(z.custom<T>(), "");
+}
+
+export function signal(): Entry<AbortSignal> {
+  return such((value) => value instanceof AbortSignal, "an AbortSignal");
+}
+
+/** What is wrong with a value: the sentence and the hint; undefined if nothing is. `name` is the option's. */
+export function problemWith(
+  name: string,
+  entry: Entry<unknown>,
+  value: unknown,
+): { message: string; hint: string | undefined } | undefined {
+  const { schema, wanted, hint, secret } = entry;
+  if (schema.safeParse(value).success) return undefined;
+  const near = schema instanceof z.ZodLiteral && typeof value === "string" ? nearest(value, schema.values) : undefined;
+  return {
+    message: `${name} must be ${wanted}, got ${secret ? kindOf(value) : show(value)}${near ? `; did you mean "${near}"?` : ""}`,
+    hint: typeof hint === "function" ? hint(value) : hint,
+  };
+}
+
+function nearest(value: string, allowed: ReadonlySet<unknown>): string | undefined {
+  const words = [...allowed].filter((word) => typeof word === "string");
+  return suggestion(value, words);
+}
+
+/**
+ * The options that `given` holds, checked one by one; those that are undefined count as left out.
+ * @param place the call, for messages
+ * @param path what stands before the names in messages, such as "cache_config."
+ * @throws OptionError naming the option, what it may be, and what came; for an unknown name the nearest known one
+ */
+export function readOptions<T extends Table>(place: string, table: T, given: unknown, path = ""): Options<T> {
+  checkOptions(place, given as object, Object.keys(table));
+  const options: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries((given ?? {}) as object)) {
+    if (value === undefined) continue;
+    const problem = problemWith(`${path}${name}`, table[name]!, value);
+    if (problem) throw new OptionError(problem.message, { hint: problem.hint, details: { option: `${path}${name}` } });
+    options[name] = value;
+  }
+  return options as Options<T>;
+}
+
+/** The table without some of its options. */
+export function omit<T extends Table, const Names extends readonly (keyof T)[]>(
+  table: T,
+  names: Names,
+): Omit<T, Names[number]> {
+  return Object.fromEntries(Object.entries(table).filter(([name]) => !names.includes(name))) as Omit<T, Names[number]>;
+}
+
+/** The part of `options` that `table` has. */
+export function pick<T extends Table>(table: T, options: { readonly [Key in keyof T]?: unknown }): Options<T> {
+  const names = Object.keys(table).filter((name) => options[name] !== undefined);
+  return Object.fromEntries(names.map((name) => [name, options[name]])) as Options<T>;
+}

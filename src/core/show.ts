@@ -1,0 +1,75 @@
+// Values in messages. A value that a caller passes may be anything: a getter that throws, a text of a gigabyte, a proxy.
+
+/** Characters of a text, entries of a list or object, and levels that a message shows. */
+const TEXT = 80;
+const ENTRIES = 8;
+const LEVELS = 2;
+/** Characters of the whole. */
+const ALL = 160;
+
+/**
+ * A value for a message: as JSON where it is JSON, else by its kind. Never throws, calls no `toJSON`, `toString` or getter
+ * of the value's, and gives at most 160 characters.
+ */
+export function show(value: unknown): string {
+  try {
+    const text = shown(value, LEVELS);
+    return text.length <= ALL ? text : `${text.slice(0, ALL - 3)}...`;
+  } catch {
+    return "an object that cannot be read"; // a proxy, for instance
+  }
+}
+
+/** The kind of a value, where the value itself is a secret. */
+export function kindOf(value: unknown): string {
+  return value === null ? "null" : typeof value;
+}
+
+function shown(value: unknown, levels: number): string {
+  switch (typeof value) {
+    case "string":
+      return JSON.stringify(value.length <= TEXT ? value : `${value.slice(0, TEXT)}...`);
+    case "bigint":
+      return BigInt.asIntN(64, value) === value ? `${value}n` : "a bigint of more than 64 bits";
+    case "symbol":
+      return "a symbol";
+    case "function":
+      return "a function";
+    case "object":
+      return value === null ? "null" : objectShown(value, levels);
+    default:
+      return Object.is(value, -0) ? "-0" : String(value);
+  }
+}
+
+function objectShown(value: object, levels: number): string {
+  if (Array.isArray(value)) {
+    if (levels === 0) return value.length === 0 ? "[]" : "[...]";
+    const parts = Array.from({ length: Math.min(value.length, ENTRIES) }, (_, i) => entry(value, String(i), levels));
+    return `[${[...parts, ...(value.length > ENTRIES ? ["..."] : [])].join(",")}]`;
+  }
+  const prototype = Object.getPrototypeOf(value) as object | null;
+  if (prototype !== null && prototype !== Object.prototype) return `an object of class ${className(prototype)}`;
+  const keys: string[] = [];
+  for (const key in value) {
+    keys.push(key);
+    if (keys.length > ENTRIES) break;
+  }
+  if (levels === 0) return keys.length === 0 ? "{}" : "{...}";
+  const parts = keys
+    .slice(0, ENTRIES)
+    .map((key) => `${key.length <= TEXT ? JSON.stringify(key) : '"..."'}:${entry(value, key, levels)}`);
+  return `{${[...parts, ...(keys.length > ENTRIES ? ["..."] : [])].join(",")}}`;
+}
+
+function entry(of: object, key: string, levels: number): string {
+  const property = Object.getOwnPropertyDescriptor(of, key);
+  if (property === undefined) return "undefined";
+  return "value" in property ? shown(property.value, levels - 1) : "a getter";
+}
+
+function className(prototype: object): string {
+  const made: unknown = Object.getOwnPropertyDescriptor(prototype, "constructor")?.value;
+  const name: unknown = typeof made === "function" ? Object.getOwnPropertyDescriptor(made, "name")?.value : undefined;
+  return typeof name === "string" && /^[\w$]{1,60}$/.test(name) ? name : "no name";
+}

@@ -1,0 +1,193 @@
+// The options of from_pretrained, forward, generate and stream: one table for each call. The options that
+// generation_config.json may hold stand in config.ts, those that find a model in load/options.ts.
+
+import { Device } from "../core/device.js";
+import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
+import {
+  checkedLater,
+  choice,
+  type Entry,
+  flag,
+  type Needed,
+  type Options,
+  omit,
+  signal,
+  such,
+  whole,
+} from "../core/options.js";
+import type { ProgressEvent } from "../load/fill.js";
+import { DEVICE, SOURCE } from "../load/options.js";
+import type { DeviceName } from "../load/platform.js";
+import type { CausalLM } from "../nn/decoder.js";
+import type { BitsAndBytesConfig, BitsAndBytesOptions } from "../quant/config.js";
+import { HEAD_DTYPES } from "../quant/index.js";
+import { LOAD_TOKENIZER } from "../tokenizer/options.js";
+import type { LoadedModel } from "./base.js";
+import { GENERATION, type GenerationOptions } from "./config.js";
+import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
+import type { HostProcessor } from "./processors/processor.js";
+import type { Streamer } from "./streamers.js";
+import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
+
+const isDType = (value: unknown): boolean => typeof value === "string" && parseDType(value) !== undefined;
+
+const dtype = (help?: string): Entry<"auto" | FloatName> =>
+  such((value) => value === "auto" || isDType(value), `"auto" or one of ${DTYPE_SPELLINGS.join(", ")}`, {
+    hint: (value) =>
+      typeof value === "string" && /^(int8|q8|nf4|fp4|q4|bnb4)$/.test(value)
+        ? "8 and 4 bits are load_in_8bit and load_in_4bit"
+        : undefined,
+    value: "<name>",
+    help,
+  });
+
+const MODEL = {
+  /** Quantize the linears to LLM.int8() while loading. */
+  load_in_8bit: flag({ help: "quantize to LLM.int8() while loading" }),
+  /** Quantize the linears to 4 bits while loading: FP4, or what `quantization_config` says. */
+  load_in_4bit: flag({ help: "quantize to 4 bits while loading" }),
+  /** How the linears are quantized, in place of `load_in_8bit` and `load_in_4bit`. */
+  quantization_config: such<BitsAndBytesConfig | BitsAndBytesOptions>(
+    (value) => typeof value === "object" && value !== null,
+    "a BitsAndBytesConfig or its fields",
+  ),
+  /** "auto" (the checkpoint's own), or "float32", "bfloat16", "float16" in any usual spelling. */
+  dtype: dtype("dtype of what is not quantized: auto, float32, bfloat16, float16"),
+  /** The older name of `dtype`. */
+  torch_dtype: dtype(),
+  /**
+   * Products with matrices that stay dense: "float32" is exact; "bfloat16" lets kernels round activations to bf16 before
+   * they meet a bf16 matrix, which is faster where the machine multiplies such pairs. By default a bf16 model is
+   * multiplied in bf16, as in Python, and every other one exactly; attention over keys and values in bf16 follows it.
+   * Matrices in 4 bits have `bnb_4bit_compute_dtype` instead.
+   */
+  compute_dtype: such<FloatName>(
+    (value) => isDType(value) && parseDType(value as string) !== "f16",
+    '"float32" or "bfloat16"',
+  ),
+  /**
+   * "int8" keeps the output head in 8 bits (LLM.int8()), whatever the rest of the model is stored in. Every token reads the
+   * whole head, which is a good part of a small model's bytes. A head that shares its matrix with the embedding gets one of
+   * its own. "auto", the default, leaves it in full precision unless `llm_int8_skip_modules` says otherwise.
+   */
+  head_dtype: choice(HEAD_DTYPES, {
+    value: "<name>",
+    help: "keep the output head in 8 bits, whatever the rest is in",
+  }),
+  /**
+   * "cpu" (Node), "webgpu" (in Node also "webgpu:1" for the second GPU), "wasm", "reference", "auto" (a GPU if there is one
+   * and the model fits it; `model.device.reason` says why), or a device that the caller opened and closes.
+   */
+  device: such<DeviceName | Device>(
+    (value) => typeof value === "string" || value instanceof Device,
+    "a name or a Device",
+  ),
+  /** Threads of a CPU device of this model's own. */
+  threads: DEVICE.threads,
+  /** Called while files are read, and with each warning. */
+  progress_callback: such<(event: ProgressEvent) => void>((value) => typeof value === "function", "a function"),
+  /** Ends the load with an AbortError. */
+  signal: signal(),
+};
+
+/** Options of a model's from_pretrained. */
+export const FROM_PRETRAINED = { ...MODEL, ...SOURCE };
+
+export interface FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE> {}
+
+const TOKENIZER = {
+  /** Ends the load with an AbortError. */
+  signal: signal(),
+  /** Where `padding` fills; by default as the tokenizer's files say. Generation wants "left". */
+  padding_side: LOAD_TOKENIZER.padding_side,
+};
+
+/** Options of a tokenizer's from_pretrained. */
+export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...SOURCE };
+
+export interface TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE> {}
+
+/** What a tokenizer gives, and so what every call of a model takes. */
+const INPUTS = {
+  /** Token ids [B,T]; one flat list is one row. */
+  input_ids: checkedLater<Ids>(),
+  /** [B,T]: 1 for real tokens, 0 for padding; by default all are real. */
+  attention_mask: checkedLater<Ids>(),
+  /** [B,T]: which of a pair of texts a token belongs to; decoders have no token types and ignore them. */
+  token_type_ids: checkedLater<Ids>(),
+};
+
+export interface ModelInputs extends Omit<Options<typeof INPUTS>, "input_ids">, Needed<typeof INPUTS, "input_ids"> {}
+
+/** What a forward pass gives beside its main output. */
+const OUTPUTS = {
+  /** Give the hidden states as well: the embeddings, then the output of each block, the last after the final norm. */
+  output_hidden_states: flag(),
+};
+
+/** What of a decoder's logits is given. */
+const LOGITS = {
+  /** Logits of so many positions at the end of each row; 0, the default, for all. */
+  logits_to_keep: whole(0),
+};
+
+/** All that the forward of a causal language model takes. */
+export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS };
+
+export interface ForwardOptions extends ModelInputs, PackedInputs, Options<typeof OUTPUTS>, Options<typeof LOGITS> {}
+
+/** All that the forward of an encoder takes. */
+export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS };
+
+export interface EncoderForwardOptions extends ModelInputs, Options<typeof OUTPUTS> {}
+
+const DECODER_INPUTS = {
+  /** [B,T]: what the decoder reads. */
+  decoder_input_ids: checkedLater<Ids>(),
+};
+
+/** All that the forward of an encoder-decoder takes. */
+export const SEQ2SEQ_FORWARD = { ...INPUTS, ...DECODER_INPUTS, ...OUTPUTS, ...LOGITS };
+
+export interface Seq2SeqForwardOptions
+  extends ModelInputs,
+    Needed<typeof DECODER_INPUTS, "decoder_input_ids">,
+    Options<typeof OUTPUTS>,
+    Options<typeof LOGITS> {}
+
+/** What an assistant must be: a causal language model as from_pretrained gives it. */
+export interface AssistantModel extends LoadedModel<CausalLM> {}
+
+const hasMethods = (value: unknown, ...names: readonly string[]): boolean =>
+  typeof value === "object" &&
+  value !== null &&
+  names.every((name) => typeof (value as Record<string, unknown>)[name] === "function");
+
+/** Options of generate and stream beside those of config.ts. */
+const RUN = {
+  /** Gets the prompt and then each token; one row only. */
+  streamer: such<Streamer>((value) => hasMethods(value, "put", "end"), "an object with the methods put and end"),
+  /** Ends the generation with an AbortError. */
+  signal: signal(),
+  /**
+   * Change the logits on the host, in this order, behind the penalties and before the temperature. They cost the
+   * pipelining: each step waits until the logits of all rows have come from the device and gone back.
+   */
+  logits_processor: checkedLater<readonly HostProcessor[]>(),
+  /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
+  assistant_model: checkedLater<AssistantModel>(),
+  /** Give the log-probability of each token: `scores` of a step. */
+  logprobs: flag(),
+};
+
+/** All that generate takes. */
+export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...RUN };
+
+export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN> {}
+
+/** All that generate of an encoder-decoder takes. */
+export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model"]), ...DECODER_INPUTS };
+
+export interface Seq2SeqGenerateOptions
+  extends Omit<GenerateOptions, "assistant_model">,
+    Options<typeof DECODER_INPUTS> {}

@@ -1,0 +1,162 @@
+// Loaded encoder-decoders as users hold them.
+
+import type { Device } from "../core/device.js";
+import { OptionError } from "../core/errors.js";
+import { readOptions } from "../core/options.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { Loaded } from "../load/index.js";
+import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
+import { logits } from "../nn/decoder.js";
+import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import { LoadedModel } from "./base.js";
+import { cacheShape } from "./cache-options.js";
+import { fileWarnings, type GenerationConfig, generationConfig } from "./config.js";
+import { type Batch, readBatch } from "./inputs.js";
+import { collect, type Step } from "./loop.js";
+import {
+  SEQ2SEQ_FORWARD,
+  SEQ2SEQ_GENERATE,
+  type Seq2SeqForwardOptions,
+  type Seq2SeqGenerateOptions,
+} from "./options.js";
+import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
+import { seq2seqSteps } from "./seq2seq.js";
+
+/** What one forward pass gives; the caller disposes all of it. */
+export interface Seq2SeqOutput {
+  /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
+  logits: Tensor;
+  /** f32[B,S,hidden] */
+  encoder_last_hidden_state: Tensor;
+  encoder_hidden_states?: Tensor[];
+  decoder_hidden_states?: Tensor[];
+}
+
+interface Prepared {
+  readonly encoder: Batch;
+  readonly decoder: Batch;
+  readonly config: GenerationConfig;
+  readonly cache_dtype: CacheDType;
+}
+
+export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
+  constructor(loaded: Loaded<"seq2seq-lm">, device: Device, ownsDevice: boolean) {
+    const { vocab } = loaded.model.geometry;
+    super(loaded, device, ownsDevice, fileWarnings(loaded.generation_config, loaded.config, vocab));
+  }
+
+  /**
+   * Records one forward pass of encoder and decoder, without a cache.
+   * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
+   */
+  forward(given: Seq2SeqForwardOptions): Seq2SeqOutput {
+    this.checkUsable();
+    const inputs = readOptions("forward", SEQ2SEQ_FORWARD, given ?? null);
+    const { device, module } = this;
+    const { vocab } = module.geometry;
+    const encoder = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
+    const decoder = readBatch(inputs.decoder_input_ids, undefined, vocab, "decoder_input_ids");
+    if (decoder.rows !== encoder.rows) {
+      throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, input_ids has ${encoder.rows}`);
+    }
+    const capture = inputs.output_hidden_states ?? false;
+    return scope(() => {
+      const ints = (values: Int32Array, { rows, steps }: Batch): Tensor => Tensor.from(device, values, [rows, steps]);
+      const places = (batch: Batch): Tensor =>
+        ints(
+          batch.ids.map((_, at) => at % batch.steps),
+          batch,
+        );
+      const mask = encoder.mask && Tensor.from(device, encoder.mask, [encoder.rows, encoder.steps], "u8");
+      using encoding = module.pass({ positions: places(encoder), mask }, { capture });
+      const hidden = module.encode(encoding, ints(encoder.ids, encoder));
+      encoding.capture(hidden);
+      using decoding = module.pass({ positions: places(decoder), encoded: { hidden, mask } }, { capture });
+      const { logits_to_keep } = inputs;
+      const scores = logits(module, decoding, ints(decoder.ids, decoder), { logits_to_keep });
+      const output: Seq2SeqOutput = { logits: scores, encoder_last_hidden_state: hidden };
+      if (capture) {
+        output.encoder_hidden_states = encoding.take_hidden_states();
+        output.decoder_hidden_states = decoding.take_hidden_states();
+      }
+      return { ...output };
+    });
+  }
+
+  /**
+   * Generates for each text of a batch: what the decoder began with (`decoder_input_ids`, or the model's
+   * `decoder_start_token_id`) and the new tokens, [B][T + new]. Rows that end early are filled up with the padding id.
+   * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
+   */
+  async generate(given: Seq2SeqGenerateOptions): Promise<number[][]> {
+    const prepared = this.#prepare(given);
+    return collect(prepared.decoder, () => this.#steps(prepared, given), given.streamer);
+  }
+
+  /**
+   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * @throws at once what `generate` throws for its options and inputs
+   */
+  stream(given: Omit<Seq2SeqGenerateOptions, "streamer">): AsyncGenerator<Step> {
+    return this.#steps(this.#prepare(given), given);
+  }
+
+  #prepare(given: Seq2SeqGenerateOptions): Prepared {
+    this.checkUsable();
+    const options = readOptions("generate", SEQ2SEQ_GENERATE, given ?? null);
+    const { module, device } = this;
+    const { vocab } = module.geometry;
+    const encoder = readBatch(options.input_ids, options.attention_mask, vocab);
+    const decoder =
+      options.decoder_input_ids === undefined
+        ? this.#start(encoder.rows)
+        : readBatch(options.decoder_input_ids, undefined, vocab, "decoder_input_ids");
+    if (decoder.rows !== encoder.rows) {
+      throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, input_ids has ${encoder.rows}`);
+    }
+    const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
+    checkProcessors(options.logits_processor);
+    if (options.logits_processor?.length) warnOfHostProcessors();
+    const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
+    const tokens = decoder.steps + config.max_new_tokens;
+    const bytes =
+      cacheBytes(cacheShape(module, decoder.rows, tokens, cache_dtype)) +
+      cacheBytes({ layers: module.cross_layers, rows: encoder.rows, capacity: encoder.steps, dtype: cache_dtype });
+    device.arena.checkRoom(bytes, `caches of ${encoder.steps} and ${tokens} tokens`);
+    return { encoder, decoder, config, cache_dtype };
+  }
+
+  /** What the decoder begins with where the caller says nothing. @throws OptionError if the files say nothing either */
+  #start(rows: number): Batch {
+    const { vocab } = this.module.geometry;
+    const named = [this.generation_config, this.config].map((file) => file.decoder_start_token_id);
+    const id = named.find((value) => value !== undefined && value !== null);
+    if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || id >= vocab) {
+      throw new OptionError(`decoder_start_token_id in the model's files is ${JSON.stringify(id) ?? "missing"}`, {
+        hint: "pass decoder_input_ids",
+      });
+    }
+    return { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined };
+  }
+
+  async *#steps(prepared: Prepared, options: Seq2SeqGenerateOptions): AsyncGenerator<Step> {
+    const { encoder, decoder, config, cache_dtype } = prepared;
+    const { logits_processor: processors, signal, logprobs: scores, prompt_lookup_num_tokens } = options;
+    if (prompt_lookup_num_tokens) {
+      throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
+        details: { option: "prompt_lookup_num_tokens" },
+      });
+    }
+    this.hold();
+    try {
+      const loop = { config, cache_dtype, processors, scores, signal };
+      for await (const step of seq2seqSteps(this.device, this.module, encoder, decoder, loop)) {
+        this.checkUsable();
+        yield step;
+        this.checkUsable();
+      }
+    } finally {
+      await this.release();
+    }
+  }
+}

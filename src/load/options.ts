@@ -1,0 +1,73 @@
+// The options of calls that find a model or open a device: their tables, and the check that a device has an option.
+
+import * as z from "zod";
+import { OptionError } from "../core/errors.js";
+import { flag, type Options, option, readOptions, text, whole } from "../core/options.js";
+
+/** Where a model is looked for. */
+export const SOURCE = {
+  /** Folder of the Hugging Face cache; Node only. */
+  cache_dir: text({
+    secret: true,
+    value: "<folder>",
+    help: "Hugging Face cache to look in (default: the one that Python uses)",
+  }),
+  /** A branch, a tag or a full commit, for ids of a hub. */
+  revision: text({
+    secret: true,
+    value: "<name>",
+    help: "branch, tag or commit of a model in the cache (default: main)",
+  }),
+  /** Never ask a server; Node only. */
+  local_files_only: flag(),
+  /** Address of a hub that the id is fetched from; browsers ask Hugging Face's by default. */
+  hub: text({ secret: true }),
+  /** Access token for models that are private or gated. */
+  token: text({ secret: true }),
+  /** Keep downloaded files in the browser's storage: the default in browsers. Node keeps nothing. */
+  cache: flag(),
+};
+
+/** Where a model is looked for, and who hears of it. */
+export interface SourceOptions extends Readonly<Options<typeof SOURCE>> {
+  readonly signal?: AbortSignal;
+  /** Gets what went wrong without ending the load. */
+  readonly warn?: (message: string) => void;
+}
+
+/** Options of a device that is opened. */
+export const DEVICE = {
+  /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
+  threads: whole(1, {
+    value: "<n>",
+    help: "threads of the cpu or wasm device (default: one per physical core)",
+  }),
+  /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
+  isa: text(),
+  /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
+  wasm: option<string | URL | Uint8Array | ArrayBuffer>(
+    z.union([z.string(), z.instanceof(URL), z.instanceof(Uint8Array), z.instanceof(ArrayBuffer)]),
+    "an address or the module's bytes",
+  ),
+};
+
+export interface DeviceOptions extends Options<typeof DEVICE> {}
+
+/** For each option that a platform has, the devices that take it. */
+export type DeviceOwners = { readonly [Name in keyof DeviceOptions]: readonly string[] };
+
+/**
+ * Refuses options that a device does not have.
+ * @throws OptionError
+ */
+export function checkDeviceOptions(name: string, options: DeviceOptions, owners: DeviceOwners): void {
+  const here = Object.fromEntries(Object.entries(DEVICE).filter(([key]) => key in owners));
+  const given = readOptions("device", here, options);
+  for (const [key, names] of Object.entries(owners)) {
+    if (names.includes(name) || given[key] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
+      details: { option: key },
+      hint: `leave ${key} out, or use device "${names[0]}"`,
+    });
+  }
+}

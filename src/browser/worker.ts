@@ -200,9 +200,7 @@ class Host {
 
 function memoryOf({ device, model }: Held): WorkerMemory {
   const { live, peak, budget } = device.memory;
-  let cache = 0;
-  for (const { label, bytes } of device.arena.owners()) if (/\b(key|value) cache$/.test(label)) cache += bytes;
-  return { weights: model.weight_bytes, cache, live, peak, budget };
+  return { weights: model.weight_bytes, cache: model.cache_bytes, live, peak, budget };
 }
 
 async function survey(model: string, options: WorkerLoadOptions, signal: AbortSignal): Promise<WorkerSurvey> {

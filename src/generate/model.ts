@@ -7,10 +7,9 @@ import type { Loaded } from "../load/index.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { Linear } from "../nn/module.js";
+import { Matrix } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
-import { LlmInt8Weight } from "../quant/llm-int8.js";
 import {
   checkGenerationOptions,
   fileWarnings,
@@ -52,6 +51,7 @@ export class PreTrainedModel implements AsyncDisposable {
   readonly #ownsDevice: boolean;
   /** Generations under way; the weights stay until the last of them has ended. */
   #running = 0;
+  #caches = 0;
   #disposed = false;
 
   constructor(loaded: Loaded, device: Device, ownsDevice: boolean) {
@@ -176,6 +176,11 @@ export class PreTrainedModel implements AsyncDisposable {
     return { dtype: cacheName(dtype), bytes };
   }
 
+  /** Bytes that the caches of all generations under way take on the device. */
+  get cache_bytes(): number {
+    return this.#caches;
+  }
+
   #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = batch.steps + config.max_new_tokens + config.prompt_lookup_num_tokens;
@@ -192,9 +197,9 @@ export class PreTrainedModel implements AsyncDisposable {
   async outlier_columns(): Promise<number> {
     this.#checkUsable();
     let columns = 0;
-    for (const [, module] of this.#module.named_modules()) {
-      if (!(module instanceof Linear) || !(module.weight.weight instanceof LlmInt8Weight)) continue;
-      for (const mark of await module.weight.weight.seen.read()) columns += mark;
+    for (const parameter of this.#module.parameters()) {
+      if (!(parameter instanceof Matrix)) continue;
+      columns += (await parameter.weight.statistics?.())?.outlier_columns ?? 0;
     }
     return columns;
   }
@@ -246,7 +251,9 @@ export class PreTrainedModel implements AsyncDisposable {
   async *#steps(batch: Batch, config: GenerationConfig, signal: AbortSignal | undefined): AsyncGenerator<Step> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const run = config.prompt_lookup_num_tokens > 0 ? lookupSteps : generateSteps;
+    const { bytes } = this.#cacheOf(batch, config);
     this.#running++;
+    this.#caches += bytes;
     try {
       for await (const step of run(this.device, this.#module, batch, { config, cache_dtype, signal })) {
         this.#checkUsable();
@@ -255,6 +262,7 @@ export class PreTrainedModel implements AsyncDisposable {
       }
     } finally {
       this.#running--;
+      this.#caches -= bytes;
       if (this.#disposed && this.#running === 0) await this.#free();
     }
   }

@@ -32,6 +32,8 @@ export interface DeviceOptions {
   threads?: number;
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa?: string;
+  /** A row's results never depend on how many rows come with it; costs the matrix units (AMX) where there are some. "cpu" only. */
+  deterministic?: boolean;
   /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
   wasm?: string | URL | Uint8Array | ArrayBuffer;
 }

@@ -84,8 +84,6 @@ export function serve(port: Port = globalThis as unknown as Port): void {
 
 class Host {
   #held: Held | undefined;
-  /** Bytes of keys and values of the generation that runs. */
-  #cacheBytes = 0;
   /** Loads, unloads and generations happen one after the other. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -94,7 +92,7 @@ class Host {
     generate: (options, context) => this.#inTurn(() => this.#generate(options, context)),
     dispose: () => this.#inTurn(() => this.#dispose()),
     survey: ({ model, options }, { signal }) => survey(model, options, signal),
-    memory: async () => memoryOf(this.#holding(), this.#cacheBytes),
+    memory: async () => memoryOf(this.#holding()),
     adapter: describeAdapter,
     cacheSize,
     clearCache: async () => {
@@ -156,16 +154,12 @@ class Host {
       network_bytes: network,
       seconds: (performance.now() - begin) / 1000,
       warnings: model.warnings,
-      memory: memoryOf(held, 0),
+      memory: memoryOf(held),
     };
   }
 
   async #generate(given: WorkerGenerateOptions, context: Context<"generate">): Promise<WorkerResult> {
-    try {
-      return await this.#run(given, context);
-    } finally {
-      this.#cacheBytes = 0;
-    }
+    return await this.#run(given, context);
   }
 
   async #run(given: WorkerGenerateOptions, { signal, emit }: Context<"generate">): Promise<WorkerResult> {
@@ -183,8 +177,7 @@ class Host {
     let text = "";
     const inputs = { input_ids: [input_ids], ...options };
     const steps = model.stream({ ...inputs, signal });
-    this.#cacheBytes = model.cache_footprint(inputs).bytes;
-    let memory = memoryOf(held, this.#cacheBytes);
+    let memory = memoryOf(held);
     let first = 0;
     let turn = begin;
     for await (const step of steps) {
@@ -193,7 +186,7 @@ class Host {
       token_ids.push(id);
       const piece = decoder.push(id);
       text += piece;
-      memory = memoryOf(held, this.#cacheBytes);
+      memory = memoryOf(held);
       emit({ text: piece, tokens: token_ids.length, memory });
       if (performance.now() - turn < TURN_MS) continue;
       await new Promise((resolve) => setTimeout(resolve, 0));
@@ -213,9 +206,9 @@ class Host {
   }
 }
 
-function memoryOf({ device, model }: Held, cache: number): WorkerMemory {
+function memoryOf({ device, model }: Held): WorkerMemory {
   const { live, peak, budget } = device.memory;
-  return { weights: model.weight_bytes, cache, live, peak, budget };
+  return { weights: model.weight_bytes, cache: model.cache_bytes, live, peak, budget };
 }
 
 async function survey(model: string, given: WorkerLoadOptions, signal: AbortSignal): Promise<WorkerSurvey> {

@@ -1,6 +1,7 @@
-// Gives out device buffers and takes them back. Because every backend runs its queue in order, a block that is given
-// back while commands that use it still wait can be handed out again at once: what the next owner writes comes later
-// in the same queue. Small and medium blocks are kept in size classes; large ones go straight back to the backend.
+// Gives out device buffers and takes them back. Every backend runs its queue in order, so a released block is handed out
+// again at once: what its next owner writes comes later in the same queue. Small and medium blocks are kept in size
+// classes; large ones go straight back to the backend. Kept blocks cannot pile up: blocks in use and kept blocks together
+// stay near the most that was in use at one time, and the least recently used kept block goes first.
 
 import type { Backend, BufferId } from "./backend.js";
 import { OutOfMemoryError } from "./errors.js";
@@ -9,6 +10,13 @@ import { OutOfMemoryError } from "./errors.js";
 const KEEP_BELOW = 64 << 20;
 /** Bytes of free blocks kept for reuse in all. */
 const KEEP_AT_MOST = 512 << 20;
+/**
+ * Bytes that used and kept blocks together may hold above the most that was in use at one time. Prompts of other lengths
+ * want blocks of other sizes; with no slack at all each would free and allocate, and WebGPU takes long for that.
+ */
+const SLACK = 32 << 20;
+/** A kept block serves a request if it is at most this many times as large. */
+const LOOSEST_FIT = 1.5;
 
 const OUT_OF_MEMORY_HINT = "load in 8 or 4 bits, or lower the batch or the context";
 
@@ -22,6 +30,8 @@ export interface Block {
   /** What it holds, and the module that asked for it: for reports. */
   label: string;
   path: string;
+  /** When it was released, in releases of the arena; of kept blocks only. */
+  released: number;
 }
 
 export interface MemoryReport {
@@ -45,6 +55,10 @@ export class Arena {
   #live = 0;
   #peak = 0;
   #kept = 0;
+  /** Bytes of the blocks in use, size classes included, and the most since the last `trim`. */
+  #used = 0;
+  #most = 0;
+  #releases = 0;
 
   /**
    * `beforeFree` runs before memory goes back to the backend: what uses it must be in the queue by then. `afterRelease`
@@ -73,17 +87,18 @@ export class Arena {
   /** @throws OutOfMemoryError naming the largest owners. */
   allocate(bytes: number, label: string, path: string): Block {
     const size = classOf(bytes);
-    let block = this.#free.get(size)?.pop() ?? this.#outside?.get(size)?.pop();
+    let block = this.#reuse(size);
     if (block !== undefined) {
-      this.#kept -= size;
+      this.#kept -= block.size;
       block.bytes = bytes;
       block.label = label;
       block.path = path;
     } else {
+      this.#shrink(Math.max(this.#most, this.#used + size) + SLACK - this.#used - size);
       if (this.#live + this.#kept + size > this.#backend.budget) this.trim();
       if (this.#live + size > this.#backend.budget) throw this.#outOfMemory(bytes, label);
       try {
-        block = { buffer: this.#backend.allocate(size), size, bytes, label, path };
+        block = { buffer: this.#backend.allocate(size), size, bytes, label, path, released: 0 };
       } catch (error) {
         if (!(error instanceof OutOfMemoryError)) throw error;
         if (this.#kept === 0 || this.#outside) throw this.#outOfMemory(bytes, label, error);
@@ -91,9 +106,7 @@ export class Arena {
         return this.allocate(bytes, label, path);
       }
     }
-    this.#owned.add(block);
-    this.#live += bytes;
-    if (this.#live > this.#peak) this.#peak = this.#live;
+    this.#own(block);
     return block;
   }
 
@@ -101,16 +114,38 @@ export class Arena {
     if (!this.#owned.delete(block)) return;
     const { size } = block;
     this.#live -= block.bytes;
-    if (!this.#outside && (size > KEEP_BELOW || this.#kept + size > KEEP_AT_MOST)) {
-      this.#beforeFree();
-      this.#backend.free(block.buffer);
-      return;
+    this.#used -= size;
+    if (!this.#outside) {
+      if (size > KEEP_BELOW) {
+        this.#beforeFree();
+        this.#backend.free(block.buffer);
+        return;
+      }
+      this.#shrink(KEEP_AT_MOST - size);
     }
+    block.released = this.#releases++;
     const list = this.#free.get(size);
     if (list) list.push(block);
     else this.#free.set(size, [block]);
     this.#kept += size;
     this.#afterRelease(block.buffer);
+  }
+
+  #own(block: Block): void {
+    this.#owned.add(block);
+    this.#live += block.bytes;
+    this.#used += block.size;
+    this.#peak = Math.max(this.#peak, this.#live);
+    this.#most = Math.max(this.#most, this.#used);
+  }
+
+  /** Takes the kept block that fits a size class best, of those that are not much larger. */
+  #reuse(size: number): Block | undefined {
+    for (let fit = size; fit <= KEEP_BELOW && fit <= size * LOOSEST_FIT; fit = classOf(fit + 1)) {
+      const block = this.#free.get(fit)?.pop() ?? this.#outside?.get(fit)?.pop();
+      if (block) return block;
+    }
+    return undefined;
   }
 
   /**
@@ -132,22 +167,34 @@ export class Arena {
       block.bytes = block.size;
       block.label = "recording";
       block.path = "";
-      this.#owned.add(block);
-      this.#live += block.bytes;
+      this.#own(block);
     }
-    if (this.#live > this.#peak) this.#peak = this.#live;
     return blocks;
   }
 
-  /** Gives all kept free blocks back to the backend. */
-  trim(): void {
-    if (this.#outside) return; // what a capture gave back may be part of it
+  /**
+   * Gives kept blocks back to the backend until at most `keep` bytes of them are left. What is in use from here on decides
+   * how much is kept later.
+   */
+  trim(keep = 0): void {
+    this.#shrink(keep);
+    this.#most = this.#used + this.#kept;
+  }
+
+  /** Frees kept blocks, the least recently used first, until at most `keep` bytes of them are left. */
+  #shrink(keep: number): void {
+    if (this.#kept <= keep || this.#outside) return; // what a capture gave back may be part of it
     this.#beforeFree();
-    for (const list of this.#free.values()) {
-      for (const { buffer } of list) this.#backend.free(buffer);
+    while (this.#kept > keep) {
+      let oldest: Block[] | undefined;
+      for (const list of this.#free.values()) {
+        if (list.length > 0 && !(oldest && oldest[0]!.released < list[0]!.released)) oldest = list;
+      }
+      const block = oldest?.shift();
+      if (!block) break;
+      this.#backend.free(block.buffer);
+      this.#kept -= block.size;
     }
-    this.#free.clear();
-    this.#kept = 0;
   }
 
   /** What is live, largest first, grouped by label: for leak reports and out-of-memory errors. */

@@ -38,7 +38,7 @@ export function usualDevice(): DeviceName {
 }
 
 /** Devices of Node that have these options. */
-const OWNERS = { threads: ["cpu", "wasm"], isa: ["cpu"] } as const;
+const OWNERS = { threads: ["cpu", "wasm"], isa: ["cpu"], deterministic: ["cpu"] } as const;
 
 /**
  * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, in threads of their

@@ -44,6 +44,11 @@ export const DEVICE = {
   }),
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa: text(),
+  /**
+   * A row's results never depend on how many rows come with it; costs the matrix units (AMX) where there are some. "cpu"
+   * only.
+   */
+  deterministic: flag(),
   /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
   wasm: option<string | URL | Uint8Array | ArrayBuffer>(
     z.union([z.string(), z.instanceof(URL), z.instanceof(Uint8Array), z.instanceof(ArrayBuffer)]),

@@ -94,7 +94,7 @@ class GPT2Block extends Module {
   }
 
   forward(x: Tensor, pass: Pass): Tensor {
-    const h = this.attn.forward(this.ln_1.forward(x), x, pass);
+    const h = scope(() => this.attn.forward(this.ln_1.forward(x), x, pass));
     return this.mlp.forward(this.ln_2.forward(h), h);
   }
 }

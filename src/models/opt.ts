@@ -90,10 +90,10 @@ class OPTDecoderLayer extends Module {
     const feedForward = (h: Tensor, residual: Tensor): Tensor =>
       this.fc2.forward(this.fc1.forward(h, { act: this.act }), { residual });
     if (this.norm_before) {
-      const h = this.self_attn.forward(this.self_attn_layer_norm.forward(x), x, pass);
+      const h = scope(() => this.self_attn.forward(this.self_attn_layer_norm.forward(x), x, pass));
       return feedForward(this.final_layer_norm.forward(h), h);
     }
-    const h = this.self_attn_layer_norm.forward(this.self_attn.forward(x, x, pass));
+    const h = scope(() => this.self_attn_layer_norm.forward(this.self_attn.forward(x, x, pass)));
     return this.final_layer_norm.forward(feedForward(h, h));
   }
 }

@@ -28,6 +28,8 @@ export interface Weight extends Disposable {
   rows(ids: Tensor): Tensor;
   /** Records the matrix as contiguous rows in `dtype`. */
   dense(dtype: FloatDType): Tensor;
+  /** What it has counted of its own work since it was made, by name. Weights that count nothing leave it out. */
+  statistics?(): Promise<Readonly<Record<string, number>>>;
   dispose(): void;
 }
 

@@ -47,6 +47,12 @@ export class LlmInt8Weight implements Weight {
     return scope(() => contiguous(llmInt8Dequantize(this.codes, this.scb), dtype));
   }
 
+  async statistics(): Promise<{ outlier_columns: number }> {
+    let outlier_columns = 0;
+    for (const mark of await this.seen.read()) outlier_columns += mark;
+    return { outlier_columns };
+  }
+
   get tensors(): readonly Tensor[] {
     return [this.codes, this.scb, this.seen];
   }

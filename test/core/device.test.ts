@@ -85,10 +85,75 @@ describe("arena", () => {
 
   test("kept blocks make room before anybody is refused", () => {
     const { device } = counted(4 * MB);
-    Tensor.empty(device, [3 * MB], "u8").dispose();
-    expect(device.memory.kept).toBe(3 * MB);
-    Tensor.empty(device, [2 * MB], "u8").dispose(); // another size class: 3 + 2 do not fit
+    Tensor.empty(device, [3.5 * MB], "u8").dispose();
+    expect(device.memory.kept).toBe(3.5 * MB);
+    Tensor.empty(device, [2 * MB], "u8").dispose(); // too small for the kept block, and both do not fit
     expect(device.memory.kept).toBe(2 * MB);
+  });
+
+  test("a kept block serves what is a little smaller, the one that fits best first", () => {
+    const { device, taken } = counted(100 * MB);
+    const make = (bytes: number): Tensor => Tensor.empty(device, [bytes], "u8");
+    const [larger, smaller] = [make(12 * MB), make(10 * MB)];
+    const fits = smaller.buffer;
+    larger.dispose();
+    smaller.dispose();
+    const mine = make(9 * MB);
+    expect(mine.buffer).toBe(fits);
+    make(4 * MB).dispose();
+    expect(taken()).toBe(3); // 12 MB are too much for 4
+    mine.dispose();
+  });
+
+  test("kept blocks do not pile up beside what is in use", () => {
+    const { device, held } = counted(4000 * MB);
+    const weights = Array.from({ length: 5 }, () => Tensor.empty(device, [100 * MB], "u8"));
+    for (let mb = 60; mb > 4; mb -= 3.5) {
+      const both = [0, 1].map(() => Tensor.empty(device, [mb * MB], "u8"));
+      // Two of 60 MB were the most that was in use beside the weights; 32 MB may be kept above that.
+      expect(held()).toBeLessThanOrEqual((500 + 120 + 32) * MB);
+      for (const tensor of both) tensor.dispose();
+    }
+    expect(device.memory.kept).toBeGreaterThan(0);
+    for (const tensor of weights) tensor.dispose();
+  });
+
+  test("trim frees the least recently used blocks first, and what is used later decides how much is kept", () => {
+    const { device, held, taken } = counted(1000 * MB);
+    const make = (mb: number): Tensor => Tensor.empty(device, [mb * MB], "u8");
+    const all = [40, 20, 10].map(make);
+    const buffers = all.map((tensor) => tensor.buffer);
+    for (const n of [2, 0, 1]) all[n]!.dispose();
+    device.arena.trim(65 * MB);
+    expect(held()).toBe(60 * MB); // the one of 10 MB was released first
+    device.arena.trim(30 * MB);
+    expect(held()).toBe(20 * MB);
+    const again = make(20);
+    expect(again.buffer).toBe(buffers[1]);
+    again.dispose();
+    expect(taken()).toBe(3);
+    make(40).dispose();
+    expect(held()).toBe(60 * MB); // 40 in use and 20 kept: below the most in use and the slack
+    make(60).dispose();
+    expect(held()).toBe(60 * MB);
+    device.arena.trim();
+    expect(held()).toBe(0);
+  });
+
+  test("nothing is freed while a recording is made", () => {
+    const { device, held } = counted(1000 * MB);
+    const make = (mb: number): Tensor => Tensor.empty(device, [mb * MB], "u8");
+    for (const tensor of [40, 40].map(make)) tensor.dispose();
+    const recording = device.capture(() => {
+      for (const mb of [10, 10, 20]) make(mb).dispose();
+      device.arena.trim();
+      expect(held()).toBe(110 * MB); // two of 40 of others, 10 and 20 of its own
+    });
+    recording.dispose();
+    device.arena.trim(40 * MB);
+    expect(held()).toBeLessThanOrEqual(40 * MB);
+    device.arena.trim();
+    expect(held()).toBe(0);
   });
 
   test("what does not fit is refused, naming what holds the memory", () => {

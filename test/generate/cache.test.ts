@@ -109,6 +109,30 @@ describe.each(ALL_DEVICES)("int8 cache on %s", (deviceName) => {
     expect(model.cache_footprint({ ...options, cache_implementation: "quantized" })).toEqual(int8);
   });
 
+  test("bytes of caches in use: what the device holds of them, scales included", async () => {
+    const held = (): number => {
+      const owners = device.arena.owners().filter(({ label }) => /\b(key cache|value cache|cache scales)$/.test(label));
+      return owners.reduce((sum, { bytes }) => sum + bytes, 0);
+    };
+    for (const kind of [{}, { cache_dtype: "bfloat16" }, INT8] as const) {
+      const options: GenerateOptions = { input_ids: IDS, max_new_tokens: 2, eos_token_id: null, ...kind };
+      expect(model.cache_bytes).toBe(0);
+      let steps = 0;
+      for await (const _ of model.stream(options)) {
+        steps++;
+        expect(model.cache_bytes).toBe(model.cache_footprint(options).bytes);
+        expect(model.cache_bytes).toBe(held());
+        if (kind !== INT8 || steps > 1) continue;
+        for await (const _ of model.stream(options)) {
+          expect(model.cache_bytes).toBe(held());
+          break;
+        }
+      }
+      expect(steps).toBe(2);
+    }
+    expect(model.cache_bytes).toBe(0);
+  });
+
   test("what cannot be is refused", () => {
     const refuse = (options: object, says: RegExp): void => {
       const run = (): unknown => model.stream({ input_ids: [IDS[0]!], max_new_tokens: 2, ...options });

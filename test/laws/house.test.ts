@@ -1,7 +1,7 @@
 // Laws of the house: floors hold and the script that checks them can see, and the add-on agrees on what the ops are.
 
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -23,6 +23,15 @@ function floors(at: string): { code: number; text: string } {
     return { code: status, text: stderr + stdout };
   }
 }
+
+test("nothing outside quant/ asks which scheme a weight has", () => {
+  const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" }).filter((file) =>
+    file.endsWith(".ts"),
+  );
+  expect(files.length).toBeGreaterThan(100);
+  const asking = files.filter((file) => /instanceof \w+Weight\b/.test(readFileSync(join(root, "src", file), "utf8")));
+  expect(asking.filter((file) => !file.startsWith("quant"))).toEqual([]);
+});
 
 describe("floors", () => {
   const house = mkdtempSync(join(tmpdir(), "octavo-floors-"));

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Worker } from "node:worker_threads";
 import { afterAll, describe, expect, test } from "vitest";
-import { openNative } from "../../src/backends/native/index.js";
+import { levelFor, openNative } from "../../src/backends/native/index.js";
 import { Device } from "../../src/core/device.js";
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
@@ -29,6 +29,26 @@ function busy(machine: Machine, on: Operand, times = 1): void {
 }
 
 const big = m.from(noise(1 << 22), [1 << 22]);
+
+describe("deterministic devices", () => {
+  const isasCompiled = ["portable", "avx2", "avx512", "avx512bf16", "amx"];
+  const tiles = { isasCompiled, isasSupported: isasCompiled, best: "amx" };
+  const plain = { isasCompiled, isasSupported: ["portable", "avx2", "avx512"], best: "avx512" };
+
+  test("take the best level without matrix units", () => {
+    expect(levelFor({ deterministic: true }, tiles)).toBe("avx512bf16");
+    expect(levelFor({ deterministic: true, isa: "avx2" }, tiles)).toBe("avx2");
+    expect(levelFor({ deterministic: true }, plain)).toBeUndefined();
+    expect(levelFor({ deterministic: false, isa: "amx" }, tiles)).toBe("amx");
+    expect(() => levelFor({ deterministic: true, isa: "amx" }, tiles)).toThrow(OptionError);
+  });
+
+  test("open as others do", async () => {
+    const backend = openNative({ deterministic: true, threads: 1 });
+    expect(backend.isa).not.toBe("amx");
+    await backend.close();
+  });
+});
 
 describe("buffers", () => {
   test("write and read, with offsets", async () => {

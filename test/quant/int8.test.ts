@@ -229,6 +229,7 @@ describe.each(ALL_DEVICES)("LLM.int8() on %s", (name) => {
     expect([...(await seen.read())].flatMap((mark, k) => (mark ? [k] : []))).toEqual(
       [...new Set(ids)].sort((a, b) => a - b),
     );
+    expect(await weight.statistics?.()).toEqual({ outlier_columns: new Set(ids).size });
     weight.dispose();
   });
 });

@@ -56,6 +56,11 @@ export interface NativeOptions {
   readonly threads?: number;
   /** Instruction set level, such as "avx2"; the best unless given here or in OCTAVO_ISA. */
   readonly isa?: string;
+  /**
+   * A row's results never depend on how many rows come with it. This costs the matrix units (AMX), which sum in an order of
+   * their own and serve many rows only; other instruction sets hold to it anyway.
+   */
+  readonly deterministic?: boolean;
   /** Signature text by op name; kernels of these ops must have been written for exactly this text. */
   readonly signatures?: ReadonlyMap<string, string>;
 }
@@ -138,15 +143,37 @@ function threadsFrom(options: NativeOptions): number | undefined {
   return Number(text);
 }
 
+/** Levels whose products take other units for many rows than for few. */
+const MATRIX_UNITS: readonly string[] = ["amx"];
+
+/**
+ * The instruction set level that options ask for; undefined leaves it to the add-on, which takes the best.
+ * @throws OptionError for a level with matrix units that is to be deterministic
+ */
+export function levelFor(
+  { isa, deterministic }: Pick<NativeOptions, "isa" | "deterministic">,
+  machine: Pick<MachineInfo, "isasCompiled" | "isasSupported" | "best">,
+): string | undefined {
+  if (!deterministic || !MATRIX_UNITS.includes(isa ?? machine.best)) return isa;
+  if (isa !== undefined) {
+    throw new OptionError(`deterministic: ${isa} takes matrix units for many rows only`, { hint: "leave isa out" });
+  }
+  // Both lists go from the least to the best.
+  return machine.isasCompiled.findLast((level) => {
+    return machine.isasSupported.includes(level) && !MATRIX_UNITS.includes(level);
+  });
+}
+
 /**
  * Opens a CPU device.
  * @throws DeviceError if the add-on is missing or was built for other signatures; OptionError for bad options.
  */
 export function openNative(options: NativeOptions = {}): NativeBackend {
-  checkOptions("openNative", options, ["threads", "isa", "signatures"]);
+  checkOptions("openNative", options, ["threads", "isa", "deterministic", "signatures"]);
   const module = addon();
   const threads = threadsFrom(options);
-  const isa = options.isa ?? (process.env.OCTAVO_ISA || undefined);
+  const { deterministic } = options;
+  const isa = levelFor({ isa: options.isa ?? (process.env.OCTAVO_ISA || undefined), deterministic }, module.machine());
   let device: NativeDevice;
   try {
     device = module.open({ threads, isa });

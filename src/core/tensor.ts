@@ -135,7 +135,7 @@ export class Tensor implements Disposable {
     return this.#alive;
   }
 
-  /** The same memory with another shape of as many elements. */
+  /** The same memory with another shape of as many elements. Panels keep their columns: their rows may be regrouped. */
   view(...shape: number[]): Tensor {
     const hole = shape.indexOf(-1);
     if (hole >= 0) {
@@ -147,7 +147,10 @@ export class Tensor implements Disposable {
         `view: [${this.shape.join(", ")}] has ${this.size} elements, [${shape.join(", ")}] does not`,
       );
     }
-    if (this.strides !== null || this.panels) throw new ShapeError("view: the tensor must be contiguous rows");
+    const regrouped = shape.length >= 2 && shape.at(-1) === this.shape.at(-1);
+    if (this.strides !== null || (this.panels && !regrouped)) {
+      throw new ShapeError("view: the tensor must be contiguous rows");
+    }
     return this.#share(shape, null, this.offset);
   }
 

@@ -10,6 +10,7 @@ export const FAILURE = {
   keysOverflow: 5,
   historyOverflow: 6,
   noLogits: 7,
+  expert: 8,
 } as const;
 
 /** Words of the head, and of each slot: number of the call, code, three numbers, padding. */
@@ -44,6 +45,8 @@ export function failureText(code: number, a: number, b: number, c: number): stri
       return `${a} + ${c} keys do not fit ${b}`;
     case FAILURE.historyOverflow:
       return `position ${a} is outside a history of ${b}`;
+    case FAILURE.expert:
+      return `expert ${a} is not one of ${b}`;
     default:
       return `failure ${code} (${a}, ${b})`;
   }

@@ -159,7 +159,10 @@ export class Tensor implements Disposable {
     const at = dim < 0 ? dim + this.shape.length : dim;
     const size = this.shape[at];
     const whole = Number.isSafeInteger(start) && Number.isSafeInteger(length) && start >= 0 && length >= 0;
-    if (size === undefined || !whole || start + length > size || this.panels || this.dtype === "u4") {
+    // Two 4-bit elements share a byte: rows that begin with one may be taken.
+    const halves =
+      this.dtype === "u4" && (at !== 0 || this.strides !== null || (start * this.size) % (2 * size!) !== 0);
+    if (size === undefined || !whole || start + length > size || this.panels || halves) {
       throw new ShapeError(
         `narrow: ${start}+${length} of dim ${dim} does not fit [${this.shape.join(", ")}] ${this.dtype}`,
       );

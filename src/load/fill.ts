@@ -1,7 +1,7 @@
 // Fills a planned model from its files: rows stream through a small staging buffer on the device, and are quantized as
 // they arrive. At no time is more than the finished weights plus one piece of one tensor in memory.
 
-import type { TensorInfo } from "../checkpoints/safetensors.js";
+import type { StoredTensor } from "../checkpoints/stored.js";
 import { convertBytes, deviceDType } from "../checkpoints/values.js";
 import type { Device } from "../core/device.js";
 import { type DType, isFloat } from "../core/dtype.js";
@@ -87,7 +87,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     await Promise.all(tensors.map((tensor) => tensor.ready()));
     stop();
   };
-  const breathe = async (bytes: number, from: TensorInfo): Promise<void> => {
+  const breathe = async (bytes: number, from: StoredTensor): Promise<void> => {
     loaded += bytes;
     sinceBreath += bytes;
     last = from;
@@ -122,14 +122,14 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
 
 /** Where the bytes of a tensor come from: straight from the file onto the device where the backend can, or through the host. */
 interface Reader {
-  readonly source: TensorInfo;
+  readonly source: StoredTensor;
   /** What the bytes are once they are on the device. */
   readonly dtype: FloatDType;
   /** Fills `into` from element `at` on. */
   read(into: Tensor, at: number): Promise<void>;
 }
 
-function reader(device: Device, files: Source, source: TensorInfo): Reader {
+function reader(device: Device, files: Source, source: StoredTensor): Reader {
   const direct: DType | undefined = deviceDType(source.dtype);
   const dtype = direct !== undefined && isFloat(direct) ? direct : "f32";
   const elementBytes = source.bytes / (source.shape.reduce((n, size) => n * size, 1) || 1);
@@ -170,7 +170,7 @@ async function fillMatrix(
   matrix: Matrix,
   from: Reader,
   scheme: Scheme,
-  breathe: (bytes: number, from: TensorInfo) => Promise<void>,
+  breathe: (bytes: number, from: StoredTensor) => Promise<void>,
 ): Promise<void> {
   const [outputs, inputs] = matrix.shape;
   const { source } = from;

@@ -2,7 +2,7 @@
 // and allocates nothing, so that everything that does not fit is refused before any work is done.
 
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
-import type { TensorInfo } from "../checkpoints/safetensors.js";
+import type { StoredTensor } from "../checkpoints/stored.js";
 import { CheckpointError } from "../core/errors.js";
 import type { Architecture, CausalLM } from "../nn/decoder.js";
 import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
@@ -15,7 +15,7 @@ export interface PlanItem {
   /** Name in the tree (the first one, if it is tied). */
   readonly name: string;
   readonly parameter: Parameter | Matrix;
-  readonly source: TensorInfo;
+  readonly source: StoredTensor;
   /** How a matrix is stored; undefined for plain parameters. */
   readonly scheme: Scheme | undefined;
 }
@@ -109,7 +109,7 @@ export function plan(model: CausalLM, architecture: Architecture, checkpoint: Ch
   const shared = storage.head && untieHead(model);
   const schemes = schemesOf(model, storage);
   const parameters = new Map(model.named_parameters());
-  const sources = new Map<string, TensorInfo>();
+  const sources = new Map<string, StoredTensor>();
   const unexpected: string[] = [];
   for (const [name, info] of checkpoint.tensors) {
     if (architecture.ignore.some((pattern) => pattern.test(name))) continue;
@@ -166,7 +166,7 @@ function withoutPrefix(name: string, prefix: string): string {
   return name.startsWith(prefix) ? name.slice(prefix.length) : name;
 }
 
-function checkShape(name: string, parameter: Parameter | Matrix, source: TensorInfo): void {
+function checkShape(name: string, parameter: Parameter | Matrix, source: StoredTensor): void {
   const transposed = "transposed" in parameter && parameter.transposed;
   const expected = transposed ? [...parameter.shape].reverse() : [...parameter.shape];
   const { shape } = source;

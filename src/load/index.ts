@@ -4,17 +4,18 @@
 import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
-import { ConfigError, NotFoundError, OptionError, suggestion, UnsupportedModelError } from "../core/errors.js";
-import { architectureOf } from "../models/index.js";
-import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
+import { ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { architectureOf, taskOf } from "../models/index.js";
+import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
+import { agree, storedQuantization, storedSchemes } from "../quant/stored.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan, unknownModules } from "./plan.js";
+import { plan, type Storage, settle, unknownModules, untieHead } from "./plan.js";
 
 export interface LoadOptions {
   readonly device: Device;
@@ -31,8 +32,8 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
-export interface Loaded {
-  readonly model: CausalLM;
+export interface Loaded<T extends Task = "causal-lm"> {
+  readonly model: TaskModels[T];
   readonly config: ConfigJson;
   /** generation_config.json, or {} */
   readonly generation_config: ConfigJson;
@@ -74,56 +75,55 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
 }
 
 /** A model that is declared but not loaded: the tree, and where its tensors lie. */
-export interface Declared {
+export interface Declared<T extends Task> {
   readonly config: ConfigJson;
   readonly architecture: Architecture;
-  readonly model: CausalLM;
+  readonly model: TaskModels[T];
   readonly checkpoint: Checkpoint;
   readonly dtype: FloatDType;
+  /** How the checkpoint is quantized, if it is. */
+  readonly stored: BitsAndBytesConfig | undefined;
 }
 
 /**
- * Reads the config and the headers of a model folder and declares the tree; allocates nothing on any device.
+ * Reads the config and the headers of a model folder and declares the tree for a task; allocates nothing on any device.
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, OptionError (an unknown dtype)
  */
-export async function declareCausalLM(source: Source, wanted: string): Promise<Declared> {
+export async function declareModel<T extends Task>(source: Source, task: T, wanted: string): Promise<Declared<T>> {
   const config = await readConfigJson(source);
   const architecture = await architectureOf(config);
-  if (config.quantization_config !== undefined && config.quantization_config !== null) {
-    throw new UnsupportedModelError(
-      `${source.location} holds a checkpoint that is already quantized, which is not read yet`,
-      {
-        hint: "load the original checkpoint with load_in_8bit or load_in_4bit instead",
-      },
-    );
-  }
-  const model = architecture.build(config);
+  const build = taskOf(architecture, task);
+  const stored = storedQuantization(config.quantization_config, source.location);
+  const model = build(config);
   const checkpoint = await openCheckpoint(source);
-  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
+  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint), stored };
 }
 
 /**
- * Loads a causal language model from a folder, quantizing while it reads.
+ * Loads a model for a task from a folder, quantizing while it reads.
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
  */
-export async function loadCausalLM(source: Source, options: LoadOptions): Promise<Loaded> {
-  const { device, quantization } = options;
-  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, options.dtype);
-  const scheme = schemeOf(quantization);
-  const { compute, head } = options;
-  const skip = quantization?.llm_int8_skip_modules ?? null;
-  const steps = plan(model, architecture, checkpoint, { dtype, scheme, skip, compute, head });
+export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
+  const { device, quantization, compute, head } = options;
+  const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, task, options.dtype);
+  const scheme = stored ? undefined : schemeOf(quantization);
+  const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
+  const storage: Storage = {
+    ...{ dtype, scheme, skip, compute, head },
+    stored: stored && storedSchemes(agree(stored, quantization, source.location)),
+    shared: head && untieHead(model),
+  };
+  const steps = plan(model, architecture, checkpoint, storage);
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });
-    model.compute = compute ?? computeFor(dtype);
-    model.prepare(device);
+    settle(device, model, compute ?? computeFor(dtype));
   } catch (error) {
     model.dispose();
     throw error;
   }
   const warnings = [...checkpoint.warnings];
-  const unknown = unknownModules(model, (scheme && skip) ?? []);
+  const unknown = unknownModules(model, skip ?? []);
   if (unknown.length > 0) {
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
     const near = suggestion(unknown[0]!, [...new Set(names)]);

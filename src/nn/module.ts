@@ -4,7 +4,7 @@
 import type { Device } from "../core/device.js";
 import { bytesOf } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
-import type { Tensor } from "../core/tensor.js";
+import { Tensor } from "../core/tensor.js";
 import type { LinearOptions } from "../ops/linear.js";
 import type { FloatDType, MatrixShape, Weight } from "./weight.js";
 
@@ -54,15 +54,16 @@ export class Parameter {
 /** A matrix of a checkpoint, stored in whatever scheme the loader chose. Tied modules share one of these. */
 export class Matrix {
   readonly shape: MatrixShape;
-  /** True if the checkpoint stores it as [in, out] (GPT-2's Conv1D). */
-  readonly transposed: boolean;
+  /** Matrices of a stack, one below the other; 1 for a matrix of its own. */
+  readonly experts: number;
   /** True once a module multiplies with it; false for tables that are only looked up. */
   product = false;
   #weight: Weight | undefined;
 
-  constructor(out: number, inputs: number, transposed = false) {
-    this.shape = [out, inputs];
-    this.transposed = transposed;
+  /** @param out rows of each of the `experts` */
+  constructor(out: number, inputs: number, experts = 1) {
+    this.shape = [out * experts, inputs];
+    this.experts = experts;
   }
 
   get filled(): boolean {
@@ -99,6 +100,39 @@ export class Matrix {
   }
 }
 
+/**
+ * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
+ * puts it on the device with the weights, and `Module.dispose` frees it.
+ */
+export class Buffer {
+  readonly #values: () => Float32Array | Int32Array;
+  #tensor: Tensor | undefined;
+
+  /** @param values the constant's elements; called once for each device that asks */
+  constructor(values: () => Float32Array | Int32Array) {
+    this.#values = values;
+  }
+
+  /** The constant on `device`, f32[n] or i32[n]; made there if it is elsewhere. @throws OutOfMemoryError */
+  on(device: Device): Tensor {
+    if (this.#tensor?.device === device) return this.#tensor;
+    const values = this.#values();
+    const tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
+    this.#tensor?.dispose();
+    this.#tensor = tensor;
+    return tensor;
+  }
+
+  get nbytes(): number {
+    return this.#tensor?.nbytes ?? 0;
+  }
+
+  dispose(): void {
+    this.#tensor?.dispose();
+    this.#tensor = undefined;
+  }
+}
+
 function notFilled(shape: readonly number[]): OctavoError {
   return new OctavoError("ERR_NOT_LOADED", `a parameter of shape [${shape.join(", ")}] was used before it was loaded`, {
     hint: "load a checkpoint into the model first",
@@ -106,7 +140,7 @@ function notFilled(shape: readonly number[]): OctavoError {
 }
 
 export abstract class Module {
-  /** Path in the tree, set by `named`; error messages and leak reports carry it. */
+  /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */
   path = "";
 
   /** Direct children: modules in fields, and in arrays in fields ("layers.0"). */
@@ -139,6 +173,15 @@ export abstract class Module {
     return new Set([...this.named_parameters()].map(([, parameter]) => parameter));
   }
 
+  /** Constants with the paths of their fields. */
+  *named_buffers(): Iterable<[string, Buffer]> {
+    for (const [path, module] of this.named_modules()) {
+      for (const [name, value] of Object.entries(module)) {
+        if (value instanceof Buffer) yield [path ? `${path}.${name}` : name, value];
+      }
+    }
+  }
+
   /** Writes their paths into all modules below; called once when a tree is complete. */
   name_tree(): this {
     for (const [path, module] of this.named_modules()) module.path = path;
@@ -147,19 +190,21 @@ export abstract class Module {
 
   dispose(): void {
     for (const parameter of this.parameters()) parameter.dispose();
+    for (const [, buffer] of this.named_buffers()) buffer.dispose();
   }
 }
 
-/** y = x Wᵀ + b. */
+/** y = x Wᵀ + b; with a stack of experts, for the matrices that each token chooses (see ops/experts.ts). */
 export class Linear extends Module {
   weight: Matrix;
   bias: Parameter | undefined;
 
-  constructor(inputs: number, out: number, options: { bias?: boolean; transposed?: boolean } = {}) {
+  constructor(inputs: number, out: number, options: { bias?: boolean; experts?: number } = {}) {
     super();
-    this.weight = new Matrix(out, inputs, options.transposed);
+    const { experts = 1 } = options;
+    this.weight = new Matrix(out, inputs, experts);
     this.weight.product = true;
-    this.bias = options.bias ? new Parameter(out) : undefined;
+    this.bias = options.bias ? new Parameter(...(experts > 1 ? [experts, out] : [out])) : undefined;
   }
 
   /** Multiplies with another module's matrix instead of one of its own. */

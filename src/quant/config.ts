@@ -54,6 +54,8 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: FloatDType | "int8";
   readonly bnb_4bit_blocksize: BlockSize;
+  /** The fields that were set, and not left to their defaults. */
+  readonly given: ReadonlySet<string>;
 
   /** @throws OptionError for unknown fields, wrong types, and both 8 and 4 bits at once */
   constructor(options: BitsAndBytesOptions = {}) {
@@ -66,6 +68,7 @@ export class BitsAndBytesConfig {
         throw new OptionError(`BitsAndBytesConfig: \`${key}\` is called \`${now}\``, { details: { option: key } });
     }
     checkOptions("BitsAndBytesConfig", options, FIELDS);
+    this.given = new Set(FIELDS.filter((key) => options[key] !== undefined));
     this.load_in_8bit = boolean(options, "load_in_8bit");
     this.load_in_4bit = boolean(options, "load_in_4bit");
     if (this.load_in_8bit && this.load_in_4bit) {

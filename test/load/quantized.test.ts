@@ -82,12 +82,6 @@ describe.each(ALL_DEVICES)("on %s", (deviceName) => {
       expect(apart.max).toBeLessThan(tolerance.max);
       expect(apart.mean).toBeLessThan(tolerance.mean);
       model.dispose();
-      // The same model, quantized here: the codes are those of the file.
-      const own = await load(join(FIXTURES, "models", name), { load_in_8bit: true });
-      const again = await load(at("bnb-int8"));
-      expect(await logitsOf(own, inputs.single)).toEqual(await logitsOf(again, inputs.single));
-      own.dispose();
-      again.dispose();
     });
 
     test.each([

@@ -207,8 +207,8 @@ const char* decode(const Spec& spec, const int32_t* words, int64_t count, const 
     }
     uint64_t need = ((uint64_t)reach * (uint64_t)kDTypeBits[dtype] + 7) / 8;
     if (panels) {
-      if (rank != 2) return sentence("operand `%s`: panels are matrices", o.name);
-      const int64_t padded = panel_bytes(t.dtype, t.dim[0], t.dim[1]);
+      if (rank < 2) return sentence("operand `%s`: panels are matrices, or stacks of them", o.name);
+      const int64_t padded = panel_bytes(t.dtype, t.rows(), t.last());
       if (padded < 0) return sentence("operand `%s` cannot be in panels", o.name);
       need = (uint64_t)padded;
     }
@@ -275,7 +275,11 @@ bool OperandReader::next(Reach& reach) {
   reach.end = UINT64_MAX;
   if (sane) {
     int64_t bytes = (int64_t)(((uint64_t)elements * (uint64_t)kDTypeBits[dtype] + 7) / 8);
-    if (panels) bytes = rank == 2 ? panel_bytes((DType)dtype, dim[0], dim[1]) : -1;
+    if (panels) {
+      int64_t rows = 1;
+      for (int d = 0; d + 1 < rank; d++) rows *= dim[d];
+      bytes = rank >= 2 ? panel_bytes((DType)dtype, rows, dim[rank - 1]) : -1;
+    }
     if (bytes >= 0 && reach.begin <= UINT64_MAX - (uint64_t)bytes) reach.end = reach.begin + (uint64_t)bytes;
   }
   const bool output = index_ >= spec_.input_count;

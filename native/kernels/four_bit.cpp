@@ -1,6 +1,7 @@
 // isa: portable avx2 avxvnni avx512 avx512bf16 amx dotprod
 // NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are
 // looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed.
+#include "../simd/experts.h"
 #include "../simd/float_product.h"
 #include "../simd/four_bit.h"
 
@@ -59,12 +60,33 @@ const char* four_bit_linear(const Call& call) {
   return product(call, FourBitDecoded<DotF32>(weights));
 }
 
+const char* four_bit_expert_linear(const Call& call) {
+  const Tensor &codes = call.t[1], &offset = call.t[5], &bias = call.t[7];
+  if (codes.dim[1] * codes.dim[2] % 2 != 0) return "experts of 4-bit codes must begin at whole bytes";
+  return expert_product(call, codes, call.t[6], call.t[8], 8, four_bit_linear, [&](Call& one, int64_t e) {
+    one.t[1] = stacked(codes, e);
+    one.t[2] = stacked(call.t[2], e);
+    one.t[3] = stacked(call.t[3], e);
+    one.t[4] = call.t[4];
+    one.t[5] = offset;
+    if (offset) one.t[5].data += e * 4;
+    one.t[6] = stacked(bias, e);
+    for (int i = 0; i < 4; i++) one.attr[i] = call.attr[i];
+  });
+}
+
 }  // namespace
 
-OCTAVO_KERNELS(four_bit, {"four_bit_linear",
-                          "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? "
-                          "offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 "
-                          "compute:i32 -> y[..,N]:f32",
-                          four_bit_linear})
+OCTAVO_KERNELS(four_bit,
+               {"four_bit_linear",
+                "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? "
+                "offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 "
+                "compute:i32 -> y[..,N]:f32",
+                four_bit_linear},
+               {"four_bit_expert_linear",
+                "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8 nested[E,C]:f32? "
+                "map[256]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 "
+                "act:i32 compute:i32 -> y[M,A,N]:f32",
+                four_bit_expert_linear})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,6 +1,7 @@
 // isa: portable avx2 avx512 avx512bf16 amx
 // Dense products: y = act(x · Wᵀ + bias) + residual, weights in f32, f16 or bf16, sums in f32. Activations are f32, and
 // rounded to bf16 where the caller allows it, the weights are bf16 too, and the machine multiplies such pairs.
+#include "../simd/experts.h"
 #include "../simd/float_product.h"
 #include "../simd/stored.h"
 
@@ -44,11 +45,26 @@ const char* linear(const Call& call) {
   }
 }
 
+const char* expert_linear(const Call& call) {
+  const Tensor &weight = call.t[1], &bias = call.t[3];
+  return expert_product(call, weight, call.t[2], call.t[4], 4, linear, [&](Call& one, int64_t e) {
+    one.t[1] = stacked(weight, e);
+    one.t[2] = stacked(bias, e);
+    one.attr[0] = call.attr[0];
+    one.attr[1] = call.attr[1];
+  });
+}
+
 }  // namespace
 
-OCTAVO_KERNELS(linear, {"linear",
-                        "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; "
-                        "act:i32 compute:i32 -> y[..,N]:f32",
-                        linear})
+OCTAVO_KERNELS(linear,
+               {"linear",
+                "linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16@ bias[N]:f32|f16|bf16? residual[..,N]:f32? ; "
+                "act:i32 compute:i32 -> y[..,N]:f32",
+                linear},
+               {"expert_linear",
+                "expert_linear: x[M,X,K]:f32 weight[E,N,K]:f32|f16|bf16@ experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; "
+                "act:i32 compute:i32 -> y[M,A,N]:f32",
+                expert_linear})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -3,6 +3,7 @@
 // outliers of the activations times the weights as they are, in f32.
 #include "../registry.h"
 #include "../simd/codes.h"
+#include "../simd/experts.h"
 #include "../simd/stored.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -125,11 +126,28 @@ const char* llm_int8_linear(const Call& call) {
   return product<DotI8>(call);
 }
 
+const char* llm_int8_expert_linear(const Call& call) {
+  const Tensor &codes = call.t[1], &scb = call.t[2], &bias = call.t[4];
+  return expert_product(call, codes, call.t[3], call.t[6], 6, llm_int8_linear, [&](Call& one, int64_t e) {
+    one.t[1] = stacked(codes, e);
+    one.t[2] = stacked(scb, e);
+    one.t[3] = stacked(bias, e);
+    one.t[5] = call.t[5];
+    one.attr[0] = call.attr[0];
+    one.attr[1] = call.attr[1];
+  });
+}
+
 }  // namespace
 
-OCTAVO_KERNELS(llm_int8, {"llm_int8_linear",
-                          "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? "
-                          "residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
-                          llm_int8_linear})
+OCTAVO_KERNELS(llm_int8,
+               {"llm_int8_linear",
+                "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? "
+                "residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
+                llm_int8_linear},
+               {"llm_int8_expert_linear",
+                "llm_int8_expert_linear: x[M,X,K]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 "
+                "bias[E,N]:f32|f16|bf16? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[M,A,N]:f32",
+                llm_int8_expert_linear})
 
 }  // namespace octavo::OCTAVO_ISA

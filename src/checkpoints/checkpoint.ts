@@ -6,7 +6,8 @@ import { CONVERT_HINT, quote } from "../sources/files.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { INDEX_WHAT, parseIndex, type ShardIndex } from "./index-file.js";
-import { MAX_HEADER_BYTES, readSafetensorsHeader, type SafetensorsHeader, type TensorInfo } from "./safetensors.js";
+import { MAX_HEADER_BYTES, readSafetensorsHeader, type SafetensorsHeader } from "./safetensors.js";
+import type { StoredTensor } from "./stored.js";
 
 export interface CheckpointOptions {
   /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and nothing else. */
@@ -19,7 +20,7 @@ export interface Checkpoint {
   /** Weight files as paths, in the order of their names. */
   readonly files: readonly string[];
   /** Every tensor by its name in the file, in the order of files and data. */
-  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
   /** `__metadata__` of the files; for a key that differs between shards, the first shard's value. */
   readonly metadata: ReadonlyMap<string, string>;
   /** Bytes of all tensors. */
@@ -167,7 +168,7 @@ function disagree(file: string, key: string, expected: string, got: string): nev
 }
 
 function assemble(source: Source, files: string[], headers: SafetensorsHeader[], warnings: string[]): Checkpoint {
-  const tensors = new Map<string, TensorInfo>();
+  const tensors = new Map<string, StoredTensor>();
   const metadata = new Map<string, string>();
   let totalBytes = 0;
   for (const header of headers) {

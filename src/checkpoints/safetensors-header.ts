@@ -4,59 +4,20 @@
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
 import { JsonScanner } from "../sources/json-text.js";
+import { STORED_BITS, type StoredDType, type StoredTensor } from "./stored.js";
 
-// Bits per element, in the reference writer's order: a file lists tensors from the last of these to the first.
-const DTYPES = [
-  ["BOOL", 8],
-  ["F4", 4],
-  ["F6_E2M3", 6],
-  ["F6_E3M2", 6],
-  ["U8", 8],
-  ["I8", 8],
-  ["F8_E5M2", 8],
-  ["F8_E4M3", 8],
-  ["F8_E8M0", 8],
-  ["F8_E4M3FNUZ", 8],
-  ["F8_E5M2FNUZ", 8],
-  ["I16", 16],
-  ["U16", 16],
-  ["F16", 16],
-  ["BF16", 16],
-  ["I32", 32],
-  ["U32", 32],
-  ["F32", 32],
-  ["C64", 64],
-  ["F64", 64],
-  ["I64", 64],
-  ["U64", 64],
-] as const;
+export type SafetensorsDType = StoredDType;
 
-export type SafetensorsDType = (typeof DTYPES)[number][0];
-
-// A Map, because names from files are looked up in it: a dtype called "toString" must not be found.
-const BITS: ReadonlyMap<string, number> = new Map(DTYPES);
-
-export const SAFETENSORS_DTYPES: readonly SafetensorsDType[] = DTYPES.map(([name]) => name);
+export const SAFETENSORS_DTYPES: readonly SafetensorsDType[] = [...STORED_BITS.keys()];
 
 /** True if `name` is a dtype of the format; case matters. */
 export function isSafetensorsDType(name: string): name is SafetensorsDType {
-  return BITS.has(name);
-}
-
-/** One tensor of a file: what it is and where its bytes lie. */
-export interface TensorInfo {
-  readonly name: string;
-  readonly dtype: SafetensorsDType;
-  readonly shape: readonly number[];
-  readonly file: string;
-  /** Absolute offset of the first byte in the file. */
-  readonly offset: number;
-  readonly bytes: number;
+  return (STORED_BITS as ReadonlyMap<string, number>).has(name);
 }
 
 export interface SafetensorsHeader {
   /** In the order of the data. */
-  readonly tensors: Map<string, TensorInfo>;
+  readonly tensors: Map<string, StoredTensor>;
   readonly metadata: Map<string, string>;
 }
 
@@ -74,7 +35,7 @@ const U64_MAX = 2n ** 64n - 1n;
  * [0, big, big] is fine and [big, big, 0] is not. `undefined` on overflow; Infinity if no file can be that large.
  */
 export function tensorBits(dtype: SafetensorsDType, shape: readonly number[]): number | undefined {
-  const bits = BITS.get(dtype)!;
+  const bits = STORED_BITS.get(dtype)!;
   let product = 1;
   for (const dim of shape) product *= dim;
   // Exact while every partial product is: a later zero can hide an earlier overflow, so those go the slow way too.
@@ -99,7 +60,7 @@ interface Entry {
 
 /**
  * Parses and checks the header of a safetensors file: `header` is the JSON after the 8 length bytes, `fileSize` the size
- * of the whole file, `file` its path for messages and for `TensorInfo.file`.
+ * of the whole file, `file` its path for messages and for `StoredTensor.file`.
  *
  * Accepted besides the plain case: white space around the object, `{}`, rank 0, zero dimensions, any name.
  * Stricter than the reference: repeated names or metadata keys, unknown fields in an entry, `__metadata__: null`, an
@@ -220,11 +181,11 @@ function readShape(scanner: JsonScanner): number[] {
 }
 
 /** Checks that the tensors cover the data exactly, without hole or overlap, and makes offsets absolute. */
-function place(entries: Entry[], data: number, fileSize: number, file: string): Map<string, TensorInfo> {
+function place(entries: Entry[], data: number, fileSize: number, file: string): Map<string, StoredTensor> {
   let sorted = true;
   for (let i = 1; i < entries.length && sorted; i++) sorted = entries[i - 1]!.end <= entries[i]!.begin;
   if (!sorted) entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
-  const tensors = new Map<string, TensorInfo>();
+  const tensors = new Map<string, StoredTensor>();
   let at = 0;
   for (const { name, dtype, shape, begin, end } of entries) {
     if (begin !== at) {

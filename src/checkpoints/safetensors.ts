@@ -15,7 +15,6 @@ export {
   SAFETENSORS_DTYPES,
   type SafetensorsDType,
   type SafetensorsHeader,
-  type TensorInfo,
 } from "./safetensors-header.js";
 
 const WHAT = "safetensors file";

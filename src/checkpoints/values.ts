@@ -4,9 +4,9 @@
 import { bytesOf, type DType, isFloat, narrow, widen } from "../core/dtype.js";
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
-import type { SafetensorsDType } from "./safetensors-header.js";
+import type { StoredDType } from "./stored.js";
 
-const SAME: ReadonlyMap<SafetensorsDType, DType> = new Map([
+const SAME: ReadonlyMap<StoredDType, DType> = new Map([
   ["F32", "f32"],
   ["F16", "f16"],
   ["BF16", "bf16"],
@@ -17,14 +17,14 @@ const SAME: ReadonlyMap<SafetensorsDType, DType> = new Map([
 ]);
 
 /** The device dtype whose bytes are the file's bytes, `undefined` if they must be converted or cannot be used. */
-export function deviceDType(dtype: SafetensorsDType): DType | undefined {
+export function deviceDType(dtype: StoredDType): DType | undefined {
   return SAME.get(dtype);
 }
 
 type Numbers = Readonly<{ length: number; [index: number]: number | bigint }>;
 
-const READERS: ReadonlyMap<SafetensorsDType, (buffer: ArrayBuffer) => Numbers> = new Map<
-  SafetensorsDType,
+const READERS: ReadonlyMap<StoredDType, (buffer: ArrayBuffer) => Numbers> = new Map<
+  StoredDType,
   (buffer: ArrayBuffer) => Numbers
 >([
   ["F64", (buffer) => new Float64Array(buffer)],
@@ -42,7 +42,7 @@ const READERS: ReadonlyMap<SafetensorsDType, (buffer: ArrayBuffer) => Numbers> =
   ["BOOL", (buffer) => new Uint8Array(buffer).map((byte) => (byte === 0 ? 0 : 1))],
 ]);
 
-const ELEMENT_BYTES: ReadonlyMap<SafetensorsDType, number> = new Map([
+const ELEMENT_BYTES: ReadonlyMap<StoredDType, number> = new Map([
   ["F64", 8],
   ["I64", 8],
   ["U64", 8],
@@ -68,7 +68,7 @@ const LIMITS: ReadonlyMap<DType, readonly [number, number]> = new Map([
  * @throws FormatError if the dtype cannot be read (F8, F6, F4, C64), floats would become integers, the bytes are not whole
  * elements, or a value does not fit; it names the tensor, the element and the value
  */
-export function convertBytes(dtype: SafetensorsDType, bytes: Uint8Array, to: DType, tensor = "?"): Uint8Array {
+export function convertBytes(dtype: StoredDType, bytes: Uint8Array, to: DType, tensor = "?"): Uint8Array {
   if (SAME.get(dtype) === to && dtype !== "BOOL") return bytes;
   const read = READERS.get(dtype);
   const fromFloat = dtype === "F64" || dtype === "F32" || dtype === "F16" || dtype === "BF16";

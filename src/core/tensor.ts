@@ -135,7 +135,7 @@ export class Tensor implements Disposable {
     return this.#alive;
   }
 
-  /** The same memory with another shape of as many elements. */
+  /** The same memory with another shape of as many elements. Panels keep their columns: their rows may be regrouped. */
   view(...shape: number[]): Tensor {
     const hole = shape.indexOf(-1);
     if (hole >= 0) {
@@ -147,7 +147,10 @@ export class Tensor implements Disposable {
         `view: [${this.shape.join(", ")}] has ${this.size} elements, [${shape.join(", ")}] does not`,
       );
     }
-    if (this.strides !== null || this.panels) throw new ShapeError("view: the tensor must be contiguous rows");
+    const regrouped = shape.length >= 2 && shape.at(-1) === this.shape.at(-1);
+    if (this.strides !== null || (this.panels && !regrouped)) {
+      throw new ShapeError("view: the tensor must be contiguous rows");
+    }
     return this.#share(shape, null, this.offset);
   }
 
@@ -156,7 +159,10 @@ export class Tensor implements Disposable {
     const at = dim < 0 ? dim + this.shape.length : dim;
     const size = this.shape[at];
     const whole = Number.isSafeInteger(start) && Number.isSafeInteger(length) && start >= 0 && length >= 0;
-    if (size === undefined || !whole || start + length > size || this.panels || this.dtype === "u4") {
+    // Two 4-bit elements share a byte: rows that begin with one may be taken.
+    const halves =
+      this.dtype === "u4" && (at !== 0 || this.strides !== null || (start * this.size) % (2 * size!) !== 0);
+    if (size === undefined || !whole || start + length > size || this.panels || halves) {
       throw new ShapeError(
         `narrow: ${start}+${length} of dim ${dim} does not fit [${this.shape.join(", ")}] ${this.dtype}`,
       );

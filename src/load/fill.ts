@@ -1,20 +1,17 @@
 // Fills a planned model from its files: rows stream through a small staging buffer on the device, and are quantized as
 // they arrive. At no time is more than the finished weights plus one piece of one tensor in memory.
 
-import type { TensorInfo } from "../checkpoints/safetensors.js";
-import { convertBytes, deviceDType } from "../checkpoints/values.js";
+import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
-import { type DType, isFloat } from "../core/dtype.js";
-import { throwIfAborted } from "../core/errors.js";
-import { scope, Tensor } from "../core/tensor.js";
+import { CheckpointError, throwIfAborted } from "../core/errors.js";
+import { Tensor } from "../core/tensor.js";
 import type { Matrix, Parameter } from "../nn/module.js";
-import type { FloatDType, Scheme } from "../nn/weight.js";
-import { contiguous } from "../ops/copy.js";
-import { type Source, withFile } from "../sources/source.js";
-import type { Plan } from "./plan.js";
+import type { FloatDType, Scheme, StoredPiece } from "../nn/weight.js";
+import { contiguous, copyInto } from "../ops/copy.js";
+import type { Source } from "../sources/source.js";
+import { type Plan, type PlanItem, partBytes } from "./plan.js";
+import { PIECE, type RowReader, readBytes, readSmall, readWhole, rowReader } from "./read.js";
 
-/** Source bytes that are in flight at once. */
-const PIECE = 8 << 20;
 /** Source bytes between two looks at the signal and at what has become of the parameters so far. */
 const BREATH = 64 << 20;
 /** Milliseconds between two reports of progress. */
@@ -87,7 +84,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     await Promise.all(tensors.map((tensor) => tensor.ready()));
     stop();
   };
-  const breathe = async (bytes: number, from: TensorInfo): Promise<void> => {
+  const breathe = async (bytes: number, from: StoredTensor): Promise<void> => {
     loaded += bytes;
     sinceBreath += bytes;
     last = from;
@@ -104,14 +101,15 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   };
   stop();
   report("initiate");
-  for (const { name: path, parameter, source, scheme } of plan.items) {
-    const before = device.enter(path);
+  const context: Context = { device, files: plan.source, breathe };
+  for (const item of plan.items) {
+    const { scheme, parts } = item;
+    const before = device.enter(item.name);
     try {
-      const from = reader(device, plan.source, source);
-      if (scheme === undefined) await fillParameter(device, parameter as Parameter, from, options.dtype);
-      else await fillMatrix(device, parameter as Matrix, from, scheme, breathe);
-      filled.push(parameter);
-      if (scheme === undefined || (parameter as Matrix).transposed) await breathe(source.bytes, source);
+      if (scheme === undefined) await fillParameter(context, item, options.dtype);
+      else if (parts.some(({ stored }) => stored)) await restoreMatrix(context, item, scheme);
+      else await fillMatrix(context, item, scheme);
+      filled.push(item.parameter);
     } finally {
       device.enter(before);
     }
@@ -120,92 +118,164 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   report("done");
 }
 
-/** Where the bytes of a tensor come from: straight from the file onto the device where the backend can, or through the host. */
-interface Reader {
-  readonly source: TensorInfo;
-  /** What the bytes are once they are on the device. */
-  readonly dtype: FloatDType;
-  /** Fills `into` from element `at` on. */
-  read(into: Tensor, at: number): Promise<void>;
+/** What reading needs. */
+interface Context {
+  readonly device: Device;
+  readonly files: Source;
+  /** Called after each piece with its bytes, and the tensor that it came from. */
+  readonly breathe: (bytes: number, from: StoredTensor) => Promise<void>;
 }
 
-function reader(device: Device, files: Source, source: TensorInfo): Reader {
-  const direct: DType | undefined = deviceDType(source.dtype);
-  const dtype = direct !== undefined && isFloat(direct) ? direct : "f32";
-  const elementBytes = source.bytes / (source.shape.reduce((n, size) => n * size, 1) || 1);
-  return {
-    source,
-    dtype,
-    async read(into, at) {
-      const bytes = into.size * elementBytes;
-      if (bytes === 0) return;
-      const position = source.offset + at * elementBytes;
-      if (direct === dtype && files.local && device.backend.load) {
-        device.flush();
-        device.backend.load(into.buffer, into.offset, source.file, position, bytes);
-        return;
-      }
-      await withFile(files, source.file, "checkpoint", async (file) => {
-        const raw = await file.read(position, bytes, { onward: true });
-        into.writeBytes(direct === dtype ? raw : convertBytes(source.dtype, raw, dtype, source.name));
-      });
-    },
-  };
-}
-
-async function fillParameter(device: Device, parameter: Parameter, from: Reader, dtype: FloatDType): Promise<void> {
-  const staged = Tensor.empty(device, parameter.shape, from.dtype, "parameter");
-  let value: Tensor | undefined;
-  try {
-    await from.read(staged, 0);
-    value = contiguous(staged, dtype);
-  } finally {
-    if (value !== staged) staged.dispose();
-  }
-  parameter.fill(value);
-}
-
-async function fillMatrix(
-  device: Device,
-  matrix: Matrix,
-  from: Reader,
-  scheme: Scheme,
-  breathe: (bytes: number, from: TensorInfo) => Promise<void>,
+/** Fills rows `at` to `at + rows.shape[0]` of a parameter from the parts that hold them. */
+async function readRows(
+  { parts }: PlanItem,
+  readers: readonly RowReader[],
+  dtype: FloatDType,
+  into: Tensor,
+  at: number,
 ): Promise<void> {
-  const [outputs, inputs] = matrix.shape;
-  const { source } = from;
-  const builder = scheme.begin(device, matrix.shape, scheme.name);
-  const rowBytes = source.bytes / (outputs || 1);
-  const step = Math.max(1, Math.floor(PIECE / (rowBytes || 1) / builder.granularity)) * builder.granularity;
-  let whole: Tensor | undefined;
-  try {
-    if (matrix.transposed) {
-      whole = Tensor.empty(device, [inputs, outputs], from.dtype, "transposed weight");
-      await from.read(whole, 0);
+  const end = at + into.shape[0]!;
+  for (const [i, part] of parts.entries()) {
+    const [begin, stop] = [Math.max(at, part.at), Math.min(end, part.at + part.rows)];
+    if (begin >= stop) continue;
+    const reader = readers[i]!;
+    using rows = into.narrow(0, begin - at, stop - begin);
+    if (reader.dtype === dtype) {
+      await reader.read(rows, begin - part.at);
+      continue;
     }
-    for (let at = 0; at < outputs; at += step) {
-      const count = Math.min(step, outputs - at);
-      const piece = whole
-        ? columns(whole, at, count)
-        : Tensor.empty(device, [count, inputs], from.dtype, "weight piece");
-      try {
-        if (!whole) await from.read(piece, at * inputs);
+    using own = Tensor.empty(into.device, rows.shape, reader.dtype, "rows");
+    await reader.read(own, begin - part.at);
+    copyInto(own, rows);
+  }
+}
+
+/** Readers of all parts, and the dtype that fits all: that of the parts if they have one, else f32. */
+function readersOf(
+  { device, files }: Context,
+  { parts, parameter }: PlanItem,
+): { readers: RowReader[]; dtype: FloatDType } {
+  const readers = parts.map((part) => rowReader(device, files, part, parameter.shape));
+  const dtypes = new Set(readers.map(({ dtype }) => dtype));
+  return { readers, dtype: dtypes.size === 1 ? readers[0]!.dtype : "f32" };
+}
+
+async function fillParameter(context: Context, item: PlanItem, dtype: FloatDType): Promise<void> {
+  const { device, breathe } = context;
+  const parameter = item.parameter as Parameter;
+  const { readers, dtype: stored } = readersOf(context, item);
+  const staged = Tensor.empty(device, parameter.shape, stored, "parameter");
+  let value = staged;
+  let filled = false;
+  try {
+    await readRows(item, readers, stored, staged, 0);
+    value = contiguous(staged, dtype);
+    parameter.fill(value);
+    filled = true;
+  } finally {
+    for (const reader of readers) reader[Symbol.dispose]();
+    if (!filled || value !== staged) staged.dispose();
+  }
+  for (const part of item.parts) await breathe(partBytes(part), part.from);
+}
+
+/** Rows of a matrix that go together: at most `step`, all of one expert. */
+export function* rowSteps(
+  { shape: [outputs], experts }: Matrix,
+  step: number,
+): Iterable<{ at: number; count: number }> {
+  const each = outputs / experts;
+  for (let expert = 0; expert < outputs; expert += each) {
+    for (let at = 0; at < each; at += step) yield { at: expert + at, count: Math.min(step, each - at) };
+  }
+}
+
+/** Rows of `bytes` each that a piece holds, in whole `granularity`. */
+function stepOf(bytes: number, granularity: number): number {
+  return Math.max(1, Math.floor(PIECE / (bytes || 1) / granularity)) * granularity;
+}
+
+async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
+  const { device, breathe } = context;
+  const matrix = item.parameter as Matrix;
+  const { shape, experts } = matrix;
+  const [outputs, inputs] = shape;
+  const bytes = item.parts.reduce((sum, part) => sum + partBytes(part), 0);
+  const rowBytes = bytes / (outputs || 1);
+  const builder = scheme.begin(device, shape, scheme.name, experts);
+  const { readers, dtype } = readersOf(context, item);
+  // What lies transposed is read as a whole, and so are its bytes counted.
+  const whole = item.parts.some(({ view, from }) => view === "transposed" || from.strides);
+  try {
+    for (const { at, count } of rowSteps(matrix, stepOf(rowBytes, builder.granularity))) {
+      {
+        using piece = Tensor.empty(device, [count, inputs], dtype, "weight piece");
+        await readRows(item, readers, dtype, piece, at);
         builder.put(piece, at);
-      } finally {
-        piece.dispose();
       }
-      if (!whole) await breathe(count * rowBytes, source);
+      if (!whole) await breathe(count * rowBytes, partAt(item, at));
     }
     matrix.fill(builder.finish());
   } catch (error) {
     builder[Symbol.dispose]();
     throw error;
   } finally {
-    whole?.dispose();
+    for (const reader of readers) reader[Symbol.dispose]();
   }
+  if (whole) await breathe(bytes, item.parts[0]!.from);
 }
 
-/** Columns `at` .. `at + count` of a [in, out] matrix as contiguous rows. */
-function columns(whole: Tensor, at: number, count: number): Tensor {
-  return scope(() => contiguous(whole.narrow(1, at, count).permute(1, 0)));
+/** The tensor that a row comes from. */
+function partAt({ parts }: PlanItem, row: number): StoredTensor {
+  return (parts.find(({ at, rows }) => row >= at && row < at + rows) ?? parts[0]!).from;
+}
+
+/** Takes back a matrix that the checkpoint holds quantized: its codes stream like floats. */
+async function restoreMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
+  const { device, files, breathe } = context;
+  const matrix = item.parameter as Matrix;
+  const { shape, experts } = matrix;
+  const inputs = shape[1];
+  const pieces: StoredPiece[] = [];
+  for (const { at, rows, stored, from } of item.parts) {
+    if (!stored || !scheme.restore || stored.scheme.name !== scheme.name) {
+      throw new CheckpointError(
+        `tensor ${from.name}: the parts of ${item.name} are not all quantized by ${scheme.name}`,
+        {
+          details: { file: from.file, tensor: from.name },
+        },
+      );
+    }
+    const notes = new Map<string, Uint8Array>();
+    for (const role of stored.notes) {
+      const note = stored.tensors.get(role);
+      if (note) notes.set(role, await readSmall(files, note));
+    }
+    pieces.push({ at, rows, stored, notes });
+  }
+  const restorer = scheme.restore!(device, shape, scheme.name, pieces, experts);
+  const rowBytes = restorer.dtype === "u4" ? inputs / 2 : inputs;
+  const step = stepOf(rowBytes, restorer.granularity);
+  try {
+    for (const piece of pieces) {
+      for (const [role, into] of restorer.targets(piece)) {
+        using target = into;
+        await readWhole(device, files, piece.stored.tensors.get(role)!, target);
+      }
+      const codes = piece.stored.tensors.get("weight")!;
+      for (let at = 0; at < piece.rows; at += step) {
+        const count = Math.min(step, piece.rows - at);
+        using rows = Tensor.empty(device, [count, inputs], restorer.dtype, "codes");
+        await readBytes(device, files, codes.file, codes.offset + at * rowBytes, rows.nbytes, rows);
+        restorer.put(rows, piece.at + at);
+        await breathe(rows.nbytes, codes);
+      }
+      const all = [...piece.stored.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+      await breathe(all - codes.bytes, codes);
+    }
+    matrix.fill(restorer.finish());
+  } catch (error) {
+    restorer[Symbol.dispose]();
+    throw error;
+  }
 }

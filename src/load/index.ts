@@ -4,17 +4,18 @@
 import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
-import { ConfigError, NotFoundError, OptionError, suggestion, UnsupportedModelError } from "../core/errors.js";
+import { ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { architectureOf, taskOf } from "../models/index.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
+import { agree, storedQuantization, storedSchemes } from "../quant/stored.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan, settle, unknownModules } from "./plan.js";
+import { plan, type Storage, settle, unknownModules, untieHead } from "./plan.js";
 
 export interface LoadOptions {
   readonly device: Device;
@@ -80,6 +81,8 @@ export interface Declared<T extends Task> {
   readonly model: TaskModels[T];
   readonly checkpoint: Checkpoint;
   readonly dtype: FloatDType;
+  /** How the checkpoint is quantized, if it is. */
+  readonly stored: BitsAndBytesConfig | undefined;
 }
 
 /**
@@ -90,17 +93,10 @@ export async function declareModel<T extends Task>(source: Source, task: T, want
   const config = await readConfigJson(source);
   const architecture = await architectureOf(config);
   const build = taskOf(architecture, task);
-  if (config.quantization_config !== undefined && config.quantization_config !== null) {
-    throw new UnsupportedModelError(
-      `${source.location} holds a checkpoint that is already quantized, which is not read yet`,
-      {
-        hint: "load the original checkpoint with load_in_8bit or load_in_4bit instead",
-      },
-    );
-  }
+  const stored = storedQuantization(config.quantization_config, source.location);
   const model = build(config);
   const checkpoint = await openCheckpoint(source);
-  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
+  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint), stored };
 }
 
 /**
@@ -108,12 +104,16 @@ export async function declareModel<T extends Task>(source: Source, task: T, want
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
  */
 export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
-  const { device, quantization } = options;
-  const { config, architecture, model, checkpoint, dtype } = await declareModel(source, task, options.dtype);
-  const scheme = schemeOf(quantization);
-  const { compute, head } = options;
-  const skip = quantization?.llm_int8_skip_modules ?? null;
-  const steps = plan(model, architecture, checkpoint, { dtype, scheme, skip, compute, head });
+  const { device, quantization, compute, head } = options;
+  const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, task, options.dtype);
+  const scheme = stored ? undefined : schemeOf(quantization);
+  const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
+  const storage: Storage = {
+    ...{ dtype, scheme, skip, compute, head },
+    stored: stored && storedSchemes(agree(stored, quantization, source.location)),
+    shared: head && untieHead(model),
+  };
+  const steps = plan(model, architecture, checkpoint, storage);
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });
@@ -123,7 +123,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     throw error;
   }
   const warnings = [...checkpoint.warnings];
-  const unknown = unknownModules(model, (scheme && skip) ?? []);
+  const unknown = unknownModules(model, skip ?? []);
   if (unknown.length > 0) {
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
     const near = suggestion(unknown[0]!, [...new Set(names)]);

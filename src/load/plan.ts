@@ -1,23 +1,38 @@
-// The plan: which tensor of a checkpoint goes into which parameter, and how it will be stored. Pure; reads no weights
-// and allocates nothing, so that everything that does not fit is refused before any work is done.
+// The plan: which tensors of a checkpoint go into which parameter, and how it will be stored. Pure; reads no weights and
+// allocates nothing, so that everything that does not fit is refused before any work is done.
 
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
-import type { TensorInfo } from "../checkpoints/safetensors.js";
+import { elementsOf, type StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError } from "../core/errors.js";
-import { type Architecture, treeNames } from "../nn/architecture.js";
+import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
-import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import { denseScheme, type FloatDType, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { Source } from "../sources/source.js";
+
+/** Where some rows of a parameter come from; of a plain parameter, rows are slices of its first dim. */
+export interface Part {
+  readonly from: StoredTensor;
+  /** The parameter's rows that it fills. */
+  readonly at: number;
+  readonly rows: number;
+  /** The first of these rows in the stored tensor. */
+  readonly first: number;
+  /** "transposed": stored as [inputs, outputs]. "flat": in another shape, with the same elements in the same order. */
+  readonly view?: "transposed" | "flat" | undefined;
+  /** What else the checkpoint holds of it, if it is quantized there; `from` are the codes. */
+  readonly stored?: StoredWeight | undefined;
+}
 
 /** One parameter to be filled. */
 export interface PlanItem {
   /** Name in the tree (the first one, if it is tied). */
   readonly name: string;
   readonly parameter: Parameter | Matrix;
-  readonly source: TensorInfo;
+  /** In the order of their rows; they cover all of them. */
+  readonly parts: readonly Part[];
   /** How a matrix is stored; undefined for plain parameters. */
   readonly scheme: Scheme | undefined;
 }
@@ -43,6 +58,10 @@ export interface Storage {
   readonly head?: Scheme | undefined;
   /** How matrices that stay dense are multiplied, where that is not what `dtype` stands for. */
   readonly compute?: Compute | undefined;
+  /** Schemes that matrices may be quantized by in the checkpoint. */
+  readonly stored?: readonly Scheme[] | undefined;
+  /** The parameter that the output embeddings shared before `untieHead`. */
+  readonly shared?: string | undefined;
 }
 
 /** The scheme of each matrix of a model. */
@@ -107,43 +126,41 @@ export function unknownModules(model: Module, skip: readonly string[]): string[]
   return skip.filter((entry) => !paths.some((path) => path.includes(`.${entry}.`)));
 }
 
+/** A stored tensor that holds rows of a parameter. */
+interface Candidate {
+  readonly from: StoredTensor;
+  readonly expert: number | undefined;
+  readonly transposed: boolean;
+  /** The parameters whose rows it holds, one below the other, and which of them this is. */
+  readonly fused: readonly (Parameter | Matrix)[];
+  readonly index: number;
+  readonly stored: StoredWeight | undefined;
+}
+
 /**
- * Fits a checkpoint to a model, whose head is untied if it is stored in its own way.
+ * Fits a checkpoint to a model.
  * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
  */
 export function plan(model: Model, architecture: Architecture, checkpoint: Checkpoint, storage: Storage): Plan {
-  const shared = storage.head && untieHead(model);
   const schemes = schemesOf(model, storage);
   const parameters = new Map(model.named_parameters());
-  const sources = new Map<string, TensorInfo>();
-  const unexpected: string[] = [];
-  for (const [name, info] of checkpoint.tensors) {
-    const names = treeNames(name, architecture.names);
-    if (names.length === 0) continue;
-    const known = names.find((one) => parameters.has(one));
-    if (known === undefined) unexpected.push(name);
-    else if (!sources.has(known)) sources.set(known, info);
-  }
+  const { candidates, unexpected } = matchNames(parameters, architecture, checkpoint, storage.stored ?? []);
+  const head = storage.shared && `${model.output_embeddings()!.path}.weight`;
 
   const items = new Map<Parameter | Matrix, PlanItem>();
   const missing = new Map<Parameter | Matrix, string>();
   for (const [name, parameter] of parameters) {
-    const source =
-      sources.get(name) ??
-      (shared && name === `${model.output_embeddings()!.path}.weight` ? sources.get(shared) : undefined);
-    if (source === undefined) {
-      if (!items.has(parameter) && !missing.has(parameter)) missing.set(parameter, name);
+    if (items.has(parameter)) continue; // tied, and the file stores it under both names
+    const found = candidates.get(name) ?? (head === name ? candidates.get(storage.shared!) : undefined);
+    const lacking = found ? lackingExpert(parameter, found) : "";
+    if (!found || lacking !== undefined) {
+      if (!missing.has(parameter)) missing.set(parameter, name + lacking);
       continue;
     }
     missing.delete(parameter);
-    if (items.has(parameter)) continue; // tied, and the file stores it under both names
-    checkShape(name, parameter, source);
-    items.set(parameter, {
-      name,
-      parameter,
-      source,
-      scheme: parameter instanceof Matrix ? schemes.get(parameter) : undefined,
-    });
+    const parts = partsOf(name, parameter, found);
+    const scheme = parameter instanceof Matrix ? (parts[0]?.stored?.scheme ?? schemes.get(parameter)) : undefined;
+    items.set(parameter, { name, parameter, parts, scheme });
   }
   if (missing.size > 0) {
     const names = [...missing.values()];
@@ -160,24 +177,143 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
   }
   const list = [...items.values()];
   // In file order, so that reading is sequential.
-  list.sort((a, b) => a.source.file.localeCompare(b.source.file) || a.source.offset - b.source.offset);
-  return {
-    source: checkpoint.source,
-    items: list,
-    unexpected,
-    bytes: list.reduce((sum, item) => sum + item.source.bytes, 0),
-  };
+  const place = ({ parts: [part] }: PlanItem): StoredTensor | undefined => part?.from;
+  list.sort((a, b) => {
+    const [one, other] = [place(a), place(b)];
+    if (!one || !other) return 0;
+    return one.file.localeCompare(other.file) || one.offset - other.offset;
+  });
+  const bytes = list.reduce((sum, { parts }) => parts.reduce((all, part) => all + partBytes(part), sum), 0);
+  return { source: checkpoint.source, items: list, unexpected, bytes };
 }
 
-function checkShape(name: string, parameter: Parameter | Matrix, source: TensorInfo): void {
-  const transposed = parameter instanceof Matrix && parameter.transposed;
-  const expected = transposed ? [...parameter.shape].reverse() : [...parameter.shape];
-  const { shape } = source;
-  if (shape.length === expected.length && shape.every((size, d) => size === expected[d])) return;
+/** Bytes of the files that a part is read from. */
+export function partBytes({ from, rows, view, stored }: Part): number {
+  if (stored) return [...stored.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  const all = view === "transposed" ? from.shape[1]! : rowsIn(from);
+  return all === 0 ? 0 : Math.round((from.bytes * rows) / all);
+}
+
+/** Rows of a stored tensor: all dims but the last, or the elements of a vector. */
+function rowsIn({ shape }: StoredTensor): number {
+  return shape.length < 2 ? elementsOf(shape) : elementsOf(shape.slice(0, -1));
+}
+
+/** Which stored tensors hold rows of which parameter; `unexpected` are those that none wants. */
+function matchNames(
+  parameters: ReadonlyMap<string, Parameter | Matrix>,
+  architecture: Architecture,
+  checkpoint: Checkpoint,
+  schemes: readonly Scheme[],
+): { candidates: Map<string, Candidate[]>; unexpected: string[] } {
+  const { tensors } = checkpoint;
+  const has = (name: string): boolean => tensors.has(name);
+  const claims = new Map<string, StoredWeight>();
+  const claimed = new Set<string>();
+  for (const name of schemes.length > 0 ? tensors.keys() : []) {
+    for (const scheme of schemes) {
+      const names = scheme.claims?.(name, has);
+      if (!names) continue;
+      const own = new Map([...names.names].map(([role, one]) => [role, tensors.get(one)!]));
+      claims.set(name, { scheme: names.scheme, tensors: own, notes: names.notes });
+      for (const one of names.names.values()) if (one !== name) claimed.add(one);
+      break;
+    }
+  }
+  const candidates = new Map<string, Candidate[]>();
+  const unexpected: string[] = [];
+  for (const [name, from] of tensors) {
+    if (claimed.has(name)) continue;
+    const place = placeOf(name, architecture.names);
+    if (!place) continue;
+    const known = place.targets.map((names) => names.find((one) => parameters.has(one)));
+    if (known.includes(undefined)) {
+      unexpected.push(name);
+      continue;
+    }
+    const stored = claims.get(name);
+    const fused = known.map((one) => parameters.get(one!)!);
+    known.forEach((one, index) => {
+      const list = candidates.get(one!) ?? [];
+      // The first one counts: a file may hold a tensor under two names.
+      if (list.some(({ expert }) => expert === place.expert)) return;
+      const { expert, transposed } = place;
+      // What is quantized was turned before.
+      list.push({ from, expert, transposed: transposed && !stored, fused, index, stored });
+      candidates.set(one!, list);
+    });
+  }
+  return { candidates, unexpected };
+}
+
+/** What of a stack is missing, to be appended to its name; undefined if it is complete. */
+function lackingExpert(parameter: Parameter | Matrix, found: readonly Candidate[]): string | undefined {
+  if (found.some(({ expert }) => expert === undefined)) return undefined;
+  const experts = stackOf(parameter);
+  for (let e = 0; e < experts; e++) if (!found.some(({ expert }) => expert === e)) return ` (of expert ${e})`;
+  return undefined;
+}
+
+/** Experts of a parameter: a stack of matrices, or of vectors that belong to one. */
+function stackOf(parameter: Parameter | Matrix): number {
+  return parameter instanceof Matrix ? parameter.experts : parameter.shape[0]!;
+}
+
+/** The rows of a parameter, one after the other. @throws CheckpointError for a shape that does not fit */
+function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Candidate[]): Part[] {
+  const whole = found.find(({ expert }) => expert === undefined);
+  const { shape } = parameter;
+  const columns = elementsOf(shape.slice(1));
+  if (!whole) {
+    const experts = stackOf(parameter);
+    const rows = rowsOfExpert([shape[0]!, columns], experts);
+    const inner = parameter instanceof Matrix ? [rows, columns] : shape.slice(1);
+    return Array.from({ length: experts }, (_, e) => {
+      const one = found.find(({ expert }) => expert === e)!;
+      const view = checkShape(name, inner, one);
+      return { from: one.from, at: e * rows, rows, first: 0, view, stored: one.stored };
+    });
+  }
+  const { from, fused, index, stored } = whole;
+  if (fused.length === 1) {
+    const view = checkShape(name, shape, whole);
+    return [{ from, at: 0, rows: shape[0]!, first: 0, view, stored }];
+  }
+  if (stored) {
+    throw new CheckpointError(`tensor ${from.name}: quantized rows of several parameters cannot be taken apart`, {
+      details: { tensor: from.name, file: from.file },
+    });
+  }
+  // Rows of all parameters, for each expert of a stack.
+  const experts = parameter instanceof Matrix ? parameter.experts : 1;
+  const heights = fused.map((one) => one.shape[0]! / experts);
+  const total = heights.reduce((sum, rows) => sum + rows, 0);
+  const before = heights.slice(0, index).reduce((sum, rows) => sum + rows, 0);
+  const rows = heights[index]!;
+  const expected = [total * experts, ...shape.slice(1)];
+  const view = checkShape(name, expected, whole);
+  return Array.from({ length: experts }, (_, e) => ({ from, at: e * rows, rows, first: e * total + before, view }));
+}
+
+/**
+ * How a stored tensor of another shape is that of `expected`.
+ * @throws CheckpointError if it is not
+ */
+function checkShape(name: string, expected: readonly number[], { from, transposed, stored }: Candidate): Part["view"] {
+  if (stored) return undefined; // codes may have any shape: the scheme checks them
+  const { shape } = from;
+  const wanted = transposed ? [...expected].reverse() : expected;
+  if (shape.length === wanted.length && shape.every((size, d) => size === wanted[d])) {
+    return transposed ? "transposed" : undefined;
+  }
+  // Matrices of a stack as [E,N,K], kernels of a convolution as [N,C,H,W].
+  const [rows, columns] = expected;
+  const joined = expected.length === 2 && shape.length > 2 && (shape[0] === rows || shape.at(-1) === columns);
+  if (!transposed && joined && elementsOf(shape) === elementsOf(expected)) return "flat";
   throw new CheckpointError(
-    `tensor ${source.name}: expected shape [${expected.join(", ")}] for ${name}, got [${shape.join(", ")}]`,
+    `tensor ${from.name}: expected shape [${wanted.join(", ")}] for ${name}, got [${shape.join(", ")}]`,
     {
-      details: { tensor: source.name, file: source.file, expected, got: shape },
+      details: { tensor: from.name, file: from.file, expected: wanted, got: shape },
       hint: "does config.json belong to this checkpoint?",
     },
   );

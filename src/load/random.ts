@@ -7,6 +7,7 @@ import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
+import { rowSteps } from "./fill.js";
 import { type Storage, schemesOf, settle, untieHead } from "./plan.js";
 
 const PIECE = 1 << 21;
@@ -55,12 +56,11 @@ export async function fillRandomly(device: Device, model: Model, storage: Storag
       parameter.fill(scope(() => contiguous(Tensor.from(device, ones, shape), storage.dtype)));
       continue;
     }
-    const [outputs, inputs] = parameter.shape;
-    const builder = schemes.get(parameter)!.begin(device, parameter.shape, name);
+    const inputs = parameter.shape[1];
+    const builder = schemes.get(parameter)!.begin(device, parameter.shape, name, parameter.experts);
     const step = Math.max(1, Math.floor(PIECE / inputs / builder.granularity)) * builder.granularity;
     try {
-      for (let at = 0; at < outputs; at += step) {
-        const count = Math.min(step, outputs - at);
+      for (const { at, count } of rowSteps(parameter, step)) {
         {
           using piece = Tensor.from(device, draw(count * inputs), [count, inputs]);
           builder.put(piece, at);

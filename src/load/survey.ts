@@ -10,13 +10,14 @@ import { Matrix, plainBytes } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
+import { storedSchemes } from "../quant/stored.js";
 import { type Source, withFile } from "../sources/source.js";
 import { declareModel } from "./index.js";
-import { type Plan, plan } from "./plan.js";
+import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
 
 /** Bytes of the weights under one way to load them. */
 export interface SchemeSize {
-  /** "float32", "bfloat16", "int8", "nf4", "nf4 double quant", "fp4". */
+  /** "float32", "bfloat16", "int8", "nf4", "nf4 double quant", "fp4"; of a quantized checkpoint only what it is in. */
   readonly name: string;
   /** Options of `from_pretrained` that load it so. */
   readonly options: { readonly dtype?: FloatName; readonly quantization_config?: BitsAndBytesOptions };
@@ -50,13 +51,15 @@ const QUANTIZED: readonly [name: string, options: BitsAndBytesOptions][] = [
   ["fp4", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }],
 ];
 
-/** Bytes that the weights of a plan take when loaded in `dtype`. */
+/** Bytes that the weights of a plan take when loaded in `dtype`; what is quantized in the files takes about what it does there. */
 export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
-  return items.reduce(
-    (sum, { parameter, scheme }) =>
-      sum + (scheme && parameter instanceof Matrix ? scheme.bytes(parameter.shape) : plainBytes(parameter, dtype)),
-    0,
-  );
+  const bytesOf = ({ parameter, scheme, parts }: PlanItem): number => {
+    if (!scheme || !(parameter instanceof Matrix)) return plainBytes(parameter, dtype);
+    const stored = parts.some((part) => part.stored);
+    if (stored) return parts.reduce((sum, part) => sum + partBytes(part), 0);
+    return scheme.bytes(parameter.shape, parameter.experts);
+  };
+  return items.reduce((sum, item) => sum + bytesOf(item), 0);
 }
 
 /** Tokens of the longest text that a model was trained on, if its config says so; not every architecture stops there. */
@@ -71,13 +74,17 @@ export function trainedContext(config: ConfigJson): number | undefined {
  * @throws what loading would throw before it reads a weight
  */
 export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
-  const { config, architecture, model, checkpoint, dtype } = await declareModel(source, "causal-lm", wanted);
-  const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as });
-  const sizes: SchemeSize[] = [
-    { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },
-    { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: plannedBytes(dense("bf16"), "bf16") },
-  ];
-  for (const [name, options] of QUANTIZED) {
+  const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, "causal-lm", wanted);
+  const schemes = stored && storedSchemes(stored);
+  const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as, stored: schemes });
+  // What is quantized in the files stays so.
+  const sizes: SchemeSize[] = stored
+    ? [{ name: stored.quantization_method()!, options: {}, bytes: plannedBytes(dense(dtype), dtype) }]
+    : [
+        { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },
+        { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: plannedBytes(dense("bf16"), "bf16") },
+      ];
+  for (const [name, options] of stored ? [] : QUANTIZED) {
     const scheme = schemeOf(new BitsAndBytesConfig(options));
     const bytes = plannedBytes(plan(model, architecture, checkpoint, { dtype, scheme }), dtype);
     sizes.push({ name, options: { quantization_config: options }, bytes });

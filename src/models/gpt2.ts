@@ -45,8 +45,8 @@ class GPT2Attention extends Module {
 
   constructor(c: GPT2Config, layer: number) {
     super();
-    this.c_attn = new Linear(c.n_embd, 3 * c.n_embd, { bias: true, transposed: true });
-    this.c_proj = new Linear(c.n_embd, c.n_embd, { bias: true, transposed: true });
+    this.c_attn = new Linear(c.n_embd, 3 * c.n_embd, { bias: true });
+    this.c_proj = new Linear(c.n_embd, c.n_embd, { bias: true });
     this.layer = layer;
     this.heads = c.n_head;
     this.scale = c.scale_attn_weights ? headSize(c.n_embd, c.n_head) ** -0.5 : 1;
@@ -69,8 +69,8 @@ class GPT2MLP extends Module {
   constructor(c: GPT2Config) {
     super();
     const inner = c.n_inner ?? 4 * c.n_embd;
-    this.c_fc = new Linear(c.n_embd, inner, { bias: true, transposed: true });
-    this.c_proj = new Linear(inner, c.n_embd, { bias: true, transposed: true });
+    this.c_fc = new Linear(c.n_embd, inner, { bias: true });
+    this.c_proj = new Linear(inner, c.n_embd, { bias: true });
     this.act = c.activation_function;
   }
 
@@ -163,5 +163,9 @@ class GPT2LMHeadModel extends CausalLM {
 export const gpt2: Architecture = {
   model_type: "gpt2",
   tasks: { "causal-lm": (json) => new GPT2LMHeadModel(readConfig(json, schema, ALIASES)).name_tree() },
-  names: [{ ignore: /\.attn\.(masked_)?bias$/ }, { prefix: "transformer." }],
+  names: [
+    { ignore: /\.attn\.(masked_)?bias$/ },
+    { transposed: /\.(attn|mlp)\.c_(attn|fc|proj)\.weight$/ },
+    { prefix: "transformer." },
+  ],
 };

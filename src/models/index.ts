@@ -8,8 +8,9 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["llama", async () => (await import("./llama.js")).llama],
-  ["t5", async () => (await import("./t5.js")).t5],
+  ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["opt", async () => (await import("./opt.js")).opt],
+  ["t5", async () => (await import("./t5.js")).t5],
 ]);
 
 /** The `model_type`s that Octavo knows. */

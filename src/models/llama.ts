@@ -1,94 +1,17 @@
-// LLaMA (Touvron et al. 2023): RMSNorm before each part, rotary positions, grouped key-value heads, gated feed-forward.
+// LLaMA (Touvron et al. 2023): the decoder of _llama.ts with a gated feed-forward.
 
 import * as z from "zod";
-import type { Device } from "../core/device.js";
-import { CONFIG_HINT, ConfigError } from "../core/errors.js";
-import { scope, type Tensor } from "../core/tensor.js";
-import type { Architecture, ConfigJson } from "../nn/architecture.js";
-import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
-import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
-import { RMSNorm } from "../nn/norm.js";
-import { type Pass, runBlocks } from "../nn/pass.js";
-import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
+import type { Tensor } from "../core/tensor.js";
+import type { Architecture } from "../nn/architecture.js";
+import { Linear, Module } from "../nn/module.js";
 import type { Act } from "../ops/activation.js";
 import { gated } from "../ops/gated.js";
-import { rope, ropeTable } from "../ops/rope.js";
-import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
+import { readConfig } from "./_config.js";
+import { LlamaForCausalLM, LlamaLayer, llamaFields, resolveLlama, type LlamaConfig as Shared } from "./_llama.js";
 
-const schema = z.object({
-  vocab_size: count,
-  hidden_size: count,
-  intermediate_size: count,
-  num_hidden_layers: count.max(1024),
-  num_attention_heads: count,
-  num_key_value_heads: count.nullish(),
-  head_dim: count.nullish(),
-  hidden_act: activationName.default("silu"),
-  max_position_embeddings: count.default(2048),
-  rms_norm_eps: epsilon.default(1e-6),
-  tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-});
+const schema = z.object({ ...llamaFields, mlp_bias: z.boolean().default(false) });
 
-type Fields = z.infer<typeof schema>;
-
-interface LlamaConfig extends Fields {
-  readonly head_dim: number;
-  readonly num_key_value_heads: number;
-  readonly rope: RopeFrequencies;
-}
-
-function parse(json: ConfigJson): LlamaConfig {
-  const fields = readConfig(json, schema);
-  const heads = fields.num_attention_heads;
-  const groups = fields.num_key_value_heads ?? heads;
-  if (heads % groups !== 0) {
-    throw new ConfigError(`config.json: ${heads} attention heads cannot share ${groups} key-value heads`, {
-      hint: CONFIG_HINT,
-    });
-  }
-  const head_dim = fields.head_dim ?? headSize(fields.hidden_size, heads);
-  if (head_dim % 2 !== 0) {
-    throw new ConfigError(`config.json: rotary positions need an even head_dim, got ${head_dim}`, {
-      hint: CONFIG_HINT,
-    });
-  }
-  const frequencies = ropeFrequencies({ ...ropeFields(json), dim: head_dim });
-  return { ...fields, head_dim, num_key_value_heads: groups, rope: frequencies };
-}
-
-class LlamaAttention extends Module {
-  q_proj: Linear;
-  k_proj: Linear;
-  v_proj: Linear;
-  o_proj: Linear;
-  readonly layer: number;
-  readonly head_dim: number;
-
-  constructor(c: LlamaConfig, layer: number) {
-    super();
-    const width = c.num_attention_heads * c.head_dim;
-    const shared = c.num_key_value_heads * c.head_dim;
-    const bias = c.attention_bias;
-    this.q_proj = new Linear(c.hidden_size, width, { bias });
-    this.k_proj = new Linear(c.hidden_size, shared, { bias });
-    this.v_proj = new Linear(c.hidden_size, shared, { bias });
-    this.o_proj = new Linear(width, c.hidden_size, { bias });
-    this.layer = layer;
-    this.head_dim = c.head_dim;
-  }
-
-  forward(x: Tensor, residual: Tensor, pass: Pass, table: Tensor): Tensor {
-    const [batch = 0, steps = 0] = x.shape;
-    const q = rope(this.q_proj.forward(x).view(batch, steps, -1, this.head_dim), table); // [B,T,H,D]
-    const k = rope(this.k_proj.forward(x).view(batch, steps, -1, this.head_dim), table); // [B,T,G,D]
-    const v = this.v_proj.forward(x).view(batch, steps, -1, this.head_dim); // [B,T,G,D]
-    const y = attend(pass, this.layer, q, k, v, { scale: this.head_dim ** -0.5 }); // [B,T,H*D]
-    return this.o_proj.forward(y, { residual });
-  }
-}
+type LlamaConfig = Shared<z.infer<typeof schema>>;
 
 class LlamaMLP extends Module {
   gate_proj: Linear;
@@ -109,96 +32,27 @@ class LlamaMLP extends Module {
   }
 }
 
-class LlamaDecoderLayer extends Module {
-  self_attn: LlamaAttention;
+class LlamaDecoderLayer extends LlamaLayer {
   mlp: LlamaMLP;
-  input_layernorm: RMSNorm;
-  post_attention_layernorm: RMSNorm;
 
   constructor(c: LlamaConfig, layer: number) {
-    super();
-    this.self_attn = new LlamaAttention(c, layer);
+    super(c, layer);
     this.mlp = new LlamaMLP(c);
-    this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
-    this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
   }
 
-  forward(x: Tensor, pass: Pass, table: Tensor): Tensor {
-    const h = scope(() => this.self_attn.forward(this.input_layernorm.forward(x), x, pass, table));
-    return this.mlp.forward(this.post_attention_layernorm.forward(h), h);
-  }
-}
-
-class LlamaModel extends Module {
-  embed_tokens: Embedding;
-  layers: LlamaDecoderLayer[];
-  norm: RMSNorm;
-  readonly inverse_frequencies: Buffer;
-  readonly rope_scale: number;
-
-  constructor(c: LlamaConfig) {
-    super();
-    this.embed_tokens = new Embedding(c.vocab_size, c.hidden_size);
-    this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new LlamaDecoderLayer(c, layer));
-    this.norm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
-    this.inverse_frequencies = new Buffer(() => c.rope.inverse);
-    this.rope_scale = c.rope.scale;
-  }
-
-  forward(pass: Pass, ids: Tensor): Tensor {
-    return scope(() => {
-      const table = (device: Device): Tensor =>
-        pass.once(this, device, () =>
-          ropeTable(pass.input.positions, this.inverse_frequencies.on(device), this.rope_scale),
-        ); // [B,T,2,D/2]
-      const h = runBlocks(this.layers, this.embed_tokens.forward(ids), pass, (layer, x) =>
-        layer.forward(x, pass, table(x.device)),
-      );
-      return this.norm.forward(h);
-    });
-  }
-}
-
-class LlamaForCausalLM extends CausalLM {
-  model: LlamaModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: LlamaConfig) {
-    super();
-    this.model = new LlamaModel(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.model.embed_tokens.weight);
-    this.geometry = {
-      layers: c.num_hidden_layers,
-      heads: c.num_attention_heads,
-      groups: c.num_key_value_heads,
-      head_dim: c.head_dim,
-      hidden: c.hidden_size,
-      vocab: c.vocab_size,
-      max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.layers];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
+  feedForward(x: Tensor, residual: Tensor): Tensor {
+    return this.mlp.forward(x, residual);
   }
 }
 
 export const llama: Architecture = {
   model_type: "llama",
-  tasks: { "causal-lm": (json) => new LlamaForCausalLM(parse(json)).name_tree() },
+  tasks: {
+    "causal-lm": (json) => {
+      // LLaMA has no window, whatever a file says.
+      const c = { ...resolveLlama(readConfig(json, schema), json), sliding_window: null };
+      return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer)).name_tree();
+    },
+  },
   names: [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }],
 };

@@ -54,15 +54,16 @@ export class Parameter {
 /** A matrix of a checkpoint, stored in whatever scheme the loader chose. Tied modules share one of these. */
 export class Matrix {
   readonly shape: MatrixShape;
-  /** True if the checkpoint stores it as [in, out] (GPT-2's Conv1D). */
-  readonly transposed: boolean;
+  /** Matrices of a stack, one below the other; 1 for a matrix of its own. */
+  readonly experts: number;
   /** True once a module multiplies with it; false for tables that are only looked up. */
   product = false;
   #weight: Weight | undefined;
 
-  constructor(out: number, inputs: number, transposed = false) {
-    this.shape = [out, inputs];
-    this.transposed = transposed;
+  /** @param out rows of each of the `experts` */
+  constructor(out: number, inputs: number, experts = 1) {
+    this.shape = [out * experts, inputs];
+    this.experts = experts;
   }
 
   get filled(): boolean {
@@ -193,16 +194,17 @@ export abstract class Module {
   }
 }
 
-/** y = x Wᵀ + b. */
+/** y = x Wᵀ + b; with a stack of experts, for the matrices that each token chooses (see ops/experts.ts). */
 export class Linear extends Module {
   weight: Matrix;
   bias: Parameter | undefined;
 
-  constructor(inputs: number, out: number, options: { bias?: boolean; transposed?: boolean } = {}) {
+  constructor(inputs: number, out: number, options: { bias?: boolean; experts?: number } = {}) {
     super();
-    this.weight = new Matrix(out, inputs, options.transposed);
+    const { experts = 1 } = options;
+    this.weight = new Matrix(out, inputs, experts);
     this.weight.product = true;
-    this.bias = options.bias ? new Parameter(out) : undefined;
+    this.bias = options.bias ? new Parameter(...(experts > 1 ? [experts, out] : [out])) : undefined;
   }
 
   /** Multiplies with another module's matrix instead of one of its own. */

@@ -1,10 +1,15 @@
 // A Weight is a stored matrix that can be multiplied with: the one thing quantization schemes differ in. A Scheme makes
-// weights from rows that arrive a few at a time, so that nobody ever holds a matrix twice.
+// weights from rows that arrive a few at a time, as floats or as the codes that a checkpoint holds, so that a matrix is
+// never in memory twice. A stack holds the matrices of several experts, one below the other.
 
+import type { StoredDType, StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
+import type { DType } from "../core/dtype.js";
+import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
+import { expertLinear } from "../ops/experts.js";
 import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 
@@ -12,8 +17,20 @@ import { pack, unpack } from "../ops/pack.js";
 export type MatrixShape = readonly [outputs: number, inputs: number];
 export type FloatDType = "f32" | "f16" | "bf16";
 
+/** A tensor of a checkpoint that a weight, or a part of one, is stored as. */
+export interface WeightPart {
+  readonly name: string;
+  readonly dtype: StoredDType;
+  readonly shape: readonly number[];
+  /** The bytes as files hold them, read from the device. */
+  bytes(): Promise<Uint8Array>;
+}
+
 export interface Weight extends Disposable {
+  /** Of a stack: all rows of all experts. */
   readonly shape: MatrixShape;
+  /** Matrices of a stack; 1 for a matrix of its own. */
+  readonly experts: number;
   /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4". */
   readonly scheme: string;
   /** What it holds on the device: the matrix, and what belongs to it. */
@@ -22,14 +39,22 @@ export interface Weight extends Disposable {
   readonly nbytes: number;
   /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
   readonly footprint: number;
-  /** Records `act(x · Wᵀ + bias) + residual`. */
+  /**
+   * Records `act(x · Wᵀ + bias) + residual`. A stack wants `experts` and knows no residual: see ops/experts.ts.
+   * @throws ShapeError
+   */
   linear(x: Tensor, options?: LinearOptions): Tensor;
-  /** Records a look-up of rows. */
+  /** Records a look-up of rows, as f32. */
   rows(ids: Tensor): Tensor;
   /** Records the matrix as contiguous rows in `dtype`. */
   dense(dtype: FloatDType): Tensor;
   /** What it has counted of its own work since it was made, by name. Weights that count nothing leave it out. */
   statistics?(): Promise<Readonly<Record<string, number>>>;
+  /**
+   * The tensors that checkpoints store rows `at` to `at + rows` as (by default all), where `name` is that of the matrix:
+   * the inverse of loading. The parts of a 4-bit stack are whole experts.
+   */
+  parts(name: string, at?: number, rows?: number): Promise<readonly WeightPart[]>;
   dispose(): void;
 }
 
@@ -42,22 +67,119 @@ export interface WeightBuilder extends Disposable {
   finish(): Weight;
 }
 
-/** How a matrix is to be stored. */
+/** What a checkpoint holds of a quantized matrix or of a part of one. */
+export interface StoredWeight {
+  /** How it is restored. */
+  readonly scheme: Scheme;
+  /** Its tensors by what they are to the scheme; "weight" are the codes. */
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Those among them that are small and read by the host before anything is allocated. */
+  readonly notes: readonly string[];
+}
+
+/** Rows `at` to `at + rows` of a matrix to be restored, with the bytes of its notes. */
+export interface StoredPiece {
+  readonly at: number;
+  readonly rows: number;
+  readonly stored: StoredWeight;
+  readonly notes: ReadonlyMap<string, Uint8Array>;
+}
+
+/** A weight that is being restored: codes come in order, `finish` gives the weight. */
+export interface WeightRestorer extends Disposable {
+  /** Rows per `put` must be a multiple of this (the last ones of the matrix, or of an expert, may be short). */
+  readonly granularity: number;
+  /** What codes are on the device, as [n,K]. */
+  readonly dtype: "i8" | "u4";
+  /** Tensors on the device that the piece's other tensors are to be read into, by what they are to the scheme. */
+  targets(piece: StoredPiece): Iterable<readonly [role: string, into: Tensor]>;
+  /** Records taking in codes as rows `at` to `at + n`. */
+  put(codes: Tensor, at: number): void;
+  finish(): Weight;
+}
+
+/** How a matrix is to be stored. `experts` are the matrices of a stack, 1 by default. */
 export interface Scheme {
   readonly name: string;
   /** Bytes that a matrix takes, for plans. */
-  bytes(shape: MatrixShape): number;
-  begin(device: Device, shape: MatrixShape, label: string): WeightBuilder;
+  bytes(shape: MatrixShape, experts?: number): number;
+  begin(device: Device, shape: MatrixShape, label: string, experts?: number): WeightBuilder;
+  /**
+   * What a checkpoint that has tensors of these names holds of the matrix called `name`, if it holds it quantized by
+   * this scheme: the scheme that it is restored by, and the names of its tensors.
+   */
+  claims?(name: string, has: (name: string) => boolean): StoredNames | undefined;
+  /** @throws FormatError, CheckpointError for what cannot be restored, before anything is allocated */
+  restore?(
+    device: Device,
+    shape: MatrixShape,
+    label: string,
+    pieces: readonly StoredPiece[],
+    experts?: number,
+  ): WeightRestorer;
+}
+
+/** Names of tensors by what they are to a scheme: see StoredWeight. */
+export interface StoredNames {
+  readonly scheme: Scheme;
+  readonly names: ReadonlyMap<string, string>;
+  readonly notes: readonly string[];
+}
+
+/** Rows of one expert. @throws ShapeError unless all experts have as many */
+export function rowsOfExpert([outputs]: MatrixShape, experts: number): number {
+  const rows = outputs / experts;
+  if (!Number.isSafeInteger(rows)) throw new ShapeError(`${outputs} rows are no stack of ${experts} experts`);
+  return rows;
+}
+
+/** Memory for rows in the device's panel layout; in plain rows if panels would reach from one expert into the next. */
+export function stackOf(device: Device, shape: MatrixShape, dtype: DType, label: string, experts: number): Tensor {
+  const whole = experts === 1 || rowsOfExpert(shape, experts) % PANEL_ROWS === 0;
+  return whole ? Tensor.panels(device, ...shape, dtype, label) : Tensor.empty(device, shape, dtype, label);
+}
+
+/** The experts that a product with a stack is given. @throws ShapeError if there are none, or a residual */
+export function chosenExperts(options: LinearOptions | undefined): LinearOptions & { experts: Tensor } {
+  const { experts, residual } = options ?? {};
+  if (!experts) throw new ShapeError("a stack of experts is multiplied with the experts of each token");
+  if (residual) throw new ShapeError("a product with experts takes no residual", { hint: "give it to mix()" });
+  return { ...options, experts };
+}
+
+/** @throws ShapeError for a matrix of its own that is given experts */
+export function noExperts(options: LinearOptions | undefined): void {
+  if (options?.experts) throw new ShapeError("one matrix has no experts to choose from");
+}
+
+/** @throws ShapeError */
+export function noStack(experts: number): void {
+  if (experts > 1) throw new ShapeError("rows of a stack of experts cannot be looked up");
+}
+
+/** The bytes of rows `at` to `at + count` of a matrix on the device. */
+export async function readRows(matrix: Tensor, at: number, count: number): Promise<Uint8Array> {
+  const part = scope(() => {
+    const rows = unpack(matrix);
+    return rows === matrix && at === 0 && count === matrix.shape[0] ? rows.alias() : rows.narrow(0, at, count);
+  });
+  try {
+    return await part.readBytes();
+  } finally {
+    part.dispose();
+  }
 }
 
 class DenseWeight implements Weight {
   readonly shape: MatrixShape;
   readonly scheme = "dense";
+  readonly experts: number;
   readonly #data: Tensor;
   readonly #compute: Compute;
 
-  constructor(data: Tensor, compute: Compute) {
+  constructor(data: Tensor, compute: Compute, experts: number) {
     this.#data = data.keep();
+    this.experts = experts;
     this.#compute = compute;
     this.shape = data.shape as MatrixShape;
   }
@@ -75,11 +197,24 @@ class DenseWeight implements Weight {
   }
 
   linear(x: Tensor, options?: LinearOptions): Tensor {
-    return linear(x, this.#data, options, this.#compute);
+    if (this.experts === 1) {
+      noExperts(options);
+      return linear(x, this.#data, options, this.#compute);
+    }
+    const chosen = chosenExperts(options);
+    return scope(() => {
+      const stack = this.#data.view(this.experts, -1, this.shape[1]);
+      return expertLinear(x, stack, chosen, this.#compute);
+    });
   }
 
   rows(ids: Tensor): Tensor {
     return embedding(this.#data, ids);
+  }
+
+  async parts(name: string, at = 0, rows = this.shape[0]): Promise<readonly WeightPart[]> {
+    const dtype = ({ f32: "F32", f16: "F16", bf16: "BF16" } as const)[this.#data.dtype as FloatDType];
+    return [{ name, dtype, shape: [rows, this.shape[1]], bytes: () => readRows(this.#data, at, rows) }];
   }
 
   dense(dtype: FloatDType): Tensor {
@@ -112,10 +247,9 @@ export function denseScheme(dtype: FloatDType, product = true, compute = compute
   return {
     name: "dense",
     bytes: ([out, inputs]) => out * inputs * (dtype === "f32" ? 4 : 2),
-    begin(device, shape, label) {
-      const [out, inputs] = shape;
+    begin(device, shape, label, experts = 1) {
       const data = product
-        ? Tensor.panels(device, out, inputs, dtype, label).keep()
+        ? stackOf(device, shape, dtype, label, experts).keep()
         : Tensor.empty(device, shape, dtype, label).keep();
       return {
         granularity: data.panels ? PANEL_ROWS : 1,
@@ -132,7 +266,7 @@ export function denseScheme(dtype: FloatDType, product = true, compute = compute
           using converted = contiguous(rows, dtype);
           pack(converted, data, at);
         },
-        finish: () => new DenseWeight(data, compute),
+        finish: () => new DenseWeight(data, compute, experts),
         [Symbol.dispose]: () => data.dispose(),
       };
     },

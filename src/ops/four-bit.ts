@@ -260,6 +260,32 @@ export function fourBitDequantize(w: Omit<FourBitOperands, "compute">): Tensor {
   return fourBitDequantizeOp.run([w.codes, w.absmax, w.nested, w.map, w.offset], [FOUR_BIT[w.kind], w.blocksize]);
 }
 
+export const fourBitEmbeddingOp = new Op({
+  signature:
+    "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ids[..]:i32 ; kind:i32 blocksize:i32 -> y[..,K]:f32",
+  check: (inputs, [, blocksize]) => checkStatistics(inputs, 1, blocksize!),
+  reference({ codes, absmax, nested, map, offset, ids, y }, { kind, blocksize }) {
+    const [vocabulary = 0, columns = 0] = codes!.shape;
+    const table = FOUR_BIT_TABLES[kind!]!;
+    const statistics = { absmax: absmax!, nested, map, offset };
+    for (let i = 0; i < ids!.data.length; i++) {
+      const id = ids!.data[i]!;
+      if (id < 0 || id >= vocabulary) return `token id ${id} is outside the vocabulary of ${vocabulary}`;
+      for (let k = 0; k < columns; k++) {
+        const at = id * columns + k;
+        const block = Math.floor(at / blocksize!);
+        y!.data[i * columns + k] = fround(table[codeAt(codes!.data, at)]! * absmaxAt(statistics, block));
+      }
+    }
+    return undefined;
+  },
+});
+
+/** Rows `ids` of `table[code] * absmax`, in f32. An id outside the table rejects reads of the result. */
+export function fourBitEmbedding(w: Omit<FourBitOperands, "compute">, ids: Tensor): Tensor {
+  return fourBitEmbeddingOp.run([w.codes, w.absmax, w.nested, w.map, w.offset, ids], [FOUR_BIT[w.kind], w.blocksize]);
+}
+
 export const doubleQuantizeOp = new Op({
   signature: "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8!! nested[B]:f32!! offset[1]:f32!! ->",
   check([absmax, , , nested]) {

@@ -9,12 +9,19 @@ import { argmaxOp } from "./argmax.js";
 import { attentionOp } from "./attention.js";
 import { copyOp } from "./copy.js";
 import { embeddingOp } from "./embedding.js";
-import { doubleQuantizeOp, fourBitDequantizeOp, fourBitLinearOp, fourBitQuantizeOp } from "./four-bit.js";
+import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp, mixOp, routeOp } from "./experts.js";
+import {
+  doubleQuantizeOp,
+  fourBitDequantizeOp,
+  fourBitEmbeddingOp,
+  fourBitLinearOp,
+  fourBitQuantizeOp,
+} from "./four-bit.js";
 import { gatedOp } from "./gated.js";
 import { kvAppendOp } from "./kv-append.js";
 import { layerNormOp } from "./layer-norm.js";
 import { linearOp } from "./linear.js";
-import { llmInt8DequantizeOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
+import { llmInt8DequantizeOp, llmInt8EmbeddingOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
 import type { Op } from "./op.js";
 import { packOp, unpackOp } from "./pack.js";
 import { penalizeOp } from "./penalize.js";
@@ -28,6 +35,11 @@ export const OPS: readonly Op[] = [
   linearOp,
   llmInt8LinearOp,
   fourBitLinearOp,
+  expertLinearOp,
+  llmInt8ExpertLinearOp,
+  fourBitExpertLinearOp,
+  routeOp,
+  mixOp,
   embeddingOp,
   tokenLogprobsOp,
   attentionOp,
@@ -49,8 +61,10 @@ export const OPS: readonly Op[] = [
   appendTokenOp,
   llmInt8QuantizeOp,
   llmInt8DequantizeOp,
+  llmInt8EmbeddingOp,
   fourBitQuantizeOp,
   fourBitDequantizeOp,
+  fourBitEmbeddingOp,
   doubleQuantizeOp,
   packOp,
   unpackOp,

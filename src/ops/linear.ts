@@ -43,6 +43,8 @@ export interface LinearOptions {
   /** Added after the activation; same shape as the result. */
   residual?: Tensor;
   act?: Act;
+  /** i32[..,A]: which matrices of a stack each token is multiplied with (see experts.ts); no residual then. */
+  experts?: Tensor;
 }
 
 /**

@@ -126,3 +126,24 @@ export const llmInt8DequantizeOp = new Op({
 export function llmInt8Dequantize(codes: Tensor, scb: Tensor): Tensor {
   return llmInt8DequantizeOp.run([codes, scb], []);
 }
+
+export const llmInt8EmbeddingOp = new Op({
+  signature: "llm_int8_embedding: codes[V,K]:i8@ scb[V]:f32 ids[..]:i32 -> y[..,K]:f32",
+  reference({ codes, scb, ids, y }) {
+    const [vocabulary = 0, columns = 0] = codes!.shape;
+    const unit = fround(1 / 127);
+    for (let i = 0; i < ids!.data.length; i++) {
+      const id = ids!.data[i]!;
+      if (id < 0 || id >= vocabulary) return `token id ${id} is outside the vocabulary of ${vocabulary}`;
+      for (let k = 0; k < columns; k++) {
+        y!.data[i * columns + k] = fround(fround(codes!.data[id * columns + k]! * scb!.data[id]!) * unit);
+      }
+    }
+    return undefined;
+  },
+});
+
+/** Rows `ids` of `codes * scb / 127`, in f32. An id outside the table rejects reads of the result. */
+export function llmInt8Embedding(codes: Tensor, scb: Tensor, ids: Tensor): Tensor {
+  return llmInt8EmbeddingOp.run([codes, scb, ids], []);
+}

@@ -60,6 +60,8 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: FloatDType | "int8";
   readonly bnb_4bit_blocksize: (typeof BLOCK_SIZES)[number];
+  /** The fields that were set, and not left to their defaults. */
+  readonly given: ReadonlySet<string>;
 
   /**
    * A field that is null has its default, as in Python.
@@ -72,6 +74,7 @@ export class BitsAndBytesConfig {
         throw new OptionError(`BitsAndBytesConfig: \`${key}\` is called \`${now}\``, { details: { option: key } });
     }
     const fields = readOptions("BitsAndBytesConfig", BITS_AND_BYTES, withoutNulls(options));
+    this.given = new Set(Object.keys(fields));
     this.load_in_8bit = fields.load_in_8bit ?? false;
     this.load_in_4bit = fields.load_in_4bit ?? false;
     if (this.load_in_8bit && this.load_in_4bit) {

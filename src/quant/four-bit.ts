@@ -1,11 +1,26 @@
 // NF4 and FP4 as weights: 4-bit codes over blocks of the flattened matrix, one absmax per block, which double
-// quantization stores in 8 bits (Dettmers et al. 2023). The arithmetic is in ops/four-bit.ts.
+// quantization stores in 8 bits (Dettmers et al. 2023). In a stack the blocks begin anew with every expert. The arithmetic
+// is in ops/four-bit.ts, what checkpoints hold of such weights in _four-bit-files.ts.
 
 import type { Device } from "../core/device.js";
-import { OptionError } from "../core/errors.js";
+import { OptionError, ShapeError } from "../core/errors.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
-import { type FloatDType, type MatrixShape, PANEL_ROWS, type Scheme, type Weight } from "../nn/weight.js";
-import { contiguous } from "../ops/copy.js";
+import {
+  chosenExperts,
+  type FloatDType,
+  type MatrixShape,
+  noExperts,
+  noStack,
+  PANEL_ROWS,
+  rowsOfExpert,
+  type Scheme,
+  stackOf,
+  type Weight,
+  type WeightPart,
+  type WeightRestorer,
+} from "../nn/weight.js";
+import { contiguous, copyInto } from "../ops/copy.js";
+import { fourBitExpertLinear } from "../ops/experts.js";
 import {
   BLOCK_SIZES,
   doubleQuantize,
@@ -13,13 +28,15 @@ import {
   type FourBitKind,
   type FourBitOperands,
   fourBitDequantize,
+  fourBitEmbedding,
   fourBitLinear,
   fourBitQuantize,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
 import type { LinearOptions } from "../ops/linear.js";
-import { pack } from "../ops/pack.js";
+import { pack, unpack } from "../ops/pack.js";
 import { dynamicMap } from "./_dynamic-map.js";
+import { fourBitNames, fourBitParts, readStates } from "./_four-bit-files.js";
 
 export interface FourBitOptions {
   readonly kind: FourBitKind;
@@ -29,15 +46,21 @@ export interface FourBitOptions {
   readonly compute: FourBitCompute;
 }
 
+/** A 4-bit stack keeps its statistics one expert behind the other: absmax[E*B], nested[E*C], offset[E]. */
 export class FourBitWeight implements Weight {
   readonly shape: MatrixShape;
+  readonly experts: number;
   readonly scheme: FourBitKind;
   readonly operands: FourBitOperands;
+  /** The float dtype that the values stand for, as a checkpoint says. */
+  readonly values: FloatDType;
 
-  constructor(operands: FourBitOperands) {
+  constructor(operands: FourBitOperands, experts = 1, values: FloatDType = "f32") {
     this.shape = operands.codes.shape as MatrixShape;
+    this.experts = experts;
     this.scheme = operands.kind;
     this.operands = operands;
+    this.values = values;
   }
 
   get nbytes(): number {
@@ -49,15 +72,57 @@ export class FourBitWeight implements Weight {
   }
 
   linear(x: Tensor, options?: LinearOptions): Tensor {
-    return fourBitLinear(x, this.operands, options);
+    const { experts, operands } = this;
+    if (experts === 1) {
+      noExperts(options);
+      return fourBitLinear(x, operands, options);
+    }
+    const chosen = chosenExperts(options);
+    return scope(() => {
+      const codes = operands.codes.view(experts, -1, this.shape[1]);
+      const absmax = operands.absmax.view(experts, -1);
+      const nested = operands.nested && { nested: operands.nested.view(experts, -1) };
+      return fourBitExpertLinear(x, { ...operands, codes, absmax, ...nested }, chosen);
+    });
   }
 
-  rows(): Tensor {
-    throw new Error("4-bit weights are multiplied with, never looked up");
+  rows(ids: Tensor): Tensor {
+    noStack(this.experts);
+    return fourBitEmbedding(this.operands, ids);
   }
 
   dense(dtype: FloatDType): Tensor {
-    return scope(() => contiguous(fourBitDequantize(this.operands), dtype));
+    if (this.experts === 1) return scope(() => contiguous(fourBitDequantize(this.operands), dtype));
+    return scope(() => {
+      const dense = Tensor.empty(this.operands.codes.device, this.shape, dtype, "dense");
+      const rows = rowsOfExpert(this.shape, this.experts);
+      for (let e = 0; e < this.experts; e++) {
+        scope(() => copyInto(fourBitDequantize(this.#expert(e)), dense.narrow(0, e * rows, rows)));
+      }
+      return dense;
+    });
+  }
+
+  /** @throws ShapeError for a part of an expert: blocks are whole there */
+  async parts(name: string, at = 0, rows = this.shape[0]): Promise<readonly WeightPart[]> {
+    const each = rowsOfExpert(this.shape, this.experts);
+    if (at % each !== 0 || rows !== each) {
+      throw new ShapeError(`4-bit codes are stored by matrices of ${each} rows, not as rows ${at} + ${rows}`);
+    }
+    const { kind, blocksize } = this.operands;
+    const description = { kind, blocksize, values: this.values, shape: [each, this.shape[1]] as const };
+    return fourBitParts(name, description, () => this.#expert(at / each));
+  }
+
+  /** The operands of one expert's matrix, in plain rows; call it in a scope. */
+  #expert(index: number): FourBitOperands {
+    const { codes, absmax, nested, offset, ...rest } = this.operands;
+    const own = (all: Tensor): Tensor => {
+      const count = all.shape[0]! / this.experts;
+      return all.narrow(0, index * count, count);
+    };
+    const twice = nested && offset ? { nested: own(nested), offset: own(offset) } : {};
+    return { ...rest, codes: own(unpack(codes)), absmax: own(absmax), ...twice };
   }
 
   get tensors(): readonly Tensor[] {
@@ -74,54 +139,63 @@ export class FourBitWeight implements Weight {
   }
 }
 
+/** Blocks of one matrix, and blocks of those. */
+function blocksOf([outputs, inputs]: MatrixShape, blocksize: number): { blocks: number; outer: number } {
+  const blocks = Math.ceil((outputs * inputs) / blocksize);
+  return { blocks, outer: Math.ceil(blocks / NESTED_BLOCK) };
+}
+
+/** Memory for codes: panels interleave sixteen rows, so that no block may reach from one row into the next. */
+function codesOf(device: Device, shape: MatrixShape, blocksize: number, label: string, experts: number): Tensor {
+  const [outputs, inputs] = shape;
+  if (experts > 1 && (rowsOfExpert(shape, experts) * inputs) % 2 !== 0) {
+    throw new ShapeError(`experts of ${outputs / experts} x ${inputs} 4-bit codes do not end at a whole byte`);
+  }
+  if (inputs % blocksize !== 0) return Tensor.empty(device, shape, "u4", label);
+  return stackOf(device, shape, "u4", label, experts);
+}
+
+/** Rows that end with a whole block, and with whole panels. */
+function granularity(inputs: number, blocksize: number): number {
+  return Math.max(PANEL_ROWS, blocksize / greatestCommonDivisor(inputs, blocksize));
+}
+
 /** @throws OptionError for a block size that the format does not have */
 export function fourBitScheme(options: FourBitOptions): Scheme {
   const { kind, blocksize, double_quant, compute } = options;
   if (!(BLOCK_SIZES as readonly number[]).includes(blocksize)) {
     throw new OptionError(`blocksize must be one of ${BLOCK_SIZES.join(", ")}, got ${blocksize}`);
   }
-  const bytes = ([outputs, inputs]: MatrixShape): number => {
-    const blocks = Math.ceil((outputs * inputs) / blocksize);
-    const statistics = double_quant ? blocks + 4 * Math.ceil(blocks / NESTED_BLOCK) + 1028 : 4 * blocks;
-    return Math.ceil((outputs * inputs) / 2) + statistics;
-  };
   return {
     name: kind,
-    bytes,
-    begin(device: Device, shape, label) {
-      const [outputs, inputs] = shape;
-      const blocks = Math.ceil((outputs * inputs) / blocksize);
-      // Panels interleave sixteen rows, so a block must not reach from one row into the next.
+    bytes(shape, experts = 1) {
+      const { blocks, outer } = blocksOf([shape[0] / experts, shape[1]], blocksize);
+      const statistics = double_quant ? experts * (blocks + 4 * outer + 4) + 1024 : experts * 4 * blocks;
+      return Math.ceil((shape[0] * shape[1]) / 2) + statistics;
+    },
+    begin(device: Device, shape, label, experts = 1) {
+      const each = rowsOfExpert(shape, experts);
+      const inputs = shape[1];
+      const { blocks } = blocksOf([each, inputs], blocksize);
       const { codes, absmax } = kept(() => ({
-        codes:
-          inputs % blocksize === 0
-            ? Tensor.panels(device, outputs, inputs, "u4", label)
-            : Tensor.empty(device, shape, "u4", label),
-        absmax: Tensor.empty(device, [blocks], "f32", `${label} absmax`),
+        codes: codesOf(device, shape, blocksize, label, experts),
+        absmax: Tensor.empty(device, [experts * blocks], "f32", `${label} absmax`),
       }));
       let weight: FourBitWeight | undefined;
-      const rowsPerBlock = blocksize / greatestCommonDivisor(inputs, blocksize);
       return {
-        granularity: Math.max(PANEL_ROWS, rowsPerBlock),
+        granularity: granularity(inputs, blocksize),
         put(rows, at) {
-          if (!codes.panels) {
-            fourBitQuantize(rows, codes, absmax, kind, blocksize, at);
-            return;
-          }
           const count = rows.shape[0]!;
+          const expert = Math.floor(at / each);
+          const begin = expert * blocks + ((at - expert * each) * inputs) / blocksize;
           using part = Tensor.empty(device, [count, inputs], "u4", "4-bit rows");
-          using statistics = absmax.narrow(0, (at * inputs) / blocksize, (count * inputs) / blocksize);
+          using statistics = absmax.narrow(0, begin, Math.ceil((count * inputs) / blocksize));
           fourBitQuantize(rows, part, statistics, kind, blocksize, 0);
           pack(part, codes, at);
         },
         finish() {
-          weight = new FourBitWeight({
-            codes,
-            ...(double_quant ? quantizeTwice(absmax, label) : { absmax }),
-            kind,
-            blocksize,
-            compute,
-          });
+          const statistics = double_quant ? quantizeTwice(absmax, label, experts) : { absmax };
+          weight = new FourBitWeight({ codes, ...statistics, kind, blocksize, compute }, experts);
           return weight;
         },
         [Symbol.dispose]() {
@@ -133,19 +207,77 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
         },
       };
     },
+    claims(name, has) {
+      const found = fourBitNames(name, has);
+      return (
+        found && { ...found, scheme: fourBitScheme({ ...options, kind: found.kind, double_quant: found.double_quant }) }
+      );
+    },
+    restore(device, shape, label, pieces, experts = 1): WeightRestorer {
+      const each = rowsOfExpert(shape, experts);
+      const inputs = shape[1];
+      const state = readStates(pieces, { kind, double_quant, rows: each, columns: inputs, experts });
+      const { blocks, outer } = blocksOf([each, inputs], state.blocksize);
+      const made: Record<string, Tensor> = kept(() => ({
+        codes: codesOf(device, shape, state.blocksize, label, experts),
+        absmax: Tensor.empty(device, [experts * blocks], double_quant ? "u8" : "f32", `${label} absmax`),
+        ...(double_quant
+          ? {
+              nested: Tensor.empty(device, [experts * outer], "f32", `${label} nested absmax`),
+              map: Tensor.empty(device, [256], "f32", `${label} nested map`),
+              offset: Tensor.from(device, Float32Array.from(state.offsets), [experts], "f32", `${label} offset`),
+            }
+          : {}),
+      }));
+      const { codes, absmax, nested, map, offset } = made as {
+        codes: Tensor;
+        absmax: Tensor;
+        nested?: Tensor;
+        map?: Tensor;
+        offset?: Tensor;
+      };
+      const twice = nested && map && offset ? { nested, map, offset } : {};
+      const operands: FourBitOperands = { codes, absmax, ...twice, kind, blocksize: state.blocksize, compute };
+      const weight = new FourBitWeight(operands, experts, state.values);
+      return {
+        granularity: granularity(inputs, state.blocksize),
+        dtype: "u4",
+        *targets({ at }) {
+          const expert = at / each;
+          yield ["absmax", absmax.narrow(0, expert * blocks, blocks)];
+          if (!nested || !map) return;
+          yield ["nested_absmax", nested.narrow(0, expert * outer, outer)];
+          if (expert === 0) yield ["nested_quant_map", map.alias()];
+        },
+        put: (rows, at) => pack(rows, codes, at),
+        finish: () => weight,
+        [Symbol.dispose]: () => weight.dispose(),
+      };
+    },
   };
 }
 
-function quantizeTwice(absmax: Tensor, label: string): Pick<FourBitOperands, "absmax" | "nested" | "map" | "offset"> {
+/** The second quantization, of each expert by itself. */
+function quantizeTwice(
+  absmax: Tensor,
+  label: string,
+  experts: number,
+): Pick<FourBitOperands, "absmax" | "nested" | "map" | "offset"> {
   const { device } = absmax;
-  const blocks = absmax.shape[0]!;
+  const blocks = absmax.shape[0]! / experts;
+  const outer = Math.ceil(blocks / NESTED_BLOCK);
   const { codes, nested, map, offset } = kept(() => ({
-    codes: Tensor.empty(device, [blocks], "u8", `${label} absmax`),
-    nested: Tensor.empty(device, [Math.ceil(blocks / NESTED_BLOCK)], "f32", `${label} nested absmax`),
+    codes: Tensor.empty(device, [experts * blocks], "u8", `${label} absmax`),
+    nested: Tensor.empty(device, [experts * outer], "f32", `${label} nested absmax`),
     map: Tensor.from(device, dynamicMap(true), [256], "f32", `${label} nested map`),
-    offset: Tensor.empty(device, [1], "f32", `${label} offset`),
+    offset: Tensor.empty(device, [experts], "f32", `${label} offset`),
   }));
-  doubleQuantize(absmax, map, codes, nested, offset);
+  for (let e = 0; e < experts; e++) {
+    scope(() => {
+      const own = (all: Tensor, count: number): Tensor => all.narrow(0, e * count, count);
+      doubleQuantize(own(absmax, blocks), map, own(codes, blocks), own(nested, outer), own(offset, 1));
+    });
+  }
   absmax.dispose();
   return { absmax: codes, nested, map, offset };
 }

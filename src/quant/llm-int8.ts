@@ -2,15 +2,32 @@
 // taken out (Dettmers et al. 2022). The arithmetic is in ops/llm-int8.ts.
 
 import type { Device } from "../core/device.js";
+import { FormatError } from "../core/errors.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
-import { type FloatDType, type MatrixShape, PANEL_ROWS, type Scheme, type Weight } from "../nn/weight.js";
+import {
+  chosenExperts,
+  type FloatDType,
+  type MatrixShape,
+  noExperts,
+  noStack,
+  PANEL_ROWS,
+  readRows,
+  type Scheme,
+  type StoredPiece,
+  stackOf,
+  type Weight,
+  type WeightPart,
+} from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
+import { llmInt8ExpertLinear } from "../ops/experts.js";
 import type { LinearOptions } from "../ops/linear.js";
-import { llmInt8Dequantize, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
+import { llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
+import { pack } from "../ops/pack.js";
 
 export class LlmInt8Weight implements Weight {
   readonly shape: MatrixShape;
   readonly scheme = "llm_int8";
+  readonly experts: number;
   readonly threshold: number;
   /** i8[N,K] */
   readonly codes: Tensor;
@@ -19,7 +36,8 @@ export class LlmInt8Weight implements Weight {
   /** u8[K]: 1 where some activation was an outlier since the weight was made. */
   readonly seen: Tensor;
 
-  constructor(codes: Tensor, scb: Tensor, seen: Tensor, threshold: number) {
+  constructor(codes: Tensor, scb: Tensor, seen: Tensor, threshold: number, experts = 1) {
+    this.experts = experts;
     this.shape = codes.shape as MatrixShape;
     this.codes = codes;
     this.scb = scb;
@@ -36,11 +54,30 @@ export class LlmInt8Weight implements Weight {
   }
 
   linear(x: Tensor, options?: LinearOptions): Tensor {
-    return llmInt8Linear(x, this, options);
+    const { experts, seen, threshold } = this;
+    if (experts === 1) {
+      noExperts(options);
+      return llmInt8Linear(x, this, options);
+    }
+    const chosen = chosenExperts(options);
+    return scope(() => {
+      const codes = this.codes.view(experts, -1, this.shape[1]);
+      return llmInt8ExpertLinear(x, { codes, scb: this.scb.view(experts, -1), seen, threshold }, chosen);
+    });
   }
 
-  rows(): Tensor {
-    throw new Error("LLM.int8() weights are multiplied with, never looked up");
+  rows(ids: Tensor): Tensor {
+    noStack(this.experts);
+    return llmInt8Embedding(this.codes, this.scb, ids);
+  }
+
+  async parts(name: string, at = 0, rows = this.shape[0]): Promise<readonly WeightPart[]> {
+    const { SCB, weight_format } = namesOf(name);
+    return [
+      { name, dtype: "I8", shape: [rows, this.shape[1]], bytes: () => readRows(this.codes, at, rows) },
+      { name: SCB, dtype: "F32", shape: [rows], bytes: () => readRows(this.scb, at, rows) },
+      { name: weight_format, dtype: "U8", shape: [], bytes: async () => Uint8Array.of(ROW_FORMAT) },
+    ];
   }
 
   dense(dtype: FloatDType): Tensor {
@@ -66,24 +103,89 @@ export class LlmInt8Weight implements Weight {
   }
 }
 
+/** Number of the only layout that bitsandbytes still writes: rows. */
+const ROW_FORMAT = 0;
+/** Layouts of GPUs that files of bitsandbytes 0.43.1 to 0.44.1 may hold, by number. */
+const OTHER_FORMATS = ["row", "col32", "col_turing", "col_ampere"];
+
+/** Names of what belongs to the codes called `name`: "a.b.weight" has "a.b.SCB" beside it. */
+function namesOf(name: string): { readonly SCB: string; readonly weight_format: string } {
+  const module = name.endsWith(".weight") ? name.slice(0, -".weight".length) : name;
+  return { SCB: `${module}.SCB`, weight_format: `${module}.weight_format` };
+}
+
+/** @throws FormatError unless the codes are int8 in rows, with a scale for each */
+function check({ rows, stored: { tensors }, notes }: StoredPiece, inputs: number): void {
+  const codes = tensors.get("weight")!;
+  const scb = tensors.get("SCB")!;
+  const { shape, file, name } = codes;
+  const wanted = `I8 [${rows}, ${inputs}]`;
+  if (codes.dtype !== "I8" || shape.length !== 2 || shape[0] !== rows || shape[1] !== inputs) {
+    throw new FormatError(`tensor ${name}: expected codes ${wanted}, got ${codes.dtype} [${shape.join(", ")}]`, {
+      details: { file, key: name, expected: wanted, got: `${codes.dtype} [${shape.join(", ")}]` },
+    });
+  }
+  if (scb.shape.reduce((n, size) => n * size, 1) !== rows) {
+    throw new FormatError(`tensor ${scb.name}: expected ${rows} scales, got [${scb.shape.join(", ")}]`, {
+      details: { file, key: scb.name, expected: rows, got: scb.shape },
+    });
+  }
+  const format = notes.get("weight_format");
+  if (format === undefined) return;
+  const text = new TextDecoder().decode(format);
+  const layout = format.length === 1 ? (OTHER_FORMATS[format[0]!] ?? String(format[0])) : text;
+  if (layout === "row") return;
+  throw new FormatError(`${name}: codes in the layout "${layout}" of a GPU cannot be read`, {
+    details: { file, key: tensors.get("weight_format")!.name, expected: "row", got: layout },
+    hint: "save the model again with bitsandbytes 0.45 or newer, or quantize the original checkpoint",
+  });
+}
+
 /** @param threshold magnitude from which an activation counts as an outlier; 0 for none */
 export function llmInt8Scheme(threshold: number): Scheme {
-  return {
+  const allocate = (device: Device, shape: MatrixShape, label: string, experts: number): LlmInt8Weight => {
+    const [outputs, inputs] = shape;
+    const { codes, scb, seen } = kept(() => ({
+      codes: stackOf(device, shape, "i8", label, experts),
+      scb: Tensor.empty(device, [outputs], "f32", `${label} SCB`),
+      seen: Tensor.from(device, new Uint8Array(inputs), [inputs], "u8", `${label} outliers`),
+    }));
+    return new LlmInt8Weight(codes, scb, seen, threshold, experts);
+  };
+  const scheme: Scheme = {
     name: "llm_int8",
     bytes: ([outputs, inputs]) => outputs * inputs + 4 * outputs + inputs,
-    begin(device: Device, [outputs, inputs], label) {
-      const { codes, scb, seen } = kept(() => ({
-        codes: Tensor.panels(device, outputs, inputs, "i8", label),
-        scb: Tensor.empty(device, [outputs], "f32", `${label} SCB`),
-        seen: Tensor.from(device, new Uint8Array(inputs), [inputs], "u8", `${label} outliers`),
-      }));
-      const weight = new LlmInt8Weight(codes, scb, seen, threshold);
+    begin(device, shape, label, experts = 1) {
+      const weight = allocate(device, shape, label, experts);
       return {
         granularity: PANEL_ROWS,
-        put: (rows, at) => llmInt8Quantize(rows, codes, scb, at),
+        put: (rows, at) => llmInt8Quantize(rows, weight.codes, weight.scb, at),
+        finish: () => weight,
+        [Symbol.dispose]: () => weight.dispose(),
+      };
+    },
+    claims(name, has) {
+      const { SCB, weight_format } = namesOf(name);
+      if (!has(SCB)) return undefined;
+      const names = new Map([
+        ["weight", name],
+        ["SCB", SCB],
+      ]);
+      if (!has(weight_format)) return { scheme, names, notes: [] };
+      return { scheme, names: names.set("weight_format", weight_format), notes: ["weight_format"] };
+    },
+    restore(device, shape, label, pieces, experts = 1) {
+      for (const piece of pieces) check(piece, shape[1]);
+      const weight = allocate(device, shape, label, experts);
+      return {
+        granularity: PANEL_ROWS,
+        dtype: "i8",
+        targets: ({ at, rows }) => [["SCB", weight.scb.narrow(0, at, rows)]],
+        put: (codes, at) => pack(codes, weight.codes, at),
         finish: () => weight,
         [Symbol.dispose]: () => weight.dispose(),
       };
     },
   };
+  return scheme;
 }

@@ -145,6 +145,7 @@ test.each(["none", "llm_int8", "nf4"])("while a model is filled with random valu
 });
 
 test("a file that is gone while it is read leaves nothing", async () => {
+  const gone = join(folder, "gone.safetensors");
   const device = openDevice("reference"); // reads through the host
   const config = await readConfigJson(new Disk(folder));
   const architecture = await architectureOf(config);
@@ -156,7 +157,9 @@ test("a file that is gone while it is read leaves nothing", async () => {
       const steps = plan(model, architecture, checkpoint, { dtype: "f32", scheme });
       if (n === steps.items.length) break;
       const items = steps.items.map((item, i) =>
-        i === n ? { ...item, source: { ...item.source, file: join(folder, "gone.safetensors") } } : item,
+        i === n
+          ? { ...item, parts: item.parts.map((part) => ({ ...part, from: { ...part.from, file: gone } })) }
+          : item,
       );
       await expect(fill(device, { ...steps, items }, { name: "x", dtype: "f32" })).rejects.toThrow(NotFoundError);
       model.dispose();

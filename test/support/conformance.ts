@@ -6,6 +6,7 @@ import { type DType, type HostArray, isFloat } from "../../src/core/dtype.js";
 import { Tensor } from "../../src/core/tensor.js";
 import type { Op } from "../../src/ops/op.js";
 import { pack, unpack } from "../../src/ops/pack.js";
+import { product } from "./random.js";
 
 /** Unit roundoff of f32: the largest relative error of one rounding. */
 export const UNIT = 2 ** -24;
@@ -125,21 +126,26 @@ export async function runCase(device: Device, op: Op, one: Case, panels: boolean
 }
 
 function panelsFor(op: Op, index: number, given: Operand, panels: boolean): boolean {
-  return panels && op.signature.inputs[index]!.panels && given.panels !== false && given.shape.length === 2;
+  // Matrices of a stack may be in panels where each begins with one of its own.
+  const whole = given.shape.length === 2 || (given.shape.length === 3 && given.shape[1]! % 16 === 0);
+  return panels && op.signature.inputs[index]!.panels && given.panels !== false && whole;
 }
 
 function place(device: Device, given: Operand, panels: boolean): Tensor {
   const { shape, dtype, data } = given;
   const rows = Tensor.from(device, data, shape, dtype, "case");
   if (!panels) return rows;
-  const packed = Tensor.panels(device, shape[0]!, shape[1]!, dtype, "case");
-  if (!packed.panels) {
+  const columns = shape.at(-1)!;
+  const packed = Tensor.panels(device, product(shape.slice(0, -1)), columns, dtype, "case");
+  try {
+    if (!packed.panels) return rows.alias();
+    using matrix = rows.view(-1, columns);
+    pack(matrix, packed);
+    return packed.view(...shape);
+  } finally {
     packed.dispose();
-    return rows;
+    rows.dispose();
   }
-  pack(rows, packed);
-  rows.dispose();
-  return packed;
 }
 
 function apply(tensor: Tensor, step: ViewStep): Tensor {

@@ -9,6 +9,7 @@ import {
   type FourBitCompute,
   type FourBitKind,
   fourBitDequantizeOp,
+  fourBitEmbeddingOp,
   fourBitLinearOp,
   fourBitQuantizeOp,
   NESTED_BLOCK,
@@ -16,7 +17,7 @@ import {
 import { COMPUTE } from "../../../src/ops/linear.js";
 import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Case, type Family, type Operand, operand } from "../../support/conformance.js";
-import { bytes, normals, product } from "../../support/random.js";
+import { bytes, integers, normals, product } from "../../support/random.js";
 import { ACTS, acts, LEADS, leads, productBound, seeds, sumUnits } from "./_tools.js";
 import { matrix } from "./matrix.js";
 
@@ -284,4 +285,48 @@ const double: Family = {
   fuzz: fc.tuple(fc.integer({ min: 1, max: 1200 }), fc.boolean(), seeds).map((all) => doubleCase(...all)),
 };
 
-export const FOUR_BITS: readonly Family[] = [linear, quantize, dequantize, double];
+function embeddingCase(
+  kind: FourBitKind,
+  lead: readonly number[],
+  V: number,
+  K: number,
+  blocksize: number,
+  twice: boolean,
+  seed: number,
+  wrong?: number,
+): Case {
+  const ids = integers(seed + 20, product(lead), 0, V - 1);
+  if (wrong !== undefined) ids[ids.length - 1] = wrong;
+  return {
+    name: `${kind} ${blocksize}: [${lead}] of ${V} x ${K}${twice ? " twice" : ""} seed ${seed}${wrong === undefined ? "" : ` id ${wrong}`}`,
+    inputs: [...stored(kind, V, K, blocksize, twice, seed).operands, operand(lead, ids)],
+    attrs: [FOUR_BIT[kind], blocksize],
+    fails: wrong !== undefined,
+  };
+}
+
+const embedding: Family = {
+  op: fourBitEmbeddingOp,
+  table: KINDS.flatMap((kind, i) =>
+    [false, true].flatMap((twice, j) => [
+      embeddingCase(kind, [3], 37, 57, 64, twice, 100 * i + 50 * j + 1),
+      embeddingCase(kind, [2, 4], 33, 128, 64, twice, 100 * i + 50 * j + 2),
+      embeddingCase(kind, [5], 300, 64, 64, twice, 100 * i + 50 * j + 3),
+      embeddingCase(kind, [0], 3, 64, 32, twice, 100 * i + 50 * j + 4),
+      embeddingCase(kind, [2], 3, 64, 32, twice, 100 * i + 50 * j + 5, 3),
+    ]),
+  ),
+  fuzz: fc
+    .tuple(
+      fc.constantFrom(...KINDS),
+      fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 2 }),
+      fc.integer({ min: 1, max: 40 }),
+      fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(64, 128)),
+      fc.constantFrom(32, 64, 128),
+      fc.boolean(),
+      seeds,
+    )
+    .map(([kind, lead, V, K, blocksize, twice, seed]) => embeddingCase(kind, lead, V, K, blocksize, twice, seed)),
+};
+
+export const FOUR_BITS: readonly Family[] = [linear, quantize, dequantize, double, embedding];

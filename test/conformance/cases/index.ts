@@ -4,6 +4,7 @@
 import type { Family } from "../../support/conformance.js";
 import { ATTENTION } from "./attention.js";
 import { ELEMENTWISE } from "./elementwise.js";
+import { EXPERTS } from "./experts.js";
 import { FOUR_BITS } from "./four-bit.js";
 import { INT8 } from "./int8.js";
 import { MATRIX } from "./matrix.js";
@@ -14,6 +15,7 @@ export const FAMILIES: readonly Family[] = [
   ...MATRIX,
   ...INT8,
   ...FOUR_BITS,
+  ...EXPERTS,
   ...ATTENTION,
   ...NORM_ROPE,
   ...ELEMENTWISE,

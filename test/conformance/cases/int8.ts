@@ -2,7 +2,12 @@
 
 import fc from "fast-check";
 import { ACT, type Act } from "../../../src/ops/activation.js";
-import { llmInt8DequantizeOp, llmInt8LinearOp, llmInt8QuantizeOp } from "../../../src/ops/llm-int8.js";
+import {
+  llmInt8DequantizeOp,
+  llmInt8EmbeddingOp,
+  llmInt8LinearOp,
+  llmInt8QuantizeOp,
+} from "../../../src/ops/llm-int8.js";
 import { type Case, type Family, operand, UNIT } from "../../support/conformance.js";
 import { integers, normals, product, uniforms } from "../../support/random.js";
 import { ACTS, acts, LEADS, leads, productBound, seeds } from "./_tools.js";
@@ -171,4 +176,39 @@ const dequantize: Family = {
     .map((all) => dequantizeCase(...all)),
 };
 
-export const INT8: readonly Family[] = [linear, quantize, dequantize];
+function embeddingCase(lead: readonly number[], V: number, K: number, seed: number, wrong?: number): Case {
+  const ids = integers(seed + 2, product(lead), 0, V - 1);
+  if (wrong !== undefined) ids[ids.length - 1] = wrong;
+  return {
+    name: `[${lead}] of ${V} x ${K} seed ${seed}${wrong === undefined ? "" : ` id ${wrong}`}`,
+    inputs: [
+      operand([V, K], Int8Array.from(integers(seed, V * K, -127, 127))),
+      operand([V], normals(seed + 1, V).map(Math.abs)),
+      operand(lead, ids),
+    ],
+    attrs: [],
+    fails: wrong !== undefined,
+  };
+}
+
+const embedding: Family = {
+  op: llmInt8EmbeddingOp,
+  table: [
+    embeddingCase([3], 37, 29, 1),
+    embeddingCase([2, 5], 16, 64, 2),
+    embeddingCase([], 1, 1, 3),
+    embeddingCase([0], 4, 7, 4),
+    embeddingCase([2], 9, 8, 5, 9),
+    embeddingCase([2], 9, 8, 6, -1),
+  ],
+  fuzz: fc
+    .tuple(
+      fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 2 }),
+      fc.integer({ min: 1, max: 50 }),
+      fc.integer({ min: 1, max: 150 }),
+      seeds,
+    )
+    .map((all) => embeddingCase(...all)),
+};
+
+export const INT8: readonly Family[] = [linear, quantize, dequantize, embedding];

@@ -11,6 +11,7 @@ export const FAILURE = {
   historyOverflow: 6,
   noLogits: 7,
   historyRange: 8,
+  expert: 9,
 } as const;
 
 /** Words of the head, and of each slot: number of the call, code, three numbers, padding. */
@@ -47,6 +48,8 @@ export function failureText(code: number, a: number, b: number, c: number): stri
       return `position ${a} is outside a history of ${b}`;
     case FAILURE.historyRange:
       return `tokens ${a} to ${b} are outside a history of ${c}`;
+    case FAILURE.expert:
+      return `expert ${a} is not one of ${b}`;
     default:
       return `failure ${code} (${a}, ${b})`;
   }

@@ -5,7 +5,8 @@ import { attention } from "./attention.js";
 import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
 import { activation, add, advance, gated, scale } from "./elementwise.js";
-import { embedding } from "./embedding.js";
+import { embedding, fourBitEmbedding, llmInt8Embedding } from "./embedding.js";
+import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear } from "./experts.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
 import { appendToken, penalize } from "./history.js";
 import { linear } from "./linear.js";
@@ -15,12 +16,18 @@ import { layerNorm, rmsNorm } from "./norm.js";
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
 import { rope, ropeTable } from "./rope.js";
+import { mix, route } from "./route.js";
 import { sample } from "./sample.js";
 
 export const KERNELS: readonly Kernel[] = [
   linear,
   llmInt8Linear,
   fourBitLinear,
+  expertLinear,
+  llmInt8ExpertLinear,
+  fourBitExpertLinear,
+  route,
+  mix,
   embedding,
   tokenLogprobs,
   attention,
@@ -41,8 +48,10 @@ export const KERNELS: readonly Kernel[] = [
   appendToken,
   llmInt8Quantize,
   llmInt8Dequantize,
+  llmInt8Embedding,
   fourBitQuantize,
   fourBitDequantize,
+  fourBitEmbedding,
   doubleQuantize,
   pack,
   unpack,

@@ -146,15 +146,16 @@ export function keepsX(x: Operand): boolean {
 
 /**
  * WGSL that reads rows `q`, in words or (aligned) in vec4s of them: scale, number of outliers, word `b` of the bitmap and
- * element `k` of x, which is in the rows where they are `kept` with it.
+ * element `k` of x, which is in the rows where they are `kept` with it. `source` gives the row of x of a result.
  */
-export function rowsInScratch(aligned: boolean, kept: boolean): string {
+export function rowsInScratch(aligned: boolean, kept: boolean, source = "m"): string {
+  const row = `${source} * P.stride`;
   return `fn q_word(i: u32) -> u32 { return ${aligned ? "q[i >> 2u][i & 3u]" : "q[i]"}; }
-fn scale_of(m: u32) -> f32 { return bitcast<f32>(q_word(m * P.stride + P.stride - 4u)); }
-fn outliers_of(m: u32) -> u32 { return q_word(m * P.stride + P.stride - 3u); }
-fn bitmap_of(m: u32, b: u32) -> u32 { return q_word(m * P.stride + P.bits + b); }
+fn scale_of(m: u32) -> f32 { return bitcast<f32>(q_word(${row} + P.stride - 4u)); }
+fn outliers_of(m: u32) -> u32 { return q_word(${row} + P.stride - 3u); }
+fn bitmap_of(m: u32, b: u32) -> u32 { return q_word(${row} + P.bits + b); }
 fn value_of(m: u32, k: u32) -> f32 {
-  return ${kept ? "bitcast<f32>(q_word(m * P.stride + P.raw + k))" : "x[P.x + m * P.K + k]"};
+  return ${kept ? `bitcast<f32>(q_word(${row} + P.raw + k))` : `x[P.x + ${source} * P.K + k]`};
 }`;
 }
 

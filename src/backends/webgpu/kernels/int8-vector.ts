@@ -93,10 +93,12 @@ interface Form {
   readonly subgroups: boolean;
   readonly inside: boolean;
   readonly gated: boolean;
+  /** The row of x of a result, where it is not the same. */
+  readonly source?: (m: string) => string;
 }
 
 /** The body of the matrix-vector form. */
-export function streamed({ rows, aligned, subgroups, inside, gated }: Form): string {
+export function streamed({ rows, aligned, subgroups, inside, gated, source = (m) => m }: Form): string {
   const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
   const half = OUTPUTS / 2;
   // The weight row of output i, one of four.
@@ -107,7 +109,7 @@ export function streamed({ rows, aligned, subgroups, inside, gated }: Form): str
     "if (m0 >= P.M) { return; }",
     ...outputRows(gated),
     inside ? MEASURE : "",
-    ...range(rows).map((m) => `let at${m} = min(m0 + ${m}u, P.M - 1u) * P.stride;`),
+    ...range(rows).map((m) => `let at${m} = ${source(`min(m0 + ${m}u, P.M - 1u)`)} * P.stride;`),
     ...cells.map(({ m, n }) => `var sum${m}_${n} = 0i;`),
     ...(aligned
       ? [

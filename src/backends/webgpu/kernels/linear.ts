@@ -27,10 +27,10 @@ import {
 } from "./product.js";
 import { HALVES, HALVES_IN_TWO, POWERS } from "./tiles.js";
 
-type Float = (typeof FLOAT_TYPES)[number];
+export type Float = (typeof FLOAT_TYPES)[number];
 
 /** What `part(raw, i)` is, by dtype. */
-const PART: Readonly<Record<Float, string>> = {
+export const PART: Readonly<Record<Float, string>> = {
   f32: "return bitcast<vec4<f32>>(raw);",
   bf16: `let words = select(raw.xy, raw.zw, i == 1u);
   return bitcast<vec4<f32>>(vec4<u32>(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));`,

@@ -99,14 +99,7 @@ const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
       FLOATS,
       ACTIVATIONS,
       bias === "none" ? "" : reader("bias", bias),
-      dot4
-        ? "fn dot4(a: u32, b: u32) -> i32 { return dot4I8Packed(a, b); }"
-        : `fn dot4(a: u32, b: u32) -> i32 {
-  let s = bitcast<i32>(a);
-  let t = bitcast<i32>(b);
-  return extractBits(s, 0u, 8u) * extractBits(t, 0u, 8u) + extractBits(s, 8u, 8u) * extractBits(t, 8u, 8u)
-    + extractBits(s, 16u, 8u) * extractBits(t, 16u, 8u) + extractBits(s, 24u, 8u) * extractBits(t, 24u, 8u);
-}`,
+      dotFour(dot4),
       inside ? ROW_INSIDE : rowsInScratch(aligned, jobs > 1),
       // Rows that begin inside a word are put together from two. What comes behind the row meets codes of zero.
       aligned
@@ -127,16 +120,7 @@ const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
   return f32(extractBits(bitcast<i32>(${jobName("codes", job)}${aligned ? "[at / 16u][(at / 4u) & 3u]" : "[at / 4u]"}), (at & 3u) * 8u, 8u));`,
   )}
 }
-fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
-  var bitmap = bitmap_of(m, b);
-  var sum = 0.0;
-  while (bitmap != 0u) {
-    let k = b * 32u + countTrailingZeros(bitmap);
-    bitmap &= bitmap - 1u;
-    sum += value_of(m, k) * code_at(n, k);
-  }
-  return sum;
-}
+${OUTLIER_PART}
 fn store(m: u32, n: u32, product: i32, outliers: f32) -> f32 {
   if (m >= P.M || n >= P.N) { return 0.0; }
   let scale = scale_of(m);
@@ -155,6 +139,29 @@ fn store(m: u32, n: u32, product: i32, outliers: f32) -> f32 {
       (seen ? (rows === 0 ? marking(options.tile!, TILE_WIDTH) : marking(rows, VECTOR_WIDTH)) : ""),
   };
 });
+
+/** `dot4(a, b)`: the sum of the products of four signed bytes. */
+export function dotFour(dot4: boolean): string {
+  if (dot4) return "fn dot4(a: u32, b: u32) -> i32 { return dot4I8Packed(a, b); }";
+  return `fn dot4(a: u32, b: u32) -> i32 {
+  let s = bitcast<i32>(a);
+  let t = bitcast<i32>(b);
+  return extractBits(s, 0u, 8u) * extractBits(t, 0u, 8u) + extractBits(s, 8u, 8u) * extractBits(t, 8u, 8u)
+    + extractBits(s, 16u, 8u) * extractBits(t, 16u, 8u) + extractBits(s, 24u, 8u) * extractBits(t, 24u, 8u);
+}`;
+}
+
+/** `outlier_part(m, n, b)`: what the outliers of word b of a row's bitmap add to a sum. */
+export const OUTLIER_PART = `fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
+  var bitmap = bitmap_of(m, b);
+  var sum = 0.0;
+  while (bitmap != 0u) {
+    let k = b * 32u + countTrailingZeros(bitmap);
+    bitmap &= bitmap - 1u;
+    sum += value_of(m, k) * code_at(n, k);
+  }
+  return sum;
+}`;
 
 /** WGSL that scales the sums of row `n` of a job's matrix, stores the result and returns it. */
 function finish(jobs: number, job: number, n: string, bias: BiasType, residual: boolean): string {

@@ -24,8 +24,16 @@ export function outputRows(gated: boolean): string[] {
   ];
 }
 
-/** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N. */
-export function streamed(format: Format, fast: boolean, rows: number, subgroups: boolean, gated: boolean): string {
+/** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N; `source` gives the row of x of a result. */
+export function streamed(
+  format: Format,
+  fast: boolean,
+  rows: number,
+  subgroups: boolean,
+  gated: boolean,
+  source: (m: string) => string = (m) => m,
+): string {
+  const row = (m: number): string => source(`min(m0 + ${m}u, P.M - 1u)`);
   const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
   const lines: string[] = [
     `let m0 = (group / P.tiles) * ${rows}u;`,
@@ -36,7 +44,7 @@ export function streamed(format: Format, fast: boolean, rows: number, subgroups:
   if (fast) {
     const quads = format.chunk / 4;
     lines.push(
-      ...range(rows).map((m) => `let x${m} = (P.x + min(m0 + ${m}u, P.M - 1u) * P.K) / 4u;`),
+      ...range(rows).map((m) => `let x${m} = (P.x + ${row(m)} * P.K) / 4u;`),
       `for (var c = lid; c < P.K / ${format.chunk}u; c += ${VECTOR_WIDTH}u) {`,
       ...range(OUTPUTS).map((n) => `let raw${n} = raw(row${n}, c);`),
       ...cells.map(({ m, n }) => `var dot${m}_${n} = 0.0;`),
@@ -56,7 +64,7 @@ export function streamed(format: Format, fast: boolean, rows: number, subgroups:
   } else {
     lines.push(
       `for (var k = lid; k < P.K; k += ${VECTOR_WIDTH}u) {`,
-      ...range(rows).map((m) => `let v${m} = x[P.x + min(m0 + ${m}u, P.M - 1u) * P.K + k];`),
+      ...range(rows).map((m) => `let v${m} = x[P.x + ${row(m)} * P.K + k];`),
       ...range(OUTPUTS).flatMap((n) => [
         `let w${n} = one(row${n}, k);`,
         ...range(rows).map((m) => `sum${m}_${n} += v${m} * w${n};`),

@@ -1,0 +1,78 @@
+// isa: portable avx2 avx512
+// Mixture of experts beside its products: the choice of experts for each token, and the weighted sum of what they give.
+
+#include "../parallel.h"
+#include "../registry.h"
+#include "../simd/vec.h"
+
+namespace octavo::OCTAVO_ISA {
+
+namespace {
+
+constexpr int64_t kRouteGrain = 64;  // tokens whose choice is worth a piece of its own
+
+// The best score that comes after (score, index) in descending order; of equal ones the lower index comes first.
+inline int32_t next_best(const float* scores, int64_t count, int32_t before) {
+  int32_t best = -1;
+  for (int32_t e = 0; e < count; e++) {
+    if (before >= 0 && !(scores[e] < scores[before] || (scores[e] == scores[before] && e > before))) continue;
+    if (best < 0 || scores[e] > scores[best]) best = e;
+  }
+  return best;
+}
+
+const char* route(const Call& call) {
+  const Tensor &logits = call.t[0], &experts = call.t[1], &weights = call.t[2];
+  const int64_t tokens = logits.dim[0], count = logits.dim[1], each = experts.dim[1];
+  const bool normalize = call.attr[0].i != 0;
+  if (each < 1 || each > count) return "there are fewer experts than are to be chosen";
+  const float* all = logits.as<float>();
+  for (int64_t i = 0; i < tokens * count; i++)
+    if (all[i] != all[i]) return "logits hold NaN";
+  parallel(call, tokens, kRouteGrain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; m++) {
+      const float* scores = all + m * count;
+      int32_t* chosen = experts.as<int32_t>() + m * each;
+      float* share = weights.as<float>() + m * each;
+      for (int64_t a = 0; a < each; a++) chosen[a] = next_best(scores, count, a > 0 ? chosen[a - 1] : -1);
+      const float top = scores[chosen[0]];
+      double total = 0;
+      if (normalize)
+        for (int64_t a = 0; a < each; a++) total += __builtin_exp((double)scores[chosen[a]] - (double)top);
+      else
+        for (int64_t e = 0; e < count; e++) total += __builtin_exp((double)scores[e] - (double)top);
+      for (int64_t a = 0; a < each; a++)
+        share[a] = (float)(__builtin_exp((double)scores[chosen[a]] - (double)top) / total);
+    }
+  });
+  return nullptr;
+}
+
+const char* mix(const Call& call) {
+  const Tensor &x = call.t[0], &weights = call.t[1], &residual = call.t[2], &y = call.t[3];
+  const int64_t n = x.last(), each = x.dim[x.rank - 2];
+  parallel(call, y.rows(), rows_per_piece(n * (each + 1)), [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; m++) {
+      const float* from = x.as<float>() + m * each * n;
+      const float* share = weights.as<float>() + m * each;
+      const float* add = residual ? residual.as<float>() + m * n : nullptr;
+      float* to = y.as<float>() + m * n;
+      for (int64_t i = 0; i < n; i += 16) {
+        const int some = (int)(n - i < 16 ? n - i : 16);
+        f32x16 sum = zero();
+        for (int64_t a = 0; a < each; a++) sum = fma(splat(share[a]), load_n(from + a * n + i, some), sum);
+        if (add) sum += load_n(add + i, some);
+        store_n(to + i, sum, some);
+      }
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace
+
+OCTAVO_KERNELS(route,
+    {"route", "route: logits[M,E]:f32 experts[M,A]:i32!! weights[M,A]:f32!! ; normalize:i32 ->", route},
+    {"mix", "mix: x[..,A,N]:f32 weights[..,A]:f32 residual[..,N]:f32? -> y[..,N]:f32", mix})
+
+}  // namespace octavo::OCTAVO_ISA

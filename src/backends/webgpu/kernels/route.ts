@@ -1,0 +1,99 @@
+// route and mix: the choice of experts, an invocation for each token; and the weighted sum of what they give, one for each
+// element.
+
+import { mixOp, routeOp } from "../../../ops/experts.js";
+import { FAILURE } from "../device/errors.js";
+import { groupsFor, type Kernel } from "../kernel.js";
+import { leading } from "../schedule/call.js";
+import { along, firstDim } from "../schedule/split.js";
+import { family, reads, WORKGROUP, writes } from "../shader.js";
+
+const routeShader = family("route", () => ({
+  bindings: [reads("logits"), writes("experts", "array<i32>"), writes("weights")],
+  params: ["M", "E", "A", "logits", "experts", "weights", "normalize"],
+  reports: true,
+  declarations: ["fn score(i: u32) -> f32 { return bitcast<f32>(logits[i]); }"],
+  body: `if (gid >= P.M) { return; }
+  let row = P.logits + gid * P.E;
+  for (var e = 0u; e < P.E; e++) {
+    if ((logits[row + e] & 0x7fffffffu) > 0x7f800000u) { report(${FAILURE.nan}u, 0u, 0u, 0u); return; }
+  }
+  var before = 0u;
+  var top = 0.0;
+  var total = 0.0;
+  for (var a = 0u; a < P.A; a++) {
+    var best = P.E;
+    for (var e = 0u; e < P.E; e++) {
+      let s = score(row + e);
+      if (a > 0u) {
+        let last = score(row + before);
+        if (!(s < last || (s == last && e > before))) { continue; }
+      }
+      if (best == P.E || s > score(row + best)) { best = e; }
+    }
+    if (a == 0u) { top = score(row + best); }
+    experts[P.experts + gid * P.A + a] = i32(best);
+    if (P.normalize != 0u) { total += exp(score(row + best) - top); }
+    before = best;
+  }
+  if (P.normalize == 0u) {
+    for (var e = 0u; e < P.E; e++) { total += exp(score(row + e) - top); }
+  }
+  for (var a = 0u; a < P.A; a++) {
+    let chosen = u32(experts[P.experts + gid * P.A + a]);
+    weights[P.weights + gid * P.A + a] = exp(score(row + chosen) - top) / total;
+  }`,
+}));
+
+export const route: Kernel = {
+  op: routeOp,
+  record({ operands: [logits, experts, weights], attributes: [normalize = 0] }, queue) {
+    const [M = 0, E = 0] = logits!.shape;
+    const offsets = { logits: logits!.offset, experts: experts!.offset, weights: weights!.offset };
+    const numbers = { M, E, A: experts!.shape[1]!, normalize, ...offsets };
+    queue.dispatch(routeShader({}), [logits!, experts!, weights!], numbers, groupsFor(M, WORKGROUP));
+    return undefined;
+  },
+  axes: ({ operands: [logits, experts, weights] }) => [
+    along(logits!.shape[0]!, { 0: [logits, 0], 1: [experts, 0], 2: [weights, 0] }),
+  ],
+  shaders: () => [routeShader({})],
+};
+
+const mixShader = family("mix", ({ residual }: { residual: boolean }) => ({
+  bindings: [
+    reads("x", "array<f32>"),
+    reads("weights", "array<f32>"),
+    ...(residual ? [reads("residual", "array<f32>")] : []),
+    writes("y"),
+  ],
+  params: ["count", "A", "N", "x", "weights", "residual", "y"],
+  body: `if (gid >= P.count) { return; }
+  let token = gid / P.N;
+  var sum = 0.0;
+  for (var a = 0u; a < P.A; a++) {
+    sum += weights[P.weights + token * P.A + a] * x[P.x + (token * P.A + a) * P.N + gid % P.N];
+  }
+  y[P.y + gid] = sum${residual ? " + residual[P.residual + gid]" : ""};`,
+}));
+
+export const mix: Kernel = {
+  op: mixOp,
+  record({ operands: [x, weights, residual, y] }, queue) {
+    const [A = 0, N = 0] = x!.shape.slice(-2);
+    const offsets = { x: x!.offset, weights: weights!.offset, residual: residual?.offset ?? 0, y: y!.offset };
+    const pieces = [x!, weights!, ...(residual ? [residual] : []), y!];
+    const groups = groupsFor(y!.count, WORKGROUP);
+    queue.dispatch(
+      mixShader({ residual: residual !== undefined }),
+      pieces,
+      { count: y!.count, A, N, ...offsets },
+      groups,
+    );
+    return undefined;
+  },
+  // Where all leading dims are one there is nothing to cut: a row of a token is what a device must bind at least.
+  axes: ({ operands: [x, weights, residual, y] }) =>
+    leading(y!.shape) > 1 ? firstDim({ 3: y, 0: x, 1: weights, 2: residual }) : [],
+  shaders: () => [true, false].map((residual) => mixShader({ residual })),
+};

@@ -1,0 +1,51 @@
+// What a checkpoint says of one tensor, whatever the format of its files: what it is, and where its bytes lie.
+
+// Bits per element, in the reference writer's order: a file lists tensors from the last of these to the first.
+const DTYPES = [
+  ["BOOL", 8],
+  ["F4", 4],
+  ["F6_E2M3", 6],
+  ["F6_E3M2", 6],
+  ["U8", 8],
+  ["I8", 8],
+  ["F8_E5M2", 8],
+  ["F8_E4M3", 8],
+  ["F8_E8M0", 8],
+  ["F8_E4M3FNUZ", 8],
+  ["F8_E5M2FNUZ", 8],
+  ["I16", 16],
+  ["U16", 16],
+  ["F16", 16],
+  ["BF16", 16],
+  ["I32", 32],
+  ["U32", 32],
+  ["F32", 32],
+  ["C64", 64],
+  ["F64", 64],
+  ["I64", 64],
+  ["U64", 64],
+] as const;
+
+/** Element types of files. */
+export type StoredDType = (typeof DTYPES)[number][0];
+
+/** Bits of an element. A Map, because names from files are looked up in it: a dtype called "toString" must not be found. */
+export const STORED_BITS: ReadonlyMap<StoredDType, number> = new Map(DTYPES);
+
+export interface StoredTensor {
+  readonly name: string;
+  readonly dtype: StoredDType;
+  readonly shape: readonly number[];
+  /** Elements between neighbours of each dim; absent: contiguous rows. None is negative. */
+  readonly strides?: readonly number[];
+  readonly file: string;
+  /** Absolute offset of the first element in the file, in bytes. */
+  readonly offset: number;
+  /** Bytes from the first element to the end of the last. */
+  readonly bytes: number;
+}
+
+/** Elements of a shape. */
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((n, size) => n * size, 1);
+}

@@ -1,0 +1,182 @@
+// Reads parts of stored tensors onto a device, some rows at a time: straight from the file where the backend can and the
+// bytes are in order, else through the host, which converts element types and puts strided elements side by side.
+
+import { elementsOf, STORED_BITS, type StoredTensor } from "../checkpoints/stored.js";
+import { convertBytes, deviceDType } from "../checkpoints/values.js";
+import type { Device } from "../core/device.js";
+import { isFloat } from "../core/dtype.js";
+import { FormatError } from "../core/errors.js";
+import { rowStrides, scope, Tensor } from "../core/tensor.js";
+import type { FloatDType } from "../nn/weight.js";
+import { copyInto } from "../ops/copy.js";
+import { type Source, withFile } from "../sources/source.js";
+import type { Part } from "./plan.js";
+
+/** Bytes that are in flight at once. */
+export const PIECE = 8 << 20;
+
+/** Rows of a part as they are needed. */
+export interface RowReader extends Disposable {
+  /** What the elements are once they are on the device. */
+  readonly dtype: FloatDType;
+  /** Fills `into`, contiguous rows in that dtype, with the part's rows from `at` on. */
+  read(into: Tensor, at: number): Promise<void>;
+}
+
+/** The dtype that the elements of a stored tensor get on a device. @throws FormatError for elements that are not whole bytes */
+export function readDType({ dtype, name, file }: StoredTensor): FloatDType {
+  if (STORED_BITS.get(dtype)! % 8 !== 0) {
+    throw new FormatError(`tensor ${name}: ${dtype} cannot be read as a float`, { details: { file, key: name } });
+  }
+  const direct = deviceDType(dtype);
+  return direct !== undefined && isFloat(direct) ? direct : "f32";
+}
+
+/** @param shape of all rows of the part, as the parameter has them */
+export function rowReader(device: Device, files: Source, part: Part, shape: readonly number[]): RowReader {
+  const { from, first, view } = part;
+  const dtype = readDType(from);
+  const width = elementsOf(shape.slice(1));
+  const tensor = dense(from) ? { ...from, strides: undefined } : from;
+  if (view === "transposed") return transposedReader(device, files, tensor, first, dtype);
+  if (!tensor.strides) {
+    return {
+      dtype,
+      read: (into, at) => readElements(device, files, tensor, (first + at) * width, into),
+      [Symbol.dispose]() {},
+    };
+  }
+  const { strides } = tensor;
+  // Columns side by side: the rows of another matrix, which is turned on the device.
+  if (view === undefined && strides.length === 2 && strides[0] === 1 && strides[1] === from.shape[0]) {
+    const turned = { ...from, shape: [from.shape[1]!, from.shape[0]!], strides: undefined };
+    return transposedReader(device, files, turned, first, dtype);
+  }
+  return {
+    dtype,
+    read: (into, at) => readStrided(files, tensor, first + at, into),
+    [Symbol.dispose]() {},
+  };
+}
+
+/** True if the strides are those of contiguous rows. */
+function dense({ shape, strides }: StoredTensor): boolean {
+  const packed = rowStrides(shape);
+  return strides === undefined || shape.every((size, d) => size <= 1 || strides[d] === packed[d]);
+}
+
+/** Rows of a matrix that is stored as [columns, rows]: all of it is on the device while they are taken. */
+function transposedReader(
+  device: Device,
+  files: Source,
+  from: StoredTensor,
+  first: number,
+  dtype: FloatDType,
+): RowReader {
+  let whole: Tensor | undefined;
+  return {
+    dtype,
+    async read(into, at) {
+      if (!whole) {
+        whole = Tensor.empty(device, from.shape, dtype, "transposed weight").keep();
+        if (from.strides) await readStrided(files, from, 0, whole);
+        else await readElements(device, files, from, 0, whole);
+      }
+      const stored = whole;
+      scope(() => copyInto(stored.narrow(1, first + at, into.shape[0]!).permute(1, 0), into));
+    },
+    [Symbol.dispose]: () => whole?.dispose(),
+  };
+}
+
+/** Fills `into` with the elements of a contiguous stored tensor from element `at` on. */
+async function readElements(
+  device: Device,
+  files: Source,
+  from: StoredTensor,
+  at: number,
+  into: Tensor,
+): Promise<void> {
+  const width = STORED_BITS.get(from.dtype)! / 8;
+  const bytes = into.size * width;
+  const position = from.offset + at * width;
+  if (deviceDType(from.dtype) === into.dtype) {
+    await readBytes(device, files, from.file, position, bytes, into);
+    return;
+  }
+  if (bytes === 0) return;
+  await withFile(files, from.file, "checkpoint", async (file) => {
+    const raw = await file.read(position, bytes, { onward: true });
+    into.writeBytes(convertBytes(from.dtype, raw, into.dtype, from.name));
+  });
+}
+
+/** Fills `into` with bytes of a file. */
+export async function readBytes(
+  device: Device,
+  files: Source,
+  file: string,
+  position: number,
+  bytes: number,
+  into: Tensor,
+): Promise<void> {
+  if (bytes === 0) return;
+  if (files.local && device.backend.load) {
+    device.flush();
+    device.backend.load(into.buffer, into.offset, file, position, bytes);
+    return;
+  }
+  await withFile(files, file, "checkpoint", async (opened) => {
+    for (let at = 0; at < bytes; at += PIECE) {
+      into.writeBytes(await opened.read(position + at, Math.min(PIECE, bytes - at), { onward: true }), at);
+    }
+  });
+}
+
+/** Fills `into` with slices of the first dim, from `first` on, of a tensor whose elements lie apart. */
+async function readStrided(files: Source, from: StoredTensor, first: number, into: Tensor): Promise<void> {
+  const width = STORED_BITS.get(from.dtype)! / 8;
+  const shape = [into.shape[0] ?? 1, ...from.shape.slice(1)];
+  const strides = from.strides!;
+  if (into.size === 0) return;
+  const begin = first * (strides[0] ?? 0);
+  const reach = shape.reduce((far, size, d) => far + (size - 1) * strides[d]!, 1);
+  await withFile(files, from.file, "checkpoint", async (file) => {
+    const raw = await file.read(from.offset + begin * width, reach * width);
+    const packed = gather(raw, width, shape, strides);
+    into.writeBytes(convertBytes(from.dtype, packed, into.dtype, from.name));
+  });
+}
+
+/** Elements of `width` bytes that lie `strides` apart, as contiguous rows. */
+export function gather(
+  raw: Uint8Array,
+  width: number,
+  shape: readonly number[],
+  strides: readonly number[],
+): Uint8Array {
+  const out = new Uint8Array(elementsOf(shape) * width);
+  const index = new Array<number>(shape.length).fill(0);
+  let from = 0;
+  for (let at = 0; at < out.length; at += width) {
+    for (let i = 0; i < width; i++) out[at + i] = raw[from * width + i]!;
+    for (let d = shape.length - 1; d >= 0; d--) {
+      from += strides[d]!;
+      index[d]!++;
+      if (index[d]! < shape[d]!) break;
+      from -= shape[d]! * strides[d]!;
+      index[d] = 0;
+    }
+  }
+  return out;
+}
+
+/** All bytes of a small tensor. */
+export async function readSmall(files: Source, from: StoredTensor): Promise<Uint8Array> {
+  return withFile(files, from.file, "checkpoint", (file) => file.read(from.offset, from.bytes));
+}
+
+/** Fills `into` with all elements of a contiguous tensor, converted if need be. */
+export async function readWhole(device: Device, files: Source, from: StoredTensor, into: Tensor): Promise<void> {
+  await readElements(device, files, from, 0, into);
+}

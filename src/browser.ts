@@ -27,6 +27,7 @@ export {
   DeviceError,
   DTypeError,
   FormatError,
+  GradientError,
   KernelError,
   NetworkError,
   NotFoundError,

@@ -10,6 +10,7 @@ export {
   DeviceError,
   DTypeError,
   FormatError,
+  GradientError,
   KernelError,
   NetworkError,
   NotFoundError,

@@ -5,7 +5,7 @@ import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
-import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
+import { type Compute, type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 
 /** Shape of a matrix: outputs (N) by inputs (K). */
@@ -18,12 +18,16 @@ export interface Weight extends Disposable {
   readonly scheme: string;
   /** What it holds on the device: the matrix, and what belongs to it. */
   readonly tensors: readonly Tensor[];
+  /** What of it a gradient can be asked of: floats. Empty for codes, which stay frozen. */
+  readonly trainable: readonly Tensor[];
   /** Bytes it takes on the device, statistics and padding included. */
   readonly nbytes: number;
   /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
   readonly footprint: number;
   /** Records `act(x · Wᵀ + bias) + residual`. */
   linear(x: Tensor, options?: LinearOptions): Tensor;
+  /** Records `dy · W`, the gradient of `x · Wᵀ` by x: [..,N] -> [..,K]. No decoded matrix in between. */
+  back(dy: Tensor): Tensor;
   /** Records a look-up of rows. */
   rows(ids: Tensor): Tensor;
   /** Records the matrix as contiguous rows in `dtype`. */
@@ -64,6 +68,10 @@ class DenseWeight implements Weight {
     return [this.#data];
   }
 
+  get trainable(): readonly Tensor[] {
+    return [this.#data];
+  }
+
   get nbytes(): number {
     return this.#data.nbytes;
   }
@@ -74,6 +82,10 @@ class DenseWeight implements Weight {
 
   linear(x: Tensor, options?: LinearOptions): Tensor {
     return linear(x, this.#data, options, this.#compute);
+  }
+
+  back(dy: Tensor): Tensor {
+    return linearBack(dy, this.#data);
   }
 
   rows(ids: Tensor): Tensor {

@@ -1,8 +1,10 @@
 // attention: scaled dot-product attention over grouped heads, with everything that the architectures ask of it (causal,
 // window, key mask, packed segments, ALiBi, additive bias, soft cap). Kernels never hold a T x S matrix (Dao et al. 2022).
 
-import { ShapeError } from "../core/errors.js";
+import { GradientError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { attentionBack } from "./attention-back.js";
+import { contiguous } from "./copy.js";
 import { COMPUTE, type Compute, checkCompute } from "./linear.js";
 import { Op } from "./op.js";
 
@@ -77,7 +79,19 @@ export const attentionOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs, attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy] }) {
+    const [q, k, v, scales, cursor, mask, segments, slopes, bias] = inputs;
+    if (scales || cursor) throw new GradientError("attention: over a cache it has no gradient");
+    const rows = (x: Tensor): Tensor => (lastDimContiguous(x) && x.dtype === "f32" ? x : contiguous(x, "f32"));
+    const options = { mask, segments, slopes, bias, scale, causal: causal !== 0, window, softcap };
+    return attentionBack(rows(q!), rows(k!), rows(v!), dy!, options);
+  },
+  keeps: () => ["q", "k", "v", "scales", "cursor", "mask", "segments", "slopes", "bias"],
 });
+
+function lastDimContiguous({ strides, shape }: Tensor): boolean {
+  return strides === null || strides.at(-1) === 1 || shape.at(-1) === 1;
+}
 
 export interface AttentionOptions {
   /** f32[2,B,G,S]: absmax of each row of keys, then of values, where these are i8 codes (kv_append makes both). */

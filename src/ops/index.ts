@@ -1,24 +1,34 @@
 // The list of ops. A new op is one file and one line here; backends, the conformance suite and the signature check of
 // the native add-on walk this list.
 
-import { activationOp } from "./activation.js";
+import { activationBackOp, activationOp } from "./activation.js";
 import { addOp } from "./add.js";
 import { advanceOp } from "./advance.js";
 import { attentionOp } from "./attention.js";
+import { attentionBackOp } from "./attention-back.js";
 import { copyOp } from "./copy.js";
-import { embeddingOp } from "./embedding.js";
-import { doubleQuantizeOp, fourBitDequantizeOp, fourBitLinearOp, fourBitQuantizeOp } from "./four-bit.js";
+import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
+import { embeddingBackOp, embeddingOp } from "./embedding.js";
+import { fillOp } from "./fill.js";
+import {
+  doubleQuantizeOp,
+  fourBitBackOp,
+  fourBitDequantizeOp,
+  fourBitLinearOp,
+  fourBitQuantizeOp,
+} from "./four-bit.js";
 import { gatedOp } from "./gated.js";
 import { kvAppendOp } from "./kv-append.js";
-import { layerNormOp } from "./layer-norm.js";
-import { linearOp } from "./linear.js";
-import { llmInt8DequantizeOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
+import { layerNormBackOp, layerNormOp } from "./layer-norm.js";
+import { linearBackOp, linearOp } from "./linear.js";
+import { llmInt8BackOp, llmInt8DequantizeOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
 import type { Op } from "./op.js";
 import { packOp, unpackOp } from "./pack.js";
-import { rmsNormOp } from "./rms-norm.js";
+import { rmsNormBackOp, rmsNormOp } from "./rms-norm.js";
 import { ropeOp, ropeTableOp } from "./rope.js";
 import { appendTokenOp, argmaxOp, penalizeOp, sampleOp } from "./sampling.js";
 import { scaleOp } from "./scale.js";
+import { sumRowsOp } from "./sum-rows.js";
 import { tokenLogprobsOp } from "./token-logprobs.js";
 
 export const OPS: readonly Op[] = [
@@ -50,6 +60,18 @@ export const OPS: readonly Op[] = [
   doubleQuantizeOp,
   packOp,
   unpackOp,
+  fillOp,
+  sumRowsOp,
+  linearBackOp,
+  llmInt8BackOp,
+  fourBitBackOp,
+  embeddingBackOp,
+  attentionBackOp,
+  rmsNormBackOp,
+  layerNormBackOp,
+  activationBackOp,
+  crossEntropyOp,
+  crossEntropyBackOp,
 ];
 
 /** Signature texts by op name: what a backend's kernels must have been written for. */

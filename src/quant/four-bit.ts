@@ -12,6 +12,7 @@ import {
   type FourBitCompute,
   type FourBitKind,
   type FourBitOperands,
+  fourBitBack,
   fourBitDequantize,
   fourBitLinear,
   fourBitQuantize,
@@ -52,6 +53,10 @@ export class FourBitWeight implements Weight {
     return fourBitLinear(x, this.operands, options);
   }
 
+  back(dy: Tensor): Tensor {
+    return fourBitBack(dy, this.operands);
+  }
+
   rows(): Tensor {
     throw new Error("4-bit weights are multiplied with, never looked up");
   }
@@ -64,6 +69,8 @@ export class FourBitWeight implements Weight {
     const { codes, absmax, nested, map, offset } = this.operands;
     return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
   }
+
+  readonly trainable: readonly Tensor[] = [];
 
   dispose(): void {
     for (const tensor of this.tensors) tensor.dispose();

@@ -6,7 +6,7 @@ import { kept, scope, Tensor } from "../core/tensor.js";
 import { type FloatDType, type MatrixShape, PANEL_ROWS, type Scheme, type Weight } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import type { LinearOptions } from "../ops/linear.js";
-import { llmInt8Dequantize, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
+import { llmInt8Back, llmInt8Dequantize, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
 
 export class LlmInt8Weight implements Weight {
   readonly shape: MatrixShape;
@@ -39,6 +39,10 @@ export class LlmInt8Weight implements Weight {
     return llmInt8Linear(x, this, options);
   }
 
+  back(dy: Tensor): Tensor {
+    return llmInt8Back(dy, this);
+  }
+
   rows(): Tensor {
     throw new Error("LLM.int8() weights are multiplied with, never looked up");
   }
@@ -50,6 +54,8 @@ export class LlmInt8Weight implements Weight {
   get tensors(): readonly Tensor[] {
     return [this.codes, this.scb, this.seen];
   }
+
+  readonly trainable: readonly Tensor[] = [];
 
   dispose(): void {
     for (const tensor of this.tensors) tensor.dispose();

@@ -28,10 +28,10 @@ import {
 } from "./product.js";
 import { HALVES } from "./tiles.js";
 
-type Absmax = "f32" | "u8";
+export type Absmax = "f32" | "u8";
 
 /** Bindings and functions that give `absmax_of(block)`. */
-function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
+export function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
   if (absmax === "f32") {
     return {
       bindings: [reads("absmax", "array<f32>")],
@@ -52,13 +52,13 @@ function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]
   };
 }
 
-const TABLE = `
+export const TABLE = `
 const NF4 = array<f32, 16>(${[...FOUR_BIT_TABLES[0]!].map(literal).join(", ")});
 const FP4 = array<f32, 16>(${[...FOUR_BIT_TABLES[1]!].map(literal).join(", ")});
 var<workgroup> table: array<f32, 16>;`;
 
 /** Fills the table of the kind. */
-const FILL = `
+export const FILL = `
   if (lid < 16u) { table[lid] = select(NF4[lid], FP4[lid], P.kind == 1u); }
   workgroupBarrier();
   `;
@@ -136,7 +136,7 @@ const linearShader = family("four_bit_linear", (options: ProductOptions & { read
 );
 
 /** The operands of the statistics, and their numbers. */
-function parts(
+export function parts(
   absmax: Operand,
   nested: Operand | undefined,
   map: Operand | undefined,
@@ -153,7 +153,7 @@ function parts(
  * Rows of codes with their statistics: cuts are where blocks begin. `phase` becomes the place of the first block in its
  * nested block.
  */
-function codeRows(
+export function codeRows(
   [codes, absmax, nested]: readonly (Operand | undefined)[],
   at: number,
   attributes: readonly number[],
@@ -181,7 +181,7 @@ function codeRows(
   };
 }
 
-const INCOMPLETE = "absmax in u8 needs nested, map and offset";
+export const INCOMPLETE = "absmax in u8 needs nested, map and offset";
 
 /** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
 export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {

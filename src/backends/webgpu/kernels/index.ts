@@ -2,11 +2,15 @@
 
 import type { Kernel } from "../kernel.js";
 import { attention } from "./attention.js";
+import { attentionBack } from "./attention-back.js";
+import { fourBitBack, linearBack, llmInt8Back } from "./back.js";
 import { appendToken, kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
+import { crossEntropy, crossEntropyBack } from "./cross-entropy.js";
 import { activation, add, advance, gated, scale } from "./elementwise.js";
 import { embedding } from "./embedding.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
+import { activationBack, embeddingBack, fill, layerNormBack, rmsNormBack, sumRows } from "./gradients.js";
 import { linear } from "./linear.js";
 import { llmInt8Linear } from "./llm-int8.js";
 import { layerNorm, rmsNorm } from "./norm.js";
@@ -45,4 +49,16 @@ export const KERNELS: readonly Kernel[] = [
   doubleQuantize,
   pack,
   unpack,
+  fill,
+  sumRows,
+  linearBack,
+  llmInt8Back,
+  fourBitBack,
+  embeddingBack,
+  attentionBack,
+  rmsNormBack,
+  layerNormBack,
+  activationBack,
+  crossEntropy,
+  crossEntropyBack,
 ];

@@ -3,6 +3,7 @@
 
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
+import type { CausalLM } from "../nn/decoder.js";
 import { add } from "../ops/add.js";
 import { copyInto } from "../ops/copy.js";
 import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
@@ -23,6 +24,16 @@ export interface Head {
   logits(hidden: Tensor): Tensor;
   /** What of the head a gradient may be asked of. */
   readonly trainable: readonly Tensor[];
+}
+
+/** The head of a decoder. */
+export function headOf(model: CausalLM): Head {
+  const linear = model.output_embeddings();
+  return {
+    vocabulary: model.geometry.vocab,
+    logits: (hidden) => model.head(hidden),
+    trainable: linear ? [...linear.weight.weight.trainable, ...(linear.bias ? [linear.bias.value] : [])] : [],
+  };
 }
 
 export interface HeadLossOptions {

@@ -8,10 +8,10 @@ import { type Case, type Family, type Operand, operand, type ViewStep } from "..
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { seeds, sumUnits } from "./_tools.js";
 
-type HeadLayout = "rows" | "swapped" | "part";
+export type HeadLayout = "rows" | "swapped" | "part";
 
 /** A [a, b, c, d] operand as it is, stored with its middle dims swapped, or as a part of something wider. */
-function laidOut(layout: HeadLayout, shape: readonly number[], seed: number, size = 1, codes = false): Operand {
+export function laidOut(layout: HeadLayout, shape: readonly number[], seed: number, size = 1, codes = false): Operand {
   const [a = 0, b = 0, c = 0, d = 0] = shape;
   const stored = layout === "swapped" ? [a, c, b, d] : layout === "part" ? [a, b + 1, c, d + 6] : [a, b, c, d];
   const view: Record<HeadLayout, ViewStep[]> = {
@@ -54,7 +54,7 @@ interface Options {
   readonly compute?: "bf16";
 }
 
-function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: number): Uint8Array {
+export function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: number): Uint8Array {
   const mask = bytes(seed, B * S, 0, 3).map((x) => (x > 0 ? 1 : 0));
   if (kind === "rows") mask.fill(0, 0, S); // nothing can be seen in the first text
   if (kind === "left") {
@@ -64,7 +64,7 @@ function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: 
   return mask;
 }
 
-function biasOf(kind: NonNullable<Options["bias"]>, dims: readonly number[], seed: number): Operand {
+export function biasOf(kind: NonNullable<Options["bias"]>, dims: readonly number[], seed: number): Operand {
   const [B = 0, H = 0, T = 0, S = 0] = dims;
   const shape = kind === "full" ? [B, H, T, S] : kind === "head" ? [1, H, 1, S] : [B, 1, T, S];
   return operand(shape, normals(seed, product(shape)), "f32", {

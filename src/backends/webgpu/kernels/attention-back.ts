@@ -65,10 +65,10 @@ fn score(b: u32, h: u32, t: u32, j: u32) -> Score {
   if (i >= 0 && hides[2u * (b * P.S + j) + 1u] != hides[2u * (b * P.S + u32(i)) + 1u]) { return result; }`
       : ""
   }
-  let from = P.q + b * P.q0 + t * P.q1 + h * P.q2;
-  let to = P.k + b * P.k0 + (h / P.share) * P.k1 + j * P.k2;
+  let at_q = P.q + b * P.q0 + t * P.q1 + h * P.q2;
+  let at_k = P.k + b * P.k0 + (h / P.share) * P.k1 + j * P.k2;
   var dot = 0.0;
-  for (var d = 0u; d < P.D; d++) { dot += q[from + d] * k[to + d]; }
+  for (var d = 0u; d < P.D; d++) { dot += q[at_q + d] * k[at_k + d]; }
   result = Score(dot * P.scale, P.scale, true);
   if (P.softcap > 0.0) {
     let cap = 1.0 - 2.0 / (exp(2.0 * clamp(result.value / P.softcap, -20.0, 20.0)) + 1.0);
@@ -82,10 +82,10 @@ fn score(b: u32, h: u32, t: u32, j: u32) -> Score {
 
 const PRODUCT = `
 fn product(b: u32, h: u32, t: u32, j: u32) -> f32 {
-  let from = P.dy + b * P.dy0 + t * P.dy1 + h * P.dy2;
-  let to = P.v + b * P.v0 + (h / P.share) * P.v1 + j * P.v2;
+  let at_dy = P.dy + b * P.dy0 + t * P.dy1 + h * P.dy2;
+  let at_v = P.v + b * P.v0 + (h / P.share) * P.v1 + j * P.v2;
   var dot = 0.0;
-  for (var e = 0u; e < P.E; e++) { dot += dy[from + e] * v[to + e]; }
+  for (var e = 0u; e < P.E; e++) { dot += dy[at_dy + e] * v[at_v + e]; }
   return dot;
 }`;
 
@@ -149,9 +149,9 @@ const queriesShader = family("attention_back", (options: Options & { step: "quer
   }
   let most = highest(top, lid);
   let shrink = exp(top - most);
-  let all = total(mass * shrink, lid);
-  let average = total(mean * shrink, lid) / max(all, 1e-30);
-  let lse = most + log(max(all, 1e-30));
+  let whole = total(mass * shrink, lid);
+  let average = total(mean * shrink, lid) / max(whole, 1e-30);
+  let lse = most + log(max(whole, 1e-30));
   if (lid == 0u) {
     statistics[2u * group] = lse;
     statistics[2u * group + 1u] = average;

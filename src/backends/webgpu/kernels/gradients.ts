@@ -212,8 +212,10 @@ function recordNorm(
   queue.dispatch(shader, pieces, { M, columns, ...places, eps, offset }, M);
 }
 
-const normAxes: Kernel["axes"] = ({ operands: [x, , dy, dx] }) =>
-  firstDim({ 0: asRows(x!), 2: asRows(dy!), 3: asRows(dx!) });
+// Never along a row: its sums are of all of it.
+const normAxes: Kernel["axes"] = ({ operands: [x, , dy, dx] }) => [
+  along(asRows(x!).shape[0]!, { 0: [asRows(x!), 0], 2: [asRows(dy!), 0], 3: [asRows(dx!), 0] }),
+];
 
 export const rmsNormBack: Kernel = {
   op: rmsNormBackOp,

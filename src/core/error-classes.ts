@@ -104,6 +104,13 @@ export class UnsupportedModelError extends OctavoError {
   }
 }
 
+/** A gradient was asked for that cannot be had: an op without a rule, or values that were overwritten. Names the op. */
+export class GradientError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_GRADIENT", message, options);
+  }
+}
+
 /** The caller passed an option or a value that is not allowed. */
 export class OptionError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {

@@ -77,6 +77,9 @@ export class Signature {
       return { name, type };
     });
     this.outputs = words(text.slice(arrow + 2)).map(parse);
+    for (const { name, optional, mutated, strided, panels } of this.outputs) {
+      if (optional || mutated || strided || panels) throw bad(text, `output \`${name}\` takes no flags`);
+    }
     this.#slotNames = [...slots.keys()];
     this.#bound = new Float64Array(slots.size);
   }
@@ -155,6 +158,35 @@ export class Signature {
       shape.push(size);
     }
     return shape;
+  }
+
+  /** All dims that the last `bind` has bound, by name. */
+  dims(): Record<string, number> {
+    const dims: Record<string, number> = {};
+    this.#slotNames.forEach((name, slot) => {
+      if (this.#bound[slot]! >= 0) dims[name] = this.#bound[slot]!;
+    });
+    return dims;
+  }
+
+  /**
+   * Refuses outputs that nobody could allocate: without one dtype, or (unless `shaped`: a function gives the shapes) with
+   * a dim that no operand binds which is always there.
+   * @throws OctavoError
+   */
+  checkOutputs(shaped: boolean): void {
+    const required = this.inputs.filter(({ optional }) => !optional);
+    const bound = new Set(required.flatMap(({ dims }) => dims));
+    for (const { name, dims, dtypes, sameAs, leading } of this.outputs) {
+      if (sameAs >= 0 ? this.inputs[sameAs]!.optional : dtypes.length !== 1) {
+        throw bad(this.text, `the dtype of output \`${name}\` is not known from the operands that are always there`);
+      }
+      if (shaped) continue;
+      const unknown = dims.find((dim) => typeof dim === "string" && !bound.has(dim));
+      if (unknown !== undefined || (leading && !required.some((input) => input.leading))) {
+        throw bad(this.text, `${unknown ?? ".."} of output \`${name}\` is bound by no operand that is always there`);
+      }
+    }
   }
 
   /** Dtype of output `index`, given the inputs of the last `bind`. */

@@ -7,14 +7,28 @@ import type { Device } from "./device.js";
 import { bytesOf, type DType, fromBf16, fromF16, type HostArray, isFloat, narrow } from "./dtype.js";
 import { DTypeError, OctavoError, ShapeError } from "./errors.js";
 
+/** Elements of an allocation, counted and not in bytes. A matrix in panels counts as rows. */
+export interface Place {
+  /** The allocation; compare it by identity. */
+  readonly storage: object;
+  /** Elements of the allocation. */
+  readonly capacity: number;
+  readonly shape: readonly number[];
+  /** Null when contiguous. */
+  readonly strides: readonly number[] | null;
+  readonly first: number;
+}
+
 /** One allocation, shared by the tensors that view it. */
 class Storage {
   readonly device: Device;
   readonly block: Block;
+  readonly bytes: number;
   references = 1;
 
   constructor(device: Device, bytes: number, label: string) {
     this.device = device;
+    this.bytes = bytes;
     this.block = device.allocate(bytes, label);
   }
 
@@ -133,6 +147,27 @@ export class Tensor implements Disposable {
 
   get alive(): boolean {
     return this.#alive;
+  }
+
+  /** What all views of one allocation share: compare it by identity. */
+  get storage(): object {
+    return this.#storage;
+  }
+
+  /** Where its elements lie in its allocation; also of a tensor that was disposed. */
+  get place(): Place {
+    const { shape, strides, dtype, offset } = this;
+    const unit = bytesOf(dtype, 1);
+    const capacity = this.panels ? this.size : this.#storage.bytes / unit;
+    return { storage: this.#storage, capacity, shape, strides, first: offset / unit };
+  }
+
+  /** The elements at a place of another allocation of as many elements, in this tensor, which must be all of its own. */
+  part({ shape, strides, first, capacity }: Place): Tensor {
+    if (this.offset !== 0 || this.strides !== null || this.size !== capacity || this.panels) {
+      throw new ShapeError(`part: [${this.shape.join(", ")}] is no memory of ${capacity} elements`);
+    }
+    return this.#share(shape, strides, bytesOf(this.dtype, first));
   }
 
   /** The same memory with another shape of as many elements. Panels keep their columns: their rows may be regrouped. */

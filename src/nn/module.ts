@@ -59,6 +59,8 @@ export class Matrix {
   /** True once a module multiplies with it; false for tables that are only looked up. */
   product = false;
   #weight: Weight | undefined;
+  /** What `wrap` was put around, the stored weight first. */
+  #wrapped: Weight[] = [];
 
   /** @param out rows of each of the `experts` */
   constructor(out: number, inputs: number, experts = 1) {
@@ -76,9 +78,29 @@ export class Matrix {
     return this.#weight;
   }
 
+  /** Takes a weight in the place of all that is there. */
   fill(weight: Weight): void {
-    this.#weight?.dispose();
+    this.dispose();
     this.#weight = weight;
+  }
+
+  /**
+   * Multiplies with what `make` makes of the weight from now on (an adapter over it). The weight inside stays the matrix's:
+   * the wrapper's `dispose` must leave it alone.
+   */
+  wrap(make: (inner: Weight) => Weight): void {
+    const inner = this.weight;
+    const outer = make(inner);
+    this.#wrapped.push(inner);
+    this.#weight = outer;
+  }
+
+  /** Undoes the last `wrap` and disposes the wrapper. @throws OctavoError if there is none */
+  unwrap(): void {
+    const inner = this.#wrapped.pop();
+    if (!inner) throw new OctavoError("ERR_NOT_WRAPPED", `a matrix of shape [${this.shape.join(", ")}] has no wrapper`);
+    this.#weight?.dispose();
+    this.#weight = inner;
   }
 
   /** What is on the device. */
@@ -97,6 +119,7 @@ export class Matrix {
   dispose(): void {
     this.#weight?.dispose();
     this.#weight = undefined;
+    for (const weight of this.#wrapped.splice(0)) weight.dispose();
   }
 }
 

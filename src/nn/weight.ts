@@ -10,7 +10,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
 import { expertLinear } from "../ops/experts.js";
-import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
+import { type Compute, type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 
 /** Shape of a matrix: outputs (N) by inputs (K). */
@@ -35,6 +35,8 @@ export interface Weight extends Disposable {
   readonly scheme: string;
   /** What it holds on the device: the matrix, and what belongs to it. */
   readonly tensors: readonly Tensor[];
+  /** What of it a gradient can be asked of: floats. Empty for codes, which stay frozen. */
+  readonly trainable: readonly Tensor[];
   /** Bytes it takes on the device, statistics and padding included. */
   readonly nbytes: number;
   /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
@@ -44,6 +46,8 @@ export interface Weight extends Disposable {
    * @throws ShapeError
    */
   linear(x: Tensor, options?: LinearOptions): Tensor;
+  /** Records `dy · W`, the gradient of `x · Wᵀ` by x: [..,N] -> [..,K]. No decoded matrix in between. */
+  back(dy: Tensor): Tensor;
   /** Records a look-up of rows, as f32. */
   rows(ids: Tensor): Tensor;
   /** Records the matrix as contiguous rows in `dtype`. */
@@ -188,6 +192,10 @@ class DenseWeight implements Weight {
     return [this.#data];
   }
 
+  get trainable(): readonly Tensor[] {
+    return [this.#data];
+  }
+
   get nbytes(): number {
     return this.#data.nbytes;
   }
@@ -206,6 +214,10 @@ class DenseWeight implements Weight {
       const stack = this.#data.view(this.experts, -1, this.shape[1]);
       return expertLinear(x, stack, chosen, this.#compute);
     });
+  }
+
+  back(dy: Tensor): Tensor {
+    return linearBack(dy, this.#data);
   }
 
   rows(ids: Tensor): Tensor {

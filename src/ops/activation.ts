@@ -49,15 +49,57 @@ export function activate(act: number, x: number): number {
   }
 }
 
+const densityAtZero = 1 / Math.sqrt(2 * Math.PI);
+
+/** The derivative of `activate(act, x)` by x; 0 for relu at 0. */
+export function activateBack(act: number, x: number): number {
+  const sigmoid = (z: number): number => 1 / (1 + Math.exp(-z));
+  switch (act) {
+    case ACT.relu:
+      return x > 0 ? 1 : 0;
+    case ACT.gelu:
+      return 0.5 * (1 + erf(x / Math.SQRT2)) + x * densityAtZero * Math.exp((-x * x) / 2);
+    case ACT.gelu_tanh: {
+      const t = Math.tanh(0.7978845608028654 * (x + 0.044715 * x ** 3));
+      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * 0.7978845608028654 * (1 + 0.134145 * x * x);
+    }
+    case ACT.silu:
+      return sigmoid(x) * (1 + x * sigmoid(-x));
+    case ACT.quick_gelu:
+      return sigmoid(1.702 * x) * (1 + 1.702 * x * sigmoid(-1.702 * x));
+    case ACT.tanh:
+      return 1 - Math.tanh(x) ** 2;
+    case ACT.sigmoid:
+      return sigmoid(x) * sigmoid(-x);
+    default:
+      return 1;
+  }
+}
+
 export const activationOp = new Op({
   signature: "activation: x[..]:f32 ; act:i32 -> y[..]:f32",
   reference({ x, y }, { act }) {
     for (let i = 0; i < x!.data.length; i++) y!.data[i] = activate(act!, x!.data[i]!);
     return undefined;
   },
+  gradient: ({ inputs: [x], attributes: [act], dy: [dy] }) => [activationBack(x!, dy!, act!)],
+  keeps: () => ["x"],
 });
 
 /** `act(x)`, elementwise. */
 export function activation(x: Tensor, act: Act): Tensor {
   return activationOp.run([x], [ACT[act]]);
+}
+
+export const activationBackOp = new Op({
+  signature: "activation_back: x[..]:f32 dy[..]:f32 ; act:i32 -> dx[..]:f32",
+  reference({ x, dy, dx }, { act }) {
+    for (let i = 0; i < x!.data.length; i++) dx!.data[i] = activateBack(act!, x!.data[i]!) * dy!.data[i]!;
+    return undefined;
+  },
+});
+
+/** `act'(x) * dy`, elementwise; `act` is a code of ACT. */
+export function activationBack(x: Tensor, dy: Tensor, act: number): Tensor {
+  return activationBackOp.run([x, dy], [act]);
 }

@@ -9,6 +9,8 @@ export const addOp = new Op({
     for (let i = 0; i < a!.data.length; i++) y!.data[i] = a!.data[i]! + b!.data[i]!;
     return undefined;
   },
+  gradient: ({ dy: [dy] }) => [dy, dy],
+  keeps: () => [],
 });
 
 /** `a + b`, elementwise. */

@@ -2,9 +2,11 @@
 // window, key mask, packed segments, ALiBi, T5's distances, additive bias, soft cap), over keys that lie in pages of a
 // cache or beside the queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
 
-import { OptionError, ShapeError } from "../core/errors.js";
+import { GradientError, OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { laneOf, laneProblem, pageOf, pageProblem } from "./_paged.js";
+import { attentionBack } from "./attention-back.js";
+import { contiguous } from "./copy.js";
 import { COMPUTE, type Compute, checkCompute } from "./linear.js";
 import { Op } from "./op.js";
 
@@ -123,7 +125,20 @@ export const attentionOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs, attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy] }) {
+    const [q, k, v, scales, , table, mask, segments, slopes, distances, bias] = inputs;
+    if (scales || table) throw new GradientError("attention: over a cache it has no gradient");
+    if (distances) throw new GradientError("attention: with distances it has no gradient");
+    const rows = (x: Tensor): Tensor => (lastDimContiguous(x) && x.dtype === "f32" ? x : contiguous(x, "f32"));
+    const options = { mask, segments, slopes, bias, scale, causal: causal !== 0, window, softcap };
+    return attentionBack(rows(q!), rows(k!), rows(v!), dy!, options);
+  },
+  keeps: () => ["q", "k", "v", "scales", "table", "mask", "segments", "slopes", "distances", "bias"],
 });
+
+function lastDimContiguous({ strides, shape }: Tensor): boolean {
+  return strides === null || strides.at(-1) === 1 || shape.at(-1) === 1;
+}
 
 export interface AttentionOptions {
   /** f32[2,P,G,S]: absmax of each row of keys, then of values, where these are i8 codes (kv_append makes both). */

@@ -19,6 +19,8 @@ export const copyOp = new Op({
     for (let i = 0; i < x!.data.length; i++) y!.data[i] = x!.data[i]!;
     return undefined;
   },
+  gradient: ({ dy: [dy] }) => [dy, undefined],
+  keeps: () => [],
 });
 
 /** Copies `x` into `y` (same shape). */

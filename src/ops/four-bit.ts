@@ -3,9 +3,10 @@
 
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import { ACT, activate } from "./activation.js";
-import { COMPUTE, checkCompute, type LinearOptions } from "./linear.js";
+import { ACT, activate, activationBack } from "./activation.js";
+import { COMPUTE, checkCompute, type LinearOptions, productKeeps } from "./linear.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
+import { sumRows } from "./sum-rows.js";
 
 const fround = Math.fround;
 
@@ -170,7 +171,44 @@ export const fourBitLinearOp = new Op({
     }
     return undefined;
   },
+  // The weights as they are decoded, whatever the forward computed in.
+  gradient({ inputs, attributes: [kind = 0, blocksize = 0, act = 0, compute = 0], dy: [dy], wanted }) {
+    const matrix = inputs.slice(1, 6);
+    const before = (): Tensor => fourBitLinearOp.run(inputs.slice(0, 7), [kind, blocksize, ACT.none, compute]);
+    const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
+    const dx = wanted[0] ? fourBitBackOp.run([g, ...matrix], [kind, blocksize]) : undefined;
+    return [dx, ...matrix.map(() => undefined), wanted[6] ? sumRows(g) : undefined, dy];
+  },
+  keeps: ([x = false], [, , act]) => productKeeps(["codes", "absmax", "nested", "map", "offset"])([x], [], act),
 });
+
+export const fourBitBackOp = new Op({
+  signature:
+    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 -> dx[..,K]:f32",
+  check: (inputs, [, blocksize]) => checkStatistics(inputs, 2, blocksize!),
+  reference({ dy, codes, absmax, nested, map, offset, dx }, { kind, blocksize }) {
+    const [outputs = 0, inputs = 0] = codes!.shape;
+    const table = FOUR_BIT_TABLES[kind!]!;
+    const statistics = { absmax: absmax!, nested, map, offset };
+    for (let m = 0; m < rowsOf(dy!.shape); m++) {
+      for (let k = 0; k < inputs; k++) {
+        let sum = 0;
+        for (let n = 0; n < outputs; n++) {
+          const i = n * inputs + k;
+          const weight = fround(table[codeAt(codes!.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize!)));
+          sum += dy!.data[m * outputs + n]! * weight;
+        }
+        dx!.data[m * inputs + k] = sum;
+      }
+    }
+    return undefined;
+  },
+});
+
+/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], exact, without a decoded matrix in between. */
+export function fourBitBack(dy: Tensor, w: Omit<FourBitOperands, "compute">): Tensor {
+  return fourBitBackOp.run([dy, w.codes, w.absmax, w.nested, w.map, w.offset], [FOUR_BIT[w.kind], w.blocksize]);
+}
 
 /**
  * How 4-bit weights are multiplied. "f32" is exact. "bf16" lets kernels round both operands to bf16 where that is faster.

@@ -1,7 +1,8 @@
 // gated: act(gate) * up, the middle of a gated feed-forward (Shazeer 2020, "GLU variants improve transformer").
 
 import type { Tensor } from "../core/tensor.js";
-import { ACT, type Act, activate } from "./activation.js";
+import { ACT, type Act, activate, activationBack } from "./activation.js";
+import { contiguous } from "./copy.js";
 import { Op } from "./op.js";
 
 export const gatedOp = new Op({
@@ -10,9 +11,21 @@ export const gatedOp = new Op({
     for (let i = 0; i < gate!.data.length; i++) y!.data[i] = activate(act!, gate!.data[i]!) * up!.data[i]!;
     return undefined;
   },
+  gradient({ inputs: [gate, up], attributes: [act = 0], dy: [dy], wanted }) {
+    return [
+      wanted[0] ? activationBack(contiguous(gate!), multiply(dy!, up!), act) : undefined,
+      wanted[1] ? gatedOp.run([gate, dy], [act]) : undefined,
+    ];
+  },
+  keeps: (wanted) => (wanted[0] ? ["gate", "up"] : ["gate"]),
 });
 
 /** `act(gate) * up`. */
 export function gated(gate: Tensor, up: Tensor, act: Act): Tensor {
   return gatedOp.run([gate, up], [ACT[act]]);
+}
+
+/** `a * b`, elementwise: a gate without an activation. */
+export function multiply(a: Tensor, b: Tensor): Tensor {
+  return gatedOp.run([a, b], [ACT.none]);
 }

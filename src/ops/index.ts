@@ -1,17 +1,21 @@
 // The list of ops. A new op is one file and one line here; backends, the conformance suite and the signature check of
 // the native add-on walk this list.
 
-import { activationOp } from "./activation.js";
+import { activationBackOp, activationOp } from "./activation.js";
 import { addOp } from "./add.js";
 import { advanceLanesOp, advanceOp } from "./advance.js";
 import { appendTokenOp } from "./append-token.js";
 import { argmaxOp } from "./argmax.js";
 import { attentionOp } from "./attention.js";
+import { attentionBackOp } from "./attention-back.js";
 import { copyOp } from "./copy.js";
-import { embeddingOp } from "./embedding.js";
+import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
+import { embeddingBackOp, embeddingOp } from "./embedding.js";
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp, mixOp, routeOp } from "./experts.js";
+import { fillOp } from "./fill.js";
 import {
   doubleQuantizeOp,
+  fourBitBackOp,
   fourBitDequantizeOp,
   fourBitEmbeddingOp,
   fourBitLinearOp,
@@ -19,16 +23,23 @@ import {
 } from "./four-bit.js";
 import { gatedOp } from "./gated.js";
 import { kvAppendOp } from "./kv-append.js";
-import { layerNormOp } from "./layer-norm.js";
-import { linearOp } from "./linear.js";
-import { llmInt8DequantizeOp, llmInt8EmbeddingOp, llmInt8LinearOp, llmInt8QuantizeOp } from "./llm-int8.js";
+import { layerNormBackOp, layerNormOp } from "./layer-norm.js";
+import { linearBackOp, linearOp } from "./linear.js";
+import {
+  llmInt8BackOp,
+  llmInt8DequantizeOp,
+  llmInt8EmbeddingOp,
+  llmInt8LinearOp,
+  llmInt8QuantizeOp,
+} from "./llm-int8.js";
 import type { Op } from "./op.js";
 import { packOp, unpackOp } from "./pack.js";
 import { penalizeOp } from "./penalize.js";
-import { rmsNormOp } from "./rms-norm.js";
+import { rmsNormBackOp, rmsNormOp } from "./rms-norm.js";
 import { ropeOp, ropeTableOp } from "./rope.js";
 import { sampleOp } from "./sample.js";
 import { scaleOp } from "./scale.js";
+import { sumRowsOp } from "./sum-rows.js";
 import { tokenLogprobsOp } from "./token-logprobs.js";
 
 export const OPS: readonly Op[] = [
@@ -68,6 +79,18 @@ export const OPS: readonly Op[] = [
   doubleQuantizeOp,
   packOp,
   unpackOp,
+  fillOp,
+  sumRowsOp,
+  linearBackOp,
+  llmInt8BackOp,
+  fourBitBackOp,
+  embeddingBackOp,
+  attentionBackOp,
+  rmsNormBackOp,
+  layerNormBackOp,
+  activationBackOp,
+  crossEntropyOp,
+  crossEntropyBackOp,
 ];
 
 /** Signature texts by op name: what a backend's kernels must have been written for. */

@@ -2,8 +2,10 @@
 
 import { OptionError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import { ACT, type Act, activate } from "./activation.js";
+import { ACT, type Act, activate, activationBack } from "./activation.js";
+import { contiguous } from "./copy.js";
 import { Op, rowsOf } from "./op.js";
+import { sumRows } from "./sum-rows.js";
 
 /**
  * Codes of the `compute` attribute: exact f32 products; operands rounded to bf16 where that is faster; 4-bit weights and
@@ -35,7 +37,59 @@ export const linearOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs: [x, weight, bias], attributes: [act = 0, compute = 0], dy: [dy], wanted }) {
+    const before = (): Tensor => linearOp.run([x, weight, bias], [ACT.none, compute]);
+    const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
+    return [
+      wanted[0] ? linearBack(g, weight!) : undefined,
+      wanted[1] ? outerProduct(g, x!) : undefined,
+      wanted[2] ? sumRows(g) : undefined,
+      dy,
+    ];
+  },
+  keeps: productKeeps(["weight"]),
 });
+
+/**
+ * What the rules of matrix products read: `matrix` for the gradient of x, x for that of the weight, and all for what is
+ * before the activation, which is computed again.
+ */
+export function productKeeps(matrix: readonly string[]) {
+  return (wanted: readonly boolean[], attributes: readonly number[], act = attributes[0]): readonly string[] => {
+    if (act !== ACT.none) return ["x", "bias", ...matrix];
+    return [...(wanted[0] ? matrix : []), ...(wanted[1] ? ["x"] : [])];
+  };
+}
+
+/** gᵀ x for `g[..,N]`, `x[..,K]`: [N,K], the sum over rows. */
+export function outerProduct(g: Tensor, x: Tensor): Tensor {
+  const rows = rowsOf(x.shape);
+  return linearBack(contiguous(g.view(rows, g.shape.at(-1)!).permute(1, 0)), x.view(rows, x.shape.at(-1)!));
+}
+
+export const linearBackOp = new Op({
+  signature: "linear_back: dy[..,N]:f32 weight[N,K]:f32|f16|bf16@ -> dx[..,K]:f32",
+  reference({ dy, weight, dx }) {
+    const [outputs = 0, inputs = 0] = weight!.shape;
+    for (let m = 0; m < rowsOf(dy!.shape); m++) {
+      for (let k = 0; k < inputs; k++) {
+        let sum = 0;
+        for (let n = 0; n < outputs; n++) sum += dy!.data[m * outputs + n]! * weight!.data[n * inputs + k]!;
+        dx!.data[m * inputs + k] = sum;
+      }
+    }
+    return undefined;
+  },
+  gradient({ inputs: [dy, weight], dy: [ddx], wanted }) {
+    return [wanted[0] ? linear(ddx!, weight!) : undefined, wanted[1] ? outerProduct(dy!, ddx!) : undefined];
+  },
+  keeps: (wanted) => [...(wanted[0] ? ["weight"] : []), ...(wanted[1] ? ["dy"] : [])],
+});
+
+/** `dy · weight` for `dy[..,N]`, `weight[N,K]`: [..,K]; the gradient of `x · weightᵀ` by x. Exact products, sums in f32. */
+export function linearBack(dy: Tensor, weight: Tensor): Tensor {
+  return linearBackOp.run([dy, weight], []);
+}
 
 /** What every matrix product can do on its way out. */
 export interface LinearOptions {

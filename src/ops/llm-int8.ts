@@ -3,9 +3,10 @@
 // so a row's result never depends on its batch mates. Sources: the paper's section 3, and bitsandbytes for the rounding.
 
 import type { Tensor } from "../core/tensor.js";
-import { ACT, activate } from "./activation.js";
-import type { LinearOptions } from "./linear.js";
+import { ACT, activate, activationBack } from "./activation.js";
+import { type LinearOptions, productKeeps } from "./linear.js";
 import { Op, rowsOf } from "./op.js";
+import { sumRows } from "./sum-rows.js";
 
 const fround = Math.fround;
 
@@ -68,7 +69,42 @@ export const llmInt8LinearOp = new Op({
     }
     return undefined;
   },
+  // Straight through the rounding of x, as bitsandbytes does it: the outliers met the same weights.
+  gradient({ inputs: [x, codes, scb, bias], attributes: [threshold = 0, act = 0], dy: [dy], wanted }) {
+    const before = (): Tensor => llmInt8LinearOp.run([x, codes, scb, bias], [threshold, ACT.none]);
+    const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
+    return [
+      wanted[0] ? llmInt8Back(g, { codes: codes!, scb: scb! }) : undefined,
+      undefined,
+      undefined,
+      wanted[3] ? sumRows(g) : undefined,
+      dy,
+    ];
+  },
+  keeps: ([x = false], [, act]) => productKeeps(["codes", "scb"])([x], [], act),
 });
+
+export const llmInt8BackOp = new Op({
+  signature: "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 -> dx[..,K]:f32",
+  reference({ dy, codes, scb, dx }) {
+    const [outputs = 0, inputs = 0] = codes!.shape;
+    for (let m = 0; m < rowsOf(dy!.shape); m++) {
+      for (let k = 0; k < inputs; k++) {
+        let sum = 0;
+        for (let n = 0; n < outputs; n++) {
+          sum += (dy!.data[m * outputs + n]! * codes!.data[n * inputs + k]! * scb!.data[n]!) / 127;
+        }
+        dx!.data[m * inputs + k] = sum;
+      }
+    }
+    return undefined;
+  },
+});
+
+/** `dy · (codes * scb / 127)` for `dy[..,N]`: [..,K], without a dequantized matrix in between. */
+export function llmInt8Back(dy: Tensor, weight: { readonly codes: Tensor; readonly scb: Tensor }): Tensor {
+  return llmInt8BackOp.run([dy, weight.codes, weight.scb], []);
+}
 
 /**
  * `act(x · (codes * scb / 127)ᵀ + bias) + residual` with x quantized per row to 8 bits except its outliers.

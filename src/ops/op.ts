@@ -1,11 +1,12 @@
-// What an op is, and how a call of one is recorded. An op is a signature, a plain-loop reference and (where it has one)
-// a gradient; each lives in a file of its own beside this one and index.ts lists them.
+// What an op is, and how a call of one is recorded. An op is a signature, a plain-loop reference and, where it has them, a
+// gradient rule and plainer ops that do the same; each lives in a file beside this one and index.ts lists them.
 
 import type { Device } from "../core/device.js";
 import type { DType, HostArray } from "../core/dtype.js";
 import { DeviceError, ShapeError } from "../core/errors.js";
 import { Signature } from "../core/signature.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { type GradientRule, type Tape, tapes } from "./tape.js";
 
 /** An operand as a reference sees it: contiguous rows on the host; f16 and bf16 widened; u4 packed two to a byte. */
 export interface HostTensor {
@@ -24,8 +25,17 @@ export interface OpDefinition {
   check?(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): void;
   /** Plain loops, no cleverness: the meaning of the op. Returns a sentence if the data cannot be computed. */
   reference(operands: ReferenceOperands, attributes: Attributes): string | undefined;
-  /** Records the gradients of the inputs from those of the output; the training room fills these in. */
-  gradient?(inputs: readonly (Tensor | undefined)[], attributes: readonly number[], dy: Tensor): (Tensor | undefined)[];
+  /**
+   * Shapes of the outputs, where the signature cannot say them: `dims` are those that the inputs have bound. Dims of an
+   * output that inputs bind too must agree.
+   */
+  shape?(dims: Readonly<Record<string, number>>, attributes: Attributes): readonly (readonly number[])[];
+  /** The same by plainer ops: recorded where a backend has no kernel, and under a tape where there is no `gradient`. */
+  compose?(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): readonly Tensor[];
+  /** Records the gradients of the inputs. An op without a rule cannot be differentiated through. */
+  gradient?: GradientRule;
+  /** Names of the operands and outputs whose values `gradient` reads; without it the tape keeps all of them. */
+  keeps?(wanted: readonly boolean[], attributes: readonly number[]): readonly string[];
 }
 
 export class Op {
@@ -34,9 +44,11 @@ export class Op {
   #device: Device | undefined;
   #kernel = -1;
 
+  /** @throws OctavoError if nothing could allocate an output of this signature */
   constructor(definition: OpDefinition) {
     this.definition = definition;
     this.signature = new Signature(definition.signature);
+    this.signature.checkOutputs(definition.shape !== undefined);
   }
 
   get name(): string {
@@ -44,23 +56,24 @@ export class Op {
   }
 
   /**
-   * Records a call: checks shapes and dtypes, allocates the outputs, appends one command. Returns the first output (an
-   * op without outputs writes in place and returns nothing).
-   * @throws ShapeError, DTypeError, DeviceError (no kernel, operands on different devices), OutOfMemoryError
+   * Records a call and returns its first output (an op without outputs writes in place and returns nothing).
+   * @throws as `runAll`
    */
   run(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): Tensor {
-    const { signature } = this;
+    return this.runAll(inputs, attributes)[0] as Tensor;
+  }
+
+  /**
+   * Records a call: checks shapes and dtypes, allocates the outputs, appends one command (or those of `compose`). Returns
+   * the outputs.
+   * @throws ShapeError, DTypeError, DeviceError (no kernel, operands on different devices), OutOfMemoryError,
+   * GradientError (an open tape needs what would be written in place)
+   */
+  runAll(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): readonly Tensor[] {
+    const { signature, definition } = this;
     signature.bind(inputs);
-    this.definition.check?.(inputs, attributes);
+    definition.check?.(inputs, attributes);
     const device = inputs[0]!.device;
-    if (device !== this.#device) {
-      this.#kernel = device.kernel(this.name);
-      this.#device = device;
-      if (this.#kernel < 0) {
-        this.#device = undefined;
-        throw new DeviceError(`${this.name}: device ${device.name} has no kernel for it`);
-      }
-    }
     const specs = signature.inputs;
     const kinds = signature.attrs;
     if (attributes.length !== kinds.length) {
@@ -77,22 +90,90 @@ export class Op {
       }
       void input.buffer; // throws if it was disposed
     }
-    let output: Tensor | undefined;
-    if (signature.outputs.length > 0) {
-      output = Tensor.empty(device, signature.outputShape(0), signature.outputDType(0, inputs), this.name);
+    if (device !== this.#device) {
+      this.#kernel = device.kernel(this.name);
+      this.#device = device;
     }
+    const tape = tapes.open;
+    const wanted = tape && this.#wanted(tape, inputs);
+    if (this.#kernel < 0 || (wanted && definition.compose && !definition.gradient)) {
+      if (definition.compose) return scope(() => definition.compose!(inputs, attributes));
+      throw new DeviceError(`${this.name}: device ${device.name} has no kernel for it`);
+    }
+    const outputs = this.#allocate(device, inputs, attributes);
     const { commands } = device;
     commands.begin(this.#kernel, device.site);
     for (let i = 0; i < specs.length; i++) commands.tensor(inputs[i]);
-    if (output) commands.tensor(output);
+    for (let i = 0; i < outputs.length; i++) commands.tensor(outputs[i]);
     for (let i = 0; i < kinds.length; i++) {
       if (kinds[i]!.type === "i32") commands.int(attributes[i]!);
       else commands.float(attributes[i]!);
     }
     commands.end();
     device.recordedOne();
-    return output as Tensor;
+    if (wanted) this.#tape(tape, inputs, outputs, attributes, wanted);
+    return outputs;
   }
+
+  #allocate(device: Device, inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): Tensor[] {
+    const { signature, definition } = this;
+    const count = signature.outputs.length;
+    const outputs: Tensor[] = [];
+    const shapes = definition.shape?.(signature.dims(), named(signature, attributes));
+    try {
+      for (let i = 0; i < count; i++) {
+        const shape = shapes ? shapes[i]! : signature.outputShape(i);
+        outputs.push(Tensor.empty(device, shape, signature.outputDType(i, inputs), this.name));
+      }
+    } catch (error) {
+      for (const output of outputs) output.dispose();
+      throw error;
+    }
+    return outputs;
+  }
+
+  /** Which inputs the tape wants gradients of; undefined if none. Refuses writes to what it still needs. */
+  #wanted(tape: Tape, inputs: readonly (Tensor | undefined)[]): readonly boolean[] | undefined {
+    const specs = this.signature.inputs;
+    let some = false;
+    const wanted = specs.map(({ mutated, marked, name }, i) => {
+      const input = inputs[i];
+      if (mutated && !marked && input) tape.checkWrite(this.name, name, input);
+      const tracked = tape.tracks(input);
+      if (tracked) some = true;
+      return tracked && !mutated;
+    });
+    return some ? wanted : undefined;
+  }
+
+  #tape(
+    tape: Tape,
+    inputs: readonly (Tensor | undefined)[],
+    outputs: readonly Tensor[],
+    attributes: readonly number[],
+    wanted: readonly boolean[],
+  ): void {
+    const { signature, definition } = this;
+    const written = inputs.filter((input, i): input is Tensor => {
+      const { mutated, marked } = signature.inputs[i]!;
+      return input !== undefined && mutated && !marked;
+    });
+    const names = [...signature.inputs.slice(0, inputs.length), ...signature.outputs].map(({ name }) => name);
+    const kept = definition.keeps?.(wanted, attributes);
+    tape.record({
+      op: this.name,
+      inputs,
+      outputs: [...outputs, ...written],
+      attributes,
+      wanted,
+      gradient: definition.gradient,
+      reads: (operand) => names[operand] !== undefined && (kept?.includes(names[operand]) ?? true),
+    });
+  }
+}
+
+function named({ attrs }: Signature, values: readonly number[]): Attributes {
+  return Object.fromEntries(attrs.map(({ name }, i) => [name, values[i]!]));
 }
 
 /** Rows of a tensor with leading dims: the product of all dims but the last. */

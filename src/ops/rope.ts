@@ -2,8 +2,10 @@
 // layers; `rope` turns the first 2R dims of each head and copies the rest.
 
 import { ShapeError } from "../core/errors.js";
-import type { Tensor } from "../core/tensor.js";
+import { Tensor } from "../core/tensor.js";
+import { contiguous, copyInto } from "./copy.js";
 import { Op } from "./op.js";
+import { scale } from "./scale.js";
 
 export const ropeTableOp = new Op({
   signature: "rope_table: positions[B,T]:i32 inv_freq[R]:f32 ; scale:f32 -> table[B,T,2,R]:f32",
@@ -49,6 +51,14 @@ export const ropeOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs: [, table], attributes, dy: [dy] }) {
+    // Turned back: the same rotation with the other sine.
+    const back = Tensor.empty(table!.device, table!.shape, "f32", "rope_table");
+    copyInto(table!.narrow(2, 0, 1), back.narrow(2, 0, 1));
+    copyInto(scale(contiguous(table!.narrow(2, 1, 1)), -1), back.narrow(2, 1, 1));
+    return [ropeOp.run([dy, back], attributes), undefined];
+  },
+  keeps: () => ["table"],
 });
 
 /** cos and sin of `positions[B,T] * inv_freq[R]`, both times `scale`: [B,T,2,R]. */

@@ -1,6 +1,7 @@
 // scale: multiplication by a number, with an optional soft cap (Gemma 2: cap * tanh(x / cap)).
 
 import type { Tensor } from "../core/tensor.js";
+import { ACT, activationBack } from "./activation.js";
 import { Op } from "./op.js";
 
 export const scaleOp = new Op({
@@ -12,6 +13,11 @@ export const scaleOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs: [x], attributes: [factor = 1, softcap = 0], dy: [dy] }) {
+    if (softcap <= 0) return [scale(dy!, factor)];
+    return [activationBack(scale(x!, factor / softcap), scale(dy!, factor), ACT.tanh)];
+  },
+  keeps: (_, [, softcap]) => (softcap! > 0 ? ["x"] : []),
 });
 
 /** `x * factor`, then soft-capped if `softcap` is above zero. */

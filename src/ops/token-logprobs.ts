@@ -1,7 +1,12 @@
 // token_logprobs: log softmax at one column per row, without the whole softmax ever leaving the device.
 
 import type { Tensor } from "../core/tensor.js";
+import { crossEntropy } from "./cross-entropy.js";
 import { Op } from "./op.js";
+import { scale } from "./scale.js";
+
+/** No id at all: `cross_entropy` shall ignore none. */
+const NONE = -(2 ** 31);
 
 export const tokenLogprobsOp = new Op({
   signature: "token_logprobs: logits[R,V]:f32 targets[R]:i32 -> y[R]:f32",
@@ -18,6 +23,7 @@ export const tokenLogprobsOp = new Op({
     }
     return undefined;
   },
+  compose: ([logits, targets]) => [scale(crossEntropy(logits!, targets!, 0, NONE).loss, -1)],
 });
 
 /** log softmax(logits[R,V])[targets[R]]: [R], in nats. */

@@ -27,6 +27,7 @@ import {
   type FourBitCompute,
   type FourBitKind,
   type FourBitOperands,
+  fourBitBack,
   fourBitDequantize,
   fourBitEmbedding,
   fourBitLinear,
@@ -86,6 +87,10 @@ export class FourBitWeight implements Weight {
     });
   }
 
+  back(dy: Tensor): Tensor {
+    return fourBitBack(dy, this.operands);
+  }
+
   rows(ids: Tensor): Tensor {
     noStack(this.experts);
     return fourBitEmbedding(this.operands, ids);
@@ -129,6 +134,8 @@ export class FourBitWeight implements Weight {
     const { codes, absmax, nested, map, offset } = this.operands;
     return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
   }
+
+  readonly trainable: readonly Tensor[] = [];
 
   dispose(): void {
     for (const tensor of this.tensors) tensor.dispose();

@@ -21,7 +21,7 @@ import {
 import { contiguous } from "../ops/copy.js";
 import { llmInt8ExpertLinear } from "../ops/experts.js";
 import type { LinearOptions } from "../ops/linear.js";
-import { llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
+import { llmInt8Back, llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
 import { pack } from "../ops/pack.js";
 
 export class LlmInt8Weight implements Weight {
@@ -66,6 +66,10 @@ export class LlmInt8Weight implements Weight {
     });
   }
 
+  back(dy: Tensor): Tensor {
+    return llmInt8Back(dy, this);
+  }
+
   rows(ids: Tensor): Tensor {
     noStack(this.experts);
     return llmInt8Embedding(this.codes, this.scb, ids);
@@ -93,6 +97,8 @@ export class LlmInt8Weight implements Weight {
   get tensors(): readonly Tensor[] {
     return [this.codes, this.scb, this.seen];
   }
+
+  readonly trainable: readonly Tensor[] = [];
 
   dispose(): void {
     for (const tensor of this.tensors) tensor.dispose();

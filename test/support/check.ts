@@ -99,8 +99,8 @@ export class Checker {
 }
 
 function widened(bound: Case["bound"], { scale, floor = 0 }: Tolerance): Case["bound"] {
-  return (want) => {
-    const exact = bound?.(want) ?? 0;
+  return (want, name) => {
+    const exact = bound?.(want, name) ?? 0;
     return typeof exact === "number" ? Math.max(exact * scale, floor) : (i) => Math.max(exact(i) * scale, floor);
   };
 }

@@ -37,8 +37,8 @@ export interface Case {
   readonly name: string;
   readonly inputs: readonly (Operand | undefined)[];
   readonly attrs: readonly number[];
-  /** Largest error of the output (or of the only operand written), given the reference's result. */
-  readonly bound?: (want: ArrayLike<number>) => Bound;
+  /** Largest error of an output or of an operand written, given the reference's result and its name. */
+  readonly bound?: (want: ArrayLike<number>, name: string) => Bound;
   /** The data cannot be computed: reading must reject with a KernelError that names the op. */
   readonly fails?: boolean;
 }
@@ -91,7 +91,7 @@ export function operand(
   return { shape, dtype, data, ...more };
 }
 
-/** Results by operand name: the output, and everything that was written in place as it is stored (gaps included). */
+/** Results by operand name: the outputs, and everything that was written in place as it is stored (gaps included). */
 export type Results = Map<string, HostArray>;
 
 /** Runs a case on a device. `panels` puts every operand that may be in panels into them. */
@@ -109,9 +109,9 @@ export async function runCase(device: Device, op: Op, one: Case, panels: boolean
       for (const step of one.inputs[i]!.view ?? []) view = own(apply(view, step));
       return view;
     });
-    const output = op.run(seen, one.attrs) as Tensor | undefined;
+    const outputs = op.runAll(seen, one.attrs).map(own);
     const results: Results = new Map();
-    if (output) results.set(op.signature.outputs[0]!.name, await own(output).read());
+    for (const [i, { name }] of op.signature.outputs.entries()) results.set(name, await outputs[i]!.read());
     for (const [i, spec] of op.signature.inputs.entries()) {
       const tensor = stored[i];
       if (!spec.mutated || !tensor) continue;
@@ -163,7 +163,7 @@ export function compare(one: Case, want: Results, got: Results): string[] {
       complaints.push(`${one.name}: ${name} has ${actual?.length} values, not ${expected.length}`);
       continue;
     }
-    const bound = one.bound && expected instanceof Float32Array ? one.bound(expected) : 0;
+    const bound = one.bound && expected instanceof Float32Array ? one.bound(expected, name) : 0;
     let worst = 0;
     let at = -1;
     for (let i = 0; i < expected.length; i++) {

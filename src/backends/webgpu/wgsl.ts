@@ -96,17 +96,17 @@ fn erfc_above_one(a: f32) -> f32 {
   }
   return exp(-a * a) * q * p;
 }
-fn gelu(x: f32) -> f32 {
+fn normal_of(x: f32) -> f32 {
   let s = x * 0.70710678118654752;
   let a = abs(s);
   if (a < 1.0) {
     let z = s * s;
     let e = s * ((((((7.853861353153693e-5 * z - 8.010193625184903e-4) * z + 5.188327685732524e-3) * z - 2.685381193529856e-2) * z + 1.128358514861418e-1) * z - 3.761262582423300e-1) * z + 1.128379165726710e0);
-    return 0.5 * x * (1.0 + e);
+    return 0.5 * (1.0 + e);
   }
-  if (a > 9.0) { return max(x, 0.0); }
-  let tail = 0.5 * x * erfc_above_one(a);
-  return select(tail, x - tail, x > 0.0);
+  if (a > 9.0) { return select(0.0, 1.0, x > 0.0); }
+  let tail = 0.5 * erfc_above_one(a);
+  return select(tail, 1.0 - tail, x > 0.0);
 }
 fn sigmoid_of(x: f32) -> f32 {
   if (x >= 0.0) { return 1.0 / (1.0 + exp(-x)); }
@@ -117,13 +117,31 @@ fn activate(act: i32, x: f32) -> f32 {
   if ((bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u) { return x; } // NaN, which comparisons may lose
   switch (act) {
     case 1: { return max(x, 0.0); }
-    case 2: { return gelu(x); }
+    case 2: { return x * normal_of(x); }
     case 3: { return 0.5 * x * (1.0 + tanh_of(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
     case 4: { return x * sigmoid_of(x); }
     case 5: { return x * sigmoid_of(1.702 * x); }
     case 6: { return tanh_of(x); }
     case 7: { return sigmoid_of(x); }
     default: { return x; }
+  }
+}`;
+
+/** `slope(act, x)`: the derivative of `activate`. Needs ACTIVATIONS. */
+export const SLOPES = `
+fn slope(act: i32, x: f32) -> f32 {
+  switch (act) {
+    case 1: { return select(0.0, 1.0, x > 0.0); }
+    case 2: { return normal_of(x) + x * 0.3989422804014327 * exp(-0.5 * x * x); }
+    case 3: {
+      let u = 1.5957691216057308 * x * (1.0 + 0.044715 * x * x);
+      return sigmoid_of(u) + x * sigmoid_of(u) * sigmoid_of(-u) * 1.5957691216057308 * (1.0 + 0.134145 * x * x);
+    }
+    case 4: { return sigmoid_of(x) * (1.0 + x * sigmoid_of(-x)); }
+    case 5: { return sigmoid_of(1.702 * x) * (1.0 + 1.702 * x * sigmoid_of(-1.702 * x)); }
+    case 6: { return 4.0 * sigmoid_of(2.0 * x) * sigmoid_of(-2.0 * x); }
+    case 7: { return sigmoid_of(x) * sigmoid_of(-x); }
+    default: { return 1.0; }
   }
 }`;
 

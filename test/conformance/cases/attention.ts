@@ -37,7 +37,7 @@ interface Options {
   readonly compute?: "bf16";
 }
 
-function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: number): Uint8Array {
+export function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: number): Uint8Array {
   const mask = bytes(seed, B * S, 0, 3).map((x) => (x > 0 ? 1 : 0));
   if (kind === "rows") mask.fill(0, 0, S); // nothing can be seen in the first text
   if (kind === "left") {
@@ -47,7 +47,7 @@ function maskOf(kind: NonNullable<Options["mask"]>, B: number, S: number, seed: 
   return mask;
 }
 
-function biasOf(kind: NonNullable<Options["bias"]>, dims: readonly number[], seed: number): Operand {
+export function biasOf(kind: NonNullable<Options["bias"]>, dims: readonly number[], seed: number): Operand {
   const [B = 0, H = 0, T = 0, S = 0] = dims;
   const shape = kind === "full" ? [B, H, T, S] : kind === "head" ? [1, H, 1, S] : [B, 1, T, S];
   return operand(shape, normals(seed, product(shape)), "f32", {

@@ -24,7 +24,7 @@ import { matrix } from "./matrix.js";
 const KINDS: readonly FourBitKind[] = ["nf4", "fp4"];
 const MAP = dynamicMap(true);
 
-interface Stored {
+export interface Stored {
   /** codes, absmax, nested, map, offset. */
   readonly operands: readonly (Operand | undefined)[];
   readonly dense: Float32Array;
@@ -52,7 +52,14 @@ function codedRounding(x: Float32Array, { dense, largest }: Stored, K: number, b
   };
 }
 
-function stored(kind: FourBitKind, N: number, K: number, blocksize: number, twice: boolean, seed: number): Stored {
+export function stored(
+  kind: FourBitKind,
+  N: number,
+  K: number,
+  blocksize: number,
+  twice: boolean,
+  seed: number,
+): Stored {
   const codes = matrix("u4", N, K, seed) as Uint8Array;
   const blocks = Math.ceil((N * K) / blocksize);
   const small = bytes(seed + 1, blocks);

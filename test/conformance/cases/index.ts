@@ -3,11 +3,14 @@
 
 import type { Family } from "../../support/conformance.js";
 import { ATTENTION } from "./attention.js";
+import { ATTENTION_BACK } from "./attention-back.js";
 import { ELEMENTWISE } from "./elementwise.js";
 import { EXPERTS } from "./experts.js";
 import { FOUR_BITS } from "./four-bit.js";
+import { GRADIENTS } from "./gradients.js";
 import { INT8 } from "./int8.js";
 import { MATRIX } from "./matrix.js";
+import { MATRIX_BACK } from "./matrix-back.js";
 import { NORM_ROPE } from "./norm-rope.js";
 import { SAMPLING } from "./sampling.js";
 
@@ -20,4 +23,7 @@ export const FAMILIES: readonly Family[] = [
   ...NORM_ROPE,
   ...ELEMENTWISE,
   ...SAMPLING,
+  ...MATRIX_BACK,
+  ...ATTENTION_BACK,
+  ...GRADIENTS,
 ];

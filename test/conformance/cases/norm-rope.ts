@@ -29,7 +29,7 @@ const rms: Family = {
   op: rmsNormOp,
   table: [
     ...LEADS.map((lead, i) => rmsCase(lead, 37, EPS, 0, i)),
-    ...[1, 2, 15, 16, 17, 64, 129, 4100].map((K, i) => rmsCase([3], K, EPS, i % 2, i + 10)),
+    ...[1, 2, 15, 16, 17, 64, 129, 380, 500, 4100].map((K, i) => rmsCase([3], K, EPS, i % 2, i + 10)),
     rmsCase([2], 33, 0.5, 1, 30),
   ],
   fuzz: fc.tuple(leads, widths, fc.constantFrom(EPS, 0.25), fc.constantFrom(0, 1), seeds).map((all) => rmsCase(...all)),
@@ -72,7 +72,7 @@ const layer: Family = {
   op: layerNormOp,
   table: [
     ...LEADS.map((lead, i) => layerCase(lead, 37, true, true, 0, i)),
-    ...[1, 2, 15, 16, 17, 64, 129, 4100].map((K, i) => layerCase([3], K, true, true, i % 2, i + 10)),
+    ...[1, 2, 15, 16, 17, 64, 129, 380, 500, 4100].map((K, i) => layerCase([3], K, true, true, i % 2, i + 10)),
     layerCase([3], 33, false, false, 0, 30),
     layerCase([3], 33, true, false, 0, 31),
     layerCase([3], 33, false, true, 0, 32),

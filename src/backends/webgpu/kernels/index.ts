@@ -2,12 +2,16 @@
 
 import type { Kernel } from "../kernel.js";
 import { attention } from "./attention.js";
+import { attentionBack } from "./attention-back.js";
+import { fourBitBack, linearBack, llmInt8Back } from "./back.js";
 import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
+import { crossEntropy, crossEntropyBack } from "./cross-entropy.js";
 import { activation, add, advance, gated, scale } from "./elementwise.js";
 import { embedding, fourBitEmbedding, llmInt8Embedding } from "./embedding.js";
 import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear } from "./experts.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
+import { activationBack, embeddingBack, fill, layerNormBack, rmsNormBack, sumRows } from "./gradients.js";
 import { appendToken, penalize } from "./history.js";
 import { linear } from "./linear.js";
 import { llmInt8Linear } from "./llm-int8.js";
@@ -55,4 +59,16 @@ export const KERNELS: readonly Kernel[] = [
   doubleQuantize,
   pack,
   unpack,
+  fill,
+  sumRows,
+  linearBack,
+  llmInt8Back,
+  fourBitBack,
+  embeddingBack,
+  attentionBack,
+  rmsNormBack,
+  layerNormBack,
+  activationBack,
+  crossEntropy,
+  crossEntropyBack,
 ];

@@ -6,7 +6,7 @@ import { rmsNormOp } from "../../../ops/rms-norm.js";
 import type { Queue } from "../device/queue.js";
 import type { Kernel } from "../kernel.js";
 import { asRows, type Call, leading } from "../schedule/call.js";
-import { firstDim } from "../schedule/split.js";
+import { along } from "../schedule/split.js";
 import { family, reader, reads, type ShaderSpec, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
 import { quantizing, type RowsToo } from "./int8-rows.js";
@@ -77,7 +77,7 @@ export const rmsNorm: Kernel = {
     recordRmsNorm(call, queue);
     return undefined;
   },
-  axes: ({ operands: [x, , y] }) => firstDim({ 0: asRows(x!), 2: asRows(y!) }),
+  axes: ({ operands: [x, , y] }) => [along(leading(x!.shape), { 0: [asRows(x!), 0], 2: [asRows(y!), 0] })],
   shaders: () => FLOAT.flatMap((weight) => SEEN.map((seen) => rmsShader({ weight, seen }))),
 };
 
@@ -137,7 +137,7 @@ export const layerNorm: Kernel = {
     recordLayerNorm(call, queue);
     return undefined;
   },
-  axes: ({ operands: [x, , , y] }) => firstDim({ 0: asRows(x!), 3: asRows(y!) }),
+  axes: ({ operands: [x, , , y] }) => [along(leading(x!.shape), { 0: [asRows(x!), 0], 3: [asRows(y!), 0] })],
   shaders: () =>
     MAYBE.flatMap((weight) => MAYBE.flatMap((bias) => SEEN.map((seen) => layerShader({ weight, bias, seen })))),
 };

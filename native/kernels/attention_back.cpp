@@ -1,0 +1,292 @@
+// attention_back: two passes without a T x S matrix. The first owns queries: it finds what their softmax needs and dq. The
+// second owns keys: it gives dk and dv, over all query heads that share them. Scores are computed again in both, blocks of
+// queries against blocks of keys, so that nothing depends on which worker does what.
+
+#include "../parallel.h"
+#include "../registry.h"
+#include "../simd/transpose.h"
+
+namespace octavo::OCTAVO_ISA {
+
+namespace {
+
+constexpr int64_t kQueries = 32;  // of a block
+constexpr int64_t kKeys = 64;     // of a block
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// What a worker computes with: keys and values of a block with the keys side by side, and [query][key] tables.
+struct Room {
+  float *keys, *values, *scores, *products, *slopes;
+
+  static int64_t floats(int64_t D, int64_t E) { return kKeys * (D + E) + 3 * kQueries * kKeys; }
+  Room(float* at, int64_t D, int64_t E) {
+    keys = at;
+    values = keys + kKeys * D;
+    scores = values + kKeys * E;
+    products = scores + kQueries * kKeys;
+    slopes = products + kQueries * kKeys;
+  }
+};
+
+struct Problem {
+  const Tensor &q, &k, &v, &dy, &mask, &segments, &slopes, &bias;
+  int64_t B, T, H, D, G, S, E, past;
+  float scale, softcap;
+  bool causal;
+  int64_t window;
+  float *lse, *mean;  // [B,H,T]
+
+  explicit Problem(const Call& call)
+      : q(call.t[0]),
+        k(call.t[1]),
+        v(call.t[2]),
+        dy(call.t[3]),
+        mask(call.t[4]),
+        segments(call.t[5]),
+        slopes(call.t[6]),
+        bias(call.t[7]),
+        B(q.dim[0]),
+        T(q.dim[1]),
+        H(q.dim[2]),
+        D(q.dim[3]),
+        G(k.dim[1]),
+        S(k.dim[2]),
+        E(v.dim[3]),
+        past(S - T),
+        scale(call.attr[0].f),
+        softcap(call.attr[3].f),
+        causal(call.attr[1].i != 0),
+        window(call.attr[2].i),
+        lse(nullptr),
+        mean(nullptr) {}
+
+  const float* query(int64_t b, int64_t t, int64_t h) const {
+    return q.as<float>() + b * q.stride[0] + t * q.stride[1] + h * q.stride[2];
+  }
+  const float* gradient(int64_t b, int64_t t, int64_t h) const {
+    return dy.as<float>() + b * dy.stride[0] + t * dy.stride[1] + h * dy.stride[2];
+  }
+  const float* row(const Tensor& x, int64_t b, int64_t g, int64_t j) const {
+    return x.as<float>() + b * x.stride[0] + g * x.stride[1] + j * x.stride[2];
+  }
+  int64_t statistic(int64_t b, int64_t h, int64_t t) const { return (b * H + h) * T + t; }
+
+  // Keys that some query of [t, t + count) may see: [first, end).
+  int64_t first_key(int64_t t) const { return window > 0 ? most(0, past + t - window + 1) : 0; }
+  int64_t end_key(int64_t t, int64_t count) const { return causal ? least(S, past + t + count) : S; }
+
+  bool sees(int64_t b, int64_t i, int64_t j) const {
+    if (causal && j > i) return false;
+    if (window > 0 && j <= i - window) return false;
+    if (mask && mask.as<uint8_t>()[b * S + j] == 0) return false;
+    return !segments || segments.as<int32_t>()[b * S + j] == segments.as<int32_t>()[b * S + i];
+  }
+
+  // Keys j .. j + count as [16 keys][width][16].
+  void turn(const Tensor& x, int64_t b, int64_t g, int64_t j, int64_t count, int64_t width, float* to) const {
+    for (int64_t at = 0; at < kKeys; at += 16) {
+      const int64_t rows = most(0, least(16, count - at));
+      if (rows == 0) continue;
+      rows_to_steps((const char*)row(x, b, g, j + at), x.stride[2] * 4, (int)rows, width * 4,
+                    (uint32_t*)(to + at * width), 16, AsIs{});
+    }
+  }
+
+  // dots[r][j] of rows with turned keys.
+  OCTAVO_INLINE void dots(const float* from, int64_t stride, int64_t rows, const float* turned, int64_t count,
+                          int64_t width, float* to) const {
+    for (int64_t at = 0; at < count; at += 16) {
+      const float* keys = turned + at * width;
+      for (int64_t r = 0; r < rows; r += 4) {
+        const int64_t last = rows - 1;
+        const float* x[4];
+        for (int64_t i = 0; i < 4; i++) x[i] = from + least(r + i, last) * stride;
+        f32x16 a = zero(), b = zero(), c = zero(), d = zero();
+        for (int64_t e = 0; e < width; e++) {
+          const f32x16 key = load(keys + e * 16);
+          a = fma(splat(x[0][e]), key, a);
+          b = fma(splat(x[1][e]), key, b);
+          c = fma(splat(x[2][e]), key, c);
+          d = fma(splat(x[3][e]), key, d);
+        }
+        const f32x16 sums[4] = {a, b, c, d};
+        for (int64_t i = 0; i < least(4, rows - r); i++) store(to + (r + i) * kKeys + at, sums[i]);
+      }
+    }
+  }
+
+  // Scores (-inf where hidden), dy · v, and what a score's gradient is multiplied with to be that of q · k.
+  void block(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t j, int64_t keys, const Room& room) const {
+    dots(query(b, t, h), q.stride[1], queries, room.keys, keys, D, room.scores);
+    dots(gradient(b, t, h), dy.stride[1], queries, room.values, keys, E, room.products);
+    for (int64_t r = 0; r < queries; r++) {
+      const int64_t i = past + t + r;
+      float *score = room.scores + r * kKeys, *slope = room.slopes + r * kKeys;
+      for (int64_t at = 0; at < keys; at += 16) {
+        f32x16 value = load(score + at) * scale, factor = splat(scale);
+        if (softcap > 0) {
+          const f32x16 cap = vtanh(value / softcap);
+          value = softcap * cap;
+          factor = scale * (1.0f - cap * cap);
+        }
+        store(score + at, value);
+        store(slope + at, factor);
+      }
+      if (slopes) {
+        const float m = slopes.as<float>()[h];
+        for (int64_t at = 0; at < keys; at++) score[at] += m * (float)(j + at - i);
+      }
+      if (bias) {
+        const float* add = bias.as<float>() + b * bias.stride[0] + h * bias.stride[1] + (t + r) * bias.stride[2];
+        for (int64_t at = 0; at < keys; at++) score[at] += add[(j + at) * bias.stride[3]];
+      }
+      for (int64_t at = 0; at < keys; at++)
+        if (!sees(b, i, j + at)) score[at] = -INFINITY;
+    }
+  }
+
+  // Scores become weights and products gradients of q · k, for queries whose statistics are known.
+  void weigh(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t keys, const Room& room) const {
+    for (int64_t r = 0; r < queries; r++) {
+      const int64_t at = statistic(b, h, t + r);
+      for (int64_t j = 0; j < keys; j += 16) {
+        float *score = room.scores + r * kKeys + j, *product = room.products + r * kKeys + j;
+        const f32x16 p = vexp(load(score) - lse[at]);
+        store(score, p);
+        store(product, p * (load(product) - mean[at]) * load(room.slopes + r * kKeys + j));
+      }
+    }
+  }
+};
+
+// to[d] += sum over i of weight[i * step] * rows[i][d].
+OCTAVO_INLINE void mix(const float* weight, int64_t step, int64_t count, const float* rows, int64_t stride,
+                       int64_t width, float* to) {
+  for (int64_t d = 0; d < width; d += 16) {
+    const int n = (int)least(16, width - d);
+    f32x16 sum = load_n(to + d, n);
+    if (n == 16)
+      for (int64_t i = 0; i < count; i++) sum = fma(splat(weight[i * step]), load(rows + i * stride + d), sum);
+    else
+      for (int64_t i = 0; i < count; i++) sum = fma(splat(weight[i * step]), load_n(rows + i * stride + d, n), sum);
+    store_n(to + d, sum, n);
+  }
+}
+
+void own_queries(const Problem& p, int64_t b, int64_t h, int64_t t, const Room& room, float* dq) {
+  const int64_t queries = least(kQueries, p.T - t), g = h / (p.H / p.G);
+  const int64_t first = p.first_key(t) / kKeys * kKeys, end = p.end_key(t, queries);
+  float top[kQueries], mass[kQueries], mean[kQueries];
+  for (int64_t r = 0; r < queries; r++) top[r] = -INFINITY, mass[r] = mean[r] = 0;
+  const auto each_block = [&](const auto& body) {
+    for (int64_t j = first; j < end; j += kKeys) {
+      const int64_t keys = least(kKeys, end - j);
+      p.turn(p.k, b, g, j, keys, p.D, room.keys);
+      p.turn(p.v, b, g, j, keys, p.E, room.values);
+      p.block(b, h, t, queries, j, keys, room);
+      body(j, keys);
+    }
+  };
+  each_block([&](int64_t, int64_t keys) {
+    for (int64_t r = 0; r < queries; r++) {
+      const float *score = room.scores + r * kKeys, *product = room.products + r * kKeys;
+      float high = top[r];
+      for (int64_t j = 0; j < keys; j++) high = score[j] > high ? score[j] : high;
+      if (high == -INFINITY) continue;
+      const float shrink = vexp(splat(top[r] - high))[0];
+      f32x16 sums = zero(), means = zero();
+      for (int64_t j = 0; j < keys; j += 16) {
+        const int n = (int)least(16, keys - j);
+        f32x16 e = vexp(load(score + j) - high);
+        if (n < 16)
+          for (int i = n; i < 16; i++) e[i] = 0;
+        sums += e;
+        means += e * load_n(product + j, n);
+      }
+      mass[r] = mass[r] * shrink + sum(sums);
+      mean[r] = mean[r] * shrink + sum(means);
+      top[r] = high;
+    }
+  });
+  for (int64_t r = 0; r < queries; r++) {
+    const int64_t at = p.statistic(b, h, t + r);
+    const bool some = mass[r] > 0;  // else no key is seen: every weight is exp(-inf)
+    p.lse[at] = some ? top[r] + (float)__builtin_log((double)mass[r]) : INFINITY;
+    p.mean[at] = some ? mean[r] / mass[r] : 0;
+  }
+  for (int64_t r = 0; r < queries; r++)
+    std::memset(dq + ((b * p.T + t + r) * p.H + h) * p.D, 0, sizeof(float) * (size_t)p.D);
+  each_block([&](int64_t j, int64_t keys) {
+    p.weigh(b, h, t, queries, keys, room);
+    for (int64_t r = 0; r < queries; r++)
+      mix(room.products + r * kKeys, 1, keys, p.row(p.k, b, g, j), p.k.stride[2], p.D,
+          dq + ((b * p.T + t + r) * p.H + h) * p.D);
+  });
+}
+
+void own_keys(const Problem& p, int64_t b, int64_t g, int64_t j, const Room& room, float* dk, float* dv) {
+  const int64_t keys = least(kKeys, p.S - j), share = p.H / p.G;
+  float *to_k = dk + ((b * p.G + g) * p.S + j) * p.D, *to_v = dv + ((b * p.G + g) * p.S + j) * p.E;
+  std::memset(to_k, 0, sizeof(float) * (size_t)(keys * p.D));
+  std::memset(to_v, 0, sizeof(float) * (size_t)(keys * p.E));
+  p.turn(p.k, b, g, j, keys, p.D, room.keys);
+  p.turn(p.v, b, g, j, keys, p.E, room.values);
+  for (int64_t h = g * share; h < (g + 1) * share; h++) {
+    for (int64_t t = 0; t < p.T; t += kQueries) {
+      const int64_t queries = least(kQueries, p.T - t);
+      if (p.first_key(t) >= j + keys || p.end_key(t, queries) <= j) continue;
+      p.block(b, h, t, queries, j, keys, room);
+      p.weigh(b, h, t, queries, keys, room);
+      for (int64_t at = 0; at < keys; at++) {
+        mix(room.scores + at, kKeys, queries, p.gradient(b, t, h), p.dy.stride[1], p.E, to_v + at * p.E);
+        mix(room.products + at, kKeys, queries, p.query(b, t, h), p.q.stride[1], p.D, to_k + at * p.D);
+      }
+    }
+  }
+}
+
+const char* attention_back(const Call& call) {
+  Problem p(call);
+  if (p.G == 0 || p.H % p.G != 0) return "query heads cannot share key heads";
+  if (p.T > p.S && (p.causal || p.segments)) return "queries do not stand at the end of the keys";
+  for (int i = 0; i < 4; i++)
+    if (call.t[i].dim[3] > 1 && call.t[i].stride[3] != 1) return "the last dim of q, k, v and dy must be contiguous";
+  const int workers = call.pool ? call.pool->threads() : 1;
+  const int64_t statistics = padded(p.B * p.H * p.T), each = padded(Room::floats(p.D, p.E));
+  float* scratch = (float*)call.need(sizeof(float) * (size_t)(2 * statistics + workers * each));
+  if (!scratch) return "no memory for the scratch of an attention's gradient";
+  p.lse = scratch;
+  p.mean = scratch + statistics;
+  float* rooms = scratch + 2 * statistics;
+  const int64_t query_blocks = (p.T + kQueries - 1) / kQueries, key_blocks = (p.S + kKeys - 1) / kKeys;
+  parallel(call, p.B * p.H * query_blocks, 1, [&](int64_t begin, int64_t end, int worker) {
+    const Room room(rooms + worker * each, p.D, p.E);
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t head = task / query_blocks;
+      own_queries(p, head / p.H, head % p.H, task % query_blocks * kQueries, room, call.t[8].as<float>());
+    }
+  });
+  parallel(call, p.B * p.G * key_blocks, 1, [&](int64_t begin, int64_t end, int worker) {
+    const Room room(rooms + worker * each, p.D, p.E);
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t group = task / key_blocks;
+      own_keys(p, group / p.G, group % p.G, task % key_blocks * kKeys, room, call.t[9].as<float>(),
+               call.t[10].as<float>());
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace
+
+OCTAVO_KERNELS(attention_back,
+    {"attention_back",
+     "attention_back: q[B,T,H,D]:f32~ k[B,G,S,D]:f32~ v[B,G,S,E]:f32~ dy[B,T,H,E]:f32~ mask[B,S]:u8? "
+     "segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> "
+     "dq[B,T,H,D]:f32 dk[B,G,S,D]:f32 dv[B,G,S,E]:f32",
+     attention_back})
+
+}  // namespace octavo::OCTAVO_ISA

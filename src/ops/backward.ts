@@ -1,0 +1,179 @@
+// The way back over a tape: gradients flow from the result to what the tape watches. There is one gradient per
+// allocation, f32 and laid out like it; a view reads and adds to the same view of it.
+
+import type { Device } from "../core/device.js";
+import { isFloat } from "../core/dtype.js";
+import { GradientError } from "../core/errors.js";
+import { type Place, rowStrides, scope, Tensor } from "../core/tensor.js";
+import { add } from "./add.js";
+import { contiguous, copyInto } from "./copy.js";
+import { filled, fillInto } from "./fill.js";
+import { sumRows } from "./sum-rows.js";
+import { disposeEntry, type Tape, type TapeEntry, taping } from "./tape.js";
+
+/** The gradient of an allocation so far. */
+interface Held {
+  /** f32 [capacity] */
+  readonly flat: Tensor;
+  /** False while its memory may be another gradient's as well. */
+  readonly own: boolean;
+}
+
+class Gradients implements Disposable {
+  readonly #device: Device;
+  readonly #held = new Map<object, Held>();
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** The gradient at a place, contiguous, in memory that later additions leave alone; undefined if nothing has reached it. */
+  of(place: Place): Tensor | undefined {
+    const held = this.#held.get(place.storage);
+    if (!held) return undefined;
+    if (orderOf(place) === "as stored") return held.flat.view(...place.shape);
+    const copy = this.#empty(place.shape);
+    copyInto(held.flat.part(place), copy);
+    return copy;
+  }
+
+  /** Adds `d`, f32 and contiguous, to the gradient at a place. */
+  add(at: Place, d: Tensor): void {
+    const [place, sum] = withoutRepeats(at, d);
+    const { storage, capacity } = place;
+    const order = orderOf(place);
+    if (order === undefined) {
+      const region = this.#own(place).part(place);
+      copyInto(add(contiguous(region), sum), region);
+      return;
+    }
+    const flat = (order === "as stored" ? sum : contiguous(sum.permute(...order))).view(capacity);
+    const held = this.#held.get(storage);
+    if (held) this.#replace(storage, add(held.flat, flat), true);
+    else this.#replace(storage, flat, false);
+  }
+
+  /** Forgets the gradient at a place, whose values were made by a call that has had it. */
+  clear(place: Place): void {
+    const held = this.#held.get(place.storage);
+    if (!held) return;
+    if (orderOf(place) === undefined) {
+      fillInto(this.#own(place).part(place), 0);
+      return;
+    }
+    held.flat.dispose();
+    this.#held.delete(place.storage);
+  }
+
+  /** The gradient of an allocation in memory that may be written. */
+  #own({ storage, capacity }: Place): Tensor {
+    const held = this.#held.get(storage);
+    if (held?.own) return held.flat;
+    if (!held) return this.#replace(storage, filled(this.#device, [capacity], 0), true);
+    const copy = this.#empty([capacity]);
+    copyInto(held.flat, copy);
+    return this.#replace(storage, copy, true);
+  }
+
+  #empty(shape: readonly number[]): Tensor {
+    return Tensor.empty(this.#device, shape, "f32", "gradient");
+  }
+
+  #replace(storage: object, flat: Tensor, own: boolean): Tensor {
+    const kept = flat.alias().keep();
+    this.#held.get(storage)?.flat.dispose();
+    this.#held.set(storage, { flat: kept, own });
+    return kept;
+  }
+
+  [Symbol.dispose](): void {
+    for (const { flat } of this.#held.values()) flat.dispose();
+    this.#held.clear();
+  }
+}
+
+/**
+ * How the dims of a place must be permuted to give its whole allocation in order; "as stored" if they need not be,
+ * undefined if it is a part of the allocation.
+ */
+function orderOf({ shape, strides, first, capacity }: Place): readonly number[] | "as stored" | undefined {
+  const size = shape.reduce((n, length) => n * length, 1);
+  if (first !== 0 || size !== capacity) return undefined;
+  if (!strides) return "as stored";
+  const order = shape.map((_, d) => d).sort((a, b) => strides[b]! - strides[a]! || shape[b]! - shape[a]!);
+  const stored = rowStrides(order.map((d) => shape[d]!));
+  return order.every((d, i) => shape[d] === 1 || strides[d] === stored[i]) ? order : undefined;
+}
+
+/** A place without dims that repeat by a stride of zero, and the gradient summed over them. */
+function withoutRepeats(at: Place, d: Tensor): readonly [place: Place, sum: Tensor] {
+  const { strides, shape } = at;
+  const repeats = shape.map((size, dim) => size > 1 && strides !== null && strides[dim] === 0);
+  if (!repeats.includes(true)) return [at, d];
+  const once = shape.map((size, dim) => (repeats[dim] ? 1 : size));
+  const dims = shape.map((_, dim) => dim);
+  const order = [...dims.filter((dim) => repeats[dim]), ...dims.filter((dim) => !repeats[dim])];
+  const rest = once.reduce((n, size) => n * size, 1);
+  return [{ ...at, shape: once }, sumRows(contiguous(d.permute(...order)).view(-1, rest)).view(...once)];
+}
+
+function step(entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<object>): void {
+  const { op, inputs, outputs, attributes, wanted, gradient, path } = entry;
+  const dy = outputs.map((output) => (isFloat(output.dtype) ? gradients.of(output.place) : undefined));
+  if (dy.every((one) => one === undefined)) return;
+  const where = path ? ` in ${path}` : "";
+  if (!gradient) {
+    throw new GradientError(`${op}${where}: this op has no gradient`, { details: { op, module: path } });
+  }
+  const found = gradient({ inputs, outputs, attributes, dy, wanted });
+  for (const output of outputs) if (!watched.has(output.storage)) gradients.clear(output.place);
+  inputs.forEach((input, i) => {
+    if (!input || !wanted[i]) return;
+    const d = found[i];
+    if (!d) {
+      throw new GradientError(`${op}${where}: this op has no gradient by operand ${i + 1}`, {
+        details: { op, module: path, operand: i },
+      });
+    }
+    gradients.add(input.place, d);
+  });
+}
+
+/** Names the module whose gradients are recorded, for errors and leak reports. */
+function at<T>(device: Device, path: string, body: () => T): T {
+  const before = device.enter(path);
+  try {
+    return body();
+  } finally {
+    device.enter(before);
+  }
+}
+
+/**
+ * Records the gradients of `result` (one element) by what `tape` watches: f32, of the watched tensors' shapes. Takes the
+ * tape's entries with it, and frees what they kept on the way.
+ * @throws GradientError if the result does not depend on what is watched, or an op on the way has no rule
+ */
+export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
+  if (result.size !== 1) {
+    throw new GradientError(`a gradient is of one number, and the result has shape [${result.shape.join(", ")}]`);
+  }
+  if (!tape.tracks(result)) throw new GradientError("the result does not depend on what a gradient was asked of");
+  const { device } = result;
+  const watched = new Set(tape.watched.map(({ storage }) => storage));
+  return taping(undefined, () =>
+    scope(() => {
+      using gradients = new Gradients(device);
+      gradients.add(result.place, filled(device, result.shape, 1));
+      for (let entry = tape.pop(); entry; entry = tape.pop()) {
+        const taken = entry;
+        try {
+          at(device, taken.path, () => scope(() => step(taken, gradients, watched)));
+        } finally {
+          disposeEntry(taken);
+        }
+      }
+      return tape.watched.map((leaf) => gradients.of(leaf.place) ?? filled(device, leaf.shape, 0));
+    }),
+  );
+}

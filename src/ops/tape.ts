@@ -1,0 +1,160 @@
+// The gradient tape: while one is open, ops whose inputs depend on a watched tensor leave an entry here, with what their
+// gradient rule reads. backward.ts walks the entries. Values are told apart by their allocation, so views need no entry:
+// the gradient of a view is the same view of its allocation's gradient.
+
+import { isFloat } from "../core/dtype.js";
+import { GradientError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
+
+/** What a gradient rule is given. */
+export interface GradientCall {
+  /** Operands in signature order. One that the op's `keeps` leaves out has shape and dtype, and no memory. */
+  readonly inputs: readonly (Tensor | undefined)[];
+  /** Outputs, under the same condition; of ops that write in place, the operands written. */
+  readonly outputs: readonly Tensor[];
+  readonly attributes: readonly number[];
+  /** f32 gradients of the outputs, contiguous. Missing: the result does not depend on that output. */
+  readonly dy: readonly (Tensor | undefined)[];
+  /** Which inputs' gradients are asked for. */
+  readonly wanted: readonly boolean[];
+}
+
+/** Records the gradients of the wanted inputs: f32, contiguous, each of its input's shape. A missing one is an error. */
+export type GradientRule = (call: GradientCall) => readonly (Tensor | undefined)[];
+
+/** A call as the tape takes it in. */
+export interface TapedCall {
+  readonly op: string;
+  readonly inputs: readonly (Tensor | undefined)[];
+  readonly outputs: readonly Tensor[];
+  readonly attributes: readonly number[];
+  readonly wanted: readonly boolean[];
+  /** Absent: differentiating through the call is an error. */
+  readonly gradient: GradientRule | undefined;
+  /** What of `[...inputs, ...outputs]` the rule reads. */
+  readonly reads: (operand: number) => boolean;
+}
+
+/** A call on the tape: `inputs` and `outputs` are handles of its own, without memory where the rule reads none. */
+export interface TapeEntry extends Omit<TapedCall, "reads"> {
+  /** Path of the module that recorded it. */
+  readonly path: string;
+}
+
+export class Tape implements Disposable {
+  readonly entries: TapeEntry[] = [];
+  readonly #watched: readonly Tensor[];
+  /** Allocations that depend on a watched tensor. */
+  readonly #tracked = new Set<object>();
+  /** Allocations that rules will read. */
+  readonly #kept = new Set<object>();
+
+  /** @param watched f32, f16 or bf16: what gradients are wanted of */
+  constructor(watched: readonly Tensor[]) {
+    this.#watched = watched;
+    for (const tensor of watched) {
+      if (!isFloat(tensor.dtype))
+        throw new GradientError(`a gradient wants floats to differentiate by, not ${tensor.dtype}`);
+      this.#tracked.add(tensor.storage);
+      this.#kept.add(tensor.storage);
+    }
+  }
+
+  get watched(): readonly Tensor[] {
+    return this.#watched;
+  }
+
+  /** True if a gradient may be asked for this tensor. */
+  tracks(tensor: Tensor | undefined): boolean {
+    return tensor !== undefined && this.#tracked.has(tensor.storage) && isFloat(tensor.dtype);
+  }
+
+  /** @throws GradientError if a write to `tensor` would change what a gradient rule still reads, or a watched tensor */
+  checkWrite(op: string, operand: string, tensor: Tensor): void {
+    if (!this.#kept.has(tensor.storage)) return;
+    throw new GradientError(
+      `${op}: operand \`${operand}\` is written in place, and a gradient still needs its values`,
+      {
+        details: { op, operand },
+        hint: "write to a copy, or write after the gradient was taken",
+      },
+    );
+  }
+
+  /** Takes in a call of which some input is tracked: its float outputs are tracked from now on. */
+  record({ reads, ...call }: TapedCall): void {
+    const count = call.inputs.length;
+    const handle = (tensor: Tensor, operand: number): Tensor => {
+      const own = tensor.alias().keep();
+      if (call.gradient && reads(operand)) this.#kept.add(own.storage);
+      else own.dispose();
+      return own;
+    };
+    const inputs = call.inputs.map((tensor, i) => tensor && handle(tensor, i));
+    const outputs = call.outputs.map((tensor, i) => handle(tensor, count + i));
+    for (const tensor of outputs) if (isFloat(tensor.dtype)) this.#tracked.add(tensor.storage);
+    this.entries.push({ ...call, inputs, outputs, path: call.outputs[0]?.device.path ?? "" });
+  }
+
+  /** Takes the last entry off; the caller disposes it. */
+  pop(): TapeEntry | undefined {
+    return this.entries.pop();
+  }
+
+  dispose(): void {
+    for (let entry = this.pop(); entry; entry = this.pop()) disposeEntry(entry);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Frees what an entry keeps. */
+export function disposeEntry({ inputs, outputs }: TapeEntry): void {
+  for (const tensor of inputs) tensor?.dispose();
+  for (const tensor of outputs) tensor.dispose();
+}
+
+/** The tape that ops record to, if one is open. */
+export const tapes: { open: Tape | undefined } = { open: undefined };
+
+/** Runs `body` with `tape` open, or with none. */
+export function taping<T>(tape: Tape | undefined, body: () => T): T {
+  const before = tapes.open;
+  tapes.open = tape;
+  try {
+    return body();
+  } finally {
+    tapes.open = before;
+  }
+}
+
+/**
+ * Records `body` as one call with a gradient rule of its own; what it records is not differentiated. `body` hears which of
+ * `inputs` gradients are wanted of, and returns its outputs and, as `saved`, what the rule reads: these stand behind
+ * `inputs` in the rule's call. The rule may read no other tensor.
+ */
+export function recordAs(
+  op: string,
+  inputs: readonly Tensor[],
+  gradient: GradientRule,
+  body: (wanted: readonly boolean[]) => { readonly outputs: readonly Tensor[]; readonly saved: readonly Tensor[] },
+): readonly Tensor[] {
+  const tape = tapes.open;
+  const wanted = inputs.map((tensor) => tape?.tracks(tensor) ?? false);
+  const { outputs, saved } = taping(undefined, () => body(wanted));
+  if (tape && wanted.some(Boolean)) {
+    const all = [...inputs, ...saved];
+    tape.record({
+      op,
+      inputs: all,
+      outputs,
+      attributes: [],
+      wanted: all.map((_, i) => wanted[i] ?? false),
+      gradient,
+      reads: (operand) => operand >= inputs.length && operand < all.length,
+    });
+  }
+  return outputs;
+}

@@ -1,0 +1,124 @@
+// The language-model loss over a head, by pieces of rows: logits of all tokens are never in memory at once. With a tape
+// open each piece is differentiated where it stands (as Liger's fused loss does), so that no logits wait for the way back.
+
+import { ShapeError } from "../core/errors.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { CausalLM } from "../nn/decoder.js";
+import { add } from "../ops/add.js";
+import { copyInto } from "../ops/copy.js";
+import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
+import { multiply } from "../ops/gated.js";
+import { rowsOf } from "../ops/op.js";
+import { scale } from "../ops/scale.js";
+import { sumRows } from "../ops/sum-rows.js";
+import { type GradientCall, recordAs } from "../ops/tape.js";
+import { valueAndGradients } from "./gradient.js";
+
+/** Elements of logits that a piece may have: 32 MB. */
+const PIECE = 2 ** 23;
+
+/** What turns hidden states into logits. */
+export interface Head {
+  readonly vocabulary: number;
+  /** Records [R,K] -> [R,V]. */
+  logits(hidden: Tensor): Tensor;
+  /** What of the head a gradient may be asked of. */
+  readonly trainable: readonly Tensor[];
+}
+
+/** The head of a decoder. */
+export function headOf(model: CausalLM): Head {
+  const linear = model.output_embeddings();
+  return {
+    vocabulary: model.geometry.vocab,
+    logits: (hidden) => model.head(hidden),
+    trainable: linear ? [...linear.weight.weight.trainable, ...(linear.bias ? [linear.bias.value] : [])] : [],
+  };
+}
+
+export interface HeadLossOptions {
+  /** What the sum of the losses is divided by: the labels that count, of all batches that one update sees. */
+  readonly items: number;
+  readonly smoothing?: number;
+  /** Label of tokens that do not count. */
+  readonly ignored?: number;
+  /** Rows per piece; by default as many as give 32 MB of logits. */
+  readonly rows?: number;
+}
+
+/** Sum of the cross-entropies of `hidden[..,K]` through `head` against `labels[R]` (i32), over `items`: [1]. */
+export function headLoss(hidden: Tensor, head: Head, labels: Tensor, options: HeadLossOptions): Tensor {
+  const rows = rowsOf(hidden.shape);
+  if (labels.shape.length !== 1 || labels.shape[0] !== rows) {
+    throw new ShapeError(`loss: ${rows} tokens want labels [${rows}], got [${labels.shape.join(", ")}]`);
+  }
+  if (rows === 0) throw new ShapeError("loss: there are no tokens");
+  const most = options.rows ?? Math.max(1, Math.floor(PIECE / head.vocabulary));
+  const piece = (part: Tensor, targets: Tensor): Tensor => {
+    const { loss } = crossEntropy(head.logits(part), targets, options.smoothing, options.ignored ?? IGNORED);
+    return scale(sumRows(loss.view(-1, 1)), 1 / options.items);
+  };
+  const given = [hidden, ...head.trainable];
+  const [loss] = recordAs("head loss", given, timesLoss(given.length), (wanted) =>
+    scope(() => {
+      const dhidden = wanted[0] ? Tensor.empty(hidden.device, hidden.shape, "f32", "gradient") : undefined;
+      let sums: Tensor[] = []; // the loss, then gradients of what is trainable
+      for (let at = 0; at < rows; at += most) {
+        const count = Math.min(most, rows - at);
+        const next = scope(() => {
+          const part = rowsApart(hidden.view(rows, -1), at, count);
+          const targets = labels.narrow(0, at, count);
+          const by = given.map((tensor, i) => (i === 0 ? part : tensor)).filter((_, i) => wanted[i]);
+          if (by.length === 0) return accumulated(sums, [piece(part, targets)]);
+          const { value, gradients } = valueAndGradients(by, () => piece(part, targets));
+          if (!dhidden) return accumulated(sums, [value, ...gradients]);
+          copyInto(gradients[0]!, dhidden.view(rows, -1).narrow(0, at, count));
+          return accumulated(sums, [value, ...gradients.slice(1)]);
+        });
+        for (const sum of sums) sum.dispose();
+        sums = next;
+      }
+      const [total, ...others] = sums;
+      return { outputs: [total!], saved: dhidden ? [dhidden, ...others] : others };
+    }),
+  );
+  return loss!;
+}
+
+/** Rows in memory of their own, whose gradient is then no larger than they are. */
+function rowsApart(x: Tensor, at: number, count: number): Tensor {
+  if (count === x.shape[0]) return x;
+  const part = Tensor.empty(x.device, [count, x.shape[1]!], "f32", "loss");
+  copyInto(x.narrow(0, at, count), part);
+  return part;
+}
+
+function accumulated(sums: readonly Tensor[], more: readonly Tensor[]): Tensor[] {
+  return more.map((one, i) => (sums[i] ? add(sums[i], one) : one));
+}
+
+/** Gradients that were taken for a loss of weight one, times the gradient of the loss. */
+function timesLoss(count: number) {
+  return ({ inputs, wanted, dy: [dy] }: GradientCall): readonly (Tensor | undefined)[] => {
+    const saved = inputs.slice(count);
+    return wanted.map((wants) => {
+      if (!wants) return undefined;
+      const one = saved.shift()!;
+      const flat = one.view(1, one.size);
+      return multiply(dy!.view(1, 1).expand(1, one.size), flat).view(...one.shape);
+    });
+  };
+}
+
+/**
+ * Labels of a language model for rows of `steps` ids: each token's is the next one's, the last of a row has none. `items`
+ * counts those that are not `ignored`.
+ */
+export function nextTokenLabels(
+  ids: ArrayLike<number>,
+  steps: number,
+  ignored = IGNORED,
+): { readonly labels: Int32Array; readonly items: number } {
+  const labels = Int32Array.from(ids, (_, i) => ((i + 1) % steps === 0 ? ignored : ids[i + 1]!));
+  return { labels, items: labels.filter((label) => label !== ignored).length };
+}

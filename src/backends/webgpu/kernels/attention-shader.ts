@@ -109,9 +109,9 @@ export const attentionShader: (options: Options) => Shader = family("attention",
   // The keys from `lo` to `hi` are those that some member sees; spans are counted from `base`.
   const reach = `var upto = foremost;
     ${each.map((r) => `if (${lane("member", r)}) { upto = max(upto, ${lane("at", r)}); }`).join(" ")}
-    var lo = 0u;
+    lo = 0u;
     if (P.window > 0) { lo = u32(max(0, foremost + 1 - P.window)); }
-    ${paged ? "var hi = u32(max(0, keys_of(whose, upto)));" : "var hi = P.S;\n    if (P.causal != 0u) { hi = u32(upto + 1); }"}
+    ${paged ? "hi = u32(max(0, keys_of(whose, upto)));" : "hi = P.S;\n    if (P.causal != 0u) { hi = u32(upto + 1); }"}
     ${
       shown
         ? `var ends = vec2<u32>(P.S, P.S);
@@ -233,15 +233,15 @@ export const attentionShader: (options: Options) => Shader = family("attention",
 
   // Rows of one text that stand close together go past their keys at once; others of the tile after them.
   const members = many
-    ? `if (!open[lead]) { continue; }
-    let whose = owner[lead];
-    let foremost = at[lead];
-    let member = open & (owner == vec4<i32>(whose)) & (at >= vec4<i32>(foremost)) & (at < vec4<i32>(foremost + ${rows}));
-    open = open & !member;`
-    : `if (!open) { continue; }
-    let whose = owner;
-    let foremost = at;
-    let member = true;`;
+    ? `let lead = select(select(select(3u, 2u, open.z), 1u, open.y), 0u, open.x);
+      whose = owner[lead];
+      let foremost = at[lead];
+      member = open & (owner == vec4<i32>(whose)) & (at >= vec4<i32>(foremost)) & (at < vec4<i32>(foremost + ${rows}));
+      open = open & !member;`
+    : `whose = owner;
+      let foremost = at;
+      member = true;
+      open = false;`;
 
   return {
     bindings: [
@@ -298,23 +298,23 @@ export const attentionShader: (options: Options) => Shader = family("attention",
   var all_whole = ${type}(0.0);
   ${parts.map((e) => `var all_mixed${e} = ${type}(0.0);`).join(" ")}`
   }
-  for (var lead = 0u; lead < ${rows}u; lead++) {
-    ${members}
-    ${reach}
-    if (lo >= hi) { continue; }
-    let first = (lo - base) / ${SPAN}u;
-    ${
-      split
-        ? `let start = base + (first + span) * ${SPAN}u;
-    if (start < hi) {
-      ${span}
-      ${each.map(store).join("\n      ")}
-    }`
-        : `for (var start = base + first * ${SPAN}u; start < hi; start += ${SPAN}u) {
-      ${span}
-      ${merge}
-    }`
+  var member = ${typed("bool")}(false);
+  var whose = 0;
+  var start = 0u;
+  var lo = 0u;
+  var hi = 0u;
+  loop {
+    if (start >= hi) {
+      if (!any(open)) { break; }
+      ${members}
+      ${reach}
+      start = base + (lo - base) / ${SPAN}u * ${SPAN}u;
+      ${split ? `start += span * ${SPAN}u;\n      hi = min(hi, start + ${SPAN}u);` : ""}
+      if (start >= hi) { continue; }
     }
+    ${span}
+    ${split ? each.map(store).join("\n    ") : merge}
+    start += ${SPAN}u;
   }
   ${split ? "" : each.map(finish).join("\n  ")}`,
   };

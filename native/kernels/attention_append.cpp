@@ -1,4 +1,4 @@
-// New keys or values written to their cache, in its number format or as codes in i8.
+// New keys or values written to the pages of their cache, in its number format or as codes in i8.
 #include "../parallel.h"
 #include "../registry.h"
 #include "../simd/codes.h"
@@ -6,13 +6,16 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
+enum { X, LANES, TABLE, CACHE, SCALES };
+
 struct Append {
   Tensor x, cache;
   float* scales;
-  int64_t cursor;
+  const int32_t *rows, *positions, *table;
+  int64_t columns;  // pages of a row of the table
 };
 
-// A row as codes, by the rule of llm_int8_quantize; its absmax is returned.
+// A row as codes, by the rule of llm_int8_quantize; its absmax is returned, NaN if the row holds one.
 float code_row(const float* row, int64_t step, int64_t D, int8_t* out) {
   const auto part = [&](int64_t d) {
     if (step == 1 && d + kPartLanes <= D) return load_part(row + d);
@@ -20,9 +23,11 @@ float code_row(const float* row, int64_t step, int64_t D, int8_t* out) {
     for (int i = 0; i < kPartLanes && d + i < D; i++) lane[i] = row[(d + i) * step];
     return load_part(lane);
   };
-  f32p high = {};
-  for (int64_t d = 0; d < D; d += kPartLanes) high = max_part(abs_part(part(d)), high);
-  const float absmax = highest_part(high);
+  i32p high = {};  // magnitudes compare like their bits, NaN above all
+  for (int64_t d = 0; d < D; d += kPartLanes) high = max_part((i32p)abs_part(part(d)), high);
+  const int32_t bits = highest_part(high);
+  float absmax;
+  std::memcpy(&absmax, &bits, 4);
   const f32p factor = splat_part(code_factor(absmax));
   for (int64_t d = 0; d < D; d += kPartLanes) {
     int32_t code[kPartLanes];
@@ -32,15 +37,20 @@ float code_row(const float* row, int64_t step, int64_t D, int8_t* out) {
   return absmax;
 }
 
-// One task: the new rows of one (batch, head).
-void append(const Append& job, int64_t index) {
+int64_t page_of(const Append& job, int64_t lane) {
+  const int64_t n = job.positions[lane] / job.cache.dim[2];
+  return job.table[job.rows[lane] * (job.columns + 1) + 1 + n % job.columns];
+}
+
+// One task: a lane, all heads of it.
+void append(const Append& job, int64_t lane) {
+  if (job.rows[lane] < 0) return;
   const int64_t T = job.x.dim[1], G = job.x.dim[2], D = job.x.dim[3], S = job.cache.dim[2], step = job.x.stride[3];
-  const int64_t b = index / G, g = index % G;
-  const float* from = job.x.as<float>() + b * job.x.stride[0] + g * job.x.stride[2];
-  const int64_t at = (index * S + job.cursor) * D;
-  for (int64_t t = 0; t < T; t++) {
-    const float* row = from + t * job.x.stride[1];
-    const int64_t to = at + t * D;
+  const float* from = job.x.as<float>() + lane / T * job.x.stride[0] + lane % T * job.x.stride[1];
+  const int64_t first = page_of(job, lane) * G * S + job.positions[lane] % S;
+  for (int64_t g = 0; g < G; g++) {
+    const float* row = from + g * job.x.stride[2];
+    const int64_t place = first + g * S, to = place * D;
     if (job.cache.dtype == DType::f32) {
       float* out = job.cache.as<float>() + to;
       if (step == 1)
@@ -48,7 +58,7 @@ void append(const Append& job, int64_t index) {
       else
         for (int64_t d = 0; d < D; d++) out[d] = row[d * step];
     } else if (job.cache.dtype == DType::i8) {
-      job.scales[index * S + job.cursor + t] = code_row(row, step, D, job.cache.as<int8_t>() + to);
+      job.scales[place] = code_row(row, step, D, job.cache.as<int8_t>() + to);
     } else if (job.cache.dtype == DType::bf16) {
       uint16_t* out = job.cache.as<uint16_t>() + to;
       for (int64_t d = 0; d < D; d++) out[d] = narrow_bf16(row[d * step]);
@@ -61,18 +71,26 @@ void append(const Append& job, int64_t index) {
 
 const char* kv_append(const Call& call) {
   Append job;
-  job.x = call.t[0];
-  job.cache = call.t[2];
-  job.scales = call.t[3].as<float>();
+  job.x = call.t[X];
+  job.cache = call.t[CACHE];
+  job.scales = call.t[SCALES].as<float>();
+  const Tensor& table = call.t[TABLE];
+  const int64_t lanes = job.x.dim[0] * job.x.dim[1], pages = job.cache.dim[0];
+  job.rows = call.t[LANES].as<int32_t>();
+  job.positions = job.rows + lanes;
+  job.table = table.as<int32_t>();
+  job.columns = table.dim[1] - 1;
   if (job.cache.dtype == DType::i8 && job.scales == nullptr) return "a cache in i8 needs scales";
-  job.cursor = *call.t[1].as<int32_t>();
-  if (job.cursor < 0) return "the cursor of the cache is negative";
-  if (job.cursor + job.x.dim[1] > job.cache.dim[2])
-    return sentence("%lld new tokens after %lld do not fit in a cache of %lld", (long long)job.x.dim[1],
-                    (long long)job.cursor, (long long)job.cache.dim[2]);
-  if (job.x.size() == 0) return nullptr;
-  const int64_t width = job.x.dim[1] * job.x.dim[3];
-  parallel(call, job.x.dim[0] * job.x.dim[2], rows_per_piece(width), [&](int64_t begin, int64_t end, int) {
+  if (job.columns < 1 || job.cache.dim[2] < 1) return "a row of the table needs a page";
+  for (int64_t i = 0; i < lanes; i++) {
+    if (job.rows[i] < 0) continue;
+    if (job.rows[i] >= table.dim[0]) return sentence("a lane is of row %d; the table has %lld", job.rows[i], (long long)table.dim[0]);
+    if (job.positions[i] < 0) return sentence("a lane stands at position %d", job.positions[i]);
+    const int64_t page = page_of(job, i);
+    if (page < 0 || page >= pages) return sentence("the table names page %lld; the cache has %lld", (long long)page, (long long)pages);
+  }
+  const int64_t width = job.x.dim[2] * job.x.dim[3];
+  parallel(call, lanes, rows_per_piece(width), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) append(job, i);
   });
   return nullptr;
@@ -81,7 +99,8 @@ const char* kv_append(const Call& call) {
 }  // namespace
 
 OCTAVO_KERNELS(attention_append,
-               {"kv_append", "kv_append: x[B,T,G,D]:f32~ cursor[1]:i32 cache[B,G,S,D]:f32|f16|bf16|i8! scales[B,G,S]:f32?! ->",
+               {"kv_append",
+                "kv_append: x[B,T,G,D]:f32~ lanes[2,B,T]:i32 table[R,C]:i32 cache[P,G,S,D]:f32|f16|bf16|i8! scales[P,G,S]:f32?! ->",
                 kv_append})
 
 }  // namespace octavo::OCTAVO_ISA

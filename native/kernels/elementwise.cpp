@@ -1,4 +1,4 @@
-// activation, gated, add, scale, copy, advance: one pass over memory each.
+// activation, gated, add, scale, copy, advance, advance_lanes: one pass over memory each.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -132,6 +132,15 @@ const char* advance(const Call& call) {
   return nullptr;
 }
 
+const char* advance_lanes(const Call& call) {
+  const int64_t n = call.t[0].size() / 2;
+  const int32_t* row = call.t[0].as<int32_t>();
+  int32_t* position = call.t[0].as<int32_t>() + n;
+  for (int64_t i = 0; i < n; i++)
+    if (row[i] >= 0) position[i] = (int32_t)((uint32_t)position[i] + (uint32_t)call.attr[0].i);
+  return nullptr;
+}
+
 }  // namespace
 
 OCTAVO_KERNELS(elementwise,
@@ -139,6 +148,7 @@ OCTAVO_KERNELS(elementwise,
     {"gated", "gated: gate[..,K]:f32~ up[..,K]:f32~ ; act:i32 -> y[..,K]:f32", gated},
     {"add", "add: a[..]:f32 b[..]:f32 -> y[..]:f32", add},
     {"scale", "scale: x[..]:f32 ; factor:f32 softcap:f32 -> y[..]:f32", scale},
-    {"advance", "advance: x[..]:i32! ; by:i32 ->", advance})
+    {"advance", "advance: x[..]:i32! ; by:i32 ->", advance},
+    {"advance_lanes", "advance_lanes: lanes[2,B,T]:i32! ; by:i32 ->", advance_lanes})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,9 +1,56 @@
 // Attention on every instruction set of this machine against its twin, with 1, 2 and 3 threads: random shapes, strides,
-// number formats and masks; what nobody may see holds NaN, and so does scratch. Leaves with 1 if anything is wrong.
+// number formats and masks, rows in pages; what nobody may see holds NaN, and so does scratch. Then the proofs of
+// attention_rows.h. Leaves with 1 if anything is wrong.
 //   node native/test/run.mjs test attention [cases]
 #include "attention_case.h"
+#include "attention_rows.h"
 
 static int64_t pick(int64_t low, int64_t high) { return low + (int64_t)(random_bits()() % (uint64_t)(high - low + 1)); }
+
+// Rows of any lengths in pages, and lanes: single tokens, runs and unused lanes. Gives the keys that each row holds.
+static std::vector<int64_t> add_pages(Case& c) {
+  const int64_t sizes[] = {16, 16, 16, 32, 64, 48, 7, 1, 20, 1024};
+  c.R = pick(1, 5);
+  c.S = sizes[pick(0, 9)];
+  std::vector<int64_t> lengths((size_t)c.R, 0);
+  c.lanes = flat(DType::i32, 2 * c.B * c.T);
+  std::vector<int64_t> busy((size_t)c.R, 0);
+  for (int64_t b = 0; b < c.B; b++)
+    for (int64_t t = 0; t < c.T;) {
+      const int64_t r = pick(0, c.R), count = std::min(c.T - t, pick(0, 2) ? pick(1, 40) : 1);
+      const bool used = r < c.R && !busy[(size_t)r];
+      const int64_t past = pick(0, pick(0, 2) ? 60 : 900);
+      if (used) busy[(size_t)r] = 1, lengths[(size_t)r] = past + count;
+      for (int64_t i = 0; i < count; i++, t++) {
+        *c.row(b, t) = used ? (int32_t)r : -1;
+        *c.position(b, t) = used ? (int32_t)(past + i) : (int32_t)pick(-3, 3);
+      }
+    }
+  const int64_t longest = std::max<int64_t>(1, *std::max_element(lengths.begin(), lengths.end()));
+  int64_t columns = (longest + c.S - 1) / c.S;
+  if (pick(0, 2) == 0) {  // rings: what a run sees must fit
+    c.window = (int)pick(1, 80);
+    columns = std::min(columns, (c.window + 40 + c.S - 1) / c.S + 1);
+  }
+  c.C = 1 + columns;
+  std::vector<int64_t> needed;
+  int64_t all = pick(0, 3);
+  for (int64_t n : lengths) all += (needed.push_back(std::min(columns, (n + c.S - 1) / c.S)), needed.back());
+  c.P = std::max<int64_t>(1, all);
+  std::vector<int32_t> ids((size_t)c.P);
+  for (size_t i = 0; i < ids.size(); i++) ids[i] = (int32_t)i;
+  std::shuffle(ids.begin(), ids.end(), random_bits());
+  c.table = flat(DType::i32, c.R * c.C);
+  for (int64_t i = 0; i < c.R * c.C; i++) ((int32_t*)c.table.data)[i] = -1;
+  for (int64_t r = 0; r < c.R; r++) {
+    *c.held(r) = (int32_t)lengths[(size_t)r];
+    for (int64_t i = 0; i < needed[(size_t)r]; i++) {
+      c.held(r)[1 + i] = ids.back();
+      ids.pop_back();
+    }
+  }
+  return lengths;
+}
 
 static Case random_case(int n) {
   Case c;
@@ -14,8 +61,10 @@ static Case random_case(int n) {
   c.D = dims[pick(0, n % 4 == 0 ? 21 : 12)];
   c.E = pick(0, 2) ? c.D : dims[pick(0, 14)];
   c.T = pick(0, 2) == 0 ? 1 : pick(1, pick(0, 3) ? 20 : 90);
-  c.S = pick(0, 5) == 0 ? pick(1, c.T) : c.T + pick(0, pick(0, 2) ? 100 : 900);
-  c.has_cursor = c.S >= c.T && pick(0, 1);
+  const bool cross = pick(0, 5) == 0;  // more queries than keys
+  c.S = cross ? pick(1, c.T) : c.T + pick(0, pick(0, 2) ? 100 : 900);
+  std::vector<int64_t> lengths;
+  if (n % 2) lengths = add_pages(c);
   const DType kinds[] = {DType::f32, DType::f16, DType::bf16, DType::i8};
   const DType kd = kinds[pick(0, 3)], vd = pick(0, 3) ? kd : kinds[pick(0, 3)];
   c.compute = (int)pick(0, 1);
@@ -32,32 +81,33 @@ static Case random_case(int n) {
   c.qs = pick(0, 1) ? std::vector<int64_t>{c.T * c.H * c.D, c.H * c.D, c.D, 1}
                     : std::vector<int64_t>{c.T * c.H * (c.D + 3), c.D + 3, c.T * (c.D + 3), 1};
   c.q = flat(DType::f32, c.B * c.T * c.H * (c.D + 3));
-  c.k = flat(kd, (c.B * c.G * c.S + 9) * (c.D + 5));
-  c.v = flat(vd, (c.B * c.G * c.S + 9) * (c.E + 5));
+  c.k = flat(kd, (c.pages() * (c.G * c.S + 3) + 9) * (c.D + 5));
+  c.v = flat(vd, (c.pages() * (c.G * c.S + 3) + 9) * (c.E + 5));
   const float size = pick(0, 5) == 0 ? 100.0f : 1.0f;  // scores of about 1e4 and more
   for (int64_t i = 0; i < c.q.bytes / 4; i++) c.q.set(i, gauss() * size);
   const auto fill = [&](Array& x, int64_t n, float unit) {
     const bool codes = x.dtype == DType::i8;
     for (int64_t i = 0; i < n; i++) x.set(i, codes ? (float)pick(-127, 127) : gauss() * unit);
   };
-  fill(c.k, (c.B * c.G * c.S + 9) * (c.D + 5), size);
-  fill(c.v, (c.B * c.G * c.S + 9) * (c.E + 5), 1);
+  fill(c.k, (c.pages() * (c.G * c.S + 3) + 9) * (c.D + 5), size);
+  fill(c.v, (c.pages() * (c.G * c.S + 3) + 9) * (c.E + 5), 1);
   if (kd == DType::i8 || vd == DType::i8) {
-    const int64_t rows = c.B * c.G * c.S;
+    const int64_t rows = c.pages() * c.G * c.S;
     c.scales = flat(DType::f32, 2 * rows);
     for (int64_t i = 0; i < 2 * rows; i++) c.scales.set(i, std::fabs(gauss()) * (i < rows ? size : 1.0f) + 0.1f);
   }
   c.scale = pick(0, 3) ? 1.0f / std::sqrt((float)c.D) : pick(0, 1) ? 1.0f : -0.3f;
-  c.causal = pick(0, 2) != 0;
-  c.window = pick(0, 2) == 0 ? (int)pick(1, 150) : 0;
+  const bool placed = c.paged() || !cross;  // queries have a place among the keys
+  c.causal = placed && pick(0, 2) != 0;
+  if (c.window == 0 && placed) c.window = pick(0, 2) == 0 ? (int)pick(1, 150) : 0;
   c.softcap = pick(0, 4) == 0 ? 3.0f : 0.0f;
-  c.cursor = flat(DType::i32, 1);
-  const int64_t past = c.has_cursor ? pick(0, c.S - c.T) : c.S - c.T, total = past + c.T;
-  *(int32_t*)c.cursor.data = (int32_t)past;
-  c.has_mask = pick(0, 2) == 0;
-  c.has_segments = pick(0, 4) == 0;
-  c.has_slopes = pick(0, 3) == 0;
-  c.has_bias = pick(0, 4) == 0;
+  c.has_mask = !c.paged() && pick(0, 2) == 0;
+  c.has_segments = placed && !c.paged() && pick(0, 4) == 0;
+  c.has_slopes = placed && pick(0, 3) == 0;
+  c.has_bias = !c.paged() && pick(0, 4) == 0;
+  if (placed && pick(0, 3) == 0) c.W = 2 * pick(0, pick(0, 1) ? 5 : 200) + 1;
+  c.distances = flat(DType::f32, std::max<int64_t>(1, c.H * c.W));
+  for (int64_t i = 0; i < c.H * c.W; i++) c.distances.set(i, gauss());
   c.mask = flat(DType::u8, c.B * c.S);
   c.segments = flat(DType::i32, c.B * c.S);
   for (int64_t b = 0; b < c.B; b++) {
@@ -81,15 +131,20 @@ static Case random_case(int n) {
   else c.bs = {0, c.T * c.S, 1, c.T};
   c.bias = flat(DType::f32, c.has_bias ? (size_t)(c.B * c.H * c.T * c.S) : 1);
   for (int64_t i = 0; i < c.bias.bytes / 4; i++) c.bias.set(i, pick(0, 9) == 0 ? -INFINITY : gauss());
-  // What nobody may see holds NaN: masked keys and those after the last.
-  for (int64_t b = 0; b < c.B; b++)
-    for (int64_t g = 0; g < c.G; g++)
-      for (int64_t j = 0; j < c.S; j++) {
-        if (j < total && !(c.has_mask && c.mask.u()[(size_t)(b * c.S + j)] == 0)) continue;
+  // What nobody may see holds NaN: masked keys, and places that no row holds.
+  std::vector<char> seen((size_t)(c.pages() * c.S), !c.paged());
+  for (size_t r = 0; r < lengths.size(); r++)
+    for (int64_t j = std::max<int64_t>(0, lengths[r] - (c.C - 1) * c.S); j < lengths[r]; j++)
+      seen[(size_t)(c.page_of(0, (int64_t)r, j) * c.S + c.place_of(j))] = 1;
+  for (int64_t b = 0; b < c.pages(); b++)
+    for (int64_t j = 0; j < c.S; j++) {
+      if (c.paged() ? seen[(size_t)(b * c.S + j)] : !c.has_mask || c.mask.u()[(size_t)(b * c.S + j)] != 0) continue;
+      for (int64_t g = 0; g < c.G; g++) {
         for (int64_t d = 0; d < c.D && kd != DType::i8; d++) c.k.set((b * c.ks[0] + g * c.ks[1] + j * c.ks[2] + d), NAN);
         for (int64_t d = 0; d < c.E && vd != DType::i8; d++) c.v.set((b * c.vs[0] + g * c.vs[1] + j * c.vs[2] + d), NAN);
-        for (int64_t part = 0; part < 2 && c.scales.data; part++) c.scales.set(((part * c.B + b) * c.G + g) * c.S + j, NAN);
+        for (int64_t part = 0; part < 2 && c.scales.data; part++) c.scales.set(((part * c.pages() + b) * c.G + g) * c.S + j, NAN);
       }
+    }
   c.y = flat(DType::f32, c.B * c.T * c.H * c.E);
   return c;
 }
@@ -103,9 +158,9 @@ static void check(Case& c, const char* title, double tolerance, std::vector<std:
   // Codes times codes (VNNI): weights stand in 65280 steps to a block's largest; a sum over S keys wanders by six deviations at most.
   double coarse = 0;
   if (c.k.dtype == DType::i8 && c.v.dtype == DType::i8) {
-    const int64_t rows = c.B * c.G * c.S;
+    const int64_t rows = c.pages() * c.G * c.S;
     for (int64_t i = rows; i < 2 * rows; i++) coarse = std::max(coarse, (double)c.scales.at(i));  // (not NaN)
-    coarse *= std::sqrt((double)c.S) / 65280;
+    coarse *= std::sqrt((double)(c.paged() ? c.S * (c.C - 1) : c.S)) / 65280;
   }
   for (const Entry& e : kernels_named("attention")) {
     std::vector<float> first;
@@ -134,55 +189,13 @@ static void check(Case& c, const char* title, double tolerance, std::vector<std:
         where = i;
       }
       if (worst > 1)
-        fail(e.isa, text("%s: at %zu %g instead of %g (B %d T %d H %d G %d S %d D %d E %d cursor %d mask %d segments %d "
-                         "slopes %d bias %d causal %d window %d softcap %g k %d v %d compute %d)",
+        fail(e.isa, text("%s: at %zu %g instead of %g (B %d T %d H %d G %d S %d D %d E %d pages %d mask %d segments %d "
+                         "slopes %d distances %d bias %d causal %d window %d softcap %g k %d v %d compute %d)",
                          title, where, y[where], expect[where], (int)c.B, (int)c.T, (int)c.H, (int)c.G, (int)c.S, (int)c.D,
-                         (int)c.E, c.has_cursor, c.has_mask, c.has_segments, c.has_slopes, c.has_bias, c.causal, c.window,
+                         (int)c.E, (int)c.P, c.has_mask, c.has_segments, c.has_slopes, (int)c.W, c.has_bias, c.causal, c.window,
                          c.softcap, (int)c.k.dtype, (int)c.v.dtype, c.compute));
     }
   }
-}
-
-static void test_append() {
-  for (const Entry& e : kernels_named("kv_append"))
-    for (DType d : {DType::f32, DType::f16, DType::bf16, DType::i8})
-      for (int kind = 0; kind < 2; kind++) {
-        const int64_t B = 2, T = 3, G = 2, D = 37, S = 8;
-        Array scales = flat(DType::f32, B * G * S);
-        for (int64_t i = 0; i < B * G * S; i++) scales.set(i, 5);
-        Array x = flat(DType::f32, B * T * G * D * 2), cursor = flat(DType::i32, 1), cache = flat(d, B * G * S * D);
-        for (int64_t i = 0; i < B * T * G * D * 2; i++) x.set(i, gauss());
-        for (int64_t i = 0; i < B * G * S * D; i++) cache.set(i, 5);
-        *(int32_t*)cursor.data = 4;
-        std::vector<int64_t> st = kind ? std::vector<int64_t>{T * G * D * 2, G * D * 2, D * 2, 2} : std::vector<int64_t>{T * G * D, D, T * D, 1};
-        Call call;
-        call.t[0] = x.view({B, T, G, D}, st);
-        call.t[1] = cursor.view({1});
-        call.t[2] = cache.view({B, G, S, D});
-        if (d == DType::i8) call.t[3] = scales.view({B, G, S});
-        const char* error = e.kernel->run(call);
-        bool ok = error == nullptr;
-        Array one = flat(d, 1);
-        for (int64_t b = 0; b < B; b++)
-          for (int64_t g = 0; g < G; g++)
-            for (int64_t s = 0; s < S; s++) {
-              const int64_t t = s - 4;
-              const bool fresh = t >= 0 && t < T;
-              float absmax = 0;
-              for (int64_t i = 0; i < D && fresh; i++)
-                absmax = std::max(absmax, std::fabs(x.at(b * st[0] + t * st[1] + g * st[2] + i * st[3])));
-              const float factor = fresh && d == DType::i8 ? 1.0f / absmax * 127.0f : 1.0f;
-              for (int64_t i = 0; i < D; i++) {
-                const float value = fresh ? x.at((b * st[0] + t * st[1] + g * st[2] + i * st[3])) * factor : 5.0f;
-                one.set(0, d == DType::i8 ? std::nearbyint(value) : value);
-                ok = ok && cache.at((((b * G + g) * S + s) * D + i)) == one.at(0);
-              }
-              if (d == DType::i8) ok = ok && scales.at((b * G + g) * S + s) == (fresh ? absmax : 5.0f);
-            }
-        *(int32_t*)cursor.data = 6;
-        const char* full = e.kernel->run(call);
-        if (!ok || full == nullptr) fail(e.isa, text("kv_append dtype %d: %s", (int)d, full ? full : "no error when full"));
-      }
 }
 
 int main(int argc, char** argv) {
@@ -193,6 +206,7 @@ int main(int argc, char** argv) {
     Case c = random_case(n);
     check(c, text("attention, case %d", n).c_str(), 1e-5, machines);
   }
+  test_rows();
   test_append();
   std::printf("%d random cases of attention on", cases);
   for (const Entry& e : kernels_named("attention")) std::printf(" %s", e.isa);

@@ -60,7 +60,7 @@ const GROUPS = {
   },
   attention: {
     kernels: ["attention", "attention_append"],
-    test: ["attention_test"],
+    test: ["attention_test", "attention_rows_test"],
     bench: ["attention_bench", "limits"],
   },
 };

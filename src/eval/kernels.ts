@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { type CacheDType, cacheBytesPerToken, KVCache } from "../nn/cache.js";
+import { type CacheDType, cacheBytesPerToken, KVCache, sameLayers } from "../nn/cache.js";
 import { denseScheme, type Scheme, type Weight } from "../nn/weight.js";
 import { attention } from "../ops/attention.js";
 import { fourBitScheme } from "../quant/four-bit.js";
@@ -110,25 +110,36 @@ export async function attentionSpeed(
 ): Promise<KernelSpeed> {
   const { batch, steps, context, heads, groups, head_dim, dtype } = shape;
   const keys = context + steps;
-  const past = Tensor.from(device, Int32Array.of(context), [1]).keep();
+  const lanesFrom = (first: number, count: number): Int32Array =>
+    Int32Array.from({ length: 2 * batch * count }, (_, i) =>
+      i < batch * count ? Math.floor(i / count) : first + (i % count),
+    );
+  const last = Tensor.from(device, lanesFrom(context, steps), [2, batch, steps]).keep();
   const q = Tensor.from(device, values(batch * steps * heads * head_dim), [batch, steps, heads, head_dim]).keep();
   const bytes = batch * keys * cacheBytesPerToken({ layers: 1, groups, head_dim }, dtype);
   const copies = Math.max(1, Math.min(32, Math.ceil((1 << 27) / bytes)));
-  const cache = new KVCache(device, { layers: copies, batch, groups, head_dim, capacity: keys, dtype });
+  const cache = new KVCache(device, {
+    layers: sameLayers({ layers: copies, groups, head_dim }),
+    rows: batch,
+    capacity: keys,
+    dtype,
+  });
+  cache.extend(new Array<number>(batch).fill(keys));
   const filled = scope(() => {
     const rows = Tensor.from(device, values(batch * keys * groups * head_dim), [batch, keys, groups, head_dim]);
-    return Array.from({ length: copies }, (_, layer) => cache.append(layer, rows, rows));
+    const all = Tensor.from(device, lanesFrom(0, keys), [2, batch, keys]);
+    return Array.from({ length: copies }, (_, layer) => cache.append(layer, rows, rows, all));
   });
   const name = `attention ${dtype}`;
   const limit = limitOf(device, name, steps);
   const compute = dtype === "bf16" ? "bf16" : "f32";
   const time = await beside(device, limit, () =>
     timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
-      const { k, v, scales } = filled[n % copies]!;
-      attention(q, k, v, { scales, cursor: past, scale: head_dim ** -0.5, compute }).dispose();
+      const { k, v, scales, table } = filled[n % copies]!;
+      attention(q, k, v, { scales, lanes: last, table, scale: head_dim ** -0.5, compute }).dispose();
     }),
   );
-  for (const owned of [past, q, cache]) owned.dispose();
+  for (const owned of [last, q, cache]) owned.dispose();
   const visible = steps * context + (steps * (steps + 1)) / 2;
   const operations = 4 * batch * heads * head_dim * visible;
   return speed({ kernel: name, shape: `${batch}x${steps}+${context}`, limit }, time, bytes, operations);

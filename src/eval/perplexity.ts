@@ -91,11 +91,12 @@ function cachedLogits({ device, module }: PreTrainedModel, part: readonly number
   using cache = new KVCache(device, cacheShape(module, 1, part.length, dtype));
   return scope(() => {
     const ids = Tensor.from(device, Int32Array.from(part), shape);
-    const positions = Tensor.from(
+    const lanes = Tensor.from(
       device,
-      Int32Array.from(part, (_, t) => t),
-      shape,
+      Int32Array.from({ length: 2 * part.length }, (_, i) => Math.max(0, i - part.length)),
+      [2, ...shape],
     );
-    return module.forward({ ids, positions, cache });
+    cache.extend([part.length]);
+    return module.forward({ ids, positions: lanes.select(0, 1), lanes, cache });
   });
 }

@@ -100,6 +100,17 @@ export function positionsOf({ rows, steps, mask }: Batch): Int32Array {
   return positions;
 }
 
+/** Row and position of each token in the cache, [2,B,T], as `Pass` wants them; padding is of no row. */
+export function lanesOf(batch: Batch, positions: Int32Array = positionsOf(batch)): Int32Array {
+  const { rows, steps, mask } = batch;
+  const lanes = new Int32Array(2 * rows * steps);
+  for (let at = 0; at < rows * steps; at++) {
+    lanes[at] = mask && mask[at] === 0 ? -1 : Math.floor(at / steps);
+  }
+  lanes.set(positions, rows * steps);
+  return lanes;
+}
+
 /** The batch with each row's padding moved to the left, which is where generation needs it. */
 export function leftPadded(batch: Batch): Batch {
   const { rows, steps, ids, mask } = batch;

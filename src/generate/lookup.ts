@@ -10,7 +10,7 @@ import type { CausalLM } from "../nn/decoder.js";
 import { copyInto } from "../ops/copy.js";
 import { argmax } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
-import { type Batch, positionsOf } from "./inputs.js";
+import type { Batch } from "./inputs.js";
 import { cacheShape, type LoopOptions, type Step } from "./loop.js";
 import { prefill } from "./prefill.js";
 
@@ -53,31 +53,29 @@ export async function* lookupSteps(
   stop();
   const width = config.prompt_lookup_num_tokens;
   const cached = cacheShape(model, 1, batch.steps + config.max_new_tokens + width, options.cache_dtype);
-  const { capacity } = cached;
   using cache = new KVCache(device, cached);
-  const mask = batch.mask && new Uint8Array(capacity).fill(1);
-  if (mask) mask.set(batch.mask!);
-  using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();
-  const best = (ids: Tensor, positions: Tensor, last: boolean): Tensor => {
-    const logits = model.forward({ ids, positions, mask: masked, cache }, { last });
+  const best = (input: { ids: Tensor; lanes: Tensor }, last: boolean): Tensor => {
+    const positions = input.lanes.select(0, 1);
+    const logits = model.forward({ ...input, positions, cache }, { logits_to_keep: last ? 1 : 0 });
     return argmax(logits.view(-1, logits.shape.at(-1)!));
   };
-  /** The likeliest token after each of `tokens`, the first of which stands at `from`. */
-  const run = async (tokens: Int32Array, from: number): Promise<Int32Array> => {
-    const shape = [1, tokens.length];
+  /** The likeliest token after each of `tokens`, which come after those that the cache holds. */
+  const run = async (tokens: Int32Array): Promise<Int32Array> => {
+    const count = tokens.length;
+    const from = cache.length(0);
+    cache.extend([count]);
     using likeliest = scope(() => {
-      const ids = Tensor.from(device, tokens, shape);
-      const positions = tokens.map((_, i) => from + i);
-      return best(ids, Tensor.from(device, positions, shape), false);
+      const places = Int32Array.from({ length: 2 * count }, (_, i) => (i < count ? 0 : from + i - count));
+      const lanes = Tensor.from(device, places, [2, 1, count]);
+      return best({ ids: Tensor.from(device, tokens, [1, count]), lanes }, false);
     });
     return (await likeliest.read()) as Int32Array;
   };
 
   using first = Tensor.empty(device, [1], "i32", "first token").keep();
-  const into = { cache, mask: masked, signal, piece: options.piece };
-  await prefill(device, model, batch, into, (ids, positions) => copyInto(best(ids, positions, true), first));
+  const into = { cache, signal, piece: options.piece };
+  await prefill(device, model, batch, into, ({ ids, lanes }) => copyInto(best({ ids, lanes }, true), first));
   let next = (await first.read())[0]!;
-  let position = positionsOf(batch).at(-1)!;
   const text = [...batch.ids].filter((_, t) => batch.mask === undefined || batch.mask[t] === 1);
   const eos = new Set(config.eos_token_ids);
   for (let made = 0; made < config.max_new_tokens; ) {
@@ -88,17 +86,16 @@ export async function* lookupSteps(
     let after = next;
     if (!last) {
       const tokens = Int32Array.of(next, ...drafts);
-      const likeliest = await run(tokens, position + 1);
+      const likeliest = await run(tokens);
       let right = 0;
       while (right < drafts.length && likeliest[right] === drafts[right]) right++;
       accepted = drafts.slice(0, right);
       after = likeliest[right]!;
-      cache.rewind(drafts.length - right);
+      cache.rewind(0, drafts.length - right);
     }
     for (const [i, id] of [next, ...accepted].entries()) {
       stop();
       text.push(id);
-      position++;
       made++;
       const finished = eos.has(id);
       yield { token_ids: [id], finished: [finished], guessed: i > 0 };

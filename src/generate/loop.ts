@@ -5,23 +5,22 @@
 import type { Device, Recording } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { type CacheDType, type CacheShape, KVCache } from "../nn/cache.js";
+import { type CacheDType, type CacheOptions, KVCache, sameLayers } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { advance } from "../ops/advance.js";
+import { advance, advanceLanes } from "../ops/advance.js";
 import { copyInto } from "../ops/copy.js";
 import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
-import { type Batch, positionsOf } from "./inputs.js";
+import { type Batch, lanesOf } from "./inputs.js";
 import { prefill } from "./prefill.js";
 
 /** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
 const CAPACITY_STEP = 16;
 
 /** The cache of `rows` texts of up to `tokens` tokens. */
-export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
-  const { layers, groups, head_dim } = model.geometry;
+export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheOptions {
   const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers, batch: rows, groups, head_dim, capacity, dtype, compute: model.compute };
+  return { layers: sameLayers(model.geometry), rows, capacity, dtype };
 }
 
 /** What of a GenerationConfig decides the next token. */
@@ -60,10 +59,12 @@ export class DecodeSession implements Disposable {
   readonly #model: CausalLM;
   readonly #config: SamplingConfig;
   readonly #cache: KVCache;
-  readonly #mask: Tensor | undefined;
-  readonly #positions: Tensor;
+  /** i32[2,B,1]: the lanes of the last token of each row. */
+  readonly #lanes: Tensor;
   readonly #counter: Tensor;
+  /** i32[B,columns], and i32[1]: the column after the last. */
   readonly #history: Tensor | undefined;
+  readonly #column: Tensor;
   #recording: Recording | undefined;
 
   /** Room for the batch and `room` more tokens in each row. The batch must be padded on the left. */
@@ -77,11 +78,9 @@ export class DecodeSession implements Disposable {
     this.#config = config;
     this.#cache = new KVCache(device, shape);
     try {
-      // Columns after the prompt are real in every row, so the mask is written once.
-      this.#mask =
-        mask && Tensor.from(device, spread(mask, rows, steps, capacity, 1), [rows, capacity], "u8", "mask").keep();
-      const last = positionsOf(batch).filter((_, at) => at % steps === steps - 1);
-      this.#positions = Tensor.from(device, last, [rows, 1], "i32", "positions").keep();
+      const last = lanesOf(batch).filter((_, at) => at % steps === steps - 1);
+      this.#lanes = Tensor.from(device, last, [2, rows, 1], "i32", "lanes").keep();
+      this.#column = Tensor.from(device, Int32Array.of(steps), [1], "i32", "column").keep();
       this.#counter = Tensor.from(device, Int32Array.of(0), [1], "i32", "sampling counter").keep();
       this.tokens = Tensor.empty(device, [rows], "i32", "tokens").keep();
       if (config.repetition_penalty !== 1) {
@@ -97,30 +96,34 @@ export class DecodeSession implements Disposable {
 
   /** Takes the prompt in, a piece at a time; when it resolves, the last piece is under way, and `tokens` with it. */
   async prefill(batch: Batch, options: { signal?: AbortSignal; piece?: number } = {}): Promise<void> {
-    const into = { cache: this.#cache, mask: this.#mask, ...options };
-    await prefill(this.#device, this.#model, batch, into, (ids, positions) => this.#next(ids, positions));
+    const into = { cache: this.#cache, ...options };
+    await prefill(this.#device, this.#model, batch, into, ({ ids, lanes }) => this.#next(ids, lanes));
   }
 
   /** Records one step after `tokens`, and leaves the next ones there. */
   step(): void {
-    if (this.#recording) this.#cache.replayed(1);
+    this.#cache.extend(new Array<number>(this.#cache.rows).fill(1));
     this.#recording ??= this.#device.capture(() => this.#record());
     this.#recording.replay();
   }
 
   #record(): void {
     scope(() => {
-      // The cursor stands behind the tokens that the cache holds: that is where `tokens` go.
-      if (this.#history) appendToken(this.tokens, this.#history, this.#cache.cursor);
-      advance(this.#positions, 1);
-      this.#next(this.tokens.view(-1, 1), this.#positions);
+      if (this.#history) {
+        appendToken(this.tokens, this.#history, this.#column);
+        advance(this.#column, 1);
+      }
+      advanceLanes(this.#lanes, 1);
+      this.#next(this.tokens.view(-1, 1), this.#lanes);
       return undefined;
     });
   }
 
-  #next(ids: Tensor, positions: Tensor): void {
+  #next(ids: Tensor, lanes: Tensor): void {
     const config = this.#config;
-    const logits = this.#model.forward({ ids, positions, mask: this.#mask, cache: this.#cache }, { last: true });
+    const positions = lanes.select(0, 1);
+    const last = this.#model.forward({ ids, positions, lanes, cache: this.#cache }, { logits_to_keep: 1 });
+    const logits = last.view(-1, last.shape.at(-1)!); // [B,vocab]
     if (this.#history) penalize(logits, this.#history, config.repetition_penalty);
     copyInto(config.do_sample ? sample(logits, this.#counter, config) : argmax(logits), this.tokens);
   }
@@ -128,7 +131,7 @@ export class DecodeSession implements Disposable {
   dispose(): void {
     this.#recording?.dispose();
     this.#cache.dispose();
-    for (const tensor of [this.tokens, this.#mask, this.#positions, this.#counter, this.#history]) tensor?.dispose();
+    for (const tensor of [this.tokens, this.#lanes, this.#column, this.#counter, this.#history]) tensor?.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -137,14 +140,8 @@ export class DecodeSession implements Disposable {
 }
 
 /** Rows of `steps` values widened to `capacity`, the rest filled with `fill`. */
-function spread<T extends Uint8Array | Int32Array>(
-  values: T,
-  rows: number,
-  steps: number,
-  capacity: number,
-  fill: number,
-): T {
-  const wide = new (values.constructor as new (n: number) => T)(rows * capacity).fill(fill) as T;
+function spread(values: Int32Array, rows: number, steps: number, capacity: number, fill: number): Int32Array {
+  const wide = new Int32Array(rows * capacity).fill(fill);
   for (let r = 0; r < rows; r++) wide.set(values.subarray(r * steps, (r + 1) * steps), r * capacity);
   return wide;
 }

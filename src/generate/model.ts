@@ -4,8 +4,9 @@ import type { Device } from "../core/device.js";
 import { checkOptions, OctavoError, OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
-import type { CausalLM, ConfigJson } from "../nn/decoder.js";
+import type { ConfigJson } from "../nn/architecture.js";
+import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
+import type { CausalLM } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
@@ -94,19 +95,16 @@ export class PreTrainedModel implements AsyncDisposable {
     const run = (piece: Piece, cache?: KVCache): Tensor => {
       const shape = [rows, piece.steps];
       const ids = Tensor.from(device, piece.ids, shape);
-      return this.#module.forward({
-        ids,
-        positions: Tensor.from(device, piece.positions, shape),
-        mask,
-        segments: own,
-        cache,
-      });
+      const positions = Tensor.from(device, piece.positions, shape);
+      if (!cache) return this.#module.forward({ ids, positions, mask, segments: own });
+      cache.extend(piece.counts);
+      return this.#module.forward({ ids, positions, lanes: Tensor.from(device, piece.lanes, [2, ...shape]), cache });
     };
     if (pieces.length === 1) return run(pieces[0]!);
     // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
-    const { layers, groups, head_dim, vocab } = this.#module.geometry;
-    using cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity: steps, dtype: "f32" });
-    const logits = Tensor.empty(device, [rows, steps, vocab], "f32", "logits");
+    const { geometry } = this.#module;
+    using cache = new KVCache(device, { layers: sameLayers(geometry), rows, capacity: steps, dtype: "f32" });
+    const logits = Tensor.empty(device, [rows, steps, geometry.vocab], "f32", "logits");
     for (const piece of pieces) {
       scope(() => void copyInto(run(piece, cache), logits.narrow(1, piece.at, piece.steps)));
     }

@@ -4,9 +4,9 @@
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import type { KVCache } from "../nn/cache.js";
+import type { Cache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { type Batch, positionsOf } from "./inputs.js";
+import { type Batch, lanesOf, positionsOf } from "./inputs.js";
 
 /**
  * Tokens of one piece, all rows together. From 512 rows on products run as fast as they ever do (a matrix that is read once
@@ -23,6 +23,10 @@ export interface Piece {
   /** [B,steps] */
   readonly ids: Int32Array;
   readonly positions: Int32Array;
+  /** [2,B,steps] */
+  readonly lanes: Int32Array;
+  /** Tokens of each row that are no padding. */
+  readonly counts: readonly number[];
 }
 
 /** The pieces of a batch, in order; `most` steps each. */
@@ -32,6 +36,8 @@ export function piecesOf(
   most: number = Math.max(LEAST_STEPS, Math.floor(PIECE_TOKENS / batch.rows)),
 ): Piece[] {
   const { rows, steps } = batch;
+  const places = lanesOf(batch);
+  const [owners, offsets] = [places.subarray(0, rows * steps), places.subarray(rows * steps)];
   const pieces: Piece[] = [];
   for (let at = 0; at < steps; at += most) {
     const count = Math.min(most, steps - at);
@@ -40,22 +46,26 @@ export function piecesOf(
       for (let r = 0; r < rows; r++) part.set(values.subarray(r * steps + at, r * steps + at + count), r * count);
       return part;
     };
-    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions) });
+    const lanes = new Int32Array(2 * rows * count);
+    lanes.set(cut(owners));
+    lanes.set(cut(offsets), rows * count);
+    const counts = Array.from({ length: rows }, (_, r) =>
+      lanes.subarray(r * count, (r + 1) * count).reduce((n, row) => n + (row < 0 ? 0 : 1), 0),
+    );
+    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions), lanes, counts });
   }
   return pieces;
 }
 
 export interface PrefillOptions {
-  readonly cache: KVCache;
-  /** u8[B,capacity] */
-  readonly mask: Tensor | undefined;
+  readonly cache: Cache;
   readonly signal?: AbortSignal;
   /** Steps of a piece, for tests. */
   readonly piece?: number;
 }
 
 /**
- * Runs all of a prompt but its last piece, whose ids and positions [B,steps] `last` records. The batch must be padded on
+ * Runs all of a prompt but its last piece, whose ids and places `last` records. The batch must be padded on
  * the left. While a piece runs, the next one is recorded already; no more than that.
  * @throws AbortError when the piece that runs as the signal fires has ended; KernelError, OutOfMemoryError
  */
@@ -64,9 +74,9 @@ export async function prefill(
   model: CausalLM,
   batch: Batch,
   options: PrefillOptions,
-  last: (ids: Tensor, positions: Tensor) => void,
+  last: (input: { ids: Tensor; positions: Tensor; lanes: Tensor }) => void,
 ): Promise<void> {
-  const { cache, mask, signal } = options;
+  const { cache, signal } = options;
   const pieces = piecesOf(batch, positionsOf(batch), options.piece);
   let running: Tensor | undefined;
   try {
@@ -75,9 +85,14 @@ export async function prefill(
       const shape = [batch.rows, steps];
       const next = scope(() => {
         const ids = Tensor.from(device, piece.ids, shape);
-        const positions = Tensor.from(device, piece.positions, shape);
-        if (n + 1 < pieces.length) return model.hidden({ ids, positions, mask, cache });
-        last(ids, positions);
+        const lanes = Tensor.from(device, piece.lanes, [2, ...shape]);
+        const positions = lanes.select(0, 1);
+        cache.extend(piece.counts);
+        if (n + 1 < pieces.length) {
+          using pass = model.pass({ positions, lanes, cache });
+          return model.hidden(pass, ids);
+        }
+        last({ ids, positions, lanes });
         return undefined;
       });
       const before = running;

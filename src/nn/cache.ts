@@ -1,32 +1,75 @@
-// The key-value cache of a decoder: one pair of [B, G, S, D] tensors per layer, and a cursor on the device that says
-// how many tokens they hold. In i8 a pair comes with scales[2, B, G, S], one f32 per token and head: 4 bytes on top of
-// D, and unlike a narrower scale no second source of error. The host counts along, so that capacity is checked before
-// anything is recorded.
+// The key-value caches of decoders. Keys and values lie in pages; a table on the device says which pages a row has, and
+// lanes, which every pass brings along, say which row and position each of its tokens is. So rows have lengths of their
+// own, and a row can be forked, rewound or replaced while the others go on, inside the same recording.
+//
+//   KVCache     of self-attention: contiguous (a page per row), paged (a pool that rows share, copy on write), and rings
+//               of pages for the layers that have a window
+//   CrossCache  of cross-attention: written once per text
 
-import type { Device } from "../core/device.js";
 import { bitsOf, torchName } from "../core/dtype.js";
-import { ShapeError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
-import { advance } from "../ops/advance.js";
-import { kvAppend } from "../ops/kv-append.js";
-import type { Compute } from "../ops/linear.js";
+import type { Tensor } from "../core/tensor.js";
 import type { FloatDType } from "./weight.js";
 
-export interface CacheShape {
-  readonly layers: number;
-  readonly batch: number;
+export { CrossCache, type CrossCacheOptions } from "./cache/cross.js";
+export { type CacheOptions, cacheBytes, KVCache } from "./cache/kv.js";
+
+/** What one layer keeps of a token. */
+export interface LayerShape {
   /** Key-value heads. */
   readonly groups: number;
-  readonly head_dim: number;
-  /** Tokens it can hold. */
-  readonly capacity: number;
-  readonly dtype: CacheDType;
-  /** What attention over it may be computed in where it is in bf16; exact if not given. */
-  readonly compute?: Compute;
+  /** Size of a key, and of a value. */
+  readonly k_dim: number;
+  readonly v_dim: number;
+  /** Keys that a token sees, itself included; absent where it sees all. Such a layer keeps no more than it needs. */
+  readonly window?: number;
 }
 
-/** Numbers, or codes per token and head. */
+/** Numbers, or codes per token and head with their absmax in f32. */
 export type CacheDType = FloatDType | "i8";
+
+/** What attention reads of one layer. */
+export interface CachedLayer {
+  /** [P,G,S,D]: P pages of S tokens. */
+  readonly k: Tensor;
+  /** [P,G,S,E] */
+  readonly v: Tensor;
+  /** f32[2,P,G,S]: of codes, for keys and values. */
+  readonly scales: Tensor | undefined;
+  /** i32[R,C]: the pages of each row. */
+  readonly table: Tensor;
+}
+
+/** A cache of self-attention as a model and a decode loop see it. Everything but `append` is done by the host. */
+export interface Cache extends Disposable {
+  readonly rows: number;
+  /** Tokens that a row can hold. */
+  readonly capacity: number;
+  readonly dtype: CacheDType;
+  /** Bytes on the device, tables included. */
+  readonly nbytes: number;
+  /** Tokens that a row holds. */
+  length(row: number): number;
+  /**
+   * Makes room for `counts[row]` more tokens in each row, and counts them as held. Called before the pass (or the replay)
+   * whose lanes append them. Nothing changes if it throws.
+   * @throws ShapeError for more tokens than a row can hold; OutOfMemoryError when no page is free
+   */
+  extend(counts: readonly number[]): void;
+  /**
+   * Records that `k[B,T,G,D]` and `v[B,T,G,E]` are written to layer `layer` at `lanes[2,B,T]` (ops/kv-append.ts).
+   * @returns the whole cache of that layer
+   */
+  append(layer: number, k: Tensor, v: Tensor, lanes: Tensor): CachedLayer;
+  /** Row `to` becomes what row `from` is; what it held is forgotten. */
+  fork(from: number, to: number): void;
+  /** Row r becomes what row `parents[r]` was, for all rows at once (beams). */
+  reorder(parents: readonly number[]): void;
+  /** Forgets the last `count` tokens of a row. @throws ShapeError */
+  rewind(row: number, count: number): void;
+  /** Forgets a row; its pages serve others. */
+  free(row: number): void;
+  dispose(): void;
+}
 
 /** The dtype of the cache of a model whose weights are in `dtype`, where nothing else is asked for. */
 export function cacheDType(dtype: FloatDType): FloatDType {
@@ -38,102 +81,22 @@ export function cacheName(dtype: CacheDType): "float32" | "bfloat16" | "float16"
   return dtype === "i8" ? "int8" : torchName(dtype);
 }
 
-/** Bytes that keys and values of one token take in all layers, scales included. */
+/** Bytes that keys and values of one token take in one layer, scales included. */
+export function layerBytesPerToken({ groups, k_dim, v_dim }: LayerShape, dtype: CacheDType): number {
+  return groups * (((k_dim + v_dim) * bitsOf(dtype)) / 8 + (dtype === "i8" ? 8 : 0));
+}
+
+/** Layers that are all alike. */
+export function sameLayers(sizes: { layers: number; groups: number; head_dim: number }): LayerShape[] {
+  const { layers, groups, head_dim } = sizes;
+  return Array.from({ length: layers }, () => ({ groups, k_dim: head_dim, v_dim: head_dim }));
+}
+
+/** Bytes that keys and values of one token take in all of a model's layers, scales included. */
 export function cacheBytesPerToken(
-  { layers, groups, head_dim }: Pick<CacheShape, "layers" | "groups" | "head_dim">,
+  sizes: { layers: number; groups: number; head_dim: number },
   dtype: CacheDType,
 ): number {
-  return 2 * layers * groups * ((head_dim * bitsOf(dtype)) / 8 + (dtype === "i8" ? 4 : 0));
-}
-
-/** Bytes of a whole cache on the device, without its cursor. */
-export function cacheBytes(shape: CacheShape): number {
-  return shape.batch * shape.capacity * cacheBytesPerToken(shape, shape.dtype);
-}
-
-/** What attention reads of one layer. */
-export interface CachedLayer {
-  readonly k: Tensor;
-  readonly v: Tensor;
-  /** Of codes, for keys and values. */
-  readonly scales: Tensor | undefined;
-}
-
-export class KVCache implements Disposable {
-  readonly shape: CacheShape;
-  /** i32[1] on the device: tokens held before the ones that are being appended. */
-  readonly cursor: Tensor;
-  readonly #keys: Tensor[] = [];
-  readonly #values: Tensor[] = [];
-  /** [2,B,G,S] of each layer, and its two halves as kv_append takes them; empty but for i8. */
-  readonly #scales: (readonly [all: Tensor, keys: Tensor, values: Tensor])[] = [];
-  #length = 0;
-
-  /** @throws OutOfMemoryError, and frees what it took. */
-  constructor(device: Device, shape: CacheShape) {
-    this.shape = shape;
-    const size = [shape.batch, shape.groups, shape.capacity, shape.head_dim];
-    this.cursor = Tensor.from(device, Int32Array.of(0), [1], "i32", "cache cursor").keep();
-    try {
-      for (let layer = 0; layer < shape.layers; layer++) {
-        this.#keys.push(Tensor.empty(device, size, shape.dtype, "key cache").keep());
-        this.#values.push(Tensor.empty(device, size, shape.dtype, "value cache").keep());
-        if (shape.dtype !== "i8") continue;
-        const all = Tensor.empty(device, [2, ...size.slice(0, 3)], "f32", "cache scales").keep();
-        this.#scales.push([all, all.select(0, 0).keep(), all.select(0, 1).keep()]);
-      }
-    } catch (error) {
-      this.dispose();
-      throw error;
-    }
-  }
-
-  /** Tokens it holds. */
-  get length(): number {
-    return this.#length;
-  }
-
-  get nbytes(): number {
-    return cacheBytes(this.shape);
-  }
-
-  /** Records the appending of `k[B,T,G,D]` and `v` at the cursor of one layer; gives the whole cache of that layer. */
-  append(layer: number, k: Tensor, v: Tensor): CachedLayer {
-    const steps = k.shape[1]!;
-    if (this.#length + steps > this.shape.capacity) {
-      throw new ShapeError(
-        `the cache holds ${this.#length} of ${this.shape.capacity} tokens; ${steps} more do not fit`,
-      );
-    }
-    const keys = this.#keys[layer]!;
-    const values = this.#values[layer]!;
-    const [scales, keyScales, valueScales] = this.#scales[layer] ?? [];
-    kvAppend(k, this.cursor, keys, keyScales);
-    kvAppend(v, this.cursor, values, valueScales);
-    return { k: keys, v: values, scales };
-  }
-
-  /** Records that all layers have taken `steps` tokens. */
-  advance(steps: number): void {
-    advance(this.cursor, steps);
-    this.#length += steps;
-  }
-
-  /** Counts along with a recording that appends `steps` tokens and advances the cursor by itself. */
-  replayed(steps: number): void {
-    this.#length += steps;
-  }
-
-  /** Records that the last `steps` tokens are forgotten. */
-  rewind(steps: number): void {
-    if (steps > 0) this.advance(-steps);
-  }
-
-  dispose(): void {
-    for (const tensor of [...this.#keys, ...this.#values, ...this.#scales.flat(), this.cursor]) tensor.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
+  const { layers, groups, head_dim } = sizes;
+  return layers * layerBytesPerToken({ groups, k_dim: head_dim, v_dim: head_dim }, dtype);
 }

@@ -33,17 +33,20 @@ describe.each(ALL_DEVICES)("int8 cache on %s", (deviceName) => {
   });
 
   test("holds codes that are at most half a step off, and weighs what it says", async () => {
-    const shape = { layers: 1, batch: 2, groups: 3, head_dim: 20, capacity: 16, dtype: "i8" } as const;
+    const layers = [{ groups: 3, k_dim: 20, v_dim: 20 }];
+    const shape = { layers, rows: 2, capacity: 16, dtype: "i8" } as const;
     const before = device.memory.live;
     using cache = new KVCache(device, shape);
-    expect(cache.nbytes).toBe(2 * 2 * 3 * 16 * (20 + 4));
-    expect(cache.nbytes).toBe(cacheBytes(shape));
-    // Blocks are rounded up, and the cursor has one.
+    expect(cacheBytes(shape)).toBe(2 * 2 * 3 * 16 * (20 + 4));
+    expect(cache.nbytes).toBe(cacheBytes(shape) + 2 * 2 * 4); // and the table
+    // Blocks are rounded up.
     expect(device.memory.live - before).toBeGreaterThanOrEqual(cache.nbytes);
     const values = normals(5, 2 * 4 * 3 * 20, 2);
     const { k, scales } = scope(() => {
       const x = Tensor.from(device, values, [2, 4, 3, 20]);
-      return cache.append(0, x, x);
+      const lanes = Tensor.from(device, Int32Array.of(0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 2, 3, 0, 1, 2, 3), [2, 2, 4]);
+      cache.extend([4, 4]);
+      return cache.append(0, x, x, lanes);
     });
     const codes = await k.read();
     const absmax = await scales!.readFloats();

@@ -185,14 +185,15 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       const tokens = own(Tensor.from(device, new Float32Array(2 * 4).fill(3), [1, 2, 1, 4]));
       const take = (at: number): Tensor => {
         const cache = Tensor.empty(device, [1, 1, 4, 4], "f32", "cache");
-        const cursor = own(Tensor.from(device, Int32Array.of(at), [1]));
-        kvAppend(tokens, cursor, cache);
+        const lanes = own(Tensor.from(device, Int32Array.of(0, 0, at, at + 1), [2, 1, 2]));
+        const table = own(Tensor.from(device, Int32Array.of(0, 0, 1), [1, 3])); // page 1 is not there
+        kvAppend(tokens, lanes, table, cache);
         return cache;
       };
       const full = take(3);
       const { buffer } = full;
       const error = await rejection(full.read());
-      expect(error?.message).toMatch(/^kv_append: .* do not fit .*cache of 4/);
+      expect(error?.message).toMatch(/^kv_append: the table names page 1/);
       full.dispose();
       const next = own(take(0));
       expect(next.buffer).toBe(buffer);

@@ -4,9 +4,10 @@ import { join } from "node:path";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { fillRandomly } from "../../src/load/random.js";
-import { architectureOf } from "../../src/models/index.js";
-import { type CacheDType, KVCache } from "../../src/nn/cache.js";
-import type { CausalLM, ConfigJson } from "../../src/nn/decoder.js";
+import { buildModel } from "../../src/models/index.js";
+import type { ConfigJson } from "../../src/nn/architecture.js";
+import { type CacheDType, KVCache, sameLayers } from "../../src/nn/cache.js";
+import type { CausalLM } from "../../src/nn/decoder.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 
 export const STORYTELLER: string = join(import.meta.dirname, "..", "..", "models", "storyteller");
@@ -20,7 +21,7 @@ export async function randomModel(
   seed = 1,
 ): Promise<CausalLM> {
   const config = { model_type: "llama", max_position_embeddings: 512, num_key_value_heads: 2, ...fields };
-  const model = (await architectureOf(config)).build(config);
+  const model = await buildModel(config, "causal-lm");
   model.name_tree();
   await fillRandomly(device, model, { dtype, scheme }, seed);
   return model;
@@ -49,27 +50,30 @@ export async function logitsOf(
   const B = ids.length;
   const T = ids[0]!.length;
   const { parts, mask = ids.map((row) => row.map(() => 1)) } = options;
-  const { layers, groups, head_dim, vocab } = model.geometry;
+  const { vocab } = model.geometry;
   const padded = mask.some((row) => row.includes(0));
   const all = positionsOf(mask);
-  const capacity = parts ? T + 3 : T;
-  const cache =
-    parts && new KVCache(device, { layers, batch: B, groups, head_dim, capacity, dtype: options.cache_dtype ?? "f32" });
-  const spread = Uint8Array.from(mask.flatMap((row) => [...row, ...new Array<number>(capacity - T).fill(1)]));
+  const layers = sameLayers(model.geometry);
+  const cache = parts && new KVCache(device, { layers, rows: B, capacity: T + 3, dtype: options.cache_dtype ?? "f32" });
   const out = ids.map(() => new Float32Array(T * vocab));
   try {
     let at = 0;
     for (const steps of parts ?? [T]) {
       const cut = <V>(rows: readonly (readonly V[])[]): V[] => rows.flatMap((row) => row.slice(at, at + steps));
       const where = cut(ids.map((_, b) => [...all.subarray(b * T, (b + 1) * T)]));
-      using logits = scope(() =>
-        model.forward({
-          ids: Tensor.from(device, Int32Array.from(cut(ids)), [B, steps]),
-          positions: Tensor.from(device, Int32Array.from(where), [B, steps]),
-          mask: padded ? Tensor.from(device, spread, [B, capacity]) : undefined,
-          cache,
-        }),
-      );
+      const real = cut(mask);
+      cache?.extend(ids.map((_, b) => real.slice(b * steps, (b + 1) * steps).filter((x) => x === 1).length));
+      using logits = scope(() => {
+        const positions = Tensor.from(device, Int32Array.from(where), [B, steps]);
+        const given = { ids: Tensor.from(device, Int32Array.from(cut(ids)), [B, steps]), positions };
+        if (!cache) {
+          const hidden = padded ? Tensor.from(device, Uint8Array.from(real), [B, T]) : undefined;
+          return model.forward({ ...given, mask: hidden });
+        }
+        const rows = real.map((x, i) => (x === 1 ? Math.floor(i / steps) : -1));
+        const lanes = Tensor.from(device, Int32Array.of(...rows, ...where), [2, B, steps]);
+        return model.forward({ ...given, lanes, cache });
+      });
       const values = await logits.readFloats();
       out.forEach((row, b) => {
         row.set(values.subarray(b * steps * vocab, (b + 1) * steps * vocab), at * vocab);

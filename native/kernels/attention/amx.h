@@ -5,6 +5,7 @@
 
 #include "../../simd/amx.h"
 #include "../../simd/transpose.h"
+#include "plan.h"
 
 #if defined(OCTAVO_AMX)
 
@@ -21,7 +22,7 @@ OCTAVO_INLINE f32p load_up_to(const Element<kType>* p, int64_t n) {
 }
 // Keys as right-hand tiles: [part][16 keys][32 dims] -> 16 rows (pairs of dims) of 16 keys. D is padded with zeros.
 template <DType kType>
-void pack_keys_tiles(const Element<kType>* k, int64_t stride, int n, int64_t D, int64_t keys, bool fetch, u32p* out) {
+void pack_keys_tiles(const Places& keys_at, int n, int64_t D, int64_t keys, const Places* next, u32p* out) {
   constexpr int parts = kBf16Parts<kType>;
   const int64_t steps = (D + 31) / 32, part_step = keys / 16 * steps * kPartLanes;
   for (int j = 0; j < n; j += 16)
@@ -32,9 +33,12 @@ void pack_keys_tiles(const Element<kType>* k, int64_t stride, int n, int64_t D, 
           for (int p = 0; p < parts; p++) word[p][i] = f32p{};
           continue;
         }
-        const Element<kType>* row = k + (j + i) * stride + s * 32;
-        if (fetch) __builtin_prefetch(row + keys * stride);
-        if (fetch && sizeof(*k) == 4) __builtin_prefetch(row + keys * stride + 16);
+        const Element<kType>* row = elements<kType>(keys_at, j) + i * keys_at.step + s * 32;
+        if (next != nullptr) {
+          const Element<kType>* ahead = elements<kType>(*next, j) + i * next->step + s * 32;
+          __builtin_prefetch(ahead);
+          if (sizeof(*row) == 4) __builtin_prefetch(ahead + 16);
+        }
         if (kType == DType::bf16 && D - s * 32 >= 32) {
           word[0][i] = (f32p)_mm512_loadu_si512(row);
           continue;
@@ -53,18 +57,20 @@ void pack_keys_tiles(const Element<kType>* k, int64_t stride, int n, int64_t D, 
 // Values as right-hand tiles: [part][32 keys][16 columns] -> 16 rows (pairs of keys) of 16 columns. Keys up to the next
 // 32 are zeros.
 template <DType kType>
-void pack_values_tiles(const Element<kType>* v, int64_t stride, int n, int64_t E, const int32_t* keep, int64_t keys,
-                       bool fetch, u32p* out) {
+void pack_values_tiles(const Places& values_at, int n, int64_t E, const int32_t* keep, int64_t keys, const Places* next,
+                       u32p* out) {
   constexpr int parts = kBf16Parts<kType>;
   const int64_t columns = (E + 15) / 16, steps = keys / 32, part_step = columns * steps * kPartLanes;
   for (int j = 0; j < (n + 31) / 32 * 32; j += 2) {
     const bool one = j < n && (keep == nullptr || keep[j] != 0);
     const bool two = j + 1 < n && (keep == nullptr || keep[j + 1] != 0);
-    const Element<kType>* row = v + j * stride;
+    const int64_t stride = values_at.step;
+    const Element<kType>* row = elements<kType>(values_at, j);
+    const Element<kType>* ahead = next != nullptr ? elements<kType>(*next, j) : nullptr;
     for (int64_t e = 0; e < columns; e++) {
-      if (fetch && e * 16 * (int64_t)sizeof(*v) % 64 == 0) {
-        __builtin_prefetch(row + keys * stride + e * 16);
-        __builtin_prefetch(row + (keys + 1) * stride + e * 16);
+      if (ahead != nullptr && e * 16 * (int64_t)sizeof(*row) % 64 == 0) {
+        __builtin_prefetch(ahead + e * 16);
+        __builtin_prefetch(ahead + stride + e * 16);
       }
       f32p a = one ? load_up_to<kType>(row + e * 16, E - e * 16) : f32p{};
       f32p b = two ? load_up_to<kType>(row + stride + e * 16, E - e * 16) : f32p{};

@@ -19,29 +19,32 @@ OCTAVO_INLINE __m512i load_codes(const int8_t* p, int64_t n) {
 }
 
 // Keys [0, n) as panels of 16 keys, each [room / 4][16 keys] of four dims, with 128 added to each code.
-inline void pack_key_codes(const int8_t* k, int64_t stride, int n, int64_t D, u32p* out) {
+inline void pack_key_codes(const Places& keys_at, int n, int64_t D, u32p* out) {
   const int64_t chunks = round_up(D, 64) / 64;
-  for (int j = 0; j < n; j += 16)
+  for (int j = 0; j < n; j += 16) {
+    const int8_t* k = elements<DType::i8>(keys_at, j);
     for (int64_t c = 0; c < chunks; c++) {
       f32p v[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++)
-        v[i] = (f32p)(j + i < n ? load_codes(k + (j + i) * stride + c * 64, D - c * 64) : _mm512_setzero_si512());
+        v[i] = (f32p)(j + i < n ? load_codes(k + i * keys_at.step + c * 64, D - c * 64) : _mm512_setzero_si512());
       transpose_square(v);
       u32p* to = out + (j / 16 * chunks + c) * 16;
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++) to[i] = (u32p)v[i] ^ 0x80808080u;
     }
+  }
 }
 
 // Values of keys [0, n) as panels of 16 columns, each [kKeys / 4][16 columns] of four keys.
-inline void pack_value_codes(const int8_t* v, int64_t stride, int n, int64_t E, u32p* out) {
+inline void pack_value_codes(const Places& values_at, int n, int64_t E, u32p* out) {
   constexpr int kSteps = kKeys / 4;
   for (int64_t e = 0; e < E; e += 64)
     for (int j = 0; j < n; j += 4) {
       __m512i row[4];
+      const int8_t* v = elements<DType::i8>(values_at, j) + e;
       for (int i = 0; i < 4; i++)
-        row[i] = j + i < n ? load_codes(v + (j + i) * stride + e, E - e) : _mm512_setzero_si512();
+        row[i] = j + i < n ? load_codes(v + i * values_at.step, E - e) : _mm512_setzero_si512();
       const __m512i a = _mm512_unpacklo_epi8(row[0], row[1]), b = _mm512_unpackhi_epi8(row[0], row[1]);
       const __m512i c = _mm512_unpacklo_epi8(row[2], row[3]), d = _mm512_unpackhi_epi8(row[2], row[3]);
       // Quarter i of each of these holds four columns of 16 i ..: quarters change places.
@@ -107,15 +110,17 @@ inline float pack_weight_codes(const float* weights, int count, float most, char
 }
 
 // Integer sums of MR rows in kParts parts over `steps` steps of four, with NR panels. kKeysFirst: the panels hold
-// unsigned codes and the rows signed ones; else the other way round. Memory at `ahead` is asked for on the way.
+// unsigned codes and the rows signed ones; else the other way round. Memory at `ahead`, a pointer for each panel, is asked
+// for on the way.
 template <int MR, int NR, int kParts, bool kKeysFirst>
-OCTAVO_INLINE void code_steps(const char* a, const u32p* b, int64_t panel, int64_t steps, const char* ahead, int64_t ahead_step,
-                              i32p (&acc)[MR][kParts][NR]) {
+OCTAVO_INLINE void code_steps(const char* a, const u32p* b, int64_t panel, int64_t steps, const char* const* ahead,
+                              int64_t ahead_step, i32p (&acc)[MR][kParts][NR]) {
+  int64_t asked = 0;
   for (int64_t s = 0; s < steps; s += 16, a += MR * kParts * 64, b += 16) {
     const int64_t n = steps - s < 16 ? steps - s : 16;
-    for (int64_t i = 0; i < n; i++, ahead += ahead_step) {
+    for (int64_t i = 0; i < n; i++, asked += ahead_step) {
 #pragma GCC unroll 4
-      for (int c = 0; c < NR; c++) __builtin_prefetch(ahead + c * 64);
+      for (int c = 0; c < NR; c++) __builtin_prefetch(ahead[c] + asked);
       __m512i w[NR];
 #pragma GCC unroll 4
       for (int c = 0; c < NR; c++) w[c] = (__m512i)b[c * panel + i];
@@ -138,7 +143,7 @@ OCTAVO_INLINE void code_steps(const char* a, const u32p* b, int64_t panel, int64
 // scores[MR][kKeys] of NR panels of 16 keys.
 template <int MR, int NR>
 __attribute__((noinline)) void score_tile(const char* q, const u32p* k, int64_t D, const float* unit, const int32_t* sums,
-                                          float* scores, const char* ahead, int64_t ahead_step) {
+                                          float* scores, const char* const* ahead, int64_t ahead_step) {
   const int64_t panel = round_up(D, 64) / 4;
   i32p acc[MR][kQueryParts][NR];
   for (int r = 0; r < MR; r++)
@@ -157,7 +162,8 @@ __attribute__((noinline)) void score_tile(const char* q, const u32p* k, int64_t 
 // c[MR][Ew] = c * alpha + weights times NR panels of 16 columns.
 template <int MR, int NR>
 __attribute__((noinline)) void value_tile(const char* weights, const u32p* v, int keys, const float* unit,
-                                          const float* alpha, float* c, int64_t Ew, const char* ahead, int64_t ahead_step) {
+                                          const float* alpha, float* c, int64_t Ew, const char* const* ahead,
+                                          int64_t ahead_step) {
   i32p acc[MR][kWeightParts][NR] = {};
   code_steps<MR, NR, kWeightParts, false>(weights, v, kKeys / 4, (keys + 3) / 4, ahead, ahead_step, acc);
 #pragma GCC unroll 8

@@ -11,24 +11,28 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kPartLanes wide), each [D][width].
+// Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kPartLanes wide), each [D][width]. `next`: asked
+// for on the way, if given.
 template <DType kType>
-void pack_keys(const Element<kType>* k, int64_t stride, int n, int64_t D, bool fetch, float* out) {
+void pack_keys(const Places& keys_at, int n, int64_t D, const Places* next, float* out) {
+  const int64_t stride = keys_at.step;
   for (int j = 0; j < n; j += kPartLanes) {
     const int panel = j / kPanel;
     const int64_t width = round_up(n, kPartLanes) - panel * kPanel >= kPanel ? kPanel : kPartLanes;
     float* base = out + panel * kPanel * D + (j - panel * kPanel);
     const int keys = n - j < kPartLanes ? n - j : kPartLanes;
+    const Element<kType>* k = elements<kType>(keys_at, j);
+    const Element<kType>* ahead = next != nullptr ? elements<kType>(*next, j) : nullptr;
     for (int64_t d = 0; d < D; d += kPartLanes) {
       const int part = D - d < kPartLanes ? (int)(D - d) : kPartLanes;
       f32p v[kPartLanes];
       if (keys == kPartLanes && part == kPartLanes) {
-        if (fetch && d * (int64_t)sizeof(*k) % 64 == 0)
-          for (int i = 0; i < kPartLanes; i++) __builtin_prefetch(k + (j + i + kKeys) * stride + d);
+        if (ahead != nullptr && d * (int64_t)sizeof(*k) % 64 == 0)
+          for (int i = 0; i < kPartLanes; i++) __builtin_prefetch(ahead + i * stride + d);
 #pragma GCC unroll 16
-        for (int i = 0; i < kPartLanes; i++) v[i] = load_floats<kType>(k + (j + i) * stride + d);
+        for (int i = 0; i < kPartLanes; i++) v[i] = load_floats<kType>(k + i * stride + d);
       } else {
-        for (int i = 0; i < kPartLanes; i++) v[i] = i < keys ? load_floats_n<kType>(k + (j + i) * stride + d, part) : f32p{};
+        for (int i = 0; i < kPartLanes; i++) v[i] = i < keys ? load_floats_n<kType>(k + i * stride + d, part) : f32p{};
       }
       transpose_square(v);
       if (part == kPartLanes) {
@@ -44,19 +48,19 @@ void pack_keys(const Element<kType>* k, int64_t stride, int n, int64_t D, bool f
 // Values of keys [0, n): panels of kPanel columns (the last may be kPartLanes wide), each [kKeys][width]. A key that nobody
 // sees gives zeros, whatever lies there.
 template <DType kType>
-void pack_values(const Element<kType>* v, int64_t stride, int n, int64_t E, const int32_t* keep, bool fetch,
-                 float* out) {
+void pack_values(const Places& values_at, int n, int64_t E, const int32_t* keep, const Places* next, float* out) {
   const int64_t whole = round_up(E, kPartLanes);
   for (int64_t e = 0; e < whole; e += kPanel) {
     const bool two = whole - e >= kPanel;
     const int64_t width = two ? kPanel : kPartLanes;
     float* base = out + e * kKeys;
     for (int j = 0; j < n; j++) {
-      const Element<kType>* row = v + j * stride + e;
+      const Element<kType>* row = elements<kType>(values_at, j) + e;
       float* to = base + j * width;
-      if (fetch && e * (int64_t)sizeof(*v) % 64 == 0) {
-        __builtin_prefetch(row + kKeys * stride);
-        if (sizeof(*v) == 4 && two) __builtin_prefetch(row + kKeys * stride + kPartLanes);
+      if (next != nullptr && e * (int64_t)sizeof(*row) % 64 == 0) {
+        const Element<kType>* ahead = elements<kType>(*next, j) + e;
+        __builtin_prefetch(ahead);
+        if (sizeof(*row) == 4 && two) __builtin_prefetch(ahead + kPartLanes);
       }
       if (keep != nullptr && keep[j] == 0) {
         for (int64_t i = 0; i < width; i += kPartLanes) store_part(to + i, f32p{});
@@ -74,61 +78,53 @@ void pack_values(const Element<kType>* v, int64_t stride, int n, int64_t E, cons
 }
 
 // What a code of each key of a block counts.
-void pack_scales(const float* absmax, int n, const int32_t* keep, float* out) {
-  for (int j = 0; j < kKeys; j++) out[j] = j < n && (keep == nullptr || keep[j] != 0) ? absmax[j] * (1.0f / 127.0f) : 0.0f;
+void pack_scales(const float* const* absmax, int n, const int32_t* keep, float* out) {
+  for (int j = 0; j < kKeys; j++)
+    out[j] = j < n && (keep == nullptr || keep[j] != 0) ? absmax[j / 16][j % 16] * (1.0f / 127.0f) : 0.0f;
 }
 
-void pack_block(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t j0, int n, const int32_t* keep,
-                bool fetch_k, bool fetch_v) {
-  const int64_t ko = b * job.k.stride[0] + g * job.k.stride[1] + j0 * job.k.stride[2];
-  const int64_t vo = b * job.v.stride[0] + g * job.v.stride[1] + j0 * job.v.stride[2];
-  const int64_t ks = job.k.stride[2], vs = job.v.stride[2], at = (b * job.G + g) * job.S + j0;
-  if (job.k_scales != nullptr) pack_scales(job.k_scales + at, n, keep, w.k_scale);
-  if (job.v_scales != nullptr) pack_scales(job.v_scales + at, n, keep, w.v_scale);
+void pack_block(const Job& job, [[maybe_unused]] const Run& run, const Bench& w, const Block& block, const int32_t* keep, bool fetch_k,
+                bool fetch_v) {
+  const int n = block.n;
+  const Places *next_k = fetch_k ? &block.next_k : nullptr, *next_v = fetch_v ? &block.next_v : nullptr;
+  if (job.k_scales != nullptr) pack_scales(block.k_scale, n, keep, w.k_scale);
+  if (job.v_scales != nullptr) pack_scales(block.v_scale, n, keep, w.v_scale);
 #if defined(OCTAVO_AMX)
-  if (job.tiles) {
+  if (run.tiles) {
     u32p *k = (u32p*)w.k, *v = (u32p*)w.v;
-    by_type(job.k.dtype, [&](auto of) {
-      pack_keys_tiles<of.type>(job.k.as<Element<of.type>>() + ko, ks, n, job.D, kKeys, fetch_k, k);
-    });
-    by_type(job.v.dtype, [&](auto of) {
-      pack_values_tiles<of.type>(job.v.as<Element<of.type>>() + vo, vs, n, job.E, keep, kKeys, fetch_v, v);
-    });
+    by_type(job.k.dtype, [&](auto of) { pack_keys_tiles<of.type>(block.k, n, job.D, kKeys, next_k, k); });
+    by_type(job.v.dtype, [&](auto of) { pack_values_tiles<of.type>(block.v, n, job.E, keep, kKeys, next_v, v); });
     return;
   }
 #endif
 #if defined(OCTAVO_CODE_ATTENTION)
-  if (job.codes) {
-    pack_key_codes(job.k.as<int8_t>() + ko, ks, n, job.D, (u32p*)w.k);
-    pack_value_codes(job.v.as<int8_t>() + vo, vs, n, job.E, (u32p*)w.v);
+  if (run.codes) {
+    pack_key_codes(block.k, n, job.D, (u32p*)w.k);
+    pack_value_codes(block.v, n, job.E, (u32p*)w.v);
     return;
   }
 #endif
 #if defined(OCTAVO_PAIR_ATTENTION)
   if (job.pairs) {
-    pack_key_pairs(job.k.as<uint16_t>() + ko, ks, n, job.D, fetch_k, (u32p*)w.k);
-    pack_value_pairs(job.v.as<uint16_t>() + vo, vs, n, job.E, keep, fetch_v, (u32p*)w.v);
+    pack_key_pairs(block.k, n, job.D, next_k, (u32p*)w.k);
+    pack_value_pairs(block.v, n, job.E, keep, next_v, (u32p*)w.v);
     return;
   }
 #endif
-  by_type(job.k.dtype, [&](auto of) {
-    pack_keys<of.type>(job.k.as<Element<of.type>>() + ko, ks, n, job.D, fetch_k, w.k);
-  });
-  by_type(job.v.dtype, [&](auto of) {
-    pack_values<of.type>(job.v.as<Element<of.type>>() + vo, vs, n, job.E, keep, fetch_v, w.v);
-  });
+  by_type(job.k.dtype, [&](auto of) { pack_keys<of.type>(block.k, n, job.D, next_k, w.k); });
+  by_type(job.v.dtype, [&](auto of) { pack_values<of.type>(block.v, n, job.E, keep, next_v, w.v); });
 }
 
 // Queries, scaled, each strip turned to [D][rows of the strip].
-void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t row0, const Strips& strips) {
+void pack_queries(const Job& job, const Run& run, const Bench& w, int64_t g, int64_t row0, const Strips& strips) {
   const auto query = [&](int64_t row) {
-    return job.q.as<float>() + b * job.q.stride[0] + row / job.R * job.q.stride[1] +
+    return job.q.as<float>() + run.b * job.q.stride[0] + (run.t0 + row / job.R) * job.q.stride[1] +
            (g * job.R + row % job.R) * job.q.stride[2];
   };
   for (int64_t s = 0; s < strips.count; s++) {
     const int64_t from = strips.start(s), n = strips.start(s + 1) - from;
 #if defined(OCTAVO_AMX)
-    if (job.tiles) {
+    if (run.tiles) {
       const float* row[16];
       for (int64_t r = 0; r < n; r++) row[r] = query(row0 + from + r);
       pack_queries_tiles(row, (int)n, job.scale, job.D, job.pairs ? 1 : 3, (u32p*)(w.q + from * job.Dw));
@@ -136,7 +132,7 @@ void pack_queries(const Job& job, const Bench& w, int64_t b, int64_t g, int64_t 
     }
 #endif
 #if defined(OCTAVO_CODE_ATTENTION)
-    if (job.codes) {
+    if (run.codes) {
       for (int64_t r = 0; r < n; r++)
         w.q_unit[from + r] = pack_query_codes(query(row0 + from + r), job.scale, job.D, (int)n,
                                               (char*)(w.q + from * job.Dw) + r * kQueryParts * 64,

@@ -18,22 +18,25 @@ OCTAVO_INLINE __m512i load_halves(const uint16_t* p, int64_t n) {
 }
 
 // Keys [0, n) of a block as columns: panels as those of pack_keys, each [pairs of dims][width].
-inline void pack_key_pairs(const uint16_t* k, int64_t stride, int n, int64_t D, bool fetch, u32p* out) {
+inline void pack_key_pairs(const Places& keys_at, int n, int64_t D, const Places* next, u32p* out) {
+  const int64_t stride = keys_at.step;
   const int64_t pairs = (D + 1) / 2;
   for (int j = 0; j < n; j += kPartLanes) {
     const int panel = j / kPanel;
     const int64_t width = round_up(n, kPartLanes) - panel * kPanel >= kPanel ? 2 : 1;
     u32p* base = out + panel * 2 * pairs + (j % kPanel) / kPartLanes;
+    const uint16_t* k = elements<DType::bf16>(keys_at, j);
+    const uint16_t* ahead = next != nullptr ? elements<DType::bf16>(*next, j) : nullptr;
     for (int64_t d = 0; d < D; d += 32) {
       f32p v[kPartLanes];
       if (n - j >= kPartLanes && D - d >= 32) {
-        if (fetch)
-          for (int i = 0; i < kPartLanes; i++) __builtin_prefetch(k + (j + i + kKeys) * stride + d);
+        if (ahead != nullptr)
+          for (int i = 0; i < kPartLanes; i++) __builtin_prefetch(ahead + i * stride + d);
 #pragma GCC unroll 16
-        for (int i = 0; i < kPartLanes; i++) v[i] = (f32p)_mm512_loadu_si512(k + (j + i) * stride + d);
+        for (int i = 0; i < kPartLanes; i++) v[i] = (f32p)_mm512_loadu_si512(k + i * stride + d);
       } else {
         for (int i = 0; i < kPartLanes; i++)
-          v[i] = j + i < n ? (f32p)load_halves(k + (j + i) * stride + d, D - d) : f32p{};
+          v[i] = j + i < n ? (f32p)load_halves(k + i * stride + d, D - d) : f32p{};
       }
       transpose_square(v);
       const int64_t some = pairs - d / 2 < kPartLanes ? pairs - d / 2 : kPartLanes;
@@ -50,8 +53,8 @@ inline void pack_key_pairs(const uint16_t* k, int64_t stride, int n, int64_t D, 
 
 // Values of keys [0, n): panels of kPanel columns (the last may be kPartLanes wide), each [kKeys / 2][width] of pairs of
 // keys. A key that nobody sees gives zeros, whatever lies there; so does the one after an odd last.
-inline void pack_value_pairs(const uint16_t* v, int64_t stride, int n, int64_t E, const int32_t* keep, bool fetch,
-                             u32p* out) {
+inline void pack_value_pairs(const Places& values_at, int n, int64_t E, const int32_t* keep, const Places* next, u32p* out) {
+  const int64_t stride = values_at.step;
   alignas(64) uint16_t order[2][32];
   for (int i = 0; i < 32; i++) {
     order[0][i] = (uint16_t)(i / 2 + i % 2 * 32);
@@ -63,10 +66,11 @@ inline void pack_value_pairs(const uint16_t* v, int64_t stride, int n, int64_t E
     const int64_t width = whole - e >= kPanel ? 2 : 1;
     u32p* to = out + e / kPartLanes * (kKeys / 2);
     for (int j = 0; j < n; j += 2, to += width) {
-      const uint16_t* row = v + j * stride + e;
-      if (fetch) {
-        __builtin_prefetch(row + kKeys * stride);
-        __builtin_prefetch(row + (kKeys + 1) * stride);
+      const uint16_t* row = elements<DType::bf16>(values_at, j) + e;
+      if (next != nullptr) {
+        const uint16_t* ahead = elements<DType::bf16>(*next, j) + e;
+        __builtin_prefetch(ahead);
+        __builtin_prefetch(ahead + stride);
       }
       const bool one = keep == nullptr || keep[j] != 0, two = j + 1 < n && (keep == nullptr || keep[j + 1] != 0);
       const __m512i a = one ? load_halves(row, E - e) : _mm512_setzero_si512();

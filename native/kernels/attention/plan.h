@@ -1,8 +1,13 @@
 // What one call of attention is, how it is cut into tasks, and what a worker has at hand.
+//
+// Lanes of one row with consecutive positions form a run, whose queries share a walk over the row's keys. Keys are cut into
+// chunks at absolute multiples of kChunk. Each chunk has a softmax of its own, and the results of the chunks are added
+// up in order: so the bits of a token depend on its query and its prefix, and not on how many lanes, tasks or threads there are.
 #pragma once
 
 #include "../../call.h"
 #include "../../simd/amx.h"
+#include "../../simd/wide.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {
@@ -33,52 +38,90 @@ constexpr int kParts3 = kTiles ? 3 : 2;           // halves of a number's room: 
 constexpr int kPanel = 2 * kPartLanes;            // columns of a register tile
 constexpr int kKeys = 64;                         // keys per block
 constexpr int kRows = 128 / kStrip * kStrip;      // rows per task
-constexpr int64_t kLeastPiece = 256;              // least keys per piece when the context is cut
-constexpr int64_t kEnoughTasks = 64;              // cut the context when there are fewer
-constexpr int64_t kMostPieces = 256;              // tasks times pieces
+constexpr int kPlaces = kKeys / 16;               // of a block: 16 keys lie one after another
+constexpr int64_t kChunk = 256;                   // keys with a softmax of their own
+constexpr int64_t kEnoughTasks = 64;              // chunks become tasks of their own when there are fewer
+constexpr int64_t kMostPartial = 8 << 20;         // floats of their results, at most
 constexpr int kMergeRows = 16;                    // rows merged by one task
+
+// Operands and attributes of the op, in the order of its signature.
+enum { Q, K, V, SCALES, LANES, TABLE, MASK, SEGMENTS, SLOPES, DISTANCES, BIAS, Y };
+enum { SCALE, CAUSAL, WINDOW, SOFTCAP, COMPUTE };
+// Of `compute`: products of bf16, and the same bits from all paths.
+constexpr int kBf16 = 1, kDeterministic = 4;
+
+// Lanes t0, t0 + 1, ... of b: tokens past, past + 1, ... of one row.
+struct Run {
+  int64_t b, t0, count;
+  const int32_t* pages;  // ids of the row's pages; null: all keys lie in page b
+  int64_t past;          // position of the first token
+  int64_t total;         // end of the keys that some token sees
+  int64_t rows;          // of queries: count * R
+  int64_t blocks;        // of rows
+  int64_t first, chunks; // number of the first chunk that some token sees, and how many there are
+  int64_t task;          // number of its first task
+  int64_t merged;        // rows of the runs before it, all heads together
+  int64_t partial;       // where the results of its chunks begin
+  bool tiles;            // matrix units
+  bool codes;            // products of codes in i8 (codes.h)
+};
 
 struct Job {
   Tensor q, k, v, bias;
-  const float *k_scales, *v_scales;  // [B,G,S]: absmax of rows of codes; null for numbers
+  const float *k_scales, *v_scales;  // [P,G,S]: absmax of rows of codes; null for numbers
   const uint8_t* mask;
   const int32_t* segments;
-  const float* slopes;
+  const float *slopes, *distances;
   float* y;
   int64_t B, T, H, G, R, S, D, E;
-  int64_t Ew;  // E rounded up to whole vectors
-  int64_t Dw;  // floats of room for a query or key: D; with tiles D in three bf16 parts and whole tiles; with codes parts
-  bool tiles;
-  bool codes;  // products of codes in i8 (codes.h)
-  bool pairs;  // queries and weights rounded to bf16, as keys and values are (pairs.h; with tiles one part of three)
-  int64_t past, total;
+  int64_t columns;  // pages of a row of the table
+  int64_t reach;    // largest distance that `distances` tell apart
+  int64_t Ew;       // E rounded up to whole vectors
+  int64_t Dw;       // floats of room for a query or key: D; with tiles D in three bf16 parts and whole tiles; with codes parts
+  bool pairs;       // queries and weights rounded to bf16, as keys and values are (pairs.h; with tiles one part of three)
+  bool gather;      // 16 keys may lie in several pieces
   float scale, softcap;
   int64_t window;  // 0: none
   bool causal, general;
+  bool split;      // each chunk is a task of its own
 
-  int64_t rows;    // T * R
-  int64_t blocks;  // of rows
-  int64_t first;   // first key that any row may see
-  int64_t piece, pieces;
+  Run* runs;
+  int64_t count;  // of runs
   char* scratch;
   size_t worker_bytes;
-  float* partial;  // [B*G][pieces][rows][Ew + 2]: sums, then maximum and sum of weights
+  float* partial;  // [run][G][chunk][rows][Ew + 2]: sums, then maximum and sum of weights
 
   // Steps of a product over the dims, where those are not codes.
   OCTAVO_INLINE int64_t steps() const { return pairs ? (D + 1) / 2 : D; }
-  OCTAVO_INLINE int64_t low(int64_t t) const {
-    const int64_t j = window > 0 ? past + t - window + 1 : 0;
+  // Keys [low, high) that token t of a run sees.
+  OCTAVO_INLINE int64_t low(const Run& run, int64_t t) const {
+    const int64_t j = window > 0 ? run.past + t - window + 1 : 0;
     return j > 0 ? j : 0;
   }
-  OCTAVO_INLINE int64_t high(int64_t t) const {
-    const int64_t j = causal && past + t + 1 < total ? past + t + 1 : total;
+  OCTAVO_INLINE int64_t high(const Run& run, int64_t t) const {
+    const int64_t j = causal && run.past + t + 1 < run.total ? run.past + t + 1 : run.total;
     return j > 0 ? j : 0;
   }
+};
+
+// Where the keys and values of a block lie: 16 of them one after another, `step` elements apart.
+struct Places {
+  const char* at[kPlaces];
+  int64_t step;
+};
+struct Block {
+  int n;                      // keys
+  Places k, v;
+  Places next_k, next_v;      // those of the next block, to be asked for early
+  const float *k_scale[kPlaces], *v_scale[kPlaces];
 };
 
 // What one worker has at hand.
 struct Bench {
   float *q, *acc, *top, *sum, *k, *v, *s, *p;
+  float *whole, *whole_top, *whole_sum;  // acc, top and sum of the chunks before
+  char *gathered_k, *gathered_v;         // a block of keys and values that lie here and there
+  float *gathered_k_scale, *gathered_v_scale;
   float *k_scale, *v_scale;  // of the block's keys: what a code counts; zero for keys that nobody sees
   float* q_unit;             // with codes: what a step of each query's first part counts
   int32_t* q_sum;            // and -128 times the sum of each part
@@ -100,6 +143,13 @@ Bench lay_out(const Job& j, char* base, size_t* bytes) {
   b.q_unit = take(kRows);
   b.q_sum = (int32_t*)take(kRows * kQueryParts);
   b.acc = take((kRows + (kTiles ? kMostRows : 0)) * j.Ew);
+  b.whole = take(kRows * j.Ew);
+  b.whole_top = take(kRows);
+  b.whole_sum = take(kRows);
+  b.gathered_k = (char*)take(j.gather ? kKeys * j.D : 0);
+  b.gathered_v = (char*)take(j.gather ? kKeys * j.E : 0);
+  b.gathered_k_scale = take(kKeys);
+  b.gathered_v_scale = take(kKeys);
   b.k = take(kKeys * j.Dw);
   b.v = take(kKeys * j.Ew * kParts3 / 2);
   b.sum = take(kRows * kPartLanes);
@@ -128,6 +178,12 @@ struct Strips {
 
 // Bytes of an element of q, k or v.
 constexpr int64_t width_of(DType type) { return type == DType::f32 ? 4 : type == DType::i8 ? 1 : 2; }
+
+// Element 0 of key j of a block; that of key j + 1 is `step` elements further, up to the next multiple of 16.
+template <DType kType>
+OCTAVO_INLINE const Element<kType>* elements(const Places& places, int j) {
+  return (const Element<kType>*)places.at[j / 16] + (j % 16) * places.step;
+}
 
 // f is called with the dtype as a type.
 template <DType kType>

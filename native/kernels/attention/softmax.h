@@ -10,21 +10,30 @@ namespace {
 // One block of keys as a strip of rows meets it.
 struct Meeting {
   const Job* job;
-  int64_t b, g, row;  // first row of the strip
+  const Run* run;
+  int64_t g, row;     // first row of the strip
   int64_t j0;         // first key of the block
   int n;              // keys of the block
   int nk;             // keys of the block that some row of the strip may see: the first nk
   bool partial;       // not every row sees all nk
   const int32_t* keep;
   const int32_t* seg;
-  const char *ahead_k, *ahead_v;  // the next block, where strips ask for it; else anything
-  int64_t size_k, size_v;         // bytes of an element of it; 0 where nothing is asked for
+  const Places *ahead_k, *ahead_v;  // the next block, where strips ask for it; else null
 };
+
+// d[clamp(at + j, 0, 2 * reach)] is added to s[j].
+void add_distances(const float* d, int64_t at, int64_t reach, int n, float* s) {
+  const auto within = [&](int64_t j) { return (int)(j < 0 ? 0 : j > n ? n : j); };
+  const int from = within(-at), to = within(2 * reach + 1 - at);
+  for (int j = 0; j < from; j++) s[j] += d[0];
+  for (int j = from; j < to; j++) s[j] += d[at + j];
+  for (int j = to; j < n; j++) s[j] += d[2 * reach];
+}
 
 // Softcap, slopes, bias, and -infinity for what the row does not see.
 void adjust_row(const Meeting& m, int64_t row, float* s) {
   const Job& job = *m.job;
-  const int64_t t = row / job.R, h = m.g * job.R + row % job.R, i = job.past + t;
+  const int64_t t = row / job.R, h = m.g * job.R + row % job.R, i = m.run->past + t;
   const int count = (int)round_up(m.nk, kPartLanes);
   if (job.softcap > 0) {
     const float inverse = 1.0f / job.softcap;
@@ -37,9 +46,11 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
     const f32p base = load_part(distance);
     for (int j = 0; j < count; j += kPartLanes) store_part(s + j, load_part(s + j) + (base + (float)j) * slope);
   }
+  if (job.distances != nullptr)
+    add_distances(job.distances + h * (2 * job.reach + 1), m.j0 - i + job.reach, job.reach, m.nk, s);
   if (job.bias) {
     const Tensor& bias = job.bias;
-    const float* p = bias.as<float>() + m.b * bias.stride[0] + h * bias.stride[1] + t * bias.stride[2] + m.j0 * bias.stride[3];
+    const float* p = bias.as<float>() + m.run->b * bias.stride[0] + h * bias.stride[1] + t * bias.stride[2] + m.j0 * bias.stride[3];
     const int64_t step = bias.stride[3];
     if (step == 1) {
       int j = 0;
@@ -50,11 +61,11 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
     }
   }
   if (m.partial) {
-    const int64_t low = job.low(t) - m.j0, high = job.high(t) - m.j0;
+    const int64_t low = job.low(*m.run, t) - m.j0, high = job.high(*m.run, t) - m.j0;
     const i32p from = (i32p)splat_bits((uint32_t)(low > 0 ? (low < kKeys ? low : kKeys) : 0));
     const i32p to = (i32p)splat_bits((uint32_t)(high < m.nk ? (high > 0 ? high : 0) : m.nk));
     const bool outside = m.seg != nullptr && i < 0;  // a query before all keys has no segment
-    const int32_t segment = m.seg != nullptr && !outside ? job.segments[m.b * job.S + i] : 0;
+    const int32_t segment = m.seg != nullptr && !outside ? job.segments[m.run->b * job.S + i] : 0;
     int32_t index[kPartLanes];
     for (int l = 0; l < kPartLanes; l++) index[l] = l;
     const i32p base = load_part<i32p>(index);
@@ -68,8 +79,20 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
   }
 }
 
+// The largest of the values' scales that the row of scores sees; NaN if one of them is not a number.
+float seen_scale(const float* s, const float* scales, int count) {
+  f32p high = {}, broken = {};
+  for (int j = 0; j < count; j += kPartLanes) {
+    f32p scale = load_part(scales + j);
+    if (s != nullptr) scale = load_part(s + j) != -INFINITY ? scale : f32p{};
+    high = max_part(scale, high);
+    broken += scale * 0.0f;
+  }
+  return highest_part(high) + sum_part(broken);
+}
+
 // Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by, `most` (if
-// given) a bound on each row's weights.
+// given, for codes) a bound on each row's weights. What a row does not see has no part in either.
 void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* alpha, float* most = nullptr) {
   const Job& job = *m.job;
   const int count = (int)round_up(m.nk, kPartLanes);
@@ -96,7 +119,11 @@ void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* al
     alpha[r] = old - top[r];
     if (most != nullptr) most[r] = x - top[r];
   }
-  for (int r = 0; most != nullptr && r < rows; r += kPartLanes) store_part(most + r, exp_down(load_part(most + r)));
+  if (most != nullptr) {
+    for (int r = 0; r < rows; r += kPartLanes) store_part(most + r, exp_down(load_part(most + r)));
+    const float common = m.partial ? 0.0f : seen_scale(nullptr, w.v_scale, count);
+    for (int r = 0; r < rows; r++) most[r] *= m.partial ? seen_scale(w.s + r * kKeys, w.v_scale, count) : common;
+  }
   for (int r = 0; r < rows; r += kPartLanes) store_part(alpha + r, exp_down(load_part(alpha + r)));
   for (int r = 0; r < rows; r++) {
     float* s = w.s + r * kKeys;
@@ -104,7 +131,7 @@ void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* al
     f32p sum = load_part(w.sum + (local + r) * kPartLanes) * alpha[r];
     for (int j = 0; j < count; j += kPartLanes) {
       const f32p p = exp_down(load_part(s + j) - high);
-      store_part(s + j, job.v_scales != nullptr ? p * load_part(w.v_scale + j) : p);
+      store_part(s + j, job.v_scales == nullptr ? p : p == 0.0f ? f32p{} : p * load_part(w.v_scale + j));
       sum += p;
     }
     store_part(w.sum + (local + r) * kPartLanes, sum);

@@ -23,12 +23,24 @@ struct Pairs {
 };
 #endif
 
+// Where in the next block, which lies in pieces of 16 keys, byte `at` is: the block counted as if it were one piece.
+struct Ahead {
+  const Places* places;
+  int64_t size, width;  // bytes of an element, elements of a key
+  OCTAVO_INLINE const char* at(int64_t byte) const {
+    const int64_t piece = 16 * width * size;
+    int i = 0;
+    for (; i < kPlaces - 1 && byte >= piece; i++) byte -= piece;
+    return places->at[i] + byte;
+  }
+};
+
 // c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kPartLanes.
-// kFetch: memory at `ahead` is asked for on the way, ahead_step bytes per step (at most 128).
+// kFetch: memory at `ahead` (and at `ahead2`, where a step is for two lines) is asked for on the way, ahead_step bytes a step.
 // Not inlined: within a larger function g++ runs out of registers here that it has.
 template <class Of, int MR, int NR, int kRow, int kStep, bool kAdd, bool kFetch>
 __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha,
-                                    const char* ahead, int64_t ahead_step) {
+                                    const char* ahead, const char* ahead2, int64_t ahead_step) {
   static_assert(NR == 1 || NR == 2);
   f32p acc0[MR], acc1[MR];
 #pragma GCC unroll 8
@@ -39,8 +51,11 @@ __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, f
   for (int64_t k = 0; k < n; k++, a += kStep, b += NR * kPartLanes) {
     if constexpr (kFetch) {
       __builtin_prefetch(ahead);
-      if (kPartLanes == 16) __builtin_prefetch(ahead + 64);
       ahead += ahead_step;
+      if (kPartLanes == 16) {
+        __builtin_prefetch(ahead2);
+        ahead2 += ahead_step;
+      }
     }
     const f32p b0 = load_part(b), b1 = NR == 2 ? load_part(b + kPartLanes) : b0;
 #pragma GCC unroll 8
@@ -63,13 +78,29 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
   const int whole = (int)round_up(m.n, kPartLanes);  // as packed
   const int64_t steps = job.steps();
   const float* q = w.q + local * steps;
+  // Two lines a step are asked for from both halves of the next block, so that each lies in pieces of its own.
+  constexpr int64_t kStreams = kPartLanes == 16 ? 2 : 1;
+  const char *ahead = nullptr, *ahead2 = nullptr;
+  int64_t step = 0;
+  const auto ask = [&](const Places* places, DType type, int64_t width, int64_t column) {
+    if (!kFetch) return;
+    if (places == nullptr) {
+      ahead = ahead2 = (const char*)w.s;
+      return;
+    }
+    const Ahead next = {places, width_of(type), width};
+    const int64_t at = column * next.size / kStreams;
+    ahead = next.at(at);
+    ahead2 = next.at(at + kKeys * width * next.size / 2);
+    step = kPanel * Of::kEach * next.size / kStreams;
+  };
   for (int j = 0; j < m.nk; j += kPanel) {
     const float* k = w.k + j * steps;
-    const char* ahead = m.ahead_k + j * job.D * m.size_k;
+    ask(m.ahead_k, job.k.dtype, job.D, j * job.D);
     if (whole - j >= kPanel)
-      tile<Of, MR, 2, 1, MR, false, kFetch>(q, k, steps, w.s + j, kKeys, nullptr, ahead, kPanel * Of::kEach * m.size_k);
+      tile<Of, MR, 2, 1, MR, false, kFetch>(q, k, steps, w.s + j, kKeys, nullptr, ahead, ahead2, step);
     else
-      tile<Of, MR, 1, 1, MR, false, kFetch>(q, k, steps, w.s + j, kKeys, nullptr, ahead, kPanel * Of::kEach * m.size_k);
+      tile<Of, MR, 1, 1, MR, false, kFetch>(q, k, steps, w.s + j, kKeys, nullptr, ahead, ahead2, step);
   }
   float alpha[kMostRows + kPartLanes] = {};
   soften(m, w, local, MR, alpha);
@@ -77,14 +108,15 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
   if constexpr (Of::kEach == 2) pack_weight_pairs(w.s, MR, (int)round_up(m.nk, kPartLanes));
 #endif
   const int64_t keys = (m.nk + Of::kEach - 1) / Of::kEach;
+  step = 0;
   for (int64_t e = 0; e < job.Ew; e += kPanel) {
     const float* v = w.v + e * (kKeys / Of::kEach);
     float* c = w.acc + local * job.Ew + e;
-    const char* ahead = m.ahead_v + e * kKeys * m.size_v;
+    ask(m.ahead_v, job.v.dtype, job.E, e * kKeys);
     if (job.Ew - e >= kPanel)
-      tile<Of, MR, 2, kKeys, 1, true, kFetch>(w.s, v, keys, c, job.Ew, alpha, ahead, kPanel * Of::kEach * m.size_v);
+      tile<Of, MR, 2, kKeys, 1, true, kFetch>(w.s, v, keys, c, job.Ew, alpha, ahead, ahead2, step);
     else
-      tile<Of, MR, 1, kKeys, 1, true, kFetch>(w.s, v, keys, c, job.Ew, alpha, ahead, kPanel * Of::kEach * m.size_v);
+      tile<Of, MR, 1, kKeys, 1, true, kFetch>(w.s, v, keys, c, job.Ew, alpha, ahead, ahead2, step);
   }
 }
 
@@ -105,32 +137,36 @@ void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   const int32_t* sums = w.q_sum + local * kQueryParts;
   const int64_t panel = round_up(job.D, 64) / 4;
   // A step of a panel goes with a line of the next block: there are as many of both.
+  const char* ahead[NR];
+  const auto ask = [&](const Places* places, int64_t width, int64_t at, int64_t panel_bytes) {
+    for (int c = 0; c < NR; c++) ahead[c] = places != nullptr ? Ahead{places, 1, width}.at(at + c * panel_bytes) : (const char*)w.s;
+    return places != nullptr ? 64 : 0;
+  };
   int j = 0;
   const auto scores = [&](auto panels) {
     constexpr int kWide = decltype(panels)::value;
-    for (; j + 16 * kWide <= count; j += 16 * kWide)
-      score_tile<MR, kWide>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, m.ahead_k + j * job.D * m.size_k,
-                            64 * kWide * m.size_k);
+    for (; j + 16 * kWide <= count; j += 16 * kWide) {
+      const int64_t step = ask(m.ahead_k, job.D, j * job.D, 16 * job.D);
+      score_tile<MR, kWide>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, ahead, step);
+    }
   };
   scores(Count<NR>());
   scores(Count<1>());
 
   float alpha[kMostRows + kPartLanes] = {}, most[kMostRows + kPartLanes] = {};
   soften(m, w, local, MR, alpha, most);
-  f32p high = {};
-  for (j = 0; j < count; j += 16) high = max_part(load_part(w.v_scale + j), high);
-  const float scale = highest_part(high);
   alignas(64) char weights[MR * kWeightParts * 64];
   float step[MR];
   for (int r = 0; r < MR; r++)
-    step[r] = pack_weight_codes(w.s + r * kKeys, count, most[r] * scale, weights + r * kWeightParts * 64);
+    step[r] = pack_weight_codes(w.s + r * kKeys, count, most[r], weights + r * kWeightParts * 64);
   float* c = w.acc + local * job.Ew;
   int64_t e = 0;
   const auto values = [&](auto panels) {
     constexpr int kWide = decltype(panels)::value;
-    for (; e + 16 * kWide <= job.Ew; e += 16 * kWide)
-      value_tile<MR, kWide>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew,
-                            m.ahead_v + e * kKeys * m.size_v, 64 * kWide * m.size_v);
+    for (; e + 16 * kWide <= job.Ew; e += 16 * kWide) {
+      const int64_t ahead_step = ask(m.ahead_v, job.E, e * kKeys, 16 * kKeys);
+      value_tile<MR, kWide>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew, ahead, ahead_step);
+    }
   };
   values(Count<NR>());
   values(Count<1>());

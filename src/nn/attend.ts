@@ -1,0 +1,44 @@
+// Attention as layers of models ask for it: over the tokens of the pass, over a cache, over an encoder's output.
+
+import { ShapeError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
+import { attention } from "../ops/attention.js";
+import type { Pass } from "./pass.js";
+
+export interface AttendOptions {
+  readonly scale: number;
+  readonly slopes?: Tensor;
+  /** f32[H,W]: relative bias by clamped distance (ops/attention.ts). */
+  readonly distances?: Tensor;
+  readonly window?: number;
+  readonly softcap?: number;
+}
+
+/**
+ * Causal attention of `q[B,T,H,D]` over `k, v[B,T,G,D]`, or over what the cache holds: [B,T,H*D].
+ * With a cache, k and v are appended to layer `layer` of it first, at the pass's lanes.
+ */
+export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor {
+  const [batch = 0, steps = 0, heads = 0] = q.shape;
+  const { cache, lanes, mask, segments } = pass.input;
+  const { compute, deterministic } = pass.attention;
+  const width = heads * v.shape[3]!;
+  if (!cache) {
+    const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
+    return attention(q, keys, values, { ...options, mask, segments, deterministic }).view(batch, steps, width);
+  }
+  if (!lanes) throw new ShapeError("a pass with a cache needs lanes");
+  const held = cache.append(layer, k, v, lanes);
+  const { scales, table } = held;
+  const paged = { scales, lanes, table, mask, segments, compute, deterministic };
+  return attention(q, held.k, held.v, { ...options, ...paged }).view(batch, steps, width);
+}
+
+/** Attention of `q[B,T,H,D]` in which every token sees all tokens of its row (or segment) that the mask leaves: [B,T,H*D]. */
+export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor {
+  const [batch = 0, steps = 0, heads = 0] = q.shape;
+  const { mask, segments } = pass.input;
+  const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
+  const y = attention(q, keys, values, { ...options, mask, segments, causal: false });
+  return y.view(batch, steps, heads * v.shape[3]!);
+}

@@ -1,0 +1,140 @@
+// The cache of cross-attention: keys and values of an encoder's output, written once per text and read by all tokens of
+// the decoder. Rows that decode the same text (beams) share its page.
+
+import type { Device } from "../../core/device.js";
+import { ShapeError } from "../../core/errors.js";
+import { Tensor } from "../../core/tensor.js";
+import type { CacheDType, CachedLayer, LayerShape } from "../cache.js";
+import { Pages } from "./pages.js";
+import { Store } from "./store.js";
+
+export interface CrossCacheOptions {
+  readonly layers: readonly LayerShape[];
+  readonly rows: number;
+  /** Encoder tokens of a text at most. */
+  readonly capacity: number;
+  readonly dtype: CacheDType;
+}
+
+export class CrossCache implements Disposable {
+  readonly options: CrossCacheOptions;
+  readonly #device: Device;
+  readonly #pages: Pages;
+  readonly #stores: Store[] = [];
+  #lengths: number[];
+  #lanes: Tensor | undefined;
+
+  /** @throws OutOfMemoryError, and frees what it took */
+  constructor(device: Device, options: CrossCacheOptions) {
+    const { layers, rows, capacity, dtype } = options;
+    this.options = options;
+    this.#device = device;
+    this.#lengths = new Array<number>(rows).fill(0);
+    this.#pages = new Pages(device, { rows, size: capacity, columns: 1, count: rows });
+    try {
+      for (const layer of layers) this.#stores.push(new Store(device, layer, rows, capacity, dtype));
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  get nbytes(): number {
+    return this.#stores.reduce((bytes, store) => bytes + store.nbytes, this.#pages.table.nbytes);
+  }
+
+  /** Encoder tokens that a row reads. */
+  length(row: number): number {
+    this.#check(row);
+    return this.#lengths[row]!;
+  }
+
+  /**
+   * Begins texts of `lengths[b]` tokens in `rows[b]`; what these rows held is forgotten. `write` then takes keys and
+   * values of `steps` encoder tokens for each of them, of which the first `lengths[b]` count.
+   * @throws ShapeError, OutOfMemoryError
+   */
+  begin(rows: readonly number[], lengths: readonly number[], steps: number): void {
+    const { capacity } = this.options;
+    if (rows.length !== lengths.length || new Set(rows).size !== rows.length) {
+      throw new ShapeError(`begin: ${lengths.length} lengths for ${rows.length} rows, each of which must occur once`);
+    }
+    rows.forEach((row, b) => {
+      this.#check(row);
+      const length = lengths[b]!;
+      if (!Number.isSafeInteger(length) || length < 1 || length > Math.min(steps, capacity)) {
+        throw new ShapeError(`begin: row ${row} of ${length} tokens; there are ${steps}, and room for ${capacity}`);
+      }
+    });
+    const lanes = new Int32Array(2 * rows.length * steps);
+    rows.forEach((row, b) => {
+      lanes.fill(-1, b * steps, (b + 1) * steps);
+      lanes.fill(row, b * steps, b * steps + lengths[b]!);
+      for (let t = 0; t < steps; t++) lanes[(rows.length + b) * steps + t] = t;
+    });
+    const fresh = Tensor.from(this.#device, lanes, [2, rows.length, steps], "i32", "encoder lanes").keep();
+    this.#lanes?.dispose();
+    this.#lanes = fresh;
+    for (const row of rows) this.#pages.release(row);
+    // There is a page for each row, so none of these can lack one.
+    this.#pages.carryOut(this.#pages.plan(rows.map((row, b) => [row, 0, lengths[b]!])), () => {});
+    rows.forEach((row, b) => {
+      this.#pages.hold(row, lengths[b]!);
+      this.#lengths[row] = lengths[b]!;
+    });
+    this.#pages.publish();
+  }
+
+  /** Records that `k[B,S,G,D]` and `v[B,S,G,E]` of the texts that were begun last are written to a layer. */
+  write(layer: number, k: Tensor, v: Tensor): CachedLayer {
+    if (!this.#lanes) throw new ShapeError("write: no text was begun");
+    return this.#stores[layer]!.append(k, v, this.#lanes, this.#pages.table);
+  }
+
+  /** What cross-attention (`causal: false`) reads of a layer. */
+  layer(layer: number): CachedLayer {
+    return this.#stores[layer]!.read(this.#pages.table);
+  }
+
+  /** Row `to` reads what row `from` reads. */
+  fork(from: number, to: number): void {
+    this.#check(from);
+    this.#check(to);
+    this.reorder(this.#lengths.map((_, row) => (row === to ? from : row)));
+  }
+
+  /** Row r reads what row `parents[r]` read. */
+  reorder(parents: readonly number[]): void {
+    if (parents.length !== this.#lengths.length) {
+      throw new ShapeError(`reorder: ${parents.length} parents for ${this.#lengths.length} rows`);
+    }
+    for (const parent of parents) this.#check(parent);
+    this.#pages.reorder(parents);
+    this.#pages.publish();
+    this.#lengths = parents.map((parent) => this.#lengths[parent]!);
+  }
+
+  /** Forgets the text of a row. */
+  free(row: number): void {
+    this.#check(row);
+    this.#pages.release(row);
+    this.#pages.hold(row, 0);
+    this.#pages.publish();
+    this.#lengths[row] = 0;
+  }
+
+  #check(row: number): void {
+    if (Number.isSafeInteger(row) && row >= 0 && row < this.options.rows) return;
+    throw new ShapeError(`the cache has rows 0 to ${this.options.rows - 1}, not ${row}`);
+  }
+
+  dispose(): void {
+    this.#lanes?.dispose();
+    this.#pages.dispose();
+    for (const store of this.#stores) store.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

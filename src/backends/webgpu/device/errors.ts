@@ -6,12 +6,14 @@ export const FAILURE = {
   tokenId: 1,
   target: 2,
   nan: 3,
-  cacheOverflow: 4,
-  keysOverflow: 5,
+  laneRow: 4,
+  lanePosition: 5,
   historyOverflow: 6,
   noLogits: 7,
   historyRange: 8,
   expert: 9,
+  page: 10,
+  room: 11,
 } as const;
 
 /** Words of the head, and of each slot: number of the call, code, three numbers, padding. */
@@ -40,10 +42,14 @@ export function failureText(code: number, a: number, b: number, c: number): stri
       return "logits hold NaN";
     case FAILURE.noLogits:
       return "all logits are -inf";
-    case FAILURE.cacheOverflow:
-      return `${a} + ${c} tokens do not fit a cache of ${b}`;
-    case FAILURE.keysOverflow:
-      return `${a} + ${c} keys do not fit ${b}`;
+    case FAILURE.laneRow:
+      return `a lane is of row ${a}; the table has ${b}`;
+    case FAILURE.lanePosition:
+      return `a lane stands at position ${a}`;
+    case FAILURE.page:
+      return `the table names page ${a}; the cache has ${b}`;
+    case FAILURE.room:
+      return `${a} keys do not fit pages of ${b} tokens`;
     case FAILURE.historyOverflow:
       return `position ${a} is outside a history of ${b}`;
     case FAILURE.historyRange:

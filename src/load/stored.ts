@@ -2,9 +2,9 @@
 
 import { ConfigError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import type { Scheme } from "../nn/weight.js";
-import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
-import { fourBitScheme } from "./four-bit.js";
-import { llmInt8Scheme } from "./llm-int8.js";
+import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
+import { fourBitScheme } from "../quant/four-bit.js";
+import { llmInt8Scheme } from "../quant/llm-int8.js";
 
 /** Fields of a stored configuration that mean something here; what else stands there is passed over. */
 const READ = [

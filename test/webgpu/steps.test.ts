@@ -60,7 +60,7 @@ describeGPU("WebGPU decode steps", () => {
   ] as const)("a layer in %s", async (_, storage, session, count) => {
     const [one, two] = [await dispatches(1, storage, session), await dispatches(2, storage, session)];
     expect(two - one).toBe(count);
-    // Positions and cursor move on, the table of rotations, embedding, norm, head, argmax, and the token is kept.
+    // Lanes move on, their places, the table of rotations, embedding, norm, head, argmax, and the token is kept.
     expect(one - count).toBe(8);
   });
 });

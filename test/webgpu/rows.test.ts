@@ -8,6 +8,7 @@ import { scope, Tensor } from "../../src/core/tensor.js";
 import { requestDevice } from "../../src/load/device.js";
 import { type AttentionOptions, attention } from "../../src/ops/attention.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
+import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { normals } from "../support/random.js";
 import { describeGPU } from "../support/webgpu.js";
@@ -168,5 +169,22 @@ describeGPU("a token's bits", () => {
     expectSame("without a cache", await uncached(form, "alone", 0));
     expectSame("packed behind another text", await uncached(form, "packed", 70));
     expectSame("padded on the left", await uncached(form, "padded", 70));
+  });
+
+  // Integer sums are exact; outliers, of which there are many here, must be added up in one order.
+  test("products of LLM.int8() give a row the same bits in any company", { timeout: 120_000 }, async () => {
+    const [K, outputs, most] = [1104, 40, 40];
+    const rows = normals(5, most * K).map((value, i) => (i % 23 === 4 ? 8 * value : value));
+    const builder = llmInt8Scheme(6).begin(device, [outputs, K], "weight");
+    scope(() => builder.put(Tensor.from(device, normals(6, outputs * K), [outputs, K]), 0));
+    const weight = builder.finish();
+    const results: Float32Array[] = [];
+    for (const M of [1, 3, 8, 9, most]) {
+      const y = scope(() => weight.linear(Tensor.from(device, rows.subarray(0, M * K), [M, K])));
+      results.push(((await y.read()) as Float32Array).slice(0, outputs));
+      y.dispose();
+    }
+    weight.dispose();
+    for (const one of results) expect(one).toEqual(results[0]);
   });
 });

@@ -3,6 +3,7 @@
 // exact, so both forms give the same.
 
 import type { Target } from "../kernel.js";
+import { OUTLIER_SUMS } from "./int8-vector.js";
 import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
 
 /** Columns of results of a workgroup. */
@@ -31,10 +32,17 @@ function matrixTile({ matrix = "", squares = 1 }: CodeTile): MatrixTile {
   return { element: "i8", matrix, squares, step: 4 * STEP, stride: 4 * MATRIX_STRIDE };
 }
 
-/** WGSL that stores `sum` for row m and column n, with what outliers add. */
+/**
+ * WGSL that stores `sum` for row m and column n, with what outliers add: in the order of int8-vector.ts, where invocations
+ * share the bitmaps, so that a row gets the same bits in any company.
+ */
 const FINISH = `var extra = 0.0;
     if (m < P.M && n < P.N && outliers_of(m) > 0u) {
-      for (var b = 0u; b * 32u < P.K; b++) { extra += outlier_part(m, n, b); }
+      for (var j = 0u; j < ${OUTLIER_SUMS}u; j++) {
+        var part = 0.0;
+        for (var b = j; b * 32u < P.K; b += ${OUTLIER_SUMS}u) { part += outlier_part(m, n, b); }
+        extra += part;
+      }
     }
     store(m, n, sum, extra);`;
 

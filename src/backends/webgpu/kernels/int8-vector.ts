@@ -8,6 +8,8 @@ import { EXACT_DIVIDE, fold, range, totals } from "../wgsl.js";
 import { rowsHeld, SIZES } from "./int8-rows.js";
 import { OUTPUTS, outputRows, VECTOR_WIDTH } from "./vector.js";
 
+/** Sums of outliers that a result has, one for each invocation that looks at bitmaps for it. */
+export const OUTLIER_SUMS = VECTOR_WIDTH / OUTPUTS;
 /** Words of the bitmap of a row that is quantized inside. */
 const BITMAP = 512;
 /** Bytes of x that all workgroups together read at most, to quantize it for themselves. */
@@ -141,7 +143,7 @@ export function streamed({ rows, aligned, subgroups, inside, gated, source = (m)
     `let n = ${row(`(lid % ${OUTPUTS}u)`)};`,
     "var sum = 0.0;",
     "if (outliers_of(m) > 0u) {",
-    `  for (var b = lid / ${OUTPUTS}u; b * 32u < P.K; b += ${VECTOR_WIDTH / OUTPUTS}u) { sum += outlier_part(m, n, b); }`,
+    `  for (var b = lid / ${OUTPUTS}u; b * 32u < P.K; b += ${OUTLIER_SUMS}u) { sum += outlier_part(m, n, b); }`,
     "}",
     "floats[lid] = sum;",
     "workgroupBarrier();",

@@ -44,6 +44,8 @@ export class DecodeSession implements Disposable {
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #sequences: (Sequence | undefined)[];
+  /** Tokens that each row takes in the step that is being recorded. */
+  readonly #counts: number[];
   #stepping: Recording | undefined;
   /** The choice in two parts, between which host processors are called; one part where there are none. */
   #choosing: readonly Recording[] = [];
@@ -59,6 +61,7 @@ export class DecodeSession implements Disposable {
     this.#device = device;
     this.#processors = options.processors ?? [];
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
+    this.#counts = new Array<number>(rows).fill(0);
     const { vocab } = model.geometry;
     this.#choice = new Choice(device, { rows, vocab, capacity }, options.scores ?? false);
     try {
@@ -166,7 +169,7 @@ export class DecodeSession implements Disposable {
    * no part, and rows that have ended are free once they were read. Undefined if no row takes part.
    */
   step(): Promise<RowToken[]> | undefined {
-    if (this.#live().every(({ complete }) => complete)) return undefined;
+    if (!this.#sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
     if (!this.pipelined) {
       const hosted = this.#hosted(this.#last);
       this.#last = hosted.catch(() => {});
@@ -300,19 +303,27 @@ export class DecodeSession implements Disposable {
 
   /** Records the forward pass of rows that are under way; gives all rows whose logits are there then. */
   #forwardStep(): Sequence[] {
-    for (const sequence of this.#live()) if (sequence.complete) this.#choice.end(sequence.row);
-    const live = this.#live().filter(({ complete }) => !complete);
-    const old = live.filter(({ logits }) => !logits);
-    if (old.length > 0) {
-      this.#forward.cache.extend(this.#sequences.map((sequence) => (sequence && old.includes(sequence) ? 1 : 0)));
+    const live: Sequence[] = [];
+    const counts = this.#counts.fill(0);
+    for (const sequence of this.#sequences) {
+      if (!sequence?.ready) continue;
+      if (sequence.complete) {
+        this.#choice.end(sequence.row); // its last token is still to be read
+        continue;
+      }
+      live.push(sequence);
+      if (!sequence.logits) counts[sequence.row] = 1;
+    }
+    if (counts.includes(1)) {
+      this.#forward.cache.extend(counts);
       const { tokens, lanes, logits } = this.#choice;
       this.#stepping ??= this.#device.capture(() => this.#forward.step(tokens, lanes, logits));
       this.#stepping.replay();
-      for (const sequence of old) sequence.cached++;
     }
     for (const sequence of live) {
-      this.#enter(sequence);
+      sequence.cached += counts[sequence.row]!;
       sequence.asked++;
+      if (sequence.logits) this.#enter(sequence, sequence.logits);
     }
     return live;
   }
@@ -336,9 +347,8 @@ export class DecodeSession implements Disposable {
   }
 
   /** Takes a row in whose prompt has run: its logits are those that the choice sees. */
-  #enter(sequence: Sequence): void {
-    const { row, ids, prompt, config: options, logits } = sequence;
-    if (!logits) return;
+  #enter(sequence: Sequence, logits: Tensor): void {
+    const { row, ids, prompt, config: options } = sequence;
     scope(() => copyInto(logits, this.#choice.logits.narrow(0, row, 1)));
     logits.dispose();
     sequence.logits = undefined;
@@ -364,7 +374,11 @@ export class DecodeSession implements Disposable {
   /** The tokens of a step, for those of its rows that had not ended before it. */
   async #read(live: readonly Sequence[]): Promise<RowToken[]> {
     const { tokens, scores } = this.#choice;
-    const [ids, score] = await Promise.all([tokens.read() as Promise<Int32Array>, scores?.readFloats()]);
+    const reading = tokens.read() as Promise<Int32Array>;
+    const scoring = scores?.readFloats();
+    scoring?.catch(() => {}); // awaited below; this only keeps it from being told twice
+    const ids = await reading;
+    const score = scoring && (await scoring);
     const taken: RowToken[] = [];
     for (const sequence of live) {
       if (sequence.ended) continue;

@@ -20,11 +20,9 @@ function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfi
   return Float32Array.of(do_sample ? temperature : 0, top_k, top_p, min_p);
 }
 
-type Tensor5 = [Tensor, Tensor, Tensor, Tensor, Tensor];
+type Own = [Tensor, Tensor, Tensor, Tensor, Tensor | undefined];
 
 export class Choice implements Disposable {
-  /** f32[R,vocab]: what a forward pass leaves, and processors change. */
-  readonly logits: Tensor;
   /** i32[R]: the tokens that were chosen last. */
   readonly tokens: Tensor;
   /** i32[2,R,1]: the row of each lane (-1: unused), and the position of its token. */
@@ -41,20 +39,17 @@ export class Choice implements Disposable {
   readonly #draws: Tensor;
 
   /** @param capacity tokens that a row's text can have */
-  constructor(device: Device, shape: { rows: number; vocab: number; capacity: number }, scores: boolean) {
-    const { rows, vocab, capacity } = shape;
+  constructor(device: Device, rows: number, capacity: number, scores: boolean) {
     const params = new Float32Array(4 * rows).fill(UNUSED);
     const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
     const own = keptTogether(
-      () => Tensor.empty(device, [rows, vocab], "f32", "logits"),
       () => Tensor.from(device, new Int32Array(rows), [rows], "i32", "tokens"),
       () => Tensor.from(device, lanes, [2, rows, 1], "i32", "lanes"),
       () => Tensor.from(device, params, [rows, 4], "f32", "sampling"),
       () => Tensor.from(device, new Int32Array(3 * rows), [rows, 3], "i32", "draws"),
       ...(scores ? [() => Tensor.empty(device, [rows], "f32", "scores")] : []),
     );
-    [this.logits, this.tokens, this.lanes, this.#params, this.#draws] = own as unknown as Tensor5;
-    this.scores = own[5];
+    [this.tokens, this.lanes, this.#params, this.#draws, this.scores] = own as unknown as Own;
     this.processors = [new Penalties(device, rows, capacity)];
   }
 
@@ -82,16 +77,16 @@ export class Choice implements Disposable {
     for (const processor of this.processors) processor.end(row);
   }
 
-  /** Records what the processors do to the logits. */
-  process(): void {
-    for (const processor of this.processors) processor.record(this.logits);
+  /** Records what the processors do to logits[R,vocab]. */
+  process(logits: Tensor): void {
+    for (const processor of this.processors) processor.record(logits);
   }
 
-  /** Records the choice. */
-  choose(): void {
+  /** Records the choice from logits[R,vocab]. */
+  choose(logits: Tensor): void {
     scope(() => {
-      copyInto(sample(this.logits, this.#params, this.#draws), this.tokens);
-      if (this.scores) copyInto(tokenLogprobs(this.logits, this.tokens), this.scores);
+      copyInto(sample(logits, this.#params, this.#draws), this.tokens);
+      if (this.scores) copyInto(tokenLogprobs(logits, this.tokens), this.scores);
       for (const processor of this.processors) processor.keep(this.tokens);
       advanceLanes(this.lanes, 1);
     });
@@ -119,7 +114,7 @@ export class Choice implements Disposable {
   }
 
   dispose(): void {
-    for (const tensor of [this.logits, this.tokens, this.lanes, this.#params, this.#draws]) tensor.dispose();
+    for (const tensor of [this.tokens, this.lanes, this.#params, this.#draws]) tensor.dispose();
     this.scores?.dispose();
     for (const processor of this.processors) processor.dispose();
   }

@@ -46,7 +46,8 @@ export class DecodeSession implements Disposable {
   readonly #sequences: (Sequence | undefined)[];
   /** Tokens that each row takes in the step that is being recorded. */
   readonly #counts: number[];
-  #stepping: Recording | undefined;
+  /** The forward pass over a token of each row, and the logits f32[R,vocab] that it leaves. */
+  #stepping: { readonly recording: Recording; readonly logits: Tensor } | undefined;
   /** The choice in two parts, between which host processors are called; one part where there are none. */
   #choosing: readonly Recording[] = [];
   /** Processors that `#choosing` was recorded with. */
@@ -62,8 +63,7 @@ export class DecodeSession implements Disposable {
     this.#processors = options.processors ?? [];
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
-    const { vocab } = model.geometry;
-    this.#choice = new Choice(device, { rows, vocab, capacity }, options.scores ?? false);
+    this.#choice = new Choice(device, rows, capacity, options.scores ?? false);
     try {
       this.#forward = new RowForward(device, model, rows, capacity, options.cache_dtype);
     } catch (error) {
@@ -186,7 +186,7 @@ export class DecodeSession implements Disposable {
     const live = this.#forwardStep();
     const [processing, choosing] = this.#recordedChoice();
     processing!.replay();
-    const { logits } = this.#choice;
+    const { logits } = this.#recordedStep();
     const vocab = logits.shape[1]!;
     const all = await logits.readFloats();
     for (const sequence of live) {
@@ -314,18 +314,28 @@ export class DecodeSession implements Disposable {
       live.push(sequence);
       if (!sequence.logits) counts[sequence.row] = 1;
     }
+    const stepping = this.#recordedStep();
     if (counts.includes(1)) {
       this.#forward.cache.extend(counts);
-      const { tokens, lanes, logits } = this.#choice;
-      this.#stepping ??= this.#device.capture(() => this.#forward.step(tokens, lanes, logits));
-      this.#stepping.replay();
+      stepping.recording.replay();
     }
     for (const sequence of live) {
       sequence.cached += counts[sequence.row]!;
       sequence.asked++;
-      if (sequence.logits) this.#enter(sequence, sequence.logits);
+      if (sequence.logits) this.#enter(sequence, sequence.logits, stepping.logits);
     }
     return live;
+  }
+
+  #recordedStep(): { readonly recording: Recording; readonly logits: Tensor } {
+    if (this.#stepping) return this.#stepping;
+    const { tokens, lanes } = this.#choice;
+    let logits: Tensor | undefined;
+    const recording = this.#device.capture(() => {
+      logits = this.#forward.step(tokens, lanes).keep();
+    });
+    this.#stepping = { recording, logits: logits! };
+    return this.#stepping;
   }
 
   /** The choice as it is to be recorded now: made anew where the first row came that needs another processor. */
@@ -335,8 +345,9 @@ export class DecodeSession implements Disposable {
     for (const recording of this.#choosing) recording.dispose();
     this.#choosing = [];
     this.#active = active;
-    const process = (): void => this.#choice.process();
-    const choose = (): void => this.#choice.choose();
+    const { logits } = this.#recordedStep();
+    const process = (): void => this.#choice.process(logits);
+    const choose = (): void => this.#choice.choose(logits);
     const together = (): void => {
       process();
       choose();
@@ -347,10 +358,10 @@ export class DecodeSession implements Disposable {
   }
 
   /** Takes a row in whose prompt has run: its logits are those that the choice sees. */
-  #enter(sequence: Sequence, logits: Tensor): void {
+  #enter(sequence: Sequence, own: Tensor, logits: Tensor): void {
     const { row, ids, prompt, config: options } = sequence;
-    scope(() => copyInto(logits, this.#choice.logits.narrow(0, row, 1)));
-    logits.dispose();
+    scope(() => copyInto(own, logits.narrow(0, row, 1)));
+    own.dispose();
     sequence.logits = undefined;
     this.#choice.begin({ row, ids, prompt, options }, sequence.sequence);
   }
@@ -389,7 +400,9 @@ export class DecodeSession implements Disposable {
   }
 
   dispose(): void {
-    for (const recording of [this.#stepping, ...this.#choosing]) recording?.dispose();
+    this.#stepping?.recording.dispose();
+    this.#stepping?.logits.dispose();
+    for (const recording of this.#choosing) recording.dispose();
     for (const sequence of this.#sequences) sequence?.logits?.dispose();
     this.#choice.dispose();
     this.#forward.dispose();

@@ -3,7 +3,7 @@
 // bring the logits of their prompts, and processors on the host are called. The next step is under way before the host has
 // seen a token. A row that ends is free for another request; the recordings stay.
 
-import type { Device, Recording } from "../core/device.js";
+import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { CacheDType } from "../nn/cache.js";
@@ -16,6 +16,7 @@ import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
 import { type FlatPiece, flatPieces, runPieces } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
+import { StepRecordings } from "./recordings.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
 
 export interface SessionOptions {
@@ -39,19 +40,13 @@ export interface PrefillOptions {
 export class DecodeSession implements Disposable {
   readonly rows: number;
   readonly capacity: number;
-  readonly #device: Device;
   readonly #forward: RowForward;
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #sequences: (Sequence | undefined)[];
   /** Tokens that each row takes in the step that is being recorded. */
   readonly #counts: number[];
-  /** The forward pass over a token of each row, and the logits f32[R,vocab] that it leaves. */
-  #stepping: { readonly recording: Recording; readonly logits: Tensor } | undefined;
-  /** The choice in two parts, between which host processors are called; one part where there are none. */
-  #choosing: readonly Recording[] = [];
-  /** Processors that `#choosing` was recorded with. */
-  #active = 0;
+  readonly #recordings: StepRecordings;
   #last: Promise<unknown> = Promise.resolve();
 
   /** @throws OutOfMemoryError */
@@ -59,7 +54,6 @@ export class DecodeSession implements Disposable {
     const { rows, capacity } = options;
     this.rows = rows;
     this.capacity = capacity;
-    this.#device = device;
     this.#processors = options.processors ?? [];
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
@@ -70,6 +64,7 @@ export class DecodeSession implements Disposable {
       this.#choice.dispose();
       throw error;
     }
+    this.#recordings = new StepRecordings(device, this.#forward, this.#choice, !this.pipelined);
   }
 
   /** The sequence of each row; undefined for a row that is free. */
@@ -176,7 +171,7 @@ export class DecodeSession implements Disposable {
       return hosted;
     }
     const live = this.#forwardStep();
-    for (const recording of this.#recordedChoice()) recording.replay();
+    for (const recording of this.#recordings.choice) recording.replay();
     return this.#read(live);
   }
 
@@ -184,9 +179,9 @@ export class DecodeSession implements Disposable {
   async #hosted(last: Promise<unknown>): Promise<RowToken[]> {
     await last;
     const live = this.#forwardStep();
-    const [processing, choosing] = this.#recordedChoice();
+    const [processing, choosing] = this.#recordings.choice;
     processing!.replay();
-    const { logits } = this.#recordedStep();
+    const { logits } = this.#recordings.forward;
     const vocab = logits.shape[1]!;
     const all = await logits.readFloats();
     for (const sequence of live) {
@@ -314,47 +309,17 @@ export class DecodeSession implements Disposable {
       live.push(sequence);
       if (!sequence.logits) counts[sequence.row] = 1;
     }
-    const stepping = this.#recordedStep();
+    const { recording, logits } = this.#recordings.forward;
     if (counts.includes(1)) {
       this.#forward.cache.extend(counts);
-      stepping.recording.replay();
+      recording.replay();
     }
     for (const sequence of live) {
       sequence.cached += counts[sequence.row]!;
       sequence.asked++;
-      if (sequence.logits) this.#enter(sequence, sequence.logits, stepping.logits);
+      if (sequence.logits) this.#enter(sequence, sequence.logits, logits);
     }
     return live;
-  }
-
-  #recordedStep(): { readonly recording: Recording; readonly logits: Tensor } {
-    if (this.#stepping) return this.#stepping;
-    const { tokens, lanes } = this.#choice;
-    let logits: Tensor | undefined;
-    const recording = this.#device.capture(() => {
-      logits = this.#forward.step(tokens, lanes).keep();
-    });
-    this.#stepping = { recording, logits: logits! };
-    return this.#stepping;
-  }
-
-  /** The choice as it is to be recorded now: made anew where the first row came that needs another processor. */
-  #recordedChoice(): readonly Recording[] {
-    const { active } = this.#choice;
-    if (this.#choosing.length > 0 && this.#active === active) return this.#choosing;
-    for (const recording of this.#choosing) recording.dispose();
-    this.#choosing = [];
-    this.#active = active;
-    const { logits } = this.#recordedStep();
-    const process = (): void => this.#choice.process(logits);
-    const choose = (): void => this.#choice.choose(logits);
-    const together = (): void => {
-      process();
-      choose();
-    };
-    const parts = this.pipelined ? [together] : [process, choose];
-    this.#choosing = parts.map((part) => this.#device.capture(part));
-    return this.#choosing;
   }
 
   /** Takes a row in whose prompt has run: its logits are those that the choice sees. */
@@ -400,9 +365,7 @@ export class DecodeSession implements Disposable {
   }
 
   dispose(): void {
-    this.#stepping?.recording.dispose();
-    this.#stepping?.logits.dispose();
-    for (const recording of this.#choosing) recording.dispose();
+    this.#recordings.dispose();
     for (const sequence of this.#sequences) sequence?.logits?.dispose();
     this.#choice.dispose();
     this.#forward.dispose();

@@ -28,16 +28,20 @@ describeGPU("attention over many keys", () => {
     await reference.close();
   });
 
-  const run = async (on: Device, steps: number, cursor: number, more: Partial<AttentionOptions>, mask: boolean) => {
+  /** Two rows in pages of `size` tokens, the pages of both in one pool; `steps` queries behind `past` keys in each row. */
+  const run = async (on: Device, steps: number, past: number, size: number, more: Partial<AttentionOptions>) => {
     const y = scope(() => {
+      const each = Math.ceil(S / size);
       const q = Tensor.from(on, wave(2 * steps * H * D, 1), [2, steps, H, D]);
-      const k = Tensor.from(on, wave(2 * G * S * D, 2), [2, G, S, D], "bf16");
-      const v = Tensor.from(on, wave(2 * G * S * D, 3), [2, G, S, D], "bf16");
-      const hidden = Uint8Array.from({ length: 2 * S }, (_, i) => (i % 3 === 0 || i < 300 ? 0 : 1));
+      const k = Tensor.from(on, wave(2 * each * G * size * D, 2), [2 * each, G, size, D], "bf16");
+      const v = Tensor.from(on, wave(2 * each * G * size * D, 3), [2 * each, G, size, D], "bf16");
+      const lanes = [0, 1].flatMap((row) => new Array<number>(steps).fill(row));
+      const positions = lanes.map((_, at) => past + (at % steps));
+      const table = [0, 1].flatMap((row) => [past + steps, ...Array.from({ length: each }, (_, c) => 2 * c + row)]);
       return attention(q, k, v, {
         scale: 0.25,
-        cursor: Tensor.from(on, Int32Array.of(cursor), [1]),
-        mask: mask ? Tensor.from(on, hidden, [2, S]) : undefined,
+        lanes: Tensor.from(on, Int32Array.from([...lanes, ...positions]), [2, 2, steps]),
+        table: Tensor.from(on, Int32Array.from(table), [2, 1 + each]),
         ...more,
       });
     });
@@ -47,16 +51,15 @@ describeGPU("attention over many keys", () => {
   };
 
   test.each([
-    [1, 0, {}, false],
-    [1, 255, {}, false],
-    [1, 256, {}, true],
-    [1, 699, {}, true],
-    [1, 699, { window: 300 }, false],
-    [5, 600, { softcap: 3 }, false],
-    [7, 510, { causal: false, window: 40 }, true],
-  ] as const)("%i steps after %i", async (steps, cursor, more, mask) => {
-    const got = await run(device, steps, cursor, more, mask);
-    const want = await run(reference, steps, cursor, more, mask);
+    [1, 0, S, {}],
+    [1, 255, 32, {}],
+    [1, 256, S, {}],
+    [1, 699, 32, { window: 300 }],
+    [5, 600, S, { softcap: 3 }],
+    [7, 510, 96, { causal: false, window: 40 }],
+  ] as const)("%i steps after %i in pages of %i", async (steps, past, size, more) => {
+    const got = await run(device, steps, past, size, more);
+    const want = await run(reference, steps, past, size, more);
     expect(difference(got, want).max).toBeLessThan(3e-6);
   });
 });

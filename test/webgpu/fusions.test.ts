@@ -6,7 +6,7 @@ import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { denseScheme, type FloatDType, type Scheme } from "../../src/nn/weight.js";
-import { advance } from "../../src/ops/advance.js";
+import { advanceLanes } from "../../src/ops/advance.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { gated } from "../../src/ops/gated.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
@@ -223,7 +223,8 @@ describeGPU("WebGPU fusions", () => {
     using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
     using frequencies = flat(device, Float32Array.of(1, 0.1));
     using table = ropeTable(positions, frequencies, 1);
-    using cursor = flat(device, Int32Array.of(1));
+    using lanes = Tensor.from(device, Int32Array.of(0, 1), [2, 1, 1]);
+    using pages = Tensor.from(device, Int32Array.of(2, 0), [1, 2]);
     const caches = [0, 1, 2].map(() => Tensor.empty(device, [1, 2, 2, 8], "bf16"));
     const outcomes: Awaited<ReturnType<typeof run>>[] = [];
     for (const together of [true, false]) {
@@ -238,16 +239,16 @@ describeGPU("WebGPU fusions", () => {
         () => gated(gate!, up!, "gelu"),
         () => (q = rope(heads(gate!), table)),
         () => (k = rope(heads(up!), table)),
-        () => void kvAppend(k!, cursor, caches[0]!),
-        () => void kvAppend(heads(gate!), cursor, caches[1]!),
-        () => void kvAppend(q!, cursor, caches[2]!),
+        () => void kvAppend(k!, lanes, pages, caches[0]!),
+        () => void kvAppend(heads(gate!), lanes, pages, caches[1]!),
+        () => void kvAppend(q!, lanes, pages, caches[2]!),
       ];
       outcomes.push(await run(together, steps, caches));
       for (const tensor of made) tensor.dispose();
     }
     expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
-    // Products with one gate, the other gate; rotations with two appends, the third.
-    expect([outcomes[0]!.dispatches, outcomes[1]!.dispatches]).toEqual([4, 9]);
+    // Products with one gate, the other gate; places, rotations with two appends, the third. Apart each append looks for places.
+    expect([outcomes[0]!.dispatches, outcomes[1]!.dispatches]).toEqual([5, 12]);
     for (const tensor of [...matrices, ...caches]) tensor.dispose();
   });
 
@@ -288,13 +289,15 @@ describeGPU("WebGPU fusions", () => {
     for (const tensor of [weight.codes, weight.scb, weight.seen]) tensor.dispose();
   });
 
-  // Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs.
+  // Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs. Places of the
+  // tokens are found first, and once.
   test.each([
-    { dtype: "f32", limits: "adapter", count: 1 },
-    { dtype: "f16", limits: "adapter", count: 1 },
-    { dtype: "bf16", limits: "adapter", count: 1 },
-    { dtype: "bf16", limits: "default", count: 2 },
-    { dtype: "i8", limits: "adapter", count: 2 },
+    { dtype: "f32", limits: "adapter", count: 2 },
+    { dtype: "f16", limits: "adapter", count: 2 },
+    { dtype: "bf16", limits: "adapter", count: 2 },
+    { dtype: "bf16", limits: "default", count: 3 },
+    { dtype: "i8", limits: "adapter", count: 3 },
+    { dtype: "i8", limits: "default", count: 3 },
   ] as const)("rotations go with appends to a cache of $dtype ($limits limits)", async ({ dtype, limits, count }) => {
     const own = await openWebGPU(gpu!, { limits });
     await using on = new Device(own);
@@ -311,7 +314,9 @@ describeGPU("WebGPU fusions", () => {
       scales?.write(new Float32Array(12));
       return { cache, scales };
     };
-    const append = async (cursor: Tensor, together: boolean): Promise<[number, Promise<Uint8Array>[]]> => {
+    // Two rows of texts, in pages 1 and 0 of three tokens.
+    using pages = Tensor.from(on, Int32Array.of(3, 1, 3, 0), [2, 2]);
+    const append = async (lanes: Tensor, together: boolean): Promise<[number, Promise<Uint8Array>[]]> => {
       const [keys, places] = [fresh(), fresh()];
       const before = own.statistics.dispatches;
       const done = (): void => {
@@ -322,10 +327,10 @@ describeGPU("WebGPU fusions", () => {
       turned.push(rope(k, table));
       done();
       const from = on.enter("first");
-      kvAppend(turned[1]!, cursor, keys.cache, keys.scales);
+      kvAppend(turned[1]!, lanes, pages, keys.cache, keys.scales);
       done();
       on.enter("second");
-      kvAppend(v, cursor, places.cache, places.scales);
+      kvAppend(v, lanes, pages, places.cache, places.scales);
       on.enter(from);
       on.flush();
       const dispatches = own.statistics.dispatches - before;
@@ -335,16 +340,22 @@ describeGPU("WebGPU fusions", () => {
       for (const tensor of [...turned, ...written]) tensor.dispose();
       return [dispatches, reads];
     };
-    for (const at of [0, 1]) {
-      using start = flat(on, Int32Array.of(at));
-      const [few, together] = await append(start, true);
-      const [four, apart] = await append(start, false);
-      expect([few, four]).toEqual([count, 4]);
-      expect(await Promise.all(together)).toEqual(await Promise.all(apart));
+    for (const positionsInRow of [
+      [0, 1, 1, 2],
+      [2, 0, 0, 1],
+    ]) {
+      using lanes = Tensor.from(on, Int32Array.of(0, 0, 1, 1, ...positionsInRow), [2, 2, 2]);
+      const [few, together] = await append(lanes, true);
+      const [apart, alone] = await append(lanes, false);
+      expect([few, apart]).toEqual([count, 6]);
+      expect(await Promise.all(together)).toEqual(await Promise.all(alone));
     }
     // Each cache hears of its own call's failure, and what was turned is none of it.
-    for (const at of [2, -1]) {
-      using outside = flat(on, Int32Array.of(at));
+    for (const [lane, problem] of [
+      [[0, 0, 2, 1, 0, 1, 0, 1], "a lane is of row 2; the table has 2"],
+      [[0, 0, 1, 1, 0, -1, 0, 1], "a lane stands at position -1"],
+    ] as const) {
+      using outside = Tensor.from(on, Int32Array.from(lane), [2, 2, 2]);
       const [, [q1, k1, ...caches]] = await append(outside, true);
       const [, [q2, k2]] = await append(outside, false);
       expect([await q1, await k1]).toEqual([await q2, await k2]);
@@ -353,10 +364,10 @@ describeGPU("WebGPU fusions", () => {
       );
       for (const [i, message] of messages.entries()) {
         const name = i < messages.length / 2 ? "first" : "second";
-        expect(message).toContain(`kv_append in ${name}: ${at} + 2 tokens do not fit a cache of 3`);
+        expect(message).toContain(`kv_append in ${name}: ${problem}`);
       }
     }
-    for (const tensor of [positions, frequencies, table, q, k, v]) tensor.dispose();
+    for (const tensor of [positions, frequencies, table, q, k, v, pages]) tensor.dispose();
     expectNoLeaks(on);
   });
 
@@ -367,8 +378,9 @@ describeGPU("WebGPU fusions", () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     using scale = flat(device, new Float32Array(64).fill(8));
     const weights = [16, 16, 16].map((n) => int8Weight(n, 64, 6));
-    const caches = [0, 1].map(() => Tensor.from(device, new Float32Array(64), [1, 2, 4, 8]));
-    using cursor = flat(device, Int32Array.of(0));
+    const caches = [0, 1].map(() => Tensor.from(device, new Float32Array(64), [2, 2, 2, 8]));
+    using lanes = Tensor.from(device, Int32Array.of(0, 0), [2, 1, 1]);
+    using pages = Tensor.from(device, Int32Array.of(4, 0, 1), [1, 3]);
     using out = Tensor.empty(device, [1, 16], "f32");
     using turned = Tensor.empty(device, [1, 1, 2, 8], "f32");
     const step = (): void =>
@@ -378,14 +390,14 @@ describeGPU("WebGPU fusions", () => {
         const queries = rope(q!, table);
         const keys = rope(k!, table);
         const from = device.enter("keys");
-        kvAppend(keys, cursor, caches[0]!);
+        kvAppend(keys, lanes, pages, caches[0]!);
         device.enter("values");
-        kvAppend(v!, cursor, caches[1]!);
+        kvAppend(v!, lanes, pages, caches[1]!);
         device.enter(from);
         copyInto(queries, turned);
         const [gate, up] = weights.slice(1).map((weight) => llmInt8Linear(h, weight));
         copyInto(gated(gate!, up!, "silu"), out);
-        advance(cursor, 1);
+        advanceLanes(lanes, 1);
         return undefined;
       });
     const kept = [out, turned, ...caches];
@@ -395,16 +407,17 @@ describeGPU("WebGPU fusions", () => {
     for (let i = 0; i < 4; i++) {
       const before = backend.statistics.dispatches;
       recording.replay();
-      // Norm with rows, q + k + v, rotations with appends, gate + up with gated, two copies, and the cursor.
-      expect(backend.statistics.dispatches - before).toBe(7);
+      // Norm with rows, q + k + v, places, rotations with appends, gate + up with gated, two copies, and the lanes.
+      expect(backend.statistics.dispatches - before).toBe(8);
       replayed.push(await each());
     }
+    lanes.write(Int32Array.of(0, -3));
     recording.replay();
-    await expect(caches[0]!.read()).rejects.toThrow(/^kv_append in keys: 4 \+ 1 tokens do not fit a cache of 4/);
-    await expect(caches[1]!.read()).rejects.toThrow(/^kv_append in values: 4 \+ 1 tokens do not fit a cache of 4/);
+    await expect(caches[0]!.read()).rejects.toThrow(/^kv_append in keys: a lane stands at position -3/);
+    await expect(caches[1]!.read()).rejects.toThrow(/^kv_append in values: a lane stands at position -3/);
     expect([[...(await out.readBytes())], [...(await turned.readBytes())]]).toEqual(replayed[3]!.slice(0, 2));
     for (const cache of caches) cache.write(new Float32Array(64));
-    cursor.write(Int32Array.of(0));
+    lanes.write(Int32Array.of(0, 0));
     for (let i = 0; i < 4; i++) {
       step();
       expect(await each()).toEqual(replayed[i]);

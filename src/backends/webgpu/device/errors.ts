@@ -6,11 +6,13 @@ export const FAILURE = {
   tokenId: 1,
   target: 2,
   nan: 3,
-  cacheOverflow: 4,
-  keysOverflow: 5,
+  laneRow: 4,
+  lanePosition: 5,
   historyOverflow: 6,
   noLogits: 7,
-  historyRange: 8,
+  page: 8,
+  room: 9,
+  historyRange: 10,
 } as const;
 
 /** Words of the head, and of each slot: number of the call, code, three numbers, padding. */
@@ -29,7 +31,7 @@ export function untag(tag: number, first: number): number {
   return first + ((tag - 1 - (first % TAGS) + TAGS) % TAGS);
 }
 
-export function failureText(code: number, a: number, b: number, c: number): string {
+export function failureText(code: number, a: number, b: number): string {
   switch (code) {
     case FAILURE.tokenId:
       return `token id ${a} is outside the vocabulary of ${b}`;
@@ -39,10 +41,14 @@ export function failureText(code: number, a: number, b: number, c: number): stri
       return "logits hold NaN";
     case FAILURE.noLogits:
       return "all logits are -inf";
-    case FAILURE.cacheOverflow:
-      return `${a} + ${c} tokens do not fit a cache of ${b}`;
-    case FAILURE.keysOverflow:
-      return `${a} + ${c} keys do not fit ${b}`;
+    case FAILURE.laneRow:
+      return `a lane is of row ${a}; the table has ${b}`;
+    case FAILURE.lanePosition:
+      return `a lane stands at position ${a}`;
+    case FAILURE.page:
+      return `the table names page ${a}; the cache has ${b}`;
+    case FAILURE.room:
+      return `${a} keys do not fit pages of ${b} tokens`;
     case FAILURE.historyOverflow:
       return `position ${a} is outside a history of ${b}`;
     case FAILURE.historyRange:

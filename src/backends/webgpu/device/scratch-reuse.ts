@@ -1,4 +1,5 @@
-// What a scratch block was made of last, so that the next call does not make it again: rows that LLM.int8() quantized, say.
+// What scratch blocks were made of last, so that the next call does not make them again: rows that LLM.int8() quantized,
+// or the places in a cache of the tokens of a step.
 
 import type { Block } from "./buffers.js";
 
@@ -8,30 +9,36 @@ interface Mark {
   readonly byte: number;
 }
 
-export class Made {
-  #last:
-    | { readonly block: Block; readonly key: string; readonly source: Block; readonly marked: readonly Mark[] }
-    | undefined;
+interface Held {
+  readonly key: string;
+  readonly sources: readonly Block[];
+  readonly marked: readonly Mark[];
+}
 
-  /** Notes what a block was made of: `key`, from `source`, and what was marked. Holds until one of them is written again. */
-  hold(block: Block, key: string, source: Block, marked: readonly Mark[] = []): void {
-    this.#last = { block, key, source, marked };
+export class Made {
+  readonly #held = new Map<Block, Held>();
+
+  /** Notes what a block was made of: `key`, from `sources`, and what was marked. Holds until one of them is written again. */
+  hold(block: Block, key: string, sources: Block | readonly Block[], marked: readonly Mark[] = []): void {
+    this.#held.set(block, { key, sources: [sources].flat(), marked });
   }
 
   /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
   holds(block: Block, key: string, mark?: Mark): boolean {
-    const last = this.#last;
-    if (last?.block !== block || last.key !== key) return false;
-    return !mark || last.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
+    const held = this.#held.get(block);
+    if (held?.key !== key) return false;
+    return !mark || held.marked.some((one) => one.block === mark.block && one.byte === mark.byte);
   }
 
   wrote(block: Block): void {
-    const last = this.#last;
-    const marked = last?.marked.some((one) => one.block === block);
-    if (last?.block === block || last?.source === block || marked) this.clear();
+    for (const [made, { sources, marked }] of this.#held) {
+      if (made === block || sources.includes(block) || marked.some((one) => one.block === block)) {
+        this.#held.delete(made);
+      }
+    }
   }
 
   clear(): void {
-    this.#last = undefined;
+    this.#held.clear();
   }
 }

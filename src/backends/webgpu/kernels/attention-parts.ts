@@ -1,5 +1,5 @@
-// What attention does beside its one kernel: results of shared-out keys put together, and inputs put together where a device
-// cannot bind each of them.
+// What attention does beside its one kernel: results of spans put together, inputs put together where a device cannot bind
+// each of them, and lanes checked where it has no binding left to report.
 
 import { FAILURE } from "../device/errors.js";
 import type { Queue } from "../device/queue.js";
@@ -7,35 +7,45 @@ import { groupsFor } from "../kernel.js";
 import type { Operand, Piece } from "../schedule/call.js";
 import { bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { LOWEST } from "../wgsl.js";
+import { PAGED, PAGED_PARAMS } from "./paged.js";
 
-/** Threads of a workgroup of attention. */
-export const WIDTH = 64;
+/** Keys of a block, one for each thread of a workgroup; and of a span, whose results are put together in order. */
+export const BLOCK = 64;
+export const SPAN = 256;
 
-/** Puts the results of all spans of a query row together. */
+/** `fade`: the factor on what was summed up under another maximum; exactly one where that has not changed. */
+export const FADE = (type: string): string =>
+  `fn fade(old: ${type}, top: ${type}) -> ${type} { return select(exp(old - top), ${type}(1.0), old == top); }`;
+
+/** Puts the results of all spans of a query row together, in order. */
 const combine = family("attention", (_: { combine: true }) => ({
   bindings: [reads("parts", "array<f32>"), writes("y")],
   params: ["count", "share", "T", "H", "G", "R", "E", "splits", "y"],
-  workgroup: WIDTH,
+  workgroup: BLOCK,
+  declarations: [FADE("f32")],
   body: `if (group >= P.count) { return; }
   let row = group % P.R;
   let bg = group / P.R;
   let first = group * P.splits * (P.E + 2u);
-  var best = ${LOWEST};
-  for (var i = 0u; i < P.splits; i++) { best = max(best, parts[first + i * (P.E + 2u)]); }
-  var sum = 0.0;
-  for (var i = 0u; i < P.splits; i++) {
-    let at = first + i * (P.E + 2u);
-    sum += parts[at + 1u] * exp(parts[at] - best);
-  }
   let h = (bg % P.G) * P.share + row % P.share;
   let out = P.y + (((bg / P.G) * P.T + row / P.share) * P.H + h) * P.E;
-  for (var e = lid; e < P.E; e += ${WIDTH}u) {
-    var value = 0.0;
+  for (var e = lid; e < P.E; e += ${BLOCK}u) {
+    var all_best = ${LOWEST};
+    var all_whole = 0.0;
+    var all_mixed = 0.0;
     for (var i = 0u; i < P.splits; i++) {
       let at = first + i * (P.E + 2u);
-      value += parts[at + 2u + e] * exp(parts[at] - best);
+      let best = parts[at];
+      let whole = parts[at + 1u];
+      if (whole == 0.0) { continue; } // nothing was seen, and no values are there
+      let top = max(all_best, best);
+      let old = fade(all_best, top);
+      let fresh = fade(best, top);
+      all_best = top;
+      all_whole = all_whole * old + whole * fresh;
+      all_mixed = all_mixed * old + parts[at + 2u + e] * fresh;
     }
-    y[out + e] = select(0.0, value / sum, sum > 0.0);
+    y[out + e] = select(all_mixed / all_whole, 0.0, all_whole == 0.0);
   }`,
 }));
 
@@ -49,23 +59,52 @@ const merge = family("attention", (_: { merge: true }) => ({
   both[2u * gid + 1u] = i32(mask_bits(P.mask + gid));`,
 }));
 
-/** Scales of codes with the slopes behind them, for the same devices. */
+/** Slopes with the distances behind them, for the same devices. */
 const join = family("attention", (_: { join: true }) => ({
-  bindings: [reads("scales", "array<f32>"), reads("slopes", "array<f32>"), writes("joined")],
-  params: ["count", "heads", "scales", "half", "slopes"],
-  body: `if (gid >= P.count + P.heads) { return; }
-  let row = gid % (P.count / 2u); // those of the keys, then those of the values, which may lie apart
-  if (gid < P.count) { joined[gid] = scales[P.scales + (gid / (P.count / 2u)) * P.half + row]; } else { joined[gid] = slopes[P.slopes + gid - P.count]; }`,
+  bindings: [reads("slopes", "array<f32>"), reads("distances", "array<f32>"), writes("joined")],
+  params: ["heads", "count", "slopes", "distances"],
+  body: `if (gid >= P.heads + P.count) { return; }
+  if (gid < P.heads) { joined[gid] = slopes[P.slopes + gid]; } else { joined[gid] = distances[P.distances + gid - P.heads]; }`,
 }));
 
-/** Reports a cursor that does not fit, where the kernel itself has no binding left to do so. */
+/** `keys_of`: how many keys a query sees the last of; `attention_problem`: why a lane cannot be computed. */
+export const ROOM = `
+fn keys_of(row: i32, position: i32) -> i32 {
+  if (P.causal != 0u) { return position + 1; }
+  return table[P.table + u32(row) * P.columns];
+}
+fn attention_problem(row: i32, position: i32) -> Problem {
+  let problem = lane_problem(row, position);
+  if (problem.code != 0u) { return problem; }
+  let keys = keys_of(row, position) - first_of(position);
+  let room = i32((P.columns - 1u) * P.S);
+  if (keys > room) { return Problem(${FAILURE.room}u, bitcast<u32>(keys), bitcast<u32>(room)); }
+  return problem;
+}
+fn first_of(position: i32) -> i32 {
+  if (P.window == 0) { return 0; }
+  return max(0, position + 1 - P.window);
+}`;
+
+/** Reports lanes and pages that are wrong, where the kernel itself has no binding left to do so: a thread for each lane. */
 const check = family("attention", (_: { check: true }) => ({
-  bindings: [reads("cursor", "array<i32>")],
-  params: ["cursor", "T", "S"],
+  bindings: [reads("lanes", "array<i32>"), reads("table", "array<i32>")],
+  params: ["count", "steps", "lanes", "lanes0", "lanes1", ...PAGED_PARAMS, "causal", "window:i32"],
   reports: true,
-  workgroup: 1,
-  body: `let past = cursor[P.cursor];
-  if (past < 0 || past + i32(P.T) > i32(P.S)) { report(${FAILURE.keysOverflow}u, bitcast<u32>(past), P.S, P.T); }`,
+  declarations: [PAGED, ROOM],
+  body: `if (gid >= P.count) { return; }
+  let lane = P.lanes + (gid / P.steps) * P.lanes1 + gid % P.steps;
+  let row = lanes[lane];
+  let position = lanes[lane + P.lanes0];
+  if (row < 0) { return; }
+  var wrong = attention_problem(row, position);
+  if (wrong.code == 0u) {
+    let end = keys_of(row, position);
+    for (var j = first_of(position); j < end && wrong.code == 0u; j = (j / i32(P.S) + 1) * i32(P.S)) {
+      wrong = page_problem(page_of(u32(row), u32(j)));
+    }
+  }
+  if (wrong.code != 0u) { report(wrong.code, wrong.a, wrong.b, 0u); }`,
 }));
 
 export function scratch(queue: Queue, slot: string, words: number): Piece {
@@ -81,12 +120,12 @@ export function merged(queue: Queue, mask: Operand, segments: Operand): Piece {
   return piece;
 }
 
-export function joined(queue: Queue, scales: Operand, slopes: Operand): Piece {
-  const { count } = scales;
+export function joined(queue: Queue, slopes: Operand, distances: Operand): Piece {
+  const { count } = distances;
   const heads = slopes.count;
-  const piece = scratch(queue, "scales", count + heads);
-  const numbers = { count, heads, scales: scales.offset, half: scales.strides[0]!, slopes: slopes.offset };
-  queue.dispatch(join({ join: true }), [scales, slopes, piece], numbers, groupsFor(count + heads, WORKGROUP));
+  const piece = scratch(queue, "slopes", heads + count);
+  const numbers = { heads, count, slopes: slopes.offset, distances: distances.offset };
+  queue.dispatch(join({ join: true }), [slopes, distances, piece], numbers, groupsFor(heads + count, WORKGROUP));
   return piece;
 }
 
@@ -95,9 +134,11 @@ export function combined(queue: Queue, parts: Piece, y: Operand, numbers: Record
   queue.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
 }
 
-/** Reports a cursor that leaves no room for T keys of S. */
-export function checked(queue: Queue, cursor: Operand, T: number, S: number): void {
-  queue.dispatch(check({ check: true }), [cursor], { cursor: cursor.offset, T, S }, 1);
+/** Reports what is wrong with lanes and table. */
+export function checked(queue: Queue, lanes: Operand, table: Operand, numbers: Record<string, number>): void {
+  const [, batch = 0, steps = 0] = lanes.shape;
+  const count = batch * steps;
+  queue.dispatch(check({ check: true }), [lanes, table], { ...numbers, count, steps }, groupsFor(count, WORKGROUP));
 }
 
 export const PARTS: readonly Shader[] = [

@@ -1,4 +1,4 @@
-// kv_append: writes at a cursor that lives on the device.
+// kv_append: writes at places that the device knows, in the pages of a cache (paged.ts).
 
 import { bitsOf } from "../../../core/dtype.js";
 import { kvAppendOp } from "../../../ops/kv-append.js";
@@ -6,45 +6,50 @@ import { FAILURE } from "../device/errors.js";
 import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Call, Operand } from "../schedule/call.js";
+import { same } from "../schedule/horizontal-fusion.js";
 import { along } from "../schedule/split.js";
 import { encodeBits, family, reads, WORKGROUP, writes } from "../shader.js";
 import { EXACT_DIVIDE, FLOATS, fold } from "../wgsl.js";
+import { PLACES, placesOf, reportPlace } from "./paged.js";
 import { jobName, jobNames } from "./product.js";
 
 export type CacheType = "f32" | "f16" | "bf16";
 
-/** Numbers that every job has of its own: offset and strides of the values, and where they go. */
-const OWN = ["x", "sb", "st", "sg", "sd", "cache", "scales"];
+/** Numbers that every job has of its own: offset and strides of the values, and of where they go. */
+const OWN = ["x", "sb", "st", "sg", "sd", "cache", "page", "group", "scales", "page_scales", "group_scales"];
 
-/** One call, or two of the same shape at the same cursor (keys and values), whose work comes behind the first's. */
+/** One call, or two of the same shape for the same lanes (keys and values), whose work comes behind the first's. */
 type Jobs = { readonly jobs: 1 | 2 };
 
+/** `tokens` of x; `S` tokens of a page. `pages` from `first` on are written, of the `all` that the table may name. */
 const numbersOf = (jobs: 1 | 2): string[] => [
-  ...["count", "steps", "heads", "size", "capacity:i32", "cursor"],
+  ...["count", "tokens", "steps", "heads", "size", "S", "first:i32", "here:i32", "rows", "pages"],
   ...OWN.flatMap((name) => jobNames(jobs, name)),
   ...(jobs === 2 ? ["apart"] : []),
 ];
 
-/** WGSL that says that the tokens from `start` on do not fit. */
-export function reportOverflow(call: string, steps: string): string {
-  return `report_of(${call}, ${FAILURE.cacheOverflow}u, bitcast<u32>(start), bitcast<u32>(P.capacity), ${steps});`;
-}
+const bindingsOf = (jobs: 1 | 2, cache: string, codes: boolean) => [
+  reads("places", "array<i32>"),
+  ...jobNames(jobs, "x").map((name) => reads(name, "array<f32>")),
+  ...jobNames(jobs, "cache").map((name) => writes(name, cache)),
+  ...(codes ? jobNames(jobs, "scales").map((name) => writes(name)) : []),
+];
 
-/** Ends everything if the tokens do not fit, and says so for every call. */
-const fitting = (jobs: 1 | 2): string => {
-  const report = (call: string): string => reportOverflow(call, "P.steps");
-  return `let start = cursor[P.cursor];
-  if (start < 0 || start + i32(P.steps) > P.capacity) {
-    if (gid == 0u) { ${report("P.call")} ${jobs === 2 ? report("call_behind(P.apart)") : ""} }
-    return;
-  }`;
-};
+/** Says for every call what is wrong with a token; the others are written all the same. */
+const report = (jobs: 1 | 2): string => reportPlace(["P.call", ...(jobs === 2 ? ["call_behind(P.apart)"] : [])]);
 
 /** WGSL that calls `job` with a number below P.count, or `job1` with one that is P.count more. */
 const share = (jobs: 1 | 2, number: string, more = ""): string =>
   jobs === 1
-    ? `job(${number}, u32(start)${more});`
-    : `if (${number} < P.count) { job(${number}, u32(start)${more}); } else { job1(${number} - P.count, u32(start)${more}); }`;
+    ? `job(${number}${more});`
+    : `if (${number} < P.count) { job(${number}${more}); } else { job1(${number} - P.count${more}); }`;
+
+/** Where head `g` of token `i` comes from and goes: nowhere if the lane is unused, or wrong, or its page is not here. */
+const place = (s: string): string => `let page = places[2u * i] - P.first;
+  if (places[2u * i] < 0 || page < 0 || page >= P.here) { return; }
+  let rest = u32(places[2u * i + 1u]);
+  let source = P.x${s} + (i / P.steps) * P.sb${s} + (i % P.steps) * P.st${s} + g * P.sg${s};
+  let to = P.cache${s} + u32(page) * P.page${s} + g * P.group${s} + rest * P.size;`;
 
 // One invocation per pair of neighbours where pairs are whole words, else one per element and atomics.
 const kvShader = family("kv_append", ({ cache, paired, jobs }: { cache: CacheType; paired: boolean } & Jobs) => {
@@ -59,28 +64,26 @@ const kvShader = family("kv_append", ({ cache, paired, jobs }: { cache: CacheTyp
         : `let shift = (at & 1u) * 16u;
   atomicAnd(&cache${s}[at / 2u], ~(0xffffu << shift));
   atomicOr(&cache${s}[at / 2u], ${value("d")} << shift);`;
-    return `fn job${s}(n: u32, start: u32) {
+    return `fn job${s}(n: u32) {
   let d = (n % (P.size / ${per}u)) * ${per}u;
   let row = n / (P.size / ${per}u);
   let g = row % P.heads;
-  let t = (row / P.heads) % P.steps;
-  let b = row / (P.heads * P.steps);
-  let source = P.x${s} + b * P.sb${s} + t * P.st${s} + g * P.sg${s};
-  let at = P.cache${s} + ((b * P.heads + g) * u32(P.capacity) + start + t) * P.size + d;
+  let i = row / P.heads;
+  ${place(s)}
+  let at = to + d;
   ${store}
 }`;
   };
   return {
-    bindings: [
-      reads("cursor", "array<i32>"),
-      ...jobNames(jobs, "x").map((name) => reads(name, "array<f32>")),
-      ...jobNames(jobs, "cache").map((name) => writes(name, wide || paired ? "array<u32>" : "array<atomic<u32>>")),
-    ],
+    bindings: bindingsOf(jobs, wide || paired ? "array<u32>" : "array<atomic<u32>>", false),
     params: numbersOf(jobs),
     reports: true,
     declarations: [FLOATS, ...jobNames(jobs, "").map(job)],
     body: `if (gid >= ${jobs}u * P.count) { return; }
-  ${fitting(jobs)}
+  if (gid < P.tokens) {
+    let i = gid;
+    ${report(jobs)}
+  }
   ${share(jobs, "gid")}`,
   };
 });
@@ -90,41 +93,33 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
   const job = (s: string): string => {
     const code = (d: string): string =>
       `(bitcast<u32>(i32(round(x${s}[source + (${d}) * P.sd${s}] * inverse))) & 0xffu)`;
-    return `fn job${s}(n: u32, start: u32, lid: u32) {
+    return `fn job${s}(n: u32, lid: u32) {
   let g = n % P.heads;
-  let t = (n / P.heads) % P.steps;
-  let b = n / (P.heads * P.steps);
-  let source = P.x${s} + b * P.sb${s} + t * P.st${s} + g * P.sg${s};
-  let row = (b * P.heads + g) * u32(P.capacity) + start + t;
+  let i = n / P.heads;
+  ${place(s)}
   var size = 0.0;
   for (var d = lid; d < P.size; d += ${WORKGROUP}u) { size = max(size, abs(x${s}[source + d * P.sd${s}])); }
   let scale = largest(size, lid);
   var inverse = 0.0;
   if (scale > 0.0) { inverse = exact_divide(1.0, scale) * 127.0; }
-  if (lid == 0u) { scales${s}[P.scales${s} + row] = scale; }
-  let at = P.cache${s} + row * P.size;
+  if (lid == 0u) { scales${s}[P.scales${s} + u32(page) * P.page_scales${s} + g * P.group_scales${s} + rest] = scale; }
   ${
     whole
       ? `for (var w = lid; w < P.size / 4u; w += ${WORKGROUP}u) {
     var word = 0u;
     for (var l = 0u; l < 4u; l++) { word |= ${code("w * 4u + l")} << (l * 8u); }
-    cache${s}[at / 4u + w] = word;
+    cache${s}[to / 4u + w] = word;
   }`
       : `for (var d = lid; d < P.size; d += ${WORKGROUP}u) {
-    let shift = ((at + d) & 3u) * 8u;
-    atomicAnd(&cache${s}[(at + d) / 4u], ~(0xffu << shift));
-    atomicOr(&cache${s}[(at + d) / 4u], ${code("d")} << shift);
+    let shift = ((to + d) & 3u) * 8u;
+    atomicAnd(&cache${s}[(to + d) / 4u], ~(0xffu << shift));
+    atomicOr(&cache${s}[(to + d) / 4u], ${code("d")} << shift);
   }`
   }
 }`;
   };
   return {
-    bindings: [
-      reads("cursor", "array<i32>"),
-      ...jobNames(jobs, "x").map((name) => reads(name, "array<f32>")),
-      ...jobNames(jobs, "cache").map((name) => writes(name, whole ? "array<u32>" : "array<atomic<u32>>")),
-      ...jobNames(jobs, "scales").map((name) => writes(name)),
-    ],
+    bindings: bindingsOf(jobs, whole ? "array<u32>" : "array<atomic<u32>>", true),
     params: numbersOf(jobs),
     reports: true,
     declarations: [
@@ -133,7 +128,10 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
       ...jobNames(jobs, "").map(job),
     ],
     body: `if (group >= ${jobs}u * P.count) { return; }
-  ${fitting(jobs)}
+  if (lid == 0u && group < P.tokens) {
+    let i = group;
+    ${report(jobs)}
+  }
   ${share(jobs, "group", ", lid")}`,
   };
 });
@@ -141,34 +139,45 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
 /** @param apart the number of the second call less that of the first */
 function recordAppends(calls: readonly Call[], queue: Queue, apart: number): void {
   const jobs = calls.length === 2 ? 2 : 1;
-  const [x, cursor, cache, scales] = calls[0]!.operands;
-  const [, steps = 0, heads = 0, size = 0] = x!.shape;
-  const sizes: Record<string, number> = { steps, heads, size, capacity: cache!.shape[2]!, cursor: cursor!.offset };
-  calls.forEach(({ operands: [from, , to, extra] }, job) => {
+  const { operands, attributes } = calls[0]!;
+  const [x, lanes, table, cache, scales] = operands;
+  const [batch = 0, steps = 0, heads = 0, size = 0] = x!.shape;
+  const [here = 0, , S = 0] = cache!.shape;
+  if (x!.count === 0) return;
+  const [first = 0, pages = here] = attributes;
+  const sizes: Record<string, number> = { tokens: batch * steps, steps, heads, size, S, first, here, pages };
+  sizes.rows = table!.shape[0]!;
+  calls.forEach(({ operands: [from, , , to, extra] }, job) => {
     const [sb = 0, st = 0, sg = 0, sd = 0] = from!.strides;
-    const own = { x: from!.offset, sb, st, sg, sd, cache: to!.offset, scales: extra?.offset ?? 0 };
-    for (const [name, value] of Object.entries(own)) sizes[jobName(name, job)] = value;
+    const [page = 0, group = 0] = to!.strides;
+    const [page_scales = 0, group_scales = 0] = extra?.strides ?? [];
+    const own = { x: from!.offset, sb, st, sg, sd, cache: to!.offset, page, group };
+    const more = { scales: extra?.offset ?? 0, page_scales, group_scales };
+    for (const [name, value] of Object.entries({ ...own, ...more })) sizes[jobName(name, job)] = value;
   });
   if (jobs === 2) sizes.apart = apart;
-  const each = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
-  const pieces = [cursor!, ...each(0), ...each(2)];
+  const each = (at: number): Operand[] => calls.map((call) => call.operands[at]!);
+  const pieces = [placesOf(queue, lanes!, table!, S, pages), ...each(0), ...each(3)];
   if (scales) {
-    const count = size === 0 ? 0 : x!.count / size;
-    const whole = size % 4 === 0 && each(2).every(({ offset }) => offset % 4 === 0);
+    const count = x!.count / size;
+    const whole = size % 4 === 0 && each(3).every(({ offset }) => offset % 4 === 0);
     const shader = codesShader({ codes: true, whole, jobs });
-    queue.dispatch(shader, [...pieces, ...each(3)], { count, ...sizes }, jobs * count);
+    queue.dispatch(shader, [...pieces, ...each(4)], { count, ...sizes }, jobs * count);
     return;
   }
-  const paired = inPairs(size, each(2));
+  const paired = inPairs(size, each(3));
   const count = x!.count / (paired ? 2 : 1);
   const shader = kvShader({ cache: cache!.dtype as CacheType, paired, jobs });
   queue.dispatch(shader, pieces, { count, ...sizes }, groupsFor(jobs * count, WORKGROUP));
 }
 
-/** True if two calls append values of one shape to caches of one shape and dtype. */
-export function appendedAlike({ operands: [x, , cache] }: Call, { operands: [x1, , cache1] }: Call): boolean {
+/** True if two calls append values of one shape to caches of one shape and dtype, by the same table. */
+export function appendedAlike(
+  { operands: [x, , table, cache] }: Call,
+  { operands: [x1, , table1, cache1] }: Call,
+): boolean {
   const alike = (a: Operand, b: Operand): boolean => a.shape.every((n, d) => n === b.shape[d]);
-  return alike(x!, x1!) && alike(cache!, cache1!) && cache!.dtype === cache1!.dtype;
+  return same(table!, table1!) && alike(x!, x1!) && alike(cache!, cache1!) && cache!.dtype === cache1!.dtype;
 }
 
 /** True if each pair of neighbours is a whole word of each cache. */
@@ -189,18 +198,27 @@ export const kvAppend: Kernel = {
     recordAppends(apart > 0 ? calls : calls.toReversed(), queue, Math.abs(apart));
     return true;
   },
-  axes({ operands: [x, , cache, scales] }) {
-    const [batch = 0, groups = 0] = cache!.shape;
-    // The cache stays contiguous.
-    if (batch > 1) return [along(batch, { 0: [x, 0], 2: [cache, 0], 3: [scales, 0] })];
-    return [along(groups, { 0: [x, 2], 2: [cache, 1], 3: [scales, 1] })];
+  axes({ operands: [x, lanes, , cache, scales], attributes }) {
+    const [batch = 0, steps = 0] = x!.shape;
+    const [pages = 0, groups = 0] = cache!.shape;
+    const [first = 0, all = pages] = attributes;
+    const tokens = batch > 1 ? along(batch, { 0: [x, 0], 1: [lanes, 1] }) : along(steps, { 0: [x, 1], 1: [lanes, 2] });
+    // Each part of the pages takes the tokens that belong there; its attributes say which pages those are, and of how many.
+    const apart = along(pages, { 3: [cache, 0], 4: [scales, 0] });
+    return [
+      tokens,
+      { ...apart, attributes: (begin: number) => [first + begin, all] },
+      along(groups, { 0: [x, 2], 3: [cache, 1], 4: [scales, 1] }),
+    ];
   },
-  shaders: () =>
-    ([1, 2] as const).flatMap((jobs) => [
+  shaders: () => [
+    PLACES,
+    ...([1, 2] as const).flatMap((jobs) => [
       kvShader({ cache: "f32", paired: false, jobs }),
       ...[true, false].map((whole) => codesShader({ codes: true, whole, jobs })),
       ...(["f16", "bf16"] as const).flatMap((cache) =>
         [true, false].map((paired) => kvShader({ cache, paired, jobs })),
       ),
     ]),
+  ],
 };

@@ -1,8 +1,8 @@
-// Elementwise ops: add, scale, activation, gated, advance. One invocation per element.
+// Elementwise ops: add, scale, activation, gated, advance, advance_lanes. One invocation per element.
 
 import { activationOp } from "../../../ops/activation.js";
 import { addOp } from "../../../ops/add.js";
-import { advanceOp } from "../../../ops/advance.js";
+import { advanceLanesOp, advanceOp } from "../../../ops/advance.js";
 import { gatedOp } from "../../../ops/gated.js";
 import { scaleOp } from "../../../ops/scale.js";
 import type { Queue } from "../device/queue.js";
@@ -173,4 +173,22 @@ export const advance: Kernel = {
     return undefined;
   },
   shaders: () => [advanceShader({})],
+};
+
+const advanceLanesShader = family("advance_lanes", () => ({
+  bindings: [writes("lanes", "array<i32>")],
+  params: ["count", "lanes", "by:i32"],
+  body: `${GUARD}
+  if (lanes[P.lanes + gid] >= 0) { lanes[P.lanes + P.count + gid] += P.by; }`,
+}));
+
+export const advanceLanes: Kernel = {
+  op: advanceLanesOp,
+  record({ operands: [lanes], attributes: [by = 0] }, queue) {
+    const count = lanes!.count / 2;
+    const numbers = { count, lanes: lanes!.offset, by };
+    queue.dispatch(advanceLanesShader({}), [lanes!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  shaders: () => [advanceLanesShader({})],
 };

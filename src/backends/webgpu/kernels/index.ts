@@ -4,7 +4,7 @@ import type { Kernel } from "../kernel.js";
 import { attention } from "./attention.js";
 import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
-import { activation, add, advance, gated, scale } from "./elementwise.js";
+import { activation, add, advance, advanceLanes, gated, scale } from "./elementwise.js";
 import { embedding } from "./embedding.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
 import { appendToken, penalize } from "./history.js";
@@ -35,6 +35,7 @@ export const KERNELS: readonly Kernel[] = [
   scale,
   copy,
   advance,
+  advanceLanes,
   argmax,
   penalize,
   sample,

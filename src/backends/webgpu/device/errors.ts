@@ -31,7 +31,7 @@ export function untag(tag: number, first: number): number {
   return first + ((tag - 1 - (first % TAGS) + TAGS) % TAGS);
 }
 
-export function failureText(code: number, a: number, b: number): string {
+export function failureText(code: number, a: number, b: number, c: number): string {
   switch (code) {
     case FAILURE.tokenId:
       return `token id ${a} is outside the vocabulary of ${b}`;

@@ -154,7 +154,7 @@ export class Journal {
       if (flags[at] === 0) continue;
       const call = untag(flags[at]!, this.#first);
       if (call >= this.#calls || this.#failed.has(call)) continue;
-      last = failureText(flags[at + 1]!, flags[at + 2]! | 0, flags[at + 3]! | 0);
+      last = failureText(flags[at + 1]!, flags[at + 2]! | 0, flags[at + 3]! | 0, flags[at + 4]! | 0);
       this.#failed.set(call, last);
       missing--;
     }

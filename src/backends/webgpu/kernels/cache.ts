@@ -2,7 +2,6 @@
 
 import { bitsOf } from "../../../core/dtype.js";
 import { kvAppendOp } from "../../../ops/kv-append.js";
-import { FAILURE } from "../device/errors.js";
 import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Call, Operand } from "../schedule/call.js";

@@ -58,11 +58,11 @@ export class RowForward implements Disposable {
     });
   }
 
-  /** Records `logits[R,vocab]` of the tokens i32[R] at `lanes` i32[2,R,1]. */
-  step(tokens: Tensor, lanes: Tensor, logits: Tensor): void {
-    scope(() => {
+  /** Records the logits [R,vocab] of the tokens i32[R] at `lanes` i32[2,R,1]. */
+  step(tokens: Tensor, lanes: Tensor): Tensor {
+    return scope(() => {
       const rows = tokens.shape[0]!;
-      copyInto(this.#model.head(this.#run(tokens.view(rows, 1), lanes).view(rows, -1)), logits);
+      return this.#model.head(this.#run(tokens.view(rows, 1), lanes).view(rows, -1));
     });
   }
 

@@ -81,6 +81,11 @@ export class Sequence {
     return this.asked >= this.config.max_new_tokens;
   }
 
+  /** True while steps are under way that were not read. */
+  get unread(): boolean {
+    return this.asked > this.ids.length - this.prompt;
+  }
+
   /** Appends a token that was read. */
   take(id: number, score: number | undefined, guessed: boolean): RowToken {
     this.ids.push(id);
@@ -89,5 +94,18 @@ export class Sequence {
     const finish_reason = eos_token_ids.includes(id) ? "eos" : full ? "length" : undefined;
     if (finish_reason) this.ended = true;
     return { row: this.row, sequence: this.sequence, id, finish_reason, score, guessed };
+  }
+
+  /**
+   * Takes what the model would have said after the last token that is certain and after each draft: up to and with the
+   * first that is no draft. The first of `likeliest` belongs to the certain token.
+   */
+  accept(drafts: readonly number[], likeliest: Int32Array, scores: Float32Array | undefined): RowToken[] {
+    const tokens: RowToken[] = [];
+    for (let i = 0; i <= drafts.length && !this.ended; i++) {
+      tokens.push(this.take(likeliest[i]!, scores?.[i], i > 0));
+      if (likeliest[i] !== drafts[i]) break;
+    }
+    return tokens;
   }
 }

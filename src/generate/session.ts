@@ -3,12 +3,11 @@
 // bring the logits of their prompts, and processors on the host are called. The next step is under way before the host has
 // seen a token. A row that ends is free for another request; the recordings stay.
 
-import type { Device, Recording } from "../core/device.js";
+import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { scope, Tensor } from "../core/tensor.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
-import { advanceLanes } from "../ops/advance.js";
 import { argmax } from "../ops/argmax.js";
 import { copyInto } from "../ops/copy.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
@@ -17,7 +16,7 @@ import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
 import { type FlatPiece, flatPieces, runPieces } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
-import { reorderRows, writeAt } from "./processors/rows.js";
+import { StepRecordings } from "./recordings.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
 
 export interface SessionOptions {
@@ -43,18 +42,13 @@ export interface PrefillOptions {
 export class DecodeSession implements Disposable {
   readonly rows: number;
   readonly capacity: number;
-  readonly #device: Device;
   readonly #forward: RowForward;
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
-  /** i32[2,R,1]: the row of each lane (-1 where it has none), and the position of its token. */
-  readonly #lanes: Tensor;
   readonly #sequences: (Sequence | undefined)[];
-  #stepping: Recording | undefined;
-  /** The choice in two parts, between which host processors are called; one part where there are none. */
-  #choosing: readonly Recording[] = [];
-  /** Processors that `#choosing` was recorded with. */
-  #active = 0;
+  /** Tokens that each row takes in the step that is being recorded. */
+  readonly #counts: number[];
+  readonly #recordings: StepRecordings;
   #last: Promise<unknown> = Promise.resolve();
 
   /** @throws OutOfMemoryError */
@@ -62,22 +56,17 @@ export class DecodeSession implements Disposable {
     const { rows, capacity } = options;
     this.rows = rows;
     this.capacity = capacity;
-    this.#device = device;
     this.#processors = options.processors ?? [];
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
-    const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
-    this.#lanes = Tensor.from(device, lanes, [2, rows, 1], "i32", "lanes").keep();
-    let choice: Choice | undefined;
+    this.#counts = new Array<number>(rows).fill(0);
+    this.#choice = new Choice(device, rows, capacity, options.scores ?? false);
     try {
-      const { vocab } = model.geometry;
-      choice = new Choice(device, { rows, vocab, capacity }, options.scores ?? false);
       this.#forward = new RowForward(device, model, options);
     } catch (error) {
-      choice?.dispose();
-      this.#lanes.dispose();
+      this.#choice.dispose();
       throw error;
     }
-    this.#choice = choice;
+    this.#recordings = new StepRecordings(device, this.#forward, this.#choice, !this.pipelined);
   }
 
   /** The sequence of each row; undefined for a row that is free. */
@@ -133,35 +122,39 @@ export class DecodeSession implements Disposable {
       const most = Math.min(before.cached, next.ids.length - 1);
       while (next.cached < most && next.ids[next.cached] === before.ids[next.cached]) next.cached++;
       this.#forward.cache.rewind(request.row, before.cached - next.cached);
-      this.#retire(before);
+      this.#choice.end(before.row);
       this.#sequences[request.row] = next;
       return next;
     });
     await this.#fill(resumed, options, 0);
   }
 
-  /** A free row goes on from the text of row `from` as a request of its own: several samples of one prompt. */
+  /**
+   * A free row goes on from the text of row `from` as a request of its own: several samples of one prompt.
+   * @throws OptionError while a step of row `from` is under way
+   */
   fork(from: number, to: number, config: RequestConfig, sequence: number): void {
     const parent = this.#sequences[from];
-    if (!parent?.ready) throw new OptionError(`row ${from} has no text to fork`);
+    if (!parent?.ready || parent.unread) throw new OptionError(`row ${from} has no text to fork, or one not read yet`);
     this.#checkFree(to);
     this.#forward.cache.fork(from, to);
     const fork = parent.fork(to, config, sequence);
     this.#sequences[to] = fork;
     if (fork.logits) return; // the next step takes it in as it does any other
-    this.#choice.fork(from, to, config, sequence, fork.asked);
-    this.#seatLane(fork);
+    this.#choice.fork(from, to, config, { sequence, step: fork.asked, held: fork.cached });
   }
 
-  /** Each row r goes on from the text of row `parents[r]` (beams). All rows have taken a step. */
+  /**
+   * Each row r goes on from the text of row `parents[r]` (beams).
+   * @throws OptionError unless all rows have taken a step, and all steps were read
+   */
   reorder(parents: readonly number[]): void {
     const before = parents.map((parent) => this.#sequences[parent]);
-    if (before.length !== this.rows || !before.every((sequence) => sequence?.ready && !sequence.logits)) {
-      throw new OptionError("only rows that have all taken a step can be reordered");
+    if (before.length !== this.rows || !before.every((own) => own?.ready && !own.logits && !own.unread)) {
+      throw new OptionError("only rows that have all taken a step, and were read, can be reordered");
     }
     this.#forward.cache.reorder(parents);
     this.#choice.reorder(parents);
-    scope(() => reorderRows(this.#lanes.select(0, 1), parents));
     before.forEach((own, row) => {
       this.#sequences[row] = own!.row === row ? own : own!.fork(row, own!.config, own!.sequence);
     });
@@ -173,14 +166,14 @@ export class DecodeSession implements Disposable {
    * no part, and rows that have ended are free once they were read. Undefined if no row takes part.
    */
   step(): Promise<RowToken[]> | undefined {
-    if (this.#live().every(({ complete }) => complete)) return undefined;
+    if (!this.#sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
     if (!this.pipelined) {
       const hosted = this.#hosted(this.#last);
       this.#last = hosted.catch(() => {});
       return hosted;
     }
     const live = this.#forwardStep();
-    for (const recording of this.#recordedChoice()) recording.replay();
+    for (const recording of this.#recordings.choice) recording.replay();
     return this.#read(live);
   }
 
@@ -188,9 +181,9 @@ export class DecodeSession implements Disposable {
   async #hosted(last: Promise<unknown>): Promise<RowToken[]> {
     await last;
     const live = this.#forwardStep();
-    const [processing, choosing] = this.#recordedChoice();
+    const [processing, choosing] = this.#recordings.choice;
     processing!.replay();
-    const { logits } = this.#choice;
+    const { logits } = this.#recordings.forward;
     const vocab = logits.shape[1]!;
     const all = await logits.readFloats();
     for (const sequence of live) {
@@ -232,21 +225,17 @@ export class DecodeSession implements Disposable {
       likeliest.dispose();
       scores?.dispose();
     }
-    const tokens: RowToken[] = [];
     let lane = 0;
-    for (const [n, sequence] of live.entries()) {
+    return live.flatMap((sequence, n) => {
       const own = drafts[sequence.row]!;
-      // The lane of the last token that is certain gives the first new one.
-      const first = lane + texts[n]!.ids.length - own.length - 1;
-      for (let i = 0; i <= own.length && !sequence.ended; i++) {
-        tokens.push(sequence.take(ids[first + i]!, score?.[first + i], i > 0));
-        if (ids[first + i] !== own[i]) break;
-      }
-      lane += texts[n]!.ids.length;
+      const end = lane + texts[n]!.ids.length;
+      const first = end - own.length - 1; // the last token that is certain
+      lane = end;
+      const tokens = sequence.accept(own, ids.subarray(first, end), score?.subarray(first, end));
       this.#rewindTo(sequence, sequence.ids.length - 1);
       if (sequence.ended) this.#free(sequence);
-    }
-    return tokens;
+      return tokens;
+    });
   }
 
   #live(): Sequence[] {
@@ -311,65 +300,37 @@ export class DecodeSession implements Disposable {
 
   /** Records the forward pass of rows that are under way; gives all rows whose logits are there then. */
   #forwardStep(): Sequence[] {
-    for (const sequence of this.#live()) if (sequence.complete) this.#retire(sequence);
-    const live = this.#live().filter(({ complete }) => !complete);
-    const old = live.filter(({ logits }) => !logits);
-    if (old.length > 0) {
-      this.#forward.cache.extend(this.#sequences.map((sequence) => (sequence && old.includes(sequence) ? 1 : 0)));
-      const { tokens, logits } = this.#choice;
-      this.#stepping ??= this.#device.capture(() => this.#forward.step(tokens, this.#lanes, logits));
-      this.#stepping.replay();
-      for (const sequence of old) sequence.cached++;
+    const live: Sequence[] = [];
+    const counts = this.#counts.fill(0);
+    for (const sequence of this.#sequences) {
+      if (!sequence?.ready) continue;
+      if (sequence.complete) {
+        this.#choice.end(sequence.row); // its last token is still to be read
+        continue;
+      }
+      live.push(sequence);
+      if (!sequence.logits) counts[sequence.row] = 1;
+    }
+    const { recording, logits } = this.#recordings.forward;
+    if (counts.includes(1)) {
+      this.#forward.cache.extend(counts);
+      recording.replay();
     }
     for (const sequence of live) {
-      this.#enter(sequence);
+      sequence.cached += counts[sequence.row]!;
       sequence.asked++;
+      if (sequence.logits) this.#enter(sequence, sequence.logits, logits);
     }
     return live;
   }
 
-  /** The choice as it is to be recorded now: made anew where the first row came that needs another processor. */
-  #recordedChoice(): readonly Recording[] {
-    const { active } = this.#choice;
-    if (this.#choosing.length > 0 && this.#active === active) return this.#choosing;
-    for (const recording of this.#choosing) recording.dispose();
-    this.#choosing = [];
-    this.#active = active;
-    const process = (): void => this.#choice.process();
-    const choose = (): void => {
-      this.#choice.choose();
-      advanceLanes(this.#lanes, 1);
-    };
-    const together = (): void => {
-      process();
-      choose();
-    };
-    const parts = this.pipelined ? [together] : [process, choose];
-    this.#choosing = parts.map((part) => this.#device.capture(part));
-    return this.#choosing;
-  }
-
   /** Takes a row in whose prompt has run: its logits are those that the choice sees. */
-  #enter(sequence: Sequence): void {
-    const { row, ids, prompt, config: options, logits } = sequence;
-    if (!logits) return;
-    scope(() => copyInto(logits, this.#choice.logits.narrow(0, row, 1)));
-    logits.dispose();
+  #enter(sequence: Sequence, own: Tensor, logits: Tensor): void {
+    const { row, ids, prompt, config: options } = sequence;
+    scope(() => copyInto(own, logits.narrow(0, row, 1)));
+    own.dispose();
     sequence.logits = undefined;
     this.#choice.begin({ row, ids, prompt, options }, sequence.sequence);
-    this.#seatLane(sequence, -1);
-  }
-
-  /** The lane of a row stands at the next position, or `by` from it. */
-  #seatLane({ row, cached }: Sequence, by = 0): void {
-    writeAt(this.#lanes, row, Int32Array.of(row));
-    writeAt(this.#lanes, this.rows + row, Int32Array.of(cached + by));
-  }
-
-  /** From now on nothing is run for this row. */
-  #retire({ row }: Sequence): void {
-    writeAt(this.#lanes, row, Int32Array.of(-1));
-    this.#choice.end(row);
   }
 
   #free(sequence: Sequence): void {
@@ -379,7 +340,7 @@ export class DecodeSession implements Disposable {
     sequence.logits?.dispose();
     sequence.logits = undefined;
     this.#sequences[sequence.row] = undefined;
-    this.#retire(sequence);
+    this.#choice.end(sequence.row);
     this.#rewindTo(sequence, 0);
   }
 
@@ -391,7 +352,11 @@ export class DecodeSession implements Disposable {
   /** The tokens of a step, for those of its rows that had not ended before it. */
   async #read(live: readonly Sequence[]): Promise<RowToken[]> {
     const { tokens, scores } = this.#choice;
-    const [ids, score] = await Promise.all([tokens.read() as Promise<Int32Array>, scores?.readFloats()]);
+    const reading = tokens.read() as Promise<Int32Array>;
+    const scoring = scores?.readFloats();
+    scoring?.catch(() => {}); // awaited below; this only keeps it from being told twice
+    const ids = await reading;
+    const score = scoring && (await scoring);
     const taken: RowToken[] = [];
     for (const sequence of live) {
       if (sequence.ended) continue;
@@ -402,11 +367,10 @@ export class DecodeSession implements Disposable {
   }
 
   dispose(): void {
-    for (const recording of [this.#stepping, ...this.#choosing]) recording?.dispose();
+    this.#recordings.dispose();
     for (const sequence of this.#sequences) sequence?.logits?.dispose();
     this.#choice.dispose();
     this.#forward.dispose();
-    this.#lanes.dispose();
   }
 
   [Symbol.dispose](): void {

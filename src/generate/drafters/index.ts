@@ -1,16 +1,29 @@
 // Which drafter a call of generate() uses, and what does not go together with one.
 
+import type { Device } from "../../core/device.js";
 import { OptionError } from "../../core/errors.js";
 import { cacheDType } from "../../nn/cache.js";
+import type { CausalLM } from "../../nn/decoder.js";
+import type { FloatDType } from "../../nn/weight.js";
 import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
-import type { AssistantModel, GenerateOptions } from "../options.js";
 import { hasPenalties } from "../processors/penalties.js";
+import type { HostProcessor } from "../processors/processor.js";
 import { AssistantDrafter } from "./assistant.js";
 import type { Drafter } from "./drafter.js";
 import { NgramDrafter } from "./ngram.js";
 
-type DraftOptions = Pick<GenerateOptions, "assistant_model" | "logits_processor">;
+/** What an assistant must have: a `PreTrainedModel` does. */
+interface Assistant {
+  readonly device: Device;
+  readonly dtype: FloatDType;
+  readonly module: CausalLM;
+}
+
+interface DraftOptions {
+  readonly assistant_model?: Assistant;
+  readonly logits_processor?: readonly HostProcessor[];
+}
 
 /** The most tokens that are guessed at a time; 0 without a drafter. */
 export function draftsOf(config: GenerationConfig, { assistant_model }: DraftOptions): number {
@@ -18,7 +31,7 @@ export function draftsOf(config: GenerationConfig, { assistant_model }: DraftOpt
 }
 
 /** @throws OptionError where guesses could change what is generated, or for an assistant that cannot guess for this model */
-export function checkDrafting(model: AssistantModel, config: GenerationConfig, options: DraftOptions): void {
+export function checkDrafting(model: Assistant, config: GenerationConfig, options: DraftOptions): void {
   const { assistant_model: assistant, logits_processor } = options;
   if (assistant !== undefined) checkAssistant(model, assistant);
   if (draftsOf(config, options) === 0) return;
@@ -36,7 +49,7 @@ export function checkDrafting(model: AssistantModel, config: GenerationConfig, o
   if (problem) throw new OptionError(`${name} does not go together with ${problem}`, { details: { option: name } });
 }
 
-function checkAssistant(model: AssistantModel, assistant: AssistantModel): void {
+function checkAssistant(model: Assistant, assistant: Assistant): void {
   const { vocab } = model.module.geometry;
   const own = assistant?.module?.geometry?.vocab;
   if (own === vocab) return;
@@ -53,7 +66,7 @@ function checkAssistant(model: AssistantModel, assistant: AssistantModel): void 
 export function openDrafter(
   batch: Batch,
   config: GenerationConfig,
-  { assistant, signal }: { assistant: AssistantModel | undefined; signal: AbortSignal | undefined },
+  { assistant, signal }: { assistant: Assistant | undefined; signal: AbortSignal | undefined },
 ): Drafter | undefined {
   if (assistant) {
     const { max_positions } = assistant.module.geometry;

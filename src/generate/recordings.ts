@@ -1,0 +1,77 @@
+// The recordings that all steps of a session replay: the forward pass over a token of each row, and the choice of the next.
+
+import type { Device, Recording } from "../core/device.js";
+import type { Tensor } from "../core/tensor.js";
+import type { Choice } from "./choice.js";
+import type { RowForward } from "./forward.js";
+
+/** The forward pass over a token of each row, and the logits f32[R,vocab] that it leaves. */
+export interface RecordedForward {
+  readonly recording: Recording;
+  readonly logits: Tensor;
+}
+
+export class StepRecordings implements Disposable {
+  readonly #device: Device;
+  readonly #forward: RowForward;
+  readonly #choice: Choice;
+  readonly #apart: boolean;
+  #passing: RecordedForward | undefined;
+  #choosing: readonly Recording[] = [];
+  /** Processors that `#choosing` was recorded with. */
+  #active = 0;
+
+  /** @param apart something happens to the logits between the processors and the choice: these are two recordings */
+  constructor(device: Device, forward: RowForward, choice: Choice, apart: boolean) {
+    this.#device = device;
+    this.#forward = forward;
+    this.#choice = choice;
+    this.#apart = apart;
+  }
+
+  /** The forward pass, recorded the first time. */
+  get forward(): RecordedForward {
+    if (this.#passing) return this.#passing;
+    const { tokens, lanes } = this.#choice;
+    let logits: Tensor | undefined;
+    const recording = this.#device.capture(() => {
+      logits = this.#forward.step(tokens, lanes).keep();
+    });
+    this.#passing = { recording, logits: logits! };
+    return this.#passing;
+  }
+
+  /** The choice, in one part or two: made anew where the first row came that needs another processor. */
+  get choice(): readonly Recording[] {
+    const { active } = this.#choice;
+    if (this.#choosing.length > 0 && this.#active === active) return this.#choosing;
+    const { logits } = this.forward;
+    this.#forget();
+    this.#active = active;
+    const process = (): void => this.#choice.process(logits);
+    const choose = (): void => this.#choice.choose(logits);
+    const together = (): void => {
+      process();
+      choose();
+    };
+    const parts = this.#apart ? [process, choose] : [together];
+    this.#choosing = parts.map((part) => this.#device.capture(part));
+    return this.#choosing;
+  }
+
+  #forget(): void {
+    for (const recording of this.#choosing) recording.dispose();
+    this.#choosing = [];
+  }
+
+  dispose(): void {
+    this.#forget();
+    this.#passing?.recording.dispose();
+    this.#passing?.logits.dispose();
+    this.#passing = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

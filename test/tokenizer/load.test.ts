@@ -6,12 +6,11 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { FormatError, NotFoundError, OptionError, UnsupportedModelError } from "../../src/core/errors.js";
 import { Disk } from "../../src/sources/disk.js";
-import type { LoadTokenizerOptions } from "../../src/tokenizer/options.js";
 import * as load from "../../src/tokenizer/load.js";
+import type { LoadTokenizerOptions } from "../../src/tokenizer/options.js";
 import { golden, STORYTELLER } from "./golden.js";
 
-const loadTokenizer = (folder: string, options?: LoadTokenizerOptions) =>
-  load.loadTokenizer(new Disk(folder), options);
+const loadTokenizer = (folder: string, options?: LoadTokenizerOptions) => load.loadTokenizer(new Disk(folder), options);
 
 const folders: string[] = [];
 afterEach(() => {

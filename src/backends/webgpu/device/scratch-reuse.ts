@@ -1,8 +1,8 @@
-// What a scratch block was made of last, so that the next call does not make it again: rows that LLM.int8() quantized, say.
+// The source of each scratch block's contents, so that the next call can use them again: rows quantized by LLM.int8(), say.
 
 import type { Block } from "./buffers.js";
 
-/** A place in a block that was marked while something was made: columns that held outliers. */
+/** Bytes of a block that the computation marks, such as columns that hold outliers. */
 interface Mark {
   readonly block: Block;
   readonly byte: number;
@@ -13,12 +13,12 @@ export class Made {
     | { readonly block: Block; readonly key: string; readonly source: Block; readonly marked: readonly Mark[] }
     | undefined;
 
-  /** Notes what a block was made of: `key`, from `source`, and what was marked. Holds until one of them is written again. */
+  /** Notes that a block holds `key` computed from `source`, and what was marked; valid until one of them is written. */
   hold(block: Block, key: string, source: Block, marked: readonly Mark[] = []): void {
     this.#last = { block, key, source, marked };
   }
 
-  /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
+  /** True if the block still holds what `hold` noted and `mark`, if given, was marked. */
   holds(block: Block, key: string, mark?: Mark): boolean {
     const last = this.#last;
     if (last?.block !== block || last.key !== key) return false;

@@ -1,13 +1,13 @@
 // Builds the five parts of a tokenizer (normalizer, pre-tokenizer, model, post-processor, decoder) with the library
-// `@huggingface/tokenizers` and mends the places where that library differs from Python's `tokenizers`. Not here:
-// added and special tokens (engine.ts), which the library handles too loosely to be used.
+// `@huggingface/tokenizers` and corrects the places where that library differs from Python's `tokenizers`. Not here:
+// added and special tokens (engine.ts), where the library differs from Python too much.
 
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { FormatError } from "../core/errors.js";
 import { isObject, type Json, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
 
-// The library's own types cannot be resolved under NodeNext (its relative imports lack file names), so the little that
-// is used of it is written down here.
+// NodeNext cannot resolve the library's own types (its relative imports lack file extensions), so the interfaces that are
+// used are declared here.
 interface PreTokenizerPart {
   pre_tokenize(text: string, options: { section_index: number }): string[];
   pre_tokenize_text: (text: string, options?: { section_index?: number }) => string[];
@@ -65,7 +65,7 @@ function split(regex: string, behavior: Json, invert = false): JsonObject {
   return { type: "Split", pattern: { Regex: regex }, behavior, invert };
 }
 
-/** Rewrites every pre-tokenizer that cuts by a pattern as Split, whose five behaviours are then ours (`cut`). */
+/** Rewrites every pre-tokenizer that cuts by a pattern as Split, so that `cut` implements its five behaviours. */
 function canonical(config: JsonObject): JsonObject {
   const whitespace = split(`${SPACE}+`, "Removed");
   switch (config.type) {
@@ -96,7 +96,7 @@ function canonical(config: JsonObject): JsonObject {
   }
 }
 
-/** Python's Split: cuts `text` at the matches of `pattern` and does with them what `behavior` says. */
+/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches as `behavior` says. */
 export function cut(text: string, pattern: RegExp, behavior: string, invert: boolean): string[] {
   const parts: { start: number; end: number; match: boolean }[] = [];
   let at = 0;
@@ -117,7 +117,7 @@ export function cut(text: string, pattern: RegExp, behavior: string, invert: boo
     } else if (last === undefined || behavior === "Isolated") kept.push(part);
     else if (behavior === "Contiguous" ? last.match === part.match : merges(behavior, last, part)) last.end = part.end;
     else kept.push(part);
-    // A piece that has taken in its match takes no other: its flag becomes that of the newest part.
+    // A piece takes in one match only: its flag becomes that of the newest part.
     if (kept.length > 0 && behavior !== "Removed" && behavior !== "Isolated") kept.at(-1)!.match = part.match;
   }
   return kept.map((part) => text.slice(part.start, part.end));
@@ -338,7 +338,7 @@ export function buildParts(json: TokenizerJson): TokenizerParts {
           },
     decode: (tokens) => {
       const text = decoder === null ? tokens.join(" ") : decoder.decode(tokens);
-      // CLIP marks the end of a word and its decoder leaves the mark in; Python wraps it in the same way.
+      // CLIP's decoder leaves the end-of-word mark in; Python wraps it in the same way.
       return suffix && json.decoder?.type === "ByteLevel" ? text.replaceAll(suffix, " ").trim() : text;
     },
     vocab: core.tokens_to_ids,

@@ -9,6 +9,7 @@ export default defineConfig({
     testTimeout: 60_000,
     // Browsers and software adapters start slowly on a machine that is busy.
     hookTimeout: 120_000,
+    setupFiles: ["./test/support/awaited.ts"],
     reporters: ["default", "./test/support/reporter.ts"],
   },
 });

@@ -96,7 +96,7 @@ function sources(folder, ending) {
     .sort();
 }
 
-/** The levels that a kernel file asks for in its `// isa:` line. */
+/** The levels in a kernel file's `// isa:` line. */
 function levelsOf(file, all, defaults) {
   const head = readFileSync(join(root, file), "utf8").split("\n", 20);
   const line = head.map((text) => /^\/\/ isa:\s*(.+)$/.exec(text)?.[1]).find(Boolean);
@@ -111,7 +111,7 @@ const levels = LEVELS[process.arch] ?? fail(`there are no instruction set levels
 const compiler = findCompiler();
 const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")) : {};
 
-// Nothing changed at all: leave before a compiler is started.
+// Nothing changed: stop before starting a compiler.
 const everything = sources("native", /\.(cpp|h)$/);
 const fingerprint = hash(
   process.arch,
@@ -157,7 +157,7 @@ const common = [
   // A newer compiler may warn of more: that stops us, not the people who only want it built.
   ...(process.env.CI ? ["-Werror"] : []),
   "-Wno-psabi",
-  // gcc's own intrinsics headers trip over this one.
+  // gcc's intrinsics headers trigger this warning.
   ...(versionLine.includes("clang") ? [] : ["-Wno-maybe-uninitialized"]),
   "-Inative",
   `-isystem${headers}`,
@@ -207,7 +207,7 @@ for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(
   jobs.push({ file, level: "", object: join(objects, `${name}.o`), flags });
 }
 
-/** Hash of the command line and of all files that the object was made from; undefined if some are unknown. */
+/** Hash of the command line and of all inputs of the object; undefined if some are unknown. */
 function stateOf(job, args) {
   const depends = job.object.replace(/\.o$/, ".d");
   if (!existsSync(depends) || !existsSync(job.object)) return undefined;
@@ -231,7 +231,7 @@ for (const job of jobs) {
   if (stateOf(job, job.args) !== stamp.objects[job.object] || stamp.objects[job.object] === undefined) todo.push(job);
 }
 
-// The longest first, so that the last one to finish is a short one.
+// Longest first, so that the last compilation is a short one.
 const sizes = new Map(todo.map((job) => [job, job.level ? statSync(join(root, job.file)).size : 0]));
 todo.sort((a, b) => sizes.get(b) - sizes.get(a));
 
@@ -298,7 +298,7 @@ const link = (...extra) =>
     partial,
     ...jobs.map((job) => job.object),
   ]);
-// Some systems come without a static C++ library; the shared one does as well there.
+// Some systems have no static C++ library; the shared one works too.
 let linked = await link(
   ...(linux && !sanitize ? ["-static-libgcc", "-static-libstdc++", "-Wl,--exclude-libs,ALL"] : []),
 );
@@ -308,7 +308,7 @@ if (linked.code !== 0) {
   process.stderr.write(linked.output);
   fail("linking failed");
 }
-// A process that runs the old add-on keeps the old file.
+// A process that has loaded the old add-on keeps the old file.
 renameSync(partial, output);
 stamp.fingerprint = fingerprint;
 saveStamp();

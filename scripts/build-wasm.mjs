@@ -58,7 +58,7 @@ const LINK = [
   "--export=__stack_pointer",
   "--export=__wasm_init_tls",
   "--export=__tls_size",
-  // An overflow of the first stack leaves the memory instead of writing over data.
+  // The first stack lies at the start of memory, so its overflow traps and overwrites no data.
   "--stack-first",
   "-z",
   `stack-size=${1 << 20}`,
@@ -76,7 +76,7 @@ function fail(message) {
   process.exit(1);
 }
 
-/** What a machine may lack. */
+/** Ends the build because a tool is missing; with --optional it ends without an error. */
 function lacking(message) {
   const hint = "Debian/Ubuntu: apt-get install clang lld; or set WASM_CXX to a clang with the target wasm32";
   if (!flags.includes("--optional")) fail(`${message}\n  hint: ${hint}`);
@@ -98,7 +98,7 @@ function sources(folder) {
 
 const VERSIONS = Array.from({ length: 8 }, (_, i) => `-${22 - i}`);
 
-/** The first of `names` that answers to --version as `wanted` says. */
+/** The first of `names` whose --version output matches `wanted`. */
 function answering(names, wanted) {
   for (const name of names) {
     const { status, stdout } = spawnSync(name, ["--version"], { encoding: "utf8" });
@@ -160,7 +160,7 @@ if (stamp.fingerprint === fingerprint && Object.keys(VARIANTS).every((variant) =
   process.exit(0);
 }
 
-/** Hash of the command line and of all files that the object was made from; undefined if some are unknown. */
+/** Hash of the command line and of all inputs of the object; undefined if some are unknown. */
 function stateOf({ object, args }) {
   const depends = object.replace(/\.o$/, ".d");
   if (!existsSync(depends) || !existsSync(object)) return undefined;
@@ -195,7 +195,7 @@ const todo = jobs.filter((job) => {
   const state = stateOf(job);
   return state === undefined || state !== stamp.objects[key(job)];
 });
-// The longest first, so that the last one to finish is a short one.
+// Longest first, so that the last compilation is a short one.
 const sizes = new Map(todo.map((job) => [job, statSync(join(root, job.file)).size]));
 todo.sort((a, b) => sizes.get(b) - sizes.get(a));
 const begin = Date.now();

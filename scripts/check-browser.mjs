@@ -1,6 +1,6 @@
-// Checks that the browser's entries stand on nothing of Node's: follows every import that is left when types are gone,
-// from src/browser.ts and the Worker, and reports `node:` modules and packages that are not known to run in browsers.
-// (That nothing uses Node's globals is what `tsc -p tsconfig.browser.json` checks.) Prints each breach; exits 1 if there is one.
+// Checks that the browser's entries import nothing of Node's: follows all imports but type imports, from src/browser.ts and
+// the Worker, and reports `node:` modules and packages that are not known to run in browsers. (`tsc -p tsconfig.browser.json`
+// checks that they use no globals of Node's.) Prints each breach; exits 1 if there is one.
 
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";

@@ -1,5 +1,5 @@
-// Deno and Bun for tests: their programs come in npm packages. They are some 200 MB, so they lie in a folder of their own
-// below build/, and nobody needs them to work on Octavo.
+// Deno and Bun for tests, from their npm packages. They take some 200 MB, so they are optional and lie in a folder of their
+// own below build/.
 //
 //   node scripts/runtimes.mjs             says what is there
 //   node scripts/runtimes.mjs --install   installs both first

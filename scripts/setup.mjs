@@ -1,6 +1,6 @@
-// Makes a fresh clone ready to run: installs the packages, builds the native add-on, compiles the library. Each part is
-// left out when nothing changed since the last time, which is told by hashes and not by clocks. Plain Node, no packages;
-// says what it does on stderr and nothing when there is nothing to do. It runs no scripts of other packages.
+// Prepares a fresh clone: installs the packages, builds the native add-on, compiles the library. It skips each part whose
+// inputs have not changed, by their hashes. Plain Node without packages; it reports its work on stderr and runs no scripts of
+// other packages.
 //
 //   node scripts/setup.mjs
 
@@ -28,7 +28,7 @@ const lockFile = join(root, "package-lock.json");
 const build = join(root, "build");
 const guard = join(build, "setup.lock");
 const NODE = [20, 19];
-/** Another set-up that holds the guard for longer than this is taken for dead. */
+/** A set-up that has held the lock for longer than this counts as dead. */
 const PATIENCE_MS = 15 * 60_000;
 
 function say(line) {
@@ -65,7 +65,7 @@ function checkNode() {
   );
 }
 
-/** True if what npm says it installed is what the lock file asks for: packages that people installed by hand are fine. */
+/** True if the installed packages match the lock file; additional packages are fine. */
 function installedAsLocked() {
   try {
     const wanted = JSON.parse(text(lockFile)).packages;
@@ -78,7 +78,7 @@ function installedAsLocked() {
   }
 }
 
-/** Runs npm: the one that started this, or the one on the path. True if it succeeded. */
+/** Runs the npm that started this script, or the one on the path. True if it succeeded. */
 function npm(args) {
   say(`installing packages (npm ${args[0]})`);
   const own = process.env.npm_execpath;
@@ -101,7 +101,7 @@ function install() {
       return;
     }
   }
-  // Registries that lack a package for another platform make npm ci give up where npm install goes on.
+  // npm ci fails if the registry lacks a package of another platform; npm install goes on.
   const commands = locked ? [["ci"], ["install", "--no-save"]] : [["install"]];
   if (!commands.some((command) => npm([...command, "--ignore-scripts", "--include=dev", "--no-audit", "--no-fund"]))) {
     fail(
@@ -113,7 +113,7 @@ function install() {
   writeFileSync(stampFile, stamp);
 }
 
-/** Passes on what build-native.mjs says, except that nothing changed. */
+/** Prints the output of build-native.mjs, unless nothing changed. */
 function buildNative() {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, [join(root, "scripts", "build-native.mjs")], {
@@ -131,7 +131,7 @@ function buildNative() {
   });
 }
 
-/** Builds the WASM modules where clang and lld are there; should it fail, old ones stay. Nobody needs them to go on. */
+/** Builds the WASM modules if clang and lld are there. They are optional: if the build fails, old modules stay. */
 function buildWasm() {
   const args = [join(root, "scripts", "build-wasm.mjs"), "--optional"];
   const { status, stderr } = spawnSync(process.execPath, args, {
@@ -163,7 +163,7 @@ function compile() {
   if (text(stampFile) === stamp && outputs.every((name) => existsSync(join(dist, `${name}.js`)))) return;
   say("compiling the library");
   rmSync(stampFile, { force: true });
-  // No leftovers of sources that are gone: they would be published.
+  // Output of deleted sources must go, or it would be published.
   rmSync(dist, { recursive: true, force: true });
   const tsc = join(dirname(compiler), "bin", "tsc");
   const result = spawnSync(process.execPath, [tsc, "-p", join(root, "tsconfig.json")], {
@@ -174,7 +174,7 @@ function compile() {
   writeFileSync(stampFile, stamp);
 }
 
-/** Runs `body` while no other set-up of this checkout runs. */
+/** Runs `body` under the lock of this checkout. */
 async function alone(body) {
   mkdirSync(build, { recursive: true });
   const begin = Date.now();
@@ -189,13 +189,13 @@ async function alone(body) {
       else await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
-  // Also when `fail` ends the process.
+  // Runs also when `fail` ends the process.
   process.on("exit", () => unlinkSync(guard));
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(130));
   await body();
 }
 
-/** True if the process that wrote the guard is gone. */
+/** True if the process that wrote the lock is gone. */
 function abandoned() {
   try {
     const pid = Number(readFileSync(guard, "utf8"));

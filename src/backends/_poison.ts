@@ -1,6 +1,6 @@
-// Which bytes of which buffers are not what they should be, for backends that keep account of it in JavaScript (the native
-// one and WASM do it in native/poison.cpp): a command that failed spoils what it should have written, one that would read
-// such bytes spoils what it writes, and writing them anew makes them good.
+// Tracks invalid bytes of buffers for backends that do so in JavaScript (the native backend and WASM use
+// native/poison.cpp). A failed command spoils its outputs; a command that would read spoilt bytes is skipped and spoils its
+// own outputs; a write makes bytes valid again.
 
 import type { BackendFailure, BufferId } from "../core/backend.js";
 import { FORGET } from "../core/command.js";
@@ -29,24 +29,24 @@ export class Poison {
     return this.#spoilt.length === 0;
   }
 
-  /** The failure behind some byte of a range. */
+  /** The failure that spoilt a byte of a range. */
   find(buffer: BufferId, begin: number, end: number): BackendFailure | undefined {
     return this.#spoilt.find((r) => r.buffer === buffer && r.begin < end && begin < r.end)?.failure;
   }
 
-  /** What a read of `bytes` from `offset` on must reject with. */
+  /** The failure that a read of `bytes` from `offset` on must reject with, if any. */
   verdict(buffer: BufferId, offset: number, bytes: number): Error | undefined {
     const failure = this.find(buffer, offset, offset + bytes);
     return failure && Object.assign(new Error(failure.message), { failure });
   }
 
-  /** A range is not what it should be, though no command failed. */
+  /** Marks a range as spoilt without a failed command. */
   spoil({ buffer, begin, end }: Range, failure: BackendFailure): void {
     this.clear(buffer, begin, end);
     this.#spoilt.push({ buffer, begin, end, failure });
   }
 
-  /** A range was written. */
+  /** Marks a range as valid. */
   clear(buffer: BufferId, begin: number, end: number): void {
     if (this.clean || begin >= end) return;
     this.#spoilt = this.#spoilt.flatMap((r) => {
@@ -59,14 +59,14 @@ export class Poison {
     });
   }
 
-  /** A buffer has another owner, or none. */
+  /** Forgets a buffer that was freed or has a new owner. */
   forget(buffer: BufferId): void {
     this.clear(buffer, 0, Number.POSITIVE_INFINITY);
   }
 
   /**
-   * Accounts for the command at `words[start]`. `run` runs it and says how it failed, if it did; it is not called where
-   * the command would read what is spoilt.
+   * Runs the command at `words[start]` and tracks its outputs. `run` executes it and returns the failure, if any; it is not
+   * called for a command that would read spoilt bytes.
    */
   command(
     words: Int32Array,

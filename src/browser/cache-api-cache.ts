@@ -5,10 +5,10 @@ import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from
 import { type CacheStorage, type CacheStore, WEB } from "./web.js";
 
 const NAME = "octavo";
-/** Keys are addresses under a name that is no real host. */
+/** Keys are addresses under a host name that does not exist. */
 const ROOT = "https://octavo.invalid/";
 
-/** The cache of this origin, `undefined` where there is none (pages that are not secure). */
+/** The cache of this origin; undefined where there is none (pages that are not secure). */
 export async function openCacheApiCache(): Promise<RangeCache | undefined> {
   if (!WEB.caches) return undefined;
   try {

@@ -1,4 +1,4 @@
-// The page's side: calls the library that runs in a Worker (worker.ts). Small: it loads no kernels.
+// The page's side of the Worker: sends calls to worker.ts. It imports no kernels, so it is small.
 
 import { AbortError, DeviceError } from "../core/errors.js";
 import type { ProgressEvent } from "../load/fill.js";
@@ -19,7 +19,7 @@ import {
 } from "./protocol.js";
 import { isRelative, WEB } from "./web.js";
 
-/** What is needed of a Worker. */
+/** The members of a Worker that WorkerHost uses. */
 export interface WorkerLike {
   postMessage(message: unknown): void;
   terminate(): void;
@@ -38,14 +38,14 @@ interface CallOptions<Name extends CallName> {
   event?: (event: Calls[Name]["event"]) => void;
 }
 
-/** A relative address is the page's: bundlers put the Worker's script into other folders. */
+/** Resolves a relative address against the page, because bundlers move the Worker's script to other folders. */
 function fromPage(model: string, hub: string | undefined): string {
   const base = WEB.location?.href;
   const relative = typeof model === "string" && hub === undefined && isRelative(model);
   return relative && base && URL.canParse(model, base) ? new URL(model, base).href : model;
 }
 
-/** A model in a Worker. Every call rejects with the library's own typed errors. */
+/** A model in a Worker. Calls reject with the library's typed errors. */
 export class WorkerHost {
   readonly #worker: WorkerLike;
   readonly #pending = new Map<number, Pending>();
@@ -65,7 +65,7 @@ export class WorkerHost {
     });
   }
 
-  /** Loads a model in place of the one before. */
+  /** Loads a model; the model loaded before is disposed. */
   load(
     model: string,
     options: WorkerLoadOptions & { progress_callback?: (event: ProgressEvent) => void; signal?: AbortSignal } = {},
@@ -75,7 +75,7 @@ export class WorkerHost {
     return this.#call("load", call, { signal, event: progress_callback });
   }
 
-  /** What a model would take; reads its config and the headers of its files. */
+  /** The size of a model before it is loaded; reads only its config and the headers of its files. */
   survey(model: string, options: WorkerLoadOptions & { signal?: AbortSignal } = {}): Promise<WorkerSurvey> {
     const { signal, ...rest } = options;
     return this.#call("survey", { model: fromPage(model, rest.hub), options: rest }, { signal });
@@ -93,7 +93,7 @@ export class WorkerHost {
     return this.#call("memory", undefined);
   }
 
-  /** What the Worker's WebGPU adapter offers. */
+  /** Features and limits of the Worker's WebGPU adapter. */
   adapter(): Promise<WorkerAdapter> {
     return this.#call("adapter", undefined);
   }
@@ -111,7 +111,7 @@ export class WorkerHost {
     return this.#call("dispose", undefined);
   }
 
-  /** Ends the Worker, and all calls with an AbortError. */
+  /** Ends the Worker; pending calls reject with an AbortError. */
   terminate(): void {
     this.#end(new AbortError("the Worker was terminated"));
     this.#worker.terminate();

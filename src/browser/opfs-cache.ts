@@ -1,6 +1,6 @@
-// Downloaded files in the origin's private file system. Only Workers can write there chunk by chunk. A file is two:
-// `<hash>.data` holds the chunks at their places, `<hash>.meta` says what it is and which chunks are there. Marks
-// are written after the bytes have been flushed, so a page that is closed in the middle loses at most the last few chunks.
+// Downloaded files in the origin's private file system. Only Workers can write there chunk by chunk. Each download is two
+// files: `<hash>.data` holds the chunks at their offsets, `<hash>.meta` the address and a mark for each chunk. Marks are
+// written after the bytes are flushed, so a page that is closed during a download loses at most the last few chunks.
 
 import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "../sources/range-cache.js";
 import { type FileHandle, type FolderHandle, type SyncAccessHandle, WEB } from "./web.js";
@@ -14,7 +14,7 @@ interface Meta extends FileIdentity {
   readonly piece: number;
 }
 
-/** The cache of this origin, `undefined` where this is not a Worker with such a file system. */
+/** The cache of this origin; undefined outside of Workers and without such a file system. */
 export async function openOpfsCache(): Promise<RangeCache | undefined> {
   if (!WEB.FileSystemSyncAccessHandle || !WEB.navigator?.storage?.getDirectory) return undefined;
   try {
@@ -27,7 +27,7 @@ export async function openOpfsCache(): Promise<RangeCache | undefined> {
 
 class OpfsCache implements RangeCache {
   readonly #folder: FolderHandle;
-  /** Files in use: a handle can be held once, and a model and its tokenizer read the same config. */
+  /** Open files. A file has at most one handle, but a model and its tokenizer read the same config. */
   readonly #open = new Map<string, Promise<OpfsFile>>();
 
   constructor(folder: FolderHandle) {
@@ -150,7 +150,7 @@ class OpfsCache implements RangeCache {
 class OpfsFile implements CachedFile {
   readonly size: number;
   readonly etag: string;
-  /** Called when the last user has closed it, before anybody else has a turn. */
+  /** Called when the last user closes it, before other tasks run. */
   closed: () => void = () => {};
   readonly #data: SyncAccessHandle;
   readonly #meta: SyncAccessHandle;

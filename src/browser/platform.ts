@@ -1,5 +1,5 @@
 // The browser as a platform: models come from servers and stay in the browser's storage; devices are WebGPU and
-// WebAssembly. It holds for Workers and pages, and as far as `navigator.gpu` and `fetch` go for Deno and Bun.
+// WebAssembly. It works in Workers and pages, and in Deno and Bun where only `navigator.gpu` and `fetch` are needed.
 
 import { openReference } from "../backends/reference/index.js";
 import type { WasmModule } from "../backends/wasm/api.js";
@@ -17,7 +17,7 @@ import { wasmFile } from "./wasm-file.js";
 import { isRelative, WEB } from "./web.js";
 
 const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
-/** Devices that have these options; where the module is may be said beside any name, as pages do that let people choose. */
+/** Devices that take each option. `wasm` is allowed with every name, for pages that let people choose the device. */
 const OWNERS = { threads: ["wasm", "auto"], wasm: DEVICE_NAMES } as const;
 
 /**
@@ -27,24 +27,24 @@ const OWNERS = { threads: ["wasm", "auto"], wasm: DEVICE_NAMES } as const;
 async function source(model: string, options: SourceOptions): Promise<Source> {
   const { hub, revision, token, cache = true, signal, warn } = options;
   for (const key of ["cache_dir", "local_files_only"] as const) {
-    if (options[key] !== undefined) throw new OptionError(`${key} means nothing in a browser`);
+    if (options[key] !== undefined) throw new OptionError(`${key} has no meaning in a browser`);
   }
   const relative = typeof model === "string" && hub === undefined && isRelative(model);
   const address = modelAddress(relative ? resolved(model) : model, hub, revision);
   return new HttpSource(address, { token, signal, warn, cache: cache ? await openCache() : undefined });
 }
 
-/** @throws OptionError where there is no page that the address could be relative to */
+/** @throws OptionError if there is no page to resolve the address against */
 function resolved(address: string): string {
   const base = WEB.location?.href;
   if (base && URL.canParse(address, base)) return new URL(address, base).href;
-  throw new OptionError(`${address} is relative, and there is no page that it could be relative to`);
+  throw new OptionError(`${address} is relative, and there is no page to resolve it against`);
 }
 
 /**
  * Opens a device: "webgpu", "wasm" (the kernels as WebAssembly: use it in a Worker),
  * "reference" (slow and exact), or "auto": WebGPU where there is an adapter, else WebAssembly.
- * @throws DeviceError for an unknown name, or if the device is not there; OptionError for an option that it does not have
+ * @throws DeviceError for an unknown name, or if the device is not there; OptionError for an option that the device does not have
  */
 export async function requestDevice(name: string = "auto", options: DeviceOptions = {}): Promise<Device> {
   if ((DEVICE_NAMES as readonly string[]).includes(name)) checkDeviceOptions(name, options, OWNERS);
@@ -68,7 +68,7 @@ export async function requestDevice(name: string = "auto", options: DeviceOption
   });
 }
 
-/** The device that "auto" takes here, and why. */
+/** The device that "auto" chooses here, and why. */
 export async function chooseDevice(): Promise<DeviceChoice> {
   const adapter = await WEB.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
   if (!WEB.navigator?.gpu) return { name: "wasm", reason: "this browser has no WebGPU" };
@@ -88,10 +88,10 @@ function gpu(): GPU {
   });
 }
 
-/** Beyond this threads wait for each other more than they help. */
+/** More threads than this make it slower: they wait for each other. */
 const MOST_THREADS = 8;
 
-/** The kernels as WebAssembly. Pages that are isolated (COOP and COEP headers) get threads, a Worker's helpers. */
+/** The WASM device. Pages with cross-origin isolation (COOP and COEP headers) get threads. */
 async function openWasmDevice({ wasm, threads }: DeviceOptions): Promise<Device> {
   const most = Math.min(WEB.navigator?.hardwareConcurrency ?? 1, MOST_THREADS);
   const options = { threads: threads ?? most, signatures: signatures() };

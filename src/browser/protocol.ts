@@ -1,5 +1,5 @@
-// What a page and the Worker that runs the library say to each other. All of it can be cloned; errors travel as facts and
-// become the same typed errors again.
+// The messages between a page and the Worker that runs the library. All of them can be cloned; errors travel as plain data
+// and are revived as the same typed errors.
 
 import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js";
 import type { ProgressEvent } from "../load/fill.js";
@@ -10,7 +10,7 @@ export type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
 /** Bytes on the device. */
 export interface WorkerMemory {
   readonly weights: number;
-  /** Keys and values of the generation that runs, or of the last one while it ran. */
+  /** Keys and values of the generation that runs; in a result, of the one that has ended. */
   readonly cache: number;
   readonly live: number;
   readonly peak: number;
@@ -21,13 +21,13 @@ export interface WorkerMemory {
 export interface WorkerModel {
   /** "webgpu", "wasm", and so on. */
   readonly device: string;
-  /** What the device is, for people. */
+  /** The device in words. */
   readonly description: string;
-  /** Why "auto" took this device; absent if it was asked for. */
+  /** Why "auto" chose this device; absent if the caller named it. */
   readonly reason?: string;
   readonly model_type: string;
   readonly dtype: string;
-  /** Bytes of the tensors as published, and those that came over the network. */
+  /** Bytes of the tensors as published, and bytes that came over the network. */
   readonly checkpoint_bytes: number;
   readonly network_bytes: number;
   readonly seconds: number;
@@ -35,7 +35,7 @@ export interface WorkerModel {
   readonly memory: WorkerMemory;
 }
 
-/** What a model would take, before any of it is loaded. */
+/** The size of a model, known before it is loaded. */
 export interface WorkerSurvey {
   readonly model_type: string;
   readonly parameters: number;
@@ -48,7 +48,7 @@ export interface WorkerSurvey {
   readonly context: number | undefined;
 }
 
-/** A piece of text that is certain, maybe empty, and the tokens so far. */
+/** New text that is final (it may be empty), and the count of tokens so far. */
 export interface WorkerStep {
   readonly text: string;
   readonly tokens: number;
@@ -66,22 +66,22 @@ export interface WorkerResult {
   readonly memory: WorkerMemory;
 }
 
-/** What a WebGPU adapter says about itself, or why there is none. */
+/** Facts about a WebGPU adapter, or why there is none. */
 export interface WorkerAdapter {
   readonly available: boolean;
   /** Why there is none. */
   readonly reason?: string;
   readonly name?: string;
-  /** True for one in software. */
+  /** True for a software adapter. */
   readonly fallback?: boolean;
   readonly features: readonly string[];
   readonly language: readonly string[];
   readonly limits: Readonly<Record<string, number>>;
-  /** The device that "auto" takes here, and why. */
+  /** The device that "auto" chooses here, and why. */
   readonly choice: { readonly name: string; readonly reason: string };
 }
 
-/** Calls by name: what goes, what comes back, and the events in between. */
+/** Calls by name: their arguments, results and events. */
 export interface Calls {
   load: { args: { model: string; options: WorkerLoadOptions }; result: WorkerModel; event: ProgressEvent };
   survey: { args: { model: string; options: WorkerLoadOptions }; result: WorkerSurvey; event: never };
@@ -111,7 +111,7 @@ export interface CarriedError {
   readonly details: ErrorDetails;
 }
 
-/** Any error as facts. */
+/** Any error as plain data. */
 export function carry(error: unknown): CarriedError {
   if (error instanceof OctavoError) {
     const { name, code, hint, details } = error;
@@ -125,7 +125,7 @@ export function carry(error: unknown): CarriedError {
 /** Codes rather than names: minifiers rename classes. */
 const CLASS_OF_CODE = new Map(ERROR_CLASSES.map((Class) => [new Class("").code, Class] as const));
 
-/** The error again, of its own class. */
+/** The error from its plain data, with its class. */
 export function revive({ name, code, message, hint, details }: CarriedError): Error {
   const Class = CLASS_OF_CODE.get(code);
   if (Class) return new Class(message, { hint, details });

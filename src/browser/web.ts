@@ -1,5 +1,4 @@
-// The part of the browser's interfaces that is used here. The compiler's own declarations of them would bring a window
-// into every file of the library.
+// The browser interfaces that Octavo uses. TypeScript's DOM library would declare a window in every file of the library.
 
 export interface SyncAccessHandle {
   read(into: Uint8Array, options: { at: number }): number;

@@ -1,5 +1,5 @@
-// The Worker's side: runs the library and answers a page's calls (client.ts). One model at a time: a load ends what the
-// model before it was doing. The script of a Worker imports this and calls `serve()`.
+// The Worker's side: runs the library and answers a page's calls (client.ts). It holds one model; a load disposes the model
+// before it. The script of a Worker imports this file and calls `serve()`.
 
 import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
@@ -32,13 +32,13 @@ import {
 import { cacheSize, clearCache } from "./storage.js";
 import { WEB } from "./web.js";
 
-/** The side of a message channel that a Worker has: its own global, or a port. */
+/** The Worker's end of a message channel: its global object, or a port. */
 export interface Port {
   postMessage(message: unknown): void;
   onmessage: ((event: { data: unknown }) => void) | null;
 }
 
-/** Milliseconds after which a loop lets messages in: a device in WebAssembly never waits, and an abort must arrive. */
+/** Milliseconds after which the loop yields to messages such as an abort: a WASM device never yields by itself. */
 const TURN_MS = 30;
 
 interface Held {
@@ -56,7 +56,7 @@ type Handlers = {
   [Name in CallName]: (args: Calls[Name]["args"], context: Context<Name>) => Promise<Calls[Name]["result"]>;
 };
 
-/** Answers the calls that come through `port`, by default those of the page that started this Worker. */
+/** Answers calls from `port`; by default those of the page that started this Worker. */
 export function serve(port: Port = globalThis as unknown as Port): void {
   const host = new Host();
   const running = new Map<number, AbortController>();
@@ -71,7 +71,7 @@ export function serve(port: Port = globalThis as unknown as Port): void {
     running.set(id, controller);
     const send = (answer: FromWorker): void => port.postMessage(answer);
     const context = { signal: controller.signal, emit: (event: unknown) => send({ id, event }) };
-    // The name decides the types of both; the compiler cannot follow it through the message.
+    // The name determines both types; TypeScript cannot follow it through the message.
     const handler = host.handlers[call] as (args: unknown, context: unknown) => Promise<unknown>;
     handler(args, context)
       .then(
@@ -230,7 +230,7 @@ async function survey(model: string, given: WorkerLoadOptions, signal: AbortSign
   }
 }
 
-/** Limits that decide how large a model can be and how its kernels run. */
+/** Limits that determine the size of a model and the choice of kernels. */
 const LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",

@@ -1,4 +1,4 @@
-// octavo bench --kernels: single kernels in the sizes of a shape, each beside what limits it.
+// octavo bench --kernels: single kernels in the sizes of a shape, each beside its limit.
 
 import { attentionSpeed, KERNEL_SCHEMES, linearSpeed } from "../eval/kernels.js";
 import { measureMachine } from "../eval/machine.js";

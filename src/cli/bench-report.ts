@@ -1,4 +1,4 @@
-// The tables of `octavo bench`, and what its charts show.
+// The tables and the contents of the charts of `octavo bench`.
 
 import type { ModelSpeed } from "../eval/bench.js";
 import type { KernelSpeed } from "../eval/kernels.js";
@@ -6,13 +6,13 @@ import type { MachineLimits } from "../eval/machine.js";
 import type { ChartText, Panel } from "./chart.js";
 import { bytes, table } from "./output.js";
 
-/** What was measured of one storage. */
+/** The measurements of one storage. */
 export interface VariantReport extends ModelSpeed {
   readonly storage: string;
   readonly weight_bytes: number;
-  /** What keys and values were kept in: "float32", "bfloat16" or "int8". */
+  /** Dtype of keys and values: "float32", "bfloat16" or "int8". */
   readonly kv_cache: string;
-  /** Loading from a checkpoint, where there was one. */
+  /** Times of loading, if a checkpoint was loaded. */
   readonly load?: { readonly load_s: number; readonly load_gb_per_s: number; readonly load_peak_rss: number };
   readonly peak_rss: number;
 }
@@ -20,7 +20,7 @@ export interface VariantReport extends ModelSpeed {
 type DecodePoint = ModelSpeed["decode"][number];
 type PrefillPoint = ModelSpeed["prefill"][number];
 
-/** Bytes that a cache may hold from one step to the next: they are not read from memory, and are no share of its speed. */
+/** Bytes that a cache may hold between steps: they are not read from memory, so no share of its bandwidth is shown. */
 const CACHED = 64e6;
 
 function ofMemory({ ms, bandwidth, read, share }: DecodePoint): string {
@@ -42,7 +42,7 @@ function limitsLine({ read, copy, f32, int8, bf16, f16 }: MachineLimits): string
   return units.join(", ");
 }
 
-/** One column a storage; rows as in the announcement of LLM.int8(): milliseconds per token at batch 1, 8 and 32. */
+/** One column per storage; rows as in the announcement of LLM.int8(): milliseconds per token at batch 1, 8 and 32. */
 export function benchTable(
   title: string,
   { machine, limits }: { machine: string; limits: MachineLimits },
@@ -104,7 +104,7 @@ export function benchTable(
   return `${machine}\n${limitsLine(limits)}\n\n${table(rows, right)}`;
 }
 
-/** What charts show: prefill and decode of one text as tokens/s, and milliseconds per token by batch. */
+/** The panels of the charts: prefill and decode of one text in tokens/s, and milliseconds per token by batch size. */
 export function benchPanels(reports: readonly VariantReport[]): Panel[] {
   /** One group for each point that any storage was measured at. */
   const groups = <P>(
@@ -161,7 +161,7 @@ export function benchChartText(
   return { title: `octavo bench, ${title}`, notes: [machine, `this machine at most: ${limitsLine(limits)}`] };
 }
 
-/** One row a kernel, with its share of what limits it: bandwidth for a few rows, operations for many. */
+/** One row per kernel, with its share of its limit: bandwidth for few rows, operations for many. */
 export function kernelTable(machine: string, limits: MachineLimits, kernels: readonly KernelSpeed[]): string {
   const rows = kernels.map(({ kernel, shape, microseconds, bandwidth, operations, limit, most, share }) => [
     kernel,

@@ -1,5 +1,5 @@
-// octavo bench: how fast a model runs here, in one or several storages, beside what the machine can do. Each storage is
-// measured in a process of its own, so that its peak memory is its own.
+// octavo bench: the speed of a model in one or several storages, beside the limits of the machine. A child process measures
+// each storage, so that peak memory is per storage.
 
 import { type ChildProcess, fork } from "node:child_process";
 import { rmSync } from "node:fs";
@@ -45,7 +45,7 @@ export interface BenchFlags {
   threads?: number;
   json?: boolean;
   quiet?: boolean;
-  /** Set in the processes that measure one storage. */
+  /** Set in the child processes, which measure one storage each. */
   child?: boolean;
 }
 
@@ -137,7 +137,7 @@ async function show(
     await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits)));
 }
 
-/** What must not outlive the command, also where a signal ends it: the process that measures, and a checkpoint. */
+/** Cleans up the child process and the checkpoint when the command ends, also by a signal. */
 class Leftovers {
   child: ChildProcess | undefined;
   #folder: string | undefined;
@@ -165,7 +165,7 @@ class Leftovers {
   }
 }
 
-/** The flags with the device that "auto" means: all storages are measured on one, beside the limits of that one. */
+/** The flags with "auto" resolved, so that all storages are measured on one device, beside its limits. */
 async function settled(flags: BenchFlags): Promise<BenchFlags> {
   if (flags.device !== "auto") return flags;
   const { name, reason } = await chooseDevice();
@@ -173,7 +173,7 @@ async function settled(flags: BenchFlags): Promise<BenchFlags> {
   return { ...flags, device: name, threads: name.startsWith("webgpu") ? undefined : flags.threads };
 }
 
-/** Finds out before anything is measured what would keep the model from being loaded. */
+/** Checks before measuring that the model can be loaded. */
 async function checkModel(model: string): Promise<void> {
   const source = await NODE.source(model, {});
   try {
@@ -183,7 +183,7 @@ async function checkModel(model: string): Promise<void> {
   }
 }
 
-/** Measuring takes minutes: a chart that cannot be written is refused before. @throws NotFoundError */
+/** Checks before measuring, which takes minutes, that the chart can be written. @throws NotFoundError */
 async function checkFolder(file: string): Promise<void> {
   const folder = dirname(resolve(file));
   const found = await stat(folder).catch(() => undefined);
@@ -203,7 +203,7 @@ async function measureLimits(flags: BenchFlags): Promise<{ machine: string; limi
   return { machine: device.backend.description, limits: await measureMachine(device) };
 }
 
-/** Runs this very command for one storage in a process of its own. */
+/** Runs this command for one storage in a child process. */
 async function inChild(
   name: string,
   model: string | undefined,

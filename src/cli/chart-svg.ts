@@ -1,19 +1,19 @@
-// A chart as SVG text: panels of horizontal bars side by side, each bar with its name and number. One file, no script, no
-// fonts of its own; everything that comes from outside is escaped.
+// A chart as SVG text: panels of horizontal bars side by side, each bar with its name and number. One file without scripts
+// or embedded fonts; all text from outside is escaped.
 
 import { type ChartText, cut, drawable, highestOf, namesOf, type Panel, short } from "./chart.js";
 
 const MARGIN = 28;
 const PANEL = { width: 372, gap: 36 };
 const ROW = { height: 22, bar: 15 };
-/** Heights of what stands above and between bars, in px. */
+/** Heights above and between bars, in px. */
 const HEAD = { chart: 74, panel: 52, group: 36 };
 const NOTE = 19;
-/** Room for numbers right of the bars; letters are counted as 7 px. */
+/** Width of the numbers right of the bars; a letter counts as 7 px. */
 const NUMBERS = 62;
 const LETTER = 7;
 const LONGEST_NAME = 24;
-/** Okabe and Ito's colours, told apart by all kinds of eyes. */
+/** Okabe and Ito's palette, safe for colour-blind readers. */
 const COLOURS = [
   "#0072b2",
   "#d55e00",

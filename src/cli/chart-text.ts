@@ -1,4 +1,4 @@
-// A chart for a terminal: bars of block characters in eighths, as wide as the terminal allows.
+// A chart for a terminal: bars of block characters in eighths, up to the width of the terminal.
 
 import { cut, drawable, highestOf, namesOf, type Panel, short } from "./chart.js";
 
@@ -11,15 +11,15 @@ export interface TextChartOptions {
 const EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 /** Cyan, yellow, green, magenta, blue, red, and their bright forms. */
 const COLOURS = [36, 33, 32, 35, 34, 31, 96, 93, 92, 95];
-/** Bars are at least so wide; names are cut before that. */
+/** Minimal width of bars; names are cut first. */
 const LEAST_BAR = 8;
 
-/** True if colours may be written to a stream: a terminal, and nobody said no (https://no-color.org). */
+/** True if a stream may get colours: it is a terminal, and NO_COLOR is unset (https://no-color.org). */
 export function colourful(stream: { readonly isTTY?: boolean }, env: NodeJS.ProcessEnv): boolean {
   return stream.isTTY === true && !env.NO_COLOR && env.TERM !== "dumb";
 }
 
-/** Columns of what a stream leads to: the terminal's, or what COLUMNS says, or 80. */
+/** Columns of a stream: the terminal's, else COLUMNS, else 80. */
 export function columnsOf(stream: { readonly columns?: number }, env: NodeJS.ProcessEnv): number {
   const said = Number(env.COLUMNS);
   return stream.columns ?? (Number.isSafeInteger(said) && said > 0 ? said : 80);
@@ -30,7 +30,7 @@ function bar(share: number, width: number): string {
   return "█".repeat(Math.floor(eighths / 8)) + EIGHTHS[eighths % 8]!;
 }
 
-/** The panels one under the other; no line is wider than `width`, down to 24 columns. */
+/** The panels one below the other; no line is wider than `width`, which is at least 24. */
 export function textChart(panels: readonly Panel[], { width, colour }: TextChartOptions): string {
   const shown = panels.filter(({ groups }) => groups.length > 0);
   const names = namesOf(shown);

@@ -1,6 +1,6 @@
-// What a chart shows, whoever draws it: chart-svg.ts for files, chart-text.ts for terminals.
+// The contents of a chart; chart-svg.ts draws it for files, chart-text.ts for terminals.
 
-/** One quantity, measured of the same things at several points. */
+/** One quantity, measured for the same things at several points. */
 export interface Panel {
   readonly title: string;
   /** "tokens/s". */
@@ -9,7 +9,7 @@ export interface Panel {
   readonly groups: readonly { readonly label: string; readonly bars: readonly Bar[] }[];
 }
 
-/** A bar without a number (or with one that is none) is drawn as a dash. */
+/** A bar without a finite number is drawn as a dash. */
 export interface Bar {
   readonly name: string;
   readonly value: number | undefined;

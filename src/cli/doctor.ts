@@ -1,4 +1,4 @@
-// octavo doctor: what this machine offers, what Octavo makes of it, and whether the kernels compute what they should.
+// octavo doctor: the hardware and runtimes of this machine, what Octavo uses of them, and a test of the kernels.
 
 import { execFile } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
@@ -20,7 +20,7 @@ import { chosen } from "./report.js";
 import { type CaseResult, selfTest } from "./self-test.js";
 
 interface DoctorFlags {
-  /** Set in the process that asks for adapters alone. */
+  /** Set in the child process that lists adapters. */
   adapters?: boolean;
   device?: string;
   threads?: number;
@@ -36,9 +36,9 @@ interface LevelResult {
 }
 
 interface Findings {
-  /** Version of Node, or of the Node that another runtime says it is. */
+  /** Version of Node, or the Node version that another runtime claims. */
   readonly node: string;
-  /** What runs this: "node", "deno" or "bun", and its own version. */
+  /** The runtime: "node", "deno" or "bun", and its version. */
   readonly runtime: { readonly name: string; readonly version: string };
   readonly platform: string;
   readonly machine: MachineInfo | undefined;
@@ -51,9 +51,9 @@ interface Findings {
   readonly cache: { readonly folder: string; readonly exists: boolean; readonly models: number };
   readonly token: boolean;
   readonly levels: readonly LevelResult[];
-  /** What keeps Octavo from working, beside kernels that compute wrongly. */
+  /** Problems that keep Octavo from working, besides wrong kernels. */
   readonly problems: readonly string[];
-  /** What is missing and not needed by the device that was tested. */
+  /** Missing parts that the tested device does not need. */
   readonly notes: readonly string[];
 }
 
@@ -115,7 +115,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
       await using device = openDevice("cpu", { threads: name === "cpu" ? threads : undefined });
       ({ isa, threads: used } = chosen(device));
       if (name !== "cpu") return;
-      // A level that this CPU has but that is not used here is what others will run.
+      // Other machines use the lower levels, so they are tested too.
       const { isasCompiled, isasSupported } = machine;
       for (const level of isasSupported.filter((isa) => isasCompiled.includes(isa))) {
         levels.push({ isa: level, used: level === isa, results: await testLevel(level, threads) });
@@ -145,7 +145,7 @@ function runtimeHere(): Findings["runtime"] {
   return deno ? { name: "deno", version: deno } : bun ? { name: "bun", version: bun } : { name: "node", version: node };
 }
 
-/** The self-test on a device that is not the native one. */
+/** The self-test on a device other than the native one. */
 async function testDevice(name: string, threads: number | undefined): Promise<LevelResult> {
   await using device = await requestDevice(name, { threads });
   await using reference = openDevice("reference");
@@ -154,7 +154,7 @@ async function testDevice(name: string, threads: number | undefined): Promise<Le
   return { isa, used: true, results: await selfTest(device, reference) };
 }
 
-/** In this process: drivers may write to stderr, and the bad ones crash. */
+/** Lists adapters in this process, where drivers may write to stderr or crash. */
 async function listHere(): Promise<AdapterFacts[] | string> {
   try {
     const adapters = await listAdapters();
@@ -164,7 +164,7 @@ async function listHere(): Promise<AdapterFacts[] | string> {
   }
 }
 
-/** In a process of their own, whose stderr nobody sees. */
+/** Lists adapters in a child process, which hides the drivers' stderr. */
 async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
   try {
@@ -178,11 +178,11 @@ async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
 async function testLevel(isa: string, threads: number | undefined): Promise<CaseResult[]> {
   await using device = openDevice("cpu", { isa, threads });
   await using reference = openDevice("reference");
-  // Awaited here: the devices close when this returns.
+  // Awaited here, because the devices close on return.
   return await selfTest(device, reference);
 }
 
-/** True if huggingface_hub would find a token; which one is nobody's business here. */
+/** True if huggingface_hub would find a token; the token itself is not read. */
 function hasToken(env: NodeJS.ProcessEnv = process.env): boolean {
   if (env.HF_TOKEN || env.HUGGING_FACE_HUB_TOKEN) return true;
   const home = env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
@@ -258,7 +258,7 @@ function adapterRows(adapters: Findings["adapters"], verbose: boolean): string[]
   });
 }
 
-/** Lines of failures per level where nobody asked for all. */
+/** Failures shown per level without --verbose. */
 const FAILURES = 12;
 
 function number(error: number | null): string {

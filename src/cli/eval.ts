@@ -1,4 +1,4 @@
-// octavo eval: perplexity of a text in several storages, side by side, with what each one weighs.
+// octavo eval: perplexity of a text in several storages, side by side, with the size of each.
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";

@@ -1,4 +1,4 @@
-// octavo generate: loads a model, continues a prompt (or a file of them) and says what it cost.
+// octavo generate: loads a model, continues a prompt (or a file of prompts) and reports time and memory.
 
 import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -54,7 +54,7 @@ const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision"]);
 
 /** Flags that only sampling has. */
 const SAMPLING = ["doSample", "temperature", "topK", "topP", "minP"];
-/** New tokens where neither the caller nor the model says how many. */
+/** New tokens if neither the caller nor the model sets a number. */
 const DEFAULT_NEW_TOKENS = 128;
 /** The model that comes with Octavo. */
 const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.meta.url));
@@ -248,7 +248,7 @@ type Inputs = ModelInputs & { input_ids: number[][]; attention_mask: number[][] 
 
 /** @throws OptionError for an empty prompt where the tokenizer has no token to begin with */
 function encode(tokenizer: PreTrainedTokenizer, prompts: readonly string[]): Inputs {
-  // Decoders are often published without a padding token; what is padded is masked, so any token will do.
+  // Decoders are often published without a padding token; padding is masked, so any token will do.
   if (tokenizer.pad_token === null && tokenizer.eos_token !== null) tokenizer.pad_token = tokenizer.eos_token;
   const padding = prompts.length > 1;
   const { input_ids, attention_mask } = tokenizer([...prompts], { padding });
@@ -258,7 +258,7 @@ function encode(tokenizer: PreTrainedTokenizer, prompts: readonly string[]): Inp
   return { input_ids: [[first]], attention_mask: [[1]] };
 }
 
-/** One generation over all rows: texts as they grow, and the clock. */
+/** One generation over all rows: the growing texts, and the times. */
 class Run {
   readonly rows: readonly (Row & { readonly decoder: ReturnType<PreTrainedTokenizer["streamDecoder"]> })[];
   /** Seconds from the start to the first tokens and to the last. */
@@ -293,7 +293,7 @@ class Run {
         this.first_s ??= this.last_s;
         this.steps++;
         if (guessed) this.guessed++;
-        // A device that answers at once leaves signals no chance to come in.
+        // Yields to the event loop, or signals would not arrive on a device that runs synchronously.
         await setImmediate();
         this.rows.forEach((row, r) => {
           if (row.ended) return;
@@ -314,7 +314,7 @@ class Run {
   }
 }
 
-/** A bar on stderr while weights are read; it goes away when they are there. */
+/** A progress bar on stderr while weights are read; cleared at the end. */
 class LoadingBar {
   readonly #bar = new SingleBar(
     {

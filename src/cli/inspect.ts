@@ -1,4 +1,4 @@
-// octavo inspect: what a model is and how many bytes it would take, from its headers alone.
+// octavo inspect: facts about a model and its size in memory, from its config and headers alone.
 
 import { basename } from "node:path";
 import { Command } from "commander";
@@ -16,7 +16,7 @@ interface InspectFlags {
   json?: boolean;
 }
 
-/** Tokens that the cache's size is given for. */
+/** Number of tokens for the reported cache size. */
 const CACHE_TOKENS = 1000;
 
 export function inspectCommand(): Command {

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The command line: collects the commands and turns what they throw into messages and exit codes. What a command does is
-// in a file of its own beside this one.
+// The command line: collects the commands and turns their errors into messages and exit codes. Each command has a file of
+// its own beside this one.
 
 import { createRequire } from "node:module";
 import { Command, CommanderError } from "commander";
@@ -44,7 +44,7 @@ async function main(): Promise<number> {
     await program().parseAsync();
     return Number(process.exitCode ?? EXIT.ok);
   } catch (error) {
-    // Commander has printed its own message; its code for every wrong usage is 1.
+    // Commander has printed its message; its exit code for wrong usage is 1.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     printError(error);
     return exitCodeOf(error);

@@ -1,12 +1,12 @@
-// What all commands share in talking to people: results on stdout, everything else on stderr, numbers in words, tables,
-// errors without stack traces, and the exit codes. No command logic here.
+// Output of all commands: results on stdout, everything else on stderr, numbers in words, tables, errors without stack
+// traces, exit codes. No command logic here.
 
 import { AbortError, NotFoundError, OctavoError, OptionError, OutOfMemoryError } from "../core/errors.js";
 
-/** Exit codes; 0 also when the reader of a pipe has gone. */
+/** Exit codes; 0 also if the reader of a pipe has closed it. */
 export const EXIT = { ok: 0, failure: 1, usage: 2, notFound: 3, memory: 4, interrupted: 130 } as const;
 
-/** What another process of this command failed with, and has printed itself. */
+/** The failure of a child process of this command, which has printed it already. */
 export class PrintedError extends OctavoError {
   readonly exitCode: number;
 
@@ -44,7 +44,7 @@ export function printError(error: unknown): void {
   }
 }
 
-/** A pipe whose reader has gone is no error: what was asked for has been read. */
+/** A closed pipe is no error: its reader has read what it wanted. */
 export function endWithReaders(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
@@ -72,7 +72,7 @@ export function printJson(value: unknown): void {
   print(`${text.replace(lists, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"))}\n`);
 }
 
-/** True if moving things may be drawn on stderr. */
+/** True if stderr can show progress bars. */
 export function isInteractive(): boolean {
   const { CI, TERM, HF_HUB_DISABLE_PROGRESS_BARS: off } = process.env;
   return process.stderr.isTTY === true && !CI && TERM !== "dumb" && off !== "1";
@@ -109,7 +109,7 @@ export function plural(n: number, word: string): string {
   return `${n.toLocaleString("en-US")} ${word}${n === 1 ? "" : "s"}`;
 }
 
-/** Rows in columns as wide as they must be; columns in `right` are aligned to the right. */
+/** Rows in columns of minimal width; the columns in `right` are aligned to the right. */
 export function table(rows: readonly (readonly string[])[], right: readonly number[] = [], indent = ""): string {
   const widths: number[] = [];
   for (const row of rows) {

@@ -1,4 +1,4 @@
-// Where prompts come from: an argument, standard input, or a file with one per line.
+// Reads prompts from an argument, standard input, or a file with one prompt per line.
 
 import { readFile } from "node:fs/promises";
 import { NotFoundError, OptionError } from "../core/errors.js";
@@ -32,7 +32,7 @@ export async function readPrompts(source: PromptSource): Promise<string[]> {
   if (text === undefined || text === "-") {
     const parts: Buffer[] = [];
     for await (const part of process.stdin) parts.push(Buffer.from(part as Uint8Array));
-    // The line end that echo and editors put there is not meant.
+    // echo and editors add this line end.
     text = Buffer.concat(parts)
       .toString("utf8")
       .replace(/\r?\n$/, "");

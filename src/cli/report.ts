@@ -1,4 +1,4 @@
-// What a generation was and cost, as one object for --json and as the footer for people.
+// The report of a generation: one object for --json, and the footer for people.
 
 import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
@@ -6,11 +6,11 @@ import type { PreTrainedModel } from "../generate/model.js";
 import { Linear } from "../nn/module.js";
 import { bytes, duration, plural } from "./output.js";
 
-/** One prompt and what came after it. */
+/** One prompt and its continuation. */
 export interface Row {
   readonly prompt: string;
   readonly prompt_tokens: number;
-  /** The prompt as the tokenizer gives it back, without special tokens. */
+  /** The prompt, decoded without special tokens. */
   readonly echo: string;
   text: string;
   readonly token_ids: number[];
@@ -31,11 +31,11 @@ export interface RowReport {
   readonly text: string;
   readonly token_ids: readonly number[];
   readonly prompt_tokens: number;
-  /** The model ended the text, the limit did, or Ctrl-C. */
+  /** Why the text ended: the model, the limit, or Ctrl-C. */
   readonly finish_reason: "stop" | "length" | "abort";
 }
 
-/** The object that `octavo generate --json` prints; fields are only ever added. A single prompt has its row's fields on top. */
+/** The object that `octavo generate --json` prints; later versions only add fields. A single prompt has its row's fields at the top level. */
 export interface GenerationReport extends Partial<RowReport> {
   readonly model: string;
   /** Only for a batch file. */
@@ -44,14 +44,14 @@ export interface GenerationReport extends Partial<RowReport> {
   readonly dtype: string;
   /** "int8", "nf4", "fp4", or null. */
   readonly quantization: string | null;
-  /** What keys and values were kept in: "float32", "bfloat16" or "int8". */
+  /** Dtype of keys and values: "float32", "bfloat16" or "int8". */
   readonly kv_cache: string;
   readonly device: {
     readonly name: string;
     readonly isa: string | null;
     readonly threads: number;
     readonly description: string;
-    /** Why it was taken, if `--device auto` left that open; null otherwise. */
+    /** Why `--device auto` chose it; null for a named device. */
     readonly reason: string | null;
   };
   readonly timings: {
@@ -59,18 +59,18 @@ export interface GenerationReport extends Partial<RowReport> {
     readonly first_token_s: number | null;
     readonly total_s: number;
     readonly new_tokens: number;
-    /** New tokens of all rows after the first step, over the time that they took. */
+    /** New tokens of all rows after the first step, divided by their time. */
     readonly tokens_per_second: number | null;
   };
   readonly memory: {
     readonly weight_bytes: number;
     readonly checkpoint_bytes: number;
-    /** Keys and values with their scales, for as many tokens as were asked for. */
+    /** Bytes of keys and values with their scales, for the requested number of tokens. */
     readonly kv_cache_bytes: number;
     readonly device_peak_bytes: number;
     readonly rss_peak_bytes: number;
   };
-  /** New tokens that prompt lookup had guessed and that took no pass over the weights of their own; null without it. */
+  /** New tokens guessed by prompt lookup, which took no pass over the weights of their own; null without it. */
   readonly guessed_tokens: number | null;
   /** Columns that held an outlier activation, over all int8 matrices; null without int8. */
   readonly outlier_columns: number | null;
@@ -158,7 +158,7 @@ function quantizationOf(model: PreTrainedModel): string | null {
 export function footer(facts: GenerationReport): string {
   const { device, timings, memory, guessed_tokens, outlier_columns } = facts;
   const isa = device.isa === null ? "" : ` · ${device.isa}`;
-  // A GPU has a name and no threads to speak of.
+  // A GPU has a name; threads are those of CPU devices.
   const where =
     device.name === "webgpu" ? device.description : `${device.name}${isa} · ${plural(device.threads, "thread")}`;
   const rate = timings.tokens_per_second;

@@ -1,5 +1,5 @@
-// Small, odd-shaped calls of every op for the self-test of `octavo doctor`: the same numbers every time. A new op needs
-// its lines here (a test counts them). How they are run and compared is in self-test.ts.
+// Small, odd-shaped calls of every op for the self-test of `octavo doctor`, with the same numbers every time. A new op needs
+// a case here (a test counts them). self-test.ts runs and compares them.
 
 import type { DType } from "../core/dtype.js";
 import { ACT } from "../ops/activation.js";
@@ -21,7 +21,7 @@ export interface SelfTestCase {
   readonly what: string;
   readonly inputs: readonly (CaseOperand | undefined)[];
   readonly attributes: readonly number[];
-  /** Largest error that is fine, relative to the largest magnitude of the reference; 0 where codes or ids must agree. */
+  /** Largest accepted error, relative to the largest magnitude of the reference; 0 where codes or ids must be equal. */
   readonly tolerance: number;
 }
 
@@ -34,7 +34,7 @@ const BF16 = 1e-2;
 /** One rounding of both operands to 8-bit codes, where the op allows it. */
 const CODES = 2e-2;
 
-/** A small generator (mulberry32): these numbers must be the same on every machine, not good. */
+/** A small generator (mulberry32): the numbers must be the same on every machine; quality does not matter. */
 function generator(seed: number): () => number {
   let state = seed;
   return () => {
@@ -45,10 +45,10 @@ function generator(seed: number): () => number {
   };
 }
 
-/** Rows of activations that no matrix unit passes by: AMX takes products of more than 12 rows, attention from 16 on. */
+/** Enough rows for matrix units: AMX runs products of more than 12 rows and attention of 16 rows or more. */
 const MANY = 19;
 
-/** All cases. Shapes are multiples of nothing, so that tails are met. */
+/** All cases. Sizes are no multiples of vector widths, so that tails are tested. */
 export function selfTestCases(): SelfTestCase[] {
   const random = generator(20240607);
   const size = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);

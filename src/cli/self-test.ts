@@ -16,7 +16,7 @@ export interface CaseResult {
   readonly error: number;
   readonly tolerance: number;
   readonly passed: boolean;
-  /** Why it did not run, or where it differs. */
+  /** Why it did not run, or where the results differ. */
   readonly problem?: string;
 }
 
@@ -35,7 +35,7 @@ export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): 
   return largest / scale;
 }
 
-/** What the outputs and the operands written in place hold after the call. */
+/** The outputs and the operands written in place, after the call. */
 async function run(device: Device, op: Op, test: SelfTestCase): Promise<HostArray[]> {
   const inputs = test.inputs.map((operand) => operand && upload(device, operand));
   const written: Tensor[] = [];
@@ -66,7 +66,7 @@ function upload(device: Device, { shape, dtype, values, panels }: CaseOperand): 
   return target;
 }
 
-/** One case on `device` against the same on `reference`. */
+/** Runs one case on both devices and compares. */
 export async function compareCase(device: Device, reference: Device, test: SelfTestCase): Promise<CaseResult> {
   const { op: name, what, tolerance } = test;
   const failed = (problem: string): CaseResult => ({

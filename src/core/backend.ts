@@ -1,7 +1,7 @@
 // The contract that a backend fulfils: memory, an in-order queue, and named kernels. It never sees tensors, models or
 // quantization schemes. Everything here is ordered like the calls were made: a free takes effect after the commands
 // that were submitted before it, a write is seen by the commands submitted after it. A command that fails spoils what it
-// should have written, and what is made from that; nobody else's reads hear of it.
+// should have written and everything computed from that; other reads are not affected.
 
 import type { DType } from "./dtype.js";
 
@@ -21,7 +21,7 @@ export interface BackendFailure {
   readonly message: string;
 }
 
-/** Commands that a backend keeps in the form it likes best, to run them many times. */
+/** Commands in a form that the backend runs many times cheaply. */
 export interface PreparedCommands {
   /** Queues the commands once more, as `submit` would. */
   run(): void;
@@ -50,18 +50,19 @@ export interface Backend {
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void;
   /** Queues `words` words of encoded commands (see command.ts); copies them, returns at once. */
   submit(commands: Int32Array, words: number): void;
-  /** Takes commands that will be submitted many times; copies the words. Backends whose `submit` is cheap leave it out. */
+  /** Prepares commands that will run many times; copies the words. Backends with a cheap `submit` leave it out. */
   prepare?(commands: Int32Array, words: number): PreparedCommands;
   /**
-   * Resolves after all earlier commands ran. Rejects with a BackendFailure as `failure` if one of `checked` bytes from
-   * `offset` on (`bytes` unless given) should have been written by a command that failed, or that was skipped because it would have read such
-   * bytes: the failure that it began with. What is written to them later, or a new owner of the buffer, ends that.
+   * Resolves after all earlier commands ran. Rejects with a BackendFailure as `failure` if one of the `checked` bytes from
+   * `offset` on is spoilt: the output of a command that failed, or that was skipped because its input was spoilt. The
+   * failure is that of the first such command. A later write to the bytes, or a new owner of the buffer, makes them valid.
+   * @param checked bytes to check; default: `bytes`
    */
   read(buffer: BufferId, offset: number, bytes: number, checked?: number): Promise<Uint8Array>;
 
   /**
    * Bytes of a matrix in the layout that this backend's kernels like best, or undefined where plain rows are best.
-   * The layout is the backend's own affair; `pack` and `unpack` kernels turn rows into it and back.
+   * The layout is private to the backend; its `pack` and `unpack` kernels convert rows to it and back.
    */
   panelBytes?(dtype: DType, rows: number, columns: number): number | undefined;
   /** Reads a byte range of a file straight into a buffer, on the queue. Backends without files leave it out. */

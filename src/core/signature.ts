@@ -4,8 +4,8 @@
 //
 // operand  = name [dims] :dtypes flags      dims: names bind, numbers must match, `..` stands for any leading dims
 // dtypes   = one or several with `|`; an output may say `=x` for "the dtype of operand x"
-// flags    = `?` optional   `!` written in place   `!!` in place and all of it   `!+` marks are added to it, and hold
-//            whatever becomes of the command   `~` may be strided (its last dim must still be contiguous)
+// flags    = `?` optional   `!` written in place   `!!` in place and completely   `!+` sticky flags: may only be set, and
+//            survive a failed command   `~` may be strided (its last dim must still be contiguous)
 //            `@` may be in the device's own panel layout
 // attrs    = after `;`: name:i32 or name:f32, passed as one word each
 // This file parses and checks; it knows nothing of devices or of what an op computes.

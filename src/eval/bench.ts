@@ -1,4 +1,4 @@
-// Measures one model in one storage: what `octavo bench` prints. Reports what was seen; nothing here judges.
+// Measures one model in one storage for `octavo bench`. It reports measurements and does not judge them.
 
 import { availableParallelism } from "node:os";
 import type { Device } from "../core/device.js";
@@ -25,7 +25,7 @@ export interface BenchPlan {
   readonly prompts: readonly number[];
   /** Timed decode steps. */
   readonly steps: number;
-  /** Timed prefills of each length, if they do not take too long. */
+  /** Timed prefills of each length, unless they take too long. */
   readonly runs: number;
 }
 
@@ -38,18 +38,18 @@ export const FULL_PLAN: BenchPlan = {
 };
 export const QUICK_PLAN: BenchPlan = { batches: [1, 8], contexts: [0], prompts: [128, 512], steps: 12, runs: 2 };
 
-/** Sessions that recording is timed in. */
+/** Number of sessions in which recording is timed. */
 const RECORDED = 9;
 
 export interface ModelSpeed {
   readonly decode: readonly {
     readonly batch: number;
     readonly context: number;
-    /** Median milliseconds of a step, which gives `batch` tokens. */
+    /** Median milliseconds of a step, which produces `batch` tokens. */
     readonly ms: number;
     /** GB/s of weights, keys and values. */
     readonly bandwidth: number;
-    /** GB/s that the machine read just before and after; measured at batch 1 only, else 0. */
+    /** Read bandwidth of the machine just before and after, in GB/s; measured at batch 1 only, else 0. */
     readonly read: number;
     /** `bandwidth` as a share of `read`, or 0. */
     readonly share: number;
@@ -60,7 +60,7 @@ export interface ModelSpeed {
     readonly first_token_ms: number;
     /** GOP/s of the products, a multiply-add counting two. */
     readonly operations: number;
-    /** The unit that most of them run on, or null; its GOP/s just before and after; `operations` as a share of that, or 0. */
+    /** The unit that runs most products, or null; its GOP/s just before and after; `operations` as a share of that, or 0. */
     readonly unit: Unit | null;
     readonly peak: number;
     readonly share: number;
@@ -72,14 +72,14 @@ export interface ModelSpeed {
   readonly dispatches: number;
 }
 
-/** Milliseconds after which decoding was timed long enough. */
+/** Milliseconds after which timing of decode stops. */
 const PATIENCE = 4000;
 /** A prefill that takes longer than this is timed once. */
 const LONG = 8000;
-/** A prefill that would take longer than this is left out, and the caller told. */
+/** A prefill that would take longer than this is skipped and reported to the caller. */
 const TOO_LONG = 180_000;
 
-/** The points of a plan that a model has positions for, and in words those that it has not. */
+/** The points of a plan that fit a model's positions, and a sentence about those that do not. */
 export function fittedPlan(plan: BenchPlan, max_positions: number): { plan: BenchPlan; left_out: readonly string[] } {
   const contexts = plan.contexts.filter((context) => context + WARM_STEPS < max_positions);
   const short = plan.prompts.filter((tokens) => tokens <= max_positions);
@@ -90,14 +90,14 @@ export function fittedPlan(plan: BenchPlan, max_positions: number): { plan: Benc
   return { plan: { ...plan, contexts, prompts: short.length > 0 ? short : [max_positions] }, left_out };
 }
 
-/** Times decode and prefill of a loaded model, as far as it has positions. */
+/** Times decode and prefill of a loaded model, within its positions. */
 export async function benchModel(
   device: Device,
   model: CausalLM,
   whole: BenchPlan,
   options: {
     cache_dtype: CacheDType;
-    /** The unit that most products run on (units.ts), if any is measured. */
+    /** The unit that runs most products (units.ts), if it is measured. */
     unit?: Unit;
     progress?: (what: string) => void;
     signal?: AbortSignal;
@@ -157,7 +157,7 @@ export async function benchModel(
   return { decode, prefill, record_ms: record, replay_ms: replay, dispatches };
 }
 
-/** One-minute load per processor: above about a half, timings are not to be trusted. */
+/** True if the one-minute load per processor is too high for reliable timings. */
 export function crowded(load: number): boolean {
   return load / availableParallelism() > 0.75;
 }

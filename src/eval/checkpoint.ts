@@ -1,4 +1,4 @@
-// Writes a checkpoint with random weights for a config: what loading is timed on where nothing is downloaded.
+// Writes a checkpoint with random weights for a config, to time loading without a download.
 
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";

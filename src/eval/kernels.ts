@@ -1,5 +1,5 @@
-// Speed of single kernels on the shapes of a model, as GB/s of weights read or GOP/s done. Weights are random; each
-// measurement runs over several copies, so that no cache holds them.
+// Speed of single kernels on the shapes of a model, in GB/s of weights read or in GOP/s. Weights are random; each measurement
+// runs over several copies, so that caches do not hold them.
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -21,9 +21,9 @@ export interface KernelSpeed {
   readonly bandwidth: number;
   /** GOP/s, a multiply-add counting two. */
   readonly operations: number;
-  /** What limits it: reading memory at few rows, else a unit; null where nobody measures that (units.ts). */
+  /** Its limit: memory bandwidth for few rows, else a unit; null if that is not measured (units.ts). */
   readonly limit: "read" | Unit | null;
-  /** GB/s or GOP/s of the limit, measured just before and after; 0 where there is none. */
+  /** The limit in GB/s or GOP/s, measured just before and after; 0 if there is none. */
   readonly most: number;
   /** Its own GB/s or GOP/s as a share of `most`, or 0. */
   readonly share: number;
@@ -43,7 +43,7 @@ export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
 
 let pool = new Float32Array(0);
 
-/** A cheap sequence with the spread of real weights; no kernel's time depends on it. */
+/** A cheap sequence with the spread of real weights; the values do not affect the time of a kernel. */
 function values(count: number): Float32Array {
   if (pool.length < count) {
     pool = new Float32Array(count);
@@ -157,12 +157,12 @@ function speed(
   return { kernel, shape, microseconds, bandwidth, operations, limit, most, share };
 }
 
-/** Microseconds after which a call is slow: it needs no repetition to be timed. */
+/** Microseconds above which a single call is long enough to time. */
 const SLOW = 100_000;
 
 /**
- * Median over five rounds of the microseconds of one call, `calls` calls a round; one more round warms up. Slow calls are
- * made twice in all.
+ * Microseconds of one call: the median of five rounds of `calls` calls, after a round to warm up. Slow calls run twice in
+ * all.
  */
 async function timed(device: Device, calls: number, record: (n: number) => void): Promise<number> {
   const round = async (count: number): Promise<number> => {

@@ -1,4 +1,4 @@
-// What this machine can do at most, measured: the lines that kernels and models are drawn beside.
+// Measured limits of this machine, for comparison with kernels and models.
 
 import type { Device } from "../core/device.js";
 import { Tensor } from "../core/tensor.js";
@@ -20,17 +20,17 @@ export interface MachineLimits {
   readonly f16: number;
 }
 
-/** Larger than any cache that we know, per thread. */
+/** Larger than any known cache, per thread. */
 const READ_BYTES = 1 << 28;
-/** What slow adapters can pass over in bearable time; those that do it at once get the full size. */
+/** A size that slow adapters read in acceptable time; fast ones use the full size. */
 const FEW_BYTES = 1 << 24;
 const PIECES = 64;
 const ROUNDS = 100_000;
-/** Workgroups that fill any GPU. */
+/** Enough workgroups to fill any GPU. */
 const GPU_PIECES = 4096;
-/** Seconds that a measurement should take. */
+/** Target seconds of a measurement. */
 const ENOUGH = 0.03;
-/** Seconds of one run that needs no second one. */
+/** Seconds above which one run is enough. */
 const LONG = 1;
 
 function unmeasured(): string {
@@ -52,7 +52,7 @@ async function seconds(runs: number, body: () => Promise<void>): Promise<number>
   return median(times);
 }
 
-/** Median seconds of one run of `record`, whatever it records; enough runs at a time that waiting for them hardly counts. */
+/** Median seconds of one run of `record`. Several runs share one wait, so that the wait adds little. */
 async function secondsOf(device: Device, runs: number, record: () => void): Promise<number> {
   const batch = async (count: number): Promise<void> => {
     for (let n = 0; n < count; n++) record();
@@ -77,7 +77,7 @@ export async function unitSpeed(device: Device, unit: Unit): Promise<number> {
   using result = Tensor.empty(device, [2], "f32", "probe");
   const host = device.name === "cpu";
   const pieces = host ? PIECES : GPU_PIECES;
-  // Nobody knows how fast a GPU is: the work grows until it takes long enough.
+  // The speed of the GPU is unknown, so the work grows until it takes long enough.
   let rounds = host ? ROUNDS : 16;
   let time = await secondsOf(device, 3, () => probe.run([result], [pieces, rounds]));
   while (!host && time < ENOUGH && rounds < ROUNDS) {
@@ -101,8 +101,8 @@ export async function measureMachine(device: Device): Promise<MachineLimits> {
 }
 
 /**
- * Runs `body`, and measures one limit just before and after: shared machines are faster at one moment than at the next.
- * `most` is the mean of both, 0 for no limit or one that the device has no probe for.
+ * Runs `body` and measures one limit just before and after, because the speed of shared machines varies. `most` is the mean
+ * of both measurements; 0 without a limit or a probe for it.
  */
 export async function beside<T>(
   device: Device,
@@ -116,7 +116,7 @@ export async function beside<T>(
   return { made, most: (before + (await measure())) / 2 };
 }
 
-/** A tensor with every page written: untouched ones are all the same page of zeros. */
+/** A tensor with every page written: untouched pages all map to one page of zeros. */
 function written(device: Device, bytes: number): Tensor {
   const big = Tensor.empty(device, [bytes / 4], "f32", "probe");
   const piece = new Uint8Array(FEW_BYTES).fill(1);
@@ -124,7 +124,7 @@ function written(device: Device, bytes: number): Tensor {
   return big;
 }
 
-/** What no cache holds, or less if passing over it is slow; and the seconds of one pass of `record` over it. */
+/** A size that caches do not hold, or less if it is slow to read, and the seconds of one pass of `record` over it. */
 async function pass<T extends Disposable>(
   device: Device,
   make: (bytes: number) => T,

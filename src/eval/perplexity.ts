@@ -8,19 +8,19 @@ import { type CacheDType, KVCache } from "../nn/cache.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 
 export interface PerplexityOptions {
-  /** Tokens that the model sees at once. */
+  /** Tokens per window. */
   window?: number;
-  /** Tokens that the window moves on by; the others are context only. */
+  /** Tokens by which the window advances; the others are context only. */
   stride?: number;
-  /** Run each window through a key-value cache of this dtype, as generation would; without it there is none. */
+  /** Run each window through a key-value cache of this dtype, as generation does; default: no cache. */
   cache_dtype?: CacheDType;
   signal?: AbortSignal;
-  /** Called with the share that is done, 0 to 1. */
+  /** Called with the finished share, 0 to 1. */
   progress?: (done: number) => void;
 }
 
 export interface Perplexity {
-  /** Tokens that were predicted. */
+  /** Number of predicted tokens. */
   readonly tokens: number;
   /** Mean negative log-likelihood, nats per token. */
   readonly loss: number;
@@ -31,7 +31,7 @@ export interface Perplexity {
 
 /**
  * Perplexity of token ids under a model. The first token is context only.
- * @throws OptionError for fewer than two tokens or a stride that is not within the window; AbortError
+ * @throws OptionError for fewer than two tokens or a stride larger than the window; AbortError
  */
 export async function perplexity(
   model: PreTrainedModel,

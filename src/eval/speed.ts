@@ -15,7 +15,7 @@ export interface DecodeOptions {
   /** Timed steps. */
   readonly steps: number;
   readonly cache_dtype: CacheDType;
-  /** Milliseconds after which three timed steps are enough: slow devices take fewer steps. */
+  /** Milliseconds after which three timed steps are enough; slow devices take fewer steps. */
   readonly patience?: number;
 }
 
@@ -26,7 +26,7 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
-/** Bytes that one decode step must read: every matrix it multiplies with, and the keys and values of `context` tokens. */
+/** Bytes that one decode step reads: every matrix, and the keys and values of `context` tokens. */
 export function bytesPerStep(model: CausalLM, batch: number, context: number, cache_dtype: CacheDType): number {
   let bytes = batch * context * cacheBytesPerToken(model.geometry, cache_dtype);
   for (const parameter of model.parameters()) {
@@ -66,7 +66,7 @@ export function operationsOfPrefill(model: CausalLM, tokens: number): number {
 /** Untimed steps before the first timed one. */
 export const WARM_STEPS = 3;
 
-/** Milliseconds of each of up to `steps` decode steps (each gives `batch` tokens), as generate() runs them. */
+/** Milliseconds of each of up to `steps` decode steps of `batch` tokens, run as generate() runs them. */
 export async function decodeTimes(device: Device, model: CausalLM, options: DecodeOptions): Promise<number[]> {
   const { batch, context, steps, cache_dtype, patience = Number.POSITIVE_INFINITY } = options;
   const length = Math.max(1, context);
@@ -93,8 +93,8 @@ export async function decodeTimes(device: Device, model: CausalLM, options: Deco
 }
 
 /**
- * Milliseconds of each of `runs` prefills of [batch, tokens] into an empty cache, up to the first new token. One more comes
- * first and does not count, unless it takes longer than `patience` milliseconds: then it is the only one.
+ * Milliseconds of each of `runs` prefills of [batch, tokens] into an empty cache, up to the first new token. One prefill
+ * before them warms up; if it takes longer than `patience` milliseconds, it is the only measurement.
  */
 export async function prefillTimes(
   device: Device,
@@ -119,9 +119,8 @@ export async function prefillTimes(
 }
 
 /**
- * Milliseconds of JavaScript that a decode step takes: the first, which is recorded, and the later ones, replayed; and the
- * dispatches of one step, where the backend counts them. Medians over `sessions` of five steps, fewer once `patience`
- * milliseconds went by.
+ * Milliseconds of JavaScript per decode step, for the first (recorded) and for later ones (replayed), and the dispatches of
+ * one step if the backend counts them. Medians over `sessions` sessions of five steps, fewer after `patience` milliseconds.
  */
 export async function recordTimes(
   device: Device,

@@ -1,5 +1,5 @@
-// Which part of a machine a kernel keeps busy: what its speed is drawn beside. Where no probe measures that part, there is
-// nothing honest to draw beside, and no share.
+// The unit of the machine that limits a kernel, for comparison with its speed. If no probe measures that unit, no share is
+// reported.
 
 import type { Device } from "../core/device.js";
 import type { Unit } from "./machine.js";
@@ -7,14 +7,14 @@ import type { Unit } from "./machine.js";
 /** Rows up to which a product, or a step of attention, waits for memory rather than for arithmetic. */
 const FEW_ROWS = 8;
 
-/** What limits a kernel at so many rows; undefined where nobody measures it. */
+/** The limit of a kernel at a number of rows; undefined if it is not measured. */
 export function limitOf(device: Device, kernel: string, rows: number): "read" | Unit | undefined {
   return rows <= FEW_ROWS ? "read" : unitOf(device, kernel);
 }
 
 /**
- * The unit that does the arithmetic of a kernel over many rows, by its name in `octavo bench --kernels`; undefined for
- * units that no probe measures: tiles of AMX, dot products of ARM, a GPU's matrices.
+ * The unit that does the arithmetic of a kernel over many rows, by the kernel's name in `octavo bench --kernels`; undefined
+ * for units without a probe: AMX tiles, ARM's dot products, a GPU's matrix units.
  */
 export function unitOf(device: Device, kernel: string): Unit | undefined {
   const {
@@ -23,7 +23,7 @@ export function unitOf(device: Device, kernel: string): Unit | undefined {
     matrices8 = false,
   } = device.backend as { isa?: string; matrices?: boolean; matrices8?: boolean };
   if (device.name === "webgpu") {
-    // Products that may round go through f16; those with f16 weights, which are exact, only on matrices.
+    // Products that may round use f16; exact products with f16 weights do so only on matrix units.
     if (kernel === "int8") return matrices8 ? undefined : "int8";
     const rounded = kernel === "bf16" || kernel === "nf4 bf16" || kernel === "nf4 int8";
     if (matrices && (rounded || kernel === "f16")) return undefined;
@@ -39,7 +39,7 @@ export function unitOf(device: Device, kernel: string): Unit | undefined {
       if (isa === "amx") return undefined;
       return device.supports("probe_bf16") ? "bf16" : "f32";
     case "attention i8":
-      // Bytes where they multiply: two or three products of bytes for each one that is counted.
+      // On 8-bit units each counted product takes two or three products of bytes.
       if (isa === "amx") return undefined;
       return isa.startsWith("avx512") ? "int8" : "f32";
     case "attention f32":

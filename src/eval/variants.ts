@@ -1,6 +1,6 @@
-// The storages that comparisons are made in, by the names that tables show. What stays dense is multiplied as its dtype
-// says: f32 and f16 exactly, bf16 in bf16 unless the name says "-f32". 4-bit products are exact unless the name ends in
-// what they are rounded to. "-kv8" keeps keys and values in 8 bits, "-h8" the output head.
+// The storages that eval and bench compare, by name. Dense matrices are multiplied as their dtype says: f32 and f16 exactly,
+// bf16 in bf16 unless the name has "-f32". 4-bit products are exact unless the name ends in the dtype that they round to.
+// "-kv8" keeps keys and values in 8 bits, "-h8" the output head.
 
 import { OptionError, suggestion } from "../core/errors.js";
 import type { CacheDType } from "../nn/cache.js";
@@ -9,16 +9,16 @@ import type { BitsAndBytesOptions } from "../quant/config.js";
 import type { HeadDType } from "../quant/index.js";
 
 export interface Variant {
-  /** The kernel that multiplies most of it, by its name in `octavo bench --kernels`. */
+  /** The kernel of most products, by its name in `octavo bench --kernels`. */
   readonly kernel: string;
   /** dtype of what is not quantized. */
   readonly dtype: "float32" | "bfloat16" | "float16";
   readonly quantization: BitsAndBytesOptions | undefined;
-  /** Products with what stays dense, where they are not what the dtype stands for. */
+  /** Compute dtype of dense products, where it is not the default of `dtype`. */
   readonly compute?: Compute;
-  /** What the output head is kept in, where not in `dtype`. */
+  /** Dtype of the output head, where it is not `dtype`. */
   readonly head?: HeadDType;
-  /** What keys and values are kept in, where not what the dtype says. */
+  /** Dtype of keys and values, where it is not the default of `dtype`. */
   readonly cache?: CacheDType;
 }
 

@@ -47,7 +47,7 @@ export class Disk implements Source {
     return basename(path);
   }
 
-  /** All names, whichever are asked for. */
+  /** All names, whatever is in `wanted`. */
   async names(): Promise<ReadonlySet<string>> {
     try {
       return new Set(await readdir(this.location));
@@ -99,7 +99,7 @@ export class Disk implements Source {
   async open(path: string, what: string): Promise<SourceFile> {
     let handle: FileHandle;
     try {
-      // Looked at before it is opened: opening a device can have effects, and opening a pipe waits for a writer.
+      // Check before opening: opening a device file can have effects, and opening a pipe waits for a writer.
       if (!(await stat(path)).isFile()) throw notRegular(path, what);
       handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     } catch (cause) {
@@ -114,7 +114,7 @@ export class Disk implements Source {
   }
 
   async close(): Promise<void> {
-    // Files are closed by those who open them.
+    // Callers of `open` close their files.
   }
 }
 

@@ -1,12 +1,11 @@
-// Names of files as error text, and telling what a file is that is not what it should be. Opens nothing and parses no
-// format: where files come from is a `Source` (source.ts).
+// Names of files for messages, and the recognition of files in place of others. It opens nothing and parses no format.
 
 /** A name or path as error text: quoted, control characters escaped, cut when long. */
 export function quote(text: string): string {
   return JSON.stringify(text.length > 120 ? `${text.slice(0, 117)}...` : text);
 }
 
-/** What a file turns out to be, with the next thing to try. */
+/** The real kind of a file, with the next thing to try. */
 export interface Kind {
   readonly name: string;
   readonly hint: string;
@@ -32,7 +31,7 @@ const MAGIC: readonly (readonly [string, Kind])[] = [
 /** Enough bytes for `foreignKind` to decide. */
 export const HEAD_BYTES = 64;
 
-/** Recognises well-known files by their first bytes; `undefined` if they say nothing. */
+/** Recognises well-known file types by their first bytes; undefined for others. */
 export function foreignKind(head: Uint8Array): Kind | undefined {
   const text = String.fromCharCode(...head.subarray(0, HEAD_BYTES));
   for (const [magic, kind] of MAGIC) if (text.startsWith(magic)) return kind;

@@ -1,17 +1,17 @@
-// Requests for ranges of files, with every way in which a server can disappoint turned into a typed error. It knows
-// addresses and bytes; files made of pieces are remote-file.ts.
+// HTTP requests for ranges of files. Every failure of a server becomes a typed error. This file knows addresses and bytes;
+// remote-file.ts assembles files from chunks.
 
 import { AbortError, FormatError, NetworkError, NotFoundError, type OctavoError } from "../core/errors.js";
 import type { FileIdentity } from "./range-cache.js";
 
-/** A body under way. */
+/** A response whose body is being read. */
 export interface Answer {
-  /** Size and etag of the whole file; the size is undefined where the server does not say it. */
+  /** Size and etag of the whole file; the size is undefined if the server does not send it. */
   readonly size: number | undefined;
   readonly etag: string;
-  /** Offset of the body's first byte in the file: 0 where the server ignores ranges. */
+  /** Offset of the body's first byte in the file: 0 if the server ignores ranges. */
   readonly start: number;
-  /** True where the server sent the range, false where it sent the whole file. */
+  /** True if the server sent the range, false if it sent the whole file. */
   readonly ranged: boolean;
   readonly body: AsyncIterable<Uint8Array>;
 }
@@ -22,9 +22,9 @@ export interface HttpOptions {
   readonly token?: string;
 }
 
-/** Pauses before a request is made again, in milliseconds. */
+/** Milliseconds to wait before each retry. */
 const PAUSES = [200, 800, 2500];
-/** The browser's own cache would hold a second copy of what goes into ours; Node has none, and no such field. */
+/** Bypasses the browser's HTTP cache, which would hold a second copy; Node has no such field. */
 const UNCACHED: object = { cache: "no-store" };
 const RETRY_STATUS: ReadonlySet<number> = new Set([408, 425, 429, 500, 502, 503, 504]);
 
@@ -72,14 +72,14 @@ export class HttpClient {
     return { size, etag: etagOf(response), start: ranged ? start : 0, ranged, body: this.#pieces(url, response) };
   }
 
-  /** Size and etag of a file, by asking for its first byte: not every server that gives ranges answers HEAD. */
+  /** Size and etag of a file, from a request for its first byte: not every server with ranges answers HEAD. */
   async identity(url: string, what: string): Promise<FileIdentity | undefined> {
     const { size, etag, ranged, body } = await this.get(url, what, 0, 1);
     for await (const _ of body) if (!ranged) break; // leaving the loop ends the request
     return size === undefined ? undefined : { size, etag };
   }
 
-  /** Waits before the attempt after `failures` of them. @throws AbortError; `error` when there were too many */
+  /** Waits before the next attempt. @throws AbortError; `error` after too many `failures` */
   async pause(failures: number, error: unknown): Promise<void> {
     this.checkAborted();
     const wait = PAUSES[failures - 1];
@@ -112,7 +112,7 @@ export class HttpClient {
     }
   }
 
-  /** A server on another origin may hide Content-Range; the length of a whole file is never hidden. */
+  /** A server on another origin may hide Content-Range, but never the length of a whole file. */
   async #sizeByHead(url: string, what: string): Promise<number> {
     const response = await this.#request(url, "HEAD", {});
     const size = response.ok ? lengthOf(response) : undefined;
@@ -184,7 +184,7 @@ function refused(url: string, what: string, status: number): OctavoError {
 
 const PAGE = "an HTML page";
 
-/** True for the error that says so of a page in the place of a file. */
+/** True for the error of an HTML page in place of a file. */
 export function isWebPage(error: unknown): boolean {
   return error instanceof FormatError && error.details.got === PAGE;
 }
@@ -196,7 +196,7 @@ function webPage(url: string, what: string): FormatError {
   });
 }
 
-/** The file is no longer the one that was begun. */
+/** The error of a file that changed while it was read. */
 export function changed(url: string, expected: string, got: string): FormatError {
   return new FormatError(`${url}: the file changed on the server while it was read: expected ${expected}, got ${got}`, {
     details: { file: url, expected, got },

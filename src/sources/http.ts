@@ -1,5 +1,5 @@
-// A model's folder behind a server: any that serves files, or the hub. Files are opened once and stay open until the
-// source is closed. Nothing of a platform here but `fetch`.
+// A model's folder behind a server: any file server, or the hub. Each file is opened once and stays open until the source
+// is closed. The only platform interface it uses is `fetch`.
 
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { quote } from "./files.js";
@@ -13,12 +13,12 @@ export const HUB = "https://huggingface.co";
 
 export interface HttpSourceOptions extends HttpOptions {
   readonly cache?: RangeCache;
-  /** Gets what went wrong without ending the load. */
+  /** Called with problems that do not end the load. */
   readonly warn?: (message: string) => void;
 }
 
 /**
- * The address of a model's folder: of the id's files on a hub, or what `model` says itself.
+ * The address of a model's folder: `model` itself if it is an address, else the folder of that id on the hub.
  * @param hub address of a hub; by default the one of Hugging Face
  * @throws OptionError for what is neither an http address nor an id, or a bad revision
  */
@@ -77,7 +77,7 @@ export class HttpSource implements Source {
     return decodeURIComponent(path.slice(this.location.length + 1));
   }
 
-  /** A folder behind a server cannot be listed: each name is asked for. A page in a file's place is taken for absence. */
+  /** A server cannot list a folder, so each name is requested. An HTML page in place of a file counts as absent. */
   async names(wanted: readonly string[]): Promise<ReadonlySet<string>> {
     const there = await Promise.all(
       wanted.map(async (name) => {

@@ -1,5 +1,5 @@
-// From a model id or a folder to a folder on this machine: looks in the Hugging Face cache that Python fills. No network:
-// what is not there is reported with the command that fetches it.
+// Resolves a model id or a folder to a folder on this machine: looks in the Hugging Face cache that Python fills. It uses no
+// network; the error for a missing model names the command that downloads it.
 
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
@@ -9,7 +9,7 @@ import { quote } from "./files.js";
 import { checkRevision, isModelId } from "./model-id.js";
 
 export interface ResolveOptions {
-  /** The cache to look in; default: the one that the environment names (see `cacheFolder`). */
+  /** The cache to look in; default: the environment's (see `cacheFolder`). */
   readonly cache_dir?: string;
   /** A branch, a tag or a full commit hash. Default: "main". */
   readonly revision?: string;
@@ -50,7 +50,7 @@ async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
     return (await stat(path)).isDirectory() ? "folder" : "file";
   } catch (cause) {
     const { code, name, message } = cause as NodeJS.ErrnoException;
-    // Deno's own refusal says which of its flags is missing.
+    // Deno's own error names the missing permission flag.
     if (code !== "EACCES" && name !== "NotCapable") return undefined; // not there: the caller says what it looked for
     throw new NotFoundError(`${path}: not readable (${code ?? message})`, {
       details: { file: path, expected: "a folder or a file" },

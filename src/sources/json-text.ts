@@ -1,16 +1,16 @@
-// A strict JSON reader over bytes. It exists because JSON.parse hides what a hostile file can say twice: repeated keys,
-// `4e0` for 4, integers past 2^53, lone surrogates, a BOM. It reads no files and knows no format's fields.
+// A strict JSON reader over bytes. JSON.parse hides ambiguities that a hostile file can use: repeated keys, `4e0` for 4,
+// integers past 2^53, lone surrogates, a BOM. This file reads no files and knows no format's fields.
 
 import { FormatError } from "../core/errors.js";
 import { quote } from "./files.js";
 
 export type JsonValue = string | number | boolean | null | readonly JsonValue[] | JsonObject;
-/** An object without a prototype, so that a key such as `__proto__` is a key like any other. */
+/** An object without a prototype, so that `__proto__` is an ordinary key. */
 export interface JsonObject {
   readonly [key: string]: JsonValue;
 }
 
-/** What to try with a JSON file that cannot be read. */
+/** The hint for a JSON file that cannot be read. */
 export const JSON_HINT = "compare it with the model's original file; an edit or the download has damaged it";
 /** serde_json's limit, which the reference safetensors reader has; Python's own is about 1,000. */
 export const MAX_DEPTH = 128;
@@ -27,7 +27,7 @@ const ESCAPES = new Map([
   [0x74, "\t"],
 ]);
 
-/** Where the first byte is that breaks UTF-8, -1 if none does. */
+/** Offset of the first byte that is not UTF-8; -1 if there is none. */
 function brokenAt(bytes: Uint8Array): number {
   for (let at = 0; at < bytes.length; at++) {
     const first = bytes[at]!;
@@ -48,7 +48,7 @@ function brokenAt(bytes: Uint8Array): number {
   return -1;
 }
 
-/** Up to this length, characters are put together faster than the decoder is called. */
+/** Up to this length, joining characters is faster than a call of the decoder. */
 const SHORT = 12;
 const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
 
@@ -100,7 +100,7 @@ export class JsonScanner {
     });
   }
 
-  /** What stands at a position, short enough for a message. */
+  /** The text at a position, cut for a message. */
   private describe(at: number): string {
     if (at >= this.bytes.length) return "the end of the text";
     const rest = latin1(this.bytes, at, at + 24);
@@ -142,7 +142,7 @@ export class JsonScanner {
     return byte === 0x2c;
   }
 
-  /** Only white space may be left. */
+  /** Checks that only white space is left. */
   end(): void {
     if (this.peek() !== -1) this.fail("nothing more");
   }

@@ -1,33 +1,33 @@
-// What keeps downloaded files between visits: chunks of files, by address. The places themselves are the platform's
-// (src/browser/); http.ts asks them and writes into them.
+// Caches of downloaded files: chunks of files, by address. http.ts reads and writes them; the platform implements them
+// (src/browser/).
 
 /** Bytes of one chunk; the last of a file may be shorter. */
 export const CHUNK_BYTES = 1 << 20;
 
-/** What a server says about a file; another etag or size means another file. */
+/** The identity of a file on a server; another etag or size means another file. */
 export interface FileIdentity {
   readonly size: number;
   /** ETag, else Last-Modified, else "". */
   readonly etag: string;
 }
 
-/** One file of a cache, whole or in part. Chunks are numbered from 0. */
+/** One cached file, whole or in part. Chunks are numbered from 0. */
 export interface CachedFile extends FileIdentity {
   has(chunk: number): boolean;
-  /** @throws Error of any kind if it cannot be read: the chunk is then fetched again */
+  /** @throws Error if it cannot be read; the chunk is then fetched again */
   read(chunk: number): Promise<Uint8Array>;
-  /** @throws Error of any kind if it cannot be kept, such as a full storage: the load goes on without the cache */
+  /** @throws Error if it cannot be written, because storage is full, say; the load then goes on without the cache */
   write(chunk: number, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface RangeCache {
-  /** What is kept of the file at this address, `undefined` if nothing. */
+  /** The cached file of this address; undefined if there is none. */
   find(url: string): Promise<CachedFile | undefined>;
-  /** Begins a file, in place of what was kept under this address. */
+  /** Begins a new file for this address and deletes the old one. */
   create(url: string, identity: FileIdentity): Promise<CachedFile>;
-  /** Bytes and files that are kept. */
+  /** Count of cached bytes and files. */
   size(): Promise<{ bytes: number; files: number }>;
-  /** Forgets everything. Files that are in use stay until they are closed. */
+  /** Deletes all files; files in use are deleted when they are closed. */
   clear(): Promise<void>;
 }

@@ -1,24 +1,24 @@
-// One file behind a server, read as chunks of 1 MB: from the cache where it has them, else from the network, several
-// requests in flight and a bounded number of chunks in memory. Servers that ignore ranges are read as one long stream.
+// One file behind a server, read in chunks of 1 MB: from the cache, or from the network with several requests in flight and a
+// bounded number of chunks in memory. A server that ignores ranges is read as one stream.
 
 import { FormatError, NetworkError, OctavoError } from "../core/errors.js";
 import { type Answer, changed, type HttpClient } from "./http-client.js";
 import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "./range-cache.js";
 import type { ReadOptions, SourceFile } from "./source.js";
 
-/** Chunks that one request asks for. */
+/** Chunks per request. */
 const RUN = 8;
-/** Chunks that are asked for ahead of the reader, which makes three or four requests in flight. */
+/** Chunks requested ahead of the reader, which keeps three or four requests in flight. */
 const AHEAD = 24;
-/** A file without ranges is held in memory up to this size; larger ones must say theirs and are streamed. */
+/** A file without ranges is held in memory up to this size. Larger files are streamed and need a Content-Length. */
 const HELD_BYTES = 64 << 20;
 
 export interface RemoteContext {
   readonly client: HttpClient;
   readonly cache: RangeCache | undefined;
-  /** Bytes of files that came from the server so far. */
+  /** Bytes received from the server so far. */
   received: number;
-  /** Told when the cache cannot be used; the file is then read without it. */
+  /** Called when the cache fails; the file is then read without it. */
   warn(message: string): void;
 }
 
@@ -35,7 +35,7 @@ function waiting(): Waiting {
     resolve = yes;
     reject = no;
   });
-  promise.catch(() => {}); // a chunk that nobody came for
+  promise.catch(() => {}); // the chunk may never be read
   return { promise, resolve, reject };
 }
 
@@ -47,15 +47,15 @@ export class RemoteFile implements SourceFile {
   readonly #context: RemoteContext;
   #cached: CachedFile | undefined;
   readonly #chunks = new Map<number, Promise<Uint8Array>>();
-  /** False where the server sends the whole file whatever is asked. */
+  /** False if the server ignores ranges. */
   #ranged = true;
-  /** The first chunk that the reader may still want, and whoever waits for it to move on. */
+  /** The first chunk that the reader may still need, and the callbacks to run when it moves on. */
   #floor = 0;
   #moved: (() => void)[] = [];
 
   /**
-   * Asks the server what the file is. Nothing but its first byte comes if the cache has it; the cache also serves files
-   * whose server cannot be reached.
+   * Requests the file's size and etag. A cached file costs one byte; the cache also serves files whose server cannot be
+   * reached.
    * @throws NotFoundError, NetworkError, FormatError, AbortError
    */
   static async open(path: string, what: string, context: RemoteContext): Promise<RemoteFile> {
@@ -131,7 +131,7 @@ export class RemoteFile implements SourceFile {
   async end(): Promise<void> {
     this.#moveTo(this.#count);
     const cached = this.#cached;
-    this.#cached = undefined; // a request that ends just now writes no more
+    this.#cached = undefined; // requests that end later write nothing
     await cached?.close();
   }
 
@@ -148,7 +148,7 @@ export class RemoteFile implements SourceFile {
     for (const go of this.#moved.splice(0)) go();
   }
 
-  /** Sees to it that the chunks from `first` to `last` are on their way. */
+  /** Requests the chunks from `first` to `last` that are not requested yet. */
   #ask(first: number, last: number): void {
     for (let chunk = first; chunk <= last && chunk < this.#count; chunk++) {
       if (this.#chunks.has(chunk)) continue;
@@ -180,7 +180,7 @@ export class RemoteFile implements SourceFile {
     return one.promise;
   }
 
-  /** Goes on with the answer that told what the file is. */
+  /** Continues with the response that gave the file's size and etag. */
   #begin(answer: Answer): void {
     this.#ranged = answer.ranged;
     if (this.size === 0) return;
@@ -222,7 +222,7 @@ export class RemoteFile implements SourceFile {
             current = new Uint8Array(this.#end(first + done) - (first + done) * CHUNK_BYTES);
             await this.#room(first + done);
           }
-          if (done === chunks.length && !from.ranged) break; // what follows is not wanted; a range ends by itself
+          if (done === chunks.length && !from.ranged) break; // the rest is not needed; a range ends by itself
         }
         if (done === chunks.length) return;
         throw new NetworkError(`${this.path}: the server ended after ${(first + done) * CHUNK_BYTES + filled} bytes`, {
@@ -236,7 +236,7 @@ export class RemoteFile implements SourceFile {
           await client.pause(++failures, error);
         } catch (final) {
           for (const chunk of chunks.slice(done)) chunk.reject(final);
-          // Asked for again, they are fetched again.
+          // The next read of them requests them again.
           for (let i = done; i < chunks.length; i++) this.#chunks.delete(first + i);
           return;
         }
@@ -244,7 +244,7 @@ export class RemoteFile implements SourceFile {
     }
   }
 
-  /** Waits while a stream is too far ahead of the reader. */
+  /** Waits while the stream is too far ahead of the reader. */
   async #room(chunk: number): Promise<void> {
     while (!this.#ranged && chunk > this.#floor + AHEAD) {
       await new Promise<void>((resolve) => this.#moved.push(resolve));

@@ -1,8 +1,8 @@
-// Where the files of a model come from: a folder on disk (disk.ts) or behind a server (http.ts). All that reads a model
-// reads through this, by name and by range, so none of it knows which of them it is.
+// The source of a model's files: a folder on disk (disk.ts) or behind a server (http.ts). All readers of models use this
+// interface, by file name and byte range, and do not know which of the two it is.
 
 export interface ReadOptions {
-  /** What follows will be asked for next: a source behind a network may fetch it already, and let go what lies before. */
+  /** The following bytes will be read next: a source may prefetch them and drop the bytes before. */
   readonly onward?: boolean;
 }
 
@@ -12,7 +12,7 @@ export interface SourceFile {
   readonly size: number;
   /**
    * Exactly `count` bytes at `position`, in memory of their own.
-   * @throws FormatError if the file turns out to be shorter or another; NetworkError, AbortError
+   * @throws FormatError if the file is shorter than its size or has changed; NetworkError, AbortError
    */
   read(position: number, count: number, options?: ReadOptions): Promise<Uint8Array>;
   close(): Promise<void>;
@@ -22,11 +22,11 @@ export interface SourceFile {
 export interface Source {
   /** Path or URL of the folder, for messages. */
   readonly location: string;
-  /** True where `path` is the path of a file on this machine, which a backend may read by itself. */
+  /** True if paths are files on this machine, which a backend may read directly. */
   readonly local: boolean;
-  /** Bytes that came over a network so far; absent where there is none. */
+  /** Bytes received over a network so far; absent for local files. */
   readonly network?: number;
-  /** Where the file of that name lies: what `open` takes, and what messages say. */
+  /** The path of the file of that name, for `open` and for messages. */
   path(name: string): string;
   /** The last part of a path, or all of it below the folder. */
   name(path: string): string;
@@ -45,11 +45,11 @@ export interface Source {
    * @throws NotFoundError if it does not exist or may not be opened; FormatError if it is not a file; NetworkError, AbortError
    */
   open(path: string, what: string): Promise<SourceFile>;
-  /** Ends what is under way. */
+  /** Ends pending reads. */
   close(): Promise<void>;
 }
 
-/** Opens a file, hands it to `use` and closes it whatever happens. @throws what `open` throws */
+/** Opens a file, passes it to `use` and closes it in any case. @throws what `open` throws */
 export async function withFile<T>(
   source: Source,
   path: string,

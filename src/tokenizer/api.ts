@@ -34,7 +34,7 @@ import type { JsonObject } from "./tokenizer-json.js";
 export type { BatchEncoding, Encoding, IdRows, IntTensor, Side, TensorEncoding } from "./batch.js";
 export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
 
-/** A function that hands its arguments to the `_call` of the object it becomes. */
+/** A constructor of functions that pass their arguments to their own `_call`. */
 const Callable = function Callable(this: object): object {
   const call = (...args: unknown[]): unknown => (call as unknown as { _call(...a: unknown[]): unknown })._call(...args);
   return Object.setPrototypeOf(call, new.target.prototype) as object;
@@ -262,7 +262,7 @@ export class PreTrainedTokenizer extends Callable {
         details: { option: "padding" },
       });
     };
-    if (rows.length > 0) pad(); // as Python: refuse even when no row happens to need it
+    if (rows.length > 0) pad(); // as in Python: refuse even if no row needs padding
     padRows(rows, { length, multiple, side, pad });
   }
 

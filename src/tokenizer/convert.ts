@@ -5,7 +5,7 @@ import { FormatError, UnsupportedModelError } from "../core/errors.js";
 import type { Source } from "../sources/source.js";
 import { type Json, type JsonObject, readJsonObject, readText } from "./tokenizer-json.js";
 
-/** What the conversion needs to know of tokenizer_config.json. */
+/** The fields of tokenizer_config.json that the conversion needs. */
 export interface ConvertOptions {
   /** tokenizer_class without "Fast", or undefined when no file names it. */
   readonly tokenizer_class: string | undefined;

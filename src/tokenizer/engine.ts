@@ -1,6 +1,5 @@
-// The engine seam: what Octavo needs of any tokenizer, and the engine that serves it from a tokenizer.json. Added and
-// special tokens are cut out of the text here. Not here: batches, padding, truncation, Python's call signature
-// (api.ts), reading folders (load.ts).
+// The interface of tokenizers inside Octavo, and its implementation for tokenizer.json. Added and special tokens are cut out
+// of the text here. Not here: batches, padding, truncation, Python's call signature (api.ts), reading folders (load.ts).
 
 import { FormatError, OptionError } from "../core/errors.js";
 import { buildParts, byteLevelBytes, fallbackByte, type TokenizerParts } from "./parts.js";
@@ -262,7 +261,7 @@ export class JsonTokenizer implements Tokenizer {
     return new Map(this.#ids);
   }
 
-  /** Runs the post-processor once on placeholders: what it puts around them is what it puts around any text. */
+  /** Runs the post-processor once on placeholders; it puts the same tokens around any text. */
   #makeFrame(pair: boolean): Frame {
     const [A, B] = ["\u0000A", "\u0000B"];
     const plain = { tokens: pair ? [A, B] : [A], types: pair ? [0, 1] : [0] };
@@ -321,7 +320,7 @@ function templateIds(config: JsonObject | null): Map<string, readonly number[]> 
   return named;
 }
 
-/** What `clean_up_tokenization_spaces` does: takes out the spaces that English writes none of. */
+/** `clean_up_tokenization_spaces`: removes spaces before English punctuation and contractions. */
 export function cleanUp(text: string): string {
   return text
     .replaceAll(" .", ".")

@@ -26,8 +26,7 @@ import {
   type TokenizerJson,
 } from "./tokenizer-json.js";
 
-/** Options of `loadTokenizer`; each overrides what the files say. */
-/** What every tokenizer may have beside it, and what one without a tokenizer.json is built from. */
+/** Settings files of any tokenizer, and the files that one without a tokenizer.json is built from. */
 const SETTINGS = [
   "tokenizer.json",
   "tokenizer_config.json",
@@ -90,7 +89,7 @@ const CLASS_DEFAULTS: Readonly<Record<string, Partial<Record<SpecialName, string
   T5Tokenizer: { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" },
 };
 
-/** Classes whose models want token_type_ids when tokenizer_config.json does not say what they want. */
+/** Classes whose models take token_type_ids if tokenizer_config.json lists no inputs. */
 const TYPED: ReadonlySet<string | undefined> = new Set(["BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"]);
 
 /** The settings files of a folder, read but not yet interpreted. */
@@ -131,7 +130,7 @@ async function readFiles(source: Source): Promise<Files> {
   };
 }
 
-/** A named special token as the files give it; `undefined` when only the class's default is left. */
+/** A named special token from the files; undefined if only the class's default is left. */
 function namedToken({ source, config, map }: Files, name: SpecialName): string | undefined {
   return (
     contentOf(source.path("tokenizer_config.json"), name, config[name]) ??
@@ -140,7 +139,7 @@ function namedToken({ source, config, map }: Files, name: SpecialName): string |
 }
 
 function classDefault({ config, className }: Files, name: SpecialName): string | undefined {
-  if (config[name] === null || className === undefined) return undefined; // null says: there is none
+  if (config[name] === null || className === undefined) return undefined; // null means that there is none
   return CLASS_DEFAULTS[className]?.[name];
 }
 

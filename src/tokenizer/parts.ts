@@ -1,15 +1,15 @@
 // Builds the five parts of a tokenizer (normalizer, pre-tokenizer, model, post-processor, decoder) with the library
-// `@huggingface/tokenizers` and mends the places where that library differs from Python's `tokenizers`. Not here:
-// added and special tokens (engine.ts), which the library handles too loosely to be used.
+// `@huggingface/tokenizers` and corrects the places where that library differs from Python's `tokenizers`. Not here:
+// added and special tokens (engine.ts), where the library differs from Python too much.
 
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { FormatError } from "../core/errors.js";
 import { isObject, type Json, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
 
-// The library's own types cannot be resolved under NodeNext (its relative imports lack file names), so the little that
-// is used of it is written down here. Some of it is private to the library and may move in any release, so package.json
-// asks for one exact version. Owning the parts instead would mean to write and to prove against Python the normalizers,
-// BPE, Unigram and WordPiece that are right as they are. A newer version: change the number, then run test/tokenizer.
+// NodeNext cannot resolve the library's own types (its relative imports lack file extensions), so the interfaces that are
+// used are declared here. Some of them are private to the library and may change in any release, so package.json asks for one
+// exact version. To own the parts instead would mean to write the normalizers, BPE, Unigram and WordPiece, which are right as
+// they are, and to prove them against Python. For a newer version change the number, then run test/tokenizer.
 interface PreTokenizerPart {
   pre_tokenize(text: string, options: { section_index: number }): string[];
   pre_tokenize_text: (text: string, options?: { section_index?: number }) => string[];
@@ -67,7 +67,7 @@ function split(regex: string, behavior: Json, invert = false): JsonObject {
   return { type: "Split", pattern: { Regex: regex }, behavior, invert };
 }
 
-/** Rewrites every pre-tokenizer that cuts by a pattern as Split, whose five behaviours are then ours (`cut`). */
+/** Rewrites every pre-tokenizer that cuts by a pattern as Split, so that `cut` implements its five behaviours. */
 function canonical(config: JsonObject): JsonObject {
   const whitespace = split(`${SPACE}+`, "Removed");
   switch (config.type) {
@@ -98,7 +98,7 @@ function canonical(config: JsonObject): JsonObject {
   }
 }
 
-/** Python's Split: cuts `text` at the matches of `pattern` and does with them what `behavior` says. */
+/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches as `behavior` says. */
 export function cut(text: string, pattern: RegExp, behavior: string, invert: boolean): string[] {
   const parts: { start: number; end: number; match: boolean }[] = [];
   let at = 0;
@@ -119,7 +119,7 @@ export function cut(text: string, pattern: RegExp, behavior: string, invert: boo
     } else if (last === undefined || behavior === "Isolated") kept.push(part);
     else if (behavior === "Contiguous" ? last.match === part.match : merges(behavior, last, part)) last.end = part.end;
     else kept.push(part);
-    // A piece that has taken in its match takes no other: its flag becomes that of the newest part.
+    // A piece takes in one match only: its flag becomes that of the newest part.
     if (kept.length > 0 && behavior !== "Removed" && behavior !== "Isolated") kept.at(-1)!.match = part.match;
   }
   return kept.map((part) => text.slice(part.start, part.end));
@@ -340,7 +340,7 @@ export function buildParts(json: TokenizerJson): TokenizerParts {
           },
     decode: (tokens) => {
       const text = decoder === null ? tokens.join(" ") : decoder.decode(tokens);
-      // CLIP marks the end of a word and its decoder leaves the mark in; Python wraps it in the same way.
+      // CLIP's decoder leaves the end-of-word mark in; Python wraps it in the same way.
       return suffix && json.decoder?.type === "ByteLevel" ? text.replaceAll(suffix, " ").trim() : text;
     },
     vocab: core.tokens_to_ids,

@@ -1,6 +1,6 @@
-// Reads and checks tokenizer.json: sizes, UTF-8, ids, merges, component names, regular expressions. What comes out can
-// be handed to the tokenizer library without it failing in words of its own. Not here: what the components do
-// (parts.ts) and files of other formats (convert.ts).
+// Reads and checks tokenizer.json: sizes, UTF-8, ids, merges, component names, regular expressions. The tokenizer library
+// then gets no input that it would reject with errors of its own. Not here: the components (parts.ts) and files of other
+// formats (convert.ts).
 
 import { FormatError } from "../core/errors.js";
 import { type Source, withFile } from "../sources/source.js";
@@ -60,7 +60,7 @@ function fail(file: string, key: string, message: string, hint?: string): never 
   throw new FormatError(`${file}: ${key}: ${message}`, { details: { file, key }, hint });
 }
 
-/** One short word for what came instead of what was wanted. */
+/** The kind of a value in one word, for messages. */
 function kind(value: unknown): string {
   return value === null
     ? "null"

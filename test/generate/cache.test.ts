@@ -1,17 +1,16 @@
 // The key-value cache in 8 bits: what it holds, what it weighs, how far logits move, and what is refused.
 
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { GenerateOptions, PreTrainedModel } from "../../src/generate/model.js";
 import { cacheBytes, KVCache } from "../../src/nn/cache.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { difference, FIXTURES } from "../support/fixtures.js";
+import { ALL_DEVICES } from "../support/devices.js";
+import { difference } from "../support/fixtures.js";
 import { logitsOf } from "../support/models.js";
 import { normals } from "../support/random.js";
+import { onModel } from "../support/suites.js";
 
 const IDS = [
   [93, 19, 56, 136, 145, 90, 155, 12, 7, 44, 3],
@@ -22,14 +21,9 @@ const INT8 = { cache_implementation: "quantized", cache_config: { nbits: 8 } } a
 describe.each(ALL_DEVICES)("int8 cache on %s", (deviceName) => {
   let device: Device;
   let model: PreTrainedModel;
-  beforeAll(async () => {
-    device = await requestTestDevice(deviceName);
-    model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
-  });
-  afterAll(async () => {
-    model.dispose();
-    expectNoLeaks(device);
-    await device.close();
+  onModel(deviceName, "llama", (opened, loaded) => {
+    device = opened;
+    model = loaded;
   });
 
   test("holds codes that are at most half a step off, and weighs what it says", async () => {

@@ -1,14 +1,12 @@
 // Prompt lookup: guesses, and that what it generates is greedy decoding to the token.
 
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
-import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { guess } from "../../src/generate/drafters/ngram.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { FIXTURES } from "../support/fixtures.js";
+import { ALL_DEVICES } from "../support/devices.js";
+import { onModel } from "../support/suites.js";
 
 test.each([
   [[1, 2, 3, 9, 1, 2, 3], 2, 3, [9, 1]],
@@ -24,14 +22,9 @@ test.each([
 describe.each(ALL_DEVICES)("%s", (name) => {
   let device: Device;
   let model: PreTrainedModel;
-  beforeAll(async () => {
-    device = await requestTestDevice(name);
-    model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
-  });
-  afterAll(async () => {
-    model.dispose();
-    expectNoLeaks(device);
-    await device.close();
+  onModel(name, "llama", (opened, loaded) => {
+    device = opened;
+    model = loaded;
   });
 
   const prompt = [93, 19, 56, 136, 145, 90, 155, 22, 48, 70, 19];

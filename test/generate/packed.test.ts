@@ -2,13 +2,14 @@
 // learned, rotary or distances (ALiBi), in f32 and in 8 bits.
 
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError, ShapeError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { ForwardOptions, PreTrainedModel } from "../../src/generate/model.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES } from "../support/devices.js";
 import { difference, FIXTURES } from "../support/fixtures.js";
+import { onDevice } from "../support/suites.js";
 
 const LENGTHS = [5, 1, 23, 9];
 const TOTAL = LENGTHS.reduce((sum, n) => sum + n, 0);
@@ -23,13 +24,7 @@ const TOLERANCE = { f32: 2e-5, int8: 2e-2 };
 
 describe.each(ALL_DEVICES)("packed rows on %s", (deviceName) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(deviceName);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(deviceName, (opened) => (device = opened));
 
   const logitsOf = async (model: PreTrainedModel, inputs: ForwardOptions): Promise<Float32Array> => {
     const { logits } = model.forward(inputs);

@@ -1,30 +1,18 @@
 // What generate() does to the logits, against a loop on the host: forward over the whole text, the rule written out, the
 // next token. The sampling rule itself is the op's reference; this proves that its options and its history reach it.
 
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Device } from "../../src/core/device.js";
-import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { describe, expect, test } from "vitest";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { sampleOp } from "../../src/ops/sample.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { FIXTURES } from "../support/fixtures.js";
+import { ALL_DEVICES } from "../support/devices.js";
+import { onModel } from "../support/suites.js";
 
 const PROMPT = [93, 19, 56, 136, 145, 90, 155];
 const NEW = 24;
 
 describe.each(ALL_DEVICES)("%s", (name) => {
-  let device: Device;
   let model: PreTrainedModel;
-  beforeAll(async () => {
-    device = await requestTestDevice(name);
-    model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
-  });
-  afterAll(async () => {
-    model.dispose();
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onModel(name, "llama", (_, loaded) => (model = loaded));
 
   const lastLogits = async (ids: number[]): Promise<Float32Array> => {
     const { logits } = model.forward({ input_ids: [ids] });

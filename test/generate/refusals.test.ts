@@ -1,25 +1,15 @@
-// What generate() and stream() refuse before they begin: no options, a signal that is none, more tokens than the memory
-// has room for.
-
-import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError, OutOfMemoryError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { GenerateOptions, PreTrainedModel } from "../../src/generate/model.js";
-import { expectNoLeaks, openTestDevice } from "../support/devices.js";
-import { FIXTURES } from "../support/fixtures.js";
+import { onModel } from "../support/suites.js";
 
 let device: Device;
 let model: PreTrainedModel;
-beforeAll(async () => {
-  device = openTestDevice("reference");
-  model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
-});
-afterAll(async () => {
-  model.dispose();
-  expectNoLeaks(device);
-  await device.close();
+onModel("reference", "llama", (opened, loaded) => {
+  device = opened;
+  model = loaded;
 });
 
 const prompt = { input_ids: [[93, 19, 56]], eos_token_id: null };

@@ -2,7 +2,7 @@
 // of work on one device do not hear of each other's failures.
 
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { KernelError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
@@ -17,8 +17,9 @@ import { embedding } from "../../src/ops/embedding.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES } from "../support/devices.js";
 import { logitsOf, randomModel } from "../support/models.js";
+import { onDevice } from "../support/suites.js";
 
 const SHAPE = {
   hidden_size: 32,
@@ -37,13 +38,7 @@ const rejection = (promise: Promise<unknown>): Promise<Error | undefined> =>
 
 describe.each(ALL_DEVICES)("%s", (name) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(name);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(name, (opened) => (device = opened));
 
   /** Runs `body` and disposes the tensors it made. */
   const holding = async (body: (own: <T extends Tensor>(tensor: T) => T) => Promise<void>): Promise<void> => {

@@ -3,7 +3,7 @@
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AbortError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
@@ -13,8 +13,9 @@ import { openDevice } from "../../src/load/device.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
 import { copyOf, editJson, writeTensors } from "../support/checkpoints.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES, expectNoLeaks } from "../support/devices.js";
 import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { onDevice } from "../support/suites.js";
 
 interface Inputs {
   input_ids: number[][];
@@ -27,13 +28,7 @@ interface Expected {
 
 describe.each(ALL_DEVICES)("on %s", (deviceName) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(deviceName);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(deviceName, (opened) => (device = opened));
 
   const logits = async (folder: string, inputs: Inputs, options: FromPretrainedOptions = {}): Promise<Float32Array> => {
     const model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...options });

@@ -3,14 +3,15 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { Linear, type Matrix } from "../../src/nn/module.js";
 import { copyOf, editJson, type Header } from "../support/checkpoints.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES } from "../support/devices.js";
 import { FIXTURES, readJson } from "../support/fixtures.js";
+import { onDevice } from "../support/suites.js";
 
 const EMBEDDING = { gpt2: "wte.weight", bloom: "word_embeddings.weight" } as const;
 type Name = "llama" | "gpt2" | "bloom";
@@ -40,13 +41,7 @@ function untied(name: "gpt2" | "bloom"): string {
 
 describe.each(ALL_DEVICES)("on %s", (deviceName) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(deviceName);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(deviceName, (opened) => (device = opened));
 
   /** Loads, lets `look` see the model, and gives logits. */
   const logits = async (

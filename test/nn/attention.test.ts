@@ -1,12 +1,13 @@
 // Attention against golden results in float64 (test/fixtures/attention/sdpa).
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { attention } from "../../src/ops/attention.js";
 import { contiguous } from "../../src/ops/copy.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES } from "../support/devices.js";
 import { difference, type Golden, readArrays, readJson } from "../support/fixtures.js";
+import { onDevice } from "../support/suites.js";
 
 interface Case {
   name: string;
@@ -46,13 +47,7 @@ for (const { name } of file.cases) {
 
 describe.each(ALL_DEVICES)("attention on %s", (deviceName) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(deviceName);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(deviceName, (opened) => (device = opened));
   const upload = ({ values, shape }: Golden): Tensor => Tensor.from(device, values, shape);
 
   /** Padding as a key mask u8[B,S]. */

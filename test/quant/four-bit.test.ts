@@ -2,7 +2,7 @@
 // layers, and weights that arrive in pieces.
 
 import { createHash } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
@@ -19,9 +19,10 @@ import {
 } from "../../src/ops/four-bit.js";
 import { dynamicMap } from "../../src/quant/_dynamic-map.js";
 import { type FourBitOptions, fourBitScheme } from "../../src/quant/four-bit.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES } from "../support/devices.js";
 import { difference, type Golden, readArrays, readJson } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
+import { onDevice } from "../support/suites.js";
 
 interface CodesCase {
   name: string;
@@ -86,13 +87,7 @@ function comparable(kind: FourBitKind, packed: ArrayLike<number>): number[] {
 
 describe.each(ALL_DEVICES)("4 bits on %s", (name) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(name);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(name, (opened) => (device = opened));
 
   const floats = async (tensor: Tensor): Promise<Float32Array> => {
     try {

@@ -1,15 +1,16 @@
 // LLM.int8() against bitsandbytes' own numbers (test/fixtures/README.md), and weights that arrive in pieces.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import type { Weight } from "../../src/nn/weight.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { llmInt8Dequantize, llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { ALL_DEVICES } from "../support/devices.js";
 import { difference, type Golden, readArrays, readJson } from "../support/fixtures.js";
 import { integers, normals } from "../support/random.js";
+import { onDevice } from "../support/suites.js";
 
 interface RowCase {
   name: string;
@@ -37,13 +38,7 @@ function get(arrays: ReadonlyMap<string, Golden>, name: string): Golden {
 
 describe.each(ALL_DEVICES)("LLM.int8() on %s", (name) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await requestTestDevice(name);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
-  });
+  onDevice(name, (opened) => (device = opened));
 
   const upload = ({ values, shape }: Golden, dtype?: "f16" | "i8"): Tensor => Tensor.from(device, values, shape, dtype);
   const floats = async (tensor: Tensor): Promise<Float32Array> => {

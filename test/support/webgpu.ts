@@ -4,7 +4,10 @@
 import { afterAll, describe, expect } from "vitest";
 // @ts-expect-error a script without types
 import { selectAdapter } from "../../scripts/webgpu-env.mjs";
+import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { findGPU } from "../../src/backends/webgpu/node.js";
+import type { Device } from "../../src/core/device.js";
+import type { Tensor } from "../../src/core/tensor.js";
 
 /** What went wrong on any device so far; a test that provokes errors takes its own out. */
 export const deviceErrors: string[] = [];
@@ -90,6 +93,31 @@ export function watchedOf(of: GPU, seen: (device: GPUDevice) => void): GPU {
       return { info, features, limits, requestDevice };
     },
   } as unknown as GPU;
+}
+
+/** Calls that each make some tensors, or none. */
+export type Steps = readonly (() => Tensor | readonly Tensor[] | undefined)[];
+
+/** Runs steps with nothing between them, or each on its own; gives the dispatches, and the bytes of all results. */
+export async function runSteps(
+  device: Device,
+  backend: WebGPUBackend,
+  together: boolean,
+  steps: Steps,
+  also: readonly Tensor[] = [],
+): Promise<{ dispatches: number; results: Uint8Array[] }> {
+  device.flush();
+  const before = backend.statistics.dispatches;
+  const made: Tensor[] = [];
+  for (const step of steps) {
+    made.push(...[step() ?? []].flat());
+    if (!together) device.flush();
+  }
+  device.flush();
+  const dispatches = backend.statistics.dispatches - before;
+  const results = await Promise.all([...made, ...also].map((tensor) => tensor.readBytes()));
+  for (const tensor of made) tensor.dispose();
+  return { dispatches, results };
 }
 
 let imitation: GPU | undefined;

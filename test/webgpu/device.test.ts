@@ -2,7 +2,7 @@
 // kernels find, memory limits, a lost device, and how much work a decode step is.
 
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { DeviceError } from "../../src/core/errors.js";
@@ -15,20 +15,17 @@ import { advance } from "../../src/ops/advance.js";
 import { argmax } from "../../src/ops/argmax.js";
 import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
-import { expectNoLeaks, flat } from "../support/devices.js";
+import { flat } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
+import { onGPU } from "../support/suites.js";
 import { describeGPU, deviceErrors, gpu, watched } from "../support/webgpu.js";
 
 describeGPU("WebGPU device", () => {
   let backend: WebGPUBackend;
   let device: Device;
-  beforeAll(async () => {
-    backend = await openWebGPU(gpu!);
-    device = new Device(backend);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
+  onGPU((opened, behind) => {
+    device = opened;
+    backend = behind;
   });
 
   test("says what it is", () => {

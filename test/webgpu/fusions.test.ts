@@ -1,7 +1,7 @@
 // Calls that read what others have just written, in one dispatch with those (fusion.ts): results are those of the calls one
 // by one, bit for bit, because every number is computed by the same expressions in the same order.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
@@ -18,7 +18,8 @@ import { rope, ropeTable } from "../../src/ops/rope.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { onGPU } from "../support/suites.js";
+import { describeGPU, gpu, runSteps, type Steps } from "../support/webgpu.js";
 
 /** Numbers from -1 to 1 that do not repeat soon. */
 function values(n: number, seed: number): Float32Array {
@@ -28,36 +29,13 @@ function values(n: number, seed: number): Float32Array {
 describeGPU("WebGPU fusions", () => {
   let backend: WebGPUBackend;
   let device: Device;
-  beforeAll(async () => {
-    backend = await openWebGPU(gpu!);
-    device = new Device(backend);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
+  onGPU((opened, behind) => {
+    device = opened;
+    backend = behind;
   });
 
-  /** Runs steps with nothing between them, or each on its own; gives the dispatches, and the bytes of all results. */
-  async function run(
-    together: boolean,
-    steps: readonly (() => Tensor | readonly Tensor[] | undefined)[],
-    also: readonly Tensor[] = [],
-    from = backend,
-    on = device,
-  ): Promise<{ dispatches: number; results: Uint8Array[] }> {
-    on.flush();
-    const before = from.statistics.dispatches;
-    const made: Tensor[] = [];
-    for (const step of steps) {
-      made.push(...[step() ?? []].flat());
-      if (!together) on.flush();
-    }
-    on.flush();
-    const dispatches = from.statistics.dispatches - before;
-    const results = await Promise.all([...made, ...also].map((tensor) => tensor.readBytes()));
-    for (const tensor of made) tensor.dispose();
-    return { dispatches, results };
-  }
+  const run = (together: boolean, steps: Steps, also: readonly Tensor[] = [], from = backend, on = device) =>
+    runSteps(on, from, together, steps, also);
 
   function int8Weight(n: number, K: number, threshold: number) {
     const codes = Tensor.empty(device, [n, K], "i8", "codes");

@@ -1,8 +1,8 @@
 // Calls that become one dispatch (horizontal-fusion.ts): products that share x.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
-import { Device } from "../../src/core/device.js";
+import { expect, test } from "vitest";
+import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { denseScheme } from "../../src/nn/weight.js";
 import { add } from "../../src/ops/add.js";
@@ -10,19 +10,15 @@ import { copyInto } from "../../src/ops/copy.js";
 import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { expectNoLeaks } from "../support/devices.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { onGPU } from "../support/suites.js";
+import { describeGPU } from "../support/webgpu.js";
 
 describeGPU("WebGPU joins", () => {
   let backend: WebGPUBackend;
   let device: Device;
-  beforeAll(async () => {
-    backend = await openWebGPU(gpu!);
-    device = new Device(backend);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
+  onGPU((opened, behind) => {
+    device = opened;
+    backend = behind;
   });
 
   test("products that share x are one dispatch, whatever stands between, unless it must come first", async () => {

@@ -1,16 +1,16 @@
 // How many dispatches a decode step is: a GPU spends microseconds on each, whatever it does.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
-import { Device } from "../../src/core/device.js";
+import { expect, test } from "vitest";
+import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
+import type { Device } from "../../src/core/device.js";
 import { DecodeSession } from "../../src/generate/session.js";
 import type { CacheDType } from "../../src/nn/cache.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { expectNoLeaks } from "../support/devices.js";
 import { randomModel } from "../support/models.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { onGPU } from "../support/suites.js";
+import { describeGPU } from "../support/webgpu.js";
 
 const nf4 = (double_quant: boolean): Scheme =>
   fourBitScheme({ kind: "nf4", blocksize: 64, double_quant, compute: "f32" });
@@ -18,13 +18,9 @@ const nf4 = (double_quant: boolean): Scheme =>
 describeGPU("WebGPU decode steps", () => {
   let backend: WebGPUBackend;
   let device: Device;
-  beforeAll(async () => {
-    backend = await openWebGPU(gpu!);
-    device = new Device(backend);
-  });
-  afterAll(async () => {
-    expectNoLeaks(device);
-    await device.close();
+  onGPU((opened, behind) => {
+    device = opened;
+    backend = behind;
   });
 
   /** Dispatches of a replayed step of a model of so many layers, over a prompt of `steps` tokens. */

@@ -1,5 +1,5 @@
-// The CPU backend: finds the C++ add-on, opens a device of it and checks that its kernels were written for the op
-// signatures that this library has. What the add-on does is in native/; nothing here computes.
+// The CPU backend: finds the C++ add-on, opens its device and checks that its kernels have this library's op signatures.
+// The kernels are in native/; nothing here computes.
 
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -9,7 +9,7 @@ import type { Backend, BufferId, KernelInfo } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
 import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../core/errors.js";
 
-/** What an op cost since `profile(true)`. */
+/** Time and calls of an op since `profile(true)`. */
 export interface OpProfile {
   readonly op: string;
   /** Instruction set level of the kernel that ran. */
@@ -52,36 +52,36 @@ interface Addon {
 }
 
 export interface NativeOptions {
-  /** Threads that compute; physical cores unless given here or in OCTAVO_THREADS. */
+  /** Compute threads; default: OCTAVO_THREADS, or the physical cores. */
   readonly threads?: number;
-  /** Instruction set level, such as "avx2"; the best unless given here or in OCTAVO_ISA. */
+  /** Instruction set level, such as "avx2"; default: OCTAVO_ISA, or the best of this CPU. */
   readonly isa?: string;
   /**
    * A row's results never depend on how many rows come with it. This costs the matrix units (AMX), which sum in an order of
    * their own and serve many rows only; other instruction sets hold to it anyway.
    */
   readonly deterministic?: boolean;
-  /** Signature text by op name; kernels of these ops must have been written for exactly this text. */
+  /** Signature text by op name; the kernels of these ops must have exactly this text. */
   readonly signatures?: ReadonlyMap<string, string>;
 }
 
-/** The native backend, with what only it can tell. */
+/** The native backend, with members that only it has. */
 export interface NativeBackend extends Backend {
   readonly isa: string;
   readonly threads: number;
   load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void;
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined;
-  /** Starts (and zeroes) or stops the per-op clocks. */
+  /** Resets and starts, or stops, the clocks per op. */
   profile(on: boolean): void;
   profileReport(): readonly OpProfile[];
 }
 
-/** Part of the memory that is left to Node, the page cache and others. */
+/** Share of the memory that stays free for Node, the page cache and others. */
 const MARGIN = 0.1;
 
 let loaded: Addon | undefined;
 
-/** How to build the add-on from where this package lies: in its own checkout, or among somebody's dependencies. */
+/** The command that builds the add-on: in a checkout of this package, or below another project's node_modules. */
 function buildHint(): string {
   const script = fileURLToPath(new URL("../../../scripts/build-native.mjs", import.meta.url));
   if (!script.includes("node_modules")) return "npm run build:native";
@@ -120,7 +120,7 @@ function addon(): Addon {
   return loaded;
 }
 
-/** True if the add-on is there to be opened. */
+/** True if the add-on is built and can be loaded. */
 export function nativeAvailable(): boolean {
   try {
     addon();

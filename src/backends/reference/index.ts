@@ -1,5 +1,5 @@
-// The reference backend: runs each op's own plain loops, on submit. It is the oracle that faster backends are compared
-// with, and a backend for machines that have nothing else. It has no panels and no threads.
+// The reference backend: runs each op's own plain loops on submit. Tests compare faster backends with it; it also serves
+// machines without any of them. It has no panels and no threads.
 
 import type { Backend, BackendFailure, BufferId } from "../../core/backend.js";
 import { bytesOf, DTYPES, type DType, fromBf16, fromF16, type HostArray, toBf16, toF16 } from "../../core/dtype.js";

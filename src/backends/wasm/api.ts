@@ -1,7 +1,7 @@
-// The part of the JavaScript interface of WebAssembly that is used here; neither Node's types nor the language's
-// declare it, and the browser's would bring a window along.
+// The part of WebAssembly's JavaScript interface that Octavo uses. Neither Node's types nor TypeScript's ES library declare
+// it, and the DOM library would declare a window as well.
 
-/** A compiled module, such as `new WebAssembly.Module(bytes)` makes. */
+/** A compiled module, as made by `new WebAssembly.Module(bytes)`. */
 export type WasmModule = object;
 
 export interface WasmMemory {
@@ -18,7 +18,7 @@ interface WebAssemblyApi {
 }
 
 const PAGE = 65536;
-/** What a module needs to begin with: its data and the first stack. */
+/** Pages that a module needs at the start: its data and the first stack. */
 const FIRST_PAGES = 64;
 
 /** @throws TypeError where there is no WebAssembly */
@@ -27,7 +27,7 @@ export function compile(bytes: ArrayBufferView | ArrayBuffer): WasmModule {
   return new Module(bytes);
 }
 
-/** The same without holding up the thread. */
+/** The same without blocking the thread. */
 export async function compileLater(bytes: ArrayBuffer): Promise<WasmModule> {
   return api().compile(bytes);
 }
@@ -39,8 +39,8 @@ export function instantiate(module: WasmModule, imports: object): unknown {
 }
 
 /**
- * A memory that threads can share, of as many bytes at most as this runtime lets it reach: 4 GB, or less where address
- * space is scarce. (Pages that are not isolated get one too; they just cannot hand it to a Worker.)
+ * A memory that threads can share. It may grow to 4 GB, or less where the runtime has less address space. (A page without
+ * cross-origin isolation gets one too but cannot send it to a Worker.)
  */
 export function sharedMemory(): { memory: WasmMemory; bytes: number } {
   const { Memory } = api();
@@ -53,7 +53,7 @@ export function sharedMemory(): { memory: WasmMemory; bytes: number } {
   }
 }
 
-/** A function of nothing but `i32x4.relaxed_dot_i8x16_i7x16_add_s`. */
+/** A module whose only function uses `i32x4.relaxed_dot_i8x16_i7x16_add_s`. */
 const RELAXED_PROBE = Uint8Array.of(
   ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00], // magic, version
   ...[0x01, 0x05, 0x01, 0x60, 0x00, 0x01, 0x7b], // type: () -> v128
@@ -63,12 +63,12 @@ const RELAXED_PROBE = Uint8Array.of(
   ...[0xfd, 0x93, 0x02, 0x0b],
 );
 
-/** True if this runtime takes modules with relaxed SIMD. */
+/** True if this runtime supports relaxed SIMD. */
 export function relaxedSimd(): boolean {
   return api().validate(RELAXED_PROBE);
 }
 
-/** True if this thread may wait for others and share memory with them: not the main thread of a page. */
+/** True if this thread may block and share memory; false on the main thread of a page. */
 export function canShare(): boolean {
   if (typeof SharedArrayBuffer === "undefined") return false;
   try {

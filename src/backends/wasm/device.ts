@@ -1,4 +1,4 @@
-// What the two forms of the WASM backend share: memory, threads, and what becomes of a device that is lost.
+// The base of both forms of the WASM backend: memory, threads, and the state of a lost device.
 
 import type { BackendFailure, BufferId, KernelInfo } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
@@ -20,7 +20,7 @@ export abstract class WasmDevice {
   protected readonly workers: readonly Thread[];
   readonly #panels: boolean;
   #instance: Instance | undefined;
-  /** How the device was lost, which every read tells: a trap leaves the module in the middle of something. */
+  /** Why the device is lost; every read rejects with it. A trap leaves the module in an undefined state. */
   protected trap: BackendFailure | undefined;
 
   constructor(instance: Instance, start: StartThread, { budget, panels = true }: MemoryOptions) {
@@ -30,7 +30,7 @@ export abstract class WasmDevice {
     this.threads = instance.exports.threads();
     const simd = instance.exports.relaxed() ? "relaxed SIMD" : "SIMD";
     this.description = `WebAssembly with ${simd}, ${this.threads} thread${this.threads === 1 ? "" : "s"}`;
-    // Less than all by what stacks, tables and scratch may take.
+    // Stacks, tables and scratch take the rest.
     const most = instance.limit - Math.min(2 ** 28, instance.limit / 4);
     this.budget = Math.min(budget ?? most, most);
     this.workers = instance.start(start, (thread, message) => this.heard(thread, message));
@@ -48,7 +48,7 @@ export abstract class WasmDevice {
     return buffer;
   }
 
-  /** Waits until what was freed is free; true if there was anything to wait for. */
+  /** Waits until pending frees have run; true if there were any. */
   protected drain(): boolean {
     return false;
   }
@@ -69,7 +69,7 @@ export abstract class WasmDevice {
     return this.#instance === undefined;
   }
 
-  /** Ends all threads and lets go of the memory, which goes when nobody else holds it. */
+  /** Ends all threads and drops the memory, which is collected when nothing else refers to it. */
   protected async end(): Promise<void> {
     this.#instance = undefined;
     await Promise.all(this.workers.map((worker) => worker.terminate()));
@@ -79,14 +79,14 @@ export abstract class WasmDevice {
     if ("broke" in message && !this.closed) this.lose(`a thread ended: ${message.broke}`);
   }
 
-  /** Nothing runs any more. The command that runs, or ran last, counts as the one that failed. */
+  /** Marks the device as lost. The command that runs, or ran last, counts as the failed one. */
   protected lose(why: string): void {
     const { exports } = this.instance;
     const op = this.instance.text(exports.running_op());
     this.trap ??= { op, site: exports.running_site(), message: `the device is lost: ${why}` };
   }
 
-  /** The failure at an address, if it is one. */
+  /** The failure at an address, if there is one. */
   protected failureAt(address: number): BackendFailure | undefined {
     const { instance } = this;
     const { exports } = instance;
@@ -98,7 +98,7 @@ export abstract class WasmDevice {
     };
   }
 
-  /** What a buffer holds, while nothing else runs. */
+  /** The contents of a buffer. Call it while nothing else runs. */
   protected readNow(buffer: BufferId, offset: number, bytes: number, checked: number): Uint8Array {
     const { instance } = this;
     const at = this.range(buffer, offset, Math.max(bytes, checked));
@@ -107,14 +107,14 @@ export abstract class WasmDevice {
     return instance.memory(at + bytes).slice(at, at + bytes);
   }
 
-  /** Writes a buffer, while nothing else runs. */
+  /** Writes a buffer. Call it while nothing else runs. */
   protected writeNow(buffer: BufferId, offset: number, bytes: Uint8Array): void {
     const at = this.range(buffer, offset, bytes.length);
     this.instance.memory(at + bytes.length).set(bytes, at);
     this.instance.exports.wrote(buffer, offset, bytes.length);
   }
 
-  /** Where the bytes of a buffer lie. */
+  /** Address of the bytes of a buffer. */
   protected range(buffer: BufferId, offset: number, bytes: number): number {
     const { exports } = this.instance;
     const start = exports.address(buffer) >>> 0;
@@ -124,7 +124,7 @@ export abstract class WasmDevice {
     return start + offset;
   }
 
-  /** Copies words of commands to an address that the module gave out; 0 is none. */
+  /** Copies words of commands to an address that the module allocated; 0 means that it had no memory. */
   protected putWords(address: number, commands: Int32Array, words: number): void {
     const at = address >>> 0;
     if (at === 0) throw new OutOfMemoryError(`wasm: no memory is left for ${words} words of commands`);

@@ -1,4 +1,4 @@
-// The WASM backend in the thread that calls: what is submitted runs at once.
+// The WASM backend in the calling thread: submitted commands run at once.
 
 import type { Backend, BufferId } from "../../core/backend.js";
 import { rejection, WasmDevice } from "./device.js";

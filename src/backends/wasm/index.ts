@@ -1,5 +1,5 @@
 // The WASM backend: the C++ kernels built for WebAssembly with SIMD (scripts/build-wasm.mjs), for browsers without
-// WebGPU and platforms without a native add-on. Nothing of Node's here: who opens it brings the module.
+// WebGPU and platforms without a native add-on. Nothing of Node's here: the caller passes the module.
 
 import type { Backend } from "../../core/backend.js";
 import { checkOptions, DeviceError, OptionError } from "../../core/errors.js";
@@ -10,25 +10,25 @@ import { WasmServed } from "./served.js";
 import { type StartThread, webWorkers } from "./threads.js";
 
 export interface WasmOptions {
-  /** Threads that compute; 1 unless given. One is all that the main thread of a page and pages without isolation get. */
+  /** Compute threads; default 1. The main thread of a page and pages without isolation get one. */
   readonly threads?: number;
   /**
-   * "worker": commands run in a thread of their own, and the calling one, whose event loop keeps turning, never waits.
-   * "here": they run at once in the thread that calls; browsers do not even start its helpers until it rests.
-   * Unless given, "worker" where threads can be had.
+   * "worker": commands run in a thread of their own; the calling thread never blocks. "here": commands run at once in the
+   * calling thread; browsers start its helper threads only when it returns to its event loop. Default: "worker" where
+   * threads are available.
    */
   readonly host?: "here" | "worker";
-  /** Signature text by op name; kernels of these ops must have been written for exactly this text. */
+  /** Signature text by op name; the kernels of these ops must have exactly this text. */
   readonly signatures?: ReadonlyMap<string, string>;
-  /** Bytes that allocations may take in all; what 32-bit addresses reach unless less is given. */
+  /** Bytes that allocations may take in all; default: the reach of 32-bit addresses. */
   readonly budget?: number;
   /** False keeps all matrices in rows. */
   readonly panels?: boolean;
-  /** How workers are made; Web Workers unless given. */
+  /** Starts a thread; default: a Web Worker. */
   readonly startThread?: StartThread;
 }
 
-/** A compiled module, or the bytes of one: compiled here and now, which browsers allow in Workers only. */
+/** A compiled module, or the bytes of one, which are compiled synchronously: browsers allow that in Workers only. */
 export type WasmSource = { readonly module: WasmModule } | { readonly bytes: Uint8Array | ArrayBuffer };
 
 const MOST_THREADS = 64;

@@ -1,11 +1,11 @@
-// A WASM module's instance in this thread: what native/wasm/module.cpp exports, its memory, and its threads.
+// An instance of the WASM module in this thread: the exports of native/wasm/module.cpp, its memory, and its threads.
 
 import type { KernelInfo } from "../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
 import { compile, instantiate, sharedMemory, type WasmMemory, type WasmModule } from "./api.js";
 import { type StartThread, THREAD_SOURCE, type Thread, type ThreadMessage } from "./threads.js";
 
-/** What native/wasm/module.cpp exports. Pointers and sizes come back signed. */
+/** The exports of native/wasm/module.cpp. Pointers and sizes come back signed. */
 export interface Exports {
   open(threads: number, ownThread: boolean): number;
   relaxed(): number;
@@ -52,11 +52,11 @@ const STACK = 1 << 20;
 export class Instance {
   readonly exports: Exports;
   readonly kernels: readonly KernelInfo[];
-  /** Bytes that the memory may reach. */
+  /** Largest size of the memory, in bytes. */
   readonly limit: number;
   readonly #module: WasmModule;
   readonly #memory: WasmMemory;
-  /** All of the memory; made anew when it has grown. */
+  /** A view of all of the memory; replaced when the memory has grown. */
   #bytes: Uint8Array;
 
   /** @throws DeviceError if the module is not ours, or memory ran out */
@@ -83,8 +83,8 @@ export class Instance {
 
   /**
    * Starts the threads that the module asks for.
-   * @param heard what each of them says, by its number
-   * @throws DeviceError if the runtime refuses one; those that were started are ended
+   * @param heard called with each message of a thread and the thread's number
+   * @throws DeviceError if the runtime refuses one; the threads started before it are ended
    */
   start(start: StartThread, heard: (thread: number, message: ThreadMessage) => void): Thread[] {
     const started: Thread[] = [];
@@ -107,19 +107,19 @@ export class Instance {
     return started;
   }
 
-  /** All of the memory, up to `end` at least. */
+  /** A view of the memory that reaches `end` at least. */
   memory(end = 0): Uint8Array {
     const { buffer } = this.#memory;
     if (this.#bytes.buffer !== buffer) this.#bytes = new Uint8Array(buffer);
     if (end > this.#bytes.length) {
-      // Another thread made it grow, of which this one has not heard yet.
+      // Another thread has grown it, and this thread's view is older.
       this.#memory.grow(0);
       this.#bytes = new Uint8Array(this.#memory.buffer);
     }
     return this.#bytes;
   }
 
-  /** A text of the module's, up to its zero. */
+  /** A zero-terminated text of the module. */
   text(pointer: number): string {
     const start = pointer >>> 0;
     const bytes = this.memory(start + 1);

@@ -13,15 +13,15 @@ import { openWasm, type WasmOptions, wasmFileName } from "./index.js";
 import type { StartThread } from "./threads.js";
 
 const HINT = "npm run build:wasm (needs clang and lld)";
-/** Beyond this threads wait for each other more than they help. */
+/** More threads than this make it slower: they wait for each other. */
 const DEFAULT_THREADS = 8;
 
 export interface WasmFileOptions extends Omit<WasmOptions, "startThread"> {
-  /** False takes the module without relaxed SIMD where both would do. */
+  /** False selects the module without relaxed SIMD even where relaxed SIMD is supported. */
   readonly relaxed?: boolean;
 }
 
-/** Path of the module that is there, or undefined; the one with relaxed SIMD where this Node takes it. */
+/** Path of the built module, or undefined; the one with relaxed SIMD where this Node supports it. */
 export function findWasm(relaxed = relaxedSimd()): string | undefined {
   const named = process.env.OCTAVO_WASM;
   if (named) return existsSync(named) ? named : undefined;
@@ -35,7 +35,7 @@ export function findWasm(relaxed = relaxedSimd()): string | undefined {
   }
 }
 
-/** Compiling takes long enough to do it once. */
+/** Compiled modules by path: compiling is slow. */
 const compiled = new Map<string, WasmModule>();
 
 function threadsFromEnvironment(): number | undefined {
@@ -45,7 +45,7 @@ function threadsFromEnvironment(): number | undefined {
   return Number(text);
 }
 
-/** Starts threads of Node's. */
+/** Starts Node's worker threads. */
 export const nodeWorkers: StartThread = (source, start, heard) => {
   const worker = new Worker(source, { eval: true, workerData: start, execArgv: [], name: "octavo-wasm" });
   let ended = false;
@@ -57,7 +57,7 @@ export const nodeWorkers: StartThread = (source, start, heard) => {
   worker.on("exit", (code) => {
     if (code !== 0) broke(`the worker ended with code ${code}`);
   });
-  // After the listeners, which hold it.
+  // After the listeners, because adding a listener refs the worker.
   worker.unref();
   return {
     hold: (on) => {
@@ -72,7 +72,7 @@ export const nodeWorkers: StartThread = (source, start, heard) => {
 };
 
 /**
- * Opens a device in threads of its own: as many as there are processors, unless `threads` or OCTAVO_THREADS says.
+ * Opens a device with threads of its own; `threads` or OCTAVO_THREADS sets their number, by default one per processor.
  * @throws DeviceError if the module is not built
  */
 export function openWasmFile({ relaxed, ...options }: WasmFileOptions = {}): Backend {

@@ -1,14 +1,14 @@
-// The WASM backend in a thread of its own: calls queue what is to be done in the shared memory, and the thread says when
-// a read is ready. So the calling thread, Node's with its event loop, waits for nothing.
+// The WASM backend in a thread of its own: calls append work to a queue in the shared memory, and the thread posts a message
+// when a read is ready. The calling thread never blocks, so its event loop keeps turning.
 
 import type { Backend, BufferId } from "../../core/backend.js";
 import { OutOfMemoryError } from "../../core/errors.js";
 import { rejection, WasmDevice } from "./device.js";
 import type { ThreadMessage } from "./threads.js";
 
-/** Where memory has run out and the queue holds some: how long it may take to give it back, in ms. */
+/** Milliseconds to wait for queued frees when memory has run out. */
 const PATIENCE_MS = 20_000;
-/** The thread that takes from the queue; the others help it compute. */
+/** Number of the thread that runs the queue; the others help it compute. */
 const OWNER = 0;
 
 interface Waiting {
@@ -18,7 +18,7 @@ interface Waiting {
 }
 
 export class WasmServed extends WasmDevice implements Backend {
-  /** Reads (and the closing) under way, by the address of their completion. */
+  /** Pending reads, and the pending close, by the address of their completion. */
   readonly #waiting = new Map<number, Waiting>();
   #closing: Promise<void> | undefined;
 
@@ -51,13 +51,13 @@ export class WasmServed extends WasmDevice implements Backend {
   async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
     const { exports } = this.instance;
     if (this.trap) throw rejection(this.trap);
-    // Answers must not overtake each other: only when none is under way may this one be given at once.
+    // Reads resolve in order: this one may be answered at once only if none is pending.
     if (this.#waiting.size === 0 && exports.queue_idle()) return this.readNow(buffer, offset, bytes, checked);
     this.range(buffer, offset, Math.max(bytes, checked));
     return this.#wait(bytes, (completion) => exports.queue_read(buffer, offset, checked, completion));
   }
 
-  /** The one place where the calling thread waits: memory has run out, and is there again once the queue has run. */
+  /** The one place where the calling thread blocks: memory has run out, and the queue holds frees. */
   protected override drain(): boolean {
     const { exports } = this.instance;
     if (this.lost || exports.queue_idle()) return false;
@@ -77,13 +77,13 @@ export class WasmServed extends WasmDevice implements Backend {
   async #close(): Promise<void> {
     const { exports } = this.instance;
     if (!this.lost) {
-      // What was queued runs first. If it fails nobody is there any more to hear of it.
+      // Queued work runs first. Its failures are dropped: no read is pending.
       await this.#wait(0, (completion) => exports.queue_close(completion)).catch(() => {});
     }
     await this.end();
   }
 
-  /** A promise for what `queue` appends with a completion. */
+  /** A promise for the work that `queue` appends with a completion. */
   #wait(bytes: number, queue: (completion: number) => number): Promise<Uint8Array> {
     const { exports } = this.instance;
     const completion = exports.completion_new(bytes) >>> 0;

@@ -1,9 +1,9 @@
-// Threads of a WASM module: workers, each with an instance of its own on the memory that all share. A worker that comes
-// late, or never, holds up nobody but the queue that is its own.
+// Threads of a WASM module: workers, each with its own instance on the shared memory. A worker that starts late or never
+// delays only the queue that it runs.
 
 import type { WasmMemory, WasmModule } from "./api.js";
 
-/** What a worker is told. Addresses are those of its stack's end and of its own variables. */
+/** The start message of a worker, with the addresses of its stack's end and of its thread-local variables. */
 export interface ThreadStart {
   readonly module: WasmModule;
   readonly memory: WasmMemory;
@@ -12,19 +12,19 @@ export interface ThreadStart {
   readonly tls: number;
 }
 
-/** What a worker says: a completion that is filled (its address), or why it ended. */
+/** A message of a worker: the address of a filled completion, or why the worker ended. */
 export type ThreadMessage = { readonly done: number } | { readonly broke: string };
 
 export interface Thread {
-  /** Whether the worker keeps the process alive; from the start it does not. */
+  /** Sets whether the worker keeps the process alive; at first it does not. */
   hold(on: boolean): void;
   terminate(): Promise<void>;
 }
 
-/** Makes a worker that runs `source` (THREAD_SOURCE) and hands it `start`. Errors of the worker are told as `broke`. */
+/** Starts a worker that runs `source` (THREAD_SOURCE) and sends it `start`. An error of the worker arrives as `broke`. */
 export type StartThread = (source: string, start: ThreadStart, heard: (message: ThreadMessage) => void) => Thread;
 
-/** All of a worker's script, for Node's workers and for those of browsers; as a module or not. */
+/** The whole script of a worker, for Node and browsers, as a module or as a classic script. */
 export const THREAD_SOURCE = `"use strict";
 function run({ module, memory, thread, stack, tls }, post) {
   let exports;
@@ -39,7 +39,7 @@ function run({ module, memory, thread, stack, tls }, post) {
     post({ broke: String((error && error.message) || error) });
   }
 }
-// Bun has "require" in Web Workers, too.
+// Bun defines "require" in Web Workers too.
 const node = typeof require === "function" ? require("node:worker_threads") : undefined;
 if (node && node.workerData) {
   run(node.workerData, (message) => node.parentPort.postMessage(message));
@@ -55,14 +55,14 @@ interface WebWorker {
   terminate(): void;
 }
 
-/** Starts Web Workers: from a script made on the spot or, where a page forbids that, from the URL of one with this text. */
+/** Starts Web Workers from a blob URL or, where the page's CSP forbids that, from a URL that holds the same script. */
 export function webWorkers(url?: string | URL): StartThread {
   return (source, start, heard) => {
     const { Worker } = globalThis as unknown as {
       Worker: new (url: string | URL, options: { type: "module" }) => WebWorker;
     };
     const made = url === undefined ? URL.createObjectURL(new Blob([source], { type: "text/javascript" })) : undefined;
-    // A module, though it imports nothing: Deno has no others.
+    // A module, because Deno has no classic workers.
     const worker = new Worker(url ?? made!, { type: "module" });
     worker.onmessage = ({ data }) => heard(data);
     worker.onerror = ({ message }) => heard({ broke: message ?? "the worker's script cannot be loaded" });

@@ -1,5 +1,5 @@
-// The WebGPU backend: WGSL kernels behind the same contract as the others. This part knows no Node: it takes the GPU
-// object of a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
+// The WebGPU backend: WGSL kernels behind the Backend contract. Nothing of Node's here: the caller passes the GPU object of
+// a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
 
 import type { Backend, BufferId, KernelInfo, PreparedCommands } from "../../core/backend.js";
 import { FORGET } from "../../core/command.js";
@@ -25,20 +25,20 @@ import type { Shader } from "./shader.js";
 export interface WebGPUOptions {
   /** Bytes that allocations may take in all; WebGPU does not say what the device has. */
   readonly budget?: number;
-  /** "default" asks for no more than WebGPU's default limits and no features: what every adapter can do. */
+  /** "default" requests only WebGPU's default limits and no features, which every adapter supports. */
   readonly limits?: "adapter" | "default";
-  /** False keeps the integer dot product of WGSL unused, or subgroups, or 16-bit floats, for comparisons. */
+  /** False turns off WGSL's integer dot product, subgroups or 16-bit floats, for comparisons. */
   readonly dot4?: boolean;
   readonly subgroups?: boolean;
   readonly f16?: boolean;
-  /** False keeps subgroup matrices unused; a size as "8x8x8" (M, N, K) takes that one without asking the adapter. */
+  /** False turns off subgroup matrices; a size such as "8x8x8" (M, N, K) is used without asking the adapter. */
   readonly subgroupMatrix?: boolean | string;
-  /** Bytes of one binding and of one buffer, where they shall be less than the device's limits: for tests of splits. */
+  /** Limits of a binding and of a buffer in bytes, below those of the device: for tests of splits. */
   readonly binding?: number;
   readonly buffer?: number;
 }
 
-/** The backend, with what only it can tell. */
+/** The backend, with members that only WebGPU has. */
 export interface WebGPUBackend extends Backend {
   readonly statistics: Readonly<QueueStatistics>;
   /** Keys of all shaders that any call can ask for on this device. */
@@ -49,7 +49,7 @@ export interface WebGPUBackend extends Backend {
   compile(shader: Shader, how: "check" | "pipeline"): Promise<void>;
 }
 
-/** Shaders count elements in 32 bits, and there are two 4-bit elements in a byte. */
+/** Shaders count elements in 32 bits, and a byte holds two 4-bit elements. */
 const LARGEST_BINDING = 2 ** 31;
 const DEFAULT_BUDGET = 64 * 2 ** 30;
 /** A software adapter lives in the memory of the machine. */
@@ -104,7 +104,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
   return backend;
 }
 
-/** How implementations say that memory ran out where they cannot go on: VK_ERROR_OUT_OF_DEVICE_MEMORY, E_OUTOFMEMORY, ... */
+/** Messages of implementations that ran out of memory: VK_ERROR_OUT_OF_DEVICE_MEMORY, E_OUTOFMEMORY, ... */
 const NO_MEMORY = /out[ _]?of[ _]?(\w+[ _])?memory|insufficient memory/i;
 
 function lossOf(reason: string, message: string): OctavoError {
@@ -175,7 +175,7 @@ class WebGPU implements WebGPUBackend {
     });
   }
 
-  /** @throws OutOfMemoryError if the device has no memory even for what every call needs */
+  /** @throws OutOfMemoryError if the device lacks memory for the buffers that every call needs */
   async ready(): Promise<void> {
     await this.#scopes.heard;
     const { error } = this.#queue.flag.check;
@@ -225,7 +225,7 @@ class WebGPU implements WebGPUBackend {
     if (offset < 0 || offset + bytes.length > block.bytes) {
       throw new DeviceError(`webgpu: ${offset}+${bytes.length} bytes of buffer ${buffer} do not exist`);
     }
-    // The device takes whole words; ragged ends are patched into theirs.
+    // The device writes whole words; ragged ends are patched into their words.
     const first = Math.min(Math.ceil(offset / 4) * 4, offset + bytes.length);
     const last = Math.max(first, Math.floor((offset + bytes.length) / 4) * 4);
     const check = unchecked();
@@ -248,7 +248,7 @@ class WebGPU implements WebGPUBackend {
     const own = commands.slice(0, words);
     let tape: Tape | undefined;
     let alive = true;
-    // What cannot be computed is told call by call, which a tape cannot do: then there is none.
+    // A call that cannot be computed has an error of its own, which a prepared step cannot report: no step is prepared.
     const record = (): boolean => {
       let complete = true;
       this.#record(own, words, 0, () => {
@@ -260,8 +260,8 @@ class WebGPU implements WebGPUBackend {
       run: () => {
         this.#alive();
         if (!alive) return;
-        this.#queue.submit(); // what was freed before goes now, and makes tapes stale that used it
-        // Scratch memory may grow while a tape is made, which spoils it once.
+        this.#queue.submit(); // destroys freed blocks, which makes steps that use them stale
+        // Scratch may grow while the step is prepared, which makes the step stale once.
         for (let turn = 0; turn < 3 && (!tape || tape.stale); turn++) {
           tape?.destroy();
           tape = this.#queue.tape(record);
@@ -303,7 +303,7 @@ class WebGPU implements WebGPUBackend {
     if (this.#closed) return;
     this.#closed = true;
     if (!this.#lost) await this.#device.queue.onSubmittedWorkDone();
-    await this.#queue.idle(); // what was asked for before is still told
+    await this.#queue.idle(); // earlier reads still get their answers
     this.#buffers.close();
     this.#queue.close();
     this.#device.destroy();
@@ -314,7 +314,7 @@ class WebGPU implements WebGPUBackend {
     if (this.#closed) throw new DeviceError("webgpu: the device is closed");
   }
 
-  /** Records encoded commands, whose calls are numbered from `first` on; `failed` gets those that cannot be computed. */
+  /** Records encoded commands, with calls numbered from `first` on; `failed` is called for those that cannot be computed. */
   #record(commands: Int32Array, words: number, first: number, failed: (call: number, message: string) => void): void {
     const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
     const blockOf = (buffer: number) => this.#buffers.block(buffer);
@@ -341,7 +341,7 @@ class WebGPU implements WebGPUBackend {
     });
   }
 
-  /** Up to three bytes inside one word, behind everything recorded so far. */
+  /** Writes up to three bytes inside one word, after everything recorded so far. */
   #patch(block: Block, offset: number, bytes: Uint8Array): void {
     if (bytes.length === 0) return;
     let mask = 0;

@@ -11,7 +11,7 @@ export interface SubgroupMatrix {
   readonly squares: number;
 }
 
-/** What the device offers, as far as kernels choose by it. */
+/** Features of the device that kernels choose by. */
 export interface Target {
   /** WGSL's dot4I8Packed. */
   readonly dot4: boolean;
@@ -27,7 +27,7 @@ export interface Target {
   readonly storageBuffers: number;
 }
 
-/** Which elements of an operand belong to slices `begin` to `begin + count` of an axis. */
+/** The elements of an operand that belong to slices `begin` to `begin + count` of an axis. */
 export interface Part {
   readonly operand: Operand;
   readonly dim: number;

@@ -1,6 +1,6 @@
-// Finds the GPU object: the runtime's own (browsers, Deno), or Dawn in Node, from the optional peer `webgpu`; and what
-// adapters there are. Dawn picks an adapter by its name alone, the first in whose name it finds the one that is asked for
-// (GPU.cpp of dawn.node). So of several cards of one name only the first can be had; they are counted.
+// Finds the GPU object (the runtime's own, or Dawn from the optional peer `webgpu` in Node) and lists the adapters. Dawn
+// selects an adapter by its name alone: the first whose name contains the requested one (GPU.cpp of dawn.node). Of several
+// cards with one name only the first can be opened; the others are counted.
 
 import { tmpdir } from "node:os";
 import { DeviceError } from "../../core/errors.js";
@@ -14,15 +14,15 @@ interface Dawn {
 export interface ListedAdapter {
   readonly facts: AdapterFacts;
   readonly gpu: GPU;
-  /** Adapters that asking for this one's name gives no other for: above 1, the rest of them cannot be opened. */
+  /** Adapters with this name; if above 1, only the first can be opened. */
   readonly alike: number;
 }
 
-/** Dawn's instances end the process when they are collected under a live device: they are kept. */
+/** Kept, because the process crashes when an instance of Dawn's is collected before its device. */
 const instances = new Map<string, GPU>();
-/** Subgroup matrices are an experiment of Dawn's, which it offers only so. */
+/** Dawn offers subgroup matrices, an experiment, only with this flag. */
 const FEATURES = "enable-dawn-features=allow_unsafe_apis";
-/** A name that no adapter has: Dawn answers with a list of those that there are. */
+/** A name that no adapter has: Dawn's error then lists the adapters. */
 const NOBODY = "adapter=octavo asks which there are";
 
 function runtimeGPU(): GPU | undefined {
@@ -30,9 +30,9 @@ function runtimeGPU(): GPU | undefined {
 }
 
 async function dawn(): Promise<Dawn> {
-  // A name that bundlers and compilers do not follow: the package is not there for everybody.
+  // A variable, so that bundlers and compilers do not resolve it: the package is optional.
   const name = "webgpu";
-  // Vulkan's drivers complain on stderr where nobody has logged in, as on servers, though nothing here needs the folder.
+  // Without it Vulkan drivers print warnings on machines without a login session, though the folder is not needed.
   if (process.platform === "linux") process.env.XDG_RUNTIME_DIR ||= tmpdir();
   try {
     return (await import(name)) as Dawn;
@@ -56,7 +56,7 @@ export async function findGPU(): Promise<GPU> {
   return runtimeGPU() ?? instance(await dawn(), []);
 }
 
-/** What Dawn answers when it is asked for an adapter that is not there: pairs of backend and name. */
+/** Dawn's error for an unknown adapter: pairs of backend and name. */
 async function names(loaded: Dawn): Promise<{ backend: string; name: string }[]> {
   try {
     await loaded.create([FEATURES, NOBODY]).requestAdapter();

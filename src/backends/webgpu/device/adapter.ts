@@ -1,4 +1,4 @@
-// What an adapter says of itself, as plain data: for `octavo doctor`, and for choosing a device and its shaders.
+// Facts about an adapter as plain data, for `octavo doctor` and for choosing a device and its shaders.
 
 import type { SubgroupMatrix } from "../kernel.js";
 
@@ -8,9 +8,9 @@ export interface AdapterFacts {
   readonly vendor: string;
   readonly architecture: string;
   readonly device: string;
-  /** Name and version of the driver, as far as the runtime tells. */
+  /** Name and version of the driver, if the runtime gives them. */
   readonly driver: string;
-  /** "vulkan", "metal", "d3d12", or "" where the runtime does not tell. */
+  /** "vulkan", "metal", "d3d12", or "" if the runtime does not say. */
   readonly backend: string;
   /** True if it computes on the processor: correct, and slower than the cpu device. */
   readonly software: boolean;
@@ -57,7 +57,7 @@ interface SubgroupMatrixConfig {
   readonly K: number;
 }
 
-/** What is multiplied, and what it is summed in. */
+/** Element types of the factors and of the sums. */
 const SUMS = { f16: "f32", i8: "i32" } as const;
 export type MatrixElement = keyof typeof SUMS;
 
@@ -70,7 +70,7 @@ function fitting(
   return edges && componentType === element && resultComponentType === SUMS[element];
 }
 
-/** One multiplication as products do it: the experiment's spelling has changed before, and a runtime may have another. */
+/** Probe shader with one multiplication: the WGSL of this experimental feature has changed before. */
 function trial(element: MatrixElement, { M, N, K }: SubgroupMatrixConfig): string {
   const sums = SUMS[element];
   return `${element === "f16" ? "enable f16;" : ""}

@@ -1,8 +1,8 @@
 // Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so two
 // blocks in one buffer could not be read and written by one dispatch, and implementations sub-allocate device memory
-// themselves; small blocks are reused by the arena above. A block above the device's largest buffer is several buffers
-// in a row, its segments. A free takes effect after the work that was recorded before. Whether there was memory for a
-// block is known later (error-scopes.ts); one that did not come to be is tried again when it is used again.
+// themselves; the arena above reuses small blocks. A block larger than the device's largest buffer is a row of buffers,
+// its segments. A free takes effect after the work that was recorded before it. The device reports later whether it had
+// memory for a block (error-scopes.ts); a failed allocation is tried again when the block is used again.
 
 import type { BufferId } from "../../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../../core/errors.js";
@@ -13,27 +13,27 @@ export interface Block {
   /** One buffer, or several in a row of `segment` bytes each (the last may be shorter). */
   readonly buffers: readonly GPUBuffer[];
   readonly segment: number;
-  /** Bytes that one binding may show, at most. */
+  /** Largest binding, in bytes. */
   readonly binding: number;
-  /** Bytes that it has, a multiple of 16. */
+  /** Size in bytes, a multiple of 16. */
   readonly bytes: number;
   readonly uid: number;
-  /** Whether there was memory for it. */
+  /** The check of its allocation. */
   readonly check: Check;
   /** Keys of the bind groups that name it. */
   readonly groups: Set<string>;
-  /** Tapes that use it (see prepared.ts). */
+  /** Prepared steps that use it (prepared.ts). */
   readonly tapes: Set<{ stale: boolean }>;
-  /** What kernels made of it and keep as long as it is there, by key. */
+  /** Blocks that kernels derived from it, by key; they live as long as it does. */
   readonly derived: Map<string, Derived>;
 }
 
-/** A block that was made of another. */
+/** A block that was derived from another, its source. */
 export interface Derived {
   readonly block: Block;
-  /** False once that other was written again. */
+  /** False once the source was written again. */
   fresh: boolean;
-  /** Whether the batch that made it was run. */
+  /** The check of the batch that computed it. */
   made: Check;
 }
 
@@ -56,7 +56,7 @@ export function spansOf({ buffers, segment }: Block, offset: number, bytes: numb
   return spans;
 }
 
-/** Bytes of one buffer and of one binding, at most. */
+/** Largest buffer and largest binding, in bytes. */
 export interface Sizes {
   readonly buffer: number;
   readonly binding: number;
@@ -81,8 +81,8 @@ export class Buffers {
   #next = 1;
 
   /**
-   * @param made hears of every block that somebody asks for, before it is used
-   * @param forget drops the bind groups of a block that goes
+   * @param made called for every new block, before it is used
+   * @param forget drops the bind groups of a block that is destroyed
    */
   constructor(
     device: GPUDevice,
@@ -133,7 +133,7 @@ export class Buffers {
     return block;
   }
 
-  /** Memory for what is made of `source`, which goes when `source` does; what is out of date makes room. */
+  /** Memory for a block derived from `source`; freed with `source`. Stale derived blocks are freed first. */
   derive(source: Block, key: string, bytes: number): Derived {
     const { derived } = source;
     let found = derived.get(key);
@@ -148,7 +148,7 @@ export class Buffers {
     return found;
   }
 
-  /** To be called when nothing that is only recorded, and not submitted, uses freed blocks. */
+  /** Destroys freed blocks. Call it when all recorded work that uses them is submitted. */
   sweep(): void {
     for (const block of this.#doomed) this.#destroy(block);
     this.#doomed.length = 0;
@@ -168,7 +168,7 @@ export class Buffers {
     return block;
   }
 
-  /** What the device has no room for is told by the reads of what needed it: nothing here waits. */
+  /** Does not wait: a failed allocation rejects the reads of the results that needed it. */
   #create(wanted: number): Block {
     const bytes = Math.max(16, Math.ceil(wanted / 16) * 16);
     const { buffer: segment, binding } = this.#sizes;

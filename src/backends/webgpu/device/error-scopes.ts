@@ -1,12 +1,12 @@
-// Error scopes. A device says later, by promise, whether it could do what was asked of it; until then an invalid object
-// looks like any other, and everything that uses it is dropped. So all that can be refused is made under a guard, and who
-// must know waits until the guards before him have been heard.
+// Error scopes. A device reports failures later, through promises; until then an invalid object looks like any other, and
+// the device drops all work that uses it. Every call that can fail runs inside an error scope; callers await the scopes
+// opened before theirs.
 
 import { DeviceError, type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
 
-/** What became of something that a device was asked for. */
+/** The outcome of one guarded call. */
 export interface Check {
-  /** False until the device has answered. */
+  /** False until the device has reported. */
   known: boolean;
   error: OctavoError | undefined;
 }
@@ -15,10 +15,10 @@ export function unchecked(): Check {
   return { known: false, error: undefined };
 }
 
-/** Makes an error of what the device says; `memory` is true if it says that it has too little. */
+/** Turns a message of the device into an error; `memory` is true for out-of-memory errors. */
 export type Refused = (message: string, memory: boolean) => OctavoError;
 
-/** From the outermost scope to the innermost. */
+/** Outermost scope first. */
 const FILTERS = ["validation", "internal", "out-of-memory"] as const satisfies readonly GPUErrorFilter[];
 
 export class Scopes {
@@ -29,14 +29,14 @@ export class Scopes {
     this.#device = device;
   }
 
-  /** Resolves when all that was guarded so far is known. */
+  /** Resolves when all scopes opened so far have reported. */
   get heard(): Promise<void> {
     return this.#heard;
   }
 
   /**
-   * Runs `make`, whose outcome goes into `check`; guards are heard in the order in which they were made. `refused` turns
-   * what the device says into an error; what it says of memory comes first, for the rest follows from it.
+   * Runs `make` inside error scopes; the outcome goes into `check`. Scopes report in the order in which they were opened.
+   * `refused` turns a message of the device into an error. Out-of-memory errors come first, because others follow from them.
    */
   guard<T>(check: Check, refused: Refused, make: () => T): T {
     for (const filter of FILTERS) this.#device.pushErrorScope(filter);
@@ -60,13 +60,13 @@ export class Scopes {
       const error = errors.find((one) => one !== null);
       if (error) check.error ??= refused(error.message.split("\n")[0] || "it gives no reason", error === errors[0]);
     } catch {
-      await before; // the device is lost, which is reported on its own
+      await before; // the device is lost; the backend reports that itself
     }
     check.known = true;
   }
 }
 
-/** For the guard of something that is not done if the device refuses it. */
+/** For calls that have no effect when the device refuses them. */
 export function refusing(what: string): Refused {
   return (message, memory) =>
     memory
@@ -74,14 +74,14 @@ export function refusing(what: string): Refused {
       : new DeviceError(`webgpu: ${what} was refused: ${message}`);
 }
 
-/** The error that explains why work was refused that used these: that of memory, for others may follow from it. */
+/** The error to report for work that used these: an out-of-memory error if there is one, because others follow from it. */
 export function causeOf(checks: Iterable<Check>): OctavoError | undefined {
   let cause: OctavoError | undefined;
   for (const { error } of checks) cause = graver(cause, error);
   return cause;
 }
 
-/** The first of two errors, unless only the second is about memory. */
+/** The first of two errors, unless only the second is an out-of-memory error. */
 export function graver(first: OctavoError | undefined, second: OctavoError | undefined): OctavoError | undefined {
   return first === undefined || (second instanceof OutOfMemoryError && !(first instanceof OutOfMemoryError))
     ? second

@@ -1,6 +1,6 @@
 // Failures that kernels find while they run. A kernel writes a code and three numbers into the flag buffer, which
-// failure-log.ts turns into a sentence (the same ones that the reference says). The buffer begins with the number of calls
-// that failed so far, which every read brings along; a slot for each call follows, shared by calls that are far apart.
+// failure-log.ts turns into the reference's error messages. The buffer begins with the number of calls that have failed;
+// every read copies that word too. Slots follow: a call's number modulo their count picks its slot.
 
 export const FAILURE = {
   tokenId: 1,
@@ -22,7 +22,7 @@ export const FLAG_SLOTS = 1024;
 
 const TAGS = 2 ** 32 - 1;
 
-/** What kernels write for a call: its number in 32 bits, never 0. */
+/** The tag that kernels write for a call: its number in 32 bits, never 0. */
 export function tagOf(call: number): number {
   return 1 + (call % TAGS);
 }

@@ -1,7 +1,7 @@
-// What was submitted since the device was last known to be well. Calls fail on the device, where nobody can stop what
-// follows; so the host keeps their words, and when a read says that some call has failed, it walks them and accounts for
-// what is spoilt. While nothing fails, the words are dropped unread. What the device had no memory for counts as spoilt
-// from the beginning, and work that it dropped as failed.
+// The commands submitted since the last read without a failure. A call that fails on the device does not stop the calls
+// after it, so the host keeps their commands. When a read reports a failure, the host walks the commands and marks the bytes
+// that are spoilt. Without a failure it drops them unread. A block without memory is spoilt from the start; calls of a batch
+// that the device dropped have failed.
 
 import type { BackendFailure, BufferId } from "../../../core/backend.js";
 import { type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
@@ -12,17 +12,17 @@ import { type Check, graver } from "./error-scopes.js";
 import { FLAG_SLOTS, FLAG_WORDS, failureText, untag } from "./errors.js";
 import type { Queue } from "./queue.js";
 
-/** Words that may wait for somebody to read; beyond this the journal looks for itself. */
+/** Words that may pile up without a read; beyond this the log checks the device itself. */
 const LONG = 1 << 20;
-/** What an entry without words counts for. */
+/** Words that an entry without commands counts for. */
 const RANGE_WORDS = 16;
 
 type Entry =
   | { readonly words: Int32Array }
-  /** Made, written by the host, or given back; the first makes nothing good, and the others do if no check has failed. */
+  /** Allocation leaves the range invalid; a host write or a free makes it valid unless its check failed. */
   | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined };
 
-/** A failure of the device that is an error of its own, not one of a kernel. */
+/** An error of the device itself, not of a kernel. */
 interface Refusal extends BackendFailure {
   readonly error: OctavoError | undefined;
 }
@@ -39,15 +39,15 @@ export class Journal {
   /** Entries dropped so far, and calls in them. */
   #dropped = 0;
   #first = 0;
-  /** Calls noted so far; also the number of the next. */
+  /** Calls noted so far, which is the number of the next one. */
   #calls = 0;
   #words = 0;
   #looking = false;
-  /** Why calls in the journal failed: what their kernels say, or what the device says who did not run them. */
+  /** Why calls failed: the kernel's message, or the device error for calls that never ran. */
   readonly #failed = new Map<number, string | OctavoError>();
-  /** Count of failures on the device that is accounted for. */
+  /** The device's count of failures up to which all are accounted for. */
   #known = 0;
-  /** What belongs to no call in the journal: the next read tells. */
+  /** A failure that belongs to no call in the log; the next read rejects with it. */
   #stray: OctavoError | undefined;
   /** Reads settle one after the other. */
   #settled: Promise<unknown> = Promise.resolve();
@@ -96,25 +96,25 @@ export class Journal {
     }
   }
 
-  /** Something failed that nobody knows whose it is. */
+  /** Notes a failure that cannot be attributed. */
   refuse(error: OctavoError): void {
     this.#stray = graver(this.#stray, error);
   }
 
-  /** Lets no more words wait than `LONG`, where nobody reads; what was submitted must have been recorded by then. */
+  /** Bounds the log to `LONG` words where nobody reads. Call it after the submitted work is recorded. */
   keepShort(): void {
     if (this.#words < LONG || this.#looking) return;
     this.#looking = true;
     const done = (): void => {
       this.#looking = false;
     };
-    this.#settle(this.#queue.flag, 0, 0).then(done, done); // what goes wrong is told by the next read
+    this.#settle(this.#queue.flag, 0, 0).then(done, done); // the next read reports errors
   }
 
   /** Bytes of a block behind everything recorded so far; rejects if one of `checked` bytes is spoilt. */
   async read(buffer: BufferId, block: Block, offset: number, bytes: number, checked: number): Promise<Uint8Array> {
     const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + checked });
-    // What is nobody's is told once, by the first read that ends after it was heard of.
+    // A failure that cannot be attributed is reported once, by the first read that ends after it.
     const stray = this.#stray;
     this.#stray = undefined;
     if (stray) throw stray;
@@ -132,7 +132,7 @@ export class Journal {
     const reading = this.#queue.read(block, offset, bytes);
     const before = this.#settled;
     const settling = (async () => {
-      const [back] = await Promise.all([reading, before]); // by now all is known that came before
+      const [back] = await Promise.all([reading, before]); // all earlier scopes have reported now
       if ((back.failures - this.#known) << 0 > 0) await this.#look();
       this.#walk(end);
       const spoilt = range && this.#poison.verdict(range.buffer, range.begin, range.end - range.begin);
@@ -142,7 +142,7 @@ export class Journal {
     return settling;
   }
 
-  /** Brings the reports of all calls that failed. */
+  /** Reads the reports of all failed calls. */
   async #look(): Promise<void> {
     const { flag } = this.#queue;
     const { bytes } = await this.#queue.read(flag, 0, flag.bytes);
@@ -159,7 +159,7 @@ export class Journal {
       missing--;
     }
     if (missing <= 0) return;
-    // A slot was used twice: which call it was before is not known, so none is believed.
+    // Two calls shared the slot, so it cannot be attributed to one of them.
     const doubt = last || `more than ${FLAG_SLOTS} calls failed`;
     for (let call = this.#first; call < this.#calls; call++) if (!this.#failed.has(call)) this.#failed.set(call, doubt);
   }

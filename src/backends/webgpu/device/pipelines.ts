@@ -1,4 +1,4 @@
-// Pipelines, their layouts and bind groups, each made once: a dispatch that was recorded before costs a look-up.
+// Pipelines, their layouts and bind groups, each made once: a repeated dispatch costs one look-up.
 
 import type { Piece } from "../schedule/call.js";
 import type { Shader } from "../shader.js";

@@ -1,6 +1,6 @@
-// A step that is run again and again: its dispatches with pipelines, bind groups and numbers that are made once. Running a
-// tape decodes nothing and writes nothing but the commands themselves. A tape goes stale when a block that it uses is
-// destroyed; its owner then makes it anew.
+// A prepared step: dispatches whose pipelines, bind groups and numbers are made once and run many times. Running it decodes
+// no commands; it only encodes dispatches. It goes stale when a block that it uses is destroyed; its owner then prepares it
+// again.
 
 import type { Piece } from "../schedule/call.js";
 import type { Shader } from "../shader.js";
@@ -11,7 +11,7 @@ import { tagOf } from "./errors.js";
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
 export const SLOT = 256;
 
-/** What a dispatch needs, bindings still apart. */
+/** A dispatch with its bindings one by one. */
 export interface Draft {
   readonly shader: Shader;
   readonly pieces: readonly Piece[];
@@ -45,11 +45,11 @@ export class Tape {
   /** The numbers of all dispatches, a slot each. */
   slots = new ArrayBuffer(SLOT * 64);
   dispatches = 0;
-  /** Slots whose dispatches report failures, and the number of their call in the tape. */
+  /** Slots whose dispatches can report failures, with the number of their call in the step. */
   readonly reports: { readonly at: number; readonly call: number }[] = [];
   steps: readonly (DispatchStep | CopyStep)[] = [];
   uniforms: GPUBuffer | undefined;
-  /** Whether what it is made of came to be; those that are well are taken out as they become known. */
+  /** Pending checks of its resources; removed once confirmed. */
   checks: readonly Check[] = [];
 
   /** Room for one more slot; gives its number. */
@@ -67,7 +67,7 @@ export class Tape {
     block.tapes.add(this);
   }
 
-  /** Numbers the calls that report from `first` on; false if there are none, and the slots are as they were. */
+  /** Numbers the calls that can report failures, from `first` on; false if there are none. */
   number(first: number): boolean {
     const slots = new DataView(this.slots);
     for (const { at, call } of this.reports) slots.setUint32(at, tagOf(first + call), true);
@@ -99,7 +99,7 @@ export class Tape {
     pass?.end();
   }
 
-  /** Of what it is made of, all that is not known to be well. */
+  /** The checks of its resources that are pending or have failed. */
   doubtful(): readonly Check[] {
     if (this.checks.length > 0) this.checks = this.checks.filter(({ known, error }) => !known || error);
     return this.checks;
@@ -116,7 +116,7 @@ export class Tape {
   }
 }
 
-/** Writes the numbers of a dispatch into its slot: that of the call first, for reports. */
+/** Writes the numbers of a dispatch into its slot; the call's number comes first, for failure reports. */
 export function fillSlot(
   slot: DataView,
   shader: Shader,

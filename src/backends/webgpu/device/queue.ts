@@ -1,7 +1,7 @@
 // The in-order queue: dispatches are recorded into one command encoder and submitted in batches. Pipelines and bind
-// groups are cached, so that a step that was recorded before costs a look-up per dispatch. Numbers of a dispatch travel
-// in a slot of one uniform buffer, chosen by a dynamic offset. A batch that uses something the device could not make is
-// dropped whole, so each knows whose work it holds; what is large and so new that its memory is not sure goes apart.
+// groups are cached: a repeated step costs one look-up per dispatch. A slot of one uniform buffer holds the numbers of a
+// dispatch; a dynamic offset chooses it. The device drops a whole batch if it could not make one of its resources, so batches
+// record their owners; large, unconfirmed allocations get a batch of their own.
 
 import { DeviceError, type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
 import type { Piece } from "../schedule/call.js";
@@ -20,7 +20,7 @@ const UNIFORM = 0x40;
 const COPY_DST = 0x08;
 const COPY_SRC = 0x04;
 const STORAGE = 0x80;
-/** Blocks from this size on do not share a batch with others while it is not known whether there is memory for them. */
+/** Unconfirmed blocks of at least this size get a batch of their own. */
 const LARGE = 1 << 20;
 
 export interface QueueStatistics {
@@ -30,10 +30,10 @@ export interface QueueStatistics {
   readonly bindGroups: number;
 }
 
-/** Whose work is lost when a batch is: a call, by its number (failure-log.ts), or a write. */
+/** An owner of work in a batch: a call, by its number (failure-log.ts), or a write. */
 export type Party = number | Check;
 
-/** What is told to those whose work was in a batch that needed what the device did not have. */
+/** The error for owners of a batch that the device dropped. */
 function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
   if (!cause) return undefined;
   const text = `${cause.message}; the batch of commands that needed it was dropped`;
@@ -44,9 +44,9 @@ function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
 export class Queue {
   #dispatches = 0;
   #submits = 0;
-  /** Number of the call that is recorded now. */
+  /** Number of the call being recorded. */
   call = 0;
-  /** Whose work is recorded now. */
+  /** Owner of the work being recorded. */
   #recorded: readonly Party[] = [];
   readonly #device: GPUDevice;
   readonly #scopes: Scopes;
@@ -61,19 +61,19 @@ export class Queue {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #slot = 0;
-  /** Whose work the encoder holds, what it uses that is not known to be there, and whether some of that is large. */
+  /** The batch being encoded: its owners, the unconfirmed blocks that it uses, and whether one of them is large. */
   #parties = new Set<Party>();
   #unknown = new Set<Check>();
   #risky = false;
-  /** What scratch holds that kernels would make again. */
+  /** Contents of scratch blocks that kernels can use again. */
   readonly made = new Made();
-  /** While a tape is made: where dispatches go instead of the encoder. */
+  /** While a step is prepared: it takes the dispatches instead of the encoder. */
   #tape: Tape | undefined;
   buffers!: Buffers;
 
   /**
-   * @param largest bytes of a buffer, at most
-   * @param refused hears of calls that were not run, because the batch that they were in was dropped
+   * @param largest size of the largest buffer, in bytes
+   * @param refused called for calls that did not run because the device dropped their batch
    */
   constructor(device: GPUDevice, scopes: Scopes, largest: number, refused: (call: number, error: OctavoError) => void) {
     this.#device = device;
@@ -98,7 +98,7 @@ export class Queue {
     this.#readback = new Readback(device, scopes, this.flag, largest);
   }
 
-  /** To be called before anything is recorded: whose work it is. `call` is the lowest number of several. */
+  /** Sets the owner of the work recorded next. `call` is the lowest number of several. */
   begin(parties: readonly Party[]): void {
     this.#recorded = parties;
     const calls = parties.filter((party) => typeof party === "number");
@@ -142,8 +142,8 @@ export class Queue {
   }
 
   /**
-   * What `make` records into a block of `bytes`, given `source`: kept under `key` until `source` is written or freed. A
-   * tape finds it made, unless the tape itself writes `source` before: then it is made anew whenever the tape runs.
+   * A block of `bytes` that `make` derives from `source`: kept under `key` until `source` is written or freed. A prepared
+   * step uses the finished block, unless the step itself writes `source` first: then each run derives it again.
    */
   derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
     const tape = this.#tape;
@@ -154,7 +154,7 @@ export class Queue {
     }
     const found = this.buffers.derive(source, key, bytes);
     if (!found.fresh || found.made.error) {
-      // In a batch of its own: it outlives the batch that needs it first, which may be dropped for others' sake.
+      // In a batch of its own: it outlives the batch that needs it first, and that batch may be dropped.
       const recorded = this.#recorded;
       this.#tape = undefined;
       this.submit();
@@ -193,11 +193,11 @@ export class Queue {
     }
   }
 
-  /** Records what `body` does, with calls numbered from 0, as a tape instead of running it; undefined if `body` says false. */
+  /** Prepares a step from the work that `body` records, with calls numbered from 0; undefined if `body` returns false. */
   tape(body: () => boolean): Tape | undefined {
     const tape = new Tape();
     this.#tape = tape;
-    this.made.clear(); // a tape runs after anything, and must stand alone
+    this.made.clear(); // a prepared step may run after any other work, so it depends on no scratch
     let complete = false;
     try {
       complete = body();
@@ -226,7 +226,7 @@ export class Queue {
     return tape;
   }
 
-  /** Runs a tape behind everything recorded so far; its calls are numbered from `first` to `end`. */
+  /** Runs a prepared step after everything recorded so far; its calls have the numbers `first` to `end`. */
   play(tape: Tape, first: number, end: number): void {
     this.submit();
     this.made.clear();
@@ -248,7 +248,7 @@ export class Queue {
     this.#dispatches += tape.dispatches;
   }
 
-  /** Hands what is recorded to the device. */
+  /** Submits the recorded work. */
   submit(): void {
     const encoder = this.#encoder;
     if (encoder) {
@@ -268,12 +268,12 @@ export class Queue {
       this.#slot = 0;
       this.#parties = new Set();
       this.#unknown = new Set();
-      this.made.clear(); // the batch that made it may be dropped
+      this.made.clear(); // the device may drop the batch that computed it
     }
     this.buffers.sweep();
   }
 
-  /** Writes whole words at once, behind everything recorded so far. `check` hears if they did not arrive. */
+  /** Writes whole words after everything recorded so far. `check` gets the outcome. */
   write(block: Block, offset: number, bytes: Uint8Array, check: Check): void {
     this.#wrote(block);
     this.submit();
@@ -288,7 +288,7 @@ export class Queue {
     });
   }
 
-  /** Bytes of a block behind everything recorded so far, and how many calls failed before. */
+  /** Bytes of a block after everything recorded so far, and the count of failed calls at that point. */
   read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     this.submit();
     return this.#readback.read(block, offset, bytes);
@@ -299,7 +299,7 @@ export class Queue {
     return this.#readback.idle();
   }
 
-  /** Drops the bind groups that name a block, and what was taped with it. */
+  /** Drops the bind groups that name a block, and marks prepared steps that use it as stale. */
   forget(block: Block): void {
     for (const tape of block.tapes) tape.stale = true;
     block.tapes.clear();
@@ -323,7 +323,7 @@ export class Queue {
     return (this.#encoder ??= this.#device.createCommandEncoder());
   }
 
-  /** Submits what `encode` gives; `dropped` hears if the device drops it, for it uses something that is not there. */
+  /** Submits what `encode` gives; calls `dropped` if the device drops it because a resource failed. */
   #hand(unknown: Iterable<Check>, dropped: (error: OctavoError) => void, encode: () => GPUCommandEncoder): void {
     const refused: Refused = (...said) => {
       const error = droppedBy(causeOf(unknown)) ?? refusing("a batch of commands")(...said);
@@ -339,7 +339,7 @@ export class Queue {
     this.#pass = undefined;
   }
 
-  /** A dispatch may not read a buffer that it also writes: what is read is then copied aside. */
+  /** A dispatch may not read a buffer that it also writes; such inputs are copied to scratch. */
   #untangle(shader: Shader, pieces: readonly Piece[]): readonly Piece[] {
     const { access } = shader;
     let result: Piece[] | undefined;
@@ -365,7 +365,7 @@ export class Queue {
     this.#outdate(block);
   }
 
-  /** What was made of a block no longer holds, nor do tapes that found it made. */
+  /** Marks blocks derived from a block as stale, and the prepared steps that use them. */
   #outdate({ derived }: Block): void {
     for (const one of derived.values()) {
       one.fresh = false;

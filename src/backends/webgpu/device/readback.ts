@@ -1,6 +1,6 @@
-// Bytes on their way back to the host. They travel through staging buffers, a large read in pieces, one after the other,
-// so that it takes little memory beside what it reads. A read shows what was there when it was asked for: whoever is
-// about to change a block has the rest of its pieces copied first.
+// Reads from the device through staging buffers. A large read goes in chunks, one after the other, which bounds the staging
+// memory. A read returns the bytes as they were when it was requested: before a block changes, its remaining chunks are
+// copied.
 
 import { OutOfMemoryError } from "../../../core/errors.js";
 import { type Block, spansOf } from "./buffers.js";
@@ -9,11 +9,11 @@ import { FLAG_WORDS } from "./errors.js";
 
 const COPY_DST = 0x08;
 const MAP_READ = 0x01;
-/** Bytes that every read brings along: how many calls failed (errors.ts). */
+/** Bytes that every read adds: the count of failed calls (errors.ts). */
 const HEAD = FLAG_WORDS * 4;
 /** Bytes of a block that one staging buffer takes. */
 const PIECE = 64 << 20;
-/** Staging buffers up to this are made in powers of two, to be used again; larger ones are made to measure. */
+/** Staging buffers up to this size are powers of two and are reused; larger ones fit one read. */
 const ROUND_BELOW = 4 << 20;
 const KEEP_BELOW = 16 << 20;
 const KEEP_AT_MOST = 8;
@@ -24,22 +24,22 @@ interface Staging {
   readonly check: Check;
 }
 
-/** A piece that is copied, and on its way. */
+/** A chunk whose copy is recorded. */
 interface Copied {
   readonly staging: Staging;
   readonly check: Check;
-  /** Resolves when the staging buffer can be read; the error if it cannot. */
+  /** Resolves when the staging buffer is mapped, or with the error. */
   readonly mapped: Promise<unknown>;
 }
 
 export interface ReadBack {
   readonly bytes: Uint8Array;
-  /** Calls that had failed so far at this point of the queue. */
+  /** Count of failed calls at this point of the queue. */
   readonly failures: number;
 }
 
 export class Readback {
-  /** Batches handed to the device. */
+  /** Batches submitted so far. */
   submits = 0;
   readonly #device: GPUDevice;
   readonly #scopes: Scopes;
@@ -47,10 +47,10 @@ export class Readback {
   readonly #piece: number;
   readonly #pending = new Set<Promise<ReadBack>>();
   readonly #kept: Staging[] = [];
-  /** Of blocks that are read in pieces: what copies those that are left. */
+  /** For blocks that are being read in chunks: copies the chunks that are left. */
   readonly #running = new Map<Block, Set<() => void>>();
 
-  /** @param largest bytes of a buffer, at most */
+  /** @param largest size of the largest buffer, in bytes */
   constructor(device: GPUDevice, scopes: Scopes, flag: Block, largest: number) {
     this.#device = device;
     this.#scopes = scopes;
@@ -59,8 +59,8 @@ export class Readback {
   }
 
   /**
-   * Bytes of a block, behind everything submitted so far.
-   * @throws OutOfMemoryError if there is no memory for the way back, or the block was never there
+   * Bytes of a block after everything submitted so far.
+   * @throws OutOfMemoryError if there is no memory for a staging buffer or there was none for the block
    */
   read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     const reading = this.#read(block, offset, bytes);
@@ -70,7 +70,7 @@ export class Readback {
     return reading;
   }
 
-  /** Resolves when no read is under way, however they ended. */
+  /** Resolves when no read is in progress, whether the reads succeeded or failed. */
   async idle(): Promise<void> {
     while (this.#pending.size > 0) await Promise.allSettled(this.#pending);
   }
@@ -121,7 +121,7 @@ export class Readback {
     }
   }
 
-  /** To be called before what was submitted is followed by something that changes a block, or ends it. */
+  /** Copies the remaining chunks of a block. Call it before work that changes or destroys the block. */
   hasten(block: Block): void {
     const running = this.#running.get(block);
     if (!running) return;

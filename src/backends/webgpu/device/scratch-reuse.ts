@@ -1,9 +1,9 @@
-// What scratch blocks were made of last, so that the next call does not make them again: rows that LLM.int8() quantized,
-// or the places in a cache of the tokens of a step.
+// The sources of each scratch block's contents, so that the next call can use them again: rows quantized by LLM.int8(), or
+// the places in a cache of the tokens of a step.
 
 import type { Block } from "./buffers.js";
 
-/** A place in a block that was marked while something was made: columns that held outliers. */
+/** Bytes of a block that the computation marks, such as columns that hold outliers. */
 interface Mark {
   readonly block: Block;
   readonly byte: number;
@@ -23,7 +23,7 @@ export class Made {
     this.#held.set(block, { key, sources: [sources].flat(), marked });
   }
 
-  /** True if the block still is what `hold` was told, and `mark`, where it is given, was marked. */
+  /** True if the block still holds what `hold` noted and `mark`, if given, was marked. */
   holds(block: Block, key: string, mark?: Mark): boolean {
     const held = this.#held.get(block);
     if (held?.key !== key) return false;

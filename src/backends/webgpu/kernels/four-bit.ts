@@ -183,7 +183,7 @@ export function codeRows(
 
 export const INCOMPLETE = "absmax in u8 needs nested, map and offset";
 
-/** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
+/** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
 export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
   const [kind = 0, blocksize = 64] = calls[0]!.attributes;

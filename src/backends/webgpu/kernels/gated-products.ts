@@ -1,5 +1,5 @@
-// gated of two products that share x: the first thing that reads a gate and what it opens. One dispatch multiplies the same
-// columns of both matrices in a workgroup, and writes both results and what gated makes of them.
+// Fuses gate_proj and up_proj (same input) with the gated activation that consumes them. A workgroup multiplies the same
+// columns of both matrices, and writes both products and the activation.
 
 import type { Queue } from "../device/queue.js";
 import type { Kernel, Target } from "../kernel.js";

@@ -1,7 +1,7 @@
-// Rows of x as LLM.int8() multiplies them: codes, scale and a bitmap of outliers, in scratch memory. A row has codes in
-// ceil(K/4) words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and
-// two words of nothing; the bitmap is there only if there are outliers. Few rows have x itself behind the bitmap, in K words
-// padded in the same way: joined products bind much else. A norm can make the rows of what it writes (fusions.ts).
+// Rows of x quantized for LLM.int8(): codes, scale and a bitmap of outliers, in scratch memory. A row has codes in ceil(K/4)
+// words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and two words
+// of padding; rows without outliers have no bitmap. If there are few rows, x itself follows the bitmap, in K words padded in
+// the same way, which saves joined products a binding. A norm can quantize the rows that it writes (fusions.ts).
 
 import type { Queue } from "../device/queue.js";
 import type { Kernel } from "../kernel.js";

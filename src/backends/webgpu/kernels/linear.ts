@@ -65,7 +65,7 @@ const shader = family("linear", (options: ProductOptions & { readonly weight: Fl
   productSpec(format(options.weight, options), options),
 );
 
-/** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
+/** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
 export function joinLinear(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
   for (const call of calls) {

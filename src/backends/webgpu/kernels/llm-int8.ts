@@ -217,7 +217,7 @@ function variants(target: Target): Options[] {
   );
 }
 
-/** Records products that share x as one dispatch, if it can; with a gate, what they are for as well. */
+/** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
 export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
   const [x, first] = calls[0]!.operands;
   const [threshold = 0] = calls[0]!.attributes;

@@ -5,7 +5,7 @@ import type { AttrSpec } from "../../../core/signature.js";
 import { rowStrides } from "../../../core/tensor.js";
 import type { Block } from "../device/buffers.js";
 
-/** A piece of a buffer as a shader binds it. */
+/** A range of a block as a shader binds it. */
 export interface Piece {
   readonly block: Block;
   /** Byte where the binding begins: a multiple of 256. */
@@ -37,7 +37,7 @@ export interface Call {
   readonly attributes: readonly number[];
 }
 
-/** What bindings must begin at; WebGPU's default for `minStorageBufferOffsetAlignment`, and the most there is. */
+/** Alignment of bindings: the default, and largest, `minStorageBufferOffsetAlignment` of WebGPU. */
 const ALIGN = 256;
 
 export function decodeCall(

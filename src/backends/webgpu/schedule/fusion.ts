@@ -1,6 +1,6 @@
-// Finds calls that read what others have just written, where one dispatch can do for both: a norm can quantize the rows
-// that the products behind it want, keys are appended as they are turned. Which pairs of kernels fuse is a table
-// (kernels/fusions.ts). As in horizontal-fusion.ts only the order of independent calls changes, and every result is written as before.
+// Vertical fusion: a call and the calls that read its result, in one dispatch. A norm quantizes the rows for the products
+// after it; keys are appended as they are rotated. The table of kernel pairs is kernels/fusions.ts. As in
+// horizontal-fusion.ts only the order of independent calls changes; every result is still written.
 
 import type { Queue } from "../device/queue.js";
 import type { Kernel, Target } from "../kernel.js";
@@ -12,16 +12,15 @@ export interface Fusion {
   readonly first: Kernel;
   readonly next: Kernel;
   /**
-   * Records `first`, one call or several that `first` joins, and all of some calls of `next` as one dispatch, if it can;
-   * else records nothing and returns false, and is asked again with fewer. The backend has made sure that all operands
-   * fit, that the calls of `next` could come directly behind those of `first`, that they are independent of each other
-   * with one operand shared (Kernel.shared), and that the first of them reads something that one of `first` writes.
-   * `queue.call` is the lowest number of all.
+   * Records the calls of `first` and of `next` as one dispatch, if it can. Otherwise it records nothing and returns false;
+   * the backend then tries with fewer calls. The backend guarantees that all operands fit, that the calls of `next` may run
+   * directly after those of `first`, that they are independent and share one operand (Kernel.shared), and that the first of
+   * them reads a result of `first`. `queue.call` is the lowest number of all.
    */
   record(first: readonly Pending[], next: readonly Pending[], queue: Queue, target: Target): boolean;
-  /** True if the dispatch only prepares something for calls of `next`, which are recorded when their turn comes. */
+  /** True if the dispatch only prepares input for the calls of `next`, which are recorded later. */
   readonly prepares?: boolean;
-  /** All shaders that it can use on such a device, beside those of the two kernels. */
+  /** All shaders that it can use on such a device, besides those of the two kernels. */
   shaders?(target: Target): readonly Shader[];
 }
 

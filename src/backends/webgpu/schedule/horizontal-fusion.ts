@@ -1,12 +1,11 @@
-// Finds calls that may run at the same time, for kernels that record several as one dispatch: the projections of a layer
-// that share their input, the rotations of queries and keys, the appends of keys and values. A dispatch costs a GPU
-// microseconds whatever it does, and decode is made of small ones. Only the order of independent calls changes; every
-// result is written as before. What reads the results of others is fusion.ts's affair.
+// Horizontal fusion: independent calls in one dispatch. The projections of a layer share their input; queries and keys are
+// rotated together, keys and values appended together. Each dispatch costs microseconds of GPU time, and decode consists of
+// small ones. Only the order of independent calls changes; every result is still written. fusion.ts fuses dependent calls.
 
 import type { Kernel } from "../kernel.js";
 import type { Call, Operand } from "./call.js";
 
-/** A call that waits to be recorded. */
+/** A call that is not recorded yet. */
 export interface Pending {
   readonly kernel: Kernel;
   readonly call: Call;
@@ -14,11 +13,11 @@ export interface Pending {
   readonly number: number;
 }
 
-/** Calls that are looked at behind one. */
+/** Calls after one that are considered for fusion. */
 export const AHEAD = 8;
 export const MOST = 3;
 
-/** Blocks that a call reads and writes; what it changes in place is among the latter. */
+/** Blocks that a call reads and blocks that it writes; operands changed in place count as written. */
 export interface Touched {
   readonly reads: ReadonlySet<unknown>;
   readonly writes: ReadonlySet<unknown>;
@@ -48,8 +47,8 @@ export function ordered(a: Touched, b: Touched): boolean {
 }
 
 /**
- * Calls in an order in which those that wait for equally many others stand together, the ones that wait for the least
- * first: a submission is then as few steps as may be, and what is independent can go together.
+ * Orders calls by the length of the longest chain of calls that they depend on. Independent calls then stand together, and
+ * a submission has as few steps as possible.
  */
 export function byDepth(calls: readonly Pending[]): Pending[] {
   const read = new Map<unknown, number>();

@@ -1,5 +1,5 @@
-// Records calls of one submission as fewer dispatches than there are calls: independent ones that join (horizontal-fusion.ts), and
-// those that read what they write (fusion.ts), as many as go together.
+// Records the calls of one submission in as few dispatches as possible: independent calls are joined
+// (horizontal-fusion.ts), and calls that read their results are fused with them (fusion.ts).
 
 import type { Queue } from "../device/queue.js";
 import type { Target } from "../kernel.js";
@@ -7,7 +7,7 @@ import { FUSIONS } from "../kernels/fusions.js";
 import { type Fusion, followers } from "./fusion.js";
 import { fits, type Pending, partners } from "./horizontal-fusion.js";
 
-/** Records `calls[at]` with later ones, which are then `done`; false if it goes alone, and nothing is recorded. */
+/** Records `calls[at]` with later calls and marks those as `done`; false, with nothing recorded, if it runs alone. */
 export function recordTogether(
   calls: readonly Pending[],
   at: number,
@@ -31,7 +31,7 @@ export function recordTogether(
   }
 }
 
-/** Records a group with calls that read what it writes; gives those that are done by that, or undefined. */
+/** Records a group with calls that read its results; returns the calls that are done by that, or undefined. */
 function recordFused(
   calls: readonly Pending[],
   at: number,

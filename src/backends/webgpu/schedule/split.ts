@@ -1,6 +1,6 @@
 // Calls whose operands are too large for one binding. WebGPU grants 128 MiB a binding and 256 MiB a buffer by default, and
-// a head of 32000 x 4096 in bf16 is 250 MiB. A kernel says along which axes its calls can be cut; here they are cut into
-// calls that fit. A single row that lies across two buffers is copied aside, and back if it is written.
+// a head of 32000 x 4096 in bf16 is 250 MiB. A kernel names the axes along which its calls can be cut; this file cuts them
+// into calls that fit. A single row that spans two buffers is copied to scratch, and back if it is written.
 
 import type { Queue } from "../device/queue.js";
 import type { Axis, Kernel, Part, Target } from "../kernel.js";
@@ -19,7 +19,7 @@ function cut({ operand: from, dim, range }: Part, begin: number, count: number):
   return narrowed(from, dim, at, size);
 }
 
-/** Records a call, in parts where it must be. Returns a sentence if it cannot be computed. */
+/** Records a call, cut into parts if needed. Returns a sentence if it cannot be computed. */
 export function recordFitting(kernel: Kernel, call: Call, queue: Queue, target: Target): string | undefined {
   if (call.operands.every((one) => one === undefined || one.fits)) return kernel.record(call, queue, target);
   const axes = kernel.axes?.(call) ?? [];
@@ -37,8 +37,8 @@ export function recordFitting(kernel: Kernel, call: Call, queue: Queue, target: 
 }
 
 /**
- * The axis to cut: one along which a step of an operand that does not fit does; else one that makes such an operand
- * smaller. `lengths` gives how many slices from one on are to go together.
+ * The axis to cut: one along which a step of a too large operand fits; otherwise one that makes such an operand smaller.
+ * `lengths` gives the number of slices per part, by its first slice.
  */
 function choose(call: Call, axes: readonly Axis[]): { axis: Axis; lengths: (begin: number) => number } | undefined {
   let smaller: Axis | undefined;
@@ -61,7 +61,7 @@ function choose(call: Call, axes: readonly Axis[]): { axis: Axis; lengths: (begi
   return smaller && { axis: smaller, lengths: () => smaller.step ?? 1 };
 }
 
-/** The most slices from `begin` on that still fit, in steps; one step where not even that fits. */
+/** The largest number of slices from `begin` on that fits, in steps; one step if not even that fits. */
 function longest(part: Part, begin: number, most: number, step: number): number {
   if (cut(part, begin, most).fits) return most;
   let low = 1;
@@ -74,7 +74,7 @@ function longest(part: Part, begin: number, most: number, step: number): number 
   return low * step;
 }
 
-/** Records a call that cannot be cut further: what lies across two buffers is copied aside. */
+/** Records a call that cannot be cut further: operands that span two buffers are copied to scratch. */
 function recordAside(kernel: Kernel, call: Call, queue: Queue, target: Target): string | undefined {
   const { inputs } = kernel.op.signature;
   const back: (() => void)[] = [];

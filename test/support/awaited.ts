@@ -1,0 +1,41 @@
+// Finds tests that forget to await a read: such a test passes although the read rejects. Vitest runs this before each file
+// (vitest.config.ts). Only reads that a file of test/ asks for count.
+
+import { afterEach, expect } from "vitest";
+import { Tensor } from "../../src/core/tensor.js";
+
+const forgotten = new Set<string>();
+
+/** Where reads were asked for that nobody has waited for since the last call. */
+export function forgottenReads(): string[] {
+  const places = [...forgotten];
+  forgotten.clear();
+  return places;
+}
+
+/** `await` calls `then` of a promise whose constructor is not Promise; what `then` gives is a Promise again. */
+const WATCHED = { [Symbol.species]: Promise };
+
+function watch<T>(promise: Promise<T>, place: string): Promise<T> {
+  forgotten.add(place);
+  const then: Promise<T>["then"] = (done, failed) => {
+    forgotten.delete(place);
+    return Promise.prototype.then.call(promise, done, failed) as ReturnType<typeof promise.then<never, never>>;
+  };
+  // biome-ignore lint/suspicious/noThenProperty: a promise has one; this one says that it was called
+  Object.defineProperty(promise, "then", { value: then });
+  return Object.defineProperty(promise, "constructor", { value: WATCHED });
+}
+
+let reads = 0;
+for (const name of ["read", "readBytes", "readFloats", "ready"] as const) {
+  const original = Tensor.prototype[name] as () => Promise<never>;
+  Tensor.prototype[name] = function (this: Tensor) {
+    const caller = new Error().stack?.split("\n")[2] ?? "";
+    const promise = original.call(this);
+    const [, place] = /([^(\s]*[/\\]test[/\\][^)]*)\)?$/.exec(caller) ?? [];
+    return place === undefined ? promise : watch(promise, `${name}() at ${place} (read ${++reads})`);
+  };
+}
+
+afterEach(() => expect(forgottenReads(), "reads that the test does not await").toEqual([]));

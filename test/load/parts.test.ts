@@ -22,7 +22,7 @@ import { denseScheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { Disk } from "../../src/sources/disk.js";
-import { copyOf, editJson, temporary, writeTensors } from "../support/checkpoints.js";
+import { copyOf, editJson, temporary } from "../support/checkpoints.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { readArrays } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
@@ -309,7 +309,7 @@ describe("stacked layout of transformers 5", () => {
 });
 
 test.skipIf(!DEVICES.includes("cpu"))("experts hold the finished stack and a few pieces, no more", async () => {
-  const [hidden, ffn, vocab, count] = [256, 8192, 500, 4] as const;
+  const [hidden, ffn, vocab, count] = [256, 6144, 500, 4] as const;
   const folder = copyOf("models", "mixtral");
   editJson(join(folder, "config.json"), {
     ...{ hidden_size: hidden, intermediate_size: ffn, vocab_size: vocab, num_local_experts: count },
@@ -331,16 +331,22 @@ test.skipIf(!DEVICES.includes("cpu"))("experts hold the finished stack and a few
     ["model.norm.weight", [hidden]],
     ["lm_head.weight", [vocab, hidden]],
   ]);
-  writeTensors(join(folder, "model.safetensors"), shapes);
+  await writeSafetensors(
+    join(folder, "model.safetensors"),
+    [...shapes].map(([name, shape]) => {
+      const data = (): Uint8Array => new Uint8Array(4 * shape.reduce((n, size) => n * size, 1));
+      return { name, dtype: "F32", shape, data };
+    }),
+  );
   const device = openDevice("cpu", { threads: 2 });
-  for (const options of [{}, { load_in_8bit: true }, { load_in_4bit: true }]) {
+  for (const options of [{}, { load_in_8bit: true }]) {
     device.arena.trim();
     device.arena.resetPeak();
     const model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...options });
-    // A stack is 33.6 MB in f32, one expert of it 8.4 MB: what is there beside the weights is a piece of 8 MiB, and its
+    // A stack is 25 MB in f32, one expert of it 6.3 MB: what is there beside the weights is a piece of 8 MiB, and its
     // rows in the stored dtype or their codes.
     expect(device.memory.peak).toBeLessThan(model.weight_bytes + 2 * (8 << 20));
-    expect(model.checkpoint_bytes).toBeGreaterThan(100e6);
+    expect(model.checkpoint_bytes).toBeGreaterThan(70e6);
     model.dispose();
   }
   expectNoLeaks(device);

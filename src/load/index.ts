@@ -4,7 +4,7 @@
 import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
-import { ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { CheckpointError, ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { architectureOf, taskOf } from "../models/index.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
@@ -114,6 +114,12 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     shared: head && untieHead(model),
   };
   const steps = plan(model, architecture, checkpoint, storage);
+  if (stored && !steps.items.some(({ parts }) => parts.some((part) => part.stored))) {
+    const method = stored.quantization_method();
+    throw new CheckpointError(`${source.location}: config.json says ${method}, but no tensor is quantized so`, {
+      hint: "take quantization_config out of config.json, and load it with load_in_8bit or load_in_4bit",
+    });
+  }
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });

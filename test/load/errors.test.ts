@@ -200,10 +200,17 @@ const REFUSALS: readonly Refusal[] = [
     message: /7/,
   },
   {
-    name: "a checkpoint that is quantized already",
+    name: "a checkpoint that is said to be quantized, and is not",
     spoil: (f) => editJson(config(f), { quantization_config: { quant_method: "bitsandbytes", load_in_8bit: true } }),
+    code: "ERR_CHECKPOINT",
+    message: /config.json says llm_int8, but no tensor is quantized so/,
+    hint: /load_in_8bit/,
+  },
+  {
+    name: "a checkpoint that is quantized by a method that is not read",
+    spoil: (f) => editJson(config(f), { quantization_config: { quant_method: "awq", bits: 4 } }),
     code: "ERR_UNSUPPORTED_MODEL",
-    message: /already quantized/,
+    message: /quantized with "awq"/,
     hint: /load_in_8bit/,
   },
   {

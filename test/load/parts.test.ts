@@ -22,7 +22,7 @@ import { denseScheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { Disk } from "../../src/sources/disk.js";
-import { copyOf, temporary } from "../support/checkpoints.js";
+import { copyOf, editJson, temporary } from "../support/checkpoints.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { readArrays } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
@@ -306,4 +306,49 @@ describe("stacked layout of transformers 5", () => {
     expectNoLeaks(device);
     await device.close();
   });
+});
+
+test.skipIf(!DEVICES.includes("cpu"))("experts hold the finished stack and a few pieces, no more", async () => {
+  const [hidden, ffn, vocab, count] = [256, 6144, 500, 4] as const;
+  const folder = copyOf("models", "mixtral");
+  editJson(join(folder, "config.json"), {
+    ...{ hidden_size: hidden, intermediate_size: ffn, vocab_size: vocab, num_local_experts: count },
+    ...{ num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 4 },
+  });
+  const layer = "model.layers.0";
+  const shapes = new Map<string, readonly number[]>([
+    ["model.embed_tokens.weight", [vocab, hidden]],
+    ...["q", "k", "v", "o"].map((p) => [`${layer}.self_attn.${p}_proj.weight`, [hidden, hidden]] as const),
+    [`${layer}.block_sparse_moe.gate.weight`, [count, hidden]],
+    ...[0, 1, 2, 3].flatMap((e) =>
+      (["w1", "w3", "w2"] as const).map(
+        (w) =>
+          [`${layer}.block_sparse_moe.experts.${e}.${w}.weight`, w === "w2" ? [hidden, ffn] : [ffn, hidden]] as const,
+      ),
+    ),
+    [`${layer}.input_layernorm.weight`, [hidden]],
+    [`${layer}.post_attention_layernorm.weight`, [hidden]],
+    ["model.norm.weight", [hidden]],
+    ["lm_head.weight", [vocab, hidden]],
+  ]);
+  await writeSafetensors(
+    join(folder, "model.safetensors"),
+    [...shapes].map(([name, shape]) => {
+      const data = (): Uint8Array => new Uint8Array(4 * shape.reduce((n, size) => n * size, 1));
+      return { name, dtype: "F32", shape, data };
+    }),
+  );
+  const device = openDevice("cpu", { threads: 2 });
+  for (const options of [{}, { load_in_8bit: true }]) {
+    device.arena.trim();
+    device.arena.resetPeak();
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...options });
+    // A stack is 25 MB in f32, one expert of it 6.3 MB: what is there beside the weights is a piece of 8 MiB, and its
+    // rows in the stored dtype or their codes.
+    expect(device.memory.peak).toBeLessThan(model.weight_bytes + 2 * (8 << 20));
+    expect(model.checkpoint_bytes).toBeGreaterThan(70e6);
+    model.dispose();
+  }
+  expectNoLeaks(device);
+  await device.close();
 });

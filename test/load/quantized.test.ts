@@ -12,6 +12,7 @@ import type { PreTrainedModel } from "../../src/generate/model.js";
 import { surveyModel } from "../../src/load/survey.js";
 import { Matrix } from "../../src/nn/module.js";
 import { denseScheme, type FloatDType } from "../../src/nn/weight.js";
+import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
 import { Disk } from "../../src/sources/disk.js";
 import { copyOf, editJson } from "../support/checkpoints.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
@@ -238,6 +239,40 @@ describe("what config.json and options say", () => {
       expect(error, what).toBeInstanceOf(FormatError);
       expect((error as FormatError).message, what).toMatch(message);
     }
+  });
+
+  test.each<FromPretrainedOptions>([
+    { load_in_8bit: true },
+    { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true } },
+    { load_in_4bit: true },
+  ])("what was quantized here is stored as bitsandbytes would, and read again: %o", async (options) => {
+    const folder = copyOf("models", "llama");
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device: await device, ...options });
+    const inputs = { input_ids: [[5, 17, 99, 3, 42]] };
+    const run = async (of: PreTrainedModel): Promise<Float32Array> => {
+      const { logits } = of.forward(inputs);
+      const values = await logits.readFloats();
+      logits.dispose();
+      return values;
+    };
+    const tensors: TensorToWrite[] = [];
+    for (const [name, parameter] of model.module.named_parameters()) {
+      if (parameter instanceof Matrix) {
+        for (const { bytes, ...part } of await parameter.weight.parts(name)) tensors.push({ ...part, data: bytes });
+      } else {
+        const data = new Uint8Array((await parameter.value.readFloats()).slice().buffer);
+        tensors.push({ name, dtype: "F32", shape: parameter.shape, data });
+      }
+    }
+    await writeSafetensors(join(folder, "model.safetensors"), tensors);
+    const { quantization_config = options } = options;
+    editJson(join(folder, "config.json"), {
+      quantization_config: new BitsAndBytesConfig(quantization_config as BitsAndBytesOptions).to_dict(),
+    });
+    const again = await AutoModelForCausalLM.from_pretrained(folder, { device: await device });
+    expect(await run(again)).toEqual(await run(model));
+    model.dispose();
+    again.dispose();
   });
 
   test("a missing weight_format means rows", async () => {

@@ -78,9 +78,8 @@ struct Problem {
   int64_t first_key(int64_t t) const { return window > 0 ? most(0, past + t - window + 1) : 0; }
   int64_t end_key(int64_t t, int64_t count) const { return causal ? least(S, past + t + count) : S; }
 
-  bool sees(int64_t b, int64_t i, int64_t j) const {
-    if (causal && j > i) return false;
-    if (window > 0 && j <= i - window) return false;
+  // True unless the mask or another segment hides a key.
+  bool open(int64_t b, int64_t i, int64_t j) const {
     if (mask && mask.as<uint8_t>()[b * S + j] == 0) return false;
     return !segments || segments.as<int32_t>()[b * S + j] == segments.as<int32_t>()[b * S + i];
   }
@@ -143,8 +142,12 @@ struct Problem {
         const float* add = bias.as<float>() + b * bias.stride[0] + h * bias.stride[1] + (t + r) * bias.stride[2];
         for (int64_t at = 0; at < keys; at++) score[at] += add[(j + at) * bias.stride[3]];
       }
-      for (int64_t at = 0; at < keys; at++)
-        if (!sees(b, i, j + at)) score[at] = -INFINITY;
+      const int64_t last = causal ? i - j + 1 : keys, first = window > 0 ? i - window + 1 - j : 0;
+      for (int64_t at = 0; at < least(first, keys); at++) score[at] = -INFINITY;
+      for (int64_t at = most(0, last); at < keys; at++) score[at] = -INFINITY;
+      if (mask || segments)
+        for (int64_t at = 0; at < keys; at++)
+          if (!open(b, i, j + at)) score[at] = -INFINITY;
     }
   }
 
@@ -162,18 +165,29 @@ struct Problem {
   }
 };
 
-// to[d] += sum over i of weight[i * step] * rows[i][d].
+// to[d] += sum over i of weight[i * step] * rows[i][d], four vectors of dims at a time.
+template <int kVectors>
+OCTAVO_INLINE void mix_some(const float* weight, int64_t step, int64_t count, const float* rows, int64_t stride,
+                            int n, float* to) {
+  f32x16 sum[kVectors];
+  for (int v = 0; v < kVectors; v++) sum[v] = n == 16 ? load(to + v * 16) : load_n(to, n);
+  for (int64_t i = 0; i < count; i++) {
+    const f32x16 w = splat(weight[i * step]);
+    const float* row = rows + i * stride;
+    for (int v = 0; v < kVectors; v++) sum[v] = fma(w, n == 16 ? load(row + v * 16) : load_n(row, n), sum[v]);
+  }
+  for (int v = 0; v < kVectors; v++) {
+    if (n == 16) store(to + v * 16, sum[v]);
+    else store_n(to, sum[v], n);
+  }
+}
+
 OCTAVO_INLINE void mix(const float* weight, int64_t step, int64_t count, const float* rows, int64_t stride,
                        int64_t width, float* to) {
-  for (int64_t d = 0; d < width; d += 16) {
-    const int n = (int)least(16, width - d);
-    f32x16 sum = load_n(to + d, n);
-    if (n == 16)
-      for (int64_t i = 0; i < count; i++) sum = fma(splat(weight[i * step]), load(rows + i * stride + d), sum);
-    else
-      for (int64_t i = 0; i < count; i++) sum = fma(splat(weight[i * step]), load_n(rows + i * stride + d, n), sum);
-    store_n(to + d, sum, n);
-  }
+  int64_t d = 0;
+  for (; d + 64 <= width; d += 64) mix_some<4>(weight, step, count, rows + d, stride, 16, to + d);
+  for (; d + 16 <= width; d += 16) mix_some<1>(weight, step, count, rows + d, stride, 16, to + d);
+  if (d < width) mix_some<1>(weight, step, count, rows + d, stride, (int)(width - d), to + d);
 }
 
 void own_queries(const Problem& p, int64_t b, int64_t h, int64_t t, const Room& room, float* dq) {

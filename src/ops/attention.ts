@@ -126,15 +126,23 @@ export const attentionOp = new Op({
     return undefined;
   },
   gradient({ inputs, attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy] }) {
-    const [q, k, v, scales, , table, mask, segments, slopes, distances, bias] = inputs;
-    if (scales || table) throw new GradientError("attention: over a cache it has no gradient");
-    if (distances) throw new GradientError("attention: with distances it has no gradient");
+    const given = new Map<string, Tensor>();
+    attentionOp.signature.inputs.forEach(({ name }, i) => {
+      if (!inputs[i]) return;
+      if (!DIFFERENTIATED.includes(name)) throw new GradientError(`attention: with \`${name}\` it has no gradient`);
+      given.set(name, inputs[i]);
+    });
     const rows = (x: Tensor): Tensor => (lastDimContiguous(x) && x.dtype === "f32" ? x : contiguous(x, "f32"));
+    const [q, k, v] = ["q", "k", "v"].map((name) => rows(given.get(name)!));
+    const [mask, segments, slopes, bias] = DIFFERENTIATED.slice(3).map((name) => given.get(name));
     const options = { mask, segments, slopes, bias, scale, causal: causal !== 0, window, softcap };
-    return attentionBack(rows(q!), rows(k!), rows(v!), dy!, options);
+    return attentionBack(q!, k!, v!, dy!, options);
   },
-  keeps: () => ["q", "k", "v", "scales", "table", "mask", "segments", "slopes", "distances", "bias"],
+  keeps: () => DIFFERENTIATED,
 });
+
+/** Operands with which attention has a gradient: those of attention without a cache. */
+const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "bias"];
 
 function lastDimContiguous({ strides, shape }: Tensor): boolean {
   return strides === null || strides.at(-1) === 1 || shape.at(-1) === 1;

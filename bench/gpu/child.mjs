@@ -14,7 +14,7 @@ import { shapeConfig } from "../../dist/eval/shapes.js";
 import { bytesPerStep, decodeTimes, median, prefillTimes, recordTimes } from "../../dist/eval/speed.js";
 import { VARIANTS } from "../../dist/eval/variants.js";
 import { fillRandomly } from "../../dist/load/random.js";
-import { architectureOf } from "../../dist/models/index.js";
+import { buildModel } from "../../dist/models/index.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
 import { headScheme, schemeOf } from "../../dist/quant/index.js";
 
@@ -36,7 +36,7 @@ async function open() {
 async function measureModel(device, job) {
   const { dtype, quantization, compute, head } = VARIANTS[job.storage];
   const config = shapeConfig(job.shape);
-  const model = (await architectureOf(config)).build(config);
+  const model = await buildModel(config, "causal-lm");
   const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
   say("random weights");
   await fillRandomly(device, model, { dtype: DTYPES[dtype], scheme, compute, head: headScheme(head) });

@@ -4,7 +4,7 @@
 import { scope, Tensor } from "../../dist/core/tensor.js";
 import { VARIANTS } from "../../dist/eval/variants.js";
 import { openDevice } from "../../dist/load/device.js";
-import { loadCausalLM } from "../../dist/load/index.js";
+import { loadModel } from "../../dist/load/index.js";
 import { KVCache } from "../../dist/nn/cache.js";
 import { advance } from "../../dist/ops/advance.js";
 import { argmax } from "../../dist/ops/sampling.js";
@@ -19,7 +19,7 @@ export async function open({ file, variant, isa, threads, shape }) {
   const reference = process.env.OCTAVO_PEERS_DEVICE === "reference";
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
   const { dtype, quantization, compute, head, cache: cacheDType } = VARIANTS[variant];
-  const { model } = await loadCausalLM(new Disk(file), {
+  const { model } = await loadModel(new Disk(file), "causal-lm", {
     device,
     name: shape.name,
     dtype,
@@ -49,7 +49,7 @@ export async function open({ file, variant, isa, threads, shape }) {
     /** Records tokens [B,T]; gives the next ones. */
     const record = (ids, at) =>
       scope(() => {
-        const result = model.forward({ ids, positions: at, cache }, { last: true });
+        const result = model.forward({ ids, positions: at, cache }, { logits_to_keep: 1 }).view(rows, -1);
         logits?.dispose();
         logits = result.alias().keep();
         return argmax(result);

@@ -20,7 +20,7 @@ import { chooseDevice, requestDevice } from "../load/device.js";
 import { NODE } from "../load/node.js";
 import { fillRandomly } from "../load/random.js";
 import { surveyModel } from "../load/survey.js";
-import { architectureOf } from "../models/index.js";
+import { buildModel } from "../models/index.js";
 import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme, schemeOf } from "../quant/index.js";
@@ -264,7 +264,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
     });
   }
   const config = shapeConfig(flags.shape!);
-  const tree = (await architectureOf(config)).build(config);
+  const tree = await buildModel(config, "causal-lm");
   const scheme = schemeOf(quantization && new BitsAndBytesConfig(quantization));
   const dense = dtype === "float32" ? "f32" : "bf16";
   await fillRandomly(device, tree, { dtype: dense, scheme, compute, head: headScheme(head) });

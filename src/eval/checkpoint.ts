@@ -4,13 +4,13 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeSafetensors } from "../checkpoints/safetensors-write.js";
 import { toBf16 } from "../core/dtype.js";
-import { architectureOf } from "../models/index.js";
-import type { ConfigJson } from "../nn/decoder.js";
+import { buildModel } from "../models/index.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import { Matrix } from "../nn/module.js";
 
 /** Writes config.json and model.safetensors (bf16) into `folder`; gives the bytes of the tensors. */
 export async function writeRandomCheckpoint(folder: string, config: ConfigJson): Promise<number> {
-  const model = (await architectureOf(config)).build(config);
+  const model = await buildModel(config, "causal-lm");
   const pool = Uint16Array.from({ length: 1 << 20 }, (_, i) =>
     toBf16((((i * 2654435761) >>> 8) % 2001) / 25000 - 0.04),
   );

@@ -1,7 +1,7 @@
 // Shapes of models that benchmarks build in memory, from a config alone.
 
 import { OptionError, suggestion } from "../core/errors.js";
-import type { ConfigJson } from "../nn/decoder.js";
+import type { ConfigJson } from "../nn/architecture.js";
 
 /** config.json of a model, as far as benchmarks use it themselves. */
 export interface ShapeConfig extends ConfigJson {

@@ -2,8 +2,8 @@
 // generation_config.json gives other defaults; what the caller says wins.
 
 import { ConfigError, checkOptions, OptionError } from "../core/errors.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
-import type { ConfigJson } from "../nn/decoder.js";
 import { cacheDTypeOf } from "./cache-options.js";
 import {
   isNeutral,

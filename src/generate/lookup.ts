@@ -59,7 +59,7 @@ export async function* lookupSteps(
   if (mask) mask.set(batch.mask!);
   using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();
   const best = (ids: Tensor, positions: Tensor, last: boolean): Tensor => {
-    const logits = model.forward({ ids, positions, mask: masked, cache }, { last });
+    const logits = model.forward({ ids, positions, mask: masked, cache }, { logits_to_keep: last ? 1 : 0 });
     return argmax(logits.view(-1, logits.shape.at(-1)!));
   };
   /** The likeliest token after each of `tokens`, the first of which stands at `from`. */

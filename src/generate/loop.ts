@@ -21,7 +21,7 @@ const CAPACITY_STEP = 16;
 export function cacheShape(model: CausalLM, rows: number, tokens: number, dtype: CacheDType): CacheShape {
   const { layers, groups, head_dim } = model.geometry;
   const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers, batch: rows, groups, head_dim, capacity, dtype, compute: model.compute };
+  return { layers, batch: rows, groups, head_dim, capacity, dtype };
 }
 
 /** What of a GenerationConfig decides the next token. */
@@ -120,7 +120,8 @@ export class DecodeSession implements Disposable {
 
   #next(ids: Tensor, positions: Tensor): void {
     const config = this.#config;
-    const logits = this.#model.forward({ ids, positions, mask: this.#mask, cache: this.#cache }, { last: true });
+    const last = this.#model.forward({ ids, positions, mask: this.#mask, cache: this.#cache }, { logits_to_keep: 1 });
+    const logits = last.view(-1, last.shape.at(-1)!); // [B,vocab]
     if (this.#history) penalize(logits, this.#history, config.repetition_penalty);
     copyInto(config.do_sample ? sample(logits, this.#counter, config) : argmax(logits), this.tokens);
   }

@@ -76,7 +76,10 @@ export async function prefill(
       const next = scope(() => {
         const ids = Tensor.from(device, piece.ids, shape);
         const positions = Tensor.from(device, piece.positions, shape);
-        if (n + 1 < pieces.length) return model.hidden({ ids, positions, mask, cache });
+        if (n + 1 < pieces.length) {
+          using pass = model.pass({ positions, mask, cache });
+          return model.hidden(pass, ids);
+        }
         last(ids, positions);
         return undefined;
       });

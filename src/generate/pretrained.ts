@@ -4,7 +4,7 @@ import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
 import { checkOptions, OptionError } from "../core/errors.js";
 import type { ProgressEvent } from "../load/fill.js";
-import { loadCausalLM } from "../load/index.js";
+import { loadModel } from "../load/index.js";
 import { type DeviceName, onAuto, type Platform, SOURCE_OPTIONS, type SourceOptions } from "../load/platform.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
@@ -164,7 +164,7 @@ export function autoModel(platform: Platform): AutoModel {
               ? await platform.requestDevice(on, { threads: options.threads })
               : await platform.sharedDevice(on);
         try {
-          const loaded = await loadCausalLM(source, {
+          const loaded = await loadModel(source, "causal-lm", {
             device,
             name: model,
             dtype: options.dtype ?? options.torch_dtype ?? "auto",

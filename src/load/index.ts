@@ -5,8 +5,8 @@ import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
 import { ConfigError, NotFoundError, OptionError, suggestion, UnsupportedModelError } from "../core/errors.js";
-import { architectureOf } from "../models/index.js";
-import type { Architecture, CausalLM, ConfigJson } from "../nn/decoder.js";
+import { architectureOf, taskOf } from "../models/index.js";
+import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
@@ -14,7 +14,7 @@ import { schemeOf } from "../quant/index.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan, unknownModules } from "./plan.js";
+import { plan, settle, unknownModules } from "./plan.js";
 
 export interface LoadOptions {
   readonly device: Device;
@@ -31,8 +31,8 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
-export interface Loaded {
-  readonly model: CausalLM;
+export interface Loaded<T extends Task = "causal-lm"> {
+  readonly model: TaskModels[T];
   readonly config: ConfigJson;
   /** generation_config.json, or {} */
   readonly generation_config: ConfigJson;
@@ -74,21 +74,22 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
 }
 
 /** A model that is declared but not loaded: the tree, and where its tensors lie. */
-export interface Declared {
+export interface Declared<T extends Task> {
   readonly config: ConfigJson;
   readonly architecture: Architecture;
-  readonly model: CausalLM;
+  readonly model: TaskModels[T];
   readonly checkpoint: Checkpoint;
   readonly dtype: FloatDType;
 }
 
 /**
- * Reads the config and the headers of a model folder and declares the tree; allocates nothing on any device.
+ * Reads the config and the headers of a model folder and declares the tree for a task; allocates nothing on any device.
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, OptionError (an unknown dtype)
  */
-export async function declareCausalLM(source: Source, wanted: string): Promise<Declared> {
+export async function declareModel<T extends Task>(source: Source, task: T, wanted: string): Promise<Declared<T>> {
   const config = await readConfigJson(source);
   const architecture = await architectureOf(config);
+  const build = taskOf(architecture, task);
   if (config.quantization_config !== undefined && config.quantization_config !== null) {
     throw new UnsupportedModelError(
       `${source.location} holds a checkpoint that is already quantized, which is not read yet`,
@@ -97,18 +98,18 @@ export async function declareCausalLM(source: Source, wanted: string): Promise<D
       },
     );
   }
-  const model = architecture.build(config);
+  const model = build(config);
   const checkpoint = await openCheckpoint(source);
   return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
 }
 
 /**
- * Loads a causal language model from a folder, quantizing while it reads.
+ * Loads a model for a task from a folder, quantizing while it reads.
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
  */
-export async function loadCausalLM(source: Source, options: LoadOptions): Promise<Loaded> {
+export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
   const { device, quantization } = options;
-  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, options.dtype);
+  const { config, architecture, model, checkpoint, dtype } = await declareModel(source, task, options.dtype);
   const scheme = schemeOf(quantization);
   const { compute, head } = options;
   const skip = quantization?.llm_int8_skip_modules ?? null;
@@ -116,8 +117,7 @@ export async function loadCausalLM(source: Source, options: LoadOptions): Promis
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, steps, { ...options, dtype });
-    model.compute = compute ?? computeFor(dtype);
-    model.prepare(device);
+    settle(device, model, compute ?? computeFor(dtype));
   } catch (error) {
     model.dispose();
     throw error;

@@ -3,8 +3,10 @@
 
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
 import type { TensorInfo } from "../checkpoints/safetensors.js";
+import type { Device } from "../core/device.js";
 import { CheckpointError } from "../core/errors.js";
-import type { Architecture, CausalLM } from "../nn/decoder.js";
+import { type Architecture, treeNames } from "../nn/architecture.js";
+import type { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
@@ -29,11 +31,6 @@ export interface Plan {
   readonly bytes: number;
 }
 
-/** What the output head of a language model is called. */
-const HEAD = "lm_head";
-/** The head of a language model stays in full precision, and with it what is tied to it. */
-const DEFAULT_SKIP: readonly string[] = [HEAD];
-
 /** How the parameters of a model are stored. */
 export interface Storage {
   /** Of everything that is not quantized. */
@@ -49,25 +46,27 @@ export interface Storage {
 }
 
 /** The scheme of each matrix of a model. */
-export function schemesOf(model: Module, { dtype, scheme, skip, head, compute }: Storage): Map<Matrix, Scheme> {
+export function schemesOf(model: Model, { dtype, scheme, skip, head, compute }: Storage): Map<Matrix, Scheme> {
   const quantized = new Set(scheme ? quantizedModules(model, skip ?? null).map((path) => `${path}.weight`) : []);
+  const output = model.output_embeddings()?.weight;
   const schemes = new Map<Matrix, Scheme>();
   for (const [name, parameter] of model.named_parameters()) {
-    if (!("product" in parameter) || schemes.has(parameter)) continue;
-    if (head && name === `${HEAD}.weight`) schemes.set(parameter, head);
+    if (!(parameter instanceof Matrix) || schemes.has(parameter)) continue;
+    if (head && parameter === output) schemes.set(parameter, head);
     else schemes.set(parameter, quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product, compute));
   }
   return schemes;
 }
 
 /**
- * Gives the output head a matrix of its own if it shares one.
- * @returns the name of what it shared, or undefined
+ * Gives the output embeddings a matrix of their own if they share one.
+ * @returns the name of the parameter that they shared, or undefined
  */
-export function untieHead(model: Module): string | undefined {
-  const [, head] = [...model.named_modules()].find(([path]) => path === HEAD) ?? [];
-  if (!(head instanceof Linear)) return undefined;
-  const shared = [...model.named_parameters()].find(([name, one]) => one === head.weight && name !== `${HEAD}.weight`);
+export function untieHead(model: Model): string | undefined {
+  const head = model.output_embeddings();
+  if (!head) return undefined;
+  const own = `${head.path}.weight`;
+  const shared = [...model.named_parameters()].find(([name, one]) => one === head.weight && name !== own);
   if (!shared) return undefined;
   const { weight } = head;
   weight.product = false;
@@ -77,22 +76,29 @@ export function untieHead(model: Module): string | undefined {
 }
 
 /**
- * Names of the modules that a quantization scheme is applied to: every Linear but those that `skip` names (the output
- * head by default) and those that share their matrix with another module. An entry of `skip` matches whole components
+ * Names of the modules that a quantization scheme is applied to: every Linear but those that `skip` names (the
+ * model's own list by default) and those that share their matrix with another module. An entry of `skip` matches whole components
  * of a path: "mlp" or "layers.0", never a part of a name.
  */
-export function quantizedModules(model: Module, skip: readonly string[] | null): string[] {
+export function quantizedModules(model: Model, skip: readonly string[] | null): string[] {
   const users = new Map<Matrix, number>();
   for (const [, module] of model.named_modules()) {
-    const { weight } = module as { weight?: Matrix };
-    if (weight && "product" in weight) users.set(weight, (users.get(weight) ?? 0) + 1);
+    const { weight } = module as { weight?: unknown };
+    if (weight instanceof Matrix) users.set(weight, (users.get(weight) ?? 0) + 1);
   }
+  const skipped = skip ?? model.modules_not_quantized();
   const names: string[] = [];
   for (const [path, module] of model.named_modules()) {
     if (!(module instanceof Linear) || users.get(module.weight)! > 1) continue;
-    if (!(skip ?? DEFAULT_SKIP).some((entry) => `.${path}.`.includes(`.${entry}.`))) names.push(path);
+    if (!skipped.some((entry) => `.${path}.`.includes(`.${entry}.`))) names.push(path);
   }
   return names;
+}
+
+/** What a model needs besides its parameters before it runs: constants on the device, and how attention is computed. */
+export function settle(device: Device, model: Model, compute: Compute): void {
+  for (const [, buffer] of model.named_buffers()) buffer.on(device);
+  model.attention = { ...model.attention, compute };
 }
 
 /** Entries of `skip` that no module of the model answers to. */
@@ -105,17 +111,16 @@ export function unknownModules(model: Module, skip: readonly string[]): string[]
  * Fits a checkpoint to a model, whose head is untied if it is stored in its own way.
  * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
  */
-export function plan(model: CausalLM, architecture: Architecture, checkpoint: Checkpoint, storage: Storage): Plan {
+export function plan(model: Model, architecture: Architecture, checkpoint: Checkpoint, storage: Storage): Plan {
   const shared = storage.head && untieHead(model);
   const schemes = schemesOf(model, storage);
   const parameters = new Map(model.named_parameters());
   const sources = new Map<string, TensorInfo>();
   const unexpected: string[] = [];
   for (const [name, info] of checkpoint.tensors) {
-    if (architecture.ignore.some((pattern) => pattern.test(name))) continue;
-    const known = [name, architecture.prefix + name, withoutPrefix(name, architecture.prefix)].find((n) =>
-      parameters.has(n),
-    );
+    const names = treeNames(name, architecture.names);
+    if (names.length === 0) continue;
+    const known = names.find((one) => parameters.has(one));
     if (known === undefined) unexpected.push(name);
     else if (!sources.has(known)) sources.set(known, info);
   }
@@ -123,7 +128,9 @@ export function plan(model: CausalLM, architecture: Architecture, checkpoint: Ch
   const items = new Map<Parameter | Matrix, PlanItem>();
   const missing = new Map<Parameter | Matrix, string>();
   for (const [name, parameter] of parameters) {
-    const source = sources.get(name) ?? (shared && name === `${HEAD}.weight` ? sources.get(shared) : undefined);
+    const source =
+      sources.get(name) ??
+      (shared && name === `${model.output_embeddings()!.path}.weight` ? sources.get(shared) : undefined);
     if (source === undefined) {
       if (!items.has(parameter) && !missing.has(parameter)) missing.set(parameter, name);
       continue;
@@ -135,7 +142,7 @@ export function plan(model: CausalLM, architecture: Architecture, checkpoint: Ch
       name,
       parameter,
       source,
-      scheme: "product" in parameter ? schemes.get(parameter) : undefined,
+      scheme: parameter instanceof Matrix ? schemes.get(parameter) : undefined,
     });
   }
   if (missing.size > 0) {
@@ -162,12 +169,8 @@ export function plan(model: CausalLM, architecture: Architecture, checkpoint: Ch
   };
 }
 
-function withoutPrefix(name: string, prefix: string): string {
-  return name.startsWith(prefix) ? name.slice(prefix.length) : name;
-}
-
 function checkShape(name: string, parameter: Parameter | Matrix, source: TensorInfo): void {
-  const transposed = "transposed" in parameter && parameter.transposed;
+  const transposed = parameter instanceof Matrix && parameter.transposed;
   const expected = transposed ? [...parameter.shape].reverse() : [...parameter.shape];
   const { shape } = source;
   if (shape.length === expected.length && shape.every((size, d) => size === expected[d])) return;

@@ -3,11 +3,11 @@
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
-import type { CausalLM } from "../nn/decoder.js";
+import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
-import { type Storage, schemesOf, untieHead } from "./plan.js";
+import { type Storage, schemesOf, settle, untieHead } from "./plan.js";
 
 const PIECE = 1 << 21;
 /** As transformers initialises. */
@@ -43,7 +43,7 @@ function normals(seed: number): (count: number) => Float32Array {
  * Fills every parameter of a declared model: matrices with random values, vectors with ones. The head is untied if it is
  * stored in its own way. If it throws, dispose the model.
  */
-export async function fillRandomly(device: Device, model: CausalLM, storage: Storage, seed = 1): Promise<void> {
+export async function fillRandomly(device: Device, model: Model, storage: Storage, seed = 1): Promise<void> {
   const draw = normals(seed);
   if (storage.head) untieHead(model);
   const schemes = schemesOf(model, storage);
@@ -51,9 +51,8 @@ export async function fillRandomly(device: Device, model: CausalLM, storage: Sto
     if (parameter.filled) continue;
     if (!(parameter instanceof Matrix)) {
       const { shape } = parameter;
-      parameter.fill(
-        scope(() => contiguous(Tensor.from(device, new Float32Array(shape[0]!).fill(1), shape), storage.dtype)),
-      );
+      const ones = new Float32Array(shape.reduce((n, size) => n * size, 1)).fill(1);
+      parameter.fill(scope(() => contiguous(Tensor.from(device, ones, shape), storage.dtype)));
       continue;
     }
     const [outputs, inputs] = parameter.shape;
@@ -74,6 +73,5 @@ export async function fillRandomly(device: Device, model: CausalLM, storage: Sto
       throw error;
     }
   }
-  model.compute = storage.compute ?? computeFor(storage.dtype);
-  model.prepare(device);
+  settle(device, model, storage.compute ?? computeFor(storage.dtype));
 }

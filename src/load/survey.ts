@@ -3,14 +3,15 @@
 // may hold a little more.
 
 import type { FloatName } from "../core/dtype.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
-import type { ConfigJson, DecoderGeometry } from "../nn/decoder.js";
-import { plainBytes } from "../nn/module.js";
+import type { DecoderGeometry } from "../nn/decoder.js";
+import { Matrix, plainBytes } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
-import { declareCausalLM } from "./index.js";
+import { declareModel } from "./index.js";
 import { type Plan, plan } from "./plan.js";
 
 /** Bytes of the weights under one way to load them. */
@@ -53,7 +54,7 @@ const QUANTIZED: readonly [name: string, options: BitsAndBytesOptions][] = [
 export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
   return items.reduce(
     (sum, { parameter, scheme }) =>
-      sum + (scheme && "product" in parameter ? scheme.bytes(parameter.shape) : plainBytes(parameter, dtype)),
+      sum + (scheme && parameter instanceof Matrix ? scheme.bytes(parameter.shape) : plainBytes(parameter, dtype)),
     0,
   );
 }
@@ -70,7 +71,7 @@ export function trainedContext(config: ConfigJson): number | undefined {
  * @throws what loading would throw before it reads a weight
  */
 export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
-  const { config, architecture, model, checkpoint, dtype } = await declareCausalLM(source, wanted);
+  const { config, architecture, model, checkpoint, dtype } = await declareModel(source, "causal-lm", wanted);
   const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as });
   const sizes: SchemeSize[] = [
     { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },

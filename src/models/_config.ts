@@ -2,7 +2,7 @@
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
-import type { ConfigJson } from "../nn/decoder.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import type { Act } from "../ops/activation.js";
 
 /** A count that must be at least 1; absurd sizes are refused before anything is planned with them. */
@@ -72,4 +72,16 @@ export function headSize(hidden: number, heads: number): number {
     });
   }
   return hidden / heads;
+}
+
+/** Labels of a classifier, from `id2label` or `num_labels`; 2 where config.json says nothing. @throws ConfigError */
+export function labelCount(config: ConfigJson): number {
+  const { id2label, num_labels } = config;
+  const names = id2label !== null && typeof id2label === "object" ? Object.keys(id2label).length : undefined;
+  const labels = names ?? num_labels ?? 2;
+  const result = count.safeParse(labels);
+  if (result.success) return result.data;
+  throw new ConfigError(`config.json: a classifier needs at least one label, got ${JSON.stringify(labels)}`, {
+    hint: CONFIG_HINT,
+  });
 }

@@ -2,19 +2,14 @@
 // rows are interleaved per head ([H, 3, D]).
 
 import * as z from "zod";
-import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import {
-  type Architecture,
-  alibiSlopes,
-  attend,
-  CausalLM,
-  constant,
-  type DecoderGeometry,
-  type DecoderInput,
-} from "../nn/decoder.js";
-import { Embedding, Linear, Module, within } from "../nn/module.js";
+import { alibiSlopes } from "../nn/alibi.js";
+import type { Architecture } from "../nn/architecture.js";
+import { attend } from "../nn/attend.js";
+import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
 import { count, epsilon, headSize, readConfig } from "./_config.js";
 
 const schema = z.object({
@@ -49,12 +44,12 @@ class BloomAttention extends Module {
     this.heads = c.n_head;
   }
 
-  forward(x: Tensor, residual: Tensor, input: DecoderInput, slopes: Tensor): Tensor {
+  forward(x: Tensor, residual: Tensor, pass: Pass, slopes: Tensor): Tensor {
     const [batch = 0, steps = 0, width = 0] = x.shape;
     const size = width / this.heads;
     const qkv = this.query_key_value.forward(x).view(batch, steps, this.heads, 3, size); // [B,T,H,3,D]
     const [q, k, v] = [qkv.select(3, 0), qkv.select(3, 1), qkv.select(3, 2)];
-    return this.dense.forward(attend(input, this.layer, q, k, v, { scale: size ** -0.5, slopes }), { residual });
+    return this.dense.forward(attend(pass, this.layer, q, k, v, { scale: size ** -0.5, slopes }), { residual });
   }
 }
 
@@ -89,13 +84,11 @@ class BloomBlock extends Module {
     this.residual_after_norm = c.apply_residual_connection_post_layernorm;
   }
 
-  forward(x: Tensor, input: DecoderInput, slopes: Tensor): Tensor {
-    return within(x.device, this.path, () => {
-      const a = this.input_layernorm.forward(x);
-      const h = this.self_attention.forward(a, this.residual_after_norm ? a : x, input, slopes);
-      const b = this.post_attention_layernorm.forward(h);
-      return this.mlp.forward(b, this.residual_after_norm ? b : h);
-    });
+  forward(x: Tensor, pass: Pass, slopes: Tensor): Tensor {
+    const a = this.input_layernorm.forward(x);
+    const h = this.self_attention.forward(a, this.residual_after_norm ? a : x, pass, slopes);
+    const b = this.post_attention_layernorm.forward(h);
+    return this.mlp.forward(b, this.residual_after_norm ? b : h);
   }
 }
 
@@ -104,6 +97,7 @@ class BloomModel extends Module {
   word_embeddings_layernorm: LayerNorm;
   h: BloomBlock[];
   ln_f: LayerNorm;
+  readonly slopes: Buffer;
 
   constructor(c: BloomConfig) {
     super();
@@ -111,6 +105,16 @@ class BloomModel extends Module {
     this.word_embeddings_layernorm = new LayerNorm(c.hidden_size, c.layer_norm_epsilon);
     this.h = Array.from({ length: c.n_layer }, (_, layer) => new BloomBlock(c, layer));
     this.ln_f = new LayerNorm(c.hidden_size, c.layer_norm_epsilon);
+    this.slopes = new Buffer(() => alibiSlopes(c.n_head));
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const words = this.word_embeddings_layernorm.forward(this.word_embeddings.forward(ids)); // [B,T,hidden]
+      const h = runBlocks(this.h, words, pass, (block, x) => block.forward(x, pass, this.slopes.on(x.device)));
+      pass.input.cache?.advance(ids.shape[1]!);
+      return this.ln_f.forward(h);
+    });
   }
 }
 
@@ -118,7 +122,6 @@ class BloomForCausalLM extends CausalLM {
   transformer: BloomModel;
   lm_head: Linear;
   readonly geometry: DecoderGeometry;
-  #slopes: Tensor | undefined;
 
   constructor(c: BloomConfig) {
     super();
@@ -136,33 +139,25 @@ class BloomForCausalLM extends CausalLM {
     };
   }
 
-  prepare(device: Device): void {
-    this.#slopes = constant(device, this.#slopes, alibiSlopes(this.geometry.heads));
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.transformer.h];
   }
 
-  hidden(input: DecoderInput): Tensor {
-    return scope(() => {
-      const { word_embeddings, word_embeddings_layernorm, h: blocks, ln_f } = this.transformer;
-      let h = word_embeddings_layernorm.forward(word_embeddings.forward(input.ids)); // [B,T,hidden]
-      for (const block of blocks) h = scope(() => block.forward(h, input, this.#slopes!));
-      input.cache?.advance(input.ids.shape[1]!);
-      return ln_f.forward(h);
-    });
+  override output_embeddings(): Linear {
+    return this.lm_head;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.transformer.forward(pass, ids);
   }
 
   head(hidden: Tensor): Tensor {
     return this.lm_head.forward(hidden);
   }
-
-  override dispose(): void {
-    super.dispose();
-    this.#slopes?.dispose();
-  }
 }
 
 export const bloom: Architecture = {
   model_type: "bloom",
-  build: (json) => new BloomForCausalLM(readConfig(json, schema, ALIASES)).name_tree(),
-  prefix: "transformer.",
-  ignore: [],
+  tasks: { "causal-lm": (json) => new BloomForCausalLM(readConfig(json, schema, ALIASES)).name_tree() },
+  names: [{ prefix: "transformer." }],
 };

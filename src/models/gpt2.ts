@@ -2,11 +2,13 @@
 // weights checkpoints store transposed ([in, out]).
 
 import * as z from "zod";
-import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import { type Architecture, attend, CausalLM, type DecoderGeometry, type DecoderInput } from "../nn/decoder.js";
-import { Embedding, Linear, Module, within } from "../nn/module.js";
+import type { Architecture } from "../nn/architecture.js";
+import { attend } from "../nn/attend.js";
+import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
 import type { Act } from "../ops/activation.js";
 import { add } from "../ops/add.js";
 import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
@@ -51,11 +53,11 @@ class GPT2Attention extends Module {
     if (c.scale_attn_by_inverse_layer_idx) this.scale /= layer + 1;
   }
 
-  forward(x: Tensor, residual: Tensor, input: DecoderInput): Tensor {
+  forward(x: Tensor, residual: Tensor, pass: Pass): Tensor {
     const [batch = 0, steps = 0, width = 0] = x.shape;
     const qkv = this.c_attn.forward(x).view(batch, steps, 3, this.heads, width / this.heads); // [B,T,3,H,D]
     const [q, k, v] = [qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2)];
-    return this.c_proj.forward(attend(input, this.layer, q, k, v, { scale: this.scale }), { residual });
+    return this.c_proj.forward(attend(pass, this.layer, q, k, v, { scale: this.scale }), { residual });
   }
 }
 
@@ -91,11 +93,9 @@ class GPT2Block extends Module {
     this.mlp = new GPT2MLP(c);
   }
 
-  forward(x: Tensor, input: DecoderInput): Tensor {
-    return within(x.device, this.path, () => {
-      const h = this.attn.forward(this.ln_1.forward(x), x, input);
-      return this.mlp.forward(this.ln_2.forward(h), h);
-    });
+  forward(x: Tensor, pass: Pass): Tensor {
+    const h = this.attn.forward(this.ln_1.forward(x), x, pass);
+    return this.mlp.forward(this.ln_2.forward(h), h);
   }
 }
 
@@ -111,6 +111,15 @@ class GPT2Model extends Module {
     this.wpe = new Embedding(c.n_positions, c.n_embd);
     this.h = Array.from({ length: c.n_layer }, (_, layer) => new GPT2Block(c, layer));
     this.ln_f = new LayerNorm(c.n_embd, c.layer_norm_epsilon);
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const words = add(this.wte.forward(ids), this.wpe.forward(pass.input.positions)); // [B,T,hidden]
+      const h = runBlocks(this.h, words, pass, (block, x) => block.forward(x, pass));
+      pass.input.cache?.advance(ids.shape[1]!);
+      return this.ln_f.forward(h);
+    });
   }
 }
 
@@ -135,16 +144,16 @@ class GPT2LMHeadModel extends CausalLM {
     };
   }
 
-  prepare(_device: Device): void {}
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.transformer.h];
+  }
 
-  hidden(input: DecoderInput): Tensor {
-    return scope(() => {
-      const { wte, wpe, h: blocks, ln_f } = this.transformer;
-      let h = add(wte.forward(input.ids), wpe.forward(input.positions)); // [B,T,hidden]
-      for (const block of blocks) h = scope(() => block.forward(h, input));
-      input.cache?.advance(input.ids.shape[1]!);
-      return ln_f.forward(h);
-    });
+  override output_embeddings(): Linear {
+    return this.lm_head;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.transformer.forward(pass, ids);
   }
 
   head(hidden: Tensor): Tensor {
@@ -154,7 +163,6 @@ class GPT2LMHeadModel extends CausalLM {
 
 export const gpt2: Architecture = {
   model_type: "gpt2",
-  build: (json) => new GPT2LMHeadModel(readConfig(json, schema, ALIASES)).name_tree(),
-  prefix: "transformer.",
-  ignore: [/\.attn\.bias$/, /\.attn\.masked_bias$/],
+  tasks: { "causal-lm": (json) => new GPT2LMHeadModel(readConfig(json, schema, ALIASES)).name_tree() },
+  names: [{ ignore: /\.attn\.(masked_)?bias$/ }, { prefix: "transformer." }],
 };

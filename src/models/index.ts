@@ -1,9 +1,10 @@
 // The list of architectures by `config.model_type`, imported when asked for.
 
 import { ConfigError, suggestion, UnsupportedModelError } from "../core/errors.js";
-import type { Architecture, ConfigJson } from "../nn/decoder.js";
+import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
+  ["bert", async () => (await import("./bert.js")).bert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["llama", async () => (await import("./llama.js")).llama],
@@ -33,4 +34,25 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
     );
   }
   return load();
+}
+
+/**
+ * Builds the tree of a config.json for a task; allocates nothing.
+ * @throws ConfigError, UnsupportedModelError for an architecture that is not known or does not offer the task
+ */
+export async function buildModel<T extends Task>(config: ConfigJson, task: T): Promise<TaskModels[T]> {
+  return taskOf(await architectureOf(config), task)(config);
+}
+
+/** What builds models of an architecture for a task. @throws UnsupportedModelError naming the tasks that it offers */
+export function taskOf<T extends Task>(
+  { tasks, model_type }: Architecture,
+  task: T,
+): (config: ConfigJson) => TaskModels[T] {
+  const build = tasks[task];
+  if (build) return build;
+  throw new UnsupportedModelError(`architecture "${model_type}" has no ${task} model`, {
+    hint: `it offers: ${Object.keys(tasks).join(", ")}`,
+    details: { model_type, task },
+  });
 }

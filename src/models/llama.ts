@@ -4,17 +4,12 @@ import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import {
-  type Architecture,
-  attend,
-  CausalLM,
-  type ConfigJson,
-  constant,
-  type DecoderGeometry,
-  type DecoderInput,
-} from "../nn/decoder.js";
-import { Embedding, Linear, Module, within } from "../nn/module.js";
+import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import { attend } from "../nn/attend.js";
+import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import type { Act } from "../ops/activation.js";
 import { gated } from "../ops/gated.js";
@@ -85,12 +80,12 @@ class LlamaAttention extends Module {
     this.head_dim = c.head_dim;
   }
 
-  forward(x: Tensor, residual: Tensor, input: DecoderInput, table: Tensor): Tensor {
+  forward(x: Tensor, residual: Tensor, pass: Pass, table: Tensor): Tensor {
     const [batch = 0, steps = 0] = x.shape;
     const q = rope(this.q_proj.forward(x).view(batch, steps, -1, this.head_dim), table); // [B,T,H,D]
     const k = rope(this.k_proj.forward(x).view(batch, steps, -1, this.head_dim), table); // [B,T,G,D]
     const v = this.v_proj.forward(x).view(batch, steps, -1, this.head_dim); // [B,T,G,D]
-    const y = attend(input, this.layer, q, k, v, { scale: this.head_dim ** -0.5 }); // [B,T,H*D]
+    const y = attend(pass, this.layer, q, k, v, { scale: this.head_dim ** -0.5 }); // [B,T,H*D]
     return this.o_proj.forward(y, { residual });
   }
 }
@@ -128,11 +123,9 @@ class LlamaDecoderLayer extends Module {
     this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
   }
 
-  forward(x: Tensor, input: DecoderInput, table: Tensor): Tensor {
-    return within(x.device, this.path, () => {
-      const h = this.self_attn.forward(this.input_layernorm.forward(x), x, input, table);
-      return this.mlp.forward(this.post_attention_layernorm.forward(h), h);
-    });
+  forward(x: Tensor, pass: Pass, table: Tensor): Tensor {
+    const h = scope(() => this.self_attn.forward(this.input_layernorm.forward(x), x, pass, table));
+    return this.mlp.forward(this.post_attention_layernorm.forward(h), h);
   }
 }
 
@@ -140,12 +133,30 @@ class LlamaModel extends Module {
   embed_tokens: Embedding;
   layers: LlamaDecoderLayer[];
   norm: RMSNorm;
+  readonly inverse_frequencies: Buffer;
+  readonly rope_scale: number;
 
   constructor(c: LlamaConfig) {
     super();
     this.embed_tokens = new Embedding(c.vocab_size, c.hidden_size);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new LlamaDecoderLayer(c, layer));
     this.norm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
+    this.inverse_frequencies = new Buffer(() => c.rope.inverse);
+    this.rope_scale = c.rope.scale;
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const table = (device: Device): Tensor =>
+        pass.once(this, device, () =>
+          ropeTable(pass.input.positions, this.inverse_frequencies.on(device), this.rope_scale),
+        ); // [B,T,2,D/2]
+      const h = runBlocks(this.layers, this.embed_tokens.forward(ids), pass, (layer, x) =>
+        layer.forward(x, pass, table(x.device)),
+      );
+      pass.input.cache?.advance(ids.shape[1]!);
+      return this.norm.forward(h);
+    });
   }
 }
 
@@ -153,8 +164,6 @@ class LlamaForCausalLM extends CausalLM {
   model: LlamaModel;
   lm_head: Linear;
   readonly geometry: DecoderGeometry;
-  readonly #rope: RopeFrequencies;
-  #inverse: Tensor | undefined;
 
   constructor(c: LlamaConfig) {
     super();
@@ -170,36 +179,27 @@ class LlamaForCausalLM extends CausalLM {
       vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
     };
-    this.#rope = c.rope;
   }
 
-  prepare(device: Device): void {
-    this.#inverse = constant(device, this.#inverse, this.#rope.inverse);
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.model.layers];
   }
 
-  hidden(input: DecoderInput): Tensor {
-    return scope(() => {
-      const table = ropeTable(input.positions, this.#inverse!, this.#rope.scale); // [B,T,2,D/2]
-      let h = this.model.embed_tokens.forward(input.ids); // [B,T,hidden]
-      for (const layer of this.model.layers) h = scope(() => layer.forward(h, input, table));
-      input.cache?.advance(input.ids.shape[1]!);
-      return this.model.norm.forward(h);
-    });
+  override output_embeddings(): Linear {
+    return this.lm_head;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.model.forward(pass, ids);
   }
 
   head(hidden: Tensor): Tensor {
     return this.lm_head.forward(hidden);
   }
-
-  override dispose(): void {
-    super.dispose();
-    this.#inverse?.dispose();
-  }
 }
 
 export const llama: Architecture = {
   model_type: "llama",
-  build: (json) => new LlamaForCausalLM(parse(json)).name_tree(),
-  prefix: "model.",
-  ignore: [/rotary_emb\.inv_freq$/],
+  tasks: { "causal-lm": (json) => new LlamaForCausalLM(parse(json)).name_tree() },
+  names: [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }],
 };

@@ -2,11 +2,13 @@
 // part, none at the end, and projections between a narrower embedding and the hidden size.
 
 import * as z from "zod";
-import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { type Architecture, attend, CausalLM, type DecoderGeometry, type DecoderInput } from "../nn/decoder.js";
-import { Embedding, Linear, Module, within } from "../nn/module.js";
+import type { Architecture } from "../nn/architecture.js";
+import { attend } from "../nn/attend.js";
+import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
 import type { Act } from "../ops/activation.js";
 import { add } from "../ops/add.js";
 import { advance } from "../ops/advance.js";
@@ -54,12 +56,12 @@ class OPTAttention extends Module {
     this.heads = c.num_attention_heads;
   }
 
-  forward(x: Tensor, residual: Tensor, input: DecoderInput): Tensor {
+  forward(x: Tensor, residual: Tensor, pass: Pass): Tensor {
     const [batch = 0, steps = 0, width = 0] = x.shape;
     const size = width / this.heads;
     const split = (projection: Linear): Tensor => projection.forward(x).view(batch, steps, this.heads, size);
     const [q, k, v] = [split(this.q_proj), split(this.k_proj), split(this.v_proj)]; // [B,T,H,D]
-    return this.out_proj.forward(attend(input, this.layer, q, k, v, { scale: size ** -0.5 }), { residual });
+    return this.out_proj.forward(attend(pass, this.layer, q, k, v, { scale: size ** -0.5 }), { residual });
   }
 }
 
@@ -84,17 +86,15 @@ class OPTDecoderLayer extends Module {
     this.act = c.activation_function;
   }
 
-  forward(x: Tensor, input: DecoderInput): Tensor {
-    return within(x.device, this.path, () => {
-      const feedForward = (h: Tensor, residual: Tensor): Tensor =>
-        this.fc2.forward(this.fc1.forward(h, { act: this.act }), { residual });
-      if (this.norm_before) {
-        const h = this.self_attn.forward(this.self_attn_layer_norm.forward(x), x, input);
-        return feedForward(this.final_layer_norm.forward(h), h);
-      }
-      const h = this.self_attn_layer_norm.forward(this.self_attn.forward(x, x, input));
-      return this.final_layer_norm.forward(feedForward(h, h));
-    });
+  forward(x: Tensor, pass: Pass): Tensor {
+    const feedForward = (h: Tensor, residual: Tensor): Tensor =>
+      this.fc2.forward(this.fc1.forward(h, { act: this.act }), { residual });
+    if (this.norm_before) {
+      const h = this.self_attn.forward(this.self_attn_layer_norm.forward(x), x, pass);
+      return feedForward(this.final_layer_norm.forward(h), h);
+    }
+    const h = this.self_attn_layer_norm.forward(this.self_attn.forward(x, x, pass));
+    return this.final_layer_norm.forward(feedForward(h, h));
   }
 }
 
@@ -118,6 +118,22 @@ class OPTDecoder extends Module {
       c.do_layer_norm_before && !c._remove_final_layer_norm
         ? new LayerNorm(c.hidden_size, EPSILON, c.layer_norm_elementwise_affine)
         : undefined;
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const { positions } = pass.input;
+      const entries = Tensor.empty(ids.device, positions.shape, "i32", "positions");
+      copyInto(positions, entries);
+      advance(entries, POSITION_OFFSET);
+      const words = this.embed_tokens.forward(ids);
+      const wide = this.project_in ? this.project_in.forward(words) : words;
+      const embedded = add(wide, this.embed_positions.forward(entries)); // [B,T,hidden]
+      let h = runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass));
+      pass.input.cache?.advance(ids.shape[1]!);
+      if (this.final_layer_norm) h = this.final_layer_norm.forward(h);
+      return this.project_out ? this.project_out.forward(h) : h;
+    });
   }
 }
 
@@ -151,22 +167,16 @@ class OPTForCausalLM extends CausalLM {
     };
   }
 
-  prepare(_device: Device): void {}
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.model.decoder.layers];
+  }
 
-  hidden(input: DecoderInput): Tensor {
-    return scope(() => {
-      const { decoder } = this.model;
-      const entries = Tensor.empty(input.ids.device, input.positions.shape, "i32", "positions");
-      copyInto(input.positions, entries);
-      advance(entries, POSITION_OFFSET);
-      const words = decoder.embed_tokens.forward(input.ids);
-      const wide = decoder.project_in ? decoder.project_in.forward(words) : words;
-      let h = add(wide, decoder.embed_positions.forward(entries)); // [B,T,hidden]
-      for (const layer of decoder.layers) h = scope(() => layer.forward(h, input));
-      input.cache?.advance(input.ids.shape[1]!);
-      if (decoder.final_layer_norm) h = decoder.final_layer_norm.forward(h);
-      return decoder.project_out ? decoder.project_out.forward(h) : h;
-    });
+  override output_embeddings(): Linear {
+    return this.lm_head;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.model.decoder.forward(pass, ids);
   }
 
   head(hidden: Tensor): Tensor {
@@ -176,7 +186,6 @@ class OPTForCausalLM extends CausalLM {
 
 export const opt: Architecture = {
   model_type: "opt",
-  build: (json) => new OPTForCausalLM(readConfig(json, schema)).name_tree(),
-  prefix: "model.",
-  ignore: [/^decoder\.version$/, /^model\.decoder\.version$/],
+  tasks: { "causal-lm": (json) => new OPTForCausalLM(readConfig(json, schema)).name_tree() },
+  names: [{ ignore: /^(model\.)?decoder\.version$/ }, { prefix: "model." }],
 };

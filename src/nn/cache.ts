@@ -9,7 +9,6 @@ import { ShapeError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import { advance } from "../ops/advance.js";
 import { kvAppend } from "../ops/kv-append.js";
-import type { Compute } from "../ops/linear.js";
 import type { FloatDType } from "./weight.js";
 
 export interface CacheShape {
@@ -21,8 +20,6 @@ export interface CacheShape {
   /** Tokens it can hold. */
   readonly capacity: number;
   readonly dtype: CacheDType;
-  /** What attention over it may be computed in where it is in bf16; exact if not given. */
-  readonly compute?: Compute;
 }
 
 /** Numbers, or codes per token and head. */

@@ -1,54 +1,10 @@
-// What all decoder-only language models share: what goes into a forward pass, attention over new or cached keys, and the
-// description of an architecture that the loader works with. Model files hold only what is theirs.
+// What decoders of text share: the sizes that caches and plans need, what generation asks of them, and the class of
+// decoder-only language models.
 
-import type { Device } from "../core/device.js";
-import { scope, Tensor } from "../core/tensor.js";
-import { attention } from "../ops/attention.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
-import type { Compute } from "../ops/linear.js";
-import type { KVCache } from "./cache.js";
-import { Module } from "./module.js";
-
-export interface DecoderInput {
-  /** i32[B,T] */
-  readonly ids: Tensor;
-  /** i32[B,T]: position of each token in its own text (padding not counted). */
-  readonly positions: Tensor;
-  /** u8[B,S]: 0 hides a key; S is T, or the capacity of the cache. Absent: every key is real. */
-  readonly mask?: Tensor;
-  /** i32[B,S]: packed texts in a row; a token sees those of its own number. Absent: one text a row. */
-  readonly segments?: Tensor;
-  readonly cache?: KVCache;
-}
-
-export interface AttendOptions {
-  readonly scale: number;
-  readonly slopes?: Tensor;
-  readonly window?: number;
-  readonly softcap?: number;
-}
-
-/**
- * Causal attention of `q[B,T,H,D]` over `k, v[B,T,G,D]` and what the cache holds: [B,T,H*D].
- * With a cache, k and v are appended to layer `layer` of it first.
- */
-export function attend(
-  input: DecoderInput,
-  layer: number,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  options: AttendOptions,
-): Tensor {
-  const [batch = 0, steps = 0, heads = 0] = q.shape;
-  const { cache, mask, segments } = input;
-  const kv = cache?.append(layer, k, v);
-  const keys = kv?.k ?? k.permute(0, 2, 1, 3); // [B,G,S,D]
-  const values = kv?.v ?? v.permute(0, 2, 1, 3);
-  const own = { mask, segments, scales: kv?.scales, cursor: cache?.cursor, compute: cache?.shape.compute };
-  const y = attention(q, keys, values, { ...options, ...own });
-  return y.view(batch, steps, heads * v.shape[3]!);
-}
+import { Model } from "./model.js";
+import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
 /** Sizes that caches, plans and benchmarks need of a decoder. */
 export interface DecoderGeometry {
@@ -62,62 +18,56 @@ export interface DecoderGeometry {
   readonly max_positions: number;
 }
 
-/** A decoder with a language-model head. */
-export abstract class CausalLM extends Module {
-  abstract readonly geometry: DecoderGeometry;
-
-  /** What attention over a cache in bf16 may be computed in, as dense products are; set when the weights are there. */
-  compute: Compute = "f32";
-
-  /** Records the decoder: hidden states after the last norm, [B,T,hidden]. Appends to the cache, and moves its cursor. */
-  abstract hidden(input: DecoderInput): Tensor;
-
+/** What generation asks of a model. */
+export interface Decoder {
+  readonly geometry: DecoderGeometry;
+  /**
+   * Records the decoder for `ids` i32[B,T]: hidden states after the last norm, [B,T,hidden]. Appends to the pass's cache,
+   * and moves its cursor.
+   */
+  hidden(pass: Pass, ids: Tensor): Tensor;
   /** Records the head: [..,hidden] -> logits [..,vocab]. */
+  head(hidden: Tensor): Tensor;
+}
+
+export interface DecoderInput extends PassInput {
+  /** i32[B,T] */
+  readonly ids: Tensor;
+}
+
+export interface LogitsOptions {
+  /** How many positions at the end of each row get logits; 0, the default, means all. */
+  logits_to_keep?: number;
+}
+
+/**
+ * Records hidden states and head: logits [B,T,vocab], or [B,n,vocab] of the last n positions. What is not kept is never
+ * multiplied with the head.
+ */
+export function logits(model: Decoder, pass: Pass, ids: Tensor, options: LogitsOptions = {}): Tensor {
+  return scope(() => {
+    const hidden = model.hidden(pass, ids);
+    pass.capture(hidden);
+    const steps = hidden.shape[1]!;
+    const keep = Math.min(steps, options.logits_to_keep || steps);
+    return model.head(keep === steps ? hidden : contiguous(hidden.narrow(1, steps - keep, keep)));
+  });
+}
+
+/** A decoder with a language-model head, and no encoder. */
+export abstract class CausalLM extends Model implements Decoder {
+  abstract readonly geometry: DecoderGeometry;
+  abstract hidden(pass: Pass, ids: Tensor): Tensor;
   abstract head(hidden: Tensor): Tensor;
 
-  /** Device constants that a forward needs (inverse frequencies, slopes); made when the weights are there. */
-  abstract prepare(device: Device): void;
-
-  /** Logits of all positions, or of the last one of each row: [B,T,vocab] or [B,vocab]. */
-  forward(input: DecoderInput, options: { last?: boolean } = {}): Tensor {
-    return scope(() => {
-      const hidden = this.hidden(input);
-      return this.head(options.last ? contiguous(hidden.select(1, hidden.shape[1]! - 1)) : hidden);
-    });
+  /** A pass of this model. The caller disposes it. */
+  pass(input: PassInput, options: PassOptions = {}): Pass {
+    return new Pass(input, { attention: this.attention, ...options });
   }
-}
 
-/** The fields of a config.json, unchecked. */
-export type ConfigJson = Readonly<Record<string, unknown>>;
-
-/** What index.ts of the models lists: everything the loader needs to know of one `model_type`. */
-export interface Architecture {
-  readonly model_type: string;
-  /** Builds the tree from config.json; allocates nothing. Throws ConfigError. */
-  build(config: ConfigJson): CausalLM;
-  /** Prefix that checkpoints of the bare model leave out ("transformer."). */
-  readonly prefix: string;
-  /** Tensors of published files that are not parameters and are passed over. */
-  readonly ignore: readonly RegExp[];
-}
-
-/** Slopes of ALiBi (Press et al. 2022) for any number of heads, as BLOOM and Falcon have them. */
-export function alibiSlopes(heads: number): Float32Array {
-  const floor = 2 ** Math.floor(Math.log2(heads));
-  const ladder = (n: number): number[] => {
-    const base = 2 ** -(2 ** -(Math.log2(n) - 3));
-    return Array.from({ length: n }, (_, i) => base ** (i + 1));
-  };
-  const slopes = ladder(floor);
-  if (floor < heads) {
-    const odd = ladder(2 * floor).filter((_, i) => i % 2 === 0);
-    slopes.push(...odd.slice(0, heads - floor));
+  /** Logits of one pass: [B,T,vocab], or [B,n,vocab] with `logits_to_keep`. */
+  forward({ ids, ...input }: DecoderInput, options: LogitsOptions = {}): Tensor {
+    using pass = this.pass(input);
+    return logits(this, pass, ids, options);
   }
-  return Float32Array.from(slopes);
-}
-
-/** Puts a constant on a device, replacing an earlier one. */
-export function constant(device: Device, before: Tensor | undefined, values: Float32Array): Tensor {
-  before?.dispose();
-  return Tensor.from(device, values, [values.length], "f32", "constant").keep();
 }

@@ -4,7 +4,7 @@
 import type { Device } from "../core/device.js";
 import { bytesOf } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
-import type { Tensor } from "../core/tensor.js";
+import { Tensor } from "../core/tensor.js";
 import type { LinearOptions } from "../ops/linear.js";
 import type { FloatDType, MatrixShape, Weight } from "./weight.js";
 
@@ -99,6 +99,39 @@ export class Matrix {
   }
 }
 
+/**
+ * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
+ * puts it on the device with the weights, and `Module.dispose` frees it.
+ */
+export class Buffer {
+  readonly #values: () => Float32Array | Int32Array;
+  #tensor: Tensor | undefined;
+
+  /** @param values the constant's elements; called once for each device that asks */
+  constructor(values: () => Float32Array | Int32Array) {
+    this.#values = values;
+  }
+
+  /** The constant on `device`, f32[n] or i32[n]; made there if it is elsewhere. @throws OutOfMemoryError */
+  on(device: Device): Tensor {
+    if (this.#tensor?.device === device) return this.#tensor;
+    const values = this.#values();
+    const tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
+    this.#tensor?.dispose();
+    this.#tensor = tensor;
+    return tensor;
+  }
+
+  get nbytes(): number {
+    return this.#tensor?.nbytes ?? 0;
+  }
+
+  dispose(): void {
+    this.#tensor?.dispose();
+    this.#tensor = undefined;
+  }
+}
+
 function notFilled(shape: readonly number[]): OctavoError {
   return new OctavoError("ERR_NOT_LOADED", `a parameter of shape [${shape.join(", ")}] was used before it was loaded`, {
     hint: "load a checkpoint into the model first",
@@ -106,7 +139,7 @@ function notFilled(shape: readonly number[]): OctavoError {
 }
 
 export abstract class Module {
-  /** Path in the tree, set by `named`; error messages and leak reports carry it. */
+  /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */
   path = "";
 
   /** Direct children: modules in fields, and in arrays in fields ("layers.0"). */
@@ -139,6 +172,15 @@ export abstract class Module {
     return new Set([...this.named_parameters()].map(([, parameter]) => parameter));
   }
 
+  /** Constants with the paths of their fields. */
+  *named_buffers(): Iterable<[string, Buffer]> {
+    for (const [path, module] of this.named_modules()) {
+      for (const [name, value] of Object.entries(module)) {
+        if (value instanceof Buffer) yield [path ? `${path}.${name}` : name, value];
+      }
+    }
+  }
+
   /** Writes their paths into all modules below; called once when a tree is complete. */
   name_tree(): this {
     for (const [path, module] of this.named_modules()) module.path = path;
@@ -147,6 +189,7 @@ export abstract class Module {
 
   dispose(): void {
     for (const parameter of this.parameters()) parameter.dispose();
+    for (const [, buffer] of this.named_buffers()) buffer.dispose();
   }
 }
 

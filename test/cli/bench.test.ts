@@ -11,7 +11,7 @@ import { FULL_PLAN, fittedPlan } from "../../src/eval/bench.js";
 import { decodeTimes, prefillTimes, recordTimes } from "../../src/eval/speed.js";
 import { limitOf } from "../../src/eval/units.js";
 import { fillRandomly } from "../../src/load/random.js";
-import { architectureOf } from "../../src/models/index.js";
+import { buildModel } from "../../src/models/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
 import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
@@ -173,7 +173,7 @@ describe("timings on slow devices", () => {
       vocab_size: 50,
       max_position_embeddings: 128,
     };
-    model = (await architectureOf(config)).build(config);
+    model = await buildModel(config, "causal-lm");
     await fillRandomly(device, model, { dtype: "f32" });
   });
   afterAll(async () => {

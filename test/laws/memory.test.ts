@@ -13,7 +13,7 @@ import { fill } from "../../src/load/fill.js";
 import { readConfigJson } from "../../src/load/index.js";
 import { plan } from "../../src/load/plan.js";
 import { fillRandomly } from "../../src/load/random.js";
-import { architectureOf } from "../../src/models/index.js";
+import { architectureOf, buildModel, taskOf } from "../../src/models/index.js";
 import type { Scheme } from "../../src/nn/weight.js";
 import { BitsAndBytesConfig } from "../../src/quant/config.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
@@ -132,7 +132,7 @@ test.each(["none", "llm_int8", "nf4"])("while a model is filled with random valu
     nf4: fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" }),
   }[quantization];
   const count = await starve(device, async () => {
-    const model = (await architectureOf(config)).build(config);
+    const model = await buildModel(config, "causal-lm");
     try {
       await fillRandomly(device, model, { dtype: "bf16", scheme });
     } finally {
@@ -152,7 +152,7 @@ test("a file that is gone while it is read leaves nothing", async () => {
   const schemes: (Scheme | undefined)[] = [undefined, schemeOf(new BitsAndBytesConfig({ load_in_8bit: true }))];
   for (const scheme of schemes) {
     for (let n = 0; ; n++) {
-      const model = architecture.build(config);
+      const model = taskOf(architecture, "causal-lm")(config);
       const steps = plan(model, architecture, checkpoint, { dtype: "f32", scheme });
       if (n === steps.items.length) break;
       const items = steps.items.map((item, i) =>

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { ConfigError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { alibiSlopes } from "../../src/nn/decoder.js";
+import { alibiSlopes } from "../../src/nn/alibi.js";
 import { ropeFields, ropeFrequencies } from "../../src/nn/rope.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";

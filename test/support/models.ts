@@ -4,9 +4,10 @@ import { join } from "node:path";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { fillRandomly } from "../../src/load/random.js";
-import { architectureOf } from "../../src/models/index.js";
+import { buildModel } from "../../src/models/index.js";
+import type { ConfigJson } from "../../src/nn/architecture.js";
 import { type CacheDType, KVCache } from "../../src/nn/cache.js";
-import type { CausalLM, ConfigJson } from "../../src/nn/decoder.js";
+import type { CausalLM } from "../../src/nn/decoder.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 
 export const STORYTELLER: string = join(import.meta.dirname, "..", "..", "models", "storyteller");
@@ -20,7 +21,7 @@ export async function randomModel(
   seed = 1,
 ): Promise<CausalLM> {
   const config = { model_type: "llama", max_position_embeddings: 512, num_key_value_heads: 2, ...fields };
-  const model = (await architectureOf(config)).build(config);
+  const model = await buildModel(config, "causal-lm");
   model.name_tree();
   await fillRandomly(device, model, { dtype, scheme }, seed);
   return model;

@@ -1,0 +1,29 @@
+// What loading, planning, saving and training need of a model, whatever it is for. Nothing here speaks of text.
+
+import { type Linear, Module } from "./module.js";
+import { type AttentionChoice, EXACT_ATTENTION } from "./pass.js";
+
+export abstract class Model extends Module {
+  /** How attention is computed in its passes; set when the weights are there. */
+  attention: AttentionChoice = EXACT_ATTENTION;
+
+  /**
+   * Units of placement, offload and gradient checkpointing, in the order in which they run: one list for each stack
+   * (an encoder's, a decoder's).
+   */
+  abstract readonly blocks: readonly (readonly Module[])[];
+
+  /** The linear that gives scores over a vocabulary, if the model has one. It may share its matrix with an embedding. */
+  output_embeddings(): Linear | undefined {
+    return undefined;
+  }
+
+  /**
+   * Paths of the modules that stay in full precision where nothing else is asked for, as transformers chooses them: by
+   * default the output embeddings, which also stands for what they are tied to.
+   */
+  modules_not_quantized(): readonly string[] {
+    const head = this.output_embeddings();
+    return head ? [head.path] : [];
+  }
+}

@@ -1,0 +1,136 @@
+// One forward pass: what every layer of it shares. `runBlocks` is the only loop over the blocks of a model, so it is the one
+// place for moving between devices, for keeping weights resident and for capturing hidden states.
+
+import type { Device } from "../core/device.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Compute } from "../ops/linear.js";
+import type { KVCache } from "./cache.js";
+import { type Module, within } from "./module.js";
+
+/** How attention is computed. */
+export interface AttentionChoice {
+  /** What it may be computed in where keys and values are in bf16. */
+  readonly compute: Compute;
+}
+
+export const EXACT_ATTENTION: AttentionChoice = { compute: "f32" };
+
+/** What the layers read besides hidden states. */
+export interface PassInput {
+  /** i32[B,T]: position of each token in its own text (padding not counted). */
+  readonly positions: Tensor;
+  /** u8[B,S]: 0 hides a key; S is T, or the capacity of the cache. Absent: every key is real. */
+  readonly mask?: Tensor;
+  /** i32[B,S]: packed texts in a row; a token sees the tokens with its own number. Absent: one text a row. */
+  readonly segments?: Tensor;
+  readonly cache?: KVCache;
+  /** i32[B,T]: which of a pair of texts a token belongs to (BERT). Absent: all belong to the first. */
+  readonly token_types?: Tensor;
+  /** The encoder's output that a decoder's cross-attention reads. */
+  readonly encoded?: Encoded;
+}
+
+/** What an encoder gave to a decoder. */
+export interface Encoded {
+  /** f32[B,S,hidden] */
+  readonly hidden: Tensor;
+  /** u8[B,S]: 0 hides a position. */
+  readonly mask?: Tensor;
+}
+
+/** Where the blocks of a model run, and how their weights come there. */
+export interface Placement {
+  /** Called before block `index` runs. Returns `h` on the device of that block, whose weights are then resident. */
+  enter(blocks: readonly Module[], index: number, h: Tensor): Tensor;
+  /** Called when all work of the block is recorded. */
+  leave(blocks: readonly Module[], index: number): void;
+}
+
+/** All blocks run where their input is. */
+const HERE: Placement = { enter: (_blocks, _index, h) => h, leave: () => {} };
+
+export interface PassOptions {
+  readonly attention?: AttentionChoice;
+  readonly place?: Placement;
+  /** Capture the input of every block; see `Pass.hidden_states`. */
+  readonly capture?: boolean;
+}
+
+export class Pass implements Disposable {
+  readonly input: PassInput;
+  readonly attention: AttentionChoice;
+  readonly place: Placement;
+  readonly #captured: Tensor[] | undefined;
+  readonly #shared = new Map<object, Map<Device, Tensor>>();
+
+  constructor(input: PassInput, options: PassOptions = {}) {
+    this.input = input;
+    this.attention = options.attention ?? EXACT_ATTENTION;
+    this.place = options.place ?? HERE;
+    this.#captured = options.capture ? [] : undefined;
+  }
+
+  /** What `make` gives for `key`, made once per device and pass (rope tables, bias tables) and freed with the pass. */
+  once(key: object, device: Device, make: () => Tensor): Tensor {
+    let made = this.#shared.get(key);
+    if (!made) {
+      made = new Map();
+      this.#shared.set(key, made);
+    }
+    let tensor = made.get(device);
+    if (!tensor) {
+      tensor = scope(make).keep();
+      made.set(device, tensor);
+    }
+    return tensor;
+  }
+
+  /** Adds one hidden state, if they are captured. */
+  capture(h: Tensor): void {
+    this.#captured?.push(h.alias().keep());
+  }
+
+  /**
+   * The captured hidden states, [B,T,hidden] each: the embeddings, then the output of each block, the last of them after the
+   * final norm. The caller disposes them. Empty unless the pass was made with `capture`.
+   */
+  take_hidden_states(): Tensor[] {
+    return this.#captured?.splice(0) ?? [];
+  }
+
+  dispose(): void {
+    for (const made of this.#shared.values()) for (const tensor of made.values()) tensor.dispose();
+    this.#shared.clear();
+    for (const h of this.take_hidden_states()) h.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * Runs `blocks` one after the other: `run(block, h, index)` records one and returns its output. Each block's scratch memory,
+ * and the hidden states between blocks, go back as soon as the next block has been recorded.
+ * @returns the last block's output, in the caller's scope
+ */
+export function runBlocks<B extends Module>(
+  blocks: readonly B[],
+  h: Tensor,
+  pass: Pass,
+  run: (block: B, h: Tensor, index: number) => Tensor,
+): Tensor {
+  let current = h;
+  for (const [index, block] of blocks.entries()) {
+    pass.capture(current);
+    const next = scope(() => {
+      const x = pass.place.enter(blocks, index, current);
+      return within(x.device, block.path, () => run(block, x, index));
+    });
+    pass.place.leave(blocks, index);
+    // The first input is the caller's.
+    if (index > 0 && next !== current) current.dispose();
+    current = next;
+  }
+  return current;
+}

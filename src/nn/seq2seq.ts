@@ -1,0 +1,47 @@
+// Encoder-decoders of text: an encoder's hidden states, read by the decoder's cross-attention.
+
+import { scope, type Tensor } from "../core/tensor.js";
+import { type Decoder, type DecoderGeometry, type LogitsOptions, logits } from "./decoder.js";
+import { Model } from "./model.js";
+import { Pass, type PassInput, type PassOptions } from "./pass.js";
+
+export interface Seq2SeqInput {
+  /** i32[B,S]: what the encoder reads. */
+  readonly ids: Tensor;
+  /** u8[B,S]: 0 hides a position of the encoder. */
+  readonly mask?: Tensor;
+  /** i32[B,S] */
+  readonly positions: Tensor;
+  /** i32[B,T]: what the decoder reads. */
+  readonly decoder_ids: Tensor;
+  /** i32[B,T] */
+  readonly decoder_positions: Tensor;
+}
+
+/** An encoder-decoder with a language-model head. */
+export abstract class Seq2SeqLM extends Model implements Decoder {
+  /** Of the decoder. */
+  abstract readonly geometry: DecoderGeometry;
+
+  /** Records the encoder for `ids` i32[B,S]: hidden states after its last norm, [B,S,hidden]. */
+  abstract encode(pass: Pass, ids: Tensor): Tensor;
+
+  abstract hidden(pass: Pass, ids: Tensor): Tensor;
+  abstract head(hidden: Tensor): Tensor;
+
+  /** A pass of this model. The caller disposes it. */
+  pass(input: PassInput, options: PassOptions = {}): Pass {
+    return new Pass(input, { attention: this.attention, ...options });
+  }
+
+  /** Logits of the decoder, [B,T,vocab], for one pass of both without a cache. */
+  forward(input: Seq2SeqInput, options: LogitsOptions = {}): Tensor {
+    const { ids, mask, positions, decoder_ids, decoder_positions } = input;
+    return scope(() => {
+      using encoding = this.pass({ positions, mask });
+      const encoded = { hidden: this.encode(encoding, ids), mask };
+      using decoding = this.pass({ positions: decoder_positions, encoded });
+      return logits(this, decoding, decoder_ids, options);
+    });
+  }
+}

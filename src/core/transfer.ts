@@ -9,6 +9,8 @@ import { sharedCapture } from "./recording.js";
 
 /** Bytes on the host from one device to another; a larger transfer passes alone. */
 const WINDOW = 32 << 20;
+/** From this size on, bytes count as on their way until the target's own queue has taken them, which may be long after. */
+const LARGE = 1 << 20;
 
 /** The way from one device to another through the host. */
 class Lane {
@@ -120,13 +122,15 @@ function throughHost(from: Place, to: Place, bytes: number): void {
   });
   to.device.enqueue(async () => {
     const come = await arrival;
+    const done = (): void => lane.give(bytes);
     try {
       if ("bytes" in come) backend.write(to.buffer, to.offset, come.bytes);
       else backend.spoil(to.buffer, to.offset, bytes, come.failure);
+      if (bytes >= LARGE) return void backend.read(to.buffer, to.offset, 0, 0).then(done, done);
     } catch (error) {
       spoil(to, bytes, error);
     }
-    lane.give(bytes);
+    done();
   });
 }
 

@@ -7,6 +7,7 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
+import { layerDevices } from "../nn/placement.js";
 import { copyInto } from "../ops/copy.js";
 import { argmax } from "../ops/sampling.js";
 import type { GenerationConfig } from "./config.js";
@@ -54,7 +55,7 @@ export async function* lookupSteps(
   const width = config.prompt_lookup_num_tokens;
   const cached = cacheShape(model, 1, batch.steps + config.max_new_tokens + width, options.cache_dtype);
   const { capacity } = cached;
-  using cache = new KVCache(device, cached);
+  using cache = new KVCache(layerDevices(model, device), cached);
   const mask = batch.mask && new Uint8Array(capacity).fill(1);
   if (mask) mask.set(batch.mask!);
   using masked = mask && Tensor.from(device, mask, [1, capacity], "u8", "mask").keep();

@@ -2,11 +2,12 @@
 // steps are the same commands on the same memory: recorded once, replayed after that, and the next one is under way before
 // the host has seen a token.
 
-import type { Device, Recording } from "../core/device.js";
+import { captureAll, type Device, type Recording } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { type CacheDType, type CacheShape, KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
+import { layerDevices } from "../nn/placement.js";
 import { advance } from "../ops/advance.js";
 import { copyInto } from "../ops/copy.js";
 import { appendToken, argmax, penalize, sample } from "../ops/sampling.js";
@@ -75,7 +76,7 @@ export class DecodeSession implements Disposable {
     this.#device = device;
     this.#model = model;
     this.#config = config;
-    this.#cache = new KVCache(device, shape);
+    this.#cache = new KVCache(layerDevices(model, device), shape);
     try {
       // Columns after the prompt are real in every row, so the mask is written once.
       this.#mask =
@@ -104,7 +105,7 @@ export class DecodeSession implements Disposable {
   /** Records one step after `tokens`, and leaves the next ones there. */
   step(): void {
     if (this.#recording) this.#cache.replayed(1);
-    this.#recording ??= this.#device.capture(() => this.#record());
+    this.#recording ??= captureAll(this.#model.placement?.devices ?? [this.#device], () => this.#record());
     this.#recording.replay();
   }
 

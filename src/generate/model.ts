@@ -8,6 +8,7 @@ import type { ConfigJson } from "../nn/architecture.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { Linear } from "../nn/module.js";
+import { layerDevices } from "../nn/placement.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import { LlmInt8Weight } from "../quant/llm-int8.js";
@@ -106,7 +107,8 @@ export class PreTrainedModel implements AsyncDisposable {
     if (pieces.length === 1) return run(pieces[0]!);
     // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
     const { layers, groups, head_dim, vocab } = this.#module.geometry;
-    using cache = new KVCache(device, { layers, batch: rows, groups, head_dim, capacity: steps, dtype: "f32" });
+    const where = layerDevices(this.#module, device);
+    using cache = new KVCache(where, { layers, batch: rows, groups, head_dim, capacity: steps, dtype: "f32" });
     const logits = Tensor.empty(device, [rows, steps, vocab], "f32", "logits");
     for (const piece of pieces) {
       scope(() => void copyInto(run(piece, cache), logits.narrow(1, piece.at, piece.steps)));

@@ -140,9 +140,8 @@ function reader(device: Device, files: Source, source: TensorInfo): Reader {
       const bytes = into.size * elementBytes;
       if (bytes === 0) return;
       const position = source.offset + at * elementBytes;
-      if (direct === dtype && files.local && device.backend.load) {
-        device.flush();
-        device.backend.load(into.buffer, into.offset, source.file, position, bytes);
+      if (direct === dtype && files.local && device.readsFiles) {
+        device.load(into, source.file, position);
         return;
       }
       await withFile(files, source.file, "checkpoint", async (file) => {

@@ -32,6 +32,8 @@ export interface DeviceOptions {
   threads?: number;
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa?: string;
+  /** Bytes that the device "cpu", or a logical one, may allocate in all; most of the machine's memory unless given. */
+  memory?: number;
   /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
   wasm?: string | URL | Uint8Array | ArrayBuffer;
 }
@@ -56,7 +58,7 @@ export function checkDeviceOptions(
 }
 
 /** Names of devices, on any platform. */
-export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}`;
+export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}` | `cpu:${number}`;
 
 /** A device that "auto" settled on. */
 export interface DeviceChoice {

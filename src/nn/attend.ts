@@ -21,8 +21,15 @@ export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tenso
   const kv = cache?.append(layer, k, v);
   const keys = kv?.k ?? k.permute(0, 2, 1, 3); // [B,G,S,D]
   const values = kv?.v ?? v.permute(0, 2, 1, 3);
+  const { device } = q;
   const compute = cache ? pass.attention.compute : undefined;
-  const own = { mask, segments, scales: kv?.scales, cursor: cache?.cursor, compute };
+  const own = {
+    mask: pass.at(device, mask),
+    segments: pass.at(device, segments),
+    scales: kv?.scales,
+    cursor: cache?.cursorOn(device),
+    compute,
+  };
   const y = attention(q, keys, values, { ...options, ...own });
   return y.view(batch, steps, heads * v.shape[3]!);
 }
@@ -32,6 +39,7 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
   const [batch = 0, steps = 0, heads = 0] = q.shape;
   const { mask, segments } = pass.input;
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-  const y = attention(q, keys, values, { ...options, mask, segments, causal: false });
+  const own = { mask: pass.at(q.device, mask), segments: pass.at(q.device, segments), causal: false };
+  const y = attention(q, keys, values, { ...options, ...own });
   return y.view(batch, steps, heads * v.shape[3]!);
 }

@@ -58,21 +58,27 @@ export interface CachedLayer {
 
 export class KVCache implements Disposable {
   readonly shape: CacheShape;
-  /** i32[1] on the device: tokens held before the ones that are being appended. */
-  readonly cursor: Tensor;
+  /** i32[1] on each device: tokens held before the ones that are being appended. */
+  readonly #cursors = new Map<Device, Tensor>();
   readonly #keys: Tensor[] = [];
   readonly #values: Tensor[] = [];
   /** [2,B,G,S] of each layer, and its two halves as kv_append takes them; empty but for i8. */
   readonly #scales: (readonly [all: Tensor, keys: Tensor, values: Tensor])[] = [];
   #length = 0;
 
-  /** @throws OutOfMemoryError, and frees what it took. */
-  constructor(device: Device, shape: CacheShape) {
+  /**
+   * @param where the device, or that of each layer
+   * @throws OutOfMemoryError, and frees what it took.
+   */
+  constructor(where: Device | ((layer: number) => Device), shape: CacheShape) {
     this.shape = shape;
     const size = [shape.batch, shape.groups, shape.capacity, shape.head_dim];
-    this.cursor = Tensor.from(device, Int32Array.of(0), [1], "i32", "cache cursor").keep();
     try {
       for (let layer = 0; layer < shape.layers; layer++) {
+        const device = typeof where === "function" ? where(layer) : where;
+        if (!this.#cursors.has(device)) {
+          this.#cursors.set(device, Tensor.from(device, Int32Array.of(0), [1], "i32", "cache cursor").keep());
+        }
         this.#keys.push(Tensor.empty(device, size, shape.dtype, "key cache").keep());
         this.#values.push(Tensor.empty(device, size, shape.dtype, "value cache").keep());
         if (shape.dtype !== "i8") continue;
@@ -83,6 +89,16 @@ export class KVCache implements Disposable {
       this.dispose();
       throw error;
     }
+  }
+
+  /** The cursor on the device of the first layer. */
+  get cursor(): Tensor {
+    return [...this.#cursors.values()][0]!;
+  }
+
+  /** The cursor on the device of some layer. */
+  cursorOn(device: Device): Tensor {
+    return this.#cursors.get(device)!;
   }
 
   /** Tokens it holds. */
@@ -105,14 +121,15 @@ export class KVCache implements Disposable {
     const keys = this.#keys[layer]!;
     const values = this.#values[layer]!;
     const [scales, keyScales, valueScales] = this.#scales[layer] ?? [];
-    kvAppend(k, this.cursor, keys, keyScales);
-    kvAppend(v, this.cursor, values, valueScales);
+    const cursor = this.cursorOn(keys.device);
+    kvAppend(k, cursor, keys, keyScales);
+    kvAppend(v, cursor, values, valueScales);
     return { k: keys, v: values, scales };
   }
 
   /** Records that all layers have taken `steps` tokens. */
   advance(steps: number): void {
-    advance(this.cursor, steps);
+    for (const cursor of this.#cursors.values()) advance(cursor, steps);
     this.#length += steps;
   }
 
@@ -127,7 +144,8 @@ export class KVCache implements Disposable {
   }
 
   dispose(): void {
-    for (const tensor of [...this.#keys, ...this.#values, ...this.#scales.flat(), this.cursor]) tensor.dispose();
+    for (const tensor of [...this.#keys, ...this.#values, ...this.#scales.flat(), ...this.#cursors.values()])
+      tensor.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -62,7 +62,7 @@ export abstract class CausalLM extends Model implements Decoder {
 
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {
-    return new Pass(input, { attention: this.attention, ...options });
+    return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
   /** Logits of one pass: [B,T,vocab], or [B,n,vocab] with `logits_to_keep`. */

@@ -2,10 +2,13 @@
 
 import { type Linear, Module } from "./module.js";
 import { type AttentionChoice, EXACT_ATTENTION } from "./pass.js";
+import type { BlockPlacement } from "./placement.js";
 
 export abstract class Model extends Module {
   /** How attention is computed in its passes; set when the weights are there. */
   attention: AttentionChoice = EXACT_ATTENTION;
+  /** Where its blocks run; undefined where all of them run on one device with their weights there. */
+  placement: BlockPlacement | undefined;
 
   /**
    * Units of placement, offload and gradient checkpointing, in the order in which they run: one list for each stack

@@ -8,6 +8,7 @@ import { buildModel } from "../../src/models/index.js";
 import type { ConfigJson } from "../../src/nn/architecture.js";
 import { type CacheDType, KVCache } from "../../src/nn/cache.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
+import { layerDevices } from "../../src/nn/placement.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 
 export const STORYTELLER: string = join(import.meta.dirname, "..", "..", "models", "storyteller");
@@ -55,7 +56,15 @@ export async function logitsOf(
   const all = positionsOf(mask);
   const capacity = parts ? T + 3 : T;
   const cache =
-    parts && new KVCache(device, { layers, batch: B, groups, head_dim, capacity, dtype: options.cache_dtype ?? "f32" });
+    parts &&
+    new KVCache(layerDevices(model, device), {
+      layers,
+      batch: B,
+      groups,
+      head_dim,
+      capacity,
+      dtype: options.cache_dtype ?? "f32",
+    });
   const spread = Uint8Array.from(mask.flatMap((row) => [...row, ...new Array<number>(capacity - T).fill(1)]));
   const out = ids.map(() => new Float32Array(T * vocab));
   try {

@@ -157,8 +157,13 @@ export class Device implements AsyncDisposable {
   /** Hands the backend something that is no command, behind everything recorded so far; see `record`. */
   enqueue(operation: Operation): void {
     this.flush();
-    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    this.checkOpen();
     this.stream.run(operation);
+  }
+
+  /** @throws DeviceError if the device was closed */
+  checkOpen(): void {
+    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
   }
 
   /** Records something that is no command: it is done once behind everything recorded so far, or at each replay. */
@@ -194,7 +199,7 @@ export class Device implements AsyncDisposable {
   flush(): void {
     const { commands } = this;
     if (commands.length === 0) return;
-    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    this.checkOpen();
     try {
       if (this.stream.held) {
         const words = commands.words.slice(0, commands.length);
@@ -213,7 +218,7 @@ export class Device implements AsyncDisposable {
   }
 
   allocate(bytes: number, label: string): Block {
-    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    this.checkOpen();
     if (this.commands.length > FLUSH_WORDS && !this.#capture) this.flush();
     return this.arena.allocate(bytes, label, this.#path);
   }

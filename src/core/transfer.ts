@@ -73,6 +73,7 @@ export interface Place {
 export function moveBytes(from: Place, to: Place, bytes: number): void {
   const capture = sharedCapture(from.device, to.device);
   const move = (): void => {
+    for (const { device } of [from, to]) device.checkOpen();
     if (!linked(from, to, bytes)) throughHost(from, to, bytes);
   };
   if (capture) capture.push([from.device, to.device], move);
@@ -114,7 +115,6 @@ function throughHost(from: Place, to: Place, bytes: number): void {
       return { failure: source.failureOf(error) };
     }
   };
-  to.device.flush(); // refuses what is closed before the source reads
   source.enqueue(() => lane.room(bytes));
   source.enqueue(() => {
     lane.take(bytes);

@@ -7,7 +7,10 @@ import type { BlockPlacement } from "./placement.js";
 export abstract class Model extends Module {
   /** How attention is computed in its passes; set when the weights are there. */
   attention: AttentionChoice = EXACT_ATTENTION;
-  /** Where its blocks run; undefined where all of them run on one device with their weights there. */
+  /**
+   * Where its blocks run; undefined where all of them run on one device with their weights there. Whoever sets it disposes
+   * it, behind the model.
+   */
   placement: BlockPlacement | undefined;
 
   /**

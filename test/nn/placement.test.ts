@@ -107,6 +107,23 @@ describe("by layers over logical devices", () => {
     await closeAll(devices);
   });
 
+  test.each(["bloom", "gpt2", "opt", "opt-350m-like"])("other architectures, too: %s", async (name) => {
+    const devices = [openDevice("cpu:0", { threads: 1 }), openDevice("cpu:1", { threads: 1 })];
+    const models: PreTrainedModel[] = [];
+    const path = join(FIXTURES, "models", name);
+    for (const device of devices) models.push(await AutoModelForCausalLM.from_pretrained(path, { device }));
+    const run = (): Promise<number[][]> =>
+      models[0]!.generate({ input_ids: IDS, max_new_tokens: 8, do_sample: false, eos_token_id: null });
+    const alone = await run();
+    spread(
+      models.map(({ module }) => module),
+      devices,
+    );
+    expect(await run()).toEqual(alone);
+    for (const one of models) one.dispose();
+    await closeAll(devices);
+  });
+
   test("cpu, reference and webgpu in one model", async () => {
     const names = ["cpu", "reference", ...(gpu ? ["webgpu"] : [])];
     const devices = await Promise.all(names.map(requestTestDevice));

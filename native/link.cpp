@@ -1,5 +1,7 @@
 #include "link.h"
 
+#include <sched.h>
+
 #include <chrono>
 #include <cstring>
 #include <new>
@@ -45,6 +47,7 @@ void Link::wait(std::unique_lock<std::mutex>& lock, Stage stage, const std::atom
   const int64_t until = now_ns() + kSpinNs;
   while (stage_.load(std::memory_order_acquire) == stage && now_ns() < until) {
     for (int i = 0; i < 32; i++) relax();
+    sched_yield();  // the other end may need this core
   }
   lock.lock();
   while (stage_.load(std::memory_order_relaxed) == stage && !abandoned.load(std::memory_order_relaxed))

@@ -192,7 +192,8 @@ describe("weights that are fetched while the block before computes", () => {
     expect(device.memory.live).toBe(away);
     // Two blocks and what a pass takes beside them: less than all blocks.
     expect(device.memory.peak - away).toBeLessThan(all);
-    const { loadsAhead } = (device.backend as NativeBackend).loadCounts();
+    const { loadsAhead, overlapped } = (device.backend as NativeBackend).loadCounts();
+    expect(overlapped).toBeGreaterThan(0); // kernels of a block began while weights of the next were read
     expect(loadsAhead).toBe(4 * blocks.reduce((sum, block) => sum + tensorsOf(block).length, 0));
     model.dispose();
     placement.dispose();

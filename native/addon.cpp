@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 
+#include "addon_link.h"
 #include "arguments.h"
 #include "cpu.h"
 #include "panels.h"
@@ -192,7 +193,7 @@ napi_value Read(napi_env env, napi_callback_info info) {
 }
 
 napi_value Load(napi_env env, napi_callback_info info) {
-  Arguments a(env, info, "load", 5);
+  Arguments a(env, info, "load", 5);  // and whether ahead, and the site
   int32_t id;
   uint64_t size, offset, position, bytes;
   if (!a.ok || !a.buffer(0, &id, &size) || !a.whole(1, "offset", kMostSafe, &offset)) return nullptr;
@@ -204,7 +205,11 @@ napi_value Load(napi_env env, napi_callback_info info) {
   if (!a.whole(3, "position", kMostSafe, &position) || !a.whole(4, "bytes", kMostSafe, &bytes) ||
       !a.within(offset, bytes, size))
     return nullptr;
-  if (!a.device().load(id, offset, path, position, bytes)) return a.no_memory(length);
+  bool ahead = false;
+  int32_t site = 0;
+  if (a.count > 5) napi_get_value_bool(env, a.value[5], &ahead);
+  if (a.count > 6) napi_get_value_int32(env, a.value[6], &site);
+  if (!a.device().load(id, offset, path, position, bytes, ahead, site)) return a.no_memory(length);
   return nullptr;
 }
 
@@ -234,6 +239,8 @@ napi_value Info(napi_env env, napi_callback_info info) {
   napi_value result = object(env);
   set(env, result, "isa", text(env, isa(a.device().isa()).name));
   set(env, result, "threads", number(env, a.device().threads()));
+  set(env, result, "loadsAhead", number(env, (double)a.device().loads().ahead));
+  set(env, result, "overlapped", number(env, (double)a.device().loads().overlapped));
   return result;
 }
 
@@ -303,6 +310,9 @@ napi_value Open(napi_env env, napi_callback_info info) {
       {"submit", nullptr, Submit, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"read", nullptr, Read, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"load", nullptr, Load, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"spoil", nullptr, Spoil, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"send", nullptr, Send, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"receive", nullptr, Receive, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"close", nullptr, Close, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"info", nullptr, Info, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"kernels", nullptr, Kernels, nullptr, nullptr, nullptr, napi_default, nullptr},
@@ -372,6 +382,8 @@ NAPI_MODULE_INIT() {
   const napi_property_descriptor functions[] = {
       {"open", nullptr, Open, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"machine", nullptr, MachineInfo, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"link", nullptr, MakeLink, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"failLink", nullptr, FailLink, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"panelBytes", nullptr, PanelBytes, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);

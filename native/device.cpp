@@ -10,7 +10,9 @@
 #include "buffers.h"
 #include "file_reader.h"
 #include "interpreter.h"
+#include "link.h"
 #include "pool.h"
+#include "prefetcher.h"
 #include "queue.h"
 #include "spin.h"
 
@@ -27,6 +29,9 @@ struct Device::State final : private Interpreter {
 
   // The rest is the queue thread's; while the queue is idle, the owner's.
   FileReader files;
+  Prefetcher prefetcher{queue.abandoned()};
+  std::atomic<int64_t> ahead_open{0};  // loads ahead that the owner queued and the queue thread has not accounted for
+  std::atomic<uint64_t> ahead{0}, overlapped{0};
   std::atomic<bool> profiling{false};
   struct Counter {
     std::atomic<uint64_t> calls{0}, ns{0};
@@ -39,9 +44,12 @@ struct Device::State final : private Interpreter {
   using Interpreter::kernel;
   using Interpreter::open;
 
+  bool idle() const { return queue.idle() && ahead_open.load(std::memory_order_acquire) == 0; }
+
   bool stopped() const override { return queue.abandoned().load(std::memory_order_relaxed); }
 
   const char* call(int kernel) override {
+    if (prefetcher.reading()) overlapped.fetch_add(1, std::memory_order_relaxed);
     if (!profiling.load(std::memory_order_relaxed)) return Interpreter::call(kernel);
     const int64_t start = now_ns();
     const char* error = Interpreter::call(kernel);
@@ -50,9 +58,66 @@ struct Device::State final : private Interpreter {
     return error;
   }
 
+  // What became of a load that was read ahead.
+  void account(Prefetcher::Load* load) {
+    if (!load->forgotten) {
+      if (load->failure.failed) spoilt(load->buffer, load->begin, load->end - load->begin, load->failure);
+      else wrote(load->buffer, load->begin, load->end - load->begin);
+    }
+    prefetcher.drop(load);
+    awaiting_ = prefetcher.any();
+    ahead_open.fetch_sub(1, std::memory_order_release);
+  }
+
+  void settle(int32_t id, uint64_t begin, uint64_t end) override {
+    while (Prefetcher::Load* load = prefetcher.take(id, begin, end)) account(load);
+  }
+
+  void forgotten(int32_t id) override { prefetcher.forget(id); }
+
+  void load(Item& item) {
+    char* to = buffers.slot(item.buffer)->data + item.offset;
+    if (item.ahead) {
+      if (prefetcher.full()) account(prefetcher.take_oldest(true));
+      if (prefetcher.start(item.buffer, item.offset, item.count, item.site, to, item.payload(), item.position)) {
+        ahead.fetch_add(1, std::memory_order_relaxed);
+        awaiting_ = true;
+        return;
+      }
+      ahead_open.fetch_sub(1, std::memory_order_release);
+    }
+    const char* error = files.read(pool, item.payload(), item.position, to, item.count, queue.abandoned());
+    if (error) {
+      Failure failure;
+      failure.set("load", item.site, error);
+      spoilt(item.buffer, item.offset, item.count, failure);
+    } else {
+      wrote(item.buffer, item.offset, item.count);
+    }
+  }
+
+  void pass(Item& item) {
+    char* data = buffers.slot(item.buffer)->data + item.offset;
+    if (item.kind == Kind::send) {
+      item.link->send(data, item.count, verdict(item.buffer, item.offset, item.count), queue.abandoned());
+    } else {
+      const Failure failure = item.link->receive(data, item.count, queue.abandoned());
+      if (failure.failed) spoilt(item.buffer, item.offset, item.count, failure);
+      else wrote(item.buffer, item.offset, item.count);
+    }
+    item.dropped = nullptr;
+    item.link->release();
+  }
+
   void loop() {
     while (Item* item = queue.take([this] { files.close_all(); })) {
       const bool last = item->kind == Kind::close;
+      if (awaiting_) {
+        while (Prefetcher::Load* load = prefetcher.take_oldest(last)) account(load);
+        // All but commands use one range.
+        if (item->kind == Kind::free) settle(item->buffer, 0, UINT64_MAX);
+        else if (item->kind != Kind::commands) settle(item->buffer, item->offset, item->offset + item->reach());
+      }
       switch (item->kind) {
         case Kind::commands:
           run(reinterpret_cast<const int32_t*>(item->payload()), (int64_t)item->count);
@@ -60,13 +125,16 @@ struct Device::State final : private Interpreter {
         case Kind::write:
           write(item->buffer, item->offset, item->payload(), item->count);
           break;
-        case Kind::load: {
-          const char* error = files.read(*pool, item->payload(), item->position,
-                                         buffers.slot(item->buffer)->data + item->offset, item->count, queue.abandoned());
-          if (error) spoilt(item->buffer, item->offset, item->count, "load", error);
-          else wrote(item->buffer, item->offset, item->count);
+        case Kind::spoil:
+          spoilt(item->buffer, item->offset, item->count, *reinterpret_cast<const Failure*>(item->payload()));
           break;
-        }
+        case Kind::load:
+          load(*item);
+          break;
+        case Kind::send:
+        case Kind::receive:
+          pass(*item);
+          break;
         case Kind::free:
           forget(item->buffer);
           buffers.release(item->buffer);
@@ -145,7 +213,7 @@ int Device::isa() const { return state_->options.isa; }
 int Device::op_count() const { return state_->count(); }
 const Kernel& Device::op(int index) const { return state_->kernel(index); }
 int Device::op_isa(int index) const { return state_->isa(index); }
-bool Device::idle() const { return state_->queue.idle(); }
+bool Device::idle() const { return state_->idle(); }
 
 int32_t Device::allocate(uint64_t bytes) { return state_->buffers.allocate(bytes); }
 
@@ -165,7 +233,7 @@ bool Device::free(int32_t id) {
 
 bool Device::write(int32_t id, uint64_t offset, const void* bytes, uint64_t count) {
   if (count == 0) return true;
-  if (state_->queue.idle()) {
+  if (state_->idle()) {
     state_->write(id, offset, bytes, count);
     return true;
   }
@@ -189,7 +257,8 @@ bool Device::submit(const int32_t* words, int64_t count) {
   return true;
 }
 
-bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count) {
+bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count, bool ahead,
+                  int32_t site) {
   const size_t length = std::strlen(path) + 1;
   Item* item = make_item(Kind::load, length);
   if (!item) return false;
@@ -197,13 +266,58 @@ bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t positi
   item->offset = offset;
   item->count = count;
   item->position = position;
+  item->ahead = ahead;
+  item->site = site;
   std::memcpy(item->payload(), path, length);
+  if (ahead) state_->ahead_open.fetch_add(1, std::memory_order_relaxed);
   state_->queue.push(item);
   return true;
 }
 
+bool Device::spoil(int32_t id, uint64_t offset, uint64_t count, const Failure& failure) {
+  Item* item = make_item(Kind::spoil, sizeof(Failure));
+  if (!item) return false;
+  item->buffer = id;
+  item->offset = offset;
+  item->count = count;
+  new (item->payload()) Failure(failure);
+  state_->queue.push(item);
+  return true;
+}
+
+namespace {
+
+Item* end_of(Kind kind, int32_t id, uint64_t offset, uint64_t count, Link* link) {
+  Item* item = make_item(kind, 0);
+  if (!item) return nullptr;
+  item->buffer = id;
+  item->offset = offset;
+  item->count = count;
+  item->link = link;
+  item->dropped = [](Link* dropped) {
+    dropped->fail("its device was closed before the bytes had passed");
+    dropped->release();
+  };
+  link->retain();
+  return item;
+}
+
+}  // namespace
+
+bool Device::send(int32_t id, uint64_t offset, uint64_t count, Link* link) {
+  Item* item = end_of(Kind::send, id, offset, count, link);
+  if (item) state_->queue.push(item);
+  return item;
+}
+
+bool Device::receive(int32_t id, uint64_t offset, uint64_t count, Link* link) {
+  Item* item = end_of(Kind::receive, id, offset, count, link);
+  if (item) state_->queue.push(item);
+  return item;
+}
+
 Device::Read Device::read(int32_t id, uint64_t offset, uint64_t sound, Completion* completion, bool at_once) {
-  if (at_once && state_->queue.idle()) {
+  if (at_once && state_->idle()) {
     state_->finish_read(id, offset, sound, completion);
     return Read::done;
   }
@@ -223,6 +337,10 @@ bool Device::close(Completion* completion) {
   item->completion = completion;
   state_->queue.push(item);
   return true;
+}
+
+LoadCounts Device::loads() const {
+  return {state_->ahead.load(std::memory_order_relaxed), state_->overlapped.load(std::memory_order_relaxed)};
 }
 
 void Device::profile(bool on) { state_->profiling.store(on, std::memory_order_relaxed); }

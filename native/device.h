@@ -16,6 +16,13 @@ struct Completion {
   Failure failure;
 };
 
+struct LoadCounts {
+  uint64_t ahead = 0;       // loads that were read ahead
+  uint64_t overlapped = 0;  // kernels that began while one was
+};
+
+class Link;
+
 struct OpProfile {
   uint64_t calls = 0;
   uint64_t ns = 0;
@@ -51,7 +58,13 @@ class Device {
   // These three copy what they are given. False when memory ran out. Ranges must lie within the buffer.
   bool write(int32_t id, uint64_t offset, const void* bytes, uint64_t count);
   bool submit(const int32_t* words, int64_t count);
-  bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count);
+  // `ahead`: on the reader's thread, while commands run that do not use the bytes.
+  bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count, bool ahead, int32_t site);
+  // Marks bytes as spoilt by a failure of elsewhere.
+  bool spoil(int32_t id, uint64_t offset, uint64_t count, const Failure& failure);
+  // One end of a link to another device, which keeps a reference until it is done.
+  bool send(int32_t id, uint64_t offset, uint64_t count, Link* link);
+  bool receive(int32_t id, uint64_t offset, uint64_t count, Link* link);
 
   enum class Read { queued, done, no_memory };
   // Fails if one of `sound` bytes from `offset` on was to be written by a command that failed.
@@ -64,6 +77,7 @@ class Device {
   // True if everything queued has run.
   bool idle() const;
 
+  LoadCounts loads() const;
   void profile(bool on);
   OpProfile profile_of(int op) const;
   void profile_reset();

@@ -84,7 +84,7 @@ void FileReader::close_all() {
   }
 }
 
-const char* FileReader::read(Pool& pool, const char* path, uint64_t position, char* to, uint64_t bytes,
+const char* FileReader::read(Pool* pool, const char* path, uint64_t position, char* to, uint64_t bytes,
                              const std::atomic<bool>& abandon) {
   if (bytes == 0) return nullptr;
   const char* error = nullptr;
@@ -99,7 +99,9 @@ const char* FileReader::read(Pool& pool, const char* path, uint64_t position, ch
   posix_fadvise(fd, (off_t)position, (off_t)bytes, POSIX_FADV_WILLNEED);
 #endif
   Range range{fd, position, to, bytes, &abandon};
-  pool.run((int64_t)((bytes + kPieceBytes - 1) / kPieceBytes), 1, read_pieces, &range);
+  const int64_t pieces = (int64_t)((bytes + kPieceBytes - 1) / kPieceBytes);
+  if (pool) pool->run(pieces, 1, read_pieces, &range);
+  else read_pieces(&range, 0, pieces, 0);
   if (range.error.load()) return sentence("cannot read %s: %s", path, std::strerror(range.error.load()));
   if (range.cut.load()) return sentence("%s became shorter while it was read", path);
   return nullptr;

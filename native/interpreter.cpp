@@ -42,7 +42,10 @@ void Interpreter::run(const int32_t* words, int64_t count) {
     const int32_t kernel = words[0], size = words[1];
     if (kernel >= 0 && kernel < count_) run_one(kernel, words, size);
     else if (kernel != kForget || size != 4) stray(sentence("there is no kernel %d", kernel));
-    else forget(words[3]);
+    else {
+      if (awaiting_) forgotten(words[3]);
+      forget(words[3]);
+    }
     words += size;
   }
 }
@@ -50,6 +53,10 @@ void Interpreter::run(const int32_t* words, int64_t count) {
 void Interpreter::run_one(int kernel, const int32_t* words, int64_t count) {
   const Spec& spec = specs_[kernel];
   op_ = kernels_[kernel]->name;
+  if (awaiting_) {
+    OperandReader operands(spec, words, count);
+    for (Reach reach; operands.next(reach);) settle(reach.buffer, reach.begin, reach.end);
+  }
   if (!poison_.clean()) {
     if (const Failure* first = spoilt_input(spec, words, count)) return spoil(spec, words, count, *first);
   }
@@ -89,12 +96,6 @@ void Interpreter::spoil(const Spec& spec, const int32_t* words, int64_t count, c
 
 void Interpreter::stray(const char* message) {
   if (!stray_.failed) stray_.set(op_, site_, message);
-}
-
-void Interpreter::spoilt(int32_t buffer, uint64_t begin, uint64_t bytes, const char* op, const char* message) {
-  Failure failure;
-  failure.set(op, 0, message);
-  poison_.add(buffer, begin, begin + bytes, failure);
 }
 
 Failure Interpreter::verdict(int32_t buffer, uint64_t begin, uint64_t bytes) {

@@ -30,7 +30,9 @@ class Interpreter {
   void wrote(int32_t buffer, uint64_t begin, uint64_t bytes) {
     if (!poison_.clean()) poison_.clear(buffer, begin, begin + bytes);
   }
-  void spoilt(int32_t buffer, uint64_t begin, uint64_t bytes, const char* op, const char* message);
+  void spoilt(int32_t buffer, uint64_t begin, uint64_t bytes, const Failure& failure) {
+    poison_.add(buffer, begin, begin + bytes, failure);
+  }
   void forget(int32_t buffer) {
     if (!poison_.clean()) poison_.forget(buffer);
   }
@@ -46,6 +48,10 @@ class Interpreter {
   // What a derived class may do around a kernel; and when to stop.
   virtual const char* call(int kernel) { return kernels_[kernel]->run(call_); }
   virtual bool stopped() const { return false; }
+  // Where bytes may still be on their way, `awaiting_` says so: before a command uses a range, they are waited for.
+  virtual void settle(int32_t, uint64_t, uint64_t) {}
+  virtual void forgotten(int32_t) {}
+  bool awaiting_ = false;
   Call call_;
 
  private:

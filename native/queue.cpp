@@ -77,6 +77,7 @@ Item* Queue::sleep() {
 }
 
 void Queue::drop_head() {
+  if (head_->dropped) head_->dropped(head_->link);
   head_->~Item();
   std::free(head_);
 }

@@ -10,7 +10,9 @@
 
 namespace octavo {
 
-enum class Kind { commands, write, read, load, free, close };
+class Link;
+
+enum class Kind { commands, write, spoil, read, load, send, receive, free, close };
 
 // One entry of the queue; its payload (words, bytes or a path) follows it in memory.
 struct Item {
@@ -20,8 +22,15 @@ struct Item {
   uint64_t offset = 0;
   uint64_t count = 0;     // bytes, or words of commands
   uint64_t position = 0;  // in the file
+  int32_t site = 0;
+  bool ahead = false;
   Completion* completion = nullptr;
+  // What the item shares with another device; `dropped` is called if the item does not run.
+  Link* link = nullptr;
+  void (*dropped)(Link* link) = nullptr;
 
+  // Bytes of the buffer that it is about, commands apart.
+  uint64_t reach() const { return completion && completion->bytes > count ? completion->bytes : count; }
   char* payload() { return reinterpret_cast<char*>(this + 1); }
 };
 

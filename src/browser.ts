@@ -18,7 +18,7 @@ export type {
 } from "./browser/protocol.js";
 export { cacheSize, clearCache } from "./browser/storage.js";
 export type { MemoryReport } from "./core/arena.js";
-export { Device } from "./core/device.js";
+export { captureAll, Device, Recording } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
 export * from "./core/error-classes.js";
 export { scope, Tensor } from "./core/tensor.js";
@@ -31,6 +31,7 @@ export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceOptions } from "./load/platform.js";
+export { transfer } from "./ops/transfer.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";

@@ -1,7 +1,7 @@
 // What `import ... from "octavo"` gives.
 
 export type { MemoryReport } from "./core/arena.js";
-export { Device } from "./core/device.js";
+export { captureAll, Device, Recording } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
 export * from "./core/error-classes.js";
 export { scope, Tensor } from "./core/tensor.js";
@@ -26,6 +26,7 @@ export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generat
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
+export { transfer } from "./ops/transfer.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";

@@ -29,6 +29,7 @@ struct State {
   Queue queue;
   Item* item = nullptr;  // being filled
   Failure verdict;       // that verdict() gave last
+  Failure foreign;       // of another device, being filled
   int32_t* words = nullptr;
   uint32_t words_capacity = 0;
 };
@@ -48,6 +49,9 @@ void* serve(void*) {
         std::memcpy(s.buffers.slot(item->buffer)->data + item->offset, item->payload(), item->count);
         s.interpreter.wrote(item->buffer, item->offset, item->count);
         break;
+      case Kind::spoil:
+        s.interpreter.spoilt(item->buffer, item->offset, item->count, *(const Failure*)item->payload());
+        break;
       case Kind::free:
         s.interpreter.forget(item->buffer);
         s.buffers.release(item->buffer);
@@ -57,7 +61,9 @@ void* serve(void*) {
         if (!completion->failure.failed && completion->bytes > 0)
           std::memcpy(completion->destination, s.buffers.slot(item->buffer)->data + item->offset, completion->bytes);
         break;
-      case Kind::load:  // no files here
+      case Kind::load:  // no files here, and no memory of other devices
+      case Kind::send:
+      case Kind::receive:
       case Kind::close:
         break;
     }
@@ -159,6 +165,18 @@ EXPORT(submit) void submit(uint32_t count) { state->interpreter.run(state->words
 EXPORT(wrote) void wrote(int32_t id, uint32_t offset, uint32_t bytes) {
   state->interpreter.wrote(id, offset, bytes);
 }
+// A failure of another device: text is to be written to these, of at most so many bytes with its zero.
+EXPORT(foreign_op) char* foreign_op() { return state->foreign.op; }
+EXPORT(foreign_message) char* foreign_message() { return state->foreign.message; }
+EXPORT(foreign_sizes) int32_t foreign_sizes(bool message) {
+  return message ? (int32_t)sizeof state->foreign.message : (int32_t)sizeof state->foreign.op;
+}
+// That failure spoilt bytes of a buffer.
+EXPORT(spoil) void spoil(int32_t id, uint32_t offset, uint32_t bytes, int32_t site) {
+  state->foreign.failed = true;
+  state->foreign.site = site;
+  state->interpreter.spoilt(id, offset, bytes, state->foreign);
+}
 // What became of the bytes: the failure that a read of them must tell.
 EXPORT(verdict) const Failure* verdict(int32_t id, uint32_t offset, uint32_t bytes) {
   state->verdict = state->interpreter.verdict(id, offset, bytes);
@@ -180,6 +198,18 @@ EXPORT(queue_write) char* queue_write(int32_t buffer, uint32_t offset, uint32_t 
     state->item->count = bytes;
   }
   return payload;
+}
+EXPORT(queue_spoil) bool queue_spoil(int32_t buffer, uint32_t offset, uint32_t bytes, int32_t site) {
+  char* payload = prepare(Kind::spoil, sizeof(Failure));
+  if (!payload) return false;
+  state->foreign.failed = true;
+  state->foreign.site = site;
+  *new (payload) Failure() = state->foreign;
+  state->item->buffer = buffer;
+  state->item->offset = offset;
+  state->item->count = bytes;
+  state->queue.push(state->item);
+  return true;
 }
 EXPORT(queue_push) void queue_push() { state->queue.push(state->item); }
 EXPORT(queue_free) bool queue_free(int32_t buffer) {

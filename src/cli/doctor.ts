@@ -12,7 +12,7 @@ import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/device/adapter.js";
 import { listAdapters } from "../backends/webgpu/node.js";
-import { openDevice, requestDevice, usualDevice } from "../load/device.js";
+import { LOGICAL_CPUS, openDevice, requestDevice, usualDevice } from "../load/device.js";
 import { cachedModels, cacheFolder } from "../sources/hub.js";
 import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
 import { bytes, EXIT, plural, print, printJson, table } from "./output.js";
@@ -212,6 +212,7 @@ function toJson(findings: Findings): unknown {
       features: machine.features.split(/\s+/).filter(Boolean),
       cores: machine.cores,
       memory_bytes: machine.memory,
+      logical_devices: LOGICAL_CPUS,
       isas_compiled: machine.isasCompiled,
       isas_supported: machine.isasSupported,
     },
@@ -281,6 +282,7 @@ function toText(findings: Findings, verbose: boolean): string {
         `${findings.isa ?? "none"}, ${plural(findings.threads ?? 0, "thread")} (${plural(machine.cores, "core")})`,
       ],
       ["memory", bytes(machine.memory)],
+      ["logical devices", `cpu:0 to cpu:${LOGICAL_CPUS - 1} (queue, threads and memory budget of their own)`],
     );
   }
   const { wasm } = findings;

@@ -45,7 +45,7 @@ export interface MemoryReport {
 }
 
 export class Arena {
-  readonly #backend: Backend;
+  readonly #backend: Pick<Backend, "budget" | "allocate" | "free">;
   readonly #beforeFree: () => void;
   readonly #afterRelease: (buffer: BufferId) => void;
   #free = new Map<number, Block[]>();
@@ -64,7 +64,11 @@ export class Arena {
    * `beforeFree` runs before memory goes back to the backend: what uses it must be in the queue by then. `afterRelease`
    * hears of blocks that are kept for the next owner.
    */
-  constructor(backend: Backend, beforeFree: () => void, afterRelease: (buffer: BufferId) => void) {
+  constructor(
+    backend: Pick<Backend, "budget" | "allocate" | "free">,
+    beforeFree: () => void,
+    afterRelease: (buffer: BufferId) => void,
+  ) {
     this.#backend = backend;
     this.#beforeFree = beforeFree;
     this.#afterRelease = afterRelease;

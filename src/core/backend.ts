@@ -28,6 +28,21 @@ export interface PreparedCommands {
   dispose(): void;
 }
 
+/** Bytes on their way between two devices whose backends share memory. Both ends are handed over, in any order. */
+export interface Link {
+  /** Queues the sending of what the bytes are by then, with the failure that spoilt them if one did. */
+  send(buffer: BufferId, offset: number, bytes: number): void;
+  /** Queues the taking of them: what comes later waits until they are there. */
+  receive(buffer: BufferId, offset: number, bytes: number): void;
+  /** One end will not come: the other one, if it waits, is told. */
+  fail(message: string): void;
+}
+
+export interface LoadOptions {
+  readonly ahead?: boolean;
+  readonly site?: number;
+}
+
 export interface Backend {
   /** "cpu", "reference", "webgpu", ... */
   readonly name: string;
@@ -65,8 +80,15 @@ export interface Backend {
    * The layout is private to the backend; its `pack` and `unpack` kernels convert rows to it and back.
    */
   panelBytes?(dtype: DType, rows: number, columns: number): number | undefined;
-  /** Reads a byte range of a file straight into a buffer, on the queue. Backends without files leave it out. */
-  load?(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void;
+  /**
+   * Reads a byte range of a file straight into a buffer, in order. With `ahead` it is read while later commands run, those
+   * that use the bytes wait. A range that cannot be read is spoilt. Backends without files leave it out.
+   */
+  load?(buffer: BufferId, offset: number, file: string, position: number, bytes: number, options?: LoadOptions): void;
+  /** Marks bytes as spoilt, in order, by a failure of another device. */
+  spoil(buffer: BufferId, offset: number, bytes: number, failure: BackendFailure): void;
+  /** A way for bytes to another backend that shares memory with this one; undefined where there is none. */
+  link?(to: Backend): Link | undefined;
 
   close(): Promise<void>;
 }

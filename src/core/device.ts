@@ -2,36 +2,72 @@
 // for error messages. Ops record here; nothing waits except `read`.
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
-import type { Backend, BackendFailure, BufferId, PreparedCommands } from "./backend.js";
+import type { Backend, BackendFailure, BufferId } from "./backend.js";
 import { CommandBuffer } from "./command.js";
 import type { DType } from "./dtype.js";
-import { DeviceError, KernelError, OctavoError, OutOfMemoryError } from "./errors.js";
+import { DeviceError, KernelError, OctavoError, OutOfMemoryError, ShapeError } from "./errors.js";
+import { type Capture, captureAll, type Recording } from "./recording.js";
+import { type Operation, Stream } from "./stream.js";
+
+export { captureAll, Recording } from "./recording.js";
 
 /** Commands that are recorded before they are handed to the backend without anybody waiting. */
 const FLUSH_AT = 24;
 /** Words that may wait where memory is taken and given back and no command is recorded. */
 const FLUSH_WORDS = 1 << 14;
 
+/** Module paths by the number that commands carry, of all devices: a failure that travels keeps its number. */
+const SITES: string[] = [""];
+const SITE_IDS = new Map<string, number>([["", 0]]);
+
+/** Errors of devices that are gone or full, by the (negative) site of the failures that stand for them elsewhere. */
+const FOREIGN = new Map<number, OctavoError>();
+const FOREIGN_AT_MOST = 64;
+let foreign = 0;
+
+export interface LoadFileOptions {
+  /**
+   * Read on a thread of the backend's own, while later commands run that do not use `into`. Otherwise all later commands
+   * wait, and the backend reads as fast as it can.
+   */
+  readonly ahead?: boolean;
+}
+
+/** What a load needs of a tensor. */
+interface LoadTarget {
+  readonly device: Device;
+  readonly buffer: BufferId;
+  readonly offset: number;
+  readonly nbytes: number;
+  readonly strides: readonly number[] | null;
+}
+
 export class Device implements AsyncDisposable {
   readonly backend: Backend;
   readonly arena: Arena;
   readonly commands = new CommandBuffer();
+  /** The order of everything that the backend is handed. */
+  readonly stream = new Stream();
   /** Why it was taken, if that was left to Octavo ("auto"). */
   reason: string | undefined;
   /** Number of commands recorded since the device was opened. */
   recorded = 0;
   readonly #kernels = new Map<string, number>();
-  readonly #sites: string[] = [""];
-  readonly #siteIds = new Map<string, number>([["", 0]]);
   #site = 0;
-  #capturing = false;
+  #capture: Capture | undefined;
   #path = "";
   #closed = false;
 
   constructor(backend: Backend) {
     this.backend = backend;
     this.arena = new Arena(
-      backend,
+      {
+        get budget() {
+          return backend.budget;
+        },
+        allocate: (bytes) => backend.allocate(bytes),
+        free: (buffer) => this.stream.run(() => backend.free(buffer)),
+      },
       () => this.#settle(),
       (buffer) => this.commands.forget(buffer),
     );
@@ -75,10 +111,10 @@ export class Device implements AsyncDisposable {
   enter(path: string): string {
     const before = this.#path;
     this.#path = path;
-    let id = this.#siteIds.get(path);
+    let id = SITE_IDS.get(path);
     if (id === undefined) {
-      id = this.#sites.push(path) - 1;
-      this.#siteIds.set(path, id);
+      id = SITES.push(path) - 1;
+      SITE_IDS.set(path, id);
     }
     this.#site = id;
     return before;
@@ -87,7 +123,7 @@ export class Device implements AsyncDisposable {
   /** Called after each recorded command. */
   recordedOne(): void {
     this.recorded++;
-    if (this.commands.commands >= FLUSH_AT && !this.#capturing) this.flush();
+    if (this.commands.commands >= FLUSH_AT && !this.#capture) this.flush();
   }
 
   /**
@@ -97,41 +133,86 @@ export class Device implements AsyncDisposable {
    * The caller disposes the recording.
    */
   capture(body: () => void): Recording {
-    if (this.#capturing) throw new DeviceError("a recording cannot be made inside another");
-    this.flush();
-    this.#capturing = true;
-    this.arena.beginCapture();
-    let words: Int32Array | undefined;
-    let commands = 0;
-    let blocks: Block[] = [];
-    try {
-      body();
-      words = this.commands.words.slice(0, this.commands.length);
-      commands = this.commands.commands;
-    } finally {
-      this.#capturing = false;
-      this.commands.reset();
-      blocks = this.arena.endCapture();
-      if (!words) for (const block of blocks) this.release(block);
-    }
-    return new Recording(this, words, commands, blocks);
+    return captureAll([this], body);
   }
 
-  /** Runs a recording once more: `run` hands it to the backend. Returns at once. */
-  replay(run: () => void, commands: number): void {
+  /** The recording that is being made. */
+  get capturing(): Capture | undefined {
+    return this.#capture;
+  }
+
+  /** For `captureAll`. */
+  beginCapture(capture: Capture): void {
+    if (this.#capture) throw new DeviceError("a recording cannot be made inside another");
     this.flush();
-    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
-    run();
+    this.#capture = capture;
+    this.arena.beginCapture();
+  }
+
+  /** For `captureAll`: the blocks that only the recording uses, which the caller releases. */
+  endCapture(): Block[] {
+    this.#capture = undefined;
+    this.commands.reset();
+    return this.arena.endCapture();
+  }
+
+  /** Runs a segment of a recording once more: `run` hands it to the backend. Returns at once. */
+  replay(run: () => void, commands: number): void {
+    this.enqueue(run);
     this.recorded += commands;
+  }
+
+  /** Hands the backend something that is no command, behind everything recorded so far; see `record`. */
+  enqueue(operation: Operation): void {
+    this.flush();
+    this.checkOpen();
+    this.stream.run(operation);
+  }
+
+  /** @throws DeviceError if the device was closed */
+  checkOpen(): void {
+    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+  }
+
+  /** Records something that is no command: it is done once behind everything recorded so far, or at each replay. */
+  record(operation: Operation): void {
+    if (this.#capture) this.#capture.push([this], () => this.enqueue(operation));
+    else this.enqueue(operation);
+  }
+
+  /** True if `load` can be used: the backend reads files itself. */
+  get readsFiles(): boolean {
+    return this.backend.load !== undefined;
+  }
+
+  /**
+   * Records that the bytes of a tensor, as they are stored, come from byte `position` of a file on. If they cannot be
+   * read the tensor is spoilt, and a read of it rejects with a KernelError that names the file.
+   * @throws DeviceError (a tensor of another device, a device that reads no files), ShapeError
+   */
+  load(into: LoadTarget, file: string, position: number, { ahead = false }: LoadFileOptions = {}): void {
+    const { backend } = this;
+    if (!backend.load) throw new DeviceError(`load: device ${this.name} reads no files`);
+    if (into.device !== this) throw new DeviceError(`load: the tensor is on ${into.device.name}, not on ${this.name}`);
+    if (into.strides !== null) throw new ShapeError("load: the tensor must be contiguous");
+    if (!Number.isSafeInteger(position) || position < 0) {
+      throw new ShapeError(`load: position must be a whole number from 0, got ${position}`);
+    }
+    const { buffer, offset, nbytes } = into;
+    const options = { ahead, site: this.#site };
+    if (nbytes > 0) this.record(() => backend.load!(buffer, offset, file, position, nbytes, options));
   }
 
   /** Hands what is recorded to the backend. Returns at once. */
   flush(): void {
     const { commands } = this;
     if (commands.length === 0) return;
-    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
+    this.checkOpen();
     try {
-      this.backend.submit(commands.words, commands.length);
+      if (this.stream.held) {
+        const words = commands.words.slice(0, commands.length);
+        this.stream.run(() => this.backend.submit(words, words.length));
+      } else this.backend.submit(commands.words, commands.length);
     } finally {
       // What a backend refuses to take must not come back with the next commands.
       commands.reset();
@@ -145,8 +226,8 @@ export class Device implements AsyncDisposable {
   }
 
   allocate(bytes: number, label: string): Block {
-    if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
-    if (this.commands.length > FLUSH_WORDS && !this.#capturing) this.flush();
+    this.checkOpen();
+    if (this.commands.length > FLUSH_WORDS && !this.#capture) this.flush();
     return this.arena.allocate(bytes, label, this.#path);
   }
 
@@ -155,27 +236,56 @@ export class Device implements AsyncDisposable {
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
-    if (this.#capturing) throw new DeviceError("a recording cannot take values from the host");
+    if (this.#capture) throw new DeviceError("a recording cannot take values from the host");
     this.flush();
-    this.backend.write(buffer, offset, bytes);
+    if (this.stream.held) {
+      const copy = bytes.slice();
+      this.stream.run(() => this.backend.write(buffer, offset, copy));
+    } else this.backend.write(buffer, offset, bytes);
   }
 
   /** @throws KernelError naming op and module if a command failed that should have written these bytes, or what they were made of */
   async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
-    if (this.#capturing) throw new DeviceError("a recording cannot be read while it is made");
+    if (this.#capture) throw new DeviceError("a recording cannot be read while it is made");
     this.flush();
     try {
-      return await this.backend.read(buffer, offset, bytes, checked);
-    } catch (error) {
-      if (error instanceof OutOfMemoryError) throw this.arena.explain(error);
-      if (error instanceof OctavoError) throw error;
-      const failure = (error as { failure?: BackendFailure }).failure;
-      if (!failure) throw new DeviceError(`device ${this.name}: ${(error as Error).message}`, { cause: error });
-      const path = this.#sites[failure.site];
-      throw new KernelError(`${failure.op}${path ? ` in ${path}` : ""}: ${failure.message}`, {
-        details: { op: failure.op, module: path ?? "" },
+      if (!this.stream.held) return await this.#read(buffer, offset, bytes, checked);
+      return await new Promise<Uint8Array>((resolve) => {
+        this.stream.run(() => resolve(this.#read(buffer, offset, bytes, checked)));
       });
+    } catch (error) {
+      throw this.#errorOf(error);
     }
+  }
+
+  async #read(buffer: BufferId, offset: number, bytes: number, sound: number): Promise<Uint8Array> {
+    const error = this.stream.takeError();
+    if (error) throw error;
+    return this.backend.read(buffer, offset, bytes, sound);
+  }
+
+  /** The typed error for what a backend says. */
+  #errorOf(error: unknown): OctavoError {
+    if (error instanceof OutOfMemoryError) return this.arena.explain(error);
+    if (error instanceof OctavoError) return error;
+    const failure = (error as { failure?: BackendFailure }).failure;
+    if (!failure) return new DeviceError(`device ${this.name}: ${(error as Error).message}`, { cause: error });
+    const { op, site, message } = failure;
+    const told = FOREIGN.get(site);
+    if (told) return told;
+    const path = SITES[site];
+    return new KernelError(`${op}${path ? ` in ${path}` : ""}: ${message}`, { details: { op, module: path ?? "" } });
+  }
+
+  /** What stands on another device for a read that was rejected here: there it spoils what should have been read. */
+  failureOf(error: unknown): BackendFailure {
+    const { failure } = error as { failure?: BackendFailure };
+    if (failure) return failure;
+    const told = this.#errorOf(error);
+    const site = --foreign;
+    FOREIGN.set(site, told);
+    FOREIGN.delete(site + FOREIGN_AT_MOST);
+    return { op: "transfer", site, message: told.message.split("\n")[0]! };
   }
 
   /** Resolves when everything recorded so far has run, whether it failed or not. */
@@ -192,47 +302,11 @@ export class Device implements AsyncDisposable {
     if (this.#closed) return;
     this.#settle();
     this.#closed = true;
+    if (this.stream.held) await new Promise<void>((resolve) => this.stream.run(resolve));
     await this.backend.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
-  }
-}
-
-/** Commands that can be run again and again; see `Device.capture`. */
-export class Recording implements Disposable {
-  readonly #device: Device;
-  readonly #prepared: PreparedCommands;
-  readonly #commands: number;
-  #blocks: readonly Block[];
-  #alive = true;
-
-  constructor(device: Device, words: Int32Array, commands: number, blocks: readonly Block[]) {
-    const { backend } = device;
-    this.#device = device;
-    this.#prepared = backend.prepare?.(words, words.length) ?? {
-      run: () => backend.submit(words, words.length),
-      dispose: () => {},
-    };
-    this.#commands = commands;
-    this.#blocks = blocks;
-  }
-
-  /** Runs it once more, after everything recorded so far. Returns at once. */
-  replay(): void {
-    if (!this.#alive) throw new OctavoError("ERR_DISPOSED", "a recording was replayed after dispose()");
-    this.#device.replay(() => this.#prepared.run(), this.#commands);
-  }
-
-  dispose(): void {
-    this.#alive = false;
-    this.#prepared.dispose();
-    for (const block of this.#blocks) this.#device.release(block);
-    this.#blocks = [];
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 }

@@ -4,8 +4,9 @@
 import type { Block } from "./arena.js";
 import type { BufferId } from "./backend.js";
 import type { Device } from "./device.js";
-import { bytesOf, type DType, fromBf16, fromF16, type HostArray, isFloat, narrow } from "./dtype.js";
+import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
 import { DTypeError, OctavoError, ShapeError } from "./errors.js";
+import { decode, encode } from "./values.js";
 
 /** Elements of an allocation, counted and not in bytes. A matrix in panels counts as rows. */
 export interface Place {
@@ -22,18 +23,30 @@ export interface Place {
 /** One allocation, shared by the tensors that view it. */
 class Storage {
   readonly device: Device;
-  readonly block: Block;
   readonly bytes: number;
+  readonly label: string;
+  /** Undefined while it is evicted. */
+  block: Block | undefined;
   references = 1;
 
   constructor(device: Device, bytes: number, label: string) {
     this.device = device;
     this.bytes = bytes;
+    this.label = label;
     this.block = device.allocate(bytes, label);
   }
 
   drop(): void {
-    if (--this.references === 0) this.device.release(this.block);
+    if (--this.references === 0) this.evict();
+  }
+
+  evict(): void {
+    if (this.block) this.device.release(this.block);
+    this.block = undefined;
+  }
+
+  restore(): void {
+    this.block ??= this.device.allocate(this.bytes, this.label);
   }
 }
 
@@ -118,18 +131,15 @@ export class Tensor implements Disposable {
     return this.#storage.device;
   }
 
-  /** @throws OctavoError if the tensor was disposed. */
+  /** @throws OctavoError if the tensor was disposed, or is evicted. */
   get buffer(): BufferId {
-    if (!this.#alive) {
-      throw new OctavoError(
-        "ERR_DISPOSED",
-        `tensor [${this.shape.join(", ")}] ${this.dtype} was used after dispose()`,
-        {
-          hint: "keep() it, or return it from the scope that made it",
-        },
-      );
-    }
-    return this.#storage.block.buffer;
+    const { block } = this.#storage;
+    if (this.#alive && block) return block.buffer;
+    const what = `tensor [${this.shape.join(", ")}] ${this.dtype}`;
+    if (this.#alive) throw new OctavoError("ERR_NOT_LOADED", `${what} was used while it was evicted`);
+    throw new OctavoError("ERR_DISPOSED", `${what} was used after dispose()`, {
+      hint: "keep() it, or return it from the scope that made it",
+    });
   }
 
   get size(): number {
@@ -138,7 +148,7 @@ export class Tensor implements Disposable {
 
   /** Bytes of the memory it holds (for panels: as the device stores it). */
   get nbytes(): number {
-    return this.panels ? this.#storage.block.bytes : bytesOf(this.dtype, this.size);
+    return this.panels ? this.#storage.bytes : bytesOf(this.dtype, this.size);
   }
 
   get contiguous(): boolean {
@@ -305,6 +315,29 @@ export class Tensor implements Disposable {
     return this;
   }
 
+  /**
+   * Gives the memory back but keeps the tensor, and with it all that view the same memory: they cannot be used until
+   * `restore`. Ordered like everything else: commands recorded before still find the contents.
+   * @throws ShapeError if the tensor is only a part of its memory
+   */
+  evict(): void {
+    if (this.offset !== 0 || this.nbytes !== this.#storage.bytes) {
+      throw new ShapeError(`evict: [${this.shape.join(", ")}] ${this.dtype} is a part of a larger tensor`);
+    }
+    this.#storage.evict();
+  }
+
+  /** False while it is evicted. */
+  get resident(): boolean {
+    return this.#storage.block !== undefined;
+  }
+
+  /** Takes memory again, whose contents are undefined until something writes them. @throws OutOfMemoryError */
+  restore(): void {
+    if (!this.#alive) void this.buffer; // throws
+    this.#storage.restore();
+  }
+
   dispose(): void {
     if (!this.#alive) return;
     this.#alive = false;
@@ -381,46 +414,4 @@ function packed(shape: readonly number[], strides: readonly number[]): readonly 
     expected *= shape[d]!;
   }
   return null;
-}
-
-function encode(
-  dtype: DType,
-  values: Float32Array | Int32Array | Int8Array | Uint8Array | readonly number[],
-): Uint8Array {
-  if (isFloat(dtype)) return narrow(dtype, values instanceof Float32Array ? values : Float32Array.from(values));
-  const typed =
-    dtype === "i32"
-      ? values instanceof Int32Array
-        ? values
-        : Int32Array.from(values)
-      : dtype === "i8"
-        ? values instanceof Int8Array
-          ? values
-          : Int8Array.from(values)
-        : values instanceof Uint8Array
-          ? values
-          : Uint8Array.from(values);
-  return new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength);
-}
-
-function decode(dtype: DType, bytes: Uint8Array): HostArray {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
-  const { buffer, byteOffset, byteLength } = aligned;
-  switch (dtype) {
-    case "f32":
-      return new Float32Array(buffer, byteOffset, byteLength / 4);
-    case "i32":
-      return new Int32Array(buffer, byteOffset, byteLength / 4);
-    case "i8":
-      return new Int8Array(buffer, byteOffset, byteLength);
-    case "u8":
-    case "u4":
-      return aligned;
-    case "f16":
-    case "bf16":
-      return Float32Array.from(
-        new Uint16Array(buffer, byteOffset, byteLength / 2),
-        dtype === "f16" ? fromF16 : fromBf16,
-      );
-  }
 }

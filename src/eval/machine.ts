@@ -75,7 +75,7 @@ export async function unitSpeed(device: Device, unit: Unit): Promise<number> {
   const probe = unitProbe(`probe_${unit}`);
   if (!device.supports(probe.name)) return 0;
   using result = Tensor.empty(device, [2], "f32", "probe");
-  const host = device.name === "cpu";
+  const host = isCpu(device);
   const pieces = host ? PIECES : GPU_PIECES;
   // The speed of the GPU is unknown, so the work grows until it takes long enough.
   let rounds = host ? ROUNDS : 16;
@@ -134,7 +134,7 @@ async function pass<T extends Disposable>(
     using made = make(bytes);
     return await secondsOf(device, 5, () => record(made));
   };
-  if (device.name !== "cpu") {
+  if (!isCpu(device)) {
     const time = await over(FEW_BYTES);
     if (time > ENOUGH) return { bytes: FEW_BYTES, time };
   }
@@ -163,4 +163,9 @@ async function copySpeed(device: Device): Promise<number> {
   };
   const { bytes, time } = await pass(device, make, ({ from, to }) => copyProbe.run([from, to], []));
   return (2 * bytes) / time / 1e9;
+}
+
+/** True for "cpu" and for its logical devices. */
+function isCpu(device: Device): boolean {
+  return /^cpu\b/.test(device.name);
 }

@@ -5,6 +5,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { cacheShape } from "../generate/cache-options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { type CacheDType, KVCache } from "../nn/cache.js";
+import { layerDevices } from "../nn/placement.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 
 export interface PerplexityOptions {
@@ -88,7 +89,7 @@ async function windowLogprobs(
 /** Logits [1,T,vocab] of tokens whose keys and values have gone through a cache. */
 function cachedLogits({ device, module }: PreTrainedModel, part: readonly number[], dtype: CacheDType): Tensor {
   const shape = [1, part.length];
-  using cache = new KVCache(device, cacheShape(module, 1, part.length, dtype));
+  using cache = new KVCache(layerDevices(module, device), cacheShape(module, 1, part.length, dtype));
   return scope(() => {
     const ids = Tensor.from(device, Int32Array.from(part), shape);
     const lanes = Tensor.from(

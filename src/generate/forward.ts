@@ -5,6 +5,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { type CacheDType, type CrossCache, KVCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { PassInput } from "../nn/pass.js";
+import { layerDevices } from "../nn/placement.js";
 import { copyInto } from "../ops/copy.js";
 import { cacheShape } from "./cache-options.js";
 import type { FlatPiece } from "./prefill.js";
@@ -30,7 +31,12 @@ export class RowForward implements Disposable {
     this.device = device;
     this.#model = model;
     this.#shared = { cross };
-    this.cache = new KVCache(device, cacheShape(model, rows, capacity, cache_dtype));
+    this.cache = new KVCache(layerDevices(model, device), cacheShape(model, rows, capacity, cache_dtype));
+  }
+
+  /** The devices that a pass runs on. */
+  get devices(): readonly Device[] {
+    return this.#model.placement?.devices ?? [this.device];
   }
 
   /** Records the hidden states [1,N,hidden] of a piece. The cache's room for it must be reserved, here and below. */

@@ -7,6 +7,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
 import { type CausalLM, logits } from "../nn/decoder.js";
+import { layerDevices } from "../nn/placement.js";
 import { copyInto } from "../ops/copy.js";
 import { LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
@@ -67,7 +68,12 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { device, module } = this;
     const { geometry } = module;
     // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
-    using cache = new KVCache(device, { layers: sameLayers(geometry), rows, capacity: steps, dtype: "f32" });
+    using cache = new KVCache(layerDevices(module, device), {
+      layers: sameLayers(geometry),
+      rows,
+      capacity: steps,
+      dtype: "f32",
+    });
     const kept = Tensor.empty(device, [rows, keep, geometry.vocab], "f32", "logits");
     for (const piece of pieces) {
       scope(() => {

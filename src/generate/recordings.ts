@@ -1,6 +1,6 @@
 // The recordings that all steps of a session replay: the forward pass over a token of each row, and the choice of the next.
 
-import type { Device, Recording } from "../core/device.js";
+import { captureAll, type Device, type Recording } from "../core/device.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Choice } from "./choice.js";
 import type { RowForward } from "./forward.js";
@@ -34,7 +34,7 @@ export class StepRecordings implements Disposable {
     if (this.#passing) return this.#passing;
     const { tokens, lanes } = this.#choice;
     let logits: Tensor | undefined;
-    const recording = this.#device.capture(() => {
+    const recording = captureAll(this.#forward.devices, () => {
       logits = this.#forward.step(tokens, lanes).keep();
     });
     this.#passing = { recording, logits: logits! };

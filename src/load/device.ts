@@ -13,10 +13,17 @@ import { type DeviceChoice, type DeviceName, sharing } from "./platform.js";
 
 export type { DeviceOptions } from "./options.js";
 
-/** Devices that `requestDevice` knows, beside "webgpu:0", "webgpu:1", ... for one adapter of several. */
+/**
+ * Devices that `requestDevice` knows, beside "webgpu:0", "webgpu:1", ... for one adapter of several, and "cpu:0", "cpu:1",
+ * ... for logical devices.
+ */
 export const DEVICE_NAMES = ["auto", "cpu", "reference", "wasm", "webgpu"] as const;
 
+/** Logical devices of the CPU: as many queues, budgets and pools of threads in one process, apart from "cpu" itself. */
+export const LOGICAL_CPUS = 64;
+
 const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
+const CPU_NAME = /^cpu(?::(\d{1,3}))?$/;
 
 let usual: DeviceName | undefined;
 
@@ -38,17 +45,25 @@ export function usualDevice(): DeviceName {
 }
 
 /** Devices of Node that have these options. */
-const OWNERS = { threads: ["cpu", "wasm"], isa: ["cpu"], deterministic: ["cpu"] } as const;
+const OWNERS = { threads: ["cpu", "wasm"], isa: ["cpu"], deterministic: ["cpu"], memory: ["cpu"] } as const;
 
 /**
- * Opens a device without waiting: "cpu" (native kernels), "wasm" (the same kernels as WebAssembly, in threads of their
+ * Opens a device without waiting: "cpu" (native kernels), "cpu:0" to "cpu:63" (the same, as logical devices), "wasm" (the same kernels as WebAssembly, in threads of their
  * own) or "reference" (plain JavaScript loops, slow and exact). Without a name, the usual one of this machine.
  * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built;
  * OptionError for an option that the device does not have
  */
 export function openDevice(name: string = usualDevice(), options: DeviceOptions = {}): Device {
-  checkDeviceOptions(name, options, OWNERS);
-  if (name === "cpu") return new Device(openNative({ ...options, signatures: signatures() }));
+  const cpu = CPU_NAME.exec(name);
+  checkDeviceOptions(cpu ? "cpu" : name, options, OWNERS);
+  if (cpu) {
+    if (Number(cpu[1] ?? 0) >= LOGICAL_CPUS) {
+      throw new DeviceError(`device "${name}": there are ${LOGICAL_CPUS} logical devices`, {
+        hint: `cpu:0 to cpu:${LOGICAL_CPUS - 1}, or cpu`,
+      });
+    }
+    return new Device(openNative({ ...options, name, signatures: signatures() }));
+  }
   if (name === "wasm") return new Device(openWasmFile({ threads: options.threads, signatures: signatures() }));
   if (name === "reference") return new Device(openReference(OPS));
   if (name === "auto" || GPU_NAME.test(name)) {
@@ -60,13 +75,14 @@ export function openDevice(name: string = usualDevice(), options: DeviceOptions 
 function unknownDevice(name: string): DeviceError {
   const near = suggestion(name, DEVICE_NAMES);
   return new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
-    hint: `known devices: ${DEVICE_NAMES.join(", ")}, webgpu:0, webgpu:1, ...`,
+    hint: `known devices: ${DEVICE_NAMES.join(", ")}, webgpu:0, webgpu:1, ..., cpu:0, cpu:1, ...`,
   });
 }
 
 /** @throws DeviceError if there is no device of that name, whatever this machine has */
 export function checkDeviceName(name: string): void {
-  if (!(DEVICE_NAMES as readonly string[]).includes(name) && !GPU_NAME.test(name)) throw unknownDevice(name);
+  const known = (DEVICE_NAMES as readonly string[]).includes(name) || GPU_NAME.test(name) || CPU_NAME.test(name);
+  if (!known) throw unknownDevice(name);
 }
 
 /**

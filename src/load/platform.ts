@@ -9,7 +9,7 @@ import type { DeviceOptions, SourceOptions } from "./options.js";
 export type { DeviceOptions, SourceOptions } from "./options.js";
 
 /** Names of devices, on any platform. */
-export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}`;
+export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}` | `cpu:${number}`;
 
 /** A device that "auto" settled on. */
 export interface DeviceChoice {

@@ -121,9 +121,8 @@ export async function readBytes(
   into: Tensor,
 ): Promise<void> {
   if (bytes === 0) return;
-  if (files.local && device.backend.load) {
-    device.flush();
-    device.backend.load(into.buffer, into.offset, file, position, bytes);
+  if (files.local && device.readsFiles) {
+    device.load(into, file, position);
     return;
   }
   await withFile(files, file, "checkpoint", async (opened) => {

@@ -142,7 +142,7 @@ class LlamaModel extends Module {
     return scope(() => {
       const table = (device: Device): Tensor =>
         pass.once(this, device, () =>
-          ropeTable(pass.input.positions, this.inverse_frequencies.on(device), this.rope_scale),
+          ropeTable(pass.at(device, pass.input.positions), this.inverse_frequencies.on(device), this.rope_scale),
         ); // [B,T,2,D/2]
       const h = runBlocks(this.layers, this.embed_tokens.forward(ids), pass, (layer, x) =>
         layer.forward(x, pass, table(x.device)),

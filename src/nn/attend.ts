@@ -24,14 +24,17 @@ export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tenso
   const { cache, lanes, mask, segments } = pass.input;
   const { compute, deterministic } = pass.attention;
   const width = heads * v.shape[3]!;
+  const { device } = q;
+  const hides = { mask: pass.at(device, mask), segments: pass.at(device, segments), deterministic };
   if (!cache) {
     const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-    return attention(q, keys, values, { ...options, mask, segments, deterministic }).view(batch, steps, width);
+    return attention(q, keys, values, { ...options, ...hides }).view(batch, steps, width);
   }
   if (!lanes) throw new ShapeError("a pass with a cache needs lanes");
-  const held = cache.append(layer, k, v, lanes);
+  const own = pass.at(device, lanes);
+  const held = cache.append(layer, k, v, own);
   const { scales, table } = held;
-  const paged = { scales, lanes, table, mask, segments, compute, deterministic };
+  const paged = { scales, lanes: own, table, ...hides, compute };
   return attention(q, held.k, held.v, { ...options, ...paged }).view(batch, steps, width);
 }
 
@@ -40,7 +43,8 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
   const [batch = 0, steps = 0, heads = 0] = q.shape;
   const { mask, segments } = pass.input;
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-  const y = attention(q, keys, values, { ...options, mask, segments, causal: false });
+  const own = { mask: pass.at(q.device, mask), segments: pass.at(q.device, segments), causal: false };
+  const y = attention(q, keys, values, { ...options, ...own });
   return y.view(batch, steps, heads * v.shape[3]!);
 }
 
@@ -61,12 +65,17 @@ export function attendEncoded(
   if (cross) {
     if (!lanes) throw new ShapeError("a pass with a cross cache needs lanes");
     const { k, v, scales, table } = cross.layer(layer);
-    const paged = { scales, lanes, table, compute, deterministic, causal: false };
+    const paged = { scales, lanes: pass.at(q.device, lanes), table, compute, deterministic, causal: false };
     return attention(q, k, v, { ...options, ...paged }).view(batch, steps, heads * v.shape[3]!);
   }
   if (!encoded) throw new ShapeError("a decoder with cross-attention ran without an encoder's output");
-  const [k, v] = project(encoded.hidden);
+  const [k, v] = project(pass.at(q.device, encoded.hidden));
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-  const y = attention(q, keys, values, { ...options, mask: encoded.mask, causal: false, deterministic });
+  const y = attention(q, keys, values, {
+    ...options,
+    mask: pass.at(q.device, encoded.mask),
+    causal: false,
+    deterministic,
+  });
   return y.view(batch, steps, heads * v.shape[3]!);
 }

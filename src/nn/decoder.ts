@@ -19,7 +19,7 @@ export interface DecoderGeometry {
 }
 
 /** What generation asks of a model. */
-export interface Decoder {
+export interface Decoder extends Pick<Model, "placement" | "blocks"> {
   readonly geometry: DecoderGeometry;
   /**
    * Records the decoder for `ids` i32[B,T]: hidden states after the last norm, [B,T,hidden]. Appends to the pass's cache,
@@ -64,7 +64,7 @@ export abstract class CausalLM extends Model implements Decoder {
 
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {
-    return new Pass(input, { attention: this.attention, ...options });
+    return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
   /** Logits of one pass: [B,T,vocab], or [B,n,vocab] with `logits_to_keep`. */

@@ -31,7 +31,7 @@ export abstract class EncoderModel extends Model {
 
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {
-    return new Pass(input, { attention: this.attention, ...options });
+    return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
   /** What the head gives for one pass. */

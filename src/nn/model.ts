@@ -1,11 +1,16 @@
 // What loading, planning, saving and training need of a model, whatever it is for. Nothing here speaks of text.
 
 import { type Linear, Module } from "./module.js";
-import { type AttentionChoice, EXACT_ATTENTION } from "./pass.js";
+import { type AttentionChoice, EXACT_ATTENTION, type ModelPlacement } from "./pass.js";
 
 export abstract class Model extends Module {
   /** How attention is computed in its passes; set when the weights are there. */
   attention: AttentionChoice = EXACT_ATTENTION;
+  /**
+   * Where its blocks run; undefined where all of them run on one device with their weights there. Whoever sets it disposes
+   * it, behind the model.
+   */
+  placement: ModelPlacement | undefined;
 
   /**
    * Units of placement, offload and gradient checkpointing, in the order in which they run: one list for each stack

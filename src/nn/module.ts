@@ -125,34 +125,35 @@ export class Matrix {
 
 /**
  * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
- * puts it on the device with the weights, and `Module.dispose` frees it.
+ * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has it on each of them.
  */
 export class Buffer {
   readonly #values: () => Float32Array | Int32Array;
-  #tensor: Tensor | undefined;
+  readonly #tensors = new Map<Device, Tensor>();
 
   /** @param values the constant's elements; called once for each device that asks */
   constructor(values: () => Float32Array | Int32Array) {
     this.#values = values;
   }
 
-  /** The constant on `device`, f32[n] or i32[n]; made there if it is elsewhere. @throws OutOfMemoryError */
+  /** The constant on `device`, f32[n] or i32[n]; made there if it is not there yet. @throws OutOfMemoryError */
   on(device: Device): Tensor {
-    if (this.#tensor?.device === device) return this.#tensor;
-    const values = this.#values();
-    const tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
-    this.#tensor?.dispose();
-    this.#tensor = tensor;
+    let tensor = this.#tensors.get(device);
+    if (!tensor) {
+      const values = this.#values();
+      tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
+      this.#tensors.set(device, tensor);
+    }
     return tensor;
   }
 
   get nbytes(): number {
-    return this.#tensor?.nbytes ?? 0;
+    return [...this.#tensors.values()].reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }
 
   dispose(): void {
-    this.#tensor?.dispose();
-    this.#tensor = undefined;
+    for (const tensor of this.#tensors.values()) tensor.dispose();
+    this.#tensors.clear();
   }
 }
 

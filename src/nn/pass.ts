@@ -4,6 +4,7 @@
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Compute } from "../ops/linear.js";
+import { transfer } from "../ops/transfer.js";
 import type { Cache, CrossCache } from "./cache.js";
 import { type Module, within } from "./module.js";
 
@@ -51,10 +52,18 @@ export interface Placement {
   enter(blocks: readonly Module[], index: number, h: Tensor): Tensor;
   /** Called when all work of the block is recorded. */
   leave(blocks: readonly Module[], index: number): void;
+  /** Called behind the last block. Returns `h` on the device of what comes next. */
+  exit(h: Tensor): Tensor;
+}
+
+/** The placement of a whole model: where each of its blocks runs. */
+export interface ModelPlacement extends Placement {
+  readonly devices: readonly Device[];
+  deviceOf(block: Module): Device;
 }
 
 /** All blocks run where their input is. */
-const HERE: Placement = { enter: (_blocks, _index, h) => h, leave: () => {} };
+const HERE: Placement = { enter: (_blocks, _index, h) => h, leave: () => {}, exit: (h) => h };
 
 export interface PassOptions {
   readonly attention?: AttentionChoice;
@@ -90,6 +99,11 @@ export class Pass implements Disposable {
       made.set(device, tensor);
     }
     return tensor;
+  }
+
+  /** `x`, an input of the pass say, on `device`: itself, or a copy that is made once per device and pass. */
+  at<T extends Tensor | undefined>(device: Device, x: T): T | Tensor {
+    return x === undefined || x.device === device ? x : this.once(x, device, () => transfer(x, device));
   }
 
   /** Adds one hidden state, if they are captured. */
@@ -139,5 +153,7 @@ export function runBlocks<B extends Module>(
     if (index > 0 && next !== current) current.dispose();
     current = next;
   }
-  return current;
+  const last = pass.place.exit(current);
+  if (last !== current && current !== h) current.dispose();
+  return last;
 }

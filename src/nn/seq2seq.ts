@@ -49,7 +49,7 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
 
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {
-    return new Pass(input, { attention: this.attention, ...options });
+    return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
   /** Logits of the decoder, [B,T,vocab], for one pass of both without a cache. */

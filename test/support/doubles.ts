@@ -53,6 +53,11 @@ class Doubles implements Backend {
     }
   }
 
+  /** Nothing comes here from other devices. */
+  spoil(): never {
+    throw new Error("no transfers into doubles");
+  }
+
   submit(words: Int32Array, count: number): void {
     for (let at = 0; at < count; at += words[at + 1]!) if (words[at] !== FORGET) this.#run(words, at);
   }

@@ -8,6 +8,7 @@ import { buildModel } from "../../src/models/index.js";
 import type { ConfigJson } from "../../src/nn/architecture.js";
 import { type CacheDType, KVCache, sameLayers } from "../../src/nn/cache.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
+import { layerDevices } from "../../src/nn/placement.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
 
 export const STORYTELLER: string = join(import.meta.dirname, "..", "..", "models", "storyteller");
@@ -54,7 +55,9 @@ export async function logitsOf(
   const padded = mask.some((row) => row.includes(0));
   const all = positionsOf(mask);
   const layers = sameLayers(model.geometry);
-  const cache = parts && new KVCache(device, { layers, rows: B, capacity: T + 3, dtype: options.cache_dtype ?? "f32" });
+  const cache =
+    parts &&
+    new KVCache(layerDevices(model, device), { layers, rows: B, capacity: T + 3, dtype: options.cache_dtype ?? "f32" });
   const out = ids.map(() => new Float32Array(T * vocab));
   try {
     let at = 0;

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Backend, BufferId, KernelInfo } from "../../core/backend.js";
+import type { Backend, BackendFailure, BufferId, KernelInfo, Link, LoadOptions } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
 import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../core/errors.js";
 
@@ -31,27 +31,55 @@ export interface MachineInfo {
   readonly best: string;
 }
 
+/** What two devices hand over bytes by; only the add-on looks inside. */
+type NativeLink = object;
+
 interface NativeDevice {
   allocate(bytes: number): number;
   free(buffer: number): void;
   write(buffer: number, offset: number, bytes: Uint8Array): void;
   submit(commands: Int32Array, words: number): void;
   read(buffer: number, offset: number, bytes: number, checked: number): Promise<Uint8Array>;
-  load(buffer: number, offset: number, file: string, position: number, bytes: number): void;
+  load(
+    buffer: number,
+    offset: number,
+    file: string,
+    position: number,
+    bytes: number,
+    ahead: boolean,
+    site: number,
+  ): void;
+  spoil(buffer: number, offset: number, bytes: number, op: string, site: number, message: string): void;
+  send(buffer: number, offset: number, bytes: number, link: NativeLink): void;
+  receive(buffer: number, offset: number, bytes: number, link: NativeLink): void;
   close(): Promise<void>;
-  info(): { isa: string; threads: number };
+  info(): { isa: string; threads: number } & LoadCounts;
   kernels(): (KernelInfo & { isa: string })[];
   profile(on: boolean): void;
   profileReport(): OpProfile[];
 }
 
+/** How reading ahead went so far. */
+export interface LoadCounts {
+  /** Loads that were read ahead. */
+  readonly loadsAhead: number;
+  /** Kernels that began while such a load was under way. */
+  readonly overlapped: number;
+}
+
 interface Addon {
   open(options: { threads?: number; isa?: string }): NativeDevice;
   machine(): MachineInfo;
+  link(): NativeLink;
+  failLink(link: NativeLink, message: string): void;
   panelBytes(dtype: number, rows: number, columns: number): number;
 }
 
 export interface NativeOptions {
+  /** What the device is called in messages; "cpu" unless given. */
+  readonly name?: string;
+  /** Bytes that allocations may take in all; most of the machine's memory unless less is given. */
+  readonly memory?: number;
   /** Compute threads; default: OCTAVO_THREADS, or the physical cores. */
   readonly threads?: number;
   /** Instruction set level, such as "avx2"; default: OCTAVO_ISA, or the best of this CPU. */
@@ -69,7 +97,8 @@ export interface NativeOptions {
 export interface NativeBackend extends Backend {
   readonly isa: string;
   readonly threads: number;
-  load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void;
+  load(buffer: BufferId, offset: number, file: string, position: number, bytes: number, options?: LoadOptions): void;
+  loadCounts(): LoadCounts;
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined;
   /** Resets and starts, or stops, the clocks per op. */
   profile(on: boolean): void;
@@ -169,7 +198,11 @@ export function levelFor(
  * @throws DeviceError if the add-on is missing or was built for other signatures; OptionError for bad options.
  */
 export function openNative(options: NativeOptions = {}): NativeBackend {
-  checkOptions("openNative", options, ["threads", "isa", "deterministic", "signatures"]);
+  checkOptions("openNative", options, ["name", "memory", "threads", "isa", "deterministic", "signatures"]);
+  const { name = "cpu", memory } = options;
+  if (memory !== undefined && !(Number.isSafeInteger(memory) && memory > 0)) {
+    throw new OptionError(`memory must be a whole number of bytes, got ${memory}`);
+  }
   const module = addon();
   const threads = threadsFrom(options);
   const { deterministic } = options;
@@ -183,20 +216,20 @@ export function openNative(options: NativeOptions = {}): NativeBackend {
     throw new DeviceError(message, { cause: error });
   }
   const kernels = device.kernels();
-  for (const { name, signature } of kernels) {
-    const wanted = options.signatures?.get(name);
+  for (const { name: op, signature } of kernels) {
+    const wanted = options.signatures?.get(op);
     if (wanted === undefined || wanted === signature) continue;
     device.close();
     throw new DeviceError(
-      `the native add-on has another signature for ${name}\n  add-on:  ${signature}\n  library: ${wanted}`,
-      { hint: buildHint(), details: { op: name, expected: wanted, got: signature } },
+      `the native add-on has another signature for ${op}\n  add-on:  ${signature}\n  library: ${wanted}`,
+      { hint: buildHint(), details: { op, expected: wanted, got: signature } },
     );
   }
-  return new Native(module, device, kernels);
+  return new Native(module, device, kernels, name, memory);
 }
 
 class Native implements NativeBackend {
-  readonly name = "cpu";
+  readonly name: string;
   readonly description: string;
   readonly kernels: readonly KernelInfo[];
   readonly budget: number;
@@ -207,15 +240,22 @@ class Native implements NativeBackend {
   readonly #panels = process.env.OCTAVO_PANELS !== "0";
   #closing: Promise<void> | undefined;
 
-  constructor(module: Addon, device: NativeDevice, kernels: readonly KernelInfo[]) {
+  constructor(
+    module: Addon,
+    device: NativeDevice,
+    kernels: readonly KernelInfo[],
+    name: string,
+    memory = Number.POSITIVE_INFINITY,
+  ) {
     const machine = module.machine();
     const { isa, threads } = device.info();
+    this.name = name;
     this.#addon = module;
     this.#device = device;
     this.kernels = kernels;
     this.isa = isa;
     this.threads = threads;
-    this.budget = Math.floor(machine.memory * (1 - MARGIN));
+    this.budget = Math.min(memory, Math.floor(machine.memory * (1 - MARGIN)));
     this.description = `${machine.model}, ${isa}, ${threads} thread${threads === 1 ? "" : "s"}`;
   }
 
@@ -243,8 +283,34 @@ class Native implements NativeBackend {
     return this.#device.read(buffer, offset, bytes, checked);
   }
 
-  load(buffer: BufferId, offset: number, file: string, position: number, bytes: number): void {
-    this.#device.load(buffer, offset, file, position, bytes);
+  load(
+    buffer: BufferId,
+    offset: number,
+    file: string,
+    position: number,
+    bytes: number,
+    { ahead = false, site = 0 }: LoadOptions = {},
+  ): void {
+    this.#device.load(buffer, offset, file, position, bytes, ahead, site);
+  }
+
+  loadCounts(): LoadCounts {
+    const { loadsAhead, overlapped } = this.#device.info();
+    return { loadsAhead, overlapped };
+  }
+
+  spoil(buffer: BufferId, offset: number, bytes: number, { op, site, message }: BackendFailure): void {
+    this.#device.spoil(buffer, offset, bytes, op, site, message);
+  }
+
+  link(to: Backend): Link | undefined {
+    if (!(to instanceof Native)) return undefined;
+    const link = this.#addon.link();
+    return {
+      send: (buffer, offset, bytes) => this.#device.send(buffer, offset, bytes, link),
+      receive: (buffer, offset, bytes) => to.#device.receive(buffer, offset, bytes, link),
+      fail: (message) => this.#addon.failLink(link, message),
+    };
   }
 
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined {

@@ -91,6 +91,9 @@ export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend
       memory(buffer, offset, bytes.length).set(bytes);
       poison.clear(buffer, offset, offset + bytes.length);
     },
+    spoil(buffer, offset, bytes, failure) {
+      poison.spoil({ buffer, begin: offset, end: offset + bytes }, failure);
+    },
     submit(commands, words) {
       const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
       const signatureOf = (kernel: number): Signature => ops[kernel]!.signature;

@@ -19,6 +19,8 @@ export abstract class WasmDevice {
   readonly threads: number;
   protected readonly workers: readonly Thread[];
   readonly #panels: boolean;
+  /** Text on its way into the module: encoders do not write to memory that threads share. */
+  readonly #scratch = new Uint8Array(1024);
   #instance: Instance | undefined;
   /** Why the device is lost; every read rejects with it. A trap leaves the module in an undefined state. */
   protected trap: BackendFailure | undefined;
@@ -112,6 +114,20 @@ export abstract class WasmDevice {
     const at = this.range(buffer, offset, bytes.length);
     this.instance.memory(at + bytes.length).set(bytes, at);
     this.instance.exports.wrote(buffer, offset, bytes.length);
+  }
+
+  /** Tells the module of a failure of another device, for `spoil` and `queue_spoil`. */
+  protected tell({ op, message }: BackendFailure): void {
+    const { instance } = this;
+    const { exports } = instance;
+    const put = (text: string, pointer: number, size: number): void => {
+      const at = pointer >>> 0;
+      const { written } = new TextEncoder().encodeInto(text, this.#scratch.subarray(0, size - 1));
+      this.#scratch[written] = 0;
+      instance.memory(at + size).set(this.#scratch.subarray(0, written + 1), at);
+    };
+    put(op, exports.foreign_op(), exports.foreign_sizes(false));
+    put(message, exports.foreign_message(), exports.foreign_sizes(true));
   }
 
   /** Address of the bytes of a buffer. */

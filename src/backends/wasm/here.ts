@@ -1,6 +1,6 @@
 // The WASM backend in the calling thread: submitted commands run at once.
 
-import type { Backend, BufferId } from "../../core/backend.js";
+import type { Backend, BackendFailure, BufferId } from "../../core/backend.js";
 import { rejection, WasmDevice } from "./device.js";
 
 export class WasmHere extends WasmDevice implements Backend {
@@ -10,6 +10,13 @@ export class WasmHere extends WasmDevice implements Backend {
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
     this.writeNow(buffer, offset, bytes);
+  }
+
+  spoil(buffer: BufferId, offset: number, bytes: number, failure: BackendFailure): void {
+    if (this.lost) return;
+    this.range(buffer, offset, bytes);
+    this.tell(failure);
+    this.instance.exports.spoil(buffer, offset, bytes, failure.site);
   }
 
   submit(commands: Int32Array, words: number): void {

@@ -22,10 +22,15 @@ export interface Exports {
   submit(count: number): void;
   wrote(buffer: number, offset: number, bytes: number): void;
   verdict(buffer: number, offset: number, bytes: number): number;
+  foreign_op(): number;
+  foreign_message(): number;
+  foreign_sizes(message: boolean): number;
+  spoil(buffer: number, offset: number, bytes: number, site: number): void;
 
   queue_commands(count: number): number;
   queue_write(buffer: number, offset: number, bytes: number): number;
   queue_push(): void;
+  queue_spoil(buffer: number, offset: number, bytes: number, site: number): number;
   queue_free(buffer: number): number;
   queue_read(buffer: number, offset: number, checked: number, completion: number): number;
   queue_close(completion: number): number;

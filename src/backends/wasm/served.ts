@@ -1,7 +1,7 @@
 // The WASM backend in a thread of its own: calls append work to a queue in the shared memory, and the thread posts a message
 // when a read is ready. The calling thread never blocks, so its event loop keeps turning.
 
-import type { Backend, BufferId } from "../../core/backend.js";
+import type { Backend, BackendFailure, BufferId } from "../../core/backend.js";
 import { OutOfMemoryError } from "../../core/errors.js";
 import { rejection, WasmDevice } from "./device.js";
 import type { ThreadMessage } from "./threads.js";
@@ -39,6 +39,13 @@ export class WasmServed extends WasmDevice implements Backend {
     if (payload === 0) throw noMemory();
     instance.memory(payload + bytes.length).set(bytes, payload);
     instance.exports.queue_push();
+  }
+
+  spoil(buffer: BufferId, offset: number, bytes: number, failure: BackendFailure): void {
+    this.range(buffer, offset, bytes);
+    if (this.lost) return;
+    this.tell(failure);
+    if (!this.instance.exports.queue_spoil(buffer, offset, bytes, failure.site)) throw noMemory();
   }
 
   submit(commands: Int32Array, words: number): void {

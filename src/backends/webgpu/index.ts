@@ -1,7 +1,7 @@
 // The WebGPU backend: WGSL kernels behind the Backend contract. Nothing of Node's here: the caller passes the GPU object of
 // a browser (`navigator.gpu`), of Deno, or of Dawn (node.ts).
 
-import type { Backend, BufferId, KernelInfo, PreparedCommands } from "../../core/backend.js";
+import type { Backend, BackendFailure, BufferId, KernelInfo, PreparedCommands } from "../../core/backend.js";
 import { FORGET } from "../../core/command.js";
 import { DeviceError, OctavoError, OutOfMemoryError } from "../../core/errors.js";
 import { signatures } from "../../ops/index.js";
@@ -234,6 +234,11 @@ class WebGPU implements WebGPUBackend {
     this.#patch(block, offset, bytes.subarray(0, first - offset));
     this.#patch(block, last, bytes.subarray(last - offset));
     this.#journal.wrote(buffer, offset, offset + bytes.length, check);
+  }
+
+  spoil(buffer: BufferId, offset: number, bytes: number, failure: BackendFailure): void {
+    this.#alive();
+    this.#journal.spoilt(buffer, offset, offset + bytes, failure);
   }
 
   submit(commands: Int32Array, words: number): void {

@@ -30,7 +30,7 @@ export class CrossCache implements Disposable {
     this.options = options;
     this.#device = device;
     this.#lengths = new Array<number>(rows).fill(0);
-    this.#pages = new Pages(device, { rows, size: capacity, columns: 1, count: rows });
+    this.#pages = new Pages([device], { rows, size: capacity, columns: 1, count: rows });
     try {
       for (const layer of layers) this.#stores.push(new Store(device, layer, rows, capacity, dtype));
     } catch (error) {
@@ -40,7 +40,7 @@ export class CrossCache implements Disposable {
   }
 
   get nbytes(): number {
-    return this.#stores.reduce((bytes, store) => bytes + store.nbytes, this.#pages.table.nbytes);
+    return this.#stores.reduce((bytes, store) => bytes + store.nbytes, this.#pages.nbytes);
   }
 
   /** Encoder tokens that a row reads. */
@@ -88,12 +88,12 @@ export class CrossCache implements Disposable {
   /** Records that `k[B,S,G,D]` and `v[B,S,G,E]` of the texts that were begun last are written to a layer. */
   write(layer: number, k: Tensor, v: Tensor): CachedLayer {
     if (!this.#lanes) throw new ShapeError("write: no text was begun");
-    return this.#stores[layer]!.append(k, v, this.#lanes, this.#pages.table);
+    return this.#stores[layer]!.append(k, v, this.#lanes, this.#pages.table(this.#device));
   }
 
   /** What cross-attention (`causal: false`) reads of a layer. */
   layer(layer: number): CachedLayer {
-    return this.#stores[layer]!.read(this.#pages.table);
+    return this.#stores[layer]!.read(this.#pages.table(this.#device));
   }
 
   /** Row `to` reads what row `from` reads. */

@@ -65,8 +65,11 @@ export class KVCache implements Cache {
   /** Positions that were ever written in each row: in a ring, what lies behind them by more than its room is gone. */
   #reached: number[];
 
-  /** @throws OutOfMemoryError, and frees what it took; ShapeError for sizes that make no sense */
-  constructor(device: Device, options: CacheOptions) {
+  /**
+   * @param where the device, or that of each layer
+   * @throws OutOfMemoryError, and frees what it took; ShapeError for sizes that make no sense
+   */
+  constructor(where: Device | ((layer: number) => Device), options: CacheOptions) {
     const { rows, capacity, pages, piece = PIECE } = options;
     for (const [name, size] of Object.entries({ rows, capacity, piece, ...(pages && { page: pages.size }) })) {
       if (!Number.isSafeInteger(size) || size < 1) throw new ShapeError(`a cache cannot have ${name} of ${size}`);
@@ -74,16 +77,23 @@ export class KVCache implements Cache {
     this.options = options;
     this.#lengths = new Array<number>(rows).fill(0);
     this.#reached = new Array<number>(rows).fill(0);
-    const pools = new Map<string, Pool>();
+    const deviceOf = typeof where === "function" ? where : () => where;
+    const pools = new Map<number | undefined, Pool>();
+    /** The window of a layer whose pages are a ring. */
+    const ringOf = ({ window }: LayerShape): number | undefined => {
+      const { columns, size } = pagesOf(options, window);
+      return columns * size < capacity ? window : undefined;
+    };
     try {
-      for (const layer of options.layers) {
+      for (const [index, layer] of options.layers.entries()) {
+        const device = deviceOf(index);
         const sizes = pagesOf(options, layer.window);
-        const rings = layer.window !== undefined && sizes.columns * sizes.size < capacity;
-        const key = rings ? `window ${layer.window}` : "all";
-        let pool = pools.get(key);
+        const window = ringOf(layer);
+        let pool = pools.get(window);
         if (!pool) {
-          pool = { pages: new Pages(device, sizes), stores: [], window: rings ? layer.window : undefined };
-          pools.set(key, pool);
+          const devices = options.layers.flatMap((one, i) => (ringOf(one) === window ? [deviceOf(i)] : []));
+          pool = { pages: new Pages(devices, sizes), stores: [], window };
+          pools.set(window, pool);
           this.#pools.push(pool);
         }
         const store = new Store(device, layer, sizes.count, sizes.size, options.dtype);
@@ -111,7 +121,7 @@ export class KVCache implements Cache {
   get nbytes(): number {
     let bytes = 0;
     for (const { pages, stores } of this.#pools) {
-      bytes += pages.table.nbytes;
+      bytes += pages.nbytes;
       for (const store of stores) bytes += store.nbytes;
     }
     return bytes;
@@ -158,7 +168,7 @@ export class KVCache implements Cache {
 
   append(layer: number, k: Tensor, v: Tensor, lanes: Tensor): CachedLayer {
     const [store, pages] = this.#layers[layer]!;
-    return store.append(k, v, lanes, pages.table);
+    return store.append(k, v, lanes, pages.table(k.device));
   }
 
   fork(from: number, to: number): void {

@@ -3,7 +3,7 @@
 // a ring.
 
 import type { Device } from "../../core/device.js";
-import { OutOfMemoryError } from "../../core/errors.js";
+import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
 import { Tensor } from "../../core/tensor.js";
 
 export interface PagesOptions {
@@ -28,22 +28,43 @@ const NONE = -1;
 
 export class Pages implements Disposable {
   readonly options: PagesOptions;
-  /** i32[R,1+columns] on the device. */
-  readonly table: Tensor;
+  /** i32[R,1+columns] on each device that has layers. */
+  readonly #tables = new Map<Device, Tensor>();
   readonly #host: Int32Array;
   readonly #uses: Uint16Array | Uint32Array;
   readonly #free: number[];
   #changed = false;
 
   /** @throws OutOfMemoryError */
-  constructor(device: Device, options: PagesOptions) {
+  constructor(devices: Iterable<Device>, options: PagesOptions) {
     const { rows, columns, count } = options;
     this.options = options;
     this.#host = new Int32Array(rows * (columns + 1)).fill(NONE);
     for (let row = 0; row < rows; row++) this.#host[row * (columns + 1)] = 0;
     this.#uses = new Uint32Array(count);
     this.#free = Array.from({ length: count }, (_, i) => count - 1 - i);
-    this.table = Tensor.from(device, this.#host, [rows, columns + 1], "i32", "cache table").keep();
+    try {
+      for (const device of devices) {
+        if (this.#tables.has(device)) continue;
+        const table = Tensor.from(device, this.#host, [rows, columns + 1], "i32", "cache table").keep();
+        this.#tables.set(device, table);
+      }
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  /** The table on a device that has layers: i32[R,1+columns]. @throws DeviceError */
+  table(device: Device): Tensor {
+    const table = this.#tables.get(device);
+    if (!table) throw new DeviceError(`the cache has no layers on ${device.name}`);
+    return table;
+  }
+
+  /** Bytes of the tables. */
+  get nbytes(): number {
+    return [...this.#tables.values()].reduce((bytes, table) => bytes + table.nbytes, 0);
   }
 
   /** Tokens that the pages of a row hold at once. */
@@ -133,9 +154,9 @@ export class Pages implements Disposable {
     this.#changed = true;
   }
 
-  /** Writes the table to the device, if it changed. */
+  /** Writes the table to the devices, if it changed. */
   publish(): void {
-    if (this.#changed) this.table.write(this.#host);
+    if (this.#changed) for (const table of this.#tables.values()) table.write(this.#host);
     this.#changed = false;
   }
 
@@ -154,7 +175,7 @@ export class Pages implements Disposable {
   }
 
   dispose(): void {
-    this.table.dispose();
+    for (const table of this.#tables.values()) table.dispose();
   }
 
   [Symbol.dispose](): void {

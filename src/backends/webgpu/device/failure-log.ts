@@ -20,7 +20,9 @@ const RANGE_WORDS = 16;
 type Entry =
   | { readonly words: Int32Array }
   /** Allocation leaves the range invalid; a host write or a free makes it valid unless its check failed. */
-  | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined };
+  | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined }
+  /** Spoilt by a failure of another device. */
+  | { readonly range: Range; readonly failure: BackendFailure };
 
 /** An error of the device itself, not of a kernel. */
 interface Refusal extends BackendFailure {
@@ -79,6 +81,12 @@ export class Journal {
   /** Notes bytes that the host wrote. */
   wrote(buffer: BufferId, begin: number, end: number, check: Check): void {
     this.#note({ range: { buffer, begin, end }, made: false, check });
+    this.keepShort();
+  }
+
+  /** Notes bytes that should have come from another device, where they were spoilt. */
+  spoilt(buffer: BufferId, begin: number, end: number, failure: BackendFailure): void {
+    this.#note({ range: { buffer, begin, end }, failure });
     this.keepShort();
   }
 
@@ -171,6 +179,11 @@ export class Journal {
     const passed = this.#entries.splice(0, count);
     this.#dropped = end;
     for (const entry of passed) {
+      if ("failure" in entry) {
+        this.#poison.spoil(entry.range, entry.failure);
+        this.#words -= RANGE_WORDS;
+        continue;
+      }
       if ("range" in entry) {
         const { range, made, check } = entry;
         if (check?.error) this.#poison.spoil(range, refusal(check.error));

@@ -1,0 +1,19 @@
+// What the add-on exports for bytes that pass between devices: links, their two ends, and failures that come along.
+#pragma once
+
+#include "arguments.h"
+
+namespace octavo {
+
+// link(): an object that two devices hand over bytes by.
+napi_value MakeLink(napi_env env, napi_callback_info info);
+// failLink(link, message)
+napi_value FailLink(napi_env env, napi_callback_info info);
+
+// Methods of a device. send(buffer, offset, bytes, link), receive(buffer, offset, bytes, link).
+napi_value Send(napi_env env, napi_callback_info info);
+napi_value Receive(napi_env env, napi_callback_info info);
+// spoil(buffer, offset, bytes, op, site, message)
+napi_value Spoil(napi_env env, napi_callback_info info);
+
+}  // namespace octavo

@@ -1,0 +1,50 @@
+// Bytes on their way from one device of this process to another. The source's queue thread sends, the target's receives;
+// whoever comes second copies. A source that comes first leaves a copy where that is small, and waits where it is not.
+// Waiting never turns in a circle: each end waits for work that was queued before it.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+
+#include "poison.h"
+
+namespace octavo {
+
+class Link {
+ public:
+  // With one reference; null if memory ran out.
+  static Link* make();
+  void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void release();
+
+  // Source's queue thread. `spoilt` is the failure behind the bytes, if there is one. Returns early once abandoned.
+  void send(const char* from, uint64_t bytes, const Failure& spoilt, const std::atomic<bool>& abandoned);
+  // Target's queue thread: fills `to`, or says why not.
+  Failure receive(char* to, uint64_t bytes, const std::atomic<bool>& abandoned);
+  // Any thread: one of the ends will not come.
+  void fail(const char* message);
+
+  // Owner: which ends are queued.
+  bool sending = false, receiving = false;
+
+ private:
+  enum Stage { kEmpty, kWanted, kLeft, kDone };
+
+  ~Link();
+  void finish(std::unique_lock<std::mutex>& lock);
+  // Until the stage is another than `stage`, or the device is abandoned.
+  void wait(std::unique_lock<std::mutex>& lock, Stage stage, const std::atomic<bool>& abandoned);
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::atomic<int> stage_{kEmpty};
+  std::atomic<int> references_{1};
+  char* to_ = nullptr;
+  char* copy_ = nullptr;
+  uint64_t copy_bytes_ = 0;
+  Failure failure_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,113 @@
+#include "prefetcher.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "spin.h"
+
+namespace octavo {
+
+Prefetcher::~Prefetcher() {
+  if (started_) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_one();
+    pthread_join(thread_, nullptr);
+  }
+  while (count_ > 0) drop(pending_[--count_]);
+}
+
+bool Prefetcher::start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t site, char* to, const char* path,
+                       uint64_t position) {
+  if (!started_) {
+    const auto body = [](void* self) -> void* {
+      static_cast<Prefetcher*>(self)->loop();
+      return nullptr;
+    };
+    if (!(started_ = start_thread(&thread_, body, this, "octavo-reader"))) return false;
+  }
+  const size_t length = std::strlen(path) + 1;
+  void* memory = std::malloc(sizeof(Load) + length);
+  if (!memory) return false;
+  Load* load = new (memory) Load();
+  load->buffer = buffer;
+  load->begin = begin;
+  load->end = begin + bytes;
+  load->failure.site = site;
+  load->to = to;
+  load->position = position;
+  std::memcpy(load->path(), path, length);
+  pending_[count_++] = load;
+  open_.fetch_add(1, std::memory_order_relaxed);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    *last_ = load;
+    last_ = &load->next;
+  }
+  wake_.notify_one();
+  return true;
+}
+
+void Prefetcher::loop() {
+  FileReader files;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    if (!first_ && !stop_) files.close_all();
+    while (!first_ && !stop_) wake_.wait(lock);
+    if (stop_) return;
+    Load* load = first_;
+    first_ = load->next;
+    if (!first_) last_ = &first_;
+    lock.unlock();
+    const int32_t site = load->failure.site;
+    const char* error = files.read(nullptr, load->path(), load->position, load->to, load->end - load->begin, abandoned_);
+    if (error) load->failure.set("load", site, error);
+    open_.fetch_sub(1, std::memory_order_relaxed);
+    lock.lock();
+    load->done = true;
+    done_.notify_one();
+  }
+}
+
+Prefetcher::Load* Prefetcher::take_at(int index) {
+  Load* load = pending_[index];
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!load->done) done_.wait(lock);
+  }
+  count_--;
+  for (int i = index; i < count_; i++) pending_[i] = pending_[i + 1];
+  return load;
+}
+
+Prefetcher::Load* Prefetcher::take(int32_t buffer, uint64_t begin, uint64_t end) {
+  for (int i = 0; i < count_; i++) {
+    const Load& load = *pending_[i];
+    if (load.buffer == buffer && load.begin < end && begin < load.end) return take_at(i);
+  }
+  return nullptr;
+}
+
+Prefetcher::Load* Prefetcher::take_oldest(bool wait) {
+  if (count_ == 0) return nullptr;
+  if (!wait) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!pending_[0]->done) return nullptr;
+  }
+  return take_at(0);
+}
+
+void Prefetcher::drop(Load* load) {
+  load->~Load();
+  std::free(load);
+}
+
+void Prefetcher::forget(int32_t buffer) {
+  for (int i = 0; i < count_; i++)
+    if (pending_[i]->buffer == buffer) pending_[i]->forgotten = true;
+}
+
+}  // namespace octavo

@@ -1,0 +1,136 @@
+// Recordings: what one or several devices do in a body of code, kept to be run again and again. Each device's commands
+// are cut into segments where something else comes between them: a transfer to or from another device, a load of a
+// file. All steps are replayed in the order in which they were recorded, so devices wait for each other as they did.
+
+import type { Block } from "./arena.js";
+import type { Backend, PreparedCommands } from "./backend.js";
+import type { CommandBuffer } from "./command.js";
+import { DeviceError, OctavoError } from "./errors.js";
+
+/** What a capture needs of a device. */
+interface Recorder {
+  readonly name: string;
+  readonly backend: Backend;
+  readonly commands: CommandBuffer;
+  readonly stream: { run(operation: () => void): void };
+  readonly capturing: Capture | undefined;
+  beginCapture(capture: Capture): void;
+  endCapture(): readonly Block[];
+  replay(run: () => void, commands: number): void;
+  release(block: Block): void;
+}
+
+/** Commands of one device between two steps of other kinds. */
+interface Segment {
+  readonly device: Recorder;
+  readonly words: Int32Array;
+  readonly commands: number;
+}
+
+/** Something that is done anew at each replay. */
+type Action = () => void;
+
+/** A recording in the making. */
+export class Capture {
+  readonly devices: ReadonlySet<Recorder>;
+  readonly steps: (Segment | Action)[] = [];
+
+  constructor(devices: Iterable<Recorder>) {
+    this.devices = new Set(devices);
+  }
+
+  /** Ends the segment of a device: what it records next comes behind the steps that follow. */
+  cut(device: Recorder): void {
+    const { commands } = device;
+    if (commands.length === 0) return;
+    this.steps.push({ device, words: commands.words.slice(0, commands.length), commands: commands.commands });
+    commands.reset();
+  }
+
+  /** A step that concerns these devices, behind what they recorded so far. */
+  push(devices: readonly Recorder[], action: Action): void {
+    for (const device of devices) this.cut(device);
+    this.steps.push(action);
+  }
+}
+
+/**
+ * Records what `body` does on several devices without running it, transfers between them included (see
+ * `Device.capture`, which does it for one). `body` must use no other device. The caller disposes the recording.
+ * @throws DeviceError inside another capture, or if a device is closed
+ */
+export function captureAll(devices: readonly Recorder[], body: () => void): Recording {
+  const capture = new Capture(devices);
+  const begun: Recorder[] = [];
+  const blocks: [Recorder, readonly Block[]][] = [];
+  let done = false;
+  try {
+    for (const device of capture.devices) {
+      device.beginCapture(capture);
+      begun.push(device);
+    }
+    body();
+    for (const device of begun) capture.cut(device);
+    done = true;
+  } finally {
+    for (const device of begun) blocks.push([device, device.endCapture()]);
+    if (!done) give(blocks);
+  }
+  return new Recording(capture.steps, blocks);
+}
+
+function give(blocks: readonly (readonly [Recorder, readonly Block[]])[]): void {
+  for (const [device, own] of blocks) for (const block of own) device.release(block);
+}
+
+/** Commands that can be run again and again; see `Device.capture` and `captureAll`. */
+export class Recording implements Disposable {
+  readonly #steps: readonly Action[];
+  readonly #prepared: [Recorder, PreparedCommands][] = [];
+  #blocks: readonly [Recorder, readonly Block[]][];
+  #alive = true;
+
+  constructor(steps: readonly (Segment | Action)[], blocks: readonly [Recorder, readonly Block[]][]) {
+    this.#blocks = blocks;
+    this.#steps = steps.map((step) => (typeof step === "function" ? step : this.#prepare(step)));
+  }
+
+  #prepare({ device, words, commands }: Segment): Action {
+    const { backend } = device;
+    const prepared: PreparedCommands = backend.prepare?.(words, words.length) ?? {
+      run: () => backend.submit(words, words.length),
+      dispose: () => {},
+    };
+    this.#prepared.push([device, prepared]);
+    const run = (): void => prepared.run();
+    return () => device.replay(run, commands);
+  }
+
+  /** Runs it once more, after everything recorded so far. Returns at once. */
+  replay(): void {
+    if (!this.#alive) throw new OctavoError("ERR_DISPOSED", "a recording was replayed after dispose()");
+    for (const step of this.#steps) step();
+  }
+
+  dispose(): void {
+    this.#alive = false;
+    // Behind the replays that still wait.
+    for (const [device, prepared] of this.#prepared.splice(0)) device.stream.run(() => prepared.dispose());
+    give(this.#blocks);
+    this.#blocks = [];
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** @throws DeviceError where two devices do not record into the same capture */
+export function sharedCapture(from: Recorder, to: Recorder): Capture | undefined {
+  const { capturing } = from;
+  if (capturing === to.capturing) return capturing;
+  throw new DeviceError(
+    `a recording of ${capturing ? from.name : to.name} alone cannot hold a transfer from ${from.name} to ${to.name}`,
+    { hint: "captureAll([...], body) records on several devices" },
+  );
+}

@@ -1,0 +1,244 @@
+// Where the blocks of a model run and how their weights come there: block by block on several devices, with weights that
+// stay on the device, lie on another one, or in a file. `runBlocks` (pass.ts) asks; nothing of this waits on the host, and
+// all of it can be recorded (`captureAll`).
+
+import type { Device } from "../core/device.js";
+import { DeviceError } from "../core/errors.js";
+import { Tensor } from "../core/tensor.js";
+import { moveBytes } from "../core/transfer.js";
+import { transfer } from "../ops/transfer.js";
+import type { Model } from "./model.js";
+import type { Module } from "./module.js";
+import type { ModelPlacement } from "./pass.js";
+
+/** The weights of a block, and how they come to its device. */
+export interface Resident {
+  /** Bytes they take there while they are there. */
+  readonly bytes: number;
+  /** Devices that a recording of them must take part in, beside the block's own. */
+  readonly devices: readonly Device[];
+  /** Records that they are on their way: called while the block before is about to compute. */
+  ask(): void;
+  /** Records that they are there: what is recorded next may use them. Comes after `ask`. */
+  enter(): void;
+  /** Records that they may go. */
+  leave(): void;
+  dispose(): void;
+}
+
+/** Where the bytes of a tensor are kept, as its device stores them. */
+export interface Kept {
+  /** The tensor of the model; a whole allocation. */
+  readonly tensor: Tensor;
+  /** File, and the byte that they begin at. */
+  readonly file: string;
+  readonly position: number;
+}
+
+/** Weights that stay on the device. */
+export function onDevice(tensors: readonly Tensor[]): Resident {
+  const nothing = (): void => {};
+  const bytes = bytesOf(tensors);
+  return { bytes, devices: [], ask: nothing, enter: nothing, leave: nothing, dispose: nothing };
+}
+
+/**
+ * Moves weights to the memory of another device, `host`, from where they come for each pass. They must be whole
+ * allocations, and are evicted until then.
+ * @throws ShapeError, OutOfMemoryError
+ */
+export function onHost(tensors: readonly Tensor[], host: Device): Resident {
+  const pairs: (readonly [Tensor, Tensor])[] = [];
+  const move = (from: Tensor, to: Tensor): void => {
+    moveBytes({ device: from.device, ...placeOf(from) }, { device: to.device, ...placeOf(to) }, from.nbytes);
+  };
+  try {
+    for (const tensor of tensors) {
+      const copy = Tensor.empty(host, [tensor.nbytes], "u8", "weights on the host").keep();
+      pairs.push([tensor, copy]);
+      move(tensor, copy);
+    }
+    for (const tensor of tensors) tensor.evict();
+  } catch (error) {
+    for (const [, copy] of pairs) copy.dispose();
+    throw error;
+  }
+  return {
+    bytes: bytesOf(tensors),
+    devices: [host],
+    ask() {},
+    enter() {
+      for (const [tensor, copy] of pairs) {
+        tensor.restore();
+        move(copy, tensor);
+      }
+    },
+    leave: () => evict(tensors),
+    dispose() {
+      for (const [, copy] of pairs) copy.dispose();
+    },
+  };
+}
+
+/**
+ * Weights that come from a file for each pass, read ahead on a thread of their own. Where the device reads no files they
+ * are read into memory of `via` first, one that does. They are evicted until then.
+ * @throws ShapeError, DeviceError if no device reads files
+ */
+export function onFile(kept: readonly Kept[], via?: Device): Resident {
+  const tensors = kept.map(({ tensor }) => tensor);
+  const through = kept.some(({ tensor }) => !tensor.device.readsFiles);
+  if (through && !via?.readsFiles) {
+    throw new DeviceError(`weights in a file: device ${tensors[0]!.device.name} reads no files`, {
+      hint: "name a device that does, such as cpu",
+    });
+  }
+  evict(tensors);
+  const bytes = bytesOf(tensors);
+  if (!through) {
+    return {
+      bytes,
+      devices: [],
+      ask() {
+        for (const { tensor, file, position } of kept) {
+          tensor.restore();
+          tensor.device.load(tensor, file, position, { ahead: true });
+        }
+      },
+      enter() {},
+      leave: () => evict(tensors),
+      dispose() {},
+    };
+  }
+  const staged = new Map<Kept, Tensor>();
+  const drop = (): void => {
+    for (const stage of staged.values()) stage.dispose();
+    staged.clear();
+  };
+  return {
+    bytes,
+    devices: [via!],
+    ask() {
+      for (const one of kept) {
+        const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", "weights from a file").keep();
+        staged.set(one, stage);
+        via!.load(stage, one.file, one.position, { ahead: true });
+      }
+    },
+    enter() {
+      for (const [{ tensor }, stage] of staged) {
+        tensor.restore();
+        moveBytes({ device: via!, ...placeOf(stage) }, { device: tensor.device, ...placeOf(tensor) }, stage.nbytes);
+      }
+      drop();
+    },
+    leave() {
+      drop(); // asked for, and never entered
+      evict(tensors);
+    },
+    dispose: drop,
+  };
+}
+
+function placeOf({ buffer, offset }: Tensor): { buffer: number; offset: number } {
+  return { buffer, offset };
+}
+
+function bytesOf(tensors: readonly Tensor[]): number {
+  return tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
+}
+
+function evict(tensors: readonly Tensor[]): void {
+  for (const tensor of tensors) tensor.evict();
+}
+
+/** Where a cache of the model has each layer: where the last of its stacks has its blocks. */
+export function layerDevices(model: Pick<Model, "placement" | "blocks">, device: Device): (layer: number) => Device {
+  const { placement } = model;
+  const layers = model.blocks.at(-1)!;
+  return (layer) => placement?.deviceOf(layers[layer]!) ?? device;
+}
+
+/** The weights of a module on its device, each once. */
+export function tensorsOf(module: Module): Tensor[] {
+  return [...new Set([...module.parameters()].flatMap((parameter) => parameter.tensors))];
+}
+
+/**
+ * Blocks on several devices. While block i computes, the weights of block i + 1 come, so at most two blocks are there at
+ * once. What is not a block (embeddings, final norm, head) is on the main device.
+ */
+export class BlockPlacement implements ModelPlacement, Disposable {
+  readonly main: Device;
+  readonly #places = new Map<Module, { readonly device: Device; readonly resident: Resident }>();
+  /** Blocks whose weights were asked for and have not left. */
+  readonly #asked = new Set<Module>();
+
+  constructor(main: Device) {
+    this.main = main;
+  }
+
+  /** Says where a block is: on the device of its weights, unless they are evicted and `resident` brings them. */
+  place(block: Module, resident?: Resident): this {
+    const tensors = tensorsOf(block);
+    const device = tensors[0]?.device ?? this.main;
+    const other = tensors.find((tensor) => tensor.device !== device);
+    if (other) {
+      throw new DeviceError(`block ${block.path}: its weights are on ${device.name} and on ${other.device.name}`);
+    }
+    this.#places.set(block, { device, resident: resident ?? onDevice(tensors) });
+    return this;
+  }
+
+  /** The device that a block runs on. */
+  deviceOf(block: Module): Device {
+    return this.#places.get(block)?.device ?? this.main;
+  }
+
+  /** All devices that take part: those that a recording of the model is made on. */
+  get devices(): readonly Device[] {
+    const places = [...this.#places.values()];
+    return [...new Set([this.main, ...places.flatMap(({ device, resident }) => [device, ...resident.devices])])];
+  }
+
+  enter(blocks: readonly Module[], index: number, h: Tensor): Tensor {
+    const block = blocks[index]!;
+    const next = blocks[index + 1];
+    // A pass that ended with an error may have left some.
+    for (const asked of this.#asked) if (asked !== block && asked !== next) this.#leave(asked);
+    this.#ask(block);
+    this.#places.get(block)?.resident.enter();
+    if (next) this.#ask(next);
+    return transfer(h, this.deviceOf(block));
+  }
+
+  leave(blocks: readonly Module[], index: number): void {
+    this.#leave(blocks[index]!);
+  }
+
+  exit(h: Tensor): Tensor {
+    return transfer(h, this.main);
+  }
+
+  #ask(block: Module): void {
+    if (this.#asked.has(block)) return;
+    this.#asked.add(block);
+    this.#places.get(block)?.resident.ask();
+  }
+
+  #leave(block: Module): void {
+    this.#asked.delete(block);
+    this.#places.get(block)?.resident.leave();
+  }
+
+  /** Frees what the weights are kept in elsewhere; the blocks cannot run any more. */
+  dispose(): void {
+    for (const { resident } of this.#places.values()) resident.dispose();
+    this.#places.clear();
+    this.#asked.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -195,6 +195,28 @@ export function selfTestCases(): SelfTestCase[] {
     add("four_bit_dequantize", kind, 0, [codes4([17, 101]), positive([27]), ...plain], [code, 64]);
     add("four_bit_dequantize", `${kind}, double quant`, 0, [codes4([17, 101]), ...twice], [code, 64]);
   }
+  // Rows of quantized tables, and matrices chosen per row: three experts, two for each of five tokens.
+  add("llm_int8_embedding", "rows", 0, [codes8([18, 45]), positive([18]), ints([2, 5], 18)]);
+  add("llm_int8_embedding", "panels", 0, [packed(codes8([18, 45])), positive([18]), ints([2, 5], 18)]);
+  const single = [undefined, undefined, undefined];
+  const four = [codes4([17, 101]), positive([27]), ...single, ints([7], 17)];
+  add("four_bit_embedding", "nf4", 0, four, [FOUR_BIT.nf4, 64]);
+  const chosen = ints([5, 2], 3);
+  const token = floats([5, 1, 66]);
+  const own = floats([5, 2, 66]);
+  add(
+    "expert_linear",
+    "bf16",
+    FLOAT,
+    [token, floats([3, 18, 66], "bf16", 0.1), chosen, floats([3, 18])],
+    [ACT.silu, 0],
+  );
+  const int8 = [codes8([3, 18, 66]), positive([3, 18], 0.2), chosen, undefined, zeros([66], "u8")];
+  add("llm_int8_expert_linear", "a row for each", FLOAT, [own, ...int8], [6, ACT.none]);
+  const stack = [codes4([3, 18, 66]), positive([3, 19], 0.2), ...single, chosen, undefined];
+  add("four_bit_expert_linear", "nf4", FLOAT, [token, ...stack], [FOUR_BIT.nf4, 64, ACT.none, 0]);
+  add("route", "2 of 7", FLOAT, [floats([5, 7]), zeros([5, 2], "i32"), zeros([5, 2], "f32")], [1]);
+  add("mix", "residual", FLOAT, [floats([5, 2, 19]), floats([5, 2]), floats([5, 19])]);
   add("double_quantize", "300 blocks", 0, [
     positive([300]),
     map,

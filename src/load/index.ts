@@ -10,12 +10,11 @@ import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architect
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
-import { schemeOf } from "../quant/index.js";
+import { agree, schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan, type Storage, settle, unknownModules, untieHead } from "./plan.js";
-import { agree, storedQuantization, storedSchemes } from "./stored.js";
 
 export interface LoadOptions {
   readonly device: Device;

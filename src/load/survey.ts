@@ -9,11 +9,10 @@ import type { DecoderGeometry } from "../nn/decoder.js";
 import { Matrix, plainBytes } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
-import { schemeOf } from "../quant/index.js";
+import { schemeOf, storedSchemes } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
 import { declareModel } from "./index.js";
 import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
-import { storedSchemes } from "./stored.js";
 
 /** Bytes of the weights under one way to load them. */
 export interface SchemeSize {

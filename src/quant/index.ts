@@ -1,7 +1,9 @@
-// The list of quantization schemes: from a BitsAndBytesConfig to the scheme that it asks for.
+// The list of quantization schemes: from a BitsAndBytesConfig to the scheme that it asks for; and from what the config.json
+// of a checkpoint says that is quantized already to the schemes that take it back.
 
+import { ConfigError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import type { Scheme } from "../nn/weight.js";
-import type { BitsAndBytesConfig } from "./config.js";
+import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
 import { llmInt8Scheme } from "./llm-int8.js";
 
@@ -25,4 +27,88 @@ export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undef
     double_quant: config.bnb_4bit_use_double_quant,
     compute: config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype,
   });
+}
+
+/** Fields of a stored configuration that mean something here; what else stands there is passed over. */
+const READ = [
+  "llm_int8_threshold",
+  "llm_int8_skip_modules",
+  "bnb_4bit_quant_type",
+  "bnb_4bit_use_double_quant",
+  "bnb_4bit_compute_dtype",
+] as const satisfies readonly (keyof BitsAndBytesOptions)[];
+
+/** Fields that say how the codes were made: they cannot be chosen when those are there. */
+const MADE = ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "llm_int8_skip_modules"] as const;
+/** Fields that only say how products are computed: those that are asked for count. */
+const COMPUTED = ["llm_int8_threshold", "bnb_4bit_compute_dtype"] as const;
+
+/**
+ * The block `quantization_config` of a config.json, in the layout of any version; undefined if nothing is quantized.
+ * @throws UnsupportedModelError for a method other than bitsandbytes; ConfigError for fields that make no sense
+ */
+export function storedQuantization(json: unknown, location: string): BitsAndBytesConfig | undefined {
+  if (json === undefined || json === null) return undefined;
+  if (typeof json !== "object" || Array.isArray(json)) {
+    throw new ConfigError("config.json: quantization_config must be an object");
+  }
+  const fields = json as Readonly<Record<string, unknown>>;
+  const flag = (name: string): boolean => fields[name] === true || fields[`_${name}`] === true;
+  const method = fields.quant_method ?? "bitsandbytes";
+  if (method !== "bitsandbytes") {
+    throw new UnsupportedModelError(`${location} holds a checkpoint that was quantized with "${String(method)}"`, {
+      hint: "only bitsandbytes is read; load the original checkpoint with load_in_8bit or load_in_4bit",
+      details: { quant_method: String(method) },
+    });
+  }
+  const options: Record<string, unknown> = { load_in_8bit: flag("load_in_8bit"), load_in_4bit: flag("load_in_4bit") };
+  for (const key of READ) if (fields[key] !== undefined && fields[key] !== null) options[key] = fields[key];
+  try {
+    const config = new BitsAndBytesConfig(options);
+    return config.quantization_method() ? config : undefined;
+  } catch (error) {
+    if (!(error instanceof OctavoError)) throw error;
+    throw new ConfigError(`config.json: quantization_config: ${error.message}`, { details: error.details });
+  }
+}
+
+/**
+ * What holds for a checkpoint that is quantized as `stored` says where `asked` was asked for.
+ * @throws OptionError if it was asked for other codes than are there
+ */
+export function agree(
+  stored: BitsAndBytesConfig,
+  asked: BitsAndBytesConfig | undefined,
+  location: string,
+): BitsAndBytesConfig {
+  const wanted = asked?.quantization_method();
+  if (asked === undefined || wanted === undefined) return stored;
+  const contradict = (option: string, want: unknown, is: unknown): never => {
+    throw new OptionError(
+      `${option}: ${String(want)} was asked for, but ${location} is quantized already: ${String(is)}`,
+      {
+        details: { option, asked: String(want), stored: String(is) },
+        hint: `in Python the checkpoint's own quantization_config wins; leave ${option} out, or load the original checkpoint`,
+      },
+    );
+  };
+  if (asked.load_in_8bit !== stored.load_in_8bit) {
+    contradict(asked.load_in_8bit ? "load_in_8bit" : "load_in_4bit", wanted, stored.quantization_method());
+  }
+  for (const key of MADE) {
+    if (!asked.given.has(key) || String(asked[key]) === String(stored[key])) continue;
+    contradict(key, asked[key], stored[key]);
+  }
+  const computed = COMPUTED.filter((key) => asked.given.has(key)).map((key) => [key, asked.to_dict()[key]]);
+  const { quant_method: _, bnb_4bit_blocksize: __, ...own } = stored.to_dict();
+  return new BitsAndBytesConfig({ ...own, ...Object.fromEntries(computed) });
+}
+
+/** The schemes that may claim matrices of a checkpoint quantized in this way. */
+export function storedSchemes(config: BitsAndBytesConfig): readonly Scheme[] {
+  if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold)];
+  const compute = config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
+  const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double_quant } = config;
+  // The blocksize of each matrix stands beside its codes.
+  return [fourBitScheme({ kind, double_quant, compute, blocksize: config.bnb_4bit_blocksize })];
 }

@@ -348,5 +348,32 @@ export function selfTestCases(): SelfTestCase[] {
     { ...lengths, values: Int32Array.of(2, 10, 0, 6, -1, -1) },
   ]);
   add("token_logprobs", "203 tokens", FLOAT, [logits, ints([3], 203)]);
+
+  // What gradients are made of.
+  add("fill", "5 x 7", 0, [zeros([5, 7], "f32")], [0.5]);
+  add("sum_rows", "70 rows", FLOAT, [floats([70, 37])]);
+  add("embedding_back", "an id more than once", FLOAT, [ints([2, 9], 5), floats([2, 9, 37])], [7]);
+  add("activation_back", "silu", FLOAT, [floats([3, 37]), floats([3, 37])], [ACT.silu]);
+  add("rms_norm_back", "f32", FLOAT, [floats([3, 67]), floats([67]), floats([3, 67])], [1e-5, 0]);
+  add("layer_norm_back", "f32", FLOAT, [floats([3, 67]), floats([67]), floats([3, 67])], [1e-5]);
+  for (const [what, place] of [
+    ["rows", (operand: CaseOperand) => operand],
+    ["panels", packed],
+  ] as const) {
+    add("linear_back", what, FLOAT, [floats([MANY, 37]), place(floats([37, 104], "bf16", 0.1))]);
+    add("llm_int8_back", what, FLOAT, [floats([MANY, 37]), place(codes8([37, 104])), positive([37], 0.1)]);
+    const blocks = [positive([74], 0.1), undefined, undefined, undefined];
+    add("four_bit_back", what, FLOAT, [floats([MANY, 37]), place(codes4([37, 128])), ...blocks], [FOUR_BIT.nf4, 64]);
+  }
+  const heads = [
+    floats([2, MANY, 4, 17]),
+    floats([2, 2, MANY, 17]),
+    floats([2, 2, MANY, 21]),
+    floats([2, MANY, 4, 21]),
+  ];
+  add("attention_back", "a prompt", STEPS, heads, [0.25, 1, 0, 0]);
+  add("cross_entropy", "203 tokens", FLOAT, [logits, ints([3], 203)], [0.1, -100]);
+  const sums = [positive([3], 8), floats([3]), undefined];
+  add("cross_entropy_back", "203 tokens", FLOAT, [logits, exactly(7, -100, 202), ...sums], [0.1, -100]);
   return cases;
 }

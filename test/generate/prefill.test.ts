@@ -36,9 +36,30 @@ test("pieces cover the batch, in order and with its positions", () => {
   const mask = Uint8Array.of(0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   const batch: Batch = { rows: 2, steps: 5, ids: Int32Array.from({ length: 10 }, (_, i) => i), mask };
   expect(piecesOf(batch, positionsOf(batch), 2)).toEqual([
-    { at: 0, steps: 2, ids: Int32Array.of(0, 1, 5, 6), positions: Int32Array.of(0, 0, 0, 1) },
-    { at: 2, steps: 2, ids: Int32Array.of(2, 3, 7, 8), positions: Int32Array.of(0, 1, 2, 3) },
-    { at: 4, steps: 1, ids: Int32Array.of(4, 9), positions: Int32Array.of(2, 4) },
+    {
+      at: 0,
+      steps: 2,
+      ids: Int32Array.of(0, 1, 5, 6),
+      positions: Int32Array.of(0, 0, 0, 1),
+      lanes: Int32Array.of(-1, -1, 1, 1, 0, 0, 0, 1),
+      counts: [0, 2],
+    },
+    {
+      at: 2,
+      steps: 2,
+      ids: Int32Array.of(2, 3, 7, 8),
+      positions: Int32Array.of(0, 1, 2, 3),
+      lanes: Int32Array.of(0, 0, 1, 1, 0, 1, 2, 3),
+      counts: [2, 2],
+    },
+    {
+      at: 4,
+      steps: 1,
+      ids: Int32Array.of(4, 9),
+      positions: Int32Array.of(2, 4),
+      lanes: Int32Array.of(0, 1, 2, 4),
+      counts: [1, 1],
+    },
   ]);
   expect(piecesOf(batch, positionsOf(batch))).toHaveLength(1);
   const many = { rows: 1000, steps: 40, ids: new Int32Array(40_000), mask: undefined };

@@ -20,29 +20,44 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// What a chunk gave for one row, added to what those before it gave: each weighted by e^(its maximum - the highest).
-__attribute__((noinline)) void add_chunk(int64_t Ew, const float* acc, float top, float sum, float* whole, float* whole_top,
-                                         float* whole_sum) {
-  if (sum == 0) return;  // the row sees nothing of the chunk
-  if (*whole_sum == 0) {
-    std::memcpy(whole, acc, sizeof(float) * (size_t)Ew);
-    *whole_top = top;
-    *whole_sum = sum;
-    return;
+// What a chunk gave for some rows, added to what those before it gave: each weighted by e^(its maximum - the highest). A row
+// that sees nothing of the chunk (acc and sum zero, top -infinity) keeps its bits. Sums are vectors, `step` floats apart.
+struct Results {
+  float *acc, *top, *sum;
+  int64_t acc_step, sum_step;
+};
+void begin_whole(const Results& whole, int64_t rows, int64_t Ew) {
+  for (int64_t r = 0; r < rows; r++) {
+    whole.top[r] = -INFINITY;
+    store_part(whole.sum + r * whole.sum_step, f32p{});
+    for (int64_t e = 0; e < Ew; e += kPartLanes) store_part(whole.acc + r * whole.acc_step + e, f32p{});
   }
-  const float high = top > *whole_top ? top : *whole_top;
-  const f32p before = exp_down(splat_part(*whole_top - high)), now = exp_down(splat_part(top - high));
-  *whole_top = high;
-  *whole_sum = *whole_sum * before[0] + sum * now[0];
-  for (int64_t e = 0; e < Ew; e += kPartLanes)
-    store_part(whole + e, fma_part(load_part(acc + e), now, load_part(whole + e) * before));
+}
+__attribute__((noinline)) void add_chunk(const Results& part, const Results& whole, int64_t rows, int64_t Ew) {
+  for (int64_t r0 = 0; r0 < rows; r0 += kPartLanes) {
+    const f32p old = load_part(whole.top + r0), top = load_part(part.top + r0), high = max_part(top, old);
+    const f32p from = high == -INFINITY ? f32p{} : high;
+    float before[kPartLanes], now[kPartLanes];
+    store_part(before, exp_down(old - from));
+    store_part(now, exp_down(top - from));
+    store_part(whole.top + r0, high);
+    for (int64_t i = 0; i < kPartLanes && r0 + i < rows; i++) {
+      const f32p x = splat_part(before[i]), y = splat_part(now[i]);
+      const auto add = [&](const float* from_part, float* to) {
+        store_part(to, fma_part(load_part(from_part), y, load_part(to) * x));
+      };
+      const int64_t r = r0 + i;
+      add(part.sum + r * part.sum_step, whole.sum + r * whole.sum_step);
+      for (int64_t e = 0; e < Ew; e += kPartLanes) add(part.acc + r * part.acc_step + e, whole.acc + r * whole.acc_step + e);
+    }
+  }
 }
 
-void put_row(const Job& job, const Run& run, int64_t g, int64_t row, const float* acc, float sum) {
+void put_row(const Job& job, const Run& run, int64_t g, int64_t row, const float* acc, const float* sums) {
   float* out = job.y + ((run.b * job.T + run.t0 + row / job.R) * job.H + g * job.R + row % job.R) * job.E;
-  const float inverse = 1.0f / sum;
-  if (sum == 0) std::memset(out, 0, sizeof(float) * (size_t)job.E);  // it sees no key
-  else for (int64_t e = 0; e < job.E; e++) out[e] = acc[e] * inverse;
+  const float sum = sum_part(load_part(sums));
+  const float inverse = sum != 0 ? 1.0f / sum : 0.0f;
+  for (int64_t e = 0; e < job.E; e++) out[e] = acc[e] * inverse + 0.0f;  // (no -0, which a second chunk would end)
 }
 
 // A block of rows as it meets keys [from, to) of a chunk: w.acc, w.top and w.sum.
@@ -166,7 +181,7 @@ void Rows::meet(const Strips& strips, int64_t from, int64_t to) const {
 
 // One task: a block of rows of a run, and all its chunks or one of them.
 void attend(const Job& job, int64_t index, int worker) {
-  const Bench w = bench_at(job, worker);
+  Bench w = bench_at(job, worker);
   const Run& run = run_of<&Run::task>(job, index);
   index -= run.task;
   // Late rows have the most keys to see: they go first.
@@ -184,46 +199,44 @@ void attend(const Job& job, int64_t index, int worker) {
   };
   if (job.split) {
     chunk(run.first + piece);
-    float* out = job.partial + run.partial + ((g * run.chunks + piece) * run.rows + row0) * (job.Ew + 2);
-    for (int64_t r = 0; r < rows.rows; r++, out += job.Ew + 2) {
+    float* out = job.partial + run.partial + ((g * run.chunks + piece) * run.rows + row0) * job.part();
+    for (int64_t r = 0; r < rows.rows; r++, out += job.part()) {
       std::memcpy(out, w.acc + r * job.Ew, sizeof(float) * (size_t)job.Ew);
-      out[job.Ew] = w.top[r];
-      out[job.Ew + 1] = sum_part(load_part(w.sum + r * kPartLanes));
+      store_part(out + job.Ew, load_part(w.sum + r * kPartLanes));
+      out[job.Ew + kPartLanes] = w.top[r];
     }
     return;
   }
   const int64_t first = low / kChunk, last = high > low ? (high - 1) / kChunk : first;
-  for (int64_t r = 0; r < rows.rows; r++) w.whole_sum[r] = 0;
-  for (int64_t n = first; n <= last; n++) {
+  // What the first chunk gave stays where it is, and the others are added to it.
+  chunk(first);
+  const Results whole = {w.acc, w.top, w.sum, job.Ew, kPartLanes};
+  w.acc = w.whole, w.top = w.whole_top, w.sum = w.whole_sum;
+  for (int64_t n = first + 1; n <= last; n++) {
     chunk(n);
-    for (int64_t r = 0; r < rows.rows; r++) {
-      const float sum = sum_part(load_part(w.sum + r * kPartLanes));
-      const float* acc = w.acc + r * job.Ew;
-      if (first == last) {
-        put_row(job, run, g, row0 + r, acc, sum);
-        continue;
-      }
-      float* whole = w.whole + r * job.Ew;
-      add_chunk(job.Ew, acc, w.top[r], sum, whole, w.whole_top + r, w.whole_sum + r);
-      if (n == last) put_row(job, run, g, row0 + r, whole, w.whole_sum[r]);
-    }
+    add_chunk({w.acc, w.top, w.sum, job.Ew, kPartLanes}, whole, rows.rows, job.Ew);
   }
+  for (int64_t r = 0; r < rows.rows; r++) put_row(job, run, g, row0 + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes);
 }
 
 // One task after those of the chunks: some rows, whose chunks are put together.
 void merge(const Job& job, int64_t index, int worker) {
-  float* whole = bench_at(job, worker).whole;
+  const Bench w = bench_at(job, worker);
+  const Results whole = {w.whole, w.whole_top, w.whole_sum, job.Ew, kPartLanes};
   const Run& end = job.runs[job.count - 1];
-  const int64_t last = (index + 1) * kMergeRows, all = end.merged + job.G * end.rows;
-  for (int64_t at = index * kMergeRows; at < all && at < last; at++) {
+  const int64_t all = end.merged + job.G * end.rows, last = (index + 1) * kMergeRows < all ? (index + 1) * kMergeRows : all;
+  for (int64_t at = index * kMergeRows; at < last;) {
     const Run& run = run_of<&Run::merged>(job, at);
     const int64_t g = (at - run.merged) / run.rows, row = (at - run.merged) % run.rows;
-    float top = 0, sum = 0;
+    const int64_t rows = run.rows - row < last - at ? run.rows - row : last - at;
+    begin_whole(whole, rows, job.Ew);
     for (int64_t n = 0; n < run.chunks; n++) {
-      const float* acc = job.partial + run.partial + ((g * run.chunks + n) * run.rows + row) * (job.Ew + 2);
-      add_chunk(job.Ew, acc, acc[job.Ew], acc[job.Ew + 1], whole, &top, &sum);
+      float* acc = job.partial + run.partial + ((g * run.chunks + n) * run.rows + row) * job.part();
+      for (int64_t r = 0; r < rows; r++) w.top[r] = acc[r * job.part() + job.Ew + kPartLanes];
+      add_chunk({acc, w.top, acc + job.Ew, job.part(), job.part()}, whole, rows, job.Ew);
     }
-    put_row(job, run, g, row, whole, sum);
+    for (int64_t r = 0; r < rows; r++) put_row(job, run, g, row + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes);
+    at += rows;
   }
 }
 
@@ -291,7 +304,7 @@ const char* attention(const Call& call) {
   const char* problem = each_run(job, call, [&](const Run& run) {
     job.count++;
     tasks += job.G * run.blocks;
-    partial += job.G * run.chunks * run.rows * (job.Ew + 2);
+    partial += job.G * run.chunks * run.rows * job.part();
     several = several || run.chunks > 1;
     tiles = tiles || run.tiles;
   });
@@ -315,7 +328,7 @@ const char* attention(const Call& call) {
     run.partial = partial;
     tasks += job.G * run.blocks * (job.split ? run.chunks : 1);
     merged += job.G * run.rows;
-    partial += job.G * run.chunks * run.rows * (job.Ew + 2);
+    partial += job.G * run.chunks * run.rows * job.part();
   });
   parallel(call, tasks, 1, [&](int64_t begin, int64_t end, int worker) {
 #if defined(OCTAVO_AMX)

@@ -54,11 +54,15 @@ void pack_values(const Places& values_at, int n, int64_t E, const int32_t* keep,
     const bool two = whole - e >= kPanel;
     const int64_t width = two ? kPanel : kPartLanes;
     float* base = out + e * kKeys;
-    for (int j = 0; j < n; j++) {
-      const Element<kType>* row = elements<kType>(values_at, j) + e;
+    const bool fetch = next != nullptr && e * (int64_t)sizeof(Element<kType>) % 64 == 0;
+    const Element<kType>*row = nullptr, *ahead = nullptr;
+    for (int j = 0; j < n; j++, row += values_at.step, ahead += values_at.step) {
+      if (j % 16 == 0) {
+        row = elements<kType>(values_at, j) + e;
+        ahead = fetch ? elements<kType>(*next, j) + e : row;
+      }
       float* to = base + j * width;
-      if (next != nullptr && e * (int64_t)sizeof(*row) % 64 == 0) {
-        const Element<kType>* ahead = elements<kType>(*next, j) + e;
+      if (fetch) {
         __builtin_prefetch(ahead);
         if (sizeof(*row) == 4 && two) __builtin_prefetch(ahead + kPartLanes);
       }

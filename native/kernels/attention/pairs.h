@@ -65,10 +65,13 @@ inline void pack_value_pairs(const Places& values_at, int n, int64_t E, const in
   for (int64_t e = 0; e < whole; e += kPanel) {
     const int64_t width = whole - e >= kPanel ? 2 : 1;
     u32p* to = out + e / kPartLanes * (kKeys / 2);
-    for (int j = 0; j < n; j += 2, to += width) {
-      const uint16_t* row = elements<DType::bf16>(values_at, j) + e;
+    const uint16_t *row = nullptr, *ahead = nullptr;
+    for (int j = 0; j < n; j += 2, to += width, row += 2 * stride, ahead += 2 * stride) {
+      if (j % 16 == 0) {
+        row = elements<DType::bf16>(values_at, j) + e;
+        ahead = next != nullptr ? elements<DType::bf16>(*next, j) + e : row;
+      }
       if (next != nullptr) {
-        const uint16_t* ahead = elements<DType::bf16>(*next, j) + e;
         __builtin_prefetch(ahead);
         __builtin_prefetch(ahead + stride);
       }

@@ -39,7 +39,7 @@ constexpr int kPanel = 2 * kPartLanes;            // columns of a register tile
 constexpr int kKeys = 64;                         // keys per block
 constexpr int kRows = 128 / kStrip * kStrip;      // rows per task
 constexpr int kPlaces = kKeys / 16;               // of a block: 16 keys lie one after another
-constexpr int64_t kChunk = 256;                   // keys with a softmax of their own
+constexpr int64_t kChunk = 512;                   // keys with a softmax of their own
 constexpr int64_t kEnoughTasks = 64;              // chunks become tasks of their own when there are fewer
 constexpr int64_t kMostPartial = 8 << 20;         // floats of their results, at most
 constexpr int kMergeRows = 16;                    // rows merged by one task
@@ -89,7 +89,9 @@ struct Job {
   int64_t count;  // of runs
   char* scratch;
   size_t worker_bytes;
-  float* partial;  // [run][G][chunk][rows][Ew + 2]: sums, then maximum and sum of weights
+  float* partial;  // [run][G][chunk][rows][part()]: sums of values, of weights, and the maximum
+
+  OCTAVO_INLINE int64_t part() const { return Ew + 2 * kPartLanes; }
 
   // Steps of a product over the dims, where those are not codes.
   OCTAVO_INLINE int64_t steps() const { return pairs ? (D + 1) / 2 : D; }
@@ -108,6 +110,7 @@ struct Job {
 struct Places {
   const char* at[kPlaces];
   int64_t step;
+  bool one;  // all of it lies in one piece
 };
 struct Block {
   int n;                      // keys
@@ -119,7 +122,7 @@ struct Block {
 // What one worker has at hand.
 struct Bench {
   float *q, *acc, *top, *sum, *k, *v, *s, *p;
-  float *whole, *whole_top, *whole_sum;  // acc, top and sum of the chunks before
+  float *whole, *whole_top, *whole_sum;  // room for acc, top and sum of a second chunk
   char *gathered_k, *gathered_v;         // a block of keys and values that lie here and there
   float *gathered_k_scale, *gathered_v_scale;
   float *k_scale, *v_scale;  // of the block's keys: what a code counts; zero for keys that nobody sees
@@ -143,9 +146,9 @@ Bench lay_out(const Job& j, char* base, size_t* bytes) {
   b.q_unit = take(kRows);
   b.q_sum = (int32_t*)take(kRows * kQueryParts);
   b.acc = take((kRows + (kTiles ? kMostRows : 0)) * j.Ew);
-  b.whole = take(kRows * j.Ew);
+  b.whole = take((kRows + (kTiles ? kMostRows : 0)) * j.Ew);
   b.whole_top = take(kRows);
-  b.whole_sum = take(kRows);
+  b.whole_sum = take(kRows * kPartLanes);
   b.gathered_k = (char*)take(j.gather ? kKeys * j.D : 0);
   b.gathered_v = (char*)take(j.gather ? kKeys * j.E : 0);
   b.gathered_k_scale = take(kKeys);

@@ -98,7 +98,7 @@ class Walk {
   OCTAVO_INLINE Place place() const { return {page_, at_}; }
   OCTAVO_INLINE void advance(int64_t keys) {
     at_ += keys;
-    if (pages_ == nullptr || at_ < size_) return;
+    if (at_ < size_) return;
     do {
       at_ -= size_;
       column_ = column_ + 1 == columns_ ? 0 : column_ + 1;
@@ -135,6 +135,7 @@ void gather_block(const Job& job, const Bench& w, const Run& run, int64_t g, int
     block.k_scale[i] = w.gathered_k_scale + i * 16;
     block.v_scale[i] = w.gathered_v_scale + i * 16;
   }
+  block.k.one = block.v.one = true;
   block.next_k = block.k;
   block.next_v = block.v;
 }
@@ -145,13 +146,30 @@ void find_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64
   block.k.step = block.next_k.step = job.k.stride[2];
   block.v.step = block.next_v.step = job.v.stride[2];
   Walk walk(job, run, j0);
+  const Place begin = walk.place();
+  block.k.one = block.v.one = run.pages == nullptr || begin.at + n <= job.S;
+  block.next_k.one = block.next_v.one = block.k.one;
+  if (block.k.one) {
+    const char *k = element(job.k, begin, g), *v = element(job.v, begin, g);
+    const int64_t size_k = 16 * width_of(job.k.dtype) * block.k.step, size_v = 16 * width_of(job.v.dtype) * block.v.step;
+    const int64_t scale = (begin.page * job.G + g) * job.S + begin.at;
+    for (int i = 0; i < kPlaces; i++) {
+      block.k.at[i] = k + i * size_k;
+      block.v.at[i] = v + i * size_v;
+      block.next_k.at[i] = k + (i + kPlaces) * size_k;
+      block.next_v.at[i] = v + (i + kPlaces) * size_v;
+      block.k_scale[i] = job.k_scales != nullptr ? job.k_scales + scale + i * 16 : nullptr;
+      block.v_scale[i] = job.v_scales != nullptr ? job.v_scales + scale + i * 16 : nullptr;
+    }
+    return;
+  }
   Place place[2 * kPlaces];
   for (int i = 0; i < 2 * kPlaces; i++, walk.advance(16)) {
     // Beyond the keys of a row nothing is asked for that is not there already.
-    const bool none = i * 16 >= n && (i < kPlaces || (run.pages != nullptr && j0 + i * 16 >= run.total));
+    const bool none = i * 16 >= n && (i < kPlaces || j0 + i * 16 >= run.total);
     place[i] = none ? place[i < kPlaces ? 0 : i - kPlaces] : walk.place();
     const int64_t left = n - i * 16 < 16 ? n - i * 16 : 16;
-    if (run.pages != nullptr && i * 16 < n && place[i].at + left > job.S) return gather_block(job, w, run, g, j0, block);
+    if (i * 16 < n && place[i].at + left > job.S) return gather_block(job, w, run, g, j0, block);
   }
   for (int i = 0; i < kPlaces; i++) {
     block.k.at[i] = element(job.k, place[i], g);

@@ -79,16 +79,17 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
   }
 }
 
-// The largest of the values' scales that the row of scores sees; NaN if one of them is not a number.
+// The largest of the values' scales that the row of scores sees (all, without scores); NaN if one of them is not a number.
 float seen_scale(const float* s, const float* scales, int count) {
-  f32p high = {}, broken = {};
+  f32p high = {};
+  i32p broken = {};
   for (int j = 0; j < count; j += kPartLanes) {
     f32p scale = load_part(scales + j);
     if (s != nullptr) scale = load_part(s + j) != -INFINITY ? scale : f32p{};
     high = max_part(scale, high);
-    broken += scale * 0.0f;
+    broken |= scale != scale;
   }
-  return highest_part(high) + sum_part(broken);
+  return any_part(broken) ? NAN : highest_part(high);
 }
 
 // Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by, `most` (if

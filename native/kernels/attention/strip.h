@@ -78,7 +78,6 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
   const int whole = (int)round_up(m.n, kPartLanes);  // as packed
   const int64_t steps = job.steps();
   const float* q = w.q + local * steps;
-  // Two lines a step are asked for from both halves of the next block, so that each lies in pieces of its own.
   constexpr int64_t kStreams = kPartLanes == 16 ? 2 : 1;
   const char *ahead = nullptr, *ahead2 = nullptr;
   int64_t step = 0;
@@ -89,10 +88,16 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
       return;
     }
     const Ahead next = {places, width_of(type), width};
-    const int64_t at = column * next.size / kStreams;
-    ahead = next.at(at);
-    ahead2 = next.at(at + kKeys * width * next.size / 2);
-    step = kPanel * Of::kEach * next.size / kStreams;
+    step = kPanel * Of::kEach * next.size;
+    if (places->one) {
+      ahead = places->at[0] + column * next.size;
+      ahead2 = ahead + 64;
+      return;
+    }
+    // In pieces: two lines a step are asked for from both halves, each of which then goes through its own pieces.
+    step /= kStreams;
+    ahead = next.at(column * next.size / kStreams);
+    ahead2 = next.at(column * next.size / kStreams + kKeys * width * next.size / 2);
   };
   for (int j = 0; j < m.nk; j += kPanel) {
     const float* k = w.k + j * steps;
@@ -138,15 +143,18 @@ void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   const int64_t panel = round_up(job.D, 64) / 4;
   // A step of a panel goes with a line of the next block: there are as many of both.
   const char* ahead[NR];
-  const auto ask = [&](const Places* places, int64_t width, int64_t at, int64_t panel_bytes) {
-    for (int c = 0; c < NR; c++) ahead[c] = places != nullptr ? Ahead{places, 1, width}.at(at + c * panel_bytes) : (const char*)w.s;
-    return places != nullptr ? 64 : 0;
+  const auto ask = [&](const Places* places, int64_t width, int64_t at, int64_t panel_bytes, int wide) {
+    for (int c = 0; c < wide; c++)
+      ahead[c] = places == nullptr ? (const char*)w.s
+                 : places->one     ? places->at[0] + at + c * 64
+                                   : Ahead{places, 1, width}.at(at + c * panel_bytes);
+    return places == nullptr ? 0 : places->one ? 64 * wide : 64;
   };
   int j = 0;
   const auto scores = [&](auto panels) {
     constexpr int kWide = decltype(panels)::value;
     for (; j + 16 * kWide <= count; j += 16 * kWide) {
-      const int64_t step = ask(m.ahead_k, job.D, j * job.D, 16 * job.D);
+      const int64_t step = ask(m.ahead_k, job.D, j * job.D, 16 * job.D, kWide);
       score_tile<MR, kWide>(q, k + j / 16 * panel, job.D, unit, sums, w.s + j, ahead, step);
     }
   };
@@ -164,7 +172,7 @@ void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   const auto values = [&](auto panels) {
     constexpr int kWide = decltype(panels)::value;
     for (; e + 16 * kWide <= job.Ew; e += 16 * kWide) {
-      const int64_t ahead_step = ask(m.ahead_v, job.E, e * kKeys, 16 * kKeys);
+      const int64_t ahead_step = ask(m.ahead_v, job.E, e * kKeys, 16 * kKeys, kWide);
       value_tile<MR, kWide>(weights, v + e / 16 * (kKeys / 4), m.nk, step, alpha, c + e, job.Ew, ahead, ahead_step);
     }
   };

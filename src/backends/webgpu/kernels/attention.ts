@@ -171,10 +171,8 @@ function variants({ storageBuffers }: Target): Shader[] {
   const none = { paged: false, mask: false, segments: false, slopes: false, distances: false, bias: false };
   const adding = flags.flatMap((slopes) => flags.map((distances) => ({ ...none, slopes, distances })));
   const beside = flags.flatMap((mask) => flags.flatMap((segments) => flags.map((bias) => ({ mask, segments, bias }))));
-  const all = [
-    ...adding.flatMap((one) => beside.map((more) => ({ ...one, ...more }))),
-    ...adding.map((one) => ({ ...one, paged: true })),
-  ];
+  const apart = adding.flatMap((one) => beside.map((more) => ({ ...one, ...more })));
+  const cached = adding.map((one) => ({ ...one, paged: true }));
   const heads = [
     [2, 2],
     [3, 2],
@@ -183,6 +181,7 @@ function variants({ storageBuffers }: Target): Shader[] {
   const large = [none, { ...none, mask: true }, { ...none, segments: true }, { ...none, paged: true }];
   const made = new Map<string, Shader>();
   for (const dtype of ["f32", "f16", "bf16", "i8"] as const satisfies readonly DType[]) {
+    const all = [...cached, ...(dtype === "i8" ? apart.slice(-1) : apart)]; // codes are those of a cache
     for (const quad of flags) {
       for (const rows of [1, ROWS]) {
         const add = (given: Omit<Given, "scales">, d64: number, e64: number): void => {

@@ -62,11 +62,20 @@ export function selfTestCases(): SelfTestCase[] {
     const next = (): number => Math.floor(random() * below);
     return { shape, dtype, values: dtype === "u8" ? Uint8Array.from(draw, next) : Int32Array.from(draw, next) };
   };
-  const exactly = (...values: number[]): CaseOperand => ({
-    shape: [values.length],
-    dtype: "i32",
-    values: Int32Array.from(values),
-  });
+  const none = (count: number): undefined[] => new Array<undefined>(count).fill(undefined);
+  /** Lanes [2,B,T] of rows that hold `from` tokens, and the table of a cache that has a page for each. */
+  const cached = (rows: number, steps: number, from: number): [lanes: CaseOperand, table: CaseOperand] => {
+    const lanes = new Int32Array(2 * rows * steps);
+    for (let at = 0; at < rows * steps; at++) {
+      lanes[at] = Math.floor(at / steps);
+      lanes[rows * steps + at] = from + (at % steps);
+    }
+    const table = Int32Array.from({ length: 2 * rows }, (_, i) => (i % 2 === 0 ? from : (i - 1) / 2));
+    return [
+      { shape: [2, rows, steps], dtype: "i32", values: lanes },
+      { shape: [rows, 2], dtype: "i32", values: table },
+    ];
+  };
   const codes8 = (shape: number[]): CaseOperand => ({
     shape,
     dtype: "i8",
@@ -127,7 +136,7 @@ export function selfTestCases(): SelfTestCase[] {
     add("embedding", `${dtype}, panels`, 0, [packed(table), ints([2, 7], 23)]);
     add("rms_norm", dtype, FLOAT, [floats([3, 2, 67]), floats([67], dtype)], [1e-5, 0]);
     add("layer_norm", dtype, FLOAT, [floats([5, 67]), floats([67], dtype), floats([67], dtype)], [1e-5]);
-    add("kv_append", dtype, 0, [floats([2, 3, 2, 5]), exactly(4), floats([2, 2, 9, 5], dtype), undefined]);
+    add("kv_append", dtype, 0, [floats([2, 3, 2, 5]), ...cached(2, 3, 4), floats([2, 2, 9, 5], dtype), undefined]);
     add("copy", `f32 to ${dtype}`, 0, [floats([3, 5, 7]), zeros([3, 5, 7], dtype)]);
     add("pack", dtype, 0, [floats([21, 35], dtype), packed(zeros([21, 35], dtype))], [0]);
     add("unpack", dtype, 0, [packed(floats([21, 35], dtype)), zeros([21, 35], dtype)]);
@@ -235,33 +244,28 @@ export function selfTestCases(): SelfTestCase[] {
     const kv = (): CaseOperand => floats([2, 2, 13, 17], dtype);
     add(
       "attention",
-      `${dtype}, cache and mask`,
+      `${dtype}, mask`,
       FLOAT,
-      [floats([2, 5, 4, 17]), kv(), kv(), undefined, exactly(6), mask, undefined, undefined, undefined],
+      [floats([2, 5, 4, 17]), kv(), kv(), ...none(3), mask, ...none(4)],
       [0.25, 1, 0, 0, 0],
     );
     add(
       "attention",
       `${dtype}, one step, ALiBi`,
       FLOAT,
-      [floats([2, 1, 4, 17]), kv(), kv(), undefined, exactly(11), undefined, undefined, positive([4]), undefined],
+      [floats([2, 1, 4, 17]), kv(), kv(), undefined, ...cached(2, 1, 11), ...none(2), positive([4]), ...none(2)],
       [0.25, 1, 0, 0, 0],
     );
     add(
       "attention",
       `${dtype}, a prompt`,
       FLOAT,
-      [
-        floats([1, MANY, 4, 17]),
-        floats([1, 2, MANY, 17], dtype),
-        floats([1, 2, MANY, 21], dtype),
-        ...Array<undefined>(6).fill(undefined),
-      ],
+      [floats([1, MANY, 4, 17]), floats([1, 2, MANY, 17], dtype), floats([1, 2, MANY, 21], dtype), ...none(8)],
       [0.25, 1, 0, 0, 0],
     );
   }
   const halves = (): CaseOperand => floats([2, 2, 13, 17], "bf16");
-  const few = [undefined, exactly(6), undefined, undefined, undefined, undefined];
+  const few = [undefined, ...cached(2, 5, 6), ...none(5)];
   add("attention", "bf16, in bf16", BF16, [floats([2, 5, 4, 17]), halves(), halves(), ...few], [0.25, 1, 0, 0, 1]);
   add(
     "attention",
@@ -271,11 +275,9 @@ export function selfTestCases(): SelfTestCase[] {
       floats([1, 7, 3, 9]),
       floats([1, 3, 7, 9]),
       floats([1, 3, 7, 5]),
-      undefined,
-      undefined,
-      undefined,
+      ...none(4),
       ints([1, 7], 2),
-      undefined,
+      ...none(2),
       floats([1, 3, 7, 7]),
     ],
     [0.3, 1, 4, 20, 0],
@@ -298,6 +300,7 @@ export function selfTestCases(): SelfTestCase[] {
   add("add", "odd", 0, [floats([3, 41]), floats([3, 41])]);
   add("scale", "soft cap", FLOAT, [floats([3, 41])], [1.7, 5]);
   add("advance", "positions", 0, [ints([2, 5], 100)], [3]);
+  add("advance_lanes", "one step", 0, [cached(5, 1, 11)[0]], [1]);
 
   const codes = (): CaseOperand => codes8([2, 2, 13, 17]);
   add(
@@ -309,11 +312,10 @@ export function selfTestCases(): SelfTestCase[] {
       codes(),
       codes(),
       positive([2, 2, 2, 13]),
-      exactly(11),
-      undefined,
-      undefined,
+      ...cached(2, 1, 11),
+      ...none(2),
       positive([4]),
-      undefined,
+      ...none(2),
     ],
     [0.25, 1, 0, 0, 0],
   );
@@ -326,12 +328,12 @@ export function selfTestCases(): SelfTestCase[] {
       codes8([1, 2, MANY, 17]),
       codes8([1, 2, MANY, 21]),
       positive([2, 1, 2, MANY], 0.02),
-      ...Array<undefined>(5).fill(undefined),
+      ...none(7),
     ],
     [0.25, 1, 0, 0, 0],
   );
   const scales = zeros([2, 2, 9], "f32");
-  add("kv_append", "i8", 0, [floats([2, 3, 2, 5]), exactly(4), codes8([2, 2, 9, 5]), scales]);
+  add("kv_append", "i8", 0, [floats([2, 3, 2, 5]), ...cached(2, 3, 4), codes8([2, 2, 9, 5]), scales]);
 
   const logits = floats([3, 203], "f32", 4);
   add("argmax", "203 tokens", 0, [logits]);

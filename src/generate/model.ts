@@ -146,6 +146,9 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     checkProcessors(options.logits_processor);
+    if (options.logprobs !== undefined && typeof options.logprobs !== "boolean") {
+      throw new OptionError("logprobs must be true or false", { details: { option: "logprobs" } });
+    }
     if (options.logits_processor?.length) warnOfHostProcessors();
     checkDrafting(this, config, options);
     return { batch, config };

@@ -104,9 +104,13 @@ export class DecodeSession implements Disposable {
     await this.add([request], options);
   }
 
-  /** Frees a row: its text is forgotten, and tokens of it that are under way are dropped. */
+  /**
+   * Frees a row: its text is forgotten, and tokens of it that are under way are dropped.
+   * @throws OptionError while the row's prompt is being taken in: abort that by its signal
+   */
   remove(row: number): void {
     const sequence = this.#sequences[row];
+    if (sequence && !sequence.ready) throw new OptionError(`the prompt of row ${row} is still being taken in`);
     if (sequence) this.#free(sequence);
   }
 
@@ -115,17 +119,16 @@ export class DecodeSession implements Disposable {
    * A row that is free takes its text in as `add` does.
    */
   async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
-    const resumed = requests.map((request) => {
-      const before = this.#sequences[request.row];
-      if (!before) return this.#seat([request])[0]!;
-      const next = this.#checked(request);
+    const resumed = this.#checked(requests);
+    for (const next of resumed) {
+      const before = this.#sequences[next.row];
+      this.#sequences[next.row] = next;
+      if (!before) continue;
       const most = Math.min(before.cached, next.ids.length - 1);
       while (next.cached < most && next.ids[next.cached] === before.ids[next.cached]) next.cached++;
-      this.#forward.cache.rewind(request.row, before.cached - next.cached);
-      this.#choice.end(before.row);
-      this.#sequences[request.row] = next;
-      return next;
-    });
+      this.#forward.cache.rewind(next.row, before.cached - next.cached);
+      this.#choice.end(next.row);
+    }
     await this.#fill(resumed, options, 0);
   }
 
@@ -242,15 +245,18 @@ export class DecodeSession implements Disposable {
     return this.#sequences.filter((sequence): sequence is Sequence => sequence?.ready === true);
   }
 
-  #checked(request: RowRequest): Sequence {
-    const { row, prompt, config } = request;
-    if (!(row >= 0 && row < this.rows)) throw new OptionError(`row ${row} is not one of the session's ${this.rows}`);
-    if (prompt.length === 0) throw new OptionError(`the text of row ${row} is empty`);
-    const tokens = prompt.length + config.max_new_tokens;
-    if (tokens > this.capacity) {
+  #checked(requests: readonly RowRequest[]): Sequence[] {
+    for (const { row, prompt, config } of requests) {
+      const taken = requests.filter((other) => other.row === row).length > 1;
+      if (!(row >= 0 && row < this.rows) || taken) {
+        throw new OptionError(`row ${row} is not one of the session's ${this.rows}, or asked for twice`);
+      }
+      if (prompt.length === 0) throw new OptionError(`the text of row ${row} is empty`);
+      const tokens = prompt.length + config.max_new_tokens;
+      if (tokens <= this.capacity) continue;
       throw new OptionError(`a text of ${tokens} tokens does not fit a row of ${this.capacity}`);
     }
-    return new Sequence(request);
+    return requests.map((request) => new Sequence(request));
   }
 
   #checkFree(row: number): void {
@@ -259,7 +265,7 @@ export class DecodeSession implements Disposable {
   }
 
   #seat(requests: readonly RowRequest[]): Sequence[] {
-    const sequences = requests.map((request) => this.#checked(request));
+    const sequences = this.#checked(requests);
     for (const { row } of sequences) this.#checkFree(row);
     for (const sequence of sequences) this.#sequences[sequence.row] = sequence;
     return sequences;

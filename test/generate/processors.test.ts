@@ -67,4 +67,35 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     const [got] = await model.generate({ ...common, ...options, do_sample: true, seed });
     expect(got).toEqual(want);
   });
+
+  test("presence and frequency penalties count new tokens alone", async () => {
+    const counted = (logits: Float32Array, ids: readonly number[]): Float32Array => {
+      for (const id of ids.slice(PROMPT.length)) logits[id] = logits[id]! - 0.5;
+      for (const id of new Set(ids.slice(PROMPT.length))) logits[id] = logits[id]! - 0.25;
+      return logits;
+    };
+    const [got] = await model.generate({ ...common, presence_penalty: 0.25, frequency_penalty: 0.5 });
+    expect(got).toEqual(await byHand((logits, ids) => largest(counted(logits, ids))));
+    expect(got).not.toEqual((await model.generate(common))[0]);
+  });
+
+  test("steps say why rows ended, and log-probabilities where asked", async () => {
+    const [whole] = await model.generate(common);
+    const eos = whole![PROMPT.length + 2]!;
+    const options = { ...common, input_ids: [PROMPT, PROMPT.toReversed()], max_new_tokens: 6, eos_token_id: eos };
+    const steps = [];
+    for await (const step of model.stream({ ...options, logprobs: true })) steps.push(step);
+    const reasons = steps.at(-1)!.finish_reasons;
+    expect(reasons[0]).toBe("eos");
+    expect(reasons[1]).toBeDefined();
+    for (const { scores, finish_reasons, finished } of steps) {
+      expect(finished).toEqual(finish_reasons.map((reason) => reason !== undefined));
+      expect(scores!.every((score) => Number.isNaN(score) || score <= 0)).toBe(true);
+    }
+    const logits = await lastLogits(PROMPT);
+    const high = Math.max(...logits);
+    const total = logits.reduce((sum, x) => sum + Math.exp(x - high), 0);
+    expect(steps[0]!.scores![0]).toBeCloseTo(-Math.log(total), 4);
+    for await (const step of model.stream(options)) expect(step.scores).toBeUndefined();
+  });
 });

@@ -26,6 +26,10 @@ test.each([{}, null, "now"])("a signal that is %j", async (signal) => {
   expect(() => model.stream(given)).toThrow(OptionError);
 });
 
+test("logprobs that are no flag", async () => {
+  await expect(model.generate({ ...prompt, logprobs: 1 as unknown as boolean })).rejects.toThrow("logprobs must be");
+});
+
 test.each([1e9, 2 ** 53 - 1])("%d new tokens", async (max_new_tokens) => {
   const live = device.memory.live;
   await expect(model.generate({ ...prompt, max_new_tokens })).rejects.toThrow(OutOfMemoryError);

@@ -57,7 +57,7 @@ describeGPU("WebGPU decode steps", () => {
   ] as const)("a layer in %s", async (_, storage, session, count) => {
     const [one, two] = [await dispatches(1, storage, session), await dispatches(2, storage, session)];
     expect(two - one).toBe(count);
-    // The table of rotations, embedding, norm, head, its logits kept; the choice, its token kept, and positions move on.
+    // Places, the table of rotations, embedding, norm, head; the choice, its token kept, and lanes move on.
     expect(one - count).toBe(8);
   });
 });

@@ -13,6 +13,9 @@ enum Compute { kF32 = 0, kBf16 = 1, kInt8 = 2 };  // codes of the attribute
 
 constexpr int64_t kBlockUnit = 32;   // blocks that 8-bit products take are multiples of it, as the formats have them
 constexpr int64_t kSharedTiles = 3;  // from this many tiles on a shared decoding pays
+// Float sums run over at most so many k's before their factor is applied, also in longer blocks: what many rows share of a
+// panel then stays in the first-level cache.
+constexpr int64_t kLongestSum = 256;
 
 template <class Weights>
 const char* product(const Call& call, const Weights& weights) {
@@ -33,7 +36,6 @@ const char* four_bit_linear(const Call& call) {
     if (codes.panels) return "panels of 4-bit codes need K and the blocksize to be multiples of 8";
     return product(call, FourBitRows(codes, absmax, kind, blocksize));
   }
-  const FourBit weights(codes, absmax, kind, blocksize);
   int compute = call.attr[3].i;
 #if defined(OCTAVO_AMX)
   // By the count of instructions, a tile product in 8 bits saves 16 cycles per block of 64 k's and its factors cost more
@@ -42,22 +44,23 @@ const char* four_bit_linear(const Call& call) {
 #endif
   if (compute == kInt8 && k % blocksize == 0 && blocksize % kBlockUnit == 0) {
     if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4I8>(codes, absmax, kind, blocksize));
-    return product(call, FourBitBytes(weights));
+    return product(call, FourBitBytes(FourBit(codes, absmax, kind, blocksize)));
   }
+  const FourBit weights(codes, absmax, kind, blocksize, kLongestSum);
 #if defined(OCTAVO_BF16_DOT)
   if (compute == kBf16) {
-    if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4Bf16>(codes, absmax, kind, blocksize));
+    if (tiles < kSharedTiles) return product(call, FourBitOf<DotU4Bf16>(codes, absmax, kind, blocksize, kLongestSum));
 #if defined(OCTAVO_AMX)
     return product(call, FourBitDecoded<MatrixBf16<1, 1>>(weights));
 #endif
-    return product(call, FourBitDecoded<DotBf16Pair>(weights));
+    return product(call, FourBitLooked<DotU4Bf16, DotU4Pairs>(weights));
   }
 #endif
   if (tiles < kSharedTiles) return product(call, weights);
 #if defined(OCTAVO_AMX)
   return product(call, Split<FourBitDecoded<DotF32>, 3>(FourBitDecoded<DotF32>(weights)));
 #endif
-  return product(call, FourBitDecoded<DotF32>(weights));
+  return product(call, FourBitLooked<DotU4, DotU4Floats>(weights));
 }
 
 const char* four_bit_expert_linear(const Call& call) {

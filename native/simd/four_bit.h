@@ -118,10 +118,14 @@ struct FourBitOf : Stored<D> {
   using Stored<D>::n;
   using Stored<D>::table;
   Absmax absmax;
-  int64_t k, blocksize, unit;  // unit: no block ends inside `unit` k's of any row
+  int64_t k, blocksize, unit;  // unit: no block ends inside `unit` k's of any row, and sums run over as many
 
-  FourBitOf(const Tensor& codes, const Absmax& factors, int kind, int64_t block)
-      : Stored<D>(codes), absmax(factors), k(codes.dim[1]), blocksize(block), unit(common_divisor(k, block)) {
+  FourBitOf(const Tensor& codes, const Absmax& factors, int kind, int64_t block, int64_t longest = 0)
+      : Stored<D>(codes),
+        absmax(factors),
+        k(codes.dim[1]),
+        blocksize(block),
+        unit(common_divisor(common_divisor(k, block), longest)) {
     table = kFourBitTable[kind];
     align = unit / 8;
   }
@@ -138,7 +142,7 @@ struct FourBitOf : Stored<D> {
     const int64_t first = step / align, blocks = (count + align - 1) / align;
     const int64_t row = panel * kPanelRows;
     const int rows = (int)(n - row < kPanelRows ? n - row : kPanelRows);
-    if (k % blocksize != 0) {
+    if (unit != blocksize) {
       for (int64_t b = 0; b < blocks; b++)
         for (int r = 0; r < kPanelRows; r++)
           to[b * kPanelRows + r] = r < rows ? absmax.at(((row + r) * k + (first + b) * unit) / blocksize) : 0.0f;
@@ -156,7 +160,51 @@ struct FourBitOf : Stored<D> {
 
 using FourBit = FourBitOf<DotU4>;
 
-// The same, decoded to what a dense tile reads, run by run: for many rows. To: DotF32, or DotBf16Pair.
+// What has been looked up: floats, or pairs of bf16 in the order of DotU4Bf16.
+struct DotU4Floats : DotF32 {
+  static constexpr bool kScaled = true;
+};
+#if defined(OCTAVO_BF16_DOT)
+struct DotU4Pairs : DotBf16Pair {
+  static constexpr bool kScaled = true;
+};
+#endif
+
+// The same, looked up run by run: for many rows, which share the look-up. The factors stay apart, and sums keep the order
+// that `Look` has for few rows: a row's bits do not depend on the rows beside it.
+template <class Look, class To>
+struct FourBitLooked {
+  using Dot = To;
+  static constexpr int kSteps = Look::kSub;  // of the result, per step of codes
+  FourBit codes;
+  int64_t steps, align;
+  bool in_place = false;
+  const float* table = nullptr;
+
+  explicit FourBitLooked(const FourBit& c) : codes(c), steps(kSteps * c.steps), align(kSteps * c.align) {}
+
+  int64_t scratch(int64_t run) const { return run * kStepBytes + codes.scratch(run / kSteps); }
+
+  OCTAVO_INLINE const char* fetch(int64_t panel, int64_t step, int64_t count, char* to) const {
+    const char* from = codes.fetch(panel, step / kSteps, count / kSteps, to + count * kStepBytes);
+    Look look;
+    look.prepare(codes.table);
+    char* out = to;
+    for (int64_t s = 0; s < count / kSteps; s++, from += kStepBytes, out += kSteps * kStepBytes)
+      OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+        const u32p raw = load_part<u32p>(from + i * kPartBytes);
+        OCTAVO_UNROLL for (int j = 0; j < kSteps; j++)
+            store_part(out + j * kStepBytes + i * kPartBytes, look.weight(raw, j));
+      }
+    return to;
+  }
+  OCTAVO_INLINE void scales(int64_t panel, int64_t step, int64_t count, float* to) const {
+    codes.scales(panel, step / kSteps, count / kSteps, to);
+  }
+  OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const { codes.ahead(panel, panels, a); }
+};
+
+// The same, decoded with their factors to what a tile without factors reads. To: DotF32, or a matrix of bf16.
 template <class To>
 struct FourBitDecoded {
   using Dot = To;

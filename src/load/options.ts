@@ -45,7 +45,7 @@ export const DEVICE = {
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa: text(),
   /** Bytes that the device "cpu", or a logical one, may allocate in all; most of the machine's memory by default. */
-  memory: whole(1),
+  memory: option(z.int().min(1), "a whole number of bytes"),
   /**
    * A row's results never depend on how many rows come with it; costs the matrix units (AMX) where there are some. "cpu"
    * only.

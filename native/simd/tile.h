@@ -121,12 +121,13 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
   }
 }
 
-// How many rows of a scaled tile go together. Half of many, so that sums of a block and sums of all blocks fit the
-// registers side by side, where weights need no look-up that more rows should share.
+// How many rows of a scaled tile go together. Half of many for codes that were looked up before, so that the sums of a block
+// and of all blocks fit the registers side by side. Float sums of all rows do better together, also where their sums of all
+// blocks wait in memory: a weight is then loaded once.
 template <class Dot, int kRows>
 constexpr int rows_together() {
 #if defined(__AVX512F__)
-  return kRows <= 6 || Dot::kPerStep == 8 ? kRows : kRows / 2;
+  return kRows <= 6 || !Dot::kCoded || Dot::kPerStep == 8 ? kRows : kRows / 2;
 #else
   return kRows;
 #endif

@@ -245,13 +245,14 @@ describe("views and writes", () => {
   test("an op without a rule is named, with its module", () =>
     scope(() => {
       const x = random(2, 4);
-      const cache = { scale: 1, cursor: Tensor.from(device, Int32Array.of(0), [1]) };
+      const places = (values: number[], shape: number[]): Tensor => Tensor.from(device, Int32Array.from(values), shape);
+      const cache = { scale: 1, lanes: places([0, 0, 0, 1], [2, 1, 2]), table: places([2, 0], [1, 2]) };
       const rows = x.view(1, 2, 1, 4);
       expect(() =>
         valueAndGradients([x], () =>
           weighted(attention(rows, rows.permute(0, 2, 1, 3), rows.permute(0, 2, 1, 3), cache)),
         ),
-      ).toThrow(/attention: with `cursor` it has no gradient/);
+      ).toThrow(/attention: with `lanes` it has no gradient/);
       const before = device.enter("model.layers.3");
       const weights = random(4);
       const table = (): Tensor => ropeTable(Tensor.from(device, Int32Array.of(1, 2), [1, 2]), weights);

@@ -288,7 +288,7 @@ class Run {
   async over(steps: AsyncIterable<Step>): Promise<void> {
     const begin = performance.now();
     try {
-      for await (const { token_ids, finished, guessed } of steps) {
+      for await (const { token_ids, finish_reasons, guessed } of steps) {
         this.last_s = (performance.now() - begin) / 1000;
         this.first_s ??= this.last_s;
         this.steps++;
@@ -298,7 +298,7 @@ class Run {
         this.rows.forEach((row, r) => {
           if (row.ended) return;
           row.token_ids.push(token_ids[r]!);
-          row.ended = finished[r]!;
+          row.ended = finish_reasons[r] === "eos";
           this.#emit(row, row.decoder.push(token_ids[r]!));
         });
       }

@@ -157,7 +157,7 @@ const REFUSALS: readonly Refusal[] = [
     spoil: (f) => editJson(config(f), { model_type: "lama" }),
     code: "ERR_UNSUPPORTED_MODEL",
     message: /architecture "lama" is not supported; did you mean "llama"\?/,
-    hint: /bloom, gpt2, llama, opt/,
+    hint: /bert, bloom, gpt2, llama, mixtral, opt, t5/,
     details: { model_type: "lama" },
   },
   {

@@ -92,7 +92,7 @@ export const attention: Kernel = {
     const groups = tiles * B * G;
     // Few queries and many keys: workgroups share the keys, so that the whole device reads them.
     const room = table ? (table.shape[1]! - 1) * S : S;
-    const spans = groups < FILLED ? spansOf(room, window, paged) : 1;
+    const spans = groups < FILLED ? Math.max(1, spansOf(room, window, paged)) : 1; // no keys: zeros are written
     const splits = B * G * R * spans * (E + 2) * 4 <= y!.block.binding ? spans : 1;
     const split = splits > 1;
     const merges = binding.hides === "merged";

@@ -28,7 +28,8 @@ function watch<T>(promise: Promise<T>, place: string): Promise<T> {
 }
 
 let reads = 0;
-for (const name of ["read", "readBytes", "readFloats", "ready"] as const) {
+// Not `ready`: loading waits for hundreds of tensors at once, and a stack for each would hold up the event loop.
+for (const name of ["read", "readBytes", "readFloats"] as const) {
   const original = Tensor.prototype[name] as () => Promise<never>;
   Tensor.prototype[name] = function (this: Tensor) {
     const caller = new Error().stack?.split("\n")[2] ?? "";

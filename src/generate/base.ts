@@ -68,11 +68,12 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
     return columns;
   }
 
-  /** Paths of the linears that are stored quantized. */
+  /** Paths of the linears that are stored quantized, under the names that checkpoints give them. */
   get quantized_modules(): readonly string[] {
     const paths: string[] = [];
-    for (const [path, module] of this.module.named_modules()) {
-      if (module instanceof Linear && module.weight.filled && module.weight.weight.scheme !== "dense") paths.push(path);
+    for (const [, module] of this.module.named_modules()) {
+      if (!(module instanceof Linear) || !module.weight.filled || module.weight.weight.scheme === "dense") continue;
+      paths.push(...module.published_paths);
     }
     return paths;
   }

@@ -4,7 +4,7 @@
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
 import { elementsOf, type StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
-import { CheckpointError } from "../core/errors.js";
+import { CheckpointError, UnsupportedModelError } from "../core/errors.js";
 import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
@@ -98,6 +98,7 @@ export function untieHead(model: Model): string | undefined {
  * Names of the modules that a quantization scheme is applied to: every Linear but those that `skip` names (the
  * model's own list by default) and those that share their matrix with another module. An entry of `skip` matches whole components
  * of a path: "mlp" or "layers.0", never a part of a name.
+ * @throws UnsupportedModelError where it names some experts of a stack and not the others
  */
 export function quantizedModules(model: Model, skip: readonly string[] | null): string[] {
   const users = new Map<Matrix, number>();
@@ -106,10 +107,21 @@ export function quantizedModules(model: Model, skip: readonly string[] | null): 
     if (weight instanceof Matrix) users.set(weight, (users.get(weight) ?? 0) + 1);
   }
   const skipped = skip ?? model.modules_not_quantized();
+  const named = (path: string): boolean => skipped.some((entry) => `.${path}.`.includes(`.${entry}.`));
   const names: string[] = [];
   for (const [path, module] of model.named_modules()) {
     if (!(module instanceof Linear) || users.get(module.weight)! > 1) continue;
-    if (!skipped.some((entry) => `.${path}.`.includes(`.${entry}.`))) names.push(path);
+    if (named(path)) continue;
+    const experts = module.published_paths;
+    const spared = experts.filter(named);
+    if (spared.length === 0) names.push(path);
+    else if (spared.length < experts.length) {
+      throw new UnsupportedModelError(
+        `llm_int8_skip_modules names ${spared.length} of the ${experts.length} experts ${path}, such as ${spared[0]}; ` +
+          "experts in different precisions are not supported",
+        { hint: `name all of them, or "${path}"`, details: { option: "llm_int8_skip_modules" } },
+      );
+    }
   }
   return names;
 }
@@ -122,7 +134,9 @@ export function settle(device: Device, model: Model, compute: Compute): void {
 
 /** Entries of `skip` that no module of the model answers to. */
 export function unknownModules(model: Module, skip: readonly string[]): string[] {
-  const paths = [...model.named_modules()].map(([path]) => `.${path}.`);
+  const paths = [...model.named_modules()]
+    .flatMap(([path, module]) => (module instanceof Linear ? [path, ...module.published_paths] : [path]))
+    .map((path) => `.${path}.`);
   return skip.filter((entry) => !paths.some((path) => path.includes(`.${entry}.`)));
 }
 

@@ -231,6 +231,14 @@ export class Linear extends Module {
     this.bias = options.bias ? new Parameter(...(experts > 1 ? [experts, out] : [out])) : undefined;
   }
 
+  /** The paths of the modules that checkpoints know it as: its own, or one for each expert of a stack ("experts.0.w1"). */
+  get published_paths(): readonly string[] {
+    const { experts } = this.weight;
+    if (experts === 1) return [this.path];
+    const at = this.path.lastIndexOf(".");
+    return Array.from({ length: experts }, (_, e) => `${this.path.slice(0, at)}.${e}${this.path.slice(at)}`);
+  }
+
   /** Multiplies with another module's matrix instead of one of its own. */
   tie(weight: Matrix): this {
     weight.product = true;

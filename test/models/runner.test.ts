@@ -189,10 +189,32 @@ for (const deviceName of ALL_DEVICES) {
       expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy.new_tokens);
     });
 
-    test("the same modules are quantized as in Python", () => {
+    test("the same modules are quantized as in Python", async () => {
+      const paths = quantizedModules(model.module, null);
       // The matrices of all experts are one stack here, each of them a module there.
       const stacks = expected.quantized_modules.map((path) => path.replace(/\.experts\.\d+\./, ".experts."));
-      expect(quantizedModules(model.module, null).sort()).toEqual([...new Set(stacks)].sort());
+      expect(paths.sort()).toEqual([...new Set(stacks)].sort());
+      const quantized = await AutoModelForCausalLM.from_pretrained(folder, { device, load_in_8bit: true });
+      try {
+        expect([...quantized.quantized_modules].sort()).toEqual([...expected.quantized_modules].sort());
+      } finally {
+        quantized.dispose();
+      }
+    });
+
+    test("some experts of a stack cannot be spared, all of them can", async () => {
+      const experts = expected.quantized_modules.filter((path) => /\.experts\.\d+\.w1$/.test(path));
+      if (experts.length === 0) return;
+      const load = (llm_int8_skip_modules: string[]): Promise<PreTrainedModel> =>
+        AutoModelForCausalLM.from_pretrained(folder, {
+          device,
+          quantization_config: { load_in_8bit: true, llm_int8_skip_modules },
+        });
+      await expect(load(["lm_head", experts[0]!])).rejects.toThrow(/names 1 of the 4 experts/);
+      const spared = await load(["lm_head", ...experts]);
+      expect(spared.quantized_modules.filter((path) => path.endsWith(".w1"))).toEqual([]);
+      expect(spared.warnings).toEqual([]);
+      spared.dispose();
     });
 
     test("footprints", async () => {

@@ -13,6 +13,7 @@ import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/co
 import { Disk } from "../../src/sources/disk.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
+import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
 
 const MODELS: readonly [name: string, task: Extract<Task, "masked-lm" | "sequence-classification">, outputs: string][] =
   [
@@ -26,11 +27,6 @@ interface Case {
   attention_mask?: number[][];
   token_type_ids?: number[][];
 }
-interface Tolerance {
-  max: number;
-  mean: number;
-  mean_to_fp32_range: [number, number];
-}
 interface Expected {
   inputs: Record<string, Case>;
   tolerance_fp32: number;
@@ -39,14 +35,6 @@ interface Expected {
   quantized?: Record<string, { suggested_tolerance?: Record<string, Tolerance> }>;
   memory_footprint: Record<string, { without_buffers: number }>;
 }
-
-const QUANTIZED: Record<string, BitsAndBytesOptions> = {
-  int8_t6: { load_in_8bit: true },
-  int8_t0: { load_in_8bit: true, llm_int8_threshold: 0 },
-  nf4: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" },
-  nf4_dq: { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
-  fp4: { load_in_4bit: true },
-};
 
 for (const deviceName of ALL_DEVICES) {
   describe.each(MODELS)(`${deviceName}: %s`, (name, task, outputs) => {
@@ -155,15 +143,9 @@ for (const deviceName of ALL_DEVICES) {
       const quantized = await load({ quantization: QUANTIZED[scheme]! });
       try {
         const [got] = await run(quantized, expected.inputs.single!);
-        const { max, mean } = difference(got!, golden(`${scheme}.single.logits`).values);
         const tolerance = expected.quantized![scheme]!.suggested_tolerance?.single;
-        if (tolerance) {
-          expect(max).toBeLessThan(tolerance.max);
-          expect(mean).toBeLessThan(tolerance.mean);
-          const toFull = difference(got!, golden("fp32.single.logits").values).mean;
-          expect(toFull).toBeGreaterThan(tolerance.mean_to_fp32_range[0]);
-          expect(toFull).toBeLessThan(tolerance.mean_to_fp32_range[1]);
-        } else expect(max).toBeLessThan(expected.tolerance_fp32); // exact decoding, f32 products
+        const [stored, full] = [golden(`${scheme}.single.logits`).values, golden("fp32.single.logits").values];
+        expectQuantized(got!, stored, full, tolerance, expected.tolerance_fp32);
       } finally {
         quantized.dispose();
       }

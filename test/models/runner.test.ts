@@ -13,14 +13,10 @@ import { quantizedModules } from "../../src/load/plan.js";
 import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
+import { QUANTIZED, type Tolerance } from "../support/golden.js";
 
 const MODELS = ["llama", "llama-rope-llama3", "mixtral", "bloom", "opt", "opt-350m-like", "gpt2"];
 
-interface Tolerance {
-  max: number;
-  mean: number;
-  mean_to_fp32_range: [number, number];
-}
 interface Case {
   input_ids: number[][];
   attention_mask?: number[][];
@@ -41,15 +37,7 @@ interface Expected {
   };
 }
 
-const QUANTIZED: Record<string, FromPretrainedOptions> = {
-  int8_t6: { load_in_8bit: true },
-  int8_t0: { quantization_config: { load_in_8bit: true, llm_int8_threshold: 0 } },
-  nf4: { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } },
-  nf4_dq: {
-    quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
-  },
-  fp4: { load_in_4bit: true },
-};
+const quantizedBy = (name: string): FromPretrainedOptions => ({ quantization_config: QUANTIZED[name]! });
 
 for (const deviceName of ALL_DEVICES) {
   describe.each(MODELS)(`${deviceName}: %s`, (name) => {
@@ -222,7 +210,7 @@ for (const deviceName of ALL_DEVICES) {
       for (const [key, options] of [
         ["bf16", {}],
         ["int8_rest_bf16", { load_in_8bit: true }],
-        ["nf4_rest_bf16", QUANTIZED.nf4],
+        ["nf4_rest_bf16", quantizedBy("nf4")],
       ] as const) {
         const other = await AutoModelForCausalLM.from_pretrained(folder, { device, dtype: "bfloat16", ...options });
         expect(other.get_memory_footprint(), key).toBe(expected.memory_footprint[key]!.without_buffers);
@@ -231,7 +219,7 @@ for (const deviceName of ALL_DEVICES) {
     });
 
     test.each(Object.keys(QUANTIZED))("%s", async (scheme) => {
-      const quantized = await AutoModelForCausalLM.from_pretrained(folder, { device, ...QUANTIZED[scheme] });
+      const quantized = await AutoModelForCausalLM.from_pretrained(folder, { device, ...quantizedBy(scheme) });
       try {
         const inputs = expected.inputs.single;
         const got = await logitsOf(quantized, inputs);

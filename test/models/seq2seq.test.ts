@@ -18,16 +18,12 @@ import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/co
 import { Disk } from "../../src/sources/disk.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
+import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
 
 interface Case {
   input_ids: number[][];
   attention_mask?: number[][];
   decoder_input_ids: number[][];
-}
-interface Tolerance {
-  max: number;
-  mean: number;
-  mean_to_fp32_range: [number, number];
 }
 interface Expected {
   inputs: Record<"batch" | "single", Case>;
@@ -43,14 +39,6 @@ interface Expected {
     greedy_with_eos: { eos_token_id: number; new_tokens: number[][] };
   };
 }
-
-const QUANTIZED: Record<string, BitsAndBytesOptions> = {
-  int8_t6: { load_in_8bit: true },
-  int8_t0: { load_in_8bit: true, llm_int8_threshold: 0 },
-  nf4: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" },
-  nf4_dq: { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
-  fp4: { load_in_4bit: true },
-};
 
 for (const deviceName of ALL_DEVICES) {
   // A GPU in software takes minutes for all of it; what differs there are the kernels, not the model.
@@ -207,15 +195,9 @@ for (const deviceName of ALL_DEVICES) {
       const quantized = await load({ quantization: QUANTIZED[scheme]! });
       try {
         const [, got] = await run(quantized, expected.inputs.single);
-        const { max, mean } = difference(got!, golden(`${scheme}.single.logits`).values);
         const tolerance = expected.quantized[scheme]!.suggested_tolerance?.single;
-        if (tolerance) {
-          expect(max).toBeLessThan(tolerance.max);
-          expect(mean).toBeLessThan(tolerance.mean);
-          const toFull = difference(got!, golden("fp32.single.logits").values).mean;
-          expect(toFull).toBeGreaterThan(tolerance.mean_to_fp32_range[0]);
-          expect(toFull).toBeLessThan(tolerance.mean_to_fp32_range[1]);
-        } else expect(max).toBeLessThan(expected.tolerance_fp32); // exact decoding, f32 products
+        const [stored, full] = [golden(`${scheme}.single.logits`).values, golden("fp32.single.logits").values];
+        expectQuantized(got!, stored, full, tolerance, expected.tolerance_fp32);
       } finally {
         quantized.dispose();
       }

@@ -1,11 +1,11 @@
 // Tensors: a shape over a piece of device memory. Storage is counted, so views are free and memory goes back the moment
 // the last of them is disposed. `scope` frees everything made inside it but its result.
 
-import type { Block } from "./arena.js";
 import type { BufferId } from "./backend.js";
 import type { Device } from "./device.js";
 import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
 import { DTypeError, OctavoError, ShapeError } from "./errors.js";
+import { Storage } from "./storage.js";
 import { decode, encode } from "./values.js";
 
 /** Elements of an allocation, counted and not in bytes. A matrix in panels counts as rows. */
@@ -18,36 +18,6 @@ export interface Place {
   /** Null when contiguous. */
   readonly strides: readonly number[] | null;
   readonly first: number;
-}
-
-/** One allocation, shared by the tensors that view it. */
-class Storage {
-  readonly device: Device;
-  readonly bytes: number;
-  readonly label: string;
-  /** Undefined while it is evicted. */
-  block: Block | undefined;
-  references = 1;
-
-  constructor(device: Device, bytes: number, label: string) {
-    this.device = device;
-    this.bytes = bytes;
-    this.label = label;
-    this.block = device.allocate(bytes, label);
-  }
-
-  drop(): void {
-    if (--this.references === 0) this.evict();
-  }
-
-  evict(): void {
-    if (this.block) this.device.release(this.block);
-    this.block = undefined;
-  }
-
-  restore(): void {
-    this.block ??= this.device.allocate(this.bytes, this.label);
-  }
 }
 
 /** Tensors made in the innermost open scope; null outside of any. */

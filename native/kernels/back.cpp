@@ -193,16 +193,16 @@ const char* four_bit_back(const Call& call) {
   const Tensor& codes = call.t[1];
   const int kind = call.attr[0].i;
   const int64_t blocksize = call.attr[1].i;
-  if (kind != 0 && kind != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
-  if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
+  const int rounding = call.attr[2].i;
+  if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
   const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5]);
   if (const char* wrong = absmax.wrong()) return wrong;
   if (!FourBit::fits(codes.dim[1], blocksize)) {
     if (codes.panels) return "panels of 4-bit codes need K and the blocksize to be multiples of 8";
-    return product(call, FromSteps<FourBitRows, 1>(FourBitRows(codes, absmax, kind, blocksize)), 6);
+    return product(call, FromSteps<FourBitRows, 1>(FourBitRows(codes, absmax, kind, blocksize, rounding)), 6);
   }
   using Weights = FourBitDecoded<DotF32>;
-  return product(call, FromSteps<Weights, 8>(Weights(FourBit(codes, absmax, kind, blocksize))), 6);
+  return product(call, FromSteps<Weights, 8>(Weights(FourBit(codes, absmax, kind, blocksize), rounding)), 6);
 }
 
 }  // namespace
@@ -212,7 +212,7 @@ OCTAVO_KERNELS(back,
     {"llm_int8_back", "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 -> dx[..,K]:f32", llm_int8_back},
     {"four_bit_back",
      "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; "
-     "kind:i32 blocksize:i32 -> dx[..,K]:f32",
+     "kind:i32 blocksize:i32 rounding:i32 -> dx[..,K]:f32",
      four_bit_back})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,6 +1,7 @@
 // isa: portable avx2 avxvnni avx512 avx512bf16 amx dotprod
 // NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are
-// looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed.
+// looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed; values
+// that are rounded once decoded are decoded for few rows too.
 #include "../simd/experts.h"
 #include "../simd/float_product.h"
 #include "../simd/four_bit.h"
@@ -26,15 +27,15 @@ const char* four_bit_linear(const Call& call) {
   const Tensor &x = call.t[0], &codes = call.t[1];
   const int kind = call.attr[0].i;
   const int64_t blocksize = call.attr[1].i;
-  if (kind != 0 && kind != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
-  if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
+  const int rounding = call.attr[4].i;
+  if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
   if (x.rows() == 0 || codes.dim[0] == 0) return nullptr;
   const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5]);
   if (const char* wrong = absmax.wrong()) return wrong;
   const int64_t k = codes.dim[1], tiles = tile_size(x.rows()).tiles;
   if (!FourBit::fits(k, blocksize)) {
     if (codes.panels) return "panels of 4-bit codes need K and the blocksize to be multiples of 8";
-    return product(call, FourBitRows(codes, absmax, kind, blocksize));
+    return product(call, FourBitRows(codes, absmax, kind, blocksize, rounding));
   }
   int compute = call.attr[3].i;
 #if defined(OCTAVO_AMX)
@@ -56,10 +57,12 @@ const char* four_bit_linear(const Call& call) {
     return product(call, FourBitLooked<DotU4Bf16, DotU4Pairs>(weights));
   }
 #endif
-  if (tiles < kSharedTiles) return product(call, weights);
+  const FourBitDecoded<DotF32> decoded(weights, rounding);
+  if (tiles < kSharedTiles) return rounding == kToF32 ? product(call, weights) : product(call, decoded);
 #if defined(OCTAVO_AMX)
-  return product(call, Split<FourBitDecoded<DotF32>, 3>(FourBitDecoded<DotF32>(weights)));
+  return product(call, Split<FourBitDecoded<DotF32>, 3>(decoded));
 #endif
+  if (rounding != kToF32) return product(call, decoded);
   return product(call, FourBitLooked<DotU4, DotU4Floats>(weights));
 }
 
@@ -74,7 +77,7 @@ const char* four_bit_expert_linear(const Call& call) {
     one.t[5] = offset;
     if (offset) one.t[5].data += e * 4;
     one.t[6] = stacked(bias, e);
-    for (int i = 0; i < 4; i++) one.attr[i] = call.attr[i];
+    for (int i = 0; i < 5; i++) one.attr[i] = call.attr[i];
   });
 }
 
@@ -84,12 +87,12 @@ OCTAVO_KERNELS(four_bit,
                {"four_bit_linear",
                 "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? "
                 "offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 "
-                "compute:i32 -> y[..,N]:f32",
+                "compute:i32 rounding:i32 -> y[..,N]:f32",
                 four_bit_linear},
                {"four_bit_expert_linear",
                 "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8 nested[E,C]:f32? "
                 "map[256]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 "
-                "act:i32 compute:i32 -> y[M,A,N]:f32",
+                "act:i32 compute:i32 rounding:i32 -> y[M,A,N]:f32",
                 four_bit_expert_linear})
 
 }  // namespace octavo::OCTAVO_ISA

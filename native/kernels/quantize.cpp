@@ -215,9 +215,9 @@ const char* four_bit_quantize(const Call& call) {
 const char* four_bit_dequantize(const Call& call) {
   const Tensor &codes = call.t[0], &w = call.t[5];
   const int kind = call.attr[0].i;
+  const int rounding = call.attr[2].i;
   const int64_t blocksize = call.attr[1].i, n = codes.dim[0], k = codes.dim[1];
-  if (kind != 0 && kind != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
-  if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
+  if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
   const Absmax absmax(call.t[1], call.t[2], call.t[3], call.t[4]);
   if (const char* wrong = absmax.wrong()) return wrong;
   const float* table = kFourBitTable[kind];
@@ -226,7 +226,7 @@ const char* four_bit_dequantize(const Call& call) {
     const int64_t total = n * k;
     parallel(call, ceil_div(total, kPiece4), 1, [&](int64_t begin, int64_t end, int) {
       const int64_t first = begin * kPiece4, last = at_most(end * kPiece4, total);
-      decode_flat(codes.as<uint8_t>(), absmax, table, blocksize, first, last - first, w.as<float>() + first);
+      decode_flat(codes.as<uint8_t>(), absmax, table, blocksize, rounding, first, last - first, w.as<float>() + first);
     });
     return nullptr;
   }
@@ -242,7 +242,7 @@ const char* four_bit_dequantize(const Call& call) {
                       SwapNibbles{});
         for (int r = 0; r < some; r++) {
           const int64_t first = (p * kPanelRows + r) * k + 2 * i;
-          decode_flat(rows[r] - first / 2, absmax, table, blocksize, first, 2 * bytes, w.as<float>() + first);
+          decode_flat(rows[r] - first / 2, absmax, table, blocksize, rounding, first, 2 * bytes, w.as<float>() + first);
         }
       }
     }
@@ -299,7 +299,7 @@ OCTAVO_KERNELS(
      four_bit_quantize},
     {"four_bit_dequantize",
      "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 "
-     "blocksize:i32 -> w[N,K]:f32",
+     "blocksize:i32 rounding:i32 -> w[N,K]:f32",
      four_bit_dequantize},
     {"double_quantize",
      "double_quantize: absmax[A]:f32 map[256]:f32 codes[A]:u8!! nested[B]:f32!! offset[1]:f32!! ->", double_quantize})

@@ -40,8 +40,8 @@ const char* llm_int8_embedding(const Call& call) {
 const char* four_bit_embedding(const Call& call) {
   const Tensor &codes = call.t[0], &ids = call.t[5], &y = call.t[6];
   const int64_t blocksize = call.attr[1].i, k = codes.dim[1];
-  if (call.attr[0].i != 0 && call.attr[0].i != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
-  if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
+  const int rounding = call.attr[2].i;
+  if (const char* wrong = wrong_format(call.attr[0].i, blocksize, rounding)) return wrong;
   const Absmax absmax(call.t[1], call.t[2], call.t[3], call.t[4]);
   if (const char* wrong = absmax.wrong()) return wrong;
   if (const char* wrong = outside(ids, codes.dim[0])) return wrong;
@@ -51,15 +51,17 @@ const char* four_bit_embedding(const Call& call) {
       const int64_t id = ids.as<int32_t>()[i];
       float* to = y.as<float>() + i * k;
       if (!codes.panels) {
-        decode_flat(codes.as<uint8_t>(), absmax, table, blocksize, id * k, k, to);
+        decode_flat(codes.as<uint8_t>(), absmax, table, blocksize, rounding, id * k, k, to);
         continue;
       }
       const char* panel = codes.data + (id / kPanelRows * (k / 8) * kPanelRows + id % kPanelRows) * 4;
       for (int64_t c = 0; c < k; c += 8) {
         uint32_t eight;
         std::memcpy(&eight, panel + c / 8 * kStepBytes, 4);
-        for (int j = 0; j < 8; j++)
-          to[c + j] = table[eight >> 4 * j & 15u] * absmax.at((id * k + c + j) / blocksize);
+        for (int j = 0; j < 8; j++) {
+          const float value = table[eight >> 4 * j & 15u] * absmax.at((id * k + c + j) / blocksize);
+          to[c + j] = round_to(rounding, splat_part(value))[0];
+        }
       }
     }
   });
@@ -74,7 +76,7 @@ OCTAVO_KERNELS(
      llm_int8_embedding},
     {"four_bit_embedding",
      "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ids[..]:i32 ; "
-     "kind:i32 blocksize:i32 -> y[..,K]:f32",
+     "kind:i32 blocksize:i32 rounding:i32 -> y[..,K]:f32",
      four_bit_embedding})
 
 }  // namespace octavo::OCTAVO_ISA

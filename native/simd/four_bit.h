@@ -56,6 +56,34 @@ struct Map256 {
 #endif
 };
 
+// What decoded values are rounded to: codes of the attribute (src/ops/four-bit.ts). bitsandbytes decodes to the dtype that
+// its file names.
+enum Rounding { kToF32 = 0, kToF16 = 1, kToBf16 = 2 };
+
+OCTAVO_INLINE const char* wrong_format(int kind, int64_t blocksize, int rounding) {
+  if (kind != 0 && kind != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
+  if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
+  if (rounding < kToF32 || rounding > kToBf16) return "the rounding of a 4-bit matrix is 0 (none), 1 (f16) or 2 (bf16)";
+  return nullptr;
+}
+
+// Half to even, in f32 all the way: the bits of the mantissa that a shorter float lacks are rounded off.
+OCTAVO_INLINE f32p round_to(int rounding, f32p exact) {
+  if (rounding == kToF32) return exact;
+  const f32p v = rounded(exact);
+  const u32p bits = (u32p)v, size = bits & 0x7fffffffu;
+  if (rounding == kToBf16) {
+    const u32p near = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    return (f32p)(size > 0x7f800000u ? bits : near);
+  }
+  const u32p near = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
+  // Below the smallest normal f16, 2^-14: between 1/2 and 1 floats are 2^-24 apart, as f16 is there.
+  const f32p small = rounded(rounded((f32p)size + 0.5f) - 0.5f);
+  const u32p finite = size < 0x38800000u ? (u32p)small : near;
+  const u32p all = size > 0x7f800000u ? size : size >= 0x477ff000u ? (u32p)splat_part(__builtin_inff()) : finite;
+  return (f32p)(all | (bits & 0x80000000u));
+}
+
 // absmax of the blocks of the flattened matrix.
 struct Absmax {
   const float* plain;  // or
@@ -204,17 +232,20 @@ struct FourBitLooked {
   OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const { codes.ahead(panel, panels, a); }
 };
 
-// The same, decoded with their factors to what a tile without factors reads. To: DotF32, or a matrix of bf16.
+// The same, decoded with their factors to what a tile without factors reads. To: DotF32, or a matrix of bf16. Values may be
+// rounded on the way.
 template <class To>
 struct FourBitDecoded {
   using Dot = To;
   static constexpr int kSteps = 8 / To::kPerStep;  // of the result, per step of codes
   FourBit codes;
+  int rounding;
   int64_t steps, align;
   bool in_place = false;
   const float* table = nullptr;
 
-  explicit FourBitDecoded(const FourBit& c) : codes(c), steps(c.steps * kSteps), align(kSteps) {}
+  explicit FourBitDecoded(const FourBit& c, int to = kToF32)
+      : codes(c), rounding(to), steps(c.steps * kSteps), align(kSteps) {}
 
   int64_t scale_bytes(int64_t run) const { return (run / kSteps / codes.align + 2) * kStepBytes; }
   int64_t scratch(int64_t run) const {
@@ -237,7 +268,7 @@ struct FourBitDecoded {
         OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
           const u32p raw = load_part<u32p>(from + at * kStepBytes + i * kPartBytes);
           f32p w[8];
-          OCTAVO_UNROLL for (int j = 0; j < 8; j++) w[j] = dot.weight(raw, j) * factor.part[i];
+          OCTAVO_UNROLL for (int j = 0; j < 8; j++) w[j] = round_to(rounding, dot.weight(raw, j) * factor.part[i]);
 #if defined(OCTAVO_BF16_DOT)
           if constexpr (To::kPerStep == 2) {
             OCTAVO_UNROLL for (int j = 0; j < 8; j += 2)
@@ -287,8 +318,8 @@ struct FourBitBytes {
 };
 
 // Elements [first, first + count) of a flattened matrix in bitsandbytes' packing, decoded exactly.
-OCTAVO_INLINE void decode_flat(const uint8_t* packed, const Absmax& absmax, const float* table, int64_t blocksize,
-                               int64_t first, int64_t count, float* to) {
+OCTAVO_INLINE void decode_exactly(const uint8_t* packed, const Absmax& absmax, const float* table, int64_t blocksize,
+                                  int64_t first, int64_t count, float* to) {
   int64_t i = first;
   const int64_t end = first + count;
   while (i < end) {
@@ -322,20 +353,32 @@ OCTAVO_INLINE void decode_flat(const uint8_t* packed, const Absmax& absmax, cons
   }
 }
 
+// The same, and rounded.
+OCTAVO_INLINE void decode_flat(const uint8_t* packed, const Absmax& absmax, const float* table, int64_t blocksize,
+                               int rounding, int64_t first, int64_t count, float* to) {
+  decode_exactly(packed, absmax, table, blocksize, first, count, to);
+  if (rounding == kToF32) return;
+  int64_t i = 0;
+  for (; i + kPartLanes <= count; i += kPartLanes) store_part(to + i, round_to(rounding, load_part(to + i)));
+  for (; i < count; i++) to[i] = round_to(rounding, splat_part(to[i]))[0];
+}
+
 // Rows of any K and blocksize, decoded and turned run by run.
 struct FourBitRows {
   using Dot = DotF32;
   const uint8_t* packed;
   Absmax absmax;
   const float* codes;
+  int rounding;
   int64_t n, k, blocksize, steps, align = 1;
   bool in_place = false;
   const float* table = nullptr;
 
-  FourBitRows(const Tensor& w, const Absmax& factors, int kind, int64_t block)
+  FourBitRows(const Tensor& w, const Absmax& factors, int kind, int64_t block, int to)
       : packed(w.as<uint8_t>()),
         absmax(factors),
         codes(kFourBitTable[kind]),
+        rounding(to),
         n(w.dim[0]),
         k(w.dim[1]),
         blocksize(block),
@@ -348,7 +391,7 @@ struct FourBitRows {
     const int64_t row = panel * kPanelRows;
     const int rows = (int)(n - row < kPanelRows ? n - row : kPanelRows);
     for (int r = 0; r < rows; r++)
-      decode_flat(packed, absmax, codes, blocksize, (row + r) * k + step, count, rows_at + r * count);
+      decode_flat(packed, absmax, codes, blocksize, rounding, (row + r) * k + step, count, rows_at + r * count);
     rows_to_steps((const char*)rows_at, count * 4, rows, count * 4, (uint32_t*)to, kPanelRows, AsIs{});
     return to;
   }

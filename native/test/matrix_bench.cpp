@@ -58,7 +58,7 @@ void run(Machine& machine, const Kernel* kernel, const Weight& kind, const Layer
   else if (kind.dtype == DType::u4)
     wrong = kernel->run(machine.call({&x, &l.w, &l.absmax, kind.nested ? &l.nested : nullptr, kind.nested ? &l.map : nullptr,
                                       kind.nested ? &l.offset : nullptr, nullptr, nullptr, &y},
-                                     {word(0), word(64), word(0), word(kind.compute)}));
+                                     {word(0), word(64), word(0), word(kind.compute), word(0)}));
   else
     wrong = kernel->run(machine.call({&x, &l.w, nullptr, nullptr, &y}, {word(0), word(kind.compute)}));
   if (wrong) std::printf("%s\n", wrong), exit(1);

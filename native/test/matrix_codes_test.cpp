@@ -135,7 +135,7 @@ void test_quantize(Machine& machine) {
             if (panels && k % 8) continue;
             const Array w = panels ? naive_panels(matrix.rows) : matrix.rows;
             Array dense(DType::f32, {n, k});
-            must(e.isa, back, machine.call({&w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), &dense}, {word(variant & 1), word((int)blocksize)}));
+            must(e.isa, back, machine.call({&w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), &dense}, {word(variant & 1), word((int)blocksize), word(0)}));
             for (int64_t i = 0; i < n * k; i++)
               if (dense.f()[i] != matrix.dense[(size_t)i]) { fail(e.isa, text("four_bit_dequantize %ldx%ld bs %ld panels %d at %ld", n, k, blocksize, panels, i)); break; }
           }

@@ -259,7 +259,7 @@ void test_four_bit(std::vector<std::unique_ptr<Machine>>& machines) {
           for (int compute = 0; compute < 3; compute++) {
             const Array y = run_all(e.isa, e.kernel, machines,
                                     {&x, &w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), extras.b(), extras.r()},
-                                    {word(kind), word((int)blocksize), word(extras.act), word(compute)}, s.m, s.n);
+                                    {word(kind), word((int)blocksize), word(extras.act), word(compute), word(0)}, s.m, s.n);
             // Matrix units take bf16 products instead of 8-bit ones; other blocks than these are multiplied exactly.
             const bool tiles = !strncmp(e.isa, "amx", 3) && s.m > 12;
             const bool coded = compute == 2 && s.k % blocksize == 0 && s.k > 0 && !tiles;

@@ -3,7 +3,7 @@
 
 import type { DType } from "../core/dtype.js";
 import { ACT } from "../ops/activation.js";
-import { FOUR_BIT } from "../ops/four-bit.js";
+import { FOUR_BIT, FOUR_BIT_ROUNDING } from "../ops/four-bit.js";
 import { dynamicMap } from "../quant/_dynamic-map.js";
 
 type Values = Float32Array | Int32Array | Int8Array | Uint8Array;
@@ -175,21 +175,21 @@ export function selfTestCases(): SelfTestCase[] {
         `${kind}, ${rows} rows, panels`,
         FLOAT,
         [x, packed(codes), absmax, ...plain, ...out],
-        [code, 64, ACT.none, 0],
+        [code, 64, ACT.none, 0, 0],
       );
       add(
         "four_bit_linear",
         `${kind}, ${rows} rows, in bf16`,
         BF16,
         [x, packed(codes), absmax, ...plain, ...out],
-        [code, 64, ACT.none, 1],
+        [code, 64, ACT.none, 1, 0],
       );
       add(
         "four_bit_linear",
         `${kind}, ${rows} rows, in 8 bits`,
         CODES,
         [x, packed(codes), absmax, ...plain, ...out],
-        [code, 64, ACT.none, 2],
+        [code, 64, ACT.none, 2, 0],
       );
       // Blocks that run over the ends of rows, with doubly quantized scales.
       add(
@@ -197,19 +197,20 @@ export function selfTestCases(): SelfTestCase[] {
         `${kind}, ${rows} rows, double quant`,
         FLOAT,
         [floats([rows, 101]), codes4([17, 101]), ...twice, undefined, undefined],
-        [code, 64, ACT.none, 0],
+        [code, 64, ACT.none, 0, 0],
       );
     }
     add("four_bit_quantize", kind, 0, [floats([17, 101]), zeros([17, 101], "u4"), zeros([27], "f32")], [code, 64, 0]);
-    add("four_bit_dequantize", kind, 0, [codes4([17, 101]), positive([27]), ...plain], [code, 64]);
-    add("four_bit_dequantize", `${kind}, double quant`, 0, [codes4([17, 101]), ...twice], [code, 64]);
+    add("four_bit_dequantize", kind, 0, [codes4([17, 101]), positive([27]), ...plain], [code, 64, 0]);
+    const rounded = [code, 64, FOUR_BIT_ROUNDING.bf16];
+    add("four_bit_dequantize", `${kind}, double quant, to bf16`, 0, [codes4([17, 101]), ...twice], rounded);
   }
   // Rows of quantized tables, and matrices chosen per row: three experts, two for each of five tokens.
   add("llm_int8_embedding", "rows", 0, [codes8([18, 45]), positive([18]), ints([2, 5], 18)]);
   add("llm_int8_embedding", "panels", 0, [packed(codes8([18, 45])), positive([18]), ints([2, 5], 18)]);
   const single = [undefined, undefined, undefined];
   const four = [codes4([17, 101]), positive([27]), ...single, ints([7], 17)];
-  add("four_bit_embedding", "nf4", 0, four, [FOUR_BIT.nf4, 64]);
+  add("four_bit_embedding", "nf4", 0, four, [FOUR_BIT.nf4, 64, FOUR_BIT_ROUNDING.f16]);
   const chosen = ints([5, 2], 3);
   const token = floats([5, 1, 66]);
   const own = floats([5, 2, 66]);
@@ -223,7 +224,7 @@ export function selfTestCases(): SelfTestCase[] {
   const int8 = [codes8([3, 18, 66]), positive([3, 18], 0.2), chosen, undefined, zeros([66], "u8")];
   add("llm_int8_expert_linear", "a row for each", FLOAT, [own, ...int8], [6, ACT.none]);
   const stack = [codes4([3, 18, 66]), positive([3, 19], 0.2), ...single, chosen, undefined];
-  add("four_bit_expert_linear", "nf4", FLOAT, [token, ...stack], [FOUR_BIT.nf4, 64, ACT.none, 0]);
+  add("four_bit_expert_linear", "nf4", FLOAT, [token, ...stack], [FOUR_BIT.nf4, 64, ACT.none, 0, 0]);
   add("route", "2 of 7", FLOAT, [floats([5, 7]), zeros([5, 2], "i32"), zeros([5, 2], "f32")], [1]);
   add("mix", "residual", FLOAT, [floats([5, 2, 19]), floats([5, 2]), floats([5, 19])]);
   add("double_quantize", "300 blocks", 0, [
@@ -365,7 +366,7 @@ export function selfTestCases(): SelfTestCase[] {
     add("linear_back", what, FLOAT, [floats([MANY, 37]), place(floats([37, 104], "bf16", 0.1))]);
     add("llm_int8_back", what, FLOAT, [floats([MANY, 37]), place(codes8([37, 104])), positive([37], 0.1)]);
     const blocks = [positive([74], 0.1), undefined, undefined, undefined];
-    add("four_bit_back", what, FLOAT, [floats([MANY, 37]), place(codes4([37, 128])), ...blocks], [FOUR_BIT.nf4, 64]);
+    add("four_bit_back", what, FLOAT, [floats([MANY, 37]), place(codes4([37, 128])), ...blocks], [FOUR_BIT.nf4, 64, 0]);
   }
   const heads = [
     floats([2, MANY, 4, 17]),

@@ -5,7 +5,7 @@
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { ACT } from "./activation.js";
-import { FOUR_BIT, type FourBitOperands, fourBitLinearOp, NESTED_BLOCK } from "./four-bit.js";
+import { checkRounding, type FourBitOperands, fourBitLinearOp, fourBitProduct, NESTED_BLOCK } from "./four-bit.js";
 import { COMPUTE, type Compute, checkCompute, type LinearOptions, linearOp } from "./linear.js";
 import { llmInt8LinearOp } from "./llm-int8.js";
 import { type HostTensor, Op, type ReferenceOperands } from "./op.js";
@@ -102,11 +102,12 @@ function checkStacked(inputs: readonly (Tensor | undefined)[], blocksize: number
 
 export const fourBitExpertLinearOp = new Op({
   signature:
-    "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8 nested[E,C]:f32? map[256]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 act:i32 compute:i32 -> y[M,A,N]:f32",
-  check(inputs, [, blocksize, , compute]) {
+    "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8 nested[E,C]:f32? map[256]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[M,A,N]:f32",
+  check(inputs, [, blocksize, , compute, rounding]) {
     checkRows(inputs, inputs[6]!);
     checkStacked(inputs, blocksize!);
     checkCompute("four_bit_expert_linear", compute!, 3);
+    checkRounding(rounding!, compute);
   },
   reference: (operands, attributes) =>
     eachRow(operands, operands.codes!.shape[0]!, (x, y, e) => {
@@ -166,7 +167,7 @@ export function llmInt8ExpertLinear(
 
 /** The same with 4-bit codes[E,N,K] whose blocks, and blocks of blocks, begin anew with every expert: absmax[E,B]. */
 export function fourBitExpertLinear(x: Tensor, w: FourBitOperands, options: ExpertOptions): Tensor {
-  const attributes = [FOUR_BIT[w.kind], w.blocksize, ACT[options.act ?? "none"], COMPUTE[w.compute]];
+  const attributes = fourBitProduct(w, options.act);
   return flattened(x, options.experts, (rows, experts) =>
     fourBitExpertLinearOp.run([rows, w.codes, w.absmax, w.nested, w.map, w.offset, experts, options.bias], attributes),
   );

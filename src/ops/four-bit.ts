@@ -1,9 +1,10 @@
 // 4-bit weights (Dettmers et al. 2023, "QLoRA"): NF4 and FP4 codes over blocks of the flattened matrix, with one absmax
 // per block, itself in f32 or quantized to 8 bits (double quantization). Tables and thresholds are bitsandbytes'.
 
-import { ShapeError } from "../core/errors.js";
+import { fromBf16, fromF16, toBf16, toF16 } from "../core/dtype.js";
+import { OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import { ACT, activate, activationBack } from "./activation.js";
+import { ACT, type Act, activate, activationBack } from "./activation.js";
 import { COMPUTE, checkCompute, type LinearOptions, productKeeps } from "./linear.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
 import { sumRows } from "./sum-rows.js";
@@ -13,6 +14,13 @@ const fround = Math.fround;
 /** Codes of the `kind` attribute. */
 export const FOUR_BIT = { nf4: 0, fp4: 1 } as const;
 export type FourBitKind = keyof typeof FOUR_BIT;
+
+/**
+ * Codes of the `rounding` attribute: what a decoded value is rounded to before anything is done with it. bitsandbytes
+ * decodes to the dtype that a matrix had when it was quantized, and its checkpoints say which; f32 rounds nothing.
+ */
+export const FOUR_BIT_ROUNDING = { f32: 0, f16: 1, bf16: 2 } as const;
+export type FourBitRounding = keyof typeof FOUR_BIT_ROUNDING;
 
 /** Elements per block that the formats have. */
 export const BLOCK_SIZES = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
@@ -132,6 +140,23 @@ function absmaxAt({ absmax, nested, map, offset }: Statistics, j: number): numbe
   return fround(scaled + offset!.data[0]!);
 }
 
+/** Element `i` of a 4-bit matrix. */
+type Decoder = (i: number) => number;
+
+function decoder(
+  codes: HostTensor,
+  statistics: Statistics,
+  kind: number,
+  blocksize: number,
+  rounding: number,
+): Decoder {
+  const table = FOUR_BIT_TABLES[kind]!;
+  const exact: Decoder = (i) => fround(table[codeAt(codes.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize)));
+  if (rounding === FOUR_BIT_ROUNDING.f16) return (i) => fromF16(toF16(exact(i)));
+  if (rounding === FOUR_BIT_ROUNDING.bf16) return (i) => fromBf16(toBf16(exact(i)));
+  return exact;
+}
+
 /** @throws ShapeError unless there is an absmax for each block, and what double quantization needs */
 function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, blocksize: number): void {
   const codes = inputs[at - 1]!; // the statistics stand behind the codes
@@ -147,36 +172,43 @@ function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, bl
     throw new ShapeError(`nested wants [${outer}] for ${absmax!.size} blocks, got [${nested.size}]`);
 }
 
+/** @throws OptionError for a code that is none, or beside a `compute` that rounds otherwise */
+export function checkRounding(rounding: number, compute: number = COMPUTE.f32): void {
+  if (rounding !== 0 && rounding !== 1 && rounding !== 2) {
+    throw new OptionError(`rounding of 4-bit values is 0 (none), 1 (f16) or 2 (bf16), not ${rounding}`);
+  }
+  if (rounding !== 0 && compute !== COMPUTE.f32) {
+    throw new OptionError("only exact products of 4-bit matrices round the decoded values");
+  }
+}
+
 export const fourBitLinearOp = new Op({
   signature:
-    "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 -> y[..,N]:f32",
-  check(inputs, [, blocksize, , compute]) {
+    "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[..,N]:f32",
+  check(inputs, [, blocksize, , compute, rounding]) {
     checkStatistics(inputs, 2, blocksize!);
     checkCompute("four_bit_linear", compute!, 3);
+    checkRounding(rounding!, compute);
   },
-  reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act }) {
+  reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act, rounding }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
-    const table = FOUR_BIT_TABLES[kind!]!;
-    const statistics = { absmax: absmax!, nested, map, offset };
+    const weight = decoder(codes!, { absmax: absmax!, nested, map, offset }, kind!, blocksize!, rounding!);
     for (let m = 0; m < rowsOf(x!.shape); m++) {
       for (let n = 0; n < outputs; n++) {
         let sum = bias ? bias.data[n]! : 0;
-        for (let k = 0; k < inputs; k++) {
-          const i = n * inputs + k;
-          const weight = fround(table[codeAt(codes!.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize!)));
-          sum += x!.data[m * inputs + k]! * weight;
-        }
+        for (let k = 0; k < inputs; k++) sum += x!.data[m * inputs + k]! * weight(n * inputs + k);
         y!.data[m * outputs + n] = activate(act!, sum) + (residual ? residual.data[m * outputs + n]! : 0);
       }
     }
     return undefined;
   },
   // The weights as they are decoded, whatever the forward computed in.
-  gradient({ inputs, attributes: [kind = 0, blocksize = 0, act = 0, compute = 0], dy: [dy], wanted }) {
+  gradient({ inputs, attributes: [kind = 0, blocksize = 0, act = 0, compute = 0, rounding = 0], dy: [dy], wanted }) {
     const matrix = inputs.slice(1, 6);
-    const before = (): Tensor => fourBitLinearOp.run(inputs.slice(0, 7), [kind, blocksize, ACT.none, compute]);
+    const before = (): Tensor =>
+      fourBitLinearOp.run(inputs.slice(0, 7), [kind, blocksize, ACT.none, compute, rounding]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
-    const dx = wanted[0] ? fourBitBackOp.run([g, ...matrix], [kind, blocksize]) : undefined;
+    const dx = wanted[0] ? fourBitBackOp.run([g, ...matrix], [kind, blocksize, rounding]) : undefined;
     return [dx, ...matrix.map(() => undefined), wanted[6] ? sumRows(g) : undefined, dy];
   },
   keeps: ([x = false], [, , act]) => productKeeps(["codes", "absmax", "nested", "map", "offset"])([x], [], act),
@@ -184,20 +216,18 @@ export const fourBitLinearOp = new Op({
 
 export const fourBitBackOp = new Op({
   signature:
-    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 -> dx[..,K]:f32",
-  check: (inputs, [, blocksize]) => checkStatistics(inputs, 2, blocksize!),
-  reference({ dy, codes, absmax, nested, map, offset, dx }, { kind, blocksize }) {
+    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 -> dx[..,K]:f32",
+  check(inputs, [, blocksize, rounding]) {
+    checkStatistics(inputs, 2, blocksize!);
+    checkRounding(rounding!);
+  },
+  reference({ dy, codes, absmax, nested, map, offset, dx }, { kind, blocksize, rounding }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
-    const table = FOUR_BIT_TABLES[kind!]!;
-    const statistics = { absmax: absmax!, nested, map, offset };
+    const weight = decoder(codes!, { absmax: absmax!, nested, map, offset }, kind!, blocksize!, rounding!);
     for (let m = 0; m < rowsOf(dy!.shape); m++) {
       for (let k = 0; k < inputs; k++) {
         let sum = 0;
-        for (let n = 0; n < outputs; n++) {
-          const i = n * inputs + k;
-          const weight = fround(table[codeAt(codes!.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize!)));
-          sum += dy!.data[m * outputs + n]! * weight;
-        }
+        for (let n = 0; n < outputs; n++) sum += dy!.data[m * outputs + n]! * weight(n * inputs + k);
         dx!.data[m * inputs + k] = sum;
       }
     }
@@ -205,9 +235,9 @@ export const fourBitBackOp = new Op({
   },
 });
 
-/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], exact, without a decoded matrix in between. */
-export function fourBitBack(dy: Tensor, w: Omit<FourBitOperands, "compute">): Tensor {
-  return fourBitBackOp.run([dy, w.codes, w.absmax, w.nested, w.map, w.offset], [FOUR_BIT[w.kind], w.blocksize]);
+/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], in f32, without a decoded matrix in between. */
+export function fourBitBack(dy: Tensor, w: Decoded): Tensor {
+  return fourBitBackOp.run([dy, w.codes, w.absmax, w.nested, w.map, w.offset], decoding(w));
 }
 
 /**
@@ -228,13 +258,30 @@ export interface FourBitOperands {
   readonly kind: FourBitKind;
   readonly blocksize: number;
   readonly compute: FourBitCompute;
+  /** What decoded values are rounded to; products that are not exact leave it out. */
+  readonly rounding: FourBitRounding;
+}
+
+type Decoded = Omit<FourBitOperands, "compute">;
+
+/** The attributes that say how codes are decoded. */
+const decoding = ({ kind, blocksize, rounding }: Decoded): number[] => [
+  FOUR_BIT[kind],
+  blocksize,
+  FOUR_BIT_ROUNDING[rounding],
+];
+
+/** The attributes of a product. */
+export function fourBitProduct(w: FourBitOperands, act: Act = "none"): number[] {
+  const rounding = w.compute === "f32" ? FOUR_BIT_ROUNDING[w.rounding] : 0;
+  return [FOUR_BIT[w.kind], w.blocksize, ACT[act], COMPUTE[w.compute], rounding];
 }
 
 /** `act(x · dequantized(codes)ᵀ + bias) + residual`. */
 export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOptions = {}): Tensor {
   return fourBitLinearOp.run(
     [x, w.codes, w.absmax, w.nested, w.map, w.offset, options.bias, options.residual],
-    [FOUR_BIT[w.kind], w.blocksize, ACT[options.act ?? "none"], COMPUTE[w.compute]],
+    fourBitProduct(w, options.act),
   );
 }
 
@@ -281,47 +328,45 @@ export function fourBitQuantize(
 
 export const fourBitDequantizeOp = new Op({
   signature:
-    "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 -> w[N,K]:f32",
-  check: (inputs, [, blocksize]) => checkStatistics(inputs, 1, blocksize!),
-  reference({ codes, absmax, nested, map, offset, w }, { kind, blocksize }) {
-    const table = FOUR_BIT_TABLES[kind!]!;
-    const statistics = { absmax: absmax!, nested, map, offset };
-    for (let i = 0; i < w!.data.length; i++) {
-      w!.data[i] = fround(table[codeAt(codes!.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize!)));
-    }
+    "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 -> w[N,K]:f32",
+  check(inputs, [, blocksize, rounding]) {
+    checkStatistics(inputs, 1, blocksize!);
+    checkRounding(rounding!);
+  },
+  reference({ codes, absmax, nested, map, offset, w }, { kind, blocksize, rounding }) {
+    const weight = decoder(codes!, { absmax: absmax!, nested, map, offset }, kind!, blocksize!, rounding!);
+    for (let i = 0; i < w!.data.length; i++) w!.data[i] = weight(i);
     return undefined;
   },
 });
 
-/** `table[code] * absmax` in f32. */
-export function fourBitDequantize(w: Omit<FourBitOperands, "compute">): Tensor {
-  return fourBitDequantizeOp.run([w.codes, w.absmax, w.nested, w.map, w.offset], [FOUR_BIT[w.kind], w.blocksize]);
+/** `table[code] * absmax`, rounded as the operands say, in f32. */
+export function fourBitDequantize(w: Decoded): Tensor {
+  return fourBitDequantizeOp.run([w.codes, w.absmax, w.nested, w.map, w.offset], decoding(w));
 }
 
 export const fourBitEmbeddingOp = new Op({
   signature:
-    "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ids[..]:i32 ; kind:i32 blocksize:i32 -> y[..,K]:f32",
-  check: (inputs, [, blocksize]) => checkStatistics(inputs, 1, blocksize!),
-  reference({ codes, absmax, nested, map, offset, ids, y }, { kind, blocksize }) {
+    "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ids[..]:i32 ; kind:i32 blocksize:i32 rounding:i32 -> y[..,K]:f32",
+  check(inputs, [, blocksize, rounding]) {
+    checkStatistics(inputs, 1, blocksize!);
+    checkRounding(rounding!);
+  },
+  reference({ codes, absmax, nested, map, offset, ids, y }, { kind, blocksize, rounding }) {
     const [vocabulary = 0, columns = 0] = codes!.shape;
-    const table = FOUR_BIT_TABLES[kind!]!;
-    const statistics = { absmax: absmax!, nested, map, offset };
+    const weight = decoder(codes!, { absmax: absmax!, nested, map, offset }, kind!, blocksize!, rounding!);
     for (let i = 0; i < ids!.data.length; i++) {
       const id = ids!.data[i]!;
       if (id < 0 || id >= vocabulary) return `token id ${id} is outside the vocabulary of ${vocabulary}`;
-      for (let k = 0; k < columns; k++) {
-        const at = id * columns + k;
-        const block = Math.floor(at / blocksize!);
-        y!.data[i * columns + k] = fround(table[codeAt(codes!.data, at)]! * absmaxAt(statistics, block));
-      }
+      for (let k = 0; k < columns; k++) y!.data[i * columns + k] = weight(id * columns + k);
     }
     return undefined;
   },
 });
 
-/** Rows `ids` of `table[code] * absmax`, in f32. An id outside the table rejects reads of the result. */
-export function fourBitEmbedding(w: Omit<FourBitOperands, "compute">, ids: Tensor): Tensor {
-  return fourBitEmbeddingOp.run([w.codes, w.absmax, w.nested, w.map, w.offset, ids], [FOUR_BIT[w.kind], w.blocksize]);
+/** Rows `ids` of `table[code] * absmax`, rounded as the operands say, in f32. An id outside the table rejects reads of the result. */
+export function fourBitEmbedding(w: Decoded, ids: Tensor): Tensor {
+  return fourBitEmbeddingOp.run([w.codes, w.absmax, w.nested, w.map, w.offset, ids], decoding(w));
 }
 
 export const doubleQuantizeOp = new Op({

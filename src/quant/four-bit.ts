@@ -53,15 +53,12 @@ export class FourBitWeight implements Weight {
   readonly experts: number;
   readonly scheme: FourBitKind;
   readonly operands: FourBitOperands;
-  /** The float dtype that the values stand for, as a checkpoint says. */
-  readonly values: FloatDType;
 
-  constructor(operands: FourBitOperands, experts = 1, values: FloatDType = "f32") {
+  constructor(operands: FourBitOperands, experts = 1) {
     this.shape = operands.codes.shape as MatrixShape;
     this.experts = experts;
     this.scheme = operands.kind;
     this.operands = operands;
-    this.values = values;
   }
 
   get nbytes(): number {
@@ -114,8 +111,8 @@ export class FourBitWeight implements Weight {
     if (at % each !== 0 || rows !== each) {
       throw new ShapeError(`4-bit codes are stored by matrices of ${each} rows, not as rows ${at} + ${rows}`);
     }
-    const { kind, blocksize } = this.operands;
-    const description = { kind, blocksize, values: this.values, shape: [each, this.shape[1]] as const };
+    const { kind, blocksize, rounding } = this.operands;
+    const description = { kind, blocksize, values: rounding, shape: [each, this.shape[1]] as const };
     return fourBitParts(name, description, () => this.#expert(at / each));
   }
 
@@ -202,7 +199,7 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
         },
         finish() {
           const statistics = double_quant ? quantizeTwice(absmax, label, experts) : { absmax };
-          weight = new FourBitWeight({ codes, ...statistics, kind, blocksize, compute }, experts);
+          weight = new FourBitWeight({ codes, ...statistics, kind, blocksize, compute, rounding: "f32" }, experts);
           return weight;
         },
         [Symbol.dispose]() {
@@ -244,8 +241,8 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
         offset?: Tensor;
       };
       const twice = nested && map && offset ? { nested, map, offset } : {};
-      const operands: FourBitOperands = { codes, absmax, ...twice, kind, blocksize: state.blocksize, compute };
-      const weight = new FourBitWeight(operands, experts, state.values);
+      const format = { kind, blocksize: state.blocksize, compute, rounding: state.values };
+      const weight = new FourBitWeight({ codes, absmax, ...twice, ...format }, experts);
       return {
         granularity: granularity(inputs, state.blocksize),
         dtype: "u4",

@@ -149,6 +149,7 @@ describe("rules", () => {
         kind: "nf4",
         blocksize: 4,
         compute: "f32",
+        rounding: "f16",
       } as const;
       for (const act of ["none", "silu"] as const)
         check([x, bias, residual], () => fourBitLinear(x, w, { bias, act, residual }));

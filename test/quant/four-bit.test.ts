@@ -112,7 +112,7 @@ describe.each(ALL_DEVICES)("4 bits on %s", (name) => {
       return {
         packed,
         absmax,
-        values: contiguous(fourBitDequantize({ codes: packed, absmax, kind, blocksize }), dtype),
+        values: contiguous(fourBitDequantize({ codes: packed, absmax, kind, blocksize, rounding: "f32" }), dtype),
       };
     });
 
@@ -167,7 +167,16 @@ describe.each(ALL_DEVICES)("4 bits on %s", (name) => {
       const offset = Tensor.empty(device, [1], "f32");
       doubleQuantize(Tensor.from(device, absmax.values, [blocks]), map, small, nested, offset);
       const matrix = Tensor.from(device, packed.values, [blocks, 64], "u4");
-      const values = fourBitDequantize({ codes: matrix, absmax: small, nested, map, offset, kind, blocksize: 64 });
+      const values = fourBitDequantize({
+        codes: matrix,
+        absmax: small,
+        nested,
+        map,
+        offset,
+        kind,
+        blocksize: 64,
+        rounding: "f32",
+      });
       return { small, nested, offset, values };
     });
     expect([...(await all.small.read())]).toEqual([...get(doubles, `${kind}.absmax_codes`).values]);

@@ -111,7 +111,14 @@ async function checkFourBit(device: Device, size: Size, compute: FourBitCompute)
     Tensor.from(device, codes, [n, k], "u4"),
     Tensor.from(device, absmax, [n * perRow]),
   ] as const;
-  const y = fourBitLinear(tensors[0], { codes: tensors[1], absmax: tensors[2], kind: "nf4", blocksize, compute });
+  const y = fourBitLinear(tensors[0], {
+    codes: tensors[1],
+    absmax: tensors[2],
+    kind: "nf4",
+    blocksize,
+    compute,
+    rounding: "f32",
+  });
   const error = worst(await y.readFloats(), x, weight, size, rounded(compute === "f32" ? 0 : 2, k));
   expect(error, `${size}: error in units of what rounding explains`).toBeLessThan(1);
   for (const tensor of [...tensors, y]) tensor.dispose();

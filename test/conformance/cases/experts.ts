@@ -11,9 +11,11 @@ import {
 } from "../../../src/ops/experts.js";
 import {
   FOUR_BIT,
+  FOUR_BIT_ROUNDING,
   FOUR_BIT_TABLES,
   type FourBitCompute,
   type FourBitKind,
+  type FourBitRounding,
   NESTED_BLOCK,
 } from "../../../src/ops/four-bit.js";
 import { COMPUTE, type Compute } from "../../../src/ops/linear.js";
@@ -21,6 +23,7 @@ import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Bound, type Case, type Family, operand, UNIT } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { ACTS, acts, productBound, seeds, sumUnits } from "./_tools.js";
+import { ROUNDINGS, roundingFlag } from "./four-bit.js";
 
 /** Tokens, rows of x a token (1 or A), experts a token, experts, outputs and inputs of each. */
 interface Sizes {
@@ -129,11 +132,17 @@ function int8Case(sizes: Sizes, seed: number, options: Options & { seen?: boolea
 function fourBitCase(
   sizes: Sizes,
   seed: number,
-  options: Options & { kind?: FourBitKind; blocksize?: number; twice?: boolean; compute?: FourBitCompute } = {},
+  options: Options & {
+    kind?: FourBitKind;
+    blocksize?: number;
+    twice?: boolean;
+    compute?: FourBitCompute;
+    rounding?: FourBitRounding;
+  } = {},
 ): Case {
   const { E, N, K } = sizes;
   const { name, act, bound, inputs, fails } = parts(sizes, seed, options);
-  const { kind = "nf4", blocksize = 64, twice = false, compute = "f32" } = options;
+  const { kind = "nf4", blocksize = 64, twice = false, compute = "f32", rounding = "f32" } = options;
   const codes = bytes(seed + 3, (E * N * K) / 2);
   const blocks = Math.ceil((N * K) / blocksize);
   const outer = Math.ceil(blocks / NESTED_BLOCK);
@@ -154,7 +163,7 @@ function fourBitCase(
     return table[i & 1 ? byte & 15 : byte >>> 4]! * absmax[e * blocks + Math.floor((i % (N * K)) / blocksize)]!;
   });
   return {
-    name: `${name} ${kind} ${blocksize}${twice ? " twice" : ""} ${compute}`,
+    name: `${name} ${kind} ${blocksize}${twice ? " twice" : ""} ${compute}${roundingFlag(rounding)}`,
     inputs: [
       inputs.x,
       operand([E, N, K], codes, "u4", { panels: K % blocksize === 0 }),
@@ -165,7 +174,7 @@ function fourBitCase(
       inputs.experts,
       inputs.bias,
     ],
-    attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute]],
+    attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute], FOUR_BIT_ROUNDING[rounding]],
     // Products in bf16 may round both operands to eight bits.
     bound: bound(dense, sumUnits(K) + (compute === "bf16" ? 2 * 2 ** -8 : 0)),
     fails,
@@ -238,11 +247,23 @@ const fourBit: Family = {
     fourBitCase({ M: 3, each: false, A: 2, E: 3, N: 5, K: 50 }, 77, { twice: true }),
     fourBitCase({ M: 3, each: false, A: 2, E: 2, N: 272, K: 64 }, 78, { twice: true }),
     ...[1, 50].map((M) => fourBitCase({ M, each: false, A: 2, E: 3, N: 32, K: 128 }, M, { compute: "bf16" })),
+    ...(["f16", "bf16"] as const).flatMap((rounding) => [
+      fourBitCase({ M: 3, each: true, A: 2, E: 3, N: 16, K: 160 }, 79, { rounding, blocksize: 32 }),
+      fourBitCase({ M: 20, each: false, A: 2, E: 3, N: 5, K: 50 }, 80, { rounding, kind: "fp4", twice: true }),
+    ]),
   ],
   fuzz: fc
-    .tuple(even, seeds, options, fc.constantFrom<FourBitKind>("nf4", "fp4"), fc.constantFrom(32, 64, 128), fc.boolean())
-    .map(([one, seed, more, kind, blocksize, twice]) =>
-      fourBitCase(one, seed, { ...more, bias: more.bias && !twice, kind, blocksize, twice }),
+    .tuple(
+      even,
+      seeds,
+      options,
+      fc.constantFrom<FourBitKind>("nf4", "fp4"),
+      fc.constantFrom(32, 64, 128),
+      fc.boolean(),
+      fc.constantFrom(...ROUNDINGS),
+    )
+    .map(([one, seed, more, kind, blocksize, twice, rounding]) =>
+      fourBitCase(one, seed, { ...more, bias: more.bias && !twice, kind, blocksize, twice, rounding }),
     ),
 };
 

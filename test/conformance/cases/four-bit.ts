@@ -5,9 +5,11 @@ import { ACT, type Act } from "../../../src/ops/activation.js";
 import {
   doubleQuantizeOp,
   FOUR_BIT,
+  FOUR_BIT_ROUNDING,
   FOUR_BIT_TABLES,
   type FourBitCompute,
   type FourBitKind,
+  type FourBitRounding,
   fourBitDequantizeOp,
   fourBitEmbeddingOp,
   fourBitLinearOp,
@@ -23,6 +25,10 @@ import { matrix } from "./matrix.js";
 
 const KINDS: readonly FourBitKind[] = ["nf4", "fp4"];
 const MAP = dynamicMap(true);
+export const ROUNDINGS = ["f32", "f16", "bf16"] as const satisfies readonly FourBitRounding[];
+
+/** What a case says of rounding. */
+export const roundingFlag = (rounding: FourBitRounding): string => (rounding === "f32" ? "" : ` to ${rounding}`);
 
 export interface Stored {
   /** codes, absmax, nested, map, offset. */
@@ -59,14 +65,15 @@ export function stored(
   blocksize: number,
   twice: boolean,
   seed: number,
+  scale = 1,
 ): Stored {
   const codes = matrix("u4", N, K, seed) as Uint8Array;
   const blocks = Math.ceil((N * K) / blocksize);
   const small = bytes(seed + 1, blocks);
-  const nested = normals(seed + 2, Math.ceil(blocks / NESTED_BLOCK)).map((x) => Math.abs(x) + 0.1);
+  const nested = normals(seed + 2, Math.ceil(blocks / NESTED_BLOCK)).map((x) => (Math.abs(x) + 0.1) * scale);
   const absmax = twice
     ? Float32Array.from(small, (code, j) => MAP[code]! * nested[Math.floor(j / NESTED_BLOCK)]! + 2)
-    : normals(seed + 3, blocks).map(Math.abs);
+    : normals(seed + 3, blocks).map((x) => Math.abs(x) * scale);
   const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
   const dense = Float32Array.from({ length: N * K }, (_, i) => {
     const byte = codes[i >>> 1]!;
@@ -93,10 +100,11 @@ interface Options {
   readonly residual?: boolean;
   readonly act?: Act;
   readonly compute?: FourBitCompute;
+  readonly rounding?: FourBitRounding;
 }
 
 function linearCase(lead: readonly number[], K: number, N: number, seed: number, options: Options = {}): Case {
-  const { kind = "nf4", blocksize = 64, twice = false, act = "none", compute = "f32" } = options;
+  const { kind = "nf4", blocksize = 64, twice = false, act = "none", compute = "f32", rounding = "f32" } = options;
   const rows = product(lead);
   const x = normals(seed, rows * K);
   const weights = stored(kind, N, K, blocksize, twice, seed + 10);
@@ -106,7 +114,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   // With bf16 both operands of a product may be rounded to eight bits. Where the unit for 8-bit codes is slower than the
   // one for bf16, that one may stand in for it.
   const units = sumUnits(K) + (compute === "bf16" || coded ? 2 * 2 ** -8 : 0);
-  const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${compute === "f32" ? "" : ` ${compute}`}`;
+  const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${compute === "f32" ? "" : ` ${compute}`}${roundingFlag(rounding)}`;
   return {
     name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}`,
     inputs: [
@@ -115,7 +123,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
       bias && operand([N], bias),
       residual && operand([...lead, N], residual),
     ],
-    attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute]],
+    attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute], FOUR_BIT_ROUNDING[rounding]],
     bound: productBound(x, weights.dense, K, N, units, {
       bias,
       residual,
@@ -151,6 +159,13 @@ const linear: Family = {
         linearCase([rows], 1152, 18, 100 * i + j + 410, { kind, compute: "int8", blocksize: 32, act: "silu" }),
         linearCase([rows], 100, 18, 100 * i + j + 420, { kind, compute: "int8", residual: true }),
       ]),
+      // Values that are rounded when they are decoded: panels and plain rows, few rows of x and many.
+      ...(["f16", "bf16"] as const).flatMap((rounding, j) => [
+        linearCase([1], 64, 29, 100 * i + j + 440, { kind, rounding }),
+        linearCase([7], 100, 18, 100 * i + j + 442, { kind, rounding, twice: true, residual: true }),
+        linearCase([13], 192, 35, 100 * i + j + 444, { kind, rounding, twice: true, act: "silu" }),
+        linearCase([50], 192, 35, 100 * i + j + 446, { kind, rounding, bias: true }),
+      ]),
       linearCase([3], 4096, 5, 100 * i + 430, { kind, compute: "int8", blocksize: 4096 }),
       linearCase([500], 64, 17, 100 * i + 431, { kind, compute: "int8", residual: true }),
     ]),
@@ -174,9 +189,13 @@ const linear: Family = {
         residual: fc.boolean(),
         act: acts,
         compute: fc.constantFrom<FourBitCompute>("f32", "bf16", "int8"),
+        rounding: fc.constantFrom(...ROUNDINGS),
       }),
     )
-    .map((all) => linearCase(...all)),
+    .map(([lead, K, N, seed, more]) =>
+      // Only exact products round what they decode.
+      linearCase(lead, K, N, seed, more.compute === "f32" ? more : { ...more, rounding: "f32" }),
+    ),
 };
 
 function quantizeCase(
@@ -238,11 +257,13 @@ function dequantizeCase(
   blocksize: number,
   twice: boolean,
   seed: number,
+  rounding: FourBitRounding = "f32",
+  scale = 1,
 ): Case {
   return {
-    name: `${kind} ${blocksize}: ${N} x ${K}${twice ? " twice" : ""} seed ${seed}`,
-    inputs: stored(kind, N, K, blocksize, twice, seed).operands,
-    attrs: [FOUR_BIT[kind], blocksize],
+    name: `${kind} ${blocksize}: ${N} x ${K}${twice ? " twice" : ""}${roundingFlag(rounding)} scale ${scale} seed ${seed}`,
+    inputs: stored(kind, N, K, blocksize, twice, seed, scale).operands,
+    attrs: [FOUR_BIT[kind], blocksize, FOUR_BIT_ROUNDING[rounding]],
   };
 }
 
@@ -257,6 +278,13 @@ const dequantize: Family = {
       dequantizeCase(kind, 1, 1, 64, twice, 100 * i + 50 * j + 11),
       dequantizeCase(kind, 0, 64, 64, twice, 100 * i + 50 * j + 12),
       dequantizeCase(kind, 300, 64, 64, twice, 100 * i + 50 * j + 13),
+      // Ordinary values, values that are subnormal in f16, and some beyond its largest.
+      ...(["f16", "bf16"] as const).flatMap((rounding, k) =>
+        [1, 2e-5, 3e4].flatMap((scale, l) => [
+          dequantizeCase(kind, 33, 128, 64, twice, 100 * i + 50 * j + 6 * k + 2 * l + 14, rounding, scale),
+          dequantizeCase(kind, 37, 57, 32, twice, 100 * i + 50 * j + 6 * k + 2 * l + 15, rounding, scale),
+        ]),
+      ),
     ]),
   ),
   fuzz: fc
@@ -267,6 +295,8 @@ const dequantize: Family = {
       fc.constantFrom(32, 64, 128),
       fc.boolean(),
       seeds,
+      fc.constantFrom(...ROUNDINGS),
+      fc.constantFrom(1, 1e-4, 1e4),
     )
     .map((all) => dequantizeCase(...all)),
 };
@@ -301,13 +331,14 @@ function embeddingCase(
   twice: boolean,
   seed: number,
   wrong?: number,
+  rounding: FourBitRounding = "f32",
 ): Case {
   const ids = integers(seed + 20, product(lead), 0, V - 1);
   if (wrong !== undefined) ids[ids.length - 1] = wrong;
   return {
-    name: `${kind} ${blocksize}: [${lead}] of ${V} x ${K}${twice ? " twice" : ""} seed ${seed}${wrong === undefined ? "" : ` id ${wrong}`}`,
+    name: `${kind} ${blocksize}: [${lead}] of ${V} x ${K}${twice ? " twice" : ""}${roundingFlag(rounding)} seed ${seed}${wrong === undefined ? "" : ` id ${wrong}`}`,
     inputs: [...stored(kind, V, K, blocksize, twice, seed).operands, operand(lead, ids)],
-    attrs: [FOUR_BIT[kind], blocksize],
+    attrs: [FOUR_BIT[kind], blocksize, FOUR_BIT_ROUNDING[rounding]],
     fails: wrong !== undefined,
   };
 }
@@ -321,6 +352,8 @@ const embedding: Family = {
       embeddingCase(kind, [5], 300, 64, 64, twice, 100 * i + 50 * j + 3),
       embeddingCase(kind, [0], 3, 64, 32, twice, 100 * i + 50 * j + 4),
       embeddingCase(kind, [2], 3, 64, 32, twice, 100 * i + 50 * j + 5, 3),
+      embeddingCase(kind, [3], 37, 57, 64, twice, 100 * i + 50 * j + 6, undefined, "f16"),
+      embeddingCase(kind, [3], 37, 128, 64, twice, 100 * i + 50 * j + 7, undefined, "bf16"),
     ]),
   ),
   fuzz: fc
@@ -332,8 +365,11 @@ const embedding: Family = {
       fc.constantFrom(32, 64, 128),
       fc.boolean(),
       seeds,
+      fc.constantFrom(...ROUNDINGS),
     )
-    .map(([kind, lead, V, K, blocksize, twice, seed]) => embeddingCase(kind, lead, V, K, blocksize, twice, seed)),
+    .map(([kind, lead, V, K, blocksize, twice, seed, rounding]) =>
+      embeddingCase(kind, lead, V, K, blocksize, twice, seed, undefined, rounding),
+    ),
 };
 
 export const FOUR_BITS: readonly Family[] = [linear, quantize, dequantize, double, embedding];

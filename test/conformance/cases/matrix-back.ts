@@ -1,13 +1,19 @@
 // Cases of products on the way back: linear_back, llm_int8_back, four_bit_back.
 
 import fc from "fast-check";
-import { FOUR_BIT, type FourBitKind, fourBitBackOp } from "../../../src/ops/four-bit.js";
+import {
+  FOUR_BIT,
+  FOUR_BIT_ROUNDING,
+  type FourBitKind,
+  type FourBitRounding,
+  fourBitBackOp,
+} from "../../../src/ops/four-bit.js";
 import { linearBackOp } from "../../../src/ops/linear.js";
 import { llmInt8BackOp } from "../../../src/ops/llm-int8.js";
 import { type Case, type Family, type Operand, operand } from "../../support/conformance.js";
 import { integers, normals, product } from "../../support/random.js";
 import { LEADS, leads, productBound, seeds, sumUnits } from "./_tools.js";
-import { stored } from "./four-bit.js";
+import { ROUNDINGS, roundingFlag, stored } from "./four-bit.js";
 
 /** A case of dy · W for `matrix` operands that stand for `dense[N,K]`. */
 function backCase(
@@ -45,11 +51,12 @@ const int8: Make = (lead, N, K, seed) => {
 };
 
 const fourBit =
-  (kind: FourBitKind, blocksize: number, twice: boolean): Make =>
+  (kind: FourBitKind, blocksize: number, twice: boolean, rounding: FourBitRounding = "f32"): Make =>
   (lead, N, K, seed) => {
     const w = stored(kind, N, K, blocksize, twice, seed + 1);
-    const name = ` ${kind} ${blocksize}${twice ? " twice" : ""}`;
-    return backCase(name, lead, [N, K], w.operands, w.dense, [FOUR_BIT[kind], blocksize], seed);
+    const name = ` ${kind} ${blocksize}${twice ? " twice" : ""}${roundingFlag(rounding)}`;
+    const attrs = [FOUR_BIT[kind], blocksize, FOUR_BIT_ROUNDING[rounding]];
+    return backCase(name, lead, [N, K], w.operands, w.dense, attrs, seed);
   };
 
 /** Around every width and number of rows that a kernel may like, and sums that take several blocks of outputs. */
@@ -86,11 +93,14 @@ export const MATRIX_BACK: readonly Family[] = [
       ...[false, true].flatMap((twice) =>
         [64, 128, 192].map((K, j) => fourBit(kind, 64, twice)([7], 37, K, 90 + 10 * i + j)),
       ),
+      ...(["f16", "bf16"] as const).flatMap((rounding) =>
+        [57, 128].map((K, j) => fourBit(kind, 64, true, rounding)([7], 37, K, 120 + 10 * i + j)),
+      ),
     ]),
     fuzz: fuzz(
       fc
-        .tuple(fc.constantFrom(...KINDS), blocks, fc.boolean())
-        .map(([kind, size, twice]) => fourBit(kind, size, twice)),
+        .tuple(fc.constantFrom(...KINDS), blocks, fc.boolean(), fc.constantFrom(...ROUNDINGS))
+        .map((all) => fourBit(...all)),
     ),
   },
 ];

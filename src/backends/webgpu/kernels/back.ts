@@ -19,7 +19,7 @@ import {
   writes,
 } from "../shader.js";
 import { FLOATS, range } from "../wgsl.js";
-import { type Absmax, codeRows, FILL, INCOMPLETE, parts, statistics, TABLE } from "./four-bit.js";
+import { type Absmax, codeRows, FILL, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
 import { FLOAT_TYPES } from "./product.js";
 
 const COLUMNS = 64;
@@ -164,12 +164,14 @@ const fourBitShader = family("four_bit_back", ({ absmax }: { absmax: Absmax }) =
     bindings: [reads("codes"), ...bindings],
     params: ["codes", ...params],
     declarations: [
+      FLOATS,
       TABLE,
       ...declarations,
       bitsReader("codes", "u4"),
+      ROUND,
       `fn one(n: u32, k: u32) -> f32 {
   let i = n * P.K + k;
-  return table[codes_bits(P.codes + i)] * absmax_of(i / P.blocksize);
+  return round_to(table[codes_bits(P.codes + i)] * absmax_of(i / P.blocksize));
 }`,
     ],
     prologue: FILL,
@@ -180,15 +182,15 @@ export const fourBitBack: Kernel = {
   op: fourBitBackOp,
   record(call, queue) {
     const [, codes, absmax, nested, map, mean] = call.operands;
-    const [kind = 0, blocksize = 64, phase = 0, adds = 0] = call.attributes;
+    const [kind = 0, blocksize = 64, rounding = 0, phase = 0, adds = 0] = call.attributes;
     const made = parts(absmax!, nested, map, mean, phase);
     if (!made) return INCOMPLETE;
-    const numbers = { kind, blocksize, codes: codes!.offset, ...made.numbers };
+    const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...made.numbers };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax });
     return record(queue, shader, call, 6, [codes!, ...made.pieces], numbers, adds);
   },
-  axes({ operands, attributes: [kind = 0, blocksize = 64, , adds = 0] }) {
-    const rows = codeRows(operands.slice(1), 1, [kind, blocksize], blocksize);
+  axes({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, , adds = 0] }) {
+    const rows = codeRows(operands.slice(1), 1, [kind, blocksize, rounding], blocksize);
     return axes(operands, 6, rows, (at) => [...rows.attributes!(at), at > 0 ? 1 : adds]);
   },
   shaders: () => (["f32", "u8"] as const).map((absmax) => fourBitShader({ absmax })),

@@ -10,7 +10,7 @@ import { asFlat, asRows } from "../schedule/call.js";
 import { along, firstDim } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, WORKGROUP, writes } from "../shader.js";
 import { FLOATS, literal } from "../wgsl.js";
-import { type Absmax, codeRows, FILL, INCOMPLETE, parts, statistics, TABLE } from "./four-bit.js";
+import { type Absmax, codeRows, FILL, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
 
 /** The table may be a part of a larger one: `size` rows from `first` on. `value` is WGSL of element k of row `at`. */
 function lookUp(
@@ -97,29 +97,30 @@ const fourBitShader = family("four_bit_embedding", ({ absmax }: { absmax: Absmax
   return lookUp(
     [reads("codes"), ...bindings],
     ["codes", ...params],
-    [TABLE, ...declarations, bitsReader("codes", "u4")],
-    "table[codes_bits(P.codes + at * P.columns + k)] * absmax_of((at * P.columns + k) / P.blocksize)",
+    [FLOATS, TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
+    "round_to(table[codes_bits(P.codes + at * P.columns + k)] * absmax_of((at * P.columns + k) / P.blocksize))",
     FILL,
   );
 });
 
 export const fourBitEmbedding: Kernel = {
   op: fourBitEmbeddingOp,
-  record({ operands, attributes: [kind = 0, blocksize = 64, phase = 0, first = 0, all] }, queue) {
+  record({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0, first = 0, all] }, queue) {
     const [codes, absmax, nested, map, mean, ids, y] = operands;
     const known = parts(absmax!, nested, map, mean, phase);
     if (!known) return INCOMPLETE;
     const [size = 0, columns = 0] = codes!.shape;
     const offsets = { codes: codes!.offset, ids: ids!.offset, y: y!.offset, ...known.numbers };
-    const numbers = { count: y!.count, columns, vocabulary: all ?? size, first, size, kind, blocksize, ...offsets };
+    const format = { kind, blocksize, rounding };
+    const numbers = { count: y!.count, columns, vocabulary: all ?? size, first, size, ...format, ...offsets };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax });
     queue.dispatch(shader, [codes!, ...known.pieces, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes({ operands, attributes }) {
     const [codes, , , , , ids, y] = operands;
-    const [, blocksize = 64, , before = 0, all] = attributes;
-    const rows = codeRows(operands, 0, attributes.slice(0, 2), blocksize);
+    const [, blocksize = 64, , , before = 0, all] = attributes;
+    const rows = codeRows(operands, 0, attributes.slice(0, 3), blocksize);
     return [
       { ...rows, attributes: (begin: number) => [...rows.attributes!(begin), before + begin, all ?? codes!.shape[0]!] },
       firstDim({ 5: asFlat(ids!), 6: asRows(y!) })[0]!,

@@ -12,7 +12,7 @@ import { along } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS } from "../wgsl.js";
 import type { Format } from "./format.js";
-import { type Absmax, FILL, PART as FOUR_BIT_PART, INCOMPLETE, TABLE } from "./four-bit.js";
+import { type Absmax, FILL, PART as FOUR_BIT_PART, INCOMPLETE, ROUND, ROUNDED_PART, TABLE } from "./four-bit.js";
 import { quantizeRows, rowsInScratch } from "./int8-rows.js";
 import { streamed as streamedCodes } from "./int8-vector.js";
 import { type Float, PART } from "./linear.js";
@@ -119,13 +119,13 @@ function absmaxOf(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; 
   if (absmax === "f32") {
     return {
       bindings: [reads("absmax", "array<f32>")],
-      params: ["kind", "blocksize", "blocks", "absmax"],
+      params: ["kind", "blocksize", "rounding", "blocks", "absmax"],
       declarations: ["fn absmax_of(block: u32) -> f32 { return absmax[P.absmax + expert * P.blocks + block]; }"],
     };
   }
   return {
     bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
-    params: ["kind", "blocksize", "blocks", "absmax", "outer", "nested", "map", "mean", "zero"],
+    params: ["kind", "blocksize", "rounding", "blocks", "absmax", "outer", "nested", "map", "mean", "zero"],
     declarations: [
       bitsReader("absmax", "u8"),
       `fn absmax_of(block: u32) -> f32 {
@@ -139,7 +139,7 @@ function absmaxOf(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; 
 
 const fourBitShader = family(
   "four_bit_expert_linear",
-  ({ absmax, ...options }: Options & { [name: string]: string | boolean; absmax: Absmax }) => {
+  ({ absmax, rounds, ...options }: Options & { [name: string]: string | boolean; absmax: Absmax; rounds: boolean }) => {
     const statistics = absmaxOf(absmax);
     const { fast } = options;
     const format: Format = {
@@ -147,6 +147,7 @@ const fourBitShader = family(
       params: ["codes", ...statistics.params],
       chunk: 32,
       prologue: FILL,
+      rounds: fast && rounds,
       declarations: [
         TABLE,
         ...statistics.declarations,
@@ -154,12 +155,14 @@ const fourBitShader = family(
           ? [
               `fn raw(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + ${ROW} * P.K) / 32u + c]; }`,
               FOUR_BIT_PART,
+              ...(rounds ? [ROUNDED_PART] : []),
               "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
             ]
           : [
               bitsReader("codes", "u4"),
+              ROUND,
               `fn one(n: u32, k: u32) -> f32 {
-  return table[codes_bits(P.codes + ${ROW} * P.K + k)] * absmax_of((n * P.K + k) / P.blocksize);
+  return round_to(table[codes_bits(P.codes + ${ROW} * P.K + k)] * absmax_of((n * P.K + k) / P.blocksize));
 }`,
             ]),
       ],
@@ -293,8 +296,8 @@ export const fourBitExpertLinear: Kernel = {
   op: fourBitExpertLinearOp,
   record(call, queue, target) {
     const [x, codes, absmax, nested, map, mean, , bias] = call.operands;
-    const [kind = 0, blocksize = 64, act = 0] = call.attributes;
-    const numbers: Record<string, number> = { kind, blocksize, codes: codes!.offset };
+    const [kind = 0, blocksize = 64, act = 0, , rounding = 0] = call.attributes;
+    const numbers: Record<string, number> = { kind, blocksize, rounding, codes: codes!.offset };
     const statistics: Piece[] = [absmax!];
     Object.assign(numbers, { absmax: absmax!.offset, blocks: absmax!.shape[1]! });
     if (absmax!.dtype !== "f32") {
@@ -304,7 +307,8 @@ export const fourBitExpertLinear: Kernel = {
       Object.assign(numbers, { nested: offset, outer: shape[1]!, map: map.offset, mean: mean.offset, zero: 0 });
     }
     const aligned = codes!.shape[2]! % 32 === 0 && codes!.offset % 32 === 0 && x!.offset % 4 === 0;
-    const options = { fast: aligned && blocksize % 32 === 0, bias: biasOf(bias), subgroups: target.subgroups };
+    const fast = aligned && blocksize % 32 === 0;
+    const options = { fast, rounds: fast && rounding !== 0, bias: biasOf(bias), subgroups: target.subgroups };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax, ...options });
     return record(call, FOUR_BIT, shader, act, [codes!, ...statistics], numbers, queue, target);
   },
@@ -312,8 +316,8 @@ export const fourBitExpertLinear: Kernel = {
   shaders: ({ subgroups, storageBuffers }) =>
     (["f32", "u8"] as const).flatMap((absmax) =>
       BOTH.flatMap((fast) =>
-        BIAS_TYPES.filter((bias) => (absmax === "f32" ? 6 : 9) + (bias === "none" ? 0 : 1) <= storageBuffers).map(
-          (bias) => fourBitShader({ absmax, fast, bias, subgroups }),
+        BIAS_TYPES.filter((bias) => (absmax === "f32" ? 6 : 9) + (bias === "none" ? 0 : 1) <= storageBuffers).flatMap(
+          (bias) => (fast ? BOTH : [false]).map((rounds) => fourBitShader({ absmax, fast, rounds, bias, subgroups })),
         ),
       ),
     ),

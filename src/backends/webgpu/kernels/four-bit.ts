@@ -1,14 +1,20 @@
 // four_bit_linear and four_bit_dequantize: NF4 and FP4 codes with one absmax per block, which double quantization holds
 // in 8 bits. A shader never contracts `map * nested + offset` into one rounding: the product passes through an integer.
 
-import { FOUR_BIT_TABLES, fourBitDequantizeOp, fourBitLinearOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
+import {
+  FOUR_BIT_ROUNDING,
+  FOUR_BIT_TABLES,
+  fourBitDequantizeOp,
+  fourBitLinearOp,
+  NESTED_BLOCK,
+} from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
 import type { Queue } from "../device/queue.js";
 import { type Axis, groupsFor, type Kernel, type Part, type Target } from "../kernel.js";
 import type { Call, Operand, Piece } from "../schedule/call.js";
 import { rowsPerCut } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
-import { literal } from "../wgsl.js";
+import { FLOATS, literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import type { Format } from "./format.js";
 import {
@@ -30,18 +36,32 @@ import { HALVES } from "./tiles.js";
 
 export type Absmax = "f32" | "u8";
 
+/** `round_to(value)`: what a decoded value is rounded to, by the code of the attribute. Needs FLOATS. */
+export const ROUND = `fn round_to(value: f32) -> f32 {
+  if (P.rounding == ${FOUR_BIT_ROUNDING.f16}u) { return from_f16(to_f16(value)); }
+  if (P.rounding == ${FOUR_BIT_ROUNDING.bf16}u) { return bitcast<f32>(to_bf16(value) << 16u); }
+  return value;
+}`;
+
+/** Elements 4i to 4i+3 of a chunk with their factor. */
+export const ROUNDED_PART = `${ROUND}
+fn rounded_part(raw: vec4<u32>, i: u32, factor: f32) -> vec4<f32> {
+  let v = part(raw, i) * factor;
+  return vec4<f32>(round_to(v.x), round_to(v.y), round_to(v.z), round_to(v.w));
+}`;
+
 /** Bindings and functions that give `absmax_of(block)`. */
 export function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
   if (absmax === "f32") {
     return {
       bindings: [reads("absmax", "array<f32>")],
-      params: ["kind", "blocksize", "absmax"],
+      params: ["kind", "blocksize", "rounding", "absmax"],
       declarations: ["fn absmax_of(block: u32) -> f32 { return absmax[P.absmax + block]; }"],
     };
   }
   return {
     bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
-    params: ["kind", "blocksize", "absmax", "nested", "map", "mean", "zero", "phase"],
+    params: ["kind", "blocksize", "rounding", "absmax", "nested", "map", "mean", "zero", "phase"],
     declarations: [
       bitsReader("absmax", "u8"),
       `fn absmax_of(block: u32) -> f32 {
@@ -96,7 +116,7 @@ function joinedFormat(jobs: number): Format {
   };
 }
 
-function format(absmax: Absmax, fast: boolean): Format {
+function format(absmax: Absmax, fast: boolean, rounds: boolean): Format {
   const { bindings, params, declarations } = statistics(absmax);
   const shared = [TABLE, ...declarations];
   return {
@@ -104,11 +124,13 @@ function format(absmax: Absmax, fast: boolean): Format {
     params: ["codes", ...params],
     chunk: 32,
     prologue: FILL,
+    rounds: fast && rounds,
     declarations: fast
       ? [
           ...shared,
           "fn raw(n: u32, c: u32) -> vec4<u32> { return codes[(P.codes + n * P.K) / 32u + c]; }",
           PART,
+          ...(rounds ? [ROUNDED_PART] : []),
           "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
           // Both tables end at one.
           `fn share_of_largest(n: u32, i: u32, count: u32) -> f32 {
@@ -123,16 +145,26 @@ function format(absmax: Absmax, fast: boolean): Format {
       : [
           ...shared,
           bitsReader("codes", "u4"),
+          ROUND,
           `fn one(n: u32, k: u32) -> f32 {
   let i = n * P.K + k;
-  return table[codes_bits(P.codes + i)] * absmax_of(i / P.blocksize);
+  return round_to(table[codes_bits(P.codes + i)] * absmax_of(i / P.blocksize));
 }`,
         ],
   };
 }
 
-const linearShader = family("four_bit_linear", (options: ProductOptions & { readonly absmax: Absmax }) =>
-  productSpec(options.jobs ? joinedFormat(options.jobs) : format(options.absmax, options.fast), options),
+interface LinearOptions extends ProductOptions {
+  readonly absmax: Absmax;
+  /** Decoded values are rounded; where a product is not fast, a number says so instead. */
+  readonly rounds: boolean;
+}
+
+const linearShader = family("four_bit_linear", (options: LinearOptions) =>
+  productSpec(
+    options.jobs ? joinedFormat(options.jobs) : format(options.absmax, options.fast, options.rounds),
+    options,
+  ),
 );
 
 /** The operands of the statistics, and their numbers. */
@@ -186,20 +218,22 @@ export const INCOMPLETE = "absmax in u8 needs nested, map and offset";
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
 export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
-  const [kind = 0, blocksize = 64] = calls[0]!.attributes;
+  const [kind = 0, blocksize = 64, , , rounding] = calls[0]!.attributes;
+  if (rounding !== 0) return false;
   for (const call of calls) {
     const [x, codes, absmax, , , , bias, residual, y] = call.operands;
     const [N = 0, K = 0] = codes!.shape;
     const numbers = { codes: codes!.offset, absmax: absmax!.offset };
     const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
-    const alike = call.attributes[0] === kind && call.attributes[1] === blocksize && absmax!.dtype === "f32";
+    const same = call.attributes[0] === kind && call.attributes[1] === blocksize && call.attributes[4] === 0;
+    const alike = same && absmax!.dtype === "f32";
     const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
     if (bias || residual || !joinable(product, call.attributes[2]!, fast)) return false;
     products.push(product);
   }
   if (1 + 3 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
   const K = calls[0]!.operands[1]!.shape[1]!;
-  const made = (options: JoinedOptions): Shader => linearShader({ absmax: "f32", ...options });
+  const made = (options: JoinedOptions): Shader => linearShader({ absmax: "f32", rounds: false, ...options });
   recordJoined(queue, target, products, K, { kind, blocksize }, made, gate);
   return true;
 }
@@ -208,14 +242,14 @@ export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
   record(call, queue, target) {
     const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
-    const [kind = 0, blocksize = 64, act = 0, compute = 0, phase = 0] = call.attributes;
+    const [kind = 0, blocksize = 64, act = 0, compute = 0, rounding = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
     // 8-bit products round more, but are allowed only where blocks end with the rows.
-    const rounds = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
+    const halves = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const pieces = [codes!, ...statistics.pieces];
-    const numbers = { kind, blocksize, codes: codes!.offset, ...statistics.numbers };
+    const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...statistics.numbers };
     const fast = K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
     // More operands than this device binds at once: the residual is added afterwards.
     const apart = residual !== undefined && pieces.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
@@ -228,11 +262,13 @@ export const fourBitLinear: Kernel = {
       K,
       act,
       fast,
-      half: rounds ? ({ parts: 1 } as const) : undefined,
+      half: halves ? ({ parts: 1 } as const) : undefined,
       pieces,
       numbers,
     };
-    recordProduct(queue, target, product, (options) => linearShader({ absmax: absmax!.dtype as Absmax, ...options }));
+    recordProduct(queue, target, product, (options) =>
+      linearShader({ absmax: absmax!.dtype as Absmax, rounds: options.fast && rounding !== 0, ...options }),
+    );
     if (apart) {
       addInPlace(queue, residual, y!);
     }
@@ -240,15 +276,17 @@ export const fourBitLinear: Kernel = {
   },
   join: (calls, queue, target) => joinFourBit(calls, queue, target),
   axes(call) {
-    const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 4), call.attributes[1]!);
+    const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 5), call.attributes[1]!);
     return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
   },
   shaders: (target) => [
     ...(target.f16 ? [HALVES] : []),
     ...(["f32", "u8"] as const).flatMap((absmax) =>
       [
-        ...productVariants(target, absmax === "f32" ? 4 : 7, [1]),
-        ...(absmax === "f32" ? joinedVariants(target, 2) : []),
+        ...productVariants(target, absmax === "f32" ? 4 : 7, [1]).flatMap((options) =>
+          (options.fast && !options.half ? [false, true] : [false]).map((rounds) => ({ rounds, ...options })),
+        ),
+        ...(absmax === "f32" ? joinedVariants(target, 2) : []).map((options) => ({ rounds: false, ...options })),
       ].map((options) => linearShader({ absmax, ...options })),
     ),
   ],
@@ -259,29 +297,32 @@ const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Ab
   return {
     bindings: [reads("codes"), ...bindings, writes("y")],
     params: ["count", "codes", "y", ...params],
-    declarations: [TABLE, ...declarations, bitsReader("codes", "u4")],
+    declarations: [FLOATS, TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
     body: `${FILL}
   if (gid >= P.count) { return; }
-  y[P.y + gid] = table[codes_bits(P.codes + gid)] * absmax_of(gid / P.blocksize);`,
+  y[P.y + gid] = round_to(table[codes_bits(P.codes + gid)] * absmax_of(gid / P.blocksize));`,
   };
 });
 
 export const fourBitDequantize: Kernel = {
   op: fourBitDequantizeOp,
   record(
-    { operands: [codes, absmax, nested, map, mean, w], attributes: [kind = 0, blocksize = 64, phase = 0] },
+    {
+      operands: [codes, absmax, nested, map, mean, w],
+      attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0],
+    },
     queue,
   ) {
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const { count } = w!;
-    const numbers = { count, kind, blocksize, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
+    const numbers = { count, kind, blocksize, rounding, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
     const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
     queue.dispatch(shader, [codes!, ...statistics.pieces, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes({ operands, attributes }) {
-    const rows = codeRows(operands, 0, attributes.slice(0, 2), attributes[1]!);
+    const rows = codeRows(operands, 0, attributes.slice(0, 3), attributes[1]!);
     return [{ ...rows, parts: { ...rows.parts, 5: { operand: operands[5]!, dim: 0 } } }];
   },
   shaders: () => (["f32", "u8"] as const).map((absmax) => dequantizeShader({ absmax })),

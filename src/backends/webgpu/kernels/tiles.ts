@@ -198,11 +198,13 @@ export function tiled(format: Format, form: TileForm, fast: boolean): string {
       : `${name}[${row} * ${quads + 1}u + ${quad}] = ${value};`;
   const type = half ? "vec4<f16>" : "vec4<f32>";
   const one = (j: number): string => `select(0.0, one(n0 + r, min(k + ${j}u, P.K - 1u)), k + ${j}u < P.K)`;
+  const part = (i: string): string =>
+    format.rounds ? `rounded_part(words, ${i}, factor)` : `part(words, ${i}) * factor`;
   const decode = fast
     ? `let words = raw(n0 + r, k / ${format.chunk}u);
         let factor = weight(n0 + r, k / ${format.chunk}u)${half ? " * power(-w_exponent(r))" : ""};
         for (var q = 0u; q < ${unit / 4}u; q++) {
-          let w = ${type}(part(words, (k % ${format.chunk}u) / 4u + q) * factor);
+          let w = ${type}(${part(`(k % ${format.chunk}u) / 4u + q`)});
           ${put("ws", "r", `u * ${unit / 4}u + q`, "w")}
         }`
     : `let w = vec4<f32>(${range(4).map(one).join(", ")});

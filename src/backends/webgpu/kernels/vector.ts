@@ -43,22 +43,24 @@ export function streamed(
   ];
   if (fast) {
     const quads = format.chunk / 4;
+    const weights = range(OUTPUTS).map((n) => `let weight${n} = weight(row${n}, c);`);
     lines.push(
       ...range(rows).map((m) => `let x${m} = (P.x + ${row(m)} * P.K) / 4u;`),
       `for (var c = lid; c < P.K / ${format.chunk}u; c += ${VECTOR_WIDTH}u) {`,
       ...range(OUTPUTS).map((n) => `let raw${n} = raw(row${n}, c);`),
+      ...(format.rounds ? weights : []),
       ...cells.map(({ m, n }) => `var dot${m}_${n} = 0.0;`),
       ...range(quads).flatMap((i) => [
         "{",
         ...range(rows).map((m) => `let v${m} = x[x${m} + c * ${quads}u + ${i}u];`),
         ...range(OUTPUTS).flatMap((n) => [
-          `let w${n} = part(raw${n}, ${i}u);`,
+          `let w${n} = ${format.rounds ? `rounded_part(raw${n}, ${i}u, weight${n})` : `part(raw${n}, ${i}u)`};`,
           ...range(rows).map((m) => `dot${m}_${n} += dot(w${n}, v${m});`),
         ]),
         "}",
       ]),
-      ...range(OUTPUTS).map((n) => `let weight${n} = weight(row${n}, c);`),
-      ...cells.map(({ m, n }) => `sum${m}_${n} += dot${m}_${n} * weight${n};`),
+      ...(format.rounds ? [] : weights),
+      ...cells.map(({ m, n }) => `sum${m}_${n} += dot${m}_${n}${format.rounds ? "" : ` * weight${n}`};`),
       "}",
     );
   } else {

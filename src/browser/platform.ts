@@ -17,8 +17,8 @@ import { wasmFile } from "./wasm-file.js";
 import { isRelative, WEB } from "./web.js";
 
 const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
-/** Devices that take each option. `wasm` is allowed with every name, for pages that let people choose the device. */
-const OWNERS = { threads: ["wasm", "auto"], wasm: DEVICE_NAMES } as const;
+/** Devices that take each option. `wasm`, the module, is allowed with every name, for pages that let people choose the device. */
+const OWNERS = { threads: ["wasm", "auto"], deterministic: DEVICE_NAMES, wasm: DEVICE_NAMES } as const;
 
 /**
  * An address, whole or relative to the page or Worker ("./models/x/", "/models/x/"), or the id of a model on a hub.
@@ -50,14 +50,14 @@ export async function requestDevice(name: string = "auto", options: DeviceOption
   if ((DEVICE_NAMES as readonly string[]).includes(name)) checkDeviceOptions(name, options, OWNERS);
   switch (name) {
     case "webgpu":
-      return new Device(await openWebGPU(gpu()));
+      return new Device(await openWebGPU(gpu(), { deterministic: options.deterministic }));
     case "wasm":
       return openWasmDevice(options);
     case "reference":
       return new Device(openReference(OPS));
     case "auto": {
       const { name, reason } = await chooseDevice();
-      const device = await requestDevice(name, name === "webgpu" ? {} : options);
+      const device = await requestDevice(name, name === "webgpu" ? { deterministic: options.deterministic } : options);
       device.reason = reason;
       return device;
     }

@@ -45,7 +45,12 @@ export function usualDevice(): DeviceName {
 }
 
 /** Devices of Node that have these options. */
-const OWNERS = { threads: ["cpu", "wasm"], isa: ["cpu"], deterministic: ["cpu"], memory: ["cpu"] } as const;
+const OWNERS = {
+  threads: ["cpu", "wasm"],
+  isa: ["cpu"],
+  deterministic: ["cpu", "webgpu", "wasm", "reference"],
+  memory: ["cpu"],
+} as const;
 
 /**
  * Opens a device without waiting: "cpu" (native kernels), "cpu:0" to "cpu:63" (the same, as logical devices), "wasm" (the same kernels as WebAssembly, in threads of their
@@ -91,16 +96,17 @@ export function checkDeviceName(name: string): void {
  * @throws DeviceError for an unknown name, or if the device is not there
  */
 export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
+  const { deterministic } = options;
   if (name === "auto") {
     const choice = await chooseDevice();
-    const device = await requestDevice(choice.name, choice.name.startsWith("webgpu") ? {} : options);
+    const device = await requestDevice(choice.name, choice.name.startsWith("webgpu") ? { deterministic } : options);
     device.reason = choice.reason;
     return device;
   }
   const gpu = GPU_NAME.exec(name);
   if (!gpu) return openDevice(name, options);
-  checkDeviceOptions(name, options, OWNERS);
-  if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU()));
+  checkDeviceOptions("webgpu", options, OWNERS);
+  if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU(), { deterministic }));
   const adapters = await listAdapters();
   const adapter = adapters[Number(gpu[1])];
   if (!adapter) {
@@ -110,7 +116,7 @@ export async function requestDevice(name: string = usualDevice(), options: Devic
         : "install a Vulkan, Metal or D3D12 driver, or use the cpu",
     });
   }
-  return new Device(await openWebGPU(adapter.gpu));
+  return new Device(await openWebGPU(adapter.gpu, { deterministic }));
 }
 
 function several(alike: number): string {

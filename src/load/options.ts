@@ -47,8 +47,9 @@ export const DEVICE = {
   /** Bytes that the device "cpu", or a logical one, may allocate in all; most of the machine's memory by default. */
   memory: option(z.int().min(1), "a whole number of bytes"),
   /**
-   * A row's results never depend on how many rows come with it; costs the matrix units (AMX) where there are some. "cpu"
-   * only.
+   * A row's results never depend on how many rows come with it. "wasm", "reference" and most CPUs hold to that anyway. On
+   * the CPU it costs the matrix units (AMX) where there are some; on WebGPU all products in floats and 4 bits of nine rows
+   * and more then go the way of few rows, which makes prompts several times slower.
    */
   deterministic: flag(),
   /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */

@@ -33,6 +33,11 @@ export interface WebGPUOptions {
   readonly f16?: boolean;
   /** False turns off subgroup matrices; a size such as "8x8x8" (M, N, K) is used without asking the adapter. */
   readonly subgroupMatrix?: boolean | string;
+  /**
+   * A row's results never depend on how many rows come with it: float and 4-bit products then take the kernels for few rows
+   * whatever the number of rows. LLM.int8() and attention hold to it anyway.
+   */
+  readonly deterministic?: boolean | undefined;
   /** Limits of a binding and of a buffer in bytes, below those of the device: for tests of splits. */
   readonly binding?: number;
   readonly buffer?: number;
@@ -97,6 +102,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
     f16,
     matrix: subgroups && f16 ? await subgroupMatrix(adapter, device, "f16", options.subgroupMatrix) : undefined,
     matrix8: subgroups ? await subgroupMatrix(adapter, device, "i8", options.subgroupMatrix) : undefined,
+    deterministic: options.deterministic === true,
     storageBuffers: device.limits.maxStorageBuffersPerShaderStage,
   };
   const backend = new WebGPU(adapter, device, target, options);

@@ -23,6 +23,8 @@ export interface Target {
   readonly matrix?: SubgroupMatrix | undefined;
   /** Subgroup matrices of i8 with sums in i32. */
   readonly matrix8?: SubgroupMatrix | undefined;
+  /** Sums of a row must not depend on the number of rows. */
+  readonly deterministic: boolean;
   /** Storage buffers that one shader may bind: 8 by default. */
   readonly storageBuffers: number;
 }

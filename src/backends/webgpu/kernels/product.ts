@@ -33,7 +33,7 @@ export interface ProductOptions extends TileForm {
   readonly [more: string]: Option;
 }
 
-/** From this many rows of x on, tiles. */
+/** From this many rows of x on, tiles: they add up in another order than the vector form. */
 const MANY = 9;
 /** Up to this many rows of x, a tile has as many rows; else twice that. */
 const LOW_TILE = 32;
@@ -170,7 +170,7 @@ export function recordProduct(
   if (y.count === 0) return;
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
-  const rows = M >= MANY ? 0 : M === 1 ? 1 : 4;
+  const rows = M >= MANY && !target.deterministic ? 0 : M === 1 ? 1 : 4;
   const fits = call.half && halvesSize(M, K, call.half.parts) <= x.block.binding;
   const half = rows === 0 && fast && K > 0 && fits ? halving(target, call.half) : undefined;
   const form = rows > 0 ? {} : tileForm(target, fast, half?.parts, M <= LOW_TILE);

@@ -77,6 +77,8 @@ function deviceName(text: string): string {
 /** Threads per processor at most: each thread costs a stack, and all of them wait for one another. */
 const MOST_THREADS = 4;
 
+export const deterministicOption = (): Option => flagOf("deterministic", DEVICE.deterministic);
+
 export const threadsOption = (): Option => flagOf("threads", DEVICE.threads).argParser(threads);
 
 function threads(text: string): number {

@@ -21,6 +21,7 @@ import { BITS_AND_BYTES } from "../quant/config.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
   addFlags,
+  deterministicOption,
   deviceOption,
   flagOf,
   jsonOption,
@@ -45,6 +46,7 @@ interface GenerateFlags {
   kvCache?: KVCacheName;
   device?: string;
   threads?: number;
+  deterministic?: boolean;
   json?: boolean;
   quiet?: boolean;
 }
@@ -89,7 +91,8 @@ export function generateCommand(): Command {
     .addOption(kvCacheOption())
     .optionsGroup("Where:")
     .addOption(deviceOption())
-    .addOption(threadsOption());
+    .addOption(threadsOption())
+    .addOption(deterministicOption());
   return sourceOptions(command)
     .optionsGroup("Output:")
     .addOption(jsonOption())
@@ -134,13 +137,17 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   const bar = flags.quiet || !isInteractive() ? undefined : new LoadingBar();
   let loaded: PreTrainedModel;
   try {
-    loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
-      AutoModelForCausalLM.from_pretrained(name, {
-        ...options,
-        device,
-        progress_callback: bar && ((event) => bar.show(event)),
-        signal: abort.signal,
-      }),
+    loaded = await onOwnDevice(
+      NODE,
+      flags.device,
+      { threads: flags.threads, deterministic: flags.deterministic },
+      (device) =>
+        AutoModelForCausalLM.from_pretrained(name, {
+          ...options,
+          device,
+          progress_callback: bar && ((event) => bar.show(event)),
+          signal: abort.signal,
+        }),
     );
   } finally {
     bar?.stop();

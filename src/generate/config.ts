@@ -60,9 +60,13 @@ const OWN = {
     help: "above 1 makes repetition less likely",
   }),
   /** Taken off the logit of each token that was generated before (not of the prompt's); negative values invite them. */
-  presence_penalty: number(inRange, "a number between -1e30 and 1e30"),
+  presence_penalty: number(inRange, "a number between -1e30 and 1e30", {
+    help: "taken off the logits of tokens that were generated before",
+  }),
   /** Taken off the logit of a token as often as it was generated before. */
-  frequency_penalty: number(inRange, "a number between -1e30 and 1e30"),
+  frequency_penalty: number(inRange, "a number between -1e30 and 1e30", {
+    help: "taken off a token's logit for each time it was generated before",
+  }),
   /** The same seed gives the same tokens in the same row of a batch; drawn at random if absent. */
   seed: option(z.int(), "a whole number", {
     value: "<n>",

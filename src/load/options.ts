@@ -51,7 +51,7 @@ export const DEVICE = {
    * the CPU it costs the matrix units (AMX) where there are some; on WebGPU all products in floats and 4 bits of nine rows
    * and more then go the way of few rows, which makes prompts several times slower.
    */
-  deterministic: flag(),
+  deterministic: flag({ help: "results of a text never depend on the texts beside it (slower on some devices)" }),
   /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
   wasm: option<string | URL | Uint8Array | ArrayBuffer>(
     z.union([z.string(), z.instanceof(URL), z.instanceof(Uint8Array), z.instanceof(ArrayBuffer)]),

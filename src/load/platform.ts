@@ -108,6 +108,8 @@ export async function onOwnDevice<T extends OnDevice>(
     }
   };
   if (name !== "auto") return on(name, options);
-  // The options are a CPU's, should "auto" not find a GPU.
-  return onAuto(platform.chooseDevice, (chosen) => on(chosen, chosen.startsWith("webgpu") ? {} : options));
+  // The other options are a CPU's, should "auto" not find a GPU.
+  const { deterministic } = options;
+  const ownOf = (chosen: string): DeviceOptions => (chosen.startsWith("webgpu") ? { deterministic } : options);
+  return onAuto(platform.chooseDevice, (chosen) => on(chosen, ownOf(chosen)));
 }

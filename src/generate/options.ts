@@ -59,7 +59,8 @@ const MODEL = {
    * Products with matrices that stay dense: "float32" is exact; "bfloat16" lets kernels round activations to bf16 before
    * they meet a bf16 matrix, which is faster where the machine multiplies such pairs. By default a bf16 model is
    * multiplied in bf16, as in Python, and every other one exactly; attention over keys and values in bf16 follows it.
-   * Matrices in 4 bits have `bnb_4bit_compute_dtype` instead.
+   * Matrices in 4 bits have `bnb_4bit_compute_dtype` instead; that of a checkpoint is passed over where `dtype` asks for
+   * float32.
    */
   compute_dtype: such<FloatName>(
     (value) => isDType(value) && parseDType(value as string) !== "f16",

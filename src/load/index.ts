@@ -107,9 +107,11 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, task, options.dtype);
   const scheme = stored ? undefined : schemeOf(quantization);
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
+  // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
+  const exact = options.dtype !== "auto" && dtype === "f32" && !quantization?.given.has("bnb_4bit_compute_dtype");
   const storage: Storage = {
     ...{ dtype, scheme, skip, compute, head },
-    stored: stored && storedSchemes(agree(stored, quantization, source.location)),
+    stored: stored && storedSchemes(agree(stored, quantization, source.location), exact),
     shared: head && untieHead(model),
   };
   const steps = plan(model, architecture, checkpoint, storage);

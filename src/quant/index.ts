@@ -104,10 +104,13 @@ export function agree(
   return new BitsAndBytesConfig({ ...own, ...Object.fromEntries(computed) });
 }
 
-/** The schemes that may claim matrices of a checkpoint quantized in this way. */
-export function storedSchemes(config: BitsAndBytesConfig): readonly Scheme[] {
+/**
+ * The schemes that may claim matrices of a checkpoint quantized in this way.
+ * @param exact products with 4-bit matrices are exact, whatever the checkpoint's `bnb_4bit_compute_dtype`
+ */
+export function storedSchemes(config: BitsAndBytesConfig, exact = false): readonly Scheme[] {
   if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold)];
-  const compute = config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
+  const compute = exact || config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
   const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double_quant } = config;
   // The blocksize of each matrix stands beside its codes.
   return [fourBitScheme({ kind, double_quant, compute, blocksize: config.bnb_4bit_blocksize })];

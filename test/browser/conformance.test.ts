@@ -54,7 +54,9 @@ describeChromium("in Chromium", () => {
         const started = page.waitForEvent("worker");
         await page.evaluate(`void new Worker("./worker.js", { type: "module" })`);
         worker = await started;
-        await vi.waitFor(async () => expect(await worker.evaluate(() => "suite" in globalThis)).toBe(true));
+        // The Worker makes all tables of cases first.
+        const ready = async (): Promise<void> => expect(await worker.evaluate(() => "suite" in globalThis)).toBe(true);
+        await vi.waitFor(ready, { timeout: 60_000, interval: 200 });
         const { description, lacks } = await call("open", target);
         console.log(`Chromium ${browser.version()}: ${description}`);
         expect(lacks).toEqual([]);

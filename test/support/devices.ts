@@ -4,10 +4,12 @@ import { setFlagsFromString } from "node:v8";
 import { expect } from "vitest";
 import { relaxedSimd } from "../../src/backends/wasm/api.js";
 import { findWasm, openWasmFile, type WasmFileOptions } from "../../src/backends/wasm/node.js";
+import { openWebGPU } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";
-import { openDevice, requestDevice } from "../../src/load/device.js";
+import { openDevice } from "../../src/load/device.js";
 import { signatures } from "../../src/ops/index.js";
+import { sharedGPU } from "./shared-gpu.js";
 import { gpu } from "./webgpu.js";
 
 /** Why suites do without the wasm device; undefined if it is there. */
@@ -46,7 +48,7 @@ export const ALL_DEVICES: readonly string[] = [
 ];
 
 export async function requestTestDevice(name: string): Promise<Device> {
-  return name === "webgpu" ? requestDevice(name) : openTestDevice(name);
+  return name === "webgpu" ? new Device(await openWebGPU(sharedGPU!)) : openTestDevice(name);
 }
 
 export function openTestDevice(name: string): Device {

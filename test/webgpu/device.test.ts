@@ -95,7 +95,7 @@ describeGPU("WebGPU device", () => {
     for (const tensor of [fine, bad, ...ids]) tensor.dispose();
   });
 
-  test("nobody reads for a long time: the journal looks for itself, and forgets nothing", async () => {
+  test("nobody reads for a long time: the failure log reads by itself, and loses nothing", async () => {
     const x = flat(device, Int32Array.of(0));
     const id = scope(() => argmax(Tensor.from(device, Float32Array.of(Number.NaN, 1), [1, 2])));
     for (let i = 0; i < 40; i++) {

@@ -154,7 +154,7 @@ describeGPU("WebGPU memory", () => {
     bytes.dispose();
   });
 
-  test("a recording that is replayed: the tape's own memory, and a tensor of it", async () => {
+  test("a recording that is replayed: the prepared step's own memory, and a tensor of it", async () => {
     const counter = flat(device, Int32Array.of(0));
     const x = flat(device, Float32Array.of(1, 2, 3));
     const y = flat(device, Float32Array.of(0, 0, 0));

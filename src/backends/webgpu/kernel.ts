@@ -1,7 +1,7 @@
 // What a kernel is: the op it runs, how a call of it is recorded, and every shader that it can ask for.
 
 import type { Op } from "../../ops/op.js";
-import type { Queue } from "./device/queue.js";
+import type { CommandRecorder } from "./device/command-recorder.js";
 import type { Call, Operand } from "./schedule/call.js";
 import type { Shader } from "./shader.js";
 
@@ -52,7 +52,7 @@ export interface Axis {
 export interface Kernel {
   readonly op: Op;
   /** Records the dispatches of a call. Returns a sentence if the call cannot be computed. */
-  record(call: Call, queue: Queue, target: Target): string | undefined;
+  record(call: Call, recorder: CommandRecorder, target: Target): string | undefined;
   /**
    * Directions along which a call falls into independent ones, for operands that are too large for a binding. Returns a
    * sentence if the call cannot be computed.
@@ -61,9 +61,9 @@ export interface Kernel {
   /**
    * Records several calls as one dispatch, if it can; else records nothing and returns false. The backend has made sure
    * that they may run at the same time, that all operands fit and that one operand of all is the same: the one in place
-   * `shared`, the first unless it is given. `numbers` are those of the calls (failure-log.ts), `queue.call` the lowest.
+   * `shared`, the first unless it is given. `numbers` are those of the calls (failure-log.ts), `recorder.call` the lowest.
    */
-  join?(calls: readonly Call[], queue: Queue, target: Target, numbers: readonly number[]): boolean;
+  join?(calls: readonly Call[], recorder: CommandRecorder, target: Target, numbers: readonly number[]): boolean;
   readonly shared?: number;
   /** All shaders that calls on such a device can use, for the test that compiles them. */
   shaders(target: Target): readonly Shader[];

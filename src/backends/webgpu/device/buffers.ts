@@ -6,7 +6,7 @@
 
 import type { BufferId } from "../../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../../core/errors.js";
-import { type Check, type Refused, type Scopes, unchecked } from "./error-scopes.js";
+import { type Check, type ErrorScopes, type Refused, unchecked } from "./error-scopes.js";
 
 /** One allocation. */
 export interface Block {
@@ -22,8 +22,8 @@ export interface Block {
   readonly check: Check;
   /** Keys of the bind groups that name it. */
   readonly groups: Set<string>;
-  /** Prepared steps that use it (prepared.ts). */
-  readonly tapes: Set<{ stale: boolean }>;
+  /** Prepared steps that use it (prepared-step.ts). */
+  readonly preparedSteps: Set<{ stale: boolean }>;
   /** Blocks that kernels derived from it, by key; they live as long as it does. */
   readonly derived: Map<string, Derived>;
 }
@@ -71,7 +71,7 @@ export class Buffers {
   /** Bytes held by blocks, scratch included. */
   bytes = 0;
   readonly #device: GPUDevice;
-  readonly #scopes: Scopes;
+  readonly #scopes: ErrorScopes;
   readonly #sizes: Sizes;
   readonly #blocks = new Map<BufferId, Block>();
   readonly #scratch = new Map<string, Block>();
@@ -86,7 +86,7 @@ export class Buffers {
    */
   constructor(
     device: GPUDevice,
-    scopes: Scopes,
+    scopes: ErrorScopes,
     sizes: Sizes,
     made: (id: BufferId, check: Check) => void,
     forget: (block: Block) => void,
@@ -188,7 +188,17 @@ export class Buffers {
     });
     this.bytes += bytes;
     const uid = this.#next++;
-    return { buffers, segment, binding, bytes, uid, check, groups: new Set(), tapes: new Set(), derived: new Map() };
+    return {
+      buffers,
+      segment,
+      binding,
+      bytes,
+      uid,
+      check,
+      groups: new Set(),
+      preparedSteps: new Set(),
+      derived: new Map(),
+    };
   }
 
   #destroy(block: Block): void {

@@ -21,7 +21,7 @@ export type Refused = (message: string, memory: boolean) => OctavoError;
 /** Outermost scope first. */
 const FILTERS = ["validation", "internal", "out-of-memory"] as const satisfies readonly GPUErrorFilter[];
 
-export class Scopes {
+export class ErrorScopes {
   readonly #device: GPUDevice;
   #heard: Promise<void> = Promise.resolve();
 

@@ -8,9 +8,9 @@ import { type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
 import type { Signature } from "../../../core/signature.js";
 import { Poison, type Range } from "../../_poison.js";
 import type { Block } from "./buffers.js";
+import type { CommandRecorder } from "./command-recorder.js";
 import { type Check, graver } from "./error-scopes.js";
 import { FLAG_SLOTS, FLAG_WORDS, failureText, untag } from "./errors.js";
-import type { Queue } from "./queue.js";
 
 /** Words that may pile up without a read; beyond this the log checks the device itself. */
 const LONG = 1 << 20;
@@ -33,8 +33,8 @@ function refusal(error: OctavoError): Refusal {
   return { op: "", site: 0, message: error.message, error };
 }
 
-export class Journal {
-  readonly #queue: Queue;
+export class FailureLog {
+  readonly #recorder: CommandRecorder;
   readonly #signatureOf: (kernel: number) => Signature;
   readonly #poison = new Poison();
   #entries: Entry[] = [];
@@ -54,8 +54,8 @@ export class Journal {
   /** Reads settle one after the other. */
   #settled: Promise<unknown> = Promise.resolve();
 
-  constructor(queue: Queue, signatureOf: (kernel: number) => Signature) {
-    this.#queue = queue;
+  constructor(recorder: CommandRecorder, signatureOf: (kernel: number) => Signature) {
+    this.#recorder = recorder;
     this.#signatureOf = signatureOf;
   }
 
@@ -116,7 +116,7 @@ export class Journal {
     const done = (): void => {
       this.#looking = false;
     };
-    this.#settle(this.#queue.flag, 0, 0).then(done, done); // the next read reports errors
+    this.#settle(this.#recorder.flag, 0, 0).then(done, done); // the next read reports errors
   }
 
   /** Bytes of a block behind everything recorded so far; rejects if one of `checked` bytes is spoilt. */
@@ -137,7 +137,7 @@ export class Journal {
     range?: Range,
   ): Promise<{ data: Uint8Array; spoilt: Error | undefined }> {
     const end = this.#dropped + this.#entries.length;
-    const reading = this.#queue.read(block, offset, bytes);
+    const reading = this.#recorder.read(block, offset, bytes);
     const before = this.#settled;
     const settling = (async () => {
       const [back] = await Promise.all([reading, before]); // all earlier scopes have reported now
@@ -152,8 +152,8 @@ export class Journal {
 
   /** Reads the reports of all failed calls. */
   async #look(): Promise<void> {
-    const { flag } = this.#queue;
-    const { bytes } = await this.#queue.read(flag, 0, flag.bytes);
+    const { flag } = this.#recorder;
+    const { bytes } = await this.#recorder.read(flag, 0, flag.bytes);
     const flags = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
     let missing = (flags[0]! - this.#known) >>> 0;
     this.#known = flags[0]!;

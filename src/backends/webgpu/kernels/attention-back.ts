@@ -3,9 +3,9 @@
 // because a shader may bind eight.
 
 import { attentionBackOp } from "../../../ops/attention-back.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel, type Part } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { family, reads, type Shader, type ShaderSpec, WORKGROUP, writes } from "../shader.js";
 import { fold, LOWEST, range } from "../wgsl.js";
@@ -219,14 +219,14 @@ function placed(
   return { [name]: offset, [`${name}0`]: first, [`${name}1`]: second, [`${name}2`]: third };
 }
 
-function scratch(queue: Queue, slot: string, words: number): Piece {
+function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
   const size = Math.max(16, Math.ceil(words / 4) * 16);
-  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+  return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
 
 export const attentionBack: Kernel = {
   op: attentionBackOp,
-  record({ operands, attributes: [scale = 1, causal = 1, window = 0, softcap = 0] }, queue) {
+  record({ operands, attributes: [scale = 1, causal = 1, window = 0, softcap = 0] }, recorder) {
     const [q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv] = operands;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
     const [, G = 1, S = 0, E = 0] = v!.shape;
@@ -239,27 +239,32 @@ export const attentionBack: Kernel = {
       ...{ ...placed("q", q!), ...placed("k", k!), ...placed("v", v!), ...placed("dy", dy!) },
       ...(bias ? { ...placed("b", bias), b3: bias.strides[3]! } : { b: 0, b0: 0, b1: 0, b2: 0, b3: 0 }),
     };
-    const more: Piece[] = [];
+    const more: Binding[] = [];
     if (hides) {
-      const words = scratch(queue, "hides", 2 * B * S + H);
-      const pieces = [mask, segments, slopes].filter((operand) => operand !== undefined);
+      const words = scratch(recorder, "hides", 2 * B * S + H);
+      const bindings = [mask, segments, slopes].filter((operand) => operand !== undefined);
       const places = { mask: mask?.offset ?? 0, segments: segments?.offset ?? 0, slopes: slopes?.offset ?? 0 };
       const own = { keys: B * S, heads: H, ...places };
-      queue.dispatch(hidesShader({ step: "hides", ...given }), [...pieces, words], own, groupsFor(B * S + H, WIDTH));
+      recorder.dispatch(
+        hidesShader({ step: "hides", ...given }),
+        [...bindings, words],
+        own,
+        groupsFor(B * S + H, WIDTH),
+      );
       more.push(words);
     }
     if (bias) more.push(bias);
-    const statistics = scratch(queue, "statistics", 2 * B * H * T);
+    const statistics = scratch(recorder, "statistics", 2 * B * H * T);
     const options = { hides, bias: bias !== undefined };
     const ownQueries = [q!, k!, v!, dy!, ...more, statistics, dq!];
     const shader = queriesShader({ step: "queries", ...options, wide });
-    queue.dispatch(shader, ownQueries, { ...numbers, ...placed("o", dq!) }, B * H * T);
+    recorder.dispatch(shader, ownQueries, { ...numbers, ...placed("o", dq!) }, B * H * T);
     const ownKeys = [q!, k!, v!, dy!, ...more, statistics, dk!];
     const keys = keysShader({ step: "keys", ...options, wide });
-    queue.dispatch(keys, ownKeys, { ...numbers, ...placed("o", dk!) }, B * G * S);
+    recorder.dispatch(keys, ownKeys, { ...numbers, ...placed("o", dk!) }, B * G * S);
     const ownValues = [q!, k!, dy!, ...more, statistics, dv!];
     const values = keysShader({ step: "values", ...options, wide: wideV });
-    queue.dispatch(values, ownValues, { ...numbers, ...placed("o", dv!) }, B * G * S);
+    recorder.dispatch(values, ownValues, { ...numbers, ...placed("o", dv!) }, B * G * S);
     return undefined;
   },
   axes({ operands: [q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv] }) {

@@ -1,10 +1,10 @@
 // What attention does beside its one kernel: results of spans put together, inputs put together where a device cannot bind
 // each of them, and lanes checked where it has no binding left to report.
 
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Queue } from "../device/queue.js";
 import { groupsFor } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { LOWEST } from "../wgsl.js";
 import { PAGED, PAGED_PARAMS } from "./paged.js";
@@ -107,38 +107,43 @@ const check = family("attention", (_: { check: true }) => ({
   if (wrong.code != 0u) { report(wrong.code, wrong.a, wrong.b, 0u); }`,
 }));
 
-export function scratch(queue: Queue, slot: string, words: number): Piece {
+export function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
   const size = Math.ceil(words / 4) * 16;
-  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+  return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
 
-export function merged(queue: Queue, mask: Operand, segments: Operand): Piece {
+export function merged(recorder: CommandRecorder, mask: Operand, segments: Operand): Binding {
   const { count } = mask;
-  const piece = scratch(queue, "mask", 2 * count);
+  const binding = scratch(recorder, "mask", 2 * count);
   const numbers = { count, mask: mask.offset, segments: segments.offset };
-  queue.dispatch(merge({ merge: true }), [mask, segments, piece], numbers, groupsFor(count, WORKGROUP));
-  return piece;
+  recorder.dispatch(merge({ merge: true }), [mask, segments, binding], numbers, groupsFor(count, WORKGROUP));
+  return binding;
 }
 
-export function joined(queue: Queue, slopes: Operand, distances: Operand): Piece {
+export function joined(recorder: CommandRecorder, slopes: Operand, distances: Operand): Binding {
   const { count } = distances;
   const heads = slopes.count;
-  const piece = scratch(queue, "slopes", heads + count);
+  const binding = scratch(recorder, "slopes", heads + count);
   const numbers = { heads, count, slopes: slopes.offset, distances: distances.offset };
-  queue.dispatch(join({ join: true }), [slopes, distances, piece], numbers, groupsFor(heads + count, WORKGROUP));
-  return piece;
+  recorder.dispatch(join({ join: true }), [slopes, distances, binding], numbers, groupsFor(heads + count, WORKGROUP));
+  return binding;
 }
 
 /** Puts the spans' results in `parts` together into y. */
-export function combined(queue: Queue, parts: Piece, y: Operand, numbers: Record<string, number>): void {
-  queue.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
+export function combined(recorder: CommandRecorder, parts: Binding, y: Operand, numbers: Record<string, number>): void {
+  recorder.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
 }
 
 /** Reports what is wrong with lanes and table. */
-export function checked(queue: Queue, lanes: Operand, table: Operand, numbers: Record<string, number>): void {
+export function checked(
+  recorder: CommandRecorder,
+  lanes: Operand,
+  table: Operand,
+  numbers: Record<string, number>,
+): void {
   const [, batch = 0, steps = 0] = lanes.shape;
   const count = batch * steps;
-  queue.dispatch(check({ check: true }), [lanes, table], { ...numbers, count, steps }, groupsFor(count, WORKGROUP));
+  recorder.dispatch(check({ check: true }), [lanes, table], { ...numbers, count, steps }, groupsFor(count, WORKGROUP));
 }
 
 export const PARTS: readonly Shader[] = [

@@ -4,7 +4,7 @@
 import type { DType } from "../../../core/dtype.js";
 import { attentionOp } from "../../../ops/attention.js";
 import type { Axis, Kernel, Part, Target } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import type { Shader } from "../shader.js";
 import { checked, combined, joined, merged, PARTS, SPAN, scratch } from "./attention-parts.js";
@@ -63,7 +63,7 @@ function spansOf(room: number, window: number, paged: boolean): number {
 
 export const attention: Kernel = {
   op: attentionOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, y] = call.operands;
     const [scale = 1, causal = 1, window = 0, softcap = 0] = call.attributes;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
@@ -79,13 +79,13 @@ export const attention: Kernel = {
       ...{ scales: there(scales), paged, mask: there(mask), segments: there(segments) },
       ...{ slopes: there(slopes), distances: there(distances), bias: there(bias) },
     };
-    const binding = bound(given, target.storageBuffers);
+    const optional = bound(given, target.storageBuffers);
     const [lanes0 = 0, lanes1 = 0] = lanes?.strides ?? [];
     const cached = {
       ...(table ? pagedNumbers(table, S, pages) : { rows: 0, columns: 0, table: 0, S, pages }),
       ...{ lanes: lanes?.offset ?? 0, lanes0, lanes1, causal, window },
     };
-    if (paged && !binding.reports) checked(queue, lanes, table, cached);
+    if (paged && !optional.reports) checked(recorder, lanes, table, cached);
     const aligned = (n: number): boolean => n % 4 === 0;
     const quad = aligned(D) && k!.strides[3] === 1 && aligned(k!.offset) && k!.strides.slice(0, 3).every(aligned);
     const tiles = Math.ceil(R / rows);
@@ -95,19 +95,19 @@ export const attention: Kernel = {
     const spans = groups < FILLED ? Math.max(1, spansOf(room, window, paged)) : 1; // no keys: zeros are written
     const splits = B * G * R * spans * (E + 2) * 4 <= y!.block.binding ? spans : 1;
     const split = splits > 1;
-    const merges = binding.hides === "merged";
-    const joins = binding.adds === "joined";
+    const merges = optional.hides === "merged";
+    const joins = optional.adds === "joined";
     const shader = attentionShader({
       ...{ k: k!.dtype as Stored, v: v!.dtype as Stored },
       ...{ rows, d64: Math.ceil(D / 64), e64: Math.ceil(E / 64), quad },
-      ...binding,
+      ...optional,
       split,
     });
-    const out: Piece = split ? scratch(queue, "spans", B * G * R * splits * (E + 2)) : y!;
-    const pieces: (Piece | undefined)[] = [
+    const out: Binding = split ? scratch(recorder, "spans", B * G * R * splits * (E + 2)) : y!;
+    const bindings: (Binding | undefined)[] = [
       ...[q!, k!, v!, scales, lanes, table],
-      ...(merges ? [merged(queue, mask!, segments!)] : [mask, segments]),
-      ...(joins ? [joined(queue, slopes!, distances!)] : [slopes, distances]),
+      ...(merges ? [merged(recorder, mask!, segments!)] : [mask, segments]),
+      ...(joins ? [joined(recorder, slopes!, distances!)] : [slopes, distances]),
       ...[bias, out],
     ];
     const [half = 0, scales1 = 0, scales2 = 0] = scales?.strides ?? [];
@@ -122,15 +122,15 @@ export const attention: Kernel = {
       far: ((distances?.shape[1] ?? 1) - 1) / 2,
       ...{ scale, softcap },
     };
-    queue.dispatch(
+    recorder.dispatch(
       shader,
-      pieces.filter((piece) => piece !== undefined),
+      bindings.filter((binding) => binding !== undefined),
       numbers,
       groups * splits,
     );
     if (split) {
       const count = B * G * R;
-      combined(queue, out, y!, { count, share, T, H: width, G, R, E, splits, y: y!.offset });
+      combined(recorder, out, y!, { count, share, T, H: width, G, R, E, splits, y: y!.offset });
     }
     return undefined;
   },
@@ -185,9 +185,9 @@ function variants({ storageBuffers }: Target): Shader[] {
     for (const quad of flags) {
       for (const rows of [1, ROWS]) {
         const add = (given: Omit<Given, "scales">, d64: number, e64: number): void => {
-          const binding = bound({ ...given, scales: dtype === "i8" }, storageBuffers);
+          const optional = bound({ ...given, scales: dtype === "i8" }, storageBuffers);
           for (const split of flags) {
-            const one = attentionShader({ k: dtype, v: dtype, rows, d64, e64, quad, ...binding, split });
+            const one = attentionShader({ k: dtype, v: dtype, rows, d64, e64, quad, ...optional, split });
             made.set(one.key, one);
           }
         };

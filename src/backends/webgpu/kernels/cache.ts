@@ -2,7 +2,7 @@
 
 import { bitsOf } from "../../../core/dtype.js";
 import { kvAppendOp } from "../../../ops/kv-append.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Call, Operand } from "../schedule/call.js";
 import { same } from "../schedule/horizontal-fusion.js";
@@ -136,7 +136,7 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
 });
 
 /** @param apart the number of the second call less that of the first */
-function recordAppends(calls: readonly Call[], queue: Queue, apart: number): void {
+function recordAppends(calls: readonly Call[], recorder: CommandRecorder, apart: number): void {
   const jobs = calls.length === 2 ? 2 : 1;
   const { operands, attributes } = calls[0]!;
   const [x, lanes, table, cache, scales] = operands;
@@ -156,18 +156,18 @@ function recordAppends(calls: readonly Call[], queue: Queue, apart: number): voi
   });
   if (jobs === 2) sizes.apart = apart;
   const each = (at: number): Operand[] => calls.map((call) => call.operands[at]!);
-  const pieces = [placesOf(queue, lanes!, table!, S, pages), ...each(0), ...each(3)];
+  const bindings = [placesOf(recorder, lanes!, table!, S, pages), ...each(0), ...each(3)];
   if (scales) {
     const count = x!.count / size;
     const whole = size % 4 === 0 && each(3).every(({ offset }) => offset % 4 === 0);
     const shader = codesShader({ codes: true, whole, jobs });
-    queue.dispatch(shader, [...pieces, ...each(4)], { count, ...sizes }, jobs * count);
+    recorder.dispatch(shader, [...bindings, ...each(4)], { count, ...sizes }, jobs * count);
     return;
   }
   const paired = inPairs(size, each(3));
   const count = x!.count / (paired ? 2 : 1);
   const shader = kvShader({ cache: cache!.dtype as CacheType, paired, jobs });
-  queue.dispatch(shader, pieces, { count, ...sizes }, groupsFor(jobs * count, WORKGROUP));
+  recorder.dispatch(shader, bindings, { count, ...sizes }, groupsFor(jobs * count, WORKGROUP));
 }
 
 /** True if two calls append values of one shape to caches of one shape and dtype, by the same table. */
@@ -187,14 +187,14 @@ export function inPairs(size: number, caches: readonly Operand[]): boolean {
 export const kvAppend: Kernel = {
   op: kvAppendOp,
   shared: 1,
-  record(call, queue) {
-    recordAppends([call], queue, 0);
+  record(call, recorder) {
+    recordAppends([call], recorder, 0);
     return undefined;
   },
-  join(calls, queue, _target, numbers) {
+  join(calls, recorder, _target, numbers) {
     if (calls.length !== 2 || !appendedAlike(calls[0]!, calls[1]!)) return false;
     const apart = numbers[1]! - numbers[0]!;
-    recordAppends(apart > 0 ? calls : calls.toReversed(), queue, Math.abs(apart));
+    recordAppends(apart > 0 ? calls : calls.toReversed(), recorder, Math.abs(apart));
     return true;
   },
   axes({ operands: [x, lanes, , cache, scales], attributes }) {

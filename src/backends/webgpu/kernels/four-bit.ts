@@ -9,9 +9,9 @@ import {
   NESTED_BLOCK,
 } from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { type Axis, groupsFor, type Kernel, type Part, type Target } from "../kernel.js";
-import type { Call, Operand, Piece } from "../schedule/call.js";
+import type { Binding, Call, Operand } from "../schedule/call.js";
 import { rowsPerCut } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { FLOATS, literal } from "../wgsl.js";
@@ -174,11 +174,11 @@ export function parts(
   map: Operand | undefined,
   mean: Operand | undefined,
   phase: number,
-): { pieces: Piece[]; numbers: Record<string, number> } | undefined {
-  if (absmax.dtype === "f32") return { pieces: [absmax], numbers: { absmax: absmax.offset } };
+): { bindings: Binding[]; numbers: Record<string, number> } | undefined {
+  if (absmax.dtype === "f32") return { bindings: [absmax], numbers: { absmax: absmax.offset } };
   if (!nested || !map || !mean) return undefined;
   const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0, phase };
-  return { pieces: [absmax, nested, map, mean], numbers };
+  return { bindings: [absmax, nested, map, mean], numbers };
 }
 
 /**
@@ -216,7 +216,7 @@ export function codeRows(
 export const INCOMPLETE = "absmax in u8 needs nested, map and offset";
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
-export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+export function joinFourBit(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
   const [kind = 0, blocksize = 64, , , rounding] = calls[0]!.attributes;
   if (rounding !== 0) return false;
@@ -224,7 +224,7 @@ export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target
     const [x, codes, absmax, , , , bias, residual, y] = call.operands;
     const [N = 0, K = 0] = codes!.shape;
     const numbers = { codes: codes!.offset, absmax: absmax!.offset };
-    const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
+    const product = { x: x!, y: y!, N, bindings: [codes!, absmax!], numbers };
     const same = call.attributes[0] === kind && call.attributes[1] === blocksize && call.attributes[4] === 0;
     const alike = same && absmax!.dtype === "f32";
     const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
@@ -234,13 +234,13 @@ export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target
   if (1 + 3 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
   const K = calls[0]!.operands[1]!.shape[1]!;
   const made = (options: JoinedOptions): Shader => linearShader({ absmax: "f32", rounds: false, ...options });
-  recordJoined(queue, target, products, K, { kind, blocksize }, made, gate);
+  recordJoined(recorder, target, products, K, { kind, blocksize }, made, gate);
   return true;
 }
 
 export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, compute = 0, rounding = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
@@ -248,11 +248,11 @@ export const fourBitLinear: Kernel = {
     const halves = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
-    const pieces = [codes!, ...statistics.pieces];
+    const bindings = [codes!, ...statistics.bindings];
     const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...statistics.numbers };
     const fast = K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
     // More operands than this device binds at once: the residual is added afterwards.
-    const apart = residual !== undefined && pieces.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
+    const apart = residual !== undefined && bindings.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
     const product = {
       x: x!,
       bias,
@@ -263,18 +263,18 @@ export const fourBitLinear: Kernel = {
       act,
       fast,
       half: halves ? ({ parts: 1 } as const) : undefined,
-      pieces,
+      bindings,
       numbers,
     };
-    recordProduct(queue, target, product, (options) =>
+    recordProduct(recorder, target, product, (options) =>
       linearShader({ absmax: absmax!.dtype as Absmax, rounds: options.fast && rounding !== 0, ...options }),
     );
     if (apart) {
-      addInPlace(queue, residual, y!);
+      addInPlace(recorder, residual, y!);
     }
     return undefined;
   },
-  join: (calls, queue, target) => joinFourBit(calls, queue, target),
+  join: (calls, recorder, target) => joinFourBit(calls, recorder, target),
   axes(call) {
     const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 5), call.attributes[1]!);
     return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
@@ -311,14 +311,14 @@ export const fourBitDequantize: Kernel = {
       operands: [codes, absmax, nested, map, mean, w],
       attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0],
     },
-    queue,
+    recorder,
   ) {
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const { count } = w!;
     const numbers = { count, kind, blocksize, rounding, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
     const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
-    queue.dispatch(shader, [codes!, ...statistics.pieces, w!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(shader, [codes!, ...statistics.bindings, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes({ operands, attributes }) {

@@ -3,9 +3,9 @@
 // of padding; rows without outliers have no bitmap. If there are few rows, x itself follows the bitmap, in K words padded in
 // the same way, which saves joined products a binding. A norm can quantize the rows that it writes (fusions.ts).
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel } from "../kernel.js";
-import { type Call, leading, type Operand, type Piece } from "../schedule/call.js";
+import { type Binding, type Call, leading, type Operand } from "../schedule/call.js";
 import type { Fusion } from "../schedule/fusion.js";
 import { same } from "../schedule/horizontal-fusion.js";
 import { type BindingSpec, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
@@ -161,40 +161,46 @@ fn value_of(m: u32, k: u32) -> f32 {
 
 /** Where the rows of an x are. */
 export interface Rows {
-  readonly piece: Piece;
+  readonly binding: Binding;
   readonly layout: RowsLayout;
   /** Identifies x and the threshold. */
   readonly key: string;
 }
 
-function rowsOf(queue: Queue, x: Operand, threshold: number): Rows {
+function rowsOf(recorder: CommandRecorder, x: Operand, threshold: number): Rows {
   const M = leading(x.shape);
   const K = x.shape.at(-1)!;
   const layout = layoutFor(x) ?? layoutOf(K, false); // scratch memory says what is too large
   const size = M * layout.stride * 4;
-  const piece = { block: queue.buffers.scratch("rows", size), start: 0, size };
-  return { piece, layout, key: `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}` };
+  const binding = { block: recorder.buffers.scratch("rows", size), start: 0, size };
+  return { binding, layout, key: `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}` };
 }
 
 /**
  * Quantizes the rows of x into scratch, unless they are there already: from the call before, or from a norm.
  * @param seen what must have been marked on the way
  */
-export function quantizeRows(queue: Queue, x: Operand, threshold: number, seen: readonly Operand[] = []): Rows {
-  const rows = rowsOf(queue, x, threshold);
-  const { block } = rows.piece;
-  if (queue.made.holds(block, rows.key) && seen.every((one) => queue.made.holds(block, rows.key, one))) return rows;
+export function quantizeRows(
+  recorder: CommandRecorder,
+  x: Operand,
+  threshold: number,
+  seen: readonly Operand[] = [],
+): Rows {
+  const rows = rowsOf(recorder, x, threshold);
+  const { block } = rows.binding;
+  if (recorder.made.holds(block, rows.key) && seen.every((one) => recorder.made.holds(block, rows.key, one)))
+    return rows;
   const M = leading(x.shape);
   const numbers = { M, x: x.offset, ...numbersOf(rows, x, threshold, seen) };
-  queue.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.piece, ...seen], numbers, M);
-  queue.made.hold(block, rows.key, x.block, seen);
+  recorder.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.binding, ...seen], numbers, M);
+  recorder.made.hold(block, rows.key, x.block, seen);
   return rows;
 }
 
 /** True if the rows of x are in scratch. */
-export function rowsHeld(queue: Queue, x: Operand, threshold: number): boolean {
-  const { piece, key } = rowsOf(queue, x, threshold);
-  return queue.made.holds(piece.block, key);
+export function rowsHeld(recorder: CommandRecorder, x: Operand, threshold: number): boolean {
+  const { binding, key } = rowsOf(recorder, x, threshold);
+  return recorder.made.holds(binding.block, key);
 }
 
 /** Values for the params of `quantizing`. */
@@ -211,7 +217,7 @@ export interface RowsToo {
   /** How many arrays get marks. */
   readonly seen: number;
   /** What its dispatch binds behind its own, and the values for the params of `quantizing`. */
-  readonly pieces: readonly Piece[];
+  readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
@@ -221,22 +227,22 @@ export interface RowsToo {
 export function quantizingToo(
   first: Kernel,
   next: Kernel,
-  record: (call: Call, queue: Queue, rows: RowsToo) => void,
+  record: (call: Call, recorder: CommandRecorder, rows: RowsToo) => void,
 ): Fusion {
   return {
     first,
     next,
     prepares: true,
-    record([producer], products, queue) {
+    record([producer], products, recorder) {
       const y = producer!.call.operands.at(-1)!;
       const [threshold = 0] = products[0]!.call.attributes;
       const alike = products.filter(({ call }) => call.attributes[0] === threshold);
       if (y.count === 0 || !layoutFor(y) || !alike.every(({ call }) => same(call.operands[0]!, y))) return false;
       const seen = threshold > 0 ? distinct(alike.map(({ call }) => call.operands[5])) : [];
-      const rows = rowsOf(queue, y, threshold);
+      const rows = rowsOf(recorder, y, threshold);
       const numbers = numbersOf(rows, y, threshold, seen);
-      record(producer!.call, queue, { seen: seen.length, pieces: [rows.piece, ...seen], numbers });
-      queue.made.hold(rows.piece.block, rows.key, y.block, seen);
+      record(producer!.call, recorder, { seen: seen.length, bindings: [rows.binding, ...seen], numbers });
+      recorder.made.hold(rows.binding.block, rows.key, y.block, seen);
       return true;
     },
   };

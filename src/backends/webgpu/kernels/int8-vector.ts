@@ -2,7 +2,7 @@
 // quantized yet is quantized by every workgroup for itself: reading x once more from the cache costs less than a dispatch
 // that everything waits for.
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { leading, type Operand } from "../schedule/call.js";
 import { EXACT_DIVIDE, fold, range, totals } from "../wgsl.js";
 import { rowsHeld, SIZES } from "./int8-rows.js";
@@ -16,10 +16,10 @@ const BITMAP = 512;
 const REREAD = 32 << 20;
 
 /** True if each of `groups` workgroups is to quantize the row of x. */
-export function quantizesInside(queue: Queue, x: Operand, threshold: number, groups: number): boolean {
+export function quantizesInside(recorder: CommandRecorder, x: Operand, threshold: number, groups: number): boolean {
   const K = x.shape.at(-1)!;
   const small = leading(x.shape) === 1 && K <= BITMAP * 32 && groups * K * 4 <= REREAD;
-  return small && x.offset % 4 === 0 && !rowsHeld(queue, x, threshold);
+  return small && x.offset % 4 === 0 && !rowsHeld(recorder, x, threshold);
 }
 
 /** What rowsInScratch gives, of the one row that the workgroup quantizes; `quantized(c)` gives 16 codes, once each. */

@@ -2,9 +2,9 @@
 // where the device has them: bf16 where the call allows bf16 products, f16 exactly, with x in two parts.
 
 import { COMPUTE, linearOp } from "../../../ops/linear.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel, Target } from "../kernel.js";
-import type { Call, Operand, Piece } from "../schedule/call.js";
+import type { Binding, Call, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { family, reader, reads, type Shader, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
@@ -66,12 +66,12 @@ const shader = family("linear", (options: ProductOptions & { readonly weight: Fl
 );
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
-export function joinLinear(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+export function joinLinear(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
   for (const call of calls) {
     const [x, weight, bias, residual, y] = call.operands;
     const [N = 0, K = 0] = weight!.shape;
-    const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
+    const product = { x: x!, y: y!, N, bindings: [weight!], numbers: { w: weight!.offset } };
     const chunk = weight!.dtype === "f32" ? 4 : 8;
     const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
     if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
@@ -80,7 +80,7 @@ export function joinLinear(calls: readonly Call[], queue: Queue, target: Target,
   if (1 + 2 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
   const { dtype, shape } = calls[0]!.operands[1]!;
   const weight = dtype as Float;
-  recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }), gate);
+  recordJoined(recorder, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }), gate);
   return true;
 }
 
@@ -118,21 +118,21 @@ fn most_of(v: vec4<u32>) -> u32 { return max(max(v.x, v.y), max(v.z, v.w)); }`,
 }));
 
 /** The exponents of weight[N,K], found once for as long as it is not written. */
-function exponentsOf(queue: Queue, weight: Operand): Piece {
+function exponentsOf(recorder: CommandRecorder, weight: Operand): Binding {
   const [N = 0, K = 0] = weight.shape;
   const dtype = weight.dtype as Narrow;
   const size = N * 4;
-  const block = queue.derived(weight.block, `exponents ${dtype} ${weight.byte}:${N}:${K}`, size, (block) => {
-    const pieces = [weight, { block, start: 0, size }];
-    queue.dispatch(exponentsShader({ weight: dtype }), pieces, { N, K, w: weight.offset }, N);
+  const block = recorder.derived(weight.block, `exponents ${dtype} ${weight.byte}:${N}:${K}`, size, (block) => {
+    const bindings = [weight, { block, start: 0, size }];
+    recorder.dispatch(exponentsShader({ weight: dtype }), bindings, { N, K, w: weight.offset }, N);
   });
   return { block, start: 0, size };
 }
 
 /** How products with a weight may go through blocks of f16. */
-function halvingOf(queue: Queue, weight: Operand, compute: number): Halving | undefined {
+function halvingOf(recorder: CommandRecorder, weight: Operand, compute: number): Halving | undefined {
   if (weight.dtype === "f32" || (weight.dtype === "bf16" && compute !== COMPUTE.bf16)) return undefined;
-  return { parts: weight.dtype === "bf16" ? 1 : 2, exponents: () => exponentsOf(queue, weight) };
+  return { parts: weight.dtype === "bf16" ? 1 : 2, exponents: () => exponentsOf(recorder, weight) };
 }
 
 /** Parts of x that products with a weight of a dtype may be made of. */
@@ -146,18 +146,18 @@ function helpers(target: Target): Shader[] {
 
 export const linear: Kernel = {
   op: linearOp,
-  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0, compute = 0] }, queue, target) {
+  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0, compute = 0] }, recorder, target) {
     const [N = 0, K = 0] = weight!.shape;
     const dtype = weight!.dtype as Float;
     const chunk = dtype === "f32" ? 4 : 8;
     const fast = K % chunk === 0 && weight!.offset % chunk === 0;
-    const half = halvingOf(queue, weight!, compute);
+    const half = halvingOf(recorder, weight!, compute);
     const numbers = { w: weight!.offset };
-    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, half, pieces: [weight!], numbers };
-    recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
+    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, half, bindings: [weight!], numbers };
+    recordProduct(recorder, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
   },
-  join: (calls, queue, target) => joinLinear(calls, queue, target),
+  join: (calls, recorder, target) => joinLinear(calls, recorder, target),
   axes(call) {
     const weight = call.operands[1]!;
     return productAxes(call, { x: 0, bias: 2, residual: 3, y: 4 }, along(weight.shape[0]!, { 1: [weight, 0] }));

@@ -3,7 +3,7 @@
 // Products that share their x share its quantized rows, and those of few rows are one dispatch. See int8-rows.ts.
 
 import { llmInt8LinearOp } from "../../../ops/llm-int8.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel, Target } from "../kernel.js";
 import { type Call, leading, type Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
@@ -218,7 +218,7 @@ function variants(target: Target): Options[] {
 }
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
-export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+export function joinInt8(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
   const [x, first] = calls[0]!.operands;
   const [threshold = 0] = calls[0]!.attributes;
   const K = first!.shape[1]!;
@@ -232,7 +232,7 @@ export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, g
   if (M === 0 || M >= MANY || K % 16 !== 0 || !calls.every(alike)) return false;
   if (calls.length > mostJobs(target) || !keepsX(x!)) return false;
   const every = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
-  const quantized = quantizeRows(queue, x!, threshold, seen && threshold > 0 ? every(5) : []);
+  const quantized = quantizeRows(recorder, x!, threshold, seen && threshold > 0 ? every(5) : []);
   const N = every(1).reduce((sum, { shape }) => sum + shape[0]!, 0);
   const tiles = Math.ceil(gate ? first!.shape[0]! / (OUTPUTS / 2) : N / OUTPUTS);
   const unused = { width: N, x: 0, bias: 0, residual: 0, seen: 0, threshold };
@@ -248,14 +248,14 @@ export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, g
   });
   const rows = M === 1 ? 1 : 4;
   const shader = linearShader({ ...joinedOptions(target), rows, jobs: calls.length, gated: gate !== undefined });
-  const pieces = [quantized.piece, ...every(1), ...every(2), ...every(6), ...(gate ? [gate.y] : [])];
-  queue.dispatch(shader, pieces, numbers, tiles * Math.ceil(M / rows));
+  const bindings = [quantized.binding, ...every(1), ...every(2), ...every(6), ...(gate ? [gate.y] : [])];
+  recorder.dispatch(shader, bindings, numbers, tiles * Math.ceil(M / rows));
   return true;
 }
 
 export const llmInt8Linear: Kernel = {
   op: llmInt8LinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, codes, scb, bias, residual, seen, y] = call.operands;
     const [threshold = 0, act = 0] = call.attributes;
     if (y!.count === 0) return undefined;
@@ -265,9 +265,9 @@ export const llmInt8Linear: Kernel = {
     const aligned = K % 16 === 0 && codes!.offset % 16 === 0;
     const shape = shapeOf(target, aligned, rows);
     const tiles = Math.ceil(N / (rows === 0 ? CODE_TILE_N : OUTPUTS));
-    const inside = aligned && quantizesInside(queue, x!, threshold, tiles);
-    const quantized = inside ? undefined : quantizeRows(queue, x!, threshold);
-    const made = quantized && seen && queue.made.holds(quantized.piece.block, quantized.key, seen);
+    const inside = aligned && quantizesInside(recorder, x!, threshold, tiles);
+    const quantized = inside ? undefined : quantizeRows(recorder, x!, threshold);
+    const made = quantized && seen && recorder.made.holds(quantized.binding.block, quantized.key, seen);
     const marks = threshold > 0 && !made ? seen : undefined;
     const shader = linearShader({
       ...shape,
@@ -279,14 +279,14 @@ export const llmInt8Linear: Kernel = {
     const offsets = { x: x!.offset, codes: codes!.offset, scb: scb!.offset, y: y!.offset, z: 0 };
     const optional = { bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, seen: seen?.offset ?? 0 };
     const extra = [bias, residual, marks].filter((operand) => operand !== undefined);
-    const pieces = [x!, ...(quantized ? [quantized.piece] : []), codes!, scb!, ...extra, y!];
+    const bindings = [x!, ...(quantized ? [quantized.binding] : []), codes!, scb!, ...extra, y!];
     const groups = tiles * Math.ceil(M / (shape.tile ?? rows));
     const layout = quantized?.layout ?? { stride: 0, words: K / 4, bits: 0, raw: 0 };
     const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, threshold, tiles, ...layout };
-    queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);
+    recorder.dispatch(shader, bindings, { ...sizes, ...offsets, ...optional }, groups);
     return undefined;
   },
-  join: (calls, queue, target) => joinInt8(calls, queue, target),
+  join: (calls, recorder, target) => joinInt8(calls, recorder, target),
   axes(call) {
     const [, codes, scb] = call.operands;
     const outputs = along(codes!.shape[0]!, { 1: [codes, 0], 2: [scb, 0] });

@@ -2,10 +2,10 @@
 // list of places that is made once for all layers of a step: appends bind it in the place of lanes and table, which
 // saves them a binding, and every element a walk through the table.
 
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Queue } from "../device/queue.js";
 import { groupsFor } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
 
 /** Numbers that the WGSL below reads: rows and columns of the table, where it begins, tokens of a page, pages in all. */
@@ -65,20 +65,26 @@ export const PLACES = placesShader({ places: true });
 const LISTS = 8;
 
 /** The places of the tokens of `lanes` in a cache of `pages` pages of `tokens`; made only if it is not there yet. */
-export function placesOf(queue: Queue, lanes: Operand, table: Operand, tokens: number, pages: number): Piece {
+export function placesOf(
+  recorder: CommandRecorder,
+  lanes: Operand,
+  table: Operand,
+  tokens: number,
+  pages: number,
+): Binding {
   const [, batch = 0, steps = 0] = lanes.shape;
   const count = batch * steps;
   const size = Math.max(16, count * 8);
-  const block = queue.buffers.scratch(`places ${table.block.uid % LISTS}`, size);
-  const piece = { block, start: 0, size: Math.ceil(size / 16) * 16 };
+  const block = recorder.buffers.scratch(`places ${table.block.uid % LISTS}`, size);
+  const binding = { block, start: 0, size: Math.ceil(size / 16) * 16 };
   const from = [lanes, table].map(({ block: { uid }, byte, shape }) => `${uid}+${byte}:${shape.join("x")}`);
   const key = `places ${from.join(" ")} ${tokens}x${pages} ${lanes.strides.join(",")}`;
-  if (queue.made.holds(block, key)) return piece;
+  if (recorder.made.holds(block, key)) return binding;
   const [half = 0, row = 0] = lanes.strides;
   const numbers = { count, steps, lanes: lanes.offset, half, row, ...pagedNumbers(table, tokens, pages) };
-  queue.dispatch(PLACES, [lanes, table, piece], numbers, groupsFor(count, WORKGROUP));
-  queue.made.hold(block, key, [lanes.block, table.block]);
-  return piece;
+  recorder.dispatch(PLACES, [lanes, table, binding], numbers, groupsFor(count, WORKGROUP));
+  recorder.made.hold(block, key, [lanes.block, table.block]);
+  return binding;
 }
 
 /** WGSL that reports what is wrong with the place of token `i`, for the calls that `calls` name. Wants P.rows, P.pages. */

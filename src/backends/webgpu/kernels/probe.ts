@@ -34,9 +34,9 @@ const readShader = family("probe_read", () => ({
 
 export const probeRead: Kernel = {
   op: new Op({ signature: "probe_read: x[N]:f32 -> y[1]:f32", reference: unmeasured }),
-  record({ operands: [x, y] }, queue) {
+  record({ operands: [x, y] }, recorder) {
     const numbers = { count: Math.floor(x!.count / 4), x: x!.offset / 4, y: y!.offset, readers: READERS };
-    queue.dispatch(readShader({}), [x!, y!], numbers, READERS);
+    recorder.dispatch(readShader({}), [x!, y!], numbers, READERS);
     return undefined;
   },
   axes: ({ operands: [x] }) => firstDim({ 0: asFlat(x!) }).map((axis) => ({ ...axis, step: 64 })),
@@ -52,10 +52,10 @@ const copyShader = family("probe_copy", () => ({
 
 export const probeCopy: Kernel = {
   op: new Op({ signature: "probe_copy: x[N]:f32 y[N]:f32! ->", reference: unmeasured }),
-  record({ operands: [x, y] }, queue) {
+  record({ operands: [x, y] }, recorder) {
     const count = Math.floor(x!.count / 4);
     const numbers = { count, x: x!.offset / 4, y: y!.offset / 4 };
-    queue.dispatch(copyShader({}), [x!, y!], numbers, Math.ceil(count / WIDTH));
+    recorder.dispatch(copyShader({}), [x!, y!], numbers, Math.ceil(count / WIDTH));
     return undefined;
   },
   axes: ({ operands: [x, y] }) => firstDim({ 0: asFlat(x!), 1: asFlat(y!) }).map((axis) => ({ ...axis, step: 64 })),
@@ -114,9 +114,9 @@ function unitKernel(name: string, offered: (target: Target) => boolean): Kernel 
   const shaders = (target: Target): Shader[] => (offered(target) ? [shader({})] : []);
   return {
     op: new Op({ signature: `${name}: y[2]:f32! ; pieces:i32 rounds:i32 ->`, reference: unmeasured }),
-    record({ operands: [y], attributes: [pieces = 0, rounds = 0] }, queue, target) {
+    record({ operands: [y], attributes: [pieces = 0, rounds = 0] }, recorder, target) {
       if (!offered(target)) return "this adapter does not have what the probe measures";
-      queue.dispatch(shader({}), [y!], { rounds, y: y!.offset }, pieces);
+      recorder.dispatch(shader({}), [y!], { rounds, y: y!.offset }, pieces);
       return undefined;
     },
     shaders,

@@ -3,9 +3,9 @@
 // tile of results is built from blocks in workgroup memory (tiles.ts). A Format (format.ts) reads the weight.
 
 import type { DType } from "../../../core/dtype.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Axis, Part, Target } from "../kernel.js";
-import { asRows, type Call, type Operand, type Piece } from "../schedule/call.js";
+import { asRows, type Binding, type Call, type Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
@@ -120,7 +120,7 @@ export interface Halving {
   /** Parts of x: one rounds it to the 11 bits of f16, two keep what f32 has, and are worth it with subgroup matrices. */
   readonly parts: 1 | 2;
   /** Records what finds the exponents of the weight's rows, where the format says that they are known. */
-  readonly exponents?: () => Piece;
+  readonly exponents?: () => Binding;
 }
 
 export interface ProductCall {
@@ -134,8 +134,8 @@ export interface ProductCall {
   readonly fast: boolean;
   /** How blocks may be f16; not at all unless given. */
   readonly half?: Halving | undefined;
-  /** The format's pieces and numbers. */
-  readonly pieces: readonly Piece[];
+  /** The format's bindings and numbers. */
+  readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
@@ -161,12 +161,12 @@ export function productAxes(
 
 /** Records a product; `shader` gives the one for the options that this finds. */
 export function recordProduct(
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
   call: ProductCall,
   shader: (options: CommonOptions) => Shader,
 ): void {
-  const { x, bias, residual, y, N, K, act, pieces } = call;
+  const { x, bias, residual, y, N, K, act, bindings } = call;
   if (y.count === 0) return;
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
@@ -186,15 +186,15 @@ export function recordProduct(
   const height = form.tile ?? rows;
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [
-    half ? halveRows(queue, x, M, K, half.parts) : x,
-    ...pieces,
+    half ? halveRows(recorder, x, M, K, half.parts) : x,
+    ...bindings,
     ...(half?.exponents ? [half.exponents()] : []),
     ...(bias ? [bias] : []),
     ...(residual ? [residual] : []),
     y,
   ];
   const numbers = { M, N, K, width: y.strides.at(-2) ?? N, act, tiles, ...offsets, ...call.numbers };
-  queue.dispatch(made, all, numbers, tiles * Math.ceil(M / height));
+  recorder.dispatch(made, all, numbers, tiles * Math.ceil(M / height));
 }
 
 /** A product that may be joined with others of the same x. */
@@ -202,8 +202,8 @@ export interface Joinable {
   readonly x: Operand;
   readonly y: Operand;
   readonly N: number;
-  /** Pieces of its weight, in the order of the format's bindings, and their numbers by the names of job 0. */
-  readonly pieces: readonly Piece[];
+  /** Bindings of its weight, in the order of the format's bindings, and their numbers by the names of job 0. */
+  readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
@@ -221,7 +221,7 @@ export interface Gate {
  * is for two.
  */
 export function recordJoined(
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
   products: readonly Joinable[],
   K: number,
@@ -247,9 +247,9 @@ export function recordJoined(
     for (const [name, value] of Object.entries(product.numbers)) numbers[jobName(name, job)] = value;
   });
   const tiles = gate ? Math.ceil(first / (OUTPUTS / 2)) : Math.ceil(N / OUTPUTS);
-  const weights = products[0]!.pieces.flatMap((_, i) => products.map(({ pieces }) => pieces[i]!));
-  const pieces = [x, ...weights, ...products.map((product) => product.y), ...(gate ? [gate.y] : [])];
-  queue.dispatch(made, pieces, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
+  const weights = products[0]!.bindings.flatMap((_, i) => products.map(({ bindings }) => bindings[i]!));
+  const bindings = [x, ...weights, ...products.map((product) => product.y), ...(gate ? [gate.y] : [])];
+  recorder.dispatch(made, bindings, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
 }
 
 /** True if products can be joined: few rows, x read as vec4s, nothing added. */

@@ -72,7 +72,7 @@ function appends(x: Operand, y: Operand): boolean {
 export const ropeAppend: Fusion = {
   first: rope,
   next: kvAppend,
-  record(ropes, appended, queue, target) {
+  record(ropes, appended, recorder, target) {
     const [keys, values] = appended;
     if (ropes.length !== 2 || !keys || !values || appended.length !== 2) return false;
     if (target.storageBuffers < BINDINGS) return false;
@@ -87,22 +87,22 @@ export const ropeAppend: Fusion = {
     const dtype = cache!.dtype as CacheType;
     const paired = inPairs(x!.shape[3]!, [cache!, cache2!]);
     if (dtype !== "f32" && !paired) return false;
-    const { pieces, numbers } = ropeParts(calls);
+    const { bindings, numbers } = ropeParts(calls);
     const [sb2 = 0, st2 = 0, sg2 = 0, sd2 = 0] = x2!.strides;
     const [batch = 0, steps = 0] = x!.shape;
     const [pages = 0, , tokens = 0] = cache!.shape;
     const [page = 0, group = 0] = cache!.strides;
-    const places = placesOf(queue, lanes!, table!, tokens, pages);
+    const places = placesOf(recorder, lanes!, table!, tokens, pages);
     const groups = groupsFor(numbers.count! + (2 * x!.count) / (paired ? 2 : 1), WORKGROUP);
-    queue.dispatch(
+    recorder.dispatch(
       shader({ append: true, cache: dtype }),
-      [...pieces, places, cache!, x2!, cache2!],
+      [...bindings, places, cache!, x2!, cache2!],
       {
         ...numbers,
         ...{ rows: table!.shape[0]!, pages, tokens: batch * steps, page, group },
         ...{ keys: cache!.offset, values: cache2!.offset },
         ...{ x2: x2!.offset, sb2, st2, sg2, sd2 },
-        ...{ apart: keys.number - queue.call, apart1: values.number - queue.call },
+        ...{ apart: keys.number - recorder.call, apart1: values.number - recorder.call },
       },
       groups,
     );

@@ -47,11 +47,11 @@ const routeShader = family("route", () => ({
 
 export const route: Kernel = {
   op: routeOp,
-  record({ operands: [logits, experts, weights], attributes: [normalize = 0] }, queue) {
+  record({ operands: [logits, experts, weights], attributes: [normalize = 0] }, recorder) {
     const [M = 0, E = 0] = logits!.shape;
     const offsets = { logits: logits!.offset, experts: experts!.offset, weights: weights!.offset };
     const numbers = { M, E, A: experts!.shape[1]!, normalize, ...offsets };
-    queue.dispatch(routeShader({}), [logits!, experts!, weights!], numbers, groupsFor(M, WORKGROUP));
+    recorder.dispatch(routeShader({}), [logits!, experts!, weights!], numbers, groupsFor(M, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [logits, experts, weights] }) => [
@@ -79,14 +79,14 @@ const mixShader = family("mix", ({ residual }: { residual: boolean }) => ({
 
 export const mix: Kernel = {
   op: mixOp,
-  record({ operands: [x, weights, residual, y] }, queue) {
+  record({ operands: [x, weights, residual, y] }, recorder) {
     const [A = 0, N = 0] = x!.shape.slice(-2);
     const offsets = { x: x!.offset, weights: weights!.offset, residual: residual?.offset ?? 0, y: y!.offset };
-    const pieces = [x!, weights!, ...(residual ? [residual] : []), y!];
+    const bindings = [x!, weights!, ...(residual ? [residual] : []), y!];
     const groups = groupsFor(y!.count, WORKGROUP);
-    queue.dispatch(
+    recorder.dispatch(
       mixShader({ residual: residual !== undefined }),
-      pieces,
+      bindings,
       { count: y!.count, A, N, ...offsets },
       groups,
     );

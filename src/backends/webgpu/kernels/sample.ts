@@ -304,10 +304,10 @@ const shader = family("sample", () => ({
 
 export const sample: Kernel = {
   op: sampleOp,
-  record({ operands: [logits, params, draws, ids] }, queue) {
+  record({ operands: [logits, params, draws, ids] }, recorder) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const offsets = { logits: logits!.offset, params: params!.offset, draws: draws!.offset, ids: ids!.offset };
-    queue.dispatch(shader({}), [logits!, params!, draws!, ids!], { rows, vocabulary, ...offsets }, rows);
+    recorder.dispatch(shader({}), [logits!, params!, draws!, ids!], { rows, vocabulary, ...offsets }, rows);
     return undefined;
   },
   axes: ({ operands: [logits, params, draws, ids] }) => [

@@ -13,8 +13,8 @@
 // its row. Both parts are rows of one block, and meet the same block of the weight; their sums are added at the end.
 // Where the weight has infinities or NaN the upper part alone counts: the lower may have the other sign.
 
-import type { Queue } from "../device/queue.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { family, reads, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
 import type { Format } from "./format.js";
@@ -118,15 +118,15 @@ export function halvesSize(M: number, K: number, parts: number): number {
  * times the lower half where there is one. K is a multiple of 4, and x begins at one.
  * All of it reads as f16: naga, the compiler of Firefox and Deno, has no bitcast that changes the number of components.
  */
-export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts: number): Piece {
+export function halveRows(recorder: CommandRecorder, x: Operand, M: number, K: number, parts: number): Binding {
   const size = halvesSize(M, K, parts);
-  const piece = { block: queue.buffers.scratch("halves", size), start: 0, size };
+  const binding = { block: recorder.buffers.scratch("halves", size), start: 0, size };
   const key = `halves ${x.block.uid}:${x.byte}:${M}:${K}:${parts}`;
-  if (!queue.made.holds(piece.block, key)) {
-    queue.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, piece], { M, K, x: x.offset }, M);
-    queue.made.hold(piece.block, key, x.block);
+  if (!recorder.made.holds(binding.block, key)) {
+    recorder.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, binding], { M, K, x: x.offset }, M);
+    recorder.made.hold(binding.block, key, x.block);
   }
-  return piece;
+  return binding;
 }
 
 /** `x_quad(m, k, lower)`: four elements of row m of x from k on, or of its lower part (1); zeros outside. */

@@ -6,7 +6,7 @@
 #include "amx.h"
 #include "codes.h"
 #include "pairs.h"
-#include "plan.h"
+#include "job.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {

@@ -110,7 +110,7 @@ const char* product(const Call& call) {
                   threshold, layout.at(coded + t * layout.bytes), call.t[5].as<uint8_t>());
       }
     });
-    const Finish<Stored<Dot>> finish{tiling, weights, codes,   call.t[2].as<float>(), output, layout,
+    const Finish<Stored<Dot>> finish{tiling, weights, codes, call.t[2].as<float>(), output, layout,
                                      coded, columns, row, m};
     run_product(call, tiling, tiles, coded, layout.bytes, weights, scratch, finish);
   }

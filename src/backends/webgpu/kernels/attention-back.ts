@@ -1,6 +1,6 @@
-// attention_back: a workgroup for each query finds what its softmax needs, and dq; then one for each key gives dk and one
-// dv, over all query heads that share the key. Scores are computed again each time. What hides keys travels as one array,
-// because a shader may bind eight.
+// attention_back. One workgroup per query computes the softmax statistics and dq. Then one workgroup per key computes dk,
+// and another dv, over all query heads that share the key. Each recomputes the scores. Mask, segments and slopes are merged
+// into one array, because a shader may bind only eight.
 
 import { attentionBackOp } from "../../../ops/attention-back.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
@@ -11,12 +11,12 @@ import { family, reads, type Shader, type ShaderSpec, WORKGROUP, writes } from "
 import { fold, LOWEST, range } from "../wgsl.js";
 
 const WIDTH = WORKGROUP;
-/** Heads have at most so many times 64 dims. */
+/** Largest head size, in units of 64 dims. */
 const MOST = 4;
 
 type Given = Readonly<Record<"mask" | "segments" | "slopes", boolean>>;
 
-/** Two words per key, whether it is hidden and its segment; then the slopes. */
+/** Writes two words per key, whether the mask hides it and its segment; the slopes follow. */
 const hidesShader = family("attention_back", ({ mask, segments, slopes }: Given & { step: "hides" }) => ({
   bindings: [
     ...(mask ? [reads("mask")] : []),
@@ -38,7 +38,7 @@ const hidesShader = family("attention_back", ({ mask, segments, slopes }: Given 
 type Options = Readonly<{
   hides: boolean;
   bias: boolean;
-  /** Multiples of 64 dims that are summed: of q and k, or of v. */
+  /** Size of the heads that are summed (of q and k, or of v), in units of 64 dims. */
   wide: number;
 }>;
 
@@ -50,7 +50,7 @@ const PARAMS = [
   ...["b", "b0", "b1", "b2", "b3", "o", "o0", "o1", "o2"],
 ];
 
-/** Whether query t of head h sees key j, and the score with what it is to be multiplied with on the way back. */
+/** Whether query t of head h sees key j; if so, the score, and the factor (`slope`) of its gradient. */
 const scores = ({ hides, bias }: Options): string => `
 struct Score { value: f32, slope: f32, seen: bool }
 fn score(b: u32, h: u32, t: u32, j: u32) -> Score {
@@ -95,7 +95,7 @@ const shared = ({ hides, bias }: Options, ...names: string[]): ShaderSpec["bindi
   ...(bias ? [reads("bias", "array<f32>")] : []),
 ];
 
-/** Adds `cells[n]` times row n of an array to sums that every invocation has of its dims, and writes them at last. */
+/** Sums `cells[n]` times row n of an array; each invocation sums its own dims, and finally writes them. */
 const sums = (wide: number, size: string) => ({
   start: range(wide)
     .map((c) => `var sum${c} = 0.0;`)
@@ -172,7 +172,7 @@ const queriesShader = family("attention_back", (options: Options & { step: "quer
   };
 });
 
-/** The gradient of keys, or of values. */
+/** The gradient of the keys, or of the values. */
 const keysShader = family("attention_back", (options: Options & { step: "keys" | "values" }) => {
   const keys = options.step === "keys";
   const dims = sums(options.wide, keys ? "D" : "E");
@@ -211,7 +211,7 @@ const keysShader = family("attention_back", (options: Options & { step: "keys" |
   };
 });
 
-/** Where rows of an operand lie; their elements are side by side. */
+/** Offset and strides of an operand's rows; the elements of a row are contiguous. */
 function placed(
   name: string,
   { offset, strides: [first = 0, second = 0, third = 0] }: Operand,

@@ -1,5 +1,5 @@
-// What attention does beside its one kernel: results of spans put together, inputs put together where a device cannot bind
-// each of them, and lanes checked where it has no binding left to report.
+// Helpers of the attention kernel: they combine the results of spans, merge inputs where a device cannot bind each of them,
+// and check lanes where the kernel has no binding left for reports.
 
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
@@ -9,15 +9,15 @@ import { bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../sh
 import { LOWEST } from "../wgsl.js";
 import { PAGED, PAGED_PARAMS } from "./paged.js";
 
-/** Keys of a block, one for each thread of a workgroup; and of a span, whose results are put together in order. */
+/** Keys per block, one for each invocation of a workgroup, and per span. Results of spans are combined in order. */
 export const BLOCK = 64;
 export const SPAN = 256;
 
-/** `fade`: the factor on what was summed up under another maximum; exactly one where that has not changed. */
+/** `fade`: the factor that rescales sums to a new maximum; exactly one if the maximum has not changed. */
 export const FADE = (type: string): string =>
   `fn fade(old: ${type}, top: ${type}) -> ${type} { return select(exp(old - top), ${type}(1.0), old == top); }`;
 
-/** Puts the results of all spans of a query row together, in order. */
+/** Combines the results of all spans of a query row, in order. */
 const combine = family("attention", (_: { combine: true }) => ({
   bindings: [reads("parts", "array<f32>"), writes("y")],
   params: ["count", "share", "T", "H", "G", "R", "E", "splits", "y"],
@@ -49,7 +49,7 @@ const combine = family("attention", (_: { combine: true }) => ({
   }`,
 }));
 
-/** Segment and mask of each key side by side, for devices that cannot bind both beside everything else. */
+/** Interleaves segment and mask of each key, for devices that cannot bind both. */
 const merge = family("attention", (_: { merge: true }) => ({
   bindings: [reads("mask"), reads("segments", "array<i32>"), writes("both", "array<i32>")],
   params: ["count", "mask", "segments"],
@@ -59,7 +59,7 @@ const merge = family("attention", (_: { merge: true }) => ({
   both[2u * gid + 1u] = i32(mask_bits(P.mask + gid));`,
 }));
 
-/** Slopes with the distances behind them, for the same devices. */
+/** Appends the distances to the slopes, for the same devices. */
 const join = family("attention", (_: { join: true }) => ({
   bindings: [reads("slopes", "array<f32>"), reads("distances", "array<f32>"), writes("joined")],
   params: ["heads", "count", "slopes", "distances"],
@@ -67,7 +67,7 @@ const join = family("attention", (_: { join: true }) => ({
   if (gid < P.heads) { joined[gid] = slopes[P.slopes + gid]; } else { joined[gid] = distances[P.distances + gid - P.heads]; }`,
 }));
 
-/** `keys_of`: how many keys a query sees the last of; `attention_problem`: why a lane cannot be computed. */
+/** `keys_of`: the number of keys up to the last one that a query sees; `attention_problem`: why a lane is invalid. */
 export const ROOM = `
 fn keys_of(row: i32, position: i32) -> i32 {
   if (P.causal != 0u) { return position + 1; }
@@ -86,7 +86,7 @@ fn first_of(position: i32) -> i32 {
   return max(0, position + 1 - P.window);
 }`;
 
-/** Reports lanes and pages that are wrong, where the kernel itself has no binding left to do so: a thread for each lane. */
+/** Reports invalid lanes and pages if the kernel itself has no binding left for reports. One invocation per lane. */
 const check = family("attention", (_: { check: true }) => ({
   bindings: [reads("lanes", "array<i32>"), reads("table", "array<i32>")],
   params: ["count", "steps", "lanes", "lanes0", "lanes1", ...PAGED_PARAMS, "causal", "window:i32"],
@@ -129,12 +129,12 @@ export function joined(recorder: CommandRecorder, slopes: Operand, distances: Op
   return binding;
 }
 
-/** Puts the spans' results in `parts` together into y. */
+/** Combines the spans' results in `parts` into y. */
 export function combined(recorder: CommandRecorder, parts: Binding, y: Operand, numbers: Record<string, number>): void {
   recorder.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
 }
 
-/** Reports what is wrong with lanes and table. */
+/** Reports invalid lanes and table entries. */
 export function checked(
   recorder: CommandRecorder,
   lanes: Operand,

@@ -1,5 +1,5 @@
-// linear_back, llm_int8_back and four_bit_back: dx = dy · W. A workgroup gives 16 rows of 64 columns, and decodes each
-// element of W once for them. Matrices above the limit of a binding are cut along their outputs, and the parts added.
+// linear_back, llm_int8_back and four_bit_back: dx = dy · W. A workgroup computes 16 rows of 64 columns, and decodes each
+// element of W once for them. Matrices above the limit of a binding are cut along their outputs, and the parts are added.
 
 import { fourBitBackOp } from "../../../ops/four-bit.js";
 import { linearBackOp } from "../../../ops/linear.js";
@@ -26,7 +26,7 @@ const COLUMNS = 64;
 const ROWS = 16;
 const QUADS = range(ROWS / 4);
 
-/** How a matrix is bound and read: `one(n, k)` is its element. */
+/** How a matrix is bound and read; `one(n, k)` gives an element. */
 interface Matrix {
   readonly bindings: readonly BindingSpec[];
   readonly params: readonly string[];
@@ -34,7 +34,7 @@ interface Matrix {
   readonly prologue?: string;
 }
 
-/** A row of dx, if it is there. */
+/** Index of this invocation's element in row `m` of the workgroup's rows of dx. */
 const place = (m: number): string => `P.dx + (first + ${m}u) * P.width + k`;
 
 function spec({ bindings, params, declarations, prologue = "" }: Matrix): ShaderSpec {
@@ -77,7 +77,7 @@ fn dy_at(m: u32, n: u32) -> f32 {
   };
 }
 
-/** Records a product with a matrix of `K` columns; `adds` says that dx holds the sums over outputs before these. */
+/** Records a product; if `adds` is not 0, dx already holds the sums over earlier outputs. */
 function record(
   recorder: CommandRecorder,
   shader: Shader,
@@ -98,7 +98,7 @@ function record(
   recorder.dispatch(shader, all, { M, N, K, tiles, ...places, ...numbers }, tiles * Math.ceil(M / ROWS));
 }
 
-/** Rows of dy and dx; and outputs, along which `outputs` cuts the matrix (`attributes` gives what a part adds to). */
+/** Axes: outputs, along which `outputs` cuts the matrix and `attributes` gives each part's; and rows of dy and dx. */
 function axes(
   operands: Call["operands"],
   dxAt: number,

@@ -1,5 +1,5 @@
-// copy: any strides to any strides, any dtype to any but u4; the same dtype is copied bit for bit. Rows that lie
-// together are written word by word; scattered narrow elements are put into their words atomically.
+// copy: any strides to any strides, any dtype to any but u4; the same dtype is copied bit for bit. Contiguous rows are
+// written word by word; scattered narrow elements are merged into their words atomically.
 
 import { bitsOf, type DType } from "../../../core/dtype.js";
 import { copyOp } from "../../../ops/copy.js";

@@ -10,7 +10,7 @@ import { fold, LOWEST } from "../wgsl.js";
 const WIDTH = 256;
 const EACH = `for (var v = lid; v < P.vocabulary; v += ${WIDTH}u)`;
 
-/** Ends a row whose target is none; id is the target from here on. */
+/** Reads the row's target into `id`; reports it and returns if it is invalid. */
 const TARGET = `if (group >= P.rows) { return; }
   let id = targets[P.targets + group];
   if (id != P.ignored && (id < 0 || id >= i32(P.vocabulary))) {

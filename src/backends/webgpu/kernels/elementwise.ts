@@ -29,7 +29,7 @@ const addRows = family("add", (_: { inPlace: true }) => ({
   y[P.y + at] += b[P.b + at];`,
 }));
 
-/** y += b, for what does not fit the bindings of a product; rows of both are as far apart. */
+/** y += b, for a residual that does not fit the bindings of a product. Rows of both have the same stride. */
 export function addInPlace(recorder: CommandRecorder, b: Operand, y: Operand): void {
   const { count } = y;
   const columns = y.shape.at(-1)!;
@@ -89,7 +89,7 @@ export const activation: Kernel = {
   shaders: () => [activationShader({})],
 };
 
-/** Element offset of `i` in a tensor of up to four dims, as a WGSL function of P.<name>0 .. P.<name>3 and P.d1 .. P.d3. */
+/** WGSL of `<name>_index(i)`, the offset of element i in a tensor of up to four dims. Needs `strideParams` and `DIMS`. */
 export function locate(name: string): string {
   return `
 fn ${name}_index(i: u32) -> u32 {
@@ -108,8 +108,8 @@ export function strideParams(name: string): string[] {
 }
 
 /**
- * Shapes and strides of operands of one shape, folded into four dims: neighbours that lie in one stride for all of them
- * become one. Undefined if more than four dims are left.
+ * Shape and strides of operands of one shape, folded into four dims: neighbouring dims that have a common stride in all
+ * operands become one. Undefined if more than four dims are left.
  */
 export function fourDims(operands: Readonly<Record<string, Operand>>): Record<string, number> | undefined {
   const names = Object.keys(operands);

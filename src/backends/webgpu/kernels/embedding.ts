@@ -12,7 +12,7 @@ import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, W
 import { FLOATS, literal } from "../wgsl.js";
 import { type Absmax, codeRows, FILL, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
 
-/** The table may be a part of a larger one: `size` rows from `first` on. `value` is WGSL of element k of row `at`. */
+/** The table may be part of a larger one: `size` rows from `first` on. `value` is WGSL of element k of row `at`. */
 function lookUp(
   bindings: readonly BindingSpec[],
   params: readonly string[],

@@ -1,6 +1,6 @@
-// Products with matrices that were chosen per row (ops/experts.ts): a workgroup streams four outputs of the expert of its
-// row past that row of x, whatever the number of rows. A stack that is too large for a binding is cut between experts:
-// each part writes the rows of its own.
+// Products with a matrix chosen per row (ops/experts.ts). A workgroup computes four outputs of one row with the matrix of
+// the row's expert, whatever the number of rows. A stack that is too large for a binding is cut between experts; each part
+// writes the rows of its own experts.
 
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp } from "../../../ops/experts.js";
 import { NESTED_BLOCK } from "../../../ops/four-bit.js";
@@ -20,7 +20,7 @@ import { dotFour, OUTLIER_PART } from "./llm-int8.js";
 import { BIAS_TYPES, type BiasType, FLOAT_TYPES } from "./product.js";
 import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
 
-/** `share` rows of results have one row of x; the stack is `size` experts from `first` on, of `total`. */
+/** `share` rows of results share one row of x; the stack holds `size` experts from `first` on, of `total`. */
 const NUMBERS = [
   ...["M", "N", "K", "share", "x", "experts", "bias", "y"],
   ...["act:i32", "tiles", "first:i32", "size:i32", "total:i32"],
@@ -29,7 +29,7 @@ const NUMBERS = [
 /** The row of x of a result. */
 const source = (m: string): string => `(${m}) / P.share`;
 
-/** Finds the expert of the workgroup's row, which declarations see as `expert`, or ends. */
+/** Sets `expert` to the expert of the workgroup's row; returns if it is invalid or not in this part of the stack. */
 const CHOOSE = `let mine = group / P.tiles;
   if (mine >= P.M) { return; }
   let chosen = experts[P.experts + mine];
@@ -114,7 +114,7 @@ fn weight(n: u32, c: u32) -> f32 { return 1.0; }`,
   },
 );
 
-/** Blocks begin anew with every expert: `blocks` of them each, and `outer` blocks of those. */
+/** Each expert starts new blocks: it has `blocks` of them, and `outer` nested blocks. */
 function absmaxOf(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
   if (absmax === "f32") {
     return {
@@ -216,14 +216,14 @@ var<workgroup> floats: array<f32, ${VECTOR_WIDTH * OUTPUTS}>;`,
     ),
 );
 
-/** Where what a call shares with the others stands among its operands. */
+/** Places of the operands that all three ops have. */
 interface Places {
   readonly experts: number;
   readonly bias: number;
   readonly y: number;
-  /** Operands beside the stack that belong to experts: their first dim counts them. */
+  /** Operands besides the stack whose first dim is the expert. */
   readonly stacks: readonly number[];
-  /** Attributes of the op: those of a part of a stack follow. */
+  /** Number of attributes of the op; those of a part of a stack follow them. */
   readonly attributes: number;
 }
 
@@ -260,7 +260,7 @@ function record(
   return undefined;
 }
 
-/** Calls are cut between experts, or between tokens. */
+/** Axes: experts, and tokens. */
 function axes({ operands, attributes }: Call, at: Places): Axis[] {
   const [x, stack] = operands;
   const own = attributes.slice(0, at.attributes);

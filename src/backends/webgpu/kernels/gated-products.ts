@@ -27,7 +27,7 @@ export function gatedProducts(
   };
 }
 
-/** True if an operand is the result of a call, as it was written. */
+/** True if an operand is the whole result of a call. */
 function isWhole(one: Operand, { operands }: Call): boolean {
   return one.contiguous && same(one, operands.at(-1)!);
 }

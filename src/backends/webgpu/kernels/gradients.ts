@@ -38,7 +38,7 @@ export const fill: Kernel = {
   shaders: () => [fillShader({})],
 };
 
-/** Rows that are summed before they are added to the others. */
+/** Rows per partial sum. */
 const BLOCK = 64;
 
 const sumShader = family("sum_rows", () => ({
@@ -75,7 +75,7 @@ export const sumRows: Kernel = {
   shaders: () => [sumShader({})],
 };
 
-// A workgroup for each row of the table, which looks for its id; most rows have none.
+// One workgroup per row of the table; it searches the ids for its own. Most rows have none.
 const tableShader = family("embedding_back", () => ({
   bindings: [reads("ids", "array<i32>"), reads("dy", "array<f32>"), writes("dw")],
   params: ["rows", "tokens", "columns", "vocabulary:i32", "first", "ids", "dy", "dw", "adds"],
@@ -151,7 +151,7 @@ const WEIGHTS: readonly Weight[] = ["f32", "f16", "bf16", "none"];
 const WIDTH = 128;
 const EACH = `for (var k = lid; k < P.columns; k += ${WIDTH}u)`;
 
-/** With g = dy (w + offset): `r (g - shift - (x - mean) r² mean(g (x - mean)))`, where mean and shift are 0 for rms_norm. */
+/** With g = dy (w + offset): `r (g - shift - (x - mean) r² mean(g (x - mean)))`; mean and shift are 0 for rms_norm. */
 const normShader = family("norm_back", ({ weight, centered }: { weight: Weight; centered: boolean }) => ({
   bindings: [
     reads("x", "array<f32>"),
@@ -212,7 +212,7 @@ function recordNorm(
   recorder.dispatch(shader, bindings, { M, columns, ...places, eps, offset }, M);
 }
 
-// Never along a row: its sums are of all of it.
+// Never cut along a row: its sums need all of it.
 const normAxes: Kernel["axes"] = ({ operands: [x, , dy, dx] }) => [
   along(asRows(x!).shape[0]!, { 0: [asRows(x!), 0], 2: [asRows(dy!), 0], 3: [asRows(dx!), 0] }),
 ];

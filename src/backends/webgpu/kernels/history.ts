@@ -1,4 +1,4 @@
-// penalize, append_token: tokens that rows have seen.
+// penalize and append_token: the tokens that rows have seen.
 
 import { appendTokenOp } from "../../../ops/append-token.js";
 import { penalizeOp } from "../../../ops/penalize.js";
@@ -9,8 +9,9 @@ import { family, reads, WORKGROUP, writes } from "../shader.js";
 
 const WIDTH = 256;
 
-// Of each id that a row has seen, `counts` holds how often the row generated it, and one more; whoever takes the count away
-// applies the penalties. Only counts of ids in the history are touched, so nothing has to be cleared.
+// For each id that a row has seen, `counts` holds one plus the number of times that the row generated it. The invocation
+// that exchanges a count for zero applies the penalties. Only counts of ids in the history are used, and these are set
+// first, so nothing has to be cleared.
 const penalizeShader = family("penalize", () => ({
   bindings: [
     writes("logits"),

@@ -1,7 +1,8 @@
-// Rows of x quantized for LLM.int8(): codes, scale and a bitmap of outliers, in scratch memory. A row has codes in ceil(K/4)
-// words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and two words
-// of padding; rows without outliers have no bitmap. If there are few rows, x itself follows the bitmap, in K words padded in
-// the same way, which saves joined products a binding. A norm can quantize the rows that it writes (fusions.ts).
+// Rows of x quantized for LLM.int8(): codes, scale and a bitmap of outliers, in scratch memory. A row has codes in
+// ceil(K/4) words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and
+// two words of padding; rows without outliers have no bitmap. If there are few rows, x itself follows the bitmap, in K
+// words with the same padding, so that joined products need no binding for x. A norm can quantize the rows that it writes
+// (fusions.ts).
 
 import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel } from "../kernel.js";
@@ -12,7 +13,7 @@ import { type BindingSpec, family, reads, type Shader, WORKGROUP, writes } from 
 import { EXACT_DIVIDE, fold } from "../wgsl.js";
 import { JOBS, jobName } from "./product.js";
 
-/** From this many rows of x on, products take tiles, and rows are kept without x itself. */
+/** From this many rows of x on, products use tiles, and rows are stored without x itself. */
 export const MANY = 9;
 
 const MARKS = "array<atomic<u32>>";
@@ -21,14 +22,14 @@ function marks<T>(count: number, text: (name: string) => T): T[] {
   return Array.from({ length: count }, (_, job) => text(jobName("seen", job)));
 }
 
-/** Marks the columns of `bitmap`, word b of a row's, in each of `count` arrays of bytes. */
+/** Marks the columns of `bitmap` (word b of a row's bitmap) in each of `count` arrays of bytes. */
 const marking = (count: number): string => `while (bitmap != 0u) {
       let k = b * 32u + countTrailingZeros(bitmap);
       bitmap &= bitmap - 1u;
       ${marks(count, (name) => `atomicOr(&${name}[(P.${name} + k) / 4u], 1u << (((P.${name} + k) % 4u) * 8u));`).join("\n      ")}
     }`;
 
-/** Magnitudes as integers, which keep the order: NaN is the largest, and no compiler may do away with it. */
+/** Magnitudes as integers, in the same order: NaN is the largest, and compilers cannot optimize it away. */
 export const SIZES = `const ENDLESS = 0x7f800000u;
 fn size_of(value: f32) -> u32 { return bitcast<u32>(value) & 0x7fffffffu; }
 fn beyond(value: f32) -> bool {
@@ -36,18 +37,18 @@ fn beyond(value: f32) -> bool {
   return P.threshold > 0.0 && size >= bitcast<u32>(P.threshold) && size <= ENDLESS;
 }`;
 
-/** What a shader needs that makes rows. */
+/** Parts of a shader that quantizes rows. */
 interface Quantizing {
   readonly bindings: readonly BindingSpec[];
   readonly params: readonly string[];
   readonly declarations: readonly string[];
-  /** Makes row `group`, in a workgroup of its own. */
+  /** Quantizes row `group`, in a workgroup of its own. */
   readonly body: string;
 }
 
 /**
- * Shader text for making rows by `width` invocations each.
- * @param seen how many arrays get marks of the columns with outliers
+ * Shader text that quantizes each row with `width` invocations.
+ * @param seen number of arrays in which columns with outliers are marked
  * @param value WGSL of element `k` of row `group`
  */
 export function quantizing(width: number, seen: number, value: (k: string) => string): Quantizing {
@@ -117,7 +118,7 @@ interface RowsLayout {
   readonly stride: number;
   /** Words of codes. */
   readonly words: number;
-  /** Where the bitmap begins, and x itself where it is kept, else 0. */
+  /** Where the bitmap begins, and where x itself begins (0 if it is not stored). */
   readonly bits: number;
   readonly raw: number;
 }
@@ -129,7 +130,7 @@ function layoutOf(K: number, kept: boolean): RowsLayout {
   return { stride: end + (kept ? bits * 4 : 0) + 4, words, bits, raw: kept ? end : 0 };
 }
 
-/** How the rows of x are laid out: with x itself where they are few, and that fits; undefined if nothing fits. */
+/** Layout of the rows of x: with x itself if there are few rows and it fits; undefined if nothing fits. */
 function layoutFor(x: Operand): RowsLayout | undefined {
   const M = leading(x.shape);
   const fitting = ({ stride }: RowsLayout): boolean => M * stride * 4 <= x.block.binding;
@@ -139,14 +140,14 @@ function layoutFor(x: Operand): RowsLayout | undefined {
     .find(fitting);
 }
 
-/** True if the rows of x hold x itself. */
+/** True if the rows of x store x itself. */
 export function keepsX(x: Operand): boolean {
   return (layoutFor(x)?.raw ?? 0) > 0;
 }
 
 /**
- * WGSL that reads rows `q`, in words or (aligned) in vec4s of them: scale, number of outliers, word `b` of the bitmap and
- * element `k` of x, which is in the rows where they are `kept` with it. `source` gives the row of x of a result.
+ * WGSL that reads rows `q`, an array of words or (aligned) of vec4s: scale, number of outliers, word `b` of the bitmap and
+ * element `k` of x, which is stored in the rows if `kept`. `source` gives the row of x for a row of results.
  */
 export function rowsInScratch(aligned: boolean, kept: boolean, source = "m"): string {
   const row = `${source} * P.stride`;
@@ -159,7 +160,7 @@ fn value_of(m: u32, k: u32) -> f32 {
 }`;
 }
 
-/** Where the rows of an x are. */
+/** The quantized rows of an x in scratch. */
 export interface Rows {
   readonly binding: Binding;
   readonly layout: RowsLayout;
@@ -170,15 +171,15 @@ export interface Rows {
 function rowsOf(recorder: CommandRecorder, x: Operand, threshold: number): Rows {
   const M = leading(x.shape);
   const K = x.shape.at(-1)!;
-  const layout = layoutFor(x) ?? layoutOf(K, false); // scratch memory says what is too large
+  const layout = layoutFor(x) ?? layoutOf(K, false); // if nothing fits, allocating scratch throws
   const size = M * layout.stride * 4;
   const binding = { block: recorder.buffers.scratch("rows", size), start: 0, size };
   return { binding, layout, key: `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}` };
 }
 
 /**
- * Quantizes the rows of x into scratch, unless they are there already: from the call before, or from a norm.
- * @param seen what must have been marked on the way
+ * Quantizes the rows of x into scratch, unless the previous call or a norm has done so.
+ * @param seen arrays in which columns with outliers must be marked
  */
 export function quantizeRows(
   recorder: CommandRecorder,
@@ -212,17 +213,17 @@ function numbersOf({ layout }: Rows, x: Operand, threshold: number, seen: readon
   return numbers;
 }
 
-/** Rows that the kernel which writes x makes as well. */
+/** The request to a kernel that writes x to quantize its rows as well. */
 export interface RowsToo {
-  /** How many arrays get marks. */
+  /** Number of arrays in which columns with outliers are marked. */
   readonly seen: number;
-  /** What its dispatch binds behind its own, and the values for the params of `quantizing`. */
+  /** Bindings after the kernel's own, and values for the params of `quantizing`. */
   readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
 /**
- * A fusion of a kernel that gives a workgroup to each row of what it writes with the products that quantize those rows.
+ * Fuses a kernel that writes each row in one workgroup with the products that quantize those rows.
  */
 export function quantizingToo(
   first: Kernel,
@@ -248,7 +249,7 @@ export function quantizingToo(
   };
 }
 
-/** One operand of each block: a dispatch writes through one binding of it. */
+/** One operand per block, because a dispatch may write a block through one binding only. */
 function distinct(operands: readonly (Operand | undefined)[]): Operand[] {
   return [...new Map(operands.flatMap((one) => (one ? [[one.block, one] as const] : []))).values()];
 }

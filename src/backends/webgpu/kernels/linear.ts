@@ -1,5 +1,6 @@
-// linear: products with f32, f16 and bf16 matrices. Large ones with the latter two go through blocks of f16 (tiles.ts)
-// where the device has them: bf16 where the call allows bf16 products, f16 exactly, with x in two parts.
+// linear: products with f32, f16 and bf16 matrices. If the device supports them, large products with the latter two use
+// blocks of f16 (tiles.ts): with bf16 matrices if the call allows bf16 products; with f16 matrices exactly, with x in two
+// parts.
 
 import { COMPUTE, linearOp } from "../../../ops/linear.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
@@ -29,7 +30,7 @@ import { HALVES, HALVES_IN_TWO, POWERS } from "./tiles.js";
 
 export type Float = (typeof FLOAT_TYPES)[number];
 
-/** What `part(raw, i)` is, by dtype. */
+/** Body of `part(raw, i)`, by dtype. */
 export const PART: Readonly<Record<Float, string>> = {
   f32: "return bitcast<vec4<f32>>(raw);",
   bf16: `let words = select(raw.xy, raw.zw, i == 1u);
@@ -87,8 +88,8 @@ export function joinLinear(calls: readonly Call[], recorder: CommandRecorder, ta
 type Narrow = "f16" | "bf16";
 
 /**
- * For each row of a matrix, two times its exponent, and one more if the row holds an infinity or NaN, which exponents
- * leave out. Magnitudes are compared as integers.
+ * For each row of a matrix, twice the exponent of its largest finite magnitude, plus one if the row holds an infinity or
+ * NaN. Magnitudes are compared as integers.
  */
 const exponentsShader = family("exponents", ({ weight }: { readonly weight: Narrow }) => ({
   bindings: [reads("w", "array<vec4<u32>>"), writes("out", "array<i32>")],
@@ -117,7 +118,7 @@ fn most_of(v: vec4<u32>) -> u32 { return max(max(v.x, v.y), max(v.z, v.w)); }`,
   if (lid == 0u) { out[group] = exponent * 2 + select(0, 1, endless); }`,
 }));
 
-/** The exponents of weight[N,K], found once for as long as it is not written. */
+/** The exponents of weight[N,K], computed once and kept until the weight is written. */
 function exponentsOf(recorder: CommandRecorder, weight: Operand): Binding {
   const [N = 0, K = 0] = weight.shape;
   const dtype = weight.dtype as Narrow;
@@ -129,13 +130,13 @@ function exponentsOf(recorder: CommandRecorder, weight: Operand): Binding {
   return { block, start: 0, size };
 }
 
-/** How products with a weight may go through blocks of f16. */
+/** How products with a weight may use blocks of f16; undefined if they may not. */
 function halvingOf(recorder: CommandRecorder, weight: Operand, compute: number): Halving | undefined {
   if (weight.dtype === "f32" || (weight.dtype === "bf16" && compute !== COMPUTE.bf16)) return undefined;
   return { parts: weight.dtype === "bf16" ? 1 : 2, exponents: () => exponentsOf(recorder, weight) };
 }
 
-/** Parts of x that products with a weight of a dtype may be made of. */
+/** Possible numbers of parts of x, by dtype of the weight. */
 const PARTS: Readonly<Record<Float, readonly (1 | 2)[]>> = { f32: [], f16: [2], bf16: [1] };
 
 function helpers(target: Target): Shader[] {

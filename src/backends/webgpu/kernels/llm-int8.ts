@@ -1,6 +1,6 @@
 // llm_int8_linear: rows of x are quantized first (codes, scale and a bitmap of outliers, in scratch memory), then
 // multiplied with the weight codes four at a time in integers; outliers are multiplied as floats in the same kernel.
-// Products that share their x share its quantized rows, and those of few rows are one dispatch. See int8-rows.ts.
+// Products with the same x share its quantized rows, and become one dispatch if the rows are few. See int8-rows.ts.
 
 import { llmInt8LinearOp } from "../../../ops/llm-int8.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
@@ -26,14 +26,14 @@ import {
 } from "./product.js";
 import { OUTPUTS, VECTOR_WIDTH } from "./vector.js";
 
-/** What the device, the number of rows and the codes make of a shader. */
+/** Options of a shader that follow from the device, the number of rows and the codes. */
 interface Shape extends CodeTile {
   /** Rows of codes that begin at whole vec4s. */
   readonly aligned: boolean;
   /** Rows of x that a workgroup takes; 0 for tiles. */
   readonly rows: number;
   readonly dot4: boolean;
-  /** Sums go through subgroups; with tiles only in subgroup matrices. */
+  /** Uses subgroups for sums; tiles do so only with subgroup matrices. */
   readonly subgroups: boolean;
 }
 
@@ -43,14 +43,14 @@ interface Options extends Shape {
   readonly residual: boolean;
   /** Marks the columns that held outliers. */
   readonly seen: boolean;
-  /** Every workgroup quantizes the one row of x: see int8-vector.ts. */
+  /** Every workgroup quantizes the single row of x: see int8-vector.ts. */
   readonly inside: boolean;
 }
 
-/** Matrices that share x, one below the other, without bias or residual: see product.ts. */
+/** Stacked matrices that share x, without bias or residual: see product.ts. */
 interface Joined extends Options {
   readonly jobs: number;
-  /** Also writes what a gate lets through: see Gate. */
+  /** Also writes the gated activation: see Gate. */
   readonly gated: boolean;
 }
 
@@ -101,7 +101,7 @@ const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
       bias === "none" ? "" : reader("bias", bias),
       dotFour(dot4),
       inside ? ROW_INSIDE : rowsInScratch(aligned, jobs > 1),
-      // Rows that begin inside a word are put together from two. What comes behind the row meets codes of zero.
+      // Rows that begin inside a word are assembled from two words. Bytes beyond the row are multiplied with zero codes.
       aligned
         ? `fn codes_quad(n: u32, c: u32) -> vec4<u32> {
   ${byJob(jobs, (job, n) => `return ${jobName("codes", job)}[(P.${jobName("codes", job)} + ${n} * P.K) / 16u + c];`)}
@@ -151,7 +151,7 @@ export function dotFour(dot4: boolean): string {
 }`;
 }
 
-/** `outlier_part(m, n, b)`: what the outliers of word b of a row's bitmap add to a sum. */
+/** `outlier_part(m, n, b)`: the contribution of the outliers of word b of a row's bitmap. */
 export const OUTLIER_PART = `fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
   var bitmap = bitmap_of(m, b);
   var sum = 0.0;
@@ -180,12 +180,12 @@ function finish(jobs: number, job: number, n: string, bias: BiasType, residual: 
   return value;`;
 }
 
-/** Most products that this device joins: it binds the rows, and of each product codes, scb and y. */
+/** Most products that this device can join: it binds the rows, and codes, scb and y of each product. */
 function mostJobs(target: Target): number {
   return Math.min(JOBS, Math.floor((target.storageBuffers - 1) / 3));
 }
 
-/** What all joined products have in common. */
+/** Options that all joined products have in common. */
 function joinedOptions({ dot4, subgroups }: Target) {
   return { aligned: true, bias: "none", residual: false, seen: false, dot4, subgroups, inside: false } as const;
 }

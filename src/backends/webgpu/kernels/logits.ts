@@ -1,5 +1,5 @@
-// argmax and token_logprobs: one workgroup per row of logits. NaN is found by its bits: WGSL may assume that
-// there is none.
+// argmax and token_logprobs: one workgroup per row of logits. NaN is detected by its bits, because WGSL implementations may
+// assume that there is none.
 
 import { argmaxOp } from "../../../ops/argmax.js";
 import { tokenLogprobsOp } from "../../../ops/token-logprobs.js";

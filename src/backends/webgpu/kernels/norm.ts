@@ -1,4 +1,4 @@
-// rms_norm and layer_norm: one workgroup per row, which can also quantize it for the products behind (int8-rows.ts).
+// rms_norm and layer_norm: one workgroup per row, which can also quantize the row for the products after it (int8-rows.ts).
 
 import type { DType } from "../../../core/dtype.js";
 import { layerNormOp } from "../../../ops/layer-norm.js";
@@ -21,11 +21,11 @@ const WIDTH = 128;
 const SUM = fold("sum", "f32", WIDTH, (a, b) => `${a} + ${b}`);
 const EACH = `for (var k = lid; k < P.columns; k += ${WIDTH}u)`;
 
-/** Numbers of arrays that get marks, if the rows of y are quantized as well: see quantizing. */
+/** Number of arrays for marks if the rows of y are quantized as well (see quantizing), else "none". */
 type Seen = number | "none";
 const SEEN: readonly Seen[] = ["none", ...Array.from({ length: JOBS + 1 }, (_, seen) => seen)];
 
-/** The shader of a norm, which also quantizes the row it has written. */
+/** The shader of a norm, extended to quantize the row that it has written. */
 function withRows(norm: ShaderSpec, seen: Seen): ShaderSpec {
   if (seen === "none") return norm;
   const rows = quantizing(WIDTH, seen, (k) => `y[out + ${k}]`);

@@ -17,10 +17,10 @@ const shader = family("pack", ({ dtype }: { dtype: DType }) => ({
   body: wordWriter("y", dtype, (e) => `x_bits(P.x + ${e})`),
 }));
 
-/** Copies the elements of `x` behind each other into `y`, from its element `at` on. */
+/** Copies the elements of `x` contiguously into `y`, from element `at` on. */
 function into(recorder: CommandRecorder, x: Operand, y: Operand, at: number): void {
   const { dtype } = x;
-  // An odd number of 4-bit codes ends in half a byte, which travels too.
+  // An odd number of 4-bit codes ends in half a byte; its other half is copied too.
   const ragged = dtype === "u4" && x.count % 2 === 1 && at + x.count === y.count;
   const count = x.count + (ragged ? 1 : 0);
   const offset = y.offset + at;
@@ -41,7 +41,7 @@ function misplaced(w: Operand, packed: Operand, row: number): string | undefined
   return undefined;
 }
 
-/** Rows after which a byte is full. */
+/** Number of rows that fill whole bytes. */
 function wholeBytes({ dtype }: Operand, columns: number): number {
   return dtype === "u4" && columns % 2 === 1 ? 2 : 1;
 }

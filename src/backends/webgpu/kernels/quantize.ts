@@ -83,7 +83,7 @@ export const llmInt8Quantize: Kernel = {
 
 const rowValues = family("llm_int8_dequantize", () => ({
   bindings: [reads("codes"), reads("scb", "array<f32>"), writes("w")],
-  // The unit is no constant: drivers (Mesa's) would multiply by it first, and round otherwise.
+  // The unit is no constant, because some drivers (Mesa's) would multiply by a constant first, which rounds differently.
   params: ["count", "columns", "codes", "scb", "w", "unit:f32"],
   declarations: [reader("codes", "i8")],
   body: `if (gid >= P.count) { return; }
@@ -122,7 +122,7 @@ const thresholds = (name: string, values: Float32Array): string =>
 
 const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType }) => ({
   bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
-  // One element more than there are, if the matrix ends in half a byte: that half is the code of zero.
+  // If the matrix ends in half a byte, `count` includes the other half, which gets the code of zero.
   params: ["count", "offset", "elements", "blocksize", "kind", "w"],
   declarations: [
     FLOATS,
@@ -205,7 +205,8 @@ export const fourBitQuantize: Kernel = {
   shaders: () => FLOAT.flatMap((w) => [blockScale({ step: "scale", w }), blockCodes({ step: "codes", w })]),
 };
 
-// The mean of all absmax values, to the last bit: values are added in fixed point, 2^-40 of the largest's power of two.
+// The mean of all absmax values, exact to the last bit: values are added in fixed point, in units of 2^-40 of the largest's
+// power of two.
 const WIDTH = 256;
 const meanShader = family("double_quantize", (_: { step: "mean" }) => ({
   bindings: [reads("absmax", "array<f32>"), writes("mean")],

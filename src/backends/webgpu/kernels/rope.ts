@@ -84,15 +84,15 @@ export const ropeTable: Kernel = {
   shaders: () => [tableShader({})],
 };
 
-/** Numbers that a job has of its own, beside `pairs` and `table`: sizes and strides of x, and where it goes. */
+/** Numbers of each job, besides the shared `pairs` and `table`: sizes, offset and strides of x, and offset of y. */
 const OWN = ["count", "steps", "heads", "size", "interleaved", "x", "sb", "st", "sh", "sd", "y"];
 
-/** The params of so many calls that share their table. */
+/** The params of `jobs` calls that share their table. */
 export function ropeParams(jobs: number): string[] {
   return ["pairs", "table", ...jobNames(jobs, "").flatMap((job) => OWN.map((name) => `${name}${job}`))];
 }
 
-/** `turned(e)`: element e of rope(x), whose numbers and binding end in `job`. */
+/** `turned(e)`: element e of rope(x). Names of x's numbers and binding end in `job`. */
 export const ropeFunction = (job: string): string => `fn turned${job}(e: u32) -> f32 {
   let d = e % P.size${job};
   let h = (e / P.size${job}) % P.heads${job};
@@ -110,7 +110,7 @@ export const ropeFunction = (job: string): string => `fn turned${job}(e: u32) ->
   return select(b * cos + a * sin, a * cos - b * sin, d == first);
 }`;
 
-/** One call, or two that share their table (queries and keys): the second's elements come behind the first's. */
+/** One call, or two that share their table (queries and keys); the second's elements follow the first's. */
 const ropeShader = family("rope", ({ jobs }: { jobs: 1 | 2 }) => {
   const two = jobs === 2;
   return {

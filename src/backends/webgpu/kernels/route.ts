@@ -1,4 +1,4 @@
-// route and mix: the choice of experts, an invocation for each token; and the weighted sum of what they give, one for each
+// route chooses experts, one invocation per token; mix computes the weighted sum of their results, one invocation per
 // element.
 
 import { mixOp, routeOp } from "../../../ops/experts.js";
@@ -92,7 +92,7 @@ export const mix: Kernel = {
     );
     return undefined;
   },
-  // Where all leading dims are one there is nothing to cut: a row of a token is what a device must bind at least.
+  // With all leading dims 1 there is nothing to cut: a device must be able to bind a token's row.
   axes: ({ operands: [x, weights, residual, y] }) =>
     leading(y!.shape) > 1 ? firstDim({ 3: y, 0: x, 1: weights, 2: residual }) : [],
   shaders: () => [true, false].map((residual) => mixShader({ residual })),

@@ -1,5 +1,5 @@
-// Blocks that kernels derive from another and keep (CommandRecorder.derived): made once, made again once the source was
-// written, right in steps that are prepared at one time and run at another, and freed with the source. Here: ten times a number.
+// Derived blocks (CommandRecorder.derived): they are computed once, and again after their source was written; they are
+// current whenever a prepared step runs, and freed with their source. Here they hold ten times a number.
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Block, Buffers } from "../../src/backends/webgpu/device/buffers.js";
@@ -20,7 +20,7 @@ const scaled = family("scaled", (_: Record<never, never>) => ({
   body: "if (gid == 0u) { y[0] = x[0] * P.factor + P.plus; }",
 }));
 
-describeGPU("what is made of a block", () => {
+describeGPU("a derived block", () => {
   let device: GPUDevice;
   let recorder: CommandRecorder;
   let buffers: Buffers;
@@ -56,7 +56,7 @@ describeGPU("what is made of a block", () => {
   const binding = (block: Block) => ({ block, start: 0, size: SIZE });
   /** Writes the source. */
   const put = (value: number): void => recorder.dispatch(fill({}), [binding(source)], { value }, 1);
-  /** Has ten times the source plus one in the result, by way of what is kept. */
+  /** Writes ten times the source plus one to the result, by way of a derived block. */
   const use = (key = "ten"): void => {
     const ten = recorder.derived(source, key, SIZE, (block) => {
       made++;
@@ -77,7 +77,7 @@ describeGPU("what is made of a block", () => {
     return step;
   };
 
-  test("is made once, and anew once the block was written", async () => {
+  test("is computed once, and again after a write to its source", async () => {
     use();
     use();
     expect(await read()).toBe(11);
@@ -91,7 +91,7 @@ describeGPU("what is made of a block", () => {
     expect(made).toBe(3);
   });
 
-  test("a prepared step finds it made, and is stale once the block was written", async () => {
+  test("is computed before a prepared step, which is stale after a write to the source", async () => {
     const step = prepared(() => use());
     expect(made).toBe(1);
     expect(step.dispatches).toBe(1);
@@ -104,7 +104,7 @@ describeGPU("what is made of a block", () => {
     step.destroy();
   });
 
-  test("a step that writes the block before makes it whenever it runs", async () => {
+  test("is computed by each run of a step that writes the source first", async () => {
     use();
     const step = prepared(() => {
       recorder.dispatch(scaled({}), [binding(result), binding(source)], { factor: 1, plus: 0 }, 1);
@@ -115,14 +115,14 @@ describeGPU("what is made of a block", () => {
     recorder.replay(step, 0, 0); // 11 before
     recorder.replay(step, 0, 0);
     expect(await read()).toBe(1111);
-    // What was made before the step ran is out of date.
+    // The block computed before the step ran is stale.
     use();
     expect(await read()).toBe(1111);
     expect(made).toBe(3);
     step.destroy();
   });
 
-  test("a step that writes the block behind is not to be run again", () => {
+  test("makes a step stale that writes the source after using it", () => {
     const step = prepared(() => {
       use();
       put(5);
@@ -131,7 +131,7 @@ describeGPU("what is made of a block", () => {
     step.destroy();
   });
 
-  test("goes with the block, and makes room when it is out of date", async () => {
+  test("is freed with its source, and also when stale", async () => {
     await read();
     const before = buffers.bytes;
     const id = buffers.allocate(SIZE);

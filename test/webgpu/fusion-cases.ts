@@ -23,7 +23,7 @@ export function int8Weight(device: Device, n: number, K: number, threshold: numb
   return { codes, scb, seen: Tensor.from(device, new Uint8Array(K), [K]), threshold };
 }
 
-// Few rows and many, rows that end inside a word of codes and of the bitmap; columns 3 and 41 hold outliers.
+// Few rows and many, and rows that end inside a word of codes and of the bitmap; columns 3 and 41 hold outliers.
 export const NORMS = [
   { op: "rms_norm", M: 1, K: 64, threshold: 6, dispatches: 2, apart: 4 },
   { op: "rms_norm", M: 3, K: 64, threshold: 0, dispatches: 2 },
@@ -51,8 +51,8 @@ const nf4 = (double_quant: boolean) => ({
 
 const int8 = (threshold: number) => ({ name: `int8, outliers from ${threshold}`, scheme: llmInt8Scheme(threshold) });
 
-// Results that end inside a workgroup's. In 8 bits, rows are quantized first, unless there is one for each product. From nine
-// rows of x on, products are tiles, and tiles do not fuse.
+// Results that do not fill the last workgroup. In 8 bits, a dispatch quantizes the rows first; without fusion, products
+// quantize a single row themselves. From nine rows of x on, products use tiles, which do not fuse.
 export const GATES: readonly GateCase[] = [
   { ...dense("f32"), M: 1, N: 8, limits: "adapter", dispatches: 1 },
   { ...dense("bf16"), M: 3, N: 7, limits: "default", dispatches: 1 },
@@ -65,7 +65,7 @@ export const GATES: readonly GateCase[] = [
   { ...int8(0), M: 3, N: 6, limits: "adapter", dispatches: 2, apart: 5 },
 ];
 
-// The same row twice is quantized before the product; so is one too long for the bitmap in a workgroup.
+// Two rows are quantized before the product; so is a row too long for the bitmap in a workgroup.
 export const ROWS = [
   { K: 64, N: 5, threshold: 0.9, dispatches: 1 },
   { K: 2080, N: 6, threshold: 0.99, dispatches: 1 },
@@ -74,8 +74,8 @@ export const ROWS = [
   { K: 70, N: 3, threshold: 0.9, dispatches: 2 },
 ];
 
-// Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs. Places of the
-// tokens are found first, and once.
+// A cache of codes needs a workgroup per row, and default limits allow fewer bindings: there, rotations are one dispatch
+// and appends another. The places of the tokens are computed once, before them.
 export const APPENDS = [
   { dtype: "f32", limits: "adapter", count: 2 },
   { dtype: "f16", limits: "adapter", count: 2 },

@@ -56,14 +56,14 @@ describeGPU("WebGPU fusions", () => {
       }
       expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
       expect(outcomes[0]!.dispatches).toBe(dispatches);
-      expect(outcomes[1]!.dispatches).toBe(apart); // batches share nothing: each product has its rows made
+      expect(outcomes[1]!.dispatches).toBe(apart); // separate batches share no scratch: each product quantizes the rows
       const columns = Array.from({ length: K }, (_, k) => Number(threshold > 0 && loud(k)));
       for (const marks of outcomes[0]!.results.slice(4)) expect(Array.from(marks)).toEqual(columns);
       for (const { codes, scb, seen: own } of weights) for (const tensor of [codes, scb, own]) tensor.dispose();
     },
   );
 
-  test("what a norm quantizes is quantized again where it was written since, and marks are made where they belong", async () => {
+  test("rows that a norm quantized are quantized again after a write, and outliers are marked for the right product", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     using weight = flat(device, new Float32Array(64).fill(8));
     using other = Tensor.from(device, values(64, 41), [1, 64]);
@@ -84,7 +84,7 @@ describeGPU("WebGPU fusions", () => {
     }
     expect(results[0]).toEqual(results[1]);
     expect(results[0]![1]).not.toEqual(results[0]![2]);
-    expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, behind the zeros
+    expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, marked after the zeros
     expect(Math.min(...results[0]!.at(-1)!)).toBe(0);
     for (const tensor of [product.codes, product.scb, product.seen]) tensor.dispose();
   });
@@ -115,7 +115,7 @@ describeGPU("WebGPU fusions", () => {
           ];
           const outcomes: Awaited<ReturnType<typeof run>>[] = [];
           for (const together of [true, false]) {
-            x.write(values(M * 128, 37)); // rows that were quantized before are not taken again
+            x.write(values(M * 128, 37)); // so that quantized rows in scratch are not reused
             outcomes.push(await run(together, steps, [], own, on));
           }
           const [together, apart] = outcomes as [(typeof outcomes)[0], (typeof outcomes)[0]];
@@ -129,7 +129,7 @@ describeGPU("WebGPU fusions", () => {
     },
   );
 
-  test("a gate that was written anew is opened as it is now", async () => {
+  test("a gate that was overwritten is used with its new values", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     using rows = Tensor.from(device, values(6 * 64, 31), [6, 64]);
     using other = Tensor.from(device, values(6, 3), [1, 6]);
@@ -147,7 +147,7 @@ describeGPU("WebGPU fusions", () => {
     expect(results[0]).toEqual(results[1]);
   });
 
-  test("what two open, and what three append, is all there", async () => {
+  test("two gates of the same products, and three appends: all results are written", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     const matrices = [31, 43].map((seed) => Tensor.from(device, values(16 * 64, seed), [16, 64]));
     using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
@@ -177,7 +177,8 @@ describeGPU("WebGPU fusions", () => {
       for (const tensor of made) tensor.dispose();
     }
     expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
-    // Products with one gate, the other gate; places, rotations with two appends, the third. Apart each append looks for places.
+    // Products with one gate, the other gate; places, rotations with two appends, the third append. Without fusion each
+    // append computes the places.
     expect([outcomes[0]!.dispatches, outcomes[1]!.dispatches]).toEqual([5, 12]);
     for (const tensor of [...matrices, ...caches]) tensor.dispose();
   });
@@ -229,7 +230,7 @@ describeGPU("WebGPU fusions", () => {
         expect([few, apart]).toEqual([count, 6]);
         expect(await Promise.all(together)).toEqual(await Promise.all(alone));
       }
-      // Each cache hears of its own call's failure, and what was turned is none of it.
+      // Reads of each cache reject with the failure of its own call; the rotated queries and keys are valid.
       for (const [lane, problem] of [
         [[0, 0, 2, 1, 0, 1, 0, 1], "a lane is of row 2; the table has 2"],
         [[0, 0, 1, 1, 0, -1, 0, 1], "a lane stands at position -1"],
@@ -251,7 +252,7 @@ describeGPU("WebGPU fusions", () => {
     },
   );
 
-  test("a recorded step fuses too, and what fails in it is told of the call that failed", async () => {
+  test("a recorded step fuses too, and a failure names the call that failed", async () => {
     using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
     using frequencies = flat(device, Float32Array.of(1, 0.1));
     using table = ropeTable(positions, frequencies, 1);

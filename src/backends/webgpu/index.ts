@@ -34,11 +34,11 @@ export interface WebGPUOptions {
   /** False turns off subgroup matrices; a size such as "8x8x8" (M, N, K) is used without asking the adapter. */
   readonly subgroupMatrix?: boolean | string;
   /**
-   * A row's results never depend on how many rows come with it: float and 4-bit products then take the kernels for few rows
-   * whatever the number of rows. LLM.int8() and attention hold to it anyway.
+   * A row's results never depend on the number of rows: float and 4-bit products always use the kernels for few rows.
+   * LLM.int8() and attention have this property anyway.
    */
   readonly deterministic?: boolean | undefined;
-  /** Limits of a binding and of a buffer in bytes, below those of the device: for tests of splits. */
+  /** Limits of a binding and of a buffer in bytes, lower than the device's: for tests of splits. */
   readonly binding?: number;
   readonly buffer?: number;
 }
@@ -124,7 +124,7 @@ class WebGPU implements WebGPUBackend {
   readonly description: string;
   readonly kernels: readonly KernelInfo[];
   readonly budget: number;
-  /** True if large products may go through subgroup matrices of f16; and of i8. */
+  /** True if large products may use subgroup matrices of f16; and of i8. */
   readonly matrices: boolean;
   readonly matrices8: boolean;
   readonly #device: GPUDevice;
@@ -261,7 +261,7 @@ class WebGPU implements WebGPUBackend {
     const own = commands.slice(0, words);
     let step: PreparedStep | undefined;
     let alive = true;
-    // A call that cannot be computed has an error of its own, which a prepared step cannot report: no step is prepared.
+    // A prepared step cannot report the error of a call that cannot be computed, so with such a call no step is prepared.
     const record = (): boolean => {
       let complete = true;
       this.#record(own, words, 0, () => {
@@ -327,7 +327,9 @@ class WebGPU implements WebGPUBackend {
     if (this.#closed) throw new DeviceError("webgpu: the device is closed");
   }
 
-  /** Records encoded commands, with calls numbered from `first` on; `failed` is called for those that cannot be computed. */
+  /**
+   * Records encoded commands, with calls numbered from `first` on; `failed` is called for those that cannot be computed.
+   */
   #record(commands: Int32Array, words: number, first: number, failed: (call: number, message: string) => void): void {
     const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
     const blockOf = (buffer: number) => this.#buffers.block(buffer);

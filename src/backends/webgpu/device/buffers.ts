@@ -1,8 +1,8 @@
-// Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so two
-// blocks in one buffer could not be read and written by one dispatch, and implementations sub-allocate device memory
-// themselves; the arena above reuses small blocks. A block larger than the device's largest buffer is a row of buffers,
-// its segments. A free takes effect after the work that was recorded before it. The device reports later whether it had
-// memory for a block (error-scopes.ts); a failed allocation is tried again when the block is used again.
+// Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so one
+// dispatch could not read and write two blocks of one buffer. Implementations sub-allocate device memory themselves, and
+// the arena reuses small blocks. A block larger than the device's largest buffer is a row of buffers, its segments. A free
+// takes effect after the work recorded before it. The device reports later whether it had memory for a block
+// (error-scopes.ts); a failed allocation is retried when the block is used again.
 
 import type { BufferId } from "../../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../../core/errors.js";
@@ -62,7 +62,7 @@ export interface Sizes {
   readonly binding: number;
 }
 
-/** The numbers of GPUBufferUsage; the global is not there in Node. */
+/** Values of GPUBufferUsage, a global that Node lacks. */
 const STORAGE = 0x80;
 const COPY_SRC = 0x04;
 const COPY_DST = 0x08;
@@ -120,14 +120,14 @@ export class Buffers {
     this.#doomed.push(block);
   }
 
-  /** Memory for the inside of a kernel; valid until the next call with the same slot. */
+  /** Scratch memory of a kernel, valid until the next call with the same slot. */
   scratch(slot: string, bytes: number): Block {
     const held = this.#scratch.get(slot);
     if (held && held.bytes >= bytes && !held.check.error) return held;
     if (held) this.#doomed.push(held);
     const { binding } = this.#sizes;
     if (bytes > binding)
-      throw new DeviceError(`webgpu: ${bytes} bytes inside a kernel do not fit a binding of ${binding}`);
+      throw new DeviceError(`webgpu: a kernel needs ${bytes} bytes of scratch; a binding has at most ${binding}`);
     const block = this.#create(Math.min(binding, Math.max(4096, 2 ** Math.ceil(Math.log2(bytes)))));
     this.#scratch.set(slot, block);
     return block;

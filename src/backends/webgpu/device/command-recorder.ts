@@ -1,7 +1,7 @@
-// Records work in order: dispatches are recorded into one command encoder and submitted in batches. Pipelines and bind
-// groups are cached: a repeated step costs one look-up per dispatch. A slot of one uniform buffer holds the numbers of a
-// dispatch; a dynamic offset chooses it. The device drops a whole batch if it could not make one of its resources, so batches
-// record their owners; large, unconfirmed allocations get a batch of their own.
+// Records dispatches and copies, in order, into a command encoder and submits them in batches. Pipelines and bind groups
+// are cached, so a repeated dispatch costs one look-up. Its numbers lie in a slot of one uniform buffer, which a dynamic
+// offset selects. The device drops a whole batch if it could not create one of its resources. So batches record their
+// owners, and large, unconfirmed allocations get a batch of their own.
 
 import { DeviceError, type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
 import type { Binding } from "../schedule/call.js";
@@ -164,7 +164,7 @@ export class CommandRecorder {
     }
     const found = this.buffers.derive(source, key, bytes);
     if (!found.fresh || found.made.error) {
-      // In a batch of its own: it outlives the batch that needs it first, and that batch may be dropped.
+      // In a batch of its own, because it outlives the batch that needs it first, which the device may drop.
       const recorded = this.#recorded;
       this.#step = undefined;
       this.submit();
@@ -304,7 +304,7 @@ export class CommandRecorder {
     return this.#readback.read(block, offset, bytes);
   }
 
-  /** Resolves when no read is under way. */
+  /** Resolves when no read is in progress. */
   idle(): Promise<void> {
     return this.#readback.idle();
   }

@@ -1,7 +1,7 @@
 // The commands submitted since the last read without a failure. A call that fails on the device does not stop the calls
-// after it, so the host keeps their commands. When a read reports a failure, the host walks the commands and marks the bytes
-// that are spoilt. Without a failure it drops them unread. A block without memory is spoilt from the start; calls of a batch
-// that the device dropped have failed.
+// after it, so the host keeps their commands. When a read reports a failure, the host walks the commands and marks the
+// bytes that are spoilt. Without a failure it drops them unread. A block without memory is spoilt from the start; calls of
+// a batch that the device dropped have failed.
 
 import type { BackendFailure, BufferId } from "../../../core/backend.js";
 import { type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
@@ -12,7 +12,7 @@ import type { CommandRecorder } from "./command-recorder.js";
 import { type Check, graver } from "./error-scopes.js";
 import { FLAG_SLOTS, FLAG_WORDS, failureText, untag } from "./errors.js";
 
-/** Words that may pile up without a read; beyond this the log checks the device itself. */
+/** Words that may accumulate without a read; beyond this the log reads the flags itself. */
 const LONG = 1 << 20;
 /** Words that an entry without commands counts for. */
 const RANGE_WORDS = 16;
@@ -47,7 +47,7 @@ export class FailureLog {
   #looking = false;
   /** Why calls failed: the kernel's message, or the device error for calls that never ran. */
   readonly #failed = new Map<number, string | OctavoError>();
-  /** The device's count of failures up to which all are accounted for. */
+  /** The device's count of failures that are accounted for. */
   #known = 0;
   /** A failure that belongs to no call in the log; the next read rejects with it. */
   #stray: OctavoError | undefined;
@@ -84,13 +84,13 @@ export class FailureLog {
     this.keepShort();
   }
 
-  /** Notes bytes that should have come from another device, where they were spoilt. */
+  /** Notes bytes that were to come from another device, where they are spoilt. */
   spoilt(buffer: BufferId, begin: number, end: number, failure: BackendFailure): void {
     this.#note({ range: { buffer, begin, end }, failure });
     this.keepShort();
   }
 
-  /** Notes that a buffer was given back. */
+  /** Notes that a buffer was freed. */
   freed(buffer: BufferId): void {
     this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: false, check: undefined });
     this.keepShort();
@@ -109,7 +109,7 @@ export class FailureLog {
     this.#stray = graver(this.#stray, error);
   }
 
-  /** Bounds the log to `LONG` words where nobody reads. Call it after the submitted work is recorded. */
+  /** Keeps the log below `LONG` words even without reads. Call it after the submitted work is recorded. */
   keepShort(): void {
     if (this.#words < LONG || this.#looking) return;
     this.#looking = true;
@@ -119,7 +119,7 @@ export class FailureLog {
     this.#settle(this.#recorder.flag, 0, 0).then(done, done); // the next read reports errors
   }
 
-  /** Bytes of a block behind everything recorded so far; rejects if one of `checked` bytes is spoilt. */
+  /** Bytes of a block after everything recorded so far; rejects if one of `checked` bytes is spoilt. */
   async read(buffer: BufferId, block: Block, offset: number, bytes: number, checked: number): Promise<Uint8Array> {
     const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + checked });
     // A failure that cannot be attributed is reported once, by the first read that ends after it.
@@ -167,7 +167,7 @@ export class FailureLog {
       missing--;
     }
     if (missing <= 0) return;
-    // Two calls shared the slot, so it cannot be attributed to one of them.
+    // Two failed calls shared a slot, so one failure cannot be attributed.
     const doubt = last || `more than ${FLAG_SLOTS} calls failed`;
     for (let call = this.#first; call < this.#calls; call++) if (!this.#failed.has(call)) this.#failed.set(call, doubt);
   }

@@ -11,7 +11,7 @@ import { tagOf } from "./errors.js";
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
 export const SLOT = 256;
 
-/** A dispatch with its bindings one by one. */
+/** A dispatch before its pipeline and bind group exist. */
 export interface Draft {
   readonly shader: Shader;
   readonly bindings: readonly Binding[];
@@ -52,7 +52,7 @@ export class PreparedStep {
   /** Pending checks of its resources; removed once confirmed. */
   checks: readonly Check[] = [];
 
-  /** Room for one more slot; gives its number. */
+  /** Adds a slot and returns its number. */
   slot(): number {
     if ((this.dispatches + 1) * SLOT > this.slots.byteLength) {
       const wider = new ArrayBuffer(this.slots.byteLength * 2);

@@ -34,7 +34,7 @@ interface Copied {
 
 export interface ReadBack {
   readonly bytes: Uint8Array;
-  /** Count of failed calls at this point of the work. */
+  /** Count of failed calls at the time of the read. */
   readonly failures: number;
 }
 

@@ -1,4 +1,4 @@
-// Decodes encoded commands (core/command.ts) into calls with operands, as kernels take them.
+// Decodes commands (core/command.ts) into calls with operands, the arguments of kernels.
 
 import { bytesOf, DTYPES, type DType } from "../../../core/dtype.js";
 import type { AttrSpec } from "../../../core/signature.js";

@@ -25,8 +25,8 @@ export interface Fusion {
 }
 
 /**
- * The calls of `kernel` behind the group `first`, which begins at `calls[at]`, that could be recorded with it: one that
- * reads what the group writes, and those that share an operand with that one.
+ * The calls of `kernel` after the group `first`, which begins at `calls[at]`, that could be recorded with it: one that
+ * reads a result of the group, and those that share an operand with that one.
  */
 export function followers(
   calls: readonly Pending[],

@@ -31,7 +31,7 @@ export function recordTogether(
   }
 }
 
-/** Records a group with calls that read its results; returns the calls that are done by that, or undefined. */
+/** Records a group with calls that read its results; returns those that were completed, or undefined if none fuses. */
 function recordFused(
   calls: readonly Pending[],
   at: number,

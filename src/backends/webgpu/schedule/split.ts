@@ -43,7 +43,7 @@ export function recordFitting(
 
 /**
  * The axis to cut: one along which a step of a too large operand fits; otherwise one that makes such an operand smaller.
- * `lengths` gives the number of slices per part, by its first slice.
+ * `lengths(begin)` is the number of slices of the part that begins there.
  */
 function choose(call: Call, axes: readonly Axis[]): { axis: Axis; lengths: (begin: number) => number } | undefined {
   let smaller: Axis | undefined;
@@ -105,7 +105,7 @@ function recordAside(kernel: Kernel, call: Call, recorder: CommandRecorder, targ
   return problem;
 }
 
-/** Cuts operands of one shape along their first dim that has a length; what is written stays contiguous. */
+/** Cuts operands of one shape along their first dim longer than 1, so that results stay contiguous. */
 export function firstDim(operands: Readonly<Record<number, Operand | undefined>>): Axis[] {
   const entries = Object.entries(operands).filter((entry): entry is [string, Operand] => entry[1] !== undefined);
   const { shape } = entries[0]![1];
@@ -126,7 +126,7 @@ export function along(
   return { size, step, parts };
 }
 
-/** Rows of `columns` elements after which a block of `blocksize` elements is full, and so is a byte. */
+/** Number of rows of `columns` elements that fill whole blocks of `blocksize` elements, and whole bytes. */
 export function rowsPerCut(columns: number, blocksize: number): number {
   let a = columns;
   let b = blocksize;

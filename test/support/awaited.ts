@@ -1,5 +1,5 @@
 // Finds tests that forget to await a read: such a test passes although the read rejects. Vitest runs this before each file
-// (vitest.config.ts). Only reads that a file of test/ asks for count.
+// (vitest.config.ts). Only reads that are called in files of test/ count.
 
 import { afterEach, expect } from "vitest";
 import { Tensor } from "../../src/core/tensor.js";

@@ -11,7 +11,7 @@ import { product } from "./random.js";
 /** Unit roundoff of f32: the largest relative error of one rounding. */
 export const UNIT = 2 ** -24;
 
-/** A step from what is stored to what the op sees. */
+/** A view of a stored tensor, on the way to the op's operand. */
 export type ViewStep =
   | readonly ["narrow", dim: number, start: number, length: number]
   | readonly ["permute", ...order: number[]]

@@ -46,7 +46,7 @@ export interface WebGPUOptions {
 /** The backend, with members that only WebGPU has. */
 export interface WebGPUBackend extends Backend {
   readonly statistics: Readonly<RecorderStatistics>;
-  /** Keys of all shaders that any call can ask for on this device. */
+  /** All shaders that calls can use on this device. */
   shaders(): readonly Shader[];
   /** Keys of the shaders used so far. */
   readonly used: ReadonlySet<string>;
@@ -62,7 +62,7 @@ const FALLBACK_BUDGET = 4 * 2 ** 30;
 
 /**
  * Opens a device of an adapter.
- * @throws DeviceError if there is no adapter, or it gives no device; OutOfMemoryError
+ * @throws DeviceError if there is no adapter or it cannot open a device; OutOfMemoryError
  */
 export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise<WebGPUBackend> {
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
@@ -90,7 +90,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
           },
     });
   } catch (error) {
-    throw new DeviceError(`webgpu: the adapter gives no device: ${(error as Error).message}`, { cause: error });
+    throw new DeviceError(`webgpu: the adapter cannot open a device: ${(error as Error).message}`, { cause: error });
   }
   const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
   const subgroups =
@@ -173,7 +173,7 @@ class WebGPU implements WebGPUBackend {
       device,
       this.#scopes,
       { buffer: segment, binding },
-      (buffer, check) => this.#failures.made(buffer, check),
+      (buffer, check) => this.#failures.allocated(buffer, check),
       (block) => this.#recorder.forget(block),
     );
     this.#recorder.buffers = this.#buffers;

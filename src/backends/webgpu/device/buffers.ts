@@ -34,7 +34,7 @@ export interface Derived {
   /** False once the source was written again. */
   fresh: boolean;
   /** The check of the batch that computed it. */
-  made: Check;
+  check: Check;
 }
 
 /** A part of one buffer of a block. */
@@ -76,25 +76,25 @@ export class Buffers {
   readonly #blocks = new Map<BufferId, Block>();
   readonly #scratch = new Map<string, Block>();
   readonly #doomed: Block[] = [];
-  readonly #made: (id: BufferId, check: Check) => void;
+  readonly #allocated: (id: BufferId, check: Check) => void;
   readonly #forget: (block: Block) => void;
   #next = 1;
 
   /**
-   * @param made called for every new block, before it is used
+   * @param allocated called for every new block, before it is used
    * @param forget drops the bind groups of a block that is destroyed
    */
   constructor(
     device: GPUDevice,
     scopes: ErrorScopes,
     sizes: Sizes,
-    made: (id: BufferId, check: Check) => void,
+    allocated: (id: BufferId, check: Check) => void,
     forget: (block: Block) => void,
   ) {
     this.#device = device;
     this.#scopes = scopes;
     this.#sizes = sizes;
-    this.#made = made;
+    this.#allocated = allocated;
     this.#forget = forget;
   }
 
@@ -143,7 +143,7 @@ export class Buffers {
       derived.delete(old);
       this.#doomed.push(block);
     }
-    found = { block: this.#create(bytes), fresh: false, made: unchecked() };
+    found = { block: this.#create(bytes), fresh: false, check: unchecked() };
     derived.set(key, found);
     return found;
   }
@@ -164,7 +164,7 @@ export class Buffers {
   #make(id: BufferId, bytes: number): Block {
     const block = this.#create(bytes);
     this.#blocks.set(id, block);
-    this.#made(id, block.check);
+    this.#allocated(id, block.check);
     return block;
   }
 

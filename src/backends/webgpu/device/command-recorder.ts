@@ -12,7 +12,7 @@ import { FLAG_SLOTS, FLAG_WORDS } from "./errors.js";
 import { Pipelines } from "./pipelines.js";
 import { fillSlot, PreparedStep, SLOT } from "./prepared-step.js";
 import { type ReadBack, Readback } from "./readback.js";
-import { Made } from "./scratch-reuse.js";
+import { ScratchContents } from "./scratch-contents.js";
 
 /** Dispatches whose numbers fit in the uniform buffer; more are submitted in parts. */
 const SLOTS = 512;
@@ -66,7 +66,7 @@ export class CommandRecorder {
   #unknown = new Set<Check>();
   #risky = false;
   /** Contents of scratch blocks that kernels can use again. */
-  readonly made = new Made();
+  readonly contents = new ScratchContents();
   /** While a step is prepared: it takes the dispatches instead of the encoder. */
   #step: PreparedStep | undefined;
   buffers!: Buffers;
@@ -163,13 +163,13 @@ export class CommandRecorder {
       return block;
     }
     const found = this.buffers.derive(source, key, bytes);
-    if (!found.fresh || found.made.error) {
+    if (!found.fresh || found.check.error) {
       // In a batch of its own, because it outlives the batch that needs it first, which the device may drop.
       const recorded = this.#recorded;
       this.#step = undefined;
       this.submit();
-      found.made = unchecked();
-      this.#recorded = [found.made];
+      found.check = unchecked();
+      this.#recorded = [found.check];
       try {
         make(found.block);
       } finally {
@@ -207,13 +207,13 @@ export class CommandRecorder {
   prepare(body: () => boolean): PreparedStep | undefined {
     const step = new PreparedStep();
     this.#step = step;
-    this.made.clear(); // a prepared step may run after any other work, so it depends on no scratch
+    this.contents.clear(); // a prepared step may run after any other work, so it depends on no scratch
     let complete = false;
     try {
       complete = body();
     } finally {
       this.#step = undefined;
-      this.made.clear();
+      this.contents.clear();
       if (!complete) step.destroy();
     }
     if (!complete) return undefined;
@@ -239,7 +239,7 @@ export class CommandRecorder {
   /** Runs a prepared step after everything recorded so far; its calls have the numbers `first` to `end`. */
   replay(step: PreparedStep, first: number, end: number): void {
     this.submit();
-    this.made.clear();
+    this.contents.clear();
     for (const block of step.written) this.#outdate(block);
     for (const block of step.blocks) this.#readback.hasten(block);
     const unknown = step.doubtful();
@@ -278,7 +278,7 @@ export class CommandRecorder {
       this.#slot = 0;
       this.#parties = new Set();
       this.#unknown = new Set();
-      this.made.clear(); // the device may drop the batch that computed it
+      this.contents.clear(); // the device may drop the batch that computed it
     }
     this.buffers.sweep();
   }
@@ -333,7 +333,7 @@ export class CommandRecorder {
     return (this.#encoder ??= this.#device.createCommandEncoder());
   }
 
-  /** Submits what `encode` gives; calls `dropped` if the device drops it because a resource failed. */
+  /** Submits the encoder that `encode` returns; calls `dropped` if the device drops it because a resource failed. */
   #hand(unknown: Iterable<Check>, dropped: (error: OctavoError) => void, encode: () => GPUCommandEncoder): void {
     const refused: Refused = (...said) => {
       const error = droppedBy(causeOf(unknown)) ?? refusing("a batch of commands")(...said);
@@ -370,7 +370,7 @@ export class CommandRecorder {
 
   #wrote(block: Block): void {
     this.#readback.hasten(block);
-    this.made.wrote(block);
+    this.contents.wrote(block);
     this.#step?.written.add(block);
     this.#outdate(block);
   }

@@ -58,7 +58,7 @@ export class ErrorScopes {
       const errors = await Promise.all(told);
       await before;
       const error = errors.find((one) => one !== null);
-      if (error) check.error ??= refused(error.message.split("\n")[0] || "it gives no reason", error === errors[0]);
+      if (error) check.error ??= refused(error.message.split("\n")[0] || "no reason given", error === errors[0]);
     } catch {
       await before; // the device is lost; the backend reports that itself
     }

@@ -20,7 +20,7 @@ const RANGE_WORDS = 16;
 type Entry =
   | { readonly words: Int32Array }
   /** Allocation leaves the range invalid; a host write or a free makes it valid unless its check failed. */
-  | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined }
+  | { readonly range: Range; readonly allocated: boolean; readonly check: Check | undefined }
   /** Spoilt by a failure of another device. */
   | { readonly range: Range; readonly failure: BackendFailure };
 
@@ -59,7 +59,7 @@ export class FailureLog {
     this.#signatureOf = signatureOf;
   }
 
-  /** Notes commands before they are recorded; gives the number of the first. */
+  /** Notes commands before they are recorded; returns the number of the first. */
   submit(words: Int32Array): number {
     const first = this.#calls;
     this.#entries.push({ words });
@@ -74,13 +74,13 @@ export class FailureLog {
   }
 
   /** Notes a new buffer, before anything is recorded that uses it. */
-  made(buffer: BufferId, check: Check): void {
-    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: true, check });
+  allocated(buffer: BufferId, check: Check): void {
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, allocated: true, check });
   }
 
   /** Notes bytes that the host wrote. */
   wrote(buffer: BufferId, begin: number, end: number, check: Check): void {
-    this.#note({ range: { buffer, begin, end }, made: false, check });
+    this.#note({ range: { buffer, begin, end }, allocated: false, check });
     this.keepShort();
   }
 
@@ -92,7 +92,7 @@ export class FailureLog {
 
   /** Notes that a buffer was freed. */
   freed(buffer: BufferId): void {
-    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: false, check: undefined });
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, allocated: false, check: undefined });
     this.keepShort();
   }
 
@@ -185,9 +185,9 @@ export class FailureLog {
         continue;
       }
       if ("range" in entry) {
-        const { range, made, check } = entry;
+        const { range, allocated, check } = entry;
         if (check?.error) this.#poison.spoil(range, refusal(check.error));
-        else if (!made) this.#poison.clear(range.buffer, range.begin, range.end);
+        else if (!allocated) this.#poison.clear(range.buffer, range.begin, range.end);
         this.#words -= RANGE_WORDS;
         continue;
       }

@@ -189,19 +189,19 @@ export function quantizeRows(
 ): Rows {
   const rows = rowsOf(recorder, x, threshold);
   const { block } = rows.binding;
-  if (recorder.made.holds(block, rows.key) && seen.every((one) => recorder.made.holds(block, rows.key, one)))
+  if (recorder.contents.holds(block, rows.key) && seen.every((one) => recorder.contents.holds(block, rows.key, one)))
     return rows;
   const M = leading(x.shape);
   const numbers = { M, x: x.offset, ...numbersOf(rows, x, threshold, seen) };
   recorder.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.binding, ...seen], numbers, M);
-  recorder.made.hold(block, rows.key, x.block, seen);
+  recorder.contents.hold(block, rows.key, x.block, seen);
   return rows;
 }
 
 /** True if the rows of x are in scratch. */
 export function rowsHeld(recorder: CommandRecorder, x: Operand, threshold: number): boolean {
   const { binding, key } = rowsOf(recorder, x, threshold);
-  return recorder.made.holds(binding.block, key);
+  return recorder.contents.holds(binding.block, key);
 }
 
 /** Values for the params of `quantizing`. */
@@ -243,7 +243,7 @@ export function quantizingToo(
       const rows = rowsOf(recorder, y, threshold);
       const numbers = numbersOf(rows, y, threshold, seen);
       record(producer!.call, recorder, { seen: seen.length, bindings: [rows.binding, ...seen], numbers });
-      recorder.made.hold(rows.binding.block, rows.key, y.block, seen);
+      recorder.contents.hold(rows.binding.block, rows.key, y.block, seen);
       return true;
     },
   };
@@ -254,7 +254,7 @@ function distinct(operands: readonly (Operand | undefined)[]): Operand[] {
   return [...new Map(operands.flatMap((one) => (one ? [[one.block, one] as const] : []))).values()];
 }
 
-/** All shaders that `quantizeRows` can ask for. */
+/** All shaders that `quantizeRows` can use. */
 export function rowsShaders(): Shader[] {
   return [0, 2, JOBS].map((seen) => rowsShader({ rows: "quantize", seen }));
 }

@@ -267,7 +267,7 @@ export const llmInt8Linear: Kernel = {
     const tiles = Math.ceil(N / (rows === 0 ? CODE_TILE_N : OUTPUTS));
     const inside = aligned && quantizesInside(recorder, x!, threshold, tiles);
     const quantized = inside ? undefined : quantizeRows(recorder, x!, threshold);
-    const made = quantized && seen && recorder.made.holds(quantized.binding.block, quantized.key, seen);
+    const made = quantized && seen && recorder.contents.holds(quantized.binding.block, quantized.key, seen);
     const marks = threshold > 0 && !made ? seen : undefined;
     const shader = linearShader({
       ...shape,

@@ -79,11 +79,11 @@ export function placesOf(
   const binding = { block, start: 0, size: Math.ceil(size / 16) * 16 };
   const from = [lanes, table].map(({ block: { uid }, byte, shape }) => `${uid}+${byte}:${shape.join("x")}`);
   const key = `places ${from.join(" ")} ${tokens}x${pages} ${lanes.strides.join(",")}`;
-  if (recorder.made.holds(block, key)) return binding;
+  if (recorder.contents.holds(block, key)) return binding;
   const [half = 0, row = 0] = lanes.strides;
   const numbers = { count, steps, lanes: lanes.offset, half, row, ...pagedNumbers(table, tokens, pages) };
   recorder.dispatch(PLACES, [lanes, table, binding], numbers, groupsFor(count, WORKGROUP));
-  recorder.made.hold(block, key, [lanes.block, table.block]);
+  recorder.contents.hold(block, key, [lanes.block, table.block]);
   return binding;
 }
 

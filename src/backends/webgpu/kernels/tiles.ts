@@ -124,9 +124,9 @@ export function halveRows(recorder: CommandRecorder, x: Operand, M: number, K: n
   const size = halvesSize(M, K, parts);
   const binding = { block: recorder.buffers.scratch("halves", size), start: 0, size };
   const key = `halves ${x.block.uid}:${x.byte}:${M}:${K}:${parts}`;
-  if (!recorder.made.holds(binding.block, key)) {
+  if (!recorder.contents.holds(binding.block, key)) {
     recorder.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, binding], { M, K, x: x.offset }, M);
-    recorder.made.hold(binding.block, key, x.block);
+    recorder.contents.hold(binding.block, key, x.block);
   }
   return binding;
 }

@@ -15,7 +15,7 @@ interface Held {
   readonly marked: readonly Mark[];
 }
 
-export class Made {
+export class ScratchContents {
   readonly #held = new Map<Block, Held>();
 
   /**
@@ -33,9 +33,9 @@ export class Made {
   }
 
   wrote(block: Block): void {
-    for (const [made, { sources, marked }] of this.#held) {
-      if (made === block || sources.includes(block) || marked.some((one) => one.block === block)) {
-        this.#held.delete(made);
+    for (const [scratch, { sources, marked }] of this.#held) {
+      if (scratch === block || sources.includes(block) || marked.some((one) => one.block === block)) {
+        this.#held.delete(scratch);
       }
     }
   }

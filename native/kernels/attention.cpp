@@ -127,7 +127,7 @@ void Rows::meet(const Strips& strips, int64_t from, int64_t to) const {
         partial = true;
       }
     }
-    Block block;
+    KeyBlock block;
     find_block(job, w, run, g, j0, n, block);
     pack_block(job, run, w, block, keep, !fetch_k, !fetch_v);
     for (int64_t s = 0; s < strips.count; s++) {

@@ -21,12 +21,12 @@ inline void parallel(const Call& call, int64_t tasks, int64_t grain, const F& f)
       (void*)&f);
 }
 
-// Elements of plain arithmetic that are worth a piece of their own.
-constexpr int64_t kPiece = 16384;
+// Elements of plain arithmetic that are worth a task of their own.
+constexpr int64_t kGrainElements = 16384;
 
-// A grain for rows of `width` elements: about kPiece elements each.
-inline int64_t rows_per_piece(int64_t width) {
-  const int64_t rows = width > 0 ? kPiece / width : kPiece;
+// A grain for rows of `width` elements: about kGrainElements elements each.
+inline int64_t row_grain(int64_t width) {
+  const int64_t rows = width > 0 ? kGrainElements / width : kGrainElements;
   return rows > 0 ? rows : 1;
 }
 

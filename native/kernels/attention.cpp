@@ -4,7 +4,7 @@
 // read the keys and values once. A task walks over its keys in blocks of kKeys: the block's keys are turned to columns,
 // its values copied, both in f32, and every strip of up to kStrip rows then takes scores, online softmax and values while
 // the block stays in the first-level cache. The results of chunks of keys are put together by their maxima and sums, in
-// order (plan.h); when there are too few tasks for a large machine, each chunk is a task of its own.
+// order (job.h); when there are too few tasks for a large machine, each chunk is a task of its own.
 //
 // A cache of codes in i8 is read as numbers times one scale per key: scores are multiplied by the keys' scales, weights by
 // the values'. Where bytes multiply, the products stay in codes (attention/codes.h). Where the caller allows it and the
@@ -127,7 +127,7 @@ void Rows::meet(const Strips& strips, int64_t from, int64_t to) const {
         partial = true;
       }
     }
-    Block block;
+    KeyBlock block;
     find_block(job, w, run, g, j0, n, block);
     pack_block(job, run, w, block, keep, !fetch_k, !fetch_v);
     for (int64_t s = 0; s < strips.count; s++) {

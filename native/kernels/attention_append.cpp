@@ -90,7 +90,7 @@ const char* kv_append(const Call& call) {
     if (page < 0 || page >= pages) return sentence("the table names page %lld; the cache has %lld", (long long)page, (long long)pages);
   }
   const int64_t width = job.x.dim[2] * job.x.dim[3];
-  parallel(call, lanes, rows_per_piece(width), [&](int64_t begin, int64_t end, int) {
+  parallel(call, lanes, row_grain(width), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) append(job, i);
   });
   return nullptr;

@@ -13,42 +13,42 @@ struct Dim {
   int64_t n, xs, ys;
 };
 
-struct Plan {
+struct MergedDims {
   Dim dim[kMaxRank];
   int rank = 0;
 };
 
 // Dims by falling y stride, those of size 1 dropped, those that continue each other merged. At least one dim.
-void make_plan(const Tensor& x, const Tensor& y, Plan& plan) {
+void merge_dims(const Tensor& x, const Tensor& y, MergedDims& merged) {
   for (int d = 0; d < x.rank; d++) {
     if (x.dim[d] == 1) continue;
     const Dim dim = {x.dim[d], x.stride[d], y.stride[d]};
-    int at = plan.rank++;
-    for (; at > 0 && plan.dim[at - 1].ys < dim.ys; at--) plan.dim[at] = plan.dim[at - 1];
-    plan.dim[at] = dim;
+    int at = merged.rank++;
+    for (; at > 0 && merged.dim[at - 1].ys < dim.ys; at--) merged.dim[at] = merged.dim[at - 1];
+    merged.dim[at] = dim;
   }
-  if (plan.rank == 0) {
-    plan.dim[plan.rank++] = {1, 1, 1};
+  if (merged.rank == 0) {
+    merged.dim[merged.rank++] = {1, 1, 1};
     return;
   }
   int out = 0;
-  for (int d = 1; d < plan.rank; d++) {
-    Dim& before = plan.dim[out];
-    const Dim& dim = plan.dim[d];
+  for (int d = 1; d < merged.rank; d++) {
+    Dim& before = merged.dim[out];
+    const Dim& dim = merged.dim[d];
     if (before.xs == dim.xs * dim.n && before.ys == dim.ys * dim.n) before = {before.n * dim.n, dim.xs, dim.ys};
-    else plan.dim[++out] = dim;
+    else merged.dim[++out] = dim;
   }
-  plan.rank = out + 1;
+  merged.rank = out + 1;
 }
 
 // Offsets of the index-th element of the first `dims` dims.
-OCTAVO_INLINE void place(const Plan& plan, int dims, int64_t index, int64_t* xo, int64_t* yo) {
+OCTAVO_INLINE void place(const MergedDims& merged, int dims, int64_t index, int64_t* xo, int64_t* yo) {
   *xo = *yo = 0;
   for (int d = dims - 1; d >= 0; d--) {
-    const int64_t i = index % plan.dim[d].n;
-    index /= plan.dim[d].n;
-    *xo += i * plan.dim[d].xs;
-    *yo += i * plan.dim[d].ys;
+    const int64_t i = index % merged.dim[d].n;
+    index /= merged.dim[d].n;
+    *xo += i * merged.dim[d].xs;
+    *yo += i * merged.dim[d].ys;
   }
 }
 
@@ -96,18 +96,18 @@ constexpr int64_t kTile = 16;
 // Tiles of 16 x 16 through a small buffer: whole cache lines are read, and whole lines are written, also where the
 // rows are a power of two apart and fall on each other in the cache.
 template <class C>
-void transpose(const Call& call, const Plan& plan, int across) {
+void transpose(const Call& call, const MergedDims& merged, int across) {
   const typename C::From* x = call.t[0].as<typename C::From>();
   typename C::To* y = call.t[1].as<typename C::To>();
   // Dim a is contiguous in x, b is contiguous in y; the others are outside.
-  Plan outer;
-  for (int d = 0; d + 1 < plan.rank; d++)
-    if (d != across) outer.dim[outer.rank++] = plan.dim[d];
-  const Dim a = plan.dim[across], b = plan.dim[plan.rank - 1];
+  MergedDims outer;
+  for (int d = 0; d + 1 < merged.rank; d++)
+    if (d != across) outer.dim[outer.rank++] = merged.dim[d];
+  const Dim a = merged.dim[across], b = merged.dim[merged.rank - 1];
   int64_t outside = 1;
   for (int d = 0; d < outer.rank; d++) outside *= outer.dim[d].n;
   const int64_t tiles = (a.n + kTile - 1) / kTile;
-  parallel(call, outside * tiles, rows_per_piece(kTile * b.n), [&](int64_t begin, int64_t end, int) {
+  parallel(call, outside * tiles, row_grain(kTile * b.n), [&](int64_t begin, int64_t end, int) {
     typename C::From tile[kTile][kTile];
     for (int64_t task = begin; task < end; task++) {
       int64_t xo, yo;
@@ -135,19 +135,20 @@ void transpose(const Call& call, const Plan& plan, int across) {
 }
 
 template <class C>
-void rows(const Call& call, const Plan& plan) {
+void rows(const Call& call, const MergedDims& merged) {
   const typename C::From* x = call.t[0].as<typename C::From>();
   typename C::To* y = call.t[1].as<typename C::To>();
-  const Dim inner = plan.dim[plan.rank - 1];
+  const Dim inner = merged.dim[merged.rank - 1];
   int64_t outside = 1;
-  for (int d = 0; d + 1 < plan.rank; d++) outside *= plan.dim[d].n;
-  const int64_t cuts = (inner.n + kPiece - 1) / kPiece;
+  for (int d = 0; d + 1 < merged.rank; d++) outside *= merged.dim[d].n;
+  const int64_t cuts = (inner.n + kGrainElements - 1) / kGrainElements;
   const bool runs = inner.xs == 1 && inner.ys == 1;
-  parallel(call, outside * cuts, rows_per_piece(inner.n), [&](int64_t begin, int64_t end, int) {
+  parallel(call, outside * cuts, row_grain(inner.n), [&](int64_t begin, int64_t end, int) {
     for (int64_t task = begin; task < end; task++) {
       int64_t xo, yo;
-      place(plan, plan.rank - 1, task / cuts, &xo, &yo);
-      const int64_t from = task % cuts * kPiece, to = from + kPiece < inner.n ? from + kPiece : inner.n;
+      place(merged, merged.rank - 1, task / cuts, &xo, &yo);
+      const int64_t from = task % cuts * kGrainElements;
+      const int64_t to = from + kGrainElements < inner.n ? from + kGrainElements : inner.n;
       if (runs) {
         C::row(x + xo + from, y + yo + from, to - from);
       } else {
@@ -161,17 +162,17 @@ template <class C>
 const char* run(const Call& call) {
   const Tensor &x = call.t[0], &y = call.t[1];
   if (x.size() == 0) return nullptr;
-  Plan plan;
-  make_plan(x, y, plan);
-  const Dim inner = plan.dim[plan.rank - 1];
+  MergedDims merged;
+  merge_dims(x, y, merged);
+  const Dim inner = merged.dim[merged.rank - 1];
   if (inner.ys == 1 && inner.xs != 1 && inner.xs != 0) {
-    for (int d = 0; d + 1 < plan.rank; d++) {
-      if (plan.dim[d].xs != 1) continue;
-      transpose<C>(call, plan, d);
+    for (int d = 0; d + 1 < merged.rank; d++) {
+      if (merged.dim[d].xs != 1) continue;
+      transpose<C>(call, merged, d);
       return nullptr;
     }
   }
-  rows<C>(call, plan);
+  rows<C>(call, merged);
   return nullptr;
 }
 

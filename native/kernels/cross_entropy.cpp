@@ -30,7 +30,7 @@ const char* cross_entropy(const Call& call) {
   const double smoothing = call.attr[0].f;
   const int32_t ignored = call.attr[1].i;
   if (const char* wrong = wrong_target(targets, V, ignored)) return wrong;
-  parallel(call, R, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+  parallel(call, R, row_grain(V), [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
       float *loss = call.t[2].as<float>() + r, *lse = call.t[3].as<float>() + r;
       const int32_t target = targets.as<int32_t>()[r];
@@ -69,7 +69,7 @@ const char* cross_entropy_back(const Call& call) {
   const float smoothing = call.attr[0].f;
   const int32_t ignored = call.attr[1].i;
   if (const char* wrong = wrong_target(targets, V, ignored)) return wrong;
-  parallel(call, R, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+  parallel(call, R, row_grain(V), [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
       const float* x = logits.as<float>() + r * V;
       float* to = call.t[5].as<float>() + r * V;

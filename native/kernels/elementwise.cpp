@@ -12,7 +12,7 @@ namespace {
 template <class F>
 inline void map(const Call& call, int64_t n, const F& body) {
   const int64_t lines = (n + 15) / 16;
-  parallel(call, lines, kPiece / 16, [&](int64_t begin, int64_t end, int) {
+  parallel(call, lines, kGrainElements / 16, [&](int64_t begin, int64_t end, int) {
     const int64_t from = begin * 16;
     const int64_t to = end * 16 < n ? end * 16 : n;
     body(from, to);
@@ -61,7 +61,7 @@ void gate(const Call& call) {
   // Rows are cut where they are long, so that one long row also meets all threads.
   constexpr int64_t kCut = 4096;
   const int64_t cuts = (K + kCut - 1) / kCut;
-  parallel(call, y.rows() * cuts, rows_per_piece(K < kCut ? K : kCut), [&](int64_t begin, int64_t end, int) {
+  parallel(call, y.rows() * cuts, row_grain(K < kCut ? K : kCut), [&](int64_t begin, int64_t end, int) {
     for (int64_t at = begin; at < end; at++) {
       const int64_t row = at / cuts, from = at % cuts * kCut, to = from + kCut < K ? from + kCut : K;
       const float* a = g.as<float>() + row_offset(g, row);

@@ -28,7 +28,7 @@ template <class W>
 void take(const Call& call) {
   const Tensor &weight = call.t[0], &ids = call.t[1], &y = call.t[2];
   const int64_t K = weight.dim[1];
-  parallel(call, ids.size(), rows_per_piece(K), [&](int64_t begin, int64_t end, int) {
+  parallel(call, ids.size(), row_grain(K), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t id = ids.as<int32_t>()[i];
       float* out = y.as<float>() + i * K;

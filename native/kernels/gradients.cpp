@@ -16,7 +16,7 @@ const char* fill(const Call& call) {
   const int64_t width = y.rank > 0 ? y.last() : 1, stride = y.rank > 0 ? y.stride[y.rank - 1] : 1;
   const float value = call.attr[0].f;
   if (y.size() == 0) return nullptr;
-  parallel(call, y.rank > 0 ? y.rows() : 1, rows_per_piece(width), [&](int64_t begin, int64_t end, int) {
+  parallel(call, y.rank > 0 ? y.rows() : 1, row_grain(width), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       float* to = y.as<float>();
       int64_t rest = row;
@@ -35,7 +35,7 @@ const char* sum_rows(const Call& call) {
   const Tensor &x = call.t[0], &y = call.t[1];
   const int64_t rows = x.rows(), K = x.last();
   constexpr int64_t kBlock = 64;
-  parallel(call, (K + 15) / 16, kPiece / (16 * (rows + 1)) + 1, [&](int64_t begin, int64_t end, int) {
+  parallel(call, (K + 15) / 16, kGrainElements / (16 * (rows + 1)) + 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t at = begin; at < end; at++) {
       const int64_t k = at * 16;
       const int n = (int)least(16, K - k);
@@ -103,7 +103,7 @@ const char* times_slope(const Call& call) {
   const float *x = call.t[0].as<float>(), *dy = call.t[1].as<float>();
   float* dx = call.t[2].as<float>();
   const int64_t n = call.t[0].size();
-  parallel(call, (n + 15) / 16, kPiece / 16, [=](int64_t begin, int64_t end, int) {
+  parallel(call, (n + 15) / 16, kGrainElements / 16, [=](int64_t begin, int64_t end, int) {
     for (int64_t at = begin * 16; at < least(end * 16, n); at += 16) {
       const int some = (int)least(16, n - at);
       store_n(dx + at, slope_of<kAct>(load_n(x + at, some)) * load_n(dy + at, some), some);
@@ -149,7 +149,7 @@ void norm_back(const Call& call, const Tensor& w, const Tensor& dy, float offset
   const Tensor& x = call.t[0];
   const int64_t K = x.last();
   const float eps = call.attr[0].f;
-  parallel(call, x.rows(), rows_per_piece(K), [&](int64_t begin, int64_t end, int) {
+  parallel(call, x.rows(), row_grain(K), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       const float *in = x.as<float>() + row * K, *d = dy.as<float>() + row * K;
       float* to = out + row * K;

@@ -14,7 +14,7 @@ constexpr int64_t kGathered = 64;  // columns of rows layout that are made into 
 
 template <class Weights>
 struct Finish {
-  const Plan& plan;
+  const Tiling& tiling;
   const Weights& weights;
   const Tensor& codes;
   const float* scb;
@@ -35,10 +35,10 @@ struct Finish {
   }
 
   void some_rows(const char* const* w, const CodedTile& tile, int64_t u, int64_t count, bool gathered, char* to) const {
-    const int rows = plan.rows > kTileRows ? 8 : plan.rows;  // as many as `columns` takes
-    for (int r = 0; r < plan.rows; r += rows)
-      columns(w, tile.column + u, count, gathered, u == 0, tile.value + u * plan.rows + r, plan.rows,
-              to + (int64_t)r * plan.panels * kStepBytes);
+    const int rows = tiling.rows > kTileRows ? 8 : tiling.rows;  // as many as `columns` takes
+    for (int r = 0; r < tiling.rows; r += rows)
+      columns(w, tile.column + u, count, gathered, u == 0, tile.value + u * tiling.rows + r, tiling.rows,
+              to + (int64_t)r * tiling.panels * kStepBytes);
   }
 
   // [rows][panels][16] sums of outlier times code.
@@ -46,14 +46,14 @@ struct Finish {
     const char* w[kMaxPanels];
     const int64_t count = *tile.outliers;
     if (weights.in_place) {
-      for (int p = 0; p < plan.panels; p++) w[p] = p < panels ? weights.fetch(panel + p, 0, 0, nullptr) : w[p - 1];
+      for (int p = 0; p < tiling.panels; p++) w[p] = p < panels ? weights.fetch(panel + p, 0, 0, nullptr) : w[p - 1];
       some_rows(w, tile, 0, count, false, to);
       return;
     }
     alignas(64) char steps[kMaxPanels][kGathered * kStepBytes];
     for (int64_t u = 0; u < count; u += kGathered) {
       const int64_t some = at_most(kGathered, count - u);
-      for (int p = 0; p < plan.panels; p++) {
+      for (int p = 0; p < tiling.panels; p++) {
         if (p < panels) gather(panel + p, tile.column + u, some, steps[p]);
         w[p] = steps[p < panels ? p : 0];
       }
@@ -63,8 +63,8 @@ struct Finish {
 
   void operator()(int64_t t, int64_t panel, int panels, const char* c) const {
     const CodedTile tile = layout.at(coded + t * layout.bytes);
-    const int64_t first = row + t * plan.rows;
-    const int rows = (int)at_most(plan.rows, m - first);
+    const int64_t first = row + t * tiling.rows;
+    const int rows = (int)at_most(tiling.rows, m - first);
     alignas(64) char extra[kMostRows * kMaxPanels * kStepBytes];
     const bool some = *tile.outliers > 0;
     if (some) outliers(tile, panel, panels, extra);
@@ -74,7 +74,7 @@ struct Finish {
       const f32x16 bias = output.bias_of(panel + p);
       const f32x16 step = scale * (1.0f / 127.0f);
       for (int r = 0; r < rows; r++) {
-        const int64_t place = ((int64_t)r * plan.panels + p) * kStepBytes;
+        const int64_t place = ((int64_t)r * tiling.panels + p) * kStepBytes;
         i32x16 sum;
         std::memcpy(&sum, c + place, sizeof sum);
         sum -= tile.bias[r];
@@ -92,27 +92,27 @@ const char* product(const Call& call) {
   const int64_t m = x.rows(), k = codes.dim[1], n = codes.dim[0];
   const float threshold = call.attr[0].f;
   const Stored<Dot> weights(codes);
-  const Plan plan = plan_product(call, m, n, weights);
-  const CodedLayout layout(k, plan.rows, plan.x_bytes);
-  char* coded = call.need((size_t)(plan.slab * layout.bytes + plan.workers * plan.worker_bytes));
+  const Tiling tiling = product_tiling(call, m, n, weights);
+  const CodedLayout layout(k, tiling.rows, tiling.x_bytes);
+  char* coded = call.need((size_t)(tiling.slab * layout.bytes + tiling.workers * tiling.worker_bytes));
   if (!coded) return "no memory for the scratch of an LLM.int8() linear";
-  char* scratch = coded + plan.slab * layout.bytes;
+  char* scratch = coded + tiling.slab * layout.bytes;
   const Output output{y.as<float>(), call.t[4].as<float>(), &call.t[3], call.attr[1].i, n};
-  const ColumnsFn columns = for_rows<ColumnsOf>(plan.rows > kTileRows ? 8 : plan.rows);
-  for (int64_t first = 0; first < plan.tiles; first += plan.slab) {
-    const int64_t tiles = at_most(plan.slab, plan.tiles - first);
-    const int64_t row = first * plan.rows;
-    const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+  const ColumnsFn columns = for_rows<ColumnsOf>(tiling.rows > kTileRows ? 8 : tiling.rows);
+  for (int64_t first = 0; first < tiling.tiles; first += tiling.slab) {
+    const int64_t tiles = at_most(tiling.slab, tiling.tiles - first);
+    const int64_t row = first * tiling.rows;
+    const int64_t grain = kPrepareGrain / (k * tiling.rows + 1) + 1;
     parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; t++) {
-        const int64_t at = row + t * plan.rows;
-        code_tile(x.as<float>() + at * k, k, (int)at_most(plan.rows, m - at), CodePlace{plan.rows, Dot::kMatrix},
+        const int64_t at = row + t * tiling.rows;
+        code_tile(x.as<float>() + at * k, k, (int)at_most(tiling.rows, m - at), CodePlace{tiling.rows, Dot::kMatrix},
                   threshold, layout.at(coded + t * layout.bytes), call.t[5].as<uint8_t>());
       }
     });
-    const Finish<Stored<Dot>> finish{plan,   weights, codes,   call.t[2].as<float>(), output, layout,
+    const Finish<Stored<Dot>> finish{tiling, weights, codes, call.t[2].as<float>(), output, layout,
                                      coded, columns, row, m};
-    run_product(call, plan, tiles, coded, layout.bytes, weights, scratch, finish);
+    run_product(call, tiling, tiles, coded, layout.bytes, weights, scratch, finish);
   }
   return nullptr;
 }

@@ -15,7 +15,7 @@ const char* argmax(const Call& call) {
   const Tensor &logits = call.t[0], &ids = call.t[1];
   const int64_t B = logits.dim[0], V = logits.dim[1];
   if (V == 0) return "logits are empty";
-  parallel(call, B, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+  parallel(call, B, row_grain(V), [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; b++) {
       const float* x = logits.as<float>() + b * V;
       bool nan;
@@ -35,7 +35,7 @@ const char* token_logprobs(const Call& call) {
     const int32_t id = targets.as<int32_t>()[r];
     if (id < 0 || id >= V) return sentence("token id %d is outside the vocabulary of %lld", id, (long long)V);
   }
-  parallel(call, R, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+  parallel(call, R, row_grain(V), [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
       const float* x = logits.as<float>() + r * V;
       bool nan;

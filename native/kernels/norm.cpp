@@ -32,7 +32,7 @@ void rms(const Call& call) {
   const int64_t K = x.last();
   const float eps = call.attr[0].f, offset = call.attr[1].f;
   const typename W::T* weight = w.as<typename W::T>();
-  parallel(call, x.rows(), rows_per_piece(K), [&](int64_t begin, int64_t end, int) {
+  parallel(call, x.rows(), row_grain(K), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       const float* in = x.as<float>() + row * K;
       float* out = y.as<float>() + row * K;
@@ -66,7 +66,7 @@ const char* layer_norm(const Call& call) {
   const Tensor &x = call.t[0], &w = call.t[1], &b = call.t[2], &y = call.t[3];
   const int64_t K = x.last();
   const float eps = call.attr[0].f;
-  parallel(call, x.rows(), rows_per_piece(K), [&](int64_t begin, int64_t end, int) {
+  parallel(call, x.rows(), row_grain(K), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       const float* in = x.as<float>() + row * K;
       float* out = y.as<float>() + row * K;

@@ -8,7 +8,7 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
-constexpr int64_t kCopyPiece = 1 << 18;
+constexpr int64_t kCopyGrain = 1 << 18;
 
 // Bytes of `elements` elements (two to a byte for u4, the last one padded).
 int64_t bytes_of(DType dtype, int64_t elements) {
@@ -21,13 +21,13 @@ int64_t bytes_of(DType dtype, int64_t elements) {
 }
 
 void copy(const Call& call, char* to, const char* from, int64_t bytes) {
-  parallel(call, bytes, kCopyPiece, [&](int64_t begin, int64_t end, int) {
+  parallel(call, bytes, kCopyGrain, [&](int64_t begin, int64_t end, int) {
     std::memcpy(to + begin, from + begin, (size_t)(end - begin));
   });
 }
 
 // Panels that one piece of work takes.
-int64_t panel_grain(int64_t panel_bytes) { return kCopyPiece / (panel_bytes + 1) + 1; }
+int64_t panel_grain(int64_t panel_bytes) { return kCopyGrain / (panel_bytes + 1) + 1; }
 
 template <class Map>
 void to_panels(const Call& call, const char* from, char* to, int64_t rows, int64_t row_bytes, Map map) {

@@ -222,10 +222,10 @@ const char* four_bit_dequantize(const Call& call) {
   if (const char* wrong = absmax.wrong()) return wrong;
   const float* table = kFourBitTable[kind];
   if (!codes.panels) {
-    constexpr int64_t kPiece4 = 1 << 15;
+    constexpr int64_t kTaskElements = 1 << 15;
     const int64_t total = n * k;
-    parallel(call, ceil_div(total, kPiece4), 1, [&](int64_t begin, int64_t end, int) {
-      const int64_t first = begin * kPiece4, last = at_most(end * kPiece4, total);
+    parallel(call, ceil_div(total, kTaskElements), 1, [&](int64_t begin, int64_t end, int) {
+      const int64_t first = begin * kTaskElements, last = at_most(end * kTaskElements, total);
       decode_flat(codes.as<uint8_t>(), absmax, table, blocksize, rounding, first, last - first, w.as<float>() + first);
     });
     return nullptr;

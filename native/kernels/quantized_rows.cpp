@@ -22,7 +22,7 @@ const char* llm_int8_embedding(const Call& call) {
   const int64_t k = codes.dim[1];
   if (const char* wrong = outside(ids, codes.dim[0])) return wrong;
   const float* scb = call.t[1].as<float>();
-  parallel(call, ids.size(), rows_per_piece(k), [&](int64_t begin, int64_t end, int) {
+  parallel(call, ids.size(), row_grain(k), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t id = ids.as<int32_t>()[i];
       float* to = y.as<float>() + i * k;
@@ -46,7 +46,7 @@ const char* four_bit_embedding(const Call& call) {
   if (const char* wrong = absmax.wrong()) return wrong;
   if (const char* wrong = outside(ids, codes.dim[0])) return wrong;
   const float* table = kFourBitTable[call.attr[0].i];
-  parallel(call, ids.size(), rows_per_piece(k), [&](int64_t begin, int64_t end, int) {
+  parallel(call, ids.size(), row_grain(k), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t id = ids.as<int32_t>()[i];
       float* to = y.as<float>() + i * k;

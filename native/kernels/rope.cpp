@@ -13,7 +13,7 @@ const char* rope_table(const Call& call) {
   const int64_t R = frequencies.dim[0];
   const float scale = call.attr[0].f;
   const float* inv = frequencies.as<float>();
-  parallel(call, positions.size(), rows_per_piece(R * 16), [&](int64_t begin, int64_t end, int) {
+  parallel(call, positions.size(), row_grain(R * 16), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       const float position = (float)positions.as<int32_t>()[row];
       float* cosines = table.as<float>() + row * 2 * R;
@@ -59,7 +59,7 @@ const char* rope(const Call& call) {
   const int64_t T = x.dim[1], H = x.dim[2], D = x.dim[3], R = table.dim[3];
   const bool interleaved = call.attr[0].i != 0;
   if (2 * R > D) return sentence("the table rotates %lld dims, a head has %lld", (long long)(2 * R), (long long)D);
-  parallel(call, x.dim[0] * T, rows_per_piece(H * D), [&](int64_t begin, int64_t end, int) {
+  parallel(call, x.dim[0] * T, row_grain(H * D), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       const float* from = x.as<float>() + row / T * x.stride[0] + row % T * x.stride[1];
       const float* c = table.as<float>() + row * 2 * R;

@@ -51,7 +51,7 @@ const char* route(const Call& call) {
 const char* mix(const Call& call) {
   const Tensor &x = call.t[0], &weights = call.t[1], &residual = call.t[2], &y = call.t[3];
   const int64_t n = x.last(), each = x.dim[x.rank - 2];
-  parallel(call, y.rows(), rows_per_piece(n * (each + 1)), [&](int64_t begin, int64_t end, int) {
+  parallel(call, y.rows(), row_grain(n * (each + 1)), [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; m++) {
       const float* from = x.as<float>() + m * each * n;
       const float* share = weights.as<float>() + m * each;

@@ -327,7 +327,7 @@ const char* sample(const Call& call) {
   // Rows that take the likeliest token need no scratch memory, and no order.
   bool any = false;
   for (int64_t r = 0; r < R; r++) any |= params.as<float>()[4 * r] > 0;
-  parallel(call, R, rows_per_piece(V), [&](int64_t begin, int64_t end, int) {
+  parallel(call, R, row_grain(V), [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
       const float temperature = params.as<float>()[4 * r];
       bool nan = false;

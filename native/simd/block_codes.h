@@ -68,20 +68,20 @@ OCTAVO_INLINE void code_blocks(const float* x, int64_t blocks, int64_t block, ui
 }
 
 // Tiles [0, tiles) of rows of x; `block` divides k.
-inline void pack_codes(const Call& call, const Plan& plan, int64_t block, const float* x, int64_t rows, int64_t k,
+inline void pack_codes(const Call& call, const Tiling& tiling, int64_t block, const float* x, int64_t rows, int64_t k,
                        int64_t tiles, char* to) {
-  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
-  const int64_t dwords = block / 4 * DotI8::kSub * plan.rows;  // of a block's codes
+  const int64_t grain = kPrepareGrain / (k * tiling.rows + 1) + 1;
+  const int64_t dwords = block / 4 * DotI8::kSub * tiling.rows;  // of a block's codes
   parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
-      char* tile = to + t * plan.x_bytes;
-      const int64_t present = at_most(plan.rows, rows - t * plan.rows);
-      if (present < plan.rows) std::memset(tile, 0, (size_t)plan.x_bytes);
+      char* tile = to + t * tiling.x_bytes;
+      const int64_t present = at_most(tiling.rows, rows - t * tiling.rows);
+      if (present < tiling.rows) std::memset(tile, 0, (size_t)tiling.x_bytes);
       for (int64_t r = 0; r < present; r++)
         for (int64_t b = 0; b < k / block; b += kPartLanes)
-          code_blocks(x + (t * plan.rows + r) * k + b * block, at_most(kPartLanes, k / block - b), block,
-                      (uint32_t*)tile + b * dwords + r, (uint32_t*)(tile + plan.x_blocks) + b * 2 * plan.rows + r,
-                      plan.rows);
+          code_blocks(x + (t * tiling.rows + r) * k + b * block, at_most(kPartLanes, k / block - b), block,
+                      (uint32_t*)tile + b * dwords + r, (uint32_t*)(tile + tiling.x_blocks) + b * 2 * tiling.rows + r,
+                      tiling.rows);
     }
   });
 }

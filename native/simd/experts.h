@@ -134,13 +134,13 @@ const char* expert_product(const Call& call, const Tensor& stack, const Tensor& 
         if (const char* problem = product(one)) return problem;
         continue;
       }
-      parallel(call, some, rows_per_piece(k), [&](int64_t first, int64_t end, int) {
+      parallel(call, some, row_grain(k), [&](int64_t first, int64_t end, int) {
         for (int64_t i = first; i < end; i++)
           std::memcpy((float*)in + i * k, source(order[at + i]), sizeof(float) * (size_t)k);
       });
       place(in, out, some);
       if (const char* problem = product(one)) return problem;
-      parallel(call, some, rows_per_piece(n), [&](int64_t first, int64_t end, int) {
+      parallel(call, some, row_grain(n), [&](int64_t first, int64_t end, int) {
         for (int64_t i = first; i < end; i++)
           std::memcpy(y.as<float>() + order[at + i] * n, (float*)out + i * n, sizeof(float) * (size_t)n);
       });

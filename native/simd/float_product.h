@@ -9,29 +9,29 @@ namespace octavo::OCTAVO_ISA {
 #if defined(OCTAVO_BF16_DOT)
 // Activations as pairs of bf16: neighbours, or k's four apart as DotU4Bf16 wants them. K % 8 == 0.
 template <bool kFourApart>
-void pack_pairs(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to,
-                int64_t stride) {
+void pack_pairs(const Call& call, const Tiling& tiling, const float* x, int64_t rows, int64_t k, int64_t tiles,
+                char* to, int64_t stride) {
   const __m512i step = kFourApart ? _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
                                   : _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i low = step, high = _mm512_add_epi32(step, _mm512_set1_epi32(kFourApart ? 4 : 1));
-  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+  const int64_t grain = kPrepareGrain / (k * tiling.rows + 1) + 1;
   parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
     constexpr int64_t kSome = 32;
     alignas(64) uint32_t pairs[kTileRows][kSome / 2];
     for (int64_t t = begin; t < end; t++) {
-      const int present = (int)at_most(plan.rows, rows - t * plan.rows);
+      const int present = (int)at_most(tiling.rows, rows - t * tiling.rows);
       uint32_t* out = (uint32_t*)(to + t * stride);
       for (int64_t i = 0; i < k; i += kSome) {
         const int64_t some = at_most(kSome, k - i);
         for (int r = 0; r < present; r++) {
-          const float* from = x + (t * plan.rows + r) * k + i;
+          const float* from = x + (t * tiling.rows + r) * k + i;
           const f32x16 a = some >= 16 ? load(from) : load_n(from, (int)some);
           const f32x16 b = some >= 32 ? load(from + 16) : some > 16 ? load_n(from + 16, (int)some - 16) : zero();
           const u32p both = bf16_pairs((f32p)_mm512_permutex2var_ps((__m512)a, low, (__m512)b),
                                        (f32p)_mm512_permutex2var_ps((__m512)a, high, (__m512)b));
           store_part(pairs[r], both);
         }
-        rows_to_steps((const char*)pairs, kSome * 2, present, some * 2, out + i / 2 * plan.rows, plan.rows, AsIs{});
+        rows_to_steps((const char*)pairs, kSome * 2, present, some * 2, out + i / 2 * tiling.rows, tiling.rows, AsIs{});
       }
     }
   });
@@ -39,20 +39,20 @@ void pack_pairs(const Call& call, const Plan& plan, const float* x, int64_t rows
 #endif
 
 template <class Weights>
-void pack(const Call& call, const Plan& plan, const Weights& weights, const float* x, int64_t rows, int64_t k,
+void pack(const Call& call, const Tiling& tiling, const Weights& weights, const float* x, int64_t rows, int64_t k,
           int64_t tiles, char* to) {
   using Dot = typename Weights::Dot;
   if constexpr (Dot::kCoded) {
-    pack_codes(call, plan, weights.align * Dot::kPerStep, x, rows, k, tiles, to);
+    pack_codes(call, tiling, weights.align * Dot::kPerStep, x, rows, k, tiles, to);
     return;
   }
 #if defined(OCTAVO_BF16_DOT)
   if constexpr (!Dot::kMatrix && Dot::kPerStep / Dot::kSub == 2) {
-    pack_pairs<Dot::kScaled>(call, plan, x, rows, k, tiles, to, plan.x_bytes);
+    pack_pairs<Dot::kScaled>(call, tiling, x, rows, k, tiles, to, tiling.x_bytes);
     return;
   }
 #endif
-  pack_activations<Dot>(call, plan, x, rows, k, tiles, to);
+  pack_activations<Dot>(call, tiling, x, rows, k, tiles, to);
 }
 
 // y = act(x · Wᵀ + bias) + residual, with bias and residual standing before y among the operands.
@@ -61,19 +61,19 @@ const char* float_product(const Call& call, const Weights& weights, int y_at, in
   const Tensor &x = call.t[0], &w = call.t[1], &y = call.t[y_at];
   const int64_t m = x.rows(), k = w.dim[1], n = w.dim[0];
   if (m == 0 || n == 0) return nullptr;
-  const Plan plan = plan_product(call, m, n, weights);
-  const int64_t packed = plan.slab * plan.x_bytes;
-  char* scratch = call.need((size_t)(packed + plan.workers * plan.worker_bytes));
+  const Tiling tiling = product_tiling(call, m, n, weights);
+  const int64_t packed = tiling.slab * tiling.x_bytes;
+  char* scratch = call.need((size_t)(packed + tiling.workers * tiling.worker_bytes));
   if (!scratch) return "no memory for the scratch of a product";
   const Output output{y.as<float>(), call.t[y_at - 1].as<float>(), &call.t[y_at - 2], act, n};
-  for (int64_t first = 0; first < plan.tiles; first += plan.slab) {
-    const int64_t tiles = at_most(plan.slab, plan.tiles - first);
-    const int64_t row = first * plan.rows;
-    pack(call, plan, weights, x.as<float>() + row * k, m - row, k, tiles, scratch);
-    run_product(call, plan, tiles, scratch, plan.x_bytes, weights, scratch + packed,
+  for (int64_t first = 0; first < tiling.tiles; first += tiling.slab) {
+    const int64_t tiles = at_most(tiling.slab, tiling.tiles - first);
+    const int64_t row = first * tiling.rows;
+    pack(call, tiling, weights, x.as<float>() + row * k, m - row, k, tiles, scratch);
+    run_product(call, tiling, tiles, scratch, tiling.x_bytes, weights, scratch + packed,
                 [&](int64_t tile, int64_t panel, int panels, const char* c) {
-                  const int64_t at = row + tile * plan.rows;
-                  output.floats(plan, at, m - at, panel, panels, c);
+                  const int64_t at = row + tile * tiling.rows;
+                  output.floats(tiling, at, m - at, panel, panels, c);
                 });
   }
   return nullptr;

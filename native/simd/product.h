@@ -6,7 +6,7 @@
 //            const char* fetch(panel, step, count, scratch): steps [step, step + count) of a panel
 //            void scales(panel, step, count, float*): factors [block][16] (scaled formats)
 //            void ahead(panel, panels, TileArgs&): where those of the panels after these come from (scaled formats)
-//   Finish:  void operator()(tile, panel, panels, const char* c): sums [rows][plan.panels][16] of a tile, complete
+//   Finish:  void operator()(tile, panel, panels, const char* c): sums [rows][tiling.panels][16] of a tile, complete
 //
 // A run of weights that many tiles share stays in the first-level cache while it meets one tile after another, whose
 // activations come from the second level. A single tile (decoding) reads each weight once, panel by panel.
@@ -32,7 +32,7 @@ OCTAVO_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)6
 OCTAVO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 OCTAVO_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
-struct Plan {
+struct Tiling {
   int rows = 1;           // of a tile
   int panels = 1;         // of a group
   int64_t tiles = 0;      // of the call
@@ -65,40 +65,40 @@ constexpr int kMostRows = kTileRows;
 #endif
 
 template <class Weights>
-Plan plan_product(const Call& call, int64_t m, int64_t n, const Weights& weights) {
+Tiling product_tiling(const Call& call, int64_t m, int64_t n, const Weights& weights) {
   using Dot = typename Weights::Dot;
-  Plan p;
-  p.rows = Dot::kMatrix ? (m > 16 ? 32 : 16) : tile_size(m).rows;
-  p.tiles = ceil_div(m, p.rows);
-  p.panels = Dot::kMatrix ? 2 : tile_panels(p.rows);
-  p.slab = ceil_div(p.tiles, ceil_div(p.tiles, kSlabRows / p.rows));  // slabs of nearly equal size
-  p.block = at_most(p.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / p.rows);
-  p.total_panels = ceil_div(n, kPanelRows);
-  p.workers = call.pool ? call.pool->threads() : 1;
-  if (!Dot::kMatrix && p.rows == 1 && p.total_panels >= kGroupsEach * wide_panels<Dot>() * p.workers)
-    p.panels = wide_panels<Dot>();
-  p.groups = ceil_div(p.total_panels, p.panels);
-  p.steps = weights.steps;
-  p.x_bytes = align64((Dot::kMatrix ? ceil_div(p.steps, 16) * 16 : p.steps) * Dot::kSub * p.rows * 4);
+  Tiling t;
+  t.rows = Dot::kMatrix ? (m > 16 ? 32 : 16) : tile_size(m).rows;
+  t.tiles = ceil_div(m, t.rows);
+  t.panels = Dot::kMatrix ? 2 : tile_panels(t.rows);
+  t.slab = ceil_div(t.tiles, ceil_div(t.tiles, kSlabRows / t.rows));  // slabs of nearly equal size
+  t.block = at_most(t.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / t.rows);
+  t.total_panels = ceil_div(n, kPanelRows);
+  t.workers = call.pool ? call.pool->threads() : 1;
+  if (!Dot::kMatrix && t.rows == 1 && t.total_panels >= kGroupsEach * wide_panels<Dot>() * t.workers)
+    t.panels = wide_panels<Dot>();
+  t.groups = ceil_div(t.total_panels, t.panels);
+  t.steps = weights.steps;
+  t.x_bytes = align64((Dot::kMatrix ? ceil_div(t.steps, 16) * 16 : t.steps) * Dot::kSub * t.rows * 4);
   if constexpr (Dot::kCoded) {
-    p.x_blocks = p.x_bytes;
-    p.x_bytes += align64(p.steps / weights.align * 2 * p.rows * 4);
+    t.x_blocks = t.x_bytes;
+    t.x_bytes += align64(t.steps / weights.align * 2 * t.rows * 4);
   }
   constexpr int64_t kRun = Dot::kMatrix ? kMatrixRunSteps : kRunSteps;
-  if (weights.in_place && p.tiles == 1) {
-    p.run = p.steps;
-    p.chunk = 1;
+  if (weights.in_place && t.tiles == 1) {
+    t.run = t.steps;
+    t.chunk = 1;
   } else {
-    p.run = weights.align >= kRun ? weights.align : kRun / weights.align * weights.align;
-    p.chunk = at_most(kChunkGroups, ceil_div(p.groups, 4 * p.workers));
+    t.run = weights.align >= kRun ? weights.align : kRun / weights.align * weights.align;
+    t.chunk = at_most(kChunkGroups, ceil_div(t.groups, 4 * t.workers));
   }
-  if (p.run < 1) p.run = 1;
-  p.panel_scratch = align64(weights.scratch(p.run));
-  p.sums_bytes = p.chunk * p.block * p.tile_sums();
-  if (Weights::Dot::kScaled) p.scale_blocks = ceil_div(p.run, weights.align);
-  p.scales_bytes = p.panels * p.scale_blocks * kStepBytes;
-  p.worker_bytes = p.panels * p.panel_scratch + p.sums_bytes + p.scales_bytes;
-  return p;
+  if (t.run < 1) t.run = 1;
+  t.panel_scratch = align64(weights.scratch(t.run));
+  t.sums_bytes = t.chunk * t.block * t.tile_sums();
+  if (Weights::Dot::kScaled) t.scale_blocks = ceil_div(t.run, weights.align);
+  t.scales_bytes = t.panels * t.scale_blocks * kStepBytes;
+  t.worker_bytes = t.panels * t.panel_scratch + t.sums_bytes + t.scales_bytes;
+  return t;
 }
 
 template <class Dot>
@@ -115,96 +115,97 @@ TileFn tile_of(int rows, int panels) {
 
 // One slab: tiles [0, tiles) whose packed activations start at x, `x_stride` bytes a tile.
 template <class Weights, class Finish>
-void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* x, int64_t x_stride,
+void run_product(const Call& call, const Tiling& tiling, int64_t tiles, const char* x, int64_t x_stride,
                  const Weights& weights, char* worker_scratch, const Finish& finish) {
   using Dot = typename Weights::Dot;
-  const TileFn fn = tile_of<Dot>(plan.rows, plan.panels);
-  const int64_t blocks = ceil_div(tiles, plan.block);
+  const TileFn fn = tile_of<Dot>(tiling.rows, tiling.panels);
+  const int64_t blocks = ceil_div(tiles, tiling.block);
   const int64_t even = ceil_div(tiles, blocks);  // blocks of nearly equal size
-  const int64_t chunks = ceil_div(plan.groups, plan.chunk);
+  const int64_t chunks = ceil_div(tiling.groups, tiling.chunk);
   int64_t grain = 1;
-  if (plan.run == plan.steps && plan.tiles == 1) {
-    const int64_t bytes = plan.chunk * plan.panels * plan.steps * kStepBytes;
-    grain = bytes > 0 ? kTaskBytes / bytes : plan.groups;
+  if (tiling.run == tiling.steps && tiling.tiles == 1) {
+    const int64_t bytes = tiling.chunk * tiling.panels * tiling.steps * kStepBytes;
+    grain = bytes > 0 ? kTaskBytes / bytes : tiling.groups;
     if (grain < 1) grain = 1;
   }
   parallel(call, blocks * chunks, grain, [&](int64_t begin, int64_t end, int worker) {
 #if defined(OCTAVO_AMX)
     if constexpr (Dot::kMatrix) matrix_begin();
 #endif
-    char* scratch = worker_scratch + worker * plan.worker_bytes;
+    char* scratch = worker_scratch + worker * tiling.worker_bytes;
     char* sums = scratch;
-    float* scales = (float*)(sums + plan.sums_bytes);
-    char* staged = (char*)scales + plan.scales_bytes;
+    float* scales = (float*)(sums + tiling.sums_bytes);
+    char* staged = (char*)scales + tiling.scales_bytes;
     for (int64_t task = begin; task < end; task++) {
       const int64_t first_tile = task % blocks * even;
       const int64_t last_tile = at_most(first_tile + even, tiles);
-      const int64_t first_group = task / blocks * plan.chunk;
-      const int64_t last_group = at_most(first_group + plan.chunk, plan.groups);
+      const int64_t first_group = task / blocks * tiling.chunk;
+      const int64_t last_group = at_most(first_group + tiling.chunk, tiling.groups);
       const auto sums_of = [&](int64_t group, int64_t t) {
-        return sums + ((group - first_group) * even + (t - first_tile)) * plan.tile_sums();
+        return sums + ((group - first_group) * even + (t - first_tile)) * tiling.tile_sums();
       };
-      if (plan.steps == 0) std::memset(sums, 0, (size_t)plan.sums_bytes);
-      for (int64_t step = 0; step < plan.steps; step += plan.run) {
-        const int64_t count = at_most(plan.run, plan.steps - step);
+      if (tiling.steps == 0) std::memset(sums, 0, (size_t)tiling.sums_bytes);
+      for (int64_t step = 0; step < tiling.steps; step += tiling.run) {
+        const int64_t count = at_most(tiling.run, tiling.steps - step);
         for (int64_t group = first_group; group < last_group; group++) {
           TileArgs a;
-          for (int p = 0; p < plan.panels; p++) {
+          for (int p = 0; p < tiling.panels; p++) {
             // A group that sticks out beyond the last panel repeats it; nobody looks at those sums.
-            const int64_t panel = group * plan.panels + p;
-            if (panel >= plan.total_panels) {
+            const int64_t panel = group * tiling.panels + p;
+            if (panel >= tiling.total_panels) {
               a.w[p] = a.w[p - 1];
               continue;
             }
-            a.w[p] = weights.fetch(panel, step, count, staged + p * plan.panel_scratch);
+            a.w[p] = weights.fetch(panel, step, count, staged + p * tiling.panel_scratch);
             if constexpr (Dot::kScaled)
-              weights.scales(panel, step, count, scales + p * plan.scale_blocks * kPanelRows);
+              weights.scales(panel, step, count, scales + p * tiling.scale_blocks * kPanelRows);
           }
           a.steps = count;
           a.first = step == 0;
           a.scale = scales;
-          a.scale_stride = plan.scale_blocks * kPanelRows;
+          a.scale_stride = tiling.scale_blocks * kPanelRows;
           a.block = weights.align;
           a.table = weights.table;
           a.ahead = nullptr;
           a.ahead_step = 0;
           a.head_step = 0;
           if constexpr (Dot::kScaled) {
-            if (plan.tiles == 1 && (group + 2) * plan.panels <= plan.total_panels) {
-              weights.ahead((group + 1) * plan.panels, plan.panels, a);
+            if (tiling.tiles == 1 && (group + 2) * tiling.panels <= tiling.total_panels) {
+              weights.ahead((group + 1) * tiling.panels, tiling.panels, a);
               if (weights.in_place) {
-                a.head = weights.fetch((group + 1) * plan.panels, 0, 0, nullptr);
-                a.head_stride = plan.steps * kStepBytes;
-                a.head_step = align64(at_most(kPrefetch, a.head_stride) / plan.scale_blocks);
+                a.head = weights.fetch((group + 1) * tiling.panels, 0, 0, nullptr);
+                a.head_stride = tiling.steps * kStepBytes;
+                a.head_step = align64(at_most(kPrefetch, a.head_stride) / tiling.scale_blocks);
               }
             }
           }
           // While these weights meet one tile after another, the next ones come from memory.
           const bool more = weights.in_place && last_tile - first_tile > 1;
           const bool same_step = group + 1 < last_group;
-          const int64_t next_step = same_step ? step : step + plan.run < plan.steps ? step + plan.run : 0;
+          const int64_t next_step = same_step ? step : step + tiling.run < tiling.steps ? step + tiling.run : 0;
           const int64_t next_group = same_step ? group + 1 : next_step > 0 ? first_group : last_group;
-          const char* next = more && next_group < plan.groups
-                                 ? weights.fetch(next_group * plan.panels, next_step, 0, nullptr)
+          const char* next = more && next_group < tiling.groups
+                                 ? weights.fetch(next_group * tiling.panels, next_step, 0, nullptr)
                                  : nullptr;
           const int64_t piece = align64(count * kStepBytes / (last_tile - first_tile));
           for (int64_t t = first_tile; t < last_tile; t++) {
             if (next)
-              for (int p = 0; p < plan.panels; p++) {
-                const char* from = next + p * plan.steps * kStepBytes + (t - first_tile) * piece;
+              for (int p = 0; p < tiling.panels; p++) {
+                const char* from = next + p * tiling.steps * kStepBytes + (t - first_tile) * piece;
                 for (int64_t at = 0; at < piece; at += 64) __builtin_prefetch(from + at, 0, 2);
               }
-            a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * plan.rows;
+            a.x = (const uint32_t*)(x + t * x_stride) + step * Dot::kSub * tiling.rows;
             if constexpr (Dot::kCoded)
-              a.x_blocks = (const uint32_t*)(x + t * x_stride + plan.x_blocks) + step / weights.align * 2 * plan.rows;
+              a.x_blocks =
+                  (const uint32_t*)(x + t * x_stride + tiling.x_blocks) + step / weights.align * 2 * tiling.rows;
             a.c = sums_of(group, t);
             fn(a);
           }
         }
       }
       for (int64_t group = first_group; group < last_group; group++) {
-        const int64_t panel = group * plan.panels;
-        const int count = (int)at_most(plan.panels, plan.total_panels - panel);
+        const int64_t panel = group * tiling.panels;
+        const int count = (int)at_most(tiling.panels, tiling.total_panels - panel);
         for (int64_t t = first_tile; t < last_tile; t++) finish(t, panel, count, sums_of(group, t));
       }
     }
@@ -215,22 +216,22 @@ void run_product(const Call& call, const Plan& plan, int64_t tiles, const char* 
 }
 
 // Work below this many elements is not worth waking anybody for.
-constexpr int64_t kPreparePiece = 1 << 15;
+constexpr int64_t kPrepareGrain = 1 << 15;
 
 // Packed f32 activations of tiles [0, tiles): [k][rows] each.
-inline void pack_floats(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles,
+inline void pack_floats(const Call& call, const Tiling& tiling, const float* x, int64_t rows, int64_t k, int64_t tiles,
                         char* to, int64_t stride) {
-  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+  const int64_t grain = kPrepareGrain / (k * tiling.rows + 1) + 1;
   parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
-      const int64_t row = t * plan.rows;
+      const int64_t row = t * tiling.rows;
       uint32_t* out = (uint32_t*)(to + t * stride);
-      if (plan.rows == 1)
+      if (tiling.rows == 1)
         std::memcpy(out, x + row * k, sizeof(float) * (size_t)k);
       else
-        rows_to_steps((const char*)(x + row * k), k * 4, (int)at_most(plan.rows, rows - row), k * 4, out, plan.rows,
+        rows_to_steps((const char*)(x + row * k), k * 4, (int)at_most(tiling.rows, rows - row), k * 4, out, tiling.rows,
                       AsIs{});
-      std::memset(out + k * plan.rows, 0, (size_t)(stride - k * plan.rows * 4));
+      std::memset(out + k * tiling.rows, 0, (size_t)(stride - k * tiling.rows * 4));
     }
   });
 }
@@ -238,13 +239,13 @@ inline void pack_floats(const Call& call, const Plan& plan, const float* x, int6
 #if defined(OCTAVO_AMX)
 // The same as left-hand tiles of bf16 parts: [16 steps][part][rows][16 pairs].
 template <int kParts>
-void pack_parts(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles, char* to,
-                int64_t stride) {
-  const int64_t grain = kPreparePiece / (k * plan.rows + 1) + 1;
+void pack_parts(const Call& call, const Tiling& tiling, const float* x, int64_t rows, int64_t k, int64_t tiles,
+                char* to, int64_t stride) {
+  const int64_t grain = kPrepareGrain / (k * tiling.rows + 1) + 1;
   parallel(call, tiles, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++)
-      for (int r = 0; r < plan.rows; r++) {
-        const int64_t row = t * plan.rows + r;
+      for (int r = 0; r < tiling.rows; r++) {
+        const int64_t row = t * tiling.rows + r;
         for (int64_t i = 0; i < k; i += 32) {
           f32p a = {}, b = {};
           if (row < rows) {
@@ -253,7 +254,7 @@ void pack_parts(const Call& call, const Plan& plan, const float* x, int64_t rows
             if (k - i > 16) b = (f32p)load_n(from + 16, (int)at_most(16, k - i - 16));
           }
           OCTAVO_UNROLL for (int j = 0; j < kParts; j++) {
-            char* out = to + t * stride + ((i / 32 * kParts + j) * plan.rows + r) * kStepBytes;
+            char* out = to + t * stride + ((i / 32 * kParts + j) * tiling.rows + r) * kStepBytes;
             store_part(out, take_part(a, b));
           }
         }
@@ -264,14 +265,14 @@ void pack_parts(const Call& call, const Plan& plan, const float* x, int64_t rows
 
 // Activations as a format wants them.
 template <class Dot>
-void pack_activations(const Call& call, const Plan& plan, const float* x, int64_t rows, int64_t k, int64_t tiles,
+void pack_activations(const Call& call, const Tiling& tiling, const float* x, int64_t rows, int64_t k, int64_t tiles,
                       char* to) {
 #if defined(OCTAVO_AMX)
   if constexpr (Dot::kMatrix)
-    pack_parts<Dot::kSub>(call, plan, x, rows, k, tiles, to, plan.x_bytes);
+    pack_parts<Dot::kSub>(call, tiling, x, rows, k, tiles, to, tiling.x_bytes);
   else
 #endif
-  pack_floats(call, plan, x, rows, k, tiles, to, plan.x_bytes);
+  pack_floats(call, tiling, x, rows, k, tiles, to, tiling.x_bytes);
 }
 
 // y = act(sums + bias) + residual, for sums in f32; also the end of every other product.
@@ -307,12 +308,12 @@ struct Output {
       store_n(y + at, v, (int)left);
     }
   }
-  OCTAVO_INLINE void floats(const Plan& plan, int64_t row, int64_t rows, int64_t panel, int panels,
+  OCTAVO_INLINE void floats(const Tiling& tiling, int64_t row, int64_t rows, int64_t panel, int panels,
                             const char* c) const {
     for (int p = 0; p < panels; p++) {
       const f32x16 b = bias_of(panel + p);
-      for (int r = 0; r < at_most(plan.rows, rows); r++)
-        put(row + r, panel + p, load((const float*)(c + ((int64_t)r * plan.panels + p) * kStepBytes)) + b);
+      for (int r = 0; r < at_most(tiling.rows, rows); r++)
+        put(row + r, panel + p, load((const float*)(c + ((int64_t)r * tiling.panels + p) * kStepBytes)) + b);
     }
   }
 };

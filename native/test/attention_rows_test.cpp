@@ -34,14 +34,14 @@ Rows make_rows(DType dtype, int64_t H, int64_t G, int64_t D, int64_t E, std::vec
 }
 
 // Tokens from .. from + count of a row.
-struct Piece {
+struct Span {
   int64_t row, from, count;
 };
 
-// Runs the pieces as the lanes of one call, the keys in pages of S in any order, and puts what they give to its place in
+// Runs the spans as the lanes of one call, the keys in pages of S in any order, and puts what they give to its place in
 // `y` [row][N][H][E].
-const char* run_pieces(const Kernel* kernel, Machine& machine, const Rows& x, const std::vector<Piece>& pieces, int64_t S,
-                       bool as_rows, const Case& like, std::vector<float>& y) {
+const char* run_spans(const Kernel* kernel, Machine& machine, const Rows& x, const std::vector<Span>& spans, int64_t S,
+                      bool as_rows, const Case& like, std::vector<float>& y) {
   Case c = like;
   c.H = x.H, c.G = x.G, c.D = x.D, c.E = x.E, c.S = S, c.R = x.count();
   const int64_t columns = (x.N + S - 1) / S;
@@ -56,9 +56,9 @@ const char* run_pieces(const Kernel* kernel, Machine& machine, const Rows& x, co
     for (int64_t i = 0; i < columns; i++) c.held(r)[1 + i] = ids[(size_t)(r * columns + i)];
   }
   int64_t lanes = 0, widest = 0;
-  for (const Piece& p : pieces) lanes += p.count, widest = std::max(widest, p.count);
-  c.B = as_rows ? (int64_t)pieces.size() : 1;
-  c.T = as_rows ? widest : lanes + (int64_t)pieces.size();  // flat: an unused lane after each piece
+  for (const Span& p : spans) lanes += p.count, widest = std::max(widest, p.count);
+  c.B = as_rows ? (int64_t)spans.size() : 1;
+  c.T = as_rows ? widest : lanes + (int64_t)spans.size();  // flat: an unused lane after each span
   c.lanes = flat(DType::i32, 2 * c.B * c.T);
   for (int64_t i = 0; i < 2 * c.B * c.T; i++) ((int32_t*)c.lanes.data)[i] = -1;
   c.q = flat(DType::f32, c.B * c.T * c.H * c.D);
@@ -80,12 +80,12 @@ const char* run_pieces(const Kernel* kernel, Machine& machine, const Rows& x, co
         c.scales.set(c.P * c.G * S + to, x.scales.at(x.count() * c.G * x.N + from));
       }
   std::vector<int64_t> place;  // of the lane of each token
-  for (size_t i = 0, at = 0; i < pieces.size(); i++) {
-    if (as_rows) at = i * (size_t)c.T + (size_t)(c.T - pieces[i].count);
-    for (int64_t n = 0; n < pieces[i].count; n++, at++) {
-      ((int32_t*)c.lanes.data)[at] = (int32_t)pieces[i].row;
-      ((int32_t*)c.lanes.data)[c.B * c.T + (int64_t)at] = (int32_t)(pieces[i].from + n);
-      const int64_t token = pieces[i].row * x.N + pieces[i].from + n;
+  for (size_t i = 0, at = 0; i < spans.size(); i++) {
+    if (as_rows) at = i * (size_t)c.T + (size_t)(c.T - spans[i].count);
+    for (int64_t n = 0; n < spans[i].count; n++, at++) {
+      ((int32_t*)c.lanes.data)[at] = (int32_t)spans[i].row;
+      ((int32_t*)c.lanes.data)[c.B * c.T + (int64_t)at] = (int32_t)(spans[i].from + n);
+      const int64_t token = spans[i].row * x.N + spans[i].from + n;
       memcpy(c.q.f() + (int64_t)at * c.H * c.D, x.q.f() + token * c.H * c.D, sizeof(float) * (size_t)(c.H * c.D));
       place.push_back((int64_t)at);
     }
@@ -94,16 +94,16 @@ const char* run_pieces(const Kernel* kernel, Machine& machine, const Rows& x, co
   Call call = call_of(c);
   machine.attach(call);
   if (const char* error = kernel->run(call)) return error;
-  for (size_t i = 0, n = 0; i < pieces.size(); i++)
-    for (int64_t t = 0; t < pieces[i].count; t++, n++) {
-      const int64_t token = pieces[i].row * x.N + pieces[i].from + t, width = c.H * c.E;
+  for (size_t i = 0, n = 0; i < spans.size(); i++)
+    for (int64_t t = 0; t < spans[i].count; t++, n++) {
+      const int64_t token = spans[i].row * x.N + spans[i].from + t, width = c.H * c.E;
       memcpy(y.data() + token * width, c.y.f() + place[n] * width, sizeof(float) * (size_t)width);
     }
   return nullptr;
 }
 
 // All tokens of all rows by one way; `way` says how they are cut into calls.
-using Calls = std::vector<std::vector<Piece>>;
+using Calls = std::vector<std::vector<Span>>;
 
 Calls whole_rows(const Rows& x) {
   Calls calls;
@@ -126,8 +126,8 @@ Calls together(const Rows& x, int64_t every) {
   }
   return calls;
 }
-// Pieces of any size, of all rows together.
-Calls in_pieces(const Rows& x) {
+// Spans of any size, of all rows together.
+Calls in_spans(const Rows& x) {
   Calls calls;
   std::vector<int64_t> done((size_t)x.count(), 0);
   for (bool more = true; more;) {
@@ -151,15 +151,15 @@ void same_bits(const Entry& e, DType dtype, const Case& like, int64_t H, int64_t
   std::vector<float> first(tokens * width, 0.0f);
   const auto run = [&](const char* way, const Calls& calls, Machine& machine, int64_t S, bool as_rows, bool is_first) {
     std::vector<float> y(tokens * width, NAN);
-    for (const std::vector<Piece>& pieces : calls)
-      if (const char* error = run_pieces(e.kernel, machine, x, pieces, S, as_rows, like, y))
+    for (const std::vector<Span>& spans : calls)
+      if (const char* error = run_spans(e.kernel, machine, x, spans, S, as_rows, like, y))
         return fail(e.isa, text("%s, %s: %s", title, way, error));
     if (is_first) {
       first = y;
       return;
     }
-    for (const std::vector<Piece>& pieces : calls)
-      for (const Piece& p : pieces)
+    for (const std::vector<Span>& spans : calls)
+      for (const Span& p : spans)
         for (int64_t t = 0; t < p.count; t++) {
           const size_t at = (size_t)(p.row * x.N + p.from + t) * width;
           if (memcmp(first.data() + at, y.data() + at, sizeof(float) * width) == 0) continue;
@@ -173,8 +173,8 @@ void same_bits(const Entry& e, DType dtype, const Case& like, int64_t H, int64_t
   run("pages of 7", whole_rows(x), three, 7, false, false);
   run("one by one", one_by_one(x, 13), one, contiguous, false, false);
   run("together", together(x, 7), three, 16, true, false);
-  run("in pieces", in_pieces(x), three, 48, true, false);
-  run("in pieces, flat", in_pieces(x), one, 16, false, false);
+  run("in spans", in_spans(x), three, 48, true, false);
+  run("in spans, flat", in_spans(x), one, 16, false, false);
 }
 
 // One NaN among keys or values of codes: who sees it gets NaN, and who does not gets numbers.
@@ -186,8 +186,8 @@ void nan_arrives(const Entry& e, bool values) {
   Case like;
   like.causal = 1, like.scale = 0.125f;
   std::vector<float> y((size_t)(x.count() * x.N * 4 * 64), 0.0f);
-  for (const std::vector<Piece>& pieces : Calls{{{0, 0, 60}, {1, 0, 40}}, {{0, 89, 1}}, {{0, 65, 20}}, {{0, 60, 5}}})
-    if (const char* error = run_pieces(e.kernel, machine, x, pieces, 16, false, like, y)) return fail(e.isa, error);
+  for (const std::vector<Span>& spans : Calls{{{0, 0, 60}, {1, 0, 40}}, {{0, 89, 1}}, {{0, 65, 20}}, {{0, 60, 5}}})
+    if (const char* error = run_spans(e.kernel, machine, x, spans, 16, false, like, y)) return fail(e.isa, error);
   for (int64_t token : {0, 59, 62, 66, 69, 70, 75, 84, 89, 90 + 39})
     for (int64_t h = 0; h < 4; h++)
       for (int64_t d = 0; d < 64; d++) {

@@ -96,7 +96,7 @@ export class Poison {
   }
 }
 
-/** The operands of an encoded command (core/command.ts) that are given; in rows, not in panels. */
+/** The operands that an encoded command has (core/command.ts), as ranges; only for rows, not for panels. */
 function reachesOf(words: Int32Array, start: number, { inputs, outputs }: Signature): Reach[] {
   const reaches: Reach[] = [];
   let at = start + 3;

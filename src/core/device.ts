@@ -258,10 +258,10 @@ export class Device implements AsyncDisposable {
     }
   }
 
-  async #read(buffer: BufferId, offset: number, bytes: number, sound: number): Promise<Uint8Array> {
+  async #read(buffer: BufferId, offset: number, bytes: number, checked: number): Promise<Uint8Array> {
     const error = this.stream.takeError();
     if (error) throw error;
-    return this.backend.read(buffer, offset, bytes, sound);
+    return this.backend.read(buffer, offset, bytes, checked);
   }
 
   /** The typed error for what a backend says. */

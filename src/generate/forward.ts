@@ -8,7 +8,7 @@ import type { PassInput } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { copyInto } from "../ops/copy.js";
 import { cacheShape } from "./cache-options.js";
-import type { FlatPiece } from "./prefill.js";
+import type { FlatChunk } from "./prefill.js";
 
 export interface RowOptions {
   readonly rows: number;
@@ -39,25 +39,25 @@ export class RowForward implements Disposable {
     return this.#model.placement?.devices ?? [this.device];
   }
 
-  /** Records the hidden states [1,N,hidden] of a piece. The cache's room for it must be reserved, here and below. */
-  hidden({ ids, lanes }: FlatPiece): Tensor {
+  /** Records the hidden states [1,N,hidden] of a chunk. The cache's room for it must be reserved, here and below. */
+  hidden({ ids, lanes }: FlatChunk): Tensor {
     return scope(() => {
       const shape = [1, ids.length];
       return this.#run(Tensor.from(this.device, ids, shape), Tensor.from(this.device, lanes, [2, ...shape], "i32"));
     });
   }
 
-  /** Records the logits [N,vocab] of all tokens of a piece. */
-  logits(piece: FlatPiece): Tensor {
-    return scope(() => this.#model.head(this.hidden(piece).view(piece.ids.length, -1)));
+  /** Records the logits [N,vocab] of all tokens of a chunk. */
+  logits(chunk: FlatChunk): Tensor {
+    return scope(() => this.#model.head(this.hidden(chunk).view(chunk.ids.length, -1)));
   }
 
-  /** Records the logits [n,vocab] of the last token of each text that ends in a piece. */
-  lastLogits(piece: FlatPiece): Tensor {
+  /** Records the logits [n,vocab] of the last token of each text that ends in a chunk. */
+  lastLogits(chunk: FlatChunk): Tensor {
     return scope(() => {
-      const rows = this.hidden(piece).view(piece.ids.length, -1);
-      const last = Tensor.empty(this.device, [piece.ends.length, rows.shape[1]!], "f32", "last hidden states");
-      piece.ends.forEach(([, lane], n) => {
+      const rows = this.hidden(chunk).view(chunk.ids.length, -1);
+      const last = Tensor.empty(this.device, [chunk.ends.length, rows.shape[1]!], "f32", "last hidden states");
+      chunk.ends.forEach(([, lane], n) => {
         copyInto(rows.narrow(0, lane, 1), last.narrow(0, n, 1));
       });
       return this.#model.head(last);

@@ -24,8 +24,8 @@ export interface LoopOptions {
   readonly scores?: boolean;
   /** Encoder-decoders: what each row reads of its encoder. */
   readonly cross?: CrossCache;
-  /** Tokens of a piece of the prompts, for tests. */
-  readonly piece?: number;
+  /** Tokens of a chunk of the prompts, for tests. */
+  readonly chunk?: number;
 }
 
 /** One step's tokens on the host. */

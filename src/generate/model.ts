@@ -17,7 +17,7 @@ import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Batch, leftPadded, placesOf, readBatch } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import { FORWARD, type ForwardOptions, GENERATE, type GenerateOptions } from "./options.js";
-import { type Piece, piecesOf } from "./prefill.js";
+import { type Chunk, chunksOf } from "./prefill.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
@@ -31,7 +31,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   /**
-   * Records one forward pass over a batch, a long one in pieces (with hidden states: in one). The caller disposes the logits,
+   * Records one forward pass over a batch, a long one in chunks (with hidden states: in one). The caller disposes the logits,
    * f32[B,T,vocab], and the hidden states, f32[B,T,hidden] each. A row may
    * hold several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
@@ -43,10 +43,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { positions, segments } = placesOf(batch, inputs, max_positions);
     const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
-    // Texts in one row see only themselves, so they need no cache of one another: they run in one piece.
+    // Texts in one row see only themselves, so they need no cache of one another: they run in one chunk.
     const whole = segments !== undefined || inputs.output_hidden_states === true;
-    const pieces = piecesOf(batch, positions, whole ? batch.steps : undefined);
-    if (pieces.length > 1) return { logits: scope(() => this.#logitsOfPieces(batch, pieces, keep)) };
+    const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
+    if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, keep)) };
     return scope(() => {
       const { device } = this;
       const shape = [batch.rows, batch.steps];
@@ -63,11 +63,11 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     });
   }
 
-  /** Logits [B,keep,vocab] of the last positions of a batch that runs in pieces. */
-  #logitsOfPieces({ rows, steps }: Batch, pieces: readonly Piece[], keep: number): Tensor {
+  /** Logits [B,keep,vocab] of the last positions of a batch that runs in chunks. */
+  #logitsOfChunks({ rows, steps }: Batch, chunks: readonly Chunk[], keep: number): Tensor {
     const { device, module } = this;
     const { geometry } = module;
-    // Keys and values in f32, as they are where no cache is: the pieces change nothing but the memory it takes.
+    // Keys and values in f32, as they are where no cache is: the chunks change nothing but the memory it takes.
     using cache = new KVCache(layerDevices(module, device), {
       layers: sameLayers(geometry),
       rows,
@@ -75,18 +75,18 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       dtype: "f32",
     });
     const kept = Tensor.empty(device, [rows, keep, geometry.vocab], "f32", "logits");
-    for (const piece of pieces) {
+    for (const chunk of chunks) {
       scope(() => {
-        const shape = [rows, piece.steps];
-        const ids = Tensor.from(device, piece.ids, shape);
-        const positions = Tensor.from(device, piece.positions, shape);
-        const lanes = Tensor.from(device, piece.lanes, [2, ...shape]);
-        cache.extend(piece.counts);
+        const shape = [rows, chunk.steps];
+        const ids = Tensor.from(device, chunk.ids, shape);
+        const positions = Tensor.from(device, chunk.positions, shape);
+        const lanes = Tensor.from(device, chunk.lanes, [2, ...shape]);
+        cache.extend(chunk.counts);
         using pass = module.pass({ positions, lanes, cache });
-        const own = Math.min(piece.steps, piece.at + piece.steps - (steps - keep));
+        const own = Math.min(chunk.steps, chunk.at + chunk.steps - (steps - keep));
         if (own <= 0) return void module.hidden(pass, ids);
         const part = logits(module, pass, ids, { logits_to_keep: own });
-        return copyInto(part, kept.narrow(1, piece.at + piece.steps - own - (steps - keep), own));
+        return copyInto(part, kept.narrow(1, chunk.at + chunk.steps - own - (steps - keep), own));
       });
     }
     return kept;

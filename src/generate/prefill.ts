@@ -1,5 +1,5 @@
-// Texts on their way into a forward pass, a piece at a time: so that a signal is noticed while a long one runs, the event
-// loop gets its turn on devices that run at once, and what a pass needs in between is bounded by the piece.
+// Texts on their way into a forward pass, a chunk at a time: so that a signal is noticed while a long one runs, the event
+// loop gets its turn on devices that run at once, and what a pass needs in between is bounded by the chunk.
 
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
@@ -7,21 +7,21 @@ import type { Tensor } from "../core/tensor.js";
 import { type Batch, lanesOf } from "./inputs.js";
 
 /**
- * Tokens of one piece, all rows together. From 512 rows on products run as fast as they ever do (a matrix that is read once
- * serves them all), and a piece of a model of 1B parameters takes well under a second of two cores.
+ * Tokens of one chunk, all rows together. From 512 rows on products run as fast as they ever do (a matrix that is read once
+ * serves them all), and a chunk of a model of 1B parameters takes well under a second of two cores.
  */
-const PIECE_TOKENS = 512;
-/** Steps of a piece of a rectangular batch at least, however many rows there are. */
+const CHUNK_TOKENS = 512;
+/** Steps of a chunk of a rectangular batch at least, however many rows there are. */
 const LEAST_STEPS = 16;
 
 /**
- * Bytes of free blocks that stay on the device after a prompt, for the next one: all that a piece of a model of 1B parameters
+ * Bytes of free blocks that stay on the device after a prompt, for the next one: all that a chunk of a model of 1B parameters
  * takes, so that short prompts in turn never allocate.
  */
 const KEEP_IDLE = 96 << 20;
 
 /** Columns `at` .. `at + steps` of a batch. */
-export interface Piece {
+export interface Chunk {
   readonly at: number;
   readonly steps: number;
   /** [B,steps] */
@@ -33,16 +33,16 @@ export interface Piece {
   readonly counts: readonly number[];
 }
 
-/** The pieces of a batch, in order; `most` steps each. */
-export function piecesOf(
+/** The chunks of a batch, in order; `most` steps each. */
+export function chunksOf(
   batch: Batch,
   positions: Int32Array,
-  most: number = Math.max(LEAST_STEPS, Math.floor(PIECE_TOKENS / batch.rows)),
-): Piece[] {
+  most: number = Math.max(LEAST_STEPS, Math.floor(CHUNK_TOKENS / batch.rows)),
+): Chunk[] {
   const { rows, steps } = batch;
   const places = lanesOf(batch);
   const [owners, offsets] = [places.subarray(0, rows * steps), places.subarray(rows * steps)];
-  const pieces: Piece[] = [];
+  const chunks: Chunk[] = [];
   for (let at = 0; at < steps; at += most) {
     const count = Math.min(most, steps - at);
     const cut = (values: Int32Array): Int32Array => {
@@ -56,9 +56,9 @@ export function piecesOf(
     const counts = Array.from({ length: rows }, (_, r) =>
       lanes.subarray(r * count, (r + 1) * count).reduce((n, row) => n + (row < 0 ? 0 : 1), 0),
     );
-    pieces.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions), lanes, counts });
+    chunks.push({ at, steps: count, ids: cut(batch.ids), positions: cut(positions), lanes, counts });
   }
-  return pieces;
+  return chunks;
 }
 
 /** Tokens for a row's cache, from position `from` on. */
@@ -69,63 +69,63 @@ export interface RowText {
 }
 
 /** N tokens of several rows, one after the other. */
-export interface FlatPiece {
+export interface FlatChunk {
   /** [N] */
   readonly ids: Int32Array;
   /** [2,N]: the row of each token, then its position there. */
   readonly lanes: Int32Array;
   /** Tokens of each row. */
   readonly counts: ReadonlyMap<number, number>;
-  /** Texts that end in this piece, by number, with the lane of their last token. */
+  /** Texts that end in this chunk, by number, with the lane of their last token. */
   readonly ends: readonly (readonly [text: number, lane: number])[];
 }
 
-/** The tokens of all texts, one text after the other, cut into pieces of at most `most` tokens. */
-export function flatPieces(texts: readonly RowText[], most: number = PIECE_TOKENS): FlatPiece[] {
+/** The tokens of all texts, one text after the other, cut into chunks of at most `most` tokens. */
+export function flatChunks(texts: readonly RowText[], most: number = CHUNK_TOKENS): FlatChunk[] {
   const flat = texts.flatMap(({ row, ids, from }, text) =>
     ids.map((id, i) => ({ id, row, position: from + i, text, last: i === ids.length - 1 })),
   );
-  const pieces: FlatPiece[] = [];
+  const chunks: FlatChunk[] = [];
   for (let at = 0; at < flat.length; at += most) {
     const tokens = flat.slice(at, at + most);
     const counts = new Map<number, number>();
     for (const { row } of tokens) counts.set(row, (counts.get(row) ?? 0) + 1);
-    pieces.push({
+    chunks.push({
       ids: Int32Array.from(tokens, ({ id }) => id),
       lanes: Int32Array.from([...tokens.map(({ row }) => row), ...tokens.map(({ position }) => position)]),
       counts,
       ends: tokens.flatMap(({ text, last }, lane) => (last ? [[text, lane] as const] : [])),
     });
   }
-  return pieces;
+  return chunks;
 }
 
 /**
- * Records the pieces, each by `record`, which gives a tensor that is ready when the piece has run. While a piece runs, the
+ * Records the chunks, each by `record`, which gives a tensor that is ready when the chunk has run. While a chunk runs, the
  * next one is recorded already; no more than that.
- * @throws AbortError when the piece that runs as the signal fires has ended; KernelError, OutOfMemoryError
+ * @throws AbortError when the chunk that runs as the signal fires has ended; KernelError, OutOfMemoryError
  */
-export async function runPieces(
-  pieces: readonly FlatPiece[],
-  record: (piece: FlatPiece) => Tensor,
+export async function runChunks(
+  chunks: readonly FlatChunk[],
+  record: (chunk: FlatChunk) => Tensor,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   let running: Tensor | undefined;
   let device: Device | undefined;
   try {
-    for (const [n, piece] of pieces.entries()) {
+    for (const [n, chunk] of chunks.entries()) {
       throwIfAborted(signal, "generation");
       const before = running;
       running = undefined;
       try {
-        running = record(piece).keep();
+        running = record(chunk).keep();
         device = running.device;
         device.flush();
         if (before) await before.ready();
       } finally {
         before?.dispose();
       }
-      if (n + 1 < pieces.length) await turn();
+      if (n + 1 < chunks.length) await turn();
     }
     throwIfAborted(signal, "generation");
   } finally {

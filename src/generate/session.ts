@@ -14,7 +14,7 @@ import { tokenLogprobs } from "../ops/token-logprobs.js";
 import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
-import { type FlatPiece, flatPieces, runPieces } from "./prefill.js";
+import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
 import { StepRecordings } from "./recordings.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
@@ -35,8 +35,8 @@ export interface SessionOptions {
 
 export interface PrefillOptions {
   readonly signal?: AbortSignal;
-  /** Tokens of a piece, for tests. */
-  readonly piece?: number;
+  /** Tokens of a chunk, for tests. */
+  readonly chunk?: number;
 }
 
 export class DecodeSession implements Disposable {
@@ -85,7 +85,7 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * Takes texts into free rows, a piece at a time; when it resolves, the last piece is under way, and the next step gives
+   * Takes texts into free rows, a chunk at a time; when it resolves, the last chunk is under way, and the next step gives
    * the rows their first tokens. Steps of the other rows can go on meanwhile.
    * @throws OptionError for a row that is taken or a text that does not fit; AbortError, KernelError, OutOfMemoryError
    */
@@ -211,11 +211,11 @@ export class DecodeSession implements Disposable {
       ids: [...ids.slice(cached), ...drafts[row]!],
       from: cached,
     }));
-    const [piece] = flatPieces(texts, Number.POSITIVE_INFINITY);
-    if (!piece) return [];
-    this.#extend(piece, live);
+    const [chunk] = flatChunks(texts, Number.POSITIVE_INFINITY);
+    if (!chunk) return [];
+    this.#extend(chunk, live);
     const [likeliest, scores] = scope(() => {
-      const logits = this.#forward.logits(piece);
+      const logits = this.#forward.logits(chunk);
       const ids = argmax(logits);
       return this.#choice.scores ? [ids, tokenLogprobs(logits, ids)] : [ids];
     }) as [Tensor, Tensor | undefined];
@@ -272,14 +272,14 @@ export class DecodeSession implements Disposable {
   }
 
   /** Runs what the cache lacks of each text, but for the last `leave` tokens. */
-  async #fill(sequences: readonly Sequence[], { signal, piece }: PrefillOptions, leave: number): Promise<void> {
+  async #fill(sequences: readonly Sequence[], { signal, chunk }: PrefillOptions, leave: number): Promise<void> {
     const texts = sequences.map(({ row, ids, cached }) => ({
       row,
       ids: ids.slice(cached, ids.length - leave),
       from: cached,
     }));
     try {
-      await runPieces(flatPieces(texts, piece), (tokens) => this.#runPiece(tokens, sequences, leave > 0), signal);
+      await runChunks(flatChunks(texts, chunk), (tokens) => this.#runChunk(tokens, sequences, leave > 0), signal);
       for (const sequence of sequences) sequence.ready = true;
     } catch (error) {
       for (const sequence of sequences) this.#free(sequence);
@@ -287,19 +287,19 @@ export class DecodeSession implements Disposable {
     }
   }
 
-  /** Records a piece of texts; keeps the logits of those that end in it, unless their last tokens are left. */
-  #runPiece(piece: FlatPiece, sequences: readonly Sequence[], left: boolean): Tensor {
-    this.#extend(piece, sequences);
-    if (left || piece.ends.length === 0) return this.#forward.hidden(piece);
-    const logits = this.#forward.lastLogits(piece);
-    piece.ends.forEach(([text], n) => {
+  /** Records a chunk of texts; keeps the logits of those that end in it, unless their last tokens are left. */
+  #runChunk(chunk: FlatChunk, sequences: readonly Sequence[], left: boolean): Tensor {
+    this.#extend(chunk, sequences);
+    if (left || chunk.ends.length === 0) return this.#forward.hidden(chunk);
+    const logits = this.#forward.lastLogits(chunk);
+    chunk.ends.forEach(([text], n) => {
       sequences[text]!.logits = logits.narrow(0, n, 1).keep();
     });
     return logits;
   }
 
-  /** Makes room for the tokens of a piece. */
-  #extend({ counts }: FlatPiece, sequences: readonly Sequence[]): void {
+  /** Makes room for the tokens of a chunk. */
+  #extend({ counts }: FlatChunk, sequences: readonly Sequence[]): void {
     this.#forward.cache.extend(this.#sequences.map((_, row) => counts.get(row) ?? 0));
     for (const sequence of sequences) sequence.cached += counts.get(sequence.row) ?? 0;
   }

@@ -6,11 +6,11 @@ import type { Device } from "../core/device.js";
 import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Matrix, Parameter } from "../nn/module.js";
-import type { FloatDType, Scheme, StoredPiece } from "../nn/weight.js";
+import type { FloatDType, Scheme, StoredRows } from "../nn/weight.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import type { Source } from "../sources/source.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
-import { PIECE, type RowReader, readBytes, readSmall, readWhole, rowReader } from "./read.js";
+import { READ_BYTES, type RowReader, readBytes, readSmall, readWhole, rowReader } from "./read.js";
 
 /** Source bytes between two looks at the signal and at what has become of the parameters so far. */
 const BREATH = 64 << 20;
@@ -192,7 +192,7 @@ export function* rowSteps(
 
 /** Rows of `bytes` each that a piece holds, in whole `granularity`. */
 function stepOf(bytes: number, granularity: number): number {
-  return Math.max(1, Math.floor(PIECE / (bytes || 1) / granularity)) * granularity;
+  return Math.max(1, Math.floor(READ_BYTES / (bytes || 1) / granularity)) * granularity;
 }
 
 async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
@@ -236,7 +236,7 @@ async function restoreMatrix(context: Context, item: PlanItem, scheme: Scheme): 
   const matrix = item.parameter as Matrix;
   const { shape, experts } = matrix;
   const inputs = shape[1];
-  const pieces: StoredPiece[] = [];
+  const pieces: StoredRows[] = [];
   for (const { at, rows, stored, from } of item.parts) {
     if (!stored || !scheme.restore || stored.scheme.name !== scheme.name) {
       throw new CheckpointError(

@@ -14,7 +14,7 @@ import { agree, schemeOf, storedQuantization, storedSchemes } from "../quant/ind
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan, type Storage, settle, unknownModules, untieHead } from "./plan.js";
+import { plan, type StorageOptions, settle, unknownModules, untieHead } from "./plan.js";
 
 export interface LoadOptions {
   readonly device: Device;
@@ -109,13 +109,13 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
   const exact = options.dtype !== "auto" && dtype === "f32" && !quantization?.given.has("bnb_4bit_compute_dtype");
-  const storage: Storage = {
+  const storage: StorageOptions = {
     ...{ dtype, scheme, skip, compute, head },
     stored: stored && storedSchemes(agree(stored, quantization, source.location), exact),
     shared: head && untieHead(model),
   };
-  const steps = plan(model, architecture, checkpoint, storage);
-  if (stored && !steps.items.some(({ parts }) => parts.some((part) => part.stored))) {
+  const planned = plan(model, architecture, checkpoint, storage);
+  if (stored && !planned.items.some(({ parts }) => parts.some((part) => part.stored))) {
     const method = stored.quantization_method();
     throw new CheckpointError(`${source.location}: config.json says ${method}, but no tensor is quantized so`, {
       hint: "take quantization_config out of config.json, and load it with load_in_8bit or load_in_4bit",
@@ -123,7 +123,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   }
   const generation_config = await optionalJson(source, "generation_config.json");
   try {
-    await fill(device, steps, { ...options, dtype });
+    await fill(device, planned, { ...options, dtype });
     settle(device, model, compute ?? computeFor(dtype));
   } catch (error) {
     model.dispose();
@@ -138,12 +138,12 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
       `llm_int8_skip_modules names no module of this model: ${unknown.join(", ")}${near ? `; did you mean ${near}?` : ""}`,
     );
   }
-  if (steps.unexpected.length > 0) {
+  if (planned.unexpected.length > 0) {
     warnings.push(
-      `${steps.unexpected.length} tensors of the checkpoint were not used, such as ${steps.unexpected.slice(0, 3).join(", ")}`,
+      `${planned.unexpected.length} tensors of the checkpoint were not used, such as ${planned.unexpected.slice(0, 3).join(", ")}`,
     );
   }
-  return { model, config, generation_config, dtype, checkpoint_bytes: steps.bytes, warnings };
+  return { model, config, generation_config, dtype, checkpoint_bytes: planned.bytes, warnings };
 }
 
 async function optionalJson(source: Source, name: string): Promise<ConfigJson> {

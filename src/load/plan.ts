@@ -47,7 +47,7 @@ export interface Plan {
 }
 
 /** How the parameters of a model are stored. */
-export interface Storage {
+export interface StorageOptions {
   /** Of everything that is not quantized. */
   readonly dtype: FloatDType;
   /** For the quantized linears; absent: there are none. */
@@ -65,7 +65,7 @@ export interface Storage {
 }
 
 /** The scheme of each matrix of a model. */
-export function schemesOf(model: Model, { dtype, scheme, skip, head, compute }: Storage): Map<Matrix, Scheme> {
+export function schemesOf(model: Model, { dtype, scheme, skip, head, compute }: StorageOptions): Map<Matrix, Scheme> {
   const quantized = new Set(scheme ? quantizedModules(model, skip ?? null).map((path) => `${path}.weight`) : []);
   const output = model.output_embeddings()?.weight;
   const schemes = new Map<Matrix, Scheme>();
@@ -155,7 +155,7 @@ interface Candidate {
  * Fits a checkpoint to a model.
  * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
  */
-export function plan(model: Model, architecture: Architecture, checkpoint: Checkpoint, storage: Storage): Plan {
+export function plan(model: Model, architecture: Architecture, checkpoint: Checkpoint, storage: StorageOptions): Plan {
   const schemes = schemesOf(model, storage);
   const parameters = new Map(model.named_parameters());
   const { candidates, unexpected } = matchNames(parameters, architecture, checkpoint, storage.stored ?? []);

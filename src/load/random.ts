@@ -8,9 +8,9 @@ import { Matrix } from "../nn/module.js";
 import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import { rowSteps } from "./fill.js";
-import { type Storage, schemesOf, settle, untieHead } from "./plan.js";
+import { type StorageOptions, schemesOf, settle, untieHead } from "./plan.js";
 
-const PIECE = 1 << 21;
+const DRAW = 1 << 21;
 /** As transformers initialises. */
 const DEVIATION = 0.02;
 
@@ -26,7 +26,7 @@ function normals(seed: number): (count: number) => Float32Array {
     state ^= state << 5;
     return ((state >>> 0) + 0.5) / 4294967296;
   };
-  const pool = new Float32Array(PIECE * 2);
+  const pool = new Float32Array(DRAW * 2);
   for (let i = 0; i < pool.length; i += 2) {
     const radius = DEVIATION * Math.sqrt(-2 * Math.log(uniform()));
     const angle = 2 * Math.PI * uniform();
@@ -34,7 +34,7 @@ function normals(seed: number): (count: number) => Float32Array {
     pool[i + 1] = radius * Math.sin(angle);
   }
   return (count) => {
-    if (count > PIECE) throw new RangeError(`a row of ${count} is too long`);
+    if (count > DRAW) throw new RangeError(`a row of ${count} is too long`);
     const start = Math.floor(uniform() * (pool.length - count));
     return pool.subarray(start, start + count);
   };
@@ -44,7 +44,7 @@ function normals(seed: number): (count: number) => Float32Array {
  * Fills every parameter of a declared model: matrices with random values, vectors with ones. The head is untied if it is
  * stored in its own way. If it throws, dispose the model.
  */
-export async function fillRandomly(device: Device, model: Model, storage: Storage, seed = 1): Promise<void> {
+export async function fillRandomly(device: Device, model: Model, storage: StorageOptions, seed = 1): Promise<void> {
   const draw = normals(seed);
   if (storage.head) untieHead(model);
   const schemes = schemesOf(model, storage);
@@ -58,7 +58,7 @@ export async function fillRandomly(device: Device, model: Model, storage: Storag
     }
     const inputs = parameter.shape[1];
     const builder = schemes.get(parameter)!.begin(device, parameter.shape, name, parameter.experts);
-    const step = Math.max(1, Math.floor(PIECE / inputs / builder.granularity)) * builder.granularity;
+    const step = Math.max(1, Math.floor(DRAW / inputs / builder.granularity)) * builder.granularity;
     try {
       for (const { at, count } of rowSteps(parameter, step)) {
         {

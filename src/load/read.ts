@@ -13,7 +13,7 @@ import { type Source, withFile } from "../sources/source.js";
 import type { Part } from "./plan.js";
 
 /** Bytes that are in flight at once. */
-export const PIECE = 8 << 20;
+export const READ_BYTES = 8 << 20;
 
 /** Rows of a part as they are needed. */
 export interface RowReader extends Disposable {
@@ -126,8 +126,8 @@ export async function readBytes(
     return;
   }
   await withFile(files, file, "checkpoint", async (opened) => {
-    for (let at = 0; at < bytes; at += PIECE) {
-      into.writeBytes(await opened.read(position + at, Math.min(PIECE, bytes - at), { onward: true }), at);
+    for (let at = 0; at < bytes; at += READ_BYTES) {
+      into.writeBytes(await opened.read(position + at, Math.min(READ_BYTES, bytes - at), { onward: true }), at);
     }
   });
 }

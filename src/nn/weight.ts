@@ -82,7 +82,7 @@ export interface StoredWeight {
 }
 
 /** Rows `at` to `at + rows` of a matrix to be restored, with the bytes of its notes. */
-export interface StoredPiece {
+export interface StoredRows {
   readonly at: number;
   readonly rows: number;
   readonly stored: StoredWeight;
@@ -96,7 +96,7 @@ export interface WeightRestorer extends Disposable {
   /** What codes are on the device, as [n,K]. */
   readonly dtype: "i8" | "u4";
   /** Tensors on the device that the piece's other tensors are to be read into, by what they are to the scheme. */
-  targets(piece: StoredPiece): Iterable<readonly [role: string, into: Tensor]>;
+  targets(piece: StoredRows): Iterable<readonly [role: string, into: Tensor]>;
   /** Records taking in codes as rows `at` to `at + n`. */
   put(codes: Tensor, at: number): void;
   finish(): Weight;
@@ -118,7 +118,7 @@ export interface Scheme {
     device: Device,
     shape: MatrixShape,
     label: string,
-    pieces: readonly StoredPiece[],
+    pieces: readonly StoredRows[],
     experts?: number,
   ): WeightRestorer;
 }

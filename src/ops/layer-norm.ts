@@ -2,20 +2,25 @@
 
 import type { Tensor } from "../core/tensor.js";
 import { multiply } from "./gated.js";
-import { Op } from "./op.js";
+import { type HostTensor, Op } from "./op.js";
 import { sumRows } from "./sum-rows.js";
+
+/** Mean and 1 / deviation of the row of x that begins at element `at`. */
+function moments({ data }: HostTensor, at: number, columns: number, eps: number): { mean: number; inverse: number } {
+  let mean = 0;
+  for (let k = 0; k < columns; k++) mean += data[at + k]!;
+  mean /= columns;
+  let variance = 0;
+  for (let k = 0; k < columns; k++) variance += (data[at + k]! - mean) ** 2;
+  return { mean, inverse: 1 / Math.sqrt(variance / columns + eps) };
+}
 
 export const layerNormOp = new Op({
   signature: "layer_norm: x[..,K]:f32 weight[K]:f32|f16|bf16? bias[K]:f32|f16|bf16? ; eps:f32 -> y[..,K]:f32",
   reference({ x, weight, bias, y }, { eps }) {
     const columns = x!.shape.at(-1)!;
     for (let at = 0; at < x!.data.length; at += columns) {
-      let mean = 0;
-      for (let k = 0; k < columns; k++) mean += x!.data[at + k]!;
-      mean /= columns;
-      let variance = 0;
-      for (let k = 0; k < columns; k++) variance += (x!.data[at + k]! - mean) ** 2;
-      const inverse = 1 / Math.sqrt(variance / columns + eps!);
+      const { mean, inverse } = moments(x!, at, columns, eps!);
       for (let k = 0; k < columns; k++) {
         const normal = (x!.data[at + k]! - mean) * inverse;
         y!.data[at + k] = normal * (weight ? weight.data[k]! : 1) + (bias ? bias.data[k]! : 0);
@@ -43,19 +48,14 @@ export const layerNormBackOp = new Op({
   reference({ x, weight, dy, dx }, { eps }) {
     const columns = x!.shape.at(-1)!;
     for (let at = 0; at < x!.data.length; at += columns) {
-      let mean = 0;
-      for (let k = 0; k < columns; k++) mean += x!.data[at + k]!;
-      mean /= columns;
-      let variance = 0;
+      const { mean, inverse } = moments(x!, at, columns, eps!);
       let total = 0;
       let product = 0;
       for (let k = 0; k < columns; k++) {
         const g = dy!.data[at + k]! * (weight ? weight.data[k]! : 1);
-        variance += (x!.data[at + k]! - mean) ** 2;
         total += g;
         product += g * (x!.data[at + k]! - mean);
       }
-      const inverse = 1 / Math.sqrt(variance / columns + eps!);
       for (let k = 0; k < columns; k++) {
         const g = dy!.data[at + k]! * (weight ? weight.data[k]! : 1);
         const along = ((x!.data[at + k]! - mean) * product * inverse ** 2) / columns;

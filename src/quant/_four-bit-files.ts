@@ -5,7 +5,7 @@ import { elementsOf, type StoredDType, type StoredTensor } from "../checkpoints/
 import { parseDType, torchName } from "../core/dtype.js";
 import { CheckpointError, FormatError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { FloatDType, StoredPiece, WeightPart } from "../nn/weight.js";
+import type { FloatDType, StoredRows, WeightPart } from "../nn/weight.js";
 import {
   BLOCK_SIZES,
   FOUR_BIT,
@@ -55,7 +55,7 @@ export interface FourBitState {
  * Reads the states of a matrix, or of the experts of a stack, and checks the shapes of all tensors.
  * @throws FormatError, CheckpointError
  */
-export function readStates(pieces: readonly StoredPiece[], wanted: Wanted): FourBitState {
+export function readStates(pieces: readonly StoredRows[], wanted: Wanted): FourBitState {
   const { rows, experts } = wanted;
   if (pieces.length !== experts || pieces.some((piece, e) => piece.at !== e * rows || piece.rows !== rows)) {
     throw new CheckpointError(
@@ -74,7 +74,7 @@ export function readStates(pieces: readonly StoredPiece[], wanted: Wanted): Four
 }
 
 function readState(
-  { stored: { tensors }, notes }: StoredPiece,
+  { stored: { tensors }, notes }: StoredRows,
   { kind, double_quant, rows, columns }: Wanted,
 ): { blocksize: number; values: FloatDType; offset: number; name: string } {
   const codes = tensors.get("weight")!;

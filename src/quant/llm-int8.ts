@@ -13,7 +13,7 @@ import {
   PANEL_ROWS,
   readRows,
   type Scheme,
-  type StoredPiece,
+  type StoredRows,
   stackOf,
   type Weight,
   type WeightPart,
@@ -121,7 +121,7 @@ function namesOf(name: string): { readonly SCB: string; readonly weight_format: 
 }
 
 /** @throws FormatError unless the codes are int8 in rows, with a scale for each */
-function check({ rows, stored: { tensors }, notes }: StoredPiece, inputs: number): void {
+function check({ rows, stored: { tensors }, notes }: StoredRows, inputs: number): void {
   const codes = tensors.get("weight")!;
   const scb = tensors.get("SCB")!;
   const { shape, file, name } = codes;

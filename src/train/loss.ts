@@ -15,7 +15,7 @@ import { type GradientCall, recordAs } from "../ops/tape.js";
 import { valueAndGradients } from "./gradient.js";
 
 /** Elements of logits that a piece may have: 32 MB. */
-const PIECE = 2 ** 23;
+const CHUNK_LOGITS = 2 ** 23;
 
 /** What turns hidden states into logits. */
 export interface Head {
@@ -53,7 +53,7 @@ export function headLoss(hidden: Tensor, head: Head, labels: Tensor, options: He
     throw new ShapeError(`loss: ${rows} tokens want labels [${rows}], got [${labels.shape.join(", ")}]`);
   }
   if (rows === 0) throw new ShapeError("loss: there are no tokens");
-  const most = options.rows ?? Math.max(1, Math.floor(PIECE / head.vocabulary));
+  const most = options.rows ?? Math.max(1, Math.floor(CHUNK_LOGITS / head.vocabulary));
   const piece = (part: Tensor, targets: Tensor): Tensor => {
     const { loss } = crossEntropy(head.logits(part), targets, options.smoothing, options.ignored ?? IGNORED);
     return scale(sumRows(loss.view(-1, 1)), 1 / options.items);

@@ -1,5 +1,5 @@
-// Long prompts run in pieces: a signal is noticed between them, memory is bounded by one, and nothing else changes.
-// What real models give in pieces is in test/models/runner.test.ts.
+// Long prompts run in chunks: a signal is noticed between them, memory is bounded by one, and nothing else changes.
+// What real models give in chunks is in test/models/runner.test.ts.
 
 import { afterAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
@@ -9,7 +9,7 @@ import { NgramDrafter } from "../../src/generate/drafters/ngram.js";
 import { type Batch, positionsOf } from "../../src/generate/inputs.js";
 import { generateSteps } from "../../src/generate/loop.js";
 import { PreTrainedModel } from "../../src/generate/model.js";
-import { flatPieces, piecesOf } from "../../src/generate/prefill.js";
+import { chunksOf, flatChunks } from "../../src/generate/prefill.js";
 import type { FloatDType } from "../../src/nn/weight.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { difference } from "../support/fixtures.js";
@@ -32,10 +32,10 @@ async function small(device: Device, dtype: FloatDType = "f32"): Promise<PreTrai
 
 const text = (length: number, from = 0): number[] => Array.from({ length }, (_, i) => ((i + from) * 37) % 61);
 
-test("pieces cover the batch, in order and with its positions", () => {
+test("chunks cover the batch, in order and with its positions", () => {
   const mask = Uint8Array.of(0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   const batch: Batch = { rows: 2, steps: 5, ids: Int32Array.from({ length: 10 }, (_, i) => i), mask };
-  expect(piecesOf(batch, positionsOf(batch), 2)).toEqual([
+  expect(chunksOf(batch, positionsOf(batch), 2)).toEqual([
     {
       at: 0,
       steps: 2,
@@ -61,18 +61,18 @@ test("pieces cover the batch, in order and with its positions", () => {
       counts: [1, 1],
     },
   ]);
-  expect(piecesOf(batch, positionsOf(batch))).toHaveLength(1);
+  expect(chunksOf(batch, positionsOf(batch))).toHaveLength(1);
   const many = { rows: 1000, steps: 40, ids: new Int32Array(40_000), mask: undefined };
-  expect(piecesOf(many, many.ids).map(({ steps }) => steps)).toEqual([16, 16, 8]);
+  expect(chunksOf(many, many.ids).map(({ steps }) => steps)).toEqual([16, 16, 8]);
 });
 
-test("flat pieces hold all texts one after the other, and say where each ends", () => {
+test("flat chunks hold all texts one after the other, and say where each ends", () => {
   const texts = [
     { row: 2, ids: [5, 6, 7], from: 0 },
     { row: 0, ids: [8], from: 4 },
     { row: 1, ids: [], from: 9 },
   ];
-  expect(flatPieces(texts, 2)).toEqual([
+  expect(flatChunks(texts, 2)).toEqual([
     { ids: Int32Array.of(5, 6), lanes: Int32Array.of(2, 2, 0, 1), counts: new Map([[2, 2]]), ends: [] },
     {
       ids: Int32Array.of(7, 8),
@@ -87,7 +87,7 @@ test("flat pieces hold all texts one after the other, and say where each ends", 
       ],
     },
   ]);
-  expect(flatPieces(texts)).toHaveLength(1);
+  expect(flatChunks(texts)).toHaveLength(1);
 });
 
 describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
@@ -115,7 +115,7 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
     model.dispose();
   });
 
-  test("a signal stops the prompt after the piece that runs", async () => {
+  test("a signal stops the prompt after the chunk that runs", async () => {
     const model = await small(device);
     const options = { input_ids: text(4096), max_new_tokens: 1, eos_token_id: null };
     const { live } = device.memory;
@@ -132,7 +132,7 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
       setTimeout(() => controller.abort());
       await expect(model.generate({ ...options, signal: controller.signal })).rejects.toThrow(AbortError);
     });
-    // One piece of eight runs, one more is recorded behind it.
+    // One chunk of eight runs, one more is recorded behind it.
     expect(stopped).toBeGreaterThan(0);
     expect(stopped).toBeLessThan((2.5 / 8) * all);
     const looked = await commands(async () => {
@@ -162,7 +162,7 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
           },
         } as AbortSignal;
         const work = (async () => {
-          const options = { config, cache_dtype: "f32", piece: 16, signal, drafter, drafts: 3 } as const;
+          const options = { config, cache_dtype: "f32", chunk: 16, signal, drafter, drafts: 3 } as const;
           for await (const _ of generateSteps(device, model.module, batch, options));
         })();
         const error = await work.then(
@@ -180,7 +180,7 @@ describe.each(DEVICES.filter((name) => name !== "reference"))("%s", (name) => {
     model.dispose();
   });
 
-  test("memory between the layers is that of a piece", async () => {
+  test("memory between the layers is that of a chunk", async () => {
     const model = await small(device);
     const peak = async (tokens: number): Promise<number> => {
       device.arena.resetPeak();

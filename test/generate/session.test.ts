@@ -68,11 +68,11 @@ describe.each(ALL_DEVICES)("%s", (name) => {
   test("rows of different lengths are as each is alone", async () => {
     const want: number[][] = [];
     for (const prompt of PROMPTS) want.push(await alone(prompt, GREEDY));
-    for (const piece of [undefined, 7]) {
+    for (const chunk of [undefined, 7]) {
       using session = open(PROMPTS.length);
       await session.add(
         PROMPTS.map((prompt, row) => ({ row, prompt, config: GREEDY })),
-        { piece },
+        { chunk },
       );
       const got = await run(session);
       expect(PROMPTS.map((_, row) => got.get(row))).toEqual(want);

@@ -127,13 +127,13 @@ for (const deviceName of ALL_DEVICES) {
       }
     });
 
-    test.each([1, 3])("a padded prompt in pieces of %i generates the same", async (piece) => {
+    test.each([1, 3])("a padded prompt in chunks of %i generates the same", async (chunk) => {
       const { greedy, max_new_tokens, pad_token_id } = expected.generation;
       const { input_ids, attention_mask } = expected.inputs.batch;
       const batch = leftPadded(readBatch(input_ids, attention_mask, model.module.geometry.vocab));
       const config = generationConfig({ max_new_tokens, pad_token_id, eos_token_id: null }, {}, {}, batch.steps, 1000);
       const steps: (readonly number[])[] = [];
-      const options = { config, cache_dtype: "f32", piece } as const;
+      const options = { config, cache_dtype: "f32", chunk } as const;
       for await (const { token_ids } of generateSteps(device, model.module, batch, options)) steps.push(token_ids);
       const eos = expected.generation.eos_token_id;
       for (const [row, want] of greedy.new_tokens.entries()) {

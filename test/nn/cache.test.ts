@@ -166,7 +166,7 @@ describe.each(["cpu", "reference"])("caches on %s", (deviceName) => {
 
   test("rings hold what a window needs, beside layers that keep all", async () => {
     const layers = [LAYER, { ...LAYER, window: 9 }];
-    using cache = new KVCache(device, { layers, rows: 2, capacity: 400, dtype: "i8", piece: 8 });
+    using cache = new KVCache(device, { layers, rows: 2, capacity: 400, dtype: "i8", chunk: 8 });
     using plain = new KVCache(device, { layers: [LAYER, LAYER], rows: 2, capacity: 400, dtype: "i8" });
     expect(cache.nbytes).toBeLessThan(0.55 * plain.nbytes);
     const seen = await alone("i8", 1, 120, 9);
@@ -290,7 +290,7 @@ describe.each(["cpu", "reference"])("caches on %s", (deviceName) => {
     const allocate = device.allocate.bind(device);
     const layers = [LAYER, { ...LAYER, window: 9 }, LAYER];
     const makers = [
-      (): Disposable => new KVCache(device, { layers, rows: 2, capacity: 100, dtype, piece: 4 }),
+      (): Disposable => new KVCache(device, { layers, rows: 2, capacity: 100, dtype, chunk: 4 }),
       (): Disposable => new CrossCache(device, { layers, rows: 2, capacity: 30, dtype }),
     ];
     try {

@@ -1,19 +1,19 @@
 // Finds tests that forget to await a read: such a test passes although the read rejects. Vitest runs this before each file
-// (vitest.config.ts). Only reads that a file of test/ asks for count.
+// (vitest.config.ts). Only reads that are called in files of test/ count.
 
 import { afterEach, expect } from "vitest";
 import { Tensor } from "../../src/core/tensor.js";
 
 const forgotten = new Set<string>();
 
-/** Where reads were asked for that nobody has waited for since the last call. */
+/** Places of reads that have not been awaited, since the last call. */
 export function forgottenReads(): string[] {
   const places = [...forgotten];
   forgotten.clear();
   return places;
 }
 
-/** `await` calls `then` of a promise whose constructor is not Promise; what `then` gives is a Promise again. */
+/** `await` calls `then` only if the promise's constructor is not Promise; the result of `then` is a plain Promise again. */
 const WATCHED = { [Symbol.species]: Promise };
 
 function watch<T>(promise: Promise<T>, place: string): Promise<T> {
@@ -22,13 +22,13 @@ function watch<T>(promise: Promise<T>, place: string): Promise<T> {
     forgotten.delete(place);
     return Promise.prototype.then.call(promise, done, failed) as ReturnType<typeof promise.then<never, never>>;
   };
-  // biome-ignore lint/suspicious/noThenProperty: a promise has one; this one says that it was called
+  // biome-ignore lint/suspicious/noThenProperty: replaces the promise's own, to notice the call
   Object.defineProperty(promise, "then", { value: then });
   return Object.defineProperty(promise, "constructor", { value: WATCHED });
 }
 
 let reads = 0;
-// Not `ready`: loading waits for hundreds of tensors at once, and a stack for each would hold up the event loop.
+// Not `ready`: loading awaits hundreds of tensors at once, and a stack trace for each would delay the event loop.
 for (const name of ["read", "readBytes", "readFloats"] as const) {
   const original = Tensor.prototype[name] as () => Promise<never>;
   Tensor.prototype[name] = function (this: Tensor) {

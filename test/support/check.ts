@@ -1,4 +1,5 @@
-// Checks one conformance case on one device against the reference backend. Knows no test runner: it also runs in pages.
+// Checks one conformance case on one device against the reference backend. Independent of the test runner, so that it also
+// runs in pages.
 
 import type { Device } from "../../src/core/device.js";
 import { KernelError } from "../../src/core/errors.js";
@@ -14,16 +15,16 @@ import {
   withFloats,
 } from "./conformance.js";
 
-/** What of a target decides how its results are looked at. */
+/** How the results of a target are compared. */
 export interface Tolerance {
   readonly name: string;
   /** Factor on all tolerances: 1 for IEEE arithmetic. */
   readonly scale: number;
-  /** Absolute errors up to this are granted everywhere: WGSL may flush subnormals to zero. */
+  /** Absolute errors up to this always pass, because WGSL may flush subnormals to zero. */
   readonly floor?: number;
-  /** Weights in panels where they can be, or always in plain rows. */
+  /** True: weights in panels where possible; false: always in plain rows. */
   readonly panels: boolean;
-  /** What the target says of cases that it may refuse: single rows above its limits. */
+  /** The target's message for cases that it may refuse: single rows above its limits. */
   readonly refuses?: RegExp;
 }
 
@@ -32,10 +33,10 @@ export interface Findings {
   readonly refused: number;
 }
 
-/** WGSL grants a few units more to divisions, roots and exponentials than IEEE arithmetic. */
+/** WGSL allows divisions, roots and exponentials a few more units of error than IEEE arithmetic. */
 export const WGSL = { scale: 4, floor: 2 ** -126 };
 
-/** Table cases by family and float dtype, so that each is one object for all devices. */
+/** Table cases by family and float dtype; all devices use the same objects. */
 export const TABLES: ReadonlyMap<Family, readonly (readonly [Floats, readonly Case[]])[]> = new Map(
   FAMILIES.map((family) => [
     family,
@@ -51,7 +52,7 @@ export class Checker {
     this.#reference = reference;
   }
 
-  /** Problems of one case on one device; `keep` remembers what the reference made of it for the next device. */
+  /** Problems of one case on one device; with `keep`, the reference's results are kept for the next device. */
   async check(device: Device, target: Tolerance, family: Family, one: Case, keep: boolean): Promise<string[]> {
     const { op } = family;
     if (one.fails) {

@@ -1,4 +1,4 @@
-// Copies of fixture models that tests may spoil, in temporary folders that are gone after the test file.
+// Copies of fixture models that tests may change, in temporary folders that are removed after the test file.
 
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,4 +1,4 @@
-// A real Chromium for tests, with a GPU in software (SwiftShader). Where there is none the suites are skipped, and say why.
+// A real Chromium for tests, with a software GPU (SwiftShader). Without it the suites are skipped, with the reason.
 
 import { existsSync } from "node:fs";
 import { type Browser, chromium } from "playwright-core";

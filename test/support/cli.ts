@@ -15,11 +15,11 @@ export interface Outcome {
 }
 
 export interface RunOptions {
-  /** What standard input holds; nothing by default. */
+  /** Contents of standard input; empty by default. */
   readonly input?: string;
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
-  /** Called once the process runs and at each piece of its output. */
+  /** Called when the process has started and at each chunk of its output. */
   readonly watch?: (child: ChildProcess, stdout: string, stderr: string) => void;
 }
 
@@ -57,5 +57,5 @@ export async function ready(): Promise<void> {
   if (code !== 0) throw new Error(`setup failed:\n${stderr}`);
 }
 
-/** A build from nothing takes a while. */
+/** A full build is slow. */
 export const READY_TIMEOUT = 600_000;

@@ -1,5 +1,5 @@
-// What a conformance case is and how it runs: the op on a device, and the same op with the same inputs through the
-// reference backend. Cases know no device; devices (targets.ts) know no case.
+// Conformance cases: an op runs on a device and on the reference backend, with the same inputs. Cases are independent of
+// devices (targets.ts).
 
 import type { Device } from "../../src/core/device.js";
 import { type DType, type HostArray, isFloat } from "../../src/core/dtype.js";
@@ -11,7 +11,7 @@ import { product } from "./random.js";
 /** Unit roundoff of f32: the largest relative error of one rounding. */
 export const UNIT = 2 ** -24;
 
-/** A step from what is stored to what the op sees. */
+/** A view of a stored tensor, on the way to the op's operand. */
 export type ViewStep =
   | readonly ["narrow", dim: number, start: number, length: number]
   | readonly ["permute", ...order: number[]]
@@ -29,17 +29,17 @@ export interface Operand {
   readonly fixed?: boolean;
 }
 
-/** How far a result may be off: one number for all elements, or one for each. Absent: bit for bit. */
+/** Largest error of a result: one number for all elements, or one for each. Absent: bit for bit. */
 export type Bound = number | ((i: number) => number);
 
 export interface Case {
-  /** Names the shape and the features; with a seed in it, enough to make the case again. */
+  /** Names the shape and the features; includes the seed, if any, so that the case can be reproduced. */
   readonly name: string;
   readonly inputs: readonly (Operand | undefined)[];
   readonly attrs: readonly number[];
   /** Largest error of an output or of an operand written, given the reference's result and its name. */
   readonly bound?: (want: ArrayLike<number>, name: string) => Bound;
-  /** The data cannot be computed: reading must reject with a KernelError that names the op. */
+  /** The op must fail on this data: reading rejects with a KernelError that names the op. */
   readonly fails?: boolean;
 }
 
@@ -56,7 +56,7 @@ export const FLOATS = ["f32", "f16", "bf16"] as const;
 /** A dtype for all float operands, or "mixed": each operand another one. */
 export type Floats = (typeof FLOATS)[number] | "mixed";
 
-/** Dtypes that a family's float operands can be run with. */
+/** Dtypes that a family's float operands can have. */
 export function floatsOf({ op, sameDType }: Family): Floats[] {
   const many = op.signature.inputs.filter((spec) => spec.dtypes.filter(isFloat).length > 1).length;
   if (many === 0) return ["f32"];
@@ -91,10 +91,10 @@ export function operand(
   return { shape, dtype, data, ...more };
 }
 
-/** Results by operand name: the outputs, and everything that was written in place as it is stored (gaps included). */
+/** Results by operand name: the outputs, and operands written in place, as stored (gaps included). */
 export type Results = Map<string, HostArray>;
 
-/** Runs a case on a device. `panels` puts every operand that may be in panels into them. */
+/** Runs a case on a device. With `panels`, every operand that may be in panels is. */
 export async function runCase(device: Device, op: Op, one: Case, panels: boolean): Promise<Results> {
   const mine: Tensor[] = [];
   const own = <T extends Tensor>(tensor: T): T => {
@@ -154,7 +154,7 @@ function apply(tensor: Tensor, step: ViewStep): Tensor {
   return kind === "permute" ? tensor.permute(...numbers) : tensor.expand(...numbers);
 }
 
-/** Where results differ by more than they may, as sentences; none if all is well. */
+/** Sentences that describe differences above the tolerance; none if all is well. */
 export function compare(one: Case, want: Results, got: Results): string[] {
   const complaints: string[] = [];
   for (const [name, expected] of want) {

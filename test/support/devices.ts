@@ -1,4 +1,4 @@
-// The devices that suites run on. A suite opens its own and checks at the end that nothing is left on it.
+// The devices that suites run on. A suite opens its own and checks at the end that it is empty.
 
 import { setFlagsFromString } from "node:v8";
 import { expect } from "vitest";
@@ -12,18 +12,18 @@ import { signatures } from "../../src/ops/index.js";
 import { sharedGPU } from "./shared-gpu.js";
 import { gpu } from "./webgpu.js";
 
-/** Why suites do without the wasm device; undefined if it is there. */
+/** Why there is no wasm device; undefined if there is one. */
 export const whyNoWasm: string | undefined = findWasm()
   ? undefined
   : "build/octavo.wasm is not built (npm run build:wasm; needs clang and lld)";
 
 if (whyNoWasm) console.warn(`\n*** WASM suites are SKIPPED: ${whyNoWasm} ***\n`);
 
-// Node 20 has relaxed SIMD behind a flag, which may be set while it runs.
+// Node 20 has relaxed SIMD behind a flag, which may be set at run time.
 if (!relaxedSimd()) setFlagsFromString("--experimental-wasm-relaxed-simd");
 if (!relaxedSimd()) console.warn("\n*** relaxed SIMD is SKIPPED: this Node has none ***\n");
 
-/** The forms of the WASM device, by name: module, threads, and the thread that commands run in. */
+/** The forms of the WASM device, by name: module, threads, and the thread that runs commands. */
 export const WASM_FORMS: Readonly<Record<string, WasmFileOptions>> = whyNoWasm
   ? {}
   : {
@@ -42,7 +42,7 @@ export function openWasmForm(name: string, options: WasmFileOptions = {}): Devic
 /** Names of the backends that suites run on. */
 export const DEVICES: readonly string[] = ["reference", "cpu", ...(whyNoWasm ? [] : ["wasm"])];
 
-/** The same with all forms of WASM, and those that must be waited for: the GPU, if there is one (webgpu.ts says if not). */
+/** The same, with all forms of WASM and the GPU, if there is one (webgpu.ts warns if not), which opens asynchronously. */
 export const ALL_DEVICES: readonly string[] = [
   ...new Set([...DEVICES, ...Object.keys(WASM_FORMS), ...(gpu ? ["webgpu"] : [])]),
 ];

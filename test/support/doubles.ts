@@ -1,5 +1,5 @@
-// A backend for tests that runs the ops' reference loops in double precision: every f32 is a double in its memory, so that
-// finite differences have digits to spare. Other dtypes are stored as they are.
+// A backend for tests that runs the ops' reference loops in double precision: its memory holds every f32 as a double, so
+// that finite differences are precise enough. Other dtypes are stored as usual.
 
 import type { Backend, BufferId } from "../../src/core/backend.js";
 import { FORGET } from "../../src/core/command.js";
@@ -11,11 +11,11 @@ import type { HostTensor } from "../../src/ops/op.js";
 
 interface Memory {
   readonly bytes: DataView;
-  /** What f32 elements are, by their number from the start of the buffer. */
+  /** Values of f32 elements, by their index from the start of the buffer. */
   readonly doubles: Float64Array;
 }
 
-/** The data of an operand whose elements are doubles; references only index it, and take subarrays. */
+/** Data of an operand in doubles; references only index it and take subarrays. */
 const asHostArray = (doubles: Float64Array): HostArray => doubles as unknown as HostArray;
 
 class Doubles implements Backend {
@@ -53,7 +53,7 @@ class Doubles implements Backend {
     }
   }
 
-  /** Nothing comes here from other devices. */
+  /** There are no transfers to this backend. */
   spoil(): never {
     throw new Error("no transfers into doubles");
   }
@@ -62,7 +62,7 @@ class Doubles implements Backend {
     for (let at = 0; at < count; at += words[at + 1]!) if (words[at] !== FORGET) this.#run(words, at);
   }
 
-  /** The bytes as they were written: f32 results are in `valuesOf`. */
+  /** The bytes as written; f32 results are in `valuesOf`. */
   async read(buffer: BufferId, offset: number, bytes: number): Promise<Uint8Array> {
     return new Uint8Array(this.memory(buffer).bytes.buffer, offset, bytes).slice();
   }
@@ -109,7 +109,7 @@ class Doubles implements Backend {
   }
 }
 
-/** Places of elements: their number for f32, their byte for everything else. */
+/** Positions of elements: their index for f32, their byte otherwise. */
 function placesOf(shape: readonly number[], strides: readonly number[], offset: number, dtype: DType): Float64Array {
   const unit = dtype === "f32" ? 1 : bytesOf(dtype, 1);
   const count = shape.reduce((n, size) => n * size, 1);
@@ -175,7 +175,7 @@ function store({ bytes, doubles }: Memory, dtype: DType, place: number, value: n
   }
 }
 
-/** A device whose f32 are doubles. `read` of its f32 tensors gives nothing of use: see `valuesOf`. */
+/** A device whose f32 are doubles. Read its f32 tensors with `valuesOf`, not with `read`. */
 export function openDoubles(): Device {
   return new Device(new Doubles());
 }
@@ -187,7 +187,7 @@ export function valuesOf(tensor: Tensor): Float64Array {
   return doubles.subarray(tensor.offset / 4, tensor.offset / 4 + tensor.size);
 }
 
-/** Central differences of `loss` by some elements of `by`: the numbers `at`, in the order of `at`. */
+/** Central differences of `loss` by the elements `at` of `by`. */
 export function differences(by: Tensor, at: readonly number[], loss: () => Tensor): number[] {
   const values = valuesOf(by);
   return at.map((i) => {

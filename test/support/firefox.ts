@@ -1,5 +1,5 @@
-// A real Firefox for tests, without a driver: it opens a page, whose Worker asks the page's server what to do and posts what
-// came of it. Where there is no Firefox the suites are skipped, and say why.
+// A real Firefox for tests, without a driver: it opens a page whose Worker gets its work from the page's server and posts
+// the results. Without Firefox the suites are skipped, with the reason.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -30,7 +30,7 @@ export function describeFirefox(name: string, body: () => void): void {
 
 export type Preferences = Readonly<Record<string, boolean | number | string>>;
 
-/** No first-run pages, and no questions to servers that are not there. */
+/** Disables first-run pages and requests to Mozilla's servers. */
 const QUIET: Preferences = {
   "app.update.enabled": false,
   "browser.aboutwelcome.enabled": false,
@@ -41,7 +41,7 @@ const QUIET: Preferences = {
   "services.settings.server": "data:,",
 };
 
-/** WebGPU, which Firefox has on Linux but does not offer, on drivers that it does not trust. */
+/** Enables WebGPU on Linux, where it is off by default, and on drivers that Firefox blocks. */
 export const WITH_WEBGPU: Preferences = {
   "dom.webgpu.enabled": true,
   "dom.webgpu.workers.enabled": true,
@@ -50,7 +50,7 @@ export const WITH_WEBGPU: Preferences = {
 
 const END_MS = 5000;
 
-/** Opens a page in a Firefox with a profile of its own; gives what ends it. */
+/** Opens a page in a Firefox with a profile of its own; returns a function that ends it. */
 export function visitFirefox(address: string, preferences: Preferences = {}): () => Promise<void> {
   const profile = mkdtempSync(join(tmpdir(), "octavo-firefox-"));
   const lines = Object.entries({ ...QUIET, ...preferences }).map(

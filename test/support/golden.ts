@@ -1,10 +1,10 @@
-// What the suites of golden models share: the quantizations that the fixtures have results of, and how results are judged.
+// Shared by the suites of golden models: the quantizations with results in the fixtures, and how results are compared.
 
 import { expect } from "vitest";
 import type { BitsAndBytesOptions } from "../../src/quant/config.js";
 import { difference } from "./fixtures.js";
 
-/** The fixtures' names of quantizations, and how to ask for them. */
+/** Names of quantizations in the fixtures, and their options. */
 export const QUANTIZED: Readonly<Record<string, BitsAndBytesOptions>> = {
   int8_t6: { load_in_8bit: true },
   int8_t0: { load_in_8bit: true, llm_int8_threshold: 0 },
@@ -13,7 +13,7 @@ export const QUANTIZED: Readonly<Record<string, BitsAndBytesOptions>> = {
   fp4: { load_in_4bit: true },
 };
 
-/** How far a result in 8 bits may be from the stored one, and how far it must be from full precision. */
+/** Largest difference of an 8-bit result from the stored one, and smallest from full precision. */
 export interface Tolerance {
   max: number;
   mean: number;
@@ -21,8 +21,8 @@ export interface Tolerance {
 }
 
 /**
- * Judges a quantized result by the fixture's own tolerances; results in 4 bits have none, because decoding is exact and
- * products are in f32, so they must be as near as full precision is.
+ * Compares a quantized result with the fixture's tolerances. Results in 4 bits have none: decoding is exact and products
+ * are in f32, so the tolerance of full precision applies.
  */
 export function expectQuantized(
   got: ArrayLike<number>,

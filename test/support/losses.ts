@@ -1,4 +1,4 @@
-// The loss of a language model on a batch, as training computes it, and what of a model can be trained.
+// The loss of a language model on a batch, as training computes it, and the trainable tensors of a model.
 
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
@@ -7,7 +7,7 @@ import { Matrix } from "../../src/nn/module.js";
 import { headLoss, headOf, nextTokenLabels } from "../../src/train/loss.js";
 
 export interface LossOptions {
-  /** Rows per piece of the head. */
+  /** Rows per chunk of the loss. */
   readonly rows?: number;
   readonly smoothing?: number;
 }
@@ -30,7 +30,7 @@ export function lossOf(
   });
 }
 
-/** All that a gradient can be asked of, by name; a tied matrix once. */
+/** All trainable tensors by name; a tied matrix once. */
 export function trainableOf(model: CausalLM): Map<string, Tensor> {
   const found = new Map<string, Tensor>();
   const met = new Set<object>();

@@ -39,7 +39,7 @@ function positionsOf(mask: readonly (readonly number[])[]): Int32Array {
 }
 
 /**
- * Logits [B,T,vocab] of `ids`, computed in parts of the given lengths with a cache, or in one shot without one.
+ * Logits [B,T,vocab] of `ids`, computed with a cache in parts of the given lengths, or at once without a cache.
  * Rows are padded on the left where `mask` is 0.
  */
 export async function logitsOf(

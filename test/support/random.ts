@@ -1,4 +1,4 @@
-// Repeatable numbers for tests: every array is a function of a seed, so that a failing case can be made again.
+// Repeatable numbers for tests: every array is a function of a seed, so that a failing case can be reproduced.
 
 /** Uniform numbers in [0, 1) from a seed (a 32-bit integer hash of a counter). */
 export function uniforms(seed: number): () => number {

@@ -1,5 +1,5 @@
-// Calls functions in the Worker of a page, through the requests that it makes to the page's server: for browsers without a
-// driver. A call is given as the answer to `GET /call`, which waits for it; what comes of it is posted to `/answer`.
+// Calls functions in the Worker of a page through requests to the page's server, for browsers without a driver. `GET /call`
+// waits for the next call; the Worker posts the result to `/answer`.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { text } from "node:stream/consumers";
@@ -11,14 +11,14 @@ interface Call {
   reject(error: Error): void;
 }
 
-/** A function of the Worker, whose result has been JSON. */
+/** A function of the Worker; its result travels as JSON. */
 type Callable = (...args: never[]) => Promise<unknown>;
 
 export class RemoteCalls<Functions extends { readonly [Name in keyof Functions]: Callable }> {
   readonly #calls: Call[] = [];
   #asking: ServerResponse | undefined;
 
-  /** One call after the other: await each. */
+  /** Await each call before the next one. */
   call<Name extends keyof Functions & string>(
     name: Name,
     ...args: Parameters<Functions[Name]>
@@ -29,7 +29,7 @@ export class RemoteCalls<Functions extends { readonly [Name in keyof Functions]:
     });
   }
 
-  /** True if the request was the Worker's; it is answered then. */
+  /** Answers a request of the Worker; false if it is another request. */
   serve(request: IncomingMessage, response: ServerResponse): boolean {
     if (request.url === "/call") {
       this.#asking = response;
@@ -46,7 +46,7 @@ export class RemoteCalls<Functions extends { readonly [Name in keyof Functions]:
     return true;
   }
 
-  /** Hands the Worker, if it asks, the first call. */
+  /** Gives the first call to the Worker, if it waits. */
   #give(): void {
     const call = this.#calls[0];
     if (!call || !this.#asking) return;

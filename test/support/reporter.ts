@@ -1,4 +1,4 @@
-// Prints what a log reader looks for: every skipped test by name, and one closing line with the counts.
+// Prints every skipped test by name, and a final line with the counts.
 
 import type { Reporter, TestModule } from "vitest/node";
 
@@ -8,7 +8,7 @@ export default class Counts implements Reporter {
     let failed = unhandled.length;
     const skipped: string[] = [];
     for (const module of modules) {
-      // A hook that fails is a failure of its own: it silences the tests below it.
+      // A failed hook counts as a failure, because its tests do not run.
       failed += module.errors().length;
       for (const suite of module.children.allSuites()) failed += suite.errors().length;
       for (const test of module.children.allTests()) {

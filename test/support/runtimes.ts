@@ -1,5 +1,5 @@
-// Deno and Bun for tests: from OCTAVO_DENO and OCTAVO_BUN, the path, or where `node scripts/runtimes.mjs --install` puts them.
-// Where one is missing its suites are skipped, and say why.
+// Deno and Bun for tests: from OCTAVO_DENO and OCTAVO_BUN, the path, or where `node scripts/runtimes.mjs --install` puts
+// them. Where one is missing its suites are skipped, with the reason.
 
 import { execFile } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
@@ -27,8 +27,8 @@ export function inPath(name: string): string | undefined {
 export interface Runtime {
   readonly name: "node" | "deno" | "bun";
   /**
-   * Runs a script; gives what it printed. Rejects, with what it complained of in the message, if it fails or takes too
-   * long. Deno is allowed everything unless `allowed` says what.
+   * Runs a script; returns its output. Rejects, with its error output in the message, if it fails or takes too long. Deno
+   * gets all permissions unless `allowed` lists some.
    */
   run(args: readonly string[], options?: RunOptions): Promise<string>;
 }

@@ -1,4 +1,4 @@
-// A server of files in memory or on disk that can be told to misbehave, and that remembers what it was asked.
+// A server of files in memory or on disk that can misbehave on request, and that records its requests.
 
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
@@ -18,9 +18,9 @@ export type Misbehave = (request: IncomingMessage, response: ServerResponse, bod
 
 export class FileServer {
   readonly asked: Asked[] = [];
-  /** Content by path, before what lies on disk. */
+  /** Content by path; takes precedence over files on disk. */
   readonly files = new Map<string, Buffer>();
-  /** False sends whole files whatever is asked. */
+  /** False ignores ranges and sends whole files. */
   ranges = true;
   misbehave: Misbehave | undefined;
   readonly #folder: string | undefined;
@@ -45,7 +45,7 @@ export class FileServer {
     await new Promise((resolve) => this.#server.close(resolve));
   }
 
-  /** Sets everything back for the next test. */
+  /** Resets everything for the next test. */
   reset(): void {
     this.asked.length = 0;
     this.files.clear();

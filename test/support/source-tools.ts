@@ -13,7 +13,7 @@ import * as json from "../../src/sources/json.js";
 
 export const FIXTURES = join(dirname(fileURLToPath(import.meta.url)), "..", "fixtures");
 
-/** What the room reads from any source, from the disk. */
+/** The readers of any source, applied to files on disk. */
 export const openCheckpoint = (folder: string, options?: checkpoint.CheckpointOptions) =>
   checkpoint.openCheckpoint(new Disk(folder), options);
 export const readJsonFile = (file: string, options?: json.JsonFileOptions) =>
@@ -46,7 +46,7 @@ export function put(folder: string, name: string, content: string | Uint8Array):
   return file;
 }
 
-/** The error that `work` ends with; fails if it succeeds. */
+/** The error of `work`; fails if it succeeds. */
 export async function failure(work: () => unknown): Promise<unknown> {
   try {
     await work();
@@ -56,7 +56,7 @@ export async function failure(work: () => unknown): Promise<unknown> {
   return expect.fail("expected an error, but it succeeded");
 }
 
-/** Expects a FormatError that names the file and a place in it, and gives it back. */
+/** Expects a FormatError that names the file and a place in it; returns it. */
 export async function refusal(work: () => unknown, file?: string): Promise<FormatError> {
   const error = await failure(work);
   if (!(error instanceof FormatError)) throw new Error("expected a FormatError", { cause: error });

@@ -1,4 +1,4 @@
-// What suites set up: a device or a model for all of their tests. At the end the device must be empty, and is closed.
+// Set-up of suites: a device or a model for all of their tests. At the end the device must be empty, and is closed.
 
 import { join } from "node:path";
 import { afterAll, beforeAll } from "vitest";
@@ -11,7 +11,7 @@ import { FIXTURES } from "./fixtures.js";
 import { gpu } from "./webgpu.js";
 
 async function close(device: Device | undefined): Promise<void> {
-  if (device === undefined) return; // opening it has failed, which is the error to show
+  if (device === undefined) return; // opening failed; that is the error to show
   try {
     expectNoLeaks(device);
   } finally {
@@ -19,7 +19,7 @@ async function close(device: Device | undefined): Promise<void> {
   }
 }
 
-/** A device of that name; `take` puts it where the suite's tests find it. */
+/** A device of that name, passed to `take`. */
 export function onDevice(name: string, take: (device: Device) => void): void {
   let device: Device | undefined;
   beforeAll(async () => {

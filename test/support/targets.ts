@@ -1,5 +1,5 @@
-// The devices of the conformance suite: one entry per backend, and per instruction set of the native one. A new backend
-// is a line here. What cannot run on this machine is listed with its reason, which the suite prints.
+// The devices of the conformance suite: one entry per backend, and per instruction set of the native one. Add a line for a
+// new backend. Devices that cannot run on this machine are listed with the reason, which the suite prints.
 
 import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
 import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/device/adapter.js";
@@ -18,7 +18,7 @@ export interface Target extends Tolerance {
   readonly complete: boolean;
   /** Fuzzed cases per op at most: a software adapter compiles a second per shader. */
   readonly fuzz?: number;
-  /** Ops that this target is about; all unless given. */
+  /** Ops that this target tests; all unless given. */
   readonly only?: readonly string[];
   /** Why it cannot run here. */
   readonly skip?: string;
@@ -42,7 +42,7 @@ function nativeTargets(): Target[] {
   );
 }
 
-/** All forms compute with the same sources: fuzzing one of them is enough. */
+/** All forms are built from the same sources, so fuzzing one of them is enough. */
 function wasmTargets(): Target[] {
   const common = { scale: 1, complete: true, skip: whyNoWasm };
   if (whyNoWasm) return [{ ...common, name: "wasm", open: () => openDevice("wasm"), panels: true }];
@@ -57,7 +57,7 @@ function wasmTargets(): Target[] {
   );
 }
 
-/** What the adapter offers; and, for the kernels that look, what every adapter must: default limits, no dot product. */
+/** The adapter with all it offers; and, for kernels that depend on it, with default limits and no dot product. */
 function gpuTargets(): Target[] {
   const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
   const common = {
@@ -76,7 +76,7 @@ function gpuTargets(): Target[] {
       fuzz: 0,
       only: ["attention", "llm_int8_linear", "four_bit_linear"],
     },
-    // Where there are subgroup matrices, "webgpu" takes them; blocks of f16 without them are the other half.
+    // "webgpu" uses subgroup matrices if there are any; this target tests blocks of f16 without them.
     {
       ...common,
       name: "webgpu, no subgroup matrices",
@@ -85,7 +85,7 @@ function gpuTargets(): Target[] {
       only: ["linear", "four_bit_linear"],
       skip: common.skip ?? (features.has(SUBGROUP_MATRIX) ? undefined : "the adapter has none to do without"),
     },
-    // Real limits are met by weights of hundreds of megabytes; here nearly every operand is cut, or lies in two buffers.
+    // Weights reach real limits at hundreds of megabytes; here nearly every operand is cut, or lies in two buffers.
     {
       ...common,
       name: "webgpu, small bindings",

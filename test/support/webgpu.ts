@@ -1,5 +1,5 @@
-// A WebGPU device for tests. Where there is no adapter the suites are skipped, and say why. A suite during which any
-// device had an error that nobody asked for, or a call that the validation refused, fails at its end, read or not.
+// A WebGPU device for tests. Without an adapter the suites are skipped, with the reason. A suite fails at its end if any
+// device had an uncaptured error or a validation error, whether or not a read reported it.
 
 import { afterAll, describe, expect } from "vitest";
 // @ts-expect-error a script without types
@@ -9,14 +9,14 @@ import { findGPU } from "../../src/backends/webgpu/node.js";
 import type { Device } from "../../src/core/device.js";
 import type { Tensor } from "../../src/core/tensor.js";
 
-/** What went wrong on any device so far; a test that provokes errors takes its own out. */
+/** Errors of any device so far; a test that provokes errors removes its own. */
 export const deviceErrors: string[] = [];
 
-/** Milliseconds in which a device says what is wrong with work that is done. */
+/** Milliseconds in which a device reports errors of finished work. */
 const SETTLE_MS = 20;
 let opened = 0;
 
-/** Has every device of the runtime note its errors here. */
+/** Records the errors of every device of the runtime in `deviceErrors`. */
 function listen(adapter: GPUAdapter): void {
   const adapters = Object.getPrototypeOf(adapter) as GPUAdapter;
   const { requestDevice } = adapters;
@@ -60,7 +60,7 @@ const found = await look();
 /** The GPU, or undefined if this machine has none. */
 export const gpu: GPU | undefined = "gpu" in found ? found.gpu : undefined;
 
-/** What its adapter offers. */
+/** Features of its adapter. */
 export const features: ReadonlySet<string> = new Set((await gpu?.requestAdapter())?.features);
 
 /** Why there is none. */
@@ -73,7 +73,7 @@ export function describeGPU(name: string, body: () => void): void {
   describe.skipIf(!gpu)(gpu ? name : `${name} (no adapter: ${whyNoGPU})`, body);
 }
 
-/** The GPU with adapters that hand out devices which the test can take hold of. */
+/** The GPU; `seen` gets every device that its adapters open. */
 export function watched(seen: (device: GPUDevice) => void): GPU {
   return watchedOf(gpu!, seen);
 }
@@ -95,10 +95,10 @@ export function watchedOf(of: GPU, seen: (device: GPUDevice) => void): GPU {
   } as unknown as GPU;
 }
 
-/** Calls that each make some tensors, or none. */
+/** Calls; each returns the tensors that it made, if any. */
 export type Steps = readonly (() => Tensor | readonly Tensor[] | undefined)[];
 
-/** Runs steps with nothing between them, or each on its own; gives the dispatches, and the bytes of all results. */
+/** Runs steps in one submission or each in its own; returns the number of dispatches and the bytes of all results. */
 export async function runSteps(
   device: Device,
   backend: WebGPUBackend,
@@ -125,7 +125,7 @@ let imitation: GPU | undefined;
 /** Dawn's null backend: an adapter with every feature that computes nothing. */
 export async function everything(): Promise<GPU> {
   const { create } = await import("webgpu");
-  // Kept: Dawn's instances end the process when they are collected under a live device.
+  // Never collected: the process crashes if an instance of Dawn is collected before its device.
   imitation ??= create(["enable-dawn-features=allow_unsafe_apis", "backend=null"]);
   return imitation;
 }

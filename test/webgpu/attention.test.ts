@@ -1,4 +1,4 @@
-// Attention with more keys than one workgroup takes: the keys are shared out, and the parts put together.
+// Attention with so many keys that several workgroups share them and their results are combined.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
@@ -28,7 +28,7 @@ describeGPU("attention over many keys", () => {
     await reference.close();
   });
 
-  /** Two rows in pages of `size` tokens, the pages of both in one pool; `steps` queries behind `past` keys in each row. */
+  /** Two rows in pages of `size` tokens from one pool, with `steps` queries after `past` keys in each row. */
   const run = async (on: Device, steps: number, past: number, size: number, more: Partial<AttentionOptions>) => {
     const y = scope(() => {
       const each = Math.ceil(S / size);

@@ -1,4 +1,4 @@
-// Which device a name means: adapters by number, "auto" with its reason, and refusals that say what there is.
+// Devices by name: adapters by number, "auto" with its reason, and refusals that list the existing ones.
 
 import { expect, test } from "vitest";
 import { listAdapters } from "../../src/backends/webgpu/node.js";
@@ -20,7 +20,7 @@ describeGPU("devices by name", () => {
     expect(device.backend.description).toContain(adapters[0]!.facts.title);
   });
 
-  test("an adapter that is not there is refused with a list of those that are", async () => {
+  test("a missing adapter is refused with a list of the existing ones", async () => {
     const outcome = await requestDevice("webgpu:99").catch((error: unknown) => error);
     expect(outcome).toBeInstanceOf(DeviceError);
     expect((outcome as Error).message).toMatch(/^device "webgpu:99": there are \d+ adapters\n {2}hint: webgpu:0 is ./);

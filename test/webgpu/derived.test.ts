@@ -1,10 +1,10 @@
-// What kernels make of a block and keep (Queue.derived): made once, anew when the block was written, right in tapes that
-// are recorded at one time and run at another, and gone with the block. Here it is a number times ten.
+// Derived blocks (CommandRecorder.derived): they are computed once, and again after their source was written; they are
+// current whenever a prepared step runs, and freed with their source. Here they hold ten times a number.
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Block, Buffers } from "../../src/backends/webgpu/device/buffers.js";
-import { Scopes, unchecked } from "../../src/backends/webgpu/device/error-scopes.js";
-import { Queue } from "../../src/backends/webgpu/device/queue.js";
+import { CommandRecorder } from "../../src/backends/webgpu/device/command-recorder.js";
+import { ErrorScopes, unchecked } from "../../src/backends/webgpu/device/error-scopes.js";
 import { family, reads, writes } from "../../src/backends/webgpu/shader.js";
 import { describeGPU, gpu } from "../support/webgpu.js";
 
@@ -20,9 +20,9 @@ const scaled = family("scaled", (_: Record<never, never>) => ({
   body: "if (gid == 0u) { y[0] = x[0] * P.factor + P.plus; }",
 }));
 
-describeGPU("what is made of a block", () => {
+describeGPU("a derived block", () => {
   let device: GPUDevice;
-  let queue: Queue;
+  let recorder: CommandRecorder;
   let buffers: Buffers;
   let source: Block;
   let result: Block;
@@ -30,16 +30,16 @@ describeGPU("what is made of a block", () => {
 
   beforeAll(async () => {
     device = await (await gpu!.requestAdapter())!.requestDevice();
-    const scopes = new Scopes(device);
-    queue = new Queue(device, scopes, 4096, (_, error) => expect.fail(error.message));
+    const scopes = new ErrorScopes(device);
+    recorder = new CommandRecorder(device, scopes, 4096, (_, error) => expect.fail(error.message));
     buffers = new Buffers(
       device,
       scopes,
       { buffer: 4096, binding: 4096 },
       () => {},
-      (block) => queue.forget(block),
+      (block) => recorder.forget(block),
     );
-    queue.buffers = buffers;
+    recorder.buffers = buffers;
   });
   beforeEach(() => {
     source = buffers.block(buffers.allocate(SIZE));
@@ -49,35 +49,35 @@ describeGPU("what is made of a block", () => {
   });
   afterAll(() => {
     buffers.close();
-    queue.close();
+    recorder.close();
     device.destroy();
   });
 
-  const piece = (block: Block) => ({ block, start: 0, size: SIZE });
+  const binding = (block: Block) => ({ block, start: 0, size: SIZE });
   /** Writes the source. */
-  const put = (value: number): void => queue.dispatch(fill({}), [piece(source)], { value }, 1);
-  /** Has ten times the source plus one in the result, by way of what is kept. */
+  const put = (value: number): void => recorder.dispatch(fill({}), [binding(source)], { value }, 1);
+  /** Writes ten times the source plus one to the result, by way of a derived block. */
   const use = (key = "ten"): void => {
-    const ten = queue.derived(source, key, SIZE, (block) => {
+    const ten = recorder.derived(source, key, SIZE, (block) => {
       made++;
-      queue.dispatch(scaled({}), [piece(source), piece(block)], { factor: 10, plus: 0 }, 1);
+      recorder.dispatch(scaled({}), [binding(source), binding(block)], { factor: 10, plus: 0 }, 1);
     });
-    queue.dispatch(scaled({}), [piece(ten), piece(result)], { factor: 1, plus: 1 }, 1);
+    recorder.dispatch(scaled({}), [binding(ten), binding(result)], { factor: 1, plus: 1 }, 1);
   };
   const read = async (): Promise<number> => {
-    const { bytes } = await queue.read(result, 0, 4);
+    const { bytes } = await recorder.read(result, 0, 4);
     return new DataView(bytes.buffer, bytes.byteOffset).getFloat32(0, true);
   };
-  const taped = (body: () => void) => {
-    const tape = queue.tape(() => {
+  const prepared = (body: () => void) => {
+    const step = recorder.prepare(() => {
       body();
       return true;
     })!;
-    queue.submit();
-    return tape;
+    recorder.submit();
+    return step;
   };
 
-  test("is made once, and anew once the block was written", async () => {
+  test("is computed once, and again after a write to its source", async () => {
     use();
     use();
     expect(await read()).toBe(11);
@@ -85,53 +85,53 @@ describeGPU("what is made of a block", () => {
     put(2);
     use();
     expect(await read()).toBe(21);
-    queue.write(source, 0, new Uint8Array(Float32Array.of(3).buffer), unchecked());
+    recorder.write(source, 0, new Uint8Array(Float32Array.of(3).buffer), unchecked());
     use();
     expect(await read()).toBe(31);
     expect(made).toBe(3);
   });
 
-  test("a tape finds it made, and is stale once the block was written", async () => {
-    const tape = taped(() => use());
+  test("is computed before a prepared step, which is stale after a write to the source", async () => {
+    const step = prepared(() => use());
     expect(made).toBe(1);
-    expect(tape.dispatches).toBe(1);
-    queue.play(tape, 0, 0);
-    queue.play(tape, 0, 0);
+    expect(step.dispatches).toBe(1);
+    recorder.replay(step, 0, 0);
+    recorder.replay(step, 0, 0);
     expect(await read()).toBe(11);
-    expect(tape.stale).toBe(false);
+    expect(step.stale).toBe(false);
     put(4);
-    expect(tape.stale).toBe(true);
-    tape.destroy();
+    expect(step.stale).toBe(true);
+    step.destroy();
   });
 
-  test("a tape that writes the block before makes it whenever it runs", async () => {
+  test("is computed by each run of a step that writes the source first", async () => {
     use();
-    const tape = taped(() => {
-      queue.dispatch(scaled({}), [piece(result), piece(source)], { factor: 1, plus: 0 }, 1);
+    const step = prepared(() => {
+      recorder.dispatch(scaled({}), [binding(result), binding(source)], { factor: 1, plus: 0 }, 1);
       use();
     });
-    expect(tape.stale).toBe(false);
-    expect(tape.dispatches).toBe(3);
-    queue.play(tape, 0, 0); // 11 before
-    queue.play(tape, 0, 0);
+    expect(step.stale).toBe(false);
+    expect(step.dispatches).toBe(3);
+    recorder.replay(step, 0, 0); // 11 before
+    recorder.replay(step, 0, 0);
     expect(await read()).toBe(1111);
-    // What was made before the tape ran is out of date.
+    // The block computed before the step ran is stale.
     use();
     expect(await read()).toBe(1111);
     expect(made).toBe(3);
-    tape.destroy();
+    step.destroy();
   });
 
-  test("a tape that writes the block behind is not to be run again", () => {
-    const tape = taped(() => {
+  test("makes a step stale that writes the source after using it", () => {
+    const step = prepared(() => {
       use();
       put(5);
     });
-    expect(tape.stale).toBe(true);
-    tape.destroy();
+    expect(step.stale).toBe(true);
+    step.destroy();
   });
 
-  test("goes with the block, and makes room when it is out of date", async () => {
+  test("is freed with its source, and also when stale", async () => {
     await read();
     const before = buffers.bytes;
     const id = buffers.allocate(SIZE);
@@ -145,7 +145,7 @@ describeGPU("what is made of a block", () => {
     await read();
     expect(buffers.bytes).toBe(before + 2 * SIZE);
     buffers.free(id);
-    queue.submit();
+    recorder.submit();
     expect(buffers.bytes).toBe(before);
   });
 });

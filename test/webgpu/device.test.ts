@@ -1,5 +1,5 @@
-// What only this backend can get wrong: ragged host writes, buffers read and written by one dispatch, failures that
-// kernels find, memory limits, a lost device, and how much work a decode step is.
+// Tests specific to this backend: ragged host writes, buffers that one dispatch reads and writes, failures that kernels
+// report, memory limits, a lost device, and the number of dispatches of a decode step.
 
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -85,7 +85,7 @@ describeGPU("WebGPU device", () => {
     for (const tensor of [table, ids, rows, right]) tensor.dispose();
   });
 
-  test("more calls fail than there are slots for: none is taken for good", async () => {
+  test("more calls fail than there are slots: none counts as successful", async () => {
     const fine = flat(device, Float32Array.of(1, 2));
     const bad = Tensor.from(device, Float32Array.of(0, Number.NaN), [1, 2]);
     const ids = Array.from({ length: 1500 }, () => argmax(bad));
@@ -95,7 +95,7 @@ describeGPU("WebGPU device", () => {
     for (const tensor of [fine, bad, ...ids]) tensor.dispose();
   });
 
-  test("nobody reads for a long time: the journal looks for itself, and forgets nothing", async () => {
+  test("nobody reads for a long time: the failure log reads by itself, and loses nothing", async () => {
     const x = flat(device, Int32Array.of(0));
     const id = scope(() => argmax(Tensor.from(device, Float32Array.of(Number.NaN, 1), [1, 2])));
     for (let i = 0; i < 40; i++) {
@@ -132,7 +132,7 @@ describeGPU("WebGPU device", () => {
     const largest = Math.max(
       ...[...model.module.parameters()].map(({ shape }) => shape.reduce((n, size) => n * size, 1)),
     );
-    // Twice in bf16 (as read, and as converted), while its place in the model is already taken.
+    // Two copies in bf16 (as read, and as converted), beside its memory in the model.
     expect(device.memory.peak - device.memory.live).toBeLessThan(2 * 2 * largest + 4096);
     const order: string[] = [];
     const greedy = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
@@ -214,13 +214,13 @@ describeGPU("WebGPU device", () => {
     y.dispose();
   });
 
-  test("the shared device is opened anew once it was lost", async () => {
+  test("the shared device is reopened after a loss", async () => {
     const original = gpu!.requestAdapter;
     let raw: GPUDevice | undefined;
     const { requestAdapter } = watched((seen) => {
       raw = seen;
     });
-    // The adapter is asked for in the test's own way, so that it can break the device.
+    // A watched adapter lets the test destroy the device.
     gpu!.requestAdapter = async (options) => {
       gpu!.requestAdapter = original;
       return requestAdapter(options);
@@ -243,10 +243,10 @@ describeGPU("WebGPU device", () => {
     await second.close();
   });
 
-  test("an error that no read tells of is seen by the suites", async () => {
+  test("the suites notice an error that no read reports", async () => {
     const adapter = (await gpu!.requestAdapter())!;
     const raw = await adapter.requestDevice();
-    const wrong = { size: 16, usage: 0x80 | 0x01 }; // storage that the host maps
+    const wrong = { size: 16, usage: 0x80 | 0x01 }; // STORAGE and MAP_READ exclude each other
     raw.createBuffer(wrong);
     raw.pushErrorScope("validation");
     raw.createBuffer(wrong);

@@ -1,30 +1,23 @@
-// Calls that read what others have just written, in one dispatch with those (fusion.ts): results are those of the calls one
-// by one, bit for bit, because every number is computed by the same expressions in the same order.
+// Calls in one dispatch with the calls whose results they read (fusion.ts): the results equal those of separate dispatches
+// bit for bit, because every number is computed by the same expressions in the same order.
 
 import { expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { denseScheme, type FloatDType, type Scheme } from "../../src/nn/weight.js";
 import { advanceLanes } from "../../src/ops/advance.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { gated } from "../../src/ops/gated.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
 import { layerNorm } from "../../src/ops/layer-norm.js";
 import { linear } from "../../src/ops/linear.js";
-import { llmInt8Linear, llmInt8Quantize } from "../../src/ops/llm-int8.js";
+import { llmInt8Linear } from "../../src/ops/llm-int8.js";
 import { rmsNorm } from "../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
-import { fourBitScheme } from "../../src/quant/four-bit.js";
-import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { onGPU } from "../support/suites.js";
 import { describeGPU, gpu, runSteps, type Steps } from "../support/webgpu.js";
-
-/** Numbers from -1 to 1 that do not repeat soon. */
-function values(n: number, seed: number): Float32Array {
-  return Float32Array.from({ length: n }, (_, i) => ((i * seed) % 199) / 99 - 1);
-}
+import { APPENDS, GATES, int8Weight, NORMS, ROWS, rotationsAndAppends, values } from "./fusion-cases.js";
 
 describeGPU("WebGPU fusions", () => {
   let backend: WebGPUBackend;
@@ -37,22 +30,7 @@ describeGPU("WebGPU fusions", () => {
   const run = (together: boolean, steps: Steps, also: readonly Tensor[] = [], from = backend, on = device) =>
     runSteps(on, from, together, steps, also);
 
-  function int8Weight(n: number, K: number, threshold: number) {
-    const codes = Tensor.empty(device, [n, K], "i8", "codes");
-    const scb = Tensor.empty(device, [n], "f32", "scb");
-    scope(() => llmInt8Quantize(Tensor.from(device, values(n * K, 31 + n), [n, K]), codes, scb, 0));
-    return { codes, scb, seen: Tensor.from(device, new Uint8Array(K), [K]), threshold };
-  }
-
-  // Few rows and many, rows that end inside a word of codes and of the bitmap; columns 3 and 41 hold outliers.
-  test.each([
-    { op: "rms_norm", M: 1, K: 64, threshold: 6, dispatches: 2, apart: 4 },
-    { op: "rms_norm", M: 3, K: 64, threshold: 0, dispatches: 2 },
-    { op: "rms_norm", M: 12, K: 96, threshold: 6, dispatches: 4 },
-    { op: "rms_norm", M: 2, K: 70, threshold: 6, dispatches: 4 },
-    { op: "layer_norm", M: 2, K: 160, threshold: 6, dispatches: 2 },
-    { op: "layer_norm without bias", M: 1, K: 70, threshold: 6, dispatches: 4 },
-  ])(
+  test.each(NORMS)(
     "$op of $M rows of $K quantizes them too (threshold $threshold)",
     async ({ op, M, K, threshold, dispatches, apart = 7 }) => {
       const loud = (k: number): boolean => k === 3 || k === 41;
@@ -67,7 +45,7 @@ describeGPU("WebGPU fusions", () => {
         if (op === "rms_norm") return rmsNorm(x, weight, 1e-6, 1);
         return layerNorm(x, weight, op === "layer_norm" ? bias : undefined, 1e-5);
       };
-      const weights = [9, 6, 4].map((n) => int8Weight(n, K, threshold));
+      const weights = [9, 6, 4].map((n) => int8Weight(device, n, K, threshold));
       const seen = weights.map((one) => one.seen);
       const outcomes: Awaited<ReturnType<typeof run>>[] = [];
       for (const together of [true, false]) {
@@ -78,18 +56,18 @@ describeGPU("WebGPU fusions", () => {
       }
       expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
       expect(outcomes[0]!.dispatches).toBe(dispatches);
-      expect(outcomes[1]!.dispatches).toBe(apart); // batches share nothing: each product has its rows made
+      expect(outcomes[1]!.dispatches).toBe(apart); // separate batches share no scratch: each product quantizes the rows
       const columns = Array.from({ length: K }, (_, k) => Number(threshold > 0 && loud(k)));
       for (const marks of outcomes[0]!.results.slice(4)) expect(Array.from(marks)).toEqual(columns);
       for (const { codes, scb, seen: own } of weights) for (const tensor of [codes, scb, own]) tensor.dispose();
     },
   );
 
-  test("what a norm quantizes is quantized again where it was written since, and marks are made where they belong", async () => {
+  test("rows that a norm quantized are quantized again after a write, and outliers are marked for the right product", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     using weight = flat(device, new Float32Array(64).fill(8));
     using other = Tensor.from(device, values(64, 41), [1, 64]);
-    const product = int8Weight(5, 64, 6);
+    const product = int8Weight(device, 5, 64, 6);
     using zeros = flat(device, new Uint8Array(64));
     const results: Uint8Array[][] = [];
     for (const together of [true, false]) {
@@ -106,78 +84,52 @@ describeGPU("WebGPU fusions", () => {
     }
     expect(results[0]).toEqual(results[1]);
     expect(results[0]![1]).not.toEqual(results[0]![2]);
-    expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, behind the zeros
+    expect(Math.max(...results[0]!.at(-1)!)).toBe(1); // outliers of the first product, marked after the zeros
     expect(Math.min(...results[0]!.at(-1)!)).toBe(0);
     for (const tensor of [product.codes, product.scb, product.seen]) tensor.dispose();
   });
 
-  interface Opened {
-    readonly name: string;
-    readonly scheme: Scheme;
-    readonly M: number;
-    readonly N: number;
-    readonly limits: "adapter" | "default";
-    /** Together, and (three unless given) each on its own. */
-    readonly dispatches: number;
-    readonly apart?: number;
-  }
-  const dense = (dtype: FloatDType) => ({ name: dtype, scheme: denseScheme(dtype) });
-  const nf4 = (double_quant: boolean) => ({
-    name: double_quant ? "nf4 with double quantization" : "nf4",
-    scheme: fourBitScheme({ kind: "nf4", blocksize: 64, double_quant, compute: "f32" }),
-  });
-
-  const int8 = (threshold: number) => ({ name: `int8, outliers from ${threshold}`, scheme: llmInt8Scheme(threshold) });
-
-  // Results that end inside a workgroup's; in 8 bits rows are quantized first, unless there is one for each product; from nine rows of x on products are tiles, and tiles do not fuse.
-  test.each<Opened>([
-    { ...dense("f32"), M: 1, N: 8, limits: "adapter", dispatches: 1 },
-    { ...dense("bf16"), M: 3, N: 7, limits: "default", dispatches: 1 },
-    { ...dense("f16"), M: 5, N: 1, limits: "adapter", dispatches: 1 },
-    { ...nf4(false), M: 1, N: 7, limits: "default", dispatches: 1 },
-    { ...nf4(false), M: 2, N: 6, limits: "adapter", dispatches: 1 },
-    { ...nf4(true), M: 1, N: 6, limits: "adapter", dispatches: 3 },
-    { ...dense("bf16"), M: 9, N: 8, limits: "adapter", dispatches: 3 },
-    { ...int8(0.9), M: 1, N: 7, limits: "default", dispatches: 2 },
-    { ...int8(0), M: 3, N: 6, limits: "adapter", dispatches: 2, apart: 5 },
-  ])("a gate opens what is multiplied beside it: $name, $M rows, $N results ($limits limits)", async (form) => {
-    const { scheme, M, N, limits, dispatches, apart: most = 3 } = form;
-    const own = await openWebGPU(gpu!, { limits });
-    await using on = new Device(own);
-    using x = Tensor.from(on, values(M * 128, 37), [M, 128]);
-    const weights = [31, 43].map((seed) => {
-      using rows = Tensor.from(on, values(N * 128, seed), [N, 128]);
-      const builder = scheme.begin(on, [N, 128], "weight");
-      builder.put(rows, 0);
-      return builder.finish();
-    });
-    for (const act of ["silu", "gelu"] as const) {
-      for (const order of [
-        [0, 1],
-        [1, 0],
-      ] as const) {
-        const made: Tensor[] = [];
-        const steps = [
-          () => (made[order[0]] = weights[order[0]]!.linear(x)),
-          () => (made[order[1]] = weights[order[1]]!.linear(x)),
-          () => gated(made[0]!, made[1]!, act),
-        ];
-        const outcomes: Awaited<ReturnType<typeof run>>[] = [];
-        for (const together of [true, false]) {
-          x.write(values(M * 128, 37)); // rows that were quantized before are not taken again
-          outcomes.push(await run(together, steps, [], own, on));
+  test.each(GATES)(
+    "a gate opens what is multiplied beside it: $name, $M rows, $N results ($limits limits)",
+    async (form) => {
+      const { scheme, M, N, limits, dispatches, apart: most = 3 } = form;
+      const own = await openWebGPU(gpu!, { limits });
+      await using on = new Device(own);
+      using x = Tensor.from(on, values(M * 128, 37), [M, 128]);
+      const weights = [31, 43].map((seed) => {
+        using rows = Tensor.from(on, values(N * 128, seed), [N, 128]);
+        const builder = scheme.begin(on, [N, 128], "weight");
+        builder.put(rows, 0);
+        return builder.finish();
+      });
+      for (const act of ["silu", "gelu"] as const) {
+        for (const order of [
+          [0, 1],
+          [1, 0],
+        ] as const) {
+          const made: Tensor[] = [];
+          const steps = [
+            () => (made[order[0]] = weights[order[0]]!.linear(x)),
+            () => (made[order[1]] = weights[order[1]]!.linear(x)),
+            () => gated(made[0]!, made[1]!, act),
+          ];
+          const outcomes: Awaited<ReturnType<typeof run>>[] = [];
+          for (const together of [true, false]) {
+            x.write(values(M * 128, 37)); // so that quantized rows in scratch are not reused
+            outcomes.push(await run(together, steps, [], own, on));
+          }
+          const [together, apart] = outcomes as [(typeof outcomes)[0], (typeof outcomes)[0]];
+          expect([together.dispatches, apart.dispatches]).toEqual([dispatches, most]);
+          expect(together.results).toEqual(apart.results);
         }
-        const [together, apart] = outcomes as [(typeof outcomes)[0], (typeof outcomes)[0]];
-        expect([together.dispatches, apart.dispatches]).toEqual([dispatches, most]);
-        expect(together.results).toEqual(apart.results);
       }
-    }
-    for (const weight of weights) weight.dispose();
-    x.dispose();
-    expectNoLeaks(on);
-  });
+      for (const weight of weights) weight.dispose();
+      x.dispose();
+      expectNoLeaks(on);
+    },
+  );
 
-  test("a gate that was written anew is opened as it is now", async () => {
+  test("a gate that was overwritten is used with its new values", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     using rows = Tensor.from(device, values(6 * 64, 31), [6, 64]);
     using other = Tensor.from(device, values(6, 3), [1, 6]);
@@ -195,7 +147,7 @@ describeGPU("WebGPU fusions", () => {
     expect(results[0]).toEqual(results[1]);
   });
 
-  test("what two open, and what three append, is all there", async () => {
+  test("two gates of the same products, and three appends: all results are written", async () => {
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     const matrices = [31, 43].map((seed) => Tensor.from(device, values(16 * 64, seed), [16, 64]));
     using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
@@ -225,26 +177,20 @@ describeGPU("WebGPU fusions", () => {
       for (const tensor of made) tensor.dispose();
     }
     expect(outcomes[0]!.results).toEqual(outcomes[1]!.results);
-    // Products with one gate, the other gate; places, rotations with two appends, the third. Apart each append looks for places.
+    // Products with one gate, the other gate; places, rotations with two appends, the third append. Without fusion each
+    // append computes the places.
     expect([outcomes[0]!.dispatches, outcomes[1]!.dispatches]).toEqual([5, 12]);
     for (const tensor of [...matrices, ...caches]) tensor.dispose();
   });
 
-  // The same row twice is quantized before the product; so is one too long for the bitmap in a workgroup.
-  test.each([
-    { K: 64, N: 5, threshold: 0.9, dispatches: 1 },
-    { K: 2080, N: 6, threshold: 0.99, dispatches: 1 },
-    { K: 176, N: 4, threshold: 0, dispatches: 1 },
-    { K: 16400, N: 1, threshold: 0.99, dispatches: 2 },
-    { K: 70, N: 3, threshold: 0.9, dispatches: 2 },
-  ])("a product quantizes its one row of $K itself, outliers from $threshold", async (form) => {
+  test.each(ROWS)("a product quantizes its one row of $K itself, outliers from $threshold", async (form) => {
     const { K, N, threshold, dispatches } = form;
     const row = values(K, 37);
     using one = Tensor.from(device, row, [1, K]);
     using two = Tensor.from(device, Float32Array.from([...row, ...row]), [2, K]);
     using bias = flat(device, values(N, 5));
     using residual = Tensor.from(device, values(2 * N, 3), [2, N]);
-    const weight = int8Weight(N, K, threshold);
+    const weight = int8Weight(device, N, K, threshold);
     const options = [
       { bias, act: "gelu" },
       { residual: residual.narrow(0, 0, 1), twice: residual },
@@ -267,95 +213,52 @@ describeGPU("WebGPU fusions", () => {
     for (const tensor of [weight.codes, weight.scb, weight.seen]) tensor.dispose();
   });
 
-  // Codes need workgroups that own rows, and other devices bind less: there rotations and appends go in pairs. Places of the
-  // tokens are found first, and once.
-  test.each([
-    { dtype: "f32", limits: "adapter", count: 2 },
-    { dtype: "f16", limits: "adapter", count: 2 },
-    { dtype: "bf16", limits: "adapter", count: 2 },
-    { dtype: "bf16", limits: "default", count: 3 },
-    { dtype: "i8", limits: "adapter", count: 3 },
-    { dtype: "i8", limits: "default", count: 3 },
-  ] as const)("rotations go with appends to a cache of $dtype ($limits limits)", async ({ dtype, limits, count }) => {
-    const own = await openWebGPU(gpu!, { limits });
-    await using on = new Device(own);
-    using positions = Tensor.from(on, Int32Array.of(3, 4, 9, 7), [2, 2]);
-    using frequencies = flat(on, Float32Array.of(1, 0.1));
-    using table = ropeTable(positions, frequencies, 1);
-    using q = Tensor.from(on, values(4 * 4 * 6, 7), [2, 2, 4, 6]);
-    using k = Tensor.from(on, values(4 * 2 * 8, 11), [2, 2, 2, 8]);
-    using v = Tensor.from(on, values(4 * 2 * 8, 13), [2, 2, 2, 8]);
-    const fresh = () => {
-      const cache = Tensor.empty(on, [2, 2, 3, 8], dtype, "cache");
-      const scales = dtype === "i8" ? Tensor.empty(on, [2, 2, 3], "f32", "scales") : undefined;
-      cache.writeBytes(new Uint8Array(cache.nbytes));
-      scales?.write(new Float32Array(12));
-      return { cache, scales };
-    };
-    // Two rows of texts, in pages 1 and 0 of three tokens.
-    using pages = Tensor.from(on, Int32Array.of(3, 1, 3, 0), [2, 2]);
-    const append = async (lanes: Tensor, together: boolean): Promise<[number, Promise<Uint8Array>[]]> => {
-      const [keys, places] = [fresh(), fresh()];
-      const before = own.statistics.dispatches;
-      const done = (): void => {
-        if (!together) on.flush();
-      };
-      const turned = [rope(q, table)];
-      done();
-      turned.push(rope(k, table));
-      done();
-      const from = on.enter("first");
-      kvAppend(turned[1]!, lanes, pages, keys.cache, keys.scales);
-      done();
-      on.enter("second");
-      kvAppend(v, lanes, pages, places.cache, places.scales);
-      on.enter(from);
-      on.flush();
-      const dispatches = own.statistics.dispatches - before;
-      const written = [keys.cache, keys.scales, places.cache, places.scales].filter((tensor) => tensor !== undefined);
-      const reads = [...turned, ...written].map((tensor) => tensor.readBytes());
-      await Promise.allSettled(reads);
-      for (const tensor of [...turned, ...written]) tensor.dispose();
-      return [dispatches, reads];
-    };
-    for (const positionsInRow of [
-      [0, 1, 1, 2],
-      [2, 0, 0, 1],
-    ]) {
-      using lanes = Tensor.from(on, Int32Array.of(0, 0, 1, 1, ...positionsInRow), [2, 2, 2]);
-      const [few, together] = await append(lanes, true);
-      const [apart, alone] = await append(lanes, false);
-      expect([few, apart]).toEqual([count, 6]);
-      expect(await Promise.all(together)).toEqual(await Promise.all(alone));
-    }
-    // Each cache hears of its own call's failure, and what was turned is none of it.
-    for (const [lane, problem] of [
-      [[0, 0, 2, 1, 0, 1, 0, 1], "a lane is of row 2; the table has 2"],
-      [[0, 0, 1, 1, 0, -1, 0, 1], "a lane stands at position -1"],
-    ] as const) {
-      using outside = Tensor.from(on, Int32Array.from(lane), [2, 2, 2]);
-      const [, [q1, k1, ...caches]] = await append(outside, true);
-      const [, [q2, k2]] = await append(outside, false);
-      expect([await q1, await k1]).toEqual([await q2, await k2]);
-      const messages = (await Promise.allSettled(caches)).map((outcome) =>
-        outcome.status === "rejected" ? (outcome.reason as Error).message : "read",
-      );
-      for (const [i, message] of messages.entries()) {
-        const name = i < messages.length / 2 ? "first" : "second";
-        expect(message).toContain(`kv_append in ${name}: ${problem}`);
+  test.each(APPENDS)(
+    "rotations go with appends to a cache of $dtype ($limits limits)",
+    async ({ dtype, limits, count }) => {
+      const own = await openWebGPU(gpu!, { limits });
+      await using on = new Device(own);
+      using rig = rotationsAndAppends(own, on, dtype);
+      const { append } = rig;
+      for (const positionsInRow of [
+        [0, 1, 1, 2],
+        [2, 0, 0, 1],
+      ]) {
+        using lanes = Tensor.from(on, Int32Array.of(0, 0, 1, 1, ...positionsInRow), [2, 2, 2]);
+        const [few, together] = await append(lanes, true);
+        const [apart, alone] = await append(lanes, false);
+        expect([few, apart]).toEqual([count, 6]);
+        expect(await Promise.all(together)).toEqual(await Promise.all(alone));
       }
-    }
-    for (const tensor of [positions, frequencies, table, q, k, v, pages]) tensor.dispose();
-    expectNoLeaks(on);
-  });
+      // Reads of each cache reject with the failure of its own call; the rotated queries and keys are valid.
+      for (const [lane, problem] of [
+        [[0, 0, 2, 1, 0, 1, 0, 1], "a lane is of row 2; the table has 2"],
+        [[0, 0, 1, 1, 0, -1, 0, 1], "a lane stands at position -1"],
+      ] as const) {
+        using outside = Tensor.from(on, Int32Array.from(lane), [2, 2, 2]);
+        const [, [q1, k1, ...caches]] = await append(outside, true);
+        const [, [q2, k2]] = await append(outside, false);
+        expect([await q1, await k1]).toEqual([await q2, await k2]);
+        const messages = (await Promise.allSettled(caches)).map((outcome) =>
+          outcome.status === "rejected" ? (outcome.reason as Error).message : "read",
+        );
+        for (const [i, message] of messages.entries()) {
+          const name = i < messages.length / 2 ? "first" : "second";
+          expect(message).toContain(`kv_append in ${name}: ${problem}`);
+        }
+      }
+      rig[Symbol.dispose]();
+      expectNoLeaks(on);
+    },
+  );
 
-  test("a recorded step fuses too, and what fails in it is told of the call that failed", async () => {
+  test("a recorded step fuses too, and a failure names the call that failed", async () => {
     using positions = Tensor.from(device, Int32Array.of(3), [1, 1]);
     using frequencies = flat(device, Float32Array.of(1, 0.1));
     using table = ropeTable(positions, frequencies, 1);
     using x = Tensor.from(device, values(64, 37), [1, 64]);
     using scale = flat(device, new Float32Array(64).fill(8));
-    const weights = [16, 16, 16].map((n) => int8Weight(n, 64, 6));
+    const weights = [16, 16, 16].map((n) => int8Weight(device, n, 64, 6));
     const caches = [0, 1].map(() => Tensor.from(device, new Float32Array(64), [2, 2, 2, 8]));
     using lanes = Tensor.from(device, Int32Array.of(0, 0), [2, 1, 1]);
     using pages = Tensor.from(device, Int32Array.of(4, 0, 1), [1, 3]);

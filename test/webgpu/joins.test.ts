@@ -1,4 +1,4 @@
-// Calls that become one dispatch (horizontal-fusion.ts): products that share x.
+// Horizontal fusion (horizontal-fusion.ts): products that share x become one dispatch.
 
 import { expect, test } from "vitest";
 import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
@@ -21,7 +21,7 @@ describeGPU("WebGPU joins", () => {
     backend = behind;
   });
 
-  test("products that share x are one dispatch, whatever stands between, unless it must come first", async () => {
+  test("products that share x are one dispatch, whatever comes between, unless it must run first", async () => {
     const values = (n: number) => Float32Array.from({ length: n }, (_, i) => ((i * 37) % 29) / 14 - 1);
     const x = Tensor.from(device, values(2 * 64), [2, 64]);
     // In 8 bits the rows of x are quantized first.
@@ -44,7 +44,7 @@ describeGPU("WebGPU joins", () => {
         apart.push((await y.read()) as Float32Array);
         y.dispose();
       }
-      x.write(values(2 * 64)); // rows that were quantized before are not taken again
+      x.write(values(2 * 64)); // so that quantized rows in scratch are not reused
       const before = backend.statistics.dispatches;
       const first = weights[0]!.linear(x);
       const doubled = add(first, first);
@@ -54,7 +54,7 @@ describeGPU("WebGPU joins", () => {
       const together = [await first.read(), await second.read(), await third.read()];
       expect(together).toEqual(apart);
       expect(Array.from(await doubled.read())).toEqual(Array.from(apart[0]!, (value) => 2 * value));
-      // The second product has other numbers to work with: it must not be hoisted above what writes them.
+      // The second product has another x: it must not be moved before the copy that writes it.
       const early = weights[0]!.linear(x);
       scope(() => copyInto(first.narrow(1, 0, 1).expand(2, 64), x));
       const late = weights[0]!.linear(x);
@@ -67,8 +67,8 @@ describeGPU("WebGPU joins", () => {
     x.dispose();
   });
 
-  test("joined products mark outliers for each matrix, and give what they give apart", async () => {
-    // Column 5 holds an outlier in one row, and weights are rows that end inside a workgroup's.
+  test("joined products mark outliers for each matrix, and equal separate products", async () => {
+    // Column 5 holds an outlier in one row, and the weight rows do not fill the last workgroup.
     const values = Float32Array.from({ length: 3 * 64 }, (_, i) => (i === 69 ? 9 : ((i * 37) % 29) / 14 - 1));
     using x = Tensor.from(device, values, [3, 64]);
     const weights = [9, 6].map((n) => {

@@ -1,5 +1,5 @@
-// A device that is lost in the middle of things: what runs ends with a typed error, everything can still be given back, and
-// the next call gets a device that works. In Node, and behind a Worker's messages.
+// A device is lost during work: running calls end with a typed error, everything can still be disposed, and the next call
+// gets a working device. In Node and in a Worker.
 
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { openWebGPU } from "../../src/backends/webgpu/index.js";
@@ -12,7 +12,7 @@ import { STORYTELLER } from "../support/models.js";
 import { FileServer } from "../support/server.js";
 import { describeGPU, watched } from "../support/webgpu.js";
 
-/** Software adapters take their time to build pipelines. */
+/** Software adapters build pipelines slowly. */
 const SLOW = 240_000;
 
 describeGPU("a lost device", () => {
@@ -24,7 +24,7 @@ describeGPU("a lost device", () => {
 
   test.each([
     ["dispose", 60],
-    // Such a cache, above 64 MB, goes straight back to the backend when the session ends.
+    // A cache above 64 MB is freed at once when the session ends.
     ["asyncDispose", 60_000],
   ] as const)("ends a generation; the model goes by %s (%d tokens)", { timeout: SLOW }, async (how, max_new_tokens) => {
     const device = new Device(await openWebGPU(breakable()));

@@ -1,6 +1,6 @@
-// Memory that a device does not have. Buffers are really refused here: the device is asked for more than it can give, and
-// what it answers is as invalid as where memory has run out. What needed such a buffer rejects with an OutOfMemoryError, at
-// every read; nobody else's values are wrong; and when the memory is there again, everything goes on.
+// Out of memory. Buffers are really refused: the tests request more than the device can have, and the buffer it returns is
+// as invalid as one for which memory has run out. Every read of a result that needed it rejects with an OutOfMemoryError,
+// all other values are right, and work goes on when there is memory again.
 
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { openWebGPU } from "../../src/backends/webgpu/index.js";
@@ -13,19 +13,19 @@ import { copyInto } from "../../src/ops/copy.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
 import { describeGPU, deviceErrors, watched } from "../support/webgpu.js";
 
-/** Bytes that no device has. */
+/** More bytes than any device has. */
 const TOO_MANY = 2 ** 44;
-/** What follows from a buffer that is not there. */
+/** Messages that follow from an invalid buffer. */
 const EXPECTED = /exceeds the max buffer size|Invalid (Buffer|BindGroup|CommandBuffer)/;
 const UNIFORM = 0x40;
 const MAP_READ = 0x01;
-/** Elements of a tensor that has a batch of its own while it is new, and of one that shares. */
+/** Elements of a tensor that gets a batch of its own while unconfirmed, and of one that shares a batch. */
 const LARGE = 1 << 19;
 const SMALL = 5000;
 
 type Outcome = readonly number[] | OutOfMemoryError;
 
-/** The first values, or how the read was rejected. */
+/** The first values, or the error of the read. */
 async function outcome(tensor: Tensor): Promise<Outcome> {
   try {
     return Array.from(await tensor.read()).slice(0, 3);
@@ -35,7 +35,7 @@ async function outcome(tensor: Tensor): Promise<Outcome> {
   }
 }
 
-/** `owner` is one of the largest that the message names. */
+/** `owner` must be among the largest allocations that the message lists. */
 function expectRefused(outcome: Outcome, owner: string): void {
   expect(outcome).toBeInstanceOf(OutOfMemoryError);
   const [told, largest] = (outcome as OutOfMemoryError).message.split("; largest: ");
@@ -47,7 +47,7 @@ describeGPU("WebGPU memory", () => {
   let raw: GPUDevice;
   let device: Device;
   let uncaptured: string[];
-  /** Has the device refuse the next `count` buffers that `which` picks. */
+  /** Makes the device refuse the next `count` buffers that `which` selects. */
   function refuse(which: (wanted: GPUBufferDescriptor) => boolean, count = 1): void {
     const create = raw.createBuffer.bind(raw);
     raw.createBuffer = (wanted) => {
@@ -103,7 +103,7 @@ describeGPU("WebGPU memory", () => {
       for (const tensor of [weights, guilty, next]) expectRefused(await outcome(tensor), "weights");
       await expect(weights.ready()).rejects.toThrow(OutOfMemoryError);
       expect(await outcome(innocent)).toEqual([4, 8, 12]);
-      // The memory is there again: the same block is asked for anew.
+      // There is memory again: the same block is allocated again.
       weights.write(new Float32Array(LARGE).fill(5));
       const right = add(head, a);
       expect(await outcome(right)).toEqual([6, 7, 8]);
@@ -112,7 +112,7 @@ describeGPU("WebGPU memory", () => {
     },
   );
 
-  test("a small tensor is refused: who shared its batch is told, and can do it again", async () => {
+  test("a small tensor is refused: calls in the same batch reject, and can be repeated", async () => {
     const a = flat(device, Float32Array.of(1, 2, 3));
     const counter = flat(device, Int32Array.of(7));
     const twice = add(a, a);
@@ -132,14 +132,14 @@ describeGPU("WebGPU memory", () => {
     counter.write(Int32Array.of(7));
     expect(await outcome(counter)).toEqual([7]);
     for (const tensor of [lost, guilty]) tensor.dispose();
-    // Its block goes to the next owner, with memory this time.
+    // Its block is reused, with memory this time.
     const heir = Tensor.from(device, new Float32Array(SMALL).fill(2), [SMALL]);
     const sum = add(heir, heir);
     expect(await outcome(sum)).toEqual([4, 4, 4]);
     for (const tensor of [a, counter, twice, innocent, again, heir, sum]) tensor.dispose();
   });
 
-  test("values written to a tensor that is refused are not there, ragged ones neither", async () => {
+  test("values written to a refused tensor are lost, ragged writes too", async () => {
     refuse(({ size }) => size >= 4 * LARGE);
     const x = Tensor.from(device, new Float32Array(LARGE).fill(3), [LARGE]);
     expectRefused(await outcome(x), "");
@@ -154,7 +154,7 @@ describeGPU("WebGPU memory", () => {
     bytes.dispose();
   });
 
-  test("a recording that is replayed: the tape's own memory, and a tensor of it", async () => {
+  test("a recording that is replayed: the prepared step's own memory, and a tensor of it", async () => {
     const counter = flat(device, Int32Array.of(0));
     const x = flat(device, Float32Array.of(1, 2, 3));
     const y = flat(device, Float32Array.of(0, 0, 0));
@@ -192,14 +192,14 @@ describeGPU("WebGPU memory", () => {
     for (const tensor of [counter, x, y, innocent, other, weights, head]) tensor.dispose();
   });
 
-  test("memory for the inside of a kernel is refused", async () => {
+  test("scratch memory of a kernel is refused", async () => {
     const values = Float32Array.from({ length: LARGE }, (_, i) => i);
     const x = Tensor.from(device, values, [LARGE]);
     await x.ready();
     const low = x.narrow(0, 0, LARGE - 8);
     const high = x.narrow(0, 8, LARGE - 8);
     refuse(({ size }) => size >= LARGE);
-    copyInto(low, high); // through a copy aside
+    copyInto(low, high); // the source is copied to scratch
     expectRefused(await outcome(x), "");
     x.write(values);
     copyInto(low, high);
@@ -207,7 +207,7 @@ describeGPU("WebGPU memory", () => {
     for (const tensor of [x, low, high]) tensor.dispose();
   });
 
-  test("memory to read through is refused: that read alone rejects", async () => {
+  test("a staging buffer is refused: only that read rejects", async () => {
     const x = flat(
       device,
       Float32Array.from({ length: LARGE }, (_, i) => i),
@@ -229,7 +229,7 @@ describeGPU("WebGPU memory", () => {
     await expect(openWebGPU(gpu)).rejects.toThrow(OutOfMemoryError);
   });
 
-  test("a device lost for want of memory says so", async () => {
+  test("a device lost for lack of memory says so", async () => {
     let lose: (info: { reason: string; message: string }) => void = () => {};
     const gpu = watched((seen) => {
       const value = new Promise((resolve) => {
@@ -250,7 +250,7 @@ describeGPU("WebGPU memory", () => {
     await poor.close();
   });
 
-  test("a read in pieces shows what was there when it began, whatever follows", async () => {
+  test("a read in chunks returns the bytes at its beginning, whatever follows", async () => {
     const tiny = await open(1024);
     const n = 3000;
     const values = Float32Array.from({ length: n }, (_, i) => i);
@@ -284,7 +284,7 @@ describeGPU("WebGPU memory", () => {
     await tiny.close();
   });
 
-  test("a shader that the device refuses is told by the call that needed it, and tried again by the next", async () => {
+  test("a refused shader fails the call that needed it, and the next call tries again", async () => {
     const x = flat(device, Float32Array.of(1, 2, 3));
     await x.read();
     const create = raw.createShaderModule.bind(raw);

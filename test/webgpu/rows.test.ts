@@ -1,6 +1,6 @@
-// A token's bits depend on its own prefix only: what attention gives for the tokens of one text, in a prefill and in pieces,
-// alone and in a batch, in pages of any size and order, packed with others and padded. Few queries share out the keys among
-// workgroups, many do not; one query takes another variant than four: all of them must agree.
+// A token's bits depend on its own prefix only: attention gives the same results for the tokens of a text in one prefill
+// and in chunks, alone and in a batch, in pages of any size and order, packed with other texts and padded. With few queries
+// workgroups share the keys, with many they do not, and single queries have a variant of their own: all must agree.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
@@ -15,7 +15,7 @@ import { expectNoLeaks } from "../support/devices.js";
 import { normals } from "../support/random.js";
 import { describeGPU } from "../support/webgpu.js";
 
-/** Tokens of the text: more than two spans, and no multiple of anything. */
+/** Tokens of the text: more than two spans, and no multiple of any tile. */
 const N = 603;
 const D = 16;
 
@@ -40,7 +40,7 @@ describeGPU("a token's bits", () => {
     await device.close();
   });
 
-  /** Queries, keys and values of text `row`; text 0 is the one that is looked at. */
+  /** Queries, keys and values of text `row`; the tests compare results of text 0. */
   const textOf = ({ H, G }: Form, row: number) => ({
     q: normals(10 * row + 1, N * H * D, 3),
     k: normals(10 * row + 2, N * G * D),
@@ -173,8 +173,8 @@ describeGPU("a token's bits", () => {
     expectSame("padded on the left", await uncached(form, "padded", 70));
   });
 
-  // Tiles sum in another order than the kernels for few rows: a device that is deterministic does without them.
-  test("products of floats and 4 bits agree where `deterministic` asks for it", { timeout: 240_000 }, async () => {
+  // Tiles sum in another order than the kernels for few rows, so deterministic devices do not use them.
+  test("products of floats and 4 bits agree on a deterministic device", { timeout: 240_000 }, async () => {
     const [K, outputs, most] = [416, 40, 33];
     const rows = normals(7, most * K);
     const strict = await requestDevice("webgpu", { deterministic: true });
@@ -201,8 +201,8 @@ describeGPU("a token's bits", () => {
     await strict.close();
   });
 
-  // Integer sums are exact; outliers, of which there are many here, must be added up in one order.
-  test("products of LLM.int8() give a row the same bits in any company", { timeout: 120_000 }, async () => {
+  // Integer sums are exact; outliers, of which there are many here, must be added in one order.
+  test("a row's bits in LLM.int8() products do not depend on the other rows", { timeout: 120_000 }, async () => {
     const [K, outputs, most] = [1104, 40, 40];
     const rows = normals(5, most * K).map((value, i) => (i % 23 === 4 ? 8 * value : value));
     const builder = llmInt8Scheme(6).begin(device, [outputs, K], "weight");

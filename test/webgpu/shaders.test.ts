@@ -1,6 +1,6 @@
-// Every shader variant that a call can ask for is valid WGSL, on what the adapter offers and on WebGPU's default limits;
-// one of each op becomes a pipeline here, and those that are used do in the other suites (a software adapter takes
-// seconds for the large ones).
+// Every shader variant that a call can use is valid WGSL, with the adapter's limits and with WebGPU's defaults. Here one
+// shader per op becomes a pipeline; other suites build those that they use (a software adapter takes seconds for the large
+// ones).
 
 import { expect, test } from "vitest";
 import { openWebGPU, type WebGPUBackend } from "../../src/backends/webgpu/index.js";
@@ -50,8 +50,8 @@ describeGPU("WGSL", () => {
   );
 });
 
-// Dawn's null backend takes every feature and computes nothing: it checks WGSL that no adapter here may have, and that
-// pipelines stay within WebGPU's default limits of memory and invocations of a workgroup.
+// Dawn's null backend has every feature and computes nothing. It checks WGSL that no adapter here may support, and WebGPU's
+// default limits of workgroup memory and invocations.
 describeGPU("WGSL with every feature", () => {
   test.each([false, "8x8x8", "16x16x16", "8x16x16", "16x8x8", "16x16x32", "8x16x32"])(
     "blocks of f16, subgroup matrices of %s",

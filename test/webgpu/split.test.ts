@@ -1,5 +1,5 @@
-// Operands above the limits of one binding and of one buffer: a model whose every matrix is cut, and a real head at
-// WebGPU's default limits. Conformance runs every op so (target "webgpu, small bindings").
+// Operands above the limits of one binding and of one buffer: a model with every matrix cut, and a real head with WebGPU's
+// default limits. The conformance suite covers every op (target "webgpu, small bindings").
 
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -22,7 +22,7 @@ describeGPU("WebGPU splits", () => {
       { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true } },
     ],
   ];
-  test.each(ways)("the storyteller in pieces tells the same in %s", { timeout: 240_000 }, async (_, options) => {
+  test.each(ways)("with cut matrices the text is the same in %s", { timeout: 240_000 }, async (_, options) => {
     const texts: number[][] = [];
     for (const limits of [{}, { binding: 16384, buffer: 49152 }]) {
       const backend = await openWebGPU(gpu!, limits);

@@ -1,4 +1,4 @@
-// How many dispatches a decode step is: a GPU spends microseconds on each, whatever it does.
+// The number of dispatches of a decode step: each costs a GPU microseconds, whatever it does.
 
 import { expect, test } from "vitest";
 import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
@@ -23,7 +23,7 @@ describeGPU("WebGPU decode steps", () => {
     backend = behind;
   });
 
-  /** Dispatches of a replayed step of a model of so many layers, over a prompt of `steps` tokens. */
+  /** Dispatches of a replayed step of a model, after a prompt of `steps` tokens. */
   async function dispatches(
     num_hidden_layers: number,
     [dtype, scheme]: readonly [FloatDType, Scheme?],
@@ -57,7 +57,7 @@ describeGPU("WebGPU decode steps", () => {
   ] as const)("a layer in %s", async (_, storage, session, count) => {
     const [one, two] = [await dispatches(1, storage, session), await dispatches(2, storage, session)];
     expect(two - one).toBe(count);
-    // Places, the table of rotations, embedding, norm, head; the choice, its token kept, and lanes move on.
+    // Places, the rope table, embedding, norm, head; the choice, the copy of its token, and the advance of the lanes.
     expect(one - count).toBe(8);
   });
 });

@@ -1,6 +1,6 @@
-// Products of many rows in each form of tile that the adapter offers: f32, f16, subgroup matrices. SwiftShader has the
-// first only; llvmpipe has f16 in Mesa 25.0, and subgroup matrices too in 26.2: VK_ICD_FILENAMES chooses. Rows far
-// beyond the range of f16 show that it is left by scaling, not by luck.
+// Products of many rows with each form of tile that the adapter supports: f32, f16, subgroup matrices. SwiftShader supports
+// only the first; llvmpipe supports f16 from Mesa 25.0 and subgroup matrices from 26.2 (VK_ICD_FILENAMES selects it). Rows
+// far beyond the range of f16 test the scaling.
 
 import { describe, expect, test } from "vitest";
 import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/device/adapter.js";
@@ -17,7 +17,7 @@ import { describeGPU, features, gpu } from "../support/webgpu.js";
 interface Form {
   readonly name: string;
   readonly options: WebGPUOptions;
-  /** What the keys of its shaders hold, by op. */
+  /** Patterns of its shaders' keys, by op. */
   readonly keys: Readonly<Record<"4-bit" | "bf16" | "f16" | "int8", RegExp>>;
   readonly missing: string | false;
 }
@@ -40,7 +40,7 @@ const FORMS: readonly Form[] = [
     keys: {
       "4-bit": /^four_bit_linear (?!.*matrix=).* half=true/,
       bf16: /^linear weight=bf16 (?!.*matrix=).* half=true/,
-      // Two parts of x are worth it with subgroup matrices only.
+      // Two parts of x are used with subgroup matrices only.
       f16: /^linear weight=f16 (?!.*half=).* tile=/,
       int8: /^llm_int8_linear (?!.*matrix=).* tile=/,
     },
@@ -59,7 +59,7 @@ const FORMS: readonly Form[] = [
   },
 ];
 
-/** Tiles that are full, that end early each way, and that are higher than the rows. */
+/** Full tiles, tiles cut off along each dim, and tiles with more rows than x. */
 const SIZES = [
   [64, 128, 64],
   [9, 64, 20],
@@ -68,7 +68,7 @@ const SIZES = [
 ] as const;
 type Size = readonly [m: number, k: number, n: number];
 
-/** Magnitudes of rows: what f16 holds, what it does not, and what would be subnormal or nothing in it. */
+/** Magnitudes of rows: inside and outside the range of f16, and subnormal or zero in it. */
 const MAGNITUDES = [1, 1e6, 1e-9, 1e15, 0, 1e-18];
 
 /** The largest error of x · wᵀ, in units of `rounding` times the sum of the magnitudes of an element's products. */
@@ -90,7 +90,7 @@ function worst(got: Float32Array, x: ArrayLike<number>, w: ArrayLike<number>, [m
   return most;
 }
 
-/** Each operand to the 11 bits of f16, a unit in the last place; and sums of K terms in f32. */
+/** Tolerance: a unit in the last of f16's 11 bits for each rounded operand, and f32 sums of K terms. */
 const rounded = (operands: number, k: number): number => operands * 2 ** -10 + k * 2 ** -23;
 
 async function checkFourBit(device: Device, size: Size, compute: FourBitCompute): Promise<void> {
@@ -98,7 +98,7 @@ async function checkFourBit(device: Device, size: Size, compute: FourBitCompute)
   const blocksize = 64;
   const perRow = k / blocksize;
   const x = normals(m, m * k).map((v, i) => v * MAGNITUDES[Math.floor(i / k) % 6]!);
-  // Blocks of a row differ by two hundred at most, rows by their magnitudes.
+  // Blocks of a row differ by a factor of 200 at most, rows by their magnitudes.
   const absmax = normals(5, n * perRow).map((v, i) => (Math.abs(v) + 0.02) * MAGNITUDES[Math.floor(i / perRow) % 4]!);
   const codes = bytes(7, (n * k) / 2);
   const table = FOUR_BIT_TABLES[0]!;
@@ -124,10 +124,10 @@ async function checkFourBit(device: Device, size: Size, compute: FourBitCompute)
   for (const tensor of [...tensors, y]) tensor.dispose();
 }
 
-/** Magnitudes of rows of a dense weight; the last stands for rows that mix powers of ten up to `MIXED`, and their inverses. */
+/** Magnitudes of rows of a dense weight; "mixed": elements of powers of ten from 10^-MIXED to 10^MIXED. */
 const DENSE = { bf16: [1, 1e30, 0, 1e-25, "mixed"], f16: [1, 1e4, 0, 3e-6, "mixed"] } as const;
 const MIXED = { bf16: 30, f16: 4 } as const;
-/** Magnitudes of rows of x that stay in f32 beside them. */
+/** Magnitudes of rows of x with which the results stay in the range of f32. */
 const BESIDE = [1, 1e6, 1e-9, 0, 300];
 
 function denseOperands([m, k, n]: Size, dtype: "bf16" | "f16"): { x: Float32Array; w: Float32Array } {
@@ -147,7 +147,7 @@ async function checkDense(device: Device, size: Size, dtype: "bf16" | "f16", com
   using weight = Tensor.from(device, w, [n, k], dtype);
   using y = linear(left, weight, {}, compute);
   const stored = await weight.readFloats();
-  // Weights lose nothing: bf16 has fewer bits than f16.
+  // Weights are not rounded: bf16 has fewer bits than f16.
   const error = worst(await y.readFloats(), x, stored, size, rounded(compute === "bf16" ? 1 : 0, k));
   expect(error, `${dtype} ${size}: error in units of what rounding explains`).toBeLessThan(1);
 }
@@ -159,7 +159,7 @@ async function checkInt8(device: Device, size: Size): Promise<void> {
   const codes = Int8Array.from(integers(3, n * k, -127, 127));
   const scb = normals(4, n).map((v) => Math.abs(v) + 0.1);
   const rows = new Int8Array(m * k);
-  // What a row is multiplied as: its codes times scale / 127, and its outliers as they are.
+  // The multiplied values of a row: its codes times scale / 127, and its outliers unchanged.
   const seen = Float64Array.from(x);
   for (let r = 0; r < m; r++) {
     const row = x.subarray(r * k, (r + 1) * k);
@@ -174,12 +174,12 @@ async function checkInt8(device: Device, size: Size): Promise<void> {
   using stored = Tensor.from(device, codes, [n, k]);
   using scales = Tensor.from(device, scb, [n]);
   using y = llmInt8Linear(left, { codes: stored, scb: scales, threshold });
-  // Integer sums are exact: what is left is a handful of roundings, and sums of a few outliers.
+  // Integer sums are exact; only a few roundings and the sums of the outliers remain.
   const error = worst(await y.readFloats(), seen, weight, size, 32 * 2 ** -24);
   expect(error, `int8 ${size}: error in units of what rounding explains`).toBeLessThan(1);
 }
 
-/** Weights and activations with NaN and infinities: every result is NaN, an infinity or finite where plain sums are. */
+/** Weights and activations with NaN and infinities: each result is NaN, infinite or finite as the plain sum is. */
 async function checkExtremes(device: Device, dtype: "bf16" | "f16", compute: Compute): Promise<void> {
   const [m, k, n] = [20, 64, 70];
   const x = normals(1, m * k);

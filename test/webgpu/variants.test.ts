@@ -1,5 +1,5 @@
-// What models ask for is among the variants that `shaders()` lists, and every one of those becomes a pipeline: on Dawn's
-// null backend, which checks shaders, bindings and limits as any other, has every feature, and computes nothing.
+// `shaders()` lists every variant that models use, and each becomes a pipeline. This runs on Dawn's null backend, which
+// checks shaders, bindings and limits as any other, has every feature, and computes nothing.
 
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -17,7 +17,7 @@ const KINDS: readonly [name: string, options: WebGPUOptions][] = [
   ["default limits, dot4", { limits: "default" }],
 ];
 
-/** The null backend's adapter; what is read back from its devices is zeros, where it would be whatever lies in memory. */
+/** The null backend's GPU; its devices read zeros instead of uninitialized memory. */
 async function nothing(): Promise<GPU> {
   const gpu = await everything();
   return watchedOf(gpu, (device) => {
@@ -64,7 +64,7 @@ describeGPU("WGSL variants", () => {
 
   test.each(
     KINDS.flatMap(([kind, options]) => ["llama", "gpt2", "opt", "bloom"].map((name) => [name, kind, options] as const)),
-  )("what %s asks for is listed (%s)", { timeout: 180_000 }, async (name, _, options) => {
+  )("the shaders of %s are listed (%s)", { timeout: 180_000 }, async (name, _, options) => {
     const backend = await openWebGPU(await nothing(), options);
     const device = new Device(backend);
     try {
@@ -84,7 +84,7 @@ describeGPU("WGSL variants", () => {
             [0, 0, 1],
           ],
         };
-        // Nothing is computed: whatever the tokens are, they are asked for.
+        // Nothing is computed; only the shaders that the calls use matter.
         await model.generate({ input_ids: [[5, 6, 7]], ...common, do_sample: true, top_k: 5, top_p: 0.9 });
         await model.generate({ ...padded, ...common, repetition_penalty: 1.2 });
         await model.generate({ ...padded, ...common, cache_implementation: "quantized" });

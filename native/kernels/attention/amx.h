@@ -5,7 +5,7 @@
 
 #include "../../simd/amx.h"
 #include "../../simd/transpose.h"
-#include "plan.h"
+#include "job.h"
 
 #if defined(OCTAVO_AMX)
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../../simd/transpose.h"
-#include "plan.h"
+#include "job.h"
 
 #if defined(OCTAVO_CODE_ATTENTION)
 

@@ -6,7 +6,7 @@
 #include "amx.h"
 #include "codes.h"
 #include "pairs.h"
-#include "plan.h"
+#include "job.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {
@@ -87,7 +87,7 @@ void pack_scales(const float* const* absmax, int n, const int32_t* keep, float* 
     out[j] = j < n && (keep == nullptr || keep[j] != 0) ? absmax[j / 16][j % 16] * (1.0f / 127.0f) : 0.0f;
 }
 
-void pack_block(const Job& job, [[maybe_unused]] const Run& run, const Bench& w, const Block& block, const int32_t* keep, bool fetch_k,
+void pack_block(const Job& job, [[maybe_unused]] const Run& run, const Bench& w, const KeyBlock& block, const int32_t* keep, bool fetch_k,
                 bool fetch_v) {
   const int n = block.n;
   const Places *next_k = fetch_k ? &block.next_k : nullptr, *next_v = fetch_v ? &block.next_v : nullptr;

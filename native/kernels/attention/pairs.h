@@ -4,7 +4,7 @@
 #pragma once
 
 #include "../../simd/transpose.h"
-#include "plan.h"
+#include "job.h"
 
 #if defined(OCTAVO_PAIR_ATTENTION)
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../../registry.h"
-#include "plan.h"
+#include "job.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {
@@ -116,7 +116,7 @@ OCTAVO_INLINE const char* element(const Tensor& x, const Place& place, int64_t g
 }
 
 // Copies keys that do not lie one after another.
-void gather_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64_t j0, Block& block) {
+void gather_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64_t j0, KeyBlock& block) {
   const int64_t size_k = width_of(job.k.dtype) * job.D, size_v = width_of(job.v.dtype) * job.E;
   Walk walk(job, run, j0);
   for (int j = 0; j < block.n; j++, walk.advance(1)) {
@@ -141,7 +141,7 @@ void gather_block(const Job& job, const Bench& w, const Run& run, int64_t g, int
 }
 
 // Finds the n keys from j0 on.
-void find_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64_t j0, int n, Block& block) {
+void find_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64_t j0, int n, KeyBlock& block) {
   block.n = n;
   block.k.step = block.next_k.step = job.k.stride[2];
   block.v.step = block.next_v.step = job.v.stride[2];

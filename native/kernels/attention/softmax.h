@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../../simd/exp.h"
-#include "plan.h"
+#include "job.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {

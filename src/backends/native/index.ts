@@ -31,7 +31,7 @@ export interface MachineInfo {
   readonly best: string;
 }
 
-/** What two devices hand over bytes by; only the add-on looks inside. */
+/** A link over which two devices transfer bytes; opaque outside the add-on. */
 type NativeLink = object;
 
 interface NativeDevice {
@@ -59,11 +59,11 @@ interface NativeDevice {
   profileReport(): OpProfile[];
 }
 
-/** How reading ahead went so far. */
+/** Counts of loads that were read ahead. */
 export interface LoadCounts {
   /** Loads that were read ahead. */
   readonly loadsAhead: number;
-  /** Kernels that began while such a load was under way. */
+  /** Kernels that began during such a load. */
   readonly overlapped: number;
 }
 
@@ -76,17 +76,17 @@ interface Addon {
 }
 
 export interface NativeOptions {
-  /** What the device is called in messages; "cpu" unless given. */
+  /** The device's name in messages; default "cpu". */
   readonly name?: string;
-  /** Bytes that allocations may take in all; most of the machine's memory unless less is given. */
+  /** Bytes that allocations may take in all; at most, and by default, 90% of the machine's memory. */
   readonly memory?: number;
   /** Compute threads; default: OCTAVO_THREADS, or the physical cores. */
   readonly threads?: number;
   /** Instruction set level, such as "avx2"; default: OCTAVO_ISA, or the best of this CPU. */
   readonly isa?: string;
   /**
-   * A row's results never depend on how many rows come with it. This costs the matrix units (AMX), which sum in an order of
-   * their own and serve many rows only; other instruction sets hold to it anyway.
+   * A row's results never depend on the number of rows. This excludes the matrix units (AMX), which sum in another order
+   * and are used for many rows only; other instruction sets have this property anyway.
    */
   readonly deterministic?: boolean;
   /** Signature text by op name; the kernels of these ops must have exactly this text. */
@@ -172,12 +172,12 @@ function threadsFrom(options: NativeOptions): number | undefined {
   return Number(text);
 }
 
-/** Levels whose products take other units for many rows than for few. */
+/** Levels whose products use different units for many rows than for few. */
 const MATRIX_UNITS: readonly string[] = ["amx"];
 
 /**
- * The instruction set level that options ask for; undefined leaves it to the add-on, which takes the best.
- * @throws OptionError for a level with matrix units that is to be deterministic
+ * The instruction set level that the options request; undefined selects the add-on's default, the best one.
+ * @throws OptionError if a level with matrix units is requested together with `deterministic`
  */
 export function levelFor(
   { isa, deterministic }: Pick<NativeOptions, "isa" | "deterministic">,
@@ -185,9 +185,9 @@ export function levelFor(
 ): string | undefined {
   if (!deterministic || !MATRIX_UNITS.includes(isa ?? machine.best)) return isa;
   if (isa !== undefined) {
-    throw new OptionError(`deterministic: ${isa} takes matrix units for many rows only`, { hint: "leave isa out" });
+    throw new OptionError(`deterministic: ${isa} uses matrix units for many rows only`, { hint: "leave isa out" });
   }
-  // Both lists go from the least to the best.
+  // Both lists are in ascending order.
   return machine.isasCompiled.findLast((level) => {
     return machine.isasSupported.includes(level) && !MATRIX_UNITS.includes(level);
   });

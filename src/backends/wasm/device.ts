@@ -19,7 +19,7 @@ export abstract class WasmDevice {
   readonly threads: number;
   protected readonly workers: readonly Thread[];
   readonly #panels: boolean;
-  /** Text on its way into the module: encoders do not write to memory that threads share. */
+  /** Holds encoded text for the module, because encoders do not write to shared memory. */
   readonly #scratch = new Uint8Array(1024);
   #instance: Instance | undefined;
   /** Why the device is lost; every read rejects with it. A trap leaves the module in an undefined state. */
@@ -32,7 +32,7 @@ export abstract class WasmDevice {
     this.threads = instance.exports.threads();
     const simd = instance.exports.relaxed() ? "relaxed SIMD" : "SIMD";
     this.description = `WebAssembly with ${simd}, ${this.threads} thread${this.threads === 1 ? "" : "s"}`;
-    // Stacks, tables and scratch take the rest.
+    // The rest is for stacks, tables and scratch.
     const most = instance.limit - Math.min(2 ** 28, instance.limit / 4);
     this.budget = Math.min(budget ?? most, most);
     this.workers = instance.start(start, (thread, message) => this.heard(thread, message));
@@ -116,7 +116,7 @@ export abstract class WasmDevice {
     this.instance.exports.wrote(buffer, offset, bytes.length);
   }
 
-  /** Tells the module of a failure of another device, for `spoil` and `queue_spoil`. */
+  /** Passes a failure of another device to the module, for `spoil` and `queue_spoil`. */
   protected tell({ op, message }: BackendFailure): void {
     const { instance } = this;
     const { exports } = instance;

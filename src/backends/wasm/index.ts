@@ -72,7 +72,7 @@ export function openWasm(options: WasmSource & WasmOptions): Backend {
   const shares = canShare();
   const host = options.host ?? (shares && (options.startThread || "Worker" in globalThis) ? "worker" : "here");
   if (host === "worker" && !shares) {
-    throw new DeviceError("wasm: this thread cannot wait for another one", { hint: "open the device in a Worker" });
+    throw new DeviceError("wasm: this thread cannot wait for other threads", { hint: "open the device in a Worker" });
   }
   const source = "module" in options ? options.module : options.bytes;
   const instance = new Instance(source, shares ? threads : 1, host === "worker");

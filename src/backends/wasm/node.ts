@@ -13,7 +13,7 @@ import { openWasm, type WasmOptions, wasmFileName } from "./index.js";
 import type { StartThread } from "./threads.js";
 
 const HINT = "npm run build:wasm (needs clang and lld)";
-/** More threads than this make it slower: they wait for each other. */
+/** More threads than this are slower, because they wait for each other. */
 const DEFAULT_THREADS = 8;
 
 export interface WasmFileOptions extends Omit<WasmOptions, "startThread"> {

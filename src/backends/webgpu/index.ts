@@ -7,10 +7,10 @@ import { DeviceError, OctavoError, OutOfMemoryError } from "../../core/errors.js
 import { signatures } from "../../ops/index.js";
 import { SUBGROUP_MATRIX, subgroupMatrix } from "./device/adapter.js";
 import { type Block, Buffers } from "./device/buffers.js";
-import { Scopes, unchecked } from "./device/error-scopes.js";
-import { Journal } from "./device/failure-log.js";
-import type { Tape } from "./device/prepared.js";
-import { Queue, type QueueStatistics } from "./device/queue.js";
+import { CommandRecorder, type RecorderStatistics } from "./device/command-recorder.js";
+import { ErrorScopes, unchecked } from "./device/error-scopes.js";
+import { FailureLog } from "./device/failure-log.js";
+import type { PreparedStep } from "./device/prepared-step.js";
 import type { Kernel, Target } from "./kernel.js";
 import { FUSIONS } from "./kernels/fusions.js";
 import { KERNELS } from "./kernels/index.js";
@@ -34,19 +34,19 @@ export interface WebGPUOptions {
   /** False turns off subgroup matrices; a size such as "8x8x8" (M, N, K) is used without asking the adapter. */
   readonly subgroupMatrix?: boolean | string;
   /**
-   * A row's results never depend on how many rows come with it: float and 4-bit products then take the kernels for few rows
-   * whatever the number of rows. LLM.int8() and attention hold to it anyway.
+   * A row's results never depend on the number of rows: float and 4-bit products always use the kernels for few rows.
+   * LLM.int8() and attention have this property anyway.
    */
   readonly deterministic?: boolean | undefined;
-  /** Limits of a binding and of a buffer in bytes, below those of the device: for tests of splits. */
+  /** Limits of a binding and of a buffer in bytes, lower than the device's: for tests of splits. */
   readonly binding?: number;
   readonly buffer?: number;
 }
 
 /** The backend, with members that only WebGPU has. */
 export interface WebGPUBackend extends Backend {
-  readonly statistics: Readonly<QueueStatistics>;
-  /** Keys of all shaders that any call can ask for on this device. */
+  readonly statistics: Readonly<RecorderStatistics>;
+  /** All shaders that calls can use on this device. */
   shaders(): readonly Shader[];
   /** Keys of the shaders used so far. */
   readonly used: ReadonlySet<string>;
@@ -62,7 +62,7 @@ const FALLBACK_BUDGET = 4 * 2 ** 30;
 
 /**
  * Opens a device of an adapter.
- * @throws DeviceError if there is no adapter, or it gives no device; OutOfMemoryError
+ * @throws DeviceError if there is no adapter or it cannot open a device; OutOfMemoryError
  */
 export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise<WebGPUBackend> {
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
@@ -90,7 +90,7 @@ export async function openWebGPU(gpu: GPU, options: WebGPUOptions = {}): Promise
           },
     });
   } catch (error) {
-    throw new DeviceError(`webgpu: the adapter gives no device: ${(error as Error).message}`, { cause: error });
+    throw new DeviceError(`webgpu: the adapter cannot open a device: ${(error as Error).message}`, { cause: error });
   }
   const dot4 = options.dot4 !== false && gpu.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
   const subgroups =
@@ -124,16 +124,16 @@ class WebGPU implements WebGPUBackend {
   readonly description: string;
   readonly kernels: readonly KernelInfo[];
   readonly budget: number;
-  /** True if large products may go through subgroup matrices of f16; and of i8. */
+  /** True if large products may use subgroup matrices of f16; and of i8. */
   readonly matrices: boolean;
   readonly matrices8: boolean;
   readonly #device: GPUDevice;
   readonly #target: Target;
-  readonly #queue: Queue;
+  readonly #recorder: CommandRecorder;
   readonly #buffers: Buffers;
-  readonly #journal: Journal;
+  readonly #failures: FailureLog;
   readonly #kernels: readonly Kernel[];
-  readonly #scopes: Scopes;
+  readonly #scopes: ErrorScopes;
   #lost: OctavoError | undefined;
   #closed = false;
 
@@ -158,12 +158,14 @@ class WebGPU implements WebGPUBackend {
       .join(", ");
     const title = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ");
     this.description = `WebGPU, ${title || "unnamed adapter"}${features ? ` (${features})` : ""}`;
-    this.#scopes = new Scopes(device);
+    this.#scopes = new ErrorScopes(device);
     const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
     const whole = (bytes: number): number => Math.floor(bytes / 256) * 256;
     const segment = whole(Math.min(options.buffer ?? maxBufferSize, maxBufferSize));
-    this.#queue = new Queue(device, this.#scopes, segment, (call, error) => this.#journal.fail(call, error));
-    this.#journal = new Journal(this.#queue, (kernel) => this.#kernels[kernel]!.op.signature);
+    this.#recorder = new CommandRecorder(device, this.#scopes, segment, (call, error) =>
+      this.#failures.fail(call, error),
+    );
+    this.#failures = new FailureLog(this.#recorder, (kernel) => this.#kernels[kernel]!.op.signature);
     const binding = whole(
       Math.min(options.binding ?? maxStorageBufferBindingSize, maxStorageBufferBindingSize, LARGEST_BINDING, segment),
     );
@@ -171,11 +173,11 @@ class WebGPU implements WebGPUBackend {
       device,
       this.#scopes,
       { buffer: segment, binding },
-      (buffer, check) => this.#journal.made(buffer, check),
-      (block) => this.#queue.forget(block),
+      (buffer, check) => this.#failures.allocated(buffer, check),
+      (block) => this.#recorder.forget(block),
     );
-    this.#queue.buffers = this.#buffers;
-    device.onuncapturederror = ({ error: { message } }) => this.#journal.refuse(new DeviceError(`webgpu: ${message}`));
+    this.#recorder.buffers = this.#buffers;
+    device.onuncapturederror = ({ error: { message } }) => this.#failures.refuse(new DeviceError(`webgpu: ${message}`));
     device.lost.then(({ reason, message }) => {
       if (!this.#closed) this.#lost = lossOf(reason, message);
     });
@@ -184,7 +186,7 @@ class WebGPU implements WebGPUBackend {
   /** @throws OutOfMemoryError if the device lacks memory for the buffers that every call needs */
   async ready(): Promise<void> {
     await this.#scopes.heard;
-    const { error } = this.#queue.flag.check;
+    const { error } = this.#recorder.flag.check;
     if (!error) return;
     await this.close();
     throw error;
@@ -194,12 +196,12 @@ class WebGPU implements WebGPUBackend {
     return this.#lost !== undefined;
   }
 
-  get statistics(): Readonly<QueueStatistics> {
-    return this.#queue.statistics;
+  get statistics(): Readonly<RecorderStatistics> {
+    return this.#recorder.statistics;
   }
 
   get used(): ReadonlySet<string> {
-    return this.#queue.pipelines.used;
+    return this.#recorder.pipelines.used;
   }
 
   shaders(): readonly Shader[] {
@@ -212,7 +214,7 @@ class WebGPU implements WebGPUBackend {
   }
 
   compile(shader: Shader, how: "check" | "pipeline"): Promise<void> {
-    return this.#queue.pipelines.compile(shader, how);
+    return this.#recorder.pipelines.compile(shader, how);
   }
 
   allocate(bytes: number): BufferId {
@@ -222,7 +224,7 @@ class WebGPU implements WebGPUBackend {
 
   free(buffer: BufferId): void {
     this.#buffers.free(buffer);
-    this.#journal.freed(buffer);
+    this.#failures.freed(buffer);
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
@@ -235,31 +237,31 @@ class WebGPU implements WebGPUBackend {
     const first = Math.min(Math.ceil(offset / 4) * 4, offset + bytes.length);
     const last = Math.max(first, Math.floor((offset + bytes.length) / 4) * 4);
     const check = unchecked();
-    if (last > first) this.#queue.write(block, first, bytes.subarray(first - offset, last - offset), check);
-    this.#queue.begin([check]);
+    if (last > first) this.#recorder.write(block, first, bytes.subarray(first - offset, last - offset), check);
+    this.#recorder.begin([check]);
     this.#patch(block, offset, bytes.subarray(0, first - offset));
     this.#patch(block, last, bytes.subarray(last - offset));
-    this.#journal.wrote(buffer, offset, offset + bytes.length, check);
+    this.#failures.wrote(buffer, offset, offset + bytes.length, check);
   }
 
   spoil(buffer: BufferId, offset: number, bytes: number, failure: BackendFailure): void {
     this.#alive();
-    this.#journal.spoilt(buffer, offset, offset + bytes, failure);
+    this.#failures.spoilt(buffer, offset, offset + bytes, failure);
   }
 
   submit(commands: Int32Array, words: number): void {
     this.#alive();
-    const first = this.#journal.submit(commands.slice(0, words));
-    this.#record(commands, words, first, (call, message) => this.#journal.fail(call, message));
-    this.#queue.submit();
-    this.#journal.keepShort();
+    const first = this.#failures.submit(commands.slice(0, words));
+    this.#record(commands, words, first, (call, message) => this.#failures.fail(call, message));
+    this.#recorder.submit();
+    this.#failures.keepShort();
   }
 
   prepare(commands: Int32Array, words: number): PreparedCommands {
     const own = commands.slice(0, words);
-    let tape: Tape | undefined;
+    let step: PreparedStep | undefined;
     let alive = true;
-    // A call that cannot be computed has an error of its own, which a prepared step cannot report: no step is prepared.
+    // A prepared step cannot report the error of a call that cannot be computed, so with such a call no step is prepared.
     const record = (): boolean => {
       let complete = true;
       this.#record(own, words, 0, () => {
@@ -271,24 +273,24 @@ class WebGPU implements WebGPUBackend {
       run: () => {
         this.#alive();
         if (!alive) return;
-        this.#queue.submit(); // destroys freed blocks, which makes steps that use them stale
+        this.#recorder.submit(); // destroys freed blocks, which makes steps that use them stale
         // Scratch may grow while the step is prepared, which makes the step stale once.
-        for (let turn = 0; turn < 3 && (!tape || tape.stale); turn++) {
-          tape?.destroy();
-          tape = this.#queue.tape(record);
-          this.#queue.submit();
+        for (let turn = 0; turn < 3 && (!step || step.stale); turn++) {
+          step?.destroy();
+          step = this.#recorder.prepare(record);
+          this.#recorder.submit();
         }
-        if (!tape || tape.stale) {
+        if (!step || step.stale) {
           this.submit(own, words);
           return;
         }
-        const first = this.#journal.submit(own);
-        this.#queue.play(tape, first, this.#journal.end);
-        this.#journal.keepShort();
+        const first = this.#failures.submit(own);
+        this.#recorder.replay(step, first, this.#failures.end);
+        this.#failures.keepShort();
       },
       dispose: () => {
         alive = false;
-        tape?.destroy();
+        step?.destroy();
       },
     };
   }
@@ -301,7 +303,7 @@ class WebGPU implements WebGPUBackend {
       throw new DeviceError(`webgpu: ${offset}+${most} bytes of buffer ${buffer} do not exist`);
     }
     try {
-      return await this.#journal.read(buffer, block, offset, bytes, checked);
+      return await this.#failures.read(buffer, block, offset, bytes, checked);
     } catch (error) {
       if (error instanceof OctavoError || "failure" in (error as object)) throw error;
       // A lost device refuses the mapping first and says so a moment later.
@@ -314,9 +316,9 @@ class WebGPU implements WebGPUBackend {
     if (this.#closed) return;
     this.#closed = true;
     if (!this.#lost) await this.#device.queue.onSubmittedWorkDone();
-    await this.#queue.idle(); // earlier reads still get their answers
+    await this.#recorder.idle(); // earlier reads still get their answers
     this.#buffers.close();
-    this.#queue.close();
+    this.#recorder.close();
     this.#device.destroy();
   }
 
@@ -325,7 +327,9 @@ class WebGPU implements WebGPUBackend {
     if (this.#closed) throw new DeviceError("webgpu: the device is closed");
   }
 
-  /** Records encoded commands, with calls numbered from `first` on; `failed` is called for those that cannot be computed. */
+  /**
+   * Records encoded commands, with calls numbered from `first` on; `failed` is called for those that cannot be computed.
+   */
   #record(commands: Int32Array, words: number, first: number, failed: (call: number, message: string) => void): void {
     const floats = new Float32Array(commands.buffer, commands.byteOffset, commands.length);
     const blockOf = (buffer: number) => this.#buffers.block(buffer);
@@ -345,9 +349,9 @@ class WebGPU implements WebGPUBackend {
     ordered.forEach((pending, at) => {
       if (done.has(pending)) return;
       const { kernel, call, number } = pending;
-      if (recordTogether(ordered, at, done, this.#queue, this.#target)) return;
-      this.#queue.begin([number]);
-      const message = recordFitting(kernel, call, this.#queue, this.#target);
+      if (recordTogether(ordered, at, done, this.#recorder, this.#target)) return;
+      this.#recorder.begin([number]);
+      const message = recordFitting(kernel, call, this.#recorder, this.#target);
       if (message !== undefined) failed(number, message);
     });
   }
@@ -364,7 +368,7 @@ class WebGPU implements WebGPUBackend {
     }
     const word = Math.floor(offset / 4);
     const start = Math.floor((word * 4) / 256) * 256;
-    const piece = { block, start, size: Math.min(256, block.bytes - start) };
-    this.#queue.dispatch(PATCH, [piece], { word: word - start / 4, mask: mask >>> 0, value: value >>> 0 }, 1);
+    const binding = { block, start, size: Math.min(256, block.bytes - start) };
+    this.#recorder.dispatch(PATCH, [binding], { word: word - start / 4, mask: mask >>> 0, value: value >>> 0 }, 1);
   }
 }

@@ -1,11 +1,11 @@
-// What a kernel is: the op it runs, how a call of it is recorded, and every shader that it can ask for.
+// The interface of a kernel: its op, how a call is recorded, and every shader that it can use.
 
 import type { Op } from "../../ops/op.js";
-import type { Queue } from "./device/queue.js";
+import type { CommandRecorder } from "./device/command-recorder.js";
 import type { Call, Operand } from "./schedule/call.js";
 import type { Shader } from "./shader.js";
 
-/** Edges of subgroup matrices as "MxNxK", and how many squares of a tile a subgroup may get (kernels/matrices.ts). */
+/** Edges of subgroup matrices as "MxNxK", and the most squares of a tile per subgroup (kernels/matrices.ts). */
 export interface SubgroupMatrix {
   readonly matrix: string;
   readonly squares: number;
@@ -15,7 +15,7 @@ export interface SubgroupMatrix {
 export interface Target {
   /** WGSL's dot4I8Packed. */
   readonly dot4: boolean;
-  /** Subgroups, and WGSL's number of the subgroup. */
+  /** Subgroups, and WGSL's `subgroup_id`. */
   readonly subgroups: boolean;
   /** WGSL's 16-bit floats (`shader-f16`). */
   readonly f16: boolean;
@@ -33,39 +33,39 @@ export interface Target {
 export interface Part {
   readonly operand: Operand;
   readonly dim: number;
-  /** First element and number of elements along `dim`, where they are not the slices themselves. */
+  /** First element and number of elements along `dim`, if they are not the slices themselves. */
   readonly range?: (begin: number, count: number) => readonly [at: number, count: number];
 }
 
-/** A direction along which a call falls into independent calls. */
+/** An axis along which a call can be cut into independent calls. */
 export interface Axis {
-  /** Slices in all. */
+  /** Number of slices. */
   readonly size: number;
-  /** Cuts are at multiples of this. */
+  /** Cuts must be at multiples of this. */
   readonly step?: number;
   /** The operands that are cut, by their place in the call; the others stay whole. */
   readonly parts: Readonly<Record<number, Part>>;
-  /** Attributes of the call that begins at a slice, if they change. */
+  /** Attributes of the call that begins at a slice; absent if they do not change. */
   readonly attributes?: (begin: number) => readonly number[];
 }
 
 export interface Kernel {
   readonly op: Op;
   /** Records the dispatches of a call. Returns a sentence if the call cannot be computed. */
-  record(call: Call, queue: Queue, target: Target): string | undefined;
+  record(call: Call, recorder: CommandRecorder, target: Target): string | undefined;
   /**
-   * Directions along which a call falls into independent ones, for operands that are too large for a binding. Returns a
-   * sentence if the call cannot be computed.
+   * Axes along which a call can be cut, for operands that are too large for a binding. Returns a sentence if the call
+   * cannot be computed.
    */
   axes?(call: Call): readonly Axis[] | string;
   /**
-   * Records several calls as one dispatch, if it can; else records nothing and returns false. The backend has made sure
-   * that they may run at the same time, that all operands fit and that one operand of all is the same: the one in place
-   * `shared`, the first unless it is given. `numbers` are those of the calls (failure-log.ts), `queue.call` the lowest.
+   * Records several calls as one dispatch, if it can; otherwise it records nothing and returns false. The backend
+   * guarantees that the calls are independent, that all operands fit, and that the calls share operand `shared` (by default
+   * the first). `numbers` are the calls' numbers (failure-log.ts); `recorder.call` is the lowest.
    */
-  join?(calls: readonly Call[], queue: Queue, target: Target, numbers: readonly number[]): boolean;
+  join?(calls: readonly Call[], recorder: CommandRecorder, target: Target, numbers: readonly number[]): boolean;
   readonly shared?: number;
-  /** All shaders that calls on such a device can use, for the test that compiles them. */
+  /** All shaders that calls on such a device can use; a test compiles them. */
   shaders(target: Target): readonly Shader[];
 }
 

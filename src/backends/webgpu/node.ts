@@ -18,9 +18,9 @@ export interface ListedAdapter {
   readonly alike: number;
 }
 
-/** Kept, because the process crashes when an instance of Dawn's is collected before its device. */
+/** Never collected: the process crashes if an instance of Dawn is collected before its device. */
 const instances = new Map<string, GPU>();
-/** Dawn offers subgroup matrices, an experiment, only with this flag. */
+/** Dawn offers subgroup matrices, an experimental feature, only with this flag. */
 const FEATURES = "enable-dawn-features=allow_unsafe_apis";
 /** A name that no adapter has: Dawn's error then lists the adapters. */
 const NOBODY = "adapter=octavo asks which there are";
@@ -30,7 +30,7 @@ function runtimeGPU(): GPU | undefined {
 }
 
 async function dawn(): Promise<Dawn> {
-  // A variable, so that bundlers and compilers do not resolve it: the package is optional.
+  // A variable keeps bundlers and compilers from resolving the package, which is optional.
   const name = "webgpu";
   // Without it Vulkan drivers print warnings on machines without a login session, though the folder is not needed.
   if (process.platform === "linux") process.env.XDG_RUNTIME_DIR ||= tmpdir();

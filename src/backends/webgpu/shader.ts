@@ -1,5 +1,5 @@
-// Shaders as data: what a compute shader binds, which numbers it takes, and its WGSL. Families of shaders (one function
-// of a few options) are built once per set of options. Nothing here touches a GPU, so all variants can be listed.
+// Shaders as data: the bindings, params and WGSL of a compute shader. A family of shaders is a function of a few options;
+// each variant is built once. Nothing here needs a GPU, so all variants can be listed.
 
 import { bitsOf, type DType } from "../../core/dtype.js";
 import { FLAG_SLOTS, FLAG_WORDS } from "./device/errors.js";
@@ -24,11 +24,11 @@ export interface ShaderSpec {
   readonly workgroup?: number;
   /** True if it reports failures (see errors.ts); `flag` is then bound last. */
   readonly reports?: boolean;
-  /** True if it uses subgroups; `lane`, `sg` (number of the subgroup) and `sgs` (how many) are then there too. */
+  /** True if it uses subgroups; the body then also sees `lane`, `sg` (number of the subgroup) and `sgs` (their count). */
   readonly subgroups?: boolean;
   /** True if it computes with 16-bit floats. */
   readonly f16?: boolean;
-  /** True if it multiplies subgroup matrices, an experiment of Dawn's; only with subgroups. */
+  /** True if it uses subgroup matrices, an experimental feature of Dawn; only with `subgroups`. */
   readonly subgroupMatrix?: boolean;
   /** Functions, constants and workgroup variables. */
   readonly declarations?: readonly string[];
@@ -118,8 +118,9 @@ const SUBGROUPS =
   ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_id) sg: u32, @builtin(num_subgroups) sgs: u32";
 
 /**
- * `report(code, a, b, c)`: the first failure of each call stays in the call's slot (errors.ts). Where a dispatch is several
- * calls, `report_of(call, ...)` names one, and `call_behind(n)` is the n-th behind its first (numbers skip zero).
+ * `report(code, a, b, c)`: the first failure of each call stays in the call's slot (errors.ts). If a dispatch runs several
+ * calls, `report_of(call, ...)` names one, and `call_behind(n)` is the number of the n-th call after its first (tags skip
+ * 0).
  */
 const REPORT = `
 fn call_behind(n: u32) -> u32 {
@@ -224,8 +225,8 @@ export function perWord(dtype: DType): number {
 }
 
 /**
- * Body that writes `count` elements from element `offset` on, one invocation per word, so that no two invocations touch
- * a word: `bits(e)` gives the bits of element e. Words at the ends keep what is not theirs. Wants P.count, P.offset.
+ * Body that writes `count` elements from element `offset` on, with one invocation per word, so that no word is written by
+ * two. `bits(e)` gives the bits of element e. Other elements in the first and last word are kept. Needs P.count, P.offset.
  */
 export function wordWriter(name: string, dtype: DType, bits: (e: string) => string): string {
   const per = perWord(dtype);

@@ -1,5 +1,5 @@
-// Pieces of WGSL that several kernels share. What must be exact (rounding to narrow floats, quotients that decide a
-// quantization code, angles) is done in integers: WGSL promises neither correct rounding nor the order of operations.
+// WGSL that several kernels share. Operations that must be exact (rounding to narrow floats, quotients that decide a
+// quantization code, angles) use integers, because WGSL guarantees neither correct rounding nor the order of operations.
 
 /** Conversions between f32 and the bits of f16 and bf16, exact in both directions. */
 export const FLOATS = `
@@ -145,7 +145,7 @@ fn slope(act: i32, x: f32) -> f32 {
   }
 }`;
 
-/** `name(v, lid)`: folds one value per invocation over the workgroup; everybody gets the result. */
+/** `name(v, lid)`: folds one value per invocation over the workgroup; every invocation gets the result. */
 export function fold(name: string, type: string, workgroup: number, combine: (a: string, b: string) => string): string {
   return `
 var<workgroup> ${name}_cells: array<${type}, ${workgroup}>;
@@ -170,14 +170,14 @@ export function literal(x: number): string {
   return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
 }
 
-/** 0 to n - 1: for text that is written out for each. */
+/** 0 to n - 1, for unrolled text. */
 export function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
 /**
- * Sums of variables over the workgroup: that of variable i is in `cells[i * workgroup]` behind it. With subgroups this
- * takes two barriers, without them one per halving.
+ * Sums variables over the workgroup; afterwards `cells[i * workgroup]` holds the sum of variable i. This takes two barriers
+ * with subgroups, and otherwise one per halving.
  */
 export function totals(variables: readonly string[], workgroup: number, subgroups: boolean): string {
   if (subgroups) {

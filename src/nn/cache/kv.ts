@@ -12,8 +12,8 @@ import { type Cache, type CacheDType, type CachedLayer, type LayerShape, layerBy
 
 /** Tokens of a page in a ring. */
 const RING_PAGE = 16;
-/** Tokens of one pass in a row at most, where nothing else is said: a piece of a prompt. */
-const PIECE = 512;
+/** Tokens of one pass in a row at most, where nothing else is said: a chunk of a prompt. */
+const CHUNK = 512;
 
 export interface CacheOptions {
   readonly layers: readonly LayerShape[];
@@ -24,13 +24,13 @@ export interface CacheOptions {
   /** A pool of `count` pages of `size` tokens that rows share. Absent: contiguous, a page of `capacity` tokens per row. */
   readonly pages?: { readonly size: number; readonly count: number };
   /** Tokens of a row in one pass at most; rings have room for them beside their window. Default 512. */
-  readonly piece?: number;
+  readonly chunk?: number;
 }
 
 /** Pages of the layers that see `window` keys (all, if undefined). */
 function pagesOf(options: CacheOptions, window: number | undefined): PagesOptions {
-  const { rows, capacity, pages, piece = PIECE } = options;
-  const needed = window === undefined ? capacity : window + piece - 1;
+  const { rows, capacity, pages, chunk = CHUNK } = options;
+  const needed = window === undefined ? capacity : window + chunk - 1;
   if (needed < capacity) {
     const columns = Math.ceil(needed / RING_PAGE);
     return { rows, size: RING_PAGE, columns, count: rows * columns };
@@ -70,8 +70,8 @@ export class KVCache implements Cache {
    * @throws OutOfMemoryError, and frees what it took; ShapeError for sizes that make no sense
    */
   constructor(where: Device | ((layer: number) => Device), options: CacheOptions) {
-    const { rows, capacity, pages, piece = PIECE } = options;
-    for (const [name, size] of Object.entries({ rows, capacity, piece, ...(pages && { page: pages.size }) })) {
+    const { rows, capacity, pages, chunk = CHUNK } = options;
+    for (const [name, size] of Object.entries({ rows, capacity, chunk, ...(pages && { page: pages.size }) })) {
       if (!Number.isSafeInteger(size) || size < 1) throw new ShapeError(`a cache cannot have ${name} of ${size}`);
     }
     this.options = options;
@@ -138,7 +138,7 @@ export class KVCache implements Cache {
   }
 
   extend(counts: readonly number[]): void {
-    const { rows, capacity, piece = PIECE } = this.options;
+    const { rows, capacity, chunk = CHUNK } = this.options;
     if (counts.length !== rows) throw new ShapeError(`extend: ${counts.length} counts for ${rows} rows`);
     const spans = counts.map((count, row) => {
       const held = this.#lengths[row]!;
@@ -146,9 +146,9 @@ export class KVCache implements Cache {
       if (held + count > capacity) {
         throw new ShapeError(`row ${row} of the cache holds ${held} of ${capacity} tokens; ${count} more do not fit`);
       }
-      if (count > piece && this.#pools.some(({ window }) => window !== undefined)) {
-        throw new ShapeError(`a pass of ${count} tokens in a row; layers with a window have room for ${piece}`, {
-          hint: "make the cache with a larger `piece`",
+      if (count > chunk && this.#pools.some(({ window }) => window !== undefined)) {
+        throw new ShapeError(`a pass of ${count} tokens in a row; layers with a window have room for ${chunk}`, {
+          hint: "make the cache with a larger `chunk`",
         });
       }
       return [row, held, held + count] as const;

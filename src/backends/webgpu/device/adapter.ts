@@ -3,7 +3,7 @@
 import type { SubgroupMatrix } from "../kernel.js";
 
 export interface AdapterFacts {
-  /** One line for people. */
+  /** One readable line. */
   readonly title: string;
   readonly vendor: string;
   readonly architecture: string;
@@ -46,7 +46,7 @@ export function describeAdapter({ info, features, limits }: GPUAdapter, backend 
   };
 }
 
-/** The feature behind which Dawn hides its subgroup matrices. */
+/** Dawn's feature name for subgroup matrices. */
 export const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix";
 
 interface SubgroupMatrixConfig {
@@ -61,7 +61,7 @@ interface SubgroupMatrixConfig {
 const SUMS = { f16: "f32", i8: "i32" } as const;
 export type MatrixElement = keyof typeof SUMS;
 
-/** Edges that divide a tile's, and results that fit its stage (kernels/matrices.ts). */
+/** True if the edges divide a tile's and the results fit its stage (kernels/matrices.ts). */
 function fitting(
   element: MatrixElement,
   { componentType, resultComponentType, M, N, K }: SubgroupMatrixConfig,
@@ -102,9 +102,8 @@ async function understood(device: GPUDevice, code: string): Promise<boolean> {
 }
 
 /**
- * The subgroup matrices of `element` that products use on a device, the largest there are; undefined if there are none
- * with sums in 32 bits that the device compiles, or subgroups may have more than 64 invocations. `wanted` as in
- * WebGPUOptions.
+ * The largest subgroup matrices of `element` with sums in 32 bits that the device compiles. Undefined if there are none, or
+ * if subgroups may have more than 64 invocations. `wanted` as in WebGPUOptions.
  */
 export async function subgroupMatrix(
   { info }: GPUAdapter,

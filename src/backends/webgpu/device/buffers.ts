@@ -1,12 +1,12 @@
-// Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so two
-// blocks in one buffer could not be read and written by one dispatch, and implementations sub-allocate device memory
-// themselves; the arena above reuses small blocks. A block larger than the device's largest buffer is a row of buffers,
-// its segments. A free takes effect after the work that was recorded before it. The device reports later whether it had
-// memory for a block (error-scopes.ts); a failed allocation is tried again when the block is used again.
+// Memory of a WebGPU device. Every block has GPUBuffers of its own: WebGPU tracks reads and writes per buffer, so one
+// dispatch could not read and write two blocks of one buffer. Implementations sub-allocate device memory themselves, and
+// the arena reuses small blocks. A block larger than the device's largest buffer is a row of buffers, its segments. A free
+// takes effect after the work recorded before it. The device reports later whether it had memory for a block
+// (error-scopes.ts); a failed allocation is retried when the block is used again.
 
 import type { BufferId } from "../../../core/backend.js";
 import { DeviceError, OutOfMemoryError } from "../../../core/errors.js";
-import { type Check, type Refused, type Scopes, unchecked } from "./error-scopes.js";
+import { type Check, type ErrorScopes, type Refused, unchecked } from "./error-scopes.js";
 
 /** One allocation. */
 export interface Block {
@@ -22,8 +22,8 @@ export interface Block {
   readonly check: Check;
   /** Keys of the bind groups that name it. */
   readonly groups: Set<string>;
-  /** Prepared steps that use it (prepared.ts). */
-  readonly tapes: Set<{ stale: boolean }>;
+  /** Prepared steps that use it (prepared-step.ts). */
+  readonly preparedSteps: Set<{ stale: boolean }>;
   /** Blocks that kernels derived from it, by key; they live as long as it does. */
   readonly derived: Map<string, Derived>;
 }
@@ -34,7 +34,7 @@ export interface Derived {
   /** False once the source was written again. */
   fresh: boolean;
   /** The check of the batch that computed it. */
-  made: Check;
+  check: Check;
 }
 
 /** A part of one buffer of a block. */
@@ -62,7 +62,7 @@ export interface Sizes {
   readonly binding: number;
 }
 
-/** The numbers of GPUBufferUsage; the global is not there in Node. */
+/** Values of GPUBufferUsage, a global that Node lacks. */
 const STORAGE = 0x80;
 const COPY_SRC = 0x04;
 const COPY_DST = 0x08;
@@ -71,30 +71,30 @@ export class Buffers {
   /** Bytes held by blocks, scratch included. */
   bytes = 0;
   readonly #device: GPUDevice;
-  readonly #scopes: Scopes;
+  readonly #scopes: ErrorScopes;
   readonly #sizes: Sizes;
   readonly #blocks = new Map<BufferId, Block>();
   readonly #scratch = new Map<string, Block>();
   readonly #doomed: Block[] = [];
-  readonly #made: (id: BufferId, check: Check) => void;
+  readonly #allocated: (id: BufferId, check: Check) => void;
   readonly #forget: (block: Block) => void;
   #next = 1;
 
   /**
-   * @param made called for every new block, before it is used
+   * @param allocated called for every new block, before it is used
    * @param forget drops the bind groups of a block that is destroyed
    */
   constructor(
     device: GPUDevice,
-    scopes: Scopes,
+    scopes: ErrorScopes,
     sizes: Sizes,
-    made: (id: BufferId, check: Check) => void,
+    allocated: (id: BufferId, check: Check) => void,
     forget: (block: Block) => void,
   ) {
     this.#device = device;
     this.#scopes = scopes;
     this.#sizes = sizes;
-    this.#made = made;
+    this.#allocated = allocated;
     this.#forget = forget;
   }
 
@@ -120,14 +120,14 @@ export class Buffers {
     this.#doomed.push(block);
   }
 
-  /** Memory for the inside of a kernel; valid until the next call with the same slot. */
+  /** Scratch memory of a kernel, valid until the next call with the same slot. */
   scratch(slot: string, bytes: number): Block {
     const held = this.#scratch.get(slot);
     if (held && held.bytes >= bytes && !held.check.error) return held;
     if (held) this.#doomed.push(held);
     const { binding } = this.#sizes;
     if (bytes > binding)
-      throw new DeviceError(`webgpu: ${bytes} bytes inside a kernel do not fit a binding of ${binding}`);
+      throw new DeviceError(`webgpu: a kernel needs ${bytes} bytes of scratch; a binding has at most ${binding}`);
     const block = this.#create(Math.min(binding, Math.max(4096, 2 ** Math.ceil(Math.log2(bytes)))));
     this.#scratch.set(slot, block);
     return block;
@@ -143,7 +143,7 @@ export class Buffers {
       derived.delete(old);
       this.#doomed.push(block);
     }
-    found = { block: this.#create(bytes), fresh: false, made: unchecked() };
+    found = { block: this.#create(bytes), fresh: false, check: unchecked() };
     derived.set(key, found);
     return found;
   }
@@ -164,7 +164,7 @@ export class Buffers {
   #make(id: BufferId, bytes: number): Block {
     const block = this.#create(bytes);
     this.#blocks.set(id, block);
-    this.#made(id, block.check);
+    this.#allocated(id, block.check);
     return block;
   }
 
@@ -188,7 +188,17 @@ export class Buffers {
     });
     this.bytes += bytes;
     const uid = this.#next++;
-    return { buffers, segment, binding, bytes, uid, check, groups: new Set(), tapes: new Set(), derived: new Map() };
+    return {
+      buffers,
+      segment,
+      binding,
+      bytes,
+      uid,
+      check,
+      groups: new Set(),
+      preparedSteps: new Set(),
+      derived: new Map(),
+    };
   }
 
   #destroy(block: Block): void {

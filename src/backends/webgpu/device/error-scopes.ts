@@ -21,7 +21,7 @@ export type Refused = (message: string, memory: boolean) => OctavoError;
 /** Outermost scope first. */
 const FILTERS = ["validation", "internal", "out-of-memory"] as const satisfies readonly GPUErrorFilter[];
 
-export class Scopes {
+export class ErrorScopes {
   readonly #device: GPUDevice;
   #heard: Promise<void> = Promise.resolve();
 
@@ -58,7 +58,7 @@ export class Scopes {
       const errors = await Promise.all(told);
       await before;
       const error = errors.find((one) => one !== null);
-      if (error) check.error ??= refused(error.message.split("\n")[0] || "it gives no reason", error === errors[0]);
+      if (error) check.error ??= refused(error.message.split("\n")[0] || "no reason given", error === errors[0]);
     } catch {
       await before; // the device is lost; the backend reports that itself
     }

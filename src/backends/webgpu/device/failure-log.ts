@@ -1,18 +1,18 @@
 // The commands submitted since the last read without a failure. A call that fails on the device does not stop the calls
-// after it, so the host keeps their commands. When a read reports a failure, the host walks the commands and marks the bytes
-// that are spoilt. Without a failure it drops them unread. A block without memory is spoilt from the start; calls of a batch
-// that the device dropped have failed.
+// after it, so the host keeps their commands. When a read reports a failure, the host walks the commands and marks the
+// bytes that are spoilt. Without a failure it drops them unread. A block without memory is spoilt from the start; calls of
+// a batch that the device dropped have failed.
 
 import type { BackendFailure, BufferId } from "../../../core/backend.js";
 import { type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
 import type { Signature } from "../../../core/signature.js";
 import { Poison, type Range } from "../../_poison.js";
 import type { Block } from "./buffers.js";
+import type { CommandRecorder } from "./command-recorder.js";
 import { type Check, graver } from "./error-scopes.js";
 import { FLAG_SLOTS, FLAG_WORDS, failureText, untag } from "./errors.js";
-import type { Queue } from "./queue.js";
 
-/** Words that may pile up without a read; beyond this the log checks the device itself. */
+/** Words that may accumulate without a read; beyond this the log reads the flags itself. */
 const LONG = 1 << 20;
 /** Words that an entry without commands counts for. */
 const RANGE_WORDS = 16;
@@ -20,7 +20,7 @@ const RANGE_WORDS = 16;
 type Entry =
   | { readonly words: Int32Array }
   /** Allocation leaves the range invalid; a host write or a free makes it valid unless its check failed. */
-  | { readonly range: Range; readonly made: boolean; readonly check: Check | undefined }
+  | { readonly range: Range; readonly allocated: boolean; readonly check: Check | undefined }
   /** Spoilt by a failure of another device. */
   | { readonly range: Range; readonly failure: BackendFailure };
 
@@ -33,8 +33,8 @@ function refusal(error: OctavoError): Refusal {
   return { op: "", site: 0, message: error.message, error };
 }
 
-export class Journal {
-  readonly #queue: Queue;
+export class FailureLog {
+  readonly #recorder: CommandRecorder;
   readonly #signatureOf: (kernel: number) => Signature;
   readonly #poison = new Poison();
   #entries: Entry[] = [];
@@ -47,19 +47,19 @@ export class Journal {
   #looking = false;
   /** Why calls failed: the kernel's message, or the device error for calls that never ran. */
   readonly #failed = new Map<number, string | OctavoError>();
-  /** The device's count of failures up to which all are accounted for. */
+  /** The device's count of failures that are accounted for. */
   #known = 0;
   /** A failure that belongs to no call in the log; the next read rejects with it. */
   #stray: OctavoError | undefined;
   /** Reads settle one after the other. */
   #settled: Promise<unknown> = Promise.resolve();
 
-  constructor(queue: Queue, signatureOf: (kernel: number) => Signature) {
-    this.#queue = queue;
+  constructor(recorder: CommandRecorder, signatureOf: (kernel: number) => Signature) {
+    this.#recorder = recorder;
     this.#signatureOf = signatureOf;
   }
 
-  /** Notes commands before they are recorded; gives the number of the first. */
+  /** Notes commands before they are recorded; returns the number of the first. */
   submit(words: Int32Array): number {
     const first = this.#calls;
     this.#entries.push({ words });
@@ -74,25 +74,25 @@ export class Journal {
   }
 
   /** Notes a new buffer, before anything is recorded that uses it. */
-  made(buffer: BufferId, check: Check): void {
-    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: true, check });
+  allocated(buffer: BufferId, check: Check): void {
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, allocated: true, check });
   }
 
   /** Notes bytes that the host wrote. */
   wrote(buffer: BufferId, begin: number, end: number, check: Check): void {
-    this.#note({ range: { buffer, begin, end }, made: false, check });
+    this.#note({ range: { buffer, begin, end }, allocated: false, check });
     this.keepShort();
   }
 
-  /** Notes bytes that should have come from another device, where they were spoilt. */
+  /** Notes bytes that were to come from another device, where they are spoilt. */
   spoilt(buffer: BufferId, begin: number, end: number, failure: BackendFailure): void {
     this.#note({ range: { buffer, begin, end }, failure });
     this.keepShort();
   }
 
-  /** Notes that a buffer was given back. */
+  /** Notes that a buffer was freed. */
   freed(buffer: BufferId): void {
-    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, made: false, check: undefined });
+    this.#note({ range: { buffer, begin: 0, end: Number.POSITIVE_INFINITY }, allocated: false, check: undefined });
     this.keepShort();
   }
 
@@ -109,17 +109,17 @@ export class Journal {
     this.#stray = graver(this.#stray, error);
   }
 
-  /** Bounds the log to `LONG` words where nobody reads. Call it after the submitted work is recorded. */
+  /** Keeps the log below `LONG` words even without reads. Call it after the submitted work is recorded. */
   keepShort(): void {
     if (this.#words < LONG || this.#looking) return;
     this.#looking = true;
     const done = (): void => {
       this.#looking = false;
     };
-    this.#settle(this.#queue.flag, 0, 0).then(done, done); // the next read reports errors
+    this.#settle(this.#recorder.flag, 0, 0).then(done, done); // the next read reports errors
   }
 
-  /** Bytes of a block behind everything recorded so far; rejects if one of `checked` bytes is spoilt. */
+  /** Bytes of a block after everything recorded so far; rejects if one of `checked` bytes is spoilt. */
   async read(buffer: BufferId, block: Block, offset: number, bytes: number, checked: number): Promise<Uint8Array> {
     const { data, spoilt } = await this.#settle(block, offset, bytes, { buffer, begin: offset, end: offset + checked });
     // A failure that cannot be attributed is reported once, by the first read that ends after it.
@@ -137,7 +137,7 @@ export class Journal {
     range?: Range,
   ): Promise<{ data: Uint8Array; spoilt: Error | undefined }> {
     const end = this.#dropped + this.#entries.length;
-    const reading = this.#queue.read(block, offset, bytes);
+    const reading = this.#recorder.read(block, offset, bytes);
     const before = this.#settled;
     const settling = (async () => {
       const [back] = await Promise.all([reading, before]); // all earlier scopes have reported now
@@ -152,8 +152,8 @@ export class Journal {
 
   /** Reads the reports of all failed calls. */
   async #look(): Promise<void> {
-    const { flag } = this.#queue;
-    const { bytes } = await this.#queue.read(flag, 0, flag.bytes);
+    const { flag } = this.#recorder;
+    const { bytes } = await this.#recorder.read(flag, 0, flag.bytes);
     const flags = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
     let missing = (flags[0]! - this.#known) >>> 0;
     this.#known = flags[0]!;
@@ -167,7 +167,7 @@ export class Journal {
       missing--;
     }
     if (missing <= 0) return;
-    // Two calls shared the slot, so it cannot be attributed to one of them.
+    // Two failed calls shared a slot, so one failure cannot be attributed.
     const doubt = last || `more than ${FLAG_SLOTS} calls failed`;
     for (let call = this.#first; call < this.#calls; call++) if (!this.#failed.has(call)) this.#failed.set(call, doubt);
   }
@@ -185,9 +185,9 @@ export class Journal {
         continue;
       }
       if ("range" in entry) {
-        const { range, made, check } = entry;
+        const { range, allocated, check } = entry;
         if (check?.error) this.#poison.spoil(range, refusal(check.error));
-        else if (!made) this.#poison.clear(range.buffer, range.begin, range.end);
+        else if (!allocated) this.#poison.clear(range.buffer, range.begin, range.end);
         this.#words -= RANGE_WORDS;
         continue;
       }

@@ -1,10 +1,10 @@
 // Pipelines, their layouts and bind groups, each made once: a repeated dispatch costs one look-up.
 
-import type { Piece } from "../schedule/call.js";
+import type { Binding } from "../schedule/call.js";
 import type { Shader } from "../shader.js";
 import type { Block } from "./buffers.js";
-import { type Check, refusing, type Scopes, unchecked } from "./error-scopes.js";
-import { SLOT } from "./prepared.js";
+import { type Check, type ErrorScopes, refusing, unchecked } from "./error-scopes.js";
+import { SLOT } from "./prepared-step.js";
 
 const COMPUTE_STAGE = 0x4;
 
@@ -23,14 +23,14 @@ export class Pipelines {
   /** Bind groups made so far. */
   groupsMade = 0;
   readonly #device: GPUDevice;
-  readonly #scopes: Scopes;
+  readonly #scopes: ErrorScopes;
   readonly #flag: Block;
   readonly #pipelines = new Map<string, Pipeline>();
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
   readonly #groups = new Map<string, Group>();
 
   /** @param flag where kernels report failures */
-  constructor(device: GPUDevice, scopes: Scopes, flag: Block) {
+  constructor(device: GPUDevice, scopes: ErrorScopes, flag: Block) {
     this.#device = device;
     this.#scopes = scopes;
     this.#flag = flag;
@@ -83,26 +83,26 @@ export class Pipelines {
     return layout;
   }
 
-  /** The bind group of these pieces, kept until one of their blocks is forgotten. */
-  cachedGroup(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): Group {
+  /** The bind group of these bindings, cached until one of their blocks is forgotten. */
+  cachedGroup(shader: Shader, layout: GPUBindGroupLayout, bindings: readonly Binding[], uniforms: GPUBuffer): Group {
     let key = shader.access;
-    for (let i = 0; i < pieces.length; i++) {
-      const { block, start, size } = pieces[i]!;
+    for (let i = 0; i < bindings.length; i++) {
+      const { block, start, size } = bindings[i]!;
       key += `,${block.uid}:${start}:${size}`;
     }
     const cached = this.#groups.get(key);
     if (cached && !cached.check.error) return cached;
-    const group = this.group(shader, layout, pieces, uniforms);
+    const group = this.group(shader, layout, bindings, uniforms);
     this.#groups.set(key, group);
-    for (const { block } of pieces) block.groups.add(key);
+    for (const { block } of bindings) block.groups.add(key);
     return group;
   }
 
-  group(shader: Shader, layout: GPUBindGroupLayout, pieces: readonly Piece[], uniforms: GPUBuffer): Group {
+  group(shader: Shader, layout: GPUBindGroupLayout, bindings: readonly Binding[], uniforms: GPUBuffer): Group {
     const wanted = shader.access.length - (shader.reports ? 1 : 0);
-    if (pieces.length !== wanted) throw new Error(`${shader.key}: ${pieces.length} bindings for ${wanted}`);
+    if (bindings.length !== wanted) throw new Error(`${shader.key}: ${bindings.length} bindings for ${wanted}`);
     const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms, size: SLOT } }];
-    for (const { block, start, size } of pieces) {
+    for (const { block, start, size } of bindings) {
       const { buffers, segment, bytes } = block;
       const buffer = buffers[Math.floor(start / segment)]!;
       const resource = { buffer, offset: start % segment, size: Math.min(size, bytes - start) };

@@ -4,7 +4,7 @@
 
 import { OutOfMemoryError } from "../../../core/errors.js";
 import { type Block, spansOf } from "./buffers.js";
-import { type Check, causeOf, type Refused, refusing, type Scopes, unchecked } from "./error-scopes.js";
+import { type Check, causeOf, type ErrorScopes, type Refused, refusing, unchecked } from "./error-scopes.js";
 import { FLAG_WORDS } from "./errors.js";
 
 const COPY_DST = 0x08;
@@ -12,7 +12,7 @@ const MAP_READ = 0x01;
 /** Bytes that every read adds: the count of failed calls (errors.ts). */
 const HEAD = FLAG_WORDS * 4;
 /** Bytes of a block that one staging buffer takes. */
-const PIECE = 64 << 20;
+const CHUNK = 64 << 20;
 /** Staging buffers up to this size are powers of two and are reused; larger ones fit one read. */
 const ROUND_BELOW = 4 << 20;
 const KEEP_BELOW = 16 << 20;
@@ -34,7 +34,7 @@ interface Copied {
 
 export interface ReadBack {
   readonly bytes: Uint8Array;
-  /** Count of failed calls at this point of the queue. */
+  /** Count of failed calls at the time of the read. */
   readonly failures: number;
 }
 
@@ -42,20 +42,20 @@ export class Readback {
   /** Batches submitted so far. */
   submits = 0;
   readonly #device: GPUDevice;
-  readonly #scopes: Scopes;
+  readonly #scopes: ErrorScopes;
   readonly #flag: Block;
-  readonly #piece: number;
+  readonly #chunk: number;
   readonly #pending = new Set<Promise<ReadBack>>();
   readonly #kept: Staging[] = [];
   /** For blocks that are being read in chunks: copies the chunks that are left. */
   readonly #running = new Map<Block, Set<() => void>>();
 
   /** @param largest size of the largest buffer, in bytes */
-  constructor(device: GPUDevice, scopes: Scopes, flag: Block, largest: number) {
+  constructor(device: GPUDevice, scopes: ErrorScopes, flag: Block, largest: number) {
     this.#device = device;
     this.#scopes = scopes;
     this.#flag = flag;
-    this.#piece = Math.min(PIECE, Math.floor(largest / 4) * 4 - HEAD);
+    this.#chunk = Math.min(CHUNK, Math.floor(largest / 4) * 4 - HEAD);
   }
 
   /**
@@ -78,24 +78,24 @@ export class Readback {
   async #read(block: Block, offset: number, bytes: number): Promise<ReadBack> {
     const first = Math.floor(offset / 4) * 4;
     const end = Math.ceil((offset + bytes) / 4) * 4;
-    const pieces: { readonly at: number; readonly size: number; copied?: Copied | undefined }[] = [];
-    for (let at = first; at < end || pieces.length === 0; at += this.#piece) {
-      pieces.push({ at, size: Math.min(this.#piece, end - at) });
+    const chunks: { readonly at: number; readonly size: number; copied?: Copied | undefined }[] = [];
+    for (let at = first; at < end || chunks.length === 0; at += this.#chunk) {
+      chunks.push({ at, size: Math.min(this.#chunk, end - at) });
     }
     const copy = (index: number): Copied => {
-      const piece = pieces[index]!;
-      return (piece.copied ??= this.#copy(block, piece.at, piece.size, index === 0));
+      const chunk = chunks[index]!;
+      return (chunk.copied ??= this.#copy(block, chunk.at, chunk.size, index === 0));
     };
     let next = 0;
     const rest = (): void => {
-      for (let index = next; index < pieces.length; index++) copy(index);
+      for (let index = next; index < chunks.length; index++) copy(index);
     };
     copy(next++);
-    if (next < pieces.length) this.#begin(block, rest);
+    if (next < chunks.length) this.#begin(block, rest);
     try {
       const result = new Uint8Array(bytes);
       let failures = 0;
-      for (const [index, piece] of pieces.entries()) {
+      for (const [index, chunk] of chunks.entries()) {
         next = index + 1;
         const { staging, check, mapped } = copy(index);
         await this.#scopes.heard;
@@ -104,20 +104,20 @@ export class Readback {
         const problem = await mapped;
         if (problem) throw problem;
         const head = index === 0 ? HEAD : 0;
-        const view = new Uint8Array(staging.buffer.getMappedRange(0, head + piece.size));
+        const view = new Uint8Array(staging.buffer.getMappedRange(0, head + chunk.size));
         if (head) failures = new DataView(view.buffer, view.byteOffset).getUint32(0, true);
-        const begin = Math.max(piece.at, offset);
-        const until = Math.min(piece.at + piece.size, offset + bytes);
-        result.set(view.subarray(head + begin - piece.at, head + until - piece.at), begin - offset);
+        const begin = Math.max(chunk.at, offset);
+        const until = Math.min(chunk.at + chunk.size, offset + bytes);
+        result.set(view.subarray(head + begin - chunk.at, head + until - chunk.at), begin - offset);
         staging.buffer.unmap();
-        piece.copied = undefined;
+        chunk.copied = undefined;
         this.#keep(staging);
       }
       return { bytes: result, failures };
     } finally {
       this.#running.get(block)?.delete(rest);
       if (this.#running.get(block)?.size === 0) this.#running.delete(block);
-      for (const { copied } of pieces) copied?.staging.buffer.destroy();
+      for (const { copied } of chunks) copied?.staging.buffer.destroy();
     }
   }
 

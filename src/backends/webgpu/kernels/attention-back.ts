@@ -1,22 +1,22 @@
-// attention_back: a workgroup for each query finds what its softmax needs, and dq; then one for each key gives dk and one
-// dv, over all query heads that share the key. Scores are computed again each time. What hides keys travels as one array,
-// because a shader may bind eight.
+// attention_back. One workgroup per query computes the softmax statistics and dq. Then one workgroup per key computes dk,
+// and another dv, over all query heads that share the key. Each recomputes the scores. Mask, segments and slopes are merged
+// into one array, because a shader may bind only eight.
 
 import { attentionBackOp } from "../../../ops/attention-back.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel, type Part } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { family, reads, type Shader, type ShaderSpec, WORKGROUP, writes } from "../shader.js";
 import { fold, LOWEST, range } from "../wgsl.js";
 
 const WIDTH = WORKGROUP;
-/** Heads have at most so many times 64 dims. */
+/** Largest head size, in units of 64 dims. */
 const MOST = 4;
 
 type Given = Readonly<Record<"mask" | "segments" | "slopes", boolean>>;
 
-/** Two words per key, whether it is hidden and its segment; then the slopes. */
+/** Writes two words per key, whether the mask hides it and its segment; the slopes follow. */
 const hidesShader = family("attention_back", ({ mask, segments, slopes }: Given & { step: "hides" }) => ({
   bindings: [
     ...(mask ? [reads("mask")] : []),
@@ -38,7 +38,7 @@ const hidesShader = family("attention_back", ({ mask, segments, slopes }: Given 
 type Options = Readonly<{
   hides: boolean;
   bias: boolean;
-  /** Multiples of 64 dims that are summed: of q and k, or of v. */
+  /** Size of the heads that are summed (of q and k, or of v), in units of 64 dims. */
   wide: number;
 }>;
 
@@ -50,7 +50,7 @@ const PARAMS = [
   ...["b", "b0", "b1", "b2", "b3", "o", "o0", "o1", "o2"],
 ];
 
-/** Whether query t of head h sees key j, and the score with what it is to be multiplied with on the way back. */
+/** Whether query t of head h sees key j; if so, the score, and the factor (`slope`) of its gradient. */
 const scores = ({ hides, bias }: Options): string => `
 struct Score { value: f32, slope: f32, seen: bool }
 fn score(b: u32, h: u32, t: u32, j: u32) -> Score {
@@ -95,7 +95,7 @@ const shared = ({ hides, bias }: Options, ...names: string[]): ShaderSpec["bindi
   ...(bias ? [reads("bias", "array<f32>")] : []),
 ];
 
-/** Adds `cells[n]` times row n of an array to sums that every invocation has of its dims, and writes them at last. */
+/** Sums `cells[n]` times row n of an array; each invocation sums its own dims, and finally writes them. */
 const sums = (wide: number, size: string) => ({
   start: range(wide)
     .map((c) => `var sum${c} = 0.0;`)
@@ -172,7 +172,7 @@ const queriesShader = family("attention_back", (options: Options & { step: "quer
   };
 });
 
-/** The gradient of keys, or of values. */
+/** The gradient of the keys, or of the values. */
 const keysShader = family("attention_back", (options: Options & { step: "keys" | "values" }) => {
   const keys = options.step === "keys";
   const dims = sums(options.wide, keys ? "D" : "E");
@@ -211,7 +211,7 @@ const keysShader = family("attention_back", (options: Options & { step: "keys" |
   };
 });
 
-/** Where rows of an operand lie; their elements are side by side. */
+/** Offset and strides of an operand's rows; the elements of a row are contiguous. */
 function placed(
   name: string,
   { offset, strides: [first = 0, second = 0, third = 0] }: Operand,
@@ -219,14 +219,14 @@ function placed(
   return { [name]: offset, [`${name}0`]: first, [`${name}1`]: second, [`${name}2`]: third };
 }
 
-function scratch(queue: Queue, slot: string, words: number): Piece {
+function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
   const size = Math.max(16, Math.ceil(words / 4) * 16);
-  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+  return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
 
 export const attentionBack: Kernel = {
   op: attentionBackOp,
-  record({ operands, attributes: [scale = 1, causal = 1, window = 0, softcap = 0] }, queue) {
+  record({ operands, attributes: [scale = 1, causal = 1, window = 0, softcap = 0] }, recorder) {
     const [q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv] = operands;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
     const [, G = 1, S = 0, E = 0] = v!.shape;
@@ -239,27 +239,32 @@ export const attentionBack: Kernel = {
       ...{ ...placed("q", q!), ...placed("k", k!), ...placed("v", v!), ...placed("dy", dy!) },
       ...(bias ? { ...placed("b", bias), b3: bias.strides[3]! } : { b: 0, b0: 0, b1: 0, b2: 0, b3: 0 }),
     };
-    const more: Piece[] = [];
+    const more: Binding[] = [];
     if (hides) {
-      const words = scratch(queue, "hides", 2 * B * S + H);
-      const pieces = [mask, segments, slopes].filter((operand) => operand !== undefined);
+      const words = scratch(recorder, "hides", 2 * B * S + H);
+      const bindings = [mask, segments, slopes].filter((operand) => operand !== undefined);
       const places = { mask: mask?.offset ?? 0, segments: segments?.offset ?? 0, slopes: slopes?.offset ?? 0 };
       const own = { keys: B * S, heads: H, ...places };
-      queue.dispatch(hidesShader({ step: "hides", ...given }), [...pieces, words], own, groupsFor(B * S + H, WIDTH));
+      recorder.dispatch(
+        hidesShader({ step: "hides", ...given }),
+        [...bindings, words],
+        own,
+        groupsFor(B * S + H, WIDTH),
+      );
       more.push(words);
     }
     if (bias) more.push(bias);
-    const statistics = scratch(queue, "statistics", 2 * B * H * T);
+    const statistics = scratch(recorder, "statistics", 2 * B * H * T);
     const options = { hides, bias: bias !== undefined };
     const ownQueries = [q!, k!, v!, dy!, ...more, statistics, dq!];
     const shader = queriesShader({ step: "queries", ...options, wide });
-    queue.dispatch(shader, ownQueries, { ...numbers, ...placed("o", dq!) }, B * H * T);
+    recorder.dispatch(shader, ownQueries, { ...numbers, ...placed("o", dq!) }, B * H * T);
     const ownKeys = [q!, k!, v!, dy!, ...more, statistics, dk!];
     const keys = keysShader({ step: "keys", ...options, wide });
-    queue.dispatch(keys, ownKeys, { ...numbers, ...placed("o", dk!) }, B * G * S);
+    recorder.dispatch(keys, ownKeys, { ...numbers, ...placed("o", dk!) }, B * G * S);
     const ownValues = [q!, k!, dy!, ...more, statistics, dv!];
     const values = keysShader({ step: "values", ...options, wide: wideV });
-    queue.dispatch(values, ownValues, { ...numbers, ...placed("o", dv!) }, B * G * S);
+    recorder.dispatch(values, ownValues, { ...numbers, ...placed("o", dv!) }, B * G * S);
     return undefined;
   },
   axes({ operands: [q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv] }) {

@@ -1,23 +1,23 @@
-// What attention does beside its one kernel: results of spans put together, inputs put together where a device cannot bind
-// each of them, and lanes checked where it has no binding left to report.
+// Helpers of the attention kernel: they combine the results of spans, merge inputs where a device cannot bind each of them,
+// and check lanes where the kernel has no binding left for reports.
 
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Queue } from "../device/queue.js";
 import { groupsFor } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { LOWEST } from "../wgsl.js";
 import { PAGED, PAGED_PARAMS } from "./paged.js";
 
-/** Keys of a block, one for each thread of a workgroup; and of a span, whose results are put together in order. */
+/** Keys per block, one for each invocation of a workgroup, and per span. Results of spans are combined in order. */
 export const BLOCK = 64;
 export const SPAN = 256;
 
-/** `fade`: the factor on what was summed up under another maximum; exactly one where that has not changed. */
+/** `fade`: the factor that rescales sums to a new maximum; exactly one if the maximum has not changed. */
 export const FADE = (type: string): string =>
   `fn fade(old: ${type}, top: ${type}) -> ${type} { return select(exp(old - top), ${type}(1.0), old == top); }`;
 
-/** Puts the results of all spans of a query row together, in order. */
+/** Combines the results of all spans of a query row, in order. */
 const combine = family("attention", (_: { combine: true }) => ({
   bindings: [reads("parts", "array<f32>"), writes("y")],
   params: ["count", "share", "T", "H", "G", "R", "E", "splits", "y"],
@@ -49,7 +49,7 @@ const combine = family("attention", (_: { combine: true }) => ({
   }`,
 }));
 
-/** Segment and mask of each key side by side, for devices that cannot bind both beside everything else. */
+/** Interleaves segment and mask of each key, for devices that cannot bind both. */
 const merge = family("attention", (_: { merge: true }) => ({
   bindings: [reads("mask"), reads("segments", "array<i32>"), writes("both", "array<i32>")],
   params: ["count", "mask", "segments"],
@@ -59,7 +59,7 @@ const merge = family("attention", (_: { merge: true }) => ({
   both[2u * gid + 1u] = i32(mask_bits(P.mask + gid));`,
 }));
 
-/** Slopes with the distances behind them, for the same devices. */
+/** Appends the distances to the slopes, for the same devices. */
 const join = family("attention", (_: { join: true }) => ({
   bindings: [reads("slopes", "array<f32>"), reads("distances", "array<f32>"), writes("joined")],
   params: ["heads", "count", "slopes", "distances"],
@@ -67,7 +67,7 @@ const join = family("attention", (_: { join: true }) => ({
   if (gid < P.heads) { joined[gid] = slopes[P.slopes + gid]; } else { joined[gid] = distances[P.distances + gid - P.heads]; }`,
 }));
 
-/** `keys_of`: how many keys a query sees the last of; `attention_problem`: why a lane cannot be computed. */
+/** `keys_of`: the number of keys up to the last one that a query sees; `attention_problem`: why a lane is invalid. */
 export const ROOM = `
 fn keys_of(row: i32, position: i32) -> i32 {
   if (P.causal != 0u) { return position + 1; }
@@ -86,7 +86,7 @@ fn first_of(position: i32) -> i32 {
   return max(0, position + 1 - P.window);
 }`;
 
-/** Reports lanes and pages that are wrong, where the kernel itself has no binding left to do so: a thread for each lane. */
+/** Reports invalid lanes and pages if the kernel itself has no binding left for reports. One invocation per lane. */
 const check = family("attention", (_: { check: true }) => ({
   bindings: [reads("lanes", "array<i32>"), reads("table", "array<i32>")],
   params: ["count", "steps", "lanes", "lanes0", "lanes1", ...PAGED_PARAMS, "causal", "window:i32"],
@@ -107,38 +107,43 @@ const check = family("attention", (_: { check: true }) => ({
   if (wrong.code != 0u) { report(wrong.code, wrong.a, wrong.b, 0u); }`,
 }));
 
-export function scratch(queue: Queue, slot: string, words: number): Piece {
+export function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
   const size = Math.ceil(words / 4) * 16;
-  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+  return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
 
-export function merged(queue: Queue, mask: Operand, segments: Operand): Piece {
+export function merged(recorder: CommandRecorder, mask: Operand, segments: Operand): Binding {
   const { count } = mask;
-  const piece = scratch(queue, "mask", 2 * count);
+  const binding = scratch(recorder, "mask", 2 * count);
   const numbers = { count, mask: mask.offset, segments: segments.offset };
-  queue.dispatch(merge({ merge: true }), [mask, segments, piece], numbers, groupsFor(count, WORKGROUP));
-  return piece;
+  recorder.dispatch(merge({ merge: true }), [mask, segments, binding], numbers, groupsFor(count, WORKGROUP));
+  return binding;
 }
 
-export function joined(queue: Queue, slopes: Operand, distances: Operand): Piece {
+export function joined(recorder: CommandRecorder, slopes: Operand, distances: Operand): Binding {
   const { count } = distances;
   const heads = slopes.count;
-  const piece = scratch(queue, "slopes", heads + count);
+  const binding = scratch(recorder, "slopes", heads + count);
   const numbers = { heads, count, slopes: slopes.offset, distances: distances.offset };
-  queue.dispatch(join({ join: true }), [slopes, distances, piece], numbers, groupsFor(heads + count, WORKGROUP));
-  return piece;
+  recorder.dispatch(join({ join: true }), [slopes, distances, binding], numbers, groupsFor(heads + count, WORKGROUP));
+  return binding;
 }
 
-/** Puts the spans' results in `parts` together into y. */
-export function combined(queue: Queue, parts: Piece, y: Operand, numbers: Record<string, number>): void {
-  queue.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
+/** Combines the spans' results in `parts` into y. */
+export function combined(recorder: CommandRecorder, parts: Binding, y: Operand, numbers: Record<string, number>): void {
+  recorder.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
 }
 
-/** Reports what is wrong with lanes and table. */
-export function checked(queue: Queue, lanes: Operand, table: Operand, numbers: Record<string, number>): void {
+/** Reports invalid lanes and table entries. */
+export function checked(
+  recorder: CommandRecorder,
+  lanes: Operand,
+  table: Operand,
+  numbers: Record<string, number>,
+): void {
   const [, batch = 0, steps = 0] = lanes.shape;
   const count = batch * steps;
-  queue.dispatch(check({ check: true }), [lanes, table], { ...numbers, count, steps }, groupsFor(count, WORKGROUP));
+  recorder.dispatch(check({ check: true }), [lanes, table], { ...numbers, count, steps }, groupsFor(count, WORKGROUP));
 }
 
 export const PARTS: readonly Shader[] = [

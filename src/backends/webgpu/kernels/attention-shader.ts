@@ -1,12 +1,11 @@
-// The WGSL of attention. One workgroup takes a tile of query rows of one group of heads (heads that share keys are rows of
-// one tile) past all keys they see, 64 at a time, with a running maximum and sum (Milakov and Gimelshein 2018; Dao et al.
-// 2022). Everything optional is a variant, so that what is absent takes no binding.
+// The WGSL of attention. One workgroup processes a tile of query rows of one group of heads (heads that share keys are rows
+// of one tile) over all keys they see, 64 at a time, with a running maximum and sum (Milakov and Gimelshein 2018; Dao et
+// al. 2022). Optional operands are variants, so that absent ones take no binding.
 //
 // A token's bits depend on its own keys only. Keys are cut into blocks of 64 and spans of 256, counted from the first key
-// of the row's own text: position 0 of a cache, the first key of a segment, or the first that the mask shows. A span's
-// results are put together with those before it in order, and by the same expressions whether one workgroup takes all
-// spans or each has its own. For a row of the tile, keys that only its neighbours see change nothing: they weigh zero, and
-// the factor on what was summed up before is one.
+// of the row's own text: position 0 of a cache, the first key of a segment, or the first that the mask shows. Spans are
+// combined in order and by the same expressions, whether one workgroup takes all of them or each has its own. Keys that
+// only other rows of the tile see do not affect a row: their weight is zero, and the factor on its earlier sums is one.
 
 import {
   bitsReader,
@@ -31,7 +30,7 @@ export interface Bound {
   readonly paged: boolean;
   /** "mask", "segments", "apart" (both), "merged" (both in one buffer) or "none". */
   readonly hides: "none" | "mask" | "segments" | "apart" | "merged";
-  /** Slopes and distances, each in a binding of its own, or "joined". */
+  /** "slopes", "distances", "apart" (both), "joined" (both in one buffer) or "none". */
   readonly adds: "none" | "slopes" | "distances" | "apart" | "joined";
   readonly bias: boolean;
   readonly reports: boolean;
@@ -48,11 +47,11 @@ export interface Options extends Bound {
   readonly e64: number;
   /** Keys are read four elements at a time. */
   readonly quad: boolean;
-  /** Each span has a workgroup of its own; `combine` puts their results together. */
+  /** Each span has a workgroup of its own; `combine` combines their results. */
   readonly split: boolean;
 }
 
-/** What a code counts of its row's absmax. */
+/** Value of one code step, as a fraction of its row's absmax. */
 const CODE = literal(1 / 127);
 
 const SIZES = ["R", "share", "T", "H", "G", "D", "E", "tiles", "groups", "splits"];
@@ -86,7 +85,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
   const unmasked = hides === "merged" ? "both[2u * (b * P.S + j) + 1u] != 0" : "mask_bits(P.mask + b * P.S + j) != 0u";
   const shown = [segmented ? "segment_at(b, j) == whose" : "", masked ? unmasked : ""].filter(Boolean).join(" && ");
 
-  // Rows of the tile: whose keys they see, where they stand, and whether there still is something to do for them.
+  // For each row of the tile: the owner of the keys it sees, its position, and whether it is still open.
   const look = (r: number): string => `if (r0 + ${r}u < P.R) {
     let t = (r0 + ${r}u) / P.share;
     ${
@@ -106,7 +105,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
     }
   }`;
 
-  // The keys from `lo` to `hi` are those that some member sees; spans are counted from `base`.
+  // Members see only keys from `lo` to `hi`; spans are counted from `base`.
   const reach = `var upto = foremost;
     ${each.map((r) => `if (${lane("member", r)}) { upto = max(upto, ${lane("at", r)}); }`).join(" ")}
     lo = 0u;
@@ -166,7 +165,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
     : "let page = b;\n        let rest = j;";
   const scaleAt = "scales[P.scales + page * P.scales1 + g * P.scales2 + rest";
 
-  // What the members see of one span: the highest score, the sum of weights, and the values times their weights.
+  // The members' results for one span: the highest score, the sum of weights, and the weighted sum of values.
   const span = `var best = ${type}(${LOWEST});
       var sum = ${type}(0.0);
       ${parts.map((e) => `var mixed${e} = ${type}(0.0);`).join(" ")}
@@ -231,7 +230,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
       .join("\n    ")}
   }`;
 
-  // Rows of one text that stand close together go past their keys at once; others of the tile after them.
+  // Rows of one text at nearby positions process their keys together; the other rows of the tile follow.
   const members = many
     ? `let lead = select(select(select(3u, 2u, open.z), 1u, open.y), 0u, open.x);
       whose = owner[lead];

@@ -1,22 +1,22 @@
-// attention on WebGPU: which variant a call takes, what it binds, and how it is shared out. What a workgroup does is in
+// attention on WebGPU: selects the variant of a call, its bindings, and how it is split over workgroups. The shader is in
 // attention-shader.ts.
 
 import type { DType } from "../../../core/dtype.js";
 import { attentionOp } from "../../../ops/attention.js";
 import type { Axis, Kernel, Part, Target } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import type { Shader } from "../shader.js";
 import { checked, combined, joined, merged, PARTS, SPAN, scratch } from "./attention-parts.js";
 import { attentionShader, type Bound, type Stored } from "./attention-shader.js";
 import { pagedNumbers } from "./paged.js";
 
-/** The fewest workgroups that fill a device without sharing out the keys. */
+/** With fewer workgroups than this, several share the keys of a tile to fill the device. */
 const FILLED = 256;
-/** Query rows of a tile, but for calls that have one alone. */
+/** Query rows of a tile; calls with a single row have tiles of one. */
 const ROWS = 4;
 
-/** Which of the optional operands are there. */
+/** Which of the optional operands are given. */
 interface Given {
   readonly scales: boolean;
   readonly paged: boolean;
@@ -28,8 +28,8 @@ interface Given {
 }
 
 /**
- * How optional operands are bound. Where bindings run out, two of them share one, or lanes are checked apart. WebGPU's
- * default of eight is enough for all that can come together: a table comes without mask, segments and bias.
+ * How optional operands are bound. If bindings run out, two operands share one, or lanes are checked by a separate
+ * dispatch. WebGPU's default of eight is enough for all combinations, because a table excludes mask, segments and bias.
  */
 function bound(given: Given, storageBuffers: number): Bound {
   const { scales, paged, mask, segments, slopes, distances, bias } = given;
@@ -53,24 +53,24 @@ function placed(name: string, from: Operand | undefined): Record<string, number>
   return { [name]: from?.offset ?? 0, [`${name}0`]: s0, [`${name}1`]: s1, [`${name}2`]: s2, [`${name}3`]: s3 };
 }
 
-/** Spans that the keys of a tile are in at most: those of the room that there is, or of a window that lies anywhere. */
+/** Most spans that the keys of a tile touch: all of the room, or those that a window at any position touches. */
 function spansOf(room: number, window: number, paged: boolean): number {
   const all = Math.ceil(room / SPAN);
   if (window === 0) return all;
   const seen = Math.ceil((window + ROWS - 1) / SPAN) + 1;
-  return paged ? seen : Math.min(all, seen); // the pages of a window are a ring: positions go on beyond the room
+  return paged ? seen : Math.min(all, seen); // the pages of a window form a ring: positions may exceed the room
 }
 
 export const attention: Kernel = {
   op: attentionOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, y] = call.operands;
     const [scale = 1, causal = 1, window = 0, softcap = 0] = call.attributes;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
     const [pages = 0, G = 1, S = 0, E = 0] = v!.shape;
     if (y!.count === 0) return undefined;
     const share = H / G;
-    const width = y!.strides[1]! / E; // heads of a row of y: more than H if this is a part of a larger call
+    const width = y!.strides[1]! / E; // heads per row of y: more than H if this is a part of a larger call
     const R = T * share;
     const rows = R === 1 ? 1 : ROWS;
     const paged = lanes !== undefined && table !== undefined;
@@ -79,35 +79,35 @@ export const attention: Kernel = {
       ...{ scales: there(scales), paged, mask: there(mask), segments: there(segments) },
       ...{ slopes: there(slopes), distances: there(distances), bias: there(bias) },
     };
-    const binding = bound(given, target.storageBuffers);
+    const optional = bound(given, target.storageBuffers);
     const [lanes0 = 0, lanes1 = 0] = lanes?.strides ?? [];
     const cached = {
       ...(table ? pagedNumbers(table, S, pages) : { rows: 0, columns: 0, table: 0, S, pages }),
       ...{ lanes: lanes?.offset ?? 0, lanes0, lanes1, causal, window },
     };
-    if (paged && !binding.reports) checked(queue, lanes, table, cached);
+    if (paged && !optional.reports) checked(recorder, lanes, table, cached);
     const aligned = (n: number): boolean => n % 4 === 0;
     const quad = aligned(D) && k!.strides[3] === 1 && aligned(k!.offset) && k!.strides.slice(0, 3).every(aligned);
     const tiles = Math.ceil(R / rows);
     const groups = tiles * B * G;
-    // Few queries and many keys: workgroups share the keys, so that the whole device reads them.
+    // Few queries and many keys: workgroups share the keys, so that the whole device takes part.
     const room = table ? (table.shape[1]! - 1) * S : S;
-    const spans = groups < FILLED ? Math.max(1, spansOf(room, window, paged)) : 1; // no keys: zeros are written
+    const spans = groups < FILLED ? Math.max(1, spansOf(room, window, paged)) : 1; // without keys, one span writes zeros
     const splits = B * G * R * spans * (E + 2) * 4 <= y!.block.binding ? spans : 1;
     const split = splits > 1;
-    const merges = binding.hides === "merged";
-    const joins = binding.adds === "joined";
+    const merges = optional.hides === "merged";
+    const joins = optional.adds === "joined";
     const shader = attentionShader({
       ...{ k: k!.dtype as Stored, v: v!.dtype as Stored },
       ...{ rows, d64: Math.ceil(D / 64), e64: Math.ceil(E / 64), quad },
-      ...binding,
+      ...optional,
       split,
     });
-    const out: Piece = split ? scratch(queue, "spans", B * G * R * splits * (E + 2)) : y!;
-    const pieces: (Piece | undefined)[] = [
+    const out: Binding = split ? scratch(recorder, "spans", B * G * R * splits * (E + 2)) : y!;
+    const bindings: (Binding | undefined)[] = [
       ...[q!, k!, v!, scales, lanes, table],
-      ...(merges ? [merged(queue, mask!, segments!)] : [mask, segments]),
-      ...(joins ? [joined(queue, slopes!, distances!)] : [slopes, distances]),
+      ...(merges ? [merged(recorder, mask!, segments!)] : [mask, segments]),
+      ...(joins ? [joined(recorder, slopes!, distances!)] : [slopes, distances]),
       ...[bias, out],
     ];
     const [half = 0, scales1 = 0, scales2 = 0] = scales?.strides ?? [];
@@ -122,15 +122,15 @@ export const attention: Kernel = {
       far: ((distances?.shape[1] ?? 1) - 1) / 2,
       ...{ scale, softcap },
     };
-    queue.dispatch(
+    recorder.dispatch(
       shader,
-      pieces.filter((piece) => piece !== undefined),
+      bindings.filter((binding) => binding !== undefined),
       numbers,
       groups * splits,
     );
     if (split) {
       const count = B * G * R;
-      combined(queue, out, y!, { count, share, T, H: width, G, R, E, splits, y: y!.offset });
+      combined(recorder, out, y!, { count, share, T, H: width, G, R, E, splits, y: y!.offset });
     }
     return undefined;
   },
@@ -165,7 +165,7 @@ export const attention: Kernel = {
   shaders: (target) => [...PARTS, ...variants(target)],
 };
 
-/** All combinations of what a model may ask for with heads of up to 64; larger heads, as models have them, on their own. */
+/** All combinations of operands for heads of up to 64; larger heads in the combinations that models use. */
 function variants({ storageBuffers }: Target): Shader[] {
   const flags = [false, true];
   const none = { paged: false, mask: false, segments: false, slopes: false, distances: false, bias: false };
@@ -181,13 +181,13 @@ function variants({ storageBuffers }: Target): Shader[] {
   const large = [none, { ...none, mask: true }, { ...none, segments: true }, { ...none, paged: true }];
   const made = new Map<string, Shader>();
   for (const dtype of ["f32", "f16", "bf16", "i8"] as const satisfies readonly DType[]) {
-    const all = [...cached, ...(dtype === "i8" ? apart.slice(-1) : apart)]; // codes are those of a cache
+    const all = [...cached, ...(dtype === "i8" ? apart.slice(-1) : apart)]; // i8 appears in caches only
     for (const quad of flags) {
       for (const rows of [1, ROWS]) {
         const add = (given: Omit<Given, "scales">, d64: number, e64: number): void => {
-          const binding = bound({ ...given, scales: dtype === "i8" }, storageBuffers);
+          const optional = bound({ ...given, scales: dtype === "i8" }, storageBuffers);
           for (const split of flags) {
-            const one = attentionShader({ k: dtype, v: dtype, rows, d64, e64, quad, ...binding, split });
+            const one = attentionShader({ k: dtype, v: dtype, rows, d64, e64, quad, ...optional, split });
             made.set(one.key, one);
           }
         };

@@ -1,12 +1,12 @@
-// linear_back, llm_int8_back and four_bit_back: dx = dy · W. A workgroup gives 16 rows of 64 columns, and decodes each
-// element of W once for them. Matrices above the limit of a binding are cut along their outputs, and the parts added.
+// linear_back, llm_int8_back and four_bit_back: dx = dy · W. A workgroup computes 16 rows of 64 columns, and decodes each
+// element of W once for them. Matrices above the limit of a binding are cut along their outputs, and the parts are added.
 
 import { fourBitBackOp } from "../../../ops/four-bit.js";
 import { linearBackOp } from "../../../ops/linear.js";
 import { llmInt8BackOp } from "../../../ops/llm-int8.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Axis, Kernel } from "../kernel.js";
-import { asRows, type Call, type Piece } from "../schedule/call.js";
+import { asRows, type Binding, type Call } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import {
   type BindingSpec,
@@ -26,7 +26,7 @@ const COLUMNS = 64;
 const ROWS = 16;
 const QUADS = range(ROWS / 4);
 
-/** How a matrix is bound and read: `one(n, k)` is its element. */
+/** How a matrix is bound and read; `one(n, k)` gives an element. */
 interface Matrix {
   readonly bindings: readonly BindingSpec[];
   readonly params: readonly string[];
@@ -34,7 +34,7 @@ interface Matrix {
   readonly prologue?: string;
 }
 
-/** A row of dx, if it is there. */
+/** Index of this invocation's element in row `m` of the workgroup's rows of dx. */
 const place = (m: number): string => `P.dx + (first + ${m}u) * P.width + k`;
 
 function spec({ bindings, params, declarations, prologue = "" }: Matrix): ShaderSpec {
@@ -77,13 +77,13 @@ fn dy_at(m: u32, n: u32) -> f32 {
   };
 }
 
-/** Records a product with a matrix of `K` columns; `adds` says that dx holds the sums over outputs before these. */
+/** Records a product; if `adds` is not 0, dx already holds the sums over earlier outputs. */
 function record(
-  queue: Queue,
+  recorder: CommandRecorder,
   shader: Shader,
   { operands }: Call,
   dxAt: number,
-  pieces: readonly Piece[],
+  bindings: readonly Binding[],
   numbers: Readonly<Record<string, number>>,
   adds: number,
 ): undefined {
@@ -94,11 +94,11 @@ function record(
   if (M === 0 || K === 0) return;
   const tiles = Math.ceil(K / COLUMNS);
   const places = { dy: dy.offset, stride: dy.strides[0]!, dx: dx.offset, width: dx.strides[0]!, adds };
-  const all = [dy, ...pieces, dx];
-  queue.dispatch(shader, all, { M, N, K, tiles, ...places, ...numbers }, tiles * Math.ceil(M / ROWS));
+  const all = [dy, ...bindings, dx];
+  recorder.dispatch(shader, all, { M, N, K, tiles, ...places, ...numbers }, tiles * Math.ceil(M / ROWS));
 }
 
-/** Rows of dy and dx; and outputs, along which `outputs` cuts the matrix (`attributes` gives what a part adds to). */
+/** Axes: outputs, along which `outputs` cuts the matrix and `attributes` gives each part's; and rows of dy and dx. */
 function axes(
   operands: Call["operands"],
   dxAt: number,
@@ -121,10 +121,10 @@ const linearShader = family("linear_back", ({ weight }: { weight: (typeof FLOAT_
 
 export const linearBack: Kernel = {
   op: linearBackOp,
-  record(call, queue) {
+  record(call, recorder) {
     const weight = call.operands[1]!;
     const shader = linearShader({ weight: weight.dtype as (typeof FLOAT_TYPES)[number] });
-    return record(queue, shader, call, 2, [weight], { w: weight.offset }, call.attributes[0] ?? 0);
+    return record(recorder, shader, call, 2, [weight], { w: weight.offset }, call.attributes[0] ?? 0);
   },
   axes({ operands, attributes: [adds = 0] }) {
     const weight = operands[1]!;
@@ -146,10 +146,10 @@ const int8Shader = family("llm_int8_back", () =>
 
 export const llmInt8Back: Kernel = {
   op: llmInt8BackOp,
-  record(call, queue) {
+  record(call, recorder) {
     const [, codes, scb] = call.operands;
     const numbers = { codes: codes!.offset, scb: scb!.offset };
-    return record(queue, int8Shader({}), call, 3, [codes!, scb!], numbers, call.attributes[0] ?? 0);
+    return record(recorder, int8Shader({}), call, 3, [codes!, scb!], numbers, call.attributes[0] ?? 0);
   },
   axes({ operands, attributes: [adds = 0] }) {
     const [, codes, scb] = operands;
@@ -180,14 +180,14 @@ const fourBitShader = family("four_bit_back", ({ absmax }: { absmax: Absmax }) =
 
 export const fourBitBack: Kernel = {
   op: fourBitBackOp,
-  record(call, queue) {
+  record(call, recorder) {
     const [, codes, absmax, nested, map, mean] = call.operands;
     const [kind = 0, blocksize = 64, rounding = 0, phase = 0, adds = 0] = call.attributes;
     const made = parts(absmax!, nested, map, mean, phase);
     if (!made) return INCOMPLETE;
     const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...made.numbers };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax });
-    return record(queue, shader, call, 6, [codes!, ...made.pieces], numbers, adds);
+    return record(recorder, shader, call, 6, [codes!, ...made.bindings], numbers, adds);
   },
   axes({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, , adds = 0] }) {
     const rows = codeRows(operands.slice(1), 1, [kind, blocksize, rounding], blocksize);

@@ -1,8 +1,8 @@
-// kv_append: writes at places that the device knows, in the pages of a cache (paged.ts).
+// kv_append: writes into the pages of a cache, at places that are computed on the device (paged.ts).
 
 import { bitsOf } from "../../../core/dtype.js";
 import { kvAppendOp } from "../../../ops/kv-append.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Call, Operand } from "../schedule/call.js";
 import { same } from "../schedule/horizontal-fusion.js";
@@ -14,13 +14,15 @@ import { jobName, jobNames } from "./product.js";
 
 export type CacheType = "f32" | "f16" | "bf16";
 
-/** Numbers that every job has of its own: offset and strides of the values, and of where they go. */
+/** Numbers of each job: offsets and strides of the values and of their destination. */
 const OWN = ["x", "sb", "st", "sg", "sd", "cache", "page", "group", "scales", "page_scales", "group_scales"];
 
-/** One call, or two of the same shape for the same lanes (keys and values), whose work comes behind the first's. */
+/** One call, or two of the same shape for the same lanes (keys and values); the second's work follows the first's. */
 type Jobs = { readonly jobs: 1 | 2 };
 
-/** `tokens` of x; `S` tokens of a page. `pages` from `first` on are written, of the `all` that the table may name. */
+/**
+ * `tokens` of x, `S` tokens per page. Pages `first` to `first + here` are bound, of the `pages` that the table may name.
+ */
 const numbersOf = (jobs: 1 | 2): string[] => [
   ...["count", "tokens", "steps", "heads", "size", "S", "first:i32", "here:i32", "rows", "pages"],
   ...OWN.flatMap((name) => jobNames(jobs, name)),
@@ -34,23 +36,23 @@ const bindingsOf = (jobs: 1 | 2, cache: string, codes: boolean) => [
   ...(codes ? jobNames(jobs, "scales").map((name) => writes(name)) : []),
 ];
 
-/** Says for every call what is wrong with a token; the others are written all the same. */
+/** Reports an invalid token for every call; the other tokens are still written. */
 const report = (jobs: 1 | 2): string => reportPlace(["P.call", ...(jobs === 2 ? ["call_behind(P.apart)"] : [])]);
 
-/** WGSL that calls `job` with a number below P.count, or `job1` with one that is P.count more. */
+/** WGSL that calls `job` with a number below P.count, or `job1` with a larger number less P.count. */
 const share = (jobs: 1 | 2, number: string, more = ""): string =>
   jobs === 1
     ? `job(${number}${more});`
     : `if (${number} < P.count) { job(${number}${more}); } else { job1(${number} - P.count${more}); }`;
 
-/** Where head `g` of token `i` comes from and goes: nowhere if the lane is unused, or wrong, or its page is not here. */
+/** Source and destination of head `g` of token `i`; returns if the lane is unused or invalid, or its page is not bound. */
 const place = (s: string): string => `let page = places[2u * i] - P.first;
   if (places[2u * i] < 0 || page < 0 || page >= P.here) { return; }
   let rest = u32(places[2u * i + 1u]);
   let source = P.x${s} + (i / P.steps) * P.sb${s} + (i % P.steps) * P.st${s} + g * P.sg${s};
   let to = P.cache${s} + u32(page) * P.page${s} + g * P.group${s} + rest * P.size;`;
 
-// One invocation per pair of neighbours where pairs are whole words, else one per element and atomics.
+// One invocation per pair of neighbours if pairs are whole words; else one per element, with atomics.
 const kvShader = family("kv_append", ({ cache, paired, jobs }: { cache: CacheType; paired: boolean } & Jobs) => {
   const wide = bitsOf(cache) === 32;
   const per = paired ? 2 : 1;
@@ -87,7 +89,8 @@ const kvShader = family("kv_append", ({ cache, paired, jobs }: { cache: CacheTyp
   };
 });
 
-// One workgroup per row: its absmax, then its codes, by the rule of llm_int8_quantize. Rows of whole words need no atomics.
+// One workgroup per row computes its absmax, then its codes, by the rule of llm_int8_quantize. Rows of whole words need no
+// atomics.
 const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: boolean } & Jobs) => {
   const job = (s: string): string => {
     const code = (d: string): string =>
@@ -136,7 +139,7 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
 });
 
 /** @param apart the number of the second call less that of the first */
-function recordAppends(calls: readonly Call[], queue: Queue, apart: number): void {
+function recordAppends(calls: readonly Call[], recorder: CommandRecorder, apart: number): void {
   const jobs = calls.length === 2 ? 2 : 1;
   const { operands, attributes } = calls[0]!;
   const [x, lanes, table, cache, scales] = operands;
@@ -156,18 +159,18 @@ function recordAppends(calls: readonly Call[], queue: Queue, apart: number): voi
   });
   if (jobs === 2) sizes.apart = apart;
   const each = (at: number): Operand[] => calls.map((call) => call.operands[at]!);
-  const pieces = [placesOf(queue, lanes!, table!, S, pages), ...each(0), ...each(3)];
+  const bindings = [placesOf(recorder, lanes!, table!, S, pages), ...each(0), ...each(3)];
   if (scales) {
     const count = x!.count / size;
     const whole = size % 4 === 0 && each(3).every(({ offset }) => offset % 4 === 0);
     const shader = codesShader({ codes: true, whole, jobs });
-    queue.dispatch(shader, [...pieces, ...each(4)], { count, ...sizes }, jobs * count);
+    recorder.dispatch(shader, [...bindings, ...each(4)], { count, ...sizes }, jobs * count);
     return;
   }
   const paired = inPairs(size, each(3));
   const count = x!.count / (paired ? 2 : 1);
   const shader = kvShader({ cache: cache!.dtype as CacheType, paired, jobs });
-  queue.dispatch(shader, pieces, { count, ...sizes }, groupsFor(jobs * count, WORKGROUP));
+  recorder.dispatch(shader, bindings, { count, ...sizes }, groupsFor(jobs * count, WORKGROUP));
 }
 
 /** True if two calls append values of one shape to caches of one shape and dtype, by the same table. */
@@ -187,14 +190,14 @@ export function inPairs(size: number, caches: readonly Operand[]): boolean {
 export const kvAppend: Kernel = {
   op: kvAppendOp,
   shared: 1,
-  record(call, queue) {
-    recordAppends([call], queue, 0);
+  record(call, recorder) {
+    recordAppends([call], recorder, 0);
     return undefined;
   },
-  join(calls, queue, _target, numbers) {
+  join(calls, recorder, _target, numbers) {
     if (calls.length !== 2 || !appendedAlike(calls[0]!, calls[1]!)) return false;
     const apart = numbers[1]! - numbers[0]!;
-    recordAppends(apart > 0 ? calls : calls.toReversed(), queue, Math.abs(apart));
+    recordAppends(apart > 0 ? calls : calls.toReversed(), recorder, Math.abs(apart));
     return true;
   },
   axes({ operands: [x, lanes, , cache, scales], attributes }) {
@@ -202,7 +205,7 @@ export const kvAppend: Kernel = {
     const [pages = 0, groups = 0] = cache!.shape;
     const [first = 0, all = pages] = attributes;
     const tokens = batch > 1 ? along(batch, { 0: [x, 0], 1: [lanes, 1] }) : along(steps, { 0: [x, 1], 1: [lanes, 2] });
-    // Each part of the pages takes the tokens that belong there; its attributes say which pages those are, and of how many.
+    // Each part of the pages takes the tokens that belong there; its attributes are its first page and the count of all.
     const apart = along(pages, { 3: [cache, 0], 4: [scales, 0] });
     return [
       tokens,

@@ -1,5 +1,5 @@
-// copy: any strides to any strides, any dtype to any but u4; the same dtype is copied bit for bit. Rows that lie
-// together are written word by word; scattered narrow elements are put into their words atomically.
+// copy: any strides to any strides, any dtype to any but u4; the same dtype is copied bit for bit. Contiguous rows are
+// written word by word; scattered narrow elements are merged into their words atomically.
 
 import { bitsOf, type DType } from "../../../core/dtype.js";
 import { copyOp } from "../../../ops/copy.js";
@@ -61,7 +61,7 @@ const scattered = family("copy", ({ from, to }: { from: CopyType; to: CopyType; 
 
 export const copy: Kernel = {
   op: copyOp,
-  record({ operands: [x, y] }, queue) {
+  record({ operands: [x, y] }, recorder) {
     const from = x!.dtype as CopyType;
     const to = y!.dtype as CopyType;
     const { count, offset } = y!;
@@ -69,12 +69,12 @@ export const copy: Kernel = {
       const dims = fourDims({ x: x! });
       if (!dims) return "more than four dims that do not fold";
       const groups = groupsFor(wordsFor(to, offset, count), WORKGROUP);
-      queue.dispatch(rows({ from, to, rows: true }), [x!, y!], { ...dims, count, offset }, groups);
+      recorder.dispatch(rows({ from, to, rows: true }), [x!, y!], { ...dims, count, offset }, groups);
       return undefined;
     }
     const dims = fourDims({ x: x!, y: y! });
     if (!dims) return "more than four dims that do not fold";
-    queue.dispatch(scattered({ from, to, rows: false }), [x!, y!], { ...dims, count }, groupsFor(count, WORKGROUP));
+    recorder.dispatch(scattered({ from, to, rows: false }), [x!, y!], { ...dims, count }, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [x, y] }) => x!.shape.map((size, dim) => along(size, { 0: [x, dim], 1: [y, dim] })),

@@ -10,7 +10,7 @@ import { fold, LOWEST } from "../wgsl.js";
 const WIDTH = 256;
 const EACH = `for (var v = lid; v < P.vocabulary; v += ${WIDTH}u)`;
 
-/** Ends a row whose target is none; id is the target from here on. */
+/** Reads the row's target into `id`; reports it and returns if it is invalid. */
 const TARGET = `if (group >= P.rows) { return; }
   let id = targets[P.targets + group];
   if (id != P.ignored && (id < 0 || id >= i32(P.vocabulary))) {
@@ -57,11 +57,11 @@ const lossShader = family("cross_entropy", () => ({
 
 export const crossEntropy: Kernel = {
   op: crossEntropyOp,
-  record({ operands: [logits, targets, loss, lse], attributes: [smoothing = 0, ignored = 0] }, queue) {
+  record({ operands: [logits, targets, loss, lse], attributes: [smoothing = 0, ignored = 0] }, recorder) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const places = { logits: logits!.offset, targets: targets!.offset, loss: loss!.offset, lse: lse!.offset };
     const numbers = { rows, vocabulary, ...places, smoothing, ignored };
-    queue.dispatch(lossShader({}), [logits!, targets!, loss!, lse!], numbers, rows);
+    recorder.dispatch(lossShader({}), [logits!, targets!, loss!, lse!], numbers, rows);
     return undefined;
   },
   axes: ({ operands: [logits, targets, loss, lse] }) => [
@@ -100,15 +100,15 @@ const backShader = family("cross_entropy_back", ({ more }: { more: boolean }) =>
 
 export const crossEntropyBack: Kernel = {
   op: crossEntropyBackOp,
-  record({ operands, attributes: [smoothing = 0, ignored = 0] }, queue) {
+  record({ operands, attributes: [smoothing = 0, ignored = 0] }, recorder) {
     const [logits, targets, lse, dloss, dlse, out] = operands;
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const numbers = {
       ...{ rows, vocabulary, logits: logits!.offset, targets: targets!.offset, lse: lse!.offset },
       ...{ dloss: dloss!.offset, dlse: dlse?.offset ?? 0, out: out!.offset, smoothing, ignored },
     };
-    const pieces = operands.filter((operand) => operand !== undefined);
-    queue.dispatch(backShader({ more: dlse !== undefined }), pieces, numbers, rows);
+    const bindings = operands.filter((operand) => operand !== undefined);
+    recorder.dispatch(backShader({ more: dlse !== undefined }), bindings, numbers, rows);
     return undefined;
   },
   axes: ({ operands: [logits, targets, lse, dloss, dlse, out] }) => [

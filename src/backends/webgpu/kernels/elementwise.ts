@@ -5,7 +5,7 @@ import { addOp } from "../../../ops/add.js";
 import { advanceLanesOp, advanceOp } from "../../../ops/advance.js";
 import { gatedOp } from "../../../ops/gated.js";
 import { scaleOp } from "../../../ops/scale.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { asFlat, type Operand } from "../schedule/call.js";
 import { firstDim } from "../schedule/split.js";
@@ -29,20 +29,20 @@ const addRows = family("add", (_: { inPlace: true }) => ({
   y[P.y + at] += b[P.b + at];`,
 }));
 
-/** y += b, for what does not fit the bindings of a product; rows of both are as far apart. */
-export function addInPlace(queue: Queue, b: Operand, y: Operand): void {
+/** y += b, for a residual that does not fit the bindings of a product. Rows of both have the same stride. */
+export function addInPlace(recorder: CommandRecorder, b: Operand, y: Operand): void {
   const { count } = y;
   const columns = y.shape.at(-1)!;
   const numbers = { count, columns, width: y.strides.at(-2) ?? columns, b: b.offset, y: y.offset };
-  queue.dispatch(addRows({ inPlace: true }), [b, y], numbers, groupsFor(count, WORKGROUP));
+  recorder.dispatch(addRows({ inPlace: true }), [b, y], numbers, groupsFor(count, WORKGROUP));
 }
 
 export const add: Kernel = {
   op: addOp,
-  record({ operands: [a, b, y] }, queue) {
+  record({ operands: [a, b, y] }, recorder) {
     const { count } = y!;
     const numbers = { count, a: a!.offset, b: b!.offset, y: y!.offset };
-    queue.dispatch(addShader({}), [a!, b!, y!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(addShader({}), [a!, b!, y!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [a, b, y] }) => firstDim({ 0: asFlat(a!), 1: asFlat(b!), 2: asFlat(y!) }),
@@ -61,9 +61,9 @@ const scaleShader = family("scale", () => ({
 
 export const scale: Kernel = {
   op: scaleOp,
-  record({ operands: [x, y], attributes: [factor = 1, softcap = 0] }, queue) {
+  record({ operands: [x, y], attributes: [factor = 1, softcap = 0] }, recorder) {
     const numbers = { count: y!.count, x: x!.offset, y: y!.offset, factor, softcap };
-    queue.dispatch(scaleShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(scaleShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [x, y] }) => firstDim({ 0: asFlat(x!), 1: asFlat(y!) }),
@@ -80,16 +80,16 @@ const activationShader = family("activation", () => ({
 
 export const activation: Kernel = {
   op: activationOp,
-  record({ operands: [x, y], attributes: [act = 0] }, queue) {
+  record({ operands: [x, y], attributes: [act = 0] }, recorder) {
     const numbers = { count: y!.count, x: x!.offset, y: y!.offset, act };
-    queue.dispatch(activationShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(activationShader({}), [x!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [x, y] }) => firstDim({ 0: asFlat(x!), 1: asFlat(y!) }),
   shaders: () => [activationShader({})],
 };
 
-/** Element offset of `i` in a tensor of up to four dims, as a WGSL function of P.<name>0 .. P.<name>3 and P.d1 .. P.d3. */
+/** WGSL of `<name>_index(i)`, the offset of element i in a tensor of up to four dims. Needs `strideParams` and `DIMS`. */
 export function locate(name: string): string {
   return `
 fn ${name}_index(i: u32) -> u32 {
@@ -108,8 +108,8 @@ export function strideParams(name: string): string[] {
 }
 
 /**
- * Shapes and strides of operands of one shape, folded into four dims: neighbours that lie in one stride for all of them
- * become one. Undefined if more than four dims are left.
+ * Shape and strides of operands of one shape, folded into four dims: neighbouring dims that have a common stride in all
+ * operands become one. Undefined if more than four dims are left.
  */
 export function fourDims(operands: Readonly<Record<string, Operand>>): Record<string, number> | undefined {
   const names = Object.keys(operands);
@@ -148,11 +148,11 @@ const gatedShader = family("gated", () => ({
 
 export const gated: Kernel = {
   op: gatedOp,
-  record({ operands: [gate, up, y], attributes: [act = 0] }, queue) {
+  record({ operands: [gate, up, y], attributes: [act = 0] }, recorder) {
     const dims = fourDims({ g: gate!, u: up! });
     if (!dims) return "more than four dims that do not fold";
     const numbers = { ...dims, count: y!.count, act, y: y!.offset };
-    queue.dispatch(gatedShader({}), [gate!, up!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(gatedShader({}), [gate!, up!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [gate, up, y] }) => firstDim({ 0: gate, 1: up, 2: y }),
@@ -168,8 +168,8 @@ const advanceShader = family("advance", () => ({
 
 export const advance: Kernel = {
   op: advanceOp,
-  record({ operands: [x], attributes: [by = 0] }, queue) {
-    queue.dispatch(advanceShader({}), [x!], { count: x!.count, x: x!.offset, by }, groupsFor(x!.count, WORKGROUP));
+  record({ operands: [x], attributes: [by = 0] }, recorder) {
+    recorder.dispatch(advanceShader({}), [x!], { count: x!.count, x: x!.offset, by }, groupsFor(x!.count, WORKGROUP));
     return undefined;
   },
   shaders: () => [advanceShader({})],
@@ -184,10 +184,10 @@ const advanceLanesShader = family("advance_lanes", () => ({
 
 export const advanceLanes: Kernel = {
   op: advanceLanesOp,
-  record({ operands: [lanes], attributes: [by = 0] }, queue) {
+  record({ operands: [lanes], attributes: [by = 0] }, recorder) {
     const count = lanes!.count / 2;
     const numbers = { count, lanes: lanes!.offset, by };
-    queue.dispatch(advanceLanesShader({}), [lanes!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(advanceLanesShader({}), [lanes!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   shaders: () => [advanceLanesShader({})],

@@ -12,7 +12,7 @@ import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, W
 import { FLOATS, literal } from "../wgsl.js";
 import { type Absmax, codeRows, FILL, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
 
-/** The table may be a part of a larger one: `size` rows from `first` on. `value` is WGSL of element k of row `at`. */
+/** The table may be part of a larger one: `size` rows from `first` on. `value` is WGSL of element k of row `at`. */
 function lookUp(
   bindings: readonly BindingSpec[],
   params: readonly string[],
@@ -45,11 +45,11 @@ const shader = family("embedding", ({ weight }: { weight: DType }) =>
 
 export const embedding: Kernel = {
   op: embeddingOp,
-  record({ operands: [weight, ids, y], attributes: [first = 0, all] }, queue) {
+  record({ operands: [weight, ids, y], attributes: [first = 0, all] }, recorder) {
     const [size = 0, columns = 0] = weight!.shape;
     const offsets = { w: weight!.offset, ids: ids!.offset, y: y!.offset };
     const numbers = { count: y!.count, columns, vocabulary: all ?? size, first, size, ...offsets };
-    queue.dispatch(shader({ weight: weight!.dtype }), [weight!, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(shader({ weight: weight!.dtype }), [weight!, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes({ operands: [weight, ids, y], attributes: [before = 0, all] }) {
@@ -74,11 +74,11 @@ const int8Shader = family("llm_int8_embedding", () =>
 
 export const llmInt8Embedding: Kernel = {
   op: llmInt8EmbeddingOp,
-  record({ operands: [codes, scb, ids, y], attributes: [first = 0, all] }, queue) {
+  record({ operands: [codes, scb, ids, y], attributes: [first = 0, all] }, recorder) {
     const [size = 0, columns = 0] = codes!.shape;
     const offsets = { codes: codes!.offset, scb: scb!.offset, ids: ids!.offset, y: y!.offset };
     const numbers = { count: y!.count, columns, vocabulary: all ?? size, first, size, ...offsets };
-    queue.dispatch(int8Shader({}), [codes!, scb!, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(int8Shader({}), [codes!, scb!, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes({ operands: [codes, scb, ids, y], attributes: [before = 0, all] }) {
@@ -105,7 +105,7 @@ const fourBitShader = family("four_bit_embedding", ({ absmax }: { absmax: Absmax
 
 export const fourBitEmbedding: Kernel = {
   op: fourBitEmbeddingOp,
-  record({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0, first = 0, all] }, queue) {
+  record({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0, first = 0, all] }, recorder) {
     const [codes, absmax, nested, map, mean, ids, y] = operands;
     const known = parts(absmax!, nested, map, mean, phase);
     if (!known) return INCOMPLETE;
@@ -114,7 +114,7 @@ export const fourBitEmbedding: Kernel = {
     const format = { kind, blocksize, rounding };
     const numbers = { count: y!.count, columns, vocabulary: all ?? size, first, size, ...format, ...offsets };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax });
-    queue.dispatch(shader, [codes!, ...known.pieces, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(shader, [codes!, ...known.bindings, ids!, y!], numbers, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes({ operands, attributes }) {

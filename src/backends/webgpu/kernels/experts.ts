@@ -1,13 +1,13 @@
-// Products with matrices that were chosen per row (ops/experts.ts): a workgroup streams four outputs of the expert of its
-// row past that row of x, whatever the number of rows. A stack that is too large for a binding is cut between experts:
-// each part writes the rows of its own.
+// Products with a matrix chosen per row (ops/experts.ts). A workgroup computes four outputs of one row with the matrix of
+// the row's expert, whatever the number of rows. A stack that is too large for a binding is cut between experts; each part
+// writes the rows of its own experts.
 
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp } from "../../../ops/experts.js";
 import { NESTED_BLOCK } from "../../../ops/four-bit.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Queue } from "../device/queue.js";
 import type { Axis, Kernel, Target } from "../kernel.js";
-import type { Call, Operand, Piece } from "../schedule/call.js";
+import type { Binding, Call, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS } from "../wgsl.js";
@@ -20,7 +20,7 @@ import { dotFour, OUTLIER_PART } from "./llm-int8.js";
 import { BIAS_TYPES, type BiasType, FLOAT_TYPES } from "./product.js";
 import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
 
-/** `share` rows of results have one row of x; the stack is `size` experts from `first` on, of `total`. */
+/** `share` rows of results share one row of x; the stack holds `size` experts from `first` on, of `total`. */
 const NUMBERS = [
   ...["M", "N", "K", "share", "x", "experts", "bias", "y"],
   ...["act:i32", "tiles", "first:i32", "size:i32", "total:i32"],
@@ -29,7 +29,7 @@ const NUMBERS = [
 /** The row of x of a result. */
 const source = (m: string): string => `(${m}) / P.share`;
 
-/** Finds the expert of the workgroup's row, which declarations see as `expert`, or ends. */
+/** Sets `expert` to the expert of the workgroup's row; returns if it is invalid or not in this part of the stack. */
 const CHOOSE = `let mine = group / P.tiles;
   if (mine >= P.M) { return; }
   let chosen = experts[P.experts + mine];
@@ -114,7 +114,7 @@ fn weight(n: u32, c: u32) -> f32 { return 1.0; }`,
   },
 );
 
-/** Blocks begin anew with every expert: `blocks` of them each, and `outer` blocks of those. */
+/** Each expert starts new blocks: it has `blocks` of them, and `outer` nested blocks. */
 function absmaxOf(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
   if (absmax === "f32") {
     return {
@@ -216,33 +216,33 @@ var<workgroup> floats: array<f32, ${VECTOR_WIDTH * OUTPUTS}>;`,
     ),
 );
 
-/** Where what a call shares with the others stands among its operands. */
+/** Places of the operands that all three ops have. */
 interface Places {
   readonly experts: number;
   readonly bias: number;
   readonly y: number;
-  /** Operands beside the stack that belong to experts: their first dim counts them. */
+  /** Operands besides the stack whose first dim is the expert. */
   readonly stacks: readonly number[];
-  /** Attributes of the op: those of a part of a stack follow. */
+  /** Number of attributes of the op; those of a part of a stack follow them. */
   readonly attributes: number;
 }
 
-/** Records a product: `pieces` and `numbers` are those of the stack. Returns a sentence if this device cannot. */
+/** Records a product: `bindings` and `numbers` are those of the stack. Returns a sentence if this device cannot. */
 function record(
   { operands, attributes }: Call,
   at: Places,
   shader: ReturnType<typeof denseShader>,
   act: number,
-  pieces: readonly Piece[],
+  bindings: readonly Binding[],
   numbers: Readonly<Record<string, number>>,
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
 ): string | undefined {
   const [x, stack] = operands;
   const [experts, bias, y] = [operands[at.experts]!, operands[at.bias], operands[at.y]!];
   const [size = 0, N = 0, K = 0] = stack!.shape;
   if (y.count === 0) return undefined;
-  const bound = [x!, ...pieces, experts, ...(bias ? [bias] : []), y];
+  const bound = [x!, ...bindings, experts, ...(bias ? [bias] : []), y];
   if (bound.length + 1 > target.storageBuffers) {
     return `this call binds ${bound.length + 1} storage buffers, and this device ${target.storageBuffers}`;
   }
@@ -251,11 +251,16 @@ function record(
   const tiles = Math.ceil(N / OUTPUTS);
   const [first = 0, total = size] = attributes.slice(at.attributes);
   const offsets = { x: x!.offset, experts: experts.offset, bias: bias?.offset ?? 0, y: y.offset };
-  queue.dispatch(shader, bound, { M, N, K, share, act, tiles, first, size, total, ...offsets, ...numbers }, tiles * M);
+  recorder.dispatch(
+    shader,
+    bound,
+    { M, N, K, share, act, tiles, first, size, total, ...offsets, ...numbers },
+    tiles * M,
+  );
   return undefined;
 }
 
-/** Calls are cut between experts, or between tokens. */
+/** Axes: experts, and tokens. */
 function axes({ operands, attributes }: Call, at: Places): Axis[] {
   const [x, stack] = operands;
   const own = attributes.slice(0, at.attributes);
@@ -277,13 +282,13 @@ const BOTH = [true, false] as const;
 
 export const expertLinear: Kernel = {
   op: expertLinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, weight, , bias] = call.operands;
     const chunk = weight!.dtype === "f32" ? 4 : 8;
     const fast = weight!.shape[2]! % chunk === 0 && weight!.offset % chunk === 0 && x!.offset % 4 === 0;
     const { subgroups } = target;
     const shader = denseShader({ weight: weight!.dtype as Float, fast, bias: biasOf(bias), subgroups });
-    return record(call, DENSE, shader, call.attributes[0]!, [weight!], { w: weight!.offset }, queue, target);
+    return record(call, DENSE, shader, call.attributes[0]!, [weight!], { w: weight!.offset }, recorder, target);
   },
   axes: (call) => axes(call, DENSE),
   shaders: ({ subgroups }) =>
@@ -294,11 +299,11 @@ export const expertLinear: Kernel = {
 
 export const fourBitExpertLinear: Kernel = {
   op: fourBitExpertLinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, codes, absmax, nested, map, mean, , bias] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, , rounding = 0] = call.attributes;
     const numbers: Record<string, number> = { kind, blocksize, rounding, codes: codes!.offset };
-    const statistics: Piece[] = [absmax!];
+    const statistics: Binding[] = [absmax!];
     Object.assign(numbers, { absmax: absmax!.offset, blocks: absmax!.shape[1]! });
     if (absmax!.dtype !== "f32") {
       if (!nested || !map || !mean) return INCOMPLETE;
@@ -310,7 +315,7 @@ export const fourBitExpertLinear: Kernel = {
     const fast = aligned && blocksize % 32 === 0;
     const options = { fast, rounds: fast && rounding !== 0, bias: biasOf(bias), subgroups: target.subgroups };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax, ...options });
-    return record(call, FOUR_BIT, shader, act, [codes!, ...statistics], numbers, queue, target);
+    return record(call, FOUR_BIT, shader, act, [codes!, ...statistics], numbers, recorder, target);
   },
   axes: (call) => axes(call, FOUR_BIT),
   shaders: ({ subgroups, storageBuffers }) =>
@@ -325,15 +330,15 @@ export const fourBitExpertLinear: Kernel = {
 
 export const llmInt8ExpertLinear: Kernel = {
   op: llmInt8ExpertLinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, codes, scb, , bias, seen, y] = call.operands;
     const [threshold = 0, act = 0] = call.attributes;
     if (y!.count === 0) return undefined;
-    const { piece, layout } = quantizeRows(queue, x!, threshold, seen && threshold > 0 ? [seen] : []);
+    const { binding, layout } = quantizeRows(recorder, x!, threshold, seen && threshold > 0 ? [seen] : []);
     const aligned = codes!.shape[2]! % 16 === 0 && codes!.offset % 16 === 0;
     const shader = int8Shader({ aligned, dot4: target.dot4, bias: biasOf(bias), subgroups: target.subgroups });
     const numbers = { codes: codes!.offset, scb: scb!.offset, ...layout };
-    return record(call, INT8, shader, act, [piece, codes!, scb!], numbers, queue, target);
+    return record(call, INT8, shader, act, [binding, codes!, scb!], numbers, recorder, target);
   },
   axes: (call) => axes(call, INT8),
   shaders: ({ dot4, subgroups }) =>

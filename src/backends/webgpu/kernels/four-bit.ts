@@ -1,5 +1,6 @@
-// four_bit_linear and four_bit_dequantize: NF4 and FP4 codes with one absmax per block, which double quantization holds
-// in 8 bits. A shader never contracts `map * nested + offset` into one rounding: the product passes through an integer.
+// four_bit_linear and four_bit_dequantize: NF4 and FP4 codes with one absmax per block, which double quantization stores in
+// 8 bits. The product in `map * nested + offset` passes through an integer, so that compilers cannot contract both
+// operations into one rounding.
 
 import {
   FOUR_BIT_ROUNDING,
@@ -9,9 +10,9 @@ import {
   NESTED_BLOCK,
 } from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { type Axis, groupsFor, type Kernel, type Part, type Target } from "../kernel.js";
-import type { Call, Operand, Piece } from "../schedule/call.js";
+import type { Binding, Call, Operand } from "../schedule/call.js";
 import { rowsPerCut } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { FLOATS, literal } from "../wgsl.js";
@@ -36,14 +37,14 @@ import { HALVES } from "./tiles.js";
 
 export type Absmax = "f32" | "u8";
 
-/** `round_to(value)`: what a decoded value is rounded to, by the code of the attribute. Needs FLOATS. */
+/** `round_to(value)`: rounds a decoded value to the dtype that P.rounding names. Needs FLOATS. */
 export const ROUND = `fn round_to(value: f32) -> f32 {
   if (P.rounding == ${FOUR_BIT_ROUNDING.f16}u) { return from_f16(to_f16(value)); }
   if (P.rounding == ${FOUR_BIT_ROUNDING.bf16}u) { return bitcast<f32>(to_bf16(value) << 16u); }
   return value;
 }`;
 
-/** Elements 4i to 4i+3 of a chunk with their factor. */
+/** Elements 4i to 4i+3 of a chunk times their factor, rounded. */
 export const ROUNDED_PART = `${ROUND}
 fn rounded_part(raw: vec4<u32>, i: u32, factor: f32) -> vec4<f32> {
   let v = part(raw, i) * factor;
@@ -77,7 +78,7 @@ const NF4 = array<f32, 16>(${[...FOUR_BIT_TABLES[0]!].map(literal).join(", ")});
 const FP4 = array<f32, 16>(${[...FOUR_BIT_TABLES[1]!].map(literal).join(", ")});
 var<workgroup> table: array<f32, 16>;`;
 
-/** Fills the table of the kind. */
+/** Fills the table with the values of the kind. */
 export const FILL = `
   if (lid < 16u) { table[lid] = select(NF4[lid], FP4[lid], P.kind == 1u); }
   workgroupBarrier();
@@ -89,7 +90,7 @@ export const PART = `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
   return vec4<f32>(table[(word >> 4u) & 15u], table[word & 15u], table[(word >> 12u) & 15u], table[(word >> 8u) & 15u]);
 }`;
 
-/** Several matrices with one absmax a block in f32, read four at a time. */
+/** Several matrices that are read four elements at a time, with absmax in f32. */
 function joinedFormat(jobs: number): Format {
   const names = (name: string): string[] => Array.from({ length: jobs }, (_, job) => jobName(name, job));
   const [codes, absmax] = [names("codes"), names("absmax")];
@@ -132,7 +133,7 @@ function format(absmax: Absmax, fast: boolean, rounds: boolean): Format {
           PART,
           ...(rounds ? [ROUNDED_PART] : []),
           "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
-          // Both tables end at one.
+          // The largest magnitude in both tables is one.
           `fn share_of_largest(n: u32, i: u32, count: u32) -> f32 {
   let last = (n * P.K + P.K - 1u) / P.blocksize;
   var largest = 0.0;
@@ -156,7 +157,7 @@ function format(absmax: Absmax, fast: boolean, rounds: boolean): Format {
 
 interface LinearOptions extends ProductOptions {
   readonly absmax: Absmax;
-  /** Decoded values are rounded; where a product is not fast, a number says so instead. */
+  /** Decoded values are rounded. Variants that are not fast read P.rounding instead. */
   readonly rounds: boolean;
 }
 
@@ -167,23 +168,23 @@ const linearShader = family("four_bit_linear", (options: LinearOptions) =>
   ),
 );
 
-/** The operands of the statistics, and their numbers. */
+/** Bindings and numbers of the statistics. */
 export function parts(
   absmax: Operand,
   nested: Operand | undefined,
   map: Operand | undefined,
   mean: Operand | undefined,
   phase: number,
-): { pieces: Piece[]; numbers: Record<string, number> } | undefined {
-  if (absmax.dtype === "f32") return { pieces: [absmax], numbers: { absmax: absmax.offset } };
+): { bindings: Binding[]; numbers: Record<string, number> } | undefined {
+  if (absmax.dtype === "f32") return { bindings: [absmax], numbers: { absmax: absmax.offset } };
   if (!nested || !map || !mean) return undefined;
   const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0, phase };
-  return { pieces: [absmax, nested, map, mean], numbers };
+  return { bindings: [absmax, nested, map, mean], numbers };
 }
 
 /**
- * Rows of codes with their statistics: cuts are where blocks begin. `phase` becomes the place of the first block in its
- * nested block.
+ * The axis of rows of codes with their statistics, cut where blocks begin. `phase` becomes the index of the first block in
+ * its nested block.
  */
 export function codeRows(
   [codes, absmax, nested]: readonly (Operand | undefined)[],
@@ -216,7 +217,7 @@ export function codeRows(
 export const INCOMPLETE = "absmax in u8 needs nested, map and offset";
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
-export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+export function joinFourBit(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
   const [kind = 0, blocksize = 64, , , rounding] = calls[0]!.attributes;
   if (rounding !== 0) return false;
@@ -224,7 +225,7 @@ export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target
     const [x, codes, absmax, , , , bias, residual, y] = call.operands;
     const [N = 0, K = 0] = codes!.shape;
     const numbers = { codes: codes!.offset, absmax: absmax!.offset };
-    const product = { x: x!, y: y!, N, pieces: [codes!, absmax!], numbers };
+    const product = { x: x!, y: y!, N, bindings: [codes!, absmax!], numbers };
     const same = call.attributes[0] === kind && call.attributes[1] === blocksize && call.attributes[4] === 0;
     const alike = same && absmax!.dtype === "f32";
     const fast = alike && K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
@@ -234,25 +235,25 @@ export function joinFourBit(calls: readonly Call[], queue: Queue, target: Target
   if (1 + 3 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
   const K = calls[0]!.operands[1]!.shape[1]!;
   const made = (options: JoinedOptions): Shader => linearShader({ absmax: "f32", rounds: false, ...options });
-  recordJoined(queue, target, products, K, { kind, blocksize }, made, gate);
+  recordJoined(recorder, target, products, K, { kind, blocksize }, made, gate);
   return true;
 }
 
 export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, compute = 0, rounding = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
-    // 8-bit products round more, but are allowed only where blocks end with the rows.
+    // Calls that allow int8 allow f16 too, which rounds less; but int8 is allowed only if rows are whole blocks.
     const halves = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
-    const pieces = [codes!, ...statistics.pieces];
+    const bindings = [codes!, ...statistics.bindings];
     const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...statistics.numbers };
     const fast = K % 32 === 0 && blocksize % 32 === 0 && codes!.offset % 32 === 0;
-    // More operands than this device binds at once: the residual is added afterwards.
-    const apart = residual !== undefined && pieces.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
+    // If the device cannot bind all operands at once, the residual is added afterwards.
+    const apart = residual !== undefined && bindings.length + 3 + (bias ? 1 : 0) > target.storageBuffers;
     const product = {
       x: x!,
       bias,
@@ -263,18 +264,18 @@ export const fourBitLinear: Kernel = {
       act,
       fast,
       half: halves ? ({ parts: 1 } as const) : undefined,
-      pieces,
+      bindings,
       numbers,
     };
-    recordProduct(queue, target, product, (options) =>
+    recordProduct(recorder, target, product, (options) =>
       linearShader({ absmax: absmax!.dtype as Absmax, rounds: options.fast && rounding !== 0, ...options }),
     );
     if (apart) {
-      addInPlace(queue, residual, y!);
+      addInPlace(recorder, residual, y!);
     }
     return undefined;
   },
-  join: (calls, queue, target) => joinFourBit(calls, queue, target),
+  join: (calls, recorder, target) => joinFourBit(calls, recorder, target),
   axes(call) {
     const outputs = codeRows(call.operands.slice(1), 1, call.attributes.slice(0, 5), call.attributes[1]!);
     return productAxes(call, { x: 0, bias: 6, residual: 7, y: 8 }, outputs);
@@ -311,14 +312,14 @@ export const fourBitDequantize: Kernel = {
       operands: [codes, absmax, nested, map, mean, w],
       attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0],
     },
-    queue,
+    recorder,
   ) {
     const statistics = parts(absmax!, nested, map, mean, phase);
     if (!statistics) return INCOMPLETE;
     const { count } = w!;
     const numbers = { count, kind, blocksize, rounding, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
     const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
-    queue.dispatch(shader, [codes!, ...statistics.pieces, w!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(shader, [codes!, ...statistics.bindings, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes({ operands, attributes }) {

@@ -1,4 +1,4 @@
-// Which kernels fuse with what reads their results, in the order in which pairs are tried. See fusion.ts.
+// Pairs of kernels that fuse (fusion.ts), in the order in which they are tried.
 
 import type { Fusion } from "../schedule/fusion.js";
 import { fourBitLinear, joinFourBit } from "./four-bit.js";

@@ -7,8 +7,8 @@ import { fillOp } from "../../../ops/fill.js";
 import { layerNormBackOp } from "../../../ops/layer-norm.js";
 import { rmsNormBackOp } from "../../../ops/rms-norm.js";
 import { sumRowsOp } from "../../../ops/sum-rows.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Queue } from "../device/queue.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { asFlat, asRows, type Operand } from "../schedule/call.js";
 import { along, firstDim } from "../schedule/split.js";
@@ -28,17 +28,17 @@ const fillShader = family("fill", () => ({
 
 export const fill: Kernel = {
   op: fillOp,
-  record({ operands: [y], attributes: [value = 0] }, queue) {
+  record({ operands: [y], attributes: [value = 0] }, recorder) {
     const dims = fourDims({ y: y! });
     if (!dims) return "more than four dims that do not fold";
-    queue.dispatch(fillShader({}), [y!], { ...dims, count: y!.count, value }, groupsFor(y!.count, WORKGROUP));
+    recorder.dispatch(fillShader({}), [y!], { ...dims, count: y!.count, value }, groupsFor(y!.count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [y] }) => y!.shape.map((size, dim) => along(size, { 0: [y, dim] })),
   shaders: () => [fillShader({})],
 };
 
-/** Rows that are summed before they are added to the others. */
+/** Rows per partial sum. */
 const BLOCK = 64;
 
 const sumShader = family("sum_rows", () => ({
@@ -57,11 +57,11 @@ const sumShader = family("sum_rows", () => ({
 
 export const sumRows: Kernel = {
   op: sumRowsOp,
-  record({ operands: [x, y], attributes: [adds = 0] }, queue) {
+  record({ operands: [x, y], attributes: [adds = 0] }, recorder) {
     const from = asRows(x!);
     const { count } = y!;
     const numbers = { count, rows: from.shape[0]!, stride: from.strides[0]!, x: x!.offset, y: y!.offset, adds };
-    queue.dispatch(sumShader({}), [x!, y!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(sumShader({}), [x!, y!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes({ operands: [x, y], attributes: [adds = 0] }) {
@@ -75,7 +75,7 @@ export const sumRows: Kernel = {
   shaders: () => [sumShader({})],
 };
 
-// A workgroup for each row of the table, which looks for its id; most rows have none.
+// One workgroup per row of the table; it searches the ids for its own. Most rows have none.
 const tableShader = family("embedding_back", () => ({
   bindings: [reads("ids", "array<i32>"), reads("dy", "array<f32>"), writes("dw")],
   params: ["rows", "tokens", "columns", "vocabulary:i32", "first", "ids", "dy", "dw", "adds"],
@@ -107,11 +107,11 @@ const tableShader = family("embedding_back", () => ({
 
 export const embeddingBack: Kernel = {
   op: embeddingBackOp,
-  record({ operands: [ids, dy, dw], attributes: [vocabulary = 0, first = 0, adds = 0] }, queue) {
+  record({ operands: [ids, dy, dw], attributes: [vocabulary = 0, first = 0, adds = 0] }, recorder) {
     const [rows = 0, columns = 0] = dw!.shape;
     const places = { ids: ids!.offset, dy: dy!.offset, dw: dw!.offset };
     const numbers = { rows, tokens: ids!.count, columns, vocabulary, first, ...places, adds };
-    queue.dispatch(tableShader({}), [ids!, dy!, dw!], numbers, rows);
+    recorder.dispatch(tableShader({}), [ids!, dy!, dw!], numbers, rows);
     return undefined;
   },
   axes({ operands: [ids, dy, dw], attributes: [vocabulary = 0, first = 0, adds = 0] }) {
@@ -135,10 +135,10 @@ const activationShader = family("activation_back", () => ({
 
 export const activationBack: Kernel = {
   op: activationBackOp,
-  record({ operands: [x, dy, dx], attributes: [act = 0] }, queue) {
+  record({ operands: [x, dy, dx], attributes: [act = 0] }, recorder) {
     const { count } = dx!;
     const numbers = { count, x: x!.offset, dy: dy!.offset, dx: dx!.offset, act };
-    queue.dispatch(activationShader({}), [x!, dy!, dx!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(activationShader({}), [x!, dy!, dx!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [x, dy, dx] }) => firstDim({ 0: asFlat(x!), 1: asFlat(dy!), 2: asFlat(dx!) }),
@@ -151,7 +151,7 @@ const WEIGHTS: readonly Weight[] = ["f32", "f16", "bf16", "none"];
 const WIDTH = 128;
 const EACH = `for (var k = lid; k < P.columns; k += ${WIDTH}u)`;
 
-/** With g = dy (w + offset): `r (g - shift - (x - mean) r² mean(g (x - mean)))`, where mean and shift are 0 for rms_norm. */
+/** With g = dy (w + offset): `r (g - shift - (x - mean) r² mean(g (x - mean)))`; mean and shift are 0 for rms_norm. */
 const normShader = family("norm_back", ({ weight, centered }: { weight: Weight; centered: boolean }) => ({
   bindings: [
     reads("x", "array<f32>"),
@@ -196,7 +196,7 @@ const normShader = family("norm_back", ({ weight, centered }: { weight: Weight; 
 }));
 
 function recordNorm(
-  queue: Queue,
+  recorder: CommandRecorder,
   operands: readonly (Operand | undefined)[],
   eps: number,
   offset: number,
@@ -208,19 +208,19 @@ function recordNorm(
   const [M = 0, columns = 0] = shape;
   const shader = normShader({ weight: (weight?.dtype ?? "none") as Weight, centered });
   const places = { x: x!.offset, w: weight?.offset ?? 0, dy: dy!.offset, dx: dx!.offset };
-  const pieces = [x!, weight, dy!, dx!].filter((operand) => operand !== undefined);
-  queue.dispatch(shader, pieces, { M, columns, ...places, eps, offset }, M);
+  const bindings = [x!, weight, dy!, dx!].filter((operand) => operand !== undefined);
+  recorder.dispatch(shader, bindings, { M, columns, ...places, eps, offset }, M);
 }
 
-// Never along a row: its sums are of all of it.
+// Never cut along a row: its sums need all of it.
 const normAxes: Kernel["axes"] = ({ operands: [x, , dy, dx] }) => [
   along(asRows(x!).shape[0]!, { 0: [asRows(x!), 0], 2: [asRows(dy!), 0], 3: [asRows(dx!), 0] }),
 ];
 
 export const rmsNormBack: Kernel = {
   op: rmsNormBackOp,
-  record({ operands, attributes: [eps = 0, offset = 0] }, queue) {
-    recordNorm(queue, operands, eps, offset, false);
+  record({ operands, attributes: [eps = 0, offset = 0] }, recorder) {
+    recordNorm(recorder, operands, eps, offset, false);
     return undefined;
   },
   axes: normAxes,
@@ -229,8 +229,8 @@ export const rmsNormBack: Kernel = {
 
 export const layerNormBack: Kernel = {
   op: layerNormBackOp,
-  record({ operands, attributes: [eps = 0] }, queue) {
-    recordNorm(queue, operands, eps, 0, true);
+  record({ operands, attributes: [eps = 0] }, recorder) {
+    recordNorm(recorder, operands, eps, 0, true);
     return undefined;
   },
   axes: normAxes,

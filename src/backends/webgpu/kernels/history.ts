@@ -1,4 +1,4 @@
-// penalize, append_token: tokens that rows have seen.
+// penalize and append_token: the tokens that rows have seen.
 
 import { appendTokenOp } from "../../../ops/append-token.js";
 import { penalizeOp } from "../../../ops/penalize.js";
@@ -9,8 +9,9 @@ import { family, reads, WORKGROUP, writes } from "../shader.js";
 
 const WIDTH = 256;
 
-// Of each id that a row has seen, `counts` holds how often the row generated it, and one more; whoever takes the count away
-// applies the penalties. Only counts of ids in the history are touched, so nothing has to be cleared.
+// For each id that a row has seen, `counts` holds one plus the number of times that the row generated it. The invocation
+// that exchanges a count for zero applies the penalties. Only counts of ids in the history are used, and these are set
+// first, so nothing has to be cleared.
 const penalizeShader = family("penalize", () => ({
   bindings: [
     writes("logits"),
@@ -62,10 +63,10 @@ const penalizeShader = family("penalize", () => ({
 
 export const penalize: Kernel = {
   op: penalizeOp,
-  record({ operands: [logits, history, lengths, penalties] }, queue) {
+  record({ operands: [logits, history, lengths, penalties] }, recorder) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const size = Math.max(16, Math.ceil((rows * vocabulary) / 4) * 16);
-    const counts = { block: queue.buffers.scratch("counts", size), start: 0, size };
+    const counts = { block: recorder.buffers.scratch("counts", size), start: 0, size };
     const numbers = {
       rows,
       vocabulary,
@@ -75,7 +76,7 @@ export const penalize: Kernel = {
       lengths: lengths!.offset,
       penalties: penalties!.offset,
     };
-    queue.dispatch(penalizeShader({}), [logits!, history!, lengths!, penalties!, counts], numbers, rows);
+    recorder.dispatch(penalizeShader({}), [logits!, history!, lengths!, penalties!, counts], numbers, rows);
     return undefined;
   },
   axes: ({ operands: [logits, history, lengths, penalties] }) => [
@@ -98,11 +99,11 @@ const appendShader = family("append_token", () => ({
 
 export const appendToken: Kernel = {
   op: appendTokenOp,
-  record({ operands: [ids, history, lengths] }, queue) {
+  record({ operands: [ids, history, lengths] }, recorder) {
     const count = ids!.count;
     const offsets = { ids: ids!.offset, history: history!.offset, lengths: lengths!.offset };
     const numbers = { count, room: history!.shape[1]!, ...offsets };
-    queue.dispatch(appendShader({}), [ids!, history!, lengths!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(appendShader({}), [ids!, history!, lengths!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [ids, history, lengths] }) => [

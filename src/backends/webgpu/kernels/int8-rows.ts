@@ -1,18 +1,19 @@
-// Rows of x quantized for LLM.int8(): codes, scale and a bitmap of outliers, in scratch memory. A row has codes in ceil(K/4)
-// words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and two words
-// of padding; rows without outliers have no bitmap. If there are few rows, x itself follows the bitmap, in K words padded in
-// the same way, which saves joined products a binding. A norm can quantize the rows that it writes (fusions.ts).
+// Rows of x quantized for LLM.int8(): codes, scale and a bitmap of outliers, in scratch memory. A row has codes in
+// ceil(K/4) words and a bitmap in ceil(K/32) words, both padded to whole vec4s, then the scale, the number of outliers and
+// two words of padding; rows without outliers have no bitmap. If there are few rows, x itself follows the bitmap, in K
+// words with the same padding, so that joined products need no binding for x. A norm can quantize the rows that it writes
+// (fusions.ts).
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel } from "../kernel.js";
-import { type Call, leading, type Operand, type Piece } from "../schedule/call.js";
+import { type Binding, type Call, leading, type Operand } from "../schedule/call.js";
 import type { Fusion } from "../schedule/fusion.js";
 import { same } from "../schedule/horizontal-fusion.js";
 import { type BindingSpec, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { EXACT_DIVIDE, fold } from "../wgsl.js";
 import { JOBS, jobName } from "./product.js";
 
-/** From this many rows of x on, products take tiles, and rows are kept without x itself. */
+/** From this many rows of x on, products use tiles, and rows are stored without x itself. */
 export const MANY = 9;
 
 const MARKS = "array<atomic<u32>>";
@@ -21,14 +22,14 @@ function marks<T>(count: number, text: (name: string) => T): T[] {
   return Array.from({ length: count }, (_, job) => text(jobName("seen", job)));
 }
 
-/** Marks the columns of `bitmap`, word b of a row's, in each of `count` arrays of bytes. */
+/** Marks the columns of `bitmap` (word b of a row's bitmap) in each of `count` arrays of bytes. */
 const marking = (count: number): string => `while (bitmap != 0u) {
       let k = b * 32u + countTrailingZeros(bitmap);
       bitmap &= bitmap - 1u;
       ${marks(count, (name) => `atomicOr(&${name}[(P.${name} + k) / 4u], 1u << (((P.${name} + k) % 4u) * 8u));`).join("\n      ")}
     }`;
 
-/** Magnitudes as integers, which keep the order: NaN is the largest, and no compiler may do away with it. */
+/** Magnitudes as integers, in the same order: NaN is the largest, and compilers cannot optimize it away. */
 export const SIZES = `const ENDLESS = 0x7f800000u;
 fn size_of(value: f32) -> u32 { return bitcast<u32>(value) & 0x7fffffffu; }
 fn beyond(value: f32) -> bool {
@@ -36,18 +37,18 @@ fn beyond(value: f32) -> bool {
   return P.threshold > 0.0 && size >= bitcast<u32>(P.threshold) && size <= ENDLESS;
 }`;
 
-/** What a shader needs that makes rows. */
+/** Parts of a shader that quantizes rows. */
 interface Quantizing {
   readonly bindings: readonly BindingSpec[];
   readonly params: readonly string[];
   readonly declarations: readonly string[];
-  /** Makes row `group`, in a workgroup of its own. */
+  /** Quantizes row `group`, in a workgroup of its own. */
   readonly body: string;
 }
 
 /**
- * Shader text for making rows by `width` invocations each.
- * @param seen how many arrays get marks of the columns with outliers
+ * Shader text that quantizes each row with `width` invocations.
+ * @param seen number of arrays in which columns with outliers are marked
  * @param value WGSL of element `k` of row `group`
  */
 export function quantizing(width: number, seen: number, value: (k: string) => string): Quantizing {
@@ -117,7 +118,7 @@ interface RowsLayout {
   readonly stride: number;
   /** Words of codes. */
   readonly words: number;
-  /** Where the bitmap begins, and x itself where it is kept, else 0. */
+  /** Where the bitmap begins, and where x itself begins (0 if it is not stored). */
   readonly bits: number;
   readonly raw: number;
 }
@@ -129,7 +130,7 @@ function layoutOf(K: number, kept: boolean): RowsLayout {
   return { stride: end + (kept ? bits * 4 : 0) + 4, words, bits, raw: kept ? end : 0 };
 }
 
-/** How the rows of x are laid out: with x itself where they are few, and that fits; undefined if nothing fits. */
+/** Layout of the rows of x: with x itself if there are few rows and it fits; undefined if nothing fits. */
 function layoutFor(x: Operand): RowsLayout | undefined {
   const M = leading(x.shape);
   const fitting = ({ stride }: RowsLayout): boolean => M * stride * 4 <= x.block.binding;
@@ -139,14 +140,14 @@ function layoutFor(x: Operand): RowsLayout | undefined {
     .find(fitting);
 }
 
-/** True if the rows of x hold x itself. */
+/** True if the rows of x store x itself. */
 export function keepsX(x: Operand): boolean {
   return (layoutFor(x)?.raw ?? 0) > 0;
 }
 
 /**
- * WGSL that reads rows `q`, in words or (aligned) in vec4s of them: scale, number of outliers, word `b` of the bitmap and
- * element `k` of x, which is in the rows where they are `kept` with it. `source` gives the row of x of a result.
+ * WGSL that reads rows `q`, an array of words or (aligned) of vec4s: scale, number of outliers, word `b` of the bitmap and
+ * element `k` of x, which is stored in the rows if `kept`. `source` gives the row of x for a row of results.
  */
 export function rowsInScratch(aligned: boolean, kept: boolean, source = "m"): string {
   const row = `${source} * P.stride`;
@@ -159,42 +160,48 @@ fn value_of(m: u32, k: u32) -> f32 {
 }`;
 }
 
-/** Where the rows of an x are. */
+/** The quantized rows of an x in scratch. */
 export interface Rows {
-  readonly piece: Piece;
+  readonly binding: Binding;
   readonly layout: RowsLayout;
   /** Identifies x and the threshold. */
   readonly key: string;
 }
 
-function rowsOf(queue: Queue, x: Operand, threshold: number): Rows {
+function rowsOf(recorder: CommandRecorder, x: Operand, threshold: number): Rows {
   const M = leading(x.shape);
   const K = x.shape.at(-1)!;
-  const layout = layoutFor(x) ?? layoutOf(K, false); // scratch memory says what is too large
+  const layout = layoutFor(x) ?? layoutOf(K, false); // if nothing fits, allocating scratch throws
   const size = M * layout.stride * 4;
-  const piece = { block: queue.buffers.scratch("rows", size), start: 0, size };
-  return { piece, layout, key: `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}` };
+  const binding = { block: recorder.buffers.scratch("rows", size), start: 0, size };
+  return { binding, layout, key: `${x.block.uid}:${x.byte}:${M}:${K}:${threshold}` };
 }
 
 /**
- * Quantizes the rows of x into scratch, unless they are there already: from the call before, or from a norm.
- * @param seen what must have been marked on the way
+ * Quantizes the rows of x into scratch, unless the previous call or a norm has done so.
+ * @param seen arrays in which columns with outliers must be marked
  */
-export function quantizeRows(queue: Queue, x: Operand, threshold: number, seen: readonly Operand[] = []): Rows {
-  const rows = rowsOf(queue, x, threshold);
-  const { block } = rows.piece;
-  if (queue.made.holds(block, rows.key) && seen.every((one) => queue.made.holds(block, rows.key, one))) return rows;
+export function quantizeRows(
+  recorder: CommandRecorder,
+  x: Operand,
+  threshold: number,
+  seen: readonly Operand[] = [],
+): Rows {
+  const rows = rowsOf(recorder, x, threshold);
+  const { block } = rows.binding;
+  if (recorder.contents.holds(block, rows.key) && seen.every((one) => recorder.contents.holds(block, rows.key, one)))
+    return rows;
   const M = leading(x.shape);
   const numbers = { M, x: x.offset, ...numbersOf(rows, x, threshold, seen) };
-  queue.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.piece, ...seen], numbers, M);
-  queue.made.hold(block, rows.key, x.block, seen);
+  recorder.dispatch(rowsShader({ rows: "quantize", seen: seen.length }), [x, rows.binding, ...seen], numbers, M);
+  recorder.contents.hold(block, rows.key, x.block, seen);
   return rows;
 }
 
 /** True if the rows of x are in scratch. */
-export function rowsHeld(queue: Queue, x: Operand, threshold: number): boolean {
-  const { piece, key } = rowsOf(queue, x, threshold);
-  return queue.made.holds(piece.block, key);
+export function rowsHeld(recorder: CommandRecorder, x: Operand, threshold: number): boolean {
+  const { binding, key } = rowsOf(recorder, x, threshold);
+  return recorder.contents.holds(binding.block, key);
 }
 
 /** Values for the params of `quantizing`. */
@@ -206,48 +213,48 @@ function numbersOf({ layout }: Rows, x: Operand, threshold: number, seen: readon
   return numbers;
 }
 
-/** Rows that the kernel which writes x makes as well. */
+/** The request to a kernel that writes x to quantize its rows as well. */
 export interface RowsToo {
-  /** How many arrays get marks. */
+  /** Number of arrays in which columns with outliers are marked. */
   readonly seen: number;
-  /** What its dispatch binds behind its own, and the values for the params of `quantizing`. */
-  readonly pieces: readonly Piece[];
+  /** Bindings after the kernel's own, and values for the params of `quantizing`. */
+  readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
 /**
- * A fusion of a kernel that gives a workgroup to each row of what it writes with the products that quantize those rows.
+ * Fuses a kernel that writes each row in one workgroup with the products that quantize those rows.
  */
 export function quantizingToo(
   first: Kernel,
   next: Kernel,
-  record: (call: Call, queue: Queue, rows: RowsToo) => void,
+  record: (call: Call, recorder: CommandRecorder, rows: RowsToo) => void,
 ): Fusion {
   return {
     first,
     next,
     prepares: true,
-    record([producer], products, queue) {
+    record([producer], products, recorder) {
       const y = producer!.call.operands.at(-1)!;
       const [threshold = 0] = products[0]!.call.attributes;
       const alike = products.filter(({ call }) => call.attributes[0] === threshold);
       if (y.count === 0 || !layoutFor(y) || !alike.every(({ call }) => same(call.operands[0]!, y))) return false;
       const seen = threshold > 0 ? distinct(alike.map(({ call }) => call.operands[5])) : [];
-      const rows = rowsOf(queue, y, threshold);
+      const rows = rowsOf(recorder, y, threshold);
       const numbers = numbersOf(rows, y, threshold, seen);
-      record(producer!.call, queue, { seen: seen.length, pieces: [rows.piece, ...seen], numbers });
-      queue.made.hold(rows.piece.block, rows.key, y.block, seen);
+      record(producer!.call, recorder, { seen: seen.length, bindings: [rows.binding, ...seen], numbers });
+      recorder.contents.hold(rows.binding.block, rows.key, y.block, seen);
       return true;
     },
   };
 }
 
-/** One operand of each block: a dispatch writes through one binding of it. */
+/** One operand per block, because a dispatch may write a block through one binding only. */
 function distinct(operands: readonly (Operand | undefined)[]): Operand[] {
   return [...new Map(operands.flatMap((one) => (one ? [[one.block, one] as const] : []))).values()];
 }
 
-/** All shaders that `quantizeRows` can ask for. */
+/** All shaders that `quantizeRows` can use. */
 export function rowsShaders(): Shader[] {
   return [0, 2, JOBS].map((seen) => rowsShader({ rows: "quantize", seen }));
 }

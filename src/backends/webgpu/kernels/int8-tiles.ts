@@ -1,29 +1,29 @@
-// The tiled form of LLM.int8() products of many rows: 64 columns of results for 32 rows of codes, four codes at a time by
-// the dot product, or for 64 rows by subgroup matrices of i8 where rows of codes begin at whole vec4s. Sums are i32 and
-// exact, so both forms give the same.
+// The tiled form of LLM.int8() products of many rows. A tile has 64 columns of results: for 32 rows, with the dot product
+// of four codes at a time, or for 64 rows, with subgroup matrices of i8 if rows of codes begin at whole vec4s. Sums are i32
+// and exact, so both forms give equal results.
 
 import type { Target } from "../kernel.js";
 import { OUTLIER_SUMS } from "./int8-vector.js";
 import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
 
-/** Columns of results of a workgroup. */
+/** Columns of results per workgroup. */
 export const CODE_TILE_N = 64;
 const LOW_TILE = 32;
-/** Words of codes in a step. */
+/** Words of codes per step. */
 const STEP = 16;
-/** Words from row to row of blocks for subgroup matrices. */
+/** Row stride of blocks for subgroup matrices, in words. */
 const MATRIX_STRIDE = 20;
 
-/** How a tile is built. As options of a shader: absent means no. */
+/** Form of a tile, as options of a shader; absent means no. */
 export interface CodeTile {
   /** Rows of results; absent without tiles. */
   readonly tile?: number;
-  /** Subgroup matrices, and squares that a subgroup may have to take: see matrices.ts. */
+  /** Subgroup matrices, and the most squares per subgroup: see matrices.ts. */
   readonly matrix?: string;
   readonly squares?: number;
 }
 
-/** The tiles that a device builds from codes whose rows begin at whole vec4s, or anywhere. */
+/** The form of tiles on a device; `aligned` if rows of codes begin at whole vec4s. */
 export function codeTiles({ matrix8 }: Target, aligned: boolean): CodeTile {
   return aligned && matrix8 ? { tile: MATRIX_TILE, ...matrix8 } : { tile: LOW_TILE };
 }
@@ -33,8 +33,8 @@ function matrixTile({ matrix = "", squares = 1 }: CodeTile): MatrixTile {
 }
 
 /**
- * WGSL that stores `sum` for row m and column n, with what outliers add: in the order of int8-vector.ts, where invocations
- * share the bitmaps, so that a row gets the same bits in any company.
+ * WGSL that stores `sum` and the outliers' contribution for row m and column n. Contributions are added in the order of
+ * int8-vector.ts, where invocations share the bitmaps, so that a row's bits do not depend on the other rows.
  */
 const FINISH = `var extra = 0.0;
     if (m < P.M && n < P.N && outliers_of(m) > 0u) {
@@ -62,7 +62,7 @@ function four(text: (i: number) => string): string[] {
 /** A tile of results; P.tiles is the number of tiles along N. */
 export function tiledCodes(aligned: boolean, form: CodeTile): string {
   const { tile = LOW_TILE, matrix } = form;
-  // By words and then rows, for sums in registers; by rows for subgroup matrices.
+  // Column-major for sums in registers; row-major for subgroup matrices.
   const put = (name: string, rows: number, word: string, value: string): string =>
     matrix
       ? `${name}[r * ${MATRIX_STRIDE}u + ${word}] = bitcast<i32>(${value});`

@@ -1,28 +1,30 @@
-// LLM.int8() for few rows of x: what a workgroup does with the weight rows it streams (llm-int8.ts). One row that nobody has
-// quantized yet is quantized by every workgroup for itself: reading x once more from the cache costs less than a dispatch
-// that everything waits for.
+// LLM.int8() for few rows of x: the work of a workgroup on the weight rows that it streams (llm-int8.ts). A single row that
+// is not quantized yet is quantized by every workgroup for itself: rereading x from the cache costs less than a dispatch
+// that everything else waits for.
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { leading, type Operand } from "../schedule/call.js";
 import { EXACT_DIVIDE, fold, range, totals } from "../wgsl.js";
 import { rowsHeld, SIZES } from "./int8-rows.js";
 import { OUTPUTS, outputRows, VECTOR_WIDTH } from "./vector.js";
 
-/** Sums of outliers that a result has, one for each invocation that looks at bitmaps for it. */
+/** Partial sums of outliers per result, one for each invocation that reads bitmaps for it. */
 export const OUTLIER_SUMS = VECTOR_WIDTH / OUTPUTS;
-/** Words of the bitmap of a row that is quantized inside. */
+/** Most words of the bitmap of a row that workgroups quantize themselves. */
 const BITMAP = 512;
-/** Bytes of x that all workgroups together read at most, to quantize it for themselves. */
+/** Most bytes of x that all workgroups together may read to quantize it themselves. */
 const REREAD = 32 << 20;
 
-/** True if each of `groups` workgroups is to quantize the row of x. */
-export function quantizesInside(queue: Queue, x: Operand, threshold: number, groups: number): boolean {
+/** True if each of `groups` workgroups should quantize the row of x itself. */
+export function quantizesInside(recorder: CommandRecorder, x: Operand, threshold: number, groups: number): boolean {
   const K = x.shape.at(-1)!;
   const small = leading(x.shape) === 1 && K <= BITMAP * 32 && groups * K * 4 <= REREAD;
-  return small && x.offset % 4 === 0 && !rowsHeld(queue, x, threshold);
+  return small && x.offset % 4 === 0 && !rowsHeld(recorder, x, threshold);
 }
 
-/** What rowsInScratch gives, of the one row that the workgroup quantizes; `quantized(c)` gives 16 codes, once each. */
+/**
+ * The functions of rowsInScratch for one row that the workgroup quantizes itself; call `quantized(c)` once per 16 codes.
+ */
 export const ROW_INSIDE = `${EXACT_DIVIDE}
 ${SIZES}
 ${fold("largest", "u32", VECTOR_WIDTH, (a, b) => `max(${a}, ${b})`)}
@@ -67,8 +69,8 @@ const MEASURE = `var size = 0u;
   if (most > 0u && most <= ENDLESS) { inverse = exact_divide(1.0, row_scale) * 127.0; }`;
 
 /**
- * The last workgroup of each row of workgroups has the least to do: it marks the columns with outliers of its \`rows\` rows
- * of x.
+ * Marks the columns with outliers of `rows` rows of x. The last workgroup of each row of workgroups does it, because it has
+ * the least other work.
  */
 export const marking = (rows: number, width: number): string => `
   if (group % P.tiles == P.tiles - 1u) {
@@ -95,7 +97,7 @@ interface Form {
   readonly subgroups: boolean;
   readonly inside: boolean;
   readonly gated: boolean;
-  /** The row of x of a result, where it is not the same. */
+  /** The row of x for a row of results; the same row if absent. */
   readonly source?: (m: string) => string;
 }
 
@@ -103,7 +105,7 @@ interface Form {
 export function streamed({ rows, aligned, subgroups, inside, gated, source = (m) => m }: Form): string {
   const cells = range(rows).flatMap((m) => range(OUTPUTS).map((n) => ({ m, n })));
   const half = OUTPUTS / 2;
-  // The weight row of output i, one of four.
+  // The weight row of output i.
   const row = (i: string): string =>
     gated ? `select(0u, P.n1, ${i} >= ${half}u) + min(n0 + ${i} % ${half}u, P.n1 - 1u)` : `min(n0 + ${i}, P.N - 1u)`;
   return [
@@ -137,7 +139,7 @@ export function streamed({ rows, aligned, subgroups, inside, gated, source = (m)
       VECTOR_WIDTH,
       subgroups,
     ),
-    // Outliers are few: the invocations share the bitmaps, and only of rows that have some.
+    // Outliers are few: the invocations share the bitmaps, and skip rows without outliers.
     `for (var i = 0u; i < ${rows}u; i++) {`,
     "let m = min(m0 + i, P.M - 1u);",
     `let n = ${row(`(lid % ${OUTPUTS}u)`)};`,

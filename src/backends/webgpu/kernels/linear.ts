@@ -1,10 +1,11 @@
-// linear: products with f32, f16 and bf16 matrices. Large ones with the latter two go through blocks of f16 (tiles.ts)
-// where the device has them: bf16 where the call allows bf16 products, f16 exactly, with x in two parts.
+// linear: products with f32, f16 and bf16 matrices. If the device supports them, large products with the latter two use
+// blocks of f16 (tiles.ts): with bf16 matrices if the call allows bf16 products; with f16 matrices exactly, with x in two
+// parts.
 
 import { COMPUTE, linearOp } from "../../../ops/linear.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel, Target } from "../kernel.js";
-import type { Call, Operand, Piece } from "../schedule/call.js";
+import type { Binding, Call, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { family, reader, reads, type Shader, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
@@ -29,7 +30,7 @@ import { HALVES, HALVES_IN_TWO, POWERS } from "./tiles.js";
 
 export type Float = (typeof FLOAT_TYPES)[number];
 
-/** What `part(raw, i)` is, by dtype. */
+/** Body of `part(raw, i)`, by dtype. */
 export const PART: Readonly<Record<Float, string>> = {
   f32: "return bitcast<vec4<f32>>(raw);",
   bf16: `let words = select(raw.xy, raw.zw, i == 1u);
@@ -66,12 +67,12 @@ const shader = family("linear", (options: ProductOptions & { readonly weight: Fl
 );
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
-export function joinLinear(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+export function joinLinear(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
   const products: Joinable[] = [];
   for (const call of calls) {
     const [x, weight, bias, residual, y] = call.operands;
     const [N = 0, K = 0] = weight!.shape;
-    const product = { x: x!, y: y!, N, pieces: [weight!], numbers: { w: weight!.offset } };
+    const product = { x: x!, y: y!, N, bindings: [weight!], numbers: { w: weight!.offset } };
     const chunk = weight!.dtype === "f32" ? 4 : 8;
     const fast = K % chunk === 0 && weight!.offset % chunk === 0 && weight!.dtype === calls[0]!.operands[1]!.dtype;
     if (bias || residual || !joinable(product, call.attributes[0]!, fast)) return false;
@@ -80,15 +81,15 @@ export function joinLinear(calls: readonly Call[], queue: Queue, target: Target,
   if (1 + 2 * products.length + (gate ? 1 : 0) > target.storageBuffers) return false;
   const { dtype, shape } = calls[0]!.operands[1]!;
   const weight = dtype as Float;
-  recordJoined(queue, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }), gate);
+  recordJoined(recorder, target, products, shape[1]!, {}, (options) => shader({ weight, ...options }), gate);
   return true;
 }
 
 type Narrow = "f16" | "bf16";
 
 /**
- * For each row of a matrix, two times its exponent, and one more if the row holds an infinity or NaN, which exponents
- * leave out. Magnitudes are compared as integers.
+ * For each row of a matrix, twice the exponent of its largest finite magnitude, plus one if the row holds an infinity or
+ * NaN. Magnitudes are compared as integers.
  */
 const exponentsShader = family("exponents", ({ weight }: { readonly weight: Narrow }) => ({
   bindings: [reads("w", "array<vec4<u32>>"), writes("out", "array<i32>")],
@@ -117,25 +118,25 @@ fn most_of(v: vec4<u32>) -> u32 { return max(max(v.x, v.y), max(v.z, v.w)); }`,
   if (lid == 0u) { out[group] = exponent * 2 + select(0, 1, endless); }`,
 }));
 
-/** The exponents of weight[N,K], found once for as long as it is not written. */
-function exponentsOf(queue: Queue, weight: Operand): Piece {
+/** The exponents of weight[N,K], computed once and kept until the weight is written. */
+function exponentsOf(recorder: CommandRecorder, weight: Operand): Binding {
   const [N = 0, K = 0] = weight.shape;
   const dtype = weight.dtype as Narrow;
   const size = N * 4;
-  const block = queue.derived(weight.block, `exponents ${dtype} ${weight.byte}:${N}:${K}`, size, (block) => {
-    const pieces = [weight, { block, start: 0, size }];
-    queue.dispatch(exponentsShader({ weight: dtype }), pieces, { N, K, w: weight.offset }, N);
+  const block = recorder.derived(weight.block, `exponents ${dtype} ${weight.byte}:${N}:${K}`, size, (block) => {
+    const bindings = [weight, { block, start: 0, size }];
+    recorder.dispatch(exponentsShader({ weight: dtype }), bindings, { N, K, w: weight.offset }, N);
   });
   return { block, start: 0, size };
 }
 
-/** How products with a weight may go through blocks of f16. */
-function halvingOf(queue: Queue, weight: Operand, compute: number): Halving | undefined {
+/** How products with a weight may use blocks of f16; undefined if they may not. */
+function halvingOf(recorder: CommandRecorder, weight: Operand, compute: number): Halving | undefined {
   if (weight.dtype === "f32" || (weight.dtype === "bf16" && compute !== COMPUTE.bf16)) return undefined;
-  return { parts: weight.dtype === "bf16" ? 1 : 2, exponents: () => exponentsOf(queue, weight) };
+  return { parts: weight.dtype === "bf16" ? 1 : 2, exponents: () => exponentsOf(recorder, weight) };
 }
 
-/** Parts of x that products with a weight of a dtype may be made of. */
+/** Possible numbers of parts of x, by dtype of the weight. */
 const PARTS: Readonly<Record<Float, readonly (1 | 2)[]>> = { f32: [], f16: [2], bf16: [1] };
 
 function helpers(target: Target): Shader[] {
@@ -146,18 +147,18 @@ function helpers(target: Target): Shader[] {
 
 export const linear: Kernel = {
   op: linearOp,
-  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0, compute = 0] }, queue, target) {
+  record({ operands: [x, weight, bias, residual, y], attributes: [act = 0, compute = 0] }, recorder, target) {
     const [N = 0, K = 0] = weight!.shape;
     const dtype = weight!.dtype as Float;
     const chunk = dtype === "f32" ? 4 : 8;
     const fast = K % chunk === 0 && weight!.offset % chunk === 0;
-    const half = halvingOf(queue, weight!, compute);
+    const half = halvingOf(recorder, weight!, compute);
     const numbers = { w: weight!.offset };
-    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, half, pieces: [weight!], numbers };
-    recordProduct(queue, target, call, (options) => shader({ weight: dtype, ...options }));
+    const call = { x: x!, bias, residual, y: y!, N, K, act, fast, half, bindings: [weight!], numbers };
+    recordProduct(recorder, target, call, (options) => shader({ weight: dtype, ...options }));
     return undefined;
   },
-  join: (calls, queue, target) => joinLinear(calls, queue, target),
+  join: (calls, recorder, target) => joinLinear(calls, recorder, target),
   axes(call) {
     const weight = call.operands[1]!;
     return productAxes(call, { x: 0, bias: 2, residual: 3, y: 4 }, along(weight.shape[0]!, { 1: [weight, 0] }));

@@ -1,9 +1,9 @@
 // llm_int8_linear: rows of x are quantized first (codes, scale and a bitmap of outliers, in scratch memory), then
 // multiplied with the weight codes four at a time in integers; outliers are multiplied as floats in the same kernel.
-// Products that share their x share its quantized rows, and those of few rows are one dispatch. See int8-rows.ts.
+// Products with the same x share its quantized rows, and become one dispatch if the rows are few. See int8-rows.ts.
 
 import { llmInt8LinearOp } from "../../../ops/llm-int8.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel, Target } from "../kernel.js";
 import { type Call, leading, type Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
@@ -26,14 +26,14 @@ import {
 } from "./product.js";
 import { OUTPUTS, VECTOR_WIDTH } from "./vector.js";
 
-/** What the device, the number of rows and the codes make of a shader. */
+/** Options of a shader that follow from the device, the number of rows and the codes. */
 interface Shape extends CodeTile {
   /** Rows of codes that begin at whole vec4s. */
   readonly aligned: boolean;
   /** Rows of x that a workgroup takes; 0 for tiles. */
   readonly rows: number;
   readonly dot4: boolean;
-  /** Sums go through subgroups; with tiles only in subgroup matrices. */
+  /** Uses subgroups for sums; tiles do so only with subgroup matrices. */
   readonly subgroups: boolean;
 }
 
@@ -43,14 +43,14 @@ interface Options extends Shape {
   readonly residual: boolean;
   /** Marks the columns that held outliers. */
   readonly seen: boolean;
-  /** Every workgroup quantizes the one row of x: see int8-vector.ts. */
+  /** Every workgroup quantizes the single row of x: see int8-vector.ts. */
   readonly inside: boolean;
 }
 
-/** Matrices that share x, one below the other, without bias or residual: see product.ts. */
+/** Stacked matrices that share x, without bias or residual: see product.ts. */
 interface Joined extends Options {
   readonly jobs: number;
-  /** Also writes what a gate lets through: see Gate. */
+  /** Also writes the gated activation: see Gate. */
   readonly gated: boolean;
 }
 
@@ -101,7 +101,7 @@ const linearShader = family("llm_int8_linear", (options: Options | Joined) => {
       bias === "none" ? "" : reader("bias", bias),
       dotFour(dot4),
       inside ? ROW_INSIDE : rowsInScratch(aligned, jobs > 1),
-      // Rows that begin inside a word are put together from two. What comes behind the row meets codes of zero.
+      // Rows that begin inside a word are assembled from two words. Bytes beyond the row are multiplied with zero codes.
       aligned
         ? `fn codes_quad(n: u32, c: u32) -> vec4<u32> {
   ${byJob(jobs, (job, n) => `return ${jobName("codes", job)}[(P.${jobName("codes", job)} + ${n} * P.K) / 16u + c];`)}
@@ -151,7 +151,7 @@ export function dotFour(dot4: boolean): string {
 }`;
 }
 
-/** `outlier_part(m, n, b)`: what the outliers of word b of a row's bitmap add to a sum. */
+/** `outlier_part(m, n, b)`: the contribution of the outliers of word b of a row's bitmap. */
 export const OUTLIER_PART = `fn outlier_part(m: u32, n: u32, b: u32) -> f32 {
   var bitmap = bitmap_of(m, b);
   var sum = 0.0;
@@ -180,12 +180,12 @@ function finish(jobs: number, job: number, n: string, bias: BiasType, residual: 
   return value;`;
 }
 
-/** Most products that this device joins: it binds the rows, and of each product codes, scb and y. */
+/** Most products that this device can join: it binds the rows, and codes, scb and y of each product. */
 function mostJobs(target: Target): number {
   return Math.min(JOBS, Math.floor((target.storageBuffers - 1) / 3));
 }
 
-/** What all joined products have in common. */
+/** Options that all joined products have in common. */
 function joinedOptions({ dot4, subgroups }: Target) {
   return { aligned: true, bias: "none", residual: false, seen: false, dot4, subgroups, inside: false } as const;
 }
@@ -218,7 +218,7 @@ function variants(target: Target): Options[] {
 }
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
-export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, gate?: Gate): boolean {
+export function joinInt8(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
   const [x, first] = calls[0]!.operands;
   const [threshold = 0] = calls[0]!.attributes;
   const K = first!.shape[1]!;
@@ -232,7 +232,7 @@ export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, g
   if (M === 0 || M >= MANY || K % 16 !== 0 || !calls.every(alike)) return false;
   if (calls.length > mostJobs(target) || !keepsX(x!)) return false;
   const every = (at: number): Operand[] => calls.map(({ operands }) => operands[at]!);
-  const quantized = quantizeRows(queue, x!, threshold, seen && threshold > 0 ? every(5) : []);
+  const quantized = quantizeRows(recorder, x!, threshold, seen && threshold > 0 ? every(5) : []);
   const N = every(1).reduce((sum, { shape }) => sum + shape[0]!, 0);
   const tiles = Math.ceil(gate ? first!.shape[0]! / (OUTPUTS / 2) : N / OUTPUTS);
   const unused = { width: N, x: 0, bias: 0, residual: 0, seen: 0, threshold };
@@ -248,14 +248,14 @@ export function joinInt8(calls: readonly Call[], queue: Queue, target: Target, g
   });
   const rows = M === 1 ? 1 : 4;
   const shader = linearShader({ ...joinedOptions(target), rows, jobs: calls.length, gated: gate !== undefined });
-  const pieces = [quantized.piece, ...every(1), ...every(2), ...every(6), ...(gate ? [gate.y] : [])];
-  queue.dispatch(shader, pieces, numbers, tiles * Math.ceil(M / rows));
+  const bindings = [quantized.binding, ...every(1), ...every(2), ...every(6), ...(gate ? [gate.y] : [])];
+  recorder.dispatch(shader, bindings, numbers, tiles * Math.ceil(M / rows));
   return true;
 }
 
 export const llmInt8Linear: Kernel = {
   op: llmInt8LinearOp,
-  record(call, queue, target) {
+  record(call, recorder, target) {
     const [x, codes, scb, bias, residual, seen, y] = call.operands;
     const [threshold = 0, act = 0] = call.attributes;
     if (y!.count === 0) return undefined;
@@ -265,9 +265,9 @@ export const llmInt8Linear: Kernel = {
     const aligned = K % 16 === 0 && codes!.offset % 16 === 0;
     const shape = shapeOf(target, aligned, rows);
     const tiles = Math.ceil(N / (rows === 0 ? CODE_TILE_N : OUTPUTS));
-    const inside = aligned && quantizesInside(queue, x!, threshold, tiles);
-    const quantized = inside ? undefined : quantizeRows(queue, x!, threshold);
-    const made = quantized && seen && queue.made.holds(quantized.piece.block, quantized.key, seen);
+    const inside = aligned && quantizesInside(recorder, x!, threshold, tiles);
+    const quantized = inside ? undefined : quantizeRows(recorder, x!, threshold);
+    const made = quantized && seen && recorder.contents.holds(quantized.binding.block, quantized.key, seen);
     const marks = threshold > 0 && !made ? seen : undefined;
     const shader = linearShader({
       ...shape,
@@ -279,14 +279,14 @@ export const llmInt8Linear: Kernel = {
     const offsets = { x: x!.offset, codes: codes!.offset, scb: scb!.offset, y: y!.offset, z: 0 };
     const optional = { bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, seen: seen?.offset ?? 0 };
     const extra = [bias, residual, marks].filter((operand) => operand !== undefined);
-    const pieces = [x!, ...(quantized ? [quantized.piece] : []), codes!, scb!, ...extra, y!];
+    const bindings = [x!, ...(quantized ? [quantized.binding] : []), codes!, scb!, ...extra, y!];
     const groups = tiles * Math.ceil(M / (shape.tile ?? rows));
     const layout = quantized?.layout ?? { stride: 0, words: K / 4, bits: 0, raw: 0 };
     const sizes = { M, N, K, width: y!.strides.at(-2) ?? N, act, threshold, tiles, ...layout };
-    queue.dispatch(shader, pieces, { ...sizes, ...offsets, ...optional }, groups);
+    recorder.dispatch(shader, bindings, { ...sizes, ...offsets, ...optional }, groups);
     return undefined;
   },
-  join: (calls, queue, target) => joinInt8(calls, queue, target),
+  join: (calls, recorder, target) => joinInt8(calls, recorder, target),
   axes(call) {
     const [, codes, scb] = call.operands;
     const outputs = along(codes!.shape[0]!, { 1: [codes, 0], 2: [scb, 0] });

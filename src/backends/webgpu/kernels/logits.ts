@@ -1,5 +1,5 @@
-// argmax and token_logprobs: one workgroup per row of logits. NaN is found by its bits: WGSL may assume that
-// there is none.
+// argmax and token_logprobs: one workgroup per row of logits. NaN is detected by its bits, because WGSL implementations may
+// assume that there is none.
 
 import { argmaxOp } from "../../../ops/argmax.js";
 import { tokenLogprobsOp } from "../../../ops/token-logprobs.js";
@@ -38,10 +38,10 @@ fn better(a: Best, b: Best) -> Best {
 
 export const argmax: Kernel = {
   op: argmaxOp,
-  record({ operands: [logits, ids] }, queue) {
+  record({ operands: [logits, ids] }, recorder) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const numbers = { rows, vocabulary, logits: logits!.offset, ids: ids!.offset };
-    queue.dispatch(argmaxShader({}), [logits!, ids!], numbers, rows);
+    recorder.dispatch(argmaxShader({}), [logits!, ids!], numbers, rows);
     return undefined;
   },
   axes: ({ operands: [logits, ids] }) => [along(logits!.shape[0]!, { 0: [logits, 0], 1: [ids, 0] })],
@@ -75,10 +75,10 @@ const logprobsShader = family("token_logprobs", () => ({
 
 export const tokenLogprobs: Kernel = {
   op: tokenLogprobsOp,
-  record({ operands: [logits, targets, y] }, queue) {
+  record({ operands: [logits, targets, y] }, recorder) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const numbers = { rows, vocabulary, logits: logits!.offset, targets: targets!.offset, y: y!.offset };
-    queue.dispatch(logprobsShader({}), [logits!, targets!, y!], numbers, rows);
+    recorder.dispatch(logprobsShader({}), [logits!, targets!, y!], numbers, rows);
     return undefined;
   },
   axes: ({ operands: [logits, targets, y] }) => [

@@ -1,29 +1,29 @@
-// Sums of a tile in subgroup matrices, Dawn's experiment: matrices that the invocations of a subgroup multiply together, of
-// f16 with sums in f32, or of i8 with sums in i32. A tile has 64 x 64 results, four squares, which are dealt out to as many
-// subgroups as the workgroup turns out to have. Blocks of x and of the weight lie row by row in workgroup memory, as `xs`
-// and `ws`; sums leave through a stage there, since only stores see which invocation holds which.
+// Tiles with subgroup matrices, an experimental feature of Dawn: the invocations of a subgroup together multiply matrices
+// of f16 with sums in f32, or of i8 with sums in i32. A tile has 64 x 64 results in four squares, which are distributed
+// over the subgroups of the workgroup. Blocks of x and of the weight lie row by row in workgroup memory, as `xs` and `ws`.
+// Sums are stored to a stage there, because WGSL does not say which invocation holds which element.
 
-/** Invocations of a workgroup. */
+/** Invocations per workgroup. */
 export const TILE_WIDTH = 128;
 /** Rows and columns of a tile of subgroup matrices. */
 export const MATRIX_TILE = 64;
 /** Edge of a square. */
 const SQUARE = 32;
-/** Sums of a square that lie in the stage at once. */
+/** Sums of a square that the stage holds at once. */
 const STAGE = 256;
 
-/** How a tile of subgroup matrices is laid out. */
+/** Layout of a tile of subgroup matrices. */
 export interface MatrixTile {
   readonly element: "f16" | "i8";
-  /** Edges, as "MxNxK": rows and columns of a result, and what is summed over. */
+  /** Edges, as "MxNxK": rows and columns of a result, and the length of the sums. */
   readonly matrix: string;
-  /** Squares that a subgroup may have to take: two if subgroups may have more than 32 invocations. */
+  /** Most squares per subgroup: two if subgroups may have more than 32 invocations. */
   readonly squares: number;
-  /** Elements along K of a block; K of the matrices divides it. */
+  /** Elements of a block along K, a multiple of the matrices' K. */
   readonly step: number;
-  /** Rows of `xs` and `ws` begin this many elements apart: in whole 16 bytes, and neighbours not in one bank. */
+  /** Row stride of `xs` and `ws` in elements: whole 16 bytes, with neighbouring rows in different banks. */
   readonly stride: number;
-  /** The lower half of the rows are second parts of those in the upper half: a tile then has 32 rows of results. */
+  /** The lower half of the rows holds the second parts of the upper half; the tile then has 32 rows of results. */
   readonly paired?: boolean;
 }
 
@@ -31,7 +31,7 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-/** WGSL types of sums, and of what lies in workgroup memory with how many elements in one. */
+/** WGSL types of sums and of cells of workgroup memory, and the number of elements per cell. */
 const TYPES = {
   f16: { sum: "f32", cell: "f16", per: 1 },
   i8: { sum: "i32", cell: "i32", per: 4 },
@@ -43,9 +43,9 @@ function edges(matrix: string): readonly [number, number, number] {
 }
 
 /**
- * Workgroup memory, and `drain(first, lid, m0, n0)`, which stores what the stage holds: some matrices of each square, from
- * the one of number `first` on. `finish` is WGSL that stores `sum` for row m and column n, number r of the tile's columns;
- * in a paired tile `second` is the sum of the row's second part.
+ * Workgroup memory, and `drain(first, lid, m0, n0)`, which stores the contents of the stage: some matrices of each square,
+ * from number `first` on. `finish` is WGSL that stores `sum` for row m and column n, which is column r of the tile; in a
+ * paired tile, `second` is the sum of the row's second part.
  */
 export function matrixDeclarations({ element, matrix, stride, paired = false }: MatrixTile, finish: string): string[] {
   const [M, N] = edges(matrix);
@@ -75,8 +75,8 @@ interface Cell {
 }
 
 /**
- * The body of a tile. `loop` gives the WGSL that fills blocks one after another, given that which multiplies them, which
- * has no barriers.
+ * The body of a tile. `loop` returns WGSL that fills one block after another; its argument is the WGSL that multiplies a
+ * block, which has no barriers.
  */
 export function multiplied(
   { element, matrix, squares, step, stride }: MatrixTile,
@@ -88,7 +88,7 @@ export function multiplied(
   const across = range(SQUARE / N);
   const cells = down.flatMap((i) => across.map((j): Cell => ({ i, j })));
   const name = (p: number, { i, j }: Cell): string => `sum${p}_${i}_${j}`;
-  /** WGSL that does for each square what `text` does for square p. */
+  /** WGSL that runs `text(p)` for each square p. */
   const each = (text: (p: number) => readonly string[]): string =>
     range(squares)
       .map((p) => `if (square${p} < 4u) {\n      ${text(p).join("\n      ")}\n    }`)

@@ -1,9 +1,9 @@
-// rms_norm and layer_norm: one workgroup per row, which can also quantize it for the products behind (int8-rows.ts).
+// rms_norm and layer_norm: one workgroup per row, which can also quantize the row for the products after it (int8-rows.ts).
 
 import type { DType } from "../../../core/dtype.js";
 import { layerNormOp } from "../../../ops/layer-norm.js";
 import { rmsNormOp } from "../../../ops/rms-norm.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel } from "../kernel.js";
 import { asRows, type Call, leading } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
@@ -21,11 +21,11 @@ const WIDTH = 128;
 const SUM = fold("sum", "f32", WIDTH, (a, b) => `${a} + ${b}`);
 const EACH = `for (var k = lid; k < P.columns; k += ${WIDTH}u)`;
 
-/** Numbers of arrays that get marks, if the rows of y are quantized as well: see quantizing. */
+/** Number of arrays for marks if the rows of y are quantized as well (see quantizing), else "none". */
 type Seen = number | "none";
 const SEEN: readonly Seen[] = ["none", ...Array.from({ length: JOBS + 1 }, (_, seen) => seen)];
 
-/** The shader of a norm, which also quantizes the row it has written. */
+/** The shader of a norm, extended to quantize the row that it has written. */
 function withRows(norm: ShaderSpec, seen: Seen): ShaderSpec {
   if (seen === "none") return norm;
   const rows = quantizing(WIDTH, seen, (k) => `y[out + ${k}]`);
@@ -61,20 +61,24 @@ const rmsShader = family("rms_norm", ({ weight, seen }: { weight: DType; seen: S
   ),
 );
 
-export function recordRmsNorm({ operands: [x, weight, y], attributes }: Call, queue: Queue, rows?: RowsToo): void {
+export function recordRmsNorm(
+  { operands: [x, weight, y], attributes }: Call,
+  recorder: CommandRecorder,
+  rows?: RowsToo,
+): void {
   if (y!.count === 0) return;
   const [eps = 0, offset = 0] = attributes;
   const columns = x!.shape.at(-1)!;
   const M = leading(x!.shape);
   const numbers = { M, columns, x: x!.offset, w: weight!.offset, y: y!.offset, eps, offset, ...rows?.numbers };
   const shader = rmsShader({ weight: weight!.dtype, seen: rows?.seen ?? "none" });
-  queue.dispatch(shader, [x!, weight!, y!, ...(rows?.pieces ?? [])], numbers, M);
+  recorder.dispatch(shader, [x!, weight!, y!, ...(rows?.bindings ?? [])], numbers, M);
 }
 
 export const rmsNorm: Kernel = {
   op: rmsNormOp,
-  record(call, queue) {
-    recordRmsNorm(call, queue);
+  record(call, recorder) {
+    recordRmsNorm(call, recorder);
     return undefined;
   },
   axes: ({ operands: [x, , y] }) => [along(leading(x!.shape), { 0: [asRows(x!), 0], 2: [asRows(y!), 0] })],
@@ -115,7 +119,11 @@ const layerShader = family("layer_norm", ({ weight, bias, seen }: { weight: Mayb
   ),
 );
 
-export function recordLayerNorm({ operands, attributes: [eps = 0] }: Call, queue: Queue, rows?: RowsToo): void {
+export function recordLayerNorm(
+  { operands, attributes: [eps = 0] }: Call,
+  recorder: CommandRecorder,
+  rows?: RowsToo,
+): void {
   const [x, weight, bias, y] = operands;
   if (y!.count === 0) return;
   const columns = x!.shape.at(-1)!;
@@ -125,16 +133,16 @@ export function recordLayerNorm({ operands, attributes: [eps = 0] }: Call, queue
     bias: (bias?.dtype ?? "none") as Maybe,
     seen: rows?.seen ?? "none",
   });
-  const pieces = [x!, weight, bias, y!].filter((operand) => operand !== undefined);
+  const bindings = [x!, weight, bias, y!].filter((operand) => operand !== undefined);
   const offsets = { x: x!.offset, w: weight?.offset ?? 0, b: bias?.offset ?? 0, y: y!.offset };
   const numbers = { M, columns, ...offsets, eps, ...rows?.numbers };
-  queue.dispatch(shader, [...pieces, ...(rows?.pieces ?? [])], numbers, M);
+  recorder.dispatch(shader, [...bindings, ...(rows?.bindings ?? [])], numbers, M);
 }
 
 export const layerNorm: Kernel = {
   op: layerNormOp,
-  record(call, queue) {
-    recordLayerNorm(call, queue);
+  record(call, recorder) {
+    recordLayerNorm(call, recorder);
     return undefined;
   },
   axes: ({ operands: [x, , , y] }) => [along(leading(x!.shape), { 0: [asRows(x!), 0], 3: [asRows(y!), 0] })],

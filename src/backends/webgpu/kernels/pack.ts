@@ -2,7 +2,7 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { packOp, unpackOp } from "../../../ops/pack.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
@@ -17,14 +17,14 @@ const shader = family("pack", ({ dtype }: { dtype: DType }) => ({
   body: wordWriter("y", dtype, (e) => `x_bits(P.x + ${e})`),
 }));
 
-/** Copies the elements of `x` behind each other into `y`, from its element `at` on. */
-function into(queue: Queue, x: Operand, y: Operand, at: number): void {
+/** Copies the elements of `x` contiguously into `y`, from element `at` on. */
+function into(recorder: CommandRecorder, x: Operand, y: Operand, at: number): void {
   const { dtype } = x;
-  // An odd number of 4-bit codes ends in half a byte, which travels too.
+  // An odd number of 4-bit codes ends in half a byte; its other half is copied too.
   const ragged = dtype === "u4" && x.count % 2 === 1 && at + x.count === y.count;
   const count = x.count + (ragged ? 1 : 0);
   const offset = y.offset + at;
-  queue.dispatch(
+  recorder.dispatch(
     shader({ dtype }),
     [x, y],
     { count, offset, x: x.offset },
@@ -41,7 +41,7 @@ function misplaced(w: Operand, packed: Operand, row: number): string | undefined
   return undefined;
 }
 
-/** Rows after which a byte is full. */
+/** Number of rows that fill whole bytes. */
 function wholeBytes({ dtype }: Operand, columns: number): number {
   return dtype === "u4" && columns % 2 === 1 ? 2 : 1;
 }
@@ -50,10 +50,10 @@ const shaders = (): Shader[] => TYPES.map((dtype) => shader({ dtype }));
 
 export const pack: Kernel = {
   op: packOp,
-  record({ operands: [w, packed], attributes: [row = 0] }, queue) {
+  record({ operands: [w, packed], attributes: [row = 0] }, recorder) {
     const problem = misplaced(w!, packed!, row);
     if (problem) return problem;
-    into(queue, w!, packed!, row * w!.shape[1]!);
+    into(recorder, w!, packed!, row * w!.shape[1]!);
     return undefined;
   },
   axes({ operands: [w, packed], attributes: [row = 0] }) {
@@ -69,8 +69,8 @@ export const pack: Kernel = {
 
 export const unpack: Kernel = {
   op: unpackOp,
-  record({ operands: [packed, w] }, queue) {
-    into(queue, packed!, w!, 0);
+  record({ operands: [packed, w] }, recorder) {
+    into(recorder, packed!, w!, 0);
     return undefined;
   },
   axes({ operands: [packed, w] }) {

@@ -1,14 +1,14 @@
-// Where the tokens of lanes lie in a paged cache (ops/_paged.ts), as WGSL that attention and kv_append share, and as a
-// list of places that is made once for all layers of a step: appends bind it in the place of lanes and table, which
-// saves them a binding, and every element a walk through the table.
+// Where the tokens of lanes lie in a paged cache (ops/_paged.ts): as WGSL that attention and kv_append share, and as a list
+// of places that is computed once for all layers of a step. Appends bind the list instead of lanes and table, which saves a
+// binding, and a table look-up per element.
 
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Queue } from "../device/queue.js";
 import { groupsFor } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
 
-/** Numbers that the WGSL below reads: rows and columns of the table, where it begins, tokens of a page, pages in all. */
+/** Numbers that the WGSL below reads: rows and columns of the table, its offset, tokens per page, and number of pages. */
 export const PAGED_PARAMS: readonly string[] = ["rows", "columns", "table", "S", "pages"];
 
 export const pagedNumbers = (table: Operand, tokens: number, pages: number): Record<string, number> => ({
@@ -19,7 +19,7 @@ export const pagedNumbers = (table: Operand, tokens: number, pages: number): Rec
   pages,
 });
 
-/** What stands in the place of a lane: wants the binding `table`. `Problem.code` is 0 where there is none. */
+/** Look-ups in the table, and checks of lanes and pages. Needs the binding `table`. `Problem.code` is 0 if all is well. */
 export const PAGED = `
 struct Problem { code: u32, a: u32, b: u32 }
 fn lane_problem(row: i32, position: i32) -> Problem {
@@ -35,7 +35,7 @@ fn page_problem(page: i32) -> Problem {
   return Problem(${FAILURE.page}u, bitcast<u32>(page), P.pages);
 }`;
 
-/** Two words for each token: page and place in it; or -1 for an unused lane; or -1 - code and the number that is wrong. */
+/** Writes two words per token: page and place in it; or -1 for an unused lane; or -1 - code, and the invalid number. */
 const placesShader = family("kv_append", (_: { places: true }) => ({
   bindings: [reads("lanes", "array<i32>"), reads("table", "array<i32>"), writes("places", "array<i32>")],
   params: ["count", "steps", "lanes", "half", "row", ...PAGED_PARAMS],
@@ -61,27 +61,33 @@ const placesShader = family("kv_append", (_: { places: true }) => ({
 
 export const PLACES = placesShader({ places: true });
 
-/** Lists of places that are kept apart by their tables, so that layers with tables of two kinds can take turns. */
+/** Number of lists of places, chosen by the table's block, so that layers with different tables can alternate. */
 const LISTS = 8;
 
-/** The places of the tokens of `lanes` in a cache of `pages` pages of `tokens`; made only if it is not there yet. */
-export function placesOf(queue: Queue, lanes: Operand, table: Operand, tokens: number, pages: number): Piece {
+/** The places of the tokens of `lanes` in a cache of `pages` pages of `tokens`; computed only if not in scratch yet. */
+export function placesOf(
+  recorder: CommandRecorder,
+  lanes: Operand,
+  table: Operand,
+  tokens: number,
+  pages: number,
+): Binding {
   const [, batch = 0, steps = 0] = lanes.shape;
   const count = batch * steps;
   const size = Math.max(16, count * 8);
-  const block = queue.buffers.scratch(`places ${table.block.uid % LISTS}`, size);
-  const piece = { block, start: 0, size: Math.ceil(size / 16) * 16 };
+  const block = recorder.buffers.scratch(`places ${table.block.uid % LISTS}`, size);
+  const binding = { block, start: 0, size: Math.ceil(size / 16) * 16 };
   const from = [lanes, table].map(({ block: { uid }, byte, shape }) => `${uid}+${byte}:${shape.join("x")}`);
   const key = `places ${from.join(" ")} ${tokens}x${pages} ${lanes.strides.join(",")}`;
-  if (queue.made.holds(block, key)) return piece;
+  if (recorder.contents.holds(block, key)) return binding;
   const [half = 0, row = 0] = lanes.strides;
   const numbers = { count, steps, lanes: lanes.offset, half, row, ...pagedNumbers(table, tokens, pages) };
-  queue.dispatch(PLACES, [lanes, table, piece], numbers, groupsFor(count, WORKGROUP));
-  queue.made.hold(block, key, [lanes.block, table.block]);
-  return piece;
+  recorder.dispatch(PLACES, [lanes, table, binding], numbers, groupsFor(count, WORKGROUP));
+  recorder.contents.hold(block, key, [lanes.block, table.block]);
+  return binding;
 }
 
-/** WGSL that reports what is wrong with the place of token `i`, for the calls that `calls` name. Wants P.rows, P.pages. */
+/** WGSL that reports an invalid place of token `i` for each call of `calls`. Needs P.rows and P.pages. */
 export function reportPlace(calls: readonly string[]): string {
   return `let wrong = places[2u * i];
     if (wrong < -1) {

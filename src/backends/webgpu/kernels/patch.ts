@@ -1,4 +1,4 @@
-// Writes part of one word: the ends of host writes that are not whole words.
+// Writes part of one word, for host writes that begin or end inside a word.
 
 import { family, writes } from "../shader.js";
 

@@ -1,5 +1,5 @@
-// What the adapter can do at most, measured by shaders that do nothing else: reading and copying memory, and multiply-adds
-// on registers. `octavo bench` draws kernels beside them. These are no ops of Octavo: only benchmarks ask for them.
+// Measures the adapter's limits with shaders that only read or copy memory, or multiply and add in registers. `octavo
+// bench` shows kernels beside them. These are no ops of Octavo; only benchmarks run them.
 
 import { Op } from "../../../ops/op.js";
 import type { Kernel, Target } from "../kernel.js";
@@ -9,16 +9,16 @@ import { type Family, family, reads, type Shader, writes } from "../shader.js";
 import { fold } from "../wgsl.js";
 
 const WIDTH = 256;
-/** Workgroups that share the memory to be read. */
+/** Workgroups that share the reads. */
 const READERS = 4096;
-/** Independent chains of an invocation, so that no unit waits for its last result. */
+/** Independent chains per invocation, so that units need not wait for their previous result. */
 const CHAINS = 8;
 
 function unmeasured(): string {
   return "a probe has no reference";
 }
 
-// What is read must seem to matter: no sum is ever this one.
+// Sums are compared with this value, which they never have, so that compilers keep the reads.
 const IMPROBABLE = "1.2345678e30";
 
 const readShader = family("probe_read", () => ({
@@ -34,9 +34,9 @@ const readShader = family("probe_read", () => ({
 
 export const probeRead: Kernel = {
   op: new Op({ signature: "probe_read: x[N]:f32 -> y[1]:f32", reference: unmeasured }),
-  record({ operands: [x, y] }, queue) {
+  record({ operands: [x, y] }, recorder) {
     const numbers = { count: Math.floor(x!.count / 4), x: x!.offset / 4, y: y!.offset, readers: READERS };
-    queue.dispatch(readShader({}), [x!, y!], numbers, READERS);
+    recorder.dispatch(readShader({}), [x!, y!], numbers, READERS);
     return undefined;
   },
   axes: ({ operands: [x] }) => firstDim({ 0: asFlat(x!) }).map((axis) => ({ ...axis, step: 64 })),
@@ -52,10 +52,10 @@ const copyShader = family("probe_copy", () => ({
 
 export const probeCopy: Kernel = {
   op: new Op({ signature: "probe_copy: x[N]:f32 y[N]:f32! ->", reference: unmeasured }),
-  record({ operands: [x, y] }, queue) {
+  record({ operands: [x, y] }, recorder) {
     const count = Math.floor(x!.count / 4);
     const numbers = { count, x: x!.offset / 4, y: y!.offset / 4 };
-    queue.dispatch(copyShader({}), [x!, y!], numbers, Math.ceil(count / WIDTH));
+    recorder.dispatch(copyShader({}), [x!, y!], numbers, Math.ceil(count / WIDTH));
     return undefined;
   },
   axes: ({ operands: [x, y] }) => firstDim({ 0: asFlat(x!), 1: asFlat(y!) }).map((axis) => ({ ...axis, step: 64 })),
@@ -63,12 +63,12 @@ export const probeCopy: Kernel = {
 };
 
 interface Unit {
-  /** Type of a chain, its start, and a step of it. */
+  /** Type, initial value and step of a chain. */
   readonly type: string;
   readonly start: (i: number) => string;
   readonly step: (chain: string) => string;
   readonly total: (chains: readonly string[]) => string;
-  /** Operations of one step, a multiply-add counting two. */
+  /** Operations of one step; a multiply-add counts as two. */
   readonly operations: number;
   readonly f16?: boolean;
 }
@@ -114,9 +114,9 @@ function unitKernel(name: string, offered: (target: Target) => boolean): Kernel 
   const shaders = (target: Target): Shader[] => (offered(target) ? [shader({})] : []);
   return {
     op: new Op({ signature: `${name}: y[2]:f32! ; pieces:i32 rounds:i32 ->`, reference: unmeasured }),
-    record({ operands: [y], attributes: [pieces = 0, rounds = 0] }, queue, target) {
+    record({ operands: [y], attributes: [pieces = 0, rounds = 0] }, recorder, target) {
       if (!offered(target)) return "this adapter does not have what the probe measures";
-      queue.dispatch(shader({}), [y!], { rounds, y: y!.offset }, pieces);
+      recorder.dispatch(shader({}), [y!], { rounds, y: y!.offset }, pieces);
       return undefined;
     },
     shaders,

@@ -1,11 +1,11 @@
-// y = act(x Wᵀ + bias) + residual for weights that are floats once decoded. Two shapes of work: for few rows of x, a
-// workgroup streams four weight rows past all of them (the weights are read once, at memory speed); for many rows, a
-// tile of results is built from blocks in workgroup memory (tiles.ts). A Format (format.ts) reads the weight.
+// y = act(x Wᵀ + bias) + residual for weights that decode to floats. Two forms: for few rows of x, a workgroup multiplies
+// four weight rows with all of them (vector.ts; the weights are read once, at memory speed); for many rows, it computes a
+// tile of results from blocks in workgroup memory (tiles.ts). A Format (format.ts) reads the weight.
 
 import type { DType } from "../../../core/dtype.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Axis, Part, Target } from "../kernel.js";
-import { asRows, type Call, type Operand, type Piece } from "../schedule/call.js";
+import { asRows, type Binding, type Call, type Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
 import { type Option, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS, range } from "../wgsl.js";
@@ -24,21 +24,21 @@ export interface ProductOptions extends TileForm {
   readonly rows: number;
   readonly bias: BiasType;
   readonly residual: boolean;
-  /** Sums go through subgroups; with tiles only in subgroup matrices. */
+  /** Uses subgroups for sums; tiles do so only with subgroup matrices. */
   readonly subgroups: boolean;
-  /** Matrices that share x, one below the other: rows from P.n1 on are of the second, from P.n2 on of the third. */
+  /** Number of stacked matrices that share x: the second begins at row P.n1, the third at row P.n2. */
   readonly jobs?: number;
-  /** Of two matrices of one size, also writes act(first) * second: see Gate. */
+  /** Also writes act(first) * second of two matrices of one size: see Gate. */
   readonly gated?: boolean;
   readonly [more: string]: Option;
 }
 
-/** From this many rows of x on, tiles: they add up in another order than the vector form. */
+/** From this many rows of x on, products use tiles, which sum in another order than the vector form. */
 const MANY = 9;
-/** Up to this many rows of x, a tile has as many rows; else twice that. */
+/** Rows of a tile for up to this many rows of x; otherwise a tile has twice as many. */
 const LOW_TILE = 32;
 
-/** `width` is the distance of rows of y and residual: N, unless this is a part of a larger product. */
+/** `width` is the row stride of y and residual: N, unless this is a part of a larger product. */
 const NUMBERS = ["M", "N", "K", "width", "x", "bias", "residual", "y", "act:i32", "tiles"];
 
 export function productSpec(format: Format, options: ProductOptions): ShaderSpec {
@@ -95,16 +95,16 @@ export function jobName(name: string, job: number): string {
   return job === 0 ? name : `${name}${job}`;
 }
 
-/** The names of an operand of so many jobs. */
+/** The names of an operand for all jobs. */
 export function jobNames(jobs: number, name: string): string[] {
   return range(jobs).map((job) => jobName(name, job));
 }
 
-/** WGSL of the first row of a job, and of the row behind its last. */
+/** WGSL of the first row of a job, and of the row after its last. */
 export const jobBegin = (job: number): string => (job === 0 ? "0u" : `P.n${job}`);
 export const jobEnd = (jobs: number, job: number): string => (job + 1 < jobs ? `P.n${job + 1}` : "P.N");
 
-/** WGSL that runs the text of the job that row `n` belongs to, given the row's number in that job; each must return. */
+/** WGSL that runs `text` of the job of row `n`, with the row's number in that job. Each text must return. */
 export function byJob(jobs: number, text: (job: number, n: string) => string): string {
   return range(jobs)
     .reverse()
@@ -115,12 +115,12 @@ export function byJob(jobs: number, text: (job: number, n: string) => string): s
 /** The options that all formats share. */
 export type CommonOptions = Pick<ProductOptions, "fast" | "rows" | "bias" | "residual" | "subgroups"> & TileForm;
 
-/** What a product in blocks of f16 does. */
+/** How a product uses blocks of f16. */
 export interface Halving {
-  /** Parts of x: one rounds it to the 11 bits of f16, two keep what f32 has, and are worth it with subgroup matrices. */
+  /** Parts of x: one rounds it to the 11 bits of f16; two keep the precision of f32, and pay off with subgroup matrices. */
   readonly parts: 1 | 2;
-  /** Records what finds the exponents of the weight's rows, where the format says that they are known. */
-  readonly exponents?: () => Piece;
+  /** Gives the exponents of the weight's rows, if the format has `exponents`. */
+  readonly exponents?: () => Binding;
 }
 
 export interface ProductCall {
@@ -132,14 +132,14 @@ export interface ProductCall {
   readonly K: number;
   readonly act: number;
   readonly fast: boolean;
-  /** How blocks may be f16; not at all unless given. */
+  /** How blocks may be f16; absent if they may not. */
   readonly half?: Halving | undefined;
-  /** The format's pieces and numbers. */
-  readonly pieces: readonly Piece[];
+  /** The format's bindings and numbers. */
+  readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
-/** The two ways to cut a product: rows of x, and rows of the weight (operands `weights` as they are cut along N). */
+/** Axes of a product: rows of the weight, which `outputs` cuts, and rows of x. */
 export function productAxes(
   { operands }: Call,
   places: { readonly x: number; readonly bias: number; readonly residual: number; readonly y: number },
@@ -159,14 +159,14 @@ export function productAxes(
   ];
 }
 
-/** Records a product; `shader` gives the one for the options that this finds. */
+/** Chooses the options of a product's shader and records it. */
 export function recordProduct(
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
   call: ProductCall,
   shader: (options: CommonOptions) => Shader,
 ): void {
-  const { x, bias, residual, y, N, K, act, pieces } = call;
+  const { x, bias, residual, y, N, K, act, bindings } = call;
   if (y.count === 0) return;
   const M = y.count / N;
   const fast = call.fast && K % 4 === 0 && x.offset % 4 === 0;
@@ -186,42 +186,42 @@ export function recordProduct(
   const height = form.tile ?? rows;
   const offsets = { x: x.offset, bias: bias?.offset ?? 0, residual: residual?.offset ?? 0, y: y.offset };
   const all = [
-    half ? halveRows(queue, x, M, K, half.parts) : x,
-    ...pieces,
+    half ? halveRows(recorder, x, M, K, half.parts) : x,
+    ...bindings,
     ...(half?.exponents ? [half.exponents()] : []),
     ...(bias ? [bias] : []),
     ...(residual ? [residual] : []),
     y,
   ];
   const numbers = { M, N, K, width: y.strides.at(-2) ?? N, act, tiles, ...offsets, ...call.numbers };
-  queue.dispatch(made, all, numbers, tiles * Math.ceil(M / height));
+  recorder.dispatch(made, all, numbers, tiles * Math.ceil(M / height));
 }
 
-/** A product that may be joined with others of the same x. */
+/** A product that can be joined with others of the same x. */
 export interface Joinable {
   readonly x: Operand;
   readonly y: Operand;
   readonly N: number;
-  /** Pieces of its weight, in the order of the format's bindings, and their numbers by the names of job 0. */
-  readonly pieces: readonly Piece[];
+  /** Bindings of its weight, in the format's order, and their numbers under the names of job 0. */
+  readonly bindings: readonly Binding[];
   readonly numbers: Readonly<Record<string, number>>;
 }
 
-/** Most matrices that are joined. */
+/** Most products that are joined. */
 export const JOBS = 3;
 
-/** What two products of one size are for: y = act(first) * second. */
+/** The gated activation of two products of one size: y = act(first) * second. */
 export interface Gate {
   readonly y: Operand;
   readonly act: number;
 }
 
 /**
- * Records two or three products of few rows with one x as one dispatch. `common` are numbers that all jobs share; a gate
- * is for two.
+ * Records two or three products of few rows with the same x as one dispatch. `common` holds numbers that all jobs share;
+ * `gate` needs exactly two products.
  */
 export function recordJoined(
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
   products: readonly Joinable[],
   K: number,
@@ -247,9 +247,9 @@ export function recordJoined(
     for (const [name, value] of Object.entries(product.numbers)) numbers[jobName(name, job)] = value;
   });
   const tiles = gate ? Math.ceil(first / (OUTPUTS / 2)) : Math.ceil(N / OUTPUTS);
-  const weights = products[0]!.pieces.flatMap((_, i) => products.map(({ pieces }) => pieces[i]!));
-  const pieces = [x, ...weights, ...products.map((product) => product.y), ...(gate ? [gate.y] : [])];
-  queue.dispatch(made, pieces, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
+  const weights = products[0]!.bindings.flatMap((_, i) => products.map(({ bindings }) => bindings[i]!));
+  const bindings = [x, ...weights, ...products.map((product) => product.y), ...(gate ? [gate.y] : [])];
+  recorder.dispatch(made, bindings, { ...numbers, tiles }, tiles * Math.ceil(M / rows));
 }
 
 /** True if products can be joined: few rows, x read as vec4s, nothing added. */
@@ -261,7 +261,7 @@ export function joinable(product: Joinable, act: number, fast: boolean): boolean
 
 export type JoinedOptions = CommonOptions & { readonly jobs: number; readonly gated: boolean };
 
-/** Every combination of options that `recordJoined` can ask for; `each` bindings for a job's weight. */
+/** All options that `recordJoined` can use; a job's weight has `each` bindings. */
 export function joinedVariants(target: Target, each: number): JoinedOptions[] {
   const { subgroups } = target;
   const forms = [
@@ -277,19 +277,19 @@ export function joinedVariants(target: Target, each: number): JoinedOptions[] {
     );
 }
 
-/** The form of a tile of `low` height, or more. Subgroup matrices are so fast that rows of nothing do not matter. */
+/** The form of a low or a high tile. Subgroup matrices have one height: they are so fast that empty rows do not matter. */
 function tileForm({ matrix }: Target, fast: boolean, parts: number | undefined, low: boolean): TileForm {
   if (parts && matrix) return { tile: MATRIX_TILE / parts, half: true, ...(parts > 1 ? { parts } : {}), ...matrix };
   const tile = low || !fast ? LOW_TILE : 2 * LOW_TILE;
   return parts ? { tile, half: true } : { tile };
 }
 
-/** What of `wanted` this device does. */
+/** `wanted`, if this device supports it. */
 function halving(target: Target, wanted: Halving | undefined): Halving | undefined {
   return wanted && (wanted.parts === 1 ? target.f16 : target.matrix) ? wanted : undefined;
 }
 
-/** Every combination of options that `recordProduct` can ask for; `parts` of x in calls that allow blocks of f16. */
+/** All options that `recordProduct` can use; `parts`: possible numbers of parts of x in calls that allow blocks of f16. */
 export function productVariants(target: Target, taken: number, parts: readonly (1 | 2)[] = []): CommonOptions[] {
   return [true, false].flatMap((fast) => {
     const ways = [undefined, ...(fast ? parts.filter((count) => halving(target, { parts: count })) : [])];

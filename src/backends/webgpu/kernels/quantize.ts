@@ -11,18 +11,18 @@ import {
   NF4_THRESHOLDS,
 } from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { along, rowsPerCut } from "../schedule/split.js";
 import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
 import { EXACT_DIVIDE, FLOATS, fold, literal } from "../wgsl.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 
-function scratch(queue: Queue, slot: string, words: number): Piece {
+function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
   const size = Math.max(16, Math.ceil(words / 4) * 16);
-  return { block: queue.buffers.scratch(slot, size), start: 0, size };
+  return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
 
 const rowScale = family("llm_int8_quantize", ({ w }: { step: "scale"; w: DType }) => ({
@@ -53,18 +53,18 @@ const rowCodes = family("llm_int8_quantize", ({ w }: { step: "codes"; w: DType }
 
 export const llmInt8Quantize: Kernel = {
   op: llmInt8QuantizeOp,
-  record({ operands: [w, codes, scb], attributes: [row = 0] }, queue) {
+  record({ operands: [w, codes, scb], attributes: [row = 0] }, recorder) {
     const [rows = 0, columns = 0] = w!.shape;
     if (row + rows > codes!.shape[0]!) return `rows ${row} + ${rows} do not fit ${codes!.shape[0]}`;
     if (rows === 0) return undefined;
-    const inverse = scratch(queue, "inverse", rows);
+    const inverse = scratch(recorder, "inverse", rows);
     const type = w!.dtype;
     const sizes = { rows, columns, w: w!.offset, scb: scb!.offset + row };
-    queue.dispatch(rowScale({ step: "scale", w: type }), [w!, scb!, inverse], sizes, rows);
+    recorder.dispatch(rowScale({ step: "scale", w: type }), [w!, scb!, inverse], sizes, rows);
     const offset = codes!.offset + row * columns;
     const numbers = { count: w!.count, offset, columns, w: w!.offset };
     const groups = groupsFor(wordsFor("i8", offset, w!.count), WORKGROUP);
-    queue.dispatch(rowCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
+    recorder.dispatch(rowCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
     return undefined;
   },
   axes({ operands: [w, codes, scb], attributes: [row = 0] }) {
@@ -83,7 +83,7 @@ export const llmInt8Quantize: Kernel = {
 
 const rowValues = family("llm_int8_dequantize", () => ({
   bindings: [reads("codes"), reads("scb", "array<f32>"), writes("w")],
-  // The unit is no constant: drivers (Mesa's) would multiply by it first, and round otherwise.
+  // The unit is no constant, because some drivers (Mesa's) would multiply by a constant first, which rounds differently.
   params: ["count", "columns", "codes", "scb", "w", "unit:f32"],
   declarations: [reader("codes", "i8")],
   body: `if (gid >= P.count) { return; }
@@ -92,11 +92,11 @@ const rowValues = family("llm_int8_dequantize", () => ({
 
 export const llmInt8Dequantize: Kernel = {
   op: llmInt8DequantizeOp,
-  record({ operands: [codes, scb, w] }, queue) {
+  record({ operands: [codes, scb, w] }, recorder) {
     const { count } = w!;
     const places = { codes: codes!.offset, scb: scb!.offset, w: w!.offset };
     const numbers = { count, columns: w!.shape[1]!, ...places, unit: Math.fround(1 / 127) };
-    queue.dispatch(rowValues({}), [codes!, scb!, w!], numbers, groupsFor(count, WORKGROUP));
+    recorder.dispatch(rowValues({}), [codes!, scb!, w!], numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [codes, scb, w] }) => [along(codes!.shape[0]!, { 0: [codes, 0], 1: [scb, 0], 2: [w, 0] })],
@@ -122,7 +122,7 @@ const thresholds = (name: string, values: Float32Array): string =>
 
 const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType }) => ({
   bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
-  // One element more than there are, if the matrix ends in half a byte: that half is the code of zero.
+  // If the matrix ends in half a byte, `count` includes the other half, which gets the code of zero.
   params: ["count", "offset", "elements", "blocksize", "kind", "w"],
   declarations: [
     FLOATS,
@@ -165,7 +165,7 @@ function misplaced(w: Operand, codes: Operand, blocksize: number, row: number): 
 
 export const fourBitQuantize: Kernel = {
   op: fourBitQuantizeOp,
-  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }, queue) {
+  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }, recorder) {
     const problem = misplaced(w!, codes!, blocksize, row);
     if (problem) return problem;
     const columns = w!.shape[1]!;
@@ -173,17 +173,17 @@ export const fourBitQuantize: Kernel = {
     const elements = w!.count;
     if (elements === 0) return undefined;
     const blocks = Math.ceil(elements / blocksize);
-    const inverse = scratch(queue, "inverse", 2 * blocks);
+    const inverse = scratch(recorder, "inverse", 2 * blocks);
     const type = w!.dtype;
     const sizes = { count: blocks, elements, blocksize, w: w!.offset, absmax: absmax!.offset + begin / blocksize };
     const first = [w!, absmax!, inverse];
-    queue.dispatch(blockScale({ step: "scale", w: type }), first, sizes, groupsFor(blocks, WORKGROUP));
+    recorder.dispatch(blockScale({ step: "scale", w: type }), first, sizes, groupsFor(blocks, WORKGROUP));
     const end = begin + elements;
     const count = elements + (end % 2 === 1 && end === codes!.count ? 1 : 0);
     const offset = codes!.offset + begin;
     const numbers = { count, offset, elements, blocksize, kind, w: w!.offset };
     const groups = groupsFor(wordsFor("u4", offset, count), WORKGROUP);
-    queue.dispatch(blockCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
+    recorder.dispatch(blockCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
     return undefined;
   },
   axes({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }) {
@@ -205,7 +205,8 @@ export const fourBitQuantize: Kernel = {
   shaders: () => FLOAT.flatMap((w) => [blockScale({ step: "scale", w }), blockCodes({ step: "codes", w })]),
 };
 
-// The mean of all absmax values, to the last bit: values are added in fixed point, 2^-40 of the largest's power of two.
+// The mean of all absmax values, exact to the last bit: values are added in fixed point, in units of 2^-40 of the largest's
+// power of two.
 const WIDTH = 256;
 const meanShader = family("double_quantize", (_: { step: "mean" }) => ({
   bindings: [reads("absmax", "array<f32>"), writes("mean")],
@@ -322,17 +323,17 @@ const nestedCodes = family("double_quantize", (_: { step: "codes" }) => ({
 
 export const doubleQuantize: Kernel = {
   op: doubleQuantizeOp,
-  record({ operands: [absmax, map, codes, nested, mean] }, queue) {
+  record({ operands: [absmax, map, codes, nested, mean] }, recorder) {
     const { count, offset: at } = absmax!;
     const blocks = Math.ceil(count / NESTED_BLOCK);
     const offsets = { count, absmax: at, mean: mean!.offset };
-    queue.dispatch(meanShader({ step: "mean" }), [absmax!, mean!], offsets, 1);
-    const inverse = scratch(queue, "inverse", blocks);
+    recorder.dispatch(meanShader({ step: "mean" }), [absmax!, mean!], offsets, 1);
+    const inverse = scratch(recorder, "inverse", blocks);
     const sizes = { ...offsets, nested: nested!.offset };
-    queue.dispatch(nestedScale({ step: "scale" }), [absmax!, mean!, nested!, inverse], sizes, blocks);
+    recorder.dispatch(nestedScale({ step: "scale" }), [absmax!, mean!, nested!, inverse], sizes, blocks);
     const numbers = { ...offsets, offset: codes!.offset, map: map!.offset };
     const groups = groupsFor(wordsFor("u8", codes!.offset, count), WORKGROUP);
-    queue.dispatch(nestedCodes({ step: "codes" }), [absmax!, mean!, map!, inverse, codes!], numbers, groups);
+    recorder.dispatch(nestedCodes({ step: "codes" }), [absmax!, mean!, map!, inverse, codes!], numbers, groups);
     return undefined;
   },
   shaders: () => [meanShader({ step: "mean" }), nestedScale({ step: "scale" }), nestedCodes({ step: "codes" })],

@@ -1,5 +1,5 @@
-// rope of queries and keys with kv_append of those keys and of the values beside them: one dispatch. Keys go into the cache
-// as they are turned. Lanes that name no place are the failure of the appends alone; queries and keys are turned all the same.
+// Fuses rope of queries and keys with kv_append of these keys and of the values. Keys are appended as they are rotated.
+// Invalid lanes fail the appends only; queries and keys are still rotated.
 
 import { groupsFor } from "../kernel.js";
 import type { Operand } from "../schedule/call.js";
@@ -11,10 +11,10 @@ import { appendedAlike, type CacheType, inPairs, kvAppend } from "./cache.js";
 import { placesOf, reportPlace } from "./paged.js";
 import { rope, ropeFunction, ropeParams, ropeParts } from "./rope.js";
 
-/** What the shader binds, reports included. */
+/** Bindings of the shader, reports included. */
 const BINDINGS = 10;
 
-// An invocation per element of the queries, then one per word of the cache for keys, and for values.
+// One invocation per element of the queries, then one per cache word of the keys, then of the values.
 const shader = family("rope", ({ cache }: { append: true; cache: CacheType }) => {
   const per = cache === "f32" ? 1 : 2;
   const words = (values: readonly string[]): string =>
@@ -64,7 +64,7 @@ const shader = family("rope", ({ cache }: { append: true; cache: CacheType }) =>
   };
 });
 
-/** True if the values that a call appends are the contiguous result of another. */
+/** True if the operand x of an append is the contiguous result y of another call. */
 function appends(x: Operand, y: Operand): boolean {
   return same(x, y) && x.contiguous && x.shape.every((n, d) => n === y.shape[d]);
 }
@@ -72,14 +72,14 @@ function appends(x: Operand, y: Operand): boolean {
 export const ropeAppend: Fusion = {
   first: rope,
   next: kvAppend,
-  record(ropes, appended, queue, target) {
+  record(ropes, appended, recorder, target) {
     const [keys, values] = appended;
     if (ropes.length !== 2 || !keys || !values || appended.length !== 2) return false;
     if (target.storageBuffers < BINDINGS) return false;
     const [x, lanes, table, cache, scales] = keys.call.operands;
     const [x2, , , cache2] = values.call.operands;
     const turned = ropes.map(({ call }) => call.operands[2]!);
-    // The keys last.
+    // Keys last.
     const calls = ropes.map(({ call }) => call);
     if (!appends(x!, turned[1]!)) calls.reverse();
     if (!turned.some((y) => appends(x!, y)) || turned.some((y) => y.block === x2!.block)) return false;
@@ -87,22 +87,22 @@ export const ropeAppend: Fusion = {
     const dtype = cache!.dtype as CacheType;
     const paired = inPairs(x!.shape[3]!, [cache!, cache2!]);
     if (dtype !== "f32" && !paired) return false;
-    const { pieces, numbers } = ropeParts(calls);
+    const { bindings, numbers } = ropeParts(calls);
     const [sb2 = 0, st2 = 0, sg2 = 0, sd2 = 0] = x2!.strides;
     const [batch = 0, steps = 0] = x!.shape;
     const [pages = 0, , tokens = 0] = cache!.shape;
     const [page = 0, group = 0] = cache!.strides;
-    const places = placesOf(queue, lanes!, table!, tokens, pages);
+    const places = placesOf(recorder, lanes!, table!, tokens, pages);
     const groups = groupsFor(numbers.count! + (2 * x!.count) / (paired ? 2 : 1), WORKGROUP);
-    queue.dispatch(
+    recorder.dispatch(
       shader({ append: true, cache: dtype }),
-      [...pieces, places, cache!, x2!, cache2!],
+      [...bindings, places, cache!, x2!, cache2!],
       {
         ...numbers,
         ...{ rows: table!.shape[0]!, pages, tokens: batch * steps, page, group },
         ...{ keys: cache!.offset, values: cache2!.offset },
         ...{ x2: x2!.offset, sb2, st2, sg2, sd2 },
-        ...{ apart: keys.number - queue.call, apart1: values.number - queue.call },
+        ...{ apart: keys.number - recorder.call, apart1: values.number - recorder.call },
       },
       groups,
     );

@@ -2,9 +2,9 @@
 // and evaluates polynomials (Moshier's Cephes, sinf.c).
 
 import { ropeOp, ropeTableOp } from "../../../ops/rope.js";
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
-import type { Call, Piece } from "../schedule/call.js";
+import type { Binding, Call } from "../schedule/call.js";
 import { along, firstDim } from "../schedule/split.js";
 import { family, reads, WORKGROUP, writes } from "../shader.js";
 import { MULHI } from "../wgsl.js";
@@ -72,27 +72,27 @@ const tableShader = family("rope_table", () => ({
 
 export const ropeTable: Kernel = {
   op: ropeTableOp,
-  record({ operands: [positions, frequencies, table], attributes: [scale = 1] }, queue) {
+  record({ operands: [positions, frequencies, table], attributes: [scale = 1] }, recorder) {
     const pairs = frequencies!.count;
     const count = positions!.count * pairs;
     const offsets = { positions: positions!.offset, frequencies: frequencies!.offset, table: table!.offset };
-    const pieces = [positions!, frequencies!, table!];
-    queue.dispatch(tableShader({}), pieces, { count, pairs, ...offsets, scale }, groupsFor(count, WORKGROUP));
+    const bindings = [positions!, frequencies!, table!];
+    recorder.dispatch(tableShader({}), bindings, { count, pairs, ...offsets, scale }, groupsFor(count, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [positions, , table] }) => firstDim({ 0: positions, 2: table }),
   shaders: () => [tableShader({})],
 };
 
-/** Numbers that a job has of its own, beside `pairs` and `table`: sizes and strides of x, and where it goes. */
+/** Numbers of each job, besides the shared `pairs` and `table`: sizes, offset and strides of x, and offset of y. */
 const OWN = ["count", "steps", "heads", "size", "interleaved", "x", "sb", "st", "sh", "sd", "y"];
 
-/** The params of so many calls that share their table. */
+/** The params of `jobs` calls that share their table. */
 export function ropeParams(jobs: number): string[] {
   return ["pairs", "table", ...jobNames(jobs, "").flatMap((job) => OWN.map((name) => `${name}${job}`))];
 }
 
-/** `turned(e)`: element e of rope(x), whose numbers and binding end in `job`. */
+/** `turned(e)`: element e of rope(x). Names of x's numbers and binding end in `job`. */
 export const ropeFunction = (job: string): string => `fn turned${job}(e: u32) -> f32 {
   let d = e % P.size${job};
   let h = (e / P.size${job}) % P.heads${job};
@@ -110,7 +110,7 @@ export const ropeFunction = (job: string): string => `fn turned${job}(e: u32) ->
   return select(b * cos + a * sin, a * cos - b * sin, d == first);
 }`;
 
-/** One call, or two that share their table (queries and keys): the second's elements come behind the first's. */
+/** One call, or two that share their table (queries and keys); the second's elements follow the first's. */
 const ropeShader = family("rope", ({ jobs }: { jobs: 1 | 2 }) => {
   const two = jobs === 2;
   return {
@@ -125,37 +125,37 @@ const ropeShader = family("rope", ({ jobs }: { jobs: 1 | 2 }) => {
   };
 });
 
-/** Pieces and numbers of calls that share their table, as `ropeParams` names them. */
-export function ropeParts(calls: readonly Call[]): { pieces: Piece[]; numbers: Record<string, number> } {
+/** Bindings and numbers of calls that share their table, as `ropeParams` names them. */
+export function ropeParts(calls: readonly Call[]): { bindings: Binding[]; numbers: Record<string, number> } {
   const table = calls[0]!.operands[1]!;
   const numbers: Record<string, number> = { pairs: table.shape[3]!, table: table.offset };
-  const pieces: Piece[] = [table];
+  const bindings: Binding[] = [table];
   calls.forEach(({ operands: [x, , y], attributes: [interleaved = 0] }, job) => {
     const [, steps = 0, heads = 0, size = 0] = x!.shape;
     const [sb = 0, st = 0, sh = 0, sd = 0] = x!.strides;
     const own = { count: y!.count, steps, heads, size, interleaved, x: x!.offset, sb, st, sh, sd, y: y!.offset };
     for (const [name, value] of Object.entries(own)) numbers[jobName(name, job)] = value;
-    pieces.push(x!, y!);
+    bindings.push(x!, y!);
   });
-  return { pieces, numbers };
+  return { bindings, numbers };
 }
 
-function recordRope(calls: readonly Call[], queue: Queue): void {
-  const { pieces, numbers } = ropeParts(calls);
+function recordRope(calls: readonly Call[], recorder: CommandRecorder): void {
+  const { bindings, numbers } = ropeParts(calls);
   const count = calls.reduce((sum, { operands }) => sum + operands[2]!.count, 0);
-  queue.dispatch(ropeShader({ jobs: calls.length === 2 ? 2 : 1 }), pieces, numbers, groupsFor(count, WORKGROUP));
+  recorder.dispatch(ropeShader({ jobs: calls.length === 2 ? 2 : 1 }), bindings, numbers, groupsFor(count, WORKGROUP));
 }
 
 export const rope: Kernel = {
   op: ropeOp,
   shared: 1,
-  record(call, queue) {
-    recordRope([call], queue);
+  record(call, recorder) {
+    recordRope([call], recorder);
     return undefined;
   },
-  join(calls, queue) {
+  join(calls, recorder) {
     if (calls.length !== 2) return false;
-    recordRope(calls, queue);
+    recordRope(calls, recorder);
     return true;
   },
   axes({ operands: [x, table, y] }) {

@@ -1,4 +1,4 @@
-// route and mix: the choice of experts, an invocation for each token; and the weighted sum of what they give, one for each
+// route chooses experts, one invocation per token; mix computes the weighted sum of their results, one invocation per
 // element.
 
 import { mixOp, routeOp } from "../../../ops/experts.js";
@@ -47,11 +47,11 @@ const routeShader = family("route", () => ({
 
 export const route: Kernel = {
   op: routeOp,
-  record({ operands: [logits, experts, weights], attributes: [normalize = 0] }, queue) {
+  record({ operands: [logits, experts, weights], attributes: [normalize = 0] }, recorder) {
     const [M = 0, E = 0] = logits!.shape;
     const offsets = { logits: logits!.offset, experts: experts!.offset, weights: weights!.offset };
     const numbers = { M, E, A: experts!.shape[1]!, normalize, ...offsets };
-    queue.dispatch(routeShader({}), [logits!, experts!, weights!], numbers, groupsFor(M, WORKGROUP));
+    recorder.dispatch(routeShader({}), [logits!, experts!, weights!], numbers, groupsFor(M, WORKGROUP));
     return undefined;
   },
   axes: ({ operands: [logits, experts, weights] }) => [
@@ -79,20 +79,20 @@ const mixShader = family("mix", ({ residual }: { residual: boolean }) => ({
 
 export const mix: Kernel = {
   op: mixOp,
-  record({ operands: [x, weights, residual, y] }, queue) {
+  record({ operands: [x, weights, residual, y] }, recorder) {
     const [A = 0, N = 0] = x!.shape.slice(-2);
     const offsets = { x: x!.offset, weights: weights!.offset, residual: residual?.offset ?? 0, y: y!.offset };
-    const pieces = [x!, weights!, ...(residual ? [residual] : []), y!];
+    const bindings = [x!, weights!, ...(residual ? [residual] : []), y!];
     const groups = groupsFor(y!.count, WORKGROUP);
-    queue.dispatch(
+    recorder.dispatch(
       mixShader({ residual: residual !== undefined }),
-      pieces,
+      bindings,
       { count: y!.count, A, N, ...offsets },
       groups,
     );
     return undefined;
   },
-  // Where all leading dims are one there is nothing to cut: a row of a token is what a device must bind at least.
+  // With all leading dims 1 there is nothing to cut: a device must be able to bind a token's row.
   axes: ({ operands: [x, weights, residual, y] }) =>
     leading(y!.shape) > 1 ? firstDim({ 3: y, 0: x, 1: weights, 2: residual }) : [],
   shaders: () => [true, false].map((residual) => mixShader({ residual })),

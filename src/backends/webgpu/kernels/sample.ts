@@ -1,8 +1,8 @@
-// sample: temperature, top-k, top-p, min-p and the draw, one workgroup per row, by the row's own parameters. They are read
-// from a binding that nothing writes, so WGSL knows that a workgroup agrees on them. Nothing is sorted: thresholds are found
-// digit by digit (8 bits at a time) over keys whose order is that of the scores. Probabilities are held as integers in
-// units of 2^-31 of the largest, and added in 64 bits, so that the order of additions cannot change a draw. Ids equal
-// the reference's unless a decision hangs on the last bits of an exponential.
+// sample: temperature, top-k, top-p, min-p and the draw, one workgroup per row, with the row's own parameters. These come
+// from a read-only binding, so that they are uniform over the workgroup for WGSL. Nothing is sorted: thresholds are found
+// digit by digit (8 bits at a time) over integer keys in the order of the scores. Probabilities are integers in units of
+// 2^-31 of the largest, and are added in 64 bits, so that the order of additions cannot change a draw. Ids equal the
+// reference's unless a decision depends on the last bits of an exponential.
 
 import { sampleOp } from "../../../ops/sample.js";
 import { FAILURE } from "../device/errors.js";
@@ -12,7 +12,7 @@ import { family, reads, writes } from "../shader.js";
 import { fold, LOWEST, MULHI } from "../wgsl.js";
 
 const WIDTH = 256;
-/** NaN by its bits: WGSL may assume that there is none. */
+/** Detects NaN by its bits, because WGSL implementations may assume that there is none. */
 const NAN = "(bits & 0x7fffffffu) > 0x7f800000u";
 
 const HELPERS = `
@@ -73,7 +73,7 @@ fn philox(seed: u32, sequence: u32, step: u32) -> u32 {
   return c0 >> 8u;
 }`;
 
-/** The key of the k-th largest score, into `limit`: digit by digit from above. */
+/** Finds the key of the k-th largest score digit by digit, highest digit first, and writes it to `limit`. */
 const TOP_K = `
   var limit = key_of(lowest);
   if (top_k > 0u && top_k < P.vocabulary) {
@@ -109,7 +109,7 @@ const TOP_K = `
     limit = max(limit, prefix);
   }`;
 
-/** The smallest key that top-p keeps, and how many scores of that key go: the light end of the scores, up to 1 - p. */
+/** Finds the smallest key that top-p keeps, and how many scores of that key it drops: the lowest scores, up to 1 - p. */
 const TOP_P = `
   var gone = 0u;
   if (keep < 16777216u) {
@@ -186,7 +186,7 @@ const TOP_P = `
     gone = min(max(held, 1u) - 1u, chosen[3]);
   }`;
 
-/** Sums the mass of what is kept in order of ids, and finds the first id that passes the target. */
+/** Sums the mass of the kept tokens in order of ids, and finds the first id at which the sum exceeds the target. */
 const DRAW = `
   let span = (P.vocabulary + ${WIDTH - 1}u) / ${WIDTH}u;
   let first = min(lid * span, P.vocabulary);
@@ -304,10 +304,10 @@ const shader = family("sample", () => ({
 
 export const sample: Kernel = {
   op: sampleOp,
-  record({ operands: [logits, params, draws, ids] }, queue) {
+  record({ operands: [logits, params, draws, ids] }, recorder) {
     const [rows = 0, vocabulary = 0] = logits!.shape;
     const offsets = { logits: logits!.offset, params: params!.offset, draws: draws!.offset, ids: ids!.offset };
-    queue.dispatch(shader({}), [logits!, params!, draws!, ids!], { rows, vocabulary, ...offsets }, rows);
+    recorder.dispatch(shader({}), [logits!, params!, draws!, ids!], { rows, vocabulary, ...offsets }, rows);
     return undefined;
   },
   axes: ({ operands: [logits, params, draws, ids] }) => [

@@ -1,46 +1,46 @@
-// The tiled form of products of many rows: a workgroup builds 64 columns of results for 32 or 64 rows, from blocks of x
-// and of the decoded weight that it lays out row by row in workgroup memory. Blocks are f32, or f16 where the call
-// allows operands to be rounded; sums are f32 always. Blocks of f16 may be multiplied by subgroup matrices (matrices.ts).
+// The tiled form of products of many rows: a workgroup computes 64 columns of results for 32 or 64 rows, from blocks of x
+// and of the decoded weight that lie row by row in workgroup memory. Blocks are f32, or f16 if the call allows rounded
+// operands; sums are always f32. Blocks of f16 may be multiplied with subgroup matrices (matrices.ts).
 //
-// f16 ends at 65504, and activations do not: each row of x, and each row of the weight, is scaled by the power of two
-// that brings its largest finite magnitude into [2^14, 2^15). Scaling by it is exact, and what is rounded away of an
-// element is 2^-12 of itself, or 2^-28 of the largest of its row if that is more (f16 without subnormals). Both powers
-// come back on the f32 sums. bf16 rounds to 2^-9, so calls that allow bf16 allow this; and weights that are bf16 or f16
-// lose nothing of the first kind.
+// f16 ends at 65504, but activations can be larger. So each row of x, and each row of the weight, is scaled by the power of
+// two that brings its largest finite magnitude into [2^14, 2^15). The scaling is exact. Rounding an element loses 2^-12 of
+// itself, or 2^-28 of the largest of its row if that is more (f16 without subnormals). The f32 sums are scaled back. bf16
+// rounds to 2^-9, so calls that allow bf16 allow this; and weights that are bf16 or f16 lose nothing of the first kind.
 //
-// Calls that allow no rounding, with weights that are f16 as they are, take x as two parts: what the rounding to f16
-// leaves is f16 once more, scaled by another 2^12. So 2^-24 of an element is lost, as in f32, or 2^-40 of the largest of
-// its row. Both parts are rows of one block, and meet the same block of the weight; their sums are added at the end.
-// Where the weight has infinities or NaN the upper part alone counts: the lower may have the other sign.
+// If the call allows no rounding and the weight is f16, x is split into two parts: the rest that rounding to f16 leaves is
+// rounded to f16 too, scaled by another 2^12. So an element loses 2^-24 of itself, as in f32, or 2^-40 of the largest of
+// its row. Both parts are rows of one block, and are multiplied with the same block of the weight; their sums are added at
+// the end. If a row of the weight has infinities or NaN, only the upper part counts, because the lower may have the other
+// sign.
 
-import type { Queue } from "../device/queue.js";
-import type { Operand, Piece } from "../schedule/call.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
+import type { Binding, Operand } from "../schedule/call.js";
 import { family, reads, writes } from "../shader.js";
 import { FLOATS, fold } from "../wgsl.js";
 import type { Format } from "./format.js";
 import { MATRIX_TILE, type MatrixTile, matrixDeclarations, multiplied, TILE_WIDTH } from "./matrices.js";
 
-/** Columns of results of a workgroup. */
+/** Columns of results per workgroup. */
 export const TILE_N = 64;
-/** Invocations lie as 8 x 16: each has every eighth row and every sixteenth column of the tile. */
+/** Invocations form a grid of 8 x 16: each has every eighth row and every sixteenth column of the tile. */
 const DOWN = 8;
 const ACROSS = 16;
-/** Rows of blocks for subgroup matrices begin this many f16 apart. */
+/** Row stride of blocks for subgroup matrices, in elements. */
 const MATRIX_STRIDE = 40;
-/** The lower of two parts of x is scaled by two to this power. */
+/** The lower part of x is scaled by two to this power. */
 const BELOW = 12;
 
-/** How a tile is built. As options of a shader: absent means no. */
+/** Form of a tile, as options of a shader; absent means no. */
 export interface TileForm {
   /** Rows of results, 32 or 64. */
   readonly tile?: number;
-  /** Blocks are f16; x is what `halveRows` made. */
+  /** Blocks are f16; x is the result of `halveRows`. */
   readonly half?: boolean;
-  /** Parts of x: two where it may not be rounded to f16, else absent. Only with subgroup matrices, and then 32 rows. */
+  /** Parts of x: two if it may not be rounded to f16, else absent. Only with subgroup matrices; tiles then have 32 rows. */
   readonly parts?: number;
   /** Subgroup matrices, as "MxNxK". */
   readonly matrix?: string;
-  /** Squares that a subgroup may have to take. */
+  /** Most squares per subgroup. */
   readonly squares?: number;
 }
 
@@ -48,15 +48,17 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-/** Elements along K of a block: as much as 16 KiB hold, WebGPU's default limit. */
+/** Elements of a block along K: as many as fit 16 KiB, WebGPU's default limit. */
 const stepOf = (half: boolean): number => (half ? 32 : 16);
 
-/** Powers of two: `power(e)` for |e| < 127, and the exponent that rows are scaled down by, from the bits of their largest. */
+/**
+ * `power(e)`: 2^e for |e| < 127; `exponent_of`: the exponent that a row is scaled down by, from the bits of its largest.
+ */
 export const POWERS = `
 fn power(e: i32) -> f32 { return bitcast<f32>(u32(e + 127) << 23u); }
 fn exponent_of(largest: u32) -> i32 { return clamp(i32(largest >> 23u) - 127, -100, 127) - 14; }`;
 
-/** Of two parts, each is a normal f16 or zero, so that nothing depends on how a device treats the others. */
+/** Each of two parts is a normal f16 or zero, because devices treat subnormals differently. */
 const TWO_PARTS = `
 fn upper(v: f32) -> u32 {
   let h = to_f16(v);
@@ -107,29 +109,29 @@ const halvesShader = family("halves", ({ parts }: { readonly parts: number }) =>
 export const HALVES = halvesShader({ parts: 1 });
 export const HALVES_IN_TWO = halvesShader({ parts: 2 });
 
-/** Bytes that `halveRows` takes. */
+/** Size of the result of `halveRows`, in bytes. */
 export function halvesSize(M: number, K: number, parts: number): number {
   return M * K * 2 * parts + Math.ceil(M / 2) * 8;
 }
 
 /**
- * Brings x[M,K] to f16 in scratch, unless it is there from the call before: for each part, the upper first, rows of K
- * halves, then a word per row that holds its exponent as f16. An element is its half times two to that power, and 2^-12
- * times the lower half where there is one. K is a multiple of 4, and x begins at one.
- * All of it reads as f16: naga, the compiler of Firefox and Deno, has no bitcast that changes the number of components.
+ * Converts x[M,K] to f16 in scratch, unless the previous call has done so: for each part, the upper first, rows of K
+ * halves, then a word per row that holds its exponent as f16. An element is the upper half plus 2^-12 times the lower half
+ * (if there is one), all times two to that power. K and the offset of x are multiples of 4. All of it is bound as f16:
+ * naga, the compiler of Firefox and Deno, has no bitcast that changes the number of components.
  */
-export function halveRows(queue: Queue, x: Operand, M: number, K: number, parts: number): Piece {
+export function halveRows(recorder: CommandRecorder, x: Operand, M: number, K: number, parts: number): Binding {
   const size = halvesSize(M, K, parts);
-  const piece = { block: queue.buffers.scratch("halves", size), start: 0, size };
+  const binding = { block: recorder.buffers.scratch("halves", size), start: 0, size };
   const key = `halves ${x.block.uid}:${x.byte}:${M}:${K}:${parts}`;
-  if (!queue.made.holds(piece.block, key)) {
-    queue.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, piece], { M, K, x: x.offset }, M);
-    queue.made.hold(piece.block, key, x.block);
+  if (!recorder.contents.holds(binding.block, key)) {
+    recorder.dispatch(parts === 2 ? HALVES_IN_TWO : HALVES, [x, binding], { M, K, x: x.offset }, M);
+    recorder.contents.hold(binding.block, key, x.block);
   }
-  return piece;
+  return binding;
 }
 
-/** `x_quad(m, k, lower)`: four elements of row m of x from k on, or of its lower part (1); zeros outside. */
+/** `x_quad(m, k, lower)`: four elements of row m of x from k on, of its lower part if `lower` is 1; zeros outside. */
 function readX(fast: boolean, half: boolean): string {
   const type = half ? "vec4<f16>" : "vec4<f32>";
   const one = (i: number): string => `select(0.0, x[at + ${i}u], k + ${i}u < P.K)`;
@@ -144,7 +146,7 @@ function readX(fast: boolean, half: boolean): string {
 }`;
 }
 
-/** The tile as subgroup matrices build it. */
+/** The tile's layout for subgroup matrices. */
 function matrixTile({ matrix = "", squares = 1, parts }: TileForm): MatrixTile {
   return { element: "f16", matrix, squares, step: stepOf(true), stride: MATRIX_STRIDE, paired: parts === 2 };
 }
@@ -153,7 +155,7 @@ function matrixTile({ matrix = "", squares = 1, parts }: TileForm): MatrixTile {
 export function tileDeclarations({ exponents }: Format, form: TileForm, fast: boolean): string[] {
   const { tile = 32, half = false, parts = 1, matrix } = form;
   const step = stepOf(half);
-  // An odd number of vec4s from row to row: neighbours of a column lie in different banks.
+  // The row stride is an odd number of vec4s, so that neighbours in a column lie in different banks.
   const stride = step / 4 + 1;
   const rows = (name: string, count: number): string =>
     `var<workgroup> ${name}: array<vec4<${half ? "f16" : "f32"}>, ${count * stride}>;`;
@@ -247,11 +249,11 @@ export function tiled(format: Format, form: TileForm, fast: boolean): string {
   }`;
 }
 
-/** What is known of the rows of the tile's weights. */
+/** Loads the known exponents of the tile's weight rows. */
 const KNOWN = `if (lid < ${TILE_N}u) { exponents_of[lid] = exponents[min(n0 + lid, P.N - 1u)]; }
   workgroupBarrier();`;
 
-/** The largest magnitude of each row of the tile's weights. */
+/** Finds the largest magnitude of each of the tile's weight rows. */
 const SURVEY = `{
     let r = lid % ${TILE_N}u;
     let largest = share_of_largest(min(n0 + r, P.N - 1u), lid / ${TILE_N}u, ${TILE_WIDTH / TILE_N}u);

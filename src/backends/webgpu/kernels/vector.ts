@@ -1,4 +1,4 @@
-// The matrix-vector form of products (product.ts): a workgroup streams a few weight rows past one row of x, or four.
+// The matrix-vector form of products (product.ts): a workgroup multiplies a few weight rows with one or four rows of x.
 
 import { range, totals } from "../wgsl.js";
 import type { Format } from "./format.js";
@@ -9,8 +9,8 @@ export const OUTPUTS = 4;
 export const VECTOR_WIDTH = 64;
 
 /**
- * The weight rows of a workgroup, as `row0` to `row3`: those from `n0` on; or, for products that are multiplied with each
- * other, half as many of the first matrix, and the same ones of the second.
+ * The weight rows of a workgroup, as `row0` to `row3`: those from `n0` on; or, for gated products, half as many of the
+ * first matrix and the same ones of the second.
  */
 export function outputRows(gated: boolean): string[] {
   const pairs = OUTPUTS / 2;
@@ -24,7 +24,10 @@ export function outputRows(gated: boolean): string[] {
   ];
 }
 
-/** OUTPUTS weight rows past `rows` rows of x. P.tiles is the number of workgroups along N; `source` gives the row of x of a result. */
+/**
+ * Multiplies OUTPUTS weight rows with `rows` rows of x. P.tiles is the number of workgroups along N; `source` gives the row
+ * of x for a row of results.
+ */
 export function streamed(
   format: Format,
   fast: boolean,

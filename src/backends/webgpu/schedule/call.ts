@@ -1,4 +1,4 @@
-// Decodes encoded commands (core/command.ts) into calls with operands, as kernels take them.
+// Decodes commands (core/command.ts) into calls with operands, the arguments of kernels.
 
 import { bytesOf, DTYPES, type DType } from "../../../core/dtype.js";
 import type { AttrSpec } from "../../../core/signature.js";
@@ -6,7 +6,7 @@ import { rowStrides } from "../../../core/tensor.js";
 import type { Block } from "../device/buffers.js";
 
 /** A range of a block as a shader binds it. */
-export interface Piece {
+export interface Binding {
   readonly block: Block;
   /** Byte where the binding begins: a multiple of 256. */
   readonly start: number;
@@ -14,7 +14,7 @@ export interface Piece {
   readonly size: number;
 }
 
-export interface Operand extends Piece {
+export interface Operand extends Binding {
   readonly dtype: DType;
   readonly shape: readonly number[];
   /** Elements between neighbours of each dim. */

@@ -2,7 +2,7 @@
 // after it; keys are appended as they are rotated. The table of kernel pairs is kernels/fusions.ts. As in
 // horizontal-fusion.ts only the order of independent calls changes; every result is still written.
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Kernel, Target } from "../kernel.js";
 import type { Shader } from "../shader.js";
 import { AHEAD, fits, MOST, meet, ordered, type Pending, same, touched } from "./horizontal-fusion.js";
@@ -15,9 +15,9 @@ export interface Fusion {
    * Records the calls of `first` and of `next` as one dispatch, if it can. Otherwise it records nothing and returns false;
    * the backend then tries with fewer calls. The backend guarantees that all operands fit, that the calls of `next` may run
    * directly after those of `first`, that they are independent and share one operand (Kernel.shared), and that the first of
-   * them reads a result of `first`. `queue.call` is the lowest number of all.
+   * them reads a result of `first`. `recorder.call` is the lowest number of all.
    */
-  record(first: readonly Pending[], next: readonly Pending[], queue: Queue, target: Target): boolean;
+  record(first: readonly Pending[], next: readonly Pending[], recorder: CommandRecorder, target: Target): boolean;
   /** True if the dispatch only prepares input for the calls of `next`, which are recorded later. */
   readonly prepares?: boolean;
   /** All shaders that it can use on such a device, besides those of the two kernels. */
@@ -25,8 +25,8 @@ export interface Fusion {
 }
 
 /**
- * The calls of `kernel` behind the group `first`, which begins at `calls[at]`, that could be recorded with it: one that
- * reads what the group writes, and those that share an operand with that one.
+ * The calls of `kernel` after the group `first`, which begins at `calls[at]`, that could be recorded with it: one that
+ * reads a result of the group, and those that share an operand with that one.
  */
 export function followers(
   calls: readonly Pending[],

@@ -79,8 +79,8 @@ export function fits({ call }: Pending): boolean {
 }
 
 /**
- * The calls behind `calls[at]`, whose operands fit, that could be recorded with it, in their order; those that are `done`
- * are passed over.
+ * The calls after `calls[at]`, whose operands fit, that could be recorded with it, in their order. Skips calls that are
+ * `done`.
  */
 export function partners(calls: readonly Pending[], at: number, done: ReadonlySet<Pending>): Pending[] {
   const first = calls[at]!;

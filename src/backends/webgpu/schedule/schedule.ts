@@ -1,7 +1,7 @@
 // Records the calls of one submission in as few dispatches as possible: independent calls are joined
 // (horizontal-fusion.ts), and calls that read their results are fused with them (fusion.ts).
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Target } from "../kernel.js";
 import { FUSIONS } from "../kernels/fusions.js";
 import { type Fusion, followers } from "./fusion.js";
@@ -12,7 +12,7 @@ export function recordTogether(
   calls: readonly Pending[],
   at: number,
   done: Set<Pending>,
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
 ): boolean {
   const first = calls[at]!;
@@ -22,8 +22,8 @@ export function recordTogether(
   const others = kernel.join ? partners(calls, at, done) : [];
   for (; ; others.pop()) {
     const group = [first, ...others];
-    const behind = recordFused(calls, at, group, fusions, done, queue, target);
-    if (behind || (others.length > 0 && recordJoined(group, queue, target))) {
+    const behind = recordFused(calls, at, group, fusions, done, recorder, target);
+    if (behind || (others.length > 0 && recordJoined(group, recorder, target))) {
       for (const one of [...others, ...(behind ?? [])]) done.add(one);
       return true;
     }
@@ -31,29 +31,29 @@ export function recordTogether(
   }
 }
 
-/** Records a group with calls that read its results; returns the calls that are done by that, or undefined. */
+/** Records a group with calls that read its results; returns those that were completed, or undefined if none fuses. */
 function recordFused(
   calls: readonly Pending[],
   at: number,
   group: readonly Pending[],
   fusions: readonly Fusion[],
   done: ReadonlySet<Pending>,
-  queue: Queue,
+  recorder: CommandRecorder,
   target: Target,
 ): readonly Pending[] | undefined {
   for (const fusion of fusions) {
     const behind = followers(calls, at, group, fusion.next, done);
     for (; behind.length > 0; behind.pop()) {
-      queue.begin((fusion.prepares ? group : [...group, ...behind]).map(({ number }) => number));
-      if (fusion.record(group, behind, queue, target)) return fusion.prepares ? [] : behind;
+      recorder.begin((fusion.prepares ? group : [...group, ...behind]).map(({ number }) => number));
+      if (fusion.record(group, behind, recorder, target)) return fusion.prepares ? [] : behind;
     }
   }
   return undefined;
 }
 
-function recordJoined(group: readonly Pending[], queue: Queue, target: Target): boolean {
+function recordJoined(group: readonly Pending[], recorder: CommandRecorder, target: Target): boolean {
   const calls = group.map(({ call }) => call);
   const numbers = group.map(({ number }) => number);
-  queue.begin(numbers);
-  return group[0]!.kernel.join!(calls, queue, target, numbers);
+  recorder.begin(numbers);
+  return group[0]!.kernel.join!(calls, recorder, target, numbers);
 }

@@ -2,7 +2,7 @@
 // a head of 32000 x 4096 in bf16 is 250 MiB. A kernel names the axes along which its calls can be cut; this file cuts them
 // into calls that fit. A single row that spans two buffers is copied to scratch, and back if it is written.
 
-import type { Queue } from "../device/queue.js";
+import type { CommandRecorder } from "../device/command-recorder.js";
 import type { Axis, Kernel, Part, Target } from "../kernel.js";
 import { type Call, narrowed, type Operand, operand } from "./call.js";
 
@@ -20,16 +20,21 @@ function cut({ operand: from, dim, range }: Part, begin: number, count: number):
 }
 
 /** Records a call, cut into parts if needed. Returns a sentence if it cannot be computed. */
-export function recordFitting(kernel: Kernel, call: Call, queue: Queue, target: Target): string | undefined {
-  if (call.operands.every((one) => one === undefined || one.fits)) return kernel.record(call, queue, target);
+export function recordFitting(
+  kernel: Kernel,
+  call: Call,
+  recorder: CommandRecorder,
+  target: Target,
+): string | undefined {
+  if (call.operands.every((one) => one === undefined || one.fits)) return kernel.record(call, recorder, target);
   const axes = kernel.axes?.(call) ?? [];
   if (typeof axes === "string") return axes;
   const found = choose(call, axes);
-  if (!found) return recordAside(kernel, call, queue, target);
+  if (!found) return recordAside(kernel, call, recorder, target);
   const { axis, lengths } = found;
   for (let begin = 0; begin < axis.size; ) {
     const count = Math.min(axis.size - begin, lengths(begin));
-    const problem = recordFitting(kernel, slice(call, axis, begin, count), queue, target);
+    const problem = recordFitting(kernel, slice(call, axis, begin, count), recorder, target);
     if (problem !== undefined) return problem;
     begin += count;
   }
@@ -38,7 +43,7 @@ export function recordFitting(kernel: Kernel, call: Call, queue: Queue, target: 
 
 /**
  * The axis to cut: one along which a step of a too large operand fits; otherwise one that makes such an operand smaller.
- * `lengths` gives the number of slices per part, by its first slice.
+ * `lengths(begin)` is the number of slices of the part that begins there.
  */
 function choose(call: Call, axes: readonly Axis[]): { axis: Axis; lengths: (begin: number) => number } | undefined {
   let smaller: Axis | undefined;
@@ -75,7 +80,7 @@ function longest(part: Part, begin: number, most: number, step: number): number 
 }
 
 /** Records a call that cannot be cut further: operands that span two buffers are copied to scratch. */
-function recordAside(kernel: Kernel, call: Call, queue: Queue, target: Target): string | undefined {
+function recordAside(kernel: Kernel, call: Call, recorder: CommandRecorder, target: Target): string | undefined {
   const { inputs } = kernel.op.signature;
   const back: (() => void)[] = [];
   const operands: (Operand | undefined)[] = [];
@@ -89,18 +94,18 @@ function recordAside(kernel: Kernel, call: Call, queue: Queue, target: Target): 
       const name = [...inputs, ...kernel.op.signature.outputs][i]!.name;
       return `${name} takes ${size} bytes, and this device binds ${block.binding} at once`;
     }
-    const aside = queue.buffers.scratch(`across ${i}`, size);
+    const aside = recorder.buffers.scratch(`across ${i}`, size);
     const bytes = Math.min(size, block.bytes - start);
-    queue.copy(block, start, aside, 0, bytes);
-    if (i >= inputs.length || inputs[i]!.mutated) back.push(() => queue.copy(aside, 0, block, start, bytes));
+    recorder.copy(block, start, aside, 0, bytes);
+    if (i >= inputs.length || inputs[i]!.mutated) back.push(() => recorder.copy(aside, 0, block, start, bytes));
     operands.push(operand(aside, byte - start, dtype, shape, strides, contiguous));
   }
-  const problem = kernel.record({ ...call, operands }, queue, target);
+  const problem = kernel.record({ ...call, operands }, recorder, target);
   for (const copy of back) copy();
   return problem;
 }
 
-/** Cuts operands of one shape along their first dim that has a length; what is written stays contiguous. */
+/** Cuts operands of one shape along their first dim longer than 1, so that results stay contiguous. */
 export function firstDim(operands: Readonly<Record<number, Operand | undefined>>): Axis[] {
   const entries = Object.entries(operands).filter((entry): entry is [string, Operand] => entry[1] !== undefined);
   const { shape } = entries[0]![1];
@@ -121,7 +126,7 @@ export function along(
   return { size, step, parts };
 }
 
-/** Rows of `columns` elements after which a block of `blocksize` elements is full, and so is a byte. */
+/** Number of rows of `columns` elements that fill whole blocks of `blocksize` elements, and whole bytes. */
 export function rowsPerCut(columns: number, blocksize: number): number {
   let a = columns;
   let b = blocksize;

@@ -2,7 +2,7 @@
 // no commands; it only encodes dispatches. It goes stale when a block that it uses is destroyed; its owner then prepares it
 // again.
 
-import type { Piece } from "../schedule/call.js";
+import type { Binding } from "../schedule/call.js";
 import type { Shader } from "../shader.js";
 import type { Block } from "./buffers.js";
 import type { Check } from "./error-scopes.js";
@@ -11,15 +11,15 @@ import { tagOf } from "./errors.js";
 /** Bytes of a dispatch's numbers; WebGPU's default alignment of dynamic offsets. */
 export const SLOT = 256;
 
-/** A dispatch with its bindings one by one. */
+/** A dispatch before its pipeline and bind group exist. */
 export interface Draft {
   readonly shader: Shader;
-  readonly pieces: readonly Piece[];
+  readonly bindings: readonly Binding[];
   readonly x: number;
   readonly y: number;
 }
 
-export interface CopyStep {
+export interface CopyCommand {
   readonly from: GPUBuffer;
   readonly fromAt: number;
   readonly to: GPUBuffer;
@@ -27,7 +27,7 @@ export interface CopyStep {
   readonly bytes: number;
 }
 
-export interface DispatchStep {
+export interface DispatchCommand {
   readonly pipeline: GPUComputePipeline;
   readonly group: GPUBindGroup;
   readonly offset: readonly [number];
@@ -35,10 +35,10 @@ export interface DispatchStep {
   readonly y: number;
 }
 
-export class Tape {
+export class PreparedStep {
   /** True once a block that it uses is gone. */
   stale = false;
-  readonly drafts: (Draft | CopyStep)[] = [];
+  readonly drafts: (Draft | CopyCommand)[] = [];
   readonly blocks = new Set<Block>();
   /** Those of them that it writes. */
   readonly written = new Set<Block>();
@@ -47,12 +47,12 @@ export class Tape {
   dispatches = 0;
   /** Slots whose dispatches can report failures, with the number of their call in the step. */
   readonly reports: { readonly at: number; readonly call: number }[] = [];
-  steps: readonly (DispatchStep | CopyStep)[] = [];
+  commands: readonly (DispatchCommand | CopyCommand)[] = [];
   uniforms: GPUBuffer | undefined;
   /** Pending checks of its resources; removed once confirmed. */
   checks: readonly Check[] = [];
 
-  /** Room for one more slot; gives its number. */
+  /** Adds a slot and returns its number. */
   slot(): number {
     if ((this.dispatches + 1) * SLOT > this.slots.byteLength) {
       const wider = new ArrayBuffer(this.slots.byteLength * 2);
@@ -64,7 +64,7 @@ export class Tape {
 
   use(block: Block): void {
     this.blocks.add(block);
-    block.tapes.add(this);
+    block.preparedSteps.add(this);
   }
 
   /** Numbers the calls that can report failures, from `first` on; false if there are none. */
@@ -74,27 +74,27 @@ export class Tape {
     return this.reports.length > 0;
   }
 
-  /** Encodes all steps. */
+  /** Encodes all commands. */
   encode(encoder: GPUCommandEncoder): void {
-    const { steps } = this;
+    const { commands } = this;
     let pass: GPUComputePassEncoder | undefined;
     let pipeline: GPUComputePipeline | undefined;
-    for (let i = 0; i < steps.length; i++) {
-      const step = steps[i]!;
-      if (!("group" in step)) {
+    for (let i = 0; i < commands.length; i++) {
+      const command = commands[i]!;
+      if (!("group" in command)) {
         pass?.end();
         pass = undefined;
         pipeline = undefined;
-        encoder.copyBufferToBuffer(step.from, step.fromAt, step.to, step.toAt, step.bytes);
+        encoder.copyBufferToBuffer(command.from, command.fromAt, command.to, command.toAt, command.bytes);
         continue;
       }
       pass ??= encoder.beginComputePass();
-      if (step.pipeline !== pipeline) {
-        pipeline = step.pipeline;
+      if (command.pipeline !== pipeline) {
+        pipeline = command.pipeline;
         pass.setPipeline(pipeline);
       }
-      pass.setBindGroup(0, step.group, step.offset);
-      pass.dispatchWorkgroups(step.x, step.y);
+      pass.setBindGroup(0, command.group, command.offset);
+      pass.dispatchWorkgroups(command.x, command.y);
     }
     pass?.end();
   }
@@ -107,12 +107,12 @@ export class Tape {
 
   destroy(): void {
     this.stale = true;
-    for (const block of this.blocks) block.tapes.delete(this);
+    for (const block of this.blocks) block.preparedSteps.delete(this);
     this.blocks.clear();
     this.written.clear();
     this.uniforms?.destroy();
     this.uniforms = undefined;
-    this.steps = [];
+    this.commands = [];
   }
 }
 

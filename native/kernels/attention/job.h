@@ -112,7 +112,7 @@ struct Places {
   int64_t step;
   bool one;  // all of it lies in one piece
 };
-struct Block {
+struct KeyBlock {
   int n;                      // keys
   Places k, v;
   Places next_k, next_v;      // those of the next block, to be asked for early

@@ -1,18 +1,18 @@
-// The in-order queue: dispatches are recorded into one command encoder and submitted in batches. Pipelines and bind
-// groups are cached: a repeated step costs one look-up per dispatch. A slot of one uniform buffer holds the numbers of a
-// dispatch; a dynamic offset chooses it. The device drops a whole batch if it could not make one of its resources, so batches
-// record their owners; large, unconfirmed allocations get a batch of their own.
+// Records dispatches and copies, in order, into a command encoder and submits them in batches. Pipelines and bind groups
+// are cached, so a repeated dispatch costs one look-up. Its numbers lie in a slot of one uniform buffer, which a dynamic
+// offset selects. The device drops a whole batch if it could not create one of its resources. So batches record their
+// owners, and large, unconfirmed allocations get a batch of their own.
 
 import { DeviceError, type OctavoError, OutOfMemoryError } from "../../../core/errors.js";
-import type { Piece } from "../schedule/call.js";
+import type { Binding } from "../schedule/call.js";
 import type { Shader } from "../shader.js";
 import { type Block, type Buffers, spansOf } from "./buffers.js";
-import { type Check, causeOf, graver, type Refused, refusing, type Scopes, unchecked } from "./error-scopes.js";
+import { type Check, causeOf, type ErrorScopes, graver, type Refused, refusing, unchecked } from "./error-scopes.js";
 import { FLAG_SLOTS, FLAG_WORDS } from "./errors.js";
 import { Pipelines } from "./pipelines.js";
-import { fillSlot, SLOT, Tape } from "./prepared.js";
+import { fillSlot, PreparedStep, SLOT } from "./prepared-step.js";
 import { type ReadBack, Readback } from "./readback.js";
-import { Made } from "./scratch-reuse.js";
+import { ScratchContents } from "./scratch-contents.js";
 
 /** Dispatches whose numbers fit in the uniform buffer; more are submitted in parts. */
 const SLOTS = 512;
@@ -23,7 +23,7 @@ const STORAGE = 0x80;
 /** Unconfirmed blocks of at least this size get a batch of their own. */
 const LARGE = 1 << 20;
 
-export interface QueueStatistics {
+export interface RecorderStatistics {
   readonly dispatches: number;
   readonly submits: number;
   readonly pipelines: number;
@@ -41,7 +41,7 @@ function droppedBy(cause: OctavoError | undefined): OctavoError | undefined {
   return cause instanceof OutOfMemoryError ? new OutOfMemoryError(text, options) : new DeviceError(text, options);
 }
 
-export class Queue {
+export class CommandRecorder {
   #dispatches = 0;
   #submits = 0;
   /** Number of the call being recorded. */
@@ -49,7 +49,7 @@ export class Queue {
   /** Owner of the work being recorded. */
   #recorded: readonly Party[] = [];
   readonly #device: GPUDevice;
-  readonly #scopes: Scopes;
+  readonly #scopes: ErrorScopes;
   readonly #refused: (call: number, error: OctavoError) => void;
   readonly pipelines: Pipelines;
   readonly #maxGroups: number;
@@ -66,16 +66,21 @@ export class Queue {
   #unknown = new Set<Check>();
   #risky = false;
   /** Contents of scratch blocks that kernels can use again. */
-  readonly made = new Made();
+  readonly contents = new ScratchContents();
   /** While a step is prepared: it takes the dispatches instead of the encoder. */
-  #tape: Tape | undefined;
+  #step: PreparedStep | undefined;
   buffers!: Buffers;
 
   /**
    * @param largest size of the largest buffer, in bytes
    * @param refused called for calls that did not run because the device dropped their batch
    */
-  constructor(device: GPUDevice, scopes: Scopes, largest: number, refused: (call: number, error: OctavoError) => void) {
+  constructor(
+    device: GPUDevice,
+    scopes: ErrorScopes,
+    largest: number,
+    refused: (call: number, error: OctavoError) => void,
+  ) {
     this.#device = device;
     this.#scopes = scopes;
     this.#refused = refused;
@@ -91,7 +96,7 @@ export class Queue {
       uid: 0,
       check,
       groups: new Set(),
-      tapes: new Set(),
+      preparedSteps: new Set(),
       derived: new Map(),
     };
     this.pipelines = new Pipelines(device, scopes, this.flag);
@@ -105,26 +110,31 @@ export class Queue {
     if (calls.length > 0) this.call = Math.min(...calls);
   }
 
-  get statistics(): QueueStatistics {
+  get statistics(): RecorderStatistics {
     const { size, groupsMade } = this.pipelines;
     const submits = this.#submits + this.#readback.submits;
     return { dispatches: this.#dispatches, submits, pipelines: size, bindGroups: groupsMade };
   }
 
   /** Records one dispatch of `groups` workgroups. `numbers` holds a value for each of the shader's params. */
-  dispatch(shader: Shader, pieces: readonly Piece[], numbers: Readonly<Record<string, number>>, groups: number): void {
+  dispatch(
+    shader: Shader,
+    bindings: readonly Binding[],
+    numbers: Readonly<Record<string, number>>,
+    groups: number,
+  ): void {
     if (groups <= 0) return;
     const y = Math.ceil(groups / this.#maxGroups);
     const x = Math.ceil(groups / y);
-    const bound = this.#untangle(shader, pieces);
+    const bound = this.#untangle(shader, bindings);
     for (let i = 0; i < bound.length; i++) if (shader.access[i] === "w") this.#wrote(bound[i]!.block);
-    const tape = this.#tape;
-    if (tape) {
-      const at = tape.slot() * SLOT;
-      fillSlot(new DataView(tape.slots, at, SLOT), shader, this.call, numbers);
-      for (const { block } of bound) tape.use(block);
-      if (shader.reports) tape.reports.push({ at, call: this.call });
-      tape.drafts.push({ shader, pieces: bound, x, y });
+    const step = this.#step;
+    if (step) {
+      const at = step.slot() * SLOT;
+      fillSlot(new DataView(step.slots, at, SLOT), shader, this.call, numbers);
+      for (const { block } of bound) step.use(block);
+      if (shader.reports) step.reports.push({ at, call: this.call });
+      step.drafts.push({ shader, bindings: bound, x, y });
       return;
     }
     if (this.#slot === SLOTS) this.submit();
@@ -146,26 +156,26 @@ export class Queue {
    * step uses the finished block, unless the step itself writes `source` first: then each run derives it again.
    */
   derived(source: Block, key: string, bytes: number, make: (block: Block) => void): Block {
-    const tape = this.#tape;
-    if (tape?.written.has(source)) {
+    const step = this.#step;
+    if (step?.written.has(source)) {
       const block = this.buffers.scratch("derived", bytes);
       make(block);
       return block;
     }
     const found = this.buffers.derive(source, key, bytes);
-    if (!found.fresh || found.made.error) {
-      // In a batch of its own: it outlives the batch that needs it first, and that batch may be dropped.
+    if (!found.fresh || found.check.error) {
+      // In a batch of its own, because it outlives the batch that needs it first, which the device may drop.
       const recorded = this.#recorded;
-      this.#tape = undefined;
+      this.#step = undefined;
       this.submit();
-      found.made = unchecked();
-      this.#recorded = [found.made];
+      found.check = unchecked();
+      this.#recorded = [found.check];
       try {
         make(found.block);
       } finally {
         this.submit();
         this.#recorded = recorded;
-        this.#tape = tape;
+        this.#step = step;
       }
       found.fresh = true;
     }
@@ -175,10 +185,10 @@ export class Queue {
   /** Records a copy between blocks; offsets and size are multiples of 4. */
   copy(from: Block, fromAt: number, to: Block, toAt: number, bytes: number): void {
     this.#wrote(to);
-    const tape = this.#tape;
-    tape?.use(from);
-    tape?.use(to);
-    const encoder = tape ? undefined : this.#encode([from, to]);
+    const step = this.#step;
+    step?.use(from);
+    step?.use(to);
+    const encoder = step ? undefined : this.#encode([from, to]);
     if (encoder) this.#endPass();
     let done = 0;
     for (const source of spansOf(from, fromAt, bytes)) {
@@ -186,7 +196,7 @@ export class Queue {
       for (const target of spansOf(to, toAt + done, source.bytes)) {
         const fromAt = source.at + inside;
         encoder?.copyBufferToBuffer(source.buffer, fromAt, target.buffer, target.at, target.bytes);
-        tape?.drafts.push({ from: source.buffer, fromAt, to: target.buffer, toAt: target.at, bytes: target.bytes });
+        step?.drafts.push({ from: source.buffer, fromAt, to: target.buffer, toAt: target.at, bytes: target.bytes });
         inside += target.bytes;
       }
       done += source.bytes;
@@ -194,58 +204,58 @@ export class Queue {
   }
 
   /** Prepares a step from the work that `body` records, with calls numbered from 0; undefined if `body` returns false. */
-  tape(body: () => boolean): Tape | undefined {
-    const tape = new Tape();
-    this.#tape = tape;
-    this.made.clear(); // a prepared step may run after any other work, so it depends on no scratch
+  prepare(body: () => boolean): PreparedStep | undefined {
+    const step = new PreparedStep();
+    this.#step = step;
+    this.contents.clear(); // a prepared step may run after any other work, so it depends on no scratch
     let complete = false;
     try {
       complete = body();
     } finally {
-      this.#tape = undefined;
-      this.made.clear();
-      if (!complete) tape.destroy();
+      this.#step = undefined;
+      this.contents.clear();
+      if (!complete) step.destroy();
     }
     if (!complete) return undefined;
-    const size = Math.max(1, tape.dispatches) * SLOT;
+    const size = Math.max(1, step.dispatches) * SLOT;
     const check = unchecked();
-    const uniforms = this.#buffer(size, UNIFORM | COPY_DST, check, tape.slots);
-    tape.uniforms = uniforms;
-    const checks = new Set([check, ...[...tape.blocks].map((block) => block.check)]);
+    const uniforms = this.#buffer(size, UNIFORM | COPY_DST, check, step.slots);
+    step.uniforms = uniforms;
+    const checks = new Set([check, ...[...step.blocks].map((block) => block.check)]);
     let slot = 0;
-    tape.steps = tape.drafts.map((draft) => {
+    step.commands = step.drafts.map((draft) => {
       if (!("shader" in draft)) return draft;
-      const { shader, pieces, x, y } = draft;
+      const { shader, bindings, x, y } = draft;
       const pipeline = this.pipelines.of(shader);
-      const group = this.pipelines.group(shader, pipeline.layout, pieces, uniforms);
+      const group = this.pipelines.group(shader, pipeline.layout, bindings, uniforms);
       checks.add(pipeline.check).add(group.check);
       return { pipeline: pipeline.pipeline, group: group.group, offset: [slot++ * SLOT], x, y };
     });
-    tape.drafts.length = 0;
-    tape.checks = [...checks];
-    return tape;
+    step.drafts.length = 0;
+    step.checks = [...checks];
+    return step;
   }
 
   /** Runs a prepared step after everything recorded so far; its calls have the numbers `first` to `end`. */
-  play(tape: Tape, first: number, end: number): void {
+  replay(step: PreparedStep, first: number, end: number): void {
     this.submit();
-    this.made.clear();
-    for (const block of tape.written) this.#outdate(block);
-    for (const block of tape.blocks) this.#readback.hasten(block);
-    const unknown = tape.doubtful();
+    this.contents.clear();
+    for (const block of step.written) this.#outdate(block);
+    for (const block of step.blocks) this.#readback.hasten(block);
+    const unknown = step.doubtful();
     const dropped = (error: OctavoError): void => {
-      tape.stale = true;
+      step.stale = true;
       for (let call = first; call < end; call++) this.#refused(call, error);
     };
     this.#hand(unknown, dropped, () => {
-      if (tape.number(first)) {
-        this.#device.queue.writeBuffer(tape.uniforms!, 0, tape.slots, 0, tape.dispatches * SLOT);
+      if (step.number(first)) {
+        this.#device.queue.writeBuffer(step.uniforms!, 0, step.slots, 0, step.dispatches * SLOT);
       }
       const encoder = this.#device.createCommandEncoder();
-      tape.encode(encoder);
+      step.encode(encoder);
       return encoder;
     });
-    this.#dispatches += tape.dispatches;
+    this.#dispatches += step.dispatches;
   }
 
   /** Submits the recorded work. */
@@ -268,7 +278,7 @@ export class Queue {
       this.#slot = 0;
       this.#parties = new Set();
       this.#unknown = new Set();
-      this.made.clear(); // the device may drop the batch that computed it
+      this.contents.clear(); // the device may drop the batch that computed it
     }
     this.buffers.sweep();
   }
@@ -294,15 +304,15 @@ export class Queue {
     return this.#readback.read(block, offset, bytes);
   }
 
-  /** Resolves when no read is under way. */
+  /** Resolves when no read is in progress. */
   idle(): Promise<void> {
     return this.#readback.idle();
   }
 
   /** Drops the bind groups that name a block, and marks prepared steps that use it as stale. */
   forget(block: Block): void {
-    for (const tape of block.tapes) tape.stale = true;
-    block.tapes.clear();
+    for (const step of block.preparedSteps) step.stale = true;
+    block.preparedSteps.clear();
     this.#wrote(block);
     this.pipelines.forget(block);
   }
@@ -323,7 +333,7 @@ export class Queue {
     return (this.#encoder ??= this.#device.createCommandEncoder());
   }
 
-  /** Submits what `encode` gives; calls `dropped` if the device drops it because a resource failed. */
+  /** Submits the encoder that `encode` returns; calls `dropped` if the device drops it because a resource failed. */
   #hand(unknown: Iterable<Check>, dropped: (error: OctavoError) => void, encode: () => GPUCommandEncoder): void {
     const refused: Refused = (...said) => {
       const error = droppedBy(causeOf(unknown)) ?? refusing("a batch of commands")(...said);
@@ -340,28 +350,28 @@ export class Queue {
   }
 
   /** A dispatch may not read a buffer that it also writes; such inputs are copied to scratch. */
-  #untangle(shader: Shader, pieces: readonly Piece[]): readonly Piece[] {
+  #untangle(shader: Shader, bindings: readonly Binding[]): readonly Binding[] {
     const { access } = shader;
-    let result: Piece[] | undefined;
-    for (let i = 0; i < pieces.length; i++) {
+    let result: Binding[] | undefined;
+    for (let i = 0; i < bindings.length; i++) {
       if (access[i] !== "r") continue;
-      for (let j = 0; j < pieces.length; j++) {
-        if (access[j] !== "w" || pieces[j]!.block !== pieces[i]!.block) continue;
-        const { block, start, size } = pieces[i]!;
+      for (let j = 0; j < bindings.length; j++) {
+        if (access[j] !== "w" || bindings[j]!.block !== bindings[i]!.block) continue;
+        const { block, start, size } = bindings[i]!;
         const aside = this.buffers.scratch(`aside ${i}`, size);
         this.copy(block, start, aside, 0, Math.min(size, block.bytes - start));
-        result ??= pieces.slice();
+        result ??= bindings.slice();
         result[i] = { block: aside, start: 0, size };
         break;
       }
     }
-    return result ?? pieces;
+    return result ?? bindings;
   }
 
   #wrote(block: Block): void {
     this.#readback.hasten(block);
-    this.made.wrote(block);
-    this.#tape?.written.add(block);
+    this.contents.wrote(block);
+    this.#step?.written.add(block);
     this.#outdate(block);
   }
 
@@ -369,7 +379,7 @@ export class Queue {
   #outdate({ derived }: Block): void {
     for (const one of derived.values()) {
       one.fresh = false;
-      for (const tape of one.block.tapes) tape.stale = true;
+      for (const step of one.block.preparedSteps) step.stale = true;
     }
   }
 

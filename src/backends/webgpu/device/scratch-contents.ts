@@ -1,5 +1,5 @@
-// The sources of each scratch block's contents, so that the next call can use them again: rows quantized by LLM.int8(), or
-// the places in a cache of the tokens of a step.
+// Remembers what each scratch block was computed from, so that the next call can reuse its contents: rows quantized for
+// LLM.int8(), or the cache places of a step's tokens.
 
 import type { Block } from "./buffers.js";
 
@@ -15,15 +15,17 @@ interface Held {
   readonly marked: readonly Mark[];
 }
 
-export class Made {
+export class ScratchContents {
   readonly #held = new Map<Block, Held>();
 
-  /** Notes what a block was made of: `key`, from `sources`, and what was marked. Holds until one of them is written again. */
+  /**
+   * Notes that a block holds `key`, computed from `sources`, and which bytes were marked; valid until one is written again.
+   */
   hold(block: Block, key: string, sources: Block | readonly Block[], marked: readonly Mark[] = []): void {
     this.#held.set(block, { key, sources: [sources].flat(), marked });
   }
 
-  /** True if the block still holds what `hold` noted and `mark`, if given, was marked. */
+  /** True if the block still holds `key` and, if `mark` is given, it was marked. */
   holds(block: Block, key: string, mark?: Mark): boolean {
     const held = this.#held.get(block);
     if (held?.key !== key) return false;
@@ -31,9 +33,9 @@ export class Made {
   }
 
   wrote(block: Block): void {
-    for (const [made, { sources, marked }] of this.#held) {
-      if (made === block || sources.includes(block) || marked.some((one) => one.block === block)) {
-        this.#held.delete(made);
+    for (const [scratch, { sources, marked }] of this.#held) {
+      if (scratch === block || sources.includes(block) || marked.some((one) => one.block === block)) {
+        this.#held.delete(scratch);
       }
     }
   }

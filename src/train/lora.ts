@@ -10,7 +10,7 @@ import { embedding } from "../ops/embedding.js";
 import { type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { scale } from "../ops/scale.js";
 
-/** W + scale B A. It owns A and B; the base stays its owner's. */
+/** W + scale B A. It owns A and B, but not the base. */
 export class LoraWeight implements Weight {
   readonly shape: MatrixShape;
   readonly experts = 1;

@@ -31,7 +31,7 @@ export interface MachineInfo {
   readonly best: string;
 }
 
-/** What two devices hand over bytes by; only the add-on looks inside. */
+/** A transfer between two devices; only the add-on looks inside. */
 type NativeLink = object;
 
 interface NativeDevice {
@@ -59,11 +59,11 @@ interface NativeDevice {
   profileReport(): OpProfile[];
 }
 
-/** How reading ahead went so far. */
+/** Counters of reading ahead. */
 export interface LoadCounts {
   /** Loads that were read ahead. */
   readonly loadsAhead: number;
-  /** Kernels that began while such a load was under way. */
+  /** Kernels that started during such a load. */
   readonly overlapped: number;
 }
 
@@ -76,36 +76,36 @@ interface Addon {
 }
 
 export interface NativeOptions {
-  /** What the device is called in messages; "cpu" unless given. */
+  /** The device's name in messages; default "cpu". */
   readonly name?: string;
-  /** Bytes that allocations may take in all; most of the machine's memory unless less is given. */
+  /** Most bytes that allocations may take; default and maximum: most of the machine's memory. */
   readonly memory?: number;
   /** Compute threads; default: OCTAVO_THREADS, or the physical cores. */
   readonly threads?: number;
   /** Instruction set level, such as "avx2"; default: OCTAVO_ISA, or the best of this CPU. */
   readonly isa?: string;
   /**
-   * A row's results never depend on how many rows come with it. This costs the matrix units (AMX), which sum in an order of
-   * their own and serve many rows only; other instruction sets hold to it anyway.
+   * A row's results never depend on how many rows come with it. This disables the matrix units (AMX), which sum in their own
+   * order and serve only many rows; other instruction sets guarantee it anyway.
    */
   readonly deterministic?: boolean;
   /** Signature text by op name; the kernels of these ops must have exactly this text. */
   readonly signatures?: ReadonlyMap<string, string>;
 }
 
-/** The native backend, with members that only it has. */
+/** The native backend, with its additional members. */
 export interface NativeBackend extends Backend {
   readonly isa: string;
   readonly threads: number;
   load(buffer: BufferId, offset: number, file: string, position: number, bytes: number, options?: LoadOptions): void;
   loadCounts(): LoadCounts;
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined;
-  /** Resets and starts, or stops, the clocks per op. */
+  /** Resets the clocks per op, and starts or stops them. */
   profile(on: boolean): void;
   profileReport(): readonly OpProfile[];
 }
 
-/** Share of the memory that stays free for Node, the page cache and others. */
+/** Share of the memory left to Node, the page cache and other processes. */
 const MARGIN = 0.1;
 
 let loaded: Addon | undefined;
@@ -172,12 +172,12 @@ function threadsFrom(options: NativeOptions): number | undefined {
   return Number(text);
 }
 
-/** Levels whose products take other units for many rows than for few. */
+/** Levels that use other units for many rows than for few. */
 const MATRIX_UNITS: readonly string[] = ["amx"];
 
 /**
- * The instruction set level that options ask for; undefined leaves it to the add-on, which takes the best.
- * @throws OptionError for a level with matrix units that is to be deterministic
+ * The instruction set level for the options; undefined leaves the choice (the best) to the add-on.
+ * @throws OptionError for a deterministic level with matrix units
  */
 export function levelFor(
   { isa, deterministic }: Pick<NativeOptions, "isa" | "deterministic">,
@@ -185,9 +185,9 @@ export function levelFor(
 ): string | undefined {
   if (!deterministic || !MATRIX_UNITS.includes(isa ?? machine.best)) return isa;
   if (isa !== undefined) {
-    throw new OptionError(`deterministic: ${isa} takes matrix units for many rows only`, { hint: "leave isa out" });
+    throw new OptionError(`deterministic: ${isa} uses matrix units, but only for many rows`, { hint: "leave isa out" });
   }
-  // Both lists go from the least to the best.
+  // Both lists go from the lowest to the best.
   return machine.isasCompiled.findLast((level) => {
     return machine.isasSupported.includes(level) && !MATRIX_UNITS.includes(level);
   });

@@ -19,7 +19,7 @@ export abstract class WasmDevice {
   readonly threads: number;
   protected readonly workers: readonly Thread[];
   readonly #panels: boolean;
-  /** Text on its way into the module: encoders do not write to memory that threads share. */
+  /** Buffer for text sent to the module: encoders do not write to shared memory. */
   readonly #scratch = new Uint8Array(1024);
   #instance: Instance | undefined;
   /** Why the device is lost; every read rejects with it. A trap leaves the module in an undefined state. */
@@ -116,7 +116,7 @@ export abstract class WasmDevice {
     this.instance.exports.wrote(buffer, offset, bytes.length);
   }
 
-  /** Tells the module of a failure of another device, for `spoil` and `queue_spoil`. */
+  /** Passes a failure of another device to the module, for `spoil` and `queue_spoil`. */
   protected tell({ op, message }: BackendFailure): void {
     const { instance } = this;
     const { exports } = instance;
@@ -140,7 +140,7 @@ export abstract class WasmDevice {
     return start + offset;
   }
 
-  /** Copies words of commands to an address that the module allocated; 0 means that it had no memory. */
+  /** Copies words of commands to an address that the module allocated; 0 means out of memory. */
   protected putWords(address: number, commands: Int32Array, words: number): void {
     const at = address >>> 0;
     if (at === 0) throw new OutOfMemoryError(`wasm: no memory is left for ${words} words of commands`);

@@ -264,8 +264,8 @@ const char* attention(const Call& call) {
   if (job.G < 1 || job.H % job.G != 0) return "the number of query heads must be a multiple of the number of key heads";
   if ((job.q.stride[3] != 1 && job.D > 1) || (job.k.stride[3] != 1 && job.D > 1) || (job.v.stride[3] != 1 && job.E > 1))
     return "attention needs the last dimension of q, k and v to be contiguous";
-  if (paged != (bool)call.t[LANES]) return "lanes and table go together";
-  if (paged && (job.mask != nullptr || job.segments != nullptr || job.bias)) return "mask, segments and bias do not go together with a table";
+  if (paged != (bool)call.t[LANES]) return "lanes and table must be given together";
+  if (paged && (job.mask != nullptr || job.segments != nullptr || job.bias)) return "mask, segments and bias cannot be combined with a table";
   if (paged && (job.columns < 1 || job.S < 1)) return "a row of the table needs a page";
   if (!paged && job.k.dim[0] != job.B) return "keys without a table must have as many rows as queries";
   const float* scales = call.t[SCALES].as<float>();
@@ -278,7 +278,7 @@ const char* attention(const Call& call) {
   job.softcap = call.attr[SOFTCAP].f;
   job.general = job.softcap > 0 || job.slopes != nullptr || job.distances != nullptr || (bool)job.bias;
   if (!paged && job.T > job.S && (job.causal || job.window > 0 || job.segments != nullptr || job.slopes != nullptr || job.distances != nullptr))
-    return "more queries than keys do not stand at the end of the keys";
+    return "more queries than keys cannot be the last of the keys";
   job.R = job.H / job.G;
   job.Ew = round_up(job.E, kPartLanes);
   job.Dw = kTiles ? round_up(job.D, 32) * kParts3 / 2 : job.D;

@@ -265,7 +265,7 @@ void own_keys(const Problem& p, int64_t b, int64_t g, int64_t j, const Room& roo
 const char* attention_back(const Call& call) {
   Problem p(call);
   if (p.G == 0 || p.H % p.G != 0) return "query heads cannot share key heads";
-  if (p.T > p.S && (p.causal || p.segments)) return "queries do not stand at the end of the keys";
+  if (p.T > p.S && (p.causal || p.segments)) return "more queries than keys cannot be the last of the keys";
   for (int i = 0; i < 4; i++)
     if (call.t[i].dim[3] > 1 && call.t[i].stride[3] != 1) return "the last dim of q, k, v and dy must be contiguous";
   const int workers = call.pool ? call.pool->threads() : 1;

@@ -145,7 +145,7 @@ export class Tensor implements Disposable {
   /** The same place in this tensor, which must be a whole allocation with `capacity` elements. */
   part({ shape, strides, first, capacity }: Place): Tensor {
     if (this.offset !== 0 || this.strides !== null || this.size !== capacity || this.panels) {
-      throw new ShapeError(`part: [${this.shape.join(", ")}] is no memory of ${capacity} elements`);
+      throw new ShapeError(`part: [${this.shape.join(", ")}] does not have ${capacity} elements`);
     }
     return this.#share(shape, strides, bytesOf(this.dtype, first));
   }

@@ -23,7 +23,7 @@ function parse(json: ConfigJson): MixtralConfig {
   const c = resolveLlama(readConfig(json, schema), json);
   if (c.num_experts_per_tok > c.num_local_experts) {
     throw new ConfigError(
-      `config.json: ${c.num_experts_per_tok} experts a token cannot be chosen from ${c.num_local_experts}`,
+      `config.json: ${c.num_experts_per_tok} experts per token cannot be chosen from ${c.num_local_experts}`,
       { hint: CONFIG_HINT },
     );
   }

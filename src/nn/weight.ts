@@ -133,7 +133,7 @@ export interface StoredNames {
 /** Rows of one expert. @throws ShapeError unless all experts have the same number */
 export function rowsOfExpert([outputs]: MatrixShape, experts: number): number {
   const rows = outputs / experts;
-  if (!Number.isSafeInteger(rows)) throw new ShapeError(`${outputs} rows are no stack of ${experts} experts`);
+  if (!Number.isSafeInteger(rows)) throw new ShapeError(`${outputs} rows cannot be divided among ${experts} experts`);
   return rows;
 }
 
@@ -146,14 +146,14 @@ export function stackOf(device: Device, shape: MatrixShape, dtype: DType, label:
 /** The experts for a product with a stack. @throws ShapeError if there are none, or a residual */
 export function chosenExperts(options: LinearOptions | undefined): LinearOptions & { experts: Tensor } {
   const { experts, residual } = options ?? {};
-  if (!experts) throw new ShapeError("a stack of experts is multiplied with the experts of each token");
+  if (!experts) throw new ShapeError("a product with a stack of experts needs `experts`");
   if (residual) throw new ShapeError("a product with experts takes no residual", { hint: "give it to mix()" });
   return { ...options, experts };
 }
 
 /** @throws ShapeError if experts are given for a single matrix */
 export function noExperts(options: LinearOptions | undefined): void {
-  if (options?.experts) throw new ShapeError("one matrix has no experts to choose from");
+  if (options?.experts) throw new ShapeError("a single matrix takes no experts");
 }
 
 /** @throws ShapeError */

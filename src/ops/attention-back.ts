@@ -15,7 +15,7 @@ export const attentionBackOp = new Op({
     }
     const [steps = 0, keys = 0] = [q!.shape[1], k!.shape[2]];
     if (steps > keys && (causal !== 0 || segments)) {
-      throw new ShapeError(`attention_back: ${steps} queries do not stand at the end of ${keys} keys`);
+      throw new ShapeError(`attention_back: ${steps} queries cannot be the last of ${keys} keys`);
     }
     for (const operand of [q!, k!, v!, dy!]) {
       if (operand.strides && operand.shape.at(-1)! > 1 && operand.strides.at(-1) !== 1) {

@@ -33,11 +33,11 @@ export const attentionOp = new Op({
       throw new ShapeError(`attention: distances[H,W] need an odd W, got ${distances.shape[1]}`);
     }
     if ((lanes === undefined) !== (table === undefined)) {
-      throw new ShapeError("attention: `lanes` and `table` go together");
+      throw new ShapeError("attention: `lanes` and `table` must be given together");
     }
     if (table) {
       if (mask || segments || bias) {
-        throw new OptionError("attention: mask, segments and bias do not go together with a table");
+        throw new OptionError("attention: mask, segments and bias cannot be combined with a table");
       }
       if (table.shape[1]! < 2 || keys === 0) throw new ShapeError("attention: a row of the table needs a page");
       return;
@@ -45,7 +45,7 @@ export const attentionOp = new Op({
     if (pages !== batch) throw new ShapeError(`attention: ${batch} rows of queries, ${pages} of keys, and no table`);
     if (steps <= keys) return;
     if (causal || window! > 0 || segments || slopes || distances) {
-      throw new ShapeError(`attention: ${steps} queries do not stand at the end of ${keys} keys`, {
+      throw new ShapeError(`attention: ${steps} queries cannot be the last of ${keys} keys`, {
         hint: "more queries than keys can only see all of them: causal: false, and nothing that depends on positions",
       });
     }

@@ -156,9 +156,9 @@ function at<T>(device: Device, path: string, body: () => T): T {
  */
 export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
   if (result.size !== 1) {
-    throw new GradientError(`a gradient is of one number, and the result has shape [${result.shape.join(", ")}]`);
+    throw new GradientError(`a gradient needs a result of one number, got shape [${result.shape.join(", ")}]`);
   }
-  if (!tape.tracks(result)) throw new GradientError("the result does not depend on what a gradient was asked of");
+  if (!tape.tracks(result)) throw new GradientError("the result does not depend on the tensors to differentiate by");
   const { device } = result;
   const watched = new Set(tape.watched.map(({ storage }) => storage));
   return taping(undefined, () =>

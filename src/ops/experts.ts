@@ -92,12 +92,12 @@ function checkStacked(inputs: readonly (Tensor | undefined)[], blocksize: number
   }
   const blocks = Math.ceil((outputs * columns) / blocksize);
   if (absmax!.shape[1]! < blocks) {
-    throw new ShapeError(`absmax wants ${blocks} blocks an expert, got ${absmax!.shape[1]}`);
+    throw new ShapeError(`absmax wants ${blocks} blocks per expert, got ${absmax!.shape[1]}`);
   }
   if (absmax!.dtype === "f32") return;
   if (!nested || !map || !offset) throw new ShapeError("a u8 absmax needs nested, map and offset");
   const outer = Math.ceil(absmax!.shape[1]! / NESTED_BLOCK);
-  if (nested.shape[1]! < outer) throw new ShapeError(`nested wants ${outer} an expert, got ${nested.shape[1]}`);
+  if (nested.shape[1]! < outer) throw new ShapeError(`nested wants ${outer} per expert, got ${nested.shape[1]}`);
 }
 
 export const fourBitExpertLinearOp = new Op({

@@ -109,7 +109,7 @@ export class FourBitWeight implements Weight {
   async parts(name: string, at = 0, rows = this.shape[0]): Promise<readonly WeightPart[]> {
     const each = rowsOfExpert(this.shape, this.experts);
     if (at % each !== 0 || rows !== each) {
-      throw new ShapeError(`4-bit codes are stored by matrices of ${each} rows, not as rows ${at} + ${rows}`);
+      throw new ShapeError(`4-bit codes are stored in whole matrices of ${each} rows, not as rows ${at} + ${rows}`);
     }
     const { kind, blocksize, rounding } = this.operands;
     const description = { kind, blocksize, values: rounding, shape: [each, this.shape[1]] as const };

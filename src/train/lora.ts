@@ -31,7 +31,7 @@ export class LoraWeight implements Weight {
     const [outputs, inputs] = base.shape;
     if (a.shape.length !== 2 || b.shape.length !== 2 || a.shape[1] !== inputs || b.shape[0] !== outputs) {
       throw new ShapeError(
-        `lora: [${b.shape.join(", ")}] times [${a.shape.join(", ")}] is no matrix of [${outputs}, ${inputs}]`,
+        `lora: [${b.shape.join(", ")}] times [${a.shape.join(", ")}] is not a matrix of [${outputs}, ${inputs}]`,
       );
     }
     if (a.shape[0] !== b.shape[1]) {

@@ -1,6 +1,6 @@
 // isa: portable avx2 avxvnni avx512 amx dotprod
 // LLM.int8(): 8-bit codes times 8-bit codes with one scale per row and one per output, exact in 32 bits over all of K;
-// outliers of the activations times the decoded weights in f32.
+// outliers of the activations are multiplied with the same codes in f32.
 #include "../registry.h"
 #include "../simd/codes.h"
 #include "../simd/experts.h"

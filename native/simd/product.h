@@ -5,7 +5,7 @@
 //            int64_t scratch(run): bytes that fetch() needs for a panel
 //            const char* fetch(panel, step, count, scratch): steps [step, step + count) of a panel
 //            void scales(panel, step, count, float*): factors [block][16] (scaled formats)
-//            void ahead(panel, panels, TileArgs&): addresses of those of the following panels (scaled formats)
+//            void ahead(panel, panels, TileArgs&): addresses of the next panels' factors (scaled formats)
 //   Finish:  void operator()(tile, panel, panels, const char* c): complete sums [rows][plan.panels][16] of a tile
 //
 // A run of weights shared by many tiles stays in the L1 cache while it is multiplied with one tile after another, whose

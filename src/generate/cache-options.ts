@@ -57,7 +57,7 @@ export function cacheDTypeOf({
   return "i8";
 }
 
-/** Capacity of caches is a multiple of this: kernels run best on even sizes, and the cost is small. */
+/** Capacity of caches is a multiple of this: kernels run best on round sizes, at little cost. */
 const CAPACITY_STEP = 16;
 
 /** The cache of `rows` texts of up to `tokens` tokens. */

@@ -215,7 +215,7 @@ struct Row {
     }
     std::memset(bins, 0, sizeof(double) * kBins);
     for (int64_t v = 0; v < V; v++) bins[bin_of(scores[v])] += weights[v];
-    // The lowest bin of which anything is kept.
+    // The lowest bin with a kept token.
     mass = 0;
     double before = 0;
     int cut = bin_of(top);
@@ -230,7 +230,7 @@ struct Row {
       sorted[n] = {scores[v], (int32_t)v};
       n += bin_of(scores[v]) == cut;
     }
-    // Sort it from the top in growing pieces until the cut is met.
+    // Sort it from the top in growing pieces until the cut is found.
     mass = before;
     last = {0, -1};
     for (int64_t done = 0, piece = 256; done < n; piece *= 4) {

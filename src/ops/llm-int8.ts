@@ -72,7 +72,7 @@ export const llmInt8LinearOp = new Op({
     }
     return undefined;
   },
-  // Straight through the rounding of x, as bitsandbytes does it: the outliers met the same weights.
+  // The rounding of x counts as the identity, as in bitsandbytes; the outliers used the same weights.
   gradient({ inputs: [x, codes, scb, bias], attributes: [threshold = 0, act = 0], dy: [dy], wanted }) {
     const before = (): Tensor => llmInt8LinearOp.run([x, codes, scb, bias], [threshold, ACT.none]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);

@@ -176,7 +176,7 @@ napi_value Read(napi_env env, napi_callback_info info) {
   p->destination = static_cast<char*>(data);
   p->bytes = bytes;
   begin_wait(a.handle);
-  // Answers must not overtake each other: only when none is under way may this one be given at once.
+  // Answers must stay in order: only if none is pending may this one be given at once.
   switch (a.device().read(id, offset, sound, p, a.handle->pending == 1)) {
     case Device::Read::queued:
       break;
@@ -340,7 +340,7 @@ napi_value Open(napi_env env, napi_callback_info info) {
     delete h;
     return fail(env, "ERR_NATIVE_OOM", "open: the queue thread could not be started");
   }
-  // Added after the thread-safe function, so that it runs before that one's own clean-up.
+  // Registered after the thread-safe function, so that it runs before that one's own clean-up.
   napi_add_env_cleanup_hook(env, tear_down, h);
   return self;
 }

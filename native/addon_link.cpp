@@ -8,7 +8,7 @@ namespace {
 
 constexpr napi_type_tag kLinkTag = {0x6f637461766f2d6cull, 0x696e6b0000000001ull};
 
-// The object is gone: an end that is not queued by now never will be.
+// The object was collected: an end that is not queued by now never will be.
 void finalize(napi_env, void* data, void*) {
   Link* link = static_cast<Link*>(data);
   if (!link->sending || !link->receiving) link->fail("the other end was never handed over");

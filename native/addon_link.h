@@ -1,11 +1,11 @@
-// What the add-on exports for bytes that pass between devices: links, their two ends, and failures that come along.
+// The add-on's exports for transfers between devices: links, their two ends, and the failures that come with the bytes.
 #pragma once
 
 #include "arguments.h"
 
 namespace octavo {
 
-// link(): an object that two devices hand over bytes by.
+// link(): an object for the transfer between two devices.
 napi_value MakeLink(napi_env env, napi_callback_info info);
 // failLink(link, message)
 napi_value FailLink(napi_env env, napi_callback_info info);

@@ -18,7 +18,7 @@ void append(char* to, size_t size, const char* name) {
   std::snprintf(to + n, size - n, "%s%s", n ? ", " : "", name);
 }
 
-// True if the option is there (neither undefined nor null).
+// True if the option is given (neither undefined nor null).
 bool option(napi_env env, napi_value options, const char* name, napi_value* value) {
   napi_valuetype type;
   return napi_get_named_property(env, options, name, value) == napi_ok &&

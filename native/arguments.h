@@ -1,5 +1,5 @@
-// What crosses between JavaScript and the add-on: arguments checked, values and errors made. Everything that is thrown is
-// a JS Error with a code that starts with ERR_NATIVE_.
+// The border between JavaScript and the add-on: checks arguments, makes values and errors. Everything thrown is a JS Error with
+// a code that starts with ERR_NATIVE_.
 #pragma once
 
 #define NAPI_VERSION 8
@@ -13,7 +13,7 @@
 namespace octavo {
 
 constexpr double kMostSafe = 9007199254740991.0;
-// What marks an object as a device.
+// Type tag of device objects.
 constexpr napi_type_tag kTag = {0x6f637461766f2d64ull, 0x6576696365000001ull};
 
 napi_value fail(napi_env env, const char* code, const char* format, ...) __attribute__((format(printf, 3, 4)));
@@ -42,7 +42,7 @@ inline void set(napi_env env, napi_value of, const char* name, napi_value value)
   napi_set_named_property(env, of, name, value);
 }
 
-// Reads under way keep the device object alive and the event loop turning; a device at rest does neither.
+// Pending reads keep the device object alive and the event loop turning; an idle device does neither.
 struct Handle {
   napi_env env = nullptr;
   Device* device = nullptr;
@@ -78,7 +78,7 @@ struct Arguments {
   napi_value no_memory(uint64_t bytes);
 };
 
-// Threads and instruction set level from the options of open (null: none given); false if something was thrown.
+// Threads and instruction set level from the options of open (null: none given); false if an error was thrown.
 bool read_options(napi_env env, napi_value argument, Device::Options* options);
 
 }  // namespace octavo

@@ -1,4 +1,4 @@
-// The buffers of a device by id. The owner allocates and asks for sizes; the queue thread finds and releases them.
+// The buffers of a device by id. The owner allocates and queries sizes; the queue thread finds and releases them.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ class Buffers final : public BufferTable {
   static constexpr uint64_t kNotLive = UINT64_MAX;
 
   struct Slot {
-    char* data = nullptr;   // queue thread's, once the slot was handed over by queueing something
-    uint64_t bytes = 0;     // queue thread's
+    char* data = nullptr;   // the queue thread's, once an item was queued
+    uint64_t bytes = 0;     // the queue thread's
     uint64_t live = kNotLive;  // the owner's view of the size
   };
 

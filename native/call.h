@@ -1,4 +1,4 @@
-// What a kernel sees of one command: tensors as pointers with shapes, attributes as words. The layout of commands is
+// The arguments of a kernel for one command: tensors as pointers with shapes, attributes as words. The layout of commands is
 // described in src/core/command.ts. No exceptions, no allocation, no Node here: kernels must also build to WASM.
 #pragma once
 
@@ -15,7 +15,7 @@ constexpr int kMaxOperands = 16;
 constexpr int kMaxAttrs = 16;
 
 struct Tensor {
-  char* data = nullptr;  // null: an optional operand that was not given
+  char* data = nullptr;  // null: an absent optional operand
   DType dtype = DType::f32;
   bool panels = false;
   bool strided = false;
@@ -59,7 +59,7 @@ struct Call {
   char* need(size_t bytes) const { return scratch(scratch_owner, bytes); }
 };
 
-// Returns null if all went well, else one sentence that says what was wrong.
+// Returns null on success, else one sentence that says what was wrong.
 using KernelFn = const char* (*)(const Call&);
 
 struct Kernel {

@@ -195,7 +195,7 @@ double memory_limit(const char* directory) {
 }
 
 int allowed_cores() {
-  // Rows of the widest machines need more than the default set of 1024.
+  // The largest machines need more CPUs than the default set of 1024.
   constexpr int kMost = 4096;
   cpu_set_t* set = CPU_ALLOC(kMost);
   if (!set) return 1;

@@ -1,4 +1,4 @@
-// What the machine can do: instruction set levels, cores, memory.
+// Properties of the machine: instruction set levels, cores, memory.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace octavo {
 // Levels that kernel files can be compiled for, by the name of their namespace.
 struct Isa {
   const char* name;
-  // Index of the level whose kernels stand in for those that this one lacks; -1 for the lowest.
+  // Index of the level whose kernels substitute for missing ones; -1 for the lowest.
   int below;
   bool supported;
 };
@@ -19,7 +19,7 @@ constexpr int kMaxIsas = 8;
 int isa_count();
 const Isa& isa(int index);
 
-// Asks the system for the AMX tile registers of this process, if the level needs them. False if refused.
+// Requests the AMX tile registers for this process, if the level needs them. False if refused.
 bool prepare_isa(int index);
 
 // Physical cores that this process may use (affinity and cgroup quota count), at least 1.

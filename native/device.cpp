@@ -30,7 +30,7 @@ struct Device::State final : private Interpreter {
   // The rest is the queue thread's; while the queue is idle, the owner's.
   FileReader files;
   Prefetcher prefetcher{queue.abandoned()};
-  std::atomic<int64_t> ahead_open{0};  // loads ahead that the owner queued and the queue thread has not accounted for
+  std::atomic<int64_t> ahead_open{0};  // loads ahead queued by the owner and not yet settled by the queue thread
   std::atomic<uint64_t> ahead{0}, overlapped{0};
   std::atomic<bool> profiling{false};
   struct Counter {
@@ -58,7 +58,7 @@ struct Device::State final : private Interpreter {
     return error;
   }
 
-  // What became of a load that was read ahead.
+  // Handles the outcome of a load that was read ahead.
   void account(Prefetcher::Load* load) {
     if (!load->forgotten) {
       if (load->failure.failed) spoilt(load->buffer, load->begin, load->end - load->begin, load->failure);
@@ -114,7 +114,7 @@ struct Device::State final : private Interpreter {
       const bool last = item->kind == Kind::close;
       if (awaiting_) {
         while (Prefetcher::Load* load = prefetcher.take_oldest(last)) account(load);
-        // All but commands use one range.
+        // Every item except commands uses one range.
         if (item->kind == Kind::free) settle(item->buffer, 0, UINT64_MAX);
         else if (item->kind != Kind::commands) settle(item->buffer, item->offset, item->offset + item->reach());
       }
@@ -146,7 +146,7 @@ struct Device::State final : private Interpreter {
           break;
       }
       Completion* completion = item->completion;
-      // Before the owner hears of it, so that it then finds the queue idle.
+      // Before the owner is notified, so that it then finds the queue idle.
       queue.finish();
       if (completion) options.done(options.owner, completion);
       if (last) break;

@@ -1,5 +1,5 @@
-// One device: buffers, an in-order queue with a thread of its own, and the pool its kernels run on. No Node here.
-// All methods but those marked otherwise belong to one thread, the owner (Node's).
+// One device: buffers, an in-order queue with a thread of its own, and the thread pool of its kernels. No Node here.
+// All methods not marked otherwise belong to one thread, the owner (Node's).
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace octavo {
 
-// A read (or the closing) under way. The owner makes it, the queue thread fills it and calls `done` with it.
+// A pending read (or close). The owner makes it, the queue thread fills it and calls `done` with it.
 struct Completion {
   char* destination = nullptr;  // null for closing
   uint64_t bytes = 0;
@@ -18,7 +18,7 @@ struct Completion {
 
 struct LoadCounts {
   uint64_t ahead = 0;       // loads that were read ahead
-  uint64_t overlapped = 0;  // kernels that began while one was
+  uint64_t overlapped = 0;  // kernels that started during one
 };
 
 class Link;
@@ -40,7 +40,7 @@ class Device {
 
   // Null if memory or threads ran out.
   static Device* open(const Options& options);
-  // Abandons what is still queued (completions are not called), joins all threads and frees all buffers.
+  // Abandons queued items (completions are not called), joins all threads and frees all buffers.
   static void destroy(Device* device);
 
   int threads() const;
@@ -53,25 +53,25 @@ class Device {
   int32_t allocate(uint64_t bytes);
   // Size of a buffer, or UINT64_MAX if the id is not live.
   uint64_t size(int32_t id) const;
-  // Stream-ordered: takes effect after what was queued before.
+  // Stream-ordered: takes effect after everything queued before.
   bool free(int32_t id);
-  // These three copy what they are given. False when memory ran out. Ranges must lie within the buffer.
+  // These three copy their arguments. False when memory ran out. Ranges must lie within the buffer.
   bool write(int32_t id, uint64_t offset, const void* bytes, uint64_t count);
   bool submit(const int32_t* words, int64_t count);
-  // `ahead`: on the reader's thread, while commands run that do not use the bytes.
+  // `ahead`: on the reader's thread, while commands that do not use the bytes run.
   bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count, bool ahead, int32_t site);
-  // Marks bytes as spoilt by a failure of elsewhere.
+  // Marks bytes as spoilt by another device's failure.
   bool spoil(int32_t id, uint64_t offset, uint64_t count, const Failure& failure);
-  // One end of a link to another device, which keeps a reference until it is done.
+  // One end of a link to another device; keeps a reference until it is done.
   bool send(int32_t id, uint64_t offset, uint64_t count, Link* link);
   bool receive(int32_t id, uint64_t offset, uint64_t count, Link* link);
 
   enum class Read { queued, done, no_memory };
-  // Fails if one of `sound` bytes from `offset` on was to be written by a command that failed.
-  // `done`: at_once was asked for, the queue was empty, and the completion is filled already; it is not handed to
+  // Fails if a failed command should have written one of `sound` bytes from `offset` on.
+  // `done`: at_once was requested, the queue was empty, and the completion is already filled; it is not passed to
   // options.done.
   Read read(int32_t id, uint64_t offset, uint64_t sound, Completion* completion, bool at_once);
-  // Queues the end: what came before runs, then the completion is handed over and the queue thread ends.
+  // Queues the end: earlier items run, then the completion is handed over and the queue thread ends.
   bool close(Completion* completion);
 
   // True if everything queued has run.

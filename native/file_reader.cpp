@@ -53,7 +53,7 @@ void read_pieces(void* context, int64_t begin, int64_t end, int) {
 int FileReader::open(const char* path, const char** error) {
   for (auto& file : files_)
     if (file.path && std::strcmp(file.path, path) == 0) return file.fd;
-  // Not blocking: a pipe or a device must not hold up the queue.
+  // Non-blocking: a pipe or a device must not hold up the queue.
   const int fd = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     *error = sentence("cannot open %s: %s", path, std::strerror(errno));

@@ -1,4 +1,4 @@
-// Reads ranges of files into memory, in pieces over a pool where there is one. Keeps a few files open between ranges.
+// Reads ranges of files into memory, in pieces over a pool if there is one. Keeps a few files open between ranges.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@ class Pool;
 class FileReader {
  public:
   ~FileReader() { close_all(); }
-  // Null, or one sentence that says what went wrong. Stops early once `abandon` is set.
+  // Null, or an error sentence. Stops early once `abandon` is set.
   const char* read(Pool* pool, const char* path, uint64_t position, char* to, uint64_t bytes,
                    const std::atomic<bool>& abandon);
   void close_all();

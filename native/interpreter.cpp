@@ -22,7 +22,7 @@ void Interpreter::open(int level, Pool* pool) {
   const int ops = op_count(level);
   for (int i = 0; i < ops && count_ < kMaxKernels; i++) {
     const Kernel& kernel = op_kernel(level, i);
-    // A signature that cannot be read is a mistake in a kernel file: the op is left out, so that nothing can run it.
+    // An unreadable signature is a mistake in a kernel file: the op is omitted, so nothing can run it.
     if (!specs_[count_].parse(kernel.signature) || std::strcmp(specs_[count_].op, kernel.name) != 0) continue;
     kernels_[count_] = &kernel;
     isas_[count_++] = op_kernel_isa(level, i);
@@ -83,7 +83,7 @@ const Failure* Interpreter::spoilt_input(const Spec& spec, const int32_t* words,
 }
 
 void Interpreter::spoil(const Spec& spec, const int32_t* words, int64_t count, const Failure& failure) {
-  const Failure first = failure;  // it may lie in the list that changes here
+  const Failure first = failure;  // a copy: `failure` may lie in the list that changes here
   bool named = false;
   OperandReader operands(spec, words, count);
   for (Reach reach; operands.next(reach);) {

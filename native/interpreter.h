@@ -1,6 +1,6 @@
-// Walks the words of submitted commands: finds each one's kernel, checks its operands, runs it, and keeps account of what
-// failed. A failed command spoils what it should have written; a later one that would read such bytes is not run and
-// spoils its own outputs; writing them anew makes them good. Knows no queue, no threads of its own and no Node.
+// Executes submitted commands: finds each one's kernel, checks its operands, runs it, and tracks failures. A failed command
+// spoils its outputs; a later command that would read spoilt bytes does not run and spoils its own outputs; writing them anew
+// makes them valid. Knows no queue, no threads of its own and no Node.
 #pragma once
 
 #include "poison.h"
@@ -12,13 +12,13 @@ namespace octavo {
 class Interpreter {
  public:
   static constexpr int kMaxKernels = 128;
-  // In the place of a kernel's number: nobody owns the buffer in the fourth word any more (src/core/command.ts).
+  // Replaces the kernel number: the buffer in the fourth word has no owner any more (src/core/command.ts).
   static constexpr int32_t kForget = -1;
 
   explicit Interpreter(const BufferTable& buffers) : buffers_(buffers) {}
   ~Interpreter();
 
-  // Takes the kernels that a level has.
+  // Takes the kernels of a level.
   void open(int level, Pool* pool);
   int count() const { return count_; }
   const Kernel& kernel(int index) const { return *kernels_[index]; }
@@ -26,7 +26,7 @@ class Interpreter {
 
   void run(const int32_t* words, int64_t count);
 
-  // Bytes that came from elsewhere than a command: good ones, or a failure.
+  // Bytes written by something other than a command: valid ones, or a failure.
   void wrote(int32_t buffer, uint64_t begin, uint64_t bytes) {
     if (!poison_.clean()) poison_.clear(buffer, begin, begin + bytes);
   }
@@ -36,8 +36,8 @@ class Interpreter {
   void forget(int32_t buffer) {
     if (!poison_.clean()) poison_.forget(buffer);
   }
-  // The failure that a read of the range must tell; `failed` is false if there is none. What belongs to no bytes, because
-  // the words of a command made no sense, is told by the first that asks.
+  // The failure that a read of the range must report; `failed` is false if there is none. A failure without a range, from
+  // malformed commands, is reported to the first read.
   Failure verdict(int32_t buffer, uint64_t begin, uint64_t bytes);
 
   // The command that runs now, or ran last.
@@ -45,10 +45,10 @@ class Interpreter {
   int32_t site() const { return site_; }
 
  protected:
-  // What a derived class may do around a kernel; and when to stop.
+  // Hooks around a kernel for derived classes; and when to stop.
   virtual const char* call(int kernel) { return kernels_[kernel]->run(call_); }
   virtual bool stopped() const { return false; }
-  // Where bytes may still be on their way, `awaiting_` says so: before a command uses a range, they are waited for.
+  // `awaiting_` is true if bytes may still be in flight: a command waits for its ranges before it uses them.
   virtual void settle(int32_t, uint64_t, uint64_t) {}
   virtual void forgotten(int32_t) {}
   bool awaiting_ = false;
@@ -57,7 +57,7 @@ class Interpreter {
  private:
   static char* need(void* self, size_t bytes);
   void run_one(int kernel, const int32_t* words, int64_t count);
-  // The failure behind something that the command would read, or null.
+  // The failure that spoilt an input of the command, or null.
   const Failure* spoilt_input(const Spec& spec, const int32_t* words, int64_t count) const;
   void spoil(const Spec& spec, const int32_t* words, int64_t count, const Failure& failure);
   void stray(const char* message);

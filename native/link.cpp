@@ -14,9 +14,9 @@ namespace octavo {
 namespace {
 
 constexpr int64_t kSpinNs = 60'000;
-// How often a thread that waits looks whether its device is abandoned.
+// How often a waiting thread checks whether its device is abandoned.
 constexpr std::chrono::milliseconds kLook{10};
-// What a source may leave and go on: one copy, and all of them in this process.
+// How much a source may leave before it goes on: one copy, and all copies in this process.
 constexpr uint64_t kCopyBytes = 1 << 20;
 constexpr uint64_t kCopiesBytes = 32 << 20;
 

@@ -1,6 +1,6 @@
-// Bytes on their way from one device of this process to another. The source's queue thread sends, the target's receives;
-// whoever comes second copies. A source that comes first leaves a copy where that is small, and waits where it is not.
-// Waiting never turns in a circle: each end waits for work that was queued before it.
+// A transfer from one device of this process to another. The source's queue thread sends, the target's receives; whichever
+// comes second copies. A source that comes first leaves a copy if it is small, and otherwise waits. No deadlock: each end
+// waits only for work that was queued before it.
 #pragma once
 
 #include <atomic>
@@ -19,9 +19,9 @@ class Link {
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
   void release();
 
-  // Source's queue thread. `spoilt` is the failure behind the bytes, if there is one. Returns early once abandoned.
+  // Source's queue thread. `spoilt` is the failure that spoilt the bytes, if any. Returns early once abandoned.
   void send(const char* from, uint64_t bytes, const Failure& spoilt, const std::atomic<bool>& abandoned);
-  // Target's queue thread: fills `to`, or says why not.
+  // Target's queue thread: fills `to`, or returns the failure.
   Failure receive(char* to, uint64_t bytes, const std::atomic<bool>& abandoned);
   // Any thread: one of the ends will not come.
   void fail(const char* message);
@@ -34,7 +34,7 @@ class Link {
 
   ~Link();
   void finish(std::unique_lock<std::mutex>& lock);
-  // Until the stage is another than `stage`, or the device is abandoned.
+  // Waits until the stage differs from `stage`, or the device is abandoned.
   void wait(std::unique_lock<std::mutex>& lock, Stage stage, const std::atomic<bool>& abandoned);
 
   std::mutex mutex_;

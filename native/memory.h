@@ -1,5 +1,5 @@
-// Memory of buffers: 64-byte aligned; large blocks come straight from the system, on huge pages where it has them, and
-// go straight back to it.
+// Memory of buffers: 64-byte aligned; large blocks come straight from the system, on huge pages if available, and are
+// returned to it directly.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,7 @@
 
 namespace octavo::OCTAVO_ISA {
 
-// f(begin, end, worker) over pieces of at most `grain` tasks; runs inline, as worker 0, when one piece is all there is.
+// f(begin, end, worker) over pieces of at most `grain` tasks; runs inline, as worker 0, if there is only one piece.
 template <class F>
 inline void parallel(const Call& call, int64_t tasks, int64_t grain, const F& f) {
   if (tasks <= 0) return;
@@ -21,7 +21,7 @@ inline void parallel(const Call& call, int64_t tasks, int64_t grain, const F& f)
       (void*)&f);
 }
 
-// Elements of plain arithmetic that are worth a task of their own.
+// Elements of plain arithmetic per task.
 constexpr int64_t kGrainElements = 16384;
 
 // A grain for rows of `width` elements: about kGrainElements elements each.

@@ -61,7 +61,7 @@ bool Poison::push(const Range& range) {
 
 int32_t Poison::keep(const Failure& failure) {
   if (count_ == 0) failures_count_ = 0;
-  // The ranges of one failure come one after the other.
+  // The ranges of one failure are added in succession.
   if (count_ > 0) {
     const int32_t last = ranges_[count_ - 1].failure;
     const Failure& f = failures_[last];
@@ -70,7 +70,7 @@ int32_t Poison::keep(const Failure& failure) {
   }
   int32_t at = failures_count_;
   if (at == failures_capacity_) {
-    // Before the list grows: is there one that no range goes back to any more?
+    // Before the list grows: reuse a failure that no range refers to.
     for (at = 0; at < failures_count_; at++) {
       bool used = false;
       for (int32_t i = 0; i < count_ && !used; i++) used = ranges_[i].failure == at;
@@ -87,7 +87,7 @@ int32_t Poison::keep(const Failure& failure) {
 
 void Poison::add(int32_t buffer, uint64_t begin, uint64_t end, const Failure& failure) {
   if (begin >= end || full_.failed) return;
-  const Failure first = failure;  // it may be one of ours
+  const Failure first = failure;  // a copy: it may be in our list
   clear(buffer, begin, end);
   const int32_t kept = full_.failed ? -1 : keep(first);
   if (kept < 0 || !push({buffer, kept, begin, end})) full_ = first;

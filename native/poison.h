@@ -1,5 +1,5 @@
-// Which bytes of which buffers are not what they should be, because a command that should have written them failed, or
-// was not run because it would have read such bytes. Each range remembers the failure that it all began with.
+// Tracks invalid bytes of buffers: those that a failed command, or one skipped because of spoilt inputs, should have written.
+// Each range remembers the original failure.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ class Poison {
   ~Poison();
 
   bool clean() const { return count_ == 0 && !full_.failed; }
-  // The failure behind some byte of the range, or null.
+  // The failure that spoilt a byte of the range, or null.
   const Failure* find(int32_t buffer, uint64_t begin, uint64_t end) const;
   void add(int32_t buffer, uint64_t begin, uint64_t end, const Failure& failure);
   // The range was written.
@@ -43,7 +43,7 @@ class Poison {
   int32_t count_ = 0, capacity_ = 0;
   Failure* failures_ = nullptr;
   int32_t failures_count_ = 0, failures_capacity_ = 0;
-  // When there is no memory to keep account with, everything counts as spoilt, for good.
+  // If there is no memory for tracking, everything counts as spoilt, permanently.
   Failure full_;
 };
 

@@ -17,8 +17,8 @@ namespace {
 constexpr int64_t kSpinNs = 60'000;
 
 struct alignas(64) Worker {
-  std::atomic<int64_t> next{0};  // the next piece of this worker's own stretch
-  int64_t end = 0;               // where the stretch ends
+  std::atomic<int64_t> next{0};  // the next piece of this worker's own range
+  int64_t end = 0;               // the end of that range
   alignas(64) std::atomic<uint32_t> inside{0};
   pthread_t thread{};
 };
@@ -29,8 +29,8 @@ struct Pool::State {
   int threads = 1;
   Worker* workers = nullptr;
 
-  // Odd while a job is open. A helper raises its `inside` flag, looks again whether the job is still open, and only
-  // then touches it; run() closes the job and waits until no flag is up. So nobody waits for a helper that sleeps.
+  // Odd while a job is open. A helper raises its `inside` flag, checks again that the job is still open, and only then touches
+  // it; run() closes the job and waits until no flag is up. So nothing waits for a sleeping helper.
   alignas(64) std::atomic<uint64_t> generation{0};
   std::atomic<bool> stop{false};
   std::atomic<int> sleepers{0};
@@ -127,7 +127,7 @@ Pool* Pool::create(int threads) {
   }
   pool->state_ = state;
   state->workers = workers;
-  // The helpers wait for the first job before they read this, so that it may still shrink here.
+  // The helpers wait for the first job before they read this, so it may still shrink here.
   int started = 1;
   for (; started < threads; started++) {
     Start* start = new (std::nothrow) Start();

@@ -1,6 +1,6 @@
-// A private pool of threads for one device. The queue thread is worker 0 and works along; the helpers spin for a short
-// while after each job and then sleep. Nothing here is inline: kernel files are compiled per instruction set and share
-// this header (see native/parallel.h for the form that kernels use).
+// A private pool of threads for one device. The queue thread is worker 0 and works too; the helpers spin for a short while
+// after each job and then sleep. Nothing here is inline: kernel files are compiled per instruction set and share this header
+// (see native/parallel.h for the form that kernels use).
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,9 @@ class Pool {
 
   int threads() const;
 
-  // Runs body over [0, tasks) in pieces of `grain`, and returns when all of it is done. Each worker begins with a
-  // stretch of its own (so that it meets the same rows again in the next call) and then helps the others. Which worker
-  // runs a piece is not determined, so results must not depend on it. Called by the queue thread only; never nested.
+  // Runs body over [0, tasks) in pieces of `grain`, and returns when all are done. Each worker starts with a range of its own
+  // (so it gets the same rows again in the next call) and then helps the others. Which worker runs a piece is undetermined,
+  // so results must not depend on it. Called by the queue thread only; never nested.
   void run(int64_t tasks, int64_t grain, Body body, void* context);
 
  private:

@@ -1,5 +1,5 @@
-// Reads ranges of files ahead of the queue, on a thread of its own that never uses the pool: reading and computing
-// overlap. The queue thread starts loads and takes them back when a command needs their bytes.
+// Reads ranges of files ahead of the queue, on a thread of its own that never uses the pool: reading and computing overlap.
+// The queue thread starts loads and takes them back when a command needs their bytes.
 #pragma once
 
 #include <pthread.h>
@@ -20,7 +20,7 @@ class Prefetcher {
     Load* next = nullptr;  // in the reader's list
     int32_t buffer = 0;
     uint64_t begin = 0, end = 0;
-    bool forgotten = false;  // the buffer has another owner: a failure is nobody's
+    bool forgotten = false;  // the buffer has another owner: its failure is ignored
     char* to = nullptr;
     uint64_t position = 0;
     bool done = false;  // under the mutex
@@ -33,19 +33,19 @@ class Prefetcher {
   explicit Prefetcher(const std::atomic<bool>& abandoned) : abandoned_(abandoned) {}
   ~Prefetcher();
 
-  // The rest but `reading` is the queue thread's. False if memory ran out or the system refuses a thread.
+  // All methods but `reading` belong to the queue thread. False if memory ran out or the system refuses a thread.
   bool start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t site, char* to, const char* path,
              uint64_t position);
   bool any() const { return count_ > 0; }
   bool full() const { return count_ == kMost; }
-  // Takes out a load that fills bytes of the range, once it is done; null if there is none. The caller drops it.
+  // Removes a load that fills bytes of the range, once it is done; null if there is none. The caller drops it.
   Load* take(int32_t buffer, uint64_t begin, uint64_t end);
-  // Takes out the oldest load once it is done, or only if it is; null otherwise.
+  // Removes the oldest load; waits for it if `wait`, else returns null if it is not done.
   Load* take_oldest(bool wait);
   void drop(Load* load);
   void forget(int32_t buffer);
 
-  // Any thread: some load is under way.
+  // Any thread: true while a load is in flight.
   bool reading() const { return open_.load(std::memory_order_relaxed) > 0; }
 
  private:

@@ -34,7 +34,7 @@ Queue::~Queue() {
 
 void Queue::push(Item* item) {
   queued_++;
-  // Both sides first say what they did and then look at the other (in one total order), so no wake-up is lost.
+  // Each side first publishes its state and then checks the other's (in one total order), so no wake-up is lost.
   tail_->next.store(item, std::memory_order_seq_cst);
   tail_ = item;
   if (sleeping_.load(std::memory_order_seq_cst)) {
@@ -51,7 +51,7 @@ void Queue::abandon() {
   wake_.notify_one();
 }
 
-// The item after head, if it comes within a moment.
+// The item after head, if it arrives within a moment.
 Item* Queue::poll() {
   Item* next = head_->next.load(std::memory_order_acquire);
   if (next) return next;

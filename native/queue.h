@@ -25,11 +25,11 @@ struct Item {
   int32_t site = 0;
   bool ahead = false;
   Completion* completion = nullptr;
-  // What the item shares with another device; `dropped` is called if the item does not run.
+  // Shared with another device; `dropped` is called if the item does not run.
   Link* link = nullptr;
   void (*dropped)(Link* link) = nullptr;
 
-  // Bytes of the buffer that it is about, commands apart.
+  // Length of its range in the buffer, except for commands.
   uint64_t reach() const { return completion && completion->bytes > count ? completion->bytes : count; }
   char* payload() { return reinterpret_cast<char*>(this + 1); }
 };
@@ -43,15 +43,15 @@ class Queue {
   bool start();
   ~Queue();
 
-  // Producer: appends an item; true if everything that was appended has run.
+  // Producer: appends an item; `idle` is true if everything appended has run.
   void push(Item* item);
   bool idle() const { return finished_.load(std::memory_order_acquire) == queued_; }
-  // Any thread: what is queued is not to be run any more.
+  // Any thread: queued items will not run any more.
   void abandon();
   const std::atomic<bool>& abandoned() const { return abandoned_; }
 
   // Consumer: the next item, once there is one; null once the queue is abandoned. It lives until the next call.
-  // Before the consumer goes to sleep, `rest` is called.
+  // `rest` is called before the consumer goes to sleep.
   template <class F>
   Item* take(const F& rest) {
     Item* next = poll();
@@ -63,7 +63,7 @@ class Queue {
     drop_head();
     return head_ = next;
   }
-  // Consumer: the item that was taken last has run.
+  // Consumer: the item taken last has run.
   void finish() { finished_.fetch_add(1, std::memory_order_release); }
 
  private:
@@ -71,9 +71,9 @@ class Queue {
   Item* sleep();
   void drop_head();
 
-  Item* head_ = nullptr;  // the last item that was taken
+  Item* head_ = nullptr;  // the item taken last
   alignas(64) Item* tail_ = nullptr;
-  uint64_t queued_ = 0;  // producer's
+  uint64_t queued_ = 0;  // the producer's
   alignas(64) std::atomic<uint64_t> finished_{0};
   std::atomic<bool> sleeping_{false};
   std::atomic<bool> abandoned_{false};

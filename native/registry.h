@@ -7,13 +7,13 @@
 //
 // Nothing else is needed: scripts/build-native.mjs finds the file. A line `// isa: portable avx2 amx` in its first 20
 // lines names the x86-64 levels it is built for (default: portable avx2 avx512; on arm64 every file is built for neon,
-// and for those of neon's levels that the line names). A level that a file is not built for uses the kernel of the
-// next lower level that has one; a level's table may also hold only some of the file's kernels.
+// and for those of neon's levels that the line names). A level without the file uses the kernel of the next lower level that
+// has one; a level's table may also hold only some of the file's kernels.
 //
-// Rules for kernel files: no std:: containers or algorithms (their inline code would be shared between instruction
-// sets by the linker) unless the file is built for `portable` alone; no exceptions, no allocation but Call::need, no
-// threads but parallel() of native/parallel.h. Decoding has checked operands against the signature before a kernel
-// runs: presence, dtype, dims, contiguity, and that all of it lies inside its buffer.
+// Rules for kernel files: no std:: containers or algorithms (the linker would share their inline code between instruction
+// sets) unless the file is built for `portable` alone; no exceptions, no allocation except Call::need, no threads except
+// parallel() of native/parallel.h. Before a kernel runs, its operands were checked against the signature: presence, dtype,
+// dims, contiguity, and that they lie inside their buffers.
 #pragma once
 
 #include "call.h"

@@ -1,4 +1,4 @@
-// The kernels that this build holds, per instruction set level (see cpu.h), and the choice among them.
+// The kernels in this build, per instruction set level (see cpu.h), and the choice among them.
 #pragma once
 
 #include "call.h"

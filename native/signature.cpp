@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kDTypeNames[] = {"f32", "f16", "bf16", "i32", "i8", "u8", "u4"};
 constexpr int kDTypeBits[] = {32, 16, 16, 32, 8, 8, 4};
 constexpr int kDTypes = 7;
-// No tensor has more elements than this; it keeps products below inside int64.
+// No tensor has more elements; this keeps the products below within int64.
 constexpr int64_t kMostElements = (int64_t)1 << 48;
 
 int find_dtype(const char* text, size_t length) {
@@ -186,7 +186,7 @@ const char* decode(const Spec& spec, const int32_t* words, int64_t count, const 
       if (size > kMostElements) return sentence("operand `%s` is too large", o.name);
     }
     at += rank;
-    int64_t reach = size;  // elements from the start to the last one, and one more
+    int64_t reach = size;  // elements from the start to the end of the last one
     if (strided) {
       if (t.dtype == DType::u4) return sentence("operand `%s`: u4 cannot be strided", o.name);
       int64_t last = 0;

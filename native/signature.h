@@ -10,8 +10,8 @@ struct OperandSpec {
   uint8_t dtypes;  // bit per DType; 0: the dtype of operand same_as
   int8_t same_as;
   bool leading, optional, mutated, strided, panels;
-  bool replaced;  // written in place, all of it
-  bool marked;    // marks are added in place, and hold whatever becomes of the command
+  bool replaced;  // every element is written in place
+  bool marked;    // sticky flags, set in place; they survive a failed command
   int8_t rank;  // without the leading dims
   // Number of a named dim (>= 0), or -1 - size for a literal one.
   int64_t dims[kMaxRank];
@@ -30,7 +30,7 @@ struct Spec {
   bool parse(const char* text);
 };
 
-// Where buffers are: gives start and size of a live buffer, false for an id that is none.
+// Looks up buffers: start and size of a live buffer, false for an invalid id.
 struct BufferTable {
   virtual bool find(int32_t id, char** data, uint64_t* bytes) const = 0;
 
@@ -38,10 +38,10 @@ struct BufferTable {
   ~BufferTable() = default;
 };
 
-// Fills call.t and call.attr from `words` (the whole command, `count` words). Returns null, or what is wrong with it.
+// Fills call.t and call.attr from `words` (the whole command, `count` words). Returns null, or an error sentence.
 const char* decode(const Spec& spec, const int32_t* words, int64_t count, const BufferTable& buffers, Call& call);
 
-// Where one operand of a command lies, and what the command does with it.
+// The range of one operand of a command, and how the command uses it.
 struct Reach {
   int32_t buffer = 0;
   uint64_t begin = 0, end = 0;
@@ -50,8 +50,8 @@ struct Reach {
   bool whole = false;  // written without gaps
 };
 
-// Goes through the operands of a command that are given. It checks nothing: where the words make no sense it ends, or
-// lets an operand reach to the end of its buffer.
+// Visits the present operands of a command. It checks nothing: at malformed words it ends, or lets an operand reach to the
+// end of its buffer.
 class OperandReader {
  public:
   OperandReader(const Spec& spec, const int32_t* words, int64_t count)

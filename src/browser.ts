@@ -1,5 +1,5 @@
-// What `import ... from "octavo"` gives in a browser (and "octavo/browser" anywhere): the same names, without what needs
-// a disk or an add-on. It also stands on nothing but `navigator.gpu` and `fetch`, which Deno and Bun have.
+// The exports of `import ... from "octavo"` in a browser (and "octavo/browser" anywhere): the same names, except those that
+// need a disk or an add-on. It depends only on `navigator.gpu` and `fetch`, which Deno and Bun have.
 
 import { BROWSER } from "./browser/platform.js";
 import { type AutoModel, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";

@@ -1,4 +1,4 @@
-// What `import ... from "octavo"` gives.
+// The exports of `import ... from "octavo"`.
 
 export type { MemoryReport } from "./core/arena.js";
 export { captureAll, Device, Recording } from "./core/device.js";

@@ -1,14 +1,14 @@
-// Attention: softmax(q·kᵀ)·v with masks of every kind, never T×S in memory.
+// Attention: softmax(q·kᵀ)·v with all masks, never T×S in memory.
 //
-// The rows of a task are query tokens of a run times the query heads of one kv head (row = t·R + r), so that grouped heads
-// read the keys and values once. A task walks over its keys in blocks of kKeys: the block's keys are turned to columns,
-// its values copied, both in f32, and every strip of up to kStrip rows then takes scores, online softmax and values while
-// the block stays in the first-level cache. The results of chunks of keys are put together by their maxima and sums, in
-// order (job.h); when there are too few tasks for a large machine, each chunk is a task of its own.
+// The rows of a task are query tokens of a run times the query heads of one kv head (row = t·R + r), so grouped heads read
+// the keys and values once. A task walks over its keys in blocks of kKeys: keys are transposed, values copied, both in f32,
+// and every strip of up to kStrip rows then computes scores, online softmax and values while the block stays in the L1
+// cache. The results of chunks of keys are merged by their maxima and sums, in order (job.h); when there are too few tasks
+// for a large machine, each chunk is a task of its own.
 //
-// A cache of codes in i8 is read as numbers times one scale per key: scores are multiplied by the keys' scales, weights by
-// the values'. Where bytes multiply, the products stay in codes (attention/codes.h). Where the caller allows it and the
-// machine multiplies such pairs, a cache in bf16 meets queries and weights in bf16 (attention/pairs.h).
+// A cache of i8 codes is read as numbers times one scale per key: scores are multiplied by the keys' scales, weights by
+// the values'. On machines that multiply bytes, the products stay in codes (attention/codes.h). If the caller allows it and
+// the machine multiplies bf16 pairs, a bf16 cache is multiplied with queries and weights in bf16 (attention/pairs.h).
 //
 // isa: portable avx2 avx512 avx512bf16 amx
 #include "../parallel.h"
@@ -20,8 +20,8 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// What a chunk gave for some rows, added to what those before it gave: each weighted by e^(its maximum - the highest). A row
-// that sees nothing of the chunk (acc and sum zero, top -infinity) keeps its bits. Sums are vectors, `step` floats apart.
+// Merges a chunk's results for some rows into the earlier ones: each is weighted by e^(its maximum - the highest). A row that
+// sees nothing of the chunk (acc and sum zero, top -infinity) keeps its bits. Sums are vectors, `step` floats apart.
 struct Results {
   float *acc, *top, *sum;
   int64_t acc_step, sum_step;
@@ -57,10 +57,10 @@ void put_row(const Job& job, const Run& run, int64_t g, int64_t row, const float
   float* out = job.y + ((run.b * job.T + run.t0 + row / job.R) * job.H + g * job.R + row % job.R) * job.E;
   const float sum = sum_part(load_part(sums));
   const float inverse = sum != 0 ? 1.0f / sum : 0.0f;
-  for (int64_t e = 0; e < job.E; e++) out[e] = acc[e] * inverse + 0.0f;  // (no -0, which a second chunk would end)
+  for (int64_t e = 0; e < job.E; e++) out[e] = acc[e] * inverse + 0.0f;  // (+ 0 turns -0 to 0, as merging a second chunk would)
 }
 
-// A block of rows as it meets keys [from, to) of a chunk: w.acc, w.top and w.sum.
+// Processes keys [from, to) of a chunk for a block of rows: w.acc, w.top and w.sum.
 struct Rows {
   const Job& job;
   const Run& run;
@@ -92,8 +92,8 @@ void Rows::meet(const Strips& strips, int64_t from, int64_t to) const {
     }
   }
 
-  // With few rows memory is what takes time, so the next block comes in while this one is worked on; with many rows a
-  // request per row while a block is packed does.
+  // With few rows memory is the bottleneck, so the next block is prefetched during this one; with many rows one request per
+  // row while a block is packed is enough.
   const bool few = !run.tiles && strips.count <= 2;
   const bool fetch_k = few && job.k.stride[2] == job.D, fetch_v = few && job.v.stride[2] == job.E;
   for (int64_t j0 = from; j0 < to; j0 += kKeys) {
@@ -179,12 +179,12 @@ void Rows::meet(const Strips& strips, int64_t from, int64_t to) const {
   }
 }
 
-// One task: a block of rows of a run, and all its chunks or one of them.
+// One task: a block of rows of a run, with all its chunks or one of them.
 void attend(const Job& job, int64_t index, int worker) {
   Bench w = bench_at(job, worker);
   const Run& run = run_of<&Run::task>(job, index);
   index -= run.task;
-  // Late rows have the most keys to see: they go first.
+  // Late rows see the most keys: they go first.
   const int64_t pieces = job.split ? run.chunks : 1, piece = index % pieces;
   const int64_t block = run.blocks - 1 - index / pieces % run.blocks, g = index / (pieces * run.blocks);
   const int64_t row0 = block * kRows;
@@ -208,7 +208,7 @@ void attend(const Job& job, int64_t index, int worker) {
     return;
   }
   const int64_t first = low / kChunk, last = high > low ? (high - 1) / kChunk : first;
-  // What the first chunk gave stays where it is, and the others are added to it.
+  // The first chunk's results stay in place, and the others are added to them.
   chunk(first);
   const Results whole = {w.acc, w.top, w.sum, job.Ew, kPartLanes};
   w.acc = w.whole, w.top = w.whole_top, w.sum = w.whole_sum;
@@ -219,7 +219,7 @@ void attend(const Job& job, int64_t index, int worker) {
   for (int64_t r = 0; r < rows.rows; r++) put_row(job, run, g, row0 + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes);
 }
 
-// One task after those of the chunks: some rows, whose chunks are put together.
+// One merge task: combines the chunks of some rows.
 void merge(const Job& job, int64_t index, int worker) {
   const Bench w = bench_at(job, worker);
   const Results whole = {w.whole, w.whole_top, w.whole_sum, job.Ew, kPartLanes};
@@ -264,8 +264,8 @@ const char* attention(const Call& call) {
   if (job.G < 1 || job.H % job.G != 0) return "the number of query heads must be a multiple of the number of key heads";
   if ((job.q.stride[3] != 1 && job.D > 1) || (job.k.stride[3] != 1 && job.D > 1) || (job.v.stride[3] != 1 && job.E > 1))
     return "attention needs the last dimension of q, k and v to be contiguous";
-  if (paged != (bool)call.t[LANES]) return "lanes and table go together";
-  if (paged && (job.mask != nullptr || job.segments != nullptr || job.bias)) return "mask, segments and bias do not go together with a table";
+  if (paged != (bool)call.t[LANES]) return "lanes and table must be given together";
+  if (paged && (job.mask != nullptr || job.segments != nullptr || job.bias)) return "mask, segments and bias cannot be combined with a table";
   if (paged && (job.columns < 1 || job.S < 1)) return "a row of the table needs a page";
   if (!paged && job.k.dim[0] != job.B) return "keys without a table must have as many rows as queries";
   const float* scales = call.t[SCALES].as<float>();
@@ -278,7 +278,7 @@ const char* attention(const Call& call) {
   job.softcap = call.attr[SOFTCAP].f;
   job.general = job.softcap > 0 || job.slopes != nullptr || job.distances != nullptr || (bool)job.bias;
   if (!paged && job.T > job.S && (job.causal || job.window > 0 || job.segments != nullptr || job.slopes != nullptr || job.distances != nullptr))
-    return "more queries than keys do not stand at the end of the keys";
+    return "more queries than keys cannot be the last of the keys";
   job.R = job.H / job.G;
   job.Ew = round_up(job.E, kPartLanes);
   job.Dw = kTiles ? round_up(job.D, 32) * kParts3 / 2 : job.D;
@@ -297,7 +297,7 @@ const char* attention(const Call& call) {
     for (int64_t i = 0; i < job.B * job.T; i++)
       if (rows[i] < 0) std::memset(job.y + i * job.H * job.E, 0, sizeof(float) * (size_t)(job.H * job.E));
   }
-  // Chunks are tasks of their own where there are few tasks otherwise, and where there is more than one for a row.
+  // Chunks become tasks of their own if there are few tasks otherwise, and more than one chunk for a row.
   int64_t tasks = 0, merged = 0, partial = 0;
   bool several = false, tiles = false;
   job.count = 0;

@@ -1,4 +1,4 @@
-// New keys or values written to the pages of their cache, in its number format or as codes in i8.
+// Writes new keys or values to the pages of their cache, in its number format or as i8 codes.
 #include "../parallel.h"
 #include "../registry.h"
 #include "../simd/codes.h"
@@ -15,7 +15,7 @@ struct Append {
   int64_t columns;  // pages of a row of the table
 };
 
-// A row as codes, by the rule of llm_int8_quantize; its absmax is returned, NaN if the row holds one.
+// Codes of a row, by the rule of llm_int8_quantize; returns its absmax, NaN if the row holds one.
 float code_row(const float* row, int64_t step, int64_t D, int8_t* out) {
   const auto part = [&](int64_t d) {
     if (step == 1 && d + kPartLanes <= D) return load_part(row + d);
@@ -23,7 +23,7 @@ float code_row(const float* row, int64_t step, int64_t D, int8_t* out) {
     for (int i = 0; i < kPartLanes && d + i < D; i++) lane[i] = row[(d + i) * step];
     return load_part(lane);
   };
-  i32p high = {};  // magnitudes compare like their bits, NaN above all
+  i32p high = {};  // magnitudes compare like their bits, NaN highest
   for (int64_t d = 0; d < D; d += kPartLanes) high = max_part((i32p)abs_part(part(d)), high);
   const int32_t bits = highest_part(high);
   float absmax;
@@ -42,7 +42,7 @@ int64_t page_of(const Append& job, int64_t lane) {
   return job.table[job.rows[lane] * (job.columns + 1) + 1 + n % job.columns];
 }
 
-// One task: a lane, all heads of it.
+// One task: all heads of a lane.
 void append(const Append& job, int64_t lane) {
   if (job.rows[lane] < 0) return;
   const int64_t T = job.x.dim[1], G = job.x.dim[2], D = job.x.dim[3], S = job.cache.dim[2], step = job.x.stride[3];

@@ -1,6 +1,6 @@
-// attention_back: two passes without a T x S matrix. The first owns queries: it finds what their softmax needs and dq. The
-// second owns keys: it gives dk and dv, over all query heads that share them. Scores are computed again in both, blocks of
-// queries against blocks of keys, so that nothing depends on which worker does what.
+// attention_back: two passes without a T x S matrix. The first owns queries: it computes their softmax statistics and dq. The
+// second owns keys: it computes dk and dv, over all query heads that share them. Both recompute the scores in blocks of queries
+// and keys, so no result depends on the distribution of work.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -17,7 +17,7 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// What a worker computes with: keys and values of a block with the keys side by side, and [query][key] tables.
+// A worker's buffers: keys and values of a block with the keys side by side, and [query][key] tables.
 struct Room {
   float *keys, *values, *scores, *products, *slopes;
 
@@ -74,7 +74,7 @@ struct Problem {
   }
   int64_t statistic(int64_t b, int64_t h, int64_t t) const { return (b * H + h) * T + t; }
 
-  // Keys that some query of [t, t + count) may see: [first, end).
+  // Keys that any query of [t, t + count) may see: [first, end).
   int64_t first_key(int64_t t) const { return window > 0 ? most(0, past + t - window + 1) : 0; }
   int64_t end_key(int64_t t, int64_t count) const { return causal ? least(S, past + t + count) : S; }
 
@@ -94,7 +94,7 @@ struct Problem {
     }
   }
 
-  // dots[r][j] of rows with turned keys.
+  // dots[r][j] of rows with transposed keys.
   OCTAVO_INLINE void dots(const float* from, int64_t stride, int64_t rows, const float* turned, int64_t count,
                           int64_t width, float* to) const {
     for (int64_t at = 0; at < count; at += 16) {
@@ -117,7 +117,7 @@ struct Problem {
     }
   }
 
-  // Scores (-inf where hidden), dy · v, and what a score's gradient is multiplied with to be that of q · k.
+  // Scores (-inf where hidden), dy · v, and the factor from a score's gradient to that of q · k.
   void block(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t j, int64_t keys, const Room& room) const {
     dots(query(b, t, h), q.stride[1], queries, room.keys, keys, D, room.scores);
     dots(gradient(b, t, h), dy.stride[1], queries, room.values, keys, E, room.products);
@@ -151,7 +151,7 @@ struct Problem {
     }
   }
 
-  // Scores become weights and products gradients of q · k, for queries whose statistics are known.
+  // Turns scores into weights and products into gradients of q · k, for queries whose statistics are known.
   void weigh(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t keys, const Room& room) const {
     for (int64_t r = 0; r < queries; r++) {
       const int64_t at = statistic(b, h, t + r);
@@ -265,7 +265,7 @@ void own_keys(const Problem& p, int64_t b, int64_t g, int64_t j, const Room& roo
 const char* attention_back(const Call& call) {
   Problem p(call);
   if (p.G == 0 || p.H % p.G != 0) return "query heads cannot share key heads";
-  if (p.T > p.S && (p.causal || p.segments)) return "queries do not stand at the end of the keys";
+  if (p.T > p.S && (p.causal || p.segments)) return "more queries than keys cannot be the last of the keys";
   for (int i = 0; i < 4; i++)
     if (call.t[i].dim[3] > 1 && call.t[i].stride[3] != 1) return "the last dim of q, k, v and dy must be contiguous";
   const int workers = call.pool ? call.pool->threads() : 1;

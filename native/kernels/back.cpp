@@ -1,6 +1,6 @@
-// Products on the way back: dx = dy · W for matrices in floats, LLM.int8() codes and 4-bit codes. A piece of work owns some
-// columns of dx; it decodes a block of W for them, meets all its rows with it, and goes on to the next outputs, so no
-// decoded matrix is ever held. Every sum is one chain in the order of the outputs.
+// Gradients of products: dx = dy · W for matrices in floats, LLM.int8() codes and 4-bit codes. A piece of work owns some
+// columns of dx; it decodes a block of W for them, multiplies all its rows with it, and goes on to the next outputs, so there
+// is never a decoded matrix. Every sum is one chain in the order of the outputs.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -13,14 +13,14 @@ namespace octavo::OCTAVO_ISA {
 namespace {
 
 constexpr int64_t kColumns = 64;   // columns of a piece
-constexpr int64_t kOutputs = 32;   // outputs that are decoded at a time: two panels
-constexpr int64_t kTaskRows = 128; // rows of a piece where columns alone are too few pieces
-constexpr int64_t kEnough = 16;    // so many pieces are enough
+constexpr int64_t kOutputs = 32;   // outputs decoded at a time: two panels
+constexpr int64_t kTaskRows = 128; // rows of a piece if columns alone give too few pieces
+constexpr int64_t kEnough = 16;    // this many pieces are enough
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Decoders: decode() writes W[n + i][k + c] to block[i * kColumns + c] for i < outputs and c < columns. Columns behind are
-// whatever they are; `room` is scratch.
+// Decoders: decode() writes W[n + i][k + c] to block[i * kColumns + c] for i < outputs and c < columns. Columns beyond are
+// undefined; `room` is scratch.
 
 template <class W>
 struct FloatRows {
@@ -39,7 +39,7 @@ struct FloatRows {
   }
 };
 
-// Weights that come as steps of f32 (simd/stored.h, simd/four_bit.h). A run is a multiple of kUnit steps.
+// Weights that arrive as steps of f32 (simd/stored.h, simd/four_bit.h). A run is a multiple of kUnit steps.
 template <class Weights, int64_t kUnit>
 struct FromSteps {
   Weights weights;

@@ -1,5 +1,5 @@
 // copy: any strides on both sides, between equal dtypes, between floats, and between i32 and f32. Dims are sorted and
-// merged first, so that nearly every copy becomes runs of contiguous rows or a blocked transpose.
+// merged first, so nearly every copy becomes runs of contiguous rows or a blocked transpose.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -18,7 +18,7 @@ struct MergedDims {
   int rank = 0;
 };
 
-// Dims by falling y stride, those of size 1 dropped, those that continue each other merged. At least one dim.
+// Dims by falling y stride, without those of size 1, with contiguous neighbours merged. At least one dim.
 void merge_dims(const Tensor& x, const Tensor& y, MergedDims& merged) {
   for (int d = 0; d < x.rank; d++) {
     if (x.dim[d] == 1) continue;
@@ -78,7 +78,7 @@ struct IntToFloat {
     for (int64_t i = 0; i < n; i++) y[i] = (float)x[i];
   }
 };
-// Towards zero; beyond the range of i32 its ends, NaN gives 0.
+// Rounds towards zero; saturates beyond the range of i32, NaN gives 0.
 struct FloatToInt {
   using From = float;
   using To = int32_t;
@@ -93,8 +93,8 @@ struct FloatToInt {
 
 constexpr int64_t kTile = 16;
 
-// Tiles of 16 x 16 through a small buffer: whole cache lines are read, and whole lines are written, also where the
-// rows are a power of two apart and fall on each other in the cache.
+// Tiles of 16 x 16 through a small buffer: reads and writes whole cache lines, even if the rows are a power of two apart and
+// collide in the cache.
 template <class C>
 void transpose(const Call& call, const MergedDims& merged, int across) {
   const typename C::From* x = call.t[0].as<typename C::From>();

@@ -1,4 +1,4 @@
-// cross_entropy and its gradient: a row of logits at a time, with sums in double precision.
+// cross_entropy and its gradient: one row of logits at a time, with sums in double precision.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -38,7 +38,7 @@ const char* cross_entropy(const Call& call) {
       *lse = 0;
       if (target == ignored) continue;
       const float* x = logits.as<float>() + r * V;
-      // A NaN among the logits goes through the sum into the results.
+      // A NaN among the logits propagates through the sum.
       f32x16 tops = splat(-INFINITY);
       int64_t v = 0;
       for (; v + 16 <= V; v += 16) tops = vmax(load(x + v), tops);
@@ -84,7 +84,7 @@ const char* cross_entropy_back(const Call& call) {
         const int n = V - v < 16 ? (int)(V - v) : 16;
         store_n(to + v, (dloss + more) * vexp(load_n(x + v, n) - lse) - even, n);
       }
-      // p - 1 is formed before it is multiplied: near p = 1 it is small.
+      // p - 1 is computed before the multiplication: near p = 1 it is small.
       const float p = vexp(splat(x[target] - lse))[0];
       to[target] = dloss * (p - (1 - smoothing)) - even + more * p;
     }

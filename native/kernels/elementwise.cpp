@@ -58,7 +58,7 @@ template <int kAct>
 void gate(const Call& call) {
   const Tensor &g = call.t[0], &u = call.t[1], &y = call.t[2];
   const int64_t K = y.last(), gs = g.stride[g.rank - 1], us = u.stride[u.rank - 1];
-  // Rows are cut where they are long, so that one long row also meets all threads.
+  // Long rows are cut, so that a single one also uses all threads.
   constexpr int64_t kCut = 4096;
   const int64_t cuts = (K + kCut - 1) / kCut;
   parallel(call, y.rows() * cuts, row_grain(K < kCut ? K : kCut), [&](int64_t begin, int64_t end, int) {

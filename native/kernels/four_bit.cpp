@@ -1,7 +1,7 @@
 // isa: portable avx2 avxvnni avx512 avx512bf16 amx dotprod
-// NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are
-// looked up inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed; values
-// that are rounded once decoded are decoded for few rows too.
+// NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are looked up
+// inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed; values that are rounded
+// after decoding are decoded first even for few rows.
 #include "../simd/experts.h"
 #include "../simd/float_product.h"
 #include "../simd/four_bit.h"
@@ -12,10 +12,10 @@ namespace {
 
 enum Compute { kF32 = 0, kBf16 = 1, kInt8 = 2 };  // codes of the attribute
 
-constexpr int64_t kBlockUnit = 32;   // blocks that 8-bit products take are multiples of it, as the formats have them
-constexpr int64_t kSharedTiles = 3;  // from this many tiles on a shared decoding pays
-// Float sums run over at most so many k's before their factor is applied, also in longer blocks: what many rows share of a
-// panel then stays in the first-level cache.
+constexpr int64_t kBlockUnit = 32;   // block sizes for 8-bit products are multiples of it, as in the formats
+constexpr int64_t kSharedTiles = 3;  // from this many tiles on, shared decoding pays off
+// Float sums cover at most this many k's before their factor is applied, even in longer blocks: a panel part shared by many
+// rows then stays in the L1 cache.
 constexpr int64_t kLongestSum = 256;
 
 template <class Weights>
@@ -39,8 +39,8 @@ const char* four_bit_linear(const Call& call) {
   }
   int compute = call.attr[3].i;
 #if defined(OCTAVO_AMX)
-  // By the count of instructions, a tile product in 8 bits saves 16 cycles per block of 64 k's and its factors cost more
-  // than that: bf16 ought to be as fast, and is finer.
+  // Counted in instructions, a tile product in 8 bits saves 16 cycles per block of 64 k's, and its factors cost more than that:
+  // bf16 should be as fast, and is more precise.
   if (compute == kInt8 && x.rows() > kTileRows) compute = kBf16;
 #endif
   if (compute == kInt8 && k % blocksize == 0 && blocksize % kBlockUnit == 0) {

@@ -30,7 +30,7 @@ const char* fill(const Call& call) {
   return nullptr;
 }
 
-// Columns are shared out, never rows. Rows are summed in blocks, and the blocks in their order.
+// Columns are split among workers, never rows. Rows are summed in blocks, and the blocks in order.
 const char* sum_rows(const Call& call) {
   const Tensor &x = call.t[0], &y = call.t[1];
   const int64_t rows = x.rows(), K = x.last();
@@ -54,11 +54,11 @@ const char* sum_rows(const Call& call) {
   return nullptr;
 }
 
-// Rows of the table are shared out; each piece looks through all ids for its own.
+// Rows of the table are split among workers; each piece scans all ids for its own.
 const char* embedding_back(const Call& call) {
   const Tensor &ids = call.t[0], &dy = call.t[1], &dw = call.t[2];
   const int64_t V = dw.dim[0], K = dw.dim[1], n = ids.size();
-  if (V != call.attr[0].i) return "the table has another number of rows than the attribute says";
+  if (V != call.attr[0].i) return "the table's number of rows differs from the attribute";
   const int32_t* id = ids.as<int32_t>();
   for (int64_t i = 0; i < n; i++)
     if (id[i] < 0 || id[i] >= V)
@@ -161,7 +161,7 @@ void norm_back(const Call& call, const Tensor& w, const Tensor& dy, float offset
         mean = total(K, [&](int64_t k, int n) { return load_n(in + k, n); }) / (float)K;
         shift = total(K, g) / (float)K;
       }
-      // Lanes behind the row hold zeros in g; where the mean is taken off they must not count in the squares.
+      // Lanes past the row hold zeros in g; where the mean is subtracted they must not count in the squares.
       const float squares = total(K, [&](int64_t k, int n) {
         f32x16 v = load_n(in + k, n) - mean;
         if (kCentered && n < 16)

@@ -1,4 +1,4 @@
-// penalize, append_token: tokens that rows have seen.
+// penalize, append_token: the tokens that rows have seen.
 
 #include "../registry.h"
 
@@ -9,7 +9,7 @@ namespace {
 const char* penalize(const Call& call) {
   const Tensor &logits = call.t[0], &history = call.t[1], &lengths = call.t[2], &penalties = call.t[3];
   const int64_t R = logits.dim[0], V = logits.dim[1], L = history.dim[1];
-  // Of each id: the generated ones counted, and one more if it was seen at all.
+  // For each id: the count of generated ones, plus one if it was seen at all.
   uint32_t* counts = reinterpret_cast<uint32_t*>(call.need(sizeof(uint32_t) * (size_t)V));
   if (!counts && V > 0) return "memory ran out";
   for (int64_t r = 0; r < R; r++) {

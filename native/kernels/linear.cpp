@@ -1,6 +1,6 @@
 // isa: portable avx2 avx512 avx512bf16 amx
-// Dense products: y = act(x · Wᵀ + bias) + residual, weights in f32, f16 or bf16, sums in f32. Activations are f32, and
-// rounded to bf16 where the caller allows it, the weights are bf16 too, and the machine multiplies such pairs.
+// Dense products: y = act(x · Wᵀ + bias) + residual, weights in f32, f16 or bf16, sums in f32. Activations are f32; they are
+// rounded to bf16 if the caller allows it, the weights are bf16 too, and the machine multiplies bf16 pairs.
 #include "../simd/experts.h"
 #include "../simd/float_product.h"
 #include "../simd/stored.h"
@@ -37,7 +37,7 @@ const char* linear(const Call& call) {
     case DType::f32: return product(call, Stored<DotF32>(w));
     case DType::bf16: return product(call, Stored<DotBf16>(w));
     default: {
-      // Halves cost several instructions to widen: done once per run where several tiles share it.
+      // Halves take several instructions to widen: done once per run if several tiles share it.
       const Stored<DotF16> stored(w);
       if (tile_size(call.t[0].rows()).tiles > 2) return product(call, Widened<DotF16>(stored));
       return product(call, stored);

@@ -1,6 +1,6 @@
 // isa: portable avx2 avxvnni avx512 amx dotprod
 // LLM.int8(): 8-bit codes times 8-bit codes with one scale per row and one per output, exact in 32 bits over all of K;
-// outliers of the activations times the weights as they are, in f32.
+// outliers of the activations are multiplied with the same codes in f32.
 #include "../registry.h"
 #include "../simd/codes.h"
 #include "../simd/experts.h"
@@ -10,7 +10,7 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
-constexpr int64_t kGathered = 64;  // columns of rows layout that are made into steps at a time
+constexpr int64_t kGathered = 64;  // columns of a row layout that become steps at a time
 
 template <class Weights>
 struct Finish {
@@ -24,7 +24,7 @@ struct Finish {
   ColumnsFn columns;
   int64_t row, m;
 
-  // Steps of a panel that hold only the given columns, each in the byte that its number says.
+  // Steps of a panel that hold only the given columns, each in the byte given by its number.
   void gather(int64_t panel, const int32_t* column, int64_t count, char* to) const {
     const int64_t k = codes.dim[1], first = panel * kPanelRows;
     const int rows = (int)at_most(kPanelRows, codes.dim[0] - first);

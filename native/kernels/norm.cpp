@@ -1,5 +1,5 @@
-// rms_norm and layer_norm over the last dim. Sums run in four independent sets of sixteen lanes: fast, and closer to
-// the true sum than one running total.
+// rms_norm and layer_norm over the last dim. Sums use four independent sets of sixteen lanes: fast, and more precise than one
+// running total.
 
 #include "../parallel.h"
 #include "../registry.h"

@@ -1,5 +1,5 @@
 // isa: portable avx2
-// Rows of a matrix into its stored layout and back: panels (native/panels.h), or rows, where it is a copy.
+// Converts rows of a matrix to its stored layout and back: panels (native/panels.h), or rows, which is a copy.
 #include "../parallel.h"
 #include "../registry.h"
 #include "../simd/transpose.h"
@@ -26,7 +26,7 @@ void copy(const Call& call, char* to, const char* from, int64_t bytes) {
   });
 }
 
-// Panels that one piece of work takes.
+// Panels per piece of work.
 int64_t panel_grain(int64_t panel_bytes) { return kCopyGrain / (panel_bytes + 1) + 1; }
 
 template <class Map>

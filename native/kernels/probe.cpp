@@ -1,7 +1,7 @@
 // isa: portable avx2 avxvnni avx512 avx512bf16
-// What this machine can do at most, measured by loops that do nothing else: reading memory, f32 multiply-adds, and dot
-// products of 8-bit codes and of bf16 pairs on registers. Not ops of any model (src/eval/machine.ts runs them), so that
-// benchmarks can print kernels beside these.
+// The limits of this machine, measured by loops that do nothing else: reading memory, f32 multiply-adds, and dot products of
+// 8-bit codes and of bf16 pairs on registers. Not ops of any model: src/eval/machine.ts runs them so that benchmarks can
+// compare kernels with them.
 #include "../parallel.h"
 #include "../registry.h"
 #include "../simd/dot.h"
@@ -11,7 +11,7 @@ namespace octavo::OCTAVO_ISA {
 
 constexpr int64_t kChunk = 1 << 18;  // floats per piece: 1 MB
 
-// Four streams side by side, each asked for ahead of time: one stream alone does not keep enough lines under way.
+// Four streams side by side, each prefetched: one stream alone does not keep enough lines in flight.
 static float sum_of(const float* x, int64_t n) {
   constexpr int kStreams = 4, kAhead = 1024;  // floats
   const int64_t part = n / kStreams / 32 * 32;
@@ -48,7 +48,7 @@ static const char* probe_read(const Call& call) {
   return nullptr;
 }
 
-constexpr int kChains = 12;  // enough to hide the latency of a multiply-add on every machine that we know
+constexpr int kChains = 12;  // enough to hide the latency of a multiply-add on all known machines
 
 // Multiply-accumulates of one weight format on registers, as the matrix kernels do them.
 template <class Dot, class V>
@@ -58,7 +58,7 @@ static float spin(int64_t rounds, V zero_value) {
   dot.prepare(table);
   V acc[kChains];
   for (V& a : acc) a = zero_value;
-  // Other weights in every round and other values in every chain: else one product would do for many, and compilers see it.
+  // Different weights in every round and different values in every chain: compilers would merge equal products.
   u32p raw = splat_bits(0x3f003f00u), x[kChains];  // half as f32, twice half as bf16
   const u32p next = splat_bits(1);
   for (int j = 0; j < kChains; j++) x[j] = splat_bits(0x3f003f00u + (uint32_t)j);

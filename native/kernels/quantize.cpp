@@ -1,6 +1,6 @@
 // isa: portable avx2 avx512
-// Weights to 8-bit and 4-bit codes and back. Bit-exact to bitsandbytes' rules (exact nearest codes); 8-bit codes go
-// straight into panels where the matrix has them.
+// Weights to 8-bit and 4-bit codes and back. Bit-exact to bitsandbytes' rules (exact nearest codes); 8-bit codes are written
+// straight into panels if the matrix has them.
 #include "../registry.h"
 #include "../simd/codes.h"
 #include "../simd/four_bit.h"
@@ -22,7 +22,7 @@ auto with_floats(DType dtype, const F& f) {
 
 constexpr int64_t width_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
-// f(lanes, i) over n elements, the last part filled up with zeros.
+// f(lanes, i) over n elements, the last part padded with zeros.
 template <DType kType, class F>
 OCTAVO_INLINE void each_part(const char* p, int64_t n, const F& f) {
   constexpr int64_t kWidth = width_of(kType);
@@ -53,7 +53,7 @@ struct QuantizeRows {
   template <DType kType>
   const char* run() const {
     constexpr int64_t kWidth = width_of(kType);
-    constexpr int64_t kRun = 512;  // codes of 16 rows that are made before they are turned
+    constexpr int64_t kRun = 512;  // codes of 16 rows computed before each transposition
     const Tensor &w = call.t[0], &codes = call.t[1];
     const int64_t rows = w.dim[0], k = w.dim[1], first = call.attr[0].i;
     float* scb = call.t[2].as<float>() + first;
@@ -141,7 +141,7 @@ constexpr float kNf4Thresholds[15] = {-0.84809637f, -0.6106329f,  -0.45999527f, 
 constexpr float kFp4Thresholds[7] = {0.0026041667f, 0.0859375f, 0.20833334f, 0.29166669f, 0.4166667f, 0.5833334f,
                                      0.8333334f};
 
-// How many thresholds lie strictly below x, as lanes.
+// The number of thresholds strictly below x, as lanes.
 template <int kCount>
 OCTAVO_INLINE i32p count_below(f32p x, const float (&threshold)[kCount]) {
   i32p below = {};
@@ -151,7 +151,7 @@ OCTAVO_INLINE i32p count_below(f32p x, const float (&threshold)[kCount]) {
 
 OCTAVO_INLINE i32p nearest(f32p x, int kind) {
   if (kind == 0) return count_below(x, kNf4Thresholds);
-  // Magnitudes in order are codes 0 1 6 7 4 5 2 3; 8 is the sign. Halves go to the lower value.
+  // Magnitudes in order are codes 0 1 6 7 4 5 2 3; 8 is the sign. Ties go to the lower value.
   const f32p size = abs_part(x);
   const i32p negative = (i32p)(x < f32p{});
   i32p order = {};
@@ -188,7 +188,7 @@ struct QuantizeBlocks {
           const int64_t some = at_most(kSome, count - i);
           each_part<kType>(x + i * kWidth, some, [&](f32p v, int64_t at) {
             v = divide ? v / divisor : v * factor;
-            v = min_part(one, max_part(-one, v));  // in this order NaN passes
+            v = min_part(one, max_part(-one, v));  // in this order NaN propagates
             const auto q = __builtin_convertvector(nearest(v, kind), i8p);
             std::memcpy(codes + at, &q, sizeof q);
           });

@@ -19,7 +19,7 @@ const char* rope_table(const Call& call) {
       float* cosines = table.as<float>() + row * 2 * R;
       float* sines = cosines + R;
       for (int64_t r = 0; r < R; r++) {
-        const double angle = (double)(position * inv[r]);  // the product is rounded to f32, as the models have it
+        const double angle = (double)(position * inv[r]);  // the product is rounded to f32, as in the models
         cosines[r] = (float)__builtin_cos(angle) * scale;
         sines[r] = (float)__builtin_sin(angle) * scale;
       }
@@ -28,7 +28,7 @@ const char* rope_table(const Call& call) {
   return nullptr;
 }
 
-// One head whose elements lie side by side.
+// One head with contiguous elements.
 OCTAVO_INLINE void rotate(const float* x, const float* c, const float* s, float* y, int64_t R, int64_t D,
                           bool interleaved) {
   if (interleaved) {

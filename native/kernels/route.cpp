@@ -1,5 +1,5 @@
 // isa: portable avx2 avx512
-// Mixture of experts beside its products: the choice of experts for each token, and the weighted sum of what they give.
+// Mixture of experts without its products: the choice of experts for each token, and the weighted sum of their outputs.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -9,9 +9,9 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
-constexpr int64_t kRouteGrain = 64;  // tokens whose choice is worth a piece of its own
+constexpr int64_t kRouteGrain = 64;  // tokens per piece
 
-// The best score that comes after (score, index) in descending order; of equal ones the lower index comes first.
+// The best score after (score, index) in descending order; of equal ones the lower index comes first.
 inline int32_t next_best(const float* scores, int64_t count, int32_t before) {
   int32_t best = -1;
   for (int32_t e = 0; e < count; e++) {
@@ -25,7 +25,7 @@ const char* route(const Call& call) {
   const Tensor &logits = call.t[0], &experts = call.t[1], &weights = call.t[2];
   const int64_t tokens = logits.dim[0], count = logits.dim[1], each = experts.dim[1];
   const bool normalize = call.attr[0].i != 0;
-  if (each < 1 || each > count) return "there are fewer experts than are to be chosen";
+  if (each < 1 || each > count) return "there are fewer experts than the number to choose";
   const float* all = logits.as<float>();
   for (int64_t i = 0; i < tokens * count; i++)
     if (all[i] != all[i]) return "logits hold NaN";

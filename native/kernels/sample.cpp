@@ -1,8 +1,8 @@
 // sample: one token per row of logits, by parameters of the row's own.
 //
-// No row is ever sorted as a whole. Maxima of blocks of 128 scores tell where the best scores can be, so that top_k,
-// top_p and min_p mostly look at a few blocks; where a flat distribution keeps many tokens, sums of probability by
-// the scores' leading bits find the cut.
+// No row is ever fully sorted. Maxima of blocks of 128 scores show where the best scores can be, so top_k, top_p and min_p
+// usually look at only a few blocks; if a flat distribution keeps many tokens, sums of probability by the scores' leading bits
+// find the cut.
 
 #include <algorithm>  // with types of this file's own only: nothing of it is shared with other instruction sets
 
@@ -59,7 +59,7 @@ OCTAVO_INLINE f64x16 exp_below(f64x16 x) {
   return x > lowest ? y : f64x16{};
 }
 
-// e^(score - top); exactly 1 for the top itself, also if it is infinite.
+// e^(score - top); exactly 1 for the top itself, even if it is infinite.
 OCTAVO_INLINE f64x16 weights_of(f32x16 scores, float top) {
   const f64x16 s = __builtin_convertvector(scores, f64x16), t = f64x16{} + (double)top;
   return s == t ? f64x16{} + 1.0 : exp_below(s - t);
@@ -101,7 +101,7 @@ struct Row {
   float* spare;       // room for floats
   double* weights;    // of all tokens, where they are needed
   double* sums;       // of the weights of each block
-  Candidate* list;    // those that are kept, by id
+  Candidate* list;    // the kept ones, by id
   Candidate* sorted;  // room for candidates
   double* bins;       // [kBins]
   float top;
@@ -143,7 +143,7 @@ struct Row {
     return n;
   }
 
-  // A score that at least k tokens reach: the k-th best of the blocks' best. -inf if there are not enough blocks.
+  // A score that at least k tokens reach: the k-th largest block maximum. -inf if there are not enough blocks.
   float reached_by(int64_t k) const {
     if (k > blocks) return -INFINITY;
     std::memcpy(spare, maxima, sizeof(float) * (size_t)blocks);
@@ -191,7 +191,7 @@ struct Row {
     return total;
   }
 
-  // Walks candidates from the best down, `mass` being above the first; true if the cut of top_p lies among them.
+  // Walks candidates from the best down, with `mass` above the first; true if the cut of top_p is among them.
   bool walk(const Candidate* from, int64_t n, double goal, double* mass, Candidate* last) const {
     for (int64_t i = 0; i < n; i++) {
       if (*mass >= goal && last->id >= 0) return true;
@@ -201,7 +201,7 @@ struct Row {
     return *mass >= goal;
   }
 
-  // The last token that top_p keeps of all: the mass of those above it is below `goal`. Needs weigh_all.
+  // The last token that top_p keeps among all: the mass of those above it is below `goal`. Needs weigh_all.
   Candidate last_kept(double goal) const {
     Candidate last = {0, -1};
     double mass = 0;
@@ -215,7 +215,7 @@ struct Row {
     }
     std::memset(bins, 0, sizeof(double) * kBins);
     for (int64_t v = 0; v < V; v++) bins[bin_of(scores[v])] += weights[v];
-    // The lowest bin of which anything is kept.
+    // The lowest bin with a kept token.
     mass = 0;
     double before = 0;
     int cut = bin_of(top);
@@ -230,7 +230,7 @@ struct Row {
       sorted[n] = {scores[v], (int32_t)v};
       n += bin_of(scores[v]) == cut;
     }
-    // Sort it from the top in growing pieces until the cut is met.
+    // Sort it from the top in growing pieces until the cut is found.
     mass = before;
     last = {0, -1};
     for (int64_t done = 0, piece = 256; done < n; piece *= 4) {
@@ -243,12 +243,12 @@ struct Row {
     return last;
   }
 
-  // Drops what is below min_p of the list's n, and what top_p cuts off; weighs (unless weigh_all did) and draws.
+  // Drops candidates below min_p of the list's n, and those that top_p cuts off; weighs (unless weigh_all did) and draws.
   int32_t draw(int64_t n, const Candidate* last, double min_p, double u, bool weighed) {
     int64_t kept = 0;
     double total = 0;
     for (int64_t i = 0; i < n; i++) {
-      // kept <= i <= the token's id: what is written below was read before.
+      // kept <= i <= the token's id: elements are read before they are overwritten.
       const double w = weighed ? weights[list[i].id] : weight_of(list[i].score, top);
       if (w < min_p || (last && Above()(*last, list[i]))) continue;
       list[kept] = list[i];
@@ -285,7 +285,7 @@ struct Row {
   }
 };
 
-// Draws from a row that was read; u is in [0, 1).
+// Draws from a row already read; u is in [0, 1).
 int32_t drawn_from(Row& row, const Call& call, const float* params, double u) {
   const int64_t V = row.V;
   const int64_t top_k = params[1] < (float)V ? (int64_t)params[1] : V;
@@ -309,7 +309,7 @@ int32_t drawn_from(Row& row, const Call& call, const float* params, double u) {
     return row.draw(row.collect(last.score, row.list), &last, min_p, u, true);
   }
   if (min_p > 0) {
-    // A little below the bound, draw() looks closely.
+    // A little below the bound; draw() checks exactly.
     const float least = row.top + (float)__builtin_log(min_p) - 0.001f;
     const int64_t n = row.collect(least, row.list);
     const bool many = n > 8192;
@@ -324,7 +324,7 @@ const char* sample(const Call& call) {
   const Tensor &logits = call.t[0], &params = call.t[1], &draws = call.t[2], &ids = call.t[3];
   const int64_t R = logits.dim[0], V = logits.dim[1];
   if (V == 0) return "logits are empty";
-  // Rows that take the likeliest token need no scratch memory, and no order.
+  // Greedy rows need no scratch memory, and no order.
   bool any = false;
   for (int64_t r = 0; r < R; r++) any |= params.as<float>()[4 * r] > 0;
   parallel(call, R, row_grain(V), [&](int64_t begin, int64_t end, int) {

@@ -20,7 +20,7 @@ enum Act : int {
 // 1 + erf(z), without cancellation for negative z. Within 2e-7 of the true value everywhere; relative error below 1e-5
 // in the far tail. Minimax polynomials: one for erf near zero, one for the exponent of erfc beyond.
 OCTAVO_INLINE f32x16 one_plus_erf(f32x16 z) {
-  const f32x16 t = vmin(splat(10.0f), vabs(z));  // in this order NaN passes
+  const f32x16 t = vmin(splat(10.0f), vabs(z));  // in this order NaN propagates
   const f32x16 s = t * t;
   f32x16 r = fma(splat(-1.72853470e-5f), t, splat(3.83197126e-4f));
   const f32x16 u = fma(splat(-3.88396438e-3f), t, splat(2.42546219e-2f));
@@ -64,7 +64,7 @@ OCTAVO_INLINE f32x16 act_of(f32x16 x) {
   }
 }
 
-// The same with the code at run time; the branch is always the same one, so it costs little next to the function.
+// The same with the code at run time; the branch is predictable and cheap next to the function.
 OCTAVO_INLINE f32x16 apply_act(int act, f32x16 x) {
   switch (act) {
     case kActRelu: return act_of<kActRelu>(x);

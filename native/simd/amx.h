@@ -1,8 +1,8 @@
-// The instructions of matrix units (AMX) as macros, and floats cut into what they multiply. A tile is 16 rows of 64 bytes.
+// The instructions of matrix units (AMX) as macros, and floats split into bf16 parts for them. A tile is 16 rows of 64 bytes.
 //
-// 8-bit codes multiply exactly. So do floats: an f32 number is the sum of three bf16 numbers, a product of two bf16 is
-// exact in f32, and three to six tile products, of which one costs a sixteenth of the f32 multiply-adds that it
-// replaces, add up to what f32 multiply-adds would give. Where bf16 products are allowed, one is enough.
+// 8-bit codes multiply exactly. So do floats: an f32 number is the sum of three bf16 numbers, and a product of two bf16 is
+// exact in f32. Three to six tile products, each at a sixteenth of the cost of the f32 multiply-adds it replaces, add up to
+// the f32 result. If bf16 products are allowed, one is enough.
 //
 // With OCTAVO_AMX_EMULATED (tests on machines without the unit) the same code runs on tiles in memory.
 #pragma once
@@ -70,10 +70,10 @@ OCTAVO_INLINE void matrix_begin() {
 OCTAVO_INLINE void matrix_end() { _tile_release(); }
 #endif
 
-// g++ does not tell its optimizer that a tile load reads memory: this goes between plain stores and tile loads.
+// g++ does not tell its optimizer that a tile load reads memory: use this between plain stores and tile loads.
 OCTAVO_INLINE void matrix_barrier() { asm volatile("" ::: "memory"); }
 
-// Thirty-two floats as bf16 in order; what is left of them stays in a and b.
+// Thirty-two floats as bf16 in order; the remainders stay in a and b.
 OCTAVO_INLINE u32p take_part(f32p& a, f32p& b) {
   const u32p both = (u32p)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
   const __m256i low = (__m256i)__builtin_shufflevector(both, both, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -82,7 +82,7 @@ OCTAVO_INLINE u32p take_part(f32p& a, f32p& b) {
   b -= (f32p)((u32p)_mm512_maskz_cvtepu16_epi32(0xffff, high) << 16);
   return both;
 }
-// Lane by lane two floats as one dword of bf16; what is left of them stays in low and high.
+// Lane by lane two floats as one dword of bf16; the remainders stay in low and high.
 OCTAVO_INLINE u32p take_pairs(f32p& low, f32p& high) {
   const u32p pairs = bf16_pairs(low, high);
   low -= (f32p)(pairs << 16);

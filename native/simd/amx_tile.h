@@ -1,5 +1,5 @@
-// The register tile of machines with matrix units (amx.h): 32 rows times two panels. A panel's 16 steps of 64 bytes are
-// a right-hand tile as they lie; activations are packed as left-hand tiles, [16 steps][rows][16 dwords].
+// The register tile of machines with matrix units (amx.h): 32 rows times two panels. 16 steps of 64 bytes of a panel are a
+// right-hand tile without repacking; activations are packed as left-hand tiles, [16 steps][rows][16 dwords].
 #pragma once
 
 #include "amx.h"
@@ -41,7 +41,7 @@ OCTAVO_INLINE void matrix_steps(const char* w0, const char* w1, const char* x) {
     OCTAVO_TILE_LOAD(6, w0 + j * kTile, kStepBytes);
     OCTAVO_TILE_LOAD(7, w1 + j * kTile, kStepBytes);
     OCTAVO_UNROLL for (int i = Dot::kSub - 1; i >= 0; i--) {
-      if (i + j > 2) continue;  // below what f32 holds
+      if (i + j > 2) continue;  // below f32 precision
       OCTAVO_TILE_LOAD(4, x + i * kRows * kStepBytes, kStepBytes);
       OCTAVO_TILE_PRODUCT(0, 4, 6);
       OCTAVO_TILE_PRODUCT(1, 4, 7);
@@ -95,7 +95,7 @@ void matrix_tile(const TileArgs& a) {
   matrix_barrier();
 }
 
-// Weights that `From` gives in f32 ([k][16]), cut into bf16 parts.
+// Weights that `From` returns in f32 ([k][16]), split into bf16 parts.
 template <class From, int kWParts>
 struct Split {
   using Dot = MatrixBf16<3, kWParts>;

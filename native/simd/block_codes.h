@@ -1,5 +1,5 @@
-// Activations as 8-bit codes with a scale per row and block of k's (absmax / 127), for 4-bit weights whose blocks are the
-// same: an outlier costs the digits of its own block only, so none are set aside.
+// Activations as 8-bit codes with a scale per row and block of k's (absmax / 127), for 4-bit weights with the same blocks: an
+// outlier costs precision only in its own block, so none are handled separately.
 #pragma once
 
 #include "codes.h"
@@ -25,7 +25,7 @@ OCTAVO_INLINE void put_sixteen(uint32_t* to, int64_t stride, const i32p* q) {
 #endif
 }
 
-// Lane i of the result: v[i] with all its lanes taken together.
+// Lane i of the result: v[i] reduced over all its lanes.
 template <class V, class Both>
 OCTAVO_INLINE V reduced(V* v, const Both& both) {
   f32p turned[kPartLanes];
@@ -42,7 +42,7 @@ OCTAVO_INLINE void code_blocks(const float* x, int64_t blocks, int64_t block, ui
   i32p part[kPartLanes] = {};
   for (int64_t b = 0; b < blocks; b++)
     for (int64_t i = 0; i < block; i += kPartLanes) {
-      const i32p bits = (i32p)abs_part(load_part<f32p>(x + b * block + i));  // in order as integers, NaN above all
+      const i32p bits = (i32p)abs_part(load_part<f32p>(x + b * block + i));  // ordered like integers, NaN highest
       part[b] = part[b] > bits ? part[b] : bits;
     }
   const f32p high = (f32p)reduced(part, [](i32p a, i32p b) { return a > b ? a : b; });
@@ -59,7 +59,7 @@ OCTAVO_INLINE void code_blocks(const float* x, int64_t blocks, int64_t block, ui
       put_sixteen(to, rows, q);
     }
   }
-  const u32p scale = (u32p)(high * (1.0f / 16129.0f));  // the weights' 127 as well
+  const u32p scale = (u32p)(high * (1.0f / 16129.0f));  // includes the weights' 127
   const i32p start = reduced(part, [](i32p a, i32p b) { return a + b; }) * -DotI8::kBias;
   for (int64_t b = 0; b < blocks; b++) {
     x_blocks[b * 2 * rows] = scale[b];

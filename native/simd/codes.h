@@ -1,4 +1,4 @@
-// Activations of LLM.int8(): each row to 8-bit codes of its own scale, the values at or above the threshold set aside.
+// Activations of LLM.int8(): each row to 8-bit codes of its own scale, with values at or above the threshold kept separately.
 #pragma once
 
 #include "product.h"
@@ -6,7 +6,7 @@
 
 namespace octavo::OCTAVO_ISA {
 
-// Where the codes of a step stand: [K/4 * kSub][rows] dwords for register tiles, [K/64][rows][16] for matrix tiles.
+// Layout of the codes of a step: [K/4 * kSub][rows] dwords for register tiles, [K/64][rows][16] for matrix tiles.
 struct CodePlace {
   int rows;
   bool matrix;
@@ -15,8 +15,8 @@ struct CodePlace {
   }
 };
 
-// What one tile of rows becomes. The outliers are the union over its rows: a row that has none in a column holds a
-// zero there, which adds nothing, so its result does not depend on the rows beside it.
+// The packed form of one tile of rows. The outliers are the union over its rows: a row without one in a column holds a zero
+// there, which adds nothing, so its result does not depend on the rows beside it.
 struct CodedTile {
   uint32_t* codes;        // see CodePlace
   float* scale;           // [rows]: s, NaN if the row holds one
@@ -44,14 +44,14 @@ struct CodedLayout {
   }
 };
 
-// max |x| below the threshold (all, if it is zero), whether anything lies at or above it, whether there is a NaN.
+// max |x| below the threshold (of all, if the threshold is zero), whether anything is at or above it, whether there is a NaN.
 struct RowRange {
   float scale;
   bool outliers;
   bool nan;
 };
 OCTAVO_INLINE RowRange row_range(const float* x, int64_t k, float threshold) {
-  // Most rows have neither outliers nor NaN. Magnitudes compare like their bits, NaN above all: one maximum tells.
+  // Most rows have neither outliers nor NaN. Magnitudes compare like their bits, NaN highest: one maximum detects both.
   i32p bits = {};
   int64_t at = 0;
   for (; at + kPartLanes <= k; at += kPartLanes) bits = max_part((i32p)abs_part(load_part(x + at)), bits);
@@ -92,17 +92,17 @@ OCTAVO_INLINE RowRange row_range(const float* x, int64_t k, float threshold) {
 // The factor to codes; a scale so small that this overflows still gives codes within range.
 OCTAVO_INLINE float code_factor(float scale) { return scale > 0 ? (1.0f / scale) * 127.0f : 0.0f; }
 
-// rne(x * factor) as integers in [-127, 127]; NaN gives zero. The limits stand between product and sum, so the two
-// cannot become one fma.
+// rne(x * factor) as integers in [-127, 127]; NaN gives zero. The clamp separates product and sum, so they cannot become one
+// fma.
 OCTAVO_INLINE i32p code_part(f32p x, f32p factor) {
   f32p v = rounded(x * factor);
-  v = min_part(splat_part(127.0f), max_part(splat_part(-127.0f), v));  // in this order NaN passes
+  v = min_part(splat_part(127.0f), max_part(splat_part(-127.0f), v));  // in this order NaN propagates
   v = v == v ? v : f32p{};
   const f32p magic = splat_part(12582912.0f);
   return (i32p)(v + magic) - (i32p)magic;
 }
 
-// The same where neither NaN nor overflow can be.
+// The same if neither NaN nor overflow can occur.
 OCTAVO_INLINE i32p plain_code_part(f32p x, f32p factor) {
   const f32p v = rounded(x * factor);
 #if defined(__AVX512F__)
@@ -161,7 +161,7 @@ inline void code_tile(const float* x, int64_t k, int rows, CodePlace place, floa
   bool any = false;
   if (place.matrix && (rows < plan_rows || k % 64 != 0))
     std::memset(tile.codes, 0, (size_t)(ceil_div(k, 64) * plan_rows * 64));
-  // Where a step is one dword per row, rows are coded in order, some columns at a time, and then turned to steps.
+  // If a step is one dword per row, rows are coded in order, some columns at a time, and then transposed to steps.
   constexpr int64_t kRun = 512;
   const bool turned = DotI8::kSub == 1 && !place.matrix && plan_rows > 1;
   const int64_t run = turned ? kRun : k;

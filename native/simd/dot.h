@@ -1,7 +1,7 @@
-// The weight formats as the register tile sees them (tile.h). One step is 64 bytes of a panel: a dword for each of 16
-// outputs, `kPerStep` k's in each. It is taken in `kSub` sub-steps; in each, `weight` turns the dwords into one Wide
-// operand and `mac` adds its products with one activation dword that all lanes share. Activations are packed to match:
-// [step * kSub + sub][row] dwords. These few lines are all that differs between formats and instruction sets.
+// The weight formats for the register tile (tile.h). One step is 64 bytes of a panel: a dword for each of 16 outputs,
+// `kPerStep` k's in each. It is processed in `kSub` sub-steps; in each, `weight` turns the dwords into one Wide operand and
+// `mac` adds its products with one activation dword that all lanes share. Activations are packed to match:
+// [step * kSub + sub][row] dwords. Formats and instruction sets differ only in these few lines.
 #pragma once
 
 #include "wide.h"
@@ -38,7 +38,7 @@ struct DotU4 : DotFloat {
   __m512 table;
   void prepare(const float* p) { table = _mm512_loadu_ps(p); }
   OCTAVO_INLINE f32p weight(u32p raw, int j) const {
-    // Looks at the low four bits only.
+    // Uses only the low four bits.
     return (f32p)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)(raw >> (4 * j)), table);
   }
 #elif defined(__AVX2__)
@@ -48,7 +48,7 @@ struct DotU4 : DotFloat {
     high = _mm256_loadu_ps(p + 8);
   }
   OCTAVO_INLINE f32p weight(u32p raw, int j) const {
-    const __m256i index = (__m256i)(raw >> (4 * j));  // permute looks at the low three bits, blend at the top one
+    const __m256i index = (__m256i)(raw >> (4 * j));  // permute uses the low three bits, blend the top one
     const __m256 top = _mm256_castsi256_ps((__m256i)(raw << (28 - 4 * j)));
     return (f32p)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), top);
   }
@@ -62,8 +62,8 @@ struct DotU4 : DotFloat {
     return (f32p)vqtbl4q_u8(table, (uint8x16_t)index);
   }
 #elif defined(__wasm_simd128__)
-  // The four bytes of the floats apart, so that one look-up serves all k's of one parity: what is computed for one j is
-  // what the compiler finds again for the others.
+  // The four bytes of the floats in separate tables, so one look-up serves all k's of one parity: the compiler reuses the
+  // result for one j in the others.
   v128_t bytes[4];
   void prepare(const float* p) {
     uint8_t apart[4][16];
@@ -103,8 +103,8 @@ struct DotU4 : DotFloat {
 #endif
 };
 
-// Products of 8-bit codes, exact in 32 bits. Weights are stored as code + 128; where the machine multiplies unsigned by
-// signed the sums are too large by 128 Σ x (kBias), elsewhere the 128 is taken off first.
+// Products of 8-bit codes, exact in 32 bits. Weights are stored as code + 128; on machines that multiply unsigned by signed
+// the sums are too large by 128 Σ x (kBias), elsewhere the 128 is subtracted first.
 struct DotI8 {
   using Acc = WideI;
   static constexpr bool kScaled = false, kCoded = false, kMatrix = false;
@@ -151,7 +151,7 @@ struct DotI8 {
 #endif
 };
 
-// Four activation codes (the k's of one step) as the dwords that DotI8 wants, `stride` dwords apart.
+// Four activation codes (the k's of one step) as the dwords of DotI8, `stride` dwords apart.
 OCTAVO_INLINE void put_codes(uint32_t* to, int64_t stride, const int32_t* q) {
   if constexpr (DotI8::kSub == 1) {
     to[0] = (uint32_t)(q[0] & 255) | (uint32_t)(q[1] & 255) << 8 | (uint32_t)(q[2] & 255) << 16 | (uint32_t)q[3] << 24;
@@ -218,7 +218,7 @@ struct NibbleBytes {
 #endif
 };
 
-// Nibbles as 8-bit codes, looked up 64 at a time: first the even k's of a step, then the odd ones, and so they stand in
+// Nibbles as 8-bit codes, looked up 64 at a time: first the even k's of a step, then the odd ones, in the same order as in
 // the activations.
 struct DotU4I8 : DotI8Blocks {
   static constexpr int kSub = 2 * DotI8::kSub, kPerStep = 8;
@@ -232,7 +232,7 @@ struct DotU4I8 : DotI8Blocks {
 
 #if defined(__AVX512BF16__)
 #define OCTAVO_BF16_DOT 1
-// Weights and activations both rounded to bf16, pairs of products added in f32: where a caller allows it.
+// Weights and activations both rounded to bf16, pairs of products added in f32: if the caller allows it.
 struct DotBf16Pair {
   using Acc = WideF;
   static constexpr bool kScaled = false, kCoded = false, kMatrix = false;
@@ -244,15 +244,14 @@ struct DotBf16Pair {
   }
 };
 
-// The same with nibbles looked up as bf16, two at a time: k = 8i + j and 8i + j + 4 make a pair, and so they do in the
-// activations.
+// The same with nibbles looked up as bf16, two at a time: k = 8i + j and 8i + j + 4 make a pair, as in the activations.
 struct DotU4Bf16 : DotBf16Pair {
   static constexpr bool kScaled = true;
   static constexpr int kSub = 4, kPerStep = 8;
   __m512i table;
   void prepare(const float* p) {
     const __m256i once = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(p));
-    table = _mm512_maskz_broadcast_i64x4(0xff, once);  // twice: the look-up sees five bits, four of them ours
+    table = _mm512_maskz_broadcast_i64x4(0xff, once);  // twice: the look-up uses five bits, four of them ours
   }
   OCTAVO_INLINE u32p weight(u32p raw, int j) const {
     return (u32p)_mm512_maskz_permutexvar_epi16(0xffffffffu, (__m512i)(raw >> (4 * j)), table);

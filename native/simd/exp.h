@@ -1,16 +1,16 @@
-// e^x and tanh on the machine's own vectors, as softmax and softcap want them: vec.h has those for any x.
+// e^x and tanh on the machine's own vectors, for softmax and softcap; vec.h has versions for any x.
 #pragma once
 
 #include "wide.h"
 
 namespace octavo::OCTAVO_ISA {
 
-// (In the AVX-512 parts the forms with a full mask are those that g++ 12 does not warn about.)
+// (The AVX-512 parts use the fully masked forms, because g++ 12 warns about the others.)
 //
 // e^x for x <= 0 (for a softmax): within 2 ulp, exactly 1 at 0, exactly 0 below -87.3; NaN stays NaN.
 OCTAVO_INLINE f32p exp_down(f32p x) {
   f32p t = x * 1.44269504f;
-  t = splat_part(-150.0f) > t ? splat_part(-150.0f) : t;  // in this order NaN passes
+  t = splat_part(-150.0f) > t ? splat_part(-150.0f) : t;  // in this order NaN propagates
 #if defined(__AVX512F__)
   const f32p n = (f32p)_mm512_maskz_roundscale_ps(0xffff, (__m512)t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else

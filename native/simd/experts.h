@@ -1,5 +1,5 @@
-// Products with one matrix of a stack per row: rows are grouped by their expert, and each group is one product of the
-// usual kind. A single row is read and written in place; more are gathered first, so that they meet the weights as tiles.
+// Products with one matrix of a stack per row: rows are grouped by expert, and each group is an ordinary product. A single row
+// is read and written in place; more are gathered first, so that they can use tiles.
 #pragma once
 
 #include "../panels.h"
@@ -8,7 +8,7 @@
 
 namespace octavo::OCTAVO_ISA {
 
-constexpr int64_t kGroupRows = 528;  // rows that are gathered at a time: those whose activations a product prepares at once
+constexpr int64_t kGroupRows = 528;  // rows gathered at a time: as many as a product prepares at once
 
 // Matrix `index` of a stack [E,N,K], in rows or in panels.
 inline Tensor stacked(const Tensor& whole, int64_t index) {
@@ -45,8 +45,8 @@ inline void group_rows(const int32_t* experts, int64_t rows, int64_t count, int3
   begin[0] = 0;
 }
 
-// x[M,X,K] times the matrices that experts[M,A] names: y[M,A,N]. `product` is the kernel for one matrix, with x first and
-// y in place `y_at`; `bind(call, e)` gives it the other operands of expert e.
+// x[M,X,K] times the matrices selected by experts[M,A]: y[M,A,N]. `product` is the kernel for one matrix, with x first and y
+// in place `y_at`; `bind(call, e)` sets the other operands of expert e.
 template <class Bind>
 const char* expert_product(const Call& call, const Tensor& stack, const Tensor& experts, const Tensor& y, int y_at,
                            KernelFn product, const Bind& bind) {
@@ -79,7 +79,7 @@ const char* expert_product(const Call& call, const Tensor& stack, const Tensor& 
     in.stride[1] = out.stride[1] = 1;
   };
 
-  // How much scratch the products want: each asks before it writes anything, is given none, and returns.
+  // Finds the scratch size of the products: each requests it before it writes anything, gets null, and returns.
   char* scratch = call.need((size_t)index_bytes);
   if (!scratch) return "no memory to group rows by their experts";
   int32_t* begin = (int32_t*)scratch;

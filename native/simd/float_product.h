@@ -1,4 +1,4 @@
-// What the float products share: activations packed as their weights' format wants them, and the walk over slabs of rows.
+// Shared by the float products: activations packed for their weights' format, and the loop over slabs of rows.
 #pragma once
 
 #include "../registry.h"
@@ -7,7 +7,7 @@
 namespace octavo::OCTAVO_ISA {
 
 #if defined(OCTAVO_BF16_DOT)
-// Activations as pairs of bf16: neighbours, or k's four apart as DotU4Bf16 wants them. K % 8 == 0.
+// Activations as pairs of bf16: neighbours, or k's four apart for DotU4Bf16. K % 8 == 0.
 template <bool kFourApart>
 void pack_pairs(const Call& call, const Tiling& tiling, const float* x, int64_t rows, int64_t k, int64_t tiles,
                 char* to, int64_t stride) {
@@ -55,7 +55,7 @@ void pack(const Call& call, const Tiling& tiling, const Weights& weights, const 
   pack_activations<Dot>(call, tiling, x, rows, k, tiles, to);
 }
 
-// y = act(x · Wᵀ + bias) + residual, with bias and residual standing before y among the operands.
+// y = act(x · Wᵀ + bias) + residual, with bias and residual before y among the operands.
 template <class Weights>
 const char* float_product(const Call& call, const Weights& weights, int y_at, int act) {
   const Tensor &x = call.t[0], &w = call.t[1], &y = call.t[y_at];

@@ -1,5 +1,5 @@
-// NF4 and FP4 matrices: code tables, block factors (absmax, plain or double-quantized), and the weights as product.h
-// wants them.
+// NF4 and FP4 matrices: code tables, block factors (absmax, plain or double-quantized), and the weights in the form that
+// product.h needs.
 #pragma once
 
 #include "stored.h"
@@ -27,7 +27,7 @@ OCTAVO_INLINE int64_t common_divisor(int64_t a, int64_t b) {
 
 constexpr int64_t kNestedBlock = 256;
 
-// 256 floats by byte. Where registers can hold them all, looking up by permutation takes half the time of a gather.
+// 256 floats by byte. If registers can hold them all, looking up by permutation takes half the time of a gather.
 struct Map256 {
 #if defined(__AVX512F__)
   __m512 part[16];
@@ -56,8 +56,8 @@ struct Map256 {
 #endif
 };
 
-// What decoded values are rounded to: codes of the attribute (src/ops/four-bit.ts). bitsandbytes decodes to the dtype that
-// its file names.
+// Rounding of decoded values: codes of the attribute (src/ops/four-bit.ts). bitsandbytes decodes to the dtype named in its
+// file.
 enum Rounding { kToF32 = 0, kToF16 = 1, kToBf16 = 2 };
 
 OCTAVO_INLINE const char* wrong_format(int kind, int64_t blocksize, int rounding) {
@@ -67,7 +67,7 @@ OCTAVO_INLINE const char* wrong_format(int kind, int64_t blocksize, int rounding
   return nullptr;
 }
 
-// Half to even, in f32 all the way: the bits of the mantissa that a shorter float lacks are rounded off.
+// Half to even, entirely in f32: the mantissa bits that a shorter float lacks are rounded off.
 OCTAVO_INLINE f32p round_to(int rounding, f32p exact) {
   if (rounding == kToF32) return exact;
   const f32p v = rounded(exact);
@@ -77,7 +77,7 @@ OCTAVO_INLINE f32p round_to(int rounding, f32p exact) {
     return (f32p)(size > 0x7f800000u ? bits : near);
   }
   const u32p near = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
-  // Below the smallest normal f16, 2^-14: between 1/2 and 1 floats are 2^-24 apart, as f16 is there.
+  // Below the smallest normal f16, 2^-14: floats between 1/2 and 1 are 2^-24 apart, like f16 there.
   const f32p small = rounded(rounded((f32p)size + 0.5f) - 0.5f);
   const u32p finite = size < 0x38800000u ? (u32p)small : near;
   const u32p all = size > 0x7f800000u ? size : size >= 0x477ff000u ? (u32p)splat_part(__builtin_inff()) : finite;
@@ -107,8 +107,8 @@ struct Absmax {
     const f32p product = rounded(splat_part(map[code[block]] * nested[block / kNestedBlock]));
     return product[0] + offset;
   }
-  // Blocks [first, first + count) of each of `rows` rows of `per_row` blocks, where they are in 8 bits: [block][16]. Codes
-  // are turned while they are bytes.
+  // Blocks [first, first + count) of each of `rows` rows of `per_row` blocks, if they are in 8 bits: [block][16]. Codes are
+  // transposed while they are bytes.
   OCTAVO_INLINE void turned(int64_t row, int rows, int64_t per_row, int64_t first, int64_t count, float* to) const {
     constexpr int64_t kSome = 256;
     alignas(64) uint32_t codes[kSome / 4 * kPanelRows];
@@ -120,7 +120,7 @@ struct Absmax {
       const int64_t some = count - at < kSome ? count - at : kSome, begin = row * per_row + first + at;
       rows_to_steps((const char*)code + begin, per_row, rows, some, codes, kPanelRows, AsIs{});
       for (int64_t b = 0; b < some;) {
-        // The outer factors hold until the first of the rows comes to the end of its outer block.
+        // The outer factors are valid until the first of the rows reaches the end of its outer block.
         int64_t end = some;
         for (int r = 0; r < rows; r++) {
           const int64_t block = begin + r * per_row + b, left = kNestedBlock - block % kNestedBlock;
@@ -146,7 +146,7 @@ struct FourBitOf : Stored<D> {
   using Stored<D>::n;
   using Stored<D>::table;
   Absmax absmax;
-  int64_t k, blocksize, unit;  // unit: no block ends inside `unit` k's of any row, and sums run over as many
+  int64_t k, blocksize, unit;  // unit: no block ends inside `unit` k's of any row; sums cover as many
 
   FourBitOf(const Tensor& codes, const Absmax& factors, int kind, int64_t block, int64_t longest = 0)
       : Stored<D>(codes),
@@ -188,7 +188,7 @@ struct FourBitOf : Stored<D> {
 
 using FourBit = FourBitOf<DotU4>;
 
-// What has been looked up: floats, or pairs of bf16 in the order of DotU4Bf16.
+// Looked-up values: floats, or pairs of bf16 in the order of DotU4Bf16.
 struct DotU4Floats : DotF32 {
   static constexpr bool kScaled = true;
 };
@@ -198,8 +198,8 @@ struct DotU4Pairs : DotBf16Pair {
 };
 #endif
 
-// The same, looked up run by run: for many rows, which share the look-up. The factors stay apart, and sums keep the order
-// that `Look` has for few rows: a row's bits do not depend on the rows beside it.
+// The same, looked up run by run: for many rows, which share the look-up. The factors stay separate, and sums keep the order
+// of `Look` for few rows: a row's bits do not depend on the rows beside it.
 template <class Look, class To>
 struct FourBitLooked {
   using Dot = To;
@@ -232,8 +232,8 @@ struct FourBitLooked {
   OCTAVO_INLINE void ahead(int64_t panel, int panels, TileArgs& a) const { codes.ahead(panel, panels, a); }
 };
 
-// The same, decoded with their factors to what a tile without factors reads. To: DotF32, or a matrix of bf16. Values may be
-// rounded on the way.
+// The same, decoded with their factors for a tile without factors. To: DotF32, or a matrix of bf16. Values may be rounded on
+// the way.
 template <class To>
 struct FourBitDecoded {
   using Dot = To;
@@ -286,7 +286,7 @@ struct FourBitDecoded {
   OCTAVO_INLINE void scales(int64_t, int64_t, int64_t, float*) const {}
 };
 
-// The same, decoded to bytes; the factors stay apart. Blocks do not reach from one row into the next.
+// The same, decoded to bytes; the factors stay separate. Blocks do not span rows.
 struct FourBitBytes {
   using Dot = DotI8Blocks;
   FourBit codes;
@@ -353,7 +353,7 @@ OCTAVO_INLINE void decode_exactly(const uint8_t* packed, const Absmax& absmax, c
   }
 }
 
-// The same, and rounded.
+// The same, rounded.
 OCTAVO_INLINE void decode_flat(const uint8_t* packed, const Absmax& absmax, const float* table, int64_t blocksize,
                                int rounding, int64_t first, int64_t count, float* to) {
   decode_exactly(packed, absmax, table, blocksize, first, count, to);
@@ -363,7 +363,7 @@ OCTAVO_INLINE void decode_flat(const uint8_t* packed, const Absmax& absmax, cons
   for (; i < count; i++) to[i] = round_to(rounding, splat_part(to[i]))[0];
 }
 
-// Rows of any K and blocksize, decoded and turned run by run.
+// Rows of any K and blocksize, decoded and transposed run by run.
 struct FourBitRows {
   using Dot = DotF32;
   const uint8_t* packed;

@@ -1,4 +1,4 @@
-// The greatest of a row of logits, and where it is first.
+// The maximum of a row of logits, and its first index.
 #pragma once
 
 #include "vec.h"
@@ -7,7 +7,7 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
-// The greatest of a row, and whether the row holds a NaN. -inf for an empty row.
+// The maximum of a row, and whether the row holds a NaN. -inf for an empty row.
 OCTAVO_INLINE float greatest(const float* x, int64_t V, bool* nan) {
   f32x16 top = splat(-INFINITY);
   i32x16 bad = {};
@@ -28,7 +28,7 @@ OCTAVO_INLINE float greatest(const float* x, int64_t V, bool* nan) {
   return best;
 }
 
-// Where the greatest of a row stands first.
+// The first index of a row's maximum.
 OCTAVO_INLINE int64_t first_greatest(const float* x, int64_t V, bool* nan) {
   const float best = greatest(x, V, nan);
   int64_t v = 0;

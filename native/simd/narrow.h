@@ -27,7 +27,7 @@ OCTAVO_INLINE void store_f16(uint16_t* p, f32x16 v) {
 #endif
 }
 
-// Storage dtypes as types: T is what lies in memory; load and save take sixteen elements, their _n forms the first n.
+// Storage dtypes as types: T is the type in memory; load and save take sixteen elements, their _n forms the first n.
 struct F32 {
   using T = float;
   static OCTAVO_INLINE f32x16 load(const T* p) { return OCTAVO_ISA::load(p); }

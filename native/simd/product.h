@@ -1,15 +1,15 @@
 // Rows times panels: cuts the product into tasks for the pool and runs of steps for the caches, and calls register
-// tiles (tile.h) on them. What the weights are and what becomes of the sums is the caller's:
+// tiles (tile.h) on them. The caller defines the weights and what happens to the sums:
 //
 //   Weights: using Dot; int64_t steps, align; bool in_place;
 //            int64_t scratch(run): bytes that fetch() needs for a panel
 //            const char* fetch(panel, step, count, scratch): steps [step, step + count) of a panel
 //            void scales(panel, step, count, float*): factors [block][16] (scaled formats)
-//            void ahead(panel, panels, TileArgs&): where those of the panels after these come from (scaled formats)
-//   Finish:  void operator()(tile, panel, panels, const char* c): sums [rows][tiling.panels][16] of a tile, complete
+//            void ahead(panel, panels, TileArgs&): addresses of the next panels' factors (scaled formats)
+//   Finish:  void operator()(tile, panel, panels, const char* c): complete sums [rows][tiling.panels][16] of a tile
 //
-// A run of weights that many tiles share stays in the first-level cache while it meets one tile after another, whose
-// activations come from the second level. A single tile (decoding) reads each weight once, panel by panel.
+// A run of weights shared by many tiles stays in the L1 cache while it is multiplied with one tile after another, whose
+// activations come from the L2 cache. A single tile (decoding) reads each weight once, panel by panel.
 #pragma once
 
 #include "../parallel.h"
@@ -23,10 +23,10 @@ namespace octavo::OCTAVO_ISA {
 constexpr int64_t kRunSteps = 192;      // 12 KiB of a panel
 constexpr int64_t kMatrixRunSteps = 256;
 constexpr int64_t kBlockRows = 264;     // rows of one task
-constexpr int64_t kSlabRows = 528;      // rows whose activations are prepared at a time
+constexpr int64_t kSlabRows = 528;      // rows prepared at a time
 constexpr int64_t kChunkGroups = 8;     // groups of panels of one task
 constexpr int64_t kTaskBytes = 1 << 17; // weights of one task when decoding
-constexpr int64_t kGroupsEach = 4;      // groups for each worker, at least, before groups are made wider
+constexpr int64_t kGroupsEach = 4;      // fewest groups per worker before groups get wider
 
 OCTAVO_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 OCTAVO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -41,7 +41,7 @@ struct Tiling {
   int64_t total_panels = 0, groups = 0, chunk = 0;
   int64_t steps = 0, run = 0;
   int64_t x_bytes = 0;    // packed activations of a tile
-  int64_t x_blocks = 0;   // where what belongs to their blocks stands among them (kCoded)
+  int64_t x_blocks = 0;   // offset of their blocks' data in them (kCoded)
   int64_t scale_blocks = 0;
   int64_t panel_scratch = 0, sums_bytes = 0, scales_bytes = 0, worker_bytes = 0;
   int workers = 1;
@@ -150,7 +150,7 @@ void run_product(const Call& call, const Tiling& tiling, int64_t tiles, const ch
         for (int64_t group = first_group; group < last_group; group++) {
           TileArgs a;
           for (int p = 0; p < tiling.panels; p++) {
-            // A group that sticks out beyond the last panel repeats it; nobody looks at those sums.
+            // A group that extends past the last panel repeats it; those sums are not used.
             const int64_t panel = group * tiling.panels + p;
             if (panel >= tiling.total_panels) {
               a.w[p] = a.w[p - 1];
@@ -179,7 +179,7 @@ void run_product(const Call& call, const Tiling& tiling, int64_t tiles, const ch
               }
             }
           }
-          // While these weights meet one tile after another, the next ones come from memory.
+          // While these weights are multiplied with one tile after another, the next ones are prefetched.
           const bool more = weights.in_place && last_tile - first_tile > 1;
           const bool same_step = group + 1 < last_group;
           const int64_t next_step = same_step ? step : step + tiling.run < tiling.steps ? step + tiling.run : 0;
@@ -215,7 +215,7 @@ void run_product(const Call& call, const Tiling& tiling, int64_t tiles, const ch
   });
 }
 
-// Work below this many elements is not worth waking anybody for.
+// Work below this many elements is not worth waking a thread.
 constexpr int64_t kPrepareGrain = 1 << 15;
 
 // Packed f32 activations of tiles [0, tiles): [k][rows] each.
@@ -263,7 +263,7 @@ void pack_parts(const Call& call, const Tiling& tiling, const float* x, int64_t 
 }
 #endif
 
-// Activations as a format wants them.
+// Activations packed for a format.
 template <class Dot>
 void pack_activations(const Call& call, const Tiling& tiling, const float* x, int64_t rows, int64_t k, int64_t tiles,
                       char* to) {
@@ -275,7 +275,7 @@ void pack_activations(const Call& call, const Tiling& tiling, const float* x, in
   pack_floats(call, tiling, x, rows, k, tiles, to, tiling.x_bytes);
 }
 
-// y = act(sums + bias) + residual, for sums in f32; also the end of every other product.
+// y = act(sums + bias) + residual, for sums in f32; the last step of every other product as well.
 struct Output {
   float* y;
   const float* residual;

@@ -1,4 +1,4 @@
-// Weights for product.h as they lie in memory: panels are used in place, rows are turned into panels run by run.
+// Weights for product.h as stored: panels are used in place, rows are transposed into panels run by run.
 #pragma once
 
 #include "dot.h"

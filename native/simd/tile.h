@@ -12,7 +12,7 @@ constexpr int kMaxPanels = 8;
 constexpr int kMaxPanels = 4;
 #endif
 
-// How far ahead of a step its panel is prefetched, for tiles that are slower than the machine's own prefetcher likes.
+// Prefetch distance in a panel, for tiles that the hardware prefetcher does not serve well.
 constexpr int64_t kPrefetch = 2048;
 template <class Dot>
 constexpr bool prefetches(int rows) {
@@ -32,8 +32,8 @@ struct TileArgs {
   const float* table;
   // Coded activations: [block][2][rows], a factor for each row, then what its integer sum begins with.
   const uint32_t* x_blocks;
-  // Fetched along the way, block by block: what the next tile's factors are made of, `ahead_step` bytes per block, and
-  // where its panels begin (`head_stride` bytes apart), `head_step` bytes of each.
+  // Prefetched on the way, block by block: the inputs of the next tile's factors, `ahead_step` bytes per block, and the
+  // start of its panels (`head_stride` bytes apart), `head_step` bytes of each.
   const char* ahead;
   int64_t ahead_step;
   const char* head;
@@ -42,7 +42,7 @@ struct TileArgs {
 };
 using TileFn = void (*)(const TileArgs&);
 
-// How many rows a tile has at most and how many panels it takes, so that the sums fit the registers.
+// Most rows of a tile, and its number of panels, so that the sums fit the registers.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 12;
 constexpr int tile_panels(int rows) { return rows <= 2 ? 4 : 2; }
@@ -60,8 +60,8 @@ constexpr int kTileRows = 2;
 constexpr int tile_panels(int) { return 1; }
 #endif
 
-// A single row leaves one chain of additions per panel. Where a step of weights makes so many of them that they would wait
-// for each other, it takes more panels, if there are enough of those for all workers.
+// A single row leaves one chain of additions per panel. If a step of weights has so many of them that they would stall on each
+// other, it takes more panels, if there are enough of them for all workers.
 template <class Dot>
 constexpr int wide_panels() {
 #if defined(__AVX512F__)
@@ -71,12 +71,12 @@ constexpr int wide_panels() {
 #endif
 }
 
-// The next tile size that exists for a number of rows.
+// The next supported tile size for a number of rows.
 constexpr int tile_rows(int64_t rows) {
   return rows <= 4 ? (int)rows : (int)(rows + 1) / 2 * 2;
 }
 
-// kStride: rows that lie side by side in x.
+// kStride: rows side by side in x.
 template <class Dot, int kRows, int kPanels, int kStride = kRows>
 OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kPanels], const char* const* w,
                               int64_t from, int64_t to, const uint32_t* x) {
@@ -87,7 +87,7 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
     if constexpr (prefetches<Dot>(kRows))
       OCTAVO_UNROLL for (int p = 0; p < kPanels; p++) __builtin_prefetch(panel[p] + s * kStepBytes + kPrefetch, 0, 3);
 #if defined(__wasm_simd128__)
-    // What runs modules keeps to the order that it is given, and has sixteen registers: one weight at a time.
+    // WebAssembly engines keep the given order, and have sixteen registers: one weight at a time.
     u32p xv[Dot::kSub][kRows];
     OCTAVO_UNROLL for (int j = 0; j < Dot::kSub; j++)
         OCTAVO_UNROLL for (int r = 0; r < kRows; r++) xv[j][r] = splat_bits(xs[j * kStride + r]);
@@ -121,9 +121,9 @@ OCTAVO_INLINE void tile_steps(const Dot& dot, typename Dot::Acc (&acc)[kRows][kP
   }
 }
 
-// How many rows of a scaled tile go together. Half of many for codes that were looked up before, so that the sums of a block
-// and of all blocks fit the registers side by side. Float sums of all rows do better together, also where their sums of all
-// blocks wait in memory: a weight is then loaded once.
+// How many rows of a scaled tile are processed together. Half of many for codes looked up before, so that the sums of a block
+// and of all blocks fit the registers side by side. Float sums are faster with all rows together, even if their sums of all
+// blocks stay in memory: each weight is then loaded once.
 template <class Dot, int kRows>
 constexpr int rows_together() {
 #if defined(__AVX512F__)
@@ -252,7 +252,7 @@ void tile_columns(const char* const* w, const int32_t* column, int64_t count, bo
 using ColumnsFn = void (*)(const char* const* w, const int32_t* column, int64_t count, bool gathered, bool first,
                            const float* x, int64_t x_stride, char* c);
 
-// f<rows> for a number of rows known at run time (one that tile_rows gives).
+// f<rows> for a number of rows known at run time (one returned by tile_rows).
 template <template <int> class F>
 auto for_rows(int rows) {
   switch (rows) {

@@ -1,5 +1,5 @@
 // Rows to steps and back: 16 rows of dwords become steps of 16 lanes. All panel layouts are this transposition, with a
-// map on the dwords (bias of i8, nibble order of u4). And square blocks of floats, turned in registers.
+// map on the dwords (bias of i8, nibble order of u4). Also square blocks of floats, transposed in registers.
 #pragma once
 
 #include "wide.h"
@@ -31,7 +31,7 @@ OCTAVO_INLINE u32x4 load_u32x4(const void* p) {
   return v;
 }
 
-// What happens to the dwords on the way; each is its own inverse.
+// Maps on the dwords; each is its own inverse.
 struct AsIs {
   OCTAVO_INLINE u32x4 operator()(u32x4 v) const { return v; }
 };
@@ -42,7 +42,7 @@ struct SwapNibbles {  // high nibble first <-> low nibble first
   OCTAVO_INLINE u32x4 operator()(u32x4 v) const { return ((v & 0x0f0f0f0fu) << 4) | ((v >> 4) & 0x0f0f0f0fu); }
 };
 
-// Four rows of one 16-byte column, turned; rows that are not there are zero.
+// Four rows of one 16-byte column, transposed; missing rows are zero.
 template <class Map>
 OCTAVO_INLINE void turn(const char* const* row, int present, int64_t at, int64_t bytes, Map map, u32x4 (&v)[4]) {
   OCTAVO_UNROLL for (int i = 0; i < 4; i++) {
@@ -53,8 +53,8 @@ OCTAVO_INLINE void turn(const char* const* row, int present, int64_t at, int64_t
   OCTAVO_UNROLL for (int i = 0; i < 4; i++) v[i] = map(v[i]);
 }
 
-// to[i][r] = map(dword i of row r) for `bytes` bytes of each of `rows` <= 16 rows (`stride` bytes apart); what is
-// missing to whole dwords and to 16 rows counts as zero bytes. `to` has `to_rows` dwords per step (16 for panels).
+// to[i][r] = map(dword i of row r) for `bytes` bytes of each of `rows` <= 16 rows (`stride` bytes apart), padded with zero
+// bytes to whole dwords and to 16 rows. `to` has `to_rows` dwords per step (16 for panels).
 template <class Map>
 OCTAVO_INLINE void rows_to_steps(const char* from, int64_t stride, int rows, int64_t bytes, uint32_t* to, int to_rows,
                                  Map map) {
@@ -107,7 +107,7 @@ OCTAVO_INLINE void steps_to_rows(const uint32_t* from, char* to, int64_t stride,
   }
 }
 
-// The halves of the two vectors interleaved: a0 b0 a1 b1 .. and the same of the upper halves.
+// The lower halves of the two vectors interleaved: a0 b0 a1 b1 .. and the same of the upper halves.
 OCTAVO_INLINE f32p zip_low(f32p a, f32p b) {
 #if defined(__AVX512F__)
   return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -141,7 +141,7 @@ OCTAVO_INLINE void zip_stages(f32p* v) {
     zip_stages<kStages - 1>(v);
   }
 }
-// A block of kPartLanes x kPartLanes lanes turned in registers: log2(kPartLanes) perfect shuffles.
+// Transposes a block of kPartLanes x kPartLanes lanes in registers: log2(kPartLanes) perfect shuffles.
 OCTAVO_INLINE void transpose_square(f32p* v) { zip_stages<kPartLanes == 16 ? 4 : kPartLanes == 8 ? 3 : 2>(v); }
 
 }  // namespace octavo::OCTAVO_ISA

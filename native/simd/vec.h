@@ -1,7 +1,7 @@
-// Sixteen lanes of f32 as one value, for every instruction set. The compiler's generic vectors carry plain arithmetic
-// (a 512-bit value becomes two or four narrower ones where the machine has no wider); only what they cannot say has
-// per-ISA parts here. Kernel files are compiled once per instruction set with OCTAVO_ISA naming the namespace, so
-// nothing here may have external linkage.
+// Sixteen lanes of f32 as one value, for every instruction set. The compiler's generic vectors do plain arithmetic (a 512-bit
+// value becomes two or four narrower ones on machines without it); only operations that they cannot express have per-ISA parts
+// here. Kernel files are compiled once per instruction set with OCTAVO_ISA naming the namespace, so nothing here may have
+// external linkage.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,7 @@ typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 constexpr int kLanes = 16;
 
-// x - 0 is x to a compiler; 0 + x is not (it turns -0 to 0) and costs an addition.
+// Compilers drop x - 0; 0 + x (which turns -0 to 0) costs an addition.
 OCTAVO_INLINE f32x16 splat(float x) { return x - f32x16{}; }
 OCTAVO_INLINE f32x16 zero() { return f32x16{}; }
 
@@ -142,7 +142,7 @@ OCTAVO_INLINE uint16_t narrow_f16(float f) {
 
 // Sixteen halves widened to f32.
 OCTAVO_INLINE f32x16 load_bf16(const uint16_t* p) {
-#if defined(__AVX512F__)  // g++ 12 widens in halves when asked in general terms
+#if defined(__AVX512F__)  // g++ 12 splits the generic form into halves
   return (f32x16)((u32x16)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)) << 16);
 #else
   u16x16 h;
@@ -183,7 +183,7 @@ OCTAVO_INLINE f32x16 vexp(f32x16 x) {
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r + 1.0f);
-  // 2^n in two steps, so that n = 128 does not leave the exponent field.
+  // 2^n in two steps, so that n = 128 does not overflow the exponent field.
   const i32x16 e = __builtin_convertvector(n, i32x16);
   const i32x16 half = e >> 1;
   f32x16 y = p * (f32x16)((half + 127) << 23) * (f32x16)((e - half + 127) << 23);

@@ -1,6 +1,6 @@
 // The machine's own vectors, for inner loops. A Wide value is sixteen 32-bit lanes (one step of a panel) as one, two or
-// four registers. vec.h's 64-byte vectors say the same more shortly, but compilers keep those in memory where the
-// machine's registers are narrower; here nothing does.
+// four registers. vec.h's 64-byte vectors are shorter to write, but compilers keep them in memory on machines with narrower
+// registers; these stay in registers.
 #pragma once
 
 #include "../panels.h"
@@ -38,8 +38,7 @@ using WideI = Wide<i32p>;
 
 #define OCTAVO_UNROLL _Pragma("GCC unroll 16")
 
-// Memory as parts, wherever it lies. (By memcpy: with vectors that may lie anywhere as types g++ 12 makes slower loops
-// of some products.)
+// Parts from memory at any address. (By memcpy: with unaligned vector types g++ 12 makes slower loops of some products.)
 template <class V = f32p>
 OCTAVO_INLINE V load_part(const void* p) {
   V v;
@@ -132,7 +131,7 @@ OCTAVO_INLINE float sum_part(f32p v) {
   return lane[0];
 }
 
-// Any lane of a comparison true?
+// True if any lane of a comparison is true.
 OCTAVO_INLINE bool any_part(i32p mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
@@ -149,7 +148,7 @@ OCTAVO_INLINE bool any_part(i32p mask) {
 #endif
 }
 
-// A value that the compiler may not merge into an fma: for formulas whose every rounding is part of their definition.
+// A value that the compiler may not merge into an fma: for formulas that define every rounding.
 OCTAVO_INLINE f32p rounded(f32p v) {
 #if defined(__AVX512F__)
   asm("" : "+v"(v));
@@ -170,7 +169,7 @@ OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
   const __m256i packed = _mm256_packus_epi32((__m256i)(h & 0xffffu), _mm256_setzero_si256());
   return (f32p)_mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
 #else
-  // The exponent is moved by a multiplication, which also makes subnormals right.
+  // A multiplication shifts the exponent, which also handles subnormals.
   const u32p magnitude = (h & 0x7fffu) << 13;
   const u32p finite = (u32p)((f32p)magnitude * 0x1p112f);
   const u32p special = magnitude | 0x7f800000u | ((magnitude & 0x007fffffu) ? splat_bits(0x400000u) : splat_bits(0));
@@ -183,7 +182,7 @@ OCTAVO_INLINE f32p widen_f16_bits(u32p h) {
 typedef uint16_t HalfPart __attribute__((vector_size(kPartBytes / 2), aligned(1), may_alias));
 typedef int8_t QuarterPart __attribute__((vector_size(kPartBytes / 4), aligned(1), may_alias));
 
-// Numbers as they are stored: f32, f16, bf16, or codes in i8.
+// Stored numbers: f32, f16, bf16, or i8 codes.
 template <DType kType>
 struct ElementOf {
   using type = uint16_t;
@@ -199,7 +198,7 @@ struct ElementOf<DType::i8> {
 template <DType kType>
 using Element = typename ElementOf<kType>::type;
 
-// kPartLanes of them as f32 lanes; the first n, with zeros after them.
+// kPartLanes of them as f32 lanes; the first n, padded with zeros.
 template <DType kType>
 OCTAVO_INLINE f32p load_floats(const void* p) {
   if constexpr (kType == DType::f32) {
@@ -218,7 +217,7 @@ OCTAVO_INLINE f32p load_floats(const void* p) {
     return to_f32(__builtin_convertvector(*(const QuarterPart*)p, i32p));
 #endif
   } else if constexpr (kType == DType::bf16) {
-    // (g++ 12 widens a whole vector in halves when asked in general terms.)
+    // (g++ 12 splits the generic form of a whole vector into halves.)
 #if defined(__AVX512F__)
     return (f32p)((u32p)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)) << 16);
 #elif defined(__AVX2__)

@@ -1,5 +1,5 @@
-// Speed of attention beside what this machine can do at all, measured in the same run: over contiguous caches and over
-// pages of 16 tokens in any order.
+// Speed of attention compared with this machine's limits, measured in the same run: over contiguous caches and over pages of
+// 16 tokens in random order.
 //   node native/test/run.mjs bench attention [threads] [isa] [decode|prefill|rows|all] [dtype]
 #include "attention_case.h"
 #include "bench.h"
@@ -24,7 +24,7 @@ Array store(const Case& c, DType dtype, int64_t pages, int64_t width) {
   return x;
 }
 
-// Rows that hold `lengths` keys, of which the last `steps` are queries; a page of `size` tokens, or of a whole row if that is 0.
+// Rows that hold `lengths` keys, of which the last `steps` are queries; pages of `size` tokens, or of a whole row if that is 0.
 void lay_rows(Case& c, const std::vector<int64_t>& lengths, int64_t steps, int64_t size) {
   c.B = (int64_t)lengths.size(), c.T = steps;
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
@@ -48,7 +48,7 @@ void lay_rows(Case& c, const std::vector<int64_t>& lengths, int64_t steps, int64
 
 int64_t pages_of(const Case& c) { return c.P; }
 
-// Seconds of one call over one of so many layers that no cache of the machine holds them.
+// Seconds of one call over one of many layers, too many for any cache of the machine.
 double time_of(Machine& machine, const Kernel* kernel, Case& c, DType dtype, int64_t least_layers) {
   c.q = flat(DType::f32, c.B * c.T * c.H * c.D);
   c.q.fill_gauss();

@@ -58,12 +58,12 @@ inline Call call_of(Case& c) {
   return call;
 }
 
-// The twin. `slack` receives, per output row, how far f32 scores may be off; `size`, per output, the mean magnitude of what
-// was averaged. With `rounded` queries, once scaled, are rounded to bf16.
+// The twin. `slack` receives, per output row, the error bound of f32 scores; `size`, per output, the mean magnitude of the
+// averaged values. With `rounded`, queries are rounded to bf16 after scaling.
 inline std::vector<double> twin(Case& c, std::vector<double>& slack, std::vector<double>& size, bool rounded) {
   Call call = call_of(c);
   const Tensor *q = &call.t[0], *k = &call.t[1], *v = &call.t[2], *bias = &call.t[kBias];
-  // What a code of key j counts; 1 for numbers.
+  // The unit of key j's codes; 1 for floats.
   const auto unit = [&](const Array& x, int64_t part, int64_t page, int64_t g, int64_t place) {
     return x.dtype == DType::i8 ? (double)c.scales.at(((part * c.pages() + page) * c.G + g) * c.S + place) / 127 : 1.0;
   };

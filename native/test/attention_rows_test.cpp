@@ -38,7 +38,7 @@ struct Span {
   int64_t row, from, count;
 };
 
-// Runs the spans as the lanes of one call, the keys in pages of S in any order, and puts what they give to its place in
+// Runs the spans as the lanes of one call, the keys in pages of S in random order, and stores the results at their places in
 // `y` [row][N][H][E].
 const char* run_spans(const Kernel* kernel, Machine& machine, const Rows& x, const std::vector<Span>& spans, int64_t S,
                       bool as_rows, const Case& like, std::vector<float>& y) {
@@ -102,7 +102,7 @@ const char* run_spans(const Kernel* kernel, Machine& machine, const Rows& x, con
   return nullptr;
 }
 
-// All tokens of all rows by one way; `way` says how they are cut into calls.
+// All tokens of all rows, cut into calls by `way`.
 using Calls = std::vector<std::vector<Span>>;
 
 Calls whole_rows(const Rows& x) {
@@ -177,7 +177,7 @@ void same_bits(const Entry& e, DType dtype, const Case& like, int64_t H, int64_t
   run("in spans, flat", in_spans(x), one, 16, false, false);
 }
 
-// One NaN among keys or values of codes: who sees it gets NaN, and who does not gets numbers.
+// One NaN among keys or values of codes: tokens that see it get NaN, all others get numbers.
 void nan_arrives(const Entry& e, bool values) {
   Machine machine(2);
   Rows x = make_rows(DType::i8, 4, 2, 64, 64, {90, 40});

@@ -1,13 +1,13 @@
 // Attention on every instruction set of this machine against its twin, with 1, 2 and 3 threads: random shapes, strides,
-// number formats and masks, rows in pages; what nobody may see holds NaN, and so does scratch. Then the proofs of
-// attention_rows.h. Leaves with 1 if anything is wrong.
+// number formats and masks, rows in pages; hidden keys and scratch hold NaN. Then the proofs of attention_rows.h. Exits with 1
+// on any error.
 //   node native/test/run.mjs test attention [cases]
 #include "attention_case.h"
 #include "attention_rows.h"
 
 static int64_t pick(int64_t low, int64_t high) { return low + (int64_t)(random_bits()() % (uint64_t)(high - low + 1)); }
 
-// Rows of any lengths in pages, and lanes: single tokens, runs and unused lanes. Gives the keys that each row holds.
+// Rows of random lengths in pages, and lanes: single tokens, runs and unused lanes. Returns the keys of each row.
 static std::vector<int64_t> add_pages(Case& c) {
   const int64_t sizes[] = {16, 16, 16, 32, 64, 48, 7, 1, 20, 1024};
   c.R = pick(1, 5);
@@ -131,7 +131,7 @@ static Case random_case(int n) {
   else c.bs = {0, c.T * c.S, 1, c.T};
   c.bias = flat(DType::f32, c.has_bias ? (size_t)(c.B * c.H * c.T * c.S) : 1);
   for (int64_t i = 0; i < c.bias.bytes / 4; i++) c.bias.set(i, pick(0, 9) == 0 ? -INFINITY : gauss());
-  // What nobody may see holds NaN: masked keys, and places that no row holds.
+  // Hidden memory holds NaN: masked keys, and places that no row uses.
   std::vector<char> seen((size_t)(c.pages() * c.S), !c.paged());
   for (size_t r = 0; r < lengths.size(); r++)
     for (int64_t j = std::max<int64_t>(0, lengths[r] - (c.C - 1) * c.S); j < lengths[r]; j++)
@@ -150,12 +150,12 @@ static Case random_case(int n) {
 }
 
 static void check(Case& c, const char* title, double tolerance, std::vector<std::unique_ptr<Machine>>& machines) {
-  // Where keys, values and compute are bf16, machines that have such products round queries and weights.
+  // If keys, values and compute are bf16, machines with such products round queries and weights.
   const bool may_round = c.compute == 1 && c.k.dtype == DType::bf16 && c.v.dtype == DType::bf16;
   std::vector<double> exact_slack, round_slack, exact_size, round_size;
   const std::vector<double> exact = twin(c, exact_slack, exact_size, false);
   const std::vector<double> round = may_round ? twin(c, round_slack, round_size, true) : std::vector<double>();
-  // Codes times codes (VNNI): weights stand in 65280 steps to a block's largest; a sum over S keys wanders by six deviations at most.
+  // Codes times codes (VNNI): weights have 65280 steps to a block's largest; a sum over S keys is off by at most six deviations.
   double coarse = 0;
   if (c.k.dtype == DType::i8 && c.v.dtype == DType::i8) {
     const int64_t rows = c.pages() * c.G * c.S;

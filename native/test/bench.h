@@ -46,7 +46,7 @@ inline void on_all(Machine& machine, int threads, void (*f)(void*, int)) {
       threads, 1, [](void* c, int64_t begin, int64_t, int) { ((Job*)c)->f(nullptr, (int)begin); }, &job);
 }
 
-// What this machine does at all on so many threads: GB/s, GFLOP/s, GOP/s.
+// The limits of this machine with a number of threads: GB/s, GFLOP/s, GOP/s.
 struct Limits {
   double stream = 0, fma = 0, int8 = 0, bf16 = 0;
 };
@@ -54,7 +54,7 @@ inline Limits measure_limits(Machine& machine, int threads) {
   static const Array big(DType::i8, {512 << 20});
   static int64_t part;
   part = big.bytes / threads / 64 * 64;
-  // One stream per thread or four side by side, whichever this machine reads faster.
+  // One stream per thread or four side by side, whichever is faster on this machine.
   const Time one = measure([&] { on_all(machine, threads, [](void*, int i) { stream_read(big.data + i * part, part, 1); }); }, 0.5);
   const Time four = measure([&] { on_all(machine, threads, [](void*, int i) { stream_read(big.data + i * part, part, 4); }); }, 0.5);
   const Time stream = four.median < one.median ? four : one;
@@ -71,7 +71,7 @@ inline Limits measure_limits(Machine& machine, int threads) {
   return limits;
 }
 
-// The kernel of a level; with an empty name the best one that this machine has.
+// The kernel of a level; with an empty name the best one of this machine.
 inline const Kernel* find(const char* op, const std::string& isa) {
   const Kernel* best = nullptr;
   for (const Entry& e : kernels_named(op)) {

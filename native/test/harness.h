@@ -1,5 +1,5 @@
-// What the kernel tests and benches share: the kernels of every instruction set that this machine has, tensors
-// made by hand, calls without the add-on.
+// Shared by the kernel tests and benches: the kernels of every instruction set of this machine, hand-made tensors, calls
+// without the add-on.
 #pragma once
 
 #include <cstdio>
@@ -46,7 +46,7 @@ inline bool machine_has([[maybe_unused]] const std::string& isa) {
   }
   if (isa == "avx512") return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
   if (isa == "avx512bf16" || isa == "amx_emulated") return __builtin_cpu_supports("avx512bf16");
-  if (isa == "amx") {  // permission for tile data is asked for once per process
+  if (isa == "amx") {  // permission for tile data is requested once per process
     unsigned a = 7, b = 0, c = 0, d = 0;
     asm volatile("cpuid" : "+a"(a), "+b"(b), "+c"(c), "+d"(d));
     return (d >> 22 & 1) && (d >> 24 & 1) && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
@@ -118,8 +118,8 @@ inline int64_t bytes_of(DType dtype, int64_t n) {
   }
 }
 
-// A tensor with memory of its own, as a device would give it: exactly as large as it must be where it is small (so that
-// sanitizers see what lies beyond), on huge pages where it is large.
+// A tensor with memory of its own, as a device would allocate it: exactly sized if it is small (so that sanitizers see
+// overruns), on huge pages if it is large.
 struct Array {
   DType dtype = DType::f32;
   std::vector<int64_t> dims;
@@ -227,7 +227,7 @@ struct Machine {
   }
 };
 
-// What went wrong so far; the first ones are printed.
+// Failures so far; the first ones are printed.
 inline int failures = 0;
 inline void fail(const char* isa, const std::string& what) {
   if (failures++ < 40) std::printf("FAIL %s %s\n", isa, what.c_str());

@@ -39,7 +39,7 @@ void stream_read(const char* p, int64_t bytes, int streams) {
     for (int64_t j = 0; j < 4096; j += 128) stream_256(p + i + j, 32, 32, 32);
 }
 
-// Twelve chains, enough for two units of latency six. The asm keeps the compiler from seeing through them.
+// Twelve chains, enough for two units of latency six. The asm hides them from the compiler.
 #define SPIN(T, constraint, start, step)                                                                  \
   T a = start, b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;               \
   for (int n = 0; n < kLoops; n++) {                                                                      \

@@ -1,4 +1,4 @@
-// What a machine can do at all: reading memory in order, and its multiply units with everything in registers.
+// The machine's limits: reading memory in order, and its multiply units with everything in registers.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Plain twins of what the matrix kernels read and write: panels, random weights, 4-bit matrices.
+// Plain twins of the matrix kernels' operands: panels, random weights, 4-bit matrices.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Speed of the matrix kernels beside what this machine can do at all, measured in the same run.
+// Speed of the matrix kernels compared with this machine's limits, measured in the same run.
 //   node native/test/run.mjs bench matrix [threads] [isa] [decode|cached|prefill|load|all] [the start of a format's name]
 #include <cmath>
 
@@ -64,7 +64,7 @@ void run(Machine& machine, const Kernel* kernel, const Weight& kind, const Layer
   if (wrong) std::printf("%s\n", wrong), exit(1);
 }
 
-// From memory, or of a matrix that stays in caches: what the kernel could take of a faster memory.
+// From memory, or of a matrix that stays in caches: the kernel's speed if memory were faster.
 void decode(Machine& machine, const std::string& isa, int64_t m, bool cached) {
   std::printf("\ndecode%s, %ld row%s: GB/s of weights (share of stream)\n", cached ? " from caches" : "", m, m > 1 ? "s" : "");
   using Shapes = std::vector<std::pair<int64_t, int64_t>>;

@@ -78,7 +78,7 @@ void test_quantize(Machine& machine) {
 
   const float nf4[15] = {-0.84809637f, -0.6106329f, -0.45999527f, -0.33967942f, -0.2346074f, -0.13791174f, -0.045525018f, 0.03979015f,
                          0.12025525f, 0.20352125f, 0.29201376f, 0.38931254f, 0.50166345f, 0.6427869f, 0.86147845f};
-  // f32 midpoints; halves go to the lower value, so a negative number is beyond a threshold that it equals.
+  // f32 midpoints; ties go to the lower value, so a negative number that equals a threshold is beyond it.
   const float fp4[7] = {0.0026041667f, 0.0859375f, 0.20833334f, 0.29166669f, 0.4166667f, 0.5833334f, 0.8333334f};
   const int fp4_codes[8] = {0, 1, 6, 7, 4, 5, 2, 3};
   const auto encode = [&](float x, int kind) {

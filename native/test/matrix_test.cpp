@@ -1,5 +1,5 @@
 // Every matrix kernel on every instruction set of this machine against a naive twin: plain loops, sums in double or in
-// exact integers. Prints the largest error per op and instruction set; leaves with 1 if one is too large.
+// exact integers. Prints the largest error per op and instruction set; exits with 1 if one is too large.
 #include <functional>
 
 #include "matrix.h"
@@ -49,7 +49,7 @@ struct Extras {  // bias, residual, act
   }
 };
 
-// Runs with 1, 2 and 3 threads, wants the same bits each time, and returns the result.
+// Runs with 1, 2 and 3 threads, requires the same bits each time, and returns the result.
 Array run_all(const char* isa, const Kernel* kernel, std::vector<std::unique_ptr<Machine>>& machines,
               std::vector<const Array*> operands, const std::vector<Call::Word>& attrs, int64_t m, int64_t n) {
   Array first;
@@ -104,8 +104,7 @@ void test_linear(std::vector<std::unique_ptr<Machine>>& machines) {
           });
           if (!(error < 1e-6)) fail(e.isa, text("linear dtype %d panels %d %ldx%ldx%ld: %g", (int)dtype, panels, s.m, s.n, s.k, error));
           worst = std::fmax(worst, error);
-          // a row does not depend on the rows beside it (AMX takes over from a certain number of rows on, with another
-          // order of sums)
+          // a row does not depend on the rows beside it (AMX is used from a certain number of rows on, with another order of sums)
           if (s.m > 1 && !extras.has_residual && (strncmp(e.isa, "amx", 3) || s.m <= 12)) {
             Array one(DType::f32, {1, s.k}), y1(DType::f32, {1, s.n});
             const int64_t r = below(s.m);
@@ -186,7 +185,7 @@ void test_llm_int8(std::vector<std::unique_ptr<Machine>>& machines) {
             if (memcmp(y1.data, y.f() + r * s.n, (size_t)y1.bytes)) fail(e.isa, text("llm_int8: a row depends on its neighbours (mode %d, %ldx%ldx%ld panels %d)", mode, s.m, s.n, s.k, panels));
           }
         }
-    // A NaN row gives NaN, Inf does no harm, the rows beside them are as ever.
+    // A NaN row gives NaN, Inf does no harm, the rows beside them are unaffected.
     const Array rows = random_rows(DType::i8, 20, 40), w = naive_panels(rows);
     Array x(DType::f32, {3, 40}), scb(DType::f32, {20}), y(DType::f32, {3, 20}), y2(DType::f32, {3, 20});
     x.fill_gauss();
@@ -205,7 +204,7 @@ void test_llm_int8(std::vector<std::unique_ptr<Machine>>& machines) {
   }
 }
 
-// What 8-bit products of a 4-bit matrix are by definition, in exact integers: x in codes of one scale per block.
+// 8-bit products of a 4-bit matrix by definition, in exact integers: x in codes of one scale per block.
 struct CodedTwin {
   std::vector<int> x, w;
   std::vector<double> scale;  // [m][k / blocksize]
@@ -260,7 +259,7 @@ void test_four_bit(std::vector<std::unique_ptr<Machine>>& machines) {
             const Array y = run_all(e.isa, e.kernel, machines,
                                     {&x, &w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), extras.b(), extras.r()},
                                     {word(kind), word((int)blocksize), word(extras.act), word(compute), word(0)}, s.m, s.n);
-            // Matrix units take bf16 products instead of 8-bit ones; other blocks than these are multiplied exactly.
+            // Matrix units use bf16 products instead of 8-bit ones; other blocks are multiplied exactly.
             const bool tiles = !strncmp(e.isa, "amx", 3) && s.m > 12;
             const bool coded = compute == 2 && s.k % blocksize == 0 && s.k > 0 && !tiles;
             const auto twin = coded ? std::make_unique<CodedTwin>(x, matrix, kind, s.m, s.k, blocksize) : nullptr;

@@ -1,7 +1,7 @@
 // Builds and runs the tests or benches of the kernels with the compiler alone, no add-on:
 //   node native/test/run.mjs test|bench [matrix|attention] [--sanitize=address,undefined] [arguments of the program]
-// CXX names the compiler. For another machine: OCTAVO_ARCH=arm64, CXX its cross compiler, OCTAVO_EMULATOR what runs its
-// programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu"). OCTAVO_LEVELS names the instruction sets to build for ("amx"),
+// CXX names the compiler. For another machine: OCTAVO_ARCH=arm64, CXX its cross compiler, OCTAVO_EMULATOR the emulator
+// for its programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu"). OCTAVO_LEVELS names the instruction sets to build for ("amx"),
 // otherwise all of them. OCTAVO_BENCH_CLOCK=cpu: see bench.h.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
@@ -21,7 +21,7 @@ const compiler = process.env.CXX ?? "g++";
 
 const AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"];
-// Matrix units are emulated everywhere; where there are some, they are tested as well.
+// Matrix units are emulated everywhere, and tested for real where the machine has them.
 const hasTiles = existsSync("/proc/cpuinfo") && readFileSync("/proc/cpuinfo", "utf8").includes(" amx_bf16");
 const wanted = process.env.OCTAVO_LEVELS?.split(/[\s,]+/);
 const ALL_LEVELS =
@@ -51,7 +51,7 @@ const objects = join(
 );
 mkdirSync(objects, { recursive: true });
 
-// What there is to test: kernel files, and the files of the programs.
+// The suites: kernel files, and the files of the programs.
 const GROUPS = {
   matrix: {
     kernels: ["linear", "llm_int8", "four_bit", "quantize", "pack"],
@@ -106,7 +106,7 @@ function run(command, list) {
   });
 }
 
-/** A job is done again when its source, a header it includes, this script or its command line changed. */
+/** A job is repeated when its source, a header it includes, this script or its command line changed. */
 function stale(job) {
   const object = join(objects, job.object);
   if (!existsSync(`${object}.flags`) || readFileSync(`${object}.flags`, "utf8") !== job.flags.join(" ")) return true;

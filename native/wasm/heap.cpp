@@ -13,7 +13,7 @@ namespace {
 constexpr uint32_t kAlign = 64;
 constexpr uint32_t kPage = 65536;
 
-// Stands before each block and takes 64 bytes, so that what follows is aligned.
+// Precedes each block and takes 64 bytes, so that the block is aligned.
 struct alignas(kAlign) Header {
   uint32_t size;  // with the header
   Header* next;   // of the free ones, by address
@@ -22,7 +22,7 @@ struct alignas(kAlign) Header {
 // Of everything below: threads of one memory share it.
 std::mutex mutex;
 Header* free_list = nullptr;
-uint32_t end = 0;  // of the memory that was taken so far; the last page may end at 2^32, which is never reached
+uint32_t end = 0;  // of the memory taken so far; the last page may end at 2^32, which is never reached
 
 char* start_of(Header* header) { return (char*)header; }
 
@@ -33,7 +33,7 @@ bool grow(uint32_t bytes) {
   if (end == 0) end = (uint32_t)((uintptr_t)&__heap_base + kAlign - 1) / kAlign * kAlign;
   const uint64_t wanted = (uint64_t)end + bytes;
   const uint64_t have = (uint64_t)__builtin_wasm_memory_size(0) * kPage;
-  // The very last bytes stay unused: the address behind them has no number.
+  // The very last bytes stay unused: the address after them does not fit 32 bits.
   if (wanted > ((uint64_t)1 << 32) - kPage) return false;
   if (wanted > have) {
     const uint64_t pages = (wanted - have + kPage - 1) / kPage;
@@ -95,7 +95,7 @@ char* heap_allocate(size_t bytes) {
       }
       return start_of(block) + sizeof(Header);
     }
-    // A free block at the very end is made longer.
+    // A free block at the very end is extended.
     const bool touches = last && (uint32_t)(uintptr_t)start_of(*last) + (*last)->size == end;
     if (!grow(touches ? size - (*last)->size : size)) return nullptr;
   }

@@ -1,4 +1,4 @@
-// What include/ declares and the compiler asks for. Mathematics comes from JavaScript's Math: it is used in double
+// Implements what include/ declares and the compiler requires. Mathematics comes from JavaScript's Math: it is used in double
 // precision and rarely (tables of angles, the few logarithms of sampling), never in an inner loop.
 #include <cmath>
 #include <cstdarg>
@@ -21,7 +21,7 @@ FROM_MATH(exp)
 FROM_MATH(log)
 FROM_MATH(sin)
 
-// For a pure virtual function that was called: it cannot be.
+// For a call of a pure virtual function, which cannot happen.
 void __cxa_pure_virtual() { __builtin_trap(); }
 
 void* malloc(size_t bytes) { return octavo::heap_allocate(bytes); }
@@ -115,7 +115,7 @@ int vsnprintf(char* to, size_t size, const char* format, va_list arguments) {
 
 void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return malloc(bytes); }
 void* operator new[](size_t bytes, const std::nothrow_t&) noexcept { return malloc(bytes); }
-// Every block is 64-byte aligned, and nothing wants more.
+// Every block is 64-byte aligned; nothing needs more.
 void* operator new(size_t bytes, std::align_val_t, const std::nothrow_t&) noexcept { return malloc(bytes); }
 void* operator new[](size_t bytes, std::align_val_t, const std::nothrow_t&) noexcept { return malloc(bytes); }
 void operator delete(void* block) noexcept { free(block); }

@@ -1,6 +1,5 @@
-// What a WASM module offers to src/backends/wasm/: one device. Either its commands run at once while submit() is under
-// way, or a thread of its own takes them from a queue (the queue_ functions). Queue, checks and account of failures are
-// those of the add-on.
+// The WASM module's interface for src/backends/wasm/: one device. Its commands run either inside submit(), or on a thread of
+// its own that takes them from a queue (the queue_ functions). Queue, checks and tracking of failures are those of the add-on.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -28,7 +27,7 @@ struct State {
   Pool* pool = nullptr;
   Queue queue;
   Item* item = nullptr;  // being filled
-  Failure verdict;       // that verdict() gave last
+  Failure verdict;       // the last one of verdict()
   Failure foreign;       // of another device, being filled
   int32_t* words = nullptr;
   uint32_t words_capacity = 0;
@@ -67,7 +66,7 @@ void* serve(void*) {
       case Kind::close:
         break;
     }
-    // Before the owner hears of it, so that it then finds the queue idle.
+    // Before the owner is notified, so that it then finds the queue idle.
     s.queue.finish();
     if (completion) host_done(completion);
     if (last) break;
@@ -86,7 +85,7 @@ bool push(Kind kind, int32_t buffer, uint64_t offset, uint64_t count, Completion
   return true;
 }
 
-// Where the payload is to be written; null if memory ran out.
+// Address for the payload; null if memory ran out.
 char* prepare(Kind kind, uint64_t bytes) {
   Item* item = make_item(kind, bytes);
   state->item = item;
@@ -105,7 +104,7 @@ Buffers::Slot* live(int32_t id) {
 using namespace octavo;
 
 // Prepares the device; returns the number of its kernels, or -1 if memory ran out. It computes on `threads` threads; with
-// `own_thread` one of them is its own and takes commands from the queue, else that is the caller.
+// `own_thread` one of them is its own and takes commands from the queue, else the caller is one of them.
 EXPORT(open) int32_t open(int32_t threads, bool own_thread) {
   state = new (std::nothrow) State();
   if (!state) return -1;
@@ -138,11 +137,11 @@ EXPORT(panel_bytes) double wasm_panel_bytes(int32_t dtype, double rows, double c
 
 // The id of a new buffer, or -1.
 EXPORT(allocate) int32_t allocate(uint32_t bytes) { return state->buffers.allocate(bytes); }
-// Where a live buffer begins, 0 if there is none; and its size.
+// Start of a live buffer, 0 if there is none; and its size.
 EXPORT(address) char* address(int32_t id) { return live(id) ? live(id)->data : nullptr; }
 EXPORT(size) uint32_t size(int32_t id) { return live(id) ? (uint32_t)live(id)->bytes : 0; }
 
-// These five are for as long as no queue is under way. Gives a buffer back.
+// These five are only for use without a queue. Frees a buffer.
 EXPORT(release) void release(int32_t id) {
   Buffers::Slot* slot = live(id);
   if (!slot) return;
@@ -165,7 +164,7 @@ EXPORT(submit) void submit(uint32_t count) { state->interpreter.run(state->words
 EXPORT(wrote) void wrote(int32_t id, uint32_t offset, uint32_t bytes) {
   state->interpreter.wrote(id, offset, bytes);
 }
-// A failure of another device: text is to be written to these, of at most so many bytes with its zero.
+// A failure of another device: write its text to these addresses, at most this many bytes including the zero.
 EXPORT(foreign_op) char* foreign_op() { return state->foreign.op; }
 EXPORT(foreign_message) char* foreign_message() { return state->foreign.message; }
 EXPORT(foreign_sizes) int32_t foreign_sizes(bool message) {
@@ -177,14 +176,14 @@ EXPORT(spoil) void spoil(int32_t id, uint32_t offset, uint32_t bytes, int32_t si
   state->foreign.site = site;
   state->interpreter.spoilt(id, offset, bytes, state->foreign);
 }
-// What became of the bytes: the failure that a read of them must tell.
+// The state of bytes: the failure that a read of them must report.
 EXPORT(verdict) const Failure* verdict(int32_t id, uint32_t offset, uint32_t bytes) {
   state->verdict = state->interpreter.verdict(id, offset, bytes);
   return &state->verdict;
 }
 
-// With a queue. The first two say where their payload is to be written, which queue_push() then appends; null, or false,
-// if memory ran out. Ranges must lie within live buffers.
+// With a queue. The first two return the address for their payload, which queue_push() then appends; null, or false, if memory
+// ran out. Ranges must lie within live buffers.
 EXPORT(queue_commands) char* queue_commands(uint32_t count) {
   char* payload = prepare(Kind::commands, (uint64_t)count * 4);
   if (payload) state->item->count = count;
@@ -224,7 +223,7 @@ EXPORT(queue_read) bool queue_read(int32_t buffer, uint32_t offset, uint32_t sou
 EXPORT(queue_close) bool queue_close(Completion* completion) { return push(Kind::close, 0, 0, 0, completion); }
 EXPORT(queue_idle) bool queue_idle() { return state->queue.idle(); }
 
-// A read (or the closing) under way, with room for its bytes; null if memory ran out. The caller gives it back.
+// A pending read (or close), with room for its bytes; null if memory ran out. The caller frees it.
 EXPORT(completion_new) Completion* completion_new(uint32_t bytes) {
   char* block = allocate_block(sizeof(Completion) + (uint64_t)bytes);
   if (!block) return nullptr;

@@ -1,5 +1,5 @@
-// Clock and threads of a module. JavaScript starts the threads: each is a worker with an instance of this module on the
-// same memory, a stack of its own, and a call of enter(). They may come late or never; nobody waits for them.
+// Clock and threads of a module. JavaScript starts the threads: each is a worker with an instance of this module on the same
+// memory, a stack of its own, and a call of enter(). They may start late or never; nothing waits for them.
 #include <sched.h>
 
 #include <atomic>
@@ -41,19 +41,18 @@ bool start_thread(pthread_t*, void* (*body)(void*), void* argument, const char*)
 
 using namespace octavo;
 
-// Called where somebody waits for another thread for long. If that has ended in the middle of something, so does the
-// caller.
+// Called during long waits for another thread. If that thread ended in the middle of its work, this ends the caller too.
 extern "C" int sched_yield() {
   if (broken.load()) __builtin_trap();
   static int32_t nothing = 0;
   return __builtin_wasm_memory_atomic_wait32(&nothing, 0, kNapNs);
 }
 
-// How many threads JavaScript is to start.
+// The number of threads that JavaScript must start.
 EXPORT(threads_wanted) int32_t threads_wanted() { return wanted; }
-// Memory for a thread's stack and its own variables; null if there is none. It is never given back.
+// Memory for a thread's stack and its own variables; null if there is none. It is never freed.
 EXPORT(thread_memory) char* thread_memory(uint32_t bytes) { return heap_allocate(bytes); }
-// The thread's whole life.
+// The thread's main function.
 EXPORT(enter) void enter(int32_t thread) { starts[thread].body(starts[thread].argument); }
 // A thread ended by a trap.
 EXPORT(thread_broke) void thread_broke() { broken.store(1); }

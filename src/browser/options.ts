@@ -6,12 +6,12 @@ import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options
 import { UNSUPPORTED_OPTIONS } from "../generate/unsupported.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
 
-/** Options that stay behind: functions and signals cannot be sent, caches on disk are Node's. */
+/** Options that are not sent: functions and signals cannot be cloned, caches on disk exist only in Node. */
 const NOT_SENT = ["progress_callback", "signal", "cache_dir", "local_files_only", "torch_dtype"] as const;
 
 /** Options that have another form here. */
 const WORKER = {
-  /** How the linears are quantized, in place of `load_in_8bit` and `load_in_4bit`. */
+  /** How the linears are quantized, instead of `load_in_8bit` and `load_in_4bit`. */
   quantization_config: such<BitsAndBytesOptions>(
     (value) => typeof value === "object" && value !== null,
     "the fields of a BitsAndBytesConfig",

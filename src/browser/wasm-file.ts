@@ -3,10 +3,10 @@
 import { wasmFileName } from "../backends/wasm/index.js";
 
 /**
- * Address of the module for this browser. Bundlers that know `new URL("...", import.meta.url)` (Vite) copy both files
- * and put their addresses here, and where the package is served as it is these are right as they stand. Others (esbuild)
- * leave the text and move the script: then the module is looked for beside the script. (Vite's server for development moves
- * packages as well, unless its option `optimizeDeps.exclude` names this one.)
+ * Address of the module for this browser. Bundlers that know `new URL("...", import.meta.url)` (Vite) copy both files and
+ * insert their addresses here; a package served unbundled needs no change. Others (esbuild) leave the text and move the
+ * script: then the module is looked for beside the script. (Vite's development server moves packages as well, unless its
+ * option `optimizeDeps.exclude` names this one.)
  */
 export function wasmFile(): URL {
   const name = wasmFileName();

@@ -1,5 +1,5 @@
-// Opens a checkpoint: finds its weight files and knows every tensor's place, without reading a weight. It does not
-// know models (no key is renamed, missing keys are the loader's business) and does not download.
+// Opens a checkpoint: finds its weight files and the place of every tensor, without reading a weight. It does not know models
+// (it renames no keys; the loader handles missing ones) and does not download.
 
 import { checkOptions, FormatError, NotFoundError, OptionError } from "../core/errors.js";
 import { CONVERT_HINT, quote } from "../sources/files.js";
@@ -25,7 +25,7 @@ export interface Checkpoint {
   readonly metadata: ReadonlyMap<string, string>;
   /** Bytes of all tensors. */
   readonly totalBytes: number;
-  /** What is odd about the checkpoint but no reason to refuse it. */
+  /** Oddities of the checkpoint that are not errors. */
   readonly warnings: readonly string[];
 }
 
@@ -69,7 +69,7 @@ export async function openCheckpoint(source: Source, options: CheckpointOptions 
   throw await missing(source, single, variant);
 }
 
-/** @throws FormatError for a name that leads out of the folder; what `absent` makes of those that are not there */
+/** @throws FormatError for a name that leads out of the folder; the error of `absent` for missing files */
 async function checkInside(
   source: Source,
   names: readonly string[],
@@ -79,7 +79,7 @@ async function checkInside(
   if (gone.length > 0) throw await absent(gone);
 }
 
-/** The error for a folder without the weights that were asked for. */
+/** The error for a folder without the requested weights. */
 async function missing(source: Source, first: string, variant?: string): Promise<FormatError | NotFoundError> {
   const bins = BINS.map((name) => withVariant(name, variant));
   const names = await source.names([...bins, SINGLE, INDEX]);
@@ -139,7 +139,7 @@ function missingShards(source: Source, indexFile: string, index: ShardIndex, gon
   );
 }
 
-/** Index and shards must tell the same story: which tensor would be used must not depend on who reads. */
+/** Index and shards must agree: which tensor is used must not depend on the reader. */
 function compare(indexFile: string, index: ShardIndex, names: string[], headers: readonly SafetensorsHeader[]) {
   const seen = new Map<string, string>();
   headers.forEach(({ tensors }, i) => {
@@ -163,7 +163,7 @@ function compare(indexFile: string, index: ShardIndex, names: string[], headers:
 function disagree(file: string, key: string, expected: string, got: string): never {
   throw new FormatError(`${file}: expected tensor ${quote(key)} ${expected}, got it ${got}`, {
     details: { file, key, expected, got },
-    hint: "index and shards do not belong together; download the folder again",
+    hint: "index and shards do not match; download the folder again",
   });
 }
 
@@ -185,7 +185,7 @@ function assemble(source: Source, files: string[], headers: SafetensorsHeader[],
   return { source, files, tensors, metadata, totalBytes, warnings };
 }
 
-/** Maps with a few at a time; an error is that of the first item in order, whichever failed first in time. */
+/** Maps with a few calls at a time; throws the error of the first failed item in order, not in time. */
 async function inOrder<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   const errors = new Map<number, unknown>();

@@ -24,8 +24,8 @@ function refuse(file: string, key: string, expected: string, got: string): never
 }
 
 /**
- * Why a shard name from an index may not be joined to a folder, `undefined` if it may. Both systems' rules hold on both:
- * a checkpoint that is refused on Windows is refused everywhere.
+ * Why a shard name from an index must not be joined to a folder; `undefined` if it is safe. All systems' rules apply
+ * everywhere: a checkpoint rejected on Windows is rejected on all systems.
  */
 export function badShardName(name: string): string | undefined {
   if (name === "") return "an empty name";

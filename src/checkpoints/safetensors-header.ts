@@ -1,5 +1,5 @@
-// The safetensors header: its dtypes and every rule that a header must keep. Pure; it opens no files. The rules are those
-// of the reference (huggingface/safetensors 0.8) and, marked "stricter", our own. See docs in `parseSafetensorsHeader`.
+// The safetensors header: its dtypes and all rules for a valid header. Pure; it opens no files. The rules are those of the
+// reference (huggingface/safetensors 0.8) and, marked "stricter", our own. See docs in `parseSafetensorsHeader`.
 
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
@@ -38,7 +38,7 @@ export function tensorBits(dtype: SafetensorsDType, shape: readonly number[]): n
   const bits = STORED_BITS.get(dtype)!;
   let product = 1;
   for (const dim of shape) product *= dim;
-  // Exact while every partial product is: a later zero can hide an earlier overflow, so those go the slow way too.
+  // Exact while every partial product is: a later zero can hide an earlier overflow, so those take the slow path too.
   if (product > 0 && product * bits <= Number.MAX_SAFE_INTEGER) return product * bits;
   let exact = 1n;
   for (const dim of shape) {
@@ -194,7 +194,7 @@ function place(entries: Entry[], data: number, fileSize: number, file: string): 
         `${file}: expected tensor ${quote(name)} to begin at data byte ${at}, got ${begin}: ${wrong}`,
         {
           details: { file, key: name, offset: data + begin, expected: at, got: begin },
-          hint: "the program that wrote this file is at fault; get the checkpoint from its original source",
+          hint: "the program that wrote this file has a bug; get the checkpoint from its original source",
         },
       );
     }

@@ -1,5 +1,5 @@
-// Writes safetensors files as the reference does, byte for byte. The file appears whole or not at all: it is written
-// beside its place and renamed. This file does not decide what goes into a checkpoint or how it is sharded.
+// Writes safetensors files as the reference does, byte for byte. The file appears whole or not at all: it is written to a
+// temporary file and renamed. The caller decides what goes into a checkpoint and how it is sharded.
 
 import { randomBytes } from "node:crypto";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
@@ -29,7 +29,7 @@ function refuse(file: string, name: string, problem: string): never {
 /** Bytes that a tensor takes, after the checks that a caller's value needs. */
 function sizeOf(file: string, tensor: TensorToWrite): number {
   const { name, dtype, shape, data } = tensor;
-  if (name === "__metadata__") refuse(file, name, "has the name that the format keeps for itself");
+  if (name === "__metadata__") refuse(file, name, "has a name that the format reserves");
   if (!isSafetensorsDType(dtype)) refuse(file, name, `has the unknown dtype ${quote(String(dtype))}`);
   if (!shape.every((dim) => Number.isSafeInteger(dim) && dim >= 0)) refuse(file, name, `has the shape [${shape}]`);
   const bits = tensorBits(dtype, shape);
@@ -75,7 +75,7 @@ function headerOf(file: string, tensors: readonly TensorToWrite[], metadata: Rea
   const head = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, " ");
   head.writeBigUInt64LE(BigInt(head.length - 8));
   json.copy(head, 8);
-  // What the reader would refuse is not written: too many tensors, rank above 64, text that is not Unicode.
+  // Headers that the reader would reject are not written: too many tensors, rank above 64, text that is not Unicode.
   parseSafetensorsHeader(head.subarray(8), head.length + at, file);
   return head;
 }
@@ -100,11 +100,11 @@ async function syncFolder(folder: string): Promise<void> {
 }
 
 /**
- * Writes a safetensors file. Tensors are sorted as the reference sorts them, so equal contents give equal files. The
- * bytes go to a new file in the same folder, are synced to disk and renamed over `file`; programs that have the old file
- * mapped keep it, and after an error nothing of the attempt is left.
+ * Writes a safetensors file. Tensors are sorted as in the reference, so equal contents give equal files. The bytes go to a
+ * new file in the same folder, are synced to disk and renamed over `file`; programs that have the old file mapped keep it,
+ * and a failed attempt leaves nothing behind.
  * @throws OptionError if a tensor's name is repeated or its data does not fit dtype and shape; FormatError if the reader
- * would refuse the result; errors of the file system as they come
+ * would reject the result; errors of the file system as they come
  */
 export async function writeSafetensors(
   file: string,

@@ -49,7 +49,7 @@ export async function readSafetensorsHeader(source: Source, file: string): Promi
       });
     }
     const header = await opened.read(8, length);
-    // A gzip archive can pass for a length; the first byte of the header then gives it away.
+    // A gzip archive can pass for a length; the first byte of the header then reveals it.
     if (header.length > 0 && ![0x7b, 0x20, 0x09, 0x0a, 0x0d].includes(header[0]!)) throwForeign(file, head);
     return parseSafetensorsHeader(header, size, file);
   });

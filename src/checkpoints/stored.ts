@@ -1,4 +1,4 @@
-// What a checkpoint says of one tensor, whatever the format of its files: what it is, and where its bytes lie.
+// The description of one stored tensor, whatever the format of its files: its type, and where its bytes are.
 
 // Bits per element, in the reference writer's order: a file lists tensors from the last of these to the first.
 const DTYPES = [

@@ -1,5 +1,5 @@
-// From the element types of files to those of devices, on raw bytes. Exact or refused: an integer that does not fit is an
-// error, never a wrapped one. No quantized layouts here.
+// Converts raw bytes from the element types of files to those of devices. Exact or rejected: an integer that does not fit is
+// an error, never wrapped. No quantized layouts here.
 
 import { bytesOf, type DType, isFloat, narrow, widen } from "../core/dtype.js";
 import { FormatError } from "../core/errors.js";
@@ -62,9 +62,9 @@ const LIMITS: ReadonlyMap<DType, readonly [number, number]> = new Map([
 ]);
 
 /**
- * Converts the bytes of a tensor to a device dtype. `tensor` is its name, for messages. The same dtype gives the bytes
- * back as they are, not copied. Floats become other floats by rounding half to even (f64 by way of f32, as torch does);
- * integers become integers, or floats within the range where all integers are exact, and are refused past it.
+ * Converts the bytes of a tensor to a device dtype. `tensor` is its name, for messages. If the dtype is the same, the bytes
+ * are returned without a copy. Floats become other floats by rounding half to even (f64 by way of f32, as torch does);
+ * integers become integers, or floats within the range where all integers are exact, and are rejected beyond it.
  * @throws FormatError if the dtype cannot be read (F8, F6, F4, C64), floats would become integers, the bytes are not whole
  * elements, or a value does not fit; it names the tensor, the element and the value
  */
@@ -100,7 +100,7 @@ export function convertBytes(dtype: StoredDType, bytes: Uint8Array, to: DType, t
 function toF32(values: Numbers, fromFloat: boolean, to: DType, tensor: string): Float32Array {
   if (values instanceof Float32Array) return values;
   const out = new Float32Array(values.length);
-  // Integers up to here are exact in the target's significand; larger ones may be, but need not.
+  // Integers up to here are exact in the target's significand; larger ones may not be.
   const exact = to === "f32" ? 2 ** 24 : to === "f16" ? 2 ** 11 : 2 ** 8;
   for (let i = 0; i < values.length; i++) {
     const value = values[i]!;

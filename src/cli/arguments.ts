@@ -1,4 +1,4 @@
-// Flags: those of the library's options, made from their tables, and those that several commands have.
+// Flags: those of the library's options, made from their tables, and those shared by several commands.
 
 import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError, Option } from "commander";
@@ -41,7 +41,7 @@ export function flagOf(
   return schema instanceof z.ZodNumber ? option.argParser(schema.isInt ? whole : real) : option;
 }
 
-/** Adds a flag for each option of a table that has help, and gives them by the options' names. */
+/** Adds a flag for each option of a table that has help, and returns the flags by option name. */
 export function addFlags<T extends Table>(command: Command, table: T): { readonly [Name in keyof T]: Option } {
   const flags = Object.entries(table)
     .filter(([, { help }]) => help !== undefined)
@@ -50,7 +50,7 @@ export function addFlags<T extends Table>(command: Command, table: T): { readonl
   return Object.fromEntries(flags) as { readonly [Name in keyof T]: Option };
 }
 
-/** The options of a table that flags gave. @throws OptionError for a value that the library refuses */
+/** The options of a table that were given as flags. @throws OptionError for a value that the library rejects */
 export function optionsOf<T extends Table>(command: string, table: T, flags: object): Options<T> {
   const given: Record<string, unknown> = {};
   for (const [name, entry] of Object.entries(table)) {
@@ -74,7 +74,7 @@ function deviceName(text: string): string {
   }
   return text;
 }
-/** Threads per processor at most: each thread costs a stack, and all of them wait for one another. */
+/** Most threads per processor: each thread costs a stack, and all of them wait for one another. */
 const MOST_THREADS = 4;
 
 export const deterministicOption = (): Option => flagOf("deterministic", DEVICE.deterministic);
@@ -86,7 +86,7 @@ function threads(text: string): number {
   const processors = availableParallelism();
   const most = MOST_THREADS * processors;
   if (wanted <= most) return wanted;
-  note(`warning: --threads ${wanted} is far above the ${plural(processors, "processor")} here; ${most} are used`);
+  note(`warning: --threads ${wanted} is far above the ${plural(processors, "processor")} here; using ${most}`);
   return most;
 }
 
@@ -97,11 +97,11 @@ export const sourceOptions = (command: Command): Command => {
 };
 export const dtypeOption = (): Option => flagOf("dtype", FROM_PRETRAINED.dtype).default("auto");
 
-/** What `--kv-cache` takes, and the dtypes that it means. */
+/** Values of `--kv-cache`, and their dtypes. */
 export const KV_CACHES = { f32: "f32", bf16: "bf16", int8: "i8" } as const satisfies Record<string, CacheDType>;
 export type KVCacheName = keyof typeof KV_CACHES;
 export const kvCacheOption = (): Option =>
-  new Option("--kv-cache <type>", "keep keys and values in this (default: f32 for f32 models, else bf16)").choices(
+  new Option("--kv-cache <type>", "type of keys and values (default: f32 for f32 models, else bf16)").choices(
     Object.keys(KV_CACHES),
   );
 export const jsonOption = (): Option => new Option("--json", "one JSON object on stdout instead of text");

@@ -85,7 +85,7 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
     throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });
   }
   if (given.fromFile && given.shape === undefined) {
-    throw new OptionError("--from-file writes a --shape as a checkpoint; a model is on disk already");
+    throw new OptionError("--from-file writes a --shape as a checkpoint; a model is already on disk");
   }
   if (given.shape !== undefined) shapeConfig(given.shape);
   const names = variantNames(

@@ -37,7 +37,7 @@ export function textChart(panels: readonly Panel[], { width, colour }: TextChart
   const numbers = (panel: Panel): string[] =>
     panel.groups.flatMap(({ bars }) => bars.map(({ value }) => (drawable(value) ? short(value) : "–")));
   const digits = Math.max(0, ...shown.flatMap(numbers).map((number) => number.length));
-  const space = Math.max(24, width) - digits - 5; // two before the name, one on each side of the bar, and one to spare
+  const space = Math.max(24, width) - digits - 5; // two before the name, one on each side of the bar, one spare
   const widest = Math.max(0, ...names.map((name) => name.length));
   const label = Math.max(1, Math.min(widest, space - LEAST_BAR));
   const room = space - label;

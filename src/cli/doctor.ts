@@ -171,7 +171,7 @@ async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
     const { stdout } = await promisify(execFile)(process.execPath, [main, "doctor", "--adapters"], { timeout: 60_000 });
     return JSON.parse(stdout) as AdapterFacts[] | string;
   } catch {
-    return "the drivers of this machine end the process that asks them for adapters";
+    return "the drivers of this machine crash the process that lists adapters";
   }
 }
 
@@ -244,7 +244,7 @@ function byOp(results: readonly CaseResult[]): [string, CaseResult[]][] {
   return [...groups];
 }
 
-/** A line per adapter; with features and limits if all is asked for. */
+/** A line per adapter; with features and limits if `all`. */
 function adapterRows(adapters: Findings["adapters"], verbose: boolean): string[][] {
   if (typeof adapters === "string") return [["webgpu", adapters]];
   return adapters.flatMap(({ title, vendor, architecture, backend, software, features, limits }, n) => {

@@ -55,7 +55,7 @@ export function evalCommand(): Command {
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
     .option("--window <n>", "tokens that the model sees at once", positive, 512)
     .option("--stride <n>", "tokens that the window moves on by", positive, 256)
-    .option("--max-tokens <n>", "stop after so many tokens of the text", positive)
+    .option("--max-tokens <n>", "stop after this many tokens of the text", positive)
     .addOption(
       new Option(
         "--kv-cache <list>",

@@ -69,7 +69,7 @@ export function generateCommand(): Command {
     .option("-p, --prompt <text>", "the prompt, where no model is named")
     .option("--batch-file <file>", "continue every line of a file, as one padded batch")
     .option("-e, --escape", "read \\n, \\t and \\\\ in the prompt as line end, tab and backslash")
-    .option("--no-echo", "print only what is new, not the prompt")
+    .option("--no-echo", "print only the new text, not the prompt")
     .optionsGroup("Weights:");
   const weights = addFlags(command, WEIGHTS);
   weights.load_in_8bit.conflicts("loadIn4bit");
@@ -161,7 +161,7 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;
   const generation = generationOptions(given, flags, owned, context - length);
   if (!flags.quiet && length + (generation.max_new_tokens ?? 0) > context) {
-    note(`warning: the model was trained on texts of at most ${context} tokens; what comes later will be poor`);
+    note(`warning: the model was trained on texts of at most ${context} tokens; later text will be poor`);
   }
   const stream = !flags.json && prompts.length === 1;
   const run = new Run(tokenizer, inputs, prompts, (text) => {

@@ -21,7 +21,7 @@ const CACHE_TOKENS = 1000;
 
 export function inspectCommand(): Command {
   const command = new Command("inspect")
-    .description("show what a model is and what it takes, without loading it")
+    .description("show a model's architecture and size, without loading it")
     .argument("<model>", "folder, or id of a model in the Hugging Face cache")
     .addOption(dtypeOption());
   return sourceOptions(command)
@@ -94,7 +94,7 @@ function toText(model: string, folder: string, survey: ModelSurvey): string {
   ]);
   return (
     `${table(facts)}\nfiles\n${table(files, [1], "  ")}\n` +
-    `weights in memory (what is not quantized stays in ${dtype})\n` +
+    `weights in memory (unquantized parameters stay in ${dtype})\n` +
     table([["scheme", "size", "of the file", "bytes"], ...sizes], [1, 2, 3], "  ") +
     `\nkey-value cache: ${bytes(survey.cache_bytes_per_token * CACHE_TOKENS)} per ${CACHE_TOKENS} tokens in ` +
     `${torchName(survey.cache_dtype)}\n`

@@ -40,11 +40,11 @@ export function printError(error: unknown): void {
     process.stderr.write(`${error.stack}\n`);
     if (error.cause instanceof Error) process.stderr.write(`cause: ${error.cause.stack}\n`);
   } else if (!(error instanceof OctavoError)) {
-    process.stderr.write("  hint: this was not foreseen; OCTAVO_DEBUG=1 shows where it happened\n");
+    process.stderr.write("  hint: unexpected error; OCTAVO_DEBUG=1 shows where it happened\n");
   }
 }
 
-/** A closed pipe is no error: its reader has read what it wanted. */
+/** A closed pipe is not an error: its reader has read enough. */
 export function endWithReaders(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
@@ -65,7 +65,7 @@ export function note(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-/** Writes a result as one JSON object, lists of numbers on one line (strings hold no line ends, so they stay as they are). */
+/** Writes a result as one JSON object, lists of numbers on one line (strings hold no line ends, so they are unaffected). */
 export function printJson(value: unknown): void {
   const text = JSON.stringify(value, null, 2);
   const lists = /\[\n[\s\d.,e+-]+\]/g;

@@ -13,7 +13,7 @@ export interface PromptSource {
 
 /**
  * The prompts to continue.
- * @throws OptionError if there is none, or two sources; NotFoundError for a batch file that is not there
+ * @throws OptionError if there is none, or two sources; NotFoundError for a missing batch file
  */
 export async function readPrompts(source: PromptSource): Promise<string[]> {
   const { prompt, batchFile } = source;

@@ -70,7 +70,7 @@ export interface GenerationReport extends Partial<RowReport> {
     readonly device_peak_bytes: number;
     readonly rss_peak_bytes: number;
   };
-  /** New tokens guessed by prompt lookup, which took no pass over the weights of their own; null without it. */
+  /** New tokens guessed by prompt lookup, which needed no pass over the weights; null without it. */
   readonly guessed_tokens: number | null;
   /** Columns that held an outlier activation, over all int8 matrices; null without int8. */
   readonly outlier_columns: number | null;

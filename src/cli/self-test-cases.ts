@@ -8,7 +8,7 @@ import { dynamicMap } from "../quant/_dynamic-map.js";
 
 type Values = Float32Array | Int32Array | Int8Array | Uint8Array;
 
-/** An operand on the host. `panels` asks for the device's own layout where it has one. */
+/** An operand on the host. `panels` requests the device's own layout where it has one. */
 export interface CaseOperand {
   readonly shape: readonly number[];
   readonly dtype: DType;
@@ -27,7 +27,7 @@ export interface SelfTestCase {
 
 /** f32 sums in another order, exp and tanh by polynomials. */
 const FLOAT = 2e-5;
-/** Weights of codes in 65280 steps, where a kernel multiplies codes with codes. */
+/** Attention weights in 65280 steps, where a kernel multiplies codes with codes. */
 const STEPS = 1e-4;
 /** One rounding to bf16 of operands of a product, where the op allows it. */
 const BF16 = 1e-2;
@@ -191,7 +191,7 @@ export function selfTestCases(): SelfTestCase[] {
         [x, packed(codes), absmax, ...plain, ...out],
         [code, 64, ACT.none, 2, 0],
       );
-      // Blocks that run over the ends of rows, with doubly quantized scales.
+      // Blocks that span two rows, with doubly quantized scales.
       add(
         "four_bit_linear",
         `${kind}, ${rows} rows, double quant`,
@@ -352,7 +352,7 @@ export function selfTestCases(): SelfTestCase[] {
   ]);
   add("token_logprobs", "203 tokens", FLOAT, [logits, ints([3], 203)]);
 
-  // What gradients are made of.
+  // Ops that gradients consist of.
   add("fill", "5 x 7", 0, [zeros([5, 7], "f32")], [0.5]);
   add("sum_rows", "70 rows", FLOAT, [floats([70, 37])]);
   add("embedding_back", "an id more than once", FLOAT, [ints([2, 9], 5), floats([2, 9, 37])], [7]);

@@ -90,7 +90,7 @@ export async function compareCase(device: Device, reference: Device, test: SelfT
   }
 }
 
-/** All cases, in the order of their list; ops without a case are failures of the list and come last. */
+/** All cases, in the order of their list; ops without a case count as failures and come last. */
 export async function selfTest(device: Device, reference: Device): Promise<CaseResult[]> {
   const cases = selfTestCases();
   const results: CaseResult[] = [];

@@ -1,18 +1,18 @@
-// Gives out device buffers and takes them back. Every backend runs its queue in order, so a released block is handed out
-// again at once: what its next owner writes comes later in the same queue. Small and medium blocks are kept in size
-// classes; large ones go straight back to the backend. Kept blocks cannot pile up: blocks in use and kept blocks together
-// stay near the most that was in use at one time, and the least recently used kept block goes first.
+// Hands out device buffers and takes them back. Every backend runs its queue in order, so a released block can be reused at
+// once: its next owner's writes come later in the same queue. Small and medium blocks are kept in size classes; large ones go
+// straight back to the backend. Used and kept blocks together stay near the peak usage; the least recently used kept block
+// is freed first.
 
 import type { Backend, BufferId } from "./backend.js";
 import { OutOfMemoryError } from "./errors.js";
 
-/** Blocks above this are not kept: they are weights or caches, and holding them back would double the memory. */
+/** Blocks above this are not kept: they are weights or caches, and keeping them would double the memory. */
 const KEEP_BELOW = 64 << 20;
-/** Bytes of free blocks kept for reuse in all. */
+/** Most bytes of free blocks kept for reuse. */
 const KEEP_AT_MOST = 512 << 20;
 /**
- * Bytes that used and kept blocks together may hold above the most that was in use at one time. Prompts of other lengths
- * want blocks of other sizes; with no slack at all each would free and allocate, and WebGPU takes long for that.
+ * Bytes that used and kept blocks together may hold above the peak usage. Prompts of different lengths need blocks of different
+ * sizes; without slack each would free and allocate, which is slow on WebGPU.
  */
 const SLACK = 32 << 20;
 /** A kept block serves a request if it is at most this many times as large. */
@@ -20,24 +20,24 @@ const LOOSEST_FIT = 1.5;
 
 const OUT_OF_MEMORY_HINT = "load in 8 or 4 bits, or lower the batch or the context";
 
-/** A block of device memory that somebody owns, or that waits to be owned again. */
+/** A block of device memory, in use or kept for reuse. */
 export interface Block {
   readonly buffer: BufferId;
   /** Bytes of the block itself. */
   readonly size: number;
-  /** Bytes that were asked for. */
+  /** Bytes requested. */
   bytes: number;
-  /** What it holds, and the module that asked for it: for reports. */
+  /** Its contents, and the module that requested it: for reports. */
   label: string;
   path: string;
-  /** When it was released, in releases of the arena; of kept blocks only. */
+  /** When it was released, counted in releases of the arena; only for kept blocks. */
   released: number;
 }
 
 export interface MemoryReport {
-  /** Bytes asked for and not given back. */
+  /** Bytes requested and not yet returned. */
   readonly live: number;
-  /** The most that `live` has been. */
+  /** The highest value of `live`. */
   readonly peak: number;
   /** Bytes of free blocks kept for reuse. */
   readonly kept: number;
@@ -49,7 +49,7 @@ export class Arena {
   readonly #beforeFree: () => void;
   readonly #afterRelease: (buffer: BufferId) => void;
   #free = new Map<number, Block[]>();
-  /** While a recording is made: the free blocks of everybody else. */
+  /** While a recording is made: the free blocks from outside it. */
   #outside: Map<number, Block[]> | undefined;
   readonly #owned = new Set<Block>();
   #live = 0;
@@ -61,8 +61,8 @@ export class Arena {
   #releases = 0;
 
   /**
-   * `beforeFree` runs before memory goes back to the backend: what uses it must be in the queue by then. `afterRelease`
-   * hears of blocks that are kept for the next owner.
+   * `beforeFree` runs before memory goes back to the backend: commands that use it must be in the queue by then.
+   * `afterRelease` is called for blocks that are kept for the next owner.
    */
   constructor(
     backend: Pick<Backend, "budget" | "allocate" | "free">,
@@ -83,7 +83,7 @@ export class Arena {
     this.#peak = this.#live;
   }
 
-  /** Allocates nothing. @throws OutOfMemoryError if `bytes` more are above the budget, naming the largest owners. */
+  /** Allocates nothing. @throws OutOfMemoryError if `bytes` more exceed the budget, naming the largest owners. */
   checkRoom(bytes: number, label: string): void {
     if (this.#live + bytes > this.#backend.budget) throw this.#outOfMemory(bytes, label);
   }
@@ -143,7 +143,7 @@ export class Arena {
     this.#most = Math.max(this.#most, this.#used);
   }
 
-  /** Takes the kept block that fits a size class best, of those that are not much larger. */
+  /** Takes the best-fitting kept block for a size class, unless all are much larger. */
   #reuse(size: number): Block | undefined {
     for (let fit = size; fit <= KEEP_BELOW && fit <= size * LOOSEST_FIT; fit = classOf(fit + 1)) {
       const block = this.#free.get(fit)?.pop() ?? this.#outside?.get(fit)?.pop();
@@ -153,8 +153,8 @@ export class Arena {
   }
 
   /**
-   * From here to `endCapture`, blocks that are given back are used again only by what is captured: a recording that is
-   * replayed later writes to them again.
+   * Until `endCapture`, released blocks are reused only by the captured commands: replaying the recording writes to them
+   * again.
    */
   beginCapture(): void {
     this.#outside = this.#free;
@@ -177,17 +177,17 @@ export class Arena {
   }
 
   /**
-   * Gives kept blocks back to the backend until at most `keep` bytes of them are left. What is in use from here on decides
-   * how much is kept later.
+   * Gives kept blocks back to the backend until at most `keep` bytes are left. The usage from here on decides how much is
+   * kept later.
    */
   trim(keep = 0): void {
     this.#shrink(keep);
     this.#most = this.#used + this.#kept;
   }
 
-  /** Frees kept blocks, the least recently used first, until at most `keep` bytes of them are left. */
+  /** Frees kept blocks, least recently used first, until at most `keep` bytes are left. */
   #shrink(keep: number): void {
-    if (this.#kept <= keep || this.#outside) return; // what a capture gave back may be part of it
+    if (this.#kept <= keep || this.#outside) return; // they may include blocks that a capture released
     this.#beforeFree();
     while (this.#kept > keep) {
       let oldest: Block[] | undefined;
@@ -214,7 +214,7 @@ export class Arena {
     return [...groups.values()].sort((a, b) => b.bytes - a.bytes);
   }
 
-  /** An error that a backend found later, when it was too late to say who asked, with the largest owners. */
+  /** Adds the largest owners to an error that a backend reported too late to attribute. */
   explain(error: OutOfMemoryError): OutOfMemoryError {
     return new OutOfMemoryError(`${error.message.split("\n")[0]}${this.#largest()}`, {
       hint: OUT_OF_MEMORY_HINT,

@@ -1,7 +1,7 @@
-// The contract that a backend fulfils: memory, an in-order queue, and named kernels. It never sees tensors, models or
-// quantization schemes. Everything here is ordered like the calls were made: a free takes effect after the commands
-// that were submitted before it, a write is seen by the commands submitted after it. A command that fails spoils what it
-// should have written and everything computed from that; other reads are not affected.
+// The contract of a backend: memory, an in-order queue, and named kernels. It never sees tensors, models or quantization
+// schemes. Everything is ordered as the calls were made: a free takes effect after the commands submitted before it, a write
+// is visible to the commands submitted after it. A failed command makes its outputs, and everything computed from them,
+// invalid ("spoilt"); other reads are not affected.
 
 import type { DType } from "./dtype.js";
 
@@ -14,27 +14,27 @@ export interface KernelInfo {
   readonly signature: string;
 }
 
-/** How a backend failed: which op, and the site number that the command carried. */
+/** A backend failure: the op, and the site number of the command. */
 export interface BackendFailure {
   readonly op: string;
   readonly site: number;
   readonly message: string;
 }
 
-/** Commands in a form that the backend runs many times cheaply. */
+/** Commands in a form that the backend can run repeatedly at low cost. */
 export interface PreparedCommands {
   /** Queues the commands once more, as `submit` would. */
   run(): void;
   dispose(): void;
 }
 
-/** Bytes on their way between two devices whose backends share memory. Both ends are handed over, in any order. */
+/** A transfer between two devices whose backends share memory. Each side is called once, in any order. */
 export interface Link {
-  /** Queues the sending of what the bytes are by then, with the failure that spoilt them if one did. */
+  /** Queues sending the bytes as they are at that point in the queue, with the failure that spoilt them if any. */
   send(buffer: BufferId, offset: number, bytes: number): void;
-  /** Queues the taking of them: what comes later waits until they are there. */
+  /** Queues receiving them: later commands wait for the bytes. */
   receive(buffer: BufferId, offset: number, bytes: number): void;
-  /** One end will not come: the other one, if it waits, is told. */
+  /** One side will not come: fails the other one if it waits. */
   fail(message: string): void;
 }
 
@@ -50,12 +50,12 @@ export interface Backend {
   readonly description: string;
   /** Kernels by the number that commands carry (the index in this list). */
   readonly kernels: readonly KernelInfo[];
-  /** Bytes that allocations may take in all. */
+  /** Most bytes that allocations may take together. */
   readonly budget: number;
   /** True once the device is gone for good: every call rejects, and a new one must be opened. */
   readonly lost?: boolean;
 
-  /** Work handed to a device so far, where a backend counts it. */
+  /** Work submitted to a device so far, on backends that count it. */
   readonly statistics?: { readonly dispatches: number; readonly submits: number };
 
   /** @throws OutOfMemoryError */
@@ -76,18 +76,18 @@ export interface Backend {
   read(buffer: BufferId, offset: number, bytes: number, checked?: number): Promise<Uint8Array>;
 
   /**
-   * Bytes of a matrix in the layout that this backend's kernels like best, or undefined where plain rows are best.
+   * Bytes of a matrix in the layout that this backend's kernels prefer, or undefined where plain rows are best.
    * The layout is private to the backend; its `pack` and `unpack` kernels convert rows to it and back.
    */
   panelBytes?(dtype: DType, rows: number, columns: number): number | undefined;
   /**
-   * Reads a byte range of a file straight into a buffer, in order. With `ahead` it is read while later commands run, those
-   * that use the bytes wait. A range that cannot be read is spoilt. Backends without files leave it out.
+   * Reads a byte range of a file straight into a buffer, in order. With `ahead` it is read while later commands run; those
+   * that use the bytes wait. A range that cannot be read is spoilt. Backends without file access omit it.
    */
   load?(buffer: BufferId, offset: number, file: string, position: number, bytes: number, options?: LoadOptions): void;
   /** Marks bytes as spoilt, in order, by a failure of another device. */
   spoil(buffer: BufferId, offset: number, bytes: number, failure: BackendFailure): void;
-  /** A way for bytes to another backend that shares memory with this one; undefined where there is none. */
+  /** A link to another backend that shares memory with this one; undefined where there is none. */
   link?(to: Backend): Link | undefined;
 
   close(): Promise<void>;

@@ -1,13 +1,13 @@
-// Encodes op calls as 32-bit words, the only thing that travels to a backend. native/call.h reads the same layout.
+// Encodes op calls as 32-bit words, the only form in which they reach a backend. native/call.h reads the same layout.
 //
 //   kernel, words, site, operand*, attr*
 //   operand (absent):  0
 //   operand (present): header, buffer, offset low, offset high, dim*, stride*
 //     header = 1<<31 | strided<<24 | panels<<16 | dtype<<8 | rank; strides (in elements) only if strided
 //   attr: the i32 itself, or the bits of the f32
-// Operands stand in signature order, inputs first, then outputs. The offset is in bytes.
+// Operands are in signature order, inputs first, then outputs. The offset is in bytes.
 //
-//   -1, 4, 0, buffer     is no op: nobody owns the buffer any more, and failures that spoilt it are forgotten
+//   -1, 4, 0, buffer     not an op: the buffer has no owner any more, and the failures that spoilt it are forgotten
 
 import { DTYPE_CODE, type DType } from "./dtype.js";
 
@@ -24,7 +24,7 @@ export interface EncodableTensor {
 
 const INITIAL_WORDS = 1 << 14;
 
-/** In the place of a kernel's number: see above. */
+/** Replaces the kernel number: see above. */
 export const FORGET = -1;
 
 /** A growing buffer of encoded commands. */
@@ -76,7 +76,7 @@ export class CommandBuffer {
     this.commands++;
   }
 
-  /** Says that a buffer has lost its owner; counts as no command. */
+  /** Records that a buffer has lost its owner; not counted as a command. */
   forget(buffer: number): void {
     if (this.length + 512 > this.words.length) this.#grow();
     const { words, length } = this;

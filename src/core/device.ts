@@ -1,5 +1,5 @@
-// A device as the rest of Octavo sees it: a backend with an arena, a recorder of commands and a list of module paths
-// for error messages. Ops record here; nothing waits except `read`.
+// A device as the rest of Octavo sees it: a backend with an arena, a command recorder and a list of module paths for error
+// messages. Ops record here; only `read` waits.
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId } from "./backend.js";
@@ -11,23 +11,23 @@ import { type Operation, Stream } from "./stream.js";
 
 export { captureAll, Recording } from "./recording.js";
 
-/** Commands that are recorded before they are handed to the backend without anybody waiting. */
+/** Commands recorded before they are handed to the backend. */
 const FLUSH_AT = 24;
-/** Words that may wait where memory is taken and given back and no command is recorded. */
+/** Words that may be pending when memory is taken and released without recording commands. */
 const FLUSH_WORDS = 1 << 14;
 
-/** Module paths by the number that commands carry, of all devices: a failure that travels keeps its number. */
+/** Module paths of all devices, by the site number in commands: a failure that crosses devices keeps its number. */
 const SITES: string[] = [""];
 const SITE_IDS = new Map<string, number>([["", 0]]);
 
-/** Errors of devices that are gone or full, by the (negative) site of the failures that stand for them elsewhere. */
+/** Errors of lost or full devices, by the (negative) site of the failures that represent them on other devices. */
 const FOREIGN = new Map<number, OctavoError>();
 const FOREIGN_AT_MOST = 64;
 let foreign = 0;
 
 export interface LoadFileOptions {
   /**
-   * Read on a thread of the backend's own, while later commands run that do not use `into`. Otherwise all later commands
+   * Read on a thread of the backend's own, while later commands that do not use `into` run. Otherwise all later commands
    * wait, and the backend reads as fast as it can.
    */
   readonly ahead?: boolean;
@@ -46,9 +46,9 @@ export class Device implements AsyncDisposable {
   readonly backend: Backend;
   readonly arena: Arena;
   readonly commands = new CommandBuffer();
-  /** The order of everything that the backend is handed. */
+  /** The order of everything handed to the backend. */
   readonly stream = new Stream();
-  /** Why it was taken, if that was left to Octavo ("auto"). */
+  /** Why this device was chosen, if Octavo chose it ("auto"). */
   reason: string | undefined;
   /** Number of commands recorded since the device was opened. */
   recorded = 0;
@@ -97,12 +97,12 @@ export class Device implements AsyncDisposable {
     return this.backend.panelBytes?.(dtype, rows, columns);
   }
 
-  /** Path of the module that records now; ops carry it into error messages and leak reports. */
+  /** Path of the module that is recording; ops put it into error messages and leak reports. */
   get path(): string {
     return this.#path;
   }
 
-  /** Number that commands recorded now carry. */
+  /** Site number of the commands recorded now. */
   get site(): number {
     return this.#site;
   }
@@ -127,16 +127,15 @@ export class Device implements AsyncDisposable {
   }
 
   /**
-   * Records what `body` does without running it. Replaying it runs the same commands on the same memory again, which
-   * costs microseconds where recording costs a fraction of a millisecond. So `body` must take everything that changes
-   * from tensors that outlive the recording, leave its results in such tensors, and write nothing from the host.
-   * The caller disposes the recording.
+   * Records what `body` does without running it. A replay runs the same commands on the same memory again: microseconds,
+   * where recording takes a fraction of a millisecond. So `body` must read all varying values from tensors that outlive the
+   * recording, leave its results in such tensors, and write nothing from the host. The caller disposes the recording.
    */
   capture(body: () => void): Recording {
     return captureAll([this], body);
   }
 
-  /** The recording that is being made. */
+  /** The recording in progress. */
   get capturing(): Capture | undefined {
     return this.#capture;
   }
@@ -162,7 +161,7 @@ export class Device implements AsyncDisposable {
     this.recorded += commands;
   }
 
-  /** Hands the backend something that is no command, behind everything recorded so far; see `record`. */
+  /** Hands the backend an operation that is not a command, after everything recorded so far; see `record`. */
   enqueue(operation: Operation): void {
     this.flush();
     this.checkOpen();
@@ -174,7 +173,7 @@ export class Device implements AsyncDisposable {
     if (this.#closed) throw new DeviceError(`device ${this.name} is closed`);
   }
 
-  /** Records something that is no command: it is done once behind everything recorded so far, or at each replay. */
+  /** Records an operation that is not a command: it runs once after everything recorded so far, or at each replay. */
   record(operation: Operation): void {
     if (this.#capture) this.#capture.push([this], () => this.enqueue(operation));
     else this.enqueue(operation);
@@ -186,8 +185,8 @@ export class Device implements AsyncDisposable {
   }
 
   /**
-   * Records that the bytes of a tensor, as they are stored, come from byte `position` of a file on. If they cannot be
-   * read the tensor is spoilt, and a read of it rejects with a KernelError that names the file.
+   * Records a load of the tensor's bytes, as stored, from byte `position` of a file on. If they cannot be read, the tensor is
+   * spoilt, and reading it rejects with a KernelError that names the file.
    * @throws DeviceError (a tensor of another device, a device that reads no files), ShapeError
    */
   load(into: LoadTarget, file: string, position: number, { ahead = false }: LoadFileOptions = {}): void {
@@ -203,7 +202,7 @@ export class Device implements AsyncDisposable {
     if (nbytes > 0) this.record(() => backend.load!(buffer, offset, file, position, nbytes, options));
   }
 
-  /** Hands what is recorded to the backend. Returns at once. */
+  /** Hands the recorded commands to the backend. Returns at once. */
   flush(): void {
     const { commands } = this;
     if (commands.length === 0) return;
@@ -214,12 +213,12 @@ export class Device implements AsyncDisposable {
         this.stream.run(() => this.backend.submit(words, words.length));
       } else this.backend.submit(commands.words, commands.length);
     } finally {
-      // What a backend refuses to take must not come back with the next commands.
+      // Commands that a backend rejects must not be submitted again with the next ones.
       commands.reset();
     }
   }
 
-  /** Hands over what is recorded before memory goes back; a device that is gone takes nothing, and needs nothing. */
+  /** Submits the recorded commands before memory is freed; a lost device needs nothing. */
   #settle(): void {
     if (this.backend.lost) this.commands.reset();
     else this.flush();
@@ -244,7 +243,7 @@ export class Device implements AsyncDisposable {
     } else this.backend.write(buffer, offset, bytes);
   }
 
-  /** @throws KernelError naming op and module if a command failed that should have written these bytes, or what they were made of */
+  /** @throws KernelError naming op and module if a command that should have written these bytes, or their inputs, failed */
   async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
     if (this.#capture) throw new DeviceError("a recording cannot be read while it is made");
     this.flush();
@@ -264,7 +263,7 @@ export class Device implements AsyncDisposable {
     return this.backend.read(buffer, offset, bytes, checked);
   }
 
-  /** The typed error for what a backend says. */
+  /** The typed error for a backend's error. */
   #errorOf(error: unknown): OctavoError {
     if (error instanceof OutOfMemoryError) return this.arena.explain(error);
     if (error instanceof OctavoError) return error;
@@ -277,7 +276,7 @@ export class Device implements AsyncDisposable {
     return new KernelError(`${op}${path ? ` in ${path}` : ""}: ${message}`, { details: { op, module: path ?? "" } });
   }
 
-  /** What stands on another device for a read that was rejected here: there it spoils what should have been read. */
+  /** The failure that spoils the target of a transfer on another device when the read here was rejected. */
   failureOf(error: unknown): BackendFailure {
     const { failure } = error as { failure?: BackendFailure };
     if (failure) return failure;
@@ -288,7 +287,7 @@ export class Device implements AsyncDisposable {
     return { op: "transfer", site, message: told.message.split("\n")[0]! };
   }
 
-  /** Resolves when everything recorded so far has run, whether it failed or not. */
+  /** Resolves when everything recorded so far has run or failed. */
   async synchronize(): Promise<void> {
     const block = this.allocate(4, "synchronize");
     try {

@@ -24,7 +24,7 @@ export function isFloat(dtype: DType): dtype is "f32" | "f16" | "bf16" {
   return dtype === "f32" || dtype === "f16" || dtype === "bf16";
 }
 
-/** Typed array that `read()` gives for a dtype: f16 and bf16 are widened to f32, u4 stays packed. */
+/** Typed array that `read()` returns for a dtype: f16 and bf16 are widened to f32, u4 stays packed. */
 export type HostArray = Float32Array | Int32Array | Int8Array | Uint8Array;
 
 const f32 = new Float32Array(1);
@@ -38,7 +38,7 @@ export function toBf16(value: number): number {
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
-/** The number that bf16 bits stand for. */
+/** The number encoded by bf16 bits. */
 export function fromBf16(bits: number): number {
   u32[0] = bits << 16;
   return f32[0]!;
@@ -63,7 +63,7 @@ export function toF16(value: number): number {
   return sign | (rounded >>> 13);
 }
 
-/** The number that f16 bits stand for. */
+/** The number encoded by f16 bits. */
 export function fromF16(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >>> 10) & 0x1f;
@@ -120,7 +120,7 @@ const SPELLINGS: ReadonlyMap<FloatName, DType> = new Map<FloatName, DType>([
 /** Spellings of float dtypes that users and config files use (torch's, transformers.js' and ours). */
 export const DTYPE_SPELLINGS: readonly string[] = [...SPELLINGS.keys()];
 
-/** The dtype that a spelling stands for, `undefined` if none; "torch.bfloat16" works too. */
+/** The dtype for a spelling, or `undefined`; "torch.bfloat16" works too. */
 export function parseDType(spelling: string): "f32" | "f16" | "bf16" | undefined {
   return SPELLINGS.get(spelling.replace(/^torch\./, "") as FloatName) as "f32" | "f16" | "bf16" | undefined;
 }

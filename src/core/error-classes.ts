@@ -1,7 +1,7 @@
-// The classes of errors, and nothing else: what the package exports as they are. Every refusal of Octavo is an OctavoError
-// with a stable `code`, one sentence that says what was wanted and what came, and at most one hint.
+// The error classes, and nothing else: the package exports this file as it is. Every error that Octavo throws is an
+// OctavoError with a stable `code`, one sentence with the expected and the actual value, and at most one hint.
 
-/** Facts an error carries for machines: file, byte offset, key, expected, got, and so on. */
+/** Machine-readable facts of an error: file, byte offset, key, expected, got, and so on. */
 export type ErrorDetails = Readonly<
   Record<string, string | number | boolean | readonly (string | number)[] | undefined>
 >;
@@ -48,21 +48,21 @@ export class DeviceError extends OctavoError {
   }
 }
 
-/** A kernel failed while it ran; rejects every `read` of what it should have written, or of what was made from that. */
+/** A kernel failed while it ran; rejects every `read` of its outputs and of everything computed from them. */
 export class KernelError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_KERNEL", message, options);
   }
 }
 
-/** Memory that was asked for does not fit; names the largest owners. */
+/** The requested memory does not fit; names the largest owners. */
 export class OutOfMemoryError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_OUT_OF_MEMORY", message, options);
   }
 }
 
-/** A file is not what its format demands. `details.file` and `details.offset` or `details.key` say where. */
+/** A file violates its format. `details.file` and `details.offset` or `details.key` say where. */
 export class FormatError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_FORMAT", message, options);
@@ -76,7 +76,7 @@ export class NotFoundError extends OctavoError {
   }
 }
 
-/** A server could not be reached, refused, or broke off. `details.url` and, where it answered, `details.status`. */
+/** A server was unreachable, refused, or broke off. `details.url` and, if it answered, `details.status`. */
 export class NetworkError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_NETWORK", message, options);
@@ -90,21 +90,21 @@ export class CheckpointError extends OctavoError {
   }
 }
 
-/** config.json (or generation_config.json) holds a value that the model cannot take. */
+/** config.json (or generation_config.json) holds a value that the model does not accept. */
 export class ConfigError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_CONFIG", message, options);
   }
 }
 
-/** The architecture (`model_type`) is not one that Octavo knows. */
+/** Octavo does not support this architecture (`model_type`). */
 export class UnsupportedModelError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_UNSUPPORTED_MODEL", message, options);
   }
 }
 
-/** A gradient was asked for that cannot be had: an op without a rule, or values that were overwritten. Names the op. */
+/** A gradient is not available: the op has no rule, or values were overwritten. Names the op. */
 export class GradientError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {
     super("ERR_GRADIENT", message, options);

@@ -1,4 +1,4 @@
-// Typed errors: their classes (error-classes.ts), the list of them, and what throws them in many places.
+// Typed errors: the list of their classes (error-classes.ts), and helpers that throw them.
 
 import { closest, distance } from "fastest-levenshtein";
 import * as classes from "./error-classes.js";
@@ -8,12 +8,12 @@ export * from "./error-classes.js";
 
 type ErrorClass = new (message: string, options?: OctavoErrorOptions) => OctavoError;
 
-/** Every class of error but the base. A class that error-classes.ts exports is in the list, and in the package's exports. */
+/** All error classes but the base. A class exported by error-classes.ts is in this list and in the package's exports. */
 export const ERROR_CLASSES: readonly ErrorClass[] = Object.values(classes).filter(
   (one): one is Exclude<typeof one, typeof OctavoError> => one !== OctavoError,
 );
 
-/** What to try when a config.json makes no sense. */
+/** Hint for an invalid config.json. */
 export const CONFIG_HINT = "compare it with the config.json that the model was published with";
 
 /** @throws AbortError if the signal has fired; `what` names the work, such as "generation" */
@@ -21,17 +21,17 @@ export function throwIfAborted(signal: AbortSignal | undefined, what: string): v
   if (signal?.aborted) throw new AbortError(`${what} was aborted`, { cause: signal.reason });
 }
 
-/** Characters of a word that can be a misspelling of another. */
+/** Longest word, in characters, that is checked for a misspelling. */
 const LONGEST_WORD = 200;
 
-/** The nearest of `known` to `word`, if it is near enough to be what was meant. */
+/** The nearest of `known` to `word`, if it is near enough to be a likely misspelling. */
 export function suggestion(word: string, known: readonly string[]): string | undefined {
   if (known.length === 0 || word.length > LONGEST_WORD) return undefined;
   const best = closest(word, known as string[]);
   return distance(word, best) <= Math.max(2, Math.ceil(word.length / 3)) ? best : undefined;
 }
 
-/** Characters of an unknown option's name that its error repeats. */
+/** Most characters of an unknown option's name that its error repeats. */
 const LONGEST_NAME = 60;
 
 /**

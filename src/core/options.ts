@@ -1,19 +1,19 @@
 // Tables of options. A table has one entry for each option of a call. The entry gives the option's TypeScript type, its
-// check, what messages say about it and, where it has `help`, its flag on the command line.
+// check, its text in messages and, if it has `help`, its flag on the command line.
 
 import * as z from "zod";
 import { checkOptions, OptionError, suggestion } from "./errors.js";
 import { kindOf, show } from "./show.js";
 
-/** What an entry says beside the check. */
+/** The facts of an entry beside its check. */
 export interface EntryFacts {
   /** The next thing to try when the value is refused. */
   readonly hint?: string | ((value: unknown) => string | undefined);
-  /** Messages name the type of a wrong value and not the value. */
+  /** Messages name the type of a wrong value instead of the value. */
   readonly secret?: boolean;
   /** Text for the command line's help; options without it have no flag. */
   readonly help?: string;
-  /** Name of the flag without its dashes; by default the option's with dashes for underscores. */
+  /** Name of the flag without dashes at the front; by default the option's name with dashes for underscores. */
   readonly flag?: string;
   /** What the flag takes, such as "<n>". */
   readonly value?: string;
@@ -22,18 +22,18 @@ export interface EntryFacts {
 /** An option whose values are of type T. */
 export interface Entry<T> extends EntryFacts {
   readonly schema: z.ZodType<T>;
-  /** What the option may be, as the end of "it must be ...". */
+  /** Allowed values, as the end of "it must be ...". */
   readonly wanted: string;
 }
 
 export type Table = Readonly<Record<string, Entry<unknown>>>;
 
-/** The options of a table; each may be left out. */
+/** The options of a table, all optional. */
 export type Options<T extends Table> = {
   -readonly [Name in keyof T]?: T[Name] extends Entry<infer Value> ? Value : never;
 };
 
-/** The options of a table that must be there. */
+/** The required options of a table. */
 export type Needed<T extends Table, Names extends keyof T> = {
   -readonly [Name in keyof T as Extract<Name, Names>]-?: T[Name] extends Entry<infer Value> ? Value : never;
 };
@@ -67,12 +67,12 @@ export function choice<const T extends string | number | boolean>(values: readon
   return option(z.literal(values), words.length === 2 ? words.join(" or ") : `one of ${words.join(", ")}`, facts);
 }
 
-/** A value that the type system knows better than zod: objects of classes, functions, unions of both. */
+/** A value whose type zod cannot express: class instances, functions, unions of both. */
 export function such<T>(check: (value: unknown) => boolean, wanted: string, facts?: EntryFacts): Entry<T> {
   return option(z.custom<T>(check), wanted, facts);
 }
 
-/** A value that the call itself checks, with others or against the model. */
+/** A value that the call itself checks, against other options or the model. */
 export function checkedLater<T>(): Entry<T> {
   return option(z.custom<T>(), "");
 }
@@ -81,7 +81,7 @@ export function signal(): Entry<AbortSignal> {
   return such((value) => value instanceof AbortSignal, "an AbortSignal");
 }
 
-/** What is wrong with a value: the sentence and the hint; undefined if nothing is. `name` is the option's. */
+/** The message and hint for a wrong value; undefined if it is valid. `name` is the option's. */
 export function problemWith(
   name: string,
   entry: Entry<unknown>,
@@ -102,10 +102,10 @@ function nearest(value: string, allowed: ReadonlySet<unknown>): string | undefin
 }
 
 /**
- * The options that `given` holds, checked one by one; those that are undefined count as left out.
+ * The options in `given`, each checked; undefined counts as absent.
  * @param place the call, for messages
- * @param path what stands before the names in messages, such as "cache_config."
- * @throws OptionError naming the option, what it may be, and what came; for an unknown name the nearest known one
+ * @param path prefix of the names in messages, such as "cache_config."
+ * @throws OptionError naming the option, its allowed values and the actual one; for an unknown name the nearest known one
  */
 export function readOptions<T extends Table>(place: string, table: T, given: unknown, path = ""): Options<T> {
   checkOptions(place, given as object, Object.keys(table));
@@ -127,7 +127,7 @@ export function omit<T extends Table, const Names extends readonly (keyof T)[]>(
   return Object.fromEntries(Object.entries(table).filter(([name]) => !names.includes(name))) as Omit<T, Names[number]>;
 }
 
-/** The part of `options` that `table` has. */
+/** The options in `options` that `table` has. */
 export function pick<T extends Table>(table: T, options: { readonly [Key in keyof T]?: unknown }): Options<T> {
   const names = Object.keys(table).filter((name) => options[name] !== undefined);
   return Object.fromEntries(names.map((name) => [name, options[name]])) as Options<T>;

@@ -1,6 +1,6 @@
-// Recordings: what one or several devices do in a body of code, kept to be run again and again. Each device's commands
-// are cut into segments where something else comes between them: a transfer to or from another device, a load of a
-// file. All steps are replayed in the order in which they were recorded, so devices wait for each other as they did.
+// Recordings: the commands of one or several devices, kept to be replayed. Each device's commands are cut into segments
+// wherever another step comes between them: a transfer to or from another device, or a load of a file. All steps are replayed
+// in the recorded order, so devices wait for each other as they did.
 
 import type { Block } from "./arena.js";
 import type { Backend, PreparedCommands } from "./backend.js";
@@ -27,10 +27,10 @@ interface Segment {
   readonly commands: number;
 }
 
-/** Something that is done anew at each replay. */
+/** A step that is repeated at each replay. */
 type Action = () => void;
 
-/** A recording in the making. */
+/** A recording in progress. */
 export class Capture {
   readonly devices: ReadonlySet<Recorder>;
   readonly steps: (Segment | Action)[] = [];
@@ -39,7 +39,7 @@ export class Capture {
     this.devices = new Set(devices);
   }
 
-  /** Ends the segment of a device: what it records next comes behind the steps that follow. */
+  /** Ends the segment of a device: its next commands come after the steps that follow. */
   cut(device: Recorder): void {
     const { commands } = device;
     if (commands.length === 0) return;
@@ -47,7 +47,7 @@ export class Capture {
     commands.reset();
   }
 
-  /** A step that concerns these devices, behind what they recorded so far. */
+  /** Adds a step for these devices, after everything they have recorded so far. */
   push(devices: readonly Recorder[], action: Action): void {
     for (const device of devices) this.cut(device);
     this.steps.push(action);
@@ -55,8 +55,8 @@ export class Capture {
 }
 
 /**
- * Records what `body` does on several devices without running it, transfers between them included (see
- * `Device.capture`, which does it for one). `body` must use no other device. The caller disposes the recording.
+ * Records what `body` does on several devices, including transfers between them, without running it (`Device.capture` is
+ * the same for one device). `body` must use no other device. The caller disposes the recording.
  * @throws DeviceError inside another capture, or if a device is closed
  */
 export function captureAll(devices: readonly Recorder[], body: () => void): Recording {
@@ -114,7 +114,7 @@ export class Recording implements Disposable {
 
   dispose(): void {
     this.#alive = false;
-    // Behind the replays that still wait.
+    // After the replays that are still pending.
     for (const [device, prepared] of this.#prepared.splice(0)) device.stream.run(() => prepared.dispose());
     give(this.#blocks);
     this.#blocks = [];
@@ -125,7 +125,7 @@ export class Recording implements Disposable {
   }
 }
 
-/** @throws DeviceError where two devices do not record into the same capture */
+/** @throws DeviceError if two devices do not record into the same capture */
 export function sharedCapture(from: Recorder, to: Recorder): Capture | undefined {
   const { capturing } = from;
   if (capturing === to.capturing) return capturing;

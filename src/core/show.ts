@@ -1,15 +1,15 @@
-// Values in messages. A value that a caller passes may be anything: a getter that throws, a text of a gigabyte, a proxy.
+// Values in messages. A caller may pass anything: a getter that throws, a gigabyte of text, a proxy.
 
-/** Characters of a text, entries of a list or object, and levels that a message shows. */
+/** Limits of a message: characters of a text, entries of a list or object, and levels. */
 const TEXT = 80;
 const ENTRIES = 8;
 const LEVELS = 2;
-/** Characters of the whole. */
+/** Characters in total. */
 const ALL = 160;
 
 /**
- * A value for a message: as JSON where it is JSON, else by its kind. Never throws, calls no `toJSON`, `toString` or getter
- * of the value's, and gives at most 160 characters.
+ * A value for a message: as JSON if it can be, else its kind. Never throws, calls no `toJSON`, `toString` or getter of the
+ * value, and returns at most 160 characters.
  */
 export function show(value: unknown): string {
   try {

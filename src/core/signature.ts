@@ -1,9 +1,9 @@
-// Op signatures: one line that is the documentation, the check, the shape rule, and the tag that a backend must match.
+// Op signatures: one line serves as documentation, check, shape rule, and the tag that a backend must match.
 //
 //   linear: x[..,K]:f32 weight[N,K]:f32|f16|bf16 bias[N]:f32? ; act:i32 -> y[..,N]:f32
 //
 // operand  = name [dims] :dtypes flags      dims: names bind, numbers must match, `..` stands for any leading dims
-// dtypes   = one or several with `|`; an output may say `=x` for "the dtype of operand x"
+// dtypes   = one or several, separated by `|`; an output may say `=x` for "the dtype of operand x"
 // flags    = `?` optional   `!` written in place   `!!` in place and completely   `!+` sticky flags: may only be set, and
 //            survive a failed command   `~` may be strided (its last dim must still be contiguous)
 //            `@` may be in the device's own panel layout
@@ -25,9 +25,9 @@ export interface OperandSpec {
   readonly sameAs: number;
   readonly optional: boolean;
   readonly mutated: boolean;
-  /** Written in place, every element of it: what was there before does not matter. */
+  /** Every element is overwritten: the old contents do not matter. */
   readonly replaced: boolean;
-  /** Marks are added in place: they outlive commands that fail, and a command never depends on them. */
+  /** Sticky flags, written in place: they survive failed commands, and no command depends on them. */
   readonly marked: boolean;
   readonly strided: boolean;
   readonly panels: boolean;
@@ -160,7 +160,7 @@ export class Signature {
     return shape;
   }
 
-  /** All dims that the last `bind` has bound, by name. */
+  /** All dims bound by the last `bind`, by name. */
   dims(): Record<string, number> {
     const dims: Record<string, number> = {};
     this.#slotNames.forEach((name, slot) => {
@@ -170,8 +170,8 @@ export class Signature {
   }
 
   /**
-   * Refuses outputs that nobody could allocate: without one dtype, or (unless `shaped`: a function gives the shapes) with
-   * a dim that no operand binds which is always there.
+   * Rejects outputs that cannot be allocated: those without a known dtype, or (unless `shaped`: a function gives the shapes)
+   * with a dim that no required operand binds.
    * @throws OctavoError
    */
   checkOutputs(shaped: boolean): void {

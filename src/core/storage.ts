@@ -1,5 +1,5 @@
-// An allocation on a device, counted by the tensors that view it. It may be evicted: it then gives its memory back and keeps
-// its place in them until it is restored.
+// An allocation on a device, counted by the tensors that view it. An evicted one gives its memory back, but stays their
+// storage until it is restored.
 
 import type { Block } from "./arena.js";
 import type { Device } from "./device.js";

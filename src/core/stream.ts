@@ -1,27 +1,27 @@
-// The order of what a device is handed, where it must wait for another device. While nothing is held, an operation runs
-// at once; an operation that returns a promise holds all later ones back until the promise has settled.
+// The order of operations on a device that may have to wait for another device. While nothing is held, an operation runs at
+// once; an operation that returns a promise holds all later ones until the promise settles.
 
-/** Something for the backend. A promise says that what comes later must wait for it; it must not reject. */
+/** An operation for the backend. A returned promise makes later ones wait; it must not reject. */
 export type Operation = () => Promise<void> | void;
 
-/** Entries that have run before their places are given back. */
+/** Number of finished entries after which the queue is compacted. */
 const COMPACT_AT = 1024;
 
 export class Stream {
-  /** True while operations are held back: what runs them later must have copies of what they need. */
+  /** True while operations are held: callers must copy what a later run needs. */
   held = false;
   #waiting: (Operation | undefined)[] = [];
-  /** Where the first that still waits stands. */
+  /** Index of the first pending entry. */
   #at = 0;
   #error: unknown;
 
-  /** Runs an operation behind all earlier ones: at once, or later. @throws what it throws, if it ran at once */
+  /** Runs an operation after all earlier ones: at once, or later. @throws its error, if it ran at once */
   run(operation: Operation): void {
     if (this.held) this.#waiting.push(operation);
     else this.#start(operation);
   }
 
-  /** What an operation threw that ran later, when nobody was there to catch it; given once. */
+  /** The error of an operation that ran later, when nobody could catch it; returned once. */
   takeError(): unknown {
     const error = this.#error;
     this.#error = undefined;
@@ -37,7 +37,7 @@ export class Stream {
     return true;
   }
 
-  /** Runs what waits, up to the next operation that holds. Operations that are added meanwhile come behind. */
+  /** Runs pending operations, up to the next one that holds. Operations added meanwhile come last. */
   #resume(): void {
     while (this.#at < this.#waiting.length) {
       const operation = this.#waiting[this.#at]!;

@@ -1,5 +1,5 @@
-// Tensors: a shape over a piece of device memory. Storage is counted, so views are free and memory goes back the moment
-// the last of them is disposed. `scope` frees everything made inside it but its result.
+// Tensors: a shape over a piece of device memory. Storage is counted, so views are free and memory goes back as soon as the
+// last view is disposed. `scope` frees everything made inside it except its result.
 
 import type { BufferId } from "./backend.js";
 import type { Device } from "./device.js";
@@ -8,7 +8,7 @@ import { DTypeError, OctavoError, ShapeError } from "./errors.js";
 import { Storage } from "./storage.js";
 import { decode, encode } from "./values.js";
 
-/** Elements of an allocation, counted and not in bytes. A matrix in panels counts as rows. */
+/** Position of a tensor in its allocation, in elements (not bytes). A matrix in panels counts as rows. */
 export interface Place {
   /** The allocation; compare it by identity. */
   readonly storage: object;
@@ -20,7 +20,7 @@ export interface Place {
   readonly first: number;
 }
 
-/** Tensors made in the innermost open scope; null outside of any. */
+/** Tensors made in the innermost open scope; null outside of scopes. */
 let current: Tensor[] | null = null;
 
 function elements(shape: readonly number[]): number {
@@ -36,7 +36,7 @@ export class Tensor implements Disposable {
   readonly strides: readonly number[] | null;
   /** Byte offset in the buffer. */
   readonly offset: number;
-  /** True if the bytes are in the device's own panel layout; only kernels that say so take it. */
+  /** True if the bytes are in the device's panel layout; only kernels whose signature allows it take such a tensor. */
   readonly panels: boolean;
   readonly #storage: Storage;
   #alive = true;
@@ -58,7 +58,7 @@ export class Tensor implements Disposable {
     current?.push(this);
   }
 
-  /** Memory for a tensor; its contents are undefined until something writes them. */
+  /** Memory for a tensor; its contents are undefined until written. */
   static empty(device: Device, shape: readonly number[], dtype: DType, label = "tensor"): Tensor {
     for (const size of shape) {
       if (!Number.isSafeInteger(size) || size < 0) throw new ShapeError(`${label}: bad shape [${shape.join(", ")}]`);
@@ -66,14 +66,14 @@ export class Tensor implements Disposable {
     return new Tensor(new Storage(device, bytesOf(dtype, elements(shape)), label), shape, dtype, null, 0, false);
   }
 
-  /** Memory for a matrix in the device's panel layout, or in rows where the device has none. */
+  /** Memory for a matrix in the device's panel layout, or in rows if the device has none. */
   static panels(device: Device, rows: number, columns: number, dtype: DType, label = "weight"): Tensor {
     const bytes = device.panelBytes(dtype, rows, columns);
     if (bytes === undefined) return Tensor.empty(device, [rows, columns], dtype, label);
     return new Tensor(new Storage(device, bytes, label), [rows, columns], dtype, null, 0, true);
   }
 
-  /** A tensor with values from the host; f16 and bf16 are rounded half to even from numbers. */
+  /** A tensor with values from the host; numbers are rounded half to even for f16 and bf16. */
   static from(
     device: Device,
     values: Float32Array | Int32Array | Int8Array | Uint8Array | readonly number[],
@@ -116,7 +116,7 @@ export class Tensor implements Disposable {
     return elements(this.shape);
   }
 
-  /** Bytes of the memory it holds (for panels: as the device stores it). */
+  /** Bytes of its memory (for panels: as the device stores it). */
   get nbytes(): number {
     return this.panels ? this.#storage.bytes : bytesOf(this.dtype, this.size);
   }
@@ -129,12 +129,12 @@ export class Tensor implements Disposable {
     return this.#alive;
   }
 
-  /** What all views of one allocation share: compare it by identity. */
+  /** The allocation that all views share: compare it by identity. */
   get storage(): object {
     return this.#storage;
   }
 
-  /** Where its elements lie in its allocation; also of a tensor that was disposed. */
+  /** Where its elements are in its allocation; valid for disposed tensors too. */
   get place(): Place {
     const { shape, strides, dtype, offset } = this;
     const unit = bytesOf(dtype, 1);
@@ -142,15 +142,15 @@ export class Tensor implements Disposable {
     return { storage: this.#storage, capacity, shape, strides, first: offset / unit };
   }
 
-  /** The elements at a place of another allocation of as many elements, in this tensor, which must be all of its own. */
+  /** The same place in this tensor, which must be a whole allocation with `capacity` elements. */
   part({ shape, strides, first, capacity }: Place): Tensor {
     if (this.offset !== 0 || this.strides !== null || this.size !== capacity || this.panels) {
-      throw new ShapeError(`part: [${this.shape.join(", ")}] is no memory of ${capacity} elements`);
+      throw new ShapeError(`part: [${this.shape.join(", ")}] does not have ${capacity} elements`);
     }
     return this.#share(shape, strides, bytesOf(this.dtype, first));
   }
 
-  /** The same memory with another shape of as many elements. Panels keep their columns: their rows may be regrouped. */
+  /** The same memory with another shape of the same size. Panels keep their columns: their rows may be regrouped. */
   view(...shape: number[]): Tensor {
     const hole = shape.indexOf(-1);
     if (hole >= 0) {
@@ -174,7 +174,7 @@ export class Tensor implements Disposable {
     const at = dim < 0 ? dim + this.shape.length : dim;
     const size = this.shape[at];
     const whole = Number.isSafeInteger(start) && Number.isSafeInteger(length) && start >= 0 && length >= 0;
-    // Two 4-bit elements share a byte: rows that begin with one may be taken.
+    // Two 4-bit elements share a byte: rows that start on a byte boundary may be taken.
     const halves =
       this.dtype === "u4" && (at !== 0 || this.strides !== null || (start * this.size) % (2 * size!) !== 0);
     if (size === undefined || !whole || start + length > size || this.panels || halves) {
@@ -185,12 +185,12 @@ export class Tensor implements Disposable {
     const strides = this.strides ?? rowStrides(this.shape);
     const shape = this.shape.slice();
     shape[at] = length;
-    // An empty part begins nowhere: its offset could lie behind the end of the buffer.
+    // An empty part has no offset: it could lie past the end of the buffer.
     const offset = this.offset + (elements(shape) === 0 ? 0 : bytesOf(this.dtype, start * strides[at]!));
     return this.#share(shape, packed(shape, strides), offset);
   }
 
-  /** Element `index` of dim `dim`, which disappears. */
+  /** Element `index` of dim `dim`, which is removed. */
   select(dim: number, index: number): Tensor {
     const at = dim < 0 ? dim + this.shape.length : dim;
     const part = this.narrow(at, index, 1);
@@ -213,7 +213,7 @@ export class Tensor implements Disposable {
     return this.#share(shape, packed(shape, strides), this.offset);
   }
 
-  /** Dims of size 1 repeated to `shape` by a stride of zero, without copying. */
+  /** Repeats dims of size 1 to `shape` with a stride of zero, without copying. */
   expand(...shape: number[]): Tensor {
     if (this.panels || this.dtype === "u4" || shape.length !== this.shape.length) {
       throw new ShapeError(`expand: [${this.shape.join(", ")}] ${this.dtype} does not expand to [${shape.join(", ")}]`);
@@ -257,7 +257,7 @@ export class Tensor implements Disposable {
     return this.device.read(this.buffer, this.offset, this.nbytes);
   }
 
-  /** Resolves when the contents are there. @throws KernelError if a command failed that they were made by, or from */
+  /** Resolves when the contents are ready. @throws KernelError if a command failed that wrote them or their inputs */
   async ready(): Promise<void> {
     if (this.strides !== null)
       throw new ShapeError("ready: the tensor must be contiguous", { hint: "copy() it first" });
@@ -286,8 +286,8 @@ export class Tensor implements Disposable {
   }
 
   /**
-   * Gives the memory back but keeps the tensor, and with it all that view the same memory: they cannot be used until
-   * `restore`. Ordered like everything else: commands recorded before still find the contents.
+   * Gives the memory back but keeps the tensor and all views of it: they cannot be used until `restore`. Ordered like
+   * everything else: commands recorded before still find the contents.
    * @throws ShapeError if the tensor is only a part of its memory
    */
   evict(): void {
@@ -302,7 +302,7 @@ export class Tensor implements Disposable {
     return this.#storage.block !== undefined;
   }
 
-  /** Takes memory again, whose contents are undefined until something writes them. @throws OutOfMemoryError */
+  /** Allocates memory again; its contents are undefined until written. @throws OutOfMemoryError */
   restore(): void {
     if (!this.#alive) void this.buffer; // throws
     this.#storage.restore();
@@ -327,7 +327,7 @@ export class Tensor implements Disposable {
 
 /**
  * Runs `body` and disposes every tensor made inside except those in its result (a tensor, or an array or plain object
- * of tensors), which go to the enclosing scope. Synchronous on purpose: what awaits must own its tensors.
+ * of tensors), which go to the enclosing scope. Synchronous on purpose: async code must own its tensors.
  */
 export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T {
   const outer = current;
@@ -350,7 +350,7 @@ export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T 
   }
 }
 
-/** Tensors that are made together and outlive every scope: all of them, or none if memory runs out between two. */
+/** Tensors that are made together and outlive every scope: all of them, or none if memory runs out midway. */
 export function kept<T extends Readonly<Record<string, Tensor>>>(body: () => T): T {
   const made = scope(body as () => never) as T;
   for (const tensor of Object.values(made)) tensor.keep();

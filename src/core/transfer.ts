@@ -1,15 +1,15 @@
-// How bytes get from one device to another while the caller waits for nothing: the target's stream is held until they are
-// there. Devices that share memory hand them over on their own queues; all others go through the host. On the host at
-// most `WINDOW` bytes from one device to another wait for their target, beyond that the source waits. It waits for work
-// that was recorded before, as everything here does, so devices cannot wait for each other in a circle.
+// Transfers between devices without making the caller wait: the target's stream is held until the bytes have arrived. Devices
+// that share memory hand them over on their own queues; all others go through the host. On the host at most `WINDOW` bytes
+// between two devices wait for their target; beyond that the source waits. Every wait is for work that was recorded earlier,
+// so devices cannot deadlock.
 
 import type { BackendFailure, BufferId } from "./backend.js";
 import type { Device } from "./device.js";
 import { sharedCapture } from "./recording.js";
 
-/** Bytes on the host from one device to another; a larger transfer passes alone. */
+/** Most bytes on the host between two devices; a larger transfer goes alone. */
 const WINDOW = 32 << 20;
-/** From this size on, bytes count as on their way until the target's own queue has taken them, which may be long after. */
+/** From this size on, bytes count as in flight until the target's own queue has taken them, which may be much later. */
 const LARGE = 1 << 20;
 
 /** The way from one device to another through the host. */
@@ -17,7 +17,7 @@ class Lane {
   #bytes = 0;
   #waiting: { readonly bytes: number; readonly go: () => void } | undefined;
 
-  /** Resolves when there is room for `bytes`; undefined if there is now. The source's stream is held, so one waits at most. */
+  /** Resolves when there is room for `bytes`; undefined if there is now. The source's stream is held, so at most one waits. */
   room(bytes: number): Promise<void> | undefined {
     if (this.#fits(bytes)) return undefined;
     return new Promise((go) => {
@@ -66,9 +66,9 @@ export interface Place {
 }
 
 /**
- * Records that `bytes` bytes at `from` are copied to `to`, on another device. A failure that spoilt the first, or the loss
- * of their device, spoils the second.
- * @throws DeviceError if a device is closed, or records into a capture that the other is no part of
+ * Records a copy of `bytes` bytes from `from` to `to`, on another device. If the source is spoilt or its device is lost, the
+ * target is spoilt.
+ * @throws DeviceError if a device is closed, or records into a capture that the other takes no part in
  */
 export function moveBytes(from: Place, to: Place, bytes: number): void {
   const capture = sharedCapture(from.device, to.device);
@@ -134,7 +134,7 @@ function throughHost(from: Place, to: Place, bytes: number): void {
   });
 }
 
-/** The bytes are there but could not be written: no memory, or a device that is lost, whose reads say so. */
+/** Spoils bytes that arrived but could not be written: out of memory, or a lost device, whose reads report it. */
 function spoil({ device, buffer, offset }: Place, bytes: number, error: unknown): void {
   try {
     device.backend.spoil(buffer, offset, bytes, device.failureOf(error));

@@ -1,8 +1,8 @@
-// Values of the host as the bytes that a device stores, and back.
+// Host values as bytes in a device's dtypes, and back.
 
 import { type DType, fromBf16, fromF16, type HostArray, isFloat, narrow } from "./dtype.js";
 
-/** Bytes of values in `dtype`; f16 and bf16 are rounded half to even. */
+/** The bytes of values in `dtype`; rounded half to even for f16 and bf16. */
 export function encode(
   dtype: DType,
   values: Float32Array | Int32Array | Int8Array | Uint8Array | readonly number[],
@@ -23,7 +23,7 @@ export function encode(
   return new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength);
 }
 
-/** Values of bytes in `dtype`; f16 and bf16 are widened to f32, u4 stays packed. */
+/** The values of bytes in `dtype`; f16 and bf16 are widened to f32, u4 stays packed. */
 export function decode(dtype: DType, bytes: Uint8Array): HostArray {
   const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
   const { buffer, byteOffset, byteLength } = aligned;

@@ -8,7 +8,7 @@ import { buildModel } from "../models/index.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { Matrix } from "../nn/module.js";
 
-/** Writes config.json and model.safetensors (bf16) into `folder`; gives the bytes of the tensors. */
+/** Writes config.json and model.safetensors (bf16) into `folder`; returns the bytes of the tensors. */
 export async function writeRandomCheckpoint(folder: string, config: ConfigJson): Promise<number> {
   const model = await buildModel(config, "causal-lm");
   const pool = Uint16Array.from({ length: 1 << 20 }, (_, i) =>
@@ -31,7 +31,7 @@ export async function writeRandomCheckpoint(folder: string, config: ConfigJson):
           for (let at = 0; at < count; at += pool.length)
             values.set(pool.subarray(0, Math.min(pool.length, count - at)), at);
         turn++;
-        if (values.length > 0) values[0] = toBf16(turn / 1000); // no two tensors are alike
+        if (values.length > 0) values[0] = toBf16(turn / 1000); // makes all tensors different
         return new Uint8Array(values.buffer);
       },
     };

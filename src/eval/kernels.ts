@@ -55,7 +55,7 @@ function values(count: number): Float32Array {
 function makeWeight(device: Device, scheme: Scheme, outputs: number, inputs: number): Weight {
   const builder = scheme.begin(device, [outputs, inputs], "bench");
   const step = Math.ceil(Math.min(outputs, (1 << 20) / inputs) / builder.granularity) * builder.granularity;
-  using piece = Tensor.from(device, values(step * inputs), [step, inputs]); // all pieces are alike
+  using piece = Tensor.from(device, values(step * inputs), [step, inputs]); // all pieces are equal
   for (let at = 0; at < outputs; at += step) {
     const rows = piece.narrow(0, 0, Math.min(step, outputs - at));
     builder.put(rows, at);
@@ -161,8 +161,7 @@ function speed(
 const SLOW = 100_000;
 
 /**
- * Microseconds of one call: the median of five rounds of `calls` calls, after a round to warm up. Slow calls run twice in
- * all.
+ * Microseconds of one call: the median of five rounds of `calls` calls, after a warm-up round. Slow calls run only twice.
  */
 async function timed(device: Device, calls: number, record: (n: number) => void): Promise<number> {
   const round = async (count: number): Promise<number> => {

@@ -124,7 +124,7 @@ function written(device: Device, bytes: number): Tensor {
   return big;
 }
 
-/** A size that caches do not hold, or less if it is slow to read, and the seconds of one pass of `record` over it. */
+/** A size that exceeds the caches, or less if it is slow to read, and the seconds of one pass of `record` over it. */
 async function pass<T extends Disposable>(
   device: Device,
   make: (bytes: number) => T,

@@ -3,7 +3,7 @@
 import { OptionError, suggestion } from "../core/errors.js";
 import type { ConfigJson } from "../nn/architecture.js";
 
-/** config.json of a model, as far as benchmarks use it themselves. */
+/** The fields of a model's config.json that benchmarks use themselves. */
 export interface ShapeConfig extends ConfigJson {
   readonly hidden_size: number;
   readonly intermediate_size: number;

@@ -1,6 +1,6 @@
-// The storages that eval and bench compare, by name. Dense matrices are multiplied as their dtype says: f32 and f16 exactly,
+// The storages that eval and bench compare, by name. Dense matrices are multiplied as their dtype implies: f32 and f16 exactly,
 // bf16 in bf16 unless the name has "-f32". 4-bit products are exact unless the name ends in the dtype that they round to.
-// "-kv8" keeps keys and values in 8 bits, "-h8" the output head.
+// "-kv8" stores keys and values in 8 bits, "-h8" the output head.
 
 import { OptionError, suggestion } from "../core/errors.js";
 import type { CacheDType } from "../nn/cache.js";
@@ -11,7 +11,7 @@ import type { HeadDType } from "../quant/index.js";
 export interface Variant {
   /** The kernel of most products, by its name in `octavo bench --kernels`. */
   readonly kernel: string;
-  /** dtype of what is not quantized. */
+  /** dtype of everything that is not quantized. */
   readonly dtype: "float32" | "bfloat16" | "float16";
   readonly quantization: BitsAndBytesOptions | undefined;
   /** Compute dtype of dense products, where it is not the default of `dtype`. */
@@ -53,7 +53,7 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   fp4: { kernel: "nf4", dtype: "bfloat16", quantization: four("fp4") },
 };
 
-/** Names from a comma-separated list. @throws OptionError for one that is not known */
+/** Names from a comma-separated list. @throws OptionError for an unknown one */
 export function variantNames(list: string): string[] {
   const names = list
     .split(",")

@@ -1,5 +1,4 @@
-// What all loaded models have in common as users hold them, whatever they are for: what they were loaded from, the memory
-// they take, and their end.
+// What all loaded models share as users hold them: where they were loaded from, the memory they take, and their disposal.
 
 import type { Device } from "../core/device.js";
 import { OctavoError } from "../core/errors.js";
@@ -20,7 +19,7 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
   readonly #ownsDevice: boolean;
-  /** Work under way that reads the weights; they stay until the last of it has ended. */
+  /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;
   #disposed = false;
 
@@ -42,7 +41,7 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
 
   /**
    * Bytes of the parameters as transformers counts them: the codes of quantized matrices, without their statistics.
-   * See `weight_bytes` for what is really held.
+   * See `weight_bytes` for the memory really held.
    */
   get_memory_footprint(): number {
     let bytes = 0;
@@ -57,7 +56,7 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
     return bytes;
   }
 
-  /** Columns of quantized matrices that held an outlier activation so far, summed over the layers. */
+  /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
     this.checkUsable();
     let columns = 0;
@@ -68,7 +67,7 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
     return columns;
   }
 
-  /** Paths of the linears that are stored quantized, under the names that checkpoints give them. */
+  /** Paths of the quantized linears, by their names in checkpoints. */
   get quantized_modules(): readonly string[] {
     const paths: string[] = [];
     for (const [, module] of this.module.named_modules()) {
@@ -79,8 +78,8 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
   }
 
   /**
-   * Frees the weights, and the memory that the device kept for reuse. A generation that is under way ends with an error
-   * at its next step, and the weights go after it. Disposing twice does nothing.
+   * Frees the weights, and the memory that the device kept for reuse. A running generation fails at its next step, and the
+   * weights are freed after it. Disposing twice does nothing.
    */
   dispose(): void {
     if (this.#disposed) return;
@@ -105,12 +104,12 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
     if (this.#disposed) throw new OctavoError("ERR_DISPOSED", "the model was used after dispose()");
   }
 
-  /** Begins work that reads the weights: they stay until `release`, also if the model is disposed meanwhile. */
+  /** Begins work that reads the weights: they stay until `release`, even if the model is disposed meanwhile. */
   hold(): void {
     this.#users++;
   }
 
-  /** Ends work that `hold` began; the last one frees the weights where the model was disposed meanwhile. */
+  /** Ends work begun by `hold`; if the model was disposed meanwhile, the last one frees the weights. */
   async release(): Promise<void> {
     this.#users--;
     if (this.#disposed && this.#users === 0) await this.#free();

@@ -1,4 +1,4 @@
-// The options of generate() that say how keys and values are kept.
+// The options of generate() for the key-value cache.
 
 import * as z from "zod";
 import { OptionError } from "../core/errors.js";
@@ -15,18 +15,18 @@ const CACHE_DTYPE_NAMES = Object.keys(CACHE_DTYPES) as (keyof typeof CACHE_DTYPE
 const CACHE_CONFIG = {
   /** Bits of a code. */
   nbits: option<number>(z.literal(8), "8", {
-    hint: "keys and values are kept in 8 bits or as numbers; use nbits: 8",
+    hint: "keys and values are stored in 8 bits or as floats; use nbits: 8",
   }),
 };
 
 export const CACHE = {
-  /** "quantized" keeps keys and values as 8-bit codes, one scale per token and head; the others keep numbers. */
+  /** "quantized" stores keys and values as 8-bit codes, one scale per token and head; the others store floats. */
   cache_implementation: option(z.literal(CACHES), `one of ${CACHES.join(", ")}`, {
     hint: 'leave it out, or use "quantized" for keys and values in 8 bits',
   }),
   /** Of a quantized cache; `nbits` is 8. */
   cache_config: such<Options<typeof CACHE_CONFIG>>((value) => typeof value === "object" && value !== null, "an object"),
-  /** Dtype of keys and values kept as numbers; by default float32 for a float32 model and bfloat16 for others. */
+  /** Dtype of keys and values stored as floats; by default float32 for a float32 model and bfloat16 for others. */
   cache_dtype: option(z.literal(CACHE_DTYPE_NAMES), `one of ${CACHE_DTYPE_NAMES.join(", ")}`, {
     hint: 'for 8 bits use cache_implementation: "quantized"',
   }),
@@ -35,7 +35,7 @@ export const CACHE = {
 /**
  * The dtype that the caller asks for; undefined leaves it to the model. (A model's own `cache_implementation` names one of
  * Python's classes and is ignored.)
- * @throws OptionError for options that do not go together
+ * @throws OptionError for conflicting options
  */
 export function cacheDTypeOf({
   cache_implementation,
@@ -57,7 +57,7 @@ export function cacheDTypeOf({
   return "i8";
 }
 
-/** Capacity of caches is a multiple of this: no kernel likes odd sizes, and nothing is lost. */
+/** Capacity of caches is a multiple of this: kernels run best on round sizes, at little cost. */
 const CAPACITY_STEP = 16;
 
 /** The cache of `rows` texts of up to `tokens` tokens. */

@@ -1,5 +1,5 @@
-// The choice of tokens: from the logits of all rows to one token each, and to the lanes that these have in the next forward
-// pass, all on the device. It is a recording of its own, so that something can happen between a forward pass and the choice.
+// The choice of tokens: from the logits of all rows to one token each, and to the lanes of the next forward pass, all on the
+// device. It has a recording of its own, so the host can act between a forward pass and the choice.
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -12,10 +12,10 @@ import { Penalties } from "./processors/penalties.js";
 import type { LogitsProcessor, RowStart } from "./processors/processor.js";
 import { copyRow, keptTogether, reorderRows, writeAt, writeRow } from "./processors/rows.js";
 
-/** A row that is not sampled: its logits are not looked at. */
+/** A row that is not sampled: its logits are not read. */
 const UNUSED = -1;
 
-/** What `sample` takes of a request: temperature (0 for the likeliest token), top_k, top_p, min_p. */
+/** Parameters of a request for `sample`: temperature (0 for the likeliest token), top_k, top_p, min_p. */
 function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfig): Float32Array {
   return Float32Array.of(do_sample ? temperature : 0, top_k, top_p, min_p);
 }
@@ -23,22 +23,22 @@ function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfi
 type Own = [Tensor, Tensor, Tensor, Tensor, Tensor | undefined];
 
 export class Choice implements Disposable {
-  /** i32[R]: the tokens that were chosen last. */
+  /** i32[R]: the tokens chosen last. */
   readonly tokens: Tensor;
   /** i32[2,R,1]: the row of each lane (-1: unused), and the position of its token. */
   readonly lanes: Tensor;
-  /** f32[R]: their log-probabilities among all tokens, after the processors; absent where nobody asked for them. */
+  /** f32[R]: their log-probabilities among all tokens, after the processors; absent unless requested. */
   readonly scores: Tensor | undefined;
   /**
-   * In the order of transformers' list: the penalties come first; what the host does follows them, and temperature, top-k,
-   * top-p and min-p, which `sample` applies, follow that.
+   * In the order of transformers: the penalties first, then the host processors, then temperature, top-k, top-p and min-p,
+   * which `sample` applies.
    */
   readonly processors: readonly LogitsProcessor[];
-  /** f32[R,4] and i32[R,3], as `sample` takes them. */
+  /** f32[R,4] and i32[R,3]: operands of `sample`. */
   readonly #params: Tensor;
   readonly #draws: Tensor;
 
-  /** @param capacity tokens that a row's text can have */
+  /** @param capacity most tokens of a row's text */
   constructor(device: Device, rows: number, capacity: number, scores: boolean) {
     const params = new Float32Array(4 * rows).fill(UNUSED);
     const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
@@ -53,31 +53,31 @@ export class Choice implements Disposable {
     this.processors = [new Penalties(device, rows, capacity)];
   }
 
-  /** Which processors take part now: a recording of the choice holds for as long as this stays the same. */
+  /** The active processors: a recording of the choice is valid as long as they stay the same. */
   get active(): number {
     return this.processors.reduce((bits, { idle }, n) => (idle ? bits : bits | (1 << n)), 0);
   }
 
   /**
-   * Takes a row in whose cache holds the whole text, and whose logits are there: a request whose random numbers are those
-   * of `sequence`, from that of its next token on.
+   * Adds a row whose cache holds the whole text and whose logits are there. The request draws the random numbers of
+   * `sequence`, starting at the step of its next token.
    */
   begin(start: RowStart, sequence: number): void {
     const { row, ids, prompt, options } = start;
-    this.#seat(row, ids.length - 1); // the choice moves it on
+    this.#seat(row, ids.length - 1); // the choice advances it
     writeRow(this.#params, row, paramsOf(options));
     writeRow(this.#draws, row, Int32Array.of(options.seed, sequence, ids.length - prompt));
     for (const processor of this.processors) processor.begin(start);
   }
 
-  /** Leaves a row alone from now on. */
+  /** Ignores a row from now on. */
   end(row: number): void {
     writeAt(this.lanes, row, Int32Array.of(-1));
     writeRow(this.#params, row, Float32Array.of(UNUSED));
     for (const processor of this.processors) processor.end(row);
   }
 
-  /** Records what the processors do to logits[R,vocab]. */
+  /** Records the processors on logits[R,vocab]. */
   process(logits: Tensor): void {
     for (const processor of this.processors) processor.record(logits);
   }
@@ -92,7 +92,7 @@ export class Choice implements Disposable {
     });
   }
 
-  /** Records that row `to` goes on from the state of row `from`, as the request `options` that has taken `step` steps. */
+  /** Records that row `to` continues from the state of row `from`, as the request `options` that has taken `step` steps. */
   fork(from: number, to: number, options: SamplingConfig, at: { sequence: number; step: number; held: number }): void {
     const { sequence, step, held } = at;
     this.#seat(to, held);

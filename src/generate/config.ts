@@ -1,5 +1,5 @@
-// GenerationConfig: the options of generate(), their defaults (transformers') and checks. A model's
-// generation_config.json gives other defaults; what the caller says wins.
+// GenerationConfig: the options of generate(), their defaults (transformers') and checks. A model's generation_config.json
+// changes the defaults; the caller's options win.
 
 import * as z from "zod";
 import { ConfigError, OptionError } from "../core/errors.js";
@@ -21,7 +21,7 @@ import {
 const natural = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
 const share = (n: number): boolean => n >= 0 && n <= 1;
 
-/** Divided by less than this, logits leave the range of f32. */
+/** Dividing logits by less than this would overflow f32. */
 const COLDEST = 1e-30;
 
 const inRange = (n: number): boolean => Math.abs(n) <= 1 / COLDEST;
@@ -32,12 +32,12 @@ const OWN = {
   /** Length of prompt and new tokens together; `max_new_tokens` wins. */
   max_length: whole(0),
   /**
-   * Sample instead of taking the likeliest token. The random numbers of a text depend on the seed, the number of its
-   * sequence and the step, and on nothing else. Row b of a batch is sequence b: a prompt alone gives the text that it gives
-   * as row 0 of any batch, and the same prompt in two rows gives two texts.
+   * Sample instead of taking the likeliest token. The random numbers of a text depend only on the seed, the number of its
+   * sequence and the step. Row b of a batch is sequence b: a prompt alone gives the same text as in row 0 of any batch, and the
+   * same prompt in two rows gives two texts.
    */
   do_sample: flag({ help: "sample; temperature, top-k, top-p and min-p imply it" }),
-  /** Logits are divided by this: above 1 all tokens come closer, below 1 the likeliest gains. */
+  /** Logits are divided by this: above 1 flattens the distribution, below 1 sharpens it. */
   temperature: number(
     (n) => n >= COLDEST && Number.isFinite(Math.fround(n)),
     `a number of at least ${COLDEST} (for the likeliest token use do_sample: false)`,
@@ -55,17 +55,17 @@ const OWN = {
     value: "<p>",
     help: "leave out tokens below this share of the likeliest",
   }),
-  /** Above 1 makes tokens that are already there less likely. */
+  /** Above 1 makes tokens that already occur less likely. */
   repetition_penalty: number((n) => n >= COLDEST && n <= 1 / COLDEST, "a number above 0", {
     help: "above 1 makes repetition less likely",
   }),
-  /** Taken off the logit of each token that was generated before (not of the prompt's); negative values invite them. */
+  /** Subtracted from the logit of each token generated so far (not the prompt's); negative values favour them. */
   presence_penalty: number(inRange, "a number between -1e30 and 1e30", {
-    help: "taken off the logits of tokens that were generated before",
+    help: "subtracted from the logits of tokens generated so far",
   }),
-  /** Taken off the logit of a token as often as it was generated before. */
+  /** Subtracted from a token's logit once for each time it was generated. */
   frequency_penalty: number(inRange, "a number between -1e30 and 1e30", {
-    help: "taken off a token's logit for each time it was generated before",
+    help: "subtracted from a token's logit for each time it was generated",
   }),
   /** The same seed gives the same tokens in the same row of a batch; drawn at random if absent. */
   seed: option(z.int(), "a whole number", {
@@ -76,13 +76,13 @@ const OWN = {
   eos_token_id: checkedLater<number | readonly number[] | null>(),
   /** Id that fills rows that have ended. */
   pad_token_id: checkedLater<number | null>(),
-  /** Guess up to so many tokens from earlier in the text (greedy decoding); exact, and faster where text repeats. */
+  /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
     value: "<n>",
     help: "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
   }),
-  /** Tokens that an `assistant_model` guesses at a time; 5 if not given. */
+  /** Tokens that an `assistant_model` guesses at a time; default 5. */
   num_assistant_tokens: whole(1),
 };
 
@@ -90,15 +90,15 @@ const OWN = {
 export const GENERATION = { ...OWN, ...CACHE };
 
 /**
- * What generate() takes beside its inputs. Fields of transformers that Octavo does not have (`num_beams`, ...) take only
- * the value that asks for nothing, which also overrules a generation_config.json.
+ * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`num_beams`, ...) accept only their
+ * neutral value, which also overrides a generation_config.json.
  */
 export interface GenerationOptions
   extends Options<typeof OWN>,
     Options<typeof CACHE>,
     Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
 
-/** What of a GenerationConfig decides the next token. */
+/** The fields of a GenerationConfig that affect the next token. */
 export type SamplingConfig = Pick<
   GenerationConfig,
   "do_sample" | "temperature" | "top_k" | "top_p" | "min_p" | "repetition_penalty" | "seed"
@@ -121,14 +121,14 @@ export interface GenerationConfig {
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
   readonly num_assistant_tokens: number;
-  /** What the caller asks of the key-value cache; undefined leaves it to the model's dtype. */
+  /** The caller's options for the key-value cache; undefined leaves it to the model's dtype. */
   readonly cache_dtype: CacheDType | undefined;
 }
 
-/** What transformers generates without being told how much: 20 tokens in all. */
+/** transformers' default length: 20 tokens in total. */
 const DEFAULT_MAX_LENGTH = 20;
 
-/** Tokens that an assistant guesses at a time: beyond these, most guesses of a much smaller model are wrong. */
+/** Tokens that an assistant guesses at a time: a much smaller model gets most later ones wrong. */
 const DEFAULT_ASSISTANT_TOKENS = 5;
 
 const FILE = "generation_config.json";
@@ -141,11 +141,11 @@ const isToken =
 type Field = keyof typeof GENERATION;
 
 /**
- * Puts together what the caller, generation_config.json and config.json say, in that order. In the files null is as good
- * as nothing, and what only sampling needs is looked at only where tokens are sampled.
+ * Merges the caller's options, generation_config.json and config.json, in that order. In the files null counts as absent, and
+ * fields for sampling are checked only if tokens are sampled.
  * @param prompt length of the longest prompt, in tokens
  * @param vocab token ids are below this
- * @throws OptionError naming the caller's option, what it may be, and what came; ConfigError for the same in the file
+ * @throws OptionError naming the caller's option, its allowed values and the actual one; ConfigError for a value in the file
  */
 export function generationConfig(
   options: GenerationOptions,
@@ -159,7 +159,7 @@ export function generationConfig(
     if (options[key] !== undefined) throw new OptionError(message, { details: { option: key } });
     throw new ConfigError(`${FILE}: ${message}`, {
       details: { file: FILE, key },
-      hint: `mend the file, or pass ${key} to generate()`,
+      hint: `correct the file, or pass ${key} to generate()`,
     });
   };
   /** The caller's value or the file's, checked. */
@@ -197,7 +197,7 @@ export function generationConfig(
   };
 }
 
-/** Throws the error of whoever gave the value: the caller or the file. */
+/** Throws the error for the source of the value: the caller or the file. */
 type Refuse = (key: Field, message: string) => never;
 
 /** Tokens to generate, from `max_new_tokens` and `max_length`. */
@@ -215,12 +215,12 @@ function newTokens(
       hint: "use max_new_tokens instead",
     });
   }
-  // A prompt that fills the default length still gets one token, as users of a first example expect.
+  // A prompt that fills the default length still gets one token, so that first examples give a result.
   if (options.max_new_tokens === undefined && !inFile) return Math.max(1, length() - prompt);
   return given("max_new_tokens")!;
 }
 
-/** Ids that end a text; the caller's null means that none does. */
+/** Ids that end a text; null from the caller means none. */
 function endOfText(
   options: GenerationOptions,
   inFile: unknown,
@@ -239,7 +239,7 @@ function endOfText(
   return refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`);
 }
 
-/** @throws OptionError or ConfigError for what would change the text and is not there */
+/** @throws OptionError or ConfigError for unsupported fields that would change the text */
 function refuseUnsupported(
   options: GenerationOptions,
   inFile: (key: UnsupportedField) => unknown,
@@ -259,12 +259,12 @@ function refuseUnsupported(
     if (value === undefined || isNeutral(field, value) || (OF_SAMPLING.has(field) && !do_sample)) continue;
     throw new ConfigError(`${FILE}: ${field} is ${show(value)}, but Octavo has no ${what}`, {
       details: { file: FILE, key: field },
-      hint: `pass ${field}: ${neutral} to generate() to do without it`,
+      hint: `pass ${field}: ${neutral} to generate() to run without it`,
     });
   }
 }
 
-/** What is odd in the files, for `warnings` of a model: what generate() will refuse, what it does not know or not believe. */
+/** Warnings about the files for a model: values that generate() will reject, and unknown or invalid ones. */
 export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab: number): string[] {
   const warnings: string[] = [];
   try {
@@ -276,11 +276,11 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
   const known = (key: string): boolean =>
     Object.hasOwn(GENERATION, key) || Object.hasOwn(UNSUPPORTED, key) || WITHOUT_EFFECT.has(key);
   const unknown = Object.keys(fromFile).filter((key) => !known(key) && fromFile[key] !== null);
-  if (unknown.length > 0) warnings.push(`${FILE}: fields that are not known and not used: ${unknown.join(", ")}`);
+  if (unknown.length > 0) warnings.push(`${FILE}: unknown fields, ignored: ${unknown.join(", ")}`);
   for (const key of ["eos_token_id", "pad_token_id"] as const) {
     const wrong = [fromModel[key] ?? []].flat().filter((id) => !isToken(vocab)(id));
     if (wrong.length === 0) continue;
-    warnings.push(`config.json: ${key} ${wrong.join(", ")} is no token id below ${vocab}, and is not used`);
+    warnings.push(`config.json: ${key} ${wrong.join(", ")} is not a token id below ${vocab}; ignored`);
   }
   return warnings;
 }

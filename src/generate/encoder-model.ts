@@ -1,4 +1,4 @@
-// Loaded encoders as users hold them: masked language models and classifiers of texts. One forward pass, no generation.
+// Loaded encoders as users hold them: masked language models and text classifiers. One forward pass, no generation.
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
@@ -17,8 +17,7 @@ export class PreTrainedEncoder extends LoadedModel<EncoderModel> {
 
   /**
    * Records one forward pass over a batch: logits f32[B,T,vocab] of a masked language model, f32[B,labels] of a classifier.
-   * Padding may stand on either side; positions count from the first column, as in transformers. The caller disposes all
-   * that it gets.
+   * Padding may be on either side; positions count from the first column, as in transformers. The caller disposes all results.
    * @throws ShapeError, OptionError (an id outside the vocabulary, a text longer than the positions of the model)
    */
   forward(given: EncoderForwardOptions): { logits: Tensor; hidden_states?: Tensor[] } {

@@ -15,7 +15,7 @@ export interface RowOptions {
   /** Tokens of a row. */
   readonly capacity: number;
   readonly cache_dtype: CacheDType;
-  /** What the rows of an encoder-decoder read of their encoder. */
+  /** The encoder's output for the rows of an encoder-decoder. */
   readonly cross?: CrossCache;
 }
 
@@ -39,7 +39,7 @@ export class RowForward implements Disposable {
     return this.#model.placement?.devices ?? [this.device];
   }
 
-  /** Records the hidden states [1,N,hidden] of a chunk. The cache's room for it must be reserved, here and below. */
+  /** Records the hidden states [1,N,hidden] of a chunk. Here and below, its room in the cache must be reserved. */
   hidden({ ids, lanes }: FlatChunk): Tensor {
     return scope(() => {
       const shape = [1, ids.length];

@@ -1,11 +1,11 @@
-// Token ids and masks as callers give them (nested arrays, one flat array, or data with a shape), checked and laid out
-// for the device.
+// Token ids and masks from callers (nested arrays, one flat array, or data with a shape), checked and laid out for the
+// device.
 
 import { OptionError, ShapeError } from "../core/errors.js";
 import { checkedLater, type Options } from "../core/options.js";
 import { show } from "../core/show.js";
 
-/** Integers with a shape, as tokenizers give them with `return_tensors`. */
+/** Integers with a shape, as tokenizers return them with `return_tensors`. */
 export interface IntTensorLike {
   readonly data: ArrayLike<number>;
   readonly shape: readonly number[];
@@ -107,7 +107,7 @@ export function positionsOf({ rows, steps, mask }: Batch): Int32Array {
   return positions;
 }
 
-/** Row and position of each token in the cache, [2,B,T], as `Pass` wants them; padding is of no row. */
+/** Row and position of each token in the cache, [2,B,T], for `Pass`; padding belongs to no row. */
 export function lanesOf(batch: Batch, positions: Int32Array = positionsOf(batch)): Int32Array {
   const { rows, steps, mask } = batch;
   const lanes = new Int32Array(2 * rows * steps);
@@ -118,7 +118,7 @@ export function lanesOf(batch: Batch, positions: Int32Array = positionsOf(batch)
   return lanes;
 }
 
-/** The batch with each row's padding moved to the left: new tokens stand behind the text. */
+/** The batch with each row's padding moved to the left: new tokens follow the text. */
 export function leftPadded(batch: Batch): Batch {
   const { rows, steps, ids, mask } = batch;
   if (mask === undefined) return batch;
@@ -143,20 +143,20 @@ export function promptsOf({ rows, steps, ids, mask }: Batch): number[][] {
   });
 }
 
-/** Where tokens stand, and how a row that holds several texts is cut; the names are those of DataCollatorWithFlattening. */
+/** Positions of tokens, and boundaries in a row of several texts; the names are those of DataCollatorWithFlattening. */
 export const PACKED = {
   /**
-   * [B,T]; by default the position of each token among the real ones of its row. Where nothing is masked, each 0 begins
-   * a new text, which sees nothing of those before it in its row.
+   * [B,T]; by default the position of each token among the real ones of its row. If nothing is masked, each 0 begins a new
+   * text, which does not see the earlier ones in its row.
    */
   position_ids: checkedLater<Ids>(),
-  /** [N+1], for one row: 0, then where each text ends; the last is T. */
+  /** [N+1], for one row: 0, then the end of each text; the last is T. */
   cu_seq_lens_q: checkedLater<ArrayLike<number> | IntTensorLike>(),
-  /** The same of the keys, which are those of the queries here. */
+  /** The same for the keys, which must equal those of the queries. */
   cu_seq_lens_k: checkedLater<ArrayLike<number> | IntTensorLike>(),
   /** Length of the longest text. */
   max_length_q: checkedLater<number>(),
-  /** The same of the keys. */
+  /** The same for the keys. */
   max_length_k: checkedLater<number>(),
 };
 
@@ -165,13 +165,13 @@ export interface PackedInputs extends Options<typeof PACKED> {}
 export interface Places {
   /** i32[B,T] */
   readonly positions: Int32Array;
-  /** i32[B,T]: number of the text that a token belongs to; undefined where each row is one text. */
+  /** i32[B,T]: number of the text that a token belongs to; undefined if each row is one text. */
   readonly segments: Int32Array | undefined;
 }
 
 /**
  * Positions and segments of a batch.
- * @throws ShapeError, OptionError: lengths that do not sum up or do not grow, positions that the model does not have
+ * @throws ShapeError, OptionError: lengths that do not add up or are not increasing, positions beyond the model's
  */
 export function placesOf(batch: Batch, inputs: PackedInputs, max_positions: number): Places {
   const ends = readEnds(batch, inputs);
@@ -207,7 +207,7 @@ function readPositions(batch: Batch, given: Ids, max_positions: number): Int32Ar
   });
 }
 
-/** Segments of rows in which positions begin again; undefined if none does, or if zeros may be padding. */
+/** Segments of rows whose positions restart; undefined if none do, or if zeros may be padding. */
 function restarts({ rows, steps, mask }: Batch, positions: Int32Array): Int32Array | undefined {
   if (mask !== undefined) return undefined;
   const segments = new Int32Array(rows * steps);
@@ -225,7 +225,7 @@ function restarts({ rows, steps, mask }: Batch, positions: Int32Array): Int32Arr
   return several ? segments : undefined;
 }
 
-/** Where texts end, with a 0 before them. */
+/** The ends of texts, after a 0. */
 function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
   const { cu_seq_lens_q, cu_seq_lens_k } = inputs;
   if (cu_seq_lens_q === undefined) {
@@ -246,7 +246,7 @@ function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
     const keys = readLengths("cu_seq_lens_k", cu_seq_lens_k, batch.steps);
     if (keys.length !== ends.length || keys.some((end, n) => end !== ends[n])) {
       throw new OptionError("cu_seq_lens_k must equal cu_seq_lens_q", {
-        hint: "a forward pass has no keys but those of its own tokens",
+        hint: "the keys of a forward pass are its own tokens",
       });
     }
   }
@@ -263,16 +263,16 @@ function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
 function readLengths(name: string, given: ArrayLike<number> | IntTensorLike, steps: number): Int32Array {
   const values = typeof given === "object" && given !== null && "data" in given ? given.data : given;
   if (typeof values !== "object" || typeof values?.length !== "number") {
-    throw new ShapeError(`${name} must be whole numbers: 0, and where each text ends`);
+    throw new ShapeError(`${name} must be whole numbers: 0, then the end of each text`);
   }
   const ends = Array.from(values, Number);
   const said = JSON.stringify(ends.length > 8 ? [...ends.slice(0, 8), "..."] : ends);
-  const hint = `${name} holds 0, and the sum of all lengths up to each text`;
+  const hint = `${name} holds 0, then the cumulative lengths of the texts`;
   if (ends.length < 2 || ends[0] !== 0)
-    throw new ShapeError(`${name} must begin with 0 and name an end, got ${said}`, { hint });
+    throw new ShapeError(`${name} must begin with 0 and hold an end, got ${said}`, { hint });
   ends.forEach((end, n) => {
     if (n > 0 && !(Number.isSafeInteger(end) && end > ends[n - 1]!)) {
-      throw new ShapeError(`${name} must grow with each text, got ${said}`, { hint });
+      throw new ShapeError(`${name} must increase with each text, got ${said}`, { hint });
     }
   });
   if (ends.at(-1) !== steps) {

@@ -1,5 +1,5 @@
-// generate() as a loop over steps of one decode session: a batch of prompts goes in, and steps of one token per row come
-// out, whether rows take their tokens one at a time or several at once from a drafter.
+// generate() as a loop over the steps of one decode session: a batch of prompts in, steps of one token per row out, whether
+// rows get tokens singly or several at once from a drafter.
 
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
@@ -18,11 +18,11 @@ export interface LoopOptions {
   readonly cache_dtype: CacheDType;
   readonly signal?: AbortSignal;
   readonly processors?: readonly HostProcessor[];
-  /** Guesses tokens, `drafts` at most a pass; the caller disposes it. */
+  /** Guesses at most `drafts` tokens per pass; the caller disposes it. */
   readonly drafter?: Drafter;
   readonly drafts?: number;
   readonly scores?: boolean;
-  /** Encoder-decoders: what each row reads of its encoder. */
+  /** Encoder-decoders: the encoder's output for each row. */
   readonly cross?: CrossCache;
   /** Tokens of a chunk of the prompts, for tests. */
   readonly chunk?: number;
@@ -30,23 +30,23 @@ export interface LoopOptions {
 
 /** One step's tokens on the host. */
 export interface Step {
-  /** One id per row; rows that have ended give the padding id. */
+  /** One id per row; the padding id for finished rows. */
   readonly token_ids: readonly number[];
   /** Which rows have ended, this step included. */
   readonly finished: readonly boolean[];
-  /** Why each row has ended: a token of `eos_token_id`, or `max_new_tokens`; undefined while it goes on. */
+  /** Why each row has ended: a token of `eos_token_id`, or `max_new_tokens`; undefined while it continues. */
   readonly finish_reasons: readonly (FinishReason | undefined)[];
   /**
-   * Log-probability of each row's token among all tokens, after penalties and before temperature; NaN for rows that have
-   * ended. Absent unless it was asked for.
+   * Log-probability of each row's token among all tokens, after penalties and before temperature; NaN for finished rows.
+   * Absent unless requested.
    */
   readonly scores?: readonly number[];
-  /** True where all tokens of the step were guessed by a drafter: it took no pass over the weights of its own. */
+  /** True if a drafter guessed all tokens of the step: it needed no pass over the weights. */
   readonly guessed?: boolean;
 }
 
 /**
- * Generates until every row has ended or `max_new_tokens` are there. Row b of the batch is sequence b: its random numbers
+ * Generates until every row has ended or has `max_new_tokens`. Row b of the batch is sequence b: its random numbers
  * depend on the seed, b and the step.
  * @throws AbortError when the signal fires; KernelError, OutOfMemoryError
  */
@@ -73,16 +73,16 @@ export async function* generateSteps(
     columns.add(tokens);
     for (let step = columns.next(); step; step = columns.next()) {
       yield step;
-      if (columns.done) return; // a step that is still under way is nobody's
+      if (columns.done) return; // a step in flight is dropped
       stop();
     }
   }
 }
 
-/** The tokens of each step, the next of which is under way before this one is read. */
+/** The tokens of each step; the next step starts before this one is read. */
 async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[]> {
   for (let step = session.step(); step; ) {
-    step.catch(() => {}); // awaited below; this only keeps an error in step() from hiding behind it
+    step.catch(() => {}); // awaited below; avoids an unhandled rejection if step() throws first
     const ahead = session.pipelined ? session.step() : undefined;
     ahead?.catch(() => {});
     const tokens = await step;
@@ -105,7 +105,7 @@ async function* drafted(session: DecodeSession, drafter: Drafter, drafts: number
   }
 }
 
-/** Puts rows that take their tokens at their own pace side by side: a step has one of each row that has not ended. */
+/** Aligns rows that get tokens at different rates: a step has one token of each unfinished row. */
 class Columns {
   readonly #waiting: RowToken[][];
   readonly #reasons: (FinishReason | undefined)[];
@@ -128,7 +128,7 @@ class Columns {
     return this.#reasons.every(Boolean);
   }
 
-  /** The next step, if each row that goes on has a token for it. */
+  /** The next step, if each unfinished row has a token for it. */
   next(): Step | undefined {
     if (this.done) return undefined;
     if (this.#waiting.some(({ length }, row) => length === 0 && !this.#reasons[row])) return undefined;

@@ -32,8 +32,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   /**
    * Records one forward pass over a batch, a long one in chunks (with hidden states: in one). The caller disposes the logits,
-   * f32[B,T,vocab], and the hidden states, f32[B,T,hidden] each. A row may
-   * hold several texts one after the other: `position_ids` that begin again at 0, or `cu_seq_lens_q`, say where.
+   * f32[B,T,vocab], and the hidden states, f32[B,T,hidden] each. A row may hold several texts: `position_ids` that restart
+   * at 0, or `cu_seq_lens_q`, mark where each begins.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
   forward(given: ForwardOptions): { logits: Tensor; hidden_states?: Tensor[] } {
@@ -43,7 +43,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { positions, segments } = placesOf(batch, inputs, max_positions);
     const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
-    // Texts in one row see only themselves, so they need no cache of one another: they run in one chunk.
+    // Texts in one row see only themselves, so no cache links them: they run in one chunk.
     const whole = segments !== undefined || inputs.output_hidden_states === true;
     const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
     if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, keep)) };
@@ -67,7 +67,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   #logitsOfChunks({ rows, steps }: Batch, chunks: readonly Chunk[], keep: number): Tensor {
     const { device, module } = this;
     const { geometry } = module;
-    // Keys and values in f32, as they are where no cache is: the chunks change nothing but the memory it takes.
+    // Keys and values in f32, as without a cache: cutting into chunks changes only the memory it takes.
     using cache = new KVCache(layerDevices(module, device), {
       layers: sameLayers(geometry),
       rows,
@@ -94,7 +94,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   /**
    * Generates tokens after each prompt of a batch: prompt and new tokens, [B][T + new]. Rows that end early are filled
-   * up with the padding id.
+   * with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
   async generate(options: GenerateOptions): Promise<number[][]> {
@@ -104,9 +104,9 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   /**
-   * The same as an async iterator over steps; leaving the loop early stops the work. An iterator that is dropped without
-   * being finished or returned keeps its cache.
-   * @throws at once what `generate` throws for its options and inputs
+   * The same as an async iterator over steps; leaving the loop early stops the work. An iterator that is dropped without being
+   * finished or returned keeps its cache.
+   * @throws immediately what `generate` throws for its options and inputs
    */
   stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
     const { batch, config } = this.#prepare(options);
@@ -114,14 +114,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return this.#steps(batch, config, options);
   }
 
-  /** What keys and values of a generation with these options are kept in, and the bytes that they take on the device. */
+  /** The cache dtype of a generation with these options, and the bytes it takes on the device. */
   cache_footprint(options: GenerateOptions): { dtype: ReturnType<typeof cacheName>; bytes: number } {
     const { batch, config } = this.#prepare(options);
     const { dtype, bytes } = this.#cacheOf(batch, config);
     return { dtype: cacheName(dtype), bytes };
   }
 
-  /** Bytes that the caches of all generations under way take on the device. */
+  /** Bytes on the device of the caches of all running generations. */
   get cache_bytes(): number {
     return this.#caches;
   }
@@ -132,7 +132,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows, tokens, dtype)) };
   }
 
-  /** @throws OutOfMemoryError for more tokens than the device has memory for, before anything is begun */
+  /** @throws OutOfMemoryError for more tokens than fit into the device's memory, before anything starts */
   #checkRoom(batch: Batch, config: GenerationConfig): void {
     const { bytes } = this.#cacheOf(batch, config);
     this.device.arena.checkRoom(bytes, `a cache of ${batch.steps + config.max_new_tokens} tokens`);

@@ -1,5 +1,5 @@
-// The options of from_pretrained, forward, generate and stream: one table for each call. The options that
-// generation_config.json may hold stand in config.ts, those that find a model in load/options.ts.
+// The options of from_pretrained, forward, generate and stream: one table for each call. Options that generation_config.json
+// may hold are in config.ts, those that find a model in load/options.ts.
 
 import { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
@@ -44,9 +44,9 @@ const dtype = (help?: string): Entry<"auto" | FloatName> =>
 const MODEL = {
   /** Quantize the linears to LLM.int8() while loading. */
   load_in_8bit: flag({ help: "quantize to LLM.int8() while loading" }),
-  /** Quantize the linears to 4 bits while loading: FP4, or what `quantization_config` says. */
+  /** Quantize the linears to 4 bits while loading: FP4, or as set by `quantization_config`. */
   load_in_4bit: flag({ help: "quantize to 4 bits while loading" }),
-  /** How the linears are quantized, in place of `load_in_8bit` and `load_in_4bit`. */
+  /** How the linears are quantized, instead of `load_in_8bit` and `load_in_4bit`. */
   quantization_config: such<BitsAndBytesConfig | BitsAndBytesOptions>(
     (value) => typeof value === "object" && value !== null,
     "a BitsAndBytesConfig or its fields",
@@ -57,19 +57,18 @@ const MODEL = {
   torch_dtype: dtype(),
   /**
    * Products with matrices that stay dense: "float32" is exact; "bfloat16" lets kernels round activations to bf16 before
-   * they meet a bf16 matrix, which is faster where the machine multiplies such pairs. By default a bf16 model is
-   * multiplied in bf16, as in Python, and every other one exactly; attention over keys and values in bf16 follows it.
-   * Matrices in 4 bits have `bnb_4bit_compute_dtype` instead; that of a checkpoint is passed over where `dtype` asks for
-   * float32.
+   * multiplying with a bf16 matrix, which is faster on machines with bf16 units. By default a bf16 model is multiplied in
+   * bf16, as in Python, and every other one exactly; attention over keys and values in bf16 follows it. Matrices in 4 bits
+   * have `bnb_4bit_compute_dtype` instead; a checkpoint's own is ignored if `dtype` asks for float32.
    */
   compute_dtype: such<FloatName>(
     (value) => isDType(value) && parseDType(value as string) !== "f16",
     '"float32" or "bfloat16"',
   ),
   /**
-   * "int8" keeps the output head in 8 bits (LLM.int8()), whatever the rest of the model is stored in. Every token reads the
-   * whole head, which is a good part of a small model's bytes. A head that shares its matrix with the embedding gets one of
-   * its own. "auto", the default, leaves it in full precision unless `llm_int8_skip_modules` says otherwise.
+   * "int8" stores the output head in 8 bits (LLM.int8()), whatever the rest of the model is in. Every token reads the whole
+   * head, a large share of a small model's bytes. A head that shares its matrix with the embedding gets one of its own.
+   * "auto", the default, leaves it in full precision unless `llm_int8_skip_modules` says otherwise.
    */
   head_dtype: choice(HEAD_DTYPES, {
     value: "<name>",
@@ -77,7 +76,7 @@ const MODEL = {
   }),
   /**
    * "cpu" (Node), "webgpu" (in Node also "webgpu:1" for the second GPU), "wasm", "reference", "auto" (a GPU if there is one
-   * and the model fits it; `model.device.reason` says why), or a device that the caller opened and closes.
+   * and the model fits it; `model.device.reason` says why), or a device that the caller opened and will close.
    */
   device: such<DeviceName | Device>(
     (value) => typeof value === "string" || value instanceof Device,
@@ -87,7 +86,7 @@ const MODEL = {
   threads: DEVICE.threads,
   /** Called while files are read, and with each warning. */
   progress_callback: such<(event: ProgressEvent) => void>((value) => typeof value === "function", "a function"),
-  /** Ends the load with an AbortError. */
+  /** Aborts the load with an AbortError. */
   signal: signal(),
 };
 
@@ -97,9 +96,9 @@ export const FROM_PRETRAINED = { ...MODEL, ...SOURCE };
 export interface FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE> {}
 
 const TOKENIZER = {
-  /** Ends the load with an AbortError. */
+  /** Aborts the load with an AbortError. */
   signal: signal(),
-  /** Where `padding` fills; by default as the tokenizer's files say. Generation wants "left". */
+  /** The side that `padding` fills; by default as in the tokenizer's files. Generation needs "left". */
   padding_side: LOAD_TOKENIZER.padding_side,
 };
 
@@ -108,7 +107,7 @@ export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...SOURCE };
 
 export interface TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE> {}
 
-/** What a tokenizer gives, and so what every call of a model takes. */
+/** The output of a tokenizer, and the input of every call of a model. */
 const INPUTS = {
   /** Token ids [B,T]; one flat list is one row. */
   input_ids: checkedLater<Ids>(),
@@ -120,34 +119,34 @@ const INPUTS = {
 
 export interface ModelInputs extends Omit<Options<typeof INPUTS>, "input_ids">, Needed<typeof INPUTS, "input_ids"> {}
 
-/** What a forward pass gives beside its main output. */
+/** Additional outputs of a forward pass. */
 const OUTPUTS = {
-  /** Give the hidden states as well: the embeddings, then the output of each block, the last after the final norm. */
+  /** Return the hidden states as well: the embeddings, then the output of each block, the last after the final norm. */
   output_hidden_states: flag(),
 };
 
-/** What of a decoder's logits is given. */
+/** Which logits of a decoder are returned. */
 const LOGITS = {
-  /** Logits of so many positions at the end of each row; 0, the default, for all. */
+  /** Logits of this many positions at the end of each row; 0, the default, for all. */
   logits_to_keep: whole(0),
 };
 
-/** All that the forward of a causal language model takes. */
+/** All options of a causal language model's forward. */
 export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS };
 
 export interface ForwardOptions extends ModelInputs, PackedInputs, Options<typeof OUTPUTS>, Options<typeof LOGITS> {}
 
-/** All that the forward of an encoder takes. */
+/** All options of an encoder's forward. */
 export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS };
 
 export interface EncoderForwardOptions extends ModelInputs, Options<typeof OUTPUTS> {}
 
 const DECODER_INPUTS = {
-  /** [B,T]: what the decoder reads. */
+  /** [B,T]: the decoder's input. */
   decoder_input_ids: checkedLater<Ids>(),
 };
 
-/** All that the forward of an encoder-decoder takes. */
+/** All options of an encoder-decoder's forward. */
 export const SEQ2SEQ_FORWARD = { ...INPUTS, ...DECODER_INPUTS, ...OUTPUTS, ...LOGITS };
 
 export interface Seq2SeqForwardOptions
@@ -156,7 +155,7 @@ export interface Seq2SeqForwardOptions
     Options<typeof OUTPUTS>,
     Options<typeof LOGITS> {}
 
-/** What an assistant must be: a causal language model as from_pretrained gives it. */
+/** An assistant: a causal language model from from_pretrained. */
 export interface AssistantModel extends LoadedModel<CausalLM> {}
 
 const hasMethods = (value: unknown, ...names: readonly string[]): boolean =>
@@ -168,11 +167,11 @@ const hasMethods = (value: unknown, ...names: readonly string[]): boolean =>
 const RUN = {
   /** Gets the prompt and then each token; one row only. */
   streamer: such<Streamer>((value) => hasMethods(value, "put", "end"), "an object with the methods put and end"),
-  /** Ends the generation with an AbortError. */
+  /** Aborts the generation with an AbortError. */
   signal: signal(),
   /**
-   * Change the logits on the host, in this order, behind the penalties and before the temperature. They cost the
-   * pipelining: each step waits until the logits of all rows have come from the device and gone back.
+   * Change the logits on the host, in this order, after the penalties and before the temperature. They disable pipelining:
+   * each step waits for the logits of all rows to be read from the device and written back.
    */
   logits_processor: checkedLater<readonly HostProcessor[]>(),
   /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
@@ -181,12 +180,12 @@ const RUN = {
   logprobs: flag(),
 };
 
-/** All that generate takes. */
+/** All options of generate. */
 export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...RUN };
 
 export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN> {}
 
-/** All that generate of an encoder-decoder takes. */
+/** All options of an encoder-decoder's generate. */
 export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model"]), ...DECODER_INPUTS };
 
 export interface Seq2SeqGenerateOptions

@@ -1,5 +1,5 @@
-// Texts on their way into a forward pass, a chunk at a time: so that a signal is noticed while a long one runs, the event
-// loop gets its turn on devices that run at once, and what a pass needs in between is bounded by the chunk.
+// Feeds texts into forward passes chunk by chunk: so a signal is noticed during a long prompt, the event loop gets its turn
+// on synchronous devices, and the scratch memory of a pass is bounded by the chunk.
 
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
@@ -7,16 +7,16 @@ import type { Tensor } from "../core/tensor.js";
 import { type Batch, lanesOf } from "./inputs.js";
 
 /**
- * Tokens of one chunk, all rows together. From 512 rows on products run as fast as they ever do (a matrix that is read once
- * serves them all), and a chunk of a model of 1B parameters takes well under a second of two cores.
+ * Tokens of one chunk, all rows together. Products reach full speed at 512 rows (one read of a matrix serves them all), and a
+ * chunk of a model of 1B parameters takes well under a second on two cores.
  */
 const CHUNK_TOKENS = 512;
-/** Steps of a chunk of a rectangular batch at least, however many rows there are. */
+/** Fewest steps of a chunk of a rectangular batch, however many rows there are. */
 const LEAST_STEPS = 16;
 
 /**
- * Bytes of free blocks that stay on the device after a prompt, for the next one: all that a chunk of a model of 1B parameters
- * takes, so that short prompts in turn never allocate.
+ * Bytes of free blocks that stay on the device after a prompt, for the next one: the scratch of a chunk of a model of 1B
+ * parameters, so a series of short prompts never allocates.
  */
 const KEEP_IDLE = 96 << 20;
 
@@ -29,11 +29,11 @@ export interface Chunk {
   readonly positions: Int32Array;
   /** [2,B,steps] */
   readonly lanes: Int32Array;
-  /** Tokens of each row that are no padding. */
+  /** Tokens of each row without padding. */
   readonly counts: readonly number[];
 }
 
-/** The chunks of a batch, in order; `most` steps each. */
+/** The chunks of a batch, in order, of at most `most` steps each. */
 export function chunksOf(
   batch: Batch,
   positions: Int32Array,
@@ -72,7 +72,7 @@ export interface RowText {
 export interface FlatChunk {
   /** [N] */
   readonly ids: Int32Array;
-  /** [2,N]: the row of each token, then its position there. */
+  /** [2,N]: the row of each token, then its position in that row. */
   readonly lanes: Int32Array;
   /** Tokens of each row. */
   readonly counts: ReadonlyMap<number, number>;
@@ -101,8 +101,8 @@ export function flatChunks(texts: readonly RowText[], most: number = CHUNK_TOKEN
 }
 
 /**
- * Records the chunks, each by `record`, which gives a tensor that is ready when the chunk has run. While a chunk runs, the
- * next one is recorded already; no more than that.
+ * Records the chunks, each by `record`, which returns a tensor that is ready when the chunk has run. The next chunk is
+ * recorded while one runs, but no more.
  * @throws AbortError when the chunk that runs as the signal fires has ended; KernelError, OutOfMemoryError
  */
 export async function runChunks(
@@ -134,7 +134,7 @@ export async function runChunks(
   }
 }
 
-/** Lets the event loop turn once: a device that runs what it is given at once would never let it. */
+/** Lets the event loop turn once: a synchronous device would never let it. */
 function turn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve));
 }

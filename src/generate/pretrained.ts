@@ -1,4 +1,4 @@
-// from_pretrained of models and tokenizers, for any platform: options are checked, the model is found, loaded and held.
+// from_pretrained of models and tokenizers, for any platform: checks options, then finds and loads the model.
 
 import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
@@ -44,7 +44,7 @@ function computeOf(dtype: FloatName | undefined): Compute | undefined {
   return dtype === undefined ? undefined : parseDType(dtype) === "bf16" ? "bf16" : "f32";
 }
 
-/** What each task's from_pretrained gives. */
+/** The return type of each task's from_pretrained. */
 export interface TaskHolders {
   "causal-lm": PreTrainedModel;
   "seq2seq-lm": PreTrainedSeq2SeqLM;
@@ -63,8 +63,8 @@ const HOLDERS: {
 
 export interface AutoModel<T extends Task = "causal-lm"> {
   /**
-   * Loads a model for the class's task: from a folder or the local Hugging Face cache by its id (Node), or from a server by
-   * its folder's address or its id on a hub. It is quantized while it is read.
+   * Loads a model for the class's task: from a folder or the local Hugging Face cache by its id (Node), or from a server by its
+   * folder's address or its id on a hub. It is quantized while it is read.
    * @throws OptionError, NotFoundError, ConfigError, UnsupportedModelError, FormatError, CheckpointError, NetworkError,
    * OutOfMemoryError, DeviceError, AbortError
    */
@@ -76,7 +76,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
     async from_pretrained(model, given = {}) {
       const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
       if (options.threads !== undefined && options.device instanceof Device) {
-        throw new OptionError("threads cannot be chosen for a device that is open already", {
+        throw new OptionError("threads cannot be chosen for a device that is already open", {
           details: { option: "threads" },
           hint: "pass threads to openDevice() or requestDevice()",
         });
@@ -91,7 +91,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
       };
       const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn });
       const load = async (on: DeviceName | Device | undefined): Promise<TaskHolders[T]> => {
-        // Threads are meant for a CPU, should "auto" not find a GPU.
+        // `threads` applies to a CPU, if "auto" finds no GPU.
         const forGPU = options.device === "auto" && typeof on === "string" && on.startsWith("webgpu");
         const own = typeof on !== "object" && options.threads !== undefined && !forGPU;
         const device =

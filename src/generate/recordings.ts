@@ -1,11 +1,11 @@
-// The recordings that all steps of a session replay: the forward pass over a token of each row, and the choice of the next.
+// The recordings that all steps of a session replay: the forward pass over one token per row, and the choice of the next.
 
 import { captureAll, type Device, type Recording } from "../core/device.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Choice } from "./choice.js";
 import type { RowForward } from "./forward.js";
 
-/** The forward pass over a token of each row, and the logits f32[R,vocab] that it leaves. */
+/** The forward pass over one token per row, and its logits f32[R,vocab]. */
 export interface RecordedForward {
   readonly recording: Recording;
   readonly logits: Tensor;
@@ -21,7 +21,7 @@ export class StepRecordings implements Disposable {
   /** Processors that `#choosing` was recorded with. */
   #active = 0;
 
-  /** @param apart something happens to the logits between the processors and the choice: these are two recordings */
+  /** @param apart the logits are changed between the processors and the choice: these are two recordings */
   constructor(device: Device, forward: RowForward, choice: Choice, apart: boolean) {
     this.#device = device;
     this.#forward = forward;
@@ -29,7 +29,7 @@ export class StepRecordings implements Disposable {
     this.#apart = apart;
   }
 
-  /** The forward pass, recorded the first time. */
+  /** The forward pass, recorded on first use. */
   get forward(): RecordedForward {
     if (this.#passing) return this.#passing;
     const { tokens, lanes } = this.#choice;
@@ -41,7 +41,7 @@ export class StepRecordings implements Disposable {
     return this.#passing;
   }
 
-  /** The choice, in one part or two: made anew where the first row came that needs another processor. */
+  /** The choice, in one part or two; recorded anew when a row first needs another processor. */
   get choice(): readonly Recording[] {
     const { active } = this.#choice;
     if (this.#choosing.length > 0 && this.#active === active) return this.#choosing;

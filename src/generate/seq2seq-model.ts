@@ -22,7 +22,7 @@ import {
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
 import { seq2seqSteps } from "./seq2seq.js";
 
-/** What one forward pass gives; the caller disposes all of it. */
+/** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
   /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
   logits: Tensor;
@@ -84,8 +84,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   /**
-   * Generates for each text of a batch: what the decoder began with (`decoder_input_ids`, or the model's
-   * `decoder_start_token_id`) and the new tokens, [B][T + new]. Rows that end early are filled up with the padding id.
+   * Generates for each text of a batch: the decoder's start (`decoder_input_ids`, or the model's `decoder_start_token_id`) and
+   * the new tokens, [B][T + new]. Rows that end early are filled with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
   async generate(given: Seq2SeqGenerateOptions): Promise<number[][]> {
@@ -95,7 +95,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
 
   /**
    * The same as an async iterator over steps; leaving the loop early stops the work.
-   * @throws at once what `generate` throws for its options and inputs
+   * @throws immediately what `generate` throws for its options and inputs
    */
   stream(given: Omit<Seq2SeqGenerateOptions, "streamer">): AsyncGenerator<Step> {
     return this.#steps(this.#prepare(given), given);
@@ -126,7 +126,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     return { encoder, decoder, config, cache_dtype };
   }
 
-  /** What the decoder begins with where the caller says nothing. @throws OptionError if the files say nothing either */
+  /** The decoder's start if the caller gives none. @throws OptionError if the files have none either */
   #start(rows: number): Batch {
     const { vocab } = this.module.geometry;
     const named = [this.generation_config, this.config].map((file) => file.decoder_start_token_id);

@@ -1,5 +1,5 @@
 // Generation by an encoder-decoder: the encoder runs once, its keys and values go into a cache that the decoder's rows read,
-// and the decode session goes on as it does for any decoder.
+// and the decode session then works as for any decoder.
 
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
@@ -10,7 +10,7 @@ import { type Batch, promptsOf } from "./inputs.js";
 import { generateSteps, type LoopOptions, type Step } from "./loop.js";
 
 /**
- * Keys and values of the encoder's output for every text of a batch, padding left out. The caller disposes the cache.
+ * Keys and values of the encoder's output for every text of a batch, without padding. The caller disposes the cache.
  * @throws OutOfMemoryError
  */
 export function encodeInto(
@@ -53,7 +53,7 @@ export function encodeInto(
 
 /**
  * Generates after the decoder's prompts, one for each text of the encoder's batch, until every row has ended.
- * @throws as `generateSteps` does
+ * @throws as `generateSteps`
  */
 export async function* seq2seqSteps(
   device: Device,

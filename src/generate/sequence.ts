@@ -1,9 +1,9 @@
-// One request in a decode session, as the host knows it.
+// The host's state of one request in a decode session.
 
 import type { Tensor } from "../core/tensor.js";
 import type { SamplingConfig } from "./config.js";
 
-/** What a row of a session generates by. */
+/** Generation options of a session's row. */
 export interface RequestConfig extends SamplingConfig {
   readonly max_new_tokens: number;
   /** Ids that end the text. */
@@ -18,7 +18,7 @@ export interface RowRequest {
   readonly config: RequestConfig;
   /**
    * Keys the random numbers, with the seed and the step: the same request gives the same tokens in any row of any batch.
-   * By default 0.
+   * Default 0.
    */
   readonly sequence?: number;
 }
@@ -26,15 +26,15 @@ export interface RowRequest {
 /** Why a row has ended: a token of `eos_token_ids`, or `max_new_tokens`. */
 export type FinishReason = "eos" | "length";
 
-/** A token that a row was given. */
+/** A token generated for a row. */
 export interface RowToken {
   readonly row: number;
   readonly sequence: number;
   readonly id: number;
   readonly finish_reason: FinishReason | undefined;
-  /** Log-probability among all tokens, after processors and before the temperature; where the session keeps scores. */
+  /** Log-probability among all tokens, after processors and before the temperature; only if the session keeps scores. */
   readonly score: number | undefined;
-  /** True where a drafter had guessed it: it took no pass over the weights of its own. */
+  /** True if a drafter guessed it: it needed no pass over the weights. */
   readonly guessed: boolean;
 }
 
@@ -42,19 +42,19 @@ export class Sequence {
   row: number;
   readonly sequence: number;
   readonly config: RequestConfig;
-  /** Prompt and tokens that were read. */
+  /** Prompt and the generated tokens read so far. */
   readonly ids: number[];
   /** Tokens of the prompt. */
   readonly prompt: number;
-  /** Tokens that the cache holds once everything recorded has run. */
+  /** Tokens in the cache once everything recorded has run. */
   cached = 0;
-  /** New tokens once everything recorded has run; those read are `ids.length - prompt`. */
+  /** New tokens once everything recorded has run; those already read are `ids.length - prompt`. */
   asked = 0;
-  /** f32[1,vocab]: logits of its first token, until a step takes them. */
+  /** f32[1,vocab]: logits of its first token, until a step uses them. */
   logits: Tensor | undefined;
-  /** True when its prompt is under way to the last piece: steps may take part. */
+  /** True when the last piece of its prompt is in flight: steps may include it. */
   ready = false;
-  /** True when no later step may take part. */
+  /** True when no later step may include it. */
   ended = false;
 
   constructor({ row, prompt, config, sequence = 0 }: RowRequest) {
@@ -65,7 +65,7 @@ export class Sequence {
     this.prompt = prompt.length;
   }
 
-  /** Another one with the same text, which goes on by itself. */
+  /** A copy with the same text, which continues independently. */
   fork(row: number, config: RequestConfig, sequence: number): Sequence {
     const fork = new Sequence({ row, prompt: this.ids.slice(0, this.prompt), config, sequence });
     fork.ids.push(...this.ids.slice(this.prompt));
@@ -76,12 +76,12 @@ export class Sequence {
     return fork;
   }
 
-  /** True if all its tokens are under way. */
+  /** True if all its tokens are in flight or read. */
   get complete(): boolean {
     return this.asked >= this.config.max_new_tokens;
   }
 
-  /** True while steps are under way that were not read. */
+  /** True while it has unread steps. */
   get unread(): boolean {
     return this.asked > this.ids.length - this.prompt;
   }
@@ -97,8 +97,8 @@ export class Sequence {
   }
 
   /**
-   * Takes what the model would have said after the last token that is certain and after each draft: up to and with the
-   * first that is no draft. The first of `likeliest` belongs to the certain token.
+   * Accepts the model's tokens for the last certain token and for each draft: up to and including the first that differs from
+   * its draft. The first of `likeliest` belongs to the certain token.
    */
   accept(drafts: readonly number[], likeliest: Int32Array, scores: Float32Array | undefined): RowToken[] {
     const tokens: RowToken[] = [];

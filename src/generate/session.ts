@@ -1,7 +1,7 @@
-// A decode session: rows of a cache, each with a request of its own, that take one token a step. All steps are the same two
-// recordings: the forward pass over one token per row, and the choice of the next ones. Between the two, rows that came in
-// bring the logits of their prompts, and processors on the host are called. The next step is under way before the host has
-// seen a token. A row that ends is free for another request; the recordings stay.
+// A decode session: rows of a cache, each with its own request, that get one token per step. All steps replay the same two
+// recordings: the forward pass over one token per row, and the choice of the next ones. Between the two, new rows copy in the
+// logits of their prompts, and host processors run. The next step starts before the host has seen a token. A finished row is
+// free for another request; the recordings stay.
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
@@ -22,12 +22,12 @@ import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./
 export interface SessionOptions {
   /** Texts at a time. */
   readonly rows: number;
-  /** Tokens that a row's text can have, prompt and new ones. */
+  /** Most tokens of a row's text, prompt and new ones. */
   readonly capacity: number;
   readonly cache_dtype: CacheDType;
-  /** Called for each row of each step, in this order. They cost the pipelining. */
+  /** Called for each row of each step, in this order. They disable pipelining. */
   readonly processors?: readonly HostProcessor[];
-  /** Encoder-decoders: what each row reads of its encoder; the caller disposes it after the session. */
+  /** Encoder-decoders: the encoder's output for each row; the caller disposes it after the session. */
   readonly cross?: CrossCache;
   /** Keep the log-probability of each token. */
   readonly scores?: boolean;
@@ -46,7 +46,7 @@ export class DecodeSession implements Disposable {
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #sequences: (Sequence | undefined)[];
-  /** Tokens that each row takes in the step that is being recorded. */
+  /** Tokens that each row gets in the step being recorded. */
   readonly #counts: number[];
   readonly #recordings: StepRecordings;
   #last: Promise<unknown> = Promise.resolve();
@@ -69,54 +69,54 @@ export class DecodeSession implements Disposable {
     this.#recordings = new StepRecordings(device, this.#forward, this.#choice, !this.pipelined);
   }
 
-  /** The sequence of each row; undefined for a row that is free. */
+  /** The sequence of each row; undefined for a free row. */
   get sequences(): readonly (Readonly<Sequence> | undefined)[] {
     return this.#sequences;
   }
 
-  /** i32[R]: the tokens that the last step gave. */
+  /** i32[R]: the tokens of the last step. */
   get tokens(): Tensor {
     return this.#choice.tokens;
   }
 
-  /** True if a step can begin before the one before was read. */
+  /** True if a step can start before the previous one was read. */
   get pipelined(): boolean {
     return this.#processors.length === 0;
   }
 
   /**
-   * Takes texts into free rows, a chunk at a time; when it resolves, the last chunk is under way, and the next step gives
-   * the rows their first tokens. Steps of the other rows can go on meanwhile.
-   * @throws OptionError for a row that is taken or a text that does not fit; AbortError, KernelError, OutOfMemoryError
+   * Adds texts to free rows, a chunk at a time; when it resolves, the last chunk is in flight, and the next step gives the
+   * rows their first tokens. Steps of the other rows can go on meanwhile.
+   * @throws OptionError for a row in use or a text that does not fit; AbortError, KernelError, OutOfMemoryError
    */
   async add(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
     await this.#fill(this.#seat(requests), options, 0);
   }
 
-  /** The same for rows that take their tokens from `verify`, which the last token of each prompt is left to. */
+  /** The same for rows that get their tokens from `verify`, which also processes the last token of each prompt. */
   async addForDrafts(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
     await this.#fill(this.#seat(requests), options, 1);
   }
 
-  /** Frees a row, whether it has ended or not, and takes another request in. */
+  /** Frees a row, finished or not, and adds another request. */
   async replace(request: RowRequest, options: PrefillOptions = {}): Promise<void> {
     this.remove(request.row);
     await this.add([request], options);
   }
 
   /**
-   * Frees a row: its text is forgotten, and tokens of it that are under way are dropped.
-   * @throws OptionError while the row's prompt is being taken in: abort that by its signal
+   * Frees a row: its text is forgotten, and its tokens in flight are dropped.
+   * @throws OptionError while the row's prompt is being processed: abort that by its signal
    */
   remove(row: number): void {
     const sequence = this.#sequences[row];
-    if (sequence && !sequence.ready) throw new OptionError(`the prompt of row ${row} is still being taken in`);
+    if (sequence && !sequence.ready) throw new OptionError(`the prompt of row ${row} is still being processed`);
     if (sequence) this.#free(sequence);
   }
 
   /**
-   * Goes on from other texts, as requests of the rows' own: what a row's text shares with the new one stays in the cache.
-   * A row that is free takes its text in as `add` does.
+   * Continues rows with other texts, as new requests: the prefix that a row's text shares with the new one stays in the cache.
+   * For a free row it is the same as `add`.
    */
   async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
     const resumed = this.#checked(requests);
@@ -133,28 +133,28 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * A free row goes on from the text of row `from` as a request of its own: several samples of one prompt.
-   * @throws OptionError while a step of row `from` is under way
+   * A free row continues the text of row `from` as a request of its own: several samples of one prompt.
+   * @throws OptionError while a step of row `from` is in flight
    */
   fork(from: number, to: number, config: RequestConfig, sequence: number): void {
     const parent = this.#sequences[from];
-    if (!parent?.ready || parent.unread) throw new OptionError(`row ${from} has no text to fork, or one not read yet`);
+    if (!parent?.ready || parent.unread) throw new OptionError(`row ${from} has no text to fork, or unread tokens`);
     this.#checkFree(to);
     this.#forward.cache.fork(from, to);
     const fork = parent.fork(to, config, sequence);
     this.#sequences[to] = fork;
-    if (fork.logits) return; // the next step takes it in as it does any other
+    if (fork.logits) return; // the next step adds it like any other
     this.#choice.fork(from, to, config, { sequence, step: fork.asked, held: fork.cached });
   }
 
   /**
-   * Each row r goes on from the text of row `parents[r]` (beams).
+   * Each row r continues the text of row `parents[r]` (beams).
    * @throws OptionError unless all rows have taken a step, and all steps were read
    */
   reorder(parents: readonly number[]): void {
     const before = parents.map((parent) => this.#sequences[parent]);
     if (before.length !== this.rows || !before.every((own) => own?.ready && !own.logits && !own.unread)) {
-      throw new OptionError("only rows that have all taken a step, and were read, can be reordered");
+      throw new OptionError("rows can be reordered only after all have taken a step and all tokens were read");
     }
     this.#forward.cache.reorder(parents);
     this.#choice.reorder(parents);
@@ -164,9 +164,9 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * One step: a token for every row with a text, those that came in since the last one included. All of it is recorded when
-   * this returns, unless there are host processors; the promise gives the tokens. Rows of which no token is missing take
-   * no part, and rows that have ended are free once they were read. Undefined if no row takes part.
+   * One step: a token for every row with a text, including those added since the last one. Everything is recorded when this
+   * returns, unless there are host processors; the promise gives the tokens. Rows whose tokens are all in flight take no part,
+   * and finished rows are free once they were read. Undefined if no row takes part.
    */
   step(): Promise<RowToken[]> | undefined {
     if (!this.#sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
@@ -180,7 +180,7 @@ export class DecodeSession implements Disposable {
     return this.#read(live);
   }
 
-  /** A step between whose two parts the host sees the logits. */
+  /** A step split in two: the host sees the logits in between. */
   async #hosted(last: Promise<unknown>): Promise<RowToken[]> {
     await last;
     const live = this.#forwardStep();
@@ -201,8 +201,8 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * Checks drafts of all rows in one pass: the tokens that each row is given are those that steps would have given it, one
-   * after the other, and more than one where drafts were right. Rows must have come by `addForDrafts` and be greedy.
+   * Checks drafts of all rows in one pass: each row gets the same tokens as from single steps, and more than one if drafts
+   * were right. Rows must come from `addForDrafts` and be greedy.
    */
   async verify(drafts: Drafts): Promise<RowToken[]> {
     const live = this.#live();
@@ -232,7 +232,7 @@ export class DecodeSession implements Disposable {
     return live.flatMap((sequence, n) => {
       const own = drafts[sequence.row]!;
       const end = lane + texts[n]!.ids.length;
-      const first = end - own.length - 1; // the last token that is certain
+      const first = end - own.length - 1; // the last certain token
       lane = end;
       const tokens = sequence.accept(own, ids.subarray(first, end), score?.subarray(first, end));
       this.#rewindTo(sequence, sequence.ids.length - 1);
@@ -249,7 +249,7 @@ export class DecodeSession implements Disposable {
     for (const { row, prompt, config } of requests) {
       const taken = requests.filter((other) => other.row === row).length > 1;
       if (!(row >= 0 && row < this.rows) || taken) {
-        throw new OptionError(`row ${row} is not one of the session's ${this.rows}, or asked for twice`);
+        throw new OptionError(`row ${row} is not one of the session's ${this.rows}, or given twice`);
       }
       if (prompt.length === 0) throw new OptionError(`the text of row ${row} is empty`);
       const tokens = prompt.length + config.max_new_tokens;
@@ -271,7 +271,7 @@ export class DecodeSession implements Disposable {
     return sequences;
   }
 
-  /** Runs what the cache lacks of each text, but for the last `leave` tokens. */
+  /** Runs the part of each text that the cache lacks, except the last `leave` tokens. */
   async #fill(sequences: readonly Sequence[], { signal, chunk }: PrefillOptions, leave: number): Promise<void> {
     const texts = sequences.map(({ row, ids, cached }) => ({
       row,
@@ -287,7 +287,7 @@ export class DecodeSession implements Disposable {
     }
   }
 
-  /** Records a chunk of texts; keeps the logits of those that end in it, unless their last tokens are left. */
+  /** Records a chunk of texts; keeps the logits of the texts that end in it, unless their last tokens are left. */
   #runChunk(chunk: FlatChunk, sequences: readonly Sequence[], left: boolean): Tensor {
     this.#extend(chunk, sequences);
     if (left || chunk.ends.length === 0) return this.#forward.hidden(chunk);
@@ -304,7 +304,7 @@ export class DecodeSession implements Disposable {
     for (const sequence of sequences) sequence.cached += counts.get(sequence.row) ?? 0;
   }
 
-  /** Records the forward pass of rows that are under way; gives all rows whose logits are there then. */
+  /** Records the forward pass of running rows; returns all rows whose logits are then available. */
   #forwardStep(): Sequence[] {
     const live: Sequence[] = [];
     const counts = this.#counts.fill(0);
@@ -330,7 +330,7 @@ export class DecodeSession implements Disposable {
     return live;
   }
 
-  /** Takes a row in whose prompt has run: its logits are those that the choice sees. */
+  /** Adds a row whose prompt has run: the choice will see its logits. */
   #enter(sequence: Sequence, own: Tensor, logits: Tensor): void {
     const { row, ids, prompt, config: options } = sequence;
     scope(() => copyInto(own, logits.narrow(0, row, 1)));
@@ -355,12 +355,12 @@ export class DecodeSession implements Disposable {
     sequence.cached = cached;
   }
 
-  /** The tokens of a step, for those of its rows that had not ended before it. */
+  /** The tokens of a step, for the rows that had not ended before it. */
   async #read(live: readonly Sequence[]): Promise<RowToken[]> {
     const { tokens, scores } = this.#choice;
     const reading = tokens.read() as Promise<Int32Array>;
     const scoring = scores?.readFloats();
-    scoring?.catch(() => {}); // awaited below; this only keeps it from being told twice
+    scoring?.catch(() => {}); // awaited below; avoids an unhandled rejection
     const ids = await reading;
     const score = scoring && (await scoring);
     const taken: RowToken[] = [];

@@ -1,22 +1,22 @@
-// Streamers: they take token ids as they are generated and turn them into text.
+// Streamers: receive token ids as they are generated and turn them into text.
 
 import { OptionError } from "../core/errors.js";
 import { flag, type Options, readOptions, such } from "../core/options.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { StreamDecoder } from "../tokenizer/stream.js";
 
-/** Gets the prompt's ids first, then each new one; `end` after the last. */
+/** Receives the prompt's ids first, then each new one; `end` after the last. */
 export interface Streamer {
   put(ids: readonly number[]): void;
   end(): void;
 }
 
 const TEXT_STREAMER = {
-  /** Leave out the prompt. */
+  /** Omit the prompt. */
   skip_prompt: flag(),
-  /** Leave out special tokens. */
+  /** Omit special tokens. */
   skip_special_tokens: flag(),
-  /** Gets each piece of text; standard output by default, where there is one. */
+  /** Receives each piece of text; default: standard output, if there is one. */
   write: such<(text: string) => void>((value) => typeof value === "function", "a function"),
 };
 
@@ -30,7 +30,7 @@ function standardOutput(): (text: string) => void {
   return (text) => void stdout.write(text);
 }
 
-/** Writes text as soon as it is certain: never a part of a character. */
+/** Writes text as soon as it is final: never a part of a character. */
 export class TextStreamer implements Streamer {
   readonly #decoder: StreamDecoder;
   readonly #write: (text: string) => void;

@@ -1,12 +1,12 @@
-// Fields of transformers' generation_config.json that Octavo does not have: those that would change the text, which
-// config.ts refuses, and those that change nothing.
+// Fields of transformers' generation_config.json that Octavo does not support: those that would change the text, which
+// config.ts rejects, and those that have no effect.
 
 import { checkedLater, type Entry } from "../core/options.js";
 
-/** A value that means "without it". */
+/** The neutral value of a field. */
 export type Neutral = number | boolean | null;
 
-/** Fields that would change the text, with the value (beside null) that asks for nothing, and what they ask for. */
+/** Fields that would change the text, with their neutral value (beside null) and the feature they enable. */
 export const UNSUPPORTED = {
   num_beams: [1, "beam search"],
   num_beam_groups: [1, "beam search"],
@@ -47,15 +47,15 @@ export const UNSUPPORTED_OPTIONS = Object.fromEntries(
   UNSUPPORTED_FIELDS.map((field) => [field, checkedLater<Neutral>()]),
 ) as Readonly<Record<UnsupportedField, Entry<Neutral>>>;
 
-/** Of these, the ones that only matter when tokens are sampled. */
+/** Those that only matter when tokens are sampled. */
 export const OF_SAMPLING: ReadonlySet<UnsupportedField> = new Set(["typical_p", "epsilon_cutoff", "eta_cutoff"]);
 
-/** True if a value asks for nothing. */
+/** True if a value is neutral. */
 export function isNeutral(field: UnsupportedField, value: unknown): boolean {
   return value === null || value === UNSUPPORTED[field][0] || (Array.isArray(value) && value.length === 0);
 }
 
-/** Fields that change no text here: caches, what is returned, what belongs to beams or drafts or encoders, and records. */
+/** Fields without effect here: caches, return formats, settings of beams, drafts or encoders, and metadata. */
 export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "use_cache",
   "prefill_chunk_size",

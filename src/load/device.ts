@@ -1,4 +1,4 @@
-// Opening devices by name in Node, and the one that is shared by everybody who does not open his own.
+// Opening devices by name in Node, and the devices shared by models without one of their own.
 
 import { machineInfo, nativeAvailable, openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
@@ -14,12 +14,12 @@ import { type DeviceChoice, type DeviceName, sharing } from "./platform.js";
 export type { DeviceOptions } from "./options.js";
 
 /**
- * Devices that `requestDevice` knows, beside "webgpu:0", "webgpu:1", ... for one adapter of several, and "cpu:0", "cpu:1",
+ * Devices that `requestDevice` knows, besides "webgpu:0", "webgpu:1", ... for one of several adapters, and "cpu:0", "cpu:1",
  * ... for logical devices.
  */
 export const DEVICE_NAMES = ["auto", "cpu", "reference", "wasm", "webgpu"] as const;
 
-/** Logical devices of the CPU: as many queues, budgets and pools of threads in one process, apart from "cpu" itself. */
+/** Logical devices of the CPU: separate queues, budgets and thread pools in one process, besides "cpu" itself. */
 export const LOGICAL_CPUS = 64;
 
 const GPU_NAME = /^webgpu(?::(\d{1,3}))?$/;
@@ -34,7 +34,7 @@ export function usualDevice(): DeviceName {
     machineInfo();
     usual = "cpu";
   } catch (error) {
-    // Without either, opening "cpu" says what is missing.
+    // Without either, the error of opening "cpu" says what is missing.
     if (!findWasm()) return "cpu";
     usual = "wasm";
     const { message, hint } = error as DeviceError;
@@ -44,7 +44,7 @@ export function usualDevice(): DeviceName {
   return usual;
 }
 
-/** Devices of Node that have these options. */
+/** Devices of Node that take these options. */
 const OWNERS = {
   threads: ["cpu", "wasm"],
   isa: ["cpu"],
@@ -53,9 +53,10 @@ const OWNERS = {
 } as const;
 
 /**
- * Opens a device without waiting: "cpu" (native kernels), "cpu:0" to "cpu:63" (the same, as logical devices), "wasm" (the same kernels as WebAssembly, in threads of their
- * own) or "reference" (plain JavaScript loops, slow and exact). Without a name, the usual one of this machine.
- * @throws DeviceError for an unknown name, for one that only `requestDevice` opens, or if what it needs is not built;
+ * Opens a device without waiting: "cpu" (native kernels), "cpu:0" to "cpu:63" (the same, as logical devices), "wasm" (the
+ * same kernels as WebAssembly, in threads of their own) or "reference" (plain JavaScript loops, slow and exact). Without a
+ * name, the default device of this machine.
+ * @throws DeviceError for an unknown name, for a device that only `requestDevice` opens, or if its build is missing;
  * OptionError for an option that the device does not have
  */
 export function openDevice(name: string = usualDevice(), options: DeviceOptions = {}): Device {
@@ -84,16 +85,16 @@ function unknownDevice(name: string): DeviceError {
   });
 }
 
-/** @throws DeviceError if there is no device of that name, whatever this machine has */
+/** @throws DeviceError if there is no device of that name on any machine */
 export function checkDeviceName(name: string): void {
   const known = (DEVICE_NAMES as readonly string[]).includes(name) || GPU_NAME.test(name) || CPU_NAME.test(name);
   if (!known) throw unknownDevice(name);
 }
 
 /**
- * Opens any device, those included that answer later: "webgpu" (a GPU, through the runtime or the package `webgpu`),
- * "webgpu:1" (the second of its adapters), "auto" (see `chooseDevice`).
- * @throws DeviceError for an unknown name, or if the device is not there
+ * Opens any device, including asynchronous ones: "webgpu" (a GPU, through the runtime or the package `webgpu`), "webgpu:1"
+ * (its second adapter), "auto" (see `chooseDevice`).
+ * @throws DeviceError for an unknown name, or if the device is not available
  */
 export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
   const { deterministic } = options;
@@ -124,8 +125,8 @@ function several(alike: number): string {
 }
 
 /**
- * What "auto" means on this machine: a GPU if there is one that is not emulated, else the native kernels, else the same
- * kernels as WebAssembly.
+ * The device for "auto" on this machine: a GPU that is not emulated, else the native kernels, else the same kernels as
+ * WebAssembly.
  * @throws DeviceError if there is none of the three
  */
 export async function chooseDevice(): Promise<DeviceChoice> {
@@ -145,7 +146,7 @@ export async function chooseDevice(): Promise<DeviceChoice> {
   if (nativeAvailable()) return { name: "cpu", reason: `no GPU: ${against.join("; ")}` };
   against.push("the native add-on is not built");
   if (findWasm()) return { name: "wasm", reason: `no GPU and no native kernels: ${against.join("; ")}` };
-  throw new DeviceError(`device "auto": nothing to run on: ${against.join("; ")}; the WASM build is not there either`, {
+  throw new DeviceError(`device "auto": nothing to run on: ${against.join("; ")}; the WASM build is missing too`, {
     hint: "npm run build:native",
   });
 }
@@ -154,5 +155,5 @@ function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split("\n")[0]!;
 }
 
-/** The device of that name that all models without one of their own share; opened on first use, and anew when lost. */
+/** The shared device of that name, for all models without one of their own; opened on first use, and again when lost. */
 export const sharedDevice: (name?: string) => Promise<Device> = sharing(requestDevice, usualDevice, chooseDevice);

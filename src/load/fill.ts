@@ -1,5 +1,5 @@
 // Fills a planned model from its files: rows stream through a small staging buffer on the device, and are quantized as
-// they arrive. At no time is more than the finished weights plus one piece of one tensor in memory.
+// they arrive. Memory never holds more than the finished weights plus one piece of one tensor.
 
 import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
@@ -12,30 +12,30 @@ import type { Source } from "../sources/source.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
 import { READ_BYTES, type RowReader, readBytes, readSmall, readWhole, rowReader } from "./read.js";
 
-/** Source bytes between two looks at the signal and at what has become of the parameters so far. */
+/** Source bytes between two checks of the signal and of the parameters filled so far. */
 const BREATH = 64 << 20;
 /** Milliseconds between two reports of progress. */
 const REPORT_MS = 100;
 
-/** Progress of a load, in the shape that transformers.js reports downloads. */
+/** Progress of a load, in the format of transformers.js' download reports. */
 export interface ProgressEvent {
   readonly status: "initiate" | "progress" | "done" | "warning";
   /** The model's name. */
   readonly name: string;
-  /** The file that was read last. */
+  /** The file read last. */
   readonly file: string;
-  /** The tensor that was read last. */
+  /** The tensor read last. */
   readonly tensor: string;
-  /** Bytes read, and bytes to read in all. */
+  /** Bytes read, and total bytes to read. */
   readonly loaded: number;
   readonly total: number;
   /** Percent. */
   readonly progress: number;
   /** Bytes read per second since the load began. */
   readonly bytes_per_second: number;
-  /** Bytes that came over the network so far; absent for a folder on disk. */
+  /** Bytes received over the network so far; absent for a folder on disk. */
   readonly network?: number;
-  /** What went wrong without ending the load, for "warning". */
+  /** The problem, for "warning": one that did not end the load. */
   readonly message?: string;
 }
 
@@ -48,7 +48,7 @@ export interface FillOptions {
 
 /**
  * Reads every tensor of the plan into the model.
- * @throws AbortError, FormatError, KernelError (a read that failed); the model must then be disposed
+ * @throws AbortError, FormatError, KernelError (a failed read); the model must then be disposed
  */
 export async function fill(device: Device, plan: Plan, options: FillOptions): Promise<void> {
   const { signal, name, progress_callback } = options;
@@ -74,9 +74,9 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   const stop = (): void => {
     throwIfAborted(signal, "loading");
   };
-  /** Filled since the last look. */
+  /** Filled since the last check. */
   let filled: (Parameter | Matrix)[] = [];
-  /** Waits for the queue; a read of a file that failed comes out here. */
+  /** Waits for the queue; failed file reads are thrown here. */
   const settle = async (): Promise<void> => {
     const tensors = filled.flatMap((parameter) => parameter.tensors);
     filled = [];
@@ -95,7 +95,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     }
     if (performance.now() - reported < REPORT_MS) return;
     report("progress");
-    // Where the device and the files answer at once, nobody else had a turn: an abort may be waiting for one.
+    // If device and files answer synchronously, nothing else had a turn: an abort may be pending.
     await new Promise((resolve) => setTimeout(resolve, 0));
     stop();
   };
@@ -118,11 +118,11 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   report("done");
 }
 
-/** What reading needs. */
+/** The context of reading. */
 interface Context {
   readonly device: Device;
   readonly files: Source;
-  /** Called after each piece with its bytes, and the tensor that it came from. */
+  /** Called after each piece with its bytes, and the tensor it came from. */
   readonly breathe: (bytes: number, from: StoredTensor) => Promise<void>;
 }
 
@@ -150,7 +150,7 @@ async function readRows(
   }
 }
 
-/** Readers of all parts, and the dtype that fits all: that of the parts if they have one, else f32. */
+/** Readers of all parts, and their common dtype: that of the parts if it is the same, else f32. */
 function readersOf(
   { device, files }: Context,
   { parts, parameter }: PlanItem,
@@ -179,7 +179,7 @@ async function fillParameter(context: Context, item: PlanItem, dtype: FloatDType
   for (const part of item.parts) await breathe(partBytes(part), part.from);
 }
 
-/** Rows of a matrix that go together: at most `step`, all of one expert. */
+/** Chunks of a matrix's rows: at most `step` rows, all of one expert. */
 export function* rowSteps(
   { shape: [outputs], experts }: Matrix,
   step: number,
@@ -190,7 +190,7 @@ export function* rowSteps(
   }
 }
 
-/** Rows of `bytes` each that a piece holds, in whole `granularity`. */
+/** Rows of `bytes` each that fit in a piece, in whole `granularity`. */
 function stepOf(bytes: number, granularity: number): number {
   return Math.max(1, Math.floor(READ_BYTES / (bytes || 1) / granularity)) * granularity;
 }
@@ -204,7 +204,7 @@ async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Pro
   const rowBytes = bytes / (outputs || 1);
   const builder = scheme.begin(device, shape, scheme.name, experts);
   const { readers, dtype } = readersOf(context, item);
-  // What lies transposed is read as a whole, and so are its bytes counted.
+  // A transposed tensor is read as a whole, and counted as a whole.
   const whole = item.parts.some(({ view, from }) => view === "transposed" || from.strides);
   try {
     for (const { at, count } of rowSteps(matrix, stepOf(rowBytes, builder.granularity))) {
@@ -230,7 +230,7 @@ function partAt({ parts }: PlanItem, row: number): StoredTensor {
   return (parts.find(({ at, rows }) => row >= at && row < at + rows) ?? parts[0]!).from;
 }
 
-/** Takes back a matrix that the checkpoint holds quantized: its codes stream like floats. */
+/** Restores a matrix that the checkpoint holds quantized: its codes stream like floats. */
 async function restoreMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
   const { device, files, breathe } = context;
   const matrix = item.parameter as Matrix;

@@ -1,4 +1,4 @@
-// from_pretrained, the part of it that loads: a folder becomes a filled module tree. What can be wrong is found before
+// The loading part of from_pretrained: a folder becomes a filled module tree. Everything that can be wrong is found before
 // the first weight is read.
 
 import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
@@ -23,9 +23,9 @@ export interface LoadOptions {
   /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
   readonly dtype: string;
   readonly quantization: BitsAndBytesConfig | undefined;
-  /** How matrices that stay dense are multiplied; by default as the dtype says (see `denseScheme`). */
+  /** How matrices that stay dense are multiplied; by default as the dtype implies (see `denseScheme`). */
   readonly compute?: Compute;
-  /** How the output head is stored; by default like the rest, or in full precision where the rest is quantized. */
+  /** How the output head is stored; by default like the rest, or in full precision if the rest is quantized. */
   readonly head?: Scheme;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
@@ -37,9 +37,9 @@ export interface Loaded<T extends Task = "causal-lm"> {
   /** generation_config.json, or {} */
   readonly generation_config: ConfigJson;
   readonly dtype: FloatDType;
-  /** Bytes of the tensors in the checkpoint that the model uses. */
+  /** Bytes of the checkpoint's tensors that the model uses. */
   readonly checkpoint_bytes: number;
-  /** Things that are odd but not wrong: unexpected tensors, a wrong total size. */
+  /** Oddities that are not errors: unexpected tensors, a wrong total size. */
   readonly warnings: readonly string[];
 }
 
@@ -48,7 +48,7 @@ export async function readConfigJson(source: Source): Promise<ConfigJson> {
   return readJsonFile(source, source.path("config.json"), { what: "config.json" });
 }
 
-/** The dtype that `dtype` means for this checkpoint. @throws OptionError for an unknown spelling */
+/** The dtype for this checkpoint. @throws OptionError for an unknown spelling */
 export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
   if (dtype !== "auto") {
     const parsed = parseDType(dtype);
@@ -73,7 +73,7 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
   return "f32";
 }
 
-/** A model that is declared but not loaded: the tree, and where its tensors lie. */
+/** A declared model before loading: the tree, and where its tensors lie. */
 export interface Declared<T extends Task> {
   readonly config: ConfigJson;
   readonly architecture: Architecture;
@@ -117,8 +117,8 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const planned = plan(model, architecture, checkpoint, storage);
   if (stored && !planned.items.some(({ parts }) => parts.some((part) => part.stored))) {
     const method = stored.quantization_method();
-    throw new CheckpointError(`${source.location}: config.json says ${method}, but no tensor is quantized so`, {
-      hint: "take quantization_config out of config.json, and load it with load_in_8bit or load_in_4bit",
+    throw new CheckpointError(`${source.location}: config.json says ${method}, but no tensor is quantized that way`, {
+      hint: "remove quantization_config from config.json, and load with load_in_8bit or load_in_4bit",
     });
   }
   const generation_config = await optionalJson(source, "generation_config.json");
@@ -135,7 +135,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
     const near = suggestion(unknown[0]!, [...new Set(names)]);
     warnings.push(
-      `llm_int8_skip_modules names no module of this model: ${unknown.join(", ")}${near ? `; did you mean ${near}?` : ""}`,
+      `llm_int8_skip_modules matches no module of this model: ${unknown.join(", ")}${near ? `; did you mean ${near}?` : ""}`,
     );
   }
   if (planned.unexpected.length > 0) {

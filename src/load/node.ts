@@ -10,13 +10,13 @@ import type { Platform, SourceOptions } from "./platform.js";
 
 /**
  * A folder that exists, an http address, or an id: of the hub at `options.hub` if that is given, else in the local cache.
- * Nothing that comes from a server is kept.
+ * Files from a server are not cached.
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
   const { hub, revision, token, signal, warn } = options;
   if (typeof model === "string" && (hub !== undefined || /^https?:\/\//i.test(model))) {
     if (options.local_files_only) {
-      throw new OptionError(`${model} is behind a server, and local_files_only asks for none`);
+      throw new OptionError(`${model} is on a server, but local_files_only is set`);
     }
     return new HttpSource(modelAddress(model, hub, revision), { token, signal, warn });
   }

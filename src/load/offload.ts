@@ -1,5 +1,5 @@
-// Puts weights into an offload file, from where blocks fetch them (nn/placement.ts). The bytes are as the device stores
-// them, panels included: such a file is for one run on one machine, and nobody else reads it.
+// Writes weights to an offload file, from which blocks load them (nn/placement.ts). The bytes are in the device's layout,
+// panels included: such a file is valid for one run on one machine only.
 
 import { open } from "node:fs/promises";
 import type { Tensor } from "../core/tensor.js";
@@ -9,8 +9,8 @@ import type { Kept } from "../nn/placement.js";
 const ALIGN = 4096;
 
 /**
- * Appends tensors to a file, made if it is not there, and says where each of them is. One at a time is in memory.
- * @throws KernelError (a tensor that is spoilt), errors of the file system
+ * Appends tensors to a file, created if missing, and returns where each of them is. Only one is in memory at a time.
+ * @throws KernelError (a spoilt tensor), errors of the file system
  */
 export async function writeOffload(tensors: readonly Tensor[], file: string): Promise<Kept[]> {
   const handle = await open(file, "a", 0o600);

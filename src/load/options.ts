@@ -1,10 +1,10 @@
-// The options of calls that find a model or open a device: their tables, and the check that a device has an option.
+// The options of calls that find a model or open a device: their tables, and the check that a device takes an option.
 
 import * as z from "zod";
 import { OptionError } from "../core/errors.js";
 import { flag, type Options, option, readOptions, text, whole } from "../core/options.js";
 
-/** Where a model is looked for. */
+/** Where to look for a model. */
 export const SOURCE = {
   /** Folder of the Hugging Face cache; Node only. */
   cache_dir: text({
@@ -18,24 +18,24 @@ export const SOURCE = {
     value: "<name>",
     help: "branch, tag or commit of a model in the cache (default: main)",
   }),
-  /** Never ask a server; Node only. */
+  /** Never contact a server; Node only. */
   local_files_only: flag(),
-  /** Address of a hub that the id is fetched from; browsers ask Hugging Face's by default. */
+  /** Address of the hub to fetch the id from; browsers use Hugging Face's by default. */
   hub: text({ secret: true }),
-  /** Access token for models that are private or gated. */
+  /** Access token for private or gated models. */
   token: text({ secret: true }),
   /** Keep downloaded files in the browser's storage: the default in browsers. Node keeps nothing. */
   cache: flag(),
 };
 
-/** Where a model is looked for, and who hears of it. */
+/** Where to look for a model, with callbacks. */
 export interface SourceOptions extends Readonly<Options<typeof SOURCE>> {
   readonly signal?: AbortSignal;
-  /** Gets what went wrong without ending the load. */
+  /** Receives problems that do not end the load. */
   readonly warn?: (message: string) => void;
 }
 
-/** Options of a device that is opened. */
+/** Options of opening a device. */
 export const DEVICE = {
   /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
   threads: whole(1, {
@@ -44,15 +44,15 @@ export const DEVICE = {
   }),
   /** Highest instruction set to use, for tests and comparisons: "portable", "avx2", "avx512", ... */
   isa: text(),
-  /** Bytes that the device "cpu", or a logical one, may allocate in all; most of the machine's memory by default. */
+  /** Most bytes that the device "cpu", or a logical one, may allocate; by default most of the machine's memory. */
   memory: option(z.int().min(1), "a whole number of bytes"),
   /**
-   * A row's results never depend on how many rows come with it. "wasm", "reference" and most CPUs hold to that anyway. On
-   * the CPU it costs the matrix units (AMX) where there are some; on WebGPU all products in floats and 4 bits of nine rows
-   * and more then go the way of few rows, which makes prompts several times slower.
+   * A row's results never depend on how many rows come with it. "wasm", "reference" and most CPUs guarantee this anyway. On
+   * other CPUs it disables the matrix units (AMX); on WebGPU all products in floats and 4 bits of nine rows and more then use
+   * the kernels for few rows, which makes prompts several times slower.
    */
-  deterministic: flag({ help: "results of a text never depend on the texts beside it (slower on some devices)" }),
-  /** Browsers: the WebAssembly module's address or bytes; see src/browser/wasm-file.ts for where it is looked for. */
+  deterministic: flag({ help: "the results of a text never depend on the texts beside it (slower on some devices)" }),
+  /** Browsers: the WebAssembly module's address or bytes; src/browser/wasm-file.ts gives the default locations. */
   wasm: option<string | URL | Uint8Array | ArrayBuffer>(
     z.union([z.string(), z.instanceof(URL), z.instanceof(Uint8Array), z.instanceof(ArrayBuffer)]),
     "an address or the module's bytes",
@@ -65,7 +65,7 @@ export interface DeviceOptions extends Options<typeof DEVICE> {}
 export type DeviceOwners = { readonly [Name in keyof DeviceOptions]: readonly string[] };
 
 /**
- * Refuses options that a device does not have.
+ * Rejects options that a device does not take.
  * @throws OptionError
  */
 export function checkDeviceOptions(name: string, options: DeviceOptions, owners: DeviceOwners): void {

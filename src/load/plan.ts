@@ -1,5 +1,5 @@
 // The plan: which tensors of a checkpoint go into which parameter, and how it will be stored. Pure; reads no weights and
-// allocates nothing, so that everything that does not fit is refused before any work is done.
+// allocates nothing, so that every mismatch is reported before any work is done.
 
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
 import { elementsOf, type StoredTensor } from "../checkpoints/stored.js";
@@ -12,7 +12,7 @@ import { denseScheme, type FloatDType, rowsOfExpert, type Scheme, type StoredWei
 import type { Compute } from "../ops/linear.js";
 import type { Source } from "../sources/source.js";
 
-/** Where some rows of a parameter come from; of a plain parameter, rows are slices of its first dim. */
+/** The source of some rows of a parameter; for a plain parameter, rows are slices of its first dim. */
 export interface Part {
   readonly from: StoredTensor;
   /** The parameter's rows that it fills. */
@@ -22,7 +22,7 @@ export interface Part {
   readonly first: number;
   /** "transposed": stored as [inputs, outputs]. "flat": in another shape, with the same elements in the same order. */
   readonly view?: "transposed" | "flat" | undefined;
-  /** What else the checkpoint holds of it, if it is quantized there; `from` are the codes. */
+  /** The other tensors of a quantized matrix in the checkpoint; `from` holds the codes. */
   readonly stored?: StoredWeight | undefined;
 }
 
@@ -31,7 +31,7 @@ export interface PlanItem {
   /** Name in the tree (the first one, if it is tied). */
   readonly name: string;
   readonly parameter: Parameter | Matrix;
-  /** In the order of their rows; they cover all of them. */
+  /** In the order of their rows, which they cover completely. */
   readonly parts: readonly Part[];
   /** How a matrix is stored; undefined for plain parameters. */
   readonly scheme: Scheme | undefined;
@@ -40,7 +40,7 @@ export interface PlanItem {
 export interface Plan {
   readonly source: Source;
   readonly items: readonly PlanItem[];
-  /** Tensors of the checkpoint that no parameter wants. */
+  /** Tensors of the checkpoint that no parameter uses. */
   readonly unexpected: readonly string[];
   /** Bytes to read. */
   readonly bytes: number;
@@ -48,17 +48,17 @@ export interface Plan {
 
 /** How the parameters of a model are stored. */
 export interface StorageOptions {
-  /** Of everything that is not quantized. */
+  /** For everything that is not quantized. */
   readonly dtype: FloatDType;
-  /** For the quantized linears; absent: there are none. */
+  /** For the quantized linears; absent: none is quantized. */
   readonly scheme?: Scheme | undefined;
-  /** Modules that `scheme` is not for; by default the output head. */
+  /** Modules that `scheme` does not apply to; by default the output head. */
   readonly skip?: readonly string[] | null;
-  /** For the output head, whatever `skip` says. A head that is tied gets a matrix of its own. */
+  /** For the output head, regardless of `skip`. A tied head gets a matrix of its own. */
   readonly head?: Scheme | undefined;
-  /** How matrices that stay dense are multiplied, where that is not what `dtype` stands for. */
+  /** How matrices that stay dense are multiplied, if not as `dtype` implies. */
   readonly compute?: Compute | undefined;
-  /** Schemes that matrices may be quantized by in the checkpoint. */
+  /** Schemes that may have quantized the checkpoint's matrices. */
   readonly stored?: readonly Scheme[] | undefined;
   /** The parameter that the output embeddings shared before `untieHead`. */
   readonly shared?: string | undefined;
@@ -95,10 +95,10 @@ export function untieHead(model: Model): string | undefined {
 }
 
 /**
- * Names of the modules that a quantization scheme is applied to: every Linear but those that `skip` names (the
- * model's own list by default) and those that share their matrix with another module. An entry of `skip` matches whole components
- * of a path: "mlp" or "layers.0", never a part of a name.
- * @throws UnsupportedModelError where it names some experts of a stack and not the others
+ * Names of the modules that a quantization scheme is applied to: every Linear except those that `skip` names (default: the
+ * model's own list) and those that share their matrix with another module. An entry of `skip` matches whole components of a
+ * path: "mlp" or "layers.0", never a part of a name.
+ * @throws UnsupportedModelError if it names only some experts of a stack
  */
 export function quantizedModules(model: Model, skip: readonly string[] | null): string[] {
   const users = new Map<Matrix, number>();
@@ -132,7 +132,7 @@ export function settle(device: Device, model: Model, compute: Compute): void {
   model.attention = { ...model.attention, compute };
 }
 
-/** Entries of `skip` that no module of the model answers to. */
+/** Entries of `skip` that match no module of the model. */
 export function unknownModules(model: Module, skip: readonly string[]): string[] {
   const paths = [...model.named_modules()]
     .flatMap(([path, module]) => (module instanceof Linear ? [path, ...module.published_paths] : [path]))
@@ -152,8 +152,8 @@ interface Candidate {
 }
 
 /**
- * Fits a checkpoint to a model.
- * @throws CheckpointError naming missing tensors, or the tensor whose shape is wrong with expected and got
+ * Matches a checkpoint to a model.
+ * @throws CheckpointError naming missing tensors, or a tensor of the wrong shape with expected and got
  */
 export function plan(model: Model, architecture: Architecture, checkpoint: Checkpoint, storage: StorageOptions): Plan {
   const schemes = schemesOf(model, storage);
@@ -213,7 +213,7 @@ function rowsIn({ shape }: StoredTensor): number {
   return shape.length < 2 ? elementsOf(shape) : elementsOf(shape.slice(0, -1));
 }
 
-/** Which stored tensors hold rows of which parameter; `unexpected` are those that none wants. */
+/** Which stored tensors hold rows of which parameter; `unexpected` are those that no parameter uses. */
 function matchNames(
   parameters: ReadonlyMap<string, Parameter | Matrix>,
   architecture: Architecture,
@@ -249,10 +249,10 @@ function matchNames(
     const fused = known.map((one) => parameters.get(one!)!);
     known.forEach((one, index) => {
       const list = candidates.get(one!) ?? [];
-      // The first one counts: a file may hold a tensor under two names.
+      // The first one wins: a file may hold a tensor under two names.
       if (list.some(({ expert }) => expert === place.expert)) return;
       const { expert, transposed } = place;
-      // What is quantized was turned before.
+      // Quantized matrices were transposed before quantization.
       list.push({ from, expert, transposed: transposed && !stored, fused, index, stored });
       candidates.set(one!, list);
     });
@@ -260,7 +260,7 @@ function matchNames(
   return { candidates, unexpected };
 }
 
-/** What of a stack is missing, to be appended to its name; undefined if it is complete. */
+/** The missing parts of a stack, to be appended to its name; undefined if it is complete. */
 function lackingExpert(parameter: Parameter | Matrix, found: readonly Candidate[]): string | undefined {
   if (found.some(({ expert }) => expert === undefined)) return undefined;
   const experts = stackOf(parameter);
@@ -294,7 +294,7 @@ function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Ca
     return [{ from, at: 0, rows: shape[0]!, first: 0, view, stored }];
   }
   if (stored) {
-    throw new CheckpointError(`tensor ${from.name}: quantized rows of several parameters cannot be taken apart`, {
+    throw new CheckpointError(`tensor ${from.name}: quantized rows of several parameters cannot be split`, {
       details: { tensor: from.name, file: from.file },
     });
   }
@@ -310,8 +310,8 @@ function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Ca
 }
 
 /**
- * How a stored tensor of another shape is that of `expected`.
- * @throws CheckpointError if it is not
+ * How a stored tensor of another shape maps to `expected`.
+ * @throws CheckpointError if it does not
  */
 function checkShape(name: string, expected: readonly number[], { from, transposed, stored }: Candidate): Part["view"] {
   if (stored) return undefined; // codes may have any shape: the scheme checks them

@@ -1,5 +1,5 @@
-// What loading needs of the platform that it runs on: where models come from, and which devices there are. Node's is
-// node.ts, the browser's src/browser/platform.ts.
+// What loading needs of its platform: the sources of models, and the devices. Node's is node.ts, the browser's
+// src/browser/platform.ts.
 
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
@@ -11,28 +11,28 @@ export type { DeviceOptions, SourceOptions } from "./options.js";
 /** Names of devices, on any platform. */
 export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}` | `cpu:${number}`;
 
-/** A device that "auto" settled on. */
+/** The device that "auto" chose. */
 export interface DeviceChoice {
   readonly name: DeviceName;
   readonly reason: string;
-  /** What to take for a model that does not fit: WebGPU does not say how much memory a GPU has. */
+  /** The alternative for a model that does not fit: WebGPU does not report a GPU's memory. */
   readonly instead?: DeviceName;
 }
 
 export interface Platform {
-  /** The folder of a model, by whatever names this platform has for it. The caller closes it. */
+  /** The folder of a model, by any name that this platform supports. The caller closes it. */
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Opens a device. @throws DeviceError */
   requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
-  /** The device of that name that all models without one of their own share. @throws DeviceError */
+  /** The shared device of that name, for all models without one of their own. @throws DeviceError */
   sharedDevice(name?: string): Promise<Device>;
-  /** What "auto" means here. @throws DeviceError if there is nothing to run on */
+  /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;
 }
 
 /**
- * Makes a `sharedDevice`: each device is opened on first use, and anew when it was lost. `usual` names the one without a
- * name, `choose` what "auto" means.
+ * Makes a `sharedDevice`: each device is opened on first use, and again after it was lost. `usual` is the default name,
+ * `choose` resolves "auto".
  */
 export function sharing(
   request: (name: string) => Promise<Device>,
@@ -62,14 +62,14 @@ export function sharing(
   };
 }
 
-/** What is made on a device, such as a model, and knows which. */
+/** Something made on a device, such as a model, that knows its device. */
 interface OnDevice {
   readonly device: Device;
 }
 
 /**
- * Makes something on the device that "auto" means or, where it does not fit, on the one to take instead. `device.reason`
- * of what was made says which it was, and why.
+ * Makes something on the device for "auto" or, if it does not fit, on the alternative. `device.reason` of the result says
+ * which one, and why.
  */
 export async function onAuto<T extends OnDevice>(
   choose: () => Promise<DeviceChoice>,
@@ -89,8 +89,8 @@ export async function onAuto<T extends OnDevice>(
 }
 
 /**
- * Opens a device of the caller's own and makes something on it, a model say; "auto" goes on to the next best device where
- * the first is too small. The caller closes `device` of what was made; where nothing was made, no device is left open.
+ * Opens a device for the caller and makes something on it, such as a model; "auto" tries the next best device if the first
+ * is too small. The caller closes the result's `device`; on failure no device is left open.
  */
 export async function onOwnDevice<T extends OnDevice>(
   platform: Pick<Platform, "requestDevice" | "chooseDevice">,
@@ -108,7 +108,7 @@ export async function onOwnDevice<T extends OnDevice>(
     }
   };
   if (name !== "auto") return on(name, options);
-  // The other options are a CPU's, should "auto" not find a GPU.
+  // The other options apply to a CPU, if "auto" finds no GPU.
   const { deterministic } = options;
   const ownOf = (chosen: string): DeviceOptions => (chosen.startsWith("webgpu") ? { deterministic } : options);
   return onAuto(platform.chooseDevice, (chosen) => on(chosen, ownOf(chosen)));

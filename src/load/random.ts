@@ -1,5 +1,5 @@
-// Models from a config alone, with random weights: for benchmarks and tests of sizes whose checkpoints nobody wants to
-// download. The values are normal with a small deviation, generated in f32 on the host, a piece at a time.
+// Models with random weights from a config alone: for benchmarks and tests at sizes too large to download. The values are
+// normal with a small deviation, generated in f32 on the host, a piece at a time.
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -11,12 +11,12 @@ import { rowSteps } from "./fill.js";
 import { type StorageOptions, schemesOf, settle, untieHead } from "./plan.js";
 
 const DRAW = 1 << 21;
-/** As transformers initialises. */
+/** transformers' initial deviation. */
 const DEVIATION = 0.02;
 
 /**
- * A pool of normal numbers that pieces are cut from at changing offsets: speed matters more here than independence,
- * and no kernel's time depends on the values.
+ * A pool of normal numbers; pieces are cut from it at varying offsets. Speed matters more here than independence, and no
+ * kernel's time depends on the values.
  */
 function normals(seed: number): (count: number) => Float32Array {
   let state = seed >>> 0 || 1;
@@ -41,8 +41,8 @@ function normals(seed: number): (count: number) => Float32Array {
 }
 
 /**
- * Fills every parameter of a declared model: matrices with random values, vectors with ones. The head is untied if it is
- * stored in its own way. If it throws, dispose the model.
+ * Fills every parameter of a declared model: matrices with random values, vectors with ones. The head is untied if it has a
+ * scheme of its own. If this throws, dispose the model.
  */
 export async function fillRandomly(device: Device, model: Model, storage: StorageOptions, seed = 1): Promise<void> {
   const draw = normals(seed);

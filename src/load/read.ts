@@ -1,5 +1,5 @@
-// Reads parts of stored tensors onto a device, some rows at a time: straight from the file where the backend can and the
-// bytes are in order, else through the host, which converts element types and puts strided elements side by side.
+// Reads parts of stored tensors onto a device, some rows at a time: straight from the file if the backend can and the bytes
+// are in order, else through the host, which converts element types and gathers strided elements.
 
 import { elementsOf, STORED_BITS, type StoredTensor } from "../checkpoints/stored.js";
 import { convertBytes, deviceDType } from "../checkpoints/values.js";
@@ -12,18 +12,18 @@ import { copyInto } from "../ops/copy.js";
 import { type Source, withFile } from "../sources/source.js";
 import type { Part } from "./plan.js";
 
-/** Bytes that are in flight at once. */
+/** Bytes in flight at once. */
 export const READ_BYTES = 8 << 20;
 
-/** Rows of a part as they are needed. */
+/** Reads rows of a part on demand. */
 export interface RowReader extends Disposable {
-  /** What the elements are once they are on the device. */
+  /** Element type on the device. */
   readonly dtype: FloatDType;
-  /** Fills `into`, contiguous rows in that dtype, with the part's rows from `at` on. */
+  /** Fills `into`, contiguous rows of that dtype, with the part's rows from `at` on. */
   read(into: Tensor, at: number): Promise<void>;
 }
 
-/** The dtype that the elements of a stored tensor get on a device. @throws FormatError for elements that are not whole bytes */
+/** Device dtype for the elements of a stored tensor. @throws FormatError for elements that are not whole bytes */
 export function readDType({ dtype, name, file }: StoredTensor): FloatDType {
   if (STORED_BITS.get(dtype)! % 8 !== 0) {
     throw new FormatError(`tensor ${name}: ${dtype} cannot be read as a float`, { details: { file, key: name } });
@@ -32,7 +32,7 @@ export function readDType({ dtype, name, file }: StoredTensor): FloatDType {
   return direct !== undefined && isFloat(direct) ? direct : "f32";
 }
 
-/** @param shape of all rows of the part, as the parameter has them */
+/** @param shape of all rows of the part, as in the parameter */
 export function rowReader(device: Device, files: Source, part: Part, shape: readonly number[]): RowReader {
   const { from, first, view } = part;
   const dtype = readDType(from);
@@ -47,7 +47,7 @@ export function rowReader(device: Device, files: Source, part: Part, shape: read
     };
   }
   const { strides } = tensor;
-  // Columns side by side: the rows of another matrix, which is turned on the device.
+  // Adjacent columns are the rows of another matrix, which is transposed on the device.
   if (view === undefined && strides.length === 2 && strides[0] === 1 && strides[1] === from.shape[0]) {
     const turned = { ...from, shape: [from.shape[1]!, from.shape[0]!], strides: undefined };
     return transposedReader(device, files, turned, first, dtype);
@@ -65,7 +65,7 @@ function dense({ shape, strides }: StoredTensor): boolean {
   return strides === undefined || shape.every((size, d) => size <= 1 || strides[d] === packed[d]);
 }
 
-/** Rows of a matrix that is stored as [columns, rows]: all of it is on the device while they are taken. */
+/** Rows of a matrix stored as [columns, rows]: all of it stays on the device while they are taken. */
 function transposedReader(
   device: Device,
   files: Source,
@@ -132,7 +132,7 @@ export async function readBytes(
   });
 }
 
-/** Fills `into` with slices of the first dim, from `first` on, of a tensor whose elements lie apart. */
+/** Fills `into` with slices of the first dim, from `first` on, of a strided tensor. */
 async function readStrided(files: Source, from: StoredTensor, first: number, into: Tensor): Promise<void> {
   const width = STORED_BITS.get(from.dtype)! / 8;
   const shape = [into.shape[0] ?? 1, ...from.shape.slice(1)];
@@ -147,7 +147,7 @@ async function readStrided(files: Source, from: StoredTensor, first: number, int
   });
 }
 
-/** Elements of `width` bytes that lie `strides` apart, as contiguous rows. */
+/** Gathers elements of `width` bytes at `strides` into contiguous rows. */
 export function gather(
   raw: Uint8Array,
   width: number,
@@ -175,7 +175,7 @@ export async function readSmall(files: Source, from: StoredTensor): Promise<Uint
   return withFile(files, from.file, "checkpoint", (file) => file.read(from.offset, from.bytes));
 }
 
-/** Fills `into` with all elements of a contiguous tensor, converted if need be. */
+/** Fills `into` with all elements of a contiguous tensor, converted if necessary. */
 export async function readWhole(device: Device, files: Source, from: StoredTensor, into: Tensor): Promise<void> {
   await readElements(device, files, from, 0, into);
 }

@@ -1,6 +1,5 @@
-// What a model would take before any of it is loaded: parameters, files, and bytes of the weights under every scheme,
-// from the headers and the declared tree alone. Reads no weights and opens no device; a device that pads its panels
-// may hold a little more.
+// The size of a model before it is loaded: parameters, files, and bytes of the weights under every scheme, from the headers and
+// the declared tree alone. Reads no weights and opens no device; a device that pads its panels may use slightly more.
 
 import type { FloatName } from "../core/dtype.js";
 import type { ConfigJson } from "../nn/architecture.js";
@@ -14,11 +13,11 @@ import { type Source, withFile } from "../sources/source.js";
 import { declareModel } from "./index.js";
 import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
 
-/** Bytes of the weights under one way to load them. */
+/** Bytes of the weights for one way to load them. */
 export interface SchemeSize {
-  /** "float32", "bfloat16", "int8", "nf4", "nf4 double quant", "fp4"; of a quantized checkpoint only what it is in. */
+  /** "float32", "bfloat16", "int8", "nf4", "nf4 double quant", "fp4"; for a quantized checkpoint only its own. */
   readonly name: string;
-  /** Options of `from_pretrained` that load it so. */
+  /** Options of `from_pretrained` for it. */
   readonly options: { readonly dtype?: FloatName; readonly quantization_config?: BitsAndBytesOptions };
   readonly bytes: number;
 }
@@ -29,9 +28,9 @@ export interface ModelSurvey {
   readonly geometry: DecoderGeometry;
   /** Tokens of the longest text it was trained on, if its config says so. */
   readonly context: number | undefined;
-  /** Numbers in the model; tied ones count once. */
+  /** Number of elements in the model; tied ones count once. */
   readonly parameters: number;
-  /** The float dtype that "auto" means for this checkpoint; what is not quantized stays in it. */
+  /** The float dtype of "auto" for this checkpoint, used for everything that is not quantized. */
   readonly dtype: FloatDType;
   readonly files: readonly { readonly file: string; readonly bytes: number }[];
   /** Bytes of the tensors that the model uses, as published. */
@@ -50,7 +49,7 @@ const QUANTIZED: readonly [name: string, options: BitsAndBytesOptions][] = [
   ["fp4", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }],
 ];
 
-/** Bytes that the weights of a plan take when loaded in `dtype`; what is quantized in the files takes about what it does there. */
+/** Bytes of a plan's weights when loaded in `dtype`; matrices quantized in the files take about their size there. */
 export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
   const bytesOf = ({ parameter, scheme, parts }: PlanItem): number => {
     if (!scheme || !(parameter instanceof Matrix)) return plainBytes(parameter, dtype);
@@ -61,7 +60,7 @@ export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
   return items.reduce((sum, item) => sum + bytesOf(item), 0);
 }
 
-/** Tokens of the longest text that a model was trained on, if its config says so; not every architecture stops there. */
+/** Tokens of the longest text that a model was trained on, if its config says so; not every architecture is limited to it. */
 export function trainedContext(config: ConfigJson): number | undefined {
   const length = config.max_position_embeddings ?? config.n_positions ?? config.seq_length;
   return typeof length === "number" ? length : undefined;
@@ -69,14 +68,14 @@ export function trainedContext(config: ConfigJson): number | undefined {
 
 /**
  * Surveys the model in a folder.
- * @param wanted dtype of what is not quantized, "auto" for the checkpoint's own
+ * @param wanted dtype of everything that is not quantized, "auto" for the checkpoint's own
  * @throws what loading would throw before it reads a weight
  */
 export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
   const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, "causal-lm", wanted);
   const schemes = stored && storedSchemes(stored);
   const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as, stored: schemes });
-  // What is quantized in the files stays so.
+  // Matrices quantized in the files stay quantized.
   const sizes: SchemeSize[] = stored
     ? [{ name: stored.quantization_method()!, options: {}, bytes: plannedBytes(dense(dtype), dtype) }]
     : [

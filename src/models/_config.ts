@@ -1,15 +1,15 @@
-// Checking config.json for the model files: zod schemas, with the names that older files use for the same thing.
+// Checks of config.json for the model files: zod schemas, with the alternative field names of older files.
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Act } from "../ops/activation.js";
 
-/** A count that must be at least 1; absurd sizes are refused before anything is planned with them. */
+/** A count of at least 1; absurd sizes are rejected before anything is planned with them. */
 export const count: z.ZodNumber = z.int().min(1).max(16_777_216);
 export const epsilon: z.ZodNumber = z.number().positive().max(1);
 
-/** Activation names of config.json, as the ops know them. */
+/** Activation names of config.json, and the ops' names for them. */
 const ACTIVATIONS: Readonly<Record<string, Act>> = {
   relu: "relu",
   gelu: "gelu",
@@ -33,9 +33,8 @@ export const activationName: z.ZodType<Act, string> = z.string().transform((name
 });
 
 /**
- * Checks a config.json against a schema. `aliases` maps a field to the names other files give it; the first that is
- * there counts.
- * @throws ConfigError naming each field that is wrong, what was wanted and what came
+ * Checks a config.json against a schema. `aliases` maps a field to its names in other files; the first one present is used.
+ * @throws ConfigError naming each wrong field with the expected and the actual value
  */
 export function readConfig<T>(
   config: ConfigJson,
@@ -74,7 +73,7 @@ export function headSize(hidden: number, heads: number): number {
   return hidden / heads;
 }
 
-/** Labels of a classifier, from `id2label` or `num_labels`; 2 where config.json says nothing. @throws ConfigError */
+/** Number of labels of a classifier, from `id2label` or `num_labels`; 2 if config.json has neither. @throws ConfigError */
 export function labelCount(config: ConfigJson): number {
   const { id2label, num_labels } = config;
   const names = id2label !== null && typeof id2label === "object" ? Object.keys(id2label).length : undefined;

@@ -1,5 +1,5 @@
 // What LLaMA (Touvron et al. 2023) and its descendants share: RMSNorm before each part, rotary positions, grouped
-// key-value heads. Their layers differ in what follows attention.
+// key-value heads. Their layers differ only after attention.
 
 import * as z from "zod";
 import type { Device } from "../core/device.js";
@@ -15,7 +15,7 @@ import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js
 import { rope, ropeTable } from "../ops/rope.js";
 import { activationName, count, epsilon, headSize } from "./_config.js";
 
-/** Fields of config.json that all of them have. */
+/** Fields of config.json that they share. */
 export const llamaFields = {
   vocab_size: count,
   hidden_size: count,
@@ -35,14 +35,14 @@ export const llamaFields = {
 const shared = z.object(llamaFields);
 type Fields = z.infer<typeof shared>;
 
-/** The fields with what follows from them. */
+/** The fields with the values derived from them. */
 export type LlamaConfig<F extends Fields = Fields> = F & {
   readonly head_dim: number;
   readonly num_key_value_heads: number;
   readonly rope: RopeFrequencies;
 };
 
-/** @throws ConfigError for sizes that do not go together */
+/** @throws ConfigError for inconsistent sizes */
 export function resolveLlama<F extends Fields>(fields: F, json: ConfigJson): LlamaConfig<F> {
   const heads = fields.num_attention_heads;
   const groups = fields.num_key_value_heads ?? heads;
@@ -97,7 +97,7 @@ export class LlamaAttention extends Module {
   }
 }
 
-/** A layer: attention, then what a descendant has behind it. */
+/** A layer: attention, then the part that differs between descendants. */
 export abstract class LlamaLayer extends Module {
   self_attn: LlamaAttention;
   input_layernorm: RMSNorm;

@@ -1,5 +1,5 @@
-// BERT (Devlin et al. 2018): an encoder with learned positions, LayerNorm after each part, and heads for masked words and
-// for classes of texts.
+// BERT (Devlin et al. 2018): an encoder with learned positions, LayerNorm after each part, and heads for masked tokens and
+// text classification.
 
 import * as z from "zod";
 import { scope, Tensor } from "../core/tensor.js";
@@ -76,7 +76,7 @@ class BertSelfAttention extends Module {
   }
 }
 
-/** A projection, the residual, and a LayerNorm: how both parts of a layer end. */
+/** A projection, the residual, and a LayerNorm: the end of both parts of a layer. */
 class BertOutput extends Module {
   dense: Linear;
   LayerNorm: LayerNorm;
@@ -213,7 +213,7 @@ class BertPredictionHeadTransform extends Module {
 }
 
 class BertLMPredictionHead extends Module {
-  /** Files call it by this name, some by the decoder's as well. */
+  /** The name in checkpoints; some use the decoder's as well. */
   bias: Parameter;
   transform: BertPredictionHeadTransform;
   decoder: Linear;

@@ -1,4 +1,4 @@
-// The list of architectures by `config.model_type`, imported when asked for.
+// The list of architectures by `config.model_type`, imported on demand.
 
 import { ConfigError, suggestion, UnsupportedModelError } from "../core/errors.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
@@ -13,12 +13,12 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["t5", async () => (await import("./t5.js")).t5],
 ]);
 
-/** The `model_type`s that Octavo knows. */
+/** The supported `model_type`s. */
 export const MODEL_TYPES: readonly string[] = [...ARCHITECTURES.keys()];
 
 /**
- * The architecture that a config.json names.
- * @throws ConfigError without `model_type`, UnsupportedModelError for one that is not known
+ * The architecture of a config.json.
+ * @throws ConfigError without `model_type`, UnsupportedModelError for an unknown one
  */
 export async function architectureOf(config: ConfigJson): Promise<Architecture> {
   const type = config.model_type;
@@ -40,13 +40,13 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
 
 /**
  * Builds the tree of a config.json for a task; allocates nothing.
- * @throws ConfigError, UnsupportedModelError for an architecture that is not known or does not offer the task
+ * @throws ConfigError, UnsupportedModelError for an architecture that is unknown or does not offer the task
  */
 export async function buildModel<T extends Task>(config: ConfigJson, task: T): Promise<TaskModels[T]> {
   return taskOf(await architectureOf(config), task)(config);
 }
 
-/** What builds models of an architecture for a task. @throws UnsupportedModelError naming the tasks that it offers */
+/** The function that builds models of an architecture for a task. @throws UnsupportedModelError naming the tasks on offer */
 export function taskOf<T extends Task>(
   { tasks, model_type }: Architecture,
   task: T,

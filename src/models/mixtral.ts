@@ -1,4 +1,4 @@
-// Mixtral (Jiang et al. 2024): the decoder of _llama.ts with a sparse feed-forward, of which each token takes a few experts.
+// Mixtral (Jiang et al. 2024): the decoder of _llama.ts with a sparse feed-forward; each token uses a few experts.
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
@@ -23,7 +23,7 @@ function parse(json: ConfigJson): MixtralConfig {
   const c = resolveLlama(readConfig(json, schema), json);
   if (c.num_experts_per_tok > c.num_local_experts) {
     throw new ConfigError(
-      `config.json: ${c.num_experts_per_tok} experts a token cannot be chosen from ${c.num_local_experts}`,
+      `config.json: ${c.num_experts_per_tok} experts per token cannot be chosen from ${c.num_local_experts}`,
       { hint: CONFIG_HINT },
     );
   }
@@ -86,7 +86,7 @@ class MixtralDecoderLayer extends LlamaLayer {
   }
 }
 
-/** Files have one tensor for each expert; those of transformers 5 have stacks, of which one joins w1 and w3. */
+/** Files have one tensor per expert; those of transformers 5 have stacks, one of which fuses w1 and w3. */
 const names: readonly NameRule[] = [
   { ignore: /rotary_emb\.inv_freq$/ },
   { rename: /\.mlp\.(gate|experts)\b/, to: ".block_sparse_moe.$1" },

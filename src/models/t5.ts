@@ -1,5 +1,5 @@
-// T5 (Raffel et al. 2020), versions 1.0 and 1.1: an encoder-decoder whose attention adds a bias for the distance between two
-// tokens, learned once per stack, and does not divide by the root of the head size.
+// T5 (Raffel et al. 2020), versions 1.0 and 1.1: an encoder-decoder whose attention adds a learned bias for the distance
+// between two tokens, shared by all layers of a stack, and does not divide by the root of the head size.
 
 import * as z from "zod";
 import type { Device } from "../core/device.js";
@@ -55,8 +55,8 @@ function parse(json: ConfigJson): T5Config {
 }
 
 /**
- * The bucket of each distance key - query from -max to max, as transformers rounds them (f32 logarithms): exact for near
- * keys, logarithmic for far ones. `both`: keys behind and ahead have buckets of their own.
+ * The bucket of each distance key - query from -max to max, rounded as in transformers (f32 logarithms): exact for near
+ * keys, logarithmic for far ones. `both`: keys before and after the query have separate buckets.
  */
 export function distanceBuckets(buckets: number, max: number, both: boolean): Int32Array {
   const half = both ? Math.floor(buckets / 2) : buckets;
@@ -76,7 +76,7 @@ class T5Attention extends Module {
   k: Linear;
   v: Linear;
   o: Linear;
-  /** In the first block of a stack only; the others share its biases. */
+  /** Only in the first block of a stack; the others share its biases. */
   relative_attention_bias: Embedding | undefined;
   readonly size: number;
 
@@ -230,7 +230,7 @@ class T5Stack extends Module {
     this.buckets = new Buffer(() => distanceBuckets(buckets, max, !decoder));
   }
 
-  /** Biases by head and distance on a device, f32[H,2*max+1]; beyond `max` they do not change. */
+  /** Biases by head and distance on a device, f32[H,2*max+1]; constant beyond `max`. */
   #distances(pass: Pass, device: Device): Tensor {
     const table = this.block[0]!.self_attention.relative_attention_bias!;
     return pass.once(this, device, () => contiguous(table.forward(this.buckets.on(device)).permute(1, 0)));
@@ -282,7 +282,7 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
     return this.lm_head;
   }
 
-  /** With the head stays `wo`, whose inputs are too large for few bits (the original keeps it in f32). */
+  /** Besides the head `wo` stays unquantized: its inputs are too large for few bits (the original keeps it in f32). */
   override modules_not_quantized(): readonly string[] {
     return ["lm_head", "wo"];
   }

@@ -1,6 +1,6 @@
 // ALiBi (Press et al. 2022): a penalty on attention scores that grows with distance, one slope for each head.
 
-/** Slopes for any number of heads, as BLOOM and Falcon have them. */
+/** Slopes for any number of heads, as in BLOOM and Falcon. */
 export function alibiSlopes(heads: number): Float32Array {
   const floor = 2 ** Math.floor(Math.log2(heads));
   const ladder = (n: number): number[] => {

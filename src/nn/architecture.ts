@@ -1,5 +1,4 @@
-// The description of an architecture that the loader works with: which tasks it offers, and what its tensors are called in
-// published files.
+// What the loader knows of an architecture: which tasks it offers, and the names of its tensors in published files.
 
 import type { CausalLM } from "./decoder.js";
 import type { EncoderModel } from "./encoder.js";
@@ -8,7 +7,7 @@ import type { Seq2SeqLM } from "./seq2seq.js";
 /** The fields of a config.json, unchecked. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
-/** The class of model that each task gives. */
+/** The model class of each task. */
 export interface TaskModels {
   "causal-lm": CausalLM;
   "seq2seq-lm": Seq2SeqLM;
@@ -20,13 +19,13 @@ export interface TaskModels {
 export type Task = keyof TaskModels;
 
 /**
- * How names in published files become names in the tree, and what of a parameter such a tensor is. Rules are applied in
- * order, each to the result of those before.
- * - `ignore`: such tensors are no parameters and are passed over.
- * - `rename`: what matches becomes `to` (`$1` stands for the first group).
- * - `prefix`: files of the bare model leave it out, or a bare model meets it in the files of a task's model.
+ * How names in published files map to names in the tree, and which part of a parameter such a tensor is. Rules are applied
+ * in order, each to the result of the previous ones.
+ * - `ignore`: such tensors are not parameters and are skipped.
+ * - `rename`: the match becomes `to` (`$1` is the first group).
+ * - `prefix`: files of the bare model omit it, or a bare model reads the files of a task's model.
  * - `transposed`: such matrices are stored as [inputs, outputs].
- * - `expert`: such a matrix belongs to one expert, whose number is the group called `expert`; `to` names the stack.
+ * - `expert`: such a matrix belongs to one expert, numbered by the group called `expert`; `to` names the stack.
  * - `fused`: such a tensor holds the rows of several parameters one below the other, in a stack those of each expert; `to`
  *   names them in that order.
  */
@@ -38,7 +37,7 @@ export type NameRule =
   | { readonly expert: RegExp; readonly to: string }
   | { readonly fused: RegExp; readonly to: readonly string[] };
 
-/** What index.ts of the models lists: everything the loader needs to know of one `model_type`. */
+/** Everything the loader needs to know of one `model_type`; index.ts of the models lists them. */
 export interface Architecture {
   readonly model_type: string;
   /** Builds the tree from config.json; allocates nothing. Throws ConfigError. */
@@ -46,16 +45,16 @@ export interface Architecture {
   readonly names: readonly NameRule[];
 }
 
-/** What a stored tensor is to the tree. */
+/** The role of a stored tensor in the tree. */
 export interface Place {
-  /** The names of the parameters that it holds the rows of; of each the names that it may have, the likeliest first. */
+  /** The parameters whose rows it holds; for each its possible names, the likeliest first. */
   readonly targets: readonly (readonly string[])[];
-  /** The one expert of a stack that it belongs to. */
+  /** The expert of a stack that it belongs to. */
   readonly expert?: number;
   readonly transposed: boolean;
 }
 
-/** What the tensor of that name is to the tree; undefined if it is ignored. */
+/** The role of a stored tensor by its name; undefined if it is ignored. */
 export function placeOf(stored: string, rules: readonly NameRule[]): Place | undefined {
   let names: readonly string[] = [stored];
   let expert: number | undefined;

@@ -1,4 +1,4 @@
-// Attention as layers of models ask for it: over the tokens of the pass, over a cache, over an encoder's output.
+// Attention as model layers use it: over the tokens of the pass, over a cache, over an encoder's output.
 
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -16,8 +16,8 @@ export interface AttendOptions {
 }
 
 /**
- * Causal attention of `q[B,T,H,D]` over `k, v[B,T,G,D]`, or over what the cache holds: [B,T,H*D].
- * With a cache, k and v are appended to layer `layer` of it first, at the pass's lanes.
+ * Causal attention of `q[B,T,H,D]` over `k, v[B,T,G,D]`, or over the cache: [B,T,H*D]. With a cache, k and v are first
+ * appended to its layer `layer`, at the pass's lanes.
  */
 export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor {
   const [batch = 0, steps = 0, heads = 0] = q.shape;
@@ -38,7 +38,7 @@ export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tenso
   return attention(q, held.k, held.v, { ...options, ...paged }).view(batch, steps, width);
 }
 
-/** Attention of `q[B,T,H,D]` in which every token sees all tokens of its row (or segment) that the mask leaves: [B,T,H*D]. */
+/** Attention of `q[B,T,H,D]` in which every token sees all unmasked tokens of its row (or segment): [B,T,H*D]. */
 export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor {
   const [batch = 0, steps = 0, heads = 0] = q.shape;
   const { mask, segments } = pass.input;
@@ -50,7 +50,7 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
 
 /**
  * Attention of `q[B,T,H,D]` over the encoder's output: [B,T,H*D]. Keys and values come from layer `layer` of the pass's cross
- * cache, or are made by `project` of the encoder's hidden states [B,S,hidden], each [B,S,G,D].
+ * cache; without one, `project` makes them, each [B,S,G,D], from the encoder's hidden states [B,S,hidden].
  */
 export function attendEncoded(
   pass: Pass,

@@ -1,6 +1,6 @@
-// The key-value caches of decoders. Keys and values lie in pages; a table on the device says which pages a row has, and
-// lanes, which every pass brings along, say which row and position each of its tokens is. So rows have lengths of their
-// own, and a row can be forked, rewound or replaced while the others go on, inside the same recording.
+// The key-value caches of decoders. Keys and values lie in pages; a table on the device lists the pages of each row, and the
+// lanes of each pass give the row and position of each token. So rows have lengths of their own, and a row can be forked,
+// rewound or replaced while the others go on, inside the same recording.
 //
 //   KVCache     of self-attention: contiguous (a page per row), paged (a pool that rows share, copy on write), and rings
 //               of pages for the layers that have a window
@@ -15,12 +15,12 @@ export { type CacheOptions, cacheBytes, KVCache } from "./cache/kv.js";
 export type { Cache, CacheDType, CachedLayer, LayerShape } from "./cache/types.js";
 export { layerBytesPerToken } from "./cache/types.js";
 
-/** The dtype of the cache of a model whose weights are in `dtype`, where nothing else is asked for. */
+/** Default cache dtype of a model whose weights are in `dtype`. */
 export function cacheDType(dtype: FloatDType): FloatDType {
   return dtype === "f32" ? "f32" : "bf16";
 }
 
-/** The name of a cache's dtype as options and reports have it. */
+/** The name of a cache's dtype in options and reports. */
 export function cacheName(dtype: CacheDType): "float32" | "bfloat16" | "float16" | "int8" {
   return dtype === "i8" ? "int8" : torchName(dtype);
 }
@@ -31,7 +31,7 @@ export function sameLayers(sizes: { layers: number; groups: number; head_dim: nu
   return Array.from({ length: layers }, () => ({ groups, k_dim: head_dim, v_dim: head_dim }));
 }
 
-/** Bytes that keys and values of one token take in all of a model's layers, scales included. */
+/** Bytes of one token's keys and values in all layers of a model, scales included. */
 export function cacheBytesPerToken(
   sizes: { layers: number; groups: number; head_dim: number },
   dtype: CacheDType,

@@ -1,12 +1,12 @@
-// What decoders of text share: the sizes that caches and plans need, what generation asks of them, and the class of
-// decoder-only language models.
+// What text decoders share: sizes for caches and plans, the interface for generation, and the class of decoder-only language
+// models.
 
 import { scope, type Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
 import { Model } from "./model.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
-/** Sizes that caches, plans and benchmarks need of a decoder. */
+/** Sizes of a decoder that caches, plans and benchmarks need. */
 export interface DecoderGeometry {
   readonly layers: number;
   readonly heads: number;
@@ -14,11 +14,11 @@ export interface DecoderGeometry {
   readonly head_dim: number;
   readonly hidden: number;
   readonly vocab: number;
-  /** Longest text the position encoding allows; Infinity where there is no such limit. */
+  /** Longest text that the position encoding allows; Infinity if there is no limit. */
   readonly max_positions: number;
 }
 
-/** What generation asks of a model. */
+/** What generation needs of a model. */
 export interface Decoder extends Pick<Model, "placement" | "blocks"> {
   readonly geometry: DecoderGeometry;
   /**
@@ -43,8 +43,7 @@ export interface LogitsOptions {
 }
 
 /**
- * Records hidden states and head: logits [B,T,vocab], or [B,n,vocab] of the last n positions. What is not kept is never
- * multiplied with the head.
+ * Records hidden states and head: logits [B,T,vocab], or [B,n,vocab] of the last n positions. The others never reach the head.
  */
 export function logits(model: Decoder, pass: Pass, ids: Tensor, options: LogitsOptions = {}): Tensor {
   return scope(() => {

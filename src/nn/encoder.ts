@@ -1,4 +1,4 @@
-// What encoders of text share: every token sees every other token of its row, and nothing is cached.
+// What text encoders share: every token sees every other token of its row, and nothing is cached.
 
 import { scope, type Tensor } from "../core/tensor.js";
 import { Model } from "./model.js";
@@ -8,9 +8,9 @@ export interface EncoderGeometry {
   readonly layers: number;
   readonly hidden: number;
   readonly vocab: number;
-  /** Kinds of token types. */
+  /** Number of token types. */
   readonly token_types: number;
-  /** Longest text the position encoding allows; Infinity where there is no such limit. */
+  /** Longest text that the position encoding allows; Infinity if there is no limit. */
   readonly max_positions: number;
 }
 
@@ -34,7 +34,7 @@ export abstract class EncoderModel extends Model {
     return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
-  /** What the head gives for one pass. */
+  /** The head's output for one pass. */
   forward({ ids, ...input }: EncoderInput): Tensor {
     using pass = this.pass(input);
     return scope(() => {

@@ -1,14 +1,14 @@
-// What loading, planning, saving and training need of a model, whatever it is for. Nothing here speaks of text.
+// What loading, planning, saving and training need of any model. Nothing here is specific to text.
 
 import { type Linear, Module } from "./module.js";
 import { type AttentionChoice, EXACT_ATTENTION, type ModelPlacement } from "./pass.js";
 
 export abstract class Model extends Module {
-  /** How attention is computed in its passes; set when the weights are there. */
+  /** How attention is computed in its passes; set once the weights are loaded. */
   attention: AttentionChoice = EXACT_ATTENTION;
   /**
-   * Where its blocks run; undefined where all of them run on one device with their weights there. Whoever sets it disposes
-   * it, behind the model.
+   * Where its blocks run; undefined if all run on one device that holds their weights. Whoever sets it disposes it, after the
+   * model.
    */
   placement: ModelPlacement | undefined;
 
@@ -24,8 +24,8 @@ export abstract class Model extends Module {
   }
 
   /**
-   * Paths of the modules that stay in full precision where nothing else is asked for, as transformers chooses them: by
-   * default the output embeddings, which also stands for what they are tied to.
+   * Paths of the modules that stay in full precision by default, as transformers chooses them: the output embeddings, which
+   * includes the matrix they are tied to.
    */
   modules_not_quantized(): readonly string[] {
     const head = this.output_embeddings();

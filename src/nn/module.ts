@@ -1,5 +1,5 @@
 // The module tree. Children and parameters are plain fields; their names are the checkpoint's names. Building a tree
-// allocates nothing: parameters know shape and dtype only, until something fills them (what `init_empty_weights` gives).
+// allocates nothing: parameters know only shape and dtype until something fills them (like `init_empty_weights`).
 
 import type { Device } from "../core/device.js";
 import { bytesOf } from "../core/dtype.js";
@@ -32,7 +32,7 @@ export class Parameter {
     this.#value = value.keep();
   }
 
-  /** What is on the device. */
+  /** Its tensors on the device. */
   get tensors(): readonly Tensor[] {
     return this.#value ? [this.#value] : [];
   }
@@ -51,15 +51,15 @@ export class Parameter {
   }
 }
 
-/** A matrix of a checkpoint, stored in whatever scheme the loader chose. Tied modules share one of these. */
+/** A matrix of a checkpoint, stored in the scheme that the loader chose. Tied modules share one. */
 export class Matrix {
   readonly shape: MatrixShape;
-  /** Matrices of a stack, one below the other; 1 for a matrix of its own. */
+  /** Matrices of a stack, one below the other; 1 for a single matrix. */
   readonly experts: number;
   /** True once a module multiplies with it; false for tables that are only looked up. */
   product = false;
   #weight: Weight | undefined;
-  /** What `wrap` was put around, the stored weight first. */
+  /** The weights inside the wrappers of `wrap`, the stored weight first. */
   #wrapped: Weight[] = [];
 
   /** @param out rows of each of the `experts` */
@@ -78,15 +78,15 @@ export class Matrix {
     return this.#weight;
   }
 
-  /** Takes a weight in the place of all that is there. */
+  /** Replaces the weight, including all wrappers. */
   fill(weight: Weight): void {
     this.dispose();
     this.#weight = weight;
   }
 
   /**
-   * Multiplies with what `make` makes of the weight from now on (an adapter over it). The weight inside stays the matrix's:
-   * the wrapper's `dispose` must leave it alone.
+   * From now on multiplies with the weight that `make` builds around the current one (an adapter). The inner weight stays the
+   * matrix's: the wrapper's `dispose` must leave it alone.
    */
   wrap(make: (inner: Weight) => Weight): void {
     const inner = this.weight;
@@ -103,7 +103,7 @@ export class Matrix {
     this.#weight = inner;
   }
 
-  /** What is on the device. */
+  /** Its tensors on the device. */
   get tensors(): readonly Tensor[] {
     return this.#weight?.tensors ?? [];
   }
@@ -125,18 +125,18 @@ export class Matrix {
 
 /**
  * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
- * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has it on each of them.
+ * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has a copy on each.
  */
 export class Buffer {
   readonly #values: () => Float32Array | Int32Array;
   readonly #tensors = new Map<Device, Tensor>();
 
-  /** @param values the constant's elements; called once for each device that asks */
+  /** @param values the constant's elements; called once per device */
   constructor(values: () => Float32Array | Int32Array) {
     this.#values = values;
   }
 
-  /** The constant on `device`, f32[n] or i32[n]; made there if it is not there yet. @throws OutOfMemoryError */
+  /** The constant on `device`, f32[n] or i32[n]; made there on first use. @throws OutOfMemoryError */
   on(device: Device): Tensor {
     let tensor = this.#tensors.get(device);
     if (!tensor) {
@@ -183,7 +183,7 @@ export abstract class Module {
     for (const [name, child] of this.children()) yield* child.named_modules(prefix ? `${prefix}.${name}` : name);
   }
 
-  /** Parameters and matrices with the checkpoint's names. A tied one appears under each of its names. */
+  /** Parameters and matrices by the checkpoint's names. A tied one appears under each of its names. */
   *named_parameters(): Iterable<[string, Parameter | Matrix]> {
     for (const [path, module] of this.named_modules()) {
       for (const [name, value] of Object.entries(module)) {
@@ -206,7 +206,7 @@ export abstract class Module {
     }
   }
 
-  /** Writes their paths into all modules below; called once when a tree is complete. */
+  /** Sets the paths of all modules below; called once when a tree is complete. */
   name_tree(): this {
     for (const [path, module] of this.named_modules()) module.path = path;
     return this;
@@ -218,7 +218,7 @@ export abstract class Module {
   }
 }
 
-/** y = x Wᵀ + b; with a stack of experts, for the matrices that each token chooses (see ops/experts.ts). */
+/** y = x Wᵀ + b; with a stack of experts, for the matrices of each token's experts (see ops/experts.ts). */
 export class Linear extends Module {
   weight: Matrix;
   bias: Parameter | undefined;
@@ -231,7 +231,7 @@ export class Linear extends Module {
     this.bias = options.bias ? new Parameter(...(experts > 1 ? [experts, out] : [out])) : undefined;
   }
 
-  /** The paths of the modules that checkpoints know it as: its own, or one for each expert of a stack ("experts.0.w1"). */
+  /** Its paths in checkpoints: its own, or one for each expert of a stack ("experts.0.w1"). */
   get published_paths(): readonly string[] {
     const { experts } = this.weight;
     if (experts === 1) return [this.path];
@@ -253,7 +253,7 @@ export class Linear extends Module {
   }
 }
 
-/** Rows of a table. */
+/** A table whose rows are looked up. */
 export class Embedding extends Module {
   weight: Matrix;
 
@@ -267,7 +267,7 @@ export class Embedding extends Module {
   }
 }
 
-/** Bytes of a parameter if it were stored plainly in `dtype`: for plans made before anything is loaded. */
+/** Bytes of a parameter stored unquantized in `dtype`: for plans made before anything is loaded. */
 export function plainBytes(parameter: Parameter | Matrix, dtype: FloatDType): number {
   return bytesOf(
     dtype,
@@ -275,7 +275,7 @@ export function plainBytes(parameter: Parameter | Matrix, dtype: FloatDType): nu
   );
 }
 
-/** Runs `body` with ops recorded under `path`. */
+/** Runs `body`; its ops are recorded under `path`. */
 export function within<T>(device: Device, path: string, body: () => T): T {
   const before = device.enter(path);
   try {

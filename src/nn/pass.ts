@@ -1,5 +1,5 @@
-// One forward pass: what every layer of it shares. `runBlocks` is the only loop over the blocks of a model, so it is the one
-// place for moving between devices, for keeping weights resident and for capturing hidden states.
+// One forward pass: the state that all its layers share. `runBlocks` is the only loop over the blocks of a model, so it is
+// the one place that moves between devices, keeps weights resident and captures hidden states.
 
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
@@ -10,9 +10,9 @@ import { type Module, within } from "./module.js";
 
 /** How attention is computed. */
 export interface AttentionChoice {
-  /** What it may be computed in where keys and values are in bf16. */
+  /** Compute type allowed where keys and values are in bf16. */
   readonly compute: Compute;
-  /** A token gets the same bits from the kernels for few tokens and from those for many. */
+  /** A token gets the same bits from the kernels for few tokens and for many. */
   readonly deterministic?: boolean;
 }
 
@@ -24,7 +24,7 @@ export interface PassInput {
   readonly positions: Tensor;
   /** u8[B,T]: 0 hides a key. Absent: every key is real. Not with a cache, whose lanes leave padding out. */
   readonly mask?: Tensor;
-  /** i32[B,S]: packed texts in a row; a token sees the tokens with its own number. Absent: one text a row. */
+  /** i32[B,S]: packed texts in a row; a token sees the tokens with its own number. Absent: one text per row. */
   readonly segments?: Tensor;
   /** The cache that the tokens are appended to, which has room for them (`Cache.extend`). */
   readonly cache?: Cache;
@@ -32,13 +32,13 @@ export interface PassInput {
   readonly lanes?: Tensor;
   /** i32[B,T]: which of a pair of texts a token belongs to (BERT). Absent: all belong to the first. */
   readonly token_types?: Tensor;
-  /** The encoder's output that a decoder's cross-attention reads, where there is no cache of it. */
+  /** The encoder's output for the decoder's cross-attention, where it is not cached. */
   readonly encoded?: Encoded;
   /** Keys and values of the encoder's output for each row of the lanes. */
   readonly cross?: CrossCache;
 }
 
-/** What an encoder gave to a decoder. */
+/** The output of an encoder for a decoder. */
 export interface Encoded {
   /** f32[B,S,hidden] */
   readonly hidden: Tensor;
@@ -50,9 +50,9 @@ export interface Encoded {
 export interface Placement {
   /** Called before block `index` runs. Returns `h` on the device of that block, whose weights are then resident. */
   enter(blocks: readonly Module[], index: number, h: Tensor): Tensor;
-  /** Called when all work of the block is recorded. */
+  /** Called when the whole block is recorded. */
   leave(blocks: readonly Module[], index: number): void;
-  /** Called behind the last block. Returns `h` on the device of what comes next. */
+  /** Called after the last block. Returns `h` on the device of what comes next. */
   exit(h: Tensor): Tensor;
 }
 
@@ -86,7 +86,7 @@ export class Pass implements Disposable {
     this.#captured = options.capture ? [] : undefined;
   }
 
-  /** What `make` gives for `key`, made once per device and pass (rope tables, bias tables) and freed with the pass. */
+  /** The result of `make` for `key`, made once per device and pass (rope tables, bias tables) and freed with the pass. */
   once(key: object, device: Device, make: () => Tensor): Tensor {
     let made = this.#shared.get(key);
     if (!made) {
@@ -101,7 +101,7 @@ export class Pass implements Disposable {
     return tensor;
   }
 
-  /** `x`, an input of the pass say, on `device`: itself, or a copy that is made once per device and pass. */
+  /** `x` (usually an input of the pass) on `device`: itself, or a copy made once per device and pass. */
   at<T extends Tensor | undefined>(device: Device, x: T): T | Tensor {
     return x === undefined || x.device === device ? x : this.once(x, device, () => transfer(x, device));
   }
@@ -131,8 +131,8 @@ export class Pass implements Disposable {
 }
 
 /**
- * Runs `blocks` one after the other: `run(block, h, index)` records one and returns its output. Each block's scratch memory,
- * and the hidden states between blocks, go back as soon as the next block has been recorded.
+ * Runs `blocks` in order: `run(block, h, index)` records one and returns its output. Each block's scratch memory, and the
+ * hidden states between blocks, are released as soon as the next block is recorded.
  * @returns the last block's output, in the caller's scope
  */
 export function runBlocks<B extends Module>(
@@ -149,7 +149,7 @@ export function runBlocks<B extends Module>(
       return within(x.device, block.path, () => run(block, x, index));
     });
     pass.place.leave(blocks, index);
-    // The first input is the caller's.
+    // The first input belongs to the caller.
     if (index > 0 && next !== current) current.dispose();
     current = next;
   }

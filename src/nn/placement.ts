@@ -1,6 +1,6 @@
-// Where the blocks of a model run and how their weights come there: block by block on several devices, with weights that
-// stay on the device, lie on another one, or in a file. `runBlocks` (pass.ts) asks; nothing of this waits on the host, and
-// all of it can be recorded (`captureAll`).
+// Where the blocks of a model run and how their weights get there: blocks on several devices, with weights that stay on the
+// device, or come from another one or from a file. `runBlocks` (pass.ts) calls this; nothing here waits on the host, and all
+// of it can be recorded (`captureAll`).
 
 import type { Device } from "../core/device.js";
 import { DeviceError } from "../core/errors.js";
@@ -11,26 +11,26 @@ import type { Model } from "./model.js";
 import type { Module } from "./module.js";
 import type { ModelPlacement } from "./pass.js";
 
-/** The weights of a block, and how they come to its device. */
+/** The weights of a block, and how they get to its device. */
 export interface Resident {
-  /** Bytes they take there while they are there. */
+  /** Bytes they take while they are there. */
   readonly bytes: number;
-  /** Devices that a recording of them must take part in, beside the block's own. */
+  /** Devices that a recording of them must include, besides the block's own. */
   readonly devices: readonly Device[];
-  /** Records that they are on their way: called while the block before is about to compute. */
+  /** Records the start of their transfer: called just before the previous block computes. */
   ask(): void;
-  /** Records that they are there: what is recorded next may use them. Comes after `ask`. */
+  /** Records their arrival: later commands may use them. Comes after `ask`. */
   enter(): void;
-  /** Records that they may go. */
+  /** Records that they may be evicted. */
   leave(): void;
   dispose(): void;
 }
 
-/** Where the bytes of a tensor are kept, as its device stores them. */
+/** Where the bytes of a tensor are stored, in the layout of its device. */
 export interface Kept {
   /** The tensor of the model; a whole allocation. */
   readonly tensor: Tensor;
-  /** File, and the byte that they begin at. */
+  /** The file, and the offset of the first byte. */
   readonly file: string;
   readonly position: number;
 }
@@ -43,8 +43,8 @@ export function onDevice(tensors: readonly Tensor[]): Resident {
 }
 
 /**
- * Moves weights to the memory of another device, `host`, from where they come for each pass. They must be whole
- * allocations, and are evicted until then.
+ * Moves weights to the memory of another device, `host`; each pass transfers them back. They must be whole allocations, and
+ * are evicted between passes.
  * @throws ShapeError, OutOfMemoryError
  */
 export function onHost(tensors: readonly Tensor[], host: Device): Resident {
@@ -81,8 +81,8 @@ export function onHost(tensors: readonly Tensor[], host: Device): Resident {
 }
 
 /**
- * Weights that come from a file for each pass, read ahead on a thread of their own. Where the device reads no files they
- * are read into memory of `via` first, one that does. They are evicted until then.
+ * Weights that each pass loads from a file, read ahead on a thread of their own. If their device cannot read files, they are
+ * first read into memory of `via`, a device that can. They are evicted between passes.
  * @throws ShapeError, DeviceError if no device reads files
  */
 export function onFile(kept: readonly Kept[], via?: Device): Resident {
@@ -133,7 +133,7 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
       drop();
     },
     leave() {
-      drop(); // asked for, and never entered
+      drop(); // asked for, but never entered
       evict(tensors);
     },
     dispose: drop,
@@ -152,21 +152,21 @@ function evict(tensors: readonly Tensor[]): void {
   for (const tensor of tensors) tensor.evict();
 }
 
-/** Where a cache of the model has each layer: where the last of its stacks has its blocks. */
+/** The cache device of each layer: that of its block in the model's last stack. */
 export function layerDevices(model: Pick<Model, "placement" | "blocks">, device: Device): (layer: number) => Device {
   const { placement } = model;
   const layers = model.blocks.at(-1)!;
   return (layer) => placement?.deviceOf(layers[layer]!) ?? device;
 }
 
-/** The weights of a module on its device, each once. */
+/** The tensors of a module's weights, each once. */
 export function tensorsOf(module: Module): Tensor[] {
   return [...new Set([...module.parameters()].flatMap((parameter) => parameter.tensors))];
 }
 
 /**
- * Blocks on several devices. While block i computes, the weights of block i + 1 come, so at most two blocks are there at
- * once. What is not a block (embeddings, final norm, head) is on the main device.
+ * Blocks on several devices. While block i computes, the weights of block i + 1 are transferred, so at most two blocks are
+ * resident. Everything else (embeddings, final norm, head) is on the main device.
  */
 export class BlockPlacement implements ModelPlacement, Disposable {
   readonly main: Device;
@@ -178,7 +178,7 @@ export class BlockPlacement implements ModelPlacement, Disposable {
     this.main = main;
   }
 
-  /** Says where a block is: on the device of its weights, unless they are evicted and `resident` brings them. */
+  /** Sets where a block runs: on the device of its weights, unless they are evicted and `resident` brings them. */
   place(block: Module, resident?: Resident): this {
     const tensors = tensorsOf(block);
     const device = tensors[0]?.device ?? this.main;
@@ -195,7 +195,7 @@ export class BlockPlacement implements ModelPlacement, Disposable {
     return this.#places.get(block)?.device ?? this.main;
   }
 
-  /** All devices that take part: those that a recording of the model is made on. */
+  /** All devices that take part: a recording of the model needs them all. */
   get devices(): readonly Device[] {
     const places = [...this.#places.values()];
     return [...new Set([this.main, ...places.flatMap(({ device, resident }) => [device, ...resident.devices])])];
@@ -204,7 +204,7 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   enter(blocks: readonly Module[], index: number, h: Tensor): Tensor {
     const block = blocks[index]!;
     const next = blocks[index + 1];
-    // A pass that ended with an error may have left some.
+    // A pass that failed may have left some.
     for (const asked of this.#asked) if (asked !== block && asked !== next) this.#leave(asked);
     this.#ask(block);
     this.#places.get(block)?.resident.enter();
@@ -231,7 +231,7 @@ export class BlockPlacement implements ModelPlacement, Disposable {
     this.#places.get(block)?.resident.leave();
   }
 
-  /** Frees what the weights are kept in elsewhere; the blocks cannot run any more. */
+  /** Frees the places where the weights are kept; the blocks cannot run any more. */
   dispose(): void {
     for (const { resident } of this.#places.values()) resident.dispose();
     this.#places.clear();

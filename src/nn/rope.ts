@@ -1,9 +1,9 @@
-// Inverse frequencies of rotary position embedding, with the ways of stretching them to longer texts that config.json
-// can ask for. Pure numbers; the rotation itself is an op.
+// Inverse frequencies of rotary position embedding, with the scalings for longer texts that config.json can name. Pure
+// numbers; the rotation itself is an op.
 
 import { CONFIG_HINT, ConfigError, suggestion } from "../core/errors.js";
 
-/** What config.json says of RoPE, in the old layout (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`). */
+/** RoPE settings of config.json, in the old layout (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`). */
 export interface RopeConfig {
   readonly theta: number;
   /** Dims of a head that rotate. */

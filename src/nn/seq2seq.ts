@@ -1,4 +1,4 @@
-// Encoder-decoders of text: an encoder's hidden states, read by the decoder's cross-attention.
+// Text encoder-decoders: the decoder's cross-attention reads the encoder's hidden states.
 
 import { scope, type Tensor } from "../core/tensor.js";
 import type { CrossCache, LayerShape } from "./cache.js";
@@ -7,13 +7,13 @@ import { Model } from "./model.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
 export interface Seq2SeqInput {
-  /** i32[B,S]: what the encoder reads. */
+  /** i32[B,S]: the encoder's input. */
   readonly ids: Tensor;
   /** u8[B,S]: 0 hides a position of the encoder. */
   readonly mask?: Tensor;
   /** i32[B,S] */
   readonly positions: Tensor;
-  /** i32[B,T]: what the decoder reads. */
+  /** i32[B,T]: the decoder's input. */
   readonly decoder_ids: Tensor;
   /** i32[B,T] */
   readonly decoder_positions: Tensor;
@@ -30,13 +30,13 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
   abstract hidden(pass: Pass, ids: Tensor): Tensor;
   abstract head(hidden: Tensor): Tensor;
 
-  /** What each decoder layer keeps of an encoder token. */
+  /** What each decoder layer caches of an encoder token. */
   abstract readonly cross_layers: readonly LayerShape[];
 
   /** Records keys and values [B,S,G,D] of the encoder's output [B,S,hidden] for the cross-attention of a decoder layer. */
   abstract crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor];
 
-  /** Records keys and values of all layers into the texts that `cross` has begun (`CrossCache.begin`). */
+  /** Records keys and values of all layers for the texts that `cross` has begun (`CrossCache.begin`). */
   writeCross(encoded: Tensor, cross: CrossCache): void {
     for (const layer of this.cross_layers.keys()) {
       scope(() => {
@@ -52,7 +52,7 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
     return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
-  /** Logits of the decoder, [B,T,vocab], for one pass of both without a cache. */
+  /** Logits of the decoder, [B,T,vocab], for one pass of encoder and decoder without a cache. */
   forward(input: Seq2SeqInput, options: LogitsOptions = {}): Tensor {
     const { ids, mask, positions, decoder_ids, decoder_positions } = input;
     return scope(() => {

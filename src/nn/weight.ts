@@ -1,6 +1,6 @@
-// A Weight is a stored matrix that can be multiplied with: the one thing quantization schemes differ in. A Scheme makes
-// weights from rows that arrive a few at a time, as floats or as the codes that a checkpoint holds, so that a matrix is
-// never in memory twice. A stack holds the matrices of several experts, one below the other.
+// A Weight is a stored matrix for products: the only place where quantization schemes differ. A Scheme makes weights from rows
+// that arrive a few at a time, as floats or as a checkpoint's codes, so a matrix is never in memory twice. A stack holds the
+// matrices of several experts, one below the other.
 
 import type { StoredDType, StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
@@ -17,7 +17,7 @@ import { pack, unpack } from "../ops/pack.js";
 export type MatrixShape = readonly [outputs: number, inputs: number];
 export type FloatDType = "f32" | "f16" | "bf16";
 
-/** A tensor of a checkpoint that a weight, or a part of one, is stored as. */
+/** A checkpoint tensor that stores a weight, or a part of one. */
 export interface WeightPart {
   readonly name: string;
   readonly dtype: StoredDType;
@@ -29,55 +29,55 @@ export interface WeightPart {
 export interface Weight extends Disposable {
   /** Of a stack: all rows of all experts. */
   readonly shape: MatrixShape;
-  /** Matrices of a stack; 1 for a matrix of its own. */
+  /** Matrices of a stack; 1 for a single matrix. */
   readonly experts: number;
   /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4". */
   readonly scheme: string;
-  /** What it holds on the device: the matrix, and what belongs to it. */
+  /** Its tensors on the device: the matrix, and its scales or tables. */
   readonly tensors: readonly Tensor[];
-  /** What of it a gradient can be asked of: floats. Empty for codes, which stay frozen. */
+  /** The tensors that can have gradients: floats. Empty for codes, which are frozen. */
   readonly trainable: readonly Tensor[];
   /** Bytes it takes on the device, statistics and padding included. */
   readonly nbytes: number;
   /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
   readonly footprint: number;
   /**
-   * Records `act(x · Wᵀ + bias) + residual`. A stack wants `experts` and knows no residual: see ops/experts.ts.
+   * Records `act(x · Wᵀ + bias) + residual`. A stack needs `experts` and takes no residual: see ops/experts.ts.
    * @throws ShapeError
    */
   linear(x: Tensor, options?: LinearOptions): Tensor;
-  /** Records `dy · W`, the gradient of `x · Wᵀ` by x: [..,N] -> [..,K]. No decoded matrix in between. */
+  /** Records `dy · W`, the gradient of `x · Wᵀ` by x: [..,N] -> [..,K], without a decoded matrix. */
   back(dy: Tensor): Tensor;
   /** Records a look-up of rows, as f32. */
   rows(ids: Tensor): Tensor;
   /** Records the matrix as contiguous rows in `dtype`. */
   dense(dtype: FloatDType): Tensor;
-  /** What it has counted of its own work since it was made, by name. Weights that count nothing leave it out. */
+  /** Counters of its work since it was made, by name. Weights without counters omit it. */
   statistics?(): Promise<Readonly<Record<string, number>>>;
   /**
-   * The tensors that checkpoints store rows `at` to `at + rows` as (by default all), where `name` is that of the matrix:
-   * the inverse of loading. The parts of a 4-bit stack are whole experts.
+   * The tensors that store rows `at` to `at + rows` (default: all) in a checkpoint, where `name` is that of the matrix: the
+   * inverse of loading. The parts of a 4-bit stack are whole experts.
    */
   parts(name: string, at?: number, rows?: number): Promise<readonly WeightPart[]>;
   dispose(): void;
 }
 
-/** A weight under construction: rows come in order, `finish` gives the weight. */
+/** A weight under construction: rows come in order, `finish` returns the weight. */
 export interface WeightBuilder extends Disposable {
   /** Rows per `put` must be a multiple of this (the last one may be short). */
   readonly granularity: number;
-  /** Records taking in `rows[n,K]` (any float dtype) as rows `at` .. `at + n`. */
+  /** Records storing `rows[n,K]` (any float dtype) as rows `at` .. `at + n`. */
   put(rows: Tensor, at: number): void;
   finish(): Weight;
 }
 
-/** What a checkpoint holds of a quantized matrix or of a part of one. */
+/** A quantized matrix, or a part of one, as a checkpoint stores it. */
 export interface StoredWeight {
-  /** How it is restored. */
+  /** The scheme that restores it. */
   readonly scheme: Scheme;
-  /** Its tensors by what they are to the scheme; "weight" are the codes. */
+  /** Its tensors by their roles in the scheme; "weight" are the codes. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Those among them that are small and read by the host before anything is allocated. */
+  /** The roles of small tensors that the host reads before anything is allocated. */
   readonly notes: readonly string[];
 }
 
@@ -89,28 +89,28 @@ export interface StoredRows {
   readonly notes: ReadonlyMap<string, Uint8Array>;
 }
 
-/** A weight that is being restored: codes come in order, `finish` gives the weight. */
+/** A weight that is being restored: codes come in order, `finish` returns the weight. */
 export interface WeightRestorer extends Disposable {
   /** Rows per `put` must be a multiple of this (the last ones of the matrix, or of an expert, may be short). */
   readonly granularity: number;
-  /** What codes are on the device, as [n,K]. */
+  /** Dtype of codes on the device, as [n,K]. */
   readonly dtype: "i8" | "u4";
-  /** Tensors on the device that the piece's other tensors are to be read into, by what they are to the scheme. */
+  /** Tensors on the device that receive the piece's other tensors, by their roles in the scheme. */
   targets(piece: StoredRows): Iterable<readonly [role: string, into: Tensor]>;
-  /** Records taking in codes as rows `at` to `at + n`. */
+  /** Records storing codes as rows `at` to `at + n`. */
   put(codes: Tensor, at: number): void;
   finish(): Weight;
 }
 
-/** How a matrix is to be stored. `experts` are the matrices of a stack, 1 by default. */
+/** How a matrix is stored. `experts` is the number of matrices in a stack, 1 by default. */
 export interface Scheme {
   readonly name: string;
   /** Bytes that a matrix takes, for plans. */
   bytes(shape: MatrixShape, experts?: number): number;
   begin(device: Device, shape: MatrixShape, label: string, experts?: number): WeightBuilder;
   /**
-   * What a checkpoint that has tensors of these names holds of the matrix called `name`, if it holds it quantized by
-   * this scheme: the scheme that it is restored by, and the names of its tensors.
+   * If a checkpoint with these tensor names holds the matrix `name` quantized by this scheme: the scheme that restores it, and
+   * the names of its tensors.
    */
   claims?(name: string, has: (name: string) => boolean): StoredNames | undefined;
   /** @throws FormatError, CheckpointError for what cannot be restored, before anything is allocated */
@@ -123,37 +123,37 @@ export interface Scheme {
   ): WeightRestorer;
 }
 
-/** Names of tensors by what they are to a scheme: see StoredWeight. */
+/** Names of tensors by their roles in a scheme: see StoredWeight. */
 export interface StoredNames {
   readonly scheme: Scheme;
   readonly names: ReadonlyMap<string, string>;
   readonly notes: readonly string[];
 }
 
-/** Rows of one expert. @throws ShapeError unless all experts have as many */
+/** Rows of one expert. @throws ShapeError unless all experts have the same number */
 export function rowsOfExpert([outputs]: MatrixShape, experts: number): number {
   const rows = outputs / experts;
-  if (!Number.isSafeInteger(rows)) throw new ShapeError(`${outputs} rows are no stack of ${experts} experts`);
+  if (!Number.isSafeInteger(rows)) throw new ShapeError(`${outputs} rows cannot be divided among ${experts} experts`);
   return rows;
 }
 
-/** Memory for rows in the device's panel layout; in plain rows if panels would reach from one expert into the next. */
+/** Memory for rows in the device's panel layout; in plain rows if a panel would span two experts. */
 export function stackOf(device: Device, shape: MatrixShape, dtype: DType, label: string, experts: number): Tensor {
   const whole = experts === 1 || rowsOfExpert(shape, experts) % PANEL_ROWS === 0;
   return whole ? Tensor.panels(device, ...shape, dtype, label) : Tensor.empty(device, shape, dtype, label);
 }
 
-/** The experts that a product with a stack is given. @throws ShapeError if there are none, or a residual */
+/** The experts for a product with a stack. @throws ShapeError if there are none, or a residual */
 export function chosenExperts(options: LinearOptions | undefined): LinearOptions & { experts: Tensor } {
   const { experts, residual } = options ?? {};
-  if (!experts) throw new ShapeError("a stack of experts is multiplied with the experts of each token");
+  if (!experts) throw new ShapeError("a product with a stack of experts needs `experts`");
   if (residual) throw new ShapeError("a product with experts takes no residual", { hint: "give it to mix()" });
   return { ...options, experts };
 }
 
-/** @throws ShapeError for a matrix of its own that is given experts */
+/** @throws ShapeError if experts are given for a single matrix */
 export function noExperts(options: LinearOptions | undefined): void {
-  if (options?.experts) throw new ShapeError("one matrix has no experts to choose from");
+  if (options?.experts) throw new ShapeError("a single matrix takes no experts");
 }
 
 /** @throws ShapeError */
@@ -245,15 +245,15 @@ class DenseWeight implements Weight {
   }
 }
 
-/** What products with dense matrices in `dtype` are computed in unless told otherwise. */
+/** Default compute type of products with dense matrices in `dtype`. */
 export function computeFor(dtype: FloatDType): Compute {
   return dtype === "bf16" ? "bf16" : "f32";
 }
 
 /**
- * Plain floats in `dtype`. `product` says that the matrix is multiplied with (and not only looked up): it is then kept
- * in the device's panel layout. `compute` "bf16" allows bf16 products with a bf16 matrix, and is what such a matrix gets
- * unless told otherwise: so a bf16 model is multiplied in Python. Sums stay f32.
+ * Plain floats in `dtype`. `product` says that the matrix is used in products (not only looked up): it is then kept in the
+ * device's panel layout. `compute` "bf16" allows bf16 products with a bf16 matrix, and is the default for such a matrix: that
+ * is how a bf16 model multiplies in Python. Sums stay f32.
  */
 export function denseScheme(dtype: FloatDType, product = true, compute = computeFor(dtype)): Scheme {
   return {
@@ -285,5 +285,5 @@ export function denseScheme(dtype: FloatDType, product = true, compute = compute
   };
 }
 
-/** Rows that a device may bundle in its panels: chunks that begin at multiples of this never split a panel. */
+/** Largest number of rows in a device's panels: chunks that begin at multiples of this never split a panel. */
 export const PANEL_ROWS = 16;

@@ -1,4 +1,4 @@
-// activation: an elementwise nonlinearity. Its codes are shared by every op that has an `act` attribute.
+// activation: an elementwise nonlinearity. Every op with an `act` attribute uses its codes.
 
 import type { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";

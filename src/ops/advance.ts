@@ -1,5 +1,5 @@
-// advance, advance_lanes: add a number to integers in place (positions and counters live on the device, so that a
-// recorded step moves them on without the host).
+// advance, advance_lanes: add a number to integers in place. Positions and counters live on the device, so a recorded step
+// advances them without the host.
 
 import type { Tensor } from "../core/tensor.js";
 import { laneOf } from "./_paged.js";
@@ -30,7 +30,7 @@ export function advance(x: Tensor, by: number): void {
   advanceOp.run([x], [by]);
 }
 
-/** Moves the positions `lanes[1]` of `lanes[2,B,T]` on by `by`, in place; unused lanes (row -1) stay as they are. */
+/** Advances the positions `lanes[1]` of `lanes[2,B,T]` by `by`, in place; unused lanes (row -1) stay as they are. */
 export function advanceLanes(lanes: Tensor, by: number): void {
   advanceLanesOp.run([lanes], [by]);
 }

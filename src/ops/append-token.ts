@@ -1,4 +1,4 @@
-// append_token: keeps the tokens that were chosen, each row at a cursor of its own.
+// append_token: stores the chosen tokens, each row at its own cursor.
 
 import type { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";
@@ -22,7 +22,7 @@ export const appendTokenOp = new Op({
   },
 });
 
-/** `history[r, lengths[r][1]++] = ids[r]`, in place; a row whose end is -1 is left alone. */
+/** `history[r, lengths[r][1]++] = ids[r]`, in place; rows whose end is -1 are skipped. */
 export function appendToken(ids: Tensor, history: Tensor, lengths: Tensor): void {
   appendTokenOp.run([ids, history, lengths], []);
 }

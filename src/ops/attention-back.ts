@@ -1,5 +1,5 @@
 // attention_back: the gradients of attention by queries, keys and values (Dao et al. 2022, algorithm 4). Weights are
-// computed again from q and k, a block at a time: neither the forward nor this keeps a T x S matrix.
+// recomputed from q and k block by block: neither the forward nor this keeps a T x S matrix.
 
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -15,7 +15,7 @@ export const attentionBackOp = new Op({
     }
     const [steps = 0, keys = 0] = [q!.shape[1], k!.shape[2]];
     if (steps > keys && (causal !== 0 || segments)) {
-      throw new ShapeError(`attention_back: ${steps} queries do not stand at the end of ${keys} keys`);
+      throw new ShapeError(`attention_back: ${steps} queries cannot be the last of ${keys} keys`);
     }
     for (const operand of [q!, k!, v!, dy!]) {
       if (operand.strides && operand.shape.at(-1)! > 1 && operand.strides.at(-1) !== 1) {
@@ -85,7 +85,7 @@ export const attentionBackOp = new Op({
   },
 });
 
-/** What hides keys and adds to scores; as for `attention`. */
+/** Masks and additions to the scores; as for `attention`. */
 export interface AttentionBackOptions {
   readonly mask?: Tensor | undefined;
   readonly segments?: Tensor | undefined;
@@ -98,8 +98,8 @@ export interface AttentionBackOptions {
 }
 
 /**
- * Gradients of `attention(q, k, v)` without a cache: dq[B,T,H,D], dk[B,G,S,D] and dv[B,G,S,E], those of a key head summed
- * over the query heads that share it. Queries stand at the end of the keys.
+ * Gradients of `attention(q, k, v)` without a cache: dq[B,T,H,D], dk[B,G,S,D] and dv[B,G,S,E]; those of a key head are summed
+ * over its query heads. Queries are the last positions of the keys.
  */
 export function attentionBack(
   q: Tensor,

@@ -1,6 +1,6 @@
-// attention: scaled dot-product attention over grouped heads, with everything that the architectures ask of it (causal,
-// window, key mask, packed segments, ALiBi, T5's distances, additive bias, soft cap), over keys that lie in pages of a
-// cache or beside the queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
+// attention: scaled dot-product attention over grouped heads, with the variants of all architectures (causal, window, key
+// mask, packed segments, ALiBi, T5's distances, additive bias, soft cap), over keys in the pages of a cache or beside the
+// queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
 
 import { GradientError, OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -10,7 +10,7 @@ import { contiguous } from "./copy.js";
 import { COMPUTE, type Compute, checkCompute } from "./linear.js";
 import { Op } from "./op.js";
 
-/** Added to the code of `compute` where all kernels of a backend must give a token the same bits. */
+/** Added to the code of `compute` if all kernels of a backend must give a token the same bits. */
 const DETERMINISTIC = 4;
 
 export const attentionOp = new Op({
@@ -33,11 +33,11 @@ export const attentionOp = new Op({
       throw new ShapeError(`attention: distances[H,W] need an odd W, got ${distances.shape[1]}`);
     }
     if ((lanes === undefined) !== (table === undefined)) {
-      throw new ShapeError("attention: `lanes` and `table` go together");
+      throw new ShapeError("attention: `lanes` and `table` must be given together");
     }
     if (table) {
       if (mask || segments || bias) {
-        throw new OptionError("attention: mask, segments and bias do not go together with a table");
+        throw new OptionError("attention: mask, segments and bias cannot be combined with a table");
       }
       if (table.shape[1]! < 2 || keys === 0) throw new ShapeError("attention: a row of the table needs a page");
       return;
@@ -45,7 +45,7 @@ export const attentionOp = new Op({
     if (pages !== batch) throw new ShapeError(`attention: ${batch} rows of queries, ${pages} of keys, and no table`);
     if (steps <= keys) return;
     if (causal || window! > 0 || segments || slopes || distances) {
-      throw new ShapeError(`attention: ${steps} queries do not stand at the end of ${keys} keys`, {
+      throw new ShapeError(`attention: ${steps} queries cannot be the last of ${keys} keys`, {
         hint: "more queries than keys can only see all of them: causal: false, and nothing that depends on positions",
       });
     }
@@ -141,7 +141,7 @@ export const attentionOp = new Op({
   keeps: () => DIFFERENTIATED,
 });
 
-/** Operands with which attention has a gradient: those of attention without a cache. */
+/** Operands that attention can be differentiated with: those of attention without a cache. */
 const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "bias"];
 
 function lastDimContiguous({ strides, shape }: Tensor): boolean {
@@ -153,12 +153,12 @@ export interface AttentionOptions {
   scales?: Tensor;
   /**
    * i32[2,B,T], with `table`: the row of each token (-1: an unused lane, whose result is zero), and its position in that
-   * row's cache. Without it the T queries of a row stand at the end of its S keys.
+   * row's cache. Without it the T queries of a row are the last of its S key positions.
    */
   lanes?: Tensor;
   /**
-   * i32[R,C]: for each row the number of keys that it holds (read where `causal` is false), then its pages. The token at
-   * position p lies in page `table[r][1 + floor(p / S) % (C - 1)]`, at place p % S.
+   * i32[R,C]: for each row its number of keys (read if `causal` is false), then its pages. The token at position p lies in
+   * page `table[r][1 + floor(p / S) % (C - 1)]`, at place p % S.
    */
   table?: Tensor;
   /** u8[B,S]: 0 hides a key. Not with a table. */
@@ -169,7 +169,7 @@ export interface AttentionOptions {
   slopes?: Tensor;
   /**
    * f32[H,W], W odd: adds `distances[h, clamp(j - i, -(W-1)/2, (W-1)/2) + (W-1)/2]` to the score of query i and key j (the
-   * relative bias of T5, Raffel et al. 2020, whose buckets do not change beyond a distance).
+   * relative bias of T5, Raffel et al. 2020, whose buckets are constant beyond a distance).
    */
   distances?: Tensor;
   /** f32[B,H,T,S], strides of zero allowed: added to the scores. Not with a table. */
@@ -186,18 +186,18 @@ export interface AttentionOptions {
    */
   compute?: Compute;
   /**
-   * All kernels of the backend give a token the same bits: those for few queries and those for many. Without it a
-   * backend may take a faster kernel for many queries, whose sums round differently.
+   * All kernels of the backend give a token the same bits, for few queries and for many. Otherwise a backend may use a faster
+   * kernel for many queries, whose sums round differently.
    */
   deterministic?: boolean;
 }
 
 /**
  * Softmax(q kᵀ * scale + ...) v for `q[B,T,H,D]`: f32[B,T,H,E]. Keys `k[P,G,S,D]` and values `v[P,G,S,E]` are P pages of S
- * tokens that rows find through `table`, or, without a table, the S keys of each of P = B rows. Queries that see no key
+ * tokens, which `table` assigns to rows, or, without a table, the S keys of each of P = B rows. Queries that see no key
  * give zeros.
- * @throws ShapeError, OptionError for operands that do not go together. Reading the result rejects with a KernelError
- *   where lanes or table name what is not there, or a query sees more keys than its row has room for.
+ * @throws ShapeError, OptionError for inconsistent operands. Reading the result rejects with a KernelError if lanes or table
+ *   are out of range, or a query sees more keys than its row has room for.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
   const { scales, lanes, table, mask, segments, slopes, distances, bias } = options;

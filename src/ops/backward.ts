@@ -1,4 +1,4 @@
-// The way back over a tape: gradients flow from the result to what the tape watches. There is one gradient per
+// The backward pass over a tape: gradients flow from the result to the watched tensors. There is one gradient per
 // allocation, f32 and laid out like it; a view reads and adds to the same view of it.
 
 import type { Device } from "../core/device.js";
@@ -15,7 +15,7 @@ import { disposeEntry, type Tape, type TapeEntry, taping } from "./tape.js";
 interface Held {
   /** f32 [capacity] */
   readonly flat: Tensor;
-  /** False while its memory may be another gradient's as well. */
+  /** False while its memory may belong to another gradient too. */
   readonly own: boolean;
 }
 
@@ -27,7 +27,7 @@ class Gradients implements Disposable {
     this.#device = device;
   }
 
-  /** The gradient at a place, contiguous, in memory that later additions leave alone; undefined if nothing has reached it. */
+  /** The gradient at a place, contiguous and never changed by later additions; undefined if nothing has reached it. */
   of(place: Place): Tensor | undefined {
     const held = this.#held.get(place.storage);
     if (!held) return undefined;
@@ -53,7 +53,7 @@ class Gradients implements Disposable {
     else this.#replace(storage, flat, false);
   }
 
-  /** Forgets the gradient at a place, whose values were made by a call that has had it. */
+  /** Clears the gradient at a place whose values were produced by the call just processed. */
   clear(place: Place): void {
     const held = this.#held.get(place.storage);
     if (!held) return;
@@ -65,7 +65,7 @@ class Gradients implements Disposable {
     this.#held.delete(place.storage);
   }
 
-  /** The gradient of an allocation in memory that may be written. */
+  /** The gradient of an allocation in writable memory. */
   #own({ storage, capacity }: Place): Tensor {
     const held = this.#held.get(storage);
     if (held?.own) return held.flat;
@@ -93,8 +93,8 @@ class Gradients implements Disposable {
 }
 
 /**
- * How the dims of a place must be permuted to give its whole allocation in order; "as stored" if they need not be,
- * undefined if it is a part of the allocation.
+ * The permutation of a place's dims that gives its whole allocation in order; "as stored" if none is needed, undefined if
+ * the place is only a part of the allocation.
  */
 function orderOf({ shape, strides, first, capacity }: Place): readonly number[] | "as stored" | undefined {
   const size = shape.reduce((n, length) => n * length, 1);
@@ -105,7 +105,7 @@ function orderOf({ shape, strides, first, capacity }: Place): readonly number[] 
   return order.every((d, i) => shape[d] === 1 || strides[d] === stored[i]) ? order : undefined;
 }
 
-/** A place without dims that repeat by a stride of zero, and the gradient summed over them. */
+/** A place without its stride-zero dims, and the gradient summed over them. */
 function withoutRepeats(at: Place, d: Tensor): readonly [place: Place, sum: Tensor] {
   const { strides, shape } = at;
   const repeats = shape.map((size, dim) => size > 1 && strides !== null && strides[dim] === 0);
@@ -139,7 +139,7 @@ function step(entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<objec
   });
 }
 
-/** Names the module whose gradients are recorded, for errors and leak reports. */
+/** Sets the module path of the recorded gradients, for errors and leak reports. */
 function at<T>(device: Device, path: string, body: () => T): T {
   const before = device.enter(path);
   try {
@@ -150,15 +150,15 @@ function at<T>(device: Device, path: string, body: () => T): T {
 }
 
 /**
- * Records the gradients of `result` (one element) by what `tape` watches: f32, of the watched tensors' shapes. Takes the
- * tape's entries with it, and frees what they kept on the way.
- * @throws GradientError if the result does not depend on what is watched, or an op on the way has no rule
+ * Records the gradients of `result` (one element) by the tensors that `tape` watches: f32, of their shapes. Consumes the
+ * tape's entries, and frees what they kept on the way.
+ * @throws GradientError if the result depends on no watched tensor, or an op in between has no rule
  */
 export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
   if (result.size !== 1) {
-    throw new GradientError(`a gradient is of one number, and the result has shape [${result.shape.join(", ")}]`);
+    throw new GradientError(`a gradient needs a result of one number, got shape [${result.shape.join(", ")}]`);
   }
-  if (!tape.tracks(result)) throw new GradientError("the result does not depend on what a gradient was asked of");
+  if (!tape.tracks(result)) throw new GradientError("the result does not depend on the tensors to differentiate by");
   const { device } = result;
   const watched = new Set(tape.watched.map(({ storage }) => storage));
   return taping(undefined, () =>

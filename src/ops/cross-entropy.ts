@@ -1,4 +1,4 @@
-// cross_entropy: the loss of rows of logits against their targets, and the log-sum-exp that its gradient needs.
+// cross_entropy: the loss of rows of logits against their targets, and the log-sum-exp for its gradient.
 
 import type { Tensor } from "../core/tensor.js";
 import { filled } from "./fill.js";
@@ -64,12 +64,12 @@ export const crossEntropyBackOp = new Op({
   },
 });
 
-/** Labels that count for nothing, in PyTorch and in transformers. */
+/** Label of tokens without a loss, as in PyTorch and transformers. */
 export const IGNORED = -100;
 
 /**
  * Losses of `logits[R,V]` against `targets[R]` (i32), in nats: `(1 - s)(lse - z_target) + s mean(lse - z)` with label
- * smoothing s. Where the target is `ignored`, loss, lse and gradient are 0. Another target outside the vocabulary rejects
+ * smoothing s. If the target is `ignored`, loss, lse and gradient are 0. Any other target outside the vocabulary rejects
  * reads of the results.
  */
 export function crossEntropy(

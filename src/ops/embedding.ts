@@ -38,7 +38,7 @@ export const embeddingBackOp = new Op({
   },
 });
 
-/** Gradient of `embedding` by the table: row v is the sum of the rows of `dy` whose id is v, in their order. */
+/** Gradient of `embedding` by the table: row v is the sum of the rows of `dy` with id v, in order. */
 export function embeddingBack(ids: Tensor, dy: Tensor, vocabulary: number): Tensor {
   return embeddingBackOp.run([ids, dy], [vocabulary]);
 }

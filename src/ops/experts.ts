@@ -1,6 +1,6 @@
-// Mixture of experts: routing of tokens to experts, products with the matrices that were chosen, and the weighted sum of
-// what they give (Shazeer et al. 2017; Jiang et al. 2024, "Mixtral of Experts"). The matrices of all experts are one
-// stack [E,N,K]. Which of them a product reads is data on the device, so shapes never depend on it.
+// Mixture of experts: routing of tokens to experts, products with the chosen matrices, and the weighted sum of the results
+// (Shazeer et al. 2017; Jiang et al. 2024, "Mixtral of Experts"). The matrices of all experts are one stack [E,N,K]. The
+// choice is data on the device, so shapes never depend on it.
 
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -24,7 +24,7 @@ function slice(whole: HostTensor | undefined, index: number): HostTensor | undef
   return part(whole, index * shape.reduce((n, size) => n * size, 1), shape);
 }
 
-/** Runs `product` on every row of y: with its row of x, and the number of the expert that was chosen for it. */
+/** Runs `product` for every row of y, with its row of x and the number of its expert. */
 function eachRow(
   { x, experts, y }: ReferenceOperands,
   count: number,
@@ -82,7 +82,7 @@ export const llmInt8ExpertLinearOp = new Op({
     }),
 });
 
-/** @throws ShapeError unless every expert begins at a byte and has an absmax for each block, and what belongs to those */
+/** @throws ShapeError unless every expert starts on a byte and has an absmax for each block, with its nested statistics */
 function checkStacked(inputs: readonly (Tensor | undefined)[], blocksize: number): void {
   const [, codes, absmax, nested, map, offset] = inputs;
   const [, outputs = 0, columns = 0] = codes!.shape;
@@ -92,12 +92,12 @@ function checkStacked(inputs: readonly (Tensor | undefined)[], blocksize: number
   }
   const blocks = Math.ceil((outputs * columns) / blocksize);
   if (absmax!.shape[1]! < blocks) {
-    throw new ShapeError(`absmax wants ${blocks} blocks an expert, got ${absmax!.shape[1]}`);
+    throw new ShapeError(`absmax wants ${blocks} blocks per expert, got ${absmax!.shape[1]}`);
   }
   if (absmax!.dtype === "f32") return;
   if (!nested || !map || !offset) throw new ShapeError("a u8 absmax needs nested, map and offset");
   const outer = Math.ceil(absmax!.shape[1]! / NESTED_BLOCK);
-  if (nested.shape[1]! < outer) throw new ShapeError(`nested wants ${outer} an expert, got ${nested.shape[1]}`);
+  if (nested.shape[1]! < outer) throw new ShapeError(`nested wants ${outer} per expert, got ${nested.shape[1]}`);
 }
 
 export const fourBitExpertLinearOp = new Op({
@@ -120,7 +120,7 @@ export const fourBitExpertLinearOp = new Op({
     }),
 });
 
-/** What products with chosen matrices can do on their way out. */
+/** Fused epilogue of products with chosen matrices. */
 type ExpertOptions = Pick<LinearOptions, "bias" | "act"> & { readonly experts: Tensor };
 
 /**
@@ -153,7 +153,7 @@ export function expertLinear(x: Tensor, weight: Tensor, options: ExpertOptions, 
   );
 }
 
-/** The same with codes[E,N,K] (i8) and scb[E,N]: each row is what `llmInt8Linear` gives for its expert's matrix. */
+/** The same with codes[E,N,K] (i8) and scb[E,N]: each row equals `llmInt8Linear` with its expert's matrix. */
 export function llmInt8ExpertLinear(
   x: Tensor,
   weight: { readonly codes: Tensor; readonly scb: Tensor; readonly seen?: Tensor; readonly threshold: number },
@@ -165,7 +165,7 @@ export function llmInt8ExpertLinear(
   );
 }
 
-/** The same with 4-bit codes[E,N,K] whose blocks, and blocks of blocks, begin anew with every expert: absmax[E,B]. */
+/** The same with 4-bit codes[E,N,K]; each expert starts new blocks, and new blocks of blocks: absmax[E,B]. */
 export function fourBitExpertLinear(x: Tensor, w: FourBitOperands, options: ExpertOptions): Tensor {
   const attributes = fourBitProduct(w, options.act);
   return flattened(x, options.experts, (rows, experts) =>
@@ -201,8 +201,9 @@ export const routeOp = new Op({
 });
 
 /**
- * Chooses experts for tokens: softmax over logits[..,E], the `count` largest in descending order (of equal ones the first),
- * and with `normalize` their probabilities divided by their sum. Gives experts (i32) and weights (f32), both [..,count].
+ * Chooses experts for tokens: softmax over logits[..,E], the `count` largest in descending order (ties: the lowest index
+ * first), and with `normalize` their probabilities divided by their sum. Gives experts (i32) and weights (f32), both
+ * [..,count].
  * @throws ShapeError if there are fewer than `count` experts
  */
 export function route(logits: Tensor, count: number, normalize: boolean): { experts: Tensor; weights: Tensor } {
@@ -232,7 +233,7 @@ export const mixOp = new Op({
   },
 });
 
-/** The sum of x[..,A,N] over A, each times its weight, and `residual[..,N]`: [..,N]. */
+/** The weighted sum of x[..,A,N] over A, plus `residual[..,N]`: [..,N]. */
 export function mix(x: Tensor, weights: Tensor, residual?: Tensor): Tensor {
   return mixOp.run([x, weights, residual], []);
 }

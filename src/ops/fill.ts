@@ -1,4 +1,4 @@
-// fill: one number everywhere.
+// fill: writes one number to all elements.
 
 import type { Device } from "../core/device.js";
 import { Tensor } from "../core/tensor.js";

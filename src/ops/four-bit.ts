@@ -16,13 +16,13 @@ export const FOUR_BIT = { nf4: 0, fp4: 1 } as const;
 export type FourBitKind = keyof typeof FOUR_BIT;
 
 /**
- * Codes of the `rounding` attribute: what a decoded value is rounded to before anything is done with it. bitsandbytes
- * decodes to the dtype that a matrix had when it was quantized, and its checkpoints say which; f32 rounds nothing.
+ * Codes of the `rounding` attribute: the dtype that decoded values are rounded to before use. bitsandbytes decodes to the
+ * dtype that a matrix had when it was quantized, which its checkpoints record; f32 rounds nothing.
  */
 export const FOUR_BIT_ROUNDING = { f32: 0, f16: 1, bf16: 2 } as const;
 export type FourBitRounding = keyof typeof FOUR_BIT_ROUNDING;
 
-/** Elements per block that the formats have. */
+/** Block sizes that the formats allow. */
 export const BLOCK_SIZES = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 export type BlockSize = (typeof BLOCK_SIZES)[number];
 
@@ -69,7 +69,7 @@ export const FOUR_BIT_TABLES: readonly Float32Array[] = [
   ),
 ];
 
-/** A normalised value gets the number of these that are strictly below it. */
+/** The code of a normalised value is the number of these strictly below it. */
 export const NF4_THRESHOLDS: Float32Array = Float32Array.of(
   -0.84809637,
   -0.6106329,
@@ -88,9 +88,9 @@ export const NF4_THRESHOLDS: Float32Array = Float32Array.of(
   0.86147845,
 );
 /**
- * Magnitudes: the number of these below |x| picks a code of FP4_CODES; negative values add 8. Halves go to the lower
- * value, so a negative number is beyond a threshold that it equals. These are the midpoints in f32, as bitsandbytes' CPU
- * code has them (its CUDA code has fewer digits, and is a little off the middle).
+ * Magnitudes: the number of these below |x| picks a code of FP4_CODES; negative values add 8. Ties go to the lower value,
+ * so a negative number that equals a threshold is beyond it. These are the midpoints in f32, as in bitsandbytes' CPU code
+ * (its CUDA code has fewer digits, and is slightly off the midpoints).
  */
 export const FP4_THRESHOLDS: Float32Array = Float32Array.of(
   0.0026041667,
@@ -157,9 +157,9 @@ function decoder(
   return exact;
 }
 
-/** @throws ShapeError unless there is an absmax for each block, and what double quantization needs */
+/** @throws ShapeError unless there is an absmax for each block, and the operands for double quantization */
 function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, blocksize: number): void {
-  const codes = inputs[at - 1]!; // the statistics stand behind the codes
+  const codes = inputs[at - 1]!; // the statistics follow the codes
   const [absmax, nested, map, offset] = inputs.slice(at, at + 4);
   if (!(blocksize >= 1)) throw new ShapeError(`a block of 4-bit codes has at least one element, not ${blocksize}`);
   const blocks = Math.ceil(codes.size / blocksize);
@@ -172,7 +172,7 @@ function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, bl
     throw new ShapeError(`nested wants [${outer}] for ${absmax!.size} blocks, got [${nested.size}]`);
 }
 
-/** @throws OptionError for a code that is none, or beside a `compute` that rounds otherwise */
+/** @throws OptionError for an invalid code, or with a `compute` that rounds differently */
 export function checkRounding(rounding: number, compute: number = COMPUTE.f32): void {
   if (rounding !== 0 && rounding !== 1 && rounding !== 2) {
     throw new OptionError(`rounding of 4-bit values is 0 (none), 1 (f16) or 2 (bf16), not ${rounding}`);
@@ -202,7 +202,7 @@ export const fourBitLinearOp = new Op({
     }
     return undefined;
   },
-  // The weights as they are decoded, whatever the forward computed in.
+  // The weights as decoded, whatever the forward computed in.
   gradient({ inputs, attributes: [kind = 0, blocksize = 0, act = 0, compute = 0, rounding = 0], dy: [dy], wanted }) {
     const matrix = inputs.slice(1, 6);
     const before = (): Tensor =>
@@ -235,20 +235,20 @@ export const fourBitBackOp = new Op({
   },
 });
 
-/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], in f32, without a decoded matrix in between. */
+/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], in f32, without a decoded matrix. */
 export function fourBitBack(dy: Tensor, w: Decoded): Tensor {
   return fourBitBackOp.run([dy, w.codes, w.absmax, w.nested, w.map, w.offset], decoding(w));
 }
 
 /**
  * How 4-bit weights are multiplied. "f32" is exact. "bf16" lets kernels round both operands to bf16 where that is faster.
- * "int8" lets them use 8-bit codes where that is faster and blocks do not reach over the ends of rows: activations as
- * round(127 x / m) with m their largest magnitude in each block of a row (the weights' own blocks, so an outlier costs
- * the digits of its block only), the table as round(127 t), exact sums over a block, sums of blocks in f32.
+ * "int8" lets them use 8-bit codes where that is faster and no block spans two rows: activations as round(127 x / m) with m
+ * their largest magnitude in each block of a row (the weights' own blocks, so an outlier costs precision in its block only),
+ * the table as round(127 t), exact sums over a block, sums of blocks in f32.
  */
 export type FourBitCompute = keyof typeof COMPUTE;
 
-/** A 4-bit matrix as the ops take it; absmax is f32, or u8 with the three parts of double quantization. */
+/** The operands of a 4-bit matrix; absmax is f32, or u8 with the three operands of double quantization. */
 export interface FourBitOperands {
   readonly codes: Tensor;
   readonly absmax: Tensor;
@@ -258,13 +258,13 @@ export interface FourBitOperands {
   readonly kind: FourBitKind;
   readonly blocksize: number;
   readonly compute: FourBitCompute;
-  /** What decoded values are rounded to; products that are not exact leave it out. */
+  /** Dtype that decoded values are rounded to; products that are not exact ignore it. */
   readonly rounding: FourBitRounding;
 }
 
 type Decoded = Omit<FourBitOperands, "compute">;
 
-/** The attributes that say how codes are decoded. */
+/** The attributes for decoding. */
 const decoding = ({ kind, blocksize, rounding }: Decoded): number[] => [
   FOUR_BIT[kind],
   blocksize,
@@ -340,7 +340,7 @@ export const fourBitDequantizeOp = new Op({
   },
 });
 
-/** `table[code] * absmax`, rounded as the operands say, in f32. */
+/** `table[code] * absmax`, rounded as the operands specify, in f32. */
 export function fourBitDequantize(w: Decoded): Tensor {
   return fourBitDequantizeOp.run([w.codes, w.absmax, w.nested, w.map, w.offset], decoding(w));
 }
@@ -364,7 +364,7 @@ export const fourBitEmbeddingOp = new Op({
   },
 });
 
-/** Rows `ids` of `table[code] * absmax`, rounded as the operands say, in f32. An id outside the table rejects reads of the result. */
+/** Rows `ids` of `table[code] * absmax`, rounded as the operands specify, in f32. An id outside the table rejects reads. */
 export function fourBitEmbedding(w: Decoded, ids: Tensor): Tensor {
   return fourBitEmbeddingOp.run([w.codes, w.absmax, w.nested, w.map, w.offset, ids], decoding(w));
 }

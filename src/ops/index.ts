@@ -93,7 +93,7 @@ export const OPS: readonly Op[] = [
   crossEntropyBackOp,
 ];
 
-/** Signature texts by op name: what a backend's kernels must have been written for. */
+/** Signature texts by op name; a backend's kernels must match them. */
 export function signatures(): Map<string, string> {
   return new Map(OPS.map((op) => [op.name, op.signature.text]));
 }

@@ -1,6 +1,6 @@
-// kv_append: writes the keys or values of new tokens into the pages of a cache, at the rows and positions that `lanes` on
-// the device names. A cache in i8 holds codes by the rule of LLM.int8() for rows (llm-int8.ts), one row per token and
-// head, and their absmax in f32.
+// kv_append: writes the keys or values of new tokens into the pages of a cache, at the rows and positions in the device
+// tensor `lanes`. An i8 cache holds codes by LLM.int8()'s rule for rows (llm-int8.ts), one row per token and head, and
+// their absmax in f32.
 
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -44,8 +44,9 @@ export const kvAppendOp = new Op({
 /**
  * Writes `x[b,t]` of `x[B,T,G,D]` to position `lanes[1,b,t]` of row `lanes[0,b,t]`, for `lanes[2,B,T]`: place
  * `position % S` of page `table[row][1 + floor(position / S) % (C - 1)]` of `cache[P,G,S,D]`. Lanes of row -1 write
- * nothing. With `scales[P,G,S]` it writes codes, and their absmax there. No two lanes may write to one place.
- * @throws ShapeError. What reads the cache rejects with a KernelError where a lane names no row, position or page.
+ * nothing. With `scales[P,G,S]` it writes codes to the cache, and their absmax to `scales`. No two lanes may write to one
+ * place.
+ * @throws ShapeError. Readers of the cache reject with a KernelError if a lane's row, position or page is out of range.
  */
 export function kvAppend(x: Tensor, lanes: Tensor, table: Tensor, cache: Tensor, scales?: Tensor): void {
   kvAppendOp.run([x, lanes, table, cache, scales], []);

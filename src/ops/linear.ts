@@ -12,10 +12,10 @@ import { sumRows } from "./sum-rows.js";
  * activations in 8-bit codes where that is faster (see four-bit.ts).
  */
 export const COMPUTE = { f32: 0, bf16: 1, int8: 2 } as const;
-/** What a dense product can be asked for. */
+/** Compute types of a dense product. */
 export type Compute = "f32" | "bf16";
 
-/** @throws OptionError for a code that is not among the first `count` of COMPUTE */
+/** @throws OptionError for a code beyond the first `count` of COMPUTE */
 export function checkCompute(op: string, code: number, count: number): void {
   if (Number.isInteger(code) && code >= 0 && code < count) return;
   const known = Object.keys(COMPUTE).slice(0, count).join(", ");
@@ -51,8 +51,8 @@ export const linearOp = new Op({
 });
 
 /**
- * What the rules of matrix products read: `matrix` for the gradient of x, x for that of the weight, and all for what is
- * before the activation, which is computed again.
+ * Operands kept for the gradients of matrix products: `matrix` for the gradient of x, x for that of the weight, and all of
+ * them for an activation, whose input is recomputed.
  */
 export function productKeeps(matrix: readonly string[]) {
   return (wanted: readonly boolean[], attributes: readonly number[], act = attributes[0]): readonly string[] => {
@@ -91,7 +91,7 @@ export function linearBack(dy: Tensor, weight: Tensor): Tensor {
   return linearBackOp.run([dy, weight], []);
 }
 
-/** What every matrix product can do on its way out. */
+/** Fused epilogue of every matrix product. */
 export interface LinearOptions {
   bias?: Tensor;
   /** Added after the activation; same shape as the result. */

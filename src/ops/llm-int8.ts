@@ -1,6 +1,6 @@
-// LLM.int8() (Dettmers et al. 2022): row-wise absmax codes for activations and weights, an integer product over all of
-// K, and activations at or above the threshold taken out and multiplied in high precision. Outliers are chosen per row,
-// so a row's result never depends on its batch mates. Sources: the paper's section 3, and bitsandbytes for the rounding.
+// LLM.int8() (Dettmers et al. 2022): row-wise absmax codes for activations and weights, an integer product over all of K,
+// and activations at or above the threshold multiplied separately in high precision. Outliers are chosen per row, so a row's
+// result never depends on its batch mates. Sources: the paper's section 3, and bitsandbytes for the rounding.
 
 import type { Tensor } from "../core/tensor.js";
 import { ACT, activate, activationBack } from "./activation.js";
@@ -19,7 +19,10 @@ export function roundHalfEven(x: number): number {
   return down % 2 === 0 ? down : down + 1;
 }
 
-/** Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). A NaN is the scale. */
+/**
+ * Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). A NaN becomes
+ * the scale.
+ */
 export function quantizeRow(
   row: ArrayLike<number>,
   threshold: number,
@@ -69,7 +72,7 @@ export const llmInt8LinearOp = new Op({
     }
     return undefined;
   },
-  // Straight through the rounding of x, as bitsandbytes does it: the outliers met the same weights.
+  // The rounding of x counts as the identity, as in bitsandbytes; the outliers used the same weights.
   gradient({ inputs: [x, codes, scb, bias], attributes: [threshold = 0, act = 0], dy: [dy], wanted }) {
     const before = (): Tensor => llmInt8LinearOp.run([x, codes, scb, bias], [threshold, ACT.none]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
@@ -101,14 +104,14 @@ export const llmInt8BackOp = new Op({
   },
 });
 
-/** `dy · (codes * scb / 127)` for `dy[..,N]`: [..,K], without a dequantized matrix in between. */
+/** `dy · (codes * scb / 127)` for `dy[..,N]`: [..,K], without a dequantized matrix. */
 export function llmInt8Back(dy: Tensor, weight: { readonly codes: Tensor; readonly scb: Tensor }): Tensor {
   return llmInt8BackOp.run([dy, weight.codes, weight.scb], []);
 }
 
 /**
- * `act(x · (codes * scb / 127)ᵀ + bias) + residual` with x quantized per row to 8 bits except its outliers.
- * `seen[K]` (u8) is marked where a column held an outlier.
+ * `act(x · (codes * scb / 127)ᵀ + bias) + residual` with x quantized per row to 8 bits except its outliers. `seen[K]` (u8) is
+ * set for columns that held an outlier.
  */
 export function llmInt8Linear(
   x: Tensor,

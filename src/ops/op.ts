@@ -1,5 +1,5 @@
-// What an op is, and how a call of one is recorded. An op is a signature, a plain-loop reference and, where it has them, a
-// gradient rule and plainer ops that do the same; each lives in a file beside this one and index.ts lists them.
+// What an op is, and how a call is recorded. An op is a signature, a plain-loop reference and, optionally, a gradient rule and
+// an equivalent in simpler ops; each has a file beside this one, and index.ts lists them.
 
 import type { Device } from "../core/device.js";
 import type { DType, HostArray } from "../core/dtype.js";
@@ -21,18 +21,18 @@ export type Attributes = Readonly<Record<string, number>>;
 
 export interface OpDefinition {
   readonly signature: string;
-  /** Checks that the signature cannot say. Throws ShapeError or OptionError. */
+  /** Checks that the signature cannot express. Throws ShapeError or OptionError. */
   check?(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): void;
-  /** Plain loops, no cleverness: the meaning of the op. Returns a sentence if the data cannot be computed. */
+  /** Plain loops: the definition of the op. Returns an error message for invalid data. */
   reference(operands: ReferenceOperands, attributes: Attributes): string | undefined;
   /**
-   * Shapes of the outputs, where the signature cannot say them: `dims` are those that the inputs have bound. Dims of an
-   * output that inputs bind too must agree.
+   * Shapes of the outputs, where the signature cannot express them; `dims` are those bound by the inputs. An output dim that
+   * inputs bind too must agree.
    */
   shape?(dims: Readonly<Record<string, number>>, attributes: Attributes): readonly (readonly number[])[];
-  /** The same by plainer ops: recorded where a backend has no kernel, and under a tape where there is no `gradient`. */
+  /** An equivalent in simpler ops: used where a backend has no kernel, and under a tape if there is no `gradient`. */
   compose?(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): readonly Tensor[];
-  /** Records the gradients of the inputs. An op without a rule cannot be differentiated through. */
+  /** Records the gradients of the inputs. Ops without a rule cannot be differentiated. */
   gradient?: GradientRule;
   /** Names of the operands and outputs whose values `gradient` reads; without it the tape keeps all of them. */
   keeps?(wanted: readonly boolean[], attributes: readonly number[]): readonly string[];
@@ -44,7 +44,7 @@ export class Op {
   #device: Device | undefined;
   #kernel = -1;
 
-  /** @throws OctavoError if nothing could allocate an output of this signature */
+  /** @throws OctavoError if outputs of this signature cannot be allocated */
   constructor(definition: OpDefinition) {
     this.definition = definition;
     this.signature = new Signature(definition.signature);
@@ -67,7 +67,7 @@ export class Op {
    * Records a call: checks shapes and dtypes, allocates the outputs, appends one command (or those of `compose`). Returns
    * the outputs.
    * @throws ShapeError, DTypeError, DeviceError (no kernel, operands on different devices), OutOfMemoryError,
-   * GradientError (an open tape needs what would be written in place)
+   * GradientError (an open tape needs the values of an operand written in place)
    */
   runAll(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): readonly Tensor[] {
     const { signature, definition } = this;
@@ -79,7 +79,7 @@ export class Op {
     if (attributes.length !== kinds.length) {
       throw new ShapeError(`${this.name}: takes ${kinds.length} attributes, got ${attributes.length}`);
     }
-    // All operands are looked at before anything is allocated or recorded: a refused call leaves nothing behind.
+    // All operands are checked before anything is allocated or recorded: a rejected call leaves nothing behind.
     for (let i = 0; i < specs.length; i++) {
       const input = inputs[i];
       if (input === undefined) continue;
@@ -132,7 +132,7 @@ export class Op {
     return outputs;
   }
 
-  /** Which inputs the tape wants gradients of; undefined if none. Refuses writes to what it still needs. */
+  /** Which inputs the tape needs gradients of; undefined if none. Rejects writes to values it still needs. */
   #wanted(tape: Tape, inputs: readonly (Tensor | undefined)[]): readonly boolean[] | undefined {
     const specs = this.signature.inputs;
     let some = false;

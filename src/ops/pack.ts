@@ -1,5 +1,5 @@
-// pack and unpack: between plain rows and the panel layout that a device's matrix kernels like best. What the panels
-// look like is the device's own affair; for devices without panels both are copies.
+// pack and unpack: convert between plain rows and the panel layout that a device's matrix kernels prefer. The layout is
+// private to the device; on devices without panels both are copies.
 
 import { ShapeError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
@@ -24,7 +24,7 @@ export const packOp = new Op({
   },
 });
 
-/** Puts rows `w[n,K]` into rows `row` .. `row + n` of `packed[N,K]`. */
+/** Stores rows `w[n,K]` as rows `row` .. `row + n` of `packed[N,K]`. */
 export function pack(w: Tensor, packed: Tensor, row = 0): void {
   packOp.run([w, packed], [row]);
 }
@@ -40,7 +40,7 @@ export const unpackOp = new Op({
   },
 });
 
-/** A matrix as plain rows; itself if it is that already. */
+/** A matrix as plain rows; itself if it already is. */
 export function unpack(packed: Tensor): Tensor {
   if (!packed.panels) return packed;
   const w = Tensor.empty(packed.device, packed.shape, packed.dtype, "unpack");

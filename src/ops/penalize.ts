@@ -1,5 +1,5 @@
-// penalize: lowers the scores of tokens that a row has already seen. Penalties and lengths are device data of each row,
-// so a recording serves any mix of requests.
+// penalize: lowers the scores of tokens that a row has already seen. Penalties and lengths are per-row data on the device, so
+// one recording serves any mix of requests.
 
 import type { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";
@@ -33,11 +33,11 @@ export const penalizeOp = new Op({
 });
 
 /**
- * Penalties in place. Row r has seen `history[r, 0 .. lengths[r][1]]`, of which those from `lengths[r][0]` on are its own
- * (generated, not prompt); a row whose end is -1 is left alone, and so are negative ids. `penalties[r]` holds:
- * - the repetition penalty (Keskar et al. 2019): a seen id's score is divided by it, or multiplied where negative; 1 for none;
- * - the presence penalty: taken off the score of an id that the row generated; 0 for none;
- * - the frequency penalty: taken off as often as it generated the id; 0 for none.
+ * Penalties in place. Row r has seen `history[r, 0 .. lengths[r][1]]`, of which it generated those from `lengths[r][0]` on;
+ * rows whose end is -1 and negative ids are skipped. `penalties[r]` holds:
+ * - the repetition penalty (Keskar et al. 2019): a seen id's score is divided by it, or multiplied if negative; 1 for none;
+ * - the presence penalty: subtracted from the score of an id that the row generated; 0 for none;
+ * - the frequency penalty: subtracted once for each time it generated the id; 0 for none.
  */
 export function penalize(logits: Tensor, history: Tensor, lengths: Tensor, penalties: Tensor): void {
   penalizeOp.run([logits, history, lengths, penalties], []);

@@ -1,5 +1,5 @@
 // rope_table and rope: rotary position embedding (Su et al. 2021). The table is made once per forward and shared by all
-// layers; `rope` turns the first 2R dims of each head and copies the rest.
+// layers; `rope` rotates the first 2R dims of each head and copies the rest.
 
 import { ShapeError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
@@ -13,7 +13,7 @@ export const ropeTableOp = new Op({
     const half = inv_freq!.data.length;
     for (let i = 0; i < positions!.data.length; i++) {
       for (let r = 0; r < half; r++) {
-        // The angle is rounded to f32, as the published models were trained.
+        // The angle is rounded to f32, as in the training of the published models.
         const angle = Math.fround(positions!.data[i]! * inv_freq!.data[r]!);
         table!.data[i * 2 * half + r] = Math.cos(angle) * scale!;
         table!.data[i * 2 * half + half + r] = Math.sin(angle) * scale!;
@@ -52,7 +52,7 @@ export const ropeOp = new Op({
     return undefined;
   },
   gradient({ inputs: [, table], attributes, dy: [dy] }) {
-    // Turned back: the same rotation with the other sine.
+    // The inverse rotation: the same table with the sine negated.
     const back = Tensor.empty(table!.device, table!.shape, "f32", "rope_table");
     copyInto(table!.narrow(2, 0, 1), back.narrow(2, 0, 1));
     copyInto(scale(contiguous(table!.narrow(2, 1, 1)), -1), back.narrow(2, 1, 1));

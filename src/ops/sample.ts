@@ -1,5 +1,5 @@
-// sample: one token per row from its logits, by parameters that are device data of each row. The random numbers are
-// Philox4x32-10 (Salmon et al. 2011) on (seed, sequence, step): a request draws the same tokens in any row of any batch.
+// sample: one token per row from its logits, with per-row parameters on the device. The random numbers are Philox4x32-10
+// (Salmon et al. 2011) on (seed, sequence, step): a request draws the same tokens in any row of any batch.
 
 import type { HostArray } from "../core/dtype.js";
 import type { Tensor } from "../core/tensor.js";
@@ -24,7 +24,7 @@ export function philoxUniform(seed: number, step: number, sequence: number): num
   return (c0 >>> 8) * 2 ** -24;
 }
 
-/** What is left of a row's tokens after top-k, top-p and min-p, by id. */
+/** A row's tokens that remain after top-k, top-p and min-p, by id. */
 function keptOf(scores: Float32Array, [, top_k = 0, top_p = 1, min_p = 0]: HostArray): [number, number][] {
   let kept = [...scores.keys()].filter((v) => scores[v]! > Number.NEGATIVE_INFINITY);
   const byScore = (a: number, c: number) => (scores[a] === scores[c] ? a - c : scores[c]! - scores[a]!);
@@ -36,7 +36,7 @@ function keptOf(scores: Float32Array, [, top_k = 0, top_p = 1, min_p = 0]: HostA
   const weight = (v: number) => (scores[v] === highest ? 1 : Math.exp(scores[v]! - highest));
   if (top_p < 1) {
     const total = kept.reduce((sum, v) => sum + weight(v), 0);
-    // Of equal scores those with low ids go first.
+    // Of equal scores the lowest id goes first.
     const ascending = [...kept].sort((a, c) => scores[a]! - scores[c]! || a - c);
     let cumulative = 0;
     const dropped = new Set<number>();
@@ -85,9 +85,8 @@ export const sampleOp = new Op({
 
 /**
  * One token per row: ids i32[R]. `params[r]` holds temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p (0 keeps
- * all), applied in this order; temperature 0 takes the first of the likeliest tokens, and below 0 the row is unused: its
- * logits are not looked at and its id is 0. `draws[r]` holds seed, sequence and step; the step of a row that draws moves on
- * by one.
+ * all), applied in this order; temperature 0 takes the first of the likeliest tokens. Below 0 the row is unused: its logits
+ * are not read and its id is 0. `draws[r]` holds seed, sequence and step; a row that draws increments its step.
  */
 export function sample(logits: Tensor, params: Tensor, draws: Tensor): Tensor {
   return sampleOp.run([logits, params, draws], []);

@@ -1,4 +1,4 @@
-// sum_rows: the sum over all dims but the last, as gradients of biases and norm weights need it.
+// sum_rows: the sum over all dims but the last, for gradients of biases and norm weights.
 
 import type { Tensor } from "../core/tensor.js";
 import { contiguous } from "./copy.js";

@@ -1,28 +1,28 @@
-// The gradient tape: while one is open, ops whose inputs depend on a watched tensor leave an entry here, with what their
-// gradient rule reads. backward.ts walks the entries. Values are told apart by their allocation, so views need no entry:
-// the gradient of a view is the same view of its allocation's gradient.
+// The gradient tape: while one is open, ops whose inputs depend on a watched tensor add an entry here with the values their
+// gradient rule reads. backward.ts walks the entries. Values are identified by their allocation, so views need no entry: the
+// gradient of a view is the same view of its allocation's gradient.
 
 import { isFloat } from "../core/dtype.js";
 import { GradientError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 
-/** What a gradient rule is given. */
+/** The input of a gradient rule. */
 export interface GradientCall {
-  /** Operands in signature order. One that the op's `keeps` leaves out has shape and dtype, and no memory. */
+  /** Operands in signature order. One omitted by the op's `keeps` has shape and dtype, but no memory. */
   readonly inputs: readonly (Tensor | undefined)[];
-  /** Outputs, under the same condition; of ops that write in place, the operands written. */
+  /** Outputs, with the same restriction; for ops that write in place, the operands written. */
   readonly outputs: readonly Tensor[];
   readonly attributes: readonly number[];
   /** f32 gradients of the outputs, contiguous. Missing: the result does not depend on that output. */
   readonly dy: readonly (Tensor | undefined)[];
-  /** Which inputs' gradients are asked for. */
+  /** Which inputs need gradients. */
   readonly wanted: readonly boolean[];
 }
 
 /** Records the gradients of the wanted inputs: f32, contiguous, each of its input's shape. A missing one is an error. */
 export type GradientRule = (call: GradientCall) => readonly (Tensor | undefined)[];
 
-/** A call as the tape takes it in. */
+/** A call as recorded on the tape. */
 export interface TapedCall {
   readonly op: string;
   readonly inputs: readonly (Tensor | undefined)[];
@@ -31,11 +31,11 @@ export interface TapedCall {
   readonly wanted: readonly boolean[];
   /** Absent: differentiating through the call is an error. */
   readonly gradient: GradientRule | undefined;
-  /** What of `[...inputs, ...outputs]` the rule reads. */
+  /** Which of `[...inputs, ...outputs]` the rule reads. */
   readonly reads: (operand: number) => boolean;
 }
 
-/** A call on the tape: `inputs` and `outputs` are handles of its own, without memory where the rule reads none. */
+/** A call on the tape: `inputs` and `outputs` are handles of its own, without memory unless the rule reads them. */
 export interface TapeEntry extends Omit<TapedCall, "reads"> {
   /** Path of the module that recorded it. */
   readonly path: string;
@@ -49,7 +49,7 @@ export class Tape implements Disposable {
   /** Allocations that rules will read. */
   readonly #kept = new Set<object>();
 
-  /** @param watched f32, f16 or bf16: what gradients are wanted of */
+  /** @param watched f32, f16 or bf16: the tensors to differentiate by */
   constructor(watched: readonly Tensor[]) {
     this.#watched = watched;
     for (const tensor of watched) {
@@ -64,12 +64,12 @@ export class Tape implements Disposable {
     return this.#watched;
   }
 
-  /** True if a gradient may be asked for this tensor. */
+  /** True if this tensor may have a gradient. */
   tracks(tensor: Tensor | undefined): boolean {
     return tensor !== undefined && this.#tracked.has(tensor.storage) && isFloat(tensor.dtype);
   }
 
-  /** @throws GradientError if a write to `tensor` would change what a gradient rule still reads, or a watched tensor */
+  /** @throws GradientError if `tensor` is watched, or a gradient rule still reads its old values */
   checkWrite(op: string, operand: string, tensor: Tensor): void {
     if (!this.#kept.has(tensor.storage)) return;
     throw new GradientError(
@@ -81,7 +81,7 @@ export class Tape implements Disposable {
     );
   }
 
-  /** Takes in a call of which some input is tracked: its float outputs are tracked from now on. */
+  /** Records a call with a tracked input: its float outputs are tracked from now on. */
   record({ reads, ...call }: TapedCall): void {
     const count = call.inputs.length;
     const handle = (tensor: Tensor, operand: number): Tensor => {
@@ -96,7 +96,7 @@ export class Tape implements Disposable {
     this.entries.push({ ...call, inputs, outputs, path: call.outputs[0]?.device.path ?? "" });
   }
 
-  /** Takes the last entry off; the caller disposes it. */
+  /** Removes the last entry; the caller disposes it. */
   pop(): TapeEntry | undefined {
     return this.entries.pop();
   }
@@ -131,9 +131,9 @@ export function taping<T>(tape: Tape | undefined, body: () => T): T {
 }
 
 /**
- * Records `body` as one call with a gradient rule of its own; what it records is not differentiated. `body` hears which of
- * `inputs` gradients are wanted of, and returns its outputs and, as `saved`, what the rule reads: these stand behind
- * `inputs` in the rule's call. The rule may read no other tensor.
+ * Records `body` as one call with a gradient rule of its own; the ops inside are not differentiated. `body` receives which of
+ * `inputs` need gradients, and returns its outputs and, as `saved`, what the rule reads: these follow `inputs` in the rule's
+ * call. The rule may read no other tensor.
  */
 export function recordAs(
   op: string,

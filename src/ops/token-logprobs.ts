@@ -1,11 +1,11 @@
-// token_logprobs: log softmax at one column per row, without the whole softmax ever leaving the device.
+// token_logprobs: log softmax at one column per row; the whole softmax is never stored.
 
 import type { Tensor } from "../core/tensor.js";
 import { crossEntropy } from "./cross-entropy.js";
 import { Op } from "./op.js";
 import { scale } from "./scale.js";
 
-/** No id at all: `cross_entropy` shall ignore none. */
+/** Not a valid id: `cross_entropy` must ignore none. */
 const NONE = -(2 ** 31);
 
 export const tokenLogprobsOp = new Op({

@@ -1,4 +1,4 @@
-// transfer: a tensor on another device. It is the one op of two devices, and no command: each device does its half in its
+// transfer: a tensor on another device. It is the only op on two devices, and not a command: each device does its half in its
 // own order (core/transfer.ts).
 
 import type { Device } from "../core/device.js";
@@ -8,10 +8,10 @@ import { contiguous } from "./copy.js";
 import { unpack } from "./pack.js";
 
 /**
- * Records a copy of `x` on device `to`: contiguous rows of the same shape and dtype; `x` itself if it is there already.
- * Waits for nothing: what is recorded later on `to` runs once the bytes have come. What spoilt `x` spoils the copy; so does
- * the loss of its device. In a recording both devices must take part (`captureAll`).
- * @throws DeviceError (a device that is closed, or no part of the recording), OutOfMemoryError
+ * Records a copy of `x` on device `to`: contiguous rows of the same shape and dtype; `x` itself if it is already there.
+ * Waits for nothing: later commands on `to` run once the bytes have arrived. A spoilt `x` spoils the copy, and so does the
+ * loss of its device. In a recording both devices must take part (`captureAll`).
+ * @throws DeviceError (a device that is closed, or not part of the recording), OutOfMemoryError
  */
 export function transfer(x: Tensor, to: Device): Tensor {
   const from = x.device;

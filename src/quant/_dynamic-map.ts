@@ -4,7 +4,7 @@
 const fround = Math.fround;
 
 /**
- * The map with 7 exponent bits, ascending, bit for bit as bitsandbytes has it: each boundary is rounded to f32 once.
+ * The map with 7 exponent bits, ascending, bit for bit as in bitsandbytes: each boundary is rounded to f32 once.
  * Signed maps have 0 at index 127, unsigned ones at index 0; both end in 1.
  */
 export function dynamicMap(signed: boolean): Float32Array {

@@ -1,5 +1,5 @@
-// 4-bit weights as bitsandbytes puts them into checkpoints: the codes, the absmax of their blocks, and a JSON text that
-// says how they were made. Names and shapes are those of its QuantState.
+// 4-bit weights as bitsandbytes stores them in checkpoints: the codes, the absmax of their blocks, and a JSON text with the
+// quantization parameters. Names and shapes are those of its QuantState.
 
 import { elementsOf, type StoredDType, type StoredTensor } from "../checkpoints/stored.js";
 import { parseDType, torchName } from "../core/dtype.js";
@@ -18,7 +18,7 @@ import {
 const KINDS = Object.keys(FOUR_BIT) as FourBitKind[];
 const STATE = "quant_state.bitsandbytes__";
 
-/** The tensors of the 4-bit matrix called `name`, if a checkpoint with tensors of these names holds one. */
+/** The tensors of the 4-bit matrix `name`, if a checkpoint with these tensor names holds one. */
 export function fourBitNames(
   name: string,
   has: (name: string) => boolean,
@@ -43,11 +43,11 @@ interface Wanted {
   readonly experts: number;
 }
 
-/** What the states of all pieces say. */
+/** The parameters that the states of all pieces share. */
 export interface FourBitState {
   readonly blocksize: number;
   readonly values: FloatDType;
-  /** Of each expert: what was taken from its absmax before they were quantized. */
+  /** Per expert: the offset subtracted from its absmax before they were quantized. */
   readonly offsets: readonly number[];
 }
 
@@ -126,7 +126,7 @@ function readState(
   return { blocksize, values, offset, name };
 }
 
-/** What a part of a 4-bit weight says of itself. */
+/** The parameters of a part of a 4-bit weight. */
 interface Description {
   readonly kind: FourBitKind;
   readonly blocksize: number;
@@ -134,7 +134,7 @@ interface Description {
   readonly shape: readonly [rows: number, columns: number];
 }
 
-/** The tensors that bitsandbytes stores one matrix as; `operands` makes its operands in plain rows, inside a scope. */
+/** The tensors in which bitsandbytes stores one matrix; `operands` makes its operands in plain rows, inside a scope. */
 export async function fourBitParts(
   name: string,
   { kind, blocksize, values, shape }: Description,
@@ -179,7 +179,7 @@ export async function fourBitParts(
   ];
 }
 
-/** A number as Python writes it: JavaScript's digits, but an exponent of two digits at least, and from 1e-5 down. */
+/** A number as Python prints it: JavaScript's digits, but exponents have at least two digits, and start at 1e-5. */
 function pythonFloat(value: number): string {
   const text = String(value);
   const [, digits = "", exponent] = /^(.*?)(?:e([+-]\d+))?$/.exec(text)!;

@@ -1,4 +1,4 @@
-// BitsAndBytesConfig: how the linears of a model are quantized. Fields, defaults and refusals are transformers'.
+// BitsAndBytesConfig: how the linears of a model are quantized. Fields, defaults and checks follow transformers.
 
 import * as z from "zod";
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
@@ -16,8 +16,8 @@ export const BITS_AND_BYTES = {
   /** Activations of at least this size are multiplied in high precision; 0 for none. */
   llm_int8_threshold: number((n) => n >= 0, "a number of at least 0"),
   /**
-   * Names of modules that stay in full precision; replaces the default (the output head). An entry that names nothing is
-   * among the model's `warnings`.
+   * Names of modules that stay in full precision; replaces the default (the output head). An entry that matches no module
+   * is reported in the model's `warnings`.
    */
   llm_int8_skip_modules: option(z.array(z.string()).readonly().nullable(), "a list of module names"),
   /** The code of 4-bit elements. */
@@ -30,9 +30,8 @@ export const BITS_AND_BYTES = {
   bnb_4bit_use_double_quant: flag({ flag: "double-quant", help: "quantize the scales of 4-bit blocks as well" }),
   /**
    * Dtype of the products: "float32" is exact, "bfloat16" lets kernels round where that is faster. "float16" is computed
-   * as "float32": no kernel rounds to f16, and bf16 would keep fewer digits than were asked for. "int8" is Octavo's own,
-   * Python does not know it: activations in 8-bit codes per block of the weights, the fastest on CPUs (see
-   * ops/four-bit.ts).
+   * as "float32": no kernel rounds to f16, and bf16 would keep fewer digits than requested. "int8" is Octavo's own and
+   * unknown to Python: activations in 8-bit codes per block of the weights, the fastest on CPUs (see ops/four-bit.ts).
    */
   bnb_4bit_compute_dtype: such<FloatName | "int8">(
     (value) => typeof value === "string" && (value === "int8" || parseDType(value) !== undefined),
@@ -44,7 +43,7 @@ export const BITS_AND_BYTES = {
 
 export interface BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES> {}
 
-/** Spellings that were in use once, and what they are called now. */
+/** Old spellings, and their current names. */
 const OLD_NAMES: Readonly<Record<string, string>> = {
   load_in_8bit_threshold: "llm_int8_threshold",
   int8_threshold: "llm_int8_threshold",
@@ -60,11 +59,11 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: FloatDType | "int8";
   readonly bnb_4bit_blocksize: (typeof BLOCK_SIZES)[number];
-  /** The fields that were set, and not left to their defaults. */
+  /** The fields that were set explicitly. */
   readonly given: ReadonlySet<string>;
 
   /**
-   * A field that is null has its default, as in Python.
+   * A null field gets its default, as in Python.
    * @throws OptionError for unknown fields, wrong values, and both 8 and 4 bits at once
    */
   constructor(options: BitsAndBytesOptions = {}) {
@@ -89,13 +88,13 @@ export class BitsAndBytesConfig {
     this.bnb_4bit_blocksize = fields.bnb_4bit_blocksize ?? 64;
   }
 
-  /** "llm_int8", "nf4", "fp4", or undefined if nothing is to be quantized. */
+  /** "llm_int8", "nf4", "fp4", or undefined for no quantization. */
   quantization_method(): "llm_int8" | "nf4" | "fp4" | undefined {
     if (this.load_in_8bit) return "llm_int8";
     return this.load_in_4bit ? this.bnb_4bit_quant_type : undefined;
   }
 
-  /** The block that config.json carries. */
+  /** The block for config.json. */
   to_dict(): Record<string, unknown> {
     return {
       quant_method: "bitsandbytes",

@@ -1,6 +1,6 @@
-// NF4 and FP4 as weights: 4-bit codes over blocks of the flattened matrix, one absmax per block, which double
-// quantization stores in 8 bits (Dettmers et al. 2023). In a stack the blocks begin anew with every expert. The arithmetic
-// is in ops/four-bit.ts, what checkpoints hold of such weights in _four-bit-files.ts.
+// NF4 and FP4 as weights: 4-bit codes over blocks of the flattened matrix, with one absmax per block, which double
+// quantization stores in 8 bits (Dettmers et al. 2023). In a stack each expert starts new blocks. The arithmetic is in
+// ops/four-bit.ts, the checkpoint format in _four-bit-files.ts.
 
 import type { Device } from "../core/device.js";
 import { OptionError, ShapeError } from "../core/errors.js";
@@ -47,7 +47,7 @@ export interface FourBitOptions {
   readonly compute: FourBitCompute;
 }
 
-/** A 4-bit stack keeps its statistics one expert behind the other: absmax[E*B], nested[E*C], offset[E]. */
+/** A 4-bit stack concatenates its experts' statistics: absmax[E*B], nested[E*C], offset[E]. */
 export class FourBitWeight implements Weight {
   readonly shape: MatrixShape;
   readonly experts: number;
@@ -105,11 +105,11 @@ export class FourBitWeight implements Weight {
     });
   }
 
-  /** @throws ShapeError for a part of an expert: blocks are whole there */
+  /** @throws ShapeError for a part of an expert: its blocks cannot be split */
   async parts(name: string, at = 0, rows = this.shape[0]): Promise<readonly WeightPart[]> {
     const each = rowsOfExpert(this.shape, this.experts);
     if (at % each !== 0 || rows !== each) {
-      throw new ShapeError(`4-bit codes are stored by matrices of ${each} rows, not as rows ${at} + ${rows}`);
+      throw new ShapeError(`4-bit codes are stored in whole matrices of ${each} rows, not as rows ${at} + ${rows}`);
     }
     const { kind, blocksize, rounding } = this.operands;
     const description = { kind, blocksize, values: rounding, shape: [each, this.shape[1]] as const };
@@ -149,7 +149,7 @@ function blocksOf([outputs, inputs]: MatrixShape, blocksize: number): { blocks: 
   return { blocks, outer: Math.ceil(blocks / NESTED_BLOCK) };
 }
 
-/** Memory for codes: panels interleave sixteen rows, so that no block may reach from one row into the next. */
+/** Memory for codes: panels interleave sixteen rows, so no block may span two rows. */
 function codesOf(device: Device, shape: MatrixShape, blocksize: number, label: string, experts: number): Tensor {
   const [outputs, inputs] = shape;
   if (experts > 1 && (rowsOfExpert(shape, experts) * inputs) % 2 !== 0) {
@@ -159,12 +159,12 @@ function codesOf(device: Device, shape: MatrixShape, blocksize: number, label: s
   return stackOf(device, shape, "u4", label, experts);
 }
 
-/** Rows that end with a whole block, and with whole panels. */
+/** Numbers of rows that end with a whole block and a whole panel. */
 function granularity(inputs: number, blocksize: number): number {
   return Math.max(PANEL_ROWS, blocksize / greatestCommonDivisor(inputs, blocksize));
 }
 
-/** @throws OptionError for a block size that the format does not have */
+/** @throws OptionError for a block size that the format does not allow */
 export function fourBitScheme(options: FourBitOptions): Scheme {
   const { kind, blocksize, double_quant, compute } = options;
   if (!(BLOCK_SIZES as readonly number[]).includes(blocksize)) {
@@ -261,7 +261,7 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
   };
 }
 
-/** The second quantization, of each expert by itself. */
+/** The second quantization, separate for each expert. */
 function quantizeTwice(
   absmax: Tensor,
   label: string,

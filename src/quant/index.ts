@@ -1,5 +1,5 @@
-// The list of quantization schemes: from a BitsAndBytesConfig to the scheme that it asks for; and from what the config.json
-// of a checkpoint says that is quantized already to the schemes that take it back.
+// The list of quantization schemes: maps a BitsAndBytesConfig to the scheme it selects, and the config.json of a quantized
+// checkpoint to the schemes that restore it.
 
 import { ConfigError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import type { Scheme } from "../nn/weight.js";
@@ -7,16 +7,16 @@ import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
 import { llmInt8Scheme } from "./llm-int8.js";
 
-/** What the output head may be stored in: like the rest of the model says, or in 8 bits. */
+/** Storage of the output head: like the rest of the model, or in 8 bits. */
 export const HEAD_DTYPES = ["auto", "int8"] as const;
 export type HeadDType = (typeof HEAD_DTYPES)[number];
 
-/** The scheme of an output head of its own; undefined for "auto". LLM.int8() with its usual threshold. */
+/** The scheme of a separately stored output head; undefined for "auto". LLM.int8() with its usual threshold. */
 export function headScheme(dtype: HeadDType | undefined): Scheme | undefined {
   return dtype === "int8" ? llmInt8Scheme(6) : undefined;
 }
 
-/** The scheme for the linears of a model, or undefined if they stay as they are. */
+/** The scheme for the linears of a model, or undefined if they are not quantized. */
 export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undefined {
   const method = config?.quantization_method();
   if (config === undefined || method === undefined) return undefined;
@@ -29,7 +29,7 @@ export function schemeOf(config: BitsAndBytesConfig | undefined): Scheme | undef
   });
 }
 
-/** Fields of a stored configuration that mean something here; what else stands there is passed over. */
+/** Fields of a stored configuration that are used here; others are ignored. */
 const READ = [
   "llm_int8_threshold",
   "llm_int8_skip_modules",
@@ -38,14 +38,14 @@ const READ = [
   "bnb_4bit_compute_dtype",
 ] as const satisfies readonly (keyof BitsAndBytesOptions)[];
 
-/** Fields that say how the codes were made: they cannot be chosen when those are there. */
+/** Fields that say how the codes were made: they cannot be changed once codes exist. */
 const MADE = ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "llm_int8_skip_modules"] as const;
-/** Fields that only say how products are computed: those that are asked for count. */
+/** Fields that only say how products are computed: the caller's values override the stored ones. */
 const COMPUTED = ["llm_int8_threshold", "bnb_4bit_compute_dtype"] as const;
 
 /**
  * The block `quantization_config` of a config.json, in the layout of any version; undefined if nothing is quantized.
- * @throws UnsupportedModelError for a method other than bitsandbytes; ConfigError for fields that make no sense
+ * @throws UnsupportedModelError for a method other than bitsandbytes; ConfigError for invalid fields
  */
 export function storedQuantization(json: unknown, location: string): BitsAndBytesConfig | undefined {
   if (json === undefined || json === null) return undefined;
@@ -73,8 +73,8 @@ export function storedQuantization(json: unknown, location: string): BitsAndByte
 }
 
 /**
- * What holds for a checkpoint that is quantized as `stored` says where `asked` was asked for.
- * @throws OptionError if it was asked for other codes than are there
+ * The effective configuration of a checkpoint quantized as `stored`, if the caller asked for `asked`.
+ * @throws OptionError if other codes were requested than the checkpoint holds
  */
 export function agree(
   stored: BitsAndBytesConfig,
@@ -105,13 +105,13 @@ export function agree(
 }
 
 /**
- * The schemes that may claim matrices of a checkpoint quantized in this way.
+ * The schemes that may claim matrices of a checkpoint quantized like this.
  * @param exact products with 4-bit matrices are exact, whatever the checkpoint's `bnb_4bit_compute_dtype`
  */
 export function storedSchemes(config: BitsAndBytesConfig, exact = false): readonly Scheme[] {
   if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold)];
   const compute = exact || config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
   const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double_quant } = config;
-  // The blocksize of each matrix stands beside its codes.
+  // The blocksize of each matrix is stored beside its codes.
   return [fourBitScheme({ kind, double_quant, compute, blocksize: config.bnb_4bit_blocksize })];
 }

@@ -33,7 +33,7 @@ export class LlmInt8Weight implements Weight {
   readonly codes: Tensor;
   /** f32[N]: row absmax. */
   readonly scb: Tensor;
-  /** u8[K]: 1 where some activation was an outlier since the weight was made. */
+  /** u8[K]: 1 where any activation has been an outlier since the weight was made. */
   readonly seen: Tensor;
 
   constructor(codes: Tensor, scb: Tensor, seen: Tensor, threshold: number, experts = 1) {
@@ -111,10 +111,10 @@ export class LlmInt8Weight implements Weight {
 
 /** Number of the only layout that bitsandbytes still writes: rows. */
 const ROW_FORMAT = 0;
-/** Layouts of GPUs that files of bitsandbytes 0.43.1 to 0.44.1 may hold, by number. */
+/** GPU layouts that files of bitsandbytes 0.43.1 to 0.44.1 may hold, by number. */
 const OTHER_FORMATS = ["row", "col32", "col_turing", "col_ampere"];
 
-/** Names of what belongs to the codes called `name`: "a.b.weight" has "a.b.SCB" beside it. */
+/** Names of the tensors beside the codes called `name`: "a.b.weight" has "a.b.SCB". */
 function namesOf(name: string): { readonly SCB: string; readonly weight_format: string } {
   const module = name.endsWith(".weight") ? name.slice(0, -".weight".length) : name;
   return { SCB: `${module}.SCB`, weight_format: `${module}.weight_format` };
@@ -147,7 +147,7 @@ function check({ rows, stored: { tensors }, notes }: StoredRows, inputs: number)
   });
 }
 
-/** @param threshold magnitude from which an activation counts as an outlier; 0 for none */
+/** @param threshold magnitude from which an activation is an outlier; 0 for none */
 export function llmInt8Scheme(threshold: number): Scheme {
   const allocate = (device: Device, shape: MatrixShape, label: string, experts: number): LlmInt8Weight => {
     const [outputs, inputs] = shape;

@@ -192,7 +192,7 @@ export function isWebPage(error: unknown): boolean {
 function webPage(url: string, what: string): FormatError {
   return new FormatError(`${url}: expected a ${what}, got ${PAGE}`, {
     details: { file: url, offset: 0, expected: what, got: PAGE },
-    hint: "the server answers addresses that it does not know with a page; check the address of the folder",
+    hint: "the server answers unknown addresses with a page; check the address of the folder",
   });
 }
 

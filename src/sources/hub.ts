@@ -13,7 +13,7 @@ export interface ResolveOptions {
   readonly cache_dir?: string;
   /** A branch, a tag or a full commit hash. Default: "main". */
   readonly revision?: string;
-  /** Accepted as in Python. Nothing is downloaded yet, so it changes nothing. */
+  /** Accepted as in Python; without effect, because nothing is downloaded yet. */
   readonly local_files_only?: boolean;
 }
 
@@ -51,7 +51,7 @@ async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
   } catch (cause) {
     const { code, name, message } = cause as NodeJS.ErrnoException;
     // Deno's own error names the missing permission flag.
-    if (code !== "EACCES" && name !== "NotCapable") return undefined; // not there: the caller says what it looked for
+    if (code !== "EACCES" && name !== "NotCapable") return undefined; // missing: the caller reports what it looked for
     throw new NotFoundError(`${path}: not readable (${code ?? message})`, {
       details: { file: path, expected: "a folder or a file" },
       hint: "check the permissions of this folder and of those above it",
@@ -61,9 +61,9 @@ async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
 }
 
 /**
- * Finds the folder of a model: a folder that exists wins; otherwise `idOrFolder` is a hub id, looked up in the local
+ * Finds the folder of a model: an existing folder wins; otherwise `idOrFolder` is a hub id, looked up in the local
  * Hugging Face cache under `revision`.
- * @throws NotFoundError naming what was looked for and where, with near names; OptionError for an argument that is neither
+ * @throws NotFoundError naming what was searched and where, with near names; OptionError for an argument that is neither
  * a folder nor an id, or a bad revision; FormatError for a damaged cache
  */
 export async function resolveModel(idOrFolder: string, options: ResolveOptions = {}): Promise<ResolvedModel> {

@@ -65,7 +65,7 @@ function latin1(bytes: Uint8Array, start: number, end: number): string {
 
 /**
  * A cursor over JSON text. The safetensors header is read with `expect`, `string` and `integer` alone; other files with
- * `document`. Every failure is a FormatError with the file, the byte offset in the file and what stood there.
+ * `document`. Every failure is a FormatError with the file, the byte offset in the file and the text found there.
  */
 export class JsonScanner {
   at = 0;
@@ -213,7 +213,7 @@ export class JsonScanner {
           out += String.fromCharCode(unit);
           at += 6;
         } else {
-          // A code point past U+FFFF comes as two escapes; one alone is no text and could not be written back.
+          // A code point past U+FFFF needs two escapes; one alone is not text and could not be written back.
           const low = unit < 0xdc00 && bytes[at + 6] === 0x5c && bytes[at + 7] === 0x75 ? this.hex(at + 6) : 0;
           if (low < 0xdc00 || low > 0xdfff) this.fail("a pair of surrogates", at);
           out += String.fromCharCode(unit, low);
@@ -280,7 +280,7 @@ export class JsonScanner {
     while (at < bytes.length && !' \t\r\n,:]}[{"'.includes(String.fromCharCode(bytes[at]!))) at++;
     const word = utf8(bytes, start, at);
     if (word === "NaN" || word === "Infinity" || word === "-Infinity") {
-      this.fail("JSON", start, word, "Python writes this, but it is not JSON; put a number or null in its place");
+      this.fail("JSON", start, word, "Python writes this, but it is not JSON; replace it by a number or null");
     }
     this.at = at;
     if (word === "true") return true;

@@ -16,7 +16,7 @@ export interface CachedFile extends FileIdentity {
   has(chunk: number): boolean;
   /** @throws Error if it cannot be read; the chunk is then fetched again */
   read(chunk: number): Promise<Uint8Array>;
-  /** @throws Error if it cannot be written, because storage is full, say; the load then goes on without the cache */
+  /** @throws Error if it cannot be written, for example because storage is full; the load then continues without the cache */
   write(chunk: number, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }

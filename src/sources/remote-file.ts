@@ -72,7 +72,7 @@ export class RemoteFile implements SourceFile {
           await cached.close();
           throw error;
         }
-        context.warn(`${path}: the server cannot be reached; what is cached is used`);
+        context.warn(`${path}: the server cannot be reached; using the cached file`);
       }
       if (now && now.size === cached.size && now.etag === cached.etag) {
         return new RemoteFile(path, what, cached, context, cached);
@@ -324,6 +324,6 @@ function unusable(error: unknown): string {
   const full = name === "QuotaExceededError" || /quota/i.test(message);
   if (error instanceof OctavoError) return error.message;
   return full
-    ? "the browser's storage is full: what is downloaded from here on is not kept"
-    : `the cache cannot be used (${name || "error"}: ${message}): what is downloaded is not kept`;
+    ? "the browser's storage is full: further downloads are not kept"
+    : `the cache cannot be used (${name || "error"}: ${message}): downloads are not kept`;
 }

@@ -1,6 +1,6 @@
 // PreTrainedTokenizer: the tokenizer as Python users know it, callable, with padding, truncation and named special
-// tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), applying
-// chat templates (the template's text is only carried).
+// tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), applying chat templates
+// (only their text is stored).
 
 import { OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
@@ -78,14 +78,14 @@ export class PreTrainedTokenizer extends Callable {
     this.#typeIds = settings.return_token_type_ids;
   }
 
-  /** Where `padding` fills. Generation with decoder-only models wants "left". */
+  /** The side that `padding` fills. Generation with decoder-only models needs "left". */
   get padding_side(): Side {
     return this.#paddingSide;
   }
   set padding_side(side: Side) {
     this.#paddingSide = sideOf(side, "padding_side");
   }
-  /** Where `truncation` cuts. */
+  /** The side that `truncation` cuts. */
   get truncation_side(): Side {
     return this.#truncationSide;
   }
@@ -182,7 +182,7 @@ export class PreTrainedTokenizer extends Callable {
     this.#special[name] = token;
   }
 
-  /** @internal what `tokenizer(...)` runs; TokenizerCall has the types */
+  /** @internal the implementation of `tokenizer(...)`; TokenizerCall has the types */
   _call(text: string | readonly string[], given: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
     const options = readOptions("tokenizer", CALL, given);
     const single = typeof text === "string";
@@ -248,7 +248,7 @@ export class PreTrainedTokenizer extends Callable {
     if (padding === "max_length") {
       length = options.max_length ?? this.model_max_length;
       if (length >= NO_LIMIT) {
-        throw new OptionError('tokenizer: padding: "max_length" needs max_length, for the tokenizer sets no limit', {
+        throw new OptionError('tokenizer: padding: "max_length" needs max_length: the tokenizer sets no limit', {
           hint: 'max_length: 512, or padding: "longest"',
           details: { option: "max_length" },
         });
@@ -262,7 +262,7 @@ export class PreTrainedTokenizer extends Callable {
         details: { option: "padding" },
       });
     };
-    if (rows.length > 0) pad(); // as in Python: refuse even if no row needs padding
+    if (rows.length > 0) pad(); // as in Python: fail even if no row needs padding
     padRows(rows, { length, multiple, side, pad });
   }
 
@@ -272,14 +272,14 @@ export class PreTrainedTokenizer extends Callable {
   }
 
   /**
-   * Text of ids; ids outside the vocabulary are left out.
-   * @throws OptionError for unknown options or something that is not a list of integers
+   * Text of ids; ids outside the vocabulary are skipped.
+   * @throws OptionError for unknown options or a value that is not a list of integers
    */
   decode(ids: number | Iterable<number | bigint>, given: DecodeOptions = {}): string {
     const options = readOptions("tokenizer.decode", DECODE, given);
     if (typeof ids !== "number" && (typeof ids !== "object" || ids === null || !(Symbol.iterator in ids))) {
       throw new OptionError("tokenizer.decode: ids must be a list of integers", {
-        hint: "for several rows at once there is tokenizer.batch_decode(rows)",
+        hint: "for several rows at once use tokenizer.batch_decode(rows)",
       });
     }
     const list = Array.from(typeof ids === "number" ? [ids] : ids, (id) => (typeof id === "bigint" ? Number(id) : id));
@@ -298,14 +298,14 @@ export class PreTrainedTokenizer extends Callable {
     return toRows(rows).map((row) => this.decode(row, options));
   }
 
-  /** The tokens of a text, as the vocabulary writes them. */
+  /** The tokens of a text, as written in the vocabulary. */
   tokenize(text: string, given: Pick<CallOptions, "add_special_tokens"> = {}): string[] {
     const options = readOptions("tokenizer.tokenize", { add_special_tokens: CALL.add_special_tokens }, given);
     const ids = this.backend.encode(text, { add_special_tokens: options.add_special_tokens === true });
     return this.convert_ids_to_tokens(ids);
   }
 
-  /** Id of a token; for one the vocabulary lacks, the id of the unknown token, or null when there is none. */
+  /** Id of a token; if the vocabulary lacks it, the id of the unknown token, or null if there is none. */
   convert_tokens_to_ids(token: string): number | null;
   convert_tokens_to_ids(tokens: readonly string[]): (number | null)[];
   convert_tokens_to_ids(tokens: string | readonly string[]): number | null | (number | null)[] {
@@ -314,7 +314,7 @@ export class PreTrainedTokenizer extends Callable {
   }
 
   /**
-   * Token of an id, as the vocabulary writes it.
+   * Token of an id, as written in the vocabulary.
    * @throws OptionError for an id that is not in the vocabulary
    */
   convert_ids_to_tokens(id: number): string;
@@ -332,7 +332,7 @@ export class PreTrainedTokenizer extends Callable {
     return this.backend.get_vocab();
   }
 
-  /** A decoder for ids that come one by one; see StreamDecoder. */
+  /** A decoder for ids that arrive one by one; see StreamDecoder. */
   streamDecoder(options: StreamDecoderOptions = {}): StreamDecoder {
     return new StreamDecoder(this, options);
   }

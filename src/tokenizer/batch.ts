@@ -32,22 +32,22 @@ export interface TensorEncoding {
   token_type_ids?: IntTensor;
 }
 
-/** Ids of one row with the type of each. */
+/** Ids of one row, with their token types. */
 export interface Row {
   ids: number[];
   mask: number[];
   types: number[];
 }
 
-/** Rows of ids as callers may hold them: nested arrays, typed arrays, or a tensor [B, T]. */
+/** Rows of ids in any accepted form: nested arrays, typed arrays, or a tensor [B, T]. */
 export type IdRows = IntTensor | Iterable<Iterable<number>>;
 
-/** How rows are made equally long. `length` is the fixed length, or undefined for the longest row's. */
+/** How rows are padded. `length` is the fixed length, or undefined for the longest row's. */
 export interface PadPlan {
   readonly length: number | undefined;
   readonly multiple: number;
   readonly side: Side;
-  /** Id to fill with; asked for only when a row needs it. */
+  /** Id to fill with; called only if a row needs it. */
   readonly pad: () => number;
 }
 
@@ -85,7 +85,7 @@ export function truncatePair(
   return [truncate(a, m, side), truncate(b, n, side)];
 }
 
-/** Pads every row in place to the plan's length (rows that are longer stay so). */
+/** Pads every row in place to the plan's length (longer rows stay as they are). */
 export function padRows(rows: readonly Row[], plan: PadPlan): void {
   let length = plan.length ?? rows.reduce((most, row) => Math.max(most, row.ids.length), 0);
   if (plan.multiple > 1) length = Math.ceil(length / plan.multiple) * plan.multiple;
@@ -103,7 +103,7 @@ export function padRows(rows: readonly Row[], plan: PadPlan): void {
 }
 
 /**
- * Puts rows of equal length into one tensor.
+ * Joins rows of equal length into one tensor.
  * @throws OptionError when the rows differ in length
  */
 export function stack(rows: readonly (readonly number[])[]): IntTensor {

@@ -125,8 +125,8 @@ export async function convertBpe(
 }
 
 /**
- * WordPiece from vocab.txt: a token a line, its id the line's number.
- * @throws FormatError when a token stands twice or a special token is missing
+ * WordPiece from vocab.txt: one token per line, its id is the line number.
+ * @throws FormatError when a token occurs twice or a special token is missing
  * @throws UnsupportedModelError when the tokenizer class is not one of BERT's kind
  */
 export async function convertWordPiece(

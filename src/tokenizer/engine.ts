@@ -1,12 +1,12 @@
-// The interface of tokenizers inside Octavo, and its implementation for tokenizer.json. Added and special tokens are cut out
-// of the text here. Not here: batches, padding, truncation, Python's call signature (api.ts), reading folders (load.ts).
+// The interface of tokenizers inside Octavo, and its implementation for tokenizer.json. It cuts added and special tokens out
+// of the text. Not here: batches, padding, truncation, Python's call signature (api.ts), reading folders (load.ts).
 
 import { FormatError, OptionError } from "../core/errors.js";
 import { buildParts, byteLevelBytes, fallbackByte, type TokenizerParts } from "./parts.js";
 import { type AddedToken, isObject, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
 
 export interface EncodeTextOptions {
-  /** Add what the post-processor adds (BOS, [CLS] and the like). Default true. */
+  /** Add the tokens of the post-processor (BOS, [CLS] and the like). Default true. */
   readonly add_special_tokens?: boolean;
   /** Read special tokens in the text as plain text: for text that must not be trusted. Default false. */
   readonly split_special_tokens?: boolean;
@@ -24,19 +24,19 @@ export interface Tokenizer {
   readonly vocab_size: number;
   /** All tokens, added ones included: Python's `len(tokenizer)`. */
   readonly size: number;
-  /** decode() is the bytes of the tokens in a row, so that streams can be decoded byte by byte. */
+  /** True if decode() concatenates the bytes of the tokens, so that streams can be decoded byte by byte. */
   readonly byte_level: boolean;
-  /** Tokens that `skip_special_tokens` leaves out. */
+  /** Tokens omitted by `skip_special_tokens`. */
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
   encode(text: string, options?: EncodeTextOptions): number[];
-  /** Text of `ids`; ids outside the vocabulary are left out. */
+  /** Text of `ids`; ids outside the vocabulary are skipped. */
   decode(ids: Iterable<number>, options?: { readonly skip_special_tokens?: boolean }): string;
-  /** Puts the special tokens around ids that were encoded without them. */
+  /** Adds the special tokens around ids that were encoded without them. */
   frame(ids: readonly number[], pair?: readonly number[]): Framed;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
-  /** Bytes of a token that stands for bytes (byte-level, or `<0xNN>`), else undefined. */
+  /** Bytes of a token that encodes bytes (byte-level, or `<0xNN>`), else undefined. */
   token_bytes(id: number): Uint8Array | undefined;
   /** Every token with its id, added ones included. */
   get_vocab(): Map<string, number>;
@@ -56,7 +56,7 @@ interface TrieNode {
 const ENDS_IN_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]$/u;
 const STARTS_WITH_WORD = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]/u;
 
-/** Finds added tokens in text: leftmost, then longest, as Python's does. */
+/** Finds added tokens in text: leftmost, then longest, as in Python. */
 class AddedTokenCutter {
   readonly #root: TrieNode = { next: new Map() };
   readonly #starts = new Set<string>();
@@ -140,7 +140,7 @@ export class JsonTokenizer implements Tokenizer {
   readonly #named: ReadonlyMap<string, readonly number[]>;
 
   /**
-   * @param json a checked tokenizer.json, with the added tokens of the other files already in it
+   * @param json a checked tokenizer.json, with the added tokens of the other files already merged in
    * @throws FormatError when a part cannot be built or the post-processor names a token that does not exist
    */
   constructor(json: TokenizerJson) {
@@ -171,7 +171,7 @@ export class JsonTokenizer implements Tokenizer {
 
   /**
    * @throws OptionError when `text` is not a string
-   * @throws FormatError when the text holds a piece that the vocabulary lacks and there is no token for unknown ones
+   * @throws FormatError when the text holds a piece that the vocabulary lacks and there is no unknown token
    */
   encode(text: string, options: EncodeTextOptions = {}): number[] {
     if (typeof text !== "string") throw new OptionError(`tokenizer: text must be a string, got ${typeof text}`);
@@ -261,7 +261,7 @@ export class JsonTokenizer implements Tokenizer {
     return new Map(this.#ids);
   }
 
-  /** Runs the post-processor once on placeholders; it puts the same tokens around any text. */
+  /** Runs the post-processor once on placeholders; it adds the same tokens around any text. */
   #makeFrame(pair: boolean): Frame {
     const [A, B] = ["\u0000A", "\u0000B"];
     const plain = { tokens: pair ? [A, B] : [A], types: pair ? [0, 1] : [0] };
@@ -303,7 +303,7 @@ export class JsonTokenizer implements Tokenizer {
   }
 }
 
-/** Ids that the templates of a post-processor give for their special tokens. */
+/** Ids of the special tokens in a post-processor's templates. */
 function templateIds(config: JsonObject | null): Map<string, readonly number[]> {
   const named = new Map<string, readonly number[]>();
   if (config === null) return named;

@@ -26,7 +26,7 @@ import {
   type TokenizerJson,
 } from "./tokenizer-json.js";
 
-/** Settings files of any tokenizer, and the files that one without a tokenizer.json is built from. */
+/** Settings files of any tokenizer, and the files to build one from if there is no tokenizer.json. */
 const SETTINGS = [
   "tokenizer.json",
   "tokenizer_config.json",
@@ -72,7 +72,7 @@ const ROBERTA = {
 };
 const LLAMA = { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>" };
 
-/** Special tokens that Python's classes take where the files name none. Used only when the vocabulary has them. */
+/** Special tokens of Python's classes where the files name none. Used only if the vocabulary has them. */
 const CLASS_DEFAULTS: Readonly<Record<string, Partial<Record<SpecialName, string>>>> = {
   GPT2Tokenizer: GPT,
   CodeGenTokenizer: GPT,
@@ -183,7 +183,7 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
   );
 }
 
-/** Special tokens without a name of their own: additional_special_tokens and extra_special_tokens. */
+/** Special tokens without a name: additional_special_tokens and extra_special_tokens. */
 function extraTokens({ source, config, map }: Files): string[] {
   const file = source.path("tokenizer_config.json");
   const result: string[] = [];
@@ -207,7 +207,7 @@ function vocabOf({ model: { vocab } }: TokenizerJson): Map<string, number> {
   );
 }
 
-/** Adds the tokens that the settings files declare to those of tokenizer.json, as Python does after loading. */
+/** Adds the tokens declared in the settings files to those of tokenizer.json, as Python does after loading. */
 async function withAddedTokens(
   json: TokenizerJson,
   files: Files,
@@ -229,7 +229,7 @@ async function withAddedTokens(
     const token = addedToken(file, `added_tokens_decoder.${id}`, value, Number(id));
     const other = taken.get(token.id);
     const known = added.get(token.content)?.id ?? ids.get(token.content) ?? token.id;
-    if (known === token.id && (other === undefined || other === token.content)) put(token); // tokenizer.json is the truth
+    if (known === token.id && (other === undefined || other === token.content)) put(token); // tokenizer.json wins
   }
   if (!names.has("tokenizer.json") && names.has("added_tokens.json")) {
     const path = source.path("added_tokens.json");
@@ -272,8 +272,8 @@ async function chatTemplate({ source, names, config }: Files): Promise<string | 
 /**
  * Opens the tokenizer in a folder.
  * @throws OptionError for unknown options and wrong values
- * @throws NotFoundError when the folder holds no tokenizer that can be read; says what is there and what to do
- * @throws FormatError when a file is malformed or asks for a part that is not supported
+ * @throws NotFoundError when the folder holds no readable tokenizer; says what is there and what to do
+ * @throws FormatError when a file is malformed or needs an unsupported part
  * @throws UnsupportedModelError when older files belong to a class that cannot be built from them
  */
 export async function loadTokenizer(source: Source, given: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {

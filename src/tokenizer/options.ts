@@ -26,21 +26,21 @@ export const CALL = {
   padding: choice([true, false, "longest", "max_length", "do_not_pad"]),
   /** Default: only when `max_length` is given and nothing is padded, as in Python. */
   truncation: choice([true, false, "longest_first", "do_not_truncate"]),
-  /** Tokens of a row at most; by default the tokenizer's `model_max_length`. */
+  /** Most tokens of a row; by default the tokenizer's `model_max_length`. */
   max_length: positive(),
   /** Rows are padded to a multiple of this. */
   pad_to_multiple_of: positive(),
   /** For this call; the default is the tokenizer's own `padding_side`. */
   padding_side: choice(["left", "right"]),
-  /** Add the special tokens that the tokenizer puts around a text; the default. */
+  /** Add the tokenizer's special tokens around a text; the default. */
   add_special_tokens: flag(),
   /** Read special tokens in the text as plain text. Use it for text that must not be trusted. */
   split_special_tokens: flag(),
   /** true, "pt" and "np" all give Octavo's `IntTensor`. */
   return_tensors: choice([true, false, "pt", "np"]),
-  /** Give the mask of real tokens; the default. */
+  /** Return the mask of real tokens; the default. */
   return_attention_mask: flag(),
-  /** Give the number of the sequence, 0 or 1, for each token; by default as the tokenizer's files say. */
+  /** Return the number of the sequence, 0 or 1, for each token; by default as set in the tokenizer's files. */
   return_token_type_ids: flag(),
   /** A second sequence for each text. */
   text_pair: such<string | readonly string[]>(
@@ -52,14 +52,14 @@ export interface CallOptions extends Readonly<Options<typeof CALL>> {}
 
 /** Options of `tokenizer.decode(...)`. */
 export const DECODE = {
-  /** Leave out special tokens. */
+  /** Omit special tokens. */
   skip_special_tokens: flag(),
-  /** Remove spaces before punctuation, as English has it; by default as the tokenizer's files say. */
+  /** Remove spaces before punctuation, as in English; by default as set in the tokenizer's files. */
   clean_up_tokenization_spaces: flag(),
 };
 export interface DecodeOptions extends Readonly<Options<typeof DECODE>> {}
 
-/** Options of `loadTokenizer`: what the caller says in place of the files. */
+/** Options of `loadTokenizer`: the caller's overrides of the files. */
 export const LOAD_TOKENIZER = {
   bos_token: text(),
   eos_token: text(),
@@ -86,7 +86,7 @@ export interface TokenizerCall {
   (text: string | readonly string[], options?: CallOptions): Encoding | BatchEncoding | TensorEncoding;
 }
 
-/** What the settings files say, already sorted out. */
+/** The content of the settings files, already resolved. */
 export interface TokenizerSettings {
   readonly special: Readonly<Partial<Record<SpecialName, string>>>;
   readonly additional_special_tokens: readonly string[];
@@ -99,6 +99,6 @@ export interface TokenizerSettings {
   /** The Jinja text of the chat template, several by name, or null. */
   readonly chat_template: string | Readonly<Record<string, string>> | null;
   readonly name_or_path: string;
-  /** tokenizer_config.json as it is. */
+  /** The unchanged content of tokenizer_config.json. */
   readonly init_kwargs: JsonObject;
 }

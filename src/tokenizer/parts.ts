@@ -1,15 +1,15 @@
 // Builds the five parts of a tokenizer (normalizer, pre-tokenizer, model, post-processor, decoder) with the library
-// `@huggingface/tokenizers` and corrects the places where that library differs from Python's `tokenizers`. Not here:
-// added and special tokens (engine.ts), where the library differs from Python too much.
+// `@huggingface/tokenizers` and corrects the places where it differs from Python's `tokenizers`. Not here: added and special
+// tokens (engine.ts), where the two differ too much.
 
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { FormatError } from "../core/errors.js";
 import { isObject, type Json, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
 
-// NodeNext cannot resolve the library's own types (its relative imports lack file extensions), so the interfaces that are
-// used are declared here. Some of them are private to the library and may change in any release, so package.json asks for one
-// exact version. To own the parts instead would mean to write the normalizers, BPE, Unigram and WordPiece, which are right as
-// they are, and to prove them against Python. For a newer version change the number, then run test/tokenizer.
+// NodeNext cannot resolve the library's own types (its relative imports lack file extensions), so the interfaces used are
+// declared here. Some are private to the library and may change in any release, so package.json pins one exact version.
+// Without the library we would have to write the normalizers, BPE, Unigram and WordPiece, which it gets right, and prove them
+// against Python. To upgrade, change the version and run test/tokenizer.
 interface PreTokenizerPart {
   pre_tokenize(text: string, options: { section_index: number }): string[];
   pre_tokenize_text: (text: string, options?: { section_index?: number }) => string[];
@@ -40,10 +40,10 @@ interface Library {
 }
 const LibraryTokenizerClass = LibraryTokenizer as unknown as new (json: JsonObject, config: JsonObject) => Library;
 
-/** What the engine uses of the library: text in, pieces out, tokens in, text out. */
+/** The parts of the library that the engine uses: text in, pieces out, tokens in, text out. */
 export interface TokenizerParts {
   readonly normalize: (text: string) => string;
-  /** `first`: the text stands at the very start of the input. */
+  /** `first`: the text is at the very start of the input. */
   readonly pre_tokenize: (text: string, first: boolean) => string[];
   readonly model: (pieces: string[]) => string[];
   /** Tokens around one sequence or two, or null when the file has no post-processor. */
@@ -51,7 +51,7 @@ export interface TokenizerParts {
   readonly decode: (tokens: string[]) => string;
   readonly vocab: ReadonlyMap<string, number>;
   readonly unk_token_id: number | undefined;
-  /** decode() is the bytes of the tokens, one after the other, as UTF-8. */
+  /** True if decode() concatenates the tokens' bytes, as UTF-8. */
   readonly byte_level: boolean;
 }
 
@@ -98,7 +98,7 @@ function canonical(config: JsonObject): JsonObject {
   }
 }
 
-/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches as `behavior` says. */
+/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches according to `behavior`. */
 export function cut(text: string, pattern: RegExp, behavior: string, invert: boolean): string[] {
   const parts: { start: number; end: number; match: boolean }[] = [];
   let at = 0;
@@ -119,7 +119,7 @@ export function cut(text: string, pattern: RegExp, behavior: string, invert: boo
     } else if (last === undefined || behavior === "Isolated") kept.push(part);
     else if (behavior === "Contiguous" ? last.match === part.match : merges(behavior, last, part)) last.end = part.end;
     else kept.push(part);
-    // A piece takes in one match only: its flag becomes that of the newest part.
+    // A piece absorbs only one match: its flag becomes that of the newest part.
     if (kept.length > 0 && behavior !== "Removed" && behavior !== "Isolated") kept.at(-1)!.match = part.match;
   }
   return kept.map((part) => text.slice(part.start, part.end));
@@ -155,7 +155,7 @@ function mendPreTokenizer(part: PreTokenizerPart | null | undefined, config: Jso
   }
 }
 
-/** The 256 characters that byte-level vocabularies write for bytes, as character to byte. */
+/** The 256 characters that represent bytes in byte-level vocabularies, as character to byte. */
 export const BYTE_OF: ReadonlyMap<string, number> = (() => {
   const map = new Map<string, number>();
   let next = 256;
@@ -166,7 +166,7 @@ export const BYTE_OF: ReadonlyMap<string, number> = (() => {
   return map;
 })();
 
-/** Bytes of a byte-level token; a token with any other character stands for its own UTF-8. */
+/** Bytes of a byte-level token; a token with any other character is encoded as UTF-8. */
 export function byteLevelBytes(token: string): Uint8Array {
   const bytes: number[] = [];
   for (const char of token) {
@@ -177,7 +177,7 @@ export function byteLevelBytes(token: string): Uint8Array {
   return Uint8Array.from(bytes);
 }
 
-/** The byte that a byte-fallback token such as `<0xE2>` stands for. */
+/** The byte of a byte-fallback token such as `<0xE2>`. */
 export function fallbackByte(token: string): number | undefined {
   return /^<0x[0-9A-Fa-f]{2}>$/.test(token) ? Number.parseInt(token.slice(3, 5), 16) : undefined;
 }
@@ -296,7 +296,7 @@ function isByteLevel(config: JsonObject | null): boolean {
 
 /**
  * Builds the parts that a checked tokenizer.json describes.
- * @throws FormatError when the library refuses a part, with the library's words.
+ * @throws FormatError when the library rejects a part, with the library's message
  */
 export function buildParts(json: TokenizerJson): TokenizerParts {
   const preConfig = json.pre_tokenizer === null ? null : canonical(json.pre_tokenizer);
@@ -310,7 +310,7 @@ export function buildParts(json: TokenizerJson): TokenizerParts {
         pre_tokenizer: preConfig,
         post_processor: json.post_processor,
         decoder: literal(json.decoder),
-        added_tokens: [], // the engine's own work
+        added_tokens: [], // the engine handles them
       },
       { unk_token: model.unk_token ?? null },
     );
@@ -340,7 +340,7 @@ export function buildParts(json: TokenizerJson): TokenizerParts {
           },
     decode: (tokens) => {
       const text = decoder === null ? tokens.join(" ") : decoder.decode(tokens);
-      // CLIP's decoder leaves the end-of-word mark in; Python wraps it in the same way.
+      // CLIP's decoder keeps the end-of-word mark; Python wraps it in the same way.
       return suffix && json.decoder?.type === "ByteLevel" ? text.replaceAll(suffix, " ").trim() : text;
     },
     vocab: core.tokens_to_ids,

@@ -1,5 +1,5 @@
-// Turns a stream of token ids into text as it becomes certain: never half a UTF-8 character, spaces as in a full
-// decode, linear overall. Not here: stop strings and printing (generate/).
+// Turns a stream of token ids into text as soon as it is final: never half a UTF-8 character, spaces as in a full decode,
+// in linear time. Not here: stop strings and printing (generate/).
 
 import { readOptions } from "../core/options.js";
 import { cleanUp, type Tokenizer } from "./engine.js";
@@ -11,7 +11,7 @@ export interface StreamDecoderOptions extends DecodeOptions {}
 /** A tokenizer, or an object around one, such as PreTrainedTokenizer. */
 export type StreamSource = Tokenizer | { readonly backend: Tokenizer; readonly clean_up_tokenization_spaces: boolean };
 
-/** How many bytes of a UTF-8 string are an unfinished character at its end: 0 to 3. */
+/** Number of bytes of an unfinished character at the end of UTF-8 bytes: 0 to 3. */
 function unfinished(bytes: readonly number[]): number {
   for (let back = 1; back <= Math.min(3, bytes.length); back++) {
     const byte = bytes[bytes.length - back]!;
@@ -22,8 +22,8 @@ function unfinished(bytes: readonly number[]): number {
 }
 
 /**
- * The last place where the text may be cut so that no clean-up straddles it. What clean-up changes begins with a space,
- * holds only these characters and is at most six long (" n ' t" becomes "n't" in two steps).
+ * The last position where the text may be cut without splitting a clean-up. A clean-up's input begins with a space, holds
+ * only these characters and is at most six long (" n ' t" becomes "n't" in two steps).
  */
 function safeCut(text: string): number {
   for (let cut = text.length; cut > 0; cut--) {
@@ -37,17 +37,17 @@ function safeCut(text: string): number {
 }
 
 /**
- * Decodes ids as they come: `push` returns the text that is now certain, `end` the rest. The concatenation is
- * `decode` of all ids together. (Only difference: with byte-fallback vocabularies, bytes that are not UTF-8 spoil the
- * valid characters right before them in a full decode; here those were already out.)
+ * Decodes ids as they arrive: `push` returns the text that is now final, `end` the rest. The concatenation equals `decode` of
+ * all ids together. (Only difference: with byte-fallback vocabularies, invalid UTF-8 bytes also destroy the valid characters
+ * right before them in a full decode; here those were already returned.)
  */
 export class StreamDecoder {
   readonly #tokenizer: Tokenizer;
   readonly #skip: boolean;
   readonly #cleanUp: boolean;
   readonly #utf8 = new TextDecoder("utf-8", { ignoreBOM: true }); // byte-level vocabularies
-  #window: number[] = []; // other vocabularies: ids of the last pushes that gave text, then the unread ones
-  #read = 0; // ids of the window whose text is out
+  #window: number[] = []; // other vocabularies: ids of the last pushes that returned text, then the unread ones
+  #read = 0; // ids of the window whose text was returned
   #bytes: number[] = []; // byte tokens at the end of the window
   #held = ""; // text that clean-up may still change
 
@@ -60,7 +60,7 @@ export class StreamDecoder {
       options.clean_up_tokenization_spaces ?? ("backend" in source && source.clean_up_tokenization_spaces);
   }
 
-  /** Takes the next id or ids; returns the text they complete, maybe none. */
+  /** Adds the next id or ids; returns the text they complete, possibly none. */
   push(ids: number | Iterable<number>): string {
     let text = "";
     for (const id of typeof ids === "number" ? [ids] : ids) {
@@ -93,11 +93,11 @@ export class StreamDecoder {
     return this.#advance();
   }
 
-  /** Text of the unread ids: the window's text less that of the ids already out, so that spaces come out right. */
+  /** Text of the unread ids: the window's text minus that of the ids already returned, which keeps spaces correct. */
   #advance(): string {
     const before = this.#tokenizer.decode(this.#window.slice(0, this.#read));
     const all = this.#tokenizer.decode(this.#window);
-    // New bytes can spoil a run of byte tokens whose text is already out: then the new ids speak for themselves.
+    // New bytes can invalidate a run of byte tokens whose text was already returned: then decode the new ids alone.
     const text = all.startsWith(before)
       ? all.slice(before.length)
       : this.#tokenizer.decode(this.#window.slice(this.#read));

@@ -1,6 +1,6 @@
-// Reads and checks tokenizer.json: sizes, UTF-8, ids, merges, component names, regular expressions. The tokenizer library
-// then gets no input that it would reject with errors of its own. Not here: the components (parts.ts) and files of other
-// formats (convert.ts).
+// Reads and checks tokenizer.json: sizes, UTF-8, ids, merges, component names, regular expressions, so the tokenizer library
+// never gets input that it would reject with its own errors. Not here: the components (parts.ts) and files of other formats
+// (convert.ts).
 
 import { FormatError } from "../core/errors.js";
 import { type Source, withFile } from "../sources/source.js";
@@ -202,7 +202,7 @@ function checkModel(file: string, value: unknown): JsonObject & { type: ModelTyp
 }
 
 /**
- * Makes an AddedToken from what a JSON file says about it.
+ * Makes an AddedToken from its JSON.
  * @throws FormatError when content or id are missing or of the wrong kind.
  */
 export function addedToken(file: string, key: string, value: Json | undefined, id?: number): AddedToken {
@@ -239,7 +239,7 @@ function checkAdded(file: string, value: Json | undefined): AddedToken[] {
 }
 
 /**
- * Refuses regular expressions that can take exponential time: an unbounded repetition inside an unbounded repetition.
+ * Rejects regular expressions that can take exponential time: an unbounded repetition inside an unbounded repetition.
  * Polynomial ones (`.*.*x`) pass; tokenizers in use have neither.
  */
 function checkRegex(file: string, key: string, source: string): void {

@@ -1,21 +1,21 @@
-// The value of a function and its gradients, recorded in one go.
+// The value of a function and its gradients, recorded in one call.
 
 import { scope, type Tensor } from "../core/tensor.js";
 import { backward } from "../ops/backward.js";
 import { Tape, taping } from "../ops/tape.js";
 
 export interface ValueAndGradients {
-  /** What the function returned. */
+  /** The function's result. */
   readonly value: Tensor;
-  /** f32, one for each tensor that was asked for, of its shape. */
+  /** f32, one per tensor in `by`, with its shape. */
   readonly gradients: readonly Tensor[];
 }
 
 /**
  * Records `body`, which returns one number on the device, and its gradients by `by` (f32, f16 or bf16 tensors that outlive
- * it). Only what depends on `by` is kept for the way back. Nothing waits; what is returned belongs to the open scope.
- * Inside another call of this, the outer one sees value and gradients as constants.
- * @throws GradientError if the value does not depend on `by`, an op on the way has no gradient, or values that are still
+ * it). Only values that depend on `by` are kept for the backward pass. Nothing waits; the results belong to the open scope.
+ * In a nested call, the outer one sees value and gradients as constants.
+ * @throws GradientError if the value does not depend on `by`, an op in between has no gradient, or values that are still
  * needed are written in place
  */
 export function valueAndGradients(by: readonly Tensor[], body: () => Tensor): ValueAndGradients {

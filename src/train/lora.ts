@@ -10,7 +10,7 @@ import { embedding } from "../ops/embedding.js";
 import { type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { scale } from "../ops/scale.js";
 
-/** W + scale B A. It owns A and B; the base stays its owner's. */
+/** W + scale B A. It owns A and B, but not the base. */
 export class LoraWeight implements Weight {
   readonly shape: MatrixShape;
   readonly experts = 1;
@@ -31,7 +31,7 @@ export class LoraWeight implements Weight {
     const [outputs, inputs] = base.shape;
     if (a.shape.length !== 2 || b.shape.length !== 2 || a.shape[1] !== inputs || b.shape[0] !== outputs) {
       throw new ShapeError(
-        `lora: [${b.shape.join(", ")}] times [${a.shape.join(", ")}] is no matrix of [${outputs}, ${inputs}]`,
+        `lora: [${b.shape.join(", ")}] times [${a.shape.join(", ")}] is not a matrix of [${outputs}, ${inputs}]`,
       );
     }
     if (a.shape[0] !== b.shape[1]) {

@@ -1,5 +1,5 @@
-// The language-model loss over a head, by pieces of rows: logits of all tokens are never in memory at once. With a tape
-// open each piece is differentiated where it stands (as Liger's fused loss does), so that no logits wait for the way back.
+// The language-model loss over a head, by pieces of rows: the logits of all tokens are never in memory at once. With an open
+// tape each piece is differentiated immediately (like Liger's fused loss), so no logits are kept for the backward pass.
 
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -14,15 +14,15 @@ import { sumRows } from "../ops/sum-rows.js";
 import { type GradientCall, recordAs } from "../ops/tape.js";
 import { valueAndGradients } from "./gradient.js";
 
-/** Elements of logits that a piece may have: 32 MB. */
+/** Most elements of logits in a piece: 32 MB. */
 const CHUNK_LOGITS = 2 ** 23;
 
-/** What turns hidden states into logits. */
+/** Maps hidden states to logits. */
 export interface Head {
   readonly vocabulary: number;
   /** Records [R,K] -> [R,V]. */
   logits(hidden: Tensor): Tensor;
-  /** What of the head a gradient may be asked of. */
+  /** The tensors of the head that can have gradients. */
   readonly trainable: readonly Tensor[];
 }
 
@@ -37,12 +37,12 @@ export function headOf(model: CausalLM): Head {
 }
 
 export interface HeadLossOptions {
-  /** What the sum of the losses is divided by: the labels that count, of all batches that one update sees. */
+  /** Divisor of the summed losses: the labels that count, over all batches of one update. */
   readonly items: number;
   readonly smoothing?: number;
   /** Label of tokens that do not count. */
   readonly ignored?: number;
-  /** Rows per piece; by default as many as give 32 MB of logits. */
+  /** Rows per piece; by default what fits in 32 MB of logits. */
   readonly rows?: number;
 }
 
@@ -85,7 +85,7 @@ export function headLoss(hidden: Tensor, head: Head, labels: Tensor, options: He
   return loss!;
 }
 
-/** Rows in memory of their own, whose gradient is then no larger than they are. */
+/** Rows in an allocation of their own, so their gradient is no larger than they are. */
 function rowsApart(x: Tensor, at: number, count: number): Tensor {
   if (count === x.shape[0]) return x;
   const part = Tensor.empty(x.device, [count, x.shape[1]!], "f32", "loss");
@@ -97,7 +97,7 @@ function accumulated(sums: readonly Tensor[], more: readonly Tensor[]): Tensor[]
   return more.map((one, i) => (sums[i] ? add(sums[i], one) : one));
 }
 
-/** Gradients that were taken for a loss of weight one, times the gradient of the loss. */
+/** Gradients computed for a loss of weight one, times the gradient of the loss. */
 function timesLoss(count: number) {
   return ({ inputs, wanted, dy: [dy] }: GradientCall): readonly (Tensor | undefined)[] => {
     const saved = inputs.slice(count);
@@ -111,8 +111,8 @@ function timesLoss(count: number) {
 }
 
 /**
- * Labels of a language model for rows of `steps` ids: each token's is the next one's, the last of a row has none. `items`
- * counts those that are not `ignored`.
+ * Labels of a language model for rows of `steps` ids: each token's label is the next token; the last one of a row has none.
+ * `items` counts those that are not `ignored`.
  */
 export function nextTokenLabels(
   ids: ArrayLike<number>,

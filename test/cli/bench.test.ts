@@ -73,7 +73,7 @@ describe("octavo bench", () => {
     [["models/storyteller", "--kernels"], "no model"],
     [["--shape", "XS", "--load-in-8bit", "--load-in-4bit"], "cannot be used with option '--load-in-4bit'"],
     [["--shape", "XS", "--load-in-4bit", "--compare", "f32"], "cannot be used with option '--compare <list>'"],
-    [["models/storyteller", "--from-file"], "a model is on disk already"],
+    [["models/storyteller", "--from-file"], "a model is already on disk"],
   ])("refuses %j", async (args, words) => {
     const { code, stdout, stderr } = await octavo(["bench", ...args]);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });

@@ -180,7 +180,7 @@ it("uses no more threads than make sense, and says so", async () => {
   const most = 4 * availableParallelism();
   const { code, stdout, stderr } = await generate("Once", "--max-new-tokens", "2", "--threads", "100000", "--json");
   expect(code).toBe(0);
-  expect(stderr).toMatch(new RegExp(`^warning: --threads 100000 is far above the .* here; ${most} are used\\n$`));
+  expect(stderr).toMatch(new RegExp(`^warning: --threads 100000 is far above the .* here; using ${most}\\n$`));
   expect((JSON.parse(stdout) as Report).device.threads).toBeLessThanOrEqual(most);
 });
 

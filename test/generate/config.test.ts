@@ -110,8 +110,8 @@ describe("what is wrong is told to whom it belongs", () => {
     const model = { eos_token_id: [7, 5000], pad_token_id: -1 };
     expect(config({}, {}, model)).toMatchObject({ eos_token_ids: [7], pad_token_id: 7 });
     expect(fileWarnings({}, model as never, VOCAB)).toEqual([
-      "config.json: eos_token_id 5000 is no token id below 100, and is not used",
-      "config.json: pad_token_id -1 is no token id below 100, and is not used",
+      "config.json: eos_token_id 5000 is not a token id below 100; ignored",
+      "config.json: pad_token_id -1 is not a token id below 100; ignored",
     ]);
   });
 });
@@ -145,7 +145,7 @@ describe("fields of transformers that are not there", () => {
   test("that nobody knows are a warning", () => {
     const file = { top_kk: 5, chat_format: "x", nothing: null };
     expect(fileWarnings(file, {}, VOCAB)).toEqual([
-      "generation_config.json: fields that are not known and not used: top_kk, chat_format",
+      "generation_config.json: unknown fields, ignored: top_kk, chat_format",
     ]);
   });
 });
@@ -167,7 +167,7 @@ describe("models", () => {
     const model = await AutoModelForCausalLM.from_pretrained(folderWith({ num_beams: 4, weird: 1 }), { device });
     expect(model.warnings).toEqual([
       "generation_config.json: num_beams is 4, but Octavo has no beam search",
-      "generation_config.json: fields that are not known and not used: weird",
+      "generation_config.json: unknown fields, ignored: weird",
     ]);
     await expect(model.generate(inputs)).rejects.toThrow(ConfigError);
     expect(() => model.stream(inputs)).toThrow(ConfigError);
@@ -203,7 +203,7 @@ describe("models", () => {
       });
     const odd = await load(["lm_heads", "layers.0"]);
     expect(odd.warnings).toEqual([
-      "llm_int8_skip_modules names no module of this model: lm_heads; did you mean lm_head?",
+      "llm_int8_skip_modules matches no module of this model: lm_heads; did you mean lm_head?",
     ]);
     odd.dispose();
     const fine = await load(["lm_head", "mlp", "layers.1"]);
@@ -246,7 +246,7 @@ describe("models", () => {
     );
     const load = (options: object) => AutoModelForCausalLM.from_pretrained(copyOf("models", "llama"), options);
     await expect(load({ device: "reference", threads: 2 })).rejects.toThrow(OptionError);
-    await expect(load({ device, threads: 2 })).rejects.toThrow(/open already/);
+    await expect(load({ device, threads: 2 })).rejects.toThrow(/already open/);
   });
 });
 

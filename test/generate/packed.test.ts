@@ -111,11 +111,11 @@ describe.each(ALL_DEVICES)("packed rows on %s", (deviceName) => {
     try {
       refuse({ cu_seq_lens_q: [0, 5, TOTAL - 1] }, ShapeError, /ends at 37, but input_ids hold 38/);
       refuse({ cu_seq_lens_q: [0, 5, TOTAL + 1] }, ShapeError, /ends at 39/);
-      refuse({ cu_seq_lens_q: [0, 9, 5, TOTAL] }, ShapeError, /must grow/);
-      refuse({ cu_seq_lens_q: [0, 9, 9, TOTAL] }, ShapeError, /must grow/);
-      refuse({ cu_seq_lens_q: [0, 4.5, TOTAL] }, ShapeError, /must grow/);
+      refuse({ cu_seq_lens_q: [0, 9, 5, TOTAL] }, ShapeError, /must increase/);
+      refuse({ cu_seq_lens_q: [0, 9, 9, TOTAL] }, ShapeError, /must increase/);
+      refuse({ cu_seq_lens_q: [0, 4.5, TOTAL] }, ShapeError, /must increase/);
       refuse({ cu_seq_lens_q: [5, TOTAL] }, ShapeError, /must begin with 0/);
-      refuse({ cu_seq_lens_q: [0] }, ShapeError, /must begin with 0 and name an end/);
+      refuse({ cu_seq_lens_q: [0] }, ShapeError, /must begin with 0 and hold an end/);
       refuse({ cu_seq_lens_q: [] }, ShapeError, /must begin with 0/);
       refuse({ cu_seq_lens_q: null as never }, ShapeError, /must be whole numbers/);
       refuse({ cu_seq_lens_q: 38 as never }, ShapeError, /must be whole numbers/);

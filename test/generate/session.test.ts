@@ -261,13 +261,13 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     await expect(session.add([{ ...fits, prompt: [] }])).rejects.toThrow(OptionError);
     await expect(session.add([{ ...fits, row: 2 }])).rejects.toThrow(/row 2 is not/);
     await expect(session.add([{ ...fits, config: { ...GREEDY, max_new_tokens: 60 } }])).rejects.toThrow(/71 tokens/);
-    await expect(session.add([fits, fits])).rejects.toThrow(/asked for twice/);
+    await expect(session.add([fits, fits])).rejects.toThrow(/given twice/);
     expect(session.step()).toBeUndefined();
     const controller = new AbortController();
     controller.abort();
     await expect(session.add([fits], { signal: controller.signal })).rejects.toThrow();
     const adding = session.add([fits]);
-    expect(() => session.remove(0)).toThrow(/still being taken in/);
+    expect(() => session.remove(0)).toThrow(/still being processed/);
     await adding;
     await expect(session.add([fits])).rejects.toThrow(/not a free row/);
     expect((await run(session)).get(0)).toEqual(await alone(PROMPTS[0]!, GREEDY));

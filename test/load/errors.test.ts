@@ -203,7 +203,7 @@ const REFUSALS: readonly Refusal[] = [
     name: "a checkpoint that is said to be quantized, and is not",
     spoil: (f) => editJson(config(f), { quantization_config: { quant_method: "bitsandbytes", load_in_8bit: true } }),
     code: "ERR_CHECKPOINT",
-    message: /config.json says llm_int8, but no tensor is quantized so/,
+    message: /config.json says llm_int8, but no tensor is quantized that way/,
     hint: /load_in_8bit/,
   },
   {

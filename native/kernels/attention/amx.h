@@ -1,6 +1,6 @@
-// Attention's products on matrix units, as exact as f32 (simd/amx.h): queries and weights are cut in three bf16 parts,
-// keys and values in as many as their type needs (bf16 and codes in i8 one, f16 two, f32 three), and the products of parts that matter
-// in f32 are added up.
+// Attention's products on matrix units, as exact as f32 (simd/amx.h): queries and weights are split into three bf16 parts,
+// keys and values into as many as their type needs (bf16 and i8 codes one, f16 two, f32 three); the significant products of
+// parts are summed.
 #pragma once
 
 #include "../../simd/amx.h"
@@ -12,7 +12,7 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// Parts that a key or value is cut in.
+// Parts that a key or value is split into.
 template <DType kType>
 constexpr int kBf16Parts = kType == DType::bf16 || kType == DType::i8 ? 1 : kType == DType::f16 ? 2 : 3;
 
@@ -94,8 +94,8 @@ inline void pack_queries_tiles(const float* const* rows, int n, float scale, int
     }
 }
 
-// Tile c += what tiles 4, 5 and 6 (three parts; or one) give with the kCount parts at b: the products of about 2^-24 and
-// more, small ones first. A macro because the numbers of tiles must be literals.
+// Tile c += the products of tiles 4, 5 and 6 (three parts; or one) and the kCount parts at b, down to about 2^-24, small ones
+// first. A macro because tile numbers must be literals.
 #define PRODUCTS(c, b)                           \
   do {                                           \
     if constexpr (kCount > 2) {                  \
@@ -176,7 +176,7 @@ void values_tiles(const u32p* p, const u32p* v, int64_t Ew, int count, int64_t k
   matrix_barrier();
 }
 
-// Probabilities [16][keys] cut in `parts` parts, as left-hand tiles. Rows from n on are zeros; so are keys from
+// Probabilities [16][keys] split into `parts` parts, as left-hand tiles. Rows from n on are zeros; so are keys from
 // `count` (a multiple of 16) up to the next 32.
 inline void split_probabilities(const float* s, int n, int count, int64_t keys, int parts, u32p* out) {
   const int64_t steps = keys / 32;

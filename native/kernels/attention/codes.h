@@ -1,7 +1,7 @@
-// Attention over a cache in i8 on machines that multiply bytes (VNNI): keys and values stay codes. Queries are cut into
-// three parts of 8 bits (127, 127*254 and 127*254^2 steps to their absmax, about what f32 holds), the weights of a
-// block of keys into two (65280 steps to the block's largest, finer than the steps of bf16 or f16), and the integer sums of the
-// parts are added up in f32. That is a quarter of the transpositions that f32 needs, and fewer multiplications.
+// Attention over an i8 cache on machines that multiply bytes (VNNI): keys and values stay codes. Queries are split into three
+// 8-bit parts (127, 127*254 and 127*254^2 steps to their absmax, about the precision of f32), the weights of a block of keys
+// into two (65280 steps to the block's largest, finer than bf16 or f16), and the integer sums of the parts are added in f32.
+// This needs a quarter of the transpositions of f32, and fewer multiplications.
 #pragma once
 
 #include "../../simd/transpose.h"
@@ -12,7 +12,7 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// Up to 64 bytes; what is missing is zero.
+// Up to 64 bytes, padded with zeros.
 OCTAVO_INLINE __m512i load_codes(const int8_t* p, int64_t n) {
   if (n >= 64) return _mm512_loadu_si512(p);
   return n > 0 ? _mm512_maskz_loadu_epi8((__mmask64)(((uint64_t)1 << n) - 1), p) : _mm512_setzero_si512();
@@ -47,7 +47,7 @@ inline void pack_value_codes(const Places& values_at, int n, int64_t E, u32p* ou
         row[i] = j + i < n ? load_codes(v + i * values_at.step, E - e) : _mm512_setzero_si512();
       const __m512i a = _mm512_unpacklo_epi8(row[0], row[1]), b = _mm512_unpackhi_epi8(row[0], row[1]);
       const __m512i c = _mm512_unpacklo_epi8(row[2], row[3]), d = _mm512_unpackhi_epi8(row[2], row[3]);
-      // Quarter i of each of these holds four columns of 16 i ..: quarters change places.
+      // Quarter i of each of these holds four columns of 16 i ..: quarters are exchanged.
       const __m512i p0 = _mm512_unpacklo_epi16(a, c), p1 = _mm512_unpackhi_epi16(a, c);
       const __m512i p2 = _mm512_unpacklo_epi16(b, d), p3 = _mm512_unpackhi_epi16(b, d);
       const __m512i t0 = _mm512_maskz_shuffle_i32x4(0xffff, p0, p1, 0x44), t1 = _mm512_maskz_shuffle_i32x4(0xffff, p0, p1, 0xee);
@@ -67,8 +67,8 @@ OCTAVO_INLINE void store_codes(void* to, f32p whole) {
   _mm_storeu_si128((__m128i*)to, _mm512_maskz_cvtepi32_epi8(0xffff, _mm512_maskz_cvtps_epi32(0xffff, (__m512)whole)));
 }
 
-// One query of a strip of `rows`: codes go to [D / 64][rows][kQueryParts][64 bytes] from `to` on, its row's sums
-// times -128 (keys are 128 too large) to sums[kQueryParts], and what a step of the first part counts is returned.
+// One query of a strip of `rows`: codes go to [D / 64][rows][kQueryParts][64 bytes] from `to` on, its row's sums times -128
+// (keys are 128 too large) to sums[kQueryParts]; returns the unit of the first part's codes.
 inline float pack_query_codes(const float* q, float scale, int64_t D, int rows, char* to, int32_t* sums) {
   f32p high = {}, poison = {};
   const auto part = [&](int64_t d) { return D - d >= 16 ? load_part(q + d) * scale : (f32p)load_n(q + d, (int)(D - d)) * scale; };
@@ -95,8 +95,8 @@ inline float pack_query_codes(const float* q, float scale, int64_t D, int rows, 
   return absmax * (1.0f / 127.0f) + sum_part(poison);
 }
 
-// Weights of one row over a block of keys, at most `most`, as [kWeightParts][64 bytes]; what a step of the first part
-// counts is returned.
+// Weights of one row over a block of keys, at most `most`, as [kWeightParts][64 bytes]; returns the unit of the first part's
+// codes.
 inline float pack_weight_codes(const float* weights, int count, float most, char* to) {
   const float factor = most > 0 ? 255.0f / most : 0.0f;
   const f32p limit = splat_part(255.0f);
@@ -110,8 +110,8 @@ inline float pack_weight_codes(const float* weights, int count, float most, char
 }
 
 // Integer sums of MR rows in kParts parts over `steps` steps of four, with NR panels. kKeysFirst: the panels hold
-// unsigned codes and the rows signed ones; else the other way round. Memory at `ahead`, a pointer for each panel, is asked
-// for on the way.
+// unsigned codes and the rows signed ones; else the other way round. Memory at `ahead`, one pointer per panel, is
+// prefetched on the way.
 template <int MR, int NR, int kParts, bool kKeysFirst>
 OCTAVO_INLINE void code_steps(const char* a, const u32p* b, int64_t panel, int64_t steps, const char* const* ahead,
                               int64_t ahead_step, i32p (&acc)[MR][kParts][NR]) {

@@ -1,8 +1,8 @@
-// What one call of attention is, how it is cut into tasks, and what a worker has at hand.
+// A call of attention, how it is cut into tasks, and a worker's state.
 //
 // Lanes of one row with consecutive positions form a run, whose queries share a walk over the row's keys. Keys are cut into
-// chunks at absolute multiples of kChunk. Each chunk has a softmax of its own, and the results of the chunks are added
-// up in order: so the bits of a token depend on its query and its prefix, and not on how many lanes, tasks or threads there are.
+// chunks at absolute multiples of kChunk. Each chunk has a softmax of its own, and the chunks' results are merged in order:
+// so the bits of a token depend on its query and its prefix, not on the number of lanes, tasks or threads.
 #pragma once
 
 #include "../../call.h"
@@ -34,20 +34,20 @@ constexpr bool kTiles = false;
 #endif
 constexpr int kQueryParts = 3, kWeightParts = 2;  // of 8 bits
 constexpr int kMostRows = kTiles ? 16 : kStrip;   // rows of any strip
-constexpr int kParts3 = kTiles ? 3 : 2;           // halves of a number's room: three bf16 with tiles, else one f32
+constexpr int kParts3 = kTiles ? 3 : 2;           // 16-bit halves per number: three bf16 with tiles, else one f32
 constexpr int kPanel = 2 * kPartLanes;            // columns of a register tile
 constexpr int kKeys = 64;                         // keys per block
 constexpr int kRows = 128 / kStrip * kStrip;      // rows per task
-constexpr int kPlaces = kKeys / 16;               // of a block: 16 keys lie one after another
-constexpr int64_t kChunk = 512;                   // keys with a softmax of their own
-constexpr int64_t kEnoughTasks = 64;              // chunks become tasks of their own when there are fewer
-constexpr int64_t kMostPartial = 8 << 20;         // floats of their results, at most
+constexpr int kPlaces = kKeys / 16;               // per block: groups of 16 adjacent keys
+constexpr int64_t kChunk = 512;                   // keys per chunk
+constexpr int64_t kEnoughTasks = 64;              // with fewer, chunks become tasks of their own
+constexpr int64_t kMostPartial = 8 << 20;         // most floats of their results
 constexpr int kMergeRows = 16;                    // rows merged by one task
 
 // Operands and attributes of the op, in the order of its signature.
 enum { Q, K, V, SCALES, LANES, TABLE, MASK, SEGMENTS, SLOPES, DISTANCES, BIAS, Y };
 enum { SCALE, CAUSAL, WINDOW, SOFTCAP, COMPUTE };
-// Of `compute`: products of bf16, and the same bits from all paths.
+// Flags of `compute`: products in bf16, and the same bits from all paths.
 constexpr int kBf16 = 1, kDeterministic = 4;
 
 // Lanes t0, t0 + 1, ... of b: tokens past, past + 1, ... of one row.
@@ -55,31 +55,31 @@ struct Run {
   int64_t b, t0, count;
   const int32_t* pages;  // ids of the row's pages; null: all keys lie in page b
   int64_t past;          // position of the first token
-  int64_t total;         // end of the keys that some token sees
+  int64_t total;         // end of the keys seen by any token
   int64_t rows;          // of queries: count * R
   int64_t blocks;        // of rows
-  int64_t first, chunks; // number of the first chunk that some token sees, and how many there are
+  int64_t first, chunks; // number of the first chunk seen by any token, and of chunks
   int64_t task;          // number of its first task
-  int64_t merged;        // rows of the runs before it, all heads together
-  int64_t partial;       // where the results of its chunks begin
+  int64_t merged;        // rows of the runs before it, over all heads
+  int64_t partial;       // offset of its chunks' results
   bool tiles;            // matrix units
-  bool codes;            // products of codes in i8 (codes.h)
+  bool codes;            // products of i8 codes (codes.h)
 };
 
 struct Job {
   Tensor q, k, v, bias;
-  const float *k_scales, *v_scales;  // [P,G,S]: absmax of rows of codes; null for numbers
+  const float *k_scales, *v_scales;  // [P,G,S]: absmax of rows of codes; null for floats
   const uint8_t* mask;
   const int32_t* segments;
   const float *slopes, *distances;
   float* y;
   int64_t B, T, H, G, R, S, D, E;
   int64_t columns;  // pages of a row of the table
-  int64_t reach;    // largest distance that `distances` tell apart
+  int64_t reach;    // largest distance with a bias of its own
   int64_t Ew;       // E rounded up to whole vectors
-  int64_t Dw;       // floats of room for a query or key: D; with tiles D in three bf16 parts and whole tiles; with codes parts
+  int64_t Dw;       // floats per query or key: D; with tiles whole tiles of three bf16 parts; with codes its parts
   bool pairs;       // queries and weights rounded to bf16, as keys and values are (pairs.h; with tiles one part of three)
-  bool gather;      // 16 keys may lie in several pieces
+  bool gather;      // 16 keys may be in several pieces
   float scale, softcap;
   int64_t window;  // 0: none
   bool causal, general;
@@ -93,7 +93,7 @@ struct Job {
 
   OCTAVO_INLINE int64_t part() const { return Ew + 2 * kPartLanes; }
 
-  // Steps of a product over the dims, where those are not codes.
+  // Steps of a product over the dims, except for codes.
   OCTAVO_INLINE int64_t steps() const { return pairs ? (D + 1) / 2 : D; }
   // Keys [low, high) that token t of a run sees.
   OCTAVO_INLINE int64_t low(const Run& run, int64_t t) const {
@@ -106,34 +106,34 @@ struct Job {
   }
 };
 
-// Where the keys and values of a block lie: 16 of them one after another, `step` elements apart.
+// Where the keys and values of a block lie: in groups of 16 adjacent ones, `step` elements apart.
 struct Places {
   const char* at[kPlaces];
   int64_t step;
-  bool one;  // all of it lies in one piece
+  bool one;  // the whole block is one piece
 };
 struct KeyBlock {
   int n;                      // keys
   Places k, v;
-  Places next_k, next_v;      // those of the next block, to be asked for early
+  Places next_k, next_v;      // those of the next block, to be prefetched
   const float *k_scale[kPlaces], *v_scale[kPlaces];
 };
 
-// What one worker has at hand.
+// The state of one worker.
 struct Bench {
   float *q, *acc, *top, *sum, *k, *v, *s, *p;
   float *whole, *whole_top, *whole_sum;  // room for acc, top and sum of a second chunk
-  char *gathered_k, *gathered_v;         // a block of keys and values that lie here and there
+  char *gathered_k, *gathered_v;         // copies of scattered keys and values of a block
   float *gathered_k_scale, *gathered_v_scale;
-  float *k_scale, *v_scale;  // of the block's keys: what a code counts; zero for keys that nobody sees
-  float* q_unit;             // with codes: what a step of each query's first part counts
+  float *k_scale, *v_scale;  // units of the block's codes; zero for keys that no row sees
+  float* q_unit;             // with codes: the unit of each query's first part
   int32_t* q_sum;            // and -128 times the sum of each part
   int32_t *keep, *seg;
 };
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// All of whole cache lines.
+// Sizes are whole cache lines.
 Bench lay_out(const Job& j, char* base, size_t* bytes) {
   float* at = (float*)base;
   const auto take = [&](int64_t floats) {
@@ -170,10 +170,10 @@ Bench bench_at(const Job& j, int worker) {
   return lay_out(j, j.scratch + (size_t)worker * j.worker_bytes, nullptr);
 }
 
-// The rows of a block are dealt to strips as evenly as can be.
+// The rows of a block are divided evenly among strips.
 struct Strips {
   int64_t rows, count;
-  bool tiles;  // whole tiles then, but for the last
+  bool tiles;  // then whole tiles, except the last
   Strips(int64_t n, bool with_tiles)
       : rows(n), count((n + (with_tiles ? 16 : kStrip) - 1) / (with_tiles ? 16 : kStrip)), tiles(with_tiles) {}
   int64_t start(int64_t s) const { return s == count ? rows : tiles ? s * 16 : s * rows / count; }
@@ -182,13 +182,13 @@ struct Strips {
 // Bytes of an element of q, k or v.
 constexpr int64_t width_of(DType type) { return type == DType::f32 ? 4 : type == DType::i8 ? 1 : 2; }
 
-// Element 0 of key j of a block; that of key j + 1 is `step` elements further, up to the next multiple of 16.
+// Element 0 of key j of a block; key j + 1 is `step` elements further, up to the next multiple of 16.
 template <DType kType>
 OCTAVO_INLINE const Element<kType>* elements(const Places& places, int j) {
   return (const Element<kType>*)places.at[j / 16] + (j % 16) * places.step;
 }
 
-// f is called with the dtype as a type.
+// Calls f with the dtype as a type.
 template <DType kType>
 struct TypeOf {
   static constexpr DType type = kType;

@@ -1,5 +1,5 @@
-// Queries, and a block of keys and values, as the products want them: keys turned to columns, values copied, both in f32 (or, for
-// matrix units, in bf16 parts).
+// Packs queries, and a block of keys and values, for the products: keys transposed, values copied, both in f32 (or, for matrix
+// units, in bf16 parts).
 #pragma once
 
 #include "../../simd/transpose.h"
@@ -11,8 +11,8 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kPartLanes wide), each [D][width]. `next`: asked
-// for on the way, if given.
+// Keys [0, n) of a block as columns: panels of kPanel keys (the last may be kPartLanes wide), each [D][width]. `next` is
+// prefetched on the way, if given.
 template <DType kType>
 void pack_keys(const Places& keys_at, int n, int64_t D, const Places* next, float* out) {
   const int64_t stride = keys_at.step;
@@ -45,8 +45,8 @@ void pack_keys(const Places& keys_at, int n, int64_t D, const Places* next, floa
   }
 }
 
-// Values of keys [0, n): panels of kPanel columns (the last may be kPartLanes wide), each [kKeys][width]. A key that nobody
-// sees gives zeros, whatever lies there.
+// Values of keys [0, n): panels of kPanel columns (the last may be kPartLanes wide), each [kKeys][width]. A key that no row
+// sees becomes zeros, whatever its memory holds.
 template <DType kType>
 void pack_values(const Places& values_at, int n, int64_t E, const int32_t* keep, const Places* next, float* out) {
   const int64_t whole = round_up(E, kPartLanes);
@@ -81,7 +81,7 @@ void pack_values(const Places& values_at, int n, int64_t E, const int32_t* keep,
   }
 }
 
-// What a code of each key of a block counts.
+// The unit of each key's codes in a block.
 void pack_scales(const float* const* absmax, int n, const int32_t* keep, float* out) {
   for (int j = 0; j < kKeys; j++)
     out[j] = j < n && (keep == nullptr || keep[j] != 0) ? absmax[j / 16][j % 16] * (1.0f / 127.0f) : 0.0f;
@@ -119,7 +119,7 @@ void pack_block(const Job& job, [[maybe_unused]] const Run& run, const Bench& w,
   by_type(job.v.dtype, [&](auto of) { pack_values<of.type>(block.v, n, job.E, keep, next_v, w.v); });
 }
 
-// Queries, scaled, each strip turned to [D][rows of the strip].
+// Queries, scaled, each strip transposed to [D][rows of the strip].
 void pack_queries(const Job& job, const Run& run, const Bench& w, int64_t g, int64_t row0, const Strips& strips) {
   const auto query = [&](int64_t row) {
     return job.q.as<float>() + run.b * job.q.stride[0] + (run.t0 + row / job.R) * job.q.stride[1] +

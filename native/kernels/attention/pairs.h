@@ -1,6 +1,6 @@
-// Attention over a cache in bf16 where the caller allows bf16 products: queries and weights are rounded to bf16 as well,
-// and what is multiplied stands in pairs, dims of a query and a key or keys of a weight and a value. That is half the
-// instructions of f32, and half the transpositions.
+// Attention over a bf16 cache if the caller allows bf16 products: queries and weights are rounded to bf16 as well, and factors
+// are stored in pairs (dims of a query and a key, or keys of a weight and a value). This takes half the instructions and half
+// the transpositions of f32.
 #pragma once
 
 #include "../../simd/transpose.h"
@@ -11,13 +11,13 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// Up to 32 numbers; what is missing is zero.
+// Up to 32 numbers, padded with zeros.
 OCTAVO_INLINE __m512i load_halves(const uint16_t* p, int64_t n) {
   if (n >= 32) return _mm512_loadu_si512(p);
   return n > 0 ? _mm512_maskz_loadu_epi16((__mmask32)((1u << n) - 1u), p) : _mm512_setzero_si512();
 }
 
-// Keys [0, n) of a block as columns: panels as those of pack_keys, each [pairs of dims][width].
+// Keys [0, n) of a block as columns: panels like those of pack_keys, each [pairs of dims][width].
 inline void pack_key_pairs(const Places& keys_at, int n, int64_t D, const Places* next, u32p* out) {
   const int64_t stride = keys_at.step;
   const int64_t pairs = (D + 1) / 2;
@@ -52,7 +52,7 @@ inline void pack_key_pairs(const Places& keys_at, int n, int64_t D, const Places
 }
 
 // Values of keys [0, n): panels of kPanel columns (the last may be kPartLanes wide), each [kKeys / 2][width] of pairs of
-// keys. A key that nobody sees gives zeros, whatever lies there; so does the one after an odd last.
+// keys. A key that no row sees becomes zeros, whatever its memory holds; so does the one after an odd last.
 inline void pack_value_pairs(const Places& values_at, int n, int64_t E, const int32_t* keep, const Places* next, u32p* out) {
   const int64_t stride = values_at.step;
   alignas(64) uint16_t order[2][32];

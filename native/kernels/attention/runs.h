@@ -7,7 +7,7 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// A sentence if the pages of a run are not there, or do not hold what its tokens see.
+// An error sentence if pages of a run do not exist, or cannot hold what its tokens see.
 const char* check_pages(const Job& job, const Run& run) {
   const int64_t pages = job.k.dim[0], room = job.columns * job.S;
   const int64_t widest = job.causal ? run.count - 1 : 0;  // the token that sees the most keys
@@ -22,8 +22,8 @@ const char* check_pages(const Job& job, const Run& run) {
   return nullptr;
 }
 
-// f(run) for each run, in the order of the lanes; tasks and results of chunks are not in it yet. Lanes of row -1 are left
-// out. A sentence if a lane or its pages make no sense.
+// Calls f(run) for each run, in the order of the lanes; tasks and chunk results are not set yet. Lanes of row -1 are skipped.
+// An error sentence if a lane or its pages are out of range.
 template <class F>
 const char* each_run(const Job& job, const Call& call, const F& f) {
   Run run{};
@@ -69,7 +69,7 @@ const char* each_run(const Job& job, const Call& call, const F& f) {
   return nullptr;
 }
 
-// The run of a task, or of a row that is merged: the last whose number is not above it.
+// The run of a task, or of a merged row: the last whose number is not above it.
 template <int64_t Run::*kNumber>
 const Run& run_of(const Job& job, int64_t number) {
   int64_t low = 0, high = job.count;
@@ -81,7 +81,7 @@ const Run& run_of(const Job& job, int64_t number) {
   return job.runs[low];
 }
 
-// Page and place of a key; `advance` goes on by some keys.
+// Page and place of a key; `advance` moves on by some keys.
 struct Place {
   int64_t page, at;
 };
@@ -115,7 +115,7 @@ OCTAVO_INLINE const char* element(const Tensor& x, const Place& place, int64_t g
   return x.data + width_of(x.dtype) * (place.page * x.stride[0] + g * x.stride[1] + place.at * x.stride[2]);
 }
 
-// Copies keys that do not lie one after another.
+// Copies keys that are not adjacent.
 void gather_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64_t j0, KeyBlock& block) {
   const int64_t size_k = width_of(job.k.dtype) * job.D, size_v = width_of(job.v.dtype) * job.E;
   Walk walk(job, run, j0);
@@ -165,7 +165,7 @@ void find_block(const Job& job, const Bench& w, const Run& run, int64_t g, int64
   }
   Place place[2 * kPlaces];
   for (int i = 0; i < 2 * kPlaces; i++, walk.advance(16)) {
-    // Beyond the keys of a row nothing is asked for that is not there already.
+    // Nothing beyond the keys of a row is prefetched.
     const bool none = i * 16 >= n && (i < kPlaces || j0 + i * 16 >= run.total);
     place[i] = none ? place[i < kPlaces ? 0 : i - kPlaces] : walk.place();
     const int64_t left = n - i * 16 < 16 ? n - i * 16 : 16;

@@ -1,4 +1,4 @@
-// Online softmax: masks and the like on the scores of a strip of rows, then scores to weights.
+// Online softmax: masks and biases on the scores of a strip of rows, then scores to weights.
 #pragma once
 
 #include "../../simd/exp.h"
@@ -7,18 +7,18 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// One block of keys as a strip of rows meets it.
+// One block of keys for a strip of rows.
 struct Meeting {
   const Job* job;
   const Run* run;
   int64_t g, row;     // first row of the strip
   int64_t j0;         // first key of the block
   int n;              // keys of the block
-  int nk;             // keys of the block that some row of the strip may see: the first nk
+  int nk;             // keys of the block that any row of the strip may see: the first nk
   bool partial;       // not every row sees all nk
   const int32_t* keep;
   const int32_t* seg;
-  const Places *ahead_k, *ahead_v;  // the next block, where strips ask for it; else null
+  const Places *ahead_k, *ahead_v;  // the next block, if strips prefetch it; else null
 };
 
 // d[clamp(at + j, 0, 2 * reach)] is added to s[j].
@@ -30,7 +30,7 @@ void add_distances(const float* d, int64_t at, int64_t reach, int n, float* s) {
   for (int j = to; j < n; j++) s[j] += d[2 * reach];
 }
 
-// Softcap, slopes, bias, and -infinity for what the row does not see.
+// Softcap, slopes, bias, and -infinity for keys that the row does not see.
 void adjust_row(const Meeting& m, int64_t row, float* s) {
   const Job& job = *m.job;
   const int64_t t = row / job.R, h = m.g * job.R + row % job.R, i = m.run->past + t;
@@ -79,7 +79,7 @@ void adjust_row(const Meeting& m, int64_t row, float* s) {
   }
 }
 
-// The largest of the values' scales that the row of scores sees (all, without scores); NaN if one of them is not a number.
+// The largest value scale among the keys that the row of scores sees (all, without scores); NaN if any of them is NaN.
 float seen_scale(const float* s, const float* scales, int count) {
   f32p high = {};
   i32p broken = {};
@@ -92,8 +92,8 @@ float seen_scale(const float* s, const float* scales, int count) {
   return any_part(broken) ? NAN : highest_part(high);
 }
 
-// Scores to weights, and the rows' maxima and sums; `alpha` is what the sums so far are to be multiplied by, `most` (if
-// given, for codes) a bound on each row's weights. What a row does not see has no part in either.
+// Scores to weights, and the rows' maxima and sums; `alpha` is the factor for the sums so far, `most` (if given, for codes) a
+// bound on each row's weights. Keys that a row does not see contribute to neither.
 void soften(const Meeting& m, const Bench& w, int64_t local, int rows, float* alpha, float* most = nullptr) {
   const Job& job = *m.job;
   const int count = (int)round_up(m.nk, kPartLanes);

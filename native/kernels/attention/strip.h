@@ -1,4 +1,4 @@
-// A strip of rows meets a block of keys: scores, softmax, values.
+// Processes a block of keys for a strip of rows: scores, softmax, values.
 #pragma once
 
 #include "amx.h"
@@ -23,7 +23,7 @@ struct Pairs {
 };
 #endif
 
-// Where in the next block, which lies in pieces of 16 keys, byte `at` is: the block counted as if it were one piece.
+// Address of byte `at` in the next block, which consists of pieces of 16 keys, counted as if it were one piece.
 struct Ahead {
   const Places* places;
   int64_t size, width;  // bytes of an element, elements of a key
@@ -36,8 +36,8 @@ struct Ahead {
 };
 
 // c[MR][NR vectors] = (c * alpha) + a·b. a(row, k) = a[row * kRow + k * kStep], b(k) = NR vectors at b + k * NR * kPartLanes.
-// kFetch: memory at `ahead` (and at `ahead2`, where a step is for two lines) is asked for on the way, ahead_step bytes a step.
-// Not inlined: within a larger function g++ runs out of registers here that it has.
+// kFetch: memory at `ahead` (and at `ahead2`, if a step covers two lines) is prefetched on the way, ahead_step bytes a step.
+// Not inlined: within a larger function g++ runs out of registers.
 template <class Of, int MR, int NR, int kRow, int kStep, bool kAdd, bool kFetch>
 __attribute__((noinline)) void tile(const float* a, const float* b, int64_t n, float* c, int64_t ldc, const float* alpha,
                                     const char* ahead, const char* ahead2, int64_t ahead_step) {
@@ -94,7 +94,7 @@ void strip(const Meeting& m, const Bench& w, int64_t local) {
       ahead2 = ahead + 64;
       return;
     }
-    // In pieces: two lines a step are asked for from both halves, each of which then goes through its own pieces.
+    // In pieces: each step prefetches two lines, one from each half, and each half then covers its own pieces.
     step /= kStreams;
     ahead = next.at(column * next.size / kStreams);
     ahead2 = next.at(column * next.size / kStreams + kKeys * width * next.size / 2);
@@ -141,7 +141,7 @@ void code_strip(const Meeting& m, const Bench& w, int64_t local) {
   const float* unit = w.q_unit + local;
   const int32_t* sums = w.q_sum + local * kQueryParts;
   const int64_t panel = round_up(job.D, 64) / 4;
-  // A step of a panel goes with a line of the next block: there are as many of both.
+  // Each step of a panel prefetches one line of the next block: there are equally many.
   const char* ahead[NR];
   const auto ask = [&](const Places* places, int64_t width, int64_t at, int64_t panel_bytes, int wide) {
     for (int c = 0; c < wide; c++)

@@ -1,4 +1,4 @@
-// Threads belong to JavaScript, which ends them all at once; see spin.cpp.
+// JavaScript owns the threads and ends them all at once; see spin.cpp.
 #pragma once
 
 typedef int pthread_t;

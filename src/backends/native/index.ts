@@ -93,19 +93,19 @@ export interface NativeOptions {
   readonly signatures?: ReadonlyMap<string, string>;
 }
 
-/** The native backend, with members that only it has. */
+/** The native backend, with its additional members. */
 export interface NativeBackend extends Backend {
   readonly isa: string;
   readonly threads: number;
   load(buffer: BufferId, offset: number, file: string, position: number, bytes: number, options?: LoadOptions): void;
   loadCounts(): LoadCounts;
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined;
-  /** Resets and starts, or stops, the clocks per op. */
+  /** Resets the clocks per op, and starts or stops them. */
   profile(on: boolean): void;
   profileReport(): readonly OpProfile[];
 }
 
-/** Share of the memory that stays free for Node, the page cache and others. */
+/** Share of the memory left to Node, the page cache and other processes. */
 const MARGIN = 0.1;
 
 let loaded: Addon | undefined;
@@ -172,7 +172,7 @@ function threadsFrom(options: NativeOptions): number | undefined {
   return Number(text);
 }
 
-/** Levels whose products use different units for many rows than for few. */
+/** Levels that use different units for many rows than for few. */
 const MATRIX_UNITS: readonly string[] = ["amx"];
 
 /**
@@ -185,7 +185,7 @@ export function levelFor(
 ): string | undefined {
   if (!deterministic || !MATRIX_UNITS.includes(isa ?? machine.best)) return isa;
   if (isa !== undefined) {
-    throw new OptionError(`deterministic: ${isa} uses matrix units for many rows only`, { hint: "leave isa out" });
+    throw new OptionError(`deterministic: ${isa} uses matrix units, but only for many rows`, { hint: "leave isa out" });
   }
   // Both lists are in ascending order.
   return machine.isasCompiled.findLast((level) => {

@@ -140,7 +140,7 @@ export abstract class WasmDevice {
     return start + offset;
   }
 
-  /** Copies words of commands to an address that the module allocated; 0 means that it had no memory. */
+  /** Copies words of commands to an address that the module allocated; 0 means out of memory. */
   protected putWords(address: number, commands: Int32Array, words: number): void {
     const at = address >>> 0;
     if (at === 0) throw new OutOfMemoryError(`wasm: no memory is left for ${words} words of commands`);

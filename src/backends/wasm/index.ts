@@ -20,7 +20,7 @@ export interface WasmOptions {
   readonly host?: "here" | "worker";
   /** Signature text by op name; the kernels of these ops must have exactly this text. */
   readonly signatures?: ReadonlyMap<string, string>;
-  /** Bytes that allocations may take in all; default: the reach of 32-bit addresses. */
+  /** Most bytes that allocations may take; default: the reach of 32-bit addresses. */
   readonly budget?: number;
   /** False keeps all matrices in rows. */
   readonly panels?: boolean;
@@ -40,7 +40,7 @@ export function wasmFileName(relaxed = relaxedSimd()): "octavo.wasm" | "octavo-r
 
 /**
  * Compiles a module off this thread: from a URL, a response to one, or bytes.
- * @throws DeviceError if it cannot be fetched or is no module
+ * @throws DeviceError if it cannot be fetched or is not a module
  */
 export async function loadWasm(source: string | URL | Response | ArrayBuffer): Promise<WasmModule> {
   try {

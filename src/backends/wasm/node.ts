@@ -1,4 +1,4 @@
-// The WASM backend where there are files: finds octavo.wasm (OCTAVO_WASM, or build/ of this package) and runs it in
+// The WASM backend with a file system: finds octavo.wasm (OCTAVO_WASM, or build/ of this package) and runs it in
 // threads of Node's.
 
 import { existsSync, readFileSync } from "node:fs";

@@ -1,5 +1,5 @@
-// A smaller model as a drafter (Leviathan et al. 2023; Chen et al. 2023): it writes on greedily for a few tokens, for all
-// rows in the same passes. What its cache holds of a text stays there from one draft to the next.
+// A smaller model as a drafter (Leviathan et al. 2023; Chen et al. 2023): it continues all rows greedily for a few tokens, in
+// the same passes. Its cache of a text is kept between drafts.
 
 import type { Device } from "../../core/device.js";
 import type { CacheDType } from "../../nn/cache.js";
@@ -21,7 +21,7 @@ const GREEDY: SamplingConfig = {
 
 export interface AssistantOptions {
   readonly rows: number;
-  /** Tokens that a text can have, and one more than the most that are drafted; longer texts get no drafts. */
+  /** Most tokens of a text, plus one more than the largest draft; longer texts get no drafts. */
   readonly capacity: number;
   readonly cache_dtype: CacheDType;
   readonly signal?: AbortSignal;
@@ -44,7 +44,7 @@ export class AssistantDrafter implements Drafter {
       if (!text) session.remove(row);
     });
     const longest = Math.max(0, ...most);
-    // One more than is asked for: a row that had all its tokens would forget its text.
+    // One more than requested: a row that reached its limit would forget its text.
     const config: RequestConfig = { ...GREEDY, max_new_tokens: longest + 1, eos_token_ids: [] };
     const fits = (text: readonly number[]): boolean => text.length + config.max_new_tokens <= session.capacity;
     const requests = texts.flatMap((prompt, row) =>
@@ -52,11 +52,11 @@ export class AssistantDrafter implements Drafter {
     );
     if (requests.length === 0) return drafts;
     await session.resume(requests, { signal: this.#signal });
-    // A step is under way while the one before is read, as in generate().
+    // A step runs while the previous one is read, as in generate().
     let step = session.step();
     for (let n = 1; step; n++) {
       const ahead = n < longest ? session.step() : undefined;
-      ahead?.catch(() => {}); // awaited in the next turn
+      ahead?.catch(() => {}); // awaited in the next iteration
       for (const { row, id } of await step) if (drafts[row]!.length < most[row]!) drafts[row]!.push(id);
       step = ahead;
     }

@@ -1,4 +1,4 @@
-// Which drafter a call of generate() uses, and what does not go together with one.
+// Chooses the drafter of a generate() call, and rejects options that drafters do not support.
 
 import type { Device } from "../../core/device.js";
 import { OptionError } from "../../core/errors.js";
@@ -13,7 +13,7 @@ import { AssistantDrafter } from "./assistant.js";
 import type { Drafter } from "./drafter.js";
 import { NgramDrafter } from "./ngram.js";
 
-/** What an assistant must have: a `PreTrainedModel` does. */
+/** What an assistant must have: a `PreTrainedModel` qualifies. */
 interface Assistant {
   readonly device: Device;
   readonly dtype: FloatDType;
@@ -25,12 +25,12 @@ interface DraftOptions {
   readonly logits_processor?: readonly HostProcessor[];
 }
 
-/** The most tokens that are guessed at a time; 0 without a drafter. */
+/** Most tokens guessed at a time; 0 without a drafter. */
 export function draftsOf(config: GenerationConfig, { assistant_model }: DraftOptions): number {
   return assistant_model ? config.num_assistant_tokens : config.prompt_lookup_num_tokens;
 }
 
-/** @throws OptionError where guesses could change what is generated, or for an assistant that cannot guess for this model */
+/** @throws OptionError if guesses could change the text, or for an assistant that does not suit this model */
 export function checkDrafting(model: Assistant, config: GenerationConfig, options: DraftOptions): void {
   const { assistant_model: assistant, logits_processor } = options;
   if (assistant !== undefined) checkAssistant(model, assistant);
@@ -46,7 +46,7 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
           : logits_processor?.length
             ? "logits_processor"
             : undefined;
-  if (problem) throw new OptionError(`${name} does not go together with ${problem}`, { details: { option: name } });
+  if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 
 function checkAssistant(model: Assistant, assistant: Assistant): void {
@@ -60,7 +60,7 @@ function checkAssistant(model: Assistant, assistant: Assistant): void {
 }
 
 /**
- * The drafter that the options ask for.
+ * The drafter that the options select.
  * @throws OutOfMemoryError
  */
 export function openDrafter(

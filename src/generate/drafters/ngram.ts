@@ -1,14 +1,12 @@
-// Prompt lookup (Saxena 2023): guesses the next tokens from an earlier place in the text where the same words stood. Pays
-// where the text repeats itself (summaries, code, edits).
+// Prompt lookup (Saxena 2023): guesses the next tokens from an earlier occurrence of the last ones. Pays off if the text
+// repeats itself (summaries, code, edits).
 
 import type { Drafter, Drafts } from "./drafter.js";
 
-/** Tokens that must agree before a guess is made; shorter agreements are tried when this many do not. */
+/** Longest match tried first; shorter ones follow if it fails. */
 const LONGEST_MATCH = 3;
 
-/**
- * At most `count` tokens that followed the last place where the text's last `ngram` tokens (or fewer) stood before.
- */
+/** At most `count` tokens that followed the latest earlier occurrence of the text's last `ngram` (or fewer) tokens. */
 export function guess(text: readonly number[], count: number, ngram: number): number[] {
   for (let n = Math.min(ngram, text.length - 1); n > 0; n--) {
     for (let start = text.length - n - 1; start >= 0; start--) {

@@ -1,5 +1,5 @@
-// Repetition, presence and frequency penalties as one processor: they need the same history. Rows differ in their
-// penalties and in the length of their histories; a row without penalties keeps none.
+// Repetition, presence and frequency penalties as one processor: they need the same history. Rows have their own penalties and
+// history lengths; a row without penalties keeps no history.
 
 import type { Device } from "../../core/device.js";
 import { Tensor } from "../../core/tensor.js";
@@ -9,7 +9,7 @@ import type { SamplingConfig } from "../config.js";
 import type { LogitsProcessor, RowStart } from "./processor.js";
 import { copyRow, keptTogether, reorderRows, writeRow } from "./rows.js";
 
-/** Lengths of a row whose history is left alone. */
+/** Lengths of a row whose history is skipped. */
 const UNUSED = Int32Array.of(-1, -1);
 
 function penaltiesOf(config: SamplingConfig): Float32Array {
@@ -27,10 +27,10 @@ export class Penalties implements LogitsProcessor {
   readonly #device: Device;
   readonly #rows: number;
   readonly #capacity: number;
-  /** i32[R,capacity], i32[R,2] and f32[R,3], as `penalize` takes them; made when the first row needs them. */
+  /** i32[R,capacity], i32[R,2] and f32[R,3]: operands of `penalize`; made when the first row needs them. */
   #state: readonly [history: Tensor, lengths: Tensor, penalties: Tensor] | undefined;
 
-  /** @param capacity tokens that a row's text can have */
+  /** @param capacity most tokens of a row's text */
   constructor(device: Device, rows: number, capacity: number) {
     this.#device = device;
     this.#rows = rows;

@@ -1,11 +1,11 @@
-// What may change logits before a token is chosen: processors on the device, which a recording replays, and processors on
-// the host, which cost the pipelining.
+// Changes to logits before a token is chosen: by processors on the device, which a recording replays, or on the host, which
+// disable pipelining.
 
 import { OptionError } from "../../core/errors.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { SamplingConfig } from "../config.js";
 
-/** A row as it begins: its text so far, of which the first `prompt` tokens were given and the others generated. */
+/** A row at its start: its text so far; the first `prompt` tokens were given, the others generated. */
 export interface RowStart {
   readonly row: number;
   readonly ids: readonly number[];
@@ -14,28 +14,28 @@ export interface RowStart {
 }
 
 /**
- * Changes logits on the device. `record` and `keep` are captured once and replayed in every step, so all that differs
- * between rows or steps is data in tensors that outlive the recording.
+ * Changes logits on the device. `record` and `keep` are captured once and replayed in every step, so all data that varies
+ * between rows or steps is in tensors that outlive the recording.
  */
 export interface LogitsProcessor {
-  /** True while no row needs it; it is then left out of the recording. */
+  /** True while no row needs it; the recording then omits it. */
   readonly idle: boolean;
-  /** Takes a row in, by writes from the host. */
+  /** Adds a row, by writes from the host. */
   begin(start: RowStart): void;
-  /** Leaves a row alone from now on. */
+  /** Ignores a row from now on. */
   end(row: number): void;
-  /** Records what it does to logits[R,V], in place. */
+  /** Records its change to logits[R,V], in place. */
   record(logits: Tensor): void;
-  /** Records what it keeps of the tokens i32[R] that were chosen. */
+  /** Records the update of its state with the chosen tokens i32[R]. */
   keep(tokens: Tensor): void;
-  /** Records that row `to` goes on from the state of row `from`. */
+  /** Records that row `to` continues from the state of row `from`. */
   fork(from: number, to: number): void;
-  /** Records that each row r goes on from the state of row `parents[r]` (beams). */
+  /** Records that each row r continues from the state of row `parents[r]` (beams). */
   reorder(parents: readonly number[]): void;
   dispose(): void;
 }
 
-/** Where a row stands when a host processor is called. */
+/** The state of a row when a host processor is called. */
 export interface HostState {
   readonly row: number;
   /** Prompt and generated tokens so far. */
@@ -47,24 +47,24 @@ export interface HostState {
 }
 
 /**
- * Changes logits on the host: constraints, and rules of the caller's own. It costs the pipelining: each step waits until the
- * logits of all rows have come from the device and gone back, and no step begins before the one before was read.
+ * Changes logits on the host: constraints, and the caller's own rules. It disables pipelining: each step waits for the logits
+ * of all rows to be read from the device and written back, and starts only after the previous step was read.
  */
 export interface HostProcessor {
-  /** Changes the logits f32[V] of one row in place. They have been through the penalties, not through the temperature. */
+  /** Changes the logits f32[V] of one row in place. Penalties have been applied, the temperature has not. */
   process(logits: Float32Array, at: HostState): void | Promise<void>;
 }
 
 let warned = false;
 
-/** Says once that host processors cost the pipelining. */
+/** Warns once that host processors disable pipelining. */
 export function warnOfHostProcessors(): void {
   if (warned) return;
   warned = true;
   console.warn("octavo: logits_processor runs on the host; each step now waits for the logits to come and go back");
 }
 
-/** @throws OptionError for what is no list of host processors */
+/** @throws OptionError unless the value is a list of host processors */
 export function checkProcessors(processors: unknown): void {
   if (processors === undefined) return;
   const all = Array.isArray(processors) ? processors : [undefined];

@@ -1,9 +1,9 @@
-// Rows of device state: written, copied and put in another order.
+// Rows of device state: written, copied and reordered.
 
 import { scope, Tensor } from "../../core/tensor.js";
 import { copyInto } from "../../ops/copy.js";
 
-/** Tensors that live until they are disposed; if one of them cannot be made, none is left. */
+/** Tensors that live until they are disposed; if one cannot be allocated, none is kept. */
 export function keptTogether<T extends readonly (() => Tensor)[]>(...makers: T): { [K in keyof T]: Tensor } {
   const made: Tensor[] = [];
   try {
@@ -15,7 +15,7 @@ export function keptTogether<T extends readonly (() => Tensor)[]>(...makers: T):
   return made as { [K in keyof T]: Tensor };
 }
 
-/** Overwrites elements of a contiguous tensor of 32-bit values, from number `at` on. */
+/** Overwrites elements of a contiguous tensor of 32-bit values, from element `at` on. */
 export function writeAt(tensor: Tensor, at: number, values: Int32Array | Float32Array): void {
   tensor.writeBytes(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), 4 * at);
 }
@@ -30,7 +30,7 @@ export function copyRow(tensor: Tensor, from: number, to: number): void {
   if (from !== to) scope(() => copyInto(tensor.narrow(0, from, 1), tensor.narrow(0, to, 1)));
 }
 
-/** Records that each row r of a tensor [R,..] becomes what row `parents[r]` was. */
+/** Records that each row r of a tensor [R,..] becomes a copy of the old row `parents[r]`. */
 export function reorderRows(tensor: Tensor, parents: readonly number[]): void {
   if (parents.every((parent, r) => parent === r)) return;
   scope(() => {

@@ -11,7 +11,7 @@ import type { CacheDType, CachedLayer, LayerShape } from "./types.js";
 export interface CrossCacheOptions {
   readonly layers: readonly LayerShape[];
   readonly rows: number;
-  /** Encoder tokens of a text at most. */
+  /** Most encoder tokens of a text. */
   readonly capacity: number;
   readonly dtype: CacheDType;
 }
@@ -43,15 +43,15 @@ export class CrossCache implements Disposable {
     return this.#stores.reduce((bytes, store) => bytes + store.nbytes, this.#pages.nbytes);
   }
 
-  /** Encoder tokens that a row reads. */
+  /** Encoder tokens of a row's text. */
   length(row: number): number {
     this.#check(row);
     return this.#lengths[row]!;
   }
 
   /**
-   * Begins texts of `lengths[b]` tokens in `rows[b]`; what these rows held is forgotten. `write` then takes keys and
-   * values of `steps` encoder tokens for each of them, of which the first `lengths[b]` count.
+   * Starts texts of `lengths[b]` tokens in `rows[b]`, replacing what these rows held. `write` then takes keys and values of
+   * `steps` encoder tokens for each of them, of which the first `lengths[b]` count.
    * @throws ShapeError, OutOfMemoryError
    */
   begin(rows: readonly number[], lengths: readonly number[], steps: number): void {
@@ -76,7 +76,7 @@ export class CrossCache implements Disposable {
     this.#lanes?.dispose();
     this.#lanes = fresh;
     for (const row of rows) this.#pages.release(row);
-    // There is a page for each row, so none of these can lack one.
+    // There is a page for each row, so none of these can run out.
     this.#pages.carryOut(this.#pages.plan(rows.map((row, b) => [row, 0, lengths[b]!])), () => {});
     rows.forEach((row, b) => {
       this.#pages.hold(row, lengths[b]!);
@@ -85,25 +85,25 @@ export class CrossCache implements Disposable {
     this.#pages.publish();
   }
 
-  /** Records that `k[B,S,G,D]` and `v[B,S,G,E]` of the texts that were begun last are written to a layer. */
+  /** Records writing `k[B,S,G,D]` and `v[B,S,G,E]` of the texts begun last to a layer. */
   write(layer: number, k: Tensor, v: Tensor): CachedLayer {
     if (!this.#lanes) throw new ShapeError("write: no text was begun");
     return this.#stores[layer]!.append(k, v, this.#lanes, this.#pages.table(this.#device));
   }
 
-  /** What cross-attention (`causal: false`) reads of a layer. */
+  /** The inputs of cross-attention (`causal: false`) for a layer. */
   layer(layer: number): CachedLayer {
     return this.#stores[layer]!.read(this.#pages.table(this.#device));
   }
 
-  /** Row `to` reads what row `from` reads. */
+  /** Row `to` reads the text of row `from`. */
   fork(from: number, to: number): void {
     this.#check(from);
     this.#check(to);
     this.reorder(this.#lengths.map((_, row) => (row === to ? from : row)));
   }
 
-  /** Row r reads what row `parents[r]` read. */
+  /** Row r reads the text of row `parents[r]`. */
   reorder(parents: readonly number[]): void {
     if (parents.length !== this.#lengths.length) {
       throw new ShapeError(`reorder: ${parents.length} parents for ${this.#lengths.length} rows`);

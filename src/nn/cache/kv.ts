@@ -1,7 +1,7 @@
-// The cache of self-attention. Layers that keep as many tokens share a table and a pool of pages: all layers without a
-// window, and those of each window. Three layouts, one mechanism: contiguous is a page of a whole row; paged is a pool of
-// small pages; a layer with a window has a ring of small pages. The host counts lengths and writes tables between
-// recordings; the recorded commands are the same whatever the rows do.
+// The cache of self-attention. Layers of the same length share a table and a pool of pages: all layers without a window, and
+// those of each window. One mechanism gives three layouts: contiguous has one page per row; paged has a pool of small pages;
+// a layer with a window has a ring of small pages. The host counts lengths and writes tables between recordings; the recorded
+// commands never change.
 
 import type { Device } from "../../core/device.js";
 import { ShapeError } from "../../core/errors.js";
@@ -12,7 +12,7 @@ import { type Cache, type CacheDType, type CachedLayer, type LayerShape, layerBy
 
 /** Tokens of a page in a ring. */
 const RING_PAGE = 16;
-/** Tokens of one pass in a row at most, where nothing else is said: a chunk of a prompt. */
+/** Default for the most tokens of a row in one pass: a chunk of a prompt. */
 const CHUNK = 512;
 
 export interface CacheOptions {
@@ -23,11 +23,11 @@ export interface CacheOptions {
   readonly dtype: CacheDType;
   /** A pool of `count` pages of `size` tokens that rows share. Absent: contiguous, a page of `capacity` tokens per row. */
   readonly pages?: { readonly size: number; readonly count: number };
-  /** Tokens of a row in one pass at most; rings have room for them beside their window. Default 512. */
+  /** Most tokens of a row in one pass; rings have room for them beside their window. Default 512. */
   readonly chunk?: number;
 }
 
-/** Pages of the layers that see `window` keys (all, if undefined). */
+/** Pages of the layers that see `window` keys (undefined: all). */
 function pagesOf(options: CacheOptions, window: number | undefined): PagesOptions {
   const { rows, capacity, pages, chunk = CHUNK } = options;
   const needed = window === undefined ? capacity : window + chunk - 1;
@@ -39,7 +39,7 @@ function pagesOf(options: CacheOptions, window: number | undefined): PagesOption
   return { rows, size: pages.size, columns: Math.max(1, Math.ceil(capacity / pages.size)), count: pages.count };
 }
 
-/** Bytes of the pages of a cache, before it is made; tables come on top. */
+/** Bytes of a cache's pages, before it is made; tables are extra. */
 export function cacheBytes(options: CacheOptions): number {
   let bytes = 0;
   for (const layer of options.layers) {
@@ -53,7 +53,7 @@ export function cacheBytes(options: CacheOptions): number {
 interface Pool {
   readonly pages: Pages;
   readonly stores: Store[];
-  /** Keys that its layers see, where they use their pages in a ring. */
+  /** Window of its layers, if their pages are a ring. */
   readonly window: number | undefined;
 }
 
@@ -62,12 +62,12 @@ export class KVCache implements Cache {
   readonly #pools: Pool[] = [];
   readonly #layers: (readonly [store: Store, pages: Pages])[] = [];
   #lengths: number[];
-  /** Positions that were ever written in each row: in a ring, what lies behind them by more than its room is gone. */
+  /** Highest position written in each row: a ring has lost what is further back than its room. */
   #reached: number[];
 
   /**
-   * @param where the device, or that of each layer
-   * @throws OutOfMemoryError, and frees what it took; ShapeError for sizes that make no sense
+   * @param where the device, or the device of each layer
+   * @throws OutOfMemoryError, and frees what it took; ShapeError for invalid sizes
    */
   constructor(where: Device | ((layer: number) => Device), options: CacheOptions) {
     const { rows, capacity, pages, chunk = CHUNK } = options;
@@ -127,7 +127,7 @@ export class KVCache implements Cache {
     return bytes;
   }
 
-  /** Pages of the pool that no row has; of a contiguous cache, rows that hold nothing. */
+  /** Pages of the pool that no row uses; in a contiguous cache, empty rows. */
   get free_pages(): number {
     return this.#pools.find(({ window }) => window === undefined)?.pages.available ?? 0;
   }
@@ -199,7 +199,7 @@ export class KVCache implements Cache {
       throw new ShapeError(`rewind: ${count} tokens of row ${row} are further back than a window of ${window} keeps`);
     }
     for (const { pages, window } of this.#pools) {
-      // The pages of a ring stay: which of them come first depends on the length.
+      // The pages of a ring stay: their order depends on the length.
       if (window === undefined || left === 0) pages.release(row, Math.ceil(left / pages.options.size));
       pages.publish();
     }

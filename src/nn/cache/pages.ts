@@ -1,6 +1,5 @@
-// Which pages each row has: reference counts, copy on write, and the table on the device. It knows page numbers only; what
-// lies in a page is the affair of the stores (store.ts). Rows whose columns are fewer than their tokens need use them in
-// a ring.
+// The pages of each row: reference counts, copy on write, and the table on the device. It knows page numbers only; the stores
+// (store.ts) hold the contents. A row with fewer columns than its tokens need uses them as a ring.
 
 import type { Device } from "../../core/device.js";
 import { DeviceError, OutOfMemoryError } from "../../core/errors.js";
@@ -10,17 +9,17 @@ export interface PagesOptions {
   readonly rows: number;
   /** Tokens of a page. */
   readonly size: number;
-  /** Pages of a row at most. */
+  /** Most pages of a row. */
   readonly columns: number;
   /** Pages of all rows together. */
   readonly count: number;
 }
 
-/** What must happen so that a row can take more tokens. */
+/** A page that a row needs before it can take more tokens. */
 interface Need {
   readonly row: number;
   readonly column: number;
-  /** The page that others read as well, whose tokens must be copied; undefined where the column has none yet. */
+  /** A page with other readers, whose tokens must be copied; undefined where the column has none yet. */
   readonly shared: number | undefined;
 }
 
@@ -67,17 +66,17 @@ export class Pages implements Disposable {
     return [...this.#tables.values()].reduce((bytes, table) => bytes + table.nbytes, 0);
   }
 
-  /** Tokens that the pages of a row hold at once. */
+  /** Tokens that fit in the pages of a row at once. */
   get room(): number {
     return this.options.size * this.options.columns;
   }
 
-  /** Pages that no row has. */
+  /** Pages that no row uses. */
   get available(): number {
     return this.#free.length;
   }
 
-  /** What tokens [from, to) of each row need; nothing changes. @throws OutOfMemoryError if too few pages are free */
+  /** The pages needed for tokens [from, to) of each row; changes nothing. @throws OutOfMemoryError if too few are free */
   plan(spans: readonly (readonly [row: number, from: number, to: number])[]): Need[] {
     const { size, columns, count } = this.options;
     const needs: Need[] = [];
@@ -108,7 +107,7 @@ export class Pages implements Disposable {
     return needs;
   }
 
-  /** Does what `plan` found; `copy` copies one page to another. The caller calls `publish` afterwards. */
+  /** Executes a plan; `copy` copies one page to another. The caller calls `publish` afterwards. */
   carryOut(needs: readonly Need[], copy: (from: number, to: number) => void): void {
     for (const { row, column, shared } of needs) {
       const page = this.#free.pop()!;
@@ -138,7 +137,7 @@ export class Pages implements Disposable {
     this.#changed = true;
   }
 
-  /** Gives back the pages of a row from column `from` on. */
+  /** Returns the pages of a row from column `from` on. */
   release(row: number, from = 0): void {
     for (let column = from; column < this.options.columns; column++) {
       const page = this.#page(row, column);
@@ -183,7 +182,7 @@ export class Pages implements Disposable {
   }
 }
 
-/** All pages that a table names, once for each time. */
+/** All pages in a table, once per mention. */
 function* pagesIn(table: Int32Array, width: number): Generator<number> {
   for (let at = 0; at < table.length; at++) if (at % width !== 0 && table[at] !== NONE) yield table[at]!;
 }

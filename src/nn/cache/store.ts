@@ -1,4 +1,4 @@
-// The pages of one layer on the device: keys, values, and the scales of codes.
+// The pages of one layer on the device: keys, values, and the scales of 8-bit codes.
 
 import type { Device } from "../../core/device.js";
 import { scope, Tensor } from "../../core/tensor.js";

@@ -1,4 +1,4 @@
-// What the kinds of caches share: the shape of a layer, what attention reads of one, and what a decode loop does with a cache.
+// Types that all caches share: the shape of a layer, the inputs of attention, and the operations of a decode loop.
 
 import { bitsOf } from "../../core/dtype.js";
 import type { Tensor } from "../../core/tensor.js";
@@ -11,11 +11,11 @@ export interface LayerShape {
   /** Size of a key, and of a value. */
   readonly k_dim: number;
   readonly v_dim: number;
-  /** Keys that a token sees, itself included; absent where it sees all. Such a layer keeps no more than it needs. */
+  /** Keys that a token sees, itself included; absent where it sees all. Such a layer keeps only what the window needs. */
   readonly window?: number;
 }
 
-/** Numbers, or codes per token and head with their absmax in f32. */
+/** Floats, or 8-bit codes with an f32 absmax per token and head. */
 export type CacheDType = FloatDType | "i8";
 
 /** What attention reads of one layer. */
@@ -30,7 +30,7 @@ export interface CachedLayer {
   readonly table: Tensor;
 }
 
-/** A cache of self-attention as a model and a decode loop see it. Everything but `append` is done by the host. */
+/** A cache of self-attention as a model and a decode loop see it. Everything but `append` happens on the host. */
 export interface Cache extends Disposable {
   readonly rows: number;
   /** Tokens that a row can hold. */
@@ -51,13 +51,13 @@ export interface Cache extends Disposable {
    * @returns the whole cache of that layer
    */
   append(layer: number, k: Tensor, v: Tensor, lanes: Tensor): CachedLayer;
-  /** Row `to` becomes what row `from` is; what it held is forgotten. */
+  /** Row `to` becomes a copy of row `from`; its old contents are forgotten. */
   fork(from: number, to: number): void;
   /** Row r becomes what row `parents[r]` was, for all rows at once (beams). */
   reorder(parents: readonly number[]): void;
   /** Forgets the last `count` tokens of a row. @throws ShapeError */
   rewind(row: number, count: number): void;
-  /** Forgets a row; its pages serve others. */
+  /** Forgets a row; its pages can be reused. */
   free(row: number): void;
   dispose(): void;
 }

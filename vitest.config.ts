@@ -1,15 +1,48 @@
 import { defineConfig } from "vitest/config";
 
+/** Suites that run on every device, WebGPU in software included. */
+const ON_ALL_DEVICES = [
+  "conformance",
+  "core",
+  "generate",
+  "laws",
+  "load",
+  "models",
+  "nn",
+  "ops",
+  "quant",
+  "train",
+  "webgpu",
+];
+/** They measure their process, or lose and break devices. */
+const ALONE = [
+  ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),
+  ...["choice", "derived", "device", "loss", "memory", "shaders", "variants"].map(
+    (name) => `test/webgpu/${name}.test.ts`,
+  ),
+];
+const folders = ON_ALL_DEVICES.join("|");
+
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
-    pool: "forks",
     // Two cores: kernels bring their own threads.
     maxWorkers: 2,
+    reporters: ["default", "./test/support/reporter.ts"],
+    projects: [
+      {
+        // In processes that are kept: the pipelines of a software adapter are built once (test/support/shared-gpu.ts).
+        extends: true,
+        test: { name: "devices", include: [`test/(${folders})/**/*.test.ts`], exclude: ALONE, isolate: false },
+      },
+      {
+        extends: true,
+        test: { name: "apart", include: [`test/!(${folders})/**/*.test.ts`, ...ALONE] },
+      },
+    ],
+    pool: "forks",
     testTimeout: 60_000,
     // Browsers and software adapters start slowly on a machine that is busy.
     hookTimeout: 120_000,
-    setupFiles: ["./test/support/awaited.ts"],
-    reporters: ["default", "./test/support/reporter.ts"],
+    setupFiles: ["./test/support/awaited.ts", "./test/support/gpu-errors.ts"],
   },
 });

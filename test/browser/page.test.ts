@@ -21,6 +21,8 @@ const build = buildOf as (folder: string) => Promise<unknown>;
 const WEIGHTS = "/models/storyteller/model.safetensors";
 const SIZE = 10_957_216;
 const TOKENS = 12;
+/** Tokens that the page generates: an adapter in software takes most of a second for one. */
+const GENERATED: Readonly<Record<string, number>> = { webgpu: 6, wasm: TOKENS };
 /** Tokens of quantized models that Node's devices generate to compare with: a GPU in software takes its time. */
 const COMPARED: Readonly<Record<string, number>> = { webgpu: 4, wasm: TOKENS };
 const DEVICES = whyNoWasm ? ["webgpu"] : ["webgpu", "wasm"];
@@ -150,7 +152,8 @@ describeChromium("the example page", () => {
 
   test.each(DEVICES)("greedy text on %s in 32 bits is the CPU's", async (device) => {
     await load(device, "32");
-    expect(await generate(TOKENS)).toBe(await expectedText({ dtype: "float32" }));
+    const tokens = GENERATED[device]!;
+    expect(await generate(tokens)).toBe(await expectedText({ dtype: "float32" }, undefined, tokens));
     expect(await text("#speed")).toMatch(/^[\d.]+ tok\/s$/);
     expect(await text("#weights")).toBe("21.9 MB");
     expect(await text("#kv")).toMatch(/MB$/);
@@ -164,9 +167,10 @@ describeChromium("the example page", () => {
     const lines = [`cpu: ${JSON.stringify(await expectedText(options))}`];
     for (const device of DEVICES) {
       await load(device, bits);
-      const said = await generate(TOKENS);
+      const tokens = GENERATED[device]!;
+      const said = await generate(tokens);
       lines.push(`${device}: ${JSON.stringify(said)}`);
-      expect(said.length).toBeGreaterThan(TOKENS);
+      expect(said.length).toBeGreaterThan(tokens);
       if (device === "webgpu" && !gpu) lines.push(`webgpu is not compared: ${whyNoGPU}`);
       else expect(said.startsWith(await expectedText(options, device, COMPARED[device]))).toBe(true);
     }

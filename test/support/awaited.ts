@@ -3,8 +3,9 @@
 
 import { afterEach, expect } from "vitest";
 import { Tensor } from "../../src/core/tensor.js";
+import { processWide } from "./process.js";
 
-const forgotten = new Set<string>();
+const forgotten = processWide("forgotten-reads", () => new Set<string>());
 
 /** Places of reads that have not been awaited, since the last call. */
 export function forgottenReads(): string[] {
@@ -28,8 +29,10 @@ function watch<T>(promise: Promise<T>, place: string): Promise<T> {
 }
 
 let reads = 0;
+/** A class that is watched already: files of one process may share it. */
+const watched = processWide("watched-tensors", () => new WeakSet<typeof Tensor>());
 // Not `ready`: loading awaits hundreds of tensors at once, and a stack trace for each would delay the event loop.
-for (const name of ["read", "readBytes", "readFloats"] as const) {
+for (const name of watched.has(Tensor) ? [] : (["read", "readBytes", "readFloats"] as const)) {
   const original = Tensor.prototype[name] as () => Promise<never>;
   Tensor.prototype[name] = function (this: Tensor) {
     const caller = new Error().stack?.split("\n")[2] ?? "";
@@ -38,5 +41,7 @@ for (const name of ["read", "readBytes", "readFloats"] as const) {
     return place === undefined ? promise : watch(promise, `${name}() at ${place} (read ${++reads})`);
   };
 }
+
+watched.add(Tensor);
 
 afterEach(() => expect(forgottenReads(), "reads that the test does not await").toEqual([]));

@@ -2,6 +2,7 @@
 // stays open, with the pipelines that were built on it. A software adapter takes a second to compile a shader, and nearly
 // all suites need the same ones.
 
+import { processWide } from "./process.js";
 import { gpu } from "./webgpu.js";
 
 /** What devices of one descriptor have in common. */
@@ -12,9 +13,8 @@ interface Shared {
   readonly listeners: Set<(event: GPUUncapturedErrorEvent) => void>;
 }
 
-/** By descriptor. In the global object, where files that share a process find it. */
-const KEY = Symbol.for("octavo.test.shared-gpu");
-const opened = ((globalThis as { [KEY]?: Map<string, Promise<Shared>> })[KEY] ??= new Map());
+/** By descriptor. */
+const opened = processWide("shared-gpu", () => new Map<string, Promise<Shared>>());
 
 async function sharedOf(adapter: GPUAdapter, wanted: GPUDeviceDescriptor | undefined): Promise<Shared> {
   const device = await adapter.requestDevice(wanted);

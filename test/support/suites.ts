@@ -8,7 +8,7 @@ import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { expectNoLeaks, requestTestDevice } from "./devices.js";
 import { FIXTURES } from "./fixtures.js";
-import { gpu } from "./webgpu.js";
+import { sharedGPU } from "./shared-gpu.js";
 
 async function close(device: Device | undefined): Promise<void> {
   if (device === undefined) return; // opening failed; that is the error to show
@@ -33,7 +33,7 @@ export function onDevice(name: string, take: (device: Device) => void): void {
 export function onGPU(take: (device: Device, backend: WebGPUBackend) => void): void {
   let device: Device | undefined;
   beforeAll(async () => {
-    const backend = await openWebGPU(gpu!);
+    const backend = await openWebGPU(sharedGPU!);
     device = new Device(backend);
     take(device, backend);
   });

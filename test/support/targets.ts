@@ -7,7 +7,9 @@ import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
 import { type Tolerance, WGSL } from "./check.js";
+import type { Floats } from "./conformance.js";
 import { openWasmForm, WASM_FORMS, whyNoWasm } from "./devices.js";
+import { sharedGPU } from "./shared-gpu.js";
 import { features, gpu, whyNoGPU } from "./webgpu.js";
 
 export interface Target extends Tolerance {
@@ -20,6 +22,8 @@ export interface Target extends Tolerance {
   readonly fuzz?: number;
   /** Ops that this target tests; all unless given. */
   readonly only?: readonly string[];
+  /** One table case in so many runs with these float dtypes of an op; 1 unless given. */
+  readonly step?: (op: string, floats: Floats) => number;
   /** Why it cannot run here. */
   readonly skip?: string;
 }
@@ -57,18 +61,33 @@ function wasmTargets(): Target[] {
   );
 }
 
+/** Ops with the most shader variants, each of which takes a software adapter a second to compile. */
+const SLOW_TO_COMPILE = ["attention", "linear", "four_bit_linear", "llm_int8_linear"];
+/** OCTAVO_GPU_CASES=all runs every case with every float dtype. */
+const ALL_CASES = process.env.OCTAVO_GPU_CASES === "all";
+
+/**
+ * In these shaders another float dtype changes how an element is read or a bias added: every third case covers that, and f32
+ * has all of them. Secondary targets differ in limits, not in dtypes.
+ */
+const stepOf =
+  (secondary: boolean) =>
+  (op: string, floats: Floats): number =>
+    ALL_CASES || floats === "f32" || !SLOW_TO_COMPILE.includes(op) ? 1 : secondary ? 12 : 3;
+
 /** The adapter with all it offers; and, for kernels that depend on it, with default limits and no dot product. */
 function gpuTargets(): Target[] {
-  const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(gpu!, options));
+  const open = (options: WebGPUOptions) => async () => new Device(await openWebGPU(sharedGPU!, options));
   const common = {
     ...WGSL,
     timeout: 240_000,
     panels: false,
     complete: true,
+    step: stepOf(true),
     skip: gpu ? undefined : whyNoGPU,
   };
   return [
-    { ...common, name: "webgpu", open: open({}), fuzz: 6 },
+    { ...common, name: "webgpu", open: open({}), fuzz: 6, step: stepOf(false) },
     {
       ...common,
       name: "webgpu, default limits",

@@ -1,43 +1,14 @@
-// A WebGPU device for tests. Without an adapter the suites are skipped, with the reason. A suite fails at its end if any
-// device had an uncaptured error or a validation error, whether or not a read reported it.
+// A WebGPU device for tests. Without an adapter the suites are skipped, with the reason.
 
-import { afterAll, describe, expect } from "vitest";
+import { describe } from "vitest";
 // @ts-expect-error a script without types
 import { selectAdapter } from "../../scripts/webgpu-env.mjs";
 import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { findGPU } from "../../src/backends/webgpu/node.js";
 import type { Device } from "../../src/core/device.js";
 import type { Tensor } from "../../src/core/tensor.js";
-
-/** Errors of any device so far; a test that provokes errors removes its own. */
-export const deviceErrors: string[] = [];
-
-/** Milliseconds in which a device reports errors of finished work. */
-const SETTLE_MS = 20;
-let opened = 0;
-
-/** Records the errors of every device of the runtime in `deviceErrors`. */
-function listen(adapter: GPUAdapter): void {
-  const adapters = Object.getPrototypeOf(adapter) as GPUAdapter;
-  const { requestDevice } = adapters;
-  adapters.requestDevice = async function (this: GPUAdapter, wanted) {
-    const device = await requestDevice.call(this, wanted);
-    opened++;
-    device.addEventListener("uncapturederror", ({ error }) => void deviceErrors.push(error.message));
-    const pop = device.popErrorScope.bind(device);
-    device.popErrorScope = async () => {
-      const error = await pop();
-      if (error?.constructor.name === "GPUValidationError") deviceErrors.push(error.message);
-      return error;
-    };
-    return device;
-  };
-}
-
-afterAll(async () => {
-  if (opened > 0) await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
-  expect(deviceErrors, "errors of WebGPU devices").toEqual([]);
-});
+import { recordErrors } from "./gpu-errors.js";
+import { processWide } from "./process.js";
 
 async function look(): Promise<{ gpu: GPU } | { missing: string }> {
   const found = selectAdapter() as { driver: string } | { missing: string };
@@ -46,7 +17,7 @@ async function look(): Promise<{ gpu: GPU } | { missing: string }> {
     const gpu = await findGPU();
     const adapter = await gpu.requestAdapter();
     if (adapter) {
-      listen(adapter);
+      recordErrors(adapter);
       return { gpu };
     }
     return { missing: `${found.driver} gives no adapter` };
@@ -55,7 +26,7 @@ async function look(): Promise<{ gpu: GPU } | { missing: string }> {
   }
 }
 
-const found = await look();
+const found = await processWide("gpu", look);
 
 /** The GPU, or undefined if this machine has none. */
 export const gpu: GPU | undefined = "gpu" in found ? found.gpu : undefined;

@@ -3,9 +3,9 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { openDevice, requestDevice } from "../../src/load/device.js";
+import { openDevice } from "../../src/load/device.js";
 import { type AttentionOptions, attention } from "../../src/ops/attention.js";
-import { expectNoLeaks } from "../support/devices.js";
+import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference } from "../support/fixtures.js";
 import { describeGPU } from "../support/webgpu.js";
 
@@ -20,7 +20,7 @@ describeGPU("attention over many keys", () => {
   const reference = openDevice("reference");
   let device: Device;
   beforeAll(async () => {
-    device = await requestDevice("webgpu");
+    device = await requestTestDevice("webgpu");
   });
   afterAll(async () => {
     expectNoLeaks(device);

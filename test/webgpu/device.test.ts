@@ -17,8 +17,9 @@ import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { embedding } from "../../src/ops/embedding.js";
 import { flat } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
+import { deviceErrors } from "../support/gpu-errors.js";
 import { onGPU } from "../support/suites.js";
-import { describeGPU, deviceErrors, gpu, watched } from "../support/webgpu.js";
+import { describeGPU, gpu, watched } from "../support/webgpu.js";
 
 describeGPU("WebGPU device", () => {
   let backend: WebGPUBackend;

@@ -15,8 +15,9 @@ import { llmInt8Linear } from "../../src/ops/llm-int8.js";
 import { rmsNorm } from "../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
+import { sharedGPU } from "../support/shared-gpu.js";
 import { onGPU } from "../support/suites.js";
-import { describeGPU, gpu, runSteps, type Steps } from "../support/webgpu.js";
+import { describeGPU, runSteps, type Steps } from "../support/webgpu.js";
 import { APPENDS, GATES, int8Weight, NORMS, ROWS, rotationsAndAppends, values } from "./fusion-cases.js";
 
 describeGPU("WebGPU fusions", () => {
@@ -93,7 +94,7 @@ describeGPU("WebGPU fusions", () => {
     "a gate opens what is multiplied beside it: $name, $M rows, $N results ($limits limits)",
     async (form) => {
       const { scheme, M, N, limits, dispatches, apart: most = 3 } = form;
-      const own = await openWebGPU(gpu!, { limits });
+      const own = await openWebGPU(sharedGPU!, { limits });
       await using on = new Device(own);
       using x = Tensor.from(on, values(M * 128, 37), [M, 128]);
       const weights = [31, 43].map((seed) => {
@@ -216,7 +217,7 @@ describeGPU("WebGPU fusions", () => {
   test.each(APPENDS)(
     "rotations go with appends to a cache of $dtype ($limits limits)",
     async ({ dtype, limits, count }) => {
-      const own = await openWebGPU(gpu!, { limits });
+      const own = await openWebGPU(sharedGPU!, { limits });
       await using on = new Device(own);
       using rig = rotationsAndAppends(own, on, dtype);
       const { append } = rig;

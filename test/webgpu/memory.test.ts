@@ -11,7 +11,8 @@ import { add } from "../../src/ops/add.js";
 import { advance } from "../../src/ops/advance.js";
 import { copyInto } from "../../src/ops/copy.js";
 import { expectNoLeaks, flat } from "../support/devices.js";
-import { describeGPU, deviceErrors, watched } from "../support/webgpu.js";
+import { deviceErrors } from "../support/gpu-errors.js";
+import { describeGPU, watched } from "../support/webgpu.js";
 
 /** More bytes than any device has. */
 const TOO_MANY = 2 ** 44;

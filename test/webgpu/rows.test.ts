@@ -3,16 +3,17 @@
 // workgroups share the keys, with many they do not, and single queries have a variant of their own: all must agree.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Device } from "../../src/core/device.js";
+import { openWebGPU } from "../../src/backends/webgpu/index.js";
+import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { requestDevice } from "../../src/load/device.js";
 import { denseScheme, type Scheme } from "../../src/nn/weight.js";
 import { type AttentionOptions, attention } from "../../src/ops/attention.js";
 import { kvAppend } from "../../src/ops/kv-append.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
-import { expectNoLeaks } from "../support/devices.js";
+import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { normals } from "../support/random.js";
+import { sharedGPU } from "../support/shared-gpu.js";
 import { describeGPU } from "../support/webgpu.js";
 
 /** Tokens of the text: more than two spans, and no multiple of any tile. */
@@ -33,7 +34,7 @@ type Lane = readonly [row: number, position: number];
 describeGPU("a token's bits", () => {
   let device: Device;
   beforeAll(async () => {
-    device = await requestDevice("webgpu");
+    device = await requestTestDevice("webgpu");
   });
   afterAll(async () => {
     expectNoLeaks(device);
@@ -177,7 +178,7 @@ describeGPU("a token's bits", () => {
   test("products of floats and 4 bits agree on a deterministic device", { timeout: 240_000 }, async () => {
     const [K, outputs, most] = [416, 40, 33];
     const rows = normals(7, most * K);
-    const strict = await requestDevice("webgpu", { deterministic: true });
+    const strict = new Device(await openWebGPU(sharedGPU!, { deterministic: true }));
     const schemes: Scheme[] = (["f32", "f16", "bf16"] as const).map((dtype) => denseScheme(dtype));
     for (const double_quant of [false, true]) {
       schemes.push(fourBitScheme({ kind: "nf4", blocksize: 32, double_quant, compute: "f32" }));

@@ -9,7 +9,8 @@ import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { denseScheme } from "../../src/nn/weight.js";
 import { expectNoLeaks } from "../support/devices.js";
-import { describeGPU, gpu } from "../support/webgpu.js";
+import { sharedGPU } from "../support/shared-gpu.js";
+import { describeGPU } from "../support/webgpu.js";
 
 const STORYTELLER = join(import.meta.dirname, "..", "..", "models", "storyteller");
 
@@ -25,7 +26,7 @@ describeGPU("WebGPU splits", () => {
   test.each(ways)("with cut matrices the text is the same in %s", { timeout: 240_000 }, async (_, options) => {
     const texts: number[][] = [];
     for (const limits of [{}, { binding: 16384, buffer: 49152 }]) {
-      const backend = await openWebGPU(gpu!, limits);
+      const backend = await openWebGPU(sharedGPU!, limits);
       await using device = new Device(backend);
       const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { ...options, device });
       const [ids] = await model.generate({ input_ids: [[1, 20, 30, 41, 52]], max_new_tokens: 5, do_sample: false });
@@ -37,7 +38,7 @@ describeGPU("WebGPU splits", () => {
   });
 
   test("a head of 32000 x 4096 in bf16 at WebGPU's default limits", { timeout: 240_000 }, async () => {
-    await using device = new Device(await openWebGPU(gpu!, { limits: "default", buffer: 160 << 20 }));
+    await using device = new Device(await openWebGPU(sharedGPU!, { limits: "default", buffer: 160 << 20 }));
     const [outputs, inputs, rows] = [32000, 4096, 640];
     const values = Float32Array.from({ length: rows * inputs }, (_, i) => (((i * 2654435761) >>> 9) % 1001) / 500 - 1);
     const piece = Tensor.from(device, values, [rows, inputs], "bf16");

@@ -12,7 +12,8 @@ import { type Compute, linear } from "../../src/ops/linear.js";
 import { llmInt8Linear, quantizeRow } from "../../src/ops/llm-int8.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { bytes, integers, normals } from "../support/random.js";
-import { describeGPU, features, gpu } from "../support/webgpu.js";
+import { sharedGPU } from "../support/shared-gpu.js";
+import { describeGPU, features } from "../support/webgpu.js";
 
 interface Form {
   readonly name: string;
@@ -207,7 +208,7 @@ describeGPU("WebGPU tiles", () => {
   for (const { name, options, keys, missing } of FORMS) {
     describe.skipIf(missing)(missing ? `${name} (${missing})` : name, { timeout: 120_000 }, () => {
       const on = async (key: RegExp, body: (device: Device) => Promise<void>): Promise<void> => {
-        const backend = await openWebGPU(gpu!, options);
+        const backend = await openWebGPU(sharedGPU!, options);
         await using device = new Device(backend);
         await body(device);
         expect([...backend.used].filter((used) => key.test(used)).length).toBeGreaterThan(0);
@@ -238,7 +239,7 @@ describeGPU("WebGPU tiles", () => {
   }
 
   test("operands are not rounded where the call wants f32", { timeout: 120_000 }, async () => {
-    const backend = await openWebGPU(gpu!);
+    const backend = await openWebGPU(sharedGPU!);
     await using device = new Device(backend);
     await checkFourBit(device, [70, 192, 130], "f32");
     await checkDense(device, [70, 192, 130], "bf16", "f32");

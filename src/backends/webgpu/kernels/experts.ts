@@ -6,11 +6,12 @@ import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp } from "..
 import { NESTED_BLOCK } from "../../../ops/four-bit.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import type { Axis, Kernel, Target } from "../kernel.js";
+import { type Axis, groupsFor, type Kernel, type Target } from "../kernel.js";
 import type { Binding, Call, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
-import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, writes } from "../shader.js";
+import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, WORKGROUP, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS } from "../wgsl.js";
+import { scratch } from "./attention-parts.js";
 import type { Format } from "./format.js";
 import { type Absmax, FILL, PART as FOUR_BIT_PART, INCOMPLETE, ROUND, ROUNDED_PART, TABLE } from "./four-bit.js";
 import { quantizeRows, rowsInScratch } from "./int8-rows.js";
@@ -171,6 +172,22 @@ const fourBitShader = family(
   },
 );
 
+/** The absmax of every block of a stack in f32, for devices that cannot bind the parts of double quantization as well. */
+const absmaxShader = family("four_bit_expert_linear", (_: { step: "absmax" }) => {
+  const { bindings, params, declarations } = absmaxOf("u8");
+  return {
+    bindings: [...bindings, writes("plain")],
+    params: ["count", ...params],
+    declarations: ["var<private> expert: u32;", ...declarations],
+    body: `if (gid >= P.count) { return; }
+  expert = gid / P.blocks;
+  plain[gid] = absmax_of(gid % P.blocks);`,
+  };
+});
+
+/** Bindings of a product with a stack in 4 bits, beside a bias: x, codes, experts, y, failures, and the statistics. */
+const bindingsOf = (absmax: Absmax): number => 5 + (absmax === "f32" ? 1 : 4);
+
 const int8Shader = family(
   "llm_int8_expert_linear",
   ({ aligned, dot4, bias, subgroups }: { aligned: boolean; dot4: boolean; bias: BiasType; subgroups: boolean }) =>
@@ -303,29 +320,41 @@ export const fourBitExpertLinear: Kernel = {
     const [x, codes, absmax, nested, map, mean, , bias] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, , rounding = 0] = call.attributes;
     const numbers: Record<string, number> = { kind, blocksize, rounding, codes: codes!.offset };
-    const statistics: Binding[] = [absmax!];
+    let statistics: Binding[] = [absmax!];
+    let kept = absmax!.dtype as Absmax;
     Object.assign(numbers, { absmax: absmax!.offset, blocks: absmax!.shape[1]! });
-    if (absmax!.dtype !== "f32") {
+    if (kept !== "f32") {
       if (!nested || !map || !mean) return INCOMPLETE;
       statistics.push(nested, map, mean);
       const { offset, shape } = nested;
       Object.assign(numbers, { nested: offset, outer: shape[1]!, map: map.offset, mean: mean.offset, zero: 0 });
+      if (bindingsOf(kept) + (bias ? 1 : 0) > target.storageBuffers) {
+        const { count } = absmax!;
+        const plain = scratch(recorder, "absmax", count);
+        const decoded = absmaxShader({ step: "absmax" });
+        recorder.dispatch(decoded, [...statistics, plain], { count, ...numbers }, groupsFor(count, WORKGROUP));
+        statistics = [plain];
+        kept = "f32";
+        numbers.absmax = 0;
+      }
     }
     const aligned = codes!.shape[2]! % 32 === 0 && codes!.offset % 32 === 0 && x!.offset % 4 === 0;
     const fast = aligned && blocksize % 32 === 0;
     const options = { fast, rounds: fast && rounding !== 0, bias: biasOf(bias), subgroups: target.subgroups };
-    const shader = fourBitShader({ absmax: absmax!.dtype as Absmax, ...options });
+    const shader = fourBitShader({ absmax: kept, ...options });
     return record(call, FOUR_BIT, shader, act, [codes!, ...statistics], numbers, recorder, target);
   },
   axes: (call) => axes(call, FOUR_BIT),
-  shaders: ({ subgroups, storageBuffers }) =>
-    (["f32", "u8"] as const).flatMap((absmax) =>
+  shaders: ({ subgroups, storageBuffers }) => [
+    absmaxShader({ step: "absmax" }),
+    ...(["f32", "u8"] as const).flatMap((absmax) =>
       BOTH.flatMap((fast) =>
-        BIAS_TYPES.filter((bias) => (absmax === "f32" ? 6 : 9) + (bias === "none" ? 0 : 1) <= storageBuffers).flatMap(
-          (bias) => (fast ? BOTH : [false]).map((rounds) => fourBitShader({ absmax, fast, rounds, bias, subgroups })),
+        BIAS_TYPES.filter((bias) => bindingsOf(absmax) + (bias === "none" ? 0 : 1) <= storageBuffers).flatMap((bias) =>
+          (fast ? BOTH : [false]).map((rounds) => fourBitShader({ absmax, fast, rounds, bias, subgroups })),
         ),
       ),
     ),
+  ],
 };
 
 export const llmInt8ExpertLinear: Kernel = {

@@ -5,7 +5,7 @@ import type { Browser, Worker } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { FAMILIES } from "../conformance/cases/index.js";
 import { describeChromium, launchChromium } from "../support/chromium.js";
-import { type Floats, floatsOf } from "../support/conformance.js";
+import { type Floats, floatsOf, SLOW_TO_COMPILE } from "../support/conformance.js";
 import { whyNoWasm } from "../support/devices.js";
 import { type Site, serveWorker } from "./bundle.js";
 import type { Suite } from "./conformance-worker.js";
@@ -13,17 +13,15 @@ import type { Suite } from "./conformance-worker.js";
 /** Fuzzed cases per op: a software adapter compiles a second per shader. The Node suites look longer. */
 const RUNS = { webgpu: 1, wasm: 8 };
 const SEED = 20_260;
-/** Ops with the most shader variants, each of which takes a software adapter a second to compile. */
-const SLOW_TO_COMPILE = ["attention", "linear", "four_bit_linear", "llm_int8_linear"];
 /**
- * WebGPU gets one case in so many of the tables that compile most: those of the ops above, and those with operands of mixed
- * dtypes. test/conformance runs all of them through the same Dawn in Node. OCTAVO_BROWSER_CASES=all runs all here, too.
+ * WebGPU gets one case in so many of the tables that compile most: those with the most shader variants, and those with
+ * operands of mixed dtypes. test/conformance runs all cases through the same Dawn in Node. OCTAVO_BROWSER_CASES=all runs all
+ * here, too.
  */
 function stepOf(op: string, floats: Floats): number {
   if (process.env.OCTAVO_BROWSER_CASES === "all") return 1;
-  const slow = SLOW_TO_COMPILE.includes(op);
-  if (floats === "f32") return slow ? 3 : 1;
-  return slow ? 12 : floats === "mixed" ? 4 : 1;
+  if (SLOW_TO_COMPILE.includes(op)) return 12;
+  return floats === "mixed" ? 4 : 1;
 }
 
 describeChromium("in Chromium", () => {

@@ -56,6 +56,9 @@ export const FLOATS = ["f32", "f16", "bf16"] as const;
 /** A dtype for all float operands, or "mixed": each operand another one. */
 export type Floats = (typeof FLOATS)[number] | "mixed";
 
+/** Ops with the most shader variants: a software adapter takes a second to compile one. */
+export const SLOW_TO_COMPILE: readonly string[] = ["attention", "linear", "four_bit_linear", "llm_int8_linear"];
+
 /** Dtypes that a family's float operands can have. */
 export function floatsOf({ op, sameDType }: Family): Floats[] {
   const many = op.signature.inputs.filter((spec) => spec.dtypes.filter(isFloat).length > 1).length;

@@ -6,8 +6,9 @@ import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/device/adapter.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";
 import { openDevice } from "../../src/load/device.js";
+import { FAMILIES } from "../conformance/cases/index.js";
 import { type Tolerance, WGSL } from "./check.js";
-import type { Floats } from "./conformance.js";
+import { type Case, type Floats, floatsOf, SLOW_TO_COMPILE } from "./conformance.js";
 import { openWasmForm, WASM_FORMS, whyNoWasm } from "./devices.js";
 import { sharedGPU } from "./shared-gpu.js";
 import { features, gpu, whyNoGPU } from "./webgpu.js";
@@ -22,8 +23,8 @@ export interface Target extends Tolerance {
   readonly fuzz?: number;
   /** Ops that this target tests; all unless given. */
   readonly only?: readonly string[];
-  /** One table case in so many runs with these float dtypes of an op; 1 unless given. */
-  readonly step?: (op: string, floats: Floats) => number;
+  /** The cases of an op's table that run with these float dtypes; all unless given. */
+  readonly casesOf?: (op: string, floats: Floats, all: readonly Case[]) => readonly Case[];
   /** Why it cannot run here. */
   readonly skip?: string;
 }
@@ -61,19 +62,21 @@ function wasmTargets(): Target[] {
   );
 }
 
-/** Ops with the most shader variants, each of which takes a software adapter a second to compile. */
-const SLOW_TO_COMPILE = ["attention", "linear", "four_bit_linear", "llm_int8_linear"];
 /** OCTAVO_GPU_CASES=all runs every case with every float dtype. */
 const ALL_CASES = process.env.OCTAVO_GPU_CASES === "all";
 
 /**
- * In these shaders another float dtype changes how an element is read or a bias added: every third case covers that, and f32
- * has all of them. Secondary targets differ in limits, not in dtypes.
+ * Of the ops with the most shader variants, each of which takes a software adapter a second to compile, every case runs with
+ * one of its float dtypes: the first with the first, the second with the second, and so on. Other targets (`turn`) begin
+ * with another dtype.
  */
-const stepOf =
-  (secondary: boolean) =>
-  (op: string, floats: Floats): number =>
-    ALL_CASES || floats === "f32" || !SLOW_TO_COMPILE.includes(op) ? 1 : secondary ? 12 : 3;
+const casesFrom =
+  (turn: number) =>
+  (op: string, floats: Floats, all: readonly Case[]): readonly Case[] => {
+    if (ALL_CASES || !SLOW_TO_COMPILE.includes(op)) return all;
+    const dtypes = floatsOf(FAMILIES.find((family) => family.op.name === op)!);
+    return all.filter((_, i) => (i + turn) % dtypes.length === dtypes.indexOf(floats));
+  };
 
 /** The adapter with all it offers; and, for kernels that depend on it, with default limits and no dot product. */
 function gpuTargets(): Target[] {
@@ -83,11 +86,11 @@ function gpuTargets(): Target[] {
     timeout: 240_000,
     panels: false,
     complete: true,
-    step: stepOf(true),
+    casesOf: casesFrom(1),
     skip: gpu ? undefined : whyNoGPU,
   };
   return [
-    { ...common, name: "webgpu", open: open({}), fuzz: 6, step: stepOf(false) },
+    { ...common, name: "webgpu", open: open({}), fuzz: 6, casesOf: casesFrom(0) },
     {
       ...common,
       name: "webgpu, default limits",
@@ -116,4 +119,5 @@ function gpuTargets(): Target[] {
   ];
 }
 
-export const TARGETS: readonly Target[] = [...nativeTargets(), ...wasmTargets(), ...gpuTargets()];
+export const CPU_TARGETS: readonly Target[] = [...nativeTargets(), ...wasmTargets()];
+export const GPU_TARGETS: readonly Target[] = gpuTargets();

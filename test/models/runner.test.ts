@@ -127,21 +127,31 @@ for (const deviceName of ALL_DEVICES) {
       }
     });
 
-    test.each([1, 3])("a padded prompt in chunks of %i generates the same", async (chunk) => {
-      const { greedy, max_new_tokens, pad_token_id } = expected.generation;
-      const { input_ids, attention_mask } = expected.inputs.batch;
-      const batch = leftPadded(readBatch(input_ids, attention_mask, model.module.geometry.vocab));
-      const config = generationConfig({ max_new_tokens, pad_token_id, eos_token_id: null }, {}, {}, batch.steps, 1000);
-      const steps: (readonly number[])[] = [];
-      const options = { config, cache_dtype: "f32", chunk } as const;
-      for await (const { token_ids } of generateSteps(device, model.module, batch, options)) steps.push(token_ids);
-      const eos = expected.generation.eos_token_id;
-      for (const [row, want] of greedy.new_tokens.entries()) {
-        const got = steps.map((ids) => ids[row]!);
-        const end = want.indexOf(eos);
-        expect(got.slice(0, end < 0 ? undefined : end + 1)).toEqual(want.slice(0, end < 0 ? undefined : end + 1));
-      }
-    });
+    // Chunks of one token take a GPU in software twenty steps of 50 ms; three leave as odd a rest.
+    test.each(deviceName === "webgpu" ? [3] : [1, 3])(
+      "a padded prompt in chunks of %i generates the same",
+      async (chunk) => {
+        const { greedy, max_new_tokens, pad_token_id } = expected.generation;
+        const { input_ids, attention_mask } = expected.inputs.batch;
+        const batch = leftPadded(readBatch(input_ids, attention_mask, model.module.geometry.vocab));
+        const config = generationConfig(
+          { max_new_tokens, pad_token_id, eos_token_id: null },
+          {},
+          {},
+          batch.steps,
+          1000,
+        );
+        const steps: (readonly number[])[] = [];
+        const options = { config, cache_dtype: "f32", chunk } as const;
+        for await (const { token_ids } of generateSteps(device, model.module, batch, options)) steps.push(token_ids);
+        const eos = expected.generation.eos_token_id;
+        for (const [row, want] of greedy.new_tokens.entries()) {
+          const got = steps.map((ids) => ids[row]!);
+          const end = want.indexOf(eos);
+          expect(got.slice(0, end < 0 ? undefined : end + 1)).toEqual(want.slice(0, end < 0 ? undefined : end + 1));
+        }
+      },
+    );
 
     test("rows that end early are padded", async () => {
       const { greedy_with_eos, max_new_tokens, pad_token_id } = expected.generation;

@@ -24,11 +24,8 @@ async function failuresOf(
 }
 
 describeGPU("WGSL", () => {
-  test.each([
-    { limits: "adapter", dot4: true, subgroups: true },
-    { limits: "adapter", dot4: true, subgroups: false },
-    { limits: "default", dot4: false, subgroups: false },
-  ] as const)(
+  // The other forms: variants.test.ts compiles them without an adapter, test/conformance runs them.
+  test.each([{ limits: "adapter", dot4: true, subgroups: false }] as const)(
     "all variants compile ($limits limits, dot4 $dot4, subgroups $subgroups)",
     { timeout: 300_000 },
     async (options) => {
@@ -38,8 +35,7 @@ describeGPU("WGSL", () => {
         const shaders = backend.shaders();
         expect(shaders.length).toBeGreaterThan(300);
         const failures = await failuresOf(backend, shaders, ({ op }) => {
-          // The adapter builds a pipeline of each op in the form that test/conformance does not run.
-          const how = options.limits === "default" || options.subgroups || ops.has(op) ? "check" : "pipeline";
+          const how = ops.has(op) ? "check" : "pipeline";
           ops.add(op);
           return how;
         });

@@ -7,12 +7,14 @@ import type { WebGPUBackend } from "../../src/backends/webgpu/index.js";
 import { findGPU } from "../../src/backends/webgpu/node.js";
 import type { Device } from "../../src/core/device.js";
 import type { Tensor } from "../../src/core/tensor.js";
+import { calmPolling } from "./calm-polling.js";
 import { recordErrors } from "./gpu-errors.js";
 import { processWide } from "./process.js";
 
 async function look(): Promise<{ gpu: GPU } | { missing: string }> {
   const found = selectAdapter() as { driver: string } | { missing: string };
   if ("missing" in found) return found;
+  calmPolling();
   try {
     const gpu = await findGPU();
     const adapter = await gpu.requestAdapter();

@@ -292,7 +292,7 @@ function axes({ operands, attributes }: Call, at: Places): Axis[] {
 
 const DENSE: Places = { experts: 2, bias: 3, y: 4, stacks: [], attributes: 2 };
 const INT8: Places = { experts: 3, bias: 4, y: 6, stacks: [2], attributes: 2 };
-const FOUR_BIT: Places = { experts: 6, bias: 7, y: 8, stacks: [2, 3, 5], attributes: 4 };
+const FOUR_BIT: Places = { experts: 6, bias: 7, y: 8, stacks: [2, 3, 5], attributes: 5 };
 
 const biasOf = (operand: Operand | undefined): BiasType => (operand?.dtype ?? "none") as BiasType;
 const BOTH = [true, false] as const;

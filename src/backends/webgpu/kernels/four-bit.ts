@@ -37,19 +37,35 @@ import { HALVES } from "./tiles.js";
 
 export type Absmax = "f32" | "u8";
 
-/** `round_to(value)`: rounds a decoded value to the dtype that P.rounding names. Needs FLOATS. */
-export const ROUND = `fn round_to(value: f32) -> f32 {
-  if (P.rounding == ${FOUR_BIT_ROUNDING.f16}u) { return from_f16(to_f16(value)); }
-  if (P.rounding == ${FOUR_BIT_ROUNDING.bf16}u) { return bitcast<f32>(to_bf16(value) << 16u); }
-  return value;
+/**
+ * A function that rounds decoded values half to even, by the code of the attribute, for one value or four. Short and without
+ * branches: a product inlines it once for each quad of each output.
+ */
+function rounding(name: string, value: string, bits: string): string {
+  return `fn ${name}(value: ${value}) -> ${value} {
+  let exact = bitcast<${bits}>(value);
+  let size = exact & ${bits}(0x7fffffffu);
+  let drop = select(16u, 13u, P.rounding == ${FOUR_BIT_ROUNDING.f16}u);
+  let odd = (size >> ${bits}(drop)) & ${bits}(1u);
+  var near = (size + ${bits}((1u << (drop - 1u)) - 1u) + odd) & ${bits}(0xffffffffu << drop);
+  if (P.rounding == ${FOUR_BIT_ROUNDING.f16}u) {
+    // Below the smallest normal f16, in units of 2^-24; beyond the largest, infinity.
+    let small = bitcast<${bits}>(round(abs(value) * 16777216.0) * ${2 ** -24});
+    near = select(near, small, size < ${bits}(0x38800000u));
+    near = select(near, ${bits}(0x7f800000u), size >= ${bits}(0x477ff000u));
+  }
+  let kept = P.rounding == ${FOUR_BIT_ROUNDING.f32}u;
+  let all = select(near, size, size > ${bits}(0x7f800000u));
+  return bitcast<${value}>(select(all, size, kept) | (exact & ${bits}(0x80000000u)));
 }`;
+}
 
-/** Elements 4i to 4i+3 of a chunk times their factor, rounded. */
-export const ROUNDED_PART = `${ROUND}
-fn rounded_part(raw: vec4<u32>, i: u32, factor: f32) -> vec4<f32> {
-  let v = part(raw, i) * factor;
-  return vec4<f32>(round_to(v.x), round_to(v.y), round_to(v.z), round_to(v.w));
-}`;
+/** `round_to(value)`: a decoded value as the attribute rounds it. */
+export const ROUND = rounding("round_to", "f32", "u32");
+
+/** Elements 4i to 4i+3 of a chunk with their factor, rounded. */
+export const ROUNDED_PART = `${rounding("round_four", "vec4<f32>", "vec4<u32>")}
+fn rounded_part(raw: vec4<u32>, i: u32, factor: f32) -> vec4<f32> { return round_four(part(raw, i) * factor); }`;
 
 /** Bindings and functions that give `absmax_of(block)`. */
 export function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {

@@ -20,7 +20,7 @@ const SEED = 20_260;
  */
 function stepOf(op: string, floats: Floats): number {
   if (process.env.OCTAVO_BROWSER_CASES === "all") return 1;
-  if (SLOW_TO_COMPILE.includes(op)) return 12;
+  if (SLOW_TO_COMPILE.includes(op)) return 30;
   return floats === "mixed" ? 4 : 1;
 }
 

@@ -68,14 +68,15 @@ const ALL_CASES = process.env.OCTAVO_GPU_CASES === "all";
 /**
  * Of the ops with the most shader variants, each of which takes a software adapter a second to compile, every case runs with
  * one of its float dtypes: the first with the first, the second with the second, and so on. Other targets (`turn`) begin
- * with another dtype.
+ * with another dtype, and take one in `share` of these cases: they differ in limits only.
  */
 const casesFrom =
-  (turn: number) =>
+  (turn: number, share = 1) =>
   (op: string, floats: Floats, all: readonly Case[]): readonly Case[] => {
     if (ALL_CASES || !SLOW_TO_COMPILE.includes(op)) return all;
     const dtypes = floatsOf(FAMILIES.find((family) => family.op.name === op)!);
-    return all.filter((_, i) => (i + turn) % dtypes.length === dtypes.indexOf(floats));
+    const place = dtypes.indexOf(floats);
+    return all.filter((_, i) => (i + turn) % dtypes.length === place && Math.floor(i / dtypes.length) % share === 0);
   };
 
 /** The adapter with all it offers; and, for kernels that depend on it, with default limits and no dot product. */
@@ -86,7 +87,7 @@ function gpuTargets(): Target[] {
     timeout: 240_000,
     panels: false,
     complete: true,
-    casesOf: casesFrom(1),
+    casesOf: casesFrom(1, 3),
     skip: gpu ? undefined : whyNoGPU,
   };
   return [

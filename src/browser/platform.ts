@@ -7,7 +7,7 @@ import { loadWasm, openWasm } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
-import { checkDeviceOptions, type DeviceOptions, type SourceOptions } from "../load/options.js";
+import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
 import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
 import { HttpSource, modelAddress } from "../sources/http.js";
@@ -57,7 +57,7 @@ export async function requestDevice(name: string = "auto", options: DeviceOption
       return new Device(openReference(OPS));
     case "auto": {
       const { name, reason } = await chooseDevice();
-      const device = await requestDevice(name, name === "webgpu" ? { deterministic: options.deterministic } : options);
+      const device = await requestDevice(name, optionsFor(name, options));
       device.reason = reason;
       return device;
     }

@@ -8,7 +8,7 @@ import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { DeviceError, suggestion } from "../core/errors.js";
 import { OPS, signatures } from "../ops/index.js";
-import { checkDeviceOptions, type DeviceOptions } from "./options.js";
+import { checkDeviceOptions, type DeviceOptions, optionsFor } from "./options.js";
 import { type DeviceChoice, type DeviceName, sharing } from "./platform.js";
 
 export type { DeviceOptions } from "./options.js";
@@ -97,16 +97,16 @@ export function checkDeviceName(name: string): void {
  * @throws DeviceError for an unknown name, or if the device is not available
  */
 export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
-  const { deterministic } = options;
   if (name === "auto") {
     const choice = await chooseDevice();
-    const device = await requestDevice(choice.name, choice.name.startsWith("webgpu") ? { deterministic } : options);
+    const device = await requestDevice(choice.name, optionsFor(choice.name, options));
     device.reason = choice.reason;
     return device;
   }
   const gpu = GPU_NAME.exec(name);
   if (!gpu) return openDevice(name, options);
   checkDeviceOptions("webgpu", options, OWNERS);
+  const { deterministic } = options;
   if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU(), { deterministic }));
   const adapters = await listAdapters();
   const adapter = adapters[Number(gpu[1])];

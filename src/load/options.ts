@@ -61,6 +61,11 @@ export const DEVICE = {
 
 export interface DeviceOptions extends Options<typeof DEVICE> {}
 
+/** Of options that were given beside "auto", those that the chosen device takes: a GPU has no threads. */
+export function optionsFor(chosen: string, options: DeviceOptions): DeviceOptions {
+  return chosen.startsWith("webgpu") ? { deterministic: options.deterministic } : options;
+}
+
 /** For each option that a platform has, the devices that take it. */
 export type DeviceOwners = { readonly [Name in keyof DeviceOptions]: readonly string[] };
 

@@ -4,7 +4,7 @@
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import type { Source } from "../sources/source.js";
-import type { DeviceOptions, SourceOptions } from "./options.js";
+import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
 
@@ -108,8 +108,5 @@ export async function onOwnDevice<T extends OnDevice>(
     }
   };
   if (name !== "auto") return on(name, options);
-  // The other options apply to a CPU, if "auto" finds no GPU.
-  const { deterministic } = options;
-  const ownOf = (chosen: string): DeviceOptions => (chosen.startsWith("webgpu") ? { deterministic } : options);
-  return onAuto(platform.chooseDevice, (chosen) => on(chosen, ownOf(chosen)));
+  return onAuto(platform.chooseDevice, (chosen) => on(chosen, optionsFor(chosen, options)));
 }

@@ -25,11 +25,8 @@ async function sharedOf(adapter: GPUAdapter, wanted: GPUDeviceDescriptor | undef
   return { device, pipelines: new Map(), listeners };
 }
 
-/** A module is compiled when a pipeline first wants it. */
-interface LazyModule {
-  readonly source: GPUShaderModuleDescriptor;
-}
-
+/** The text of each module. */
+const texts = new WeakMap<GPUShaderModule, string>();
 /** Bind group layouts are told apart by what they say. */
 const layouts = new WeakMap<object, string>();
 
@@ -68,15 +65,17 @@ function deviceOver({ device, pipelines, listeners }: Shared): GPUDevice {
       layouts.set(layout, JSON.stringify([...descriptor.bindGroupLayouts].map((one) => layouts.get(one!))));
       return layout;
     },
-    createShaderModule: (source: GPUShaderModuleDescriptor): LazyModule => ({ source }),
+    createShaderModule(descriptor: GPUShaderModuleDescriptor) {
+      const module = device.createShaderModule(descriptor);
+      texts.set(module, descriptor.code);
+      return module;
+    },
     createComputePipeline(descriptor: GPUComputePipelineDescriptor) {
-      const { source } = descriptor.compute.module as unknown as LazyModule;
       const layout = descriptor.layout === "auto" ? "auto" : layouts.get(descriptor.layout);
-      const key = JSON.stringify([layout, source.code]);
+      const key = JSON.stringify([layout, texts.get(descriptor.compute.module)]);
       let pipeline = pipelines.get(key);
       if (!pipeline) {
-        const module = device.createShaderModule(source);
-        pipeline = device.createComputePipeline({ ...descriptor, compute: { ...descriptor.compute, module } });
+        pipeline = device.createComputePipeline(descriptor);
         pipelines.set(key, pipeline);
       }
       return pipeline;
@@ -98,8 +97,7 @@ function deviceOver({ device, pipelines, listeners }: Shared): GPUDevice {
 }
 
 /** The GPU whose devices share their pipelines. Only for suites that lose no device and break no call. */
-export const sharedGPU: GPU | undefined = gpu && {
-  ...({} as GPU),
+export const sharedGPU = (gpu && {
   wgslLanguageFeatures: gpu.wgslLanguageFeatures,
   async requestAdapter(options?: GPURequestAdapterOptions) {
     const adapter = await gpu!.requestAdapter(options);
@@ -113,4 +111,4 @@ export const sharedGPU: GPU | undefined = gpu && {
     };
     return { info, features, limits, requestDevice } as unknown as GPUAdapter;
   },
-};
+}) as GPU | undefined;

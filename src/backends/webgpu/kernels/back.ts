@@ -164,7 +164,6 @@ const fourBitShader = family("four_bit_back", ({ absmax }: { absmax: Absmax }) =
     bindings: [reads("codes"), ...bindings],
     params: ["codes", ...params],
     declarations: [
-      FLOATS,
       TABLE,
       ...declarations,
       bitsReader("codes", "u4"),

@@ -97,7 +97,7 @@ const fourBitShader = family("four_bit_embedding", ({ absmax }: { absmax: Absmax
   return lookUp(
     [reads("codes"), ...bindings],
     ["codes", ...params],
-    [FLOATS, TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
+    [TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
     "round_to(table[codes_bits(P.codes + at * P.columns + k)] * absmax_of((at * P.columns + k) / P.blocksize))",
     FILL,
   );

@@ -15,7 +15,7 @@ import { type Axis, groupsFor, type Kernel, type Part, type Target } from "../ke
 import type { Binding, Call, Operand } from "../schedule/call.js";
 import { rowsPerCut } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
-import { FLOATS, literal } from "../wgsl.js";
+import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import type { Format } from "./format.js";
 import {
@@ -38,8 +38,8 @@ import { HALVES } from "./tiles.js";
 export type Absmax = "f32" | "u8";
 
 /**
- * A function that rounds decoded values half to even, by the code of the attribute, for one value or four. Short and without
- * branches: a product inlines it once for each quad of each output.
+ * A function that rounds decoded values half to even, by the code of the attribute, for one value or four. Short, and
+ * without branches that data decide: a product inlines it once for each quad of each output.
  */
 function rounding(name: string, value: string, bits: string): string {
   return `fn ${name}(value: ${value}) -> ${value} {
@@ -314,7 +314,7 @@ const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Ab
   return {
     bindings: [reads("codes"), ...bindings, writes("y")],
     params: ["count", "codes", "y", ...params],
-    declarations: [FLOATS, TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
+    declarations: [TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
     body: `${FILL}
   if (gid >= P.count) { return; }
   y[P.y + gid] = round_to(table[codes_bits(P.codes + gid)] * absmax_of(gid / P.blocksize));`,

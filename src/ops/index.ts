@@ -10,11 +10,11 @@ import { attentionOp } from "./attention.js";
 import { attentionBackOp } from "./attention-back.js";
 import { copyOp } from "./copy.js";
 import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
+import { doubleQuantizeOp } from "./double-quantize.js";
 import { embeddingBackOp, embeddingOp } from "./embedding.js";
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp, mixOp, routeOp } from "./experts.js";
 import { fillOp } from "./fill.js";
 import {
-  doubleQuantizeOp,
   fourBitBackOp,
   fourBitDequantizeOp,
   fourBitEmbeddingOp,

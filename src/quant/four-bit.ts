@@ -20,10 +20,10 @@ import {
   type WeightRestorer,
 } from "../nn/weight.js";
 import { contiguous, copyInto } from "../ops/copy.js";
+import { doubleQuantize } from "../ops/double-quantize.js";
 import { fourBitExpertLinear } from "../ops/experts.js";
 import {
   BLOCK_SIZES,
-  doubleQuantize,
   type FourBitCompute,
   type FourBitKind,
   type FourBitOperands,

@@ -8,8 +8,8 @@ import { OptionError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import type { FloatDType, Weight } from "../../src/nn/weight.js";
 import { contiguous } from "../../src/ops/copy.js";
+import { doubleQuantize } from "../../src/ops/double-quantize.js";
 import {
-  doubleQuantize,
   FOUR_BIT_TABLES,
   type FourBitKind,
   FP4_THRESHOLDS,

@@ -2,8 +2,8 @@
 
 import fc from "fast-check";
 import { ACT, type Act } from "../../../src/ops/activation.js";
+import { doubleQuantizeOp } from "../../../src/ops/double-quantize.js";
 import {
-  doubleQuantizeOp,
   FOUR_BIT,
   FOUR_BIT_ROUNDING,
   FOUR_BIT_TABLES,

@@ -2,14 +2,8 @@
 // decide codes are correctly rounded, so codes equal the reference's bit for bit.
 
 import type { DType } from "../../../core/dtype.js";
-import {
-  doubleQuantizeOp,
-  FOUR_BIT,
-  FP4_THRESHOLDS,
-  fourBitQuantizeOp,
-  NESTED_BLOCK,
-  NF4_THRESHOLDS,
-} from "../../../ops/four-bit.js";
+import { doubleQuantizeOp } from "../../../ops/double-quantize.js";
+import { FOUR_BIT, FP4_THRESHOLDS, fourBitQuantizeOp, NESTED_BLOCK, NF4_THRESHOLDS } from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";

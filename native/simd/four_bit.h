@@ -2,6 +2,7 @@
 // product.h needs.
 #pragma once
 
+#include "rounding.h"
 #include "stored.h"
 #include "tile.h"
 
@@ -56,32 +57,11 @@ struct Map256 {
 #endif
 };
 
-// Rounding of decoded values: codes of the attribute (src/ops/four-bit.ts). bitsandbytes decodes to the dtype named in its
-// file.
-enum Rounding { kToF32 = 0, kToF16 = 1, kToBf16 = 2 };
-
 OCTAVO_INLINE const char* wrong_format(int kind, int64_t blocksize, int rounding) {
   if (kind != 0 && kind != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
   if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
   if (rounding < kToF32 || rounding > kToBf16) return "the rounding of a 4-bit matrix is 0 (none), 1 (f16) or 2 (bf16)";
   return nullptr;
-}
-
-// Half to even, entirely in f32: the mantissa bits that a shorter float lacks are rounded off.
-OCTAVO_INLINE f32p round_to(int rounding, f32p exact) {
-  if (rounding == kToF32) return exact;
-  const f32p v = rounded(exact);
-  const u32p bits = (u32p)v, size = bits & 0x7fffffffu;
-  if (rounding == kToBf16) {
-    const u32p near = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    return (f32p)(size > 0x7f800000u ? bits : near);
-  }
-  const u32p near = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
-  // Below the smallest normal f16, 2^-14: floats between 1/2 and 1 are 2^-24 apart, like f16 there.
-  const f32p small = rounded(rounded((f32p)size + 0.5f) - 0.5f);
-  const u32p finite = size < 0x38800000u ? (u32p)small : near;
-  const u32p all = size > 0x7f800000u ? size : size >= 0x477ff000u ? (u32p)splat_part(__builtin_inff()) : finite;
-  return (f32p)(all | (bits & 0x80000000u));
 }
 
 // absmax of the blocks of the flattened matrix.

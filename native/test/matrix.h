@@ -57,6 +57,18 @@ const float kTables[2][16] = {
     {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f, -0.f, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f,
      -0.16666667f, -0.25f}};
 
+// Values as the attribute `rounding` of 4-bit ops leaves them: exact, or the nearest f16 (1) or bf16 (2). Not for infinities.
+inline std::vector<float> rounded_values(std::vector<float> values, int rounding) {
+  if (rounding == 0) return values;
+  for (float& x : values) {
+    int exponent = 0;
+    std::frexp(x, &exponent);  // |x| in [1/2, 1) * 2^exponent
+    const double unit = std::ldexp(1.0, rounding == 2 ? exponent - 8 : exponent - 11 < -24 ? -24 : exponent - 11);
+    x = (float)(std::nearbyint(x / unit) * unit);
+  }
+  return values;
+}
+
 struct FourBitMatrix {
   Array rows, absmax, nested, map, offset;
   bool codes;

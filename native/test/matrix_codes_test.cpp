@@ -135,9 +135,12 @@ void test_quantize(Machine& machine) {
             if (panels && k % 8) continue;
             const Array w = panels ? naive_panels(matrix.rows) : matrix.rows;
             Array dense(DType::f32, {n, k});
-            must(e.isa, back, machine.call({&w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), &dense}, {word(variant & 1), word((int)blocksize), word(0)}));
-            for (int64_t i = 0; i < n * k; i++)
-              if (dense.f()[i] != matrix.dense[(size_t)i]) { fail(e.isa, text("four_bit_dequantize %ldx%ld bs %ld panels %d at %ld", n, k, blocksize, panels, i)); break; }
+            for (int rounding = 0; rounding < 3; rounding++) {
+              const std::vector<float> want = rounded_values(matrix.dense, rounding);
+              must(e.isa, back, machine.call({&w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3), &dense}, {word(variant & 1), word((int)blocksize), word(rounding)}));
+              for (int64_t i = 0; i < n * k; i++)
+                if (dense.f()[i] != want[(size_t)i]) { fail(e.isa, text("four_bit_dequantize %ldx%ld bs %ld panels %d rounding %d at %ld", n, k, blocksize, panels, rounding, i)); break; }
+            }
           }
         }
     std::printf("  %-20s %-12s exact\n", "four_bit codes", e.isa);

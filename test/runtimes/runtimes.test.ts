@@ -1,6 +1,6 @@
 // The library as users of Deno and Bun have it: a project whose dependency is this package as built. Texts must be Node's.
 
-import { cpSync, existsSync, mkdirSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
 import { beforeAll, expect, test } from "vitest";
@@ -36,6 +36,8 @@ beforeAll(async () => {
   await ready();
   project = temporary("project");
   mkdirSync(join(project, "node_modules"), { recursive: true });
+  // Deno looks into node_modules where a package.json stands beside it.
+  writeFileSync(join(project, "package.json"), JSON.stringify({ private: true, dependencies: { octavo: "*" } }));
   symlinkSync(ROOT, join(project, "node_modules", "octavo"));
   cpSync(join(import.meta.dirname, "story.mjs"), join(project, "story.mjs"));
   ({ texts: expected } = await story(NODE, "cpu", FORMS));

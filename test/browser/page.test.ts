@@ -123,11 +123,11 @@ describeChromium("the example page", () => {
   });
 
   test("loading can be cancelled; the next load asks only for what has not arrived", async () => {
-    site.slowness = 150;
+    site.slowness = 400;
     await page.selectOption("#device", DEVICES.at(-1)!);
     await page.click("#load");
     await page.waitForSelector("#cancel", { state: "visible" });
-    await new Promise((resolve) => setTimeout(resolve, 700));
+    await page.waitForFunction(`document.querySelector("#progress").value >= 30`);
     await page.click("#cancel");
     await page.waitForSelector("#cancel", { state: "hidden" });
     expect(await text("#loaded")).toContain("cancelled");

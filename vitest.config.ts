@@ -43,6 +43,6 @@ export default defineConfig({
     testTimeout: 60_000,
     // Browsers and software adapters start slowly on a machine that is busy.
     hookTimeout: 120_000,
-    setupFiles: ["./test/support/awaited.ts", "./test/support/gpu-errors.ts"],
+    setupFiles: ["./test/support/awaited.ts", "./test/support/gpu-errors.ts", "./test/support/temporary.ts"],
   },
 });

@@ -1,6 +1,6 @@
 // Host values as bytes in a device's dtypes, and back.
 
-import { type DType, fromBf16, fromF16, type HostArray, isFloat, narrow } from "./dtype.js";
+import { type DType, type HostArray, isFloat, narrow, widen } from "./dtype.js";
 
 /** The bytes of values in `dtype`; rounded half to even for f16 and bf16. */
 export function encode(
@@ -39,9 +39,6 @@ export function decode(dtype: DType, bytes: Uint8Array): HostArray {
       return aligned;
     case "f16":
     case "bf16":
-      return Float32Array.from(
-        new Uint16Array(buffer, byteOffset, byteLength / 2),
-        dtype === "f16" ? fromF16 : fromBf16,
-      );
+      return widen(dtype, aligned);
   }
 }

@@ -15,10 +15,10 @@ const DRAW = 1 << 21;
 const DEVIATION = 0.02;
 
 /**
- * A pool of normal numbers; pieces are cut from it at varying offsets. Speed matters more here than independence, and no
+ * A pool of normal numbers for a model of `needed` parameters; pieces are cut from it at varying offsets. Speed matters more here than independence, and no
  * kernel's time depends on the values.
  */
-function normals(seed: number): (count: number) => Float32Array {
+function normals(seed: number, needed: number): (count: number) => Float32Array {
   let state = seed >>> 0 || 1;
   const uniform = (): number => {
     state ^= state << 13;
@@ -26,7 +26,7 @@ function normals(seed: number): (count: number) => Float32Array {
     state ^= state << 5;
     return ((state >>> 0) + 0.5) / 4294967296;
   };
-  const pool = new Float32Array(DRAW * 2);
+  const pool = new Float32Array(Math.min(DRAW, needed) * 2);
   for (let i = 0; i < pool.length; i += 2) {
     const radius = DEVIATION * Math.sqrt(-2 * Math.log(uniform()));
     const angle = 2 * Math.PI * uniform();
@@ -45,7 +45,11 @@ function normals(seed: number): (count: number) => Float32Array {
  * scheme of its own. If this throws, dispose the model.
  */
 export async function fillRandomly(device: Device, model: Model, storage: StorageOptions, seed = 1): Promise<void> {
-  const draw = normals(seed);
+  const parameters = [...model.named_parameters()].map(([, { shape }]) => shape.reduce((n, size) => n * size, 1));
+  const draw = normals(
+    seed,
+    parameters.reduce((sum, count) => sum + count, 0),
+  );
   if (storage.head) untieHead(model);
   const schemes = schemesOf(model, storage);
   for (const [name, parameter] of model.named_parameters()) {

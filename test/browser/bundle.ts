@@ -23,6 +23,8 @@ export interface Site {
   readonly address: string;
   /** Requests so far: method, path and range. */
   readonly asked: { method: string; path: string; range: string | undefined }[];
+  /** Those whose answers were sent to their end. */
+  readonly answered: Site["asked"];
   /** Milliseconds that an answer waits for each megabyte that lies before its first byte. */
   slowness: number;
   /** Pages may share memory with their Workers; true at first. */
@@ -36,9 +38,12 @@ type Serve = (request: IncomingMessage, response: ServerResponse) => boolean;
 /** Serves a folder as the example's server does; `first` may take requests before it. */
 export async function serveFolder(folder: string, first: Serve = () => false): Promise<Site> {
   const asked: Site["asked"] = [];
+  const answered: Site["asked"] = [];
   const server = createServer((request, response) => {
     const { range } = request.headers;
-    asked.push({ method: request.method!, path: request.url!, range });
+    const one = { method: request.method!, path: request.url!, range };
+    asked.push(one);
+    response.on("finish", () => answered.push(one));
     const start = Number(/^bytes=(\d+)/.exec(range ?? "")?.[1] ?? 0);
     if (first(request, response)) return;
     const headers = site.isolated ? undefined : {};
@@ -52,6 +57,7 @@ export async function serveFolder(folder: string, first: Serve = () => false): P
     // A name of this machine that browsers take for secure.
     address: `http://localhost:${(server.address() as AddressInfo).port}`,
     asked,
+    answered,
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -8,11 +8,11 @@ import { build as vite } from "vite";
 import { beforeAll, expect, test } from "vitest";
 import { wasmFileName } from "../../src/backends/wasm/index.js";
 import { wasmFile } from "../../src/browser/wasm-file.js";
-import { temporary } from "../support/checkpoints.js";
 import { describeChromium, launchChromium } from "../support/chromium.js";
 import { READY_TIMEOUT, ROOT, ready } from "../support/cli.js";
 import { whyNoWasm } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
+import { temporary } from "../support/temporary.js";
 import { serveFolder } from "./bundle.js";
 
 const PAGE = `<!doctype html><title>test</title><link rel=icon href=data:,><script type="module" src="./main.js"></script>`;

@@ -9,8 +9,8 @@ import { build as buildOf, describe as describeOf } from "../../examples/browser
 import { ENTRIES, browserGraph as graphOf } from "../../scripts/check-browser.mjs";
 import * as browser from "../../src/browser.js";
 import * as node from "../../src/index.js";
-import { temporary } from "../support/checkpoints.js";
 import { ROOT } from "../support/cli.js";
+import { temporary } from "../support/temporary.js";
 
 interface Built {
   readonly gzipped: Readonly<Record<string, number>>;

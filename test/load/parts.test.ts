@@ -22,10 +22,11 @@ import { denseScheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
 import { Disk } from "../../src/sources/disk.js";
-import { copyOf, editJson, temporary } from "../support/checkpoints.js";
+import { copyOf, editJson } from "../support/checkpoints.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { readArrays } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
+import { temporary } from "../support/temporary.js";
 
 class Tree extends Model {
   a: Linear;

@@ -10,12 +10,12 @@ import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from 
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { surveyModel } from "../../src/load/survey.js";
 import { HttpSource } from "../../src/sources/http.js";
-import { temporary } from "../support/checkpoints.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
 import { FileServer } from "../support/server.js";
 import { failure } from "../support/source-tools.js";
+import { temporary } from "../support/temporary.js";
 
 const root = temporary("remote");
 cpSync(join(FIXTURES, "models/llama"), join(root, "llama"), { recursive: true });

@@ -6,11 +6,11 @@ import { build } from "esbuild";
 import { beforeAll, expect, test } from "vitest";
 // @ts-expect-error a script without types
 import { selectAdapter } from "../../scripts/webgpu-env.mjs";
-import { temporary } from "../support/checkpoints.js";
 import { READY_TIMEOUT, ROOT, ready } from "../support/cli.js";
 import { whyNoWasm } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
 import { describeRuntime, NODE, type Runtime } from "../support/runtimes.js";
+import { temporary } from "../support/temporary.js";
 import type { Looked } from "./shaders.js";
 
 const MAIN = join(ROOT, "dist", "cli", "main.js");

@@ -15,11 +15,15 @@ const TARGETS: readonly WebGPUOptions[] = [{}, { limits: "default", dot4: false,
 /** How many shaders there are, and the first complaints. */
 export async function lookAtShaders(): Promise<Looked[]> {
   const found: Looked[] = [];
+  /** Texts that both targets have; limits do not matter before there are pipelines. */
+  const seen = new Set<string>();
   for (const options of TARGETS) {
     const backend = await openWebGPU(WEB.navigator!.gpu!, options);
     const complaints: string[] = [];
     const shaders = backend.shaders();
     for (const shader of shaders) {
+      if (seen.has(shader.code)) continue;
+      seen.add(shader.code);
       await backend
         .compile(shader, "check")
         .catch((error: Error) => complaints.push(`${shader.key}: ${error.message}`));

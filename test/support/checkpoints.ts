@@ -1,19 +1,9 @@
 // Copies of fixture models that tests may change, in temporary folders that are removed after the test file.
 
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll } from "vitest";
 import { FIXTURES } from "./fixtures.js";
-
-const root = mkdtempSync(join(tmpdir(), "octavo-test-"));
-let copies = 0;
-afterAll(() => rmSync(root, { recursive: true, force: true }));
-
-/** A new empty path below the test's own temporary folder. */
-export function temporary(name: string): string {
-  return join(root, `${name.replaceAll("/", "-")}-${copies++}`);
-}
+import { temporary } from "./temporary.js";
 
 /** A copy of a folder below the fixtures, without the expected results. */
 export function copyOf(...path: string[]): string {

@@ -102,3 +102,21 @@ export async function everything(): Promise<GPU> {
   imitation ??= create(["enable-dawn-features=allow_unsafe_apis", "backend=null"]);
   return imitation;
 }
+
+/** The null backend's GPU for whole calls: its devices read zeros instead of uninitialized memory. */
+export async function idle(): Promise<GPU> {
+  const gpu = await everything();
+  return watchedOf(gpu, (device) => {
+    const { createBuffer } = device;
+    device.createBuffer = (wanted) => {
+      const buffer = createBuffer.call(device, wanted);
+      const { getMappedRange } = buffer;
+      buffer.getMappedRange = (...range) => {
+        const bytes = getMappedRange.apply(buffer, range);
+        new Uint8Array(bytes).fill(0);
+        return bytes;
+      };
+      return buffer;
+    };
+  });
+}

@@ -47,12 +47,14 @@ function codedRounding(x: Float32Array, { dense, largest }: Stored, K: number, b
   return (m: number, n: number): number => {
     let sum = 0;
     for (let at = 0; at < K; at += blocksize) {
-      const rows = x.subarray(m * K + at, m * K + at + blocksize);
-      const halfStep = rows.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 254;
-      const halfCode = largest[(n * K + at) / blocksize]! / 254;
-      rows.forEach((v, i) => {
-        sum += halfStep * (Math.abs(dense[n * K + at + i]!) + Math.abs(halfCode)) + Math.abs(v * halfCode);
-      });
+      const end = Math.min(at + blocksize, K);
+      let most = 0;
+      for (let k = at; k < end; k++) most = Math.max(most, Math.abs(x[m * K + k]!));
+      const halfStep = most / 254;
+      const halfCode = Math.abs(largest[(n * K + at) / blocksize]! / 254);
+      for (let k = at; k < end; k++) {
+        sum += halfStep * (Math.abs(dense[n * K + k]!) + halfCode) + Math.abs(x[m * K + k]!) * halfCode;
+      }
     }
     return sum;
   };

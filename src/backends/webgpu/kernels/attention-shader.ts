@@ -85,9 +85,11 @@ export const attentionShader: (options: Options) => Shader = family("attention",
   const unmasked = hides === "merged" ? "both[2u * (b * P.S + j) + 1u] != 0" : "mask_bits(P.mask + b * P.S + j) != 0u";
   const shown = [segmented ? "segment_at(b, j) == whose" : "", masked ? unmasked : ""].filter(Boolean).join(" && ");
 
-  // For each row of the tile: the owner of the keys it sees, its position, and whether it is still open.
-  const look = (r: number): string => `if (r0 + ${r}u < P.R) {
-    let t = (r0 + ${r}u) / P.share;
+  // For each row of the tile: the owner of the keys it sees, its position, and whether it is still open. A loop: compilers
+  // inline functions, and four copies of these are a third of what a software adapter compiles.
+  const r = many ? "r" : 0;
+  const look = `for (var r = 0u; r < ${rows}u && r0 + r < P.R; r++) {
+    let t = (r0 + r) / P.share;
     ${
       paged
         ? `let owns = lanes[P.lanes + b * P.lanes1 + t];
@@ -287,7 +289,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
   var owner = ${typed("i32")}(0);
   var at = ${typed("i32")}(0);
   var open = ${typed("bool")}(false);
-  ${each.map(look).join("\n  ")}
+  ${look}
   ${queries(rows, d64, quad)}
   workgroupBarrier();
   ${

@@ -5,7 +5,7 @@ import type { Browser, Worker } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { FAMILIES } from "../conformance/cases/index.js";
 import { describeChromium, launchChromium } from "../support/chromium.js";
-import { type Floats, floatsOf, SLOW_TO_COMPILE } from "../support/conformance.js";
+import { type Family, floatsOf, SLOW_TO_COMPILE } from "../support/conformance.js";
 import { whyNoWasm } from "../support/devices.js";
 import { type Site, serveWorker } from "./bundle.js";
 import type { Suite } from "./conformance-worker.js";
@@ -14,14 +14,12 @@ import type { Suite } from "./conformance-worker.js";
 const RUNS = { webgpu: 1, wasm: 8 };
 const SEED = 20_260;
 /**
- * WebGPU gets one case in so many of the tables that compile most: those with the most shader variants, and those with
- * operands of mixed dtypes. test/conformance runs all cases through the same Dawn in Node. OCTAVO_BROWSER_CASES=all runs all
- * here, too.
+ * WebGPU gets each case with one of its float dtypes, and one case in 30 of the ops with the most shader variants.
+ * test/conformance runs all cases through the same Dawn in Node. OCTAVO_BROWSER_CASES=all runs all here, too.
  */
-function stepOf(op: string, floats: Floats): number {
+function stepOf(family: Family): number {
   if (process.env.OCTAVO_BROWSER_CASES === "all") return 1;
-  if (SLOW_TO_COMPILE.includes(op)) return 30;
-  return floats === "mixed" ? 4 : 1;
+  return SLOW_TO_COMPILE.includes(family.op.name) ? 30 : floatsOf(family).length;
 }
 
 describeChromium("in Chromium", () => {
@@ -72,7 +70,7 @@ describeChromium("in Chromium", () => {
         const { op } = family;
         for (const floats of floatsOf(family)) {
           test(`${op.name} ${floats}`, async () => {
-            const problems = await call("table", op.name, floats, target === "webgpu" ? stepOf(op.name, floats) : 1);
+            const problems = await call("table", op.name, floats, target === "webgpu" ? stepOf(family) : 1);
             expect(problems.slice(0, 12), `${problems.length} problems`).toEqual([]);
           });
         }

@@ -66,17 +66,21 @@ function wasmTargets(): Target[] {
 const ALL_CASES = process.env.OCTAVO_GPU_CASES === "all";
 
 /**
- * Of the ops with the most shader variants, each of which takes a software adapter a second to compile, every case runs with
- * one of its float dtypes: the first with the first, the second with the second, and so on. Other targets (`turn`) begin
- * with another dtype, and take one in `share` of these cases: they differ in limits only.
+ * Of the ops with the most shader variants, which a software adapter compiles slowly, every case runs with one of its float
+ * dtypes: the first with the first, the second with the second, and so on. Targets that differ from the first in limits only
+ * do so with all ops, begin with another dtype, and take one in six cases of the ops with the most variants.
  */
 const casesFrom =
-  (turn: number, share = 1) =>
+  (limited: boolean) =>
   (op: string, floats: Floats, all: readonly Case[]): readonly Case[] => {
-    if (ALL_CASES || !SLOW_TO_COMPILE.includes(op)) return all;
+    const slow = SLOW_TO_COMPILE.includes(op);
+    if (ALL_CASES || (!slow && !limited)) return all;
     const dtypes = floatsOf(FAMILIES.find((family) => family.op.name === op)!);
     const place = dtypes.indexOf(floats);
-    return all.filter((_, i) => (i + turn) % dtypes.length === place && Math.floor(i / dtypes.length) % share === 0);
+    const share = slow && limited ? 6 : 1;
+    return all.filter(
+      (_, i) => (i + Number(limited)) % dtypes.length === place && Math.floor(i / dtypes.length) % share === 0,
+    );
   };
 
 /** The adapter with all it offers; and, for kernels that depend on it, with default limits and no dot product. */
@@ -87,11 +91,11 @@ function gpuTargets(): Target[] {
     timeout: 240_000,
     panels: false,
     complete: true,
-    casesOf: casesFrom(1, 3),
+    casesOf: casesFrom(true),
     skip: gpu ? undefined : whyNoGPU,
   };
   return [
-    { ...common, name: "webgpu", open: open({}), fuzz: 6, casesOf: casesFrom(0) },
+    { ...common, name: "webgpu", open: open({}), fuzz: 6, casesOf: casesFrom(false) },
     {
       ...common,
       name: "webgpu, default limits",

@@ -15,6 +15,7 @@ import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan, type StorageOptions, settle, unknownModules, untieHead } from "./plan.js";
+import { ownHead } from "./tied.js";
 
 export interface LoadOptions {
   readonly device: Device;
@@ -109,11 +110,12 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
   const exact = options.dtype !== "auto" && dtype === "f32" && !quantization?.given.has("bnb_4bit_compute_dtype");
-  const storage: StorageOptions = {
+  const asked: StorageOptions = {
     ...{ dtype, scheme, skip, compute, head },
     stored: stored && storedSchemes(agree(stored, quantization, source.location), exact),
-    shared: head && untieHead(model),
   };
+  const own = await ownHead(model, architecture, checkpoint, asked);
+  const storage: StorageOptions = { ...asked, shared: head || own ? untieHead(model) : undefined };
   const planned = plan(model, architecture, checkpoint, storage);
   if (stored && !planned.items.some(({ parts }) => parts.some((part) => part.stored))) {
     const method = stored.quantization_method();
@@ -130,6 +132,11 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     throw error;
   }
   const warnings = [...checkpoint.warnings];
+  if (own) {
+    warnings.push(
+      `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,
+    );
+  }
   const unknown = unknownModules(model, skip ?? []);
   if (unknown.length > 0) {
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);

@@ -83,15 +83,20 @@ export function schemesOf(model: Model, { dtype, scheme, skip, head, compute }: 
  */
 export function untieHead(model: Model): string | undefined {
   const head = model.output_embeddings();
-  if (!head) return undefined;
-  const own = `${head.path}.weight`;
-  const shared = [...model.named_parameters()].find(([name, one]) => one === head.weight && name !== own);
-  if (!shared) return undefined;
+  const shared = sharedWithHead(model);
+  if (!head || shared === undefined) return undefined;
   const { weight } = head;
   weight.product = false;
   head.weight = new Matrix(...weight.shape);
   head.weight.product = true;
-  return shared[0];
+  return shared;
+}
+
+/** The name of the parameter that the output embeddings share, or undefined. */
+export function sharedWithHead(model: Model): string | undefined {
+  const head = model.output_embeddings();
+  const own = head && `${head.path}.weight`;
+  return [...model.named_parameters()].find(([name, one]) => one === head?.weight && name !== own)?.[0];
 }
 
 /**
@@ -199,6 +204,27 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
   });
   const bytes = list.reduce((sum, { parts }) => parts.reduce((all, part) => all + partBytes(part), sum), 0);
   return { source: checkpoint.source, items: list, unexpected, bytes };
+}
+
+/**
+ * The tensors that a checkpoint holds for parameters of these names, each whole and as it is; undefined for others.
+ * @throws CheckpointError for a shape that does not fit
+ */
+export function tensorsOf(
+  names: readonly string[],
+  model: Model,
+  architecture: Architecture,
+  checkpoint: Checkpoint,
+  { stored }: StorageOptions,
+): (StoredTensor | undefined)[] {
+  const parameters = new Map(model.named_parameters());
+  const { candidates } = matchNames(parameters, architecture, checkpoint, stored ?? []);
+  return names.map((name) => {
+    const found = candidates.get(name);
+    const parts = found ? partsOf(name, parameters.get(name)!, found) : [];
+    const [part] = parts;
+    return parts.length === 1 && !part!.stored && !part!.view ? part!.from : undefined;
+  });
 }
 
 /** Bytes of the files that a part is read from. */

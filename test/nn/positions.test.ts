@@ -102,6 +102,38 @@ test.each(file.rope.filter((one) => !KNOWN.includes(kindOf(one)) && one.head_dim
   },
 );
 
+test("theta and the block stand where transformers 5 looks for them", () => {
+  const linear = { rope_type: "linear", factor: 4 };
+  const theta = 500_000;
+  // What the file says, and the theta and type that count.
+  const files: [config: Record<string, unknown>, theta: number, kind: string | undefined][] = [
+    [{ rope_scaling: { ...linear, rope_theta: theta }, rope_theta: 10 }, theta, "linear"],
+    [{ rope_scaling: linear, rope_theta: theta }, theta, "linear"],
+    [{ rope_scaling: {}, rope_parameters: { ...linear, rope_theta: theta } }, theta, "linear"],
+    [{ rope_scaling: null, rope_parameters: { ...linear, rope_theta: theta } }, theta, "linear"],
+    [{ rope_scaling: { rope_type: "default", rope_theta: theta }, rope_parameters: linear }, theta, "default"],
+    [{ rope_scaling: {} }, 10_000, undefined],
+    [{}, 10_000, undefined],
+  ];
+  for (const [config, wanted, kind] of files) {
+    const fields = ropeFields(config);
+    expect(fields.theta, JSON.stringify(config)).toBe(wanted);
+    expect(fields.scaling?.rope_type, JSON.stringify(config)).toBe(kind);
+  }
+});
+
+test("llama3 without its original length takes that beside it, or the model's length", () => {
+  const block = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+  const of = (config: Record<string, unknown>) => ropeFrequencies({ ...ropeFields(config), dim: 64 }).inverse;
+  const wanted = of({ rope_scaling: { ...block, original_max_position_embeddings: 128 } });
+  expect(of({ rope_scaling: block, max_position_embeddings: 128 })).toEqual(wanted);
+  expect(of({ rope_scaling: block, max_position_embeddings: 256, original_max_position_embeddings: 128 })).toEqual(
+    wanted,
+  );
+  expect(of({ rope_scaling: block, max_position_embeddings: 256 })).not.toEqual(wanted);
+  expect(() => of({ rope_scaling: block })).toThrow("original_max_position_embeddings");
+});
+
 test("rope_scaling that is incomplete or misspelt is refused", () => {
   const make = (scaling: Record<string, unknown>) => () => ropeFrequencies({ theta: 10000, dim: 8, scaling });
   expect(make({ type: "linear" })).toThrow('needs a positive "factor", got undefined');

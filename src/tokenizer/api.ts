@@ -290,7 +290,8 @@ export class PreTrainedTokenizer extends Callable {
       });
     }
     const text = this.backend.decode(list, { skip_special_tokens: options.skip_special_tokens });
-    return (options.clean_up_tokenization_spaces ?? this.clean_up_tokenization_spaces) ? cleanUp(text) : text;
+    const cleans = this.backend.cleans && (options.clean_up_tokenization_spaces ?? this.clean_up_tokenization_spaces);
+    return cleans ? cleanUp(text) : text;
   }
 
   /** `decode` of every row. */

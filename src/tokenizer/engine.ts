@@ -26,6 +26,11 @@ export interface Tokenizer {
   readonly size: number;
   /** True if decode() concatenates the bytes of the tokens, so that streams can be decoded byte by byte. */
   readonly byte_level: boolean;
+  /**
+   * True if `clean_up_tokenization_spaces` applies. It does not to BPE, as in Python since transformers 5: there each space of
+   * the text is a token's own, and files set the option by mistake of a converter.
+   */
+  readonly cleans: boolean;
   /** Tokens omitted by `skip_special_tokens`. */
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
@@ -126,6 +131,7 @@ export class JsonTokenizer implements Tokenizer {
   readonly vocab_size: number;
   readonly size: number;
   readonly byte_level: boolean;
+  readonly cleans: boolean;
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
   readonly #file: string;
@@ -163,6 +169,7 @@ export class JsonTokenizer implements Tokenizer {
     this.special_ids = special;
     this.size = this.#tokens.size;
     this.byte_level = this.#parts.byte_level;
+    this.cleans = json.model.type !== "BPE";
     this.unk_token_id = this.#parts.unk_token_id;
     this.#byteFallback = JSON.stringify(json.decoder)?.includes('"ByteFallback"') ?? false;
     this.#named = templateIds(json.post_processor);

@@ -18,6 +18,7 @@ import {
   type AddedToken,
   addedToken,
   checkTokenizerJson,
+  isEmptyToken,
   isObject,
   type Json,
   type JsonObject,
@@ -89,6 +90,26 @@ const CLASS_DEFAULTS: Readonly<Record<string, Partial<Record<SpecialName, string
   T5Tokenizer: { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" },
 };
 
+/** Classes whose `add_prefix_space` (false unless set) is tokenizer_config.json's, whatever tokenizer.json says; transformers 5. */
+const PREFIX_BY_CONFIG: ReadonlySet<string | undefined> = new Set([
+  "GPT2Tokenizer",
+  "CodeGenTokenizer",
+  "GPTNeoXTokenizer",
+  "Qwen2Tokenizer",
+  "RobertaTokenizer",
+  "BartTokenizer",
+  "CohereTokenizer",
+  "DebertaTokenizer",
+]);
+
+/** Classes that pad on the left unless the files say otherwise; transformers 5. */
+const PADS_LEFT: ReadonlySet<string | undefined> = new Set([
+  "LlamaTokenizer",
+  "CodeLlamaTokenizer",
+  "GemmaTokenizer",
+  "CohereTokenizer",
+]);
+
 /** Classes whose models take token_type_ids if tokenizer_config.json lists no inputs. */
 const TYPED: ReadonlySet<string | undefined> = new Set(["BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"]);
 
@@ -147,7 +168,9 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
   const { source, names, config, className } = files;
   const path = (name: string) => source.path(name);
   if (names.has("tokenizer.json")) {
-    return checkTokenizerJson(await readJsonObject(source, path("tokenizer.json")), path("tokenizer.json"));
+    const json = checkTokenizerJson(await readJsonObject(source, path("tokenizer.json")), path("tokenizer.json"));
+    if (!PREFIX_BY_CONFIG.has(className) || !json.pre_tokenizer) return json;
+    return { ...json, pre_tokenizer: withPrefixSpace(json.pre_tokenizer, config.add_prefix_space === true) };
   }
   const options: ConvertOptions = {
     tokenizer_class: className,
@@ -181,6 +204,14 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
       details: { file: source.location, got: [...models, ...there] },
     },
   );
+}
+
+/** A pre-tokenizer whose ByteLevel parts add a space before the text, or do not. */
+function withPrefixSpace(part: JsonObject, add_prefix_space: boolean): JsonObject {
+  const { type, pretokenizers } = part;
+  if (type === "ByteLevel") return { ...part, add_prefix_space };
+  if (!Array.isArray(pretokenizers)) return part;
+  return { ...part, pretokenizers: pretokenizers.map((one) => withPrefixSpace(one as JsonObject, add_prefix_space)) };
 }
 
 /** Special tokens without a name: additional_special_tokens and extra_special_tokens. */
@@ -226,6 +257,7 @@ async function withAddedTokens(
   const file = source.path("tokenizer_config.json");
   const decoder = isObject(config.added_tokens_decoder) ? config.added_tokens_decoder : {};
   for (const [id, value] of Object.entries(decoder)) {
+    if (isEmptyToken(value)) continue;
     const token = addedToken(file, `added_tokens_decoder.${id}`, value, Number(id));
     const other = taken.get(token.id);
     const known = added.get(token.content)?.id ?? ids.get(token.content) ?? token.id;
@@ -234,7 +266,8 @@ async function withAddedTokens(
   if (!names.has("tokenizer.json") && names.has("added_tokens.json")) {
     const path = source.path("added_tokens.json");
     for (const [content, id] of Object.entries(await readJsonObject(source, path))) {
-      if (!added.has(content)) put(addedToken(path, content, { content, id, special: specials.includes(content) }));
+      if (content !== "" && !added.has(content))
+        put(addedToken(path, content, { content, id, special: specials.includes(content) }));
     }
   }
   let next = 0;
@@ -253,6 +286,12 @@ async function withAddedTokens(
     });
   }
   return { ...json, added_tokens: [...added.values()] };
+}
+
+function paddingSide({ config, className }: Files, { padding }: TokenizerJson): "left" | "right" {
+  const { padding_side: named } = config;
+  if (named === "left" || named === "right") return named;
+  return padding.side ?? (PADS_LEFT.has(className) ? "left" : "right");
 }
 
 async function chatTemplate({ source, names, config }: Files): Promise<string | Record<string, string> | null> {
@@ -290,6 +329,14 @@ export async function loadTokenizer(source: Source, given: LoadTokenizerOptions 
       options[name] ?? namedToken(files, name) ?? (usual !== undefined && exists(usual) ? usual : undefined);
     if (token !== undefined && token !== "") special[name] = token;
   }
+  const { padding } = structure;
+  if (
+    special.pad_token === undefined &&
+    config.pad_token !== null &&
+    padding.token !== undefined &&
+    exists(padding.token)
+  )
+    special.pad_token = padding.token;
   const extra = extraTokens(files);
   const specials = [...new Set([...Object.values(special), ...extra])];
   const backend = new JsonTokenizer(await withAddedTokens(structure, files, ids, specials));
@@ -298,7 +345,7 @@ export async function loadTokenizer(source: Source, given: LoadTokenizerOptions 
   const settings: TokenizerSettings = {
     special,
     additional_special_tokens: extra,
-    padding_side: options.padding_side ?? (config.padding_side === "left" ? "left" : "right"),
+    padding_side: options.padding_side ?? paddingSide(files, structure),
     truncation_side: options.truncation_side ?? (config.truncation_side === "left" ? "left" : "right"),
     model_max_length: typeof longest === "number" && longest > 0 ? longest : Number.POSITIVE_INFINITY,
     clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? config.clean_up_tokenization_spaces === true,

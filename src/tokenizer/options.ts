@@ -54,7 +54,10 @@ export interface CallOptions extends Readonly<Options<typeof CALL>> {}
 export const DECODE = {
   /** Omit special tokens. */
   skip_special_tokens: flag(),
-  /** Remove spaces before punctuation, as in English; by default as set in the tokenizer's files. */
+  /**
+   * Remove spaces before punctuation, as in English; by default as set in the tokenizer's files. Without effect on BPE
+   * tokenizers, as in Python: each space there is part of the text.
+   */
   clean_up_tokenization_spaces: flag(),
 };
 export interface DecodeOptions extends Readonly<Options<typeof DECODE>> {}

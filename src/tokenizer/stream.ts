@@ -56,8 +56,8 @@ export class StreamDecoder {
     const options = readOptions("StreamDecoder", DECODE, given);
     this.#tokenizer = "backend" in source ? source.backend : source;
     this.#skip = options.skip_special_tokens === true;
-    this.#cleanUp =
-      options.clean_up_tokenization_spaces ?? ("backend" in source && source.clean_up_tokenization_spaces);
+    const usual = "backend" in source && source.clean_up_tokenization_spaces;
+    this.#cleanUp = this.#tokenizer.cleans && (options.clean_up_tokenization_spaces ?? usual);
   }
 
   /** Adds the next id or ids; returns the text they complete, possibly none. */

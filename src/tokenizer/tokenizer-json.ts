@@ -38,6 +38,8 @@ export interface TokenizerJson {
   readonly pre_tokenizer: JsonObject | null;
   readonly post_processor: JsonObject | null;
   readonly decoder: JsonObject | null;
+  /** How batches are padded where tokenizer_config.json does not say it. */
+  readonly padding: { readonly token: string | undefined; readonly side: "left" | "right" | undefined };
 }
 
 const COMPONENTS: Readonly<Record<string, readonly string[]>> = {
@@ -223,11 +225,17 @@ export function addedToken(file: string, key: string, value: Json | undefined, i
   };
 }
 
+/** An added token without text, which published files have: it matches nothing, and Python's library leaves it out. */
+export function isEmptyToken(value: Json | undefined): boolean {
+  return isObject(value) && value.content === "";
+}
+
 function checkAdded(file: string, value: Json | undefined): AddedToken[] {
   if (value === undefined || value === null) return [];
   if (!Array.isArray(value)) return fail(file, "added_tokens", `expected an array, got ${kind(value)}`);
   const byContent = new Map<string, AddedToken>();
   value.forEach((entry, i) => {
+    if (isEmptyToken(entry)) return;
     const token = addedToken(file, `added_tokens[${i}]`, entry);
     const other = byContent.get(token.content);
     if (other !== undefined && other.id !== token.id) {
@@ -319,5 +327,16 @@ export function checkTokenizerJson(value: unknown, file: string): TokenizerJson 
     pre_tokenizer: component("pre_tokenizer"),
     post_processor: component("post_processor"),
     decoder: component("decoder"),
+    padding: checkPadding(file, value.padding),
   };
+}
+
+function checkPadding(file: string, value: Json | undefined): TokenizerJson["padding"] {
+  if (value === undefined || value === null) return { token: undefined, side: undefined };
+  if (!isObject(value)) return fail(file, "padding", `expected an object, got ${kind(value)}`);
+  const { pad_token: token, direction } = value;
+  if (token !== undefined && typeof token !== "string") return fail(file, "padding.pad_token", "expected a string");
+  const side = direction === "Left" ? "left" : direction === "Right" ? "right" : undefined;
+  if (direction !== undefined && !side) return fail(file, "padding.direction", 'expected "Left" or "Right"');
+  return { token: token || undefined, side };
 }

@@ -177,7 +177,7 @@ describe("tokens and text", () => {
     expect(() => tokenizer.decode([[1]] as unknown as number[])).toThrow(/batch_decode/);
     expect(() => tokenizer.decode([1.5])).toThrow(OptionError);
     expect(() => tokenizer.decode([1], { skip_special: true } as object)).toThrow(/did you mean|known options/);
-    expect(tokenizer.decode(tokenizer.encode("a , b ."), { clean_up_tokenization_spaces: true })).toBe("a, b.");
+    expect(tokenizer.decode(tokenizer.encode("a , b ."), { clean_up_tokenization_spaces: true })).toBe("a , b .");
   });
 
   it("reads special tokens in untrusted text as plain text when asked", () => {

@@ -204,7 +204,8 @@ describe("malformed files", () => {
     ["score not a number", unigram({ vocab: [["a", null]] }), /model.vocab\[0\]: expected \[token, finite score\]/],
     ["empty Unigram", unigram({ vocab: [] }), /model.vocab: is empty/],
     ["unk_id outside", unigram({ unk_id: 5 }), /model.unk_id: must be null or an id below 1/],
-    ["added token empty", { ...BPE, added_tokens: [{ id: 1, content: "" }] }, /added_tokens\[0\].content/],
+    ["added token of no kind", { ...BPE, added_tokens: [{ id: 1, content: 4 }] }, /added_tokens\[0\].content/],
+    ["padding of no side", { ...BPE, padding: { direction: "Up" } }, /padding.direction: expected "Left" or "Right"/],
     ["added token without id", { ...BPE, added_tokens: [{ content: "x" }] }, /added_tokens\[0\].id/],
     ["unknown normalizer", { ...BPE, normalizer: { type: "Nmt" } }, /normalizer: type "Nmt" is not supported/],
     [

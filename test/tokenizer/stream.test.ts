@@ -39,7 +39,9 @@ describe.each(["storyteller", "llama3", "llama2", "metaspace-first", "wordpiece"
       fc.property(text, (value) => {
         const ids = tokenizer.encode(value);
         const parts = stream(new StreamDecoder(tokenizer, { clean_up_tokenization_spaces: true }), ids);
-        expect(parts.join("")).toBe(cleanUp(tokenizer.decode(ids)));
+        const whole = tokenizer.decode(ids);
+        // BPE keeps its spaces, as in Python.
+        expect(parts.join("")).toBe(tokenizer.cleans ? cleanUp(whole) : whole);
       }),
       { numRuns: 300 },
     );

@@ -118,6 +118,8 @@ export interface GenerationConfig {
   readonly seed: number;
   readonly eos_token_ids: readonly number[];
   readonly pad_token_id: number;
+  /** The id that is padding in prompts without an attention_mask; undefined if none is certain to be. */
+  readonly prompt_padding: number | undefined;
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
   readonly num_assistant_tokens: number;
@@ -137,6 +139,12 @@ const isToken =
   (vocab: number) =>
   (id: unknown): id is number =>
     typeof id === "number" && natural(id) && id < vocab;
+
+/** An id that no token of the model has, as files of models with a cut vocabulary name, and -1 for "none". */
+const isNoToken =
+  (vocab: number) =>
+  (id: unknown): boolean =>
+    Number.isSafeInteger(id) && !isToken(vocab)(id);
 
 type Field = keyof typeof GENERATION;
 
@@ -174,10 +182,7 @@ export function generationConfig(
   refuseUnsupported(options, inFile, do_sample);
 
   const eos_token_ids = endOfText(options, inFile("eos_token_id"), fromModel.eos_token_id, vocab, refuse);
-  const token = isToken(vocab);
-  let pad: unknown = given("pad_token_id") ?? undefined;
-  if (pad === undefined) pad = [fromModel.pad_token_id, eos_token_ids[0]].find(token) ?? 0;
-  if (!token(pad)) return refuse("pad_token_id", `pad_token_id must be a token id below ${vocab}, got ${show(pad)}`);
+  const named = padding(options, inFile("pad_token_id"), fromModel.pad_token_id, vocab, refuse);
   return {
     max_new_tokens: newTokens(options, inFile("max_new_tokens") !== undefined, given, prompt),
     do_sample,
@@ -190,7 +195,8 @@ export function generationConfig(
     frequency_penalty: given("frequency_penalty") ?? 0,
     seed: (given("seed") ?? Math.floor(Math.random() * 2 ** 31)) | 0,
     eos_token_ids,
-    pad_token_id: pad,
+    pad_token_id: named ?? eos_token_ids[0] ?? 0,
+    prompt_padding: named !== undefined && !eos_token_ids.includes(named) ? named : undefined,
     prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
     cache_dtype: cacheDTypeOf(options),
@@ -232,11 +238,28 @@ function endOfText(
   const list = (ids: unknown): readonly unknown[] => (Array.isArray(ids) ? ids : [ids]);
   if (options.eos_token_id === null) return [];
   const chosen = options.eos_token_id ?? inFile;
-  // Ids from config.json that are outside the vocabulary are ignored; `fileWarnings` reports them.
+  // Ids of the files that are outside the vocabulary are ignored; `fileWarnings` reports them.
   if (chosen === undefined) return list(fromModel ?? []).filter(token);
   const ids = list(chosen);
-  if (ids.every(token)) return ids;
+  const dropped = options.eos_token_id === undefined ? isNoToken(vocab) : () => false;
+  if (ids.every((id) => token(id) || dropped(id))) return ids.filter(token);
   return refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`);
+}
+
+/** The id of padding; undefined if nobody names one that is a token. */
+function padding(
+  options: GenerationOptions,
+  inFile: unknown,
+  fromModel: unknown,
+  vocab: number,
+  refuse: Refuse,
+): number | undefined {
+  const token = isToken(vocab);
+  const own = options.pad_token_id ?? undefined;
+  const chosen: unknown = own ?? inFile;
+  if (token(chosen)) return chosen;
+  if (chosen === undefined || (own === undefined && isNoToken(vocab)(chosen))) return [fromModel].find(token);
+  return refuse("pad_token_id", `pad_token_id must be a token id below ${vocab}, got ${show(chosen)}`);
 }
 
 /** @throws OptionError or ConfigError for unsupported fields that would change the text */
@@ -277,10 +300,13 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
     Object.hasOwn(GENERATION, key) || Object.hasOwn(UNSUPPORTED, key) || WITHOUT_EFFECT.has(key);
   const unknown = Object.keys(fromFile).filter((key) => !known(key) && fromFile[key] !== null);
   if (unknown.length > 0) warnings.push(`${FILE}: unknown fields, ignored: ${unknown.join(", ")}`);
-  for (const key of ["eos_token_id", "pad_token_id"] as const) {
-    const wrong = [fromModel[key] ?? []].flat().filter((id) => !isToken(vocab)(id));
-    if (wrong.length === 0) continue;
-    warnings.push(`config.json: ${key} ${wrong.join(", ")} is not a token id below ${vocab}; ignored`);
+  const outside = isNoToken(vocab);
+  const noId = (id: unknown): boolean => !isToken(vocab)(id);
+  for (const [name, file, wrong] of [[FILE, fromFile, outside] as const, ["config.json", fromModel, noId] as const]) {
+    for (const key of ["eos_token_id", "pad_token_id"] as const) {
+      const ids = [file[key] ?? []].flat().filter(wrong);
+      if (ids.length > 0) warnings.push(`${name}: ${key} ${ids.join(", ")} is not a token id below ${vocab}; ignored`);
+    }
   }
   return warnings;
 }

@@ -94,6 +94,22 @@ export function readBatch(
   return { rows: rows.length, steps, ids, mask: mask.includes(0) ? mask : undefined };
 }
 
+/**
+ * The batch with the mask that its padding implies, if the caller gave none; transformers does the same. Rows that hold
+ * nothing else keep their text.
+ * @param pad the id of padding; undefined if none is certain to be
+ */
+export function withImpliedMask(batch: Batch, given: Ids | undefined, pad: number | undefined): Batch {
+  const { rows, steps, ids } = batch;
+  if (given !== undefined || pad === undefined || !ids.includes(pad)) return batch;
+  const mask = Uint8Array.from(ids, (id) => Number(id !== pad));
+  for (let r = 0; r < rows; r++) {
+    const row = mask.subarray(r * steps, (r + 1) * steps);
+    if (!row.includes(1)) row.fill(1);
+  }
+  return { ...batch, mask: mask.includes(0) ? mask : undefined };
+}
+
 /** Position of each token in its own text: real tokens count from 0, padding is at 0. */
 export function positionsOf({ rows, steps, mask }: Batch): Int32Array {
   const positions = new Int32Array(rows * steps);

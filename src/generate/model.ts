@@ -14,7 +14,7 @@ import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
-import { type Batch, leftPadded, placesOf, readBatch } from "./inputs.js";
+import { type Batch, leftPadded, placesOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import { FORWARD, type ForwardOptions, GENERATE, type GenerateOptions } from "./options.js";
 import { type Chunk, chunksOf } from "./prefill.js";
@@ -142,8 +142,9 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     this.checkUsable();
     const options = readOptions("generate", GENERATE, given ?? null);
     const { vocab, max_positions } = this.module.geometry;
-    const batch = leftPadded(readBatch(options.input_ids, options.attention_mask, vocab));
-    const config = generationConfig(options, this.generation_config, this.config, batch.steps, vocab);
+    const read = readBatch(options.input_ids, options.attention_mask, vocab);
+    const config = generationConfig(options, this.generation_config, this.config, read.steps, vocab);
+    const batch = leftPadded(withImpliedMask(read, options.attention_mask, config.prompt_padding));
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     checkProcessors(options.logits_processor);
     if (options.logprobs !== undefined && typeof options.logprobs !== "boolean") {

@@ -11,7 +11,7 @@ import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig } from "./config.js";
-import { type Batch, readBatch } from "./inputs.js";
+import { type Batch, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
   SEQ2SEQ_FORWARD,
@@ -106,15 +106,16 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const options = readOptions("generate", SEQ2SEQ_GENERATE, given ?? null);
     const { module, device } = this;
     const { vocab } = module.geometry;
-    const encoder = readBatch(options.input_ids, options.attention_mask, vocab);
+    const read = readBatch(options.input_ids, options.attention_mask, vocab);
     const decoder =
       options.decoder_input_ids === undefined
-        ? this.#start(encoder.rows)
+        ? this.#start(read.rows)
         : readBatch(options.decoder_input_ids, undefined, vocab, "decoder_input_ids");
-    if (decoder.rows !== encoder.rows) {
-      throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, input_ids has ${encoder.rows}`);
+    if (decoder.rows !== read.rows) {
+      throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, input_ids has ${read.rows}`);
     }
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
+    const encoder = withImpliedMask(read, options.attention_mask, config.prompt_padding);
     checkProcessors(options.logits_processor);
     if (options.logits_processor?.length) warnOfHostProcessors();
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);

@@ -85,6 +85,8 @@ describe("what is wrong is told to whom it belongs", () => {
     expect(mine).toBeInstanceOf(OptionError);
     expect(mine.message).toMatch(message);
     expect(mine.details.option).toBe(key);
+    // Ids of the file that no token has are ignored, with a warning.
+    if (key === "eos_token_id" || key === "pad_token_id") return;
     // Sampling's own fields count only where tokens are sampled.
     const theirs = thrown(() => config({}, { do_sample: true, [key]: value }));
     expect(theirs).toBeInstanceOf(ConfigError);
@@ -113,6 +115,34 @@ describe("what is wrong is told to whom it belongs", () => {
       "config.json: eos_token_id 5000 is not a token id below 100; ignored",
       "config.json: pad_token_id -1 is not a token id below 100; ignored",
     ]);
+  });
+});
+
+describe("ids of the files that no token has", () => {
+  test.each<[object, readonly number[], number]>([
+    [{ eos_token_id: [2, 128_001] }, [2], 2],
+    [{ eos_token_id: VOCAB }, [], 0],
+    [{ eos_token_id: -1 }, [], 0],
+    [{ eos_token_id: 2, pad_token_id: -1 }, [2], 2],
+    [{ eos_token_id: 2, pad_token_id: VOCAB }, [2], 2],
+  ])("%j", (file, eos_token_ids, pad_token_id) => {
+    expect(config({}, file)).toMatchObject({ eos_token_ids, pad_token_id });
+    const warnings = fileWarnings(file as never, {}, VOCAB);
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toMatch(
+      /^generation_config\.json: (?:eos|pad)_token_id .* is not a token id below 100; ignored$/,
+    );
+  });
+
+  test("what is no id at all is refused", () => {
+    for (const value of ["2", { id: 2 }, 1.5, true]) {
+      for (const key of ["eos_token_id", "pad_token_id"]) {
+        expect(
+          thrown(() => config({}, { [key]: value })),
+          `${key} ${value}`,
+        ).toBeInstanceOf(ConfigError);
+      }
+    }
   });
 });
 

@@ -4,6 +4,7 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { quote } from "./files.js";
 import { checkRevision, isModelId } from "./model-id.js";
@@ -60,14 +61,31 @@ async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
   }
 }
 
+/** The path of a `file:` address, which code in ES modules writes for "beside this file"; other values as they are. */
+function withoutFileScheme<T>(given: T): T | string {
+  if (!(given instanceof URL) && !(typeof given === "string" && /^file:/i.test(given))) return given;
+  try {
+    return fileURLToPath(given);
+  } catch (cause) {
+    throw new OptionError(
+      `expected a model id such as "org/name" or a folder, got the address ${quote(String(given))}`,
+      {
+        hint: "an address of a folder on this machine is file:///path/of/the/folder",
+        cause,
+      },
+    );
+  }
+}
+
 /**
- * Finds the folder of a model: an existing folder wins; otherwise `idOrFolder` is a hub id, looked up in the local
+ * Finds the folder of a model: an existing folder, or its file: address, wins; otherwise `idOrFolder` is a hub id, looked up in the local
  * Hugging Face cache under `revision`.
  * @throws NotFoundError naming what was searched and where, with near names; OptionError for an argument that is neither
  * a folder nor an id, or a bad revision; FormatError for a damaged cache
  */
-export async function resolveModel(idOrFolder: string, options: ResolveOptions = {}): Promise<ResolvedModel> {
+export async function resolveModel(given: string | URL, options: ResolveOptions = {}): Promise<ResolvedModel> {
   checkOptions("resolveModel", options, ["cache_dir", "revision", "local_files_only"]);
+  const idOrFolder = withoutFileScheme(given);
   if (typeof idOrFolder !== "string" || idOrFolder === "" || idOrFolder.includes("\0")) {
     const got = typeof idOrFolder === "string" ? JSON.stringify(idOrFolder) : String(idOrFolder);
     throw new OptionError(`expected a model id such as "org/name" or a folder, got ${got}`);

@@ -3,6 +3,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { describe, expect, test } from "vitest";
 import { NotFoundError, OptionError } from "../../src/core/errors.js";
 import { cachedModels, cacheFolder, resolveModel } from "../../src/sources/hub.js";
@@ -81,6 +82,22 @@ describe("found", () => {
     const folder = join(root, "some folder");
     mkdirSync(folder);
     expect(await resolveModel(folder, { cache_dir })).toEqual({ folder });
+  });
+
+  test("a file: address, as text and as an object", async () => {
+    const folder = join(root, "ein Ordner für alle");
+    mkdirSync(folder, { recursive: true });
+    const address = pathToFileURL(folder);
+    for (const given of [address, address.href, `${address.href}/`]) {
+      const found = await resolveModel(given, { cache_dir });
+      expect(resolve(found.folder)).toBe(folder);
+    }
+    const missing = await failure(() => resolveModel(pathToFileURL(join(root, "none")).href, { cache_dir }));
+    expect(missing).toBeInstanceOf(NotFoundError);
+    expect(String(missing)).toContain(`${join(root, "none")}: no such folder`);
+    for (const wrong of ["file://elsewhere/x", "file:///a%2Fb"]) {
+      expect(await failure(() => resolveModel(wrong, { cache_dir }))).toBeInstanceOf(OptionError);
+    }
   });
   test.each([
     ["org/tiny-llama", undefined, LLAMA, MAIN],

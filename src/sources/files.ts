@@ -14,7 +14,8 @@ export interface Kind {
 const TO_SAFETENSORS =
   "convert it with Python: from transformers import AutoModelForCausalLM as M; " +
   'M.from_pretrained("FOLDER").save_pretrained("OUT", safe_serialization=True)';
-const AGAIN = "the download went wrong; delete the file and download it again";
+/** What to do about a file that is damaged; for hints. */
+export const AGAIN = "the download went wrong; delete the file and download it again";
 
 const MAGIC: readonly (readonly [string, Kind])[] = [
   ["PK\x03\x04", { name: "a zip archive (torch.save writes these as .bin or .pt)", hint: TO_SAFETENSORS }],

@@ -3,6 +3,7 @@
 // (convert.ts).
 
 import { FormatError } from "../core/errors.js";
+import { AGAIN, foreignKind } from "../sources/files.js";
 import { type Source, withFile } from "../sources/source.js";
 
 export type Json = null | boolean | number | string | Json[] | JsonObject;
@@ -75,7 +76,7 @@ function kind(value: unknown): string {
 
 /**
  * Reads a text file that must be strict UTF-8 and no larger than 256 MB.
- * @throws FormatError when it is larger or not UTF-8.
+ * @throws FormatError when it is larger, not UTF-8, or another kind of file (a git-lfs pointer, an HTML page)
  */
 export async function readText(source: Source, file: string): Promise<string> {
   const bytes = await withFile(source, file, "tokenizer file", async (opened) => {
@@ -87,6 +88,13 @@ export async function readText(source: Source, file: string): Promise<string> {
     }
     return opened.read(0, size);
   });
+  const foreign = foreignKind(bytes);
+  if (foreign) {
+    throw new FormatError(`${file}: expected a tokenizer file, got ${foreign.name}`, {
+      details: { file, got: foreign.name },
+      hint: foreign.hint,
+    });
+  }
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {
@@ -100,6 +108,7 @@ export async function readText(source: Source, file: string): Promise<string> {
  */
 export async function readJsonObject(source: Source, file: string): Promise<JsonObject> {
   const text = await readText(source, file);
+  if (text.trim() === "") throw new FormatError(`${file}: the file is empty`, { details: { file }, hint: AGAIN });
   let value: unknown;
   try {
     value = JSON.parse(text);

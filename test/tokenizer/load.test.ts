@@ -238,6 +238,33 @@ describe("malformed files", () => {
     await expect(loading).rejects.toThrow(/tokenizer\.json/);
   });
 
+  const LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 9085657\n";
+  const PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head></html>";
+  it.each([
+    ["tokenizer.json", {}],
+    ["tokenizer_config.json", { "tokenizer.json": BPE }],
+    ["special_tokens_map.json", { "tokenizer.json": BPE }],
+    ["vocab.json", { "merges.txt": "l o\n" }],
+    ["merges.txt", { "vocab.json": VOCAB }],
+    ["vocab.txt", {}],
+    ["chat_template.jinja", { "tokenizer.json": BPE }],
+  ] as [string, Record<string, Content>][])("names what stands in place of %s", async (name, others) => {
+    for (const [content, kind, hint] of [
+      [LFS, "git-lfs pointer", "git lfs pull"],
+      [PAGE, "HTML", "download it again"],
+    ] as const) {
+      const error = await loadTokenizer(folder({ ...others, [name]: content })).catch((e: unknown) => e);
+      expect(error).toBeInstanceOf(FormatError);
+      expect((error as FormatError).message).toContain(`${name}: expected a tokenizer file, got `);
+      expect((error as FormatError).message).toContain(kind);
+      expect((error as FormatError).hint).toContain(hint);
+    }
+    if (!name.endsWith(".json")) return;
+    for (const empty of ["", " \n"]) {
+      await expect(loadTokenizer(folder({ ...others, [name]: empty }))).rejects.toThrow(`${name}: the file is empty`);
+    }
+  });
+
   it("names the line of a malformed merges.txt or vocab.txt", async () => {
     await expect(loadTokenizer(folder({ "vocab.json": VOCAB, "merges.txt": "l o\nx\n" }))).rejects.toThrow(
       /merges.txt: line 2/,

@@ -46,7 +46,7 @@ export interface Loaded<T extends Task = "causal-lm"> {
 
 /** config.json of a model folder. @throws NotFoundError, FormatError */
 export async function readConfigJson(source: Source): Promise<ConfigJson> {
-  return readJsonFile(source, source.path("config.json"), { what: "config.json" });
+  return readJsonFile(source, source.path("config.json"), { what: "config.json", python: true });
 }
 
 /** The dtype for this checkpoint. @throws OptionError for an unknown spelling */
@@ -155,7 +155,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
 
 async function optionalJson(source: Source, name: string): Promise<ConfigJson> {
   try {
-    return await readJsonFile(source, source.path(name), { what: name });
+    return await readJsonFile(source, source.path(name), { what: name, python: true });
   } catch (error) {
     if (error instanceof NotFoundError) return {};
     throw error;

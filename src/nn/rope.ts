@@ -69,7 +69,7 @@ export function ropeFrequencies({ theta, dim, scaling }: RopeConfig): RopeFreque
   if (scaling === null || kind === "default") return { inverse, scale: 1 };
   const number = (key: string): number => {
     const value = scaling[key];
-    if (typeof value !== "number" || !(value > 0)) {
+    if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value)) {
       throw new ConfigError(
         `config.json: rope_scaling of type "${kind}" needs a positive "${key}", got ${JSON.stringify(value)}`,
         { hint: CONFIG_HINT },

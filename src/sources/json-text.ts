@@ -74,6 +74,7 @@ export class JsonScanner {
   private readonly bytes: Uint8Array;
   private readonly file: string;
   private readonly base: number;
+  private python = false;
 
   /**
    * @param base offset of the first of these bytes in the file
@@ -237,10 +238,12 @@ export class JsonScanner {
   }
 
   /**
-   * The whole text as one value. Objects have no prototype; a repeated key, NaN or Infinity, a number too large for a
-   * double, or nesting past `MAX_DEPTH` is a FormatError.
+   * The whole text as one value. Objects have no prototype. Nesting past `MAX_DEPTH` is a FormatError; so are a repeated key,
+   * NaN, Infinity and a number too large for a double, except for `python`: its json module writes and reads the numbers,
+   * and takes the last of repeated keys.
    */
-  document(): JsonValue {
+  document(python = false): JsonValue {
+    this.python = python;
     const value = this.value(0);
     this.end();
     return value;
@@ -265,7 +268,7 @@ export class JsonScanner {
       this.peek();
       const start = this.at;
       const key = this.string("a key in quotes");
-      if (key in object) this.fail("each key once", start, `${quote(key)} again`);
+      if (key in object && !this.python) this.fail("each key once", start, `${quote(key)} again`);
       this.expect(0x3a, '":"');
       object[key] = this.value(depth + 1);
     } while (this.more(0x7d));
@@ -280,6 +283,8 @@ export class JsonScanner {
     while (at < bytes.length && !' \t\r\n,:]}[{"'.includes(String.fromCharCode(bytes[at]!))) at++;
     const word = utf8(bytes, start, at);
     if (word === "NaN" || word === "Infinity" || word === "-Infinity") {
+      this.at = at;
+      if (this.python) return Number(word);
       this.fail("JSON", start, word, "Python writes this, but it is not JSON; replace it by a number or null");
     }
     this.at = at;
@@ -288,7 +293,7 @@ export class JsonScanner {
     if (word === "null") return null;
     if (!NUMBER.test(word)) this.fail("a JSON value", start);
     const value = Number(word);
-    if (!Number.isFinite(value)) this.fail("a number that a double can hold", start);
+    if (!Number.isFinite(value) && !this.python) this.fail("a number that a double can hold", start);
     return value;
   }
 }

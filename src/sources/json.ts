@@ -16,6 +16,8 @@ export interface JsonFileOptions {
   readonly maxBytes?: number;
   /** The file's role in messages, such as "model configuration". */
   readonly what?: string;
+  /** Read what Python's json module reads beside JSON: NaN, Infinity, and the last of repeated keys. */
+  readonly python?: boolean;
 }
 
 /** True for a JSON object (not null, not a list). */
@@ -34,10 +36,11 @@ export function jsonKind(value: JsonValue | undefined): string {
 /**
  * Parses the bytes of a JSON file that must hold one object. Objects have no prototype, so `__proto__` is an ordinary
  * key. `file` is for messages.
+ * @param python also what Python's json module reads: NaN, Infinity, and the last of repeated keys
  * @throws FormatError with file and byte offset: bad UTF-8, BOM, syntax, NaN or Infinity, repeated key, nesting past 128,
  * or something that is not an object.
  */
-export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON file"): JsonObject {
+export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON file", python = false): JsonObject {
   const kind = bytes[0] === 0x7b ? undefined : foreignKind(bytes);
   if (kind) {
     throw new FormatError(`${file}: expected a ${what}, got ${kind.name}`, {
@@ -45,7 +48,7 @@ export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON fi
       hint: kind.hint,
     });
   }
-  const value = new JsonScanner(bytes, file).document();
+  const value = new JsonScanner(bytes, file).document(python);
   if (isJsonObject(value)) return value;
   throw new FormatError(`${file}: expected a ${what} to hold an object, got ${jsonKind(value)}`, {
     details: { file, offset: 0, expected: "an object", got: jsonKind(value) },
@@ -59,7 +62,7 @@ export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON fi
  * NetworkError, AbortError.
  */
 export async function readJsonFile(source: Source, path: string, options: JsonFileOptions = {}): Promise<JsonObject> {
-  const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file" } = options;
+  const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file", python = false } = options;
   const bytes = await withFile(source, path, what, async (file) => {
     if (file.size > maxBytes) {
       throw new FormatError(`${path}: a ${what} may have ${maxBytes} bytes, this one has ${file.size}`, {
@@ -68,5 +71,5 @@ export async function readJsonFile(source: Source, path: string, options: JsonFi
     }
     return file.read(0, file.size);
   });
-  return parseJsonObject(bytes, path, what);
+  return parseJsonObject(bytes, path, what, python);
 }

@@ -4,6 +4,7 @@
 
 import { FormatError } from "../core/errors.js";
 import { AGAIN, foreignKind } from "../sources/files.js";
+import { parseJsonObject } from "../sources/json.js";
 import { type Source, withFile } from "../sources/source.js";
 
 export type Json = null | boolean | number | string | Json[] | JsonObject;
@@ -112,9 +113,9 @@ export async function readJsonObject(source: Source, file: string): Promise<Json
   let value: unknown;
   try {
     value = JSON.parse(text);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new FormatError(`${file}: not valid JSON: ${reason}`, { details: { file }, cause });
+  } catch {
+    // Reads what Python writes beside JSON, and names the place of what nobody reads.
+    value = parseJsonObject(new TextEncoder().encode(text), file, "tokenizer file", true);
   }
   if (!isObject(value))
     throw new FormatError(`${file}: expected a JSON object, got ${kind(value)}`, { details: { file } });

@@ -138,6 +138,7 @@ test("rope_scaling that is incomplete or misspelt is refused", () => {
   const make = (scaling: Record<string, unknown>) => () => ropeFrequencies({ theta: 10000, dim: 8, scaling });
   expect(make({ type: "linear" })).toThrow('needs a positive "factor", got undefined');
   expect(make({ type: "linear", factor: "2" })).toThrow(ConfigError);
+  expect(make({ type: "linear", factor: Number.POSITIVE_INFINITY })).toThrow(ConfigError);
   expect(make({ type: "liner", factor: 2 })).toThrow('did you mean "linear"?');
   expect(() => ropeFields({ rope_theta: -1 })).toThrow("rope_theta must be a positive number");
   expect(() => ropeFields({ rope_scaling: 4 })).toThrow("rope_scaling must be an object");

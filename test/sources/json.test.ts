@@ -111,3 +111,26 @@ describe("read", () => {
     expect((await read("{}")).toString).toBeUndefined();
   });
 });
+
+describe("what Python's json module reads, where it is asked for", () => {
+  const python = (text: string) => readJsonFile(put(folder, "config.json", text), { python: true });
+
+  test("NaN, infinities, and the last of repeated keys", async () => {
+    expect({ ...(await python('{"a":NaN,"b":[0.0, Infinity],"c":-Infinity,"d":1e400}')) }).toEqual({
+      a: Number.NaN,
+      b: [0, Number.POSITIVE_INFINITY],
+      c: Number.NEGATIVE_INFINITY,
+      d: Number.POSITIVE_INFINITY,
+    });
+    expect({ ...(await python('{"a":1,"b":2,"a":3}')) }).toEqual({ a: 3, b: 2 });
+    const twice = await python('{"__proto__":1,"__proto__":3}');
+    expect(Object.getPrototypeOf(twice)).toBeNull();
+    expect(Object.entries(twice)).toEqual([["__proto__", 3]]);
+  });
+
+  test("and nothing more", async () => {
+    for (const text of ['{"a":nan}', '{"a":+Infinity}', '{"a":True}', "{'a':1}", '{"a":1,}', '{"a":Infinity1}']) {
+      await refusal(() => python(text), file);
+    }
+  });
+});

@@ -184,7 +184,8 @@ describe("malformed files", () => {
   const unigram = (change: object) => ({ model: { type: "Unigram", unk_id: 0, vocab: [["a", 0]], ...change } });
   const split = (pattern: object) => ({ ...BPE, pre_tokenizer: { type: "Split", pattern, behavior: "Isolated" } });
   it.each<[string, Content, RegExp]>([
-    ["no JSON", "{", /not valid JSON/],
+    ["no JSON", "{", /expected a key in quotes at byte 1/],
+    ["a comment", '{"model": 1} // x', /expected nothing more at byte 13/],
     ["no UTF-8", Uint8Array.of(0x7b, 0xff, 0x7d), /not valid UTF-8/],
     ["no object", "[]", /expected a JSON object, got an array/],
     ["no model", {}, /model: expected an object, got undefined/],
@@ -263,6 +264,12 @@ describe("malformed files", () => {
     for (const empty of ["", " \n"]) {
       await expect(loadTokenizer(folder({ ...others, [name]: empty }))).rejects.toThrow(`${name}: the file is empty`);
     }
+  });
+
+  it("reads settings that Python's json module wrote", async () => {
+    const text = '{"model_max_length": Infinity, "padding_side": "right", "x": NaN, "padding_side": "left"}';
+    const tokenizer = await loadTokenizer(folder({ "tokenizer.json": BPE, "tokenizer_config.json": text }));
+    expect([tokenizer.model_max_length, tokenizer.padding_side]).toEqual([Number.POSITIVE_INFINITY, "left"]);
   });
 
   it("names the line of a malformed merges.txt or vocab.txt", async () => {

@@ -5,13 +5,18 @@ import { checkOptions, FormatError, NotFoundError, OptionError } from "../core/e
 import { CONVERT_HINT, quote } from "../sources/files.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
-import { INDEX_WHAT, parseIndex, type ShardIndex } from "./index-file.js";
+import { badShardName, INDEX_WHAT, parseIndex, type ShardIndex } from "./index-file.js";
 import { MAX_HEADER_BYTES, readSafetensorsHeader, type SafetensorsHeader } from "./safetensors.js";
 import type { StoredTensor } from "./stored.js";
 
 export interface CheckpointOptions {
   /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and nothing else. */
   readonly variant?: string;
+  /**
+   * `transformers_weights` of config.json: the weights' file or index, instead of model.safetensors. It comes from the model,
+   * so it may be anything.
+   */
+  readonly named?: unknown;
 }
 
 /** Where the tensors of a checkpoint lie. Nothing is held open. */
@@ -46,12 +51,13 @@ function withVariant(name: string, variant: string | undefined): string {
  * Opens the safetensors checkpoint in a folder: model[.variant].safetensors, or the shards that
  * model.safetensors.index[.variant].json names. Reads the index and the headers only. Names in the index are checked
  * before anything is opened; links may not lead out of the folder except inside the Hugging Face cache.
- * @throws NotFoundError if the folder, any weight file or a shard is missing; FormatError if only .bin files exist or a
- * file is malformed; OptionError for a bad option; NetworkError, AbortError
+ * @throws NotFoundError if the folder, any weight file or a shard is missing; FormatError if only .bin files exist, a file
+ * is malformed or `named` is not the name of a file in the folder; OptionError for a bad option; NetworkError, AbortError
  */
 export async function openCheckpoint(source: Source, options: CheckpointOptions = {}): Promise<Checkpoint> {
-  checkOptions("openCheckpoint", options, ["variant"]);
-  const { variant } = options;
+  checkOptions("openCheckpoint", options, ["variant", "named"]);
+  const { variant, named } = options;
+  if (named !== undefined && named !== null) return openNamed(source, named);
   if (variant !== undefined && !/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant)) {
     throw new OptionError(`openCheckpoint: variant must be a short word such as "fp16", got ${quote(String(variant))}`);
   }
@@ -67,6 +73,33 @@ export async function openCheckpoint(source: Source, options: CheckpointOptions 
     return openSharded(source, source.path(index));
   }
   throw await missing(source, single, variant);
+}
+
+/** Opens the file that config.json names. Others beside it are not looked for: they may hold another layout. */
+async function openNamed(source: Source, named: unknown): Promise<Checkpoint> {
+  const where = `${source.path("config.json")}: transformers_weights`;
+  const details = { file: source.path("config.json"), key: "transformers_weights" };
+  const sharded = typeof named === "string" && named.endsWith(".safetensors.index.json");
+  const problem =
+    typeof named === "string" ? badShardName(sharded ? named.slice(0, -".index.json".length) : named) : "no text";
+  if (problem) {
+    throw new FormatError(`${where} must name a .safetensors file below the folder or its index, got ${problem}`, {
+      details,
+      hint: "get the config.json from the model's original source",
+    });
+  }
+  const name = named as string;
+  const absent = () =>
+    new NotFoundError(`${where} names ${quote(name)}, which is not there`, {
+      details,
+      hint: "the download is not complete; download the folder again",
+    });
+  // A folder on disk lists no files of folders below it.
+  if (source.outside) await checkInside(source, [name], absent);
+  else if (!(await source.names([name])).has(name)) throw absent();
+  const file = source.path(name);
+  if (sharded) return openSharded(source, file);
+  return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
 }
 
 /** @throws FormatError for a name that leads out of the folder; the error of `absent` for missing files */

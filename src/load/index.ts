@@ -95,7 +95,7 @@ export async function declareModel<T extends Task>(source: Source, task: T, want
   const build = taskOf(architecture, task);
   const stored = storedQuantization(config.quantization_config, source.location);
   const model = build(config);
-  const checkpoint = await openCheckpoint(source);
+  const checkpoint = await openCheckpoint(source, { named: config.transformers_weights });
   return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint), stored };
 }
 

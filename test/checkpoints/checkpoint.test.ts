@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, realpathSync, symlinkSync, unlinkSync } from "
 import { cp } from "node:fs/promises";
 import { join, resolve, sep } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { NotFoundError, OptionError } from "../../src/core/errors.js";
+import { FormatError, NotFoundError, OptionError } from "../../src/core/errors.js";
 import { entry, FIXTURES, failure, fileOf, openCheckpoint, put, refusal, scratch } from "../support/source-tools.js";
 
 const opened: string[] = vi.hoisted(() => []);
@@ -70,6 +70,38 @@ describe("which files", () => {
     put(folder, "pytorch_model.bin", "x");
     index("not even JSON");
     expect([...(await openCheckpoint(folder)).tensors.keys()]).toEqual(["a"]);
+  });
+
+  test("the file that config.json names is taken, and no other", async () => {
+    put(folder, "model.safetensors", tensor("decoy"));
+    put(folder, "real.safetensors", tensor("real"));
+    put(folder, "real.safetensors.index.json", '{"weight_map":{"real":"real.safetensors"}}');
+    mkdirSync(join(folder, "below"), { recursive: true });
+    put(folder, "below/other.safetensors", tensor("other"));
+    const names = async (named: unknown) => [...(await openCheckpoint(folder, { named })).tensors.keys()];
+    expect(await names("real.safetensors")).toEqual(["real"]);
+    expect(await names("real.safetensors.index.json")).toEqual(["real"]);
+    expect(await names("below/other.safetensors")).toEqual(["other"]);
+    expect(await names(null)).toEqual(["decoy"]);
+    const absent = await failure(() => names("none.safetensors"));
+    expect(absent).toBeInstanceOf(NotFoundError);
+    expect(String(absent)).toContain('transformers_weights names "none.safetensors", which is not there');
+    const wrong = [
+      "../x.safetensors",
+      "/x.safetensors",
+      "http://x/x.safetensors",
+      "x.bin",
+      "",
+      "..",
+      4,
+      {},
+      ["x.safetensors"],
+    ];
+    for (const named of wrong) {
+      const error = await failure(() => names(named));
+      expect(error, JSON.stringify(named)).toBeInstanceOf(FormatError);
+      expect(String(error)).toContain("config.json: transformers_weights must name a .safetensors file");
+    }
   });
 
   test("a variant takes its own files only", async () => {

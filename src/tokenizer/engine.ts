@@ -82,13 +82,18 @@ class AddedTokenCutter {
     let start = 0;
     let at = 0;
     while (at < text.length) {
-      const found = this.#starts.has(text[at]!) ? this.#longest(text, at, skipSpecial) : undefined;
+      const found = this.#starts.has(text[at]!) ? this.#longest(text, at) : undefined;
       if (found === undefined) {
         at++;
         continue;
       }
       const { token, length } = found;
       let stop = at + length;
+      // As in Python, special tokens that count as text are found all the same, and hide shorter tokens within them.
+      if (skipSpecial && token.special) {
+        at = stop;
+        continue;
+      }
       const inWord =
         ENDS_IN_WORD.test(text.slice(Math.max(0, at - 2), at)) || STARTS_WITH_WORD.test(text.slice(stop, stop + 2));
       if (token.single_word && inWord) {
@@ -106,14 +111,13 @@ class AddedTokenCutter {
     return sections;
   }
 
-  #longest(text: string, at: number, skipSpecial: boolean): { token: AddedToken; length: number } | undefined {
+  #longest(text: string, at: number): { token: AddedToken; length: number } | undefined {
     let node: TrieNode | undefined = this.#root;
     let best: { token: AddedToken; length: number } | undefined;
     for (let i = at; i < text.length; i++) {
       node = node.next.get(text[i]!);
       if (node === undefined) break;
-      if (node.token !== undefined && !(skipSpecial && node.token.special))
-        best = { token: node.token, length: i + 1 - at };
+      if (node.token !== undefined) best = { token: node.token, length: i + 1 - at };
     }
     return best;
   }

@@ -140,3 +140,19 @@ it("an added token without text is left out", async () => {
   expect(tokenizer.encode("hi")).toEqual([5, 6]);
   expect(tokenizer.encode("h<|x|>i")).toEqual([5, 401, 6]);
 });
+
+it("a special token that counts as text hides shorter tokens within it", async () => {
+  const added_tokens = [
+    { id: 15, content: "<h!>", special: true },
+    { id: 16, content: "<h", special: true },
+    { id: 17, content: "h!", special: false },
+  ];
+  const vocab = { ...VOCAB, "<": 18, ">": 19 };
+  const tokenizer = await tokenizerOf(bpe({ added_tokens, model: { type: "BPE", vocab, merges: ["Ġ h"] } }), {});
+  const tokens = (text: string, split_special_tokens: boolean) =>
+    tokenizer.convert_ids_to_tokens(tokenizer.encode(text, { split_special_tokens }));
+  expect(tokens("i<h!>i", false)).toEqual(["i", "<h!>", "i"]);
+  expect(tokens("i<h!>i", true)).toEqual(["i", "<", "h", "!", ">", "i"]);
+  expect(tokens("i<h i", true)).toEqual(["i", "<", "h", "Ġ", "i"]);
+  expect(tokens("ih!i", true)).toEqual(["i", "h!", "i"]);
+});

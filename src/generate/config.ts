@@ -305,7 +305,8 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
   for (const [name, file, wrong] of [[FILE, fromFile, outside] as const, ["config.json", fromModel, noId] as const]) {
     for (const key of ["eos_token_id", "pad_token_id"] as const) {
       const ids = [file[key] ?? []].flat().filter(wrong);
-      if (ids.length > 0) warnings.push(`${name}: ${key} ${ids.join(", ")} is not a token id below ${vocab}; ignored`);
+      if (ids.length > 0)
+        warnings.push(`${name}: ${key} ${ids.map(show).join(", ")} is not a token id below ${vocab}; ignored`);
     }
   }
   return warnings;

@@ -111,7 +111,12 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
             progress_callback,
             signal,
           });
-          return HOLDERS[task]({ ...loaded, warnings: [...warnings, ...loaded.warnings] }, device, own);
+          try {
+            return HOLDERS[task]({ ...loaded, warnings: [...warnings, ...loaded.warnings] }, device, own);
+          } catch (error) {
+            loaded.model.dispose(); // whatever is refused now, its weights go
+            throw error;
+          }
         } catch (error) {
           if (own) await device.close();
           throw error;

@@ -134,6 +134,12 @@ describe("ids of the files that no token has", () => {
     );
   });
 
+  test("objects in config.json are shown, not turned into text", () => {
+    const model = Object.assign(Object.create(null), { eos_token_id: Object.assign(Object.create(null), { a: 1 }) });
+    const [warning] = fileWarnings({}, model, VOCAB);
+    expect(warning).toMatch(/^config\.json: eos_token_id \{.*a.*\} is not a token id below 100; ignored$/);
+  });
+
   test("what is no id at all is refused", () => {
     for (const value of ["2", { id: 2 }, 1.5, true]) {
       for (const key of ["eos_token_id", "pad_token_id"]) {

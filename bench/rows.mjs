@@ -18,6 +18,7 @@ const { buildModel } = await library("models/index.js");
 const { fillRandomly } = await library("load/random.js");
 const { shapeConfig } = await library("eval/shapes.js");
 const { DecodeSession } = await library("generate/session.js");
+const { median, prefillTimes } = await library("eval/speed.js");
 const { llmInt8Scheme } = await library("quant/llm-int8.js");
 const { fourBitScheme } = await library("quant/four-bit.js");
 
@@ -28,15 +29,16 @@ const NEW = 256;
 const steps = Number(values.steps);
 const shape = { rows: ROWS, capacity: 900 + NEW + 4 * steps, cache_dtype: "bf16" };
 
-const scheme = {
+const schemes = {
   4: fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "int8" }),
   8: llmInt8Scheme(6),
-}[values.bits];
+  16: undefined,
+};
+if (!(values.bits in schemes)) throw new Error(`--bits must be 4, 8 or 16, got ${values.bits}`);
 const device = await requestDevice("cpu");
 const model = await buildModel(shapeConfig(values.shape), "causal-lm");
-await fillRandomly(device, model, { dtype: "bf16", scheme });
+await fillRandomly(device, model, { dtype: "bf16", scheme: schemes[values.bits] });
 
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const greedy = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
 const config = { ...greedy, max_new_tokens: 4 * steps, eos_token_ids: [] };
 const request = (row, length) => ({
@@ -64,23 +66,13 @@ async function measure(lengths) {
   return { step: median(times), replaced };
 }
 
-/** Milliseconds of a prefill of a row alone, up to its first token. */
-async function prefill() {
-  const session = new DecodeSession(device, model, { ...shape, rows: 1 });
-  const start = performance.now();
-  await session.add([request(0, NEW)]);
-  await session.step();
-  const took = performance.now() - start;
-  session.dispose();
-  return took;
-}
-
 await measure(EQUAL); // warms up
 const pairs = [];
 for (let i = 0; i < Number(values.pairs); i++) {
   const equal = await measure(EQUAL);
   const different = await measure(DIFFERENT);
-  pairs.push({ equal, different, alone: await prefill() });
+  const [alone] = await prefillTimes(device, model, { batch: 1, tokens: NEW, runs: 1, cache_dtype: shape.cache_dtype });
+  pairs.push({ equal, different, alone });
 }
 const rounded = (x) => Math.round(x * 100) / 100;
 console.log(

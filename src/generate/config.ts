@@ -258,7 +258,8 @@ function padding(
   const own = options.pad_token_id ?? undefined;
   const chosen: unknown = own ?? inFile;
   if (token(chosen)) return chosen;
-  if (chosen === undefined || (own === undefined && isNoToken(vocab)(chosen))) return [fromModel].find(token);
+  if (chosen === undefined || (own === undefined && isNoToken(vocab)(chosen)))
+    return token(fromModel) ? fromModel : undefined;
   return refuse("pad_token_id", `pad_token_id must be a token id below ${vocab}, got ${show(chosen)}`);
 }
 

@@ -1,6 +1,7 @@
 // Models with random weights from a config alone: for benchmarks and tests at sizes too large to download. The values are
 // normal with a small deviation, generated in f32 on the host, a piece at a time.
 
+import { elementsOf } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Model } from "../nn/model.js";
@@ -15,8 +16,8 @@ const DRAW = 1 << 21;
 const DEVIATION = 0.02;
 
 /**
- * A pool of normal numbers for a model of `needed` parameters; pieces are cut from it at varying offsets. Speed matters more here than independence, and no
- * kernel's time depends on the values.
+ * A pool of normal numbers for a model of `needed` parameters; pieces are cut from it at varying offsets. Speed matters more
+ * here than independence, and no kernel's time depends on the values.
  */
 function normals(seed: number, needed: number): (count: number) => Float32Array {
   let state = seed >>> 0 || 1;
@@ -45,18 +46,16 @@ function normals(seed: number, needed: number): (count: number) => Float32Array 
  * scheme of its own. If this throws, dispose the model.
  */
 export async function fillRandomly(device: Device, model: Model, storage: StorageOptions, seed = 1): Promise<void> {
-  const parameters = [...model.named_parameters()].map(([, { shape }]) => shape.reduce((n, size) => n * size, 1));
-  const draw = normals(
-    seed,
-    parameters.reduce((sum, count) => sum + count, 0),
-  );
+  let needed = 0;
+  for (const [, { shape }] of model.named_parameters()) needed += elementsOf(shape);
+  const draw = normals(seed, needed);
   if (storage.head) untieHead(model);
   const schemes = schemesOf(model, storage);
   for (const [name, parameter] of model.named_parameters()) {
     if (parameter.filled) continue;
     if (!(parameter instanceof Matrix)) {
       const { shape } = parameter;
-      const ones = new Float32Array(shape.reduce((n, size) => n * size, 1)).fill(1);
+      const ones = new Float32Array(elementsOf(shape)).fill(1);
       parameter.fill(scope(() => contiguous(Tensor.from(device, ones, shape), storage.dtype)));
       continue;
     }

@@ -20,14 +20,10 @@ export interface RopeFrequencies {
 
 const KINDS = ["default", "linear", "llama3"];
 
-/** Keys that files of some versions have beside the block, not in it, and what stands in for them. */
-const BESIDE: readonly (readonly [key: string, ...from: string[]])[] = [
-  ["original_max_position_embeddings", "original_max_position_embeddings", "max_position_embeddings"],
-];
-
 /**
  * The scaling block and theta from either layout of config.json, as transformers 5 reads them: one block, `rope_scaling` if it
- * says anything, else `rope_parameters`; theta from the block, then from the top level.
+ * says anything, else `rope_parameters`; theta and the original length from the block, then from the top level, where the
+ * model's length stands in for the original one.
  * @throws ConfigError for a block that is no object, or a theta that is no positive number
  */
 export function ropeFields(config: Readonly<Record<string, unknown>>): {
@@ -38,10 +34,11 @@ export function ropeFields(config: Readonly<Record<string, unknown>>): {
   const named = block(config.rope_scaling, "rope_scaling");
   const chosen = named && Object.keys(named).length > 0 ? named : parameters;
   const theta = chosen?.rope_theta ?? config.rope_theta ?? 10000;
-  const scaling = chosen && { ...chosen };
-  for (const [key, ...from] of scaling ? BESIDE : []) {
-    scaling![key] ??= from.map((name) => config[name]).find((value) => value !== undefined && value !== null);
-  }
+  const original = config.original_max_position_embeddings ?? config.max_position_embeddings;
+  const scaling = chosen && {
+    ...chosen,
+    original_max_position_embeddings: chosen.original_max_position_embeddings ?? original,
+  };
   if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta)) {
     throw new ConfigError(`config.json: rope_theta must be a positive number, got ${JSON.stringify(theta)}`, {
       hint: CONFIG_HINT,

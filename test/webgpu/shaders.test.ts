@@ -22,9 +22,9 @@ describeGPU("WGSL", () => {
   test("one variant of each op becomes a pipeline of this adapter", { timeout: 120_000 }, async () => {
     const backend = await openWebGPU(gpu!, { subgroups: false });
     try {
-      const first = new Map(backend.shaders().map((shader) => [shader.op, shader]));
-      expect(first.size).toBeGreaterThan(30);
-      expect(await failuresOf(backend, [...first.values()])).toEqual([]);
+      const byOp = new Map(backend.shaders().map((shader) => [shader.op, shader]));
+      expect(byOp.size).toBeGreaterThan(30);
+      expect(await failuresOf(backend, [...byOp.values()])).toEqual([]);
     } finally {
       await backend.close();
     }

@@ -6,6 +6,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build } from "esbuild";
+import type { Browser, Worker } from "playwright-core";
+import { vi } from "vitest";
 // @ts-expect-error a script without types
 import { serveFile as serveFileOf } from "../../examples/browser/serve.mjs";
 import { wasmFileName } from "../../src/backends/wasm/index.js";
@@ -64,6 +66,20 @@ export async function serveFolder(folder: string, first: Serve = () => false): P
     },
   };
   return site;
+}
+
+/**
+ * The Worker of a page of `serveWorker`, once its script has defined the global of that name: on a busy machine that takes
+ * seconds, as some scripts make all tables of cases first.
+ */
+export async function startWorker(browser: Browser, site: Site, name: string): Promise<Worker> {
+  const page = await browser.newPage();
+  await page.goto(site.address);
+  const started = page.waitForEvent("worker");
+  await page.evaluate(`void new Worker("./worker.js", { type: "module" })`);
+  const worker = await started;
+  await vi.waitUntil(() => worker.evaluate((wanted) => wanted in globalThis, name), { timeout: 60_000, interval: 200 });
+  return worker;
 }
 
 /** A page with the bundle of a test's script as `worker.js`, which it starts as its Worker or leaves to whoever drives it. */

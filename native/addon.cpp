@@ -358,7 +358,8 @@ napi_value MachineInfo(napi_env env, napi_callback_info) {
   set(env, result, "memory", number(env, (double)usable_memory()));
   set(env, result, "isasCompiled", compiled);
   set(env, result, "isasSupported", supported);
-  set(env, result, "best", text(env, isa(best_isa()).name));
+  const int best = best_isa();
+  set(env, result, "best", text(env, best < 0 ? "" : isa(best).name));
   return result;
 }
 

@@ -135,6 +135,10 @@ bool read_options(napi_env env, napi_value argument, Device::Options* options) {
     }
     options->isa = found;
   }
+  if (options->isa < 0) {
+    fail(env, "ERR_NATIVE_OPTION", "open: this build has no instruction set level that this CPU supports");
+    return false;
+  }
   return true;
 }
 

@@ -1,5 +1,6 @@
 // Collects the kernel tables of all files and levels. scripts/build-native.mjs passes their list as OCTAVO_TABLES:
-// T(portable, norm) T(avx2, norm) ...
+// T(portable, norm) T(avx2, norm) ... A build for one machine has some files at lower levels only; it passes the levels that
+// are whole as OCTAVO_LEVELS: L(avx512) L(avx512bf16).
 #include "registry.h"
 
 #include "registry_tables.h"
@@ -85,10 +86,21 @@ int position(int level, int index) {
 
 }  // namespace
 
-bool isa_compiled(int level) { return ops().compiled[level]; }
+bool isa_compiled(int level) {
+#ifdef OCTAVO_LEVELS
+#define L(name) #name,
+  static const char* const kWhole[] = {OCTAVO_LEVELS nullptr};
+#undef L
+  for (const char* const* whole = kWhole; *whole; whole++)
+    if (std::strcmp(*whole, isa(level).name) == 0) return ops().compiled[level];
+  return false;
+#else
+  return ops().compiled[level];
+#endif
+}
 
 int best_isa() {
-  int best = 0;
+  int best = -1;
   for (int i = 0; i < isa_count(); i++)
     if (isa(i).supported && isa_compiled(i)) best = i;
   return best;

@@ -6,10 +6,10 @@
 
 namespace octavo {
 
-// True if any kernel was compiled for the level.
+// True if the level can run: it has kernels of its own, and all that it lacks are there at lower levels.
 bool isa_compiled(int isa);
 
-// The highest level that the machine supports and that was compiled.
+// The highest level that the machine supports and that was compiled; -1 if there is none.
 int best_isa();
 
 // Number of ops that have a kernel at the lowest level or any level up to `isa`; names and signatures in a fixed order.

@@ -1,8 +1,10 @@
-// Builds the native add-on: native/*.cpp once, native/kernels/*.cpp once per instruction set level, linked into
-// build/octavo.node. Needs Node, a C++17 compiler and the `node-api-headers` package; nothing is downloaded.
+// Builds the native add-on: native/*.cpp once, native/kernels/*.cpp for the best instruction set level of this CPU or, with
+// --all, for every level, linked into build/octavo.node. Needs Node, a C++17 compiler and the `node-api-headers` package;
+// nothing is downloaded.
 //
-//   node scripts/build-native.mjs [--quiet] [--force] [--sanitize=address,undefined] [--only=portable,avx512]
+//   node scripts/build-native.mjs [--all] [--quiet] [--force] [--sanitize=address,undefined] [--only=portable,avx512]
 //
+// A build with --all runs on any CPU of its architecture, and is not replaced by a smaller one: what is there stays whole.
 // CXX names the compiler. An object is rebuilt when its source, a header it includes, or its command line changed.
 // --sanitize and --only build into a folder of their own (build/octavo-<tag>.node) and leave the usual build alone.
 // The native tests run on such a build so (libtsan.so for --sanitize=thread):
@@ -14,8 +16,8 @@ import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { availableParallelism } from "node:os";
-import { delimiter, dirname, join, relative } from "node:path";
+import { availableParallelism, cpus } from "node:os";
+import { basename, delimiter, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -38,6 +40,47 @@ const LEVELS = {
     i8mm: ["-march=armv8.2-a+dotprod+fp16+i8mm"],
   },
 };
+/**
+ * The levels from the lowest to a CPU's own, with macros that a compiler which tunes for that CPU defines. The last entry
+ * whose macros are all there is the CPU's.
+ */
+const AVX2_MACROS = ["__AVX2__", "__FMA__", "__F16C__", "__BMI__", "__BMI2__"];
+const AVX512_MACROS = ["F", "BW", "DQ", "VL", "VNNI"].map((name) => `__AVX512${name}__`);
+const LADDERS = {
+  x64: [
+    [["portable"], []],
+    [["portable", "avx2"], AVX2_MACROS],
+    [
+      ["portable", "avx2", "avxvnni"],
+      [...AVX2_MACROS, "__AVXVNNI__"],
+    ],
+    [
+      ["portable", "avx2", "avx512"],
+      [...AVX2_MACROS, ...AVX512_MACROS],
+    ],
+    [
+      ["portable", "avx2", "avx512", "avx512bf16"],
+      [...AVX2_MACROS, ...AVX512_MACROS, "__AVX512BF16__"],
+    ],
+    [
+      ["portable", "avx2", "avx512", "avx512bf16", "amx"],
+      [...AVX2_MACROS, ...AVX512_MACROS, "__AVX512BF16__", "__AMX_TILE__", "__AMX_INT8__", "__AMX_BF16__"],
+    ],
+  ],
+  arm64: [
+    [["neon"], []],
+    [
+      ["neon", "dotprod"],
+      ["__ARM_FEATURE_DOTPROD", "__ARM_FEATURE_FP16_VECTOR_ARITHMETIC"],
+    ],
+    [
+      ["neon", "dotprod", "i8mm"],
+      ["__ARM_FEATURE_DOTPROD", "__ARM_FEATURE_FP16_VECTOR_ARITHMETIC", "__ARM_FEATURE_MATMUL_INT8"],
+    ],
+  ],
+};
+/** Matrix units sum in another order, so a device that must not uses the level below. */
+const MATRIX_UNITS = ["amx"];
 const DEFAULT_LEVELS = { x64: ["portable", "avx2", "avx512"], arm64: ["neon"] };
 
 const options = new Map(
@@ -47,7 +90,7 @@ const options = new Map(
     .map(([key, value]) => [key, value ?? ""]),
 );
 for (const key of options.keys()) {
-  if (!["--quiet", "--force", "--sanitize", "--only"].includes(key)) fail(`unknown option ${key}`);
+  if (!["--all", "--quiet", "--force", "--sanitize", "--only"].includes(key)) fail(`unknown option ${key}`);
 }
 const quiet = options.has("--quiet");
 const sanitize = options.get("--sanitize") ?? "";
@@ -109,7 +152,13 @@ function levelsOf(file, all, defaults) {
 
 const levels = LEVELS[process.arch] ?? fail(`there are no instruction set levels for ${process.arch}`);
 const compiler = findCompiler();
+const cpu = cpus()[0]?.model ?? "";
 const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")) : {};
+
+/** The last build has what is asked for; one for another CPU has not. */
+function isEnough() {
+  return stamp.extent === "all" || (!options.has("--all") && !only && stamp.cpu === cpu);
+}
 
 // Nothing changed: stop before starting a compiler.
 const everything = sources("native", /\.(cpp|h)$/);
@@ -122,7 +171,7 @@ const fingerprint = hash(
   readFileSync(fileURLToPath(import.meta.url)),
   ...everything.flatMap((file) => [file, readFileSync(join(root, file))]),
 );
-if (!options.has("--force") && stamp.fingerprint === fingerprint && existsSync(output)) {
+if (!options.has("--force") && stamp.fingerprint === fingerprint && existsSync(output) && isEnough()) {
   say(`native: ${relative(root, output)} is up to date`);
   process.exit(0);
 }
@@ -184,14 +233,38 @@ const usable = usableLevels();
 const missing = Object.keys(levels).filter((name) => !usable.includes(name));
 if (missing.length > 0) say(`native: ${versionLine} does not know ${missing.join(", ")}; these levels are left out`);
 const base = Object.keys(levels)[0];
-const chosen = only ? usable.filter((name) => only.includes(name) || name === base) : usable;
+/** The ladder of this CPU; undefined if the compiler cannot tell. */
+function ownLadder() {
+  const flag = process.arch === "arm64" ? "-mcpu=native" : "-march=native";
+  const args = [...compiler.args, flag, "-dM", "-E", "-x", "c++", "-"];
+  const { status, stdout } = spawnSync(compiler.command, args, { input: "", encoding: "utf8" });
+  if (status !== 0) return undefined;
+  const macros = new Set(stdout.match(/(?<=^#define )\w+/gm));
+  const ladder = LADDERS[process.arch].findLast(([, wanted]) => wanted.every((name) => macros.has(name)))[0];
+  return ladder.every((name) => usable.includes(name)) ? ladder : undefined;
+}
+
+// What a former build with --all has, a smaller one must not take away: the tests of every level need it.
+const ladder = options.has("--all") || only || tag || stamp.extent === "all" ? undefined : ownLadder();
+const extent = ladder ? ladder.at(-1) : "all";
+const chosen = only ? usable.filter((name) => only.includes(name) || name === base) : (ladder ?? usable);
+/** The top of each ladder that is built whole: of a file's levels below it, the nearest is enough. */
+const tops = ladder && [...new Set([ladder.at(-1), ladder.findLast((name) => !MATRIX_UNITS.includes(name))])];
+
+/** Those of a file's levels that are compiled. */
+function needed(own) {
+  if (!tops) return own;
+  const nearest = tops.map((top) => own.findLast((name) => ladder.indexOf(name) <= ladder.indexOf(top)));
+  return own.filter((name) => nearest.includes(name));
+}
+
 const defaults = DEFAULT_LEVELS[process.arch].filter((name) => chosen.includes(name));
 
 const jobs = [];
 const tables = [];
 for (const file of everything.filter((name) => /^native[/\\]kernels[/\\][^/\\]+\.cpp$/.test(name))) {
   const name = file.match(/([^/\\]+)\.cpp$/)[1];
-  for (const level of levelsOf(file, chosen, defaults)) {
+  for (const level of needed(levelsOf(file, chosen, defaults))) {
     jobs.push({
       file,
       level,
@@ -203,7 +276,8 @@ for (const file of everything.filter((name) => /^native[/\\]kernels[/\\][^/\\]+\
 }
 for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(name))) {
   const name = file.match(/([^/\\]+)\.cpp$/)[1];
-  const flags = name === "registry" ? [`-DOCTAVO_TABLES=${tables.join(" ")}`] : [];
+  const whole = tops ? [`-DOCTAVO_LEVELS=${tops.map((level) => `L(${level})`).join(" ")}`] : [];
+  const flags = name === "registry" ? [`-DOCTAVO_TABLES=${tables.join(" ")}`, ...whole] : [];
   jobs.push({ file, level: "", object: join(objects, `${name}.o`), flags });
 }
 
@@ -231,8 +305,14 @@ for (const job of jobs) {
   if (stateOf(job, job.args) !== stamp.objects[job.object] || stamp.objects[job.object] === undefined) todo.push(job);
 }
 
-// Longest first, so that the last compilation is a short one.
-const sizes = new Map(todo.map((job) => [job, job.level ? statSync(join(root, job.file)).size : 0]));
+// Longest first, so that the last compilation is a short one. The first of these take half of the time; the rest go by size.
+const LONGEST = ["four_bit", "attention", "copy", "back", "linear"];
+const weight = ({ file, level }) => {
+  if (!level) return 0;
+  const at = LONGEST.indexOf(basename(file, ".cpp"));
+  return at < 0 ? statSync(join(root, file)).size : 1e9 - at;
+};
+const sizes = new Map(todo.map((job) => [job, weight(job)]));
 todo.sort((a, b) => sizes.get(b) - sizes.get(a));
 
 let done = 0;
@@ -311,7 +391,8 @@ if (linked.code !== 0) {
 // A process that has loaded the old add-on keeps the old file.
 renameSync(partial, output);
 stamp.fingerprint = fingerprint;
+stamp.extent = extent;
+stamp.cpu = cpu;
 saveStamp();
-say(
-  `native: built ${relative(root, output)} for ${chosen.join(", ")} in ${((Date.now() - start) / 1000).toFixed(1)} s`,
-);
+const what = tops ? `${tops[0]}, this CPU's level (--all builds every level)` : chosen.join(", ");
+say(`native: built ${relative(root, output)} for ${what} in ${((Date.now() - start) / 1000).toFixed(1)} s`);

@@ -78,7 +78,8 @@ function fail(message) {
 
 /** Ends the build because a tool is missing; with --optional it ends without an error. */
 function lacking(message) {
-  const hint = "Debian/Ubuntu: apt-get install clang lld; or set WASM_CXX to a clang with the target wasm32";
+  const hint =
+    "Debian/Ubuntu: apt-get install clang-19 lld-19, or another version from 16; or set WASM_CXX to a clang with the target wasm32";
   if (!flags.includes("--optional")) fail(`${message}\n  hint: ${hint}`);
   process.stderr.write(`wasm: SKIPPED, the WASM modules are not built: ${message}\n  hint: ${hint}\n`);
   process.exit(0);
@@ -98,31 +99,42 @@ function sources(folder) {
 
 const VERSIONS = Array.from({ length: 8 }, (_, i) => `-${22 - i}`);
 
-/** The first of `names` whose --version output matches `wanted`. */
-function answering(names, wanted) {
+/** The programs of `names` whose --version output matches `wanted`. */
+function* answering(names, wanted) {
   for (const name of names) {
     const { status, stdout } = spawnSync(name, ["--version"], { encoding: "utf8" });
-    if (status === 0 && wanted.test(stdout)) return { name, version: stdout.split("\n")[0] };
+    if (status === 0 && wanted.test(stdout)) yield { name, version: stdout.split("\n")[0] };
   }
-  return undefined;
+}
+
+/** True if a compiler has the target and the intrinsics: clang 14 and 15 have relaxed SIMD by other names or not at all. */
+function compiles(name) {
+  const probe = `#include <wasm_simd128.h>
+v128_t sum(v128_t a, v128_t b, v128_t c) { return wasm_f32x4_relaxed_madd(a, b, c); }
+v128_t dot(v128_t a, v128_t b, v128_t c) { return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(a, b, c); }
+`;
+  const args = [...COMPILE, ...VARIANTS.relaxed, "-fsyntax-only", "-x", "c++", "-"];
+  return spawnSync(name, args, { cwd: root, input: probe }).status === 0;
 }
 
 function findCompiler() {
   const names = process.env.WASM_CXX
     ? [process.env.WASM_CXX]
     : ["clang++", "clang", ...VERSIONS.flatMap((v) => [`clang++${v}`, `clang${v}`])];
-  const found = answering(names, /clang version (1[4-9]|[2-9]\d)/);
-  if (!found) lacking(`no clang (14 or newer) found${process.env.WASM_CXX ? `: ${process.env.WASM_CXX}` : ""}`);
-  const targets = spawnSync(found.name, ["--print-targets"], { encoding: "utf8" });
-  if (targets.status === 0 && !/\bwasm32\b/.test(targets.stdout)) lacking(`${found.name} lacks the target wasm32`);
-  return found;
+  const old = [];
+  for (const found of answering(names, /clang version/)) {
+    if (compiles(found.name)) return found;
+    old.push(`${found.name} (${found.version})`);
+  }
+  if (old.length === 0) lacking(`no clang found${process.env.WASM_CXX ? `: ${process.env.WASM_CXX}` : ""}`);
+  return lacking(`no clang found that knows wasm32 with relaxed SIMD, only ${old.join(", ")}`);
 }
 
 function findLinker(compiler) {
   const own = spawnSync(compiler, ["--print-prog-name=wasm-ld"], { encoding: "utf8" }).stdout.trim();
   const version = compiler.match(/-\d+$/)?.[0];
   const names = [own, ...(version ? [`wasm-ld${version}`] : []), "wasm-ld", ...VERSIONS.map((v) => `wasm-ld${v}`)];
-  const found = answering(names, /LLD/);
+  const [found] = answering(names, /LLD/);
   if (!found) lacking("no wasm-ld found");
   return found;
 }

@@ -2,7 +2,9 @@
 // inputs have not changed, by their hashes. Plain Node without packages; it reports its work on stderr and runs no scripts of
 // other packages.
 //
-//   node scripts/setup.mjs
+//   node scripts/setup.mjs [--all]
+//
+// --all builds the add-on for every instruction set level, and not for this CPU's alone.
 
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -28,6 +30,7 @@ const lockFile = join(root, "package-lock.json");
 const build = join(root, "build");
 const guard = join(build, "setup.lock");
 const NODE = [20, 19];
+const ALL = process.argv.includes("--all") ? ["--all"] : [];
 /** A set-up that has held the lock for longer than this counts as dead. */
 const PATIENCE_MS = 15 * 60_000;
 
@@ -116,7 +119,7 @@ function install() {
 /** Prints the output of build-native.mjs, unless nothing changed. */
 function buildNative() {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [join(root, "scripts", "build-native.mjs")], {
+    const child = spawn(process.execPath, [join(root, "scripts", "build-native.mjs"), ...ALL], {
       cwd: root,
       stdio: ["ignore", 2, "pipe"],
     });

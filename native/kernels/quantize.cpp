@@ -35,14 +35,18 @@ OCTAVO_INLINE void each_part(const char* p, int64_t n, const F& f) {
   }
 }
 
+// max |x|, NaN if there is one: magnitudes compare like their bits, NaN highest.
 template <DType kType>
 OCTAVO_INLINE float highest_of(const char* p, int64_t n) {
-  f32p a = {}, b = {};
+  i32p a = {}, b = {};
   each_part<kType>(p, n, [&](f32p v, int64_t i) {
-    f32p& high = i & kPartLanes ? b : a;
-    high = max_part(abs_part(v), high);
+    i32p& high = i & kPartLanes ? b : a;
+    high = max_part((i32p)abs_part(v), high);
   });
-  return highest_part(max_part(a, b));
+  const int32_t bits = highest_part(max_part(a, b));
+  float high;
+  std::memcpy(&high, &bits, 4);
+  return high;
 }
 
 // ---- LLM.int8() ----
@@ -182,7 +186,7 @@ struct QuantizeBlocks {
         const float high = highest_of<kType>(x, count);
         absmax[b] = high;
         const bool divide = count < blocksize;
-        const f32p factor = splat_part(high > 0 ? 1.0f / high : 0.0f), divisor = splat_part(high > 0 ? high : 1.0f);
+        const f32p factor = splat_part(high != 0 ? 1.0f / high : 0.0f), divisor = splat_part(high != 0 ? high : 1.0f);
         const f32p one = splat_part(1.0f);
         for (int64_t i = 0; i < count; i += kSome) {
           const int64_t some = at_most(kSome, count - i);
@@ -271,10 +275,10 @@ const char* double_quantize(const Call& call) {
       float high = 0;
       for (int64_t i = 0; i < some; i++) {
         const float a = std::fabs(absmax[first + i] - mean);
-        high = a > high ? a : high;
+        high = a > high || a != a ? a : high;  // once NaN it stays so
       }
       nested[b] = high;
-      const float factor = high > 0 ? 1.0f / high : 0.0f;
+      const float factor = high != 0 ? 1.0f / high : 0.0f;
       for (int64_t i = 0; i < some; i++) {
         float v = (absmax[first + i] - mean) * factor;
         v = v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;

@@ -50,7 +50,8 @@ function withVariant(name: string, variant: string | undefined): string {
 /**
  * Opens the safetensors checkpoint in a folder: model[.variant].safetensors, or the shards that
  * model.safetensors.index[.variant].json names. Reads the index and the headers only. Names in the index are checked
- * before anything is opened; links may not lead out of the folder except inside the Hugging Face cache.
+ * before anything is opened; links on disk are followed. Where index and shards disagree, every tensor of every named shard
+ * counts, and of several of one name that of the last shard, as in Python; a warning says so.
  * @throws NotFoundError if the folder, any weight file or a shard is missing; FormatError if only .bin files exist, a file
  * is malformed or `named` is not the name of a file in the folder; OptionError for a bad option; NetworkError, AbortError
  */
@@ -64,12 +65,12 @@ export async function openCheckpoint(source: Source, options: CheckpointOptions 
   const single = withVariant(SINGLE, variant);
   const index = withVariant(INDEX, variant);
   if ((await source.names([single])).has(single)) {
-    await checkInside(source, [single], () => missing(source, single, variant));
+    await checkThere(source, [single], () => missing(source, single, variant));
     const file = source.path(single);
     return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
   }
   if ((await source.names([index])).has(index)) {
-    await checkInside(source, [index], () => missing(source, index, variant));
+    await checkThere(source, [index], () => missing(source, index, variant));
     return openSharded(source, source.path(index));
   }
   throw await missing(source, single, variant);
@@ -95,20 +96,20 @@ async function openNamed(source: Source, named: unknown): Promise<Checkpoint> {
       hint: "the download is not complete; download the folder again",
     });
   // A folder on disk lists no files of folders below it.
-  if (source.outside) await checkInside(source, [name], absent);
+  if (source.absent) await checkThere(source, [name], absent);
   else if (!(await source.names([name])).has(name)) throw absent();
   const file = source.path(name);
   if (sharded) return openSharded(source, file);
   return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
 }
 
-/** @throws FormatError for a name that leads out of the folder; the error of `absent` for missing files */
-async function checkInside(
+/** @throws the error of `absent` for missing files; FormatError for what cannot be reached */
+async function checkThere(
   source: Source,
   names: readonly string[],
   absent: (names: string[]) => Error | Promise<Error>,
 ): Promise<void> {
-  const gone = (await source.outside?.(names)) ?? [];
+  const gone = (await source.absent?.(names)) ?? [];
   if (gone.length > 0) throw await absent(gone);
 }
 
@@ -143,11 +144,10 @@ async function openSharded(source: Source, indexFile: string): Promise<Checkpoin
     indexFile,
   );
   const names = [...index.shards.keys()].sort();
-  await checkInside(source, names, (gone) => missingShards(source, indexFile, index, gone));
+  await checkThere(source, names, (gone) => missingShards(source, indexFile, index, gone));
   const files = names.map((name) => source.path(name));
   const headers = await inOrder(files, (file) => readSafetensorsHeader(source, file));
-  compare(indexFile, index, names, headers);
-  const warnings: string[] = [];
+  const warnings = disagreements(indexFile, index, names, headers);
   const checkpoint = assemble(source, files, headers, warnings);
   if (index.totalSize !== undefined && index.totalSize !== checkpoint.totalBytes) {
     warnings.push(
@@ -172,31 +172,37 @@ function missingShards(source: Source, indexFile: string, index: ShardIndex, gon
   );
 }
 
-/** Index and shards must agree: which tensor is used must not depend on the reader. */
-function compare(indexFile: string, index: ShardIndex, names: string[], headers: readonly SafetensorsHeader[]) {
-  const seen = new Map<string, string>();
+/** What the index says otherwise than the shards, one line for each kind. */
+function disagreements(
+  indexFile: string,
+  index: ShardIndex,
+  names: readonly string[],
+  headers: readonly SafetensorsHeader[],
+): string[] {
+  const places = new Map<string, string[]>();
   headers.forEach(({ tensors }, i) => {
-    const shard = names[i]!;
     for (const tensor of tensors.keys()) {
-      const before = seen.get(tensor);
-      if (before !== undefined) {
-        disagree(indexFile, tensor, "in one shard", `in ${quote(before)} and ${quote(shard)}`);
-      }
-      seen.set(tensor, shard);
-    }
-    for (const tensor of index.shards.get(shard) ?? []) {
-      if (!tensors.has(tensor)) disagree(indexFile, tensor, `in ${quote(shard)}`, "none in that shard");
+      const before = places.get(tensor);
+      if (before) before.push(names[i]!);
+      else places.set(tensor, [names[i]!]);
     }
   });
-  for (const [tensor, shard] of seen) {
-    if (!index.names.has(tensor)) disagree(indexFile, tensor, "in weight_map", `only in ${quote(shard)}`);
-  }
-}
-
-function disagree(file: string, key: string, expected: string, got: string): never {
-  throw new FormatError(`${file}: expected tensor ${quote(key)} ${expected}, got it ${got}`, {
-    details: { file, key, expected, got },
-    hint: "index and shards do not match; download the folder again",
+  const absent = [...index.names].filter((tensor) => !places.has(tensor));
+  const unlisted = [...places.keys()].filter((tensor) => !index.names.has(tensor));
+  const twice = [...places].filter(([, shards]) => shards.length > 1);
+  const moved = [...index.shards].flatMap(([shard, tensors]) =>
+    tensors.filter((tensor) => places.has(tensor) && !places.get(tensor)!.includes(shard)),
+  );
+  const kinds: [readonly string[], string][] = [
+    [absent, "is in weight_map and in no shard"],
+    [unlisted, "is in a shard and not in weight_map; it is read"],
+    [moved, "is in another shard than weight_map says; it is read from there"],
+    [twice.map(([tensor]) => tensor), `is in several shards; that of ${quote(twice[0]?.[1].at(-1) ?? "")} is read`],
+  ];
+  return kinds.flatMap(([tensors, what]) => {
+    if (tensors.length === 0) return [];
+    const more = tensors.length > 1 ? ` (and ${tensors.length - 1} more such)` : "";
+    return `${indexFile}: tensor ${quote(tensors[0]!)} ${what}${more}`;
   });
 }
 
@@ -206,11 +212,12 @@ function assemble(source: Source, files: string[], headers: SafetensorsHeader[],
   let totalBytes = 0;
   for (const header of headers) {
     for (const [name, info] of header.tensors) {
+      tensors.delete(name); // so that one of several takes its own place in the order
       tensors.set(name, info);
-      totalBytes += info.bytes;
     }
     for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value);
   }
+  for (const { bytes } of tensors.values()) totalBytes += bytes;
   const format = metadata.get("format");
   if (format !== undefined && !KNOWN_FORMATS.includes(format)) {
     warnings.push(`${files[0]}: metadata says format ${quote(format)}; known are ${KNOWN_FORMATS.join(", ")}`);

@@ -25,6 +25,8 @@ export interface SafetensorsHeader {
 export const MAX_HEADER_BYTES = 100_000_000;
 /** Stricter: no checkpoint has more; bounds memory, since a header of legal size could list 1.4 million. */
 export const MAX_TENSORS = 1_000_000;
+/** Stricter: writers escape nothing but quotes and control characters; bounds the time of a header that is all escapes. */
+const MAX_ESCAPES = 1_000_000;
 /** Stricter: torch itself stops at 64 dimensions. */
 export const MAX_RANK = 64;
 
@@ -62,9 +64,10 @@ interface Entry {
  * Parses and checks the header of a safetensors file: `header` is the JSON after the 8 length bytes, `fileSize` the size
  * of the whole file, `file` its path for messages and for `StoredTensor.file`.
  *
- * Accepted besides the plain case: white space around the object, `{}`, rank 0, zero dimensions, any name.
- * Stricter than the reference: repeated names or metadata keys, unknown fields in an entry, `__metadata__: null`, an
- * entry written as a list, rank above 64, numbers above 2^53-1 and more than a million tensors are refused.
+ * Accepted besides the plain case: white space around the object, `{}`, rank 0, zero dimensions, any name,
+ * `__metadata__: null`; further fields of an entry are passed over.
+ * Stricter than the reference: repeated names or metadata keys, an entry written as a list, rank above 64, numbers above
+ * 2^53-1, more than a million tensors and more than a million escapes are refused.
  * @throws FormatError with `details.file` and `details.offset` (in the file) or `details.key` (the tensor)
  */
 export function parseSafetensorsHeader(header: Uint8Array, fileSize: number, file: string): SafetensorsHeader {
@@ -74,6 +77,7 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number, fil
     });
   }
   const scanner = new JsonScanner(header, file, 8);
+  scanner.escapes = MAX_ESCAPES;
   const entries = new Map<string, Entry>();
   let metadata: Map<string, string> | undefined;
   scanner.expect(0x7b, "a safetensors header, which begins with {");
@@ -103,6 +107,10 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number, fil
 
 function readMetadata(scanner: JsonScanner): Map<string, string> {
   const metadata = new Map<string, string>();
+  if (scanner.peek() === 0x6e) {
+    scanner.value(1); // null, which some writers put for none
+    return metadata;
+  }
   scanner.expect(0x7b, "an object of strings");
   if (scanner.take(0x7d)) return metadata;
   do {
@@ -128,8 +136,11 @@ function readEntry(scanner: JsonScanner, name: string): Entry {
       scanner.peek();
       const at = scanner.at;
       const field = scanner.string("a field name in quotes");
-      const known = field === "dtype" || field === "shape" || field === "data_offsets";
-      if (!known) scanner.fail("only dtype, shape and data_offsets", at, quote(field));
+      if (field !== "dtype" && field !== "shape" && field !== "data_offsets") {
+        scanner.expect(0x3a, '":"');
+        scanner.value(2);
+        continue;
+      }
       const again = field === "dtype" ? dtype : field === "shape" ? shape : end < 0 ? undefined : end;
       if (again !== undefined) scanner.fail("each field once", at, `${quote(field)} again`);
       scanner.expect(0x3a, '":"');

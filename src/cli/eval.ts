@@ -1,10 +1,8 @@
 // octavo eval: perplexity of a text in several storages, side by side, with the size of each.
 
-import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { SingleBar } from "cli-progress";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { NotFoundError } from "../core/errors.js";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
@@ -20,6 +18,7 @@ import {
   threadsOption,
 } from "./arguments.js";
 import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
+import { readText } from "./text.js";
 
 interface EvalFlags {
   ppl?: string;
@@ -145,14 +144,6 @@ function kvCacheNames(list: string): KVCacheName[] {
   const known = Object.keys(KV_CACHES);
   if (!names.every((name) => known.includes(name))) throw new InvalidArgumentError(`Known: ${known.join(", ")}.`);
   return names as KVCacheName[];
-}
-
-async function readText(file: string): Promise<string> {
-  try {
-    return await readFile(file, "utf8");
-  } catch (error) {
-    throw new NotFoundError(`cannot read ${file}: ${(error as Error).message}`, { details: { file }, cause: error });
-  }
 }
 
 function progressBar(storage: string): SingleBar {

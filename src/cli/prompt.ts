@@ -1,7 +1,7 @@
 // Reads prompts from an argument, standard input, or a file with one prompt per line.
 
-import { readFile } from "node:fs/promises";
-import { NotFoundError, OptionError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
+import { decodeText, readText } from "./text.js";
 
 export interface PromptSource {
   /** As given; "-" is standard input. */
@@ -13,13 +13,13 @@ export interface PromptSource {
 
 /**
  * The prompts to continue.
- * @throws OptionError if there is none, or two sources; NotFoundError for a missing batch file
+ * @throws OptionError if there is none, two sources, or bytes that are no text; NotFoundError for a missing batch file
  */
 export async function readPrompts(source: PromptSource): Promise<string[]> {
   const { prompt, batchFile } = source;
   if (batchFile !== undefined) {
     if (prompt !== undefined) throw new OptionError("a prompt and --batch-file cannot be used together");
-    const lines = (await readLines(batchFile)).filter((line) => line !== "");
+    const lines = (await readText(batchFile)).split(/\r?\n/).filter((line) => line !== "");
     if (lines.length === 0) throw new OptionError(`${batchFile} holds no prompt`, { hint: "one prompt per line" });
     return source.escape ? lines.map(unescaped) : lines;
   }
@@ -33,19 +33,9 @@ export async function readPrompts(source: PromptSource): Promise<string[]> {
     const parts: Buffer[] = [];
     for await (const part of process.stdin) parts.push(Buffer.from(part as Uint8Array));
     // echo and editors add this line end.
-    text = Buffer.concat(parts)
-      .toString("utf8")
-      .replace(/\r?\n$/, "");
+    text = decodeText(Buffer.concat(parts), "standard input").replace(/\r?\n$/, "");
   }
   return [source.escape ? unescaped(text) : text];
-}
-
-async function readLines(file: string): Promise<string[]> {
-  try {
-    return (await readFile(file, "utf8")).split(/\r?\n/);
-  } catch (error) {
-    throw new NotFoundError(`${file}: cannot be read (${(error as NodeJS.ErrnoException).code})`, { cause: error });
-  }
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r", "\\": "\\" };

@@ -28,7 +28,7 @@ const ESCAPES = new Map([
 ]);
 
 /** Offset of the first byte that is not UTF-8; -1 if there is none. */
-function brokenAt(bytes: Uint8Array): number {
+export function brokenUtf8(bytes: Uint8Array): number {
   for (let at = 0; at < bytes.length; at++) {
     const first = bytes[at]!;
     if (first < 0x80) continue;
@@ -64,8 +64,8 @@ function latin1(bytes: Uint8Array, start: number, end: number): string {
 }
 
 /**
- * A cursor over JSON text. The safetensors header is read with `expect`, `string` and `integer` alone; other files with
- * `document`. Every failure is a FormatError with the file, the byte offset in the file and the text found there.
+ * A cursor over JSON text. The safetensors header is read with `expect`, `string` and `integer`, and `value` where its content
+ * does not matter; other files with `document`. Every failure is a FormatError with the file, the byte offset in the file and the text found there.
  */
 export class JsonScanner {
   at = 0;
@@ -75,6 +75,8 @@ export class JsonScanner {
   private readonly file: string;
   private readonly base: number;
   private python = false;
+  /** Escapes that strings may still hold: they take a hundred times as long to read as other text. */
+  escapes = Number.POSITIVE_INFINITY;
 
   /**
    * @param base offset of the first of these bytes in the file
@@ -87,7 +89,7 @@ export class JsonScanner {
     if (bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) {
       this.fail("JSON text", 0, "a byte order mark", "save the file as UTF-8 without BOM");
     }
-    const broken = brokenAt(bytes);
+    const broken = brokenUtf8(bytes);
     if (broken >= 0) this.fail("UTF-8 text", broken, "bytes that are not UTF-8");
   }
 
@@ -207,6 +209,7 @@ export class JsonScanner {
         at++;
         continue;
       }
+      if (--this.escapes < 0) this.fail("fewer escapes in all", at);
       out += utf8(bytes, from, at);
       if (bytes[at + 1] === 0x75) {
         const unit = this.hex(at);
@@ -249,7 +252,8 @@ export class JsonScanner {
     return value;
   }
 
-  private value(depth: number): JsonValue {
+  /** Any value, which stands at `depth`. */
+  value(depth: number): JsonValue {
     const byte = this.peek();
     if (byte === 0x22) return this.string();
     if (byte !== 0x7b && byte !== 0x5b) return this.word();

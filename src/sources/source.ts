@@ -36,10 +36,10 @@ export interface Source {
    */
   names(wanted: readonly string[]): Promise<ReadonlySet<string>>;
   /**
-   * Refuses names that lead out of the folder by links, before anything is opened; gives those that are not there.
-   * Absent where there are no links.
+   * Those of `names` that are not there, folders below this one included. Only a source that lists its files has it: others
+   * find out when they open one.
    */
-  outside?(names: readonly string[]): Promise<string[]>;
+  absent?(names: readonly string[]): Promise<string[]>;
   /**
    * @param what the file's role in messages ("safetensors file")
    * @throws NotFoundError if it does not exist or may not be opened; FormatError if it is not a file; NetworkError, AbortError

@@ -146,13 +146,6 @@ const REFUSALS: readonly Refusal[] = [
     message: /absolute path/,
   },
   {
-    name: "an index that puts a tensor into the wrong shard",
-    from: SHARDED,
-    spoil: (f) => misdirect(f, "model-00003-of-00003.safetensors"),
-    code: "ERR_FORMAT",
-    message: /q_proj/,
-  },
-  {
     name: "an unknown architecture",
     spoil: (f) => editJson(config(f), { model_type: "lama" }),
     code: "ERR_UNSUPPORTED_MODEL",

@@ -1,13 +1,11 @@
 // The CPU backend: finds the C++ add-on, opens its device and checks that its kernels have this library's op signatures.
 // The kernels are in native/; nothing here computes.
 
-import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join, relative } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join, resolve } from "node:path";
 import type { Backend, BackendFailure, BufferId, KernelInfo, Link, LoadOptions } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
 import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../core/errors.js";
+import { builtFile, missingHint, packagePlace } from "../_package.js";
 
 /** Time and calls of an op since `profile(true)`. */
 export interface OpProfile {
@@ -28,6 +26,7 @@ export interface MachineInfo {
   readonly memory: number;
   readonly isasCompiled: readonly string[];
   readonly isasSupported: readonly string[];
+  /** The highest level in both lists; empty if there is none. */
   readonly best: string;
 }
 
@@ -108,44 +107,55 @@ export interface NativeBackend extends Backend {
 /** Share of the memory left to Node, the page cache and other processes. */
 const MARGIN = 0.1;
 
+const ADDON = "octavo.node";
+/** What to do about Node's own refusals, by their code. */
+const FORBIDDEN: Readonly<Record<string, string>> = {
+  ERR_DLOPEN_DISABLED:
+    'start node without --no-addons (with --permission, pass --allow-addons), or pass { device: "wasm" }',
+};
+
 let loaded: Addon | undefined;
 
-/** The command that builds the add-on: in a checkout of this package, or below another project's node_modules. */
-function buildHint(): string {
-  const script = fileURLToPath(new URL("../../../scripts/build-native.mjs", import.meta.url));
-  if (!script.includes("node_modules")) return "npm run build:native";
-  const runtime = process.versions.deno ? "deno run -A" : process.versions.bun ? "bun" : "node";
-  return `${runtime} ${relative(process.cwd(), script)}`;
-}
+const buildHint = (): string => missingHint("build-native.mjs", "OCTAVO_ADDON");
 
-/** Path of the add-on: OCTAVO_ADDON, or build/octavo.node of this package. */
+/** Path of the add-on: OCTAVO_ADDON, or build/octavo.node of this package. @throws DeviceError if it is not built */
 function find(): string {
-  const named = process.env.OCTAVO_ADDON;
-  if (named) return named;
-  let folder = dirname(fileURLToPath(import.meta.url));
-  for (;;) {
-    const file = join(folder, "build", "octavo.node");
-    if (existsSync(file)) return file;
-    const above = dirname(folder);
-    if (above === folder || existsSync(join(folder, "package.json"))) {
-      throw new DeviceError(`the native add-on is not built: there is no ${file}`, { hint: buildHint() });
-    }
-    folder = above;
-  }
+  const file = process.env.OCTAVO_ADDON || builtFile(ADDON);
+  if (file) return file;
+  const { root, bundled } = packagePlace();
+  const where = root
+    ? `there is no ${join(root, "build", ADDON)}`
+    : "this package is not installed where the program lies";
+  throw new DeviceError(`the native add-on ${bundled ? "is not in the bundle" : "is not built"}: ${where}`, {
+    hint: buildHint(),
+  });
 }
 
 function addon(): Addon {
   if (loaded) return loaded;
   const file = find();
+  const module = { exports: {} };
+  let found: Addon;
   try {
-    loaded = createRequire(import.meta.url)(file) as Addon;
+    // Not `require`: bundlers rewrite it, and then look for the add-on among their own modules.
+    process.dlopen(module, resolve(file));
+    found = module.exports as Addon;
   } catch (error) {
-    const { name, message } = error as Error;
+    const { name, message, code } = error as Error & { code?: string };
     throw new DeviceError(`the native add-on ${file} cannot be loaded: ${message}`, {
-      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : buildHint(),
+      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : (FORBIDDEN[code!] ?? buildHint()),
       cause: error,
     });
   }
+  const { best, isasCompiled, isasSupported } = found.machine();
+  if (best === "") {
+    const [built, here] = [isasCompiled, isasSupported].map((levels) => levels.join(", "));
+    throw new DeviceError(`the native add-on was built for another CPU: it has ${built}, this CPU has ${here}`, {
+      hint: `${buildHint()}, on this machine or with --all`,
+      details: { file, expected: isasSupported, got: isasCompiled },
+    });
+  }
+  loaded = found;
   return loaded;
 }
 

@@ -3,18 +3,21 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import type { Backend } from "../../core/backend.js";
 import { DeviceError, OptionError } from "../../core/errors.js";
+import { builtFile, missingHint, packagePlace } from "../_package.js";
 import { compile, relaxedSimd, type WasmModule } from "./api.js";
 import { openWasm, type WasmOptions, wasmFileName } from "./index.js";
 import type { StartThread } from "./threads.js";
 
-const HINT = "npm run build:wasm (needs clang and lld)";
 /** More threads than this are slower, because they wait for each other. */
 const DEFAULT_THREADS = 8;
+
+function buildHint(): string {
+  const hint = missingHint("build-wasm.mjs", "OCTAVO_WASM");
+  return packagePlace().bundled ? hint : `${hint} (needs clang and lld, version 16 or newer)`;
+}
 
 export interface WasmFileOptions extends Omit<WasmOptions, "startThread"> {
   /** False selects the module without relaxed SIMD even where relaxed SIMD is supported. */
@@ -25,14 +28,7 @@ export interface WasmFileOptions extends Omit<WasmOptions, "startThread"> {
 export function findWasm(relaxed = relaxedSimd()): string | undefined {
   const named = process.env.OCTAVO_WASM;
   if (named) return existsSync(named) ? named : undefined;
-  let folder = dirname(fileURLToPath(import.meta.url));
-  for (;;) {
-    const file = join(folder, "build", wasmFileName(relaxed));
-    if (existsSync(file)) return file;
-    const above = dirname(folder);
-    if (above === folder || existsSync(join(folder, "package.json"))) return relaxed ? findWasm(false) : undefined;
-    folder = above;
-  }
+  return builtFile(wasmFileName(relaxed)) ?? (relaxed ? findWasm(false) : undefined);
 }
 
 /** Compiled modules by path: compiling is slow. */
@@ -77,14 +73,15 @@ export const nodeWorkers: StartThread = (source, start, heard) => {
  */
 export function openWasmFile({ relaxed, ...options }: WasmFileOptions = {}): Backend {
   const file = findWasm(relaxed);
-  if (!file) throw new DeviceError("the WASM module is not built: there is no build/octavo.wasm", { hint: HINT });
+  if (!file)
+    throw new DeviceError("the WASM module is not built: there is no build/octavo.wasm", { hint: buildHint() });
   let module = compiled.get(file);
   if (!module) {
     try {
       module = compile(readFileSync(file));
     } catch (error) {
       throw new DeviceError(`the WASM module ${file} cannot be loaded: ${(error as Error).message}`, {
-        hint: HINT,
+        hint: buildHint(),
         cause: error,
       });
     }

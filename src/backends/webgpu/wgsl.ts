@@ -34,6 +34,14 @@ fn to_f16(x: f32) -> u32 {
   return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13u) & 1u)) >> 13u);
 }`;
 
+/**
+ * `size_of(x)`: |x| as an integer, in the same order with NaN highest; ENDLESS is infinity. WGSL implementations may assume that
+ * floats are neither NaN nor infinite, which they cannot of integers.
+ */
+export const SIZE_OF = `
+const ENDLESS = 0x7f800000u;
+fn size_of(x: f32) -> u32 { return bitcast<u32>(x) & 0x7fffffffu; }`;
+
 /** a / b for finite b > 0, correctly rounded (subnormal results flush to zero). */
 export const EXACT_DIVIDE = `
 fn exact_divide(a: f32, b: f32) -> f32 {

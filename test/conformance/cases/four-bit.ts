@@ -68,6 +68,7 @@ export function stored(
   twice: boolean,
   seed: number,
   scale = 1,
+  broken = false,
 ): Stored {
   const codes = matrix("u4", N, K, seed) as Uint8Array;
   const blocks = Math.ceil((N * K) / blocksize);
@@ -76,6 +77,7 @@ export function stored(
   const absmax = twice
     ? Float32Array.from(small, (code, j) => MAP[code]! * nested[Math.floor(j / NESTED_BLOCK)]! + 2)
     : normals(seed + 3, blocks).map((x) => Math.abs(x) * scale);
+  if (broken) absmax[blocks - 1] = Number.NaN;
   const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
   const dense = Float32Array.from({ length: N * K }, (_, i) => {
     const byte = codes[i >>> 1]!;
@@ -103,13 +105,16 @@ interface Options {
   readonly act?: Act;
   readonly compute?: FourBitCompute;
   readonly rounding?: FourBitRounding;
+  /** Where a NaN stands: in the last row of x, or as the last absmax. */
+  readonly broken?: "x" | "absmax";
 }
 
 function linearCase(lead: readonly number[], K: number, N: number, seed: number, options: Options = {}): Case {
   const { kind = "nf4", blocksize = 64, twice = false, act = "none", compute = "f32", rounding = "f32" } = options;
   const rows = product(lead);
   const x = normals(seed, rows * K);
-  const weights = stored(kind, N, K, blocksize, twice, seed + 10);
+  const weights = stored(kind, N, K, blocksize, twice, seed + 10, 1, options.broken === "absmax");
+  if (options.broken === "x") x[x.length - 1 - (K >> 1)] = Number.NaN;
   const bias = options.bias ? normals(seed + 2, N) : undefined;
   const residual = options.residual ? normals(seed + 3, rows * N) : undefined;
   const coded = compute === "int8" && K % blocksize === 0;
@@ -118,7 +123,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   const units = sumUnits(K) + (compute === "bf16" || coded ? 2 * 2 ** -8 : 0);
   const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${compute === "f32" ? "" : ` ${compute}`}${roundingFlag(rounding)}`;
   return {
-    name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}`,
+    name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}${options.broken ? ` NaN in ${options.broken}` : ""}`,
     inputs: [
       operand([...lead, K], x),
       ...weights.operands,
@@ -168,6 +173,13 @@ const linear: Family = {
         linearCase([13], 192, 35, 100 * i + j + 444, { kind, rounding, twice: true, act: "silu" }),
         linearCase([50], 192, 35, 100 * i + j + 446, { kind, rounding, bias: true }),
       ]),
+      ...(["x", "absmax"] as const).flatMap((broken, j) =>
+        (["f32", "bf16", "int8"] as const).flatMap((compute, k) =>
+          [1, 5, 50].map((rows, l) =>
+            linearCase([rows], 192, 35, 100 * i + 9 * j + 3 * k + l + 450, { kind, compute, broken, bias: true }),
+          ),
+        ),
+      ),
       linearCase([3], 4096, 5, 100 * i + 430, { kind, compute: "int8", blocksize: 4096 }),
       linearCase([500], 64, 17, 100 * i + 431, { kind, compute: "int8", residual: true }),
     ]),
@@ -208,12 +220,14 @@ function quantizeCase(
   blocksize: number,
   row: number,
   seed: number,
-  fails = false,
+  { fails = false, broken }: { fails?: boolean; broken?: number } = {},
 ): Case {
   // A block of zeros, and numbers of very different sizes.
   const w = normals(seed, n * K).map((x, i) => (Math.floor(i / blocksize) === 1 ? 0 : x * 2 ** ((i % 7) - 3)));
+  // In every third block, the last included.
+  if (broken !== undefined) for (let i = w.length - 1; i >= 0; i -= 3 * blocksize) w[i] = broken;
   return {
-    name: `${kind} ${blocksize}: ${n} x ${K} to row ${row} of ${N} seed ${seed}`,
+    name: `${kind} ${blocksize}: ${n} x ${K} to row ${row} of ${N} seed ${seed} ${broken ?? ""}`,
     inputs: [
       operand([n, K], w),
       operand([N, K], matrix("u4", N, K, seed + 1), "u4"),
@@ -234,8 +248,12 @@ const quantize: Family = {
     quantizeCase(kind, 3, 3, 33, 32, 0, 20 * i + 11),
     quantizeCase(kind, 0, 4, 64, 64, 0, 20 * i + 12),
     quantizeCase(kind, 3, 3, 5000, 4096, 0, 20 * i + 13),
-    quantizeCase(kind, 2, 5, 48, 64, 1, 20 * i + 14, true),
-    quantizeCase(kind, 4, 5, 64, 64, 2, 20 * i + 15, true),
+    quantizeCase(kind, 2, 5, 48, 64, 1, 20 * i + 14, { fails: true }),
+    quantizeCase(kind, 4, 5, 64, 64, 2, 20 * i + 15, { fails: true }),
+    ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].flatMap((broken, j) => [
+      quantizeCase(kind, 37, 37, 57, 64, 0, 20 * i + j + 16, { broken }),
+      quantizeCase(kind, 8, 8, 128, 32, 0, 20 * i + j + 16, { broken }),
+    ]),
   ]),
   fuzz: fc
     .tuple(
@@ -303,12 +321,14 @@ const dequantize: Family = {
     .map((all) => dequantizeCase(...all)),
 };
 
-function doubleCase(count: number, flat: boolean, seed: number): Case {
+function doubleCase(count: number, flat: boolean, seed: number, broken?: number): Case {
   const nested = Math.ceil(count / NESTED_BLOCK);
+  const absmax = flat ? new Float32Array(count).fill(0.5) : normals(seed, count).map(Math.abs);
+  if (broken !== undefined) absmax[count >> 1] = broken;
   return {
-    name: `${count}${flat ? " equal" : ""} seed ${seed}`,
+    name: `${count}${flat ? " equal" : ""} seed ${seed} ${broken ?? ""}`,
     inputs: [
-      operand([count], flat ? new Float32Array(count).fill(0.5) : normals(seed, count).map(Math.abs)),
+      operand([count], absmax),
       operand([256], MAP),
       operand([count], bytes(seed, count)),
       operand([nested], normals(seed, nested)),
@@ -320,7 +340,12 @@ function doubleCase(count: number, flat: boolean, seed: number): Case {
 
 const double: Family = {
   op: doubleQuantizeOp,
-  table: [...[1, 2, 255, 256, 257, 1000, 0].map((count) => doubleCase(count, false, count)), doubleCase(40, true, 3)],
+  table: [
+    ...[1, 2, 255, 256, 257, 1000, 0].map((count) => doubleCase(count, false, count)),
+    doubleCase(40, true, 3),
+    ...[1, 40, 1000].map((count) => doubleCase(count, false, count, Number.NaN)),
+    ...[1, 40, 1000].map((count) => doubleCase(count, false, count, Number.POSITIVE_INFINITY)),
+  ],
   fuzz: fc.tuple(fc.integer({ min: 1, max: 1200 }), fc.boolean(), seeds).map((all) => doubleCase(...all)),
 };
 

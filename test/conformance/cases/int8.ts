@@ -28,8 +28,10 @@ interface Options {
   readonly seen?: boolean;
   readonly act?: Act;
   readonly threshold?: number;
-  /** Put into the last row. */
+  /** Put into the last row of x. */
   readonly broken?: number;
+  /** The scale of the weight's last row. */
+  readonly brokenScale?: number;
   /** Share of outliers among the activations. */
   readonly share?: number;
 }
@@ -43,6 +45,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   const codes = Int8Array.from(integers(seed + 1, N * K, -127, 127));
   const scb = normals(seed + 2, N).map((s) => Math.abs(s) + 0.01);
   if (N > 3) scb[3] = 0;
+  if (options.brokenScale !== undefined) scb[N - 1] = options.brokenScale;
   const bias = options.bias ? normals(seed + 3, N) : undefined;
   const residual = options.residual ? normals(seed + 4, rows * N) : undefined;
   const dense = Float32Array.from(codes, (code, i) => (code * scb[Math.floor(i / K)]!) / 127);
@@ -55,7 +58,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   const units = (2 * outliers + 10) * UNIT;
   const flags = `${bias ? " bias" : ""}${residual ? " residual" : ""}${options.seen ? " seen" : ""}`;
   return {
-    name: `[${lead}] K ${K} N ${N} t ${threshold} share ${share}${flags} ${act} seed ${seed} ${options.broken ?? ""}`,
+    name: `[${lead}] K ${K} N ${N} t ${threshold} share ${share}${flags} ${act} seed ${seed} ${options.broken ?? ""} ${options.brokenScale ?? ""}`,
     inputs: [
       operand([...lead, K], x),
       operand([N, K], codes),
@@ -87,6 +90,7 @@ const linear: Family = {
     linearCase([1], 66, 33, 85, { broken: Number.NaN, seen: true }),
     linearCase([3], 66, 33, 86, { broken: Number.NaN, threshold: 0 }),
     linearCase([20], 66, 33, 87, { broken: Number.NaN, bias: true }),
+    ...[1, 3, 20].map((rows, i) => linearCase([rows], 66, 33, 93 + i, { brokenScale: Number.NaN, bias: true })),
     linearCase([1], 3100, 20, 90, { bias: true, seen: true }),
     linearCase([41], 1300, 37, 91, { bias: true, residual: true, seen: true, act: "gelu" }),
     linearCase([500], 21, 20, 92, { seen: true }),
@@ -109,10 +113,19 @@ const linear: Family = {
     .map((all) => linearCase(...all)),
 };
 
-function quantizeCase(n: number, N: number, K: number, row: number, seed: number, fails = false): Case {
+/** @param broken stands in every third row */
+function quantizeCase(
+  n: number,
+  N: number,
+  K: number,
+  row: number,
+  seed: number,
+  { fails = false, broken }: { fails?: boolean; broken?: number } = {},
+): Case {
   const w = normals(seed, n * K).map((x, i) => (Math.floor(i / K) === 1 ? 0 : x * 2 ** ((i % 5) - 2)));
+  if (broken !== undefined) for (let r = 0; r < n; r += 3) w[r * K + ((7 * r + 3) % K)] = broken;
   return {
-    name: `${n} x ${K} to row ${row} of ${N} seed ${seed}`,
+    name: `${n} x ${K} to row ${row} of ${N} seed ${seed} ${broken ?? ""}`,
     inputs: [
       operand([n, K], w),
       operand([N, K], Int8Array.from(integers(seed + 1, N * K, -127, 127)), "i8", {
@@ -135,7 +148,11 @@ const quantize: Family = {
     quantizeCase(1, 1, 1, 0, 5),
     quantizeCase(0, 4, 7, 0, 6),
     quantizeCase(5, 5, 1030, 0, 7),
-    quantizeCase(4, 5, 8, 2, 8, true),
+    quantizeCase(4, 5, 8, 2, 8, { fails: true }),
+    ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].flatMap((broken, i) => [
+      quantizeCase(37, 37, 29, 0, 9 + i, { broken }),
+      quantizeCase(20, 20, 96, 0, 12 + i, { broken }),
+    ]),
   ],
   fuzz: fc
     .tuple(

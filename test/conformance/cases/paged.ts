@@ -309,16 +309,18 @@ function appendCase(
   layout: HeadLayout,
   seed: number,
   codes: boolean,
-  fails = false,
+  { fails = false, broken }: { fails?: boolean; broken?: number } = {},
 ): Case {
   const { S } = pages;
   const { B, T, P, lanes, table } = layOut(pages, seed);
   const shape = [P, G, S, D];
   const size = product(shape);
+  const x = laidOut(layout, [B, T, G, D], seed + 1);
+  if (broken !== undefined) for (let i = 5; i < x.data.length; i += 3 * D) x.data[i] = broken;
   return {
-    name: `${name}: [${B},${T},${G},${D}] ${layout}, pages of ${S}${codes ? ", codes" : ""} seed ${seed}`,
+    name: `${name}: [${B},${T},${G},${D}] ${layout}, pages of ${S}${codes ? ", codes" : ""} seed ${seed} ${broken ?? ""}`,
     inputs: [
-      laidOut(layout, [B, T, G, D], seed + 1),
+      x,
       lanes,
       table,
       codes
@@ -342,9 +344,14 @@ export const append: Family = {
         appendCase(name, pages, [3, 8], layout, 100 * i + 10 * n + 5, true),
       ]),
     ),
+    ...[Number.NaN, Number.POSITIVE_INFINITY].flatMap((broken) =>
+      [8, 33].map((D) => appendCase("broken", LAYOUTS[0]![1], [2, D], "rows", D, true, { broken })),
+    ),
     appendCase("no lane", { runs: [], held: [4], S: 4 }, [2, 8], "rows", 1, false),
     ...WRONG.map((wrong) =>
-      appendCase(`no such ${wrong}`, { runs: decode([9]), held: [9], S: 16, wrong }, [1, 4], "rows", 1, false, true),
+      appendCase(`no such ${wrong}`, { runs: decode([9]), held: [9], S: 16, wrong }, [1, 4], "rows", 1, false, {
+        fails: true,
+      }),
     ),
   ],
   fuzz: fc

@@ -8,7 +8,7 @@ import type { Call, Operand } from "../schedule/call.js";
 import { same } from "../schedule/horizontal-fusion.js";
 import { along } from "../schedule/split.js";
 import { encodeBits, family, reads, WORKGROUP, writes } from "../shader.js";
-import { EXACT_DIVIDE, FLOATS, fold } from "../wgsl.js";
+import { EXACT_DIVIDE, FLOATS, fold, SIZE_OF } from "../wgsl.js";
 import { PLACES, placesOf, reportPlace } from "./paged.js";
 import { jobName, jobNames } from "./product.js";
 
@@ -94,16 +94,18 @@ const kvShader = family("kv_append", ({ cache, paired, jobs }: { cache: CacheTyp
 const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: boolean } & Jobs) => {
   const job = (s: string): string => {
     const code = (d: string): string =>
-      `(bitcast<u32>(i32(round(x${s}[source + (${d}) * P.sd${s}] * inverse))) & 0xffu)`;
+      // What a NaN becomes as an integer is not defined; a row that holds one has a NaN for its scale.
+      `(bitcast<u32>(select(0, i32(round(x${s}[source + (${d}) * P.sd${s}] * inverse)), inverse > 0.0)) & 0xffu)`;
     return `fn job${s}(n: u32, lid: u32) {
   let g = n % P.heads;
   let i = n / P.heads;
   ${place(s)}
-  var size = 0.0;
-  for (var d = lid; d < P.size; d += ${WORKGROUP}u) { size = max(size, abs(x${s}[source + d * P.sd${s}])); }
-  let scale = largest(size, lid);
+  var size = 0u;
+  for (var d = lid; d < P.size; d += ${WORKGROUP}u) { size = max(size, size_of(x${s}[source + d * P.sd${s}])); }
+  size = largest(size, lid);
+  let scale = bitcast<f32>(size);
   var inverse = 0.0;
-  if (scale > 0.0) { inverse = exact_divide(1.0, scale) * 127.0; }
+  if (size > 0u && size < ENDLESS) { inverse = exact_divide(1.0, scale) * 127.0; }
   if (lid == 0u) { scales${s}[P.scales${s} + u32(page) * P.page_scales${s} + g * P.group_scales${s} + rest] = scale; }
   ${
     whole
@@ -126,7 +128,8 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
     reports: true,
     declarations: [
       EXACT_DIVIDE,
-      fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`),
+      SIZE_OF,
+      fold("largest", "u32", WORKGROUP, (a, b) => `max(${a}, ${b})`),
       ...jobNames(jobs, "").map(job),
     ],
     body: `if (group >= ${jobs}u * P.count) { return; }

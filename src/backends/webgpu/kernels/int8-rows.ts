@@ -10,7 +10,7 @@ import { type Binding, type Call, leading, type Operand } from "../schedule/call
 import type { Fusion } from "../schedule/fusion.js";
 import { same } from "../schedule/horizontal-fusion.js";
 import { type BindingSpec, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
-import { EXACT_DIVIDE, fold } from "../wgsl.js";
+import { EXACT_DIVIDE, fold, SIZE_OF } from "../wgsl.js";
 import { JOBS, jobName } from "./product.js";
 
 /** From this many rows of x on, products use tiles, and rows are stored without x itself. */
@@ -29,9 +29,8 @@ const marking = (count: number): string => `while (bitmap != 0u) {
       ${marks(count, (name) => `atomicOr(&${name}[(P.${name} + k) / 4u], 1u << (((P.${name} + k) % 4u) * 8u));`).join("\n      ")}
     }`;
 
-/** Magnitudes as integers, in the same order: NaN is the largest, and compilers cannot optimize it away. */
-export const SIZES = `const ENDLESS = 0x7f800000u;
-fn size_of(value: f32) -> u32 { return bitcast<u32>(value) & 0x7fffffffu; }
+/** Magnitudes, and whether one is an outlier. */
+export const SIZES = `${SIZE_OF}
 fn beyond(value: f32) -> bool {
   let size = size_of(value);
   return P.threshold > 0.0 && size >= bitcast<u32>(P.threshold) && size <= ENDLESS;

@@ -10,7 +10,7 @@ import { groupsFor, type Kernel } from "../kernel.js";
 import type { Binding, Operand } from "../schedule/call.js";
 import { along, rowsPerCut } from "../schedule/split.js";
 import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
-import { EXACT_DIVIDE, FLOATS, fold, literal } from "../wgsl.js";
+import { EXACT_DIVIDE, FLOATS, fold, literal, SIZE_OF } from "../wgsl.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 
@@ -19,30 +19,38 @@ function scratch(recorder: CommandRecorder, slot: string, words: number): Bindin
   return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
 
+const LARGEST = fold("largest", "u32", WORKGROUP, (a, b) => `max(${a}, ${b})`);
+
 const rowScale = family("llm_int8_quantize", ({ w }: { step: "scale"; w: DType }) => ({
   bindings: [reads("w"), writes("scb"), writes("inverse")],
   params: ["rows", "columns", "w", "scb"],
-  declarations: [FLOATS, EXACT_DIVIDE, reader("w", w), fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`)],
+  declarations: [FLOATS, EXACT_DIVIDE, SIZE_OF, reader("w", w), LARGEST],
   body: `if (group >= P.rows) { return; }
-  var size = 0.0;
-  for (var k = lid; k < P.columns; k += ${WORKGROUP}u) { size = max(size, abs(w_at(P.w + group * P.columns + k))); }
-  let scale = largest(size, lid);
+  var size = 0u;
+  for (var k = lid; k < P.columns; k += ${WORKGROUP}u) { size = max(size, size_of(w_at(P.w + group * P.columns + k))); }
+  size = largest(size, lid);
   if (lid == 0u) {
+    let scale = bitcast<f32>(size);
     scb[P.scb + group] = scale;
     inverse[group] = 0.0;
-    if (scale > 0.0) { inverse[group] = exact_divide(1.0, scale) * 127.0; }
+    if (size > 0u && size < ENDLESS) { inverse[group] = exact_divide(1.0, scale) * 127.0; }
   }`,
 }));
 
 const rowCodes = family("llm_int8_quantize", ({ w }: { step: "codes"; w: DType }) => ({
   bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
   params: ["count", "offset", "columns", "w"],
-  declarations: [FLOATS, reader("w", w)],
-  body: wordWriter(
-    "codes",
-    "i8",
-    (e) => `bitcast<u32>(i32(round(w_at(P.w + ${e}) * inverse[${e} / P.columns]))) & 0xffu`,
-  ),
+  declarations: [
+    FLOATS,
+    reader("w", w),
+    // A row whose scale is not finite has codes of zero: what its NaN would become as an integer is not defined.
+    `fn code_of(e: u32) -> u32 {
+  let factor = inverse[e / P.columns];
+  if (factor == 0.0) { return 0u; }
+  return bitcast<u32>(i32(round(w_at(P.w + e) * factor))) & 0xffu;
+}`,
+  ],
+  body: wordWriter("codes", "i8", (e) => `code_of(${e})`),
 }));
 
 export const llmInt8Quantize: Kernel = {
@@ -100,15 +108,16 @@ export const llmInt8Dequantize: Kernel = {
 const blockScale = family("four_bit_quantize", ({ w }: { step: "scale"; w: DType }) => ({
   bindings: [reads("w"), writes("absmax"), writes("inverse")],
   params: ["count", "elements", "blocksize", "w", "absmax"],
-  declarations: [FLOATS, EXACT_DIVIDE, reader("w", w)],
+  declarations: [FLOATS, EXACT_DIVIDE, SIZE_OF, reader("w", w)],
   body: `if (gid >= P.count) { return; }
   let end = min((gid + 1u) * P.blocksize, P.elements);
-  var size = 0.0;
-  for (var i = gid * P.blocksize; i < end; i++) { size = max(size, abs(w_at(P.w + i))); }
-  absmax[P.absmax + gid] = size;
-  inverse[2u * gid] = size;
+  var size = 0u;
+  for (var i = gid * P.blocksize; i < end; i++) { size = max(size, size_of(w_at(P.w + i))); }
+  let high = bitcast<f32>(size);
+  absmax[P.absmax + gid] = high;
+  inverse[2u * gid] = high;
   inverse[2u * gid + 1u] = 0.0;
-  if (size > 0.0) { inverse[2u * gid + 1u] = exact_divide(1.0, size); }`,
+  if (size > 0u && size < ENDLESS) { inverse[2u * gid + 1u] = exact_divide(1.0, high); }`,
 }));
 
 const thresholds = (name: string, values: Float32Array): string =>
@@ -121,6 +130,7 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
   declarations: [
     FLOATS,
     EXACT_DIVIDE,
+    SIZE_OF,
     reader("w", w),
     thresholds("NF4", NF4_THRESHOLDS),
     thresholds("FP4", FP4_THRESHOLDS),
@@ -131,7 +141,10 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
     let block = e / P.blocksize;
     let size = inverse[2u * block];
     value = w_at(P.w + e);
-    if ((block + 1u) * P.blocksize > P.elements && size > 0.0) { value = exact_divide(value, size); }
+    // NaN compares as below all thresholds: all of a block that holds one, and x / infinity for an infinite x.
+    if (size_of(size) > ENDLESS || size_of(value) >= ENDLESS) { return 0u; }
+    if (size_of(size) == ENDLESS) { value = 0.0; }
+    else if ((block + 1u) * P.blocksize > P.elements && size > 0.0) { value = exact_divide(value, size); }
     else { value = value * inverse[2u * block + 1u]; }
     value = clamp(value, -1.0, 1.0);
   }
@@ -213,7 +226,8 @@ var<workgroup> high: array<u32, ${WIDTH}>;`,
   ],
   body: `var size = 0u;
   for (var j = lid; j < P.count; j += ${WIDTH}u) { size = max(size, bitcast<u32>(absmax[P.absmax + j])); }
-  let top = largest(size, lid) >> 23u;
+  let most = largest(size, lid);
+  let top = most >> 23u;
   var l = 0u;
   var h = 0u;
   for (var j = lid; j < P.count; j += ${WIDTH}u) {
@@ -236,6 +250,7 @@ var<workgroup> high: array<u32, ${WIDTH}>;`,
   high[lid] = h;
   workgroupBarrier();
   if (lid != 0u) { return; }
+  if (top == 255u) { mean[P.mean] = bitcast<f32>(most); return; } // one is NaN or infinite: so is the mean
   for (var i = 1u; i < ${WIDTH}u; i++) {
     let sum = l + low[i];
     h += high[i] + select(0u, 1u, sum < l);
@@ -275,18 +290,19 @@ var<workgroup> high: array<u32, ${WIDTH}>;`,
 const nestedScale = family("double_quantize", (_: { step: "scale" }) => ({
   bindings: [reads("absmax", "array<f32>"), reads("mean", "array<f32>"), writes("nested"), writes("inverse")],
   params: ["count", "absmax", "mean", "nested"],
-  declarations: [EXACT_DIVIDE, fold("largest", "f32", WORKGROUP, (a, b) => `max(${a}, ${b})`)],
+  declarations: [EXACT_DIVIDE, SIZE_OF, LARGEST],
   body: `if (group * ${NESTED_BLOCK}u >= P.count) { return; }
   let end = min((group + 1u) * ${NESTED_BLOCK}u, P.count);
-  var size = 0.0;
+  var size = 0u;
   for (var j = group * ${NESTED_BLOCK}u + lid; j < end; j += ${WORKGROUP}u) {
-    size = max(size, abs(absmax[P.absmax + j] - mean[P.mean]));
+    size = max(size, size_of(absmax[P.absmax + j] - mean[P.mean]));
   }
-  let scale = largest(size, lid);
+  size = largest(size, lid);
   if (lid == 0u) {
+    let scale = bitcast<f32>(size);
     nested[P.nested + group] = scale;
     inverse[group] = 0.0;
-    if (scale > 0.0) { inverse[group] = exact_divide(1.0, scale); }
+    if (size > 0u && size < ENDLESS) { inverse[group] = exact_divide(1.0, scale); }
   }`,
 }));
 
@@ -300,7 +316,9 @@ const nestedCodes = family("double_quantize", (_: { step: "codes" }) => ({
   ],
   params: ["count", "offset", "absmax", "mean", "map"],
   declarations: [
+    SIZE_OF,
     `fn code_of(j: u32) -> u32 {
+  if (size_of(mean[P.mean]) >= ENDLESS) { return 0u; }
   let x = clamp((absmax[P.absmax + j] - mean[P.mean]) * inverse[j / ${NESTED_BLOCK}u], -1.0, 1.0);
   // The number of midpoints below x: they ascend.
   var first = 0u;

@@ -1,0 +1,81 @@
+// Where this package lies on disk, for the files that Node's backends load: build/octavo.node and the WASM modules. A bundler
+// moves this code out of the package, or knows no `import.meta.url` at all; then the package is looked for where the program
+// lies, as `import "octavo"` would.
+
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const NAME = "octavo";
+
+export interface Place {
+  /** Folder of this package; undefined if it cannot be found. */
+  readonly root: string | undefined;
+  /** This code runs from a bundle, outside of its package. */
+  readonly bundled: boolean;
+}
+
+/** The folder of this file; undefined in a bundle of CommonJS. */
+function own(): string | undefined {
+  const url: string | undefined = import.meta.url;
+  return url?.startsWith("file:") ? dirname(fileURLToPath(url)) : undefined;
+}
+
+function isPackage(folder: string): boolean {
+  try {
+    return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")).name === NAME;
+  } catch {
+    return false;
+  }
+}
+
+function look(): Place {
+  const folder = own();
+  if (folder !== undefined) {
+    // This file is <package>/dist/backends/_package.js, or the same in src.
+    const root = dirname(dirname(folder));
+    if (isPackage(root)) return { root, bundled: false };
+  }
+  const starts = [folder, process.argv[1] && dirname(process.argv[1]), process.cwd()];
+  for (const start of starts) {
+    if (!start) continue;
+    try {
+      const root = dirname(createRequire(join(start, "_")).resolve(`${NAME}/package.json`));
+      if (isPackage(root)) return { root, bundled: true };
+    } catch {
+      // not to be found from there
+    }
+  }
+  return { root: undefined, bundled: true };
+}
+
+let place: Place | undefined;
+
+export function packagePlace(): Place {
+  place ??= look();
+  return place;
+}
+
+/** The path of a file of `build/`, if it is there. */
+export function builtFile(name: string): string | undefined {
+  const { root } = packagePlace();
+  const file = root && join(root, "build", name);
+  return file && existsSync(file) ? file : undefined;
+}
+
+/**
+ * What to do where a file of `build/` is missing.
+ * @param script in scripts/, which builds it
+ * @param variable of the environment that names the file
+ */
+export function missingHint(script: string, variable: string): string {
+  const { root, bundled } = packagePlace();
+  if (bundled) {
+    return `a bundle cannot hold this file: mark "${NAME}" external in your bundler and install it beside the bundle, or set ${variable} to the file`;
+  }
+  const file = join(root!, "scripts", script);
+  if (!file.includes("node_modules")) return `npm run ${script.replace("-", ":").replace(".mjs", "")}`;
+  const runtime = process.versions.deno ? "deno run -A" : process.versions.bun ? "bun" : "node";
+  return `${runtime} ${relative(process.cwd(), file)}`;
+}

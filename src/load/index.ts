@@ -13,6 +13,7 @@ import type { BitsAndBytesConfig } from "../quant/config.js";
 import { agree, schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
+import { ignoredKeys, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan, type StorageOptions, settle, unknownModules, untieHead } from "./plan.js";
 import { ownHead } from "./tied.js";
@@ -83,6 +84,8 @@ export interface Declared<T extends Task> {
   readonly dtype: FloatDType;
   /** How the checkpoint is quantized, if it is. */
   readonly stored: BitsAndBytesConfig | undefined;
+  /** Names the keys of config.json that the tree was built without. */
+  readonly ignored: string | undefined;
 }
 
 /**
@@ -94,9 +97,11 @@ export async function declareModel<T extends Task>(source: Source, task: T, want
   const architecture = await architectureOf(config);
   const build = taskOf(architecture, task);
   const stored = storedQuantization(config.quantization_config, source.location);
-  const model = build(config);
+  const read = new Set<string>();
+  const model = build(watched(config, read));
   const checkpoint = await openCheckpoint(source, { named: config.transformers_weights });
-  return { config, architecture, model, checkpoint, dtype: resolveDType(wanted, config, checkpoint), stored };
+  const dtype = resolveDType(wanted, config, checkpoint);
+  return { config, architecture, model, checkpoint, dtype, stored, ignored: ignoredKeys(config, read) };
 }
 
 /**
@@ -105,7 +110,11 @@ export async function declareModel<T extends Task>(source: Source, task: T, want
  */
 export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
   const { device, quantization, compute, head } = options;
-  const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, task, options.dtype);
+  const { config, architecture, model, checkpoint, dtype, stored, ignored } = await declareModel(
+    source,
+    task,
+    options.dtype,
+  );
   const scheme = stored ? undefined : schemeOf(quantization);
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
@@ -131,7 +140,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     model.dispose();
     throw error;
   }
-  const warnings = [...checkpoint.warnings];
+  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : [])];
   if (own) {
     warnings.push(
       `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,

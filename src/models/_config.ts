@@ -36,16 +36,17 @@ export const activationName: z.ZodType<Act, string> = z.string().transform((name
  * Checks a config.json against a schema. `aliases` maps a field to its names in other files; the first one present is used.
  * @throws ConfigError naming each wrong field with the expected and the actual value
  */
-export function readConfig<T>(
+export function readConfig<S extends z.ZodObject>(
   config: ConfigJson,
-  schema: z.ZodType<T>,
+  schema: S,
   aliases: Readonly<Record<string, readonly string[]>> = {},
-): T {
-  const fields = new Map(Object.entries(config));
-  for (const [field, names] of Object.entries(aliases)) {
-    if (fields.has(field)) continue;
-    const name = names.find((other) => fields.has(other));
-    if (name) fields.set(field, fields.get(name));
+): z.infer<S> {
+  const fields = new Map<string, unknown>();
+  // Only what the schema has is read: the loader reports the other keys.
+  for (const field of Object.keys(schema.shape)) {
+    const values = [field, ...(aliases[field] ?? [])].map((name) => config[name]);
+    const value = values.find((one) => one !== undefined);
+    if (value !== undefined) fields.set(field, value);
   }
   const result = schema.safeParse(Object.fromEntries(fields));
   if (result.success) return result.data;

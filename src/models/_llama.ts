@@ -29,11 +29,10 @@ export const llamaFields = {
   rms_norm_eps: epsilon.default(1e-6),
   tie_word_embeddings: z.boolean().default(false),
   attention_bias: z.boolean().default(false),
-  sliding_window: count.nullish(),
 };
 
 const shared = z.object(llamaFields);
-type Fields = z.infer<typeof shared>;
+type Fields = z.infer<typeof shared> & { readonly sliding_window?: number | null | undefined };
 
 /** The fields with the values derived from them. */
 export type LlamaConfig<F extends Fields = Fields> = F & {

@@ -49,8 +49,7 @@ export const llama: Architecture = {
   model_type: "llama",
   tasks: {
     "causal-lm": (json) => {
-      // LLaMA has no window, even if a file names one.
-      const c = { ...resolveLlama(readConfig(json, schema), json), sliding_window: null };
+      const c = resolveLlama(readConfig(json, schema), json);
       return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer)).name_tree();
     },
   },

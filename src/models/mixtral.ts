@@ -13,14 +13,17 @@ import { LlamaForCausalLM, LlamaLayer, llamaFields, resolveLlama, type LlamaConf
 
 const schema = z.object({
   ...llamaFields,
+  sliding_window: count.nullish(),
   num_local_experts: count.max(4096).default(8),
   num_experts_per_tok: count.max(4096).default(2),
 });
 
+const ALIASES = { num_local_experts: ["num_experts"] };
+
 type MixtralConfig = Shared<z.infer<typeof schema>>;
 
 function parse(json: ConfigJson): MixtralConfig {
-  const c = resolveLlama(readConfig(json, schema), json);
+  const c = resolveLlama(readConfig(json, schema, ALIASES), json);
   if (c.num_experts_per_tok > c.num_local_experts) {
     throw new ConfigError(
       `config.json: ${c.num_experts_per_tok} experts per token cannot be chosen from ${c.num_local_experts}`,

@@ -4,6 +4,7 @@
 import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend, attendAll, attendEncoded } from "../nn/attend.js";
@@ -32,7 +33,19 @@ const schema = z.object({
   layer_norm_epsilon: epsilon.default(1e-6),
   feed_forward_proj: z.string().default("relu"),
   tie_word_embeddings: z.boolean().default(true),
+  // Files of transformers 5 say by this what tie_word_embeddings says in others.
+  scale_decoder_outputs: z.boolean().nullish(),
+  // And by these what feed_forward_proj says.
+  dense_act_fn: z.string().nullish(),
+  is_gated_act: z.boolean().nullish(),
 });
+
+const ALIASES = {
+  d_model: ["hidden_size"],
+  d_kv: ["head_dim"],
+  num_layers: ["num_hidden_layers"],
+  num_heads: ["num_attention_heads"],
+};
 
 interface T5Config extends z.infer<typeof schema> {
   readonly act: Act;
@@ -40,18 +53,19 @@ interface T5Config extends z.infer<typeof schema> {
 }
 
 function parse(json: ConfigJson): T5Config {
-  const fields = readConfig(json, schema);
+  const fields = readConfig(json, schema, ALIASES);
   const [first, second] = fields.feed_forward_proj.split("-");
   const isGated = first === "gated" && second !== undefined;
-  const name = isGated ? fields.feed_forward_proj.slice("gated-".length) : fields.feed_forward_proj;
+  const given = isGated ? fields.feed_forward_proj.slice("gated-".length) : fields.feed_forward_proj;
   // transformers reads "gated-gelu" as the tanh form, for the files of T5 1.1.
-  const act = activationName.safeParse(fields.feed_forward_proj === "gated-gelu" ? "gelu_new" : name);
+  const name = fields.dense_act_fn ?? (fields.feed_forward_proj === "gated-gelu" ? "gelu_new" : given);
+  const act = activationName.safeParse(name);
   if (!act.success) {
-    throw new ConfigError(`config.json: feed_forward_proj "${fields.feed_forward_proj}" is not known`, {
+    throw new ConfigError(`config.json: the activation ${show(name)} is not known`, {
       hint: CONFIG_HINT,
     });
   }
-  return { ...fields, act: act.data, gated: isGated };
+  return { ...fields, act: act.data, gated: fields.is_gated_act ?? isGated };
 }
 
 /**
@@ -262,7 +276,7 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
     this.decoder = new T5Stack(c, this.shared, true);
     this.lm_head = new Linear(c.d_model, c.vocab_size);
     if (c.tie_word_embeddings) this.lm_head.tie(this.shared.weight);
-    this.#head_scale = c.tie_word_embeddings ? c.d_model ** -0.5 : 1;
+    this.#head_scale = (c.scale_decoder_outputs ?? c.tie_word_embeddings) ? c.d_model ** -0.5 : 1;
     this.geometry = {
       layers: this.decoder.block.length,
       heads: c.num_heads,

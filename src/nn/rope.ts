@@ -9,6 +9,8 @@ export interface RopeConfig {
   /** Dims of a head that rotate. */
   readonly dim: number;
   readonly scaling: Readonly<Record<string, unknown>> | null;
+  /** The original length where the scaling block does not say it. */
+  readonly original?: unknown;
 }
 
 export interface RopeFrequencies {
@@ -18,6 +20,7 @@ export interface RopeFrequencies {
   readonly scale: number;
 }
 
+const ORIGINAL = "original_max_position_embeddings";
 const KINDS = ["default", "linear", "llama3"];
 
 /**
@@ -29,22 +32,20 @@ const KINDS = ["default", "linear", "llama3"];
 export function ropeFields(config: Readonly<Record<string, unknown>>): {
   theta: number;
   scaling: RopeConfig["scaling"];
+  original: unknown;
 } {
   const parameters = block(config.rope_parameters, "rope_parameters");
   const named = block(config.rope_scaling, "rope_scaling");
   const chosen = named && Object.keys(named).length > 0 ? named : parameters;
-  const theta = chosen?.rope_theta ?? config.rope_theta ?? 10000;
+  const { rope_theta } = config;
+  const theta = chosen?.rope_theta ?? rope_theta ?? 10000;
   const original = config.original_max_position_embeddings ?? config.max_position_embeddings;
-  const scaling = chosen && {
-    ...chosen,
-    original_max_position_embeddings: chosen.original_max_position_embeddings ?? original,
-  };
   if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta)) {
     throw new ConfigError(`config.json: rope_theta must be a positive number, got ${JSON.stringify(theta)}`, {
       hint: CONFIG_HINT,
     });
   }
-  return { theta, scaling };
+  return { theta, scaling: chosen, original };
 }
 
 function block(value: unknown, name: string): Readonly<Record<string, unknown>> | null {
@@ -58,14 +59,16 @@ function block(value: unknown, name: string): Readonly<Record<string, unknown>> 
  * Inverse frequencies, as transformers computes them.
  * @throws ConfigError for an unknown or incomplete `rope_scaling`
  */
-export function ropeFrequencies({ theta, dim, scaling }: RopeConfig): RopeFrequencies {
+export function ropeFrequencies({ theta, dim, scaling, original }: RopeConfig): RopeFrequencies {
   const inverse = Float32Array.from({ length: dim / 2 }, (_, i) =>
     Math.fround(1 / Math.fround(theta ** ((2 * i) / dim))),
   );
-  const kind = String(scaling?.rope_type ?? scaling?.type ?? "default");
+  // Files of the time between two versions have both.
+  const { rope_type, type } = scaling ?? {};
+  const kind = String(rope_type ?? type ?? "default");
   if (scaling === null || kind === "default") return { inverse, scale: 1 };
   const number = (key: string): number => {
-    const value = scaling[key];
+    const value = scaling[key] ?? (key === ORIGINAL ? original : undefined);
     if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value)) {
       throw new ConfigError(
         `config.json: rope_scaling of type "${kind}" needs a positive "${key}", got ${JSON.stringify(value)}`,
@@ -96,7 +99,7 @@ function llama3(inverse: Float32Array, number: (key: string) => number): Float32
   const factor = number("factor");
   const low = number("low_freq_factor");
   const high = number("high_freq_factor");
-  const original = number("original_max_position_embeddings");
+  const original = number(ORIGINAL);
   return inverse.map((f) => {
     const wavelength = (2 * Math.PI) / f;
     if (wavelength < original / high) return f;

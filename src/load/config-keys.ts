@@ -1,0 +1,105 @@
+// Which keys of config.json a model is built without. Every key is read by its architecture, known to change nothing here, or
+// named in a warning: nothing that a file says is dropped in silence.
+
+import { show } from "../core/show.js";
+import type { ConfigJson } from "../nn/architecture.js";
+
+/** Keys that change no result of a forward pass or are read elsewhere, by reason. Sources: transformers 5.18 and 4.x. */
+const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
+  // Read by the loader itself, whatever the architecture.
+  loading: "model_type architectures dtype torch_dtype quantization_config transformers_weights _name_or_path",
+  // Read by generate(), or by the tokenizer.
+  tokens: `bos_token_id eos_token_id pad_token_id decoder_start_token_id unk_token_id sep_token_id cls_token_id mask_token_id
+    forced_bos_token_id forced_eos_token_id tokenizer_class prefix`,
+  generation: `max_length max_new_tokens min_length min_new_tokens do_sample early_stopping num_beams num_beam_groups
+    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate suppress_tokens
+    begin_suppress_tokens exponential_decay_length_penalty remove_invalid_values use_cache task_specific_params`,
+  // Of classifiers: what has an effect on their shape they read themselves.
+  labels: "id2label label2id num_labels problem_type finetuning_task",
+  training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
+    activation_dropout classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop
+    resid_pdrop summary_first_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing`,
+  // Other ways to the same numbers: sums in f32 are exact enough for all of them.
+  numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion
+    bias_dropout_fusion skip_bias_add skip_bias_add_qkv offset_alibi chunk_size_feed_forward use_bfloat16 _attn_implementation
+    attn_implementation _attn_implementation_autoset _experts_implementation`,
+  // Of heads and classes that these files may also serve.
+  otherHeads: "summary_activation summary_proj_to_labels summary_type summary_use_proj",
+  // What files say of themselves.
+  notes: `n_ctx n_positions transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
+    is_encoder_decoder language languages license tags`,
+};
+
+/** Keys that change nothing at these values, which files often spell out. */
+const NEUTRAL: Readonly<Record<string, unknown>> = {
+  add_cross_attention: false,
+  is_decoder: false,
+  tie_encoder_decoder: false,
+  output_attentions: false,
+  output_hidden_states: false,
+  output_router_logits: false,
+  return_dict: true,
+  torchscript: false,
+  use_return_dict: true,
+  "rope_parameters.partial_rotary_factor": 1,
+  "rope_scaling.partial_rotary_factor": 1,
+};
+
+const KNOWN: ReadonlySet<string> = new Set(Object.values(WITHOUT_EFFECT).flatMap((names) => names.split(/\s+/)));
+/** How many a warning names. */
+const NAMED = 8;
+
+/** How a key of config.json counts for a model whose `read` keys are known. */
+export type KeyUse = "read" | "without effect" | "ignored";
+
+/** `path` is the key, or "outer.inner" for a key of an object that was read key by key. */
+export function useOf(path: string, value: unknown, read: ReadonlySet<string>): KeyUse {
+  if (read.has(path)) return "read";
+  if (value === null || value === undefined || KNOWN.has(path)) return "without effect";
+  if (isEmpty(value)) return "without effect";
+  return Object.hasOwn(NEUTRAL, path) && NEUTRAL[path] === value ? "without effect" : "ignored";
+}
+
+function isEmpty(value: unknown): boolean {
+  return typeof value === "object" && value !== null && Object.keys(value).length === 0;
+}
+
+function isObject(value: unknown): value is ConfigJson {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A view of a config.json that adds the paths of the keys whose values are read to `read`. */
+export function watched(config: ConfigJson, read: Set<string>, prefix = ""): ConfigJson {
+  return new Proxy(config, {
+    get(target, key) {
+      const value = Reflect.get(target, key);
+      if (typeof key !== "string") return value;
+      read.add(prefix + key);
+      return isObject(value) ? watched(value, read, `${prefix}${key}.`) : value;
+    },
+  });
+}
+
+/** The warning for the keys that a model was built without; undefined if there are none. */
+export function ignoredKeys(config: ConfigJson, read: ReadonlySet<string>): string | undefined {
+  const ignored: string[] = [];
+  const visit = (fields: ConfigJson, prefix: string): void => {
+    for (const [key, value] of Object.entries(fields)) {
+      const path = prefix + key;
+      const use = useOf(path, value, read);
+      if (use === "ignored") ignored.push(`${path} ${show(value)}`);
+      else if (use === "read" && isObject(value) && isPart(path, read)) visit(value, `${path}.`);
+    }
+  };
+  visit(config, "");
+  if (ignored.length === 0) return undefined;
+  const more = ignored.length > NAMED ? ` and ${ignored.length - NAMED} more` : "";
+  return `config.json: ignored: ${ignored.slice(0, NAMED).join(", ")}${more}`;
+}
+
+/** True if keys of that object were read one by one. */
+function isPart(path: string, read: ReadonlySet<string>): boolean {
+  for (const other of read) if (other.startsWith(`${path}.`)) return true;
+  return false;
+}

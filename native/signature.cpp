@@ -182,8 +182,8 @@ const char* decode(const Spec& spec, const int32_t* words, int64_t count, const 
     for (int d = 0; d < rank; d++) {
       t.dim[d] = at[d];
       if (at[d] < 0) return sentence("operand `%s` has a negative dim", o.name);
-      size *= at[d];
-      if (size > kMostElements) return sentence("operand `%s` is too large", o.name);
+      if (__builtin_mul_overflow(size, (int64_t)at[d], &size) || size > kMostElements)
+        return sentence("operand `%s` is too large", o.name);
     }
     at += rank;
     int64_t reach = size;  // elements from the start to the end of the last one
@@ -265,9 +265,9 @@ bool OperandReader::next(Reach& reach) {
   int64_t elements = 1, far = 0;
   bool sane = dtype < kDTypes;
   for (int d = 0; d < rank && sane; d++) {
-    elements *= dim[d];
+    sane = !__builtin_mul_overflow(elements, (int64_t)dim[d], &elements);
     if (strided && dim[d] > 1) far += (int64_t)(dim[d] - 1) * stride[d];
-    sane = dim[d] >= 0 && (!strided || stride[d] >= 0) && elements <= kMostElements && far <= kMostElements;
+    sane = sane && dim[d] >= 0 && (!strided || stride[d] >= 0) && elements <= kMostElements && far <= kMostElements;
   }
   if (strided && elements > 0) elements = far + 1;
   reach.buffer = at_[1];

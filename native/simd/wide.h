@@ -118,10 +118,11 @@ OCTAVO_INLINE int32_t highest_part(i32p v) {
   for (int i = 1; i < kPartLanes; i++) best = v[i] > best ? v[i] : best;
   return best;
 }
+// Sums of codes of weights and activations that are NaN or infinite wrap; nobody reads them.
 OCTAVO_INLINE int32_t sum_part(i32p v) {
-  int32_t s = 0;
-  for (int i = 0; i < kPartLanes; i++) s += v[i];
-  return s;
+  uint32_t s = 0;
+  for (int i = 0; i < kPartLanes; i++) s += (uint32_t)v[i];
+  return (int32_t)s;
 }
 OCTAVO_INLINE float sum_part(f32p v) {
   float lane[kPartLanes];

@@ -5,7 +5,7 @@ import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId } from "./backend.js";
 import { CommandBuffer } from "./command.js";
 import type { DType } from "./dtype.js";
-import { DeviceError, KernelError, OctavoError, OutOfMemoryError, ShapeError } from "./errors.js";
+import { DeviceError, FormatError, KernelError, OctavoError, OutOfMemoryError, ShapeError } from "./errors.js";
 import { type Capture, captureAll, type Recording } from "./recording.js";
 import { type Operation, Stream } from "./stream.js";
 
@@ -273,7 +273,9 @@ export class Device implements AsyncDisposable {
     const told = FOREIGN.get(site);
     if (told) return told;
     const path = SITES[site];
-    return new KernelError(`${op}${path ? ` in ${path}` : ""}: ${message}`, { details: { op, module: path ?? "" } });
+    // What fails in a command that reads a file is the file.
+    const Kind = op === "load" ? FormatError : KernelError;
+    return new Kind(`${op}${path ? ` in ${path}` : ""}: ${message}`, { details: { op, module: path ?? "" } });
   }
 
   /** The failure that spoils the target of a transfer on another device when the read here was rejected. */

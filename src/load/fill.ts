@@ -48,7 +48,7 @@ export interface FillOptions {
 
 /**
  * Reads every tensor of the plan into the model.
- * @throws AbortError, FormatError, KernelError (a failed read); the model must then be disposed
+ * @throws AbortError, FormatError (a file that cannot be read or ends early included); the model must then be disposed
  */
 export async function fill(device: Device, plan: Plan, options: FillOptions): Promise<void> {
   const { signal, name, progress_callback } = options;

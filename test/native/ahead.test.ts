@@ -5,7 +5,7 @@ import { closeSync, existsSync, ftruncateSync, mkdtempSync, openSync, rmSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { DeviceError, KernelError, ShapeError } from "../../src/core/errors.js";
+import { DeviceError, FormatError, ShapeError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { openDevice } from "../../src/load/device.js";
 import { within } from "../../src/nn/module.js";
@@ -198,7 +198,7 @@ describe("Device.load", () => {
     within(device, "model.layers.3", () => device.load(x, join(folder, "none.bin"), 0, { ahead: true }));
     using sum = add(x, x);
     const error = await sum.read().catch((e: Error) => e);
-    expect(error).toBeInstanceOf(KernelError);
+    expect(error).toBeInstanceOf(FormatError);
     expect((error as Error).message).toMatch(/^load in model\.layers\.3: cannot open .*none\.bin/);
     for (const tensor of [x, sum]) tensor.dispose();
     expectNoLeaks(device);

@@ -79,7 +79,7 @@ inline float pack_query_codes(const float* q, float scale, int64_t D, int rows, 
   }
   const float absmax = highest_part(high);
   const float factor = absmax > 0 ? 127.0f / absmax : 0.0f;
-  i32p sum[kQueryParts] = {};
+  u32p sum[kQueryParts] = {};
   const int64_t room = round_up(D, 64);
   for (int64_t d = 0; d < room; d += 16) {
     f32p left = d < D ? part(d) * factor : f32p{};
@@ -87,11 +87,11 @@ inline float pack_query_codes(const float* q, float scale, int64_t D, int rows, 
     for (int p = 0; p < kQueryParts; p++) {
       const f32p whole = nearest(left);
       store_codes(at + p * 64, whole);
-      sum[p] += (i32p)_mm512_maskz_cvtps_epi32(0xffff, (__m512)whole);
+      sum[p] += (u32p)_mm512_maskz_cvtps_epi32(0xffff, (__m512)whole);
       left = (left - whole) * 254.0f;
     }
   }
-  for (int p = 0; p < kQueryParts; p++) sums[p] = -128 * sum_part(sum[p]);
+  for (int p = 0; p < kQueryParts; p++) sums[p] = (int32_t)(-128u * (uint32_t)sum_part((i32p)sum[p]));
   return absmax * (1.0f / 127.0f) + sum_part(poison);
 }
 

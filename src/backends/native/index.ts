@@ -277,20 +277,40 @@ class Native implements NativeBackend {
     }
   }
 
+  /** After `close` all memory is gone, so there is nothing to do: work that was stopped by it still cleans up. */
   free(buffer: BufferId): void {
-    this.#device.free(buffer);
+    if (this.#closing) return;
+    try {
+      this.#device.free(buffer);
+    } catch (error) {
+      throw typed(error);
+    }
   }
 
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
-    this.#device.write(buffer, offset, bytes);
+    try {
+      this.#device.write(buffer, offset, bytes);
+    } catch (error) {
+      throw typed(error);
+    }
   }
 
   submit(commands: Int32Array, words: number): void {
-    this.#device.submit(commands, words);
+    try {
+      this.#device.submit(commands, words);
+    } catch (error) {
+      throw typed(error);
+    }
   }
 
   read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
-    return this.#device.read(buffer, offset, bytes, checked);
+    try {
+      return this.#device.read(buffer, offset, bytes, checked).catch((error) => {
+        throw typed(error);
+      });
+    } catch (error) {
+      throw typed(error);
+    }
   }
 
   load(
@@ -301,7 +321,11 @@ class Native implements NativeBackend {
     bytes: number,
     { ahead = false, site = 0 }: LoadOptions = {},
   ): void {
-    this.#device.load(buffer, offset, file, position, bytes, ahead, site);
+    try {
+      this.#device.load(buffer, offset, file, position, bytes, ahead, site);
+    } catch (error) {
+      throw typed(error);
+    }
   }
 
   loadCounts(): LoadCounts {
@@ -345,5 +369,7 @@ class Native implements NativeBackend {
 
 function typed(error: unknown): unknown {
   const { code, message } = error as Error & { code?: string };
-  return code === "ERR_NATIVE_OOM" ? new OutOfMemoryError(message, { cause: error }) : error;
+  if (code === "ERR_NATIVE_OOM") return new OutOfMemoryError(message, { cause: error });
+  if (code === "ERR_NATIVE_CLOSED") return new DeviceError(message, { cause: error });
+  return error;
 }

@@ -10,7 +10,9 @@ import { DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
 import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
-import { HttpSource, modelAddress } from "../sources/http.js";
+import { modelAddress } from "../sources/address.js";
+import { quote } from "../sources/files.js";
+import { HttpSource } from "../sources/http.js";
 import type { Source } from "../sources/source.js";
 import { openCache } from "./storage.js";
 import { wasmFile } from "./wasm-file.js";
@@ -25,20 +27,22 @@ const OWNERS = { threads: ["wasm", "auto"], deterministic: DEVICE_NAMES, wasm: D
  * @throws OptionError
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
-  const { hub, revision, token, cache = true, signal, warn } = options;
+  const { hub, revision, token, timeout, cache = true, signal, warn } = options;
   for (const key of ["cache_dir", "local_files_only"] as const) {
     if (options[key] !== undefined) throw new OptionError(`${key} has no meaning in a browser`);
   }
   const relative = typeof model === "string" && hub === undefined && isRelative(model);
   const address = modelAddress(relative ? resolved(model) : model, hub, revision);
-  return new HttpSource(address, { token, signal, warn, cache: cache ? await openCache() : undefined });
+  const page = WEB.location !== undefined; // Deno and Bun have none
+  return new HttpSource(address, { token, timeout, signal, warn, page, cache: cache ? await openCache() : undefined });
 }
 
 /** @throws OptionError if there is no page to resolve the address against */
 function resolved(address: string): string {
   const base = WEB.location?.href;
   if (base && URL.canParse(address, base)) return new URL(address, base).href;
-  throw new OptionError(`${address} is relative, and there is no page to resolve it against`);
+  const path = address.split(/[?#]/)[0]!; // a query may hold a token
+  throw new OptionError(`${quote(path)} is relative, and there is no page to resolve it against`);
 }
 
 /**

@@ -1,7 +1,7 @@
 // Opens a checkpoint: finds its weight files and the place of every tensor, without reading a weight. It does not know models
 // (it renames no keys; the loader handles missing ones) and does not download.
 
-import { checkOptions, FormatError, NotFoundError, OptionError } from "../core/errors.js";
+import { checkOptions, FormatError, NotFoundError, type OctavoError, OptionError } from "../core/errors.js";
 import { CONVERT_HINT, quote } from "../sources/files.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
@@ -97,7 +97,7 @@ async function openNamed(source: Source, named: unknown): Promise<Checkpoint> {
     });
   // A folder on disk lists no files of folders below it.
   if (source.absent) await checkThere(source, [name], absent);
-  else if (!(await source.names([name])).has(name)) throw absent();
+  else if (!(await source.names([name])).has(name)) throw source.forbidden?.([name]) ?? absent();
   const file = source.path(name);
   if (sharded) return openSharded(source, file);
   return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
@@ -114,7 +114,7 @@ async function checkThere(
 }
 
 /** The error for a folder without the requested weights. */
-async function missing(source: Source, first: string, variant?: string): Promise<FormatError | NotFoundError> {
+async function missing(source: Source, first: string, variant?: string): Promise<OctavoError> {
   const bins = BINS.map((name) => withVariant(name, variant));
   const names = await source.names([...bins, SINGLE, INDEX]);
   const bin = bins.find((name) => names.has(name));
@@ -125,6 +125,8 @@ async function missing(source: Source, first: string, variant?: string): Promise
     });
   }
   const candidates = [first, withVariant(INDEX, variant), ...bins];
+  const forbidden = source.forbidden?.(candidates);
+  if (forbidden) return forbidden;
   const others = [...names].filter((name) => /\.(safetensors|h5|msgpack|gguf|onnx|pth?)$/.test(name)).sort();
   const plain = variant !== undefined && (names.has(SINGLE) || names.has(INDEX));
   const hint = plain

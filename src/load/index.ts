@@ -89,11 +89,16 @@ export interface Declared<T extends Task> {
 }
 
 /**
- * Reads the config and the headers of a model folder and declares the tree for a task; allocates nothing on any device.
+ * Reads the headers of a model folder and declares the tree for a task; allocates nothing on any device.
+ * @param config the folder's config.json
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, OptionError (an unknown dtype)
  */
-export async function declareModel<T extends Task>(source: Source, task: T, wanted: string): Promise<Declared<T>> {
-  const config = await readConfigJson(source);
+export async function declareModel<T extends Task>(
+  source: Source,
+  config: ConfigJson,
+  task: T,
+  wanted: string,
+): Promise<Declared<T>> {
   const architecture = await architectureOf(config);
   const build = taskOf(architecture, task);
   const stored = storedQuantization(config.quantization_config, source.location);
@@ -110,11 +115,11 @@ export async function declareModel<T extends Task>(source: Source, task: T, want
  */
 export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
   const { device, quantization, compute, head } = options;
-  const { config, architecture, model, checkpoint, dtype, stored, ignored } = await declareModel(
-    source,
-    task,
-    options.dtype,
-  );
+  const config = await readConfigJson(source);
+  // Small files first: a server without ranges may have no connection to spare once the weights are open.
+  const generation_config = await optionalJson(source, "generation_config.json");
+  const declared = await declareModel(source, config, task, options.dtype);
+  const { architecture, model, checkpoint, dtype, stored, ignored } = declared;
   const scheme = stored ? undefined : schemeOf(quantization);
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
@@ -132,7 +137,6 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
       hint: "remove quantization_config from config.json, and load with load_in_8bit or load_in_4bit",
     });
   }
-  const generation_config = await optionalJson(source, "generation_config.json");
   try {
     await fill(device, planned, { ...options, dtype });
     settle(device, model, compute ?? computeFor(dtype));
@@ -163,10 +167,11 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
 }
 
 async function optionalJson(source: Source, name: string): Promise<ConfigJson> {
+  if (!(await source.names([name])).has(name)) return {};
   try {
     return await readJsonFile(source, source.path(name), { what: name, python: true });
   } catch (error) {
-    if (error instanceof NotFoundError) return {};
+    if (error instanceof NotFoundError) return {}; // a link to nothing
     throw error;
   }
 }

@@ -1,8 +1,10 @@
 // Node as a platform: folders, the local Hugging Face cache, and addresses.
 
 import { OptionError } from "../core/errors.js";
+import { modelAddress, withoutSecrets } from "../sources/address.js";
 import { Disk } from "../sources/disk.js";
-import { HttpSource, modelAddress } from "../sources/http.js";
+import { quote } from "../sources/files.js";
+import { HttpSource } from "../sources/http.js";
 import { resolveModel } from "../sources/hub.js";
 import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
@@ -13,12 +15,12 @@ import type { Platform, SourceOptions } from "./platform.js";
  * Files from a server are not cached.
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
-  const { hub, revision, token, signal, warn } = options;
+  const { hub, revision, token, timeout, signal, warn } = options;
   if (typeof model === "string" && (hub !== undefined || /^https?:\/\//i.test(model))) {
     if (options.local_files_only) {
-      throw new OptionError(`${model} is on a server, but local_files_only is set`);
+      throw new OptionError(`${quote(withoutSecrets(model))} is on a server, but local_files_only is set`);
     }
-    return new HttpSource(modelAddress(model, hub, revision), { token, signal, warn });
+    return new HttpSource(modelAddress(model, hub, revision), { token, timeout, signal, warn });
   }
   const { cache_dir, local_files_only } = options;
   return new Disk((await resolveModel(model, { cache_dir, revision, local_files_only })).folder);

@@ -2,7 +2,7 @@
 
 import * as z from "zod";
 import { OptionError } from "../core/errors.js";
-import { flag, type Options, option, readOptions, text, whole } from "../core/options.js";
+import { flag, number, type Options, option, readOptions, such, text, whole } from "../core/options.js";
 
 /** Where to look for a model. */
 export const SOURCE = {
@@ -23,7 +23,17 @@ export const SOURCE = {
   /** Address of the hub to fetch the id from; browsers use Hugging Face's by default. */
   hub: text({ secret: true }),
   /** Access token for private or gated models. */
-  token: text({ secret: true }),
+  token: such<string>(
+    (value) => typeof value === "string" && /^[\x21-\x7e]*$/.test(value),
+    "text of visible ASCII characters, without spaces",
+    { secret: true },
+  ),
+  /**
+   * Seconds (default: 30) for which a server may send nothing, or less than 100 bytes a second, before the load ends with a
+   * NetworkError; also the longest wait that a busy server may ask for (Retry-After). What this program is too busy to
+   * receive does not count.
+   */
+  timeout: number((value) => value > 0 && value <= 3600, "a number of seconds above 0, at most 3600"),
   /** Keep downloaded files in the browser's storage: the default in browsers. Node keeps nothing. */
   cache: flag(),
 };

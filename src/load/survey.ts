@@ -10,7 +10,7 @@ import type { FloatDType } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf, storedSchemes } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
-import { declareModel } from "./index.js";
+import { declareModel, readConfigJson } from "./index.js";
 import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
 
 /** Bytes of the weights for one way to load them. */
@@ -72,7 +72,8 @@ export function trainedContext(config: ConfigJson): number | undefined {
  * @throws what loading would throw before it reads a weight
  */
 export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
-  const { config, architecture, model, checkpoint, dtype, stored } = await declareModel(source, "causal-lm", wanted);
+  const config = await readConfigJson(source);
+  const { architecture, model, checkpoint, dtype, stored } = await declareModel(source, config, "causal-lm", wanted);
   const schemes = stored && storedSchemes(stored);
   const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as, stored: schemes });
   // Matrices quantized in the files stay quantized.

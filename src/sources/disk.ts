@@ -4,7 +4,7 @@ import { constants } from "node:fs";
 import { type FileHandle, open, readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { FormatError, NotFoundError, type OctavoError } from "../core/errors.js";
-import type { Source, SourceFile } from "./source.js";
+import { bytesFor, type Source, type SourceFile } from "./source.js";
 
 /** The system's error code ("ENOENT"), or the error's text when it has none. */
 function systemCode(cause: unknown): string {
@@ -122,7 +122,7 @@ class DiskFile implements SourceFile {
   }
 
   async read(position: number, count: number): Promise<Uint8Array> {
-    const buffer = new Uint8Array(count);
+    const buffer = bytesFor(count, this.path);
     let done = 0;
     while (done < count) {
       const { bytesRead } = await this.#handle.read(buffer, done, count - done, position + done);

@@ -32,6 +32,12 @@ const MAGIC: readonly (readonly [string, Kind])[] = [
 /** Enough bytes for `foreignKind` to decide. */
 export const HEAD_BYTES = 64;
 
+/** True for the first bytes of an HTML or XML page. */
+export function isPage(head: Uint8Array): boolean {
+  const text = String.fromCharCode(...head.subarray(0, HEAD_BYTES));
+  return /^(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|title|meta|script|error|\?xml)/i.test(text);
+}
+
 /** Recognises well-known file types by their first bytes; undefined for others. */
 export function foreignKind(head: Uint8Array): Kind | undefined {
   const text = String.fromCharCode(...head.subarray(0, HEAD_BYTES));
@@ -40,7 +46,7 @@ export function foreignKind(head: Uint8Array): Kind | undefined {
   if (text.charCodeAt(0) === 0x80 && text.charCodeAt(1) >= 2 && text.charCodeAt(1) <= 5) {
     return { name: "a Python pickle (an old torch.save file)", hint: TO_SAFETENSORS };
   }
-  if (/^\s*<(!doctype|html|head|body|\?xml)/i.test(text)) return { name: "an HTML or XML page", hint: AGAIN };
+  if (isPage(head)) return { name: "an HTML or XML page", hint: AGAIN };
   return undefined;
 }
 

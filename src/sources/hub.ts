@@ -6,6 +6,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { withoutSecrets } from "./address.js";
 import { quote } from "./files.js";
 import { checkRevision, isModelId } from "./model-id.js";
 
@@ -46,15 +47,16 @@ function looksLikePath(text: string): boolean {
   return /^[./~\\]|^[A-Za-z]:[\\/]|\\/.test(text) || text.split("/").length > 2;
 }
 
-async function kindOf(path: string): Promise<"folder" | "file" | undefined> {
+/** @param shown the path for messages */
+async function kindOf(path: string, shown = path): Promise<"folder" | "file" | undefined> {
   try {
     return (await stat(path)).isDirectory() ? "folder" : "file";
   } catch (cause) {
     const { code, name, message } = cause as NodeJS.ErrnoException;
     // Deno's own error names the missing permission flag.
     if (code !== "EACCES" && name !== "NotCapable") return undefined; // missing: the caller reports what it looked for
-    throw new NotFoundError(`${path}: not readable (${code ?? message})`, {
-      details: { file: path, expected: "a folder or a file" },
+    throw new NotFoundError(`${shown}: not readable (${code ?? message})`, {
+      details: { file: shown, expected: "a folder or a file" },
       hint: "check the permissions of this folder and of those above it",
       cause,
     });
@@ -68,7 +70,7 @@ function withoutFileScheme<T>(given: T): T | string {
     return fileURLToPath(given);
   } catch (cause) {
     throw new OptionError(
-      `expected a model id such as "org/name" or a folder, got the address ${quote(String(given))}`,
+      `expected a model id such as "org/name" or a folder, got the address ${quote(withoutSecrets(String(given)))}`,
       {
         hint: "an address of a folder on this machine is file:///path/of/the/folder",
         cause,
@@ -90,7 +92,8 @@ export async function resolveModel(given: string | URL, options: ResolveOptions 
     const got = typeof idOrFolder === "string" ? JSON.stringify(idOrFolder) : String(idOrFolder);
     throw new OptionError(`expected a model id such as "org/name" or a folder, got ${got}`);
   }
-  const kind = await kindOf(idOrFolder);
+  const shown = withoutSecrets(idOrFolder);
+  const kind = await kindOf(idOrFolder, shown);
   if (kind === "folder") return { folder: idOrFolder };
   if (kind === "file") {
     throw new OptionError(`${idOrFolder}: expected a model folder, got a file`, {
@@ -100,13 +103,13 @@ export async function resolveModel(given: string | URL, options: ResolveOptions 
   }
   if (!isModelId(idOrFolder)) {
     if (looksLikePath(idOrFolder)) {
-      throw new NotFoundError(`${idOrFolder}: no such folder`, {
-        details: { file: idOrFolder, expected: "a folder" },
+      throw new NotFoundError(`${shown}: no such folder`, {
+        details: { file: shown, expected: "a folder" },
         hint: "pass the folder that holds config.json, or the id of a model in the Hugging Face cache",
       });
     }
-    throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quote(idOrFolder)}`, {
-      details: { got: idOrFolder },
+    throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quote(shown)}`, {
+      details: { got: shown },
     });
   }
   return fromCache(idOrFolder, cacheFolder(options.cache_dir), options.revision ?? "main");

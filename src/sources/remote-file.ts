@@ -1,17 +1,20 @@
 // One file behind a server, read in chunks of 1 MB: from the cache, or from the network with several requests in flight and a
-// bounded number of chunks in memory. A server that ignores ranges is read as one stream.
+// bounded number of chunks in memory. A server that ignores ranges is read as one stream, which waits for its reader.
 
 import { FormatError, NetworkError, OctavoError } from "../core/errors.js";
-import { type Answer, changed, type HttpClient } from "./http-client.js";
+import { scrub } from "./address.js";
+import { costOf, firstAnswer } from "./first-answer.js";
+import type { Answer, HttpClient } from "./http-client.js";
+import { changed, endedEarly } from "./http-errors.js";
 import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "./range-cache.js";
-import type { ReadOptions, SourceFile } from "./source.js";
+import { bytesFor, type ReadOptions, type SourceFile } from "./source.js";
 
 /** Chunks per request. */
 const RUN = 8;
 /** Chunks requested ahead of the reader, which keeps three or four requests in flight. */
 const AHEAD = 24;
-/** A file without ranges is held in memory up to this size. Larger files are streamed and need a Content-Length. */
-const HELD_BYTES = 64 << 20;
+/** A connection that broke off after fewer bytes has brought nothing: the next attempt is not the first again. */
+const PROGRESS_BYTES = 64 << 10;
 
 export interface RemoteContext {
   readonly client: HttpClient;
@@ -39,6 +42,17 @@ function waiting(): Waiting {
   return { promise, resolve, reject };
 }
 
+/** Neighbouring chunks that are being fetched. */
+interface Run {
+  /** The chunk that is being filled, and its bytes so far. */
+  next: number;
+  current: Uint8Array;
+  filled: number;
+  readonly end: number;
+  /** Nobody needs the rest. */
+  stopped: boolean;
+}
+
 export class RemoteFile implements SourceFile {
   readonly path: string;
   readonly size: number;
@@ -47,11 +61,19 @@ export class RemoteFile implements SourceFile {
   readonly #context: RemoteContext;
   #cached: CachedFile | undefined;
   readonly #chunks = new Map<number, Promise<Uint8Array>>();
+  /** Chunks that are asked for and have not come. */
+  readonly #waiting = new Map<number, Waiting>();
   /** False if the server ignores ranges. */
   #ranged = true;
-  /** The first chunk that the reader may still need, and the callbacks to run when it moves on. */
-  #floor = 0;
+  /** Of a server that ignores ranges: the run that reads the file, from some chunk to the end. */
+  #stream: Run | undefined;
+  /** The last chunk that a stream may read, and the callbacks to run when that changes. */
+  #until = 0;
   #moved: (() => void)[] = [];
+  /** Callers that have opened it and not closed it. */
+  #users = 0;
+  /** True once it is read onward: the whole of it will be needed. */
+  #onward = false;
 
   /**
    * Requests the file's size and etag. A cached file costs one byte; the cache also serves files whose server cannot be
@@ -74,19 +96,17 @@ export class RemoteFile implements SourceFile {
         }
         context.warn(`${path}: the server cannot be reached; using the cached file`);
       }
-      if (now && now.size === cached.size && now.etag === cached.etag) {
+      if (now && now.size === cached.size && now.etag === cached.etag && (now.etag !== "" || isWhole(cached))) {
         return new RemoteFile(path, what, cached, context, cached);
       }
       await cached.close();
     }
-    const answer = await client.get(path, what, 0, CHUNK_BYTES);
-    const held = !answer.ranged && (answer.size ?? 0) <= HELD_BYTES ? await hold(path, answer) : undefined;
-    context.received += held?.length ?? 0;
+    const { answer, held } = await firstAnswer(path, what, context);
     const identity = { size: held?.length ?? answer.size!, etag: answer.etag };
     const kept = await cache?.create(path, identity).catch((error) => context.warn(unusable(error)));
     const file = new RemoteFile(path, what, identity, context, kept ?? undefined);
     if (held) await file.#takeWhole(held);
-    else file.#begin(answer);
+    else file.#continue(answer);
     return file;
   }
 
@@ -108,25 +128,38 @@ export class RemoteFile implements SourceFile {
   async read(position: number, count: number, { onward = false }: ReadOptions = {}): Promise<Uint8Array> {
     this.#context.client.checkAborted();
     if (position + count > this.size) throw this.#short(position, count);
-    const bytes = new Uint8Array(count);
+    const bytes = bytesFor(count, this.path);
     if (count === 0) return bytes;
     const first = Math.floor(position / CHUNK_BYTES);
     const last = Math.floor((position + count - 1) / CHUNK_BYTES);
-    this.#moveTo(first);
+    this.#onward ||= onward;
     for (let chunk = first; chunk <= last; chunk++) {
-      this.#ask(chunk, onward ? Math.max(last, chunk + AHEAD) : last);
+      const ahead = chunk + AHEAD;
+      this.#moveTo(onward ? ahead : Math.min(last, ahead));
+      this.#ask(chunk, this.#until);
       const from = await this.#chunks.get(chunk)!;
       const start = chunk * CHUNK_BYTES;
       const begin = Math.max(0, position - start);
       bytes.set(from.subarray(begin, position + count - start), start + begin - position);
       if (onward && start + from.length <= position + count) this.#chunks.delete(chunk);
-      this.#moveTo(chunk);
     }
     return bytes;
   }
 
-  /** A file stays open with its source, which `end`s it. */
-  async close(): Promise<void> {}
+  /** Counts a caller of `open`. */
+  enter(): this {
+    this.#users++;
+    return this;
+  }
+
+  /**
+   * A file stays open with its source, which `end`s it. But a stream whose header alone was read gives its connection back:
+   * a server without ranges may have few, and other headers are read before the weights.
+   */
+  async close(): Promise<void> {
+    this.#users = Math.max(0, this.#users - 1);
+    if (this.#users === 0 && !this.#onward) this.#letGo();
+  }
 
   async end(): Promise<void> {
     this.#moveTo(this.#count);
@@ -144,31 +177,40 @@ export class RemoteFile implements SourceFile {
   }
 
   #moveTo(chunk: number): void {
-    this.#floor = chunk;
+    this.#until = chunk;
     for (const go of this.#moved.splice(0)) go();
   }
 
-  /** Requests the chunks from `first` to `last` that are not requested yet. */
+  /** Requests the chunks from `first` to `last` that are not requested yet; of a stream only the first. */
   #ask(first: number, last: number): void {
     for (let chunk = first; chunk <= last && chunk < this.#count; chunk++) {
       if (this.#chunks.has(chunk)) continue;
       if (this.#cached?.has(chunk)) this.#chunks.set(chunk, this.#fromCache(this.#cached, chunk));
-      else {
-        let end = this.#ranged ? (Math.floor(chunk / RUN) + 1) * RUN : this.#count;
-        end = Math.min(end, this.#count);
-        let next = chunk + 1;
-        while (next < end && !this.#chunks.has(next) && !this.#cached?.has(next)) next++;
-        void this.#run(this.#announce(chunk, next), chunk);
+      else if (!this.#ranged) {
+        this.#expect(chunk);
+        this.#flow(chunk);
+      } else {
+        const end = Math.min((Math.floor(chunk / RUN) + 1) * RUN, this.#count);
+        let next = chunk;
+        while (next < end && !this.#chunks.has(next) && !this.#cached?.has(next)) this.#expect(next++);
+        void this.#run(this.#begin(chunk, next));
       }
+      if (!this.#ranged) return;
     }
   }
 
-  #announce(first: number, end: number): Waiting[] {
-    return Array.from({ length: end - first }, (_, i) => {
-      const one = waiting();
-      this.#chunks.set(first + i, one.promise);
-      return one;
-    });
+  #expect(chunk: number): void {
+    const one = waiting();
+    this.#waiting.set(chunk, one);
+    this.#chunks.set(chunk, one.promise);
+  }
+
+  #begin(first: number, end: number): Run {
+    return { next: first, current: this.#room(first), filled: 0, end, stopped: false };
+  }
+
+  #room(chunk: number): Uint8Array {
+    return new Uint8Array(this.#end(chunk) - chunk * CHUNK_BYTES);
   }
 
   async #fromCache(cached: CachedFile, chunk: number): Promise<Uint8Array> {
@@ -176,86 +218,133 @@ export class RemoteFile implements SourceFile {
     const wanted = this.#end(chunk) - chunk * CHUNK_BYTES;
     if (bytes?.length === wanted) return bytes;
     const one = waiting();
-    void this.#run([one], chunk);
+    this.#waiting.set(chunk, one);
+    if (this.#ranged) void this.#run(this.#begin(chunk, chunk + 1));
+    else this.#flow(chunk);
     return one.promise;
   }
 
   /** Continues with the response that gave the file's size and etag. */
-  #begin(answer: Answer): void {
+  #continue(answer: Answer): void {
     this.#ranged = answer.ranged;
-    if (this.size === 0) return;
-    const end = answer.ranged ? 1 : this.#count;
-    void this.#run(this.#announce(0, end), 0, answer);
+    if (this.size === 0) answer.drop();
+    else if (answer.ranged) {
+      this.#expect(0);
+      void this.#run(this.#begin(0, 1), answer);
+    } else this.#flow(0, answer);
   }
 
-  /** Fetches neighbouring chunks with one request, or with several where connections break off. */
-  async #run(chunks: readonly Waiting[], first: number, answer?: Answer): Promise<void> {
+  /** Lets the stream run on to this chunk; one that has passed it begins again, as the server knows only the whole file. */
+  #flow(chunk: number, answer?: Answer): void {
+    const before = this.#stream;
+    if (!before || before.next > chunk) {
+      if (before) before.stopped = true;
+      this.#stream = this.#begin(chunk, this.#count);
+      void this.#run(this.#stream, answer);
+    }
+    this.#moveTo(this.#until);
+  }
+
+  /** Ends a stream that waits for its reader. A later read begins it again. */
+  #letGo(): void {
+    if (!this.#stream || this.#waiting.size > 0) return;
+    this.#stream.stopped = true;
+    this.#stream = undefined;
+    this.#moveTo(this.#until);
+  }
+
+  /** Fetches the chunks of a run with one request, or with several where connections break off. */
+  async #run(run: Run, begun?: Answer): Promise<void> {
     const { client } = this.#context;
-    let done = 0;
     let failures = 0;
-    let current = new Uint8Array(this.#end(first) - first * CHUNK_BYTES);
-    let filled = 0;
-    while (done < chunks.length) {
-      try {
-        const position = (first + done) * CHUNK_BYTES + filled;
-        const from =
-          answer ?? (await client.get(this.path, this.#what, position, this.#end(first + chunks.length - 1)));
-        answer = undefined;
-        this.#check(from);
-        let skip = position - from.start;
-        for await (const arrived of from.body) {
-          failures = 0;
-          this.#context.received += arrived.length;
-          let bytes = arrived.subarray(Math.min(skip, arrived.length));
-          skip -= arrived.length - bytes.length;
-          while (bytes.length > 0 && done < chunks.length) {
-            const part = bytes.subarray(0, current.length - filled);
-            current.set(part, filled);
-            filled += part.length;
-            bytes = bytes.subarray(part.length);
-            if (filled < current.length) continue;
-            await this.#keep(first + done, current);
-            chunks[done]!.resolve(current);
-            done++;
-            filled = 0;
-            if (done === chunks.length) break;
-            current = new Uint8Array(this.#end(first + done) - (first + done) * CHUNK_BYTES);
-            await this.#room(first + done);
-          }
-          if (done === chunks.length && !from.ranged) break; // the rest is not needed; a range ends by itself
-        }
-        if (done === chunks.length) return;
-        throw new NetworkError(`${this.path}: the server ended after ${(first + done) * CHUNK_BYTES + filled} bytes`, {
-          details: { url: this.path, expected: this.size, got: (first + done) * CHUNK_BYTES + filled },
-          hint: "the file on the server is cut short, or the connection broke off",
-        });
-      } catch (error) {
-        const again = error instanceof NetworkError && error.details.status === undefined;
+    try {
+      for (let answer = begun; !run.stopped && run.next < run.end; answer = undefined) {
+        const position = run.next * CHUNK_BYTES + run.filled;
+        answer ??= await client.get(this.path, this.#what, position, this.#end(run.end - 1));
+        this.#check(answer);
         try {
-          if (!again) throw error;
-          await client.pause(++failures, error);
-        } catch (final) {
-          for (const chunk of chunks.slice(done)) chunk.reject(final);
-          // The next read of them requests them again.
-          for (let i = done; i < chunks.length; i++) this.#chunks.delete(first + i);
-          return;
+          await this.#take(run, answer, position);
+        } catch (error) {
+          if (!(error instanceof NetworkError)) throw error;
+          if (run.stopped || run.next === run.end) return;
+          const came = run.next * CHUNK_BYTES + run.filled - position;
+          failures = (came < PROGRESS_BYTES ? failures : 0) + costOf(error);
+          await client.pause(failures, error);
         }
       }
+    } catch (error) {
+      this.#fail(run, error);
+    } finally {
+      if (this.#stream === run) this.#stream = undefined;
     }
   }
 
-  /** Waits while the stream is too far ahead of the reader. */
-  async #room(chunk: number): Promise<void> {
-    while (!this.#ranged && chunk > this.#floor + AHEAD) {
+  /** Takes the bytes of an answer, from `position` on. @throws NetworkError if it ends before the run */
+  async #take(run: Run, { body, start, ranged }: Answer, position: number): Promise<void> {
+    let skip = position - start;
+    for await (const arrived of body) {
+      this.#context.received += arrived.length;
+      let bytes = arrived.subarray(Math.min(skip, arrived.length));
+      skip -= arrived.length - bytes.length;
+      while (bytes.length > 0 && !run.stopped && run.next < run.end) {
+        const part = bytes.subarray(0, run.current.length - run.filled);
+        run.current.set(part, run.filled);
+        run.filled += part.length;
+        bytes = bytes.subarray(part.length);
+        if (run.filled < run.current.length) continue;
+        await this.#give(run.next, run.current);
+        run.next++;
+        run.filled = 0;
+        if (run.next === run.end) break;
+        run.current = this.#room(run.next);
+        await this.#turn(run);
+      }
+      if (run.stopped || (run.next === run.end && !ranged)) return; // a range ends by itself, and its connection is kept
+    }
+    if (run.next < run.end) throw endedEarly(this.path, run.next * CHUNK_BYTES + run.filled, this.size);
+  }
+
+  async #give(chunk: number, bytes: Uint8Array): Promise<void> {
+    await this.#keep(chunk, bytes);
+    const one = this.#waiting.get(chunk);
+    this.#waiting.delete(chunk);
+    if (one) one.resolve(bytes);
+    else if (!this.#chunks.has(chunk)) this.#chunks.set(chunk, Promise.resolve(bytes));
+  }
+
+  /** Rejects what was expected of a run. The next read requests it again. */
+  #fail(run: Run, error: unknown): void {
+    if (run.stopped) return;
+    for (const [chunk, one] of this.#waiting) {
+      if (chunk < run.next || chunk >= run.end) continue;
+      one.reject(error);
+      this.#waiting.delete(chunk);
+      this.#chunks.delete(chunk);
+    }
+  }
+
+  /** Waits while a stream is too far ahead of the reader. */
+  async #turn(run: Run): Promise<void> {
+    const { holding } = this.#context.client;
+    const letGo = (): void => this.#letGo();
+    while (!this.#ranged && !run.stopped && run.next > this.#until && this.#waiting.size === 0) {
+      holding.add(letGo);
       await new Promise<void>((resolve) => this.#moved.push(resolve));
-      this.#context.client.checkAborted();
+      holding.delete(letGo);
     }
   }
 
-  #check({ size, etag }: Answer): void {
+  #check(answer: Answer): void {
+    const { size, etag, ranged } = answer;
     const before = this.#identity;
-    if (size !== undefined && size !== before.size) throw changed(this.path, `${before.size} bytes`, `${size} bytes`);
-    if (etag !== before.etag) throw changed(this.path, `etag ${before.etag || "none"}`, `etag ${etag || "none"}`);
+    let error: FormatError | undefined;
+    if (etag !== before.etag) error = changed(this.path, `etag ${before.etag || "none"}`, `etag ${etag || "none"}`);
+    if (size !== undefined && size !== before.size) error = changed(this.path, `${before.size} bytes`, `${size} bytes`);
+    if (error) {
+      answer.drop();
+      throw error;
+    }
+    if (!ranged) this.#ranged = false;
   }
 
   async #keep(chunk: number, bytes: Uint8Array): Promise<void> {
@@ -287,36 +376,10 @@ export class RemoteFile implements SourceFile {
   }
 }
 
-/** The whole body of a server without ranges. @throws FormatError if it is too large to be held */
-async function hold(path: string, { body, size }: Answer): Promise<Uint8Array> {
-  const parts: Uint8Array[] = [];
-  let total = 0;
-  for await (const part of body) {
-    parts.push(part);
-    total += part.length;
-    if (total > HELD_BYTES) {
-      throw new FormatError(
-        `${path}: the server sends neither ranges nor the size of a file above ${HELD_BYTES} bytes`,
-        {
-          details: { file: path, expected: "Accept-Ranges or Content-Length", got: "neither" },
-          hint: "use a static server that answers Range requests",
-        },
-      );
-    }
-  }
-  if (size !== undefined && total < size) {
-    throw new NetworkError(`${path}: the server ended after ${total} of ${size} bytes`, {
-      details: { url: path, expected: size, got: total },
-      hint: "the file on the server is cut short, or the connection broke off",
-    });
-  }
-  const bytes = new Uint8Array(total);
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
+/** Whether all of a file is cached. Without an etag nothing says that further chunks would be of the same version. */
+function isWhole(file: CachedFile): boolean {
+  for (let chunk = 0; chunk * CHUNK_BYTES < file.size; chunk++) if (!file.has(chunk)) return false;
+  return true;
 }
 
 function unusable(error: unknown): string {
@@ -325,5 +388,5 @@ function unusable(error: unknown): string {
   if (error instanceof OctavoError) return error.message;
   return full
     ? "the browser's storage is full: further downloads are not kept"
-    : `the cache cannot be used (${name || "error"}: ${message}): downloads are not kept`;
+    : `the cache cannot be used (${name || "error"}: ${scrub(message)}): downloads are not kept`;
 }

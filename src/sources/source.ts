@@ -1,6 +1,8 @@
 // The source of a model's files: a folder on disk (disk.ts) or behind a server (http.ts). All readers of models use this
 // interface, by file name and byte range, and do not know which of the two it is.
 
+import { type OctavoError, OutOfMemoryError } from "../core/errors.js";
+
 export interface ReadOptions {
   /** The following bytes will be read next: a source may prefetch them and drop the bytes before. */
   readonly onward?: boolean;
@@ -12,7 +14,7 @@ export interface SourceFile {
   readonly size: number;
   /**
    * Exactly `count` bytes at `position`, in memory of their own.
-   * @throws FormatError if the file is shorter than its size or has changed; NetworkError, AbortError
+   * @throws FormatError if the file is shorter than its size or has changed; OutOfMemoryError, NetworkError, AbortError
    */
   read(position: number, count: number, options?: ReadOptions): Promise<Uint8Array>;
   close(): Promise<void>;
@@ -41,6 +43,11 @@ export interface Source {
    */
   absent?(names: readonly string[]): Promise<string[]>;
   /**
+   * Why one of these files counts as absent, if that is not certain: a server may forbid to read it. For the error of a file
+   * that is needed.
+   */
+  forbidden?(names: readonly string[]): OctavoError | undefined;
+  /**
    * @param what the file's role in messages ("safetensors file")
    * @throws NotFoundError if it does not exist or may not be opened; FormatError if it is not a file; NetworkError, AbortError
    */
@@ -61,5 +68,17 @@ export async function withFile<T>(
     return await use(file);
   } finally {
     await file.close();
+  }
+}
+
+/** Memory for bytes of a file, whose count may be a claim of the file's own. @throws OutOfMemoryError */
+export function bytesFor(count: number, file: string): Uint8Array {
+  try {
+    return new Uint8Array(count);
+  } catch (cause) {
+    throw new OutOfMemoryError(`${file}: ${count} bytes of it do not fit in memory at once`, {
+      details: { file, expected: count },
+      cause,
+    });
   }
 }

@@ -187,6 +187,8 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
   if (names.has("vocab.txt")) {
     return checkTokenizerJson(await convertWordPiece(source, path("vocab.txt"), options), path("vocab.txt"));
   }
+  const forbidden = source.forbidden?.(["tokenizer.json", ...OLDER]);
+  if (forbidden) throw forbidden;
   const models = [...names].filter((name) => name.endsWith(".model"));
   const there = [...names].filter((name) => /^(?:vocab|merges|added_tokens|special_tokens|tokenizer)/.test(name));
   throw new NotFoundError(
@@ -313,6 +315,7 @@ async function chatTemplate({ source, names, config }: Files): Promise<string | 
  * @throws OptionError for unknown options and wrong values
  * @throws NotFoundError when the folder holds no readable tokenizer; says what is there and what to do
  * @throws FormatError when a file is malformed or needs an unsupported part
+ * @throws NetworkError when a server does not give it
  * @throws UnsupportedModelError when older files belong to a class that cannot be built from them
  */
 export async function loadTokenizer(source: Source, given: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {

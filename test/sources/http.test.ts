@@ -2,7 +2,8 @@
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { AbortError, FormatError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
-import { HttpSource, type HttpSourceOptions, modelAddress } from "../../src/sources/http.js";
+import { modelAddress } from "../../src/sources/address.js";
+import { HttpSource, type HttpSourceOptions } from "../../src/sources/http.js";
 import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "../../src/sources/range-cache.js";
 import type { SourceFile } from "../../src/sources/source.js";
 import { bytes } from "../support/random.js";

@@ -10,8 +10,7 @@ import { DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
 import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
-import { modelAddress } from "../sources/address.js";
-import { quote } from "../sources/files.js";
+import { modelAddress, quoteAddress } from "../sources/address.js";
 import { HttpSource } from "../sources/http.js";
 import type { Source } from "../sources/source.js";
 import { openCache } from "./storage.js";
@@ -41,8 +40,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
 function resolved(address: string): string {
   const base = WEB.location?.href;
   if (base && URL.canParse(address, base)) return new URL(address, base).href;
-  const path = address.split(/[?#]/)[0]!; // a query may hold a token
-  throw new OptionError(`${quote(path)} is relative, and there is no page to resolve it against`);
+  throw new OptionError(`${quoteAddress(address)} is relative, and there is no page to resolve it against`);
 }
 
 /**

@@ -1,9 +1,8 @@
 // Node as a platform: folders, the local Hugging Face cache, and addresses.
 
 import { OptionError } from "../core/errors.js";
-import { modelAddress, withoutSecrets } from "../sources/address.js";
+import { modelAddress, quoteAddress } from "../sources/address.js";
 import { Disk } from "../sources/disk.js";
-import { quote } from "../sources/files.js";
 import { HttpSource } from "../sources/http.js";
 import { resolveModel } from "../sources/hub.js";
 import type { Source } from "../sources/source.js";
@@ -18,7 +17,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
   const { hub, revision, token, timeout, signal, warn } = options;
   if (typeof model === "string" && (hub !== undefined || /^https?:\/\//i.test(model))) {
     if (options.local_files_only) {
-      throw new OptionError(`${quote(withoutSecrets(model))} is on a server, but local_files_only is set`);
+      throw new OptionError(`${quoteAddress(model)} is on a server, but local_files_only is set`);
     }
     return new HttpSource(modelAddress(model, hub, revision), { token, timeout, signal, warn });
   }

@@ -22,6 +22,11 @@ export function withoutSecrets(text: string): string {
   return `${url.protocol}//${user}${url.host}${url.pathname}${url.search && "?..."}${url.hash && "#..."}`;
 }
 
+/** What was given for an address, quoted for messages: relative ones have queries too. */
+export function quoteAddress(text: string): string {
+  return quote(LIKE_ADDRESS.test(text) ? withoutSecrets(text) : text.replace(/([?#]).*$/s, "$1..."));
+}
+
 /** Text of the platform for messages: the addresses in it lose their secrets. */
 export function scrub(text: string): string {
   return text.replace(/\b[a-z][a-z0-9+.-]+:\/\/[^\s"'<>]+/gi, withoutSecrets);
@@ -42,7 +47,7 @@ export function modelAddress(given: string | URL, hub: string = HUB, revision?: 
     return folderAddress(model, "the model");
   }
   if (typeof model !== "string" || !isModelId(model)) {
-    const got = typeof model === "string" ? quote(withoutSecrets(model)) : kindOf(model);
+    const got = typeof model === "string" ? quoteAddress(model) : kindOf(model);
     throw new OptionError(`expected a model id such as "org/name" or an http address, got ${got}`, {
       details: { got },
     });
@@ -54,7 +59,7 @@ export function modelAddress(given: string | URL, hub: string = HUB, revision?: 
 /** An address without its last slash. @throws OptionError */
 function folderAddress(text: string, what: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  const got = quote(withoutSecrets(text));
+  const got = quoteAddress(text);
   if (!url || !/^https?:$/.test(url.protocol)) {
     throw new OptionError(`${what} must be an http address, got ${got}`);
   }

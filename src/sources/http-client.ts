@@ -278,7 +278,7 @@ export class HttpClient {
 async function* none(): AsyncGenerator<Uint8Array> {}
 
 function etagOf(headers: Headers): string {
-  return headers.get("etag") ?? headers.get("last-modified") ?? "";
+  return headers.get("etag") || headers.get("last-modified") || "";
 }
 
 /** A size in bytes. @throws FormatError for one that no file has */

@@ -6,7 +6,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
-import { withoutSecrets } from "./address.js";
+import { quoteAddress, withoutSecrets } from "./address.js";
 import { quote } from "./files.js";
 import { checkRevision, isModelId } from "./model-id.js";
 
@@ -70,7 +70,7 @@ function withoutFileScheme<T>(given: T): T | string {
     return fileURLToPath(given);
   } catch (cause) {
     throw new OptionError(
-      `expected a model id such as "org/name" or a folder, got the address ${quote(withoutSecrets(String(given)))}`,
+      `expected a model id such as "org/name" or a folder, got the address ${quoteAddress(String(given))}`,
       {
         hint: "an address of a folder on this machine is file:///path/of/the/folder",
         cause,
@@ -108,8 +108,8 @@ export async function resolveModel(given: string | URL, options: ResolveOptions 
         hint: "pass the folder that holds config.json, or the id of a model in the Hugging Face cache",
       });
     }
-    throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quote(shown)}`, {
-      details: { got: shown },
+    throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quoteAddress(idOrFolder)}`, {
+      details: { got: quoteAddress(idOrFolder) },
     });
   }
   return fromCache(idOrFolder, cacheFolder(options.cache_dir), options.revision ?? "main");

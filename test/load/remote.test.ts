@@ -2,10 +2,20 @@
 // told before or while it loads, and nothing is left on the device.
 
 import { cpSync, readFileSync } from "node:fs";
+import type { ServerResponse } from "node:http";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { FromWorker } from "../../src/browser/protocol.js";
+import { type Port, serve } from "../../src/browser/worker.js";
 import type { Device } from "../../src/core/device.js";
-import { AbortError, FormatError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
+import {
+  AbortError,
+  FormatError,
+  NetworkError,
+  NotFoundError,
+  OctavoError,
+  OptionError,
+} from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { surveyModel } from "../../src/load/survey.js";
@@ -103,6 +113,89 @@ describe("a model from a server is the one on disk", () => {
   });
 });
 
+describe("files that need not be there", () => {
+  const page = "<!DOCTYPE html><html><body>no such page</body></html>";
+  const html = (type?: string) => (response: ServerResponse) =>
+    response.writeHead(200, type ? { "Content-Type": type } : {}).end(page);
+  const status = (code: number) => (response: ServerResponse) =>
+    response.writeHead(code, { "Content-Type": "application/xml" }).end("<Error><Code>AccessDenied</Code></Error>");
+  const WAYS: [string, (response: ServerResponse) => unknown][] = [
+    ["401", status(401)],
+    ["403", status(403)],
+    ["404", status(404)],
+    ["410", status(410)],
+    ["a page", html("text/html; charset=utf-8")],
+    ["a page as text", html("text/plain")],
+    ["a page as JSON", html("application/json")],
+    ["a page without a type", html()],
+  ];
+  /** Whatever is not in the folder is answered in this way; `also` even if it is. */
+  const answer = (send: (response: ServerResponse) => unknown, also = /^$/): void => {
+    server.misbehave = (request, response, body) => (!body || also.test(request.url!)) && !!send(response);
+  };
+
+  test.each(WAYS)("%s: the model and the tokenizer load", async (_, send) => {
+    for (const [name, absent] of [
+      ["llama", /generation_config/],
+      ["sharded", /generation_config|model\.safetensors$/],
+    ] as const) {
+      const wanted = await logitsOf(join(root, name));
+      answer(send, absent);
+      expect(await logitsOf(`${server.address}/${name}`)).toEqual(wanted);
+    }
+    answer(send, /special_tokens_map|\/config\.json|added_tokens/);
+    await AutoTokenizer.from_pretrained(`${server.address}/org/teller/resolve/v1`);
+  });
+
+  test.each(WAYS)("%s: a file that is needed is an error, as without the others", async (way, send) => {
+    const denied = way === "401" || way === "403";
+    for (const [needed, load] of [
+      [/\/config\.json/, () => logitsOf(`${server.address}/llama`)],
+      [/safetensors/, () => logitsOf(`${server.address}/llama`)],
+      [/00001-of/, () => logitsOf(`${server.address}/sharded`)],
+      [/tokenizer\.json/, () => AutoTokenizer.from_pretrained(`${server.address}/org/teller/resolve/v1`)],
+    ] as const) {
+      answer(send, needed);
+      const error = await failure(load);
+      expect(error).toBeInstanceOf(OctavoError);
+      if (denied) expect(error).toMatchObject({ details: { status: Number(way) }, hint: /private or gated/ });
+      else expect(["ERR_NOT_FOUND", "ERR_FORMAT"]).toContain((error as OctavoError).code);
+    }
+  });
+
+  test("a server in trouble is not one that lacks them", async () => {
+    server.misbehave = (request, response) => /generation_config/.test(request.url!) && !!status(418)(response);
+    expect(await failure(() => logitsOf(`${server.address}/llama`))).toMatchObject({ details: { status: 418 } });
+  });
+
+  test("are asked for before the weights", async () => {
+    await logitsOf(`${server.address}/llama`);
+    const names = server.asked.map(({ path }) => path.slice("/llama/".length));
+    expect(names.slice(0, 3)).toEqual(["config.json", "generation_config.json", "model.safetensors"]);
+  });
+});
+
+describe("a server that stands still", () => {
+  test.each(["config.json", "generation_config.json", "model.safetensors"])("at %s of a model", async (name) => {
+    server.misbehave = (request) => request.url!.endsWith(`/${name}`);
+    const error = await failure(() => logitsOf(`${server.address}/llama`, { timeout: 0.4 }));
+    expect(error).toMatchObject({ code: "ERR_NETWORK", details: { timeout: 0.4 } });
+  });
+
+  test("at a tokenizer, and at a survey in a Worker", async () => {
+    server.misbehave = () => true;
+    const address = `${server.address}/org/teller/resolve/v1`;
+    const error = await failure(() => AutoTokenizer.from_pretrained(address, { timeout: 0.4 }));
+    expect(error).toMatchObject({ code: "ERR_NETWORK", details: { timeout: 0.4 } });
+    const answer = await new Promise<FromWorker>((resolve) => {
+      const port: Port = { onmessage: null, postMessage: (message) => resolve(message as FromWorker) };
+      serve(port);
+      port.onmessage!({ data: { id: 1, call: "survey", args: { model: address, options: { timeout: 0.4 } } } });
+    });
+    expect(answer).toMatchObject({ error: { code: "ERR_NETWORK", details: { timeout: 0.4 } } });
+  });
+});
+
 describe("refused", () => {
   const load = (name: string, options: FromPretrainedOptions = {}) =>
     failure(() => AutoModelForCausalLM.from_pretrained(`${server.address}/${name}`, { device, ...options }));
@@ -157,6 +250,9 @@ describe("refused", () => {
   test("options that do not go together", async () => {
     expect(await load("llama", { local_files_only: true })).toBeInstanceOf(OptionError);
     expect(await load("llama", { revision: "main" })).toBeInstanceOf(OptionError);
+    for (const timeout of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, 1e9, "30" as never]) {
+      expect(await load("llama", { timeout }), String(timeout)).toBeInstanceOf(OptionError);
+    }
     const hub = (options: object) =>
       failure(() => AutoModelForCausalLM.from_pretrained("org/teller", { device, ...options }));
     expect(await hub({ hub: 3 })).toBeInstanceOf(OptionError);

@@ -23,12 +23,16 @@ export class FileServer {
   /** False ignores ranges and sends whole files. */
   ranges = true;
   misbehave: Misbehave | undefined;
+  /** Requests that are answered at once; others wait for their end. */
+  connections = Number.POSITIVE_INFINITY;
+  #active = 0;
+  readonly #queue: (() => void)[] = [];
   readonly #folder: string | undefined;
   readonly #server: Server;
 
   constructor(folder?: string) {
     this.#folder = folder;
-    this.#server = createServer((request, response) => this.#answer(request, response));
+    this.#server = createServer((request, response) => this.#inTurn(request, response));
   }
 
   async start(): Promise<this> {
@@ -51,6 +55,20 @@ export class FileServer {
     this.files.clear();
     this.ranges = true;
     this.misbehave = undefined;
+    this.connections = Number.POSITIVE_INFINITY;
+  }
+
+  #inTurn(request: IncomingMessage, response: ServerResponse): void {
+    const go = (): void => {
+      this.#active++;
+      response.on("close", () => {
+        this.#active--;
+        this.#queue.shift()?.();
+      });
+      this.#answer(request, response);
+    };
+    if (this.#active < this.connections) go();
+    else this.#queue.push(go);
   }
 
   #content(path: string): Buffer | undefined {

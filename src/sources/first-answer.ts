@@ -2,18 +2,13 @@
 // file is not large, all of it.
 
 import { FormatError, NetworkError } from "../core/errors.js";
-import type { Answer, HttpClient } from "./http-client.js";
+import type { Answer } from "./http-client.js";
 import { endedEarly } from "./http-errors.js";
+import type { RemoteContext } from "./kept.js";
 import { CHUNK_BYTES } from "./range-cache.js";
 
 /** A file without ranges is held in memory up to this size. Larger files are streamed and need a Content-Length. */
 const HELD_BYTES = 64 << 20;
-
-/** What counts the bytes of a source. */
-interface Counted {
-  readonly client: HttpClient;
-  received: number;
-}
 
 /** How much of the patience with a server an error costs: a standstill has already taken long. */
 export function costOf(error: NetworkError): number {
@@ -24,7 +19,7 @@ export function costOf(error: NetworkError): number {
 export async function firstAnswer(
   path: string,
   what: string,
-  context: Counted,
+  context: RemoteContext,
 ): Promise<{ answer: Answer; held?: Uint8Array }> {
   const { client } = context;
   for (let failures = 0; ; ) {
@@ -41,7 +36,7 @@ export async function firstAnswer(
 }
 
 /** The whole body of a server without ranges. @throws FormatError if it is too large to be held; NetworkError */
-async function hold(path: string, { body, size }: Answer, context: Counted): Promise<Uint8Array> {
+async function hold(path: string, { body, size }: Answer, context: RemoteContext): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   let total = 0;
   for await (const part of body) {

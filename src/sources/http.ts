@@ -5,8 +5,9 @@ import { NotFoundError, type OctavoError } from "../core/errors.js";
 import { HEAD_BYTES, isPage } from "./files.js";
 import { HttpClient, type HttpOptions } from "./http-client.js";
 import { isForbidden, isWebPage } from "./http-errors.js";
+import type { RemoteContext } from "./kept.js";
 import { CHUNK_BYTES, type RangeCache } from "./range-cache.js";
-import { type RemoteContext, RemoteFile } from "./remote-file.js";
+import { RemoteFile } from "./remote-file.js";
 import type { Source, SourceFile } from "./source.js";
 
 export interface HttpSourceOptions extends HttpOptions {

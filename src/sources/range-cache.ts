@@ -7,7 +7,7 @@ export const CHUNK_BYTES = 1 << 20;
 /** The identity of a file on a server; another etag or size means another file. */
 export interface FileIdentity {
   readonly size: number;
-  /** ETag, else Last-Modified, else "". */
+  /** ETag, else Last-Modified, else "": then only a whole file can be trusted to be of one version. */
   readonly etag: string;
 }
 

@@ -1,12 +1,12 @@
 // One file behind a server, read in chunks of 1 MB: from the cache, or from the network with several requests in flight and a
 // bounded number of chunks in memory. A server that ignores ranges is read as one stream, which waits for its reader.
 
-import { FormatError, NetworkError, OctavoError } from "../core/errors.js";
-import { scrub } from "./address.js";
+import { FormatError, NetworkError } from "../core/errors.js";
 import { costOf, firstAnswer } from "./first-answer.js";
-import type { Answer, HttpClient } from "./http-client.js";
+import type { Answer } from "./http-client.js";
 import { changed, endedEarly } from "./http-errors.js";
-import { type CachedFile, CHUNK_BYTES, type FileIdentity, type RangeCache } from "./range-cache.js";
+import { findKept, type RemoteContext, unusable, usable } from "./kept.js";
+import { type CachedFile, CHUNK_BYTES, type FileIdentity } from "./range-cache.js";
 import { bytesFor, type ReadOptions, type SourceFile } from "./source.js";
 
 /** Chunks per request. */
@@ -15,15 +15,6 @@ const RUN = 8;
 const AHEAD = 24;
 /** A connection that broke off after fewer bytes has brought nothing: the next attempt is not the first again. */
 const PROGRESS_BYTES = 64 << 10;
-
-export interface RemoteContext {
-  readonly client: HttpClient;
-  readonly cache: RangeCache | undefined;
-  /** Bytes received from the server so far. */
-  received: number;
-  /** Called when the cache fails; the file is then read without it. */
-  warn(message: string): void;
-}
 
 interface Waiting {
   readonly promise: Promise<Uint8Array>;
@@ -81,30 +72,12 @@ export class RemoteFile implements SourceFile {
    * @throws NotFoundError, NetworkError, FormatError, AbortError
    */
   static async open(path: string, what: string, context: RemoteContext): Promise<RemoteFile> {
-    const { client, cache } = context;
-    const cached = await cache?.find(path).catch((error) => context.warn(unusable(error)));
-    if (cached) {
-      let now: FileIdentity | undefined = cached;
-      try {
-        now = await client.identity(path, what);
-      } catch (error) {
-        client.checkAborted();
-        const offline = error instanceof NetworkError && error.details.status === undefined;
-        if (!offline) {
-          await cached.close();
-          throw error;
-        }
-        context.warn(`${path}: the server cannot be reached; using the cached file`);
-      }
-      if (now && now.size === cached.size && now.etag === cached.etag && (now.etag !== "" || isWhole(cached))) {
-        return new RemoteFile(path, what, cached, context, cached);
-      }
-      await cached.close();
-    }
+    const cached = await findKept(path, what, context);
+    if (cached) return new RemoteFile(path, what, cached, context, cached);
     const { answer, held } = await firstAnswer(path, what, context);
     const identity = { size: held?.length ?? answer.size!, etag: answer.etag };
-    const kept = await cache?.create(path, identity).catch((error) => context.warn(unusable(error)));
-    const file = new RemoteFile(path, what, identity, context, kept ?? undefined);
+    const kept = await usable(context.cache?.create(path, identity), context);
+    const file = new RemoteFile(path, what, identity, context, kept);
     if (held) await file.#takeWhole(held);
     else file.#continue(answer);
     return file;
@@ -374,19 +347,4 @@ export class RemoteFile implements SourceFile {
       details: { file: this.path, offset: this.size, expected: position + count, got: this.size },
     });
   }
-}
-
-/** Whether all of a file is cached. Without an etag nothing says that further chunks would be of the same version. */
-function isWhole(file: CachedFile): boolean {
-  for (let chunk = 0; chunk * CHUNK_BYTES < file.size; chunk++) if (!file.has(chunk)) return false;
-  return true;
-}
-
-function unusable(error: unknown): string {
-  const { name = "", message = String(error) } = (error ?? {}) as Partial<Error>;
-  const full = name === "QuotaExceededError" || /quota/i.test(message);
-  if (error instanceof OctavoError) return error.message;
-  return full
-    ? "the browser's storage is full: further downloads are not kept"
-    : `the cache cannot be used (${name || "error"}: ${scrub(message)}): downloads are not kept`;
 }

@@ -327,6 +327,33 @@ describe("connections that fail", () => {
     expect(await reason(server.address)).toMatch(/redirects in a circle/);
   });
 
+  test("a redirect to an address with secrets: they are not told", async () => {
+    const gone = await new FileServer().start();
+    const { address } = gone;
+    await gone.stop();
+    for (const target of [
+      `${address}/x?token=hunter2`,
+      address.replace("//", "//user:hunter2@"),
+      "http://hunter2.invalid:9/hunter2",
+      "data:hunter2",
+      "http://host:hunter2/",
+    ]) {
+      server.misbehave = (_, response) => !!response.writeHead(302, { Location: target }).end();
+      const error = (await failure(() => withSource({}, (source) => read(source, "x")))) as OctavoError;
+      expect(error).toBeInstanceOf(NetworkError);
+      expect(`${error.message} ${error.hint} ${JSON.stringify(error.details)}`).not.toContain("hunter2");
+    }
+  });
+
+  test("what a cache says of an address in its warnings", async () => {
+    const cache = new MemoryCache();
+    cache.find = () => Promise.reject(new TypeError("cannot match https://user:hunter2@host/x?token=hunter2 today"));
+    serve("config.json", JSON_FILE);
+    const warnings: string[] = [];
+    await withSource({ cache, warn: (message) => warnings.push(message) }, (source) => read(source, "config.json"));
+    expect(warnings).toEqual([expect.stringContaining("cannot match https://...@host/x?... today")]);
+  });
+
   test("a page in a browser is told of the rule for other origins", async () => {
     const gone = await new FileServer().start();
     const { address } = gone;

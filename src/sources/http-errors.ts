@@ -27,6 +27,7 @@ const CAUSES: readonly { readonly cause: RegExp; readonly words: string; readonl
   { cause: /UNREACH|ENETDOWN/, words: "there is no way to it in the network" },
   { cause: /CERT|^UNABLE_TO_|UnknownIssuer/i, words: "its certificate is not trusted", hint: TRUST_HINT },
   { cause: /^EPROTO$|SSL|TLS/i, words: "it does not speak TLS as it should", hint: TLS_HINT },
+  { cause: /^HPE_|HEADERS_OVERFLOW/, words: "what it sends is not HTTP as it should be" },
   { cause: /redirect/i, words: "it redirects in a circle, or too often" },
   { cause: /bad port/i, words: "requests to this port are refused", hint: "let the server listen on another port" },
 ];
@@ -77,8 +78,8 @@ export function unreachable(url: string, cause: unknown, page: boolean): Network
   }
   const known = CAUSES.find((one) => one.cause.test(code ?? text));
   const more = code ?? (text && cut(scrub(text)));
-  const words = known ? `${known.words}${more && ` (${more})`}` : more || "the request failed";
-  return new NetworkError(`${url}: the server cannot be reached: ${words}`, {
+  const words = known?.words ?? (code && text ? cut(scrub(text)) : "the request failed");
+  return new NetworkError(`${url}: the server cannot be reached: ${words}${more && ` (${more})`}`, {
     details: { url, got: code },
     hint: known?.hint ?? "check the address and the connection",
     cause,

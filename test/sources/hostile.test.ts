@@ -319,12 +319,16 @@ describe("connections that fail", () => {
     expect(String(error)).not.toMatch(/page|origin/i);
   });
 
-  test("https of a server for http, a port that may not be used, a redirect in a circle", async () => {
+  test("https of a server for http, a port that may not be used, a redirect in a circle or elsewhere, another protocol", async () => {
     const reason = (address: string) => failure(() => open(new HttpSource(address), "x")).then(String);
     expect(await reason(server.address.replace("http:", "https:"))).toMatch(/TLS.*\((EPROTO|ERR_SSL_\w+)\)/);
     expect(await reason("http://127.0.0.1:9")).toMatch(/bad port/);
     server.misbehave = (request, response) => !!response.writeHead(302, { Location: request.url! }).end();
     expect(await reason(server.address)).toMatch(/redirects in a circle/);
+    server.misbehave = (_, response) => !!response.socket!.end("what?\r\n\r\n");
+    expect(await reason(server.address)).toMatch(/not HTTP.*\(HPE_\w+\)/);
+    server.misbehave = (_, response) => !!response.writeHead(302, { Location: "gopher://x" }).end();
+    expect(await reason(server.address)).toMatch(/cannot be reached: .*scheme/);
   });
 
   test("a redirect to an address with secrets: they are not told", async () => {

@@ -63,6 +63,8 @@ interface Sent {
 export class HttpClient {
   /** Answers that wait for their readers; each is let go by a call, to give its connection to another request. */
   readonly holding = new Set<() => void>();
+  /** Set once a large file comes from a server that ignores ranges; for the errors of requests that are not answered. */
+  streaming = false;
   readonly #token: string | undefined;
   readonly #timeout: number;
   readonly #page: boolean;
@@ -71,8 +73,6 @@ export class HttpClient {
   #ended: AbortError | undefined;
   /** Answers and pieces of answers so far. */
   #arrivals = 0;
-  /** True once the server has ignored a range. */
-  #whole = false;
 
   constructor({ signal, token, timeout = TIMEOUT, page = false }: HttpOptions) {
     this.#token = token || undefined;
@@ -116,7 +116,7 @@ export class HttpClient {
     if (status === 416) {
       const total = /^bytes \*\/(\d+)$/.exec(headers.get("content-range") ?? "")?.[1] ?? "0";
       if (start > 0) throw changed(url, `${end} bytes or more`, `${total} bytes`);
-      if (!/^0+$/.test(total)) throw misleading(url, "the first bytes", `${total} bytes that do not have them`);
+      if (!/^0+$/.test(total)) throw misleading(url, "the first bytes", `none of ${total} bytes`);
       drop();
       return { size: 0, etag, start: 0, ranged: true, body: none(), drop };
     }
@@ -126,7 +126,6 @@ export class HttpClient {
     const encoding = headers.get("content-encoding");
     const encoded = encoding !== null && encoding !== "identity";
     if (status !== 206) {
-      this.#whole = true;
       const length = encoded ? null : headers.get("content-length");
       const size = length === null ? undefined : sizeOf(length, url, what);
       return { size, etag, start: 0, ranged: false, body: this.#pieces(url, sent, Number.POSITIVE_INFINITY), drop };
@@ -217,7 +216,7 @@ export class HttpClient {
       seen = this.#arrivals;
       for (const letGo of [...this.holding]) letGo();
       if (silent < LOOKS && ++looks < PATIENCE * LOOKS) return;
-      exchange.end(standstill(url, this.#timeout, 0, this.#whole));
+      exchange.end(standstill(url, this.#timeout, 0, this.streaming));
     }, this.#look);
     try {
       return await exchange.wait(fetch(url, { ...UNCACHED, method, headers, signal: exchange.signal }));
@@ -249,7 +248,7 @@ export class HttpClient {
     const pace = new Pace(this.#timeout);
     const timer = setInterval(() => {
       const bytes = exchange.waiting ? pace.look() : undefined;
-      if (bytes !== undefined) exchange.end(standstill(url, this.#timeout, bytes, this.#whole));
+      if (bytes !== undefined) exchange.end(standstill(url, this.#timeout, bytes, this.streaming));
     }, this.#look);
     let left = most;
     let ended = !reader;

@@ -178,14 +178,14 @@ export function brokenOff(url: string, cause: unknown): NetworkError {
 /**
  * The error of a server that sends nothing, or next to nothing.
  * @param bytes that came within the time limit
- * @param whole the server has ignored ranges before
+ * @param streaming large files come from it without ranges
  */
-export function standstill(url: string, seconds: number, bytes: number, whole: boolean): NetworkError {
+export function standstill(url: string, seconds: number, bytes: number, streaming: boolean): NetworkError {
   const ranges = "the server gives no ranges, so each large file that is being read holds a connection";
   const got = bytes === 0 ? "nothing" : `only ${bytes} bytes`;
-  return new NetworkError(`${url}: the server sent ${got} for ${seconds} s${whole ? `; ${ranges}` : ""}`, {
+  return new NetworkError(`${url}: the server sent ${got} for ${seconds} s${streaming ? `; ${ranges}` : ""}`, {
     details: { url, timeout: seconds, got: bytes },
-    hint: whole ? "use a static server that answers Range requests" : "try again later, or pass a longer `timeout`",
+    hint: streaming ? "use a static server that answers Range requests" : "try again later, or pass a longer `timeout`",
   });
 }
 

@@ -213,6 +213,7 @@ export class RemoteFile implements SourceFile {
     if (!before || before.next > chunk) {
       if (before) before.stopped = true;
       this.#stream = this.#begin(chunk, this.#count);
+      this.#context.client.streaming = true;
       void this.#run(this.#stream, answer);
     }
     this.#moveTo(this.#until);

@@ -6,7 +6,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
-import { NODE } from "../load/node.js";
+import { NODE, STORYTELLER } from "../load/node.js";
 import { onOwnDevice } from "../load/platform.js";
 import {
   deviceOption,
@@ -43,7 +43,6 @@ interface Result extends Perplexity {
   readonly seconds: number;
 }
 
-const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.meta.url));
 const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.txt", import.meta.url));
 
 export function evalCommand(): Command {

@@ -1,7 +1,6 @@
 // octavo generate: loads a model, continues a prompt (or a file of prompts) and reports time and memory.
 
 import { setImmediate } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { Presets, SingleBar } from "cli-progress";
 import { Command, Option } from "commander";
 import { torchName } from "../core/dtype.js";
@@ -13,7 +12,7 @@ import type { Step } from "../generate/loop.js";
 import type { ModelInputs, PreTrainedModel } from "../generate/model.js";
 import { FROM_PRETRAINED } from "../generate/options.js";
 import type { ProgressEvent } from "../load/fill.js";
-import { NODE } from "../load/node.js";
+import { NODE, STORYTELLER } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../load/survey.js";
@@ -58,13 +57,11 @@ const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision"]);
 const SAMPLING = ["doSample", "temperature", "topK", "topP", "minP"];
 /** New tokens if neither the caller nor the model sets a number. */
 const DEFAULT_NEW_TOKENS = 128;
-/** The model that comes with Octavo. */
-const STORYTELLER = fileURLToPath(new URL("../../models/storyteller", import.meta.url));
 
 export function generateCommand(): Command {
   const command = new Command("generate")
     .description("continue a prompt")
-    .argument("[model]", "folder, or id of a model in the Hugging Face cache (default: the storyteller)")
+    .argument("[model]", "folder, id of a model in the Hugging Face cache, or address (default: octavo/storyteller)")
     .argument("[prompt]", "text to continue; - or nothing reads it from standard input")
     .option("-p, --prompt <text>", "the prompt, where no model is named")
     .option("--batch-file <file>", "continue every line of a file, as one padded batch")
@@ -101,8 +98,8 @@ export function generateCommand(): Command {
       "after",
       `
 Examples:
-  octavo generate models/storyteller "Once upon a time" --load-in-8bit --seed 7
-  echo "The old king" | octavo generate models/storyteller --load-in-4bit --max-new-tokens 40
+  octavo generate octavo/storyteller "Once upon a time" --load-in-8bit --seed 7
+  echo "The old king" | octavo generate octavo/storyteller --load-in-4bit --max-new-tokens 40
   octavo generate bigscience/bloom-560m "The capital of France is" --greedy --json
   octavo generate -p "<|endoftext|>The Golden Fish\\n\\n" --escape`,
     )

@@ -3,9 +3,8 @@
 import { basename } from "node:path";
 import { Command } from "commander";
 import { torchName } from "../core/dtype.js";
+import { NODE } from "../load/node.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
-import { Disk } from "../sources/disk.js";
-import { resolveModel } from "../sources/hub.js";
 import { dtypeOption, jsonOption, sourceOptions } from "./arguments.js";
 import { bytes, countOf, note, print, printJson, table } from "./output.js";
 
@@ -16,13 +15,15 @@ interface InspectFlags {
   json?: boolean;
 }
 
+/** The commit of a model in the Hugging Face cache. */
+const SNAPSHOT = /[\\/]snapshots[\\/]([0-9a-f]{40})$/;
 /** Number of tokens for the reported cache size. */
 const CACHE_TOKENS = 1000;
 
 export function inspectCommand(): Command {
   const command = new Command("inspect")
     .description("show a model's architecture and size, without loading it")
-    .argument("<model>", "folder, or id of a model in the Hugging Face cache")
+    .argument("<model>", "folder, id of a model in the Hugging Face cache, or address")
     .addOption(dtypeOption());
   return sourceOptions(command)
     .addOption(jsonOption())
@@ -30,15 +31,22 @@ export function inspectCommand(): Command {
       "after",
       `
 Examples:
-  octavo inspect models/storyteller
+  octavo inspect octavo/storyteller
   octavo inspect bigscience/bloom-560m --json`,
     )
     .action(inspect);
 }
 
 async function inspect(model: string, flags: InspectFlags): Promise<void> {
-  const { folder, revision } = await resolveModel(model, { cache_dir: flags.cacheDir, revision: flags.revision });
-  const survey = await surveyModel(new Disk(folder), flags.dtype);
+  const source = await NODE.source(model, { cache_dir: flags.cacheDir, revision: flags.revision });
+  const folder = source.location;
+  const revision = SNAPSHOT.exec(folder)?.[1];
+  let survey: ModelSurvey;
+  try {
+    survey = await surveyModel(source, flags.dtype);
+  } finally {
+    await source.close();
+  }
   if (flags.json) printJson(toJson(model, folder, revision, survey));
   else print(toText(model, folder, survey));
   for (const warning of survey.warnings) note(`warning: ${warning}`);

@@ -24,8 +24,8 @@ function program(): Command {
       "after",
       `
 Examples:
-  octavo generate models/storyteller "Once upon a time" --load-in-8bit
-  octavo inspect models/storyteller
+  octavo generate octavo/storyteller "Once upon a time" --load-in-8bit
+  octavo inspect octavo/storyteller
   octavo eval --compare f32,int8,nf4
   octavo bench --shape S
   octavo doctor

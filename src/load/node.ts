@@ -1,6 +1,9 @@
-// Node as a platform: folders, the local Hugging Face cache, and addresses.
+// Node as a platform: folders, the local Hugging Face cache, addresses, and the model that comes with the package.
 
-import { OptionError } from "../core/errors.js";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { packagePlace } from "../backends/_package.js";
+import { NotFoundError, OptionError } from "../core/errors.js";
 import { modelAddress, quoteAddress } from "../sources/address.js";
 import { Disk } from "../sources/disk.js";
 import { HttpSource } from "../sources/http.js";
@@ -9,8 +12,21 @@ import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import type { Platform, SourceOptions } from "./platform.js";
 
+/** The name of the small model that comes with this package, wherever the program lies. */
+export const STORYTELLER = "octavo/storyteller";
+
+/** @throws NotFoundError if this package cannot be found, as in a bundle without it */
+function storyteller(): Disk {
+  const { root } = packagePlace();
+  const folder = root && join(root, "models", "storyteller");
+  if (folder && existsSync(folder)) return new Disk(folder);
+  throw new NotFoundError(`model "${STORYTELLER}" is not here: it lies in the package octavo, which cannot be found`, {
+    hint: "install octavo beside the program, or pass the folder models/storyteller of it",
+  });
+}
+
 /**
- * A folder that exists, an http address, or an id: of the hub at `options.hub` if that is given, else in the local cache.
+ * "octavo/storyteller", a folder that exists, an http address, or an id: of the hub at `options.hub` if that is given, else in the local cache.
  * Files from a server are not cached.
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
@@ -21,6 +37,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
     }
     return new HttpSource(modelAddress(model, hub, revision), { token, timeout, signal, warn });
   }
+  if (model === STORYTELLER && !existsSync(STORYTELLER)) return storyteller();
   const { cache_dir, local_files_only } = options;
   return new Disk((await resolveModel(model, { cache_dir, revision, local_files_only })).folder);
 }

@@ -10,6 +10,9 @@ import { quoteAddress, withoutSecrets } from "./address.js";
 import { quote } from "./files.js";
 import { checkRevision, isModelId } from "./model-id.js";
 
+/** The model that comes with this package; src/load/node.ts finds it. Here it is only a name that people may mean. */
+const BUILT_IN = "octavo/storyteller";
+
 export interface ResolveOptions {
   /** The cache to look in; default: the environment's (see `cacheFolder`). */
   readonly cache_dir?: string;
@@ -120,11 +123,15 @@ async function fromCache(id: string, cache: string, revision: string): Promise<R
   checkRevision(revision);
   const model = join(cache, `models--${id.replace("/", "--")}`);
   if ((await kindOf(model)) !== "folder") {
-    const near = suggestion(id, await cachedModels(cache));
+    const folders = await neighbours(id);
+    const near = suggestion(id, [...folders, ...(await cachedModels(cache)), BUILT_IN]);
     const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
+    const local = folders.length > 0;
     throw new NotFoundError(`model ${quote(id)} is neither a folder nor in the cache ${cache}${question}`, {
       details: { id, file: model, suggestion: near },
-      hint: `get it with: ${command}`,
+      hint: local
+        ? `the folders there are ${folders.slice(0, 5).join(", ")}${folders.length > 5 ? ", ..." : ""}`
+        : `download it (${command}), or read it from the hub: { hub: "https://huggingface.co" }`,
     });
   }
   const commit = /^[0-9a-f]{40}$/.test(revision) ? revision : await readRef(model, revision);
@@ -134,8 +141,16 @@ async function fromCache(id: string, cache: string, revision: string): Promise<R
   const have = refs.length > 0 ? ` (cached revisions: ${refs.slice(0, 10).join(", ")})` : "";
   throw new NotFoundError(`model ${quote(id)} is in the cache, but not its revision ${quote(revision)}${have}`, {
     details: { id, revision, file: folder ?? join(model, "refs", revision), got: refs.slice(0, 10) },
-    hint: `get it with: ${command}`,
+    hint: `download it: ${command}`,
   });
+}
+
+/** The folders beside the one that an id names, if its first part is a folder here: then the id is a path with a typo. */
+async function neighbours(id: string): Promise<string[]> {
+  const [parent, name] = id.split("/");
+  if (name === undefined) return [];
+  const entries = await readdir(parent!, { withFileTypes: true }).catch(() => []);
+  return entries.filter((entry) => entry.isDirectory()).map((entry) => `${parent}/${entry.name}`);
 }
 
 /** The commit that a branch or tag stands for in this cache, `undefined` if it is not cached. */

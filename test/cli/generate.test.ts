@@ -226,7 +226,12 @@ describe("refusals", () => {
     ["a file for a model", ["generate", "package.json", "x"], 2, /expected a model folder, got a file/],
     ["a folder that is not there", ["generate", "./no/such", "x"], 3, /error: \.\/no\/such: no such folder/],
     ["a folder without a model", ["generate", "src", "x"], 3, /error: /],
-    ["a model that is not cached", ["generate", "someone/nothing", "x"], 3, /someone\/nothing.*hint: get it with/s],
+    [
+      "a model that is not cached",
+      ["generate", "someone/nothing", "x"],
+      3,
+      /someone\/nothing.*hint: download it \(hf download/s,
+    ],
     [
       "more tokens than there is memory for",
       ["generate", STORYTELLER, "x", "--max-new-tokens", "99999999999", "-q"],

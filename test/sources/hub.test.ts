@@ -121,11 +121,20 @@ describe("not found", () => {
     expect(error).toBeInstanceOf(NotFoundError);
     expect(String(error)).toContain(cache_dir);
     expect(String(error)).toContain('did you mean "org/tiny-llama"?');
-    expect(error).toMatchObject({ hint: "get it with: hf download org/tiny-lama" });
+    expect(error).toMatchObject({
+      hint: 'download it (hf download org/tiny-lama), or read it from the hub: { hub: "https://huggingface.co" }',
+    });
     expect(String(await failure(() => resolveModel("entirely/different", { cache_dir })))).not.toContain(
       "did you mean",
     );
     expect(await failure(() => resolveModel("a/b", { cache_dir: join(root, "none") }))).toBeInstanceOf(NotFoundError);
+  });
+  test("an id that is a path with a typo, and one that is nearly the package's own model", async () => {
+    const error = await failure(() => resolveModel("models/storytelle", { cache_dir }));
+    expect(String(error)).toContain('did you mean "models/storyteller"?');
+    expect(error).toMatchObject({ hint: "the folders there are models/storyteller" });
+    const other = await failure(() => resolveModel("octavo/storyteler", { cache_dir }));
+    expect(String(other)).toContain('did you mean "octavo/storyteller"?');
   });
   test.each(["v9", "gone", "c".repeat(40), "refs", "MAIN2"])("revision %s", async (revision) => {
     const error = await failure(() => resolveModel("org/tiny-llama", { cache_dir, revision }));

@@ -1,0 +1,31 @@
+// The model that comes with the package has a name that works wherever the program lies.
+
+import { mkdirSync, mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, test } from "vitest";
+import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
+import { STORYTELLER as NAME, NODE } from "../../src/load/node.js";
+import { STORYTELLER } from "../support/models.js";
+
+const home = process.cwd();
+afterAll(() => process.chdir(home));
+
+test("octavo/storyteller, from any folder", async () => {
+  const elsewhere = mkdtempSync(join(tmpdir(), "octavo-elsewhere-"));
+  process.chdir(elsewhere);
+  const source = await NODE.source(NAME, {});
+  expect(source.location).toBe(STORYTELLER);
+  const tokenizer = await AutoTokenizer.from_pretrained(NAME);
+  const model = await AutoModelForCausalLM.from_pretrained(NAME, { load_in_8bit: true, device: "reference" });
+  const ids = await model.generate({ ...tokenizer("Once upon a"), max_new_tokens: 2, do_sample: false });
+  expect(tokenizer.decode(ids[0]!)).toMatch(/^Once upon a \w+/);
+  model.dispose();
+});
+
+test("a folder of that name wins, as of any other", async () => {
+  const elsewhere = mkdtempSync(join(tmpdir(), "octavo-elsewhere-"));
+  mkdirSync(join(elsewhere, NAME), { recursive: true });
+  process.chdir(elsewhere);
+  expect((await NODE.source(NAME, {})).location).toBe(NAME);
+});

@@ -16,6 +16,25 @@ export {
 } from "./generate/auto.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { PreTrainedEncoder } from "./generate/encoder-model.js";
+export {
+  AutoModel,
+  BetterTransformer,
+  BloomForCausalLM,
+  get_peft_model,
+  init_empty_weights,
+  Linear4bit,
+  Linear8bitLt,
+  LlamaForCausalLM,
+  LoraConfig,
+  OPTForCausalLM,
+  pipeline,
+  prepare_model_for_kbit_training,
+  replace_8bit_linear,
+  sdp_kernel,
+  T5ForConditionalGeneration,
+  Trainer,
+  TrainingArguments,
+} from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type { EncoderForwardOptions, Seq2SeqForwardOptions, Seq2SeqGenerateOptions } from "./generate/options.js";
@@ -23,6 +42,7 @@ export type { HostProcessor, HostState } from "./generate/processors/processor.j
 export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
+export { torch } from "./generate/torch.js";
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";

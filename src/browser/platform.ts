@@ -7,6 +7,8 @@ import { loadWasm, openWasm } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
+import { show } from "../core/show.js";
+import { deviceName } from "../load/names.js";
 import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
 import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
@@ -48,8 +50,10 @@ function resolved(address: string): string {
  * "reference" (slow and exact), or "auto": WebGPU where there is an adapter, else WebAssembly.
  * @throws DeviceError for an unknown name, or if the device is not there; OptionError for an option that the device does not have
  */
-export async function requestDevice(name: string = "auto", options: DeviceOptions = {}): Promise<Device> {
-  if ((DEVICE_NAMES as readonly string[]).includes(name)) checkDeviceOptions(name, options, OWNERS);
+export async function requestDevice(device: string | number = "auto", given: DeviceOptions = {}): Promise<Device> {
+  const name = deviceName(device) ?? show(device);
+  const known = (DEVICE_NAMES as readonly string[]).includes(name);
+  const options = known ? checkDeviceOptions(name, given, OWNERS) : {};
   switch (name) {
     case "webgpu":
       return new Device(await openWebGPU(gpu(), { deterministic: options.deterministic }));
@@ -59,13 +63,13 @@ export async function requestDevice(name: string = "auto", options: DeviceOption
       return new Device(openReference(OPS));
     case "auto": {
       const { name, reason } = await chooseDevice();
-      const device = await requestDevice(name, optionsFor(name, options));
-      device.reason = reason;
-      return device;
+      const opened = await requestDevice(name, optionsFor(name, options));
+      opened.reason = reason;
+      return opened;
     }
   }
   const near = suggestion(name, DEVICE_NAMES);
-  throw new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
+  throw new DeviceError(`unknown device ${show(name)}${near ? `; did you mean "${near}"?` : ""}`, {
     hint: name === "cpu" ? 'in a browser it is "wasm"' : `devices in a browser: ${DEVICE_NAMES.join(", ")}`,
   });
 }

@@ -15,7 +15,7 @@ import type { ProgressEvent } from "../load/fill.js";
 import { NODE, STORYTELLER } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
-import { trainedContext } from "../load/survey.js";
+import { trainedContext } from "../nn/architecture.js";
 import { BITS_AND_BYTES } from "../quant/config.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {

@@ -3,10 +3,21 @@
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId } from "./backend.js";
+import { checkBackend, checkOperation, checkPlace, isWhole } from "./checks.js";
 import { CommandBuffer } from "./command.js";
-import type { DType } from "./dtype.js";
-import { DeviceError, FormatError, KernelError, OctavoError, OutOfMemoryError, ShapeError } from "./errors.js";
-import { type Capture, captureAll, type Recording } from "./recording.js";
+import { type DType, isDType } from "./dtype.js";
+import {
+  DeviceError,
+  entriesOf,
+  FormatError,
+  KernelError,
+  OctavoError,
+  OptionError,
+  OutOfMemoryError,
+  ShapeError,
+} from "./errors.js";
+import { Capture, captureAll, type Recording } from "./recording.js";
+import { show } from "./show.js";
 import { type Operation, Stream } from "./stream.js";
 
 export { captureAll, Recording } from "./recording.js";
@@ -57,13 +68,17 @@ export class Device implements AsyncDisposable {
   #capture: Capture | undefined;
   #path = "";
   #closed = false;
+  #limit = Number.POSITIVE_INFINITY;
 
+  /** @throws OptionError for what is no backend: users get devices from `openDevice` and `requestDevice` */
   constructor(backend: Backend) {
+    checkBackend(backend);
     this.backend = backend;
+    const limit = (): number => this.#limit;
     this.arena = new Arena(
       {
         get budget() {
-          return backend.budget;
+          return Math.min(backend.budget, limit());
         },
         allocate: (bytes) => backend.allocate(bytes),
         free: (buffer) => this.stream.run(() => backend.free(buffer)),
@@ -76,8 +91,35 @@ export class Device implements AsyncDisposable {
     });
   }
 
+  /** True for a device itself, which a proxy of one is not. */
+  static is(value: unknown): value is Device {
+    return typeof value === "object" && value !== null && #kernels in value;
+  }
+
   get name(): string {
     return this.backend.name;
+  }
+
+  /**
+   * Lowers the budget: what needs more is refused with an OutOfMemoryError.
+   * @param bytes most bytes that all allocations may take together
+   * @throws OptionError
+   */
+  limit(bytes: number): void {
+    if (!isWhole(bytes) || bytes === 0) {
+      throw new OptionError(`limit: bytes must be a whole number above 0, got ${show(bytes)}`);
+    }
+    this.#limit = bytes;
+  }
+
+  /** One line: the device's name, what it is, and its memory. */
+  toString(): string {
+    const { live, budget } = this.memory;
+    return `Device(${this.name}: ${this.backend.description}; ${live} of ${budget} bytes are in use)`;
+  }
+
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
   }
 
   get memory(): MemoryReport {
@@ -94,6 +136,9 @@ export class Device implements AsyncDisposable {
   }
 
   panelBytes(dtype: DType, rows: number, columns: number): number | undefined {
+    if (!isDType(dtype) || !isWhole(rows) || !isWhole(columns)) {
+      throw new ShapeError(`panelBytes: no matrix is [${show(rows)}, ${show(columns)}] ${show(dtype)}`);
+    }
     return this.backend.panelBytes?.(dtype, rows, columns);
   }
 
@@ -109,6 +154,7 @@ export class Device implements AsyncDisposable {
 
   /** Names the module that records from now on; returns the path before. */
   enter(path: string): string {
+    if (typeof path !== "string") throw new OptionError(`enter: path must be text, got ${show(path)}`);
     const before = this.#path;
     this.#path = path;
     let id = SITE_IDS.get(path);
@@ -142,6 +188,7 @@ export class Device implements AsyncDisposable {
 
   /** For `captureAll`. */
   beginCapture(capture: Capture): void {
+    if (!Capture.is(capture)) throw new OptionError(`beginCapture: ${show(capture)} is no capture`);
     if (this.#capture) throw new DeviceError("a recording cannot be made inside another");
     this.flush();
     this.#capture = capture;
@@ -150,6 +197,7 @@ export class Device implements AsyncDisposable {
 
   /** For `captureAll`: the blocks that only the recording uses, which the caller releases. */
   endCapture(): Block[] {
+    if (!this.#capture) throw new DeviceError("endCapture: no recording is being made");
     this.#capture = undefined;
     this.commands.reset();
     return this.arena.endCapture();
@@ -157,12 +205,14 @@ export class Device implements AsyncDisposable {
 
   /** Runs a segment of a recording once more: `run` hands it to the backend. Returns at once. */
   replay(run: () => void, commands: number): void {
+    if (!isWhole(commands)) throw new OptionError(`replay: commands must be a whole number, got ${show(commands)}`);
     this.enqueue(run);
     this.recorded += commands;
   }
 
   /** Hands the backend an operation that is not a command, after everything recorded so far; see `record`. */
   enqueue(operation: Operation): void {
+    checkOperation(operation);
     this.flush();
     this.checkOpen();
     this.stream.run(operation);
@@ -175,6 +225,7 @@ export class Device implements AsyncDisposable {
 
   /** Records an operation that is not a command: it runs once after everything recorded so far, or at each replay. */
   record(operation: Operation): void {
+    checkOperation(operation);
     if (this.#capture) this.#capture.push([this], () => this.enqueue(operation));
     else this.enqueue(operation);
   }
@@ -187,19 +238,30 @@ export class Device implements AsyncDisposable {
   /**
    * Records a load of the tensor's bytes, as stored, from byte `position` of a file on. If they cannot be read, the tensor is
    * spoilt, and reading it rejects with a KernelError that names the file.
-   * @throws DeviceError (a tensor of another device, a device that reads no files), ShapeError
+   * @throws DeviceError (a tensor of another device, a device that reads no files), ShapeError, OptionError
    */
-  load(into: LoadTarget, file: string, position: number, { ahead = false }: LoadFileOptions = {}): void {
+  load(into: LoadTarget, file: string, position: number, given: LoadFileOptions = {}): void {
     const { backend } = this;
     if (!backend.load) throw new DeviceError(`load: device ${this.name} reads no files`);
-    if (into.device !== this) throw new DeviceError(`load: the tensor is on ${into.device.name}, not on ${this.name}`);
-    if (into.strides !== null) throw new ShapeError("load: the tensor must be contiguous");
-    if (!Number.isSafeInteger(position) || position < 0) {
-      throw new ShapeError(`load: position must be a whole number from 0, got ${position}`);
-    }
-    const { buffer, offset, nbytes } = into;
+    const { buffer, offset, nbytes } = this.#target(into);
+    if (typeof file !== "string") throw new OptionError(`load: file must be a path, got ${show(file)}`);
+    if (!isWhole(position)) throw new ShapeError(`load: position must be a whole number from 0, got ${show(position)}`);
+    const ahead = Object.fromEntries(entriesOf("load", given, ["ahead"])).ahead === true;
     const options = { ahead, site: this.#site };
     if (nbytes > 0) this.record(() => backend.load!(buffer, offset, file, position, nbytes, options));
+  }
+
+  /** A tensor that can be loaded into. @throws DeviceError, ShapeError */
+  #target(into: LoadTarget): LoadTarget {
+    try {
+      const { device, buffer, offset, nbytes, strides } = into;
+      if (device !== this) throw new DeviceError(`load: the tensor is on ${device.name}, not on ${this.name}`);
+      if (strides !== null) throw new ShapeError("load: the tensor must be contiguous");
+      return { device, buffer, offset, nbytes, strides };
+    } catch (error) {
+      if (error instanceof OctavoError) throw error;
+      throw new DeviceError(`load: ${show(into)} is no tensor`, { cause: error });
+    }
   }
 
   /** Hands the recorded commands to the backend. Returns at once. */
@@ -224,7 +286,10 @@ export class Device implements AsyncDisposable {
     else this.flush();
   }
 
+  /** @throws OutOfMemoryError, DeviceError (a closed device), OptionError */
   allocate(bytes: number, label: string): Block {
+    if (!isWhole(bytes)) throw new OptionError(`allocate: bytes must be a whole number from 0, got ${show(bytes)}`);
+    if (typeof label !== "string") throw new OptionError(`allocate: label must be text, got ${show(label)}`);
     this.checkOpen();
     if (this.commands.length > FLUSH_WORDS && !this.#capture) this.flush();
     return this.arena.allocate(bytes, label, this.#path);
@@ -234,17 +299,30 @@ export class Device implements AsyncDisposable {
     if (!this.#closed) this.arena.release(block);
   }
 
+  /** @throws DeviceError (a closed device, no such place), OutOfMemoryError, OptionError */
   write(buffer: BufferId, offset: number, bytes: Uint8Array): void {
+    checkPlace("write", buffer, offset);
+    if (!ArrayBuffer.isView(bytes)) throw new OptionError(`write: bytes must be a Uint8Array, got ${show(bytes)}`);
     if (this.#capture) throw new DeviceError("a recording cannot take values from the host");
     this.flush();
     if (this.stream.held) {
       const copy = bytes.slice();
       this.stream.run(() => this.backend.write(buffer, offset, copy));
-    } else this.backend.write(buffer, offset, bytes);
+      return;
+    }
+    try {
+      this.backend.write(buffer, offset, bytes);
+    } catch (error) {
+      throw this.#errorOf(error);
+    }
   }
 
   /** @throws KernelError naming op and module if a command that should have written these bytes, or their inputs, failed */
   async read(buffer: BufferId, offset: number, bytes: number, checked = bytes): Promise<Uint8Array> {
+    checkPlace("read", buffer, offset);
+    if (!isWhole(bytes) || !isWhole(checked)) {
+      throw new OptionError(`read: bytes must be a whole number from 0, got ${show(bytes)} and ${show(checked)}`);
+    }
     if (this.#capture) throw new DeviceError("a recording cannot be read while it is made");
     this.flush();
     try {
@@ -267,8 +345,11 @@ export class Device implements AsyncDisposable {
   #errorOf(error: unknown): OctavoError {
     if (error instanceof OutOfMemoryError) return this.arena.explain(error);
     if (error instanceof OctavoError) return error;
-    const failure = (error as { failure?: BackendFailure }).failure;
-    if (!failure) return new DeviceError(`device ${this.name}: ${(error as Error).message}`, { cause: error });
+    const failure = failureIn(error);
+    if (!failure) {
+      const why = error instanceof Error ? error.message : show(error);
+      return new DeviceError(`device ${this.name}: ${why}`, { cause: error });
+    }
     const { op, site, message } = failure;
     const told = FOREIGN.get(site);
     if (told) return told;
@@ -280,7 +361,7 @@ export class Device implements AsyncDisposable {
 
   /** The failure that spoils the target of a transfer on another device when the read here was rejected. */
   failureOf(error: unknown): BackendFailure {
-    const { failure } = error as { failure?: BackendFailure };
+    const failure = failureIn(error);
     if (failure) return failure;
     const told = this.#errorOf(error);
     const site = --foreign;
@@ -310,4 +391,9 @@ export class Device implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/** What a backend found, if `error` is of one. */
+function failureIn(error: unknown): BackendFailure | undefined {
+  return error instanceof Error ? (error as { failure?: BackendFailure }).failure : undefined;
 }

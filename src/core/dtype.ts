@@ -10,6 +10,11 @@ const BITS: Readonly<Record<DType, number>> = { f32: 32, f16: 16, bf16: 16, i32:
 /** Code of a dtype in command streams; the native add-on uses the same numbers (native/call.h). */
 export const DTYPE_CODE: Readonly<Record<DType, number>> = { f32: 0, f16: 1, bf16: 2, i32: 3, i8: 4, u8: 5, u4: 6 };
 
+/** True for the name of an element type. */
+export function isDType(value: unknown): value is DType {
+  return typeof value === "string" && Object.hasOwn(BITS, value);
+}
+
 /** Bits per element. */
 export function bitsOf(dtype: DType): number {
   return BITS[dtype];

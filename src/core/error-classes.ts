@@ -1,6 +1,12 @@
 // The error classes, and nothing else: the package exports this file as it is. Every error that Octavo throws is an
 // OctavoError with a stable `code`, one sentence with the expected and the actual value, and at most one hint.
 
+import { cut, show } from "./show.js";
+
+/** Most characters of a message and of a hint: names in files and values of callers have any length. */
+const LONGEST_MESSAGE = 600;
+const LONGEST_HINT = 400;
+
 /** Machine-readable facts of an error: file, byte offset, key, expected, got, and so on. */
 export type ErrorDetails = Readonly<
   Record<string, string | number | boolean | readonly (string | number)[] | undefined>
@@ -18,12 +24,29 @@ export class OctavoError extends Error {
   readonly hint: string | undefined;
   readonly details: ErrorDetails;
 
-  constructor(code: string, message: string, options: OctavoErrorOptions = {}) {
-    super(options.hint ? `${message}\n  hint: ${options.hint}` : message, { cause: options.cause });
+  /** Making an error never fails, whatever it is given: a text that is none is shown as a value. */
+  constructor(code: string, message: string, options?: OctavoErrorOptions) {
+    const { hint: given, details, cause } = read(options);
+    const hint = given === undefined ? undefined : text(given, LONGEST_HINT) || undefined;
+    const said = text(message, LONGEST_MESSAGE);
+    super(hint ? `${said}\n  hint: ${hint}` : said, { cause });
     this.name = new.target.name;
     this.code = code;
-    this.hint = options.hint;
-    this.details = options.details ?? {};
+    this.hint = hint;
+    this.details = details ?? {};
+  }
+}
+
+function text(value: unknown, most: number): string {
+  return cut(typeof value === "string" ? value : show(value), most);
+}
+
+function read(options: OctavoErrorOptions | undefined): OctavoErrorOptions {
+  try {
+    const { hint, details, cause } = options ?? {};
+    return { hint, details, cause };
+  } catch {
+    return {}; // a getter that throws
   }
 }
 

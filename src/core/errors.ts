@@ -3,6 +3,7 @@
 import { closest, distance } from "fastest-levenshtein";
 import * as classes from "./error-classes.js";
 import { AbortError, OctavoError, type OctavoErrorOptions, OptionError } from "./error-classes.js";
+import { cut, kindOf } from "./show.js";
 
 export * from "./error-classes.js";
 
@@ -31,25 +32,66 @@ export function suggestion(word: string, known: readonly string[]): string | und
   return distance(word, best) <= Math.max(2, Math.ceil(word.length / 3)) ? best : undefined;
 }
 
+/** The names of `known` most like `word`, those that share a part between underscores with it first. */
+function nearest(word: string, known: readonly string[]): readonly string[] {
+  const rank = (name: string): number => {
+    const alike = name.split("_").some((part) => part.length > 2 && word.includes(part));
+    return distance(word, name) / Math.max(word.length, name.length, 1) - (alike ? 1 : 0);
+  };
+  const ranks = new Map(known.map((name) => [name, rank(name)]));
+  return [...known].sort((a, b) => ranks.get(a)! - ranks.get(b)!).slice(0, NEAREST);
+}
+
+/** Names that a hint for an unknown one gives: a list of all would be longer than anyone reads. */
+const NEAREST = 3;
+
 /** Most characters of an unknown option's name that its error repeats. */
 const LONGEST_NAME = 60;
 
 /**
+ * The options that a caller gave, each read once: getters and proxies are asked only here.
+ * @param known the names that are allowed
+ * @throws OptionError for what is no object or cannot be read, and for an unknown name, with the nearest known ones
+ */
+export function entriesOf(place: string, options: unknown, known: readonly string[]): [string, unknown][] {
+  if (options === undefined) return [];
+  const names = namesOf(place, options);
+  for (const name of names) if (!known.includes(name)) throw unknownOption(place, name, known);
+  return names.map((name) => {
+    try {
+      return [name, (options as Record<string, unknown>)[name]];
+    } catch (cause) {
+      throw new OptionError(`${place}: option \`${name}\` cannot be read`, { cause, details: { option: name } });
+    }
+  });
+}
+
+/** The names of the options that a caller gave. @throws OptionError for what is no object or cannot be read */
+export function namesOf(place: string, options: unknown): readonly string[] {
+  if (typeof options !== "object" || options === null) {
+    throw new OptionError(`${place}: options must be an object, got ${kindOf(options)}`);
+  }
+  try {
+    if (!Array.isArray(options) && !ArrayBuffer.isView(options)) return Object.keys(options);
+  } catch (cause) {
+    throw new OptionError(`${place}: options must be an object, got one that cannot be read`, { cause });
+  }
+  throw new OptionError(`${place}: options must be an object, got a list`);
+}
+
+function unknownOption(place: string, name: string, known: readonly string[]): OptionError {
+  const option = cut(name, LONGEST_NAME);
+  const near = suggestion(option, known);
+  return new OptionError(`${place}: unknown option \`${option}\`` + (near ? `; did you mean \`${near}\`?` : ""), {
+    details: { option, suggestion: near },
+    hint: near ? undefined : `the nearest by name: ${nearest(option, known).join(", ")}`,
+  });
+}
+
+/**
  * Refuses keys of `options` that are not in `known`.
- * @throws OptionError naming the key and the nearest known one.
+ * @throws OptionError as `entriesOf`
  */
 export function checkOptions(place: string, options: object | undefined, known: readonly string[]): void {
-  if (options === undefined) return;
-  if (typeof options !== "object" || options === null) {
-    throw new OptionError(`${place}: options must be an object, got ${options === null ? "null" : typeof options}`);
-  }
-  for (const key of Object.keys(options)) {
-    if (known.includes(key)) continue;
-    const option = key.length <= LONGEST_NAME ? key : `${key.slice(0, LONGEST_NAME)}...`;
-    const near = suggestion(option, known);
-    throw new OptionError(`${place}: unknown option \`${option}\`` + (near ? `; did you mean \`${near}\`?` : ""), {
-      details: { option, suggestion: near },
-      hint: near ? undefined : `known options: ${known.join(", ")}`,
-    });
-  }
+  entriesOf(place, options, known);
 }

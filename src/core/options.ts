@@ -2,7 +2,7 @@
 // check, its text in messages and, if it has `help`, its flag on the command line.
 
 import * as z from "zod";
-import { checkOptions, OptionError, suggestion } from "./errors.js";
+import { entriesOf, OptionError, suggestion } from "./errors.js";
 import { kindOf, show } from "./show.js";
 
 /** The facts of an entry beside its check. */
@@ -78,7 +78,8 @@ export function checkedLater<T>(): Entry<T> {
 }
 
 export function signal(): Entry<AbortSignal> {
-  return such((value) => value instanceof AbortSignal, "an AbortSignal");
+  // Asks for `aborted`: an object that only inherits from AbortSignal has none to give.
+  return such((value) => value instanceof AbortSignal && typeof value.aborted === "boolean", "an AbortSignal");
 }
 
 /** The message and hint for a wrong value; undefined if it is valid. `name` is the option's. */
@@ -88,12 +89,21 @@ export function problemWith(
   value: unknown,
 ): { message: string; hint: string | undefined } | undefined {
   const { schema, wanted, hint, secret } = entry;
-  if (schema.safeParse(value).success) return undefined;
+  if (isValid(schema, value)) return undefined;
   const near = schema instanceof z.ZodLiteral && typeof value === "string" ? nearest(value, schema.values) : undefined;
   return {
     message: `${name} must be ${wanted}, got ${secret ? kindOf(value) : show(value)}${near ? `; did you mean "${near}"?` : ""}`,
     hint: typeof hint === "function" ? hint(value) : hint,
   };
+}
+
+/** A value that throws when it is looked at (a proxy, a getter) is not valid. */
+function isValid(schema: z.ZodType, value: unknown): boolean {
+  try {
+    return schema.safeParse(value).success;
+  } catch {
+    return false;
+  }
 }
 
 function nearest(value: string, allowed: ReadonlySet<unknown>): string | undefined {
@@ -108,9 +118,8 @@ function nearest(value: string, allowed: ReadonlySet<unknown>): string | undefin
  * @throws OptionError naming the option, its allowed values and the actual one; for an unknown name the nearest known one
  */
 export function readOptions<T extends Table>(place: string, table: T, given: unknown, path = ""): Options<T> {
-  checkOptions(place, given as object, Object.keys(table));
   const options: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries((given ?? {}) as object)) {
+  for (const [name, value] of entriesOf(place, given, Object.keys(table))) {
     if (value === undefined) continue;
     const problem = problemWith(`${path}${name}`, table[name]!, value);
     if (problem) throw new OptionError(problem.message, { hint: problem.hint, details: { option: `${path}${name}` } });
@@ -125,6 +134,13 @@ export function omit<T extends Table, const Names extends readonly (keyof T)[]>(
   names: Names,
 ): Omit<T, Names[number]> {
   return Object.fromEntries(Object.entries(table).filter(([name]) => !names.includes(name))) as Omit<T, Names[number]>;
+}
+
+/** The table without flags of the command line. */
+export function withoutFlags<T extends Table>(table: T): T {
+  return Object.fromEntries(
+    Object.entries(table).map(([name, entry]) => [name, { ...entry, help: undefined }]),
+  ) as Table as T;
 }
 
 /** The options in `options` that `table` has. */

@@ -5,7 +5,8 @@
 import type { Block } from "./arena.js";
 import type { Backend, PreparedCommands } from "./backend.js";
 import type { CommandBuffer } from "./command.js";
-import { DeviceError, OctavoError } from "./errors.js";
+import { DeviceError, OctavoError, OptionError } from "./errors.js";
+import { show } from "./show.js";
 
 /** What a capture needs of a device. */
 interface Recorder {
@@ -34,9 +35,15 @@ type Action = () => void;
 export class Capture {
   readonly devices: ReadonlySet<Recorder>;
   readonly steps: (Segment | Action)[] = [];
+  readonly #own = true;
 
   constructor(devices: Iterable<Recorder>) {
     this.devices = new Set(devices);
+  }
+
+  /** True for a capture itself, which a proxy of one is not. */
+  static is(value: unknown): value is Capture {
+    return typeof value === "object" && value !== null && #own in value && value.#own;
   }
 
   /** Ends the segment of a device: its next commands come after the steps that follow. */
@@ -57,10 +64,12 @@ export class Capture {
 /**
  * Records what `body` does on several devices, including transfers between them, without running it (`Device.capture` is
  * the same for one device). `body` must use no other device. The caller disposes the recording.
- * @throws DeviceError inside another capture, or if a device is closed
+ * @throws DeviceError inside another capture, or if a device is closed; OptionError for what is no list of devices, and for a
+ * body that is no function or asynchronous
  */
 export function captureAll(devices: readonly Recorder[], body: () => void): Recording {
-  const capture = new Capture(devices);
+  const capture = new Capture(recorders(devices));
+  if (typeof body !== "function") throw new OptionError(`captureAll: body must be a function, got ${show(body)}`);
   const begun: Recorder[] = [];
   const blocks: [Recorder, readonly Block[]][] = [];
   let done = false;
@@ -69,14 +78,32 @@ export function captureAll(devices: readonly Recorder[], body: () => void): Reco
       device.beginCapture(capture);
       begun.push(device);
     }
-    body();
+    refusePromise("captureAll", body());
     for (const device of begun) capture.cut(device);
     done = true;
   } finally {
     for (const device of begun) blocks.push([device, device.endCapture()]);
     if (!done) give(blocks);
   }
-  return new Recording(capture.steps, blocks);
+  return new Recording(capture, blocks);
+}
+
+/** The devices of a list. @throws OptionError */
+function recorders(devices: readonly Recorder[]): readonly Recorder[] {
+  try {
+    const list = [...devices];
+    if (list.length > 0 && list.every((device) => typeof device.beginCapture === "function")) return list;
+  } catch {
+    // Refused below: no list, or one that cannot be read.
+  }
+  throw new OptionError(`captureAll: devices must be a list of at least one Device, got ${show(devices)}`);
+}
+
+/** @throws OptionError if a body turns out to be asynchronous; what it still does is not waited for */
+export function refusePromise(call: string, result: unknown): void {
+  if (!(result instanceof Promise)) return;
+  result.catch(() => {});
+  throw new OptionError(`${call}: body must not be async`, { hint: "await before it, and record inside" });
 }
 
 function give(blocks: readonly (readonly [Recorder, readonly Block[]])[]): void {
@@ -90,9 +117,15 @@ export class Recording implements Disposable {
   #blocks: readonly [Recorder, readonly Block[]][];
   #alive = true;
 
-  constructor(steps: readonly (Segment | Action)[], blocks: readonly [Recorder, readonly Block[]][]) {
+  /** @throws OptionError for what `captureAll` did not make */
+  constructor(capture: Capture, blocks: readonly [Recorder, readonly Block[]][]) {
+    if (!Capture.is(capture)) {
+      throw new OptionError("a Recording is not made by its constructor", {
+        hint: "device.capture(() => ...) makes one",
+      });
+    }
     this.#blocks = blocks;
-    this.#steps = steps.map((step) => (typeof step === "function" ? step : this.#prepare(step)));
+    this.#steps = capture.steps.map((step) => (typeof step === "function" ? step : this.#prepare(step)));
   }
 
   #prepare({ device, words, commands }: Segment): Action {

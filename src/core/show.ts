@@ -13,8 +13,7 @@ const ALL = 160;
  */
 export function show(value: unknown): string {
   try {
-    const text = shown(value, LEVELS);
-    return text.length <= ALL ? text : `${text.slice(0, ALL - 3)}...`;
+    return cut(shown(value, LEVELS), ALL);
   } catch {
     return "an object that cannot be read"; // a proxy, for instance
   }
@@ -23,6 +22,29 @@ export function show(value: unknown): string {
 /** The kind of a value, where the value itself is a secret. */
 export function kindOf(value: unknown): string {
   return value === null ? "null" : typeof value;
+}
+
+/** A list for a message: the first entries, texts as they are but cut, and how many there are if that is more. */
+export function listed(entries: readonly unknown[], most: number = ENTRIES): string {
+  const some = Array.from({ length: Math.min(entries.length, most) }, (_, i) => {
+    const entry = entries[i];
+    return typeof entry === "string" ? cut(entry, TEXT) : show(entry);
+  });
+  return entries.length > most ? `${some.join(", ")}, ... (${entries.length} in all)` : some.join(", ");
+}
+
+/** A shape for a message, such as "[2, 3]". */
+export function shapeText(shape: readonly unknown[]): string {
+  try {
+    return `[${listed(shape)}]`;
+  } catch {
+    return "that cannot be read"; // a proxy, for instance
+  }
+}
+
+/** A text of at most `most` characters. */
+export function cut(text: string, most: number): string {
+  return text.length <= most ? text : `${text.slice(0, most - 3)}...`;
 }
 
 function shown(value: unknown, levels: number): string {

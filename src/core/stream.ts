@@ -31,7 +31,7 @@ export class Stream {
   /** True if the stream is held now. */
   #start(operation: Operation): boolean {
     const until = operation();
-    if (!until) return false;
+    if (!(until instanceof Promise)) return false;
     this.held = true;
     void until.then(() => this.#resume());
     return true;

@@ -2,32 +2,22 @@
 // last view is disposed. `scope` frees everything made inside it except its result.
 
 import type { BufferId } from "./backend.js";
+import { isWhole } from "./checks.js";
 import type { Device } from "./device.js";
 import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
-import { DTypeError, OctavoError, ShapeError } from "./errors.js";
+import { DTypeError, OctavoError, OptionError, ShapeError } from "./errors.js";
+import { checkedPlace, checkMaking, type Place } from "./place.js";
+import { refusePromise } from "./recording.js";
+import { checkedShape, elements, packed, rowStrides, viewShape, wholeList } from "./shape.js";
+import { shapeText, show } from "./show.js";
 import { Storage } from "./storage.js";
-import { decode, encode } from "./values.js";
+import { checkedValues, decode, dtypeOf, encode, type HostValues } from "./values.js";
 
-/** Position of a tensor in its allocation, in elements (not bytes). A matrix in panels counts as rows. */
-export interface Place {
-  /** The allocation; compare it by identity. */
-  readonly storage: object;
-  /** Elements of the allocation. */
-  readonly capacity: number;
-  readonly shape: readonly number[];
-  /** Null when contiguous. */
-  readonly strides: readonly number[] | null;
-  readonly first: number;
-}
+export type { Place } from "./place.js";
+export { rowStrides } from "./shape.js";
 
 /** Tensors made in the innermost open scope; null outside of scopes. */
 let current: Tensor[] | null = null;
-
-function elements(shape: readonly number[]): number {
-  let n = 1;
-  for (let d = 0; d < shape.length; d++) n *= shape[d]!;
-  return n;
-}
 
 export class Tensor implements Disposable {
   readonly shape: readonly number[];
@@ -49,6 +39,9 @@ export class Tensor implements Disposable {
     offset: number,
     panels: boolean,
   ) {
+    if (!(storage instanceof Storage)) {
+      throw new OptionError("a Tensor is not made by its constructor", { hint: "Tensor.from(device, values, shape)" });
+    }
     this.#storage = storage;
     this.shape = shape;
     this.dtype = dtype;
@@ -58,33 +51,42 @@ export class Tensor implements Disposable {
     current?.push(this);
   }
 
-  /** Memory for a tensor; its contents are undefined until written. */
-  static empty(device: Device, shape: readonly number[], dtype: DType, label = "tensor"): Tensor {
-    for (const size of shape) {
-      if (!Number.isSafeInteger(size) || size < 0) throw new ShapeError(`${label}: bad shape [${shape.join(", ")}]`);
-    }
-    return new Tensor(new Storage(device, bytesOf(dtype, elements(shape)), label), shape, dtype, null, 0, false);
+  /** True for a tensor itself, which a proxy of one is not. */
+  static is(value: unknown): value is Tensor {
+    return typeof value === "object" && value !== null && #storage in value;
   }
 
-  /** Memory for a matrix in the device's panel layout, or in rows if the device has none. */
+  /**
+   * Memory for a tensor; its contents are undefined until written.
+   * @throws ShapeError, DTypeError, DeviceError, OutOfMemoryError
+   */
+  static empty(device: Device, shape: readonly number[], dtype: DType, label = "tensor"): Tensor {
+    checkMaking(device, dtype, label);
+    const sizes = checkedShape(label, shape);
+    return new Tensor(new Storage(device, bytesOf(dtype, elements(sizes)), label), sizes, dtype, null, 0, false);
+  }
+
+  /**
+   * Memory for a matrix in the device's panel layout, or in rows if the device has none.
+   * @throws as `empty`
+   */
   static panels(device: Device, rows: number, columns: number, dtype: DType, label = "weight"): Tensor {
+    checkMaking(device, dtype, label);
+    checkedShape(label, [rows, columns]);
     const bytes = device.panelBytes(dtype, rows, columns);
     if (bytes === undefined) return Tensor.empty(device, [rows, columns], dtype, label);
     return new Tensor(new Storage(device, bytes, label), [rows, columns], dtype, null, 0, true);
   }
 
-  /** A tensor with values from the host; numbers are rounded half to even for f16 and bf16. */
+  /**
+   * A tensor with values from the host; numbers are rounded half to even for f16 and bf16.
+   * @throws as `empty`, and as `write`
+   */
   static from(
     device: Device,
-    values: Float32Array | Int32Array | Int8Array | Uint8Array | readonly number[],
+    values: HostValues,
     shape: readonly number[],
-    dtype: DType = values instanceof Int32Array
-      ? "i32"
-      : values instanceof Int8Array
-        ? "i8"
-        : values instanceof Uint8Array
-          ? "u8"
-          : "f32",
+    dtype: DType = dtypeOf(values),
     label = "constant",
   ): Tensor {
     const tensor = Tensor.empty(device, shape, dtype, label);
@@ -105,7 +107,7 @@ export class Tensor implements Disposable {
   get buffer(): BufferId {
     const { block } = this.#storage;
     if (this.#alive && block) return block.buffer;
-    const what = `tensor [${this.shape.join(", ")}] ${this.dtype}`;
+    const what = `tensor ${shapeText(this.shape)} ${this.dtype}`;
     if (this.#alive) throw new OctavoError("ERR_NOT_LOADED", `${what} was used while it was evicted`);
     throw new OctavoError("ERR_DISPOSED", `${what} was used after dispose()`, {
       hint: "keep() it, or return it from the scope that made it",
@@ -143,43 +145,32 @@ export class Tensor implements Disposable {
   }
 
   /** The same place in this tensor, which must be a whole allocation with `capacity` elements. */
-  part({ shape, strides, first, capacity }: Place): Tensor {
+  part(place: Place): Tensor {
+    const { shape, strides, first, capacity } = checkedPlace(place);
     if (this.offset !== 0 || this.strides !== null || this.size !== capacity || this.panels) {
-      throw new ShapeError(`part: [${this.shape.join(", ")}] does not have ${capacity} elements`);
+      throw new ShapeError(`part: ${shapeText(this.shape)} does not have ${capacity} elements`);
     }
     return this.#share(shape, strides, bytesOf(this.dtype, first));
   }
 
   /** The same memory with another shape of the same size. Panels keep their columns: their rows may be regrouped. */
   view(...shape: number[]): Tensor {
-    const hole = shape.indexOf(-1);
-    if (hole >= 0) {
-      const rest = shape.reduce((n, size, d) => (d === hole ? n : n * size), 1);
-      shape[hole] = rest === 0 ? 0 : this.size / rest;
-    }
-    if (elements(shape) !== this.size || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
-      throw new ShapeError(
-        `view: [${this.shape.join(", ")}] has ${this.size} elements, [${shape.join(", ")}] does not`,
-      );
-    }
-    const regrouped = shape.length >= 2 && shape.at(-1) === this.shape.at(-1);
+    const sizes = viewShape(this.shape, shape);
+    const regrouped = sizes.length >= 2 && sizes.at(-1) === this.shape.at(-1);
     if (this.strides !== null || (this.panels && !regrouped)) {
       throw new ShapeError("view: the tensor must be contiguous rows");
     }
-    return this.#share(shape, null, this.offset);
+    return this.#share(sizes, null, this.offset);
   }
 
   /** Elements `start` to `start + length` of dim `dim`, without copying. */
   narrow(dim: number, start: number, length: number): Tensor {
-    const at = dim < 0 ? dim + this.shape.length : dim;
-    const size = this.shape[at];
-    const whole = Number.isSafeInteger(start) && Number.isSafeInteger(length) && start >= 0 && length >= 0;
-    // Two 4-bit elements share a byte: rows that start on a byte boundary may be taken.
-    const halves =
-      this.dtype === "u4" && (at !== 0 || this.strides !== null || (start * this.size) % (2 * size!) !== 0);
-    if (size === undefined || !whole || start + length > size || this.panels || halves) {
+    const at = this.#dim(dim);
+    const size = at === undefined ? undefined : this.shape[at];
+    const whole = isWhole(start) && isWhole(length);
+    if (at === undefined || size === undefined || !whole || start + length > size || this.#splits(at, start, size)) {
       throw new ShapeError(
-        `narrow: ${start}+${length} of dim ${dim} does not fit [${this.shape.join(", ")}] ${this.dtype}`,
+        `narrow: ${show(start)}+${show(length)} of dim ${show(dim)} does not fit ${shapeText(this.shape)} ${this.dtype}`,
       );
     }
     const strides = this.strides ?? rowStrides(this.shape);
@@ -190,10 +181,22 @@ export class Tensor implements Disposable {
     return this.#share(shape, packed(shape, strides), offset);
   }
 
+  /** The dim that a caller names, negative ones from the end; undefined if it is no whole number. */
+  #dim(dim: number): number | undefined {
+    if (!Number.isSafeInteger(dim)) return undefined;
+    return dim < 0 ? dim + this.shape.length : dim;
+  }
+
+  /** True if a part could not be addressed: panels have no parts, and two 4-bit elements share a byte, where rows may begin. */
+  #splits(dim: number, start: number, size: number): boolean {
+    if (this.panels) return true;
+    return this.dtype === "u4" && (dim !== 0 || this.strides !== null || (start * this.size) % (2 * size) !== 0);
+  }
+
   /** Element `index` of dim `dim`, which is removed. */
   select(dim: number, index: number): Tensor {
-    const at = dim < 0 ? dim + this.shape.length : dim;
-    const part = this.narrow(at, index, 1);
+    const part = this.narrow(dim, index, 1);
+    const at = this.#dim(dim);
     const strides = (part.strides ?? rowStrides(part.shape)).filter((_, d) => d !== at);
     const shape = part.shape.filter((_, d) => d !== at);
     const result = part.#share(shape, packed(shape, strides), part.offset);
@@ -205,7 +208,7 @@ export class Tensor implements Disposable {
   permute(...order: number[]): Tensor {
     const all = new Set(order.filter((d) => Number.isInteger(d) && d >= 0 && d < this.shape.length));
     if (this.panels || this.dtype === "u4" || order.length !== this.shape.length || all.size !== order.length) {
-      throw new ShapeError(`permute: [${order.join(", ")}] does not fit [${this.shape.join(", ")}] ${this.dtype}`);
+      throw new ShapeError(`permute: ${shapeText(order)} does not fit ${shapeText(this.shape)} ${this.dtype}`);
     }
     const from = this.strides ?? rowStrides(this.shape);
     const shape = order.map((d) => this.shape[d]!);
@@ -215,16 +218,14 @@ export class Tensor implements Disposable {
 
   /** Repeats dims of size 1 to `shape` with a stride of zero, without copying. */
   expand(...shape: number[]): Tensor {
-    if (this.panels || this.dtype === "u4" || shape.length !== this.shape.length) {
-      throw new ShapeError(`expand: [${this.shape.join(", ")}] ${this.dtype} does not expand to [${shape.join(", ")}]`);
+    const sizes = wholeList(shape);
+    const fits = sizes?.length === this.shape.length && sizes.every((size, d) => [1, size].includes(this.shape[d]!));
+    if (!sizes || !fits || this.panels || this.dtype === "u4" || !Number.isSafeInteger(elements(sizes))) {
+      throw new ShapeError(`expand: ${shapeText(this.shape)} ${this.dtype} does not expand to ${shapeText(shape)}`);
     }
     const from = this.strides ?? rowStrides(this.shape);
-    const strides = shape.map((size, d) => {
-      if (this.shape[d] === size) return from[d]!;
-      if (this.shape[d] === 1) return 0;
-      throw new ShapeError(`expand: [${this.shape.join(", ")}] does not expand to [${shape.join(", ")}]`);
-    });
-    return this.#share(shape, packed(shape, strides), this.offset);
+    const strides = sizes.map((size, d) => (this.shape[d] === size ? from[d]! : 0));
+    return this.#share(sizes, packed(sizes, strides), this.offset);
   }
 
   /** Another handle on the same memory, with a lifetime of its own. */
@@ -232,21 +233,23 @@ export class Tensor implements Disposable {
     return this.#share(this.shape, this.strides, this.offset);
   }
 
-  /** Overwrites the contents from the host. */
-  write(values: Float32Array | Int32Array | Int8Array | Uint8Array | readonly number[]): void {
-    if (values.length !== (this.dtype === "u4" ? bytesOf("u4", this.size) : this.size)) {
-      throw new ShapeError(`write: [${this.shape.join(", ")}] wants ${this.size} values, got ${values.length}`);
-    }
+  /** Overwrites the contents from the host. @throws ShapeError (another count of values, strides), DTypeError (no numbers) */
+  write(values: HostValues): void {
+    const wanted = this.dtype === "u4" ? bytesOf("u4", this.size) : this.size;
+    const checked = checkedValues(values, wanted, shapeText(this.shape));
     if (this.strides !== null || this.panels) throw new ShapeError("write: the tensor must be contiguous rows");
-    if (values.length === 0) return;
-    this.device.write(this.buffer, this.offset, encode(this.dtype, values));
+    if (wanted === 0) return;
+    this.device.write(this.buffer, this.offset, encode(this.dtype, checked));
   }
 
-  /** Overwrites raw bytes, in the tensor's own dtype. */
+  /** Overwrites raw bytes, in the tensor's own dtype. @throws ShapeError, DTypeError */
   writeBytes(bytes: Uint8Array, at = 0): void {
     if (this.strides !== null) throw new ShapeError("writeBytes: the tensor must be contiguous");
-    if (!Number.isSafeInteger(at) || at < 0 || at + bytes.length > this.nbytes)
-      throw new ShapeError(`writeBytes: ${at}+${bytes.length} of ${this.nbytes} bytes`);
+    if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array)) {
+      throw new DTypeError(`writeBytes: bytes must be a Uint8Array, got ${show(bytes)}`);
+    }
+    if (!isWhole(at) || at + bytes.length > this.nbytes)
+      throw new ShapeError(`writeBytes: ${show(at)}+${bytes.length} of ${this.nbytes} bytes`);
     if (bytes.length > 0) this.device.write(this.buffer, this.offset + at, bytes);
   }
 
@@ -292,7 +295,7 @@ export class Tensor implements Disposable {
    */
   evict(): void {
     if (this.offset !== 0 || this.nbytes !== this.#storage.bytes) {
-      throw new ShapeError(`evict: [${this.shape.join(", ")}] ${this.dtype} is a part of a larger tensor`);
+      throw new ShapeError(`evict: ${shapeText(this.shape)} ${this.dtype} is a part of a larger tensor`);
     }
     this.#storage.evict();
   }
@@ -318,6 +321,16 @@ export class Tensor implements Disposable {
     this.dispose();
   }
 
+  /** One line: shape, dtype and device, and how to get the values, which are on the device. */
+  toString(): string {
+    const values = !this.#alive ? "disposed" : !this.resident ? "evicted" : "values: await tensor.read()";
+    return `Tensor(${shapeText(this.shape)} ${this.dtype} on ${this.device.name}; ${values})`;
+  }
+
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
   #share(shape: readonly number[], strides: readonly number[] | null, offset: number): Tensor {
     void this.buffer; // throws if disposed
     this.#storage.references++;
@@ -328,21 +341,21 @@ export class Tensor implements Disposable {
 /**
  * Runs `body` and disposes every tensor made inside except those in its result (a tensor, or an array or plain object
  * of tensors), which go to the enclosing scope. Synchronous on purpose: async code must own its tensors.
+ * @throws OptionError for a body that is no function or asynchronous; whatever `body` throws
  */
 export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T {
+  if (typeof body !== "function") throw new OptionError(`scope: body must be a function, got ${show(body)}`);
   const outer = current;
   const mine: Tensor[] = [];
   current = mine;
-  let result: T | undefined;
-  let done = false;
+  const survivors = new Set<Tensor>();
   try {
-    result = body();
-    done = true;
+    const result: T = body();
+    refusePromise("scope", result);
+    collect(result, survivors);
     return result;
   } finally {
     current = outer;
-    const survivors = new Set<Tensor>();
-    if (done) collect(result, survivors);
     for (const tensor of mine) {
       if (survivors.has(tensor)) outer?.push(tensor);
       else tensor.dispose();
@@ -357,31 +370,28 @@ export function kept<T extends Readonly<Record<string, Tensor>>>(body: () => T):
   return made;
 }
 
-function collect(value: unknown, into: Set<Tensor>): void {
-  if (value instanceof Tensor) into.add(value);
-  else if (Array.isArray(value)) for (const item of value) collect(item, into);
-  else if (value && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype) {
-    for (const item of Object.values(value)) collect(item, into);
+/** Finds the tensors of a result: itself, or those in its arrays and plain objects. */
+function collect(result: unknown, into: Set<Tensor>): void {
+  if (Tensor.is(result)) return void into.add(result);
+  const seen = new Set<unknown>();
+  const waiting = [result];
+  while (waiting.length > 0) {
+    const value = waiting.pop();
+    if (Tensor.is(value)) into.add(value);
+    else if (typeof value === "object" && value !== null && !seen.has(value)) {
+      seen.add(value);
+      for (const item of itemsOf(value)) waiting.push(item);
+    }
   }
 }
 
-/** Strides of contiguous rows, in elements. */
-export function rowStrides(shape: readonly number[]): number[] {
-  const strides = new Array<number>(shape.length);
-  let stride = 1;
-  for (let d = shape.length - 1; d >= 0; d--) {
-    strides[d] = stride;
-    stride *= shape[d]!;
+/** The entries of an array or a plain object; none of what cannot be read. Getters are not asked: they could make new tensors. */
+function itemsOf(value: object): readonly unknown[] {
+  try {
+    if (Array.isArray(value)) return [...value];
+    if (Object.getPrototypeOf(value) !== Object.prototype) return [];
+    return Object.values(Object.getOwnPropertyDescriptors(value)).map((property) => property.value as unknown);
+  } catch {
+    return []; // a proxy
   }
-  return strides;
-}
-
-/** `strides`, or null if they are those of contiguous rows. */
-function packed(shape: readonly number[], strides: readonly number[]): readonly number[] | null {
-  let expected = 1;
-  for (let d = shape.length - 1; d >= 0; d--) {
-    if (shape[d] !== 1 && strides[d] !== expected) return strides;
-    expected *= shape[d]!;
-  }
-  return null;
 }

@@ -1,14 +1,22 @@
-// What all loaded models share as users hold them: where they were loaded from, the memory they take, and their disposal.
+// What all loaded models share as users hold them: where they were loaded from, the memory they take, how they print, and their
+// disposal.
 
-import type { Device } from "../core/device.js";
-import { OctavoError } from "../core/errors.js";
+import { Device } from "../core/device.js";
+import { parseDType, torchName } from "../core/dtype.js";
+import { OctavoError, OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { Loaded } from "../load/index.js";
-import type { ConfigJson, Task } from "../nn/architecture.js";
-import type { Model } from "../nn/model.js";
+import { deviceName, isOn } from "../load/names.js";
+import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
+import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
+import { treeOf } from "../nn/print.js";
 import type { FloatDType } from "../nn/weight.js";
+import { LaterMethods } from "./later.js";
 
-export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
+type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
+
+export abstract class LoadedModel<M extends Model> extends LaterMethods implements AsyncDisposable {
   readonly config: ConfigJson;
   readonly generation_config: ConfigJson;
   readonly device: Device;
@@ -23,18 +31,28 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
   #users = 0;
   #disposed = false;
 
+  /**
+   * @param warnings of a model of this kind, about its files
+   * @throws OptionError for anything but a model that was loaded: users get theirs from `from_pretrained`
+   */
   protected constructor(
-    loaded: Omit<Loaded<Task>, "model"> & { readonly model: M },
+    loaded: LoadedAs<M>,
     device: Device,
     ownsDevice: boolean,
-    warnings: readonly string[] = [],
+    warnings: (loaded: LoadedAs<M>) => readonly string[] = () => [],
   ) {
+    super();
+    if (!isLoaded(loaded) || !Device.is(device)) {
+      throw new OptionError("a model is not made by its constructor", {
+        hint: "await AutoModelForCausalLM.from_pretrained(name)",
+      });
+    }
     this.module = loaded.model;
     this.config = loaded.config;
     this.generation_config = loaded.generation_config;
     this.dtype = loaded.dtype;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
-    this.warnings = [...loaded.warnings, ...warnings];
+    this.warnings = [...loaded.warnings, ...warnings(loaded)];
     this.device = device;
     this.#ownsDevice = ownsDevice;
   }
@@ -54,6 +72,90 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
     let bytes = 0;
     for (const parameter of this.module.parameters()) bytes += parameter.nbytes;
     return bytes;
+  }
+
+  /** True for a model itself, which a proxy of one is not. */
+  static is(value: unknown): value is LoadedModel<Model> {
+    return typeof value === "object" && value !== null && #ownsDevice in value;
+  }
+
+  /** Where the modules are, by their names, as accelerate gives it: all of them are on one device. */
+  get hf_device_map(): Readonly<Record<string, string>> {
+    return { "": this.device.name };
+  }
+
+  /**
+   * The model itself, if it is on that device and in that dtype already. "cuda" and other names of a GPU mean WebGPU; "cpu" is
+   * every device that computes on the CPU.
+   * @throws OptionError for another device or dtype: both are chosen when the model is loaded
+   */
+  to(...where: readonly (Device | string | number)[]): this {
+    for (const one of where) {
+      if (one === this.device || isOn(this.device.name, deviceName(one))) continue;
+      const dtype = typeof one === "string" ? parseDType(one) : undefined;
+      if (dtype === this.dtype) continue;
+      if (dtype) {
+        throw new OptionError(`to: the model is in ${torchName(this.dtype)}, and stays in it`, {
+          hint: `load it in another: from_pretrained(name, { dtype: "${torchName(dtype)}" })`,
+        });
+      }
+      const name = Device.is(one) ? one.name : deviceName(one);
+      throw new OptionError(
+        `to: the model is on ${this.device.name}, and stays there; asked for ${name ?? show(one)}`,
+        {
+          hint: `load it there: from_pretrained(name, { device: ${name === undefined ? '"webgpu"' : show(name)} })`,
+        },
+      );
+    }
+    return this;
+  }
+
+  /** `to("cpu")`. @throws OptionError */
+  cpu(): this {
+    return this.to("cpu");
+  }
+
+  /** `to("cuda")`. @throws OptionError */
+  cuda(): this {
+    return this.to("cuda");
+  }
+
+  /** The model itself: loaded models only evaluate. */
+  eval(): this {
+    return this;
+  }
+
+  /** @throws OctavoError unless `mode` is false, which is `eval` */
+  train(mode = true): this {
+    if (mode === false) return this;
+    throw new OctavoError("ERR_UNSUPPORTED", "model.train is not in Octavo: loaded models only evaluate");
+  }
+
+  /** The tree of modules as Python prints it, with how each weight is stored. */
+  override toString(): string {
+    return `${this.constructor.name} on ${this.device.name}, ${torchName(this.dtype)}: ${treeOf(this.module)}`;
+  }
+
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
+  /**
+   * Checks that a cache fits into the device's memory, before anything starts.
+   * @param tokens of one text, prompt included
+   * @throws OutOfMemoryError; OptionError if it is too long because the text is longer than the model reads
+   */
+  protected checkRoom(bytes: number, tokens: number, what: string): void {
+    const context = trainedContext(this.config);
+    const { live, budget } = this.device.memory;
+    if (context !== undefined && tokens > context && live + bytes > budget) {
+      const [reads, asked] = [context, tokens].map((n) => n.toLocaleString("en-US"));
+      throw new OptionError(`the model reads ${reads} tokens; ${asked} were asked for, the prompt included`, {
+        details: { option: "max_new_tokens", context, tokens },
+        hint: "lower max_new_tokens",
+      });
+    }
+    this.device.arena.checkRoom(bytes, what);
   }
 
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */
@@ -111,7 +213,22 @@ export abstract class LoadedModel<M extends Model> implements AsyncDisposable {
 
   /** Ends work begun by `hold`; if the model was disposed meanwhile, the last one frees the weights. */
   async release(): Promise<void> {
+    if (this.#users === 0) throw new OctavoError("ERR_NOT_HELD", "release: nothing holds the model");
     this.#users--;
     if (this.#disposed && this.#users === 0) await this.#free();
   }
+}
+
+/** True for what the loader returns. */
+function isLoaded(value: unknown): boolean {
+  try {
+    const { model, config, generation_config, warnings } = value as Loaded<Task>;
+    return model instanceof Model && isObject(config) && isObject(generation_config) && Array.isArray(warnings);
+  } catch {
+    return false; // nothing with members, or with members that cannot be read
+  }
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
 }

@@ -4,7 +4,7 @@
 import * as z from "zod";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { checkedLater, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
-import { show } from "../core/show.js";
+import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
@@ -17,6 +17,7 @@ import {
   type UnsupportedField,
   WITHOUT_EFFECT,
 } from "./unsupported.js";
+import { warnOnce } from "./warn.js";
 
 const natural = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
 const share = (n: number): boolean => n >= 0 && n <= 1;
@@ -37,11 +38,14 @@ const OWN = {
    * same prompt in two rows gives two texts.
    */
   do_sample: flag({ help: "sample; temperature, top-k, top-p and min-p imply it" }),
-  /** Logits are divided by this: above 1 flattens the distribution, below 1 sharpens it. */
+  /**
+   * Logits are divided by this: above 1 flattens the distribution, below 1 sharpens it. 0 takes the likeliest token, whatever
+   * `do_sample` says.
+   */
   temperature: number(
-    (n) => n >= COLDEST && Number.isFinite(Math.fround(n)),
-    `a number of at least ${COLDEST} (for the likeliest token use do_sample: false)`,
-    { value: "<t>", help: "above 1 is wilder, below is tamer" },
+    (n) => n === 0 || (n >= COLDEST && Number.isFinite(Math.fround(n))),
+    `0 (the likeliest token) or a number of at least ${COLDEST}`,
+    { value: "<t>", help: "above 1 is wilder, below is tamer; 0 takes the likeliest token" },
   ),
   /** Keep the k likeliest tokens; 0 for all. */
   top_k: whole(0, { value: "<k>", help: "sample from the k likeliest tokens; 0 for all" }),
@@ -176,9 +180,11 @@ export function generationConfig(
     const problem = value === undefined ? undefined : problemWith(key, GENERATION[key], value);
     return problem ? refuse(key, problem.message) : (value as GenerationOptions[Key]);
   };
-  const do_sample = given("do_sample") ?? false;
+  const asked = given("do_sample") ?? false;
   const sampling = <Key extends Field>(key: Key): GenerationOptions[Key] =>
-    do_sample || options[key] !== undefined ? given(key) : undefined;
+    asked || options[key] !== undefined ? given(key) : undefined;
+  const temperature = sampling("temperature") ?? 1;
+  const do_sample = asked && temperature > 0;
   refuseUnsupported(options, inFile, do_sample);
 
   const eos_token_ids = endOfText(options, inFile("eos_token_id"), fromModel.eos_token_id, vocab, refuse);
@@ -186,7 +192,7 @@ export function generationConfig(
   return {
     max_new_tokens: newTokens(options, inFile("max_new_tokens") !== undefined, given, prompt),
     do_sample,
-    temperature: sampling("temperature") ?? 1,
+    temperature: temperature || 1,
     top_k: sampling("top_k") ?? 50,
     top_p: sampling("top_p") ?? 1,
     min_p: sampling("min_p") ?? 0,
@@ -201,6 +207,22 @@ export function generationConfig(
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
     cache_dtype: cacheDTypeOf(options),
   };
+}
+
+/** True if nobody says how long a text may be, so that transformers' default length ends it. */
+function isDefaultLength(options: GenerationOptions, fromFile: ConfigJson): boolean {
+  return ([options, fromFile] as const).every(
+    ({ max_new_tokens, max_length }) => (max_new_tokens ?? max_length ?? undefined) === undefined,
+  );
+}
+
+/** Warns once for each call that its texts end at the default length. */
+export function warnOfDefaultLength(call: string, options: GenerationOptions, fromFile: ConfigJson): void {
+  if (!isDefaultLength(options, fromFile)) return;
+  warnOnce(
+    `${call}: max_new_tokens`,
+    `${call}: without max_new_tokens a text ends at ${DEFAULT_MAX_LENGTH} tokens, its prompt included, as in Python`,
+  );
 }
 
 /** Throws the error for the source of the value: the caller or the file. */
@@ -235,15 +257,30 @@ function endOfText(
   refuse: Refuse,
 ): readonly number[] {
   const token = isToken(vocab);
-  const list = (ids: unknown): readonly unknown[] => (Array.isArray(ids) ? ids : [ids]);
   if (options.eos_token_id === null) return [];
   const chosen = options.eos_token_id ?? inFile;
   // Ids of the files that are outside the vocabulary are ignored; `fileWarnings` reports them.
-  if (chosen === undefined) return list(fromModel ?? []).filter(token);
-  const ids = list(chosen);
+  if (chosen === undefined) return idsOf(fromModel ?? [], () => true)!.filter(token);
   const dropped = options.eos_token_id === undefined ? isNoToken(vocab) : () => false;
-  if (ids.every((id) => token(id) || dropped(id))) return ids.filter(token);
-  return refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`);
+  const ids = idsOf(chosen, (id) => token(id) || dropped(id));
+  return (
+    ids?.filter(token) ?? refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`)
+  );
+}
+
+/** An id or a list of them, as a list; undefined if one does not pass, or cannot be read. */
+function idsOf(value: unknown, passes: (id: unknown) => boolean): unknown[] | undefined {
+  try {
+    const given: readonly unknown[] = Array.isArray(value) ? value : [value];
+    const ids: unknown[] = [];
+    for (let i = 0; i < given.length; i++) {
+      if (!passes(given[i])) return undefined;
+      ids.push(given[i]);
+    }
+    return ids;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The id of padding; undefined if nobody names one that is a token. */
@@ -300,14 +337,14 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
   const known = (key: string): boolean =>
     Object.hasOwn(GENERATION, key) || Object.hasOwn(UNSUPPORTED, key) || WITHOUT_EFFECT.has(key);
   const unknown = Object.keys(fromFile).filter((key) => !known(key) && fromFile[key] !== null);
-  if (unknown.length > 0) warnings.push(`${FILE}: unknown fields, ignored: ${unknown.join(", ")}`);
+  if (unknown.length > 0) warnings.push(`${FILE}: unknown fields, ignored: ${listed(unknown)}`);
   const outside = isNoToken(vocab);
   const noId = (id: unknown): boolean => !isToken(vocab)(id);
   for (const [name, file, wrong] of [[FILE, fromFile, outside] as const, ["config.json", fromModel, noId] as const]) {
     for (const key of ["eos_token_id", "pad_token_id"] as const) {
       const ids = [file[key] ?? []].flat().filter(wrong);
       if (ids.length > 0)
-        warnings.push(`${name}: ${key} ${ids.map(show).join(", ")} is not a token id below ${vocab}; ignored`);
+        warnings.push(`${name}: ${key} ${listed(ids.map(show))} is not a token id below ${vocab}; ignored`);
     }
   }
   return warnings;

@@ -2,15 +2,16 @@
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { readOptions } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import type { EncoderModel } from "../nn/encoder.js";
+import { type After, type Inputs, readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
 import { readBatch } from "./inputs.js";
 import { ENCODER_FORWARD, type EncoderForwardOptions } from "./options.js";
 
 export class PreTrainedEncoder extends LoadedModel<EncoderModel> {
+  /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(loaded: Loaded<"masked-lm" | "sequence-classification">, device: Device, ownsDevice: boolean) {
     super(loaded, device, ownsDevice);
   }
@@ -20,9 +21,15 @@ export class PreTrainedEncoder extends LoadedModel<EncoderModel> {
    * Padding may be on either side; positions count from the first column, as in transformers. The caller disposes all results.
    * @throws ShapeError, OptionError (an id outside the vocabulary, a text longer than the positions of the model)
    */
-  forward(given: EncoderForwardOptions): { logits: Tensor; hidden_states?: Tensor[] } {
+  forward(options: EncoderForwardOptions): { logits: Tensor; hidden_states?: Tensor[] };
+  /** The same with the options after the inputs. */
+  forward(
+    inputs: Inputs<EncoderForwardOptions>,
+    options?: After<EncoderForwardOptions>,
+  ): { logits: Tensor; hidden_states?: Tensor[] };
+  forward(...given: readonly unknown[]): { logits: Tensor; hidden_states?: Tensor[] } {
     this.checkUsable();
-    const inputs = readOptions("forward", ENCODER_FORWARD, given ?? null);
+    const inputs = readCall("forward", ENCODER_FORWARD, given);
     const { device, module } = this;
     const { vocab, max_positions, token_types } = module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);

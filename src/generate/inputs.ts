@@ -1,9 +1,10 @@
 // Token ids and masks from callers (nested arrays, one flat array, or data with a shape), checked and laid out for the
 // device.
 
-import { OptionError, ShapeError } from "../core/errors.js";
+import { OctavoError, OptionError, ShapeError } from "../core/errors.js";
 import { checkedLater, type Options } from "../core/options.js";
-import { show } from "../core/show.js";
+import { wholeList } from "../core/shape.js";
+import { listed, shapeText, show } from "../core/show.js";
 
 /** Integers with a shape, as tokenizers return them with `return_tensors`. */
 export interface IntTensorLike {
@@ -28,28 +29,67 @@ export interface Batch {
   readonly mask: Uint8Array | undefined;
 }
 
-function table(name: string, value: Ids): number[][] {
-  if (Array.isArray(value)) {
-    if (value.length === 0) throw new ShapeError(`${name} is empty`);
-    if (typeof value[0] === "number") return [value as number[]];
-    return value.map((row: unknown, r) => {
-      if (Array.isArray(row) || ArrayBuffer.isView(row)) return Array.from(row as ArrayLike<number>);
-      throw new ShapeError(`${name}: row ${r} is not a list of token ids`);
-    });
+const FORMS = "token ids: number[], number[][], or { data, shape: [B, T] }";
+
+/** Rows of numbers as a caller gives them, each read once. @throws ShapeError */
+function table(name: string, value: unknown): number[][] {
+  try {
+    if (Array.isArray(value)) {
+      if (value.length === 0) throw new ShapeError(`${name} is empty`);
+      return typeof value[0] === "object" ? rowsOf(name, value) : [numbers(name, value)];
+    }
+    if (isNumeric(value)) return [numbers(name, value)];
+    if (typeof value === "object" && value !== null) return shaped(name, value as Partial<IntTensorLike>);
+  } catch (cause) {
+    if (cause instanceof OctavoError) throw cause;
+    throw new ShapeError(`${name} cannot be read`, { cause, hint: `pass ${FORMS}` });
   }
-  if (value === null || typeof value !== "object") {
-    throw new ShapeError(`${name} must be token ids: number[], number[][], or { data, shape: [B, T] }`);
+  throw new ShapeError(`${name} must be ${FORMS}, got ${show(value)}`, {
+    hint: typeof value === "string" ? "a tokenizer makes them of a text: tokenizer(text)" : undefined,
+  });
+}
+
+function rowsOf(name: string, list: readonly unknown[]): number[][] {
+  const rows: number[][] = [];
+  for (let r = 0; r < list.length; r++) {
+    const row = list[r];
+    if (!Array.isArray(row) && !isNumeric(row)) throw new ShapeError(`${name}: row ${r} is not a list of token ids`);
+    rows.push(numbers(`${name}[${r}]`, row));
   }
-  if (ArrayBuffer.isView(value)) return [Array.from(value as unknown as ArrayLike<number>, Number)];
-  const { data, shape } = value as IntTensorLike;
-  if (data === undefined || !Array.isArray(shape) || shape.length === 0 || shape.length > 2) {
-    throw new ShapeError(`${name} must be token ids: number[], number[][], or { data, shape: [B, T] }`);
+  return rows;
+}
+
+/** The numbers of { data, shape }. */
+function shaped(name: string, { data, shape: given }: Partial<IntTensorLike>): number[][] {
+  const shape = wholeList(given);
+  if ((!Array.isArray(data) && !isNumeric(data)) || shape === undefined || shape.length === 0 || shape.length > 2) {
+    throw new ShapeError(`${name} must be ${FORMS}`);
   }
   const steps = shape.at(-1)!;
   const rows = shape.length === 2 ? shape[0]! : 1;
   if (data.length !== rows * steps)
-    throw new ShapeError(`${name}: ${data.length} values do not fill [${shape.join(", ")}]`);
-  return Array.from({ length: rows }, (_, r) => Array.from({ length: steps }, (_, t) => Number(data[r * steps + t])));
+    throw new ShapeError(`${name}: ${data.length} values do not fill ${shapeText(shape)}`);
+  if (rows === 0) throw new ShapeError(`${name} is empty`);
+  const all = numbers(name, data);
+  return Array.from({ length: rows }, (_, r) => all.slice(r * steps, (r + 1) * steps));
+}
+
+/** A typed array whose elements are numbers, or bigints, which token ids of some libraries are. */
+function isNumeric(value: unknown): value is ArrayLike<number> {
+  return ArrayBuffer.isView(value) && !(value instanceof DataView);
+}
+
+/** Stops at the first hole or value that is no number: a list may claim any length. */
+function numbers(name: string, list: ArrayLike<unknown>): number[] {
+  const row: number[] = [];
+  for (let t = 0; t < list.length; t++) {
+    const value = list[t];
+    if (typeof value !== "number" && !(typeof value === "bigint" && ArrayBuffer.isView(list))) {
+      throw new ShapeError(`${name}[${t}] is ${show(value)}, not a number`);
+    }
+    row.push(Number(value));
+  }
+  return row;
 }
 
 /**
@@ -76,8 +116,7 @@ export function readBatch(
     }
     row.forEach((id, t) => {
       if (!Number.isSafeInteger(id) || id < 0 || id >= vocab) {
-        const what = typeof id === "number" ? String(id) : `a ${typeof id}`;
-        throw new OptionError(`${name}[${r}][${t}] is ${what}; the vocabulary has ids 0 to ${vocab - 1}`);
+        throw new OptionError(`${name}[${r}][${t}] is ${show(id)}; the vocabulary has ids 0 to ${vocab - 1}`);
       }
       ids[r * steps + t] = id;
     });
@@ -276,13 +315,9 @@ function readEnds(batch: Batch, inputs: PackedInputs): Int32Array | undefined {
   return ends;
 }
 
-function readLengths(name: string, given: ArrayLike<number> | IntTensorLike, steps: number): Int32Array {
-  const values = typeof given === "object" && given !== null && "data" in given ? given.data : given;
-  if (typeof values !== "object" || typeof values?.length !== "number") {
-    throw new ShapeError(`${name} must be whole numbers: 0, then the end of each text`);
-  }
-  const ends = Array.from(values, Number);
-  const said = JSON.stringify(ends.length > 8 ? [...ends.slice(0, 8), "..."] : ends);
+function readLengths(name: string, given: unknown, steps: number): Int32Array {
+  const ends = lengthsOf(name, given);
+  const said = `[${listed(ends)}]`;
   const hint = `${name} holds 0, then the cumulative lengths of the texts`;
   if (ends.length < 2 || ends[0] !== 0)
     throw new ShapeError(`${name} must begin with 0 and hold an end, got ${said}`, { hint });
@@ -295,4 +330,16 @@ function readLengths(name: string, given: ArrayLike<number> | IntTensorLike, ste
     throw new ShapeError(`${name} ends at ${ends.at(-1)}, but input_ids hold ${steps} tokens`, { hint });
   }
   return Int32Array.from(ends);
+}
+
+/** A list of numbers, or one with a shape. @throws ShapeError */
+function lengthsOf(name: string, given: unknown): number[] {
+  try {
+    const values: unknown = typeof given === "object" && given !== null && "data" in given ? given.data : given;
+    if (Array.isArray(values) || isNumeric(values)) return numbers(name, values);
+  } catch (cause) {
+    if (cause instanceof OctavoError) throw cause;
+    throw new ShapeError(`${name} cannot be read`, { cause });
+  }
+  throw new ShapeError(`${name} must be whole numbers: 0, then the end of each text`);
 }

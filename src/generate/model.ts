@@ -2,16 +2,17 @@
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { readOptions } from "../core/options.js";
+import type { Options } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
 import { type CausalLM, logits } from "../nn/decoder.js";
 import { layerDevices } from "../nn/placement.js";
 import { copyInto } from "../ops/copy.js";
+import { type After, type Inputs, readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
-import { fileWarnings, type GenerationConfig, generationConfig } from "./config.js";
+import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Batch, leftPadded, placesOf, readBatch, withImpliedMask } from "./inputs.js";
@@ -22,12 +23,21 @@ import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
 
+/** A call that was read and checked: nothing of the caller's objects is looked at again. */
+interface Prepared {
+  readonly batch: Batch;
+  readonly config: GenerationConfig;
+  readonly options: Options<typeof GENERATE>;
+}
+
 export class PreTrainedModel extends LoadedModel<CausalLM> {
   #caches = 0;
 
+  /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(loaded: Loaded, device: Device, ownsDevice: boolean) {
-    const { vocab } = loaded.model.geometry;
-    super(loaded, device, ownsDevice, fileWarnings(loaded.generation_config, loaded.config, vocab));
+    super(loaded, device, ownsDevice, ({ generation_config, config, model }) =>
+      fileWarnings(generation_config, config, model.geometry.vocab),
+    );
   }
 
   /**
@@ -36,9 +46,15 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * at 0, or `cu_seq_lens_q`, mark where each begins.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
-  forward(given: ForwardOptions): { logits: Tensor; hidden_states?: Tensor[] } {
+  forward(options: ForwardOptions): { logits: Tensor; hidden_states?: Tensor[] };
+  /** The same with the options after the inputs. */
+  forward(
+    inputs: Inputs<ForwardOptions>,
+    options?: After<ForwardOptions>,
+  ): { logits: Tensor; hidden_states?: Tensor[] };
+  forward(...given: readonly unknown[]): { logits: Tensor; hidden_states?: Tensor[] } {
     this.checkUsable();
-    const inputs = readOptions("forward", FORWARD, given ?? null);
+    const inputs = readCall("forward", FORWARD, given);
     const { vocab, max_positions } = this.module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { positions, segments } = placesOf(batch, inputs, max_positions);
@@ -97,9 +113,11 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
-  async generate(options: GenerateOptions): Promise<number[][]> {
-    const { batch, config } = this.#prepare(options);
-    this.#checkRoom(batch, config);
+  generate(options: GenerateOptions): Promise<number[][]>;
+  /** The same with the options after the inputs. */
+  generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
+  async generate(...given: readonly unknown[]): Promise<number[][]> {
+    const { batch, config, options } = this.#prepare("generate", given);
     return collect(batch, () => this.#steps(batch, config, options), options.streamer);
   }
 
@@ -108,15 +126,23 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * finished or returned keeps its cache.
    * @throws immediately what `generate` throws for its options and inputs
    */
-  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step> {
-    const { batch, config } = this.#prepare(options);
-    this.#checkRoom(batch, config);
+  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step>;
+  /** The same with the options after the inputs. */
+  stream(inputs: Inputs<GenerateOptions>, options?: After<Omit<GenerateOptions, "streamer">>): AsyncGenerator<Step>;
+  stream(...given: readonly unknown[]): AsyncGenerator<Step> {
+    const { batch, config, options } = this.#prepare("stream", given);
     return this.#steps(batch, config, options);
   }
 
   /** The cache dtype of a generation with these options, and the bytes it takes on the device. */
-  cache_footprint(options: GenerateOptions): { dtype: ReturnType<typeof cacheName>; bytes: number } {
-    const { batch, config } = this.#prepare(options);
+  cache_footprint(options: GenerateOptions): { dtype: ReturnType<typeof cacheName>; bytes: number };
+  /** The same with the options after the inputs. */
+  cache_footprint(
+    inputs: Inputs<GenerateOptions>,
+    options?: After<GenerateOptions>,
+  ): { dtype: ReturnType<typeof cacheName>; bytes: number };
+  cache_footprint(...given: readonly unknown[]): { dtype: ReturnType<typeof cacheName>; bytes: number } {
+    const { batch, config } = this.#read("cache_footprint", given);
     const { dtype, bytes } = this.#cacheOf(batch, config);
     return { dtype: cacheName(dtype), bytes };
   }
@@ -132,30 +158,34 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows, tokens, dtype)) };
   }
 
-  /** @throws OutOfMemoryError for more tokens than fit into the device's memory, before anything starts */
-  #checkRoom(batch: Batch, config: GenerationConfig): void {
-    const { bytes } = this.#cacheOf(batch, config);
-    this.device.arena.checkRoom(bytes, `a cache of ${batch.steps + config.max_new_tokens} tokens`);
+  /**
+   * Reads the options of a call that starts at once.
+   * @throws OutOfMemoryError, OptionError for more tokens than fit into the device's memory
+   */
+  #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
+    const prepared = this.#read(call, given);
+    const { batch, config, options } = prepared;
+    const tokens = batch.steps + config.max_new_tokens;
+    this.checkRoom(this.#cacheOf(batch, config).bytes, tokens, `a cache of ${tokens} tokens`);
+    if (options.logits_processor?.length) warnOfHostProcessors();
+    warnOfDefaultLength(call, options, this.generation_config);
+    return prepared;
   }
 
-  #prepare(given: GenerateOptions): { batch: Batch; config: GenerationConfig } {
+  #read(call: string, given: readonly unknown[]): Prepared {
     this.checkUsable();
-    const options = readOptions("generate", GENERATE, given ?? null);
+    const options = readCall(call, GENERATE, given);
     const { vocab, max_positions } = this.module.geometry;
     const read = readBatch(options.input_ids, options.attention_mask, vocab);
     const config = generationConfig(options, this.generation_config, this.config, read.steps, vocab);
     const batch = leftPadded(withImpliedMask(read, options.attention_mask, config.prompt_padding));
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     checkProcessors(options.logits_processor);
-    if (options.logprobs !== undefined && typeof options.logprobs !== "boolean") {
-      throw new OptionError("logprobs must be true or false", { details: { option: "logprobs" } });
-    }
-    if (options.logits_processor?.length) warnOfHostProcessors();
     checkDrafting(this, config, options);
-    return { batch, config };
+    return { batch, config, options };
   }
 
-  async *#steps(batch: Batch, config: GenerationConfig, options: GenerateOptions): AsyncGenerator<Step> {
+  async *#steps(batch: Batch, config: GenerationConfig, options: Prepared["options"]): AsyncGenerator<Step> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, logits_processor: processors, signal, logprobs: scores } = options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];

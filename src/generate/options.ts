@@ -1,6 +1,7 @@
 // The options of from_pretrained, forward, generate and stream: one table for each call. Options that generation_config.json
 // may hold are in config.ts, those that find a model in load/options.ts.
 
+import * as z from "zod";
 import { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
 import {
@@ -11,21 +12,25 @@ import {
   type Needed,
   type Options,
   omit,
+  option,
   signal,
   such,
   whole,
+  withoutFlags,
 } from "../core/options.js";
 import type { ProgressEvent } from "../load/fill.js";
+import { deviceName } from "../load/names.js";
 import { DEVICE, SOURCE } from "../load/options.js";
-import type { DeviceName } from "../load/platform.js";
+import type { DeviceName, GPUAlias } from "../load/platform.js";
 import type { CausalLM } from "../nn/decoder.js";
-import type { BitsAndBytesConfig, BitsAndBytesOptions } from "../quant/config.js";
+import { BITS_AND_BYTES, type BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { HEAD_DTYPES } from "../quant/index.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { HostProcessor } from "./processors/processor.js";
+import { PYTHON, type PythonOptions } from "./python.js";
 import type { Streamer } from "./streamers.js";
 import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
 
@@ -76,10 +81,11 @@ const MODEL = {
   }),
   /**
    * "cpu" (Node), "webgpu" (in Node also "webgpu:1" for the second GPU), "wasm", "reference", "auto" (a GPU if there is one
-   * and the model fits it; `model.device.reason` says why), or a device that the caller opened and will close.
+   * and the model fits it; `model.device.reason` says why), or a device that the caller opened and will close. Python's names
+   * of GPUs, "cuda", "cuda:1", "mps" and numbers, mean WebGPU.
    */
-  device: such<DeviceName | Device>(
-    (value) => typeof value === "string" || value instanceof Device,
+  device: such<DeviceName | GPUAlias | Device>(
+    (value) => typeof value === "string" || deviceName(value) !== undefined || Device.is(value),
     "a name or a Device",
   ),
   /** Threads of a CPU device of this model's own. */
@@ -90,16 +96,27 @@ const MODEL = {
   signal: signal(),
 };
 
-/** Options of a model's from_pretrained. */
-export const FROM_PRETRAINED = { ...MODEL, ...SOURCE };
+/** Fields of a BitsAndBytesConfig, which Python takes beside `load_in_8bit` and `load_in_4bit` as well. */
+export const QUANTIZED = withoutFlags(omit(BITS_AND_BYTES, ["load_in_8bit", "load_in_4bit"]));
 
-export interface FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE> {}
+/** Options of a model's from_pretrained. */
+export const FROM_PRETRAINED = { ...MODEL, ...PYTHON, ...QUANTIZED, ...SOURCE };
+
+export interface FromPretrainedOptions
+  extends Options<typeof MODEL>,
+    PythonOptions,
+    Options<typeof QUANTIZED>,
+    Options<typeof SOURCE> {}
 
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */
   signal: signal(),
   /** The side that `padding` fills; by default as in the tokenizer's files. Generation needs "left". */
   padding_side: LOAD_TOKENIZER.padding_side,
+  /** No effect: there is one tokenizer, and it is the fast one. */
+  use_fast: flag(),
+  /** Only false: nothing in a model's files is ever executed. */
+  trust_remote_code: PYTHON.trust_remote_code,
 };
 
 /** Options of a tokenizer's from_pretrained. */
@@ -178,6 +195,12 @@ const RUN = {
   assistant_model: checkedLater<AssistantModel>(),
   /** Give the log-probability of each token: `scores` of a step. */
   logprobs: flag(),
+  /** Only true: keys and values are always kept. */
+  use_cache: option<true>(z.literal(true), "true", { hint: "keys and values are always kept; leave it out" }),
+  /** Only false: the result is lists of ids. */
+  return_dict_in_generate: option<false>(z.literal(false), "false", {
+    hint: "the result is lists of ids; stream() gives reasons and, with logprobs, log-probabilities as well",
+  }),
 };
 
 /** All options of generate. */

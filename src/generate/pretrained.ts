@@ -4,9 +4,10 @@ import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
 import { type Loaded, loadModel } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
-import { type DeviceName, onAuto, type Platform } from "../load/platform.js";
+import { onAuto, type Platform } from "../load/platform.js";
 import type { Task } from "../nn/architecture.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
@@ -18,25 +19,34 @@ import { PreTrainedModel } from "./model.js";
 import {
   FROM_PRETRAINED,
   type FromPretrainedOptions,
+  QUANTIZED,
   TOKENIZER_FROM_PRETRAINED,
   type TokenizerOptions,
 } from "./options.js";
+import { boundFor, boundsOf, placeOf } from "./python.js";
 import { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
 
 export type { FromPretrainedOptions, TokenizerOptions } from "./options.js";
 
 function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | undefined {
   const { quantization_config: config, load_in_8bit, load_in_4bit } = options;
+  const fields = pick(QUANTIZED, options);
+  const [field] = Object.keys(fields);
   if (config === undefined) {
-    if (!load_in_8bit && !load_in_4bit) return undefined;
-    return new BitsAndBytesConfig({ load_in_8bit, load_in_4bit });
+    if (load_in_8bit || load_in_4bit) return new BitsAndBytesConfig({ load_in_8bit, load_in_4bit, ...fields });
+    if (field === undefined) return undefined;
+    throw new OptionError(`${field} is for quantized linears`, {
+      details: { option: field },
+      hint: "add load_in_8bit: true or load_in_4bit: true",
+    });
   }
-  if (load_in_8bit !== undefined || load_in_4bit !== undefined) {
-    throw new OptionError("load_in_4bit or load_in_8bit cannot be passed together with quantization_config", {
+  if (load_in_8bit !== undefined || load_in_4bit !== undefined || field !== undefined) {
+    const names = field === undefined ? "load_in_4bit or load_in_8bit" : field;
+    throw new OptionError(`${names} cannot be passed together with quantization_config`, {
       hint: "set it inside the BitsAndBytesConfig",
     });
   }
-  return config instanceof BitsAndBytesConfig ? config : new BitsAndBytesConfig(config);
+  return BitsAndBytesConfig.is(config) ? config : new BitsAndBytesConfig(config);
 }
 
 /** How dense matrices are multiplied; undefined leaves it to the dtype. */
@@ -74,11 +84,18 @@ export interface AutoModel<T extends Task = "causal-lm"> {
 export function autoModel<T extends Task>(platform: Platform, task: T): AutoModel<T> {
   return {
     async from_pretrained(model, given = {}) {
+      checkName(model);
       const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
-      if (options.threads !== undefined && options.device instanceof Device) {
-        throw new OptionError("threads cannot be chosen for a device that is already open", {
-          details: { option: "threads" },
-          hint: "pass threads to openDevice() or requestDevice()",
+      const place = placeOf(options);
+      const bounds = boundsOf(options.max_memory);
+      for (const [option, value] of [
+        ["threads", options.threads],
+        ["max_memory", bounds],
+      ] as const) {
+        if (value === undefined || !Device.is(place)) continue;
+        throw new OptionError(`${option} cannot be chosen for a device that is already open`, {
+          details: { option },
+          hint: `pass ${option === "threads" ? "threads" : "memory"} to openDevice() or requestDevice()`,
         });
       }
       const quantization = quantizationOf(options);
@@ -90,17 +107,19 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
         progress_callback?.({ ...NOTHING_READ, status: "warning", name: model, message });
       };
       const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn });
-      const load = async (on: DeviceName | Device | undefined): Promise<TaskHolders[T]> => {
+      const load = async (on: typeof place): Promise<TaskHolders[T]> => {
         // `threads` applies to a CPU, if "auto" finds no GPU.
-        const forGPU = options.device === "auto" && typeof on === "string" && on.startsWith("webgpu");
-        const own = typeof on !== "object" && options.threads !== undefined && !forGPU;
+        const forGPU = place === "auto" && typeof on === "string" && on.startsWith("webgpu");
+        const threads = forGPU ? undefined : options.threads;
+        const own = typeof on !== "object" && (threads !== undefined || bounds !== undefined);
         const device =
           typeof on === "object"
             ? on
             : own
-              ? await platform.requestDevice(on, { threads: options.threads })
+              ? await platform.requestDevice(on, { threads })
               : await platform.sharedDevice(on);
         try {
+          if (bounds) device.limit(boundFor(bounds, device.name));
           const loaded = await loadModel(source, task, {
             device,
             name: model,
@@ -123,12 +142,18 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
         }
       };
       try {
-        return await (options.device === "auto" ? onAuto(platform.chooseDevice, load) : load(options.device));
+        return await (place === "auto" ? onAuto(platform.chooseDevice, load) : load(place));
       } finally {
         await source.close();
       }
     },
   };
+}
+
+/** @throws OptionError for what names no model */
+function checkName(model: unknown): void {
+  if (typeof model === "string") return;
+  throw new OptionError(`expected a model id such as "org/name" or a folder, got ${show(model)}`);
 }
 
 const NOTHING_READ = { file: "", tensor: "", loaded: 0, total: 0, progress: 0, bytes_per_second: 0 };
@@ -144,6 +169,7 @@ export interface AutoTokenizers {
 export function autoTokenizer(platform: Platform): AutoTokenizers {
   return {
     async from_pretrained(model, given = {}) {
+      checkName(model);
       const options = readOptions("from_pretrained", TOKENIZER_FROM_PRETRAINED, given);
       const { padding_side, signal } = options;
       const source = await platform.source(model, { ...pick(SOURCE, options), signal });

@@ -2,15 +2,17 @@
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { readOptions } from "../core/options.js";
+import type { Options } from "../core/options.js";
+import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import { type After, type Inputs, readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
-import { fileWarnings, type GenerationConfig, generationConfig } from "./config.js";
+import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import { type Batch, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
@@ -37,21 +39,27 @@ interface Prepared {
   readonly decoder: Batch;
   readonly config: GenerationConfig;
   readonly cache_dtype: CacheDType;
+  readonly options: Options<typeof SEQ2SEQ_GENERATE>;
 }
 
 export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
+  /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(loaded: Loaded<"seq2seq-lm">, device: Device, ownsDevice: boolean) {
-    const { vocab } = loaded.model.geometry;
-    super(loaded, device, ownsDevice, fileWarnings(loaded.generation_config, loaded.config, vocab));
+    super(loaded, device, ownsDevice, ({ generation_config, config, model }) =>
+      fileWarnings(generation_config, config, model.geometry.vocab),
+    );
   }
 
   /**
    * Records one forward pass of encoder and decoder, without a cache.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
-  forward(given: Seq2SeqForwardOptions): Seq2SeqOutput {
+  forward(options: Seq2SeqForwardOptions): Seq2SeqOutput;
+  /** The same with the options after the inputs. */
+  forward(inputs: Inputs<Seq2SeqForwardOptions>, options?: After<Seq2SeqForwardOptions>): Seq2SeqOutput;
+  forward(...given: readonly unknown[]): Seq2SeqOutput {
     this.checkUsable();
-    const inputs = readOptions("forward", SEQ2SEQ_FORWARD, given ?? null);
+    const inputs = readCall("forward", SEQ2SEQ_FORWARD, given);
     const { device, module } = this;
     const { vocab } = module.geometry;
     const encoder = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
@@ -88,23 +96,32 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
    * the new tokens, [B][T + new]. Rows that end early are filled with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
-  async generate(given: Seq2SeqGenerateOptions): Promise<number[][]> {
-    const prepared = this.#prepare(given);
-    return collect(prepared.decoder, () => this.#steps(prepared, given), given.streamer);
+  generate(options: Seq2SeqGenerateOptions): Promise<number[][]>;
+  /** The same with the options after the inputs. */
+  generate(inputs: Inputs<Seq2SeqGenerateOptions>, options?: After<Seq2SeqGenerateOptions>): Promise<number[][]>;
+  async generate(...given: readonly unknown[]): Promise<number[][]> {
+    const prepared = this.#prepare("generate", given);
+    return collect(prepared.decoder, () => this.#steps(prepared), prepared.options.streamer);
   }
 
   /**
    * The same as an async iterator over steps; leaving the loop early stops the work.
    * @throws immediately what `generate` throws for its options and inputs
    */
-  stream(given: Omit<Seq2SeqGenerateOptions, "streamer">): AsyncGenerator<Step> {
-    return this.#steps(this.#prepare(given), given);
+  stream(options: Omit<Seq2SeqGenerateOptions, "streamer">): AsyncGenerator<Step>;
+  /** The same with the options after the inputs. */
+  stream(
+    inputs: Inputs<Seq2SeqGenerateOptions>,
+    options?: After<Omit<Seq2SeqGenerateOptions, "streamer">>,
+  ): AsyncGenerator<Step>;
+  stream(...given: readonly unknown[]): AsyncGenerator<Step> {
+    return this.#steps(this.#prepare("stream", given));
   }
 
-  #prepare(given: Seq2SeqGenerateOptions): Prepared {
+  #prepare(call: string, given: readonly unknown[]): Prepared {
     this.checkUsable();
-    const options = readOptions("generate", SEQ2SEQ_GENERATE, given ?? null);
-    const { module, device } = this;
+    const options = readCall(call, SEQ2SEQ_GENERATE, given);
+    const { module } = this;
     const { vocab } = module.geometry;
     const read = readBatch(options.input_ids, options.attention_mask, vocab);
     const decoder =
@@ -117,14 +134,20 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
     const encoder = withImpliedMask(read, options.attention_mask, config.prompt_padding);
     checkProcessors(options.logits_processor);
-    if (options.logits_processor?.length) warnOfHostProcessors();
+    if (options.prompt_lookup_num_tokens) {
+      throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
+        details: { option: "prompt_lookup_num_tokens" },
+      });
+    }
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
     const bytes =
       cacheBytes(cacheShape(module, decoder.rows, tokens, cache_dtype)) +
       cacheBytes({ layers: module.cross_layers, rows: encoder.rows, capacity: encoder.steps, dtype: cache_dtype });
-    device.arena.checkRoom(bytes, `caches of ${encoder.steps} and ${tokens} tokens`);
-    return { encoder, decoder, config, cache_dtype };
+    this.checkRoom(bytes, tokens, `caches of ${encoder.steps} and ${tokens} tokens`);
+    if (options.logits_processor?.length) warnOfHostProcessors();
+    warnOfDefaultLength(call, options, this.generation_config);
+    return { encoder, decoder, config, cache_dtype, options };
   }
 
   /** The decoder's start if the caller gives none. @throws OptionError if the files have none either */
@@ -133,21 +156,19 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const named = [this.generation_config, this.config].map((file) => file.decoder_start_token_id);
     const id = named.find((value) => value !== undefined && value !== null);
     if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || id >= vocab) {
-      throw new OptionError(`decoder_start_token_id in the model's files is ${JSON.stringify(id) ?? "missing"}`, {
-        hint: "pass decoder_input_ids",
-      });
+      throw new OptionError(
+        `decoder_start_token_id in the model's files is ${id === undefined ? "missing" : show(id)}`,
+        {
+          hint: "pass decoder_input_ids",
+        },
+      );
     }
     return { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined };
   }
 
-  async *#steps(prepared: Prepared, options: Seq2SeqGenerateOptions): AsyncGenerator<Step> {
-    const { encoder, decoder, config, cache_dtype } = prepared;
-    const { logits_processor: processors, signal, logprobs: scores, prompt_lookup_num_tokens } = options;
-    if (prompt_lookup_num_tokens) {
-      throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
-        details: { option: "prompt_lookup_num_tokens" },
-      });
-    }
+  async *#steps(prepared: Prepared): AsyncGenerator<Step> {
+    const { encoder, decoder, config, cache_dtype, options } = prepared;
+    const { logits_processor: processors, signal, logprobs: scores } = options;
     this.hold();
     try {
       const loop = { config, cache_dtype, processors, scores, signal };

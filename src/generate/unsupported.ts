@@ -52,7 +52,12 @@ export const OF_SAMPLING: ReadonlySet<UnsupportedField> = new Set(["typical_p", 
 
 /** True if a value is neutral. */
 export function isNeutral(field: UnsupportedField, value: unknown): boolean {
-  return value === null || value === UNSUPPORTED[field][0] || (Array.isArray(value) && value.length === 0);
+  if (value === null || value === UNSUPPORTED[field][0]) return true;
+  try {
+    return Array.isArray(value) && value.length === 0;
+  } catch {
+    return false; // a proxy
+  }
 }
 
 /** Fields without effect here: caches, return formats, settings of beams, drafts or encoders, and metadata. */

@@ -7,8 +7,10 @@ import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { DeviceError, suggestion } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
 import { OPS, signatures } from "../ops/index.js";
-import { checkDeviceOptions, type DeviceOptions, optionsFor } from "./options.js";
+import { deviceName } from "./names.js";
+import { checkDeviceOptions, type DeviceOptions, optionsFor, readDeviceOptions } from "./options.js";
 import { type DeviceChoice, type DeviceName, sharing } from "./platform.js";
 
 export type { DeviceOptions } from "./options.js";
@@ -59,9 +61,10 @@ const OWNERS = {
  * @throws DeviceError for an unknown name, for a device that only `requestDevice` opens, or if its build is missing;
  * OptionError for an option that the device does not have
  */
-export function openDevice(name: string = usualDevice(), options: DeviceOptions = {}): Device {
+export function openDevice(device: string | number = usualDevice(), given: DeviceOptions = {}): Device {
+  const name = nameOf(device);
   const cpu = CPU_NAME.exec(name);
-  checkDeviceOptions(cpu ? "cpu" : name, options, OWNERS);
+  const options = checkDeviceOptions(cpu ? "cpu" : name, given, OWNERS);
   if (cpu) {
     if (Number(cpu[1] ?? 0) >= LOGICAL_CPUS) {
       throw new DeviceError(`device "${name}": there are ${LOGICAL_CPUS} logical devices`, {
@@ -78,42 +81,56 @@ export function openDevice(name: string = usualDevice(), options: DeviceOptions 
   throw unknownDevice(name);
 }
 
+/** The name of a device in Octavo's spelling. @throws DeviceError for what is no name */
+function nameOf(given: unknown): string {
+  const name = deviceName(given);
+  if (name !== undefined) return name;
+  throw new DeviceError(`a device has a name, got ${show(given)}`, {
+    hint: `known devices: ${DEVICE_NAMES.join(", ")}`,
+  });
+}
+
 function unknownDevice(name: string): DeviceError {
   const near = suggestion(name, DEVICE_NAMES);
-  return new DeviceError(`unknown device "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
-    hint: `known devices: ${DEVICE_NAMES.join(", ")}, webgpu:0, webgpu:1, ..., cpu:0, cpu:1, ...`,
+  return new DeviceError(`unknown device ${show(name)}${near ? `; did you mean "${near}"?` : ""}`, {
+    hint: `known devices: ${DEVICE_NAMES.join(", ")}, webgpu:0, webgpu:1, ..., cpu:0, cpu:1, ...; cuda and mps are webgpu`,
   });
 }
 
 /** @throws DeviceError if there is no device of that name on any machine */
-export function checkDeviceName(name: string): void {
+export function checkDeviceName(given: string): void {
+  const name = nameOf(given);
   const known = (DEVICE_NAMES as readonly string[]).includes(name) || GPU_NAME.test(name) || CPU_NAME.test(name);
   if (!known) throw unknownDevice(name);
 }
 
 /**
  * Opens any device, including asynchronous ones: "webgpu" (a GPU, through the runtime or the package `webgpu`), "webgpu:1"
- * (its second adapter), "auto" (see `chooseDevice`).
+ * (its second adapter), "auto" (see `chooseDevice`). Python's names of GPUs ("cuda", "cuda:1", "mps", 0) mean WebGPU.
  * @throws DeviceError for an unknown name, or if the device is not available
  */
-export async function requestDevice(name: string = usualDevice(), options: DeviceOptions = {}): Promise<Device> {
+export async function requestDevice(
+  device: string | number = usualDevice(),
+  given: DeviceOptions = {},
+): Promise<Device> {
+  const name = nameOf(device);
   if (name === "auto") {
+    const options = readDeviceOptions(given, OWNERS);
     const choice = await chooseDevice();
-    const device = await requestDevice(choice.name, optionsFor(choice.name, options));
-    device.reason = choice.reason;
-    return device;
+    const opened = await requestDevice(choice.name, optionsFor(choice.name, options));
+    opened.reason = choice.reason;
+    return opened;
   }
   const gpu = GPU_NAME.exec(name);
-  if (!gpu) return openDevice(name, options);
-  checkDeviceOptions("webgpu", options, OWNERS);
-  const { deterministic } = options;
+  if (!gpu) return openDevice(name, given);
+  const { deterministic } = checkDeviceOptions("webgpu", given, OWNERS);
   if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU(), { deterministic }));
   const adapters = await listAdapters();
   const adapter = adapters[Number(gpu[1])];
   if (!adapter) {
     throw new DeviceError(`device "${name}": there are ${adapters.length} adapters`, {
       hint: adapters.length
-        ? adapters.map(({ facts, alike }, i) => `webgpu:${i} is ${facts.title}${several(alike)}`).join(", ")
+        ? listed(adapters.map(({ facts, alike }, i) => `webgpu:${i} is ${facts.title}${several(alike)}`))
         : "install a Vulkan, Metal or D3D12 driver, or use the cpu",
     });
   }
@@ -152,8 +169,12 @@ export async function chooseDevice(): Promise<DeviceChoice> {
 }
 
 function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n")[0]!;
+  return (error instanceof Error ? error.message : show(error)).split("\n")[0]!;
 }
 
 /** The shared device of that name, for all models without one of their own; opened on first use, and again when lost. */
-export const sharedDevice: (name?: string) => Promise<Device> = sharing(requestDevice, usualDevice, chooseDevice);
+export const sharedDevice: (name?: string | number) => Promise<Device> = sharing(
+  requestDevice,
+  usualDevice,
+  chooseDevice,
+);

@@ -3,6 +3,7 @@
 import * as z from "zod";
 import { OptionError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, text, whole } from "../core/options.js";
+import { show } from "../core/show.js";
 
 /** Where to look for a model. */
 export const SOURCE = {
@@ -80,17 +81,26 @@ export function optionsFor(chosen: string, options: DeviceOptions): DeviceOption
 export type DeviceOwners = { readonly [Name in keyof DeviceOptions]: readonly string[] };
 
 /**
- * Rejects options that a device does not take.
- * @throws OptionError
+ * The options of a device, each checked and read once.
+ * @throws OptionError for one that no device of this platform takes
  */
-export function checkDeviceOptions(name: string, options: DeviceOptions, owners: DeviceOwners): void {
+export function readDeviceOptions(options: DeviceOptions, owners: DeviceOwners): DeviceOptions {
   const here = Object.fromEntries(Object.entries(DEVICE).filter(([key]) => key in owners));
-  const given = readOptions("device", here, options);
+  return readOptions("device", here, options);
+}
+
+/**
+ * The same for a device of that name.
+ * @throws OptionError as well for one that this device does not take
+ */
+export function checkDeviceOptions(name: string, options: DeviceOptions, owners: DeviceOwners): DeviceOptions {
+  const given = readDeviceOptions(options, owners);
   for (const [key, names] of Object.entries(owners)) {
-    if (names.includes(name) || given[key] === undefined) continue;
-    throw new OptionError(`${key} cannot be chosen for device "${name}", only for "${names.join('" and "')}"`, {
+    if (names.includes(name) || given[key as keyof DeviceOptions] === undefined) continue;
+    throw new OptionError(`${key} cannot be chosen for device ${show(name)}, only for "${names.join('" and "')}"`, {
       details: { option: key },
       hint: `leave ${key} out, or use device "${names[0]}"`,
     });
   }
+  return given;
 }

@@ -4,12 +4,16 @@
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import type { Source } from "../sources/source.js";
+import { deviceName } from "./names.js";
 import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
 
 /** Names of devices, on any platform. */
 export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}` | `cpu:${number}`;
+
+/** Names of GPUs in Python, and numbers of GPUs: all of them mean WebGPU. */
+export type GPUAlias = "gpu" | "cuda" | `cuda:${number}` | "mps" | `mps:${number}` | number;
 
 /** The device that "auto" chose. */
 export interface DeviceChoice {
@@ -23,9 +27,9 @@ export interface Platform {
   /** The folder of a model, by any name that this platform supports. The caller closes it. */
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Opens a device. @throws DeviceError */
-  requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
+  requestDevice(name?: string | number, options?: DeviceOptions): Promise<Device>;
   /** The shared device of that name, for all models without one of their own. @throws DeviceError */
-  sharedDevice(name?: string): Promise<Device>;
+  sharedDevice(name?: string | number): Promise<Device>;
   /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;
 }
@@ -38,9 +42,10 @@ export function sharing(
   request: (name: string) => Promise<Device>,
   usual: () => DeviceName,
   choose: () => Promise<DeviceChoice>,
-): (name?: string) => Promise<Device> {
+): (name?: string | number) => Promise<Device> {
   const shared = new Map<string, Promise<Device>>();
-  return async function sharedDevice(name: string = usual()): Promise<Device> {
+  return async function sharedDevice(given: string | number = usual()): Promise<Device> {
+    const name = deviceName(given) ?? given.toString();
     if (name === "auto") {
       const choice = await choose();
       const device = await sharedDevice(choice.name);
@@ -94,11 +99,11 @@ export async function onAuto<T extends OnDevice>(
  */
 export async function onOwnDevice<T extends OnDevice>(
   platform: Pick<Platform, "requestDevice" | "chooseDevice">,
-  name: string | undefined,
+  name: string | number | undefined,
   options: DeviceOptions,
   make: (device: Device) => Promise<T>,
 ): Promise<T> {
-  const on = async (name: string | undefined, own: DeviceOptions): Promise<T> => {
+  const on = async (name: string | number | undefined, own: DeviceOptions): Promise<T> => {
     const device = await platform.requestDevice(name, own);
     try {
       return await make(device);

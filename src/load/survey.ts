@@ -2,7 +2,7 @@
 // the declared tree alone. Reads no weights and opens no device; a device that pads its panels may use slightly more.
 
 import type { FloatName } from "../core/dtype.js";
-import type { ConfigJson } from "../nn/architecture.js";
+import { type ConfigJson, trainedContext } from "../nn/architecture.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import { Matrix, plainBytes } from "../nn/module.js";
@@ -58,12 +58,6 @@ export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
     return scheme.bytes(parameter.shape, parameter.experts);
   };
   return items.reduce((sum, item) => sum + bytesOf(item), 0);
-}
-
-/** Tokens of the longest text that a model was trained on, if its config says so; not every architecture is limited to it. */
-export function trainedContext(config: ConfigJson): number | undefined {
-  const length = config.max_position_embeddings ?? config.n_positions ?? config.seq_length;
-  return typeof length === "number" ? length : undefined;
 }
 
 /**

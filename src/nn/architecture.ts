@@ -7,6 +7,12 @@ import type { Seq2SeqLM } from "./seq2seq.js";
 /** The fields of a config.json, unchecked. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
+/** Tokens of the longest text that a model was trained on, if its config says so; not every architecture is limited to it. */
+export function trainedContext(config: ConfigJson): number | undefined {
+  const length = config.max_position_embeddings ?? config.n_positions ?? config.seq_length;
+  return typeof length === "number" ? length : undefined;
+}
+
 /** The model class of each task. */
 export interface TaskModels {
   "causal-lm": CausalLM;

@@ -2,10 +2,17 @@
 
 import * as z from "zod";
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
-import { OptionError } from "../core/errors.js";
+import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { choice, flag, number, type Options, option, readOptions, such } from "../core/options.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BLOCK_SIZES } from "../ops/four-bit.js";
+
+/** Stops at the first entry that is no text: a list may claim any length. */
+function isTexts(value: unknown): boolean {
+  if (!Array.isArray(value)) return false;
+  for (let i = 0; i < value.length; i++) if (typeof value[i] !== "string") return false;
+  return true;
+}
 
 /** The fields of a BitsAndBytesConfig. */
 export const BITS_AND_BYTES = {
@@ -19,7 +26,16 @@ export const BITS_AND_BYTES = {
    * Names of modules that stay in full precision; replaces the default (the output head). An entry that matches no module
    * is reported in the model's `warnings`.
    */
-  llm_int8_skip_modules: option(z.array(z.string()).readonly().nullable(), "a list of module names"),
+  llm_int8_skip_modules: such<readonly string[] | null>(
+    (value) => value === null || isTexts(value),
+    "a list of module names",
+  ),
+  /** No effect: all modules are on the model's device, and none is kept in 32 bits beside it. */
+  llm_int8_enable_fp32_cpu_offload: flag(),
+  /** Only false: weights are kept in 8 bits alone. */
+  llm_int8_has_fp16_weight: option<false>(z.literal(false), "false", {
+    hint: "weights are kept in 8 bits alone; leave it out",
+  }),
   /** The code of 4-bit elements. */
   bnb_4bit_quant_type: choice(["nf4", "fp4"], {
     flag: "quant-type",
@@ -61,18 +77,26 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_blocksize: (typeof BLOCK_SIZES)[number];
   /** The fields that were set explicitly. */
   readonly given: ReadonlySet<string>;
+  readonly #own = true;
+
+  /** True for a config itself, which a proxy of one is not. */
+  static is(value: unknown): value is BitsAndBytesConfig {
+    return typeof value === "object" && value !== null && #own in value && value.#own;
+  }
 
   /**
    * A null field gets its default, as in Python.
    * @throws OptionError for unknown fields, wrong values, and both 8 and 4 bits at once
    */
   constructor(options: BitsAndBytesOptions = {}) {
-    for (const key of Object.keys(options ?? {})) {
+    for (const key of namesOf("BitsAndBytesConfig", options)) {
       const now = Object.hasOwn(OLD_NAMES, key) ? OLD_NAMES[key] : undefined;
       if (now)
         throw new OptionError(`BitsAndBytesConfig: \`${key}\` is called \`${now}\``, { details: { option: key } });
     }
-    const fields = readOptions("BitsAndBytesConfig", BITS_AND_BYTES, withoutNulls(options));
+    const given = entriesOf("BitsAndBytesConfig", options, Object.keys(BITS_AND_BYTES));
+    const set = Object.fromEntries(given.filter(([, value]) => value !== null));
+    const fields = readOptions("BitsAndBytesConfig", BITS_AND_BYTES, set);
     this.given = new Set(Object.keys(fields));
     this.load_in_8bit = fields.load_in_8bit ?? false;
     this.load_in_4bit = fields.load_in_4bit ?? false;
@@ -108,9 +132,4 @@ export class BitsAndBytesConfig {
       bnb_4bit_blocksize: this.bnb_4bit_blocksize,
     };
   }
-}
-
-function withoutNulls(options: unknown): unknown {
-  if (typeof options !== "object" || options === null) return options;
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null));
 }

@@ -2,6 +2,7 @@
 // checkpoint to the schemes that restore it.
 
 import { ConfigError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { Scheme } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
@@ -38,6 +39,11 @@ const READ = [
   "bnb_4bit_compute_dtype",
 ] as const satisfies readonly (keyof BitsAndBytesOptions)[];
 
+/** A field's value in words, without quotes. */
+function shown(value: unknown): string {
+  return typeof value === "string" ? value : show(value);
+}
+
 /** Fields that say how the codes were made: they cannot be changed once codes exist. */
 const MADE = ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "llm_int8_skip_modules"] as const;
 /** Fields that only say how products are computed: the caller's values override the stored ones. */
@@ -56,9 +62,9 @@ export function storedQuantization(json: unknown, location: string): BitsAndByte
   const flag = (name: string): boolean => fields[name] === true || fields[`_${name}`] === true;
   const method = fields.quant_method ?? "bitsandbytes";
   if (method !== "bitsandbytes") {
-    throw new UnsupportedModelError(`${location} holds a checkpoint that was quantized with "${String(method)}"`, {
+    throw new UnsupportedModelError(`${location} holds a checkpoint that was quantized with ${show(method)}`, {
       hint: "only bitsandbytes is read; load the original checkpoint with load_in_8bit or load_in_4bit",
-      details: { quant_method: String(method) },
+      details: { quant_method: show(method) },
     });
   }
   const options: Record<string, unknown> = { load_in_8bit: flag("load_in_8bit"), load_in_4bit: flag("load_in_4bit") };
@@ -85,9 +91,9 @@ export function agree(
   if (asked === undefined || wanted === undefined) return stored;
   const contradict = (option: string, want: unknown, is: unknown): never => {
     throw new OptionError(
-      `${option}: ${String(want)} was asked for, but ${location} is quantized already: ${String(is)}`,
+      `${option}: ${shown(want)} was asked for, but ${location} is quantized already: ${shown(is)}`,
       {
-        details: { option, asked: String(want), stored: String(is) },
+        details: { option, asked: shown(want), stored: shown(is) },
         hint: `in Python the checkpoint's own quantization_config wins; leave ${option} out, or load the original checkpoint`,
       },
     );
@@ -96,7 +102,7 @@ export function agree(
     contradict(asked.load_in_8bit ? "load_in_8bit" : "load_in_4bit", wanted, stored.quantization_method());
   }
   for (const key of MADE) {
-    if (!asked.given.has(key) || String(asked[key]) === String(stored[key])) continue;
+    if (!asked.given.has(key) || shown(asked[key]) === shown(stored[key])) continue;
     contradict(key, asked[key], stored[key]);
   }
   const computed = COMPUTED.filter((key) => asked.given.has(key)).map((key) => [key, asked.to_dict()[key]]);

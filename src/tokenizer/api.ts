@@ -9,6 +9,7 @@ import {
   type BatchEncoding,
   type Encoding,
   type IdRows,
+  movable,
   padRows,
   type Row,
   type Side,
@@ -206,8 +207,8 @@ export class PreTrainedTokenizer extends Callable {
       ...(types ? { token_type_ids: shape(rows.map((row) => row.types)) } : {}),
       ...(mask ? { attention_mask: shape(rows.map((row) => row.mask)) } : {}),
     });
-    if (options.return_tensors) return collect(stack);
-    return single ? collect((list) => list[0]!) : collect((list) => list);
+    if (options.return_tensors) return movable(collect(stack));
+    return single ? movable(collect((list) => list[0]!)) : movable(collect((list) => list));
   }
 
   /** The length rows are cut to, or undefined for none. */

@@ -11,25 +11,37 @@ export interface IntTensor {
   readonly shape: readonly [B: number, T: number];
 }
 
+/** What a tokenizer call returns can be asked to move, as in Python. */
+export interface Movable {
+  /** The encoding itself: ids are on the host, and each call of a model brings them to its device. */
+  to(...where: readonly unknown[]): this;
+}
+
 /** What a call on one text returns. */
-export interface Encoding {
+export interface Encoding extends Movable {
   input_ids: number[];
   attention_mask?: number[];
   token_type_ids?: number[];
 }
 
 /** What a call on several texts returns: a row for each. */
-export interface BatchEncoding {
+export interface BatchEncoding extends Movable {
   input_ids: number[][];
   attention_mask?: number[][];
   token_type_ids?: number[][];
 }
 
 /** What a call with `return_tensors` returns. */
-export interface TensorEncoding {
+export interface TensorEncoding extends Movable {
   input_ids: IntTensor;
   attention_mask?: IntTensor;
   token_type_ids?: IntTensor;
+}
+
+/** An encoding with its method `to`, which is no property of its own: spreading the encoding leaves it out. */
+export function movable<T extends object>(encoding: T): T & Movable {
+  return Object.defineProperty(encoding, "to", { value: () => encoding, configurable: true, writable: true }) as T &
+    Movable;
 }
 
 /** Ids of one row, with their token types. */

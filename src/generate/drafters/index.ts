@@ -5,6 +5,7 @@ import { OptionError } from "../../core/errors.js";
 import { cacheDType } from "../../nn/cache.js";
 import type { CausalLM } from "../../nn/decoder.js";
 import type { FloatDType } from "../../nn/weight.js";
+import { LoadedModel } from "../base.js";
 import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
 import { hasPenalties } from "../processors/penalties.js";
@@ -51,12 +52,17 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
 
 function checkAssistant(model: Assistant, assistant: Assistant): void {
   const { vocab } = model.module.geometry;
-  const own = assistant?.module?.geometry?.vocab;
+  const own = vocabOf(assistant);
   if (own === vocab) return;
   const message = own
     ? `assistant_model has a vocabulary of ${own} tokens, the model one of ${vocab}: their tokenizers must agree`
     : "assistant_model must be a model from from_pretrained()";
   throw new OptionError(message, { details: { option: "assistant_model" } });
+}
+
+/** The size of an assistant's vocabulary; undefined for what is no model. */
+function vocabOf(assistant: unknown): number | undefined {
+  return LoadedModel.is(assistant) ? (assistant.module as Partial<CausalLM>).geometry?.vocab : undefined;
 }
 
 /**

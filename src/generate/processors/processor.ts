@@ -4,6 +4,7 @@
 import { OptionError } from "../../core/errors.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { SamplingConfig } from "../config.js";
+import { warnOnce } from "../warn.js";
 
 /** A row at its start: its text so far; the first `prompt` tokens were given, the others generated. */
 export interface RowStart {
@@ -55,20 +56,22 @@ export interface HostProcessor {
   process(logits: Float32Array, at: HostState): void | Promise<void>;
 }
 
-let warned = false;
-
 /** Warns once that host processors disable pipelining. */
 export function warnOfHostProcessors(): void {
-  if (warned) return;
-  warned = true;
-  console.warn("octavo: logits_processor runs on the host; each step now waits for the logits to come and go back");
+  warnOnce(
+    "logits_processor",
+    "logits_processor runs on the host; each step now waits for the logits to come and go back",
+  );
 }
 
 /** @throws OptionError unless the value is a list of host processors */
 export function checkProcessors(processors: unknown): void {
   if (processors === undefined) return;
-  const all = Array.isArray(processors) ? processors : [undefined];
-  if (all.every((processor) => typeof processor?.process === "function")) return;
+  try {
+    if (Array.isArray(processors) && [...processors].every(({ process }) => typeof process === "function")) return;
+  } catch {
+    // Refused below: an entry without members, or one that cannot be read.
+  }
   throw new OptionError("logits_processor must be a list of objects with a method `process(logits, at)`", {
     details: { option: "logits_processor" },
   });

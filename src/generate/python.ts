@@ -1,0 +1,161 @@
+// Options of from_pretrained that Python has for machines with several devices, and for choices that are made once for all
+// here. A model runs on one device, so a device map names it; what changes no result is taken and has no effect.
+
+import * as z from "zod";
+import { Device } from "../core/device.js";
+import { OptionError } from "../core/errors.js";
+import { choice, flag, type Options, option, such, text } from "../core/options.js";
+import { listed, show } from "../core/show.js";
+import { deviceName } from "../load/names.js";
+import type { DeviceName, GPUAlias } from "../load/platform.js";
+
+type Place = DeviceName | GPUAlias | Device;
+
+/** Ways in which Python spreads a model over devices: with one device they all mean the best one. */
+const SPREAD: ReadonlySet<unknown> = new Set(["auto", "balanced", "balanced_low_0", "sequential"]);
+
+const isPlace = (value: unknown): boolean =>
+  typeof value === "string" || deviceName(value) !== undefined || Device.is(value);
+
+const isObject = (value: unknown): value is object =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+export const PYTHON = {
+  /**
+   * Where the model runs, instead of `device`: "auto" (or "balanced", "sequential": a model runs on one device), a device's
+   * name or number, or a map of modules to devices that are all the same: `{ "": 0 }`.
+   */
+  device_map: such<Place | "balanced" | "balanced_low_0" | "sequential" | Readonly<Record<string, Place>> | null>(
+    (value) => value === null || isPlace(value) || isObject(value),
+    'a device, "auto", or a map of modules to a device',
+  ),
+  /**
+   * Most bytes that the model's device may use, by device: `{ 0: "1GB", cpu: "8GB" }`. 0 is the first GPU, or the CPU where the
+   * model runs there and has no bound of its own. More than that is an OutOfMemoryError.
+   */
+  max_memory: such<Readonly<Record<string | number, number | string>>>(
+    isObject,
+    'a map of devices to bytes or to texts such as "1GB"',
+  ),
+  /** No effect: a model is always filled as its files are read. */
+  low_cpu_mem_usage: flag(),
+  /** No effect: `generate` keeps keys and values, `forward` does not. */
+  use_cache: flag(),
+  /** No effect: attention is always computed in one fused kernel. */
+  attn_implementation: choice(["sdpa", "eager", "flash_attention_2"], {
+    hint: "leave it out: attention is always computed in one fused kernel",
+  }),
+  /** No effect, as `attn_implementation`. */
+  use_flash_attention_2: flag(),
+  /** No effect: only safetensors are read. */
+  use_safetensors: option<true>(z.literal(true), "true", { hint: "only safetensors are read; leave it out" }),
+  /** Only false: nothing in a model's files is ever executed. */
+  trust_remote_code: option<false>(z.literal(false), "false", {
+    hint: "nothing in a model's files is executed here; leave it out",
+  }),
+  /** No effect: all weights stay on the device. */
+  offload_folder: text(),
+};
+
+export interface PythonOptions extends Options<typeof PYTHON> {}
+
+/**
+ * The device that `device` or `device_map` names.
+ * @throws OptionError if both are given, and for a map that names several devices
+ */
+export function placeOf(options: { readonly device?: Place; readonly device_map?: unknown }): Place | undefined {
+  const { device, device_map } = options;
+  if (device_map === undefined || device_map === null) return device;
+  if (device !== undefined) {
+    throw new OptionError("device and device_map are both given", {
+      details: { option: "device_map" },
+      hint: "leave one of them out",
+    });
+  }
+  const places = isPlace(device_map) ? [device_map] : valuesOf("device_map", device_map).map(([, place]) => place);
+  const names = new Set(places.map(nameOfPlace));
+  if (names.size === 1) return [...names][0];
+  const several = names.size === 0 ? "names no device" : `names ${listed([...names].map(placeText))}`;
+  throw new OptionError(`device_map ${several}: a model runs on one device, maps over several come later`, {
+    details: { option: "device_map" },
+    hint: 'device_map: "auto" takes the best device',
+  });
+}
+
+/** @throws OptionError for what is no device */
+function nameOfPlace(place: unknown): Place {
+  if (SPREAD.has(place)) return "auto";
+  if (Device.is(place)) return place;
+  const name = deviceName(place);
+  if (name === "disk" || name === "meta" || name === undefined) {
+    throw new OptionError(`device_map names ${show(place)}, which is no device that a model runs on`, {
+      details: { option: "device_map" },
+      hint: 'device_map: "auto" takes the best device',
+    });
+  }
+  return name as DeviceName;
+}
+
+function placeText(place: Place): string {
+  return Device.is(place) ? place.name : String(place);
+}
+
+/** Bytes by device. */
+export type Bounds = ReadonlyMap<string, number>;
+
+/** The bounds that `max_memory` sets. @throws OptionError for what is no device or no size */
+export function boundsOf(max_memory: unknown): Bounds | undefined {
+  if (max_memory === undefined) return undefined;
+  const bounds = new Map<string, number>();
+  for (const [key, size] of valuesOf("max_memory", max_memory)) {
+    const name = deviceName(key);
+    if (name === "disk") continue; // nothing is kept there
+    const bytes = bytesOf(size);
+    if (name === undefined || !/^(?:cpu|webgpu|wasm|reference)(?::\d+)?$/.test(name) || bytes === undefined) {
+      throw new OptionError(`max_memory: ${show(key)} may not take ${show(size)}`, {
+        details: { option: "max_memory" },
+        hint: 'name devices and sizes: { 0: "2GB", cpu: "8GiB" }',
+      });
+    }
+    bounds.set(name, bytes);
+  }
+  return bounds;
+}
+
+/** The bound of a device. @throws OptionError if there is none */
+export function boundFor(bounds: Bounds, device: string): number {
+  const own = bounds.get(device);
+  const family = device.startsWith("webgpu")
+    ? device === "webgpu:0"
+      ? bounds.get("webgpu")
+      : undefined
+    : bounds.get("cpu");
+  const bytes = own ?? family ?? (device.startsWith("webgpu") ? undefined : bounds.get("webgpu"));
+  if (bytes !== undefined) return bytes;
+  throw new OptionError(`max_memory has no bound for ${device}, where the model runs`, {
+    details: { option: "max_memory" },
+    hint: `add one: { ${JSON.stringify(device)}: "2GB" }`,
+  });
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  B: 1,
+  ...{ KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 },
+  ...{ KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 },
+};
+
+/** Bytes of a size: a whole number above 0, or a text such as "1.5GB"; undefined for anything else. */
+function bytesOf(size: unknown): number | undefined {
+  const [, number, unit] = typeof size === "string" ? (/^\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)\s*$/.exec(size) ?? []) : [];
+  const bytes = number === undefined ? size : Math.floor(Number(number) * UNITS[unit!]!);
+  return Number.isSafeInteger(bytes) && (bytes as number) > 0 ? (bytes as number) : undefined;
+}
+
+/** The entries of a map that a caller gave, each read once. @throws OptionError if they cannot be read */
+function valuesOf(name: string, map: unknown): [string, unknown][] {
+  try {
+    return Object.entries(map as object);
+  } catch (cause) {
+    throw new OptionError(`${name} cannot be read`, { cause, details: { option: name } });
+  }
+}

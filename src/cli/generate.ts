@@ -53,8 +53,8 @@ interface GenerateFlags {
 /** Options of from_pretrained that the group "Where" does not have. */
 const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision"]);
 
-/** Flags that only sampling has. */
-const SAMPLING = ["doSample", "temperature", "topK", "topP", "minP"];
+/** Flags that only sampling has; a temperature above 0 is one more. */
+const SAMPLING = ["doSample", "topK", "topP", "minP"];
 /** New tokens if neither the caller nor the model sets a number. */
 const DEFAULT_NEW_TOKENS = 128;
 
@@ -109,6 +109,7 @@ Examples:
 async function generate(model: string | undefined, prompt: string | undefined, flags: GenerateFlags): Promise<void> {
   const options = loadOptions(flags);
   const given = optionsOf("generate", GENERATION, flags);
+  checkTemperature(given, flags);
   if (prompt !== undefined && flags.prompt !== undefined) throw new OptionError("the prompt is given twice");
   const prompts = await readPrompts({
     prompt: prompt ?? flags.prompt,
@@ -219,6 +220,15 @@ function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
       bnb_4bit_compute_dtype: computeDtype,
     },
   };
+}
+
+/** @throws OptionError for a temperature above 0 where no token is sampled */
+function checkTemperature({ temperature, prompt_lookup_num_tokens }: GenerationOptions, flags: GenerateFlags): void {
+  if (!temperature || !(flags.greedy || prompt_lookup_num_tokens)) return;
+  const other = flags.greedy ? "--greedy" : "--prompt-lookup";
+  throw new OptionError(`--temperature ${temperature} samples, and cannot be used with ${other}`, {
+    hint: "leave one of them out; temperature 0 takes the likeliest token",
+  });
 }
 
 function generationOptions(

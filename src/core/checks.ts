@@ -9,9 +9,57 @@ export function isWhole(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
+/** True for a function that can be called: a class cannot. */
+export function isFunction(value: unknown): value is (...args: never) => unknown {
+  if (typeof value !== "function") return false;
+  try {
+    // Of functions that have a prototype, only that of a class cannot be replaced.
+    return Object.getOwnPropertyDescriptor(value, "prototype")?.writable !== false;
+  } catch {
+    return false; // a proxy
+  }
+}
+
+/** `value instanceof Class`, and false for a proxy whose target is gone or that throws. */
+export function isOf<T>(value: unknown, Class: abstract new (...args: never) => T): value is T {
+  try {
+    return value instanceof Class;
+  } catch {
+    return false;
+  }
+}
+
+/** True for a list, or a proxy of one. */
+export function isList(value: unknown): value is readonly unknown[] {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false; // a proxy whose target is gone
+  }
+}
+
+/**
+ * A copy of a list whose entries all pass; undefined for anything else, whatever it does when it is read. Stops at the first
+ * entry that does not pass: a list may claim any length.
+ */
+export function listOf<T>(value: unknown, passes: (entry: unknown) => entry is T): T[] | undefined {
+  try {
+    if (!Array.isArray(value)) return undefined;
+    const copy: T[] = [];
+    for (let i = 0; i < value.length; i++) {
+      const entry: unknown = value[i];
+      if (!passes(entry)) return undefined;
+      copy.push(entry);
+    }
+    return copy;
+  } catch {
+    return undefined; // a proxy or a getter
+  }
+}
+
 /** @throws OptionError */
 export function checkOperation(operation: unknown): void {
-  if (typeof operation === "function") return;
+  if (isFunction(operation)) return;
   throw new OptionError(`an operation of a device must be a function, got ${show(operation)}`);
 }
 

@@ -3,7 +3,7 @@
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId } from "./backend.js";
-import { checkBackend, checkOperation, checkPlace, isWhole } from "./checks.js";
+import { checkBackend, checkOperation, checkPlace, isOf, isWhole } from "./checks.js";
 import { CommandBuffer } from "./command.js";
 import { type DType, isDType } from "./dtype.js";
 import {
@@ -343,11 +343,11 @@ export class Device implements AsyncDisposable {
 
   /** The typed error for a backend's error. */
   #errorOf(error: unknown): OctavoError {
-    if (error instanceof OutOfMemoryError) return this.arena.explain(error);
-    if (error instanceof OctavoError) return error;
+    if (isOf(error, OutOfMemoryError)) return this.arena.explain(error);
+    if (isOf(error, OctavoError)) return error;
     const failure = failureIn(error);
     if (!failure) {
-      const why = error instanceof Error ? error.message : show(error);
+      const why = isOf(error, Error) ? error.message : show(error);
       return new DeviceError(`device ${this.name}: ${why}`, { cause: error });
     }
     const { op, site, message } = failure;
@@ -395,5 +395,5 @@ export class Device implements AsyncDisposable {
 
 /** What a backend found, if `error` is of one. */
 function failureIn(error: unknown): BackendFailure | undefined {
-  return error instanceof Error ? (error as { failure?: BackendFailure }).failure : undefined;
+  return isOf(error, Error) ? (error as { failure?: BackendFailure }).failure : undefined;
 }

@@ -2,6 +2,7 @@
 // check, its text in messages and, if it has `help`, its flag on the command line.
 
 import * as z from "zod";
+import { isFunction } from "./checks.js";
 import { entriesOf, OptionError, suggestion } from "./errors.js";
 import { kindOf, show } from "./show.js";
 
@@ -70,6 +71,11 @@ export function choice<const T extends string | number | boolean>(values: readon
 /** A value whose type zod cannot express: class instances, functions, unions of both. */
 export function such<T>(check: (value: unknown) => boolean, wanted: string, facts?: EntryFacts): Entry<T> {
   return option(z.custom<T>(check), wanted, facts);
+}
+
+/** A function that the call will call. */
+export function callback<T extends (...args: never) => unknown>(): Entry<T> {
+  return such<T>(isFunction, "a function");
 }
 
 /** A value that the call itself checks, against other options or the model. */

@@ -4,6 +4,7 @@
 
 import type { Block } from "./arena.js";
 import type { Backend, PreparedCommands } from "./backend.js";
+import { isFunction, isOf, listOf } from "./checks.js";
 import type { CommandBuffer } from "./command.js";
 import { DeviceError, OctavoError, OptionError } from "./errors.js";
 import { show } from "./show.js";
@@ -69,7 +70,7 @@ export class Capture {
  */
 export function captureAll(devices: readonly Recorder[], body: () => void): Recording {
   const capture = new Capture(recorders(devices));
-  if (typeof body !== "function") throw new OptionError(`captureAll: body must be a function, got ${show(body)}`);
+  if (!isFunction(body)) throw new OptionError(`captureAll: body must be a function, got ${show(body)}`);
   const begun: Recorder[] = [];
   const blocks: [Recorder, readonly Block[]][] = [];
   let done = false;
@@ -90,18 +91,15 @@ export function captureAll(devices: readonly Recorder[], body: () => void): Reco
 
 /** The devices of a list. @throws OptionError */
 function recorders(devices: readonly Recorder[]): readonly Recorder[] {
-  try {
-    const list = [...devices];
-    if (list.length > 0 && list.every((device) => typeof device.beginCapture === "function")) return list;
-  } catch {
-    // Refused below: no list, or one that cannot be read.
-  }
+  const isRecorder = (one: unknown): one is Recorder => typeof (one as Recorder).beginCapture === "function";
+  const list = listOf(devices, isRecorder);
+  if (list && list.length > 0) return list;
   throw new OptionError(`captureAll: devices must be a list of at least one Device, got ${show(devices)}`);
 }
 
 /** @throws OptionError if a body turns out to be asynchronous; what it still does is not waited for */
 export function refusePromise(call: string, result: unknown): void {
-  if (!(result instanceof Promise)) return;
+  if (!isOf(result, Promise)) return;
   result.catch(() => {});
   throw new OptionError(`${call}: body must not be async`, { hint: "await before it, and record inside" });
 }

@@ -1,6 +1,6 @@
 // Shapes and strides of tensors: their arithmetic, and the checks of those that callers give.
 
-import { isWhole } from "./checks.js";
+import { isList, isWhole, listOf } from "./checks.js";
 import { ShapeError } from "./errors.js";
 import { shapeText, show } from "./show.js";
 
@@ -42,24 +42,14 @@ export function packed(shape: readonly number[], strides: readonly number[]): re
 export function checkedShape(what: string, shape: unknown): readonly number[] {
   const sizes = wholeList(shape);
   if (sizes && Number.isSafeInteger(elements(sizes))) return sizes;
-  const said = Array.isArray(shape) ? shapeText(shape) : show(shape);
+  const said = isList(shape) ? shapeText(shape) : show(shape);
   throw new ShapeError(`${what}: bad shape ${said}; a shape is a list of at most ${MOST_DIMS} whole numbers`);
 }
 
 /** A copy of a list of at most 8 whole numbers; undefined for all else, whatever it does when it is read. */
 export function wholeList(value: unknown): readonly number[] | undefined {
-  try {
-    if (!Array.isArray(value) || value.length > MOST_DIMS) return undefined;
-    const copy: number[] = [];
-    for (let i = 0; i < value.length; i++) {
-      const size: unknown = value[i];
-      if (!isWhole(size)) return undefined;
-      copy.push(size);
-    }
-    return copy;
-  } catch {
-    return undefined; // a proxy or a getter
-  }
+  const sizes = listOf(value, isWhole);
+  return sizes && sizes.length <= MOST_DIMS ? sizes : undefined;
 }
 
 /**
@@ -76,6 +66,6 @@ export function viewShape(from: readonly number[], shape: readonly number[]): re
     if (wholeList(sizes) && elements(sizes) === size) return sizes;
   }
   throw new ShapeError(`view: ${shapeText(from)} has ${size} elements, ${shapeText(shape)} does not`, {
-    hint: Array.isArray(shape[0]) ? "pass the sizes one by one: view(2, 3)" : undefined,
+    hint: isList(shape[0]) ? "pass the sizes one by one: view(2, 3)" : undefined,
   });
 }

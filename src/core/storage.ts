@@ -12,6 +12,12 @@ export class Storage {
   /** Undefined while it is evicted. */
   block: Block | undefined;
   references = 1;
+  readonly #own = true;
+
+  /** True for a storage itself, which a proxy of one is not. */
+  static is(value: unknown): value is Storage {
+    return typeof value === "object" && value !== null && #own in value && value.#own;
+  }
 
   constructor(device: Device, bytes: number, label: string) {
     this.device = device;

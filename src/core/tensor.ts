@@ -2,7 +2,7 @@
 // last view is disposed. `scope` frees everything made inside it except its result.
 
 import type { BufferId } from "./backend.js";
-import { isWhole } from "./checks.js";
+import { isFunction, isWhole } from "./checks.js";
 import type { Device } from "./device.js";
 import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
 import { DTypeError, OctavoError, OptionError, ShapeError } from "./errors.js";
@@ -39,7 +39,7 @@ export class Tensor implements Disposable {
     offset: number,
     panels: boolean,
   ) {
-    if (!(storage instanceof Storage)) {
+    if (!Storage.is(storage)) {
       throw new OptionError("a Tensor is not made by its constructor", { hint: "Tensor.from(device, values, shape)" });
     }
     this.#storage = storage;
@@ -344,7 +344,7 @@ export class Tensor implements Disposable {
  * @throws OptionError for a body that is no function or asynchronous; whatever `body` throws
  */
 export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T {
-  if (typeof body !== "function") throw new OptionError(`scope: body must be a function, got ${show(body)}`);
+  if (!isFunction(body)) throw new OptionError(`scope: body must be a function, got ${show(body)}`);
   const outer = current;
   const mine: Tensor[] = [];
   current = mine;
@@ -385,10 +385,13 @@ function collect(result: unknown, into: Set<Tensor>): void {
   }
 }
 
+/** Entries of an array that are looked at: one may claim billions, and hold nothing. */
+const MOST_ITEMS = 2 ** 20;
+
 /** The entries of an array or a plain object; none of what cannot be read. Getters are not asked: they could make new tensors. */
 function itemsOf(value: object): readonly unknown[] {
   try {
-    if (Array.isArray(value)) return [...value];
+    if (Array.isArray(value)) return value.slice(0, MOST_ITEMS);
     if (Object.getPrototypeOf(value) !== Object.prototype) return [];
     return Object.values(Object.getOwnPropertyDescriptors(value)).map((property) => property.value as unknown);
   } catch {

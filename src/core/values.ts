@@ -38,7 +38,7 @@ function countOf(values: unknown): number | undefined {
   try {
     if (Array.isArray(values)) return values.length;
   } catch {
-    return undefined; // a proxy whose target is gone
+    return undefined; // a proxy
   }
   if (!ArrayBuffer.isView(values) || values instanceof DataView) return undefined;
   if (values instanceof BigInt64Array || values instanceof BigUint64Array) return undefined;

@@ -101,7 +101,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
       }
       const name = Device.is(one) ? one.name : deviceName(one);
       throw new OptionError(
-        `to: the model is on ${this.device.name}, and stays there; asked for ${name ?? show(one)}`,
+        `to: the model is on ${this.device.name}, and stays there; asked for ${show(name ?? one)}`,
         {
           hint: `load it there: from_pretrained(name, { device: ${name === undefined ? '"webgpu"' : show(name)} })`,
         },

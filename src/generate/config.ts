@@ -2,6 +2,7 @@
 // changes the defaults; the caller's options win.
 
 import * as z from "zod";
+import { isList, listOf } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { checkedLater, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
 import { listed, show } from "../core/show.js";
@@ -257,30 +258,16 @@ function endOfText(
   refuse: Refuse,
 ): readonly number[] {
   const token = isToken(vocab);
+  const list = (ids: unknown): readonly unknown[] => (isList(ids) ? ids : [ids]);
   if (options.eos_token_id === null) return [];
   const chosen = options.eos_token_id ?? inFile;
   // Ids of the files that are outside the vocabulary are ignored; `fileWarnings` reports them.
-  if (chosen === undefined) return idsOf(fromModel ?? [], () => true)!.filter(token);
+  if (chosen === undefined) return list(fromModel ?? []).filter(token);
   const dropped = options.eos_token_id === undefined ? isNoToken(vocab) : () => false;
-  const ids = idsOf(chosen, (id) => token(id) || dropped(id));
+  const ids = listOf(list(chosen), (id): id is number => token(id) || dropped(id));
   return (
     ids?.filter(token) ?? refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`)
   );
-}
-
-/** An id or a list of them, as a list; undefined if one does not pass, or cannot be read. */
-function idsOf(value: unknown, passes: (id: unknown) => boolean): unknown[] | undefined {
-  try {
-    const given: readonly unknown[] = Array.isArray(value) ? value : [value];
-    const ids: unknown[] = [];
-    for (let i = 0; i < given.length; i++) {
-      if (!passes(given[i])) return undefined;
-      ids.push(given[i]);
-    }
-    return ids;
-  } catch {
-    return undefined;
-  }
 }
 
 /** The id of padding; undefined if nobody names one that is a token. */

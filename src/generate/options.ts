@@ -5,6 +5,7 @@ import * as z from "zod";
 import { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
 import {
+  callback,
   checkedLater,
   choice,
   type Entry,
@@ -91,7 +92,7 @@ const MODEL = {
   /** Threads of a CPU device of this model's own. */
   threads: DEVICE.threads,
   /** Called while files are read, and with each warning. */
-  progress_callback: such<(event: ProgressEvent) => void>((value) => typeof value === "function", "a function"),
+  progress_callback: callback<(event: ProgressEvent) => void>(),
   /** Aborts the load with an AbortError. */
   signal: signal(),
 };

@@ -60,44 +60,34 @@ export const PYTHON = {
 export interface PythonOptions extends Options<typeof PYTHON> {}
 
 /**
- * The device that `device` or `device_map` names.
+ * The device that `device` or `device_map` names, in Octavo's spelling.
  * @throws OptionError if both are given, and for a map that names several devices
  */
-export function placeOf(options: { readonly device?: Place; readonly device_map?: unknown }): Place | undefined {
+export function placeOf(
+  options: Pick<PythonOptions, "device_map"> & { device?: Place },
+): DeviceName | Device | undefined {
   const { device, device_map } = options;
-  if (device_map === undefined || device_map === null) return device;
-  if (device !== undefined) {
-    throw new OptionError("device and device_map are both given", {
-      details: { option: "device_map" },
-      hint: "leave one of them out",
-    });
-  }
+  if (device_map === undefined || device_map === null) return device === undefined ? undefined : nameOf(device);
+  const refuse = (message: string, hint = 'device_map: "auto" takes the best device'): never => {
+    throw new OptionError(message, { details: { option: "device_map" }, hint });
+  };
+  if (device !== undefined) refuse("device and device_map are both given", "leave one of them out");
   const places = isPlace(device_map) ? [device_map] : valuesOf("device_map", device_map).map(([, place]) => place);
-  const names = new Set(places.map(nameOfPlace));
-  if (names.size === 1) return [...names][0];
-  const several = names.size === 0 ? "names no device" : `names ${listed([...names].map(placeText))}`;
-  throw new OptionError(`device_map ${several}: a model runs on one device, maps over several come later`, {
-    details: { option: "device_map" },
-    hint: 'device_map: "auto" takes the best device',
-  });
+  const names = new Set(
+    places.map((place) => nameOf(place) ?? refuse(`device_map names ${show(place)}, where no model can run`)),
+  );
+  const [name] = names;
+  if (name === undefined) return refuse("device_map names no device");
+  if (names.size === 1) return name;
+  const several = listed([...names].map((one) => (Device.is(one) ? one.name : one)));
+  return refuse(`device_map names ${several}: a model runs on one device, maps over several come later`);
 }
 
-/** @throws OptionError for what is no device */
-function nameOfPlace(place: unknown): Place {
-  if (SPREAD.has(place)) return "auto";
+/** A device or its name in Octavo's spelling; undefined for what is neither, and for places without a processor. */
+function nameOf(place: unknown): DeviceName | Device | undefined {
   if (Device.is(place)) return place;
-  const name = deviceName(place);
-  if (name === "disk" || name === "meta" || name === undefined) {
-    throw new OptionError(`device_map names ${show(place)}, which is no device that a model runs on`, {
-      details: { option: "device_map" },
-      hint: 'device_map: "auto" takes the best device',
-    });
-  }
-  return name as DeviceName;
-}
-
-function placeText(place: Place): string {
-  return Device.is(place) ? place.name : String(place);
+  if (SPREAD.has(place)) return "auto";
+  return place === "disk" || place === "meta" ? undefined : (deviceName(place) as DeviceName | undefined);
 }
 
 /** Bytes by device. */

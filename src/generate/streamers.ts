@@ -1,7 +1,9 @@
 // Streamers: receive token ids as they are generated and turn them into text.
 
+import { isWhole, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
-import { flag, type Options, readOptions, such } from "../core/options.js";
+import { callback, flag, type Options, readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { StreamDecoder } from "../tokenizer/stream.js";
 
@@ -17,7 +19,7 @@ const TEXT_STREAMER = {
   /** Omit special tokens. */
   skip_special_tokens: flag(),
   /** Receives each piece of text; default: standard output, if there is one. */
-  write: such<(text: string) => void>((value) => typeof value === "function", "a function"),
+  write: callback<(text: string) => void>(),
 };
 
 export interface TextStreamerOptions extends Options<typeof TEXT_STREAMER> {}
@@ -30,6 +32,15 @@ function standardOutput(): (text: string) => void {
   return (text) => void stdout.write(text);
 }
 
+/** True for what has a tokenizer's engine: a loaded tokenizer is a function. */
+function isTokenizer(value: unknown): boolean {
+  try {
+    return typeof (value as PreTrainedTokenizer).backend.id_to_token === "function";
+  } catch {
+    return false; // nothing with members, or with members that cannot be read
+  }
+}
+
 /** Writes text as soon as it is final: never a part of a character. */
 export class TextStreamer implements Streamer {
   readonly #decoder: StreamDecoder;
@@ -38,18 +49,26 @@ export class TextStreamer implements Streamer {
 
   /** @throws OptionError for an unknown option or one of the wrong type */
   constructor(tokenizer: PreTrainedTokenizer, given: TextStreamerOptions = {}) {
+    if (!isTokenizer(tokenizer)) {
+      throw new OptionError(`TextStreamer: the first argument must be a tokenizer, got ${show(tokenizer)}`, {
+        hint: "await AutoTokenizer.from_pretrained(name) gives one",
+      });
+    }
     const options = readOptions("TextStreamer", TEXT_STREAMER, given);
     this.#decoder = new StreamDecoder(tokenizer, { skip_special_tokens: options.skip_special_tokens ?? false });
     this.#write = options.write ?? standardOutput();
     this.#skip = options.skip_prompt ?? false;
   }
 
+  /** @throws OptionError for what is no list of ids */
   put(ids: readonly number[]): void {
+    const list = listOf(ids, isWhole);
+    if (!list) throw new OptionError(`TextStreamer: put takes a list of token ids, got ${show(ids)}`);
     if (this.#skip) {
       this.#skip = false;
       return;
     }
-    this.#emit(this.#decoder.push([...ids]));
+    this.#emit(this.#decoder.push(list));
   }
 
   end(): void {

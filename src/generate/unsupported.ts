@@ -1,6 +1,7 @@
 // Fields of transformers' generation_config.json that Octavo does not support: those that would change the text, which
 // config.ts rejects, and those that have no effect.
 
+import { listOf } from "../core/checks.js";
 import { checkedLater, type Entry } from "../core/options.js";
 
 /** The neutral value of a field. */
@@ -52,12 +53,7 @@ export const OF_SAMPLING: ReadonlySet<UnsupportedField> = new Set(["typical_p", 
 
 /** True if a value is neutral. */
 export function isNeutral(field: UnsupportedField, value: unknown): boolean {
-  if (value === null || value === UNSUPPORTED[field][0]) return true;
-  try {
-    return Array.isArray(value) && value.length === 0;
-  } catch {
-    return false; // a proxy
-  }
+  return value === null || value === UNSUPPORTED[field][0] || listOf(value, (_): _ is never => false) !== undefined;
 }
 
 /** Fields without effect here: caches, return formats, settings of beams, drafts or encoders, and metadata. */

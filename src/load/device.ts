@@ -173,8 +173,4 @@ function firstLine(error: unknown): string {
 }
 
 /** The shared device of that name, for all models without one of their own; opened on first use, and again when lost. */
-export const sharedDevice: (name?: string | number) => Promise<Device> = sharing(
-  requestDevice,
-  usualDevice,
-  chooseDevice,
-);
+export const sharedDevice: (name?: string) => Promise<Device> = sharing(requestDevice, usualDevice, chooseDevice);

@@ -4,7 +4,6 @@
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import type { Source } from "../sources/source.js";
-import { deviceName } from "./names.js";
 import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
@@ -27,9 +26,9 @@ export interface Platform {
   /** The folder of a model, by any name that this platform supports. The caller closes it. */
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Opens a device. @throws DeviceError */
-  requestDevice(name?: string | number, options?: DeviceOptions): Promise<Device>;
+  requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
   /** The shared device of that name, for all models without one of their own. @throws DeviceError */
-  sharedDevice(name?: string | number): Promise<Device>;
+  sharedDevice(name?: string): Promise<Device>;
   /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;
 }
@@ -42,10 +41,9 @@ export function sharing(
   request: (name: string) => Promise<Device>,
   usual: () => DeviceName,
   choose: () => Promise<DeviceChoice>,
-): (name?: string | number) => Promise<Device> {
+): (name?: string) => Promise<Device> {
   const shared = new Map<string, Promise<Device>>();
-  return async function sharedDevice(given: string | number = usual()): Promise<Device> {
-    const name = deviceName(given) ?? given.toString();
+  return async function sharedDevice(name: string = usual()): Promise<Device> {
     if (name === "auto") {
       const choice = await choose();
       const device = await sharedDevice(choice.name);
@@ -99,11 +97,11 @@ export async function onAuto<T extends OnDevice>(
  */
 export async function onOwnDevice<T extends OnDevice>(
   platform: Pick<Platform, "requestDevice" | "chooseDevice">,
-  name: string | number | undefined,
+  name: string | undefined,
   options: DeviceOptions,
   make: (device: Device) => Promise<T>,
 ): Promise<T> {
-  const on = async (name: string | number | undefined, own: DeviceOptions): Promise<T> => {
+  const on = async (name: string | undefined, own: DeviceOptions): Promise<T> => {
     const device = await platform.requestDevice(name, own);
     try {
       return await make(device);

@@ -1,18 +1,12 @@
 // BitsAndBytesConfig: how the linears of a model are quantized. Fields, defaults and checks follow transformers.
 
 import * as z from "zod";
+import { listOf } from "../core/checks.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { choice, flag, number, type Options, option, readOptions, such } from "../core/options.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BLOCK_SIZES } from "../ops/four-bit.js";
-
-/** Stops at the first entry that is no text: a list may claim any length. */
-function isTexts(value: unknown): boolean {
-  if (!Array.isArray(value)) return false;
-  for (let i = 0; i < value.length; i++) if (typeof value[i] !== "string") return false;
-  return true;
-}
 
 /** The fields of a BitsAndBytesConfig. */
 export const BITS_AND_BYTES = {
@@ -27,7 +21,7 @@ export const BITS_AND_BYTES = {
    * is reported in the model's `warnings`.
    */
   llm_int8_skip_modules: such<readonly string[] | null>(
-    (value) => value === null || isTexts(value),
+    (value) => value === null || listOf(value, (name) => typeof name === "string") !== undefined,
     "a list of module names",
   ),
   /** No effect: all modules are on the model's device, and none is kept in 32 bits beside it. */

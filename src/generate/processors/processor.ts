@@ -1,6 +1,7 @@
 // Changes to logits before a token is chosen: by processors on the device, which a recording replays, or on the host, which
 // disable pipelining.
 
+import { listOf } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { SamplingConfig } from "../config.js";
@@ -67,11 +68,8 @@ export function warnOfHostProcessors(): void {
 /** @throws OptionError unless the value is a list of host processors */
 export function checkProcessors(processors: unknown): void {
   if (processors === undefined) return;
-  try {
-    if (Array.isArray(processors) && [...processors].every(({ process }) => typeof process === "function")) return;
-  } catch {
-    // Refused below: an entry without members, or one that cannot be read.
-  }
+  const isOne = (one: unknown): one is HostProcessor => typeof (one as HostProcessor).process === "function";
+  if (listOf(processors, isOne)) return;
   throw new OptionError("logits_processor must be a list of objects with a method `process(logits, at)`", {
     details: { option: "logits_processor" },
   });

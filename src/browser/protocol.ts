@@ -1,7 +1,9 @@
 // The messages between a page and the Worker that runs the library. All of them can be cloned; errors travel as plain data
 // and are revived as the same typed errors.
 
+import { isOf } from "../core/checks.js";
 import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { ProgressEvent } from "../load/fill.js";
 import type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
 
@@ -118,7 +120,7 @@ export function carry(error: unknown): CarriedError {
     const message = hint === undefined ? error.message : error.message.slice(0, -`\n  hint: ${hint}`.length);
     return { name, code, message, hint, details };
   }
-  const { name = "Error", message = String(error) } = (error ?? {}) as Partial<Error>;
+  const { name, message } = isOf(error, Error) ? error : { name: "Error", message: show(error) };
   return { name, code: "ERR_UNKNOWN", message, hint: undefined, details: {} };
 }
 

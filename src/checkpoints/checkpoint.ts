@@ -2,6 +2,7 @@
 // (it renames no keys; the loader handles missing ones) and does not download.
 
 import { checkOptions, FormatError, NotFoundError, type OctavoError, OptionError } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
 import { CONVERT_HINT, quote } from "../sources/files.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
@@ -59,8 +60,8 @@ export async function openCheckpoint(source: Source, options: CheckpointOptions 
   checkOptions("openCheckpoint", options, ["variant", "named"]);
   const { variant, named } = options;
   if (named !== undefined && named !== null) return openNamed(source, named);
-  if (variant !== undefined && !/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant)) {
-    throw new OptionError(`openCheckpoint: variant must be a short word such as "fp16", got ${quote(String(variant))}`);
+  if (variant !== undefined && !(typeof variant === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant))) {
+    throw new OptionError(`openCheckpoint: variant must be a short word such as "fp16", got ${show(variant)}`);
   }
   const single = withVariant(SINGLE, variant);
   const index = withVariant(INDEX, variant);
@@ -132,7 +133,7 @@ async function missing(source: Source, first: string, variant?: string): Promise
   const hint = plain
     ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`
     : others.length > 0
-      ? `other weight files are there: ${others.slice(0, 5).join(", ")}${others.length > 5 ? ", ..." : ""}`
+      ? `other weight files are there: ${listed(others, 5)}`
       : "is the download complete, and is this the folder that holds config.json?";
   return new NotFoundError(`${source.location}: no weights found; looked for ${candidates.join(", ")}`, {
     details: { file: source.location, expected: candidates, got: others.slice(0, 20) },
@@ -162,7 +163,7 @@ async function openSharded(source: Source, indexFile: string): Promise<Checkpoin
 function missingShards(source: Source, indexFile: string, index: ShardIndex, gone: string[]): NotFoundError {
   const tensors = gone.flatMap((name) => index.shards.get(name) ?? []);
   const some = tensors.slice(0, 3).map(quote).join(", ");
-  const list = gone.slice(0, 5).join(", ") + (gone.length > 5 ? ` and ${gone.length - 5} more` : "");
+  const list = listed(gone, 5);
   const plural = gone.length > 1 ? "shards are" : "shard is";
   const need = `${tensors.length} tensor${tensors.length > 1 ? "s" : ""}`;
   return new NotFoundError(

@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import { quote } from "../sources/files.js";
 import {
   isSafetensorsDType,
@@ -30,7 +31,7 @@ function refuse(file: string, name: string, problem: string): never {
 function sizeOf(file: string, tensor: TensorToWrite): number {
   const { name, dtype, shape, data } = tensor;
   if (name === "__metadata__") refuse(file, name, "has a name that the format reserves");
-  if (!isSafetensorsDType(dtype)) refuse(file, name, `has the unknown dtype ${quote(String(dtype))}`);
+  if (!isSafetensorsDType(dtype)) refuse(file, name, `has the unknown dtype ${show(dtype)}`);
   if (!shape.every((dim) => Number.isSafeInteger(dim) && dim >= 0)) refuse(file, name, `has the shape [${shape}]`);
   const bits = tensorBits(dtype, shape);
   if (bits === undefined || bits % 8 !== 0) refuse(file, name, `of ${dtype} [${shape}] is not a whole number of bytes`);

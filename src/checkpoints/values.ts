@@ -3,6 +3,7 @@
 
 import { bytesOf, type DType, isFloat, narrow, widen } from "../core/dtype.js";
 import { FormatError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import { quote } from "../sources/files.js";
 import type { StoredDType } from "./stored.js";
 
@@ -120,7 +121,7 @@ function unfit(tensor: string, index: number, value: number | bigint, to: DType,
   throw new FormatError(
     `tensor ${quote(tensor)}: element ${index} does not fit ${to}: expected ${expected}, got ${value}`,
     {
-      details: { key: tensor, index, expected, got: String(value) },
+      details: { key: tensor, index, expected, got: show(value) },
     },
   );
 }

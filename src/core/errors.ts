@@ -79,12 +79,18 @@ export function namesOf(place: string, options: unknown): readonly string[] {
   throw new OptionError(`${place}: options must be an object, got a list`);
 }
 
+/** A hint for an option that is near none: all names if there are few, else those most like it. */
+function optionsLike(option: string, known: readonly string[]): string {
+  if (known.length <= NEAREST) return `known options: ${known.join(", ")}`;
+  return `the nearest of ${known.length} options: ${nearest(option, known).join(", ")}`;
+}
+
 function unknownOption(place: string, name: string, known: readonly string[]): OptionError {
   const option = cut(name, LONGEST_NAME);
   const near = suggestion(option, known);
   return new OptionError(`${place}: unknown option \`${option}\`` + (near ? `; did you mean \`${near}\`?` : ""), {
     details: { option, suggestion: near },
-    hint: near ? undefined : `the nearest by name: ${nearest(option, known).join(", ")}`,
+    hint: near ? undefined : optionsLike(option, known),
   });
 }
 

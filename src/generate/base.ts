@@ -140,24 +140,6 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     return this.toString();
   }
 
-  /**
-   * Checks that a cache fits into the device's memory, before anything starts.
-   * @param tokens of one text, prompt included
-   * @throws OutOfMemoryError; OptionError if it is too long because the text is longer than the model reads
-   */
-  protected checkRoom(bytes: number, tokens: number, what: string): void {
-    const context = trainedContext(this.config);
-    const { live, budget } = this.device.memory;
-    if (context !== undefined && tokens > context && live + bytes > budget) {
-      const [reads, asked] = [context, tokens].map((n) => n.toLocaleString("en-US"));
-      throw new OptionError(`the model reads ${reads} tokens; ${asked} were asked for, the prompt included`, {
-        details: { option: "max_new_tokens", context, tokens },
-        hint: "lower max_new_tokens",
-      });
-    }
-    this.device.arena.checkRoom(bytes, what);
-  }
-
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
     this.checkUsable();
@@ -231,4 +213,22 @@ function isLoaded(value: unknown): boolean {
 
 function isObject(value: unknown): boolean {
   return typeof value === "object" && value !== null;
+}
+
+/**
+ * Checks that a cache fits into the memory of a model's device, before anything starts.
+ * @param tokens of one text, prompt included
+ * @throws OutOfMemoryError; OptionError if the text is longer than the model reads, which then is the reason
+ */
+export function checkRoom({ config, device }: LoadedModel<Model>, bytes: number, tokens: number, what: string): void {
+  const context = trainedContext(config);
+  const { live, budget } = device.memory;
+  if (context !== undefined && tokens > context && live + bytes > budget) {
+    const [reads, asked] = [context, tokens].map((n) => n.toLocaleString("en-US"));
+    throw new OptionError(`the model reads ${reads} tokens; ${asked} were asked for, the prompt included`, {
+      details: { option: "max_new_tokens", context, tokens },
+      hint: "lower max_new_tokens",
+    });
+  }
+  device.arena.checkRoom(bytes, what);
 }

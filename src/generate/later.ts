@@ -51,11 +51,11 @@ export interface Later {
 }
 
 function later(name: string, why: string): Later {
-  const refuse = (): never => {
+  // Declared, because `new` cannot call an arrow.
+  function refuse(): never {
     throw new OctavoError("ERR_UNSUPPORTED", `${name} is not in Octavo: ${why}`, { details: { name } });
-  };
-  // A plain function, because an arrow cannot be used with `new`.
-  return Object.assign((): never => refuse(), { from_pretrained: refuse }) as unknown as Later;
+  }
+  return Object.assign(refuse, { from_pretrained: refuse }) as unknown as Later;
 }
 
 function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [Name in keyof T]: Later } {

@@ -10,7 +10,7 @@ import { type CausalLM, logits } from "../nn/decoder.js";
 import { layerDevices } from "../nn/placement.js";
 import { copyInto } from "../ops/copy.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
-import { LoadedModel } from "./base.js";
+import { checkRoom, LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
@@ -166,7 +166,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const prepared = this.#read(call, given);
     const { batch, config, options } = prepared;
     const tokens = batch.steps + config.max_new_tokens;
-    this.checkRoom(this.#cacheOf(batch, config).bytes, tokens, `a cache of ${tokens} tokens`);
+    checkRoom(this, this.#cacheOf(batch, config).bytes, tokens, `a cache of ${tokens} tokens`);
     if (options.logits_processor?.length) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return prepared;

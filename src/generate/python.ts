@@ -33,7 +33,7 @@ export const PYTHON = {
    * Most bytes that the model's device may use, by device: `{ 0: "1GB", cpu: "8GB" }`. 0 is the first GPU, or the CPU where the
    * model runs there and has no bound of its own. More than that is an OutOfMemoryError.
    */
-  max_memory: such<Readonly<Record<string | number, number | string>>>(
+  max_memory: such<Readonly<Record<string | number, number | string | undefined>>>(
     isObject,
     'a map of devices to bytes or to texts such as "1GB"',
   ),
@@ -99,7 +99,7 @@ export function boundsOf(max_memory: unknown): Bounds | undefined {
   const bounds = new Map<string, number>();
   for (const [key, size] of valuesOf("max_memory", max_memory)) {
     const name = deviceName(key);
-    if (name === "disk") continue; // nothing is kept there
+    if (name === "disk" || size === undefined) continue; // nothing is kept on a disk
     const bytes = bytesOf(size);
     if (name === undefined || !/^(?:cpu|webgpu|wasm|reference)(?::\d+)?$/.test(name) || bytes === undefined) {
       throw new OptionError(`max_memory: ${show(key)} may not take ${show(size)}`, {

@@ -10,7 +10,7 @@ import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
-import { LoadedModel } from "./base.js";
+import { checkRoom, LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import { type Batch, readBatch, withImpliedMask } from "./inputs.js";
@@ -144,7 +144,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const bytes =
       cacheBytes(cacheShape(module, decoder.rows, tokens, cache_dtype)) +
       cacheBytes({ layers: module.cross_layers, rows: encoder.rows, capacity: encoder.steps, dtype: cache_dtype });
-    this.checkRoom(bytes, tokens, `caches of ${encoder.steps} and ${tokens} tokens`);
+    checkRoom(this, bytes, tokens, `caches of ${encoder.steps} and ${tokens} tokens`);
     if (options.logits_processor?.length) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return { encoder, decoder, config, cache_dtype, options };

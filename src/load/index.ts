@@ -5,6 +5,7 @@ import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
 import { CheckpointError, ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
 import { architectureOf, taskOf } from "../models/index.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
@@ -55,7 +56,7 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
   if (dtype !== "auto") {
     const parsed = parseDType(dtype);
     if (parsed) return parsed;
-    throw new OptionError(`dtype must be "auto" or one of ${DTYPE_SPELLINGS.join(", ")}, got "${dtype}"`, {
+    throw new OptionError(`dtype must be "auto" or one of ${DTYPE_SPELLINGS.join(", ")}, got ${show(dtype)}`, {
       hint: /^(int8|q8|nf4|fp4|q4|bnb4)$/.test(dtype) ? "8 and 4 bits are load_in_8bit and load_in_4bit" : undefined,
     });
   }
@@ -63,7 +64,7 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
   if (named !== undefined && named !== null) {
     const parsed = typeof named === "string" ? parseDType(named) : undefined;
     if (!parsed) {
-      throw new ConfigError(`config.json: unknown dtype ${JSON.stringify(named)}`, {
+      throw new ConfigError(`config.json: unknown dtype ${show(named)}`, {
         hint: `pass dtype: one of ${DTYPE_SPELLINGS.join(", ")}`,
       });
     }
@@ -155,12 +156,12 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
     const near = suggestion(unknown[0]!, [...new Set(names)]);
     warnings.push(
-      `llm_int8_skip_modules matches no module of this model: ${unknown.join(", ")}${near ? `; did you mean ${near}?` : ""}`,
+      `llm_int8_skip_modules matches no module of this model: ${listed(unknown)}${near ? `; did you mean ${near}?` : ""}`,
     );
   }
   if (planned.unexpected.length > 0) {
     warnings.push(
-      `${planned.unexpected.length} tensors of the checkpoint were not used, such as ${planned.unexpected.slice(0, 3).join(", ")}`,
+      `${planned.unexpected.length} tensors of the checkpoint were not used, such as ${listed(planned.unexpected, 3)}`,
     );
   }
   return { model, config, generation_config, dtype, checkpoint_bytes: planned.bytes, warnings };

@@ -5,6 +5,7 @@ import type { Checkpoint } from "../checkpoints/checkpoint.js";
 import { elementsOf, type StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, UnsupportedModelError } from "../core/errors.js";
+import { listed } from "../core/show.js";
 import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
@@ -185,11 +186,11 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
     const names = [...missing.values()];
     throw new CheckpointError(
       `${checkpoint.source.location} lacks ${names.length} of ${parameters.size} tensors of the model: ` +
-        `${names.slice(0, 4).join(", ")}${names.length > 4 ? ", ..." : ""}`,
+        listed(names, 4),
       {
         details: { file: checkpoint.source.location, missing: names.slice(0, 50) },
         hint: unexpected.length
-          ? `the checkpoint has ${unexpected.length} tensors that the model does not know, such as ${unexpected[0]}`
+          ? `the checkpoint has ${unexpected.length} tensors that the model does not know, such as ${listed(unexpected.slice(0, 1))}`
           : "is the download complete?",
       },
     );

@@ -2,6 +2,7 @@
 // the declared tree alone. Reads no weights and opens no device; a device that pads its panels may use slightly more.
 
 import type { FloatName } from "../core/dtype.js";
+import { listed } from "../core/show.js";
 import { type ConfigJson, trainedContext } from "../nn/architecture.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
@@ -88,7 +89,7 @@ export async function surveyModel(source: Source, wanted = "auto"): Promise<Mode
   const warnings = [...checkpoint.warnings];
   if (published.unexpected.length > 0) {
     warnings.push(
-      `${published.unexpected.length} tensors of the checkpoint are not used, such as ${published.unexpected.slice(0, 3).join(", ")}`,
+      `${published.unexpected.length} tensors of the checkpoint are not used, such as ${listed(published.unexpected, 3)}`,
     );
   }
   const cache_dtype = cacheDType(dtype);

@@ -2,12 +2,16 @@
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Act } from "../ops/activation.js";
 
 /** A count of at least 1; absurd sizes are rejected before anything is planned with them. */
 export const count: z.ZodNumber = z.int().min(1).max(16_777_216);
 export const epsilon: z.ZodNumber = z.number().positive().max(1);
+
+/** Wrong fields that an error names. */
+const MOST_PROBLEMS = 4;
 
 /** Activation names of config.json, and the ops' names for them. */
 const ACTIVATIONS: Readonly<Record<string, Act>> = {
@@ -27,7 +31,7 @@ export const activationName: z.ZodType<Act, string> = z.string().transform((name
   if (act) return act;
   context.addIssue({
     code: "custom",
-    message: `unknown activation "${name}" (known: ${Object.keys(ACTIVATIONS).join(", ")})`,
+    message: `unknown activation ${show(name)} (known: ${Object.keys(ACTIVATIONS).join(", ")})`,
   });
   return z.NEVER;
 });
@@ -56,12 +60,17 @@ export function readConfig<S extends z.ZodObject>(
       (at, key) => (at && typeof at === "object" ? (at as Record<PropertyKey, unknown>)[key] : undefined),
       Object.fromEntries(fields),
     );
-    return `${path || "config"}: ${issue.message}${got === undefined ? "" : ` (got ${JSON.stringify(got)})`}`;
+    return `${path || "config"}: ${issue.message}${got === undefined ? "" : ` (got ${show(got)})`}`;
   });
-  throw new ConfigError(`config.json of a "${String(config.model_type)}" model: ${problems.join("; ")}`, {
-    details: { fields: result.error.issues.map((issue) => issue.path.join(".")) },
-    hint: CONFIG_HINT,
-  });
+  const some = problems.slice(0, MOST_PROBLEMS).join("; ");
+  const more = problems.length - MOST_PROBLEMS;
+  throw new ConfigError(
+    `config.json of a ${show(config.model_type)} model: ${some}${more > 0 ? `; and ${more} more` : ""}`,
+    {
+      details: { fields: result.error.issues.map((issue) => issue.path.join(".")) },
+      hint: CONFIG_HINT,
+    },
+  );
 }
 
 /** @throws ConfigError unless `heads` divides `hidden` */
@@ -81,7 +90,7 @@ export function labelCount(config: ConfigJson): number {
   const labels = names ?? num_labels ?? 2;
   const result = count.safeParse(labels);
   if (result.success) return result.data;
-  throw new ConfigError(`config.json: a classifier needs at least one label, got ${JSON.stringify(labels)}`, {
+  throw new ConfigError(`config.json: a classifier needs at least one label, got ${show(labels)}`, {
     hint: CONFIG_HINT,
   });
 }

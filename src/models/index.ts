@@ -1,6 +1,7 @@
 // The list of architectures by `config.model_type`, imported on demand.
 
 import { ConfigError, suggestion, UnsupportedModelError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
@@ -23,7 +24,7 @@ export const MODEL_TYPES: readonly string[] = [...ARCHITECTURES.keys()];
 export async function architectureOf(config: ConfigJson): Promise<Architecture> {
   const type = config.model_type;
   if (typeof type !== "string") {
-    throw new ConfigError(`config.json has no "model_type" (got ${JSON.stringify(type) ?? "nothing"})`, {
+    throw new ConfigError(`config.json has no "model_type" (got ${type === undefined ? "nothing" : show(type)})`, {
       hint: "is this the folder of a transformers model?",
     });
   }
@@ -31,7 +32,7 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
   if (!load) {
     const near = suggestion(type, MODEL_TYPES);
     throw new UnsupportedModelError(
-      `architecture "${type}" is not supported${near ? `; did you mean "${near}"?` : ""}`,
+      `architecture ${show(type)} is not supported${near ? `; did you mean "${near}"?` : ""}`,
       { hint: `supported: ${MODEL_TYPES.join(", ")}`, details: { model_type: type } },
     );
   }

@@ -2,6 +2,7 @@
 // numbers; the rotation itself is an op.
 
 import { CONFIG_HINT, ConfigError, suggestion } from "../core/errors.js";
+import { show } from "../core/show.js";
 
 /** RoPE settings of config.json, in the old layout (`rope_theta`, `rope_scaling`) or the new (`rope_parameters`). */
 export interface RopeConfig {
@@ -41,7 +42,7 @@ export function ropeFields(config: Readonly<Record<string, unknown>>): {
   const theta = chosen?.rope_theta ?? rope_theta ?? 10000;
   const original = config.original_max_position_embeddings ?? config.max_position_embeddings;
   if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta)) {
-    throw new ConfigError(`config.json: rope_theta must be a positive number, got ${JSON.stringify(theta)}`, {
+    throw new ConfigError(`config.json: rope_theta must be a positive number, got ${show(theta)}`, {
       hint: CONFIG_HINT,
     });
   }
@@ -65,13 +66,13 @@ export function ropeFrequencies({ theta, dim, scaling, original }: RopeConfig): 
   );
   // Files of the time between two versions have both.
   const { rope_type, type } = scaling ?? {};
-  const kind = String(rope_type ?? type ?? "default");
+  const kind = rope_type ?? type ?? "default";
   if (scaling === null || kind === "default") return { inverse, scale: 1 };
   const number = (key: string): number => {
     const value = scaling[key] ?? (key === ORIGINAL ? original : undefined);
     if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value)) {
       throw new ConfigError(
-        `config.json: rope_scaling of type "${kind}" needs a positive "${key}", got ${JSON.stringify(value)}`,
+        `config.json: rope_scaling of type ${show(kind)} needs a positive "${key}", got ${show(value)}`,
         { hint: CONFIG_HINT },
       );
     }
@@ -85,9 +86,9 @@ export function ropeFrequencies({ theta, dim, scaling, original }: RopeConfig): 
     case "llama3":
       return { inverse: llama3(inverse, number), scale: 1 };
     default: {
-      const near = suggestion(kind, KINDS);
+      const near = typeof kind === "string" ? suggestion(kind, KINDS) : undefined;
       throw new ConfigError(
-        `config.json: rope_scaling type "${kind}" is not supported${near ? `; did you mean "${near}"?` : ""}`,
+        `config.json: rope_scaling type ${show(kind)} is not supported${near ? `; did you mean "${near}"?` : ""}`,
         { hint: `supported: ${KINDS.join(", ")}` },
       );
     }

@@ -4,6 +4,7 @@
 import { elementsOf, type StoredDType, type StoredTensor } from "../checkpoints/stored.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { CheckpointError, FormatError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { FloatDType, StoredRows, WeightPart } from "../nn/weight.js";
 import {
@@ -80,8 +81,8 @@ function readState(
   const codes = tensors.get("weight")!;
   const { name, file } = tensors.get("quant_state")!;
   const refuse = (what: string, expected: unknown, got: unknown): never => {
-    const text = `tensor ${name}: expected ${what} ${JSON.stringify(expected)}, got ${JSON.stringify(got)}`;
-    throw new FormatError(text, { details: { file, key: name, expected: String(expected), got: String(got) } });
+    const text = `tensor ${name}: expected ${what} ${show(expected)}, got ${show(got)}`;
+    throw new FormatError(text, { details: { file, key: name, expected: show(expected), got: show(got) } });
   };
   let json: Record<string, unknown> = {};
   try {

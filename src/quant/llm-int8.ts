@@ -3,6 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { FormatError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
 import {
   chosenExperts,
@@ -141,7 +142,7 @@ function check({ rows, stored: { tensors }, notes }: StoredRows, inputs: number)
   const text = new TextDecoder().decode(format);
   const layout = format.length === 1 ? (OTHER_FORMATS[format[0]!] ?? String(format[0])) : text;
   if (layout === "row") return;
-  throw new FormatError(`${name}: codes in the layout "${layout}" of a GPU cannot be read`, {
+  throw new FormatError(`${name}: codes in the layout ${show(layout)} of a GPU cannot be read`, {
     details: { file, key: tensors.get("weight_format")!.name, expected: "row", got: layout },
     hint: "save the model again with bitsandbytes 0.45 or newer, or quantize the original checkpoint",
   });

@@ -192,9 +192,9 @@ describe("refusals", () => {
     ["a word for a number", ["generate", STORYTELLER, "x", "--top-k", "many"], 2, /'--top-k <k>'.*whole number/],
     [
       "an option's value",
-      ["generate", STORYTELLER, "x", "--temperature", "0"],
+      ["generate", STORYTELLER, "x", "--temperature", "-1"],
       2,
-      /error: temperature must be a number of at least/,
+      /error: temperature must be 0 \(the likeliest token\) or a number of at least/,
     ],
     [
       "an unknown dtype",
@@ -204,9 +204,9 @@ describe("refusals", () => {
     ],
     [
       "an unknown device",
-      ["generate", STORYTELLER, "x", "--device", "gpu"],
+      ["generate", STORYTELLER, "x", "--device", "npu"],
       2,
-      /unknown device "gpu".*known devices: auto, cpu/,
+      /unknown device "npu".*known devices: auto, cpu/,
     ],
     ["8 and 4 bits", ["generate", STORYTELLER, "x", "--load-in-8bit", "--load-in-4bit"], 2, /cannot be used with/],
     [
@@ -216,6 +216,18 @@ describe("refusals", () => {
       /--quant-type needs --load-in-4bit/,
     ],
     ["greedy sampling", ["generate", STORYTELLER, "x", "--greedy", "--top-p", "0.5"], 2, /cannot be used with/],
+    [
+      "a temperature where nothing is drawn",
+      ["generate", STORYTELLER, "x", "--greedy", "--temperature", "0.5"],
+      2,
+      /--temperature 0.5 samples, and cannot be used with --greedy/,
+    ],
+    [
+      "more tokens than the model reads, and than fit",
+      ["generate", STORYTELLER, "x", "--max-new-tokens", "1000000000"],
+      2,
+      /error: the model reads 512 tokens; 1,000,000,\d+ were asked for, the prompt included\n {2}hint: lower/,
+    ],
     [
       "guesses where tokens are drawn",
       ["generate", STORYTELLER, "x", "--prompt-lookup", "4", "--top-k", "5"],

@@ -69,7 +69,8 @@ describe("what is wrong is told to whom it belongs", () => {
     ["max_new_tokens", 0, /max_new_tokens must be a whole number above 0, got 0/],
     ["max_length", -1, /max_length must be a whole number of at least 0, got -1/],
     ["do_sample", "yes", /do_sample must be true or false, got "yes"/],
-    ["temperature", 0, /temperature must be a number of at least 1e-30 .*, got 0/],
+    ["temperature", -1, /temperature must be 0 \(the likeliest token\) or a number of at least 1e-30, got -1/],
+    ["temperature", 1e-31, /temperature must be 0 .*, got 1e-31/],
     ["top_k", 1.5, /top_k must be a whole number of at least 0, got 1.5/],
     ["top_p", 2, /top_p must be above 0 and at most 1, got 2/],
     ["min_p", "0.1", /min_p must be between 0 and 1, got "0.1"/],
@@ -94,6 +95,20 @@ describe("what is wrong is told to whom it belongs", () => {
     expect(theirs.message).toMatch(/^generation_config\.json: /);
     expect(theirs.hint).toContain(`pass ${key}`);
     expect(theirs.details).toEqual({ file: "generation_config.json", key });
+  });
+
+  test("a temperature of 0 takes the likeliest token, whoever says so, and whatever do_sample says", () => {
+    for (const zero of [0, -0]) {
+      const greedy = { do_sample: false, temperature: 1 };
+      expect(config({ temperature: zero })).toMatchObject(greedy);
+      expect(config({ temperature: zero, do_sample: true, top_k: 5 })).toMatchObject(greedy);
+      expect(config({ do_sample: true }, { temperature: zero })).toMatchObject(greedy);
+      expect(config({}, { do_sample: true, temperature: zero })).toMatchObject(greedy);
+      expect(config({ temperature: zero }, { do_sample: true, temperature: 2 })).toMatchObject(greedy);
+      // What only counts where tokens are sampled does not then.
+      expect(config({}, { do_sample: true, temperature: zero, typical_p: 0.5 })).toMatchObject(greedy);
+    }
+    expect(config({ do_sample: true, temperature: 1e-30 })).toMatchObject({ do_sample: true, temperature: 1e-30 });
   });
 
   test("null from the caller is named as null", () => {

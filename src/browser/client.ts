@@ -1,6 +1,8 @@
 // The page's side of the Worker: sends calls to worker.ts. It imports no kernels, so it is small.
 
-import { AbortError, DeviceError } from "../core/errors.js";
+import { isFunction, isSignal } from "../core/checks.js";
+import { AbortError, DeviceError, entriesOf, OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { ProgressEvent } from "../load/fill.js";
 import {
   type CallName,
@@ -33,13 +35,32 @@ interface Pending {
   event?(event: unknown): void;
 }
 
+/** What stays on the page of a generation. */
+interface Watching {
+  step?: (step: WorkerStep) => void;
+  signal?: AbortSignal;
+}
+
+/** @throws OptionError for what is no Worker */
+function checkWorker(worker: WorkerLike): void {
+  try {
+    const { postMessage, terminate, addEventListener } = worker;
+    if ([postMessage, terminate, addEventListener].every((method) => typeof method === "function")) return;
+  } catch {
+    // Refused below: nothing with members, or with members that cannot be read.
+  }
+  throw new OptionError(`WorkerHost takes a Worker, got ${show(worker)}`, {
+    hint: 'new Worker(new URL("./worker.js", import.meta.url), { type: "module" })',
+  });
+}
+
 interface CallOptions<Name extends CallName> {
   signal?: AbortSignal;
   event?: (event: Calls[Name]["event"]) => void;
 }
 
 /** Resolves a relative address against the page, because bundlers move the Worker's script to other folders. */
-function fromPage(model: string, hub: string | undefined): string {
+function fromPage(model: string, hub: unknown): string {
   const base = WEB.location?.href;
   const relative = typeof model === "string" && hub === undefined && isRelative(model);
   return relative && base && URL.canParse(model, base) ? new URL(model, base).href : model;
@@ -54,6 +75,7 @@ export class WorkerHost {
 
   /** @param worker one whose script calls `serve()` of "octavo/browser/worker" */
   constructor(worker: WorkerLike) {
+    checkWorker(worker);
     this.#worker = worker;
     worker.addEventListener("message", ({ data }) => this.#receive(data as FromWorker));
     worker.addEventListener("error", ({ message }) => {
@@ -70,23 +92,61 @@ export class WorkerHost {
     model: string,
     options: WorkerLoadOptions & { progress_callback?: (event: ProgressEvent) => void; signal?: AbortSignal } = {},
   ): Promise<WorkerModel> {
-    const { progress_callback, signal, ...rest } = options;
-    const call = { model: fromPage(model, rest.hub), options: rest };
-    return this.#call("load", call, { signal, event: progress_callback });
+    return this.#with("load", options, "progress_callback", (rest) => ({
+      model: fromPage(model, rest.hub),
+      options: rest as WorkerLoadOptions,
+    }));
   }
 
   /** The size of a model before it is loaded; reads only its config and the headers of its files. */
   survey(model: string, options: WorkerLoadOptions & { signal?: AbortSignal } = {}): Promise<WorkerSurvey> {
-    const { signal, ...rest } = options;
-    return this.#call("survey", { model: fromPage(model, rest.hub), options: rest }, { signal });
+    return this.#with("survey", options, undefined, (rest) => ({
+      model: fromPage(model, rest.hub),
+      options: rest as WorkerLoadOptions,
+    }));
   }
 
   /** Continues a prompt; `step` gets each piece of text. */
+  generate(options: WorkerGenerateOptions & Watching): Promise<WorkerResult>;
+  /** The same with the options after the prompt. */
+  generate(prompt: string, options?: Omit<WorkerGenerateOptions, "prompt"> & Watching): Promise<WorkerResult>;
   generate(
-    options: WorkerGenerateOptions & { step?: (step: WorkerStep) => void; signal?: AbortSignal },
+    first: string | (WorkerGenerateOptions & Watching),
+    second?: Omit<WorkerGenerateOptions, "prompt"> & Watching,
   ): Promise<WorkerResult> {
-    const { step, signal, ...rest } = options;
-    return this.#call("generate", rest, { signal, event: step });
+    const alone = typeof first !== "string";
+    return this.#with("generate", (alone ? first : second) ?? {}, "step", (rest) => {
+      if (alone ? second !== undefined : rest.prompt !== undefined) {
+        throw new OptionError("generate takes one object, or a prompt and then an object without one", {
+          hint: "generate({ prompt, max_new_tokens: 40 })",
+        });
+      }
+      return (alone ? rest : { ...rest, prompt: first }) as unknown as WorkerGenerateOptions;
+    });
+  }
+
+  /**
+   * Makes a call whose options are each read once; the signal and the listener of its events stay on the page.
+   * @param argsOf what is sent, from all other options
+   */
+  async #with<Name extends CallName>(
+    call: Name,
+    options: object,
+    listener: string | undefined,
+    argsOf: (rest: Record<string, unknown>) => Calls[Name]["args"],
+  ): Promise<Calls[Name]["result"]> {
+    const rest: Record<string, unknown> = Object.fromEntries(entriesOf(call, options));
+    const { signal } = rest;
+    const event = listener === undefined ? undefined : rest[listener];
+    if (signal !== undefined && !isSignal(signal)) {
+      throw new OptionError(`signal must be an AbortSignal, got ${show(signal)}`, { details: { option: "signal" } });
+    }
+    if (event !== undefined && !isFunction(event)) {
+      throw new OptionError(`${listener} must be a function, got ${show(event)}`, { details: { option: listener } });
+    }
+    delete rest.signal;
+    if (listener !== undefined) delete rest[listener];
+    return this.#call(call, argsOf(rest), { signal, event: event as CallOptions<Name>["event"] });
   }
 
   memory(): Promise<WorkerMemory> {
@@ -128,7 +188,15 @@ export class WorkerHost {
     const abort = (): void => this.#worker.postMessage({ id, call: "abort" } satisfies ToWorker);
     const answer = new Promise<unknown>((resolve, reject) => {
       this.#pending.set(id, { resolve, reject, event: event as Pending["event"] });
-      this.#worker.postMessage({ id, call, args });
+      try {
+        this.#worker.postMessage({ id, call, args });
+      } catch (cause) {
+        this.#pending.delete(id);
+        throw new OptionError(`${call}: an option cannot be sent to the Worker`, {
+          cause,
+          hint: "functions, symbols and devices stay on the page",
+        });
+      }
       signal?.addEventListener("abort", abort, { once: true });
     });
     return answer.finally(() => signal?.removeEventListener("abort", abort)) as Promise<Calls[Name]["result"]>;

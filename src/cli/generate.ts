@@ -158,14 +158,14 @@ async function generate(model: string | undefined, prompt: string | undefined, f
   const length = inputs.input_ids[0]!.length;
   const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;
   const generation = generationOptions(given, flags, owned, context - length);
-  if (!flags.quiet && length + (generation.max_new_tokens ?? 0) > context) {
-    note(`warning: the model was trained on texts of at most ${context} tokens; later text will be poor`);
-  }
   const stream = !flags.json && prompts.length === 1;
   const run = new Run(tokenizer, inputs, prompts, (text) => {
     if (stream) print(text);
   });
   const steps = owned.stream({ ...inputs, ...generation, signal: abort.signal });
+  if (!flags.quiet && length + (generation.max_new_tokens ?? 0) > context) {
+    note(`warning: the model was trained on texts of at most ${context} tokens; later text will be poor`);
+  }
   if (stream && flags.echo) print(run.rows[0]!.echo);
   let interrupted: AbortError | undefined;
   try {

@@ -240,8 +240,10 @@ export class Arena {
   }
 }
 
+/** "2.1 MB"; in GB and TB from five digits on. */
 function mb(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
+  if (bytes < 1e10) return `${(bytes / 1e6).toFixed(1)} MB`;
+  return bytes < 1e13 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e12).toFixed(1)} TB`;
 }
 
 /** Rounds up to one of eight steps per power of two, at least 256 bytes; exact (to 4 kB) above the keeping limit. */

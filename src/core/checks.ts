@@ -29,6 +29,15 @@ export function isOf<T>(value: unknown, Class: abstract new (...args: never) => 
   }
 }
 
+/** True for a signal that can be asked: an object that only inherits from AbortSignal cannot. */
+export function isSignal(value: unknown): value is AbortSignal {
+  try {
+    return value instanceof AbortSignal && typeof value.aborted === "boolean";
+  } catch {
+    return false;
+  }
+}
+
 /** True for a list, or a proxy of one. */
 export function isList(value: unknown): value is readonly unknown[] {
   try {

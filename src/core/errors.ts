@@ -50,18 +50,19 @@ const LONGEST_NAME = 60;
 
 /**
  * The options that a caller gave, each read once: getters and proxies are asked only here.
- * @param known the names that are allowed
+ * @param known the names that are allowed; all by default
  * @throws OptionError for what is no object or cannot be read, and for an unknown name, with the nearest known ones
  */
-export function entriesOf(place: string, options: unknown, known: readonly string[]): [string, unknown][] {
+export function entriesOf(place: string, options: unknown, known?: readonly string[]): [string, unknown][] {
   if (options === undefined) return [];
   const names = namesOf(place, options);
-  for (const name of names) if (!known.includes(name)) throw unknownOption(place, name, known);
+  if (known) for (const name of names) if (!known.includes(name)) throw unknownOption(place, name, known);
   return names.map((name) => {
     try {
       return [name, (options as Record<string, unknown>)[name]];
     } catch (cause) {
-      throw new OptionError(`${place}: option \`${name}\` cannot be read`, { cause, details: { option: name } });
+      const option = cut(name, LONGEST_NAME);
+      throw new OptionError(`${place}: option \`${option}\` cannot be read`, { cause, details: { option } });
     }
   });
 }

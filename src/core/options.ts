@@ -2,7 +2,7 @@
 // check, its text in messages and, if it has `help`, its flag on the command line.
 
 import * as z from "zod";
-import { isFunction } from "./checks.js";
+import { isFunction, isSignal } from "./checks.js";
 import { entriesOf, OptionError, suggestion } from "./errors.js";
 import { kindOf, show } from "./show.js";
 
@@ -84,8 +84,7 @@ export function checkedLater<T>(): Entry<T> {
 }
 
 export function signal(): Entry<AbortSignal> {
-  // Asks for `aborted`: an object that only inherits from AbortSignal has none to give.
-  return such((value) => value instanceof AbortSignal && typeof value.aborted === "boolean", "an AbortSignal");
+  return such(isSignal, "an AbortSignal");
 }
 
 /** The message and hint for a wrong value; undefined if it is valid. `name` is the option's. */

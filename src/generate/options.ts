@@ -22,7 +22,7 @@ import {
 import type { ProgressEvent } from "../load/fill.js";
 import { deviceName } from "../load/names.js";
 import { DEVICE, SOURCE } from "../load/options.js";
-import type { DeviceName, GPUAlias } from "../load/platform.js";
+import type { DeviceAlias, DeviceName } from "../load/platform.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { BITS_AND_BYTES, type BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { HEAD_DTYPES } from "../quant/index.js";
@@ -85,7 +85,7 @@ const MODEL = {
    * and the model fits it; `model.device.reason` says why), or a device that the caller opened and will close. Python's names
    * of GPUs, "cuda", "cuda:1", "mps" and numbers, mean WebGPU.
    */
-  device: such<DeviceName | GPUAlias | Device>(
+  device: such<DeviceName | DeviceAlias | Device>(
     (value) => typeof value === "string" || deviceName(value) !== undefined || Device.is(value),
     "a name or a Device",
   ),
@@ -105,9 +105,9 @@ export const FROM_PRETRAINED = { ...MODEL, ...PYTHON, ...QUANTIZED, ...SOURCE };
 
 export interface FromPretrainedOptions
   extends Options<typeof MODEL>,
+    Options<typeof SOURCE>,
     PythonOptions,
-    Options<typeof QUANTIZED>,
-    Options<typeof SOURCE> {}
+    Omit<BitsAndBytesOptions, "load_in_8bit" | "load_in_4bit"> {}
 
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */

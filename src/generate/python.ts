@@ -7,9 +7,9 @@ import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, such, text } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 import { deviceName } from "../load/names.js";
-import type { DeviceName, GPUAlias } from "../load/platform.js";
+import type { DeviceAlias, DeviceName } from "../load/platform.js";
 
-type Place = DeviceName | GPUAlias | Device;
+type Place = DeviceName | DeviceAlias | Device;
 
 /** Ways in which Python spreads a model over devices: with one device they all mean the best one. */
 const SPREAD: ReadonlySet<unknown> = new Set(["auto", "balanced", "balanced_low_0", "sequential"]);

@@ -12,7 +12,7 @@ export type { DeviceOptions, SourceOptions } from "./options.js";
 export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}` | `cpu:${number}`;
 
 /** Names of GPUs in Python, and numbers of GPUs: all of them mean WebGPU. */
-export type GPUAlias = "gpu" | "cuda" | `cuda:${number}` | "mps" | `mps:${number}` | number;
+export type DeviceAlias = "gpu" | "cuda" | `cuda:${number}` | "mps" | `mps:${number}` | number;
 
 /** The device that "auto" chose. */
 export interface DeviceChoice {

@@ -1,9 +1,11 @@
 // Options that a page sends: the Worker refuses what is wrong before it opens or fetches anything, in the library's words.
 
-import { afterEach, expect, test, vi } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { WorkerHost } from "../../src/browser/client.js";
 import { type FromWorker, revive } from "../../src/browser/protocol.js";
 import { type Port, serve } from "../../src/browser/worker.js";
-import { OptionError } from "../../src/core/errors.js";
+import { OctavoError, OptionError } from "../../src/core/errors.js";
+import { ODD } from "../support/odd.js";
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -38,4 +40,60 @@ test.each<[string, unknown, string]>([
   const error = await refusal(call, args);
   expect(error).toBeInstanceOf(OptionError);
   expect(error.message).toContain(words);
+});
+
+describe("the page's side", () => {
+  /** A Worker that answers each call at once. */
+  function answering(): { host: WorkerHost; sent: unknown[] } {
+    const sent: unknown[] = [];
+    let receive: (event: { data: unknown }) => void = () => {};
+    const host = new WorkerHost({
+      postMessage(message) {
+        const { id, call, args } = structuredClone(message) as { id: number; call: string; args: unknown };
+        sent.push({ call, args });
+        queueMicrotask(() => receive({ data: { id, result: { text: "done" } } }));
+      },
+      terminate() {},
+      addEventListener(type: string, listener: (event: never) => void) {
+        if (type === "message") receive = listener as typeof receive;
+      },
+    });
+    return { host, sent };
+  }
+
+  test("a prompt and its options may come in two arguments", async () => {
+    const { host, sent } = answering();
+    const args = { max_new_tokens: 3, prompt: "Once" };
+    await host.generate(args);
+    await host.generate("Once", { max_new_tokens: 3, step: () => {}, signal: new AbortController().signal });
+    await host.generate("Once");
+    expect(sent).toEqual([args, args, { prompt: "Once" }].map((one) => ({ call: "generate", args: one })));
+    await expect(host.generate("Once", { prompt: "Twice" } as object)).rejects.toThrow(/takes one object, or a prompt/);
+    await expect(host.generate({ prompt: "x" } as never, { max_new_tokens: 3 })).rejects.toThrow(/takes one object/);
+  });
+
+  test("whatever a page passes is sent, or refused with a typed error, and no call is left waiting", async () => {
+    for (const [name, make] of Object.entries(ODD)) {
+      expect(() => new WorkerHost(make() as never), name).toThrow(OctavoError);
+      const { host } = answering();
+      const odd = host as unknown as Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
+      for (const call of [
+        () => odd.load!(make()),
+        () => odd.load!("a/b", make()),
+        () => odd.load!("a/b", { dtype: make() }),
+        () => odd.load!("a/b", { progress_callback: make() }),
+        () => odd.survey!("a/b", { signal: make() }),
+        () => odd.generate!(make()),
+        () => odd.generate!("x", make()),
+        () => odd.generate!({ prompt: make() }),
+        () => odd.generate!("x", { step: make(), signal: make() }),
+      ]) {
+        const error: unknown = await call().then(
+          () => undefined,
+          (thrown: unknown) => thrown,
+        );
+        if (error !== undefined) expect(error, `${name}: ${call}`).toBeInstanceOf(OctavoError);
+      }
+    }
+  });
 });

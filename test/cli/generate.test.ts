@@ -4,6 +4,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { exitCodeOf } from "../../src/cli/output.js";
+import { OutOfMemoryError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { octavo, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
 
@@ -223,12 +225,6 @@ describe("refusals", () => {
       /--temperature 0.5 samples, and cannot be used with --greedy/,
     ],
     [
-      "more tokens than the model reads, and than fit",
-      ["generate", STORYTELLER, "x", "--max-new-tokens", "1000000000"],
-      2,
-      /error: the model reads 512 tokens; 1,000,000,\d+ were asked for, the prompt included\n {2}hint: lower/,
-    ],
-    [
       "guesses where tokens are drawn",
       ["generate", STORYTELLER, "x", "--prompt-lookup", "4", "--top-k", "5"],
       2,
@@ -245,14 +241,18 @@ describe("refusals", () => {
       /someone\/nothing.*hint: download it \(hf download/s,
     ],
     [
-      "more tokens than there is memory for",
-      ["generate", STORYTELLER, "x", "--max-new-tokens", "99999999999", "-q"],
-      4,
-      /error: a cache of \d+ tokens needs/,
+      "more tokens than the model reads and than there is memory for",
+      ["generate", STORYTELLER, "x", "--max-new-tokens", "1000000000"],
+      2,
+      /error: the model reads 512 tokens; 1,000,000,\d+ were asked for, the prompt included\n {2}hint: lower/,
     ],
     ["a batch file that is not there", ["generate", STORYTELLER, "--batch-file", "none.txt"], 3, /none\.txt/],
     ["nothing to inspect", ["inspect"], 2, /missing required argument 'model'/],
   ];
+  it("ends with a code of its own where memory runs out", () => {
+    expect(exitCodeOf(new OutOfMemoryError("a cache of 5 tokens needs more"))).toBe(4);
+  });
+
   it.each(cases)("of %s", async (_, args, code, message) => {
     const got = await octavo(args, { env: { HF_HUB_CACHE: join(folder, "cache") } });
     expect(got.stderr).toMatch(message);

@@ -39,6 +39,7 @@ test.each([
   ["generate/options.d.ts", TOKENIZER_FROM_PRETRAINED, ["TOKENIZER"]],
   ["generate/options.d.ts", GENERATE, ["INPUTS", "RUN"]],
   ["generate/inputs.d.ts", FORWARD, ["PACKED"]],
+  ["generate/python.d.ts", FROM_PRETRAINED, ["PYTHON"]],
   ["quant/config.d.ts", BITS_AND_BYTES, ["BITS_AND_BYTES"]],
   ["tokenizer/options.d.ts", CALL, ["CALL"]],
   ["load/options.d.ts", DEVICE, ["DEVICE"]],

@@ -127,9 +127,11 @@ describe.each(GROUPS)("%s", (_, names) => {
 describe("logical devices", () => {
   test("names are checked, and messages carry them", async () => {
     expect(() => openDevice("cpu:64")).toThrow('device "cpu:64": there are 64 logical devices');
-    for (const bad of ["cpu:", "cpu:x", "cpu:-1", "cpu:1234", "cpu:1:2", "gpu:0"]) {
+    for (const bad of ["cpu:", "cpu:x", "cpu:-1", "cpu:1234", "cpu:1:2", "npu:0"]) {
       expect(() => openDevice(bad), bad).toThrow(`unknown device "${bad}"`);
     }
+    // A name of Python, which test/generate/snippets.test.ts has more of.
+    expect(() => openDevice("gpu:0")).toThrow('device "webgpu" cannot be opened without waiting');
     const one = openDevice("cpu:1", { threads: 1 });
     const two = openDevice("cpu:2", { threads: 1 });
     expect([one.name, two.name]).toEqual(["cpu:1", "cpu:2"]);

@@ -45,12 +45,19 @@ export {
 } from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
-export type { EncoderForwardOptions, Seq2SeqForwardOptions, Seq2SeqGenerateOptions } from "./generate/options.js";
+export type {
+  EncoderForwardOptions,
+  Seq2SeqForwardOptions,
+  Seq2SeqGenerateOptions,
+  Seq2SeqStreamOptions,
+  StreamOptions,
+} from "./generate/options.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
 export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
+export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";

@@ -15,11 +15,20 @@ import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
-import { type Batch, leftPadded, placesOf, readBatch, withImpliedMask } from "./inputs.js";
+import { type Batch, leftPadded, placesOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
-import { FORWARD, type ForwardOptions, GENERATE, type GenerateOptions } from "./options.js";
+import {
+  FORWARD,
+  type ForwardOptions,
+  GENERATE,
+  type GenerateOptions,
+  STREAM,
+  type StreamOptions,
+  type TextStreamOptions,
+} from "./options.js";
 import { type Chunk, chunksOf } from "./prefill.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
+import { type TextStep, withTexts } from "./texts.js";
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
 
@@ -27,7 +36,7 @@ export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js"
 interface Prepared {
   readonly batch: Batch;
   readonly config: GenerationConfig;
-  readonly options: Options<typeof GENERATE>;
+  readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
 
 export class PreTrainedModel extends LoadedModel<CausalLM> {
@@ -123,15 +132,22 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   /**
    * The same as an async iterator over steps; leaving the loop early stops the work. An iterator that is dropped without being
-   * finished or returned keeps its cache.
+   * finished or returned keeps its cache. With `tokenizer` each step has the `text` that is final with it.
    * @throws immediately what `generate` throws for its options and inputs
    */
-  stream(options: Omit<GenerateOptions, "streamer">): AsyncGenerator<Step>;
+  stream(options: TextStreamOptions): AsyncGenerator<TextStep>;
+  stream(options: StreamOptions): AsyncGenerator<Step>;
   /** The same with the options after the inputs. */
-  stream(inputs: Inputs<GenerateOptions>, options?: After<Omit<GenerateOptions, "streamer">>): AsyncGenerator<Step>;
+  stream(
+    inputs: Inputs<StreamOptions>,
+    options: After<StreamOptions> & Pick<TextStreamOptions, "tokenizer">,
+  ): AsyncGenerator<TextStep>;
+  stream(inputs: Inputs<StreamOptions>, options?: After<StreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
     const { batch, config, options } = this.#prepare("stream", given);
-    return this.#steps(batch, config, options);
+    const { tokenizer, skip_special_tokens = true } = options;
+    const steps = this.#steps(batch, config, options);
+    return tokenizer ? withTexts(steps, tokenizer, promptsOf(batch), skip_special_tokens) : steps;
   }
 
   /** The cache dtype of a generation with these options, and the bytes it takes on the device. */
@@ -174,7 +190,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   #read(call: string, given: readonly unknown[]): Prepared {
     this.checkUsable();
-    const options = readCall(call, GENERATE, given);
+    const options: Prepared["options"] = readCall(call, call === "stream" ? STREAM : GENERATE, given);
     const { vocab, max_positions } = this.module.geometry;
     const read = readBatch(options.input_ids, options.attention_mask, vocab);
     const config = generationConfig(options, this.generation_config, this.config, read.steps, vocab);

@@ -26,13 +26,14 @@ import type { DeviceAlias, DeviceName } from "../load/platform.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { BITS_AND_BYTES, type BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { HEAD_DTYPES } from "../quant/index.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { HostProcessor } from "./processors/processor.js";
 import { PYTHON, type PythonOptions } from "./python.js";
-import type { Streamer } from "./streamers.js";
+import { isTokenizer, type Streamer } from "./streamers.js";
 import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
 
 const isDType = (value: unknown): boolean => typeof value === "string" && parseDType(value) !== undefined;
@@ -209,9 +210,32 @@ export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...R
 
 export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN> {}
 
+/** Options of stream alone. */
+const STREAM_ONLY = {
+  /** Gives each step its `text`. */
+  tokenizer: such<PreTrainedTokenizer>(isTokenizer, "a tokenizer, as from AutoTokenizer.from_pretrained"),
+  /** Leave special tokens out of `text`; true by default. */
+  skip_special_tokens: flag(),
+};
+
+/** All options of stream. */
+export const STREAM = { ...omit(GENERATE, ["streamer"]), ...STREAM_ONLY };
+
+export interface StreamOptions extends Omit<GenerateOptions, "streamer">, Options<typeof STREAM_ONLY> {}
+
+/** Options of stream with which the steps have text. */
+export type TextStreamOptions = StreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
+
 /** All options of an encoder-decoder's generate. */
 export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model"]), ...DECODER_INPUTS };
 
 export interface Seq2SeqGenerateOptions
   extends Omit<GenerateOptions, "assistant_model">,
     Options<typeof DECODER_INPUTS> {}
+
+/** All options of an encoder-decoder's stream. */
+export const SEQ2SEQ_STREAM = { ...omit(SEQ2SEQ_GENERATE, ["streamer"]), ...STREAM_ONLY };
+
+export interface Seq2SeqStreamOptions extends Omit<Seq2SeqGenerateOptions, "streamer">, Options<typeof STREAM_ONLY> {}
+
+export type Seq2SeqTextStreamOptions = Seq2SeqStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;

@@ -13,16 +13,20 @@ import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
-import { type Batch, readBatch, withImpliedMask } from "./inputs.js";
+import { type Batch, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
   SEQ2SEQ_FORWARD,
   SEQ2SEQ_GENERATE,
+  SEQ2SEQ_STREAM,
   type Seq2SeqForwardOptions,
   type Seq2SeqGenerateOptions,
+  type Seq2SeqStreamOptions,
+  type Seq2SeqTextStreamOptions,
 } from "./options.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
 import { seq2seqSteps } from "./seq2seq.js";
+import { type TextStep, withTexts } from "./texts.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
@@ -39,7 +43,7 @@ interface Prepared {
   readonly decoder: Batch;
   readonly config: GenerationConfig;
   readonly cache_dtype: CacheDType;
-  readonly options: Options<typeof SEQ2SEQ_GENERATE>;
+  readonly options: Options<typeof SEQ2SEQ_GENERATE & typeof SEQ2SEQ_STREAM>;
 }
 
 export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
@@ -105,22 +109,29 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   /**
-   * The same as an async iterator over steps; leaving the loop early stops the work.
+   * The same as an async iterator over steps; leaving the loop early stops the work. With `tokenizer` each step has the `text`
+   * that is final with it.
    * @throws immediately what `generate` throws for its options and inputs
    */
-  stream(options: Omit<Seq2SeqGenerateOptions, "streamer">): AsyncGenerator<Step>;
+  stream(options: Seq2SeqTextStreamOptions): AsyncGenerator<TextStep>;
+  stream(options: Seq2SeqStreamOptions): AsyncGenerator<Step>;
   /** The same with the options after the inputs. */
   stream(
-    inputs: Inputs<Seq2SeqGenerateOptions>,
-    options?: After<Omit<Seq2SeqGenerateOptions, "streamer">>,
-  ): AsyncGenerator<Step>;
+    inputs: Inputs<Seq2SeqStreamOptions>,
+    options: After<Seq2SeqStreamOptions> & Pick<Seq2SeqTextStreamOptions, "tokenizer">,
+  ): AsyncGenerator<TextStep>;
+  stream(inputs: Inputs<Seq2SeqStreamOptions>, options?: After<Seq2SeqStreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
-    return this.#steps(this.#prepare("stream", given));
+    const prepared = this.#prepare("stream", given);
+    const { tokenizer, skip_special_tokens = true } = prepared.options;
+    const steps = this.#steps(prepared);
+    return tokenizer ? withTexts(steps, tokenizer, promptsOf(prepared.decoder), skip_special_tokens) : steps;
   }
 
-  #prepare(call: string, given: readonly unknown[]): Prepared {
+  #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
     this.checkUsable();
-    const options = readCall(call, SEQ2SEQ_GENERATE, given);
+    const table = call === "stream" ? SEQ2SEQ_STREAM : SEQ2SEQ_GENERATE;
+    const options: Prepared["options"] = readCall(call, table, given);
     const { module } = this;
     const { vocab } = module.geometry;
     const read = readBatch(options.input_ids, options.attention_mask, vocab);

@@ -33,7 +33,7 @@ function standardOutput(): (text: string) => void {
 }
 
 /** True for what has a tokenizer's engine: a loaded tokenizer is a function. */
-function isTokenizer(value: unknown): boolean {
+export function isTokenizer(value: unknown): boolean {
   try {
     return typeof (value as PreTrainedTokenizer).backend.id_to_token === "function";
   } catch {

@@ -2,7 +2,12 @@
 // an uncaptured error or a validation error, whether or not a read reported it.
 
 import { afterAll, expect } from "vitest";
+import { selectAdapter } from "../../scripts/webgpu-env.mjs";
 import { processWide } from "./process.js";
+
+// Dawn keeps the adapters that it finds first, for as long as the process lives: a file that asks for any GPU ("auto") must
+// find those that the suites of WebGPU want.
+selectAdapter();
 
 /** Errors of any device so far; a test that provokes errors removes its own. */
 export const deviceErrors: string[] = processWide("device-errors", () => []);

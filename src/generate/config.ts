@@ -132,6 +132,13 @@ export interface GenerationConfig {
   readonly cache_dtype: CacheDType | undefined;
 }
 
+/** A seed as the 32 bits that key the random numbers: 0 to 2^32 - 1 as they are, of others all bits mixed. */
+export function seedWord(seed: number): number {
+  if (seed >= 0 && seed < 2 ** 32) return seed | 0;
+  const high = Math.floor(seed / 2 ** 32);
+  return (seed | 0) ^ Math.imul(high, 0x9e3779b9); // odd, so every high word changes some bit
+}
+
 /** transformers' default length: 20 tokens in total. */
 const DEFAULT_MAX_LENGTH = 20;
 
@@ -200,7 +207,7 @@ export function generationConfig(
     repetition_penalty: given("repetition_penalty") ?? 1,
     presence_penalty: given("presence_penalty") ?? 0,
     frequency_penalty: given("frequency_penalty") ?? 0,
-    seed: (given("seed") ?? Math.floor(Math.random() * 2 ** 31)) | 0,
+    seed: seedWord(given("seed") ?? Math.floor(Math.random() * 2 ** 31)),
     eos_token_ids,
     pad_token_id: named ?? eos_token_ids[0] ?? 0,
     prompt_padding: named !== undefined && !eos_token_ids.includes(named) ? named : undefined,

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
-import { fileWarnings, type GenerationOptions, generationConfig } from "../../src/generate/config.js";
+import { fileWarnings, type GenerationOptions, generationConfig, seedWord } from "../../src/generate/config.js";
 import { TextStreamer } from "../../src/generate/streamers.js";
 import { UNSUPPORTED, UNSUPPORTED_FIELDS, WITHOUT_EFFECT } from "../../src/generate/unsupported.js";
 import { openDevice, requestDevice } from "../../src/load/device.js";
@@ -315,4 +315,24 @@ test("options of a TextStreamer are checked", async () => {
   streamer.put(tokenizer("Once upon").input_ids);
   streamer.end();
   expect(pieces.join("")).toContain("Once");
+});
+
+test("seeds beyond 32 bits are not cut to them", () => {
+  const seeds = [
+    1,
+    2 ** 32 + 1,
+    -(2 ** 32) + 1,
+    0,
+    2 ** 32,
+    -1,
+    2 ** 32 - 1,
+    2 ** 53 - 1,
+    -(2 ** 53) + 1,
+    1.7e12,
+    1.7e12 + 2 ** 32,
+  ];
+  const words = seeds.map(seedWord);
+  expect(new Set(words).size).toBe(seeds.length);
+  for (const word of words) expect(Int32Array.of(word)[0]).toBe(word);
+  expect(seedWord(7)).toBe(7);
 });

@@ -135,8 +135,11 @@ export interface GenerationConfig {
 /** A seed as the 32 bits that key the random numbers: 0 to 2^32 - 1 as they are, of others all bits mixed. */
 export function seedWord(seed: number): number {
   if (seed >= 0 && seed < 2 ** 32) return seed | 0;
-  const high = Math.floor(seed / 2 ** 32);
-  return (seed | 0) ^ Math.imul(high, 0x9e3779b9); // odd, so every high word changes some bit
+  // The high word through the finalizer of MurmurHash3 (Appleby, public domain), so that near seeds end far apart.
+  let high = Math.floor(seed / 2 ** 32) | 0;
+  high = Math.imul(high ^ (high >>> 16), 0x85ebca6b);
+  high = Math.imul(high ^ (high >>> 13), 0xc2b2ae35);
+  return seed ^ high ^ (high >>> 16);
 }
 
 /** transformers' default length: 20 tokens in total. */

@@ -2,6 +2,7 @@
 // an uncaptured error or a validation error, whether or not a read reported it.
 
 import { afterAll, expect } from "vitest";
+// @ts-expect-error a script without types
 import { selectAdapter } from "../../scripts/webgpu-env.mjs";
 import { processWide } from "./process.js";
 

@@ -15,11 +15,12 @@ import {
   type Side,
   stack,
   type TensorEncoding,
-  toRows,
   truncate,
   truncatePair,
 } from "./batch.js";
 import { cleanUp, type Tokenizer } from "./engine.js";
+import { type IdList, readIds, readRows, readTexts } from "./ids.js";
+import type { JsonObject } from "./json-file.js";
 import {
   CALL,
   type CallOptions,
@@ -30,7 +31,6 @@ import {
   type TokenizerSettings,
 } from "./options.js";
 import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
-import type { JsonObject } from "./tokenizer-json.js";
 
 export type { BatchEncoding, Encoding, IdRows, IntTensor, Side, TensorEncoding } from "./batch.js";
 export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
@@ -57,12 +57,12 @@ export class PreTrainedTokenizer extends Callable {
   readonly name_or_path: string;
   readonly init_kwargs: JsonObject;
   readonly additional_special_tokens: readonly string[];
-  model_max_length: number;
   clean_up_tokenization_spaces: boolean;
   #special: Partial<Record<SpecialName, string>>;
   #paddingSide: Side;
   #truncationSide: Side;
   #typeIds: boolean;
+  #longest: number;
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
@@ -71,7 +71,7 @@ export class PreTrainedTokenizer extends Callable {
     this.name_or_path = settings.name_or_path;
     this.init_kwargs = settings.init_kwargs;
     this.additional_special_tokens = settings.additional_special_tokens;
-    this.model_max_length = settings.model_max_length;
+    this.#longest = settings.model_max_length;
     this.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces;
     this.#special = { ...settings.special };
     this.#paddingSide = sideOf(settings.padding_side, "padding_side");
@@ -92,6 +92,19 @@ export class PreTrainedTokenizer extends Callable {
   }
   set truncation_side(side: Side) {
     this.#truncationSide = sideOf(side, "truncation_side");
+  }
+
+  /** The length that `truncation` cuts to unless a call says another; Infinity for none. */
+  get model_max_length(): number {
+    return this.#longest;
+  }
+  set model_max_length(length: number) {
+    if (typeof length !== "number" || !(length > 0)) {
+      throw new OptionError(`model_max_length must be a number above 0, got ${show(length)}`, {
+        details: { option: "model_max_length" },
+      });
+    }
+    this.#longest = length;
   }
 
   get bos_token(): string | null {
@@ -187,12 +200,9 @@ export class PreTrainedTokenizer extends Callable {
   _call(text: string | readonly string[], given: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
     const options = readOptions("tokenizer", CALL, given);
     const single = typeof text === "string";
-    if (!single && !Array.isArray(text)) {
-      throw new OptionError(`tokenizer: text must be a string or an array of strings, got ${typeof text}`);
-    }
-    const texts: readonly string[] = single ? [text] : (text as readonly string[]);
+    const texts = readTexts("tokenizer", "text", text);
     const { text_pair } = options;
-    const pairs = text_pair === undefined ? undefined : typeof text_pair === "string" ? [text_pair] : text_pair;
+    const pairs = text_pair === undefined ? undefined : readTexts("tokenizer", "text_pair", text_pair);
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
@@ -218,7 +228,7 @@ export class PreTrainedTokenizer extends Callable {
     const padded = padding !== undefined && padding !== false && padding !== "do_not_pad";
     if (truncation === undefined && (given === undefined || padded)) return undefined;
     const limit = given ?? this.model_max_length;
-    return limit < NO_LIMIT ? limit : undefined;
+    return limit < NO_LIMIT ? Math.floor(limit) : undefined;
   }
 
   #row(text: string, pair: string | undefined, limit: number | undefined, options: CallOptions): Row {
@@ -247,7 +257,7 @@ export class PreTrainedTokenizer extends Callable {
     if (padding === undefined || padding === false || padding === "do_not_pad") return;
     let length: number | undefined;
     if (padding === "max_length") {
-      length = options.max_length ?? this.model_max_length;
+      length = Math.floor(options.max_length ?? this.model_max_length);
       if (length >= NO_LIMIT) {
         throw new OptionError('tokenizer: padding: "max_length" needs max_length: the tokenizer sets no limit', {
           hint: 'max_length: 512, or padding: "longest"',
@@ -267,8 +277,17 @@ export class PreTrainedTokenizer extends Callable {
     padRows(rows, { length, multiple, side, pad });
   }
 
-  /** Ids of one text (or a pair), with special tokens. */
-  encode(text: string, options: Omit<CallOptions, "return_tensors"> = {}): number[] {
+  /**
+   * Ids of one text (or a pair), with special tokens.
+   * @throws OptionError for what is not a string, unknown options and wrong values
+   */
+  encode(text: string, given: Omit<CallOptions, "return_tensors"> = {}): number[] {
+    const options = readOptions("tokenizer.encode", CALL, given);
+    if (typeof text !== "string") {
+      throw new OptionError(`tokenizer.encode: text must be a string, got ${show(text)}`, {
+        hint: "for several texts at once use tokenizer(texts)",
+      });
+    }
     return (this._call(text, { ...options, return_tensors: false }) as Encoding).input_ids;
   }
 
@@ -276,28 +295,24 @@ export class PreTrainedTokenizer extends Callable {
    * Text of ids; ids outside the vocabulary are skipped.
    * @throws OptionError for unknown options or a value that is not a list of integers
    */
-  decode(ids: number | Iterable<number | bigint>, given: DecodeOptions = {}): string {
+  decode(ids: IdList, given: DecodeOptions = {}): string {
     const options = readOptions("tokenizer.decode", DECODE, given);
-    if (typeof ids !== "number" && (typeof ids !== "object" || ids === null || !(Symbol.iterator in ids))) {
-      throw new OptionError("tokenizer.decode: ids must be a list of integers", {
-        hint: "for several rows at once use tokenizer.batch_decode(rows)",
-      });
-    }
-    const list = Array.from(typeof ids === "number" ? [ids] : ids, (id) => (typeof id === "bigint" ? Number(id) : id));
-    for (const id of list) {
-      if (Number.isInteger(id)) continue;
-      throw new OptionError(`tokenizer.decode: ids must be integers, got ${Array.isArray(id) ? "a list" : show(id)}`, {
-        hint: Array.isArray(id) ? "use tokenizer.batch_decode(rows)" : undefined,
-      });
-    }
-    const text = this.backend.decode(list, { skip_special_tokens: options.skip_special_tokens });
+    return this.#decode(readIds("tokenizer.decode", ids), options);
+  }
+
+  #decode(ids: readonly number[], options: DecodeOptions): string {
+    const text = this.backend.decode(ids, { skip_special_tokens: options.skip_special_tokens });
     const cleans = this.backend.cleans && (options.clean_up_tokenization_spaces ?? this.clean_up_tokenization_spaces);
     return cleans ? cleanUp(text) : text;
   }
 
-  /** `decode` of every row. */
-  batch_decode(rows: IdRows, options: DecodeOptions = {}): string[] {
-    return toRows(rows).map((row) => this.decode(row, options));
+  /**
+   * `decode` of every row.
+   * @throws OptionError for unknown options or what is neither a list of lists of integers nor a tensor [B, T]
+   */
+  batch_decode(rows: IdRows, given: DecodeOptions = {}): string[] {
+    const options = readOptions("tokenizer.batch_decode", DECODE, given);
+    return readRows("tokenizer.batch_decode", rows).map((row) => this.#decode(row, options));
   }
 
   /** The tokens of a text, as written in the vocabulary. */
@@ -307,27 +322,32 @@ export class PreTrainedTokenizer extends Callable {
     return this.convert_ids_to_tokens(ids);
   }
 
-  /** Id of a token; if the vocabulary lacks it, the id of the unknown token, or null if there is none. */
+  /**
+   * Id of a token; if the vocabulary lacks it, the id of the unknown token, or null if there is none.
+   * @throws OptionError for anything but a string or an array of strings
+   */
   convert_tokens_to_ids(token: string): number | null;
   convert_tokens_to_ids(tokens: readonly string[]): (number | null)[];
   convert_tokens_to_ids(tokens: string | readonly string[]): number | null | (number | null)[] {
-    const convert = (token: string) => this.backend.token_to_id(token) ?? this.unk_token_id;
-    return typeof tokens === "string" ? convert(tokens) : tokens.map(convert);
+    const ids = readTexts("tokenizer.convert_tokens_to_ids", "tokens", tokens).map(
+      (token) => this.backend.token_to_id(token) ?? this.unk_token_id,
+    );
+    return typeof tokens === "string" ? ids[0]! : ids;
   }
 
   /**
    * Token of an id, as written in the vocabulary.
    * @throws OptionError for an id that is not in the vocabulary
    */
-  convert_ids_to_tokens(id: number): string;
-  convert_ids_to_tokens(ids: Iterable<number>): string[];
-  convert_ids_to_tokens(ids: number | Iterable<number>): string | string[] {
-    const convert = (id: number) => {
+  convert_ids_to_tokens(id: number | bigint): string;
+  convert_ids_to_tokens(ids: Iterable<number | bigint>): string[];
+  convert_ids_to_tokens(ids: IdList): string | string[] {
+    const tokens = readIds("tokenizer.convert_ids_to_tokens", ids).map((id) => {
       const token = this.backend.id_to_token(id);
       if (token === undefined) throw new OptionError(`tokenizer: id ${show(id)} is not in the vocabulary`);
       return token;
-    };
-    return typeof ids === "number" ? convert(ids) : Array.from(ids, convert);
+    });
+    return typeof ids === "number" || typeof ids === "bigint" ? tokens[0]! : tokens;
   }
 
   get_vocab(): Map<string, number> {

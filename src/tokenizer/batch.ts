@@ -52,7 +52,7 @@ export interface Row {
 }
 
 /** Rows of ids in any accepted form: nested arrays, typed arrays, or a tensor [B, T]. */
-export type IdRows = IntTensor | Iterable<Iterable<number>>;
+export type IdRows = IntTensor | Iterable<Iterable<number | bigint>>;
 
 /** How rows are padded. `length` is the fixed length, or undefined for the longest row's. */
 export interface PadPlan {
@@ -61,13 +61,6 @@ export interface PadPlan {
   readonly side: Side;
   /** Id to fill with; called only if a row needs it. */
   readonly pad: () => number;
-}
-
-/** Rows of a tensor or of nested lists, as arrays. */
-export function toRows(rows: IdRows): number[][] {
-  if (Symbol.iterator in rows) return Array.from(rows, (row) => Array.from(row, Number));
-  const [B, T] = rows.shape;
-  return Array.from({ length: B }, (_, b) => Array.from(rows.data.subarray(b * T, (b + 1) * T)));
 }
 
 /** Keeps `length` ids of one side: the first ones when `side` is "right". */
@@ -97,10 +90,22 @@ export function truncatePair(
   return [truncate(a, m, side), truncate(b, n, side)];
 }
 
-/** Pads every row in place to the plan's length (longer rows stay as they are). */
+/** Most ids of a padded batch: 1 GB of numbers. */
+const MOST_PADDED = 2 ** 27;
+
+/**
+ * Pads every row in place to the plan's length (longer rows stay as they are).
+ * @throws OptionError when the rows would have more than 2^27 ids together
+ */
 export function padRows(rows: readonly Row[], plan: PadPlan): void {
   let length = plan.length ?? rows.reduce((most, row) => Math.max(most, row.ids.length), 0);
   if (plan.multiple > 1) length = Math.ceil(length / plan.multiple) * plan.multiple;
+  if (length * rows.length > MOST_PADDED) {
+    throw new OptionError(
+      `tokenizer: padding ${rows.length} rows to ${length} tokens makes more than ${MOST_PADDED} ids`,
+      { hint: "a smaller max_length or pad_to_multiple_of", details: { option: "padding", got: length } },
+    );
+  }
   for (const row of rows) {
     const missing = length - row.ids.length;
     if (missing <= 0) continue;

@@ -2,8 +2,9 @@
 // (byte-level BPE: GPT-2, OPT, RoBERTa, BART, Qwen2) and vocab.txt (WordPiece: BERT). Not here: SentencePiece models.
 
 import { FormatError, UnsupportedModelError } from "../core/errors.js";
+import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
-import { type Json, type JsonObject, readJsonObject, readText } from "./tokenizer-json.js";
+import { type Json, type JsonObject, readJsonObject, readText } from "./json-file.js";
 
 /** The fields of tokenizer_config.json that the conversion needs. */
 export interface ConvertOptions {
@@ -24,7 +25,7 @@ const QWEN2_SPLIT =
 function tokenWithId(vocab: JsonObject, file: string, name: string, token: string | undefined): [string, number] {
   const id = token === undefined ? undefined : vocab[token];
   if (token === undefined || typeof id !== "number") {
-    throw new FormatError(`${file}: ${name} ${JSON.stringify(token) ?? "(none)"} is not in the vocabulary`, {
+    throw new FormatError(`${file}: ${name} ${token === undefined ? "(none)" : show(token)} is not in the vocabulary`, {
       details: { file, key: name },
     });
   }
@@ -54,7 +55,7 @@ export function parseMerges(text: string, file: string): string[] {
     const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
     if (line === "" || (i === 0 && line.startsWith("#version"))) return;
     if (line.split(" ").length !== 2) {
-      throw new FormatError(`${file}: line ${i + 1}: expected two tokens, got ${JSON.stringify(line.slice(0, 80))}`, {
+      throw new FormatError(`${file}: line ${i + 1}: expected two tokens, got ${show(line)}`, {
         details: { file, key: `line ${i + 1}` },
       });
     }
@@ -78,9 +79,9 @@ export async function convertBpe(
   const roberta = name !== undefined && ROBERTA_LIKE.includes(name);
   const qwen2 = name === "Qwen2Tokenizer";
   if (name !== undefined && !roberta && !qwen2 && !GPT2_LIKE.includes(name)) {
-    throw new UnsupportedModelError(`tokenizer class ${name} cannot be built from vocab.json and merges.txt`, {
+    throw new UnsupportedModelError(`tokenizer class ${show(name)} cannot be built from vocab.json and merges.txt`, {
       hint: "save it once in Python with `AutoTokenizer.from_pretrained(id).save_pretrained(folder)`, which writes tokenizer.json",
-      details: { file: vocabFile, got: name },
+      details: { file: vocabFile, got: show(name) },
     });
   }
   const vocab = await readJsonObject(source, vocabFile);
@@ -136,9 +137,9 @@ export async function convertWordPiece(
 ): Promise<JsonObject> {
   const { tokenizer_class: name, config, special } = options;
   if (name !== undefined && !BERT_LIKE.test(name)) {
-    throw new UnsupportedModelError(`tokenizer class ${name} cannot be built from vocab.txt`, {
+    throw new UnsupportedModelError(`tokenizer class ${show(name)} cannot be built from vocab.txt`, {
       hint: "save it once in Python with `AutoTokenizer.from_pretrained(id).save_pretrained(folder)`, which writes tokenizer.json",
-      details: { file: vocabFile, got: name },
+      details: { file: vocabFile, got: show(name) },
     });
   }
   const lines = (await readText(source, vocabFile)).split("\n").map((line) => line.replace(/\r$/, ""));
@@ -146,7 +147,7 @@ export async function convertWordPiece(
   const vocab: JsonObject = Object.create(null) as JsonObject;
   lines.forEach((token, id) => {
     if (vocab[token] !== undefined) {
-      throw new FormatError(`${vocabFile}: line ${id + 1}: ${JSON.stringify(token)} stands twice`, {
+      throw new FormatError(`${vocabFile}: line ${id + 1}: ${show(token)} stands twice`, {
         details: { file: vocabFile, key: `line ${id + 1}` },
       });
     }

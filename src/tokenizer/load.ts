@@ -1,12 +1,15 @@
 // Opens a folder that holds a tokenizer: tokenizer.json, or the older files it can be built from, and the settings in
 // tokenizer_config.json, special_tokens_map.json, added_tokens.json. Not here: finding the folder of a hub id.
 
-import { FormatError, NotFoundError } from "../core/errors.js";
+import { NotFoundError } from "../core/errors.js";
 import { readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
+import type { Components } from "./components.js";
 import { type ConvertOptions, convertBpe, convertWordPiece } from "./convert.js";
 import { JsonTokenizer } from "./engine.js";
+import { fail, isObject, type Json, type JsonObject, readJsonObject, readText } from "./json-file.js";
 import {
   LOAD_TOKENIZER,
   type LoadTokenizerOptions,
@@ -14,18 +17,8 @@ import {
   type SpecialName,
   type TokenizerSettings,
 } from "./options.js";
-import {
-  type AddedToken,
-  addedToken,
-  checkTokenizerJson,
-  isEmptyToken,
-  isObject,
-  type Json,
-  type JsonObject,
-  readJsonObject,
-  readText,
-  type TokenizerJson,
-} from "./tokenizer-json.js";
+import { wellFormed } from "./text.js";
+import { type AddedToken, addedToken, checkTokenizerJson, isEmptyToken, type TokenizerJson } from "./tokenizer-json.js";
 
 /** Settings files of any tokenizer, and the files to build one from if there is no tokenizer.json. */
 const SETTINGS = [
@@ -126,8 +119,8 @@ interface Files {
 function contentOf(file: string, key: string, value: Json | undefined): string | undefined {
   if (value === undefined || value === null) return undefined;
   const content = isObject(value) ? value.content : value;
-  if (typeof content === "string") return content;
-  throw new FormatError(`${file}: ${key}: expected a string or an object with \`content\``, { details: { file, key } });
+  if (typeof content === "string" && content === wellFormed(content)) return content;
+  return fail(file, key, `expected a string or an object with \`content\`, got ${show(value)}`);
 }
 
 async function readFiles(source: Source): Promise<Files> {
@@ -209,11 +202,8 @@ async function readStructure(files: Files): Promise<TokenizerJson> {
 }
 
 /** A pre-tokenizer whose ByteLevel parts add a space before the text, or do not. */
-function withPrefixSpace(part: JsonObject, add_prefix_space: boolean): JsonObject {
-  const { type, pretokenizers } = part;
-  if (type === "ByteLevel") return { ...part, add_prefix_space };
-  if (!Array.isArray(pretokenizers)) return part;
-  return { ...part, pretokenizers: pretokenizers.map((one) => withPrefixSpace(one as JsonObject, add_prefix_space)) };
+function withPrefixSpace(parts: Components, add_prefix_space: boolean): Components {
+  return parts.map((part) => (part.type === "ByteLevel" ? { ...part, add_prefix_space } : part));
 }
 
 /** Special tokens without a name: additional_special_tokens and extra_special_tokens. */
@@ -231,23 +221,14 @@ function extraTokens({ source, config, map }: Files): string[] {
   return result;
 }
 
-/** Tokens of the model itself. */
-function vocabOf({ model: { vocab } }: TokenizerJson): Map<string, number> {
-  return new Map<string, number>(
-    Array.isArray(vocab)
-      ? vocab.map((entry, id) => [String((entry as Json[])[0]), id])
-      : Object.entries(vocab as Record<string, number>),
-  );
-}
-
 /** Adds the tokens declared in the settings files to those of tokenizer.json, as Python does after loading. */
 async function withAddedTokens(
   json: TokenizerJson,
   files: Files,
-  ids: ReadonlyMap<string, number>,
-  specials: readonly string[],
+  specials: ReadonlySet<string>,
 ): Promise<TokenizerJson> {
   const { source, config, names } = files;
+  const { vocab: ids } = json;
   const added = new Map<string, AddedToken>(json.added_tokens.map((token) => [token.content, token]));
   const taken = new Map<number, string>();
   for (const token of added.values()) taken.set(token.id, token.content);
@@ -260,7 +241,9 @@ async function withAddedTokens(
   const decoder = isObject(config.added_tokens_decoder) ? config.added_tokens_decoder : {};
   for (const [id, value] of Object.entries(decoder)) {
     if (isEmptyToken(value)) continue;
-    const token = addedToken(file, `added_tokens_decoder.${id}`, value, Number(id));
+    const key = `added_tokens_decoder.${id}`;
+    if (!/^\d{1,9}$/.test(id)) fail(file, key, `expected an id, got ${show(id)}`);
+    const token = addedToken(file, key, value, Number(id));
     const other = taken.get(token.id);
     const known = added.get(token.content)?.id ?? ids.get(token.content) ?? token.id;
     if (known === token.id && (other === undefined || other === token.content)) put(token); // tokenizer.json wins
@@ -269,7 +252,7 @@ async function withAddedTokens(
     const path = source.path("added_tokens.json");
     for (const [content, id] of Object.entries(await readJsonObject(source, path))) {
       if (content !== "" && !added.has(content))
-        put(addedToken(path, content, { content, id, special: specials.includes(content) }));
+        put(addedToken(path, content, { content, id, special: specials.has(content) }));
     }
   }
   let next = 0;
@@ -301,13 +284,13 @@ async function chatTemplate({ source, names, config }: Files): Promise<string | 
   const { chat_template: template } = config;
   if (typeof template === "string") return template;
   if (!Array.isArray(template)) return null;
-  const named: Record<string, string> = {};
-  for (const entry of template) {
-    if (isObject(entry) && typeof entry.name === "string" && typeof entry.template === "string") {
-      named[entry.name] = entry.template;
-    }
-  }
-  return named;
+  return Object.fromEntries(
+    template.flatMap((entry) =>
+      isObject(entry) && typeof entry.name === "string" && typeof entry.template === "string"
+        ? [[entry.name, entry.template]]
+        : [],
+    ),
+  );
 }
 
 /**
@@ -323,8 +306,8 @@ export async function loadTokenizer(source: Source, given: LoadTokenizerOptions 
   const files = await readFiles(source);
   const { config, className } = files;
   const structure = await readStructure(files);
-  const ids = vocabOf(structure);
-  const exists = (token: string) => ids.has(token) || structure.added_tokens.some(({ content }) => content === token);
+  const added = new Set(structure.added_tokens.map(({ content }) => content));
+  const exists = (token: string) => structure.vocab.has(token) || added.has(token);
   const special: Partial<Record<SpecialName, string>> = {};
   for (const name of SPECIAL_NAMES) {
     const usual = classDefault(files, name);
@@ -341,8 +324,8 @@ export async function loadTokenizer(source: Source, given: LoadTokenizerOptions 
   )
     special.pad_token = padding.token;
   const extra = extraTokens(files);
-  const specials = [...new Set([...Object.values(special), ...extra])];
-  const backend = new JsonTokenizer(await withAddedTokens(structure, files, ids, specials));
+  const specials = new Set([...Object.values(special), ...extra]);
+  const backend = new JsonTokenizer(await withAddedTokens(structure, files, specials));
   const inputs = config.model_input_names;
   const longest = options.model_max_length ?? config.model_max_length;
   const settings: TokenizerSettings = {

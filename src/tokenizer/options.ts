@@ -3,7 +3,7 @@
 import * as z from "zod";
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
 import type { BatchEncoding, Encoding, Side, TensorEncoding } from "./batch.js";
-import type { JsonObject } from "./tokenizer-json.js";
+import type { JsonObject } from "./json-file.js";
 
 export const SPECIAL_NAMES = [
   "bos_token",

@@ -1,9 +1,13 @@
 // Turns a stream of token ids into text as soon as it is final: never half a UTF-8 character, spaces as in a full decode,
 // in linear time. Not here: stop strings and printing (generate/).
 
+import { OptionError } from "../core/errors.js";
 import { readOptions } from "../core/options.js";
-import { cleanUp, type Tokenizer } from "./engine.js";
+import { show } from "../core/show.js";
+import type { IdDecoding, Tokenizer } from "./engine.js";
+import { type IdList, readIds } from "./ids.js";
 import { DECODE, type DecodeOptions } from "./options.js";
+import { StreamCleanUp } from "./replace.js";
 
 /** Options of a StreamDecoder: those of `decode`. */
 export interface StreamDecoderOptions extends DecodeOptions {}
@@ -11,107 +15,58 @@ export interface StreamDecoderOptions extends DecodeOptions {}
 /** A tokenizer, or an object around one, such as PreTrainedTokenizer. */
 export type StreamSource = Tokenizer | { readonly backend: Tokenizer; readonly clean_up_tokenization_spaces: boolean };
 
-/** Number of bytes of an unfinished character at the end of UTF-8 bytes: 0 to 3. */
-function unfinished(bytes: readonly number[]): number {
-  for (let back = 1; back <= Math.min(3, bytes.length); back++) {
-    const byte = bytes[bytes.length - back]!;
-    if (byte < 0x80) return 0;
-    if (byte >= 0xc0) return (byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2) > back ? back : 0;
-  }
-  return 0;
-}
-
-/**
- * The last position where the text may be cut without splitting a clean-up. A clean-up's input begins with a space, holds
- * only these characters and is at most six long (" n ' t" becomes "n't" in two steps).
- */
-function safeCut(text: string): number {
-  for (let cut = text.length; cut > 0; cut--) {
-    for (let back = 1; ; back++) {
-      const char = text[cut - back];
-      if (char === " ") break;
-      if (char === undefined || back === 6 || !".?!,'ntmsver".includes(char)) return cut;
+/** The tokenizer of a source, and whether it cleans up unless it is told. */
+function readSource(source: StreamSource): { tokenizer: Tokenizer; cleans: boolean } {
+  let cause: unknown;
+  try {
+    const around = "backend" in source;
+    const tokenizer = around ? source.backend : source;
+    if (typeof tokenizer.decoding === "function") {
+      return { tokenizer, cleans: tokenizer.cleans && around && source.clean_up_tokenization_spaces };
     }
+  } catch (error) {
+    cause = error; // no object at all, or one that cannot be read
   }
-  return 0;
+  throw new OptionError(`StreamDecoder: expected a tokenizer, got ${show(source)}`, {
+    cause,
+    hint: "new StreamDecoder(await AutoTokenizer.from_pretrained(...))",
+  });
 }
 
 /**
  * Decodes ids as they arrive: `push` returns the text that is now final, `end` the rest. The concatenation equals `decode` of
- * all ids together. (Only difference: with byte-fallback vocabularies, invalid UTF-8 bytes also destroy the valid characters
- * right before them in a full decode; here those were already returned.)
+ * all ids together, however they are cut. In vocabularies with byte fallback a run of byte tokens is text only if all of it is
+ * UTF-8, so its text comes with the token after it.
  */
 export class StreamDecoder {
-  readonly #tokenizer: Tokenizer;
-  readonly #skip: boolean;
-  readonly #cleanUp: boolean;
-  readonly #utf8 = new TextDecoder("utf-8", { ignoreBOM: true }); // byte-level vocabularies
-  #window: number[] = []; // other vocabularies: ids of the last pushes that returned text, then the unread ones
-  #read = 0; // ids of the window whose text was returned
-  #bytes: number[] = []; // byte tokens at the end of the window
-  #held = ""; // text that clean-up may still change
+  readonly #begin: () => IdDecoding;
+  readonly #cleanUp: StreamCleanUp | undefined;
+  #decoding: IdDecoding;
 
-  /** @throws OptionError for unknown options and wrong values */
+  /** @throws OptionError for unknown options and wrong values, and for what is not a tokenizer */
   constructor(source: StreamSource, given: StreamDecoderOptions = {}) {
     const options = readOptions("StreamDecoder", DECODE, given);
-    this.#tokenizer = "backend" in source ? source.backend : source;
-    this.#skip = options.skip_special_tokens === true;
-    const usual = "backend" in source && source.clean_up_tokenization_spaces;
-    this.#cleanUp = this.#tokenizer.cleans && (options.clean_up_tokenization_spaces ?? usual);
+    const { tokenizer, cleans } = readSource(source);
+    const skip_special_tokens = options.skip_special_tokens === true;
+    this.#begin = () => tokenizer.decoding({ skip_special_tokens });
+    this.#decoding = this.#begin();
+    const wanted = options.clean_up_tokenization_spaces ?? cleans;
+    this.#cleanUp = tokenizer.cleans && wanted ? new StreamCleanUp() : undefined;
   }
 
-  /** Adds the next id or ids; returns the text they complete, possibly none. */
-  push(ids: number | Iterable<number>): string {
-    let text = "";
-    for (const id of typeof ids === "number" ? [ids] : ids) {
-      if (this.#skip && this.#tokenizer.special_ids.has(id)) continue;
-      if (this.#tokenizer.id_to_token(id) === undefined) continue;
-      text += this.#tokenizer.byte_level
-        ? this.#utf8.decode(this.#tokenizer.token_bytes(id), { stream: true })
-        : this.#pushWindow(id);
-    }
-    return this.#clean(text, false);
+  /**
+   * Adds the next id or ids; returns the text they complete, possibly none.
+   * @throws OptionError for what is not an integer or a list of integers; then none of them counts
+   */
+  push(ids: IdList): string {
+    const text = this.#decoding.push(readIds("StreamDecoder.push", ids));
+    return this.#cleanUp?.push(text, false) ?? text;
   }
 
   /** Returns what is left (an unfinished character becomes U+FFFD, as in `decode`); then ready for a new stream. */
   end(): string {
-    const text = this.#tokenizer.byte_level ? this.#utf8.decode() : this.#advance();
-    this.#window = [];
-    this.#read = 0;
-    this.#bytes = [];
-    return this.#clean(text, true);
-  }
-
-  #pushWindow(id: number): string {
-    this.#window.push(id);
-    const bytes = this.#tokenizer.token_bytes(id);
-    if (bytes === undefined) this.#bytes = [];
-    else {
-      this.#bytes = [...this.#bytes.slice(-3), ...bytes];
-      if (unfinished(this.#bytes) > 0) return "";
-    }
-    return this.#advance();
-  }
-
-  /** Text of the unread ids: the window's text minus that of the ids already returned, which keeps spaces correct. */
-  #advance(): string {
-    const before = this.#tokenizer.decode(this.#window.slice(0, this.#read));
-    const all = this.#tokenizer.decode(this.#window);
-    // New bytes can invalidate a run of byte tokens whose text was already returned: then decode the new ids alone.
-    const text = all.startsWith(before)
-      ? all.slice(before.length)
-      : this.#tokenizer.decode(this.#window.slice(this.#read));
-    if (text === "") return "";
-    this.#window = this.#window.slice(this.#read);
-    this.#read = this.#window.length;
-    return text;
-  }
-
-  #clean(text: string, last: boolean): string {
-    if (!this.#cleanUp) return text;
-    const held = this.#held + text;
-    const at = last ? held.length : safeCut(held);
-    this.#held = held.slice(at);
-    return cleanUp(held.slice(0, at));
+    const text = this.#decoding.end();
+    this.#decoding = this.#begin();
+    return this.#cleanUp?.push(text, true) ?? text;
   }
 }

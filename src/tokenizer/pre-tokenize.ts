@@ -1,0 +1,205 @@
+// Pre-tokenizers: normalized text into the pieces that the model sees, as in Python's `tokenizers`.
+
+import type { Components } from "./components.js";
+import type { Json, JsonObject } from "./json-file.js";
+import { bounded, literally, patternOf } from "./pattern.js";
+
+const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200C\\u200D"; // \w of Rust's regex crate
+const SPACE = "\\p{White_Space}"; // JavaScript's \s adds U+FEFF and lacks U+0085
+const PUNCTUATION = "[\\p{P}\\u0021-\\u002F\\u003A-\\u0040\\u005B-\\u0060\\u007B-\\u007E]";
+const GPT2 = new RegExp(
+  `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?!\\P{White_Space})|${SPACE}+`,
+  "gu",
+);
+
+/** A piece of text. `first`: it begins where the input begins. */
+interface Piece {
+  readonly text: string;
+  readonly first: boolean;
+}
+type Cutter = (piece: Piece, out: Piece[]) => void;
+
+/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches according to `behavior`. */
+export function cut(text: string, pattern: RegExp, behavior: string, invert: boolean): string[] {
+  return ranges(text, pattern, behavior, invert).map((part) => text.slice(part.start, part.end));
+}
+
+function ranges(text: string, pattern: RegExp, behavior: string, invert: boolean): { start: number; end: number }[] {
+  const parts: { start: number; end: number; match: boolean }[] = [];
+  let at = 0;
+  for (const found of text.matchAll(pattern)) {
+    const end = found.index + found[0].length;
+    if (end === at && found[0] === "") continue; // an empty match cuts, but not where the last one ended
+    if (found.index > at) parts.push({ start: at, end: found.index, match: invert });
+    parts.push({ start: found.index, end, match: !invert });
+    at = end;
+  }
+  if (at < text.length) parts.push({ start: at, end: text.length, match: invert });
+  if (behavior === "Isolated") return parts.filter(({ start, end }) => end > start);
+
+  const kept: { start: number; end: number; match: boolean }[] = [];
+  for (const part of parts) {
+    const last = kept.at(-1);
+    if (behavior === "Removed") {
+      if (!part.match) kept.push(part);
+    } else if (last === undefined) kept.push(part);
+    else if (behavior === "Contiguous" ? last.match === part.match : merges(behavior, last, part)) last.end = part.end;
+    else kept.push(part);
+    // A piece absorbs only one match: its flag becomes that of the newest part.
+    if (kept.length > 0 && behavior !== "Removed") kept.at(-1)!.match = part.match;
+  }
+  return kept.filter(({ start, end }) => end > start);
+}
+
+function merges(behavior: string, last: { match: boolean }, part: { match: boolean }): boolean {
+  return behavior === "MergedWithPrevious" ? part.match && !last.match : last.match && !part.match;
+}
+
+function splitter(pattern: RegExp, behavior: string, invert = false): Cutter {
+  return ({ text, first }, out) => {
+    for (const { start, end } of ranges(text, pattern, behavior, invert)) {
+      out.push({ text: text.slice(start, end), first: first && start === 0 });
+    }
+  };
+}
+
+/** The 256 characters that represent bytes in byte-level vocabularies. */
+const BYTE_CHARS: readonly string[] = (() => {
+  let next = 256;
+  return Array.from({ length: 256 }, (_, byte) => {
+    const visible = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+    return String.fromCharCode(visible ? byte : next++);
+  });
+})();
+const BYTE_OF = new Int16Array(512).fill(-1);
+for (const [byte, char] of BYTE_CHARS.entries()) BYTE_OF[char.charCodeAt(0)] = byte;
+const UTF8 = new TextEncoder();
+
+/** Bytes of byte-level tokens; a token with any other character is encoded as UTF-8. */
+export function byteLevelBytes(tokens: readonly string[]): Uint8Array {
+  let units = 0;
+  for (const token of tokens) units += token.length;
+  const bytes = new Uint8Array(units);
+  let length = 0;
+  for (const token of tokens) {
+    for (let at = 0; at < token.length; at++) {
+      const byte = BYTE_OF[token.charCodeAt(at)] ?? -1;
+      if (byte < 0) return mixedBytes(tokens);
+      bytes[length++] = byte;
+    }
+  }
+  return bytes;
+}
+
+function mixedBytes(tokens: readonly string[]): Uint8Array {
+  const parts = tokens.map((token) => {
+    const bytes = Array.from(token, (char) => (char.length === 1 ? (BYTE_OF[char.charCodeAt(0)] ?? -1) : -1));
+    return bytes.includes(-1) ? UTF8.encode(token) : Uint8Array.from(bytes);
+  });
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** The UTF-8 bytes of a text, each as its character. */
+function bytesAsText(text: string): string {
+  if (/^[!-~]*$/.test(text)) return text; // these stand for themselves
+  let chars = "";
+  for (const byte of UTF8.encode(text)) chars += BYTE_CHARS[byte]!;
+  return chars;
+}
+
+function byteLevel(config: JsonObject): Cutter {
+  const [prefix, regex] = [config.add_prefix_space === true, config.use_regex !== false];
+  return ({ text, first }, out) => {
+    const spaced = prefix && !text.startsWith(" ") ? ` ${text}` : text;
+    const pieces = regex ? (spaced.match(GPT2) ?? []) : [spaced];
+    for (const [i, piece] of pieces.entries()) out.push({ text: bytesAsText(piece), first: first && i === 0 });
+  };
+}
+
+function metaspace(config: JsonObject): Cutter {
+  const mark = String(config.replacement ?? "\u2581");
+  const shown = String(config.str_rep || mark);
+  // Files from before prepend_scheme say add_prefix_space.
+  const scheme = config.prepend_scheme ?? (config.add_prefix_space === false ? "never" : "always");
+  const split = config.split === false ? undefined : literally(mark);
+  return ({ text, first }, out) => {
+    const marked = text.replaceAll(" ", () => shown);
+    const prepends = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
+    const whole = prepends ? shown + marked : marked;
+    if (split === undefined) out.push({ text: whole, first });
+    else {
+      for (const [i, piece] of cut(whole, split, "MergedWithNext", false).entries()) {
+        out.push({ text: piece, first: first && i === 0 });
+      }
+    }
+  };
+}
+
+/** Pieces of `length` characters each; the last may be shorter. */
+function fixedLength(length: number): Cutter {
+  return ({ text, first }, out) => {
+    let [start, end] = [0, 0];
+    for (let count = 0; start < text.length; count = 0) {
+      for (; count < length && end < text.length; count++) end += text.codePointAt(end)! > 0xffff ? 2 : 1;
+      out.push({ text: text.slice(start, end), first: first && start === 0 });
+      start = end;
+    }
+  };
+}
+
+function cutters(file: string, config: JsonObject): Cutter[] {
+  const regex = (source: string) => new RegExp(source, "gu");
+  const behavior = (value: Json | undefined) => String(value ?? "Isolated");
+  switch (config.type) {
+    case "ByteLevel":
+      return [byteLevel(config)];
+    case "Metaspace":
+      return [metaspace(config)];
+    case "Split": {
+      const pattern = patternOf(file, "pre_tokenizer", config.pattern);
+      return [splitter(pattern, behavior(config.behavior), config.invert === true)];
+    }
+    case "Whitespace":
+      return [splitter(regex(`[${WORD}]+|[^${WORD}${SPACE}]+`), "Removed", true)];
+    case "WhitespaceSplit":
+      return [splitter(regex(`${SPACE}+`), "Removed")];
+    case "BertPreTokenizer":
+      return [splitter(regex(`${SPACE}+`), "Removed"), splitter(regex(PUNCTUATION), "Isolated")];
+    case "Punctuation":
+      return [splitter(regex(PUNCTUATION), behavior(config.behavior))];
+    case "Digits":
+      return [splitter(regex("\\p{N}"), config.individual_digits === true ? "Isolated" : "Contiguous")];
+    case "CharDelimiterSplit":
+      return [splitter(literally(String(config.delimiter ?? "")), "Removed")];
+    default: // FixedLength
+      return [fixedLength(Number(config.length ?? 5))];
+  }
+}
+
+/** Cuts a normalized text into pieces; `first`: it begins where the input begins. */
+export type PreTokenizer = (text: string, first: boolean) => string[];
+
+/**
+ * Builds the pre-tokenizer of a checked tokenizer.json.
+ * @throws FormatError for a pattern that cannot be translated; the pre-tokenizer throws it where a pattern cannot be run
+ */
+export function buildPreTokenizer(file: string, components: Components | null): PreTokenizer {
+  if (components === null) return (text) => [text];
+  const steps = components.flatMap((config) => cutters(file, config));
+  return (text, first) =>
+    bounded(file, "pre_tokenizer", text.length, () => {
+      let pieces: Piece[] = [{ text, first }];
+      for (const step of steps) {
+        const next: Piece[] = [];
+        for (const piece of pieces) step(piece, next);
+        pieces = next;
+      }
+      return pieces.map((piece) => piece.text);
+    });
+}

@@ -1,0 +1,63 @@
+// Facts about characters that the parts of tokenizers share, and how long they may make a text.
+
+/** True for Unicode's White_Space; JavaScript's \s adds U+FEFF and lacks U+0085. All of them are one UTF-16 unit. */
+export function isSpace(unit: number): boolean {
+  if (unit < 0x80) return unit === 0x20 || (unit >= 0x09 && unit <= 0x0d);
+  return (
+    unit === 0x85 ||
+    unit === 0xa0 ||
+    unit === 0x1680 ||
+    (unit >= 0x2000 && unit <= 0x200a) ||
+    unit === 0x2028 ||
+    unit === 0x2029 ||
+    unit === 0x202f ||
+    unit === 0x205f ||
+    unit === 0x3000
+  );
+}
+
+/** Replaces lone surrogates, which no UTF-8 can hold, by U+FFFD. */
+export function wellFormed(text: string): string {
+  return text.replace(/\p{Surrogate}/gu, "\uFFFD");
+}
+
+/** Text without white space at its start, its end or both. A pattern for the end would try every run of spaces. */
+export function trimmed(text: string, left: boolean, right: boolean): string {
+  let start = 0;
+  let end = text.length;
+  if (left) while (start < end && isSpace(text.charCodeAt(start))) start++;
+  if (right) while (end > start && isSpace(text.charCodeAt(end - 1))) end--;
+  return text.slice(start, end);
+}
+
+/** Characters that may replace one, and a text of any length. NFKC makes 18 of one, which no published tokenizer exceeds. */
+const GROWTH = 32;
+const ALWAYS = 8192;
+
+/** The most characters that a normalizer or decoder may make of `length`. */
+export function longest(length: number): number {
+  return GROWTH * length + ALWAYS;
+}
+
+/** Thrown by `replaced`; whoever knows the file makes a FormatError of it. */
+export class TooLong extends Error {}
+
+/**
+ * A function that puts `content` in place of every match. Its text is literal; JavaScript gives `$` a meaning.
+ * @throws TooLong from the function before it makes more than `most` characters
+ */
+export function replacer(pattern: RegExp | string, content: string): (text: string, most: number) => string {
+  if (pattern === "") return (text) => text;
+  if (content.length <= GROWTH) {
+    const escaped = content.replaceAll("$", "$$$$");
+    return (text) => text.replaceAll(pattern, escaped);
+  }
+  return (text, most) => {
+    let length = text.length;
+    return text.replaceAll(pattern, (found: string) => {
+      length += content.length - found.length;
+      if (length > most) throw new TooLong();
+      return content;
+    });
+  };
+}

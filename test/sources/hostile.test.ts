@@ -8,7 +8,7 @@ import { AbortError, FormatError, NetworkError, OctavoError } from "../../src/co
 import { HttpSource, type HttpSourceOptions } from "../../src/sources/http.js";
 import { readJsonFile } from "../../src/sources/json.js";
 import { CHUNK_BYTES } from "../../src/sources/range-cache.js";
-import { readJsonObject, readText } from "../../src/tokenizer/tokenizer-json.js";
+import { readJsonObject, readText } from "../../src/tokenizer/json-file.js";
 import { bytes } from "../support/random.js";
 import { MemoryCache } from "../support/range-cache.js";
 import { etagOf, FileServer } from "../support/server.js";

@@ -16,6 +16,11 @@ constexpr int kDTypes = 7;
 // No tensor has more elements; this keeps the products below within int64.
 constexpr int64_t kMostElements = (int64_t)1 << 48;
 
+// elements * dim for a dim of at least 0, at most kMostElements + 1. (The compiler's checked product needs 128 bits.)
+int64_t times(int64_t elements, int64_t dim) {
+  return dim > 0 && elements > kMostElements / dim ? kMostElements + 1 : elements * dim;
+}
+
 int find_dtype(const char* text, size_t length) {
   for (int i = 0; i < kDTypes; i++)
     if (std::strlen(kDTypeNames[i]) == length && std::strncmp(kDTypeNames[i], text, length) == 0) return i;
@@ -182,8 +187,8 @@ const char* decode(const Spec& spec, const int32_t* words, int64_t count, const 
     for (int d = 0; d < rank; d++) {
       t.dim[d] = at[d];
       if (at[d] < 0) return sentence("operand `%s` has a negative dim", o.name);
-      if (__builtin_mul_overflow(size, (int64_t)at[d], &size) || size > kMostElements)
-        return sentence("operand `%s` is too large", o.name);
+      size = times(size, at[d]);
+      if (size > kMostElements) return sentence("operand `%s` is too large", o.name);
     }
     at += rank;
     int64_t reach = size;  // elements from the start to the end of the last one
@@ -265,9 +270,11 @@ bool OperandReader::next(Reach& reach) {
   int64_t elements = 1, far = 0;
   bool sane = dtype < kDTypes;
   for (int d = 0; d < rank && sane; d++) {
-    sane = !__builtin_mul_overflow(elements, (int64_t)dim[d], &elements);
+    sane = dim[d] >= 0;
+    if (!sane) break;
+    elements = times(elements, dim[d]);
     if (strided && dim[d] > 1) far += (int64_t)(dim[d] - 1) * stride[d];
-    sane = sane && dim[d] >= 0 && (!strided || stride[d] >= 0) && elements <= kMostElements && far <= kMostElements;
+    sane = (!strided || stride[d] >= 0) && elements <= kMostElements && far <= kMostElements;
   }
   if (strided && elements > 0) elements = far + 1;
   reach.buffer = at_[1];

@@ -26,6 +26,11 @@ OCTAVO_INLINE float reduce(const float* x, int64_t K, const F& f) {
   return sum((a + b) + (c + d)) + rest;
 }
 
+// 1 / sqrt(square + eps), NaN if a sum of squares has overflowed: a row of zeros would look like a result.
+OCTAVO_INLINE float inverse_root(float square, float eps) {
+  return 1.0f / __builtin_sqrtf(square + eps) + (square - square);
+}
+
 template <class W>
 void rms(const Call& call) {
   const Tensor &x = call.t[0], &w = call.t[1], &y = call.t[2];
@@ -37,7 +42,7 @@ void rms(const Call& call) {
       const float* in = x.as<float>() + row * K;
       float* out = y.as<float>() + row * K;
       const float mean = reduce(in, K, [](f32x16 v) { return v * v; }) / (float)K;
-      const float factor = 1.0f / __builtin_sqrtf(mean + eps);
+      const float factor = inverse_root(mean, eps);
       int64_t k = 0;
       for (; k + 16 <= K; k += 16) store(out + k, load(in + k) * factor * (W::load(weight + k) + offset));
       for (; k < K; k++) out[k] = in[k] * factor * (W::widen(weight[k]) + offset);
@@ -72,7 +77,7 @@ const char* layer_norm(const Call& call) {
       float* out = y.as<float>() + row * K;
       const float mean = reduce(in, K, [](f32x16 v) { return v; }) / (float)K;
       const float variance = reduce(in, K, [=](f32x16 v) { return (v - mean) * (v - mean); }) / (float)K;
-      const float factor = 1.0f / __builtin_sqrtf(variance + eps);
+      const float factor = inverse_root(variance, eps);
       for (int64_t k = 0; k < K; k += 16) {
         const int n = K - k < 16 ? (int)(K - k) : 16;
         f32x16 v = ((n == 16 ? load(in + k) : load_n(in + k, n)) - mean) * factor;

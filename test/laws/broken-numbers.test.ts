@@ -13,17 +13,17 @@ import { FIXTURES } from "../support/fixtures.js";
 const WEIGHT = "model.layers.0.mlp.down_proj.weight";
 const HEAD = "lm_head.weight";
 
-/** The folder of a llama one of whose weights holds `value` at its fourth place. */
-function spoilt(name: string, value: number): string {
+/** The folder of a llama one of whose weights holds `value` at its fourth place, or at all places. */
+function spoilt(name: string, value: number, all = false): string {
   const folder = mkdtempSync(join(tmpdir(), "octavo-broken-"));
   cpSync(join(FIXTURES, "models", "llama"), folder, { recursive: true });
   const file = join(folder, "model.safetensors");
   const bytes = readFileSync(file);
   const length = Number(bytes.readBigUInt64LE());
   const { tensors } = parseSafetensorsHeader(bytes.subarray(8, 8 + length), bytes.length, file);
-  const { dtype, offset } = tensors.get(name)!;
+  const { dtype, offset, bytes: size } = tensors.get(name)!;
   expect(dtype).toBe("F32");
-  bytes.writeFloatLE(value, offset + 12);
+  for (let at = all ? 0 : 12; at < (all ? size : 16); at += 4) bytes.writeFloatLE(value, offset + at);
   writeFileSync(file, bytes);
   return folder;
 }
@@ -60,6 +60,21 @@ describe.each([Number.NaN, Number.POSITIVE_INFINITY])("%d in a weight", (value) 
       }
     }
     expect(silent).toEqual([]);
+    await device.close();
+  });
+});
+
+describe("numbers whose squares overflow", () => {
+  const folder = spoilt("model.embed_tokens.weight", 1e30, true);
+
+  // The reference computes in f64, where nothing overflows.
+  test.each(ALL_DEVICES.filter((name) => name !== "reference"))("do not become zeros on %s", async (name) => {
+    const device = await requestTestDevice(name);
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device, dtype: "float32" });
+    await expect(model.generate({ input_ids: [[5, 9]], max_new_tokens: 2, do_sample: false })).rejects.toThrow(
+      "logits hold NaN",
+    );
+    model.dispose();
     await device.close();
   });
 });

@@ -42,19 +42,27 @@ function withRows(norm: ShaderSpec, seen: Seen): ShaderSpec {
   };
 }
 
+/** 1 / sqrt, NaN if a sum of squares has overflowed: a row of zeros would look like a result. */
+const INVERSE_ROOT = `
+fn inverse_root(square: f32) -> f32 {
+  let size = bitcast<u32>(square) & 0x7fffffffu;
+  if (size >= 0x7f800000u) { return bitcast<f32>(size | 1u); }
+  return 1.0 / sqrt(square);
+}`;
+
 const rmsShader = family("rms_norm", ({ weight, seen }: { weight: DType; seen: Seen }) =>
   withRows(
     {
       bindings: [reads("x", "array<f32>"), reads("w"), writes("y")],
       params: ["M", "columns", "x", "w", "y", "eps:f32", "offset:f32"],
       workgroup: WIDTH,
-      declarations: [FLOATS, reader("w", weight), SUM],
+      declarations: [FLOATS, reader("w", weight), SUM, INVERSE_ROOT],
       body: `if (group >= P.M) { return; }
   let at = P.x + group * P.columns;
   let out = P.y + group * P.columns;
   var squares = 0.0;
   ${EACH} { squares += x[at + k] * x[at + k]; }
-  let inverse = 1.0 / sqrt(sum(squares, lid) / f32(P.columns) + P.eps);
+  let inverse = inverse_root(sum(squares, lid) / f32(P.columns) + P.eps);
   ${EACH} { y[out + k] = x[at + k] * inverse * (w_at(P.w + k) + P.offset); }`,
     },
     seen,
@@ -101,6 +109,7 @@ const layerShader = family("layer_norm", ({ weight, bias, seen }: { weight: Mayb
         weight === "none" ? "" : reader("w", weight),
         bias === "none" ? "" : reader("b", bias),
         SUM,
+        INVERSE_ROOT,
       ],
       body: `if (group >= P.M) { return; }
   let at = P.x + group * P.columns;
@@ -110,7 +119,7 @@ const layerShader = family("layer_norm", ({ weight, bias, seen }: { weight: Mayb
   let mean = sum(total, lid) / f32(P.columns);
   var squares = 0.0;
   ${EACH} { let d = x[at + k] - mean; squares += d * d; }
-  let inverse = 1.0 / sqrt(sum(squares, lid) / f32(P.columns) + P.eps);
+  let inverse = inverse_root(sum(squares, lid) / f32(P.columns) + P.eps);
   ${EACH} {
     y[out + k] = (x[at + k] - mean) * inverse${weight === "none" ? "" : " * w_at(P.w + k)"}${bias === "none" ? "" : " + b_at(P.b + k)"};
   }`,

@@ -74,17 +74,17 @@ const HOLDERS: {
 export interface AutoModel<T extends Task = "causal-lm"> {
   /**
    * Loads a model for the class's task: from a folder or the local Hugging Face cache by its id (Node), or from a server by its
-   * folder's address or its id on a hub. It is quantized while it is read.
+   * folder's address (text or a URL; also file:) or its id on a hub. It is quantized while it is read.
    * @throws OptionError, NotFoundError, ConfigError, UnsupportedModelError, FormatError, CheckpointError, NetworkError,
    * OutOfMemoryError, DeviceError, AbortError
    */
-  from_pretrained(model: string, options?: FromPretrainedOptions): Promise<TaskHolders[T]>;
+  from_pretrained(model: string | URL, options?: FromPretrainedOptions): Promise<TaskHolders[T]>;
 }
 
 export function autoModel<T extends Task>(platform: Platform, task: T): AutoModel<T> {
   return {
-    async from_pretrained(model, given = {}) {
-      checkName(model);
+    async from_pretrained(which, given = {}) {
+      const model = nameOf(which);
       const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
       const place = placeOf(options);
       const bounds = boundsOf(options.max_memory);
@@ -150,9 +150,16 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
   };
 }
 
-/** @throws OptionError for what names no model */
-function checkName(model: unknown): void {
-  if (typeof model === "string") return;
+/** A model's name or address as text. @throws OptionError for what names no model */
+function nameOf(model: unknown): string {
+  if (typeof model === "string") return model;
+  if (model instanceof URL) {
+    try {
+      return model.href;
+    } catch {
+      // made by hand, without what a URL holds
+    }
+  }
   throw new OptionError(`expected a model id such as "org/name" or a folder, got ${show(model)}`);
 }
 
@@ -163,13 +170,13 @@ export interface AutoTokenizers {
    * Loads the tokenizer of a model, found as `AutoModelForCausalLM` finds the model.
    * @throws OptionError, NotFoundError, FormatError, UnsupportedModelError, NetworkError, AbortError
    */
-  from_pretrained(model: string, options?: TokenizerOptions): Promise<PreTrainedTokenizer>;
+  from_pretrained(model: string | URL, options?: TokenizerOptions): Promise<PreTrainedTokenizer>;
 }
 
 export function autoTokenizer(platform: Platform): AutoTokenizers {
   return {
-    async from_pretrained(model, given = {}) {
-      checkName(model);
+    async from_pretrained(which, given = {}) {
+      const model = nameOf(which);
       const options = readOptions("from_pretrained", TOKENIZER_FROM_PRETRAINED, given);
       const { padding_side, signal } = options;
       const source = await platform.source(model, { ...pick(SOURCE, options), signal });

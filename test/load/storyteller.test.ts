@@ -3,6 +3,7 @@
 import { mkdirSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { afterAll, expect, test } from "vitest";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { STORYTELLER as NAME, NODE } from "../../src/load/node.js";
@@ -28,4 +29,14 @@ test("a folder of that name wins, as of any other", async () => {
   mkdirSync(join(elsewhere, NAME), { recursive: true });
   process.chdir(elsewhere);
   expect((await NODE.source(NAME, {})).location).toBe(NAME);
+});
+
+test("a folder by its address, as text and as a URL", async () => {
+  const url = pathToFileURL(STORYTELLER);
+  for (const name of [url, url.href]) {
+    const model = await AutoModelForCausalLM.from_pretrained(name, { device: "reference" });
+    expect(model.module.geometry.vocab).toBe(4096);
+    model.dispose();
+    expect((await AutoTokenizer.from_pretrained(name)).vocab_size).toBe(4096);
+  }
 });

@@ -153,12 +153,10 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoMode
 /** A model's name or address as text. @throws OptionError for what names no model */
 function nameOf(model: unknown): string {
   if (typeof model === "string") return model;
-  if (model instanceof URL) {
-    try {
-      return model.href;
-    } catch {
-      // made by hand, without what a URL holds
-    }
+  try {
+    if (model instanceof URL) return model.href;
+  } catch {
+    // a proxy, or made by hand without what a URL holds
   }
   throw new OptionError(`expected a model id such as "org/name" or a folder, got ${show(model)}`);
 }

@@ -52,6 +52,7 @@ export type {
   Seq2SeqStreamOptions,
   StreamOptions,
 } from "./generate/options.js";
+export type { PromptProgress } from "./generate/prefill.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
 export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";

@@ -44,6 +44,7 @@ export type {
   Seq2SeqStreamOptions,
   StreamOptions,
 } from "./generate/options.js";
+export type { PromptProgress } from "./generate/prefill.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
 export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";

@@ -8,6 +8,7 @@ import type { Decoder } from "../nn/decoder.js";
 import type { GenerationConfig } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { type Batch, promptsOf } from "./inputs.js";
+import { type PromptProgress, promptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
 import type { FinishReason, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
@@ -26,6 +27,8 @@ export interface LoopOptions {
   readonly cross?: CrossCache;
   /** Tokens of a chunk of the prompts, for tests. */
   readonly chunk?: number;
+  /** Called while the prompts are read. */
+  readonly progress?: (event: PromptProgress) => void;
 }
 
 /** One step's tokens on the host. */
@@ -56,20 +59,27 @@ export async function* generateSteps(
   batch: Batch,
   options: LoopOptions,
 ): AsyncGenerator<Step> {
-  const { config, signal, drafter } = options;
+  const { config, signal, drafter, chunk, progress } = options;
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const prompts = promptsOf(batch);
+  const total = prompts.reduce((sum, { length }) => sum + length, 0);
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
   const { cache_dtype, processors, scores, cross } = options;
   const shape = { rows: batch.rows, capacity: longest + config.max_new_tokens };
   using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross });
   const requests = prompts.map((prompt, row) => ({ row, prompt, config, sequence: row }));
-  await (drafter ? session.addForDrafts(requests, options) : session.add(requests, options));
+  const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
+  progress?.(promptProgress("initiate", 0, total));
+  const prefill = { signal, chunk, ran };
+  await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
+  let reading = true;
   const columns = new Columns(batch.rows, config.pad_token_id, scores ?? false);
   const passes = drafter ? drafted(session, drafter, options.drafts ?? 0) : stepped(session);
   for await (const tokens of passes) {
     stop();
+    if (reading) progress?.(promptProgress("done", total, total));
+    reading = false;
     columns.add(tokens);
     for (let step = columns.next(); step; step = columns.next()) {
       yield step;

@@ -203,7 +203,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   async *#steps(batch: Batch, config: GenerationConfig, options: Prepared["options"]): AsyncGenerator<Step> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const { assistant_model, logits_processor: processors, signal, logprobs: scores } = options;
+    const { assistant_model, logits_processor: processors, signal, logprobs: scores, progress_callback } = options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
     const { bytes } = this.#cacheOf(batch, config);
     for (const model of held) model.hold();
@@ -212,7 +212,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     try {
       drafter = openDrafter(batch, config, { assistant: assistant_model, signal });
       const drafts = draftsOf(config, options);
-      const loop = { config, cache_dtype, processors, drafter, drafts, scores, signal };
+      const progress = progress_callback;
+      const loop = { config, cache_dtype, processors, drafter, drafts, scores, signal, progress };
       for await (const step of generateSteps(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();
         yield step;

@@ -31,6 +31,7 @@ import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
+import type { PromptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
 import { PYTHON, type PythonOptions } from "./python.js";
 import { isTokenizer, type Streamer } from "./streamers.js";
@@ -197,6 +198,11 @@ const RUN = {
   assistant_model: checkedLater<AssistantModel>(),
   /** Give the log-probability of each token: `scores` of a step. */
   logprobs: flag(),
+  /**
+   * Called while the prompt is read, which takes a while for a long one, and once with the first new tokens. What it throws
+   * ends the generation.
+   */
+  progress_callback: callback<(event: PromptProgress) => void>(),
   /** Only true: keys and values are always kept. */
   use_cache: option<true>(z.literal(true), "true", { hint: "keys and values are always kept; leave it out" }),
   /** Only false: the result is lists of ids. */
@@ -226,11 +232,11 @@ export interface StreamOptions extends Omit<GenerateOptions, "streamer">, Option
 /** Options of stream with which the steps have text. */
 export type TextStreamOptions = StreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
 
-/** All options of an encoder-decoder's generate. */
-export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model"]), ...DECODER_INPUTS };
+/** All options of an encoder-decoder's generate: its encoder reads the text in one pass. */
+export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model", "progress_callback"]), ...DECODER_INPUTS };
 
 export interface Seq2SeqGenerateOptions
-  extends Omit<GenerateOptions, "assistant_model">,
+  extends Omit<GenerateOptions, "assistant_model" | "progress_callback">,
     Options<typeof DECODER_INPUTS> {}
 
 /** All options of an encoder-decoder's stream. */

@@ -100,16 +100,38 @@ export function flatChunks(texts: readonly RowText[], most: number = CHUNK_TOKEN
   return chunks;
 }
 
+/** Progress of a prompt, in the manner of a load's: tokens of all rows. */
+export interface PromptProgress {
+  /**
+   * "initiate" before the first chunk, "progress" after each chunk that has run while others follow, "done" with the first
+   * new tokens.
+   */
+  readonly status: "initiate" | "progress" | "done";
+  /** Tokens read, and tokens to read. */
+  readonly loaded: number;
+  readonly total: number;
+  /** Percent. */
+  readonly progress: number;
+}
+
+/** Tells how far the prompts of all rows are. */
+export function promptProgress(status: PromptProgress["status"], loaded: number, total: number): PromptProgress {
+  return { status, loaded, total, progress: (100 * loaded) / (total || 1) };
+}
+
 /**
  * Records the chunks, each by `record`, which returns a tensor that is ready when the chunk has run. The next chunk is
- * recorded while one runs, but no more.
+ * recorded while one runs, but no more. `ran` gets the tokens of all chunks that are known to have run; it asks nothing of the
+ * device.
  * @throws AbortError when the chunk that runs as the signal fires has ended; KernelError, OutOfMemoryError
  */
 export async function runChunks(
   chunks: readonly FlatChunk[],
   record: (chunk: FlatChunk) => Tensor,
   signal: AbortSignal | undefined,
+  ran?: (tokens: number) => void,
 ): Promise<void> {
+  let tokens = 0;
   let running: Tensor | undefined;
   let device: Device | undefined;
   try {
@@ -121,7 +143,11 @@ export async function runChunks(
         running = record(chunk).keep();
         device = running.device;
         device.flush();
-        if (before) await before.ready();
+        if (before) {
+          await before.ready();
+          tokens += chunks[n - 1]!.ids.length;
+          ran?.(tokens);
+        }
       } finally {
         before?.dispose();
       }

@@ -37,6 +37,8 @@ export interface PrefillOptions {
   readonly signal?: AbortSignal;
   /** Tokens of a chunk, for tests. */
   readonly chunk?: number;
+  /** Gets the number of tokens that are known to be in the cache, after each chunk but the last. */
+  readonly ran?: (tokens: number) => void;
 }
 
 export class DecodeSession implements Disposable {
@@ -272,14 +274,14 @@ export class DecodeSession implements Disposable {
   }
 
   /** Runs the part of each text that the cache lacks, except the last `leave` tokens. */
-  async #fill(sequences: readonly Sequence[], { signal, chunk }: PrefillOptions, leave: number): Promise<void> {
+  async #fill(sequences: readonly Sequence[], { signal, chunk, ran }: PrefillOptions, leave: number): Promise<void> {
     const texts = sequences.map(({ row, ids, cached }) => ({
       row,
       ids: ids.slice(cached, ids.length - leave),
       from: cached,
     }));
     try {
-      await runChunks(flatChunks(texts, chunk), (tokens) => this.#runChunk(tokens, sequences, leave > 0), signal);
+      await runChunks(flatChunks(texts, chunk), (tokens) => this.#runChunk(tokens, sequences, leave > 0), signal, ran);
       for (const sequence of sequences) sequence.ready = true;
     } catch (error) {
       for (const sequence of sequences) this.#free(sequence);

@@ -19,6 +19,7 @@ import { createRequire } from "node:module";
 import { availableParallelism, cpus } from "node:os";
 import { basename, delimiter, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { keepAddon } from "./kept-addon.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -83,14 +84,32 @@ const LADDERS = {
 const MATRIX_UNITS = ["amx"];
 const DEFAULT_LEVELS = { x64: ["portable", "avx2", "avx512"], arm64: ["neon"] };
 
+const USAGE = `usage: node scripts/build-native.mjs [options]
+
+Builds the native add-on, build/octavo.node. It needs a C++17 compiler (CXX names one) and downloads nothing. Below
+node_modules a copy is kept in the user's folder for caches, where it is found again after the next installation.
+
+  --all                every instruction set level, and not this CPU's alone
+  --force              all of it anew, whether something changed or not
+  --only=<levels>      some levels, into a build of its own, such as portable,avx512
+  --sanitize=<kinds>   a build of its own for memory checks, such as address,undefined
+  --quiet              only errors
+  -h, --help           this text
+`;
+
 const options = new Map(
   process.argv
     .slice(2)
     .map((arg) => arg.split("="))
     .map(([key, value]) => [key, value ?? ""]),
 );
+if (options.has("--help") || options.has("-h")) {
+  process.stdout.write(USAGE);
+  process.exit(0);
+}
 for (const key of options.keys()) {
-  if (!["--all", "--quiet", "--force", "--sanitize", "--only"].includes(key)) fail(`unknown option ${key}`);
+  if (!["--all", "--quiet", "--force", "--sanitize", "--only"].includes(key))
+    fail(`unknown option ${key}\n  hint: --help lists them`);
 }
 const quiet = options.has("--quiet");
 const sanitize = options.get("--sanitize") ?? "";
@@ -107,6 +126,17 @@ function say(line) {
 function fail(message) {
   process.stderr.write(`build-native: ${message}\n`);
   process.exit(1);
+}
+
+/** Keeps the add-on for later installations; without it they build it again. */
+function keep() {
+  if (tag) return;
+  try {
+    const kept = keepAddon(root, output);
+    if (kept) say(`native: a copy for later installations is ${kept}`);
+  } catch (error) {
+    say(`native: no copy for later installations could be kept: ${error.message}`);
+  }
 }
 
 function hash(...parts) {
@@ -172,6 +202,7 @@ const fingerprint = hash(
   ...everything.flatMap((file) => [file, readFileSync(join(root, file))]),
 );
 if (!options.has("--force") && stamp.fingerprint === fingerprint && existsSync(output) && isEnough()) {
+  keep();
   say(`native: ${relative(root, output)} is up to date`);
   process.exit(0);
 }
@@ -396,3 +427,4 @@ stamp.cpu = cpu;
 saveStamp();
 const what = tops ? `${tops[0]}, this CPU's level (--all builds every level)` : chosen.join(", ");
 say(`native: built ${relative(root, output)} for ${what} in ${((Date.now() - start) / 1000).toFixed(1)} s`);
+keep();

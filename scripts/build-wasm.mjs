@@ -20,8 +20,25 @@ const outputs = { plain: "octavo.wasm", relaxed: "octavo-relaxed.wasm" };
 const fileOf = (variant) => join(root, "build", outputs[variant]);
 const stampFile = join(objects, "stamp.json");
 
+const USAGE = `usage: node scripts/build-wasm.mjs [options]
+
+Builds the kernels for WebAssembly: build/octavo.wasm, and build/octavo-relaxed.wasm with relaxed SIMD. It needs clang and
+lld, version 16 or newer (WASM_CXX names the compiler), and downloads nothing.
+
+  --force      all of it anew, whether something changed or not
+  --optional   without a compiler say why, and succeed
+  --quiet      only errors
+  -h, --help   this text
+`;
+
 const flags = process.argv.slice(2);
-for (const flag of flags) if (!["--quiet", "--force", "--optional"].includes(flag)) fail(`unknown option ${flag}`);
+if (flags.includes("--help") || flags.includes("-h")) {
+  process.stdout.write(USAGE);
+  process.exit(0);
+}
+for (const flag of flags) {
+  if (!["--quiet", "--force", "--optional"].includes(flag)) fail(`unknown option ${flag}\n  hint: --help lists them`);
+}
 
 const COMPILE = [
   "--target=wasm32",

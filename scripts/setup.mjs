@@ -30,7 +30,21 @@ const lockFile = join(root, "package-lock.json");
 const build = join(root, "build");
 const guard = join(build, "setup.lock");
 const NODE = [20, 19];
-const ALL = process.argv.includes("--all") ? ["--all"] : [];
+const USAGE = `usage: node scripts/setup.mjs [options]
+
+Prepares a checkout: installs the packages, builds the native add-on and, where there is a compiler for it, the WASM modules,
+and compiles the library. What has not changed is skipped.
+
+  --all        the add-on for every instruction set level, and not for this CPU's alone
+  -h, --help   this text
+`;
+const flags = process.argv.slice(2);
+if (flags.includes("--help") || flags.includes("-h")) {
+  process.stdout.write(USAGE);
+  process.exit(0);
+}
+for (const flag of flags) if (flag !== "--all") fail(`unknown option ${flag}`, "--help lists them");
+const ALL = flags.includes("--all") ? ["--all"] : [];
 /** A set-up that has held the lock for longer than this counts as dead. */
 const PATIENCE_MS = 15 * 60_000;
 

@@ -1,10 +1,11 @@
-// Where this package lies on disk, for the files that Node's backends load: build/octavo.node and the WASM modules. A bundler
-// moves this code out of the package, or knows no `import.meta.url` at all; then the package is looked for where the program
-// lies, as `import "octavo"` would.
+// Where this package lies on disk, for the files that Node's backends load: build/octavo.node (or the copy of it that outlives
+// an installation) and the WASM modules. A bundler moves this code out of the package, or knows no `import.meta.url` at all;
+// then the package is looked for where the program lies, as `import "octavo"` would.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join, relative } from "node:path";
+import { homedir } from "node:os";
+import { dirname, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const NAME = "octavo";
@@ -55,6 +56,32 @@ let place: Place | undefined;
 export function packagePlace(): Place {
   place ??= look();
   return place;
+}
+
+/** The user's folder for caches: XDG_CACHE_HOME, or the platform's own. */
+export function userCache(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
+  if (env.XDG_CACHE_HOME) return env.XDG_CACHE_HOME;
+  if (platform === "darwin") return join(homedir(), "Library", "Caches");
+  if (platform === "win32") return env.LOCALAPPDATA || join(homedir(), "AppData", "Local");
+  return join(homedir(), ".cache");
+}
+
+/**
+ * The copy that scripts/build-native.mjs keeps of an add-on it built below node_modules, which `npm ci` deletes: of this
+ * version, this platform, and written by this user (or root). Whoever loads it checks that its kernels fit.
+ */
+export function keptFile(name: string): string | undefined {
+  const { root } = packagePlace();
+  if (!root?.split(sep).includes("node_modules")) return undefined; // a checkout builds its own
+  try {
+    const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
+    const file = join(userCache(), NAME, version, `${process.platform}-${process.arch}`, name);
+    const owner = statSync(file).uid;
+    const user = process.getuid?.() ?? owner;
+    return owner === user || owner === 0 ? file : undefined;
+  } catch {
+    return undefined; // not there, or not to be read
+  }
 }
 
 /** The path of a file of `build/`, if it is there. */

@@ -1,5 +1,6 @@
 // Opening devices by name in Node, and the devices shared by models without one of their own.
 
+import { missingHint } from "../backends/_package.js";
 import { machineInfo, nativeAvailable, openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
 import { findWasm, openWasmFile } from "../backends/wasm/node.js";
@@ -29,8 +30,11 @@ const CPU_NAME = /^cpu(?::(\d{1,3}))?$/;
 
 let usual: DeviceName | undefined;
 
-/** The default device: native kernels or, without the add-on, WebAssembly with a warning on stderr. */
-export function usualDevice(): DeviceName {
+/**
+ * The default device: native kernels or, without the add-on, WebAssembly with a warning on stderr.
+ * @param warn false for a caller that tells it in its own words
+ */
+export function usualDevice(warn = true): DeviceName {
   if (usual) return usual;
   try {
     machineInfo();
@@ -38,6 +42,7 @@ export function usualDevice(): DeviceName {
   } catch (error) {
     // Without either, the error of opening "cpu" says what is missing.
     if (!findWasm()) return "cpu";
+    if (!warn) return "wasm";
     usual = "wasm";
     const { message, hint } = error as DeviceError;
     const why = message.split("\n")[0]!;
@@ -164,7 +169,7 @@ export async function chooseDevice(): Promise<DeviceChoice> {
   against.push("the native add-on is not built");
   if (findWasm()) return { name: "wasm", reason: `no GPU and no native kernels: ${against.join("; ")}` };
   throw new DeviceError(`device "auto": nothing to run on: ${against.join("; ")}; the WASM build is missing too`, {
-    hint: "npm run build:native",
+    hint: missingHint("build-native.mjs", "OCTAVO_ADDON"),
   });
 }
 

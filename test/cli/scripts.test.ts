@@ -6,6 +6,17 @@ import { READY_TIMEOUT, ready, run } from "../support/cli.js";
 
 beforeAll(ready, READY_TIMEOUT);
 
+it.each(["build-native", "build-wasm", "setup"])("scripts/%s.mjs says how it is used", async (name) => {
+  for (const flag of ["--help", "-h"]) {
+    const { code, stdout, stderr } = await run([`scripts/${name}.mjs`, flag]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toMatch(new RegExp(`^usage: node scripts/${name}\\.mjs .*--help`, "s"));
+  }
+  const { code, stdout, stderr } = await run([`scripts/${name}.mjs`, "--what"]);
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(/unknown option --what\n {2}hint: --help lists them\n$/);
+});
+
 it.each([
   ["examples/browser/serve.mjs", ["--port", "abc"], "--port must be a number up to 65535, got abc"],
   ["examples/browser/serve.mjs", ["--foo"], "Unknown option '--foo'"],

@@ -5,7 +5,8 @@ import { join, resolve } from "node:path";
 import type { Backend, BackendFailure, BufferId, KernelInfo, Link, LoadOptions } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
 import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../core/errors.js";
-import { builtFile, missingHint, packagePlace } from "../_package.js";
+import { signatures as opSignatures } from "../../ops/index.js";
+import { builtFile, keptFile, missingHint, packagePlace } from "../_package.js";
 
 /** Time and calls of an op since `profile(true)`. */
 export interface OpProfile {
@@ -115,13 +116,18 @@ const FORBIDDEN: Readonly<Record<string, string>> = {
 };
 
 let loaded: Addon | undefined;
+/** The file of it. */
+let from = "";
 
 const buildHint = (): string => missingHint("build-native.mjs", "OCTAVO_ADDON");
 
-/** Path of the add-on: OCTAVO_ADDON, or build/octavo.node of this package. @throws DeviceError if it is not built */
-function find(): string {
+/** OCTAVO_ADDON, or build/octavo.node of this package, or the copy kept of an earlier one. @throws DeviceError without any */
+function load(): Addon {
   const file = process.env.OCTAVO_ADDON || builtFile(ADDON);
-  if (file) return file;
+  if (file) return open(file);
+  const kept = keptFile(ADDON);
+  const fitting = kept && openIfFits(kept);
+  if (fitting) return fitting;
   const { root, bundled } = packagePlace();
   const where = root
     ? `there is no ${join(root, "build", ADDON)}`
@@ -131,9 +137,38 @@ function find(): string {
   });
 }
 
+/** A kept add-on, unless it cannot be loaded here or has other kernels than this library: then it is as if it were not there. */
+function openIfFits(file: string): Addon | undefined {
+  try {
+    const found = open(file);
+    const device = found.open({ threads: 1 });
+    const kernels = device.kernels();
+    void device.close();
+    return misfit(kernels, opSignatures()) ? undefined : found;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The first kernel whose signature is not the wanted one. */
+function misfit(
+  kernels: readonly KernelInfo[],
+  signatures: ReadonlyMap<string, string> | undefined,
+): (KernelInfo & { wanted: string }) | undefined {
+  for (const kernel of kernels) {
+    const wanted = signatures?.get(kernel.name);
+    if (wanted !== undefined && wanted !== kernel.signature) return { ...kernel, wanted };
+  }
+  return undefined;
+}
+
 function addon(): Addon {
-  if (loaded) return loaded;
-  const file = find();
+  loaded ??= load();
+  return loaded;
+}
+
+/** @throws DeviceError for a file that is no add-on, or one for another CPU */
+function open(file: string): Addon {
   const module = { exports: {} };
   let found: Addon;
   try {
@@ -155,8 +190,14 @@ function addon(): Addon {
       details: { file, expected: isasSupported, got: isasCompiled },
     });
   }
-  loaded = found;
-  return loaded;
+  from = file;
+  return found;
+}
+
+/** The file of the add-on. @throws DeviceError if it is not built */
+export function addonFile(): string {
+  addon();
+  return from;
 }
 
 /** True if the add-on is built and can be loaded. */
@@ -226,9 +267,9 @@ export function openNative(options: NativeOptions = {}): NativeBackend {
     throw new DeviceError(message, { cause: error });
   }
   const kernels = device.kernels();
-  for (const { name: op, signature } of kernels) {
-    const wanted = options.signatures?.get(op);
-    if (wanted === undefined || wanted === signature) continue;
+  const other = misfit(kernels, options.signatures);
+  if (other) {
+    const { name: op, signature, wanted } = other;
     device.close();
     throw new DeviceError(
       `the native add-on has another signature for ${op}\n  add-on:  ${signature}\n  library: ${wanted}`,

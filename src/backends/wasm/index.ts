@@ -81,7 +81,10 @@ export function openWasm(options: WasmSource & WasmOptions): Backend {
     if (wanted === undefined || wanted === signature) continue;
     throw new DeviceError(
       `the WASM module has another signature for ${name}\n  module:  ${signature}\n  library: ${wanted}`,
-      { hint: "npm run build:wasm", details: { op: name, expected: wanted, got: signature } },
+      {
+        hint: "build the module of this version: node scripts/build-wasm.mjs in the package's folder",
+        details: { op: name, expected: wanted, got: signature },
+      },
     );
   }
   return host === "worker"

@@ -14,7 +14,8 @@ import type { StartThread } from "./threads.js";
 /** More threads than this are slower, because they wait for each other. */
 const DEFAULT_THREADS = 8;
 
-function buildHint(): string {
+/** How the module is built where it is missing. */
+export function wasmBuildHint(): string {
   const hint = missingHint("build-wasm.mjs", "OCTAVO_WASM");
   return packagePlace().bundled ? hint : `${hint} (needs clang and lld, version 16 or newer)`;
 }
@@ -74,14 +75,14 @@ export const nodeWorkers: StartThread = (source, start, heard) => {
 export function openWasmFile({ relaxed, ...options }: WasmFileOptions = {}): Backend {
   const file = findWasm(relaxed);
   if (!file)
-    throw new DeviceError("the WASM module is not built: there is no build/octavo.wasm", { hint: buildHint() });
+    throw new DeviceError("the WASM module is not built: there is no build/octavo.wasm", { hint: wasmBuildHint() });
   let module = compiled.get(file);
   if (!module) {
     try {
       module = compile(readFileSync(file));
     } catch (error) {
       throw new DeviceError(`the WASM module ${file} cannot be loaded: ${(error as Error).message}`, {
-        hint: buildHint(),
+        hint: wasmBuildHint(),
         cause: error,
       });
     }

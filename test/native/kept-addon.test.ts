@@ -1,0 +1,94 @@
+// The add-on of an installed package: built once, found again after `npm ci` has deleted node_modules, and never where it does
+// not fit.
+
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { userCache } from "../../src/backends/_package.js";
+import { type Outcome, READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
+
+describe("the folder for caches", () => {
+  it("is XDG's, or the platform's own", () => {
+    expect(userCache({ XDG_CACHE_HOME: "/x" }, "darwin")).toBe("/x");
+    expect(userCache({}, "linux")).toMatch(/\.cache$/);
+    expect(userCache({}, "darwin")).toMatch(/Library.Caches$/);
+    expect(userCache({ LOCALAPPDATA: "C:\\Local" }, "win32")).toBe("C:\\Local");
+    expect(userCache({}, "win32")).toMatch(/AppData.Local$/);
+  });
+});
+
+describe("an installed package", () => {
+  const project = realpathSync(mkdtempSync(join(tmpdir(), "octavo-installed-")));
+  const installed = join(project, "node_modules", "octavo");
+  const cache = join(project, "cache");
+  const env = { XDG_CACHE_HOME: cache, OCTAVO_ADDON: "" };
+  let kept = "";
+
+  beforeAll(async () => {
+    await ready();
+    const modules = realpathSync(join(ROOT, "node_modules"));
+    mkdirSync(installed, { recursive: true });
+    for (const name of readdirSync(modules)) {
+      if (name !== "octavo") symlinkSync(join(modules, name), join(project, "node_modules", name));
+    }
+    const part = (name: string): void => cpSync(join(ROOT, name), join(installed, name), { recursive: true });
+    for (const name of ["dist", "native", "scripts", "package.json", "build/octavo.node"]) part(name);
+    part("build/obj/stamp.json"); // it is up to date
+    const { version } = JSON.parse(await readFile(join(installed, "package.json"), "utf8")) as { version: string };
+    kept = join(cache, "octavo", version, `${process.platform}-${process.arch}`, "octavo.node");
+  }, READY_TIMEOUT);
+  afterAll(() => rmSync(project, { recursive: true }));
+
+  const found = (): Promise<Outcome> => {
+    const module = JSON.stringify(`file://${join(installed, "dist/backends/native/index.js")}`);
+    const code = `const { addonFile } = await import(${module}); console.log(addonFile());`;
+    return run(["--input-type=module", "-e", code], { env, cwd: project });
+  };
+  const changed = async (file: string, from: string, to: string): Promise<() => void> => {
+    const path = join(installed, file);
+    const before = await readFile(path, "utf8");
+    expect(before).toContain(from);
+    writeFileSync(path, before.replaceAll(from, to));
+    return () => writeFileSync(path, before);
+  };
+
+  it("keeps a copy of what it builds, and uses its own while it has one", async () => {
+    const { code, stderr } = await run([join(installed, "scripts/build-native.mjs")], { env });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringContaining(`later installations is ${kept}\n`) });
+    const built = await readFile(join(installed, "build/octavo.node"));
+    expect(built.equals(await readFile(kept))).toBe(true);
+    expect(await found()).toMatchObject({ code: 0, stdout: `${join(installed, "build/octavo.node")}\n` });
+  });
+
+  it("finds the copy when its own is gone", async () => {
+    rmSync(join(installed, "build"), { recursive: true });
+    expect(await found()).toMatchObject({ code: 0, stdout: `${kept}\n`, stderr: "" });
+  });
+
+  it("takes a copy of another version, of other kernels or of another kind of file for none", async () => {
+    const none = {
+      code: 1,
+      stdout: "",
+      stderr: expect.stringMatching(/is not built: there is no .*build.octavo\.node/),
+    };
+    let undo = await changed("package.json", '"version": "', '"version": "9.');
+    expect(await found()).toMatchObject(none);
+    undo();
+    undo = await changed("dist/ops/argmax.js", "argmax: ", "argmax: other[1]:f32 ");
+    expect(await found()).toMatchObject(none);
+    undo();
+    expect(await found()).toMatchObject({ code: 0 });
+    writeFileSync(kept, "no add-on");
+    expect(await found()).toMatchObject(none);
+  });
+
+  it("keeps nothing for a checkout", async () => {
+    rmSync(cache, { recursive: true });
+    const { code, stderr } = await run(["scripts/build-native.mjs"], { env });
+    expect(code).toBe(0);
+    expect(stderr).not.toContain("later installations");
+    expect(() => readdirSync(cache)).toThrow(/ENOENT/);
+  });
+});

@@ -2,7 +2,7 @@
 
 import type { ModelSpeed } from "../eval/bench.js";
 import type { KernelSpeed } from "../eval/kernels.js";
-import type { MachineLimits } from "../eval/machine.js";
+import { CACHED, type MachineLimits, type Share } from "../eval/machine.js";
 import type { ChartText, Panel } from "./chart.js";
 import { bytes, table } from "./output.js";
 
@@ -20,12 +20,38 @@ export interface VariantReport extends ModelSpeed {
 type DecodePoint = ModelSpeed["decode"][number];
 type PrefillPoint = ModelSpeed["prefill"][number];
 
-/** Bytes that a cache may hold between steps: they are not read from memory, so no share of its bandwidth is shown. */
-const CACHED = 64e6;
+/** A limit whose measurements differ by more than this is shown as a range. */
+const SPREAD = 0.1;
 
-function ofMemory({ ms, bandwidth, read, share }: DecodePoint): string {
-  if (bandwidth * ms * 1e6 < CACHED) return "in cache";
-  return read > 0 ? `${(100 * share).toFixed(0)} % of ${few(read)}` : "";
+function ofMemory(point: DecodePoint): string {
+  const { ms, bandwidth, read, read_least } = point;
+  if (bandwidth * ms * 1e6 < CACHED) return "in cache"; // not read from memory, so no share of its bandwidth
+  return read > 0 ? `${percent(point)} of ${range(read_least, read)}` : "";
+}
+
+function ofUnit(point: PrefillPoint): string {
+  const { unit, peak, peak_least } = point;
+  return peak > 0 ? `${percent(point)} of ${unit}'s ${range(peak_least, peak)}` : "";
+}
+
+/** "86 %", or why it is more than there is. */
+function percent({ share, noisy }: Pick<Share, "share" | "noisy">): string {
+  return share === null ? (noisy ? "noisy" : "in cache") : `${(100 * share).toFixed(0)} %`;
+}
+
+/** "9.9", or "8.1-9.9" where measurements differ. */
+function range(least: number, most: number): string {
+  return least < (1 - SPREAD) * most ? `${few(least)}-${few(most)}` : few(most);
+}
+
+const NOISY = "noisy: faster than the limit measured around it, so the machine was busy then; measure again";
+
+/** What was noisy, each by its storage and point. */
+function noisyPoints(reports: readonly VariantReport[]): string[] {
+  return reports.flatMap(({ storage, decode, prefill }) => [
+    ...decode.filter(({ noisy }) => noisy).map(({ context }) => `${storage} decode, context ${context}`),
+    ...prefill.filter(({ noisy }) => noisy).map(({ tokens }) => `${storage} prefill ${tokens}`),
+  ]);
 }
 
 /** GB/s or GOP/s: software adapters have little of them. */
@@ -83,9 +109,7 @@ export function benchTable(
       };
     const speeds = cell(({ tokens_per_s }) => tokens_per_s.toFixed(0));
     const waits = cell(({ first_token_ms }) => `${first_token_ms.toFixed(0)} ms`);
-    const shares = cell(({ unit, peak, share }) =>
-      peak > 0 ? `${(100 * share).toFixed(0)} % of ${unit}'s ${few(peak)}` : "",
-    );
+    const shares = cell(ofUnit);
     rows.push(
       line(`prefill ${tokens}: tokens/s`, speeds),
       line("  first token", waits),
@@ -101,10 +125,11 @@ export function benchTable(
     line("peak memory", ({ peak_rss }) => bytes(peak_rss)),
   );
   const right = reports.map((_, i) => i + 1);
-  return `${machine}\n${limitsLine(limits)}\n\n${table(rows, right)}`;
+  const noisy = noisyPoints(reports).length > 0 ? `\n${NOISY}\n` : "";
+  return `${machine}\n${limitsLine(limits)}\n\n${table(rows, right)}${noisy}`;
 }
 
-/** The panels of the charts: prefill and decode of one text in tokens/s, and milliseconds per token by batch size. */
+/** The panels of the charts: prefill and decode, both in tokens/s. */
 export function benchPanels(reports: readonly VariantReport[]): Panel[] {
   /** One group for each point that any storage was measured at. */
   const groups = <P>(
@@ -131,23 +156,14 @@ export function benchPanels(reports: readonly VariantReport[]): Panel[] {
       ),
     },
     {
-      title: "Decode, one text",
+      title: "Decode, all texts together",
       unit: "tokens/s",
       better: "more",
       groups: groups(
-        ({ decode }) => decode.filter(({ batch }) => batch === 1),
-        ({ context }) => (context === 0 ? "empty context" : `context of ${context}`),
-        ({ ms }) => 1000 / ms,
-      ),
-    },
-    {
-      title: "Time per token",
-      unit: "ms/token",
-      better: "less",
-      groups: groups(
-        ({ decode }) => decode.filter(({ context }) => context === 0),
-        ({ batch }) => `batch ${batch}`,
-        ({ ms, batch }) => ms / batch,
+        ({ decode }) => decode,
+        ({ batch, context }) =>
+          `${batch === 1 ? "one text" : `${batch} texts`}${context === 0 ? "" : `, context of ${context}`}`,
+        ({ ms, batch }) => (1000 * batch) / ms,
       ),
     },
   ];
@@ -157,21 +173,26 @@ export function benchPanels(reports: readonly VariantReport[]): Panel[] {
 export function benchChartText(
   title: string,
   { machine, limits }: { machine: string; limits: MachineLimits },
+  reports: readonly VariantReport[],
 ): ChartText {
-  return { title: `octavo bench, ${title}`, notes: [machine, `this machine at most: ${limitsLine(limits)}`] };
+  const noisy = noisyPoints(reports);
+  const notes = [machine, `this machine at most: ${limitsLine(limits)}`];
+  if (noisy.length > 0) notes.push(`noisy, faster than the limit measured around it: ${noisy.join("; ")}`);
+  return { title: `octavo bench, ${title}`, notes };
 }
 
 /** One row per kernel, with its share of its limit: bandwidth for few rows, operations for many. */
 export function kernelTable(machine: string, limits: MachineLimits, kernels: readonly KernelSpeed[]): string {
-  const rows = kernels.map(({ kernel, shape, microseconds, bandwidth, operations, limit, most, share }) => [
-    kernel,
-    shape,
-    microseconds.toFixed(0),
-    few(bandwidth),
-    few(operations),
-    most > 0 ? `${(100 * share).toFixed(0)} %` : "",
-    most > 0 ? (limit === "read" ? `${few(most)} GB/s read` : `${few(most)} GOP/s ${limit}`) : "",
+  const rows = kernels.map((row) => [
+    row.kernel,
+    row.shape,
+    row.microseconds.toFixed(0),
+    few(row.bandwidth),
+    few(row.operations),
+    row.most > 0 ? percent(row) : "",
+    row.most > 0 ? `${range(row.least, row.most)} ${row.limit === "read" ? "GB/s read" : `GOP/s ${row.limit}`}` : "",
   ]);
   const head = ["kernel", "rows x K x N", "µs", "GB/s", "GOP/s", "share", "of"];
-  return `${machine}\n${limitsLine(limits)}\n\n${table([head, ...rows], [2, 3, 4, 5])}`;
+  const noisy = kernels.some((kernel) => kernel.noisy) ? `\n${NOISY}\n` : "";
+  return `${machine}\n${limitsLine(limits)}\n\n${table([head, ...rows], [2, 3, 4, 5])}${noisy}`;
 }

@@ -8,7 +8,7 @@ import { loadavg, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command, Option } from "commander";
-import { NotFoundError, OctavoError, OptionError } from "../core/errors.js";
+import { AbortError, NotFoundError, OctavoError, OptionError } from "../core/errors.js";
 import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../eval/bench.js";
 import { writeRandomCheckpoint } from "../eval/checkpoint.js";
 import { type MachineLimits, measureMachine } from "../eval/machine.js";
@@ -27,8 +27,9 @@ import { headScheme, schemeOf } from "../quant/index.js";
 import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
 import { benchChartText, benchPanels, benchTable, type VariantReport } from "./bench-report.js";
 import { svgChart } from "./chart-svg.js";
-import { colourful, columnsOf, textChart } from "./chart-text.js";
-import { EXIT, note, PrintedError, print, printJson } from "./output.js";
+import { columnsOf, textChart } from "./chart-text.js";
+import { die, type ErrorReport, errorReport, onInterrupt, PrintedError } from "./failures.js";
+import { colourful, note, print, printJson } from "./output.js";
 
 export interface BenchFlags {
   shape?: string;
@@ -49,14 +50,16 @@ export interface BenchFlags {
   child?: boolean;
 }
 
+const DEFAULT_STORAGES = "f32,bf16,int8,nf4,nf4-int8";
+
 export function benchCommand(): Command {
   const command = new Command("bench")
     .description("measure speed and memory beside what this machine can do")
     .argument("[model]", "folder or cached id; or give --shape")
     .option("--shape <name>", "a model with random weights: XS, S (0.3 billion parameters) or M (TinyLlama-1.1B)")
-    .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")} (default: f32,bf16,int8,nf4)`)
+    .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")} (default: ${DEFAULT_STORAGES})`)
     .addOption(new Option("--load-in-8bit", "int8 alone").conflicts(["loadIn4bit", "compare"]))
-    .addOption(new Option("--load-in-4bit", "nf4 alone").conflicts("compare"))
+    .addOption(new Option("--load-in-4bit", "nf4-int8 alone, as octavo generate loads it on CPUs").conflicts("compare"))
     .option("--from-file", "write the shape as a bf16 checkpoint first and load from that, to time loading")
     .addOption(kvCacheOption())
     .addOption(
@@ -89,10 +92,15 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
   }
   if (given.shape !== undefined) shapeConfig(given.shape);
   const names = variantNames(
-    given.loadIn8bit ? "int8" : given.loadIn4bit ? "nf4" : (given.compare ?? "f32,bf16,int8,nf4"),
+    given.loadIn8bit ? "int8" : given.loadIn4bit ? "nf4-int8" : (given.compare ?? DEFAULT_STORAGES),
   );
   if (given.child) {
-    process.send!(await measure(names[0]!, model, given));
+    try {
+      process.send!({ report: await measure(names[0]!, model, given) } satisfies Told);
+    } catch (error) {
+      process.send!({ error: errorReport(error) } satisfies Told);
+      throw error;
+    }
     return;
   }
   if (given.svg !== undefined) await checkFolder(given.svg);
@@ -134,23 +142,26 @@ async function show(
     }
   }
   if (flags.svg !== undefined)
-    await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits)));
+    await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits, reports)));
+}
+
+/** What a child process sends: its report, or its error. */
+interface Told {
+  readonly report?: VariantReport;
+  readonly error?: ErrorReport;
 }
 
 /** Cleans up the child process and the checkpoint when the command ends, also by a signal. */
 class Leftovers {
   child: ChildProcess | undefined;
   #folder: string | undefined;
-  readonly #interrupt = (): void => {
-    this.child?.kill("SIGKILL");
-    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true, maxRetries: 3 });
-    note("interrupted");
-    process.exit(EXIT.interrupted);
-  };
 
   constructor() {
-    process.on("SIGINT", this.#interrupt);
-    process.on("SIGTERM", this.#interrupt);
+    onInterrupt(() => {
+      this.child?.kill("SIGKILL");
+      if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true, maxRetries: 3 });
+      die(new AbortError("the benchmark was interrupted"));
+    });
   }
 
   async folder(): Promise<string> {
@@ -160,8 +171,6 @@ class Leftovers {
 
   async clear(): Promise<void> {
     if (this.#folder !== undefined) await rm(this.#folder, { recursive: true, force: true });
-    process.off("SIGINT", this.#interrupt);
-    process.off("SIGTERM", this.#interrupt);
   }
 }
 
@@ -222,15 +231,15 @@ async function inChild(
   const child = fork(main, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
   leftovers.child = child;
   return new Promise((resolve, reject) => {
-    let report: VariantReport | undefined;
+    let told: Told = {};
     child.on("message", (message) => {
-      report = message as VariantReport;
+      told = message as Told;
     });
     child.on("error", reject);
     child.on("exit", (code, signal) => {
       leftovers.child = undefined;
-      if (report && code === 0) resolve(report);
-      else if (code) reject(new PrintedError(`measuring ${name} failed`, code));
+      if (told.report && code === 0) resolve(told.report);
+      else if (code) reject(new PrintedError(`measuring ${name} failed`, code, told.error));
       else reject(new OctavoError("ERR_BENCH", `measuring ${name} ended with ${signal ?? "no result"}`));
     });
   });

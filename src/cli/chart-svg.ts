@@ -76,7 +76,8 @@ function drawPanel(panel: Panel, x: number, y: number, names: readonly string[])
 export function svgChart(panels: readonly Panel[], { title, notes }: ChartText): string {
   const shown = panels.filter(({ groups }) => groups.length > 0);
   const names = namesOf(shown);
-  const width = 2 * MARGIN + 3 * PANEL.width + 2 * PANEL.gap;
+  const columns = Math.max(2, shown.length); // notes need the width of two
+  const width = 2 * MARGIN + columns * PANEL.width + (columns - 1) * PANEL.gap;
   const bottom = HEAD.chart + Math.max(40, ...shown.map(panelHeight));
   const height = bottom + 24 + notes.length * NOTE + MARGIN / 2;
   const lines = [

@@ -14,11 +14,6 @@ const COLOURS = [36, 33, 32, 35, 34, 31, 96, 93, 92, 95];
 /** Minimal width of bars; names are cut first. */
 const LEAST_BAR = 8;
 
-/** True if a stream may get colours: it is a terminal, and NO_COLOR is unset (https://no-color.org). */
-export function colourful(stream: { readonly isTTY?: boolean }, env: NodeJS.ProcessEnv): boolean {
-  return stream.isTTY === true && !env.NO_COLOR && env.TERM !== "dumb";
-}
-
 /** Columns of a stream: the terminal's, else COLUMNS, else 80. */
 export function columnsOf(stream: { readonly columns?: number }, env: NodeJS.ProcessEnv): number {
   const said = Number(env.COLUMNS);

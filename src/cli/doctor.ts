@@ -7,15 +7,16 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Command } from "commander";
-import { type MachineInfo, machineInfo } from "../backends/native/index.js";
+import { addonFile, type MachineInfo, machineInfo } from "../backends/native/index.js";
 import { relaxedSimd } from "../backends/wasm/api.js";
-import { findWasm } from "../backends/wasm/node.js";
+import { findWasm, wasmBuildHint } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/device/adapter.js";
 import { listAdapters } from "../backends/webgpu/node.js";
 import { LOGICAL_CPUS, openDevice, requestDevice, usualDevice } from "../load/device.js";
 import { cachedModels, cacheFolder } from "../sources/hub.js";
 import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
-import { bytes, EXIT, plural, print, printJson, table } from "./output.js";
+import { EXIT } from "./failures.js";
+import { bytes, plural, print, printJson, table } from "./output.js";
 import { chosen } from "./report.js";
 import { type CaseResult, selfTest } from "./self-test.js";
 
@@ -42,6 +43,8 @@ interface Findings {
   readonly runtime: { readonly name: string; readonly version: string };
   readonly platform: string;
   readonly machine: MachineInfo | undefined;
+  /** File of the native add-on, if there is one. */
+  readonly addon: string | null;
   readonly isa: string | null;
   readonly threads: number | null;
   /** File of the WASM build, if there is one. */
@@ -83,7 +86,7 @@ async function doctor(flags: DoctorFlags): Promise<void> {
     print(JSON.stringify(await listHere()));
     return;
   }
-  const findings = await examine(flags.device ?? usualDevice(), flags.threads);
+  const findings = await examine(flags.device ?? usualDevice(false), flags.threads);
   if (flags.json) printJson(toJson(findings));
   else print(toText(findings, flags.verbose === true));
   if (!healthy(findings)) process.exitCode = EXIT.failure;
@@ -94,6 +97,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
   const problems: string[] = [];
   const notes: string[] = [];
   let machine: MachineInfo | undefined;
+  let addon: string | null = null;
   let isa: string | null = null;
   let used: number | null = null;
   const levels: LevelResult[] = [];
@@ -112,6 +116,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
   await attempt(
     async () => {
       machine = machineInfo();
+      addon = addonFile();
       await using device = openDevice("cpu", { threads: name === "cpu" ? threads : undefined });
       ({ isa, threads: used } = chosen(device));
       if (name !== "cpu") return;
@@ -128,6 +133,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
     runtime: runtimeHere(),
     platform: `${process.platform} ${process.arch}`,
     machine,
+    addon,
     isa,
     threads: used,
     wasm: findWasm() ?? null,
@@ -216,6 +222,7 @@ function toJson(findings: Findings): unknown {
       isas_compiled: machine.isasCompiled,
       isas_supported: machine.isasSupported,
     },
+    addon: findings.addon,
     isa: findings.isa,
     threads: findings.threads,
     wasm: findings.wasm,
@@ -281,13 +288,14 @@ function toText(findings: Findings, verbose: boolean): string {
         "used",
         `${findings.isa ?? "none"}, ${plural(findings.threads ?? 0, "thread")} (${plural(machine.cores, "core")})`,
       ],
+      ["add-on", findings.addon ?? "none"],
       ["memory", bytes(machine.memory)],
       ["logical devices", `cpu:0 to cpu:${LOGICAL_CPUS - 1} (queue, threads and memory budget of their own)`],
     );
   }
   const { wasm } = findings;
   const simd = `this ${runtime.name} has ${relaxedSimd() ? "" : "no "}relaxed SIMD`;
-  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)}; ${simd})` : "not built (npm run build:wasm)"]);
+  facts.push(["wasm", wasm ? `${wasm} (${bytes(statSync(wasm).size)}; ${simd})` : `not built (${wasmBuildHint()})`]);
   facts.push(...adapterRows(findings.adapters, verbose));
   const models = cache.exists ? plural(cache.models, "model") : "not there yet";
   facts.push(["hf cache", `${cache.folder} (${models})`], ["hf token", findings.token ? "yes" : "no"]);

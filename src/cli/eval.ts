@@ -1,7 +1,6 @@
 // octavo eval: perplexity of a text in several storages, side by side, with the size of each.
 
 import { fileURLToPath } from "node:url";
-import { SingleBar } from "cli-progress";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
@@ -18,6 +17,7 @@ import {
   threadsOption,
 } from "./arguments.js";
 import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
+import { PercentBar } from "./progress.js";
 import { readText } from "./text.js";
 
 interface EvalFlags {
@@ -80,7 +80,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
     const { dtype, quantization, compute, head, cache: usual } = VARIANTS[variant]!;
     const storage = cache ? `${variant}, cache ${cache}` : variant;
     const cache_dtype = cache ? KV_CACHES[cache] : usual;
-    const bar = flags.quiet || !isInteractive() ? undefined : progressBar(storage);
+    const bar = flags.quiet || !isInteractive() ? undefined : new PercentBar(storage);
     const start = performance.now();
     try {
       // Each storage has a device of its own: "auto" may find that only some of them fit the GPU.
@@ -102,7 +102,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
         window: flags.window,
         stride: flags.stride,
         cache_dtype,
-        progress: (done) => bar?.update(Math.round(done * 100)),
+        progress: (done) => bar?.update(done),
       });
       const reference = results[0]?.perplexity ?? measured.perplexity;
       results.push({
@@ -143,14 +143,4 @@ function kvCacheNames(list: string): KVCacheName[] {
   const known = Object.keys(KV_CACHES);
   if (!names.every((name) => known.includes(name))) throw new InvalidArgumentError(`Known: ${known.join(", ")}.`);
   return names as KVCacheName[];
-}
-
-function progressBar(storage: string): SingleBar {
-  const bar = new SingleBar({
-    stream: process.stderr,
-    format: `${storage} [{bar}] {percentage}%`,
-    clearOnComplete: true,
-  });
-  bar.start(100, 0);
-  return bar;
 }

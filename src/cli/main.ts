@@ -7,45 +7,71 @@ import { Command, CommanderError } from "commander";
 import { benchCommand } from "./bench.js";
 import { doctorCommand } from "./doctor.js";
 import { evalCommand } from "./eval.js";
+import { EXIT, exitCodeOf, failAsJson, hearInterrupts, printError } from "./failures.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
-import { EXIT, endWithReaders, exitCodeOf, printError } from "./output.js";
+import { endWithReaders, print } from "./output.js";
+import { routed, usageError } from "./usage.js";
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
 
 function program(): Command {
   const root = new Command("octavo")
     .description("Runs Hugging Face transformer checkpoints in 8 and 4 bits")
-    .version(version, "-V, --version", "print the version")
+    .usage('[command] [options], or octavo "a text to continue"')
+    .version(version, "-v, --version", "print the version")
     .helpOption("-h, --help", "print this help")
+    .option("--no-color", "no colours; the variable NO_COLOR does the same")
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({ outputError: () => {} }) // `main` tells it
+    .hook("preAction", (root) => {
+      // Read from the environment by all that draws, and by child processes.
+      if (root.opts().color === false) process.env.NO_COLOR = "1";
+    })
     .showSuggestionAfterError()
     .exitOverride()
     .addHelpText(
       "after",
       `
 Examples:
+  octavo "Once upon a time"
   octavo generate octavo/storyteller "Once upon a time" --load-in-8bit
   octavo inspect octavo/storyteller
   octavo eval --compare f32,int8,nf4
   octavo bench --shape S
   octavo doctor
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memory, 130 interrupted.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memory, 130 interrupted.
+With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","message":"...","hint":"..."}}.`,
     );
-  for (const command of [generateCommand(), inspectCommand(), evalCommand(), benchCommand(), doctorCommand()]) {
-    root.addCommand(command.copyInheritedSettings(root));
-  }
+  const versionCommand = new Command("version").description("print the version").action(() => print(`${version}\n`));
+  const commands = [generateCommand(), inspectCommand(), evalCommand(), benchCommand(), doctorCommand()];
+  for (const command of [...commands, versionCommand]) root.addCommand(command.copyInheritedSettings(root));
   return root;
 }
 
+/** True if a flag stands among the arguments, before a "--" that ends flags. */
+function has(args: readonly string[], flag: string): boolean {
+  const end = args.indexOf("--");
+  return (end < 0 ? args : args.slice(0, end)).includes(flag);
+}
+
 async function main(): Promise<number> {
+  // -V was the flag's older name.
+  let args: readonly string[] = process.argv.slice(2).map((arg, i) => (i === 0 && arg === "-V" ? "-v" : arg));
   endWithReaders();
+  if (has(args, "--json")) failAsJson();
+  // A child process of bench is ended by its parent, which tells it once.
+  if (!has(args, "--child")) hearInterrupts();
+  const root = program();
   try {
-    await program().parseAsync();
+    args = routed(args, root);
+    await root.parseAsync([...args], { from: "user" });
     return Number(process.exitCode ?? EXIT.ok);
-  } catch (error) {
-    // Commander has printed its message; its exit code for wrong usage is 1.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+  } catch (thrown) {
+    const printed = thrown instanceof CommanderError && /^commander\.(help|version)/.test(thrown.code);
+    if (printed) return thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    const error = thrown instanceof CommanderError ? usageError(thrown, args, root) : thrown;
     printError(error);
     return exitCodeOf(error);
   }

@@ -1,56 +1,13 @@
-// Output of all commands: results on stdout, everything else on stderr, numbers in words, tables, errors without stack
-// traces, exit codes. No command logic here.
-
-import { AbortError, NotFoundError, OctavoError, OptionError, OutOfMemoryError } from "../core/errors.js";
-
-/** Exit codes; 0 also if the reader of a pipe has closed it. */
-export const EXIT = { ok: 0, failure: 1, usage: 2, notFound: 3, memory: 4, interrupted: 130 } as const;
-
-/** The failure of a child process of this command, which has printed it already. */
-export class PrintedError extends OctavoError {
-  readonly exitCode: number;
-
-  constructor(message: string, exitCode: number) {
-    super("ERR_CHILD", message);
-    this.exitCode = exitCode;
-  }
-}
-
-/** The exit code that an error means. */
-export function exitCodeOf(error: unknown): number {
-  if (error instanceof PrintedError) return error.exitCode;
-  if (error instanceof OptionError) return EXIT.usage;
-  if (error instanceof NotFoundError) return EXIT.notFound;
-  if (error instanceof OutOfMemoryError) return EXIT.memory;
-  if (error instanceof AbortError) return EXIT.interrupted;
-  return EXIT.failure;
-}
-
-/** Prints an error for people: one sentence and a hint. OCTAVO_DEBUG=1 adds the stack. */
-export function printError(error: unknown): void {
-  if (error instanceof PrintedError) return;
-  const debug = process.env.OCTAVO_DEBUG === "1";
-  if (error instanceof AbortError && !debug) {
-    process.stderr.write("interrupted\n");
-    return;
-  }
-  const message = error instanceof Error ? error.message : String(error);
-  process.stderr.write(`error: ${message}\n`);
-  if (debug && error instanceof Error) {
-    process.stderr.write(`${error.stack}\n`);
-    if (error.cause instanceof Error) process.stderr.write(`cause: ${error.cause.stack}\n`);
-  } else if (!(error instanceof OctavoError)) {
-    process.stderr.write("  hint: unexpected error; OCTAVO_DEBUG=1 shows where it happened\n");
-  }
-}
+// Output of all commands: results on stdout, everything else on stderr, numbers in words, tables. No command logic here;
+// failures.ts tells errors.
 
 /** A closed pipe is not an error: its reader has read enough. */
 export function endWithReaders(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code === "EPIPE") process.exit(EXIT.ok);
+      if (error.code === "EPIPE") process.exit(0);
       if (stream === process.stdout) process.stderr.write(`error: cannot write the result: ${error.message}\n`);
-      process.exit(EXIT.failure);
+      process.exit(1);
     });
   }
 }
@@ -65,8 +22,14 @@ export function note(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
+let result = false;
+
+/** True once a result was written as JSON. */
+export const hasResult = (): boolean => result;
+
 /** Writes a result as one JSON object, lists of numbers on one line (strings hold no line ends, so they are unaffected). */
 export function printJson(value: unknown): void {
+  result = true;
   const text = JSON.stringify(value, null, 2);
   const lists = /\[\n[\s\d.,e+-]+\]/g;
   print(`${text.replace(lists, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"))}\n`);
@@ -76,6 +39,16 @@ export function printJson(value: unknown): void {
 export function isInteractive(): boolean {
   const { CI, TERM, HF_HUB_DISABLE_PROGRESS_BARS: off } = process.env;
   return process.stderr.isTTY === true && !CI && TERM !== "dumb" && off !== "1";
+}
+
+/** True if a stream may get colours: it is a terminal, and NO_COLOR is unset (https://no-color.org). */
+export function colourful(stream: { readonly isTTY?: boolean }, env: NodeJS.ProcessEnv): boolean {
+  return stream.isTTY === true && !env.NO_COLOR && env.TERM !== "dumb";
+}
+
+/** A text in fainter ink, where stderr can show it. */
+export function dim(text: string): string {
+  return colourful(process.stderr, process.env) ? `\x1b[2m${text}\x1b[22m` : text;
 }
 
 /** "5.87 MB": three digits, decimal units as on disks. */

@@ -2,8 +2,10 @@
 
 import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
+import type { GenerationConfig } from "../generate/config.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { Linear } from "../nn/module.js";
+import type { Weight } from "../nn/weight.js";
 import { bytes, duration, plural } from "./output.js";
 
 /** One prompt and its continuation. */
@@ -40,10 +42,15 @@ export interface GenerationReport extends Partial<RowReport> {
   readonly model: string;
   /** Only for a batch file. */
   readonly results?: readonly RowReport[];
+  /** The same seed, prompt and settings give the same text again. */
   readonly seed: number;
+  /** How tokens were chosen, whoever said so: flags, generation_config.json, or the defaults. */
+  readonly sampling: Readonly<Record<(typeof SAMPLING)[number], number>> & { readonly do_sample: boolean };
   readonly dtype: string;
   /** "int8", "nf4", "fp4", or null. */
   readonly quantization: string | null;
+  /** How products with 4-bit weights may round: "float32" (not at all), "bfloat16" or "int8"; null for other weights. */
+  readonly bnb_4bit_compute_dtype: string | null;
   /** Dtype of keys and values: "float32", "bfloat16" or "int8". */
   readonly kv_cache: string;
   readonly device: {
@@ -74,7 +81,20 @@ export interface GenerationReport extends Partial<RowReport> {
   readonly guessed_tokens: number | null;
   /** Columns that held an outlier activation, over all int8 matrices; null without int8. */
   readonly outlier_columns: number | null;
+  /** All columns of int8 matrices; null without int8. */
+  readonly int8_columns: number | null;
 }
+
+/** Settings of a generation that the report names. */
+const SAMPLING = [
+  "temperature",
+  "top_k",
+  "top_p",
+  "min_p",
+  "repetition_penalty",
+  "presence_penalty",
+  "frequency_penalty",
+] as const;
 
 /** Instruction set and threads of a device; a backend without them counts as one thread. */
 export function chosen(device: Device): { isa: string | null; threads: number } {
@@ -88,20 +108,22 @@ export async function report(
   {
     name,
     cache,
+    config,
     seed,
     load_s,
-    lookup,
     aborted,
   }: {
     name: string;
     cache: { dtype: string; bytes: number };
+    config: GenerationConfig;
     seed: number;
     load_s: number;
-    lookup: boolean;
     aborted: boolean;
   },
 ): Promise<GenerationReport> {
-  const quantization = quantizationOf(model);
+  const { scheme = null, compute, columns } = quantizationOf(model);
+  const int8 = scheme === "llm_int8";
+  const { do_sample } = config;
   const results = rows.map(
     ({ prompt, text, token_ids, prompt_tokens, ended }): RowReport => ({
       prompt,
@@ -117,8 +139,10 @@ export async function report(
     model: name,
     ...(results.length === 1 ? results[0] : { results }),
     seed,
+    sampling: { do_sample, ...only(config, SAMPLING) },
     dtype: torchName(model.dtype),
-    quantization,
+    quantization: int8 ? "int8" : scheme,
+    bnb_4bit_compute_dtype: compute === undefined ? null : compute === "int8" ? compute : torchName(compute),
     kv_cache: cache.dtype,
     device: {
       name: device.name,
@@ -140,34 +164,68 @@ export async function report(
       device_peak_bytes: device.memory.peak,
       rss_peak_bytes: process.resourceUsage().maxRSS * 1024,
     },
-    guessed_tokens: lookup ? guessed : null,
-    outlier_columns: quantization === "int8" ? await model.outlier_columns() : null,
+    guessed_tokens: config.prompt_lookup_num_tokens > 0 ? guessed : null,
+    outlier_columns: int8 ? await model.outlier_columns() : null,
+    int8_columns: int8 ? columns : null,
   };
 }
 
-function quantizationOf(model: PreTrainedModel): string | null {
-  for (const [, module] of model.module.named_modules()) {
-    if (!(module instanceof Linear)) continue;
-    const { scheme } = module.weight.weight;
-    if (scheme !== "dense") return scheme === "llm_int8" ? "int8" : scheme;
-  }
-  return null;
+function only<T extends object, const Keys extends readonly (keyof T)[]>(from: T, keys: Keys): Pick<T, Keys[number]> {
+  return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, Keys[number]>;
+}
+
+/** The scheme of the quantized linears, how their products round, and the number of their columns. */
+function quantizationOf(model: PreTrainedModel): { scheme?: string; compute?: Weight["compute"]; columns: number } {
+  const linears = [...model.module.named_modules()].flatMap(([, module]) =>
+    module instanceof Linear && module.weight.weight.scheme !== "dense" ? [module.weight] : [],
+  );
+  const { scheme, compute } = linears[0]?.weight ?? {};
+  return { scheme, compute, columns: linears.reduce((sum, { shape }) => sum + shape[1], 0) };
+}
+
+/** "temperature 0.8, top-k 40", or "greedy"; what has no effect is left out. */
+function samplingText({ sampling, seed }: GenerationReport): string {
+  const { do_sample, temperature, top_k, top_p, min_p } = sampling;
+  const { repetition_penalty, presence_penalty, frequency_penalty } = sampling;
+  const number = (value: number): string => String(Number(value.toPrecision(4)));
+  const said: [name: string, value: number, without: number | undefined][] = [
+    ["repetition penalty", repetition_penalty, 1],
+    ["presence penalty", presence_penalty, 0],
+    ["frequency penalty", frequency_penalty, 0],
+  ];
+  const drawn: typeof said = [
+    ["temperature", temperature, undefined],
+    ["top-k", top_k, 0],
+    ["top-p", top_p, 1],
+    ["min-p", min_p, 0],
+  ];
+  const parts = [...(do_sample ? drawn : []), ...said].flatMap(([name, value, without]) =>
+    value === without ? [] : [`${name} ${number(value)}`],
+  );
+  return do_sample ? `${parts.join(", ")} · seed ${seed}` : ["greedy", ...parts].join(", ");
 }
 
 /** The footer under a text. */
 export function footer(facts: GenerationReport): string {
-  const { device, timings, memory, guessed_tokens, outlier_columns } = facts;
+  const { device, timings, memory, guessed_tokens, outlier_columns, int8_columns, bnb_4bit_compute_dtype } = facts;
   const isa = device.isa === null ? "" : ` · ${device.isa}`;
   // A GPU has a name; threads are those of CPU devices.
   const where =
     device.name === "webgpu" ? device.description : `${device.name}${isa} · ${plural(device.threads, "thread")}`;
   const rate = timings.tokens_per_second;
+  const products =
+    bnb_4bit_compute_dtype === null
+      ? ""
+      : bnb_4bit_compute_dtype === "float32"
+        ? ", exact products"
+        : `, products in ${bnb_4bit_compute_dtype}`;
   const before = `${bytes(memory.checkpoint_bytes)} as published`;
   const prompt = facts.results ? `${facts.results.length} prompts` : `a prompt of ${facts.prompt_tokens}`;
   const lines = [
     `device    ${where}${device.reason === null ? "" : ` (${device.reason})`}`,
-    `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype} (${before}) · loaded in ${duration(timings.load_s)}`,
+    `weights   ${bytes(memory.weight_bytes)} in ${facts.quantization ?? facts.dtype}${products} (${before}) · loaded in ${duration(timings.load_s)}`,
     `cache     ${bytes(memory.kv_cache_bytes)} in ${facts.kv_cache} · ${bytes(memory.device_peak_bytes)} on the device at most`,
+    `sampling  ${samplingText(facts)}`,
     `speed     first token after ${timings.first_token_s === null ? "-" : duration(timings.first_token_s)}` +
       `${rate === null ? "" : ` · ${rate.toFixed(rate < 10 ? 2 : 0)} tokens/s`} · ${plural(timings.new_tokens, "token")} after ${prompt}`,
   ];
@@ -176,6 +234,9 @@ export function footer(facts: GenerationReport): string {
       `lookup    ${guessed_tokens} of the ${plural(timings.new_tokens, "token")} guessed: no pass over the weights for those`,
     );
   }
-  if (outlier_columns !== null) lines.push(`outliers  ${plural(outlier_columns, "column")} seen`);
+  if (outlier_columns !== null && int8_columns !== null) {
+    const [some, all] = [outlier_columns, int8_columns].map((n) => n.toLocaleString("en-US"));
+    lines.push(`outliers  ${some} of ${all} columns, multiplied in floats`);
+  }
   return `\n${lines.join("\n")}`;
 }

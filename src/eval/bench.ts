@@ -5,7 +5,7 @@ import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import type { CacheDType } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { beside, type Unit } from "./machine.js";
+import { beside, CACHED, type Share, type Unit } from "./machine.js";
 import {
   bytesPerStep,
   decodeTimes,
@@ -49,10 +49,12 @@ export interface ModelSpeed {
     readonly ms: number;
     /** GB/s of weights, keys and values. */
     readonly bandwidth: number;
-    /** Read bandwidth of the machine just before and after, in GB/s; measured at batch 1 only, else 0. */
+    /** Read bandwidth of the machine around it, the best and the worst measurement, in GB/s; at batch 1 only, else 0. */
     readonly read: number;
-    /** `bandwidth` as a share of `read`, or 0. */
-    readonly share: number;
+    readonly read_least: number;
+    /** `bandwidth` as a share of `read`; 0 without one, null if it is above it: `noisy`, or out of a cache. */
+    readonly share: Share["share"];
+    readonly noisy: boolean;
   }[];
   readonly prefill: readonly {
     readonly tokens: number;
@@ -60,10 +62,14 @@ export interface ModelSpeed {
     readonly first_token_ms: number;
     /** GOP/s of the products, a multiply-add counting two. */
     readonly operations: number;
-    /** The unit that runs most products, or null; its GOP/s just before and after; `operations` as a share of that, or 0. */
+    /** The unit that runs most products, or null. */
     readonly unit: Unit | null;
+    /** Its GOP/s, the best and the worst measurement, or 0. */
     readonly peak: number;
-    readonly share: number;
+    readonly peak_least: number;
+    /** `operations` as a share of `peak`; 0 without one, null where it is `noisy`: above it. */
+    readonly share: Share["share"];
+    readonly noisy: boolean;
   }[];
   /** Milliseconds of JavaScript that a decode step takes to record once, and to replay after that. */
   readonly record_ms: number;
@@ -121,12 +127,21 @@ export async function benchModel(
     const wanted = batch > 8 ? Math.ceil(plan.steps / 2) : plan.steps;
     const steps = Math.max(1, Math.min(wanted, max_positions - Math.max(1, context) - WARM_STEPS));
     const how = { batch, context, steps, cache_dtype, patience: PATIENCE };
-    const { made, most: read } = await beside(device, batch === 1 ? "read" : undefined, () =>
-      decodeTimes(device, model, how),
+    const bytes = bytesPerStep(model, batch, context + steps / 2, cache_dtype);
+    const speed = (ms: number): number => bytes / ms / 1e6;
+    const {
+      made: ms,
+      most: read,
+      least: read_least,
+      share,
+      noisy,
+    } = await beside(
+      device,
+      batch === 1 ? "read" : undefined,
+      async () => median(await decodeTimes(device, model, how)),
+      (ms) => ({ speed: speed(ms), cached: bytes < CACHED }),
     );
-    const ms = median(made);
-    const bandwidth = bytesPerStep(model, batch, context + steps / 2, cache_dtype) / ms / 1e6;
-    decode.push({ batch, context, ms, bandwidth, read, share: read > 0 ? bandwidth / read : 0 });
+    decode.push({ batch, context, ms, bandwidth: speed(ms), read, read_least, share, noisy });
   }
   const prefill: ModelSpeed["prefill"][number][] = [];
   for (const tokens of plan.prompts) {
@@ -139,17 +154,29 @@ export async function benchModel(
     say(`prefill of ${tokens} tokens`);
     const runs = expected > LONG ? 1 : plan.runs;
     const how = { batch: 1, tokens, runs, cache_dtype, patience: LONG };
-    const { made, most: peak } = await beside(device, unit, () => prefillTimes(device, model, how));
-    const time = median(made);
-    const operations = operationsOfPrefill(model, tokens) / time / 1e6;
+    const speed = (ms: number): number => operationsOfPrefill(model, tokens) / ms / 1e6;
+    const {
+      made: time,
+      most: peak,
+      least: peak_least,
+      share,
+      noisy,
+    } = await beside(
+      device,
+      unit,
+      async () => median(await prefillTimes(device, model, how)),
+      (ms) => ({ speed: speed(ms) }),
+    );
     prefill.push({
       tokens,
       tokens_per_s: (tokens * 1000) / time,
       first_token_ms: time,
-      operations,
+      operations: speed(time),
       unit: unit ?? null,
       peak,
-      share: peak > 0 ? operations / peak : 0,
+      peak_least,
+      share,
+      noisy,
     });
   }
   say("recording");

@@ -8,7 +8,7 @@ import { denseScheme, type Scheme, type Weight } from "../nn/weight.js";
 import { attention } from "../ops/attention.js";
 import { fourBitScheme } from "../quant/four-bit.js";
 import { llmInt8Scheme } from "../quant/llm-int8.js";
-import { beside, type Unit } from "./machine.js";
+import { beside, CACHED, type Share, type Unit } from "./machine.js";
 import { median } from "./speed.js";
 import { limitOf } from "./units.js";
 
@@ -23,10 +23,12 @@ export interface KernelSpeed {
   readonly operations: number;
   /** Its limit: memory bandwidth for few rows, else a unit; null if that is not measured (units.ts). */
   readonly limit: "read" | Unit | null;
-  /** The limit in GB/s or GOP/s, measured just before and after; 0 if there is none. */
+  /** The limit in GB/s or GOP/s, the best and the worst measurement; 0 if there is none. */
   readonly most: number;
-  /** Its own GB/s or GOP/s as a share of `most`, or 0. */
-  readonly share: number;
+  readonly least: number;
+  /** Its own GB/s or GOP/s as a share of `most`; 0 without one, null where it is `noisy`: above it. */
+  readonly share: Share["share"];
+  readonly noisy: boolean;
 }
 
 export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
@@ -82,17 +84,15 @@ export async function linearSpeed(
     [rows, inputs],
   ).keep();
   const calls = rows === 1 ? Math.max(copies, 20) : 2;
-  const limit = limitOf(device, name, rows);
-  const time = await beside(device, limit, () => timed(device, calls, (n) => weights[n % copies]!.linear(x).dispose()));
-  const bytes = weights[0]!.nbytes;
+  const what = { kernel: name, shape: `${rows}x${inputs}x${outputs}`, limit: limitOf(device, name, rows) };
+  const { nbytes: bytes } = weights[0]!;
+  const work = { bytes, all: bytes * copies, operations: 2 * rows * inputs * outputs };
+  const found = await speed(device, what, work, () =>
+    timed(device, calls, (n) => weights[n % copies]!.linear(x).dispose()),
+  );
   for (const weight of weights) weight.dispose();
   x.dispose();
-  return speed(
-    { kernel: name, shape: `${rows}x${inputs}x${outputs}`, limit },
-    time,
-    bytes,
-    2 * rows * inputs * outputs,
-  );
+  return found;
 }
 
 /** Times attention of `steps` new tokens after `context` cached ones. */
@@ -131,30 +131,36 @@ export async function attentionSpeed(
     return Array.from({ length: copies }, (_, layer) => cache.append(layer, rows, rows, all));
   });
   const name = `attention ${dtype}`;
-  const limit = limitOf(device, name, steps);
+  const visible = steps * context + (steps * (steps + 1)) / 2;
+  const work = { bytes, all: bytes * copies, operations: 4 * batch * heads * head_dim * visible };
+  const what = { kernel: name, shape: `${batch}x${steps}+${context}`, limit: limitOf(device, name, steps) };
   const compute = dtype === "bf16" ? "bf16" : "f32";
-  const time = await beside(device, limit, () =>
+  const found = await speed(device, what, work, () =>
     timed(device, steps === 1 ? Math.max(copies, 20) : 2, (n) => {
       const { k, v, scales, table } = filled[n % copies]!;
       attention(q, k, v, { scales, lanes: last, table, scale: head_dim ** -0.5, compute }).dispose();
     }),
   );
   for (const owned of [last, q, cache]) owned.dispose();
-  const visible = steps * context + (steps * (steps + 1)) / 2;
-  const operations = 4 * batch * heads * head_dim * visible;
-  return speed({ kernel: name, shape: `${batch}x${steps}+${context}`, limit }, time, bytes, operations);
+  return found;
 }
 
-function speed(
+/** Times a kernel beside its limit; `time` gives the microseconds of a call. `all` are the bytes of all copies. */
+async function speed(
+  device: Device,
   { kernel, shape, limit = null }: { kernel: string; shape: string; limit: KernelSpeed["limit"] | undefined },
-  { made: microseconds, most }: { made: number; most: number },
-  bytes: number,
-  all: number,
-): KernelSpeed {
-  const bandwidth = bytes / microseconds / 1e3;
-  const operations = all / microseconds / 1e3;
-  const share = most > 0 ? (limit === "read" ? bandwidth : operations) / most : 0;
-  return { kernel, shape, microseconds, bandwidth, operations, limit, most, share };
+  work: { readonly bytes: number; readonly all: number; readonly operations: number },
+  time: () => Promise<number>,
+): Promise<KernelSpeed> {
+  const of = (count: number, microseconds: number): number => count / microseconds / 1e3;
+  const counted = limit === "read" ? work.bytes : work.operations;
+  const cached = limit === "read" && work.all < CACHED;
+  const { made, ...share } = await beside(device, limit ?? undefined, time, (us) => ({
+    speed: of(counted, us),
+    cached,
+  }));
+  const [bandwidth, operations] = [of(work.bytes, made), of(work.operations, made)];
+  return { kernel, shape, microseconds: made, bandwidth, operations, limit, ...share };
 }
 
 /** Microseconds above which a single call is long enough to time. */

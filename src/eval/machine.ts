@@ -100,20 +100,55 @@ export async function measureMachine(device: Device): Promise<MachineLimits> {
   };
 }
 
+/** What something took of a limit of its machine. */
+export interface Share {
+  /** The best measurement of the limit, in GB/s or GOP/s; 0 if there is none. */
+  readonly most: number;
+  /** The worst one: the speed of shared machines varies. */
+  readonly least: number;
+  /** The part of `most` that was reached, 0 without a limit; null if it was more than all of it. */
+  readonly share: number | null;
+  /** More than the limit was reached, and no cache explains it: the machine was busy while the limit was measured. */
+  readonly noisy: boolean;
+}
+
+/** Bytes that a cache may hold from one run to the next: they are not all read from memory. */
+export const CACHED = 64e6;
+
+/** Measurements of a limit that was exceeded, before it is given up. */
+const AGAIN = 3;
+
 /**
- * Runs `body` and measures one limit just before and after, because the speed of shared machines varies. `most` is the mean
- * of both measurements; 0 without a limit or a probe for it.
+ * Runs `body` and measures one limit just before and after, and again while it is less than what `reached` says was reached.
+ * @param reached GB/s or GOP/s
+ * @param cached that a cache may hold what was read, so that it can be faster than memory
  */
 export async function beside<T>(
   device: Device,
   limit: "read" | Unit | undefined,
   body: () => Promise<T>,
-): Promise<{ made: T; most: number }> {
-  const measure = async (): Promise<number> =>
-    limit === undefined ? 0 : limit === "read" ? readSpeed(device) : unitSpeed(device, limit);
-  const before = await measure();
+  reached: (made: T) => { readonly speed: number; readonly cached?: boolean },
+): Promise<{ made: T } & Share> {
+  if (limit === undefined) return { made: await body(), ...shareOf(0, []) };
+  const measure = (): Promise<number> => (limit === "read" ? readSpeed(device) : unitSpeed(device, limit));
+  const limits = [await measure()];
   const made = await body();
-  return { made, most: (before + (await measure())) / 2 };
+  limits.push(await measure());
+  const { speed, cached } = reached(made);
+  for (let n = 0; n < AGAIN && shareOf(speed, limits, cached).noisy; n++) limits.push(await measure());
+  return { made, ...shareOf(speed, limits, cached) };
+}
+
+/** A speed beside measurements of its limit. */
+export function shareOf(speed: number, limits: readonly number[], cached = false): Share {
+  const most = Math.max(0, ...limits);
+  const above = most > 0 && speed > most;
+  return {
+    most,
+    least: Math.min(most, ...limits),
+    share: most === 0 ? 0 : above ? null : speed / most,
+    noisy: above && !cached,
+  };
 }
 
 /** A tensor with every page written: untouched pages all map to one page of zeros. */

@@ -33,6 +33,8 @@ export interface Weight extends Disposable {
   readonly experts: number;
   /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4". */
   readonly scheme: string;
+  /** How its products may round, where its scheme has a choice. */
+  readonly compute?: "f32" | "bf16" | "int8";
   /** Its tensors on the device: the matrix, and its scales or tables. */
   readonly tensors: readonly Tensor[];
   /** The tensors that can have gradients: floats. Empty for codes, which are frozen. */

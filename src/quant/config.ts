@@ -30,11 +30,14 @@ export const BITS_AND_BYTES = {
   llm_int8_has_fp16_weight: option<false>(z.literal(false), "false", {
     hint: "weights are kept in 8 bits alone; leave it out",
   }),
-  /** The code of 4-bit elements. */
+  /**
+   * The code of 4-bit elements. The default is "fp4", because Python's is; "nf4" takes the same bytes and stays closer to the
+   * original, so it is the default of the command line.
+   */
   bnb_4bit_quant_type: choice(["nf4", "fp4"], {
     flag: "quant-type",
     value: "<type>",
-    help: "4-bit code (default: nf4)",
+    help: "4-bit code: nf4 or fp4 (default: nf4, the more precise; the library's is fp4, as Python's)",
   }),
   /** Quantize the scales of 4-bit blocks as well. */
   bnb_4bit_use_double_quant: flag({ flag: "double-quant", help: "quantize the scales of 4-bit blocks as well" }),

@@ -61,6 +61,10 @@ export class FourBitWeight implements Weight {
     this.operands = operands;
   }
 
+  get compute(): FourBitCompute {
+    return this.operands.compute;
+  }
+
   get nbytes(): number {
     return this.tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }

@@ -5,9 +5,10 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { benchTable, type VariantReport } from "../../src/cli/bench-report.js";
+import { benchChartText, benchTable, kernelTable, type VariantReport } from "../../src/cli/bench-report.js";
 import type { Device } from "../../src/core/device.js";
 import { FULL_PLAN, fittedPlan } from "../../src/eval/bench.js";
+import { beside, shareOf } from "../../src/eval/machine.js";
 import { decodeTimes, prefillTimes, recordTimes } from "../../src/eval/speed.js";
 import { limitOf } from "../../src/eval/units.js";
 import { fillRandomly } from "../../src/load/random.js";
@@ -31,8 +32,11 @@ describe("octavo bench", () => {
       expect(decode.map(({ batch }) => batch)).toEqual([1, 8]);
       expect(prefill.map(({ tokens }) => tokens)).toEqual([128, 512]);
       for (const { ms } of decode) expect(ms).toBeGreaterThan(0);
-      // Read speed is noisy and XS fits in caches: only nonsense is caught here.
-      expect(decode[0]!.share).toBeGreaterThan(0);
+      // XS fits in caches, which may be faster than memory: then there is no share, and never one above all there is.
+      expect(decode[0]!.noisy).toBe(false);
+      expect(decode[0]!.read).toBeGreaterThanOrEqual(decode[0]!.read_least);
+      for (const { share } of [...decode, ...prefill]) expect(share ?? 1).toBeLessThanOrEqual(1);
+      for (const { share, noisy } of prefill) expect(noisy).toBe(share === null);
       expect(replay_ms).toBeGreaterThan(0);
       expect(peak_rss).toBeGreaterThan(1e7);
     }
@@ -54,10 +58,13 @@ describe("octavo bench", () => {
     expect(of("attention i8")).toEqual(["1x1+2048", "1x512+0"]);
     for (const { microseconds } of kernels) expect(microseconds).toBeGreaterThan(0);
     // Few rows wait for memory; many rows for the unit that multiplies them, where a probe measures it.
-    for (const { kernel, shape, limit, most, share } of kernels) {
+    for (const { kernel, shape, limit, most, share, noisy } of kernels) {
       if (shape.startsWith("1x256") || shape === "1x1+2048") expect(limit, kernel).toBe("read");
       else expect(["f32", "int8", "bf16", null], kernel).toContain(limit);
-      expect(share > 0, kernel).toBe(most > 0);
+      if (share === null) expect(most, kernel).toBeGreaterThan(0);
+      else expect(share > 0, kernel).toBe(most > 0);
+      expect(share ?? 1, kernel).toBeLessThanOrEqual(1);
+      expect(noisy && share !== null, kernel).toBe(false);
     }
   });
 
@@ -194,11 +201,19 @@ describe("timings on slow devices", () => {
 
   it("a prompt that one storage was too slow for has its place in the table", () => {
     const decode = [
-      { batch: 1, context: 0, ms: 50_000, bandwidth: 0.0123, read: 0.25, share: 0.05 },
-      { batch: 1, context: 2048, ms: 1, bandwidth: 50, read: 20, share: 2.5 },
+      { batch: 1, context: 0, ms: 50_000, bandwidth: 0.0123, read: 0.25, read_least: 0.24, share: 0.05, noisy: false },
+      { batch: 1, context: 2048, ms: 1, bandwidth: 50, read: 20, read_least: 20, share: null, noisy: false },
     ];
     const common = { decode, record_ms: 1, replay_ms: 1, dispatches: 3, peak_rss: 1e8, weight_bytes: 1e6 };
-    const timed = { first_token_ms: 7, operations: 0.5, unit: "bf16", peak: 2, share: 0.25 } as const;
+    const timed = {
+      first_token_ms: 7,
+      operations: 0.5,
+      unit: "bf16",
+      peak: 2,
+      peak_least: 1.5,
+      share: 0.25,
+      noisy: false,
+    } as const;
     const point = (tokens: number) => ({ tokens, tokens_per_s: 100 + tokens, ...timed });
     const reports: VariantReport[] = [
       { ...common, storage: "f32", kv_cache: "float32", prefill: [point(128)] },
@@ -210,6 +225,72 @@ describe("timings on slow devices", () => {
     const shares = lines.filter((line) => line.trim().startsWith("of memory"));
     expect(shares[0]).toMatch(/5 % of 0\.250 +5 % of 0\.250$/);
     expect(shares[1]).toMatch(/in cache +in cache$/); // 50 MB a step: a cache may hold that
-    expect(lines.filter((line) => line.trim().startsWith("of the unit"))[1]).toMatch(/too slow +25 % of bf16's 2\.0$/);
+    expect(lines.filter((line) => line.trim().startsWith("of the unit"))[1]).toMatch(
+      /too slow +25 % of bf16's 1\.5-2\.0$/,
+    );
+    expect(lines.join("\n")).not.toContain("noisy");
+  });
+
+  it("what is faster than its limit is noisy, in words and never as a share", () => {
+    const decode = [{ batch: 1, context: 0, ms: 5, bandwidth: 20, read: 18, read_least: 9, share: null, noisy: true }];
+    const prefill = [
+      {
+        ...{
+          tokens: 128,
+          tokens_per_s: 1,
+          first_token_ms: 1,
+          operations: 3,
+          unit: "int8" as const,
+          peak: 2,
+          peak_least: 2,
+        },
+        ...{ share: null, noisy: true },
+      },
+    ];
+    const common = { record_ms: 1, replay_ms: 1, dispatches: 0, peak_rss: 1, weight_bytes: 1, kv_cache: "float32" };
+    const reports: VariantReport[] = [{ ...common, storage: "int8", decode, prefill }];
+    const limits = { read: 9, copy: 0, f32: 1, int8: 2, bf16: 0, f16: 0 };
+    const text = benchTable("shape XS", { machine: "a machine", limits }, reports);
+    expect(text).toMatch(/of memory's GB\/s +noisy of 9\.0-18\.0\n/);
+    expect(text).toMatch(/of the unit's GOP\/s +noisy of int8's 2\.0\n/);
+    expect(text).toMatch(/\nnoisy: faster than the limit measured around it.*measure again\n$/);
+    expect(text).not.toMatch(/\d %/);
+    const { notes } = benchChartText("shape XS", { machine: "a machine", limits }, reports);
+    expect(notes.at(-1)).toMatch(/^noisy.*: int8 decode, context 0; int8 prefill 128$/);
+    const kernel = {
+      kernel: "int8",
+      shape: "1x2x3",
+      microseconds: 1,
+      bandwidth: 5,
+      operations: 1,
+      limit: "read",
+    } as const;
+    const row = (noisy: boolean) => ({ ...kernel, most: 4, least: 4, share: null, noisy });
+    expect(kernelTable("a machine", limits, [row(true)])).toMatch(/noisy +4\.0 GB\/s read\n\nnoisy: /);
+    expect(kernelTable("a machine", limits, [row(false)])).toMatch(/in cache +4\.0 GB\/s read\n$/);
+  });
+});
+
+describe("a share", () => {
+  it("is of the best measurement, and none above that", () => {
+    expect(shareOf(5, [8, 10])).toEqual({ most: 10, least: 8, share: 0.5, noisy: false });
+    expect(shareOf(12, [8, 10])).toEqual({ most: 10, least: 8, share: null, noisy: true });
+    expect(shareOf(12, [8, 10], true)).toEqual({ most: 10, least: 8, share: null, noisy: false });
+    expect(shareOf(10, [8, 10])).toEqual({ most: 10, least: 8, share: 1, noisy: false });
+    expect(shareOf(3, [])).toEqual({ most: 0, least: 0, share: 0, noisy: false });
+  });
+
+  it("has its limit measured again where it would be above it", async () => {
+    await using device = openTestDevice("cpu");
+    let asked = 0;
+    const body = async (): Promise<number> => ++asked;
+    const none = await beside(device, undefined, body, () => ({ speed: 1 }));
+    expect(none).toEqual({ made: 1, most: 0, least: 0, share: 0, noisy: false });
+    const slow = await beside(device, "f32", body, () => ({ speed: 1e-9 }));
+    expect(slow).toMatchObject({ made: 2, noisy: false });
+    expect(slow.share).toBeLessThan(1e-6);
+    const impossible = await beside(device, "f32", body, () => ({ speed: 1e9 }));
+    expect(impossible).toMatchObject({ made: 3, share: null, noisy: true });
+    expect(impossible.most).toBeGreaterThanOrEqual(impossible.least);
   });
 });

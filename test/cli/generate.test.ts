@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { exitCodeOf } from "../../src/cli/output.js";
+import { exitCodeOf } from "../../src/cli/failures.js";
 import { OutOfMemoryError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { octavo, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
@@ -18,6 +18,8 @@ interface Report {
   finish_reason: string;
   results?: { prompt: string; text: string; token_ids: number[] }[];
   seed: number;
+  sampling: Record<string, number | boolean>;
+  bnb_4bit_compute_dtype: string | null;
   dtype: string;
   quantization: string | null;
   kv_cache: string;
@@ -60,7 +62,9 @@ describe("text", () => {
     expect(stderr).toMatch(/weights +6\.60 MB in int8 \(11\.0 MB as published\) · loaded in/);
     expect(stderr).toMatch(/first token after .* · [\d.]+ tokens\/s · 24 tokens after a prompt of 4/);
     expect(stderr).toMatch(/cache +[\d.]+ kB in bfloat16 · [\d.]+ MB on the device at most/);
-    expect(stderr).toMatch(/outliers +\d+ columns? seen/);
+    expect(stderr).toMatch(/outliers +\d+ of 13,440 columns, multiplied in floats/);
+    expect(stderr).toMatch(/sampling +temperature 0\.8, top-k 40, top-p 0\.95 · seed 3\n/);
+    expect(stderr).not.toContain("\x1b"); // no terminal
   });
 
   it("keeps keys and values in what it is told, and says what they weigh", async () => {
@@ -91,6 +95,54 @@ describe("text", () => {
     expect(again).toEqual(first);
     expect(other?.stdout).not.toBe(first?.stdout);
     expect(first?.stderr).toBe("");
+  });
+
+  it("can be had again by the seed that the footer names, whoever drew it", async () => {
+    const args = ["The old king", "--max-new-tokens", "30"];
+    const drawn = await generate(...args);
+    const seed = /sampling .* · seed (\d+)\n/.exec(drawn.stderr)![1]!;
+    expect((await generate(...args, "--seed", seed)).stdout).toBe(drawn.stdout);
+    const told = await json(...args);
+    expect((await json(...args, "--seed", String(told.seed))).token_ids).toEqual(told.token_ids);
+    expect(told.sampling).toEqual({
+      do_sample: true,
+      temperature: 0.8,
+      top_k: 40,
+      top_p: 0.95,
+      min_p: 0,
+      repetition_penalty: 1,
+      presence_penalty: 0,
+      frequency_penalty: 0,
+    });
+  });
+
+  it("names the settings in force: flags before the model's own, and greedy where nothing is drawn", async () => {
+    const few = ["Once", "--max-new-tokens", "2"];
+    const flags = ["--temperature", "1.5", "--top-k", "0", "--min-p", "0.1", "--seed", "2"];
+    const [drawn, greedy, penalized] = await Promise.all([
+      generate(...few, ...flags),
+      generate(...few, "--greedy"),
+      generate(...few, "--temperature", "0", "--repetition-penalty", "1.2"),
+    ]);
+    expect(drawn.stderr).toMatch(/sampling +temperature 1\.5, top-p 0\.95, min-p 0\.1 · seed 2\n/);
+    expect(greedy.stderr).toMatch(/sampling +greedy\n/);
+    expect(penalized.stderr).toMatch(/sampling +greedy, repetition penalty 1\.2\n/);
+    expect(await json(...few, "--greedy")).toMatchObject({ sampling: { do_sample: false }, seed: expect.any(Number) });
+  });
+
+  it("continues a text without a model with the demo model, and says so once", async () => {
+    const args = ["--greedy", "--max-new-tokens", "6"];
+    const named = await generate("Once upon a time", ...args, "-q");
+    for (const given of [
+      ["Once upon a time"],
+      ["generate", "Once upon a time"],
+      ["generate", "-p", "Once upon a time"],
+    ]) {
+      const { code, stdout, stderr } = await octavo([...given, ...args], { cwd: folder });
+      expect({ code, stdout }).toEqual({ code: 0, stdout: named.stdout });
+      expect(stderr.match(/octavo\/storyteller/g)).toHaveLength(1);
+      expect(await octavo([...given, ...args, "-q"], { cwd: folder })).toEqual(named);
+    }
   });
 
   it("reads the prompt from standard input", async () => {
@@ -140,7 +192,9 @@ describe("--json", () => {
       seed: 9,
       dtype: "bfloat16",
       quantization: "nf4",
+      bnb_4bit_compute_dtype: "int8",
       outlier_columns: null,
+      int8_columns: null,
     });
     expect(got.token_ids).toHaveLength(12);
     expect(got.timings.new_tokens).toBe(12);
@@ -161,6 +215,34 @@ describe("--json", () => {
     expect(looked.guessed_tokens).toBeGreaterThan(0);
     const { stderr } = await generate(prompt, "--prompt-lookup", "4", "--max-new-tokens", "40");
     expect(stderr).toContain(`lookup    ${looked.guessed_tokens} of the 40 tokens guessed`);
+  });
+
+  it("multiplies 4 bits in integers unless told otherwise, as the library does when asked", async () => {
+    const args = ["The giant said", "--load-in-4bit", "--greedy", "--max-new-tokens", "16"];
+    const path = join(ROOT, STORYTELLER);
+    const tokenizer = await AutoTokenizer.from_pretrained(path);
+    for (const [flags, compute] of [
+      [[], "int8"],
+      [["--compute-dtype", "float32"], "float32"],
+      [["--compute-dtype", "bfloat16"], "bfloat16"],
+    ] as const) {
+      const got = await json(...args, ...flags);
+      expect(got.bnb_4bit_compute_dtype).toBe(compute);
+      await using model = await AutoModelForCausalLM.from_pretrained(path, {
+        load_in_4bit: true,
+        bnb_4bit_quant_type: "nf4",
+        bnb_4bit_compute_dtype: compute,
+      });
+      const [row] = await model.generate({ ...tokenizer(["The giant said"]), max_new_tokens: 16, do_sample: false });
+      expect(got.token_ids).toEqual(row?.slice(got.prompt_tokens));
+    }
+    // float32 weights and the exact backend ask for exact products.
+    expect((await json(...args, "--dtype", "float32")).bnb_4bit_compute_dtype).toBe("float32");
+    const few = ["--device", "reference", "--max-new-tokens", "1"];
+    expect((await json(...args, ...few)).bnb_4bit_compute_dtype).toBe("float32");
+    expect((await json("Once", "--max-new-tokens", "1")).bnb_4bit_compute_dtype).toBeNull();
+    const { stderr } = await generate(...args, "--compute-dtype", "float32");
+    expect(stderr).toMatch(/weights +4\.59 MB in nf4, exact products \(/);
   });
 
   it("agrees with the library", async () => {

@@ -4,6 +4,7 @@ export type { MemoryReport } from "./core/arena.js";
 export { captureAll, Device, Recording } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
 export * from "./core/error-classes.js";
+export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export {
   AutoModelForCausalLM,

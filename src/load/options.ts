@@ -46,6 +46,9 @@ export interface SourceOptions extends Readonly<Options<typeof SOURCE>> {
   readonly warn?: (message: string) => void;
 }
 
+/** An address, or bytes. (A name for the union: written out in a declaration, its Uint8Array would need TypeScript 5.7.) */
+export type WasmPlace = string | URL | Uint8Array | ArrayBuffer;
+
 /** Options of opening a device. */
 export const DEVICE = {
   /** Threads of the devices "cpu" and "wasm"; by default one per physical core (wasm: per processor, at most 8). */
@@ -64,7 +67,7 @@ export const DEVICE = {
    */
   deterministic: flag({ help: "the results of a text never depend on the texts beside it (slower on some devices)" }),
   /** Browsers: the WebAssembly module's address or bytes; src/browser/wasm-file.ts gives the default locations. */
-  wasm: option<string | URL | Uint8Array | ArrayBuffer>(
+  wasm: option<WasmPlace>(
     z.union([z.string(), z.instanceof(URL), z.instanceof(Uint8Array), z.instanceof(ArrayBuffer)]),
     "an address or the module's bytes",
   ),

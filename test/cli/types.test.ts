@@ -1,7 +1,8 @@
 // The declarations that users compile against: they name no type of WebGPU's (nobody must install @webgpu/types for Octavo)
-// and no `any`, and each option has its doc comment.
+// and no `any`, each option has its doc comment, and projects compile that check the libraries they use.
 
-import { existsSync, readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { WORKER_LOAD } from "../../src/browser/options.js";
@@ -10,7 +11,8 @@ import { FORWARD, FROM_PRETRAINED, GENERATE, TOKENIZER_FROM_PRETRAINED } from ".
 import { DEVICE } from "../../src/load/options.js";
 import { BITS_AND_BYTES } from "../../src/quant/config.js";
 import { CALL } from "../../src/tokenizer/options.js";
-import { READY_TIMEOUT, ROOT, ready } from "../support/cli.js";
+import { READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
+import { temporary } from "../support/temporary.js";
 
 beforeAll(ready, READY_TIMEOUT);
 
@@ -70,4 +72,72 @@ test("the options that users name come from those parts, not from a table whose 
   ] as const) {
     expect(declared(file)).toContain(words);
   }
+});
+
+// --- projects of others, with `skipLibCheck: false`
+
+const USE = `
+import { AutoModelForCausalLM, AutoTokenizer, OctavoError, requestDevice, type DeviceOptions } from "octavo";
+import { WorkerHost } from "octavo/browser";
+import { serve } from "octavo/browser/worker";
+
+export async function tell(options: DeviceOptions): Promise<number[][]> {
+  const tokenizer = await AutoTokenizer.from_pretrained("x");
+  await using device = await requestDevice("wasm", { ...options, wasm: new Uint8Array(8) });
+  const model = await AutoModelForCausalLM.from_pretrained("x", { device, load_in_8bit: true });
+  for await (const step of model.stream({ ...tokenizer("a"), max_new_tokens: 4 })) void step.token_ids;
+  // @ts-expect-error it is max_new_tokens: the types are those of the package, and not any
+  return model.generate({ ...tokenizer("a"), max_new_token: 4 });
+}
+export const rest = [OctavoError, WorkerHost, serve] as const;
+`;
+
+/** What each kind of project knows of its host. */
+const PROJECTS: Readonly<Record<string, object>> = {
+  "a page": { lib: ["es2022", "dom"], types: [], module: "esnext", moduleResolution: "bundler" },
+  "Node with its types": { lib: ["es2022"], types: ["node"], module: "nodenext" },
+  "neither the DOM's types nor Node's": { lib: ["es2022"], types: [], module: "nodenext" },
+};
+
+/** The oldest compiler that is promised, from the registry. */
+const OLDEST = "5.6";
+
+function oldest(): { compiler: string } | { missing: string } {
+  const folder = temporary("typescript");
+  mkdirSync(folder);
+  const options = ["--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0", "--prefix", folder];
+  const { status, stderr } = spawnSync("npm", ["install", ...options, `typescript@${OLDEST}`], {
+    encoding: "utf8",
+    shell: process.platform === "win32",
+    timeout: 60_000,
+  });
+  if (status === 0) return { compiler: join(folder, "node_modules", "typescript", "bin", "tsc") };
+  return { missing: `npm cannot install it: ${/npm error (.*)/.exec(stderr ?? "")?.[1] ?? "no answer in a minute"}` };
+}
+
+function compiles(compiler: string, options: object): ReturnType<typeof run> {
+  const project = temporary("project");
+  mkdirSync(join(project, "node_modules", "@types"), { recursive: true });
+  symlinkSync(ROOT, join(project, "node_modules", "octavo"));
+  symlinkSync(join(ROOT, "node_modules", "@types", "node"), join(project, "node_modules", "@types", "node"));
+  writeFileSync(join(project, "package.json"), `{ "type": "module" }`);
+  writeFileSync(join(project, "use.ts"), USE);
+  const compilerOptions = { target: "es2022", strict: true, skipLibCheck: false, noEmit: true, ...options };
+  writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["use.ts"] }));
+  return run([compiler, "-p", project]);
+}
+
+const old = oldest();
+const COMPILERS: [string, string][] = [["this TypeScript", join(ROOT, "node_modules", "typescript", "bin", "tsc")]];
+if ("missing" in old) test.skip(`TypeScript ${OLDEST}: ${old.missing}`);
+else COMPILERS.push([`TypeScript ${OLDEST}`, old.compiler]);
+
+test.each(
+  COMPILERS.flatMap(([name, compiler]) =>
+    Object.entries(PROJECTS).map((project) => [name, ...project, compiler] as const),
+  ),
+)("%s finds no error in the declarations: %s", async (_, _project, options, compiler) => {
+  const { code, stdout } = await compiles(compiler, options);
+  expect(stdout).toBe("");
+  expect(code).toBe(0);
 });

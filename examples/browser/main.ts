@@ -1,91 +1,50 @@
 // The page: reads the form, asks the Worker, shows what comes back. It holds no model; the library runs in worker.ts.
 
-import {
-  AbortError,
-  OctavoError,
-  type ProgressEvent,
-  WorkerHost,
-  type WorkerLoadOptions,
-  type WorkerMemory,
-  type WorkerSurvey,
-} from "octavo/browser";
+import { AbortError, type ProgressEvent, WorkerHost, type WorkerModel, type WorkerSurvey } from "octavo/browser";
+import { explain } from "./errors.js";
+import { define, element, megabytes, show } from "./page.js";
+import { Result } from "./results.js";
+import * as settings from "./settings.js";
 
-const STORYTELLER = "./models/storyteller/";
-
-/** What each choice of bits loads, and its name among the sizes of a survey. */
-const BITS: Readonly<Record<string, { options: WorkerLoadOptions; size: string }>> = {
-  "4": { options: { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } }, size: "nf4" },
-  "8": { options: { load_in_8bit: true }, size: "int8" },
-  "16": { options: { dtype: "bfloat16" }, size: "bfloat16" },
-  "32": { options: { dtype: "float32" }, size: "float32" },
-};
-
-function element<T extends HTMLElement>(id: string): T {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no #${id}`);
-  return found as T;
-}
-
-const which = element<HTMLSelectElement>("which");
-const other = element<HTMLInputElement>("other");
-const device = element<HTMLSelectElement>("device");
-const loadForm = element<HTMLFormElement>("load-form");
-const loadButton = element<HTMLButtonElement>("load");
-const cancelButton = element<HTMLButtonElement>("cancel");
-const clearButton = element<HTMLButtonElement>("clear");
-const generateForm = element<HTMLFormElement>("generate-form");
-const generateButton = element<HTMLButtonElement>("generate");
+const { form, prompt, which, other, BITS } = settings;
+const writeButton = element<HTMLButtonElement>("write");
 const stopButton = element<HTMLButtonElement>("stop");
-const output = element<HTMLOutputElement>("output");
+const clearButton = element<HTMLButtonElement>("clear");
 const progress = element<HTMLProgressElement>("progress");
+const results = element("results");
 
 const host = new WorkerHost(new Worker(new URL("worker.js", import.meta.url), { type: "module" }));
 
-function show(id: string, text: string): void {
-  element(id).textContent = text;
-}
+// --- errors
 
-function megabytes(bytes: number): string {
-  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
+function showProblem(what: string, how = ""): void {
+  const box = element("error");
+  box.hidden = what === "";
+  box.replaceChildren(
+    ...[what, how].filter(Boolean).map((text) => Object.assign(document.createElement("p"), { textContent: text })),
+  );
 }
 
 function showError(error: unknown): void {
-  const box = element("error");
-  box.hidden = error === undefined || error instanceof AbortError;
-  if (box.hidden) return;
-  const message = error instanceof OctavoError ? `${error.name}: ${error.message}` : String(error);
-  box.textContent = message;
-}
-
-function showMemory({ weights, cache, peak }: WorkerMemory): void {
-  show("weights", megabytes(weights));
-  show("kv", cache > 0 ? megabytes(cache) : "–");
-  show("peak", megabytes(peak));
-}
-
-function bits(): string {
-  return new FormData(loadForm).get("bits") as string;
-}
-
-function modelName(): string {
-  return which.value === "storyteller" ? STORYTELLER : other.value.trim();
+  const { what, how } = explain(error, { origin: location.origin, online: navigator.onLine });
+  showProblem(what, how);
 }
 
 // --- what it would take, before anything is downloaded
 
-let survey: { model: string; facts: WorkerSurvey } | undefined;
+let survey: WorkerSurvey | undefined;
 let looking = new AbortController();
 
 function showSize(): void {
   if (!survey) return;
-  const { facts } = survey;
-  const size = facts.sizes[BITS[bits()]!.size]!;
-  const context = Math.min(facts.context ?? 1024, 1024);
+  const { model_type, parameters, download_bytes, sizes, context, cache_bytes_per_token } = survey;
+  const tokens = Math.min(context ?? 1024, 1024);
+  const weights = settings.bits().map((bits) => megabytes(sizes[BITS[bits]!.size]!));
   show(
     "size",
-    `${facts.model_type}, ${(facts.parameters / 1e6).toFixed(1)} M parameters in ${facts.dtype}. ` +
-      `Download ${megabytes(facts.download_bytes)}; in memory ${megabytes(size)} of weights ` +
-      `and ${megabytes(facts.cache_bytes_per_token * context)} for ${context} tokens of context.`,
+    `${model_type}, ${(parameters / 1e6).toFixed(1)} M parameters. Download ${megabytes(download_bytes)}, once; ` +
+      `in memory ${weights.join(", then ")} of weights ` +
+      `and ${megabytes(cache_bytes_per_token * tokens)} for ${tokens} tokens of text.`,
   );
 }
 
@@ -93,13 +52,13 @@ async function look(): Promise<void> {
   looking.abort();
   looking = new AbortController();
   const { signal } = looking;
-  const model = modelName();
+  const model = settings.choice().name;
   survey = undefined;
-  showError(undefined);
+  showProblem("");
   show("size", model === "" ? "Name a model to see what it takes." : "Looking at the model…");
   if (model === "") return;
   try {
-    survey = { model, facts: await host.survey(model, { signal }) };
+    survey = await host.survey(model, { signal });
     showSize();
   } catch (error) {
     if (signal.aborted) return;
@@ -116,26 +75,11 @@ async function showCached(): Promise<void> {
 
 // --- loading
 
-let loading: AbortController | undefined;
-
-function setLoading(controller: AbortController | undefined): void {
-  loading = controller;
-  const active = controller !== undefined;
-  loadButton.disabled = active;
-  cancelButton.hidden = !active;
-  element("progress-box").hidden = !active;
-  if (!active) return;
-  generateButton.disabled = true;
-  progress.value = 0;
-  show("progress-text", "Opening the device and the tokenizer…");
-  show("loaded", "");
-}
+/** The model that the Worker holds, and the choices that led to it. */
+let held: { readonly choices: string; readonly model: WorkerModel } | undefined;
 
 function showProgress(event: ProgressEvent): void {
-  if (event.status === "warning") {
-    show("loaded", event.message ?? "");
-    return;
-  }
+  if (event.status === "warning") return; // it is among the model's warnings as well
   progress.value = event.progress;
   const from = event.network === 0 ? "from the cache" : `${megabytes(event.network ?? 0)} from the network`;
   show(
@@ -144,88 +88,104 @@ function showProgress(event: ProgressEvent): void {
   );
 }
 
-async function load(): Promise<void> {
-  showError(undefined);
-  const controller = new AbortController();
-  setLoading(controller);
+/** Loads a model, unless it is the one that is there. */
+async function load({ name, device }: settings.Choice, bits: string, signal: AbortSignal): Promise<WorkerModel> {
+  const choices = JSON.stringify([name, device, bits]);
+  if (held?.choices === choices) return held.model;
+  held = undefined;
+  progress.value = 0;
+  show("progress-text", "Opening the device and the tokenizer…");
+  show("status", `Loading the model in ${bits} bits…`);
+  element("progress-box").hidden = false;
   try {
-    const model = await host.load(modelName(), {
-      ...BITS[bits()]!.options,
-      device: device.value as WorkerLoadOptions["device"],
-      progress_callback: showProgress,
-      signal: controller.signal,
-    });
-    const source = model.network_bytes === 0 ? "from the cache" : `${megabytes(model.network_bytes)} downloaded`;
-    show(
-      "loaded",
-      [
-        `${bits()} bits on ${model.description}, in ${model.seconds.toFixed(2)} s (${source}).`,
-        model.reason ? `Chosen because ${model.reason}.` : "",
-        ...model.warnings,
-      ]
-        .filter(Boolean)
-        .join(" "),
-    );
-    showMemory(model.memory);
-    generateButton.disabled = false;
-  } catch (error) {
-    show("loaded", error instanceof AbortError ? "Loading was cancelled; what has arrived is kept." : "");
-    showError(error);
+    const model = await host.load(name, { ...BITS[bits]!.options, device, progress_callback: showProgress, signal });
+    held = { choices, model };
+    return model;
   } finally {
-    setLoading(undefined);
+    element("progress-box").hidden = true;
     await showCached();
   }
 }
 
-// --- generating
+// --- writing
 
-let generating: AbortController | undefined;
+let running: AbortController | undefined;
 
-function number(id: string): number {
-  return element<HTMLInputElement>(id).valueAsNumber;
+function setRunning(controller: AbortController | undefined): void {
+  const focus = document.activeElement;
+  running = controller;
+  writeButton.disabled = controller !== undefined;
+  stopButton.hidden = controller === undefined;
+  // A button that can no longer be pressed must not keep the keyboard.
+  if (controller && focus === writeButton) stopButton.focus();
+  if (!controller && focus === stopButton) writeButton.focus();
 }
 
-async function generate(): Promise<void> {
-  showError(undefined);
-  generating = new AbortController();
-  generateButton.disabled = true;
-  loadButton.disabled = true;
-  stopButton.disabled = false;
-  const prompt = element<HTMLTextAreaElement>("prompt").value;
-  const before = document.createElement("span");
-  before.className = "prompt";
-  before.textContent = prompt.replaceAll("<|endoftext|>", "");
-  const text = document.createTextNode("");
-  output.replaceChildren(before, text);
-  const temperature = number("temperature");
-  let first = 0;
-  const begin = performance.now();
+/** What is said of a model once it has written. */
+function describe({ description, reason, seconds, network_bytes, warnings }: WorkerModel): string {
+  const source = network_bytes === 0 ? "from the cache" : `${megabytes(network_bytes)} downloaded`;
+  const chosen = reason ? [`Chosen because ${reason}.`] : [];
+  return [`On ${description}, loaded in ${seconds.toFixed(2)} s (${source}).`, ...chosen, ...warnings].join(" ");
+}
+
+/** What keeps a text from being begun. */
+function missing(): [what: string, how: string] | undefined {
+  if (settings.choice().name === "") {
+    element<HTMLDetailsElement>("more").open = true;
+    other.focus();
+    return ["Which model?", "Give its id on the hub, such as org/name, or the address of its folder."];
+  }
+  if (settings.modelPrompt() === "") {
+    prompt.focus();
+    return ["This model needs a beginning.", "Write a few words, or choose an example."];
+  }
+  return undefined;
+}
+
+/** Writes one text with the model that is held. */
+async function tell(result: Result, request: settings.Request, signal: AbortSignal): Promise<void> {
+  result.start();
+  const made = await host.generate({ ...request, signal, step: (step) => result.add(step) });
+  result.finish(made);
+  const { context } = survey ?? {};
+  if (context === undefined || made.prompt_tokens + made.token_ids.length <= context) return;
+  result.note(`The model has learned texts of ${context} tokens; beyond that it gets worse.`);
+}
+
+async function write(): Promise<void> {
+  const lacking = missing();
+  showProblem(lacking?.[0] ?? "", lacking?.[1]);
+  if (lacking) return;
+  const controller = new AbortController();
+  const { signal } = controller;
+  setRunning(controller);
+  const choice = settings.choice();
+  const request = settings.request();
+  const all = settings.bits();
+  results.replaceChildren();
+  results.classList.toggle("compared", all.length > 1);
+  const written = all.map((bits) => new Result(bits, prompt.value));
+  const first = written[0]!;
   try {
-    const result = await host.generate({
-      prompt,
-      max_new_tokens: number("tokens"),
-      ...(temperature > 0 ? { do_sample: true, temperature, seed: number("seed") } : { do_sample: false }),
-      signal: generating.signal,
-      step: (step) => {
-        text.appendData(step.text);
-        output.scrollTop = output.scrollHeight;
-        const now = performance.now();
-        if (step.tokens === 1) first = now;
-        else show("speed", `${((step.tokens - 1) / ((now - first) / 1000)).toFixed(1)} tok/s`);
-        if (step.tokens === 1) show("first", `${(now - begin).toFixed(0)} ms`);
-        showMemory(step.memory);
-      },
-    });
-    const { token_ids, decode_seconds, memory } = result;
-    if (token_ids.length > 1) show("speed", `${((token_ids.length - 1) / decode_seconds).toFixed(1)} tok/s`);
-    showMemory(memory);
+    for (const result of written) {
+      const model = await load(choice, result.bits, signal);
+      show("status", `Writing in ${result.bits} bits…`);
+      await tell(result, request, signal);
+      if (result !== first) result.compare(first);
+      else if (all.length > 1) result.note("The other texts are compared with this one.");
+      show("status", `Done. ${describe(model)}`);
+    }
   } catch (error) {
-    showError(error);
+    if (error instanceof AbortError) {
+      show("status", held ? "Stopped." : "Loading was cancelled; what has arrived is kept.");
+    } else {
+      held = undefined; // its device may be lost
+      show("status", "");
+      showError(error);
+    }
   } finally {
-    generating = undefined;
-    generateButton.disabled = false;
-    loadButton.disabled = false;
-    stopButton.disabled = true;
+    for (const result of written) result.end();
+    setRunning(undefined);
   }
 }
 
@@ -244,42 +204,44 @@ async function showAdapter(): Promise<void> {
         ["8-bit dot product", language.includes("packed_4x8_integer_dot_product") ? "yes" : "no"],
       ]
     : [["Adapter", reason ?? "none"]];
-  facts.push(["Device “auto”", `${choice.name}: ${choice.reason}`]);
-  element("adapter").replaceChildren(
-    ...facts.flatMap(([term, text]) => {
-      const dt = document.createElement("dt");
-      const dd = document.createElement("dd");
-      dt.textContent = term;
-      dd.textContent = text;
-      return [dt, dd];
-    }),
-  );
+  define(element("adapter"), [...facts, ["The best device", `${choice.name}: ${choice.reason}`]]);
 }
 
 // --- events
+
+element("examples").append(
+  ...settings.EXAMPLES.map(({ name, prompt: text }) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+    button.addEventListener("click", () => {
+      prompt.value = text;
+      writeButton.focus();
+    });
+    return button;
+  }),
+);
+prompt.value = settings.EXAMPLES[0]!.prompt;
 
 which.addEventListener("change", () => {
   element("other-label").hidden = which.value !== "other";
   void look();
 });
 other.addEventListener("change", () => void look());
-loadForm.addEventListener("change", ({ target }) => {
-  if ((target as HTMLInputElement).name === "bits") showSize();
-});
-loadForm.addEventListener("submit", (event) => {
+element("bits").addEventListener("change", showSize);
+form.addEventListener("submit", (event) => {
   event.preventDefault();
-  void load();
+  if (!running) void write();
 });
-cancelButton.addEventListener("click", () => loading?.abort());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  if (!running) form.requestSubmit();
+});
+stopButton.addEventListener("click", () => running?.abort());
 clearButton.addEventListener("click", () => {
   clearButton.disabled = true;
   void host.clearCache().then(showCached, showError);
 });
-generateForm.addEventListener("submit", (event) => {
-  event.preventDefault();
-  void generate();
-});
-stopButton.addEventListener("click", () => generating?.abort());
 
 showAdapter().catch(showError);
 void look().then(showCached).catch(showError);

@@ -3,7 +3,6 @@
 
 import { openReference } from "../backends/reference/index.js";
 import type { WasmModule } from "../backends/wasm/api.js";
-import { loadWasm, openWasm } from "../backends/wasm/index.js";
 import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
@@ -17,6 +16,7 @@ import { HttpSource } from "../sources/http.js";
 import type { Source } from "../sources/source.js";
 import { openCache } from "./storage.js";
 import { wasmFile } from "./wasm-file.js";
+import { fetchWasm, openWasmFrom } from "./wasm-module.js";
 import { isRelative, WEB } from "./web.js";
 
 const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
@@ -56,7 +56,7 @@ export async function requestDevice(device: string | number = "auto", given: Dev
   const options = known ? checkDeviceOptions(name, given, OWNERS) : {};
   switch (name) {
     case "webgpu":
-      return new Device(await openWebGPU(gpu(), { deterministic: options.deterministic }));
+      return new Device(await openWebGPU(await gpu(), { deterministic: options.deterministic }));
     case "wasm":
       return openWasmDevice(options);
     case "reference":
@@ -85,12 +85,17 @@ export async function chooseDevice(): Promise<DeviceChoice> {
   return { name: "webgpu", reason: "WebGPU offers an adapter", instead: "wasm" };
 }
 
-/** @throws DeviceError */
-function gpu(): GPU {
+/** @throws DeviceError if there is no WebGPU, or no adapter: what to do about it is another thing here than in Node */
+async function gpu(): Promise<GPU> {
   const { gpu } = WEB.navigator ?? {};
-  if (gpu) return gpu;
-  throw new DeviceError("webgpu: this browser has no WebGPU, or the page is not secure (https or localhost)", {
-    hint: 'use the device "wasm", or a current browser',
+  if (!gpu) {
+    throw new DeviceError("webgpu: this browser has no WebGPU, or the page is not secure (https or localhost)", {
+      hint: 'use the device "wasm", or a current browser',
+    });
+  }
+  if (await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null)) return gpu;
+  throw new DeviceError("webgpu: this browser offers no adapter", {
+    hint: 'use the device "wasm"; or see if the browser\'s settings have turned off hardware acceleration',
   });
 }
 
@@ -102,19 +107,19 @@ async function openWasmDevice({ wasm, threads }: DeviceOptions): Promise<Device>
   const most = Math.min(WEB.navigator?.hardwareConcurrency ?? 1, MOST_THREADS);
   const options = { threads: threads ?? most, signatures: signatures() };
   if (wasm instanceof Uint8Array || wasm instanceof ArrayBuffer)
-    return new Device(openWasm({ bytes: wasm, ...options }));
-  return new Device(openWasm({ module: await wasmModule(wasm), ...options }));
+    return new Device(openWasmFrom("the module", { bytes: wasm, ...options }));
+  const url = new URL(wasm ?? wasmFile(), WEB.location?.href).href;
+  return new Device(openWasmFrom(url, { module: await wasmModule(url, wasm !== undefined), ...options }));
 }
 
 /** Compiled modules by address. */
 const compiled = new Map<string, Promise<WasmModule>>();
 
 /** @throws DeviceError */
-function wasmModule(from: string | URL | undefined): Promise<WasmModule> {
-  const url = new URL(from ?? wasmFile(), WEB.location?.href).href;
+function wasmModule(url: string, chosen: boolean): Promise<WasmModule> {
   let module = compiled.get(url);
   if (!module) {
-    module = loadWasm(url);
+    module = fetchWasm(url, chosen);
     compiled.set(url, module);
     module.catch(() => compiled.delete(url));
   }

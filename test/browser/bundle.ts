@@ -35,7 +35,7 @@ export interface Site {
 }
 
 /** Answers a request, or gives false. */
-type Serve = (request: IncomingMessage, response: ServerResponse) => boolean;
+export type Serve = (request: IncomingMessage, response: ServerResponse) => boolean;
 
 /** Serves a folder as the example's server does; `first` may take requests before it. */
 export async function serveFolder(folder: string, first: Serve = () => false): Promise<Site> {

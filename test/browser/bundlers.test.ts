@@ -1,12 +1,13 @@
 // Pages that others build with the package as it is published: bundlers find the entries, and where the WASM modules are.
 
-import { cpSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build as esbuild } from "esbuild";
-import { build as vite } from "vite";
+import { createServer as serveVite, build as vite } from "vite";
 import { beforeAll, expect, test } from "vitest";
 import { wasmFileName } from "../../src/backends/wasm/index.js";
+import { findWasm } from "../../src/backends/wasm/node.js";
 import { wasmFile } from "../../src/browser/wasm-file.js";
 import { describeChromium, launchChromium } from "../support/chromium.js";
 import { READY_TIMEOUT, ROOT, ready } from "../support/cli.js";
@@ -25,6 +26,7 @@ globalThis.told = load.then(({ description }) =>
 );
 `;
 const WORKER = `import { serve } from "octavo/browser/worker";\nserve();\n`;
+const FILES = { "index.html": PAGE, "main.js": MAIN, "worker.js": WORKER };
 
 let project: string;
 
@@ -33,9 +35,7 @@ beforeAll(async () => {
   project = temporary("project");
   mkdirSync(join(project, "node_modules"), { recursive: true });
   symlinkSync(ROOT, join(project, "node_modules", "octavo"));
-  writeFileSync(join(project, "index.html"), PAGE);
-  writeFileSync(join(project, "main.js"), MAIN);
-  writeFileSync(join(project, "worker.js"), WORKER);
+  for (const [name, contents] of Object.entries(FILES)) writeFileSync(join(project, name), contents);
 }, READY_TIMEOUT);
 
 test("the modules are looked for in the package where it is served as it is, else beside the bundle", async () => {
@@ -55,6 +55,47 @@ else {
     const stdin = { contents, resolveDir: project };
     await esbuild({ stdin, outdir, bundle: true, format: "esm", loader: { ".wasm": "file" }, logLevel: "warning" });
     expect(readdirSync(outdir).filter((name) => /^octavo(-relaxed)?-\w+\.wasm$/.test(name))).toHaveLength(2);
+  });
+
+  describeChromium("a page of Vite's development server, without any configuration", () => {
+    test("finds the module in the package, though Vite moves the script", async () => {
+      // Installed, and not linked: Vite bundles only such packages beforehand.
+      const installed = temporary("installed");
+      const modules = join(installed, "node_modules");
+      mkdirSync(join(modules, "octavo", "build"), { recursive: true });
+      cpSync(join(ROOT, "dist"), join(modules, "octavo", "dist"), { recursive: true });
+      cpSync(join(ROOT, "package.json"), join(modules, "octavo", "package.json"));
+      for (const relaxed of [false, true]) {
+        cpSync(findWasm(relaxed)!, join(modules, "octavo", "build", wasmFileName(relaxed)));
+      }
+      const { dependencies } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
+      for (const name of Object.keys(dependencies)) {
+        mkdirSync(dirname(join(modules, name)), { recursive: true });
+        symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
+      }
+      for (const [name, contents] of Object.entries(FILES)) writeFileSync(join(installed, name), contents);
+      cpSync(STORYTELLER, join(installed, "public", "storyteller"), { recursive: true });
+      const server = await serveVite({ root: installed, configFile: false, logLevel: "error", server: { port: 0 } });
+      const browser = await launchChromium();
+      try {
+        await server.listen();
+        const page = await browser.newPage();
+        const asked: string[] = [];
+        page.context().on("request", (request) => asked.push(new URL(request.url()).pathname));
+        await page.goto(server.resolvedUrls!.local[0]!);
+        // Vite reloads the page once it has bundled what it found.
+        await page.waitForFunction(`globalThis.told?.then(() => true)`, null, { timeout: 120_000 });
+        const told = (await page.evaluate(`globalThis.told`)) as { description: string; text: string };
+        expect(told.description).toMatch(/^WebAssembly/);
+        expect(told.text.length).toBeGreaterThan(4);
+        expect(asked.find((path) => path.startsWith("/node_modules/.vite/deps/octavo_browser_worker"))).toBeDefined();
+        const modulesAsked = new Set(asked.filter((path) => path.endsWith(".wasm")));
+        expect(modulesAsked).toEqual(new Set([`/node_modules/octavo/build/${wasmFileName(true)}`]));
+      } finally {
+        await browser.close();
+        await server.close();
+      }
+    });
   });
 
   describeChromium("a page that Vite built, without any configuration", () => {

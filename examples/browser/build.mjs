@@ -5,7 +5,6 @@ import { cpSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
-import { build as bundle } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, "..", "..");
@@ -13,12 +12,18 @@ const root = join(here, "..", "..");
 const MODULES = ["octavo-relaxed.wasm", "octavo.wasm"];
 const STATIC = ["index.html", "style.css"];
 
+/** Those of the modules that are not built. */
+export function missingModules() {
+  return MODULES.filter((name) => !existsSync(join(root, "build", name)));
+}
+
 /**
  * @param {string} [folder]
  * @returns {Promise<{ folder: string, gzipped: Record<string, number>, wasm: number | undefined }>} bytes after gzip of
  * what the page loads before any model, by file; and of the WASM module, which only devices without WebGPU load
  */
 export async function build(folder = join(here, "dist")) {
+  const { build: bundle } = await import("esbuild"); // not before it is needed: a fresh clone has no packages yet
   mkdirSync(folder, { recursive: true });
   await bundle({
     entryPoints: [join(here, "main.ts"), join(here, "worker.ts")],
@@ -34,7 +39,8 @@ export async function build(folder = join(here, "dist")) {
   });
   for (const name of STATIC) cpSync(join(here, name), join(folder, name));
   cpSync(join(root, "models", "storyteller"), join(folder, "models", "storyteller"), { recursive: true });
-  const modules = MODULES.filter((name) => existsSync(join(root, "build", name)));
+  const missing = missingModules();
+  const modules = MODULES.filter((name) => !missing.includes(name));
   for (const name of modules) cpSync(join(root, "build", name), join(folder, name));
   const gzip = (name) => gzipSync(readFileSync(join(folder, name)), { level: 9 }).length;
   const gzipped = Object.fromEntries([...STATIC, "main.js", "worker.js"].map((name) => [name, gzip(name)]));

@@ -1,8 +1,12 @@
 // A static server for the example: byte ranges, etags, and the headers that isolate a page (for threads in WebAssembly).
 // For trying things out on this machine; any server that answers Range requests serves as well.
 //
-//   node examples/browser/serve.mjs [--build] [--port 8080] [folder]
+//   node examples/browser/serve.mjs [--build [--no-wasm]] [--port 8080] [folder]
+//
+// --build prepares this checkout and builds the page, with the WASM modules: browsers without WebGPU need them, and so does
+// every browser on a machine without a GPU. --no-wasm does without.
 
+import { spawnSync } from "node:child_process";
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, extname, join, normalize, resolve, sep } from "node:path";
@@ -92,13 +96,17 @@ function fail(message, code) {
 function readArguments() {
   try {
     const { values, positionals } = parseArgs({
-      options: { build: { type: "boolean" }, port: { type: "string", default: "8080" } },
+      options: {
+        build: { type: "boolean", default: false },
+        "no-wasm": { type: "boolean", default: false },
+        port: { type: "string", default: "8080" },
+      },
       allowPositionals: true,
     });
     if (positionals.length > 1) fail("one folder can be served, not several", 2);
     const port = Number(values.port);
     if (!/^\d+$/.test(values.port) || port > 65535) fail(`--port must be a number up to 65535, got ${values.port}`, 2);
-    return { build: values.build === true, port, folder: positionals[0] };
+    return { build: values.build, wasm: !values["no-wasm"], port, folder: positionals[0] };
   } catch (error) {
     return fail(error.message, 2);
   }
@@ -108,7 +116,16 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const wanted = readArguments();
   const here = dirname(fileURLToPath(import.meta.url));
   if (wanted.build) {
-    const { build, describe } = await import("./build.mjs");
+    const { build, describe, missingModules } = await import("./build.mjs");
+    const [missing] = missingModules();
+    if (wanted.wasm && missing) {
+      const how = "make it with `npm run build:wasm`, or do without (browsers with WebGPU and a GPU alone): --no-wasm";
+      fail(`there is no build/${missing}, which the page needs where there is no GPU; ${how}`, 1);
+    }
+    const { status } = spawnSync(process.execPath, [join(here, "..", "..", "scripts", "setup.mjs")], {
+      stdio: "inherit",
+    });
+    if (status !== 0) process.exit(status ?? 1);
     console.log(describe(await build()));
   }
   const folder = resolve(wanted.folder ?? join(here, "dist"));

@@ -1,6 +1,6 @@
 // What a browser gets: nothing of Node's in its import graph, and a bundle that is small.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { expect, test } from "vitest";
 // @ts-expect-error a script without types
@@ -9,7 +9,7 @@ import { build as buildOf, describe as describeOf } from "../../examples/browser
 import { ENTRIES, browserGraph as graphOf } from "../../scripts/check-browser.mjs";
 import * as browser from "../../src/browser.js";
 import * as node from "../../src/index.js";
-import { ROOT } from "../support/cli.js";
+import { ROOT, run } from "../support/cli.js";
 import { temporary } from "../support/temporary.js";
 
 interface Built {
@@ -60,6 +60,22 @@ test("page and Worker of the example are under 400 kB after gzip, without the WA
   expect(sum).toBeLessThan(400_000);
   // What is there before the Worker has been asked for anything.
   expect(built.gzipped["main.js"]).toBeLessThan(20_000);
+});
+
+test("the example's server refuses to build a page without WebAssembly, at once and with the command to type", async () => {
+  // A checkout in which nothing is built, and no package installed.
+  const checkout = temporary("checkout");
+  cpSync(join(ROOT, "examples"), join(checkout, "examples"), { recursive: true });
+  const serve = join(checkout, "examples", "browser", "serve.mjs");
+  expect(await run([serve, "--build", "--port", "0"])).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: expect.stringMatching(/^error: there is no build\/octavo\S*\.wasm, .*`npm run build:wasm`.* --no-wasm\n$/),
+  });
+  // Without it the way goes on, here to the set-up, which this checkout lacks.
+  const { stderr } = await run([serve, "--build", "--no-wasm", "--port", "0"]);
+  expect(stderr).toContain("setup.mjs");
+  expect(stderr).not.toContain("there is no build/");
 });
 
 test("requestDevice refuses options that a device does not have, as it does in Node", async () => {

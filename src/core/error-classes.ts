@@ -1,10 +1,9 @@
 // The error classes, and nothing else: the package exports this file as it is. Every error that Octavo throws is an
 // OctavoError with a stable `code`, one sentence with the expected and the actual value, and at most one hint.
 
-import { cut, show } from "./show.js";
+import { LONGEST_MESSAGE, sentence, show } from "./show.js";
 
-/** Most characters of a message and of a hint: names in files and values of callers have any length. */
-const LONGEST_MESSAGE = 600;
+/** Most characters of a hint, beside those of the message. */
 const LONGEST_HINT = 400;
 
 /** Machine-readable facts of an error: file, byte offset, key, expected, got, and so on. */
@@ -37,8 +36,9 @@ export class OctavoError extends Error {
   }
 }
 
+/** What a message repeats may come from a file, which must not write to the terminal as it likes. */
 function text(value: unknown, most: number): string {
-  return cut(typeof value === "string" ? value : show(value), most);
+  return sentence(typeof value === "string" ? value : show(value), most);
 }
 
 function read(options: OctavoErrorOptions | undefined): OctavoErrorOptions {

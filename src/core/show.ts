@@ -13,7 +13,7 @@ const ALL = 160;
  */
 export function show(value: unknown): string {
   try {
-    return cut(shown(value, LEVELS), ALL);
+    return cut(printable(shown(value, LEVELS)), ALL);
   } catch {
     return "an object that cannot be read"; // a proxy, for instance
   }
@@ -28,7 +28,7 @@ export function kindOf(value: unknown): string {
 export function listed(entries: readonly unknown[], most: number = ENTRIES): string {
   const some = Array.from({ length: Math.min(entries.length, most) }, (_, i) => {
     const entry = entries[i];
-    return typeof entry === "string" ? cut(entry, TEXT) : show(entry);
+    return typeof entry === "string" ? cut(onLine(cut(entry, TEXT)), TEXT) : show(entry);
   });
   return entries.length > most ? `${some.join(", ")}, ... (${entries.length} in all)` : some.join(", ");
 }
@@ -40,6 +40,30 @@ export function shapeText(shape: readonly unknown[]): string {
   } catch {
     return "that cannot be read"; // a proxy, for instance
   }
+}
+
+/** Characters that a terminal or an editor obeys instead of showing them: controls, line separators, directions of writing. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+const OBEYED = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+const escaped = (char: string): string => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`;
+
+/** A text whose names from files cannot move a cursor or turn the line around: such characters are escaped, line ends stay. */
+export function printable(text: string): string {
+  return text.replace(OBEYED, escaped);
+}
+
+/** The same for a name, which may not begin a line of its own. */
+export function onLine(text: string): string {
+  return printable(text).replaceAll("\n", "\\n");
+}
+
+/** Most characters of a message and of a warning: names in files and values of callers have any length. */
+export const LONGEST_MESSAGE = 600;
+
+/** A message or a warning that may repeat what a file holds: printable, and not longer than anyone reads. */
+export function sentence(text: string, most: number = LONGEST_MESSAGE): string {
+  return cut(printable(cut(text, most)), most);
 }
 
 /** A text of at most `most` characters. */

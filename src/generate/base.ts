@@ -4,7 +4,7 @@
 import { Device } from "../core/device.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
-import { show } from "../core/show.js";
+import { sentence, show } from "../core/show.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
@@ -52,7 +52,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     this.generation_config = loaded.generation_config;
     this.dtype = loaded.dtype;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
-    this.warnings = [...loaded.warnings, ...warnings(loaded)];
+    this.warnings = [...loaded.warnings, ...warnings(loaded)].map((text) => sentence(text));
     this.device = device;
     this.#ownsDevice = ownsDevice;
   }

@@ -202,8 +202,9 @@ async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Pro
   const [outputs, inputs] = shape;
   const bytes = item.parts.reduce((sum, part) => sum + partBytes(part), 0);
   const rowBytes = bytes / (outputs || 1);
-  const builder = scheme.begin(device, shape, scheme.name, experts);
+  // Before the builder, which holds memory: a dtype that cannot be read is refused here.
   const { readers, dtype } = readersOf(context, item);
+  const builder = scheme.begin(device, shape, scheme.name, experts);
   // A transposed tensor is read as a whole, and counted as a whole.
   const whole = item.parts.some(({ view, from }) => view === "transposed" || from.strides);
   try {

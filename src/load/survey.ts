@@ -2,7 +2,7 @@
 // the declared tree alone. Reads no weights and opens no device; a device that pads its panels may use slightly more.
 
 import type { FloatName } from "../core/dtype.js";
-import { listed } from "../core/show.js";
+import { listed, sentence } from "../core/show.js";
 import { type ConfigJson, trainedContext } from "../nn/architecture.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
@@ -107,6 +107,6 @@ export async function surveyModel(source: Source, wanted = "auto"): Promise<Mode
     sizes,
     cache_bytes_per_token: cacheBytesPerToken(model.geometry, cache_dtype),
     cache_dtype,
-    warnings,
+    warnings: warnings.map((text) => sentence(text)),
   };
 }

@@ -1,8 +1,10 @@
 // Names of files for messages, and the recognition of files in place of others. It opens nothing and parses no format.
 
+import { cut, printable } from "../core/show.js";
+
 /** A name or path as error text: quoted, control characters escaped, cut when long. */
 export function quote(text: string): string {
-  return JSON.stringify(text.length > 120 ? `${text.slice(0, 117)}...` : text);
+  return printable(JSON.stringify(cut(text, 120)));
 }
 
 /** The real kind of a file, with the next thing to try. */

@@ -4,7 +4,9 @@ import { expect, test } from "vitest";
 import { carry, revive } from "../../src/browser/protocol.js";
 import * as browser from "../../src/browser.js";
 import { ERROR_CLASSES, OctavoError } from "../../src/core/errors.js";
+import { listed, show } from "../../src/core/show.js";
 import * as node from "../../src/index.js";
+import { quote } from "../../src/sources/files.js";
 
 /** Every class of errors that users of an entry can name, found without the list. */
 function exportedBy(entry: object): string[] {
@@ -40,4 +42,16 @@ test("an error of another kind comes back as a bare OctavoError with its name", 
   const back = revive(structuredClone(carry(new RangeError("too far")))) as OctavoError;
   expect(back.constructor).toBe(OctavoError);
   expect(back).toMatchObject({ name: "RangeError", code: "ERR_UNKNOWN", message: "too far" });
+});
+
+test("a message cannot move a cursor or turn its line around: names of files are shown escaped", () => {
+  const hostile = "x\u001b[2J\u009b1A\u202e\u2028\u0000\r";
+  const { message } = new OctavoError("ERR_TEST", `tensor ${hostile} is gone`, { hint: `remove ${hostile}` });
+  const shown = "x\\u001b[2J\\u009b1A\\u202e\\u2028\\u0000\\u000d";
+  expect(message).toBe(`tensor ${shown} is gone\n  hint: remove ${shown}`);
+  expect(show(hostile)).toBe(`"${shown.replace("\\u000d", "\\r")}"`);
+  expect(quote(hostile)).toBe(show(hostile));
+  expect(listed([`a\n${hostile}`, "é 😀 日本"])).toBe(`a\\n${shown}, é 😀 日本`);
+  const long = new OctavoError("ERR_TEST", "\u001b".repeat(100_000), { hint: "\u001b".repeat(100_000) }).message;
+  expect(long.length).toBeLessThanOrEqual(1000 + "\n  hint: ".length);
 });

@@ -80,11 +80,10 @@ describe.each(DEVICES)("on %s", (name) => {
     await device.close();
   });
 
-  const filled = async (tensors: TensorToWrite[], names: readonly NameRule[] = RULES): Promise<Tree> => {
+  const filled = async (tensors: TensorToWrite[], names = RULES, tree = new Tree()): Promise<Tree> => {
     const folder = temporary("parts");
     mkdirSync(folder);
     await writeSafetensors(join(folder, "model.safetensors"), tensors);
-    const tree = new Tree();
     const steps = plan(tree, { ...architecture, names }, await openCheckpoint(new Disk(folder)), { dtype: "f32" });
     expect(steps.unexpected).toEqual([]);
     await fill(device, steps, { name: "tree", dtype: "f32" });
@@ -115,6 +114,29 @@ describe.each(DEVICES)("on %s", (name) => {
     expect(await rows(tree.experts.weight)).toEqual(stack);
     expect(await tree.table.value.readFloats()).toEqual(table);
     tree.dispose();
+  });
+
+  test("elements that cannot be read, of a matrix or of one expert, leave nothing on the device", async () => {
+    const packed = (name: string): TensorToWrite => ({
+      name,
+      dtype: "F6_E3M2",
+      shape: [16, 24],
+      data: new Uint8Array(288),
+    });
+    const all = [f32("ab.weight", [32, 24], ab), f32("ab.bias", [32], bias), ...experts(), f32("table", [5, 6], table)];
+    const { live } = device.memory;
+    for (const [unread, kept] of [
+      [packed("one.1"), all.filter(({ name }) => name !== "one.1")],
+      [{ ...packed("ab.bias"), shape: [32], data: new Uint8Array(24) }, all.filter(({ name }) => name !== "ab.bias")],
+    ] as const) {
+      const tree = new Tree();
+      const failure = await filled([...kept, unread], RULES, tree).catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(FormatError);
+      expect(String(failure)).toContain("F6_E3M2 cannot be read as a float");
+      tree.dispose();
+      await device.synchronize();
+      expect(device.memory.live).toBe(live);
+    }
   });
 
   test("a stack in one tensor, a matrix that is stored transposed", async () => {

@@ -1,0 +1,194 @@
+// Models so small that thousands are loaded in a second: one layer, eight channels, every architecture.
+
+import type { StoredDType } from "../../../src/checkpoints/stored.js";
+import type { Device } from "../../../src/core/device.js";
+import { scope } from "../../../src/core/tensor.js";
+import { fillRandomly } from "../../../src/load/random.js";
+import { architectureOf, buildModel } from "../../../src/models/index.js";
+import { placeOf, type Task } from "../../../src/nn/architecture.js";
+import { Linear, Matrix } from "../../../src/nn/module.js";
+import type { Scheme } from "../../../src/nn/weight.js";
+import { contiguous } from "../../../src/ops/copy.js";
+import type { Files } from "./memory-source.js";
+
+/** What config.json of published models holds, with small sizes, and the task that it is read for. */
+export const TINY: readonly { readonly task: Task; readonly config: Readonly<Record<string, unknown>> }[] = [
+  {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["LlamaForCausalLM"], model_type: "llama", torch_dtype: "float32", vocab_size: 16 },
+      ...{
+        hidden_size: 8,
+        intermediate_size: 12,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+      },
+      ...{ hidden_act: "silu", max_position_embeddings: 32, rms_norm_eps: 1e-5, rope_theta: 10000, eos_token_id: 2 },
+      rope_scaling: {
+        ...{ rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 },
+        original_max_position_embeddings: 16,
+      },
+      ...{ tie_word_embeddings: false, attention_bias: false, mlp_bias: false, use_cache: true, pretraining_tp: 1 },
+    },
+  },
+  {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["GPT2LMHeadModel"], model_type: "gpt2", torch_dtype: "float32", vocab_size: 16, n_embd: 8 },
+      ...{ n_head: 2, n_layer: 1, n_positions: 16, n_ctx: 16, activation_function: "gelu_new", eos_token_id: 2 },
+      ...{ layer_norm_epsilon: 1e-5, attn_pdrop: 0.1, summary_type: "cls_index", summary_activation: null },
+    },
+  },
+  {
+    task: "causal-lm",
+    config: {
+      ...{
+        architectures: ["BloomForCausalLM"],
+        model_type: "bloom",
+        torch_dtype: "float32",
+        vocab_size: 16,
+        n_embed: 8,
+      },
+      ...{ n_layer: 1, num_attention_heads: 2, layer_norm_epsilon: 1e-5, offset_alibi: 100, pretraining_tp: 1 },
+      ...{ apply_residual_connection_post_layernorm: false, pad_token_id: 3, eos_token_id: 2, n_inner: null },
+    },
+  },
+  {
+    task: "causal-lm",
+    config: {
+      ...{
+        architectures: ["OPTForCausalLM"],
+        model_type: "opt",
+        torch_dtype: "float32",
+        vocab_size: 16,
+        hidden_size: 8,
+      },
+      ...{ ffn_dim: 12, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 16, prefix: "</s>" },
+      ...{ word_embed_proj_dim: 4, activation_function: "relu", do_layer_norm_before: true, dropout: 0.1 },
+    },
+  },
+  {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["MixtralForCausalLM"], model_type: "mixtral", torch_dtype: "float32", vocab_size: 16 },
+      ...{
+        hidden_size: 8,
+        intermediate_size: 12,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+      },
+      ...{ num_local_experts: 2, num_experts_per_tok: 1, sliding_window: null, rope_theta: 1e6, hidden_act: "silu" },
+      ...{ max_position_embeddings: 32, rms_norm_eps: 1e-5, output_router_logits: false, router_aux_loss_coef: 0.02 },
+    },
+  },
+  {
+    task: "seq2seq-lm",
+    config: {
+      ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },
+      ...{ d_model: 8, d_kv: 4, d_ff: 12, num_layers: 1, num_heads: 2, relative_attention_num_buckets: 8 },
+      ...{ feed_forward_proj: "gated-gelu", tie_word_embeddings: false, is_encoder_decoder: true, eos_token_id: 1 },
+      ...{ decoder_start_token_id: 0, pad_token_id: 0, layer_norm_epsilon: 1e-6, n_positions: 16 },
+    },
+  },
+  {
+    task: "masked-lm",
+    config: {
+      ...{ architectures: ["BertForMaskedLM"], model_type: "bert", torch_dtype: "float32", vocab_size: 16 },
+      ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, hidden_act: "gelu" },
+      ...{ max_position_embeddings: 16, type_vocab_size: 2, layer_norm_eps: 1e-12, pad_token_id: 0 },
+      ...{ position_embedding_type: "absolute", gradient_checkpointing: false },
+    },
+  },
+  {
+    task: "sequence-classification",
+    config: {
+      ...{
+        architectures: ["BertForSequenceClassification"],
+        model_type: "bert",
+        torch_dtype: "float32",
+        vocab_size: 16,
+      },
+      ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, hidden_act: "gelu" },
+      ...{ max_position_embeddings: 16, type_vocab_size: 2, layer_norm_eps: 1e-12, id2label: { 0: "no", 1: "yes" } },
+    },
+  },
+];
+
+/** A tensor of a checkpoint, as a mutant may change it. */
+export interface TinyTensor {
+  name: string;
+  dtype: StoredDType;
+  shape: readonly number[];
+  bytes: Uint8Array;
+}
+
+/** The tensors of a tiny model with random weights, by their names in files; quantized if there is a scheme. */
+export async function tinyTensors(device: Device, at: number, scheme?: Scheme): Promise<TinyTensor[]> {
+  const { config, task } = TINY[at]!;
+  const { names } = await architectureOf(config);
+  const model = await buildModel(config, task);
+  await fillRandomly(device, model, { dtype: "f32", scheme });
+  const tensors: TinyTensor[] = [];
+  const published = new Map(
+    [...model.named_modules()].flatMap(([, module]) =>
+      module instanceof Linear ? [[module.weight, module.published_paths] as const] : [],
+    ),
+  );
+  const seen = new Set<unknown>();
+  for (const [name, parameter] of model.named_parameters()) {
+    if (seen.has(parameter)) continue;
+    seen.add(parameter);
+    if (parameter instanceof Matrix && parameter.weight.scheme !== "dense") {
+      // A stack is stored as the matrices of its experts.
+      const paths = published.get(parameter)!;
+      const rows = parameter.shape[0] / paths.length;
+      for (const [e, path] of paths.entries()) {
+        const parts = await parameter.weight.parts(`${path}.weight`, e * rows, rows);
+        for (const { bytes, ...part } of parts) tensors.push({ ...part, bytes: await bytes() });
+      }
+      continue;
+    }
+    const turned = placeOf(name, names)?.transposed === true && parameter.shape.length === 2;
+    using values = scope(() => {
+      const all = parameter instanceof Matrix ? parameter.weight.dense("f32") : parameter.value;
+      return turned ? contiguous(all.permute(1, 0), "f32") : all.alias();
+    });
+    tensors.push({ name, dtype: "F32", shape: values.shape, bytes: await values.readBytes() });
+  }
+  model.dispose();
+  return tensors;
+}
+
+/** The header of a safetensors file as an object, and the bytes that follow it. */
+export function layOut(tensors: readonly TinyTensor[]): { header: Record<string, unknown>; data: Buffer } {
+  const header: Record<string, unknown> = { __metadata__: { format: "pt" } };
+  let at = 0;
+  for (const { name, dtype, shape, bytes } of tensors) {
+    const end = at + bytes.length;
+    // Not an assignment: a name may be "__proto__".
+    Object.defineProperty(header, name, {
+      value: { dtype, shape, data_offsets: [at, end] },
+      enumerable: true,
+      configurable: true,
+    });
+    at = end;
+  }
+  return { header, data: Buffer.concat(tensors.map(({ bytes }) => bytes)) };
+}
+
+/** The bytes of a safetensors file with this header, whatever it says. */
+export function safetensors(header: Uint8Array, data: Uint8Array, length: bigint = BigInt(header.length)): Buffer {
+  const size = Buffer.alloc(8);
+  size.writeBigUInt64LE(BigInt.asUintN(64, length));
+  return Buffer.concat([size, header, data]);
+}
+
+export const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
+
+/** The folder of a tiny model. */
+export function tinyFiles(at: number, tensors: readonly TinyTensor[]): Files {
+  const { header, data } = layOut(tensors);
+  return { "config.json": json(TINY[at]!.config), "model.safetensors": safetensors(json(header), data) };
+}

@@ -3,12 +3,14 @@
 
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { quoteAddress, withoutSecrets } from "./address.js";
-import { quote } from "./files.js";
+import { Disk } from "./disk.js";
+import { foreignKind, HEAD_BYTES, type Kind, quote } from "./files.js";
 import { checkRevision, isModelId } from "./model-id.js";
+import { withFile } from "./source.js";
 
 /** The model that comes with this package; src/load/node.ts finds it. Here it is only a name that people may mean. */
 const BUILT_IN = "octavo/storyteller";
@@ -66,6 +68,18 @@ async function kindOf(path: string, shown = path): Promise<"folder" | "file" | u
   }
 }
 
+/** What a file is that was passed as a model, if it is of a kind that is not read. */
+async function foreignKindOf(path: string): Promise<Kind | undefined> {
+  try {
+    const head = await withFile(new Disk(dirname(path)), path, "file", (file) =>
+      file.read(0, Math.min(file.size, HEAD_BYTES)),
+    );
+    return foreignKind(head);
+  } catch {
+    return undefined; // it may not be read, or is a pipe; that it is no folder is said all the same
+  }
+}
+
 /** The path of a `file:` address, which code in ES modules writes for "beside this file"; other values as they are. */
 function withoutFileScheme<T>(given: T): T | string {
   if (!(given instanceof URL) && !(typeof given === "string" && /^file:/i.test(given))) return given;
@@ -99,9 +113,10 @@ export async function resolveModel(given: string | URL, options: ResolveOptions 
   const kind = await kindOf(idOrFolder, shown);
   if (kind === "folder") return { folder: idOrFolder };
   if (kind === "file") {
-    throw new OptionError(`${idOrFolder}: expected a model folder, got a file`, {
-      details: { file: idOrFolder },
-      hint: "pass the folder that holds config.json",
+    const foreign = await foreignKindOf(idOrFolder);
+    throw new OptionError(`${shown}: expected a model folder, got ${foreign?.name ?? "a file"}`, {
+      details: { file: shown },
+      hint: foreign?.hint ?? "pass the folder that holds config.json",
     });
   }
   if (!isModelId(idOrFolder)) {

@@ -1,5 +1,6 @@
 // From ids to folders: the cache's place and layout, near names, and ids and revisions that must not become paths.
 
+import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -182,4 +183,25 @@ describe("refused", () => {
     expect(error).toBeInstanceOf(OptionError);
     expect(String(error)).toContain("did you mean `cache_dir`?");
   });
+
+  test.each([
+    ["model.gguf", "GGUF\x03\0\0\0", "a GGUF file", "original safetensors checkpoint"],
+    ["pytorch_model.bin", "PK\x03\x04", "a zip archive", "convert it with Python"],
+    ["notes.txt", "x", "a file", "pass the folder that holds config.json"],
+    ["empty", "", "a file", "pass the folder that holds config.json"],
+  ])("the file %s in place of a folder, by its kind", async (name, content, kind, hint) => {
+    const error = await failure(() => resolveModel(put(root, name, content)));
+    expect(error).toBeInstanceOf(OptionError);
+    expect((error as OptionError).message).toContain(`expected a model folder, got ${kind}`);
+    expect((error as OptionError).hint).toContain(hint);
+  });
+
+  test.skipIf(process.platform === "win32")(
+    "a pipe in place of a folder, without waiting for who writes into it",
+    async () => {
+      const pipe = join(root, "pipe");
+      execFileSync("mkfifo", [pipe]);
+      expect((await failure(() => resolveModel(pipe))) as OptionError).toBeInstanceOf(OptionError);
+    },
+  );
 });

@@ -215,8 +215,10 @@ const versionLine = version.stdout.split("\n")[0];
 
 const require = createRequire(import.meta.url);
 let headers;
+let headersVersion;
 try {
   headers = require("node-api-headers").include_dir;
+  headersVersion = require("node-api-headers/package.json").version;
 } catch {
   fail("the package node-api-headers is missing\n  hint: npm install");
 }
@@ -323,17 +325,21 @@ function stateOf(job, args) {
     .split(/(?<!\\)\s+/)
     .map((name) => name.replaceAll("\\ ", " "));
   try {
-    return hash(versionLine, args.join("\0"), ...files.map((name) => readFileSync(join(root, name))));
+    // Of the headers that do not lie here the place does not count: a checkout that is moved keeps its objects.
+    const line = args.map((arg) => arg.replace(headers, headersVersion)).join("\0");
+    return hash(versionLine, line, ...files.map((name) => readFileSync(join(root, name))));
   } catch {
     return undefined;
   }
 }
 
 stamp.objects ??= {};
+const keyOf = ({ object }) => relative(objects, object);
 const todo = [];
 for (const job of jobs) {
   job.args = [...compiler.args, ...common, ...job.flags, "-c", job.file];
-  if (stateOf(job, job.args) !== stamp.objects[job.object] || stamp.objects[job.object] === undefined) todo.push(job);
+  const known = stamp.objects[keyOf(job)];
+  if (known === undefined || stateOf(job, job.args) !== known) todo.push(job);
 }
 
 // Longest first, so that the last compilation is a short one. The first of these take half of the time; the rest go by size.
@@ -352,7 +358,7 @@ const start = Date.now();
 
 async function compile(job) {
   mkdirSync(dirname(job.object), { recursive: true });
-  delete stamp.objects[job.object];
+  delete stamp.objects[keyOf(job)];
   const args = [...job.args, "-MMD", "-MF", job.object.replace(/\.o$/, ".d"), "-o", job.object];
   const result = await run(args);
   done++;
@@ -363,7 +369,7 @@ async function compile(job) {
     return;
   }
   say(`native: ${what} ${(result.ms / 1000).toFixed(1)} s`);
-  stamp.objects[job.object] = stateOf(job, job.args);
+  stamp.objects[keyOf(job)] = stateOf(job, job.args);
 }
 
 function run(args) {

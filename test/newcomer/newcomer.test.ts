@@ -155,8 +155,9 @@ function walk(project: Project): void {
     });
   });
 
+  const compiler = process.env.CXX ?? ["c++", "g++", "clang++"].find((name) => inPath(name) !== undefined);
+
   describe("with a compiler", { timeout: PATIENCE_MS }, () => {
-    const compiler = process.env.CXX ?? ["c++", "g++", "clang++"].find((name) => inPath(name) !== undefined);
     test.skipIf(compiler === undefined)(
       "the command of the hint builds the add-on, which then gives the first token",
       async () => {
@@ -171,9 +172,12 @@ function walk(project: Project): void {
     );
   });
 
-  test("npm ci gives the package back as it was published", { timeout: PATIENCE_MS }, async () => {
+  test("npm ci gives the package back as it was published, and an add-on that was built is found again", {
+    timeout: PATIENCE_MS,
+  }, async () => {
     const { code, stderr } = await project.reinstall();
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    expect((await firstToken()).device).toBe("wasm");
+    expect(existsSync(project.path("node_modules", "octavo", "build", "octavo.node"))).toBe(false);
+    expect((await firstToken()).device).toBe(compiler === undefined ? "wasm" : "cpu");
   });
 }

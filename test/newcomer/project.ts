@@ -68,7 +68,8 @@ export class Project {
     return new Promise((resolve, reject) => {
       const child: ChildProcess = spawn(command, args, {
         cwd: this.folder,
-        env: { ...Object.fromEntries(own), ...env },
+        // What the add-on's script and the library keep for the user stays in the project, too.
+        env: { ...Object.fromEntries(own), XDG_CACHE_HOME: this.path(".cache"), ...env },
         stdio: ["ignore", "pipe", "pipe"],
         shell: process.platform === "win32",
       });

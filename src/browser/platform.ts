@@ -13,6 +13,7 @@ import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
 import { modelAddress, quoteAddress } from "../sources/address.js";
 import { HttpSource } from "../sources/http.js";
+import { STORYTELLER } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
 import { openCache } from "./storage.js";
 import { wasmFile } from "./wasm-file.js";
@@ -31,6 +32,11 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
   const { hub, revision, token, timeout, cache = true, signal, warn } = options;
   for (const key of ["cache_dir", "local_files_only"] as const) {
     if (options[key] !== undefined) throw new OptionError(`${key} has no meaning in a browser`);
+  }
+  if (model === STORYTELLER && hub === undefined) {
+    throw new OptionError(`${STORYTELLER} lies in the package, which a page cannot read`, {
+      hint: 'serve node_modules/octavo/models/storyteller and pass its address, such as "/models/storyteller/"',
+    });
   }
   const relative = typeof model === "string" && hub === undefined && isRelative(model);
   const address = modelAddress(relative ? resolved(model) : model, hub, revision);

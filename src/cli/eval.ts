@@ -5,8 +5,9 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
-import { NODE, STORYTELLER } from "../load/node.js";
+import { NODE } from "../load/node.js";
 import { onOwnDevice } from "../load/platform.js";
+import { STORYTELLER } from "../sources/model-id.js";
 import {
   deviceOption,
   jsonOption,

@@ -6,11 +6,12 @@ import { pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { GENERATION, generationConfig } from "../generate/config.js";
 import type { PreTrainedModel } from "../generate/model.js";
-import { NODE, STORYTELLER } from "../load/node.js";
+import { NODE } from "../load/node.js";
 import { SOURCE, type SourceOptions } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../nn/architecture.js";
 import { BITS_AND_BYTES } from "../quant/config.js";
+import { STORYTELLER } from "../sources/model-id.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
   addFlags,

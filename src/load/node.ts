@@ -8,12 +8,10 @@ import { modelAddress, quoteAddress } from "../sources/address.js";
 import { Disk } from "../sources/disk.js";
 import { HttpSource } from "../sources/http.js";
 import { resolveModel } from "../sources/hub.js";
+import { STORYTELLER } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import type { Platform, SourceOptions } from "./platform.js";
-
-/** The name of the small model that comes with this package, wherever the program lies. */
-export const STORYTELLER = "octavo/storyteller";
 
 /** @throws NotFoundError if this package cannot be found, as in a bundle without it */
 function storyteller(): Disk {

@@ -9,11 +9,8 @@ import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } fro
 import { quoteAddress, withoutSecrets } from "./address.js";
 import { Disk } from "./disk.js";
 import { foreignKind, HEAD_BYTES, type Kind, quote } from "./files.js";
-import { checkRevision, isModelId } from "./model-id.js";
+import { checkRevision, isModelId, STORYTELLER } from "./model-id.js";
 import { withFile } from "./source.js";
-
-/** The model that comes with this package; src/load/node.ts finds it. Here it is only a name that people may mean. */
-const BUILT_IN = "octavo/storyteller";
 
 export interface ResolveOptions {
   /** The cache to look in; default: the environment's (see `cacheFolder`). */
@@ -139,7 +136,7 @@ async function fromCache(id: string, cache: string, revision: string): Promise<R
   const model = join(cache, `models--${id.replace("/", "--")}`);
   if ((await kindOf(model)) !== "folder") {
     const folders = await neighbours(id);
-    const near = suggestion(id, [...folders, ...(await cachedModels(cache)), BUILT_IN]);
+    const near = suggestion(id, [...folders, ...(await cachedModels(cache)), STORYTELLER]);
     const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
     const local = folders.length > 0;
     throw new NotFoundError(`model ${quote(id)} is neither a folder nor in the cache ${cache}${question}`, {

@@ -3,6 +3,9 @@
 import { OptionError } from "../core/errors.js";
 import { quote } from "./files.js";
 
+/** The small model that comes with this package, wherever the program lies; src/load/node.ts finds it. */
+export const STORYTELLER = "octavo/storyteller";
+
 /** True if `id` is a model id as the hub has them: `name` or `org/name`, and so safe as part of a path. */
 export function isModelId(id: string): boolean {
   const part = "[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?";

@@ -5,8 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, expect, test } from "vitest";
+import { BROWSER } from "../../src/browser/platform.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
-import { STORYTELLER as NAME, NODE } from "../../src/load/node.js";
+import { NODE } from "../../src/load/node.js";
+import { STORYTELLER as NAME } from "../../src/sources/model-id.js";
 import { STORYTELLER } from "../support/models.js";
 
 const home = process.cwd();
@@ -29,6 +31,10 @@ test("a folder of that name wins, as of any other", async () => {
   mkdirSync(join(elsewhere, NAME), { recursive: true });
   process.chdir(elsewhere);
   expect((await NODE.source(NAME, {})).location).toBe(NAME);
+});
+
+test("a page is told where it lies", async () => {
+  await expect(BROWSER.source(NAME, {})).rejects.toThrow("lies in the package, which a page cannot read");
 });
 
 test("a folder by its address, as text and as a URL", async () => {

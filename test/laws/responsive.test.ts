@@ -245,7 +245,7 @@ describe("nothing is left", () => {
     for (const wrong of [
       { ...options, input_ids: [[100_000]] },
       { ...options, max_new_tokens: 0 },
-      { ...options, temperature: 0 },
+      { ...options, temperature: -1 },
       { ...options, max_newtokens: 3 },
     ]) {
       await steady(async () => {

@@ -25,25 +25,7 @@ export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { PreTrainedEncoder } from "./generate/encoder-model.js";
-export {
-  AutoModel,
-  BetterTransformer,
-  BloomForCausalLM,
-  get_peft_model,
-  init_empty_weights,
-  Linear4bit,
-  Linear8bitLt,
-  LlamaForCausalLM,
-  LoraConfig,
-  OPTForCausalLM,
-  pipeline,
-  prepare_model_for_kbit_training,
-  replace_8bit_linear,
-  sdp_kernel,
-  T5ForConditionalGeneration,
-  Trainer,
-  TrainingArguments,
-} from "./generate/later.js";
+export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type {

@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
-import { AbortError, OptionError } from "../core/errors.js";
+import { OptionError, throwIfAborted } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { autoModel, autoTokenizer } from "../generate/pretrained.js";
@@ -163,7 +163,7 @@ class Host {
   }
 
   async #run(given: WorkerGenerateOptions, { signal, emit }: Context<"generate">): Promise<WorkerResult> {
-    if (signal.aborted) throw new AbortError("generation was aborted");
+    throwIfAborted(signal, "generation");
     const { prompt, ...options } = readOptions("generate", WORKER_GENERATE, given);
     if (prompt === undefined)
       throw new OptionError("generate: the prompt is missing", { details: { option: "prompt" } });

@@ -237,7 +237,7 @@ export class Device implements AsyncDisposable {
 
   /**
    * Records a load of the tensor's bytes, as stored, from byte `position` of a file on. If they cannot be read, the tensor is
-   * spoilt, and reading it rejects with a KernelError that names the file.
+   * spoilt, and reading it rejects with a FormatError that names the file.
    * @throws DeviceError (a tensor of another device, a device that reads no files), ShapeError, OptionError
    */
   load(into: LoadTarget, file: string, position: number, given: LoadFileOptions = {}): void {

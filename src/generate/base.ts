@@ -12,7 +12,7 @@ import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
 import { treeOf } from "../nn/print.js";
 import type { FloatDType } from "../nn/weight.js";
-import { LaterMethods } from "./later.js";
+import { LaterMethods } from "./later-methods.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
 

@@ -87,8 +87,7 @@ function walk(project: Project): void {
       const [, sample] = /```ts\n([\s\S]*?from "octavo"[\s\S]*?)```/.exec(
         readFileSync(join(ROOT, "README.md"), "utf8"),
       )!;
-      // In a checkout the small model is a folder; wherever the package is installed it has this name.
-      project.write("sample.ts", sample!.replaceAll('"models/storyteller"', '"octavo/storyteller"'));
+      project.write("sample.ts", sample!);
       const compilerOptions = {
         ...{ strict: true, exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, skipLibCheck: false },
         ...{ target: "es2022", module: "nodenext", types: ["node"], typeRoots: [join(ROOT, "node_modules", "@types")] },

@@ -1,13 +1,14 @@
 // Files behind servers: pieces by range, what is kept and resumed, and every way in which a server can disappoint.
 
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { beforeEach, describe, expect, test, vi } from "vitest";
 import { AbortError, FormatError, NetworkError, NotFoundError } from "../../src/core/errors.js";
-import { HttpSource, type HttpSourceOptions } from "../../src/sources/http.js";
+import { HttpSource } from "../../src/sources/http.js";
 import { CHUNK_BYTES } from "../../src/sources/range-cache.js";
 import type { SourceFile } from "../../src/sources/source.js";
 import { bytes } from "../support/random.js";
 import { MemoryCache } from "../support/range-cache.js";
 import { etagOf, FileServer } from "../support/server.js";
+import { open, server, withSource } from "../support/source-server.js";
 import { failure } from "../support/source-tools.js";
 
 /** Ten requests of eight pieces and a ragged end. */
@@ -15,22 +16,10 @@ const WORDS = Uint32Array.from({ length: 20 * CHUNK_BYTES + 1081 }, (_, i) => Ma
 const LARGE = Buffer.from(WORDS.buffer, 0, 80 * CHUNK_BYTES + 4321);
 const SMALL = Buffer.from(bytes(2, 5000));
 
-const server = new FileServer();
-beforeAll(() => server.start());
-afterAll(() => server.stop());
 beforeEach(() => {
   server.reset();
   server.files.set("/m/large", LARGE).set("/m/small", SMALL).set("/m/empty", Buffer.alloc(0));
 });
-
-async function withSource<T>(options: HttpSourceOptions, use: (source: HttpSource) => Promise<T>): Promise<T> {
-  const source = new HttpSource(`${server.address}/m`, options);
-  try {
-    return await use(source);
-  } finally {
-    await source.close();
-  }
-}
 
 /** Reads a file from end to end in steps, as a checkpoint is read. */
 async function readAll(file: SourceFile, step = 3_000_017): Promise<Buffer> {
@@ -41,7 +30,6 @@ async function readAll(file: SourceFile, step = 3_000_017): Promise<Buffer> {
   return Buffer.concat(parts);
 }
 
-const open = (source: HttpSource, name: string) => source.open(source.path(name), "test file");
 const same = (a: Buffer, b: Buffer) => expect(a.equals(b), "the bytes of the file").toBe(true);
 
 describe("addresses", () => {

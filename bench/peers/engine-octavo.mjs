@@ -1,24 +1,23 @@
-// Our own engine, from dist/: the model is loaded (and quantized) from the bf16 checkpoint and driven as the decode loop
-// of src/generate/loop.ts does it, one recorded step ahead of the token that the host reads.
+// Our own engine, from dist/: the model is loaded (and quantized) from the bf16 checkpoint and runs in the decode session that
+// generate() uses, one step ahead of the tokens that the host reads.
 
-import { scope, Tensor } from "../../dist/core/tensor.js";
 import { VARIANTS } from "../../dist/eval/variants.js";
+import { DecodeSession } from "../../dist/generate/session.js";
 import { openDevice } from "../../dist/load/device.js";
 import { loadModel } from "../../dist/load/index.js";
-import { KVCache } from "../../dist/nn/cache.js";
-import { advance } from "../../dist/ops/advance.js";
-import { argmax } from "../../dist/ops/sampling.js";
 import { BitsAndBytesConfig } from "../../dist/quant/config.js";
 import { headScheme } from "../../dist/quant/index.js";
 import { Disk } from "../../dist/sources/disk.js";
 import { tokenAt } from "./protocol.mjs";
+
+const GREEDY = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
 
 /** @param {{ file: string, variant: string, isa?: string, threads: number, shape: import("./shapes.mjs").Shape }} job */
 export async function open({ file, variant, isa, threads, shape }) {
   // The reference device (plain loops) is for trying this file out where there are no kernels.
   const reference = process.env.OCTAVO_PEERS_DEVICE === "reference";
   const device = reference ? openDevice("reference") : openDevice("cpu", { threads, isa });
-  const { dtype, quantization, compute, head, cache: cacheDType } = VARIANTS[variant];
+  const { dtype, quantization, compute, head, cache } = VARIANTS[variant];
   const { model } = await loadModel(new Disk(file), "causal-lm", {
     device,
     name: shape.name,
@@ -27,81 +26,47 @@ export async function open({ file, variant, isa, threads, shape }) {
     compute,
     head: headScheme(head),
   });
-  const { layers, groups, head_dim } = model.geometry;
+  const cache_dtype = cache ?? (dtype === "float32" ? "f32" : "bf16");
 
   /** @param {number} rows @param {number} wanted */
   const session = async (rows, wanted) => {
     const capacity = Math.ceil(wanted / 16) * 16;
-    const cache = new KVCache(device, {
-      layers,
-      batch: rows,
-      groups,
-      head_dim,
-      capacity,
-      dtype: cacheDType ?? (dtype === "float32" ? "f32" : "bf16"),
-    });
-    /** @type {Tensor | undefined} Position of the last token, i32[B,1]. */
-    let positions;
-    /** @type {Tensor | undefined} The token that follows, i32[B]. */
-    let token;
-    /** @type {Tensor | undefined} Its logits [B,vocab]. */
-    let logits;
-    /** Records tokens [B,T]; gives the next ones. */
-    const record = (ids, at) =>
-      scope(() => {
-        const result = model.forward({ ids, positions: at, cache }, { logits_to_keep: 1 }).view(rows, -1);
-        logits?.dispose();
-        logits = result.alias().keep();
-        return argmax(result);
-      }).keep();
-    const step = () =>
-      scope(() => {
-        advance(positions, 1);
-        return record(token.view(rows, 1), positions);
-      });
+    const decoding = new DecodeSession(device, model, { rows, capacity, cache_dtype });
+    const prompt = (row, count) => Int32Array.from({ length: count }, (_, i) => tokenAt(i, row, shape.vocab));
+    let fed = 0;
     return {
       reset() {
-        cache.advance(-cache.length);
+        for (let row = 0; row < rows; row++) decoding.remove(row);
       },
+      /** Up to the first new token. */
       async feed(count) {
-        const start = cache.length;
-        const of = (value) =>
-          Int32Array.from({ length: rows * count }, (_, i) => value(i % count, Math.floor(i / count)));
-        const next = scope(() => {
-          const ids = Tensor.from(
-            device,
-            of((i, row) => tokenAt(start + i, row, shape.vocab)),
-            [rows, count],
-          );
-          return record(
-            ids,
-            Tensor.from(
-              device,
-              of((i) => start + i),
-              [rows, count],
-            ),
-          );
-        });
-        token?.dispose();
-        token = next;
-        positions?.dispose();
-        positions = Tensor.from(device, new Int32Array(rows).fill(start + count - 1), [rows, 1]).keep();
-        await token.read();
+        fed = count;
+        const config = { ...GREEDY, max_new_tokens: capacity - count, eos_token_ids: [] };
+        await decoding.add(Array.from({ length: rows }, (_, row) => ({ row, prompt: prompt(row, count), config })));
+        await decoding.step();
       },
       async steps(count) {
-        for (let i = 0; i < count; i++) {
-          const before = token;
-          token = step();
-          await before.read();
-          before.dispose();
+        let running = decoding.step();
+        for (let i = 1; i < count; i++) {
+          const next = decoding.step();
+          await running;
+          running = next;
         }
-        await token.read();
+        await running;
       },
-      logits: async () => (await logits.readFloats()).slice(0, shape.vocab),
-      close() {
-        for (const tensor of [positions, token, logits]) tensor?.dispose();
-        cache.dispose();
+      /** After the last feed, by a session of its own that shows the logits. */
+      async logits() {
+        /** @type {Float32Array | undefined} */
+        let seen;
+        const processors = [{ process: (own) => void (seen = own.slice(0, shape.vocab)) }];
+        const checked = new DecodeSession(device, model, { rows: 1, capacity: fed + 1, cache_dtype, processors });
+        const config = { ...GREEDY, max_new_tokens: 1, eos_token_ids: [] };
+        await checked.add([{ row: 0, prompt: prompt(0, fed), config }]);
+        await checked.step();
+        checked.dispose();
+        return seen;
       },
+      close: () => decoding.dispose(),
     };
   };
   return {

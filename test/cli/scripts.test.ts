@@ -2,7 +2,8 @@
 
 import { createServer } from "node:net";
 import { beforeAll, expect, it } from "vitest";
-import { READY_TIMEOUT, ready, run } from "../support/cli.js";
+import { READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
+import { temporary } from "../support/temporary.js";
 
 beforeAll(ready, READY_TIMEOUT);
 
@@ -45,4 +46,13 @@ it("the example's server says that a port is taken", async () => {
   } finally {
     server.close();
   }
+});
+
+it("bench/pairs.mjs runs the engine of bench:peers in two checkouts", async () => {
+  const sizes = ["--shape", "tiny", "--pairs", "1", "--compare", "bf16,int8", "--dir", temporary("peers")];
+  const { code, stdout, stderr } = await run(["bench/pairs.mjs", ROOT, ...sizes]);
+  expect({ code, stderr }).toMatchObject({ code: 0 });
+  const lines = stdout.trim().split("\n");
+  expect(lines.length).toBe(8);
+  for (const line of lines) expect(line).toMatch(/^(bf16|int8) +(decode|prefill).* tokens\/s; ratio \d+\.\d+ /);
 });

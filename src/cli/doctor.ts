@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Command } from "commander";
-import { addonFile, type MachineInfo, machineInfo } from "../backends/native/index.js";
+import { addonFile, type MachineInfo, machineInfo } from "../backends/native/addon.js";
 import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm, wasmBuildHint } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/device/adapter.js";

@@ -1,7 +1,8 @@
 // Opening devices by name in Node, and the devices shared by models without one of their own.
 
 import { missingHint } from "../backends/_package.js";
-import { machineInfo, nativeAvailable, openNative } from "../backends/native/index.js";
+import { machineInfo, nativeAvailable } from "../backends/native/addon.js";
+import { openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
 import { findWasm, openWasmFile } from "../backends/wasm/node.js";
 import { openWebGPU } from "../backends/webgpu/index.js";

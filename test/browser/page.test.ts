@@ -9,7 +9,7 @@ import type { Browser, BrowserContext, Page } from "playwright-core";
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
 // @ts-expect-error a script without types
 import { build as buildOf } from "../../examples/browser/build.mjs";
-import { nativeAvailable } from "../../src/backends/native/index.js";
+import { nativeAvailable } from "../../src/backends/native/addon.js";
 import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { requestDevice } from "../../src/load/device.js";

@@ -2,7 +2,7 @@
 // says what is so here. The models are small ones of the same architectures.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { nativeAvailable } from "../../src/backends/native/index.js";
+import { nativeAvailable } from "../../src/backends/native/addon.js";
 import { OctavoError, OptionError, OutOfMemoryError } from "../../src/core/errors.js";
 import * as octavo from "../../src/index.js";
 import { BitsAndBytesConfig, torch } from "../../src/index.js";

@@ -1,7 +1,7 @@
 // Laws of gradients: their bits depend neither on the number of threads nor, where an op mixes no rows, on batch mates.
 
 import { describe, expect, test } from "vitest";
-import { nativeAvailable } from "../../src/backends/native/index.js";
+import { nativeAvailable } from "../../src/backends/native/addon.js";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { openDevice } from "../../src/load/device.js";

@@ -2,7 +2,7 @@
 // kernels for one row than for many. On each instruction set level of the native kernels that this machine has.
 
 import { afterAll, describe, expect, test } from "vitest";
-import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
+import { machineInfo, nativeAvailable } from "../../src/backends/native/addon.js";
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { openDevice } from "../../src/load/device.js";

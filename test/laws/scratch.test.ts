@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { nativeAvailable } from "../../src/backends/native/index.js";
+import { nativeAvailable } from "../../src/backends/native/addon.js";
 import { READY_TIMEOUT, ready, run } from "../support/cli.js";
 
 const why = !nativeAvailable()

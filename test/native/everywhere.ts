@@ -1,7 +1,7 @@
 // One test body run at every instruction set level that this machine has, with one thread and with three.
 
 import { afterAll, expect, test } from "vitest";
-import { machineInfo } from "../../src/backends/native/index.js";
+import { machineInfo } from "../../src/backends/native/addon.js";
 import { type DType, fromBf16, fromF16, toBf16, toF16 } from "../../src/core/dtype.js";
 import { distance, Machine, type Operand } from "./helpers.js";
 

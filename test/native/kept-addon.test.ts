@@ -42,7 +42,7 @@ describe("an installed package", () => {
   afterAll(() => rmSync(project, { recursive: true }));
 
   const found = (): Promise<Outcome> => {
-    const module = JSON.stringify(`file://${join(installed, "dist/backends/native/index.js")}`);
+    const module = JSON.stringify(`file://${join(installed, "dist/backends/native/addon.js")}`);
     const code = `const { addonFile } = await import(${module}); console.log(addonFile());`;
     return run(["--input-type=module", "-e", code], { env, cwd: project });
   };

@@ -1,7 +1,7 @@
 // The devices of the conformance suite: one entry per backend, and per instruction set of the native one. Add a line for a
 // new backend. Devices that cannot run on this machine are listed with the reason, which the suite prints.
 
-import { machineInfo, nativeAvailable } from "../../src/backends/native/index.js";
+import { machineInfo, nativeAvailable } from "../../src/backends/native/addon.js";
 import { SUBGROUP_MATRIX } from "../../src/backends/webgpu/device/adapter.js";
 import { openWebGPU, type WebGPUOptions } from "../../src/backends/webgpu/index.js";
 import { Device } from "../../src/core/device.js";

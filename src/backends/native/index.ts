@@ -1,79 +1,19 @@
-// The CPU backend: finds the C++ add-on, opens its device and checks that its kernels have this library's op signatures.
+// The CPU backend: opens a device of the C++ add-on and checks that its kernels have this library's op signatures.
 // The kernels are in native/; nothing here computes.
 
-import { join, resolve } from "node:path";
 import type { Backend, BackendFailure, BufferId, KernelInfo, Link, LoadOptions } from "../../core/backend.js";
 import { DTYPE_CODE, type DType } from "../../core/dtype.js";
 import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../core/errors.js";
-import { signatures as opSignatures } from "../../ops/index.js";
-import { builtFile, keptFile, missingHint, packagePlace } from "../_package.js";
-
-/** Time and calls of an op since `profile(true)`. */
-export interface OpProfile {
-  readonly op: string;
-  /** Instruction set level of the kernel that ran. */
-  readonly isa: string;
-  readonly calls: number;
-  readonly ns: number;
-}
-
-/** The CPU as the add-on sees it. */
-export interface MachineInfo {
-  readonly model: string;
-  readonly features: string;
-  /** Physical cores that this process may use. */
-  readonly cores: number;
-  /** Bytes of memory that this process may use. */
-  readonly memory: number;
-  readonly isasCompiled: readonly string[];
-  readonly isasSupported: readonly string[];
-  /** The highest level in both lists; empty if there is none. */
-  readonly best: string;
-}
-
-/** A link over which two devices transfer bytes; opaque outside the add-on. */
-type NativeLink = object;
-
-interface NativeDevice {
-  allocate(bytes: number): number;
-  free(buffer: number): void;
-  write(buffer: number, offset: number, bytes: Uint8Array): void;
-  submit(commands: Int32Array, words: number): void;
-  read(buffer: number, offset: number, bytes: number, checked: number): Promise<Uint8Array>;
-  load(
-    buffer: number,
-    offset: number,
-    file: string,
-    position: number,
-    bytes: number,
-    ahead: boolean,
-    site: number,
-  ): void;
-  spoil(buffer: number, offset: number, bytes: number, op: string, site: number, message: string): void;
-  send(buffer: number, offset: number, bytes: number, link: NativeLink): void;
-  receive(buffer: number, offset: number, bytes: number, link: NativeLink): void;
-  close(): Promise<void>;
-  info(): { isa: string; threads: number } & LoadCounts;
-  kernels(): (KernelInfo & { isa: string })[];
-  profile(on: boolean): void;
-  profileReport(): OpProfile[];
-}
-
-/** Counts of loads that were read ahead. */
-export interface LoadCounts {
-  /** Loads that were read ahead. */
-  readonly loadsAhead: number;
-  /** Kernels that began during such a load. */
-  readonly overlapped: number;
-}
-
-interface Addon {
-  open(options: { threads?: number; isa?: string }): NativeDevice;
-  machine(): MachineInfo;
-  link(): NativeLink;
-  failLink(link: NativeLink, message: string): void;
-  panelBytes(dtype: number, rows: number, columns: number): number;
-}
+import {
+  type Addon,
+  addon,
+  buildHint,
+  type LoadCounts,
+  type MachineInfo,
+  misfit,
+  type NativeDevice,
+  type OpProfile,
+} from "./addon.js";
 
 export interface NativeOptions {
   /** The device's name in messages; default "cpu". */
@@ -107,113 +47,6 @@ export interface NativeBackend extends Backend {
 
 /** Share of the memory left to Node, the page cache and other processes. */
 const MARGIN = 0.1;
-
-const ADDON = "octavo.node";
-/** What to do about Node's own refusals, by their code. */
-const FORBIDDEN: Readonly<Record<string, string>> = {
-  ERR_DLOPEN_DISABLED:
-    'start node without --no-addons (with --permission, pass --allow-addons), or pass { device: "wasm" }',
-};
-
-let loaded: Addon | undefined;
-/** The file of it. */
-let from = "";
-
-const buildHint = (): string => missingHint("build-native.mjs", "OCTAVO_ADDON");
-
-/** OCTAVO_ADDON, or build/octavo.node of this package, or the copy kept of an earlier one. @throws DeviceError without any */
-function load(): Addon {
-  const file = process.env.OCTAVO_ADDON || builtFile(ADDON);
-  if (file) return open(file);
-  const kept = keptFile(ADDON);
-  const fitting = kept && openIfFits(kept);
-  if (fitting) return fitting;
-  const { root, bundled } = packagePlace();
-  const where = root
-    ? `there is no ${join(root, "build", ADDON)}`
-    : "this package is not installed where the program lies";
-  throw new DeviceError(`the native add-on ${bundled ? "is not in the bundle" : "is not built"}: ${where}`, {
-    hint: buildHint(),
-  });
-}
-
-/** A kept add-on, unless it cannot be loaded here or has other kernels than this library: then it is as if it were not there. */
-function openIfFits(file: string): Addon | undefined {
-  try {
-    const found = open(file);
-    const device = found.open({ threads: 1 });
-    const kernels = device.kernels();
-    void device.close();
-    return misfit(kernels, opSignatures()) ? undefined : found;
-  } catch {
-    return undefined;
-  }
-}
-
-/** The first kernel whose signature is not the wanted one. */
-function misfit(
-  kernels: readonly KernelInfo[],
-  signatures: ReadonlyMap<string, string> | undefined,
-): (KernelInfo & { wanted: string }) | undefined {
-  for (const kernel of kernels) {
-    const wanted = signatures?.get(kernel.name);
-    if (wanted !== undefined && wanted !== kernel.signature) return { ...kernel, wanted };
-  }
-  return undefined;
-}
-
-function addon(): Addon {
-  loaded ??= load();
-  return loaded;
-}
-
-/** @throws DeviceError for a file that is no add-on, or one for another CPU */
-function open(file: string): Addon {
-  const module = { exports: {} };
-  let found: Addon;
-  try {
-    // Not `require`: bundlers rewrite it, and then look for the add-on among their own modules.
-    process.dlopen(module, resolve(file));
-    found = module.exports as Addon;
-  } catch (error) {
-    const { name, message, code } = error as Error & { code?: string };
-    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${message}`, {
-      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : (FORBIDDEN[code!] ?? buildHint()),
-      cause: error,
-    });
-  }
-  const { best, isasCompiled, isasSupported } = found.machine();
-  if (best === "") {
-    const [built, here] = [isasCompiled, isasSupported].map((levels) => levels.join(", "));
-    throw new DeviceError(`the native add-on was built for another CPU: it has ${built}, this CPU has ${here}`, {
-      hint: `${buildHint()}, on this machine or with --all`,
-      details: { file, expected: isasSupported, got: isasCompiled },
-    });
-  }
-  from = file;
-  return found;
-}
-
-/** The file of the add-on. @throws DeviceError if it is not built */
-export function addonFile(): string {
-  addon();
-  return from;
-}
-
-/** True if the add-on is built and can be loaded. */
-export function nativeAvailable(): boolean {
-  try {
-    addon();
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** @throws DeviceError if the add-on is not built. */
-export function machineInfo(): MachineInfo {
-  return addon().machine();
-}
 
 function threadsFrom(options: NativeOptions): number | undefined {
   if (options.threads !== undefined) return options.threads;

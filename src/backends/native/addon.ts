@@ -1,0 +1,187 @@
+// The C++ add-on: what it exports, and where it is found.
+
+import { join, resolve } from "node:path";
+import type { KernelInfo } from "../../core/backend.js";
+import { DeviceError } from "../../core/errors.js";
+import { signatures as opSignatures } from "../../ops/index.js";
+import { builtFile, keptFile, missingHint, packagePlace } from "../_package.js";
+
+/** Time and calls of an op since `profile(true)`. */
+export interface OpProfile {
+  readonly op: string;
+  /** Instruction set level of the kernel that ran. */
+  readonly isa: string;
+  readonly calls: number;
+  readonly ns: number;
+}
+
+/** The CPU as the add-on sees it. */
+export interface MachineInfo {
+  readonly model: string;
+  readonly features: string;
+  /** Physical cores that this process may use. */
+  readonly cores: number;
+  /** Bytes of memory that this process may use. */
+  readonly memory: number;
+  readonly isasCompiled: readonly string[];
+  readonly isasSupported: readonly string[];
+  /** The highest level in both lists; empty if there is none. */
+  readonly best: string;
+}
+
+/** A link over which two devices transfer bytes; opaque outside the add-on. */
+type NativeLink = object;
+
+export interface NativeDevice {
+  allocate(bytes: number): number;
+  free(buffer: number): void;
+  write(buffer: number, offset: number, bytes: Uint8Array): void;
+  submit(commands: Int32Array, words: number): void;
+  read(buffer: number, offset: number, bytes: number, checked: number): Promise<Uint8Array>;
+  load(
+    buffer: number,
+    offset: number,
+    file: string,
+    position: number,
+    bytes: number,
+    ahead: boolean,
+    site: number,
+  ): void;
+  spoil(buffer: number, offset: number, bytes: number, op: string, site: number, message: string): void;
+  send(buffer: number, offset: number, bytes: number, link: NativeLink): void;
+  receive(buffer: number, offset: number, bytes: number, link: NativeLink): void;
+  close(): Promise<void>;
+  info(): { isa: string; threads: number } & LoadCounts;
+  kernels(): (KernelInfo & { isa: string })[];
+  profile(on: boolean): void;
+  profileReport(): OpProfile[];
+}
+
+/** Counts of loads that were read ahead. */
+export interface LoadCounts {
+  /** Loads that were read ahead. */
+  readonly loadsAhead: number;
+  /** Kernels that began during such a load. */
+  readonly overlapped: number;
+}
+
+export interface Addon {
+  open(options: { threads?: number; isa?: string }): NativeDevice;
+  machine(): MachineInfo;
+  link(): NativeLink;
+  failLink(link: NativeLink, message: string): void;
+  panelBytes(dtype: number, rows: number, columns: number): number;
+}
+
+const ADDON = "octavo.node";
+/** What to do about Node's own refusals, by their code. */
+const FORBIDDEN: Readonly<Record<string, string>> = {
+  ERR_DLOPEN_DISABLED:
+    'start node without --no-addons (with --permission, pass --allow-addons), or pass { device: "wasm" }',
+};
+
+/** The add-on, and the file that it was loaded from. */
+interface Loaded {
+  readonly addon: Addon;
+  readonly file: string;
+}
+
+let loaded: Loaded | undefined;
+
+export const buildHint = (): string => missingHint("build-native.mjs", "OCTAVO_ADDON");
+
+/** OCTAVO_ADDON, or build/octavo.node of this package, or the copy kept of an earlier one. @throws DeviceError without any */
+function load(): Loaded {
+  const file = process.env.OCTAVO_ADDON || builtFile(ADDON);
+  if (file) return open(file);
+  const kept = keptFile(ADDON);
+  const fitting = kept && openIfFits(kept);
+  if (fitting) return fitting;
+  const { root, bundled } = packagePlace();
+  const where = root
+    ? `there is no ${join(root, "build", ADDON)}`
+    : "this package is not installed where the program lies";
+  throw new DeviceError(`the native add-on ${bundled ? "is not in the bundle" : "is not built"}: ${where}`, {
+    hint: buildHint(),
+  });
+}
+
+/** A kept add-on, unless it cannot be loaded here or has other kernels than this library: then it is as if it were not there. */
+function openIfFits(file: string): Loaded | undefined {
+  try {
+    const found = open(file);
+    const device = found.addon.open({ threads: 1 });
+    const kernels = device.kernels();
+    void device.close();
+    return misfit(kernels, opSignatures()) ? undefined : found;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The first kernel whose signature is not the wanted one. */
+export function misfit(
+  kernels: readonly KernelInfo[],
+  signatures: ReadonlyMap<string, string> | undefined,
+): (KernelInfo & { wanted: string }) | undefined {
+  for (const kernel of kernels) {
+    const wanted = signatures?.get(kernel.name);
+    if (wanted !== undefined && wanted !== kernel.signature) return { ...kernel, wanted };
+  }
+  return undefined;
+}
+
+function found(): Loaded {
+  loaded ??= load();
+  return loaded;
+}
+
+/** The add-on, loaded on first use. @throws DeviceError if it is not built */
+export function addon(): Addon {
+  return found().addon;
+}
+
+/** @throws DeviceError for a file that is no add-on, or one for another CPU */
+function open(file: string): Loaded {
+  const module = { exports: {} };
+  try {
+    // Not `require`: bundlers rewrite it, and then look for the add-on among their own modules.
+    process.dlopen(module, resolve(file));
+  } catch (error) {
+    const { name, message, code } = error as Error & { code?: string };
+    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${message}`, {
+      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : (FORBIDDEN[code!] ?? buildHint()),
+      cause: error,
+    });
+  }
+  const addon = module.exports as Addon;
+  const { best, isasCompiled, isasSupported } = addon.machine();
+  if (best === "") {
+    const [built, here] = [isasCompiled, isasSupported].map((levels) => levels.join(", "));
+    throw new DeviceError(`the native add-on was built for another CPU: it has ${built}, this CPU has ${here}`, {
+      hint: `${buildHint()}, on this machine or with --all`,
+      details: { file, expected: isasSupported, got: isasCompiled },
+    });
+  }
+  return { addon, file };
+}
+
+/** The file of the add-on. @throws DeviceError if it is not built */
+export function addonFile(): string {
+  return found().file;
+}
+
+/** True if the add-on is built and can be loaded. */
+export function nativeAvailable(): boolean {
+  try {
+    addon();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** @throws DeviceError if the add-on is not built. */
+export function machineInfo(): MachineInfo {
+  return addon().machine();
+}

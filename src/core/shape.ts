@@ -35,6 +35,23 @@ export function packed(shape: readonly number[], strides: readonly number[]): re
   return null;
 }
 
+/** Shape and strides of windows along dim `at`: see `Tensor.unfold`; undefined if they do not fit. */
+export function windowed(
+  shape: readonly number[],
+  strides: readonly number[] | null,
+  at: number | undefined,
+  size: number,
+  step: number,
+): { shape: readonly number[]; strides: readonly number[] } | undefined {
+  const length = at === undefined ? undefined : shape[at];
+  const whole = isWhole(size) && isWhole(step) && size > 0 && step > 0;
+  if (at === undefined || length === undefined || !whole || size > length || shape.length >= MOST_DIMS)
+    return undefined;
+  const from = strides ?? rowStrides(shape);
+  const count = Math.floor((length - size) / step) + 1;
+  return { shape: [...shape.with(at, count), size], strides: [...from.with(at, from[at]! * step), from[at]!] };
+}
+
 /**
  * A copy of a shape that a caller gave, which the caller may change later.
  * @throws ShapeError unless it is a list of at most 8 whole numbers, and their product is exact

@@ -8,7 +8,7 @@ import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
 import { DTypeError, OctavoError, OptionError, ShapeError } from "./errors.js";
 import { checkedPlace, checkMaking, type Place } from "./place.js";
 import { refusePromise } from "./recording.js";
-import { checkedShape, elements, packed, rowStrides, viewShape, wholeList } from "./shape.js";
+import { checkedShape, elements, packed, rowStrides, viewShape, wholeList, windowed } from "./shape.js";
 import { shapeText, show } from "./show.js";
 import { Storage } from "./storage.js";
 import { checkedValues, decode, dtypeOf, encode, type HostValues } from "./values.js";
@@ -226,6 +226,21 @@ export class Tensor implements Disposable {
     const from = this.strides ?? rowStrides(this.shape);
     const strides = sizes.map((size, d) => (this.shape[d] === size ? from[d]! : 0));
     return this.#share(sizes, packed(sizes, strides), this.offset);
+  }
+
+  /**
+   * Windows of `size` elements, `step` apart, along a dim: it becomes their number, and a last dim of `size` is added. They
+   * may overlap; nothing is copied.
+   */
+  unfold(dim: number, size: number, step: number): Tensor {
+    const at = this.#dim(dim);
+    const wide = windowed(this.shape, this.strides, at, size, step);
+    if (!wide || this.panels || this.dtype === "u4") {
+      throw new ShapeError(
+        `unfold: ${show(size)} by ${show(step)} of dim ${show(dim)} does not fit ${shapeText(this.shape)} ${this.dtype}`,
+      );
+    }
+    return this.#share(wide.shape, packed(wide.shape, wide.strides), this.offset);
   }
 
   /** Another handle on the same memory, with a lifetime of its own. */

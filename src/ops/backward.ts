@@ -43,6 +43,11 @@ class Gradients implements Disposable {
     const { storage, capacity } = place;
     const order = orderOf(place);
     if (order === undefined) {
+      const split = overlapping(place);
+      if (split !== undefined) {
+        for (const [slice, part] of slices(place, sum, split)) this.add(slice, part);
+        return;
+      }
       const region = this.#own(place).part(place);
       copyInto(add(contiguous(region), sum), region);
       return;
@@ -103,6 +108,31 @@ function orderOf({ shape, strides, first, capacity }: Place): readonly number[] 
   const order = shape.map((_, d) => d).sort((a, b) => strides[b]! - strides[a]! || shape[b]! - shape[a]!);
   const stored = rowStrides(order.map((d) => shape[d]!));
   return order.every((d, i) => shape[d] === 1 || strides[d] === stored[i]) ? order : undefined;
+}
+
+/**
+ * The dim along which a place is cut if some of its elements lie in the same memory (windows that overlap); undefined if none
+ * do. It is the shortest of those that overlap.
+ */
+function overlapping({ shape, strides }: Place): number | undefined {
+  if (!strides) return undefined;
+  const dims = shape.map((_, dim) => dim).filter((dim) => shape[dim]! > 1);
+  dims.sort((a, b) => strides[a]! - strides[b]!);
+  let extent = 1;
+  for (const [i, dim] of dims.entries()) {
+    if (strides[dim]! < extent) return dims.slice(0, i + 1).sort((a, b) => shape[a]! - shape[b]!)[0];
+    extent += (shape[dim]! - 1) * strides[dim]!;
+  }
+  return undefined;
+}
+
+/** The elements of a place along a dim, each with its gradient. */
+function* slices(place: Place, d: Tensor, dim: number): Iterable<[Place, Tensor]> {
+  const { shape, strides, first } = place;
+  for (let i = 0; i < shape[dim]!; i++) {
+    const slice = { ...place, shape: shape.with(dim, 1), first: first + i * strides![dim]! };
+    yield [slice, contiguous(d.narrow(dim, i, 1))];
+  }
 }
 
 /** A place without its stride-zero dims, and the gradient summed over them. */

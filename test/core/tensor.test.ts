@@ -35,7 +35,7 @@ function values({ shape, at }: Twin): number[] {
   return out;
 }
 
-type Step = { kind: "narrow" | "select" | "permute" | "expand" | "view"; a: number; b: number; c: number };
+type Step = { kind: "narrow" | "select" | "permute" | "expand" | "view" | "unfold"; a: number; b: number; c: number };
 
 /** Applies one random step to both; steps that do not fit are passed over. */
 function take(tensor: Tensor, twin: Twin, { kind, a, b, c }: Step): [Tensor, Twin] | undefined {
@@ -73,6 +73,15 @@ function take(tensor: Tensor, twin: Twin, { kind, a, b, c }: Step): [Tensor, Twi
       const at = (index: readonly number[]): number => twin.at(index.map((i, d) => (shape[d] === 1 ? 0 : i)));
       return [tensor.expand(...next), { shape: next, at }];
     }
+    case "unfold": {
+      if (size === 0 || rank > 6) return undefined;
+      const window = 1 + (b % size);
+      const step = 1 + (c % 3);
+      const next = [...shape.with(dim, Math.floor((size - window) / step) + 1), window];
+      const at = (index: readonly number[]): number =>
+        twin.at(shape.map((_, d) => index[d]! * (d === dim ? step : 1) + (d === dim ? index[rank]! : 0)));
+      return [tensor.unfold(c % 2 ? dim : dim - rank, window, step), { shape: next, at }];
+    }
     case "view": {
       if (!tensor.contiguous) return undefined;
       const flat = values(twin);
@@ -90,6 +99,7 @@ describe("views", () => {
         "permute" as const,
         "expand" as const,
         "view" as const,
+        "unfold" as const,
       ),
       a: fc.nat(20),
       b: fc.nat(20),
@@ -138,6 +148,7 @@ describe("views", () => {
     ["narrow before the start", (x) => x.narrow(0, -1, 1)],
     ["narrow of a dim that is not there", (x) => x.narrow(2, 0, 1)],
     ["permute of another rank", (x) => x.permute(0)],
+    ["unfold of a window that is too wide", (x) => x.unfold(0, 100, 1)],
     ["expand of a dim that is not 1", (x) => x.expand(4, 3)],
   ])("%s is refused", (_, make) => {
     const x = Tensor.empty(device, [2, 3], "f32");

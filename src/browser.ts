@@ -2,7 +2,7 @@
 // need a disk or an add-on. It depends only on `navigator.gpu` and `fetch`, which Deno and Bun have.
 
 import { BROWSER } from "./browser/platform.js";
-import { type AutoModel, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";
+import { type AutoModel as AutoModels, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";
 
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
 export { chooseDevice, requestDevice } from "./browser/platform.js";
@@ -25,11 +25,14 @@ export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { PreTrainedEncoder } from "./generate/encoder-model.js";
+export { PreTrainedFeatureModel } from "./generate/feature-model.js";
+export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
 export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type {
   EncoderForwardOptions,
+  FeatureForwardOptions,
   Seq2SeqForwardOptions,
   Seq2SeqGenerateOptions,
   Seq2SeqStreamOptions,
@@ -50,11 +53,16 @@ export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js"
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
 
-export const AutoModelForCausalLM: AutoModel<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");
-export const AutoModelForSeq2SeqLM: AutoModel<"seq2seq-lm"> = /* @__PURE__ */ autoModel(BROWSER, "seq2seq-lm");
-export const AutoModelForMaskedLM: AutoModel<"masked-lm"> = /* @__PURE__ */ autoModel(BROWSER, "masked-lm");
-export const AutoModelForSequenceClassification: AutoModel<"sequence-classification"> = /* @__PURE__ */ autoModel(
+export const AutoModelForCausalLM: AutoModels<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");
+export const AutoModelForSeq2SeqLM: AutoModels<"seq2seq-lm"> = /* @__PURE__ */ autoModel(BROWSER, "seq2seq-lm");
+export const AutoModelForMaskedLM: AutoModels<"masked-lm"> = /* @__PURE__ */ autoModel(BROWSER, "masked-lm");
+export const AutoModelForSequenceClassification: AutoModels<"sequence-classification"> = /* @__PURE__ */ autoModel(
   BROWSER,
   "sequence-classification",
 );
+export const AutoModelForImageClassification: AutoModels<"image-classification"> = /* @__PURE__ */ autoModel(
+  BROWSER,
+  "image-classification",
+);
+export const AutoModel: AutoModels<"base"> = /* @__PURE__ */ autoModel(BROWSER, "base");
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

@@ -7,7 +7,9 @@ export * from "./core/error-classes.js";
 export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export {
+  AutoModel,
   AutoModelForCausalLM,
+  AutoModelForImageClassification,
   AutoModelForMaskedLM,
   AutoModelForSeq2SeqLM,
   AutoModelForSequenceClassification,
@@ -17,11 +19,14 @@ export {
 } from "./generate/auto.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { PreTrainedEncoder } from "./generate/encoder-model.js";
+export { PreTrainedFeatureModel } from "./generate/feature-model.js";
+export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
 export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type {
   EncoderForwardOptions,
+  FeatureForwardOptions,
   Seq2SeqForwardOptions,
   Seq2SeqGenerateOptions,
   Seq2SeqStreamOptions,

@@ -122,15 +122,20 @@ export function readBatch(
     });
   });
   if (attention_mask === undefined) return { rows: rows.length, steps, ids, mask: undefined };
+  const mask = readMask(attention_mask, rows.length, steps);
+  return { rows: rows.length, steps, ids, mask: mask.includes(0) ? mask : undefined };
+}
+
+/** A mask of 0 and 1, [rows, steps]. @throws ShapeError, OptionError */
+export function readMask(attention_mask: Ids, rows: number, steps: number): Uint8Array {
   const masks = table("attention_mask", attention_mask);
-  if (masks.length !== rows.length || masks.some((row) => row.length !== steps)) {
-    throw new ShapeError(`attention_mask must have the shape of input_ids, [${rows.length}, ${steps}]`);
+  if (masks.length !== rows || masks.some((row) => row.length !== steps)) {
+    throw new ShapeError(`attention_mask must have the shape of the input, [${rows}, ${steps}]`);
   }
-  const mask = Uint8Array.from(masks.flat(), (value) => {
+  return Uint8Array.from(masks.flat(), (value) => {
     if (value !== 0 && value !== 1) throw new OptionError(`attention_mask holds ${value}; it must be 0 and 1`);
     return value;
   });
-  return { rows: rows.length, steps, ids, mask: mask.includes(0) ? mask : undefined };
 }
 
 /**

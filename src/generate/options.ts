@@ -30,6 +30,7 @@ import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
+import type { FeatureValues } from "./features.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { PromptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
@@ -160,6 +161,20 @@ export interface ForwardOptions extends ModelInputs, PackedInputs, Options<typeo
 export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS };
 
 export interface EncoderForwardOptions extends ModelInputs, Options<typeof OUTPUTS> {}
+
+const FEATURES = {
+  /** [B,channels,height,width]: images, as an image processor makes them. */
+  pixel_values: checkedLater<FeatureValues>(),
+  /** [B,T]: sound at the model's rate, as a feature extractor makes it. */
+  input_values: checkedLater<FeatureValues>(),
+  /** [B,T] of samples: 1 for real ones, 0 for padding. */
+  attention_mask: checkedLater<Ids>(),
+};
+
+/** All options of the forward of a model of images or sound; each reads one of the inputs. */
+export const FEATURE_FORWARD = { ...FEATURES, ...OUTPUTS };
+
+export interface FeatureForwardOptions extends Options<typeof FEATURES>, Options<typeof OUTPUTS> {}
 
 const DECODER_INPUTS = {
   /** [B,T]: the decoder's input. */

@@ -9,12 +9,14 @@ import { type Loaded, loadModel } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
 import { onAuto, type Platform } from "../load/platform.js";
 import type { Task } from "../nn/architecture.js";
+import type { Features, Logits } from "../nn/features.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme } from "../quant/index.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import { PreTrainedEncoder } from "./encoder-model.js";
+import { PreTrainedFeatureModel } from "./feature-model.js";
 import { PreTrainedModel } from "./model.js";
 import {
   FROM_PRETRAINED,
@@ -60,6 +62,8 @@ export interface TaskHolders {
   "seq2seq-lm": PreTrainedSeq2SeqLM;
   "masked-lm": PreTrainedEncoder;
   "sequence-classification": PreTrainedEncoder;
+  "image-classification": PreTrainedFeatureModel<Logits>;
+  base: PreTrainedFeatureModel<Features>;
 }
 
 const HOLDERS: {
@@ -69,6 +73,8 @@ const HOLDERS: {
   "seq2seq-lm": (...parts) => new PreTrainedSeq2SeqLM(...parts),
   "masked-lm": (...parts) => new PreTrainedEncoder(...parts),
   "sequence-classification": (...parts) => new PreTrainedEncoder(...parts),
+  "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
+  base: (...parts) => new PreTrainedFeatureModel(...parts),
 };
 
 export interface AutoModel<T extends Task = "causal-lm"> {

@@ -25,7 +25,7 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
     bias_dropout_fusion skip_bias_add skip_bias_add_qkv offset_alibi chunk_size_feed_forward use_bfloat16 _attn_implementation
     attn_implementation _attn_implementation_autoset _experts_implementation`,
   // Of heads and classes that these files may also serve.
-  otherHeads: "summary_activation summary_proj_to_labels summary_type summary_use_proj",
+  otherHeads: "summary_activation summary_proj_to_labels summary_type summary_use_proj encoder_stride",
   // What files say of themselves.
   notes: `n_ctx n_positions transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
     is_encoder_decoder language languages license tags`,

@@ -173,6 +173,7 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
     if (items.has(parameter)) continue; // tied, and the file stores it under both names
     const found = candidates.get(name) ?? (head === name ? candidates.get(storage.shared!) : undefined);
     const lacking = found ? lackingExpert(parameter, found) : "";
+    if (!found && parameter.optional) continue;
     if (!found || lacking !== undefined) {
       if (!missing.has(parameter)) missing.set(parameter, name + lacking);
       continue;

@@ -2,6 +2,7 @@
 
 import type { CausalLM } from "./decoder.js";
 import type { EncoderModel } from "./encoder.js";
+import type { FeatureModel, Features, Logits } from "./features.js";
 import type { Seq2SeqLM } from "./seq2seq.js";
 
 /** The fields of a config.json, unchecked. */
@@ -19,6 +20,9 @@ export interface TaskModels {
   "seq2seq-lm": Seq2SeqLM;
   "masked-lm": EncoderModel;
   "sequence-classification": EncoderModel;
+  "image-classification": FeatureModel<Logits>;
+  /** The model without a head. */
+  base: FeatureModel<Features>;
 }
 
 /** What a model is for. */

@@ -11,6 +11,8 @@ import type { FloatDType, MatrixShape, Weight } from "./weight.js";
 /** A tensor of a checkpoint that is not a matrix: norm weights, biases, position tables. */
 export class Parameter {
   readonly shape: readonly number[];
+  /** Files may lack it; it then stays empty. */
+  optional = false;
   #value: Tensor | undefined;
 
   constructor(...shape: number[]) {
@@ -58,6 +60,8 @@ export class Matrix {
   readonly experts: number;
   /** True once a module multiplies with it; false for tables that are only looked up. */
   product = false;
+  /** Files may lack it; it then stays empty. */
+  optional = false;
   #weight: Weight | undefined;
   /** The weights inside the wrappers of `wrap`, the stored weight first. */
   #wrapped: Weight[] = [];

@@ -244,7 +244,6 @@ test.each([
   "prepare_model_for_kbit_training",
   "Trainer",
   "TrainingArguments",
-  "AutoModel",
   "BloomForCausalLM",
   "LlamaForCausalLM",
   "OPTForCausalLM",

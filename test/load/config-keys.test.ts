@@ -38,6 +38,7 @@ const REPORTED: Readonly<Record<string, readonly string[]>> = {
   llama: ["output_attentions", "output_hidden_states", "return_dict"],
   mixtral: ["output_attentions", "output_hidden_states", "output_router_logits", "return_dict"],
   opt: ["output_attentions", "output_hidden_states", "return_dict"],
+  vit: ["output_attentions", "output_hidden_states", "return_dict"],
   t5: ["is_decoder", "output_attentions", "output_hidden_states", "return_dict"],
 };
 
@@ -51,7 +52,7 @@ describe.each(Object.keys(CLASSES))("%s", (name) => {
   test("keys of its class in transformers", async () => {
     const read = await readBy(config);
     const fields = Object.entries(CLASSES[name]!);
-    expect(fields.length).toBeGreaterThan(30);
+    expect(fields.length).toBeGreaterThan(25);
     const reported = fields.filter(([key, value]) => useOf(key, other(value), read) === "ignored").map(([key]) => key);
     expect(reported).toEqual(REPORTED[name]);
     // At their defaults nothing is worth a word.

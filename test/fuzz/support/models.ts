@@ -87,6 +87,15 @@ async function use(task: Task, given: FromPretrainedOptions, computed: boolean):
     if (computed) await model.generate({ ...inputs, max_new_tokens: 2 });
     return problemOfWarnings(model.warnings);
   }
+  if (task === "image-classification") {
+    await using model = await autoModel(platform, task).from_pretrained("model", given);
+    if (computed) {
+      using logits = model.forward({ pixel_values: { data: new Float32Array(192), shape: [1, 3, 8, 8] } }).logits;
+      await logits.readFloats();
+    }
+    return problemOfWarnings(model.warnings);
+  }
+  if (task !== "masked-lm" && task !== "sequence-classification") throw new Error(`no mutants of ${task}`);
   await using model = await autoModel(platform, task).from_pretrained("model", given);
   if (computed) {
     using logits = model.forward(inputs).logits;

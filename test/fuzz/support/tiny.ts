@@ -114,6 +114,14 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
       ...{ max_position_embeddings: 16, type_vocab_size: 2, layer_norm_eps: 1e-12, id2label: { 0: "no", 1: "yes" } },
     },
   },
+  {
+    task: "image-classification",
+    config: {
+      ...{ architectures: ["ViTForImageClassification"], model_type: "vit", torch_dtype: "float32", image_size: 8 },
+      ...{ patch_size: 4, num_channels: 3, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1 },
+      ...{ num_attention_heads: 2, hidden_act: "gelu", layer_norm_eps: 1e-12, qkv_bias: true, id2label: { 0: "no" } },
+    },
+  },
 ];
 
 /** A tensor of a checkpoint, as a mutant may change it. */

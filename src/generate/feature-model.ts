@@ -1,0 +1,76 @@
+// Loaded models of images and sound as users hold them: classifiers, CTC recognizers and plain features. One forward pass, no
+// generation.
+
+import type { Device } from "../core/device.js";
+import { OptionError, ShapeError } from "../core/errors.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { Loaded } from "../load/index.js";
+import type { FeatureModel, Outputs } from "../nn/features.js";
+import type { PassInput } from "../nn/pass.js";
+import { readCall } from "./arguments.js";
+import { LoadedModel } from "./base.js";
+import { type FeatureValues, readFeatures } from "./features.js";
+import { readMask } from "./inputs.js";
+import { FEATURE_FORWARD, type FeatureForwardOptions } from "./options.js";
+
+export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedModel<FeatureModel<O>> {
+  /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
+  constructor(loaded: Loaded<"image-classification" | "base">, device: Device, ownsDevice: boolean) {
+    super(loaded as never, device, ownsDevice);
+  }
+
+  /**
+   * Records one forward pass over a batch of the model's own input. The results have the names that transformers gives them:
+   * `logits` f32[B,labels] of a classifier and f32[B,T,vocab] of CTC, else `last_hidden_state` and, where there is one,
+   * `pooler_output`. The caller disposes all of them.
+   * @throws ShapeError, OptionError (an input of another size than the model's, or that it does not have)
+   */
+  forward(options: FeatureForwardOptions): O & { hidden_states?: Tensor[] };
+  /** The same with the options after the inputs. */
+  forward(
+    inputs: FeatureValues | FeatureForwardOptions,
+    options?: Omit<FeatureForwardOptions, "pixel_values" | "input_values">,
+  ): O & { hidden_states?: Tensor[] };
+  forward(...given: readonly unknown[]): O & { hidden_states?: Tensor[] } {
+    this.checkUsable();
+    const { device, module } = this;
+    const { name } = module.input;
+    const options = readCall("forward", FEATURE_FORWARD, given, name);
+    for (const other of ["pixel_values", "input_values"] as const) {
+      if (other === name || options[other] === undefined) continue;
+      throw new OptionError(`forward: this model reads ${name}, not ${other}`, { details: { option: other } });
+    }
+    const features = readFeatures(options[name as "pixel_values"], module.input);
+    const record = (): Outputs & { hidden_states?: Tensor[] } => {
+      const rows = features.shape[0]!;
+      const input: PassInput = {
+        positions: Tensor.from(device, new Int32Array(rows), [rows, 1]),
+        mask: this.#mask(options.attention_mask, features.shape),
+      };
+      using pass = module.pass(input, { capture: options.output_hidden_states });
+      const outputs = module.outputs(pass, features.on(device));
+      return options.output_hidden_states ? { ...outputs, hidden_states: pass.take_hidden_states() } : outputs;
+    };
+    return scope(record as () => never);
+  }
+
+  /** The mask of positions for one of samples [B,T]: the positions that come from real samples alone. */
+  #mask(given: FeatureForwardOptions["attention_mask"], shape: readonly number[]): Tensor | undefined {
+    if (given === undefined) return undefined;
+    const [rows = 0, steps = 0] = shape;
+    const count = this.module.frames(steps);
+    if (count === undefined) {
+      throw new OptionError("forward: this model has no attention_mask", { details: { option: "attention_mask" } });
+    }
+    const samples = readMask(given, rows, steps);
+    const mask = new Uint8Array(rows * count);
+    for (let r = 0; r < rows; r++) {
+      const real = samples.subarray(r * steps, (r + 1) * steps).reduce((sum, one) => sum + one, 0);
+      const frames = this.module.frames(real)!;
+      if (frames < 1)
+        throw new ShapeError(`attention_mask: row ${r} has ${real} samples, fewer than one position needs`);
+      mask.fill(1, r * count, r * count + frames);
+    }
+    return mask.includes(0) ? Tensor.from(this.device, mask, [rows, count], "u8") : undefined;
+  }
+}

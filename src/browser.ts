@@ -36,12 +36,15 @@ export type {
   Seq2SeqForwardOptions,
   Seq2SeqGenerateOptions,
   Seq2SeqStreamOptions,
+  SpeechForwardOptions,
+  SpeechGenerateOptions,
+  SpeechStreamOptions,
   StreamOptions,
 } from "./generate/options.js";
 export type { PromptProgress } from "./generate/prefill.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
-export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
+export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { TextStep } from "./generate/texts.js";
@@ -59,6 +62,10 @@ export const AutoModelForMaskedLM: AutoModels<"masked-lm"> = /* @__PURE__ */ aut
 export const AutoModelForSequenceClassification: AutoModels<"sequence-classification"> = /* @__PURE__ */ autoModel(
   BROWSER,
   "sequence-classification",
+);
+export const AutoModelForSpeechSeq2Seq: AutoModels<"speech-seq2seq"> = /* @__PURE__ */ autoModel(
+  BROWSER,
+  "speech-seq2seq",
 );
 export const AutoModelForImageClassification: AutoModels<"image-classification"> = /* @__PURE__ */ autoModel(
   BROWSER,

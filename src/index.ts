@@ -13,6 +13,7 @@ export {
   AutoModelForMaskedLM,
   AutoModelForSeq2SeqLM,
   AutoModelForSequenceClassification,
+  AutoModelForSpeechSeq2Seq,
   AutoTokenizer,
   type FromPretrainedOptions,
   type TokenizerOptions,
@@ -30,11 +31,14 @@ export type {
   Seq2SeqForwardOptions,
   Seq2SeqGenerateOptions,
   Seq2SeqStreamOptions,
+  SpeechForwardOptions,
+  SpeechGenerateOptions,
+  SpeechStreamOptions,
   StreamOptions,
 } from "./generate/options.js";
 export type { PromptProgress } from "./generate/prefill.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
-export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
+export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { TextStep } from "./generate/texts.js";

@@ -12,6 +12,7 @@ export const AutoModelForSequenceClassification: AutoModels<"sequence-classifica
   NODE,
   "sequence-classification",
 );
+export const AutoModelForSpeechSeq2Seq: AutoModels<"speech-seq2seq"> = autoModel(NODE, "speech-seq2seq");
 export const AutoModelForImageClassification: AutoModels<"image-classification"> = autoModel(
   NODE,
   "image-classification",

@@ -11,6 +11,7 @@ import type { SamplingConfig } from "./config.js";
 import { Penalties } from "./processors/penalties.js";
 import type { LogitsProcessor, RowStart } from "./processors/processor.js";
 import { copyRow, keptTogether, reorderRows, writeAt, writeRow } from "./processors/rows.js";
+import { Suppressed } from "./processors/suppressed.js";
 
 /** A row that is not sampled: its logits are not read. */
 const UNUSED = -1;
@@ -30,7 +31,7 @@ export class Choice implements Disposable {
   /** f32[R]: their log-probabilities among all tokens, after the processors; absent unless requested. */
   readonly scores: Tensor | undefined;
   /**
-   * In the order of transformers: the penalties first, then the host processors, then temperature, top-k, top-p and min-p,
+   * In the order of transformers: the penalties first, then suppressed tokens, then the host processors, then temperature, top-k, top-p and min-p,
    * which `sample` applies.
    */
   readonly processors: readonly LogitsProcessor[];
@@ -39,7 +40,7 @@ export class Choice implements Disposable {
   readonly #draws: Tensor;
 
   /** @param capacity most tokens of a row's text */
-  constructor(device: Device, rows: number, capacity: number, scores: boolean) {
+  constructor(device: Device, rows: number, capacity: number, vocab: number, scores: boolean) {
     const params = new Float32Array(4 * rows).fill(UNUSED);
     const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
     const own = keptTogether(
@@ -50,7 +51,7 @@ export class Choice implements Disposable {
       ...(scores ? [() => Tensor.empty(device, [rows], "f32", "scores")] : []),
     );
     [this.tokens, this.lanes, this.#params, this.#draws, this.scores] = own as unknown as Own;
-    this.processors = [new Penalties(device, rows, capacity)];
+    this.processors = [new Penalties(device, rows, capacity), new Suppressed(device, rows, vocab)];
   }
 
   /** The active processors: a recording of the choice is valid as long as they stay the same. */

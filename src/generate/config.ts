@@ -81,6 +81,10 @@ const OWN = {
   eos_token_id: checkedLater<number | readonly number[] | null>(),
   /** Id that fills rows that have ended. */
   pad_token_id: checkedLater<number | null>(),
+  /** Ids that are never generated; null for none. */
+  suppress_tokens: checkedLater<readonly number[] | null>(),
+  /** Ids that are not generated as the first token; null for none. */
+  begin_suppress_tokens: checkedLater<readonly number[] | null>(),
   /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
@@ -108,7 +112,9 @@ export type SamplingConfig = Pick<
   GenerationConfig,
   "do_sample" | "temperature" | "top_k" | "top_p" | "min_p" | "repetition_penalty" | "seed"
 > &
-  Partial<Pick<GenerationConfig, "presence_penalty" | "frequency_penalty">>;
+  Partial<
+    Pick<GenerationConfig, "presence_penalty" | "frequency_penalty" | "suppress_tokens" | "begin_suppress_tokens">
+  >;
 
 export interface GenerationConfig {
   readonly max_new_tokens: number;
@@ -121,6 +127,8 @@ export interface GenerationConfig {
   readonly presence_penalty: number;
   readonly frequency_penalty: number;
   readonly seed: number;
+  readonly suppress_tokens: readonly number[];
+  readonly begin_suppress_tokens: readonly number[];
   readonly eos_token_ids: readonly number[];
   readonly pad_token_id: number;
   /** The id that is padding in prompts without an attention_mask; undefined if none is certain to be. */
@@ -211,6 +219,8 @@ export function generationConfig(
     presence_penalty: given("presence_penalty") ?? 0,
     frequency_penalty: given("frequency_penalty") ?? 0,
     seed: seedWord(given("seed") ?? Math.floor(Math.random() * 2 ** 31)),
+    suppress_tokens: tokensOf("suppress_tokens", options, inFile("suppress_tokens"), vocab, refuse),
+    begin_suppress_tokens: tokensOf("begin_suppress_tokens", options, inFile("begin_suppress_tokens"), vocab, refuse),
     eos_token_ids,
     pad_token_id: named ?? eos_token_ids[0] ?? 0,
     prompt_padding: named !== undefined && !eos_token_ids.includes(named) ? named : undefined,
@@ -278,6 +288,23 @@ function endOfText(
   return (
     ids?.filter(token) ?? refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`)
   );
+}
+
+/** A list of ids, the caller's or the file's; ids of the file that no token has are left out. */
+function tokensOf(
+  key: "suppress_tokens" | "begin_suppress_tokens",
+  options: GenerationOptions,
+  inFile: unknown,
+  vocab: number,
+  refuse: Refuse,
+): readonly number[] {
+  const token = isToken(vocab);
+  const own = options[key];
+  const chosen: unknown = own === undefined ? inFile : own;
+  if (chosen === undefined || chosen === null) return [];
+  const dropped = own === undefined ? isNoToken(vocab) : () => false;
+  const ids = listOf(chosen, (id): id is number => token(id) || dropped(id));
+  return ids?.filter(token) ?? refuse(key, `${key} must be a list of token ids below ${vocab}, got ${show(chosen)}`);
 }
 
 /** The id of padding; undefined if nobody names one that is a token. */

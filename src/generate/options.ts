@@ -260,3 +260,35 @@ export const SEQ2SEQ_STREAM = { ...omit(SEQ2SEQ_GENERATE, ["streamer"]), ...STRE
 export interface Seq2SeqStreamOptions extends Omit<Seq2SeqGenerateOptions, "streamer">, Options<typeof STREAM_ONLY> {}
 
 export type Seq2SeqTextStreamOptions = Seq2SeqStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
+
+const SPEECH = {
+  /** [B,mels,frames]: log-mel spectrograms, as a feature extractor makes them. */
+  input_features: checkedLater<FeatureValues>(),
+};
+
+/** Options about token ids that a model of sound does not have. */
+const OF_TEXT = ["input_ids", "token_type_ids"] as const;
+type OfText = (typeof OF_TEXT)[number];
+
+/** All options of the forward of an encoder-decoder of sound. An `attention_mask` has no effect, as in transformers. */
+export const SPEECH_FORWARD = { ...omit(SEQ2SEQ_FORWARD, OF_TEXT), ...SPEECH };
+
+export interface SpeechForwardOptions
+  extends Omit<Seq2SeqForwardOptions, OfText>,
+    Needed<typeof SPEECH, "input_features"> {}
+
+/** All options of its generate. */
+export const SPEECH_GENERATE = { ...omit(SEQ2SEQ_GENERATE, OF_TEXT), ...SPEECH };
+
+export interface SpeechGenerateOptions
+  extends Omit<Seq2SeqGenerateOptions, OfText>,
+    Needed<typeof SPEECH, "input_features"> {}
+
+/** All options of its stream. */
+export const SPEECH_STREAM = { ...omit(SEQ2SEQ_STREAM, OF_TEXT), ...SPEECH };
+
+export interface SpeechStreamOptions
+  extends Omit<Seq2SeqStreamOptions, OfText>,
+    Needed<typeof SPEECH, "input_features"> {}
+
+export type SpeechTextStreamOptions = SpeechStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;

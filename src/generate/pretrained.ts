@@ -26,7 +26,7 @@ import {
   type TokenizerOptions,
 } from "./options.js";
 import { boundFor, boundsOf, placeOf } from "./python.js";
-import { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
+import { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq } from "./seq2seq-model.js";
 
 export type { FromPretrainedOptions, TokenizerOptions } from "./options.js";
 
@@ -62,6 +62,7 @@ export interface TaskHolders {
   "seq2seq-lm": PreTrainedSeq2SeqLM;
   "masked-lm": PreTrainedEncoder;
   "sequence-classification": PreTrainedEncoder;
+  "speech-seq2seq": PreTrainedSpeechSeq2Seq;
   "image-classification": PreTrainedFeatureModel<Logits>;
   base: PreTrainedFeatureModel<Features>;
 }
@@ -73,6 +74,7 @@ const HOLDERS: {
   "seq2seq-lm": (...parts) => new PreTrainedSeq2SeqLM(...parts),
   "masked-lm": (...parts) => new PreTrainedEncoder(...parts),
   "sequence-classification": (...parts) => new PreTrainedEncoder(...parts),
+  "speech-seq2seq": (...parts) => new PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
   "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
   base: (...parts) => new PreTrainedFeatureModel(...parts),
 };

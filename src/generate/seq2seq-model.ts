@@ -13,6 +13,7 @@ import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
+import { readFeatures } from "./features.js";
 import { type Batch, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
@@ -23,9 +24,16 @@ import {
   type Seq2SeqGenerateOptions,
   type Seq2SeqStreamOptions,
   type Seq2SeqTextStreamOptions,
+  SPEECH_FORWARD,
+  SPEECH_GENERATE,
+  SPEECH_STREAM,
+  type SpeechForwardOptions,
+  type SpeechGenerateOptions,
+  type SpeechStreamOptions,
+  type SpeechTextStreamOptions,
 } from "./options.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
-import { seq2seqSteps } from "./seq2seq.js";
+import { type EncoderInput, encodeBatch, encodedShape, seq2seqSteps } from "./seq2seq.js";
 import { type TextStep, withTexts } from "./texts.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
@@ -39,7 +47,7 @@ export interface Seq2SeqOutput {
 }
 
 interface Prepared {
-  readonly encoder: Batch;
+  readonly encoder: EncoderInput;
   readonly decoder: Batch;
   readonly config: GenerationConfig;
   readonly cache_dtype: CacheDType;
@@ -48,7 +56,7 @@ interface Prepared {
 
 export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
-  constructor(loaded: Loaded<"seq2seq-lm">, device: Device, ownsDevice: boolean) {
+  constructor(loaded: Loaded<"seq2seq-lm" | "speech-seq2seq">, device: Device, ownsDevice: boolean) {
     super(loaded, device, ownsDevice, ({ generation_config, config, model }) =>
       fileWarnings(generation_config, config, model.geometry.vocab),
     );
@@ -63,14 +71,14 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   forward(inputs: Inputs<Seq2SeqForwardOptions>, options?: After<Seq2SeqForwardOptions>): Seq2SeqOutput;
   forward(...given: readonly unknown[]): Seq2SeqOutput {
     this.checkUsable();
-    const inputs = readCall("forward", SEQ2SEQ_FORWARD, given);
     const { device, module } = this;
+    const speech = module.features;
+    const inputs = readCall("forward", speech ? SPEECH_FORWARD : SEQ2SEQ_FORWARD, given, speech?.name);
     const { vocab } = module.geometry;
-    const encoder = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
+    const encoder = this.#encoder(inputs);
     const decoder = readBatch(inputs.decoder_input_ids, undefined, vocab, "decoder_input_ids");
-    if (decoder.rows !== encoder.rows) {
-      throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, input_ids has ${encoder.rows}`);
-    }
+    this.#checkRows(encoder, decoder);
+    this.#checkPositions(decoder.steps, "shorten decoder_input_ids");
     const capture = inputs.output_hidden_states ?? false;
     return scope(() => {
       const ints = (values: Int32Array, { rows, steps }: Batch): Tensor => Tensor.from(device, values, [rows, steps]);
@@ -79,9 +87,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
           batch.ids.map((_, at) => at % batch.steps),
           batch,
         );
-      const mask = encoder.mask && Tensor.from(device, encoder.mask, [encoder.rows, encoder.steps], "u8");
-      using encoding = module.pass({ positions: places(encoder), mask }, { capture });
-      const hidden = module.encode(encoding, ints(encoder.ids, encoder));
+      const { pass, hidden, mask } = encodeBatch(device, module, encoder, { capture });
+      using encoding = pass;
       encoding.capture(hidden);
       using decoding = module.pass({ positions: places(decoder), encoded: { hidden, mask } }, { capture });
       const { logits_to_keep } = inputs;
@@ -130,20 +137,21 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
 
   #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
     this.checkUsable();
-    const table = call === "stream" ? SEQ2SEQ_STREAM : SEQ2SEQ_GENERATE;
-    const options: Prepared["options"] = readCall(call, table, given);
     const { module } = this;
+    const speech = module.features;
+    const [generating, streaming] = speech ? [SPEECH_GENERATE, SPEECH_STREAM] : [SEQ2SEQ_GENERATE, SEQ2SEQ_STREAM];
+    const table = call === "stream" ? streaming : generating;
+    const options: Prepared["options"] = readCall(call, table as typeof SEQ2SEQ_GENERATE, given, speech?.name);
     const { vocab } = module.geometry;
-    const read = readBatch(options.input_ids, options.attention_mask, vocab);
+    const read = this.#encoder(options);
+    const shape = encodedShape(module, read);
     const decoder =
       options.decoder_input_ids === undefined
-        ? this.#start(read.rows)
+        ? this.#start(shape.rows)
         : readBatch(options.decoder_input_ids, undefined, vocab, "decoder_input_ids");
-    if (decoder.rows !== read.rows) {
-      throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, input_ids has ${read.rows}`);
-    }
+    this.#checkRows(read, decoder);
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
-    const encoder = withImpliedMask(read, options.attention_mask, config.prompt_padding);
+    const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
     checkProcessors(options.logits_processor);
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
@@ -152,13 +160,38 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
+    this.#checkPositions(tokens, "lower max_new_tokens");
     const bytes =
       cacheBytes(cacheShape(module, decoder.rows, tokens, cache_dtype)) +
-      cacheBytes({ layers: module.cross_layers, rows: encoder.rows, capacity: encoder.steps, dtype: cache_dtype });
-    checkRoom(this, bytes, tokens, `caches of ${encoder.steps} and ${tokens} tokens`);
+      cacheBytes({ layers: module.cross_layers, rows: shape.rows, capacity: shape.steps, dtype: cache_dtype });
+    checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
     if (options.logits_processor?.length) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return { encoder, decoder, config, cache_dtype, options };
+  }
+
+  /** What the encoder reads. @throws ShapeError, OptionError */
+  #encoder(options: Prepared["options"]): EncoderInput {
+    const { features, geometry } = this.module;
+    if (features) return readFeatures((options as Record<string, unknown>)[features.name], features);
+    return readBatch(options.input_ids, options.attention_mask, geometry.vocab);
+  }
+
+  /** @throws OptionError */
+  #checkRows(encoder: EncoderInput, decoder: Batch): void {
+    const { rows } = encodedShape(this.module, encoder);
+    if (decoder.rows === rows) return;
+    const name = this.module.features?.name ?? "input_ids";
+    throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, ${name} has ${rows}`);
+  }
+
+  /** @throws OptionError for a text of the decoder that is longer than its positions */
+  #checkPositions(tokens: number, hint: string): void {
+    const { max_positions } = this.module.geometry;
+    if (tokens <= max_positions) return;
+    throw new OptionError(`${tokens} tokens are more than the ${max_positions} positions of this model's decoder`, {
+      hint,
+    });
   }
 
   /** The decoder's start if the caller gives none. @throws OptionError if the files have none either */
@@ -192,4 +225,16 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       await this.release();
     }
   }
+}
+
+/** A `PreTrainedSeq2SeqLM` whose encoder reads sound: `input_features` [B,mels,frames], as a feature extractor makes them. */
+export interface PreTrainedSpeechSeq2Seq extends Omit<PreTrainedSeq2SeqLM, "forward" | "generate" | "stream"> {
+  /** @throws as that of PreTrainedSeq2SeqLM */
+  forward(options: SpeechForwardOptions): Seq2SeqOutput;
+  /** @throws as that of PreTrainedSeq2SeqLM */
+  generate(options: SpeechGenerateOptions): Promise<number[][]>;
+  /** @throws as that of PreTrainedSeq2SeqLM */
+  stream(options: SpeechTextStreamOptions): AsyncGenerator<TextStep>;
+  stream(options: SpeechStreamOptions): AsyncGenerator<Step>;
+  [Symbol.asyncDispose](): Promise<void>;
 }

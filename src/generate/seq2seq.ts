@@ -5,43 +5,76 @@ import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { CrossCache } from "../nn/cache.js";
+import type { Pass, PassOptions } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import type { FeatureBatch } from "./features.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { generateSteps, type LoopOptions, type Step } from "./loop.js";
 
+/** What an encoder reads: texts, or features of sound. */
+export type EncoderInput = Batch | FeatureBatch;
+
+/** Rows of a batch, and positions of each in the encoder's output. */
+export function encodedShape(model: Seq2SeqLM, input: EncoderInput): { rows: number; steps: number } {
+  return "ids" in input ? input : { rows: input.shape[0]!, steps: model.encoder_positions! };
+}
+
+/** Records the encoder: its pass, which the caller disposes, its output, and the mask of that. */
+export function encodeBatch(
+  device: Device,
+  model: Seq2SeqLM,
+  input: EncoderInput,
+  options?: PassOptions,
+): { pass: Pass; hidden: Tensor; mask: Tensor | undefined } {
+  const text = "ids" in input ? input : undefined;
+  const { rows, steps } = encodedShape(model, input);
+  const places = Int32Array.from({ length: rows * steps }, (_, at) => at % steps);
+  const mask = text?.mask && Tensor.from(device, text.mask, [rows, steps], "u8");
+  const given = text ? Tensor.from(device, text.ids, [rows, steps]) : (input as FeatureBatch).on(device);
+  const pass = model.pass({ positions: Tensor.from(device, places, [rows, steps]), mask }, options);
+  try {
+    return { pass, hidden: model.encode(pass, given), mask };
+  } catch (error) {
+    pass.dispose();
+    throw error;
+  }
+}
+
+/** A batch of texts without what is padding in all of them, on the right. */
+function packed(batch: Batch): Batch & { lengths: readonly number[] } {
+  const texts = promptsOf(batch);
+  const lengths = texts.map(({ length }) => length);
+  const steps = Math.max(...lengths);
+  const rows = texts.length;
+  const ids = new Int32Array(rows * steps);
+  const mask = new Uint8Array(rows * steps);
+  for (const [row, text] of texts.entries()) {
+    ids.set(text, row * steps);
+    mask.fill(1, row * steps, row * steps + text.length);
+  }
+  return { rows, steps, ids, mask: mask.includes(0) ? mask : undefined, lengths };
+}
+
 /**
- * Keys and values of the encoder's output for every text of a batch, without padding. The caller disposes the cache.
+ * Keys and values of the encoder's output for every row of a batch, without padding. The caller disposes the cache.
  * @throws OutOfMemoryError
  */
 export function encodeInto(
   device: Device,
   model: Seq2SeqLM,
-  batch: Batch,
+  batch: EncoderInput,
   cache_dtype: LoopOptions["cache_dtype"],
 ): CrossCache {
-  const texts = promptsOf(batch);
-  const lengths = texts.map(({ length }) => length);
-  const steps = Math.max(...lengths);
-  const rows = texts.length;
+  const text = "ids" in batch ? packed(batch) : undefined;
+  const { rows, steps } = text ?? encodedShape(model, batch);
+  const lengths = text?.lengths ?? new Array<number>(rows).fill(steps);
   const cross = new CrossCache(device, { layers: model.cross_layers, rows, capacity: steps, dtype: cache_dtype });
   try {
-    const shape = [rows, steps];
-    const ids = new Int32Array(rows * steps);
-    const mask = new Uint8Array(rows * steps);
-    for (const [row, text] of texts.entries()) {
-      ids.set(text, row * steps);
-      mask.fill(1, row * steps, row * steps + text.length);
-    }
-    cross.begin([...texts.keys()], lengths, steps);
+    cross.begin([...lengths.keys()], lengths, steps);
     scope(() => {
-      const positions = Tensor.from(
-        device,
-        ids.map((_, at) => at % steps),
-        shape,
-      );
-      const padded = mask.includes(0) ? Tensor.from(device, mask, shape, "u8") : undefined;
-      using pass = model.pass({ positions, mask: padded });
-      model.writeCross(model.encode(pass, Tensor.from(device, ids, shape)), cross);
+      const { pass, hidden } = encodeBatch(device, model, text ?? batch);
+      using _ = pass;
+      model.writeCross(hidden, cross);
       return undefined;
     });
     return cross;
@@ -58,7 +91,7 @@ export function encodeInto(
 export async function* seq2seqSteps(
   device: Device,
   model: Seq2SeqLM,
-  encoder: Batch,
+  encoder: EncoderInput,
   decoder: Batch,
   options: LoopOptions,
 ): AsyncGenerator<Step> {

@@ -61,7 +61,7 @@ export class DecodeSession implements Disposable {
     this.#processors = options.processors ?? [];
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
-    this.#choice = new Choice(device, rows, capacity, options.scores ?? false);
+    this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options.scores ?? false);
     try {
       this.#forward = new RowForward(device, model, options);
     } catch (error) {

@@ -26,8 +26,6 @@ export const UNSUPPORTED = {
   encoder_no_repeat_ngram_size: [0, "n-grams that do not repeat"],
   no_repeat_ngram_size: [0, "n-grams that do not repeat"],
   bad_words_ids: [null, "forbidden words"],
-  suppress_tokens: [null, "forbidden tokens"],
-  begin_suppress_tokens: [null, "forbidden tokens"],
   sequence_bias: [null, "biased sequences"],
   forced_bos_token_id: [null, "a forced first token"],
   forced_eos_token_id: [null, "a forced last token"],

@@ -11,6 +11,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["llama", async () => (await import("./llama.js")).llama],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["opt", async () => (await import("./opt.js")).opt],
+  ["whisper", async () => (await import("./whisper.js")).whisper],
   ["vit", async () => (await import("./vit.js")).vit],
   ["t5", async () => (await import("./t5.js")).t5],
 ]);

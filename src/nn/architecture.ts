@@ -20,6 +20,7 @@ export interface TaskModels {
   "seq2seq-lm": Seq2SeqLM;
   "masked-lm": EncoderModel;
   "sequence-classification": EncoderModel;
+  "speech-seq2seq": Seq2SeqLM;
   "image-classification": FeatureModel<Logits>;
   /** The model without a head. */
   base: FeatureModel<Features>;

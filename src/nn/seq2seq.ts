@@ -1,8 +1,9 @@
-// Text encoder-decoders: the decoder's cross-attention reads the encoder's hidden states.
+// Encoder-decoders of text, or of sound to text: the decoder's cross-attention reads the encoder's hidden states.
 
 import { scope, type Tensor } from "../core/tensor.js";
 import type { CrossCache, LayerShape } from "./cache.js";
 import { type Decoder, type DecoderGeometry, type LogitsOptions, logits } from "./decoder.js";
+import type { FeatureInput } from "./features.js";
 import { Model } from "./model.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
@@ -24,8 +25,14 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
   /** Of the decoder. */
   abstract readonly geometry: DecoderGeometry;
 
-  /** Records the encoder for `ids` i32[B,S]: hidden states after its last norm, [B,S,hidden]. */
-  abstract encode(pass: Pass, ids: Tensor): Tensor;
+  /** What the encoder reads if it is not token ids. */
+  readonly features: FeatureInput | undefined;
+
+  /** Positions of the encoder's output for such an input. */
+  readonly encoder_positions: number | undefined;
+
+  /** Records the encoder for `input`, i32[B,S] or its features: hidden states after its last norm, [B,S,hidden]. */
+  abstract encode(pass: Pass, input: Tensor): Tensor;
 
   abstract hidden(pass: Pass, ids: Tensor): Tensor;
   abstract head(hidden: Tensor): Tensor;

@@ -9,7 +9,20 @@ import { TINY, tinyFiles, tinyTensors } from "./support/tiny.js";
 
 const WORDS: Words = {
   values: [
-    ...texts("llama", "gpt2", "bloom", "opt", "mixtral", "t5", "bert", "vit", "Llama", "mistral", "toString"),
+    ...texts(
+      "llama",
+      "gpt2",
+      "bloom",
+      "opt",
+      "mixtral",
+      "t5",
+      "bert",
+      "vit",
+      "whisper",
+      "Llama",
+      "mistral",
+      "toString",
+    ),
     ...texts("relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-", "gated-silu", "absolute", "relative_key"),
     ...texts("float32", "bfloat16", "torch.float16", "float8_e4m3fn", "default", "linear", "llama3", "dynamic", "yarn"),
     ...texts("model.safetensors", "../model.safetensors", "other.safetensors", "model.safetensors.index.json"),
@@ -42,7 +55,9 @@ const WORDS: Words = {
     ..."relative_attention_num_buckets relative_attention_max_distance position_embedding_type is_decoder".split(" "),
     ..."scale_attn_weights scale_attn_by_inverse_layer_idx apply_residual_connection_post_layernorm".split(" "),
     ..."eos_token_id pad_token_id decoder_start_token_id dtype torch_dtype quantization_config".split(" "),
-    ..."image_size patch_size num_channels qkv_bias pooler_output_size pooler_act".split(" "),
+    ..."image_size patch_size num_channels qkv_bias pooler_output_size pooler_act num_mel_bins".split(" "),
+    ..."max_source_positions max_target_positions encoder_layers encoder_attention_heads encoder_ffn_dim".split(" "),
+    ..."decoder_layers decoder_attention_heads decoder_ffn_dim scale_embedding".split(" "),
     ..."transformers_weights original_max_position_embeddings auto_map".split(" "),
   ),
 };

@@ -38,6 +38,7 @@ const REPORTED: Readonly<Record<string, readonly string[]>> = {
   llama: ["output_attentions", "output_hidden_states", "return_dict"],
   mixtral: ["output_attentions", "output_hidden_states", "output_router_logits", "return_dict"],
   opt: ["output_attentions", "output_hidden_states", "return_dict"],
+  whisper: ["output_attentions", "output_hidden_states", "return_dict"],
   vit: ["output_attentions", "output_hidden_states", "return_dict"],
   t5: ["is_decoder", "output_attentions", "output_hidden_states", "return_dict"],
 };

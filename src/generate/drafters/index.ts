@@ -10,6 +10,7 @@ import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
 import { hasPenalties } from "../processors/penalties.js";
 import type { HostProcessor } from "../processors/processor.js";
+import { suppresses } from "../processors/suppressed.js";
 import { AssistantDrafter } from "./assistant.js";
 import type { Drafter } from "./drafter.js";
 import { NgramDrafter } from "./ngram.js";
@@ -44,9 +45,11 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
         ? "do_sample"
         : hasPenalties(config)
           ? "penalties"
-          : logits_processor?.length
-            ? "logits_processor"
-            : undefined;
+          : suppresses(config)
+            ? "suppress_tokens"
+            : logits_processor?.length
+              ? "logits_processor"
+              : undefined;
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

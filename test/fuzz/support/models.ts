@@ -95,6 +95,12 @@ async function use(task: Task, given: FromPretrainedOptions, computed: boolean):
     }
     return problemOfWarnings(model.warnings);
   }
+  if (task === "speech-seq2seq") {
+    await using model = await autoModel(platform, task).from_pretrained("model", given);
+    const input_features = { data: new Float32Array(32), shape: [1, 4, 8] };
+    if (computed) await model.generate({ input_features, max_new_tokens: 2 });
+    return problemOfWarnings(model.warnings);
+  }
   if (task !== "masked-lm" && task !== "sequence-classification") throw new Error(`no mutants of ${task}`);
   await using model = await autoModel(platform, task).from_pretrained("model", given);
   if (computed) {

@@ -122,6 +122,16 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
       ...{ num_attention_heads: 2, hidden_act: "gelu", layer_norm_eps: 1e-12, qkv_bias: true, id2label: { 0: "no" } },
     },
   },
+  {
+    task: "speech-seq2seq",
+    config: {
+      ...{ architectures: ["WhisperForConditionalGeneration"], model_type: "whisper", torch_dtype: "float32" },
+      ...{ vocab_size: 16, d_model: 8, num_mel_bins: 4, max_source_positions: 4, max_target_positions: 8 },
+      ...{ encoder_layers: 1, encoder_attention_heads: 2, encoder_ffn_dim: 12, activation_function: "gelu" },
+      ...{ decoder_layers: 1, decoder_attention_heads: 2, decoder_ffn_dim: 12, decoder_start_token_id: 1 },
+      ...{ eos_token_id: 2, pad_token_id: 2, suppress_tokens: [3], begin_suppress_tokens: [4], scale_embedding: false },
+    },
+  },
 ];
 
 /** A tensor of a checkpoint, as a mutant may change it. */

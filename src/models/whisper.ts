@@ -1,0 +1,155 @@
+// Whisper (Radford et al. 2022): an encoder of log-mel spectrograms behind two convolutions, and a decoder of text with
+// learned positions.
+
+import { scope, Tensor } from "../core/tensor.js";
+import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import { type LayerShape, sameLayers } from "../nn/cache.js";
+import { Conv1d } from "../nn/conv.js";
+import type { DecoderGeometry } from "../nn/decoder.js";
+import type { FeatureInput } from "../nn/features.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
+import { LayerNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
+import { Seq2SeqLM } from "../nn/seq2seq.js";
+import { add } from "../ops/add.js";
+import { contiguous } from "../ops/copy.js";
+import { headSize, readConfig } from "./_config.js";
+import { EPSILON, type WhisperConfig, WhisperDecoderLayer, WhisperEncoderLayer, whisperSchema } from "./_whisper.js";
+
+/** Frames of the spectrogram for a position of the encoder: the steps of its convolutions. */
+const FRAMES = 2;
+
+class WhisperEncoder extends Module {
+  conv1: Conv1d;
+  conv2: Conv1d;
+  embed_positions: Embedding;
+  layers: WhisperEncoderLayer[];
+  layer_norm: LayerNorm;
+
+  constructor(c: WhisperConfig) {
+    super();
+    this.conv1 = new Conv1d(c.num_mel_bins, c.d_model, 3, { padding: 1 });
+    this.conv2 = new Conv1d(c.d_model, c.d_model, 3, { padding: 1, stride: FRAMES });
+    this.embed_positions = new Embedding(c.max_source_positions, c.d_model);
+    this.layers = Array.from({ length: c.encoder_layers }, () => new WhisperEncoderLayer(c));
+    this.layer_norm = new LayerNorm(c.d_model, EPSILON);
+  }
+
+  /** Spectrograms [B,mels,T] -> [B,T/2,hidden]. */
+  forward(pass: Pass, features: Tensor): Tensor {
+    return scope(() => {
+      // The convolutions' activation is the exact gelu, whatever that of the layers is.
+      const frames = this.conv2.forward(this.conv1.forward(features.permute(0, 2, 1), "gelu"), "gelu");
+      const [batch = 0, steps = 0, width = 0] = frames.shape;
+      const entries = Int32Array.from({ length: steps }, (_, t) => t);
+      const positions = this.embed_positions.forward(Tensor.from(frames.device, entries, [1, steps]));
+      const embedded = add(frames, contiguous(positions.expand(batch, steps, width)));
+      const h = runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass));
+      return this.layer_norm.forward(h);
+    });
+  }
+}
+
+class WhisperDecoder extends Module {
+  embed_tokens: Embedding;
+  embed_positions: Embedding;
+  layers: WhisperDecoderLayer[];
+  layer_norm: LayerNorm;
+
+  constructor(c: WhisperConfig) {
+    super();
+    this.embed_tokens = new Embedding(c.vocab_size, c.d_model);
+    this.embed_positions = new Embedding(c.max_target_positions, c.d_model);
+    this.layers = Array.from({ length: c.decoder_layers }, (_, layer) => new WhisperDecoderLayer(c, layer));
+    this.layer_norm = new LayerNorm(c.d_model, EPSILON);
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const embedded = add(this.embed_tokens.forward(ids), this.embed_positions.forward(pass.input.positions));
+      return this.layer_norm.forward(runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass)));
+    });
+  }
+}
+
+class WhisperModel extends Module {
+  encoder: WhisperEncoder;
+  decoder: WhisperDecoder;
+
+  constructor(c: WhisperConfig) {
+    super();
+    this.encoder = new WhisperEncoder(c);
+    this.decoder = new WhisperDecoder(c);
+  }
+}
+
+class WhisperForConditionalGeneration extends Seq2SeqLM {
+  model: WhisperModel;
+  proj_out: Linear;
+  readonly geometry: DecoderGeometry;
+  override readonly features: FeatureInput;
+  override readonly encoder_positions: number;
+
+  constructor(c: WhisperConfig) {
+    super();
+    this.model = new WhisperModel(c);
+    this.proj_out = new Linear(c.d_model, c.vocab_size);
+    if (c.tie_word_embeddings) this.proj_out.tie(this.model.decoder.embed_tokens.weight);
+    this.geometry = {
+      layers: c.decoder_layers,
+      heads: c.decoder_attention_heads,
+      groups: c.decoder_attention_heads,
+      head_dim: headSize(c.d_model, c.decoder_attention_heads),
+      hidden: c.d_model,
+      vocab: c.vocab_size,
+      max_positions: c.max_target_positions,
+    };
+    this.encoder_positions = c.max_source_positions;
+    const fixed = { mels: c.num_mel_bins, frames: FRAMES * c.max_source_positions };
+    this.features = { name: "input_features", dims: ["batch", "mels", "frames"], fixed };
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.model.encoder.layers, this.model.decoder.layers];
+  }
+
+  override output_embeddings(): Linear {
+    return this.proj_out;
+  }
+
+  get cross_layers(): readonly LayerShape[] {
+    return sameLayers(this.geometry);
+  }
+
+  crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor] {
+    return this.model.decoder.layers[layer]!.keysAndValues(encoded);
+  }
+
+  encode(pass: Pass, features: Tensor): Tensor {
+    return this.model.encoder.forward(pass, features);
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.model.decoder.forward(pass, ids);
+  }
+
+  head(hidden: Tensor): Tensor {
+    return this.proj_out.forward(hidden);
+  }
+}
+
+/** The names that transformers reads and writes as well. */
+const ALIASES = {
+  d_model: ["hidden_size"],
+  encoder_layers: ["num_hidden_layers"],
+  encoder_attention_heads: ["num_attention_heads", "num_key_value_heads"],
+};
+
+export const whisper: Architecture = {
+  model_type: "whisper",
+  tasks: {
+    "speech-seq2seq": (json: ConfigJson) =>
+      new WhisperForConditionalGeneration(readConfig(json, whisperSchema, ALIASES)).name_tree(),
+  },
+  names: [{ prefix: "model." }],
+};

@@ -2,7 +2,7 @@
 // need a disk or an add-on. It depends only on `navigator.gpu` and `fetch`, which Deno and Bun have.
 
 import { BROWSER } from "./browser/platform.js";
-import { type AutoModel as AutoModels, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";
+import { type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";
 
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
 export { chooseDevice, requestDevice } from "./browser/platform.js";
@@ -24,7 +24,7 @@ export * from "./core/error-classes.js";
 export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export type { GenerationOptions } from "./generate/config.js";
-export { PreTrainedEncoder } from "./generate/encoder-model.js";
+export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
 export * from "./generate/later.js";
@@ -56,20 +56,28 @@ export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js"
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
 
-export const AutoModelForCausalLM: AutoModels<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");
-export const AutoModelForSeq2SeqLM: AutoModels<"seq2seq-lm"> = /* @__PURE__ */ autoModel(BROWSER, "seq2seq-lm");
-export const AutoModelForMaskedLM: AutoModels<"masked-lm"> = /* @__PURE__ */ autoModel(BROWSER, "masked-lm");
-export const AutoModelForSequenceClassification: AutoModels<"sequence-classification"> = /* @__PURE__ */ autoModel(
+export const AutoModel: AutoClass<"base"> = /* @__PURE__ */ autoModel(BROWSER, "base");
+export const AutoModelForCausalLM: AutoClass<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");
+export const AutoModelForSeq2SeqLM: AutoClass<"seq2seq-lm"> = /* @__PURE__ */ autoModel(BROWSER, "seq2seq-lm");
+export const AutoModelForMaskedLM: AutoClass<"masked-lm"> = /* @__PURE__ */ autoModel(BROWSER, "masked-lm");
+export const AutoModelForSequenceClassification: AutoClass<"sequence-classification"> = /* @__PURE__ */ autoModel(
   BROWSER,
   "sequence-classification",
 );
-export const AutoModelForSpeechSeq2Seq: AutoModels<"speech-seq2seq"> = /* @__PURE__ */ autoModel(
+export const AutoModelForTokenClassification: AutoClass<"token-classification"> = /* @__PURE__ */ autoModel(
+  BROWSER,
+  "token-classification",
+);
+export const AutoModelForQuestionAnswering: AutoClass<"question-answering"> = /* @__PURE__ */ autoModel(
+  BROWSER,
+  "question-answering",
+);
+export const AutoModelForSpeechSeq2Seq: AutoClass<"speech-seq2seq"> = /* @__PURE__ */ autoModel(
   BROWSER,
   "speech-seq2seq",
 );
-export const AutoModelForImageClassification: AutoModels<"image-classification"> = /* @__PURE__ */ autoModel(
+export const AutoModelForImageClassification: AutoClass<"image-classification"> = /* @__PURE__ */ autoModel(
   BROWSER,
   "image-classification",
 );
-export const AutoModel: AutoModels<"base"> = /* @__PURE__ */ autoModel(BROWSER, "base");
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

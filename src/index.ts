@@ -11,15 +11,17 @@ export {
   AutoModelForCausalLM,
   AutoModelForImageClassification,
   AutoModelForMaskedLM,
+  AutoModelForQuestionAnswering,
   AutoModelForSeq2SeqLM,
   AutoModelForSequenceClassification,
   AutoModelForSpeechSeq2Seq,
+  AutoModelForTokenClassification,
   AutoTokenizer,
   type FromPretrainedOptions,
   type TokenizerOptions,
 } from "./generate/auto.js";
 export type { GenerationOptions } from "./generate/config.js";
-export { PreTrainedEncoder } from "./generate/encoder-model.js";
+export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
 export * from "./generate/later.js";

@@ -76,7 +76,10 @@ struct Problem {
 
   // Keys that any query of [t, t + count) may see: [first, end).
   int64_t first_key(int64_t t) const { return window > 0 ? most(0, past + t - window + 1) : 0; }
-  int64_t end_key(int64_t t, int64_t count) const { return causal ? least(S, past + t + count) : S; }
+  int64_t end_key(int64_t t, int64_t count) const {
+    if (!causal && window == 0) return S;
+    return least(S, past + t + count - 1 + (causal ? 1 : window));
+  }
 
   // True unless the mask or another segment hides a key.
   bool open(int64_t b, int64_t i, int64_t j) const {
@@ -142,7 +145,8 @@ struct Problem {
         const float* add = bias.as<float>() + b * bias.stride[0] + h * bias.stride[1] + (t + r) * bias.stride[2];
         for (int64_t at = 0; at < keys; at++) score[at] += add[(j + at) * bias.stride[3]];
       }
-      const int64_t last = causal ? i - j + 1 : keys, first = window > 0 ? i - window + 1 - j : 0;
+      const int64_t last = causal ? i - j + 1 : window > 0 ? i - j + window : keys;
+      const int64_t first = window > 0 ? i - window + 1 - j : 0;
       for (int64_t at = 0; at < least(first, keys); at++) score[at] = -INFINITY;
       for (int64_t at = most(0, last); at < keys; at++) score[at] = -INFINITY;
       if (mask || segments)

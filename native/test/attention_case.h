@@ -86,7 +86,7 @@ inline std::vector<double> twin(Case& c, std::vector<double>& slack, std::vector
         std::vector<double> s((size_t)std::max<int64_t>(total, 0), -INFINITY);
         double top = -INFINITY, worst = 0;
         for (int64_t j = 0; j < total; j++) {
-          bool visible = c.window <= 0 || j > i - c.window;
+          bool visible = c.window <= 0 || (j > i - c.window && j < i + c.window);
           if (visible && c.has_mask) visible = c.mask.u()[(size_t)(b * c.S + j)] != 0;
           if (visible && c.has_segments) {
             const int32_t* seg = (int32_t*)c.segments.data + b * c.S;

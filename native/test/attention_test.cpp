@@ -98,8 +98,8 @@ static Case random_case(int n) {
   }
   c.scale = pick(0, 3) ? 1.0f / std::sqrt((float)c.D) : pick(0, 1) ? 1.0f : -0.3f;
   const bool placed = c.paged() || !cross;  // queries have a place among the keys
-  c.causal = placed && pick(0, 2) != 0;
-  if (c.window == 0 && placed) c.window = pick(0, 2) == 0 ? (int)pick(1, 150) : 0;
+  c.causal = placed && (c.window > 0 || pick(0, 2) != 0);  // windows over a table are causal
+  if (c.window == 0 && placed && (c.causal || !c.paged())) c.window = pick(0, 2) == 0 ? (int)pick(1, 150) : 0;
   c.softcap = pick(0, 4) == 0 ? 3.0f : 0.0f;
   c.has_mask = !c.paged() && pick(0, 2) == 0;
   c.has_segments = placed && !c.paged() && pick(0, 4) == 0;

@@ -1,64 +1,141 @@
-// Loaded encoders as users hold them: masked language models and text classifiers. One forward pass, no generation.
+// Loaded encoders as users hold them: features, masked language models, classifiers of texts and tokens, answers. One forward
+// pass, no generation.
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import type { EncoderModel } from "../nn/encoder.js";
+import type { SentenceEmbedding } from "../load/sentence.js";
+import type { EncoderModel, EncoderOutputs } from "../nn/encoder.js";
+import type { Pass, PassInput } from "../nn/pass.js";
+import { contiguous, copyInto } from "../ops/copy.js";
+import { pool, unitLength } from "../ops/pool.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
-import { readBatch } from "./inputs.js";
+import { type Batch, readBatch } from "./inputs.js";
 import { ENCODER_FORWARD, type EncoderForwardOptions } from "./options.js";
+import { Ragged } from "./ragged.js";
 
-export class PreTrainedEncoder extends LoadedModel<EncoderModel> {
+/** Outputs of each task's forward, f32; T is the longest row of the batch. */
+export interface EncoderResults {
+  /** `pooler_output` if the model has a pooler; `sentence_embedding` if the folder says how to make it (modules.json). */
+  base: { last_hidden_state: Tensor; pooler_output?: Tensor; sentence_embedding?: Tensor };
+  /** [B,T,vocab] */
+  "masked-lm": { logits: Tensor };
+  /** [B,labels] */
+  "sequence-classification": { logits: Tensor };
+  /** [B,T,labels] */
+  "token-classification": { logits: Tensor };
+  /** [B,T] each */
+  "question-answering": { start_logits: Tensor; end_logits: Tensor };
+}
+
+/** Tasks whose models are encoders of text. */
+export type EncoderTask = keyof EncoderResults;
+
+type Result<T extends EncoderTask> = EncoderResults[T] & { hidden_states?: Tensor[] };
+
+export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends LoadedModel<EncoderModel> {
+  readonly #sentence: SentenceEmbedding | undefined;
+
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
-  constructor(loaded: Loaded<"masked-lm" | "sequence-classification">, device: Device, ownsDevice: boolean) {
-    super(loaded, device, ownsDevice);
+  constructor(loaded: Loaded<T>, device: Device, ownsDevice: boolean) {
+    super(loaded as Loaded<T> & { model: EncoderModel }, device, ownsDevice);
+    this.#sentence = loaded.sentence;
   }
 
   /**
-   * Records one forward pass over a batch: logits f32[B,T,vocab] of a masked language model, f32[B,labels] of a classifier.
-   * Padding may be on either side; positions count from the first column, as in transformers. The caller disposes all results.
+   * Records one forward pass over a batch; `EncoderResults` says what each task returns. Padding may be on either side and costs
+   * nothing; positions count columns, or the tokens that are no padding, as in transformers. Where a token is padding, results
+   * mean nothing. The caller disposes all of them.
    * @throws ShapeError, OptionError (an id outside the vocabulary, a text longer than the positions of the model)
    */
-  forward(options: EncoderForwardOptions): { logits: Tensor; hidden_states?: Tensor[] };
+  forward(options: EncoderForwardOptions): Result<T>;
   /** The same with the options after the inputs. */
-  forward(
-    inputs: Inputs<EncoderForwardOptions>,
-    options?: After<EncoderForwardOptions>,
-  ): { logits: Tensor; hidden_states?: Tensor[] };
-  forward(...given: readonly unknown[]): { logits: Tensor; hidden_states?: Tensor[] } {
+  forward(inputs: Inputs<EncoderForwardOptions>, options?: After<EncoderForwardOptions>): Result<T>;
+  forward(...given: readonly unknown[]): Result<T> {
     this.checkUsable();
     const inputs = readCall("forward", ENCODER_FORWARD, given);
     const { device, module } = this;
-    const { vocab, max_positions, token_types } = module.geometry;
+    const { vocab, token_types } = module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { rows, steps } = batch;
-    if (steps > max_positions) {
-      throw new OptionError(`${steps} tokens are more than the ${max_positions} positions of this model`, {
-        hint: "shorten the text, or tokenize with truncation: true",
-      });
-    }
+    const positions = positionsOf(module, batch);
     const types =
-      inputs.token_type_ids === undefined
+      inputs.token_type_ids === undefined || token_types === 0
         ? undefined
         : readBatch(inputs.token_type_ids, undefined, token_types, "token_type_ids");
     if (types && (types.rows !== rows || types.steps !== steps)) {
       throw new OptionError(`token_type_ids must have the shape of input_ids, [${rows}, ${steps}]`);
     }
-    return scope(() => {
-      const shape = [rows, steps];
-      const positions = Int32Array.from({ length: rows * steps }, (_, at) => at % steps);
-      const input = {
-        positions: Tensor.from(device, positions, shape),
-        mask: batch.mask && Tensor.from(device, batch.mask, shape, "u8"),
-        token_types: types && Tensor.from(device, types.ids, shape),
-      };
-      using pass = module.pass(input, { capture: inputs.output_hidden_states });
-      const hidden = module.hidden(pass, Tensor.from(device, batch.ids, shape));
-      pass.capture(hidden);
-      const logits = module.head(hidden);
-      return inputs.output_hidden_states ? { logits, hidden_states: pass.take_hidden_states() } : { logits };
+    const capture = inputs.output_hidden_states;
+    const results = scope((): Record<string, Tensor | Tensor[]> => {
+      const ragged = Ragged.of(batch);
+      const ints = (values: Int32Array): Tensor =>
+        ragged
+          ? Tensor.from(device, ragged.pick(values), [1, ragged.tokens])
+          : Tensor.from(device, values, [rows, steps]);
+      const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
+      const token_types = types && ints(types.ids);
+      const hides = ragged ? { segments: Tensor.from(device, ragged.segments, [1, ragged.tokens]) } : { mask };
+      using pass = module.pass({ positions: ints(positions), token_types, ...hides }, { capture });
+      const computed = module.hidden(pass, ints(batch.ids));
+      pass.capture(computed);
+      const whole = (x: Tensor): Tensor => ragged?.padded(x) ?? x;
+      const hidden = whole(computed);
+      const outputs = this.#outputs(hidden, { positions: pass.input.positions, mask });
+      return capture ? { ...outputs, hidden_states: takeHiddenStates(pass).map(whole) } : outputs;
+    });
+    return results as unknown as Result<T>; // what each task's head gives
+  }
+
+  /** The task's outputs, whose head sees the batch with its padding. */
+  #outputs(hidden: Tensor, input: PassInput): EncoderOutputs {
+    using pass = this.module.pass(input);
+    const outputs = this.module.outputs(hidden, pass);
+    if (!this.#sentence) return outputs;
+    return { ...outputs, sentence_embedding: embedding(hidden, input.mask, this.#sentence) };
+  }
+}
+
+/** The captured states, in the current scope. */
+function takeHiddenStates(pass: Pass): Tensor[] {
+  return pass.take_hidden_states().map((state) => {
+    const own = state.alias();
+    state.dispose();
+    return own;
+  });
+}
+
+/** [B,T]: position of each token. @throws OptionError for a text that is too long */
+function positionsOf({ geometry }: EncoderModel, { rows, steps, ids }: Batch): Int32Array {
+  const { padding_idx, max_positions } = geometry;
+  const positions = new Int32Array(rows * steps);
+  let longest = 0;
+  for (let row = 0; row < rows; row++) {
+    let count = 0;
+    for (let at = row * steps; at < (row + 1) * steps; at++) {
+      if (padding_idx === undefined) positions[at] = count++;
+      else positions[at] = ids[at] === padding_idx ? padding_idx : padding_idx + ++count;
+    }
+    longest = Math.max(longest, count);
+  }
+  if (longest > max_positions) {
+    throw new OptionError(`${longest} tokens are more than the ${max_positions} positions of this model`, {
+      hint: "shorten the text, or tokenize with truncation: true",
     });
   }
+  return positions;
+}
+
+/** One vector for each text, [B,hidden], or as many hidden sizes wide as there are poolings. */
+function embedding(hidden: Tensor, mask: Tensor | undefined, { pooling, normalize }: SentenceEmbedding): Tensor {
+  const [rows = 0, , width = 0] = hidden.shape;
+  const parts = pooling.map((kind) => (kind === "cls" ? contiguous(hidden.select(1, 0)) : pool(hidden, mask, kind)));
+  let whole = parts[0]!;
+  if (parts.length > 1) {
+    whole = Tensor.empty(hidden.device, [rows, parts.length * width], "f32", "sentence_embedding");
+    for (const [n, part] of parts.entries()) copyInto(part, whole.narrow(1, n * width, width));
+  }
+  return normalize ? unitLength(whole) : whole;
 }

@@ -5,20 +5,26 @@ import { type FloatName, parseDType } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { Tensor } from "../core/tensor.js";
 import { type Loaded, loadModel } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
 import { onAuto, type Platform } from "../load/platform.js";
 import type { Task } from "../nn/architecture.js";
+import { EncoderModel } from "../nn/encoder.js";
 import type { Features, Logits } from "../nn/features.js";
+import type { Model } from "../nn/model.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme } from "../quant/index.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
-import { PreTrainedEncoder } from "./encoder-model.js";
+import type { LoadedModel } from "./base.js";
+import { type EncoderResults, PreTrainedEncoder } from "./encoder-model.js";
 import { PreTrainedFeatureModel } from "./feature-model.js";
 import { PreTrainedModel } from "./model.js";
 import {
+  type EncoderForwardOptions,
+  type FeatureForwardOptions,
   FROM_PRETRAINED,
   type FromPretrainedOptions,
   QUANTIZED,
@@ -56,15 +62,25 @@ function computeOf(dtype: FloatName | undefined): Compute | undefined {
   return dtype === undefined ? undefined : parseDType(dtype) === "bf16" ? "bf16" : "f32";
 }
 
+/** A model without a head: of text, images or sound. Its class says what its forward takes. */
+export interface PreTrainedBase extends LoadedModel<Model> {
+  /** The caller disposes all results. @throws what the forward of the model's class throws */
+  forward(
+    inputs: EncoderForwardOptions | FeatureForwardOptions,
+  ): Features & Pick<EncoderResults["base"], "sentence_embedding"> & { hidden_states?: Tensor[] };
+}
+
 /** The return type of each task's from_pretrained. */
 export interface TaskHolders {
   "causal-lm": PreTrainedModel;
   "seq2seq-lm": PreTrainedSeq2SeqLM;
-  "masked-lm": PreTrainedEncoder;
-  "sequence-classification": PreTrainedEncoder;
+  base: PreTrainedBase;
+  "masked-lm": PreTrainedEncoder<"masked-lm">;
+  "sequence-classification": PreTrainedEncoder<"sequence-classification">;
+  "token-classification": PreTrainedEncoder<"token-classification">;
+  "question-answering": PreTrainedEncoder<"question-answering">;
   "speech-seq2seq": PreTrainedSpeechSeq2Seq;
   "image-classification": PreTrainedFeatureModel<Logits>;
-  base: PreTrainedFeatureModel<Features>;
 }
 
 const HOLDERS: {
@@ -72,14 +88,20 @@ const HOLDERS: {
 } = {
   "causal-lm": (...parts) => new PreTrainedModel(...parts),
   "seq2seq-lm": (...parts) => new PreTrainedSeq2SeqLM(...parts),
+  base: (loaded, ...parts) => {
+    const { model } = loaded;
+    const holder = model instanceof EncoderModel ? PreTrainedEncoder<"base"> : PreTrainedFeatureModel<Features>;
+    return new holder(loaded as never, ...parts) as PreTrainedBase;
+  },
   "masked-lm": (...parts) => new PreTrainedEncoder(...parts),
   "sequence-classification": (...parts) => new PreTrainedEncoder(...parts),
+  "token-classification": (...parts) => new PreTrainedEncoder(...parts),
+  "question-answering": (...parts) => new PreTrainedEncoder(...parts),
   "speech-seq2seq": (...parts) => new PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
   "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
-  base: (...parts) => new PreTrainedFeatureModel(...parts),
 };
 
-export interface AutoModel<T extends Task = "causal-lm"> {
+export interface AutoClass<T extends Task = "causal-lm"> {
   /**
    * Loads a model for the class's task: from a folder or the local Hugging Face cache by its id (Node), or from a server by its
    * folder's address (text or a URL; also file:) or its id on a hub. It is quantized while it is read.
@@ -89,7 +111,7 @@ export interface AutoModel<T extends Task = "causal-lm"> {
   from_pretrained(model: string | URL, options?: FromPretrainedOptions): Promise<TaskHolders[T]>;
 }
 
-export function autoModel<T extends Task>(platform: Platform, task: T): AutoModel<T> {
+export function autoModel<T extends Task>(platform: Platform, task: T): AutoClass<T> {
   return {
     async from_pretrained(which, given = {}) {
       const model = nameOf(which);

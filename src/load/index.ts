@@ -17,6 +17,7 @@ import type { Source } from "../sources/source.js";
 import { ignoredKeys, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan, type StorageOptions, settle, unknownModules, untieHead } from "./plan.js";
+import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
 import { ownHead } from "./tied.js";
 
 export interface LoadOptions {
@@ -44,6 +45,8 @@ export interface Loaded<T extends Task = "causal-lm"> {
   readonly checkpoint_bytes: number;
   /** Oddities that are not errors: unexpected tensors, a wrong total size. */
   readonly warnings: readonly string[];
+  /** How a vector for a text is made; for the task `base`, if the folder says it. */
+  readonly sentence?: SentenceEmbedding;
 }
 
 /** config.json of a model folder. @throws NotFoundError, FormatError */
@@ -119,6 +122,8 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const config = await readConfigJson(source);
   // Small files first: a server without ranges may have no connection to spare once the weights are open.
   const generation_config = await optionalJson(source, "generation_config.json");
+  const oddities: string[] = [];
+  const sentence = task === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
   const declared = await declareModel(source, config, task, options.dtype);
   const { architecture, model, checkpoint, dtype, stored, ignored } = declared;
   const scheme = stored ? undefined : schemeOf(quantization);
@@ -145,7 +150,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     model.dispose();
     throw error;
   }
-  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : [])];
+  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...oddities];
   if (own) {
     warnings.push(
       `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,
@@ -164,7 +169,15 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
       `${planned.unexpected.length} tensors of the checkpoint were not used, such as ${listed(planned.unexpected, 3)}`,
     );
   }
-  return { model, config, generation_config, dtype, checkpoint_bytes: planned.bytes, warnings };
+  return {
+    model,
+    config,
+    generation_config,
+    dtype,
+    checkpoint_bytes: planned.bytes,
+    warnings,
+    ...(sentence ? { sentence } : {}),
+  };
 }
 
 async function optionalJson(source: Source, name: string): Promise<ConfigJson> {

@@ -155,9 +155,3 @@ export function tokens(n: number, hidden: number): Parameter {
 export function pixelInput(channels: number): FeatureInput {
   return { name: "pixel_values", dims: ["batch", "channels", "height", "width"], fixed: { channels } };
 }
-
-/** A part that files may lack. */
-export function optional<M extends Module>(part: M): M {
-  for (const parameter of part.parameters()) parameter.optional = true;
-  return part;
-}

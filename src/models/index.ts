@@ -6,14 +6,19 @@ import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architect
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
   ["bert", async () => (await import("./bert.js")).bert],
+  ["camembert", async () => (await import("./roberta.js")).camembert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
+  ["distilbert", async () => (await import("./distilbert.js")).distilbert],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["llama", async () => (await import("./llama.js")).llama],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
+  ["modernbert", async () => (await import("./modernbert.js")).modernbert],
   ["opt", async () => (await import("./opt.js")).opt],
+  ["roberta", async () => (await import("./roberta.js")).roberta],
   ["whisper", async () => (await import("./whisper.js")).whisper],
   ["vit", async () => (await import("./vit.js")).vit],
   ["t5", async () => (await import("./t5.js")).t5],
+  ["xlm-roberta", async () => (await import("./roberta.js")).xlmRoberta],
 ]);
 
 /** The supported `model_type`s. */

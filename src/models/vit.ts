@@ -5,7 +5,7 @@ import * as z from "zod";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type FeatureInput, FeatureModel, type Features, type Logits } from "../nn/features.js";
-import { Linear, Module, type Parameter } from "../nn/module.js";
+import { Linear, Module, optional, type Parameter } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import type { Act } from "../ops/activation.js";
@@ -15,7 +15,6 @@ import {
   area,
   checkImage,
   gridOf,
-  optional,
   PatchEmbeddings,
   pixelInput,
   tokens,

@@ -18,12 +18,14 @@ export function trainedContext(config: ConfigJson): number | undefined {
 export interface TaskModels {
   "causal-lm": CausalLM;
   "seq2seq-lm": Seq2SeqLM;
+  /** The model without a head: its hidden states. */
+  base: EncoderModel | FeatureModel<Features>;
   "masked-lm": EncoderModel;
   "sequence-classification": EncoderModel;
+  "token-classification": EncoderModel;
+  "question-answering": EncoderModel;
   "speech-seq2seq": Seq2SeqLM;
   "image-classification": FeatureModel<Logits>;
-  /** The model without a head. */
-  base: FeatureModel<Features>;
 }
 
 /** What a model is for. */

@@ -1,23 +1,33 @@
-// What text encoders share: every token sees every other token of its row, and nothing is cached.
+// What text encoders share: every token sees every other token of its row, and nothing is cached. Each task is the same encoder
+// with another head.
 
 import { scope, type Tensor } from "../core/tensor.js";
 import { Model } from "./model.js";
+import { Buffer, type Linear, Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
 export interface EncoderGeometry {
   readonly layers: number;
   readonly hidden: number;
   readonly vocab: number;
-  /** Number of token types. */
+  /** Number of token types; 0 if the model does not tell them apart. */
   readonly token_types: number;
   /** Longest text that the position encoding allows; Infinity if there is no limit. */
   readonly max_positions: number;
+  /**
+   * The id of padding, where positions count the other tokens, from this id + 1 (RoBERTa). Undefined where they count columns
+   * from 0.
+   */
+  readonly padding_idx?: number;
 }
 
 export interface EncoderInput extends PassInput {
   /** i32[B,T] */
   readonly ids: Tensor;
 }
+
+/** Results of a task by the names of transformers, such as `logits`. */
+export type EncoderOutputs = Readonly<Record<string, Tensor>>;
 
 /** An encoder with a head for one task. */
 export abstract class EncoderModel extends Model {
@@ -26,21 +36,95 @@ export abstract class EncoderModel extends Model {
   /** Records the encoder for `ids` i32[B,T]: hidden states [B,T,hidden]. */
   abstract hidden(pass: Pass, ids: Tensor): Tensor;
 
-  /** Records the head: hidden states [B,T,hidden] -> [B,T,vocab] for a masked LM, [B,labels] for a classifier of texts. */
-  abstract head(hidden: Tensor): Tensor;
+  /** Records the task's head over the hidden states [B,T,hidden]. */
+  abstract outputs(hidden: Tensor, pass: Pass): EncoderOutputs;
 
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {
     return new Pass(input, { attention: this.attention, place: this.placement, ...options });
   }
 
-  /** The head's output for one pass. */
-  forward({ ids, ...input }: EncoderInput): Tensor {
+  /** The task's results for one pass. */
+  forward({ ids, ...input }: EncoderInput): EncoderOutputs {
     using pass = this.pass(input);
     return scope(() => {
       const hidden = this.hidden(pass, ids);
       pass.capture(hidden);
-      return this.head(hidden);
+      return this.outputs(hidden, pass);
     });
   }
+}
+
+/** The part of an encoder that all its tasks share. */
+export interface EncoderBase extends Module {
+  readonly geometry: EncoderGeometry;
+  /** Its layers, in order. */
+  readonly blocks: readonly Module[];
+  /** Records hidden states [B,T,hidden] of `ids` i32[B,T]. */
+  forward(pass: Pass, ids: Tensor): Tensor;
+}
+
+export interface TaskParts {
+  /** The name that transformers gives the class. */
+  readonly name: string;
+  readonly base: EncoderBase;
+  /** The base's field in checkpoints of the task; absent if the task is the base itself, whose fields are the model's then. */
+  readonly prefix?: string;
+  /** Modules of the head, by their fields. */
+  readonly heads?: Readonly<Record<string, Module>>;
+  /** Records the head over hidden states [B,T,hidden]. */
+  readonly outputs: (hidden: Tensor, pass: Pass) => EncoderOutputs;
+  /** Paths of the modules that stay in full precision by default. */
+  readonly unquantized: readonly string[];
+  /** Scores over the vocabulary. */
+  readonly output_embeddings?: Linear;
+}
+
+/** An encoder's base with the head of a task. */
+export class EncoderForTask extends EncoderModel {
+  readonly #parts: TaskParts;
+
+  constructor(parts: TaskParts) {
+    super();
+    this.#parts = parts;
+    const { base, prefix, heads } = parts;
+    Object.assign(this, prefix === undefined ? fieldsOf(base) : { [prefix]: base }, heads);
+    this.name_tree();
+  }
+
+  override get class_name(): string {
+    return this.#parts.name;
+  }
+
+  get geometry(): EncoderGeometry {
+    return this.#parts.base.geometry;
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.#parts.base.blocks];
+  }
+
+  override output_embeddings(): Linear | undefined {
+    return this.#parts.output_embeddings;
+  }
+
+  override modules_not_quantized(): readonly string[] {
+    return this.#parts.unquantized;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.#parts.base.forward(pass, ids);
+  }
+
+  outputs(hidden: Tensor, pass: Pass): EncoderOutputs {
+    return scope(() => this.#parts.outputs(hidden, pass));
+  }
+}
+
+/** The fields of a module that hold modules or constants. */
+function fieldsOf(module: Module): Record<string, unknown> {
+  const isPart = (value: unknown): boolean => value instanceof Module || value instanceof Buffer;
+  return Object.fromEntries(
+    Object.entries(module).filter(([, value]) => isPart(value) || (Array.isArray(value) && value.every(isPart))),
+  );
 }

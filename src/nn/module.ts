@@ -171,6 +171,11 @@ export abstract class Module {
   /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */
   path = "";
 
+  /** The name of its class, as the tree prints it. */
+  get class_name(): string {
+    return this.constructor.name;
+  }
+
   /** Direct children: modules in fields, and in arrays in fields ("layers.0"). */
   *children(): Iterable<[string, Module]> {
     for (const [name, value] of Object.entries(this)) {
@@ -269,6 +274,12 @@ export class Embedding extends Module {
   forward(ids: Tensor): Tensor {
     return within(ids.device, this.path, () => this.weight.weight.rows(ids));
   }
+}
+
+/** A part that files may lack. */
+export function optional<M extends Module>(part: M): M {
+  for (const parameter of part.parameters()) parameter.optional = true;
+  return part;
 }
 
 /** Bytes of a parameter stored unquantized in `dtype`: for plans made before anything is loaded. */

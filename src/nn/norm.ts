@@ -10,10 +10,11 @@ export class LayerNorm extends Module {
   bias: Parameter | undefined;
   readonly eps: number;
 
-  constructor(size: number, eps: number, affine = true) {
+  /** @param affine with a weight; @param bias and a bias */
+  constructor(size: number, eps: number, affine = true, bias = affine) {
     super();
     this.weight = affine ? new Parameter(size) : undefined;
-    this.bias = affine ? new Parameter(size) : undefined;
+    this.bias = bias ? new Parameter(size) : undefined;
     this.eps = eps;
   }
 

@@ -10,7 +10,7 @@ export function treeOf(module: Module): string {
   for (const [name, children] of fieldsOf(module)) {
     lines.push(`(${name}): ${Array.isArray(children) ? block("ModuleList", runsOf(children)) : treeOf(children)}`);
   }
-  return block(module.constructor.name, lines, factsOf(module));
+  return block(module.class_name, lines, factsOf(module));
 }
 
 /** Children by their fields; a field that holds a list has all of them. */

@@ -41,7 +41,7 @@ export const attentionBackOp = new Op({
           let highest = Number.NEGATIVE_INFINITY;
           for (let j = 0; j < keys; j++) {
             if (causal && j > i) continue;
-            if (window! > 0 && j <= i - window!) continue;
+            if (window! > 0 && (j <= i - window! || j >= i + window!)) continue;
             if (mask && mask.data[b * keys + j] === 0) continue;
             if (segments && segments.data[b * keys + j] !== segments.data[b * keys + i]) continue;
             const row = (b * groups + g) * keys + j;

@@ -39,6 +39,7 @@ export const attentionOp = new Op({
       if (mask || segments || bias) {
         throw new OptionError("attention: mask, segments and bias cannot be combined with a table");
       }
+      if (window! > 0 && !causal) throw new OptionError("attention: a window over a table needs causal: true");
       if (table.shape[1]! < 2 || keys === 0) throw new ShapeError("attention: a row of the table needs a page");
       return;
     }
@@ -72,6 +73,7 @@ export const attentionOp = new Op({
         if (problem) return problem;
         if (!causal) end = table.data[row * table.shape[1]!]!;
       }
+      if (!causal && window! > 0) end = Math.max(0, Math.min(end, i + window!));
       const start = window! > 0 ? Math.max(0, i - window! + 1) : 0;
       const room = table ? (table.shape[1]! - 1) * keys : keys;
       if (end - start > room) return `${end - start} keys do not fit pages of ${room} tokens`;
@@ -177,7 +179,10 @@ export interface AttentionOptions {
   scale: number;
   /** Default true. With a table a query sees keys 0 to its own position; without one, those up to its place. */
   causal?: boolean;
-  /** Keys that a query sees, itself included; 0 for all. */
+  /**
+   * Keys that a query sees, itself included; 0 for all. Without `causal` those on both sides that are nearer than `window`; then
+   * not with a table.
+   */
   window?: number;
   softcap?: number;
   /**

@@ -32,6 +32,7 @@ import {
   llmInt8LinearOp,
   llmInt8QuantizeOp,
 } from "./llm-int8.js";
+import { maxRowsBackOp, maxRowsOp } from "./max-rows.js";
 import type { Op } from "./op.js";
 import { packOp, unpackOp } from "./pack.js";
 import { penalizeOp } from "./penalize.js";
@@ -80,6 +81,8 @@ export const OPS: readonly Op[] = [
   packOp,
   unpackOp,
   fillOp,
+  maxRowsOp,
+  maxRowsBackOp,
   sumRowsOp,
   linearBackOp,
   llmInt8BackOp,

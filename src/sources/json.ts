@@ -41,18 +41,38 @@ export function jsonKind(value: JsonValue | undefined): string {
  * or something that is not an object.
  */
 export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON file", python = false): JsonObject {
-  const kind = bytes[0] === 0x7b ? undefined : foreignKind(bytes);
+  const value = parse(bytes, file, what, python, "{");
+  if (isJsonObject(value)) return value;
+  throw otherKind(value, file, what, "an object");
+}
+
+/** Parses JSON text that should begin with `opening`. */
+function parse(bytes: Uint8Array, file: string, what: string, python: boolean, opening: "{" | "["): JsonValue {
+  const kind = bytes[0] === opening.charCodeAt(0) ? undefined : foreignKind(bytes);
   if (kind) {
     throw new FormatError(`${file}: expected a ${what}, got ${kind.name}`, {
-      details: { file, offset: 0, expected: "a JSON object", got: kind.name },
+      details: { file, offset: 0, expected: `a JSON ${opening === "{" ? "object" : "list"}`, got: kind.name },
       hint: kind.hint,
     });
   }
-  const value = new JsonScanner(bytes, file).document(python);
-  if (isJsonObject(value)) return value;
-  throw new FormatError(`${file}: expected a ${what} to hold an object, got ${jsonKind(value)}`, {
-    details: { file, offset: 0, expected: "an object", got: jsonKind(value) },
+  return new JsonScanner(bytes, file).document(python);
+}
+
+function otherKind(value: JsonValue, file: string, what: string, expected: string): FormatError {
+  return new FormatError(`${file}: expected a ${what} to hold ${expected}, got ${jsonKind(value)}`, {
+    details: { file, offset: 0, expected, got: jsonKind(value) },
     hint: JSON_HINT,
+  });
+}
+
+async function readSmall(source: Source, path: string, what: string, maxBytes: number): Promise<Uint8Array> {
+  return withFile(source, path, what, async (file) => {
+    if (file.size > maxBytes) {
+      throw new FormatError(`${path}: a ${what} may have ${maxBytes} bytes, this one has ${file.size}`, {
+        details: { file: path, expected: `at most ${maxBytes} bytes`, got: file.size },
+      });
+    }
+    return file.read(0, file.size);
   });
 }
 
@@ -63,13 +83,17 @@ export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON fi
  */
 export async function readJsonFile(source: Source, path: string, options: JsonFileOptions = {}): Promise<JsonObject> {
   const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file", python = false } = options;
-  const bytes = await withFile(source, path, what, async (file) => {
-    if (file.size > maxBytes) {
-      throw new FormatError(`${path}: a ${what} may have ${maxBytes} bytes, this one has ${file.size}`, {
-        details: { file: path, expected: `at most ${maxBytes} bytes`, got: file.size },
-      });
-    }
-    return file.read(0, file.size);
-  });
-  return parseJsonObject(bytes, path, what, python);
+  return parseJsonObject(await readSmall(source, path, what, maxBytes), path, what, python);
+}
+
+/** The same for a file that holds a list. */
+export async function readJsonList(
+  source: Source,
+  path: string,
+  options: JsonFileOptions = {},
+): Promise<readonly JsonValue[]> {
+  const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file", python = false } = options;
+  const value = parse(await readSmall(source, path, what, maxBytes), path, what, python, "[");
+  if (Array.isArray(value)) return value;
+  throw otherKind(value, path, what, "a list");
 }

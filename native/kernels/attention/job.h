@@ -101,8 +101,9 @@ struct Job {
     return j > 0 ? j : 0;
   }
   OCTAVO_INLINE int64_t high(const Run& run, int64_t t) const {
-    const int64_t j = causal && run.past + t + 1 < run.total ? run.past + t + 1 : run.total;
-    return j > 0 ? j : 0;
+    if (!causal && window == 0) return run.total;
+    const int64_t j = run.past + t + (causal ? 1 : window);
+    return j < 0 ? 0 : j < run.total ? j : run.total;
   }
 };
 

@@ -12,6 +12,7 @@ import { INT8 } from "./int8.js";
 import { MATRIX } from "./matrix.js";
 import { MATRIX_BACK } from "./matrix-back.js";
 import { NORM_ROPE } from "./norm-rope.js";
+import { POOLING } from "./pooling.js";
 import { SAMPLING } from "./sampling.js";
 
 export const FAMILIES: readonly Family[] = [
@@ -26,4 +27,5 @@ export const FAMILIES: readonly Family[] = [
   ...MATRIX_BACK,
   ...ATTENTION_BACK,
   ...GRADIENTS,
+  ...POOLING,
 ];

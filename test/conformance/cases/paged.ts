@@ -294,7 +294,8 @@ export const pagedAttention: Omit<Family, "op"> = {
         compute: fc.constantFrom(undefined, "bf16" as const),
       }),
     })
-    .map(({ seed, rows, S, o }) => {
+    .map(({ seed, rows, S, o: any }) => {
+      const o = { ...any, causal: any.causal || any.window > 0 }; // windows over a table are causal
       const T = Math.max(1, ...rows.map(({ count }) => count));
       const runs = rows.map(({ past, count }, row) => [{ row, from: past, count, pad: T - count }]);
       const held = rows.map(({ past, count }) => past + count);

@@ -58,7 +58,7 @@ fn score(b: u32, h: u32, t: u32, j: u32) -> Score {
   let own = i32(j);
   var result = Score(0.0, 0.0, false);
   if (P.causal != 0u && own > i) { return result; }
-  if (P.window > 0 && own <= i - P.window) { return result; }
+  if (P.window > 0 && abs(own - i) >= P.window) { return result; }
   ${
     hides
       ? `if (hides[2u * (b * P.S + j)] != 0u) { return result; }

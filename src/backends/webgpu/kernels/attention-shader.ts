@@ -112,7 +112,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
     ${each.map((r) => `if (${lane("member", r)}) { upto = max(upto, ${lane("at", r)}); }`).join(" ")}
     lo = 0u;
     if (P.window > 0) { lo = u32(max(0, foremost + 1 - P.window)); }
-    ${paged ? "hi = u32(max(0, keys_of(whose, upto)));" : "hi = P.S;\n    if (P.causal != 0u) { hi = u32(upto + 1); }"}
+    ${paged ? "hi = u32(max(0, keys_of(whose, upto)));" : "hi = P.S;\n    if (P.causal != 0u) { hi = u32(upto + 1); } else if (P.window > 0) { hi = min(P.S, u32(max(0, upto + P.window))); }"}
     ${
       shown
         ? `var ends = vec2<u32>(P.S, P.S);
@@ -141,7 +141,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
           let i = ${lane("at", r)};
           var visible = ${lane("member", r)};
           if (P.causal != 0u && i32(j) > i) { visible = false; }
-          if (P.window > 0 && i32(j) + P.window <= i) { visible = false; }
+          if (P.window > 0 && abs(i32(j) - i) >= P.window) { visible = false; }
           if (visible) {
             let h = g * P.share + row % P.share;
             var value = ${lane("s", r)} * P.scale;

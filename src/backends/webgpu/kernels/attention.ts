@@ -54,10 +54,10 @@ function placed(name: string, from: Operand | undefined): Record<string, number>
 }
 
 /** Most spans that the keys of a tile touch: all of the room, or those that a window at any position touches. */
-function spansOf(room: number, window: number, paged: boolean): number {
+function spansOf(room: number, window: number, causal: number, paged: boolean): number {
   const all = Math.ceil(room / SPAN);
   if (window === 0) return all;
-  const seen = Math.ceil((window + ROWS - 1) / SPAN) + 1;
+  const seen = Math.ceil(((causal ? 1 : 2) * window + ROWS - 1) / SPAN) + 1;
   return paged ? seen : Math.min(all, seen); // the pages of a window form a ring: positions may exceed the room
 }
 
@@ -92,7 +92,7 @@ export const attention: Kernel = {
     const groups = tiles * B * G;
     // Few queries and many keys: workgroups share the keys, so that the whole device takes part.
     const room = table ? (table.shape[1]! - 1) * S : S;
-    const spans = groups < FILLED ? Math.max(1, spansOf(room, window, paged)) : 1; // without keys, one span writes zeros
+    const spans = groups < FILLED ? Math.max(1, spansOf(room, window, causal, paged)) : 1; // without keys, one span writes zeros
     const splits = B * G * R * spans * (E + 2) * 4 <= y!.block.binding ? spans : 1;
     const split = splits > 1;
     const merges = optional.hides === "merged";

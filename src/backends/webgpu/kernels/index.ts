@@ -16,6 +16,7 @@ import { appendToken, penalize } from "./history.js";
 import { linear } from "./linear.js";
 import { llmInt8Linear } from "./llm-int8.js";
 import { argmax, tokenLogprobs } from "./logits.js";
+import { maxRows, maxRowsBack } from "./max-rows.js";
 import { layerNorm, rmsNorm } from "./norm.js";
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
@@ -51,6 +52,8 @@ export const KERNELS: readonly Kernel[] = [
   penalize,
   sample,
   appendToken,
+  maxRows,
+  maxRowsBack,
   llmInt8Quantize,
   llmInt8Dequantize,
   llmInt8Embedding,

@@ -172,9 +172,14 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
 
   /** What the encoder reads. @throws ShapeError, OptionError */
   #encoder(options: Prepared["options"]): EncoderInput {
-    const { features, geometry } = this.module;
+    const { features, geometry, encoder_positions } = this.module;
     if (features) return readFeatures((options as Record<string, unknown>)[features.name], features);
-    return readBatch(options.input_ids, options.attention_mask, geometry.vocab);
+    const batch = readBatch(options.input_ids, options.attention_mask, geometry.vocab);
+    if (batch.steps <= (encoder_positions ?? batch.steps)) return batch;
+    throw new OptionError(
+      `${batch.steps} tokens are more than the ${encoder_positions} positions of this model's encoder`,
+      { hint: "shorten the text, or tokenize with truncation: true" },
+    );
   }
 
   /** @throws OptionError */

@@ -5,12 +5,14 @@ import { show } from "../core/show.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
+  ["bart", async () => (await import("./bart.js")).bart],
   ["bert", async () => (await import("./bert.js")).bert],
   ["camembert", async () => (await import("./roberta.js")).camembert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["llama", async () => (await import("./llama.js")).llama],
+  ["mbart", async () => (await import("./bart.js")).mbart],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["modernbert", async () => (await import("./modernbert.js")).modernbert],
   ["opt", async () => (await import("./opt.js")).opt],

@@ -1,6 +1,7 @@
 // Whisper (Radford et al. 2022): an encoder of log-mel spectrograms behind two convolutions, and a decoder of text with
 // learned positions.
 
+import * as z from "zod";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type LayerShape, sameLayers } from "../nn/cache.js";
@@ -13,8 +14,32 @@ import { type Pass, runBlocks } from "../nn/pass.js";
 import { Seq2SeqLM } from "../nn/seq2seq.js";
 import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
-import { headSize, readConfig } from "./_config.js";
-import { EPSILON, type WhisperConfig, WhisperDecoderLayer, WhisperEncoderLayer, whisperSchema } from "./_whisper.js";
+import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON } from "./_bart.js";
+import { activationName, count, headSize, readConfig } from "./_config.js";
+
+const schema = z.object({
+  vocab_size: count,
+  num_mel_bins: count.default(80),
+  d_model: count,
+  encoder_layers: count.max(1024),
+  encoder_attention_heads: count,
+  encoder_ffn_dim: count,
+  decoder_layers: count.max(1024),
+  decoder_attention_heads: count,
+  decoder_ffn_dim: count,
+  activation_function: activationName.default("gelu"),
+  max_source_positions: count.default(1500),
+  max_target_positions: count.default(448),
+  /** Read by nothing: transformers has the field and never scales. */
+  scale_embedding: z.boolean().default(false),
+  tie_word_embeddings: z.boolean().default(true),
+});
+
+type WhisperConfig = z.infer<typeof schema>;
+
+function layerOptions(c: WhisperConfig, heads: number, inner: number): BartLayerOptions {
+  return { width: c.d_model, act: c.activation_function, norm_before: true, key_bias: false, heads, inner };
+}
 
 /** Frames of the spectrogram for a position of the encoder: the steps of its convolutions. */
 const FRAMES = 2;
@@ -23,7 +48,7 @@ class WhisperEncoder extends Module {
   conv1: Conv1d;
   conv2: Conv1d;
   embed_positions: Embedding;
-  layers: WhisperEncoderLayer[];
+  layers: BartEncoderLayer[];
   layer_norm: LayerNorm;
 
   constructor(c: WhisperConfig) {
@@ -31,7 +56,8 @@ class WhisperEncoder extends Module {
     this.conv1 = new Conv1d(c.num_mel_bins, c.d_model, 3, { padding: 1 });
     this.conv2 = new Conv1d(c.d_model, c.d_model, 3, { padding: 1, stride: FRAMES });
     this.embed_positions = new Embedding(c.max_source_positions, c.d_model);
-    this.layers = Array.from({ length: c.encoder_layers }, () => new WhisperEncoderLayer(c));
+    const options = layerOptions(c, c.encoder_attention_heads, c.encoder_ffn_dim);
+    this.layers = Array.from({ length: c.encoder_layers }, () => new BartEncoderLayer(options));
     this.layer_norm = new LayerNorm(c.d_model, EPSILON);
   }
 
@@ -53,14 +79,15 @@ class WhisperEncoder extends Module {
 class WhisperDecoder extends Module {
   embed_tokens: Embedding;
   embed_positions: Embedding;
-  layers: WhisperDecoderLayer[];
+  layers: BartDecoderLayer[];
   layer_norm: LayerNorm;
 
   constructor(c: WhisperConfig) {
     super();
     this.embed_tokens = new Embedding(c.vocab_size, c.d_model);
     this.embed_positions = new Embedding(c.max_target_positions, c.d_model);
-    this.layers = Array.from({ length: c.decoder_layers }, (_, layer) => new WhisperDecoderLayer(c, layer));
+    const options = layerOptions(c, c.decoder_attention_heads, c.decoder_ffn_dim);
+    this.layers = Array.from({ length: c.decoder_layers }, (_, layer) => new BartDecoderLayer(options, layer));
     this.layer_norm = new LayerNorm(c.d_model, EPSILON);
   }
 
@@ -149,7 +176,7 @@ export const whisper: Architecture = {
   model_type: "whisper",
   tasks: {
     "speech-seq2seq": (json: ConfigJson) =>
-      new WhisperForConditionalGeneration(readConfig(json, whisperSchema, ALIASES)).name_tree(),
+      new WhisperForConditionalGeneration(readConfig(json, schema, ALIASES)).name_tree(),
   },
   names: [{ prefix: "model." }],
 };

@@ -28,7 +28,7 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
   /** What the encoder reads if it is not token ids. */
   readonly features: FeatureInput | undefined;
 
-  /** Positions of the encoder's output for such an input. */
+  /** Positions of the encoder's output for such an input; of texts the most that it reads, undefined if there is no limit. */
   readonly encoder_positions: number | undefined;
 
   /** Records the encoder for `input`, i32[B,S] or its features: hidden states after its last norm, [B,S,hidden]. */

@@ -21,6 +21,7 @@ import { loadTokenizer } from "../tokenizer/load.js";
 import type { LoadedModel } from "./base.js";
 import { type EncoderResults, PreTrainedEncoder } from "./encoder-model.js";
 import { PreTrainedFeatureModel } from "./feature-model.js";
+import type { FeatureValues } from "./features.js";
 import { PreTrainedModel } from "./model.js";
 import {
   type EncoderForwardOptions,
@@ -66,7 +67,7 @@ function computeOf(dtype: FloatName | undefined): Compute | undefined {
 export interface PreTrainedBase extends LoadedModel<Model> {
   /** The caller disposes all results. @throws what the forward of the model's class throws */
   forward(
-    inputs: EncoderForwardOptions | FeatureForwardOptions,
+    inputs: EncoderForwardOptions | FeatureForwardOptions | FeatureValues,
   ): Features & Pick<EncoderResults["base"], "sentence_embedding"> & { hidden_states?: Tensor[] };
 }
 

@@ -19,15 +19,15 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   labels: "id2label label2id num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
     activation_dropout classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop
-    resid_pdrop encoder_layerdrop decoder_layerdrop apply_spec_augment mask_time_prob mask_time_length
+    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout mlp_dropout initializer_cutoff_factor encoder_layerdrop decoder_layerdrop apply_spec_augment mask_time_prob mask_time_length
     mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing`,
   // Other ways to the same numbers: sums in f32 are exact enough for all of them.
   numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion
     bias_dropout_fusion skip_bias_add skip_bias_add_qkv offset_alibi chunk_size_feed_forward use_bfloat16 _attn_implementation
-    attn_implementation _attn_implementation_autoset _experts_implementation`,
+    attn_implementation _attn_implementation_autoset _experts_implementation deterministic_flash_attn reference_compile repad_logits_with_grad`,
   // Of heads and classes that these files may also serve.
   otherHeads: `summary_activation summary_proj_to_labels summary_type summary_use_proj encoder_stride classifier_proj_size
-    use_weighted_layer_sum median_filter_width`,
+    use_weighted_layer_sum median_filter_width sparse_prediction sparse_pred_ignore_index`,
   // What files say of themselves.
   notes: `n_ctx n_positions transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
     is_encoder_decoder language languages license tags`,
@@ -38,6 +38,7 @@ const NEUTRAL: Readonly<Record<string, unknown>> = {
   add_cross_attention: false,
   is_decoder: false,
   tie_encoder_decoder: false,
+  tie_weights_: true,
   output_attentions: false,
   output_hidden_states: false,
   output_router_logits: false,

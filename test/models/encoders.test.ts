@@ -4,23 +4,42 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
-import { scope, Tensor } from "../../src/core/tensor.js";
-import { loadModel } from "../../src/load/index.js";
+import { OptionError } from "../../src/core/errors.js";
+import type { Tensor } from "../../src/core/tensor.js";
+import {
+  AutoModel,
+  AutoModelForMaskedLM,
+  AutoModelForQuestionAnswering,
+  AutoModelForSequenceClassification,
+  AutoModelForTokenClassification,
+  type FromPretrainedOptions,
+} from "../../src/generate/auto.js";
+import type { PreTrainedEncoder } from "../../src/generate/encoder-model.js";
 import { quantizedModules } from "../../src/load/plan.js";
-import type { Task } from "../../src/nn/architecture.js";
-import type { EncoderModel } from "../../src/nn/encoder.js";
-import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
-import { Disk } from "../../src/sources/disk.js";
+import type { BitsAndBytesOptions } from "../../src/quant/config.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
 import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
 
-const MODELS: readonly [name: string, task: Extract<Task, "masked-lm" | "sequence-classification">, outputs: string][] =
-  [
-    ["bert", "masked-lm", "bert"],
-    ["bert_old", "masked-lm", "bert"],
-    ["bert-classifier", "sequence-classification", "bert-classifier"],
-  ];
+const CLASSES = {
+  sentence: AutoModel,
+  "masked-lm": AutoModelForMaskedLM,
+  "seq-cls": AutoModelForSequenceClassification,
+  "token-cls": AutoModelForTokenClassification,
+  qa: AutoModelForQuestionAnswering,
+};
+
+/** Folders, and those with their expected results. */
+const CORE: readonly (readonly [name: string, outputs: string])[] = [
+  ["bert", "bert"],
+  ["bert_old", "bert"],
+  ["bert-classifier", "bert-classifier"],
+];
+/** Other backends would run the same kernels. */
+const MORE = [
+  ...["bert-tokens", "bert-answers", "roberta", "roberta-mlm", "xlm-roberta", "distilbert", "distilbert-mlm"],
+  ...["minilm-sentence", "modernbert", "modernbert-classifier"],
+].map((name) => [name, name] as const);
 
 interface Case {
   input_ids: number[][];
@@ -28,6 +47,7 @@ interface Case {
   token_type_ids?: number[][];
 }
 interface Expected {
+  task: keyof typeof CLASSES;
   inputs: Record<string, Case>;
   tolerance_fp32: number;
   quantized_modules: string[];
@@ -36,44 +56,50 @@ interface Expected {
   memory_footprint: Record<string, { without_buffers: number }>;
 }
 
+/** Outputs by their names in the fixtures, and the names of the results. */
+const OUTPUTS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  sentence: { last_hidden_state: "last_hidden_state", pooler_output: "pooler_output", embedding: "sentence_embedding" },
+  qa: { start_logits: "start_logits", end_logits: "end_logits" },
+};
+const PER_TOKEN = /^(start|end)_logits$|^last_hidden_state$/;
+
 for (const deviceName of ALL_DEVICES) {
-  describe.each(MODELS)(`${deviceName}: %s`, (name, task, outputs) => {
-    const expected = readJson<Expected>("models", outputs, "expected.json");
-    const arrays = readArrays("models", outputs, "expected.safetensors");
+  describe.each(deviceName === "cpu" ? [...CORE, ...MORE] : CORE)(`${deviceName}: %s`, (name, from) => {
+    const expected = readJson<Expected>("models", from, "expected.json");
+    const { task } = expected;
+    const outputs = OUTPUTS[task] ?? { logits: "logits" };
+    const main = Object.keys(outputs).at(-1)!;
+    const arrays = readArrays("models", from, "expected.safetensors");
     const golden = (key: string): Golden => {
       const array = arrays.get(key);
       if (!array) throw new Error(`no ${key} in the fixture`);
       return array;
     };
     let device: Device;
-    let model: EncoderModel;
+    let model: PreTrainedEncoder;
 
     const load = async (
       options: { dtype?: string; quantization?: BitsAndBytesOptions } = {},
-    ): Promise<EncoderModel> => {
-      const quantization = options.quantization && new BitsAndBytesConfig(options.quantization);
-      const source = new Disk(join(FIXTURES, "models", name));
-      return (await loadModel(source, task, { device, name, dtype: options.dtype ?? "auto", quantization })).model;
+    ): Promise<PreTrainedEncoder> => {
+      const { dtype = "auto", quantization: quantization_config } = options;
+      const all = { device, dtype, ...(quantization_config ? { quantization_config } : {}) } as FromPretrainedOptions;
+      return (await CLASSES[task].from_pretrained(join(FIXTURES, "models", name), all)) as PreTrainedEncoder;
     };
-    /** Output of the head and, if they are captured, hidden states. */
-    const run = async (of: EncoderModel, inputs: Case, capture = false): Promise<Float32Array[]> => {
-      const { input_ids, attention_mask, token_type_ids } = inputs;
-      const shape = [input_ids.length, input_ids[0]!.length];
-      const ints = (rows: number[][]): Tensor => Tensor.from(device, Int32Array.from(rows.flat()), shape);
-      const tensors = scope(() => {
-        const positions = ints(input_ids.map((row) => row.map((_, t) => t)));
-        const mask = attention_mask && Tensor.from(device, Uint8Array.from(attention_mask.flat()), shape);
-        using pass = of.pass({ positions, mask, token_types: token_type_ids && ints(token_type_ids) }, { capture });
-        const hidden = of.hidden(pass, ints(input_ids));
-        pass.capture(hidden);
-        return [of.head(hidden), ...pass.take_hidden_states()];
-      });
+    /** Outputs by their names in the fixture and, if they are captured, hidden states. */
+    const run = async (of: PreTrainedEncoder, inputs: Case, capture = false): Promise<Record<string, Float32Array>> => {
+      const { hidden_states = [], ...results } = of.forward({ ...inputs, output_hidden_states: capture });
+      const named = Object.entries(outputs).map(([key, result]) => [key, results[result as "logits"]] as const);
+      const all = [...named, ...hidden_states.map((state, i) => [`hidden.${i}`, state] as const)];
       try {
-        return await Promise.all(tensors.map((tensor) => tensor.readFloats()));
+        return Object.fromEntries(
+          await Promise.all(all.map(async ([key, tensor]) => [key, await tensor.readFloats()] as const)),
+        );
       } finally {
-        for (const tensor of tensors) tensor.dispose();
+        for (const tensor of [...Object.values(results), ...hidden_states]) tensor.dispose();
       }
     };
+    /** True if an output has a place for each token of the batch. */
+    const perToken = (key: string): boolean => PER_TOKEN.test(key) || task === "token-cls" || task === "masked-lm";
 
     beforeAll(async () => {
       device = await requestTestDevice(deviceName);
@@ -85,47 +111,70 @@ for (const deviceName of ALL_DEVICES) {
       await device.close();
     });
 
-    test.each(["single", "batch"] as const)("f32 output of %s", async (key) => {
+    test.each(["single", "batch"] as const)("f32 outputs of %s", async (key) => {
       const inputs = expected.inputs[key]!;
-      const [got] = await run(model, inputs);
-      const { values, shape } = golden(`fp32.${key}.logits`);
-      const perToken = shape.length === 3;
-      // The fixture stores zeros where a token is padding.
+      const got = await run(model, inputs);
       const real = inputs.attention_mask?.flat();
-      const pick = (all: ArrayLike<number>): number[] =>
-        Array.from(all).filter((_, i) => !perToken || !real || real[Math.floor(i / shape.at(-1)!)] === 1);
-      expect(difference(pick(got!), pick(values)).max).toBeLessThan(expected.tolerance_fp32);
+      for (const output of Object.keys(outputs)) {
+        const { values } = golden(`fp32.${key}.${output}`);
+        // The fixture stores zeros where a token is padding.
+        const width = values.length / inputs.input_ids.flat().length;
+        const pick = (all: ArrayLike<number>): number[] =>
+          Array.from(all).filter((_, i) => !perToken(output) || !real || real[Math.floor(i / width)] === 1);
+        expect(difference(pick(got[output]!), pick(values)).max, output).toBeLessThan(expected.tolerance_fp32);
+      }
     });
 
     test("rows of a padded batch are those of each row alone", async () => {
       const { input_ids, attention_mask, token_type_ids } = expected.inputs.batch!;
-      const [together] = await run(model, expected.inputs.batch!);
-      const width = together!.length / input_ids.flat().length;
+      const together = (await run(model, expected.inputs.batch!))[main]!;
       for (const [row, ids] of input_ids.entries()) {
         const length = attention_mask![row]!.reduce((sum, one) => sum + one, 0);
         const cut = (rows: number[][]): number[][] => [rows[row]!.slice(0, length)];
-        const [alone] = await run(model, { input_ids: cut(input_ids), token_type_ids: cut(token_type_ids!) });
-        const at = task === "masked-lm" ? row * ids.length * width : (row * together!.length) / input_ids.length;
-        const part = together!.subarray(at, at + alone!.length);
-        expect(difference(part, alone!).max).toBeLessThan(expected.tolerance_fp32);
+        const types = token_type_ids ? { token_type_ids: cut(token_type_ids) } : {};
+        const alone = (await run(model, { input_ids: cut(input_ids), ...types }))[main]!;
+        const width = together.length / input_ids.flat().length;
+        const at = perToken(main) ? row * ids.length * width : (row * together.length) / input_ids.length;
+        const part = together.subarray(at, at + alone.length);
+        expect(difference(part, alone).max).toBeLessThan(expected.tolerance_fp32);
       }
     });
 
     test("hidden states", async () => {
-      const [, ...states] = await run(model, expected.inputs.single!, true);
-      expect(states.length).toBe(model.geometry.layers + 1);
-      for (const [i, state] of states.entries()) {
-        expect(difference(state, golden(`fp32.single.hidden.${i}`).values).max).toBeLessThan(expected.tolerance_fp32);
+      const states = await run(model, expected.inputs.single!, true);
+      for (let i = 0; i <= model.module.geometry.layers; i++) {
+        const { values } = golden(`fp32.single.hidden.${i}`);
+        expect(difference(states[`hidden.${i}`]!, values).max).toBeLessThan(expected.tolerance_fp32);
       }
     });
 
+    test("hidden states of a padded batch have its shape", () => {
+      const {
+        logits,
+        hidden_states = [],
+        ...rest
+      } = model.forward({
+        ...expected.inputs.batch!,
+        output_hidden_states: true,
+      });
+      const [rows, steps] = [expected.inputs.batch!.input_ids.length, expected.inputs.batch!.input_ids[0]!.length];
+      for (const state of hidden_states) expect(state.shape).toEqual([rows, steps, model.module.geometry.hidden]);
+      for (const tensor of [...(logits ? [logits] : []), ...hidden_states, ...(Object.values(rest) as Tensor[])])
+        tensor.dispose();
+    });
+
+    test("a text longer than the positions", () => {
+      const { max_positions } = model.module.geometry;
+      const input_ids = [new Array<number>(max_positions + 1).fill(5)];
+      expect(() => model.forward({ input_ids })).toThrow(OptionError);
+    });
+
     test("the same modules are quantized as in Python", () => {
-      expect(quantizedModules(model, null).sort()).toEqual([...expected.quantized_modules].sort());
+      expect(quantizedModules(model.module, null).sort()).toEqual([...expected.quantized_modules].sort());
     });
 
     test("footprints", async () => {
-      const bytes = (of: EncoderModel): number => [...of.parameters()].reduce((sum, one) => sum + one.footprint, 0);
-      expect(bytes(model)).toBe(expected.memory_footprint.fp32!.without_buffers);
+      expect(model.get_memory_footprint()).toBe(expected.memory_footprint.fp32!.without_buffers);
       for (const [key, quantization] of [
         ["bf16", undefined],
         ["int8_rest_bf16", QUANTIZED.int8_t6],
@@ -134,7 +183,7 @@ for (const deviceName of ALL_DEVICES) {
         const want = expected.memory_footprint[key]?.without_buffers;
         if (want === undefined) continue;
         const other = await load({ dtype: "bfloat16", quantization });
-        expect(bytes(other), key).toBe(want);
+        expect(other.get_memory_footprint(), key).toBe(want);
         other.dispose();
       }
     });
@@ -142,10 +191,10 @@ for (const deviceName of ALL_DEVICES) {
     test.each(Object.keys(expected.quantized ?? {}))("%s", async (scheme) => {
       const quantized = await load({ quantization: QUANTIZED[scheme]! });
       try {
-        const [got] = await run(quantized, expected.inputs.single!);
+        const got = (await run(quantized, expected.inputs.single!))[main]!;
         const tolerance = expected.quantized![scheme]!.suggested_tolerance?.single;
-        const [stored, full] = [golden(`${scheme}.single.logits`).values, golden("fp32.single.logits").values];
-        expectQuantized(got!, stored, full, tolerance, expected.tolerance_fp32);
+        const [stored, full] = [golden(`${scheme}.single.${main}`).values, golden(`fp32.single.${main}`).values];
+        expectQuantized(got, stored, full, tolerance, expected.tolerance_fp32);
       } finally {
         quantized.dispose();
       }

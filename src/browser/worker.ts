@@ -215,7 +215,11 @@ async function survey(model: string, given: WorkerLoadOptions, signal: AbortSign
   const options = readOptions("survey", WORKER_LOAD, given);
   const source = await BROWSER.source(model, { ...pick(SOURCE, options), signal });
   try {
-    const { config: _, ...facts } = await surveyModel(source, options.dtype);
+    const { config: _, ...facts } = await surveyModel(source, {
+      dtype: options.dtype,
+      task: "causal-lm",
+      weights: "required",
+    });
     return {
       model_type: facts.model_type,
       parameters: facts.parameters,

@@ -48,6 +48,15 @@ function withVariant(name: string, variant: string | undefined): string {
   return variant === undefined ? name : `${name.slice(0, dot)}.${variant}${name.slice(dot)}`;
 }
 
+/** Ends of the names of files that hold weights, in any format. */
+const WEIGHTS = /\.(safetensors(\.index\.json)?|bin(\.index\.json)?|h5|msgpack|gguf|onnx|pth?)$/;
+
+/** False if a folder holds no weights in any format. */
+export async function hasWeights(source: Source): Promise<boolean> {
+  const names = await source.names([SINGLE, INDEX, ...BINS]);
+  return [...names].some((name) => WEIGHTS.test(name));
+}
+
 /**
  * Opens the safetensors checkpoint in a folder: model[.variant].safetensors, or the shards that
  * model.safetensors.index[.variant].json names. Reads the index and the headers only. Names in the index are checked

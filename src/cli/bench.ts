@@ -186,7 +186,7 @@ async function settled(flags: BenchFlags): Promise<BenchFlags> {
 async function checkModel(model: string): Promise<void> {
   const source = await NODE.source(model, {});
   try {
-    await surveyModel(source);
+    await surveyModel(source, { task: "causal-lm", weights: "required" });
   } finally {
     await source.close();
   }

@@ -5,11 +5,13 @@ import { Command } from "commander";
 import { torchName } from "../core/dtype.js";
 import { NODE } from "../load/node.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
+import type { Task } from "../nn/architecture.js";
 import { dtypeOption, jsonOption, sourceOptions } from "./arguments.js";
 import { bytes, countOf, note, print, printJson, table } from "./output.js";
 
 interface InspectFlags {
   dtype: string;
+  task?: Task;
   revision?: string;
   cacheDir?: string;
   json?: boolean;
@@ -24,7 +26,8 @@ export function inspectCommand(): Command {
   const command = new Command("inspect")
     .description("show a model's architecture and size, without loading it")
     .argument("<model>", "folder, id of a model in the Hugging Face cache, or address")
-    .addOption(dtypeOption());
+    .addOption(dtypeOption())
+    .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)");
   return sourceOptions(command)
     .addOption(jsonOption())
     .addHelpText(
@@ -43,7 +46,7 @@ async function inspect(model: string, flags: InspectFlags): Promise<void> {
   const revision = SNAPSHOT.exec(folder)?.[1];
   let survey: ModelSurvey;
   try {
-    survey = await surveyModel(source, flags.dtype);
+    survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task });
   } finally {
     await source.close();
   }
@@ -53,58 +56,70 @@ async function inspect(model: string, flags: InspectFlags): Promise<void> {
 }
 
 function toJson(model: string, folder: string, revision: string | undefined, survey: ModelSurvey): unknown {
-  const { layers, heads, groups, head_dim, hidden, vocab } = survey.geometry;
+  const { geometry } = survey;
   return {
     model,
     folder,
     revision: revision ?? null,
     model_type: survey.model_type,
+    task: survey.task,
     architectures: survey.config.architectures ?? null,
     parameters: survey.parameters,
     dtype: torchName(survey.dtype),
-    layers,
-    hidden_size: hidden,
-    heads,
-    key_value_heads: groups,
-    head_dim,
-    vocab_size: vocab,
+    blocks: survey.stacks,
+    layers: geometry?.layers ?? survey.stacks[0],
+    hidden_size: geometry?.hidden ?? null,
+    heads: geometry?.heads ?? null,
+    key_value_heads: geometry?.groups ?? null,
+    head_dim: geometry?.head_dim ?? null,
+    vocab_size: geometry?.vocab ?? null,
     context: survey.context ?? null,
     files: survey.files.map(({ file, bytes }) => ({ file: basename(file), bytes })),
     checkpoint_bytes: survey.checkpoint_bytes,
     weights: survey.sizes.map(({ name, options, bytes }) => ({ scheme: name, bytes, options })),
-    kv_cache: { dtype: torchName(survey.cache_dtype), bytes_per_token: survey.cache_bytes_per_token },
+    kv_cache: geometry && { dtype: torchName(survey.cache_dtype), bytes_per_token: survey.cache_bytes_per_token },
     warnings: survey.warnings,
   };
 }
 
-function toText(model: string, folder: string, survey: ModelSurvey): string {
-  const { layers, heads, groups, head_dim, hidden, vocab } = survey.geometry;
-  const dtype = torchName(survey.dtype);
+/** Layers and heads in words. */
+function shapeOf({ geometry, stacks }: ModelSurvey): string {
+  const layers = stacks.length > 1 ? `${stacks.join(" + ")} layers` : `${stacks[0]} layers`;
+  if (!geometry) return layers;
+  const { heads, groups, head_dim, hidden } = geometry;
   const sharing = groups === heads ? "" : ` sharing ${groups} key-value heads`;
+  return `${layers}, hidden size ${hidden}, ${heads} heads of ${head_dim}${sharing}`;
+}
+
+function toText(model: string, folder: string, survey: ModelSurvey): string {
+  const { geometry } = survey;
+  const dtype = torchName(survey.dtype);
   const context = survey.context === undefined ? "not stated" : `${survey.context} tokens`;
   const facts = [
     ["model", model === folder ? model : `${model} (${folder})`],
-    [
-      "architecture",
-      `${survey.model_type}, ${layers} layers, hidden size ${hidden}, ${heads} heads of ${head_dim}${sharing}`,
-    ],
+    ["architecture", `${survey.model_type}, ${shapeOf(survey)}`],
+    ["task", survey.task],
     ["parameters", `${survey.parameters.toLocaleString("en-US")} (${countOf(survey.parameters)})`],
-    ["vocabulary", `${vocab} tokens`],
+    ...(geometry ? [["vocabulary", `${geometry.vocab} tokens`]] : []),
     ["context", context],
     ["dtype", dtype],
   ];
   const files = survey.files.map(({ file, bytes: size }) => [basename(file), bytes(size)]);
+  const there = files.length > 0;
   const sizes = survey.sizes.map(({ name, bytes: size }) => [
     name,
     bytes(size),
     `${(size / survey.checkpoint_bytes).toFixed(2)} x`,
     size.toLocaleString("en-US"),
   ]);
+  const cache = geometry
+    ? `\nkey-value cache: ${bytes(survey.cache_bytes_per_token * CACHE_TOKENS)} per ${CACHE_TOKENS} tokens in ` +
+      `${torchName(survey.cache_dtype)}\n`
+    : "";
   return (
-    `${table(facts)}\nfiles\n${table(files, [1], "  ")}\n` +
+    `${table(facts)}\nfiles${there ? `\n${table(files, [1], "  ")}` : ": no weights are there; sizes follow from config.json\n"}\n` +
     `weights in memory (unquantized parameters stay in ${dtype})\n` +
-    table([["scheme", "size", "of the file", "bytes"], ...sizes], [1, 2, 3], "  ") +
-    `\nkey-value cache: ${bytes(survey.cache_bytes_per_token * CACHE_TOKENS)} per ${CACHE_TOKENS} tokens in ` +
-    `${torchName(survey.cache_dtype)}\n`
+    table([["scheme", "size", there ? "of the file" : `of ${dtype}`, "bytes"], ...sizes], [1, 2, 3], "  ") +
+    cache
   );
 }

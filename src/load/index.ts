@@ -54,8 +54,11 @@ export async function readConfigJson(source: Source): Promise<ConfigJson> {
   return readJsonFile(source, source.path("config.json"), { what: "config.json", python: true });
 }
 
-/** The dtype for this checkpoint. @throws OptionError for an unknown spelling */
-export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
+/**
+ * The dtype that the caller or config.json names; undefined if neither does.
+ * @throws OptionError, ConfigError for an unknown spelling
+ */
+export function configDType(dtype: string, config: ConfigJson): FloatDType | undefined {
   if (dtype !== "auto") {
     const parsed = parseDType(dtype);
     if (parsed) return parsed;
@@ -73,23 +76,48 @@ export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Chec
     }
     return parsed;
   }
+  return undefined;
+}
+
+/** The dtype for this checkpoint. @throws OptionError, ConfigError for an unknown spelling */
+export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
+  const named = configDType(dtype, config);
+  if (named) return named;
   for (const { dtype: stored } of checkpoint.tensors.values()) {
     if (stored === "F32" || stored === "F16" || stored === "BF16") return parseDType(stored.toLowerCase())!;
   }
   return "f32";
 }
 
-/** A declared model before loading: the tree, and where its tensors lie. */
-export interface Declared<T extends Task> {
+/** The tree that a config.json declares. */
+export interface DeclaredTree<T extends Task> {
   readonly config: ConfigJson;
   readonly architecture: Architecture;
   readonly model: TaskModels[T];
-  readonly checkpoint: Checkpoint;
-  readonly dtype: FloatDType;
   /** How the checkpoint is quantized, if it is. */
   readonly stored: BitsAndBytesConfig | undefined;
   /** Names the keys of config.json that the tree was built without. */
   readonly ignored: string | undefined;
+}
+
+/** A declared model before loading: the tree, and where its tensors lie. */
+export interface Declared<T extends Task> extends DeclaredTree<T> {
+  readonly checkpoint: Checkpoint;
+  readonly dtype: FloatDType;
+}
+
+/** Declares the tree of a config.json for a task; allocates nothing. @throws ConfigError, UnsupportedModelError */
+export async function declareTree<T extends Task>(
+  source: Source,
+  config: ConfigJson,
+  task: T,
+): Promise<DeclaredTree<T>> {
+  const architecture = await architectureOf(config);
+  const build = taskOf(architecture, task);
+  const stored = storedQuantization(config.quantization_config, source.location);
+  const read = new Set<string>();
+  const model = build(watched(config, read));
+  return { config, architecture, model, stored, ignored: ignoredKeys(config, read) };
 }
 
 /**
@@ -103,14 +131,9 @@ export async function declareModel<T extends Task>(
   task: T,
   wanted: string,
 ): Promise<Declared<T>> {
-  const architecture = await architectureOf(config);
-  const build = taskOf(architecture, task);
-  const stored = storedQuantization(config.quantization_config, source.location);
-  const read = new Set<string>();
-  const model = build(watched(config, read));
+  const tree = await declareTree(source, config, task);
   const checkpoint = await openCheckpoint(source, { named: config.transformers_weights });
-  const dtype = resolveDType(wanted, config, checkpoint);
-  return { config, architecture, model, checkpoint, dtype, stored, ignored: ignoredKeys(config, read) };
+  return { ...tree, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
 }
 
 /**

@@ -19,6 +19,8 @@ export interface Part {
   /** The parameter's rows that it fills. */
   readonly at: number;
   readonly rows: number;
+  /** Elements of a row. */
+  readonly columns: number;
   /** The first of these rows in the stored tensor. */
   readonly first: number;
   /** "transposed": stored as [inputs, outputs]. "flat": in another shape, with the same elements in the same order. */
@@ -230,15 +232,10 @@ export function tensorsOf(
 }
 
 /** Bytes of the files that a part is read from. */
-export function partBytes({ from, rows, view, stored }: Part): number {
+export function partBytes({ from, rows, columns, stored }: Part): number {
   if (stored) return [...stored.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
-  const all = view === "transposed" ? from.shape[1]! : rowsIn(from);
-  return all === 0 ? 0 : Math.round((from.bytes * rows) / all);
-}
-
-/** Rows of a stored tensor: all dims but the last, or the elements of a vector. */
-function rowsIn({ shape }: StoredTensor): number {
-  return shape.length < 2 ? elementsOf(shape) : elementsOf(shape.slice(0, -1));
+  const all = elementsOf(from.shape);
+  return all === 0 ? 0 : Math.round((from.bytes * rows * columns) / all);
 }
 
 /** Which stored tensors hold rows of which parameter; `unexpected` are those that no parameter uses. */
@@ -313,13 +310,13 @@ function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Ca
     return Array.from({ length: experts }, (_, e) => {
       const one = found.find(({ expert }) => expert === e)!;
       const view = checkShape(name, inner, one);
-      return { from: one.from, at: e * rows, rows, first: 0, view, stored: one.stored };
+      return { from: one.from, at: e * rows, rows, columns, first: 0, view, stored: one.stored };
     });
   }
   const { from, fused, index, stored } = whole;
   if (fused.length === 1) {
     const view = checkShape(name, shape, whole);
-    return [{ from, at: 0, rows: shape[0]!, first: 0, view, stored }];
+    return [{ from, at: 0, rows: shape[0]!, columns, first: 0, view, stored }];
   }
   if (stored) {
     throw new CheckpointError(`tensor ${from.name}: quantized rows of several parameters cannot be split`, {
@@ -334,7 +331,14 @@ function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Ca
   const rows = heights[index]!;
   const expected = [total * experts, ...shape.slice(1)];
   const view = checkShape(name, expected, whole);
-  return Array.from({ length: experts }, (_, e) => ({ from, at: e * rows, rows, first: e * total + before, view }));
+  return Array.from({ length: experts }, (_, e) => ({
+    from,
+    at: e * rows,
+    rows,
+    columns,
+    first: e * total + before,
+    view,
+  }));
 }
 
 /**

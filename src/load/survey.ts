@@ -1,18 +1,22 @@
-// The size of a model before it is loaded: parameters, files, and bytes of the weights under every scheme, from the headers and
-// the declared tree alone. Reads no weights and opens no device; a device that pads its panels may use slightly more.
+// The size of a model before it is loaded: parameters, files, and bytes of the weights under every scheme, from the declared tree
+// and the headers, or from config.json alone where there are no weights. Reads no weights and opens no device; a device that
+// pads its panels may use slightly more.
 
+import { hasWeights } from "../checkpoints/checkpoint.js";
 import type { FloatName } from "../core/dtype.js";
 import { listed, sentence } from "../core/show.js";
-import { type ConfigJson, trainedContext } from "../nn/architecture.js";
+import { architectureOf, taskFor } from "../models/index.js";
+import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
+import type { Model } from "../nn/model.js";
 import { Matrix, plainBytes } from "../nn/module.js";
-import type { FloatDType } from "../nn/weight.js";
+import type { FloatDType, MatrixShape } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf, storedSchemes } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
-import { declareModel, readConfigJson } from "./index.js";
-import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
+import { configDType, declareModel, declareTree, readConfigJson } from "./index.js";
+import { type Plan, type PlanItem, partBytes, plan, type StorageOptions, schemesOf } from "./plan.js";
 
 /** Bytes of the weights for one way to load them. */
 export interface SchemeSize {
@@ -26,18 +30,23 @@ export interface SchemeSize {
 export interface ModelSurvey {
   readonly config: ConfigJson;
   readonly model_type: string;
-  readonly geometry: DecoderGeometry;
+  readonly task: Task;
+  /** Blocks of each stack: an encoder's, a decoder's. */
+  readonly stacks: readonly number[];
+  /** Of the decoder, if there is one. */
+  readonly geometry: DecoderGeometry | undefined;
   /** Tokens of the longest text it was trained on, if its config says so. */
   readonly context: number | undefined;
   /** Number of elements in the model; tied ones count once. */
   readonly parameters: number;
   /** The float dtype of "auto" for this checkpoint, used for everything that is not quantized. */
   readonly dtype: FloatDType;
+  /** Files of the weights; none if they are not there. */
   readonly files: readonly { readonly file: string; readonly bytes: number }[];
-  /** Bytes of the tensors that the model uses, as published. */
+  /** Bytes of the tensors that the model uses, as published; without files those of its parameters in `dtype`. */
   readonly checkpoint_bytes: number;
   readonly sizes: readonly SchemeSize[];
-  /** Bytes of keys and values of one token, in the cache's dtype. */
+  /** Bytes of keys and values of one of the decoder's tokens, in the cache's dtype; 0 without a decoder. */
   readonly cache_bytes_per_token: number;
   readonly cache_dtype: FloatDType;
   readonly warnings: readonly string[];
@@ -61,51 +70,98 @@ export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
   return items.reduce((sum, item) => sum + bytesOf(item), 0);
 }
 
+/** Bytes of all parameters of a tree in these schemes. */
+function declaredBytes(model: Model, storage: StorageOptions): number {
+  const schemes = schemesOf(model, storage);
+  let sum = 0;
+  for (const parameter of model.parameters()) {
+    const scheme = parameter instanceof Matrix ? schemes.get(parameter) : undefined;
+    sum += scheme
+      ? scheme.bytes(parameter.shape as MatrixShape, (parameter as Matrix).experts)
+      : plainBytes(parameter, storage.dtype);
+  }
+  return sum;
+}
+
+/** Sizes for each way to load a model, by what `bytesOf` says of one of them. */
+function sizesOf(
+  stored: BitsAndBytesConfig | undefined,
+  dtype: FloatDType,
+  bytesOf: (storage: StorageOptions) => number,
+): SchemeSize[] {
+  // Matrices quantized in the files stay quantized.
+  if (stored) {
+    const bytes = bytesOf({ dtype, scheme: schemeOf(stored), stored: storedSchemes(stored) });
+    return [{ name: stored.quantization_method()!, options: {}, bytes }];
+  }
+  return [
+    { name: "float32", options: { dtype: "float32" }, bytes: bytesOf({ dtype: "f32" }) },
+    { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: bytesOf({ dtype: "bf16" }) },
+    ...QUANTIZED.map(([name, options]) => {
+      const scheme = schemeOf(new BitsAndBytesConfig(options));
+      return { name, options: { quantization_config: options }, bytes: bytesOf({ dtype, scheme }) };
+    }),
+  ];
+}
+
+export interface SurveyOptions {
+  /** Of everything that is not quantized; "auto", the default, for the checkpoint's own. */
+  readonly dtype?: string;
+  /** Default: what config.json says. */
+  readonly task?: Task;
+  /** "required": a folder without weights is an error, as for loading. */
+  readonly weights?: "required";
+}
+
 /**
- * Surveys the model in a folder.
- * @param wanted dtype of everything that is not quantized, "auto" for the checkpoint's own
+ * Surveys the model in a folder, which may hold config.json alone.
  * @throws what loading would throw before it reads a weight
  */
-export async function surveyModel(source: Source, wanted = "auto"): Promise<ModelSurvey> {
+export async function surveyModel(source: Source, options: SurveyOptions = {}): Promise<ModelSurvey> {
+  const { dtype: wanted = "auto" } = options;
   const config = await readConfigJson(source);
-  const { architecture, model, checkpoint, dtype, stored } = await declareModel(source, config, "causal-lm", wanted);
-  const schemes = stored && storedSchemes(stored);
-  const dense = (as: FloatDType): Plan => plan(model, architecture, checkpoint, { dtype: as, stored: schemes });
-  // Matrices quantized in the files stay quantized.
-  const sizes: SchemeSize[] = stored
-    ? [{ name: stored.quantization_method()!, options: {}, bytes: plannedBytes(dense(dtype), dtype) }]
-    : [
-        { name: "float32", options: { dtype: "float32" }, bytes: plannedBytes(dense("f32"), "f32") },
-        { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: plannedBytes(dense("bf16"), "bf16") },
-      ];
-  for (const [name, options] of stored ? [] : QUANTIZED) {
-    const scheme = schemeOf(new BitsAndBytesConfig(options));
-    const bytes = plannedBytes(plan(model, architecture, checkpoint, { dtype, scheme }), dtype);
-    sizes.push({ name, options: { quantization_config: options }, bytes });
-  }
+  const task = options.task ?? taskFor(config, await architectureOf(config));
+  const there = options.weights === "required" || config.transformers_weights || (await hasWeights(source));
+  const declared = there
+    ? await declareModel(source, config, task, wanted)
+    : { ...(await declareTree(source, config, task)), dtype: configDType(wanted, config) ?? ("f32" as const) };
+  const { architecture, model, dtype, stored } = declared;
+  const checkpoint = "checkpoint" in declared ? declared.checkpoint : undefined;
+  const planOf = (storage: StorageOptions): Plan => {
+    const { scheme, ...rest } = storage;
+    return plan(model, architecture, checkpoint!, stored ? rest : { ...rest, scheme });
+  };
+  const sizes = sizesOf(stored, dtype, (storage) =>
+    checkpoint ? plannedBytes(planOf(storage), storage.dtype) : declaredBytes(model, storage),
+  );
   let parameters = 0;
   for (const { shape } of model.parameters()) parameters += shape.reduce((n, size) => n * size, 1);
-  const published = dense(dtype);
-  const warnings = [...checkpoint.warnings];
-  if (published.unexpected.length > 0) {
+  const published = checkpoint && planOf({ dtype, stored: stored && storedSchemes(stored) });
+  const warnings = checkpoint ? [...checkpoint.warnings] : [];
+  if (published && published.unexpected.length > 0) {
     warnings.push(
       `${published.unexpected.length} tensors of the checkpoint are not used, such as ${listed(published.unexpected, 3)}`,
     );
   }
   const cache_dtype = cacheDType(dtype);
+  const geometry = "geometry" in model && "head_dim" in model.geometry ? model.geometry : undefined;
   return {
     config,
     model_type: architecture.model_type,
-    geometry: model.geometry,
+    task,
+    stacks: model.blocks.map((blocks) => blocks.length),
+    geometry,
     context: trainedContext(config),
     parameters,
     dtype,
     files: await Promise.all(
-      checkpoint.files.map((file) => withFile(source, file, "checkpoint", async ({ size }) => ({ file, bytes: size }))),
+      (checkpoint?.files ?? []).map((file) =>
+        withFile(source, file, "checkpoint", async ({ size }) => ({ file, bytes: size })),
+      ),
     ),
-    checkpoint_bytes: published.bytes,
+    checkpoint_bytes: published?.bytes ?? declaredBytes(model, { dtype }),
     sizes,
-    cache_bytes_per_token: cacheBytesPerToken(model.geometry, cache_dtype),
+    cache_bytes_per_token: geometry ? cacheBytesPerToken(geometry, cache_dtype) : 0,
     cache_dtype,
     warnings: warnings.map((text) => sentence(text)),
   };

@@ -68,3 +68,28 @@ export function taskOf<T extends Task>(
     details: { model_type, task },
   });
 }
+
+/** Endings of class names in `architectures`, and what such a model is for. */
+const CLASSES: readonly (readonly [ending: RegExp, ...tasks: Task[]])[] = [
+  [/ForCausalLM$|LMHeadModel$/, "causal-lm"],
+  [/ForConditionalGeneration$/, "seq2seq-lm", "speech-seq2seq", "causal-lm"],
+  [/ForMaskedLM$/, "masked-lm"],
+  [/ForSequenceClassification$/, "sequence-classification"],
+  [/ForTokenClassification$/, "token-classification"],
+  [/ForQuestionAnswering$/, "question-answering"],
+  [/ForImageClassification$/, "image-classification"],
+  [/Model$/, "base"],
+];
+
+/** The task that a config.json names by its class, or the first one that its architecture offers. */
+export function taskFor({ architectures }: ConfigJson, { tasks }: Architecture): Task {
+  const offered = Object.keys(tasks) as Task[];
+  const [name] = Array.isArray(architectures) ? (architectures as readonly unknown[]) : [];
+  if (typeof name === "string") {
+    for (const [ending, ...meant] of CLASSES) {
+      const task = ending.test(name) ? meant.find((one) => offered.includes(one)) : undefined;
+      if (task) return task;
+    }
+  }
+  return offered[0]!;
+}

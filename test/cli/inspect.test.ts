@@ -1,13 +1,16 @@
 // octavo inspect and the survey behind it: the bytes that it promises are the bytes that loading takes.
 
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { NotFoundError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import { surveyModel } from "../../src/load/survey.js";
 import { Disk } from "../../src/sources/disk.js";
 import { octavo, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
-import { FIXTURES } from "../support/fixtures.js";
+import { FIXTURES, readJson } from "../support/fixtures.js";
+import { temporary } from "../support/temporary.js";
 
 beforeAll(ready, READY_TIMEOUT);
 
@@ -27,7 +30,58 @@ describe("survey", () => {
   });
 });
 
+describe("survey of config.json alone", () => {
+  /** Facts of published models: their configs, and the parameters that their authors or the hub count. */
+  const PUBLISHED =
+    readJson<Record<string, { parameters: number; config: Record<string, unknown> }>>("published_configs.json");
+  const alone = (name: string, config: unknown): Disk => {
+    const folder = temporary(name);
+    mkdirSync(folder);
+    writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+    return new Disk(folder);
+  };
+
+  it.each(Object.keys(PUBLISHED))("%s", async (name) => {
+    const { parameters, config } = PUBLISHED[name]!;
+    const survey = await surveyModel(alone(name, config));
+    expect(survey.parameters).toBe(parameters);
+    expect(survey.files).toEqual([]);
+    const sizes = Object.fromEntries(survey.sizes.map(({ name: scheme, bytes }) => [scheme, bytes]));
+    expect(sizes.float32).toBe(4 * parameters);
+    expect(sizes.bfloat16).toBe(2 * parameters);
+    expect(sizes.int8).toBeLessThan(sizes.bfloat16!);
+    expect(sizes.nf4).toBeLessThan(sizes.int8!);
+  });
+
+  it("gives what the weights themselves give", async () => {
+    for (const name of readdirSync(join(FIXTURES, "models"))) {
+      const folder = new Disk(join(FIXTURES, "models", name));
+      const config = readJson<Record<string, unknown>>("models", name, "config.json");
+      const { sizes, parameters } = await surveyModel(alone(name, config));
+      const whole = await surveyModel(folder);
+      expect(whole.files.length, name).toBeGreaterThan(0);
+      expect({ name, parameters }).toEqual({ name, parameters: whole.parameters });
+      // Parts that a file may lack count without it.
+      if (!whole.sizes.every(({ bytes }, i) => bytes === sizes[i]!.bytes)) expect(["bart"]).toContain(name);
+    }
+  });
+
+  it("is an error where weights are required", async () => {
+    const source = alone("required", PUBLISHED["t5-11b"]!.config);
+    await expect(surveyModel(source, { weights: "required" })).rejects.toThrow(NotFoundError);
+  });
+});
+
 describe("octavo inspect", () => {
+  it.each(readdirSync(join(FIXTURES, "models")))("knows the task of %s", async (name) => {
+    const [architecture = ""] = readJson<{ architectures: string[] }>("models", name, "config.json").architectures;
+    const { task } = await surveyModel(new Disk(join(FIXTURES, "models", name)));
+    const words = task.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+    const same = architecture.toLowerCase().includes(words.toLowerCase());
+    const other = /ForConditionalGeneration|LMHeadModel|Model$/.test(architecture);
+    expect(same || other, `${architecture}: ${task}`).toBe(true);
+  });
+
   it("shows the storyteller in words", async () => {
     const { code, stdout, stderr } = await octavo(["inspect", STORYTELLER]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });

@@ -175,7 +175,7 @@ describe.each(DEVICES)("on %s", (name) => {
     const matrix = new Matrix(20, 24);
     const part: Part = {
       from: { name: "raw", file, offset: 0, bytes: raw.length, ...from },
-      ...{ at: 0, rows: 20, first: 0 },
+      ...{ at: 0, rows: 20, columns: 24, first: 0 },
       ...more,
     };
     const item: PlanItem = { name: "a", parameter: matrix, parts: [part], scheme: denseScheme("f32") };

@@ -31,7 +31,7 @@ describe("survey", () => {
 });
 
 describe("survey of config.json alone", () => {
-  /** Facts of published models: their configs, and the parameters that their authors or the hub count. */
+  /** Facts of published models: their configs, and their parameters as transformers counts them (on the meta device). */
   const PUBLISHED =
     readJson<Record<string, { parameters: number; config: Record<string, unknown> }>>("published_configs.json");
   const alone = (name: string, config: unknown): Disk => {

@@ -11,6 +11,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
+  ["gpt_neox", async () => (await import("./gpt_neox.js")).gptNeox],
   ["llama", async () => (await import("./llama.js")).llama],
   ["mbart", async () => (await import("./bart.js")).mbart],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],

@@ -59,6 +59,7 @@ const WORDS: Words = {
     ..."max_source_positions max_target_positions encoder_layers encoder_attention_heads encoder_ffn_dim".split(" "),
     ..."decoder_layers decoder_attention_heads decoder_ffn_dim scale_embedding".split(" "),
     ..."transformers_weights original_max_position_embeddings auto_map".split(" "),
+    ..."rotary_pct rotary_emb_base partial_rotary_factor use_parallel_residual".split(" "),
   ),
 };
 

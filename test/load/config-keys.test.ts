@@ -38,6 +38,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   bert: ["add_cross_attention"],
   camembert: ["add_cross_attention"],
   gpt2: ["add_cross_attention"],
+  gpt_neox: ["is_decoder"],
   mbart: ["is_decoder"],
   mixtral: ["output_router_logits"],
   roberta: ["add_cross_attention"],

@@ -84,6 +84,15 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["GPTNeoXForCausalLM"], model_type: "gpt_neox", torch_dtype: "float32", vocab_size: 16 },
+      ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, hidden_act: "gelu" },
+      ...{ rotary_pct: 0.5, rotary_emb_base: 10000, use_parallel_residual: true, tie_word_embeddings: false },
+      ...{ max_position_embeddings: 32, layer_norm_eps: 1e-5, eos_token_id: 0 },
+    },
+  },
+  {
     task: "seq2seq-lm",
     config: {
       ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },

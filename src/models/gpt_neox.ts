@@ -1,0 +1,196 @@
+// GPT-NeoX (Black et al. 2022), and Pythia: one fused projection whose rows are grouped by head ([H, 3, D]), rotary positions
+// on a part of each head, and a feed-forward that reads the layer's input beside attention instead of after it.
+
+import * as z from "zod";
+import type { Device } from "../core/device.js";
+import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import { attend } from "../nn/attend.js";
+import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
+import { LayerNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
+import { type RopeFrequencies, ropeFields, ropeFrequencies, rotaryDims } from "../nn/rope.js";
+import type { Act } from "../ops/activation.js";
+import { rope, ropeTable } from "../ops/rope.js";
+import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
+
+const schema = z.object({
+  vocab_size: count,
+  hidden_size: count,
+  intermediate_size: count,
+  num_hidden_layers: count.max(1024),
+  num_attention_heads: count,
+  hidden_act: activationName.default("gelu"),
+  layer_norm_eps: epsilon.default(1e-5),
+  use_parallel_residual: z.boolean().default(true),
+  attention_bias: z.boolean().default(true),
+  tie_word_embeddings: z.boolean().default(false),
+});
+
+interface GPTNeoXConfig extends z.infer<typeof schema> {
+  readonly head_dim: number;
+  readonly rope: RopeFrequencies;
+}
+
+function parse(json: ConfigJson): GPTNeoXConfig {
+  const fields = readConfig(json, schema);
+  const head_dim = headSize(fields.hidden_size, fields.num_attention_heads);
+  const dim = rotaryDims(json, head_dim, 0.25, "rotary_pct");
+  const own = ropeFields(json, "rotary_emb_base");
+  // Files of transformers 4.45 and later have both names.
+  const { rope_theta, partial_rotary_factor } = json;
+  const turns = rotaryDims({ partial_rotary_factor }, head_dim, dim / head_dim);
+  if ((rope_theta ?? own.theta) !== own.theta || turns !== dim) {
+    throw new ConfigError(
+      `config.json: rope_theta ${show(rope_theta)} and partial_rotary_factor ${show(partial_rotary_factor)} ` +
+        `say something else than rotary_emb_base and rotary_pct (${own.theta}, ${dim} of ${head_dim} dims)`,
+      { hint: CONFIG_HINT },
+    );
+  }
+  return { ...fields, head_dim, rope: ropeFrequencies({ ...own, dim }) };
+}
+
+class GPTNeoXAttention extends Module {
+  query_key_value: Linear;
+  dense: Linear;
+  readonly layer: number;
+  readonly heads: number;
+
+  constructor(c: GPTNeoXConfig, layer: number) {
+    super();
+    this.query_key_value = new Linear(c.hidden_size, 3 * c.hidden_size, { bias: c.attention_bias });
+    this.dense = new Linear(c.hidden_size, c.hidden_size, { bias: c.attention_bias });
+    this.layer = layer;
+    this.heads = c.num_attention_heads;
+  }
+
+  forward(x: Tensor, residual: Tensor, pass: Pass, table: Tensor): Tensor {
+    const [batch = 0, steps = 0, width = 0] = x.shape;
+    const size = width / this.heads;
+    const qkv = this.query_key_value.forward(x).view(batch, steps, this.heads, 3, size); // [B,T,H,3,D]
+    const [q, k] = [rope(qkv.select(3, 0), table), rope(qkv.select(3, 1), table)];
+    const y = attend(pass, this.layer, q, k, qkv.select(3, 2), { scale: size ** -0.5 });
+    return this.dense.forward(y, { residual });
+  }
+}
+
+class GPTNeoXMLP extends Module {
+  dense_h_to_4h: Linear;
+  dense_4h_to_h: Linear;
+  readonly act: Act;
+
+  constructor(c: GPTNeoXConfig) {
+    super();
+    this.dense_h_to_4h = new Linear(c.hidden_size, c.intermediate_size, { bias: true });
+    this.dense_4h_to_h = new Linear(c.intermediate_size, c.hidden_size, { bias: true });
+    this.act = c.hidden_act;
+  }
+
+  forward(x: Tensor, residual: Tensor): Tensor {
+    return this.dense_4h_to_h.forward(this.dense_h_to_4h.forward(x, { act: this.act }), { residual });
+  }
+}
+
+class GPTNeoXLayer extends Module {
+  input_layernorm: LayerNorm;
+  post_attention_layernorm: LayerNorm;
+  attention: GPTNeoXAttention;
+  mlp: GPTNeoXMLP;
+  readonly parallel: boolean;
+
+  constructor(c: GPTNeoXConfig, layer: number) {
+    super();
+    this.input_layernorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
+    this.post_attention_layernorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
+    this.attention = new GPTNeoXAttention(c, layer);
+    this.mlp = new GPTNeoXMLP(c);
+    this.parallel = c.use_parallel_residual;
+  }
+
+  forward(x: Tensor, pass: Pass, table: Tensor): Tensor {
+    const h = scope(() => this.attention.forward(this.input_layernorm.forward(x), x, pass, table));
+    return this.mlp.forward(this.post_attention_layernorm.forward(this.parallel ? x : h), h);
+  }
+}
+
+class GPTNeoXModel extends Module {
+  embed_in: Embedding;
+  layers: GPTNeoXLayer[];
+  final_layer_norm: LayerNorm;
+  readonly inverse_frequencies: Buffer;
+  readonly rope_scale: number;
+
+  constructor(c: GPTNeoXConfig) {
+    super();
+    this.embed_in = new Embedding(c.vocab_size, c.hidden_size);
+    this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new GPTNeoXLayer(c, layer));
+    this.final_layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
+    this.inverse_frequencies = new Buffer(() => c.rope.inverse);
+    this.rope_scale = c.rope.scale;
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const table = (device: Device): Tensor =>
+        pass.once(this, device, () =>
+          ropeTable(pass.at(device, pass.input.positions), this.inverse_frequencies.on(device), this.rope_scale),
+        ); // [B,T,2,R]
+      const h = runBlocks(this.layers, this.embed_in.forward(ids), pass, (layer, x) =>
+        layer.forward(x, pass, table(x.device)),
+      );
+      return this.final_layer_norm.forward(h);
+    });
+  }
+}
+
+class GPTNeoXForCausalLM extends CausalLM {
+  gpt_neox: GPTNeoXModel;
+  embed_out: Linear;
+  readonly geometry: DecoderGeometry;
+
+  constructor(c: GPTNeoXConfig) {
+    super();
+    this.gpt_neox = new GPTNeoXModel(c);
+    this.embed_out = new Linear(c.hidden_size, c.vocab_size);
+    if (c.tie_word_embeddings) this.embed_out.tie(this.gpt_neox.embed_in.weight);
+    this.geometry = {
+      layers: c.num_hidden_layers,
+      heads: c.num_attention_heads,
+      groups: c.num_attention_heads,
+      head_dim: c.head_dim,
+      hidden: c.hidden_size,
+      vocab: c.vocab_size,
+      max_positions: Number.POSITIVE_INFINITY,
+    };
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.gpt_neox.layers];
+  }
+
+  override output_embeddings(): Linear {
+    return this.embed_out;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.gpt_neox.forward(pass, ids);
+  }
+
+  head(hidden: Tensor): Tensor {
+    return this.embed_out.forward(hidden);
+  }
+}
+
+export const gptNeox: Architecture = {
+  model_type: "gpt_neox",
+  tasks: { "causal-lm": (json) => new GPTNeoXForCausalLM(parse(json)).name_tree() },
+  names: [
+    { ignore: /\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)$/ },
+    // The name in the memory of transformers 5.
+    { rename: /^lm_head\./, to: "embed_out." },
+    { prefix: "gpt_neox." },
+  ],
+};

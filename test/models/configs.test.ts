@@ -1,0 +1,71 @@
+// What config.json files of decoders can say: what is not done here is refused by name, and old and new layouts of a file give
+// the same model.
+
+import { cpSync, mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { ConfigError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { buildModel } from "../../src/models/index.js";
+import { expectNoLeaks, openTestDevice } from "../support/devices.js";
+import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const published = (name: string): Fields => readJson<Fields>("models", name, "config.json");
+const without = (fields: Fields, ...keys: string[]): Fields =>
+  Object.fromEntries(Object.entries(fields).filter(([key]) => !keys.includes(key)));
+
+const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
+  ["gpt_neox", { rotary_pct: 2 }, /rotary_pct must be above 0 and at most 1, got 2/],
+  ["gpt_neox", { rotary_pct: 0.2 }, /0\.2 of a head of 16 is 3/],
+  ["gpt_neox", { rope_theta: 500 }, /rope_theta 500 .* something else than rotary_emb_base/],
+  ["gpt_neox", { partial_rotary_factor: 0.5 }, /partial_rotary_factor 0\.5 .*something else/],
+  ["gpt_neox", { rope_scaling: { type: "odd", factor: 2 } }, /rope_scaling type "odd" is not supported/],
+];
+
+test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
+  const build = buildModel({ ...published(name), ...fields }, "causal-lm");
+  await expect(build).rejects.toThrow(ConfigError);
+  await expect(build).rejects.toThrow(message);
+});
+
+const NEOX = published("gpt_neox");
+const NEOX_ROPE = { rope_type: "default", rope_theta: 10000, partial_rotary_factor: 0.25 };
+
+/** Files that say the same as the fixture's. */
+const SAME: readonly [what: string, fixture: string, config: Fields][] = [
+  [
+    "the layout of transformers 5",
+    "gpt_neox",
+    { ...without(NEOX, "rotary_pct", "rotary_emb_base"), rope_parameters: NEOX_ROPE },
+  ],
+  ["both names", "gpt_neox", { ...NEOX, rope_theta: 10000, partial_rotary_factor: 0.25, attention_bias: true }],
+];
+
+describe("the same model", () => {
+  const device = openTestDevice("cpu");
+  afterAll(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test.each(SAME)("%s: %s", async (_, name, config) => {
+    const folder = mkdtempSync(join(tmpdir(), "octavo-configs-"));
+    const from = join(FIXTURES, "models", name);
+    symlinkSync(join(from, "model.safetensors"), join(folder, "model.safetensors"));
+    cpSync(join(from, "generation_config.json"), join(folder, "generation_config.json"));
+    writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+    const expected = readJson<{ inputs: { single: { input_ids: number[][] } }; tolerance_fp32: number }>(
+      ...["models", name, "expected.json"],
+    );
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device });
+    expect(model.warnings).toEqual([]);
+    const { logits } = model.forward(expected.inputs.single);
+    const want = readArrays("models", name, "expected.safetensors").get("fp32.single.logits")!;
+    expect(difference(await logits.readFloats(), want.values).max).toBeLessThan(expected.tolerance_fp32);
+    logits.dispose();
+    model.dispose();
+  });
+});

@@ -158,6 +158,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
             quantization,
             compute,
             head: headScheme(options.head_dtype),
+            attn_implementation: options.attn_implementation,
             progress_callback,
             signal,
           });

@@ -41,11 +41,14 @@ export const PYTHON = {
   low_cpu_mem_usage: flag(),
   /** No effect: `generate` keeps keys and values, `forward` does not. */
   use_cache: flag(),
-  /** No effect: attention is always computed in one fused kernel. */
+  /**
+   * No effect: attention is always computed in one fused kernel. (One exception: Falcon models with ALiBi weigh distances twice
+   * with "eager", as in transformers.)
+   */
   attn_implementation: choice(["sdpa", "eager", "flash_attention_2"], {
     hint: "leave it out: attention is always computed in one fused kernel",
   }),
-  /** No effect, as `attn_implementation`. */
+  /** No effect: attention is always computed in one fused kernel. */
   use_flash_attention_2: flag(),
   /** No effect: only safetensors are read. */
   use_safetensors: option<true>(z.literal(true), "true", { hint: "only safetensors are read; leave it out" }),

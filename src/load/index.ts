@@ -31,6 +31,8 @@ export interface LoadOptions {
   readonly compute?: Compute;
   /** How the output head is stored; by default like the rest, or in full precision if the rest is quantized. */
   readonly head?: Scheme;
+  /** As if config.json said so. */
+  readonly attn_implementation?: string;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
@@ -141,8 +143,9 @@ export async function declareModel<T extends Task>(
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
  */
 export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
-  const { device, quantization, compute, head } = options;
-  const config = await readConfigJson(source);
+  const { device, quantization, compute, head, attn_implementation } = options;
+  const file = await readConfigJson(source);
+  const config = attn_implementation === undefined ? file : { ...file, attn_implementation };
   // Small files first: a server without ranges may have no connection to spare once the weights are open.
   const generation_config = await optionalJson(source, "generation_config.json");
   const oddities: string[] = [];

@@ -2,19 +2,19 @@
 // on a part of each head, and a feed-forward that reads the layer's input beside attention instead of after it.
 
 import * as z from "zod";
-import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
 import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
-import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies, rotaryDims } from "../nn/rope.js";
+import { RotaryEmbedding } from "../nn/rotary.js";
 import type { Act } from "../ops/activation.js";
-import { rope, ropeTable } from "../ops/rope.js";
+import { rope } from "../ops/rope.js";
 import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
 
 const schema = z.object({
@@ -120,26 +120,20 @@ class GPTNeoXModel extends Module {
   embed_in: Embedding;
   layers: GPTNeoXLayer[];
   final_layer_norm: LayerNorm;
-  readonly inverse_frequencies: Buffer;
-  readonly rope_scale: number;
+  rotary_emb: RotaryEmbedding;
 
   constructor(c: GPTNeoXConfig) {
     super();
     this.embed_in = new Embedding(c.vocab_size, c.hidden_size);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new GPTNeoXLayer(c, layer));
     this.final_layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-    this.inverse_frequencies = new Buffer(() => c.rope.inverse);
-    this.rope_scale = c.rope.scale;
+    this.rotary_emb = new RotaryEmbedding(c.rope);
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
-      const table = (device: Device): Tensor =>
-        pass.once(this, device, () =>
-          ropeTable(pass.at(device, pass.input.positions), this.inverse_frequencies.on(device), this.rope_scale),
-        ); // [B,T,2,R]
       const h = runBlocks(this.layers, this.embed_in.forward(ids), pass, (layer, x) =>
-        layer.forward(x, pass, table(x.device)),
+        layer.forward(x, pass, this.rotary_emb.table(pass, x.device)),
       );
       return this.final_layer_norm.forward(h);
     });

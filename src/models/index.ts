@@ -10,6 +10,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["camembert", async () => (await import("./roberta.js")).camembert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
+  ["falcon", async () => (await import("./falcon.js")).falcon],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["gpt_neox", async () => (await import("./gpt_neox.js")).gptNeox],
   ["llama", async () => (await import("./llama.js")).llama],
@@ -22,6 +23,12 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["vit", async () => (await import("./vit.js")).vit],
   ["t5", async () => (await import("./t5.js")).t5],
   ["xlm-roberta", async () => (await import("./roberta.js")).xlmRoberta],
+]);
+
+/** What old files call an architecture; the model file may look at the name. */
+const OLD_NAMES: ReadonlyMap<string, string> = new Map([
+  ["RefinedWeb", "falcon"],
+  ["RefinedWebModel", "falcon"],
 ]);
 
 /** The supported `model_type`s. */
@@ -38,7 +45,7 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
       hint: "is this the folder of a transformers model?",
     });
   }
-  const load = ARCHITECTURES.get(type);
+  const load = ARCHITECTURES.get(OLD_NAMES.get(type) ?? type);
   if (!load) {
     const near = suggestion(type, MODEL_TYPES);
     throw new UnsupportedModelError(

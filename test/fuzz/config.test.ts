@@ -60,6 +60,7 @@ const WORDS: Words = {
     ..."decoder_layers decoder_attention_heads decoder_ffn_dim scale_embedding".split(" "),
     ..."transformers_weights original_max_position_embeddings auto_map".split(" "),
     ..."rotary_pct rotary_emb_base partial_rotary_factor use_parallel_residual".split(" "),
+    ..."new_decoder_architecture multi_query parallel_attn num_kv_heads num_ln_in_parallel_attn alibi bias".split(" "),
   ),
 };
 

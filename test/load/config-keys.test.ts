@@ -46,7 +46,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   "xlm-roberta": ["add_cross_attention"],
 };
 /** Fixtures with other names than their architectures. */
-const FOLDERS: Readonly<Record<string, string>> = { camembert: "roberta" };
+const FOLDERS: Readonly<Record<string, string>> = { camembert: "roberta", falcon: "falcon-7b-like" };
 
 test("each architecture is looked at", () => {
   expect(Object.keys(CLASSES).sort()).toEqual([...MODEL_TYPES].sort());

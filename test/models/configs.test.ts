@@ -23,6 +23,12 @@ const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
   ["gpt_neox", { rope_theta: 500 }, /rope_theta 500 .* something else than rotary_emb_base/],
   ["gpt_neox", { partial_rotary_factor: 0.5 }, /partial_rotary_factor 0\.5 .*something else/],
   ["gpt_neox", { rope_scaling: { type: "odd", factor: 2 } }, /rope_scaling type "odd" is not supported/],
+  ["falcon-7b-like", { num_ln_in_parallel_attn: 2 }, /num_ln_in_parallel_attn 2 needs new_decoder_architecture/],
+  ["falcon-7b-like", { multi_query: false, num_kv_heads: 2 }, /num_kv_heads 2 needs new_decoder_architecture/],
+  ["falcon-7b-like", { num_attention_heads: 16 }, /even head size, got 3/],
+  ["falcon-7b-like", { apply_residual_connection_post_layernorm: true }, /apply_residual_connection_post_layernorm/],
+  ["falcon-40b-like", { parallel_attn: false }, /new_decoder_architecture needs parallel_attn/],
+  ["falcon-40b-like", { num_kv_heads: 3 }, /8 attention heads cannot share 3/],
 ];
 
 test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
@@ -34,6 +40,12 @@ test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
 const NEOX = published("gpt_neox");
 const NEOX_ROPE = { rope_type: "default", rope_theta: 10000, partial_rotary_factor: 0.25 };
 
+/** A Falcon config in the words of the first files. */
+function refinedWeb(name: string, model_type: string): Fields {
+  const { num_attention_heads: n_head, num_hidden_layers: n_layer, num_kv_heads: n_head_kv, ...rest } = published(name);
+  return { ...without(rest, "new_decoder_architecture"), model_type, n_head, n_layer, n_head_kv };
+}
+
 /** Files that say the same as the fixture's. */
 const SAME: readonly [what: string, fixture: string, config: Fields][] = [
   [
@@ -42,6 +54,9 @@ const SAME: readonly [what: string, fixture: string, config: Fields][] = [
     { ...without(NEOX, "rotary_pct", "rotary_emb_base"), rope_parameters: NEOX_ROPE },
   ],
   ["both names", "gpt_neox", { ...NEOX, rope_theta: 10000, partial_rotary_factor: 0.25, attention_bias: true }],
+  ["RefinedWebModel", "falcon-7b-like", refinedWeb("falcon-7b-like", "RefinedWebModel")],
+  ["RefinedWeb", "falcon-40b-like", refinedWeb("falcon-40b-like", "RefinedWeb")],
+  ["RefinedWebModel", "falcon-rw-sdpa", refinedWeb("falcon-rw-sdpa", "RefinedWebModel")],
 ];
 
 describe("the same model", () => {

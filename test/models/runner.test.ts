@@ -18,9 +18,17 @@ import { QUANTIZED, type Tolerance } from "../support/golden.js";
 /** On every device. */
 const MODELS = ["llama", "llama-rope-llama3", "mixtral", "bloom", "opt", "opt-350m-like", "gpt2"];
 /** On the native device: they use the same kernels in another order. */
-const FURTHER = ["gpt_neox"];
+const FURTHER = [
+  "falcon-7b-like",
+  "falcon-40b-like",
+  "falcon-rw-like",
+  "falcon-rw-sdpa",
+  "falcon2-like",
+  "gpt_neox",
+  "gpt_neox-serial",
+];
 /** Keys are told apart by their distance in the cache: positions that are given have no effect. */
-const ALIBI = ["bloom"];
+const ALIBI = ["bloom", "falcon-rw-like", "falcon-rw-sdpa"];
 
 interface Case {
   input_ids: number[][];
@@ -42,12 +50,16 @@ interface Expected {
   };
 }
 
+/** transformers adds ALiBi to Falcon's scores twice with "eager" attention, and the fixture's results are computed so. */
+const EAGER = ["falcon-rw-like"];
+
 const quantizedBy = (name: string): FromPretrainedOptions => ({ quantization_config: QUANTIZED[name]! });
 
 for (const deviceName of ALL_DEVICES) {
   describe.each(deviceName === "cpu" ? [...MODELS, ...FURTHER] : MODELS)(`${deviceName}: %s`, (name) => {
     const folder = join(FIXTURES, "models", name);
     const expected = readJson<Expected>("models", name, "expected.json");
+    const attention: FromPretrainedOptions = EAGER.includes(name) ? { attn_implementation: "eager" } : {};
     const arrays = readArrays("models", name, "expected.safetensors");
     const golden = (key: string): Golden => {
       const array = arrays.get(key);
@@ -59,7 +71,7 @@ for (const deviceName of ALL_DEVICES) {
 
     beforeAll(async () => {
       device = await requestTestDevice(deviceName);
-      model = await AutoModelForCausalLM.from_pretrained(folder, { device });
+      model = await AutoModelForCausalLM.from_pretrained(folder, { device, ...attention });
     });
     afterAll(async () => {
       model.dispose();
@@ -234,7 +246,11 @@ for (const deviceName of ALL_DEVICES) {
     });
 
     test.each(Object.keys(QUANTIZED))("%s", async (scheme) => {
-      const quantized = await AutoModelForCausalLM.from_pretrained(folder, { device, ...quantizedBy(scheme) });
+      const quantized = await AutoModelForCausalLM.from_pretrained(folder, {
+        device,
+        ...attention,
+        ...quantizedBy(scheme),
+      });
       try {
         const inputs = expected.inputs.single;
         const got = await logitsOf(quantized, inputs);

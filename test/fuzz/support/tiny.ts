@@ -93,6 +93,15 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["FalconForCausalLM"], model_type: "falcon", torch_dtype: "float32", vocab_size: 16 },
+      ...{ hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 4, num_kv_heads: 2, ffn_hidden_size: 12 },
+      ...{ new_decoder_architecture: true, multi_query: true, parallel_attn: true, alibi: false, bias: false },
+      ...{ layer_norm_epsilon: 1e-5, eos_token_id: 11, num_ln_in_parallel_attn: 1 },
+    },
+  },
+  {
     task: "seq2seq-lm",
     config: {
       ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },

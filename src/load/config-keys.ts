@@ -28,6 +28,8 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   // Of heads and classes that these files may also serve.
   otherHeads: `summary_activation summary_proj_to_labels summary_type summary_use_proj encoder_stride classifier_proj_size
     use_weighted_layer_sum median_filter_width sparse_prediction sparse_pred_ignore_index`,
+  // Of MPT: how the original starts, trains and prints.
+  mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",
   // What files say of themselves.
   notes: `n_ctx n_positions transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
     is_encoder_decoder language languages license tags`,
@@ -59,9 +61,11 @@ export type KeyUse = "read" | "without effect" | "ignored";
 /** `path` is the key, or "outer.inner" for a key of an object that was read key by key. */
 export function useOf(path: string, value: unknown, read: ReadonlySet<string>): KeyUse {
   if (read.has(path)) return "read";
-  if (value === null || value === undefined || KNOWN.has(path)) return "without effect";
+  // MPT's attn_config is a config class of its own in transformers 5, and says what every config says.
+  const key = path.replace(/^attn_config\./, "");
+  if (value === null || value === undefined || KNOWN.has(key)) return "without effect";
   if (isEmpty(value)) return "without effect";
-  return Object.hasOwn(NEUTRAL, path) && NEUTRAL[path] === value ? "without effect" : "ignored";
+  return Object.hasOwn(NEUTRAL, key) && NEUTRAL[key] === value ? "without effect" : "ignored";
 }
 
 function isEmpty(value: unknown): boolean {

@@ -17,6 +17,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["mbart", async () => (await import("./bart.js")).mbart],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["modernbert", async () => (await import("./modernbert.js")).modernbert],
+  ["mpt", async () => (await import("./mpt.js")).mpt],
   ["opt", async () => (await import("./opt.js")).opt],
   ["roberta", async () => (await import("./roberta.js")).roberta],
   ["whisper", async () => (await import("./whisper.js")).whisper],

@@ -10,7 +10,7 @@ export type ConfigJson = Readonly<Record<string, unknown>>;
 
 /** Tokens of the longest text that a model was trained on, if its config says so; not every architecture is limited to it. */
 export function trainedContext(config: ConfigJson): number | undefined {
-  const length = config.max_position_embeddings ?? config.n_positions ?? config.seq_length;
+  const length = config.max_position_embeddings ?? config.n_positions ?? config.max_seq_len ?? config.seq_length;
   return typeof length === "number" ? length : undefined;
 }
 

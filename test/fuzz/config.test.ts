@@ -35,6 +35,8 @@ const WORDS: Words = {
     '{"quant_method":"gptq","bits":4}',
     '{"load_in_4bit":true,"bnb_4bit_quant_type":"nf4"}',
     ..."8 4 2 12 16 1025 4096 65536 16777216 0.00001 true false null [2] [1,2] [160]".split(" "),
+    '{"alibi":true,"alibi_bias_max":1e300}',
+    '{"alibi":true,"softmax_scale":1e-300,"clip_qkv":1e300}',
   ],
   keys: texts(
     ..."model_type hidden_size n_embd n_embed vocab_size num_hidden_layers n_layer num_layers num_decoder_layers".split(
@@ -61,6 +63,7 @@ const WORDS: Words = {
     ..."transformers_weights original_max_position_embeddings auto_map".split(" "),
     ..."rotary_pct rotary_emb_base partial_rotary_factor use_parallel_residual".split(" "),
     ..."new_decoder_architecture multi_query parallel_attn num_kv_heads num_ln_in_parallel_attn alibi bias".split(" "),
+    ..."attn_config n_heads n_layers max_seq_len expansion_ratio no_bias norm_type logit_scale clip_qkv".split(" "),
   ),
 };
 

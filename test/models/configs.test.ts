@@ -29,6 +29,13 @@ const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
   ["falcon-7b-like", { apply_residual_connection_post_layernorm: true }, /apply_residual_connection_post_layernorm/],
   ["falcon-40b-like", { parallel_attn: false }, /new_decoder_architecture needs parallel_attn/],
   ["falcon-40b-like", { num_kv_heads: 3 }, /8 attention heads cannot share 3/],
+  ["mpt", { attn_config: { alibi: false } }, /attn_config\.alibi: only models with ALiBi are supported \(got false\)/],
+  ["mpt", { attn_config: { qk_ln: true } }, /attn_config\.qk_ln/],
+  ["mpt", { attn_config: { attn_type: "multiquery_attention" } }, /attn_config\.attn_type/],
+  ["mpt", { logit_scale: "inv_sqrt_d_model" }, /logit_scale/],
+  ["mpt", { norm_type: "rmsnorm" }, /norm_type/],
+  ["mpt", { expansion_ratio: 2 }, /expansion_ratio/],
+  ["mpt", { no_bias: false }, /no_bias/],
 ];
 
 test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
@@ -39,6 +46,11 @@ test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
 
 const NEOX = published("gpt_neox");
 const NEOX_ROPE = { rope_type: "default", rope_theta: 10000, partial_rotary_factor: 0.25 };
+
+const MPT_ATTENTION = {
+  ...{ return_dict: true, output_hidden_states: false, dtype: null, model_type: "", id2label: { 0: "LABEL_0" } },
+  ...(published("mpt").attn_config as Fields),
+};
 
 /** A Falcon config in the words of the first files. */
 function refinedWeb(name: string, model_type: string): Fields {
@@ -54,6 +66,8 @@ const SAME: readonly [what: string, fixture: string, config: Fields][] = [
     { ...without(NEOX, "rotary_pct", "rotary_emb_base"), rope_parameters: NEOX_ROPE },
   ],
   ["both names", "gpt_neox", { ...NEOX, rope_theta: 10000, partial_rotary_factor: 0.25, attention_bias: true }],
+  ["what transformers 5 writes into attn_config", "mpt", { ...published("mpt"), attn_config: MPT_ATTENTION }],
+  ["no attn_config", "mpt", without(published("mpt"), "attn_config")],
   ["RefinedWebModel", "falcon-7b-like", refinedWeb("falcon-7b-like", "RefinedWebModel")],
   ["RefinedWeb", "falcon-40b-like", refinedWeb("falcon-40b-like", "RefinedWeb")],
   ["RefinedWebModel", "falcon-rw-sdpa", refinedWeb("falcon-rw-sdpa", "RefinedWebModel")],

@@ -26,9 +26,11 @@ const FURTHER = [
   "falcon2-like",
   "gpt_neox",
   "gpt_neox-serial",
+  "mpt",
+  "mpt-clip",
 ];
 /** Keys are told apart by their distance in the cache: positions that are given have no effect. */
-const ALIBI = ["bloom", "falcon-rw-like", "falcon-rw-sdpa"];
+const ALIBI = ["bloom", "mpt", "mpt-clip", "falcon-rw-like", "falcon-rw-sdpa"];
 
 interface Case {
   input_ids: number[][];

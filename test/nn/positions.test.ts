@@ -3,7 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { ConfigError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
-import { alibiSlopes } from "../../src/nn/alibi.js";
+import { alibiSlopes, mptAlibiSlopes } from "../../src/nn/alibi.js";
 import { ropeFields, ropeFrequencies } from "../../src/nn/rope.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
@@ -142,6 +142,17 @@ test("rope_scaling that is incomplete or misspelt is refused", () => {
   expect(make({ type: "liner", factor: 2 })).toThrow('did you mean "linear"?');
   expect(() => ropeFields({ rope_theta: -1 })).toThrow("rope_theta must be a positive number");
   expect(() => ropeFields({ rope_scaling: 4 })).toThrow("rope_scaling must be an object");
+});
+
+test.each(file.other.filter(({ kind }) => kind === "alibi"))("MPT's slopes of $heads heads", ({ heads = 0 }) => {
+  const bias = get(`alibi.mpt.${heads}`); // [heads, 5], for distances -4 to 0
+  const want = Array.from({ length: heads }, (_, h) => -bias[h * 5 + 3]!);
+  expect(difference(mptAlibiSlopes(heads, 8), want).max).toBeLessThan(file.tolerance);
+});
+
+test("MPT's slopes end at 2^-bias_max, whatever it is", () => {
+  expect([...mptAlibiSlopes(4, 16)]).toEqual([2 ** -4, 2 ** -8, 2 ** -12, 2 ** -16]);
+  expect([...mptAlibiSlopes(3, 8)]).toEqual([2 ** -4, 2 ** -8, 2 ** -2]);
 });
 
 test.each(file.other.filter(({ kind }) => kind === "alibi"))("ALiBi slopes of $heads heads", ({ heads = 0 }) => {

@@ -102,6 +102,15 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["MPTForCausalLM"], model_type: "mpt", torch_dtype: "float32", vocab_size: 16, d_model: 8 },
+      ...{ n_heads: 2, n_layers: 1, max_seq_len: 32, expansion_ratio: 4, no_bias: true, logit_scale: null },
+      ...{ norm_type: "low_precision_layernorm", attn_config: { alibi: true, alibi_bias_max: 8, clip_qkv: 6 } },
+      ...{ eos_token_id: 2, init_device: "cpu", learned_pos_emb: true },
+    },
+  },
+  {
     task: "seq2seq-lm",
     config: {
       ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },

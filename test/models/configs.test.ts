@@ -36,6 +36,10 @@ const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
   ["mpt", { norm_type: "rmsnorm" }, /norm_type/],
   ["mpt", { expansion_ratio: 2 }, /expansion_ratio/],
   ["mpt", { no_bias: false }, /no_bias/],
+  ["gptj", { rotary_dim: 18 }, /rotary_dim must be even and at most the head size 16, got 18/],
+  ["gptj", { rotary_dim: 3 }, /rotary_dim must be even/],
+  ["gptj", { scale_attn_weights: false }, /scale_attn_weights/],
+  ["codegen", { n_head: 6, rotary_dim: 4 }, /heads come in 4 parts, got 6/],
 ];
 
 test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {

@@ -19,6 +19,7 @@ import { QUANTIZED, type Tolerance } from "../support/golden.js";
 const MODELS = ["llama", "llama-rope-llama3", "mixtral", "bloom", "opt", "opt-350m-like", "gpt2"];
 /** On the native device: they use the same kernels in another order. */
 const FURTHER = [
+  "codegen",
   "falcon-7b-like",
   "falcon-40b-like",
   "falcon-rw-like",
@@ -26,6 +27,7 @@ const FURTHER = [
   "falcon2-like",
   "gpt_neox",
   "gpt_neox-serial",
+  "gptj",
   "mpt",
   "mpt-clip",
 ];

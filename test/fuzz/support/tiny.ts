@@ -111,6 +111,14 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["GPTJForCausalLM"], model_type: "gptj", torch_dtype: "float32", vocab_size: 16, n_embd: 8 },
+      ...{ n_head: 2, n_layer: 1, n_positions: 16, n_inner: null, rotary: true, rotary_dim: 2, eos_token_id: 2 },
+      ...{ activation_function: "gelu_new", layer_norm_epsilon: 1e-5, tie_word_embeddings: false },
+    },
+  },
+  {
     task: "seq2seq-lm",
     config: {
       ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },

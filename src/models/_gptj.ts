@@ -11,7 +11,7 @@ import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { ropeFrequencies } from "../nn/rope.js";
-import { RotaryEmbedding } from "../nn/rotary.js";
+import { Rotary } from "../nn/rotary.js";
 import type { Act } from "../ops/activation.js";
 import { rope } from "../ops/rope.js";
 import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
@@ -123,20 +123,20 @@ class GPTJModel extends Module {
   wte: Embedding;
   h: GPTJBlock[];
   ln_f: LayerNorm;
-  rotary_emb: RotaryEmbedding;
+  readonly rotary: Rotary;
 
   constructor(c: GPTJConfig, attention: MakeAttention) {
     super();
     this.wte = new Embedding(c.vocab_size, c.n_embd);
     this.h = Array.from({ length: c.n_layer }, (_, layer) => new GPTJBlock(c, attention(layer)));
     this.ln_f = new LayerNorm(c.n_embd, c.layer_norm_epsilon);
-    this.rotary_emb = new RotaryEmbedding(ropeFrequencies({ theta: 10000, dim: c.rotary_dim, scaling: null }));
+    this.rotary = new Rotary(ropeFrequencies({ theta: 10000, dim: c.rotary_dim, scaling: null }));
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
       const h = runBlocks(this.h, this.wte.forward(ids), pass, (block, x) =>
-        block.forward(x, pass, this.rotary_emb.table(pass, x.device)),
+        block.forward(x, pass, this.rotary.table(pass, x.device)),
       );
       return this.ln_f.forward(h);
     });

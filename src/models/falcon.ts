@@ -13,7 +13,7 @@ import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
-import { RotaryEmbedding } from "../nn/rotary.js";
+import { Rotary } from "../nn/rotary.js";
 import type { Act } from "../ops/activation.js";
 import { contiguous } from "../ops/copy.js";
 import { rope } from "../ops/rope.js";
@@ -172,7 +172,7 @@ class FalconModel extends Module {
   word_embeddings: Embedding;
   h: FalconDecoderLayer[];
   ln_f: LayerNorm;
-  rotary_emb: RotaryEmbedding | undefined;
+  readonly rotary: Rotary | undefined;
   readonly slopes: Buffer | undefined;
 
   constructor(c: FalconConfig) {
@@ -180,7 +180,7 @@ class FalconModel extends Module {
     this.word_embeddings = new Embedding(c.vocab_size, c.hidden_size);
     this.h = Array.from({ length: c.num_hidden_layers }, (_, layer) => new FalconDecoderLayer(c, layer));
     this.ln_f = new LayerNorm(c.hidden_size, c.layer_norm_epsilon);
-    this.rotary_emb = c.rope && new RotaryEmbedding(c.rope);
+    this.rotary = c.rope && new Rotary(c.rope);
     // Rounded to bf16, and added before scores are divided by the root of the head size. transformers adds them twice if it is
     // told to compute attention "eager"; its default, "sdpa", and the models' own code add them once.
     const factor = (c.attn_implementation === "eager" ? 2 : 1) * c.head_dim ** -0.5;
@@ -192,7 +192,7 @@ class FalconModel extends Module {
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
       const h = runBlocks(this.h, this.word_embeddings.forward(ids), pass, (layer, x) =>
-        layer.forward(x, pass, this.rotary_emb?.table(pass, x.device), this.slopes?.on(x.device)),
+        layer.forward(x, pass, this.rotary?.table(pass, x.device), this.slopes?.on(x.device)),
       );
       return this.ln_f.forward(h);
     });

@@ -10,9 +10,10 @@ import { attend } from "../nn/attend.js";
 import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
+import { rotaryDims } from "../nn/partial-rotary.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
-import { type RopeFrequencies, ropeFields, ropeFrequencies, rotaryDims } from "../nn/rope.js";
-import { RotaryEmbedding } from "../nn/rotary.js";
+import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
+import { Rotary } from "../nn/rotary.js";
 import type { Act } from "../ops/activation.js";
 import { rope } from "../ops/rope.js";
 import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
@@ -38,11 +39,12 @@ interface GPTNeoXConfig extends z.infer<typeof schema> {
 function parse(json: ConfigJson): GPTNeoXConfig {
   const fields = readConfig(json, schema);
   const head_dim = headSize(fields.hidden_size, fields.num_attention_heads);
-  const dim = rotaryDims(json, head_dim, 0.25, "rotary_pct");
-  const own = ropeFields(json, "rotary_emb_base");
-  // Files of transformers 4.45 and later have both names.
+  const { rope_scaling, rope_parameters, rotary_emb_base, rotary_pct = 0.25, max_position_embeddings } = json;
+  const own = ropeFields({ rope_scaling, rope_parameters, rope_theta: rotary_emb_base, max_position_embeddings });
+  const dim = rotaryDims(own.scaling, rotary_pct, head_dim, "rotary_pct");
+  // Files of transformers 4.45 and later have the usual names, too.
   const { rope_theta, partial_rotary_factor } = json;
-  const turns = rotaryDims({ partial_rotary_factor }, head_dim, dim / head_dim);
+  const turns = rotaryDims(null, partial_rotary_factor ?? dim / head_dim, head_dim, "partial_rotary_factor");
   if ((rope_theta ?? own.theta) !== own.theta || turns !== dim) {
     throw new ConfigError(
       `config.json: rope_theta ${show(rope_theta)} and partial_rotary_factor ${show(partial_rotary_factor)} ` +
@@ -120,20 +122,20 @@ class GPTNeoXModel extends Module {
   embed_in: Embedding;
   layers: GPTNeoXLayer[];
   final_layer_norm: LayerNorm;
-  rotary_emb: RotaryEmbedding;
+  readonly rotary: Rotary;
 
   constructor(c: GPTNeoXConfig) {
     super();
     this.embed_in = new Embedding(c.vocab_size, c.hidden_size);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new GPTNeoXLayer(c, layer));
     this.final_layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-    this.rotary_emb = new RotaryEmbedding(c.rope);
+    this.rotary = new Rotary(c.rope);
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
       const h = runBlocks(this.layers, this.embed_in.forward(ids), pass, (layer, x) =>
-        layer.forward(x, pass, this.rotary_emb.table(pass, x.device)),
+        layer.forward(x, pass, this.rotary.table(pass, x.device)),
       );
       return this.final_layer_norm.forward(h);
     });

@@ -24,6 +24,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["roberta", async () => (await import("./roberta.js")).roberta],
   ["whisper", async () => (await import("./whisper.js")).whisper],
   ["vit", async () => (await import("./vit.js")).vit],
+  ["stablelm", async () => (await import("./stablelm.js")).stablelm],
   ["t5", async () => (await import("./t5.js")).t5],
   ["xlm-roberta", async () => (await import("./roberta.js")).xlmRoberta],
 ]);

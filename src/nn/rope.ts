@@ -28,20 +28,18 @@ const KINDS = ["default", "linear", "llama3"];
  * The scaling block and theta from either layout of config.json, as transformers 5 reads them: one block, `rope_scaling` if it
  * says anything, else `rope_parameters`; theta and the original length from the block, then from the top level, where the
  * model's length stands in for the original one.
- * @param key the name of theta at the top level
  * @throws ConfigError for a block that is no object, or a theta that is no positive number
  */
-export function ropeFields(
-  config: Readonly<Record<string, unknown>>,
-  key = "rope_theta",
-): {
+export function ropeFields(config: Readonly<Record<string, unknown>>): {
   theta: number;
   scaling: RopeConfig["scaling"];
   original: unknown;
 } {
-  const chosen = ropeBlock(config);
-  const outer = config[key];
-  const theta = chosen?.rope_theta ?? outer ?? 10000;
+  const parameters = block(config.rope_parameters, "rope_parameters");
+  const named = block(config.rope_scaling, "rope_scaling");
+  const chosen = named && Object.keys(named).length > 0 ? named : parameters;
+  const { rope_theta } = config;
+  const theta = chosen?.rope_theta ?? rope_theta ?? 10000;
   const original = config.original_max_position_embeddings ?? config.max_position_embeddings;
   if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta)) {
     throw new ConfigError(`config.json: rope_theta must be a positive number, got ${show(theta)}`, {
@@ -49,39 +47,6 @@ export function ropeFields(
     });
   }
   return { theta, scaling: chosen, original };
-}
-
-/**
- * How many dims of a head rotate: a share of them, `partial_rotary_factor` of the scaling block or else `key` at the top level.
- * @throws ConfigError for a share that is not above 0 and at most 1, or gives an odd number of dims
- */
-export function rotaryDims(
-  config: Readonly<Record<string, unknown>>,
-  head_dim: number,
-  share: number,
-  key = "partial_rotary_factor",
-): number {
-  const outer = config[key];
-  const factor = ropeBlock(config)?.partial_rotary_factor ?? outer ?? share;
-  if (typeof factor !== "number" || !(factor > 0) || factor > 1) {
-    throw new ConfigError(`config.json: ${key} must be above 0 and at most 1, got ${show(factor)}`, {
-      hint: CONFIG_HINT,
-    });
-  }
-  const dims = Math.trunc(head_dim * factor);
-  if (dims % 2 !== 0 || dims === 0) {
-    throw new ConfigError(
-      `config.json: rotary positions turn pairs of dims, but ${factor} of a head of ${head_dim} is ${dims}`,
-      { hint: CONFIG_HINT },
-    );
-  }
-  return dims;
-}
-
-function ropeBlock(config: Readonly<Record<string, unknown>>): RopeConfig["scaling"] {
-  const parameters = block(config.rope_parameters, "rope_parameters");
-  const named = block(config.rope_scaling, "rope_scaling");
-  return named && Object.keys(named).length > 0 ? named : parameters;
 }
 
 function block(value: unknown, name: string): Readonly<Record<string, unknown>> | null {

@@ -1,26 +1,25 @@
-// The rotation table that the layers of a decoder share: made once for each device and pass, from the positions of the tokens.
+// Rotary position embedding of a model: its frequencies on the device, and the table of cosines and sines of a pass.
 
 import type { Device } from "../core/device.js";
 import type { Tensor } from "../core/tensor.js";
 import { ropeTable } from "../ops/rope.js";
-import { Buffer, Module } from "./module.js";
+import { Buffer } from "./module.js";
 import type { Pass } from "./pass.js";
 import type { RopeFrequencies } from "./rope.js";
 
-export class RotaryEmbedding extends Module {
-  readonly inverse_frequencies: Buffer;
-  readonly scale: number;
+/** The constant is f32[R]. */
+export class Rotary extends Buffer {
+  readonly #scale: number;
 
-  constructor({ inverse, scale }: RopeFrequencies) {
-    super();
-    this.inverse_frequencies = new Buffer(() => inverse);
-    this.scale = scale;
+  constructor(frequencies: RopeFrequencies) {
+    super(() => frequencies.inverse);
+    this.#scale = frequencies.scale;
   }
 
-  /** cos and sin for the pass's tokens on `device`, [B,T,2,R]; freed with the pass. */
+  /** The table [B,T,2,R] of a pass's tokens, made once per device and pass. */
   table(pass: Pass, device: Device): Tensor {
     return pass.once(this, device, () =>
-      ropeTable(pass.at(device, pass.input.positions), this.inverse_frequencies.on(device), this.scale),
+      ropeTable(pass.at(device, pass.input.positions), this.on(device), this.#scale),
     );
   }
 }

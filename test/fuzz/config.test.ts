@@ -61,7 +61,9 @@ const WORDS: Words = {
     ..."max_source_positions max_target_positions encoder_layers encoder_attention_heads encoder_ffn_dim".split(" "),
     ..."decoder_layers decoder_attention_heads decoder_ffn_dim scale_embedding".split(" "),
     ..."transformers_weights original_max_position_embeddings auto_map".split(" "),
-    ..."rotary_pct rotary_emb_base partial_rotary_factor use_parallel_residual rotary_dim".split(" "),
+    ..."rotary_pct rotary_emb_base partial_rotary_factor use_parallel_residual rotary_dim qk_layernorm use_qkv_bias".split(
+      " ",
+    ),
     ..."new_decoder_architecture multi_query parallel_attn num_kv_heads num_ln_in_parallel_attn alibi bias".split(" "),
     ..."attn_config n_heads n_layers max_seq_len expansion_ratio no_bias norm_type logit_scale clip_qkv".split(" "),
   ),

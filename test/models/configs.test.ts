@@ -40,6 +40,8 @@ const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
   ["gptj", { rotary_dim: 3 }, /rotary_dim must be even/],
   ["gptj", { scale_attn_weights: false }, /scale_attn_weights/],
   ["codegen", { n_head: 6, rotary_dim: 4 }, /heads come in 4 parts, got 6/],
+  ["stablelm", { partial_rotary_factor: 0 }, /partial_rotary_factor must be above 0 and at most 1, got 0/],
+  ["stablelm", { num_key_value_heads: 2 }, /3 attention heads cannot share 2/],
 ];
 
 test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
@@ -72,6 +74,14 @@ const SAME: readonly [what: string, fixture: string, config: Fields][] = [
   ["both names", "gpt_neox", { ...NEOX, rope_theta: 10000, partial_rotary_factor: 0.25, attention_bias: true }],
   ["what transformers 5 writes into attn_config", "mpt", { ...published("mpt"), attn_config: MPT_ATTENTION }],
   ["no attn_config", "mpt", without(published("mpt"), "attn_config")],
+  [
+    "the layout of transformers 5",
+    "stablelm-heads",
+    {
+      ...without(published("stablelm-heads"), "partial_rotary_factor", "rope_theta"),
+      rope_parameters: { rope_type: "default", rope_theta: 10000, partial_rotary_factor: 0.5 },
+    },
+  ],
   ["RefinedWebModel", "falcon-7b-like", refinedWeb("falcon-7b-like", "RefinedWebModel")],
   ["RefinedWeb", "falcon-40b-like", refinedWeb("falcon-40b-like", "RefinedWeb")],
   ["RefinedWebModel", "falcon-rw-sdpa", refinedWeb("falcon-rw-sdpa", "RefinedWebModel")],

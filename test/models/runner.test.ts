@@ -17,8 +17,8 @@ import { QUANTIZED, type Tolerance } from "../support/golden.js";
 
 /** On every device. */
 const MODELS = ["llama", "llama-rope-llama3", "mixtral", "bloom", "opt", "opt-350m-like", "gpt2"];
-/** On the native device: they use the same kernels in another order. */
-const FURTHER = [
+/** Compositions of the same ops, which conformance has on every device: these run on the native one. */
+const MORE = [
   "codegen",
   "falcon-7b-like",
   "falcon-40b-like",
@@ -30,6 +30,8 @@ const FURTHER = [
   "gptj",
   "mpt",
   "mpt-clip",
+  "stablelm",
+  "stablelm-heads",
 ];
 /** Keys are told apart by their distance in the cache: positions that are given have no effect. */
 const ALIBI = ["bloom", "mpt", "mpt-clip", "falcon-rw-like", "falcon-rw-sdpa"];
@@ -60,7 +62,7 @@ const EAGER = ["falcon-rw-like"];
 const quantizedBy = (name: string): FromPretrainedOptions => ({ quantization_config: QUANTIZED[name]! });
 
 for (const deviceName of ALL_DEVICES) {
-  describe.each(deviceName === "cpu" ? [...MODELS, ...FURTHER] : MODELS)(`${deviceName}: %s`, (name) => {
+  describe.each(deviceName === "cpu" ? [...MODELS, ...MORE] : MODELS)(`${deviceName}: %s`, (name) => {
     const folder = join(FIXTURES, "models", name);
     const expected = readJson<Expected>("models", name, "expected.json");
     const attention: FromPretrainedOptions = EAGER.includes(name) ? { attn_implementation: "eager" } : {};

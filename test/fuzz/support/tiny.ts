@@ -119,6 +119,15 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["StableLmForCausalLM"], model_type: "stablelm", torch_dtype: "float32", vocab_size: 16 },
+      ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, hidden_act: "silu" },
+      ...{ num_key_value_heads: 1, partial_rotary_factor: 0.5, qk_layernorm: true, use_parallel_residual: true },
+      ...{ max_position_embeddings: 32, layer_norm_eps: 1e-5, use_qkv_bias: true, eos_token_id: 2 },
+    },
+  },
+  {
     task: "seq2seq-lm",
     config: {
       ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },

@@ -20,6 +20,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["modernbert", async () => (await import("./modernbert.js")).modernbert],
   ["mpt", async () => (await import("./mpt.js")).mpt],
+  ["olmo2", async () => (await import("./olmo2.js")).olmo2],
   ["opt", async () => (await import("./opt.js")).opt],
   ["roberta", async () => (await import("./roberta.js")).roberta],
   ["whisper", async () => (await import("./whisper.js")).whisper],

@@ -30,6 +30,7 @@ const MORE = [
   "gptj",
   "mpt",
   "mpt-clip",
+  "olmo2",
   "stablelm",
   "stablelm-heads",
 ];

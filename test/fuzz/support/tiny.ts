@@ -128,6 +128,15 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "causal-lm",
+    config: {
+      ...{ architectures: ["Olmo2ForCausalLM"], model_type: "olmo2", torch_dtype: "float32", vocab_size: 16 },
+      ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, hidden_act: "silu" },
+      ...{ num_key_value_heads: 1, rms_norm_eps: 1e-6, rope_theta: 500000, attention_bias: false, eos_token_id: 2 },
+      ...{ max_position_embeddings: 32, tie_word_embeddings: false },
+    },
+  },
+  {
     task: "seq2seq-lm",
     config: {
       ...{ architectures: ["T5ForConditionalGeneration"], model_type: "t5", torch_dtype: "float32", vocab_size: 16 },

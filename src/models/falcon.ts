@@ -2,18 +2,18 @@
 // one (40B, 180B, Falcon 2), and ALiBi with the parts of a layer one after the other (RW). Old files say RefinedWeb.
 
 import * as z from "zod";
-import { fromBf16, toBf16 } from "../core/dtype.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { alibiSlopes } from "../nn/alibi.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
 import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
-import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { Rotary } from "../nn/rotary.js";
+import { RoundedAlibi } from "../nn/rounded-alibi.js";
 import type { Act } from "../ops/activation.js";
 import { contiguous } from "../ops/copy.js";
 import { rope } from "../ops/rope.js";
@@ -77,8 +77,16 @@ function parse(json: ConfigJson): FalconConfig {
   const norms = fields.num_ln_in_parallel_attn ?? (grouped ? 2 : 1);
   if (norms === 2 && !grouped) refuse("num_ln_in_parallel_attn 2 needs new_decoder_architecture");
   if (!fields.alibi && head_dim % 2 !== 0) refuse(`rotary positions need an even head size, got ${head_dim}`);
-  const frequencies = fields.alibi ? undefined : ropeFrequencies({ ...ropeFields(json), dim: head_dim });
-  return { ...fields, head_dim, groups, rows, norms: norms === 2 ? 2 : 1, rope: frequencies };
+  // Files with ALiBi say something about rotary positions, too.
+  const frequencies = ropeFrequencies({ ...ropeFields(json), dim: head_dim });
+  return {
+    ...fields,
+    head_dim,
+    groups,
+    rows,
+    norms: norms === 2 ? 2 : 1,
+    rope: fields.alibi ? undefined : frequencies,
+  };
 }
 
 class FalconAttention extends Module {
@@ -100,13 +108,13 @@ class FalconAttention extends Module {
     this.rows = c.rows;
   }
 
-  /** `table` [B,T,2,D/2] or `slopes` [H]: one of the two says where tokens are. */
-  forward(x: Tensor, residual: Tensor, pass: Pass, table?: Tensor, slopes?: Tensor): Tensor {
+  /** `table`, [B,T,2,D/2], or `alibi` says where tokens are. */
+  forward(x: Tensor, residual: Tensor, pass: Pass, table?: Tensor, alibi?: RoundedAlibi): Tensor {
     const size = x.shape[2]! / this.heads;
     const [q, k, v] = this.#split(this.query_key_value.forward(x), size); // [B,T,H or G,D]
-    const turn = (heads: Tensor): Tensor => (table ? rope(heads, table) : heads);
-    const options = { scale: size ** -0.5, ...(slopes ? { slopes } : {}) };
-    return this.dense.forward(attend(pass, this.layer, turn(q), turn(k), v, options), { residual });
+    const [queries, keys] = table ? [rope(q, table), rope(k, table)] : (alibi?.widened(pass, q, k) ?? [q, k]);
+    const y = attend(pass, this.layer, queries, keys, v, { scale: size ** -0.5 });
+    return this.dense.forward(y, { residual });
   }
 
   #split(fused: Tensor, size: number): readonly [q: Tensor, k: Tensor, v: Tensor] {
@@ -160,9 +168,9 @@ class FalconDecoderLayer extends Module {
     this.mlp = new FalconMLP(c);
   }
 
-  forward(x: Tensor, pass: Pass, table?: Tensor, slopes?: Tensor): Tensor {
+  forward(x: Tensor, pass: Pass, table?: Tensor, alibi?: RoundedAlibi): Tensor {
     const normal = (this.ln_attn ?? this.input_layernorm!).forward(x);
-    const h = scope(() => this.self_attention.forward(normal, x, pass, table, slopes));
+    const h = scope(() => this.self_attention.forward(normal, x, pass, table, alibi));
     const inner = this.ln_mlp?.forward(x) ?? this.post_attention_layernorm?.forward(h) ?? normal;
     return this.mlp.forward(inner, h);
   }
@@ -173,7 +181,7 @@ class FalconModel extends Module {
   h: FalconDecoderLayer[];
   ln_f: LayerNorm;
   readonly rotary: Rotary | undefined;
-  readonly slopes: Buffer | undefined;
+  readonly alibi: RoundedAlibi | undefined;
 
   constructor(c: FalconConfig) {
     super();
@@ -181,18 +189,15 @@ class FalconModel extends Module {
     this.h = Array.from({ length: c.num_hidden_layers }, (_, layer) => new FalconDecoderLayer(c, layer));
     this.ln_f = new LayerNorm(c.hidden_size, c.layer_norm_epsilon);
     this.rotary = c.rope && new Rotary(c.rope);
-    // Rounded to bf16, and added before scores are divided by the root of the head size. transformers adds them twice if it is
-    // told to compute attention "eager"; its default, "sdpa", and the models' own code add them once.
-    const factor = (c.attn_implementation === "eager" ? 2 : 1) * c.head_dim ** -0.5;
-    const slopes = (): Float32Array =>
-      alibiSlopes(c.num_attention_heads).map((slope) => fromBf16(toBf16(slope)) * factor);
-    this.slopes = c.alibi ? new Buffer(slopes) : undefined;
+    // transformers adds it twice with "eager" attention; with its default, "sdpa", once, as the models' own code does.
+    const times = c.attn_implementation === "eager" ? 2 : 1;
+    this.alibi = c.alibi ? new RoundedAlibi(alibiSlopes(c.num_attention_heads), c.groups, times) : undefined;
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
       const h = runBlocks(this.h, this.word_embeddings.forward(ids), pass, (layer, x) =>
-        layer.forward(x, pass, this.rotary?.table(pass, x.device), this.slopes?.on(x.device)),
+        layer.forward(x, pass, this.rotary?.table(pass, x.device), this.alibi),
       );
       return this.ln_f.forward(h);
     });
@@ -209,11 +214,13 @@ class FalconForCausalLM extends CausalLM {
     this.transformer = new FalconModel(c);
     this.lm_head = new Linear(c.hidden_size, c.vocab_size);
     if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.word_embeddings.weight);
+    const { alibi } = this.transformer;
     this.geometry = {
       layers: c.num_hidden_layers,
       heads: c.num_attention_heads,
       groups: c.groups,
       head_dim: c.head_dim,
+      ...(alibi ? { key_dim: c.head_dim + alibi.dims } : {}),
       hidden: c.hidden_size,
       vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,

@@ -25,17 +25,24 @@ export function cacheName(dtype: CacheDType): "float32" | "bfloat16" | "float16"
   return dtype === "i8" ? "int8" : torchName(dtype);
 }
 
+/** Sizes of layers that are all alike; keys are as large as values unless `key_dim` says otherwise. */
+interface LayerSizes {
+  readonly layers: number;
+  readonly groups: number;
+  readonly head_dim: number;
+  readonly key_dim?: number;
+}
+
+function layerOf({ groups, head_dim, key_dim = head_dim }: LayerSizes): LayerShape {
+  return { groups, k_dim: key_dim, v_dim: head_dim };
+}
+
 /** Layers that are all alike. */
-export function sameLayers(sizes: { layers: number; groups: number; head_dim: number }): LayerShape[] {
-  const { layers, groups, head_dim } = sizes;
-  return Array.from({ length: layers }, () => ({ groups, k_dim: head_dim, v_dim: head_dim }));
+export function sameLayers(sizes: LayerSizes): LayerShape[] {
+  return Array.from({ length: sizes.layers }, () => layerOf(sizes));
 }
 
 /** Bytes of one token's keys and values in all layers of a model, scales included. */
-export function cacheBytesPerToken(
-  sizes: { layers: number; groups: number; head_dim: number },
-  dtype: CacheDType,
-): number {
-  const { layers, groups, head_dim } = sizes;
-  return layers * layerBytesPerToken({ groups, k_dim: head_dim, v_dim: head_dim }, dtype);
+export function cacheBytesPerToken(sizes: LayerSizes, dtype: CacheDType): number {
+  return sizes.layers * layerBytesPerToken(layerOf(sizes), dtype);
 }

@@ -12,6 +12,8 @@ export interface DecoderGeometry {
   readonly heads: number;
   readonly groups: number;
   readonly head_dim: number;
+  /** Size of a key in the cache, where it is not `head_dim`. */
+  readonly key_dim?: number;
   readonly hidden: number;
   readonly vocab: number;
   /** Longest text that the position encoding allows; Infinity if there is no limit. */

@@ -87,6 +87,19 @@ const SAME: readonly [what: string, fixture: string, config: Fields][] = [
   ["RefinedWebModel", "falcon-rw-sdpa", refinedWeb("falcon-rw-sdpa", "RefinedWebModel")],
 ];
 
+test("Falcon's ALiBi and a cache in 8 bits", async () => {
+  const device = openTestDevice("cpu");
+  const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "falcon-rw-sdpa"), { device });
+  const input_ids = [[20, 30, 40]];
+  await expect(model.generate({ input_ids, cache_implementation: "quantized", max_new_tokens: 2 })).rejects.toThrow(
+    "a cache in 8 bits cannot hold the ALiBi of this Falcon model",
+  );
+  expect(await model.generate({ input_ids, cache_dtype: "bfloat16", max_new_tokens: 2 })).toHaveLength(1);
+  model.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});
+
 describe("the same model", () => {
   const device = openTestDevice("cpu");
   afterAll(async () => {

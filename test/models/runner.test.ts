@@ -35,7 +35,7 @@ const MORE = [
   "stablelm-heads",
 ];
 /** Keys are told apart by their distance in the cache: positions that are given have no effect. */
-const ALIBI = ["bloom", "mpt", "mpt-clip", "falcon-rw-like", "falcon-rw-sdpa"];
+const ALIBI = ["bloom", "mpt", "mpt-clip"];
 
 interface Case {
   input_ids: number[][];

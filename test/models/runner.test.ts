@@ -34,7 +34,7 @@ const MORE = [
   "stablelm",
   "stablelm-heads",
 ];
-/** Keys are told apart by their distance in the cache: positions that are given have no effect. */
+/** Keys are told apart by their distance in the cache: positions that are given have no effect. (Falcon's are looked at.) */
 const ALIBI = ["bloom", "mpt", "mpt-clip"];
 
 interface Case {

@@ -42,8 +42,8 @@ export const PYTHON = {
   /** No effect: `generate` keeps keys and values, `forward` does not. */
   use_cache: flag(),
   /**
-   * No effect: attention is always computed in one fused kernel. (One exception: Falcon models with ALiBi weigh distances twice
-   * with "eager", as in transformers.)
+   * No effect: attention is always computed in one fused kernel. (One exception: Falcon models with ALiBi add it once
+   * with "sdpa" and twice with "eager", as in transformers, or if nothing is passed.)
    */
   attn_implementation: choice(["sdpa", "eager", "flash_attention_2"], {
     hint: "leave it out: attention is always computed in one fused kernel",

@@ -176,7 +176,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     model.dispose();
     throw error;
   }
-  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...oddities];
+  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...model.notes, ...oddities];
   if (own) {
     warnings.push(
       `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,

@@ -55,7 +55,17 @@ interface FalconConfig extends z.infer<typeof schema> {
   readonly rows: "heads" | "shared" | "groups";
   readonly norms: 1 | 2;
   readonly rope: RopeFrequencies | undefined;
+  /**
+   * How often ALiBi is added to the scores. transformers' "eager" attention, the one that defines the others, adds it twice; its
+   * "sdpa" once, as does the code beside the first files.
+   */
+  readonly weighed: 1 | 2;
 }
+
+/** What a user is told of a model whose attention was not chosen. */
+const WEIGHED_TWICE =
+  'ALiBi is added twice, as with attn_implementation "eager" in transformers; pass attn_implementation: "sdpa" to add it once, ' +
+  "as transformers does by default";
 
 function refuse(problem: string): never {
   throw new ConfigError(`config.json of a Falcon model: ${problem}`, { hint: CONFIG_HINT });
@@ -66,6 +76,7 @@ function parse(json: ConfigJson): FalconConfig {
   const fields = readConfig(json, schema, ALIASES);
   // The code beside the first files had a class for each layout; the larger models' is called RefinedWeb.
   const grouped = fields.new_decoder_architecture ?? json.model_type === "RefinedWeb";
+  const old = json.model_type !== "falcon";
   const heads = fields.num_attention_heads;
   const head_dim = headSize(fields.hidden_size, heads);
   const given = fields.num_kv_heads ?? heads;
@@ -86,6 +97,7 @@ function parse(json: ConfigJson): FalconConfig {
     rows,
     norms: norms === 2 ? 2 : 1,
     rope: fields.alibi ? undefined : frequencies,
+    weighed: fields.attn_implementation ? (fields.attn_implementation === "eager" ? 2 : 1) : old ? 1 : 2,
   };
 }
 
@@ -189,9 +201,7 @@ class FalconModel extends Module {
     this.h = Array.from({ length: c.num_hidden_layers }, (_, layer) => new FalconDecoderLayer(c, layer));
     this.ln_f = new LayerNorm(c.hidden_size, c.layer_norm_epsilon);
     this.rotary = c.rope && new Rotary(c.rope);
-    // transformers adds it twice with "eager" attention; with its default, "sdpa", once, as the models' own code does.
-    const times = c.attn_implementation === "eager" ? 2 : 1;
-    this.alibi = c.alibi ? new RoundedAlibi(alibiSlopes(c.num_attention_heads), c.groups, times) : undefined;
+    this.alibi = c.alibi ? new RoundedAlibi(alibiSlopes(c.num_attention_heads), c.groups, c.weighed) : undefined;
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
@@ -208,9 +218,11 @@ class FalconForCausalLM extends CausalLM {
   transformer: FalconModel;
   lm_head: Linear;
   readonly geometry: DecoderGeometry;
+  override readonly notes: readonly string[];
 
   constructor(c: FalconConfig) {
     super();
+    this.notes = c.alibi && c.weighed === 2 && !c.attn_implementation ? [WEIGHED_TWICE] : [];
     this.transformer = new FalconModel(c);
     this.lm_head = new Linear(c.hidden_size, c.vocab_size);
     if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.word_embeddings.weight);

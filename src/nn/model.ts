@@ -12,6 +12,9 @@ export abstract class Model extends Module {
    */
   placement: ModelPlacement | undefined;
 
+  /** What users are told when the model is loaded. */
+  readonly notes: readonly string[] = [];
+
   /**
    * Units of placement, offload and gradient checkpointing, in the order in which they run: one list for each stack
    * (an encoder's, a decoder's).

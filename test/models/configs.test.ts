@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError } from "../../src/core/errors.js";
-import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { buildModel } from "../../src/models/index.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
@@ -86,6 +86,28 @@ const SAME: readonly [what: string, fixture: string, config: Fields][] = [
   ["RefinedWeb", "falcon-40b-like", refinedWeb("falcon-40b-like", "RefinedWeb")],
   ["RefinedWebModel", "falcon-rw-sdpa", refinedWeb("falcon-rw-sdpa", "RefinedWebModel")],
 ];
+
+test("Falcon's ALiBi counts as attn_implementation says, and a model tells what was not said", async () => {
+  const folder = join(FIXTURES, "models", "falcon-rw-like");
+  const logits = async (options: FromPretrainedOptions): Promise<{ values: number[]; warnings: readonly string[] }> => {
+    const model = await AutoModelForCausalLM.from_pretrained(folder, { device: "reference", ...options });
+    const { logits: out } = model.forward({ input_ids: [[20, 30, 40, 50]] });
+    const values = [...(await out.readFloats())];
+    const { warnings } = model;
+    out.dispose();
+    model.dispose();
+    return { values, warnings };
+  };
+  const [silent, eager, sdpa] = [
+    await logits({}),
+    await logits({ attn_implementation: "eager" }),
+    await logits({ attn_implementation: "sdpa" }),
+  ];
+  expect(silent.values).toEqual(eager.values);
+  expect(silent.values).not.toEqual(sdpa.values);
+  expect(silent.warnings.join()).toMatch(/ALiBi is added twice.*"sdpa"/);
+  expect([...eager.warnings, ...sdpa.warnings]).toEqual([]);
+});
 
 test("Falcon's ALiBi and a cache in 8 bits", async () => {
   const device = openTestDevice("cpu");

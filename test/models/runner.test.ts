@@ -57,8 +57,8 @@ interface Expected {
   };
 }
 
-/** transformers adds ALiBi to Falcon's scores twice with "eager" attention, and the fixture's results are computed so. */
-const EAGER = ["falcon-rw-like"];
+/** transformers adds ALiBi to Falcon's scores once with "sdpa", and this fixture's results are computed so; others by "eager". */
+const SDPA = ["falcon-rw-sdpa"];
 
 const quantizedBy = (name: string): FromPretrainedOptions => ({ quantization_config: QUANTIZED[name]! });
 
@@ -66,7 +66,7 @@ for (const deviceName of ALL_DEVICES) {
   describe.each(deviceName === "cpu" ? [...MODELS, ...MORE] : MODELS)(`${deviceName}: %s`, (name) => {
     const folder = join(FIXTURES, "models", name);
     const expected = readJson<Expected>("models", name, "expected.json");
-    const attention: FromPretrainedOptions = EAGER.includes(name) ? { attn_implementation: "eager" } : {};
+    const attention: FromPretrainedOptions = SDPA.includes(name) ? { attn_implementation: "sdpa" } : {};
     const arrays = readArrays("models", name, "expected.safetensors");
     const golden = (key: string): Golden => {
       const array = arrays.get(key);

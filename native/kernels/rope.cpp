@@ -9,13 +9,16 @@ namespace octavo::OCTAVO_ISA {
 namespace {
 
 const char* rope_table(const Call& call) {
-  const Tensor &positions = call.t[0], &frequencies = call.t[1], &table = call.t[2];
-  const int64_t R = frequencies.dim[0];
+  const Tensor &positions = call.t[0], &frequencies = call.t[1], &rows = call.t[2], &table = call.t[3];
+  const int64_t T = positions.dim[1], V = frequencies.dim[0], R = frequencies.dim[1];
   const float scale = call.attr[0].f;
-  const float* inv = frequencies.as<float>();
+  if (!rows && V != 1 && V != positions.dim[0]) return "there are neither frequencies for all rows nor for each of them";
   parallel(call, positions.size(), row_grain(R * 16), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       const float position = (float)positions.as<int32_t>()[row];
+      const int64_t own = rows ? rows.as<int32_t>()[row] : V == 1 ? 0 : row / T;
+      // Rows outside are those of unused lanes.
+      const float* inv = frequencies.as<float>() + (own < 0 ? 0 : own < V ? own : V - 1) * R;
       float* cosines = table.as<float>() + row * 2 * R;
       float* sines = cosines + R;
       for (int64_t r = 0; r < R; r++) {
@@ -88,7 +91,7 @@ const char* rope(const Call& call) {
 }  // namespace
 
 OCTAVO_KERNELS(rope,
-    {"rope_table", "rope_table: positions[B,T]:i32 inv_freq[R]:f32 ; scale:f32 -> table[B,T,2,R]:f32", rope_table},
+    {"rope_table", "rope_table: positions[B,T]:i32 inv_freq[V,R]:f32 rows[B,T]:i32? ; scale:f32 -> table[B,T,2,R]:f32", rope_table},
     {"rope", "rope: x[B,T,H,D]:f32~ table[B,T,2,R]:f32 ; interleaved:i32 -> y[B,T,H,D]:f32", rope})
 
 }  // namespace octavo::OCTAVO_ISA

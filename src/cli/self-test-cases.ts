@@ -284,7 +284,8 @@ export function selfTestCases(): SelfTestCase[] {
     [0.3, 1, 4, 20, 0],
   );
 
-  add("rope_table", "positions to 5000", 1e-6, [ints([2, 5], 5000), positive([9])], [1]);
+  add("rope_table", "positions to 5000", 1e-6, [ints([2, 5], 5000), positive([1, 9]), ...none(1)], [1]);
+  add("rope_table", "sets of frequencies", 1e-6, [ints([2, 5], 5000), positive([3, 9]), ints([2, 5], 3)], [1]);
   for (const interleaved of [0, 1]) {
     add(
       "rope",

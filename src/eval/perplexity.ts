@@ -6,6 +6,7 @@ import { cacheShape } from "../generate/cache-options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { type CacheDType, KVCache } from "../nn/cache.js";
 import { layerDevices } from "../nn/placement.js";
+import { TextLengths } from "../nn/text-lengths.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 
 export interface PerplexityOptions {
@@ -98,6 +99,7 @@ function cachedLogits({ device, module }: PreTrainedModel, part: readonly number
       [2, ...shape],
     );
     cache.extend([part.length]);
-    return module.forward({ ids, positions: lanes.select(0, 1), lanes, cache });
+    using lengths = new TextLengths([part.length]);
+    return module.forward({ ids, positions: lanes.select(0, 1), lanes, cache, lengths });
   });
 }

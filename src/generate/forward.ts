@@ -6,6 +6,7 @@ import { type CacheDType, type CrossCache, KVCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { PassInput } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
+import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
 import { cacheShape } from "./cache-options.js";
 import type { FlatChunk } from "./prefill.js";
@@ -22,6 +23,8 @@ export interface RowOptions {
 export class RowForward implements Disposable {
   readonly device: Device;
   readonly cache: KVCache;
+  /** The longest text that each row's request can reach. */
+  readonly lengths: TextLengths;
   readonly #model: Decoder;
   readonly #shared: Pick<PassInput, "cross">;
 
@@ -31,6 +34,7 @@ export class RowForward implements Disposable {
     this.device = device;
     this.#model = model;
     this.#shared = { cross };
+    this.lengths = new TextLengths(new Array<number>(rows).fill(1));
     this.cache = new KVCache(layerDevices(model, device), cacheShape(model, rows, capacity, cache_dtype));
   }
 
@@ -73,12 +77,14 @@ export class RowForward implements Disposable {
   }
 
   #run(ids: Tensor, lanes: Tensor): Tensor {
-    using pass = this.#model.pass({ positions: lanes.select(0, 1), lanes, cache: this.cache, ...this.#shared });
+    const { cache, lengths } = this;
+    using pass = this.#model.pass({ positions: lanes.select(0, 1), lanes, cache, lengths, ...this.#shared });
     return this.#model.hidden(pass, ids);
   }
 
   dispose(): void {
     this.cache.dispose();
+    this.lengths.dispose();
   }
 
   [Symbol.dispose](): void {

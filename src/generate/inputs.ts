@@ -268,6 +268,30 @@ function readPositions(batch: Batch, given: Ids, max_positions: number): Int32Ar
 }
 
 /** Segments of rows whose positions restart; undefined if none do, or if zeros may be padding. */
+/**
+ * The length of each text of a batch by its highest position: one text a row, or several, which `texts` [B,T] then numbers
+ * through. Padding does not count.
+ */
+export function textLengths(
+  { rows, steps, mask }: Batch,
+  positions: Int32Array,
+  segments: Int32Array | undefined,
+): { readonly lengths: readonly number[]; readonly texts: Int32Array | undefined } {
+  const lengths: number[] = [];
+  const texts = segments && new Int32Array(rows * steps);
+  let text = -1;
+  for (let at = 0; at < rows * steps; at++) {
+    const first = at % steps === 0;
+    if (first || (segments && segments[at] !== segments[at - 1])) {
+      text++;
+      lengths.push(1);
+    }
+    if (texts) texts[at] = text;
+    if (!mask || mask[at] === 1) lengths[text] = Math.max(lengths[text]!, positions[at]! + 1);
+  }
+  return { lengths, texts };
+}
+
 function restarts({ rows, steps, mask }: Batch, positions: Int32Array): Int32Array | undefined {
   if (mask !== undefined) return undefined;
   const segments = new Int32Array(rows * steps);

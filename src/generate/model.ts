@@ -8,6 +8,7 @@ import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
 import { type CausalLM, logits } from "../nn/decoder.js";
 import { layerDevices } from "../nn/placement.js";
+import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
@@ -15,7 +16,7 @@ import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
-import { type Batch, leftPadded, placesOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
+import { type Batch, leftPadded, placesOf, promptsOf, readBatch, textLengths, withImpliedMask } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import {
   FORWARD,
@@ -67,11 +68,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { vocab, max_positions } = this.module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { positions, segments } = placesOf(batch, inputs, max_positions);
+    const { lengths, texts } = textLengths(batch, positions, segments);
+    using reach = new TextLengths(lengths);
     const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
     // Texts in one row see only themselves, so no cache links them: they run in one chunk.
     const whole = segments !== undefined || inputs.output_hidden_states === true;
     const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
-    if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, keep)) };
+    if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, reach, keep)) };
     return scope(() => {
       const { device } = this;
       const shape = [batch.rows, batch.steps];
@@ -79,6 +82,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         positions: Tensor.from(device, positions, shape),
         mask: batch.mask && Tensor.from(device, batch.mask, shape, "u8"),
         segments: segments && Tensor.from(device, segments, shape),
+        lengths: reach,
+        texts: texts && Tensor.from(device, texts, shape),
       };
       using pass = this.module.pass(input, { capture: inputs.output_hidden_states });
       const result = logits(this.module, pass, Tensor.from(device, batch.ids, shape), { logits_to_keep: keep });
@@ -89,7 +94,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   /** Logits [B,keep,vocab] of the last positions of a batch that runs in chunks. */
-  #logitsOfChunks({ rows, steps }: Batch, chunks: readonly Chunk[], keep: number): Tensor {
+  #logitsOfChunks({ rows, steps }: Batch, chunks: readonly Chunk[], lengths: TextLengths, keep: number): Tensor {
     const { device, module } = this;
     const { geometry } = module;
     // Keys and values in f32, as without a cache: cutting into chunks changes only the memory it takes.
@@ -107,7 +112,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         const positions = Tensor.from(device, chunk.positions, shape);
         const lanes = Tensor.from(device, chunk.lanes, [2, ...shape]);
         cache.extend(chunk.counts);
-        using pass = module.pass({ positions, lanes, cache });
+        using pass = module.pass({ positions, lanes, cache, lengths });
         const own = Math.min(chunk.steps, chunk.at + chunk.steps - (steps - keep));
         if (own <= 0) return void module.hidden(pass, ids);
         const part = logits(module, pass, ids, { logits_to_keep: own });

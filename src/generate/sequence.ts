@@ -65,6 +65,11 @@ export class Sequence {
     this.prompt = prompt.length;
   }
 
+  /** Tokens that the model reads at most: all but the last, which is only given out. */
+  get reach(): number {
+    return Math.max(1, this.prompt + this.config.max_new_tokens - 1);
+  }
+
   /** A copy with the same text, which continues independently. */
   fork(row: number, config: RequestConfig, sequence: number): Sequence {
     const fork = new Sequence({ row, prompt: this.ids.slice(0, this.prompt), config, sequence });

@@ -118,15 +118,17 @@ export class DecodeSession implements Disposable {
 
   /**
    * Continues rows with other texts, as new requests: the prefix that a row's text shares with the new one stays in the cache.
-   * For a free row it is the same as `add`.
+   * For a free row it is the same as `add`. Where positions depend on a text's length, a request that may grow longer can need
+   * other keys, and shares nothing (nn/text-lengths.ts).
    */
   async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
     const resumed = this.#checked(requests);
     for (const next of resumed) {
       const before = this.#sequences[next.row];
       this.#sequences[next.row] = next;
+      const apart = this.#forward.lengths.set(next.row, next.reach);
       if (!before) continue;
-      const most = Math.min(before.cached, next.ids.length - 1);
+      const most = apart ? 0 : Math.min(before.cached, next.ids.length - 1);
       while (next.cached < most && next.ids[next.cached] === before.ids[next.cached]) next.cached++;
       this.#forward.cache.rewind(next.row, before.cached - next.cached);
       this.#choice.end(next.row);
@@ -135,7 +137,8 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * A free row continues the text of row `from` as a request of its own: several samples of one prompt.
+   * A free row continues the text of row `from` as a request of its own: several samples of one prompt. It shares the keys, so
+   * where positions depend on a text's length it keeps that of row `from`.
    * @throws OptionError while a step of row `from` is in flight
    */
   fork(from: number, to: number, config: RequestConfig, sequence: number): void {
@@ -143,6 +146,7 @@ export class DecodeSession implements Disposable {
     if (!parent?.ready || parent.unread) throw new OptionError(`row ${from} has no text to fork, or unread tokens`);
     this.#checkFree(to);
     this.#forward.cache.fork(from, to);
+    this.#forward.lengths.reorder(this.#sequences.map((_, row) => (row === to ? from : row)));
     const fork = parent.fork(to, config, sequence);
     this.#sequences[to] = fork;
     if (fork.logits) return; // the next step adds it like any other
@@ -159,6 +163,7 @@ export class DecodeSession implements Disposable {
       throw new OptionError("rows can be reordered only after all have taken a step and all tokens were read");
     }
     this.#forward.cache.reorder(parents);
+    this.#forward.lengths.reorder(parents);
     this.#choice.reorder(parents);
     before.forEach((own, row) => {
       this.#sequences[row] = own!.row === row ? own : own!.fork(row, own!.config, own!.sequence);
@@ -269,7 +274,10 @@ export class DecodeSession implements Disposable {
   #seat(requests: readonly RowRequest[]): Sequence[] {
     const sequences = this.#checked(requests);
     for (const { row } of sequences) this.#checkFree(row);
-    for (const sequence of sequences) this.#sequences[sequence.row] = sequence;
+    for (const sequence of sequences) {
+      this.#sequences[sequence.row] = sequence;
+      this.#forward.lengths.set(sequence.row, sequence.reach);
+    }
     return sequences;
   }
 

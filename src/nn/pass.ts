@@ -7,6 +7,7 @@ import type { Compute } from "../ops/linear.js";
 import { transfer } from "../ops/transfer.js";
 import type { Cache, CrossCache } from "./cache.js";
 import { type Module, within } from "./module.js";
+import type { TextLengths } from "./text-lengths.js";
 
 /** How attention is computed. */
 export interface AttentionChoice {
@@ -30,6 +31,10 @@ export interface PassInput {
   readonly cache?: Cache;
   /** i32[2,B,T], with a cache: row (-1: the token is padding) and position in that row's cache of each token. */
   readonly lanes?: Tensor;
+  /** The lengths of the texts, for models whose positions depend on them: one for each row of the cache, or of the pass. */
+  readonly lengths?: TextLengths;
+  /** i32[B,T], without a cache: which of `lengths` is each token's, where rows hold several texts. */
+  readonly texts?: Tensor;
   /** i32[B,T]: which of a pair of texts a token belongs to (BERT). Absent: all belong to the first. */
   readonly token_types?: Tensor;
   /** The encoder's output for the decoder's cross-attention, where it is not cached. */

@@ -48,7 +48,7 @@ describe("norms and rope", () => {
     const positions = Int32Array.from({ length: B * T }, (_, i) => i * 1371);
     const inv = Float32Array.from({ length: R }, (_, r) => 10000 ** (-r / R));
     const table = m.empty([B, T, 2, R]);
-    m.run("rope_table", [m.from(positions, [B, T], "i32"), m.from(inv, [R]), table], [[1.5]]);
+    m.run("rope_table", [m.from(positions, [B, T], "i32"), m.from(inv, [1, R]), undefined, table], [[1.5]]);
     const angle = (bt: number, r: number) => fround(positions[bt]! * inv[r]!);
     const wanted = Float32Array.from({ length: B * T * 2 * R }, (_, i) => {
       const [bt, half, r] = [Math.floor(i / (2 * R)), Math.floor(i / R) % 2, i % R];

@@ -13,7 +13,12 @@ import { difference, readArrays, readJson } from "../support/fixtures.js";
 interface RopeCase {
   key: string;
   max_position_embeddings: number;
+  original_max_position_embeddings?: number;
+  seq_len: number;
   head_dim?: number;
+  hidden_size?: number;
+  num_attention_heads?: number;
+  partial_rotary_factor?: number;
   rope_theta: number;
   rope_scaling: Record<string, unknown> | null;
   positions: number[];
@@ -26,16 +31,18 @@ const file = readJson<{ tolerance: number; rope: RopeCase[]; other: { kind: stri
   "positions.json",
 );
 const get = (name: string): Float32Array => arrays.get(name)!.values as Float32Array;
-const KNOWN = ["default", "linear", "llama3"];
 const kindOf = ({ rope_scaling: scaling }: RopeCase): string =>
   String(scaling?.rope_type ?? scaling?.type ?? "default");
 
-function frequencies(one: RopeCase) {
-  const config = { rope_theta: one.rope_theta, rope_scaling: one.rope_scaling };
-  return ropeFrequencies({ ...ropeFields(config), dim: one.head_dim! });
+/** The frequencies of a case, for a text of its length. */
+function frequencies(one: RopeCase, fields = ropeFields({ ...one })) {
+  const { head_dim = 0, hidden_size = 0, num_attention_heads = 1, partial_rotary_factor = 1 } = one;
+  const dim = (head_dim || hidden_size / num_attention_heads) * partial_rotary_factor;
+  const { inverse, scale, ofLength } = ropeFrequencies({ ...fields, dim });
+  return { inverse: ofLength?.(one.seq_len) ?? inverse, scale };
 }
 
-describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (one) => {
+describe.each(file.rope)("$key", (one) => {
   test("inverse frequencies", () => {
     const { inverse, scale } = frequencies(one);
     // Each is a power and a division in f32: two roundings, of numbers up to 1.
@@ -45,8 +52,8 @@ describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (o
 
   test("the newer layout of config.json says the same", () => {
     const parameters = { ...one.rope_scaling, rope_theta: one.rope_theta, rope_type: kindOf(one) };
-    const fields = ropeFields({ rope_parameters: parameters });
-    const newer = ropeFrequencies({ ...fields, dim: one.head_dim! });
+    const { rope_theta, rope_scaling, ...others } = { ...one };
+    const newer = frequencies(one, ropeFields({ ...others, rope_parameters: parameters }));
     expect(newer).toEqual(frequencies(one));
   });
 
@@ -94,13 +101,35 @@ describe.each(file.rope.filter((one) => KNOWN.includes(kindOf(one))))("$key", (o
   });
 });
 
-test.each(file.rope.filter((one) => !KNOWN.includes(kindOf(one)) && one.head_dim))(
-  "$key is refused, by name",
-  (one) => {
-    expect(() => frequencies(one)).toThrow(ConfigError);
-    expect(() => frequencies(one)).toThrow(`rope_scaling type "${kindOf(one)}" is not supported`);
-  },
-);
+test("kinds that are not here, and blocks that lack something, are refused by name", () => {
+  const of =
+    (rope_scaling: Record<string, unknown>, more: Record<string, unknown> = {}) =>
+    () =>
+      ropeFrequencies({ ...ropeFields({ max_position_embeddings: 64, rope_scaling, ...more }), dim: 8 });
+  expect(of({ rope_type: "proportional" })).toThrow(ConfigError);
+  expect(of({ rope_type: "yarm" })).toThrow('rope_scaling type "yarm" is not supported; did you mean "yarn"?');
+  expect(of({ type: "dynamic" })).toThrow('rope_scaling of type "dynamic" needs a positive "factor"');
+  expect(of({ type: "dynamic", factor: 2 }, { max_position_embeddings: undefined })).toThrow("max_position_embeddings");
+  expect(of({ type: "longrope", short_factor: [1, 1, 1, 1], long_factor: [1, 2, 3] })).toThrow(
+    'needs 4 positive numbers as "long_factor", got [1,2,3]',
+  );
+  expect(of({ type: "yarn", factor: 4, truncate: 1 })).toThrow('needs true or false as "truncate", got 1');
+  expect(of({ full_attention: { rope_type: "default" } })).toThrow('for "full_attention" alone');
+});
+
+test("longrope by its first name, and with the length that the block does not decide", () => {
+  const lists = { short_factor: [1, 1, 1, 2], long_factor: [4, 4, 4, 4], original_max_position_embeddings: 16 };
+  const of = (type: string, trained?: number) => {
+    const fields = ropeFields({ max_position_embeddings: 64, rope_scaling: { ...lists, type } });
+    return ropeFrequencies({ ...fields, dim: 8, trained });
+  };
+  const frequencies = of("longrope");
+  expect(of("su").inverse).toEqual(frequencies.inverse);
+  expect(frequencies.ofLength!(16)).toEqual(frequencies.inverse);
+  expect(frequencies.ofLength!(17)).toEqual(of("su", 8).ofLength!(9));
+  expect(frequencies.ofLength!(17)).not.toEqual(frequencies.inverse);
+  expect(of("su", 32).ofLength!(32)).toEqual(frequencies.inverse);
+});
 
 test("theta and the block stand where transformers 5 looks for them", () => {
   const linear = { rope_type: "linear", factor: 4 };

@@ -83,15 +83,29 @@ const layer: Family = {
     .map((all) => layerCase(...all)),
 };
 
-function tableCase(B: number, T: number, R: number, most: number, scale: number, seed: number): Case {
+/** `sets` of frequencies: one for all, one for each row, or "named" by an operand (rows outside included). */
+function tableCase(
+  B: number,
+  T: number,
+  R: number,
+  most: number,
+  scale: number,
+  seed: number,
+  sets: "one" | "each" | "named" = "one",
+): Case {
+  const count = sets === "one" ? 1 : sets === "each" ? Math.max(B, 1) : 3;
   return {
-    name: `[${B},${T}] R ${R} up to ${most} scale ${scale} seed ${seed}`,
+    name: `[${B},${T}] R ${R} up to ${most} scale ${scale} sets ${sets} seed ${seed}`,
     inputs: [
       operand([B, T], integers(seed, B * T, 0, most)),
       operand(
-        [R],
-        Float32Array.from({ length: R }, (_, r) => 10000 ** (-r / Math.max(R, 1))),
+        [count, R],
+        Float32Array.from(
+          { length: count * R },
+          (_, i) => (1 - Math.floor(i / R) / 8) * 10000 ** (-(i % R) / Math.max(R, 1)),
+        ),
       ),
+      sets === "named" ? operand([B, T], integers(seed + 1, B * T, -1, count)) : undefined,
     ],
     attrs: [scale],
     // cos and sin of the same f32 angle, then one product.
@@ -107,6 +121,9 @@ const ropeTable: Family = {
     tableCase(1, 33, 5, 131_072, Math.fround(1.1386), 3),
     tableCase(3, 0, 4, 9, 1, 4),
     tableCase(2, 3, 1, 9, 1, 5),
+    tableCase(3, 5, 6, 300, 1, 6, "each"),
+    tableCase(4, 1, 16, 300, 1, 7, "named"),
+    tableCase(1, 9, 5, 131_072, Math.fround(1.1386), 8, "named"),
   ],
   fuzz: fc
     .tuple(
@@ -116,6 +133,7 @@ const ropeTable: Family = {
       fc.constantFrom(3, 2048, 1_000_000),
       fc.constantFrom(1, 0.5),
       seeds,
+      fc.constantFrom("one" as const, "each" as const, "named" as const),
     )
     .map((all) => tableCase(...all)),
 };

@@ -57,14 +57,21 @@ fn turn(angle: f32) -> Turn {
   return result;
 }`;
 
-const tableShader = family("rope_table", () => ({
-  bindings: [reads("positions", "array<i32>"), reads("frequencies", "array<f32>"), writes("table")],
-  params: ["count", "pairs", "positions", "frequencies", "table", "scale:f32"],
+/** `named`: an operand says which set of frequencies a token takes. */
+const tableShader = family("rope_table", ({ named }: { named: boolean }) => ({
+  bindings: [
+    reads("positions", "array<i32>"),
+    reads("frequencies", "array<f32>"),
+    ...(named ? [reads("rows", "array<i32>")] : []),
+    writes("table"),
+  ],
+  params: ["count", "pairs", "each", "sets", "positions", "frequencies", "rows", "table", "scale:f32"],
   declarations: [MULHI, TURN],
   body: `if (gid >= P.count) { return; }
   let i = gid / P.pairs;
   let r = gid % P.pairs;
-  let t = turn(f32(positions[P.positions + i]) * frequencies[P.frequencies + r]);
+  let row = ${named ? "clamp(rows[P.rows + i], 0, i32(P.sets) - 1)" : "i / P.each"};
+  let t = turn(f32(positions[P.positions + i]) * frequencies[P.frequencies + u32(row) * P.pairs + r]);
   let at = P.table + i * 2u * P.pairs + r;
   table[at] = t.cos * P.scale;
   table[at + P.pairs] = t.sin * P.scale;`,
@@ -72,16 +79,22 @@ const tableShader = family("rope_table", () => ({
 
 export const ropeTable: Kernel = {
   op: ropeTableOp,
-  record({ operands: [positions, frequencies, table], attributes: [scale = 1] }, recorder) {
-    const pairs = frequencies!.count;
+  record({ operands: [positions, frequencies, rows, table], attributes: [scale = 1] }, recorder) {
+    const [sets = 0, pairs = 0] = frequencies!.shape;
     const count = positions!.count * pairs;
+    // Tokens that share a set where nothing names them: all, or those of a row.
+    const each = Math.max(1, sets === 1 ? positions!.count : positions!.shape[1]!);
     const offsets = { positions: positions!.offset, frequencies: frequencies!.offset, table: table!.offset };
-    const bindings = [positions!, frequencies!, table!];
-    recorder.dispatch(tableShader({}), bindings, { count, pairs, ...offsets, scale }, groupsFor(count, WORKGROUP));
+    const numbers = { count, pairs, each, sets, ...offsets, rows: rows?.offset ?? 0, scale };
+    const bindings = [positions!, frequencies!, ...(rows ? [rows] : []), table!];
+    recorder.dispatch(tableShader({ named: rows !== undefined }), bindings, numbers, groupsFor(count, WORKGROUP));
     return undefined;
   },
-  axes: ({ operands: [positions, , table] }) => firstDim({ 0: positions, 2: table }),
-  shaders: () => [tableShader({})],
+  axes({ operands: [positions, frequencies, rows, table] }) {
+    const own = !rows && frequencies!.shape[0]! > 1;
+    return firstDim({ 0: positions, ...(own ? { 1: frequencies } : {}), ...(rows ? { 2: rows } : {}), 3: table });
+  },
+  shaders: () => [tableShader({ named: false }), tableShader({ named: true })],
 };
 
 /** Numbers of each job, besides the shared `pairs` and `table`: sizes, offset and strides of x, and offset of y. */

@@ -1,18 +1,22 @@
 // What LLaMA (Touvron et al. 2023) and its descendants share: RMSNorm before each part, rotary positions, grouped
-// key-value heads. Their layers differ only after attention.
+// key-value heads. Their layers differ after attention; what else differs are traits.
 
 import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { ConfigJson } from "../nn/architecture.js";
-import { attend } from "../nn/attend.js";
+import type { ConfigJson, NameRule } from "../nn/architecture.js";
+import { type AttendOptions, attend } from "../nn/attend.js";
 import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
-import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
-import { rope, ropeTable } from "../ops/rope.js";
+import { Rotary } from "../nn/rotary.js";
+import type { Act } from "../ops/activation.js";
+import { gated } from "../ops/gated.js";
+import { rope } from "../ops/rope.js";
+import { scale } from "../ops/scale.js";
 import { activationName, count, epsilon, headSize } from "./_config.js";
 
 /** Fields of config.json that they share. */
@@ -31,18 +35,58 @@ export const llamaFields = {
   attention_bias: z.boolean().default(false),
 };
 
+/** Names of tensors in their files. */
+export const llamaNames: readonly NameRule[] = [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }];
+
+/** A bias that files of an architecture name and never have. */
+export const never: z.ZodType<boolean, boolean | undefined> = z.literal(false).default(false);
+
 const shared = z.object(llamaFields);
-type Fields = z.infer<typeof shared> & { readonly sliding_window?: number | null | undefined };
+type Fields = z.infer<typeof shared>;
+
+/** How descendants differ; the defaults are LLaMA's. */
+export interface LlamaTraits {
+  /** Keys that layer `layer` sees, itself included; undefined for all. */
+  readonly window?: (layer: number) => number | undefined;
+  /** Whether layer `layer` rotates queries and keys, by the second set of frequencies ("local") or the first. */
+  readonly turns?: (layer: number) => "not" | "local" | "global";
+  /** Factor on scores; 1 / sqrt(head_dim). */
+  readonly scale?: number;
+  /** Soft cap of scores. */
+  readonly softcap?: number;
+  /** Biases of q_proj, k_proj and v_proj; those of `attention_bias`, which o_proj has too. */
+  readonly qkv_bias?: boolean;
+  /** RMSNorm of each head of queries and keys. */
+  readonly head_norms?: boolean;
+  /** 1 where norms store weight - 1. */
+  readonly norm_offset?: number;
+  /** Factor on embeddings, as it is or rounded to their dtype. */
+  readonly embedding_scale?: { readonly factor: number; readonly rounded: boolean };
+  /** Factor on logits, and their soft cap. */
+  readonly logit_scale?: number;
+  readonly logit_softcap?: number;
+  /** The frequencies of "local" layers. */
+  readonly local_rope?: RopeFrequencies;
+}
 
 /** The fields with the values derived from them. */
 export type LlamaConfig<F extends Fields = Fields> = F & {
   readonly head_dim: number;
   readonly num_key_value_heads: number;
   readonly rope: RopeFrequencies;
+  readonly traits: LlamaTraits;
 };
 
-/** @throws ConfigError for inconsistent sizes */
-export function resolveLlama<F extends Fields>(fields: F, json: ConfigJson): LlamaConfig<F> {
+/**
+ * @param rotation the frequencies of heads of `head_dim`; by default what config.json says, for all dims
+ * @throws ConfigError for inconsistent sizes
+ */
+export function resolveLlama<F extends Fields>(
+  fields: F,
+  json: ConfigJson,
+  traits: LlamaTraits = {},
+  rotation: (head_dim: number) => RopeFrequencies = (dim) => ropeFrequencies({ ...ropeFields(json), dim }),
+): LlamaConfig<F> {
   const heads = fields.num_attention_heads;
   const groups = fields.num_key_value_heads ?? heads;
   if (heads % groups !== 0) {
@@ -56,55 +100,92 @@ export function resolveLlama<F extends Fields>(fields: F, json: ConfigJson): Lla
       hint: CONFIG_HINT,
     });
   }
-  const frequencies = ropeFrequencies({ ...ropeFields(json), dim: head_dim });
-  return { ...fields, head_dim, num_key_value_heads: groups, rope: frequencies };
+  return { ...fields, head_dim, num_key_value_heads: groups, rope: rotation(head_dim), traits };
 }
 
-export class LlamaAttention extends Module {
+/** Queries, keys and values of a layer: [B,T,H,D], and twice [B,T,G,D]. */
+type Heads = readonly [q: Tensor, k: Tensor, v: Tensor];
+
+/** Attention with rotary positions; descendants differ in their projections. */
+export abstract class RotaryAttention extends Module {
+  abstract o_proj: Linear;
+  readonly layer: number;
+  readonly head_dim: number;
+  readonly options: AttendOptions;
+
+  constructor(c: LlamaConfig, layer: number) {
+    super();
+    const { scale = c.head_dim ** -0.5, softcap, window } = c.traits;
+    this.layer = layer;
+    this.head_dim = c.head_dim;
+    this.options = { scale, softcap, window: window?.(layer) };
+  }
+
+  /** Queries and keys before their rotation, and values, of x[B,T,hidden]. */
+  abstract project(x: Tensor): Heads;
+
+  /** x[B,T,hidden] after its norm -> [B,T,hidden], plus `residual`. Without a table nothing is rotated. */
+  forward(x: Tensor, residual: Tensor | undefined, pass: Pass, table: Tensor | undefined): Tensor {
+    const [q, k, v] = this.project(x);
+    const turned = (heads: Tensor): Tensor => (table ? rope(heads, table) : heads);
+    const y = attend(pass, this.layer, turned(q), turned(k), v, this.options); // [B,T,H*D]
+    return this.o_proj.forward(y, residual ? { residual } : {});
+  }
+}
+
+export class LlamaAttention extends RotaryAttention {
   q_proj: Linear;
   k_proj: Linear;
   v_proj: Linear;
   o_proj: Linear;
-  readonly layer: number;
-  readonly head_dim: number;
-  readonly window: number | undefined;
+  q_norm: RMSNorm | undefined;
+  k_norm: RMSNorm | undefined;
 
   constructor(c: LlamaConfig, layer: number) {
-    super();
+    super(c, layer);
     const width = c.num_attention_heads * c.head_dim;
     const shared = c.num_key_value_heads * c.head_dim;
-    const bias = c.attention_bias;
+    const { qkv_bias: bias = c.attention_bias, head_norms, norm_offset } = c.traits;
+    const norm = (): RMSNorm | undefined =>
+      head_norms ? new RMSNorm(c.head_dim, c.rms_norm_eps, norm_offset) : undefined;
     this.q_proj = new Linear(c.hidden_size, width, { bias });
     this.k_proj = new Linear(c.hidden_size, shared, { bias });
     this.v_proj = new Linear(c.hidden_size, shared, { bias });
-    this.o_proj = new Linear(width, c.hidden_size, { bias });
-    this.layer = layer;
-    this.head_dim = c.head_dim;
-    this.window = c.sliding_window ?? undefined;
+    this.o_proj = new Linear(width, c.hidden_size, { bias: c.attention_bias });
+    this.q_norm = norm();
+    this.k_norm = norm();
   }
 
-  forward(x: Tensor, residual: Tensor, pass: Pass, table: Tensor): Tensor {
+  project(x: Tensor): Heads {
     const [batch = 0, steps = 0] = x.shape;
-    const q = rope(this.q_proj.forward(x).view(batch, steps, -1, this.head_dim), table); // [B,T,H,D]
-    const k = rope(this.k_proj.forward(x).view(batch, steps, -1, this.head_dim), table); // [B,T,G,D]
-    const v = this.v_proj.forward(x).view(batch, steps, -1, this.head_dim); // [B,T,G,D]
-    const y = attend(pass, this.layer, q, k, v, {
-      scale: this.head_dim ** -0.5,
-      ...(this.window ? { window: this.window } : {}),
-    }); // [B,T,H*D]
-    return this.o_proj.forward(y, { residual });
+    const heads = (projection: Linear): Tensor => projection.forward(x).view(batch, steps, -1, this.head_dim);
+    const [q, k, v] = [heads(this.q_proj), heads(this.k_proj), heads(this.v_proj)];
+    return [this.q_norm?.forward(q) ?? q, this.k_norm?.forward(k) ?? k, v];
   }
 }
 
-/** A layer: attention, then the part that differs between descendants. */
-export abstract class LlamaLayer extends Module {
-  self_attn: LlamaAttention;
-  input_layernorm: RMSNorm;
-  post_attention_layernorm: RMSNorm;
+/** A layer as the model runs it. */
+export abstract class DecoderLayer extends Module {
+  /** Which frequencies its positions have. */
+  readonly turns: "not" | "local" | "global";
 
   constructor(c: LlamaConfig, layer: number) {
     super();
-    this.self_attn = new LlamaAttention(c, layer);
+    this.turns = c.traits.turns?.(layer) ?? "global";
+  }
+
+  abstract forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor;
+}
+
+/** A layer: attention, then the part that differs between descendants. */
+export abstract class LlamaLayer extends DecoderLayer {
+  self_attn: RotaryAttention;
+  input_layernorm: RMSNorm;
+  post_attention_layernorm: RMSNorm;
+
+  constructor(c: LlamaConfig, layer: number, attention: RotaryAttention = new LlamaAttention(c, layer)) {
+    super(c, layer);
+    this.self_attn = attention;
     this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
     this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
   }
@@ -112,39 +193,86 @@ export abstract class LlamaLayer extends Module {
   /** The second half, for x[B,T,hidden] after its norm; `residual` is added. */
   abstract feedForward(x: Tensor, residual: Tensor): Tensor;
 
-  forward(x: Tensor, pass: Pass, table: Tensor): Tensor {
+  forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor {
     const h = scope(() => this.self_attn.forward(this.input_layernorm.forward(x), x, pass, table));
     return this.feedForward(this.post_attention_layernorm.forward(h), h);
   }
 }
 
+/** down(act(gate(x)) * up(x)), of `width` inner features. */
+export class GatedMLP extends Module {
+  gate_proj: Linear;
+  up_proj: Linear;
+  down_proj: Linear;
+  readonly act: Act;
+
+  constructor(c: LlamaConfig, bias = false, width = c.intermediate_size) {
+    super();
+    this.gate_proj = new Linear(c.hidden_size, width, { bias });
+    this.up_proj = new Linear(c.hidden_size, width, { bias });
+    this.down_proj = new Linear(width, c.hidden_size, { bias });
+    this.act = c.hidden_act;
+  }
+
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    const inner = gated(this.gate_proj.forward(x), this.up_proj.forward(x), this.act);
+    return this.down_proj.forward(inner, residual ? { residual } : {});
+  }
+}
+
+/** The layer of LLaMA itself. */
+export class GatedLayer extends LlamaLayer {
+  mlp: GatedMLP;
+
+  constructor(c: LlamaConfig, layer: number, mlp_bias = false) {
+    super(c, layer);
+    this.mlp = new GatedMLP(c, mlp_bias);
+  }
+
+  feedForward(x: Tensor, residual: Tensor): Tensor {
+    return this.mlp.forward(x, residual);
+  }
+}
+
 /** Makes layer number `layer`. */
-type MakeLayer = (layer: number) => LlamaLayer;
+type MakeLayer = (layer: number) => DecoderLayer;
 
 class LlamaModel extends Module {
   embed_tokens: Embedding;
-  layers: LlamaLayer[];
+  layers: DecoderLayer[];
   norm: RMSNorm;
-  readonly inverse_frequencies: Buffer;
-  readonly rope_scale: number;
+  readonly rotary: Rotary;
+  readonly local_rotary: Rotary | undefined;
+  readonly embedding_scale: LlamaTraits["embedding_scale"];
 
   constructor(c: LlamaConfig, layer: MakeLayer) {
     super();
+    const { norm_offset, local_rope, embedding_scale } = c.traits;
     this.embed_tokens = new Embedding(c.vocab_size, c.hidden_size);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, i) => layer(i));
-    this.norm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
-    this.inverse_frequencies = new Buffer(() => c.rope.inverse);
-    this.rope_scale = c.rope.scale;
+    this.norm = new RMSNorm(c.hidden_size, c.rms_norm_eps, norm_offset);
+    this.rotary = new Rotary(c.rope);
+    this.local_rotary = local_rope && new Rotary(local_rope);
+    this.embedding_scale = embedding_scale;
+  }
+
+  #table(layer: DecoderLayer, pass: Pass, device: Device): Tensor | undefined {
+    if (layer.turns === "not") return undefined;
+    const rotary = layer.turns === "local" ? this.local_rotary! : this.rotary;
+    return rotary.table(pass, device); // [B,T,2,R]
+  }
+
+  #embedded(ids: Tensor): Tensor {
+    const words = this.embed_tokens.forward(ids);
+    if (!this.embedding_scale) return words;
+    const { factor, rounded } = this.embedding_scale;
+    return scale(words, rounded ? this.norm.weight.rounded(factor) : factor);
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
-      const table = (device: Device): Tensor =>
-        pass.once(this, device, () =>
-          ropeTable(pass.at(device, pass.input.positions), this.inverse_frequencies.on(device), this.rope_scale),
-        ); // [B,T,2,D/2]
-      const h = runBlocks(this.layers, this.embed_tokens.forward(ids), pass, (layer, x) =>
-        layer.forward(x, pass, table(x.device)),
+      const h = runBlocks(this.layers, this.#embedded(ids), pass, (layer, x) =>
+        layer.forward(x, pass, this.#table(layer, pass, x.device)),
       );
       return this.norm.forward(h);
     });
@@ -155,12 +283,14 @@ export class LlamaForCausalLM extends CausalLM {
   model: LlamaModel;
   lm_head: Linear;
   readonly geometry: DecoderGeometry;
+  readonly #traits: LlamaTraits;
 
   constructor(c: LlamaConfig, layer: MakeLayer) {
     super();
     this.model = new LlamaModel(c, layer);
     this.lm_head = new Linear(c.hidden_size, c.vocab_size);
     if (c.tie_word_embeddings) this.lm_head.tie(this.model.embed_tokens.weight);
+    this.#traits = c.traits;
     this.geometry = {
       layers: c.num_hidden_layers,
       heads: c.num_attention_heads,
@@ -185,6 +315,8 @@ export class LlamaForCausalLM extends CausalLM {
   }
 
   head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
+    const { logit_scale = 1, logit_softcap = 0 } = this.#traits;
+    if (logit_scale === 1 && logit_softcap === 0) return this.lm_head.forward(hidden);
+    return scope(() => scale(this.lm_head.forward(hidden), logit_scale, logit_softcap));
   }
 }

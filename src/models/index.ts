@@ -17,6 +17,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["gptj", async () => (await import("./gptj.js")).gptj],
   ["llama", async () => (await import("./llama.js")).llama],
   ["mbart", async () => (await import("./bart.js")).mbart],
+  ["mistral", async () => (await import("./mistral.js")).mistral],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["modernbert", async () => (await import("./modernbert.js")).modernbert],
   ["mpt", async () => (await import("./mpt.js")).mpt],
@@ -26,6 +27,8 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["whisper", async () => (await import("./whisper.js")).whisper],
   ["vit", async () => (await import("./vit.js")).vit],
   ["stablelm", async () => (await import("./stablelm.js")).stablelm],
+  ["qwen2", async () => (await import("./qwen2.js")).qwen2],
+  ["qwen3", async () => (await import("./qwen3.js")).qwen3],
   ["t5", async () => (await import("./t5.js")).t5],
   ["xlm-roberta", async () => (await import("./roberta.js")).xlmRoberta],
 ]);

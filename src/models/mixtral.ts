@@ -1,14 +1,11 @@
 // Mixtral (Jiang et al. 2024): the decoder of _llama.ts with a sparse feed-forward; each token uses a few experts.
 
 import * as z from "zod";
-import { CONFIG_HINT, ConfigError } from "../core/errors.js";
-import { scope, type Tensor } from "../core/tensor.js";
+import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
-import { Linear, Module } from "../nn/module.js";
-import type { Act } from "../ops/activation.js";
-import { mix, route } from "../ops/experts.js";
-import { gated } from "../ops/gated.js";
+import type { Linear } from "../nn/module.js";
 import { count, readConfig } from "./_config.js";
+import { checkExperts, type ExpertSizes, Experts, expertStacks, SparseBlock } from "./_experts.js";
 import { LlamaForCausalLM, LlamaLayer, llamaFields, resolveLlama, type LlamaConfig as Shared } from "./_llama.js";
 
 const schema = z.object({
@@ -23,65 +20,35 @@ const ALIASES = { num_local_experts: ["num_experts"] };
 type MixtralConfig = Shared<z.infer<typeof schema>>;
 
 function parse(json: ConfigJson): MixtralConfig {
-  const c = resolveLlama(readConfig(json, schema, ALIASES), json);
-  if (c.num_experts_per_tok > c.num_local_experts) {
-    throw new ConfigError(
-      `config.json: ${c.num_experts_per_tok} experts per token cannot be chosen from ${c.num_local_experts}`,
-      { hint: CONFIG_HINT },
-    );
-  }
-  return c;
+  const fields = readConfig(json, schema, ALIASES);
+  checkExperts(fields.num_local_experts, fields.num_experts_per_tok);
+  return resolveLlama(fields, json, { window: () => fields.sliding_window ?? undefined });
 }
 
-/** The feed-forwards of all experts: w2(act(w1 x) * w3 x), each of the three a stack. */
-class MixtralExperts extends Module {
+/** w2(act(w1 x) * w3 x) */
+class MixtralExperts extends Experts {
   w1: Linear;
   w2: Linear;
   w3: Linear;
-  readonly act: Act;
 
-  constructor(c: MixtralConfig) {
-    super();
-    const experts = c.num_local_experts;
-    this.w1 = new Linear(c.hidden_size, c.intermediate_size, { experts });
-    this.w2 = new Linear(c.intermediate_size, c.hidden_size, { experts });
-    this.w3 = new Linear(c.hidden_size, c.intermediate_size, { experts });
-    this.act = c.hidden_act;
+  constructor(sizes: ExpertSizes) {
+    super(sizes);
+    [this.w1, this.w3, this.w2] = expertStacks(sizes);
   }
 
-  /** x[B,T,hidden], experts[B,T,A] -> [B,T,A,hidden] */
-  forward(x: Tensor, experts: Tensor): Tensor {
-    const inner = gated(this.w1.forward(x, { experts }), this.w3.forward(x, { experts }), this.act);
-    return this.w2.forward(inner, { experts });
-  }
-}
-
-class MixtralSparseMoeBlock extends Module {
-  gate: Linear;
-  experts: MixtralExperts;
-  readonly each: number;
-
-  constructor(c: MixtralConfig) {
-    super();
-    this.gate = new Linear(c.hidden_size, c.num_local_experts);
-    this.experts = new MixtralExperts(c);
-    this.each = c.num_experts_per_tok;
-  }
-
-  forward(x: Tensor, residual: Tensor): Tensor {
-    return scope(() => {
-      const { experts, weights } = route(this.gate.forward(x), this.each, true);
-      return mix(this.experts.forward(x, experts), weights, residual);
-    });
+  get stacks(): readonly [Linear, Linear, Linear] {
+    return [this.w1, this.w3, this.w2];
   }
 }
 
 class MixtralDecoderLayer extends LlamaLayer {
-  block_sparse_moe: MixtralSparseMoeBlock;
+  block_sparse_moe: SparseBlock;
 
   constructor(c: MixtralConfig, layer: number) {
     super(c, layer);
-    this.block_sparse_moe = new MixtralSparseMoeBlock(c);
+    const { hidden_size: hidden, intermediate_size: inner, num_local_experts: experts, hidden_act: act } = c;
+    const all = new MixtralExperts({ hidden, inner, experts, act });
+    this.block_sparse_moe = new SparseBlock(hidden, all, { experts, each: c.num_experts_per_tok, normalize: true });
   }
 
   feedForward(x: Tensor, residual: Tensor): Tensor {

@@ -2,7 +2,7 @@
 // allocates nothing: parameters know only shape and dtype until something fills them (like `init_empty_weights`).
 
 import type { Device } from "../core/device.js";
-import { bytesOf } from "../core/dtype.js";
+import { bytesOf, isFloat, narrow, widen } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { LinearOptions } from "../ops/linear.js";
@@ -37,6 +37,12 @@ export class Parameter {
   /** Its tensors on the device. */
   get tensors(): readonly Tensor[] {
     return this.#value ? [this.#value] : [];
+  }
+
+  /** `number` in the precision of the tensor: constants that a model keeps in its own dtype. @throws as `value` */
+  rounded(number: number): number {
+    const { dtype } = this.value;
+    return isFloat(dtype) ? widen(dtype, narrow(dtype, Float32Array.of(number)))[0]! : number;
   }
 
   get nbytes(): number {

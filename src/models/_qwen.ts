@@ -12,7 +12,7 @@ export const qwenFields = {
   max_position_embeddings: count.default(32_768),
   use_sliding_window: z.boolean().default(false),
   sliding_window: count.nullable().default(4096),
-  max_window_layers: count.min(0).default(28),
+  max_window_layers: z.int().min(0).default(28),
   layer_types: layerTypes,
 };
 

@@ -15,6 +15,8 @@ export interface RopeConfig {
   readonly original?: unknown;
   /** The original length, whatever the block says (Phi-3). */
   readonly trained?: number | undefined;
+  /** The type of scaling, whatever the block calls it (Phi-3). */
+  readonly kind?: string;
   /** `max_position_embeddings`. */
   readonly longest?: unknown;
 }
@@ -81,7 +83,7 @@ export function ropeFrequencies(config: RopeConfig): RopeFrequencies {
   const inverse = frequenciesOf(theta, dim);
   // Files of the time between two versions have both.
   const { rope_type, type } = scaling ?? {};
-  const kind = rope_type ?? type ?? "default";
+  const kind = config.kind ?? rope_type ?? type ?? "default";
   if (scaling === null || kind === "default") return { inverse, scale: 1 };
   const read = new Block(scaling, kind);
   const length = (): number => trained ?? read.number(ORIGINAL, original);

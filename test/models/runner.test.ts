@@ -19,6 +19,9 @@ import { QUANTIZED, type Tolerance } from "../support/golden.js";
 const MODELS = ["llama", "llama-rope-llama3", "mixtral", "bloom", "opt", "opt-350m-like", "gpt2"];
 /** Compositions of the same ops, which conformance has on every device: these run on the native one. */
 const MORE = [
+  "phi3",
+  "gemma2",
+  "gemma3_text",
   "mistral",
   "qwen2",
   "qwen3",

@@ -1,0 +1,75 @@
+// Granite 3 (IBM 2024): LLaMA with factors on embeddings, scores, the outputs of both parts of a layer, and logits.
+
+import * as z from "zod";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Architecture } from "../nn/architecture.js";
+import { RMSNorm } from "../nn/norm.js";
+import type { Pass } from "../nn/pass.js";
+import { add } from "../ops/add.js";
+import { scale } from "../ops/scale.js";
+import { readConfig } from "./_config.js";
+import {
+  DecoderLayer,
+  GatedMLP,
+  LlamaAttention,
+  LlamaForCausalLM,
+  llamaFields,
+  llamaNames,
+  resolveLlama,
+  type LlamaConfig as Shared,
+} from "./_llama.js";
+
+const factor = z.number().positive();
+
+const schema = z.object({
+  ...llamaFields,
+  mlp_bias: z.boolean().default(false),
+  embedding_multiplier: factor.default(1),
+  attention_multiplier: factor.default(1),
+  residual_multiplier: factor.default(1),
+  logits_scaling: factor.default(1),
+});
+
+type GraniteConfig = Shared<z.infer<typeof schema>>;
+
+class GraniteDecoderLayer extends DecoderLayer {
+  self_attn: LlamaAttention;
+  mlp: GatedMLP;
+  input_layernorm: RMSNorm;
+  post_attention_layernorm: RMSNorm;
+  readonly multiplier: number;
+
+  constructor(c: GraniteConfig, layer: number) {
+    super(c, layer);
+    this.self_attn = new LlamaAttention(c, layer);
+    this.mlp = new GatedMLP(c, c.mlp_bias);
+    this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
+    this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
+    this.multiplier = c.residual_multiplier;
+  }
+
+  forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor {
+    return scope(() => {
+      const seen = this.self_attn.forward(this.input_layernorm.forward(x), undefined, pass, table);
+      const h = add(x, scale(seen, this.multiplier));
+      const thought = this.mlp.forward(this.post_attention_layernorm.forward(h));
+      return add(h, scale(thought, this.multiplier));
+    });
+  }
+}
+
+export const granite: Architecture = {
+  model_type: "granite",
+  tasks: {
+    "causal-lm": (json) => {
+      const fields = readConfig(json, schema);
+      const c = resolveLlama(fields, json, {
+        scale: fields.attention_multiplier,
+        embedding_scale: { factor: fields.embedding_multiplier, rounded: false },
+        logit_scale: 1 / fields.logits_scaling,
+      });
+      return new LlamaForCausalLM(c, (layer) => new GraniteDecoderLayer(c, layer)).name_tree();
+    },
+  },
+  names: llamaNames,
+};

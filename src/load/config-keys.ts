@@ -14,7 +14,8 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   generation: `max_length max_new_tokens min_length min_new_tokens do_sample early_stopping num_beams num_beam_groups
     diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate suppress_tokens
-    begin_suppress_tokens forced_decoder_ids exponential_decay_length_penalty remove_invalid_values use_cache task_specific_params`,
+    begin_suppress_tokens forced_decoder_ids exponential_decay_length_penalty remove_invalid_values use_cache task_specific_params
+    cache_implementation`,
   // Of classifiers: what has an effect on their shape they read themselves.
   labels: "id2label label2id num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
@@ -32,7 +33,7 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",
   // What files say of themselves.
   notes: `n_ctx n_positions transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
-    is_encoder_decoder language languages license tags`,
+    is_encoder_decoder language languages license tags _sliding_window_pattern`,
 };
 
 /** Keys that change nothing at these values, which files often spell out. */
@@ -47,6 +48,7 @@ const NEUTRAL: Readonly<Record<string, unknown>> = {
   return_dict: true,
   torchscript: false,
   use_return_dict: true,
+  use_mrope: false,
   "rope_parameters.partial_rotary_factor": 1,
   "rope_scaling.partial_rotary_factor": 1,
 };

@@ -45,6 +45,8 @@ const OLD_NAMES: ReadonlyMap<string, string> = new Map([
   ["RefinedWeb", "falcon"],
   ["RefinedWebModel", "falcon"],
 ]);
+/** Types of which only a part is supported, which has a type of its own. */
+const WITH_IMAGES: ReadonlyMap<string, string> = new Map([["gemma3", "gemma3_text"]]);
 
 /** The supported `model_type`s. */
 export const MODEL_TYPES: readonly string[] = [...ARCHITECTURES.keys()];
@@ -62,6 +64,13 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
   }
   const load = ARCHITECTURES.get(OLD_NAMES.get(type) ?? type);
   if (!load) {
+    const text = WITH_IMAGES.get(type);
+    if (text) {
+      throw new UnsupportedModelError(`architecture ${show(type)} takes images and text, which is not supported`, {
+        hint: `models of text alone have model_type "${text}"`,
+        details: { model_type: type },
+      });
+    }
     const near = suggestion(type, MODEL_TYPES);
     throw new UnsupportedModelError(
       `architecture ${show(type)} is not supported${near ? `; did you mean "${near}"?` : ""}`,

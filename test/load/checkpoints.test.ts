@@ -85,16 +85,16 @@ describe.each(ALL_DEVICES)("on %s", (deviceName) => {
     );
   });
 
-  test("config.json in the layout of transformers 5 says the same", async () => {
-    const { inputs } = readJson<Expected>("models", "llama-rope-llama3", "expected.json");
-    const folder = copyOf("models", "llama-rope-llama3");
-    const old = await logits(folder, inputs.single);
-    writeFileSync(
-      join(folder, "config.json"),
-      JSON.stringify(readJson("models", "llama-rope-llama3", "config_v5.json")),
-    );
-    expect(await logits(folder, inputs.single)).toEqual(old);
-  });
+  test.each(["llama-rope-llama3", "gemma3_text"])(
+    "%s: config.json in the layout of transformers 5 says the same",
+    async (name) => {
+      const { inputs } = readJson<Expected>("models", name, "expected.json");
+      const folder = copyOf("models", name);
+      const old = await logits(folder, inputs.single);
+      writeFileSync(join(folder, "config.json"), JSON.stringify(readJson("models", name, "config_v5.json")));
+      expect(await logits(folder, inputs.single)).toEqual(old);
+    },
+  );
 
   test("a dtype asked for wins over the checkpoint's", async () => {
     const folder = join(FIXTURES, "models", "llama");

@@ -41,6 +41,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   gpt_neox: ["is_decoder"],
   mbart: ["is_decoder"],
   mixtral: ["output_router_logits"],
+  qwen3_moe: ["output_router_logits"],
   roberta: ["add_cross_attention"],
   t5: ["is_decoder"],
   "xlm-roberta": ["add_cross_attention"],

@@ -8,7 +8,7 @@ import type { Pass } from "../nn/pass.js";
 import { add } from "../ops/add.js";
 import { activationName, count } from "./_config.js";
 import { layerTypes } from "./_layer-types.js";
-import { DecoderLayer, GatedMLP, LlamaAttention, type LlamaConfig, type LlamaTraits, llamaFields } from "./_llama.js";
+import { DecoderLayer, LlamaAttention, type LlamaConfig, LlamaMLP, type LlamaTraits, llamaFields } from "./_llama.js";
 
 /** Fields of config.json that they share. */
 export const gemmaFields = {
@@ -36,7 +36,7 @@ export function gemmaTraits(fields: { hidden_size: number; query_pre_attn_scalar
 
 export class GemmaLayer extends DecoderLayer {
   self_attn: LlamaAttention;
-  mlp: GatedMLP;
+  mlp: LlamaMLP;
   input_layernorm: RMSNorm;
   post_attention_layernorm: RMSNorm;
   pre_feedforward_layernorm: RMSNorm;
@@ -46,7 +46,7 @@ export class GemmaLayer extends DecoderLayer {
     super(c, layer);
     const norm = (): RMSNorm => new RMSNorm(c.hidden_size, c.rms_norm_eps, c.traits.norm_offset);
     this.self_attn = new LlamaAttention(c, layer);
-    this.mlp = new GatedMLP(c);
+    this.mlp = new LlamaMLP(c);
     this.input_layernorm = norm();
     this.post_attention_layernorm = norm();
     this.pre_feedforward_layernorm = norm();

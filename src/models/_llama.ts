@@ -200,7 +200,7 @@ export abstract class LlamaLayer extends DecoderLayer {
 }
 
 /** down(act(gate(x)) * up(x)), of `width` inner features. */
-export class GatedMLP extends Module {
+export class LlamaMLP extends Module {
   gate_proj: Linear;
   up_proj: Linear;
   down_proj: Linear;
@@ -221,12 +221,12 @@ export class GatedMLP extends Module {
 }
 
 /** The layer of LLaMA itself. */
-export class GatedLayer extends LlamaLayer {
-  mlp: GatedMLP;
+export class LlamaDecoderLayer extends LlamaLayer {
+  mlp: LlamaMLP;
 
   constructor(c: LlamaConfig, layer: number, mlp_bias = false) {
     super(c, layer);
-    this.mlp = new GatedMLP(c, mlp_bias);
+    this.mlp = new LlamaMLP(c, mlp_bias);
   }
 
   feedForward(x: Tensor, residual: Tensor): Tensor {

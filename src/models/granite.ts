@@ -10,9 +10,9 @@ import { scale } from "../ops/scale.js";
 import { readConfig } from "./_config.js";
 import {
   DecoderLayer,
-  GatedMLP,
   LlamaAttention,
   LlamaForCausalLM,
+  LlamaMLP,
   llamaFields,
   llamaNames,
   resolveLlama,
@@ -34,7 +34,7 @@ type GraniteConfig = Shared<z.infer<typeof schema>>;
 
 class GraniteDecoderLayer extends DecoderLayer {
   self_attn: LlamaAttention;
-  mlp: GatedMLP;
+  mlp: LlamaMLP;
   input_layernorm: RMSNorm;
   post_attention_layernorm: RMSNorm;
   readonly multiplier: number;
@@ -42,7 +42,7 @@ class GraniteDecoderLayer extends DecoderLayer {
   constructor(c: GraniteConfig, layer: number) {
     super(c, layer);
     this.self_attn = new LlamaAttention(c, layer);
-    this.mlp = new GatedMLP(c, c.mlp_bias);
+    this.mlp = new LlamaMLP(c, c.mlp_bias);
     this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
     this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
     this.multiplier = c.residual_multiplier;

@@ -7,9 +7,9 @@ import type { Linear } from "../nn/module.js";
 import { count, readConfig } from "./_config.js";
 import { checkExperts, type ExpertSizes, Experts, expertStacks, SparseBlock } from "./_experts.js";
 import {
-  GatedMLP,
   LlamaForCausalLM,
   LlamaLayer,
+  LlamaMLP,
   llamaFields,
   llamaNames,
   resolveLlama,
@@ -59,7 +59,7 @@ class Qwen3MoeExperts extends Experts {
 }
 
 class Qwen3MoeDecoderLayer extends LlamaLayer {
-  mlp: SparseBlock | GatedMLP;
+  mlp: SparseBlock | LlamaMLP;
 
   constructor(c: Qwen3MoeConfig, layer: number) {
     super(c, layer);
@@ -67,7 +67,7 @@ class Qwen3MoeDecoderLayer extends LlamaLayer {
     const dense = c.mlp_only_layers?.includes(layer) || experts === 0 || (layer + 1) % c.decoder_sparse_step !== 0;
     const options = { experts, each: c.num_experts_per_tok, normalize: c.norm_topk_prob };
     this.mlp = dense
-      ? new GatedMLP(c)
+      ? new LlamaMLP(c)
       : new SparseBlock(hidden, new Qwen3MoeExperts({ hidden, inner, experts, act }), options);
   }
 

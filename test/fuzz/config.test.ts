@@ -21,6 +21,7 @@ const WORDS: Words = {
       "whisper",
       "Llama",
       "mistral",
+      "phi3",
       "toString",
     ),
     ...texts("relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-", "gated-silu", "absolute", "relative_key"),
@@ -31,6 +32,12 @@ const WORDS: Words = {
     '{"type":"linear","factor":2}',
     '{"rope_type":"llama3","factor":1e-300,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":1}',
     '{"rope_theta":-1}',
+    '{"rope_type":"dynamic","factor":1e300}',
+    '{"rope_type":"yarn","factor":null,"beta_fast":1e-300,"mscale":2,"mscale_all_dim":1,"original_max_position_embeddings":7}',
+    '{"type":"su","short_factor":[1,1],"long_factor":[1e300,1e-300],"attention_factor":1e300}',
+    '{"full_attention":{"rope_theta":5},"sliding_attention":null}',
+    '["full_attention","sliding_attention"]',
+    '["sliding_attention"]',
     '{"quant_method":"bitsandbytes","load_in_8bit":true}',
     '{"quant_method":"gptq","bits":4}',
     '{"load_in_4bit":true,"bnb_4bit_quant_type":"nf4"}',
@@ -66,6 +73,12 @@ const WORDS: Words = {
     ),
     ..."new_decoder_architecture multi_query parallel_attn num_kv_heads num_ln_in_parallel_attn alibi bias".split(" "),
     ..."attn_config n_heads n_layers max_seq_len expansion_ratio no_bias norm_type logit_scale clip_qkv".split(" "),
+    ..."layer_types use_sliding_window max_window_layers sliding_window_pattern no_rope_layers".split(" "),
+    ..."no_rope_layer_interval partial_rotary_factor query_pre_attn_scalar attn_logit_softcapping".split(" "),
+    ..."final_logit_softcapping embedding_multiplier attention_multiplier residual_multiplier logits_scaling".split(
+      " ",
+    ),
+    ..."moe_intermediate_size decoder_sparse_step mlp_only_layers norm_topk_prob rope_local_base_freq".split(" "),
   ),
 };
 

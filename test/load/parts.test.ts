@@ -293,29 +293,38 @@ test("gather", () => {
 });
 
 describe("stacked layout of transformers 5", () => {
-  test("is the same Mixtral", async () => {
+  test.each([
+    { name: "mixtral", block: "block_sparse_moe", parts: ["w1", "w3", "w2"], layers: [0, 1], hidden: 48, inner: 64 },
+    {
+      ...{ name: "qwen3_moe", block: "mlp", parts: ["gate_proj", "up_proj", "down_proj"] },
+      ...{ layers: [0, 2], hidden: 32, inner: 24 },
+    },
+  ])("is the same $name", async ({ name: model_type, block, parts, layers, hidden, inner }) => {
+    const [gate = "", up = "", down = ""] = parts;
     const device = openDevice("reference");
-    const folder = copyOf("models", "mixtral");
-    const arrays = readArrays("models", "mixtral", "model.safetensors");
+    const folder = copyOf("models", model_type);
+    const arrays = readArrays("models", model_type, "model.safetensors");
     const values = (name: string): Float32Array => Float32Array.from(arrays.get(name)!.values);
     const tensors: TensorToWrite[] = [];
     for (const [name, { shape }] of arrays) {
-      if (!name.includes("block_sparse_moe")) tensors.push(f32(name, [...shape], values(name)));
+      if (!name.includes(".experts.") && !name.includes(`${block}.gate.`))
+        tensors.push(f32(name, [...shape], values(name)));
     }
-    for (const layer of [0, 1]) {
-      const old = `model.layers.${layer}.block_sparse_moe`;
+    for (const layer of layers) {
+      const old = `model.layers.${layer}.${block}`;
       const now = `model.layers.${layer}.mlp`;
-      tensors.push(f32(`${now}.gate.weight`, [4, 48], values(`${old}.gate.weight`)));
+      tensors.push(f32(`${now}.gate.weight`, [4, hidden], values(`${old}.gate.weight`)));
       const join = (parts: Float32Array[]): Float32Array => Float32Array.from(parts.flatMap((part) => [...part]));
       const one = (e: number, w: string): Float32Array => values(`${old}.experts.${e}.${w}.weight`);
-      const both = join([0, 1, 2, 3].flatMap((e) => [one(e, "w1"), one(e, "w3")]));
-      tensors.push(f32(`${now}.experts.gate_up_proj`, [4, 128, 48], both));
-      tensors.push(f32(`${now}.experts.down_proj`, [4, 48, 64], join([0, 1, 2, 3].map((e) => one(e, "w2")))));
+      const both = join([0, 1, 2, 3].flatMap((e) => [one(e, gate), one(e, up)]));
+      const downs = join([0, 1, 2, 3].map((e) => one(e, down)));
+      tensors.push(f32(`${now}.experts.gate_up_proj`, [4, 2 * inner, hidden], both));
+      tensors.push(f32(`${now}.experts.down_proj`, [4, hidden, inner], downs));
     }
     await writeSafetensors(join(folder, "model.safetensors"), tensors);
-    const ids = [[131, 33, 89, 21]];
+    const ids = [[31, 33, 89, 21]];
     const logits: Float32Array[] = [];
-    for (const path of [folder, copyOf("models", "mixtral")]) {
+    for (const path of [folder, copyOf("models", model_type)]) {
       for (const options of [{}, { load_in_8bit: true }]) {
         const model = await AutoModelForCausalLM.from_pretrained(path, { device, ...options });
         const { logits: tensor } = model.forward({ input_ids: ids });

@@ -11,6 +11,45 @@ import type { Scheme } from "../../../src/nn/weight.js";
 import { contiguous } from "../../../src/ops/copy.js";
 import type { Files } from "./memory-source.js";
 
+/** What most decoders' files say. */
+const DECODER = {
+  ...{ torch_dtype: "float32", vocab_size: 16, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1 },
+  ...{ num_attention_heads: 2, num_key_value_heads: 1, hidden_act: "silu", max_position_embeddings: 32 },
+  ...{ rms_norm_eps: 1e-6, rope_theta: 10000, tie_word_embeddings: false, attention_bias: false, eos_token_id: 2 },
+};
+const WINDOWS = { use_sliding_window: true, sliding_window: 4, max_window_layers: 0, layer_types: null };
+const GEMMA = {
+  ...{ head_dim: 4, hidden_activation: "gelu_pytorch_tanh", query_pre_attn_scalar: 4, sliding_window: 4 },
+  ...{ layer_types: ["sliding_attention"], final_logit_softcapping: 30, tie_word_embeddings: true },
+};
+/** Configs of the decoders that differ from DECODER by little. */
+const DESCENDANTS: readonly Readonly<Record<string, unknown>>[] = [
+  { model_type: "mistral", sliding_window: 4, rope_scaling: { type: "dynamic", factor: 2 } },
+  { model_type: "qwen2", ...WINDOWS },
+  {
+    ...{ model_type: "qwen3", ...WINDOWS, head_dim: 4 },
+    rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 8, truncate: false, mscale: 1 },
+  },
+  {
+    ...{ model_type: "qwen3_moe", num_experts: 2, num_experts_per_tok: 1, moe_intermediate_size: 4 },
+    ...{ norm_topk_prob: true, decoder_sparse_step: 1, mlp_only_layers: [], head_dim: 4 },
+  },
+  {
+    ...{ model_type: "phi3", original_max_position_embeddings: 8, partial_rotary_factor: 0.5, sliding_window: null },
+    rope_scaling: { type: "longrope", short_factor: [1], long_factor: [2] },
+  },
+  { model_type: "gemma2", ...GEMMA, attn_logit_softcapping: 50 },
+  {
+    ...{ model_type: "gemma3_text", ...GEMMA, rope_theta: 1e6, rope_local_base_freq: 10000 },
+    ...{ sliding_window_pattern: 6, rope_scaling: { rope_type: "linear", factor: 8 } },
+  },
+  {
+    ...{ model_type: "granite", mlp_bias: false, embedding_multiplier: 12, attention_multiplier: 0.1 },
+    ...{ residual_multiplier: 0.2, logits_scaling: 8 },
+  },
+  { model_type: "smollm3", no_rope_layers: [0], no_rope_layer_interval: 4, mlp_bias: false, ...WINDOWS },
+];
+
 /** What config.json of published models holds, with small sizes, and the task that it is read for. */
 export const TINY: readonly { readonly task: Task; readonly config: Readonly<Record<string, unknown>> }[] = [
   {
@@ -83,6 +122,7 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
       ...{ max_position_embeddings: 32, rms_norm_eps: 1e-5, output_router_logits: false, router_aux_loss_coef: 0.02 },
     },
   },
+  ...DESCENDANTS.map((config) => ({ task: "causal-lm" as const, config: { ...DECODER, ...config } })),
   {
     task: "causal-lm",
     config: {

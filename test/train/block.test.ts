@@ -1,4 +1,4 @@
-// Gradients of a whole llama: embedding, blocks, norm, head and loss. In double precision against central differences; then
+// Gradients of a whole decoder: embedding, blocks, norm, head and loss. In double precision against central differences; then
 // every device against double precision.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -26,13 +26,21 @@ const IDS = [
   [3, 7, 7, 1, 22, 9, 14],
   [0, 5, 12, 3, 8, 19, 2],
 ];
+const GEMMA = { sliding_window: 3, final_logit_softcapping: 2, query_pre_attn_scalar: 5, sliding_window_pattern: 2 };
 /** A software adapter takes its time to compile shaders: one case is enough for it. */
 const CASES: readonly (readonly [string, Record<string, unknown>, LossOptions, readonly string[]])[] = [
   ["its own head, in pieces of rows, smoothed", CONFIG, { rows: 5, smoothing: 0.1 }, ALL_DEVICES],
   ["a tied head", { ...CONFIG, tie_word_embeddings: true, hidden_act: "gelu" }, {}, DEVICES],
+  [
+    "fused projections (phi3)",
+    { ...CONFIG, model_type: "phi3", attention_bias: false, sliding_window: 3 },
+    {},
+    ["cpu"],
+  ],
+  ["two sets of frequencies (gemma3_text)", { ...CONFIG, ...GEMMA, model_type: "gemma3_text" }, {}, ["cpu"]],
 ];
 
-describe.each(CASES)("llama with %s", (_, config, options, devices) => {
+describe.each(CASES)("a model with %s", (_, config, options, devices) => {
   const doubles = openDoubles();
   let model: CausalLM;
   const want = new Map<string, Float64Array>();

@@ -226,7 +226,7 @@ function yarn(config: RopeConfig, inverse: Float32Array, read: Block, original: 
   const width = high === low ? 0.001 : high - low;
   const divided = powers(theta, dim).map((power) => 1 / f32(factor * power));
   const blended = inverse.map((f, i) => {
-    const kept = f32(1 - Math.min(1, Math.max(0, f32(f32(i - low) / width))));
+    const kept = f32(1 - Math.min(1, Math.max(0, f32(f32(i - f32(low)) / f32(width)))));
     return f32(divided[i]! * f32(1 - kept)) + f32(f * kept);
   });
   return { inverse: blended, scale };

@@ -101,6 +101,19 @@ describe.each(file.rope)("$key", (one) => {
   });
 });
 
+test("frequencies of real sizes under more options", () => {
+  const more = readJson<{ rope: (RopeCase & { inv_freq: number[] })[]; relative_tolerance: number }>(
+    ...["attention", "rope_more.json"],
+  );
+  expect(more.rope.length).toBeGreaterThan(15);
+  for (const one of more.rope) {
+    const { inverse, scale } = frequencies(one);
+    const off = inverse.map((f, i) => Math.abs(f / one.inv_freq[i]! - 1));
+    expect(Math.max(...off), one.key).toBeLessThan(more.relative_tolerance);
+    expect(scale, one.key).toBeCloseTo(one.attention_factor, 12);
+  }
+});
+
 test("kinds that are not here, and blocks that lack something, are refused by name", () => {
   const of =
     (rope_scaling: Record<string, unknown>, more: Record<string, unknown> = {}) =>

@@ -59,7 +59,8 @@ function few(value: number): string {
   return value.toFixed(value < 1 ? 3 : value < 100 ? 1 : 0);
 }
 
-function limitsLine({ read, copy, f32, int8, bf16, f16 }: MachineLimits): string {
+/** The limits of a machine in one line. */
+export function limitsLine({ read, copy, f32, int8, bf16, f16 }: MachineLimits): string {
   const units = [`reads ${few(read)} GB/s`];
   if (copy > 0) units.push(`copies ${few(copy)} GB/s`);
   units.push(`f32 ${f32.toFixed(0)} GFLOP/s`, `int8 ${int8.toFixed(0)} GOP/s`);

@@ -13,6 +13,7 @@ import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../
 import { writeRandomCheckpoint } from "../eval/checkpoint.js";
 import { type MachineLimits, measureMachine } from "../eval/machine.js";
 import { shapeConfig } from "../eval/shapes.js";
+import { TASK_SHAPES } from "../eval/tasks.js";
 import { unitOf } from "../eval/units.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM } from "../generate/auto.js";
@@ -56,7 +57,10 @@ export function benchCommand(): Command {
   const command = new Command("bench")
     .description("measure speed and memory beside what this machine can do")
     .argument("[model]", "folder or cached id; or give --shape")
-    .option("--shape <name>", "a model with random weights: XS, S (0.3 billion parameters) or M (TinyLlama-1.1B)")
+    .option(
+      "--shape <name>",
+      "a model with random weights: XS, S (0.3 billion parameters), M (TinyLlama-1.1B), T5-large, BERT-base or MoE",
+    )
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")} (default: ${DEFAULT_STORAGES})`)
     .addOption(new Option("--load-in-8bit", "int8 alone").conflicts(["loadIn4bit", "compare"]))
     .addOption(new Option("--load-in-4bit", "nf4-int8 alone, as octavo generate loads it on CPUs").conflicts("compare"))
@@ -89,6 +93,10 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
   }
   if (given.fromFile && given.shape === undefined) {
     throw new OptionError("--from-file writes a --shape as a checkpoint; a model is already on disk");
+  }
+  if (given.shape !== undefined && Object.hasOwn(TASK_SHAPES, given.shape.toUpperCase())) {
+    refuseForTasks(given);
+    return (await import("./bench-tasks.js")).benchTasks({ ...(await settled(given)), shape: given.shape });
   }
   if (given.shape !== undefined) shapeConfig(given.shape);
   const names = variantNames(
@@ -180,6 +188,20 @@ async function settled(flags: BenchFlags): Promise<BenchFlags> {
   const { name, reason } = await chooseDevice();
   if (!flags.quiet) note(`device auto: ${name} (${reason})`);
   return { ...flags, device: name, threads: name.startsWith("webgpu") ? undefined : flags.threads };
+}
+
+/** @throws OptionError for options that only plain decoders have */
+function refuseForTasks({ shape, ...flags }: BenchFlags): void {
+  for (const [name, given] of [
+    ["--from-file", flags.fromFile],
+    ["--kv-cache", flags.kvCache],
+    ["--chart", flags.chart],
+    ["--svg", flags.svg],
+    ["--load-in-8bit", flags.loadIn8bit],
+    ["--load-in-4bit", flags.loadIn4bit],
+  ] as const) {
+    if (given) throw new OptionError(`${name} is for decoders; the shape ${shape} takes --compare, --quick and --json`);
+  }
 }
 
 /** Checks before measuring that the model can be loaded. */

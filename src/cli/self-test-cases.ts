@@ -356,6 +356,8 @@ export function selfTestCases(): SelfTestCase[] {
   // Ops that gradients consist of.
   add("fill", "5 x 7", 0, [zeros([5, 7], "f32")], [0.5]);
   add("sum_rows", "70 rows", FLOAT, [floats([70, 37])]);
+  add("max_rows", "masked", 0, [floats([2, 9, 37]), ints([2, 9], 2, "u8")]);
+  add("max_rows_back", "masked", 0, [floats([2, 9, 37]), ints([2, 9], 2, "u8"), floats([2, 37])]);
   add("embedding_back", "an id more than once", FLOAT, [ints([2, 9], 5), floats([2, 9, 37])], [7]);
   add("activation_back", "silu", FLOAT, [floats([3, 37]), floats([3, 37])], [ACT.silu]);
   add("rms_norm_back", "f32", FLOAT, [floats([3, 67]), floats([67]), floats([3, 67])], [1e-5, 0]);

@@ -50,7 +50,16 @@ function randomRequests(rows: number, steps: number, vocab: number, tokens: numb
   }));
 }
 
-const GREEDY = { do_sample: false, temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 };
+/** Sampling options of a request that is not sampled. */
+export const GREEDY = {
+  do_sample: false,
+  temperature: 1,
+  top_k: 0,
+  top_p: 1,
+  min_p: 0,
+  repetition_penalty: 1,
+  seed: 0,
+};
 
 /** Multiplications and additions of the products in a prefill of `tokens` tokens; the head sees the last one alone. */
 export function operationsOfPrefill(model: CausalLM, tokens: number): number {

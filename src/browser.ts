@@ -2,6 +2,7 @@
 // need a disk or an add-on. It depends only on `navigator.gpu` and `fetch`, which Deno and Bun have.
 
 import { BROWSER } from "./browser/platform.js";
+import { type AutoConfigs, autoConfig } from "./generate/auto-config.js";
 import { type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";
 
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
@@ -80,4 +81,5 @@ export const AutoModelForImageClassification: AutoClass<"image-classification"> 
   BROWSER,
   "image-classification",
 );
+export const AutoConfig: AutoConfigs = /* @__PURE__ */ autoConfig(BROWSER);
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

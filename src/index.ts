@@ -7,6 +7,7 @@ export * from "./core/error-classes.js";
 export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export {
+  AutoConfig,
   AutoModel,
   AutoModelForCausalLM,
   AutoModelForImageClassification,

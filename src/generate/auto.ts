@@ -1,6 +1,7 @@
 // The auto classes in Node: one for each task, and the tokenizer's.
 
 import { NODE } from "../load/node.js";
+import { type AutoConfigs, autoConfig } from "./auto-config.js";
 import { type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./pretrained.js";
 
 export type { FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
@@ -23,4 +24,5 @@ export const AutoModelForImageClassification: AutoClass<"image-classification"> 
   NODE,
   "image-classification",
 );
+export const AutoConfig: AutoConfigs = autoConfig(NODE);
 export const AutoTokenizer: AutoTokenizers = autoTokenizer(NODE);

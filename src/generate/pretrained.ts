@@ -183,7 +183,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
 }
 
 /** A model's name or address as text. @throws OptionError for what names no model */
-function nameOf(model: unknown): string {
+export function nameOf(model: unknown): string {
   if (typeof model === "string") return model;
   try {
     if (model instanceof URL) return model.href;

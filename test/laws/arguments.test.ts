@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Device } from "../../src/core/device.js";
 import { OctavoError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
+import { CONFIG_FROM_PRETRAINED } from "../../src/generate/auto-config.js";
 import {
   ENCODER_FORWARD,
   FORWARD,
@@ -334,14 +335,30 @@ test("a tokenizer's from_pretrained", async () => {
   }
 });
 
+test("a config's from_pretrained", async () => {
+  const loading = octavo.AutoConfig.from_pretrained as Method;
+  await all("from_pretrained(it)", (odd) => loading(odd));
+  await all("from_pretrained(name, it)", (odd) => loading(STORYTELLER, odd));
+  for (const option of Object.keys(CONFIG_FROM_PRETRAINED)) {
+    if (option === "hub") continue; // addresses in the network, which nothing here answers
+    await all(`{ ${option} }`, (odd) => loading(STORYTELLER, { [option]: odd }));
+  }
+});
+
 test("no export is without its calls here", () => {
   const kinds = Object.entries(octavo).map(([name, value]) => [name, typeof value] as const);
   const others = kinds.filter(([, kind]) => kind !== "function").map(([name]) => name);
   expect(others.sort()).toEqual([
+    "AutoConfig",
+    "AutoModel",
     "AutoModelForCausalLM",
+    "AutoModelForImageClassification",
     "AutoModelForMaskedLM",
+    "AutoModelForQuestionAnswering",
     "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
+    "AutoModelForSpeechSeq2Seq",
+    "AutoModelForTokenClassification",
     "AutoTokenizer",
     "torch",
   ]);

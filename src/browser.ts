@@ -3,7 +3,13 @@
 
 import { BROWSER } from "./browser/platform.js";
 import { type AutoConfigs, autoConfig } from "./generate/auto-config.js";
-import { type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./generate/pretrained.js";
+import {
+  type AutoBaseModel,
+  type AutoClass,
+  type AutoTokenizers,
+  autoModel,
+  autoTokenizer,
+} from "./generate/pretrained.js";
 
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
 export { chooseDevice, requestDevice } from "./browser/platform.js";
@@ -24,6 +30,7 @@ export type { DType } from "./core/dtype.js";
 export * from "./core/error-classes.js";
 export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
+export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
@@ -32,6 +39,9 @@ export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type {
+  ClipForwardOptions,
+  ClipImageOptions,
+  ClipTextOptions,
   EncoderForwardOptions,
   FeatureForwardOptions,
   Seq2SeqForwardOptions,
@@ -57,7 +67,7 @@ export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js"
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
 
-export const AutoModel: AutoClass<"base"> = /* @__PURE__ */ autoModel(BROWSER, "base");
+export const AutoModel: AutoBaseModel = /* @__PURE__ */ autoModel(BROWSER, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");
 export const AutoModelForSeq2SeqLM: AutoClass<"seq2seq-lm"> = /* @__PURE__ */ autoModel(BROWSER, "seq2seq-lm");
 export const AutoModelForMaskedLM: AutoClass<"masked-lm"> = /* @__PURE__ */ autoModel(BROWSER, "masked-lm");
@@ -77,6 +87,8 @@ export const AutoModelForSpeechSeq2Seq: AutoClass<"speech-seq2seq"> = /* @__PURE
   BROWSER,
   "speech-seq2seq",
 );
+export const CLIPModel: AutoClass<"clip"> = /* @__PURE__ */ autoModel(BROWSER, "clip");
+export const AutoModelForCTC: AutoClass<"ctc"> = /* @__PURE__ */ autoModel(BROWSER, "ctc");
 export const AutoModelForImageClassification: AutoClass<"image-classification"> = /* @__PURE__ */ autoModel(
   BROWSER,
   "image-classification",

@@ -10,6 +10,7 @@ export {
   AutoConfig,
   AutoModel,
   AutoModelForCausalLM,
+  AutoModelForCTC,
   AutoModelForImageClassification,
   AutoModelForMaskedLM,
   AutoModelForQuestionAnswering,
@@ -18,9 +19,11 @@ export {
   AutoModelForSpeechSeq2Seq,
   AutoModelForTokenClassification,
   AutoTokenizer,
+  CLIPModel,
   type FromPretrainedOptions,
   type TokenizerOptions,
 } from "./generate/auto.js";
+export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
@@ -29,6 +32,9 @@ export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type {
+  ClipForwardOptions,
+  ClipImageOptions,
+  ClipTextOptions,
   EncoderForwardOptions,
   FeatureForwardOptions,
   Seq2SeqForwardOptions,

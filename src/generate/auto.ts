@@ -2,11 +2,11 @@
 
 import { NODE } from "../load/node.js";
 import { type AutoConfigs, autoConfig } from "./auto-config.js";
-import { type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./pretrained.js";
+import { type AutoBaseModel, type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./pretrained.js";
 
 export type { FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
 
-export const AutoModel: AutoClass<"base"> = autoModel(NODE, "base");
+export const AutoModel: AutoBaseModel = autoModel(NODE, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = autoModel(NODE, "causal-lm");
 export const AutoModelForSeq2SeqLM: AutoClass<"seq2seq-lm"> = autoModel(NODE, "seq2seq-lm");
 export const AutoModelForMaskedLM: AutoClass<"masked-lm"> = autoModel(NODE, "masked-lm");
@@ -20,6 +20,9 @@ export const AutoModelForTokenClassification: AutoClass<"token-classification"> 
 );
 export const AutoModelForQuestionAnswering: AutoClass<"question-answering"> = autoModel(NODE, "question-answering");
 export const AutoModelForSpeechSeq2Seq: AutoClass<"speech-seq2seq"> = autoModel(NODE, "speech-seq2seq");
+/** Python's name for a model of texts and images with its embeddings. */
+export const CLIPModel: AutoClass<"clip"> = autoModel(NODE, "clip");
+export const AutoModelForCTC: AutoClass<"ctc"> = autoModel(NODE, "ctc");
 export const AutoModelForImageClassification: AutoClass<"image-classification"> = autoModel(
   NODE,
   "image-classification",

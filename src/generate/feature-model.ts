@@ -15,7 +15,7 @@ import { FEATURE_FORWARD, type FeatureForwardOptions } from "./options.js";
 
 export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedModel<FeatureModel<O>> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
-  constructor(loaded: Loaded<"image-classification" | "base">, device: Device, ownsDevice: boolean) {
+  constructor(loaded: Loaded<"image-classification" | "ctc">, device: Device, ownsDevice: boolean) {
     super(loaded as never, device, ownsDevice);
   }
 
@@ -43,19 +43,20 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
     const features = readFeatures(options[name as "pixel_values"], module.input);
     const record = (): Outputs & { hidden_states?: Tensor[] } => {
       const rows = features.shape[0]!;
-      const input: PassInput = {
-        positions: Tensor.from(device, new Int32Array(rows), [rows, 1]),
-        mask: this.#mask(options.attention_mask, features.shape),
-      };
+      const hides = this.#mask(options.attention_mask, features.shape);
+      const shape = hides && [rows, hides.length / rows];
+      const mask = shape && Tensor.from(device, hides, shape, "u8");
+      const real = shape && Tensor.from(device, Float32Array.from(hides), shape);
+      const input: PassInput = { positions: Tensor.from(device, new Int32Array(rows), [rows, 1]), mask };
       using pass = module.pass(input, { capture: options.output_hidden_states });
-      const outputs = module.outputs(pass, features.on(device));
+      const outputs = module.outputs(pass, features.on(device), real);
       return options.output_hidden_states ? { ...outputs, hidden_states: pass.take_hidden_states() } : outputs;
     };
     return scope(record as () => never);
   }
 
-  /** The mask of positions for one of samples [B,T]: the positions that come from real samples alone. */
-  #mask(given: FeatureForwardOptions["attention_mask"], shape: readonly number[]): Tensor | undefined {
+  /** The mask of positions for one of samples [B,T]: 1 for positions of real samples; undefined if all are. */
+  #mask(given: FeatureForwardOptions["attention_mask"], shape: readonly number[]): Uint8Array | undefined {
     if (given === undefined) return undefined;
     const [rows = 0, steps = 0] = shape;
     const count = this.module.frames(steps);
@@ -71,6 +72,6 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
         throw new ShapeError(`attention_mask: row ${r} has ${real} samples, fewer than one position needs`);
       mask.fill(1, r * count, r * count + frames);
     }
-    return mask.includes(0) ? Tensor.from(this.device, mask, [rows, count], "u8") : undefined;
+    return mask.includes(0) ? mask : undefined;
   }
 }

@@ -176,6 +176,15 @@ export const FEATURE_FORWARD = { ...FEATURES, ...OUTPUTS };
 
 export interface FeatureForwardOptions extends Options<typeof FEATURES>, Options<typeof OUTPUTS> {}
 
+/** All options of a model of texts and images, and of the calls of its towers. */
+export const CLIP_TEXT = omit(INPUTS, ["token_type_ids"]);
+export const CLIP_IMAGE = omit(FEATURES, ["input_values", "attention_mask"]);
+export const CLIP_FORWARD = { ...CLIP_TEXT, ...CLIP_IMAGE, ...OUTPUTS };
+
+export interface ClipTextOptions extends Omit<ModelInputs, "token_type_ids"> {}
+export interface ClipImageOptions extends Needed<typeof FEATURES, "pixel_values"> {}
+export interface ClipForwardOptions extends ClipTextOptions, ClipImageOptions, Options<typeof OUTPUTS> {}
+
 const DECODER_INPUTS = {
   /** [B,T]: the decoder's input. */
   decoder_input_ids: checkedLater<Ids>(),

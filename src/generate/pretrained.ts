@@ -10,6 +10,7 @@ import { type Loaded, loadModel } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
 import { onAuto, type Platform } from "../load/platform.js";
 import type { Task } from "../nn/architecture.js";
+import { DualModel } from "../nn/dual.js";
 import { EncoderModel } from "../nn/encoder.js";
 import type { Features, Logits } from "../nn/features.js";
 import type { Model } from "../nn/model.js";
@@ -19,6 +20,7 @@ import { headScheme } from "../quant/index.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import type { LoadedModel } from "./base.js";
+import { PreTrainedClipModel } from "./clip-model.js";
 import { type EncoderResults, PreTrainedEncoder } from "./encoder-model.js";
 import { PreTrainedFeatureModel } from "./feature-model.js";
 import type { FeatureValues } from "./features.js";
@@ -81,7 +83,9 @@ export interface TaskHolders {
   "token-classification": PreTrainedEncoder<"token-classification">;
   "question-answering": PreTrainedEncoder<"question-answering">;
   "speech-seq2seq": PreTrainedSpeechSeq2Seq;
+  ctc: PreTrainedFeatureModel<Logits>;
   "image-classification": PreTrainedFeatureModel<Logits>;
+  clip: PreTrainedClipModel;
 }
 
 const HOLDERS: {
@@ -91,6 +95,7 @@ const HOLDERS: {
   "seq2seq-lm": (...parts) => new PreTrainedSeq2SeqLM(...parts),
   base: (loaded, ...parts) => {
     const { model } = loaded;
+    if (model instanceof DualModel) return new PreTrainedClipModel(loaded as never, ...parts) as never;
     const holder = model instanceof EncoderModel ? PreTrainedEncoder<"base"> : PreTrainedFeatureModel<Features>;
     return new holder(loaded as never, ...parts) as PreTrainedBase;
   },
@@ -99,8 +104,19 @@ const HOLDERS: {
   "token-classification": (...parts) => new PreTrainedEncoder(...parts),
   "question-answering": (...parts) => new PreTrainedEncoder(...parts),
   "speech-seq2seq": (...parts) => new PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
+  ctc: (...parts) => new PreTrainedFeatureModel(...parts),
   "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
+  clip: (...parts) => new PreTrainedClipModel(...parts),
 };
+
+/** Models without a head, whose kinds differ: the caller names a class whose forward is not that of PreTrainedBase. */
+export interface AutoBaseModel {
+  /** As `AutoClass.from_pretrained`. */
+  from_pretrained<M extends LoadedModel<Model> = PreTrainedBase>(
+    model: string | URL,
+    options?: FromPretrainedOptions,
+  ): Promise<M>;
+}
 
 export interface AutoClass<T extends Task = "causal-lm"> {
   /**

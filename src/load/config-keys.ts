@@ -20,7 +20,10 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   labels: "id2label label2id num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
     activation_dropout classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop
-    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout mlp_dropout initializer_cutoff_factor encoder_layerdrop decoder_layerdrop apply_spec_augment mask_time_prob mask_time_length
+    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
+    feat_quantizer_dropout feat_extract_dropout final_dropout drop_path_rate ctc_loss_reduction ctc_zero_infinity
+    layerscale_value use_mask_token logit_scale_init_value encoder_layerdrop decoder_layerdrop apply_spec_augment
+    mask_time_prob mask_time_length
     mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing`,
   // Other ways to the same numbers: sums in f32 are exact enough for all of them.
   numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion
@@ -28,7 +31,11 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
     attn_implementation _attn_implementation_autoset _experts_implementation deterministic_flash_attn reference_compile repad_logits_with_grad`,
   // Of heads and classes that these files may also serve.
   otherHeads: `summary_activation summary_proj_to_labels summary_type summary_use_proj encoder_stride classifier_proj_size
-    use_weighted_layer_sum median_filter_width sparse_prediction sparse_pred_ignore_index`,
+    use_weighted_layer_sum median_filter_width sparse_prediction sparse_pred_ignore_index
+    num_codevectors_per_group num_codevector_groups contrastive_logits_temperature num_negatives codevector_dim
+    proj_codevector_dim diversity_loss_weight tdnn_dim tdnn_kernel tdnn_dilation xvector_output_dim adapter_kernel_size
+    adapter_stride num_adapter_layers output_hidden_size apply_layernorm reshape_hidden_states out_features out_indices
+    stage_names _out_features _out_indices`,
   // Of MPT: how the original starts, trains and prints.
   mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",
   // What files say of themselves.
@@ -63,8 +70,8 @@ export type KeyUse = "read" | "without effect" | "ignored";
 /** `path` is the key, or "outer.inner" for a key of an object that was read key by key. */
 export function useOf(path: string, value: unknown, read: ReadonlySet<string>): KeyUse {
   if (read.has(path)) return "read";
-  // MPT's attn_config is a config class of its own in transformers 5, and says what every config says.
-  const key = path.replace(/^attn_config\./, "");
+  // A tower of a model has the keys of a model; so has MPT's attn_config, a config class of its own in transformers 5.
+  const key = path.replace(/^(attn|text|vision)_config\./, "");
   if (value === null || value === undefined || KNOWN.has(key)) return "without effect";
   if (isEmpty(value)) return "without effect";
   return Object.hasOwn(NEUTRAL, key) && NEUTRAL[key] === value ? "without effect" : "ignored";

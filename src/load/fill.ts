@@ -4,13 +4,14 @@
 import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, throwIfAborted } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
-import type { Matrix, Parameter } from "../nn/module.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { type Matrix, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
+import { weightNorm } from "../nn/norm.js";
 import type { FloatDType, Scheme, StoredRows } from "../nn/weight.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import type { Source } from "../sources/source.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
-import { READ_BYTES, type RowReader, readBytes, readSmall, readWhole, rowReader } from "./read.js";
+import { READ_BYTES, type RowReader, readBytes, readDType, readSmall, readWhole, rowReader } from "./read.js";
 
 /** Source bytes between two checks of the signal and of the parameters filled so far. */
 const BREATH = 64 << 20;
@@ -164,19 +165,38 @@ async function fillParameter(context: Context, item: PlanItem, dtype: FloatDType
   const { device, breathe } = context;
   const parameter = item.parameter as Parameter;
   const { readers, dtype: stored } = readersOf(context, item);
-  const staged = Tensor.empty(device, parameter.shape, stored, "parameter");
+  // A number is read as a list of one.
+  const { shape } = parameter;
+  const staged = Tensor.empty(device, shape.length > 0 ? shape : [1], stored, "parameter");
   let value = staged;
   let filled = false;
   try {
     await readRows(item, readers, stored, staged, 0);
-    value = contiguous(staged, dtype);
+    value = item.magnitudes
+      ? await normed(context, item.parameter as NormedParameter, staged, item.magnitudes, dtype)
+      : scope(() => contiguous(shape.length > 0 ? staged : staged.view(), dtype));
     parameter.fill(value);
     filled = true;
+    if (parameter instanceof Scalar) parameter.number = (await value.readFloats())[0]!;
   } finally {
     for (const reader of readers) reader[Symbol.dispose]();
     if (!filled || value !== staged) staged.dispose();
   }
   for (const part of item.parts) await breathe(partBytes(part), part.from);
+  if (item.magnitudes) await breathe(item.magnitudes.bytes, item.magnitudes);
+}
+
+/** A normalised weight from its directions and the magnitudes in the file. */
+async function normed(
+  { device, files }: Context,
+  { dim, magnitudes: shape }: NormedParameter,
+  directions: Tensor,
+  magnitudes: StoredTensor,
+  dtype: FloatDType,
+): Promise<Tensor> {
+  using factors = Tensor.empty(device, shape, readDType(magnitudes), "magnitudes");
+  await readWhole(device, files, magnitudes, factors);
+  return scope(() => contiguous(weightNorm(directions, factors, dim), dtype));
 }
 
 /** Chunks of a matrix's rows: at most `step` rows, all of one expert. */

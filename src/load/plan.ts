@@ -8,7 +8,7 @@ import { CheckpointError, UnsupportedModelError } from "../core/errors.js";
 import { listed } from "../core/show.js";
 import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
-import { Linear, Matrix, type Module, type Parameter } from "../nn/module.js";
+import { Linear, Matrix, type Module, NormedParameter, type Parameter } from "../nn/module.js";
 import { denseScheme, type FloatDType, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { Source } from "../sources/source.js";
@@ -36,6 +36,8 @@ export interface PlanItem {
   readonly parameter: Parameter | Matrix;
   /** In the order of their rows, which they cover completely. */
   readonly parts: readonly Part[];
+  /** The magnitudes of a normalised weight whose directions `parts` hold. */
+  readonly magnitudes?: StoredTensor | undefined;
   /** How a matrix is stored; undefined for plain parameters. */
   readonly scheme: Scheme | undefined;
 }
@@ -152,6 +154,8 @@ export function unknownModules(model: Module, skip: readonly string[]): string[]
 interface Candidate {
   readonly from: StoredTensor;
   readonly expert: number | undefined;
+  /** Which part of a normalised weight it is. */
+  readonly part: "magnitude" | "direction" | undefined;
   readonly transposed: boolean;
   /** The parameters whose rows it holds, one below the other, and which of them this is. */
   readonly fused: readonly (Parameter | Matrix)[];
@@ -174,7 +178,7 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
   for (const [name, parameter] of parameters) {
     if (items.has(parameter)) continue; // tied, and the file stores it under both names
     const found = candidates.get(name) ?? (head === name ? candidates.get(storage.shared!) : undefined);
-    const lacking = found ? lackingExpert(parameter, found) : "";
+    const lacking = found ? (lackingExpert(parameter, found) ?? lackingPart(found)) : "";
     if (!found && parameter.optional) continue;
     if (!found || lacking !== undefined) {
       if (!missing.has(parameter)) missing.set(parameter, name + lacking);
@@ -182,8 +186,9 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
     }
     missing.delete(parameter);
     const parts = partsOf(name, parameter, found);
+    const magnitudes = magnitudesOf(name, parameter, found);
     const scheme = parameter instanceof Matrix ? (parts[0]?.stored?.scheme ?? schemes.get(parameter)) : undefined;
-    items.set(parameter, { name, parameter, parts, scheme });
+    items.set(parameter, { name, parameter, parts, magnitudes, scheme });
   }
   if (missing.size > 0) {
     const names = [...missing.values()];
@@ -206,7 +211,7 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
     if (!one || !other) return 0;
     return one.file.localeCompare(other.file) || one.offset - other.offset;
   });
-  const bytes = list.reduce((sum, { parts }) => parts.reduce((all, part) => all + partBytes(part), sum), 0);
+  const bytes = list.reduce((sum, item) => sum + itemBytes(item), 0);
   return { source: checkpoint.source, items: list, unexpected, bytes };
 }
 
@@ -229,6 +234,11 @@ export function tensorsOf(
     const [part] = parts;
     return parts.length === 1 && !part!.stored && !part!.view ? part!.from : undefined;
   });
+}
+
+/** Bytes of the files that a parameter is read from. */
+export function itemBytes({ parts, magnitudes }: PlanItem): number {
+  return parts.reduce((sum, part) => sum + partBytes(part), magnitudes?.bytes ?? 0);
 }
 
 /** Bytes of the files that a part is read from. */
@@ -275,10 +285,10 @@ function matchNames(
     known.forEach((one, index) => {
       const list = candidates.get(one!) ?? [];
       // The first one wins: a file may hold a tensor under two names.
-      if (list.some(({ expert }) => expert === place.expert)) return;
-      const { expert, transposed } = place;
+      if (list.some(({ expert, part }) => expert === place.expert && part === place.part)) return;
+      const { expert, transposed, part } = place;
       // Quantized matrices were transposed before quantization.
-      list.push({ from, expert, transposed: transposed && !stored, fused, index, stored });
+      list.push({ from, expert, part, transposed: transposed && !stored, fused, index, stored });
       candidates.set(one!, list);
     });
   }
@@ -293,6 +303,31 @@ function lackingExpert(parameter: Parameter | Matrix, found: readonly Candidate[
   return undefined;
 }
 
+/** The missing half of a normalised weight, to be appended to its name; undefined if it is whole. */
+function lackingPart(found: readonly Candidate[]): string | undefined {
+  const parts = found.map(({ part }) => part);
+  if (parts.includes(undefined)) return undefined;
+  return (["magnitude", "direction"] as const)
+    .filter((part) => !parts.includes(part))
+    .map((part) => ` (its ${part})`)[0];
+}
+
+/**
+ * The magnitudes of a weight that the file holds in two parts; undefined if it holds the whole.
+ * @throws CheckpointError for a shape that does not fit, and for a parameter that is not normalised
+ */
+function magnitudesOf(
+  name: string,
+  parameter: Parameter | Matrix,
+  found: readonly Candidate[],
+): StoredTensor | undefined {
+  if (found.some(({ part }) => part === undefined)) return undefined;
+  const one = found.find(({ part }) => part === "magnitude")!;
+  const shape = parameter instanceof NormedParameter ? parameter.magnitudes : [];
+  checkShape(name, shape, one);
+  return one.from;
+}
+
 /** Experts of a parameter: a stack of matrices, or of vectors that belong to one. */
 function stackOf(parameter: Parameter | Matrix): number {
   return parameter instanceof Matrix ? parameter.experts : parameter.shape[0]!;
@@ -300,7 +335,8 @@ function stackOf(parameter: Parameter | Matrix): number {
 
 /** The rows of a parameter, one after the other. @throws CheckpointError for a shape that does not fit */
 function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Candidate[]): Part[] {
-  const whole = found.find(({ expert }) => expert === undefined);
+  const candidates = found.some(({ part }) => part === undefined) ? found.filter(({ part }) => !part) : found;
+  const whole = candidates.find(({ expert, part }) => expert === undefined && part !== "magnitude");
   const { shape } = parameter;
   const columns = elementsOf(shape.slice(1));
   if (!whole) {
@@ -316,7 +352,7 @@ function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Ca
   const { from, fused, index, stored } = whole;
   if (fused.length === 1) {
     const view = checkShape(name, shape, whole);
-    return [{ from, at: 0, rows: shape[0]!, columns, first: 0, view, stored }];
+    return [{ from, at: 0, rows: shape[0] ?? 1, columns, first: 0, view, stored }];
   }
   if (stored) {
     throw new CheckpointError(`tensor ${from.name}: quantized rows of several parameters cannot be split`, {

@@ -39,16 +39,23 @@ export function gridOf(image: readonly [number, number], patch: readonly [number
   });
 }
 
-/** A convolution whose windows do not overlap, and its output as tokens. */
+/** A convolution whose windows do not overlap. @throws ConfigError for patches that are not square */
+export class PatchConv extends Conv2d {
+  constructor(channels: number, hidden: number, patch: readonly [number, number], bias: boolean) {
+    if (patch[0] !== patch[1]) {
+      throw new ConfigError(`config.json: patches must be square, got ${patch.join(" x ")}`, { hint: CONFIG_HINT });
+    }
+    super(channels, hidden, patch, { stride: patch[0], bias });
+  }
+}
+
+/** Patches as tokens. */
 export class PatchEmbeddings extends Module {
   projection: Conv2d;
 
   constructor(channels: number, hidden: number, patch: readonly [number, number]) {
     super();
-    if (patch[0] !== patch[1]) {
-      throw new ConfigError(`config.json: patches must be square, got ${patch.join(" x ")}`, { hint: CONFIG_HINT });
-    }
-    this.projection = new Conv2d(channels, hidden, patch, { stride: patch[0] });
+    this.projection = new PatchConv(channels, hidden, patch, true);
   }
 
   /** Pixels [B,C,H,W] -> [B,N,hidden], row by row. */

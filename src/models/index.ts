@@ -9,7 +9,9 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["bert", async () => (await import("./bert.js")).bert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["camembert", async () => (await import("./roberta.js")).camembert],
+  ["clip", async () => (await import("./clip.js")).clip],
   ["codegen", async () => (await import("./codegen.js")).codegen],
+  ["dinov2", async () => (await import("./dinov2.js")).dinov2],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
   ["falcon", async () => (await import("./falcon.js")).falcon],
   ["gemma2", async () => (await import("./gemma2.js")).gemma2],
@@ -35,6 +37,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["stablelm", async () => (await import("./stablelm.js")).stablelm],
   ["t5", async () => (await import("./t5.js")).t5],
   ["vit", async () => (await import("./vit.js")).vit],
+  ["wav2vec2", async () => (await import("./wav2vec2.js")).wav2vec2],
   ["whisper", async () => (await import("./whisper.js")).whisper],
   ["xlm-roberta", async () => (await import("./roberta.js")).xlmRoberta],
 ]);

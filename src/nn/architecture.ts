@@ -1,6 +1,7 @@
 // What the loader knows of an architecture: which tasks it offers, and the names of its tensors in published files.
 
 import type { CausalLM } from "./decoder.js";
+import type { DualModel } from "./dual.js";
 import type { EncoderModel } from "./encoder.js";
 import type { FeatureModel, Features, Logits } from "./features.js";
 import type { Seq2SeqLM } from "./seq2seq.js";
@@ -19,13 +20,15 @@ export interface TaskModels {
   "causal-lm": CausalLM;
   "seq2seq-lm": Seq2SeqLM;
   /** The model without a head: its hidden states. */
-  base: EncoderModel | FeatureModel<Features>;
+  base: EncoderModel | FeatureModel<Features> | DualModel;
   "masked-lm": EncoderModel;
   "sequence-classification": EncoderModel;
   "token-classification": EncoderModel;
   "question-answering": EncoderModel;
   "speech-seq2seq": Seq2SeqLM;
+  ctc: FeatureModel<Logits>;
   "image-classification": FeatureModel<Logits>;
+  clip: DualModel;
 }
 
 /** What a model is for. */
@@ -39,6 +42,7 @@ export type Task = keyof TaskModels;
  * - `prefix`: files of the bare model omit it, or a bare model reads the files of a task's model.
  * - `transposed`: such matrices are stored as [inputs, outputs].
  * - `expert`: such a matrix belongs to one expert, numbered by the group called `expert`; `to` names the stack.
+ * - `magnitude` and `direction`: such tensors are the two parts of a normalised weight, which `to` names in place of the match.
  * - `fused`: such a tensor holds the rows of several parameters one below the other, in a stack those of each expert; `to`
  *   names them in that order.
  */
@@ -48,6 +52,7 @@ export type NameRule =
   | { readonly prefix: string }
   | { readonly transposed: RegExp }
   | { readonly expert: RegExp; readonly to: string }
+  | { readonly magnitude: RegExp; readonly direction: RegExp; readonly to: string }
   | { readonly fused: RegExp; readonly to: readonly string[] };
 
 /** Everything the loader needs to know of one `model_type`; index.ts of the models lists them. */
@@ -64,6 +69,8 @@ export interface Place {
   readonly targets: readonly (readonly string[])[];
   /** The expert of a stack that it belongs to. */
   readonly expert?: number;
+  /** Which part of a normalised weight it is. */
+  readonly part?: "magnitude" | "direction";
   readonly transposed: boolean;
 }
 
@@ -72,6 +79,7 @@ export function placeOf(stored: string, rules: readonly NameRule[]): Place | und
   let names: readonly string[] = [stored];
   let expert: number | undefined;
   let transposed = false;
+  let part: Place["part"];
   const prefixes: string[] = [];
   for (const rule of rules) {
     if ("ignore" in rule) {
@@ -79,7 +87,13 @@ export function placeOf(stored: string, rules: readonly NameRule[]): Place | und
     } else if ("rename" in rule) names = names.map((name) => name.replace(rule.rename, rule.to));
     else if ("prefix" in rule) prefixes.push(rule.prefix);
     else if ("transposed" in rule) transposed ||= names.some((name) => rule.transposed.test(name));
-    else if ("expert" in rule) {
+    else if ("magnitude" in rule) {
+      for (const kind of ["magnitude", "direction"] as const) {
+        if (!names.some((name) => rule[kind].test(name))) continue;
+        part = kind;
+        names = names.map((name) => name.replace(rule[kind], rule.to));
+      }
+    } else if ("expert" in rule) {
       const number = rule.expert.exec(names[0]!)?.groups?.expert;
       if (number === undefined) continue;
       expert = Number(number);
@@ -95,5 +109,5 @@ export function placeOf(stored: string, rules: readonly NameRule[]): Place | und
     ...prefixes.map((prefix) => prefix + name),
     ...prefixes.filter((prefix) => name.startsWith(prefix)).map((prefix) => name.slice(prefix.length)),
   ]);
-  return { targets, transposed, ...(expert === undefined ? {} : { expert }) };
+  return { targets, transposed, ...(expert === undefined ? {} : { expert }), ...(part && { part }) };
 }

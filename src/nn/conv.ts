@@ -8,13 +8,15 @@ import type { Act } from "../ops/activation.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import { fillInto } from "../ops/fill.js";
 import { linear } from "../ops/linear.js";
-import { Matrix, Module, Parameter, within } from "./module.js";
+import { Matrix, Module, NormedParameter, Parameter, within } from "./module.js";
 
 export interface ConvOptions {
   readonly stride?: number;
   readonly padding?: number;
   readonly groups?: number;
   readonly bias?: boolean;
+  /** Files may hold the kernels as directions and magnitudes along this dim; only of groups. */
+  readonly normed?: number;
 }
 
 /** Elements of the windows that are copied at once: 8 MB. */
@@ -56,7 +58,8 @@ abstract class Conv extends Module {
     if (groups === 1) {
       this.weight = new Matrix(out, taps);
       this.weight.product = true;
-    } else this.weight = new Parameter(out, inputs, ...kernel);
+    } else if (options.normed !== undefined) this.weight = new NormedParameter(options.normed, out, inputs, ...kernel);
+    else this.weight = new Parameter(out, inputs, ...kernel);
     this.bias = bias ? new Parameter(out) : undefined;
     this.channels = channels;
     this.stride = stride;

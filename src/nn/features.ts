@@ -1,5 +1,6 @@
 // Models whose input is not text: pixels or a waveform. Every position sees all others, and nothing is cached.
 
+import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { Model } from "./model.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
@@ -21,20 +22,32 @@ export type Outputs = Readonly<Record<string, Tensor>>;
 export type Logits = { readonly logits: Tensor };
 
 /** Features of each position, [B,T,hidden], and of the whole, [B,hidden], where a model has them. */
-export type Features = { readonly last_hidden_state: Tensor; readonly pooler_output?: Tensor };
+export type Features = {
+  readonly last_hidden_state: Tensor;
+  readonly pooler_output?: Tensor;
+  /** [B,T,channels]: what the convolutions make of a waveform, after their norm. */
+  readonly extract_features?: Tensor;
+};
 
 export abstract class FeatureModel<O extends Outputs = Outputs> extends Model {
   abstract readonly input: FeatureInput;
 
   /**
    * Records the model for one batch, f32 with the dims of `input`. Captures all hidden states, the last as transformers gives it.
+   * @param real f32[B,T] of positions: 1 for those of real samples, 0 for padding, which the pass's mask hides
    * @throws ShapeError, OptionError (a size that the model was not made for)
    */
-  abstract outputs(pass: Pass, x: Tensor): O;
+  abstract outputs(pass: Pass, x: Tensor, real?: Tensor): O;
 
   /** Positions of an input of `length` samples, of a model whose inputs have a mask; undefined for others. */
   frames(_length: number): number | undefined {
     return undefined;
+  }
+
+  /** @throws ShapeError for an input that is shorter than one position */
+  protected checkLength(length: number): void {
+    if (this.frames(length) !== 0) return;
+    throw new ShapeError(`${this.input.name}: ${length} samples are too few for one position of this model`);
   }
 
   /** A pass of this model. The caller disposes it. */

@@ -59,6 +59,35 @@ export class Parameter {
   }
 }
 
+/** A parameter of one number, which the host knows once it is loaded. Whoever fills it sets `number`. */
+export class Scalar extends Parameter {
+  number = 1;
+}
+
+/**
+ * A parameter that files may hold as a direction of its shape, and a magnitude for each index of dim `dim` (weight
+ * normalisation, Salimans and Kingma 2016); it is their product.
+ */
+export class NormedParameter extends Parameter {
+  readonly dim: number;
+
+  constructor(dim: number, ...shape: number[]) {
+    super(...shape);
+    this.dim = dim;
+  }
+
+  /** Shape of the magnitudes. */
+  get magnitudes(): readonly number[] {
+    return this.shape.map((size, d) => (d === this.dim ? size : 1));
+  }
+
+  /** The magnitudes count as well, as in transformers. */
+  override get footprint(): number {
+    const size = this.shape.reduce((n, one) => n * one, 1);
+    return this.nbytes + (this.nbytes / size) * this.shape[this.dim]!;
+  }
+}
+
 /** A matrix of a checkpoint, stored in the scheme that the loader chose. Tied modules share one. */
 export class Matrix {
   readonly shape: MatrixShape;

@@ -24,6 +24,7 @@ const WORDS: Words = {
       "phi3",
       "toString",
     ),
+    ...texts("clip", "wav2vec2", "dinov2", "group", "layer"),
     ...texts("relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-", "gated-silu", "absolute", "relative_key"),
     ...texts("float32", "bfloat16", "torch.float16", "float8_e4m3fn", "default", "linear", "llama3", "dynamic", "yarn"),
     ...texts("model.safetensors", "../model.safetensors", "other.safetensors", "model.safetensors.index.json"),
@@ -66,6 +67,9 @@ const WORDS: Words = {
     ..."eos_token_id pad_token_id decoder_start_token_id dtype torch_dtype quantization_config".split(" "),
     ..."image_size patch_size num_channels qkv_bias pooler_output_size pooler_act num_mel_bins".split(" "),
     ..."max_source_positions max_target_positions encoder_layers encoder_attention_heads encoder_ffn_dim".split(" "),
+    ..."conv_dim conv_stride conv_kernel conv_bias feat_extract_norm feat_extract_activation mlp_ratio".split(" "),
+    ..."num_conv_pos_embeddings num_conv_pos_embedding_groups do_stable_layer_norm add_adapter".split(" "),
+    ..."text_config vision_config projection_dim use_swiglu_ffn num_feat_extract_layers".split(" "),
     ..."decoder_layers decoder_attention_heads decoder_ffn_dim scale_embedding".split(" "),
     ..."transformers_weights original_max_position_embeddings auto_map".split(" "),
     ..."rotary_pct rotary_emb_base partial_rotary_factor use_parallel_residual rotary_dim qk_layernorm use_qkv_bias".split(

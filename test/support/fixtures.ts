@@ -69,3 +69,10 @@ export function difference(a: ArrayLike<number>, b: ArrayLike<number>): { max: n
   }
   return { max, mean: a.length ? sum / a.length : 0 };
 }
+
+/** Largest absolute value. */
+export function largest(values: ArrayLike<number>): number {
+  let most = 0;
+  for (let i = 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]!));
+  return most;
+}

@@ -87,10 +87,28 @@ async function use(task: Task, given: FromPretrainedOptions, computed: boolean):
     if (computed) await model.generate({ ...inputs, max_new_tokens: 2 });
     return problemOfWarnings(model.warnings);
   }
+  const pixel_values = { data: new Float32Array(192), shape: [1, 3, 8, 8] };
   if (task === "image-classification") {
     await using model = await autoModel(platform, task).from_pretrained("model", given);
     if (computed) {
-      using logits = model.forward({ pixel_values: { data: new Float32Array(192), shape: [1, 3, 8, 8] } }).logits;
+      using logits = model.forward({ pixel_values }).logits;
+      await logits.readFloats();
+    }
+    return problemOfWarnings(model.warnings);
+  }
+  if (task === "clip") {
+    await using model = await autoModel(platform, task).from_pretrained("model", given);
+    if (computed) {
+      using features = model.get_text_features(inputs);
+      using images = model.get_image_features({ pixel_values });
+      await Promise.all([features.readFloats(), images.readFloats()]);
+    }
+    return problemOfWarnings(model.warnings);
+  }
+  if (task === "ctc") {
+    await using model = await autoModel(platform, task).from_pretrained("model", given);
+    if (computed) {
+      using logits = model.forward(new Float32Array(60)).logits;
       await logits.readFloats();
     }
     return problemOfWarnings(model.warnings);

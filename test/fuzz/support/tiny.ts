@@ -216,6 +216,38 @@ export const TINY: readonly { readonly task: Task; readonly config: Readonly<Rec
     },
   },
   {
+    task: "image-classification",
+    config: {
+      ...{ architectures: ["Dinov2ForImageClassification"], model_type: "dinov2", torch_dtype: "float32" },
+      ...{ image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, mlp_ratio: 2, num_hidden_layers: 1 },
+      ...{ num_attention_heads: 2, hidden_act: "gelu", layer_norm_eps: 1e-6, use_swiglu_ffn: true, num_labels: 2 },
+    },
+  },
+  {
+    task: "clip",
+    config: {
+      ...{ architectures: ["CLIPModel"], model_type: "clip", torch_dtype: "float32", projection_dim: 4 },
+      text_config: {
+        ...{ vocab_size: 16, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2 },
+        ...{ max_position_embeddings: 8, hidden_act: "quick_gelu", eos_token_id: 2 },
+      },
+      vision_config: {
+        ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, image_size: 8 },
+        ...{ patch_size: 4, num_channels: 3, hidden_act: "quick_gelu" },
+      },
+    },
+  },
+  {
+    task: "ctc",
+    config: {
+      ...{ architectures: ["Wav2Vec2ForCTC"], model_type: "wav2vec2", torch_dtype: "float32", vocab_size: 16 },
+      ...{ hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2, hidden_act: "gelu" },
+      ...{ conv_dim: [4, 4], conv_stride: [5, 2], conv_kernel: [10, 3], conv_bias: false, feat_extract_norm: "group" },
+      ...{ num_conv_pos_embeddings: 4, num_conv_pos_embedding_groups: 2, do_stable_layer_norm: false },
+      ...{ feat_extract_activation: "gelu", num_feat_extract_layers: 2, add_adapter: false, layer_norm_eps: 1e-5 },
+    },
+  },
+  {
     task: "speech-seq2seq",
     config: {
       ...{ architectures: ["WhisperForConditionalGeneration"], model_type: "whisper", torch_dtype: "float32" },

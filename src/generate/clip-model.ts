@@ -1,0 +1,113 @@
+// Loaded models of texts and images as users hold them: embeddings of both, and how well they match.
+
+import type { Device } from "../core/device.js";
+import { OptionError } from "../core/errors.js";
+import { readOptions } from "../core/options.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { Loaded } from "../load/index.js";
+import { type DualModel, unitRows } from "../nn/dual.js";
+import { LoadedModel } from "./base.js";
+import { readFeatures } from "./features.js";
+import { readBatch } from "./inputs.js";
+import {
+  CLIP_FORWARD,
+  CLIP_IMAGE,
+  CLIP_TEXT,
+  type ClipForwardOptions,
+  type ClipImageOptions,
+  type ClipTextOptions,
+} from "./options.js";
+
+/** The result of one forward pass; the caller disposes all of it. */
+export interface ClipOutput {
+  /** f32[texts,images]: scaled similarities. */
+  logits_per_text: Tensor;
+  /** f32[images,texts] */
+  logits_per_image: Tensor;
+  /** f32[texts,embedding], of length one. */
+  text_embeds: Tensor;
+  /** f32[images,embedding], of length one. */
+  image_embeds: Tensor;
+  text_hidden_states?: Tensor[];
+  vision_hidden_states?: Tensor[];
+}
+
+/** An embedding, and hidden states if they are captured. */
+interface Embedded {
+  readonly embeds: Tensor;
+  readonly states: Tensor[];
+}
+
+export class PreTrainedClipModel extends LoadedModel<DualModel> {
+  /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
+  constructor(loaded: Loaded<"clip">, device: Device, ownsDevice: boolean) {
+    super(loaded, device, ownsDevice);
+  }
+
+  /**
+   * Records one forward pass over texts and images, which need not be as many.
+   * @throws ShapeError, OptionError (an id outside the vocabulary, a text longer than the positions, images of another size)
+   */
+  forward(options: ClipForwardOptions): ClipOutput {
+    this.checkUsable();
+    const given = readOptions("forward", CLIP_FORWARD, options);
+    const capture = given.output_hidden_states ?? false;
+    return scope(() => {
+      const texts = this.#text(given, capture);
+      const images = this.#image(given, capture);
+      const [text_embeds, image_embeds] = [unitRows(texts.embeds), unitRows(images.embeds)];
+      const logits_per_text = this.module.similarities(text_embeds, image_embeds);
+      const logits_per_image = this.module.similarities(image_embeds, text_embeds);
+      const output: ClipOutput = { logits_per_text, logits_per_image, text_embeds, image_embeds };
+      if (capture) {
+        output.text_hidden_states = texts.states;
+        output.vision_hidden_states = images.states;
+      }
+      return { ...output };
+    });
+  }
+
+  /** Embeddings of texts, f32[B,embedding], not normalised. @throws as `forward` */
+  get_text_features(options: ClipTextOptions): Tensor {
+    this.checkUsable();
+    const given = readOptions("get_text_features", CLIP_TEXT, options);
+    return scope(() => this.#text(given, false).embeds);
+  }
+
+  /** Embeddings of images, f32[B,embedding], not normalised. @throws as `forward` */
+  get_image_features(options: ClipImageOptions): Tensor {
+    this.checkUsable();
+    const given = readOptions("get_image_features", CLIP_IMAGE, options);
+    return scope(() => this.#image(given, false).embeds);
+  }
+
+  #text({ input_ids, attention_mask }: Partial<ClipTextOptions>, capture: boolean): Embedded {
+    const { device, module } = this;
+    const { vocab, max_positions } = module.geometry;
+    const { rows, steps, ids, mask } = readBatch(input_ids, attention_mask, vocab);
+    if (steps > max_positions) {
+      throw new OptionError(`${steps} tokens are more than the ${max_positions} positions of this model`, {
+        hint: "shorten the text, or tokenize with truncation: true",
+      });
+    }
+    const shape = [rows, steps];
+    const places = ids.map((_, at) => at % steps);
+    const pooled = module.pooledAt(ids, rows, steps).map((t, r) => r * steps + t);
+    const input = {
+      positions: Tensor.from(device, places, shape),
+      mask: mask && Tensor.from(device, mask, shape, "u8"),
+    };
+    using pass = module.pass(input, { capture });
+    const embeds = module.text(pass, Tensor.from(device, ids, shape), Tensor.from(device, pooled, [rows]));
+    return { embeds, states: pass.take_hidden_states() };
+  }
+
+  #image({ pixel_values }: Partial<ClipImageOptions>, capture: boolean): Embedded {
+    const { device, module } = this;
+    const features = readFeatures(pixel_values, module.input);
+    const rows = features.shape[0]!;
+    using pass = module.pass({ positions: Tensor.from(device, new Int32Array(rows), [rows, 1]) }, { capture });
+    const embeds = module.image(pass, features.on(device));
+    return { embeds, states: pass.take_hidden_states() };
+  }
+}

@@ -15,6 +15,7 @@ const FLOORS = [
   "sources",
   "checkpoints",
   "tokenizer",
+  "media",
   "nn",
   "quant",
   "models",

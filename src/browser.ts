@@ -10,6 +10,15 @@ import {
   autoModel,
   autoTokenizer,
 } from "./generate/pretrained.js";
+import {
+  type AutoProcessors,
+  autoFeatureExtractor,
+  autoImageProcessor,
+  autoProcessor,
+  type Processor,
+} from "./generate/processors-auto.js";
+import type { FeatureExtractor } from "./media/feature-extractor.js";
+import type { ImageProcessor } from "./media/image-processor.js";
 
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
 export { chooseDevice, requestDevice } from "./browser/platform.js";
@@ -55,6 +64,7 @@ export type {
 export type { PromptProgress } from "./generate/prefill.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
+export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
 export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
@@ -62,6 +72,15 @@ export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
+export type {
+  FeatureExtractor,
+  FeatureExtractorOptions,
+  SoundFeatures,
+  SoundInput,
+} from "./media/feature-extractor.js";
+export type { RawImage } from "./media/image.js";
+export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
+export type { MediaFile } from "./media/reader.js";
 export { transfer } from "./ops/transfer.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
@@ -94,4 +113,7 @@ export const AutoModelForImageClassification: AutoClass<"image-classification"> 
   "image-classification",
 );
 export const AutoConfig: AutoConfigs = /* @__PURE__ */ autoConfig(BROWSER);
+export const AutoImageProcessor: AutoProcessors<ImageProcessor> = /* @__PURE__ */ autoImageProcessor(BROWSER);
+export const AutoFeatureExtractor: AutoProcessors<FeatureExtractor> = /* @__PURE__ */ autoFeatureExtractor(BROWSER);
+export const AutoProcessor: AutoProcessors<Processor> = /* @__PURE__ */ autoProcessor(BROWSER);
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);

@@ -8,6 +8,8 @@ export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export {
   AutoConfig,
+  AutoFeatureExtractor,
+  AutoImageProcessor,
   AutoModel,
   AutoModelForCausalLM,
   AutoModelForCTC,
@@ -18,6 +20,7 @@ export {
   AutoModelForSequenceClassification,
   AutoModelForSpeechSeq2Seq,
   AutoModelForTokenClassification,
+  AutoProcessor,
   AutoTokenizer,
   CLIPModel,
   type FromPretrainedOptions,
@@ -47,6 +50,7 @@ export type {
 } from "./generate/options.js";
 export type { PromptProgress } from "./generate/prefill.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
+export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
 export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
@@ -55,6 +59,15 @@ export { torch } from "./generate/torch.js";
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
+export type {
+  FeatureExtractor,
+  FeatureExtractorOptions,
+  SoundFeatures,
+  SoundInput,
+} from "./media/feature-extractor.js";
+export type { RawImage } from "./media/image.js";
+export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
+export type { MediaFile } from "./media/reader.js";
 export { transfer } from "./ops/transfer.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";

@@ -15,6 +15,7 @@ import { modelAddress, quoteAddress } from "../sources/address.js";
 import { HttpSource } from "../sources/http.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
+import { BROWSER_MEDIA } from "./media.js";
 import { openCache } from "./storage.js";
 import { wasmFile } from "./wasm-file.js";
 import { fetchWasm, openWasmFrom } from "./wasm-module.js";
@@ -133,6 +134,7 @@ function wasmModule(url: string, chosen: boolean): Promise<WasmModule> {
 }
 
 export const BROWSER: Platform = {
+  media: BROWSER_MEDIA,
   source,
   requestDevice,
   sharedDevice: /* @__PURE__ */ sharing(requestDevice, () => "auto", chooseDevice),

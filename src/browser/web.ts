@@ -45,6 +45,24 @@ interface Web {
   readonly caches?: CacheStorage;
   readonly location?: { readonly href: string };
   readonly FileSystemSyncAccessHandle?: unknown;
+  /** Absent where there is no canvas (Deno, Bun). */
+  readonly createImageBitmap?: (blob: Blob, options: object) => Promise<Bitmap>;
+  readonly OffscreenCanvas?: new (width: number, height: number) => Canvas;
+}
+
+interface Bitmap {
+  readonly width: number;
+  readonly height: number;
+  close(): void;
+}
+
+interface Canvas {
+  getContext(kind: "2d", options: object): CanvasContext | null;
+}
+
+interface CanvasContext {
+  drawImage(bitmap: Bitmap, x: number, y: number): void;
+  getImageData(x: number, y: number, width: number, height: number): { readonly data: Uint8ClampedArray };
 }
 
 /** The globals of a page or a Worker, any of which may be missing. */

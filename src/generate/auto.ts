@@ -2,7 +2,16 @@
 
 import { NODE } from "../load/node.js";
 import { type AutoConfigs, autoConfig } from "./auto-config.js";
+import type { FeatureExtractor } from "../media/feature-extractor.js";
+import type { ImageProcessor } from "../media/image-processor.js";
 import { type AutoBaseModel, type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./pretrained.js";
+import {
+  type AutoProcessors,
+  autoFeatureExtractor,
+  autoImageProcessor,
+  autoProcessor,
+  type Processor,
+} from "./processors-auto.js";
 
 export type { FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
 
@@ -28,4 +37,7 @@ export const AutoModelForImageClassification: AutoClass<"image-classification"> 
   "image-classification",
 );
 export const AutoConfig: AutoConfigs = autoConfig(NODE);
+export const AutoImageProcessor: AutoProcessors<ImageProcessor> = autoImageProcessor(NODE);
+export const AutoFeatureExtractor: AutoProcessors<FeatureExtractor> = autoFeatureExtractor(NODE);
+export const AutoProcessor: AutoProcessors<Processor> = autoProcessor(NODE);
 export const AutoTokenizer: AutoTokenizers = autoTokenizer(NODE);

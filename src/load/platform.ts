@@ -3,6 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
+import type { MediaReader } from "../media/reader.js";
 import type { Source } from "../sources/source.js";
 import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
 
@@ -25,6 +26,8 @@ export interface DeviceChoice {
 export interface Platform {
   /** The folder of a model, by any name that this platform supports. The caller closes it. */
   source(model: string, options: SourceOptions): Promise<Source>;
+  /** Files and decoders of images and sound; absent where there are none. */
+  readonly media?: MediaReader;
   /** Opens a device. @throws DeviceError */
   requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
   /** The shared device of that name, for all models without one of their own. @throws DeviceError */

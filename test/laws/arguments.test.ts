@@ -8,12 +8,18 @@ import { OctavoError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { CONFIG_FROM_PRETRAINED } from "../../src/generate/auto-config.js";
 import {
+  CLIP_FORWARD,
+  CLIP_IMAGE,
+  CLIP_TEXT,
   ENCODER_FORWARD,
+  FEATURE_FORWARD,
   FORWARD,
   FROM_PRETRAINED,
   GENERATE,
   SEQ2SEQ_FORWARD,
   SEQ2SEQ_GENERATE,
+  SPEECH_FORWARD,
+  SPEECH_GENERATE,
   TOKENIZER_FROM_PRETRAINED,
 } from "../../src/generate/options.js";
 import * as octavo from "../../src/index.js";
@@ -253,6 +259,26 @@ describe("models", () => {
       inputs: { input_ids: [[5, 6, 7]], decoder_input_ids: [[0]] },
       calls: { forward: SEQ2SEQ_FORWARD, generate: SEQ2SEQ_GENERATE, stream: SEQ2SEQ_GENERATE },
     },
+    vit: {
+      load: (name, options) => octavo.AutoModelForImageClassification.from_pretrained(name, options),
+      inputs: { pixel_values: { data: new Float32Array(3072), shape: [1, 3, 32, 32] } },
+      calls: { forward: FEATURE_FORWARD },
+    },
+    wav2vec2: {
+      load: (name, options) => octavo.AutoModelForCTC.from_pretrained(name, options),
+      inputs: { input_values: [Array(500).fill(0.5)] },
+      calls: { forward: FEATURE_FORWARD },
+    },
+    whisper: {
+      load: (name, options) => octavo.AutoModelForSpeechSeq2Seq.from_pretrained(name, options),
+      inputs: { input_features: { data: new Float32Array(960), shape: [1, 20, 48] }, decoder_input_ids: [[3]] },
+      calls: { forward: SPEECH_FORWARD, generate: SPEECH_GENERATE, stream: SPEECH_GENERATE },
+    },
+    clip: {
+      load: (name, options) => octavo.AutoModel.from_pretrained<octavo.PreTrainedClipModel>(name, options),
+      inputs: { input_ids: [[5, 6]], pixel_values: { data: new Float32Array(3072), shape: [1, 3, 32, 32] } },
+      calls: { forward: CLIP_FORWARD, get_text_features: CLIP_TEXT, get_image_features: CLIP_IMAGE },
+    },
     bert: {
       load: (name, options) => octavo.AutoModelForMaskedLM.from_pretrained(name, options),
       inputs: { input_ids: [[5, 6, 7]] },
@@ -277,20 +303,22 @@ describe("models", () => {
 
     test.each(Object.entries(calls))("%s", async (name, table) => {
       const call = method(model, name);
+      const own = Object.fromEntries(Object.entries(inputs).filter(([input]) => input in table));
       const small = name === "forward" ? {} : { max_new_tokens: 1 };
       await all(`${name}(it)`, async (odd) => free(await call(odd)));
-      await all(`${name}(inputs, it)`, async (odd) => free(await call({ ...inputs, ...small }, odd)));
+      await all(`${name}(inputs, it)`, async (odd) => free(await call({ ...own, ...small }, odd)));
       await all(`${name}(it, options)`, async (odd) => free(await call(odd, small)));
-      expect(await complaint(() => call({ ...inputs }, {}, {}))).toBeUndefined();
+      expect(await complaint(() => call({ ...own }, {}, {}))).toBeUndefined();
       for (const option of Object.keys(table)) {
-        await all(`${name}({ ${option} })`, async (odd) => free(await call({ ...inputs, ...small, [option]: odd })));
+        await all(`${name}({ ${option} })`, async (odd) => free(await call({ ...own, ...small, [option]: odd })));
       }
-      for (const option of ["input_ids", "attention_mask"]) {
+      for (const option of ["input_ids", "attention_mask", "pixel_values", "input_values", "input_features"]) {
+        if (!(option in table)) continue;
         await all(`${name}({ ${option}: [it] })`, async (odd) =>
-          free(await call({ ...inputs, ...small, [option]: [odd] })),
+          free(await call({ ...own, ...small, [option]: [odd] })),
         );
         await all(`${name}({ ${option}: [[it]] })`, async (odd) =>
-          free(await call({ ...inputs, ...small, [option]: [[odd]] })),
+          free(await call({ ...own, ...small, [option]: [[odd]] })),
         );
       }
     });
@@ -325,6 +353,28 @@ describe("models", () => {
   });
 });
 
+describe("processors", () => {
+  const LOADING = {
+    AutoImageProcessor: [octavo.AutoImageProcessor, "clip"],
+    AutoFeatureExtractor: [octavo.AutoFeatureExtractor, "whisper"],
+    AutoProcessor: [octavo.AutoProcessor, "vit"],
+  } as const;
+  test.each(Object.entries(LOADING))("%s", async (_, [auto, name]) => {
+    const loading = auto.from_pretrained as Method;
+    const folder = join(FIXTURES, "processors", name);
+    await all("from_pretrained(it)", (odd) => loading(odd));
+    await all("from_pretrained(name, it)", (odd) => loading(folder, odd));
+    const made = (await loading(folder)) as object;
+    const [call, given] =
+      typeof made === "function"
+        ? [made as Method, [new Float32Array(9)]]
+        : [method(made, "process"), [{ images: [] }]];
+    await all("called with it", (odd) => call(odd), ["the longest list"]);
+    await all("called with it in a list", (odd) => call([odd]));
+    await all("options", (odd) => call(...given, odd));
+  });
+});
+
 test("a tokenizer's from_pretrained", async () => {
   const loading = octavo.AutoTokenizer.from_pretrained as Method;
   await all("from_pretrained(it)", (odd) => loading(odd));
@@ -350,7 +400,10 @@ test("no export is without its calls here", () => {
   const others = kinds.filter(([, kind]) => kind !== "function").map(([name]) => name);
   expect(others.sort()).toEqual([
     "AutoConfig",
+    "AutoFeatureExtractor",
+    "AutoImageProcessor",
     "AutoModel",
+    "AutoModelForCTC",
     "AutoModelForCausalLM",
     "AutoModelForImageClassification",
     "AutoModelForMaskedLM",
@@ -359,7 +412,9 @@ test("no export is without its calls here", () => {
     "AutoModelForSequenceClassification",
     "AutoModelForSpeechSeq2Seq",
     "AutoModelForTokenClassification",
+    "AutoProcessor",
     "AutoTokenizer",
+    "CLIPModel",
     "torch",
   ]);
 });

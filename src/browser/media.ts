@@ -1,0 +1,40 @@
+// Files and decoders in a browser: its own.
+
+import { FormatError, NetworkError, OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import type { MediaReader } from "../media/reader.js";
+import { WEB } from "./web.js";
+
+export const BROWSER_MEDIA: MediaReader = {
+  async bytes(where) {
+    try {
+      const answer = await fetch(where);
+      if (answer.ok) return new Uint8Array(await answer.arrayBuffer());
+      throw new NetworkError(`${show(where)}: the server answered ${answer.status}`);
+    } catch (cause) {
+      if (cause instanceof NetworkError) throw cause;
+      throw new NetworkError(`${show(where)} cannot be fetched`, { cause });
+    }
+  },
+  async image(bytes) {
+    const { createImageBitmap, OffscreenCanvas } = WEB;
+    if (!createImageBitmap || !OffscreenCanvas) {
+      throw new OptionError("there is no decoder of images here", { hint: "pass { width, height, data }" });
+    }
+    try {
+      // As stored: neither turned by the camera's note, nor multiplied by alpha, nor moved to another colour space.
+      const bitmap = await createImageBitmap(new Blob([new Uint8Array(bytes)]), {
+        imageOrientation: "none",
+        premultiplyAlpha: "none",
+        colorSpaceConversion: "none",
+      });
+      const { width, height } = bitmap;
+      const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true })!;
+      context.drawImage(bitmap, 0, 0);
+      bitmap.close();
+      return { width, height, data: context.getImageData(0, 0, width, height).data, channels: 4 };
+    } catch (cause) {
+      throw new FormatError("an image cannot be decoded", { cause });
+    }
+  },
+};

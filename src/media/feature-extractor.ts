@@ -1,0 +1,206 @@
+// Feature extractors of transformers: sound as the waveforms of wav2vec 2.0 or the spectrograms of Whisper.
+
+import * as z from "zod";
+import { isList } from "../core/checks.js";
+import { ConfigError, OctavoError, OptionError, ShapeError, UnsupportedModelError } from "../core/errors.js";
+import { choice, flag, type Options, readOptions, whole } from "../core/options.js";
+import { show } from "../core/show.js";
+import { CallableBase } from "./callable.js";
+import type { FloatTensor } from "./image-processor.js";
+import { bytesOf, isFile, type MediaFile, type MediaReader } from "./reader.js";
+import { LogMel } from "./spectrogram.js";
+import { readWav } from "./wav.js";
+
+const schema = z.object({
+  sampling_rate: z.int().min(1).max(1_000_000).default(16_000),
+  padding_value: z.number().default(0),
+  padding_side: z.literal("right").default("right"),
+  do_normalize: z.boolean().nullish(),
+  return_attention_mask: z.boolean().default(false),
+  feature_size: z.int().min(1).max(1024).nullish(),
+  // Of spectrograms.
+  hop_length: z.int().min(1).max(100_000).default(160),
+  chunk_length: z.int().min(1).max(86_400).default(30),
+  n_fft: z.int().min(2).max(65_536).multipleOf(2).default(400),
+  dither: z.literal(0).default(0),
+});
+
+type Fields = z.infer<typeof schema>;
+
+/** The extractor of files that name none. */
+const BY_MODEL: ReadonlyMap<string, string> = new Map([
+  ["whisper", "WhisperFeatureExtractor"],
+  ["wav2vec2", "Wav2Vec2FeatureExtractor"],
+]);
+const KINDS = [...BY_MODEL.values()];
+
+/** Sound: samples from -1 to 1 at the model's rate, samples with their rate, or a WAV file. */
+export type SoundInput =
+  | Float32Array
+  | readonly number[]
+  | { readonly samples: Float32Array | readonly number[]; readonly sampling_rate: number }
+  | MediaFile;
+
+const CALL = {
+  /** Rate of samples that do not have one; it must be the model's. */
+  sampling_rate: whole(1),
+  /** Return `attention_mask` as well; by default as the file says. */
+  return_attention_mask: flag(),
+  /** Give every waveform mean 0 and variance 1; by default as the file says. */
+  do_normalize: flag(),
+  /** Of waveforms: "longest", the default, or "max_length". Spectrograms always have the length of a chunk. */
+  padding: choice([true, "longest", "max_length"]),
+  /** Samples of each row with `padding: "max_length"`; of longer ones the rest is cut off. */
+  max_length: whole(1),
+};
+
+export interface FeatureExtractorOptions extends Options<typeof CALL> {}
+
+export interface SoundFeatures {
+  /** f32[B,T] of wav2vec 2.0. */
+  readonly input_values?: FloatTensor;
+  /** f32[B,mels,frames] of Whisper. */
+  readonly input_features?: FloatTensor;
+  /** [B][T] of samples or frames. */
+  readonly attention_mask?: number[][];
+}
+
+export class FeatureExtractor extends CallableBase<
+  readonly [sound: SoundInput | readonly SoundInput[], options?: FeatureExtractorOptions],
+  Promise<SoundFeatures>
+> {
+  /** preprocessor_config.json. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly sampling_rate: number;
+  readonly #fields: Fields;
+  readonly #reader: MediaReader;
+  readonly #mel: LogMel | undefined;
+
+  /** @throws UnsupportedModelError for another kind of extractor, ConfigError for a value that it does not take */
+  constructor(config: Readonly<Record<string, unknown>>, model_type: unknown, reader: MediaReader) {
+    super();
+    const named = config.feature_extractor_type ?? BY_MODEL.get(String(model_type));
+    if (typeof named !== "string" || !KINDS.includes(named)) {
+      throw new UnsupportedModelError(`feature extractor ${show(named ?? model_type)} is not supported`, {
+        hint: `supported: ${KINDS.join(", ")}`,
+        details: { feature_extractor_type: show(named) },
+      });
+    }
+    const result = schema.safeParse(config);
+    if (!result.success) {
+      const [issue] = result.error.issues;
+      const key = issue!.path.join(".");
+      throw new ConfigError(`preprocessor_config.json: ${key}: ${issue!.message} (got ${show(config[key])})`);
+    }
+    this.config = config;
+    this.#fields = result.data;
+    this.#reader = reader;
+    const { sampling_rate, hop_length, n_fft, feature_size } = result.data;
+    this.sampling_rate = sampling_rate;
+    if (named === "WhisperFeatureExtractor") {
+      this.#mel = new LogMel({ mels: feature_size ?? 80, n_fft, hop_length, sampling_rate });
+    }
+  }
+
+  /**
+   * Sound as a model's inputs: `input_features` of Whisper, `input_values` of wav2vec 2.0.
+   * @throws ShapeError, OptionError (another sampling rate than the model's), FormatError, NotFoundError
+   */
+  override async run(
+    sound: SoundInput | readonly SoundInput[],
+    options: FeatureExtractorOptions = {},
+  ): Promise<SoundFeatures> {
+    const asked = readOptions("a feature extractor", CALL, options);
+    this.#checkRate(asked.sampling_rate);
+    const list: readonly unknown[] = isList(sound) && typeof sound[0] !== "number" ? sound : [sound];
+    if (list.length === 0) throw new ShapeError("a feature extractor got no sound");
+    const rows: Float32Array[] = [];
+    for (const one of list) rows.push(await this.#read(one));
+    return this.#mel ? this.#spectrograms(rows, asked, this.#mel) : this.#waveforms(rows, asked);
+  }
+
+  #checkRate(rate: number | undefined): void {
+    if (rate === undefined || rate === this.sampling_rate) return;
+    throw new OptionError(`sound at ${rate} Hz: this model hears ${this.sampling_rate} Hz`, {
+      details: { option: "sampling_rate" },
+      hint: "resample it first",
+    });
+  }
+
+  async #read(sound: unknown): Promise<Float32Array> {
+    try {
+      if (sound instanceof Float32Array || isList(sound)) return samplesOf(sound);
+      if (isFile(sound)) {
+        const { samples, sampling_rate } = readWav(await bytesOf(this.#reader, sound));
+        this.#checkRate(sampling_rate);
+        return samplesOf(samples);
+      }
+      const { samples, sampling_rate } = sound as { samples: unknown; sampling_rate: unknown };
+      this.#checkRate(typeof sampling_rate === "number" ? sampling_rate : undefined);
+      return samplesOf(samples);
+    } catch (cause) {
+      if (cause instanceof OctavoError) throw cause;
+      throw new ShapeError(`sound must be samples or a WAV file, got ${show(sound)}`, { cause });
+    }
+  }
+
+  #waveforms(rows: readonly Float32Array[], asked: FeatureExtractorOptions): SoundFeatures {
+    const { do_normalize, padding_value, return_attention_mask } = this.#fields;
+    const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
+    const steps = asked.padding === "max_length" ? (asked.max_length ?? longest) : longest;
+    const data = new Float32Array(rows.length * steps).fill(padding_value);
+    const mask: number[][] = [];
+    for (const [r, row] of rows.entries()) {
+      const kept = row.subarray(0, steps);
+      data.set((asked.do_normalize ?? do_normalize ?? true) ? normalized(kept) : kept, r * steps);
+      mask.push(Array.from({ length: steps }, (_, t) => Number(t < kept.length)));
+    }
+    const input_values = { data, shape: [rows.length, steps] };
+    return (asked.return_attention_mask ?? return_attention_mask)
+      ? { input_values, attention_mask: mask }
+      : { input_values };
+  }
+
+  #spectrograms(rows: readonly Float32Array[], asked: FeatureExtractorOptions, mel: LogMel): SoundFeatures {
+    const { do_normalize, padding_value, return_attention_mask, chunk_length, hop_length, n_fft } = this.#fields;
+    const steps = asked.max_length ?? chunk_length * this.sampling_rate;
+    if (steps <= n_fft / 2) throw new OptionError(`max_length must be above ${n_fft / 2} samples, got ${steps}`);
+    const parts = rows.map((row) => {
+      const samples = new Float32Array(steps).fill(padding_value);
+      const kept = row.subarray(0, steps);
+      samples.set((asked.do_normalize ?? do_normalize ?? false) ? normalized(kept) : kept);
+      return mel.of(samples);
+    });
+    const frames = Math.floor(steps / hop_length);
+    const data = new Float32Array(parts.length * parts[0]!.length);
+    for (const [r, part] of parts.entries()) data.set(part, r * part.length);
+    const input_features = { data, shape: [rows.length, parts[0]!.length / frames, frames] };
+    if (!(asked.return_attention_mask ?? return_attention_mask)) return { input_features };
+    const attention_mask = rows.map(({ length }) =>
+      Array.from({ length: frames }, (_, f) => Number(f * hop_length < length)),
+    );
+    return { input_features, attention_mask };
+  }
+}
+
+/** Samples as floats. @throws ShapeError for an empty list or what is no number */
+function samplesOf(list: unknown): Float32Array {
+  if (list instanceof Float32Array && list.length > 0) return list;
+  if (!isList(list) || list.length === 0) throw new ShapeError(`sound must be samples, got ${show(list)}`);
+  const samples: number[] = [];
+  for (let t = 0; t < list.length; t++) {
+    const value = list[t];
+    if (typeof value !== "number") throw new ShapeError(`sound holds ${show(value)} at ${t}, which is no number`);
+    samples.push(value);
+  }
+  return Float32Array.from(samples);
+}
+
+/** Mean 0 and variance 1, as wav2vec 2.0 was trained. */
+function normalized(samples: Float32Array): Float32Array {
+  const { length } = samples;
+  const mean = samples.reduce((sum, value) => sum + value, 0) / length;
+  const variance = samples.reduce((sum, value) => sum + (value - mean) ** 2, 0) / length;
+  const deviation = Math.sqrt(variance + 1e-7);
+  return samples.map((value) => (value - mean) / deviation);
+}

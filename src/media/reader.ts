@@ -1,0 +1,31 @@
+// What processors need of their platform: bytes of a file by its name, and decoders of images.
+
+import { OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import type { RawImage } from "./image.js";
+
+export interface MediaReader {
+  /** The bytes of a file by its path or address. @throws NotFoundError, NetworkError, OptionError */
+  bytes(where: string): Promise<Uint8Array>;
+  /** Decodes PNG or JPEG. @throws FormatError for broken or other files, OptionError if no decoder is installed */
+  image(bytes: Uint8Array): Promise<RawImage>;
+}
+
+/** A file: its path or address, or its bytes. */
+export type MediaFile = string | URL | Uint8Array | ArrayBuffer | Blob;
+
+/** True for what stands for a file. */
+export function isFile(value: unknown): value is MediaFile {
+  if (typeof value === "string" || value instanceof Uint8Array) return true;
+  return value instanceof URL || value instanceof ArrayBuffer || (typeof Blob !== "undefined" && value instanceof Blob);
+}
+
+/** The bytes of a file. @throws what `reader.bytes` throws; OptionError for what is no file */
+export async function bytesOf(reader: MediaReader, file: MediaFile): Promise<Uint8Array> {
+  if (typeof file === "string") return reader.bytes(file);
+  if (file instanceof URL) return reader.bytes(file.href);
+  if (file instanceof Uint8Array) return file;
+  if (file instanceof ArrayBuffer) return new Uint8Array(file);
+  if (typeof Blob !== "undefined" && file instanceof Blob) return new Uint8Array(await file.arrayBuffer());
+  throw new OptionError(`a file is a path, an address or bytes, got ${show(file)}`);
+}

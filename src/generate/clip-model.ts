@@ -2,13 +2,13 @@
 
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { readOptions } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type DualModel, unitRows } from "../nn/dual.js";
+import { readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
-import { readFeatures } from "./features.js";
-import { readBatch } from "./inputs.js";
+import { type FeatureValues, readFeatures } from "./features.js";
+import { type Ids, readBatch } from "./inputs.js";
 import {
   CLIP_FORWARD,
   CLIP_IMAGE,
@@ -48,9 +48,12 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
    * Records one forward pass over texts and images, which need not be as many.
    * @throws ShapeError, OptionError (an id outside the vocabulary, a text longer than the positions, images of another size)
    */
-  forward(options: ClipForwardOptions): ClipOutput {
+  forward(options: ClipForwardOptions): ClipOutput;
+  /** The same with the options after the inputs. */
+  forward(inputs: ClipForwardOptions, options?: Partial<ClipForwardOptions>): ClipOutput;
+  forward(...args: readonly unknown[]): ClipOutput {
     this.checkUsable();
-    const given = readOptions("forward", CLIP_FORWARD, options);
+    const given = readCall("forward", CLIP_FORWARD, args);
     const capture = given.output_hidden_states ?? false;
     return scope(() => {
       const texts = this.#text(given, capture);
@@ -68,16 +71,18 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
   }
 
   /** Embeddings of texts, f32[B,embedding], not normalised. @throws as `forward` */
-  get_text_features(options: ClipTextOptions): Tensor {
+  get_text_features(options: ClipTextOptions | Ids): Tensor;
+  get_text_features(...args: readonly unknown[]): Tensor {
     this.checkUsable();
-    const given = readOptions("get_text_features", CLIP_TEXT, options);
+    const given = readCall("get_text_features", CLIP_TEXT, args);
     return scope(() => this.#text(given, false).embeds);
   }
 
   /** Embeddings of images, f32[B,embedding], not normalised. @throws as `forward` */
-  get_image_features(options: ClipImageOptions): Tensor {
+  get_image_features(options: ClipImageOptions | FeatureValues): Tensor;
+  get_image_features(...args: readonly unknown[]): Tensor {
     this.checkUsable();
-    const given = readOptions("get_image_features", CLIP_IMAGE, options);
+    const given = readCall("get_image_features", CLIP_IMAGE, args, "pixel_values");
     return scope(() => this.#image(given, false).embeds);
   }
 

@@ -1,12 +1,13 @@
 // from_pretrained of processors of images and sound, for any platform.
 
 import { ConfigError, NotFoundError, OptionError, UnsupportedModelError } from "../core/errors.js";
-import { pick, readOptions } from "../core/options.js";
+import { checkedLater, type Options, omit, pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { readConfigJson } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
 import type { Platform } from "../load/platform.js";
 import {
+  EXTRACT_FEATURES,
   FeatureExtractor,
   type FeatureExtractorOptions,
   type SoundFeatures,
@@ -17,6 +18,7 @@ import {
   type ImageInput,
   ImageProcessor,
   type ImageProcessorOptions,
+  PROCESS_IMAGES,
 } from "../media/image-processor.js";
 import type { MediaReader } from "../media/reader.js";
 import { type JsonObject, readJsonFile } from "../sources/json.js";
@@ -81,12 +83,22 @@ export function autoFeatureExtractor(platform: Platform): AutoProcessors<Feature
   return auto(platform, async ({ config, model_type, reader }) => new FeatureExtractor(config, model_type, reader));
 }
 
-/** What a processor of several kinds of input takes; it needs those that it is given. */
-export interface ProcessorInputs extends ImageProcessorOptions, Omit<FeatureExtractorOptions, "padding"> {
-  text?: string | readonly string[];
-  images?: ImageInput | readonly ImageInput[];
-  audio?: SoundInput | readonly SoundInput[];
-}
+const KINDS = {
+  /** A text, or several. */
+  text: checkedLater<string | readonly string[]>(),
+  /** An image, or several. */
+  images: checkedLater<ImageInput | readonly ImageInput[]>(),
+  /** A sound, or several. */
+  audio: checkedLater<SoundInput | readonly SoundInput[]>(),
+};
+
+/** What a processor of several kinds of input takes. */
+const PROCESS = { ...KINDS, ...PROCESS_IMAGES, ...omit(EXTRACT_FEATURES, ["padding"]) };
+
+export interface ProcessorInputs
+  extends Options<typeof KINDS>,
+    ImageProcessorOptions,
+    Omit<FeatureExtractorOptions, "padding"> {}
 
 /** What it makes of them: the inputs of a model's calls. */
 export interface ProcessorOutputs extends Partial<SoundFeatures> {
@@ -113,11 +125,11 @@ export class Processor {
    * @throws OptionError for a kind of input that the model does not have; what the processors throw
    */
   async process(inputs: ProcessorInputs): Promise<ProcessorOutputs> {
-    const { text, images, audio, ...options } = inputs;
-    const { do_resize, do_center_crop, do_rescale, do_normalize, ...sound } = options;
+    const given = readOptions("a processor", PROCESS, inputs);
+    const { text, images, audio, do_resize, do_center_crop, do_rescale, do_normalize, ...sound } = given;
     const outputs: ProcessorOutputs = {};
     if (text !== undefined) {
-      const rows = typeof text === "string" ? [text] : [...text];
+      const rows = typeof text === "string" ? [text] : (text as string[]);
       const { input_ids, attention_mask } = need(this.tokenizer, "text")(rows, { padding: true, truncation: true });
       Object.assign(outputs, { input_ids, attention_mask });
     }

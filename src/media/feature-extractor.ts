@@ -41,7 +41,8 @@ export type SoundInput =
   | { readonly samples: Float32Array | readonly number[]; readonly sampling_rate: number }
   | MediaFile;
 
-const CALL = {
+/** Options of a call. */
+export const EXTRACT_FEATURES = {
   /** Rate of samples that do not have one; it must be the model's. */
   sampling_rate: whole(1),
   /** Return `attention_mask` as well; by default as the file says. */
@@ -54,7 +55,7 @@ const CALL = {
   max_length: whole(1),
 };
 
-export interface FeatureExtractorOptions extends Options<typeof CALL> {}
+export interface FeatureExtractorOptions extends Options<typeof EXTRACT_FEATURES> {}
 
 export interface SoundFeatures {
   /** f32[B,T] of wav2vec 2.0. */
@@ -110,7 +111,7 @@ export class FeatureExtractor extends CallableBase<
     sound: SoundInput | readonly SoundInput[],
     options: FeatureExtractorOptions = {},
   ): Promise<SoundFeatures> {
-    const asked = readOptions("a feature extractor", CALL, options);
+    const asked = readOptions("a feature extractor", EXTRACT_FEATURES, options);
     this.#checkRate(asked.sampling_rate);
     const list: readonly unknown[] = isList(sound) && typeof sound[0] !== "number" ? sound : [sound];
     if (list.length === 0) throw new ShapeError("a feature extractor got no sound");

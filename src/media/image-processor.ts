@@ -81,7 +81,8 @@ export interface FloatTensor {
 
 export type ImageInput = MediaFile | RawImage;
 
-const CALL = {
+/** Options of a call. */
+export const PROCESS_IMAGES = {
   /** Resize images; by default as the file says. */
   do_resize: flag(),
   /** Cut the middle out of images; by default as the file says. */
@@ -92,7 +93,7 @@ const CALL = {
   do_normalize: flag(),
 };
 
-export interface ImageProcessorOptions extends Options<typeof CALL> {}
+export interface ImageProcessorOptions extends Options<typeof PROCESS_IMAGES> {}
 
 export class ImageProcessor extends CallableBase<
   readonly [images: ImageInput | readonly ImageInput[], options?: ImageProcessorOptions],
@@ -141,7 +142,7 @@ export class ImageProcessor extends CallableBase<
     images: ImageInput | readonly ImageInput[],
     options: ImageProcessorOptions = {},
   ): Promise<{ pixel_values: FloatTensor }> {
-    const asked = readOptions("an image processor", CALL, options);
+    const asked = readOptions("an image processor", PROCESS_IMAGES, options);
     const list: readonly unknown[] = isList(images) ? images : [images];
     if (list.length === 0) throw new ShapeError("an image processor got no image");
     const done: Image[] = [];

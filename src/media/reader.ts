@@ -1,5 +1,6 @@
 // What processors need of their platform: bytes of a file by its name, and decoders of images.
 
+import { isOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { RawImage } from "./image.js";
@@ -16,8 +17,8 @@ export type MediaFile = string | URL | Uint8Array | ArrayBuffer | Blob;
 
 /** True for what stands for a file. */
 export function isFile(value: unknown): value is MediaFile {
-  if (typeof value === "string" || value instanceof Uint8Array) return true;
-  return value instanceof URL || value instanceof ArrayBuffer || (typeof Blob !== "undefined" && value instanceof Blob);
+  if (typeof value === "string") return true;
+  return [Uint8Array, URL, ArrayBuffer, Blob].some((kind) => isOf<object>(value, kind));
 }
 
 /** The bytes of a file. @throws what `reader.bytes` throws; OptionError for what is no file */
@@ -26,6 +27,6 @@ export async function bytesOf(reader: MediaReader, file: MediaFile): Promise<Uin
   if (file instanceof URL) return reader.bytes(file.href);
   if (file instanceof Uint8Array) return file;
   if (file instanceof ArrayBuffer) return new Uint8Array(file);
-  if (typeof Blob !== "undefined" && file instanceof Blob) return new Uint8Array(await file.arrayBuffer());
+  if (file instanceof Blob) return new Uint8Array(await file.arrayBuffer());
   throw new OptionError(`a file is a path, an address or bytes, got ${show(file)}`);
 }

@@ -287,7 +287,8 @@ describe("models", () => {
   };
 
   const free = (result: unknown): unknown => {
-    const tensors = result && typeof result === "object" ? Object.values(result).flat() : [];
+    const results = Tensor.is(result) ? [result] : result && typeof result === "object" ? Object.values(result) : [];
+    const tensors: unknown[] = results.flat();
     for (const tensor of tensors) if (Tensor.is(tensor)) tensor.dispose();
     return result;
   };

@@ -12,8 +12,13 @@ export interface MediaReader {
   image(bytes: Uint8Array): Promise<RawImage>;
 }
 
+/** What a Blob is to a declaration: not every platform's types have one. */
+export interface BlobLike {
+  arrayBuffer(): Promise<ArrayBuffer>;
+}
+
 /** A file: its path or address, or its bytes. */
-export type MediaFile = string | URL | Uint8Array | ArrayBuffer | Blob;
+export type MediaFile = string | URL | Uint8Array | ArrayBuffer | BlobLike;
 
 /** True for what stands for a file. */
 export function isFile(value: unknown): value is MediaFile {

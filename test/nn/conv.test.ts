@@ -5,8 +5,10 @@ import { OctavoError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { Conv1d, Conv2d, type ConvOptions } from "../../src/nn/conv.js";
 import { Matrix } from "../../src/nn/module.js";
+import { GroupNorm, weightNorm } from "../../src/nn/norm.js";
 import { denseScheme } from "../../src/nn/weight.js";
 import { ACT, activate } from "../../src/ops/activation.js";
+import { add } from "../../src/ops/add.js";
 import { multiply } from "../../src/ops/gated.js";
 import { sumRows } from "../../src/ops/sum-rows.js";
 import { valueAndGradients } from "../../src/train/gradient.js";
@@ -142,6 +144,46 @@ describe("gradients", () => {
     });
     conv.dispose();
   });
+});
+
+describe("norms", () => {
+  const device = openDoubles();
+  afterAll(() => expectNoLeaks(device));
+
+  test("over time in groups, and of weights: values and gradients", () =>
+    scope(() => {
+      const norm = new GroupNorm(2, 4, 1e-3);
+      const [x, weight, bias] = [
+        Tensor.from(device, normals(1, 40), [2, 5, 4]),
+        Tensor.from(device, normals(2, 4), [4]),
+        Tensor.from(device, normals(3, 4), [4]),
+      ];
+      norm.weight.fill(weight.alias());
+      norm.bias.fill(bias.alias());
+      const [v, g] = [Tensor.from(device, normals(4, 24), [4, 2, 3]), Tensor.from(device, normals(5, 3), [1, 1, 3])];
+      const values = valuesOf(weightNorm(v, g, 2));
+      const directions = valuesOf(v);
+      for (let k = 0; k < 3; k++) {
+        let squares = 0;
+        for (let i = k; i < 24; i += 3) squares += directions[i]! ** 2;
+        for (let i = k; i < 24; i += 3) {
+          expect(values[i]!).toBeCloseTo((directions[i]! / Math.sqrt(squares)) * valuesOf(g)[k]!, 6); // the factor of `scale` is f32
+        }
+      }
+      const sum = (y: Tensor, seed: number): Tensor =>
+        sumRows(multiply(y.view(y.size), Tensor.from(device, normals(seed, y.size), [y.size])).view(-1, 1));
+      const loss = (): Tensor => scope(() => add(sum(norm.forward(x), 7), sum(weightNorm(v, g, 2), 8)));
+      const by = [x, norm.weight.value, norm.bias.value, v, g];
+      const { gradients } = valueAndGradients(by, loss);
+      by.forEach((tensor, i) => {
+        const want = differences(tensor, [...Array(tensor.size).keys()], loss);
+        const got = valuesOf(gradients[i]!);
+        for (const [e, slope] of want.entries()) {
+          expect(Math.abs(got[e]! - slope), `${i}, ${e}`).toBeLessThan(1e-6 * (1 + Math.abs(slope)));
+        }
+      });
+      norm.dispose();
+    }));
 });
 
 test("channels that do not fit are named", async () => {

@@ -1,9 +1,9 @@
 // The auto classes in Node: one for each task, and the tokenizer's.
 
 import { NODE } from "../load/node.js";
-import { type AutoConfigs, autoConfig } from "./auto-config.js";
 import type { FeatureExtractor } from "../media/feature-extractor.js";
 import type { ImageProcessor } from "../media/image-processor.js";
+import { type AutoConfigs, autoConfig } from "./auto-config.js";
 import { type AutoBaseModel, type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./pretrained.js";
 import {
   type AutoProcessors,

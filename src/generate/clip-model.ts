@@ -5,6 +5,7 @@ import { OptionError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type DualModel, unitRows } from "../nn/dual.js";
+import type { PassOptions } from "../nn/pass.js";
 import { readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
 import { type FeatureValues, readFeatures } from "./features.js";
@@ -30,12 +31,15 @@ export interface ClipOutput {
   image_embeds: Tensor;
   text_hidden_states?: Tensor[];
   vision_hidden_states?: Tensor[];
+  text_attentions?: Tensor[];
+  vision_attentions?: Tensor[];
 }
 
-/** An embedding, and hidden states if they are captured. */
+/** An embedding, and hidden states and attention's weights if they are captured. */
 interface Embedded {
   readonly embeds: Tensor;
   readonly states: Tensor[];
+  readonly attentions: Tensor[];
 }
 
 export class PreTrainedClipModel extends LoadedModel<DualModel> {
@@ -54,7 +58,8 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
   forward(...args: readonly unknown[]): ClipOutput {
     this.checkUsable();
     const given = readCall("forward", CLIP_FORWARD, args);
-    const capture = given.output_hidden_states ?? false;
+    const { output_hidden_states = false, output_attentions = false } = given;
+    const capture: PassOptions = { capture: output_hidden_states, capture_attentions: output_attentions };
     return scope(() => {
       const texts = this.#text(given, capture);
       const images = this.#image(given, capture);
@@ -62,9 +67,13 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
       const logits_per_text = this.module.similarities(text_embeds, image_embeds);
       const logits_per_image = this.module.similarities(image_embeds, text_embeds);
       const output: ClipOutput = { logits_per_text, logits_per_image, text_embeds, image_embeds };
-      if (capture) {
+      if (output_hidden_states) {
         output.text_hidden_states = texts.states;
         output.vision_hidden_states = images.states;
+      }
+      if (output_attentions) {
+        output.text_attentions = texts.attentions;
+        output.vision_attentions = images.attentions;
       }
       return { ...output };
     });
@@ -75,7 +84,7 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
   get_text_features(...args: readonly unknown[]): Tensor {
     this.checkUsable();
     const given = readCall("get_text_features", CLIP_TEXT, args);
-    return scope(() => this.#text(given, false).embeds);
+    return scope(() => this.#text(given, {}).embeds);
   }
 
   /** Embeddings of images, f32[B,embedding], not normalised. @throws as `forward` */
@@ -83,10 +92,10 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
   get_image_features(...args: readonly unknown[]): Tensor {
     this.checkUsable();
     const given = readCall("get_image_features", CLIP_IMAGE, args, "pixel_values");
-    return scope(() => this.#image(given, false).embeds);
+    return scope(() => this.#image(given, {}).embeds);
   }
 
-  #text({ input_ids, attention_mask }: Partial<ClipTextOptions>, capture: boolean): Embedded {
+  #text({ input_ids, attention_mask }: Partial<ClipTextOptions>, capture: PassOptions): Embedded {
     const { device, module } = this;
     const { vocab, max_positions } = module.geometry;
     const { rows, steps, ids, mask } = readBatch(input_ids, attention_mask, vocab);
@@ -102,17 +111,17 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
       positions: Tensor.from(device, places, shape),
       mask: mask && Tensor.from(device, mask, shape, "u8"),
     };
-    using pass = module.pass(input, { capture });
+    using pass = module.pass(input, capture);
     const embeds = module.text(pass, Tensor.from(device, ids, shape), Tensor.from(device, pooled, [rows]));
-    return { embeds, states: pass.take_hidden_states() };
+    return { embeds, states: pass.take_hidden_states(), attentions: pass.take_attentions("self") };
   }
 
-  #image({ pixel_values }: Partial<ClipImageOptions>, capture: boolean): Embedded {
+  #image({ pixel_values }: Partial<ClipImageOptions>, capture: PassOptions): Embedded {
     const { device, module } = this;
     const features = readFeatures(pixel_values, module.input);
     const rows = features.shape[0]!;
-    using pass = module.pass({ positions: Tensor.from(device, new Int32Array(rows), [rows, 1]) }, { capture });
+    using pass = module.pass({ positions: Tensor.from(device, new Int32Array(rows), [rows, 1]) }, capture);
     const embeds = module.image(pass, features.on(device));
-    return { embeds, states: pass.take_hidden_states() };
+    return { embeds, states: pass.take_hidden_states(), attentions: pass.take_attentions("self") };
   }
 }

@@ -33,7 +33,7 @@ export interface EncoderResults {
 /** Tasks whose models are encoders of text. */
 export type EncoderTask = keyof EncoderResults;
 
-type Result<T extends EncoderTask> = EncoderResults[T] & { hidden_states?: Tensor[] };
+type Result<T extends EncoderTask> = EncoderResults[T] & { hidden_states?: Tensor[]; attentions?: Tensor[] };
 
 export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends LoadedModel<EncoderModel> {
   readonly #sentence: SentenceEmbedding | undefined;
@@ -68,9 +68,9 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     if (types && (types.rows !== rows || types.steps !== steps)) {
       throw new OptionError(`token_type_ids must have the shape of input_ids, [${rows}, ${steps}]`);
     }
-    const capture = inputs.output_hidden_states;
+    const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
     const results = scope((): Record<string, Tensor | Tensor[]> => {
-      const ragged = Ragged.of(batch);
+      const ragged = capture_attentions ? undefined : Ragged.of(batch); // weights have a place for padding
       const ints = (values: Int32Array): Tensor =>
         ragged
           ? Tensor.from(device, ragged.pick(values), [1, ragged.tokens])
@@ -78,13 +78,17 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
       const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
       const token_types = types && ints(types.ids);
       const hides = ragged ? { segments: Tensor.from(device, ragged.segments, [1, ragged.tokens]) } : { mask };
-      using pass = module.pass({ positions: ints(positions), token_types, ...hides }, { capture });
+      using pass = module.pass({ positions: ints(positions), token_types, ...hides }, { capture, capture_attentions });
       const computed = module.hidden(pass, ints(batch.ids));
       pass.capture(computed);
       const whole = (x: Tensor): Tensor => ragged?.padded(x) ?? x;
       const hidden = whole(computed);
       const outputs = this.#outputs(hidden, { positions: pass.input.positions, mask });
-      return capture ? { ...outputs, hidden_states: takeHiddenStates(pass).map(whole) } : outputs;
+      return {
+        ...outputs,
+        ...(capture ? { hidden_states: takeHiddenStates(pass).map(whole) } : {}),
+        ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),
+      };
     });
     return results as unknown as Result<T>; // what each task's head gives
   }

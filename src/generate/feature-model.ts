@@ -25,13 +25,13 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
    * `pooler_output`. The caller disposes all of them.
    * @throws ShapeError, OptionError (an input of another size than the model's, or that it does not have)
    */
-  forward(options: FeatureForwardOptions): O & { hidden_states?: Tensor[] };
+  forward(options: FeatureForwardOptions): O & { hidden_states?: Tensor[]; attentions?: Tensor[] };
   /** The same with the options after the inputs. */
   forward(
     inputs: FeatureValues | FeatureForwardOptions,
     options?: Omit<FeatureForwardOptions, "pixel_values" | "input_values">,
-  ): O & { hidden_states?: Tensor[] };
-  forward(...given: readonly unknown[]): O & { hidden_states?: Tensor[] } {
+  ): O & { hidden_states?: Tensor[]; attentions?: Tensor[] };
+  forward(...given: readonly unknown[]): O & { hidden_states?: Tensor[]; attentions?: Tensor[] } {
     this.checkUsable();
     const { device, module } = this;
     const { name } = module.input;
@@ -41,16 +41,21 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
       throw new OptionError(`forward: this model reads ${name}, not ${other}`, { details: { option: other } });
     }
     const features = readFeatures(options[name as "pixel_values"], module.input);
-    const record = (): Outputs & { hidden_states?: Tensor[] } => {
+    const record = (): Outputs & { hidden_states?: Tensor[]; attentions?: Tensor[] } => {
       const rows = features.shape[0]!;
       const hides = this.#mask(options.attention_mask, features.shape);
       const shape = hides && [rows, hides.length / rows];
       const mask = shape && Tensor.from(device, hides, shape, "u8");
       const real = shape && Tensor.from(device, Float32Array.from(hides), shape);
       const input: PassInput = { positions: Tensor.from(device, new Int32Array(rows), [rows, 1]), mask };
-      using pass = module.pass(input, { capture: options.output_hidden_states });
+      const { output_hidden_states: capture, output_attentions: capture_attentions } = options;
+      using pass = module.pass(input, { capture, capture_attentions });
       const outputs = module.outputs(pass, features.on(device), real);
-      return options.output_hidden_states ? { ...outputs, hidden_states: pass.take_hidden_states() } : outputs;
+      return {
+        ...outputs,
+        ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
+        ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),
+      } as Outputs;
     };
     return scope(record as () => never);
   }

@@ -40,6 +40,14 @@ interface Prepared {
   readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
 
+/** The result of one forward pass; the caller disposes all of it. */
+export interface CausalLMOutput {
+  /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
+  logits: Tensor;
+  hidden_states?: Tensor[];
+  attentions?: Tensor[];
+}
+
 export class PreTrainedModel extends LoadedModel<CausalLM> {
   #caches = 0;
 
@@ -56,13 +64,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * at 0, or `cu_seq_lens_q`, mark where each begins.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
-  forward(options: ForwardOptions): { logits: Tensor; hidden_states?: Tensor[] };
+  forward(options: ForwardOptions): CausalLMOutput;
   /** The same with the options after the inputs. */
-  forward(
-    inputs: Inputs<ForwardOptions>,
-    options?: After<ForwardOptions>,
-  ): { logits: Tensor; hidden_states?: Tensor[] };
-  forward(...given: readonly unknown[]): { logits: Tensor; hidden_states?: Tensor[] } {
+  forward(inputs: Inputs<ForwardOptions>, options?: After<ForwardOptions>): CausalLMOutput;
+  forward(...given: readonly unknown[]): CausalLMOutput {
     this.checkUsable();
     const inputs = readCall("forward", FORWARD, given);
     const { vocab, max_positions } = this.module.geometry;
@@ -72,7 +77,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     using reach = new TextLengths(lengths);
     const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
     // Texts in one row see only themselves, so no cache links them: they run in one chunk.
-    const whole = segments !== undefined || inputs.output_hidden_states === true;
+    const whole = segments !== undefined || inputs.output_hidden_states === true || inputs.output_attentions === true;
     const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
     if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, reach, keep)) };
     return scope(() => {
@@ -85,11 +90,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         lengths: reach,
         texts: texts && Tensor.from(device, texts, shape),
       };
-      using pass = this.module.pass(input, { capture: inputs.output_hidden_states });
+      const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
+      using pass = this.module.pass(input, { capture, capture_attentions });
       const result = logits(this.module, pass, Tensor.from(device, batch.ids, shape), { logits_to_keep: keep });
-      return inputs.output_hidden_states
-        ? { logits: result, hidden_states: pass.take_hidden_states() }
-        : { logits: result };
+      return {
+        logits: result,
+        ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
+        ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),
+      };
     });
   }
 

@@ -144,6 +144,11 @@ export interface ModelInputs extends Omit<Options<typeof INPUTS>, "input_ids">, 
 const OUTPUTS = {
   /** Return the hidden states as well: the embeddings, then the output of each block, the last after the final norm. */
   output_hidden_states: flag(),
+  /**
+   * Return the weights of attention as well, f32[B,heads,T,S] of each layer: of the queries T over the keys S, in the exact path.
+   * They take memory that grows with the square of the longest text.
+   */
+  output_attentions: flag(),
 };
 
 /** Which logits of a decoder are returned. */

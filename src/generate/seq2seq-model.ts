@@ -44,6 +44,9 @@ export interface Seq2SeqOutput {
   encoder_last_hidden_state: Tensor;
   encoder_hidden_states?: Tensor[];
   decoder_hidden_states?: Tensor[];
+  encoder_attentions?: Tensor[];
+  decoder_attentions?: Tensor[];
+  cross_attentions?: Tensor[];
 }
 
 interface Prepared {
@@ -80,6 +83,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     this.#checkRows(encoder, decoder);
     this.#checkPositions(decoder.steps, "shorten decoder_input_ids");
     const capture = inputs.output_hidden_states ?? false;
+    const capture_attentions = inputs.output_attentions ?? false;
     return scope(() => {
       const ints = (values: Int32Array, { rows, steps }: Batch): Tensor => Tensor.from(device, values, [rows, steps]);
       const places = (batch: Batch): Tensor =>
@@ -87,16 +91,22 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
           batch.ids.map((_, at) => at % batch.steps),
           batch,
         );
-      const { pass, hidden, mask } = encodeBatch(device, module, encoder, { capture });
+      const { pass, hidden, mask } = encodeBatch(device, module, encoder, { capture, capture_attentions });
       using encoding = pass;
       encoding.capture(hidden);
-      using decoding = module.pass({ positions: places(decoder), encoded: { hidden, mask } }, { capture });
+      const input = { positions: places(decoder), encoded: { hidden, mask } };
+      using decoding = module.pass(input, { capture, capture_attentions });
       const { logits_to_keep } = inputs;
       const scores = logits(module, decoding, ints(decoder.ids, decoder), { logits_to_keep });
       const output: Seq2SeqOutput = { logits: scores, encoder_last_hidden_state: hidden };
       if (capture) {
         output.encoder_hidden_states = encoding.take_hidden_states();
         output.decoder_hidden_states = decoding.take_hidden_states();
+      }
+      if (capture_attentions) {
+        output.encoder_attentions = encoding.take_attentions("self");
+        output.decoder_attentions = decoding.take_attentions("self");
+        output.cross_attentions = decoding.take_attentions("cross");
       }
       return { ...output };
     });

@@ -1,9 +1,10 @@
 // Attention as model layers use it: over the tokens of the pass, over a cache, over an encoder's output.
 
 import { ShapeError } from "../core/errors.js";
-import type { Tensor } from "../core/tensor.js";
-import { attention } from "../ops/attention.js";
-import type { Pass } from "./pass.js";
+import { Tensor } from "../core/tensor.js";
+import { type AttentionOptions, attention } from "../ops/attention.js";
+import { contiguous } from "../ops/copy.js";
+import type { AttentionKind, Pass } from "./pass.js";
 
 export interface AttendOptions {
   readonly scale: number;
@@ -13,6 +14,18 @@ export interface AttendOptions {
   readonly distances?: Tensor;
   readonly window?: number;
   readonly softcap?: number;
+}
+
+/** Attention over all keys [B,G,S,D] of a pass without a cache: [B,T,H,E]. Its weights are captured if the pass wants them. */
+function whole(pass: Pass, kind: AttentionKind, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
+  pass.capture_attention(kind, () => {
+    const [batch = 0, groups = 0, keys = 0] = k.shape;
+    // With the unit matrix for values the result is the weights.
+    const unit = Float32Array.from({ length: keys * keys }, (_, at) => (at % (keys + 1) === 0 ? 1 : 0));
+    const values = Tensor.from(q.device, unit, [1, 1, keys, keys]).expand(batch, groups, keys, keys);
+    return contiguous(attention(q, k, values, options).permute(0, 2, 1, 3)); // [B,H,T,S]
+  });
+  return attention(q, k, v, options);
 }
 
 /**
@@ -28,7 +41,7 @@ export function attend(pass: Pass, layer: number, q: Tensor, k: Tensor, v: Tenso
   const hides = { mask: pass.at(device, mask), segments: pass.at(device, segments), deterministic };
   if (!cache) {
     const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-    return attention(q, keys, values, { ...options, ...hides }).view(batch, steps, width);
+    return whole(pass, "self", q, keys, values, { ...options, ...hides }).view(batch, steps, width);
   }
   if (!lanes) throw new ShapeError("a pass with a cache needs lanes");
   const own = pass.at(device, lanes);
@@ -44,7 +57,7 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
   const { mask, segments } = pass.input;
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
   const own = { mask: pass.at(q.device, mask), segments: pass.at(q.device, segments), causal: false };
-  const y = attention(q, keys, values, { ...options, ...own });
+  const y = whole(pass, "self", q, keys, values, { ...options, ...own });
   return y.view(batch, steps, heads * v.shape[3]!);
 }
 
@@ -71,7 +84,7 @@ export function attendEncoded(
   if (!encoded) throw new ShapeError("a decoder with cross-attention ran without an encoder's output");
   const [k, v] = project(pass.at(q.device, encoded.hidden));
   const [keys, values] = [k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3)]; // [B,G,S,D]
-  const y = attention(q, keys, values, {
+  const y = whole(pass, "cross", q, keys, values, {
     ...options,
     mask: pass.at(q.device, encoded.mask),
     causal: false,

@@ -75,13 +75,19 @@ export interface PassOptions {
   readonly place?: Placement;
   /** Capture the input of every block; see `Pass.hidden_states`. */
   readonly capture?: boolean;
+  /** Keep the weights of attention (`take_attentions`). */
+  readonly capture_attentions?: boolean;
 }
+
+/** Attention of tokens to their own sequence, or to an encoder's output. */
+export type AttentionKind = "self" | "cross";
 
 export class Pass implements Disposable {
   readonly input: PassInput;
   readonly attention: AttentionChoice;
   readonly place: Placement;
   readonly #captured: Tensor[] | undefined;
+  readonly #attentions: Readonly<Record<AttentionKind, Tensor[]>> | undefined;
   readonly #shared = new Map<object, Map<Device, Tensor>>();
 
   constructor(input: PassInput, options: PassOptions = {}) {
@@ -89,6 +95,7 @@ export class Pass implements Disposable {
     this.attention = options.attention ?? EXACT_ATTENTION;
     this.place = options.place ?? HERE;
     this.#captured = options.capture ? [] : undefined;
+    this.#attentions = options.capture_attentions ? { self: [], cross: [] } : undefined;
   }
 
   /** The result of `make` for `key`, made once per device and pass (rope tables, bias tables) and freed with the pass. */
@@ -124,7 +131,18 @@ export class Pass implements Disposable {
     return this.#captured?.splice(0) ?? [];
   }
 
+  /** Adds the weights of one layer's attention, [B,H,T,S], which `make` records, if they are captured. */
+  capture_attention(kind: AttentionKind, make: () => Tensor): void {
+    this.#attentions?.[kind].push(scope(make).keep());
+  }
+
+  /** The weights of each layer, [B,H,T,S]. The caller disposes them. Empty unless the pass was made with `capture_attentions`. */
+  take_attentions(kind: AttentionKind): Tensor[] {
+    return this.#attentions?.[kind].splice(0) ?? [];
+  }
+
   dispose(): void {
+    for (const weights of [...this.take_attentions("self"), ...this.take_attentions("cross")]) weights.dispose();
     for (const made of this.#shared.values()) for (const tensor of made.values()) tensor.dispose();
     this.#shared.clear();
     for (const h of this.take_hidden_states()) h.dispose();

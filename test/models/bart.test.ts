@@ -34,10 +34,27 @@ describe.each(["bart", "mbart"])("%s", (name) => {
     expect(model.warnings).toEqual([]);
     const bound = expected.tolerance_fp32;
     for (const key of ["single", "batch"] as const) {
-      const { logits, encoder_last_hidden_state, encoder_hidden_states, decoder_hidden_states } = model.forward({
+      const {
+        logits,
+        encoder_last_hidden_state,
+        encoder_hidden_states,
+        decoder_hidden_states,
+        encoder_attentions,
+        decoder_attentions,
+        cross_attentions,
+      } = model.forward({
         ...expected.inputs[key],
         output_hidden_states: true,
+        output_attentions: true,
       });
+      const weights = { encoder: encoder_attentions!, decoder: decoder_attentions!, cross: cross_attentions! };
+      for (const [side, layers] of Object.entries(weights)) {
+        expect(layers.length).toBe(side === "encoder" ? 2 : 3);
+        for (const [i, one] of layers.entries()) {
+          if (key === "single") expect(await worst(one, `fp32.single.${side}_attention.${i}`)).toBeLessThan(1e-5);
+          one.dispose();
+        }
+      }
       expect(await worst(logits, `fp32.${key}.logits`)).toBeLessThan(bound);
       const sides = { encoder: encoder_hidden_states!, decoder: decoder_hidden_states! };
       for (const [side, states] of Object.entries(sides)) {

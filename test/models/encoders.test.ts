@@ -87,7 +87,11 @@ for (const deviceName of ALL_DEVICES) {
     };
     /** Outputs by their names in the fixture and, if they are captured, hidden states. */
     const run = async (of: PreTrainedEncoder, inputs: Case, capture = false): Promise<Record<string, Float32Array>> => {
-      const { hidden_states = [], ...results } = of.forward({ ...inputs, output_hidden_states: capture });
+      const {
+        hidden_states = [],
+        attentions: _,
+        ...results
+      } = of.forward({ ...inputs, output_hidden_states: capture });
       const named = Object.entries(outputs).map(([key, result]) => [key, results[result as "logits"]] as const);
       const all = [...named, ...hidden_states.map((state, i) => [`hidden.${i}`, state] as const)];
       try {
@@ -148,6 +152,22 @@ for (const deviceName of ALL_DEVICES) {
       }
     });
 
+    test("weights of attention", async () => {
+      const { attentions = [], ...rest } = model.forward({ ...expected.inputs.single!, output_attentions: true });
+      expect(attentions.length).toBe(model.module.geometry.layers);
+      for (const [i, weights] of attentions.entries()) {
+        const got = await weights.readFloats();
+        const want = arrays.get(`fp32.single.attention.${i}`);
+        if (want) expect(difference(got, want.values).max).toBeLessThan(1e-5);
+        const keys = weights.shape[3]!;
+        for (let row = 0; row < got.length; row += keys) {
+          expect(got.subarray(row, row + keys).reduce((sum, one) => sum + one, 0)).toBeCloseTo(1, 4);
+        }
+        weights.dispose();
+      }
+      for (const tensor of Object.values(rest) as unknown as Tensor[]) tensor.dispose();
+    });
+
     test("hidden states of a padded batch have its shape", () => {
       const {
         logits,
@@ -159,7 +179,11 @@ for (const deviceName of ALL_DEVICES) {
       });
       const [rows, steps] = [expected.inputs.batch!.input_ids.length, expected.inputs.batch!.input_ids[0]!.length];
       for (const state of hidden_states) expect(state.shape).toEqual([rows, steps, model.module.geometry.hidden]);
-      for (const tensor of [...(logits ? [logits] : []), ...hidden_states, ...(Object.values(rest) as Tensor[])])
+      for (const tensor of [
+        ...(logits ? [logits] : []),
+        ...hidden_states,
+        ...(Object.values(rest) as unknown as Tensor[]),
+      ])
         tensor.dispose();
     });
 

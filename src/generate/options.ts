@@ -280,6 +280,20 @@ const SPEECH = {
   input_features: checkedLater<FeatureValues>(),
 };
 
+/** How a model of sound transcribes. */
+const TRANSCRIPTION = {
+  /**
+   * The language that is spoken, as "de", "<|de|>" or "German", or one for each row; by default the model finds it out for each
+   * row. Only for models that know several.
+   */
+  language: such<string | readonly string[]>(
+    (value) => typeof value === "string" || (Array.isArray(value) && value.every((one) => typeof one === "string")),
+    'a language such as "de" or "German", or a list of them',
+  ),
+  /** "transcribe", the default with `language`, or "translate" to English. */
+  task: choice(["transcribe", "translate"]),
+};
+
 /** Options about token ids that a model of sound does not have. */
 const OF_TEXT = ["input_ids", "token_type_ids"] as const;
 type OfText = (typeof OF_TEXT)[number];
@@ -292,17 +306,19 @@ export interface SpeechForwardOptions
     Needed<typeof SPEECH, "input_features"> {}
 
 /** All options of its generate. */
-export const SPEECH_GENERATE = { ...omit(SEQ2SEQ_GENERATE, OF_TEXT), ...SPEECH };
+export const SPEECH_GENERATE = { ...omit(SEQ2SEQ_GENERATE, OF_TEXT), ...SPEECH, ...TRANSCRIPTION };
 
 export interface SpeechGenerateOptions
   extends Omit<Seq2SeqGenerateOptions, OfText>,
-    Needed<typeof SPEECH, "input_features"> {}
+    Needed<typeof SPEECH, "input_features">,
+    Options<typeof TRANSCRIPTION> {}
 
 /** All options of its stream. */
-export const SPEECH_STREAM = { ...omit(SEQ2SEQ_STREAM, OF_TEXT), ...SPEECH };
+export const SPEECH_STREAM = { ...omit(SEQ2SEQ_STREAM, OF_TEXT), ...SPEECH, ...TRANSCRIPTION };
 
 export interface SpeechStreamOptions
   extends Omit<Seq2SeqStreamOptions, OfText>,
-    Needed<typeof SPEECH, "input_features"> {}
+    Needed<typeof SPEECH, "input_features">,
+    Options<typeof TRANSCRIPTION> {}
 
 export type SpeechTextStreamOptions = SpeechStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;

@@ -34,6 +34,7 @@ import {
 } from "./options.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
 import { type EncoderInput, encodeBatch, encodedShape, seq2seqSteps } from "./seq2seq.js";
+import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
@@ -52,6 +53,8 @@ export interface Seq2SeqOutput {
 interface Prepared {
   readonly encoder: EncoderInput;
   readonly decoder: Batch;
+  /** Ids of languages, if the one of each row is to be found out (`SpeechStart`). */
+  readonly languages: readonly number[] | undefined;
   readonly config: GenerationConfig;
   readonly cache_dtype: CacheDType;
   readonly options: Options<typeof SEQ2SEQ_GENERATE & typeof SEQ2SEQ_STREAM>;
@@ -122,7 +125,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   generate(inputs: Inputs<Seq2SeqGenerateOptions>, options?: After<Seq2SeqGenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][]> {
     const prepared = this.#prepare("generate", given);
-    return collect(prepared.decoder, () => this.#steps(prepared), prepared.options.streamer);
+    const known = await this.#withLanguages(prepared);
+    return collect(known.decoder, () => this.#steps(known), known.options.streamer);
   }
 
   /**
@@ -140,9 +144,29 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   stream(inputs: Inputs<Seq2SeqStreamOptions>, options?: After<Seq2SeqStreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
     const prepared = this.#prepare("stream", given);
+    return prepared.languages ? this.#streamAfter(prepared) : this.#stream(prepared);
+  }
+
+  #stream(prepared: Prepared): AsyncGenerator<Step> {
     const { tokenizer, skip_special_tokens = true } = prepared.options;
     const steps = this.#steps(prepared);
     return tokenizer ? withTexts(steps, tokenizer, promptsOf(prepared.decoder), skip_special_tokens) : steps;
+  }
+
+  async *#streamAfter(prepared: Prepared): AsyncGenerator<Step> {
+    yield* this.#stream(await this.#withLanguages(prepared));
+  }
+
+  /** With the languages in the decoder's start that are to be found out. */
+  async #withLanguages(prepared: Prepared): Promise<Prepared> {
+    const { encoder, decoder, languages } = prepared;
+    if (!languages) return prepared;
+    this.hold();
+    try {
+      return { ...prepared, decoder: await withLanguages(this.device, this.module, encoder, decoder, languages) };
+    } finally {
+      await this.release();
+    }
   }
 
   #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
@@ -155,10 +179,11 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const { vocab } = module.geometry;
     const read = this.#encoder(options);
     const shape = encodedShape(module, read);
-    const decoder =
-      options.decoder_input_ids === undefined
-        ? this.#start(shape.rows)
-        : readBatch(options.decoder_input_ids, undefined, vocab, "decoder_input_ids");
+    const begun = options.decoder_input_ids;
+    const { decoder, languages }: SpeechStart =
+      begun === undefined
+        ? this.#start(shape.rows, options as SpeechOptions)
+        : { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids") };
     this.#checkRows(read, decoder);
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
     const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
@@ -177,7 +202,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
     if (options.logits_processor?.length) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
-    return { encoder, decoder, config, cache_dtype, options };
+    return { encoder, decoder, languages, config, cache_dtype, options };
   }
 
   /** What the encoder reads. @throws ShapeError, OptionError */
@@ -210,7 +235,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   /** The decoder's start if the caller gives none. @throws OptionError if the files have none either */
-  #start(rows: number): Batch {
+  #start(rows: number, options: SpeechOptions): SpeechStart {
     const { vocab } = this.module.geometry;
     const named = [this.generation_config, this.config].map((file) => file.decoder_start_token_id);
     const id = named.find((value) => value !== undefined && value !== null);
@@ -222,7 +247,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         },
       );
     }
-    return { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined };
+    if (this.module.features) return speechStart(id, rows, options, this.generation_config, vocab);
+    return { decoder: { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined } };
   }
 
   async *#steps(prepared: Prepared): AsyncGenerator<Step> {

@@ -1,0 +1,169 @@
+// The decoder's start of models that transcribe speech: its first token, then those of language, task and "no timestamps", as
+// generation_config.json lists them. A language that nobody names is the likeliest one after the first token.
+
+import type { Device } from "../core/device.js";
+import { OptionError, suggestion } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { ConfigJson } from "../nn/architecture.js";
+import { logits } from "../nn/decoder.js";
+import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import type { Batch } from "./inputs.js";
+import { type EncoderInput, encodeBatch } from "./seq2seq.js";
+
+/** What a caller says about the text. */
+export interface SpeechOptions {
+  readonly language?: string | readonly string[];
+  readonly task?: string;
+}
+
+/** The decoder's start; languages that are still to be found out are 0 in it. */
+export interface SpeechStart {
+  readonly decoder: Batch;
+  /** Ids of all languages, if one is to be found out for each row. */
+  readonly languages?: readonly number[];
+}
+
+/** Where a language's token lies. */
+const LANGUAGE_AT = 1;
+
+/** Ids by name, of a field of generation_config.json. */
+function idsOf(file: ConfigJson, field: string, vocab: number): ReadonlyMap<string, number> | undefined {
+  const value = file[field];
+  if (typeof value !== "object" || value === null) return undefined;
+  const ids = new Map(Object.entries(value as Record<string, unknown>));
+  for (const [name, id] of ids) checkId(`${field} ${show(name)}`, id, vocab);
+  return ids as ReadonlyMap<string, number>;
+}
+
+function checkId(what: string, id: unknown, vocab: number): number {
+  if (typeof id === "number" && Number.isSafeInteger(id) && id >= 0 && id < vocab) return id;
+  throw new OptionError(`generation_config.json: ${what} is ${show(id)}, which is no token of the model`, {
+    hint: "pass decoder_input_ids",
+  });
+}
+
+/** The id of "de", "<|de|>" or "German". @throws OptionError */
+function languageId(language: string, ids: ReadonlyMap<string, number>): number {
+  const wanted = language.toLowerCase();
+  const direct = ids.get(wanted) ?? ids.get(`<|${wanted}|>`);
+  if (direct !== undefined) return direct;
+  const codes = [...ids.keys()].map((token) => token.replace(/^<\|(.*)\|>$/, "$1"));
+  const names = new Intl.DisplayNames("en", { type: "language", fallback: "code" });
+  const code = codes.find((one) => nameOf(names, one) === wanted);
+  if (code !== undefined) return ids.get(`<|${code}|>`)!;
+  const near = suggestion(wanted, codes);
+  throw new OptionError(
+    `language ${show(language)} is none of this model's${near ? `; did you mean "${near}"?` : ""}`,
+    {
+      details: { option: "language" },
+      hint: `languages: ${listed(codes, 12)}`,
+    },
+  );
+}
+
+function nameOf(names: Intl.DisplayNames, code: string): string | undefined {
+  try {
+    return names.of(code)?.toLowerCase();
+  } catch {
+    return undefined; // no code of a language
+  }
+}
+
+/**
+ * The start for `rows` rows after `first`, as transformers makes it.
+ * @throws OptionError for a language or task that the model's files do not have
+ */
+export function speechStart(
+  first: number,
+  rows: number,
+  { language, task }: SpeechOptions,
+  file: ConfigJson,
+  vocab: number,
+): SpeechStart {
+  const languages = idsOf(file, "lang_to_id", vocab);
+  const tasks = idsOf(file, "task_to_id", vocab);
+  for (const [option, given, known] of [
+    ["language", language, languages],
+    ["task", task, tasks],
+  ] as const) {
+    if (given === undefined || known) continue;
+    throw new OptionError(`${option}: this model knows one language, and transcribes it`, {
+      details: { option },
+      hint: `leave ${option} out`,
+    });
+  }
+  const named = language === undefined ? undefined : [language].flat();
+  if (Array.isArray(language) && language.length !== rows) {
+    throw new OptionError(`language has ${language.length} entries for ${rows} rows`, {
+      details: { option: "language" },
+    });
+  }
+  const own = named?.map((one) => languageId(one, languages!));
+  const forced = task === undefined && named === undefined ? forcedOf(file, vocab) : [];
+  const detects = languages !== undefined && own === undefined && (forced[0] ?? null) === null;
+  const tail: number[] = forced.slice(1).filter((id): id is number => id !== null);
+  if (task !== undefined) {
+    const id = tasks!.get(task);
+    if (id === undefined) {
+      throw new OptionError(`task must be one of ${listed([...tasks!.keys()])}, got ${show(task)}`, {
+        details: { option: "task" },
+      });
+    }
+    tail.push(id);
+  } else if (own && tasks?.has("transcribe")) tail.push(tasks.get("transcribe")!);
+  const silent = file.no_timestamps_token_id;
+  if (silent !== undefined && silent !== null && tail.at(-1) !== silent) {
+    tail.push(checkId("no_timestamps_token_id", silent, vocab));
+  }
+  const head = own || detects ? [0] : forced.slice(0, 1).filter((id): id is number => id !== null);
+  const texts = Array.from({ length: rows }, (_, row) => [first, ...(own ? [own[row] ?? own[0]!] : head), ...tail]);
+  const decoder = { rows, steps: texts[0]!.length, ids: Int32Array.from(texts.flat()), mask: undefined };
+  return detects ? { decoder, languages: [...languages.values()] } : { decoder };
+}
+
+/** The ids of `forced_decoder_ids`, [[1, id], [2, id], ...]: null for a language to be found out. @throws OptionError */
+function forcedOf({ forced_decoder_ids: given }: ConfigJson, vocab: number): (number | null)[] {
+  if (given === undefined || given === null) return [];
+  const pairs = Array.isArray(given) ? (given as unknown[]) : [given];
+  return pairs.map((pair, at) => {
+    const [place, id] = Array.isArray(pair) ? (pair as unknown[]) : [];
+    if (place !== at + 1) {
+      throw new OptionError(`generation_config.json: forced_decoder_ids must count from 1, got ${show(given)}`, {
+        hint: "pass decoder_input_ids",
+      });
+    }
+    return id === null ? null : checkId("forced_decoder_ids", id, vocab);
+  });
+}
+
+/** The decoder's start with the likeliest of `languages` for each row. */
+export async function withLanguages(
+  device: Device,
+  model: Seq2SeqLM,
+  input: EncoderInput,
+  decoder: Batch,
+  languages: readonly number[],
+): Promise<Batch> {
+  const { rows, steps } = decoder;
+  const scores = scope(() => {
+    const first = Int32Array.from({ length: rows }, (_, row) => decoder.ids[row * steps]!);
+    const { pass, hidden, mask } = encodeBatch(device, model, input);
+    using _ = pass;
+    const positions = Tensor.from(device, new Int32Array(rows), [rows, 1]);
+    using decoding = model.pass({ positions, encoded: { hidden, mask } });
+    return logits(model, decoding, Tensor.from(device, first, [rows, 1]));
+  });
+  try {
+    const values = await scores.readFloats();
+    const vocab = scores.shape[2]!;
+    const ids = decoder.ids.slice();
+    for (let row = 0; row < rows; row++) {
+      const score = (id: number): number => values[row * vocab + id]!;
+      ids[row * steps + LANGUAGE_AT] = languages.reduce((best, id) => (score(id) > score(best) ? id : best));
+    }
+    return { ...decoder, ids };
+  } finally {
+    scores.dispose();
+  }
+}

@@ -77,10 +77,11 @@ function nameOf(names: Intl.DisplayNames, code: string): string | undefined {
 export function speechStart(
   first: number,
   rows: number,
-  { language, task }: SpeechOptions,
+  options: SpeechOptions,
   file: ConfigJson,
   vocab: number,
 ): SpeechStart {
+  const { language = textOf(file, "language"), task = textOf(file, "task") } = options;
   const languages = idsOf(file, "lang_to_id", vocab);
   const tasks = idsOf(file, "task_to_id", vocab);
   for (const [option, given, known] of [
@@ -120,6 +121,12 @@ export function speechStart(
   const texts = Array.from({ length: rows }, (_, row) => [first, ...(own ? [own[row] ?? own[0]!] : head), ...tail]);
   const decoder = { rows, steps: texts[0]!.length, ids: Int32Array.from(texts.flat()), mask: undefined };
   return detects ? { decoder, languages: [...languages.values()] } : { decoder };
+}
+
+/** A field of generation_config.json that is text. */
+function textOf(file: ConfigJson, field: string): string | undefined {
+  const value = file[field];
+  return typeof value === "string" ? value : undefined;
 }
 
 /** The ids of `forced_decoder_ids`, [[1, id], [2, id], ...]: null for a language to be found out. @throws OptionError */

@@ -35,6 +35,7 @@ export const UNSUPPORTED = {
   watermarking_config: [null, "a watermark"],
   stop_strings: [null, "stop strings"],
   max_time: [null, "a limit of time"],
+  return_timestamps: [false, "timestamps"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 
 export type UnsupportedField = keyof typeof UNSUPPORTED;
@@ -84,4 +85,15 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "generation_kwargs",
   "transformers_version",
   "_from_model_config",
+  // Of models of sound: read by speech.ts, or about timestamps.
+  "alignment_heads",
+  "forced_decoder_ids",
+  "is_multilingual",
+  "lang_to_id",
+  "language",
+  "max_initial_timestamp_index",
+  "no_timestamps_token_id",
+  "prev_sot_token_id",
+  "task",
+  "task_to_id",
 ]);

@@ -67,6 +67,15 @@ test("forced ids of old files", async () => {
   english.dispose();
 });
 
+test("a language and a task that the files name", async () => {
+  const model = await load({ ...generation_config, language: "French", task: "translate", return_timestamps: false });
+  expect(model.warnings).toEqual([]);
+  const french = runs.find(({ options }) => options.language === "french")!;
+  expect(await model.generate(common)).toEqual(french.sequences);
+  await expect(model.generate({ ...common, return_timestamps: true } as never)).rejects.toThrow(/timestamps/);
+  model.dispose();
+});
+
 test("what a model does not have", async () => {
   const several = await load(generation_config);
   const asking = (options: object): Promise<unknown> => several.generate({ ...common, ...options });

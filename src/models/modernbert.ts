@@ -1,16 +1,13 @@
 // ModernBERT (Warner et al. 2024): rotary positions, a norm before each part (but the first), a gated feed-forward, and layers
 // that see all tokens among others that see only near ones.
 
-import * as z from "zod";
 import type { Device } from "../core/device.js";
-import { CONFIG_HINT, ConfigError } from "../core/errors.js";
-import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import type { Architecture } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";
 import { type EncoderBase, EncoderForTask, type EncoderGeometry } from "../nn/encoder.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
-import { LayerNorm } from "../nn/norm.js";
+import type { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { ropeFrequencies } from "../nn/rope.js";
 import type { Act } from "../ops/activation.js";
@@ -18,61 +15,8 @@ import { gated } from "../ops/gated.js";
 import { pool } from "../ops/pool.js";
 import { rope, ropeTable } from "../ops/rope.js";
 import { featuresOf, firstToken } from "./_bert.js";
-import { activationName, count, epsilon, headSize, labelCount, readConfig } from "./_config.js";
-
-const KINDS = ["full_attention", "sliding_attention"] as const;
-type Kind = (typeof KINDS)[number];
-/** Bases of the rotary positions where a file does not say them. */
-const THETA: Readonly<Record<Kind, number>> = { full_attention: 160_000, sliding_attention: 10_000 };
-
-const theta = z.number().positive();
-const ropeBlock = z.object({ rope_type: z.literal("default").default("default"), rope_theta: theta.optional() });
-const schema = z.object({
-  vocab_size: count,
-  hidden_size: count,
-  intermediate_size: count,
-  num_hidden_layers: count.max(1024),
-  num_attention_heads: count,
-  max_position_embeddings: count.default(8192),
-  hidden_activation: activationName.default("gelu"),
-  norm_eps: epsilon.default(1e-5),
-  norm_bias: z.boolean().default(false),
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-  decoder_bias: z.boolean().default(true),
-  classifier_bias: z.boolean().default(false),
-  classifier_activation: activationName.default("gelu"),
-  classifier_pooling: z.enum(["cls", "mean"]).default("cls"),
-  local_attention: count.min(2).default(128),
-  layer_types: z.array(z.enum(KINDS)).nullish(),
-  global_attn_every_n_layers: count.default(3),
-  global_rope_theta: theta.nullish(),
-  local_rope_theta: theta.nullish(),
-  rope_parameters: z.partialRecord(z.enum(KINDS), ropeBlock).nullish(),
-  rope_scaling: z.null().optional(),
-  tie_word_embeddings: z.boolean().default(true),
-});
-
-interface ModernBertConfig extends z.infer<typeof schema> {
-  readonly kinds: readonly Kind[];
-  readonly head_dim: number;
-}
-
-function read(json: ConfigJson): ModernBertConfig {
-  const c = readConfig(json, schema);
-  const layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => layer);
-  const kinds =
-    c.layer_types ?? layers.map((n) => (n % c.global_attn_every_n_layers ? "sliding_attention" : "full_attention"));
-  if (kinds.length !== layers.length) {
-    throw new ConfigError(`config.json: layer_types has ${kinds.length} entries for ${show(layers.length)} layers`, {
-      hint: CONFIG_HINT,
-    });
-  }
-  return { ...c, kinds, head_dim: headSize(c.hidden_size, c.num_attention_heads) };
-}
-
-/** A norm that has a bias only if the config says so. */
-const norm = (c: ModernBertConfig): LayerNorm => new LayerNorm(c.hidden_size, c.norm_eps, true, c.norm_bias);
+import { labelCount } from "./_config.js";
+import { type Kind, type ModernBertConfig, norm, read, THETA } from "./_modernbert.js";
 
 class ModernBertEmbeddings extends Module {
   tok_embeddings: Embedding;

@@ -10,7 +10,7 @@ import { readBatch } from "../../src/generate/inputs.js";
 import { seq2seqSteps } from "../../src/generate/seq2seq.js";
 import { loadModel } from "../../src/load/index.js";
 import { quantizedModules } from "../../src/load/plan.js";
-import { distanceBuckets } from "../../src/models/t5.js";
+import { distanceBuckets } from "../../src/models/_t5.js";
 import type { CacheDType } from "../../src/nn/cache.js";
 import { logits } from "../../src/nn/decoder.js";
 import type { Seq2SeqLM } from "../../src/nn/seq2seq.js";

@@ -1,0 +1,200 @@
+// The parts of wav2vec 2.0: its config, the convolutions that hear, and the layers.
+
+import * as z from "zod";
+import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { ConfigJson } from "../nn/architecture.js";
+import { attendAll } from "../nn/attend.js";
+import { Conv1d } from "../nn/conv.js";
+import { Linear, Module } from "../nn/module.js";
+import { GroupNorm, LayerNorm } from "../nn/norm.js";
+import type { Pass } from "../nn/pass.js";
+import { type Act, activation } from "../ops/activation.js";
+import { contiguous } from "../ops/copy.js";
+import { activationName, count, epsilon, readConfig } from "./_config.js";
+
+const sizes = z.array(count).min(1).max(64);
+
+const schema = z.object({
+  vocab_size: count.default(32),
+  hidden_size: count,
+  num_hidden_layers: count.max(1024),
+  num_attention_heads: count,
+  intermediate_size: count,
+  hidden_act: activationName.default("gelu"),
+  layer_norm_eps: epsilon.default(1e-5),
+  feat_extract_norm: z.enum(["group", "layer"]).default("group"),
+  feat_extract_activation: activationName.default("gelu"),
+  conv_dim: sizes.default([512, 512, 512, 512, 512, 512, 512]),
+  conv_stride: sizes.default([5, 2, 2, 2, 2, 2, 2]),
+  conv_kernel: sizes.default([10, 3, 3, 3, 3, 2, 2]),
+  conv_bias: z.boolean().default(false),
+  num_feat_extract_layers: count.nullish(),
+  num_conv_pos_embeddings: count.default(128),
+  num_conv_pos_embedding_groups: count.default(16),
+  do_stable_layer_norm: z.boolean().default(false),
+  // Layers behind the encoder, or within its layers, that this model does not have.
+  add_adapter: z.literal(false).default(false),
+  adapter_attn_dim: z.null().optional(),
+});
+
+export type Wav2Vec2Config = z.infer<typeof schema>;
+
+/** That of norms among the convolutions, whatever config.json says of the others. */
+const CONV_EPSILON = 1e-5;
+
+export function parse(json: ConfigJson): Wav2Vec2Config {
+  const c = readConfig(json, schema);
+  const layers = c.num_feat_extract_layers ?? c.conv_dim.length;
+  if (![c.conv_dim, c.conv_stride, c.conv_kernel].every(({ length }) => length === layers)) {
+    throw new ConfigError(`config.json: conv_dim, conv_stride and conv_kernel must have ${layers} entries each`, {
+      hint: CONFIG_HINT,
+    });
+  }
+  if (c.hidden_size % c.num_conv_pos_embedding_groups !== 0) {
+    throw new ConfigError(
+      `config.json: hidden size ${c.hidden_size} is not a multiple of ${c.num_conv_pos_embedding_groups} groups`,
+      { hint: CONFIG_HINT },
+    );
+  }
+  return c;
+}
+
+class ConvLayer extends Module {
+  conv: Conv1d;
+  layer_norm: LayerNorm | GroupNorm | undefined;
+  readonly act: Act;
+
+  constructor(c: Wav2Vec2Config, layer: number) {
+    super();
+    const [inputs, out] = [layer === 0 ? 1 : c.conv_dim[layer - 1]!, c.conv_dim[layer]!];
+    this.conv = new Conv1d(inputs, out, c.conv_kernel[layer]!, { stride: c.conv_stride[layer]!, bias: c.conv_bias });
+    if (c.feat_extract_norm === "layer") this.layer_norm = new LayerNorm(out, CONV_EPSILON);
+    else if (layer === 0) this.layer_norm = new GroupNorm(out, out, CONV_EPSILON);
+    this.act = c.feat_extract_activation;
+  }
+
+  forward(x: Tensor): Tensor {
+    const { layer_norm: norm } = this;
+    if (!norm) return this.conv.forward(x, this.act);
+    return scope(() => activation(norm.forward(this.conv.forward(x)), this.act));
+  }
+}
+
+export class FeatureExtractor extends Module {
+  conv_layers: ConvLayer[];
+
+  constructor(c: Wav2Vec2Config) {
+    super();
+    this.conv_layers = c.conv_dim.map((_, layer) => new ConvLayer(c, layer));
+  }
+
+  /** Samples [B,T] -> [B,frames,channels]. */
+  forward(samples: Tensor): Tensor {
+    let h = samples.view(samples.shape[0]!, -1, 1);
+    for (const layer of this.conv_layers) {
+      const next = layer.forward(h);
+      h.dispose();
+      h = next;
+    }
+    return h;
+  }
+}
+
+export class FeatureProjection extends Module {
+  layer_norm: LayerNorm;
+  projection: Linear;
+
+  constructor(c: Wav2Vec2Config) {
+    super();
+    const channels = c.conv_dim.at(-1)!;
+    this.layer_norm = new LayerNorm(channels, c.layer_norm_eps);
+    this.projection = new Linear(channels, c.hidden_size, { bias: true });
+  }
+}
+
+export class PositionalConvEmbedding extends Module {
+  conv: Conv1d;
+  readonly act: Act;
+
+  constructor(c: Wav2Vec2Config) {
+    super();
+    const { num_conv_pos_embeddings: size, num_conv_pos_embedding_groups: groups, hidden_size: hidden } = c;
+    this.conv = new Conv1d(hidden, hidden, size, { padding: Math.floor(size / 2), groups, normed: 2 });
+    this.act = c.feat_extract_activation;
+  }
+
+  /** [B,T,hidden] -> [B,T,hidden]; the position that an even window adds at the end is dropped. */
+  forward(x: Tensor): Tensor {
+    return scope(() => contiguous(this.conv.forward(x, this.act).narrow(1, 0, x.shape[1]!)));
+  }
+}
+
+class Wav2Vec2Attention extends Module {
+  k_proj: Linear;
+  v_proj: Linear;
+  q_proj: Linear;
+  out_proj: Linear;
+  readonly heads: number;
+
+  constructor(hidden: number, heads: number) {
+    super();
+    const projection = (): Linear => new Linear(hidden, hidden, { bias: true });
+    this.k_proj = projection();
+    this.v_proj = projection();
+    this.q_proj = projection();
+    this.out_proj = projection();
+    this.heads = heads;
+  }
+
+  forward(x: Tensor, residual: Tensor, pass: Pass): Tensor {
+    const [batch = 0, steps = 0, width = 0] = x.shape;
+    const size = width / this.heads;
+    const split = (projection: Linear): Tensor => projection.forward(x).view(batch, steps, this.heads, size); // [B,T,H,D]
+    const y = attendAll(pass, split(this.q_proj), split(this.k_proj), split(this.v_proj), { scale: size ** -0.5 });
+    return this.out_proj.forward(y, { residual });
+  }
+}
+
+class FeedForward extends Module {
+  intermediate_dense: Linear;
+  output_dense: Linear;
+  readonly act: Act;
+
+  constructor(c: Wav2Vec2Config) {
+    super();
+    this.intermediate_dense = new Linear(c.hidden_size, c.intermediate_size, { bias: true });
+    this.output_dense = new Linear(c.intermediate_size, c.hidden_size, { bias: true });
+    this.act = c.hidden_act;
+  }
+
+  forward(x: Tensor, residual: Tensor): Tensor {
+    return this.output_dense.forward(this.intermediate_dense.forward(x, { act: this.act }), { residual });
+  }
+}
+
+export class EncoderLayer extends Module {
+  attention: Wav2Vec2Attention;
+  layer_norm: LayerNorm;
+  feed_forward: FeedForward;
+  final_layer_norm: LayerNorm;
+  readonly stable: boolean;
+
+  constructor(c: Wav2Vec2Config) {
+    super();
+    this.attention = new Wav2Vec2Attention(c.hidden_size, c.num_attention_heads);
+    this.layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
+    this.feed_forward = new FeedForward(c);
+    this.final_layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
+    this.stable = c.do_stable_layer_norm;
+  }
+
+  forward(x: Tensor, pass: Pass): Tensor {
+    if (this.stable) {
+      const h = scope(() => this.attention.forward(this.layer_norm.forward(x), x, pass));
+      return this.feed_forward.forward(this.final_layer_norm.forward(h), h);
+    }
+    const h = scope(() => this.layer_norm.forward(this.attention.forward(x, x, pass)));
+    return this.final_layer_norm.forward(this.feed_forward.forward(h, h));
+  }
+}

@@ -91,7 +91,9 @@ function taskTable(title: string, reports: readonly TaskReport[]): string {
     rows.push(
       line(`decode, batch ${batch}: ms/token`, ({ decode }) => (decode[i]!.ms / batch).toFixed(2)),
       line("  bytes of a step", ({ decode }) => bytes(decode[i]!.bytes)),
-      line("  of the decoder's weights", ({ decode, decoder_bytes }) => share(decode[i]!.bytes / decoder_bytes)),
+      line("  share of the decoder's weights", ({ decode, decoder_bytes }) =>
+        share(decode[i]!.weights / decoder_bytes),
+      ),
       line("  GB/s", ({ decode }) => decode[i]!.bandwidth.toFixed(1)),
     );
     if (batch === 1) {

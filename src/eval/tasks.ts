@@ -28,8 +28,9 @@ export interface StepSpeed extends Share {
   readonly ms: number;
   /** GB/s of the weights that the step needs, keys and values. */
   readonly bandwidth: number;
-  /** Bytes that it reads, and those of all weights of the decoder. */
+  /** Bytes that it reads, and those of weights among them. */
   readonly bytes: number;
+  readonly weights: number;
 }
 
 /** Encoding a batch of texts. */
@@ -76,7 +77,8 @@ export async function stepSpeed(
   const encodes = model instanceof Seq2SeqLM;
   const chosen = typeof config.num_experts_per_tok === "number" ? config.num_experts_per_tok : 1;
   const held = batch * (steps / 2 + (encodes ? ENCODED : 0));
-  const bytes = stepBytes(model, batch, chosen) + held * cacheBytesPerToken(model.geometry, cache_dtype);
+  const weights = stepBytes(model, batch, chosen);
+  const bytes = weights + held * cacheBytesPerToken(model.geometry, cache_dtype);
   const time = async (): Promise<number> => {
     const ids = Int32Array.from({ length: batch * ENCODED }, (_, i) => (i * 7919 + 13) % model.geometry.vocab);
     const cross = encodes
@@ -118,7 +120,7 @@ export async function stepSpeed(
     speed: bytes / one / 1e6,
     cached: bytes < CACHED,
   }));
-  return { batch, ms, bandwidth: bytes / ms / 1e6, bytes, ...share };
+  return { batch, ms, bandwidth: bytes / ms / 1e6, bytes, weights, ...share };
 }
 
 /** Median milliseconds of encoding 32 texts of up to 128 tokens, all as long or of 4 to 128 tokens. */

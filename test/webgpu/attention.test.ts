@@ -56,7 +56,8 @@ describeGPU("attention over many keys", () => {
     [1, 256, S, {}],
     [1, 699, 32, { window: 300 }],
     [5, 600, S, { softcap: 3 }],
-    [7, 510, 96, { causal: false, window: 40 }],
+    [7, 510, 96, { causal: false }],
+    [7, 510, 96, { window: 40 }],
   ] as const)("%i steps after %i in pages of %i", async (steps, past, size, more) => {
     const got = await run(device, steps, past, size, more);
     const want = await run(reference, steps, past, size, more);

@@ -102,7 +102,7 @@ export function speechStart(
   }
   const own = named?.map((one) => languageId(one, languages!));
   const forced = task === undefined && named === undefined ? forcedOf(file, vocab) : [];
-  const detects = languages !== undefined && own === undefined && (forced[0] ?? null) === null;
+  const detects = languages !== undefined && languages.size > 0 && own === undefined && (forced[0] ?? null) === null;
   const tail: number[] = forced.slice(1).filter((id): id is number => id !== null);
   if (task !== undefined) {
     const id = tasks!.get(task);

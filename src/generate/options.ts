@@ -2,6 +2,7 @@
 // may hold are in config.ts, those that find a model in load/options.ts.
 
 import * as z from "zod";
+import { listOf } from "../core/checks.js";
 import { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
 import {
@@ -287,7 +288,8 @@ const TRANSCRIPTION = {
    * row. Only for models that know several.
    */
   language: such<string | readonly string[]>(
-    (value) => typeof value === "string" || (Array.isArray(value) && value.every((one) => typeof one === "string")),
+    (value) =>
+      typeof value === "string" || listOf(value, (one): one is string => typeof one === "string") !== undefined,
     'a language such as "de" or "German", or a list of them',
   ),
   /** "transcribe", the default with `language`, or "translate" to English. */

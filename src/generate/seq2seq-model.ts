@@ -180,6 +180,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const read = this.#encoder(options);
     const shape = encodedShape(module, read);
     const begun = options.decoder_input_ids;
+    refuseTwoStarts(options);
     const { decoder, languages }: SpeechStart =
       begun === undefined
         ? this.#start(shape.rows, options as SpeechOptions)
@@ -266,6 +267,15 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       await this.release();
     }
   }
+}
+
+/** @throws OptionError for a language or task beside a start of the decoder, which names its own */
+function refuseTwoStarts(options: { readonly decoder_input_ids?: unknown } & SpeechOptions): void {
+  const option = options.language !== undefined ? "language" : options.task !== undefined ? "task" : undefined;
+  if (options.decoder_input_ids === undefined || option === undefined) return;
+  throw new OptionError(`${option} and decoder_input_ids both say how the decoder starts: pass one of them`, {
+    details: { option },
+  });
 }
 
 /** A `PreTrainedSeq2SeqLM` whose encoder reads sound: `input_features` [B,mels,frames], as a feature extractor makes them. */

@@ -84,6 +84,7 @@ test("what a model does not have", async () => {
   await expect(asking({ language: ["de"] })).rejects.toThrow(/1 entries for 2 rows/);
   await expect(asking({ language: [3] })).rejects.toThrow(OptionError);
   await expect(asking({ task: "sing" })).rejects.toThrow(OptionError);
+  await expect(asking({ language: "de", decoder_input_ids: [[3], [3]] })).rejects.toThrow(/pass one of them/);
   several.dispose();
   const one = await load({});
   await expect(one.generate({ ...common, language: "de" })).rejects.toThrow(/this model knows one language/);

@@ -6,7 +6,7 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson, NameRule } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -143,43 +143,26 @@ class GPTJModel extends Module {
   }
 }
 
-export class GPTJForCausalLM extends CausalLM {
-  transformer: GPTJModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: GPTJConfig, attention: MakeAttention) {
-    super();
-    this.transformer = new GPTJModel(c, attention);
-    this.lm_head = new Linear(c.n_embd, c.vocab_size, { bias: true });
-    if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.wte.weight);
-    this.geometry = {
-      layers: c.n_layer,
+/** @param name of the class in transformers */
+export function gptjForCausalLM(name: string, c: GPTJConfig, attention: MakeAttention): DecoderForCausalLM {
+  const base = new GPTJModel(c, attention);
+  return new DecoderForCausalLM({
+    name,
+    prefix: "transformer",
+    base,
+    layers: base.h,
+    words: base.wte,
+    tied: c.tie_word_embeddings,
+    head_bias: true,
+    sizes: {
       heads: c.n_head,
       groups: c.n_head,
       head_dim: c.head_dim,
       hidden: c.n_embd,
-      vocab: c.vocab_size,
       // The classes have a table of angles, as long as this.
       max_positions: c.n_positions,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.transformer.h];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.transformer.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const gptjNames: readonly NameRule[] = [

@@ -7,7 +7,7 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson, NameRule } from "../nn/architecture.js";
 import { type AttendOptions, attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -279,44 +279,25 @@ class LlamaModel extends Module {
   }
 }
 
-export class LlamaForCausalLM extends CausalLM {
-  model: LlamaModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-  readonly #traits: LlamaTraits;
-
-  constructor(c: LlamaConfig, layer: MakeLayer) {
-    super();
-    this.model = new LlamaModel(c, layer);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.model.embed_tokens.weight);
-    this.#traits = c.traits;
-    this.geometry = {
-      layers: c.num_hidden_layers,
+/** @param name of the class in transformers */
+export function llamaForCausalLM(name: string, c: LlamaConfig, layer: MakeLayer): DecoderForCausalLM {
+  const base = new LlamaModel(c, layer);
+  const { logit_scale = 1, logit_softcap = 0 } = c.traits;
+  const scaled = logit_scale !== 1 || logit_softcap !== 0;
+  return new DecoderForCausalLM({
+    name,
+    prefix: "model",
+    base,
+    layers: base.layers,
+    words: base.embed_tokens,
+    tied: c.tie_word_embeddings,
+    ...(scaled ? { finish: (scores: Tensor) => scale(scores, logit_scale, logit_softcap) } : {}),
+    sizes: {
       heads: c.num_attention_heads,
       groups: c.num_key_value_heads,
       head_dim: c.head_dim,
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.layers];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    const { logit_scale = 1, logit_softcap = 0 } = this.#traits;
-    if (logit_scale === 1 && logit_softcap === 0) return this.lm_head.forward(hidden);
-    return scope(() => scale(this.lm_head.forward(hidden), logit_scale, logit_softcap));
-  }
+    },
+  });
 }

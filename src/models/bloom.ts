@@ -6,7 +6,7 @@ import { scope, type Tensor } from "../core/tensor.js";
 import { alibiSlopes } from "../nn/alibi.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -117,46 +117,27 @@ class BloomModel extends Module {
   }
 }
 
-class BloomForCausalLM extends CausalLM {
-  transformer: BloomModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: BloomConfig) {
-    super();
-    this.transformer = new BloomModel(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.word_embeddings.weight);
-    this.geometry = {
-      layers: c.n_layer,
+function bloomForCausalLM(c: BloomConfig): DecoderForCausalLM {
+  const base = new BloomModel(c);
+  return new DecoderForCausalLM({
+    name: "BloomForCausalLM",
+    prefix: "transformer",
+    base,
+    layers: base.h,
+    words: base.word_embeddings,
+    tied: c.tie_word_embeddings,
+    sizes: {
       heads: c.n_head,
       groups: c.n_head,
       head_dim: headSize(c.hidden_size, c.n_head),
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.transformer.h];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.transformer.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const bloom: Architecture = {
   model_type: "bloom",
-  tasks: { "causal-lm": (json) => new BloomForCausalLM(readConfig(json, schema, ALIASES)).name_tree() },
+  tasks: { "causal-lm": (json) => bloomForCausalLM(readConfig(json, schema, ALIASES)) },
   names: [{ prefix: "transformer." }],
 };

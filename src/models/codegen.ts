@@ -6,7 +6,7 @@ import type { Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { Linear } from "../nn/module.js";
 import { contiguous } from "../ops/copy.js";
-import { GPTJAttention, type GPTJConfig, GPTJForCausalLM, gptjNames, parseGPTJ } from "./_gptj.js";
+import { GPTJAttention, type GPTJConfig, gptjForCausalLM, gptjNames, parseGPTJ } from "./_gptj.js";
 
 const CHIPS = 4;
 
@@ -39,7 +39,7 @@ export const codegen: Architecture = {
           hint: CONFIG_HINT,
         });
       }
-      return new GPTJForCausalLM(c, (layer) => new FusedAttention(c, layer)).name_tree();
+      return gptjForCausalLM("CodeGenForCausalLM", c, (layer) => new FusedAttention(c, layer));
     },
   },
   names: gptjNames,

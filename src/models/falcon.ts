@@ -5,7 +5,7 @@ import { scope, type Tensor } from "../core/tensor.js";
 import { alibiSlopes } from "../nn/alibi.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -129,50 +129,29 @@ class FalconModel extends Module {
   }
 }
 
-class FalconForCausalLM extends CausalLM {
-  transformer: FalconModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-  override readonly notes: readonly string[];
-
-  constructor(c: FalconConfig) {
-    super();
-    this.notes = c.alibi && c.weighed === 2 && !c.attn_implementation ? [WEIGHED_TWICE] : [];
-    this.transformer = new FalconModel(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.word_embeddings.weight);
-    const { alibi } = this.transformer;
-    this.geometry = {
-      layers: c.num_hidden_layers,
+function falconForCausalLM(c: FalconConfig): DecoderForCausalLM {
+  const base = new FalconModel(c);
+  return new DecoderForCausalLM({
+    name: "FalconForCausalLM",
+    prefix: "transformer",
+    base,
+    layers: base.h,
+    words: base.word_embeddings,
+    tied: c.tie_word_embeddings,
+    notes: c.alibi && c.weighed === 2 && !c.attn_implementation ? [WEIGHED_TWICE] : [],
+    sizes: {
       heads: c.num_attention_heads,
       groups: c.groups,
       head_dim: c.head_dim,
-      ...(alibi ? { key_dim: c.head_dim + alibi.dims } : {}),
+      ...(base.alibi ? { key_dim: c.head_dim + base.alibi.dims } : {}),
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.transformer.h];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.transformer.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const falcon: Architecture = {
   model_type: "falcon",
-  tasks: { "causal-lm": (json) => new FalconForCausalLM(parse(json)).name_tree() },
+  tasks: { "causal-lm": (json) => falconForCausalLM(parse(json)) },
   names: [{ ignore: /\.(maybe_rotary|rotary_emb)\.inv_freq$/ }, { prefix: "transformer." }],
 };

@@ -5,7 +5,7 @@ import type { Architecture } from "../nn/architecture.js";
 import { count, readConfig } from "./_config.js";
 import { GemmaLayer, gemmaFields, gemmaTraits } from "./_gemma.js";
 import { slidingLayers, windowOf } from "./_layer-types.js";
-import { LlamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
+import { llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
 
 const schema = z.object({
   ...gemmaFields,
@@ -26,7 +26,7 @@ export const gemma2: Architecture = {
         softcap: fields.attn_logit_softcapping ?? undefined,
         logit_softcap: fields.final_logit_softcapping ?? undefined,
       });
-      return new LlamaForCausalLM(c, (layer) => new GemmaLayer(c, layer)).name_tree();
+      return llamaForCausalLM("Gemma2ForCausalLM", c, (layer) => new GemmaLayer(c, layer));
     },
   },
   names: llamaNames,

@@ -8,7 +8,7 @@ import { type RopeFields, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, headSize, readConfig } from "./_config.js";
 import { GemmaLayer, gemmaFields, gemmaTraits } from "./_gemma.js";
 import { slidingLayers, windowOf } from "./_layer-types.js";
-import { LlamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
+import { llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
 
 const schema = z.object({
   ...gemmaFields,
@@ -55,7 +55,7 @@ export const gemma3_text: Architecture = {
       };
       const known = { ...fields, hidden_act: fields.hidden_activation };
       const c = resolveLlama(known, json, traits, () => ropeFrequencies({ ...all, dim }));
-      return new LlamaForCausalLM(c, (layer) => new GemmaLayer(c, layer)).name_tree();
+      return llamaForCausalLM("Gemma3ForCausalLM", c, (layer) => new GemmaLayer(c, layer));
     },
   },
   names: llamaNames,

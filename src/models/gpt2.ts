@@ -5,7 +5,7 @@ import * as z from "zod";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -122,47 +122,28 @@ class GPT2Model extends Module {
   }
 }
 
-class GPT2LMHeadModel extends CausalLM {
-  transformer: GPT2Model;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: GPT2Config) {
-    super();
-    this.transformer = new GPT2Model(c);
-    this.lm_head = new Linear(c.n_embd, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.wte.weight);
-    this.geometry = {
-      layers: c.n_layer,
+function gpt2ForCausalLM(c: GPT2Config): DecoderForCausalLM {
+  const base = new GPT2Model(c);
+  return new DecoderForCausalLM({
+    name: "GPT2LMHeadModel",
+    prefix: "transformer",
+    base,
+    layers: base.h,
+    words: base.wte,
+    tied: c.tie_word_embeddings,
+    sizes: {
       heads: c.n_head,
       groups: c.n_head,
       head_dim: headSize(c.n_embd, c.n_head),
       hidden: c.n_embd,
-      vocab: c.vocab_size,
       max_positions: c.n_positions,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.transformer.h];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.transformer.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const gpt2: Architecture = {
   model_type: "gpt2",
-  tasks: { "causal-lm": (json) => new GPT2LMHeadModel(readConfig(json, schema, ALIASES)).name_tree() },
+  tasks: { "causal-lm": (json) => gpt2ForCausalLM(readConfig(json, schema, ALIASES)) },
   names: [
     { ignore: /\.attn\.(masked_)?bias$/ },
     { transposed: /\.(attn|mlp)\.c_(attn|fc|proj)\.weight$/ },

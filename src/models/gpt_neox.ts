@@ -7,7 +7,7 @@ import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { rotaryDims } from "../nn/partial-rotary.js";
@@ -142,47 +142,29 @@ class GPTNeoXModel extends Module {
   }
 }
 
-class GPTNeoXForCausalLM extends CausalLM {
-  gpt_neox: GPTNeoXModel;
-  embed_out: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: GPTNeoXConfig) {
-    super();
-    this.gpt_neox = new GPTNeoXModel(c);
-    this.embed_out = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.embed_out.tie(this.gpt_neox.embed_in.weight);
-    this.geometry = {
-      layers: c.num_hidden_layers,
+function gptNeoXForCausalLM(c: GPTNeoXConfig): DecoderForCausalLM {
+  const base = new GPTNeoXModel(c);
+  return new DecoderForCausalLM({
+    name: "GPTNeoXForCausalLM",
+    prefix: "gpt_neox",
+    base,
+    layers: base.layers,
+    words: base.embed_in,
+    tied: c.tie_word_embeddings,
+    head: "embed_out",
+    sizes: {
       heads: c.num_attention_heads,
       groups: c.num_attention_heads,
       head_dim: c.head_dim,
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.gpt_neox.layers];
-  }
-
-  override output_embeddings(): Linear {
-    return this.embed_out;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.gpt_neox.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.embed_out.forward(hidden);
-  }
+    },
+  });
 }
 
 export const gptNeox: Architecture = {
   model_type: "gpt_neox",
-  tasks: { "causal-lm": (json) => new GPTNeoXForCausalLM(parse(json)).name_tree() },
+  tasks: { "causal-lm": (json) => gptNeoXForCausalLM(parse(json)) },
   names: [
     { ignore: /\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)$/ },
     // The name in the memory of transformers 5.

@@ -3,7 +3,7 @@
 import type { Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { Linear } from "../nn/module.js";
-import { GPTJAttention, type GPTJConfig, GPTJForCausalLM, gptjNames, parseGPTJ } from "./_gptj.js";
+import { GPTJAttention, type GPTJConfig, gptjForCausalLM, gptjNames, parseGPTJ } from "./_gptj.js";
 
 class SplitAttention extends GPTJAttention {
   k_proj: Linear;
@@ -31,7 +31,7 @@ export const gptj: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = parseGPTJ(json);
-      return new GPTJForCausalLM(c, (layer) => new SplitAttention(c, layer)).name_tree();
+      return gptjForCausalLM("GPTJForCausalLM", c, (layer) => new SplitAttention(c, layer));
     },
   },
   names: gptjNames,

@@ -11,9 +11,9 @@ import { readConfig } from "./_config.js";
 import {
   DecoderLayer,
   LlamaAttention,
-  LlamaForCausalLM,
   LlamaMLP,
   llamaFields,
+  llamaForCausalLM,
   llamaNames,
   resolveLlama,
   type LlamaConfig as Shared,
@@ -68,7 +68,7 @@ export const granite: Architecture = {
         embedding_scale: { factor: fields.embedding_multiplier, rounded: false },
         logit_scale: 1 / fields.logits_scaling,
       });
-      return new LlamaForCausalLM(c, (layer) => new GraniteDecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("GraniteForCausalLM", c, (layer) => new GraniteDecoderLayer(c, layer));
     },
   },
   names: llamaNames,

@@ -3,7 +3,7 @@
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { readConfig } from "./_config.js";
-import { LlamaDecoderLayer, LlamaForCausalLM, llamaFields, llamaNames, resolveLlama } from "./_llama.js";
+import { LlamaDecoderLayer, llamaFields, llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
 
 const schema = z.object({ ...llamaFields, mlp_bias: z.boolean().default(false) });
 
@@ -12,7 +12,7 @@ export const llama: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = resolveLlama(readConfig(json, schema), json);
-      return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer, c.mlp_bias)).name_tree();
+      return llamaForCausalLM("LlamaForCausalLM", c, (layer) => new LlamaDecoderLayer(c, layer, c.mlp_bias));
     },
   },
   names: llamaNames,

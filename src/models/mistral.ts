@@ -3,7 +3,7 @@
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { count, readConfig } from "./_config.js";
-import { LlamaDecoderLayer, LlamaForCausalLM, llamaFields, llamaNames, never, resolveLlama } from "./_llama.js";
+import { LlamaDecoderLayer, llamaFields, llamaForCausalLM, llamaNames, never, resolveLlama } from "./_llama.js";
 
 const schema = z.object({
   ...llamaFields,
@@ -19,7 +19,7 @@ export const mistral: Architecture = {
     "causal-lm": (json) => {
       const fields = readConfig(json, schema);
       const c = resolveLlama(fields, json, { window: () => fields.sliding_window ?? undefined });
-      return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("MistralForCausalLM", c, (layer) => new LlamaDecoderLayer(c, layer));
     },
   },
   names: llamaNames,

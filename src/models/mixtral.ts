@@ -6,7 +6,7 @@ import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
 import type { Linear } from "../nn/module.js";
 import { count, readConfig } from "./_config.js";
 import { checkExperts, type ExpertSizes, Experts, expertStacks, SparseBlock } from "./_experts.js";
-import { LlamaForCausalLM, LlamaLayer, llamaFields, resolveLlama, type LlamaConfig as Shared } from "./_llama.js";
+import { LlamaLayer, llamaFields, llamaForCausalLM, resolveLlama, type LlamaConfig as Shared } from "./_llama.js";
 
 const schema = z.object({
   ...llamaFields,
@@ -71,7 +71,7 @@ export const mixtral: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = parse(json);
-      return new LlamaForCausalLM(c, (layer) => new MixtralDecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("MixtralForCausalLM", c, (layer) => new MixtralDecoderLayer(c, layer));
     },
   },
   names,

@@ -7,7 +7,7 @@ import { mptAlibiSlopes } from "../nn/alibi.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
 import { clip } from "../nn/clip.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -137,43 +137,24 @@ class MptModel extends Module {
   }
 }
 
-class MptForCausalLM extends CausalLM {
-  transformer: MptModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: MptConfig) {
-    super();
-    this.transformer = new MptModel(c);
-    this.lm_head = new Linear(c.d_model, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.transformer.wte.weight);
-    this.geometry = {
-      layers: c.n_layers,
+function mptForCausalLM(c: MptConfig): DecoderForCausalLM {
+  const base = new MptModel(c);
+  return new DecoderForCausalLM({
+    name: "MptForCausalLM",
+    prefix: "transformer",
+    base,
+    layers: base.blocks,
+    words: base.wte,
+    tied: c.tie_word_embeddings,
+    sizes: {
       heads: c.n_heads,
       groups: c.n_heads,
       head_dim: headSize(c.d_model, c.n_heads),
       hidden: c.d_model,
-      vocab: c.vocab_size,
       // The class makes distances for as many tokens; a longer text is an error there, too.
       max_positions: c.max_seq_len,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.transformer.blocks];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.transformer.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const mpt: Architecture = {
@@ -181,7 +162,7 @@ export const mpt: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const fields = readConfig(json, schema, ALIASES);
-      return new MptForCausalLM({ ...fields, attn: fields.attn_config ?? attention.parse({}) }).name_tree();
+      return mptForCausalLM({ ...fields, attn: fields.attn_config ?? attention.parse({}) });
     },
   },
   names: [{ prefix: "transformer." }],

@@ -5,7 +5,7 @@ import * as z from "zod";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -119,46 +119,27 @@ class Olmo2Model extends Module {
   }
 }
 
-class Olmo2ForCausalLM extends CausalLM {
-  model: Olmo2Model;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: Olmo2Config) {
-    super();
-    this.model = new Olmo2Model(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.model.embed_tokens.weight);
-    this.geometry = {
-      layers: c.num_hidden_layers,
+function olmo2ForCausalLM(c: Olmo2Config): DecoderForCausalLM {
+  const base = new Olmo2Model(c);
+  return new DecoderForCausalLM({
+    name: "Olmo2ForCausalLM",
+    prefix: "model",
+    base,
+    layers: base.layers,
+    words: base.embed_tokens,
+    tied: c.tie_word_embeddings,
+    sizes: {
       heads: c.num_attention_heads,
       groups: c.num_key_value_heads,
       head_dim: c.head_dim,
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.layers];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const olmo2: Architecture = {
   model_type: "olmo2",
-  tasks: { "causal-lm": (json) => new Olmo2ForCausalLM(resolveLlama(readConfig(json, schema), json)).name_tree() },
+  tasks: { "causal-lm": (json) => olmo2ForCausalLM(resolveLlama(readConfig(json, schema), json)) },
   names: [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }],
 };

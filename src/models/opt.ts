@@ -5,7 +5,7 @@ import * as z from "zod";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -143,48 +143,33 @@ class OPTModel extends Module {
     super();
     this.decoder = new OPTDecoder(c);
   }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return this.decoder.forward(pass, ids);
+  }
 }
 
-class OPTForCausalLM extends CausalLM {
-  model: OPTModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: OPTConfig) {
-    super();
-    this.model = new OPTModel(c);
-    this.lm_head = new Linear(c.word_embed_proj_dim ?? c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.model.decoder.embed_tokens.weight);
-    this.geometry = {
-      layers: c.num_hidden_layers,
+function optForCausalLM(c: OPTConfig): DecoderForCausalLM {
+  const base = new OPTModel(c);
+  return new DecoderForCausalLM({
+    name: "OPTForCausalLM",
+    prefix: "model",
+    base,
+    layers: base.decoder.layers,
+    words: base.decoder.embed_tokens,
+    tied: c.tie_word_embeddings,
+    sizes: {
       heads: c.num_attention_heads,
       groups: c.num_attention_heads,
       head_dim: headSize(c.hidden_size, c.num_attention_heads),
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: c.max_position_embeddings,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.decoder.layers];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.decoder.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const opt: Architecture = {
   model_type: "opt",
-  tasks: { "causal-lm": (json) => new OPTForCausalLM(readConfig(json, schema)).name_tree() },
+  tasks: { "causal-lm": (json) => optForCausalLM(readConfig(json, schema)) },
   names: [{ ignore: /^(model\.)?decoder\.version$/ }, { prefix: "model." }],
 };

@@ -12,9 +12,9 @@ import type { Act } from "../ops/activation.js";
 import { gated } from "../ops/gated.js";
 import { count, epsilon, readConfig } from "./_config.js";
 import {
-  LlamaForCausalLM,
   LlamaLayer,
   llamaFields,
+  llamaForCausalLM,
   llamaNames,
   never,
   RotaryAttention,
@@ -128,7 +128,7 @@ export const phi3: Architecture = {
       const fields = readConfig(json, schema);
       const traits = { window: () => fields.sliding_window ?? undefined };
       const c = resolveLlama(fields, json, traits, (head_dim) => rotation(fields, json, head_dim));
-      return new LlamaForCausalLM(c, (layer) => new Phi3DecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("Phi3ForCausalLM", c, (layer) => new Phi3DecoderLayer(c, layer));
     },
   },
   names: llamaNames,

@@ -3,7 +3,7 @@
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { readConfig } from "./_config.js";
-import { LlamaDecoderLayer, LlamaForCausalLM, llamaNames, never, resolveLlama } from "./_llama.js";
+import { LlamaDecoderLayer, llamaForCausalLM, llamaNames, never, resolveLlama } from "./_llama.js";
 import { qwenFields, qwenWindows } from "./_qwen.js";
 
 const schema = z.object({ ...qwenFields, attention_bias: never });
@@ -14,7 +14,7 @@ export const qwen2: Architecture = {
     "causal-lm": (json) => {
       const fields = readConfig(json, schema);
       const c = resolveLlama(fields, json, { window: qwenWindows(fields), qkv_bias: true });
-      return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("Qwen2ForCausalLM", c, (layer) => new LlamaDecoderLayer(c, layer));
     },
   },
   names: llamaNames,

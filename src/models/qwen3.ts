@@ -3,7 +3,7 @@
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { count, readConfig } from "./_config.js";
-import { LlamaDecoderLayer, LlamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
+import { LlamaDecoderLayer, llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
 import { qwenFields, qwenWindows } from "./_qwen.js";
 
 const schema = z.object({ ...qwenFields, head_dim: count.default(128) });
@@ -14,7 +14,7 @@ export const qwen3: Architecture = {
     "causal-lm": (json) => {
       const fields = readConfig(json, schema);
       const c = resolveLlama(fields, json, { window: qwenWindows(fields), head_norms: true });
-      return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("Qwen3ForCausalLM", c, (layer) => new LlamaDecoderLayer(c, layer));
     },
   },
   names: llamaNames,

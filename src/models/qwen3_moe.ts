@@ -7,10 +7,10 @@ import type { Linear } from "../nn/module.js";
 import { count, readConfig } from "./_config.js";
 import { checkExperts, type ExpertSizes, Experts, expertStacks, SparseBlock } from "./_experts.js";
 import {
-  LlamaForCausalLM,
   LlamaLayer,
   LlamaMLP,
   llamaFields,
+  llamaForCausalLM,
   llamaNames,
   resolveLlama,
   type LlamaConfig as Shared,
@@ -89,7 +89,7 @@ export const qwen3_moe: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = parse(json);
-      return new LlamaForCausalLM(c, (layer) => new Qwen3MoeDecoderLayer(c, layer)).name_tree();
+      return llamaForCausalLM("Qwen3MoeForCausalLM", c, (layer) => new Qwen3MoeDecoderLayer(c, layer));
     },
   },
   names,

@@ -6,7 +6,7 @@ import type { Architecture } from "../nn/architecture.js";
 import { ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, readConfig } from "./_config.js";
 import { layerTypes, slidingLayers, windowOf } from "./_layer-types.js";
-import { LlamaDecoderLayer, LlamaForCausalLM, llamaFields, llamaNames, resolveLlama } from "./_llama.js";
+import { LlamaDecoderLayer, llamaFields, llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
 
 const schema = z.object({
   ...llamaFields,
@@ -46,7 +46,7 @@ export const smollm3: Architecture = {
         turns: (layer: number) => (turning[layer] ? "global" : "not") as "global" | "not",
       };
       const c = resolveLlama(fields, json, traits, (dim) => ropeFrequencies({ ...ropeFields(json, 2_000_000), dim }));
-      return new LlamaForCausalLM(c, (layer) => new LlamaDecoderLayer(c, layer, c.mlp_bias)).name_tree();
+      return llamaForCausalLM("SmolLM3ForCausalLM", c, (layer) => new LlamaDecoderLayer(c, layer, c.mlp_bias));
     },
   },
   names: llamaNames,

@@ -6,7 +6,7 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
-import { CausalLM, type DecoderGeometry } from "../nn/decoder.js";
+import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { rotaryDims } from "../nn/partial-rotary.js";
@@ -187,46 +187,27 @@ class StableLmModel extends Module {
   }
 }
 
-class StableLmForCausalLM extends CausalLM {
-  model: StableLmModel;
-  lm_head: Linear;
-  readonly geometry: DecoderGeometry;
-
-  constructor(c: StableLmConfig) {
-    super();
-    this.model = new StableLmModel(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.model.embed_tokens.weight);
-    this.geometry = {
-      layers: c.num_hidden_layers,
+function stableLmForCausalLM(c: StableLmConfig): DecoderForCausalLM {
+  const base = new StableLmModel(c);
+  return new DecoderForCausalLM({
+    name: "StableLmForCausalLM",
+    prefix: "model",
+    base,
+    layers: base.layers,
+    words: base.embed_tokens,
+    tied: c.tie_word_embeddings,
+    sizes: {
       heads: c.num_attention_heads,
       groups: c.groups,
       head_dim: c.head_dim,
       hidden: c.hidden_size,
-      vocab: c.vocab_size,
       max_positions: Number.POSITIVE_INFINITY,
-    };
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.layers];
-  }
-
-  override output_embeddings(): Linear {
-    return this.lm_head;
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
-  }
+    },
+  });
 }
 
 export const stablelm: Architecture = {
   model_type: "stablelm",
-  tasks: { "causal-lm": (json) => new StableLmForCausalLM(parse(json)).name_tree() },
+  tasks: { "causal-lm": (json) => stableLmForCausalLM(parse(json)) },
   names: [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }],
 };

@@ -4,6 +4,7 @@
 import { scope, type Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
 import { Model } from "./model.js";
+import { type Embedding, Linear, type Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
 /** Sizes of a decoder that caches, plans and benchmarks need. */
@@ -72,5 +73,74 @@ export abstract class CausalLM extends Model implements Decoder {
   forward({ ids, ...input }: DecoderInput, options: LogitsOptions = {}): Tensor {
     using pass = this.pass(input);
     return logits(this, pass, ids, options);
+  }
+}
+
+/** A decoder-only model before its head. */
+export interface DecoderBase extends Module {
+  /** Records hidden states [B,T,hidden], after the last norm, of `ids` i32[B,T]. */
+  forward(pass: Pass, ids: Tensor): Tensor;
+}
+
+export interface CausalParts {
+  /** The name that transformers gives the class. */
+  readonly name: string;
+  readonly base: DecoderBase;
+  /** The base's field in checkpoints. */
+  readonly prefix: string;
+  /** The base's layers, in order. */
+  readonly layers: readonly Module[];
+  /** Its embedding: the head has as many rows, and as many columns. */
+  readonly words: Embedding;
+  /** The head shares the embedding's matrix. */
+  readonly tied: boolean;
+  /** The head's field in checkpoints; default "lm_head". */
+  readonly head?: string;
+  readonly head_bias?: boolean;
+  readonly sizes: Omit<DecoderGeometry, "layers" | "vocab">;
+  /** What becomes of the head's output, [..,vocab]. */
+  readonly finish?: (scores: Tensor) => Tensor;
+  readonly notes?: readonly string[];
+}
+
+/** A base with a head over its vocabulary. */
+export class DecoderForCausalLM extends CausalLM {
+  readonly geometry: DecoderGeometry;
+  override readonly notes: readonly string[];
+  readonly #parts: CausalParts;
+  readonly #head: Linear;
+
+  constructor(parts: CausalParts) {
+    super();
+    this.#parts = parts;
+    const { prefix, base, layers, words, tied, head = "lm_head", head_bias: bias = false, sizes, notes = [] } = parts;
+    const [vocab, width] = words.weight.shape;
+    this.#head = new Linear(width, vocab, { bias });
+    if (tied) this.#head.tie(words.weight);
+    this.geometry = { ...sizes, layers: layers.length, vocab };
+    this.notes = notes;
+    Object.assign(this, { [prefix]: base, [head]: this.#head });
+    this.name_tree();
+  }
+
+  override get class_name(): string {
+    return this.#parts.name;
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.#parts.layers];
+  }
+
+  override output_embeddings(): Linear {
+    return this.#head;
+  }
+
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.#parts.base.forward(pass, ids);
+  }
+
+  head(hidden: Tensor): Tensor {
+    const { finish } = this.#parts;
+    return finish ? scope(() => finish(this.#head.forward(hidden))) : this.#head.forward(hidden);
   }
 }

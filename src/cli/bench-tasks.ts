@@ -1,12 +1,12 @@
 // octavo bench --shape T5-LARGE, BERT-BASE or MOE: models that are not plain decoders, in several storages, one after the other.
 
 import { measureMachine } from "../eval/machine.js";
-import { type EncodeSpeed, encodeSpeed, type StepSpeed, stepBytes, stepSpeed, TASK_SHAPES } from "../eval/tasks.js";
+import { type DecodingModel, weightsPerStep } from "../eval/speed.js";
+import { type EncodeSpeed, encodeSpeed, type StepSpeed, stepSpeed, TASK_SHAPES } from "../eval/tasks.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { requestDevice } from "../load/device.js";
 import { fillRandomly } from "../load/random.js";
 import { buildModel } from "../models/index.js";
-import type { Decoder } from "../nn/decoder.js";
 import { EncoderModel } from "../nn/encoder.js";
 import type { Model } from "../nn/model.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
@@ -68,11 +68,11 @@ export async function benchTasks(flags: TaskFlags): Promise<void> {
       } else {
         for (const batch of flags.quick ? BATCHES.slice(0, 2) : BATCHES) {
           say(`decode, batch ${batch}`);
-          const how = { batch, steps: flags.quick ? 8 : 24, cache_dtype, config };
-          decode.push(await stepSpeed(device, model as Decoder & Model, how));
+          const how = { batch, steps: flags.quick ? 8 : 24, cache_dtype };
+          decode.push(await stepSpeed(device, model as DecodingModel, how));
         }
       }
-      const decoder_bytes = decode.length > 0 ? stepBytes(model, Number.POSITIVE_INFINITY, 1) : 0;
+      const decoder_bytes = decode.length > 0 ? weightsPerStep(model as DecodingModel, Number.POSITIVE_INFINITY) : 0;
       reports.push({ storage, weight_bytes, decoder_bytes, decode, encode });
     } finally {
       model.dispose();

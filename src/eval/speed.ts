@@ -4,9 +4,11 @@
 import type { Device } from "../core/device.js";
 import type { RequestConfig, RowRequest } from "../generate/sequence.js";
 import { DecodeSession } from "../generate/session.js";
-import { type CacheDType, cacheBytesPerToken } from "../nn/cache.js";
-import type { CausalLM } from "../nn/decoder.js";
+import { type CacheDType, type CrossCache, cacheBytesPerToken } from "../nn/cache.js";
+import type { CausalLM, Decoder } from "../nn/decoder.js";
+import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
+import { Seq2SeqLM } from "../nn/seq2seq.js";
 
 export interface DecodeOptions {
   readonly batch: number;
@@ -15,6 +17,8 @@ export interface DecodeOptions {
   /** Timed steps. */
   readonly steps: number;
   readonly cache_dtype: CacheDType;
+  /** What the encoder of an encoder-decoder has read, for `batch` rows. */
+  readonly cross?: CrossCache;
   /** Milliseconds after which three timed steps are enough; slow devices take fewer steps. */
   readonly patience?: number;
 }
@@ -26,13 +30,39 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
-/** Bytes that one decode step reads: every matrix, and the keys and values of `context` tokens. */
-export function bytesPerStep(model: CausalLM, batch: number, context: number, cache_dtype: CacheDType): number {
-  let bytes = batch * context * cacheBytesPerToken(model.geometry, cache_dtype);
-  for (const parameter of model.parameters()) {
-    if (parameter instanceof Matrix && parameter.product) bytes += parameter.nbytes;
+/** A model that decodes. */
+export type DecodingModel = Decoder & Model;
+
+/** The matrices that a decode step multiplies with: without an encoder's, and without those that only its output meets. */
+function stepMatrices(model: DecodingModel): Matrix[] {
+  const others = new Set<unknown>();
+  if (model instanceof Seq2SeqLM) {
+    const { encoder, decoder } = model.stacks;
+    for (const parameter of encoder.parameters()) others.add(parameter);
+    for (const { cross_attention } of decoder.layers) {
+      for (const { weight } of cross_attention.projections) others.add(weight);
+    }
+    others.delete(model.output_embeddings().weight); // shared with the embedding
   }
-  return bytes;
+  return [...model.parameters()].filter(
+    (one): one is Matrix => one instanceof Matrix && one.product && !others.has(one),
+  );
+}
+
+/** The share of a matrix that `tokens` tokens meet: of a stack those experts that as many random choices meet on average. */
+function shareMet({ experts }: Matrix, { geometry }: DecodingModel, tokens: number): number {
+  const { experts_per_token: chosen = 1 } = geometry;
+  return experts === 1 ? 1 : 1 - (1 - chosen / experts) ** tokens;
+}
+
+/** Bytes of the weights that one decode step of `batch` tokens needs. */
+export function weightsPerStep(model: DecodingModel, batch: number): number {
+  return stepMatrices(model).reduce((sum, one) => sum + one.nbytes * shareMet(one, model, batch), 0);
+}
+
+/** Bytes that one decode step reads: the weights that it needs, and the keys and values of `context` tokens. */
+export function bytesPerStep(model: DecodingModel, batch: number, context: number, cache_dtype: CacheDType): number {
+  return weightsPerStep(model, batch) + batch * context * cacheBytesPerToken(model.geometry, cache_dtype);
 }
 
 function randomIds(rows: number, steps: number, vocab: number): Int32Array {
@@ -50,8 +80,7 @@ function randomRequests(rows: number, steps: number, vocab: number, tokens: numb
   }));
 }
 
-/** Sampling options of a request that is not sampled. */
-export const GREEDY = {
+const GREEDY = {
   do_sample: false,
   temperature: 1,
   top_k: 0,
@@ -67,7 +96,9 @@ export function operationsOfPrefill(model: CausalLM, tokens: number): number {
   for (const parameter of model.parameters()) {
     if (!(parameter instanceof Matrix && parameter.product)) continue;
     const [outputs, inputs] = parameter.shape;
-    operations += 2 * outputs * inputs * (outputs === model.geometry.vocab ? 1 : tokens);
+    const { experts } = parameter;
+    const met = experts === 1 ? 1 : (model.geometry.experts_per_token ?? 1) / experts;
+    operations += 2 * outputs * inputs * met * (outputs === model.geometry.vocab ? 1 : tokens);
   }
   return operations;
 }
@@ -76,11 +107,11 @@ export function operationsOfPrefill(model: CausalLM, tokens: number): number {
 export const WARM_STEPS = 3;
 
 /** Milliseconds of each of up to `steps` decode steps of `batch` tokens, run as generate() runs them. */
-export async function decodeTimes(device: Device, model: CausalLM, options: DecodeOptions): Promise<number[]> {
-  const { batch, context, steps, cache_dtype, patience = Number.POSITIVE_INFINITY } = options;
+export async function decodeTimes(device: Device, model: DecodingModel, options: DecodeOptions): Promise<number[]> {
+  const { batch, context, steps, cache_dtype, cross, patience = Number.POSITIVE_INFINITY } = options;
   const length = Math.max(1, context);
   const tokens = steps + WARM_STEPS + 2;
-  using session = new DecodeSession(device, model, { rows: batch, capacity: length + tokens, cache_dtype });
+  using session = new DecodeSession(device, model, { rows: batch, capacity: length + tokens, cache_dtype, cross });
   await session.add(randomRequests(batch, length, model.geometry.vocab, tokens));
   await session.step();
   const times: number[] = [];

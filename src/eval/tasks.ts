@@ -3,18 +3,13 @@
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { encodeInto } from "../generate/seq2seq.js";
-import type { RequestConfig, RowRequest } from "../generate/sequence.js";
-import { DecodeSession } from "../generate/session.js";
 import type { Task } from "../nn/architecture.js";
-import { type CacheDType, cacheBytesPerToken } from "../nn/cache.js";
-import type { Decoder } from "../nn/decoder.js";
+import type { CacheDType } from "../nn/cache.js";
 import type { EncoderModel } from "../nn/encoder.js";
-import type { Model } from "../nn/model.js";
-import { Linear, type Matrix } from "../nn/module.js";
 import { Seq2SeqLM } from "../nn/seq2seq.js";
 import { beside, CACHED, type Share } from "./machine.js";
 import type { ShapeConfig } from "./shapes.js";
-import { GREEDY, median, WARM_STEPS } from "./speed.js";
+import { bytesPerStep, type DecodingModel, decodeTimes, median, weightsPerStep } from "./speed.js";
 
 /** Tokens that the encoder of an encoder-decoder has read. */
 const ENCODED = 128;
@@ -42,85 +37,30 @@ export interface EncodeSpeed {
   readonly tokens: number;
 }
 
-/** The matrices of a decoder that a step multiplies with: without an encoder, and without those that its output alone meets. */
-function stepMatrices(model: Model): Map<Matrix, number> {
-  const decoding = new Set(model.blocks.at(-1)!.flatMap((block) => [...block.named_modules()].map(([, one]) => one)));
-  const head = model.output_embeddings();
-  const matrices = new Map<Matrix, number>();
-  for (const [path, module] of model.named_modules()) {
-    if (!(module instanceof Linear) || !(decoding.has(module) || module === head)) continue;
-    if (/(EncDecAttention\.[kv]|encoder_attn\.[kv]_proj)$/.test(path)) continue;
-    matrices.set(module.weight, module.weight.nbytes);
-  }
-  return matrices;
-}
-
-/**
- * Bytes that a step of `batch` tokens reads at least: of a stack of experts those of `chosen` for each token, as many different
- * ones as random choices meet on average.
- */
-export function stepBytes(model: Model, batch: number, chosen: number): number {
-  let bytes = 0;
-  for (const [{ experts }, size] of stepMatrices(model)) {
-    bytes += experts > 1 ? size * (1 - (1 - chosen / experts) ** batch) : size;
-  }
-  return bytes;
-}
-
-/** Median milliseconds of decode steps of a causal model or an encoder-decoder, beside the bandwidth of memory at batch 1. */
+/** Decode steps of a causal model or an encoder-decoder, beside the bandwidth of memory at batch 1. */
 export async function stepSpeed(
   device: Device,
-  model: Decoder & Model,
-  options: { batch: number; steps: number; cache_dtype: CacheDType; config: ShapeConfig },
+  model: DecodingModel,
+  options: { batch: number; steps: number; cache_dtype: CacheDType },
 ): Promise<StepSpeed> {
-  const { batch, steps, cache_dtype, config } = options;
+  const { batch, steps, cache_dtype } = options;
   const encodes = model instanceof Seq2SeqLM;
-  const chosen = typeof config.num_experts_per_tok === "number" ? config.num_experts_per_tok : 1;
-  const held = batch * (steps / 2 + (encodes ? ENCODED : 0));
-  const weights = stepBytes(model, batch, chosen);
-  const bytes = weights + held * cacheBytesPerToken(model.geometry, cache_dtype);
-  const time = async (): Promise<number> => {
-    const ids = Int32Array.from({ length: batch * ENCODED }, (_, i) => (i * 7919 + 13) % model.geometry.vocab);
-    const cross = encodes
-      ? encodeInto(device, model, { rows: batch, steps: ENCODED, ids, mask: undefined }, cache_dtype)
-      : undefined;
-    const capacity = steps + WARM_STEPS + 3;
-    const request: RequestConfig = { ...GREEDY, max_new_tokens: capacity - 1, eos_token_ids: [] };
-    const requests: RowRequest[] = Array.from({ length: batch }, (_, row) => ({
-      row,
-      prompt: [ids[row * ENCODED]!],
-      config: request,
-    }));
-    using session = new DecodeSession(device, model, {
-      rows: batch,
-      capacity,
-      cache_dtype,
-      ...(cross ? { cross } : {}),
-    });
-    try {
-      await session.add(requests);
-      for (let i = 0; i < WARM_STEPS; i++) await session.step();
-      const times: number[] = [];
-      let running = session.step();
-      let last = performance.now();
-      for (let i = 0; i < steps; i++) {
-        const next = i + 1 < steps ? session.step() : undefined;
-        await running;
-        const now = performance.now();
-        if (i > 0) times.push(now - last); // the first was not pipelined
-        last = now;
-        running = next;
-      }
-      return median(times);
-    } finally {
-      cross?.dispose();
-    }
-  };
-  const { made: ms, ...share } = await beside(device, batch === 1 ? "read" : undefined, time, (one) => ({
-    speed: bytes / one / 1e6,
-    cached: bytes < CACHED,
-  }));
-  return { batch, ms, bandwidth: bytes / ms / 1e6, bytes, weights, ...share };
+  const ids = Int32Array.from({ length: batch * ENCODED }, (_, i) => (i * 7919 + 13) % model.geometry.vocab);
+  const text = { rows: batch, steps: ENCODED, ids, mask: undefined };
+  const cross = encodes ? encodeInto(device, model, text, cache_dtype) : undefined;
+  try {
+    const bytes = bytesPerStep(model, batch, steps / 2 + (encodes ? ENCODED : 0), cache_dtype);
+    const how = { batch, context: 1, steps, cache_dtype, ...(cross ? { cross } : {}) };
+    const { made: ms, ...share } = await beside(
+      device,
+      batch === 1 ? "read" : undefined,
+      async () => median(await decodeTimes(device, model, how)),
+      (one) => ({ speed: bytes / one / 1e6, cached: bytes < CACHED }),
+    );
+    return { batch, ms, bandwidth: bytes / ms / 1e6, bytes, weights: weightsPerStep(model, batch), ...share };
+  } finally {
+    cross?.dispose();
+  }
 }
 
 /** Median milliseconds of encoding 32 texts of up to 128 tokens, all as long or of 4 to 128 tokens. */

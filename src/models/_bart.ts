@@ -6,6 +6,7 @@ import { type AttendOptions, attend, attendAll, attendEncoded } from "../nn/atte
 import { Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
+import type { CrossAttention } from "../nn/seq2seq.js";
 import type { Act } from "../ops/activation.js";
 import { headSize } from "./_config.js";
 
@@ -24,7 +25,7 @@ export interface BartLayerOptions {
 
 export const EPSILON = 1e-5;
 
-class BartAttention extends Module {
+class BartAttention extends Module implements CrossAttention {
   k_proj: Linear;
   v_proj: Linear;
   q_proj: Linear;
@@ -47,6 +48,14 @@ class BartAttention extends Module {
   /** A projection by heads: [B,T,H,D]. */
   heads(projection: Linear, x: Tensor): Tensor {
     return projection.forward(x).view(x.shape[0]!, x.shape[1]!, -1, this.size);
+  }
+
+  keysAndValues(encoded: Tensor): readonly [k: Tensor, v: Tensor] {
+    return [this.heads(this.k_proj, encoded), this.heads(this.v_proj, encoded)];
+  }
+
+  get projections(): readonly Linear[] {
+    return [this.k_proj, this.v_proj];
   }
 }
 
@@ -112,9 +121,8 @@ export class BartDecoderLayer extends BartLayer {
     this.layer = layer;
   }
 
-  keysAndValues(encoded: Tensor): readonly [k: Tensor, v: Tensor] {
-    const { encoder_attn: own } = this;
-    return [own.heads(own.k_proj, encoded), own.heads(own.v_proj, encoded)];
+  get cross_attention(): CrossAttention {
+    return this.encoder_attn;
   }
 
   forward(x: Tensor, pass: Pass): Tensor {
@@ -122,7 +130,7 @@ export class BartDecoderLayer extends BartLayer {
     const h = this.attendSelf(x, pass, this.layer);
     const crossed = this.part(h, this.encoder_attn_layer_norm, (x, residual) => {
       const q = own.heads(own.q_proj, x);
-      const y = attendEncoded(pass, this.layer, q, (encoded) => this.keysAndValues(encoded), own.options);
+      const y = attendEncoded(pass, this.layer, q, (encoded) => own.keysAndValues(encoded), own.options);
       return own.out_proj.forward(y, { residual });
     });
     return this.feedForward(crossed);

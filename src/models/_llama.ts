@@ -280,7 +280,12 @@ class LlamaModel extends Module {
 }
 
 /** @param name of the class in transformers */
-export function llamaForCausalLM(name: string, c: LlamaConfig, layer: MakeLayer): DecoderForCausalLM {
+export function llamaForCausalLM(
+  name: string,
+  c: LlamaConfig,
+  layer: MakeLayer,
+  experts_per_token?: number,
+): DecoderForCausalLM {
   const base = new LlamaModel(c, layer);
   const { logit_scale = 1, logit_softcap = 0 } = c.traits;
   const scaled = logit_scale !== 1 || logit_softcap !== 0;
@@ -298,6 +303,7 @@ export function llamaForCausalLM(name: string, c: LlamaConfig, layer: MakeLayer)
       head_dim: c.head_dim,
       hidden: c.hidden_size,
       max_positions: Number.POSITIVE_INFINITY,
+      ...(experts_per_token === undefined ? {} : { experts_per_token }),
     },
   });
 }

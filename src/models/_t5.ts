@@ -9,6 +9,7 @@ import { attend, attendAll, attendEncoded } from "../nn/attend.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
+import type { CrossAttention } from "../nn/seq2seq.js";
 import type { Act } from "../ops/activation.js";
 import { gated } from "../ops/gated.js";
 import { activationName, count, epsilon, readConfig } from "./_config.js";
@@ -78,7 +79,7 @@ export function distanceBuckets(buckets: number, max: number, both: boolean): In
   });
 }
 
-class T5Attention extends Module {
+class T5Attention extends Module implements CrossAttention {
   q: Linear;
   k: Linear;
   v: Linear;
@@ -101,6 +102,14 @@ class T5Attention extends Module {
   /** Heads of a projection of x: [B,T,H,D]. */
   heads(projection: Linear, x: Tensor): Tensor {
     return projection.forward(x).view(x.shape[0]!, x.shape[1]!, -1, this.size);
+  }
+
+  keysAndValues(encoded: Tensor): readonly [k: Tensor, v: Tensor] {
+    return [this.heads(this.k, encoded), this.heads(this.v, encoded)];
+  }
+
+  get projections(): readonly Linear[] {
+    return [this.k, this.v];
   }
 }
 
@@ -142,14 +151,9 @@ class T5LayerCrossAttention extends Module {
     return scope(() => {
       const { EncDecAttention: own } = this;
       const q = own.heads(own.q, this.layer_norm.forward(h));
-      const y = attendEncoded(pass, layer, q, (encoded) => this.keysAndValues(encoded), { scale: 1 });
+      const y = attendEncoded(pass, layer, q, (encoded) => own.keysAndValues(encoded), { scale: 1 });
       return own.o.forward(y, { residual: h });
     });
-  }
-
-  keysAndValues(encoded: Tensor): readonly [k: Tensor, v: Tensor] {
-    const { EncDecAttention: own } = this;
-    return [own.heads(own.k, encoded), own.heads(own.v, encoded)];
   }
 }
 
@@ -211,8 +215,8 @@ export class T5Block extends Module {
     return this.#self.SelfAttention;
   }
 
-  get cross_attention(): T5LayerCrossAttention {
-    return this.#cross!;
+  get cross_attention(): CrossAttention {
+    return this.#cross!.EncDecAttention;
   }
 
   forward(x: Tensor, pass: Pass, distances: Tensor, index: number): Tensor {

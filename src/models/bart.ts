@@ -3,7 +3,6 @@
 import * as z from "zod";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
-import { type LayerShape, sameLayers } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import { Embedding, Linear, Module, Parameter } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
@@ -128,31 +127,15 @@ class BartForConditionalGeneration extends Seq2SeqLM {
     };
   }
 
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.encoder.layers, this.model.decoder.layers];
+  get stacks(): Seq2SeqLM["stacks"] {
+    return this.model;
   }
 
-  override output_embeddings(): Linear {
+  output_embeddings(): Linear {
     return this.lm_head;
   }
 
-  get cross_layers(): readonly LayerShape[] {
-    return sameLayers(this.geometry);
-  }
-
-  crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor] {
-    return this.model.decoder.layers[layer]!.keysAndValues(encoded);
-  }
-
-  encode(pass: Pass, ids: Tensor): Tensor {
-    return this.model.encoder.forward(pass, ids);
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.decoder.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
+  override head(hidden: Tensor): Tensor {
     const { lm_head, final_logits_bias: bias } = this;
     if (!bias.filled) return lm_head.forward(hidden);
     return lm_head.weight.weight.linear(hidden, { bias: bias.value.view(-1) });

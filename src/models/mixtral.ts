@@ -71,7 +71,12 @@ export const mixtral: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = parse(json);
-      return llamaForCausalLM("MixtralForCausalLM", c, (layer) => new MixtralDecoderLayer(c, layer));
+      return llamaForCausalLM(
+        "MixtralForCausalLM",
+        c,
+        (layer) => new MixtralDecoderLayer(c, layer),
+        c.num_experts_per_tok,
+      );
     },
   },
   names,

@@ -89,7 +89,12 @@ export const qwen3_moe: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = parse(json);
-      return llamaForCausalLM("Qwen3MoeForCausalLM", c, (layer) => new Qwen3MoeDecoderLayer(c, layer));
+      return llamaForCausalLM(
+        "Qwen3MoeForCausalLM",
+        c,
+        (layer) => new Qwen3MoeDecoderLayer(c, layer),
+        c.num_experts_per_tok,
+      );
     },
   },
   names,

@@ -4,17 +4,16 @@
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
-import { type LayerShape, sameLayers } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
-import { Seq2SeqLM } from "../nn/seq2seq.js";
+import { Seq2SeqLM, type Stack } from "../nn/seq2seq.js";
 import { contiguous } from "../ops/copy.js";
 import { scale } from "../ops/scale.js";
 import { distanceBuckets, parse, T5Block, type T5Config } from "./_t5.js";
 
-class T5Stack extends Module {
+class T5Stack extends Module implements Stack<T5Block> {
   embed_tokens: Embedding;
   block: T5Block[];
   final_layer_norm: RMSNorm;
@@ -28,6 +27,10 @@ class T5Stack extends Module {
     this.final_layer_norm = new RMSNorm(c.d_model, c.layer_norm_epsilon);
     const { relative_attention_num_buckets: buckets, relative_attention_max_distance: max } = c;
     this.buckets = new Buffer(() => distanceBuckets(buckets, max, !decoder));
+  }
+
+  get layers(): readonly T5Block[] {
+    return this.block;
   }
 
   /** Biases by head and distance on a device, f32[H,2*max+1]; constant beyond `max`. */
@@ -74,11 +77,11 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
     };
   }
 
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.encoder.block, this.decoder.block];
+  get stacks(): Seq2SeqLM["stacks"] {
+    return this;
   }
 
-  override output_embeddings(): Linear {
+  output_embeddings(): Linear {
     return this.lm_head;
   }
 
@@ -87,23 +90,7 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
     return ["lm_head", "wo"];
   }
 
-  get cross_layers(): readonly LayerShape[] {
-    return sameLayers(this.geometry);
-  }
-
-  crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor] {
-    return this.decoder.block[layer]!.cross_attention.keysAndValues(encoded);
-  }
-
-  encode(pass: Pass, ids: Tensor): Tensor {
-    return this.encoder.forward(pass, ids);
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.decoder.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
+  override head(hidden: Tensor): Tensor {
     if (this.#head_scale === 1) return this.lm_head.forward(hidden);
     return scope(() => this.lm_head.forward(scale(hidden, this.#head_scale)));
   }

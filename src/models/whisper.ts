@@ -4,7 +4,6 @@
 import * as z from "zod";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
-import { type LayerShape, sameLayers } from "../nn/cache.js";
 import { Conv1d } from "../nn/conv.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import type { FeatureInput } from "../nn/features.js";
@@ -136,32 +135,12 @@ class WhisperForConditionalGeneration extends Seq2SeqLM {
     this.features = { name: "input_features", dims: ["batch", "mels", "frames"], fixed };
   }
 
-  get blocks(): readonly (readonly Module[])[] {
-    return [this.model.encoder.layers, this.model.decoder.layers];
+  get stacks(): Seq2SeqLM["stacks"] {
+    return this.model;
   }
 
-  override output_embeddings(): Linear {
+  output_embeddings(): Linear {
     return this.proj_out;
-  }
-
-  get cross_layers(): readonly LayerShape[] {
-    return sameLayers(this.geometry);
-  }
-
-  crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor] {
-    return this.model.decoder.layers[layer]!.keysAndValues(encoded);
-  }
-
-  encode(pass: Pass, features: Tensor): Tensor {
-    return this.model.encoder.forward(pass, features);
-  }
-
-  hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.model.decoder.forward(pass, ids);
-  }
-
-  head(hidden: Tensor): Tensor {
-    return this.proj_out.forward(hidden);
   }
 }
 

@@ -17,6 +17,8 @@ export interface DecoderGeometry {
   readonly key_dim?: number;
   readonly hidden: number;
   readonly vocab: number;
+  /** Experts of a stack that each token meets, in a mixture of experts. */
+  readonly experts_per_token?: number;
   /** Longest text that the position encoding allows; Infinity if there is no limit. */
   readonly max_positions: number;
 }

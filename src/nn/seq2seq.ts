@@ -1,10 +1,11 @@
 // Encoder-decoders of text, or of sound to text: the decoder's cross-attention reads the encoder's hidden states.
 
 import { scope, type Tensor } from "../core/tensor.js";
-import type { CrossCache, LayerShape } from "./cache.js";
+import { type CrossCache, type LayerShape, sameLayers } from "./cache.js";
 import { type Decoder, type DecoderGeometry, type LogitsOptions, logits } from "./decoder.js";
 import type { FeatureInput } from "./features.js";
 import { Model } from "./model.js";
+import type { Linear, Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
 export interface Seq2SeqInput {
@@ -20,8 +21,30 @@ export interface Seq2SeqInput {
   readonly decoder_positions: Tensor;
 }
 
+/** A layer's attention to an encoder's output. */
+export interface CrossAttention {
+  /** Records keys and values [B,S,G,D] of the encoder's output [B,S,hidden]. */
+  keysAndValues(encoded: Tensor): readonly [k: Tensor, v: Tensor];
+  /** The linears of keys and values: only the encoder's output meets them. */
+  readonly projections: readonly Linear[];
+}
+
+/** An encoder's or a decoder's layers, with what comes before and after them. */
+export interface Stack<L extends Module = Module> extends Module {
+  readonly layers: readonly L[];
+  /** Records hidden states [B,T,hidden], after the last norm, of ids i32[B,T] or features. */
+  forward(pass: Pass, input: Tensor): Tensor;
+}
+
 /** An encoder-decoder with a language-model head. */
 export abstract class Seq2SeqLM extends Model implements Decoder {
+  abstract readonly stacks: {
+    readonly encoder: Stack;
+    readonly decoder: Stack<Module & { readonly cross_attention: CrossAttention }>;
+  };
+
+  abstract override output_embeddings(): Linear;
+
   /** Of the decoder. */
   abstract readonly geometry: DecoderGeometry;
 
@@ -32,22 +55,32 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
   readonly encoder_positions: number | undefined;
 
   /** Records the encoder for `input`, i32[B,S] or its features: hidden states after its last norm, [B,S,hidden]. */
-  abstract encode(pass: Pass, input: Tensor): Tensor;
+  encode(pass: Pass, input: Tensor): Tensor {
+    return this.stacks.encoder.forward(pass, input);
+  }
 
-  abstract hidden(pass: Pass, ids: Tensor): Tensor;
-  abstract head(hidden: Tensor): Tensor;
+  hidden(pass: Pass, ids: Tensor): Tensor {
+    return this.stacks.decoder.forward(pass, ids);
+  }
+
+  head(hidden: Tensor): Tensor {
+    return this.output_embeddings().forward(hidden);
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.stacks.encoder.layers, this.stacks.decoder.layers];
+  }
 
   /** What each decoder layer caches of an encoder token. */
-  abstract readonly cross_layers: readonly LayerShape[];
-
-  /** Records keys and values [B,S,G,D] of the encoder's output [B,S,hidden] for the cross-attention of a decoder layer. */
-  abstract crossKeysAndValues(layer: number, encoded: Tensor): readonly [k: Tensor, v: Tensor];
+  get cross_layers(): readonly LayerShape[] {
+    return sameLayers(this.geometry);
+  }
 
   /** Records keys and values of all layers for the texts that `cross` has begun (`CrossCache.begin`). */
   writeCross(encoded: Tensor, cross: CrossCache): void {
-    for (const layer of this.cross_layers.keys()) {
+    for (const [layer, { cross_attention }] of this.stacks.decoder.layers.entries()) {
       scope(() => {
-        const [k, v] = this.crossKeysAndValues(layer, encoded);
+        const [k, v] = cross_attention.keysAndValues(encoded);
         cross.write(layer, k, v);
         return undefined;
       });

@@ -2,18 +2,17 @@
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Device } from "../../src/core/device.js";
-import type { ShapeConfig } from "../../src/eval/shapes.js";
-import { encodeSpeed, stepBytes, stepSpeed, TASK_SHAPES } from "../../src/eval/tasks.js";
+import { type DecodingModel, weightsPerStep } from "../../src/eval/speed.js";
+import { encodeSpeed, stepSpeed, TASK_SHAPES } from "../../src/eval/tasks.js";
 import { fillRandomly } from "../../src/load/random.js";
 import { buildModel } from "../../src/models/index.js";
-import type { Decoder } from "../../src/nn/decoder.js";
 import { EncoderModel } from "../../src/nn/encoder.js";
 import type { Model } from "../../src/nn/model.js";
 import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 
 /** A shape with few and narrow layers. */
-function small(name: string): { model: Promise<Model>; config: ShapeConfig } {
+function small(name: string): Promise<Model> {
   const { task, config } = TASK_SHAPES[name]!;
   const narrow = {
     d_model: 64,
@@ -25,8 +24,7 @@ function small(name: string): { model: Promise<Model>; config: ShapeConfig } {
     vocab_size: 320,
   };
   const sizes = { hidden_size: 64, intermediate_size: 96, num_attention_heads: 4, num_key_value_heads: 2 };
-  const all = { ...config, ...narrow, ...sizes };
-  return { model: buildModel(all, task), config: all };
+  return buildModel({ ...config, ...narrow, ...sizes }, task);
 }
 
 describe("speed of tasks", () => {
@@ -40,15 +38,14 @@ describe("speed of tasks", () => {
   });
 
   it("a step of experts counts those that it chooses", async () => {
-    const { model: built, config } = small("MOE");
-    const model = await built;
+    const model = (await small("MOE")) as DecodingModel;
     await fillRandomly(device, model, { dtype: "bf16" });
-    const [one, all] = [stepBytes(model, 1, 2), stepBytes(model, 1e9, 2)];
+    const [one, all] = [weightsPerStep(model, 1), weightsPerStep(model, 1e9)];
     const experts = 2 * 8 * 3 * 64 * 96 * 2; // layers, experts, matrices, bytes
     expect(all - one).toBeCloseTo(experts * (1 - 2 / 8), -3);
-    expect(stepBytes(model, 2, 2) - one).toBeCloseTo(experts * (2 / 8) * (6 / 8), -3);
+    expect(weightsPerStep(model, 2) - one).toBeCloseTo(experts * (2 / 8) * (6 / 8), -3);
     for (const batch of [1, 3]) {
-      const speed = await stepSpeed(device, model as Decoder & Model, { batch, steps: 4, cache_dtype: "bf16", config });
+      const speed = await stepSpeed(device, model, { batch, steps: 4, cache_dtype: "bf16" });
       expect(speed.ms).toBeGreaterThan(0);
       expect(speed.bytes).toBeGreaterThan(one);
     }
@@ -56,18 +53,17 @@ describe("speed of tasks", () => {
   });
 
   it("a step of an encoder-decoder counts the decoder alone, without what its encoder's output meets", async () => {
-    const { model: built, config } = small("T5-LARGE");
-    const model = await built;
+    const model = (await small("T5-LARGE")) as DecodingModel;
     await fillRandomly(device, model, { dtype: "f32" });
     // Two layers of q, k, v, o and q, o of the cross-attention, wi and wo, then the head.
-    expect(stepBytes(model, 1, 1)).toBe(4 * (2 * (6 * 64 * 64 + 2 * 64 * 96) + 64 * 320));
-    const speed = await stepSpeed(device, model as Decoder & Model, { batch: 2, steps: 4, cache_dtype: "f32", config });
+    expect(weightsPerStep(model, 1)).toBe(4 * (2 * (6 * 64 * 64 + 2 * 64 * 96) + 64 * 320));
+    const speed = await stepSpeed(device, model, { batch: 2, steps: 4, cache_dtype: "f32" });
     expect(speed.ms).toBeGreaterThan(0);
     model.dispose();
   });
 
   it("an encoder pays for real tokens", async () => {
-    const model = await small("BERT-BASE").model;
+    const model = await small("BERT-BASE");
     await fillRandomly(device, model, { dtype: "bf16" });
     if (!(model instanceof EncoderModel)) throw new Error("BERT is no encoder");
     expect(await encodeSpeed(device, model, "equal", 1)).toMatchObject({ rows: "equal", tokens: 32 * 128 });

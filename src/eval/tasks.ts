@@ -30,7 +30,7 @@ export interface StepSpeed extends Share {
 
 /** Encoding a batch of texts. */
 export interface EncodeSpeed {
-  /** "padded": all texts are of the same length. "ragged": of different ones, padded to the longest. */
+  /** "equal": all texts are of the same length. "ragged": of different ones, without padding. */
   readonly rows: "equal" | "ragged";
   readonly ms: number;
   /** Tokens that are not padding. */

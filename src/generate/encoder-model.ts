@@ -82,8 +82,9 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
       const computed = module.hidden(pass, ints(batch.ids));
       pass.capture(computed);
       const whole = (x: Tensor): Tensor => ragged?.padded(x) ?? x;
-      const hidden = whole(computed);
-      const outputs = this.#outputs(hidden, { positions: pass.input.positions, mask });
+      const outputs = module.per_token
+        ? mapped(module.outputs(computed, pass), whole)
+        : this.#outputs(whole(computed), { positions: pass.input.positions, mask });
       return {
         ...outputs,
         ...(capture ? { hidden_states: takeHiddenStates(pass).map(whole) } : {}),
@@ -93,13 +94,17 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     return results as unknown as Result<T>; // what each task's head gives
   }
 
-  /** The task's outputs, whose head sees the batch with its padding. */
+  /** The outputs of a head that sees whole texts: the batch with its padding. */
   #outputs(hidden: Tensor, input: PassInput): EncoderOutputs {
     using pass = this.module.pass(input);
     const outputs = this.module.outputs(hidden, pass);
     if (!this.#sentence) return outputs;
     return { ...outputs, sentence_embedding: embedding(hidden, input.mask, this.#sentence) };
   }
+}
+
+function mapped(outputs: EncoderOutputs, change: (x: Tensor) => Tensor): EncoderOutputs {
+  return Object.fromEntries(Object.entries(outputs).map(([name, x]) => [name, change(x)]));
 }
 
 /** The captured states, in the current scope. */

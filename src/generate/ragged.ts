@@ -64,12 +64,11 @@ export class Ragged {
     return segments;
   }
 
-  /** Hidden states [1,N,K] of the real tokens as [B,T,K], zeros where the batch has padding. */
+  /** Results [1,N,..] of the real tokens as [B,T,..], zeros where the batch has padding. */
   padded(x: Tensor): Tensor {
     const { rows, steps } = this.#batch;
-    const width = x.shape[2]!;
     return scope(() => {
-      const all = filled(x.device, [rows, steps, width], 0);
+      const all = filled(x.device, [rows, steps, ...x.shape.slice(2)], 0);
       for (const { row, column, count, at } of this.#runs) {
         copyInto(x.narrow(1, at, count), all.narrow(0, row, 1).narrow(1, column, count));
       }

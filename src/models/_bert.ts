@@ -216,6 +216,7 @@ export function tokenClassifierOf(names: BertNames, base: EncoderBase, config: C
   return new EncoderForTask({
     ...{ name: `${names.classes}ForTokenClassification`, prefix: names.prefix, base, heads: { classifier } },
     unquantized: ["classifier"],
+    per_token: true,
     outputs: (hidden) => ({ logits: classifier.forward(hidden) }),
   });
 }
@@ -226,6 +227,7 @@ export function questionAnsweringOf(names: BertNames, base: EncoderBase): Encode
   return new EncoderForTask({
     ...{ name: `${names.classes}ForQuestionAnswering`, prefix: names.prefix, base, heads: { qa_outputs } },
     unquantized: ["qa_outputs"],
+    per_token: true,
     outputs: (hidden) => {
       const both = qa_outputs.forward(hidden); // [B,T,2]
       return { start_logits: contiguous(both.select(2, 0)), end_logits: contiguous(both.select(2, 1)) };

@@ -71,6 +71,7 @@ function maskedLM(c: BertConfig): EncoderForTask {
     ...{ name: "BertForMaskedLM", prefix: "bert", base, heads: { cls } },
     unquantized: ["cls"],
     output_embeddings: decoder,
+    per_token: true,
     outputs: (hidden) => ({ logits: scope(() => decoder.forward(transform.forward(hidden))) }),
   });
 }

@@ -168,6 +168,7 @@ function maskedLM(c: DistilBertConfig): EncoderForTask {
     heads: { vocab_transform, vocab_layer_norm, vocab_projector },
     unquantized: ["vocab_projector"],
     output_embeddings: vocab_projector,
+    per_token: true,
     outputs: (hidden) => ({
       logits: vocab_projector.forward(vocab_layer_norm.forward(vocab_transform.forward(hidden, { act: c.activation }))),
     }),

@@ -174,6 +174,7 @@ function maskedLM(c: ModernBertConfig): EncoderForTask {
     ...{ name: "ModernBertForMaskedLM", prefix: "model", base, heads: { head, decoder } },
     unquantized: ["decoder"],
     output_embeddings: decoder,
+    per_token: true,
     outputs: (hidden) => ({ logits: decoder.forward(head.forward(hidden)) }),
   });
 }
@@ -188,6 +189,7 @@ function classifierOf(c: ModernBertConfig, name: string, labels: number, pooled:
   return new EncoderForTask({
     ...{ name, prefix: "model", base, heads: { head, classifier } },
     unquantized: ["classifier"],
+    per_token: !pooled,
     outputs: (hidden, pass) => ({
       logits: classifier.forward(head.forward(pooled ? poolOf(hidden, pass) : hidden)),
     }),

@@ -83,6 +83,7 @@ function robertaAs(model_type: string, classes: string): Architecture {
           ...{ name: `${classes}ForMaskedLM`, prefix: names.prefix, base, heads: { lm_head } },
           unquantized: ["lm_head"],
           output_embeddings: lm_head.decoder,
+          per_token: true,
           outputs: (hidden) => ({ logits: lm_head.forward(hidden) }),
         });
       },

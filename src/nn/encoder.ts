@@ -36,6 +36,9 @@ export abstract class EncoderModel extends Model {
   /** Records the encoder for `ids` i32[B,T]: hidden states [B,T,hidden]. */
   abstract hidden(pass: Pass, ids: Tensor): Tensor;
 
+  /** The head computes each token by itself: its outputs are [B,T,..], and a batch needs no padding for it. */
+  abstract readonly per_token: boolean;
+
   /** Records the task's head over the hidden states [B,T,hidden]. */
   abstract outputs(hidden: Tensor, pass: Pass): EncoderOutputs;
 
@@ -72,6 +75,8 @@ export interface TaskParts {
   readonly prefix?: string;
   /** Modules of the head, by their fields. */
   readonly heads?: Readonly<Record<string, Module>>;
+  /** See `EncoderModel`; default false. */
+  readonly per_token?: boolean;
   /** Records the head over hidden states [B,T,hidden]. */
   readonly outputs: (hidden: Tensor, pass: Pass) => EncoderOutputs;
   /** Paths of the modules that stay in full precision by default. */
@@ -114,6 +119,10 @@ export class EncoderForTask extends EncoderModel {
 
   hidden(pass: Pass, ids: Tensor): Tensor {
     return this.#parts.base.forward(pass, ids);
+  }
+
+  get per_token(): boolean {
+    return this.#parts.per_token ?? false;
   }
 
   outputs(hidden: Tensor, pass: Pass): EncoderOutputs {

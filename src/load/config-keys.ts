@@ -1,6 +1,7 @@
 // Which keys of config.json a model is built without. Every key is read by its architecture, known to change nothing here, or
 // named in a warning: nothing that a file says is dropped in silence.
 
+import { UnsupportedModelError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 
@@ -112,6 +113,20 @@ export function ignoredKeys(config: ConfigJson, read: ReadonlySet<string>): stri
   if (ignored.length === 0) return undefined;
   const more = ignored.length > NAMED ? ` and ${ignored.length - NAMED} more` : "";
   return `config.json: ignored: ${ignored.slice(0, NAMED).join(", ")}${more}`;
+}
+
+/** Keys that make layers of another kind than an architecture builds, if it does not read them. */
+const EXPERTS = /^(moe_)?(num|n)(_local|_routed)?_experts$/;
+
+/** @throws UnsupportedModelError for a mixture of experts in the config of an architecture that has none */
+export function refuseExperts(config: ConfigJson, read: ReadonlySet<string>): void {
+  for (const [key, value] of Object.entries(config)) {
+    if (!EXPERTS.test(key) || read.has(key) || typeof value !== "number" || value <= 1) continue;
+    throw new UnsupportedModelError(
+      `config.json: ${key} ${show(value)}: a ${show(config.model_type)} model with experts is not supported`,
+      { details: { field: key }, hint: "mixtures of experts that are supported: mixtral, qwen3_moe" },
+    );
+  }
 }
 
 /** True if keys of that object were read one by one. */

@@ -14,7 +14,7 @@ import type { BitsAndBytesConfig } from "../quant/config.js";
 import { agree, schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
-import { ignoredKeys, watched } from "./config-keys.js";
+import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan, type StorageOptions, settle, unknownModules, untieHead } from "./plan.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
@@ -119,6 +119,7 @@ export async function declareTree<T extends Task>(
   const stored = storedQuantization(config.quantization_config, source.location);
   const read = new Set<string>();
   const model = build(watched(config, read));
+  refuseExperts(config, read);
   return { config, architecture, model, stored, ignored: ignoredKeys(config, read) };
 }
 

@@ -112,6 +112,7 @@ const CLASSES: readonly (readonly [ending: RegExp, ...tasks: Task[]])[] = [
   [/ForTokenClassification$/, "token-classification"],
   [/ForQuestionAnswering$/, "question-answering"],
   [/ForImageClassification$/, "image-classification"],
+  [/ForCTC$/, "ctc"],
   [/Model$/, "base"],
 ];
 

@@ -92,6 +92,25 @@ test("a hundred odd keys make a line that can be read", async () => {
   expect(ignoredKeys(odd, await readBy(odd))).toMatch(/: odd_0 0, .* odd_7 7 and 92 more$/);
 });
 
+test.each([
+  ["num_local_experts", 8],
+  ["num_experts", 4],
+  ["n_routed_experts", 64],
+  ["moe_num_experts", 2],
+])("experts in a dense architecture are refused: %s", async (key, experts) => {
+  const folder = mkdtempSync(join(tmpdir(), "octavo-keys-"));
+  cpSync(join(FIXTURES, "models", "qwen2"), folder, { recursive: true });
+  const write = (value: unknown): void =>
+    writeFileSync(join(folder, "config.json"), JSON.stringify({ ...published(folder), [key]: value }));
+  write(experts);
+  const loading = AutoModelForCausalLM.from_pretrained(folder, { device: "reference" });
+  await expect(loading).rejects.toThrow(`${key} ${experts}: a "qwen2" model with experts is not supported`);
+  for (const none of [0, 1, null]) {
+    write(none);
+    (await AutoModelForCausalLM.from_pretrained(folder, { device: "reference" })).dispose();
+  }
+});
+
 test("a model says so", async () => {
   const folder = mkdtempSync(join(tmpdir(), "octavo-keys-"));
   cpSync(join(FIXTURES, "models", "llama"), folder, { recursive: true });

@@ -92,3 +92,17 @@ export function checkBackend(backend: Backend): void {
     hint: 'openDevice("cpu") or await requestDevice("webgpu") opens one by its name',
   });
 }
+
+/** Entries of an array that are looked at: one may claim billions, and hold nothing. */
+const MOST_ITEMS = 2 ** 20;
+
+/** The entries of an array or a plain object; none of what cannot be read. Getters are not asked: they could make new tensors. */
+export function itemsOf(value: object): readonly unknown[] {
+  try {
+    if (Array.isArray(value)) return value.slice(0, MOST_ITEMS);
+    if (Object.getPrototypeOf(value) !== Object.prototype) return [];
+    return Object.values(Object.getOwnPropertyDescriptors(value)).map((property) => property.value as unknown);
+  } catch {
+    return []; // a proxy
+  }
+}

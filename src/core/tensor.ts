@@ -2,7 +2,7 @@
 // last view is disposed. `scope` frees everything made inside it except its result.
 
 import type { BufferId } from "./backend.js";
-import { isFunction, isWhole } from "./checks.js";
+import { isFunction, isWhole, itemsOf } from "./checks.js";
 import type { Device } from "./device.js";
 import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
 import { DTypeError, OctavoError, OptionError, ShapeError } from "./errors.js";
@@ -397,19 +397,5 @@ function collect(result: unknown, into: Set<Tensor>): void {
       seen.add(value);
       for (const item of itemsOf(value)) waiting.push(item);
     }
-  }
-}
-
-/** Entries of an array that are looked at: one may claim billions, and hold nothing. */
-const MOST_ITEMS = 2 ** 20;
-
-/** The entries of an array or a plain object; none of what cannot be read. Getters are not asked: they could make new tensors. */
-function itemsOf(value: object): readonly unknown[] {
-  try {
-    if (Array.isArray(value)) return value.slice(0, MOST_ITEMS);
-    if (Object.getPrototypeOf(value) !== Object.prototype) return [];
-    return Object.values(Object.getOwnPropertyDescriptors(value)).map((property) => property.value as unknown);
-  } catch {
-    return []; // a proxy
   }
 }

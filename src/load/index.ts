@@ -16,8 +16,9 @@ import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan, type StorageOptions, settle, unknownModules, untieHead } from "./plan.js";
+import { plan } from "./plan.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
+import { type StorageOptions, settle, unknownModules, untieHead } from "./storage.js";
 import { ownHead } from "./tied.js";
 
 export interface LoadOptions {

@@ -9,7 +9,7 @@ import { Matrix } from "../nn/module.js";
 import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import { rowSteps } from "./fill.js";
-import { type StorageOptions, schemesOf, settle, untieHead } from "./plan.js";
+import { type StorageOptions, schemesOf, settle, untieHead } from "./storage.js";
 
 const DRAW = 1 << 21;
 /** transformers' initial deviation. */

@@ -16,7 +16,8 @@ import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js
 import { schemeOf, storedSchemes } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
 import { configDType, declareModel, declareTree, readConfigJson } from "./index.js";
-import { type Plan, type PlanItem, partBytes, plan, type StorageOptions, schemesOf } from "./plan.js";
+import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
+import { type StorageOptions, schemesOf } from "./storage.js";
 
 /** Bytes of the weights for one way to load them. */
 export interface SchemeSize {

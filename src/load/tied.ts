@@ -6,7 +6,8 @@ import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { type SourceFile, withFile } from "../sources/source.js";
-import { type StorageOptions, sharedWithHead, tensorsOf } from "./plan.js";
+import { tensorsOf } from "./plan.js";
+import { type StorageOptions, sharedWithHead } from "./storage.js";
 
 /** Bytes compared at a time. */
 const PIECE = 1 << 22;

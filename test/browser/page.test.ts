@@ -1,6 +1,7 @@
 // The example page in a headless Chromium, from the first look to the last token: what it shows, what it asks the server
 // for, what it keeps, and that its text is the CPU's. Prints the texts and times that nobody can assert. Each visit costs a
-// second, and each new GPU device its pipelines, so tests continue on the page that the one before has left.
+// second, and each new GPU device its pipelines, so tests continue on the page that the one before has left:
+// that is why they are in one file.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -4,7 +4,6 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Device } from "../../src/core/device.js";
-import { OctavoError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { CONFIG_FROM_PRETRAINED } from "../../src/generate/auto-config.js";
 import {
@@ -29,38 +28,9 @@ import { BITS_AND_BYTES } from "../../src/quant/config.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
-import { Mine, ODD } from "../support/odd.js";
+import { all, complaint } from "../support/odd-calls.js";
 
-const LONGEST = 700;
 const fixture = (name: string): string => join(FIXTURES, "models", name);
-
-/** What went wrong with a call; undefined if it was done, or refused as it should be. */
-async function complaint(call: () => unknown): Promise<string | undefined> {
-  try {
-    const result: unknown = await call();
-    if (result && typeof result === "object" && Symbol.asyncIterator in result) {
-      const steps = result as AsyncGenerator;
-      await steps.next();
-      await steps.return(undefined);
-    }
-    return undefined;
-  } catch (error) {
-    if (error instanceof Mine) return undefined; // thrown by a function of the caller's
-    if (!(error instanceof OctavoError)) return `untyped: ${(error as Error)?.stack ?? String(error)}`;
-    return error.message.length <= LONGEST ? undefined : `${error.message.length} characters: ${error.message}`;
-  }
-}
-
-/** Calls with every odd value, and asserts that each was done or refused. */
-async function all(what: string, call: (value: unknown) => unknown, without: readonly string[] = []): Promise<void> {
-  const complaints: string[] = [];
-  for (const [name, make] of Object.entries(ODD)) {
-    if (without.includes(name)) continue;
-    const said = await complaint(() => call(make()));
-    if (said) complaints.push(`${what}, ${name}: ${said}`);
-  }
-  expect(complaints).toEqual([]);
-}
 
 /** Names of the methods of a class and of its parents. */
 function methodsOf(made: object): string[] {

@@ -8,7 +8,7 @@ import { Tensor } from "../../src/core/tensor.js";
 import { AutoModel, CLIPModel } from "../../src/generate/auto.js";
 import type { PreTrainedClipModel } from "../../src/generate/clip-model.js";
 import type { ClipForwardOptions } from "../../src/generate/options.js";
-import { quantizedModules } from "../../src/load/plan.js";
+import { quantizedModules } from "../../src/load/storage.js";
 import { buildModel } from "../../src/models/index.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, largest, readArrays, readJson } from "../support/fixtures.js";

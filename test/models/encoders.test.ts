@@ -15,7 +15,7 @@ import {
   type FromPretrainedOptions,
 } from "../../src/generate/auto.js";
 import type { PreTrainedEncoder } from "../../src/generate/encoder-model.js";
-import { quantizedModules } from "../../src/load/plan.js";
+import { quantizedModules } from "../../src/load/storage.js";
 import type { BitsAndBytesOptions } from "../../src/quant/config.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";

@@ -10,7 +10,7 @@ import { Tensor } from "../../src/core/tensor.js";
 import { AutoModel, AutoModelForCTC, AutoModelForImageClassification } from "../../src/generate/auto.js";
 import type { PreTrainedFeatureModel } from "../../src/generate/feature-model.js";
 import type { FeatureForwardOptions, FromPretrainedOptions } from "../../src/generate/options.js";
-import { quantizedModules } from "../../src/load/plan.js";
+import { quantizedModules } from "../../src/load/storage.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, largest, readArrays, readJson } from "../support/fixtures.js";
 import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";

@@ -9,7 +9,7 @@ import { generationConfig } from "../../src/generate/config.js";
 import { leftPadded, readBatch } from "../../src/generate/inputs.js";
 import { generateSteps } from "../../src/generate/loop.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
-import { quantizedModules } from "../../src/load/plan.js";
+import { quantizedModules } from "../../src/load/storage.js";
 import { tokenLogprobs } from "../../src/ops/token-logprobs.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";

@@ -9,7 +9,7 @@ import { generationConfig } from "../../src/generate/config.js";
 import { readBatch } from "../../src/generate/inputs.js";
 import { seq2seqSteps } from "../../src/generate/seq2seq.js";
 import { loadModel } from "../../src/load/index.js";
-import { quantizedModules } from "../../src/load/plan.js";
+import { quantizedModules } from "../../src/load/storage.js";
 import { distanceBuckets } from "../../src/models/_t5.js";
 import type { CacheDType } from "../../src/nn/cache.js";
 import { logits } from "../../src/nn/decoder.js";

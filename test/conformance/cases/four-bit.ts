@@ -2,7 +2,6 @@
 
 import fc from "fast-check";
 import { ACT, type Act } from "../../../src/ops/activation.js";
-import { doubleQuantizeOp } from "../../../src/ops/double-quantize.js";
 import {
   FOUR_BIT,
   FOUR_BIT_ROUNDING,
@@ -21,6 +20,7 @@ import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Case, type Family, type Operand, operand } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { ACTS, acts, LEADS, leads, productBound, seeds, sumUnits } from "./_tools.js";
+import { double } from "./double-quant.js";
 import { matrix } from "./matrix.js";
 
 const KINDS: readonly FourBitKind[] = ["nf4", "fp4"];
@@ -319,34 +319,6 @@ const dequantize: Family = {
       fc.constantFrom(1, 1e-4, 1e4),
     )
     .map((all) => dequantizeCase(...all)),
-};
-
-function doubleCase(count: number, flat: boolean, seed: number, broken?: number): Case {
-  const nested = Math.ceil(count / NESTED_BLOCK);
-  const absmax = flat ? new Float32Array(count).fill(0.5) : normals(seed, count).map(Math.abs);
-  if (broken !== undefined) absmax[count >> 1] = broken;
-  return {
-    name: `${count}${flat ? " equal" : ""} seed ${seed} ${broken ?? ""}`,
-    inputs: [
-      operand([count], absmax),
-      operand([256], MAP),
-      operand([count], bytes(seed, count)),
-      operand([nested], normals(seed, nested)),
-      operand([1], Float32Array.of(9)),
-    ],
-    attrs: [],
-  };
-}
-
-const double: Family = {
-  op: doubleQuantizeOp,
-  table: [
-    ...[1, 2, 255, 256, 257, 1000, 0].map((count) => doubleCase(count, false, count)),
-    doubleCase(40, true, 3),
-    ...[1, 40, 1000].map((count) => doubleCase(count, false, count, Number.NaN)),
-    ...[1, 40, 1000].map((count) => doubleCase(count, false, count, Number.POSITIVE_INFINITY)),
-  ],
-  fuzz: fc.tuple(fc.integer({ min: 1, max: 1200 }), fc.boolean(), seeds).map((all) => doubleCase(...all)),
 };
 
 function embeddingCase(

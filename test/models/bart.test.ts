@@ -8,6 +8,7 @@ import { OptionError } from "../../src/core/errors.js";
 import type { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
 import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
 import { temporary } from "../support/temporary.js";
 
 interface Case {
@@ -19,6 +20,7 @@ interface Expected {
   inputs: Record<"batch" | "single", Case>;
   tolerance_fp32: number;
   quantized_modules: string[];
+  quantized: Record<string, { suggested_tolerance?: Record<string, Tolerance> }>;
   generation: { max_new_tokens: number; greedy: { sequences: number[][] } };
 }
 
@@ -81,13 +83,14 @@ describe.each(["bart", "mbart"])("%s", (name) => {
     model.dispose();
   });
 
-  test("in 8 bits all linears but the head are quantized, and logits stay near", async () => {
-    const model = await AutoModelForSeq2SeqLM.from_pretrained(folder, { device: "cpu", load_in_8bit: true });
+  test.each(Object.keys(expected.quantized))("%s", async (scheme) => {
+    const quantization_config = QUANTIZED[scheme]!;
+    const model = await AutoModelForSeq2SeqLM.from_pretrained(folder, { device: "cpu", quantization_config });
     expect([...model.quantized_modules].sort()).toEqual([...expected.quantized_modules].sort());
     const { logits, encoder_last_hidden_state } = model.forward(expected.inputs.single);
-    const { mean } = difference(await logits.readFloats(), arrays.get("fp32.single.logits")!.values);
-    expect(mean).toBeGreaterThan(1e-4);
-    expect(mean).toBeLessThan(0.1);
+    const [stored, full] = [arrays.get(`${scheme}.single.logits`)!.values, arrays.get("fp32.single.logits")!.values];
+    const tolerance = expected.quantized[scheme]!.suggested_tolerance?.single;
+    expectQuantized(await logits.readFloats(), stored, full, tolerance, expected.tolerance_fp32);
     for (const tensor of [logits, encoder_last_hidden_state]) tensor.dispose();
     model.dispose();
   });

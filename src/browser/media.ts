@@ -1,21 +1,12 @@
 // Files and decoders in a browser: its own.
 
-import { FormatError, NetworkError, OptionError } from "../core/errors.js";
-import { show } from "../core/show.js";
+import { FormatError, OptionError } from "../core/errors.js";
+import { fetched } from "../media/fetched.js";
 import type { MediaReader } from "../media/reader.js";
 import { WEB } from "./web.js";
 
 export const BROWSER_MEDIA: MediaReader = {
-  async bytes(where) {
-    try {
-      const answer = await fetch(where);
-      if (answer.ok) return new Uint8Array(await answer.arrayBuffer());
-      throw new NetworkError(`${show(where)}: the server answered ${answer.status}`);
-    } catch (cause) {
-      if (cause instanceof NetworkError) throw cause;
-      throw new NetworkError(`${show(where)} cannot be fetched`, { cause });
-    }
-  },
+  bytes: fetched,
   async image(bytes) {
     const { createImageBitmap, OffscreenCanvas } = WEB;
     if (!createImageBitmap || !OffscreenCanvas) {

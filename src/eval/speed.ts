@@ -2,6 +2,7 @@
 // Medians of several runs; nothing here decides whether a number is good.
 
 import type { Device } from "../core/device.js";
+import { GREEDY } from "../generate/config.js";
 import type { RequestConfig, RowRequest } from "../generate/sequence.js";
 import { DecodeSession } from "../generate/session.js";
 import { type CacheDType, type CrossCache, cacheBytesPerToken } from "../nn/cache.js";
@@ -79,16 +80,6 @@ function randomRequests(rows: number, steps: number, vocab: number, tokens: numb
     config,
   }));
 }
-
-const GREEDY = {
-  do_sample: false,
-  temperature: 1,
-  top_k: 0,
-  top_p: 1,
-  min_p: 0,
-  repetition_penalty: 1,
-  seed: 0,
-};
 
 /** Multiplications and additions of the products in a prefill of `tokens` tokens; the head sees the last one alone. */
 export function operationsOfPrefill(model: CausalLM, tokens: number): number {

@@ -140,6 +140,17 @@ export interface GenerationConfig {
   readonly cache_dtype: CacheDType | undefined;
 }
 
+/** Of requests that are not sampled. */
+export const GREEDY: SamplingConfig = {
+  do_sample: false,
+  temperature: 1,
+  top_k: 0,
+  top_p: 1,
+  min_p: 0,
+  repetition_penalty: 1,
+  seed: 0,
+};
+
 /** A seed as the 32 bits that key the random numbers: 0 to 2^32 - 1 as they are, of others all bits mixed. */
 export function seedWord(seed: number): number {
   if (seed >= 0 && seed < 2 ** 32) return seed | 0;

@@ -2,8 +2,9 @@
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { FormatError, NetworkError, NotFoundError, OptionError } from "../core/errors.js";
+import { FormatError, NotFoundError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
+import { fetched } from "./fetched.js";
 import type { RawImage } from "./image.js";
 import type { MediaReader } from "./reader.js";
 
@@ -68,16 +69,7 @@ async function decode(bytes: Uint8Array, kind: "PNG" | "JPEG"): Promise<RawImage
 
 export const NODE_MEDIA: MediaReader = {
   async bytes(where) {
-    if (/^https?:\/\//i.test(where)) {
-      try {
-        const answer = await fetch(where);
-        if (answer.ok) return new Uint8Array(await answer.arrayBuffer());
-        throw new NetworkError(`${show(where)}: the server answered ${answer.status}`);
-      } catch (cause) {
-        if (cause instanceof NetworkError) throw cause;
-        throw new NetworkError(`${show(where)} cannot be fetched`, { cause });
-      }
-    }
+    if (/^https?:\/\//i.test(where)) return fetched(where);
     try {
       return await readFile(/^file:/i.test(where) ? fileURLToPath(where) : where);
     } catch (cause) {

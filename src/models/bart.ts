@@ -1,7 +1,7 @@
 // BART (Lewis et al. 2020) and mBART (Liu et al. 2020): an encoder-decoder of text with learned positions that begin at 2.
 
 import * as z from "zod";
-import { scope, Tensor } from "../core/tensor.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import { Embedding, Linear, Module, Parameter } from "../nn/module.js";
@@ -9,11 +9,10 @@ import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { Seq2SeqLM } from "../nn/seq2seq.js";
 import { add } from "../ops/add.js";
-import { advance } from "../ops/advance.js";
-import { copyInto } from "../ops/copy.js";
 import { scale } from "../ops/scale.js";
 import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON } from "./_bart.js";
 import { activationName, count, headSize, readConfig } from "./_config.js";
+import { OffsetPositions } from "./_offset-positions.js";
 
 const schema = z.object({
   vocab_size: count,
@@ -45,13 +44,10 @@ interface BartConfig extends z.infer<typeof schema> {
   readonly norm_before: boolean;
 }
 
-/** The position of the first token in the table; the rows before it are not used. */
-const POSITION_OFFSET = 2;
-
 /** An encoder's or a decoder's layers, with the embeddings before them. */
 class BartStack<L extends Module & { forward(x: Tensor, pass: Pass): Tensor }> extends Module {
   embed_tokens: Embedding;
-  embed_positions: Embedding;
+  embed_positions: OffsetPositions;
   layers: L[];
   layernorm_embedding: LayerNorm;
   layer_norm: LayerNorm | undefined;
@@ -60,7 +56,7 @@ class BartStack<L extends Module & { forward(x: Tensor, pass: Pass): Tensor }> e
   constructor(c: BartConfig, words: Embedding, layers: L[]) {
     super();
     this.embed_tokens = words;
-    this.embed_positions = new Embedding(c.max_position_embeddings + POSITION_OFFSET, c.d_model);
+    this.embed_positions = new OffsetPositions(c.max_position_embeddings, c.d_model);
     this.layers = layers;
     this.layernorm_embedding = new LayerNorm(c.d_model, EPSILON);
     this.layer_norm = c.norm_before ? new LayerNorm(c.d_model, EPSILON) : undefined;
@@ -69,13 +65,11 @@ class BartStack<L extends Module & { forward(x: Tensor, pass: Pass): Tensor }> e
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
-      const { positions } = pass.input;
-      const entries = Tensor.empty(ids.device, positions.shape, "i32", "positions");
-      copyInto(positions, entries);
-      advance(entries, POSITION_OFFSET);
       const words = this.embed_tokens.forward(ids);
       const scaled = this.#scale === 1 ? words : scale(words, this.#scale);
-      const embedded = this.layernorm_embedding.forward(add(scaled, this.embed_positions.forward(entries)));
+      const embedded = this.layernorm_embedding.forward(
+        add(scaled, this.embed_positions.forward(pass.input.positions)),
+      );
       const h = runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass));
       return this.layer_norm?.forward(h) ?? h;
     });

@@ -2,7 +2,7 @@
 // part, none at the end, and projections between a narrower embedding and the hidden size.
 
 import * as z from "zod";
-import { scope, Tensor } from "../core/tensor.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
 import { DecoderForCausalLM } from "../nn/decoder.js";
@@ -11,9 +11,8 @@ import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import type { Act } from "../ops/activation.js";
 import { add } from "../ops/add.js";
-import { advance } from "../ops/advance.js";
-import { copyInto } from "../ops/copy.js";
 import { activationName, count, headSize, readConfig } from "./_config.js";
+import { OffsetPositions } from "./_offset-positions.js";
 
 const schema = z.object({
   vocab_size: count,
@@ -34,9 +33,6 @@ const schema = z.object({
 type OPTConfig = z.infer<typeof schema>;
 
 const EPSILON = 1e-5;
-/** The position table begins with two entries that no token uses. */
-const POSITION_OFFSET = 2;
-
 class OPTAttention extends Module {
   q_proj: Linear;
   k_proj: Linear;
@@ -100,7 +96,7 @@ class OPTDecoderLayer extends Module {
 
 class OPTDecoder extends Module {
   embed_tokens: Embedding;
-  embed_positions: Embedding;
+  embed_positions: OffsetPositions;
   project_out: Linear | undefined;
   project_in: Linear | undefined;
   layers: OPTDecoderLayer[];
@@ -110,7 +106,7 @@ class OPTDecoder extends Module {
     super();
     const narrow = c.word_embed_proj_dim ?? c.hidden_size;
     this.embed_tokens = new Embedding(c.vocab_size, narrow);
-    this.embed_positions = new Embedding(c.max_position_embeddings + POSITION_OFFSET, c.hidden_size);
+    this.embed_positions = new OffsetPositions(c.max_position_embeddings, c.hidden_size);
     this.project_out = narrow === c.hidden_size ? undefined : new Linear(c.hidden_size, narrow);
     this.project_in = narrow === c.hidden_size ? undefined : new Linear(narrow, c.hidden_size);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, layer) => new OPTDecoderLayer(c, layer));
@@ -122,13 +118,9 @@ class OPTDecoder extends Module {
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
-      const { positions } = pass.input;
-      const entries = Tensor.empty(ids.device, positions.shape, "i32", "positions");
-      copyInto(positions, entries);
-      advance(entries, POSITION_OFFSET);
       const words = this.embed_tokens.forward(ids);
       const wide = this.project_in ? this.project_in.forward(words) : words;
-      const embedded = add(wide, this.embed_positions.forward(entries)); // [B,T,hidden]
+      const embedded = add(wide, this.embed_positions.forward(pass.input.positions)); // [B,T,hidden]
       let h = runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass));
       if (this.final_layer_norm) h = this.final_layer_norm.forward(h);
       return this.project_out ? this.project_out.forward(h) : h;

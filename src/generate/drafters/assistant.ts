@@ -4,20 +4,10 @@
 import type { Device } from "../../core/device.js";
 import type { CacheDType } from "../../nn/cache.js";
 import type { CausalLM } from "../../nn/decoder.js";
-import type { SamplingConfig } from "../config.js";
+import { GREEDY } from "../config.js";
 import type { RequestConfig } from "../sequence.js";
 import { DecodeSession } from "../session.js";
 import type { Drafter, Drafts } from "./drafter.js";
-
-const GREEDY: SamplingConfig = {
-  do_sample: false,
-  temperature: 1,
-  top_k: 0,
-  top_p: 1,
-  min_p: 0,
-  repetition_penalty: 1,
-  seed: 0,
-};
 
 export interface AssistantOptions {
   readonly rows: number;

@@ -8,6 +8,7 @@
 #include "addon_link.h"
 #include "arguments.h"
 #include "cpu.h"
+#include "exchange.h"
 #include "panels.h"
 #include "registry_tables.h"
 
@@ -377,6 +378,25 @@ napi_value PanelBytes(napi_env env, napi_callback_info info) {
   return number(env, (double)panel_bytes((DType)(int)v[0], (int64_t)v[1], (int64_t)v[2]));
 }
 
+// exchange(a, b): swaps the files or folders at two paths in one step. Returns 0, or the system's error number: some systems
+// and file systems cannot.
+napi_value Exchange(napi_env env, napi_callback_info info) {
+  napi_value arguments[2] = {};
+  size_t count = 2;
+  char* paths[2] = {};
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr) != napi_ok) return nullptr;
+  bool read = count == 2;
+  for (size_t i = 0; i < 2 && read; i++) {
+    size_t length = 0;
+    read = napi_get_value_string_utf8(env, arguments[i], nullptr, 0, &length) == napi_ok &&
+           (paths[i] = static_cast<char*>(malloc(length + 1))) != nullptr &&
+           napi_get_value_string_utf8(env, arguments[i], paths[i], length + 1, &length) == napi_ok;
+  }
+  const int error = read ? exchange_paths(paths[0], paths[1]) : 0;
+  for (char* path : paths) free(path);
+  return read ? number(env, error) : fail(env, "ERR_NATIVE_ARGUMENT", "exchange: wants two paths");
+}
+
 }  // namespace
 
 NAPI_MODULE_INIT() {
@@ -386,6 +406,7 @@ NAPI_MODULE_INIT() {
       {"link", nullptr, MakeLink, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"failLink", nullptr, FailLink, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"panelBytes", nullptr, PanelBytes, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"exchange", nullptr, Exchange, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
   return exports;

@@ -7,25 +7,14 @@ import { basename, dirname, join } from "node:path";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { quote } from "../sources/files.js";
-import {
-  isSafetensorsDType,
-  parseSafetensorsHeader,
-  SAFETENSORS_DTYPES,
-  type SafetensorsDType,
-  tensorBits,
-} from "./safetensors-header.js";
-
-/** A tensor to write. `data` may be a function, called once when its turn comes, so that one tensor is held at a time. */
-export interface TensorToWrite {
-  readonly name: string;
-  readonly dtype: SafetensorsDType;
-  readonly shape: readonly number[];
-  readonly data: Uint8Array | (() => Uint8Array | Promise<Uint8Array>);
-}
+import type { TensorToWrite } from "./folder.js";
+import { isSafetensorsDType, parseSafetensorsHeader, SAFETENSORS_DTYPES, tensorBits } from "./safetensors-header.js";
 
 function refuse(file: string, name: string, problem: string): never {
   throw new OptionError(`cannot write ${file}: tensor ${quote(name)} ${problem}`, { details: { file, key: name } });
 }
+
+export type { TensorToWrite } from "./folder.js";
 
 /** Bytes that a tensor takes, after the checks that a caller's value needs. */
 function sizeOf(file: string, tensor: TensorToWrite): number {
@@ -89,8 +78,8 @@ async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Makes a rename survive a power cut. Windows cannot open folders and does not need it. */
-async function syncFolder(folder: string): Promise<void> {
+/** Makes renames in a folder survive a power cut. Windows cannot open folders and does not need it. */
+export async function syncFolder(folder: string): Promise<void> {
   if (process.platform === "win32") return;
   const handle = await open(folder, "r");
   try {
@@ -105,7 +94,7 @@ async function syncFolder(folder: string): Promise<void> {
  * new file in the same folder, are synced to disk and renamed over `file`; programs that have the old file mapped keep it,
  * and a failed attempt leaves nothing behind.
  * @throws OptionError if a tensor's name is repeated or its data does not fit dtype and shape; FormatError if the reader
- * would reject the result; errors of the file system as they come
+ * would reject the result; FileError
  */
 export async function writeSafetensors(
   file: string,

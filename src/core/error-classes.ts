@@ -99,6 +99,13 @@ export class NotFoundError extends OctavoError {
   }
 }
 
+/** A file or a folder could not be written. `details.file`, and `details.code` as the system gives it. */
+export class FileError extends OctavoError {
+  constructor(message: string, options?: OctavoErrorOptions) {
+    super("ERR_FILE", message, options);
+  }
+}
+
 /** A server was unreachable, refused, or broke off. `details.url` and, if it answered, `details.status`. */
 export class NetworkError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {

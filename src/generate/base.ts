@@ -7,6 +7,8 @@ import { OctavoError, OptionError } from "../core/errors.js";
 import { sentence, show } from "../core/show.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
+import { folderName, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
+import { dequantizeModel, type StateTensor, stateOf } from "../load/state.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
@@ -27,6 +29,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
   readonly #ownsDevice: boolean;
+  readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
   /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;
   #disposed = false;
@@ -55,6 +58,8 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     this.warnings = [...loaded.warnings, ...warnings(loaded)].map((text) => sentence(text));
     this.device = device;
     this.#ownsDevice = ownsDevice;
+    const { architecture, quantization, origin } = loaded;
+    this.#origin = origin && { architecture, quantization, origin };
   }
 
   /**
@@ -138,6 +143,56 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
 
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();
+  }
+
+  /**
+   * The tensors by the names and in the form in which `save_pretrained` writes them. Each is read from the device when it is asked
+   * for.
+   */
+  async state_dict(): Promise<Map<string, StateTensor>> {
+    this.checkUsable();
+    return stateOf(this.#savable("state_dict"));
+  }
+
+  /**
+   * Writes the model into a folder that Octavo, transformers and bitsandbytes open: weights as they are stored here, config.json,
+   * and the files of tokenizer, processors and generation that lay beside the original. What the folder held is replaced as a
+   * whole, or stays.
+   * @throws OptionError, AbortError, OutOfMemoryError; OctavoError in a page; FileError
+   */
+  async save_pretrained(folder: string, options: SaveOptions = {}): Promise<Saved> {
+    const name = folderName(folder, "save_pretrained");
+    this.checkUsable();
+    this.hold();
+    try {
+      return await saveModel(this.#savable("save_pretrained"), name, options);
+    } finally {
+      await this.release();
+    }
+  }
+
+  /**
+   * Turns quantized matrices into floats of the model's dtype, and gives the model itself.
+   * @throws OctavoError while something else uses the model; OutOfMemoryError
+   */
+  dequantize(): this {
+    this.checkUsable();
+    if (this.#users > 0) {
+      throw new OctavoError("ERR_IN_USE", "dequantize: the model is generating or being saved", {
+        hint: "wait until that has ended",
+      });
+    }
+    dequantizeModel(this.device, this.module, this.dtype);
+    return this;
+  }
+
+  /** @throws OctavoError for a model that was not loaded from a folder */
+  #savable(method: string): Savable {
+    const { module, config, dtype } = this;
+    if (!this.#origin) {
+      throw new OctavoError("ERR_UNSUPPORTED", `${method} needs a model that was loaded by from_pretrained`);
+    }
+    return { ...this.#origin, model: module, config, dtype };
   }
 
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */

@@ -3,14 +3,12 @@
 
 import { OctavoError } from "../core/errors.js";
 
-const SAVING = "checkpoints are read and quantized on each load, and cannot be saved yet";
 export const ADAPTERS = "adapters cannot be trained or loaded yet";
 export const FUSED = "attention is always fused, in a kernel of its own, so there is nothing to convert or choose";
 
 /** Methods of models. */
 const METHODS = {
-  save_pretrained: SAVING,
-  push_to_hub: SAVING,
+  push_to_hub: "models are not sent to a hub yet: save_pretrained(folder) writes the files",
   add_adapter: ADAPTERS,
   load_adapter: ADAPTERS,
   to_bettertransformer: FUSED,

@@ -17,6 +17,7 @@ import type { Model } from "../nn/model.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme } from "../quant/index.js";
+import type { Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import type { LoadedModel } from "./base.js";
@@ -154,6 +155,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
         progress_callback?.({ ...NOTHING_READ, status: "warning", name: model, message });
       };
       const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn });
+      const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
       const load = async (on: typeof place): Promise<TaskHolders[T]> => {
         // `threads` applies to a CPU, if "auto" finds no GPU.
         const forGPU = place === "auto" && typeof on === "string" && on.startsWith("webgpu");
@@ -179,7 +181,8 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
             signal,
           });
           try {
-            return HOLDERS[task]({ ...loaded, warnings: [...warnings, ...loaded.warnings] }, device, own);
+            const origin = { config: loaded.config_text, reopen, folders: platform.folders };
+            return HOLDERS[task]({ ...loaded, origin, warnings: [...warnings, ...loaded.warnings] }, device, own);
           } catch (error) {
             loaded.model.dispose(); // whatever is refused now, its weights go
             throw error;

@@ -8,6 +8,7 @@ import { choice, flag, type Options, option, such, text } from "../core/options.
 import { listed, show } from "../core/show.js";
 import { deviceName } from "../load/names.js";
 import type { DeviceAlias, DeviceName } from "../load/platform.js";
+import { bytesOf } from "../load/sizes.js";
 
 type Place = DeviceName | DeviceAlias | Device;
 
@@ -129,19 +130,6 @@ export function boundFor(bounds: Bounds, device: string): number {
     details: { option: "max_memory" },
     hint: `add one: { ${JSON.stringify(device)}: "2GB" }`,
   });
-}
-
-const UNITS: Readonly<Record<string, number>> = {
-  B: 1,
-  ...{ KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 },
-  ...{ KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 },
-};
-
-/** Bytes of a size: a whole number above 0, or a text such as "1.5GB"; undefined for anything else. */
-function bytesOf(size: unknown): number | undefined {
-  const [, number, unit] = typeof size === "string" ? (/^\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)\s*$/.exec(size) ?? []) : [];
-  const bytes = number === undefined ? size : Math.floor(Number(number) * UNITS[unit!]!);
-  return Number.isSafeInteger(bytes) && (bytes as number) > 0 ? (bytes as number) : undefined;
 }
 
 /** The entries of a map that a caller gave, each read once. @throws OptionError if they cannot be read */

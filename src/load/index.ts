@@ -11,12 +11,13 @@ import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architect
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
-import { agree, schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
-import { readJsonFile } from "../sources/json.js";
+import { agree, schemeOf, storedExact, storedQuantization, storedSchemes } from "../quant/index.js";
+import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { plan } from "./plan.js";
+import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
 import { type StorageOptions, settle, unknownModules, untieHead } from "./storage.js";
 import { ownHead } from "./tied.js";
@@ -40,7 +41,14 @@ export interface LoadOptions {
 
 export interface Loaded<T extends Task = "causal-lm"> {
   readonly model: TaskModels[T];
+  readonly architecture: Architecture;
+  /** How its linears are quantized, if they are. */
+  readonly quantization: BitsAndBytesConfig | undefined;
   readonly config: ConfigJson;
+  /** The text of config.json. */
+  readonly config_text: string;
+  /** Where it came from, for saving. */
+  readonly origin?: Origin;
   /** generation_config.json, or {} */
   readonly generation_config: ConfigJson;
   readonly dtype: FloatDType;
@@ -54,7 +62,12 @@ export interface Loaded<T extends Task = "causal-lm"> {
 
 /** config.json of a model folder. @throws NotFoundError, FormatError */
 export async function readConfigJson(source: Source): Promise<ConfigJson> {
-  return readJsonFile(source, source.path("config.json"), { what: "config.json", python: true });
+  return (await readConfig(source)).json;
+}
+
+/** config.json of a model folder, and its text. @throws NotFoundError, FormatError */
+export async function readConfig(source: Source): Promise<{ readonly json: ConfigJson; readonly text: string }> {
+  return readJsonText(source, source.path("config.json"), { what: "config.json", python: true });
 }
 
 /**
@@ -146,7 +159,7 @@ export async function declareModel<T extends Task>(
  */
 export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
   const { device, quantization, compute, head, attn_implementation } = options;
-  const file = await readConfigJson(source);
+  const { json: file, text: config_text } = await readConfig(source);
   const config = attn_implementation === undefined ? file : { ...file, attn_implementation };
   // Small files first: a server without ranges may have no connection to spare once the weights are open.
   const generation_config = await optionalJson(source, "generation_config.json");
@@ -158,9 +171,10 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
   const exact = options.dtype !== "auto" && dtype === "f32" && !quantization?.given.has("bnb_4bit_compute_dtype");
+  const agreed = stored && agree(stored, quantization, source.location);
   const asked: StorageOptions = {
     ...{ dtype, scheme, skip, compute, head },
-    stored: stored && storedSchemes(agree(stored, quantization, source.location), exact),
+    stored: agreed && storedSchemes(agreed, exact, storedExact(config.quantization_config)),
   };
   const own = await ownHead(model, architecture, checkpoint, asked);
   const storage: StorageOptions = { ...asked, shared: head || own ? untieHead(model) : undefined };
@@ -199,7 +213,10 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   }
   return {
     model,
+    architecture,
+    quantization: agreed ?? quantization,
     config,
+    config_text,
     generation_config,
     dtype,
     checkpoint_bytes: planned.bytes,

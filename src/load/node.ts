@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { packagePlace } from "../backends/_package.js";
+import { FOLDERS } from "../checkpoints/folder-write.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { NODE_MEDIA } from "../media/node.js";
 import { modelAddress, quoteAddress } from "../sources/address.js";
@@ -41,4 +42,11 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
   return new Disk((await resolveModel(model, { cache_dir, revision, local_files_only })).folder);
 }
 
-export const NODE: Platform = { source, media: NODE_MEDIA, requestDevice, sharedDevice, chooseDevice };
+export const NODE: Platform = {
+  source,
+  folders: FOLDERS,
+  media: NODE_MEDIA,
+  requestDevice,
+  sharedDevice,
+  chooseDevice,
+};

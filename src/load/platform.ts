@@ -1,6 +1,7 @@
 // What loading needs of its platform: the sources of models, and the devices. Node's is node.ts, the browser's
 // src/browser/platform.ts.
 
+import type { FolderWriter } from "../checkpoints/folder.js";
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import type { MediaReader } from "../media/reader.js";
@@ -26,6 +27,8 @@ export interface DeviceChoice {
 export interface Platform {
   /** The folder of a model, by any name that this platform supports. The caller closes it. */
   source(model: string, options: SourceOptions): Promise<Source>;
+  /** Writes the folders of models; absent where there are no files. */
+  readonly folders?: FolderWriter;
   /** Files and decoders of images and sound; absent where there are none. */
   readonly media?: MediaReader;
   /** Opens a device. @throws DeviceError */

@@ -57,6 +57,7 @@ abstract class Conv extends Module {
     const taps = kernel.reduce((n, size) => n * size, inputs);
     if (groups === 1) {
       this.weight = new Matrix(out, taps);
+      this.weight.stored_shape = [out, inputs, ...kernel];
       this.weight.product = true;
     } else if (options.normed !== undefined) this.weight = new NormedParameter(options.normed, out, inputs, ...kernel);
     else this.weight = new Parameter(out, inputs, ...kernel);

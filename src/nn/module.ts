@@ -97,6 +97,8 @@ export class Matrix {
   product = false;
   /** Files may lack it; it then stays empty. */
   optional = false;
+  /** Its shape in files, if that is not [outputs, inputs] but the same elements in the same order. */
+  stored_shape: readonly number[] | undefined;
   #weight: Weight | undefined;
   /** The weights inside the wrappers of `wrap`, the stored weight first. */
   #wrapped: Weight[] = [];

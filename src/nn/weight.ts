@@ -59,8 +59,9 @@ export interface Weight extends Disposable {
   /**
    * The tensors that store rows `at` to `at + rows` (default: all) in a checkpoint, where `name` is that of the matrix: the
    * inverse of loading. The parts of a 4-bit stack are whole experts.
+   * @param values dtype of decoded values that a 4-bit file names, if the weight was not read from one (default: f32)
    */
-  parts(name: string, at?: number, rows?: number): Promise<readonly WeightPart[]>;
+  parts(name: string, at?: number, rows?: number, values?: FloatDType): Promise<readonly WeightPart[]>;
   dispose(): void;
 }
 

@@ -15,6 +15,7 @@ import {
   type FourBitOperands,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
+import { PythonFloat } from "../sources/json-edit.js";
 
 const KINDS = Object.keys(FOUR_BIT) as FourBitKind[];
 const STATE = "quant_state.bitsandbytes__";
@@ -154,7 +155,7 @@ export async function fourBitParts(
   const offset = await twice.offset?.readFloats();
   twice.offset?.dispose();
   const nested = offset
-    ? `, "nested_blocksize": ${NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": ${pythonFloat(offset[0]!)}`
+    ? `, "nested_blocksize": ${NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": ${new PythonFloat(offset[0]!)}`
     : "";
   const state = new TextEncoder().encode(
     `{"quant_type": "${kind}", "blocksize": ${blocksize}, "dtype": "${torchName(values)}", "shape": [${shape.join(", ")}]${nested}}`,
@@ -178,17 +179,4 @@ export async function fourBitParts(
       : []),
     part(`.${STATE}${kind}`, "U8", state.length, async () => state),
   ];
-}
-
-/** A number as Python prints it: JavaScript's digits, but exponents have at least two digits, and start at 1e-5. */
-function pythonFloat(value: number): string {
-  const text = String(value);
-  const [, digits = "", exponent] = /^(.*?)(?:e([+-]\d+))?$/.exec(text)!;
-  const size = Math.abs(value);
-  if (exponent === undefined && (size === 0 || (size >= 1e-4 && size < 1e16))) {
-    return digits.includes(".") ? digits : `${digits}.0`;
-  }
-  const [mantissa = "", power = "0"] = value.toExponential().split("e");
-  const sign = power.startsWith("-") ? "-" : "+";
-  return `${mantissa}e${sign}${power.replace(/^[+-]/, "").padStart(2, "0")}`;
 }

@@ -45,6 +45,8 @@ export interface FourBitOptions {
   readonly blocksize: number;
   readonly double_quant: boolean;
   readonly compute: FourBitCompute;
+  /** Values decoded from a checkpoint's codes are not rounded to the dtype that it names. */
+  readonly exact_values?: boolean;
 }
 
 /** A 4-bit stack concatenates its experts' statistics: absmax[E*B], nested[E*C], offset[E]. */
@@ -110,13 +112,18 @@ export class FourBitWeight implements Weight {
   }
 
   /** @throws ShapeError for a part of an expert: its blocks cannot be split */
-  async parts(name: string, at = 0, rows = this.shape[0]): Promise<readonly WeightPart[]> {
+  async parts(name: string, at = 0, rows = this.shape[0], values: FloatDType = "f32"): Promise<readonly WeightPart[]> {
     const each = rowsOfExpert(this.shape, this.experts);
     if (at % each !== 0 || rows !== each) {
       throw new ShapeError(`4-bit codes are stored in whole matrices of ${each} rows, not as rows ${at} + ${rows}`);
     }
     const { kind, blocksize, rounding } = this.operands;
-    const description = { kind, blocksize, values: rounding, shape: [each, this.shape[1]] as const };
+    const description = {
+      kind,
+      blocksize,
+      values: rounding === "f32" ? values : rounding,
+      shape: [each, this.shape[1]] as const,
+    };
     return fourBitParts(name, description, () => this.#expert(at / each));
   }
 
@@ -245,7 +252,12 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
         offset?: Tensor;
       };
       const twice = nested && map && offset ? { nested, map, offset } : {};
-      const format = { kind, blocksize: state.blocksize, compute, rounding: state.values };
+      const format = {
+        kind,
+        blocksize: state.blocksize,
+        compute,
+        rounding: options.exact_values ? ("f32" as const) : state.values,
+      };
       const weight = new FourBitWeight({ codes, absmax, ...twice, ...format }, experts);
       return {
         granularity: granularity(inputs, state.blocksize),

@@ -1,9 +1,11 @@
 // The list of quantization schemes: maps a BitsAndBytesConfig to the scheme it selects, and the config.json of a quantized
 // checkpoint to the schemes that restore it.
 
+import { torchName } from "../core/dtype.js";
 import { ConfigError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import type { Scheme } from "../nn/weight.js";
+import type { FloatDType, Scheme } from "../nn/weight.js";
+import { PythonFloat } from "../sources/json-edit.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
 import { llmInt8Scheme } from "./llm-int8.js";
@@ -67,8 +69,10 @@ export function storedQuantization(json: unknown, location: string): BitsAndByte
       details: { quant_method: show(method) },
     });
   }
+  const own = ownFields(fields.octavo);
   const options: Record<string, unknown> = { load_in_8bit: flag("load_in_8bit"), load_in_4bit: flag("load_in_4bit") };
   for (const key of READ) if (fields[key] !== undefined && fields[key] !== null) options[key] = fields[key];
+  if (own.compute_dtype !== undefined) options.bnb_4bit_compute_dtype = own.compute_dtype;
   try {
     const config = new BitsAndBytesConfig(options);
     return config.quantization_method() ? config : undefined;
@@ -76,6 +80,60 @@ export function storedQuantization(json: unknown, location: string): BitsAndByte
     if (!(error instanceof OctavoError)) throw error;
     throw new ConfigError(`config.json: quantization_config: ${error.message}`, { details: error.details });
   }
+}
+
+/**
+ * What Octavo adds to `quantization_config` of the files that it writes, where Python has no word for it: products in 8-bit codes,
+ * and decoded values that are not rounded.
+ */
+interface OwnFields {
+  readonly compute_dtype?: "int8";
+  readonly values?: "float32";
+}
+
+/** The block `octavo`, as far as it is known. @throws ConfigError for values that this version does not know */
+function ownFields(block: unknown): OwnFields {
+  if (block === undefined || block === null) return {};
+  const fields = block as OwnFields;
+  const known =
+    typeof block === "object" &&
+    (fields.compute_dtype ?? "int8") === "int8" &&
+    (fields.values ?? "float32") === "float32" &&
+    Object.keys(block).every((key) => key === "compute_dtype" || key === "values");
+  if (known) return fields;
+  throw new ConfigError(`config.json: quantization_config.octavo: ${show(block)} is not known here`, {
+    hint: "a newer version of Octavo wrote this checkpoint",
+  });
+}
+
+/** The block `quantization_config` for a model in `dtype` that was quantized here. Keys and types are those of transformers. */
+export function quantizationJson(config: BitsAndBytesConfig, dtype: FloatDType): Record<string, unknown> {
+  const { load_in_4bit, load_in_8bit, bnb_4bit_compute_dtype: compute } = config;
+  const own: OwnFields = {
+    ...(load_in_4bit && compute === "int8" ? { compute_dtype: "int8" } : {}),
+    ...(load_in_4bit && dtype !== "f32" ? { values: "float32" } : {}),
+  };
+  return {
+    _load_in_4bit: load_in_4bit,
+    _load_in_8bit: load_in_8bit,
+    bnb_4bit_compute_dtype: torchName(compute === "int8" ? dtype : compute),
+    bnb_4bit_quant_storage: "uint8",
+    bnb_4bit_quant_type: config.bnb_4bit_quant_type,
+    bnb_4bit_use_double_quant: config.bnb_4bit_use_double_quant,
+    llm_int8_enable_fp32_cpu_offload: false,
+    llm_int8_has_fp16_weight: false,
+    llm_int8_skip_modules: config.llm_int8_skip_modules,
+    llm_int8_threshold: new PythonFloat(config.llm_int8_threshold),
+    load_in_4bit,
+    load_in_8bit,
+    ...(Object.keys(own).length > 0 ? { octavo: own } : {}),
+    quant_method: "bitsandbytes",
+  };
+}
+
+/** True if decoded 4-bit values of a checkpoint with this `quantization_config` are not rounded: Octavo made the codes. */
+export function storedExact(json: unknown): boolean {
+  return ownFields((json as { octavo?: unknown } | null | undefined)?.octavo).values === "float32";
 }
 
 /**
@@ -113,11 +171,12 @@ export function agree(
 /**
  * The schemes that may claim matrices of a checkpoint quantized like this.
  * @param exact products with 4-bit matrices are exact, whatever the checkpoint's `bnb_4bit_compute_dtype`
+ * @param values decoded 4-bit values stay f32, whatever dtype the checkpoint names
  */
-export function storedSchemes(config: BitsAndBytesConfig, exact = false): readonly Scheme[] {
+export function storedSchemes(config: BitsAndBytesConfig, exact = false, values = false): readonly Scheme[] {
   if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold)];
   const compute = exact || config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
   const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double_quant } = config;
   // The blocksize of each matrix is stored beside its codes.
-  return [fourBitScheme({ kind, double_quant, compute, blocksize: config.bnb_4bit_blocksize })];
+  return [fourBitScheme({ kind, double_quant, compute, blocksize: config.bnb_4bit_blocksize, exact_values: values })];
 }

@@ -82,8 +82,18 @@ async function readSmall(source: Source, path: string, what: string, maxBytes: n
  * NetworkError, AbortError.
  */
 export async function readJsonFile(source: Source, path: string, options: JsonFileOptions = {}): Promise<JsonObject> {
+  return (await readJsonText(source, path, options)).json;
+}
+
+/** The same, with the text. */
+export async function readJsonText(
+  source: Source,
+  path: string,
+  options: JsonFileOptions = {},
+): Promise<{ readonly json: JsonObject; readonly text: string }> {
   const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file", python = false } = options;
-  return parseJsonObject(await readSmall(source, path, what, maxBytes), path, what, python);
+  const bytes = await readSmall(source, path, what, maxBytes);
+  return { json: parseJsonObject(bytes, path, what, python), text: new TextDecoder().decode(bytes) };
 }
 
 /** The same for a file that holds a list. */

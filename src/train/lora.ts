@@ -86,8 +86,8 @@ export class LoraWeight implements Weight {
   }
 
   /** The base's: adapters are files of their own. */
-  parts(name: string, at?: number, rows?: number): Promise<readonly WeightPart[]> {
-    return this.base.parts(name, at, rows);
+  parts(name: string, at?: number, rows?: number, values?: FloatDType): Promise<readonly WeightPart[]> {
+    return this.base.parts(name, at, rows, values);
   }
 
   /** Frees A and B. */

@@ -46,7 +46,7 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       checkpoint_bytes: 0,
       warnings: [],
     };
-    return new PreTrainedModel(loaded as ConstructorParameters<typeof PreTrainedModel>[0], device, false);
+    return new PreTrainedModel(loaded as unknown as ConstructorParameters<typeof PreTrainedModel>[0], device, false);
   };
 
   test.each([1, 4])(

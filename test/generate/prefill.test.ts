@@ -10,6 +10,7 @@ import { type Batch, positionsOf } from "../../src/generate/inputs.js";
 import { generateSteps } from "../../src/generate/loop.js";
 import { PreTrainedModel } from "../../src/generate/model.js";
 import { chunksOf, flatChunks } from "../../src/generate/prefill.js";
+import type { Loaded } from "../../src/load/index.js";
 import type { FloatDType } from "../../src/nn/weight.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { difference } from "../support/fixtures.js";
@@ -27,7 +28,7 @@ const SHAPE = {
 async function small(device: Device, dtype: FloatDType = "f32"): Promise<PreTrainedModel> {
   const model = await randomModel(device, SHAPE, dtype);
   const loaded = { model, config: {}, generation_config: {}, dtype, checkpoint_bytes: 0, warnings: [] };
-  return new PreTrainedModel(loaded, device, false);
+  return new PreTrainedModel(loaded as unknown as Loaded, device, false);
 }
 
 const text = (length: number, from = 0): number[] => Array.from({ length }, (_, i) => ((i + from) * 37) % 61);

@@ -71,6 +71,7 @@ export interface Addon {
   link(): NativeLink;
   failLink(link: NativeLink, message: string): void;
   panelBytes(dtype: number, rows: number, columns: number): number;
+  exchange(a: string, b: string): number;
 }
 
 const ADDON = "octavo.node";
@@ -184,4 +185,13 @@ export function nativeAvailable(): boolean {
 /** @throws DeviceError if the add-on is not built. */
 export function machineInfo(): MachineInfo {
   return addon().machine();
+}
+
+/** Swaps what lies at two paths in one step. False if the add-on, the system or the file system cannot. */
+export function exchangePaths(a: string, b: string): boolean {
+  try {
+    return addon().exchange(a, b) === 0;
+  } catch {
+    return false; // no add-on, or an earlier one
+  }
 }

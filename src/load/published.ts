@@ -1,0 +1,107 @@
+// The tensors in which a checkpoint stores a model: the inverse of the plan. Names are those of the tree, which are the names
+// that transformers writes; `NameRule`s say where a file holds something else than the tree does.
+
+import type { StoredDType } from "../checkpoints/stored.js";
+import { elementsOf } from "../checkpoints/stored.js";
+import { narrow } from "../core/dtype.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Architecture } from "../nn/architecture.js";
+import type { Model } from "../nn/model.js";
+import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
+import { type FloatDType, rowsOfExpert, type WeightPart } from "../nn/weight.js";
+import { contiguous } from "../ops/copy.js";
+
+/** A parameter with what its tensors in a checkpoint are called. */
+export interface Published {
+  /** Its first name in the tree. */
+  readonly name: string;
+  readonly parameter: Parameter | Matrix;
+  /** Names of its matrices or vectors: one, or one for each expert of a stack. */
+  readonly names: readonly string[];
+  /** A dense matrix is stored as [inputs, outputs]. */
+  readonly transposed: boolean;
+}
+
+const FLOATS = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<FloatDType, StoredDType>;
+
+/**
+ * Every parameter of a model once, in the order of the tree, with its names in checkpoints. Of tied parameters the first name
+ * counts, as in transformers. Optional parts that are not there are left out.
+ */
+export function publishedParameters(model: Model, architecture: Architecture, filled = true): Published[] {
+  const seen = new Set<Parameter | Matrix>();
+  const found: Published[] = [];
+  for (const [name, parameter] of model.named_parameters()) {
+    if (seen.has(parameter) || (filled && !parameter.filled)) continue;
+    seen.add(parameter);
+    const transposed = architecture.names.some((rule) => "transposed" in rule && rule.transposed.test(name));
+    const experts = parameter instanceof Matrix ? parameter.experts : 1;
+    const names = experts === 1 ? [name] : Array.from({ length: experts }, (_, e) => ofExpert(name, e));
+    found.push({ name, parameter, names, transposed: transposed && parameter instanceof Matrix });
+  }
+  return found;
+}
+
+/** "experts.w1.weight" of expert 3 is "experts.3.w1.weight", as `Linear.published_paths` has it. */
+function ofExpert(name: string, expert: number): string {
+  const path = name.slice(0, name.lastIndexOf("."));
+  const at = path.lastIndexOf(".");
+  return `${name.slice(0, at)}.${expert}${name.slice(at)}`;
+}
+
+/**
+ * The tensors that store a parameter.
+ * @param dtype of the model: that of 4-bit values once they are decoded, where nothing else was read from a file
+ */
+export async function storedParts(published: Published, dtype: FloatDType): Promise<WeightPart[]> {
+  const { parameter, names, transposed } = published;
+  if (parameter instanceof NormedParameter) return normedParts(published.name, parameter);
+  if (!(parameter instanceof Matrix))
+    return [plainPart(published.name, parameter.shape, () => parameter.value.alias())];
+  const { weight, stored_shape } = parameter;
+  const each = rowsOfExpert(parameter.shape, parameter.experts);
+  if (weight.scheme === "dense" && transposed) {
+    const shape = [...parameter.shape].reverse();
+    const turned = (): Tensor => {
+      const { dtype } = weight.tensors[0]!;
+      return scope(() => contiguous(weight.dense(dtype as FloatDType).permute(1, 0)));
+    };
+    return [{ ...plainPart(published.name, shape, turned), dtype: FLOATS[weight.tensors[0]!.dtype as FloatDType] }];
+  }
+  const lists = await Promise.all(names.map((name, e) => weight.parts(name, e * each, each, dtype)));
+  if (stored_shape === undefined || weight.scheme !== "dense") return lists.flat();
+  return lists.flat().map((part) => ({ ...part, shape: stored_shape }));
+}
+
+/** A tensor that `make` gives; the caller of `bytes` needs it for that long. */
+function plainPart(name: string, shape: readonly number[], make: () => Tensor): WeightPart {
+  using now = make();
+  return {
+    name,
+    dtype: FLOATS[now.dtype as FloatDType],
+    shape,
+    async bytes() {
+      const tensor = make();
+      try {
+        return await tensor.readBytes();
+      } finally {
+        tensor.dispose();
+      }
+    },
+  };
+}
+
+/**
+ * A normalised weight as torch.nn.utils.weight_norm names its halves. The weight itself is the direction: its norms are the
+ * magnitudes, so the product is the weight up to the last bit of a norm.
+ */
+async function normedParts(name: string, parameter: NormedParameter): Promise<WeightPart[]> {
+  const direction = plainPart(`${name}_v`, parameter.shape, () => parameter.value.alias());
+  const floats = await parameter.value.readFloats();
+  const { dim, shape, magnitudes } = parameter;
+  const inner = elementsOf(shape.slice(dim + 1));
+  const sums = new Float64Array(shape[dim]!);
+  for (let i = 0; i < floats.length; i++) sums[Math.floor(i / inner) % sums.length]! += floats[i]! ** 2;
+  const bytes = narrow(parameter.value.dtype as FloatDType, Float32Array.from(sums, Math.sqrt));
+  return [{ name: `${name}_g`, dtype: direction.dtype, shape: magnitudes, bytes: async () => bytes }, direction];
+}

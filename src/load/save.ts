@@ -1,0 +1,269 @@
+// Writes a loaded model as transformers and bitsandbytes do: the same names, dtypes, shapes and bytes of tensors, the same
+// config.json. Weights are read from the device one tensor at a time.
+
+import * as z from "zod";
+import type { FolderFiles, FolderWriter } from "../checkpoints/folder.js";
+import { elementsOf, STORED_BITS } from "../checkpoints/stored.js";
+import { parseDType, torchName } from "../core/dtype.js";
+import { NotFoundError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
+import { type Options, option, readOptions, signal, such } from "../core/options.js";
+import { show } from "../core/show.js";
+import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import type { Model } from "../nn/model.js";
+import { Matrix } from "../nn/module.js";
+import type { FloatDType, WeightPart } from "../nn/weight.js";
+import type { BitsAndBytesConfig } from "../quant/config.js";
+import { quantizationJson } from "../quant/index.js";
+import { editJson } from "../sources/json-edit.js";
+import { MODEL_FILES } from "../sources/model-files.js";
+import { type Source, withFile } from "../sources/source.js";
+import { publishedParameters, storedParts } from "./published.js";
+import { bytesOf } from "./sizes.js";
+
+/** Options of `save_pretrained`. */
+export const SAVE = {
+  /** Most bytes of a file of weights: a number, or a text such as "5GB" (default: "50GB", as in Python). */
+  max_shard_size: such<number | string>((value) => bytesOf(value) !== undefined, 'bytes, or a text such as "5GB"', {
+    value: "<size>",
+    help: "most bytes of a file of weights (default: 5GB)",
+  }),
+  /** Only true: a .bin file is a program, which Python runs to read it. */
+  safe_serialization: option<true>(z.literal(true), "true", { hint: "weights are written as safetensors alone" }),
+  /** Put into the names of the weights' files: "fp16" gives model.fp16.safetensors. */
+  variant: such<string>(isVariant, 'a short word such as "fp16"', {
+    value: "<word>",
+    help: 'put into the names of the weights\' files, such as "fp16"',
+  }),
+  signal: signal(),
+};
+
+export interface SaveOptions extends Options<typeof SAVE> {}
+
+function isVariant(value: unknown): boolean {
+  return typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(value);
+}
+
+/** What was written. */
+export interface Saved {
+  /** Names of the files, in the order in which they were written. */
+  readonly files: readonly string[];
+  /** Bytes of the weights. */
+  readonly bytes: number;
+  /** Oddities that are not errors. */
+  readonly warnings: readonly string[];
+}
+
+/** Where a model came from, for what is saved beside its weights. */
+export interface Origin {
+  /** The text of config.json. */
+  readonly config: string;
+  /** Opens the folder again. */
+  reopen(): Promise<Source>;
+  /** Absent where a program cannot write files. */
+  readonly folders?: FolderWriter | undefined;
+}
+
+/** What saving needs of a loaded model. */
+export interface Savable {
+  readonly model: Model;
+  /** The fields of config.json. */
+  readonly config: ConfigJson;
+  readonly architecture: Architecture;
+  readonly dtype: FloatDType;
+  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly origin: Origin;
+}
+
+/** Files of weights that a new save replaces, whatever their number. */
+const WEIGHTS = /^model(\.[A-Za-z0-9_.-]+?)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[A-Za-z0-9_.-]+)?\.json)?$/;
+
+/** True for a file of weights, which belongs to the model that is replaced. */
+export function isWeights(name: string): boolean {
+  return WEIGHTS.test(name);
+}
+
+/** @throws OctavoError where files cannot be written */
+export function writerOf({ folders }: Pick<Origin, "folders">, what: string): FolderWriter {
+  if (folders) return folders;
+  throw new OctavoError("ERR_UNSUPPORTED", `${what} writes a folder, which a page cannot do`, {
+    hint: "state_dict() gives the tensors, to be sent or stored where the page likes",
+  });
+}
+
+/** A folder as callers name it. @throws OptionError */
+export function folderName(folder: unknown, what: string): string {
+  if (typeof folder === "string" && folder !== "" && !folder.includes("\0")) return folder;
+  throw new OptionError(`${what}: expected the path of a folder, got ${show(folder)}`);
+}
+
+/**
+ * Saves a model into a folder: weights, config.json, and the files beside them that its tokenizer, its processors and
+ * generation read. The folder changes as a whole (see FolderWriter).
+ * @throws OptionError for options and for weights that no quantization_config describes; AbortError; OctavoError in a page;
+ * FileError
+ */
+export async function saveModel(model: Savable, folder: string, given: SaveOptions): Promise<Saved> {
+  const options = readOptions("save_pretrained", SAVE, given);
+  const writer = writerOf(model.origin, "save_pretrained");
+  throwIfAborted(options.signal, "saving");
+  const quantized = checkSchemes(model);
+  const files = await companions(model.origin);
+  const parts: WeightPart[] = [];
+  for (const one of publishedParameters(model.model, model.architecture)) {
+    parts.push(...(await storedParts(one, model.dtype)));
+  }
+  const shards = shardsOf(parts, bytesOf(options.max_shard_size ?? "50GB")!);
+  const { files: names, index } = shardNames(shards.length, options.variant);
+  const written: string[] = [];
+  await writer.replace(folder, isWeights, async (out) => {
+    for (const [i, shard] of shards.entries()) await writeShard(out, names[i]!, shard, options.signal);
+    written.push(...names);
+    if (shards.length > 1) {
+      await out.bytes(index, new TextEncoder().encode(indexJson(shards, names)));
+      written.push(index);
+    }
+    written.push(...(await writeRest(out, configOf(model, quantized), files)));
+  });
+  return { files: written, bytes: sizeOf(parts), warnings: files.warnings };
+}
+
+/** Every matrix must be stored as quantization_config says. @returns whether any is quantized */
+function checkSchemes({ model, architecture, quantization }: Savable): boolean {
+  const method = quantization?.quantization_method();
+  let quantized = false;
+  for (const { name, parameter } of publishedParameters(model, architecture)) {
+    if (!(parameter instanceof Matrix) || parameter.weight.scheme === "dense") continue;
+    quantized = true;
+    if (parameter.weight.scheme === method && parameter !== model.output_embeddings()?.weight) continue;
+    if (parameter.weight.scheme === method && quantization?.llm_int8_skip_modules !== null) continue;
+    throw new OptionError(`${name} is stored as ${parameter.weight.scheme}, which no quantization_config can say`, {
+      details: { option: "head_dtype" },
+      hint: "load the model without head_dtype to save it",
+    });
+  }
+  return quantized;
+}
+
+/** config.json of the model as it is now. @param quantized whether any matrix is */
+export function configOf({ origin, config, dtype, quantization }: Omit<Savable, "model">, quantized: boolean): string {
+  const key = config.dtype === undefined && config.torch_dtype !== undefined ? "torch_dtype" : "dtype";
+  const named = config[key];
+  const changes: Record<string, unknown> = {};
+  if (typeof named !== "string" || parseDType(named) !== dtype) changes[key] = torchName(dtype);
+  // What the file says of its own codes stays.
+  if (!quantized) changes.quantization_config = undefined;
+  else if (!config.quantization_config) changes.quantization_config = quantizationJson(quantization!, dtype);
+  return editJson(origin.config, changes);
+}
+
+/** Shards in order, filled one after the other; a tensor that is larger than `most` gets one for itself. */
+export function shardsOf<T extends { readonly dtype: WeightPart["dtype"]; readonly shape: readonly number[] }>(
+  parts: readonly T[],
+  most: number,
+): T[][] {
+  const shards: T[][] = [];
+  let current: T[] = [];
+  let size = 0;
+  for (const part of parts) {
+    const bytes = sizeOf([part]);
+    if (bytes > most) {
+      shards.push([part]);
+      continue;
+    }
+    if (size + bytes > most) {
+      shards.push(current);
+      current = [];
+      size = 0;
+    }
+    current.push(part);
+    size += bytes;
+  }
+  if (current.length > 0) shards.push(current);
+  return shards;
+}
+
+function sizeOf(parts: readonly { readonly dtype: WeightPart["dtype"]; readonly shape: readonly number[] }[]): number {
+  return parts.reduce((sum, { dtype, shape }) => sum + (elementsOf(shape) * STORED_BITS.get(dtype)!) / 8, 0);
+}
+
+/** Names of the files of weights, as transformers gives them. */
+export function shardNames(count: number, variant: string | undefined): { files: string[]; index: string } {
+  const base = variant === undefined ? "model" : `model.${variant}`;
+  const number = (n: number): string => String(n).padStart(5, "0");
+  const files = Array.from({ length: count }, (_, i) => `${base}-${number(i + 1)}-of-${number(count)}.safetensors`);
+  const index = `model.safetensors.index.${variant === undefined ? "" : `${variant}.`}json`;
+  return { files: count === 1 ? [`${base}.safetensors`] : files, index };
+}
+
+/** The index of several shards, as transformers writes it. */
+export function indexJson(shards: readonly (readonly WeightPart[])[], files: readonly string[]): string {
+  const entries = shards.flatMap((parts, i) => parts.map(({ name }) => [name, files[i]!] as const));
+  entries.sort(([a], [b]) => (a < b ? -1 : 1));
+  const metadata = { total_size: sizeOf(shards.flat()) };
+  return `${JSON.stringify({ metadata, weight_map: Object.fromEntries(entries) }, undefined, 2)}\n`;
+}
+
+/** Writes one file of weights. */
+export async function writeShard(
+  out: FolderFiles,
+  name: string,
+  parts: readonly WeightPart[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const tensors = parts.map(({ bytes, ...part }) => ({
+    ...part,
+    data: () => {
+      throwIfAborted(signal, "saving");
+      return bytes();
+    },
+  }));
+  await out.tensors(name, tensors, { format: "pt" });
+}
+
+/** config.json and the files beside it. */
+export async function writeRest(out: FolderFiles, config: string, { contents }: Companions): Promise<string[]> {
+  const written: string[] = [];
+  for (const [name, content] of [...contents, ["config.json", new TextEncoder().encode(config)] as const]) {
+    await out.bytes(name, content);
+    written.push(name);
+  }
+  return written;
+}
+
+/** What the folder of a model holds beside config.json and weights. */
+export interface Companions {
+  readonly contents: ReadonlyMap<string, Uint8Array>;
+  readonly warnings: readonly string[];
+}
+
+/** Larger files are no files of tokenizers. */
+const MOST = 256 * 2 ** 20;
+
+/** Reads the small files of the folder that a model came from. A folder that has gone is a warning: its weights are here. */
+export async function companions({ reopen }: Pick<Origin, "reopen">): Promise<Companions> {
+  const contents = new Map<string, Uint8Array>();
+  let source: Source;
+  try {
+    source = await reopen();
+  } catch (error) {
+    if (!(error instanceof OctavoError)) throw error;
+    return { contents, warnings: [`files of the tokenizer and of generation are not saved: ${error.message}`] };
+  }
+  try {
+    const there = await source.names(MODEL_FILES);
+    for (const name of MODEL_FILES) {
+      const inner = name.includes("/");
+      if (!inner && !there.has(name)) continue;
+      try {
+        const read = withFile(source, source.path(name), "file", (file) => file.read(0, Math.min(file.size, MOST)));
+        contents.set(name, await read);
+      } catch (error) {
+        if (inner && error instanceof NotFoundError) continue;
+        throw error;
+      }
+    }
+  } finally {
+    await source.close();
+  }
+  return { contents, warnings: [] };
+}

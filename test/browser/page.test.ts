@@ -266,7 +266,8 @@ describeChromium("the example page", () => {
   ] as const)("greedy text in %s bits is that of the same device in Node", async (bits, options) => {
     // Sums in another order can tip a choice between two tokens, so the CPU's text is printed and not asked for.
     const lines = [`cpu: ${JSON.stringify(await expectedText(options))}`];
-    for (const device of DEVICES) {
+    // In software, a GPU compiles the shaders of a storage anew, which takes half a minute: those of 8 bits stand for all.
+    for (const device of bits === "8" ? DEVICES : DEVICES.filter((one) => one !== "webgpu")) {
       const tokens = GENERATED[device]!;
       const said = await write(device, bits, tokens);
       lines.push(`${device}: ${JSON.stringify(said)}`);

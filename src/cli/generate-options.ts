@@ -36,14 +36,18 @@ export const SAMPLING = ["doSample", "topK", "topP", "minP"];
 /** New tokens if neither the caller nor the model sets a number. */
 export const DEFAULT_NEW_TOKENS = 128;
 
+/** The flags of 4-bit codes. @throws OptionError for such a flag without them */
+export function codesOf(command: string, flags: object, load_in_4bit: boolean): BitsAndBytesOptions {
+  const codes = optionsOf(command, BITS_AND_BYTES, flags);
+  if (load_in_4bit || Object.keys(codes).length === 0) return codes;
+  const [name, entry] = Object.entries(BITS_AND_BYTES).find(([name]) => name in codes)!;
+  throw new OptionError(`${flagOf(name, entry).long} needs --load-in-4bit`);
+}
+
 /** @throws OptionError for flags of 4-bit codes without them */
 export function loadOptions(flags: GenerateFlags): FromPretrainedOptions {
   const { load_in_8bit, load_in_4bit, ...load } = optionsOf("generate", WEIGHTS, flags);
-  const codes = optionsOf("generate", BITS_AND_BYTES, flags);
-  if (!load_in_4bit && Object.keys(codes).length > 0) {
-    const [name, entry] = Object.entries(BITS_AND_BYTES).find(([name]) => name in codes)!;
-    throw new OptionError(`${flagOf(name, entry).long} needs --load-in-4bit`);
-  }
+  const codes = codesOf("generate", flags, load_in_4bit === true);
   const { computeDtype } = flags;
   if (!load_in_4bit && computeDtype === "int8") {
     throw new OptionError("--compute-dtype int8 is for 4-bit weights: it needs --load-in-4bit");

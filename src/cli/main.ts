@@ -11,6 +11,7 @@ import { EXIT, exitCodeOf, failAsJson, hearInterrupts, printError } from "./fail
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { endWithReaders, print } from "./output.js";
+import { quantizeCommand } from "./quantize.js";
 import { routed, usageError } from "./usage.js";
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
@@ -37,6 +38,7 @@ Examples:
   octavo "Once upon a time"
   octavo generate octavo/storyteller "Once upon a time" --load-in-8bit
   octavo inspect octavo/storyteller
+  octavo quantize ./llama ./llama-int8 --load-in-8bit
   octavo eval --compare f32,int8,nf4
   octavo bench --shape S
   octavo doctor
@@ -45,7 +47,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memo
 With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","message":"...","hint":"..."}}.`,
     );
   const versionCommand = new Command("version").description("print the version").action(() => print(`${version}\n`));
-  const commands = [generateCommand(), inspectCommand(), evalCommand(), benchCommand(), doctorCommand()];
+  const commands = [
+    generateCommand(),
+    inspectCommand(),
+    quantizeCommand(),
+    evalCommand(),
+    benchCommand(),
+    doctorCommand(),
+  ];
   for (const command of [...commands, versionCommand]) root.addCommand(command.copyInheritedSettings(root));
   return root;
 }

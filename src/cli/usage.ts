@@ -13,7 +13,7 @@ const CONTINUES = 'a text is continued by octavo generate <model> "Once upon a t
 const SERVES = "a server of your own calls the library: AutoModelForCausalLM and model.stream";
 const DOWNLOADS = "models are downloaded by hf download <id>, and octavo generate <id> finds them";
 const CACHED = "octavo doctor names the folder that holds the downloaded models";
-const QUANTIZES = "models are quantized while they load: octavo generate <model> --load-in-8bit, or --load-in-4bit";
+const QUANTIZES = "octavo quantize <model> <folder> --load-in-8bit, or --load-in-4bit, writes a model in 8 or 4 bits";
 const TRAINS = "models are trained in Python: octavo generate <folder> runs what was saved there";
 const TOKENIZES = "the library tokenizes: (await AutoTokenizer.from_pretrained(name))(text)";
 const INSPECTS = "octavo inspect <model> shows a model";
@@ -36,7 +36,6 @@ const ELSEWHERE: ReadonlyMap<string, string> = new Map(
     remove: `${CACHED}; delete a model's folder there`,
     show: INSPECTS,
     info: INSPECTS,
-    quantize: QUANTIZES,
     convert: QUANTIZES,
     save: QUANTIZES,
     export: QUANTIZES,

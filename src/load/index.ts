@@ -16,7 +16,7 @@ import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
-import { plan } from "./plan.js";
+import { type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
 import { type StorageOptions, settle, unknownModules, untieHead } from "./storage.js";
@@ -153,19 +153,41 @@ export async function declareModel<T extends Task>(
   return { ...tree, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
 }
 
+/** A model whose files are checked: what remains is to read its weights. */
+export interface Prepared<T extends Task> extends Declared<T> {
+  readonly planned: Plan;
+  /** How its linears are quantized, if they are. */
+  readonly quantization: BitsAndBytesConfig | undefined;
+  /** The text of config.json. */
+  readonly config_text: string;
+  /** generation_config.json, or {} */
+  readonly generation_config: ConfigJson;
+  readonly sentence: SentenceEmbedding | undefined;
+  readonly warnings: readonly string[];
+}
+
+/** The options of a load that decide what is read, and how it is stored. */
+export type StorageChoice = Pick<LoadOptions, "dtype" | "quantization" | "compute" | "head" | "attn_implementation">;
+
 /**
- * Loads a model for a task from a folder, quantizing while it reads.
- * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
+ * Finds everything that can be wrong before the first weight is read; allocates nothing on any device.
+ * @param task or what finds it from config.json
+ * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OptionError
  */
-export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
-  const { device, quantization, compute, head, attn_implementation } = options;
+export async function prepareModel<T extends Task>(
+  source: Source,
+  task: T | ((config: ConfigJson) => Promise<T>),
+  options: StorageChoice,
+): Promise<Prepared<T>> {
+  const { quantization, compute, head, attn_implementation } = options;
   const { json: file, text: config_text } = await readConfig(source);
   const config = attn_implementation === undefined ? file : { ...file, attn_implementation };
+  const purpose = typeof task === "function" ? await task(config) : task;
   // Small files first: a server without ranges may have no connection to spare once the weights are open.
   const generation_config = await optionalJson(source, "generation_config.json");
   const oddities: string[] = [];
-  const sentence = task === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
-  const declared = await declareModel(source, config, task, options.dtype);
+  const sentence = purpose === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
+  const declared = await declareModel(source, config, purpose, options.dtype);
   const { architecture, model, checkpoint, dtype, stored, ignored } = declared;
   const scheme = stored ? undefined : schemeOf(quantization);
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
@@ -184,13 +206,6 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     throw new CheckpointError(`${source.location}: config.json says ${method}, but no tensor is quantized that way`, {
       hint: "remove quantization_config from config.json, and load with load_in_8bit or load_in_4bit",
     });
-  }
-  try {
-    await fill(device, planned, { ...options, dtype });
-    settle(device, model, compute ?? computeFor(dtype));
-  } catch (error) {
-    model.dispose();
-    throw error;
   }
   const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...model.notes, ...oddities];
   if (own) {
@@ -212,15 +227,35 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     );
   }
   return {
-    model,
-    architecture,
+    ...declared,
+    planned,
     quantization: agreed ?? quantization,
-    config,
     config_text,
     generation_config,
-    dtype,
-    checkpoint_bytes: planned.bytes,
+    sentence,
     warnings,
+  };
+}
+
+/**
+ * Loads a model for a task from a folder, quantizing while it reads.
+ * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
+ */
+export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
+  const { device, compute } = options;
+  const prepared = await prepareModel(source, task, options);
+  const { model, architecture, planned, dtype, quantization, sentence } = prepared;
+  try {
+    await fill(device, planned, { ...options, dtype });
+    settle(device, model, compute ?? computeFor(dtype));
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+  const { config, config_text, generation_config, warnings } = prepared;
+  return {
+    ...{ model, architecture, quantization, config, config_text, generation_config, dtype, warnings },
+    checkpoint_bytes: planned.bytes,
     ...(sentence ? { sentence } : {}),
   };
 }

@@ -25,7 +25,7 @@ export const SAVE = {
   /** Most bytes of a file of weights: a number, or a text such as "5GB" (default: "50GB", as in Python). */
   max_shard_size: such<number | string>((value) => bytesOf(value) !== undefined, 'bytes, or a text such as "5GB"', {
     value: "<size>",
-    help: "most bytes of a file of weights (default: 5GB)",
+    help: "most bytes of a file of weights (default: 2GB)",
   }),
   /** Only true: a .bin file is a program, which Python runs to read it. */
   safe_serialization: option<true>(z.literal(true), "true", { hint: "weights are written as safetensors alone" }),
@@ -112,7 +112,7 @@ export async function saveModel(model: Savable, folder: string, given: SaveOptio
   for (const one of publishedParameters(model.model, model.architecture)) {
     parts.push(...(await storedParts(one, model.dtype)));
   }
-  const shards = shardsOf(parts, bytesOf(options.max_shard_size ?? "50GB")!);
+  const shards = groupsOf(parts, (part) => sizeOf([part]), bytesOf(options.max_shard_size ?? "50GB")!);
   const { files: names, index } = shardNames(shards.length, options.variant);
   const written: string[] = [];
   await writer.replace(folder, isWeights, async (out) => {
@@ -122,7 +122,9 @@ export async function saveModel(model: Savable, folder: string, given: SaveOptio
       await out.bytes(index, new TextEncoder().encode(indexJson(shards, names)));
       written.push(index);
     }
-    written.push(...(await writeRest(out, configOf(model, quantized), files)));
+    written.push(
+      ...(await writeRest(out, configOf({ ...model, config_text: model.origin.config }, quantized), files.contents)),
+    );
   });
   return { files: written, bytes: sizeOf(parts), warnings: files.warnings };
 }
@@ -144,8 +146,16 @@ function checkSchemes({ model, architecture, quantization }: Savable): boolean {
   return quantized;
 }
 
-/** config.json of the model as it is now. @param quantized whether any matrix is */
-export function configOf({ origin, config, dtype, quantization }: Omit<Savable, "model">, quantized: boolean): string {
+/** config.json of a model as it is now. @param quantized whether any matrix is */
+export function configOf(
+  {
+    config,
+    config_text,
+    dtype,
+    quantization,
+  }: Pick<Savable, "config" | "dtype" | "quantization"> & { readonly config_text: string },
+  quantized: boolean,
+): string {
   const key = config.dtype === undefined && config.torch_dtype !== undefined ? "torch_dtype" : "dtype";
   const named = config[key];
   const changes: Record<string, unknown> = {};
@@ -153,36 +163,34 @@ export function configOf({ origin, config, dtype, quantization }: Omit<Savable, 
   // What the file says of its own codes stays.
   if (!quantized) changes.quantization_config = undefined;
   else if (!config.quantization_config) changes.quantization_config = quantizationJson(quantization!, dtype);
-  return editJson(origin.config, changes);
+  return editJson(config_text, changes);
 }
 
-/** Shards in order, filled one after the other; a tensor that is larger than `most` gets one for itself. */
-export function shardsOf<T extends { readonly dtype: WeightPart["dtype"]; readonly shape: readonly number[] }>(
-  parts: readonly T[],
-  most: number,
-): T[][] {
-  const shards: T[][] = [];
+/** Groups of at most `most` bytes, filled in order one after the other; what is larger gets a group for itself. */
+export function groupsOf<T>(items: readonly T[], bytesOf: (item: T) => number, most: number): T[][] {
+  const groups: T[][] = [];
   let current: T[] = [];
   let size = 0;
-  for (const part of parts) {
-    const bytes = sizeOf([part]);
+  for (const item of items) {
+    const bytes = bytesOf(item);
     if (bytes > most) {
-      shards.push([part]);
+      groups.push([item]);
       continue;
     }
     if (size + bytes > most) {
-      shards.push(current);
+      groups.push(current);
       current = [];
       size = 0;
     }
-    current.push(part);
+    current.push(item);
     size += bytes;
   }
-  if (current.length > 0) shards.push(current);
-  return shards;
+  if (current.length > 0) groups.push(current);
+  return groups;
 }
 
-function sizeOf(parts: readonly { readonly dtype: WeightPart["dtype"]; readonly shape: readonly number[] }[]): number {
+/** Bytes of tensors in a file. */
+export function sizeOf(parts: readonly Pick<WeightPart, "dtype" | "shape">[]): number {
   return parts.reduce((sum, { dtype, shape }) => sum + (elementsOf(shape) * STORED_BITS.get(dtype)!) / 8, 0);
 }
 
@@ -196,7 +204,7 @@ export function shardNames(count: number, variant: string | undefined): { files:
 }
 
 /** The index of several shards, as transformers writes it. */
-export function indexJson(shards: readonly (readonly WeightPart[])[], files: readonly string[]): string {
+export function indexJson(shards: readonly (readonly Omit<WeightPart, "bytes">[])[], files: readonly string[]): string {
   const entries = shards.flatMap((parts, i) => parts.map(({ name }) => [name, files[i]!] as const));
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
   const metadata = { total_size: sizeOf(shards.flat()) };
@@ -221,7 +229,11 @@ export async function writeShard(
 }
 
 /** config.json and the files beside it. */
-export async function writeRest(out: FolderFiles, config: string, { contents }: Companions): Promise<string[]> {
+export async function writeRest(
+  out: FolderFiles,
+  config: string,
+  contents: ReadonlyMap<string, Uint8Array>,
+): Promise<string[]> {
   const written: string[] = [];
   for (const [name, content] of [...contents, ["config.json", new TextEncoder().encode(config)] as const]) {
     await out.bytes(name, content);
@@ -241,29 +253,37 @@ const MOST = 256 * 2 ** 20;
 
 /** Reads the small files of the folder that a model came from. A folder that has gone is a warning: its weights are here. */
 export async function companions({ reopen }: Pick<Origin, "reopen">): Promise<Companions> {
-  const contents = new Map<string, Uint8Array>();
   let source: Source;
   try {
     source = await reopen();
   } catch (error) {
     if (!(error instanceof OctavoError)) throw error;
-    return { contents, warnings: [`files of the tokenizer and of generation are not saved: ${error.message}`] };
+    return {
+      contents: new Map(),
+      warnings: [`files of the tokenizer and of generation are not saved: ${error.message}`],
+    };
   }
   try {
-    const there = await source.names(MODEL_FILES);
-    for (const name of MODEL_FILES) {
-      const inner = name.includes("/");
-      if (!inner && !there.has(name)) continue;
-      try {
-        const read = withFile(source, source.path(name), "file", (file) => file.read(0, Math.min(file.size, MOST)));
-        contents.set(name, await read);
-      } catch (error) {
-        if (inner && error instanceof NotFoundError) continue;
-        throw error;
-      }
-    }
+    return { contents: await filesBeside(source), warnings: [] };
   } finally {
     await source.close();
   }
-  return { contents, warnings: [] };
+}
+
+/** The small files of a model's folder by name. */
+export async function filesBeside(source: Source): Promise<Map<string, Uint8Array>> {
+  const contents = new Map<string, Uint8Array>();
+  const there = await source.names(MODEL_FILES);
+  for (const name of MODEL_FILES) {
+    const inner = name.includes("/");
+    if (!inner && !there.has(name)) continue;
+    try {
+      const read = withFile(source, source.path(name), "file", (file) => file.read(0, Math.min(file.size, MOST)));
+      contents.set(name, await read);
+    } catch (error) {
+      // Only folders that list their files know which of those below are not there.
+      if (!(inner && error instanceof NotFoundError)) throw error;
+    }
+  }
+  return contents;
 }

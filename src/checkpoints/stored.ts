@@ -43,6 +43,25 @@ export interface StoredTensor {
   readonly offset: number;
   /** Bytes from the first element to the end of the last. */
   readonly bytes: number;
+  /** Its elements are packed, and decoded to f32 while they are read; `bytes` counts all tensors that hold them. */
+  readonly packed?: PackedMatrix;
+}
+
+/** Bytes of a stored tensor: all of them, or `count` from `at` on. */
+export type ReadTensor = (tensor: StoredTensor, at?: number, count?: number) => Promise<Uint8Array>;
+
+/** A matrix that several tensors store in a format of its own (packed/). */
+export interface PackedMatrix {
+  /** The name of the format. */
+  readonly method: string;
+  readonly tensors: readonly StoredTensor[];
+  /** Reads what all rows need. @throws FormatError; what reading throws */
+  open(read: ReadTensor): Promise<RowDecoder>;
+}
+
+export interface RowDecoder {
+  /** Rows `at` to `at + count`, as f32. */
+  rows(at: number, count: number): Promise<Float32Array>;
 }
 
 /** Elements of a shape. */

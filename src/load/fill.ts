@@ -228,7 +228,9 @@ async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Pro
   // A transposed tensor is read as a whole, and counted as a whole.
   const whole = item.parts.some(({ view, from }) => view === "transposed" || from.strides);
   try {
-    for (const { at, count } of rowSteps(matrix, stepOf(rowBytes, builder.granularity))) {
+    // Packed rows grow where they are decoded.
+    const decoded = item.parts.some(({ from }) => from.packed) ? 4 * inputs : 0;
+    for (const { at, count } of rowSteps(matrix, stepOf(Math.max(rowBytes, decoded), builder.granularity))) {
       {
         using piece = Tensor.empty(device, [count, inputs], dtype, "weight piece");
         await readRows(item, readers, dtype, piece, at);

@@ -2,8 +2,9 @@
 // the first weight is read.
 
 import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
+import { type PackedFormat, unpackCheckpoint } from "../checkpoints/packed/index.js";
 import type { Device } from "../core/device.js";
-import { DTYPE_SPELLINGS, parseDType } from "../core/dtype.js";
+import { DTYPE_SPELLINGS, parseDType, torchName } from "../core/dtype.js";
 import { CheckpointError, ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
 import { architectureOf, taskOf } from "../models/index.js";
@@ -11,7 +12,7 @@ import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architect
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
-import { agree, schemeOf, storedExact, storedQuantization, storedSchemes } from "../quant/index.js";
+import { agree, schemeOf, storedExact, storedPacked, storedQuantization, storedSchemes } from "../quant/index.js";
 import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
@@ -99,7 +100,8 @@ export function configDType(dtype: string, config: ConfigJson): FloatDType | und
 export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
   const named = configDType(dtype, config);
   if (named) return named;
-  for (const { dtype: stored } of checkpoint.tensors.values()) {
+  for (const { dtype: stored, packed } of checkpoint.tensors.values()) {
+    if (packed) continue;
     if (stored === "F32" || stored === "F16" || stored === "BF16") return parseDType(stored.toLowerCase())!;
   }
   return "f32";
@@ -120,6 +122,8 @@ export interface DeclaredTree<T extends Task> {
 export interface Declared<T extends Task> extends DeclaredTree<T> {
   readonly checkpoint: Checkpoint;
   readonly dtype: FloatDType;
+  /** How others have packed its matrices, if they have. */
+  readonly packed: PackedFormat | undefined;
 }
 
 /** Declares the tree of a config.json for a task; allocates nothing. @throws ConfigError, UnsupportedModelError */
@@ -149,8 +153,12 @@ export async function declareModel<T extends Task>(
   wanted: string,
 ): Promise<Declared<T>> {
   const tree = await declareTree(source, config, task);
-  const checkpoint = await openCheckpoint(source, { named: config.transformers_weights });
-  return { ...tree, checkpoint, dtype: resolveDType(wanted, config, checkpoint) };
+  const format = storedPacked(config.quantization_config, source.location);
+  const opened = await openCheckpoint(source, { named: config.transformers_weights });
+  if (!format) return { ...tree, checkpoint: opened, dtype: resolveDType(wanted, config, opened), packed: undefined };
+  const { checkpoint, matrices } = unpackCheckpoint(opened, format);
+  if (matrices === 0) throw notQuantized(source, format.name);
+  return { ...tree, checkpoint, dtype: resolveDType(wanted, config, checkpoint), packed: format };
 }
 
 /** A model whose files are checked: what remains is to read its weights. */
@@ -202,12 +210,13 @@ export async function prepareModel<T extends Task>(
   const storage: StorageOptions = { ...asked, shared: head || own ? untieHead(model) : undefined };
   const planned = plan(model, architecture, checkpoint, storage);
   if (stored && !planned.items.some(({ parts }) => parts.some((part) => part.stored))) {
-    const method = stored.quantization_method();
-    throw new CheckpointError(`${source.location}: config.json says ${method}, but no tensor is quantized that way`, {
-      hint: "remove quantization_config from config.json, and load with load_in_8bit or load_in_4bit",
-    });
+    throw notQuantized(source, stored.quantization_method()!);
   }
   const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...model.notes, ...oddities];
+  if (declared.packed) {
+    const into = quantization?.quantization_method() ?? torchName(dtype);
+    warnings.push(`the file's matrices (${declared.packed.name}) are decoded while they are read, into ${into}`);
+  }
   if (own) {
     warnings.push(
       `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,
@@ -258,6 +267,12 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     checkpoint_bytes: planned.bytes,
     ...(sentence ? { sentence } : {}),
   };
+}
+
+function notQuantized({ location }: Source, how: string): CheckpointError {
+  return new CheckpointError(`${location}: config.json says ${how}, but no tensor is quantized that way`, {
+    hint: "remove quantization_config from config.json, and load with load_in_8bit or load_in_4bit",
+  });
 }
 
 async function optionalJson(source: Source, name: string): Promise<ConfigJson> {

@@ -188,7 +188,8 @@ function matchNames(
       if (list.some(({ expert, part }) => expert === place.expert && part === place.part)) return;
       const { expert, transposed, part } = place;
       // Quantized matrices were transposed before quantization.
-      list.push({ from, expert, part, transposed: transposed && !stored, fused, index, stored });
+      const turned = transposed && !stored && !from.packed;
+      list.push({ from, expert, part, transposed: turned, fused, index, stored });
       candidates.set(one!, list);
     });
   }

@@ -1,10 +1,17 @@
 // Reads parts of stored tensors onto a device, some rows at a time: straight from the file if the backend can and the bytes
 // are in order, else through the host, which converts element types and gathers strided elements.
 
-import { elementsOf, STORED_BITS, type StoredTensor } from "../checkpoints/stored.js";
+import {
+  elementsOf,
+  type PackedMatrix,
+  type ReadTensor,
+  type RowDecoder,
+  STORED_BITS,
+  type StoredTensor,
+} from "../checkpoints/stored.js";
 import { convertBytes, deviceDType } from "../checkpoints/values.js";
 import type { Device } from "../core/device.js";
-import { isFloat } from "../core/dtype.js";
+import { isFloat, narrow } from "../core/dtype.js";
 import { FormatError } from "../core/errors.js";
 import { rowStrides, scope, Tensor } from "../core/tensor.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -35,6 +42,7 @@ export function readDType({ dtype, name, file }: StoredTensor): FloatDType {
 /** @param shape of all rows of the part, as in the parameter */
 export function rowReader(device: Device, files: Source, part: Part, shape: readonly number[]): RowReader {
   const { from, first, view } = part;
+  if (from.packed) return packedReader(files, from.packed, first);
   const dtype = readDType(from);
   const width = elementsOf(shape.slice(1));
   const tensor = dense(from) ? { ...from, strides: undefined } : from;
@@ -56,6 +64,24 @@ export function rowReader(device: Device, files: Source, part: Part, shape: read
     dtype,
     read: (into, at) => readStrided(files, tensor, first + at, into),
     [Symbol.dispose]() {},
+  };
+}
+
+/** Rows of a packed matrix. */
+function packedReader(files: Source, packed: PackedMatrix, first: number): RowReader {
+  const read: ReadTensor = ({ file, offset, bytes }, at = 0, count = bytes) =>
+    withFile(files, file, "checkpoint", (opened) => opened.read(offset + at, count, { onward: at > 0 }));
+  let decoder: RowDecoder | undefined;
+  return {
+    dtype: "f32",
+    async read(into, at) {
+      decoder ??= await packed.open(read);
+      const values = await decoder.rows(first + at, into.shape[0] ?? 1);
+      into.writeBytes(narrow("f32", values));
+    },
+    [Symbol.dispose]() {
+      decoder = undefined;
+    },
   };
 }
 

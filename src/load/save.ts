@@ -13,7 +13,7 @@ import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType, WeightPart } from "../nn/weight.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
-import { quantizationJson } from "../quant/index.js";
+import { quantizationJson, storedQuantization } from "../quant/index.js";
 import { editJson } from "../sources/json-edit.js";
 import { MODEL_FILES } from "../sources/model-files.js";
 import { type Source, withFile } from "../sources/source.js";
@@ -162,7 +162,8 @@ export function configOf(
   if (typeof named !== "string" || parseDType(named) !== dtype) changes[key] = torchName(dtype);
   // What the file says of its own codes stays.
   if (!quantized) changes.quantization_config = undefined;
-  else if (!config.quantization_config) changes.quantization_config = quantizationJson(quantization!, dtype);
+  else if (!storedQuantization(config.quantization_config, "config.json"))
+    changes.quantization_config = quantizationJson(quantization!, dtype);
   return editJson(config_text, changes);
 }
 

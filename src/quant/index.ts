@@ -1,9 +1,10 @@
 // The list of quantization schemes: maps a BitsAndBytesConfig to the scheme it selects, and the config.json of a quantized
 // checkpoint to the schemes that restore it.
 
+import { PACKED_METHODS, type PackedFormat, packedFormat } from "../checkpoints/packed/index.js";
 import { torchName } from "../core/dtype.js";
 import { ConfigError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
-import { show } from "../core/show.js";
+import { listed, show } from "../core/show.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
 import { PythonFloat } from "../sources/json-edit.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
@@ -52,7 +53,8 @@ const MADE = ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "llm_int8_skip
 const COMPUTED = ["llm_int8_threshold", "bnb_4bit_compute_dtype"] as const;
 
 /**
- * The block `quantization_config` of a config.json, in the layout of any version; undefined if nothing is quantized.
+ * The block `quantization_config` of a config.json, in the layout of any version; undefined if nothing is quantized, or by one of
+ * the methods of `storedPacked`.
  * @throws UnsupportedModelError for a method other than bitsandbytes; ConfigError for invalid fields
  */
 export function storedQuantization(json: unknown, location: string): BitsAndBytesConfig | undefined {
@@ -63,9 +65,10 @@ export function storedQuantization(json: unknown, location: string): BitsAndByte
   const fields = json as Readonly<Record<string, unknown>>;
   const flag = (name: string): boolean => fields[name] === true || fields[`_${name}`] === true;
   const method = fields.quant_method ?? "bitsandbytes";
+  if (PACKED_METHODS.includes(method as string)) return undefined;
   if (method !== "bitsandbytes") {
     throw new UnsupportedModelError(`${location} holds a checkpoint that was quantized with ${show(method)}`, {
-      hint: "only bitsandbytes is read; load the original checkpoint with load_in_8bit or load_in_4bit",
+      hint: `read are bitsandbytes, ${listed(PACKED_METHODS, 9)}; load the original checkpoint with load_in_8bit or load_in_4bit`,
       details: { quant_method: show(method) },
     });
   }
@@ -129,6 +132,12 @@ export function quantizationJson(config: BitsAndBytesConfig, dtype: FloatDType):
     ...(Object.keys(own).length > 0 ? { octavo: own } : {}),
     quant_method: "bitsandbytes",
   };
+}
+
+/** How others have packed the matrices of a checkpoint; undefined if they have not. @throws ConfigError, UnsupportedModelError */
+export function storedPacked(json: unknown, location: string): PackedFormat | undefined {
+  const fields = json as Readonly<Record<string, unknown>> | null | undefined;
+  return PACKED_METHODS.includes(fields?.quant_method as string) ? packedFormat(fields!, location) : undefined;
 }
 
 /** True if decoded 4-bit values of a checkpoint with this `quantization_config` are not rounded: Octavo made the codes. */

@@ -1,0 +1,73 @@
+// AWQ as AutoAWQ stores it, version "gemm" (Lin et al. 2024): 4-bit integers packed along the outputs, eight to a word in an order of
+// its own, with a scale and a zero point for each group of inputs and each output.
+
+import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import { wordsOf } from "./bits.js";
+import { expectTensor, FLOAT_DTYPES, floatsFrom, needed, type PackedFormat } from "./format.js";
+
+/** Where in a word output 0, 1, ... of eight lies, in fields of 4 bits. */
+const PLACES = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/** @param group_size inputs that share a scale; -1 for all of them */
+export function awqFormat(group_size: number): PackedFormat {
+  return {
+    name: "awq, 4 bits",
+    claim(main, tensors) {
+      if (!main.name.endsWith(".qweight")) return undefined;
+      const base = main.name.slice(0, -"qweight".length);
+      const scales = needed(tensors, `${base}scales`, main);
+      const qzeros = tensors.get(`${base}qzeros`);
+      const [inputs = 0, words = 0] = main.shape;
+      const outputs = 8 * words;
+      expectTensor(main, ["I32"], [inputs, words]);
+      const size = group_size > 0 ? group_size : inputs;
+      const groups = Math.ceil(inputs / size);
+      expectTensor(scales, FLOAT_DTYPES, [groups, outputs]);
+      if (qzeros) expectTensor(qzeros, ["I32"], [groups, words]);
+      const packed = awqMatrix({ qweight: main, qzeros, scales }, { inputs, outputs, groups, size });
+      return { name: `${base}weight`, shape: [outputs, inputs], packed };
+    },
+  };
+}
+
+interface Parts {
+  readonly qweight: StoredTensor;
+  /** Absent: the middle of the range, 8. */
+  readonly qzeros: StoredTensor | undefined;
+  readonly scales: StoredTensor;
+}
+
+function awqMatrix(
+  { qweight, qzeros, scales }: Parts,
+  { inputs, outputs, groups, size }: { inputs: number; outputs: number; groups: number; size: number },
+): PackedMatrix {
+  const wide = outputs / 8;
+  const fieldOf = (words: Uint32Array, row: number, n: number): number =>
+    (words[row * wide + (n >>> 3)]! >>> (4 * PLACES[n & 7]!)) & 15;
+  return {
+    method: "awq",
+    tensors: [qweight, scales, ...(qzeros ? [qzeros] : [])],
+    async open(read: ReadTensor) {
+      const words = wordsOf(await read(qweight));
+      const zeroWords = qzeros && wordsOf(await read(qzeros));
+      const factors = floatsFrom(scales, await read(scales));
+      return {
+        async rows(at, count) {
+          const out = new Float32Array(count * inputs);
+          const zeros = new Uint8Array(groups * count).fill(8);
+          for (let i = 0; zeroWords && i < zeros.length; i++) {
+            zeros[i] = fieldOf(zeroWords, Math.floor(i / count), at + (i % count));
+          }
+          for (let k = 0; k < inputs; k++) {
+            const g = Math.floor(k / size);
+            for (let r = 0; r < count; r++) {
+              const q = fieldOf(words, k, at + r);
+              out[r * inputs + k] = factors[g * outputs + at + r]! * (q - zeros[g * count + r]!);
+            }
+          }
+          return out;
+        },
+      };
+    },
+  };
+}

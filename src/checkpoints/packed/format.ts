@@ -1,0 +1,88 @@
+// What all formats of packed matrices share. A packed matrix is stored in several tensors, whose values are small integers or
+// 8-bit floats with scales for groups of them; its rows are decoded to f32 as they are read.
+
+import { widen } from "../../core/dtype.js";
+import { FormatError } from "../../core/errors.js";
+import { shapeText, show } from "../../core/show.js";
+import { elementsOf, type PackedMatrix, type StoredDType, type StoredTensor } from "../stored.js";
+import { convertBytes } from "../values.js";
+
+/** How the matrices of a checkpoint are packed: made from its `quantization_config`. */
+export interface PackedFormat {
+  /** In words, for messages: "gptq, 4 bits". */
+  readonly name: string;
+  /**
+   * The packed matrix that a stored tensor belongs to, if it is the main one of it.
+   * @throws FormatError for tensors that do not fit each other
+   */
+  claim(main: StoredTensor, tensors: ReadonlyMap<string, StoredTensor>): Claim | undefined;
+}
+
+export interface Claim {
+  /** The name of the matrix in the model. */
+  readonly name: string;
+  /** [outputs, inputs], or with experts before them. */
+  readonly shape: readonly number[];
+  readonly packed: PackedMatrix;
+  /** Tensors that belong to it and are not read: scales of activations. */
+  readonly unused?: readonly string[];
+}
+
+/** @throws FormatError unless a tensor has one of these dtypes, and a shape that fits */
+export function expectTensor(
+  tensor: StoredTensor,
+  dtypes: readonly StoredDType[],
+  ...shapes: readonly (readonly number[])[]
+): StoredTensor {
+  const { name, file, dtype, shape } = tensor;
+  const fits = shapes.some((one) => one.length === shape.length && one.every((size, d) => size === shape[d]));
+  if (dtypes.includes(dtype) && fits) return tensor;
+  const expected = `${dtypes.join(" or ")} ${shapes.map(shapeText).join(" or ")}`;
+  throw new FormatError(`tensor ${name}: expected ${expected}, got ${dtype} ${shapeText(shape)}`, {
+    details: { file, key: name, expected, got: `${dtype} ${shapeText(shape)}` },
+  });
+}
+
+/** @throws FormatError if a matrix lacks a tensor */
+export function needed(tensors: ReadonlyMap<string, StoredTensor>, name: string, main: StoredTensor): StoredTensor {
+  const found = tensors.get(name);
+  if (found) return found;
+  throw new FormatError(`tensor ${main.name}: its ${show(name)} is missing`, {
+    details: { file: main.file, key: name },
+    hint: "the download is not complete; download the folder again",
+  });
+}
+
+export const FLOAT_DTYPES: readonly StoredDType[] = ["F16", "BF16", "F32"];
+
+/** Elements of a float tensor. */
+export function floatsFrom(tensor: StoredTensor, bytes: Uint8Array): Float32Array {
+  return widen("f32", convertBytes(tensor.dtype, bytes, "f32", tensor.name));
+}
+
+/** Elements of an int32 tensor. */
+export function integersFrom(bytes: Uint8Array): Int32Array {
+  return new Int32Array(bytes.slice().buffer);
+}
+
+/** The values of a stored tensor as a number of elements, for sizes. */
+export function count(tensor: StoredTensor): number {
+  return elementsOf(tensor.shape);
+}
+
+/**
+ * The group of each input.
+ * @throws FormatError for a group that has no scales
+ */
+export function groupsFrom(values: Int32Array, groups: number, { name, file }: StoredTensor): Int32Array {
+  const bad = values.findIndex((group) => group < 0 || group >= groups);
+  if (bad < 0) return values;
+  throw new FormatError(`tensor ${name}: input ${bad} is in group ${values[bad]}, of ${groups}`, {
+    details: { file, key: name, expected: `0 to ${groups - 1}`, got: values[bad] },
+  });
+}
+
+/** Groups of neighbours: input k is in group k / size. */
+export function plainGroups(inputs: number, size: number): Int32Array {
+  return Int32Array.from({ length: inputs }, (_, k) => Math.floor(k / size));
+}

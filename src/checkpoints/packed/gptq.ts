@@ -1,0 +1,98 @@
+// GPTQ as AutoGPTQ and GPTQModel store it (Frantar et al. 2023): integers of 2, 3, 4 or 8 bits packed along the inputs, with a
+// scale and a zero point for each group of inputs and each output. With "act-order" an input's group is in g_idx.
+
+import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import { fieldAt, wordsFor, wordsOf } from "./bits.js";
+import {
+  expectTensor,
+  FLOAT_DTYPES,
+  floatsFrom,
+  groupsFrom,
+  integersFrom,
+  needed,
+  type PackedFormat,
+  plainGroups,
+} from "./format.js";
+
+export interface GptqConfig {
+  readonly bits: number;
+  /** Inputs that share a scale; -1 for all of them. */
+  readonly group_size: number;
+  /** Added to stored zero points: the first version of the format stored them less one. */
+  readonly zero_offset: 0 | 1;
+}
+
+export function gptqFormat(config: GptqConfig): PackedFormat {
+  const { bits } = config;
+  return {
+    name: `gptq, ${bits} bits`,
+    claim(main, tensors) {
+      if (!main.name.endsWith(".qweight")) return undefined;
+      const base = main.name.slice(0, -"qweight".length);
+      const qzeros = needed(tensors, `${base}qzeros`, main);
+      const scales = needed(tensors, `${base}scales`, main);
+      const g_idx = tensors.get(`${base}g_idx`);
+      const [words = 0, outputs = 0] = main.shape;
+      const inputs = Math.floor((words * 32) / bits);
+      expectTensor(main, ["I32"], [wordsFor(inputs, bits), outputs]);
+      const size = config.group_size > 0 ? config.group_size : inputs;
+      const groups = Math.ceil(inputs / size);
+      expectTensor(scales, FLOAT_DTYPES, [groups, outputs]);
+      expectTensor(qzeros, ["I32"], [groups, wordsFor(outputs, bits)]);
+      if (g_idx) expectTensor(g_idx, ["I32"], [inputs]);
+      const parts = { qweight: main, qzeros, scales, g_idx };
+      const packed = gptqMatrix(parts, { ...config, inputs, outputs, groups, size });
+      return { name: `${base}weight`, shape: [outputs, inputs], packed };
+    },
+  };
+}
+
+interface Sizes extends GptqConfig {
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly groups: number;
+  readonly size: number;
+}
+
+interface Parts {
+  readonly qweight: StoredTensor;
+  readonly qzeros: StoredTensor;
+  readonly scales: StoredTensor;
+  readonly g_idx: StoredTensor | undefined;
+}
+
+function gptqMatrix({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): PackedMatrix {
+  const { bits, inputs, outputs, groups, size, zero_offset } = sizes;
+  return {
+    method: "gptq",
+    tensors: [qweight, qzeros, scales, ...(g_idx ? [g_idx] : [])],
+    async open(read: ReadTensor) {
+      // Words run along the inputs, so that any row needs all of them.
+      const words = wordsOf(await read(qweight));
+      const zeroWords = wordsOf(await read(qzeros));
+      const factors = floatsFrom(scales, await read(scales));
+      const group = g_idx ? groupsFrom(integersFrom(await read(g_idx)), groups, g_idx) : plainGroups(inputs, size);
+      const each = wordsFor(outputs, bits);
+      const mask = (1 << bits) - 1;
+      return {
+        async rows(at, count) {
+          const out = new Float32Array(count * inputs);
+          const zeros = new Uint8Array(groups * count);
+          for (let g = 0; g < groups; g++) {
+            for (let r = 0; r < count; r++) {
+              zeros[g * count + r] = (fieldAt(zeroWords, g * each, 1, at + r, bits) + zero_offset) & mask;
+            }
+          }
+          for (let k = 0; k < inputs; k++) {
+            const g = group[k]!;
+            for (let r = 0; r < count; r++) {
+              const q = fieldAt(words, at + r, outputs, k, bits);
+              out[r * inputs + k] = factors[g * outputs + at + r]! * (q - zeros[g * count + r]!);
+            }
+          }
+          return out;
+        },
+      };
+    },
+  };
+}

@@ -1,0 +1,147 @@
+// Checkpoints that others have quantized: which format a `quantization_config` names, and the checkpoint as if its matrices were floats.
+
+import { ConfigError, UnsupportedModelError } from "../../core/errors.js";
+import { listed, show } from "../../core/show.js";
+import type { Checkpoint } from "../checkpoint.js";
+import type { StoredTensor } from "../stored.js";
+import { awqFormat } from "./awq.js";
+import { type CompressedGroup, compressedFormat } from "./compressed.js";
+import type { PackedFormat } from "./format.js";
+import { gptqFormat } from "./gptq.js";
+import { MXFP4 } from "./mxfp4.js";
+import { type Block, float8Format } from "./scaled.js";
+
+export type { PackedFormat } from "./format.js";
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const FORMATS: Readonly<Record<string, (fields: Fields, location: string) => PackedFormat>> = {
+  gptq: readGptq,
+  awq: readAwq,
+  fp8: (fields) => float8Format("fp8", blockFrom(fields.weight_block_size)),
+  fbgemm_fp8: () => float8Format("fbgemm_fp8", undefined),
+  "compressed-tensors": readCompressed,
+  mxfp4: () => MXFP4,
+};
+
+/** Methods of `quantization_config` that are read, besides bitsandbytes. */
+export const PACKED_METHODS: readonly string[] = Object.keys(FORMATS);
+
+/**
+ * How the matrices of a checkpoint are packed.
+ * @param fields `quantization_config` of its config.json, with a method of PACKED_METHODS
+ * @throws ConfigError for fields that are not of this method; UnsupportedModelError for a variant that is not read
+ */
+export function packedFormat(fields: Fields, location: string): PackedFormat {
+  return FORMATS[fields.quant_method as string]!(fields, location);
+}
+
+/** A field of the block that must be one of a few values. @throws UnsupportedModelError */
+function oneOf<T extends string | number>(fields: Fields, key: string, known: readonly T[], location: string): T {
+  const value = fields[key];
+  if ((known as readonly unknown[]).includes(value)) return value as T;
+  throw new UnsupportedModelError(
+    `${location}: ${show(fields.quant_method)} with ${key} ${show(value)} is not read; known are ${listed(known)}`,
+    { details: { key, got: show(value) }, hint: "load the original checkpoint with load_in_8bit or load_in_4bit" },
+  );
+}
+
+/** @throws ConfigError */
+function whole(fields: Fields, key: string, least: number): number {
+  const value = fields[key];
+  if (Number.isSafeInteger(value) && (value as number) >= least && value !== 0) return value as number;
+  throw new ConfigError(`config.json: quantization_config.${key} must be a whole number, got ${show(value)}`);
+}
+
+function readGptq(fields: Fields, location: string): PackedFormat {
+  const bits = oneOf(fields, "bits", [2, 3, 4, 8], location);
+  const group_size = whole({ group_size: -1, ...fields }, "group_size", -1);
+  const version = oneOf({ checkpoint_format: "gptq", ...fields }, "checkpoint_format", ["gptq", "gptq_v2"], location);
+  return gptqFormat({ bits, group_size, zero_offset: version === "gptq_v2" ? 0 : 1 });
+}
+
+function readAwq(fields: Fields, location: string): PackedFormat {
+  const known = { bits: fields.w_bit ?? 4, version: "gemm", ...fields };
+  oneOf(known, "bits", [4], location);
+  oneOf({ ...known, version: String(known.version).toLowerCase() }, "version", ["gemm"], location);
+  const group_size = fields.group_size ?? fields.q_group_size ?? 128;
+  return awqFormat(whole({ group_size }, "group_size", -1));
+}
+
+/** [rows, columns] of blocks. @throws ConfigError */
+function blockFrom(value: unknown): Block | undefined {
+  if (value === undefined || value === null) return undefined;
+  const [rows, columns] = Array.isArray(value) ? (value as unknown[]) : [];
+  const fits = [rows, columns].every((size) => Number.isSafeInteger(size) && (size as number) > 0);
+  if (fits) return [rows as number, columns as number];
+  throw new ConfigError(`config.json: quantization_config: a block must be [rows, columns], got ${show(value)}`);
+}
+
+const COMPRESSED = [
+  "pack-quantized",
+  "int-quantized",
+  "float-quantized",
+  "naive-quantized",
+  "mixed-precision",
+] as const;
+
+function readCompressed(fields: Fields, location: string): PackedFormat {
+  const named = { quant_method: "compressed-tensors" };
+  const sparsity = fields.sparsity_config as Fields | null | undefined;
+  if (sparsity?.format !== undefined) oneOf({ ...named, format: sparsity.format }, "format", ["dense"], location);
+  const formats = [...COMPRESSED];
+  oneOf({ ...named, format: fields.format ?? "pack-quantized" }, "format", formats, location);
+  const blocks = typeof fields.config_groups === "object" && fields.config_groups !== null ? fields.config_groups : {};
+  const groups = Object.entries(blocks as Fields).map(([key, group]): CompressedGroup => {
+    const own = (group ?? {}) as Fields;
+    if (own.format !== undefined && own.format !== null)
+      oneOf({ ...named, format: own.format }, "format", formats, location);
+    const weights = own.weights as Fields | null | undefined;
+    if (typeof weights !== "object" || weights === null) {
+      throw new ConfigError(`config.json: quantization_config.config_groups.${key} names no weights`);
+    }
+    const type = oneOf({ ...named, type: weights.type ?? "int" }, "type", ["int", "float"] as const, location);
+    const bits = { ...named, num_bits: weights.num_bits };
+    const num_bits = oneOf(bits, "num_bits", type === "float" ? [8] : [4, 8], location);
+    const size = weights.group_size;
+    const group_size = size === undefined || size === null || size === -1 ? undefined : whole(weights, "group_size", 1);
+    return { num_bits, type, group_size, block: blockFrom(weights.block_structure) };
+  });
+  if (groups.length === 0) throw new ConfigError("config.json: quantization_config.config_groups names no weights");
+  return compressedFormat(groups);
+}
+
+/** Scales of activations and of caches, which are not used: both stay floats. */
+const ACTIVATIONS = /\.(input|output|[kqv])_(scale|zero_point|global_scale)$/;
+
+export interface Unpacked {
+  readonly checkpoint: Checkpoint;
+  /** Number of packed matrices. */
+  readonly matrices: number;
+}
+
+/**
+ * The checkpoint with each packed matrix as one tensor, which is decoded while it is read.
+ * @throws FormatError for tensors that do not fit each other
+ */
+export function unpackCheckpoint(checkpoint: Checkpoint, format: PackedFormat): Unpacked {
+  const { tensors } = checkpoint;
+  const parts = new Set<string>();
+  const whole = new Map<string, StoredTensor>();
+  for (const main of tensors.values()) {
+    const claim = format.claim(main, tensors);
+    if (!claim) continue;
+    const { name, shape, packed, unused = [] } = claim;
+    for (const part of [...packed.tensors.map((tensor) => tensor.name), ...unused]) parts.add(part);
+    const { file, offset } = main;
+    const bytes = packed.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+    whole.set(main.name, { name, dtype: "F32", shape, file, offset, bytes, packed });
+  }
+  const all = new Map<string, StoredTensor>();
+  for (const [name, tensor] of tensors) {
+    const packed = whole.get(name);
+    if (packed) all.set(packed.name, packed);
+    else if (!parts.has(name) && !ACTIVATIONS.test(name)) all.set(name, tensor);
+  }
+  return { checkpoint: { ...checkpoint, tensors: all }, matrices: whole.size };
+}

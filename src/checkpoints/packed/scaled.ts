@@ -1,0 +1,107 @@
+// Matrices of one byte per value, in rows: 8-bit floats or integers, with scales for the whole matrix, for each output, for groups of
+// inputs, or for blocks of both. So store "fp8" (DeepSeek, Qwen), "fbgemm_fp8", and compressed-tensors.
+
+import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import { expectTensor, FLOAT_DTYPES, floatsFrom } from "./format.js";
+
+/** Rows and columns that share a scale. */
+export type Block = readonly [rows: number, columns: number];
+
+/** The 256 values of an 8-bit float without infinities (E4M3, OCP), or with them (E5M2). */
+export function float8Table(kind: "F8_E4M3" | "F8_E5M2"): Float32Array {
+  const mantissaBits = kind === "F8_E4M3" ? 3 : 2;
+  const bias = kind === "F8_E4M3" ? 7 : 15;
+  const top = (1 << (7 - mantissaBits)) - 1;
+  return Float32Array.from({ length: 256 }, (_, code) => {
+    const sign = code & 0x80 ? -1 : 1;
+    const exponent = (code & 0x7f) >> mantissaBits;
+    const mantissa = code & ((1 << mantissaBits) - 1);
+    const part = mantissa / (1 << mantissaBits);
+    if (exponent === top && kind === "F8_E5M2") return mantissa === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+    if (exponent === top && mantissa === 7) return Number.NaN;
+    return sign * (exponent === 0 ? part * 2 ** (1 - bias) : (1 + part) * 2 ** (exponent - bias));
+  });
+}
+
+const INTEGERS = Float32Array.from({ length: 256 }, (_, code) => (code << 24) >> 24);
+
+/** The table of a stored dtype of one byte; undefined for others. */
+export function tableOf({ dtype }: StoredTensor): Float32Array | undefined {
+  if (dtype === "F8_E4M3" || dtype === "F8_E5M2") return float8Table(dtype);
+  return dtype === "I8" ? INTEGERS : undefined;
+}
+
+/** Scales of a matrix [N, K] and the block that each is for: found from their shape. @throws FormatError */
+export function blockOf(main: StoredTensor, scales: StoredTensor, block: Block | undefined): Block {
+  const [outputs = 0, inputs = 0] = main.shape;
+  if (block) {
+    const across = [Math.ceil(outputs / block[0]), Math.ceil(inputs / block[1])];
+    expectTensor(scales, FLOAT_DTYPES, across);
+    return block;
+  }
+  const { shape } = scales;
+  if (shape.every((size) => size === 1)) {
+    expectTensor(scales, FLOAT_DTYPES, [], [1], [1, 1]);
+    return [outputs, inputs];
+  }
+  const groups = shape.length === 2 && shape[0] === outputs && inputs % shape[1]! === 0 ? shape[1]! : 1;
+  expectTensor(scales, FLOAT_DTYPES, [1], [outputs], [outputs, groups]);
+  return [1, inputs / groups];
+}
+
+/** @param zeros I8 zero points, of the shape of the scales */
+export function scaledMatrix(
+  method: string,
+  main: StoredTensor,
+  scales: StoredTensor,
+  block: Block,
+  zeros?: StoredTensor,
+): PackedMatrix {
+  const [, inputs = 0] = main.shape;
+  const table = tableOf(main)!;
+  const across = Math.ceil(inputs / block[1]);
+  if (zeros) expectTensor(zeros, ["I8"], scales.shape);
+  return {
+    method,
+    tensors: [main, scales, ...(zeros ? [zeros] : [])],
+    async open(read: ReadTensor) {
+      const factors = floatsFrom(scales, await read(scales));
+      const offsets = zeros && new Int8Array((await read(zeros)).slice().buffer);
+      return {
+        async rows(at, count) {
+          const codes = await read(main, at * inputs, count * inputs);
+          const out = new Float32Array(count * inputs);
+          for (let r = 0; r < count; r++) {
+            const line = Math.floor((at + r) / block[0]) * across;
+            for (let begin = 0, b = line; begin < inputs; begin += block[1], b++) {
+              const end = Math.min(inputs, begin + block[1]);
+              const [factor, zero] = [factors[b]!, offsets ? offsets[b]! : 0];
+              for (let i = r * inputs + begin; i < r * inputs + end; i++) out[i] = (table[codes[i]!]! - zero) * factor;
+            }
+          }
+          return out;
+        },
+      };
+    },
+  };
+}
+
+/** "fp8" and "fbgemm_fp8". @param block of the scales, if config.json names one */
+export function float8Format(method: string, block: Block | undefined) {
+  return {
+    name: `${method}${block ? ` in blocks of ${block.join(" x ")}` : ""}`,
+    claim(main: StoredTensor, tensors: ReadonlyMap<string, StoredTensor>) {
+      if (!main.name.endsWith(".weight") || !/^F8_E(4M3|5M2)$/.test(main.dtype) || main.shape.length !== 2)
+        return undefined;
+      const scales = tensors.get(`${main.name}_scale_inv`) ?? tensors.get(`${main.name}_scale`);
+      if (!scales) return undefined;
+      const own = scales.name.endsWith("_inv") ? block : undefined;
+      const packed = scaledMatrix(method, main, scales, blockOf(main, scales, own));
+      const base = main.name.slice(0, -"weight".length);
+      const unused = [`${base}input_scale`, `${main.name}_scale`, `${base}activation_scale`].filter(
+        (name) => name !== scales.name && tensors.has(name),
+      );
+      return { name: main.name, shape: main.shape, packed, unused };
+    },
+  };
+}

@@ -1,0 +1,202 @@
+// Checkpoints in the formats of other quantizers: their matrices are what the layout says (test/fixtures/make_packed.py), whatever they
+// are read into; what does not fit is refused before anything is read.
+
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { unpackCheckpoint } from "../../src/checkpoints/packed/index.js";
+import { MXFP4 } from "../../src/checkpoints/packed/mxfp4.js";
+import { float8Table } from "../../src/checkpoints/packed/scaled.js";
+import type { ReadTensor } from "../../src/checkpoints/stored.js";
+import { ConfigError, FormatError, UnsupportedModelError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
+import { openDevice } from "../../src/load/device.js";
+import type { Matrix } from "../../src/nn/module.js";
+import { editHeader, editJson } from "../support/checkpoints.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { difference, FIXTURES, largest, readArrays } from "../support/fixtures.js";
+import { openCheckpoint } from "../support/source-tools.js";
+import { temporary } from "../support/temporary.js";
+
+const device = openDevice("cpu", { threads: 2 });
+afterAll(async () => {
+  expectNoLeaks(device);
+  await device.close();
+});
+
+const folderOf = (format: string): string => join(FIXTURES, "packed", format);
+const load = (folder: string, options: FromPretrainedOptions = {}) =>
+  AutoModelForCausalLM.from_pretrained(folder, { device, ...options });
+
+async function matrix(model: Awaited<ReturnType<typeof load>>, name: string): Promise<Float32Array> {
+  const parameter = new Map(model.module.named_parameters()).get(name) as Matrix;
+  using dense = parameter.weight.dense("f32");
+  return dense.readFloats();
+}
+
+const FORMATS = {
+  gptq: "gptq, 4 bits",
+  "gptq-act-order": "gptq, 4 bits",
+  "gptq-3bit": "gptq, 3 bits",
+  "gptq-v2-8bit": "gptq, 8 bits",
+  awq: "awq, 4 bits",
+  "fp8-block": "fp8 in blocks of 48 x 32",
+  "fbgemm-fp8": "fbgemm_fp8",
+  "ct-int4": "compressed-tensors, 4 bits",
+  "ct-int4-act-order": "compressed-tensors, 4 bits",
+  "ct-int8": "compressed-tensors, 8 bits",
+  "ct-fp8": "compressed-tensors, 8 bits",
+};
+
+describe.each(Object.entries(FORMATS))("%s", (format, name) => {
+  test("its matrices are the layout's, in f32 bit for bit, and a warning says that they are decoded", async () => {
+    await using model = await load(folderOf(format), { dtype: "float32" });
+    expect(model.warnings).toEqual([`the file's matrices (${name}) are decoded while they are read, into float32`]);
+    for (const [key, { values }] of readArrays("packed", format, "expected.safetensors")) {
+      expect(difference(await matrix(model, key), values).max, key).toBe(0);
+    }
+  });
+
+  test("in the file's dtype, and in 8 bits if asked for", async () => {
+    await using half = await load(folderOf(format));
+    await using int8 = await load(folderOf(format), { load_in_8bit: true });
+    expect(half.dtype).toBe("f16");
+    expect(int8.quantized_modules).toHaveLength(7);
+    for (const [key, { values }] of readArrays("packed", format, "expected.safetensors")) {
+      expect(difference(await matrix(half, key), values).max).toBeLessThanOrEqual(2 ** -11 * largest(values));
+      // Half a step of a row's 127.
+      expect(difference(await matrix(int8, key), values).max).toBeLessThanOrEqual(largest(values) / 253);
+    }
+  });
+});
+
+test("a model read from such a file is saved as what it is now", async () => {
+  const copy = temporary("saved");
+  await using model = await load(folderOf("awq"), { load_in_8bit: true });
+  await model.save_pretrained(copy);
+  const { quantization_config } = JSON.parse(readFileSync(join(copy, "config.json"), "utf8"));
+  expect(quantization_config).toMatchObject({ quant_method: "bitsandbytes", load_in_8bit: true });
+  await using again = await load(copy);
+  expect(again.warnings).toEqual([]);
+  const dense = temporary("dense");
+  model.dequantize();
+  await model.save_pretrained(dense);
+  expect(JSON.parse(readFileSync(join(dense, "config.json"), "utf8"))).not.toHaveProperty("quantization_config");
+});
+
+test("MXFP4: the values are transformers'", async () => {
+  const { checkpoint, matrices } = unpackCheckpoint(await openCheckpoint(folderOf("mxfp4")), MXFP4);
+  expect(matrices).toBe(1);
+  const { shape, packed } = checkpoint.tensors.get("experts.gate_up_proj")!;
+  expect(shape).toEqual([2, 6, 96]);
+  const read: ReadTensor = async ({ file, offset, bytes }, at = 0, count = bytes) =>
+    new Uint8Array(readFileSync(file).subarray(offset + at, offset + at + count));
+  const decoder = await packed!.open(read);
+  const { values: data } = readArrays("packed", "mxfp4", "expected.safetensors").get("experts.gate_up_proj")!;
+  expect(await decoder.rows(0, 12)).toEqual(data);
+  expect(await decoder.rows(5, 3)).toEqual(data.slice(5 * 96, 8 * 96));
+});
+
+test("8-bit floats: ends and middle of both kinds (OCP 8-bit floating point, tables 1 and 2)", () => {
+  const [e4m3, e5m2] = [float8Table("F8_E4M3"), float8Table("F8_E5M2")];
+  expect([e4m3[0x7e], e4m3[0x08], e4m3[0x01], e4m3[0xfe], e4m3[0x38]]).toEqual([448, 2 ** -6, 2 ** -9, -448, 1]);
+  expect([e5m2[0x7b], e5m2[0x04], e5m2[0x01], e5m2[0x3c], e5m2[0x7c]]).toEqual([
+    57344,
+    2 ** -14,
+    2 ** -16,
+    1,
+    Infinity,
+  ]);
+  expect([e4m3[0x7f], e4m3[0xff], e5m2[0x7d]].every((value) => Number.isNaN(value))).toBe(true);
+});
+
+describe("what does not fit is refused", () => {
+  const KEY = "model.layers.0.mlp.down_proj";
+  function copied(format: string): string {
+    const folder = temporary(format);
+    cpSync(folderOf(format), folder, { recursive: true });
+    return folder;
+  }
+  /** Overwrites the first bytes of a tensor. */
+  async function overwrite(folder: string, name: string, bytes: Uint8Array): Promise<void> {
+    const { file, offset } = (await openCheckpoint(folder)).tensors.get(name)!;
+    const content = readFileSync(file);
+    content.set(bytes, offset);
+    writeFileSync(file, content);
+  }
+
+  test.each([
+    ["gptq", `${KEY}.qzeros`],
+    ["gptq", `${KEY}.scales`],
+    ["awq", `${KEY}.scales`],
+    ["ct-int4", `${KEY}.weight_scale`],
+  ])("%s without %s", async (format, name) => {
+    const folder = copied(format);
+    editHeader(join(folder, "model.safetensors"), (header) => {
+      header[`${name}_`] = header[name]!;
+      delete header[name];
+    });
+    await expect(load(folder)).rejects.toThrow(FormatError);
+    await expect(load(folder)).rejects.toThrow(/is missing/);
+  });
+
+  test.each([
+    ["gptq", { group_size: 16 }, /scales: expected/],
+    ["gptq", { bits: 8 }, /scales: expected|qzeros: expected/],
+    ["awq", { group_size: 64 }, /scales: expected/],
+    ["fp8-block", { weight_block_size: [128, 128] }, /weight_scale_inv: expected/],
+  ])("%s with %o", async (format, change, message) => {
+    const folder = copied(format);
+    const file = join(folder, "config.json");
+    const { quantization_config } = JSON.parse(readFileSync(file, "utf8"));
+    editJson(file, { quantization_config: { ...quantization_config, ...change } });
+    await expect(load(folder)).rejects.toThrow(message);
+  });
+
+  test.each([
+    [{ quant_method: "gptq", bits: 5 }, UnsupportedModelError, /bits 5 is not read; known are 2, 3, 4, 8/],
+    [{ quant_method: "gptq", bits: 4, checkpoint_format: "marlin" }, UnsupportedModelError, /marlin/],
+    [{ quant_method: "gptq", bits: 4, group_size: 0 }, ConfigError, /group_size/],
+    [{ quant_method: "awq", bits: 4, version: "gemv" }, UnsupportedModelError, /version "gemv"/],
+    [{ quant_method: "fp8", weight_block_size: "big" }, ConfigError, /block must be/],
+    [{ quant_method: "compressed-tensors", format: "marlin-24" }, UnsupportedModelError, /marlin-24/],
+    [{ quant_method: "compressed-tensors", config_groups: {} }, ConfigError, /names no weights/],
+    [
+      { quant_method: "compressed-tensors", config_groups: { a: { weights: { num_bits: 3 } } } },
+      UnsupportedModelError,
+      /num_bits 3/,
+    ],
+    [
+      { quant_method: "compressed-tensors", sparsity_config: { format: "sparse-24-bitmask" } },
+      UnsupportedModelError,
+      /sparse-24-bitmask/,
+    ],
+    [{ quant_method: "hqq" }, UnsupportedModelError, /"hqq"/],
+  ])("quantization_config %o", async (quantization_config, type, message) => {
+    const folder = copied("gptq");
+    editJson(join(folder, "config.json"), { quantization_config });
+    await expect(load(folder)).rejects.toThrow(type);
+    await expect(load(folder)).rejects.toThrow(message);
+  });
+
+  test("an input in a group that has no scales", async () => {
+    const folder = copied("gptq-act-order");
+    await overwrite(folder, `${KEY}.g_idx`, new Uint8Array(Int32Array.of(4).buffer));
+    await expect(load(folder)).rejects.toThrow(/g_idx: input 0 is in group 4, of 4/);
+  });
+
+  test("a shape beside the words that is another", async () => {
+    const folder = copied("ct-int4");
+    await overwrite(folder, `${KEY}.weight_shape`, new Uint8Array(BigInt64Array.of(64n, 96n).buffer));
+    await expect(load(folder)).rejects.toThrow(
+      /weight_shape: expected 64 x 128, as the packed words have it, got 64 x 96/,
+    );
+  });
+
+  test("a config that says gptq beside plain floats", async () => {
+    const folder = temporary("plain");
+    cpSync(join(FIXTURES, "models", "llama"), folder, { recursive: true });
+    editJson(join(folder, "config.json"), { quantization_config: { quant_method: "gptq", bits: 4, group_size: 128 } });
+    await expect(load(folder)).rejects.toThrow(/says gptq, 4 bits, but no tensor is quantized that way/);
+  });
+});

@@ -5,8 +5,8 @@ import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
 import { wordsOf } from "./bits.js";
 import { expectTensor, FLOAT_DTYPES, floatsFrom, needed, type PackedFormat } from "./format.js";
 
-/** Where in a word output 0, 1, ... of eight lies, in fields of 4 bits. */
-const PLACES = [0, 4, 1, 5, 2, 6, 3, 7];
+/** The lowest bit in a word of output 0, 1, ... of eight. */
+const SHIFTS = Uint8Array.of(0, 16, 4, 20, 8, 24, 12, 28);
 
 /** @param group_size inputs that share a scale; -1 for all of them */
 export function awqFormat(group_size: number): PackedFormat {
@@ -43,7 +43,7 @@ function awqMatrix(
 ): PackedMatrix {
   const wide = outputs / 8;
   const fieldOf = (words: Uint32Array, row: number, n: number): number =>
-    (words[row * wide + (n >>> 3)]! >>> (4 * PLACES[n & 7]!)) & 15;
+    (words[row * wide + (n >>> 3)]! >>> SHIFTS[n & 7]!) & 15;
   return {
     method: "awq",
     tensors: [qweight, scales, ...(qzeros ? [qzeros] : [])],
@@ -60,9 +60,11 @@ function awqMatrix(
           }
           for (let k = 0; k < inputs; k++) {
             const g = Math.floor(k / size);
+            const [line, scale, zero] = [k * wide, g * outputs + at, g * count];
             for (let r = 0; r < count; r++) {
-              const q = fieldOf(words, k, at + r);
-              out[r * inputs + k] = factors[g * outputs + at + r]! * (q - zeros[g * count + r]!);
+              const n = at + r;
+              const q = (words[line + (n >>> 3)]! >>> SHIFTS[n & 7]!) & 15;
+              out[r * inputs + k] = factors[scale + r]! * (q - zeros[zero + r]!);
             }
           }
           return out;

@@ -110,6 +110,8 @@ function packedMatrix({ main, scales, zeros, g_idx, shape }: Parts, sizes: Sizes
   const { bits, outputs, inputs, columns, across, size } = sizes;
   /** Codes are stored above zero: less this, they are signed. */
   const middle = 1 << (bits - 1);
+  const each = 32 / bits;
+  const mask = (1 << bits) - 1;
   const others = [zeros, g_idx, shape].filter((tensor) => tensor !== undefined);
   return {
     method: "compressed-tensors",
@@ -131,10 +133,11 @@ function packedMatrix({ main, scales, zeros, g_idx, shape }: Parts, sizes: Sizes
           const out = new Float32Array(count * inputs);
           for (let r = 0; r < count; r++) {
             const own = Float32Array.from({ length: across }, (_, g) => zeroAt(at + r, g));
+            const scale = (at + r) * across;
             for (let k = 0; k < inputs; k++) {
               const g = group[k]!;
-              const q = fieldAt(words, r * columns, 1, k, bits) - middle;
-              out[r * inputs + k] = (q - own[g]!) * factors[(at + r) * across + g]!;
+              const q = (words[r * columns + Math.floor(k / each)]! >>> ((k % each) * bits)) & mask;
+              out[r * inputs + k] = (q - middle - own[g]!) * factors[scale + g]!;
             }
           }
           return out;

@@ -14,6 +14,7 @@ const FLOORS = [
   "backends",
   "sources",
   "checkpoints",
+  "hub",
   "tokenizer",
   "media",
   "nn",

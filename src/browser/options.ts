@@ -8,7 +8,7 @@ import type { BitsAndBytesOptions } from "../quant/config.js";
 
 /** Options that are not sent: functions and signals cannot be cloned, caches on disk exist only in Node. */
 const NOT_SENT = [
-  ...(["progress_callback", "signal", "cache_dir", "local_files_only", "torch_dtype"] as const),
+  ...(["progress_callback", "signal", "cache_dir", "local_files_only", "force_download", "torch_dtype"] as const),
   // The Worker has one device of its own, which `device` names.
   ...(["device_map", "max_memory"] as const),
 ] as const;

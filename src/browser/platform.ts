@@ -11,7 +11,7 @@ import { deviceName } from "../load/names.js";
 import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
 import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
 import { OPS, signatures } from "../ops/index.js";
-import { modelAddress, quoteAddress } from "../sources/address.js";
+import { modelAddress, quoteAddress, tokenForServer } from "../sources/address.js";
 import { HttpSource } from "../sources/http.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
@@ -30,8 +30,8 @@ const OWNERS = { threads: ["wasm", "auto"], deterministic: DEVICE_NAMES, wasm: D
  * @throws OptionError
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
-  const { hub, revision, token, timeout, cache = true, signal, warn } = options;
-  for (const key of ["cache_dir", "local_files_only"] as const) {
+  const { hub, revision, timeout, cache = true, signal, warn } = options;
+  for (const key of ["cache_dir", "local_files_only", "force_download"] as const) {
     if (options[key] !== undefined) throw new OptionError(`${key} has no meaning in a browser`);
   }
   if (model === STORYTELLER && hub === undefined) {
@@ -40,7 +40,8 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
     });
   }
   const relative = typeof model === "string" && hub === undefined && isRelative(model);
-  const address = modelAddress(relative ? resolved(model) : model, hub, revision);
+  const address = modelAddress(relative ? resolved(model) : model, hub, revision, options.subfolder);
+  const token = tokenForServer(options.token);
   const page = WEB.location !== undefined; // Deno and Bun have none
   return new HttpSource(address, { token, timeout, signal, warn, page, cache: cache ? await openCache() : undefined });
 }

@@ -158,6 +158,7 @@ async function openSharded(source: Source, indexFile: string): Promise<Checkpoin
   const names = [...index.shards.keys()].sort();
   await checkThere(source, names, (gone) => missingShards(source, indexFile, index, gone));
   const files = names.map((name) => source.path(name));
+  await source.bring?.(names);
   const headers = await inOrder(files, (file) => readSafetensorsHeader(source, file));
   const warnings = disagreements(indexFile, index, names, headers);
   const checkpoint = assemble(source, files, headers, warnings);

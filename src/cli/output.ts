@@ -1,6 +1,9 @@
 // Output of all commands: results on stdout, everything else on stderr, numbers in words, tables. No command logic here;
 // failures.ts tells errors.
 
+export { bytes } from "../core/show.js";
+export { isInteractive } from "../hub/progress.js";
+
 /** A closed pipe is not an error: its reader has read enough. */
 export function endWithReaders(): void {
   for (const stream of [process.stdout, process.stderr]) {
@@ -35,12 +38,6 @@ export function printJson(value: unknown): void {
   print(`${text.replace(lists, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"))}\n`);
 }
 
-/** True if stderr can show progress bars. */
-export function isInteractive(): boolean {
-  const { CI, TERM, HF_HUB_DISABLE_PROGRESS_BARS: off } = process.env;
-  return process.stderr.isTTY === true && !CI && TERM !== "dumb" && off !== "1";
-}
-
 /** True if a stream may get colours: it is a terminal, and NO_COLOR is unset (https://no-color.org). */
 export function colourful(stream: { readonly isTTY?: boolean }, env: NodeJS.ProcessEnv): boolean {
   return stream.isTTY === true && !env.NO_COLOR && env.TERM !== "dumb";
@@ -49,18 +46,6 @@ export function colourful(stream: { readonly isTTY?: boolean }, env: NodeJS.Proc
 /** A text in fainter ink, where stderr can show it. */
 export function dim(text: string): string {
   return colourful(process.stderr, process.env) ? `\x1b[2m${text}\x1b[22m` : text;
-}
-
-/** "5.87 MB": three digits, decimal units as on disks. */
-export function bytes(count: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let value = count;
-  let unit = 0;
-  while (value >= 999.5 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return unit === 0 ? `${count} B` : `${value.toPrecision(3)} ${units[unit]}`;
 }
 
 /** "12 ms", "1.24 s". */

@@ -71,6 +71,18 @@ export function cut(text: string, most: number): string {
   return text.length <= most ? text : `${text.slice(0, most - 3)}...`;
 }
 
+/** "5.87 MB": three digits, decimal units as on disks. */
+export function bytes(count: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = count;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return unit === 0 ? `${count} B` : `${value.toPrecision(3)} ${units[unit]}`;
+}
+
 function shown(value: unknown, levels: number): string {
   switch (typeof value) {
     case "string":

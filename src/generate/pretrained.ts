@@ -17,7 +17,7 @@ import type { Model } from "../nn/model.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme } from "../quant/index.js";
-import type { Source } from "../sources/source.js";
+import type { DownloadEvent, Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import type { LoadedModel } from "./base.js";
@@ -154,7 +154,13 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
         warnings.push(message);
         progress_callback?.({ ...NOTHING_READ, status: "warning", name: model, message });
       };
-      const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn });
+      const download =
+        progress_callback &&
+        ((event: DownloadEvent): void => {
+          const progress = (100 * event.loaded) / (event.total || 1);
+          progress_callback({ ...NOTHING_READ, ...event, status: "download", name: model, progress });
+        });
+      const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn, download });
       const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
       const load = async (on: typeof place): Promise<TaskHolders[T]> => {
         // `threads` applies to a CPU, if "auto" finds no GPU.

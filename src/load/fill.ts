@@ -20,7 +20,8 @@ const REPORT_MS = 100;
 
 /** Progress of a load, in the format of transformers.js' download reports. */
 export interface ProgressEvent {
-  readonly status: "initiate" | "progress" | "done" | "warning";
+  /** "download": bytes come from the hub into the cache, before the load itself; `loaded` and `total` are of these files. */
+  readonly status: "download" | "initiate" | "progress" | "done" | "warning";
   /** The model's name. */
   readonly name: string;
   /** The file read last. */

@@ -5,12 +5,14 @@ import { join } from "node:path";
 import { packagePlace } from "../backends/_package.js";
 import { FOLDERS } from "../checkpoints/folder-write.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
+import { openModel } from "../hub/open.js";
 import { NODE_MEDIA } from "../media/node.js";
-import { modelAddress, quoteAddress } from "../sources/address.js";
+import { modelAddress, quoteAddress, tokenForServer } from "../sources/address.js";
 import { Disk } from "../sources/disk.js";
+import { quote } from "../sources/files.js";
 import { HttpSource } from "../sources/http.js";
-import { resolveModel } from "../sources/hub.js";
-import { STORYTELLER } from "../sources/model-id.js";
+import { localModel } from "../sources/hub.js";
+import { STORYTELLER, subfolderParts } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import type { Platform, SourceOptions } from "./platform.js";
@@ -26,20 +28,24 @@ function storyteller(): Disk {
 }
 
 /**
- * "octavo/storyteller", a folder that exists, an http address, or an id: of the hub at `options.hub` if that is given, else in the local cache.
- * Files from a server are not cached.
+ * "octavo/storyteller", a folder that exists, an http address, or an id. Of an address, and of an id on the hub at `options.hub`, nothing
+ * is kept; other ids come through the Hugging Face cache.
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
-  const { hub, revision, token, timeout, signal, warn } = options;
+  const { hub, revision, token, timeout, signal, warn, subfolder, force_download } = options;
   if (typeof model === "string" && (hub !== undefined || /^https?:\/\//i.test(model))) {
     if (options.local_files_only) {
       throw new OptionError(`${quoteAddress(model)} is on a server, but local_files_only is set`);
     }
-    return new HttpSource(modelAddress(model, hub, revision), { token, timeout, signal, warn });
+    const address = modelAddress(model, hub, revision, subfolder);
+    return new HttpSource(address, { token: tokenForServer(token), timeout, signal, warn });
   }
   if (model === STORYTELLER && !existsSync(STORYTELLER)) return storyteller();
-  const { cache_dir, local_files_only } = options;
-  return new Disk((await resolveModel(model, { cache_dir, revision, local_files_only })).folder);
+  const { folder, id } = await localModel(model);
+  if (id !== undefined) return openModel(id, options);
+  if (force_download)
+    throw new OptionError(`force_download is for models of the hub, and ${quote(folder)} is a folder`);
+  return new Disk(join(folder, ...subfolderParts(subfolder ?? "")));
 }
 
 export const NODE: Platform = {

@@ -4,6 +4,7 @@ import * as z from "zod";
 import { OptionError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, text, whole } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { DownloadEvent } from "../sources/source.js";
 
 /** Where to look for a model. */
 export const SOURCE = {
@@ -11,22 +12,32 @@ export const SOURCE = {
   cache_dir: text({
     secret: true,
     value: "<folder>",
-    help: "Hugging Face cache to look in (default: the one that Python uses)",
+    help: "Hugging Face cache (default: the one that Python uses)",
   }),
   /** A branch, a tag or a full commit, for ids of a hub. */
   revision: text({
     secret: true,
     value: "<name>",
-    help: "branch, tag or commit of a model in the cache (default: main)",
+    help: "branch, tag or commit of a model on the hub (default: main)",
   }),
-  /** Never contact a server; Node only. */
+  /** Never contact a server; Node only. The variable HF_HUB_OFFLINE=1 does the same. */
   local_files_only: flag(),
-  /** Address of the hub to fetch the id from; browsers use Hugging Face's by default. */
+  /** Download files that are in the cache as well; Node only. */
+  force_download: flag(),
+  /** Folder inside the model in which its files lie. */
+  subfolder: text({ secret: true }),
+  /**
+   * Address of a hub whose files are read from there and not kept in Node's cache; browsers use Hugging Face's by default. In Node an id
+   * without it comes through the cache, from the hub that HF_ENDPOINT names (default: Hugging Face's).
+   */
   hub: text({ secret: true }),
-  /** Access token for private or gated models. */
-  token: such<string>(
-    (value) => typeof value === "string" && /^[\x21-\x7e]*$/.test(value),
-    "text of visible ASCII characters, without spaces",
+  /**
+   * Access token for private or gated models. By default Node takes that of this machine (HF_TOKEN, or the file that `hf auth login`
+   * writes) for the hub; false sends none, true must find one.
+   */
+  token: such<string | boolean>(
+    (value) => typeof value === "boolean" || (typeof value === "string" && /^[\x21-\x7e]*$/.test(value)),
+    "text of visible ASCII characters, without spaces, or true or false",
     { secret: true },
   ),
   /**
@@ -44,6 +55,10 @@ export interface SourceOptions extends Readonly<Options<typeof SOURCE>> {
   readonly signal?: AbortSignal;
   /** Receives problems that do not end the load. */
   readonly warn?: (message: string) => void;
+  /** Hears of files that come into the cache; by default Node draws a bar where stderr is a terminal. */
+  readonly download?: (event: DownloadEvent) => void;
+  /** Look into large files where they lie, and bring none of them into the cache. */
+  readonly peek?: boolean;
 }
 
 /** An address, or bytes. (A name for the union: written out in a declaration, its Uint8Array would need TypeScript 5.7.) */

@@ -4,7 +4,7 @@
 import { OptionError } from "../core/errors.js";
 import { kindOf } from "../core/show.js";
 import { quote } from "./files.js";
-import { checkRevision, isModelId } from "./model-id.js";
+import { checkRevision, isModelId, subfolderParts } from "./model-id.js";
 
 export const HUB = "https://huggingface.co";
 
@@ -38,8 +38,20 @@ export function scrub(text: string): string {
  * @param hub address of a hub; by default the one of Hugging Face
  * @throws OptionError for what is neither an http address nor an id, an address with a password, or a bad revision
  */
-export function modelAddress(given: string | URL, hub: string = HUB, revision?: string): string {
-  const model = given instanceof URL ? given.href : given;
+export function modelAddress(given: string | URL, hub: string = HUB, revision?: string, subfolder = ""): string {
+  const folder = rootAddress(given instanceof URL ? given.href : given, hub, revision);
+  return [folder, ...subfolderParts(subfolder).map(encodeURIComponent)].join("/");
+}
+
+/** The token for a server that is no hub of this machine's. @throws OptionError for `true`: no token goes anywhere by itself */
+export function tokenForServer(token: string | boolean | undefined): string | undefined {
+  if (token !== true) return token || undefined;
+  throw new OptionError("token: true is the token of this machine, which goes to the hub alone", {
+    hint: "pass the token itself for another server",
+  });
+}
+
+function rootAddress(model: string, hub: string, revision: string | undefined): string {
   if (typeof model === "string" && /^https?:\/\//i.test(model)) {
     if (revision !== undefined) {
       throw new OptionError("revision belongs to the id of a model on a hub; an address has its own");
@@ -57,7 +69,7 @@ export function modelAddress(given: string | URL, hub: string = HUB, revision?: 
 }
 
 /** An address without its last slash. @throws OptionError */
-function folderAddress(text: string, what: string): string {
+export function folderAddress(text: string, what: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   const got = quoteAddress(text);
   if (!url || !/^https?:$/.test(url.protocol)) {

@@ -27,6 +27,7 @@ export interface Answer {
   readonly start: number;
   /** True if the server sent the range, false if it sent the whole file. */
   readonly ranged: boolean;
+  readonly headers: Headers;
   /** Of a range, at most the bytes that were asked for. */
   readonly body: AsyncIterable<Uint8Array>;
   /** Ends the answer; for one whose body is not read. */
@@ -96,11 +97,12 @@ export class HttpClient {
   }
 
   /**
-   * Asks for bytes `start` to `end` (not included) of a file.
+   * Asks for bytes `start` to `end` (not included) of a file, or for all of it.
    * @throws NotFoundError, NetworkError, FormatError (a page instead of the file, a size that cannot be), AbortError
    */
-  async get(url: string, what: string, start: number, end: number): Promise<Answer> {
-    const sent = await this.#request(url, "GET", { Range: `bytes=${start}-${end - 1}` });
+  async get(url: string, what: string, start = 0, end: number = Number.POSITIVE_INFINITY): Promise<Answer> {
+    const part = start > 0 || end < Number.POSITIVE_INFINITY;
+    const sent = await this.#request(url, "GET", part ? { Range: `bytes=${start}-${end - 1}` } : {});
     try {
       return await this.#read(sent, url, what, start, end);
     } catch (error) {
@@ -118,9 +120,11 @@ export class HttpClient {
       if (start > 0) throw changed(url, `${end} bytes or more`, `${total} bytes`);
       if (!/^0+$/.test(total)) throw misleading(url, "the first bytes", `none of ${total} bytes`);
       drop();
-      return { size: 0, etag, start: 0, ranged: true, body: none(), drop };
+      return { size: 0, etag, start: 0, ranged: true, headers, body: none(), drop };
     }
-    if (!ok || status === 204 || status === 205) throw refused(url, what, status, waitOf(headers));
+    if (!ok || status === 204 || status === 205) {
+      throw refused(url, what, status, waitOf(headers), headers);
+    }
     const type = headers.get("content-type") ?? "";
     if (/^text\/html\b/i.test(type)) throw webPage(url, what);
     const encoding = headers.get("content-encoding");
@@ -128,13 +132,21 @@ export class HttpClient {
     if (status !== 206) {
       const length = encoded ? null : headers.get("content-length");
       const size = length === null ? undefined : sizeOf(length, url, what);
-      return { size, etag, start: 0, ranged: false, body: this.#pieces(url, sent, Number.POSITIVE_INFINITY), drop };
+      return {
+        size,
+        etag,
+        start: 0,
+        ranged: false,
+        headers,
+        body: this.#pieces(url, sent, Number.POSITIVE_INFINITY),
+        drop,
+      };
     }
     if (/^multipart\//i.test(type)) throw misleading(url, "one range", type);
     if (encoded) throw misleading(url, "bytes as they are", `a range of ${encoding}`);
     const total = totalOf(headers.get("content-range"), url, start);
     const size = total === undefined ? await this.#sizeByHead(url, what, etag) : sizeOf(total, url, what);
-    return { size, etag, start, ranged: true, body: this.#pieces(url, sent, end - start), drop };
+    return { size, etag, start, ranged: true, headers, body: this.#pieces(url, sent, end - start), drop };
   }
 
   /** Size and etag of a file, from a request for its first byte: not every server with ranges answers HEAD. */

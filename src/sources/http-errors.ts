@@ -2,7 +2,7 @@
 // client gets none (address.ts), and texts of the platform are scrubbed.
 
 import { FormatError, NetworkError, NotFoundError, type OctavoError } from "../core/errors.js";
-import { show } from "../core/show.js";
+import { printable, show } from "../core/show.js";
 import { scrub } from "./address.js";
 import { quote } from "./files.js";
 
@@ -86,9 +86,13 @@ export function unreachable(url: string, cause: unknown, page: boolean): Network
   });
 }
 
-/** @param wait seconds that the server asks for before the next request */
-export function refused(url: string, what: string, status: number, wait?: number): OctavoError {
-  const details = { url, file: url, status, expected: what, retry_after: wait };
+/**
+ * @param wait seconds that the server asks for before the next request
+ * @param headers of the answer: a hub says in two of them what is wrong
+ */
+export function refused(url: string, what: string, status: number, wait?: number, headers?: Headers): OctavoError {
+  const said = { error_code: wordOf(headers, "x-error-code"), error_message: wordOf(headers, "x-error-message") };
+  const details = { url, file: url, status, expected: what, retry_after: wait, ...said };
   if (status === 404 || status === 410) {
     return new NotFoundError(`${url}: no such ${what} (${status})`, {
       details,
@@ -106,6 +110,11 @@ export function refused(url: string, what: string, status: number, wait?: number
     details,
     hint: RETRY_STATUS.has(status) ? `the server is busy or in trouble; try again ${later}` : undefined,
   });
+}
+
+function wordOf(headers: Headers | undefined, name: string): string | undefined {
+  const text = headers?.get(name);
+  return text ? printable(text.slice(0, 200)) : undefined;
 }
 
 /** True for the error of a file that the server does not give to this reader. */

@@ -1,5 +1,5 @@
-// Resolves a model id or a folder to a folder on this machine: looks in the Hugging Face cache that Python fills. It uses no
-// network; the error for a missing model names the command that downloads it.
+// Resolves a model id or a folder to a folder on this machine: looks in the Hugging Face cache, which Python and src/hub/ fill. It
+// uses no network; the error for a missing model names the command that downloads it.
 
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
@@ -17,7 +17,7 @@ export interface ResolveOptions {
   readonly cache_dir?: string;
   /** A branch, a tag or a full commit hash. Default: "main". */
   readonly revision?: string;
-  /** Accepted as in Python; without effect, because nothing is downloaded yet. */
+  /** Accepted as in Python; without effect, because nothing is downloaded here. */
   readonly local_files_only?: boolean;
 }
 
@@ -101,6 +101,15 @@ function withoutFileScheme<T>(given: T): T | string {
  */
 export async function resolveModel(given: string | URL, options: ResolveOptions = {}): Promise<ResolvedModel> {
   checkOptions("resolveModel", options, ["cache_dir", "revision", "local_files_only"]);
+  const { folder, id } = await localModel(given);
+  return id === undefined ? { folder } : fromCache(id, cacheFolder(options.cache_dir), options.revision ?? "main");
+}
+
+/** A folder on this machine, or an id. */
+export type LocalModel = { folder: string; id?: undefined } | { folder?: undefined; id: string };
+
+/** What a name means: an existing folder, or its file: address, else an id. @throws OptionError, NotFoundError as `resolveModel` */
+export async function localModel(given: string | URL): Promise<LocalModel> {
   const idOrFolder = withoutFileScheme(given);
   if (typeof idOrFolder !== "string" || idOrFolder === "" || idOrFolder.includes("\0")) {
     const got = typeof idOrFolder === "string" ? JSON.stringify(idOrFolder) : String(idOrFolder);
@@ -127,34 +136,50 @@ export async function resolveModel(given: string | URL, options: ResolveOptions 
       details: { got: quoteAddress(idOrFolder) },
     });
   }
-  return fromCache(idOrFolder, cacheFolder(options.cache_dir), options.revision ?? "main");
+  return { id: idOrFolder };
 }
 
-async function fromCache(id: string, cache: string, revision: string): Promise<ResolvedModel> {
-  const command = `hf download ${id}${revision === "main" ? "" : ` --revision ${revision}`}`;
+/**
+ * The cached snapshot of a revision.
+ * @param forbidden what forbids to download it, for hints
+ * @throws NotFoundError, FormatError for a damaged cache, OptionError for a bad revision
+ */
+export async function fromCache(
+  id: string,
+  cache: string,
+  revision: string,
+  forbidden?: string,
+): Promise<ResolvedModel & { id: string; revision: string }> {
+  const command = `octavo pull ${id}${revision === "main" ? "" : ` --revision ${revision}`}`;
+  const download = forbidden ? `${forbidden} forbids downloads: leave it out, or run ${command} before` : undefined;
   checkRevision(revision);
   const model = join(cache, `models--${id.replace("/", "--")}`);
   if ((await kindOf(model)) !== "folder") {
     const folders = await neighbours(id);
-    const near = suggestion(id, [...folders, ...(await cachedModels(cache)), STORYTELLER]);
+    const near = suggestion(id, await nearNames(id, cache));
     const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
     const local = folders.length > 0;
     throw new NotFoundError(`model ${quote(id)} is neither a folder nor in the cache ${cache}${question}`, {
       details: { id, file: model, suggestion: near },
       hint: local
         ? `the folders there are ${folders.slice(0, 5).join(", ")}${folders.length > 5 ? ", ..." : ""}`
-        : `download it (${command}), or read it from the hub: { hub: "https://huggingface.co" }`,
+        : (download ?? `download it (${command}), or read it from the hub: { hub: "https://huggingface.co" }`),
     });
   }
   const commit = /^[0-9a-f]{40}$/.test(revision) ? revision : await readRef(model, revision);
   const folder = commit === undefined ? undefined : join(model, "snapshots", commit);
-  if (folder !== undefined && (await kindOf(folder)) === "folder") return { folder, id, revision: commit };
+  if (folder !== undefined && (await kindOf(folder)) === "folder") return { folder, id, revision: commit! };
   const refs = await list(join(model, "refs"));
   const have = refs.length > 0 ? ` (cached revisions: ${refs.slice(0, 10).join(", ")})` : "";
   throw new NotFoundError(`model ${quote(id)} is in the cache, but not its revision ${quote(revision)}${have}`, {
     details: { id, revision, file: folder ?? join(model, "refs", revision), got: refs.slice(0, 10) },
-    hint: `download it: ${command}`,
+    hint: download ?? `download it: ${command}`,
   });
+}
+
+/** Names that may have been meant by an id: folders beside it, cached models, and the package's own. */
+export async function nearNames(id: string, cache: string): Promise<string[]> {
+  return [...(await neighbours(id)), ...(await cachedModels(cache)), STORYTELLER];
 }
 
 /** The folders beside the one that an id names, if its first part is a folder here: then the id is a path with a typo. */

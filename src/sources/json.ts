@@ -46,6 +46,13 @@ export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON fi
   throw otherKind(value, file, what, "an object");
 }
 
+/** The same for a file that must hold one list. */
+export function parseJsonList(bytes: Uint8Array, file: string, what = "JSON file", python = false): JsonValue[] {
+  const value = parse(bytes, file, what, python, "[");
+  if (Array.isArray(value)) return value;
+  throw otherKind(value, file, what, "a list");
+}
+
 /** Parses JSON text that should begin with `opening`. */
 function parse(bytes: Uint8Array, file: string, what: string, python: boolean, opening: "{" | "["): JsonValue {
   const kind = bytes[0] === opening.charCodeAt(0) ? undefined : foreignKind(bytes);
@@ -103,7 +110,5 @@ export async function readJsonList(
   options: JsonFileOptions = {},
 ): Promise<readonly JsonValue[]> {
   const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file", python = false } = options;
-  const value = parse(await readSmall(source, path, what, maxBytes), path, what, python, "[");
-  if (Array.isArray(value)) return value;
-  throw otherKind(value, path, what, "a list");
+  return parseJsonList(await readSmall(source, path, what, maxBytes), path, what, python);
 }

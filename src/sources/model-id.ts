@@ -13,6 +13,15 @@ export function isModelId(id: string): boolean {
   return new RegExp(`^(?:${part}/)?${part}$`).test(id) && id.length <= 96 && !/--|\.\.|\.git$/.test(id);
 }
 
+/** The parts of a folder inside a model, "a/b". @throws OptionError for a name that could lead out of it */
+export function subfolderParts(subfolder: string): string[] {
+  const parts = subfolder.split("/").filter((part) => part !== "");
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  const bad = /[\u0000-\u001f\u007f\\:?#%]|^\.\.?$/;
+  if (!subfolder.startsWith("/") && subfolder.length <= 255 && !parts.some((part) => bad.test(part))) return parts;
+  throw new OptionError(`subfolder must be the name of a folder inside the model, got ${quote(subfolder)}`);
+}
+
 /** @throws OptionError if the revision could be anything but a name below refs/ */
 export function checkRevision(revision: string): void {
   const parts = typeof revision === "string" ? revision.split("/") : [];

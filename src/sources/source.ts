@@ -43,6 +43,11 @@ export interface Source {
    */
   absent?(names: readonly string[]): Promise<string[]>;
   /**
+   * Says that these files will be read whole: a source that keeps copies brings them all now, and others need not know.
+   * @throws what `open` throws
+   */
+  bring?(names: readonly string[]): Promise<void>;
+  /**
    * Why one of these files counts as absent, if that is not certain: a server may forbid to read it. For the error of a file
    * that is needed.
    */
@@ -54,6 +59,16 @@ export interface Source {
   open(path: string, what: string): Promise<SourceFile>;
   /** Ends pending reads. */
   close(): Promise<void>;
+}
+
+/** A report of files that come into the cache. */
+export interface DownloadEvent {
+  /** The file whose bytes came last. */
+  readonly file: string;
+  /** Bytes that are there, and all that are to come as far as it is known. */
+  readonly loaded: number;
+  readonly total: number;
+  readonly bytes_per_second: number;
 }
 
 /** Opens a file, passes it to `use` and closes it in any case. @throws what `open` throws */

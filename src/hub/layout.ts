@@ -1,0 +1,124 @@
+// Where things lie in the Hugging Face cache, as huggingface_hub has it:
+//
+//   models--org--name/blobs/<etag>              the bytes, by their hash: sha256 of large files, git's sha1 of small ones
+//   models--org--name/snapshots/<commit>/<file> a link to them, or the bytes themselves where there are no links
+//   models--org--name/refs/<revision>           the commit of a branch or a tag
+//   models--org--name/.no_exist/<commit>/<file> an empty file: the commit has no file of that name
+//
+// All that appears under these names appears at once, by a rename. Names that begin with ".tmp-" are on their way there.
+
+import { randomBytes } from "node:crypto";
+import { copyFile, mkdir, open, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { dirname, join, relative } from "node:path";
+import { isOn } from "./environment.js";
+import { storing } from "./storage-errors.js";
+
+export const COMMIT = /^[0-9a-f]{40}$/;
+
+/** A model's folder in a cache. */
+export function cachedFolder(cache: string, id: string): string {
+  return join(cache, `models--${id.replace("/", "--")}`);
+}
+
+/** The snapshot of a commit. */
+export function snapshotOf(folder: string, commit: string): string {
+  return join(folder, "snapshots", commit);
+}
+
+/** The bytes of a file, by their hash. */
+export function blobOf(folder: string, etag: string): string {
+  return join(folder, "blobs", etag);
+}
+
+/** The size of a regular file, links followed; undefined if there is none. */
+export async function sizeOf(file: string): Promise<number | undefined> {
+  const info = await stat(file).catch(() => undefined);
+  return info?.isFile() ? info.size : undefined;
+}
+
+/** A path for something that is not ready, in the same file system as its place. */
+function unready(folder: string): string {
+  return join(folder, `.tmp-${randomBytes(6).toString("hex")}`);
+}
+
+/** Notes which commit a revision is. A revision that is a commit itself needs no note. @throws StorageError */
+export async function writeRef(folder: string, revision: string, commit: string): Promise<void> {
+  if (revision === commit) return;
+  const file = join(folder, "refs", ...revision.split("/"));
+  if ((await readFile(file, "utf8").catch(() => undefined)) === commit) return;
+  await storing(file, async () => {
+    await mkdir(snapshotOf(folder, commit), { recursive: true }); // Python takes a ref to no snapshot for damage
+    await mkdir(dirname(file), { recursive: true });
+    const made = unready(folder);
+    await writeFile(made, commit);
+    await rename(made, file);
+  });
+}
+
+const absenceOf = (folder: string, commit: string, name: string): string =>
+  join(folder, ".no_exist", commit, ...name.split("/"));
+
+/** True if the commit is known to have no such file. */
+export async function isKnownAbsent(folder: string, commit: string, name: string): Promise<boolean> {
+  return (await sizeOf(absenceOf(folder, commit, name))) !== undefined;
+}
+
+/** Notes that a commit has no such file. A note only saves a question, so one that cannot be written is done without. */
+export async function noteAbsent(folder: string, commit: string, name: string): Promise<void> {
+  const file = absenceOf(folder, commit, name);
+  try {
+    await mkdir(dirname(file), { recursive: true });
+    await writeFile(file, "");
+  } catch {
+    // a cache that may only be read
+  }
+}
+
+/** Makes what was renamed into a folder last through a crash of the machine, where the system can. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, "r").catch(() => undefined); // Windows opens no folders
+  await handle?.sync().catch(() => {});
+  await handle?.close();
+}
+
+/**
+ * Puts a blob into a snapshot: as a link, or where there are none (Windows without its developer mode, HF_HUB_DISABLE_SYMLINKS) as
+ * Python does: a new blob is moved there, one that was there before is copied, because other snapshots may use it.
+ * @throws StorageError
+ */
+export async function putIntoSnapshot(folder: string, etag: string, commit: string, name: string, fresh: boolean) {
+  const pointer = join(snapshotOf(folder, commit), ...name.split("/"));
+  const blob = blobOf(folder, etag);
+  await storing(pointer, async () => {
+    await mkdir(dirname(pointer), { recursive: true });
+    const made = unready(folder);
+    if (await linked(relative(dirname(pointer), blob), made)) {
+      await rename(made, pointer);
+      return;
+    }
+    if (fresh) {
+      await rename(blob, pointer);
+      return;
+    }
+    try {
+      await copyFile(blob, made);
+      await rename(made, pointer);
+    } catch (error) {
+      await rm(made, { force: true });
+      throw error;
+    }
+  });
+}
+
+/** False where links cannot be made. */
+async function linked(target: string, link: string): Promise<boolean> {
+  if (isOn(process.env.HF_HUB_DISABLE_SYMLINKS)) return false;
+  try {
+    await symlink(target, link);
+    return true;
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (/^(EPERM|EACCES|ENOSYS|ENOTSUP|EOPNOTSUPP|UNKNOWN|EINVAL)$/.test(code)) return false;
+    throw error;
+  }
+}

@@ -1,0 +1,100 @@
+// Finds a model by its id: on the hub, whose files come into the cache, or in the cache alone, if the hub may not or cannot be asked.
+
+import { join } from "node:path";
+import { NetworkError, OptionError, suggestion } from "../core/errors.js";
+import { Disk } from "../sources/disk.js";
+import { quote } from "../sources/files.js";
+import { HttpClient, TIMEOUT } from "../sources/http-client.js";
+import { cacheFolder, fromCache, nearNames } from "../sources/hub.js";
+import { checkRevision, subfolderParts } from "../sources/model-id.js";
+import type { DownloadEvent, Source } from "../sources/source.js";
+import { hubEndpoint, hubToken, offlineBy } from "./environment.js";
+import { type Asked, explained, mayUseCache } from "./errors.js";
+import { COMMIT, cachedFolder } from "./layout.js";
+import { commitOf } from "./listing.js";
+import { DownloadProgress } from "./progress.js";
+import { HubSource } from "./source.js";
+
+export interface HubOptions {
+  readonly cache_dir?: string;
+  readonly revision?: string;
+  readonly local_files_only?: boolean;
+  readonly force_download?: boolean;
+  readonly subfolder?: string;
+  readonly token?: string | boolean;
+  readonly timeout?: number;
+  readonly signal?: AbortSignal;
+  readonly warn?: (message: string) => void;
+  /** Hears of downloads; by default a bar shows them where stderr is a terminal. */
+  readonly download?: (event: DownloadEvent) => void;
+  /** Read parts of large files that are not cached, and keep nothing of them. */
+  readonly peek?: boolean;
+}
+
+/** Seconds that the hub has to say which commit a revision is, if there is one in the cache. */
+const SOON = 10;
+
+/**
+ * The model of an id. As in Python the hub is asked which commit the revision is now, and what is cached of it is not loaded again. A
+ * full commit that is cached costs no request. If the hub cannot be asked, the cached commit is used, with a warning.
+ * @throws OptionError, NotFoundError, NetworkError, FormatError, AbortError
+ */
+export async function openModel(id: string, options: HubOptions): Promise<Source> {
+  const { revision = "main", force_download: force = false, signal, timeout = TIMEOUT, warn = () => {} } = options;
+  checkRevision(revision);
+  const subfolder = subfolderParts(options.subfolder ?? "");
+  const cache = cacheFolder(options.cache_dir);
+  const cached = async (forbidden?: string): Promise<Source> => {
+    const { folder } = await fromCache(id, cache, revision, forbidden);
+    return new Disk(join(folder, ...subfolder));
+  };
+  const forbidden = options.local_files_only ? "local_files_only" : offlineBy();
+  if (forbidden !== undefined) {
+    if (force) throw new OptionError(`force_download cannot be used with ${forbidden}`);
+    return cached(forbidden);
+  }
+  const token = await hubToken(options.token);
+  const asked: Asked = { endpoint: hubEndpoint(), id, revision, token };
+  let commit = revision;
+  if (!COMMIT.test(revision)) {
+    const known = await cached().catch(() => undefined);
+    const client = new HttpClient({ signal, token: token.token, timeout: known ? Math.min(timeout, SOON) : timeout });
+    try {
+      commit = await commitOf(client, asked.endpoint, id, revision);
+    } catch (error) {
+      const near = await nearNames(id, cache);
+      const told = explained(error, { ...asked, known: near });
+      if (!known) throw unreachable(told, id, cache, suggestion(id, near));
+      if (force || !mayUseCache(error)) throw told;
+      warn(`${firstLine(told)}; using what is cached of ${id}`);
+      return known;
+    } finally {
+      client.close();
+    }
+  }
+  return new HubSource({
+    asked,
+    folder: cachedFolder(cache, id),
+    commit,
+    client: new HttpClient({ signal, token: token.token, timeout }),
+    progress: new DownloadProgress(id, options.download),
+    subfolder,
+    force,
+    peek: options.peek ?? false,
+    warn,
+  });
+}
+
+/** The error for a model that is not here, where the hub cannot be asked: then it may be a folder's name with a typo as well. */
+function unreachable(error: unknown, id: string, cache: string, near: string | undefined): unknown {
+  if (!(error instanceof NetworkError)) return error;
+  const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
+  const place = `model ${quote(id)} is neither a folder nor in the cache ${cache}${question}`;
+  return new NetworkError(`${place}\n  and the hub did not give it: ${firstLine(error)}`, {
+    details: { ...error.details, id, suggestion: near },
+    hint: error.hint,
+    cause: error,
+  });
+}
+
+const firstLine = (error: unknown): string => (error as Error).message.split("\n")[0]!;

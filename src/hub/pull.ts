@@ -1,0 +1,114 @@
+// Brings a whole model into the cache: what Octavo can use of it, and nothing beside it.
+
+import { openCheckpoint } from "../checkpoints/checkpoint.js";
+import { NotFoundError, OptionError } from "../core/errors.js";
+import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
+import { show } from "../core/show.js";
+import { quote } from "../sources/files.js";
+import { isJsonObject, readJsonFile, readJsonList } from "../sources/json.js";
+import { isModelId } from "../sources/model-id.js";
+import type { DownloadEvent, Source } from "../sources/source.js";
+import { TOKEN } from "./environment.js";
+import { openModel } from "./open.js";
+
+/** Files that are needed where they are there, beside the weights. */
+const NAMES: ReadonlySet<string> = new Set([
+  "config.json",
+  "generation_config.json",
+  ...["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"],
+  ...["vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"],
+  ...["preprocessor_config.json", "processor_config.json"],
+  ...["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"],
+  ...["adapter_config.json", "adapter_model.safetensors"],
+]);
+/** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
+const SENTENCEPIECE = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+/** Beginnings of a checkpoint; the first that is there is taken, as `openCheckpoint` does. */
+const WEIGHTS = ["model.safetensors", "model.safetensors.index.json"];
+
+/** Of the names of a model's files, those that are needed beside the weights. */
+export function neededFiles(names: ReadonlySet<string>): string[] {
+  const needed = [...names].filter((name) => NAMES.has(name));
+  return names.has("tokenizer.json") ? needed : [...needed, ...SENTENCEPIECE.filter((name) => names.has(name))];
+}
+
+export const PULL = {
+  /** A branch, a tag, a full commit, or `refs/pr/1`. Default: "main". */
+  revision: text({ secret: true }),
+  /** Folder of the cache. Default: the one that Python uses. */
+  cache_dir: text({ secret: true }),
+  /** Folder inside the model in which its files lie. */
+  subfolder: text({ secret: true }),
+  /** Only look into the cache. */
+  local_files_only: flag(),
+  /** Download files that are in the cache as well. */
+  force_download: flag(),
+  /** Access token; false sends none. Default: that of this machine, if there is one. */
+  token: such<string | boolean>(
+    (value) => typeof value === "boolean" || (typeof value === "string" && TOKEN.test(value)),
+    "text of visible ASCII characters, without spaces, or true or false",
+    { secret: true },
+  ),
+  /** Seconds for which the hub may send nothing. */
+  timeout: number((value) => value > 0 && value <= 3600, "a number of seconds above 0, at most 3600"),
+  /** Hears of the bytes that come; by default a bar is drawn where stderr is a terminal. */
+  download: callback<(event: DownloadEvent) => void>(),
+  /** Receives problems that do not end the download. */
+  warn: callback<(message: string) => void>(),
+  signal: signal(),
+};
+
+export interface PullOptions extends Options<typeof PULL> {}
+
+export interface Pulled {
+  /** The snapshot in the cache, as `from_pretrained` takes it. */
+  readonly folder: string;
+  /** Bytes that came over the network. */
+  readonly received: number;
+}
+
+/**
+ * Downloads what Octavo can use of a model on the hub into the Hugging Face cache: the configuration, the tokenizer, processors, and the
+ * weights that would be loaded.
+ * @throws OptionError, NotFoundError, FormatError, StorageError, NetworkError, AbortError
+ */
+export async function pull(id: string, given: PullOptions = {}): Promise<Pulled> {
+  const options = readOptions("pull", PULL, given);
+  if (typeof id !== "string" || !isModelId(id)) {
+    throw new OptionError(`expected a model id such as "org/name", got ${show(id)}`);
+  }
+  const source = await openModel(id, options);
+  try {
+    const there = await source.names([...NAMES, ...SENTENCEPIECE, ...WEIGHTS]);
+    await source.bring?.(neededFiles(there));
+    const named = there.has("config.json") ? await weightsName(source) : undefined;
+    if (named !== undefined || WEIGHTS.some((name) => there.has(name))) await openCheckpoint(source, { named });
+    else if (!there.has("config.json") && !there.has("adapter_config.json")) {
+      throw new NotFoundError(`model ${quote(id)} has no config.json: nothing of it can be loaded`, {
+        details: { id, got: [...there].slice(0, 20) },
+      });
+    }
+    await poolingFiles(source, there);
+    return { folder: source.location, received: source.network ?? 0 };
+  } finally {
+    await source.close();
+  }
+}
+
+/** The file of weights that config.json names, if it names one. */
+async function weightsName(source: Source): Promise<unknown> {
+  const config = await readJsonFile(source, source.path("config.json"), { what: "config.json", python: true });
+  return config.transformers_weights ?? undefined;
+}
+
+/** The settings of sentence embeddings lie in folders that modules.json names. */
+async function poolingFiles(source: Source, there: ReadonlySet<string>): Promise<void> {
+  if (!there.has("modules.json")) return;
+  const modules = await readJsonList(source, source.path("modules.json"), { what: "modules.json" });
+  const files = modules.flatMap((module) => {
+    const path = isJsonObject(module) ? module.path : undefined;
+    return typeof path === "string" && /^[\w.-]+$/.test(path) && !/^\.+$/.test(path) ? [`${path}/config.json`] : [];
+  });
+  const absent = new Set(await source.absent?.(files));
+  await source.bring?.(files.filter((file) => !absent.has(file)));
+}

@@ -84,27 +84,32 @@ export async function syncFolder(folder: string): Promise<void> {
 /**
  * Puts a blob into a snapshot: as a link, or where there are none (Windows without its developer mode, HF_HUB_DISABLE_SYMLINKS) as
  * Python does: a new blob is moved there, one that was there before is copied, because other snapshots may use it.
+ * @returns false if the blob is not there any more: another process has moved it
  * @throws StorageError
  */
-export async function putIntoSnapshot(folder: string, etag: string, commit: string, name: string, fresh: boolean) {
+export async function putIntoSnapshot(
+  folder: string,
+  etag: string,
+  commit: string,
+  name: string,
+  fresh: boolean,
+): Promise<boolean> {
   const pointer = join(snapshotOf(folder, commit), ...name.split("/"));
   const blob = blobOf(folder, etag);
-  await storing(pointer, async () => {
+  return storing(pointer, async () => {
     await mkdir(dirname(pointer), { recursive: true });
     const made = unready(folder);
     if (await linked(relative(dirname(pointer), blob), made)) {
       await rename(made, pointer);
-      return;
-    }
-    if (fresh) {
-      await rename(blob, pointer);
-      return;
+      return true;
     }
     try {
-      await copyFile(blob, made);
-      await rename(made, pointer);
+      if (!fresh) await copyFile(blob, made);
+      await rename(fresh ? blob : made, pointer);
+      return true;
     } catch (error) {
       await rm(made, { force: true });
+      if ((await sizeOf(blob)) === undefined) return false;
       throw error;
     }
   });

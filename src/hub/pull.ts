@@ -79,7 +79,8 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
   }
   const source = await openModel(id, options);
   try {
-    const there = await source.names([...NAMES, ...SENTENCEPIECE, ...WEIGHTS]);
+    let there = await source.names([...NAMES, ...WEIGHTS]);
+    if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
     await source.bring?.(neededFiles(there));
     const named = there.has("config.json") ? await weightsName(source) : undefined;
     if (named !== undefined || WEIGHTS.some((name) => there.has(name))) await openCheckpoint(source, { named });

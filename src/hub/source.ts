@@ -45,6 +45,7 @@ export class HubSource implements Source {
   readonly #disk: Disk;
   readonly #context: RemoteContext;
   readonly #fetching = new Map<string, Promise<void>>();
+  readonly #blobs = new Map<string, Promise<void>>();
   #listed: Promise<Listing | undefined> | undefined;
   #listing: Listing | undefined;
   #remote: HttpSource | undefined;
@@ -210,11 +211,16 @@ export class HubSource implements Source {
   #fetch(file: HubFile): Promise<void> {
     const known = this.#fetching.get(file.name);
     if (known) return known;
-    const work = this.#download(file).catch((error) => {
-      this.#fetching.delete(file.name);
-      throw error;
-    });
+    // Files with the same bytes have one blob, which the first of them brings.
+    const before = this.#blobs.get(file.etag) ?? Promise.resolve();
+    const work = before.then(() => this.#download(file));
     this.#fetching.set(file.name, work);
+    this.#blobs.set(
+      file.etag,
+      work.catch(() => {
+        this.#fetching.delete(file.name);
+      }),
+    );
     return work;
   }
 
@@ -224,10 +230,13 @@ export class HubSource implements Source {
     const { client } = this.#context;
     client.checkAborted();
     const advance = (bytes: number, received: boolean): void => progress.advance(file.name, bytes, received);
-    const here = !force && (await sizeOf(blobOf(folder, file.etag))) === file.size;
-    if (here) advance(file.size, false);
-    const fresh = here ? false : await fetchBlob({ context: this.#context, url, file, folder, advance }, force);
-    await putIntoSnapshot(folder, file.etag, commit, file.name, fresh);
+    for (let done = false; !done; ) {
+      const here = !force && (await sizeOf(blobOf(folder, file.etag))) === file.size;
+      if (here) advance(file.size, false);
+      const fresh = here ? false : await fetchBlob({ context: this.#context, url, file, folder, advance }, force);
+      done = await putIntoSnapshot(folder, file.etag, commit, file.name, fresh);
+      if (!done) advance(-file.size, false);
+    }
     this.#coming -= file.size;
   }
 

@@ -2,8 +2,6 @@
 
 import { execFile } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
-import { homedir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Command } from "commander";
@@ -12,6 +10,7 @@ import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm, wasmBuildHint } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/device/adapter.js";
 import { listAdapters } from "../backends/webgpu/node.js";
+import { tokenFile } from "../hub/environment.js";
 import { LOGICAL_CPUS, openDevice, requestDevice, usualDevice } from "../load/device.js";
 import { cachedModels, cacheFolder } from "../sources/hub.js";
 import { deviceOption, jsonOption, threadsOption } from "./arguments.js";
@@ -191,9 +190,7 @@ async function testLevel(isa: string, threads: number | undefined): Promise<Case
 /** True if huggingface_hub would find a token; the token itself is not read. */
 function hasToken(env: NodeJS.ProcessEnv = process.env): boolean {
   if (env.HF_TOKEN || env.HUGGING_FACE_HUB_TOKEN) return true;
-  const home = env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
-  const file = env.HF_TOKEN_PATH || join(home, "token");
-  return (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0;
+  return (statSync(tokenFile(env), { throwIfNoEntry: false })?.size ?? 0) > 0;
 }
 
 function healthy({ levels, problems }: Findings): boolean {

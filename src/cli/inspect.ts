@@ -41,7 +41,10 @@ Examples:
 }
 
 async function inspect(model: string, flags: InspectFlags): Promise<void> {
-  const source = await NODE.source(model, { cache_dir: flags.cacheDir, revision: flags.revision });
+  // Headers are read where they lie: to be looked at, a model need not be downloaded.
+  const warn = (message: string): void => note(`warning: ${message}`);
+  const options = { cache_dir: flags.cacheDir, revision: flags.revision, warn, peek: true };
+  const source = await NODE.source(model, options);
   const folder = source.location;
   const revision = SNAPSHOT.exec(folder)?.[1];
   let survey: ModelSurvey;

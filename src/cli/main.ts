@@ -10,8 +10,12 @@ import { evalCommand } from "./eval.js";
 import { EXIT, exitCodeOf, failAsJson, hearInterrupts, printError } from "./failures.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
+import { listCommand } from "./list.js";
 import { endWithReaders, print } from "./output.js";
+import { pullCommand } from "./pull.js";
+import { pushCommand } from "./push.js";
 import { quantizeCommand } from "./quantize.js";
+import { removeCommand } from "./remove.js";
 import { routed, usageError } from "./usage.js";
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
@@ -25,9 +29,10 @@ function program(): Command {
     .option("--no-color", "no colours; the variable NO_COLOR does the same")
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ outputError: () => {} }) // `main` tells it
-    .hook("preAction", (root) => {
+    .hook("preAction", (root, command) => {
       // Read from the environment by all that draws, and by child processes.
       if (root.opts().color === false) process.env.NO_COLOR = "1";
+      if (command.opts().quiet || command.opts().json) process.env.HF_HUB_DISABLE_PROGRESS_BARS = "1";
     })
     .showSuggestionAfterError()
     .exitOverride()
@@ -42,6 +47,7 @@ Examples:
   octavo eval --compare f32,int8,nf4
   octavo bench --shape S
   octavo doctor
+  octavo pull bigscience/bloom-560m
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memory, 130 interrupted.
 With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","message":"...","hint":"..."}}.`,
@@ -54,6 +60,7 @@ With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","m
     evalCommand(),
     benchCommand(),
     doctorCommand(),
+    ...[pullCommand(), listCommand(), removeCommand(), pushCommand()],
   ];
   for (const command of [...commands, versionCommand]) root.addCommand(command.copyInheritedSettings(root));
   return root;

@@ -11,8 +11,8 @@ import { isModelId } from "../sources/model-id.js";
 
 const CONTINUES = 'a text is continued by octavo generate <model> "Once upon a time"';
 const SERVES = "a server of your own calls the library: AutoModelForCausalLM and model.stream";
-const DOWNLOADS = "models are downloaded by hf download <id>, and octavo generate <id> finds them";
-const CACHED = "octavo doctor names the folder that holds the downloaded models";
+const DOWNLOADS = "octavo pull <id> downloads a model";
+const REMOVES = "octavo remove <id> deletes a model from the cache";
 const QUANTIZES = "octavo quantize <model> <folder> --load-in-8bit, or --load-in-4bit, writes a model in 8 or 4 bits";
 const TRAINS = "models are trained in Python: octavo generate <folder> runs what was saved there";
 const TOKENIZES = "the library tokenizes: (await AutoTokenizer.from_pretrained(name))(text)";
@@ -27,13 +27,12 @@ const ELSEWHERE: ReadonlyMap<string, string> = new Map(
     complete: CONTINUES,
     serve: SERVES,
     server: SERVES,
-    pull: DOWNLOADS,
     download: DOWNLOADS,
     get: DOWNLOADS,
-    list: CACHED,
-    ls: CACHED,
-    rm: `${CACHED}; delete a model's folder there`,
-    remove: `${CACHED}; delete a model's folder there`,
+    ls: "octavo list shows the downloaded models",
+    rm: REMOVES,
+    delete: REMOVES,
+    upload: "octavo push <folder> <id> uploads a model",
     show: INSPECTS,
     info: INSPECTS,
     convert: QUANTIZES,

@@ -320,7 +320,7 @@ describe("refusals", () => {
       "a model that is not cached",
       ["generate", "someone/nothing", "x"],
       3,
-      /someone\/nothing.*hint: download it \(hf download/s,
+      /someone\/nothing.*hint: HF_HUB_OFFLINE forbids downloads: .*octavo pull someone\/nothing/s,
     ],
     [
       "more tokens than the model reads and than there is memory for",

@@ -123,7 +123,7 @@ describe("not found", () => {
     expect(String(error)).toContain(cache_dir);
     expect(String(error)).toContain('did you mean "org/tiny-llama"?');
     expect(error).toMatchObject({
-      hint: 'download it (hf download org/tiny-lama), or read it from the hub: { hub: "https://huggingface.co" }',
+      hint: 'download it (octavo pull org/tiny-lama), or read it from the hub: { hub: "https://huggingface.co" }',
     });
     expect(String(await failure(() => resolveModel("entirely/different", { cache_dir })))).not.toContain(
       "did you mean",

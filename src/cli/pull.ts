@@ -1,0 +1,67 @@
+// octavo pull: downloads what is needed of a model into the Hugging Face cache.
+
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { Command } from "commander";
+import { pull } from "../hub/pull.js";
+import { jsonOption, sourceOptions } from "./arguments.js";
+import { onInterrupt } from "./failures.js";
+import { bytes, note, plural, print, printJson } from "./output.js";
+
+interface PullFlags {
+  revision?: string;
+  cacheDir?: string;
+  token?: string;
+  subfolder?: string;
+  force?: boolean;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+export function pullCommand(): Command {
+  const command = new Command("pull")
+    .description("download a model into the Hugging Face cache")
+    .argument("<id>", 'id of a model on the hub, such as "org/name"');
+  return sourceOptions(command)
+    .option("--subfolder <name>", "folder inside the model in which its files lie")
+    .option("--token <token>", "access token (default: HF_TOKEN, or what hf auth login has written)")
+    .option("--force", "download what is in the cache as well")
+    .addOption(jsonOption())
+    .option("-q, --quiet", "nothing on stderr but errors")
+    .addHelpText(
+      "after",
+      `
+Only what Octavo can use is downloaded: configuration, tokenizer, processors, and the weights that would be loaded. A download that
+was interrupted goes on where it was. HF_ENDPOINT names another hub.
+
+Examples:
+  octavo pull bigscience/bloom-560m
+  octavo pull org/name --revision v1.0 --json`,
+    )
+    .action(run);
+}
+
+async function run(id: string, flags: PullFlags): Promise<void> {
+  const stop = new AbortController();
+  onInterrupt(() => stop.abort(new Error("interrupted")));
+  const { revision, cacheDir: cache_dir, token, subfolder, force: force_download, quiet } = flags;
+  const warn = (message: string): void => {
+    if (!quiet) note(`warning: ${message}`);
+  };
+  const options = { revision, cache_dir, token, subfolder, force_download, warn, signal: stop.signal };
+  const { folder, received } = await pull(id, options);
+  const files = await filesOf(folder);
+  if (flags.json) {
+    printJson({ id, folder, files, received_bytes: received });
+    return;
+  }
+  const all = files.reduce((sum, file) => sum + file.bytes, 0);
+  if (!quiet) note(`${plural(files.length, "file")}, ${bytes(all)}; ${bytes(received)} came over the network`);
+  print(`${folder}\n`);
+}
+
+async function filesOf(folder: string): Promise<{ file: string; bytes: number }[]> {
+  const names = (await readdir(folder, { recursive: true })).sort();
+  const infos = await Promise.all(names.map((name) => stat(join(folder, name))));
+  return names.flatMap((name, i) => (infos[i]!.isFile() ? [{ file: name, bytes: infos[i]!.size }] : []));
+}

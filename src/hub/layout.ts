@@ -8,7 +8,19 @@
 // All that appears under these names appears at once, by a rename. Names that begin with ".tmp-" are on their way there.
 
 import { randomBytes } from "node:crypto";
-import { copyFile, mkdir, open, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { isOn } from "./environment.js";
 import { storing } from "./storage-errors.js";
@@ -41,6 +53,19 @@ function unready(folder: string): string {
   return join(folder, `.tmp-${randomBytes(6).toString("hex")}`);
 }
 
+/** Milliseconds after which nobody finishes what is on its way. */
+const OLD = 24 * 3600_000;
+
+/** Deletes what processes that were killed had on its way. */
+export async function sweep(folder: string): Promise<void> {
+  for (const name of await readdir(folder).catch(() => [])) {
+    if (!name.startsWith(".tmp-")) continue;
+    const path = join(folder, name);
+    const info = await lstat(path).catch(() => undefined);
+    if (info && Date.now() - info.mtimeMs > OLD) await rm(path, { force: true }).catch(() => {});
+  }
+}
+
 /** Notes which commit a revision is. A revision that is a commit itself needs no note. @throws StorageError */
 export async function writeRef(folder: string, revision: string, commit: string): Promise<void> {
   if (revision === commit) return;
@@ -53,6 +78,15 @@ export async function writeRef(folder: string, revision: string, commit: string)
     await writeFile(made, commit);
     await rename(made, file);
   });
+}
+
+/** The first line says to programs that make backups that a cache need not be kept (bford.info/cachedir). */
+const TAG =
+  "Signature: 8a477f597d28d172789f06886806bc55\n# The Hugging Face cache; its files can be downloaded again.\n";
+
+/** Marks the folder of a cache as one, as Python does. */
+export async function tagCache(cache: string): Promise<void> {
+  await writeFile(join(cache, "CACHEDIR.TAG"), TAG, { flag: "wx" }).catch(() => {}); // it is there, or nothing may be written
 }
 
 const absenceOf = (folder: string, commit: string, name: string): string =>

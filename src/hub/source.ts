@@ -1,7 +1,7 @@
 // A model on the hub whose files come into the Hugging Face cache when they are needed: a snapshot on disk, as Python leaves it, in
 // which readers find what they ask for. A file that is there costs no request.
 
-import { relative, sep } from "node:path";
+import { dirname, relative, sep } from "node:path";
 import { AbortError, NetworkError, NotFoundError } from "../core/errors.js";
 import { Disk } from "../sources/disk.js";
 import { quote } from "../sources/files.js";
@@ -11,7 +11,17 @@ import type { RemoteContext } from "../sources/kept.js";
 import type { Source, SourceFile } from "../sources/source.js";
 import { fetchBlob } from "./blob.js";
 import { type Asked, explained } from "./errors.js";
-import { blobOf, isKnownAbsent, noteAbsent, putIntoSnapshot, sizeOf, snapshotOf, writeRef } from "./layout.js";
+import {
+  blobOf,
+  isKnownAbsent,
+  noteAbsent,
+  putIntoSnapshot,
+  sizeOf,
+  snapshotOf,
+  sweep,
+  tagCache,
+  writeRef,
+} from "./layout.js";
 import { filesOf, type HubFile, type Listing } from "./listing.js";
 import type { DownloadProgress } from "./progress.js";
 import { checkRoom } from "./storage-errors.js";
@@ -124,6 +134,7 @@ export class HubSource implements Source {
     }
     const fresh = files.filter(({ name }) => !this.#fetching.has(name));
     const bytes = fresh.reduce((sum, { size }) => sum + size, 0);
+    if (fresh.length > 0) await sweep(this.#options.folder);
     await checkRoom(this.#options.folder, this.#coming + bytes);
     this.#options.progress.expect(bytes);
     this.#coming += bytes;
@@ -238,6 +249,7 @@ export class HubSource implements Source {
       if (!done) advance(-file.size, false);
     }
     this.#coming -= file.size;
+    await tagCache(dirname(folder));
   }
 
   /** The commit on the hub, for addresses and for files of which nothing is kept. */

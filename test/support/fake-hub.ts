@@ -142,7 +142,8 @@ export class FakeHub {
     const etag = `"${etagFor(file)}"`;
     if (file.lfs) {
       response.writeHead(302, {
-        Location: `${this.cdn.address}/blobs/${sha256(file.body)}`,
+        // By another name: Python's library compares names of hosts, without their ports.
+        Location: `${this.cdn.address.replace("127.0.0.1", "localhost")}/blobs/${sha256(file.body)}`,
         "X-Repo-Commit": commit,
         "X-Linked-Etag": etag,
         "X-Linked-Size": file.body.length,

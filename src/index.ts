@@ -56,6 +56,8 @@ export type { FinishReason } from "./generate/sequence.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";
+export { type Pulled, type PullOptions, pull } from "./hub/pull.js";
+export { type Pushed, type PushedFile, type PushOptions, pushFolder } from "./hub/push.js";
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
@@ -70,5 +72,6 @@ export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } f
 export type { MediaFile } from "./media/reader.js";
 export { transfer } from "./ops/transfer.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
+export type { DownloadEvent } from "./sources/source.js";
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";

@@ -21,6 +21,8 @@ import {
   SPEECH_GENERATE,
   TOKENIZER_FROM_PRETRAINED,
 } from "../../src/generate/options.js";
+import { PULL } from "../../src/hub/pull.js";
+import { PUSH } from "../../src/hub/push.js";
 import * as octavo from "../../src/index.js";
 import { openDevice } from "../../src/load/device.js";
 import { DEVICE } from "../../src/load/options.js";
@@ -88,6 +90,18 @@ describe("exports", () => {
       for (const option of Object.keys(DEVICE)) {
         await all(`${name}("cpu", { ${option} })`, (odd) => close(call("cpu", { [option]: odd })));
       }
+    }
+  });
+
+  test("pull and pushFolder", async () => {
+    // vitest.config.ts forbids to ask the hub.
+    for (const option of Object.keys(PULL)) {
+      await all(`pull({ ${option} })`, (odd) => octavo.pull("org/none", { [option]: odd }));
+    }
+    await all("pushFolder(folder, it)", (odd) => octavo.pushFolder(STORYTELLER, odd as string, { dry_run: true }));
+    for (const option of Object.keys(PUSH)) {
+      const push = (odd: unknown) => octavo.pushFolder(STORYTELLER, "org/none", { dry_run: true, [option]: odd });
+      await all(`pushFolder({ ${option} })`, push);
     }
   });
 

@@ -5,10 +5,13 @@ import { createHash } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { FileServer, type Misbehave } from "./server.js";
 
-export interface FakeFile {
+interface FakeFile {
   readonly body: Buffer;
   /** Lies in LFS: named by sha256, and served by the other host. */
   readonly lfs: boolean;
+  /** Its names in git, and in the cache. */
+  readonly oid: string;
+  readonly etag: string;
 }
 
 interface Repo {
@@ -20,7 +23,6 @@ interface Repo {
 export const sha256 = (body: Buffer): string => createHash("sha256").update(body).digest("hex");
 export const gitSha1 = (body: Buffer): string =>
   createHash("sha1").update(`blob ${body.length}\0`).update(body).digest("hex");
-export const etagFor = ({ body, lfs }: FakeFile): string => (lfs ? sha256(body) : gitSha1(body));
 
 /** Files above this size are in LFS, as a rule. */
 const SMALL = 4096;
@@ -76,14 +78,16 @@ export class FakeHub {
     const repo = this.repos.get(id) ?? { commits: new Map(), refs: new Map() };
     const entries = Object.entries(files).map(([name, content]): [string, FakeFile] => {
       const body = Buffer.from(content);
-      return [name, { body, lfs: body.length > SMALL }];
+      const lfs = body.length > SMALL;
+      const oid = gitSha1(body);
+      return [name, { body, lfs, oid, etag: lfs ? sha256(body) : oid }];
     });
-    const key = entries.map(([name, file]) => `${name} ${etagFor(file)}`).join("\n");
+    const key = entries.map(([name, { etag }]) => `${name} ${etag}`).join("\n");
     const commit = createHash("sha1").update(`${id}\n${key}`).digest("hex");
     repo.commits.set(commit, new Map(entries));
     repo.refs.set(ref, commit);
     this.repos.set(id, repo);
-    for (const [, file] of entries) if (file.lfs) this.cdn.files.set(`/blobs/${sha256(file.body)}`, file.body);
+    for (const [, file] of entries) if (file.lfs) this.cdn.files.set(`/blobs/${file.etag}`, file.body);
     return commit;
   }
 
@@ -127,8 +131,8 @@ export class FakeHub {
       type: "file",
       path,
       size: file.body.length,
-      oid: gitSha1(file.body),
-      ...(file.lfs ? { lfs: { oid: sha256(file.body), size: file.body.length, pointerSize: 134 } } : {}),
+      oid: file.oid,
+      ...(file.lfs ? { lfs: { oid: file.etag, size: file.body.length, pointerSize: 134 } } : {}),
     }));
     const folders = [...new Set(list.flatMap(({ path }) => (path.includes("/") ? [path.split("/")[0]!] : [])))];
     const all = [...folders.map((path) => ({ type: "directory", path, size: 0, oid: "0".repeat(40) })), ...list];
@@ -139,11 +143,11 @@ export class FakeHub {
   }
 
   #resolve(request: IncomingMessage, response: ServerResponse, file: FakeFile, commit: string): boolean {
-    const etag = `"${etagFor(file)}"`;
+    const etag = `"${file.etag}"`;
     if (file.lfs) {
       response.writeHead(302, {
         // By another name: Python's library compares names of hosts, without their ports.
-        Location: `${this.cdn.address.replace("127.0.0.1", "localhost")}/blobs/${sha256(file.body)}`,
+        Location: `${this.cdn.address.replace("127.0.0.1", "localhost")}/blobs/${file.etag}`,
         "X-Repo-Commit": commit,
         "X-Linked-Etag": etag,
         "X-Linked-Size": file.body.length,

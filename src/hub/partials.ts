@@ -106,6 +106,19 @@ export class Partials {
   }
 }
 
+/** Bytes of a file that lie in a folder of blobs already: all of them, or those of its longest partial download. */
+export async function bytesThere(blobs: string, etags: readonly string[]): Promise<Map<string, number>> {
+  const wanted = new Set(etags);
+  const there = new Map<string, number>();
+  for (const name of await readdir(blobs).catch(() => [])) {
+    const etag = NAME.exec(name)?.[1] ?? name;
+    if (!wanted.has(etag)) continue;
+    const size = (await stat(join(blobs, name)).catch(() => undefined))?.size ?? 0;
+    there.set(etag, Math.max(size, there.get(etag) ?? 0));
+  }
+  return there;
+}
+
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -1,7 +1,7 @@
 // A model on the hub whose files come into the Hugging Face cache when they are needed: a snapshot on disk, as Python leaves it, in
 // which readers find what they ask for. A file that is there costs no request.
 
-import { dirname, relative, sep } from "node:path";
+import { dirname, join, relative, sep } from "node:path";
 import { AbortError, NetworkError, NotFoundError } from "../core/errors.js";
 import { Disk } from "../sources/disk.js";
 import { quote } from "../sources/files.js";
@@ -23,6 +23,7 @@ import {
   writeRef,
 } from "./layout.js";
 import { filesOf, type HubFile, type Listing } from "./listing.js";
+import { bytesThere } from "./partials.js";
 import type { DownloadProgress } from "./progress.js";
 import { checkRoom } from "./storage-errors.js";
 
@@ -134,8 +135,7 @@ export class HubSource implements Source {
     }
     const fresh = files.filter(({ name }) => !this.#fetching.has(name));
     const bytes = fresh.reduce((sum, { size }) => sum + size, 0);
-    if (fresh.length > 0) await sweep(this.#options.folder);
-    await checkRoom(this.#options.folder, this.#coming + bytes);
+    if (fresh.length > 0) await this.#prepare(fresh);
     this.#options.progress.expect(bytes);
     this.#coming += bytes;
     let next = 0;
@@ -150,6 +150,16 @@ export class HubSource implements Source {
       this.#failed = true;
       throw explained(error, asked);
     }
+  }
+
+  /** @throws StorageError if there is no room for what is to come of these files, and of those that are on their way */
+  async #prepare(files: readonly HubFile[]): Promise<void> {
+    const { folder, force } = this.#options;
+    await sweep(folder);
+    const etags = files.map(({ etag }) => etag);
+    const there = force ? new Map<string, number>() : await bytesThere(join(folder, "blobs"), etags);
+    const needed = files.reduce((sum, { etag, size }) => sum + Math.max(0, size - (there.get(etag) ?? 0)), 0);
+    await checkRoom(folder, this.#coming + needed);
   }
 
   async close(): Promise<void> {

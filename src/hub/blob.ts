@@ -64,7 +64,7 @@ export async function fetchBlob(job: BlobJob, force: boolean): Promise<boolean> 
         continue;
       }
       if (await fill(job, partial)) {
-        await storing(blob, () => rename(partial, blob));
+        if (!(await place(partial, blob, file.size))) return false;
         await syncFolder(blobs);
         return true;
       }
@@ -73,6 +73,18 @@ export async function fetchBlob(job: BlobJob, force: boolean): Promise<boolean> 
       partials.release(partial);
       if ((await sizeOf(partial)) === 0) await rm(partial, { force: true }).catch(() => {});
     }
+  }
+}
+
+/** Gives a proved file its name. @returns false if it is there already, and in use, where such files cannot be replaced (Windows) */
+async function place(partial: string, blob: string, size: number): Promise<boolean> {
+  try {
+    await storing(blob, () => rename(partial, blob));
+    return true;
+  } catch (error) {
+    if ((await sizeOf(blob)) !== size) throw error;
+    await rm(partial, { force: true });
+    return false;
   }
 }
 

@@ -23,8 +23,11 @@ export function mayUseCache(error: unknown): boolean {
 
 const LOGIN = "set HF_TOKEN, run hf auth login, or pass `token`";
 
-/** The error in words about the model; others as they are. */
-export function explained(error: unknown, asked: Asked): unknown {
+/**
+ * The error in words about the model; others as they are.
+ * @param ofFile it is about a file that the hub has listed, so that the model is there
+ */
+export function explained(error: unknown, asked: Asked, ofFile = false): unknown {
   if (!(error instanceof OctavoError) || error.details.status === undefined) return error;
   const { endpoint, id, revision, token } = asked;
   const { status, error_code: code, error_message: said, url } = error.details;
@@ -60,7 +63,7 @@ export function explained(error: unknown, asked: Asked): unknown {
   if (said === "Access to this resource is disabled.") {
     return new NetworkError(`model ${quote(id)} is disabled on the hub`, { details, hint: page, cause: error });
   }
-  if (code === "RepoNotFound" || status === 401 || status === 404) {
+  if (code === "RepoNotFound" || (!ofFile && (status === 401 || status === 404))) {
     const near = suggestion(id, asked.known ?? []);
     const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
     return new NotFoundError(`there is no model ${quote(id)} on ${endpoint}, or it is private${question}`, {

@@ -18,15 +18,22 @@ const QUIET = 60_000;
 const OLD = 2 * 3600_000;
 
 /** Processes are known by number within one machine, and within one container of it. */
-const MACHINE = ((): string => {
-  let space = "";
-  try {
-    space = readlinkSync("/proc/self/ns/pid");
-  } catch {
-    // not Linux
+const machine = once(() => {
+  const facts: string[] = [];
+  for (const fact of [hostname, () => readlinkSync("/proc/self/ns/pid")]) {
+    try {
+      facts.push(fact());
+    } catch {
+      // not Linux, or Deno without permission
+    }
   }
-  return createHash("sha256").update(`${hostname()} ${space}`).digest("hex").slice(0, 8);
-})();
+  return createHash("sha256").update(facts.join(" ")).digest("hex").slice(0, 8);
+});
+
+function once<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => (made ??= { value: make() }).value;
+}
 
 const NAME = /^([0-9a-f]+)\.(?:([0-9a-f]{8})-(\d+)\.(\d+)-[0-9a-f]+\.|[0-9a-f]+\.)?incomplete$/;
 
@@ -44,7 +51,7 @@ export class Partials {
 
   /** A new path, of this thread until it is released. */
   own(): string {
-    const owner = `${MACHINE}-${process.pid}.${threadId}-${randomBytes(4).toString("hex")}`;
+    const owner = `${machine()}-${process.pid}.${threadId}-${randomBytes(4).toString("hex")}`;
     const path = join(this.#blobs, `${this.#etag}.${owner}.incomplete`);
     writing.add(path);
     return path;
@@ -98,8 +105,8 @@ export class Partials {
     const info = await stat(path).catch(() => undefined);
     if (!info) return "idle";
     const age = Date.now() - info.mtimeMs;
-    const [, , machine, pid, thread] = NAME.exec(path.slice(this.#blobs.length + 1))!;
-    if (machine !== MACHINE) return age > OLD ? "left" : "idle"; // Python's, or of another machine on the same disk
+    const [, , place, pid, thread] = NAME.exec(path.slice(this.#blobs.length + 1))!;
+    if (place !== machine()) return age > OLD ? "left" : "idle"; // Python's, or of another machine on the same disk
     if (Number(pid) === process.pid && Number(thread) === threadId) return writing.has(path) ? "busy" : "left";
     if (!isAlive(Number(pid))) return "left";
     return age < QUIET ? "busy" : age > OLD ? "left" : "idle";

@@ -60,7 +60,8 @@ export class HubSource implements Source {
   #listed: Promise<Listing | undefined> | undefined;
   #listing: Listing | undefined;
   #remote: HttpSource | undefined;
-  #failed = false;
+  /** Of a download, which ends all others. */
+  #failure: { readonly error: unknown } | undefined;
   /** Bytes of files that are on their way. */
   #coming = 0;
 
@@ -140,16 +141,15 @@ export class HubSource implements Source {
     this.#coming += bytes;
     let next = 0;
     const worker = async (): Promise<void> => {
-      while (next < files.length) await this.#fetch(files[next++]!);
+      try {
+        while (next < files.length && !this.#failure) await this.#fetch(files[next++]!);
+      } catch (error) {
+        this.#failure ??= { error: explained(error, asked, true) };
+        this.#context.client.close(); // the other downloads end too; what they have is kept
+      }
     };
-    try {
-      // Before an error is told, nothing goes on behind it.
-      const ends = await Promise.allSettled(Array.from({ length: Math.min(AT_ONCE, files.length) }, worker));
-      for (const end of ends) if (end.status === "rejected") throw end.reason;
-    } catch (error) {
-      this.#failed = true;
-      throw explained(error, asked);
-    }
+    await Promise.all(Array.from({ length: Math.min(AT_ONCE, files.length) }, worker));
+    if (this.#failure) throw this.#failure.error;
   }
 
   /** @throws StorageError if there is no room for what is to come of these files, and of those that are on their way */
@@ -169,7 +169,7 @@ export class HubSource implements Source {
     await this.#remote?.close();
     await Promise.allSettled(this.#fetching.values());
     // A revision means this commit from now on; one whose files did not come stays what it was.
-    if (!this.#failed && (await this.#onDisk()).length > 0) {
+    if (!this.#failure && (await this.#onDisk()).length > 0) {
       await writeRef(folder, asked.revision, commit).catch((error: Error) => this.#options.warn(error.message));
     }
   }

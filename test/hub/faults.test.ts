@@ -299,6 +299,29 @@ describe("refusals", () => {
     await expect(AutoConfig.from_pretrained("org/empty")).rejects.toThrow(/"org\/empty" has no file "config\.json"/);
   });
 
+  test("a listed file that its host does not give, or does not have: the model is not what is missing", async () => {
+    const shards = Object.fromEntries(Array.from({ length: 9 }, (_, i) => [`w${i}`, `m-${i}.safetensors`]));
+    const files = Object.entries(shards).map(([tensor, name], i) => [name, weights(5000, i, tensor)]);
+    hub.commit("org/tiny", {
+      "config.json": CONFIG,
+      "model.safetensors.index.json": JSON.stringify({ weight_map: shards }),
+      ...Object.fromEntries(files),
+    });
+    for (const [status, kind] of [
+      [403, NetworkError],
+      [404, NotFoundError],
+    ] as const) {
+      hub.cdn.asked.length = 0;
+      hub.cdnFault = (_, response) => !!response.writeHead(status).end();
+      const error = await say();
+      expect(error).toBeInstanceOf(kind);
+      expect(String(error)).toMatch(new RegExp(`resolve/.*m-\\d\\.safetensors: .*\\(${status}\\)`));
+      expect(String(error)).not.toContain("there is no model");
+      expect(hub.cdn.asked.length).toBeLessThan(9); // one failure ends the others
+      expect(tree(place.cache).filter((name) => name.includes("refs/"))).toEqual([]);
+    }
+  });
+
   test("a busy hub is asked again, and an error says if it stays busy", async () => {
     publish(weights(5000));
     let refusals = 0;

@@ -113,13 +113,6 @@ export class NetworkError extends OctavoError {
   }
 }
 
-/** A disk is full, or may not be written. `details.file`, and `details.expected` and `details.got` in bytes where they are known. */
-export class StorageError extends OctavoError {
-  constructor(message: string, options?: OctavoErrorOptions) {
-    super("ERR_STORAGE", message, options);
-  }
-}
-
 /** A checkpoint does not fit the model it is read into: tensors missing, unexpected or of another shape. */
 export class CheckpointError extends OctavoError {
   constructor(message: string, options?: OctavoErrorOptions) {

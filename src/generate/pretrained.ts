@@ -161,7 +161,10 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
           progress_callback({ ...NOTHING_READ, ...event, status: "download", name: model, progress });
         });
       const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn, download });
-      const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
+      const reopen = (): Promise<Source> => {
+        const place = { ...pick(SOURCE, options), force_download: undefined };
+        return platform.source(model, source.commit === undefined ? place : { ...place, revision: source.commit });
+      };
       const load = async (on: typeof place): Promise<TaskHolders[T]> => {
         // `threads` applies to a CPU, if "auto" finds no GPU.
         const forGPU = place === "auto" && typeof on === "string" && on.startsWith("webgpu");

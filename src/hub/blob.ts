@@ -5,12 +5,13 @@ import { createHash, type Hash } from "node:crypto";
 import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
+import { syncFolder } from "../checkpoints/safetensors-write.js";
 import { FormatError } from "../core/errors.js";
 import { changed } from "../sources/http-errors.js";
 import type { RemoteContext } from "../sources/kept.js";
 import { CHUNK_BYTES } from "../sources/range-cache.js";
 import { RemoteFile } from "../sources/remote-file.js";
-import { blobOf, sizeOf, syncFolder } from "./layout.js";
+import { blobOf, sizeOf } from "./layout.js";
 import type { HubFile } from "./listing.js";
 import { Partials } from "./partials.js";
 import { checkRoom, storing } from "./storage-errors.js";
@@ -37,7 +38,7 @@ export interface BlobJob {
  * Brings a blob into the cache.
  * @param force download it even if it is there
  * @returns false if another download has brought it meanwhile
- * @throws FormatError for bytes with another hash; StorageError, NetworkError, NotFoundError, AbortError
+ * @throws FormatError for bytes with another hash; FileError, NetworkError, NotFoundError, AbortError
  */
 export async function fetchBlob(job: BlobJob, force: boolean): Promise<boolean> {
   const { file, folder, context } = job;
@@ -65,7 +66,7 @@ export async function fetchBlob(job: BlobJob, force: boolean): Promise<boolean> 
       }
       if (await fill(job, partial)) {
         if (!(await place(partial, blob, file.size))) return false;
-        await syncFolder(blobs);
+        await syncFolder(blobs).catch(() => {}); // not every file system does that
         return true;
       }
       // What had been left there were not the first bytes of this file.

@@ -104,7 +104,7 @@ export interface Removal {
   readonly whole: boolean;
   /** Bytes that are free afterwards. */
   readonly bytes: number;
-  /** Deletes it. @throws StorageError */
+  /** Deletes it. @throws FileError */
   run(): Promise<void>;
 }
 

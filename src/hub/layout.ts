@@ -8,19 +8,7 @@
 // All that appears under these names appears at once, by a rename. Names that begin with ".tmp-" are on their way there.
 
 import { randomBytes } from "node:crypto";
-import {
-  copyFile,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
+import { copyFile, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { isOn } from "./environment.js";
 import { storing } from "./storage-errors.js";
@@ -66,7 +54,7 @@ export async function sweep(folder: string): Promise<void> {
   }
 }
 
-/** Notes which commit a revision is. A revision that is a commit itself needs no note. @throws StorageError */
+/** Notes which commit a revision is. A revision that is a commit itself needs no note. @throws FileError */
 export async function writeRef(folder: string, revision: string, commit: string): Promise<void> {
   if (revision === commit) return;
   const file = join(folder, "refs", ...revision.split("/"));
@@ -108,18 +96,11 @@ export async function noteAbsent(folder: string, commit: string, name: string): 
   }
 }
 
-/** Makes what was renamed into a folder last through a crash of the machine, where the system can. */
-export async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, "r").catch(() => undefined); // Windows opens no folders
-  await handle?.sync().catch(() => {});
-  await handle?.close();
-}
-
 /**
  * Puts a blob into a snapshot: as a link, or where there are none (Windows without its developer mode, HF_HUB_DISABLE_SYMLINKS) as
  * Python does: a new blob is moved there, one that was there before is copied, because other snapshots may use it.
  * @returns false if the blob is not there any more: another process has moved it
- * @throws StorageError
+ * @throws FileError
  */
 export async function putIntoSnapshot(
   folder: string,

@@ -6,23 +6,20 @@ import { callback, flag, number, type Options, readOptions, signal, such, text }
 import { show } from "../core/show.js";
 import { quote } from "../sources/files.js";
 import { isJsonObject, readJsonFile, readJsonList } from "../sources/json.js";
+import { MODEL_FILES } from "../sources/model-files.js";
 import { isModelId } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import { TOKEN } from "./environment.js";
 import { openModel } from "./open.js";
 
-/** Files that are needed where they are there, beside the weights. */
+/** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
+const SENTENCEPIECE = MODEL_FILES.filter((name) => name.endsWith(".model"));
+/** Files that are needed where they are there, beside the weights and those. */
 const NAMES: ReadonlySet<string> = new Set([
   "config.json",
-  "generation_config.json",
-  ...["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"],
-  ...["vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"],
-  ...["preprocessor_config.json", "processor_config.json"],
-  ...["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"],
+  ...MODEL_FILES.filter((name) => !SENTENCEPIECE.includes(name)),
   ...["adapter_config.json", "adapter_model.safetensors"],
 ]);
-/** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
-const SENTENCEPIECE = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
 /** Beginnings of a checkpoint; the first that is there is taken, as `openCheckpoint` does. */
 const WEIGHTS = ["model.safetensors", "model.safetensors.index.json"];
 
@@ -70,7 +67,7 @@ export interface Pulled {
 /**
  * Downloads what Octavo can use of a model on the hub into the Hugging Face cache: the configuration, the tokenizer, processors, and the
  * weights that would be loaded.
- * @throws OptionError, NotFoundError, FormatError, StorageError, NetworkError, AbortError
+ * @throws OptionError, NotFoundError, FormatError, FileError, NetworkError, AbortError
  */
 export async function pull(id: string, given: PullOptions = {}): Promise<Pulled> {
   const options = readOptions("pull", PULL, given);

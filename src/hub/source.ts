@@ -52,6 +52,7 @@ export interface HubSourceOptions {
 export class HubSource implements Source {
   readonly location: string;
   readonly local = true;
+  readonly commit: string;
   readonly #options: HubSourceOptions;
   readonly #disk: Disk;
   readonly #context: RemoteContext;
@@ -69,6 +70,7 @@ export class HubSource implements Source {
     const { folder, commit, subfolder, client, warn } = options;
     this.#disk = new Disk([snapshotOf(folder, commit), ...subfolder].join(sep));
     this.location = this.#disk.location;
+    this.commit = commit;
     this.#options = options;
     this.#context = { client, cache: undefined, received: 0, warn };
   }
@@ -118,7 +120,7 @@ export class HubSource implements Source {
     return this.#disk.open(path, what);
   }
 
-  /** Brings files into the cache, a few at a time. @throws NotFoundError, FormatError, StorageError, NetworkError, AbortError */
+  /** Brings files into the cache, a few at a time. @throws NotFoundError, FormatError, FileError, NetworkError, AbortError */
   async bring(names: readonly string[]): Promise<void> {
     const { peek, asked } = this.#options;
     const files: HubFile[] = [];
@@ -152,7 +154,7 @@ export class HubSource implements Source {
     if (this.#failure) throw this.#failure.error;
   }
 
-  /** @throws StorageError if there is no room for what is to come of these files, and of those that are on their way */
+  /** @throws FileError if there is no room for what is to come of these files, and of those that are on their way */
   async #prepare(files: readonly HubFile[]): Promise<void> {
     const { folder, force } = this.#options;
     await sweep(folder);

@@ -2,11 +2,11 @@
 
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
-import { OctavoError, StorageError } from "../core/errors.js";
+import { FileError, OctavoError } from "../core/errors.js";
 
 const FULL = /^(ENOSPC|EDQUOT|EFBIG)$/;
 
-/** The result of `work`, whose failures become typed ones that name the file. @throws StorageError, and OctavoErrors as they are */
+/** The result of `work`, whose failures become typed ones that name the file. @throws FileError, and OctavoErrors as they are */
 export async function storing<T>(file: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
@@ -14,14 +14,14 @@ export async function storing<T>(file: string, work: () => Promise<T>): Promise<
     if (cause instanceof OctavoError) throw cause;
     const { code = String(cause) } = cause as NodeJS.ErrnoException;
     if (FULL.test(code)) {
-      throw new StorageError(`${file}: the disk is full (${code})`, {
-        details: { file, got: code },
+      throw new FileError(`${file}: the disk is full (${code})`, {
+        details: { file, code },
         hint: "make room and load it again: what has arrived is kept, and the rest is fetched then",
         cause,
       });
     }
-    throw new StorageError(`${file}: cannot be written (${code})`, {
-      details: { file, got: code },
+    throw new FileError(`${file}: cannot be written (${code})`, {
+      details: { file, code },
       hint: "check the permissions of the cache's folder, or choose another with cache_dir or HF_HUB_CACHE",
       cause,
     });
@@ -31,12 +31,12 @@ export async function storing<T>(file: string, work: () => Promise<T>): Promise<
 /**
  * Checks that a disk has room, before anything is written to it.
  * @param needed bytes
- * @throws StorageError
+ * @throws FileError
  */
 export async function checkRoom(folder: string, needed: number): Promise<void> {
   const free = await freeBytes(folder);
   if (free === undefined || needed <= free) return;
-  throw new StorageError(`${folder}: the disk has ${free} bytes left, and ${needed} are to come`, {
+  throw new FileError(`${folder}: the disk has ${free} bytes left, and ${needed} are to come`, {
     details: { file: folder, expected: needed, got: free },
     hint: "make room (octavo list shows what is cached), or choose another disk with cache_dir or HF_HUB_CACHE",
   });

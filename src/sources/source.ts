@@ -26,6 +26,8 @@ export interface Source {
   readonly location: string;
   /** True if paths are files on this machine, which a backend may read directly. */
   readonly local: boolean;
+  /** The commit that it is, of a model on a hub: a branch may be another one later. */
+  readonly commit?: string;
   /** Bytes received over a network so far; absent for local files. */
   readonly network?: number;
   /** The path of the file of that name, for `open` and for messages. */

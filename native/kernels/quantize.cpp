@@ -209,7 +209,7 @@ struct QuantizeBlocks {
 const char* four_bit_quantize(const Call& call) {
   const Tensor &w = call.t[0], &codes = call.t[1];
   const int64_t blocksize = call.attr[1].i, row = call.attr[2].i, k = w.dim[1];
-  if (call.attr[0].i != 0 && call.attr[0].i != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
+  if (call.attr[0].i != 0 && call.attr[0].i != 1) return "floats are quantized to the kinds 0 (nf4) and 1 (fp4)";
   if (blocksize < 2 || blocksize % 2 != 0) return "the blocksize of a 4-bit matrix must be even";
   if (row < 0 || row + w.dim[0] > codes.dim[0]) return "the rows to quantize lie outside the matrix";
   if (row * k % blocksize != 0) return "rows to quantize to 4 bits must begin at a whole block";

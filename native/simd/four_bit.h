@@ -8,14 +8,19 @@
 
 namespace octavo::OCTAVO_ISA {
 
-// bitsandbytes' tables, by kind (0 nf4, 1 fp4) and code.
-alignas(64) constexpr float kFourBitTable[2][16] = {
+// The value of each code, by kind: 0 nf4 and 1 fp4 (bitsandbytes' tables), 2 int4 and 3 e2m1 (an eighth of their values).
+constexpr int kFourBitKinds = 4;
+alignas(64) constexpr float kFourBitTable[kFourBitKinds][16] = {
     {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
      -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
      0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
     {0.0f, 0.0052083333488553762f, 0.6666666865348816f, 1.0f, 0.3333333432674408f, 0.5f, 0.1666666716337204f, 0.25f,
      0.0f, -0.0052083333488553762f, -0.6666666865348816f, -1.0f, -0.3333333432674408f, -0.5f, -0.1666666716337204f,
-     -0.25f}};
+     -0.25f},
+    {-1.0f, -0.875f, -0.75f, -0.625f, -0.5f, -0.375f, -0.25f, -0.125f, 0.0f, 0.125f, 0.25f, 0.375f, 0.5f, 0.625f, 0.75f,
+     0.875f},
+    {0.0f, 0.0625f, 0.125f, 0.1875f, 0.25f, 0.375f, 0.5f, 0.75f, -0.0f, -0.0625f, -0.125f, -0.1875f, -0.25f, -0.375f,
+     -0.5f, -0.75f}};
 
 OCTAVO_INLINE int64_t common_divisor(int64_t a, int64_t b) {
   while (b) {
@@ -58,7 +63,7 @@ struct Map256 {
 };
 
 OCTAVO_INLINE const char* wrong_format(int kind, int64_t blocksize, int rounding) {
-  if (kind != 0 && kind != 1) return "the kind of a 4-bit matrix is 0 (nf4) or 1 (fp4)";
+  if (kind < 0 || kind >= kFourBitKinds) return "the kind of a 4-bit matrix is 0 (nf4), 1 (fp4), 2 (int4) or 3 (e2m1)";
   if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
   if (rounding < kToF32 || rounding > kToBf16) return "the rounding of a 4-bit matrix is 0 (none), 1 (f16) or 2 (bf16)";
   return nullptr;

@@ -57,6 +57,22 @@ export interface PackedMatrix {
   readonly tensors: readonly StoredTensor[];
   /** Reads what all rows need. @throws FormatError; what reading throws */
   open(read: ReadTensor): Promise<RowDecoder>;
+  /** Where its values are 4-bit codes with a scale for each block of inputs: the codes as they are. */
+  readonly codes?: PackedCodes;
+}
+
+export interface PackedCodes {
+  /** "int4": code - 8; "e2m1": the floats of MXFP4. */
+  readonly kind: "int4" | "e2m1";
+  /** Inputs that share a scale; they divide a row. */
+  readonly blocksize: number;
+  /** Undefined if it turns out that the codes have zero points of their own, or groups in another order. */
+  open(read: ReadTensor): Promise<CodeReader | undefined>;
+}
+
+export interface CodeReader {
+  /** Of rows `at` to `at + count`: codes, the first of two in the high half of a byte, and eight times the scale of each block. */
+  rows(at: number, count: number): Promise<{ readonly codes: Uint8Array; readonly absmax: Float32Array }>;
 }
 
 export interface RowDecoder {

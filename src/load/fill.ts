@@ -7,11 +7,20 @@ import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { type Matrix, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
 import { weightNorm } from "../nn/norm.js";
-import type { FloatDType, Scheme, StoredRows } from "../nn/weight.js";
+import { denseScheme, type FloatDType, type Scheme, type StoredRows } from "../nn/weight.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import type { Source } from "../sources/source.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
-import { READ_BYTES, type RowReader, readBytes, readDType, readSmall, readWhole, rowReader } from "./read.js";
+import {
+  READ_BYTES,
+  type RowReader,
+  readBytes,
+  readDType,
+  readSmall,
+  readWhole,
+  rowReader,
+  tensorReader,
+} from "./read.js";
 
 /** Source bytes between two checks of the signal and of the parameters filled so far. */
 const BREATH = 64 << 20;
@@ -110,6 +119,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     try {
       if (scheme === undefined) await fillParameter(context, item, options.dtype);
       else if (parts.some(({ stored }) => stored)) await restoreMatrix(context, item, scheme);
+      else if (scheme.beginCodes) await fillCodes(context, item, scheme, options.dtype);
       else await fillMatrix(context, item, scheme);
       filled.push(item.parameter);
     } finally {
@@ -247,6 +257,36 @@ async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Pro
     for (const reader of readers) reader[Symbol.dispose]();
   }
   if (whole) await breathe(bytes, item.parts[0]!.from);
+}
+
+/** Fills a matrix with the codes of a packed file; with floats, if its codes turn out to be of no kind that is stored. */
+async function fillCodes(context: Context, item: PlanItem, scheme: Scheme, dtype: FloatDType): Promise<void> {
+  const { device, files, breathe } = context;
+  const matrix = item.parameter as Matrix;
+  const { from } = item.parts[0]!;
+  const { codes } = from.packed!;
+  const reader = await codes!.open(tensorReader(files));
+  if (!reader) {
+    await fillMatrix(context, item, denseScheme(dtype, matrix.product));
+    return;
+  }
+  const { shape, experts } = matrix;
+  const [outputs, inputs] = shape;
+  const builder = scheme.beginCodes!(device, shape, scheme.name, experts);
+  try {
+    for (const { at, count } of rowSteps(matrix, stepOf(inputs / 2, builder.granularity))) {
+      const rows = await reader.rows(at, count);
+      using packed = Tensor.empty(device, [count, inputs], "u4", "codes");
+      packed.writeBytes(rows.codes);
+      using scales = Tensor.from(device, rows.absmax, [rows.absmax.length], "f32", "scales");
+      builder.put(packed, scales, at);
+      await breathe((from.bytes * count) / outputs, from);
+    }
+    matrix.fill(builder.finish());
+  } catch (error) {
+    builder[Symbol.dispose]();
+    throw error;
+  }
 }
 
 /** The tensor that a row comes from. */

@@ -9,6 +9,7 @@ import { CheckpointError, ConfigError, NotFoundError, OptionError, suggestion } 
 import { listed, show } from "../core/show.js";
 import { architectureOf, taskOf } from "../models/index.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
+import { Matrix } from "../nn/module.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
@@ -213,10 +214,6 @@ export async function prepareModel<T extends Task>(
     throw notQuantized(source, stored.quantization_method()!);
   }
   const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...model.notes, ...oddities];
-  if (declared.packed) {
-    const into = quantization?.quantization_method() ?? torchName(dtype);
-    warnings.push(`the file's matrices (${declared.packed.name}) are decoded while they are read, into ${into}`);
-  }
   if (own) {
     warnings.push(
       `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,
@@ -261,12 +258,29 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
     model.dispose();
     throw error;
   }
-  const { config, config_text, generation_config, warnings } = prepared;
+  const { config, config_text, generation_config } = prepared;
+  const warnings = [...prepared.warnings, ...packedNote(prepared)];
   return {
     ...{ model, architecture, quantization, config, config_text, generation_config, dtype, warnings },
     checkpoint_bytes: planned.bytes,
     ...(sentence ? { sentence } : {}),
   };
+}
+
+/** What became of the matrices that others had packed. */
+function packedNote({ model, packed, quantization, dtype }: Prepared<Task>): string[] {
+  if (!packed) return [];
+  let matrices = 0;
+  for (const parameter of model.parameters()) {
+    if (parameter instanceof Matrix && parameter.filled && /^(int4|e2m1)$/.test(parameter.weight.scheme)) matrices++;
+  }
+  const decoded = `decoded into ${quantization?.quantization_method() ?? torchName(dtype)}`;
+  const what = `the file's matrices (${packed.name})`;
+  return [
+    matrices > 0
+      ? `${what} are kept in 4 bits (${matrices} matrices); others are ${decoded}`
+      : `${what} are ${decoded}`,
+  ];
 }
 
 function notQuantized({ location }: Source, how: string): CheckpointError {

@@ -8,7 +8,8 @@ import { listed } from "../core/show.js";
 import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
-import { rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
+import { computeFor, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
+import { codesScheme } from "../quant/four-bit.js";
 import type { Source } from "../sources/source.js";
 import { type StorageOptions, schemesOf } from "./storage.js";
 
@@ -87,7 +88,10 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
     missing.delete(parameter);
     const parts = partsOf(name, parameter, found);
     const magnitudes = magnitudesOf(name, parameter, found);
-    const scheme = parameter instanceof Matrix ? (parts[0]?.stored?.scheme ?? schemes.get(parameter)) : undefined;
+    const scheme =
+      parameter instanceof Matrix
+        ? (parts[0]?.stored?.scheme ?? codesOf(parameter, parts, storage) ?? schemes.get(parameter))
+        : undefined;
     items.set(parameter, { name, parameter, parts, magnitudes, scheme });
   }
   if (missing.size > 0) {
@@ -134,6 +138,23 @@ export function tensorsOf(
     const [part] = parts;
     return parts.length === 1 && !part!.stored && !part!.view ? part!.from : undefined;
   });
+}
+
+/** The scheme that keeps a packed matrix in its 4 bits, if nothing else was asked for. */
+function codesOf(
+  { product }: Matrix,
+  [part, ...more]: readonly Part[],
+  { scheme, head, dtype, compute }: StorageOptions,
+): Scheme | undefined {
+  const codes = part?.from.packed?.codes;
+  if (!codes || more.length > 0 || part.rows !== rowsIn(part) || !product || scheme || head) return undefined;
+  const { kind, blocksize } = codes;
+  return codesScheme({ kind, blocksize, compute: compute ?? computeFor(dtype) });
+}
+
+/** Rows of a stored matrix, or of all matrices of a stack. */
+function rowsIn({ from }: Part): number {
+  return elementsOf(from.shape.slice(0, -1));
 }
 
 /** Bytes of the files that a parameter is read from. */

@@ -67,10 +67,15 @@ export function rowReader(device: Device, files: Source, part: Part, shape: read
   };
 }
 
+/** Reads the tensors of a packed matrix. */
+export function tensorReader(files: Source): ReadTensor {
+  return ({ file, offset, bytes }, at = 0, count = bytes) =>
+    withFile(files, file, "checkpoint", (opened) => opened.read(offset + at, count, { onward: at > 0 }));
+}
+
 /** Rows of a packed matrix. */
 function packedReader(files: Source, packed: PackedMatrix, first: number): RowReader {
-  const read: ReadTensor = ({ file, offset, bytes }, at = 0, count = bytes) =>
-    withFile(files, file, "checkpoint", (opened) => opened.read(offset + at, count, { onward: at > 0 }));
+  const read = tensorReader(files);
   let decoder: RowDecoder | undefined;
   return {
     dtype: "f32",

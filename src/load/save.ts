@@ -138,9 +138,11 @@ function checkSchemes({ model, architecture, quantization }: Savable): boolean {
     quantized = true;
     if (parameter.weight.scheme === method && parameter !== model.output_embeddings()?.weight) continue;
     if (parameter.weight.scheme === method && quantization?.llm_int8_skip_modules !== null) continue;
-    throw new OptionError(`${name} is stored as ${parameter.weight.scheme}, which no quantization_config can say`, {
-      details: { option: "head_dtype" },
-      hint: "load the model without head_dtype to save it",
+    const { scheme } = parameter.weight;
+    throw new OptionError(`${name} is stored as ${scheme}, which no quantization_config of bitsandbytes can say`, {
+      hint: /^(int4|e2m1)$/.test(scheme)
+        ? "dequantize() turns it into floats; with load_in_8bit or load_in_4bit it is loaded as bitsandbytes has it"
+        : "load the model without head_dtype to save it",
     });
   }
   return quantized;

@@ -31,7 +31,7 @@ export interface Weight extends Disposable {
   readonly shape: MatrixShape;
   /** Matrices of a stack; 1 for a single matrix. */
   readonly experts: number;
-  /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4". */
+  /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4", "int4", "e2m1". */
   readonly scheme: string;
   /** How its products may round, where its scheme has a choice. */
   readonly compute?: "f32" | "bf16" | "int8";
@@ -74,6 +74,15 @@ export interface WeightBuilder extends Disposable {
   finish(): Weight;
 }
 
+/** A weight that is made of 4-bit codes: rows come in order, `finish` returns the weight. */
+export interface CodesBuilder extends Disposable {
+  /** Rows per `put` must be a multiple of this (the last ones may be short). */
+  readonly granularity: number;
+  /** Records storing codes u4[n,K], and the scale of each of their blocks, f32, as rows `at` to `at + n`. */
+  put(codes: Tensor, scales: Tensor, at: number): void;
+  finish(): Weight;
+}
+
 /** A quantized matrix, or a part of one, as a checkpoint stores it. */
 export interface StoredWeight {
   /** The scheme that restores it. */
@@ -111,6 +120,8 @@ export interface Scheme {
   /** Bytes that a matrix takes, for plans. */
   bytes(shape: MatrixShape, experts?: number): number;
   begin(device: Device, shape: MatrixShape, label: string, experts?: number): WeightBuilder;
+  /** Stores 4-bit codes as they come from a packed file. */
+  beginCodes?(device: Device, shape: MatrixShape, label: string, experts?: number): CodesBuilder;
   /**
    * If a checkpoint with these tensor names holds the matrix `name` quantized by this scheme: the scheme that restores it, and
    * the names of its tensors.

@@ -1,5 +1,6 @@
 // 4-bit weights (Dettmers et al. 2023, "QLoRA"): NF4 and FP4 codes over blocks of the flattened matrix, with one absmax
-// per block, itself in f32 or quantized to 8 bits (double quantization). Tables and thresholds are bitsandbytes'.
+// per block, itself in f32 or quantized to 8 bits (double quantization). Tables and thresholds are bitsandbytes'. Two more tables
+// hold what other quantizers store: integers with a scale per group, and the 4-bit floats of MXFP4.
 
 import { fromBf16, fromF16, toBf16, toF16 } from "../core/dtype.js";
 import { OptionError, ShapeError } from "../core/errors.js";
@@ -11,9 +12,14 @@ import { sumRows } from "./sum-rows.js";
 
 const fround = Math.fround;
 
-/** Codes of the `kind` attribute. */
-export const FOUR_BIT = { nf4: 0, fp4: 1 } as const;
+/**
+ * Codes of the `kind` attribute. "int4" are integers from -8 to 7 stored above zero, with 8 times their scale as absmax; "e2m1" the
+ * floats of MXFP4, likewise: so both are exact.
+ */
+export const FOUR_BIT = { nf4: 0, fp4: 1, int4: 2, e2m1: 3 } as const;
 export type FourBitKind = keyof typeof FOUR_BIT;
+/** The kinds that floats are quantized to; codes of the others come from files. */
+export type BnbKind = "nf4" | "fp4";
 
 /**
  * Codes of the `rounding` attribute: the dtype that decoded values are rounded to before use. bitsandbytes decodes to the
@@ -67,6 +73,8 @@ export const FOUR_BIT_TABLES: readonly Float32Array[] = [
     -0.16666667,
     -0.25,
   ),
+  Float32Array.from({ length: 16 }, (_, code) => (code - 8) / 8),
+  Float32Array.from({ length: 16 }, (_, code) => ((code & 8 ? -1 : 1) * [0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]!) / 8),
 ];
 
 /** The code of a normalised value is the number of these strictly below it. */
@@ -287,7 +295,10 @@ export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOpti
 
 export const fourBitQuantizeOp = new Op({
   signature: "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 ->",
-  check([, codes, absmax], [, blocksize]) {
+  check([, codes, absmax], [kind, blocksize]) {
+    if (kind !== FOUR_BIT.nf4 && kind !== FOUR_BIT.fp4) {
+      throw new OptionError(`floats are quantized to the kinds 0 (nf4) and 1 (fp4), not ${kind}`);
+    }
     checkStatistics([codes, absmax], 1, blocksize!);
   },
   reference({ w, codes, absmax }, { kind, blocksize, row }) {
@@ -319,7 +330,7 @@ export function fourBitQuantize(
   w: Tensor,
   codes: Tensor,
   absmax: Tensor,
-  kind: FourBitKind,
+  kind: BnbKind,
   blocksize: number,
   row: number,
 ): void {

@@ -9,22 +9,22 @@ import { scope, type Tensor } from "../core/tensor.js";
 import type { FloatDType, StoredRows, WeightPart } from "../nn/weight.js";
 import {
   BLOCK_SIZES,
+  type BnbKind,
   FOUR_BIT,
   FOUR_BIT_TABLES,
-  type FourBitKind,
   type FourBitOperands,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
 import { PythonFloat } from "../sources/json-edit.js";
 
-const KINDS = Object.keys(FOUR_BIT) as FourBitKind[];
+const KINDS: readonly BnbKind[] = ["nf4", "fp4"];
 const STATE = "quant_state.bitsandbytes__";
 
 /** The tensors of the 4-bit matrix `name`, if a checkpoint with these tensor names holds one. */
 export function fourBitNames(
   name: string,
   has: (name: string) => boolean,
-): { names: Map<string, string>; notes: readonly string[]; kind: FourBitKind; double_quant: boolean } | undefined {
+): { names: Map<string, string>; notes: readonly string[]; kind: BnbKind; double_quant: boolean } | undefined {
   const kind = KINDS.find((one) => has(`${name}.${STATE}${one}`));
   if (kind === undefined) return undefined;
   const double_quant = has(`${name}.nested_absmax`);
@@ -38,7 +38,7 @@ export function fourBitNames(
 }
 
 interface Wanted {
-  readonly kind: FourBitKind;
+  readonly kind: BnbKind;
   readonly double_quant: boolean;
   readonly rows: number;
   readonly columns: number;
@@ -130,7 +130,7 @@ function readState(
 
 /** The parameters of a part of a 4-bit weight. */
 interface Description {
-  readonly kind: FourBitKind;
+  readonly kind: BnbKind;
   readonly blocksize: number;
   readonly values: FloatDType;
   readonly shape: readonly [rows: number, columns: number];

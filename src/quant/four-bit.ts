@@ -24,6 +24,7 @@ import { doubleQuantize } from "../ops/double-quantize.js";
 import { fourBitExpertLinear } from "../ops/experts.js";
 import {
   BLOCK_SIZES,
+  type BnbKind,
   type FourBitCompute,
   type FourBitKind,
   type FourBitOperands,
@@ -40,7 +41,7 @@ import { dynamicMap } from "./_dynamic-map.js";
 import { fourBitNames, fourBitParts, readStates } from "./_four-bit-files.js";
 
 export interface FourBitOptions {
-  readonly kind: FourBitKind;
+  readonly kind: BnbKind;
   /** Elements per block: 32, 64, ... 4096. */
   readonly blocksize: number;
   readonly double_quant: boolean;
@@ -118,6 +119,7 @@ export class FourBitWeight implements Weight {
       throw new ShapeError(`4-bit codes are stored in whole matrices of ${each} rows, not as rows ${at} + ${rows}`);
     }
     const { kind, blocksize, rounding } = this.operands;
+    if (kind !== "nf4" && kind !== "fp4") throw new OptionError(`bitsandbytes has no name for the codes ${kind}`);
     const description = {
       kind,
       blocksize,
@@ -270,6 +272,44 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
           if (expert === 0) yield ["nested_quant_map", map.alias()];
         },
         put: (rows, at) => pack(rows, codes, at),
+        finish: () => weight,
+        [Symbol.dispose]: () => weight.dispose(),
+      };
+    },
+  };
+}
+
+/** What `codesScheme` stores. */
+export interface CodesOptions {
+  readonly kind: "int4" | "e2m1";
+  /** Inputs that share a scale; they divide a row. */
+  readonly blocksize: number;
+  readonly compute: FourBitCompute;
+}
+
+/** 4-bit codes that a file holds in another format, as they are. Floats are not quantized to these kinds. */
+export function codesScheme({ kind, blocksize, compute }: CodesOptions): Scheme {
+  return {
+    name: kind,
+    bytes: ([outputs, inputs]) => Math.ceil((outputs * inputs) / 2) + (4 * outputs * inputs) / blocksize,
+    begin() {
+      throw new OptionError(`floats are not quantized to ${kind}`);
+    },
+    beginCodes(device, shape, label, experts = 1) {
+      const [outputs, inputs] = shape;
+      const blocks = inputs / blocksize;
+      const { codes, absmax } = kept(() => ({
+        codes: codesOf(device, shape, blocksize, label, experts),
+        absmax: Tensor.empty(device, [outputs * blocks], "f32", `${label} absmax`),
+      }));
+      const weight = new FourBitWeight({ codes, absmax, kind, blocksize, compute, rounding: "f32" }, experts);
+      return {
+        granularity: PANEL_ROWS,
+        put(rows, scales, at) {
+          pack(rows, codes, at);
+          using own = absmax.narrow(0, at * blocks, rows.shape[0]! * blocks);
+          copyInto(scales, own);
+        },
         finish: () => weight,
         [Symbol.dispose]: () => weight.dispose(),
       };

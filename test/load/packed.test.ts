@@ -9,9 +9,11 @@ import { MXFP4 } from "../../src/checkpoints/packed/mxfp4.js";
 import { float8Table } from "../../src/checkpoints/packed/scaled.js";
 import type { ReadTensor } from "../../src/checkpoints/stored.js";
 import { ConfigError, FormatError, UnsupportedModelError } from "../../src/core/errors.js";
+import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import type { Matrix } from "../../src/nn/module.js";
+import { codesScheme } from "../../src/quant/four-bit.js";
 import { editHeader, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { difference, FIXTURES, largest, readArrays } from "../support/fixtures.js";
@@ -34,6 +36,9 @@ async function matrix(model: Awaited<ReturnType<typeof load>>, name: string): Pr
   return dense.readFloats();
 }
 
+const readTensor: ReadTensor = async ({ file, offset, bytes }, at = 0, count = bytes) =>
+  new Uint8Array(readFileSync(file).subarray(offset + at, offset + at + count));
+
 const FORMATS = {
   gptq: "gptq, 4 bits",
   "gptq-act-order": "gptq, 4 bits",
@@ -48,10 +53,15 @@ const FORMATS = {
   "ct-fp8": "compressed-tensors, 8 bits",
 };
 
+/** Their codes are stored as they are: integers around zero, with a scale for groups of neighbours. */
+const FOUR = ["gptq", "ct-int4"];
+
 describe.each(Object.entries(FORMATS))("%s", (format, name) => {
-  test("its matrices are the layout's, in f32 bit for bit, and a warning says that they are decoded", async () => {
+  test("its matrices are the layout's, in f32 bit for bit, and a warning says what became of them", async () => {
     await using model = await load(folderOf(format), { dtype: "float32" });
-    expect(model.warnings).toEqual([`the file's matrices (${name}) are decoded while they are read, into float32`]);
+    const kept = FOUR.includes(format) ? "kept in 4 bits (7 matrices); others are " : "";
+    expect(model.warnings).toEqual([`the file's matrices (${name}) are ${kept}decoded into float32`]);
+    expect(model.quantized_modules).toHaveLength(kept ? 7 : 0);
     for (const [key, { values }] of readArrays("packed", format, "expected.safetensors")) {
       expect(difference(await matrix(model, key), values).max, key).toBe(0);
     }
@@ -63,11 +73,47 @@ describe.each(Object.entries(FORMATS))("%s", (format, name) => {
     expect(half.dtype).toBe("f16");
     expect(int8.quantized_modules).toHaveLength(7);
     for (const [key, { values }] of readArrays("packed", format, "expected.safetensors")) {
-      expect(difference(await matrix(half, key), values).max).toBeLessThanOrEqual(2 ** -11 * largest(values));
+      const step = FOUR.includes(format) ? 0 : 2 ** -11;
+      expect(difference(await matrix(half, key), values).max).toBeLessThanOrEqual(step * largest(values));
       // Half a step of a row's 127.
       expect(difference(await matrix(int8, key), values).max).toBeLessThanOrEqual(largest(values) / 253);
     }
   });
+});
+
+test("codes in 4 bits multiply as the floats that they stand for, with every kind of product, and are not saved as something else", async () => {
+  const input_ids = [[3, 7, 1, 40, 22]];
+  const logits = async (options: FromPretrainedOptions): Promise<Float32Array> => {
+    await using model = await load(folderOf("gptq"), { dtype: "float32", ...options });
+    if (options.dtype) model.dequantize();
+    const output = model.forward({ input_ids });
+    const values = await output.logits.readFloats();
+    output.logits.dispose();
+    return values;
+  };
+  const [codes, floats] = [await logits({}), await logits({ dtype: "float32" })];
+  expect(difference(codes, floats).max).toBeLessThanOrEqual(1e-5 * largest(floats));
+  await using model = await load(folderOf("gptq"));
+  await expect(model.save_pretrained(temporary("int4"))).rejects.toThrow(/is stored as int4/);
+});
+
+test("MXFP4 codes in 4 bits are the values, of both experts", async () => {
+  const { checkpoint } = unpackCheckpoint(await openCheckpoint(folderOf("mxfp4")), MXFP4);
+  const { packed, shape } = checkpoint.tensors.get("experts.gate_up_proj")!;
+  const [experts, , inputs] = shape as [number, number, number];
+  const { kind, blocksize, open } = packed!.codes!;
+  const reader = (await open(readTensor))!;
+  const builder = codesScheme({ kind, blocksize, compute: "f32" }).beginCodes!(device, [12, inputs], "codes", experts);
+  const rows = await reader.rows(0, 12);
+  using codes = Tensor.empty(device, [12, inputs], "u4");
+  codes.writeBytes(rows.codes);
+  using scales = Tensor.from(device, rows.absmax, [rows.absmax.length]);
+  builder.put(codes, scales, 0);
+  const weight = builder.finish();
+  using dense = weight.dense("f32");
+  const { values } = readArrays("packed", "mxfp4", "expected.safetensors").get("experts.gate_up_proj")!;
+  expect(difference(await dense.readFloats(), values).max).toBe(0);
+  weight.dispose();
 });
 
 test("a model read from such a file is saved as what it is now", async () => {
@@ -89,9 +135,7 @@ test("MXFP4: the values are transformers'", async () => {
   expect(matrices).toBe(1);
   const { shape, packed } = checkpoint.tensors.get("experts.gate_up_proj")!;
   expect(shape).toEqual([2, 6, 96]);
-  const read: ReadTensor = async ({ file, offset, bytes }, at = 0, count = bytes) =>
-    new Uint8Array(readFileSync(file).subarray(offset + at, offset + at + count));
-  const decoder = await packed!.open(read);
+  const decoder = await packed!.open(readTensor);
   const { values: data } = readArrays("packed", "mxfp4", "expected.safetensors").get("experts.gate_up_proj")!;
   expect(await decoder.rows(0, 12)).toEqual(data);
   expect(await decoder.rows(5, 3)).toEqual(data.slice(5 * 96, 8 * 96));

@@ -155,7 +155,7 @@ describe("what config.json and options say", () => {
     await open(folder);
     config({ _load_in_8bit: true, quant_method: "bitsandbytes" });
     await open(folder);
-    config({ quant_method: "gptq", bits: 4 });
+    config({ quant_method: "hqq", bits: 4 });
     await expect(open(folder)).rejects.toThrow(UnsupportedModelError);
     config({ load_in_8bit: true, llm_int8_threshold: "six" });
     await expect(open(folder)).rejects.toThrow(/config.json: quantization_config: llm_int8_threshold/);

@@ -10,8 +10,8 @@ import type { FloatDType, Weight } from "../../src/nn/weight.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { doubleQuantize } from "../../src/ops/double-quantize.js";
 import {
+  type BnbKind,
   FOUR_BIT_TABLES,
-  type FourBitKind,
   FP4_THRESHOLDS,
   fourBitDequantize,
   fourBitQuantize,
@@ -26,7 +26,7 @@ import { onDevice } from "../support/suites.js";
 
 interface CodesCase {
   name: string;
-  quant_type: FourBitKind;
+  quant_type: BnbKind;
   blocksize: number;
   /** Elements; the cases made by hand say neither kind nor dtype. */
   n?: number;
@@ -45,7 +45,7 @@ const doubles = readArrays("quant", "double_quant.safetensors");
 const layers = readArrays("quant", "linear4bit.safetensors");
 const layerFile = readJson<{
   tolerance: number;
-  cases: { case: number; quant_type: FourBitKind; double_quant: boolean; bias: boolean; blocksize: number }[];
+  cases: { case: number; quant_type: BnbKind; double_quant: boolean; bias: boolean; blocksize: number }[];
 }>("quant", "linear4bit.json");
 const embeddings = readArrays("quant", "embedding.safetensors");
 
@@ -80,7 +80,7 @@ test("a block size that the format does not have is refused", () => {
 });
 
 /** FP4 codes 0 and 8 are both zero; which one a tiny number gets differs between backends upstream. */
-function comparable(kind: FourBitKind, packed: ArrayLike<number>): number[] {
+function comparable(kind: BnbKind, packed: ArrayLike<number>): number[] {
   const plain = (code: number): number => (kind === "fp4" && code === 8 ? 0 : code);
   return Array.from(packed, (byte) => (plain(byte >>> 4) << 4) | plain(byte & 15));
 }
@@ -101,7 +101,7 @@ describe.each(ALL_DEVICES)("4 bits on %s", (name) => {
   const quantized = (
     values: Float32Array,
     [N, K]: readonly [number, number],
-    kind: FourBitKind,
+    kind: BnbKind,
     blocksize: number,
     dtype: FloatDType = "f32",
   ): { packed: Tensor; absmax: Tensor; values: Tensor } =>

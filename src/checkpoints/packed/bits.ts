@@ -20,3 +20,8 @@ export function wordsFor(count: number, bits: number): number {
 export function wordsOf(bytes: Uint8Array): Uint32Array {
   return new Uint32Array(bytes.slice().buffer);
 }
+
+/** Words with the two codes of each byte in the other order: the first one in the high half. */
+export function swapped(word: number): number {
+  return ((word & 0x0f0f0f0f) << 4) | ((word >>> 4) & 0x0f0f0f0f);
+}

@@ -3,8 +3,8 @@
 
 import { FormatError } from "../../core/errors.js";
 import { shapeText } from "../../core/show.js";
-import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
-import { fieldAt, wordsFor, wordsOf } from "./bits.js";
+import type { PackedCodes, PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import { fieldAt, swapped, wordsFor, wordsOf } from "./bits.js";
 import {
   expectTensor,
   FLOAT_DTYPES,
@@ -116,6 +116,9 @@ function packedMatrix({ main, scales, zeros, g_idx, shape }: Parts, sizes: Sizes
   return {
     method: "compressed-tensors",
     tensors: [main, scales, ...others],
+    ...(bits === 4 && !zeros && !g_idx && inputs % size === 0 && columns * 8 === inputs
+      ? { codes: packedCodes({ main, scales, shape }, sizes) }
+      : {}),
     async open(read: ReadTensor) {
       if (shape) await checkShape(shape, await read(shape), outputs, inputs);
       const factors = floatsFrom(scales, await read(scales));
@@ -141,6 +144,29 @@ function packedMatrix({ main, scales, zeros, g_idx, shape }: Parts, sizes: Sizes
             }
           }
           return out;
+        },
+      };
+    },
+  };
+}
+
+/** The codes of symmetric quantization. */
+function packedCodes(
+  { main, scales, shape }: Pick<Parts, "main" | "scales" | "shape">,
+  { outputs, inputs, columns, across, size }: Sizes,
+): PackedCodes {
+  return {
+    kind: "int4",
+    blocksize: size,
+    async open(read) {
+      if (shape) await checkShape(shape, await read(shape), outputs, inputs);
+      const factors = floatsFrom(scales, await read(scales));
+      return {
+        async rows(at, count) {
+          const words = wordsOf(await read(main, 4 * at * columns, 4 * count * columns));
+          for (let i = 0; i < words.length; i++) words[i] = swapped(words[i]!);
+          const absmax = factors.slice(at * across, (at + count) * across).map((scale) => 8 * scale);
+          return { codes: new Uint8Array(words.buffer), absmax };
         },
       };
     },

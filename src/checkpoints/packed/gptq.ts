@@ -1,8 +1,8 @@
 // GPTQ as AutoGPTQ and GPTQModel store it (Frantar et al. 2023): integers of 2, 3, 4 or 8 bits packed along the inputs, with a
 // scale and a zero point for each group of inputs and each output. With "act-order" an input's group is in g_idx.
 
-import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
-import { fieldAt, wordsFor, wordsOf } from "./bits.js";
+import type { PackedCodes, PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import { fieldAt, swapped, wordsFor, wordsOf } from "./bits.js";
 import {
   expectTensor,
   FLOAT_DTYPES,
@@ -66,6 +66,7 @@ function gptqMatrix({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): Pa
   return {
     method: "gptq",
     tensors: [qweight, qzeros, scales, ...(g_idx ? [g_idx] : [])],
+    ...(bits === 4 && inputs % size === 0 && { codes: gptqCodes({ qweight, qzeros, scales, g_idx }, sizes) }),
     async open(read: ReadTensor) {
       // Words run along the inputs, so that any row needs all of them.
       const words = wordsOf(await read(qweight));
@@ -111,6 +112,42 @@ function gptqMatrix({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): Pa
             }
           }
           return out;
+        },
+      };
+    },
+  };
+}
+
+/** The codes of symmetric quantization, whose zero points are all 8, with groups of neighbours. */
+function gptqCodes({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): PackedCodes {
+  const { inputs, outputs, groups, size, zero_offset } = sizes;
+  return {
+    kind: "int4",
+    blocksize: size,
+    async open(read) {
+      const zero = 8 - zero_offset;
+      const zeros = wordsOf(await read(qzeros));
+      for (let n = 0; n < groups * outputs; n++) {
+        const at = Math.floor(n / outputs) * wordsFor(outputs, 4);
+        if (fieldAt(zeros, at, 1, n % outputs, 4) !== zero) return undefined;
+      }
+      const plain = plainGroups(inputs, size);
+      const group = g_idx && groupsFrom(integersFrom(await read(g_idx)), groups, g_idx);
+      if (group?.some((g, k) => g !== plain[k])) return undefined;
+      const words = wordsOf(await read(qweight));
+      const factors = floatsFrom(scales, await read(scales));
+      const each = inputs / 8;
+      return {
+        async rows(at, count) {
+          const codes = new Uint32Array(count * each);
+          const absmax = new Float32Array(count * groups);
+          for (let p = 0; p < each; p++) {
+            for (let r = 0; r < count; r++) codes[r * each + p] = swapped(words[p * outputs + at + r]!);
+          }
+          for (let r = 0; r < count; r++) {
+            for (let g = 0; g < groups; g++) absmax[r * groups + g] = 8 * factors[g * outputs + at + r]!;
+          }
+          return { codes: new Uint8Array(codes.buffer), absmax };
         },
       };
     },

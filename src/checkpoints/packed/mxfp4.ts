@@ -24,6 +24,20 @@ export const MXFP4: PackedFormat = {
     const packed = {
       method: "mxfp4",
       tensors: [main, scales],
+      codes: {
+        kind: "e2m1" as const,
+        blocksize: GROUP,
+        async open(read: ReadTensor) {
+          return {
+            async rows(at: number, count: number) {
+              const codes = await read(main, (at * inputs) / 2, (count * inputs) / 2);
+              for (let i = 0; i < codes.length; i++) codes[i] = (codes[i]! << 4) | (codes[i]! >> 4);
+              const exponents = await read(scales, at * groups, count * groups);
+              return { codes, absmax: Float32Array.from(exponents, (exponent) => 8 * 2 ** (exponent - 127)) };
+            },
+          };
+        },
+      },
       async open(read: ReadTensor) {
         return {
           async rows(at: number, count: number) {

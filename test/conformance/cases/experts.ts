@@ -254,7 +254,7 @@ const fourBit: Family = {
       even,
       seeds,
       options,
-      fc.constantFrom<FourBitKind>("nf4", "fp4"),
+      fc.constantFrom<FourBitKind>("nf4", "fp4", "int4", "e2m1"),
       fc.constantFrom(32, 64, 128),
       fc.boolean(),
       fc.constantFrom(...ROUNDINGS),

@@ -23,7 +23,9 @@ import { ACTS, acts, LEADS, leads, productBound, seeds, sumUnits } from "./_tool
 import { double } from "./double-quant.js";
 import { matrix } from "./matrix.js";
 
-const KINDS: readonly FourBitKind[] = ["nf4", "fp4"];
+const KINDS = ["nf4", "fp4"] as const;
+/** Kinds of other quantizers, which differ in their tables alone. */
+const MORE = ["int4", "e2m1"] as const;
 const MAP = dynamicMap(true);
 export const ROUNDINGS = ["f32", "f16", "bf16"] as const satisfies readonly FourBitRounding[];
 
@@ -186,6 +188,12 @@ const linear: Family = {
     ...ACTS.map((act, i) => linearCase([2, 3], 64, 19, i + 300, { act, bias: true, residual: true })),
     ...[1, 2, 4, 15, 16, 17, 31, 33, 64].map((N, i) => linearCase([5], 128, N, i + 320, { bias: true })),
     ...[2, 4, 7, 9, 13, 16, 27].map((rows, i) => linearCase([rows], 64, 35, i + 340, { twice: true })),
+    ...MORE.flatMap((kind, i) => [
+      linearCase([1], 192, 35, 10 * i + 370, { kind, bias: true }),
+      linearCase([7], 96, 18, 10 * i + 371, { kind, blocksize: 32, residual: true }),
+      linearCase([50], 256, 35, 10 * i + 372, { kind, blocksize: 128, compute: "bf16" }),
+      linearCase([2], 192, 35, 10 * i + 373, { kind, compute: "int8" }),
+    ]),
     linearCase([1], 3200, 19, 360),
     linearCase([490], 64, 17, 361),
   ],
@@ -196,7 +204,7 @@ const linear: Family = {
       fc.integer({ min: 1, max: 60 }),
       seeds,
       fc.record({
-        kind: fc.constantFrom(...KINDS),
+        kind: fc.constantFrom(...KINDS, ...MORE),
         blocksize: fc.constantFrom(32, 64, 128, 4096),
         twice: fc.boolean(),
         bias: fc.boolean(),
@@ -289,7 +297,7 @@ function dequantizeCase(
 
 const dequantize: Family = {
   op: fourBitDequantizeOp,
-  table: KINDS.flatMap((kind, i) =>
+  table: [...KINDS, ...MORE].flatMap((kind, i) =>
     [false, true].flatMap((twice, j) => [
       ...[32, 64, 128, 256, 512, 1024, 2048, 4096].map((size, k) =>
         dequantizeCase(kind, 37, 57, size, twice, 100 * i + 50 * j + k),
@@ -309,7 +317,7 @@ const dequantize: Family = {
   ),
   fuzz: fc
     .tuple(
-      fc.constantFrom(...KINDS),
+      fc.constantFrom(...KINDS, ...MORE),
       fc.integer({ min: 0, max: 40 }),
       fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(64, 128)),
       fc.constantFrom(32, 64, 128),
@@ -344,7 +352,7 @@ function embeddingCase(
 
 const embedding: Family = {
   op: fourBitEmbeddingOp,
-  table: KINDS.flatMap((kind, i) =>
+  table: [...KINDS, ...MORE].flatMap((kind, i) =>
     [false, true].flatMap((twice, j) => [
       embeddingCase(kind, [3], 37, 57, 64, twice, 100 * i + 50 * j + 1),
       embeddingCase(kind, [2, 4], 33, 128, 64, twice, 100 * i + 50 * j + 2),
@@ -357,7 +365,7 @@ const embedding: Family = {
   ),
   fuzz: fc
     .tuple(
-      fc.constantFrom(...KINDS),
+      fc.constantFrom(...KINDS, ...MORE),
       fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 2 }),
       fc.integer({ min: 1, max: 40 }),
       fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(64, 128)),

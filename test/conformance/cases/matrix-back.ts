@@ -99,7 +99,12 @@ export const MATRIX_BACK: readonly Family[] = [
     ]),
     fuzz: fuzz(
       fc
-        .tuple(fc.constantFrom(...KINDS), blocks, fc.boolean(), fc.constantFrom(...ROUNDINGS))
+        .tuple(
+          fc.constantFrom<FourBitKind>(...KINDS, "int4", "e2m1"),
+          blocks,
+          fc.boolean(),
+          fc.constantFrom(...ROUNDINGS),
+        )
         .map((all) => fourBit(...all)),
     ),
   },

@@ -90,13 +90,12 @@ export function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: s
 }
 
 export const TABLE = `
-const NF4 = array<f32, 16>(${[...FOUR_BIT_TABLES[0]!].map(literal).join(", ")});
-const FP4 = array<f32, 16>(${[...FOUR_BIT_TABLES[1]!].map(literal).join(", ")});
+const TABLES = array<f32, ${16 * FOUR_BIT_TABLES.length}>(${FOUR_BIT_TABLES.flatMap((table) => [...table].map(literal)).join(", ")});
 var<workgroup> table: array<f32, 16>;`;
 
 /** Fills the table with the values of the kind. */
 export const FILL = `
-  if (lid < 16u) { table[lid] = select(NF4[lid], FP4[lid], P.kind == 1u); }
+  if (lid < 16u) { table[lid] = TABLES[16u * P.kind + lid]; }
   workgroupBarrier();
   `;
 

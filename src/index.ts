@@ -49,10 +49,18 @@ export type {
   StreamOptions,
 } from "./generate/options.js";
 export type { PromptProgress } from "./generate/prefill.js";
+export * from "./generate/processors/host/index.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
 export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
 export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
+export {
+  EosTokenCriteria,
+  MaxLengthCriteria,
+  StoppingCriteria,
+  StopStringCriteria,
+  type StopStringTokenizer,
+} from "./generate/stopping.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";

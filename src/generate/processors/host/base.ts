@@ -1,0 +1,106 @@
+// Logits processors on the host, with the names, arguments and formulas of transformers' generation/logits_process.py. generate() uses
+// them for what has no processor on the device, and for beams; callers may use each by itself.
+
+import { isList, listOf } from "../../../core/checks.js";
+import { OptionError, ShapeError } from "../../../core/errors.js";
+import { show } from "../../../core/show.js";
+import { Tensor } from "../../../core/tensor.js";
+
+/** Changes the scores of rows, one row at a time. */
+export abstract class RowProcessor {
+  /**
+   * Changes the scores f32[V] of a row in place.
+   * @param ids all tokens of the row so far
+   * @param row its number
+   */
+  abstract change(scores: Float32Array, ids: readonly number[], row: number): void;
+
+  /**
+   * The changed scores of a batch, as a new tensor f32[B,V].
+   * @param input_ids the tokens of each row so far
+   * @param scores f32[B,V]
+   * @throws OptionError, ShapeError
+   */
+  async call(input_ids: readonly (readonly number[])[], scores: Tensor): Promise<Tensor> {
+    const rows = readRows(input_ids);
+    const { values, vocab } = await readScores(scores);
+    if (rows.length * vocab !== values.length) {
+      throw new ShapeError(`scores have the shape [${scores.shape.join(", ")}], input_ids ${rows.length} rows`);
+    }
+    for (const [row, ids] of rows.entries()) {
+      this.change(values.subarray(row * vocab, (row + 1) * vocab), ids, row);
+    }
+    return Tensor.from(scores.device, values, scores.shape);
+  }
+}
+
+/** @throws OptionError */
+function readRows(input_ids: unknown): readonly (readonly number[])[] {
+  const isRow = (row: unknown): row is readonly number[] => listOf(row, isId) !== undefined;
+  const rows = listOf(input_ids, isRow);
+  if (rows) return rows;
+  throw new OptionError(`input_ids must be lists of token ids, one for each row, got ${show(input_ids)}`);
+}
+
+/** @throws OptionError, ShapeError */
+export async function readScores(scores: unknown): Promise<{ values: Float32Array; vocab: number }> {
+  if (!(scores instanceof Tensor)) throw new OptionError(`scores must be a tensor f32[B,V], got ${show(scores)}`);
+  if (scores.shape.length !== 2 || scores.dtype !== "f32") {
+    throw new ShapeError(`scores must be f32[B,V], got ${scores.dtype} [${scores.shape.join(", ")}]`);
+  }
+  return { values: await scores.readFloats(), vocab: scores.shape[1]! };
+}
+
+export function isId(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+/** A number that an argument must be. @throws OptionError */
+export function numberOf(name: string, value: unknown, fits: (n: number) => boolean, wanted: string): number {
+  if (typeof value === "number" && fits(value)) return value;
+  throw new OptionError(`${name} must be ${wanted}, got ${show(value)}`, { details: { option: name } });
+}
+
+/** A whole number of at least `least`. @throws OptionError */
+export function wholeOf(name: string, value: unknown, least: number): number {
+  return numberOf(name, value, (n) => Number.isSafeInteger(n) && n >= least, `a whole number of at least ${least}`);
+}
+
+/** One id, or a list of them. @throws OptionError */
+export function idsOf(name: string, value: unknown): readonly number[] {
+  const ids = listOf(isList(value) ? value : [value], isId);
+  if (ids) return ids;
+  throw new OptionError(`${name} must be token ids, got ${show(value)}`, { details: { option: name } });
+}
+
+/** Lists of ids. @throws OptionError */
+export function listsOf(name: string, value: unknown): readonly (readonly number[])[] {
+  const isWord = (word: unknown): word is readonly number[] => (listOf(word, isId)?.length ?? 0) > 0;
+  const lists = listOf(value, isWord);
+  if (lists) return lists;
+  throw new OptionError(`${name} must be lists of token ids, got ${show(value)}`, { details: { option: name } });
+}
+
+/** log_softmax of scores, in place; sums in f64. */
+export function logSoftmax(scores: Float32Array): void {
+  let most = Number.NEGATIVE_INFINITY;
+  for (const score of scores) if (score > most) most = score;
+  let sum = 0;
+  for (const score of scores) sum += Math.exp(score - most);
+  const shift = most + Math.log(sum);
+  for (let i = 0; i < scores.length; i++) scores[i] = scores[i]! - shift;
+}
+
+/** softmax of scores. */
+export function softmax(scores: Float32Array): Float64Array {
+  let most = Number.NEGATIVE_INFINITY;
+  for (const score of scores) if (score > most) most = score;
+  const shares = Float64Array.from(scores, (score) => Math.exp(score - most));
+  const sum = shares.reduce((all, one) => all + one, 0);
+  return shares.map((share) => share / sum);
+}
+
+/** Indices in the order of ascending keys; equal ones keep their order. */
+export function ascending(keys: ArrayLike<number>): Uint32Array {
+  return Uint32Array.from({ length: keys.length }, (_, i) => i).sort((a, b) => keys[a]! - keys[b]!);
+}

@@ -1,0 +1,6 @@
+// Logits processors on the host.
+
+export { RowProcessor } from "./base.js";
+export { getLogitsProcessor, type LogitsInputs, LogitsProcessorList, type ProcessorConfig } from "./list.js";
+export * from "./text.js";
+export * from "./warpers.js";

@@ -1,0 +1,316 @@
+// Processors that look at the text so far.
+
+import { listOf } from "../../../core/checks.js";
+import { OptionError } from "../../../core/errors.js";
+import { show } from "../../../core/show.js";
+import { idsOf, isId, listsOf, numberOf, RowProcessor, wholeOf } from "./base.js";
+
+const NEVER = Number.NEGATIVE_INFINITY;
+
+function penalize(scores: Float32Array, ids: Iterable<number>, penalty: number): void {
+  for (const id of new Set(ids)) {
+    if (id >= scores.length) continue;
+    const score = scores[id]!;
+    scores[id] = score < 0 ? score * penalty : score / penalty;
+  }
+}
+
+const isPenalty = (n: number): boolean => n > 0 && Number.isFinite(n);
+
+/** Keskar et al. 2019, "CTRL", section 4.1: tokens that occur lose. */
+export class RepetitionPenaltyLogitsProcessor extends RowProcessor {
+  readonly penalty: number;
+
+  constructor(penalty: number) {
+    super();
+    this.penalty = numberOf("penalty", penalty, isPenalty, "a number above 0");
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    penalize(scores, ids, this.penalty);
+  }
+}
+
+/** Tokens of the encoder's text win. */
+export class EncoderRepetitionPenaltyLogitsProcessor extends RowProcessor {
+  readonly penalty: number;
+  readonly encoder_input_ids: readonly (readonly number[])[];
+
+  constructor(penalty: number, encoder_input_ids: readonly (readonly number[])[]) {
+    super();
+    this.penalty = 1 / numberOf("penalty", penalty, isPenalty, "a number above 0");
+    this.encoder_input_ids = listsOf("encoder_input_ids", encoder_input_ids);
+  }
+
+  change(scores: Float32Array, _: readonly number[], row: number): void {
+    penalize(scores, this.encoder_input_ids[itemOf(row, this.encoder_input_ids.length)] ?? [], this.penalty);
+  }
+}
+
+/** The batch item of a row: beams of one item are neighbours, which only whoever expands them knows; here rows are items. */
+function itemOf(row: number, items: number): number {
+  return Math.min(row, items - 1);
+}
+
+/** Bans followers of the last n-1 tokens of `ids` in `text`. */
+function banFollowers(scores: Float32Array, text: readonly number[], ids: readonly number[], n: number): void {
+  if (ids.length + 1 < n) return;
+  const end = ids.slice(ids.length - (n - 1));
+  for (let at = 0; at + n <= text.length; at++) {
+    if (end.some((id, i) => text[at + i] !== id)) continue;
+    const follower = text[at + n - 1]!;
+    if (follower < scores.length) scores[follower] = NEVER;
+  }
+}
+
+/** No n tokens in a row occur twice. */
+export class NoRepeatNGramLogitsProcessor extends RowProcessor {
+  readonly ngram_size: number;
+
+  constructor(ngram_size: number) {
+    super();
+    this.ngram_size = wholeOf("ngram_size", ngram_size, 1);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    banFollowers(scores, ids, ids, this.ngram_size);
+  }
+}
+
+/** No n tokens in a row of the encoder's text are generated. */
+export class EncoderNoRepeatNGramLogitsProcessor extends RowProcessor {
+  readonly ngram_size: number;
+  readonly encoder_input_ids: readonly (readonly number[])[];
+
+  constructor(encoder_ngram_size: number, encoder_input_ids: readonly (readonly number[])[]) {
+    super();
+    this.ngram_size = wholeOf("encoder_ngram_size", encoder_ngram_size, 1);
+    this.encoder_input_ids = listsOf("encoder_input_ids", encoder_input_ids);
+  }
+
+  change(scores: Float32Array, ids: readonly number[], row: number): void {
+    banFollowers(
+      scores,
+      this.encoder_input_ids[itemOf(row, this.encoder_input_ids.length)] ?? [],
+      ids,
+      this.ngram_size,
+    );
+  }
+}
+
+/** Adds a bias to a token wherever the tokens before it in one of the sequences end the text. */
+export class SequenceBiasLogitsProcessor extends RowProcessor {
+  readonly sequence_bias: readonly (readonly [ids: readonly number[], bias: number])[];
+
+  /** @param sequence_bias pairs of token ids and a bias */
+  constructor(sequence_bias: readonly (readonly [ids: readonly number[], bias: number])[]) {
+    super();
+    const isPair = (pair: unknown): pair is readonly [readonly number[], number] => {
+      const [ids, bias] = listOf(pair, (_): _ is unknown => true) ?? [];
+      return (listOf(ids, isId)?.length ?? 0) > 0 && typeof bias === "number" && !Number.isNaN(bias);
+    };
+    const pairs = listOf(sequence_bias, isPair);
+    if (!pairs) {
+      throw new OptionError(`sequence_bias must be a list of [token ids, number], got ${show(sequence_bias)}`, {
+        details: { option: "sequence_bias" },
+      });
+    }
+    this.sequence_bias = pairs;
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    const added = new Map<number, number>();
+    for (const [sequence, bias] of this.sequence_bias) {
+      const last = sequence.at(-1)!;
+      if (last >= scores.length) {
+        throw new OptionError(`sequence_bias: ${last} is not a token id below ${scores.length}`);
+      }
+      const before = sequence.slice(0, -1);
+      const from = ids.length - before.length;
+      if (from < 0 || before.some((id, i) => ids[from + i] !== id)) continue;
+      added.set(last, (added.get(last) ?? 0) + bias);
+    }
+    for (const [id, bias] of added) scores[id] = scores[id]! + bias;
+  }
+}
+
+/** Sequences that are never generated. One token that ends a text is left out. */
+export class NoBadWordsLogitsProcessor extends SequenceBiasLogitsProcessor {
+  constructor(bad_words_ids: readonly (readonly number[])[], eos_token_id?: number | readonly number[] | null) {
+    const ends = eos_token_id === undefined || eos_token_id === null ? [] : idsOf("eos_token_id", eos_token_id);
+    const words = listsOf("bad_words_ids", bad_words_ids);
+    super(words.filter((word) => word.length > 1 || !ends.includes(word[0]!)).map((word) => [word, NEVER] as const));
+  }
+}
+
+/** A text has at least so many tokens, the prompt included. */
+export class MinLengthLogitsProcessor extends RowProcessor {
+  readonly min_length: number;
+  readonly eos_token_id: readonly number[];
+
+  constructor(min_length: number, eos_token_id: number | readonly number[]) {
+    super();
+    this.min_length = wholeOf("min_length", min_length, 0);
+    this.eos_token_id = idsOf("eos_token_id", eos_token_id);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    if (ids.length < this.min_length) ban(scores, this.eos_token_id);
+  }
+}
+
+/** At least so many tokens are generated. */
+export class MinNewTokensLengthLogitsProcessor extends RowProcessor {
+  readonly prompt_length_to_skip: number;
+  readonly min_new_tokens: number;
+  readonly eos_token_id: readonly number[];
+
+  constructor(prompt_length_to_skip: number, min_new_tokens: number, eos_token_id: number | readonly number[]) {
+    super();
+    this.prompt_length_to_skip = wholeOf("prompt_length_to_skip", prompt_length_to_skip, 0);
+    this.min_new_tokens = wholeOf("min_new_tokens", min_new_tokens, 0);
+    this.eos_token_id = idsOf("eos_token_id", eos_token_id);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    if (ids.length - this.prompt_length_to_skip < this.min_new_tokens) ban(scores, this.eos_token_id);
+  }
+}
+
+function ban(scores: Float32Array, ids: Iterable<number>): void {
+  for (const id of ids) if (id < scores.length) scores[id] = NEVER;
+}
+
+/** Only these tokens can come. */
+function allowOnly(scores: Float32Array, ids: readonly number[], value?: number): void {
+  const kept = ids.filter((id) => id < scores.length).map((id) => [id, value ?? scores[id]!] as const);
+  scores.fill(NEVER);
+  for (const [id, score] of kept) scores[id] = score;
+}
+
+/** A function of the caller's says which tokens may follow a text. */
+export class PrefixConstrainedLogitsProcessor extends RowProcessor {
+  readonly #allowed: (row: number, ids: readonly number[]) => readonly number[];
+  readonly #beams: number;
+
+  constructor(
+    prefix_allowed_tokens_fn: (batch_id: number, input_ids: readonly number[]) => readonly number[],
+    num_beams = 1,
+  ) {
+    super();
+    if (typeof prefix_allowed_tokens_fn !== "function") {
+      throw new OptionError(`prefix_allowed_tokens_fn must be a function, got ${show(prefix_allowed_tokens_fn)}`);
+    }
+    this.#allowed = prefix_allowed_tokens_fn;
+    this.#beams = wholeOf("num_beams", num_beams, 1);
+  }
+
+  change(scores: Float32Array, ids: readonly number[], row: number): void {
+    const item = Math.floor(row / this.#beams);
+    const allowed = idsOf("prefix_allowed_tokens_fn's result", this.#allowed(item, ids));
+    if (allowed.length === 0) throw new OptionError(`prefix_allowed_tokens_fn allows no token for row ${item}`);
+    allowOnly(scores, allowed);
+  }
+}
+
+/** The first token. */
+export class ForcedBOSTokenLogitsProcessor extends RowProcessor {
+  readonly bos_token_id: number;
+
+  constructor(bos_token_id: number) {
+    super();
+    this.bos_token_id = wholeOf("bos_token_id", bos_token_id, 0);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    if (ids.length === 1) allowOnly(scores, [this.bos_token_id], 0);
+  }
+}
+
+/** The last token of a text that gets as long as it may. */
+export class ForcedEOSTokenLogitsProcessor extends RowProcessor {
+  readonly max_length: number;
+  readonly eos_token_id: readonly number[];
+
+  constructor(max_length: number, eos_token_id: number | readonly number[]) {
+    super();
+    this.max_length = wholeOf("max_length", max_length, 1);
+    this.eos_token_id = idsOf("eos_token_id", eos_token_id);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    if (ids.length === this.max_length - 1) allowOnly(scores, this.eos_token_id, 0);
+  }
+}
+
+/** The end of a text gets likelier by a factor for each token after `start`. */
+export class ExponentialDecayLengthPenalty extends RowProcessor {
+  readonly start: number;
+  readonly factor: number;
+  readonly eos_token_id: readonly number[];
+
+  /** @param exponential_decay_length_penalty [start, counted from the prompt's end; factor] */
+  constructor(
+    exponential_decay_length_penalty: readonly [start: number, factor: number],
+    eos_token_id: number | readonly number[],
+    input_ids_seq_length: number,
+  ) {
+    super();
+    const [start, factor] = listOf(exponential_decay_length_penalty, (n): n is number => typeof n === "number") ?? [];
+    const name = "exponential_decay_length_penalty";
+    this.start = wholeOf(`${name}'s start`, start, 0) + wholeOf("input_ids_seq_length", input_ids_seq_length, 0);
+    this.factor = numberOf(`${name}'s factor`, factor, isPenalty, "a number above 0");
+    this.eos_token_id = idsOf("eos_token_id", eos_token_id);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    const over = ids.length - this.start;
+    if (over <= 0) return;
+    for (const id of this.eos_token_id) {
+      if (id < scores.length) scores[id] = scores[id]! + Math.abs(scores[id]!) * (this.factor ** over - 1);
+    }
+  }
+}
+
+/** Tokens that never come. */
+export class SuppressTokensLogitsProcessor extends RowProcessor {
+  readonly suppress_tokens: readonly number[];
+
+  constructor(suppress_tokens: readonly number[]) {
+    super();
+    this.suppress_tokens = idsOf("suppress_tokens", suppress_tokens);
+  }
+
+  change(scores: Float32Array): void {
+    ban(scores, this.suppress_tokens);
+  }
+}
+
+/** Tokens that do not come first. */
+export class SuppressTokensAtBeginLogitsProcessor extends RowProcessor {
+  readonly begin_suppress_tokens: readonly number[];
+  readonly begin_index: number;
+
+  constructor(begin_suppress_tokens: readonly number[], begin_index: number) {
+    super();
+    this.begin_suppress_tokens = idsOf("begin_suppress_tokens", begin_suppress_tokens);
+    this.begin_index = wholeOf("begin_index", begin_index, 0);
+  }
+
+  change(scores: Float32Array, ids: readonly number[]): void {
+    if (ids.length === this.begin_index) ban(scores, this.begin_suppress_tokens);
+  }
+}
+
+const LARGEST = 3.4028234663852886e38;
+
+/** NaN becomes 0, infinities the largest numbers. */
+export class InfNanRemoveLogitsProcessor extends RowProcessor {
+  change(scores: Float32Array): void {
+    for (let i = 0; i < scores.length; i++) {
+      const score = scores[i]!;
+      if (Number.isNaN(score)) scores[i] = 0;
+      else if (!Number.isFinite(score)) scores[i] = Math.sign(score) * LARGEST;
+    }
+  }
+}

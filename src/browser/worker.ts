@@ -7,7 +7,7 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { autoModel, autoTokenizer } from "../generate/pretrained.js";
-import { SOURCE } from "../load/options.js";
+import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { surveyModel } from "../load/survey.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
@@ -219,6 +219,7 @@ async function survey(model: string, given: WorkerLoadOptions, signal: AbortSign
       dtype: options.dtype,
       task: "causal-lm",
       weights: "required",
+      files: pick(WEIGHTS, options),
     });
     return {
       model_type: facts.model_type,

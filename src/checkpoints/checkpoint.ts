@@ -3,16 +3,19 @@
 
 import { checkOptions, FormatError, NotFoundError, type OctavoError, OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
-import { CONVERT_HINT, quote } from "../sources/files.js";
+import { quote } from "../sources/files.js";
 import { readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
-import { badShardName, INDEX_WHAT, parseIndex, type ShardIndex } from "./index-file.js";
-import { MAX_HEADER_BYTES, readSafetensorsHeader, type SafetensorsHeader } from "./safetensors.js";
-import type { StoredTensor } from "./stored.js";
+import { badShardName, INDEX_WHAT, parseIndex, type ShardIndex, type WeightsEnd } from "./index-file.js";
+import { MAX_HEADER_BYTES, readSafetensorsHeader } from "./safetensors.js";
+import { elementsOf, STORED_BITS, type StoredHeader, type StoredTensor } from "./stored.js";
+import { readTorchHeader } from "./torch.js";
 
 export interface CheckpointOptions {
-  /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and nothing else. */
-  readonly variant?: string;
+  /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and so on. */
+  readonly variant?: string | undefined;
+  /** As in transformers: true reads safetensors only, false .bin only; by default safetensors are preferred. */
+  readonly use_safetensors?: boolean | undefined;
   /**
    * `transformers_weights` of config.json: the weights' file or index, instead of model.safetensors. It comes from the model,
    * so it may be anything.
@@ -29,15 +32,34 @@ export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   /** `__metadata__` of the files; for a key that differs between shards, the first shard's value. */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Bytes of all tensors. */
+  /** Bytes of all tensors; those of several names count once. */
   readonly totalBytes: number;
   /** Oddities of the checkpoint that are not errors. */
   readonly warnings: readonly string[];
 }
 
-const SINGLE = "model.safetensors";
-const INDEX = "model.safetensors.index.json";
-const BINS = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/** A format of weight files: the names of a single file and of the index of several, and how one is read. */
+interface Format {
+  readonly single: string;
+  readonly index: string;
+  readonly end: WeightsEnd;
+  readonly read: (source: Source, file: string) => Promise<StoredHeader>;
+}
+
+const SAFETENSORS: Format = {
+  single: "model.safetensors",
+  index: "model.safetensors.index.json",
+  end: ".safetensors",
+  read: readSafetensorsHeader,
+};
+const BIN: Format = {
+  single: "pytorch_model.bin",
+  index: "pytorch_model.bin.index.json",
+  end: ".bin",
+  read: readTorchHeader,
+};
+/** The preferred one first. */
+const FORMATS = [SAFETENSORS, BIN];
 const KNOWN_FORMATS = ["pt", "np", "tf", "flax", "mlx"];
 // Enough to hide latency; more would only hold more headers at once.
 const HEADERS_AT_ONCE = 8;
@@ -53,64 +75,96 @@ const WEIGHTS = /\.(safetensors(\.index\.json)?|bin(\.index\.json)?|h5|msgpack|g
 
 /** False if a folder holds no weights in any format. */
 export async function hasWeights(source: Source): Promise<boolean> {
-  const names = await source.names([SINGLE, INDEX, ...BINS]);
+  const names = await source.names(FORMATS.flatMap(({ single, index }) => [single, index]));
   return [...names].some((name) => WEIGHTS.test(name));
 }
 
 /**
- * Opens the safetensors checkpoint in a folder: model[.variant].safetensors, or the shards that
- * model.safetensors.index[.variant].json names. Reads the index and the headers only. Names in the index are checked
+ * Opens the checkpoint in a folder: model[.variant].safetensors, or the shards that model.safetensors.index[.variant].json
+ * names, else pytorch_model[.variant].bin or its index. Reads the index and the headers only. Names in the index are checked
  * before anything is opened; links on disk are followed. Where index and shards disagree, every tensor of every named shard
  * counts, and of several of one name that of the last shard, as in Python; a warning says so.
- * @throws NotFoundError if the folder, any weight file or a shard is missing; FormatError if only .bin files exist, a file
- * is malformed or `named` is not the name of a file in the folder; OptionError for a bad option; NetworkError, AbortError
+ * @throws NotFoundError if the folder, any weight file or a shard is missing, or the only ones are of the format that
+ * `use_safetensors` excludes; FormatError if a file is malformed or `named` is not the name of a file in the folder;
+ * OptionError for a bad option; NetworkError, AbortError
  */
 export async function openCheckpoint(source: Source, options: CheckpointOptions = {}): Promise<Checkpoint> {
-  checkOptions("openCheckpoint", options, ["variant", "named"]);
-  const { variant, named } = options;
-  if (named !== undefined && named !== null) return openNamed(source, named);
-  if (variant !== undefined && !(typeof variant === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant))) {
-    throw new OptionError(`openCheckpoint: variant must be a short word such as "fp16", got ${show(variant)}`);
+  checkOptions("openCheckpoint", options, ["variant", "named", "use_safetensors"]);
+  const { variant, named, use_safetensors } = options;
+  if (variant !== undefined && !isVariant(variant)) {
+    throw new OptionError(`openCheckpoint: variant must be ${A_VARIANT}, got ${show(variant)}`);
   }
-  const single = withVariant(SINGLE, variant);
-  const index = withVariant(INDEX, variant);
-  if ((await source.names([single])).has(single)) {
-    await checkThere(source, [single], () => missing(source, single, variant));
-    const file = source.path(single);
-    return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
+  if (use_safetensors !== undefined && typeof use_safetensors !== "boolean") {
+    throw new OptionError(`openCheckpoint: use_safetensors must be true or false, got ${show(use_safetensors)}`);
   }
-  if ((await source.names([index])).has(index)) {
-    await checkThere(source, [index], () => missing(source, index, variant));
-    return openSharded(source, source.path(index));
+  const formats = FORMATS.filter(
+    (format) => use_safetensors === undefined || use_safetensors === (format === SAFETENSORS),
+  );
+  if (named !== undefined && named !== null) return openNamed(source, named, formats);
+  const absent = () => missing(source, formats, variant);
+  for (const format of formats) {
+    const single = withVariant(format.single, variant);
+    if ((await source.names([single])).has(single)) {
+      await checkThere(source, [single], absent);
+      return openFiles(source, format, [source.path(single)]);
+    }
+    const index = withVariant(format.index, variant);
+    if ((await source.names([index])).has(index)) {
+      await checkThere(source, [index], absent);
+      return openSharded(source, format, source.path(index));
+    }
   }
-  throw await missing(source, single, variant);
+  throw await absent();
+}
+
+/** What a variant must be, for messages. */
+export const A_VARIANT = 'a short word such as "fp16"';
+
+/** True for a word that may be put into the names of files. */
+export function isVariant(variant: unknown): boolean {
+  return typeof variant === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(variant);
 }
 
 /** Opens the file that config.json names. Others beside it are not looked for: they may hold another layout. */
-async function openNamed(source: Source, named: unknown): Promise<Checkpoint> {
+async function openNamed(source: Source, named: unknown, formats: readonly Format[]): Promise<Checkpoint> {
   const where = `${source.path("config.json")}: transformers_weights`;
   const details = { file: source.path("config.json"), key: "transformers_weights" };
-  const sharded = typeof named === "string" && named.endsWith(".safetensors.index.json");
+  const text = typeof named === "string" ? named : "";
+  const format = FORMATS.find(({ end }) => text.endsWith(end) || text.endsWith(`${end}.index.json`)) ?? SAFETENSORS;
+  const sharded = text.endsWith(".index.json");
   const problem =
-    typeof named === "string" ? badShardName(sharded ? named.slice(0, -".index.json".length) : named) : "no text";
+    typeof named === "string"
+      ? badShardName(sharded ? text.slice(0, -".index.json".length) : text, format.end)
+      : "no text";
   if (problem) {
-    throw new FormatError(`${where} must name a .safetensors file below the folder or its index, got ${problem}`, {
-      details,
-      hint: "get the config.json from the model's original source",
+    throw new FormatError(
+      `${where} must name a .safetensors or .bin file below the folder or its index, got ${problem}`,
+      {
+        details,
+        hint: "get the config.json from the model's original source",
+      },
+    );
+  }
+  if (!formats.includes(format)) {
+    throw new NotFoundError(`${where} names ${quote(text)}, but use_safetensors is ${format === BIN}`, {
+      details: { ...details, expected: formats[0]!.end, got: text },
+      hint: "leave use_safetensors out",
     });
   }
-  const name = named as string;
   const absent = () =>
-    new NotFoundError(`${where} names ${quote(name)}, which is not there`, {
+    new NotFoundError(`${where} names ${quote(text)}, which is not there`, {
       details,
       hint: "the download is not complete; download the folder again",
     });
   // A folder on disk lists no files of folders below it.
-  if (source.absent) await checkThere(source, [name], absent);
-  else if (!(await source.names([name])).has(name)) throw source.forbidden?.([name]) ?? absent();
-  const file = source.path(name);
-  if (sharded) return openSharded(source, file);
-  return assemble(source, [file], [await readSafetensorsHeader(source, file)], []);
+  if (source.absent) await checkThere(source, [text], absent);
+  else if (!(await source.names([text])).has(text)) throw source.forbidden?.([text]) ?? absent();
+  const file = source.path(text);
+  return sharded ? openSharded(source, format, file) : openFiles(source, format, [file]);
+}
+
+async function openFiles(source: Source, { read }: Format, files: string[]): Promise<Checkpoint> {
+  return assemble(source, files, await inOrder(files, (file) => read(source, file)), []);
 }
 
 /** @throws the error of `absent` for missing files; FormatError for what cannot be reached */
@@ -124,21 +178,30 @@ async function checkThere(
 }
 
 /** The error for a folder without the requested weights. */
-async function missing(source: Source, first: string, variant?: string): Promise<OctavoError> {
-  const bins = BINS.map((name) => withVariant(name, variant));
-  const names = await source.names([...bins, SINGLE, INDEX]);
-  const bin = bins.find((name) => names.has(name));
-  if (bin !== undefined) {
-    return new FormatError(`${source.path(bin)}: .bin checkpoints (PyTorch pickles) are not read yet`, {
-      details: { file: source.path(bin), expected: first, got: bin },
-      hint: CONVERT_HINT.replace("FOLDER", source.location),
-    });
+async function missing(source: Source, formats: readonly Format[], variant?: string): Promise<OctavoError> {
+  const namesOf = (of: readonly Format[], variant?: string): string[] =>
+    of.flatMap(({ single, index }) => [withVariant(single, variant), withVariant(index, variant)]);
+  const candidates = namesOf(formats, variant);
+  const excluded = namesOf(
+    FORMATS.filter((format) => !formats.includes(format)),
+    variant,
+  );
+  const names = await source.names([...candidates, ...excluded, ...namesOf(FORMATS)]);
+  const other = excluded.find((name) => names.has(name));
+  if (other !== undefined) {
+    const only = formats[0] === SAFETENSORS;
+    return new NotFoundError(
+      `${source.location}: use_safetensors is ${only}, but there is no ${candidates[0]}, only ${other}`,
+      {
+        details: { file: source.location, expected: candidates, got: other },
+        hint: `leave use_safetensors out to read ${other}`,
+      },
+    );
   }
-  const candidates = [first, withVariant(INDEX, variant), ...bins];
   const forbidden = source.forbidden?.(candidates);
   if (forbidden) return forbidden;
-  const others = [...names].filter((name) => /\.(safetensors|h5|msgpack|gguf|onnx|pth?)$/.test(name)).sort();
-  const plain = variant !== undefined && (names.has(SINGLE) || names.has(INDEX));
+  const others = [...names].filter((name) => WEIGHTS.test(name)).sort();
+  const plain = variant !== undefined && namesOf(formats).some((name) => names.has(name));
   const hint = plain
     ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`
     : others.length > 0
@@ -150,24 +213,36 @@ async function missing(source: Source, first: string, variant?: string): Promise
   });
 }
 
-async function openSharded(source: Source, indexFile: string): Promise<Checkpoint> {
+async function openSharded(source: Source, format: Format, indexFile: string): Promise<Checkpoint> {
   const index = parseIndex(
     await readJsonFile(source, indexFile, { maxBytes: MAX_HEADER_BYTES, what: INDEX_WHAT }),
     indexFile,
+    format.end,
   );
   const names = [...index.shards.keys()].sort();
   await checkThere(source, names, (gone) => missingShards(source, indexFile, index, gone));
   const files = names.map((name) => source.path(name));
   await source.bring?.(names);
-  const headers = await inOrder(files, (file) => readSafetensorsHeader(source, file));
+  const headers = await inOrder(files, (file) => format.read(source, file));
   const warnings = disagreements(indexFile, index, names, headers);
   const checkpoint = assemble(source, files, headers, warnings);
-  if (index.totalSize !== undefined && index.totalSize !== checkpoint.totalBytes) {
+  const { totalSize } = index;
+  if (totalSize !== undefined && totalSize !== checkpoint.totalBytes && totalSize !== namedBytes(checkpoint)) {
     warnings.push(
-      `${indexFile}: metadata.total_size says ${index.totalSize} bytes, the shards hold ${checkpoint.totalBytes}`,
+      `${indexFile}: metadata.total_size says ${totalSize} bytes, the shards hold ${checkpoint.totalBytes}`,
     );
   }
   return checkpoint;
+}
+
+/** Bytes of all tensors if those that share bytes count for each name, as some writers count them. */
+function namedBytes({ tensors }: Checkpoint): number {
+  return [...tensors.values()].reduce((sum, tensor) => sum + bytesOf(tensor), 0);
+}
+
+/** Bytes of a tensor's elements. */
+function bytesOf({ dtype, shape }: StoredTensor): number {
+  return Math.ceil((elementsOf(shape) * STORED_BITS.get(dtype)!) / 8);
 }
 
 function missingShards(source: Source, indexFile: string, index: ShardIndex, gone: string[]): NotFoundError {
@@ -190,7 +265,7 @@ function disagreements(
   indexFile: string,
   index: ShardIndex,
   names: readonly string[],
-  headers: readonly SafetensorsHeader[],
+  headers: readonly StoredHeader[],
 ): string[] {
   const places = new Map<string, string[]>();
   headers.forEach(({ tensors }, i) => {
@@ -219,7 +294,7 @@ function disagreements(
   });
 }
 
-function assemble(source: Source, files: string[], headers: SafetensorsHeader[], warnings: string[]): Checkpoint {
+function assemble(source: Source, files: string[], headers: StoredHeader[], warnings: string[]): Checkpoint {
   const tensors = new Map<string, StoredTensor>();
   const metadata = new Map<string, string>();
   let totalBytes = 0;
@@ -229,8 +304,15 @@ function assemble(source: Source, files: string[], headers: SafetensorsHeader[],
       tensors.set(name, info);
     }
     for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value);
+    warnings.push(...(header.warnings ?? []));
   }
-  for (const { bytes } of tensors.values()) totalBytes += bytes;
+  const seen = new Set<string>();
+  for (const tensor of tensors.values()) {
+    const place = `${tensor.offset} ${tensor.file}`;
+    if (tensor.bytes === 0) continue;
+    if (!seen.has(place)) totalBytes += bytesOf(tensor); // several names may share a place
+    seen.add(place);
+  }
   const format = metadata.get("format");
   if (format !== undefined && !KNOWN_FORMATS.includes(format)) {
     warnings.push(`${files[0]}: metadata says format ${quote(format)}; known are ${KNOWN_FORMATS.join(", ")}`);

@@ -1,4 +1,4 @@
-// model.safetensors.index.json: which tensor lies in which shard. Pure: it checks names as text and opens nothing.
+// model.safetensors.index.json and pytorch_model.bin.index.json: which tensor lies in which shard. Pure: it checks names as text and opens nothing.
 
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
@@ -23,11 +23,14 @@ function refuse(file: string, key: string, expected: string, got: string): never
   });
 }
 
+/** Ends of the names of weight files. */
+export type WeightsEnd = ".safetensors" | ".bin";
+
 /**
  * Why a shard name from an index must not be joined to a folder; `undefined` if it is safe. All systems' rules apply
  * everywhere: a checkpoint rejected on Windows is rejected on all systems.
  */
-export function badShardName(name: string): string | undefined {
+export function badShardName(name: string, end: WeightsEnd): string | undefined {
   if (name === "") return "an empty name";
   if (name.length > 1024) return `a name of ${name.length} characters`;
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
@@ -41,16 +44,16 @@ export function badShardName(name: string): string | undefined {
     if (/[. ]$/.test(part)) return "a name that ends in a dot or a space";
     if (new TextEncoder().encode(part).length > 255) return "a name of more than 255 bytes";
   }
-  if (!name.endsWith(".safetensors")) return "a file that is not .safetensors";
+  if (!name.endsWith(end)) return `a file that is not ${end}`;
   return undefined;
 }
 
 /**
- * Checks the content of an index file: `weight_map` from tensor names to shard names (each a .safetensors path below the
- * folder) and `metadata.total_size`.
+ * Checks the content of an index file: `weight_map` from tensor names to shard names (each a path below the
+ * folder that ends in `end`) and `metadata.total_size`.
  * @throws FormatError with `details.file` and `details.key`
  */
-export function parseIndex(index: JsonObject, file: string): ShardIndex {
+export function parseIndex(index: JsonObject, file: string, end: WeightsEnd): ShardIndex {
   const map = index.weight_map;
   if (!isJsonObject(map)) refuse(file, "weight_map", "an object from tensor to file", jsonKind(map));
   const shards = new Map<string, string[]>();
@@ -59,9 +62,8 @@ export function parseIndex(index: JsonObject, file: string): ShardIndex {
     if (typeof shard !== "string") refuse(file, tensor, "a file name", jsonKind(shard));
     let list = shards.get(shard);
     if (list === undefined) {
-      const problem = badShardName(shard);
-      if (problem)
-        refuse(file, tensor, "the name of a .safetensors file below the folder", `${problem}: ${quote(shard)}`);
+      const problem = badShardName(shard, end);
+      if (problem) refuse(file, tensor, `the name of a ${end} file below the folder`, `${problem}: ${quote(shard)}`);
       shards.set(shard, (list = []));
     }
     list.push(tensor);

@@ -4,7 +4,7 @@
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
 import { JsonScanner } from "../sources/json-text.js";
-import { STORED_BITS, type StoredDType, type StoredTensor } from "./stored.js";
+import { STORED_BITS, type StoredDType, type StoredHeader, type StoredTensor } from "./stored.js";
 
 export type SafetensorsDType = StoredDType;
 
@@ -15,11 +15,7 @@ export function isSafetensorsDType(name: string): name is SafetensorsDType {
   return (STORED_BITS as ReadonlyMap<string, number>).has(name);
 }
 
-export interface SafetensorsHeader {
-  /** In the order of the data. */
-  readonly tensors: Map<string, StoredTensor>;
-  readonly metadata: Map<string, string>;
-}
+export type SafetensorsHeader = StoredHeader;
 
 /** The reference's cap on the header. */
 export const MAX_HEADER_BYTES = 100_000_000;

@@ -80,6 +80,15 @@ export interface RowDecoder {
   rows(at: number, count: number): Promise<Float32Array>;
 }
 
+/** What a weight file says before its weights. */
+export interface StoredHeader {
+  /** In the order of the data. */
+  readonly tensors: Map<string, StoredTensor>;
+  readonly metadata: Map<string, string>;
+  /** Oddities of the file that are not errors. */
+  readonly warnings?: readonly string[];
+}
+
 /** Elements of a shape. */
 export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((n, size) => n * size, 1);

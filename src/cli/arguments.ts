@@ -46,7 +46,11 @@ export function addFlags<T extends Table>(command: Command, table: T): { readonl
   const flags = Object.entries(table)
     .filter(([, { help }]) => help !== undefined)
     .map(([name, entry]) => [name, flagOf(name, entry)] as const);
-  for (const [, flag] of flags) command.addOption(flag);
+  for (const [name, flag] of flags) {
+    command.addOption(flag);
+    const { help_off } = table[name]!;
+    if (help_off !== undefined) command.addOption(new Option(flag.long!.replace("--", "--no-"), help_off));
+  }
   return Object.fromEntries(flags) as { readonly [Name in keyof T]: Option };
 }
 
@@ -90,7 +94,7 @@ function threads(text: string): number {
   return most;
 }
 
-/** The flags that find a model: --revision, --cache-dir. */
+/** The flags that find a model: --revision, --cache-dir, --subfolder. */
 export const sourceOptions = (command: Command): Command => {
   addFlags(command, SOURCE);
   return command;

@@ -6,6 +6,7 @@ import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { NODE } from "../load/node.js";
+import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import {
@@ -13,6 +14,7 @@ import {
   jsonOption,
   KV_CACHES,
   type KVCacheName,
+  optionsOf,
   positive,
   sourceOptions,
   threadsOption,
@@ -30,8 +32,6 @@ interface EvalFlags {
   kvCache?: readonly KVCacheName[];
   device?: string;
   threads?: number;
-  revision?: string;
-  cacheDir?: string;
   json?: boolean;
   quiet?: boolean;
 }
@@ -68,10 +68,10 @@ export function evalCommand(): Command {
 
 async function evaluate(model: string | undefined, flags: EvalFlags): Promise<void> {
   const name = model ?? STORYTELLER;
-  const { revision, cacheDir: cache_dir } = flags;
+  const place = optionsOf("eval", SOURCE, flags);
   const names = variantNames(flags.compare);
   const text = await readText(flags.ppl ?? STORYTELLER_TEXT);
-  const tokenizer = await AutoTokenizer.from_pretrained(name, { cache_dir, revision });
+  const tokenizer = await AutoTokenizer.from_pretrained(name, place);
   const ids = tokenizer(text).input_ids;
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
@@ -92,8 +92,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
           quantization_config: quantization,
           compute_dtype: compute,
           head_dtype: head,
-          cache_dir,
-          revision,
+          ...place,
         }),
       );
       await using device = loaded.device;

@@ -29,7 +29,7 @@ export interface GenerateFlags {
 }
 
 /** Options of from_pretrained that the group "Where" does not have. */
-export const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision"]);
+export const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolder"]);
 
 /** Flags that only sampling has; a temperature above 0 is one more. */
 export const SAMPLING = ["doSample", "topK", "topP", "minP"];

@@ -4,21 +4,20 @@ import { basename } from "node:path";
 import { Command } from "commander";
 import { torchName } from "../core/dtype.js";
 import { NODE } from "../load/node.js";
+import { SOURCE, WEIGHTS } from "../load/options.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
 import type { Task } from "../nn/architecture.js";
-import { dtypeOption, jsonOption, sourceOptions } from "./arguments.js";
+import { addFlags, dtypeOption, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
 import { bytes, countOf, note, print, printJson, table } from "./output.js";
 
 interface InspectFlags {
   dtype: string;
   task?: Task;
-  revision?: string;
-  cacheDir?: string;
   json?: boolean;
 }
 
 /** The commit of a model in the Hugging Face cache. */
-const SNAPSHOT = /[\\/]snapshots[\\/]([0-9a-f]{40})$/;
+const SNAPSHOT = /[\\/]snapshots[\\/]([0-9a-f]{40})(?:[\\/]|$)/;
 /** Number of tokens for the reported cache size. */
 const CACHE_TOKENS = 1000;
 
@@ -28,6 +27,7 @@ export function inspectCommand(): Command {
     .argument("<model>", "folder, id of a model in the Hugging Face cache, or address")
     .addOption(dtypeOption())
     .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)");
+  addFlags(command, WEIGHTS);
   return sourceOptions(command)
     .addOption(jsonOption())
     .addHelpText(
@@ -41,15 +41,15 @@ Examples:
 }
 
 async function inspect(model: string, flags: InspectFlags): Promise<void> {
+  const files = optionsOf("inspect", WEIGHTS, flags);
   // Headers are read where they lie: to be looked at, a model need not be downloaded.
   const warn = (message: string): void => note(`warning: ${message}`);
-  const options = { cache_dir: flags.cacheDir, revision: flags.revision, warn, peek: true };
-  const source = await NODE.source(model, options);
+  const source = await NODE.source(model, { ...optionsOf("inspect", SOURCE, flags), warn, peek: true });
   const folder = source.location;
   const revision = SNAPSHOT.exec(folder)?.[1];
   let survey: ModelSurvey;
   try {
-    survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task });
+    survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task, files });
   } finally {
     await source.close();
   }

@@ -14,6 +14,8 @@ export interface EntryFacts {
   readonly secret?: boolean;
   /** Text for the command line's help; options without it have no flag. */
   readonly help?: string;
+  /** Of a switch that may be off: the help of a flag that says false. */
+  readonly help_off?: string;
   /** Name of the flag without dashes at the front; by default the option's name with dashes for underscores. */
   readonly flag?: string;
   /** What the flag takes, such as "<n>". */

@@ -22,7 +22,7 @@ import {
 } from "../core/options.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { deviceName } from "../load/names.js";
-import { DEVICE, SOURCE } from "../load/options.js";
+import { DEVICE, SOURCE, WEIGHTS, type WeightsOptions } from "../load/options.js";
 import type { DeviceAlias, DeviceName } from "../load/platform.js";
 import type { CausalLM } from "../nn/decoder.js";
 import { BITS_AND_BYTES, type BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
@@ -105,11 +105,12 @@ const MODEL = {
 export const QUANTIZED = withoutFlags(omit(BITS_AND_BYTES, ["load_in_8bit", "load_in_4bit"]));
 
 /** Options of a model's from_pretrained. */
-export const FROM_PRETRAINED = { ...MODEL, ...PYTHON, ...QUANTIZED, ...SOURCE };
+export const FROM_PRETRAINED = { ...MODEL, ...WEIGHTS, ...PYTHON, ...QUANTIZED, ...SOURCE };
 
 export interface FromPretrainedOptions
   extends Options<typeof MODEL>,
     Options<typeof SOURCE>,
+    WeightsOptions,
     PythonOptions,
     Omit<BitsAndBytesOptions, "load_in_8bit" | "load_in_4bit"> {}
 

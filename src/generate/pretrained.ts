@@ -7,7 +7,7 @@ import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
 import { type Loaded, loadModel } from "../load/index.js";
-import { SOURCE } from "../load/options.js";
+import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onAuto, type Platform } from "../load/platform.js";
 import type { Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
@@ -186,6 +186,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
             compute,
             head: headScheme(options.head_dtype),
             attn_implementation: options.attn_implementation,
+            weights: pick(WEIGHTS, options),
             progress_callback,
             signal,
           });

@@ -51,8 +51,6 @@ export const PYTHON = {
   }),
   /** No effect: attention is always computed in one fused kernel. */
   use_flash_attention_2: flag(),
-  /** No effect: only safetensors are read. */
-  use_safetensors: option<true>(z.literal(true), "true", { hint: "only safetensors are read; leave it out" }),
   /** Only false: nothing in a model's files is ever executed. */
   trust_remote_code: option<false>(z.literal(false), "false", {
     hint: "nothing in a model's files is executed here; leave it out",

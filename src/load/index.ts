@@ -18,6 +18,7 @@ import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent } from "./fill.js";
+import type { WeightsOptions } from "./options.js";
 import { type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
@@ -37,6 +38,8 @@ export interface LoadOptions {
   readonly head?: Scheme;
   /** As if config.json said so. */
   readonly attn_implementation?: string;
+  /** Which weight files are read. */
+  readonly weights?: WeightsOptions;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
@@ -152,10 +155,11 @@ export async function declareModel<T extends Task>(
   config: ConfigJson,
   task: T,
   wanted: string,
+  weights: WeightsOptions = {},
 ): Promise<Declared<T>> {
   const tree = await declareTree(source, config, task);
   const format = storedPacked(config.quantization_config, source.location);
-  const opened = await openCheckpoint(source, { named: config.transformers_weights });
+  const opened = await openCheckpoint(source, { ...weights, named: config.transformers_weights });
   if (!format) return { ...tree, checkpoint: opened, dtype: resolveDType(wanted, config, opened), packed: undefined };
   const { checkpoint, matrices } = unpackCheckpoint(opened, format);
   if (matrices === 0) throw notQuantized(source, format.name);
@@ -196,7 +200,7 @@ export async function prepareModel<T extends Task>(
   const generation_config = await optionalJson(source, "generation_config.json");
   const oddities: string[] = [];
   const sentence = purpose === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
-  const declared = await declareModel(source, config, purpose, options.dtype);
+  const declared = await declareModel(source, config, purpose, options.dtype, options.weights);
   const { architecture, model, checkpoint, dtype, stored, ignored } = declared;
   const scheme = stored ? undefined : schemeOf(quantization);
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;

@@ -18,10 +18,10 @@ import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import type { Platform, SourceOptions } from "./platform.js";
 
 /** @throws NotFoundError if this package cannot be found, as in a bundle without it */
-function storyteller(): Disk {
+function storyteller(): string {
   const { root } = packagePlace();
   const folder = root && join(root, "models", "storyteller");
-  if (folder && existsSync(folder)) return new Disk(folder);
+  if (folder && existsSync(folder)) return folder;
   throw new NotFoundError(`model "${STORYTELLER}" is not here: it lies in the package octavo, which cannot be found`, {
     hint: "install octavo beside the program, or pass the folder models/storyteller of it",
   });
@@ -40,7 +40,8 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
     const address = modelAddress(model, hub, revision, subfolder);
     return new HttpSource(address, { token: tokenForServer(token), timeout, signal, warn });
   }
-  if (model === STORYTELLER && !existsSync(STORYTELLER)) return storyteller();
+  if (model === STORYTELLER && !existsSync(STORYTELLER))
+    return new Disk(join(storyteller(), ...subfolderParts(subfolder ?? "")));
   const { folder, id } = await localModel(model);
   if (id !== undefined) return openModel(id, options);
   if (force_download)

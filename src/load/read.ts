@@ -16,7 +16,7 @@ import { FormatError } from "../core/errors.js";
 import { rowStrides, scope, Tensor } from "../core/tensor.js";
 import type { FloatDType } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
-import { type Source, withFile } from "../sources/source.js";
+import { bytesFor, type Source, withFile } from "../sources/source.js";
 import type { Part } from "./plan.js";
 
 /** Bytes in flight at once. */
@@ -54,15 +54,16 @@ export function rowReader(device: Device, files: Source, part: Part, shape: read
       [Symbol.dispose]() {},
     };
   }
-  const { strides } = tensor;
-  // Adjacent columns are the rows of another matrix, which is transposed on the device.
-  if (view === undefined && strides.length === 2 && strides[0] === 1 && strides[1] === from.shape[0]) {
-    const turned = { ...from, shape: [from.shape[1]!, from.shape[0]!], strides: undefined };
+  const [down, across] = tensor.strides;
+  // Columns that lie closer than rows are the rows of another matrix, which is transposed on the device.
+  if (view === undefined && from.shape.length === 2 && down! < across!) {
+    const other = { ...from, shape: [from.shape[1]!, from.shape[0]!], strides: [across!, down!] };
+    const turned = dense(other) ? { ...other, strides: undefined } : other;
     return transposedReader(device, files, turned, first, dtype);
   }
   return {
     dtype,
-    read: (into, at) => readStrided(files, tensor, first + at, into),
+    read: (into, at) => readElements(device, files, tensor, (first + at) * width, into),
     [Symbol.dispose]() {},
   };
 }
@@ -110,8 +111,7 @@ function transposedReader(
     async read(into, at) {
       if (!whole) {
         whole = Tensor.empty(device, from.shape, dtype, "transposed weight").keep();
-        if (from.strides) await readStrided(files, from, 0, whole);
-        else await readElements(device, files, from, 0, whole);
+        await readElements(device, files, from, 0, whole);
       }
       const stored = whole;
       scope(() => copyInto(stored.narrow(1, first + at, into.shape[0]!).permute(1, 0), into));
@@ -120,7 +120,7 @@ function transposedReader(
   };
 }
 
-/** Fills `into` with the elements of a contiguous stored tensor from element `at` on. */
+/** Fills `into` with the elements of a stored tensor from element `at` on. */
 async function readElements(
   device: Device,
   files: Source,
@@ -130,6 +130,10 @@ async function readElements(
 ): Promise<void> {
   const width = STORED_BITS.get(from.dtype)! / 8;
   const bytes = into.size * width;
+  if (from.strides) {
+    into.writeBytes(convertBytes(from.dtype, await gathered(files, from, at, into.size), into.dtype, from.name));
+    return;
+  }
   const position = from.offset + at * width;
   if (deviceDType(from.dtype) === into.dtype) {
     await readBytes(device, files, from.file, position, bytes, into);
@@ -163,19 +167,50 @@ export async function readBytes(
   });
 }
 
-/** Fills `into` with slices of the first dim, from `first` on, of a strided tensor. */
-async function readStrided(files: Source, from: StoredTensor, first: number, into: Tensor): Promise<void> {
+/** Bytes of a file that are read at once to gather elements from them. */
+const REACH_BYTES = 4 * READ_BYTES;
+
+/** The bytes of `count` elements of a strided tensor, from element `at` on. */
+async function gathered(files: Source, from: StoredTensor, at: number, count: number): Promise<Uint8Array> {
   const width = STORED_BITS.get(from.dtype)! / 8;
-  const shape = [into.shape[0] ?? 1, ...from.shape.slice(1)];
-  const strides = from.strides!;
-  if (into.size === 0) return;
-  const begin = first * (strides[0] ?? 0);
-  const reach = shape.reduce((far, size, d) => far + (size - 1) * strides[d]!, 1);
+  const out = bytesFor(count * width, from.file);
+  if (count === 0) return out;
   await withFile(files, from.file, "checkpoint", async (file) => {
-    const raw = await file.read(from.offset + begin * width, reach * width);
-    const packed = gather(raw, width, shape, strides);
-    into.writeBytes(convertBytes(from.dtype, packed, into.dtype, from.name));
+    /** Gathers elements of a part of the tensor that begins at `position`; `to` is the place in `out`. */
+    const take = async (place: Place, at: number, count: number, to: number): Promise<void> => {
+      const { shape, strides, position } = place;
+      const inner = elementsOf(shape.slice(1));
+      const slice = (i: number): Place => ({
+        shape: shape.slice(1),
+        strides: strides.slice(1),
+        position: position + i * strides[0]! * width,
+      });
+      if (at % inner === 0 && count % inner === 0) {
+        const begin = shape.length === 0 ? position : slice(at / inner).position;
+        const part = shape.length === 0 ? [] : [count / inner, ...shape.slice(1)];
+        const reach = part.reduce((far, size, d) => far + (size - 1) * strides[d]!, 1) * width;
+        if (reach <= REACH_BYTES || shape.length === 0) {
+          out.set(gather(await file.read(begin, reach), width, part, strides), to * width);
+          return;
+        }
+      }
+      for (let done = 0; done < count; ) {
+        const within = (at + done) % inner;
+        const some = Math.min(inner - within, count - done);
+        await take(slice(Math.floor((at + done) / inner)), within, some, to + done);
+        done += some;
+      }
+    };
+    await take({ shape: from.shape, strides: from.strides!, position: from.offset }, at, count, 0);
   });
+  return out;
+}
+
+/** Where a strided tensor, or a part of one, lies in a file. */
+interface Place {
+  readonly shape: readonly number[];
+  readonly strides: readonly number[];
+  readonly position: number;
 }
 
 /** Gathers elements of `width` bytes at `strides` into contiguous rows. */
@@ -203,10 +238,11 @@ export function gather(
 
 /** All bytes of a small tensor. */
 export async function readSmall(files: Source, from: StoredTensor): Promise<Uint8Array> {
+  if (!dense(from)) return gathered(files, from, 0, elementsOf(from.shape));
   return withFile(files, from.file, "checkpoint", (file) => file.read(from.offset, from.bytes));
 }
 
-/** Fills `into` with all elements of a contiguous tensor, converted if necessary. */
+/** Fills `into` with all elements of a tensor, converted if necessary. */
 export async function readWhole(device: Device, files: Source, from: StoredTensor, into: Tensor): Promise<void> {
   await readElements(device, files, from, 0, into);
 }

@@ -16,6 +16,7 @@ import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js
 import { schemeOf, storedSchemes } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
 import { configDType, declareModel, declareTree, readConfigJson } from "./index.js";
+import type { WeightsOptions } from "./options.js";
 import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
 import { type StorageOptions, schemesOf } from "./storage.js";
 
@@ -112,6 +113,8 @@ export interface SurveyOptions {
   readonly task?: Task;
   /** "required": a folder without weights is an error, as for loading. */
   readonly weights?: "required";
+  /** Which weight files are read. */
+  readonly files?: WeightsOptions;
 }
 
 /**
@@ -124,7 +127,7 @@ export async function surveyModel(source: Source, options: SurveyOptions = {}): 
   const task = options.task ?? taskFor(config, await architectureOf(config));
   const there = options.weights === "required" || config.transformers_weights || (await hasWeights(source));
   const declared = there
-    ? await declareModel(source, config, task, wanted)
+    ? await declareModel(source, config, task, wanted, options.files)
     : { ...(await declareTree(source, config, task)), dtype: configDType(wanted, config) ?? ("f32" as const) };
   const { architecture, model, dtype, stored } = declared;
   const checkpoint = "checkpoint" in declared ? declared.checkpoint : undefined;

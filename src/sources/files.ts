@@ -13,14 +13,12 @@ export interface Kind {
   readonly hint: string;
 }
 
-const TO_SAFETENSORS =
-  "convert it with Python: from transformers import AutoModelForCausalLM as M; " +
-  'M.from_pretrained("FOLDER").save_pretrained("OUT", safe_serialization=True)';
+const AS_BIN = "weights of PyTorch are read as pytorch_model.bin, from the folder that holds config.json";
 /** What to do about a file that is damaged; for hints. */
 export const AGAIN = "the download went wrong; delete the file and download it again";
 
 const MAGIC: readonly (readonly [string, Kind])[] = [
-  ["PK\x03\x04", { name: "a zip archive (torch.save writes these as .bin or .pt)", hint: TO_SAFETENSORS }],
+  ["PK\x03\x04", { name: "a zip archive (torch.save writes these as .bin or .pt)", hint: AS_BIN }],
   ["GGUF", { name: "a GGUF file", hint: "use the original safetensors checkpoint of this model" }],
   ["\x1f\x8b", { name: "a gzip archive", hint: "unpack it first" }],
   ["\x93NUMPY", { name: "a numpy array file", hint: "save the arrays with safetensors.numpy.save_file" }],
@@ -46,11 +44,8 @@ export function foreignKind(head: Uint8Array): Kind | undefined {
   for (const [magic, kind] of MAGIC) if (text.startsWith(magic)) return kind;
   // Pickle protocols 2 to 5 begin with PROTO and their number.
   if (text.charCodeAt(0) === 0x80 && text.charCodeAt(1) >= 2 && text.charCodeAt(1) <= 5) {
-    return { name: "a Python pickle (an old torch.save file)", hint: TO_SAFETENSORS };
+    return { name: "a Python pickle (an old torch.save file)", hint: AS_BIN };
   }
   if (isPage(head)) return { name: "an HTML or XML page", hint: AGAIN };
   return undefined;
 }
-
-/** How to turn a PyTorch `.bin` checkpoint into safetensors; for hints. */
-export const CONVERT_HINT = TO_SAFETENSORS;

@@ -7,12 +7,14 @@ export type Files = Readonly<Record<string, Uint8Array>>;
 
 export class MemorySource implements Source {
   readonly location = "model";
-  readonly local = false;
+  readonly local: boolean;
   /** Files that are open now. */
   open_files = 0;
   readonly #files: ReadonlyMap<string, Uint8Array>;
 
-  constructor(files: Files) {
+  /** @param local as a folder on disk is read */
+  constructor(files: Files, local = false) {
+    this.local = local;
     this.#files = new Map(Object.entries(files));
   }
 

@@ -20,6 +20,8 @@ export interface Folder {
   readonly files: Files;
   readonly task: Task;
   readonly options?: FromPretrainedOptions;
+  /** Read as a folder on disk is. */
+  readonly local?: boolean;
 }
 
 /** Ways of loading: what is refused may differ. */
@@ -60,8 +62,8 @@ const platform: Platform = {
 /** Loads a folder, or some of it; returns what is wrong with the warnings. @throws what loading throws */
 export async function load(folder: Folder, chance: Chance, shares = SHARES): Promise<string | undefined> {
   const loaded = chance.is(shares.loaded);
-  const { files, task, options } = folder;
-  source = new MemorySource(files);
+  const { files, task, options, local } = folder;
+  source = new MemorySource(files, local);
   try {
     return await use(task, { device, ...options, ...(loaded ? {} : { signal: STOPPED }) }, chance.is(shares.computed));
   } catch (error) {

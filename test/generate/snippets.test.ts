@@ -102,7 +102,13 @@ describe("from_pretrained refuses", () => {
       { trust_remote_code: true },
       /trust_remote_code must be false, got true\n.*nothing in a model's files is executed/,
     ],
-    ["pickles", { use_safetensors: false }, /use_safetensors must be true, got false\n.*only safetensors are read/],
+    [
+      "pickles",
+      { use_safetensors: false },
+      /use_safetensors is false, but there is no pytorch_model.bin, only model.saf/,
+    ],
+    ["a variant that is not there", { variant: "fp16" }, /model\.fp16\.safetensors.*\n.*leave `variant` out/],
+    ["a subfolder that leads up", { subfolder: "../x" }, /subfolder must be a path below the model's folder/],
     [
       "an attention of its own",
       { attn_implementation: "xformers" },

@@ -61,7 +61,7 @@ const REFUSALS: readonly Refusal[] = [
     spoil: (f) => writeFileSync(weights(f), Buffer.concat([Buffer.from("PK\x03\x04"), Buffer.alloc(500)])),
     code: "ERR_FORMAT",
     message: /zip archive/,
-    hint: /save_pretrained/,
+    hint: /pytorch_model.bin/,
   },
   {
     name: "a git-lfs pointer in its place",

@@ -198,6 +198,22 @@ describe.each(DEVICES)("on %s", (name) => {
     expect(await fillFrom(bytesOf(raw), { dtype: "F32", shape: [20, 24], strides })).toEqual(ab.slice(0, 480));
   });
 
+  test.each<[string, number[], number[]]>([
+    ["a stack with gaps", [4, 5, 24], [150, 30, 1]],
+    ["kernels whose channels lie side by side", [20, 4, 6], [24, 1, 4]],
+    ["a stack of transposed matrices", [4, 5, 24], [120, 1, 5]],
+    ["one that lies in several turns", [4, 5, 24], [1, 4, 20]],
+  ])("strided and flat: %s", async (_, shape, strides) => {
+    const raw = new Float32Array(1000);
+    for (let i = 0; i < 480; i++) {
+      const [b, c] = [shape[1]!, shape[2]!];
+      const index = [Math.floor(i / (b * c)), Math.floor(i / c) % b, i % c];
+      raw[index.reduce((at, n, d) => at + n * strides[d]!, 0)] = ab[i]!;
+    }
+    const got = await fillFrom(bytesOf(raw), { dtype: "F32", shape, strides }, { view: "flat" });
+    expect(got).toEqual(ab.slice(0, 480));
+  });
+
   test("other element types are exact or refused", async () => {
     const halves = Float32Array.from(ab.subarray(0, 480), (x) => Math.fround(x));
     const double = new Uint8Array(Float64Array.from(halves).buffer);

@@ -186,7 +186,7 @@ describe("refused", () => {
 
   test.each([
     ["model.gguf", "GGUF\x03\0\0\0", "a GGUF file", "original safetensors checkpoint"],
-    ["pytorch_model.bin", "PK\x03\x04", "a zip archive", "convert it with Python"],
+    ["pytorch_model.bin", "PK\x03\x04", "a zip archive", "from the folder that holds config.json"],
     ["notes.txt", "x", "a file", "pass the folder that holds config.json"],
     ["empty", "", "a file", "pass the folder that holds config.json"],
   ])("the file %s in place of a folder, by its kind", async (name, content, kind, hint) => {

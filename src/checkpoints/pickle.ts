@@ -27,12 +27,11 @@ import { build, globalOf, newObject, reduce } from "./torch-globals.js";
 /** Bytes of one pickle: a million tensors take a hundred million. */
 export const MAX_PICKLE_BYTES = 256 << 20;
 /** Opcodes of one pickle, some 32 for each tensor. No Map of JavaScript's can hold more entries than this. */
-const MAX_OPCODES = 16_000_000;
+const MAX_OPCODES = 8_000_000;
 /** Values that wait on the stack: picklers write dicts in batches of a thousand. */
 const MAX_STACK = 100_000;
 /** Bytes of one text. */
 const MAX_TEXT = 1 << 20;
-const MAX_MEMO = 8_000_000;
 /** Characters of a line of GLOBAL. */
 const MAX_NAME = 256;
 
@@ -78,7 +77,9 @@ class Machine {
   readonly #stack: PickleValue[] = [];
   /** Heights of the stack at the marks. */
   readonly #marks: number[] = [];
-  readonly #memo = new Map<number, PickleValue>();
+  /** Picklers fill the memo from 0 on; places that others leave open are in `#sparse`. */
+  readonly #memo: PickleValue[] = [];
+  readonly #sparse = new Map<number, PickleValue>();
   readonly #texts = new Map<string, number>();
   #at: number;
   /** Of the current opcode. */
@@ -369,12 +370,12 @@ class Machine {
   #put(index: number): void {
     // Picklers count from 0 and write at least a byte for each.
     if (index > this.#opcodeAt - this.#start) this.#refuse(`the memo's place ${index} lies behind the pickle`);
-    if (this.#memo.size >= MAX_MEMO) this.#refuse(`the memo has more than ${MAX_MEMO} places`);
-    this.#memo.set(index, this.#top());
+    if (index <= this.#memo.length) this.#memo[index] = this.#top();
+    else this.#sparse.set(index, this.#top());
   }
 
   #get(index: number): PickleValue {
-    const value = this.#memo.get(index);
+    const value = index < this.#memo.length ? this.#memo[index] : this.#sparse.get(index);
     return value === undefined ? this.#refuse(`the memo has nothing at ${index}`) : value;
   }
 

@@ -242,7 +242,9 @@ function tensor(args: readonly PickleValue[], named: StoredDType | undefined, re
   const width = widthOf(dtype);
   const there = from.bytes / width;
   const elements = elementsOf(shape);
-  const reach = elements === 0 ? 0 : shape.reduce((far, dim, d) => far + (dim - 1) * strides[d]!, 1);
+  // A view of an empty tensor may begin anywhere: it has no element there.
+  if (elements === 0) return new TensorValue(dtype, shape, strides, from, 0);
+  const reach = shape.reduce((far, dim, d) => far + (dim - 1) * strides[d]!, 1);
   // Sums and products of such numbers may be rounded, but never down to what fits into a file.
   if (!(offset + reach <= there)) {
     return refuse(`a tensor ends at element ${offset + reach} of a storage of ${Math.floor(there)}`);

@@ -3,7 +3,7 @@
 
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
-import type { SourceFile } from "../sources/source.js";
+import { type SourceFile, windowed } from "../sources/source.js";
 import { MAX_PICKLE_BYTES, MoreBytes, type PickleContext, type Pickled, readPickle } from "./pickle.js";
 import { Dict, kindOfValue, List, type PickleValue } from "./pickle-values.js";
 import { widthOf } from "./torch-globals.js";
@@ -65,10 +65,11 @@ export async function readLegacy(opened: SourceFile, thorough: boolean): Promise
   });
   const keys = await read(object.end);
   const order = storagesOf(keys.value, storages, (problem) => refuse(object.end, problem, AGAIN));
+  const bytesAt = windowed(opened, size);
   let at = keys.end;
   for (const { key, type, numel } of order.map((key) => storages.all.get(key)!)) {
     if (thorough && at + 8 <= size) {
-      const head = await opened.read(at, 8);
+      const head = await bytesAt(at, 8);
       const said = new DataView(head.buffer, head.byteOffset).getBigInt64(0, true);
       if (said !== BigInt(numel))
         return refuse(at, `storage ${quote(key)} has ${numel} elements in the object and ${said} here`);

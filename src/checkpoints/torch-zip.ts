@@ -3,7 +3,7 @@
 
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
-import type { SourceFile } from "../sources/source.js";
+import { type SourceFile, windowed } from "../sources/source.js";
 import { MAX_HEADER_BYTES, MAX_TENSORS } from "./safetensors-header.js";
 
 /** One record: a run of bytes of the file. */
@@ -41,8 +41,6 @@ const LOCAL_BYTES = 30;
 const OTHERS = 64;
 /** torch begins each record's bytes at a multiple of this. */
 const ALIGNMENT = 64;
-/** Bytes in which local headers are looked for at once: many, where tensors are small. */
-const WINDOW = 1 << 16;
 const METHODS = new Map([
   [8, "deflate"],
   [9, "deflate64"],
@@ -240,13 +238,7 @@ async function placeRecords(
   thorough: boolean,
   refuse: Refuse,
 ): Promise<void> {
-  let window: { begin: number; bytes: Uint8Array } = { begin: 0, bytes: new Uint8Array(0) };
-  const bytesAt = async (begin: number, count: number): Promise<Uint8Array> => {
-    if (begin < window.begin || begin + count > window.begin + window.bytes.length) {
-      window = { begin, bytes: await opened.read(begin, Math.min(Math.max(count, WINDOW), end - begin)) };
-    }
-    return window.bytes.subarray(begin - window.begin, begin - window.begin + count);
-  };
+  const bytesAt = windowed(opened, end);
   if (entries.length > 0 && entries[0]!.header !== 0) refuse(0, "bytes stand before the first record");
   for (const [i, entry] of entries.entries()) {
     const next = entries[i + 1]?.header ?? end;

@@ -88,6 +88,25 @@ export async function withFile<T>(
   }
 }
 
+/** Bytes that `windowed` reads at once. */
+const WINDOW = 1 << 16;
+
+/**
+ * Reads a few bytes here and there, in ascending order: what lies close together comes from one read.
+ * @param end of what may be read
+ */
+export function windowed(file: SourceFile, end: number): (position: number, count: number) => Promise<Uint8Array> {
+  let begin = 0;
+  let bytes: Uint8Array = new Uint8Array(0);
+  return async (position, count) => {
+    if (position < begin || position + count > begin + bytes.length) {
+      bytes = await file.read(position, Math.min(Math.max(count, WINDOW), end - position));
+      begin = position;
+    }
+    return bytes.subarray(position - begin, position - begin + count);
+  };
+}
+
 /** Memory for bytes of a file, whose count may be a claim of the file's own. @throws OutOfMemoryError */
 export function bytesFor(count: number, file: string): Uint8Array {
   try {

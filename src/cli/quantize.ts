@@ -26,7 +26,10 @@ interface QuantizeFlags {
   quiet?: boolean;
 }
 
-const HOW = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "head_dtype", "compute_dtype"]);
+/** Options of reading; `--variant` is that of the files that are written. */
+const HOW = omit(FROM_PRETRAINED, [
+  ...(["threads", "cache_dir", "revision", "subfolder", "head_dtype", "compute_dtype", "variant"] as const),
+]);
 
 export function quantizeCommand(): Command {
   const command = new Command("quantize")
@@ -52,7 +55,7 @@ Examples:
 }
 
 async function quantize(model: string, folder: string, flags: QuantizeFlags): Promise<void> {
-  const { load_in_8bit, load_in_4bit, dtype = "auto" } = optionsOf("quantize", HOW, flags);
+  const { load_in_8bit, load_in_4bit, dtype = "auto", use_safetensors } = optionsOf("quantize", HOW, flags);
   const codes = codesOf("quantize", flags, load_in_4bit === true);
   const { max_shard_size, variant } = optionsOf("quantize", SAVE, flags);
   const sources = optionsOf("quantize", SOURCE, flags);
@@ -81,7 +84,7 @@ async function quantize(model: string, folder: string, flags: QuantizeFlags): Pr
     const device = await requestDevice(flags.device, { threads: flags.threads });
     try {
       const saved = await quantizeCheckpoint(source, folder, FOLDERS, {
-        ...{ device, name: model, dtype, quantization, max_shard_size, variant },
+        ...{ device, name: model, dtype, quantization, max_shard_size, variant, weights: { use_safetensors } },
         signal: abort.signal,
         progress_callback: bar && ((event) => bar.hear(event)),
       });

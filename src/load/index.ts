@@ -180,7 +180,10 @@ export interface Prepared<T extends Task> extends Declared<T> {
 }
 
 /** The options of a load that decide what is read, and how it is stored. */
-export type StorageChoice = Pick<LoadOptions, "dtype" | "quantization" | "compute" | "head" | "attn_implementation">;
+export type StorageChoice = Pick<
+  LoadOptions,
+  "dtype" | "quantization" | "compute" | "head" | "attn_implementation" | "weights"
+>;
 
 /**
  * Finds everything that can be wrong before the first weight is read; allocates nothing on any device.

@@ -11,6 +11,7 @@ import type { BitsAndBytesConfig } from "../quant/config.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { prepareModel } from "./index.js";
+import type { WeightsOptions } from "./options.js";
 import { itemBytes, type PlanItem } from "./plan.js";
 import { publishedParameters, storedParts } from "./published.js";
 import {
@@ -35,6 +36,8 @@ export interface QuantizeOptions extends Pick<SaveOptions, "max_shard_size" | "v
   /** Of what is not quantized: "auto" (the checkpoint's own) or a float dtype. */
   readonly dtype: string;
   readonly quantization: BitsAndBytesConfig;
+  /** Which weight files are read. */
+  readonly weights?: WeightsOptions;
   readonly progress_callback?: ((event: ProgressEvent) => void) | undefined;
 }
 

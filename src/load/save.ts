@@ -2,6 +2,7 @@
 // config.json. Weights are read from the device one tensor at a time.
 
 import * as z from "zod";
+import { A_VARIANT, isVariant } from "../checkpoints/checkpoint.js";
 import type { FolderFiles, FolderWriter } from "../checkpoints/folder.js";
 import { elementsOf, STORED_BITS } from "../checkpoints/stored.js";
 import { parseDType, torchName } from "../core/dtype.js";
@@ -30,7 +31,7 @@ export const SAVE = {
   /** Only true: a .bin file is a program, which Python runs to read it. */
   safe_serialization: option<true>(z.literal(true), "true", { hint: "weights are written as safetensors alone" }),
   /** Put into the names of the weights' files: "fp16" gives model.fp16.safetensors. */
-  variant: such<string>(isVariant, 'a short word such as "fp16"', {
+  variant: such<string>(isVariant, A_VARIANT, {
     value: "<word>",
     help: 'put into the names of the weights\' files, such as "fp16"',
   }),
@@ -38,10 +39,6 @@ export const SAVE = {
 };
 
 export interface SaveOptions extends Options<typeof SAVE> {}
-
-function isVariant(value: unknown): boolean {
-  return typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(value);
-}
 
 /** What was written. */
 export interface Saved {

@@ -1,5 +1,5 @@
 // Load speed of pytorch_model.bin beside the same tensors in safetensors: writes a model of some 2 GB in bf16 three times
-// (safetensors, and both containers of torch.save), loads them in turn and prints medians.
+// (safetensors, and both containers of torch.save), loads them in turn and prints medians, and the ratio of each round.
 //
 //     node bench/bin.mjs [folder, default below the system's temporary one] [rounds]
 //
@@ -172,30 +172,37 @@ for (const [name, file, parts] of FORMATS) {
 }
 console.log(`${tensors.length} tensors, ${(total / 1e9).toFixed(2)} GB in bf16`);
 
-/** @type {Map<string, { load: number[], open: number[] }>} */
-const times = new Map(FORMATS.map(([name]) => [name, { load: [], open: [] }]));
+/** @type {Map<string, { load: number[], open: number[], cpu: number[] }>} */
+const times = new Map(FORMATS.map(([name]) => [name, { load: [], open: [], cpu: [] }]));
 for (let round = 0; round <= rounds; round++) {
   for (const [name] of FORMATS) {
     const folder = join(root, name);
     const start = performance.now();
     await openCheckpoint(new Disk(folder));
     const opened = performance.now();
+    const before = process.cpuUsage();
     const model = await AutoModelForCausalLM.from_pretrained(folder, { device: "cpu" });
     const loaded = performance.now();
+    const { user, system } = process.cpuUsage(before);
     model.dispose();
     if (round === 0) continue;
     times.get(name)?.open.push(opened - start);
     times.get(name)?.load.push(loaded - opened);
+    times.get(name)?.cpu.push((user + system) / 1000);
   }
 }
 const median = (/** @type {number[]} */ list) => [...list].sort((a, b) => a - b)[list.length >> 1] ?? 0;
-const reference = median(times.get("safetensors")?.load ?? []);
-for (const [name, { load, open }] of times) {
+const reference = times.get("safetensors")?.load ?? [];
+const work = median(times.get("safetensors")?.cpu ?? []);
+for (const [name, { load, open, cpu }] of times) {
   const ms = median(load);
   const spread = `${Math.min(...load).toFixed(0)} to ${Math.max(...load).toFixed(0)}`;
+  const ratio = median(load.map((time, i) => time / (reference[i] ?? time)));
+  const best = Math.min(...load) / Math.min(...reference);
   console.log(
-    `${name.padEnd(12)} loaded in ${ms.toFixed(0)} ms (${spread}), ${(total / ms / 1e6).toFixed(2)} GB/s, ` +
-      `${(ms / reference).toFixed(3)} x of safetensors; headers in ${median(open).toFixed(1)} ms`,
+    `${name.padEnd(12)} loaded in ${ms.toFixed(0)} ms (${spread}), ${(total / ms / 1e6).toFixed(2)} GB/s; of safetensors in ` +
+      `the same round ${ratio.toFixed(2)} x, best of all rounds ${best.toFixed(2)} x, processor time ` +
+      `${median(cpu).toFixed(0)} ms, ${(median(cpu) / work).toFixed(2)} x; headers in ${median(open).toFixed(1)} ms`,
   );
 }
 rmSync(root, { recursive: true, force: true });

@@ -89,7 +89,7 @@ export async function withFile<T>(
 }
 
 /** Bytes that `windowed` reads at once. */
-const WINDOW = 1 << 16;
+const WINDOW = 1 << 12;
 
 /**
  * Reads a few bytes here and there, in ascending order: what lies close together comes from one read.

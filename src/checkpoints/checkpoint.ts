@@ -73,9 +73,12 @@ function withVariant(name: string, variant: string | undefined): string {
 /** Ends of the names of files that hold weights, in any format. */
 const WEIGHTS = /\.(safetensors(\.index\.json)?|bin(\.index\.json)?|h5|msgpack|gguf|onnx|pth?)$/;
 
+/** Beginnings of a checkpoint: names for each format, the preferred one first. */
+export const WEIGHT_FILES: readonly (readonly string[])[] = FORMATS.map(({ single, index }) => [single, index]);
+
 /** False if a folder holds no weights in any format. */
 export async function hasWeights(source: Source): Promise<boolean> {
-  const names = await source.names(FORMATS.flatMap(({ single, index }) => [single, index]));
+  const names = await source.names(WEIGHT_FILES.flat());
   return [...names].some((name) => WEIGHTS.test(name));
 }
 

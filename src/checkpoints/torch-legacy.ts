@@ -17,11 +17,11 @@ const AGAIN = "the file is not complete; download or copy it again";
 
 /**
  * The object of a file, with every storage settled in its place.
- * @param thorough reads the count before each storage; else they follow from the object and the file's size: over a network
- * each would cost a piece of a megabyte
+ * The count before each storage is read too, except from a server, where each would cost a piece of a megabyte: there they follow
+ * from the object and the file's size.
  * @throws FormatError naming the offset
  */
-export async function readLegacy(opened: SourceFile, thorough: boolean): Promise<Pickled> {
+export async function readLegacy(opened: SourceFile): Promise<Pickled> {
   const { path: file, size } = opened;
   const refuse = (offset: number, problem: string, hint?: string): never => {
     throw new FormatError(`${file}: byte ${offset}: ${problem}`, { details: { file, offset, got: problem }, hint });
@@ -68,7 +68,7 @@ export async function readLegacy(opened: SourceFile, thorough: boolean): Promise
   const bytesAt = windowed(opened, size);
   let at = keys.end;
   for (const { key, type, numel } of order.map((key) => storages.all.get(key)!)) {
-    if (thorough && at + 8 <= size) {
+    if (!opened.far && at + 8 <= size) {
       const head = await bytesAt(at, 8);
       const said = new DataView(head.buffer, head.byteOffset).getBigInt64(0, true);
       if (said !== BigInt(numel))

@@ -58,11 +58,11 @@ const AGAIN =
 
 /**
  * The records of an archive, by their names below its one folder.
- * @param thorough reads every local header; else their lengths follow from the directory, where torch's alignment leaves no
- * choice: over a network each would cost a piece of a megabyte
+ * Every local header is read too, except from a server, where each would cost a piece of a megabyte: there their lengths follow
+ * from the directory, where torch's alignment leaves no choice.
  * @throws FormatError naming the offset
  */
-export async function readZip(opened: SourceFile, thorough: boolean): Promise<Map<string, ZipRecord>> {
+export async function readZip(opened: SourceFile): Promise<Map<string, ZipRecord>> {
   const { path: file, size } = opened;
   const refuse: Refuse = (offset, problem, hint = AGAIN) => {
     throw new FormatError(`${file}: byte ${offset}: ${problem}`, { details: { file, offset, got: problem }, hint });
@@ -71,7 +71,7 @@ export async function readZip(opened: SourceFile, thorough: boolean): Promise<Ma
   const directory = await opened.read(begin, end - begin);
   const entries = parseDirectory(directory, begin, count, refuse);
   entries.sort((a, b) => a.header - b.header);
-  await placeRecords(opened, entries, begin, thorough, refuse);
+  await placeRecords(opened, entries, begin, refuse);
   return byName(entries, refuse);
 }
 
@@ -231,13 +231,7 @@ function wideOf(
 }
 
 /** Settles where each record's bytes begin; records may not share bytes or leave room between them. */
-async function placeRecords(
-  opened: SourceFile,
-  entries: readonly Entry[],
-  end: number,
-  thorough: boolean,
-  refuse: Refuse,
-): Promise<void> {
+async function placeRecords(opened: SourceFile, entries: readonly Entry[], end: number, refuse: Refuse): Promise<void> {
   const bytesAt = windowed(opened, end);
   if (entries.length > 0 && entries[0]!.header !== 0) refuse(0, "bytes stand before the first record");
   for (const [i, entry] of entries.entries()) {
@@ -251,7 +245,7 @@ async function placeRecords(
       .map((after) => next - after - size)
       .filter((start) => start >= least);
     const sure = starts.filter((start) => start % ALIGNMENT === 0);
-    if (!thorough && sure.length === 1) {
+    if (opened.far && sure.length === 1) {
       entry.begin = sure[0]!;
       continue;
     }

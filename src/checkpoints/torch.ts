@@ -33,8 +33,8 @@ export async function readTorchHeader(source: Source, file: string): Promise<Sto
     const { size } = opened;
     const head = await opened.read(0, Math.min(size, 2 * TAR_AT));
     const kind = containerOf(head);
-    if (kind === "zip") return zipHeader(opened, source.local);
-    if (kind === "legacy") return headerOf(file, await readLegacy(opened, source.local), []);
+    if (kind === "zip") return zipHeader(opened);
+    if (kind === "legacy") return headerOf(file, await readLegacy(opened), []);
     const foreign = foreignKind(head.subarray(0, HEAD_BYTES)) ?? otherKind(head);
     const got = size === 0 ? "an empty file" : (foreign?.name ?? "something else");
     throw new FormatError(`${file}: expected a ${WHAT} as torch.save writes it, got ${got}`, {
@@ -61,9 +61,9 @@ function otherKind(head: Uint8Array): { name: string; hint: string } | undefined
   return undefined;
 }
 
-async function zipHeader(opened: SourceFile, local: boolean): Promise<StoredHeader> {
+async function zipHeader(opened: SourceFile): Promise<StoredHeader> {
   const { path: file } = opened;
-  const records = await readZip(opened, local);
+  const records = await readZip(opened);
   const refuse = (problem: string, hint?: string): never => {
     throw new FormatError(`${file}: ${problem}`, { details: { file, got: problem }, hint });
   };

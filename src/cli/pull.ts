@@ -23,7 +23,6 @@ export function pullCommand(): Command {
     .description("download a model into the Hugging Face cache")
     .argument("<id>", 'id of a model on the hub, such as "org/name"');
   return sourceOptions(command)
-    .option("--subfolder <name>", "folder inside the model in which its files lie")
     .option("--token <token>", "access token (default: HF_TOKEN, or what hf auth login has written)")
     .option("--force", "download what is in the cache as well")
     .addOption(jsonOption())

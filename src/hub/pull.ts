@@ -1,6 +1,6 @@
 // Brings a whole model into the cache: what Octavo can use of it, and nothing beside it.
 
-import { openCheckpoint } from "../checkpoints/checkpoint.js";
+import { openCheckpoint, WEIGHT_FILES } from "../checkpoints/checkpoint.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -20,9 +20,6 @@ const NAMES: ReadonlySet<string> = new Set([
   ...MODEL_FILES.filter((name) => !SENTENCEPIECE.includes(name)),
   ...["adapter_config.json", "adapter_model.safetensors"],
 ]);
-/** Beginnings of a checkpoint; the first that is there is taken, as `openCheckpoint` does. */
-const WEIGHTS = ["model.safetensors", "model.safetensors.index.json"];
-
 /** Of the names of a model's files, those that are needed beside the weights. */
 export function neededFiles(names: ReadonlySet<string>): string[] {
   const needed = [...names].filter((name) => NAMES.has(name));
@@ -76,11 +73,15 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
   }
   const source = await openModel(id, options);
   try {
-    let there = await source.names([...NAMES, ...WEIGHTS]);
+    let there = await source.names([...NAMES, ...WEIGHT_FILES[0]!]);
+    const lacking = (): boolean => !WEIGHT_FILES.flat().some((name) => there.has(name));
+    // Less preferred formats are not asked for in vain.
+    for (const names of WEIGHT_FILES.slice(1))
+      if (lacking()) there = new Set([...there, ...(await source.names(names))]);
     if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
     await source.bring?.(neededFiles(there));
     const named = there.has("config.json") ? await weightsName(source) : undefined;
-    if (named !== undefined || WEIGHTS.some((name) => there.has(name))) await openCheckpoint(source, { named });
+    if (named !== undefined || !lacking()) await openCheckpoint(source, { named });
     else if (!there.has("config.json") && !there.has("adapter_config.json")) {
       throw new NotFoundError(`model ${quote(id)} has no config.json: nothing of it can be loaded`, {
         details: { id, got: [...there].slice(0, 20) },

@@ -26,7 +26,7 @@ export const SOURCE = {
   /** Download files that are in the cache as well; Node only. */
   force_download: flag(),
   /** Folder inside the model in which its files lie. */
-  subfolder: text({ secret: true }),
+  subfolder: text({ secret: true, value: "<name>", help: "folder inside the model in which its files lie" }),
   /**
    * Address of a hub whose files are read from there and not kept in Node's cache; browsers use Hugging Face's by default. In Node an id
    * without it comes through the cache, from the hub that HF_ENDPOINT names (default: Hugging Face's).

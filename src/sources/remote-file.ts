@@ -45,6 +45,7 @@ interface Run {
 }
 
 export class RemoteFile implements SourceFile {
+  readonly far = true;
   readonly path: string;
   readonly size: number;
   readonly #identity: FileIdentity;

@@ -12,6 +12,8 @@ export interface ReadOptions {
 export interface SourceFile {
   readonly path: string;
   readonly size: number;
+  /** True if each place that is read may cost a request over a network. */
+  readonly far?: boolean;
   /**
    * Exactly `count` bytes at `position`, in memory of their own.
    * @throws FormatError if the file is shorter than its size or has changed; OutOfMemoryError, NetworkError, AbortError

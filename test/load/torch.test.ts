@@ -35,7 +35,10 @@ beforeAll(async () => {
   await server.start();
   device = openTestDevice("reference");
 });
-afterEach(() => expectNoLeaks(device));
+afterEach(() => {
+  server.reset();
+  expectNoLeaks(device);
+});
 afterAll(async () => {
   await device.close();
   await server.stop();
@@ -86,7 +89,10 @@ test.each(["zip", "legacy"] as const)("a %s file, from disk and from a server", 
   for (const options of [{}, { load_in_8bit: true }]) {
     const wanted = await logitsOf(LLAMA, options);
     expect(await logitsOf(folder, options)).toEqual(wanted);
-    expect(await logitsOf(`${server.address}/${container}`, options)).toEqual(wanted);
+    for (const ranges of [true, false]) {
+      server.ranges = ranges;
+      expect(await logitsOf(`${server.address}/${container}`, options)).toEqual(wanted);
+    }
   }
   const { files, checkpoint_bytes } = await surveyModel(new Disk(folder));
   expect(files.map(({ file }) => file)).toEqual([join(folder, "pytorch_model.bin")]);
@@ -183,10 +189,10 @@ describe("which files", () => {
       const error = await failure(() => logitsOf(place, { subfolder: "vae" }));
       expect(error).toBeInstanceOf(NotFoundError);
       expect(String(error)).toContain("vae");
-      for (const subfolder of ["..", "a/../..", "/etc", "C:\\x", "a//b", ".", "a/.", "x\0"]) {
+      for (const subfolder of ["..", "a/../..", "/etc", "C:\\x", ".", "a/.", "x\0"]) {
         const wrong = await failure(() => AutoTokenizer.from_pretrained(place, { subfolder }));
         expect(wrong).toBeInstanceOf(OctavoError);
-        expect(String(wrong)).toContain("subfolder must be a path below the model's folder");
+        expect(String(wrong)).toContain("subfolder must be the name of a folder inside the model");
       }
     }
   });

@@ -41,6 +41,7 @@ export class MemorySource implements Source {
     return {
       path,
       size: bytes.length,
+      far: !this.local,
       read: async (position, count) => {
         if (position + count > bytes.length) throw new FormatError(`${path}: ended while it was read`);
         return new Uint8Array(bytes.slice(position, position + count));

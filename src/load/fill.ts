@@ -3,7 +3,7 @@
 
 import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
-import { CheckpointError, FormatError, throwIfAborted } from "../core/errors.js";
+import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { type Matrix, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
 import { weightNorm } from "../nn/norm.js";
@@ -12,6 +12,7 @@ import { contiguous, copyInto } from "../ops/copy.js";
 import type { Source } from "../sources/source.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
 import {
+  inRows,
   READ_BYTES,
   type RowReader,
   readBytes,
@@ -310,12 +311,7 @@ async function restoreMatrix(context: Context, item: PlanItem, scheme: Scheme): 
         },
       );
     }
-    if (from.strides) {
-      throw new FormatError(`tensor ${from.name}: codes that do not lie together in the file cannot be read`, {
-        details: { file: from.file, tensor: from.name, got: from.strides },
-        hint: "save it again as a contiguous tensor",
-      });
-    }
+    inRows(from);
     const notes = new Map<string, Uint8Array>();
     for (const role of stored.notes) {
       const note = stored.tensors.get(role);

@@ -68,10 +68,21 @@ export function rowReader(device: Device, files: Source, part: Part, shape: read
   };
 }
 
+/** Codes of quantized matrices are read as they lie. @throws FormatError for a tensor whose elements do not lie in rows */
+export function inRows(from: StoredTensor): StoredTensor {
+  if (dense(from)) return from;
+  throw new FormatError(`tensor ${from.name}: codes that do not lie together in the file cannot be read`, {
+    details: { file: from.file, tensor: from.name, got: from.strides },
+    hint: "save it again as a contiguous tensor",
+  });
+}
+
 /** Reads the tensors of a packed matrix. */
 export function tensorReader(files: Source): ReadTensor {
-  return ({ file, offset, bytes }, at = 0, count = bytes) =>
-    withFile(files, file, "checkpoint", (opened) => opened.read(offset + at, count, { onward: at > 0 }));
+  return async (from, at = 0, count = from.bytes) => {
+    const { file, offset } = inRows(from);
+    return withFile(files, file, "checkpoint", (opened) => opened.read(offset + at, count, { onward: at > 0 }));
+  };
 }
 
 /** Rows of a packed matrix. */

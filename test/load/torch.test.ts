@@ -137,20 +137,29 @@ test("all tensors as views of one storage, transposed and with gaps; the head is
 });
 
 describe("LLM.int8() with a text as weight_format", () => {
-  const folderOf = async (text: string): Promise<string> => {
+  const folderOf = async (text: string, turned = false): Promise<string> => {
     const tensors = await tensorsOf(join(FIXTURES, "checkpoints/llama/bnb-int8/model.safetensors"));
     const entries = tensors.map(({ name, storage, shape, bytes }, i): [string, Py] => {
       const numel = bytes.length / (storage === "FloatStorage" ? 4 : 1);
-      return [name, name.endsWith("weight_format") ? text : tensorOf(storageOf(storage, String(i), numel), shape)];
+      if (name.endsWith("weight_format")) return [name, text];
+      const strides = turned && storage === "CharStorage" ? { strides: [1, shape[0]!] } : {};
+      return [name, tensorOf(storageOf(storage, String(i), numel), shape, strides)];
     });
     const data = tensors.map(({ bytes }) => bytes);
     const file = zip(records(pickle(dict(...entries)), data));
-    return folderLike("checkpoints/llama/bnb-int8", `text-${text}`, { "pytorch_model.bin": file });
+    return folderLike("checkpoints/llama/bnb-int8", `text-${text}-${turned}`, { "pytorch_model.bin": file });
   };
 
   test("is read as the number is", async () => {
     const wanted = await logitsOf(join(FIXTURES, "checkpoints/llama/bnb-int8"));
     expect(await logitsOf(await folderOf("row"))).toEqual(wanted);
+  });
+
+  test("codes that lie transposed in the file are refused, not read as they lie", async () => {
+    const folder = await folderOf("row", true);
+    const error = await failure(() => logitsOf(folder));
+    expect(error).toBeInstanceOf(FormatError);
+    expect(String(error)).toContain("codes that do not lie together in the file cannot be read");
   });
 
   test("of another layout is refused by its name", async () => {

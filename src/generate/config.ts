@@ -9,10 +9,11 @@ import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
+import { HOST, HOST_FIELDS, HOST_NEUTRAL, HOST_SAMPLING } from "./host-options.js";
+import type { ProcessorConfig } from "./processors/host/list.js";
 import {
   isNeutral,
   type Neutral,
-  OF_SAMPLING,
   UNSUPPORTED,
   UNSUPPORTED_FIELDS,
   type UnsupportedField,
@@ -85,6 +86,7 @@ const OWN = {
   suppress_tokens: checkedLater<readonly number[] | null>(),
   /** Ids that are not generated as the first token; null for none. */
   begin_suppress_tokens: checkedLater<readonly number[] | null>(),
+  ...HOST,
   /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
@@ -138,6 +140,19 @@ export interface GenerationConfig {
   readonly num_assistant_tokens: number;
   /** The caller's options for the key-value cache; undefined leaves it to the model's dtype. */
   readonly cache_dtype: CacheDType | undefined;
+  /** What processors on the host do in each step; undefined if none is needed. */
+  readonly host: ProcessorConfig | undefined;
+  readonly beams: BeamConfig;
+}
+
+/** How many texts are searched, and which is the best. */
+export interface BeamConfig {
+  /** 1: no beam search. */
+  readonly num_beams: number;
+  readonly length_penalty: number;
+  readonly early_stopping: boolean | "never";
+  /** Texts that are returned for each prompt. */
+  readonly num_return_sequences: number;
 }
 
 /** Of requests that are not sampled. */
@@ -206,7 +221,8 @@ export function generationConfig(
   };
   /** The caller's value or the file's, checked. */
   const given = <Key extends Field>(key: Key): GenerationOptions[Key] => {
-    const value: unknown = options[key] !== undefined ? options[key] : inFile(key);
+    const own: unknown = options[key] === null && Object.hasOwn(HOST, key) ? undefined : options[key];
+    const value: unknown = own !== undefined ? own : inFile(key);
     const problem = value === undefined ? undefined : problemWith(key, GENERATION[key], value);
     return problem ? refuse(key, problem.message) : (value as GenerationOptions[Key]);
   };
@@ -215,8 +231,14 @@ export function generationConfig(
     asked || options[key] !== undefined ? given(key) : undefined;
   const temperature = sampling("temperature") ?? 1;
   const do_sample = asked && temperature > 0;
-  refuseUnsupported(options, inFile, do_sample);
+  refuseUnsupported(options, inFile);
 
+  const beams = beamsOf(given, do_sample, options, refuse);
+  const host: Record<string, unknown> = {};
+  for (const key of HOST_FIELDS) {
+    const value = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
+    if (value !== undefined && value !== null && value !== HOST_NEUTRAL[key]) host[key] = value;
+  }
   const eos_token_ids = endOfText(options, inFile("eos_token_id"), fromModel.eos_token_id, vocab, refuse);
   const named = padding(options, inFile("pad_token_id"), fromModel.pad_token_id, vocab, refuse);
   return {
@@ -238,6 +260,34 @@ export function generationConfig(
     prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
     cache_dtype: cacheDTypeOf(options),
+    host: Object.keys(host).length > 0 || beams.num_beams > 1 ? host : undefined,
+    beams,
+  };
+}
+
+/** @throws OptionError, ConfigError for settings that contradict each other */
+function beamsOf(
+  given: <Key extends Field>(key: Key) => GenerationOptions[Key],
+  do_sample: boolean,
+  options: GenerationOptions,
+  refuse: Refuse,
+): BeamConfig {
+  const num_beams = given("num_beams") ?? 1;
+  const num_return_sequences = given("num_return_sequences") ?? 1;
+  if (num_return_sequences > num_beams) {
+    refuse(
+      "num_return_sequences",
+      `num_return_sequences ${num_return_sequences} needs as many beams, but num_beams is ${num_beams}`,
+    );
+  }
+  if (num_beams > 1 && do_sample) {
+    refuse(options.do_sample === undefined ? "num_beams" : "do_sample", "beams are not sampled: pass do_sample: false");
+  }
+  return {
+    num_beams,
+    num_return_sequences,
+    length_penalty: given("length_penalty") ?? 1,
+    early_stopping: given("early_stopping") ?? false,
   };
 }
 
@@ -336,11 +386,7 @@ function padding(
 }
 
 /** @throws OptionError or ConfigError for unsupported fields that would change the text */
-function refuseUnsupported(
-  options: GenerationOptions,
-  inFile: (key: UnsupportedField) => unknown,
-  do_sample: boolean,
-): void {
+function refuseUnsupported(options: GenerationOptions, inFile: (key: UnsupportedField) => unknown): void {
   for (const field of UNSUPPORTED_FIELDS) {
     const [neutral, what] = UNSUPPORTED[field];
     const own = options[field];
@@ -352,7 +398,7 @@ function refuseUnsupported(
       });
     }
     const value = inFile(field);
-    if (value === undefined || isNeutral(field, value) || (OF_SAMPLING.has(field) && !do_sample)) continue;
+    if (value === undefined || isNeutral(field, value)) continue;
     throw new ConfigError(`${FILE}: ${field} is ${show(value)}, but Octavo has no ${what}`, {
       details: { file: FILE, key: field },
       hint: `pass ${field}: ${neutral} to generate() to run without it`,

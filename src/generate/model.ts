@@ -12,6 +12,7 @@ import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
+import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
@@ -23,11 +24,13 @@ import {
   type ForwardOptions,
   GENERATE,
   type GenerateOptions,
+  type GenerateOutput,
   STREAM,
   type StreamOptions,
   type TextStreamOptions,
 } from "./options.js";
 import { type Chunk, chunksOf } from "./prefill.js";
+import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
 import { type TextStep, withTexts } from "./texts.js";
 
@@ -135,12 +138,46 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
+  generate(options: GenerateOptions & { readonly return_dict_in_generate: true }): Promise<GenerateOutput>;
   generate(options: GenerateOptions): Promise<number[][]>;
   /** The same with the options after the inputs. */
+  generate(
+    inputs: Inputs<GenerateOptions>,
+    options: After<GenerateOptions> & { readonly return_dict_in_generate: true },
+  ): Promise<GenerateOutput>;
   generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
-  async generate(...given: readonly unknown[]): Promise<number[][]> {
+  async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
     const { batch, config, options } = this.#prepare("generate", given);
-    return collect(batch, () => this.#steps(batch, config, options), options.streamer);
+    const output: GenerateOutput =
+      config.beams.num_beams > 1
+        ? await this.#search(batch, config, options)
+        : { sequences: await collect(batch, () => this.#steps(batch, config, options), options.streamer) };
+    return returned(output, options);
+  }
+
+  async #search(batch: Batch, given: GenerationConfig, options: Prepared["options"]): Promise<GenerateOutput> {
+    const { config, before, after } = onHost(given);
+    const { beams } = config;
+    const processors = [...before, ...(options.logits_processor ?? []), ...after];
+    const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
+    const { bytes } = this.#cacheOf(batch, config);
+    const { signal } = options;
+    this.hold();
+    this.#caches += bytes;
+    try {
+      const found = await beamSearch(this.device, this.module, batch, {
+        config,
+        beams,
+        cache_dtype,
+        signal,
+        processors,
+      });
+      this.checkUsable();
+      return outputOf(batch, found, config);
+    } finally {
+      this.#caches -= bytes;
+      await this.release();
+    }
   }
 
   /**
@@ -184,7 +221,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = batch.steps + config.max_new_tokens;
-    return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows, tokens, dtype)) };
+    return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows * config.beams.num_beams, tokens, dtype)) };
   }
 
   /**
@@ -210,13 +247,16 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const batch = leftPadded(withImpliedMask(read, options.attention_mask, config.prompt_padding));
     this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
     checkProcessors(options.logits_processor);
+    checkBeams(call, config, options);
     checkDrafting(this, config, options);
     return { batch, config, options };
   }
 
-  async *#steps(batch: Batch, config: GenerationConfig, options: Prepared["options"]): AsyncGenerator<Step> {
+  async *#steps(batch: Batch, given: GenerationConfig, options: Prepared["options"]): AsyncGenerator<Step> {
+    const { config, before, after } = onHost(given);
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const { assistant_model, logits_processor: processors, signal, logprobs: scores, progress_callback } = options;
+    const { assistant_model, signal, logprobs: scores, progress_callback } = options;
+    const processors = [...before, ...(options.logits_processor ?? []), ...after];
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
     const { bytes } = this.#cacheOf(batch, config);
     for (const model of held) model.hold();

@@ -32,6 +32,7 @@ import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
 import type { FeatureValues } from "./features.js";
+import { RETURNS } from "./host-options.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { PromptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/processor.js";
@@ -236,16 +237,20 @@ const RUN = {
   progress_callback: callback<(event: PromptProgress) => void>(),
   /** Only true: keys and values are always kept. */
   use_cache: option<true>(z.literal(true), "true", { hint: "keys and values are always kept; leave it out" }),
-  /** Only false: the result is lists of ids. */
-  return_dict_in_generate: option<false>(z.literal(false), "false", {
-    hint: "the result is lists of ids; stream() gives reasons and, with logprobs, log-probabilities as well",
-  }),
 };
 
 /** All options of generate. */
-export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...RUN };
+export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...RUN, ...RETURNS };
 
-export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN> {}
+export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN>, Options<typeof RETURNS> {}
+
+/** What `generate` returns with `return_dict_in_generate: true`. */
+export interface GenerateOutput {
+  /** [B · num_return_sequences][T + new] */
+  readonly sequences: number[][];
+  /** With `output_scores` and beams: the score of each sequence. */
+  readonly sequences_scores?: number[];
+}
 
 /** Options of stream alone. */
 const STREAM_ONLY = {
@@ -256,9 +261,11 @@ const STREAM_ONLY = {
 };
 
 /** All options of stream. */
-export const STREAM = { ...omit(GENERATE, ["streamer"]), ...STREAM_ONLY };
+export const STREAM = { ...omit(GENERATE, ["streamer", "return_dict_in_generate", "output_scores"]), ...STREAM_ONLY };
 
-export interface StreamOptions extends Omit<GenerateOptions, "streamer">, Options<typeof STREAM_ONLY> {}
+export interface StreamOptions
+  extends Omit<GenerateOptions, "streamer" | keyof typeof RETURNS>,
+    Options<typeof STREAM_ONLY> {}
 
 /** Options of stream with which the steps have text. */
 export type TextStreamOptions = StreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
@@ -271,9 +278,14 @@ export interface Seq2SeqGenerateOptions
     Options<typeof DECODER_INPUTS> {}
 
 /** All options of an encoder-decoder's stream. */
-export const SEQ2SEQ_STREAM = { ...omit(SEQ2SEQ_GENERATE, ["streamer"]), ...STREAM_ONLY };
+export const SEQ2SEQ_STREAM = {
+  ...omit(SEQ2SEQ_GENERATE, ["streamer", "return_dict_in_generate", "output_scores"]),
+  ...STREAM_ONLY,
+};
 
-export interface Seq2SeqStreamOptions extends Omit<Seq2SeqGenerateOptions, "streamer">, Options<typeof STREAM_ONLY> {}
+export interface Seq2SeqStreamOptions
+  extends Omit<Seq2SeqGenerateOptions, "streamer" | keyof typeof RETURNS>,
+    Options<typeof STREAM_ONLY> {}
 
 export type Seq2SeqTextStreamOptions = Seq2SeqStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
 

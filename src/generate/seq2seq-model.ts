@@ -11,12 +11,14 @@ import { logits } from "../nn/decoder.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
+import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import { readFeatures } from "./features.js";
 import { type Batch, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
+  type GenerateOutput,
   SEQ2SEQ_FORWARD,
   SEQ2SEQ_GENERATE,
   SEQ2SEQ_STREAM,
@@ -32,8 +34,9 @@ import {
   type SpeechStreamOptions,
   type SpeechTextStreamOptions,
 } from "./options.js";
+import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
-import { type EncoderInput, encodeBatch, encodedShape, seq2seqSteps } from "./seq2seq.js";
+import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
 
@@ -120,13 +123,35 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
    * the new tokens, [B][T + new]. Rows that end early are filled with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
+  generate(options: Seq2SeqGenerateOptions & { readonly return_dict_in_generate: true }): Promise<GenerateOutput>;
   generate(options: Seq2SeqGenerateOptions): Promise<number[][]>;
   /** The same with the options after the inputs. */
   generate(inputs: Inputs<Seq2SeqGenerateOptions>, options?: After<Seq2SeqGenerateOptions>): Promise<number[][]>;
-  async generate(...given: readonly unknown[]): Promise<number[][]> {
+  async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
     const prepared = this.#prepare("generate", given);
     const known = await this.#withLanguages(prepared);
-    return collect(known.decoder, () => this.#steps(known), known.options.streamer);
+    const output: GenerateOutput =
+      known.config.beams.num_beams > 1
+        ? await this.#search(known)
+        : { sequences: await collect(known.decoder, () => this.#steps(known), known.options.streamer) };
+    return returned(output, known.options);
+  }
+
+  async #search({ encoder, decoder, config: given, cache_dtype, options }: Prepared): Promise<GenerateOutput> {
+    const { config, before, after } = onHost(given, textsOf(encoder));
+    const { beams } = config;
+    const processors = [...before, ...(options.logits_processor ?? []), ...after];
+    const { signal } = options;
+    this.hold();
+    try {
+      using cross = encodeInto(this.device, this.module, encoder, cache_dtype, beams.num_beams);
+      const search = { config, beams, cache_dtype, signal, processors, cross };
+      const found = await beamSearch(this.device, this.module, decoder, search);
+      this.checkUsable();
+      return outputOf(decoder, found, config);
+    } finally {
+      await this.release();
+    }
   }
 
   /**
@@ -189,6 +214,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
     const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
     checkProcessors(options.logits_processor);
+    checkBeams(call, config, options);
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
         details: { option: "prompt_lookup_num_tokens" },
@@ -198,8 +224,13 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const tokens = decoder.steps + config.max_new_tokens;
     this.#checkPositions(tokens, "lower max_new_tokens");
     const bytes =
-      cacheBytes(cacheShape(module, decoder.rows, tokens, cache_dtype)) +
-      cacheBytes({ layers: module.cross_layers, rows: shape.rows, capacity: shape.steps, dtype: cache_dtype });
+      cacheBytes(cacheShape(module, decoder.rows * config.beams.num_beams, tokens, cache_dtype)) +
+      cacheBytes({
+        layers: module.cross_layers,
+        rows: shape.rows * config.beams.num_beams,
+        capacity: shape.steps,
+        dtype: cache_dtype,
+      });
     checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
     if (options.logits_processor?.length) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
@@ -253,8 +284,10 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async *#steps(prepared: Prepared): AsyncGenerator<Step> {
-    const { encoder, decoder, config, cache_dtype, options } = prepared;
-    const { logits_processor: processors, signal, logprobs: scores } = options;
+    const { encoder, decoder, cache_dtype, options } = prepared;
+    const { config, before, after } = onHost(prepared.config, textsOf(encoder));
+    const processors = [...before, ...(options.logits_processor ?? []), ...after];
+    const { signal, logprobs: scores } = options;
     this.hold();
     try {
       const loop = { config, cache_dtype, processors, scores, signal };
@@ -267,6 +300,12 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       await this.release();
     }
   }
+}
+
+/** The texts that an encoder reads; none where it reads sound. */
+function textsOf(encoder: EncoderInput): number[][] {
+  if (!("ids" in encoder)) return [];
+  return promptsOf(encoder).map((ids) => [...ids]);
 }
 
 /** @throws OptionError for a language or task beside a start of the decoder, which names its own */

@@ -57,6 +57,7 @@ function packed(batch: Batch): Batch & { lengths: readonly number[] } {
 
 /**
  * Keys and values of the encoder's output for every row of a batch, without padding. The caller disposes the cache.
+ * @param beams rows of the decoder that read the same text
  * @throws OutOfMemoryError
  */
 export function encodeInto(
@@ -64,19 +65,26 @@ export function encodeInto(
   model: Seq2SeqLM,
   batch: EncoderInput,
   cache_dtype: LoopOptions["cache_dtype"],
+  beams = 1,
 ): CrossCache {
   const text = "ids" in batch ? packed(batch) : undefined;
   const { rows, steps } = text ?? encodedShape(model, batch);
   const lengths = text?.lengths ?? new Array<number>(rows).fill(steps);
-  const cross = new CrossCache(device, { layers: model.cross_layers, rows, capacity: steps, dtype: cache_dtype });
+  const shape = { rows: rows * beams, capacity: steps };
+  const cross = new CrossCache(device, { layers: model.cross_layers, ...shape, dtype: cache_dtype });
   try {
-    cross.begin([...lengths.keys()], lengths, steps);
+    cross.begin(
+      lengths.map((_, item) => item * beams),
+      lengths,
+      steps,
+    );
     scope(() => {
       const { pass, hidden } = encodeBatch(device, model, text ?? batch);
       using _ = pass;
       model.writeCross(hidden, cross);
       return undefined;
     });
+    if (beams > 1) cross.reorder(Array.from({ length: shape.rows }, (_, row) => row - (row % beams)));
     return cross;
   } catch (error) {
     cross.dispose();

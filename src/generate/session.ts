@@ -154,10 +154,10 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * Each row r continues the text of row `parents[r]` (beams).
+   * Each row r continues the text of row `parents[r]` (beams), with `tokens[r]` in place of that one's last token.
    * @throws OptionError unless all rows have taken a step, and all steps were read
    */
-  reorder(parents: readonly number[]): void {
+  reorder(parents: readonly number[], tokens?: readonly number[]): void {
     const before = parents.map((parent) => this.#sequences[parent]);
     if (before.length !== this.rows || !before.every((own) => own?.ready && !own.logits && !own.unread)) {
       throw new OptionError("rows can be reordered only after all have taken a step and all tokens were read");
@@ -168,6 +168,9 @@ export class DecodeSession implements Disposable {
     before.forEach((own, row) => {
       this.#sequences[row] = own!.row === row ? own : own!.fork(row, own!.config, own!.sequence);
     });
+    if (!tokens) return;
+    this.tokens.write(Int32Array.from(tokens));
+    for (const [row, sequence] of this.#sequences.entries()) sequence!.ids[sequence!.ids.length - 1] = tokens[row]!;
   }
 
   /**

@@ -9,27 +9,12 @@ export type Neutral = number | boolean | null;
 
 /** Fields that would change the text, with their neutral value (beside null) and the feature they enable. */
 export const UNSUPPORTED = {
-  num_beams: [1, "beam search"],
   num_beam_groups: [1, "beam search"],
   diversity_penalty: [0, "beam search"],
   constraints: [null, "constrained search"],
   force_words_ids: [null, "constrained search"],
-  num_return_sequences: [1, "sampling of several texts for one prompt"],
   penalty_alpha: [0, "contrastive search"],
   dola_layers: [null, "decoding by contrasting layers"],
-  min_length: [0, "a least length"],
-  min_new_tokens: [0, "a least length"],
-  typical_p: [1, "typical sampling"],
-  epsilon_cutoff: [0, "epsilon sampling"],
-  eta_cutoff: [0, "eta sampling"],
-  encoder_repetition_penalty: [1, "a penalty on the prompt"],
-  encoder_no_repeat_ngram_size: [0, "n-grams that do not repeat"],
-  no_repeat_ngram_size: [0, "n-grams that do not repeat"],
-  bad_words_ids: [null, "forbidden words"],
-  sequence_bias: [null, "biased sequences"],
-  forced_bos_token_id: [null, "a forced first token"],
-  forced_eos_token_id: [null, "a forced last token"],
-  exponential_decay_length_penalty: [null, "a penalty on length"],
   token_healing: [false, "token healing"],
   guidance_scale: [1, "classifier-free guidance"],
   watermarking_config: [null, "a watermark"],
@@ -47,9 +32,6 @@ export const UNSUPPORTED_OPTIONS = Object.fromEntries(
   UNSUPPORTED_FIELDS.map((field) => [field, checkedLater<Neutral>()]),
 ) as Readonly<Record<UnsupportedField, Entry<Neutral>>>;
 
-/** Those that only matter when tokens are sampled. */
-export const OF_SAMPLING: ReadonlySet<UnsupportedField> = new Set(["typical_p", "epsilon_cutoff", "eta_cutoff"]);
-
 /** True if a value is neutral. */
 export function isNeutral(field: UnsupportedField, value: unknown): boolean {
   return value === null || value === UNSUPPORTED[field][0] || listOf(value, (_): _ is never => false) !== undefined;
@@ -66,13 +48,7 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "continuous_batching_config",
   "output_attentions",
   "output_hidden_states",
-  "output_scores",
   "output_logits",
-  "return_dict_in_generate",
-  "early_stopping",
-  "length_penalty",
-  "renormalize_logits",
-  "remove_invalid_values",
   "num_assistant_tokens_schedule",
   "assistant_confidence_threshold",
   "assistant_early_exit",

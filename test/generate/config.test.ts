@@ -215,15 +215,15 @@ describe("models", () => {
   const inputs = { input_ids: [1, 5, 9], max_new_tokens: 2 };
 
   test("a bad file is a warning when it loads, and an error of the file when it is used", async () => {
-    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ num_beams: 4, weird: 1 }), { device });
+    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ penalty_alpha: 0.6, weird: 1 }), { device });
     expect(model.warnings).toEqual([
-      "generation_config.json: num_beams is 4, but Octavo has no beam search",
+      "generation_config.json: penalty_alpha is 0.6, but Octavo has no contrastive search",
       "generation_config.json: unknown fields, ignored: weird",
     ]);
     await expect(model.generate(inputs)).rejects.toThrow(ConfigError);
     expect(() => model.stream(inputs)).toThrow(ConfigError);
-    expect(await model.generate({ ...inputs, num_beams: 1 })).toHaveLength(1);
-    await expect(model.generate({ ...inputs, num_beams: 2 })).rejects.toThrow(OptionError);
+    expect(await model.generate({ ...inputs, penalty_alpha: 0 })).toHaveLength(1);
+    await expect(model.generate({ ...inputs, penalty_alpha: 0.5 })).rejects.toThrow(OptionError);
     model.dispose();
   });
 

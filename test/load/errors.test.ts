@@ -201,9 +201,9 @@ const REFUSALS: readonly Refusal[] = [
   },
   {
     name: "a checkpoint that is quantized by a method that is not read",
-    spoil: (f) => editJson(config(f), { quantization_config: { quant_method: "awq", bits: 4 } }),
+    spoil: (f) => editJson(config(f), { quantization_config: { quant_method: "hqq", bits: 4 } }),
     code: "ERR_UNSUPPORTED_MODEL",
-    message: /quantized with "awq"/,
+    message: /quantized with "hqq"/,
     hint: /load_in_8bit/,
   },
   {

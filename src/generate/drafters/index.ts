@@ -2,6 +2,7 @@
 
 import type { Device } from "../../core/device.js";
 import { OptionError } from "../../core/errors.js";
+import { listed } from "../../core/show.js";
 import { cacheDType } from "../../nn/cache.js";
 import type { CausalLM } from "../../nn/decoder.js";
 import type { FloatDType } from "../../nn/weight.js";
@@ -49,7 +50,9 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
             ? "suppress_tokens"
             : logits_processor?.length
               ? "logits_processor"
-              : undefined;
+              : config.host
+                ? listed(Object.keys(config.host))
+                : undefined;
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

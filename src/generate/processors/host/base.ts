@@ -44,7 +44,7 @@ function readRows(input_ids: unknown): readonly (readonly number[])[] {
 
 /** @throws OptionError, ShapeError */
 export async function readScores(scores: unknown): Promise<{ values: Float32Array; vocab: number }> {
-  if (!(scores instanceof Tensor)) throw new OptionError(`scores must be a tensor f32[B,V], got ${show(scores)}`);
+  if (!Tensor.is(scores)) throw new OptionError(`scores must be a tensor f32[B,V], got ${show(scores)}`);
   if (scores.shape.length !== 2 || scores.dtype !== "f32") {
     throw new ShapeError(`scores must be f32[B,V], got ${scores.dtype} [${scores.shape.join(", ")}]`);
   }

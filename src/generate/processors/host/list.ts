@@ -1,8 +1,9 @@
 // The processors that a generation config asks for, in the order of transformers' generate().
 
-import { OptionError } from "../../../core/errors.js";
+import { isOf, listOf } from "../../../core/checks.js";
+import { entriesOf, OptionError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
-import { idsOf, RowProcessor } from "./base.js";
+import { idsOf, RowProcessor, wholeOf } from "./base.js";
 import {
   EncoderNoRepeatNGramLogitsProcessor,
   EncoderRepetitionPenaltyLogitsProcessor,
@@ -36,10 +37,11 @@ export class LogitsProcessorList extends RowProcessor {
 
   constructor(processors: readonly RowProcessor[] = []) {
     super();
-    if (!Array.isArray(processors) || !processors.every((one) => one instanceof RowProcessor)) {
+    const list = listOf(processors, (one): one is RowProcessor => isOf(one, RowProcessor));
+    if (!list) {
       throw new OptionError(`LogitsProcessorList takes a list of logits processors, got ${show(processors)}`);
     }
-    this.processors = [...(processors as readonly RowProcessor[])];
+    this.processors = list;
   }
 
   change(scores: Float32Array, ids: readonly number[], row: number): void {
@@ -94,10 +96,49 @@ export interface LogitsInputs {
  * @throws OptionError for values that a processor refuses
  */
 export function getLogitsProcessor(config: ProcessorConfig, inputs: LogitsInputs): LogitsProcessorList {
-  const { input_ids_seq_length: prompt, encoder_input_ids: encoder = [] } = inputs;
+  const read = <T extends object>(what: string, given: T, keys: readonly string[]): T =>
+    Object.fromEntries(entriesOf(what, given, keys)) as T;
+  return processorsOf(
+    read("getLogitsProcessor", config, FIELDS),
+    read("getLogitsProcessor: inputs", inputs, ["input_ids_seq_length", "encoder_input_ids"]),
+  );
+}
+
+const FIELDS: readonly (keyof ProcessorConfig)[] = [
+  "sequence_bias",
+  "encoder_repetition_penalty",
+  "repetition_penalty",
+  "no_repeat_ngram_size",
+  "encoder_no_repeat_ngram_size",
+  "bad_words_ids",
+  "min_length",
+  "min_new_tokens",
+  "forced_bos_token_id",
+  "forced_eos_token_id",
+  "remove_invalid_values",
+  "exponential_decay_length_penalty",
+  "suppress_tokens",
+  "begin_suppress_tokens",
+  "do_sample",
+  "temperature",
+  "top_k",
+  "top_p",
+  "min_p",
+  "typical_p",
+  "epsilon_cutoff",
+  "eta_cutoff",
+  "renormalize_logits",
+  "eos_token_id",
+  "max_length",
+  "num_beams",
+];
+
+function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProcessorList {
+  const { encoder_input_ids: encoder = [] } = inputs;
+  const prompt = wholeOf("input_ids_seq_length", inputs.input_ids_seq_length, 0);
   const eos = config.eos_token_id ?? undefined;
   const ends = eos === undefined ? [] : idsOf("eos_token_id", eos);
-  const beams = config.num_beams ?? 1;
+  const beams = wholeOf("num_beams", config.num_beams ?? 1, 1);
   const made: RowProcessor[] = [];
   /** Makes a processor if a field has a value that is not neutral. */
   const add = <T>(value: T | null | undefined, neutral: T | undefined, make: (value: T) => RowProcessor): void => {

@@ -1,0 +1,251 @@
+// Beam search as transformers 5 has it (generation/utils.py, _beam_search): the likeliest continuations of each text are kept and
+// continued together. One decode session has a row for each beam; the choice is made on the host, from the logits of all rows, and
+// rows then continue the texts of their parents.
+
+import type { Device } from "../core/device.js";
+import { OptionError, throwIfAborted } from "../core/errors.js";
+import type { CacheDType, CrossCache } from "../nn/cache.js";
+import type { Decoder } from "../nn/decoder.js";
+import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
+import { type Batch, promptsOf } from "./inputs.js";
+import type { GenerateOutput } from "./options.js";
+import { logSoftmax } from "./processors/host/base.js";
+import type { HostProcessor } from "./processors/processor.js";
+import { DecodeSession } from "./session.js";
+
+export interface BeamOptions {
+  readonly config: GenerationConfig;
+  readonly beams: BeamConfig;
+  readonly cache_dtype: CacheDType;
+  readonly signal?: AbortSignal;
+  /** Called for the log-probabilities of each beam, in this order. */
+  readonly processors: readonly HostProcessor[];
+  /** Encoder-decoders: the encoder's output for each beam. */
+  readonly cross?: CrossCache;
+}
+
+export interface BeamResult {
+  /** New tokens of each returned text: `num_return_sequences` per prompt, the best first. */
+  readonly texts: readonly (readonly number[])[];
+  /** The sum of their log-probabilities, divided by length ** length_penalty. */
+  readonly scores: readonly number[];
+}
+
+/** Less than any score: what transformers adds to candidates that do not count. */
+const OUT = -1e9;
+
+interface Beam {
+  /** f32 sum of log-probabilities. */
+  readonly score: number;
+  /** New tokens. */
+  readonly ids: readonly number[];
+}
+
+interface Slot extends Beam {
+  readonly finished: boolean;
+}
+
+/** The beams of one prompt. */
+interface Item {
+  running: Beam[];
+  slots: Slot[];
+  /** False once no running beam can become better than the finished ones; it stays so. */
+  open: boolean;
+}
+
+/** A continuation: token `id` after beam `from`. */
+interface Candidate {
+  readonly from: number;
+  readonly id: number;
+  readonly score: number;
+}
+
+/** Keeps the logits of all rows of a step, which are the same array until the next one. */
+class Tap implements HostProcessor {
+  readonly rows = new Map<number, Float32Array>();
+
+  process(logits: Float32Array, { row }: { readonly row: number }): void {
+    this.rows.set(row, logits.slice());
+  }
+}
+
+/**
+ * Searches until nothing better can come, or texts have `max_new_tokens`.
+ * @throws AbortError, KernelError, OutOfMemoryError; what a processor throws
+ */
+export async function beamSearch(
+  device: Device,
+  model: Decoder,
+  batch: Batch,
+  options: BeamOptions,
+): Promise<BeamResult> {
+  const { config, beams, signal, cache_dtype, cross } = options;
+  const { num_beams } = beams;
+  throwIfAborted(signal, "generation");
+  const prompts = promptsOf(batch);
+  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
+  const tap = new Tap();
+  const shape = { rows: batch.rows * num_beams, capacity: longest + config.max_new_tokens };
+  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross });
+  // The session never ends a row: tokens are this search's, not its own.
+  const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
+  await session.add(
+    prompts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
+    { signal },
+  );
+  for (let row = 0; row < shape.rows; row++) {
+    if (row % num_beams > 0) session.fork(row - (row % num_beams), row, request, row);
+  }
+  const items: Item[] = prompts.map(() => ({
+    running: Array.from({ length: num_beams }, (_, n) => ({ score: n === 0 ? 0 : OUT, ids: [] })),
+    slots: Array.from({ length: num_beams }, () => ({ score: OUT, ids: [], finished: false })),
+    open: true,
+  }));
+  for (let length = 1; ; length++) {
+    await session.step();
+    throwIfAborted(signal, "generation");
+    const parents: number[] = [];
+    const tokens: number[] = [];
+    let ended = true;
+    for (const [n, item] of items.entries()) {
+      const candidates = await continuations(item, n, prompts[n]!, tap, options);
+      const full = length >= config.max_new_tokens;
+      const hits = candidates.map(({ id }) => full || config.eos_token_ids.includes(id));
+      ended &&= hits.every(Boolean);
+      finish(item, candidates, hits, length, beams);
+      const next = proceed(item, candidates, hits, num_beams);
+      for (const { from, id } of next) {
+        parents.push(n * num_beams + from);
+        tokens.push(id);
+      }
+      item.open &&= canImprove(item, length, config.max_new_tokens, beams);
+    }
+    const full = beams.early_stopping === true && items.every(({ slots }) => slots.every(({ finished }) => finished));
+    if (ended || full || !items.some(({ open }) => open)) break;
+    session.reorder(parents, tokens);
+  }
+  const best = items.flatMap(({ slots }) => slots.slice(0, beams.num_return_sequences));
+  return { texts: best.map(({ ids }) => ids), scores: best.map(({ score }) => score) };
+}
+
+/** The best continuations of an item's beams, the best first: enough for `num_beams` that do not end. */
+async function continuations(
+  { running }: Item,
+  item: number,
+  prompt: readonly number[] | Int32Array,
+  tap: Tap,
+  { config, processors }: BeamOptions,
+): Promise<Candidate[]> {
+  const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
+  const best: Candidate[] = [];
+  for (const [from, beam] of running.entries()) {
+    const row = item * running.length + from;
+    const scores = tap.rows.get(row)!;
+    logSoftmax(scores);
+    const ids = [...prompt, ...beam.ids];
+    const at = { row, ids, prompt: prompt.length, step: beam.ids.length };
+    for (const processor of processors) await processor.process(scores, at);
+    for (let id = 0; id < scores.length; id++) {
+      const score = Math.fround(scores[id]! + beam.score);
+      if (best.length === count && !(score > best.at(-1)!.score)) continue;
+      let place = best.length;
+      while (place > 0 && score > best[place - 1]!.score) place--;
+      best.splice(place, 0, { from, id, score });
+      if (best.length > count) best.pop();
+    }
+  }
+  return best;
+}
+
+/** Puts continuations that end into the slots: only those among the first `num_beams` count. */
+function finish(
+  item: Item,
+  candidates: readonly Candidate[],
+  hits: readonly boolean[],
+  length: number,
+  beams: BeamConfig,
+) {
+  const { num_beams, length_penalty, early_stopping } = beams;
+  const full = early_stopping === true && item.slots.every(({ finished }) => finished);
+  const added = candidates.map(({ from, id, score }, n): Slot => {
+    const finished = n < num_beams && hits[n]!;
+    const normed = Math.fround(score / length ** length_penalty);
+    const counts = finished && !full && item.open;
+    return { score: counts ? normed : normed + OUT, ids: [...item.running[from]!.ids, id], finished };
+  });
+  // Stable: of equal scores the earlier one stays.
+  item.slots = [...item.slots, ...added].sort((a, b) => b.score - a.score).slice(0, num_beams);
+}
+
+/** The beams that run on: the best that do not end. */
+function proceed(
+  item: Item,
+  candidates: readonly Candidate[],
+  hits: readonly boolean[],
+  num_beams: number,
+): Candidate[] {
+  const order = candidates.map((candidate, n) => ({ candidate, key: candidate.score + (hits[n] ? OUT : 0) }));
+  const next = order.sort((a, b) => b.key - a.key).slice(0, num_beams);
+  item.running = next.map(({ candidate: { from, id }, key }) => ({
+    score: Math.fround(key),
+    ids: [...item.running[from]!.ids, id],
+  }));
+  return next.map(({ candidate }) => candidate);
+}
+
+/** True if the best running beam may become better than the worst finished one. */
+function canImprove({ running, slots }: Item, length: number, most: number, beams: BeamConfig): boolean {
+  const { early_stopping, length_penalty } = beams;
+  const reach = early_stopping === "never" && length_penalty > 0 ? most : length;
+  const best = running[0]!.score / reach ** length_penalty;
+  const worst = slots.reduce((least, { score }) => Math.min(least, score), Number.POSITIVE_INFINITY);
+  return slots.some(({ finished }) => best > (finished ? worst : OUT));
+}
+
+/** The result of `generate`: prompts, each for every text that is returned, with the new tokens, filled with the padding id. */
+export function outputOf(batch: Batch, { texts, scores }: BeamResult, config: GenerationConfig): GenerateOutput {
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
+  const { num_return_sequences } = config.beams;
+  const sequences = texts.map((ids, n) => {
+    const item = Math.floor(n / num_return_sequences);
+    const prompt = batch.ids.subarray(item * batch.steps, (item + 1) * batch.steps);
+    return [...prompt, ...ids, ...new Array<number>(longest - ids.length).fill(config.pad_token_id)];
+  });
+  return { sequences, sequences_scores: [...scores] };
+}
+
+/** @throws OptionError for options that beams do not go with */
+export function checkBeams(
+  call: string,
+  { beams }: GenerationConfig,
+  options: { readonly streamer?: unknown; readonly output_scores?: boolean | undefined } & Readonly<
+    Record<string, unknown>
+  >,
+): void {
+  const refuse = (option: string, message: string, hint?: string): never => {
+    throw new OptionError(message, { details: { option }, hint });
+  };
+  if (beams.num_beams === 1) {
+    if (!options.output_scores) return;
+    refuse(
+      "output_scores",
+      "output_scores is for beams",
+      "stream({ logprobs: true }) gives the log-probabilities of tokens",
+    );
+  }
+  if (call === "stream")
+    refuse("num_beams", "beams are known only at their end, so they cannot be streamed", "use generate()");
+  for (const option of ["streamer", "assistant_model", "logprobs"]) {
+    if (options[option]) refuse(option, `${option} cannot be used with beams`);
+  }
+  if (options.prompt_lookup_num_tokens) refuse("prompt_lookup_num_tokens", "beams take no guesses");
+}
+
+/** What `generate` gives: the sequences alone, or all that was asked for. */
+export function returned(
+  { sequences, sequences_scores }: GenerateOutput,
+  options: { readonly return_dict_in_generate?: boolean | undefined; readonly output_scores?: boolean | undefined },
+): number[][] | GenerateOutput {
+  if (!options.return_dict_in_generate) return sequences;
+  return { sequences, ...(options.output_scores && sequences_scores ? { sequences_scores } : {}) };
+}

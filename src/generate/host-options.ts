@@ -1,0 +1,95 @@
+// Options of generate() whose processors run on the host, and those of beams: names, checks and neutral values are transformers'.
+
+import * as z from "zod";
+import { listOf } from "../core/checks.js";
+import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
+
+const isIds = (value: unknown): value is readonly number[] =>
+  (listOf(value, (id): id is number => Number.isSafeInteger(id) && (id as number) >= 0)?.length ?? 0) > 0;
+const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
+
+/** Processors of the host. */
+const PROCESSORS = {
+  /** Least tokens of a text, its prompt included. */
+  min_length: whole(0),
+  /** Least tokens that are generated. */
+  min_new_tokens: whole(0),
+  /** Keep tokens whose surprise is near to the mean, up to this probability; 1 for all. */
+  typical_p: number((n) => n > 0 && n <= 1, "above 0 and at most 1"),
+  /** Drop tokens below this probability; 0 for none. */
+  epsilon_cutoff: number((n) => n >= 0 && n < 1, "at least 0 and below 1"),
+  /** The same, lower where the distribution is flat. */
+  eta_cutoff: number((n) => n >= 0 && n < 1, "at least 0 and below 1"),
+  /** Above 1 favours tokens of the prompt, or of the encoder's text. */
+  encoder_repetition_penalty: number((n) => n > 0 && Number.isFinite(n), "a number above 0"),
+  /** So many tokens in a row do not occur twice; 0 for no limit. */
+  no_repeat_ngram_size: whole(0),
+  /** So many tokens in a row of the prompt, or of the encoder's text, are not generated; 0 for no limit. */
+  encoder_no_repeat_ngram_size: whole(0),
+  /** Token ids of words that are never generated. */
+  bad_words_ids: such<readonly (readonly number[])[] | null>(
+    orNone((value) => listOf(value, isIds) !== undefined),
+    "a list of lists of token ids",
+  ),
+  /** Pairs of token ids and a number that is added to the logit of the last one where the others precede it. */
+  sequence_bias: checkedLater<readonly (readonly [readonly number[], number])[] | null>(),
+  /** The first token after a prompt of one token. */
+  forced_bos_token_id: such<number | null>(
+    orNone((value) => isIds([value])),
+    "a token id",
+  ),
+  /** The last token of a text that gets as long as it may: an id, or several. */
+  forced_eos_token_id: such<number | readonly number[] | null>(
+    orNone((value) => isIds(value) || isIds([value])),
+    "a token id, or a list of them",
+  ),
+  /** [start, factor]: the end gets likelier by the factor with each token after the start. */
+  exponential_decay_length_penalty: such<readonly [number, number] | null>(
+    orNone((value) => listOf(value, (n): n is number => typeof n === "number")?.length === 2),
+    "a pair of numbers",
+  ),
+  /** NaN becomes 0 and infinities the largest numbers. */
+  remove_invalid_values: flag(),
+  /** Scores are log-probabilities again after all processors. */
+  renormalize_logits: flag(),
+};
+
+/** Beams. */
+const BEAMS = {
+  /** Texts that are continued together; the one that is likeliest in all is taken. 1: no beam search. */
+  num_beams: whole(1),
+  /** A text's score is divided by its length to this power: above 0 favours long texts. */
+  length_penalty: number((n) => Number.isFinite(n), "a number"),
+  /** true: stop when there are `num_beams` finished texts; false: when a better one is unlikely; "never": when there is none. */
+  early_stopping: option<boolean | "never">(z.union([z.boolean(), z.literal("never")]), 'true, false or "never"'),
+  /** Texts that are returned for each prompt. */
+  num_return_sequences: whole(1),
+};
+
+export const HOST = { ...PROCESSORS, ...BEAMS };
+
+/** What generate() returns. */
+export const RETURNS = {
+  /** An object with `sequences`, and `sequences_scores` of beams, instead of the sequences alone. */
+  return_dict_in_generate: flag(),
+  /** With return_dict_in_generate: the scores of beams. */
+  output_scores: flag(),
+};
+
+export type HostField = keyof typeof PROCESSORS;
+export const HOST_FIELDS = Object.keys(PROCESSORS) as readonly HostField[];
+/** Those that matter only where tokens are drawn. */
+export const HOST_SAMPLING: ReadonlySet<HostField> = new Set(["typical_p", "epsilon_cutoff", "eta_cutoff"]);
+/** Values that ask for nothing, beside null. */
+export const HOST_NEUTRAL: Readonly<Partial<Record<HostField, unknown>>> = {
+  min_length: 0,
+  min_new_tokens: 0,
+  typical_p: 1,
+  epsilon_cutoff: 0,
+  eta_cutoff: 0,
+  encoder_repetition_penalty: 1,
+  no_repeat_ngram_size: 0,
+  encoder_no_repeat_ngram_size: 0,
+  remove_invalid_values: false,
+  renormalize_logits: false,
+};

@@ -1,0 +1,63 @@
+// The host processors of a call: what its options ask for, as processors of a decode session.
+
+import type { GenerationConfig } from "../../config.js";
+import type { HostProcessor } from "../processor.js";
+import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
+
+/** A call's options with the part that the host does taken out, and that part. */
+export interface HostPart {
+  /** For the device. */
+  readonly config: GenerationConfig;
+  /** Before the caller's processors, and after them. */
+  readonly before: readonly HostProcessor[];
+  readonly after: readonly HostProcessor[];
+}
+
+/**
+ * Divides the options of a call between device and host. If the host does anything, it does the penalties as well, because they
+ * precede most of it.
+ * @param encoder the texts of an encoder; by default the prompts
+ */
+export function onHost(config: GenerationConfig, encoder?: readonly (readonly number[])[]): HostPart {
+  const { host, beams, do_sample, max_new_tokens } = config;
+  if (host === undefined) return { config, before: [], after: [] };
+  const some = (ids: readonly number[]): readonly number[] | null => (ids.length > 0 ? ids : null);
+  const { typical_p, epsilon_cutoff, eta_cutoff, renormalize_logits, ...rest } = host;
+  const text: ProcessorConfig = {
+    ...rest,
+    repetition_penalty: config.repetition_penalty,
+    suppress_tokens: some(config.suppress_tokens),
+    begin_suppress_tokens: some(config.begin_suppress_tokens),
+    eos_token_id: some(config.eos_token_ids),
+  };
+  const warps = do_sample && [typical_p, epsilon_cutoff, eta_cutoff].some((value) => value !== undefined);
+  const { temperature, top_k, top_p, min_p } = config;
+  const warpers: ProcessorConfig = warps
+    ? { do_sample, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, renormalize_logits }
+    : { renormalize_logits };
+  const at = (own: ProcessorConfig): HostProcessor => {
+    const lists = new Map<number, LogitsProcessorList>();
+    return {
+      process(logits, { row, ids, prompt }) {
+        let list = lists.get(row);
+        if (!list) {
+          const item = Math.floor(row / beams.num_beams);
+          const texts = encoder ? encoder.slice(item, item + 1) : [ids.slice(0, prompt)];
+          const inputs = { input_ids_seq_length: prompt, encoder_input_ids: texts };
+          list = getLogitsProcessor({ ...own, max_length: prompt + max_new_tokens }, inputs);
+          lists.set(row, list);
+        }
+        list.change(logits, ids, 0);
+      },
+    };
+  };
+  const device: GenerationConfig = {
+    ...config,
+    repetition_penalty: 1,
+    suppress_tokens: [],
+    begin_suppress_tokens: [],
+    ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
+  };
+  const last = warps || renormalize_logits ? [at(warpers)] : [];
+  return { config: device, before: [at(text)], after: last };
+}

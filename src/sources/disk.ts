@@ -61,6 +61,14 @@ export class Disk implements Source {
     }
   }
 
+  async list(folder: string): Promise<readonly string[]> {
+    try {
+      return (await readdir(this.path(folder))).sort();
+    } catch {
+      return [];
+    }
+  }
+
   /**
    * Those of `names` that are not there. Links are followed wherever they lead: whoever keeps the folder made them. Names that
    * come from a file are checked as text before (`badShardName`).

@@ -46,6 +46,8 @@ export interface Source {
    * find out when they open one.
    */
   absent?(names: readonly string[]): Promise<string[]>;
+  /** Names of files in a folder below this one, none if it is not there. Only a source that lists its files has it. */
+  list?(folder: string): Promise<readonly string[]>;
   /**
    * Says that these files will be read whole: a source that keeps copies brings them all now, and others need not know.
    * @throws what `open` throws

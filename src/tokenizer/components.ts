@@ -107,7 +107,7 @@ const COMPONENTS: Readonly<Record<string, Readonly<Record<string, Fields>>>> = {
     NFD: {},
     NFKC: {},
     NFKD: {},
-    Precompiled: { precompiled_charsmap: blob },
+    Precompiled: { precompiled_charsmap: needed(blob) },
     Prepend: { prepend: text },
     Replace: replace,
     Sequence: { normalizers: list },
@@ -147,6 +147,11 @@ const COMPONENTS: Readonly<Record<string, Readonly<Record<string, Fields>>>> = {
     WordPiece: { prefix: text, cleanup: flag },
   },
 };
+/** Components that conversions make of older files, and that no tokenizer.json has. */
+const OURS: typeof COMPONENTS = {
+  normalizer: { Uppercase: {} },
+  decoder: { Frames: { pad_token: text, word_delimiter_token: text, content: text, lowercase: flag } },
+};
 /** The key under which a Sequence of each section lists its parts. */
 const CHILDREN: Readonly<Record<string, string>> = {
   normalizer: "normalizers",
@@ -160,12 +165,19 @@ export type Components = readonly JsonObject[];
 
 /**
  * Checks one section of a tokenizer.json and gives its components in order; null if the file has none.
+ * @param converted whether a conversion made it
  * @throws FormatError for an unknown component, a value of the wrong kind, and what is nested too deeply or too long
  */
-export function checkComponents(file: string, section: string, value: Json | undefined): Components | null {
+export function checkComponents(
+  file: string,
+  section: string,
+  value: Json | undefined,
+  converted = false,
+): Components | null {
   if (value === undefined || value === null) return null;
   const found: JsonObject[] = [];
-  collect(file, section, section, value, 0, found);
+  const known = converted ? { ...COMPONENTS[section], ...OURS[section] } : COMPONENTS[section]!;
+  collect(file, section, known, section, value, 0, found);
   return found;
 }
 
@@ -188,6 +200,7 @@ function checkFields(file: string, key: string, value: JsonObject, fields: Field
 function collect(
   file: string,
   section: string,
+  known: Readonly<Record<string, Fields>>,
   key: string,
   value: Json | undefined,
   depth: number,
@@ -195,7 +208,6 @@ function collect(
 ): void {
   if (!isObject(value)) fail(file, key, `expected an object, got ${kind(value)}`);
   if (depth > MAX_LEVELS) fail(file, key, `nested too deeply: at most ${MAX_LEVELS} levels are read`);
-  const known = COMPONENTS[section]!;
   const { type } = value;
   if (typeof type !== "string" || !Object.hasOwn(known, type)) {
     fail(file, key, `type ${show(type)} is not supported`, `known: ${Object.keys(known).join(", ")}`);
@@ -209,6 +221,6 @@ function collect(
   const name = CHILDREN[section]!;
   const parts = value[name];
   (Array.isArray(parts) ? parts : []).forEach((part, i) => {
-    collect(file, section, `${key}.${name}[${i}]`, part, depth + 1, found);
+    collect(file, section, known, `${key}.${name}[${i}]`, part, depth + 1, found);
   });
 }

@@ -148,6 +148,25 @@ function ctc(config: JsonObject): Step {
   };
 }
 
+/** Text of a CTC model's every frame: repetitions are one token, and what the model says between tokens is left out. */
+function frames(config: JsonObject): Step {
+  let last: string | undefined;
+  let text = "";
+  return {
+    push: (tokens) => {
+      for (const token of tokens) {
+        if (token === last) continue;
+        last = token;
+        if (token !== config.pad_token) text += token === config.word_delimiter_token ? String(config.content) : token;
+      }
+    },
+    end: (out) => {
+      const whole = trimmed(text, true, true);
+      out.push(config.lowercase === true ? whole.toLowerCase() : whole);
+    },
+  };
+}
+
 /** Removes up to `start` and `stop` times `content` from the two ends of a token. */
 function strip(config: JsonObject): (token: string) => string {
   const content = String(config.content ?? " ");
@@ -237,6 +256,8 @@ function stepOf({ config, run }: Part): Step {
       return byteLevel();
     case "CTC":
       return ctc(config);
+    case "Frames":
+      return frames(config);
     case "Metaspace":
       return metaspace(config, false);
     case "Replace":

@@ -43,10 +43,10 @@ export function kind(value: unknown): string {
 }
 
 /**
- * Reads a text file that must be strict UTF-8 and no larger than 256 MB.
- * @throws FormatError when it is larger, not UTF-8, or another kind of file (a git-lfs pointer, an HTML page)
+ * Reads a file of at most 256 MB.
+ * @throws FormatError when it is larger, or another kind of file (a git-lfs pointer, an HTML page)
  */
-export async function readText(source: Source, file: string): Promise<string> {
+export async function readBytes(source: Source, file: string): Promise<Uint8Array> {
   const bytes = await withFile(source, file, "tokenizer file", async (opened) => {
     const { size } = opened;
     if (size > MAX_TOKENIZER_BYTES) {
@@ -63,6 +63,15 @@ export async function readText(source: Source, file: string): Promise<string> {
       hint: foreign.hint,
     });
   }
+  return bytes;
+}
+
+/**
+ * Reads a text file that must be strict UTF-8 and no larger than 256 MB.
+ * @throws FormatError when it is larger, not UTF-8, or another kind of file (a git-lfs pointer, an HTML page)
+ */
+export async function readText(source: Source, file: string): Promise<string> {
+  const bytes = await readBytes(source, file);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {

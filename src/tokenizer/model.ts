@@ -25,13 +25,13 @@ export interface Model {
 }
 
 /** Longest token of models that try every length, in UTF-16 units. Published ones stay under 100. */
-const LONGEST = 512;
+export const LONGEST_TOKEN = 512;
 
 /** @throws FormatError for the first token that is longer than 512 units */
 export function checkLengths(file: string, tokens: Iterable<string>): void {
   for (const token of tokens) {
-    if (token.length > LONGEST) {
-      fail(file, "model.vocab", `${show(token)} has ${token.length} characters, at most ${LONGEST} are taken`);
+    if (token.length > LONGEST_TOKEN) {
+      fail(file, "model.vocab", `${show(token)} has ${token.length} characters, at most ${LONGEST_TOKEN} are taken`);
     }
   }
 }

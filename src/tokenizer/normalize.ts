@@ -1,5 +1,6 @@
 // Normalizers: text before it is cut into pieces, as in Python's `tokenizers`. None may make a text many times longer.
 
+import { Charsmap } from "./charsmap.js";
 import type { Components } from "./components.js";
 import { fail, isObject, type JsonObject } from "./json-file.js";
 import { bounded, patternOf } from "./pattern.js";
@@ -31,18 +32,6 @@ function bert(config: JsonObject): Step {
   };
 }
 
-/** Control characters that SentencePiece keeps, or makes spaces of. */
-const KEPT_CONTROLS = /[\0\t\n\f\r\u0080-\u008E\u0090-\u009E]/;
-
-/** SentencePiece's own rules come as a compiled table, of which this is the usual one: NFKC and white space. */
-function precompiled(text: string): string {
-  const spaced = text
-    .replace(/\p{Cc}/gu, (control) => (KEPT_CONTROLS.test(control) ? control : ""))
-    .replace(/[\t\n\f\r\u00A0\u1680\u2000-\u200F\u2028\u2029\u202F\u205F\u2581\u3000\uFEFF\uFFFD]/g, " ");
-  const parts = spaced.split("\uFF5E"); // stays as it is
-  return parts.map((part) => part.normalize("NFKC")).join("\uFF5E");
-}
-
 function step(file: string, key: string, config: JsonObject): Step {
   switch (config.type) {
     case "BertNormalizer":
@@ -56,8 +45,12 @@ function step(file: string, key: string, config: JsonObject): Step {
       const form = config.type;
       return (text) => text.normalize(form);
     }
-    case "Precompiled":
-      return precompiled;
+    case "Uppercase":
+      return (text) => text.toUpperCase();
+    case "Precompiled": {
+      const rules = new Charsmap(file, String(config.precompiled_charsmap));
+      return (text, most) => rules.apply(text, most);
+    }
     case "Prepend": {
       const prepend = String(config.prepend ?? "");
       return (text) => (text === "" ? "" : prepend + text);

@@ -192,12 +192,13 @@ function checkAdded(file: string, value: Json | undefined): AddedToken[] {
 
 /**
  * Checks the content of a tokenizer.json.
+ * @param converted whether it was made of older files
  * @throws FormatError naming the file and the key that is missing, malformed or not supported.
  */
-export function checkTokenizerJson(value: unknown, file: string): TokenizerJson {
+export function checkTokenizerJson(value: unknown, file: string, converted = false): TokenizerJson {
   if (!isObject(value))
     throw new FormatError(`${file}: expected a JSON object, got ${kind(value)}`, { details: { file } });
-  const section = (name: string) => checkComponents(file, name, value[name]);
+  const section = (name: string) => checkComponents(file, name, value[name], converted);
   return {
     file,
     ...checkModel(file, value.model),

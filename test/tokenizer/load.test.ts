@@ -114,7 +114,7 @@ describe("older files", () => {
     const files = {
       "vocab.json": VOCAB,
       "merges.txt": "",
-      "tokenizer_config.json": { tokenizer_class: "CLIPTokenizer" },
+      "tokenizer_config.json": { tokenizer_class: "BartphoTokenizer" },
     };
     await expect(loadTokenizer(folder(files))).rejects.toThrow(UnsupportedModelError);
   });
@@ -122,8 +122,7 @@ describe("older files", () => {
   it.each([
     [{}, /no tokenizer.json, vocab.json/],
     [{ "vocab.json": "{}" }, /there is vocab.json, which is not enough/],
-    [{ "tokenizer.model": "x" }, /there is tokenizer.model, and SentencePiece models cannot be read yet/],
-    [{ "spiece.model": "x" }, /spiece.model/],
+    [{ "qwen.tiktoken": "x" }, /there is qwen.tiktoken, which is not enough/],
   ])("says what is there: %o", async (files, message) => {
     const loading = loadTokenizer(folder(files as Record<string, string>));
     await expect(loading).rejects.toThrow(NotFoundError);

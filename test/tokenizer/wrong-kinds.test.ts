@@ -69,7 +69,7 @@ const BASES = {
         { type: "Replace", pattern: { Regex: " +" }, content: "▁" },
         { type: "BertNormalizer", clean_text: true, lowercase: true, strip_accents: null },
         { type: "Strip", strip_left: true },
-        { type: "Precompiled", precompiled_charsmap: "AAAA" },
+        { type: "Precompiled", precompiled_charsmap: "BAAAAAAAAAA=" },
       ],
     },
     pre_tokenizer: {

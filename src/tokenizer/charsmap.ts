@@ -1,0 +1,152 @@
+// SentencePiece's precompiled rules of normalization, as in Python's `tokenizers`: a double-array trie of what is replaced, and
+// the replacements behind it. A grapheme of fewer than six bytes is replaced as a whole, else character by character.
+// Facts: the Darts-clone format, and the normalizer `Precompiled`.
+
+import { fail } from "./json-file.js";
+import { TooLong } from "./text.js";
+
+const KEY = "normalizer.precompiled_charsmap";
+const UTF8 = new TextEncoder();
+/** Bytes of a grapheme that is replaced as a whole. */
+const SHORT = 6;
+
+/**
+ * Characters that are graphemes of their own between others of the kind: no marks, no jamo, no letters that join. Everything else
+ * is left to the segmenter, with the neighbour on each side.
+ */
+const SIMPLE =
+  "\\0-\\t\\n\\v\\f\\x0E-\\u02FF\\u0370-\\u0482\\u048A-\\u0590\\u1E00-\\u1FFF\\u2010-\\u2027\\u2581\\u3041-\\u3096\\u30A1-\\u30FF" +
+  "\\u3400-\\u4DBF\\u4E00-\\u9FFF\\uAC00-\\uD7A3\\uFF01-\\uFF9D";
+const JOINED = new RegExp(`[${SIMPLE}]?(?:[^${SIMPLE}]+[${SIMPLE}]?)+`, "g");
+
+/** Base64 as bytes. @throws FormatError */
+function decoded(file: string, text: string): Uint8Array {
+  try {
+    const raw = atob(text);
+    return Uint8Array.from(raw, (char) => char.charCodeAt(0));
+  } catch (cause) {
+    return fail(file, KEY, "is not base64", undefined, cause);
+  }
+}
+
+export class Charsmap {
+  readonly #file: string;
+  readonly #units: Uint32Array;
+  readonly #blob: Uint8Array;
+  readonly #known = new Map<string, string | undefined>(); // replacements of what was looked up
+  readonly #same = new Uint8Array(65536); // 1 for units that are known to stay as they are
+  #segmenter: Intl.Segmenter | undefined; // made on first use: most texts do without
+
+  /** @throws FormatError when the table is malformed */
+  constructor(file: string, base64: string) {
+    this.#file = file;
+    const bytes = decoded(file, base64);
+    const view = new DataView(bytes.buffer);
+    const size = bytes.length < 4 ? -1 : view.getUint32(0, true);
+    if (size < 4 || size % 4 !== 0 || size > bytes.length - 4) {
+      fail(file, KEY, `malformed: ${bytes.length} bytes, of which a trie should take ${size}`);
+    }
+    this.#units = Uint32Array.from({ length: size / 4 }, (_, i) => view.getUint32(4 + 4 * i, true));
+    this.#blob = bytes.subarray(4 + size);
+  }
+
+  /**
+   * The text after all rules.
+   * @throws TooLong before it makes more than `most` characters
+   * @throws FormatError when a rule points outside of the table
+   */
+  apply(text: string, most: number): string {
+    const parts: string[] = [];
+    let made = 0;
+    const give = (part: string) => {
+      made += part.length;
+      if (made > most) throw new TooLong();
+      parts.push(part);
+    };
+    let done = 0;
+    for (const found of text.matchAll(JOINED)) {
+      this.#singly(text.slice(done, found.index), give);
+      this.#joined(found[0], give);
+      done = found.index + found[0].length;
+    }
+    this.#singly(done === 0 ? text : text.slice(done), give);
+    return parts.length === 1 ? parts[0]! : parts.join("");
+  }
+
+  /** Characters that are one unit and one grapheme each. */
+  #singly(text: string, give: (part: string) => void): void {
+    const same = this.#same;
+    let from = 0;
+    for (let at = 0; at < text.length; at++) {
+      const unit = text.charCodeAt(at);
+      if (same[unit] === 1) continue;
+      const replaced = this.#replacement(text[at]!);
+      if (replaced === undefined) {
+        same[unit] = 1;
+        continue;
+      }
+      if (at > from) give(text.slice(from, at));
+      give(replaced);
+      from = at + 1;
+    }
+    if (from < text.length) give(from === 0 ? text : text.slice(from));
+  }
+
+  #joined(text: string, give: (part: string) => void): void {
+    this.#segmenter ??= new Intl.Segmenter("und", { granularity: "grapheme" });
+    for (const { segment } of this.#segmenter.segment(text)) {
+      const whole = segment.length < SHORT && utf8Length(segment) < SHORT ? this.#replacement(segment) : undefined;
+      if (whole !== undefined) give(whole);
+      else for (const char of segment) give(this.#replacement(char) ?? char);
+    }
+  }
+
+  /** What a text becomes if a rule's text begins it; undefined for no rule. */
+  #replacement(text: string): string | undefined {
+    const known = this.#known.get(text);
+    if (known !== undefined || this.#known.has(text)) return known;
+    const found = this.#look(UTF8.encode(text));
+    if (this.#known.size < 65536) this.#known.set(text, found);
+    return found;
+  }
+
+  #look(key: Uint8Array): string | undefined {
+    const units = this.#units;
+    let node = offset(units[0]!);
+    for (const byte of key) {
+      if (byte === 0) return undefined;
+      node = (node ^ byte) >>> 0;
+      const unit = units[node];
+      if (unit === undefined || (unit & 0x800000ff) >>> 0 !== byte) return undefined;
+      node = (node ^ offset(unit)) >>> 0;
+      if ((unit >>> 8) & 1) return this.#text((units[node] ?? 0x7fffffff) & 0x7fffffff); // the shortest rule counts
+    }
+    return undefined;
+  }
+
+  #text(from: number): string {
+    const end = this.#blob.indexOf(0, from);
+    try {
+      if (from <= this.#blob.length) {
+        const bytes = this.#blob.subarray(from, end < 0 ? undefined : end);
+        return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+      }
+    } catch {
+      // Refused below.
+    }
+    return fail(this.#file, KEY, `malformed: a rule points to byte ${from} of ${this.#blob.length}, which is no text`);
+  }
+}
+
+function offset(unit: number): number {
+  return ((unit >>> 10) << ((unit & 0x200) >>> 6)) >>> 0;
+}
+
+function utf8Length(text: string): number {
+  let bytes = 0;
+  for (const char of text) {
+    const code = char.codePointAt(0)!;
+    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+  }
+  return bytes;
+}

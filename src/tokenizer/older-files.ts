@@ -1,0 +1,115 @@
+// Reads the files of tokenizers without tokenizer.json and has them converted: vocab.json + merges.txt, vocab.txt, SentencePiece
+// models, and vocab.json alone for CTC models. Not here: settings files (load.ts).
+
+import { FormatError, NotFoundError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import type { Source } from "../sources/source.js";
+import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Vocabulary } from "./convert.js";
+import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
+import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
+import { readSentencePiece } from "./sentencepiece.js";
+
+/** Names of SentencePiece models, the usual one first. */
+const MODELS = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model"];
+
+/** Files to build a tokenizer from if there is no tokenizer.json. */
+export const OLDER: readonly string[] = ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", ...MODELS];
+
+/** What a folder without tokenizer.json holds. */
+export interface Converted {
+  /** In the form of a tokenizer.json. */
+  readonly json: JsonObject;
+  /** The file it was made of, for messages. */
+  readonly file: string;
+  /** Special tokens that the file names itself. */
+  readonly special?: Readonly<Record<string, string | undefined>>;
+}
+
+/** Lines of a text file without line ends, and without the empty one at its end. */
+function linesOf(text: string): string[] {
+  const lines = text.split("\n").map((line) => (line.endsWith("\r") ? line.slice(0, -1) : line));
+  if (lines.at(-1) === "") lines.pop();
+  return lines;
+}
+
+/** Lines of merges.txt, without the version line and empty ones. */
+export function parseMerges(text: string, file: string): string[] {
+  return linesOf(text).filter((line, i) => {
+    if (line === "" || (i === 0 && line.startsWith("#version"))) return false;
+    if (line.split(" ").length === 2) return true;
+    throw new FormatError(`${file}: line ${i + 1}: expected two tokens, got ${show(line)}`, {
+      details: { file, key: `line ${i + 1}` },
+    });
+  });
+}
+
+/** vocab.txt: a token on each line, whose number is its id. */
+function parseWords(text: string, file: string): Vocabulary {
+  const ids: JsonObject = Object.create(null) as JsonObject;
+  linesOf(text).forEach((token, id) => {
+    if (ids[token] !== undefined) {
+      throw new FormatError(`${file}: line ${id + 1}: ${show(token)} stands twice`, {
+        details: { file, key: `line ${id + 1}` },
+      });
+    }
+    ids[token] = id;
+  });
+  return { file, ids };
+}
+
+function notThere(source: Source, names: ReadonlySet<string>): NotFoundError {
+  const models = [...names].filter((name) => name.endsWith(".model") || name.endsWith(".tiktoken"));
+  const there = [...names].filter((name) => /^(?:vocab|merges|added_tokens|special_tokens|tokenizer)/.test(name));
+  const got = [...new Set([...models, ...there])];
+  const wanted = "vocab.json + merges.txt, vocab.txt or a SentencePiece model";
+  return new NotFoundError(
+    `${source.location}: no tokenizer.json` +
+      (got.length > 0 ? `; there is ${got.join(", ")}, which is not enough (${wanted} would do)` : `, ${wanted}`),
+    {
+      hint: "download the repository's tokenizer.json into this folder",
+      details: { file: source.location, got },
+    },
+  );
+}
+
+/**
+ * Reads what a folder without tokenizer.json has.
+ * @param names of the files in the folder
+ * @throws NotFoundError when the files are not enough
+ * @throws FormatError when one is malformed; UnsupportedModelError when the class cannot be built from them; NetworkError
+ */
+export async function readOlderFiles(
+  source: Source,
+  names: ReadonlySet<string>,
+  options: ConvertOptions,
+): Promise<Converted> {
+  const path = (name: string) => source.path(name);
+  const vocabulary = async (name: string): Promise<Vocabulary> => ({
+    file: path(name),
+    ids: await readJsonObject(source, path(name)),
+  });
+  if (options.tokenizer_class === "Wav2Vec2CTCTokenizer" && names.has("vocab.json")) {
+    const vocab = await vocabulary("vocab.json");
+    return { json: convertCtc(vocab, options), file: vocab.file };
+  }
+  const model = MODELS.find((name) => names.has(name));
+  if (
+    model !== undefined &&
+    (isSentencePiece(options.tokenizer_class) || !(names.has("vocab.json") || names.has("vocab.txt")))
+  ) {
+    const spm = readSentencePiece(await readBytes(source, path(model)), path(model));
+    const own = options.tokenizer_class === undefined ? namesOf(spm) : {};
+    const special = (name: string) => options.special(name) ?? own[name];
+    return { json: convertSentencePiece(spm, { ...options, special }), file: spm.file, special: own };
+  }
+  if (names.has("vocab.json") && names.has("merges.txt")) {
+    const vocab = await vocabulary("vocab.json");
+    const merges = parseMerges(await readText(source, path("merges.txt")), path("merges.txt"));
+    return { json: convertBpe(vocab, merges, options), file: vocab.file };
+  }
+  if (names.has("vocab.txt")) {
+    const vocab = parseWords(await readText(source, path("vocab.txt")), path("vocab.txt"));
+    return { json: convertWordPiece(vocab, options), file: vocab.file };
+  }
+  throw source.forbidden?.(["tokenizer.json", ...OLDER]) ?? notThere(source, names);
+}

@@ -1,0 +1,55 @@
+// Repositories without tokenizer.json give the ids and texts that transformers gives (fixtures/tokenizers, by make_tokenizers.py).
+
+import { existsSync, readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { loadTokenizer } from "../../src/tokenizer/load.js";
+import { MemorySource } from "../fuzz/support/memory-source.js";
+
+const FOLDER = new URL("../fixtures/tokenizers/", import.meta.url);
+/** A folder with more texts than the repository's 40, by `make_tokenizers.py --texts N --out FOLDER`. */
+const MANY = process.env.OCTAVO_TOKENIZER_CASES;
+
+interface Kind {
+  readonly name: string;
+  readonly files: Readonly<Record<string, string>>;
+  readonly settings: Readonly<Record<string, object>>;
+  readonly encoded: readonly [ids: number[], plain: number[], decoded: string, skipped: string][];
+  readonly pair: readonly number[];
+  readonly special: Readonly<Record<string, string>>;
+  readonly size: number;
+  readonly padding_side: string;
+}
+
+const cases = MANY === undefined ? new URL("cases.jsonl", FOLDER) : `${MANY}/cases.jsonl`;
+const [texts, ...kinds] = readFileSync(cases, "utf8")
+  .trimEnd()
+  .split("\n")
+  .map((line) => JSON.parse(line)) as [string[], ...Kind[]];
+
+function open({ files, settings }: Kind) {
+  const contents = Object.entries(files).map(([name, file]) => [name, readFileSync(new URL(file, FOLDER))] as const);
+  const json = Object.entries(settings).map(([name, value]) => [name, Buffer.from(JSON.stringify(value))] as const);
+  return loadTokenizer(new MemorySource(Object.fromEntries([...contents, ...json])));
+}
+
+describe.each(kinds.map((kind) => [kind.name, kind] as const))("%s", (_name, kind) => {
+  it("is the tokenizer that Python makes of the files", async () => {
+    const tokenizer = await open(kind);
+    expect(texts.length).toBe(kind.encoded.length);
+    expect(tokenizer.special_tokens_map).toEqual(kind.special);
+    expect([tokenizer.size, tokenizer.padding_side]).toEqual([kind.size, kind.padding_side]);
+    for (const [i, [ids, plain, decoded, skipped]] of kind.encoded.entries()) {
+      const text = texts[i]!;
+      expect([text, tokenizer.encode(text)]).toEqual([text, ids]);
+      expect([text, tokenizer.encode(text, { add_special_tokens: false })]).toEqual([text, plain]);
+      expect([text, tokenizer.decode(ids)]).toEqual([text, decoded]);
+      expect([text, tokenizer.decode(ids, { skip_special_tokens: true })]).toEqual([text, skipped]);
+    }
+    expect(tokenizer.encode("a b", { text_pair: "c d" })).toEqual(kind.pair);
+  });
+});
+
+it("has cases", () => {
+  expect(existsSync(cases)).toBe(true);
+  expect(kinds.length).toBeGreaterThan(30);
+});

@@ -1,10 +1,19 @@
 // PreTrainedTokenizer: the tokenizer as Python users know it, callable, with padding, truncation and named special
-// tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), applying chat templates
-// (only their text is stored).
+// tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), how chat templates are applied
+// (apply-chat-template.ts).
 
+import { isList } from "../core/checks.js";
 import { OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
+import {
+  type Applied,
+  type AppliedTo,
+  type ApplyChatTemplateOptions,
+  type ApplyOptions,
+  applyChatTemplate,
+  type Conversation,
+} from "./apply-chat-template.js";
 import {
   type BatchEncoding,
   type Encoding,
@@ -18,6 +27,7 @@ import {
   truncate,
   truncatePair,
 } from "./batch.js";
+import { chooseTemplate, isTemplates } from "./chat/template.js";
 import { cleanUp, type Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
 import type { JsonObject } from "./json-file.js";
@@ -32,6 +42,7 @@ import {
 } from "./options.js";
 import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
 
+export type { ApplyChatTemplateOptions, ChatMessage, Conversation } from "./apply-chat-template.js";
 export type { BatchEncoding, Encoding, IdRows, IntTensor, Side, TensorEncoding } from "./batch.js";
 export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
 
@@ -53,7 +64,6 @@ const NO_LIMIT = 1e9;
 export class PreTrainedTokenizer extends Callable {
   /** The engine: text to ids and back, without Python's conveniences. */
   readonly backend: Tokenizer;
-  readonly chat_template: TokenizerSettings["chat_template"];
   readonly name_or_path: string;
   readonly init_kwargs: JsonObject;
   readonly additional_special_tokens: readonly string[];
@@ -63,11 +73,12 @@ export class PreTrainedTokenizer extends Callable {
   #truncationSide: Side;
   #typeIds: boolean;
   #longest: number;
+  #template: TokenizerSettings["chat_template"];
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
     this.backend = backend;
-    this.chat_template = settings.chat_template;
+    this.#template = settings.chat_template;
     this.name_or_path = settings.name_or_path;
     this.init_kwargs = settings.init_kwargs;
     this.additional_special_tokens = settings.additional_special_tokens;
@@ -92,6 +103,19 @@ export class PreTrainedTokenizer extends Callable {
   }
   set truncation_side(side: Side) {
     this.#truncationSide = sideOf(side, "truncation_side");
+  }
+
+  /** The text of the chat template, several by their names, or null. */
+  get chat_template(): TokenizerSettings["chat_template"] {
+    return this.#template;
+  }
+  set chat_template(template: TokenizerSettings["chat_template"]) {
+    if (!isTemplates(template)) {
+      throw new OptionError(`chat_template must be text, an object of texts or null, got ${show(template)}`, {
+        details: { option: "chat_template" },
+      });
+    }
+    this.#template = typeof template === "object" && template !== null ? { ...template } : template;
   }
 
   /** The length that `truncation` cuts to unless a call says another; Infinity for none. */
@@ -348,6 +372,33 @@ export class PreTrainedTokenizer extends Callable {
       return token;
     });
     return typeof ids === "number" || typeof ids === "bigint" ? tokens[0]! : tokens;
+  }
+
+  /**
+   * A conversation, or several, as the model's chat template writes them: tokens, or text with `tokenize: false`. Options that the
+   * template mentions, such as `enable_thinking`, are variables of it.
+   * @throws OptionError for wrong options, for messages that the template refuses, and when there is no template
+   * @throws FormatError when the template is malformed, fails, or takes more time or space than it may
+   */
+  apply_chat_template<C extends Conversation | readonly Conversation[], const O extends ApplyOptions = ApplyOptions>(
+    conversation: C,
+    given?: O,
+  ): AppliedTo<C, O>;
+  apply_chat_template(conversation: unknown, given: ApplyChatTemplateOptions = {}): Applied {
+    const { chat_template, special_tokens_map } = this;
+    const encode = (text: string | string[], options: CallOptions) => this._call(text, options);
+    return applyChatTemplate({ chat_template, special_tokens_map, encode }, conversation, given);
+  }
+
+  /**
+   * The template that `apply_chat_template` takes: the named or given one, the one for tools, or the default.
+   * @throws OptionError when there is none
+   */
+  get_chat_template(chat_template?: string, tools?: readonly object[]): string {
+    if (chat_template !== undefined && typeof chat_template !== "string") {
+      throw new OptionError(`tokenizer.get_chat_template: chat_template must be text, got ${show(chat_template)}`);
+    }
+    return chooseTemplate(this.chat_template, chat_template, isList(tools));
   }
 
   get_vocab(): Map<string, number> {

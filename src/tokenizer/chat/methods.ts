@@ -1,0 +1,366 @@
+// Methods of texts, lists and dictionaries that chat templates call, as Python has them. What would change a value is not among
+// them: Python's sandbox forbids it, too.
+
+import { isAllBlank, lines, strip, words } from "./blanks.js";
+import type { Budget } from "./limits.js";
+import { refuse } from "./limits.js";
+import { contains } from "./operators.js";
+import { equal, textOf } from "./text-of.js";
+import { type Arguments, Dict, itemsOf, listOf, Tuple, typeOf, type Value } from "./values.js";
+
+/** Reads the arguments of one call by name or place, and refuses what is left. */
+export class Call {
+  readonly #name: string;
+  readonly #args: readonly Value[];
+  readonly #named: Map<string, Value>;
+  #place = 0;
+
+  constructor(name: string, { args, named }: Arguments) {
+    this.#name = name;
+    this.#args = args;
+    this.#named = new Map(named);
+  }
+
+  /** The next argument, or undefined if it was not given. */
+  any(name: string): Value {
+    const at = this.#place++;
+    if (at < this.#args.length) return this.#args[at];
+    const value = this.#named.get(name);
+    this.#named.delete(name);
+    return value;
+  }
+
+  text(name: string): string;
+  text(name: string, usual: string): string;
+  text(name: string, usual?: string): string {
+    const value = this.any(name) ?? usual;
+    return typeof value === "string" ? value : this.#wrong(name, "text", value);
+  }
+
+  whole(name: string, usual: number): number {
+    const value = this.any(name) ?? usual;
+    return typeof value === "number" ? value : this.#wrong(name, "a whole number", value);
+  }
+
+  flag(name: string, usual: boolean): boolean {
+    const value = this.any(name) ?? usual;
+    return typeof value === "boolean" ? value : this.#wrong(name, "true or false", value);
+  }
+
+  /** The rest by place. */
+  rest(): readonly Value[] {
+    const rest = this.#args.slice(this.#place);
+    this.#place = this.#args.length;
+    return rest;
+  }
+
+  end(): void {
+    if (this.#place < this.#args.length) refuse(`${this.#name} takes at most ${this.#place} arguments`);
+    const [more] = this.#named.keys();
+    if (more !== undefined) refuse(`${this.#name} has no argument ${more}`);
+  }
+
+  #wrong(name: string, wanted: string, value: Value): never {
+    return refuse(`${this.#name}: ${name} must be ${wanted}, got ${typeOf(value)}`);
+  }
+}
+
+/** Python's `text.replace(old, new, count)`. */
+export function replaced(text: string, old: string, content: string, count: number, budget: Budget): string {
+  budget.step(text.length);
+  if (old === "") {
+    budget.items(text.length);
+    const parts = ["", ...text, ""];
+    const most = count < 0 ? parts.length - 1 : Math.min(count, parts.length - 1);
+    budget.text(text.length + most * content.length);
+    return parts.slice(0, most + 1).join(content) + parts.slice(most + 1).join("");
+  }
+  let [found, end] = [0, 0]; // replacements, and where the last one ends
+  for (let at = text.indexOf(old); at >= 0 && found !== count; at = text.indexOf(old, end)) {
+    found++;
+    end = at + old.length;
+  }
+  budget.step(found * 64);
+  budget.text(text.length + found * (content.length - old.length));
+  return text.slice(0, end).replaceAll(old, content.replaceAll("$", "$$$$")) + text.slice(end);
+}
+
+function split(text: string, given: Call, fromRight: boolean, budget: Budget): Value[] {
+  const separator = given.any("sep");
+  const most = given.whole("maxsplit", -1);
+  given.end();
+  budget.text(text.length);
+  if (separator === undefined || separator === null) {
+    const found = words(text);
+    budget.items(found.length);
+    const all = found.map(({ word }) => word);
+    if (most < 0 || found.length <= most) return all;
+    if (!fromRight) return [...all.slice(0, most), strip(text.slice(found[most]!.index), undefined, false, true)];
+    const { word, index } = found[found.length - most - 1]!;
+    return [strip(text.slice(0, index + word.length), undefined, true, true), ...all.slice(found.length - most)];
+  }
+  if (typeof separator !== "string" || separator === "")
+    return refuse("split: the separator must be text that is not empty");
+  const parts = text.split(separator);
+  budget.items(parts.length);
+  if (most < 0 || parts.length <= most + 1) return parts;
+  return fromRight
+    ? [parts.slice(0, parts.length - most).join(separator), ...parts.slice(parts.length - most)]
+    : [...parts.slice(0, most), parts.slice(most).join(separator)];
+}
+
+function starts(text: string, given: Call, end: boolean): boolean {
+  const what = given.any("prefix");
+  given.end();
+  const test = (one: Value) => {
+    if (typeof one !== "string") return refuse(`${end ? "endswith" : "startswith"} needs text, got ${typeOf(one)}`);
+    return end ? text.endsWith(one) : text.startsWith(one);
+  };
+  return what instanceof Tuple ? what.items.some(test) : test(what);
+}
+
+export function titled(text: string): string {
+  return text.replace(/\p{L}+/gu, (word) => {
+    const first = String.fromCodePoint(word.codePointAt(0)!);
+    return first.toUpperCase() + word.slice(first.length).toLowerCase();
+  });
+}
+
+export function capitalized(text: string): string {
+  const first = text === "" ? "" : String.fromCodePoint(text.codePointAt(0)!);
+  return first.toUpperCase() + text.slice(first.length).toLowerCase();
+}
+
+function padded(text: string, given: Call, place: "left" | "right" | "both", budget: Budget): string {
+  const width = given.whole("width", 0);
+  const fill = given.text("fillchar", " ");
+  given.end();
+  if (Array.from(fill).length !== 1) refuse("the fill character must be one character");
+  const missing = Math.max(0, width - Array.from(text).length);
+  budget.text(text.length + missing * fill.length);
+  const before = place === "left" ? missing : place === "both" ? (missing >> 1) + (missing & width & 1) : 0;
+  return fill.repeat(before) + text + fill.repeat(missing - before);
+}
+
+/** `"{} {name}".format(...)` without format specifications. */
+function format(text: string, { args, named }: Arguments, budget: Budget): string {
+  let next = 0;
+  const made = text.replace(/\{\{|\}\}|\{(\w*)\}|[{}]/g, (found, name: string | undefined) => {
+    if (found === "{{" || found === "}}") return found[0]!;
+    if (name === undefined) return refuse("this use of format is not supported");
+    const place = name === "" ? next++ : /^\d{1,4}$/.test(name) ? Number(name) : undefined;
+    const there = place === undefined ? named.has(name) : place < args.length;
+    if (!there) return refuse(`format: there is no value ${name || place}`);
+    return textOf(place === undefined ? named.get(name) : args[place], budget);
+  });
+  budget.text(made.length);
+  return made;
+}
+
+/** Places as Python counts them: in code points. */
+function find(text: string, given: Call, last: boolean, must: boolean): number {
+  const what = given.text("sub");
+  given.end();
+  const at = last ? text.lastIndexOf(what) : text.indexOf(what);
+  if (at < 0) return must ? refuse("substring not found") : -1;
+  return Array.from(text.slice(0, at)).length;
+}
+
+function all(text: string, pattern: RegExp): boolean {
+  return text !== "" && pattern.test(text);
+}
+
+/** The call of a method of a text; undefined if there is none of that name. */
+export function textMethod(text: string, name: string, budget: Budget): ((given: Arguments) => Value) | undefined {
+  const method = TEXT.get(name);
+  if (method === undefined) return undefined;
+  return (given) => {
+    budget.step(text.length);
+    const call = new Call(name, given);
+    const value = method(text, call, budget, given);
+    if (typeof value === "string") budget.text(value.length);
+    return value;
+  };
+}
+
+type TextMethod = (text: string, given: Call, budget: Budget, all: Arguments) => Value;
+
+function simple(change: (text: string) => Value): TextMethod {
+  return (text, given) => {
+    given.end();
+    return change(text);
+  };
+}
+
+function stripper(left: boolean, right: boolean): TextMethod {
+  return (text, given) => {
+    const characters = given.any("chars");
+    given.end();
+    if (characters !== undefined && characters !== null && typeof characters !== "string") {
+      return refuse(`strip needs text, got ${typeOf(characters)}`);
+    }
+    return strip(text, characters ?? undefined, left, right);
+  };
+}
+
+function parted(last: boolean): TextMethod {
+  return (text, given) => {
+    const separator = given.text("sep");
+    given.end();
+    const at = last ? text.lastIndexOf(separator) : text.indexOf(separator);
+    if (at < 0) return new Tuple(last ? ["", "", text] : [text, "", ""]);
+    return new Tuple([text.slice(0, at), separator, text.slice(at + separator.length)]);
+  };
+}
+
+const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
+  ["upper", simple((text) => text.toUpperCase())],
+  ["lower", simple((text) => text.toLowerCase())],
+  ["casefold", simple((text) => text.toLowerCase().replaceAll("\u00df", "ss"))],
+  ["title", simple(titled)],
+  ["capitalize", simple(capitalized)],
+  ["strip", stripper(true, true)],
+  ["lstrip", stripper(true, false)],
+  ["rstrip", stripper(false, true)],
+  ["isalpha", simple((text) => all(text, /^\p{L}+$/u))],
+  ["isdigit", simple((text) => all(text, /^[\p{Nd}\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]+$/u))],
+  ["isdecimal", simple((text) => all(text, /^\p{Nd}+$/u))],
+  ["isnumeric", simple((text) => all(text, /^\p{N}+$/u))],
+  ["isalnum", simple((text) => all(text, /^[\p{L}\p{N}]+$/u))],
+  ["isspace", simple(isAllBlank)],
+  ["isupper", simple((text) => text === text.toUpperCase() && text !== text.toLowerCase())],
+  ["islower", simple((text) => text === text.toLowerCase() && text !== text.toUpperCase())],
+  ["startswith", (text, given) => starts(text, given, false)],
+  ["endswith", (text, given) => starts(text, given, true)],
+  ["split", (text, given, budget) => split(text, given, false, budget)],
+  ["rsplit", (text, given, budget) => split(text, given, true, budget)],
+  ["splitlines", simple(lines)],
+  ["partition", parted(false)],
+  ["rpartition", parted(true)],
+  [
+    "replace",
+    (text, given, budget) => {
+      const [old, content, count] = [given.text("old"), given.text("new"), given.whole("count", -1)];
+      given.end();
+      return replaced(text, old, content, count, budget);
+    },
+  ],
+  [
+    "removeprefix",
+    (text, given) => {
+      const prefix = given.text("prefix");
+      given.end();
+      return text.startsWith(prefix) ? text.slice(prefix.length) : text;
+    },
+  ],
+  [
+    "removesuffix",
+    (text, given) => {
+      const suffix = given.text("suffix");
+      given.end();
+      return suffix !== "" && text.endsWith(suffix) ? text.slice(0, text.length - suffix.length) : text;
+    },
+  ],
+  [
+    "join",
+    (text, given, budget) => {
+      const items = itemsOf(given.any("iterable"), budget);
+      given.end();
+      const parts = items.map((item) =>
+        typeof item === "string" ? item : refuse(`join needs texts, got ${typeOf(item)}`),
+      );
+      budget.text(parts.reduce((sum, part) => sum + part.length + text.length, 0));
+      return parts.join(text);
+    },
+  ],
+  [
+    "count",
+    (text, given) => {
+      const what = given.text("sub");
+      given.end();
+      return what === "" ? Array.from(text).length + 1 : text.split(what).length - 1;
+    },
+  ],
+  ["find", (text, given) => find(text, given, false, false)],
+  ["rfind", (text, given) => find(text, given, true, false)],
+  ["index", (text, given) => find(text, given, false, true)],
+  ["rindex", (text, given) => find(text, given, true, true)],
+  [
+    "zfill",
+    (text, given, budget) => {
+      const width = given.whole("width", 0);
+      given.end();
+      const missing = Math.max(0, width - Array.from(text).length);
+      budget.text(text.length + missing);
+      const sign = /^[+-]/.test(text) ? 1 : 0;
+      return text.slice(0, sign) + "0".repeat(missing) + text.slice(sign);
+    },
+  ],
+  ["ljust", (text, given, budget) => padded(text, given, "right", budget)],
+  ["rjust", (text, given, budget) => padded(text, given, "left", budget)],
+  ["center", (text, given, budget) => padded(text, given, "both", budget)],
+  ["format", (text, _given, budget, given) => format(text, given, budget)],
+]);
+
+/** The call of a method of a dictionary; undefined if there is none of that name. */
+export function dictMethod({ entries }: Dict, name: string, budget: Budget): ((given: Arguments) => Value) | undefined {
+  const list = (items: Value[], given: Arguments): Value => {
+    new Call(name, given).end();
+    budget.items(items.length);
+    return items;
+  };
+  switch (name) {
+    case "get":
+      return (given) => {
+        const call = new Call(name, given);
+        const [key, usual] = [call.any("key"), call.any("default")];
+        call.end();
+        const known = typeof key === "string" || typeof key === "number" || typeof key === "boolean" || key === null;
+        const value = known ? entries.get(key) : undefined;
+        return value === undefined ? (usual ?? null) : value;
+      };
+    case "items":
+      return (given) =>
+        list(
+          [...entries].map((entry) => new Tuple(entry)),
+          given,
+        );
+    case "keys":
+      return (given) => list([...entries.keys()], given);
+    case "values":
+      return (given) => list([...entries.values()], given);
+    case "copy":
+      return (given) => {
+        list([...entries.keys()], given);
+        return new Dict(new Map(entries));
+      };
+    default:
+      return undefined;
+  }
+}
+
+/** The call of a method of a list; undefined if there is none of that name. */
+export function listMethod(value: Value, name: string, budget: Budget): ((given: Arguments) => Value) | undefined {
+  const items = listOf(value)!;
+  switch (name) {
+    case "index":
+      return (given) => {
+        const call = new Call(name, given);
+        const what = call.any("value");
+        call.end();
+        const at = items.findIndex((item) => equal(item, what, budget));
+        return at < 0 ? refuse("index: the value is not in the list") : at;
+      };
+    case "count":
+      return (given) => {
+        const call = new Call(name, given);
+        const what = call.any("value");
+        call.end();
+        return contains(what, items, budget) ? items.filter((item) => equal(item, what, budget)).length : 0;
+      };
+    case "copy":
+      return () => items;
+    default:
+      return undefined;
+  }
+}

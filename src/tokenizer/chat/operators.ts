@@ -1,0 +1,160 @@
+// Operators of chat templates, as Python computes them.
+
+import type { Budget } from "./limits.js";
+import { refuse } from "./limits.js";
+import { equal, textOf } from "./text-of.js";
+import { Dict, Float, isList, keyOf, listOf, numberOf, Tuple, typeOf, type Value } from "./values.js";
+
+function unsupported(operator: string, a: Value, b: Value): never {
+  return refuse(`${operator} is not possible between ${typeOf(a)} and ${typeOf(b)}`);
+}
+
+/** The order of two values: negative, 0 or positive. @throws FormatError for values without an order */
+export function compare(a: Value, b: Value, budget: Budget): number {
+  budget.step(typeof a === "string" ? a.length : 0);
+  const [x, y] = [numberOf(a), numberOf(b)];
+  if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : 0;
+  if (typeof a === "string" && typeof b === "string") {
+    return compareText(a, b);
+  }
+  const [list, other] = [listOf(a), listOf(b)];
+  if (list === undefined || other === undefined || isList(a) !== isList(b)) return unsupported("<", a, b);
+  budget.enter();
+  const differs = list.findIndex((item, i) => i >= other.length || !equal(item, other[i], budget));
+  const order =
+    differs < 0 || differs >= other.length
+      ? list.length - other.length
+      : compare(list[differs], other[differs], budget);
+  budget.leave();
+  return order;
+}
+
+/** Code points have another order than UTF-16 units. */
+function compareText(a: string, b: string): number {
+  let at = 0;
+  while (at < a.length && at < b.length && a.charCodeAt(at) === b.charCodeAt(at)) at++;
+  if (at === a.length || at === b.length) return a.length - b.length;
+  const surrogate = (unit: number) => unit >= 0xd800 && unit < 0xe000;
+  const [x, y] = [a.charCodeAt(at), b.charCodeAt(at)];
+  if (surrogate(x) !== surrogate(y)) return surrogate(x) ? 1 : -1;
+  return x - y;
+}
+
+/** True if `b` holds `a`. @throws FormatError where nothing can be held */
+export function contains(a: Value, b: Value, budget: Budget): boolean {
+  if (typeof b === "string") {
+    budget.step(b.length);
+    return typeof a === "string" ? b.includes(a) : unsupported("in", a, b);
+  }
+  if (b instanceof Dict) return b.entries.has(keyOf(a));
+  if (b === undefined) return false;
+  const items = listOf(b) ?? unsupported("in", a, b);
+  return items.some((item) => equal(a, item, budget));
+}
+
+function repeated(a: Value, count: number, budget: Budget): Value {
+  const times = Math.max(0, count);
+  if (typeof a === "string") {
+    budget.text(a.length * times);
+    return a.repeat(times);
+  }
+  const items = listOf(a)!;
+  budget.items(items.length * times);
+  const all = Array.from({ length: times }, () => items).flat();
+  return isList(a) ? all : new Tuple(all);
+}
+
+function plus(a: Value, b: Value, budget: Budget): Value {
+  if (typeof a === "string" && typeof b === "string") return joined(a, b, budget);
+  const [list, other] = [listOf(a), listOf(b)];
+  if (list === undefined || other === undefined || isList(a) !== isList(b)) return unsupported("+", a, b);
+  budget.items(list.length + other.length);
+  return isList(a) ? [...list, ...other] : new Tuple([...list, ...other]);
+}
+
+/** Two texts in one. Engines keep the two parts, so that only the shorter one counts. */
+export function joined(a: string, b: string, budget: Budget): string {
+  const [shorter, longer] = a.length < b.length ? [a.length, b.length] : [b.length, a.length];
+  budget.output(longer, shorter);
+  if (longer > 2 ** 20) budget.step(longer);
+  return a + b;
+}
+
+function arithmetic(operator: string, a: Value, b: Value, x: number, y: number): Value {
+  const float = a instanceof Float || b instanceof Float;
+  const number = (value: number): Value => {
+    if (float) return new Float(value);
+    return Number.isSafeInteger(value) ? value + 0 : refuse(`${operator} makes a whole number that is too large`);
+  };
+  switch (operator) {
+    case "+":
+      return number(x + y);
+    case "-":
+      return number(x - y);
+    case "*":
+      return number(x * y);
+    case "**":
+      if (x === 0 && y < 0) return refuse("0 cannot be raised to a negative power");
+      return y < 0 ? new Float(x ** y) : number(x ** y);
+    default: {
+      if (y === 0) return refuse("division by zero");
+      if (operator === "/") return new Float(x / y);
+      const quotient = Math.floor(x / y);
+      return operator === "//" ? number(quotient) : number(x - y * quotient);
+    }
+  }
+}
+
+/** The result of an operator other than `and` and `or`. @throws FormatError where Python raises an error */
+export function operate(operator: string, a: Value, b: Value, budget: Budget): Value {
+  switch (operator) {
+    case "==":
+      return equal(a, b, budget);
+    case "!=":
+      return !equal(a, b, budget);
+    case "in":
+      return contains(a, b, budget);
+    case "not in":
+      return !contains(a, b, budget);
+    case "~":
+      return joined(textOf(a, budget), textOf(b, budget), budget);
+    case "<":
+      return compare(a, b, budget) < 0;
+    case "<=":
+      return compare(a, b, budget) <= 0;
+    case ">":
+      return compare(a, b, budget) > 0;
+    case ">=":
+      return compare(a, b, budget) >= 0;
+  }
+  const [x, y] = [numberOf(a), numberOf(b)];
+  if (x !== undefined && y !== undefined) return arithmetic(operator, a, b, x, y);
+  if (operator === "+") return plus(a, b, budget);
+  if (operator === "*") {
+    const sequence = (value: Value) => typeof value === "string" || listOf(value) !== undefined;
+    if (sequence(a) && typeof b === "number") return repeated(a, b, budget);
+    if (sequence(b) && typeof a === "number") return repeated(b, a, budget);
+  }
+  if (operator === "%" && typeof a === "string") return formatted(a, b instanceof Tuple ? b.items : [b], budget);
+  return unsupported(operator, a, b);
+}
+
+/** Python's `%` on texts, for the conversions that templates use. @throws FormatError for others */
+export function formatted(format: string, values: readonly Value[], budget: Budget): string {
+  budget.text(format.length);
+  let next = 0;
+  const text = format.replace(/%(?:%|(\.\d{1,2})?([a-zA-Z]))/g, (found, digits: string | undefined, kind?: string) => {
+    if (found === "%%") return "%";
+    if (next === values.length) return refuse(`${found}: not enough values for a format`);
+    const value = values[next++];
+    const number = numberOf(value);
+    if (kind === "s" && digits === undefined) return textOf(value, budget);
+    if ((kind === "d" || kind === "i") && digits === undefined && number !== undefined)
+      return String(Math.trunc(number));
+    if (kind === "f" && number !== undefined) return number.toFixed(digits === undefined ? 6 : Number(digits.slice(1)));
+    return refuse(`the format ${found} of ${typeOf(value)} is not supported`);
+  });
+  if (next < values.length) refuse("not all values were used by a format");
+  budget.text(text.length);
+  return text;
+}

@@ -1,0 +1,79 @@
+// Tests of chat templates (`x is defined`), as Jinja has them.
+
+import type { Budget } from "./limits.js";
+import { refuse } from "./limits.js";
+import { compare, contains } from "./operators.js";
+import { equal, textOf } from "./text-of.js";
+import { Callable, Dict, Float, listOf, numberOf, typeOf, type Value } from "./values.js";
+
+type Test = (value: Value, other: Value, budget: Budget) => boolean;
+
+function ordered(holds: (order: number) => boolean): Test {
+  return (value, other, budget) => holds(compare(value, other, budget));
+}
+
+function integer(value: Value): number {
+  return typeof value === "number" ? value : refuse(`the test needs a whole number, got ${typeOf(value)}`);
+}
+
+const TESTS: ReadonlyMap<string, Test> = new Map<string, Test>([
+  ["boolean", (value) => typeof value === "boolean"],
+  ["callable", (value) => value instanceof Callable],
+  ["defined", (value) => value !== undefined],
+  ["undefined", (value) => value === undefined],
+  ["divisibleby", (value, other) => integer(value) % integer(other) === 0],
+  ["even", (value) => integer(value) % 2 === 0],
+  ["odd", (value) => integer(value) % 2 !== 0],
+  ["false", (value) => value === false],
+  ["true", (value) => value === true],
+  ["float", (value) => value instanceof Float],
+  ["integer", (value) => typeof value === "number"],
+  ["number", (value) => numberOf(value) !== undefined],
+  ["none", (value) => value === null],
+  ["string", (value) => typeof value === "string"],
+  ["mapping", (value) => value instanceof Dict],
+  [
+    "sequence",
+    (value) => typeof value === "string" || value instanceof Dict || listOf(value) !== undefined || value === undefined,
+  ],
+  [
+    "iterable",
+    (value) => typeof value === "string" || value instanceof Dict || listOf(value) !== undefined || value === undefined,
+  ],
+  ["lower", (value, _other, budget) => isCase(textOf(value, budget), "toLowerCase")],
+  ["upper", (value, _other, budget) => isCase(textOf(value, budget), "toUpperCase")],
+  ["in", contains],
+  ["eq", equal],
+  ["ne", (value, other, budget) => !equal(value, other, budget)],
+  ["lt", ordered((order) => order < 0)],
+  ["le", ordered((order) => order <= 0)],
+  ["gt", ordered((order) => order > 0)],
+  ["ge", ordered((order) => order >= 0)],
+  ["sameas", (value, other) => value === other],
+]);
+const OTHER_NAMES: Readonly<Record<string, string>> = {
+  ...{
+    equalto: "eq",
+    "==": "eq",
+    "!=": "ne",
+    "<": "lt",
+    lessthan: "lt",
+    "<=": "le",
+    ">": "gt",
+    greaterthan: "gt",
+    ">=": "ge",
+  },
+};
+
+/** str.islower() and str.isupper(): all letters, and at least one. */
+function isCase(value: string, change: "toLowerCase" | "toUpperCase"): boolean {
+  const other = change === "toLowerCase" ? value.toUpperCase() : value.toLowerCase();
+  return value === value[change]() && value !== other;
+}
+
+/** What a test says. @throws FormatError for one that is not known */
+export function test(name: string, value: Value, args: readonly Value[], budget: Budget): boolean {
+  budget.step();
+  const run = TESTS.get(OTHER_NAMES[name] ?? name) ?? refuse(`there is no test ${JSON.stringify(name)}`);
+  return run(value, args[0], budget);
+}

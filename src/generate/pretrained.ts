@@ -238,9 +238,10 @@ export function autoTokenizer(platform: Platform): AutoTokenizers {
       const model = nameOf(which);
       const options = readOptions("from_pretrained", TOKENIZER_FROM_PRETRAINED, given);
       const { padding_side, signal } = options;
+      const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
       const source = await platform.source(model, { ...pick(SOURCE, options), signal });
       try {
-        return await loadTokenizer(source, { padding_side });
+        return await loadTokenizer(source, { padding_side }, { reopen, folders: platform.folders });
       } finally {
         await source.close();
       }

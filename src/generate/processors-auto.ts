@@ -24,7 +24,7 @@ import type { MediaReader } from "../media/reader.js";
 import { type JsonObject, readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { loadTokenizer } from "../tokenizer/load.js";
+import { loadTokenizer, type TokenizerOrigin } from "../tokenizer/load.js";
 import { TOKENIZER_FROM_PRETRAINED, type TokenizerOptions } from "./options.js";
 import { nameOf } from "./pretrained.js";
 
@@ -43,6 +43,7 @@ interface Opened {
   readonly model_type: unknown;
   readonly reader: MediaReader;
   readonly padding_side: TokenizerOptions["padding_side"];
+  readonly origin: TokenizerOrigin;
 }
 
 function auto<P>(platform: Platform, make: (opened: Opened) => Promise<P>): AutoProcessors<P> {
@@ -57,7 +58,9 @@ function auto<P>(platform: Platform, make: (opened: Opened) => Promise<P>): Auto
         const path = source.path("preprocessor_config.json");
         const config = await readJsonFile(source, path, { what: "preprocessor_config.json", python: true });
         const { model_type } = await modelConfig(source);
-        return await make({ source, config, model_type, reader: media, padding_side: options.padding_side });
+        const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
+        const origin: TokenizerOrigin = { reopen, folders: platform.folders };
+        return await make({ source, config, model_type, reader: media, padding_side: options.padding_side, origin });
       } finally {
         await source.close();
       }
@@ -163,14 +166,14 @@ function need<P>(part: P | undefined, kind: string): P {
 const SOUND: ReadonlySet<unknown> = new Set(["whisper", "wav2vec2"]);
 
 export function autoProcessor(platform: Platform): AutoProcessors<Processor> {
-  return auto(platform, async ({ source, config, model_type, reader, padding_side }) => {
+  return auto(platform, async ({ source, config, model_type, reader, padding_side, origin }) => {
     const type = config.feature_extractor_type;
     const hears = SOUND.has(model_type) || (typeof type === "string" && /^(Whisper|Wav2Vec2)/.test(type));
     const parts = hears
       ? { feature_extractor: new FeatureExtractor(config, model_type, reader) }
       : { image_processor: new ImageProcessor(config, model_type, reader) };
     try {
-      return new Processor({ ...parts, tokenizer: await loadTokenizer(source, { padding_side }) });
+      return new Processor({ ...parts, tokenizer: await loadTokenizer(source, { padding_side }, origin) });
     } catch (error) {
       // Models of images alone have none, and those of CTC one of another kind.
       if (error instanceof NotFoundError || error instanceof UnsupportedModelError) return new Processor(parts);

@@ -3,7 +3,7 @@
 // (apply-chat-template.ts).
 
 import { isList } from "../core/checks.js";
-import { OptionError, suggestion } from "../core/errors.js";
+import { OctavoError, OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import {
@@ -74,11 +74,13 @@ export class PreTrainedTokenizer extends Callable {
   #typeIds: boolean;
   #longest: number;
   #template: TokenizerSettings["chat_template"];
+  readonly #save: TokenizerSettings["save"];
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
     this.backend = backend;
     this.#template = settings.chat_template;
+    this.#save = settings.save;
     this.name_or_path = settings.name_or_path;
     this.init_kwargs = settings.init_kwargs;
     this.additional_special_tokens = settings.additional_special_tokens;
@@ -399,6 +401,25 @@ export class PreTrainedTokenizer extends Callable {
       throw new OptionError(`tokenizer.get_chat_template: chat_template must be text, got ${show(chat_template)}`);
     }
     return chooseTemplate(this.chat_template, chat_template, isList(tools));
+  }
+
+  /**
+   * Writes the tokenizer's files into a folder, so that Octavo and transformers open it with the same ids: tokenizer.json,
+   * tokenizer_config.json, special_tokens_map.json, chat_template.jinja. What was read and has not changed is written byte for
+   * byte; what else the folder holds stays.
+   * @returns the names of the files
+   * @throws OptionError for what names no folder; OctavoError in a page and for tokenizers that came from no files; FileError
+   */
+  async save_pretrained(folder: string): Promise<string[]> {
+    if (this.#save === undefined) {
+      throw new OctavoError(
+        "ERR_UNSUPPORTED",
+        "tokenizer.save_pretrained needs a tokenizer that was loaded by from_pretrained",
+      );
+    }
+    const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
+    const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
+    return this.#save({ special: this.special_tokens_map, ...rest }, folder);
   }
 
   get_vocab(): Map<string, number> {

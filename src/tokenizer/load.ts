@@ -1,6 +1,7 @@
 // Opens a folder that holds a tokenizer: tokenizer.json, or the older files it can be built from (older-files.ts), and the settings
 // beside them (settings-files.ts). Not here: finding the folder of a hub id.
 
+import type { FolderWriter } from "../checkpoints/folder.js";
 import { readOptions } from "../core/options.js";
 import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
@@ -16,6 +17,7 @@ import {
   type SpecialName,
   type TokenizerSettings,
 } from "./options.js";
+import { type SaveTokenizer, saveTokenizer, type TokenizerState } from "./save.js";
 import {
   addedIds,
   chatTemplate,
@@ -145,18 +147,17 @@ function specialTokens(
   return found;
 }
 
-/**
- * Opens the tokenizer in a folder.
- * @throws OptionError for unknown options and wrong values
- * @throws NotFoundError when the folder holds no readable tokenizer; says what is there and what to do
- * @throws FormatError when a file is malformed or needs an unsupported part
- * @throws NetworkError when a server does not give it
- * @throws UnsupportedModelError when older files belong to a class that cannot be built from them
- */
-export async function loadTokenizer(source: Source, given: LoadTokenizerOptions = {}): Promise<PreTrainedTokenizer> {
-  const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
+/** Where a tokenizer came from, for `save_pretrained`. */
+export interface TokenizerOrigin {
+  /** Opens the folder again. */
+  reopen(): Promise<Source>;
+  /** Absent where a program cannot write files. */
+  readonly folders?: FolderWriter | undefined;
+}
+
+/** A folder's tokenizer, read. */
+async function readAll(source: Source, options: LoadTokenizerOptions) {
   const files = await readFiles(source);
-  const { config, className } = files;
   const structure = await readStructure(files, options);
   const named = specialTokens(files, structure, options);
   const extra = extraTokens(files);
@@ -165,25 +166,69 @@ export async function loadTokenizer(source: Source, given: LoadTokenizerOptions 
     if (!specials.has(content) || flags !== undefined) specials.set(content, flags);
   }
   for (const content of extra) if (!specials.has(content)) specials.set(content, undefined);
-  const backend = new JsonTokenizer(withAddedTokens(structure, files, specials));
-  const inputs = config.model_input_names;
+  return { files, structure, named, extra, json: withAddedTokens(structure, files, specials) };
+}
+
+/** Writes the tokenizer of `origin` as it is now. */
+function saving(origin: TokenizerOrigin, options: LoadTokenizerOptions, loaded: TokenizerState): SaveTokenizer {
+  return async (now, folder) => {
+    const source = await origin.reopen();
+    try {
+      const { files, structure, json } = await readAll(source, options);
+      const built = structure.converted ? { json: structure.json, added: json.added_tokens } : undefined;
+      return await saveTokenizer({ files, built, loaded, now, folders: origin.folders }, folder);
+    } finally {
+      await source.close();
+    }
+  };
+}
+
+/**
+ * Opens the tokenizer in a folder.
+ * @param origin how it is read again to be saved; without it `save_pretrained` refuses
+ * @throws OptionError for unknown options and wrong values
+ * @throws NotFoundError when the folder holds no readable tokenizer; says what is there and what to do
+ * @throws FormatError when a file is malformed or needs an unsupported part
+ * @throws NetworkError when a server does not give it
+ * @throws UnsupportedModelError when older files belong to a class that cannot be built from them
+ */
+export async function loadTokenizer(
+  source: Source,
+  given: LoadTokenizerOptions = {},
+  origin?: TokenizerOrigin,
+): Promise<PreTrainedTokenizer> {
+  const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
+  const { files, structure, named, extra, json } = await readAll(source, options);
+  const { config, className } = files;
+  const { model_input_names: inputs, truncation_side, clean_up_tokenization_spaces } = config;
   const longest = options.model_max_length ?? config.model_max_length;
   const own = structure.converted ? structure.checked.added_tokens.map(({ content }) => content) : [];
-  const settings: TokenizerSettings = {
+  const state: TokenizerState = {
     special: Object.fromEntries([...named].map(([name, { content }]) => [name, content])),
-    additional_special_tokens: [...new Set([...extra, ...own.filter((token) => !isNamed(named, token))])],
     padding_side: options.padding_side ?? paddingSide(files, structure.checked),
-    truncation_side: options.truncation_side ?? (config.truncation_side === "left" ? "left" : "right"),
+    truncation_side: options.truncation_side ?? (truncation_side === "left" ? "left" : "right"),
     model_max_length: typeof longest === "number" && longest > 0 ? longest : Number.POSITIVE_INFINITY,
-    clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? config.clean_up_tokenization_spaces === true,
+    clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? clean_up_tokenization_spaces === true,
+    chat_template: await chatTemplate(files),
+  };
+  const inFiles: TokenizerState = {
+    ...state,
+    // What the caller said is not in the files.
+    padding_side: paddingSide(files, structure.checked),
+    truncation_side: truncation_side === "left" ? "left" : "right",
+    clean_up_tokenization_spaces: clean_up_tokenization_spaces === true,
+  };
+  const settings: TokenizerSettings = {
+    ...state,
+    additional_special_tokens: [...new Set([...extra, ...own.filter((token) => !isNamed(named, token))])],
     return_token_type_ids: Array.isArray(inputs)
       ? inputs.includes("token_type_ids")
       : classFacts(className).typed === true,
-    chat_template: await chatTemplate(files),
     name_or_path: source.location,
     init_kwargs: config,
+    save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
-  return new PreTrainedTokenizer(backend, settings);
+  return new PreTrainedTokenizer(new JsonTokenizer(json), settings);
 }
 
 function isNamed(named: ReadonlyMap<SpecialName, NamedToken>, token: string): boolean {

@@ -2,8 +2,9 @@
 
 import * as z from "zod";
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
-import type { BatchEncoding, Encoding, Side, TensorEncoding } from "./batch.js";
+import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { JsonObject } from "./json-file.js";
+import type { SaveTokenizer, TokenizerState } from "./save.js";
 
 export const SPECIAL_NAMES = [
   "bos_token",
@@ -90,18 +91,12 @@ export interface TokenizerCall {
 }
 
 /** The content of the settings files, already resolved. */
-export interface TokenizerSettings {
-  readonly special: Readonly<Partial<Record<SpecialName, string>>>;
+export interface TokenizerSettings extends TokenizerState {
   readonly additional_special_tokens: readonly string[];
-  readonly padding_side: Side;
-  readonly truncation_side: Side;
-  /** Infinity when the files set no limit. */
-  readonly model_max_length: number;
-  readonly clean_up_tokenization_spaces: boolean;
   readonly return_token_type_ids: boolean;
-  /** The Jinja text of the chat template, several by name, or null. */
-  readonly chat_template: string | Readonly<Record<string, string>> | null;
   readonly name_or_path: string;
   /** The unchanged content of tokenizer_config.json. */
   readonly init_kwargs: JsonObject;
+  /** Writes the tokenizer's files; absent for tokenizers that came from none. */
+  readonly save?: SaveTokenizer | undefined;
 }

@@ -20,7 +20,7 @@ const SETTINGS = [
   "chat_template.jinja",
 ];
 /** Templates beside chat_template.jinja. */
-const TEMPLATES = "additional_chat_templates";
+export const TEMPLATES = "additional_chat_templates";
 const MOST_TEMPLATES = 64;
 
 /** The settings files of a folder, read but not yet interpreted. */
@@ -168,15 +168,23 @@ export function addedIds({ added }: Files): ReadonlyMap<string, number> {
   return new Map(added.filter(({ id }) => isId(id)).map(({ content, id }) => [content, id]));
 }
 
-/** The chat template, several by their names, or null. @throws FormatError, NetworkError */
-export async function chatTemplate({ source, names, config }: Files): Promise<string | Record<string, string> | null> {
-  const templates = new Map<string, string>();
-  if (names.has("chat_template.jinja")) {
-    templates.set("default", await readText(source, source.path("chat_template.jinja")));
-  }
+/** Files of chat templates in the folder. */
+export async function templateFiles({ source, names }: Files): Promise<string[]> {
   const more = names.has(TEMPLATES) ? ((await source.list?.(TEMPLATES)) ?? []) : [];
-  for (const name of more.filter((file) => file.endsWith(".jinja")).slice(0, MOST_TEMPLATES)) {
-    templates.set(name.slice(0, -6), await readText(source, source.path(`${TEMPLATES}/${name}`)));
+  const named = more.filter((file) => file.endsWith(".jinja")).slice(0, MOST_TEMPLATES);
+  return [
+    ...(names.has("chat_template.jinja") ? ["chat_template.jinja"] : []),
+    ...named.map((name) => `${TEMPLATES}/${name}`),
+  ];
+}
+
+/** The chat template, several by their names, or null. @throws FormatError, NetworkError */
+export async function chatTemplate(files: Files): Promise<string | Record<string, string> | null> {
+  const { source, config } = files;
+  const templates = new Map<string, string>();
+  for (const file of await templateFiles(files)) {
+    const name = file === "chat_template.jinja" ? "default" : file.slice(TEMPLATES.length + 1, -".jinja".length);
+    templates.set(name, await readText(source, source.path(file)));
   }
   if (templates.size === 1 && templates.has("default")) return templates.get("default")!;
   if (templates.size > 0) return Object.fromEntries(templates);

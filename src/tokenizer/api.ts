@@ -314,6 +314,10 @@ export class PreTrainedTokenizer extends Callable {
         hint: "for several texts at once use tokenizer(texts)",
       });
     }
+    const { text_pair, padding, max_length, truncation, split_special_tokens, add_special_tokens } = options;
+    if (text_pair === undefined && !padding && max_length === undefined && !truncation) {
+      return this.backend.encode(text, { split_special_tokens, add_special_tokens });
+    }
     return (this._call(text, { ...options, return_tensors: false }) as Encoding).input_ids;
   }
 

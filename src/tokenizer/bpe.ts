@@ -14,8 +14,8 @@ export interface BpeOptions {
   readonly end_of_word_suffix: string;
 }
 
-/** Merges are found by both ids in one number. */
-const PAIR = 2 ** 25;
+/** Pieces of up to so many characters are merged by looking at all of them, longer ones by a heap. */
+const SHORT = 24;
 /** Places of a piece in one number with a rank; no string is longer. */
 const PLACE = 2 ** 29;
 /** Pieces whose ids are kept, and their longest. */
@@ -23,10 +23,74 @@ const KEPT = 16_384;
 const LONGEST_KEPT = 256;
 
 const UTF8 = new TextEncoder();
+const [UNKNOWN, NEVER_LOOKED] = [-1, -2];
 
 /** The tokens `<0x00>` to `<0xFF>`, where the vocabulary has them. */
 export function byteIds(vocab: ReadonlyMap<string, number>): (number | undefined)[] {
   return Array.from({ length: 256 }, (_, byte) => vocab.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`));
+}
+
+/** Ranks of pairs of ids: a hash table in typed arrays, which is asked some three times for each character. */
+class Ranks {
+  readonly #mask: number;
+  readonly #left: Int32Array;
+  readonly #right: Int32Array;
+  readonly #rank: Int32Array;
+
+  constructor({ left, right, result }: Merges) {
+    let size = 16;
+    while (size < 2 * result.length) size *= 2;
+    this.#mask = size - 1;
+    this.#left = new Int32Array(size);
+    this.#right = new Int32Array(size);
+    this.#rank = new Int32Array(size).fill(-1);
+    for (let rank = 0; rank < result.length; rank++) {
+      const at = this.#place(left[rank]!, right[rank]!);
+      this.#left[at] = left[rank]!;
+      this.#right[at] = right[rank]!;
+      this.#rank[at] = rank; // of two equal pairs the later counts
+    }
+  }
+
+  /** Where a pair stands, or where it would be put. */
+  #place(left: number, right: number): number {
+    let at = (Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)) >>> 0;
+    at = (at ^ (at >>> 15)) & this.#mask;
+    while (this.#rank[at]! >= 0 && (this.#left[at] !== left || this.#right[at] !== right)) at = (at + 1) & this.#mask;
+    return at;
+  }
+
+  /** The rank of a pair, or -1. */
+  get(left: number, right: number): number {
+    return this.#rank[this.#place(left, right)]!;
+  }
+}
+
+/** Bits of a set of neighbours. */
+const NEIGHBOUR_BITS = 2 ** 22;
+
+/** Which two units stand side by side in some token. It may say so of others, too, as two pairs may share a bit. */
+class Neighbours {
+  readonly #bits = new Uint32Array(NEIGHBOUR_BITS / 32);
+
+  constructor(tokens: Iterable<string>) {
+    for (const token of tokens) {
+      for (let at = 1; at < token.length; at++) {
+        const bit = Neighbours.#bit(token.charCodeAt(at - 1), token.charCodeAt(at));
+        this.#bits[bit >>> 5]! |= 1 << (bit & 31);
+      }
+    }
+  }
+
+  static #bit(left: number, right: number): number {
+    const mixed = Math.imul((left << 16) | right, 0x9e3779b1);
+    return (mixed ^ (mixed >>> 13)) & (NEIGHBOUR_BITS - 1);
+  }
+
+  has(left: number, right: number): boolean {
+    const bit = Neighbours.#bit(left, right);
+    return ((this.#bits[bit >>> 5]! >>> (bit & 31)) & 1) === 1;
+  }
 }
 
 /** Numbers, of which the smallest comes out first. */
@@ -70,18 +134,21 @@ export class Bpe implements Model {
   readonly #vocab: ReadonlyMap<string, number>;
   readonly #options: BpeOptions;
   readonly #results: Int32Array; // for each rank, the id of the merged token
-  readonly #ranks = new Map<number, number>();
+  readonly #ranks: Ranks;
+  readonly #units = new Int32Array(65536).fill(NEVER_LOOKED); // ids of single UTF-16 units, or UNKNOWN
   readonly #bytes: readonly (number | undefined)[];
   readonly #kept = new Map<string, readonly number[]>();
   readonly #keptWithBanned = new Map<string, readonly number[]>();
+  readonly #parts = new Map<string, readonly number[]>(); // of long pieces, which are merged even if they are tokens
+  readonly #partsWithBanned = new Map<string, readonly number[]>();
+  #neighbours: Neighbours | undefined; // made on first use
 
   constructor(file: string, vocab: ReadonlyMap<string, number>, merges: Merges, options: BpeOptions) {
-    const { left, right, result } = merges;
     this.#file = file;
     this.#vocab = vocab;
     this.#options = options;
-    this.#results = result;
-    for (let rank = 0; rank < result.length; rank++) this.#ranks.set(left[rank]! * PAIR + right[rank]!, rank);
+    this.#results = merges.result;
+    this.#ranks = new Ranks(merges);
     this.#bytes = options.byte_fallback ? byteIds(vocab) : [];
   }
 
@@ -93,11 +160,22 @@ export class Bpe implements Model {
       for (const id of known) out.push(id);
       return;
     }
-    const whole = this.#options.ignore_merges ? this.#vocab.get(piece) : undefined;
+    const { ignore_merges, end_of_word_suffix: suffix } = this.#options;
+    const whole = ignore_merges ? this.#vocab.get(piece) : undefined;
     if (whole !== undefined && !banned?.has(whole)) {
       out.push(whole);
       return;
     }
+    if (piece.length < LONGEST_KEPT || suffix !== "") this.#merged(piece, banned, kept, out);
+    else this.#byParts(piece, banned, out);
+  }
+
+  #merged(
+    piece: string,
+    banned: ReadonlySet<number> | undefined,
+    kept: Map<string, readonly number[]>,
+    out: number[],
+  ): void {
     const ids = this.#merge(this.#characters(piece, banned), banned);
     if (piece.length < LONGEST_KEPT) {
       if (kept.size === KEPT) kept.clear();
@@ -106,14 +184,57 @@ export class Bpe implements Model {
     for (const id of ids) out.push(id);
   }
 
+  /**
+   * A long piece, cut where no token holds what stands on both sides: no merge can cross such a place, so that the parts are
+   * independent. Text without a pre-tokenizer falls into its words, most of which are known.
+   */
+  #byParts(piece: string, banned: ReadonlySet<number> | undefined, out: number[]): void {
+    const neighbours = (this.#neighbours ??= new Neighbours(this.#vocab.keys()));
+    const kept = banned === undefined ? this.#parts : this.#partsWithBanned;
+    let from = 0;
+    const give = (to: number) => {
+      const part = piece.slice(from, to);
+      const known = kept.get(part);
+      if (known === undefined) this.#merged(part, banned, kept, out);
+      else for (const id of known) out.push(id);
+      from = to;
+    };
+    let before = this.#unitId(piece, 0);
+    for (let at = 1; at < piece.length; at++) {
+      const id = this.#unitId(piece, at);
+      // Bytes and unknown tokens may be merged whatever their text is.
+      if (before >= 0 && id >= 0 && !neighbours.has(piece.charCodeAt(at - 1), piece.charCodeAt(at))) give(at);
+      before = id;
+    }
+    give(piece.length);
+  }
+
+  /** The id of a character of one UTF-16 unit, or less than 0: it has none, or is half a character. */
+  #unitId(piece: string, at: number): number {
+    const unit = piece.charCodeAt(at);
+    if ((unit & 0xf800) === 0xd800) return UNKNOWN;
+    let known = this.#units[unit]!;
+    if (known === NEVER_LOOKED) known = this.#units[unit] = this.#vocab.get(piece[at]!) ?? UNKNOWN;
+    return known;
+  }
+
   /** Ids of the piece's characters. */
   #characters(piece: string, banned: ReadonlySet<number> | undefined): number[] {
     const { unk, fuse_unk, end_of_word_suffix: suffix } = this.#options;
     const ids: number[] = [];
     let unknown = false; // was the last character?
     for (let at = 0; at < piece.length; ) {
-      const end = at + (piece.codePointAt(at)! > 0xffff ? 2 : 1);
+      const end = at + ((piece.charCodeAt(at) & 0xfc00) === 0xd800 ? 2 : 1);
       const last = end === piece.length && suffix !== "";
+      if (!last) {
+        const known = this.#unitId(piece, at);
+        if (known >= 0 && !banned?.has(known)) {
+          ids.push(known);
+          unknown = false;
+          at = end;
+          continue;
+        }
+      }
       const char = last ? piece.slice(at, end) + suffix : piece.slice(at, end);
       at = end;
       const id = this.#vocab.get(char);
@@ -144,17 +265,48 @@ export class Bpe implements Model {
     return ids;
   }
 
+  /** The rank of two neighbours, or -1 if they are not merged. */
+  #rankOf(left: number, right: number, banned: ReadonlySet<number> | undefined): number {
+    const rank = this.#ranks.get(left, right);
+    return rank >= 0 && banned?.has(this.#results[rank]!) ? -1 : rank;
+  }
+
   #merge(ids: number[], banned: ReadonlySet<number> | undefined): number[] {
+    return ids.length <= SHORT ? this.#mergeShort(ids, banned) : this.#mergeLong(ids, banned);
+  }
+
+  /** Merges the pair of the lowest rank, the first of equal ones, until there is none. */
+  #mergeShort(ids: number[], banned: ReadonlySet<number> | undefined): number[] {
+    const ranks: number[] = [];
+    for (let i = 0; i + 1 < ids.length; i++) ranks.push(this.#rankOf(ids[i]!, ids[i + 1]!, banned));
+    for (;;) {
+      let [best, at] = [-1, -1];
+      for (let i = 0; i < ranks.length; i++) {
+        const rank = ranks[i]!;
+        if (rank >= 0 && (best < 0 || rank < best)) [best, at] = [rank, i];
+      }
+      if (at < 0) return ids;
+      ids[at] = this.#results[best]!;
+      for (let i = at + 1; i + 1 < ids.length; i++) ids[i] = ids[i + 1]!;
+      ids.length--;
+      for (let i = at; i + 1 < ranks.length; i++) ranks[i] = ranks[i + 1]!;
+      ranks.length--;
+      if (at > 0) ranks[at - 1] = this.#rankOf(ids[at - 1]!, ids[at]!, banned);
+      if (at < ranks.length) ranks[at] = this.#rankOf(ids[at]!, ids[at + 1]!, banned);
+    }
+  }
+
+  #mergeLong(ids: number[], banned: ReadonlySet<number> | undefined): number[] {
     const n = ids.length;
-    if (n < 2) return ids;
     const heap = new Heap();
     const next = new Int32Array(n); // place of the right neighbour, n for none
     const previous = new Int32Array(n);
+    const tokens = Int32Array.from(ids);
     const offer = (place: number): void => {
       const right = next[place]!;
       if (right === n) return;
-      const rank = this.#ranks.get(ids[place]! * PAIR + ids[right]!);
-      if (rank !== undefined && !banned?.has(this.#results[rank]!)) heap.push(rank * PLACE + place);
+      const rank = this.#rankOf(tokens[place]!, tokens[right]!, banned);
+      if (rank >= 0) heap.push(rank * PLACE + place);
     };
     for (let i = 0; i < n; i++) {
       next[i] = i + 1;
@@ -163,15 +315,16 @@ export class Bpe implements Model {
     for (let i = 0; i < n - 1; i++) offer(i);
     let count = n;
     for (let top = heap.pop(); top !== undefined; top = heap.pop()) {
-      const place = top % PLACE;
+      const rank = Math.floor(top / PLACE);
+      const place = top - rank * PLACE;
       const right = next[place]!;
       // Offers outlive their pairs: the left one is merged away (-1) or has another right neighbour.
-      if (ids[place] === -1 || right === n) continue;
-      const rank = this.#ranks.get(ids[place]! * PAIR + ids[right]!);
-      const result = this.#results[(top - place) / PLACE]!;
-      if (rank === undefined || this.#results[rank] !== result) continue;
-      ids[place] = result;
-      ids[right] = -1;
+      if (tokens[place] === -1 || right === n) continue;
+      const now = this.#ranks.get(tokens[place]!, tokens[right]!);
+      const result = this.#results[rank]!;
+      if (now < 0 || this.#results[now] !== result) continue;
+      tokens[place] = result;
+      tokens[right] = -1;
       count--;
       const after = next[right]!;
       next[place] = after;
@@ -181,7 +334,7 @@ export class Bpe implements Model {
     }
     if (count === n) return ids;
     const merged: number[] = [];
-    for (let i = 0; i < n; i = next[i]!) merged.push(ids[i]!);
+    for (let i = 0; i < n; i = next[i]!) merged.push(tokens[i]!);
     return merged;
   }
 }

@@ -164,7 +164,9 @@ export class JsonTokenizer implements Tokenizer {
       }
       first = false;
     }
-    return options.add_special_tokens === false ? ids : this.frame(ids).ids;
+    const { before, after } = this.#single;
+    if (options.add_special_tokens === false || before.length + after.length === 0) return ids;
+    return [...before.map(([id]) => id), ...ids, ...after.map(([id]) => id)];
   }
 
   decode(ids: Iterable<number>, options: DecodeIdsOptions = {}): string {

@@ -24,6 +24,8 @@ function bert(config: JsonObject): Step {
   const lowercase = config.lowercase === true;
   const strip = typeof config.strip_accents === "boolean" ? config.strip_accents : lowercase;
   return (text) => {
+    // Of ASCII without controls only capitals change.
+    if (/^[ -~]*$/.test(text)) return lowercase ? text.toLowerCase() : text;
     let result = text;
     if (config.clean_text === true) result = result.replace(DROPPED, "").replace(/\p{White_Space}/gu, " ");
     if (config.handle_chinese_chars === true) result = result.replace(IDEOGRAPH, " $& ");

@@ -3,6 +3,7 @@
 import type { Components } from "./components.js";
 import type { Json, JsonObject } from "./json-file.js";
 import { bounded, literally, patternOf } from "./pattern.js";
+import { isSpace } from "./text.js";
 
 const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200C\\u200D"; // \w of Rust's regex crate
 const SPACE = "\\p{White_Space}"; // JavaScript's \s adds U+FEFF and lacks U+0085
@@ -63,6 +64,49 @@ function splitter(pattern: RegExp, behavior: string, invert = false): Cutter {
   };
 }
 
+const [NOT_LOOKED, SPACE_UNIT, PUNCTUATION_UNIT, OTHER_UNIT] = [0, 1, 2, 3];
+/** The kinds of UTF-16 units, as they are asked for; halves of pairs are looked at with their other half. */
+const KINDS = new Uint8Array(65536);
+const ONE_PUNCTUATION = new RegExp(`^${PUNCTUATION}$`, "u");
+
+function kindAt(text: string, at: number): number {
+  const unit = text.charCodeAt(at);
+  if ((unit & 0xf800) === 0xd800) {
+    const char = String.fromCodePoint(text.codePointAt(at)!);
+    return ONE_PUNCTUATION.test(char) ? PUNCTUATION_UNIT : OTHER_UNIT;
+  }
+  const known = KINDS[unit]!;
+  if (known !== NOT_LOOKED) return known;
+  const kind = isSpace(unit) ? SPACE_UNIT : ONE_PUNCTUATION.test(text[at]!) ? PUNCTUATION_UNIT : OTHER_UNIT;
+  KINDS[unit] = kind;
+  return kind;
+}
+
+/** Words between white space; with `cuts`, punctuation is a piece for each character. Patterns would make several objects a piece. */
+function words(cuts: boolean): Cutter {
+  return ({ text, first }, out) => {
+    let from = 0; // where the word begins
+    const give = (to: number) => {
+      if (to > from) out.push({ text: text.slice(from, to), first: first && from === 0 });
+    };
+    for (let at = 0; at < text.length; ) {
+      const kind = kindAt(text, at);
+      const end = at + ((text.charCodeAt(at) & 0xfc00) === 0xd800 && at + 1 < text.length ? 2 : 1);
+      if (kind === SPACE_UNIT) {
+        give(at);
+        from = end;
+      } else if (cuts && kind === PUNCTUATION_UNIT) {
+        give(at);
+        from = at;
+        give(end);
+        from = end;
+      }
+      at = end;
+    }
+    give(text.length);
+  };
+}
+
 /** The 256 characters that represent bytes in byte-level vocabularies. */
 const BYTE_CHARS: readonly string[] = (() => {
   let next = 256;
@@ -105,11 +149,29 @@ function mixedBytes(tokens: readonly string[]): Uint8Array {
   return all;
 }
 
+/** The characters of a code point's bytes, for those of the first plane, as they are asked for. */
+const UNIT_CHARS: (string | undefined)[] = [];
+
 /** The UTF-8 bytes of a text, each as its character. */
 function bytesAsText(text: string): string {
-  if (/^[!-~]*$/.test(text)) return text; // these stand for themselves
   let chars = "";
-  for (const byte of UTF8.encode(text)) chars += BYTE_CHARS[byte]!;
+  let from = 0; // what stands for itself is taken as a whole
+  for (let at = 0; at < text.length; at++) {
+    const unit = text.charCodeAt(at);
+    if (unit > 0x20 && unit < 0x7f) continue;
+    if (at > from) chars += text.slice(from, at);
+    if ((unit & 0xf800) === 0xd800) {
+      chars += bytesOf(text.slice(at, at + 2));
+      at++;
+    } else chars += UNIT_CHARS[unit] ??= bytesOf(text[at]!);
+    from = at + 1;
+  }
+  return from === 0 ? text : chars + text.slice(from);
+}
+
+function bytesOf(char: string): string {
+  let chars = "";
+  for (const byte of UTF8.encode(char)) chars += BYTE_CHARS[byte]!;
   return chars;
 }
 
@@ -127,16 +189,21 @@ function metaspace(config: JsonObject): Cutter {
   const shown = String(config.str_rep || mark);
   // Files from before prepend_scheme say add_prefix_space.
   const scheme = config.prepend_scheme ?? (config.add_prefix_space === false ? "never" : "always");
-  const split = config.split === false ? undefined : literally(mark);
+  const splits = config.split !== false;
   return ({ text, first }, out) => {
     const marked = text.replaceAll(" ", () => shown);
     const prepends = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
     const whole = prepends ? shown + marked : marked;
-    if (split === undefined) out.push({ text: whole, first });
-    else {
-      for (const [i, piece] of cut(whole, split, "MergedWithNext", false).entries()) {
-        out.push({ text: piece, first: first && i === 0 });
-      }
+    if (!splits) {
+      out.push({ text: whole, first });
+      return;
+    }
+    // Each mark begins a piece.
+    for (let from = 0; from < whole.length; ) {
+      const next = whole.indexOf(mark, from + mark.length * Number(whole.startsWith(mark, from)));
+      const end = next < 0 ? whole.length : next;
+      if (end > from) out.push({ text: whole.slice(from, end), first: first && from === 0 });
+      from = end;
     }
   };
 }
@@ -168,9 +235,9 @@ function cutters(file: string, config: JsonObject): Cutter[] {
     case "Whitespace":
       return [splitter(regex(`[${WORD}]+|[^${WORD}${SPACE}]+`), "Removed", true)];
     case "WhitespaceSplit":
-      return [splitter(regex(`${SPACE}+`), "Removed")];
+      return [words(false)];
     case "BertPreTokenizer":
-      return [splitter(regex(`${SPACE}+`), "Removed"), splitter(regex(PUNCTUATION), "Isolated")];
+      return [words(true)];
     case "Punctuation":
       return [splitter(regex(PUNCTUATION), behavior(config.behavior))];
     case "Digits":

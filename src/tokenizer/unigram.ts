@@ -8,6 +8,9 @@ import { Trie } from "./trie.js";
 /** How much less than the least likely token an unknown character scores. */
 const PENALTY = 10;
 const UTF8 = new TextEncoder();
+/** Pieces whose ids are kept, and their longest. */
+const KEPT = 16_384;
+const LONGEST_KEPT = 256;
 
 export class Unigram implements Model {
   readonly #file: string;
@@ -17,6 +20,11 @@ export class Unigram implements Model {
   readonly #trie: Trie;
   readonly #scores: Float64Array;
   readonly #unkScore: number;
+  readonly #kept = new Map<string, readonly number[]>();
+  readonly #keptWithBanned = new Map<string, readonly number[]>();
+  readonly #best = new Float64Array(LONGEST_KEPT);
+  readonly #from = new Int32Array(LONGEST_KEPT);
+  readonly #last = new Int32Array(LONGEST_KEPT);
 
   /** @throws FormatError when a token is longer than 512 units */
   constructor(
@@ -38,10 +46,28 @@ export class Unigram implements Model {
   }
 
   encode(piece: string, banned: ReadonlySet<number> | undefined, out: number[]): void {
+    const kept = banned === undefined ? this.#kept : this.#keptWithBanned;
+    const known = kept.get(piece);
+    if (known !== undefined) {
+      for (const id of known) out.push(id);
+      return;
+    }
+    const ids = this.#cut(piece, banned);
+    for (let i = ids.length - 1; i >= 0; i--) out.push(ids[i]!);
+    if (piece.length >= LONGEST_KEPT) return;
+    if (kept.size === KEPT) kept.clear();
+    kept.set(piece, ids.reverse());
+  }
+
+  /** Ids of the best cut, the last first. */
+  #cut(piece: string, banned: ReadonlySet<number> | undefined): number[] {
     const n = piece.length;
-    const best = new Float64Array(n + 1); // the largest sum of a cut of what comes before a place
-    const from = new Int32Array(n + 1).fill(-1); // where its last token begins
-    const last = new Int32Array(n + 1); // and its id, or -1 if it is unknown
+    const short = n < LONGEST_KEPT;
+    // The largest sum of a cut of what comes before a place, where its last token begins, and its id, or -1 if it is unknown.
+    const best = short ? this.#best : new Float64Array(n + 1);
+    const from = (short ? this.#from : new Int32Array(n + 1)).fill(-1, 0, n + 1);
+    const last = short ? this.#last : new Int32Array(n + 1);
+    best[0] = 0;
     const trie = this.#trie;
     for (let at = 0; at < n; ) {
       const next = at + (piece.codePointAt(at)! > 0xffff ? 2 : 1);
@@ -67,7 +93,6 @@ export class Unigram implements Model {
       }
       at = next;
     }
-    // Ids from the end to the start, then turned round.
     const ids: number[] = [];
     for (let end = n; end > 0; ) {
       let start = from[end]!;
@@ -78,7 +103,7 @@ export class Unigram implements Model {
       }
       end = start;
     }
-    for (let i = ids.length - 1; i >= 0; i--) out.push(ids[i]!);
+    return ids;
   }
 
   #isUnknown(id: number): boolean {

@@ -19,13 +19,9 @@ import {
   type Encoding,
   type IdRows,
   movable,
-  padRows,
-  type Row,
   type Side,
   stack,
   type TensorEncoding,
-  truncate,
-  truncatePair,
 } from "./batch.js";
 import { chooseTemplate, isTemplates } from "./chat/template.js";
 import { cleanUp, type Tokenizer } from "./engine.js";
@@ -40,6 +36,7 @@ import {
   type TokenizerCall,
   type TokenizerSettings,
 } from "./options.js";
+import { makeRows } from "./rows.js";
 import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
 
 export type { ApplyChatTemplateOptions, ChatMessage, Conversation } from "./apply-chat-template.js";
@@ -57,9 +54,6 @@ function sideOf(value: Side, option: string): Side {
   if (problem) throw new OptionError(problem.message, { details: { option } });
   return value;
 }
-
-/** Lengths above this mean "no limit" (Python writes 1e30). */
-const NO_LIMIT = 1e9;
 
 export class PreTrainedTokenizer extends Callable {
   /** The engine: text to ids and back, without Python's conveniences. */
@@ -232,9 +226,7 @@ export class PreTrainedTokenizer extends Callable {
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
-    const limit = this.#limit(options);
-    const rows = texts.map((one, i) => this.#row(one, pairs?.[i], limit, options));
-    this.#pad(rows, options);
+    const rows = makeRows(this, texts, pairs, options);
 
     const mask = options.return_attention_mask !== false;
     const types = options.return_token_type_ids ?? this.#typeIds;
@@ -242,65 +234,12 @@ export class PreTrainedTokenizer extends Callable {
       input_ids: shape(rows.map((row) => row.ids)),
       ...(types ? { token_type_ids: shape(rows.map((row) => row.types)) } : {}),
       ...(mask ? { attention_mask: shape(rows.map((row) => row.mask)) } : {}),
+      ...(options.return_special_tokens_mask === true
+        ? { special_tokens_mask: shape(rows.map((row) => row.special!)) }
+        : {}),
     });
     if (options.return_tensors) return movable(collect(stack));
     return single ? movable(collect((list) => list[0]!)) : movable(collect((list) => list));
-  }
-
-  /** The length rows are cut to, or undefined for none. */
-  #limit(options: CallOptions): number | undefined {
-    const { padding, truncation, max_length: given } = options;
-    if (truncation === false || truncation === "do_not_truncate") return undefined;
-    const padded = padding !== undefined && padding !== false && padding !== "do_not_pad";
-    if (truncation === undefined && (given === undefined || padded)) return undefined;
-    const limit = given ?? this.model_max_length;
-    return limit < NO_LIMIT ? Math.floor(limit) : undefined;
-  }
-
-  #row(text: string, pair: string | undefined, limit: number | undefined, options: CallOptions): Row {
-    const { split_special_tokens, add_special_tokens = true } = options;
-    const plain = { split_special_tokens, add_special_tokens: false };
-    let a = this.backend.encode(text, plain);
-    let b = pair === undefined ? undefined : this.backend.encode(pair, plain);
-    if (limit !== undefined) {
-      const specials = add_special_tokens ? this.backend.frame([], b === undefined ? undefined : []).ids.length : 0;
-      const room = limit - specials;
-      if (room < 0) {
-        throw new OptionError(`tokenizer: max_length ${limit} is less than the ${specials} special tokens of a row`);
-      }
-      if (b === undefined) a = truncate(a, room, this.#truncationSide);
-      else [a, b] = truncatePair(a, b, room, this.#truncationSide);
-    }
-    const row = add_special_tokens
-      ? this.backend.frame(a, b)
-      : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
-    return { ids: row.ids, types: row.token_type_ids, mask: row.ids.map(() => 1) };
-  }
-
-  #pad(rows: readonly Row[], options: CallOptions): void {
-    const { padding } = options;
-    const { pad_to_multiple_of: multiple = 1, padding_side: side = this.#paddingSide } = options;
-    if (padding === undefined || padding === false || padding === "do_not_pad") return;
-    let length: number | undefined;
-    if (padding === "max_length") {
-      length = Math.floor(options.max_length ?? this.model_max_length);
-      if (length >= NO_LIMIT) {
-        throw new OptionError('tokenizer: padding: "max_length" needs max_length: the tokenizer sets no limit', {
-          hint: 'max_length: 512, or padding: "longest"',
-          details: { option: "max_length" },
-        });
-      }
-    }
-    const pad = () => {
-      const id = this.pad_token_id;
-      if (id !== null) return id;
-      throw new OptionError("tokenizer: padding needs a pad_token and this tokenizer has none", {
-        hint: "tokenizer.pad_token = tokenizer.eos_token",
-        details: { option: "padding" },
-      });
-    };
-    if (rows.length > 0) pad(); // as in Python: fail even if no row needs padding
-    padRows(rows, { length, multiple, side, pad });
   }
 
   /**
@@ -393,7 +332,11 @@ export class PreTrainedTokenizer extends Callable {
   apply_chat_template(conversation: unknown, given: ApplyChatTemplateOptions = {}): Applied {
     const { chat_template, special_tokens_map } = this;
     const encode = (text: string | string[], options: CallOptions) => this._call(text, options);
-    return applyChatTemplate({ chat_template, special_tokens_map, encode }, conversation, given);
+    const spans = (text: string) => {
+      return this.backend.spans(text, this.backend.encode(text, { add_special_tokens: false }));
+    };
+    const tokenizer = { chat_template, special_tokens_map, encode, spans };
+    return applyChatTemplate(tokenizer, conversation, given);
   }
 
   /**

@@ -5,9 +5,10 @@ import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { checkedLater, choice, flag, type Options, readOptions, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
-import { chooseTemplate, renderChat, type Templates } from "./chat/template.js";
+import { chooseTemplate, type Rendered, renderChat, type Templates } from "./chat/template.js";
 import { reading } from "./ids.js";
 import { CALL, type CallOptions } from "./options.js";
+import type { TokenSpan } from "./spans.js";
 
 const PLACE = "tokenizer.apply_chat_template";
 
@@ -78,6 +79,8 @@ export interface ChatTokenizer {
   readonly special_tokens_map: Readonly<Record<string, string | undefined>>;
   /** A call of the tokenizer. */
   encode(text: string | string[], options: CallOptions): Encoding | BatchEncoding | TensorEncoding;
+  /** The characters of a text's tokens, as `Tokenizer.spans` gives them. */
+  spans(text: string): readonly TokenSpan[] | undefined;
 }
 
 /** True if an array holds conversations, and not messages. */
@@ -101,6 +104,28 @@ function readGiven(tokenizer: ChatTokenizer, given: object) {
   const strange = others.filter((entry) => !mentioned(entry));
   if (strange.length > 0) entriesOf(PLACE, Object.fromEntries(strange), Object.keys(APPLY)); // throws
   return { options, source, variables: Object.fromEntries(others) };
+}
+
+/** 1 for the tokens of what the assistant says. As in Python, the first token of a character counts for it. */
+function maskOf(tokenizer: ChatTokenizer, { text, spans }: Rendered): number[] {
+  const tokens = tokenizer.spans(text);
+  if (tokens === undefined) {
+    throw new OptionError(
+      `${PLACE}: return_assistant_tokens_mask needs a BPE tokenizer that keeps all characters of a text`,
+      {
+        details: { option: "return_assistant_tokens_mask" },
+      },
+    );
+  }
+  const mask = tokens.map(() => 0);
+  const tokenAt = (place: number) => tokens.findIndex(([start, end]) => start <= place && place < end);
+  for (const [start, end] of spans) {
+    const first = tokenAt(start);
+    if (first < 0) break;
+    const last = tokenAt(end - 1);
+    mask.fill(1, first, last <= 0 ? undefined : last + 1);
+  }
+  return mask;
 }
 
 /**
@@ -163,5 +188,15 @@ export function applyChatTemplate(
     add_special_tokens: false,
     ...more,
   });
+  if (spans) {
+    if (padding !== false || truncation !== false || return_tensors) {
+      refuse(
+        "return_assistant_tokens_mask is given without padding, truncation and tensors alone",
+        "return_assistant_tokens_mask",
+      );
+    }
+    const masks = rendered.map((one) => maskOf(tokenizer, one));
+    return Object.assign(encoding, { assistant_masks: batch ? masks : masks[0]! });
+  }
   return return_dict ? encoding : (encoding.input_ids as number[] | number[][]);
 }

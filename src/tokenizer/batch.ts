@@ -20,6 +20,10 @@ export interface Movable {
 /** What a call on one text returns. */
 export interface Encoding extends Movable {
   input_ids: number[];
+  /** 1 for tokens that the assistant says; of `apply_chat_template` alone. */
+  assistant_masks?: number[];
+  /** 1 for special tokens that the tokenizer added, and for padding. */
+  special_tokens_mask?: number[];
   attention_mask?: number[];
   token_type_ids?: number[];
 }
@@ -27,6 +31,8 @@ export interface Encoding extends Movable {
 /** What a call on several texts returns: a row for each. */
 export interface BatchEncoding extends Movable {
   input_ids: number[][];
+  assistant_masks?: number[][];
+  special_tokens_mask?: number[][];
   attention_mask?: number[][];
   token_type_ids?: number[][];
 }
@@ -34,6 +40,7 @@ export interface BatchEncoding extends Movable {
 /** What a call with `return_tensors` returns. */
 export interface TensorEncoding extends Movable {
   input_ids: IntTensor;
+  special_tokens_mask?: IntTensor;
   attention_mask?: IntTensor;
   token_type_ids?: IntTensor;
 }
@@ -49,6 +56,8 @@ export interface Row {
   ids: number[];
   mask: number[];
   types: number[];
+  /** 1 for special tokens; absent unless it was asked for. */
+  special?: number[];
 }
 
 /** Rows of ids in any accepted form: nested arrays, typed arrays, or a tensor [B, T]. */
@@ -90,6 +99,32 @@ export function truncatePair(
   return [truncate(a, m, side), truncate(b, n, side)];
 }
 
+/**
+ * Shortens one of two sequences so that both have `length` together.
+ * @throws OptionError when it is too short for that
+ */
+export function truncateOne(
+  a: readonly number[],
+  b: readonly number[],
+  length: number,
+  which: "only_first" | "only_second",
+  side: Side,
+): [number[], number[]] {
+  const over = Math.max(0, a.length + b.length - length);
+  const cut = which === "only_first" ? a : b;
+  if (over > 0 && cut.length <= over) {
+    throw new OptionError(
+      `tokenizer: ${which}: the sequence has ${cut.length} tokens, ${over} too many for max_length`,
+      {
+        hint: 'truncation: "longest_first", or a larger max_length',
+        details: { option: "truncation" },
+      },
+    );
+  }
+  const kept = truncate(cut, cut.length - over, side);
+  return which === "only_first" ? [kept, [...b]] : [[...a], kept];
+}
+
 /** Most ids of a padded batch: 1 GB of numbers. */
 const MOST_PADDED = 2 ** 27;
 
@@ -116,6 +151,7 @@ export function padRows(rows: readonly Row[], plan: PadPlan): void {
     row.ids = fill(row.ids, plan.pad());
     row.mask = fill(row.mask, 0);
     row.types = fill(row.types, 0);
+    if (row.special) row.special = fill(row.special, 1);
   }
 }
 

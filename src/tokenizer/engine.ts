@@ -10,6 +10,7 @@ import type { Model } from "./model.js";
 import { buildModel } from "./models.js";
 import { buildNormalizer, type Normalizer } from "./normalize.js";
 import { buildPreTokenizer, type PreTokenizer } from "./pre-tokenize.js";
+import { spansOf, type TokenSpan } from "./spans.js";
 import { wellFormed } from "./text.js";
 import type { AddedToken, TokenizerJson } from "./tokenizer-json.js";
 
@@ -62,6 +63,8 @@ export interface Tokenizer {
   decoding(options?: DecodeIdsOptions): IdDecoding;
   /** Adds the special tokens around ids that were encoded without them. */
   frame(ids: readonly number[], pair?: readonly number[]): Framed;
+  /** The characters that each token of a text stands for; undefined where it is not known. `ids` are those of `encode` alone. */
+  spans(text: string, ids: readonly number[]): TokenSpan[] | undefined;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
   /** Every token with its id, added ones included. */
@@ -220,6 +223,18 @@ export class JsonTokenizer implements Tokenizer {
     if (pair !== undefined) sequence(pair, types[1]);
     special(after);
     return { ids: all, token_type_ids };
+  }
+
+  spans(text: string, ids: readonly number[]): TokenSpan[] | undefined {
+    const { model, decoder } = this.#json;
+    if (model.type !== "BPE" || (typeof model.end_of_word_suffix === "string" && model.end_of_word_suffix !== ""))
+      return undefined;
+    const writing = decoder?.some(({ type }) => type === "ByteLevel") ? "byte-level" : "marks";
+    const tokens = ids.map((id) => {
+      const token = this.#tokens.get(id) ?? "";
+      return [token, this.#added.get(token) === id] as const;
+    });
+    return spansOf(wellFormed(text), tokens, writing);
   }
 
   token_to_id(token: string): number | undefined {

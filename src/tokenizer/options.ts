@@ -26,7 +26,7 @@ export const CALL = {
   /** true or "longest": to the longest row; "max_length": to `max_length`; false or "do_not_pad" (default): none. */
   padding: choice([true, false, "longest", "max_length", "do_not_pad"]),
   /** Default: only when `max_length` is given and nothing is padded, as in Python. */
-  truncation: choice([true, false, "longest_first", "do_not_truncate"]),
+  truncation: choice([true, false, "longest_first", "only_first", "only_second", "do_not_truncate"]),
   /** Most tokens of a row; by default the tokenizer's `model_max_length`. */
   max_length: positive(),
   /** Rows are padded to a multiple of this. */
@@ -43,6 +43,8 @@ export const CALL = {
   return_attention_mask: flag(),
   /** Return the number of the sequence, 0 or 1, for each token; by default as set in the tokenizer's files. */
   return_token_type_ids: flag(),
+  /** Return 1 for each special token that was added and for padding, 0 for the tokens of the text. */
+  return_special_tokens_mask: flag(),
   /** A second sequence for each text. */
   text_pair: such<string | readonly string[]>(
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),

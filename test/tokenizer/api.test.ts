@@ -138,6 +138,27 @@ describe("padding and truncation", () => {
     expect(() => tok(["the"], { text_pair: ["a", "b"] })).toThrow(/text_pair must match/);
   });
 
+  it("cuts one of two sequences, and marks special tokens and padding, as Python does", () => {
+    const tok = bert();
+    const [a, b] = ["the model and the text", "a model"].map((text) => tok.encode(text, { add_special_tokens: false }));
+    const [cls, sep] = [tok.cls_token_id, tok.sep_token_id];
+    const over = 3 + a!.length + b!.length - 1;
+    const cut = (truncation: "only_first" | "only_second") =>
+      tok("the model and the text", { text_pair: "a model", truncation, max_length: over }).input_ids;
+    expect(cut("only_first")).toEqual([cls, ...a!.slice(0, -1), sep, ...b!, sep]);
+    expect(cut("only_second")).toEqual([cls, ...a!, sep, ...b!.slice(0, -1), sep]);
+    expect(() => tok("the", { text_pair: "the model and the text", truncation: "only_first", max_length: 4 })).toThrow(
+      /only_first: the sequence has/,
+    );
+    const { special_tokens_mask } = tok(["the model", "the [MASK] model"], {
+      padding: true,
+      return_special_tokens_mask: true,
+    });
+    const [short, long] = special_tokens_mask!;
+    expect(long!.slice(1, -1).every((one) => one === 0)).toBe(true);
+    expect([long![0], long!.at(-1), short![0], short!.at(-1)]).toEqual([1, 1, 1, 1]);
+  });
+
   it("asks for a pad token where there is none", () => {
     tokenizer.pad_token = null;
     expect(() => tokenizer(["a"], { padding: true })).toThrow(/hint: tokenizer.pad_token = tokenizer.eos_token/);

@@ -63,6 +63,19 @@ describe("what templates do", () => {
   );
 });
 
+it("marks the assistant's tokens as Python does", () => {
+  const own = cases.filter(({ masks }) => masks !== undefined);
+  expect(own.length).toBeGreaterThan(10);
+  for (const { template, chat, ids, masks } of own) {
+    const chat_template = shared.templates[template!]!;
+    const made = tokenizer.apply_chat_template(shared.chats[chat]!, {
+      chat_template,
+      return_assistant_tokens_mask: true,
+    });
+    expect([template, chat, made.input_ids, made.assistant_masks]).toEqual([template, chat, ids, masks]);
+  }
+});
+
 describe("the call", () => {
   const chat = [{ role: "user", content: "Hello" }];
   const text = { tokenize: false } as const;

@@ -1,0 +1,109 @@
+// The rows of a tokenizer's call: texts and pairs to ids with special tokens, cut and padded as the options say.
+
+import { OptionError } from "../core/errors.js";
+import { padRows, type Row, type Side, truncate, truncateOne, truncatePair } from "./batch.js";
+import type { Tokenizer } from "./engine.js";
+import type { CallOptions } from "./options.js";
+
+/** What rows need of a tokenizer. */
+export interface RowSource {
+  readonly backend: Tokenizer;
+  readonly padding_side: Side;
+  readonly truncation_side: Side;
+  readonly model_max_length: number;
+  readonly pad_token_id: number | null;
+}
+
+/** Lengths above this mean "no limit" (Python writes 1e30). */
+const NO_LIMIT = 1e9;
+
+/** @throws OptionError when a length, a pad token or a cut is not possible */
+export function makeRows(
+  tokenizer: RowSource,
+  texts: readonly string[],
+  pairs: readonly string[] | undefined,
+  options: CallOptions,
+): Row[] {
+  const limit = limitOf(tokenizer, options);
+  const rows = texts.map((one, i) => rowOf(tokenizer, one, pairs?.[i], limit, options));
+  pad(tokenizer, rows, options);
+  return rows;
+}
+
+/** The length rows are cut to, or undefined for none. */
+function limitOf(tokenizer: RowSource, options: CallOptions): number | undefined {
+  const { padding, truncation, max_length: given } = options;
+  if (truncation === false || truncation === "do_not_truncate") return undefined;
+  const padded = padding !== undefined && padding !== false && padding !== "do_not_pad";
+  if (truncation === undefined && (given === undefined || padded)) return undefined;
+  const limit = given ?? tokenizer.model_max_length;
+  return limit < NO_LIMIT ? Math.floor(limit) : undefined;
+}
+
+function rowOf(
+  tokenizer: RowSource,
+  text: string,
+  pair: string | undefined,
+  limit: number | undefined,
+  options: CallOptions,
+): Row {
+  const { split_special_tokens, add_special_tokens = true } = options;
+  const plain = { split_special_tokens, add_special_tokens: false };
+  let a = tokenizer.backend.encode(text, plain);
+  let b = pair === undefined ? undefined : tokenizer.backend.encode(pair, plain);
+  if (limit !== undefined) {
+    const specials = add_special_tokens ? tokenizer.backend.frame([], b === undefined ? undefined : []).ids.length : 0;
+    const room = limit - specials;
+    if (room < 0) {
+      throw new OptionError(`tokenizer: max_length ${limit} is less than the ${specials} special tokens of a row`);
+    }
+    const side = tokenizer.truncation_side;
+    const { truncation } = options;
+    if (b === undefined) {
+      if (truncation === "only_second" && a.length > room) {
+        throw new OptionError("tokenizer: truncation: only_second needs a text_pair", {
+          details: { option: "truncation" },
+        });
+      }
+      a = truncate(a, room, side);
+    } else if (truncation === "only_first" || truncation === "only_second") {
+      [a, b] = truncateOne(a, b, room, truncation, side);
+    } else [a, b] = truncatePair(a, b, room, side);
+  }
+  const row = add_special_tokens
+    ? tokenizer.backend.frame(a, b)
+    : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
+  const made: Row = { ids: row.ids, types: row.token_type_ids, mask: row.ids.map(() => 1) };
+  if (options.return_special_tokens_mask === true) {
+    const text = (ids: readonly number[]) => ids.map(() => -1);
+    const around = add_special_tokens ? tokenizer.backend.frame(text(a), b && text(b)).ids : text(row.ids);
+    made.special = around.map((id) => (id === -1 ? 0 : 1));
+  }
+  return made;
+}
+
+function pad(tokenizer: RowSource, rows: readonly Row[], options: CallOptions): void {
+  const { padding } = options;
+  const { pad_to_multiple_of: multiple = 1, padding_side: side = tokenizer.padding_side } = options;
+  if (padding === undefined || padding === false || padding === "do_not_pad") return;
+  let length: number | undefined;
+  if (padding === "max_length") {
+    length = Math.floor(options.max_length ?? tokenizer.model_max_length);
+    if (length >= NO_LIMIT) {
+      throw new OptionError('tokenizer: padding: "max_length" needs max_length: the tokenizer sets no limit', {
+        hint: 'max_length: 512, or padding: "longest"',
+        details: { option: "max_length" },
+      });
+    }
+  }
+  const padId = () => {
+    const id = tokenizer.pad_token_id;
+    if (id !== null) return id;
+    throw new OptionError("tokenizer: padding needs a pad_token and this tokenizer has none", {
+      hint: "tokenizer.pad_token = tokenizer.eos_token",
+      details: { option: "padding" },
+    });
+  };
+  if (rows.length > 0) padId(); // as in Python: fail even if no row needs padding
+  padRows(rows, { length, multiple, side, pad: padId });
+}

@@ -16,6 +16,7 @@ import { flagOf, type KVCacheName, optionsOf } from "./arguments.js";
 export interface GenerateFlags {
   prompt?: string;
   batchFile?: string;
+  chat?: boolean;
   escape?: boolean;
   echo: boolean;
   computeDtype?: "float32" | "bfloat16" | "int8";

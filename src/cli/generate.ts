@@ -48,6 +48,7 @@ export function generateCommand(): Command {
     .argument("[prompt]", "text to continue; - or nothing reads it from standard input")
     .option("-p, --prompt <text>", "the prompt, where no model is named")
     .option("--batch-file <file>", "continue every line of a file, as one padded batch")
+    .option("-c, --chat", "the prompt is a message to the assistant, as the model's chat template writes it")
     .option("-e, --escape", "read \\n, \\t and \\\\ in the prompt as line end, tab and backslash")
     .option("--no-echo", "print only the new text, not the prompt")
     .optionsGroup("Weights:");
@@ -85,6 +86,7 @@ Examples:
   octavo generate octavo/storyteller "Once upon a time" --load-in-8bit --seed 7
   echo "The old king" | octavo generate octavo/storyteller --load-in-4bit --max-new-tokens 40
   octavo generate bigscience/bloom-560m "The capital of France is" --greedy --json
+  octavo generate <model> --chat "What is a llama?" --greedy
   octavo generate -p "<|endoftext|>The Golden Fish\\n\\n" --escape`,
     )
     .action(generate);
@@ -112,10 +114,12 @@ async function generate(first: string | undefined, second: string | undefined, f
   const tokenizer_s = (performance.now() - asked) / 1000;
   const { batchFile, quiet } = flags;
   const prompts = await readPrompts({ prompt, batchFile, escape: flags.escape === true, quiet, signal });
+  const chat = flags.chat === true;
+  const texts = chat ? prompts.map((content) => messageText(tokenizer, content)) : prompts;
   if (model === undefined && talks) {
     note(dim(`model     ${name}, the small demo model of this package; octavo generate <model> runs another`));
   }
-  const inputs = encode(tokenizer, prompts);
+  const inputs = encode(tokenizer, texts, !chat); // a template writes the special tokens itself
 
   const begin = performance.now();
   const watched = !flags.quiet && isInteractive();
@@ -162,7 +166,7 @@ async function generate(first: string | undefined, second: string | undefined, f
       reading?.hear(event);
       if (event.status !== "done") return;
       begun = true;
-      if (stream && flags.echo) print(run.rows[0]!.echo);
+      if (stream && flags.echo && !chat) print(run.rows[0]!.echo);
     },
   });
   if (!flags.quiet && length + config.max_new_tokens > context) {
@@ -190,9 +194,15 @@ async function generate(first: string | undefined, second: string | undefined, f
   });
   if (flags.json) printJson(facts);
   else if (stream) print(begun && !run.rows[0]!.text.endsWith("\n") ? "\n" : "");
-  else for (const row of run.rows) print(`==> ${row.prompt} <==\n${flags.echo ? row.echo : ""}${row.text}\n\n`);
+  else
+    for (const row of run.rows) print(`==> ${row.prompt} <==\n${flags.echo && !chat ? row.echo : ""}${row.text}\n\n`);
   if (talks) note(dim(footer(facts)));
   if (interrupted) throw interrupted;
+}
+
+/** A message of the user, and the beginning of the assistant's. @throws OptionError for a model without a chat template */
+function messageText(tokenizer: PreTrainedTokenizer, content: string): string {
+  return tokenizer.apply_chat_template([{ role: "user", content }], { tokenize: false, add_generation_prompt: true });
 }
 
 /**

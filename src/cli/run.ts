@@ -9,12 +9,15 @@ import type { Row } from "./report.js";
 
 export type Inputs = ModelInputs & { input_ids: number[][]; attention_mask: number[][] };
 
-/** @throws OptionError for an empty prompt where the tokenizer has no token to begin with */
-export function encode(tokenizer: PreTrainedTokenizer, prompts: readonly string[]): Inputs {
+/**
+ * @param add_special_tokens false for texts that have their own
+ * @throws OptionError for an empty prompt where the tokenizer has no token to begin with
+ */
+export function encode(tokenizer: PreTrainedTokenizer, prompts: readonly string[], add_special_tokens = true): Inputs {
   // Decoders are often published without a padding token; padding is masked, so any token will do.
   if (tokenizer.pad_token === null && tokenizer.eos_token !== null) tokenizer.pad_token = tokenizer.eos_token;
   const padding = prompts.length > 1;
-  const { input_ids, attention_mask } = tokenizer([...prompts], { padding });
+  const { input_ids, attention_mask } = tokenizer([...prompts], { padding, add_special_tokens });
   if (input_ids[0]!.length > 0) return { input_ids, attention_mask: attention_mask! };
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   if (first === null) throw new OptionError("the prompt is empty");

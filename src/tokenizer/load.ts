@@ -13,11 +13,13 @@ import { readOlderFiles } from "./older-files.js";
 import {
   LOAD_TOKENIZER,
   type LoadTokenizerOptions,
+  type SaveTokenizer,
   SPECIAL_NAMES,
   type SpecialName,
   type TokenizerSettings,
+  type TokenizerState,
 } from "./options.js";
-import { type SaveTokenizer, saveTokenizer, type TokenizerState } from "./save.js";
+import { saveTokenizer } from "./save.js";
 import {
   addedIds,
   chatTemplate,

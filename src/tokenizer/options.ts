@@ -3,8 +3,8 @@
 import * as z from "zod";
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
+import type { Templates } from "./chat/template.js";
 import type { JsonObject } from "./json-file.js";
-import type { SaveTokenizer, TokenizerState } from "./save.js";
 
 export const SPECIAL_NAMES = [
   "bos_token",
@@ -91,6 +91,19 @@ export interface TokenizerCall {
   (text: readonly string[], options?: CallOptions & NoTensors): BatchEncoding;
   (text: string | readonly string[], options?: CallOptions): Encoding | BatchEncoding | TensorEncoding;
 }
+
+/** What of a tokenizer can change after loading. */
+export interface TokenizerState {
+  readonly special: Readonly<Partial<Record<SpecialName, string>>>;
+  readonly padding_side: "left" | "right";
+  readonly truncation_side: "left" | "right";
+  readonly model_max_length: number;
+  readonly clean_up_tokenization_spaces: boolean;
+  readonly chat_template: Templates;
+}
+
+/** Saves a tokenizer as it is now, into a folder; gives the names of the files. */
+export type SaveTokenizer = (now: TokenizerState, folder: string) => Promise<string[]>;
 
 /** The content of the settings files, already resolved. */
 export interface TokenizerSettings extends TokenizerState {

@@ -7,22 +7,9 @@ import { show } from "../core/show.js";
 import { editJson } from "../sources/json-edit.js";
 import type { Templates } from "./chat/template.js";
 import { type JsonObject, readBytes, readText } from "./json-file.js";
-import { SPECIAL_NAMES, type SpecialName } from "./options.js";
+import { SPECIAL_NAMES, type TokenizerState } from "./options.js";
 import { type Files, namedToken, TEMPLATES, templateFiles, usualToken } from "./settings-files.js";
 import type { AddedToken } from "./tokenizer-json.js";
-
-/** What of a tokenizer can change after loading. */
-export interface TokenizerState {
-  readonly special: Readonly<Partial<Record<SpecialName, string>>>;
-  readonly padding_side: "left" | "right";
-  readonly truncation_side: "left" | "right";
-  readonly model_max_length: number;
-  readonly clean_up_tokenization_spaces: boolean;
-  readonly chat_template: Templates;
-}
-
-/** Saves a tokenizer as it is now, into a folder; gives the names of the files. */
-export type SaveTokenizer = (now: TokenizerState, folder: string) => Promise<string[]>;
 
 /** A tokenizer to save. */
 export interface TokenizerToSave {

@@ -1,6 +1,6 @@
 // octavo generate on the built command line and the storyteller: what comes out, where, and with which exit code.
 
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -164,6 +164,18 @@ describe("text", () => {
     const args = ["--greedy", "--max-new-tokens", "8", "-q", "--escape", "<|endoftext|>The Fox\\n\\n"];
     const [whole, rest] = await Promise.all([generate(...args), generate(...args, "--no-echo")]);
     expect(whole.stdout).toBe(`The Fox\n\n${rest.stdout}`);
+  });
+
+  it("writes a message by the model's chat template with --chat", async () => {
+    const args = ["--greedy", "--max-new-tokens", "8", "-q"];
+    const without = await generate("The Fox", "--chat", ...args);
+    expect([without.code, without.stderr]).toEqual([2, expect.stringContaining("tokenizer.chat_template is not set")]);
+    const model = join(folder, "with-template");
+    await cp(join(ROOT, "models", "storyteller"), model, { recursive: true });
+    await writeFile(join(model, "chat_template.jinja"), "{{ eos_token }}{{ messages[0].content }}\n\n\n");
+    const said = await octavo(["generate", model, "The Fox", "--chat", ...args]);
+    const plain = await generate("<|endoftext|>The Fox\\n\\n", "--escape", "--no-echo", ...args);
+    expect(said.stdout).toBe(plain.stdout);
   });
 
   it("continues a file of prompts as it continues each alone", async () => {

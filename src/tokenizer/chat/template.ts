@@ -117,7 +117,7 @@ export function renderChat(source: string, conversation: unknown, given: Given):
   variables.set("add_generation_prompt", given.add_generation_prompt);
   const end = continued === undefined ? undefined : continue_(place, source, messages, continued);
   variables.set("messages", end?.messages ?? messages);
-  const mark = given.spans ? unlikely() : "";
+  const mark = given.spans && end === undefined ? unlikely() : "";
   const budget = new Budget(reader.count);
   const all = new Map([...globals(budget, () => new Date()), ...variables]);
   try {

@@ -12,6 +12,9 @@ import type { DownloadEvent, Source } from "../sources/source.js";
 import { TOKEN } from "./environment.js";
 import { openModel } from "./open.js";
 
+/** Chat templates beside the usual one. */
+const TEMPLATES = "additional_chat_templates";
+
 /** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
 const SENTENCEPIECE = MODEL_FILES.filter((name) => name.endsWith(".model"));
 /** Files that are needed where they are there, beside the weights and those. */
@@ -79,7 +82,8 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
     for (const names of WEIGHT_FILES.slice(1))
       if (lacking()) there = new Set([...there, ...(await source.names(names))]);
     if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
-    await source.bring?.(neededFiles(there));
+    const templates = (await source.list?.(TEMPLATES)) ?? [];
+    await source.bring?.([...neededFiles(there), ...templates.map((name) => `${TEMPLATES}/${name}`)]);
     const named = there.has("config.json") ? await weightsName(source) : undefined;
     if (named !== undefined || !lacking()) await openCheckpoint(source, { named });
     else if (!there.has("config.json") && !there.has("adapter_config.json")) {

@@ -101,6 +101,16 @@ export class HubSource implements Source {
     return there;
   }
 
+  async list(folder: string): Promise<readonly string[]> {
+    const listing = this.#listing;
+    if (!listing) return this.#disk.list(folder);
+    const prefix = this.#inModel(`${folder}/`);
+    const names = [...listing.keys()]
+      .filter((name) => name.startsWith(prefix))
+      .map((name) => name.slice(prefix.length));
+    return names.filter((name) => name !== "" && !name.includes("/")).sort();
+  }
+
   async absent(names: readonly string[]): Promise<string[]> {
     const gone: string[] = [];
     for (const name of names) if (!(await this.#isThere(name))) gone.push(name);

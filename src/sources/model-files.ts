@@ -14,6 +14,8 @@ export const MODEL_FILES: readonly string[] = [
   "tokenizer.model",
   "spiece.model",
   "sentencepiece.bpe.model",
+  "sentencepiece.model",
+  "spm.model",
   "chat_template.jinja",
   "chat_template.json",
   "preprocessor_config.json",

@@ -7,6 +7,8 @@ import { TooLong } from "./text.js";
 
 const KEY = "normalizer.precompiled_charsmap";
 const UTF8 = new TextEncoder();
+/** Units of a text that the segmenter sees at once. */
+const PART = 256;
 /** Bytes of a grapheme that is replaced as a whole. */
 const SHORT = 6;
 
@@ -94,11 +96,25 @@ export class Charsmap {
 
   #joined(text: string, give: (part: string) => void): void {
     this.#segmenter ??= new Intl.Segmenter("und", { granularity: "grapheme" });
-    for (const { segment } of this.#segmenter.segment(text)) {
-      const whole = segment.length < SHORT && utf8Length(segment) < SHORT ? this.#replacement(segment) : undefined;
-      if (whole !== undefined) give(whole);
-      else for (const char of segment) give(this.#replacement(char) ?? char);
+    // Engines take far more than linear time for a long text. Of a part, the last grapheme may go on: the next part begins with it.
+    for (let from = 0, size = PART; from < text.length; ) {
+      const part = text.slice(from, from + size);
+      const last = from + size >= text.length;
+      let done = 0;
+      for (const { segment, index } of this.#segmenter.segment(part)) {
+        if (!last && index + segment.length === part.length) break;
+        this.#grapheme(segment, give);
+        done = index + segment.length;
+      }
+      from += done;
+      size = done === 0 ? 2 * size : PART;
     }
+  }
+
+  #grapheme(text: string, give: (part: string) => void): void {
+    const whole = text.length < SHORT && utf8Length(text) < SHORT ? this.#replacement(text) : undefined;
+    if (whole !== undefined) give(whole);
+    else for (const char of text) give(this.#replacement(char) ?? char);
   }
 
   /** What a text becomes if a rule's text begins it; undefined for no rule. */

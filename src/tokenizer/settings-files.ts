@@ -170,7 +170,7 @@ export function addedIds({ added }: Files): ReadonlyMap<string, number> {
 
 /** Files of chat templates in the folder. */
 export async function templateFiles({ source, names }: Files): Promise<string[]> {
-  const more = names.has(TEMPLATES) ? ((await source.list?.(TEMPLATES)) ?? []) : [];
+  const more = (await source.list?.(TEMPLATES)) ?? [];
   const named = more.filter((file) => file.endsWith(".jinja")).slice(0, MOST_TEMPLATES);
   return [
     ...(names.has("chat_template.jinja") ? ["chat_template.jinja"] : []),

@@ -2,7 +2,9 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { Charsmap } from "../../src/tokenizer/charsmap.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
+import { readSentencePiece } from "../../src/tokenizer/sentencepiece.js";
 import { MemorySource } from "../fuzz/support/memory-source.js";
 
 const FOLDER = new URL("../fixtures/tokenizers/", import.meta.url);
@@ -46,6 +48,38 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))("%s", (_name, kin
       expect([text, tokenizer.decode(ids, { skip_special_tokens: true })]).toEqual([text, skipped]);
     }
     expect(tokenizer.encode("a b", { text_pair: "c d" })).toEqual(kind.pair);
+  });
+});
+
+describe("SentencePiece's rules of normalization", () => {
+  const t5 = kinds.find(({ name }) => name === "plain-unigram")!;
+
+  it("see graphemes wherever a long text is cut", () => {
+    const { charsmap } = readSentencePiece(readFileSync(new URL("t5.model", FOLDER)), "t5.model");
+    const rules = new Charsmap("t5.model", Buffer.from(charsmap).toString("base64"));
+    const apply = (text: string) => rules.apply(text, Number.POSITIVE_INFINITY);
+    expect(apply("e\u0301\uFB01")).toBe("\u00e9fi");
+    for (const part of [
+      "e\u0301",
+      "\u{1F1E9}\u{1F1EA}",
+      "\u{1F469}\u200D\u{1F469}\u200D\u{1F467}",
+      "\u1100\u1161",
+      "\uFF71\u0301",
+    ]) {
+      for (const padding of ["", "a", "ab", "\u0301", "\u{1F600}"]) {
+        expect(apply(padding + part.repeat(500))).toBe(apply(padding) + apply(part).repeat(500));
+      }
+    }
+  });
+
+  it("take linear time, of which the engine's segmenter takes more", async () => {
+    const tokenizer = await open(t5);
+    const begun = process.cpuUsage();
+    for (const part of ["e\u0301", "\u0301", "\u{1F469}\u200D", "\u0915\u094D", "\r"]) {
+      tokenizer.encode(part.repeat(2 ** 18 / part.length));
+    }
+    const { user } = process.cpuUsage(begun);
+    expect(user / 1000).toBeLessThan(15_000); // some 1000; with the whole text at once it is minutes
   });
 });
 

@@ -22,6 +22,7 @@ const FLOORS = [
   "models",
   "load",
   "generate",
+  "bnb",
   "browser",
   "train",
   "eval",

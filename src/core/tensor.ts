@@ -1,23 +1,22 @@
 // Tensors: a shape over a piece of device memory. Storage is counted, so views are free and memory goes back as soon as the
-// last view is disposed. `scope` frees everything made inside it except its result.
+// last view is disposed. `scope` (scope.ts) frees everything made inside it except its result.
 
+import { autograd } from "./autograd.js";
 import type { BufferId } from "./backend.js";
-import { isFunction, isWhole, itemsOf } from "./checks.js";
+import { isWhole } from "./checks.js";
 import type { Device } from "./device.js";
 import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
-import { DTypeError, OctavoError, OptionError, ShapeError } from "./errors.js";
+import { DTypeError, GradientError, OctavoError, OptionError, ShapeError } from "./errors.js";
 import { checkedPlace, checkMaking, type Place } from "./place.js";
-import { refusePromise } from "./recording.js";
+import { enroll, withdraw } from "./scope.js";
 import { checkedShape, elements, packed, rowStrides, viewShape, wholeList, windowed } from "./shape.js";
 import { shapeText, show } from "./show.js";
 import { Storage } from "./storage.js";
 import { checkedValues, decode, dtypeOf, encode, type HostValues } from "./values.js";
 
 export type { Place } from "./place.js";
+export { kept, scope } from "./scope.js";
 export { rowStrides } from "./shape.js";
-
-/** Tensors made in the innermost open scope; null outside of scopes. */
-let current: Tensor[] | null = null;
 
 export class Tensor implements Disposable {
   readonly shape: readonly number[];
@@ -30,6 +29,8 @@ export class Tensor implements Disposable {
   readonly panels: boolean;
   readonly #storage: Storage;
   #alive = true;
+  #leaf = false;
+  #grad: Tensor | undefined;
 
   private constructor(
     storage: Storage,
@@ -48,7 +49,7 @@ export class Tensor implements Disposable {
     this.strides = strides;
     this.offset = offset;
     this.panels = panels;
-    current?.push(this);
+    enroll(this);
   }
 
   /** True for a tensor itself, which a proxy of one is not. */
@@ -296,10 +297,7 @@ export class Tensor implements Disposable {
 
   /** Takes the tensor out of the open scope: it lives until `dispose`. */
   keep(): this {
-    if (current) {
-      const at = current.lastIndexOf(this);
-      if (at >= 0) current.splice(at, 1);
-    }
+    withdraw(this);
     return this;
   }
 
@@ -326,10 +324,73 @@ export class Tensor implements Disposable {
     this.#storage.restore();
   }
 
+  /** True if `backward` of what is computed from it gives it a gradient, or passes one on. */
+  get requires_grad(): boolean {
+    return this.#leaf || (autograd.engine?.tracks(this) ?? false);
+  }
+
+  set requires_grad(on: boolean) {
+    this.requires_grad_(on);
+  }
+
+  /**
+   * From now on, ops whose inputs depend on this tensor are recorded, so that `backward` of a result gives it a gradient
+   * (false: no more). A tensor that was computed from others that require one cannot be asked.
+   * @throws DTypeError unless it holds floats, OctavoError after dispose(), GradientError
+   */
+  requires_grad_(on = true): this {
+    if (typeof on !== "boolean") throw new OptionError(`requires_grad_: it takes true or false, got ${show(on)}`);
+    void this.buffer; // throws if disposed
+    if (on === this.#leaf) return this;
+    if (on && !isFloat(this.dtype)) throw new DTypeError(`requires_grad_: a tensor of ${this.dtype} has no gradient`);
+    const engine = theEngine();
+    if (on) engine.watch(this);
+    else engine.forget(this);
+    this.#leaf = on;
+    return this;
+  }
+
+  /** The sum of the gradients that `backward` gave so far: f32, of this shape. It belongs to this tensor. */
+  get grad(): Tensor | undefined {
+    return this.#grad;
+  }
+
+  /** Takes the tensor over (undefined or null: none) and disposes the one before. @throws ShapeError, OptionError */
+  set grad(grad: Tensor | null | undefined) {
+    if (grad === this.#grad) return;
+    if (grad !== null && grad !== undefined) {
+      if (!Tensor.is(grad)) throw new OptionError(`grad must be a Tensor, got ${show(grad)}`);
+      if (shapeText(grad.shape) !== shapeText(this.shape) || grad.dtype !== "f32") {
+        throw new ShapeError(
+          `the gradient of ${shapeText(this.shape)} is f32 of that shape, not ${shapeText(grad.shape)} ${grad.dtype}`,
+        );
+      }
+      grad.keep();
+    }
+    this.#grad?.dispose();
+    this.#grad = grad ?? undefined;
+  }
+
+  /**
+   * Records the gradients of this result by all tensors that require one, and adds them to their `grad`. What was recorded for
+   * it is used up.
+   * @param gradient f32, of this shape: the gradient by this tensor; it may be left out if that is one number
+   * @throws GradientError if it depends on no such tensor, an op in between has no gradient, or its recording is used up
+   */
+  backward(gradient?: Tensor | null): void {
+    if (gradient !== undefined && gradient !== null && !Tensor.is(gradient)) {
+      throw new OptionError(`backward: gradient must be a Tensor, got ${show(gradient)}`);
+    }
+    theEngine().backward(this, gradient ?? undefined);
+  }
+
   dispose(): void {
     if (!this.#alive) return;
     this.#alive = false;
+    this.#grad?.dispose();
+    this.#grad = undefined;
     this.#storage.drop();
+    if (this.#leaf) autograd.engine?.forget(this);
   }
 
   [Symbol.dispose](): void {
@@ -353,49 +414,10 @@ export class Tensor implements Disposable {
   }
 }
 
-/**
- * Runs `body` and disposes every tensor made inside except those in its result (a tensor, or an array or plain object
- * of tensors), which go to the enclosing scope. Synchronous on purpose: async code must own its tensors.
- * @throws OptionError for a body that is no function or asynchronous; whatever `body` throws
- */
-export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T {
-  if (!isFunction(body)) throw new OptionError(`scope: body must be a function, got ${show(body)}`);
-  const outer = current;
-  const mine: Tensor[] = [];
-  current = mine;
-  const survivors = new Set<Tensor>();
-  try {
-    const result: T = body();
-    refusePromise("scope", result);
-    collect(result, survivors);
-    return result;
-  } finally {
-    current = outer;
-    for (const tensor of mine) {
-      if (survivors.has(tensor)) outer?.push(tensor);
-      else tensor.dispose();
-    }
-  }
-}
-
-/** Tensors that are made together and outlive every scope: all of them, or none if memory runs out midway. */
-export function kept<T extends Readonly<Record<string, Tensor>>>(body: () => T): T {
-  const made = scope(body as () => never) as T;
-  for (const tensor of Object.values(made)) tensor.keep();
-  return made;
-}
-
-/** Finds the tensors of a result: itself, or those in its arrays and plain objects. */
-function collect(result: unknown, into: Set<Tensor>): void {
-  if (Tensor.is(result)) return void into.add(result);
-  const seen = new Set<unknown>();
-  const waiting = [result];
-  while (waiting.length > 0) {
-    const value = waiting.pop();
-    if (Tensor.is(value)) into.add(value);
-    else if (typeof value === "object" && value !== null && !seen.has(value)) {
-      seen.add(value);
-      for (const item of itemsOf(value)) waiting.push(item);
-    }
-  }
+/** @throws GradientError while no ops are there that could be recorded */
+function theEngine(): NonNullable<typeof autograd.engine> {
+  if (autograd.engine) return autograd.engine;
+  throw new GradientError("gradients need the ops, which are loaded with the first device", {
+    hint: 'openDevice("cpu") loads them',
+  });
 }

@@ -8,11 +8,12 @@ import { sentence, show } from "../core/show.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
 import { folderName, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
-import { dequantizeModel, type StateTensor, stateOf } from "../load/state.js";
+import { dequantizeModel, stateOf } from "../load/state.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
 import { treeOf } from "../nn/print.js";
+import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
 import { LaterMethods } from "./later-methods.js";
 

@@ -8,6 +8,7 @@ import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
+import { ofExpert } from "../nn/state.js";
 import { type FloatDType, rowsOfExpert, type WeightPart } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 
@@ -40,13 +41,6 @@ export function publishedParameters(model: Model, architecture: Architecture, fi
     found.push({ name, parameter, names, transposed: transposed && parameter instanceof Matrix });
   }
   return found;
-}
-
-/** "experts.w1.weight" of expert 3 is "experts.3.w1.weight", as `Linear.published_paths` has it. */
-function ofExpert(name: string, expert: number): string {
-  const path = name.slice(0, name.lastIndexOf("."));
-  const at = path.lastIndexOf(".");
-  return `${name.slice(0, at)}.${expert}${name.slice(at)}`;
 }
 
 /**

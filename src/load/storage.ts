@@ -1,6 +1,6 @@
 import type { Device } from "../core/device.js";
 import { UnsupportedModelError } from "../core/errors.js";
-import type { Model } from "../nn/model.js";
+import { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
@@ -60,17 +60,17 @@ export function sharedWithHead(model: Model): string | undefined {
 
 /**
  * Names of the modules that a quantization scheme is applied to: every Linear except those that `skip` names (default: the
- * model's own list) and those that share their matrix with another module. An entry of `skip` matches whole components of a
+ * model's own list, or "lm_head") and those that share their matrix with another module. An entry of `skip` matches whole components of a
  * path: "mlp" or "layers.0", never a part of a name.
  * @throws UnsupportedModelError if it names only some experts of a stack
  */
-export function quantizedModules(model: Model, skip: readonly string[] | null): string[] {
+export function quantizedModules(model: Module, skip: readonly string[] | null): string[] {
   const users = new Map<Matrix, number>();
   for (const [, module] of model.named_modules()) {
     const { weight } = module as { weight?: unknown };
     if (weight instanceof Matrix) users.set(weight, (users.get(weight) ?? 0) + 1);
   }
-  const skipped = skip ?? model.modules_not_quantized();
+  const skipped = skip ?? (model instanceof Model ? model.modules_not_quantized() : ["lm_head"]);
   const named = (path: string): boolean => skipped.some((entry) => `.${path}.`.includes(`.${entry}.`));
   const names: string[] = [];
   for (const [path, module] of model.named_modules()) {

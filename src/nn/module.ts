@@ -1,212 +1,25 @@
 // The module tree. Children and parameters are plain fields; their names are the checkpoint's names. Building a tree
 // allocates nothing: parameters know only shape and dtype until something fills them (like `init_empty_weights`).
 
-import type { Device } from "../core/device.js";
-import { bytesOf, isFloat, narrow, widen } from "../core/dtype.js";
-import { OctavoError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { Device } from "../core/device.js";
+import { bytesOf, DTYPE_SPELLINGS, isFloat, parseDType } from "../core/dtype.js";
+import { NotFoundError, OptionError } from "../core/errors.js";
+import { listed, shapeText, show } from "../core/show.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { contiguous } from "../ops/copy.js";
 import type { LinearOptions } from "../ops/linear.js";
-import type { FloatDType, MatrixShape, Weight } from "./weight.js";
+import { Buffer, Matrix, Parameter } from "./parameter.js";
+import { treeOf } from "./print.js";
+import { type LoadedKeys, type LoadStateOptions, loadState, type State, type StateTensor, stateOf } from "./state.js";
+import type { FloatDType } from "./weight.js";
 
-/** A tensor of a checkpoint that is not a matrix: norm weights, biases, position tables. */
-export class Parameter {
-  readonly shape: readonly number[];
-  /** Files may lack it; it then stays empty. */
-  optional = false;
-  #value: Tensor | undefined;
-
-  constructor(...shape: number[]) {
-    this.shape = shape;
-  }
-
-  get filled(): boolean {
-    return this.#value !== undefined;
-  }
-
-  /** @throws OctavoError while the parameter is only declared. */
-  get value(): Tensor {
-    if (!this.#value) throw notFilled(this.shape);
-    return this.#value;
-  }
-
-  fill(value: Tensor): void {
-    this.#value?.dispose();
-    this.#value = value.keep();
-  }
-
-  /** Its tensors on the device. */
-  get tensors(): readonly Tensor[] {
-    return this.#value ? [this.#value] : [];
-  }
-
-  /** `number` in the precision of the tensor: constants that a model keeps in its own dtype. @throws as `value` */
-  rounded(number: number): number {
-    const { dtype } = this.value;
-    return isFloat(dtype) ? widen(dtype, narrow(dtype, Float32Array.of(number)))[0]! : number;
-  }
-
-  get nbytes(): number {
-    return this.#value?.nbytes ?? 0;
-  }
-
-  get footprint(): number {
-    return this.nbytes;
-  }
-
-  dispose(): void {
-    this.#value?.dispose();
-    this.#value = undefined;
-  }
-}
-
-/** A parameter of one number, which the host knows once it is loaded. Whoever fills it sets `number`. */
-export class Scalar extends Parameter {
-  number = 1;
-}
-
-/**
- * A parameter that files may hold as a direction of its shape, and a magnitude for each index of dim `dim` (weight
- * normalisation, Salimans and Kingma 2016); it is their product.
- */
-export class NormedParameter extends Parameter {
-  readonly dim: number;
-
-  constructor(dim: number, ...shape: number[]) {
-    super(...shape);
-    this.dim = dim;
-  }
-
-  /** Shape of the magnitudes. */
-  get magnitudes(): readonly number[] {
-    return this.shape.map((size, d) => (d === this.dim ? size : 1));
-  }
-
-  /** The magnitudes count as well, as in transformers. */
-  override get footprint(): number {
-    const size = this.shape.reduce((n, one) => n * one, 1);
-    return this.nbytes + (this.nbytes / size) * this.shape[this.dim]!;
-  }
-}
-
-/** A matrix of a checkpoint, stored in the scheme that the loader chose. Tied modules share one. */
-export class Matrix {
-  readonly shape: MatrixShape;
-  /** Matrices of a stack, one below the other; 1 for a single matrix. */
-  readonly experts: number;
-  /** True once a module multiplies with it; false for tables that are only looked up. */
-  product = false;
-  /** Files may lack it; it then stays empty. */
-  optional = false;
-  /** Its shape in files, if that is not [outputs, inputs] but the same elements in the same order. */
-  stored_shape: readonly number[] | undefined;
-  #weight: Weight | undefined;
-  /** The weights inside the wrappers of `wrap`, the stored weight first. */
-  #wrapped: Weight[] = [];
-
-  /** @param out rows of each of the `experts` */
-  constructor(out: number, inputs: number, experts = 1) {
-    this.shape = [out * experts, inputs];
-    this.experts = experts;
-  }
-
-  get filled(): boolean {
-    return this.#weight !== undefined;
-  }
-
-  /** @throws OctavoError while the matrix is only declared. */
-  get weight(): Weight {
-    if (!this.#weight) throw notFilled(this.shape);
-    return this.#weight;
-  }
-
-  /** Replaces the weight, including all wrappers. */
-  fill(weight: Weight): void {
-    this.dispose();
-    this.#weight = weight;
-  }
-
-  /**
-   * From now on multiplies with the weight that `make` builds around the current one (an adapter). The inner weight stays the
-   * matrix's: the wrapper's `dispose` must leave it alone.
-   */
-  wrap(make: (inner: Weight) => Weight): void {
-    const inner = this.weight;
-    const outer = make(inner);
-    this.#wrapped.push(inner);
-    this.#weight = outer;
-  }
-
-  /** Undoes the last `wrap` and disposes the wrapper. @throws OctavoError if there is none */
-  unwrap(): void {
-    const inner = this.#wrapped.pop();
-    if (!inner) throw new OctavoError("ERR_NOT_WRAPPED", `a matrix of shape [${this.shape.join(", ")}] has no wrapper`);
-    this.#weight?.dispose();
-    this.#weight = inner;
-  }
-
-  /** Its tensors on the device. */
-  get tensors(): readonly Tensor[] {
-    return this.#weight?.tensors ?? [];
-  }
-
-  get nbytes(): number {
-    return this.#weight?.nbytes ?? 0;
-  }
-
-  get footprint(): number {
-    return this.#weight?.footprint ?? 0;
-  }
-
-  dispose(): void {
-    this.#weight?.dispose();
-    this.#weight = undefined;
-    for (const weight of this.#wrapped.splice(0)) weight.dispose();
-  }
-}
-
-/**
- * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
- * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has a copy on each.
- */
-export class Buffer {
-  readonly #values: () => Float32Array | Int32Array;
-  readonly #tensors = new Map<Device, Tensor>();
-
-  /** @param values the constant's elements; called once per device */
-  constructor(values: () => Float32Array | Int32Array) {
-    this.#values = values;
-  }
-
-  /** The constant on `device`, f32[n] or i32[n]; made there on first use. @throws OutOfMemoryError */
-  on(device: Device): Tensor {
-    let tensor = this.#tensors.get(device);
-    if (!tensor) {
-      const values = this.#values();
-      tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
-      this.#tensors.set(device, tensor);
-    }
-    return tensor;
-  }
-
-  get nbytes(): number {
-    return [...this.#tensors.values()].reduce((sum, tensor) => sum + tensor.nbytes, 0);
-  }
-
-  dispose(): void {
-    for (const tensor of this.#tensors.values()) tensor.dispose();
-    this.#tensors.clear();
-  }
-}
-
-function notFilled(shape: readonly number[]): OctavoError {
-  return new OctavoError("ERR_NOT_LOADED", `a parameter of shape [${shape.join(", ")}] was used before it was loaded`, {
-    hint: "load a checkpoint into the model first",
-  });
-}
+export { Buffer, Matrix, NormedParameter, Parameter, Scalar } from "./parameter.js";
 
 export abstract class Module {
   /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */
   path = "";
+  /** What `train` and `eval` set. Only dropout asks. */
+  training = true;
 
   /** The name of its class, as the tree prints it. */
   get class_name(): string {
@@ -221,6 +34,14 @@ export abstract class Module {
         for (const [index, item] of value.entries()) if (item instanceof Module) yield [`${name}.${index}`, item];
       }
     }
+  }
+
+  /** Puts another module in the place of a child, by the name that `children` gives it. */
+  replace(name: string, module: Module): void {
+    const list = /^(.+)\.(\d+)$/.exec(name);
+    const fields = this as unknown as Record<string, Module | Module[]>;
+    if (list) (fields[list[1]!] as Module[])[Number(list[2])] = module;
+    else fields[name] = module;
   }
 
   /** This module and all below it, with their paths; the root's path is "". */
@@ -258,10 +79,130 @@ export abstract class Module {
     return this;
   }
 
+  /** The module at a path, "" for this one. @throws NotFoundError */
+  get_submodule(path: string): Module {
+    for (const [name, module] of this.named_modules()) if (name === path) return module;
+    throw new NotFoundError(`${this.class_name} has no module ${show(path)}`, {
+      hint: `it has ${listed([...this.children()].map(([name]) => name))}`,
+    });
+  }
+
+  /** The parameters' device; undefined while they have none. */
+  get device(): Device | undefined {
+    for (const { tensors } of this.parameters()) if (tensors[0]) return tensors[0].device;
+    return undefined;
+  }
+
+  /**
+   * Moves parameters to a device, converts floats to a dtype ("float16"), or both. On its first move a parameter gets its memory,
+   * and a quantized matrix its codes: once, since codes move as they are.
+   * @throws OptionError for anything else, OctavoError for a parameter without values, OutOfMemoryError
+   */
+  to(...where: readonly (Device | string)[]): this {
+    let device: Device | undefined;
+    let dtype: FloatDType | undefined;
+    for (const one of where) {
+      if (Device.is(one)) device = one;
+      else dtype = (typeof one === "string" ? parseDType(one) : undefined) ?? refusePlace(one);
+    }
+    for (const [path, module] of this.named_modules()) module.path ||= path;
+    const names = new Map([...this.named_parameters()].map(([name, parameter]) => [parameter, name]));
+    for (const [parameter, name] of names) {
+      if (device) within(device, name, () => parameter.to(device, dtype));
+      else parameter.to(undefined, dtype);
+    }
+    return this;
+  }
+
+  /** Sets `training` in all modules of the tree. @throws OptionError */
+  train(mode = true): this {
+    if (typeof mode !== "boolean") throw new OptionError(`train: mode must be true or false, got ${show(mode)}`);
+    for (const [, module] of this.named_modules()) module.training = mode;
+    return this;
+  }
+
+  /** `train(false)`. */
+  eval(): this {
+    return this.train(false);
+  }
+
+  /**
+   * All parameters that hold floats ask for gradients, or no longer do. Unlike Python's, parameters do not ask until they are told
+   * to: a pass that nobody differentiates then keeps nothing.
+   */
+  requires_grad_(on = true): this {
+    if (typeof on !== "boolean") throw new OptionError(`requires_grad_: it takes true or false, got ${show(on)}`);
+    for (const parameter of this.parameters()) parameter.requires_grad_(on);
+    return this;
+  }
+
+  /** Disposes the gradients of all parameters. */
+  zero_grad(): void {
+    for (const { tensors } of this.parameters()) for (const tensor of tensors) tensor.grad = undefined;
+  }
+
+  /**
+   * The tensors by their names in checkpoints: floats as they are, quantized matrices as bitsandbytes stores them. Bytes are read
+   * when they are asked for. Parameters without a device count; those without values do not.
+   */
+  async state_dict(): Promise<Map<string, StateTensor>> {
+    return stateOf(this.named_parameters());
+  }
+
+  /**
+   * Takes the values of a state: of `state_dict`, of a file (`load`), or tensors by name. All is checked before anything changes.
+   * A parameter without a device holds them on the host until `to`. Codes go only into a module of their kind; floats for one that
+   * holds codes are quantized.
+   * @throws CheckpointError in Python's words: missing and unexpected keys (with `strict`), and shapes that differ; FormatError
+   */
+  async load_state_dict(state: State, options: LoadStateOptions = {}): Promise<LoadedKeys> {
+    return loadState(this.class_name, [...this.named_parameters()], state, options);
+  }
+
+  /** What the module itself is, in one line of the printed tree. */
+  extra_repr(): string {
+    const facts: string[] = [];
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Parameter) facts.push(`${name}=${shapeText(value.shape)}`);
+      else if (value instanceof Matrix) facts.push(`${name}=${shapeText(value.shape)} ${value.stored}`);
+      else if (name === "eps") facts.push(`eps=${value}`);
+    }
+    return facts.join(", ");
+  }
+
+  /** The tree, as Python prints it. */
+  toString(): string {
+    return treeOf(this);
+  }
+
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
   dispose(): void {
     for (const parameter of this.parameters()) parameter.dispose();
     for (const [, buffer] of this.named_buffers()) buffer.dispose();
   }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function refusePlace(place: unknown): never {
+  throw new OptionError(`to: a module goes to a Device or a float dtype, got ${show(place)}`, {
+    hint: `openDevice("cpu") gives a device; dtypes are ${listed(DTYPE_SPELLINGS, 20)}`,
+  });
+}
+
+/**
+ * `body` of floats of any kind and layout: it gets contiguous f32, and its result has the dtype of `x` again.
+ * @throws OptionError if x is no tensor
+ */
+export function inFloats(call: string, x: Tensor, body: (x: Tensor) => Tensor): Tensor {
+  if (!Tensor.is(x)) throw new OptionError(`${call}: the input must be a Tensor, got ${show(x)}`);
+  if (!isFloat(x.dtype) || (x.dtype === "f32" && x.contiguous)) return body(x);
+  return scope(() => contiguous(body(contiguous(x, "f32")), x.dtype));
 }
 
 /** y = x Wᵀ + b; with a stack of experts, for the matrices of each token's experts (see ops/experts.ts). */
@@ -293,9 +234,17 @@ export class Linear extends Module {
   }
 
   forward(x: Tensor, options: Omit<LinearOptions, "bias"> = {}): Tensor {
-    return within(x.device, this.path, () =>
-      this.weight.weight.linear(x, this.bias ? { ...options, bias: this.bias.value } : options),
+    return inFloats(this.class_name, x, (floats) =>
+      within(x.device, this.path, () =>
+        this.weight.weight.linear(floats, this.bias ? { ...options, bias: this.bias.value } : options),
+      ),
     );
+  }
+
+  override extra_repr(): string {
+    const { shape, experts } = this.weight;
+    const sizes = `in_features=${shape[1]}, out_features=${shape[0] / experts}, bias=${this.bias !== undefined}`;
+    return `${sizes}${experts > 1 ? `, experts=${experts}` : ""}, weight=${this.weight.stored}`;
   }
 }
 
@@ -309,7 +258,12 @@ export class Embedding extends Module {
   }
 
   forward(ids: Tensor): Tensor {
+    if (!Tensor.is(ids)) throw new OptionError(`${this.class_name}: the input must be a Tensor, got ${show(ids)}`);
     return within(ids.device, this.path, () => this.weight.weight.rows(ids));
+  }
+
+  override extra_repr(): string {
+    return `${this.weight.shape.join(", ")}, weight=${this.weight.stored}`;
   }
 }
 

@@ -12,6 +12,7 @@ import { embedding } from "../ops/embedding.js";
 import { expertLinear } from "../ops/experts.js";
 import { type Compute, type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
+import { transfer } from "../ops/transfer.js";
 
 /** Shape of a matrix: outputs (N) by inputs (K). */
 export type MatrixShape = readonly [outputs: number, inputs: number];
@@ -62,6 +63,11 @@ export interface Weight extends Disposable {
    * @param values dtype of decoded values that a 4-bit file names, if the weight was not read from one (default: f32)
    */
   parts(name: string, at?: number, rows?: number, values?: FloatDType): Promise<readonly WeightPart[]>;
+  /**
+   * Records a copy on device `to`: the same codes; floats in `dtype` if it is given. Absent for weights over other weights.
+   * @throws OutOfMemoryError
+   */
+  moved?(to: Device, dtype?: FloatDType): Weight;
   dispose(): void;
 }
 
@@ -175,6 +181,29 @@ export function noStack(experts: number): void {
   if (experts > 1) throw new ShapeError("rows of a stack of experts cannot be looked up");
 }
 
+/** Records a copy of a matrix on another device, in the layout that `make` chooses there. The caller keeps it. */
+export function movedMatrix(matrix: Tensor, make: () => Tensor): Tensor {
+  const target = make().keep();
+  try {
+    scope(() => {
+      const rows = transfer(unpack(matrix), target.device);
+      pack(rows.contiguous && rows.dtype === target.dtype ? rows : contiguous(rows, target.dtype), target);
+    });
+    return target;
+  } catch (error) {
+    target.dispose();
+    throw error;
+  }
+}
+
+/** Records a copy of a tensor on a device, which may be its own. */
+export function copied(x: Tensor, to: Device): Tensor {
+  if (x.device !== to) return transfer(x, to);
+  const y = Tensor.empty(to, x.shape, x.dtype, "copy");
+  copyInto(x, y);
+  return y;
+}
+
 /** The bytes of rows `at` to `at + count` of a matrix on the device. */
 export async function readRows(matrix: Tensor, at: number, count: number): Promise<Uint8Array> {
   const part = scope(() => {
@@ -194,11 +223,14 @@ class DenseWeight implements Weight {
   readonly experts: number;
   readonly #data: Tensor;
   readonly #compute: Compute;
+  /** In panels, where the device has them. */
+  readonly #product: boolean;
 
-  constructor(data: Tensor, compute: Compute, experts: number) {
+  constructor(data: Tensor, compute: Compute, experts: number, product: boolean) {
     this.#data = data.keep();
     this.experts = experts;
     this.#compute = compute;
+    this.#product = product;
     this.shape = data.shape as MatrixShape;
   }
 
@@ -250,6 +282,14 @@ class DenseWeight implements Weight {
     });
   }
 
+  moved(to: Device, dtype = this.#data.dtype as FloatDType): Weight {
+    const { shape, experts } = this;
+    const make = (): Tensor =>
+      this.#product ? stackOf(to, shape, dtype, "weight", experts) : Tensor.empty(to, shape, dtype, "weight");
+    const compute = dtype === this.#data.dtype ? this.#compute : computeFor(dtype);
+    return new DenseWeight(movedMatrix(this.#data, make), compute, experts, this.#product);
+  }
+
   dispose(): void {
     this.#data.dispose();
   }
@@ -292,7 +332,7 @@ export function denseScheme(dtype: FloatDType, product = true, compute = compute
           using converted = contiguous(rows, dtype);
           pack(converted, data, at);
         },
-        finish: () => new DenseWeight(data, compute, experts),
+        finish: () => new DenseWeight(data, compute, experts, product),
         [Symbol.dispose]: () => data.dispose(),
       };
     },

@@ -147,10 +147,11 @@ function withoutRepeats(at: Place, d: Tensor): readonly [place: Place, sum: Tens
   return [{ ...at, shape: once }, sumRows(contiguous(d.permute(...order)).view(-1, rest)).view(...once)];
 }
 
-function step(entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<object>): void {
+/** False if no gradient reaches the entry. */
+function step(tape: Tape, entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<object>): boolean {
   const { op, inputs, outputs, attributes, wanted, gradient, path } = entry;
   const dy = outputs.map((output) => (isFloat(output.dtype) ? gradients.of(output.place) : undefined));
-  if (dy.every((one) => one === undefined)) return;
+  if (dy.every((one) => one === undefined)) return false;
   const where = path ? ` in ${path}` : "";
   if (!gradient) {
     throw new GradientError(`${op}${where}: this op has no gradient`, { details: { op, module: path } });
@@ -165,8 +166,10 @@ function step(entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<objec
         details: { op, module: path, operand: i },
       });
     }
+    tape.checkFlow(op, input.storage);
     gradients.add(input.place, d);
   });
+  return true;
 }
 
 /** Sets the module path of the recorded gradients, for errors and leak reports. */
@@ -180,12 +183,14 @@ function at<T>(device: Device, path: string, body: () => T): T {
 }
 
 /**
- * Records the gradients of `result` (one element) by the tensors that `tape` watches: f32, of their shapes. Consumes the
- * tape's entries, and frees what they kept on the way.
+ * Records the gradients of `result` by the tensors that `tape` watches: f32, of their shapes. Takes the entries off the tape, and
+ * frees what they kept on the way.
+ * @param seed the gradient by the result; 1 if it is left out, for a result of one number
+ * @returns undefined for a tensor on which the result does not depend
  * @throws GradientError if the result depends on no watched tensor, or an op in between has no rule
  */
-export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
-  if (result.size !== 1) {
+export function walk(tape: Tape, result: Tensor, seed?: Tensor): readonly (Tensor | undefined)[] {
+  if (seed === undefined && result.size !== 1) {
     throw new GradientError(`a gradient needs a result of one number, got shape [${result.shape.join(", ")}]`);
   }
   if (!tape.tracks(result)) throw new GradientError("the result does not depend on the tensors to differentiate by");
@@ -194,16 +199,25 @@ export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
   return taping(undefined, () =>
     scope(() => {
       using gradients = new Gradients(device);
-      gradients.add(result.place, filled(device, result.shape, 1));
+      tape.checkFlow("backward", result.storage);
+      gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(device, result.shape, 1));
       for (let entry = tape.pop(); entry; entry = tape.pop()) {
         const taken = entry;
+        let reached = true;
         try {
-          at(device, taken.path, () => scope(() => step(taken, gradients, watched)));
+          at(device, taken.path, () => scope(() => void (reached = step(tape, taken, gradients, watched))));
+          if (reached) tape.use(taken);
         } finally {
-          disposeEntry(taken);
+          if (reached) disposeEntry(taken);
+          else tape.leave(taken);
         }
       }
-      return tape.watched.map((leaf) => gradients.of(leaf.place) ?? filled(device, leaf.shape, 0));
+      return tape.watched.map((leaf) => gradients.of(leaf.place));
     }),
   );
+}
+
+/** `walk` from a result of one number, with zeros for what it does not depend on. @throws as `walk` */
+export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
+  return scope(() => walk(tape, result).map((found, i) => found ?? filled(result.device, tape.watched[i]!.shape, 0)));
 }

@@ -1,6 +1,7 @@
 // The list of ops. A new op is one file and one line here; backends, the conformance suite and the signature check of
 // the native add-on walk this list.
 
+import { autograd } from "../core/autograd.js";
 import { activationBackOp, activationOp } from "./activation.js";
 import { addOp } from "./add.js";
 import { advanceLanesOp, advanceOp } from "./advance.js";
@@ -22,6 +23,7 @@ import {
   fourBitQuantizeOp,
 } from "./four-bit.js";
 import { gatedOp } from "./gated.js";
+import { GRAPH } from "./graph.js";
 import { kvAppendOp } from "./kv-append.js";
 import { layerNormBackOp, layerNormOp } from "./layer-norm.js";
 import { linearBackOp, linearOp } from "./linear.js";
@@ -42,6 +44,8 @@ import { sampleOp } from "./sample.js";
 import { scaleOp } from "./scale.js";
 import { sumRowsOp } from "./sum-rows.js";
 import { tokenLogprobsOp } from "./token-logprobs.js";
+
+autograd.engine = GRAPH;
 
 export const OPS: readonly Op[] = [
   linearOp,

@@ -140,7 +140,7 @@ export class Op {
       const input = inputs[i];
       if (mutated && !marked && input) tape.checkWrite(this.name, name, input);
       const tracked = tape.tracks(input);
-      if (tracked) some = true;
+      if (tracked && !(mutated && tape.mayOverwrite(input!))) some = true;
       return tracked && !mutated;
     });
     return some ? wanted : undefined;

@@ -45,9 +45,9 @@ export class Tape implements Disposable {
   readonly entries: TapeEntry[] = [];
   readonly #watched: readonly Tensor[];
   /** Allocations that depend on a watched tensor. */
-  readonly #tracked = new Set<object>();
+  protected readonly tracked = new Set<object>();
   /** Allocations that rules will read. */
-  readonly #kept = new Set<object>();
+  protected readonly kept = new Set<object>();
 
   /** @param watched f32, f16 or bf16: the tensors to differentiate by */
   constructor(watched: readonly Tensor[]) {
@@ -55,8 +55,8 @@ export class Tape implements Disposable {
     for (const tensor of watched) {
       if (!isFloat(tensor.dtype))
         throw new GradientError(`a gradient wants floats to differentiate by, not ${tensor.dtype}`);
-      this.#tracked.add(tensor.storage);
-      this.#kept.add(tensor.storage);
+      this.tracked.add(tensor.storage);
+      this.kept.add(tensor.storage);
     }
   }
 
@@ -66,12 +66,12 @@ export class Tape implements Disposable {
 
   /** True if this tensor may have a gradient. */
   tracks(tensor: Tensor | undefined): boolean {
-    return tensor !== undefined && this.#tracked.has(tensor.storage) && isFloat(tensor.dtype);
+    return tensor !== undefined && this.tracked.has(tensor.storage) && isFloat(tensor.dtype);
   }
 
   /** @throws GradientError if `tensor` is watched, or a gradient rule still reads its old values */
   checkWrite(op: string, operand: string, tensor: Tensor): void {
-    if (!this.#kept.has(tensor.storage)) return;
+    if (!this.kept.has(tensor.storage)) return;
     throw new GradientError(
       `${op}: operand \`${operand}\` is written in place, and a gradient still needs its values`,
       {
@@ -81,18 +81,23 @@ export class Tape implements Disposable {
     );
   }
 
+  /** True if a call that only writes to `tensor` is not recorded. */
+  mayOverwrite(_tensor: Tensor): boolean {
+    return false;
+  }
+
   /** Records a call with a tracked input: its float outputs are tracked from now on. */
   record({ reads, ...call }: TapedCall): void {
     const count = call.inputs.length;
     const handle = (tensor: Tensor, operand: number): Tensor => {
       const own = tensor.alias().keep();
-      if (call.gradient && reads(operand)) this.#kept.add(own.storage);
+      if (call.gradient && reads(operand)) this.kept.add(own.storage);
       else own.dispose();
       return own;
     };
     const inputs = call.inputs.map((tensor, i) => tensor && handle(tensor, i));
     const outputs = call.outputs.map((tensor, i) => handle(tensor, count + i));
-    for (const tensor of outputs) if (isFloat(tensor.dtype)) this.#tracked.add(tensor.storage);
+    for (const tensor of outputs) if (isFloat(tensor.dtype)) this.tracked.add(tensor.storage);
     this.entries.push({ ...call, inputs, outputs, path: call.outputs[0]?.device.path ?? "" });
   }
 
@@ -100,6 +105,17 @@ export class Tape implements Disposable {
   pop(): TapeEntry | undefined {
     return this.entries.pop();
   }
+
+  /** Receives an entry that the backward pass did not reach. */
+  leave(entry: TapeEntry): void {
+    disposeEntry(entry);
+  }
+
+  /** Receives the outputs of an entry that the backward pass has used. */
+  use(_entry: TapeEntry): void {}
+
+  /** @throws GradientError if a gradient flows to what can pass it on no more */
+  checkFlow(_op: string, _storage: object): void {}
 
   dispose(): void {
     for (let entry = this.pop(); entry; entry = this.pop()) disposeEntry(entry);
@@ -116,17 +132,27 @@ export function disposeEntry({ inputs, outputs }: TapeEntry): void {
   for (const tensor of outputs) tensor.dispose();
 }
 
-/** The tape that ops record to, if one is open. */
-export const tapes: { open: Tape | undefined } = { open: undefined };
+/** What `taping` opened last, if it is at work: a tape, or none. */
+let inner: { readonly tape: Tape | undefined } | undefined;
+
+export const tapes = {
+  /** The tape of tensors that require gradients (graph.ts), which ops record to outside of `taping`. */
+  graph: undefined as Tape | undefined,
+
+  /** The tape that ops record to, if one is open. */
+  get open(): Tape | undefined {
+    return inner ? inner.tape : this.graph;
+  },
+};
 
 /** Runs `body` with `tape` open, or with none. */
 export function taping<T>(tape: Tape | undefined, body: () => T): T {
-  const before = tapes.open;
-  tapes.open = tape;
+  const before = inner;
+  inner = { tape };
   try {
     return body();
   } finally {
-    tapes.open = before;
+    inner = before;
   }
 }
 

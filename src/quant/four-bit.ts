@@ -7,8 +7,10 @@ import { OptionError, ShapeError } from "../core/errors.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
 import {
   chosenExperts,
+  copied,
   type FloatDType,
   type MatrixShape,
+  movedMatrix,
   noExperts,
   noStack,
   PANEL_ROWS,
@@ -140,6 +142,18 @@ export class FourBitWeight implements Weight {
     return { ...rest, codes: own(unpack(codes)), absmax: own(absmax), ...twice };
   }
 
+  moved(to: Device): Weight {
+    const { codes, absmax, nested, map, offset, ...format } = this.operands;
+    const there = movedMatrix(codes, () => codesOf(to, this.shape, format.blocksize, format.kind, this.experts));
+    const statistics = kept(() => ({
+      absmax: copied(absmax, to),
+      ...(nested && map && offset
+        ? { nested: copied(nested, to), map: copied(map, to), offset: copied(offset, to) }
+        : {}),
+    }));
+    return new FourBitWeight({ ...format, codes: there, ...statistics }, this.experts);
+  }
+
   get tensors(): readonly Tensor[] {
     const { codes, absmax, nested, map, offset } = this.operands;
     return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
@@ -154,6 +168,11 @@ export class FourBitWeight implements Weight {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Codes and statistics of a weight in 4 bits; undefined for others. */
+export function fourBitOperands(weight: Weight): FourBitOperands | undefined {
+  return weight instanceof FourBitWeight ? weight.operands : undefined;
 }
 
 /** Blocks of one matrix, and blocks of those. */

@@ -7,8 +7,10 @@ import { show } from "../core/show.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
 import {
   chosenExperts,
+  copied,
   type FloatDType,
   type MatrixShape,
+  movedMatrix,
   noExperts,
   noStack,
   PANEL_ROWS,
@@ -95,6 +97,13 @@ export class LlmInt8Weight implements Weight {
     return { outlier_columns };
   }
 
+  moved(to: Device): Weight {
+    const { codes, experts, shape, scb, seen } = this;
+    const there = movedMatrix(codes, () => stackOf(to, shape, "i8", "llm_int8", experts));
+    const vectors = kept(() => ({ scb: copied(scb, to), seen: copied(seen, to) }));
+    return new LlmInt8Weight(there, vectors.scb, vectors.seen, this.threshold, experts);
+  }
+
   get tensors(): readonly Tensor[] {
     return [this.codes, this.scb, this.seen];
   }
@@ -108,6 +117,11 @@ export class LlmInt8Weight implements Weight {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Codes and scales of a weight in this scheme; undefined for others. */
+export function int8Parts(weight: Weight): { readonly codes: Tensor; readonly scb: Tensor } | undefined {
+  return weight instanceof LlmInt8Weight ? weight : undefined;
 }
 
 /** Number of the only layout that bitsandbytes still writes: rows. */

@@ -1,0 +1,11 @@
+// The exports of `import ... from "octavo/nn"` that need no file system.
+
+export { no_grad } from "../ops/graph.js";
+export { GELU, Identity, QuickGELU, ReLU, Sigmoid, SiLU, Tanh } from "./activations.js";
+export { type Layer, ModuleList, Sequential } from "./containers.js";
+export * as functional from "./functional.js";
+export { manual_seed } from "./init.js";
+export { Dropout, Embedding, LayerNorm, Linear, type LinearLayerOptions, RMSNorm } from "./layers.js";
+export { Buffer, Matrix, Module, Parameter } from "./module.js";
+export { type LoadedKeys, type LoadStateOptions, type State, StateTensor } from "./state.js";
+export { type TextOptions, text } from "./tensor-text.js";

@@ -1,0 +1,357 @@
+// The leaves of the module tree: parameters, matrices and constants. They know shape and dtype, and hold tensors once something
+// fills them; until then they may hold values on the host, or a rule that makes them.
+
+import type { Device } from "../core/device.js";
+import { isFloat, narrow, widen } from "../core/dtype.js";
+import { DTypeError, OctavoError } from "../core/errors.js";
+import { checkedShape } from "../core/shape.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { contiguous } from "../ops/copy.js";
+import { transfer } from "../ops/transfer.js";
+import { type PendingCodes, PendingFloats } from "./pending.js";
+import type { FloatDType, MatrixShape, Scheme, Weight } from "./weight.js";
+
+/** A tensor of a checkpoint that is not a matrix: norm weights, biases, position tables. */
+export class Parameter {
+  readonly shape: readonly number[];
+  /** Files may lack it; it then stays empty. */
+  optional = false;
+  /** Its values while it has no device. */
+  pending: PendingFloats | undefined;
+  #value: Tensor | undefined;
+  #asks = false;
+
+  /** @param shape what it will hold, or a tensor that it takes over @throws OptionError */
+  constructor(...shape: readonly number[] | readonly [Tensor]) {
+    const [first] = shape;
+    if (Tensor.is(first)) {
+      this.shape = first.shape;
+      this.#value = first.keep();
+      return;
+    }
+    this.shape = checkedShape("a Parameter", shape as readonly number[]);
+  }
+
+  get filled(): boolean {
+    return this.#value !== undefined;
+  }
+
+  /** Its tensor. @throws as `value` */
+  get data(): Tensor {
+    return this.value;
+  }
+
+  get requires_grad(): boolean {
+    return this.#value?.requires_grad ?? this.#asks;
+  }
+
+  /** As of tensors; a parameter without a device asks once it has one. @throws as there */
+  requires_grad_(on = true): this {
+    this.#value?.requires_grad_(on);
+    this.#asks = on;
+    return this;
+  }
+
+  /** The gradient of its tensor. */
+  get grad(): Tensor | undefined {
+    return this.#value?.grad;
+  }
+
+  /** @throws as `value`, and as `grad` of tensors */
+  set grad(grad: Tensor | null | undefined) {
+    this.value.grad = grad;
+  }
+
+  /**
+   * Puts it on a device, or converts it. @throws OctavoError while it has no values, OutOfMemoryError
+   */
+  to(device: Device | undefined, dtype?: FloatDType): void {
+    const before = this.#value;
+    if (before) {
+      const after = scope(() => contiguous(device ? transfer(before, device) : before, dtype ?? before.dtype));
+      if (after === before) return;
+      const asks = this.requires_grad;
+      this.fill(after);
+      if (asks) this.requires_grad_();
+      return;
+    }
+    if (dtype && this.pending) this.pending = this.pending.as(dtype);
+    if (!device) return;
+    if (this.pending) {
+      this.fill(this.pending.tensor(device));
+      if (this.#asks) this.requires_grad_();
+    } else if (!this.optional) throw notFilled(this.shape);
+  }
+
+  /** @throws OctavoError while the parameter is only declared. */
+  get value(): Tensor {
+    if (!this.#value) throw notFilled(this.shape);
+    return this.#value;
+  }
+
+  fill(value: Tensor): void {
+    this.#value?.dispose();
+    this.#value = value.keep();
+    this.pending = undefined;
+  }
+
+  /** Its tensors on the device. */
+  get tensors(): readonly Tensor[] {
+    return this.#value ? [this.#value] : [];
+  }
+
+  /** `number` in the precision of the tensor: constants that a model keeps in its own dtype. @throws as `value` */
+  rounded(number: number): number {
+    const { dtype } = this.value;
+    return isFloat(dtype) ? widen(dtype, narrow(dtype, Float32Array.of(number)))[0]! : number;
+  }
+
+  get nbytes(): number {
+    return this.#value?.nbytes ?? 0;
+  }
+
+  get footprint(): number {
+    return this.nbytes;
+  }
+
+  dispose(): void {
+    this.pending = undefined;
+    this.#value?.dispose();
+    this.#value = undefined;
+  }
+}
+
+/** A parameter of one number, which the host knows once it is loaded. Whoever fills it sets `number`. */
+export class Scalar extends Parameter {
+  number = 1;
+}
+
+/**
+ * A parameter that files may hold as a direction of its shape, and a magnitude for each index of dim `dim` (weight
+ * normalisation, Salimans and Kingma 2016); it is their product.
+ */
+export class NormedParameter extends Parameter {
+  readonly dim: number;
+
+  /** @param dim the dim of the magnitudes; @param shape of the product */
+  constructor(dim: number, ...shape: number[]) {
+    super(...shape);
+    this.dim = dim;
+  }
+
+  /** Shape of the magnitudes. */
+  get magnitudes(): readonly number[] {
+    return this.shape.map((size, d) => (d === this.dim ? size : 1));
+  }
+
+  /** The magnitudes count as well, as in transformers. */
+  override get footprint(): number {
+    const size = this.shape.reduce((n, one) => n * one, 1);
+    return this.nbytes + (this.nbytes / size) * this.shape[this.dim]!;
+  }
+}
+
+/** A matrix of a checkpoint, stored in the scheme that the loader chose. Tied modules share one. */
+export class Matrix {
+  readonly shape: MatrixShape;
+  /** Matrices of a stack, one below the other; 1 for a single matrix. */
+  readonly experts: number;
+  /** True once a module multiplies with it; false for tables that are only looked up. */
+  product = false;
+  /** Files may lack it; it then stays empty. */
+  optional = false;
+  /** Its shape in files, if that is not [outputs, inputs] but the same elements in the same order. */
+  stored_shape: readonly number[] | undefined;
+  /** How it is stored once it has a device; plain floats in rows by default. A loader chooses for itself. */
+  scheme: Scheme | undefined;
+  /** Its values while it has no device. */
+  pending: PendingFloats | PendingCodes | undefined;
+  /** Dtype of its values, also once they are codes; of a matrix that a loader filled, nothing is said. */
+  dtype: FloatDType | undefined;
+  #asks = false;
+  #weight: Weight | undefined;
+  /** The weights inside the wrappers of `wrap`, the stored weight first. */
+  #wrapped: Weight[] = [];
+
+  /** @param out rows of each of the `experts` */
+  constructor(out: number, inputs: number, experts = 1) {
+    this.shape = [out * experts, inputs];
+    this.experts = experts;
+  }
+
+  get filled(): boolean {
+    return this.#weight !== undefined;
+  }
+
+  /** @throws OctavoError while the matrix is only declared. */
+  get weight(): Weight {
+    if (!this.#weight) throw notFilled(this.shape);
+    return this.#weight;
+  }
+
+  /** Replaces the weight, including all wrappers. */
+  fill(weight: Weight): void {
+    this.dispose();
+    this.#weight = weight;
+  }
+
+  /** Its floats. @throws as `weight`; DTypeError for codes, which have values only once they are decoded */
+  get data(): Tensor {
+    const [floats] = this.weight.trainable;
+    if (floats) return floats;
+    throw new DTypeError(`a matrix that is stored as ${this.weight.scheme} has no floats`, {
+      hint: "dequantize() decodes them",
+    });
+  }
+
+  /** Its values, decoded. The caller disposes the tensor, or a scope. @throws as `weight` */
+  dequantize(dtype: FloatDType = "f32"): Tensor {
+    return this.weight.dense(dtype);
+  }
+
+  get requires_grad(): boolean {
+    return this.#weight?.trainable.some((tensor) => tensor.requires_grad) ?? this.#asks;
+  }
+
+  /** As of tensors; a matrix without a device asks once it has one. Codes are frozen: they never do. */
+  requires_grad_(on = true): this {
+    for (const tensor of this.#weight?.trainable ?? []) tensor.requires_grad_(on);
+    this.#asks = on;
+    return this;
+  }
+
+  /** The gradient of its floats. */
+  get grad(): Tensor | undefined {
+    return this.#weight?.trainable[0]?.grad;
+  }
+
+  /** @throws as `data`, and as `grad` of tensors */
+  set grad(grad: Tensor | null | undefined) {
+    this.data.grad = grad;
+  }
+
+  /**
+   * Puts it on a device, where it is stored in its scheme: floats are quantized now, and codes never again. Floats that stay
+   * floats are converted to `dtype`; codes are not.
+   * @throws OctavoError while it has no values, or if it is wrapped; OutOfMemoryError
+   */
+  to(device: Device | undefined, dtype?: FloatDType): void {
+    const before = this.#weight;
+    if (before) {
+      const there = device !== undefined && before.tensors.some((tensor) => tensor.device !== device);
+      const converted = dtype && before.scheme === "dense" && before.tensors[0]?.dtype !== dtype;
+      if (!there && !converted) return;
+      if (this.#wrapped.length > 0 || !before.moved) {
+        throw new OctavoError("ERR_WRAPPED", `to: a matrix with an adapter (${before.scheme}) stays where it is`);
+      }
+      if (converted) this.dtype = dtype;
+      this.#place(before.moved(device ?? before.tensors[0]!.device, dtype));
+      return;
+    }
+    if (dtype && this.pending instanceof PendingFloats) this.pending = this.pending.as(dtype);
+    if (this.pending instanceof PendingFloats) this.dtype = this.pending.dtype;
+    if (!device) return;
+    if (this.pending)
+      this.#place(this.pending.weight(device, this.shape, this.experts, this.schemeFor(this.dtype ?? "f32")));
+    else if (!this.optional) throw notFilled(this.shape);
+  }
+
+  #place(weight: Weight): void {
+    const asks = this.requires_grad;
+    this.fill(weight);
+    if (asks) this.requires_grad_();
+  }
+
+  /**
+   * From now on multiplies with the weight that `make` builds around the current one (an adapter). The inner weight stays the
+   * matrix's: the wrapper's `dispose` must leave it alone.
+   */
+  wrap(make: (inner: Weight) => Weight): void {
+    const inner = this.weight;
+    const outer = make(inner);
+    this.#wrapped.push(inner);
+    this.#weight = outer;
+  }
+
+  /** Undoes the last `wrap` and disposes the wrapper. @throws OctavoError if there is none */
+  unwrap(): void {
+    const inner = this.#wrapped.pop();
+    if (!inner) throw new OctavoError("ERR_NOT_WRAPPED", `a matrix of shape [${this.shape.join(", ")}] has no wrapper`);
+    this.#weight?.dispose();
+    this.#weight = inner;
+  }
+
+  /** Its tensors on the device. */
+  get tensors(): readonly Tensor[] {
+    return this.#weight?.tensors ?? [];
+  }
+
+  /** The scheme for floats of a dtype. */
+  schemeFor(_dtype: FloatDType): Scheme | undefined {
+    return this.scheme;
+  }
+
+  /** How it is stored, for the printed tree: its scheme, or its dtype if it is not quantized. */
+  get stored(): string {
+    const { pending } = this;
+    if (!this.#weight) return pending ? `${this.scheme?.name ?? "floats"} to be` : "not loaded";
+    const { scheme, tensors } = this.#weight;
+    return scheme === "dense" ? (tensors[0]?.dtype ?? scheme) : scheme;
+  }
+
+  get nbytes(): number {
+    return this.#weight?.nbytes ?? 0;
+  }
+
+  get footprint(): number {
+    return this.#weight?.footprint ?? 0;
+  }
+
+  dispose(): void {
+    this.pending = undefined;
+    this.#weight?.dispose();
+    this.#weight = undefined;
+    for (const weight of this.#wrapped.splice(0)) weight.dispose();
+  }
+}
+
+/**
+ * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
+ * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has a copy on each.
+ */
+export class Buffer {
+  readonly #values: () => Float32Array | Int32Array;
+  readonly #tensors = new Map<Device, Tensor>();
+
+  /** @param values the constant's elements; called once per device */
+  constructor(values: () => Float32Array | Int32Array) {
+    this.#values = values;
+  }
+
+  /** The constant on `device`, f32[n] or i32[n]; made there on first use. @throws OutOfMemoryError */
+  on(device: Device): Tensor {
+    let tensor = this.#tensors.get(device);
+    if (!tensor) {
+      const values = this.#values();
+      tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
+      this.#tensors.set(device, tensor);
+    }
+    return tensor;
+  }
+
+  get nbytes(): number {
+    return [...this.#tensors.values()].reduce((sum, tensor) => sum + tensor.nbytes, 0);
+  }
+
+  dispose(): void {
+    for (const tensor of this.#tensors.values()) tensor.dispose();
+    this.#tensors.clear();
+  }
+}
+
+/** The error for what has no values yet. */
+function notFilled(shape: readonly number[]): OctavoError {
+  return new OctavoError("ERR_NOT_LOADED", `a parameter of shape [${shape.join(", ")}] was used before it was loaded`, {
+    hint: "load a checkpoint into the model first",
+  });
+}

@@ -140,8 +140,8 @@ const HINTS: Readonly<Record<string, string>> = {
   EROFS: "the file system is read-only: save elsewhere",
 };
 
-/** A failed call of the file system as a typed error; others as they are. */
-function typed(error: unknown, folder: string): unknown {
+/** A failed call of the file system as a typed error that names the place; others as they are. */
+export function typed(error: unknown, folder: string): unknown {
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (error instanceof OctavoError || typeof code !== "string" || syscall === undefined) return error;
   return new FileError(`${shown(folder)}: cannot be written (${code} in ${syscall})`, {

@@ -4,15 +4,11 @@
 import { ADAPTERS, FUSED, type Later, later } from "./later-methods.js";
 
 const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_pretrained(name)";
-const EIGHT_BIT = "linears are quantized while a model is loaded: from_pretrained(name, { load_in_8bit: true })";
 
 /** Exports of the package. */
 const EXPORTS = {
   pipeline:
     "a model and its tokenizer are used together: tokenizer.decode((await model.generate({ ...tokenizer(text) }))[0])",
-  Linear8bitLt: EIGHT_BIT,
-  Linear4bit: "linears are quantized while a model is loaded: from_pretrained(name, { load_in_4bit: true })",
-  replace_8bit_linear: EIGHT_BIT,
   init_empty_weights: "a model that is declared allocates nothing, and from_pretrained fills it as it reads",
   sdp_kernel: FUSED,
   BetterTransformer: FUSED,
@@ -35,9 +31,6 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
 
 export const {
   pipeline,
-  Linear8bitLt,
-  Linear4bit,
-  replace_8bit_linear,
   init_empty_weights,
   sdp_kernel,
   BetterTransformer,

@@ -3,6 +3,7 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { openCheckpoint } from "../checkpoints/checkpoint.js";
+import { typed } from "../checkpoints/folder-write.js";
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
 import { writeSafetensors } from "../checkpoints/safetensors-write.js";
 import type { StoredTensor } from "../checkpoints/stored.js";
@@ -53,7 +54,11 @@ export async function save(state: State, file: string): Promise<void> {
     }
     return { name, dtype: tensor.dtype, shape: tensor.shape, data: () => tensor.bytes() };
   });
-  await writeSafetensors(resolve(path), tensors, { format: "pt" });
+  try {
+    await writeSafetensors(resolve(path), tensors, { format: "pt" });
+  } catch (error) {
+    throw typed(error, path);
+  }
 }
 
 /**

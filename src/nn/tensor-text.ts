@@ -97,12 +97,25 @@ function floatFormat(shown: readonly number[], { precision }: Settings): Format 
   const powers = sizes.length > 0 && (most / least > 1000 || most > 1e8 || (!whole && least < 1e-4));
   const write: Format = (value) => {
     if (!Number.isFinite(value)) return special(value);
-    if (powers) return value.toExponential(precision).replace(/e([+-])(\d)$/, "e$10$2");
-    return whole ? `${value.toFixed(0)}.` : value.toFixed(precision);
+    if (powers) return exponential(value, precision).replace(/e([+-])(\d)$/, "e$10$2");
+    return whole ? `${value.toFixed(0)}.` : fixed(value, precision);
   };
   const signed: Format = (value) => (Object.is(value, -0) ? `-${write(0)}` : write(value));
-  const width = shown.reduce((widest, value) => Math.max(widest, signed(value).length), 1);
+  const counted = shown.filter((value) => Number.isFinite(value) && value !== 0);
+  const width = counted.reduce((widest, value) => Math.max(widest, signed(value).length), 1);
   return (value) => signed(value).padStart(width);
+}
+
+const fixed = halfEven((value, digits) => value.toFixed(digits));
+const exponential = halfEven((value, digits) => value.toExponential(digits));
+
+/** JavaScript rounds a number in the middle between two texts up; C, and with it Python, to the even one. */
+function halfEven(write: (value: number, digits: number) => string): (value: number, digits: number) => string {
+  return (value, digits) => {
+    const [mantissa = "", power = ""] = write(value, digits + 1).split(/(?=e)/);
+    const middle = Number(mantissa + power) === value && mantissa.endsWith("5") && /[02468]\.?.$/.test(mantissa);
+    return middle ? mantissa.slice(0, -1).replace(/\.$/, "") + power : write(value, digits);
+  };
 }
 
 function block(
@@ -126,7 +139,7 @@ function block(
     return `[${parts.join(`,${"\n".repeat(rest.length)}${" ".repeat(indent)}`)}]`;
   }
   const items = indices(size, edge).map((i) => (i === undefined ? " ..." : format(values[at + i]!)));
-  const each = Math.max(1, Math.floor((settings.linewidth - indent) / (format(values[at]!).length + 2)));
+  const each = Math.max(1, Math.floor((settings.linewidth - indent + 1) / (format(values[at]!).length + 2)));
   const lines: string[] = [];
   for (let i = 0; i < items.length; i += each) lines.push(items.slice(i, i + each).join(", "));
   return `[${lines.join(`,\n${" ".repeat(indent)}`)}]`;

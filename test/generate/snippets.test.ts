@@ -233,9 +233,6 @@ describe("with a model and a tokenizer", () => {
 
 test.each([
   "pipeline",
-  "Linear8bitLt",
-  "Linear4bit",
-  "replace_8bit_linear",
   "init_empty_weights",
   "sdp_kernel",
   "BetterTransformer",

@@ -1,5 +1,6 @@
 // accelerate's `load_and_quantize_model`, in Node: an empty model of one's own, filled from files and quantized on the way.
 
+import { isOf } from "../core/checks.js";
 import { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { flag, type Options, readOptions, such, text } from "../core/options.js";
@@ -27,7 +28,7 @@ export interface LoadAndQuantizeOptions extends Options<typeof LOAD_AND_QUANTIZE
 export async function load_and_quantize_model<M extends Module>(model: M, options: LoadAndQuantizeOptions): Promise<M> {
   const read = readOptions("load_and_quantize_model", LOAD_AND_QUANTIZE, options);
   const { weights_location, device, strict = true, ...how } = read;
-  if (!(model instanceof Module)) {
+  if (!isOf(model, Module)) {
     throw new OptionError(`load_and_quantize_model: it takes a Module, got ${show(model)}`, {
       hint: "loaded models are quantized by from_pretrained(name, { quantization_config })",
     });

@@ -2,16 +2,13 @@
 // quantizes them, once.
 
 import type { Device } from "../core/device.js";
-import { type FloatName, parseDType } from "../core/dtype.js";
-import { choice, flag, number, type Options, readOptions } from "../core/options.js";
+import type { FloatName } from "../core/dtype.js";
+import { choice, flag, type Options, omit, readOptions } from "../core/options.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { uniform } from "../nn/init.js";
 import { Embedding, LayerNorm, LINEAR, Linear } from "../nn/layers.js";
 import { contiguous } from "../ops/copy.js";
-import { BLOCK_SIZES } from "../ops/four-bit.js";
-import { BITS_AND_BYTES } from "../quant/config.js";
-import type { FourBitOptions } from "../quant/four-bit.js";
-import { Int8Params, Params4bit } from "./parameters.js";
+import { INT8_PARAMS, Int8Params, PARAMS_4BIT, Params4bit } from "./parameters.js";
 
 const { dtype, device } = LINEAR;
 
@@ -23,7 +20,7 @@ export const LINEAR_8BIT = {
    */
   has_fp16_weights: flag(),
   /** Activations of at least this size are multiplied in full precision (default: 0, none: plain vector-wise int8). */
-  threshold: number((n) => n >= 0, "a number of at least 0"),
+  threshold: INT8_PARAMS.threshold,
 };
 export interface Linear8bitOptions extends Options<typeof LINEAR_8BIT> {}
 
@@ -50,23 +47,10 @@ const STORAGE = choice(["uint8"], { hint: "codes are stored in bytes alone" });
 
 export const LINEAR_4BIT = {
   ...LINEAR,
-  /** "nf4" or "fp4" (default: "fp4", as in Python). */
-  quant_type: choice(["nf4", "fp4"]),
-  /** As `bnb_4bit_compute_dtype` (default: exact). */
-  compute_dtype: BITS_AND_BYTES.bnb_4bit_compute_dtype,
-  /** The scales of blocks are quantized too (default: true). */
-  compress_statistics: flag(),
+  ...omit(PARAMS_4BIT, ["experts"]),
   quant_storage: STORAGE,
-  /** Elements per block (default: 64). */
-  blocksize: choice(BLOCK_SIZES),
 };
 export interface Linear4bitOptions extends Options<typeof LINEAR_4BIT> {}
-
-function fourBitOptions(options: Linear4bitOptions): FourBitOptions {
-  const { quant_type: kind = "fp4", blocksize = 64, compress_statistics: double_quant = true, compute_dtype } = options;
-  const compute = compute_dtype === "int8" ? "int8" : compute_dtype && parseDType(compute_dtype);
-  return { kind, blocksize, double_quant, compute: compute === "f16" || compute === undefined ? "f32" : compute };
-}
 
 /** 4-bit codes over blocks of the flattened weight. Inputs of any rank; f32, f16, bf16. */
 export class Linear4bit extends Linear {
@@ -75,10 +59,10 @@ export class Linear4bit extends Linear {
   /** @throws OptionError */
   constructor(in_features: number, out_features: number, options: Linear4bitOptions = {}) {
     const read = readOptions("Linear4bit", LINEAR_4BIT, options);
-    const { bias, dtype, device } = read;
+    const { bias, dtype, device, quant_storage: _, ...how } = read;
     super(in_features, out_features, { ...(bias === undefined ? {} : { bias }), ...(dtype ? { dtype } : {}) });
     const { pending } = this.weight;
-    this.weight = new Params4bit(out_features, in_features, fourBitOptions(read));
+    this.weight = new Params4bit(out_features, in_features, how);
     this.weight.pending = pending;
     if (device) this.to(device);
   }
@@ -127,11 +111,8 @@ export class Embedding8bit extends Embedding {
 
 export const EMBEDDING_4BIT = {
   ...PLACED,
-  /** "nf4" or "fp4" (default: "fp4", as in Python). */
-  quant_type: choice(["nf4", "fp4"]),
+  ...omit(PARAMS_4BIT, ["experts", "compress_statistics", "compute_dtype"]),
   quant_storage: STORAGE,
-  /** Elements per block (default: 64). */
-  blocksize: choice(BLOCK_SIZES),
 };
 export interface Embedding4bitOptions extends Options<typeof EMBEDDING_4BIT> {}
 
@@ -144,12 +125,8 @@ export class Embedding4bit extends Embedding {
     const read = readOptions("Embedding4bit", EMBEDDING_4BIT, options);
     super(num_embeddings, embedding_dim, read.dtype ? { dtype: read.dtype } : {});
     const { pending } = this.weight;
-    const { quant_type = "fp4", blocksize = 64 } = read;
-    this.weight = new Params4bit(
-      num_embeddings,
-      embedding_dim,
-      fourBitOptions({ quant_type, blocksize, compress_statistics: false }),
-    );
+    const { dtype: _, device: __, quant_storage: ___, ...how } = read;
+    this.weight = new Params4bit(num_embeddings, embedding_dim, { ...how, compress_statistics: false });
     this.weight.product = false;
     this.weight.pending = pending;
     if (read.device) this.to(read.device);

@@ -1,11 +1,14 @@
 // The matrices of bitsandbytes' modules, under its names: what is quantized, once, on the first move to a device.
 
+import { parseDType } from "../core/dtype.js";
+import { choice, flag, number, type Options, readOptions, whole } from "../core/options.js";
 import { Tensor } from "../core/tensor.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
-import { FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
+import { BLOCK_SIZES, FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
 import { unpack } from "../ops/pack.js";
-import { type FourBitOptions, fourBitOperands, fourBitScheme } from "../quant/four-bit.js";
+import { BITS_AND_BYTES } from "../quant/config.js";
+import { fourBitOperands, fourBitScheme } from "../quant/four-bit.js";
 import { int8FloatsScheme } from "../quant/int8-floats.js";
 import { int8Parts, llmInt8Scheme } from "../quant/llm-int8.js";
 
@@ -15,20 +18,38 @@ function rowsOf(tensor: Tensor): Tensor {
   return rows === tensor ? tensor.alias() : rows;
 }
 
-export interface Int8Options {
-  /** Activations of at least this size are multiplied in full precision; 0 for none. */
-  readonly threshold: number;
-  /** The floats stay, can be trained, and are quantized for every product. */
-  readonly has_fp16_weights: boolean;
-  readonly experts?: number;
-}
+/** Matrices of a stack, one below the other. */
+const experts = whole(1);
+
+export const INT8_PARAMS = {
+  /** Activations of at least this size are multiplied in full precision (default: 0, none). */
+  threshold: number((n) => n >= 0, "a number of at least 0"),
+  /** The floats stay, can be trained, and are quantized for every product (default: false). */
+  has_fp16_weights: flag(),
+  experts,
+};
+
+export const PARAMS_4BIT = {
+  /** "nf4" or "fp4" (default: "fp4", as in Python). */
+  quant_type: choice(["nf4", "fp4"]),
+  /** Elements per block (default: 64). */
+  blocksize: choice(BLOCK_SIZES),
+  /** The scales of blocks are quantized too (default: true). */
+  compress_statistics: flag(),
+  /** As `bnb_4bit_compute_dtype` (default: exact). */
+  compute_dtype: BITS_AND_BYTES.bnb_4bit_compute_dtype,
+  experts,
+};
+export interface Params4bitOptions extends Options<typeof PARAMS_4BIT> {}
 
 /** A matrix in 8-bit codes with a scale for each row. */
 export class Int8Params extends Matrix {
   readonly threshold: number;
   readonly has_fp16_weights: boolean;
 
-  constructor(rows: number, columns: number, { threshold, has_fp16_weights, experts = 1 }: Int8Options) {
+  /** @throws OptionError, ShapeError */
+  constructor(rows: number, columns: number, options: Options<typeof INT8_PARAMS> = {}) {
+    const { threshold = 0, has_fp16_weights = false, experts = 1 } = readOptions("Int8Params", INT8_PARAMS, options);
     super(rows, columns, experts);
     this.threshold = threshold;
     this.has_fp16_weights = has_fp16_weights;
@@ -76,16 +97,21 @@ export class Params4bit extends Matrix {
   readonly quant_type: "nf4" | "fp4";
   readonly blocksize: number;
   readonly compress_statistics: boolean;
-  readonly options: FourBitOptions;
+  readonly options: Params4bitOptions;
 
-  constructor(rows: number, columns: number, options: FourBitOptions, experts = 1) {
-    super(rows, columns, experts);
-    this.options = options;
-    this.quant_type = options.kind;
-    this.blocksize = options.blocksize;
-    this.compress_statistics = options.double_quant;
+  /** @throws OptionError, ShapeError */
+  constructor(rows: number, columns: number, options: Params4bitOptions = {}) {
+    const read = readOptions("Params4bit", PARAMS_4BIT, options);
+    const { quant_type = "fp4", blocksize = 64, compress_statistics = true, compute_dtype = "f32" } = read;
+    super(rows, columns, read.experts);
+    this.options = read;
+    this.quant_type = quant_type;
+    this.blocksize = blocksize;
+    this.compress_statistics = compress_statistics;
     this.product = true;
-    this.scheme = fourBitScheme(options);
+    const asked = compute_dtype === "int8" ? "int8" : parseDType(compute_dtype)!;
+    const compute = asked === "f16" ? "f32" : asked;
+    this.scheme = fourBitScheme({ kind: quant_type, blocksize, double_quant: compress_statistics, compute });
   }
 
   /** The codes, u4[N,K] in rows, the first of two in the high half of a byte; undefined before it is quantized. As `CB`. */

@@ -1,7 +1,7 @@
 // Puts quantized linears into a model, of one's own or loaded: what transformers and the announcement of LLM.int8() call
 // replacing. Values that are on a device are quantized there now, others when they get one.
 
-import { listOf } from "../core/checks.js";
+import { isOf, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { number, type Options, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -42,7 +42,7 @@ function treeOf(call: string, model: unknown): Module {
     model.checkUsable();
     return model.module;
   }
-  if (model instanceof Module) return model;
+  if (isOf(model, Module)) return model;
   throw new OptionError(`${call}: it takes a Module or a loaded model, got ${show(model)}`);
 }
 
@@ -120,7 +120,7 @@ function stackLike(weight: Int8Params | Params4bit, { shape, experts }: Matrix):
   const made =
     weight instanceof Int8Params
       ? new Int8Params(out, shape[1], { threshold: weight.threshold, has_fp16_weights: false, experts })
-      : new Params4bit(out, shape[1], weight.options, experts);
+      : new Params4bit(out, shape[1], { ...weight.options, experts });
   return made as Int8Params & Params4bit;
 }
 

@@ -7,5 +7,5 @@ export * as functional from "./functional.js";
 export { manual_seed } from "./init.js";
 export { Dropout, Embedding, LayerNorm, Linear, type LinearLayerOptions, RMSNorm } from "./layers.js";
 export { Buffer, Matrix, Module, Parameter } from "./module.js";
-export { type LoadedKeys, type LoadStateOptions, type State, StateTensor } from "./state.js";
+export type { LoadedKeys, LoadStateOptions, State, StateTensor } from "./state.js";
 export { type TextOptions, text } from "./tensor-text.js";

@@ -173,10 +173,11 @@ export class Matrix {
   /** The weights inside the wrappers of `wrap`, the stored weight first. */
   #wrapped: Weight[] = [];
 
-  /** @param out rows of each of the `experts` */
+  /** @param out rows of each of the `experts` @throws ShapeError */
   constructor(out: number, inputs: number, experts = 1) {
-    this.shape = [out * experts, inputs];
-    this.experts = experts;
+    const [rows = 0, columns = 0, count = 1] = checkedShape("a Matrix", [out, inputs, experts]);
+    this.shape = [rows * count, columns];
+    this.experts = count;
   }
 
   get filled(): boolean {

@@ -1,5 +1,5 @@
-// Checks that the browser's entries import nothing of Node's: follows all imports but type imports, from src/browser.ts and
-// the Worker, and reports `node:` modules and packages that are not known to run in browsers. (`tsc -p tsconfig.browser.json`
+// Checks that the browser's entries import nothing of Node's: follows all imports but type imports, from src/browser.ts,
+// the Worker and the modules, and reports `node:` modules and packages that are not known to run in browsers. (`tsc -p tsconfig.browser.json`
 // checks that they use no globals of Node's.) Prints each breach; exits 1 if there is one.
 
 import { existsSync, readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-export const ENTRIES = ["src/browser.ts", "src/browser/worker.ts"];
+export const ENTRIES = ["src/browser.ts", "src/browser/worker.ts", "src/nn/index.ts"];
 /** Packages that run in browsers. */
 const PACKAGES = ["@huggingface/jinja", "@huggingface/tokenizers", "fastest-levenshtein", "zod"];
 

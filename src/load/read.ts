@@ -178,6 +178,12 @@ export async function readBytes(
   });
 }
 
+/** All bytes of a tensor of plain elements, in the order of its shape. */
+export async function bytesInOrder(files: Source, from: StoredTensor): Promise<Uint8Array> {
+  if (from.strides) return gathered(files, from, 0, elementsOf(from.shape));
+  return withFile(files, from.file, "checkpoint", (file) => file.read(from.offset, from.bytes));
+}
+
 /** Bytes of a file that are read at once to gather elements from them. */
 const REACH_BYTES = 4 * READ_BYTES;
 

@@ -7,12 +7,13 @@ import { typed } from "../checkpoints/folder-write.js";
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
 import { writeSafetensors } from "../checkpoints/safetensors-write.js";
 import type { StoredTensor } from "../checkpoints/stored.js";
-import { FormatError, OctavoError, OptionError } from "../core/errors.js";
+import { readTorchHeader } from "../checkpoints/torch.js";
+import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { Tensor } from "../core/tensor.js";
 import { type State, StateTensor, stateTensor } from "../nn/state.js";
 import { Disk } from "../sources/disk.js";
-import { withFile } from "../sources/source.js";
+import { bytesInOrder } from "./read.js";
 
 /** Ends of names that stand for pickles. */
 const PICKLES = /\.(pt|pth|bin|ckpt|pkl)$/i;
@@ -62,31 +63,23 @@ export async function save(state: State, file: string): Promise<void> {
 }
 
 /**
- * The tensors of a safetensors file by name, or of a folder with a checkpoint. Only headers are read now; a tensor's bytes are read when they are asked for.
+ * The tensors of a safetensors file by name, of one of torch.save (.pt, .pth, .bin; nothing of it is run), or of a folder with a
+ * checkpoint. Only headers are read now; a tensor's bytes are read when they are asked for.
  * @throws NotFoundError, FormatError, OptionError
  */
 export async function load(file: string): Promise<Map<string, StateTensor>> {
   const path = resolve(nameOf("load", file));
   const source = new Disk(dirname(path));
-  if (PICKLES.test(path)) {
-    throw new FormatError(`load: ${basename(path)} is a pickle of PyTorch, which is not read here`, {
-      hint: "convert it in Python: safetensors.torch.save_file(torch.load(name, weights_only=True), other)",
-      details: { file: path },
-    });
-  }
   const folder = await stat(path).then(
     (found) => found.isDirectory(),
     () => false,
   );
-  const opened = folder ? openCheckpoint(new Disk(path)) : readSafetensorsHeader(source, path);
-  const { tensors } = await opened;
+  const read = PICKLES.test(path) ? readTorchHeader : readSafetensorsHeader;
+  const { tensors } = await (folder ? openCheckpoint(new Disk(path)) : read(source, path));
   return new Map([...tensors].map(([name, stored]) => [name, stateOf(source, stored)]));
 }
 
-function stateOf(source: Disk, { dtype, shape, file, offset, bytes }: StoredTensor): StateTensor {
-  return new StateTensor({
-    dtype,
-    shape,
-    bytes: () => withFile(source, file, "safetensors file", (opened) => opened.read(offset, bytes)),
-  });
+function stateOf(source: Disk, stored: StoredTensor): StateTensor {
+  const { dtype, shape } = stored;
+  return new StateTensor({ dtype, shape, bytes: () => bytesInOrder(source, stored) });
 }

@@ -38,7 +38,7 @@ export async function text(tensor: Tensor | StateTensor, options: TextOptions = 
     : [sizeOf(tensor.shape), `dtype=${STORED[tensor.dtype] ?? tensor.dtype}`];
   const stored = Tensor.is(tensor) ? stateTensor(tensor) : tensor;
   const values = await stored.read();
-  const floats = values instanceof Float32Array && stored.dtype !== "I32";
+  const floats = /^B?F\d/.test(stored.dtype);
   const body = values.length === 0 ? "[]" : layout(values, stored.shape, floats, settings);
   return `tensor(${body}${facts.map((fact) => `, ${fact}`).join("")})`;
 }

@@ -9,7 +9,7 @@ import { openDevice } from "../../src/load/device.js";
 import { StateTensor } from "../../src/nn/state.js";
 import * as nn from "../../src/nn.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { readJson } from "../support/fixtures.js";
+import { FIXTURES, readJson } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
 import { temporary } from "../support/temporary.js";
 
@@ -214,6 +214,19 @@ describe("on the reference device", () => {
     await expect(nn.load(7 as never)).rejects.toThrow(OptionError);
     await expect(nn.save(state, join(file, "below.safetensors"))).rejects.toThrow(OctavoError);
     await expect(nn.save({ a: 1 } as never, file)).rejects.toThrow(OptionError);
+  });
+
+  test("files of torch.save are read", async () => {
+    const folder = join(FIXTURES, "torch");
+    const wanted = await nn.load(join(folder, "expected.safetensors"));
+    const got = await nn.load(join(folder, "zip.bin"));
+    const both = [...wanted.keys()].filter((name) => got.has(name));
+    expect(both.length).toBeGreaterThan(10);
+    for (const name of both) {
+      expect(Buffer.from(await got.get(name)!.bytes()).equals(await wanted.get(name)!.bytes()), name).toBe(true);
+    }
+    expect(await nn.text(got.get("int.int64")!)).toMatch(/^tensor\(\[\[ *-?\d+, .*dtype=torch.int64\)$/s);
+    await expect(nn.load(join(folder, "module.bin"))).rejects.toThrow(FormatError);
   });
 
   const torch = readJson<{ states: Record<string, string>; tree: string }>("text", "torch.json");

@@ -5,10 +5,12 @@ import { autograd } from "../core/autograd.js";
 import { activationBackOp, activationOp } from "./activation.js";
 import { addOp } from "./add.js";
 import { advanceLanesOp, advanceOp } from "./advance.js";
+import { affineDequantizeOp, affineQuantizeOp } from "./affine.js";
 import { appendTokenOp } from "./append-token.js";
 import { argmaxOp } from "./argmax.js";
 import { attentionOp } from "./attention.js";
 import { attentionBackOp } from "./attention-back.js";
+import { blockwiseDequantizeOp, blockwiseQuantizeOp } from "./blockwise.js";
 import { copyOp } from "./copy.js";
 import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
 import { doubleQuantizeOp } from "./double-quantize.js";
@@ -24,6 +26,7 @@ import {
 } from "./four-bit.js";
 import { gatedOp } from "./gated.js";
 import { GRAPH } from "./graph.js";
+import { int8MatmulOp, int8QuantizeOp } from "./int8.js";
 import { kvAppendOp } from "./kv-append.js";
 import { layerNormBackOp, layerNormOp } from "./layer-norm.js";
 import { linearBackOp, linearOp } from "./linear.js";
@@ -36,6 +39,7 @@ import {
 } from "./llm-int8.js";
 import { maxRowsBackOp, maxRowsOp } from "./max-rows.js";
 import type { Op } from "./op.js";
+import { optimizerClipOp, optimizerStepOp } from "./optimizer.js";
 import { packOp, unpackOp } from "./pack.js";
 import { penalizeOp } from "./penalize.js";
 import { rmsNormBackOp, rmsNormOp } from "./rms-norm.js";
@@ -98,6 +102,14 @@ export const OPS: readonly Op[] = [
   activationBackOp,
   crossEntropyOp,
   crossEntropyBackOp,
+  int8QuantizeOp,
+  int8MatmulOp,
+  affineQuantizeOp,
+  affineDequantizeOp,
+  blockwiseQuantizeOp,
+  blockwiseDequantizeOp,
+  optimizerStepOp,
+  optimizerClipOp,
 ];
 
 /** Signature texts by op name; a backend's kernels must match them. */

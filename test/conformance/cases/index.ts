@@ -4,6 +4,7 @@
 import type { Family } from "../../support/conformance.js";
 import { ATTENTION } from "./attention.js";
 import { ATTENTION_BACK } from "./attention-back.js";
+import { BLOCKWISE } from "./blockwise.js";
 import { ELEMENTWISE } from "./elementwise.js";
 import { EXPERTS } from "./experts.js";
 import { FOUR_BITS } from "./four-bit.js";
@@ -12,6 +13,7 @@ import { INT8 } from "./int8.js";
 import { MATRIX } from "./matrix.js";
 import { MATRIX_BACK } from "./matrix-back.js";
 import { NORM_ROPE } from "./norm-rope.js";
+import { OPTIMIZER } from "./optimizer.js";
 import { POOLING } from "./pooling.js";
 import { SAMPLING } from "./sampling.js";
 
@@ -28,4 +30,6 @@ export const FAMILIES: readonly Family[] = [
   ...ATTENTION_BACK,
   ...GRADIENTS,
   ...POOLING,
+  ...BLOCKWISE,
+  ...OPTIMIZER,
 ];

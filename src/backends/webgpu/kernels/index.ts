@@ -4,6 +4,7 @@ import type { Kernel } from "../kernel.js";
 import { attention } from "./attention.js";
 import { attentionBack } from "./attention-back.js";
 import { fourBitBack, linearBack, llmInt8Back } from "./back.js";
+import { affineDequantize, affineQuantize, blockwiseDequantize, blockwiseQuantize } from "./blockwise.js";
 import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
 import { crossEntropy, crossEntropyBack } from "./cross-entropy.js";
@@ -13,11 +14,13 @@ import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear } from "./expert
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
 import { activationBack, embeddingBack, fill, layerNormBack, rmsNormBack, sumRows } from "./gradients.js";
 import { appendToken, penalize } from "./history.js";
+import { int8Matmul, int8Quantize } from "./int8-parts.js";
 import { linear } from "./linear.js";
 import { llmInt8Linear } from "./llm-int8.js";
 import { argmax, tokenLogprobs } from "./logits.js";
 import { maxRows, maxRowsBack } from "./max-rows.js";
 import { layerNorm, rmsNorm } from "./norm.js";
+import { optimizerClip, optimizerStep } from "./optimizer.js";
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
 import { rope, ropeTable } from "./rope.js";
@@ -75,4 +78,12 @@ export const KERNELS: readonly Kernel[] = [
   activationBack,
   crossEntropy,
   crossEntropyBack,
+  int8Quantize,
+  int8Matmul,
+  affineQuantize,
+  affineDequantize,
+  blockwiseQuantize,
+  blockwiseDequantize,
+  optimizerStep,
+  optimizerClip,
 ];

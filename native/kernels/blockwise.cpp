@@ -35,11 +35,10 @@ struct QuantizeMapped {
     const float* map = call.t[1].as<float>();
     char* codes = call.t[2].data;
     float* absmax = call.t[3].as<float>();
-    const bool keep = call.attr[1].i != 0;
     alignas(64) float middle[256];
     for (int i = 0; i < 255; i++) middle[i] = (map[i] + map[i + 1]) / 2.0f;
     middle[255] = INFINITY;
-    const Map256 middles(middle), values(map);
+    const Map256 middles(middle);
     each_block(call, x.size(), call.attr[0].i, [&](int64_t b, int64_t first, int64_t count) {
       const char* from = x.data + first * width_of(kType);
       const float high = highest_of<kType>(from, count);
@@ -51,11 +50,6 @@ struct QuantizeMapped {
         OCTAVO_UNROLL for (int step = 128; step > 0; step >>= 1) {
           const i32p above = (i32p)(v > middles.at((u32p)(code + (step - 1))));
           code += above & step;
-        }
-        if (keep) {
-          const i32p zero = (i32p)(values.at((u32p)code) == f32p{});
-          code -= zero & (i32p)(v > f32p{}) & (i32p)(code < 255);
-          code += zero & (i32p)(v < f32p{}) & (i32p)(code > 0);
         }
         put(codes + first, __builtin_convertvector(code, i8p), at, count);
       });
@@ -245,7 +239,7 @@ const char* int8_matmul(const Call& call) {
 OCTAVO_KERNELS(
     blockwise,
     {"blockwise_quantize",
-     "blockwise_quantize: x[n]:f32|f16|bf16 map[256]:f32 ; blocksize:i32 keep:i32 -> codes[n]:u8 absmax[B]:f32",
+     "blockwise_quantize: x[n]:f32|f16|bf16 map[256]:f32 ; blocksize:i32 -> codes[n]:u8 absmax[B]:f32",
      blockwise_quantize},
     {"blockwise_dequantize",
      "blockwise_dequantize: codes[n]:u8 absmax[B]:f32 map[256]:f32 ; blocksize:i32 -> y[n]:f32", blockwise_dequantize},

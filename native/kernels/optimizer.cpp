@@ -10,7 +10,7 @@ namespace {
 enum Rule { kAdam = 0, kAdemamix = 1, kMomentum = 2, kLion = 3, kRmsprop = 4, kAdagrad = 5 };
 enum Flag { kFirst = 1, kSkipZeros = 2 };
 // Places of the attributes.
-enum Number { kRule, kLr, kShrink, kDecay, kB1, kR1, kB2, kR2, kB3, kR3, kEps, kAlpha, kC1, kC2, kFlags, kMost };
+enum Number { kRule, kLr, kShrink, kDecay, kB1, kR1, kB2, kR2, kB3, kR3, kEps, kAlpha, kLimit, kFlags, kMost };
 
 OCTAVO_INLINE f32x16 root(f32x16 v) {
   float lane[16];
@@ -24,8 +24,16 @@ OCTAVO_INLINE f32x16 sign_of(f32x16 v) {
   return v > zero() ? one : v < zero() ? -one : v;  // NaN stays
 }
 
+// NaN stays.
+OCTAVO_INLINE f32x16 limited(f32x16 u, float limit) {
+  if (limit == 0) return u;
+  const f32x16 most = splat(limit);
+  u = u > most ? most : u;
+  return u < -most ? -most : u;
+}
+
 struct Step {
-  float lr, shrink, decay, b1, r1, b2, r2, b3, r3, eps, alpha, c1, c2;
+  float lr, shrink, decay, b1, r1, b2, r2, b3, r3, eps, alpha, limit;
   bool first, skip;
   const float *p, *g;
   const float* state[3];
@@ -34,7 +42,7 @@ struct Step {
   explicit Step(const Call& call)
       : lr(call.attr[kLr].f), shrink(call.attr[kShrink].f), decay(call.attr[kDecay].f), b1(call.attr[kB1].f),
         r1(call.attr[kR1].f), b2(call.attr[kB2].f), r2(call.attr[kR2].f), b3(call.attr[kB3].f), r3(call.attr[kR3].f),
-        eps(call.attr[kEps].f), alpha(call.attr[kAlpha].f), c1(call.attr[kC1].f), c2(call.attr[kC2].f),
+        eps(call.attr[kEps].f), alpha(call.attr[kAlpha].f), limit(call.attr[kLimit].f),
         first(call.attr[kFlags].i & kFirst), skip(call.attr[kFlags].i & kSkipZeros), p(call.t[0].as<float>()),
         g(call.t[1].as<float>()), n(call.t[0].size()) {
     for (int s = 0; s < 3; s++) state[s] = call.t[2 + s] ? call.t[2 + s].as<float>() : nullptr;
@@ -48,13 +56,13 @@ struct Step {
     if (kRule == kAdam) {
       s[0] = b1 * s[0] + r1 * grad;
       s[1] = b2 * s[1] + r2 * grad * grad;
-      return s[0] / (root(s[1]) + eps);
+      return limited(s[0] / (root(s[1]) + eps), limit);
     }
     if (kRule == kAdemamix) {
       s[0] = b1 * s[0] + r1 * grad;
       s[1] = b3 * s[1] + r3 * grad;
       s[2] = b2 * s[2] + r2 * grad * grad;
-      return (s[0] / c1 + alpha * s[1]) / (root(s[2]) / c2 + eps);
+      return limited((s[0] + alpha * s[1]) / (root(s[2]) + eps), limit);
     }
     if (kRule == kMomentum) {
       s[0] = first ? grad : b1 * s[0] + grad;
@@ -152,7 +160,7 @@ const char* optimizer_clip(const Call& call) {
 }
 
 #define OCTAVO_NUMBERS                                                                                               \
-  "rule:i32 lr:f32 shrink:f32 decay:f32 b1:f32 r1:f32 b2:f32 r2:f32 b3:f32 r3:f32 eps:f32 alpha:f32 c1:f32 c2:f32 " \
+  "rule:i32 lr:f32 shrink:f32 decay:f32 b1:f32 r1:f32 b2:f32 r2:f32 b3:f32 r3:f32 eps:f32 alpha:f32 limit:f32 " \
   "flags:i32"
 
 }  // namespace

@@ -96,10 +96,18 @@ export function checkBackend(backend: Backend): void {
 /** Entries of an array that are looked at: one may claim billions, and hold nothing. */
 const MOST_ITEMS = 2 ** 20;
 
-/** The entries of an array or a plain object; none of what cannot be read. Getters are not asked: they could make new tensors. */
+/** Key under which an instance of a class lists the tensors that it consists of. */
+export const HELD: unique symbol = Symbol("octavo.held");
+
+/**
+ * The entries of an array or a plain object, or what is listed under HELD; none of what cannot be read. Getters are not asked: they
+ * could make new tensors.
+ */
 export function itemsOf(value: object): readonly unknown[] {
   try {
     if (Array.isArray(value)) return value.slice(0, MOST_ITEMS);
+    const held: unknown = Object.getOwnPropertyDescriptor(value, HELD)?.value;
+    if (Array.isArray(held)) return held.slice(0, MOST_ITEMS);
     if (Object.getPrototypeOf(value) !== Object.prototype) return [];
     return Object.values(Object.getOwnPropertyDescriptors(value)).map((property) => property.value as unknown);
   } catch {

@@ -31,8 +31,8 @@ export function withdraw(tensor: Scoped): void {
 }
 
 /**
- * Runs `body` and disposes every tensor made inside except those in its result (a tensor, or an array or plain object
- * of tensors), which go to the enclosing scope. Synchronous on purpose: async code must own its tensors.
+ * Runs `body` and disposes every tensor made inside except those in its result (a tensor, an array or plain object of tensors, or
+ * an object that lists its own under `HELD`), which go to the enclosing scope. Synchronous on purpose: async code must own its tensors.
  * @throws OptionError for a body that is no function or asynchronous; whatever `body` throws
  */
 export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T {

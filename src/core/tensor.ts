@@ -5,12 +5,12 @@ import { autograd } from "./autograd.js";
 import type { BufferId } from "./backend.js";
 import { isWhole } from "./checks.js";
 import type { Device } from "./device.js";
-import { bytesOf, type DType, type HostArray, isFloat } from "./dtype.js";
+import { bytesOf, DTYPES, type DType, type HostArray, isDType, isFloat } from "./dtype.js";
 import { DTypeError, GradientError, OctavoError, OptionError, ShapeError } from "./errors.js";
 import { checkedPlace, checkMaking, type Place } from "./place.js";
 import { enroll, withdraw } from "./scope.js";
 import { checkedShape, elements, packed, rowStrides, viewShape, wholeList, windowed } from "./shape.js";
-import { shapeText, show } from "./show.js";
+import { listed, shapeText, show } from "./show.js";
 import { Storage } from "./storage.js";
 import { checkedValues, decode, dtypeOf, encode, type HostValues } from "./values.js";
 
@@ -162,6 +162,19 @@ export class Tensor implements Disposable {
       throw new ShapeError("view: the tensor must be contiguous rows");
     }
     return this.#share(sizes, null, this.offset);
+  }
+
+  /** The same bytes as elements of another dtype, all of them. @throws DTypeError, ShapeError */
+  reinterpret(dtype: DType, ...shape: number[]): Tensor {
+    if (!isDType(dtype)) throw new DTypeError(`reinterpret: dtype is one of ${listed(DTYPES)}, got ${show(dtype)}`);
+    const sizes = checkedShape("reinterpret", shape);
+    const fits = bytesOf(dtype, elements(sizes)) === this.nbytes && this.offset % bytesOf(dtype, 1) === 0;
+    if (!fits || this.strides !== null || this.panels) {
+      throw new ShapeError(
+        `reinterpret: ${shapeText(this.shape)} ${this.dtype} is not the bytes of ${shapeText(sizes)} ${dtype}`,
+      );
+    }
+    return this.#share(sizes, null, this.offset, dtype);
   }
 
   /** Elements `start` to `start + length` of dim `dim`, without copying. */
@@ -407,10 +420,10 @@ export class Tensor implements Disposable {
     return this.toString();
   }
 
-  #share(shape: readonly number[], strides: readonly number[] | null, offset: number): Tensor {
+  #share(shape: readonly number[], strides: readonly number[] | null, offset: number, dtype = this.dtype): Tensor {
     void this.buffer; // throws if disposed
     this.#storage.references++;
-    return new Tensor(this.#storage, shape, this.dtype, strides, offset, this.panels);
+    return new Tensor(this.#storage, shape, dtype, strides, offset, this.panels);
   }
 }
 

@@ -34,10 +34,10 @@ function midpointsOf(map: ArrayLike<number>): Float32Array {
 }
 
 export const blockwiseQuantizeOp = new Op({
-  signature: "blockwise_quantize: x[n]:f32|f16|bf16 map[256]:f32 ; blocksize:i32 keep:i32 -> codes[n]:u8 absmax[B]:f32",
+  signature: "blockwise_quantize: x[n]:f32|f16|bf16 map[256]:f32 ; blocksize:i32 -> codes[n]:u8 absmax[B]:f32",
   check: (_, [blocksize]) => checkBlocksize("blockwise_quantize", blocksize!),
   shape: ({ n = 0 }, { blocksize }) => [[n], [Math.ceil(n / blocksize!)]],
-  reference({ x, map, codes, absmax }, { blocksize, keep }) {
+  reference({ x, map, codes, absmax }, { blocksize }) {
     const midpoints = midpointsOf(map!.data);
     const count = x!.data.length;
     for (let at = 0; at < count; at += blocksize!) {
@@ -49,10 +49,6 @@ export const blockwiseQuantizeOp = new Op({
         const value = Math.min(1, Math.max(-1, fround(x!.data[i]! * inverse)));
         let code = 0;
         while (code < 255 && value > midpoints[code]!) code++;
-        if (keep !== 0 && map!.data[code] === 0) {
-          if (value > 0 && code < 255) code++;
-          else if (value < 0 && code > 0) code--;
-        }
         codes!.data[i] = code;
       }
     }
@@ -62,16 +58,10 @@ export const blockwiseQuantizeOp = new Op({
 
 /**
  * Codes u8[n] and absmax f32[ceil(n/blocksize)] of `x[n]`. `map[256]` ascends; ties go to the lower entry. A block that holds a
- * NaN has the absmax NaN. With `keep`, what is not zero does not get the code of zero: a second moment that is rounded to zero
- * would make a step of an optimizer endless.
+ * NaN has the absmax NaN.
  */
-export function blockwiseQuantize(
-  x: Tensor,
-  map: Tensor,
-  blocksize: number,
-  keep = false,
-): { codes: Tensor; absmax: Tensor } {
-  const [codes, absmax] = blockwiseQuantizeOp.runAll([x, map], [blocksize, Number(keep)]);
+export function blockwiseQuantize(x: Tensor, map: Tensor, blocksize: number): { codes: Tensor; absmax: Tensor } {
+  const [codes, absmax] = blockwiseQuantizeOp.runAll([x, map], [blocksize]);
   return { codes: codes!, absmax: absmax! };
 }
 

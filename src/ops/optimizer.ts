@@ -2,8 +2,8 @@
 // number of the step (bias corrections, schedules) on the host, in double precision. Rules as in bitsandbytes; weight decay comes
 // before the update (its CUDA code has it behind).
 //
-//   adam      m = b1 m + r1 g;  v = b2 v + r2 g²;            u = m / (√v + eps)
-//   ademamix  m, v as adam;     s = b3 s + r3 g;             u = (m / c1 + alpha s) / (√v / c2 + eps)
+//   adam      m = b1 m + r1 g;  v = b2 v + r2 g²;            u = m / (√v + eps), at most `limit`
+//   ademamix  m, v as adam;     s = b3 s + r3 g;             u = (m + alpha s) / (√v + eps), at most `limit`
 //   momentum  m = b1 m + g (g alone in the first step);      u = m
 //   lion      u = sign(b1 m + r1 g);  m = b2 m + r2 g
 //   rmsprop   v = b1 v + r1 g²;                              u = g / (√v + eps)
@@ -43,9 +43,11 @@ export interface StepNumbers {
   readonly beta3?: number;
   readonly eps?: number;
   readonly alpha?: number;
-  /** ademamix: 1 - b1^t and √(1 - b2^t). */
-  readonly correction1?: number;
-  readonly correction2?: number;
+  /**
+   * Largest update of an element in `adam` and `ademamix`; 0 for none. Where v was rounded to zero and m was not, an update has no
+   * bound otherwise.
+   */
+  readonly limit?: number;
   /** True in the first step of `momentum`. */
   readonly first?: boolean;
   /** Elements whose gradient is zero keep parameter and states. */
@@ -53,14 +55,14 @@ export interface StepNumbers {
 }
 
 const NUMBERS =
-  "rule:i32 lr:f32 shrink:f32 decay:f32 b1:f32 r1:f32 b2:f32 r2:f32 b3:f32 r3:f32 eps:f32 alpha:f32 c1:f32 c2:f32 flags:i32";
+  "rule:i32 lr:f32 shrink:f32 decay:f32 b1:f32 r1:f32 b2:f32 r2:f32 b3:f32 r3:f32 eps:f32 alpha:f32 limit:f32 flags:i32";
 
 /** Bits of `flags`. */
 export const FLAG = { first: 1, skip_zeros: 2 } as const;
 
 export function stepAttributes(rule: Rule, numbers: StepNumbers): number[] {
   const { lr, shrink = 1, decay = 0, beta1 = 0, beta2 = 0, beta3 = 0, eps = 0, alpha = 0 } = numbers;
-  const { correction1 = 1, correction2 = 1, first = false, skip_zeros = false } = numbers;
+  const { limit = 0, first = false, skip_zeros = false } = numbers;
   const flags = (first ? FLAG.first : 0) | (skip_zeros ? FLAG.skip_zeros : 0);
   return [
     RULE[rule],
@@ -75,13 +77,18 @@ export function stepAttributes(rule: Rule, numbers: StepNumbers): number[] {
     1 - beta3,
     eps,
     alpha,
-    correction1,
-    correction2,
+    limit,
     flags,
   ];
 }
 
 type Attributes = Readonly<Record<string, number>>;
+
+/** NaN stays. */
+function limited(u: number, limit: number): number {
+  if (limit === 0) return u;
+  return u > limit ? limit : u < -limit ? -limit : u;
+}
 
 /** The states of an element after the step (written into `states`), and its update. */
 function advance(g: number, states: [number, number, number], a: Attributes): number {
@@ -90,12 +97,12 @@ function advance(g: number, states: [number, number, number], a: Attributes): nu
     case RULE.adam:
       states[0] = fround(a.b1! * m + a.r1! * g);
       states[1] = fround(a.b2! * v + a.r2! * g * g);
-      return states[0] / (Math.sqrt(states[1]) + a.eps!);
+      return limited(states[0] / (Math.sqrt(states[1]) + a.eps!), a.limit!);
     case RULE.ademamix:
       states[0] = fround(a.b1! * m + a.r1! * g);
       states[1] = fround(a.b3! * v + a.r3! * g);
       states[2] = fround(a.b2! * w + a.r2! * g * g);
-      return (states[0] / a.c1! + a.alpha! * states[1]) / (Math.sqrt(states[2]) / a.c2! + a.eps!);
+      return limited((states[0] + a.alpha! * states[1]) / (Math.sqrt(states[2]) + a.eps!), a.limit!);
     case RULE.momentum:
       states[0] = fround(a.flags! & FLAG.first ? g : a.b1! * m + g);
       return states[0];

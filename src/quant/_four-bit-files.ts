@@ -136,6 +136,20 @@ interface Description {
   readonly shape: readonly [rows: number, columns: number];
 }
 
+/** The JSON text that bitsandbytes stores beside 4-bit codes. @param offset that of double quantization */
+export function stateBytes(
+  { kind, blocksize, values, shape }: Omit<Description, "shape"> & { readonly shape: readonly number[] },
+  offset: number | undefined,
+): Uint8Array {
+  const nested =
+    offset === undefined
+      ? ""
+      : `, "nested_blocksize": ${NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": ${new PythonFloat(offset)}`;
+  return new TextEncoder().encode(
+    `{"quant_type": "${kind}", "blocksize": ${blocksize}, "dtype": "${torchName(values)}", "shape": [${shape.join(", ")}]${nested}}`,
+  );
+}
+
 /** The tensors in which bitsandbytes stores one matrix; `operands` makes its operands in plain rows, inside a scope. */
 export async function fourBitParts(
   name: string,
@@ -154,12 +168,7 @@ export async function fourBitParts(
   });
   const offset = await twice.offset?.readFloats();
   twice.offset?.dispose();
-  const nested = offset
-    ? `, "nested_blocksize": ${NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": ${new PythonFloat(offset[0]!)}`
-    : "";
-  const state = new TextEncoder().encode(
-    `{"quant_type": "${kind}", "blocksize": ${blocksize}, "dtype": "${torchName(values)}", "shape": [${shape.join(", ")}]${nested}}`,
-  );
+  const state = stateBytes({ kind, blocksize, values, shape }, offset?.[0]);
   const table = new Uint8Array(FOUR_BIT_TABLES[FOUR_BIT[kind]]!.slice().buffer);
   const part = (suffix: string, dtype: StoredDType, size: number, bytes: () => Promise<Uint8Array>): WeightPart => ({
     name: name + suffix,

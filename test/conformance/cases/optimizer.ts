@@ -24,8 +24,6 @@ const NUMBERS: StepNumbers = {
   beta3: 0.999,
   eps: 1e-3,
   alpha: 5,
-  correction1: 0.5,
-  correction2: 0.4,
 };
 
 /** States as a step would leave them: second moments are not negative. */
@@ -60,7 +58,13 @@ function stepCase(
   };
 }
 
-const sparse: Partial<StepNumbers>[] = [{}, { decay: 0.1, shrink: 1 }, { first: true }, { skip_zeros: true }];
+const sparse: Partial<StepNumbers>[] = [
+  {},
+  { decay: 0.1, shrink: 1 },
+  { first: true },
+  { skip_zeros: true },
+  { limit: 1.5 },
+];
 
 const step: Family = {
   op: optimizerStepOp,

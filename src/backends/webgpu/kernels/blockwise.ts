@@ -66,7 +66,7 @@ const mapCodes = family("blockwise_quantize", ({ x }: { step: "codes"; x: DType 
     reads("inverse", "array<f32>"),
     writes("codes", "array<u32>"),
   ],
-  params: ["count", "offset", "blocksize", "keep", "x", "map", "absmax"],
+  params: ["count", "offset", "blocksize", "x", "map", "absmax"],
   declarations: [
     FLOATS,
     SIZE_OF,
@@ -84,10 +84,6 @@ const mapCodes = family("blockwise_quantize", ({ x }: { step: "codes"; x: DType 
     let i = (first + last) / 2u;
     if (value > (map[P.map + i] + map[P.map + i + 1u]) * 0.5) { first = i + 1u; } else { last = i; }
   }
-  if (P.keep != 0u && map[P.map + first] == 0.0) {
-    if (value > 0.0 && first < 255u) { return first + 1u; }
-    if (value < 0.0 && first > 0u) { return first - 1u; }
-  }
   return first;
 }`,
   ],
@@ -96,7 +92,7 @@ const mapCodes = family("blockwise_quantize", ({ x }: { step: "codes"; x: DType 
 
 export const blockwiseQuantize: Kernel = {
   op: blockwiseQuantizeOp,
-  record({ operands: [x, map, codes, absmax], attributes: [blocksize = 1, keep = 0] }, recorder) {
+  record({ operands: [x, map, codes, absmax], attributes: [blocksize = 1] }, recorder) {
     const elements = x!.count;
     const blocks = Math.ceil(elements / blocksize);
     const inverse = scratchFor(recorder, "inverse", blocks);
@@ -105,7 +101,7 @@ export const blockwiseQuantize: Kernel = {
     recorder.dispatch(mapScale({ step: "scale", x: type }), [x!, absmax!, inverse], sizes, blocks);
     const { offset } = codes!;
     const places = { x: x!.offset, map: map!.offset, absmax: absmax!.offset };
-    const numbers = { count: elements, offset, blocksize, keep, ...places };
+    const numbers = { count: elements, offset, blocksize, ...places };
     const groups = groupsFor(wordsFor("u8", offset, elements), WORKGROUP);
     recorder.dispatch(mapCodes({ step: "codes", x: type }), [x!, map!, absmax!, inverse, codes!], numbers, groups);
     return undefined;
@@ -154,16 +150,16 @@ const affineScale = family("affine_quantize", ({ x }: { step: "scale"; x: DType 
   above = largest(above, lid);
   if (lid != 0u) { return; }
   zero[P.zero + group] = 0;
-  if (max(below, above) > ENDLESS) {
-    scale[P.scale + group] = bitcast<f32>(max(below, above));
+  let most = max(below, above);
+  if (most > ENDLESS || (most == ENDLESS && P.ranged == 0u)) {
+    scale[P.scale + group] = bitcast<f32>(most);
     return;
   }
   var low = -bitcast<f32>(below);
   var high = bitcast<f32>(above);
-  if (P.ranged != 0u) { low = P.low; high = P.high; }
-  else if (max(below, above) == ENDLESS) {
-    scale[P.scale + group] = bitcast<f32>(ENDLESS);
-    return;
+  if (P.ranged != 0u) {
+    low = P.low;
+    high = P.high;
   }
   var s = 0.0;
   if (P.symmetric != 0u) { s = exact_divide(max(-low, high), 127.0); } else { s = exact_divide(high - low, 255.0); }

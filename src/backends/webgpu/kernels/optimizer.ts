@@ -9,18 +9,18 @@ import { fold, range } from "../wgsl.js";
 import { scratchFor } from "./blockwise.js";
 
 const RULES = Object.keys(RULE) as Rule[];
-const FLOATS = ["lr", "shrink", "decay", "b1", "r1", "b2", "r2", "b3", "r3", "eps", "alpha", "c1", "c2"] as const;
+const FLOATS = ["lr", "shrink", "decay", "b1", "r1", "b2", "r2", "b3", "r3", "eps", "alpha", "limit"] as const;
 const NUMBERS = [...FLOATS.map((name) => `${name}:f32`), "flags"];
 
 /** The states `s0`, `s1`, `s2` of an element after a step with gradient `g`, and its update `u`. */
 const UPDATES: Readonly<Record<Rule, string>> = {
   adam: `s0 = P.b1 * s0 + P.r1 * g;
   s1 = P.b2 * s1 + P.r2 * g * g;
-  u = s0 / (sqrt(s1) + P.eps);`,
+  u = limited(s0 / (sqrt(s1) + P.eps));`,
   ademamix: `s0 = P.b1 * s0 + P.r1 * g;
   s1 = P.b3 * s1 + P.r3 * g;
   s2 = P.b2 * s2 + P.r2 * g * g;
-  u = (s0 / P.c1 + P.alpha * s1) / (sqrt(s2) / P.c2 + P.eps);`,
+  u = limited((s0 + P.alpha * s1) / (sqrt(s2) + P.eps));`,
   momentum: `if ((P.flags & ${FLAG.first}u) != 0u) { s0 = g; } else { s0 = P.b1 * s0 + g; }
   u = s0;`,
   lion: `u = sign(P.b1 * s0 + P.r1 * g);
@@ -30,6 +30,14 @@ const UPDATES: Readonly<Record<Rule, string>> = {
   adagrad: `s0 = s0 + g * g;
   u = g / (sqrt(s0) + P.eps);`,
 };
+
+const LIMITED = `
+fn limited(u: f32) -> f32 {
+  if (P.limit == 0.0) { return u; }
+  if (u > P.limit) { return P.limit; }
+  if (u < -P.limit) { return -P.limit; }
+  return u;
+}`;
 
 /** Reads element `i` and computes its update; elements that are skipped go on behind it with `u` of zero. */
 const updating = (rule: Rule, skipped: string): string => `var g = grad[P.g + i];
@@ -51,6 +59,7 @@ const stepShader = family("optimizer_step", ({ rule, scaled }: { rule: Rule; sca
     ...(scaled ? [reads("factor", "array<f32>")] : []),
   ],
   params: ["count", ...NUMBERS, "p", "g", ...stateParams(rule), "factor"],
+  declarations: [LIMITED],
   body: `if (gid >= P.count) { return; }
   let i = gid;
   ${updating(rule, "return;")}
@@ -65,7 +74,7 @@ function numbersOf(operands: readonly (Operand | undefined)[], attributes: reado
   const [p, g, ...states] = operands;
   const places = Object.fromEntries(states.slice(0, 3).map((state, s) => [`state${s}`, state?.offset ?? 0]));
   const values = Object.fromEntries(FLOATS.map((name, i) => [name, attributes[i + 1]!]));
-  return { count: p!.count, ...values, flags: attributes[14]!, p: p!.offset, g: g!.offset, ...places };
+  return { count: p!.count, ...values, flags: attributes[13]!, p: p!.offset, g: g!.offset, ...places };
 }
 
 const bound = (operands: readonly (Operand | undefined)[]): Operand[] => operands.filter((one) => one !== undefined);
@@ -97,7 +106,7 @@ const partsShader = family("optimizer_clip", ({ rule }: { step: "parts"; rule: R
     writes("sums", "array<vec2<f32>>"),
   ],
   params: ["count", ...NUMBERS, "p", "g", ...stateParams(rule)],
-  declarations: [SUM],
+  declarations: [SUM, LIMITED],
   body: `var squares = vec2<f32>(0.0, 0.0);
   let end = min((group + 1u) * ${PIECE}u, P.count);
   for (var i = group * ${PIECE}u + lid; i < end; i += ${WORKGROUP}u) {
@@ -131,7 +140,7 @@ export const optimizerClip: Kernel = {
     const pieces = Math.max(1, Math.ceil(operands[0]!.count / PIECE));
     const sums = scratchFor(recorder, "sums", 2 * pieces);
     recorder.dispatch(partsShader({ step: "parts", rule }), [...bound(operands.slice(0, 5)), sums], numbers, pieces);
-    const last = { count: pieces, factor: factor.offset, most: attributes[15]! };
+    const last = { count: pieces, factor: factor.offset, most: attributes[14]! };
     recorder.dispatch(factorShader({ step: "factor" }), [sums, factor], last, 1);
     return undefined;
   },

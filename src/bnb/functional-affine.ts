@@ -174,7 +174,8 @@ const STATE = {
 } satisfies Table;
 
 function dequantized(place: string, codes: unknown, given: unknown): Tensor | number[] {
-  const { scale, zero_point, granularity, blocksize, shape, dtype } = readOptions(place, STATE, given);
+  const { scale, zero_point, granularity, blocksize, shape: sizes, dtype } = readOptions(place, STATE, given);
+  const shape = sizes && [...(numbersOf(sizes) ?? [])];
   if (!scale || !zero_point || !granularity || blocksize === undefined || !shape || !dtype) {
     throw new OptionError(`${place}: state must be what a quantize function returned beside the codes`);
   }

@@ -102,7 +102,7 @@ export function numbersOf(value: unknown): Float32Array | undefined {
   try {
     if (!Array.isArray(value) && !(ArrayBuffer.isView(value) && !(value instanceof DataView))) return undefined;
     const numbers = value as ArrayLike<unknown>;
-    if (numbers.length > 2 ** 28) return undefined;
+    if (numbers.length > 2 ** 28 || (numbers.length > 0 && typeof numbers[0] !== "number")) return undefined;
     const copy = new Float32Array(numbers.length);
     for (let i = 0; i < copy.length; i++) {
       const one = numbers[i];

@@ -1,5 +1,6 @@
 // The exports of `import ... from "octavo/bnb"`: bitsandbytes' modules, functions and optimizers.
 
+export * from "./dtypes.js";
 export * from "./functional-4bit.js";
 export * from "./functional-affine.js";
 export * from "./functional-blockwise.js";

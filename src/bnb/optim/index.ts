@@ -19,7 +19,7 @@ import {
 } from "./options.js";
 import type { Trained } from "./parameter.js";
 
-export { Optimizer, type OptimizerStateDict, type ParameterState, type ParamGroup } from "./optimizer.js";
+export type { Optimizer, OptimizerStateDict, ParameterState, ParamGroup } from "./optimizer.js";
 export type {
   AdagradOptions,
   AdamOptions,

@@ -2,7 +2,7 @@
 // 256 (Dettmers et al. 2022); a step decodes those of one parameter, computes in f32 and encodes them again. The arithmetic is in
 // ops/optimizer.ts and ops/blockwise.ts.
 
-import { listOf } from "../../core/checks.js";
+import { isList, listOf } from "../../core/checks.js";
 import { isFloat } from "../../core/dtype.js";
 import { entriesOf, OptionError, ShapeError } from "../../core/errors.js";
 import { omit, readOptions, type Table } from "../../core/options.js";
@@ -148,8 +148,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   step(gradients?: readonly (Tensor | null | undefined)[]): void {
     const { name } = this.#kind;
     const params = this.param_groups.flatMap((group) => group.params.map((param) => ({ group, param })));
-    const given = gradients === undefined ? undefined : listOf(gradients, (one): one is Tensor => isGradient(one));
-    if (gradients !== undefined && given?.length !== params.length) {
+    const given = gradients === undefined ? undefined : gradientsOf(gradients, params.length);
+    if (gradients !== undefined && !given) {
       throw new OptionError(`${name}: step takes a list of ${params.length} gradients, got ${show(gradients)}`);
     }
     const work = params.flatMap(({ group, param }, i) => {
@@ -379,7 +379,16 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 }
 
-const isGradient = (one: unknown): boolean => one === undefined || one === null || Tensor.is(one);
+/** A copy of a list of so many gradients, any of which may be missing; undefined for anything else. */
+function gradientsOf(given: unknown, count: number): (Tensor | null | undefined)[] | undefined {
+  try {
+    // The length first: a list may claim any.
+    if (!isList(given) || given.length !== count) return undefined;
+  } catch {
+    return undefined; // a proxy
+  }
+  return listOf(given, (one): one is Tensor | null | undefined => one === undefined || one === null || Tensor.is(one));
+}
 
 function gradOf(param: Trained): unknown {
   try {

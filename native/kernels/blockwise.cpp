@@ -9,6 +9,8 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
+typedef uint8_t u8p __attribute__((vector_size(kPartLanes)));
+
 constexpr float kLeastNormal = 0x1p-126f;
 constexpr int64_t kTask = 1 << 14;  // elements of a task
 
@@ -73,9 +75,12 @@ const char* blockwise_dequantize(const Call& call) {
     const f32p factor = splat_part(absmax[b]);
     for (int64_t i = 0; i < count; i += kPartLanes) {
       const size_t some = (size_t)at_most(kPartLanes, count - i);
-      u32p code = {};
-      for (size_t l = 0; l < some; l++) code[l] = codes[first + i + (int64_t)l];
-      const f32p v = map.at(code) * factor;
+      u8p code = {};
+      if (some == kPartLanes)
+        std::memcpy(&code, codes + first + i, kPartLanes);
+      else
+        std::memcpy(&code, codes + first + i, some);
+      const f32p v = map.at(__builtin_convertvector(code, u32p)) * factor;
       std::memcpy(y + first + i, &v, sizeof(float) * some);
     }
   });

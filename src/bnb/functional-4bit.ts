@@ -8,9 +8,9 @@ import { scope, Tensor } from "../core/tensor.js";
 import { doubleQuantize } from "../ops/double-quantize.js";
 import {
   BLOCK_SIZES,
+  type BnbKind,
   FOUR_BIT,
   FOUR_BIT_TABLES,
-  type FourBitKind,
   fourBitDequantize,
   fourBitLinear,
   fourBitQuantize,
@@ -27,9 +27,8 @@ import {
   floatOf,
   tensorOption,
 } from "./functional-checks.js";
-import { checkedState, QuantState } from "./quant-state.js";
+import { checkedState, KINDS, QuantState } from "./quant-state.js";
 
-const KINDS = Object.keys(FOUR_BIT) as FourBitKind[];
 const STORAGE = ["uint8", "float16", "bfloat16", "float32"] as const;
 
 const QUANTIZE = {
@@ -104,7 +103,7 @@ export function quantize_fp4(A: Tensor, options: Omit<Quantize4bitOptions, "quan
   return quantize_4bit(A, withKind("quantize_fp4", options, "fp4"));
 }
 
-function withKind(place: string, options: object, kind: FourBitKind): Quantize4bitOptions {
+function withKind(place: string, options: object, kind: BnbKind): Quantize4bitOptions {
   return { ...readOptions(place, QUANTIZE, options), quant_type: kind };
 }
 
@@ -179,7 +178,7 @@ export function dequantize_fp4(packed: Tensor, quant_state: QuantState | Dequant
   return dequantize_4bit(packed, kindOf("dequantize_fp4", quant_state, "fp4"));
 }
 
-function kindOf(place: string, given: QuantState | Dequantize4bitFields, kind: FourBitKind) {
+function kindOf(place: string, given: QuantState | Dequantize4bitFields, kind: BnbKind) {
   if (!QuantState.is(given)) return { ...readOptions(place, DEQUANTIZE, given), quant_type: kind };
   if (given.quant_type === kind) return given;
   throw new OptionError(`${place}: the codes are ${given.quant_type ?? "8-bit"}, not ${kind}`);

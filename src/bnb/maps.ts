@@ -4,7 +4,7 @@ import { OptionError } from "../core/errors.js";
 import { flag, number, type Options, readOptions, type Table, whole } from "../core/options.js";
 import { show } from "../core/show.js";
 import { erf } from "../ops/activation.js";
-import { FOUR_BIT, FOUR_BIT_TABLES, type FourBitKind } from "../ops/four-bit.js";
+import { type BnbKind, FOUR_BIT, FOUR_BIT_TABLES } from "../ops/four-bit.js";
 import { dynamicMap, linspace } from "../quant/_dynamic-map.js";
 
 const LINEAR = { signed: flag(), total_bits: whole(1), add_zero: flag() } satisfies Table;
@@ -115,8 +115,8 @@ export function create_normal_map(offset = 0.9677083, use_extra_value = true): F
 }
 
 /** The 16 values of a 4-bit type, by code. @throws OptionError */
-export function get_4bit_type(quant_type: FourBitKind): Float32Array {
-  if (typeof quant_type !== "string" || !Object.hasOwn(FOUR_BIT, quant_type)) {
+export function get_4bit_type(quant_type: BnbKind): Float32Array {
+  if (quant_type !== "nf4" && quant_type !== "fp4") {
     throw new OptionError(`get_4bit_type: the type must be "nf4" or "fp4", got ${show(quant_type)}`);
   }
   return FOUR_BIT_TABLES[FOUR_BIT[quant_type]]!.slice();

@@ -9,12 +9,13 @@ import { wholeList } from "../core/shape.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { FloatDType } from "../nn/weight.js";
-import { BLOCK_SIZES, FOUR_BIT, FOUR_BIT_TABLES, type FourBitKind, NESTED_BLOCK } from "../ops/four-bit.js";
+import { BLOCK_SIZES, type BnbKind, FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
 import { transfer } from "../ops/transfer.js";
 import { stateBytes } from "../quant/_four-bit-files.js";
 import { checkedTensor, floatDType, tensorOption } from "./functional-checks.js";
 
-const KINDS = Object.keys(FOUR_BIT) as FourBitKind[];
+/** The 4-bit types that bitsandbytes has. */
+export const KINDS = ["nf4", "fp4"] as const satisfies readonly BnbKind[];
 
 const FIELDS = {
   absmax: tensorOption(),
@@ -37,7 +38,7 @@ export interface QuantStateFields {
   readonly code: Tensor;
   readonly blocksize: number;
   /** "nf4" or "fp4"; absent for 8-bit codes. */
-  readonly quant_type?: FourBitKind | undefined;
+  readonly quant_type?: BnbKind | undefined;
   /** Of the tensor that was quantized, and of what comes back. */
   readonly dtype?: string | undefined;
   /** f32[1]: the mean of the absmax, if it is quantized itself. */
@@ -51,7 +52,7 @@ export class QuantState {
   readonly shape: readonly number[];
   readonly code: Tensor;
   readonly blocksize: number;
-  readonly quant_type: FourBitKind | undefined;
+  readonly quant_type: BnbKind | undefined;
   readonly dtype: FloatDType;
   readonly offset: Tensor | undefined;
   readonly state2: QuantState | undefined;

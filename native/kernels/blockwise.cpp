@@ -3,7 +3,7 @@
 #include "../registry.h"
 #include "../simd/codes.h"
 #include "../simd/floats.h"
-#include "../simd/four_bit.h"
+#include "../simd/mapped.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -11,7 +11,6 @@ namespace {
 
 typedef uint8_t u8p __attribute__((vector_size(kPartLanes)));
 
-constexpr float kLeastNormal = 0x1p-126f;
 constexpr int64_t kTask = 1 << 14;  // elements of a task
 
 // f(block, first, count) over blocks of n elements.
@@ -37,22 +36,14 @@ struct QuantizeMapped {
     const float* map = call.t[1].as<float>();
     char* codes = call.t[2].data;
     float* absmax = call.t[3].as<float>();
-    alignas(64) float middle[256];
-    for (int i = 0; i < 255; i++) middle[i] = (map[i] + map[i + 1]) / 2.0f;
-    middle[255] = INFINITY;
-    const Map256 middles(middle);
+    const Nearest nearest(map);
     each_block(call, x.size(), call.attr[0].i, [&](int64_t b, int64_t first, int64_t count) {
       const char* from = x.data + first * width_of(kType);
       const float high = highest_of<kType>(from, count);
       absmax[b] = high;
-      const f32p factor = splat_part(high < kLeastNormal ? 0.0f : 1.0f / high), one = splat_part(1.0f);
+      const f32p factor = splat_part(unit_factor(high));
       each_part<kType>(from, count, [&](f32p v, int64_t at) {
-        v = min_part(one, max_part(-one, rounded(v * factor)));  // in this order NaN propagates
-        i32p code = {};
-        OCTAVO_UNROLL for (int step = 128; step > 0; step >>= 1) {
-          const i32p above = (i32p)(v > middles.at((u32p)(code + (step - 1))));
-          code += above & step;
-        }
+        const i32p code = nearest.code(v, factor);
         put(codes + first, __builtin_convertvector(code, i8p), at, count);
       });
     });

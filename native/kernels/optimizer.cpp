@@ -1,7 +1,8 @@
 // Steps of optimizers, in one pass over memory: the rules and their numbers are in src/ops/optimizer.ts.
 #include "../parallel.h"
 #include "../registry.h"
-#include "../simd/vec.h"
+#include "../simd/mapped.h"
+#include "../simd/product.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -32,6 +33,14 @@ OCTAVO_INLINE f32x16 limited(f32x16 u, float limit) {
   return u < -most ? -most : u;
 }
 
+typedef uint8_t u8p __attribute__((vector_size(kPartLanes)));
+
+OCTAVO_INLINE f32x16 first_of(f32x16 v, int n) {
+  float lane[16];
+  store(lane, v);
+  return load_n(lane, n);
+}
+
 struct Step {
   float lr, shrink, decay, b1, r1, b2, r2, b3, r3, eps, alpha, limit;
   bool first, skip;
@@ -39,20 +48,27 @@ struct Step {
   const float* state[3];
   int64_t n;
 
-  explicit Step(const Call& call)
+  // The operands behind g are the states.
+  explicit Step(const Call& call, bool coded = false)
       : lr(call.attr[kLr].f), shrink(call.attr[kShrink].f), decay(call.attr[kDecay].f), b1(call.attr[kB1].f),
         r1(call.attr[kR1].f), b2(call.attr[kB2].f), r2(call.attr[kR2].f), b3(call.attr[kB3].f), r3(call.attr[kR3].f),
         eps(call.attr[kEps].f), alpha(call.attr[kAlpha].f), limit(call.attr[kLimit].f),
         first(call.attr[kFlags].i & kFirst), skip(call.attr[kFlags].i & kSkipZeros), p(call.t[0].as<float>()),
         g(call.t[1].as<float>()), n(call.t[0].size()) {
-    for (int s = 0; s < 3; s++) state[s] = call.t[2 + s] ? call.t[2 + s].as<float>() : nullptr;
+    for (int s = 0; s < 3; s++) state[s] = !coded && call.t[2 + s] ? call.t[2 + s].as<float>() : nullptr;
   }
 
-  // The update of `some` elements from i on, and their states after the step.
-  template <int kRule>
-  OCTAVO_INLINE f32x16 update(int64_t i, int some, f32x16 given, f32x16 (&s)[3]) const {
-    const f32x16 grad = decay == 0 ? given : given + decay * load_n(p + i, some);
+  OCTAVO_INLINE f32x16 gradient(int64_t i, int some, f32x16 given) const {
+    return decay == 0 ? given : given + decay * load_n(p + i, some);
+  }
+
+  OCTAVO_INLINE void states(int64_t i, int some, f32x16 (&s)[3]) const {
     for (int j = 0; j < 3; j++) s[j] = state[j] ? load_n(state[j] + i, some) : zero();
+  }
+
+  // The update of some elements, whose states become those after the step.
+  template <int kRule>
+  OCTAVO_INLINE f32x16 update(f32x16 grad, f32x16 (&s)[3]) const {
     if (kRule == kAdam) {
       s[0] = b1 * s[0] + r1 * grad;
       s[1] = b2 * s[1] + r2 * grad * grad;
@@ -90,7 +106,8 @@ const char* step(const Call& call) {
       const int some = all.n - i < 16 ? (int)(all.n - i) : 16;
       const f32x16 given = load_n(all.g + i, some), before = load_n(p + i, some);
       f32x16 s[3];
-      const f32x16 u = all.update<kRule>(i, some, given, s);
+      all.states(i, some, s);
+      const f32x16 u = all.update<kRule>(all.gradient(i, some, given), s);
       f32x16 after = before * all.shrink - lr * u;
       if (all.skip) after = given == zero() ? before : after;
       for (int j = 0; j < 3; j++) {
@@ -102,6 +119,79 @@ const char* step(const Call& call) {
     }
   });
   return nullptr;
+}
+
+constexpr int64_t kStateBlock = 256;  // elements of a block of 8-bit states
+
+// Blocks are decoded, stepped and encoded again while they are in the L1 cache.
+template <int kRule>
+const char* step_8bit(const Call& call) {
+  const Step all(call, true);
+  float* p = call.t[0].as<float>();
+  const bool two = (bool)call.t[4];
+  const float* maps = call.t[6].as<float>();
+  const Map256 values[2] = {Map256(maps), Map256(two ? maps + 256 : maps)};
+  const Nearest nearest1(maps), nearest2(two ? maps + 256 : maps);
+  parallel(call, (all.n + kStateBlock - 1) / kStateBlock, kPiece / kStateBlock, [&](int64_t begin, int64_t end, int) {
+    alignas(64) float decoded[2][kStateBlock];
+    for (int64_t b = begin; b < end; b++) {
+      const int64_t first = b * kStateBlock, count = at_most(kStateBlock, all.n - first);
+      for (int j = 0; j <= (int)two; j++) {
+        const uint8_t* codes = call.t[2 + 2 * j].as<uint8_t>() + first;
+        const f32p scale = splat_part(call.t[3 + 2 * j].as<float>()[b]);
+        for (int64_t i = 0; i < kStateBlock; i += kPartLanes) {
+          u8p code = {};
+          if (i < count) std::memcpy(&code, codes + i, (size_t)at_most(kPartLanes, count - i));
+          store_part(decoded[j] + i, rounded(values[j].at(__builtin_convertvector(code, u32p)) * scale));
+        }
+      }
+      for (int64_t i = 0; i < count; i += 16) {
+        const int some = (int)at_most(16, count - i);
+        const f32x16 given = load_n(all.g + first + i, some), before = load_n(p + first + i, some);
+        const f32x16 old1 = load(decoded[0] + i), old2 = two ? load(decoded[1] + i) : zero();
+        f32x16 s[3] = {old1, old2, zero()};
+        const f32x16 u = all.update<kRule>(all.gradient(first + i, some, given), s);
+        f32x16 after = before * all.shrink - all.lr * u;
+        if (all.skip) {
+          after = given == zero() ? before : after;
+          s[0] = given == zero() ? old1 : s[0];
+          s[1] = given == zero() ? old2 : s[1];
+        }
+        store_n(p + first + i, after, some);
+        // What lies behind the end of the tensor must not count for the scale.
+        store(decoded[0] + i, some == 16 ? s[0] : first_of(s[0], some));
+        if (two) store(decoded[1] + i, some == 16 ? s[1] : first_of(s[1], some));
+      }
+      for (int j = 0; j <= (int)two; j++) {
+        i32p bits = {};
+        for (int64_t i = 0; i < count; i += kPartLanes)
+          bits = max_part((i32p)abs_part(load_part(decoded[j] + i)), bits);  // NaN is the highest
+        const int32_t top = highest_part(bits);
+        float high;
+        std::memcpy(&high, &top, 4);
+        call.t[3 + 2 * j].as<float>()[b] = high;
+        const f32p factor = splat_part(unit_factor(high));
+        uint8_t* codes = call.t[2 + 2 * j].as<uint8_t>() + first;
+        const Nearest& nearest = j == 0 ? nearest1 : nearest2;
+        for (int64_t i = 0; i < count; i += kPartLanes) {
+          const u8p code = __builtin_convertvector(nearest.code(load_part(decoded[j] + i), factor), u8p);
+          std::memcpy(codes + i, &code, (size_t)at_most(kPartLanes, count - i));
+        }
+      }
+    }
+  });
+  return nullptr;
+}
+
+const char* optimizer_step_8bit(const Call& call) {
+  switch (call.attr[kRule].i) {
+    case kAdam: return step_8bit<kAdam>(call);
+    case kMomentum: return step_8bit<kMomentum>(call);
+    case kLion: return step_8bit<kLion>(call);
+    case kRmsprop: return step_8bit<kRmsprop>(call);
+    case kAdagrad: return step_8bit<kAdagrad>(call);
+    default: return sentence("there is no optimizer %d with states in 8 bits", call.attr[kRule].i);
+  }
 }
 
 // Sums of pieces, added in order: they do not depend on the number of threads.
@@ -118,7 +208,8 @@ const char* clip(const Call& call) {
         const int some = all.n - i < 16 ? (int)(all.n - i) : 16;
         const f32x16 given = load_n(all.g + i, some), value = load_n(all.p + i, some);
         f32x16 s[3];
-        const f32x16 u = all.update<kRule>(i, some, given, s);
+        all.states(i, some, s);
+        const f32x16 u = all.update<kRule>(all.gradient(i, some, given), s);
         for (int l = 0; l < some; l++) {
           parameters += (double)value[l] * value[l];
           if (!(all.skip && given[l] == 0)) updates += (double)u[l] * u[l];
@@ -170,6 +261,10 @@ OCTAVO_KERNELS(optimizer,
                 "optimizer_step: p[n]:f32! g[n]:f32 state1[n]:f32! state2[n]:f32?! state3[n]:f32?! factor[1]:f32? ; "
                 OCTAVO_NUMBERS " ->",
                 optimizer_step},
+               {"optimizer_step_8bit",
+                "optimizer_step_8bit: p[n]:f32! g[n]:f32 codes1[n]:u8! absmax1[B]:f32! codes2[n]:u8?! absmax2[B]:f32?! "
+                "maps[S,256]:f32 ; " OCTAVO_NUMBERS " ->",
+                optimizer_step_8bit},
                {"optimizer_clip",
                 "optimizer_clip: p[n]:f32 g[n]:f32 state1[n]:f32 state2[n]:f32? state3[n]:f32? ; " OCTAVO_NUMBERS
                 " most:f32 -> factor[1]:f32",

@@ -39,7 +39,7 @@ import {
 } from "./llm-int8.js";
 import { maxRowsBackOp, maxRowsOp } from "./max-rows.js";
 import type { Op } from "./op.js";
-import { optimizerClipOp, optimizerStepOp } from "./optimizer.js";
+import { optimizerClipOp, optimizerStep8bitOp, optimizerStepOp } from "./optimizer.js";
 import { packOp, unpackOp } from "./pack.js";
 import { penalizeOp } from "./penalize.js";
 import { rmsNormBackOp, rmsNormOp } from "./rms-norm.js";
@@ -109,6 +109,7 @@ export const OPS: readonly Op[] = [
   blockwiseQuantizeOp,
   blockwiseDequantizeOp,
   optimizerStepOp,
+  optimizerStep8bitOp,
   optimizerClipOp,
 ];
 

@@ -11,8 +11,9 @@
 //
 //   p = p * shrink - lr * factor * u, with g + decay p for g where decay is not decoupled
 
-import { OptionError } from "../core/errors.js";
+import { OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { blockwiseDequantizeOp, blockwiseQuantizeOp } from "./blockwise.js";
 import { type HostTensor, Op } from "./op.js";
 
 const fround = Math.fround;
@@ -166,6 +167,63 @@ export const optimizerStepOp = new Op({
     return undefined;
   },
 });
+
+/** Elements of a block of 8-bit states. */
+export const STATE_BLOCK = 256;
+
+export const optimizerStep8bitOp = new Op({
+  signature: `optimizer_step_8bit: p[n]:f32! g[n]:f32 codes1[n]:u8! absmax1[B]:f32! codes2[n]:u8?! absmax2[B]:f32?! maps[S,256]:f32 ; ${NUMBERS} ->`,
+  check([p, g, codes1, absmax1, codes2, absmax2, maps], [rule]) {
+    checkStates("optimizer_step_8bit", [p, g, codes1, codes2], rule!);
+    const blocks = Math.ceil(p!.size / STATE_BLOCK);
+    const states = codes2 ? 2 : 1;
+    if (absmax1!.size === blocks && (absmax2 !== undefined) === (states === 2) && maps!.shape[0] === states) return;
+    throw new ShapeError(
+      `optimizer_step_8bit: ${states} states of ${p!.size} elements have an absmax of ${blocks} and a map each`,
+    );
+  },
+  reference({ p, g, codes1, absmax1, codes2, absmax2, maps }, a) {
+    const count = p!.data.length;
+    const coded = [
+      { codes: codes1!, absmax: absmax1! },
+      ...(codes2 && absmax2 ? [{ codes: codes2, absmax: absmax2 }] : []),
+    ];
+    const map = (s: number): HostTensor => ({
+      shape: [256],
+      dtype: "f32",
+      data: maps!.data.slice(256 * s, 256 * (s + 1)),
+    });
+    const states = coded.map(({ codes, absmax }, s) => {
+      const y: HostTensor = { shape: [count], dtype: "f32", data: new Float32Array(count) };
+      blockwiseDequantizeOp.definition.reference({ codes, absmax, map: map(s), y }, { blocksize: STATE_BLOCK });
+      return y;
+    });
+    const [state1, state2] = states;
+    optimizerStepOp.definition.reference({ p: p!, g: g!, state1: state1!, ...(state2 && { state2 }) }, a);
+    for (const [s, { codes, absmax }] of coded.entries()) {
+      const operands = { x: states[s]!, map: map(s), codes, absmax };
+      blockwiseQuantizeOp.definition.reference(operands, { blocksize: STATE_BLOCK });
+    }
+    return undefined;
+  },
+});
+
+/** A state in codes u8[n], with an absmax for each block of 256 and a map. */
+export interface CodedState {
+  readonly codes: Tensor;
+  readonly absmax: Tensor;
+}
+
+/** One step with one or two states in 8-bit codes, in place. @param maps f32[states, 256] */
+export function optimizerStep8bit(
+  rule: Rule,
+  { p, g, states: [first, second] }: Pick<StepTensors, "p" | "g"> & { readonly states: readonly CodedState[] },
+  maps: Tensor,
+  numbers: StepNumbers,
+): void {
+  const operands = [p, g, first!.codes, first!.absmax, second?.codes, second?.absmax, maps];
+  optimizerStep8bitOp.runAll(operands, stepAttributes(rule, numbers));
+}
 
 export const optimizerClipOp = new Op({
   signature: `optimizer_clip: p[n]:f32 g[n]:f32 state1[n]:f32 state2[n]:f32? state3[n]:f32? ; ${NUMBERS} most:f32 -> factor[1]:f32`,

@@ -1,8 +1,10 @@
 // An optimizer: parameters in groups, states for each, steps in place. States of large parameters are kept in 8-bit codes by blocks of
-// 256 (Dettmers et al. 2022); a step decodes those of one parameter, computes in f32 and encodes them again. The arithmetic is in
-// ops/optimizer.ts and ops/blockwise.ts.
+// 256 (Dettmers et al. 2022), which a kernel decodes, steps and encodes block by block. Steps that need more (three states, the norm of
+// the update) decode the states of one parameter, compute in f32 and encode them again. The arithmetic is in ops/optimizer.ts and
+// ops/blockwise.ts.
 
 import { isList, listOf } from "../../core/checks.js";
+import type { Device } from "../../core/device.js";
 import { isFloat } from "../../core/dtype.js";
 import { entriesOf, OptionError, ShapeError } from "../../core/errors.js";
 import { omit, readOptions, type Table } from "../../core/options.js";
@@ -11,13 +13,18 @@ import { kept, scope, Tensor } from "../../core/tensor.js";
 import { blockwiseDequantize, blockwiseQuantize } from "../../ops/blockwise.js";
 import { contiguous, copyInto } from "../../ops/copy.js";
 import { filled } from "../../ops/fill.js";
-import { optimizerStep, type Rule, STATES, type StepNumbers } from "../../ops/optimizer.js";
+import {
+  optimizerStep,
+  optimizerStep8bit,
+  type Rule,
+  STATE_BLOCK,
+  STATES,
+  type StepNumbers,
+} from "../../ops/optimizer.js";
 import { transfer } from "../../ops/transfer.js";
 import { dynamicMap } from "../../quant/_dynamic-map.js";
 import { type Trainable, type Trained, tensorOf } from "./parameter.js";
 
-/** Elements of a block of 8-bit states. */
-const BLOCK = 256;
 /** bitsandbytes keeps the states of a parameter under this key, where sharded training does not look. */
 const WRAPPED = "__bnb_optimizer_quant_state__";
 
@@ -87,7 +94,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   readonly state: Map<Trained, ParameterState> = new Map();
   readonly #kind: Kind<O>;
   readonly #defaults: O;
-  readonly #maps = new Map<string, Tensor>();
+  readonly #mapsOf = new Map<Device, Tensor>();
 
   /** @throws OptionError */
   protected constructor(kind: Kind<O>, params: Iterable<Trained> | readonly GivenGroup<O>[], options: unknown) {
@@ -181,14 +188,21 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     const state = this.#stateOf(group, param, value);
     const { skip_zeros, max_unorm } = group;
     const exact = numbers(group, state.step + 1);
+    const slots = this.#slots;
+    const fused = state.absmax1 !== undefined && slots.length <= 2 && max_unorm === 0;
     // States in f32 need no limit: theirs holds by itself. Codes may be off by a half.
     const step = { ...exact, skip_zeros, limit: state.absmax1 ? 2 * (exact.limit ?? 0) : 0 };
     scope(() => {
       const p = contiguous(value, "f32");
-      const slots = this.#slots;
-      const states = slots.map((slot) => this.#decoded(state, slot));
-      optimizerStep(rule, { p: p.view(p.size), g: contiguous(gradient, "f32").view(p.size), states }, step, max_unorm);
-      for (const slot of slots) this.#encode(state, slot, states[slot - 1]!);
+      const tensors = { p: p.view(p.size), g: contiguous(gradient, "f32").view(p.size) };
+      if (fused) {
+        const states = slots.map((slot) => ({ codes: state[`state${slot}`]!, absmax: state[`absmax${slot}`]! }));
+        optimizerStep8bit(rule, { ...tensors, states }, this.#maps(value), step);
+      } else {
+        const states = slots.map((slot) => this.#decoded(state, slot));
+        optimizerStep(rule, { ...tensors, states }, step, max_unorm);
+        for (const slot of slots) this.#encode(state, slot, states[slot - 1]!);
+      }
       if (p !== value) copyInto(p, value);
     });
     state.step++;
@@ -202,29 +216,34 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     return SQUARES[this.#kind.rule] === slot - 1;
   }
 
-  /** The map of a state on the parameter's device: a lone state is signed. */
+  /** The maps of all states on the parameter's device, f32[states, 256]: a lone state is signed. */
+  #maps({ device }: Tensor): Tensor {
+    const known = this.#mapsOf.get(device);
+    if (known) return known;
+    const slots = this.#slots;
+    const values = new Float32Array(256 * slots.length);
+    for (const slot of slots) values.set(dynamicMap(!this.#isSquare(slot) || slots.length === 1), 256 * (slot - 1));
+    const maps = Tensor.from(device, values, [slots.length, 256], "f32", "optimizer maps").keep();
+    this.#mapsOf.set(device, maps);
+    return maps;
+  }
+
+  /** The map of one state. Call it in a scope. */
   #mapOf(slot: Slot, near: Tensor): Tensor {
-    const signed = !this.#isSquare(slot) || this.#slots.length === 1;
-    const key = `${near.device.name} ${signed}`;
-    const known = this.#maps.get(key);
-    if (known?.alive && known.device === near.device) return known;
-    known?.dispose();
-    const map = Tensor.from(near.device, dynamicMap(signed), [256], "f32", "optimizer map").keep();
-    this.#maps.set(key, map);
-    return map;
+    return this.#maps(near).select(0, slot - 1);
   }
 
   #decoded(state: ParameterState, slot: Slot): Tensor {
     const codes = state[`state${slot}`]!;
     const absmax = state[`absmax${slot}`];
-    return absmax ? blockwiseDequantize(codes, absmax, this.#mapOf(slot, codes), BLOCK) : codes;
+    return absmax ? blockwiseDequantize(codes, absmax, this.#mapOf(slot, codes), STATE_BLOCK) : codes;
   }
 
   #encode(state: ParameterState, slot: Slot, values: Tensor): void {
     const codes = state[`state${slot}`]!;
     const absmax = state[`absmax${slot}`];
     if (!absmax || codes.size === 0) return;
-    const made = blockwiseQuantize(values, this.#mapOf(slot, codes), BLOCK);
+    const made = blockwiseQuantize(values, this.#mapOf(slot, codes), STATE_BLOCK);
     copyInto(made.codes, codes);
     copyInto(made.absmax, absmax);
   }
@@ -240,7 +259,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
           coded
             ? [
                 [`state${slot}`, Tensor.from(device, new Uint8Array(size), [size], "u8", `optimizer state ${slot}`)],
-                [`absmax${slot}`, filled(device, [Math.ceil(size / BLOCK)], 0)],
+                [`absmax${slot}`, filled(device, [Math.ceil(size / STATE_BLOCK)], 0)],
               ]
             : [[`state${slot}`, filled(device, [size], 0)]],
         ),
@@ -337,7 +356,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       coded
         ? [
             [`state${slot}`, "u8", value.size],
-            [`absmax${slot}`, "f32", Math.ceil(value.size / BLOCK)],
+            [`absmax${slot}`, "f32", Math.ceil(value.size / STATE_BLOCK)],
           ]
         : [[`state${slot}`, "f32", value.size]],
     );
@@ -370,8 +389,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       for (const tensor of Object.values(tensors)) (tensor as Tensor).dispose();
     }
     this.state.clear();
-    for (const map of this.#maps.values()) map.dispose();
-    this.#maps.clear();
+    for (const maps of this.#mapsOf.values()) maps.dispose();
+    this.#mapsOf.clear();
   }
 
   [Symbol.dispose](): void {

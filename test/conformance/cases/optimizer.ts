@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import {
   optimizerClipOp,
+  optimizerStep8bitOp,
   optimizerStepOp,
   RULE,
   type Rule,
@@ -10,8 +11,9 @@ import {
   type StepNumbers,
   stepAttributes,
 } from "../../../src/ops/optimizer.js";
+import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Case, type Family, operand, UNIT } from "../../support/conformance.js";
-import { normals } from "../../support/random.js";
+import { bytes, normals } from "../../support/random.js";
 import { seeds, sumUnits } from "./_tools.js";
 
 const RULES = Object.keys(RULE) as Rule[];
@@ -84,6 +86,51 @@ const step: Family = {
     .map((all) => stepCase(...all)),
 };
 
+const CODED = RULES.filter((rule) => STATES[rule] < 3);
+
+function codedCase(rule: Rule, count: number, more: Partial<StepNumbers>, seed: number): Case {
+  const [p, g] = tensorsOf(rule, count, seed);
+  const blocks = Math.ceil(count / 256);
+  const state = (s: number) => [
+    operand([count], bytes(seed + s, count)),
+    operand(
+      [blocks],
+      normals(seed + s + 5, blocks).map((v) => Math.abs(v) + 0.1),
+    ),
+  ];
+  const maps = STATES[rule] === 2 ? [...dynamicMap(true), ...dynamicMap(false)] : [...dynamicMap(true)];
+  // A lone state of squares has no negative codes.
+  const squares = rule === "rmsprop" || rule === "adagrad";
+  const first = state(0);
+  if (squares) first[0] = operand([count], bytes(seed, count, 128));
+  return {
+    name: `${rule} ${count} ${JSON.stringify(more)} seed ${seed}`,
+    inputs: [
+      p,
+      g,
+      ...first,
+      ...(STATES[rule] === 2 ? state(1) : [undefined, undefined]),
+      operand([STATES[rule], 256], Float32Array.from(maps)),
+    ],
+    attrs: stepAttributes(rule, { ...NUMBERS, eps: 0.1, ...more }),
+    // A code next to a midpoint may be its neighbour.
+    bound: (want, name) => (name.startsWith("codes") ? 1 : (i) => FEW * (1 + Math.abs(want[i]!))),
+  };
+}
+
+const coded: Family = {
+  op: optimizerStep8bitOp,
+  table: CODED.flatMap((rule, r) => [
+    ...sparse.map((more, i) => codedCase(rule, 300 + i, more, 10 * r + i)),
+    codedCase(rule, 0, {}, r),
+    codedCase(rule, 1, {}, r),
+    codedCase(rule, 9001, {}, 100 + r),
+  ]),
+  fuzz: fc
+    .tuple(fc.constantFrom(...CODED), fc.integer({ min: 0, max: 600 }), fc.constantFrom(...sparse), seeds)
+    .map((all) => codedCase(...all)),
+};
+
 function clipCase(rule: Rule, count: number, more: Partial<StepNumbers>, most: number, seed: number): Case {
   return {
     name: `${rule} ${count} ${JSON.stringify(more)} most ${most} seed ${seed}`,
@@ -111,4 +158,4 @@ const clip: Family = {
     .map((all) => clipCase(...all)),
 };
 
-export const OPTIMIZER: readonly Family[] = [step, clip];
+export const OPTIMIZER: readonly Family[] = [step, coded, clip];

@@ -20,7 +20,7 @@ import { llmInt8Linear } from "./llm-int8.js";
 import { argmax, tokenLogprobs } from "./logits.js";
 import { maxRows, maxRowsBack } from "./max-rows.js";
 import { layerNorm, rmsNorm } from "./norm.js";
-import { optimizerClip, optimizerStep } from "./optimizer.js";
+import { optimizerClip, optimizerStep, optimizerStep8bit } from "./optimizer.js";
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
 import { rope, ropeTable } from "./rope.js";
@@ -85,5 +85,6 @@ export const KERNELS: readonly Kernel[] = [
   blockwiseQuantize,
   blockwiseDequantize,
   optimizerStep,
+  optimizerStep8bit,
   optimizerClip,
 ];

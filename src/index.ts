@@ -67,8 +67,12 @@ export { torch } from "./generate/torch.js";
 export { type Pulled, type PullOptions, pull } from "./hub/pull.js";
 export { type Pushed, type PushedFile, type PushOptions, pushFolder } from "./hub/push.js";
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
+export { check_device_map, compute_module_sizes, type DeviceMap } from "./load/device-map/index.js";
+export type { MaxMemory } from "./load/device-map/memory.js";
+export { get_balanced_memory, get_max_memory, infer_auto_device_map } from "./load/device-map/node.js";
 export type { ProgressEvent } from "./load/fill.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
+export { convert_file_size_to_int } from "./load/sizes.js";
 export type {
   FeatureExtractor,
   FeatureExtractorOptions,

@@ -13,7 +13,7 @@ import { treeOf } from "./print.js";
 import { type LoadedKeys, type LoadStateOptions, loadState, type State, type StateTensor, stateOf } from "./state.js";
 import type { FloatDType } from "./weight.js";
 
-export { Buffer, Matrix, NormedParameter, Parameter, Scalar } from "./parameter.js";
+export { Buffer, type BufferFacts, Matrix, NormedParameter, Parameter, Scalar } from "./parameter.js";
 
 export abstract class Module {
   /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */

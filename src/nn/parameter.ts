@@ -316,6 +316,12 @@ export class Matrix {
   }
 }
 
+/** What is known of a constant without a device. */
+export interface BufferFacts {
+  readonly elements: number;
+  readonly dtype: "f32" | "i32";
+}
+
 /**
  * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
  * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has a copy on each.
@@ -323,6 +329,7 @@ export class Matrix {
 export class Buffer {
   readonly #values: () => Float32Array | Int32Array;
   readonly #tensors = new Map<Device, Tensor>();
+  #facts: BufferFacts | undefined;
 
   /** @param values the constant's elements; called once per device */
   constructor(values: () => Float32Array | Int32Array) {
@@ -338,6 +345,15 @@ export class Buffer {
       this.#tensors.set(device, tensor);
     }
     return tensor;
+  }
+
+  /** Its elements and their type, on a device or not. */
+  get facts(): BufferFacts {
+    if (!this.#facts) {
+      const values = this.#values();
+      this.#facts = { elements: values.length, dtype: values instanceof Int32Array ? "i32" : "f32" };
+    }
+    return this.#facts;
   }
 
   get nbytes(): number {

@@ -23,6 +23,7 @@ export {
   AutoProcessor,
   AutoTokenizer,
   CLIPModel,
+  type FromConfigOptions,
   type FromPretrainedOptions,
   type TokenizerOptions,
 } from "./generate/auto.js";
@@ -71,6 +72,7 @@ export { check_device_map, compute_module_sizes, type DeviceMap } from "./load/d
 export type { MaxMemory } from "./load/device-map/memory.js";
 export { get_balanced_memory, get_max_memory, infer_auto_device_map } from "./load/device-map/node.js";
 export type { ProgressEvent } from "./load/fill.js";
+export { init_empty_weights, type MetaModel, type MetaParameter } from "./load/meta.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
 export { convert_file_size_to_int } from "./load/sizes.js";
 export type {

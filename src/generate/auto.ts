@@ -13,7 +13,7 @@ import {
   type Processor,
 } from "./processors-auto.js";
 
-export type { FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
+export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
 
 export const AutoModel: AutoBaseModel = autoModel(NODE, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = autoModel(NODE, "causal-lm");

@@ -9,7 +9,6 @@ const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_p
 const EXPORTS = {
   pipeline:
     "a model and its tokenizer are used together: tokenizer.decode((await model.generate({ ...tokenizer(text) }))[0])",
-  init_empty_weights: "a model that is declared allocates nothing, and from_pretrained fills it as it reads",
   sdp_kernel: FUSED,
   BetterTransformer: FUSED,
   LoraConfig: ADAPTERS,
@@ -31,7 +30,6 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
 
 export const {
   pipeline,
-  init_empty_weights,
   sdp_kernel,
   BetterTransformer,
   LoraConfig,

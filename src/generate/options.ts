@@ -115,6 +115,22 @@ export interface FromPretrainedOptions
     PythonOptions,
     Omit<BitsAndBytesOptions, "load_in_8bit" | "load_in_4bit"> {}
 
+/** Options of a model's from_config. */
+export const FROM_CONFIG = {
+  ...{ load_in_8bit: MODEL.load_in_8bit, load_in_4bit: MODEL.load_in_4bit },
+  ...{ quantization_config: MODEL.quantization_config, dtype: MODEL.dtype, torch_dtype: MODEL.torch_dtype },
+  ...{ attn_implementation: PYTHON.attn_implementation, trust_remote_code: PYTHON.trust_remote_code },
+  ...QUANTIZED,
+};
+
+export interface FromConfigOptions
+  extends Pick<
+      FromPretrainedOptions,
+      "load_in_8bit" | "load_in_4bit" | "quantization_config" | "dtype" | "torch_dtype" | "attn_implementation"
+    >,
+    Pick<PythonOptions, "trust_remote_code">,
+    Omit<BitsAndBytesOptions, "load_in_8bit" | "load_in_4bit"> {}
+
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */
   signal: signal(),

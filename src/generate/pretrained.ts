@@ -7,9 +7,10 @@ import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
 import { type Loaded, loadModel } from "../load/index.js";
+import { type MetaModel, metaModel } from "../load/meta.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onAuto, type Platform } from "../load/platform.js";
-import type { Task } from "../nn/architecture.js";
+import type { ConfigJson, Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
 import { EncoderModel } from "../nn/encoder.js";
 import type { Features, Logits } from "../nn/features.js";
@@ -29,7 +30,9 @@ import { PreTrainedModel } from "./model.js";
 import {
   type EncoderForwardOptions,
   type FeatureForwardOptions,
+  FROM_CONFIG,
   FROM_PRETRAINED,
+  type FromConfigOptions,
   type FromPretrainedOptions,
   QUANTIZED,
   TOKENIZER_FROM_PRETRAINED,
@@ -38,7 +41,7 @@ import {
 import { boundFor, boundsOf, placeOf } from "./python.js";
 import { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq } from "./seq2seq-model.js";
 
-export type { FromPretrainedOptions, TokenizerOptions } from "./options.js";
+export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
 
 function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | undefined {
   const { quantization_config: config, load_in_8bit, load_in_4bit } = options;
@@ -117,6 +120,8 @@ export interface AutoBaseModel {
     model: string | URL,
     options?: FromPretrainedOptions,
   ): Promise<M>;
+  /** As `AutoClass.from_config`. */
+  from_config(config: ConfigJson, options?: FromConfigOptions): Promise<MetaModel<"base">>;
 }
 
 export interface AutoClass<T extends Task = "causal-lm"> {
@@ -127,6 +132,12 @@ export interface AutoClass<T extends Task = "causal-lm"> {
    * OutOfMemoryError, DeviceError, AbortError
    */
   from_pretrained(model: string | URL, options?: FromPretrainedOptions): Promise<TaskHolders[T]>;
+  /**
+   * Declares the model of a config.json without weights: for plans of where it goes, and to be filled by
+   * `load_checkpoint_and_dispatch`. Nothing is allocated on any device.
+   * @throws OptionError, ConfigError, UnsupportedModelError
+   */
+  from_config(config: ConfigJson, options?: FromConfigOptions): Promise<MetaModel<T>>;
 }
 
 export function autoModel<T extends Task>(platform: Platform, task: T): AutoClass<T> {
@@ -208,7 +219,33 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
         await source.close();
       }
     },
+
+    async from_config(config, given = {}) {
+      const options = readOptions("from_config", FROM_CONFIG, given);
+      const fields = configOf(config);
+      const { attn_implementation } = options;
+      return metaModel(attn_implementation === undefined ? fields : { ...fields, attn_implementation }, task, {
+        dtype: options.dtype ?? options.torch_dtype ?? "auto",
+        quantization: quantizationOf(options),
+      });
+    },
   };
+}
+
+/** A copy of the fields of a config.json that a caller gave: nothing of the caller's runs later. @throws OptionError for what is no object */
+function configOf(config: unknown): ConfigJson {
+  try {
+    if (isObject(config)) return structuredClone(config) as ConfigJson;
+  } catch (cause) {
+    throw new OptionError("from_config: the config cannot be read", { cause });
+  }
+  throw new OptionError(`from_config: expected the fields of a config.json, got ${show(config)}`, {
+    hint: "await AutoConfig.from_pretrained(name) reads one",
+  });
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** A model's name or address as text. @throws OptionError for what names no model */

@@ -61,15 +61,17 @@ const QUANTIZED: readonly [name: string, options: BitsAndBytesOptions][] = [
   ["fp4", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }],
 ];
 
-/** Bytes of a plan's weights when loaded in `dtype`; matrices quantized in the files take about their size there. */
+/** Bytes of a planned parameter when it is loaded in `dtype`; matrices quantized in the files take about their size there. */
+export function storedBytes({ parameter, scheme, parts }: PlanItem, dtype: FloatDType): number {
+  if (!scheme || !(parameter instanceof Matrix)) return plainBytes(parameter, dtype);
+  const stored = parts.some((part) => part.stored);
+  if (stored) return parts.reduce((sum, part) => sum + partBytes(part), 0);
+  return scheme.bytes(parameter.shape, parameter.experts);
+}
+
+/** Bytes of a plan's weights when loaded in `dtype`. */
 export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
-  const bytesOf = ({ parameter, scheme, parts }: PlanItem): number => {
-    if (!scheme || !(parameter instanceof Matrix)) return plainBytes(parameter, dtype);
-    const stored = parts.some((part) => part.stored);
-    if (stored) return parts.reduce((sum, part) => sum + partBytes(part), 0);
-    return scheme.bytes(parameter.shape, parameter.experts);
-  };
-  return items.reduce((sum, item) => sum + bytesOf(item), 0);
+  return items.reduce((sum, item) => sum + storedBytes(item, dtype), 0);
 }
 
 /** Bytes of all parameters of a tree in these schemes. */

@@ -233,7 +233,6 @@ describe("with a model and a tokenizer", () => {
 
 test.each([
   "pipeline",
-  "init_empty_weights",
   "sdp_kernel",
   "BetterTransformer",
   "LoraConfig",

@@ -12,6 +12,7 @@ import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { listCommand } from "./list.js";
 import { endWithReaders, print } from "./output.js";
+import { estimateCommand, planCommand } from "./plan.js";
 import { pullCommand } from "./pull.js";
 import { pushCommand } from "./push.js";
 import { quantizeCommand } from "./quantize.js";
@@ -43,6 +44,7 @@ Examples:
   octavo "Once upon a time"
   octavo generate octavo/storyteller "Once upon a time" --load-in-8bit
   octavo inspect octavo/storyteller
+  octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB
   octavo quantize ./llama ./llama-int8 --load-in-8bit
   octavo eval --compare f32,int8,nf4
   octavo bench --shape S
@@ -56,6 +58,8 @@ With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","m
   const commands = [
     generateCommand(),
     inspectCommand(),
+    planCommand(),
+    estimateCommand(),
     quantizeCommand(),
     evalCommand(),
     benchCommand(),

@@ -33,6 +33,8 @@ const ELSEWHERE: ReadonlyMap<string, string> = new Map(
     rm: REMOVES,
     delete: REMOVES,
     upload: "octavo push <folder> <id> uploads a model",
+    estimate: "octavo estimate-memory <model> shows how much memory a model takes",
+    memory: "octavo plan <model> shows where a model would go",
     show: INSPECTS,
     info: INSPECTS,
     convert: QUANTIZES,

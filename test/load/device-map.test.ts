@@ -192,19 +192,21 @@ describe("declared models", () => {
 
   test("a list of modules is a module of its own", () => {
     class Two extends Module {
-      layers = [new Linear(2, 3), new Linear(3, 2)];
+      layers = [new Linear(2, 3), new Linear(3, 2), new Linear(2, 3)];
     }
     const sizes = compute_module_sizes(new Two());
     expect(sizes).toEqual({
-      "": 48,
-      layers: 48,
+      "": 72,
+      layers: 72,
       "layers.0": 24,
       "layers.0.weight": 24,
       "layers.1": 24,
       "layers.1.weight": 24,
+      "layers.2": 24,
+      "layers.2.weight": 24,
     });
-    const map = infer_auto_device_map(new Two(), { max_memory: { 0: 47, 1: 50 } });
-    expect(map).toEqual({ "layers.0": 0, "layers.1": 1 });
+    const map = infer_auto_device_map(new Two(), { max_memory: { 0: 71, 1: 100 } });
+    expect(map).toEqual({ "layers.0": 0, "layers.1": 1, "layers.2": 1 });
   });
 });
 

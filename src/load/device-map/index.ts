@@ -221,7 +221,7 @@ export function deviceFor(name: string, map: ReadonlyMap<string, Place>): Place 
 /** A decision in words. */
 export function describeStep({ kind, name, device, bytes: size, free, reserved, tied }: Step): string {
   const room = free === undefined ? "" : `, free ${bytes(Math.max(0, Math.floor(free)))}`;
-  const kept = reserved > 0 ? ` beside ${bytes(reserved)} kept for a layer from elsewhere` : "";
+  const kept = reserved > 0 ? ` beside ${bytes(reserved)} kept for a layer that may come from elsewhere` : "";
   const what = `${name === "" ? "the model" : name} (${bytes(size)}${tied.length > 0 ? `, with ${listed(tied)}` : ""}${room}${kept})`;
   switch (kind) {
     case "placed":
@@ -231,7 +231,7 @@ export function describeStep({ kind, name, device, bytes: size, free, reserved, 
     case "fallback":
       return `${device}: ${what} is put before what does not fit`;
     case "next device":
-      return `${device} is full for ${what}`;
+      return `device ${device} is full for ${what}`;
   }
 }
 

@@ -8,10 +8,12 @@ import { sentence, show } from "../core/show.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
 import { folderName, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
+import type { Spread } from "../load/spread.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
+import { layerDevices } from "../nn/placement.js";
 import { treeOf } from "../nn/print.js";
 import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
@@ -30,6 +32,8 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
   readonly #ownsDevice: boolean;
+  /** Its devices, if they are several. */
+  readonly #spread: Spread | undefined;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
   /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;
@@ -59,6 +63,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     this.warnings = [...loaded.warnings, ...warnings(loaded)].map((text) => sentence(text));
     this.device = device;
     this.#ownsDevice = ownsDevice;
+    this.#spread = loaded.spread;
     const { architecture, quantization, origin } = loaded;
     this.#origin = origin && { architecture, quantization, origin };
   }
@@ -85,9 +90,12 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     return typeof value === "object" && value !== null && #ownsDevice in value;
   }
 
-  /** Where the modules are, by their names, as accelerate gives it: all of them are on one device. */
-  get hf_device_map(): Readonly<Record<string, string>> {
-    return { "": this.device.name };
+  /**
+   * Where the modules are, by their names, as accelerate gives it: `{ "": "cpu" }` on one device, else a device for each block and for
+   * each module beside them. `device` is the main one.
+   */
+  get hf_device_map(): Readonly<Record<string, string | number>> {
+    return this.#spread ? { ...this.#spread.device_map } : { "": this.device.name };
   }
 
   /**
@@ -97,6 +105,12 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
    */
   to(...where: readonly (Device | string | number)[]): this {
     for (const one of where) {
+      if (this.#spread && deviceName(one) !== undefined && !(typeof one === "string" && parseDType(one))) {
+        const away = this.#spread.offloaded ? "has some modules offloaded to cpu or disk" : "is on several devices";
+        throw new OptionError(`to: you can't move a model that ${away}`, {
+          hint: "load it elsewhere: from_pretrained(name, { device_map })",
+        });
+      }
       if (one === this.device || isOn(this.device.name, deviceName(one))) continue;
       const dtype = typeof one === "string" ? parseDType(one) : undefined;
       if (dtype === this.dtype) continue;
@@ -152,6 +166,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
    */
   async state_dict(): Promise<Map<string, StateTensor>> {
     this.checkUsable();
+    this.#checkHere("state_dict");
     return stateOf(this.#savable("state_dict"));
   }
 
@@ -164,6 +179,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   async save_pretrained(folder: string, options: SaveOptions = {}): Promise<Saved> {
     const name = folderName(folder, "save_pretrained");
     this.checkUsable();
+    this.#checkHere("save_pretrained");
     this.hold();
     try {
       return await saveModel(this.#savable("save_pretrained"), name, options);
@@ -178,13 +194,22 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
    */
   dequantize(): this {
     this.checkUsable();
+    this.#checkHere("dequantize");
     if (this.#users > 0) {
       throw new OctavoError("ERR_IN_USE", "dequantize: the model is generating or being saved", {
         hint: "wait until that has ended",
       });
     }
-    dequantizeModel(this.device, this.module, this.dtype);
+    dequantizeModel(this.module, this.dtype);
     return this;
+  }
+
+  /** @throws OctavoError while weights lie where they are not used */
+  #checkHere(method: string): void {
+    if (!this.#spread?.offloaded) return;
+    throw new OctavoError("ERR_OFFLOADED", `${method}: some modules are offloaded to cpu or disk`, {
+      hint: "load the model without offload",
+    });
   }
 
   /** @throws OctavoError for a model that was not loaded from a folder */
@@ -199,6 +224,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
     this.checkUsable();
+    this.#checkHere("outlier_columns");
     let columns = 0;
     for (const parameter of this.module.parameters()) {
       if (!(parameter instanceof Matrix)) continue;
@@ -235,6 +261,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
 
   async #free(): Promise<void> {
     this.module.dispose();
+    if (this.#spread) return this.#spread.close();
     this.device.arena.trim();
     if (this.#ownsDevice) await this.device.close();
   }
@@ -276,8 +303,22 @@ function isObject(value: unknown): boolean {
  * @param tokens of one text, prompt included
  * @throws OutOfMemoryError; OptionError if the text is longer than the model reads, which then is the reason
  */
-export function checkRoom({ config, device }: LoadedModel<Model>, bytes: number, tokens: number, what: string): void {
+export function checkRoom(
+  { config, device, module }: LoadedModel<Model>,
+  bytes: number,
+  tokens: number,
+  what: string,
+): void {
   const context = trainedContext(config);
+  const layers = module.blocks.at(-1)?.length ?? 0;
+  if (module.placement && layers > 0) {
+    // Each layer's part is on the device of its block.
+    const counts = new Map<Device, number>();
+    const deviceOf = layerDevices(module, device);
+    for (let i = 0; i < layers; i++) counts.set(deviceOf(i), (counts.get(deviceOf(i)) ?? 0) + 1);
+    for (const [one, count] of counts) one.arena.checkRoom(Math.ceil((bytes * count) / layers), what);
+    return;
+  }
   const { live, budget } = device.memory;
   if (context !== undefined && tokens > context && live + bytes > budget) {
     const [reads, asked] = [context, tokens].map((n) => n.toLocaleString("en-US"));

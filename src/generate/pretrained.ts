@@ -6,10 +6,11 @@ import { OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
-import { type Loaded, loadModel } from "../load/index.js";
-import { type MetaModel, metaModel } from "../load/meta.js";
+import { type Loaded, type LoadOptions, loadModel } from "../load/index.js";
+import { type MetaModel, metaModel, metaOf } from "../load/meta.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onAuto, type Platform } from "../load/platform.js";
+import { Spread } from "../load/spread.js";
 import type { ConfigJson, Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
 import { EncoderModel } from "../nn/encoder.js";
@@ -38,7 +39,7 @@ import {
   TOKENIZER_FROM_PRETRAINED,
   type TokenizerOptions,
 } from "./options.js";
-import { boundFor, boundsOf, placeOf } from "./python.js";
+import { boundFor, boundsOf, placeOf, spreadOf } from "./python.js";
 import { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq } from "./seq2seq-model.js";
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
@@ -145,8 +146,10 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
     async from_pretrained(which, given = {}) {
       const model = nameOf(which);
       const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
-      const place = placeOf(options);
-      const bounds = boundsOf(options.max_memory);
+      const wanted = spreadOf(options);
+      const spread = wanted?.gpu && !(await hasGPU(platform)) ? undefined : wanted;
+      const place = spread ? undefined : placeOf(options);
+      const bounds = spread ? undefined : boundsOf(options.max_memory);
       for (const [option, value] of [
         ["threads", options.threads],
         ["max_memory", bounds],
@@ -176,6 +179,30 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
         const place = { ...pick(SOURCE, options), force_download: undefined };
         return platform.source(model, source.commit === undefined ? place : { ...place, revision: source.commit });
       };
+      const loading = {
+        name: model,
+        dtype: options.dtype ?? options.torch_dtype ?? "auto",
+        quantization,
+        compute,
+        head: headScheme(options.head_dtype),
+        attn_implementation: options.attn_implementation,
+        weights: pick(WEIGHTS, options),
+        progress_callback,
+        signal,
+      };
+      const hold = async (on: LoadOptions["device"], own: boolean): Promise<TaskHolders[T]> => {
+        const loaded = await loadModel(source, task, { ...loading, device: on });
+        const { spread: several } = loaded;
+        try {
+          const origin = { config: loaded.config_text, reopen, folders: platform.folders };
+          const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
+          return HOLDERS[task](all, several?.main ?? (on as Device), own);
+        } catch (error) {
+          loaded.model.dispose(); // whatever is refused now, its weights go
+          await several?.close();
+          throw error;
+        }
+      };
       const load = async (on: typeof place): Promise<TaskHolders[T]> => {
         // `threads` applies to a CPU, if "auto" finds no GPU.
         const forGPU = place === "auto" && typeof on === "string" && on.startsWith("webgpu");
@@ -189,31 +216,16 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
               : await platform.sharedDevice(on);
         try {
           if (bounds) device.limit(boundFor(bounds, device.name));
-          const loaded = await loadModel(source, task, {
-            device,
-            name: model,
-            dtype: options.dtype ?? options.torch_dtype ?? "auto",
-            quantization,
-            compute,
-            head: headScheme(options.head_dtype),
-            attn_implementation: options.attn_implementation,
-            weights: pick(WEIGHTS, options),
-            progress_callback,
-            signal,
-          });
-          try {
-            const origin = { config: loaded.config_text, reopen, folders: platform.folders };
-            return HOLDERS[task]({ ...loaded, origin, warnings: [...warnings, ...loaded.warnings] }, device, own);
-          } catch (error) {
-            loaded.model.dispose(); // whatever is refused now, its weights go
-            throw error;
-          }
+          return await hold(device, own);
         } catch (error) {
           if (own) await device.close();
           throw error;
         }
       };
       try {
+        if (spread) {
+          return await hold((prepared) => Spread.open(platform, metaOf(prepared, task), spread), true);
+        }
         return await (place === "auto" ? onAuto(platform.chooseDevice, load) : load(place));
       } finally {
         await source.close();
@@ -232,7 +244,12 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
   };
 }
 
-/** A copy of the fields of a config.json that a caller gave: nothing of the caller's runs later. @throws OptionError for what is no object */
+/** True if numbers of devices are GPUs. @throws DeviceError if there is no device at all */
+async function hasGPU(platform: Platform): Promise<boolean> {
+  return (await platform.chooseDevice()).name.startsWith("webgpu");
+}
+
+/** A copy of a config that a caller gave: nothing of the caller's runs later. @throws OptionError for what is no object */
 function configOf(config: unknown): ConfigJson {
   try {
     if (isObject(config)) return structuredClone(config) as ConfigJson;

@@ -1,14 +1,17 @@
 // Options of from_pretrained that Python has for machines with several devices, and for choices that are made once for all
-// here. A model runs on one device, so a device map names it; what changes no result is taken and has no effect.
+// here. What changes no result is taken and has no effect.
 
 import * as z from "zod";
 import { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, such, text } from "../core/options.js";
 import { listed, show } from "../core/show.js";
+import { readDeviceMap, type Strategy } from "../load/device-map/index.js";
+import { isOffloaded, type Memory, placeOf as placeKey, readMemory } from "../load/device-map/memory.js";
 import { deviceName } from "../load/names.js";
 import type { DeviceAlias, DeviceName } from "../load/platform.js";
 import { bytesOf } from "../load/sizes.js";
+import type { SpreadRequest } from "../load/spread.js";
 
 type Place = DeviceName | DeviceAlias | Device;
 
@@ -23,16 +26,19 @@ const isObject = (value: unknown): value is object =>
 
 export const PYTHON = {
   /**
-   * Where the model runs, instead of `device`: "auto" (or "balanced", "sequential": a model runs on one device), a device's
-   * name or number, or a map of modules to devices that are all the same: `{ "": 0 }`.
+   * Where the model runs, instead of `device`: a device's name or number, or a map of modules to devices, "cpu" and "disk". Blocks stay
+   * whole, and everything beside them is on the main device, that of the first module that has one. "auto" is the best device, or
+   * with a `max_memory` of several devices a map that uses them alike, as "balanced" does; "balanced_low_0" puts as little as
+   * possible on device 0, "sequential" fills one after the other. In a map over several, numbers are GPUs if there are any, else logical
+   * devices of the CPU; "cpu" beside other devices, and "disk", hold blocks that the main device runs.
    */
   device_map: such<Place | "balanced" | "balanced_low_0" | "sequential" | Readonly<Record<string, Place>> | null>(
     (value) => value === null || isPlace(value) || isObject(value),
     'a device, "auto", or a map of modules to a device',
   ),
   /**
-   * Most bytes that the model's device may use, by device: `{ 0: "1GB", cpu: "8GB" }`. 0 is the first GPU, or the CPU where the
-   * model runs there and has no bound of its own. More than that is an OutOfMemoryError.
+   * Most bytes that the model may use, by device: `{ 0: "1GB", 1: "2GB", cpu: "8GB", disk: "1TB" }`. On one device 0 is the first GPU, or
+   * the CPU where the model runs there and has no bound of its own. More than that is an OutOfMemoryError.
    */
   max_memory: such<Readonly<Record<string | number, number | string | undefined>>>(
     isObject,
@@ -55,7 +61,7 @@ export const PYTHON = {
   trust_remote_code: option<false>(z.literal(false), "false", {
     hint: "nothing in a model's files is executed here; leave it out",
   }),
-  /** No effect: all weights stay on the device. */
+  /** Folder for the weights of blocks that go to the disk, for as long as the model lives. */
   offload_folder: text(),
 };
 
@@ -82,7 +88,55 @@ export function placeOf(
   if (name === undefined) return refuse("device_map names no device");
   if (names.size === 1) return name;
   const several = listed([...names].map((one) => (Device.is(one) ? one.name : one)));
-  return refuse(`device_map names ${several}: a model runs on one device, maps over several come later`);
+  return refuse(`device_map names ${several}, and a Device or "auto" among them`, "name devices by their names");
+}
+
+/**
+ * How `device_map` and `max_memory` spread a model over several devices; undefined if it runs on one.
+ * @throws OptionError
+ */
+export function spreadOf({ device, device_map, max_memory, threads, ...options }: SpreadOptions): Wanted | undefined {
+  const rest = { offload_folder: options.offload_folder, threads, gpu: false };
+  const memory = (): Memory => readMemory(new Map(sizesOf(max_memory)));
+  const both = (): void => {
+    if (device === undefined) return;
+    throw new OptionError("device and device_map are both given", {
+      details: { option: "device_map" },
+      hint: "leave one of them out",
+    });
+  };
+  if (isObject(device_map) && !isPlace(device_map)) {
+    const places = valuesOf("device_map", device_map).map(([, place]) => place);
+    const names = new Set(places.map((place) => (placeKey(place) === undefined ? place : deviceName(place))));
+    if (names.size < 2 || places.some((place) => Device.is(place) || SPREAD.has(place))) return undefined;
+    both();
+    return { ...rest, how: readDeviceMap(device_map), memory: max_memory === undefined ? undefined : memory() };
+  }
+  if (!SPREAD.has(device_map) || max_memory === undefined) return undefined;
+  const places = sizesOf(max_memory).map(([key]) => placeKey(key));
+  const computing = places.filter((place) => place !== undefined && !isOffloaded(place));
+  const away = places.some((place) => place === "cpu");
+  if (computing.length < 2 && !places.includes("disk") && !(computing.length === 1 && away)) return undefined;
+  both();
+  // Of the CPU's memory one device more is none: a number beside it counts where it is a GPU.
+  const gpu = computing.length === 1 && typeof computing[0] === "number" && !places.includes("disk");
+  return { ...rest, how: device_map as Strategy, memory: memory(), gpu };
+}
+
+type SpreadOptions = Pick<PythonOptions, "device_map" | "max_memory" | "offload_folder"> & {
+  readonly device?: Place | undefined;
+  readonly threads?: number | undefined;
+};
+
+/** How a model is spread. */
+export interface Wanted extends SpreadRequest {
+  /** Only where there is a GPU; else it runs on one device. */
+  readonly gpu: boolean;
+}
+
+/** The sizes that a caller gave. @throws OptionError */
+function sizesOf(max_memory: unknown): [string, unknown][] {
+  return valuesOf("max_memory", max_memory).filter(([, size]) => size !== undefined);
 }
 
 /** A device or its name in Octavo's spelling; undefined for what is neither, and for places without a processor. */

@@ -5,7 +5,7 @@ import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { type Matrix, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
+import { type Matrix, type Module, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
 import { weightNorm } from "../nn/norm.js";
 import { denseScheme, type FloatDType, type Scheme, type StoredRows } from "../nn/weight.js";
 import { contiguous, copyInto } from "../ops/copy.js";
@@ -51,11 +51,25 @@ export interface ProgressEvent {
   readonly message?: string;
 }
 
+/** Where the parameters of a model on several devices go. */
+export interface Destination {
+  /** All devices. */
+  readonly devices: readonly Device[];
+  /** The device that reads a parameter. */
+  deviceOf(parameter: Parameter | Matrix): Device;
+  /** The block that this parameter, as its last one, completes, if its weights then go elsewhere. */
+  completes(parameter: Parameter | Matrix): Module | undefined;
+  /** Takes the weights of such a block away. */
+  store(block: Module): Promise<void>;
+}
+
 export interface FillOptions {
   readonly name: string;
   readonly dtype: FloatDType;
   readonly progress_callback?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
+  /** Absent: everything goes to one device. */
+  readonly destination?: Destination;
 }
 
 /**
@@ -63,7 +77,7 @@ export interface FillOptions {
  * @throws AbortError, FormatError (a file that cannot be read or ends early included); the model must then be disposed
  */
 export async function fill(device: Device, plan: Plan, options: FillOptions): Promise<void> {
-  const { signal, name, progress_callback } = options;
+  const { signal, name, progress_callback, destination } = options;
   let loaded = 0;
   let sinceBreath = 0;
   let last = { file: "", name: "" };
@@ -92,7 +106,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   const settle = async (): Promise<void> => {
     const tensors = filled.flatMap((parameter) => parameter.tensors);
     filled = [];
-    await device.synchronize();
+    for (const one of destination?.devices ?? [device]) await one.synchronize();
     await Promise.all(tensors.map((tensor) => tensor.ready()));
     stop();
   };
@@ -113,19 +127,24 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   };
   stop();
   report("initiate");
-  const context: Context = { device, files: plan.source, breathe };
   for (const item of plan.items) {
-    const { scheme, parts } = item;
-    const before = device.enter(item.name);
+    const { scheme, parts, parameter } = item;
+    const on = destination?.deviceOf(parameter) ?? device;
+    const context: Context = { device: on, files: plan.source, breathe };
+    const before = on.enter(item.name);
     try {
       if (scheme === undefined) await fillParameter(context, item, options.dtype);
       else if (parts.some(({ stored }) => stored)) await restoreMatrix(context, item, scheme);
       else if (scheme.beginCodes) await fillCodes(context, item, scheme, options.dtype);
       else await fillMatrix(context, item, scheme);
-      filled.push(item.parameter);
+      filled.push(parameter);
     } finally {
-      device.enter(before);
+      on.enter(before);
     }
+    const block = destination?.completes(parameter);
+    if (!block) continue;
+    await settle(); // what is taken away cannot be asked later if it was read well
+    await destination!.store(block);
   }
   await settle();
   report("done");

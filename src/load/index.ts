@@ -22,11 +22,13 @@ import type { WeightsOptions } from "./options.js";
 import { type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
+import type { Spread } from "./spread.js";
 import { type StorageOptions, settle, unknownModules, untieHead } from "./storage.js";
 import { ownHead } from "./tied.js";
 
 export interface LoadOptions {
-  readonly device: Device;
+  /** Where the whole model goes; or what spreads a prepared one over devices. */
+  readonly device: Device | ((prepared: Prepared<Task>) => Promise<Spread>);
   /** The model's name in progress reports. */
   readonly name: string;
   /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
@@ -61,6 +63,8 @@ export interface Loaded<T extends Task = "causal-lm"> {
   readonly checkpoint_bytes: number;
   /** Oddities that are not errors: unexpected tensors, a wrong total size. */
   readonly warnings: readonly string[];
+  /** The devices, if they are several. */
+  readonly spread?: Spread;
   /** How a vector for a text is made; for the task `base`, if the folder says it. */
   readonly sentence?: SentenceEmbedding;
 }
@@ -255,22 +259,27 @@ export async function prepareModel<T extends Task>(
  * @throws ConfigError, UnsupportedModelError, NotFoundError, FormatError, CheckpointError, OutOfMemoryError, AbortError
  */
 export async function loadModel<T extends Task>(source: Source, task: T, options: LoadOptions): Promise<Loaded<T>> {
-  const { device, compute } = options;
+  const { device: where, compute } = options;
   const prepared = await prepareModel(source, task, options);
   const { model, architecture, planned, dtype, quantization, sentence } = prepared;
+  const spread = typeof where === "function" ? await where(prepared) : undefined;
+  const device = spread?.main ?? (where as Device);
   try {
-    await fill(device, planned, { ...options, dtype });
+    await fill(device, planned, { ...options, dtype, destination: spread });
     settle(device, model, compute ?? computeFor(dtype));
+    spread?.finish(model);
   } catch (error) {
     model.dispose();
+    await spread?.close();
     throw error;
   }
   const { config, config_text, generation_config } = prepared;
-  const warnings = [...prepared.warnings, ...packedNote(prepared)];
+  const warnings = [...prepared.warnings, ...packedNote(prepared), ...(spread?.warnings ?? [])];
   return {
     ...{ model, architecture, quantization, config, config_text, generation_config, dtype, warnings },
     checkpoint_bytes: planned.bytes,
     ...(sentence ? { sentence } : {}),
+    ...(spread ? { spread } : {}),
   };
 }
 

@@ -15,8 +15,8 @@ import { schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
 import type { Source } from "../sources/source.js";
 import { refuseExperts, watched } from "./config-keys.js";
 import type { HasForm, StoredForm } from "./device-map/tree.js";
-import { configDType, declareModel, declareTree, readConfigJson } from "./index.js";
-import { plan } from "./plan.js";
+import { configDType, declareModel, declareTree, type Prepared, readConfigJson } from "./index.js";
+import { type PlanItem, plan } from "./plan.js";
 import { type StorageOptions, schemesOf, unknownModules } from "./storage.js";
 import { storedBytes } from "./survey.js";
 
@@ -196,16 +196,28 @@ export async function metaFiles<T extends Task>(
   const own = codes ?? quantization;
   const skip = codes ? null : (quantization?.llm_int8_skip_modules ?? null);
   const storage = codes ? { dtype, stored: storedSchemes(codes) } : { dtype, scheme: schemeOf(quantization), skip };
-  const planned = plan(module, architecture, checkpoint, storage);
-  const stored = new Map<Parameter | Matrix, number>();
-  for (const item of planned.items) {
-    const bytes = storedBytes(item, dtype);
-    if (bytes !== plainBytes(item.parameter, dtype)) stored.set(item.parameter, bytes);
-  }
+  const { items } = plan(module, architecture, checkpoint, storage);
+  const model = new MetaModel({ module, config, task, dtype, quantization: own, stored: itemBytes(items, dtype) });
   const unknown = codes ? [] : unknownModules(module, skip ?? []);
   const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : [])];
   if (unknown.length > 0) warnings.push(`llm_int8_skip_modules matches no module of this model: ${unknown.join(", ")}`);
-  return { model: new MetaModel({ module, config, task, dtype, quantization: own, stored }), warnings };
+  return { model, warnings };
+}
+
+/** Bytes of planned parameters that are not plain elements of the dtype. */
+function itemBytes(items: readonly PlanItem[], dtype: FloatDType): Map<Parameter | Matrix, number> {
+  const stored = new Map<Parameter | Matrix, number>();
+  for (const item of items) {
+    const bytes = storedBytes(item, dtype);
+    if (bytes !== plainBytes(item.parameter, dtype)) stored.set(item.parameter, bytes);
+  }
+  return stored;
+}
+
+/** The model of a load whose weights are not read yet. */
+export function metaOf<T extends Task>(prepared: Prepared<T>, task: T): MetaModel<T> {
+  const { model: module, config, dtype, quantization, planned } = prepared;
+  return new MetaModel({ module, config, task, dtype, quantization, stored: itemBytes(planned.items, dtype) });
 }
 
 const EMPTY_WEIGHTS = {

@@ -15,6 +15,7 @@ import { localModel } from "../sources/hub.js";
 import { STORYTELLER, subfolderParts } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
+import { offloadFolder } from "./offload.js";
 import type { Platform, SourceOptions } from "./platform.js";
 
 /** @throws NotFoundError if this package cannot be found, as in a bundle without it */
@@ -52,6 +53,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
 export const NODE: Platform = {
   source,
   folders: FOLDERS,
+  offload: offloadFolder,
   media: NODE_MEDIA,
   requestDevice,
   sharedDevice,

@@ -1,9 +1,13 @@
 // Writes weights to an offload file, from which blocks load them (nn/placement.ts). The bytes are in the device's layout,
 // panels included: such a file is valid for one run on one machine only.
 
-import { open } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { mkdir, open, rm } from "node:fs/promises";
+import { resolve } from "node:path";
+import { FileError, OctavoError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Kept } from "../nn/placement.js";
+import type { OffloadFolder } from "./spread.js";
 
 /** Tensors begin at multiples of this. */
 const ALIGN = 4096;
@@ -29,5 +33,34 @@ export async function writeOffload(tensors: readonly Tensor[], file: string): Pr
     return kept;
   } finally {
     await handle.close();
+  }
+}
+
+/**
+ * A file of its own in a folder, which is made if it is missing, for the weights of one run.
+ * @throws FileError
+ */
+export async function offloadFolder(folder: string): Promise<OffloadFolder> {
+  const path = resolve(folder);
+  await typed(path, () => mkdir(path, { recursive: true }));
+  const file = resolve(path, `octavo-${randomUUID()}.weights`);
+  return {
+    write: (tensors) => typed(file, () => writeOffload(tensors, file)),
+    remove: () => typed(file, () => rm(file, { force: true })),
+  };
+}
+
+/** @throws FileError for what the file system refuses, and OctavoErrors as they are */
+async function typed<T>(file: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (cause) {
+    if (cause instanceof OctavoError) throw cause;
+    const { code = String(cause) } = cause as NodeJS.ErrnoException;
+    throw new FileError(`${file}: weights cannot be kept there (${code})`, {
+      details: { file, code },
+      hint: "make room, or choose another offload_folder",
+      cause,
+    });
   }
 }

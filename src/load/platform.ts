@@ -7,6 +7,7 @@ import { OutOfMemoryError } from "../core/errors.js";
 import type { MediaReader } from "../media/reader.js";
 import type { Source } from "../sources/source.js";
 import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
+import type { OffloadFolder } from "./spread.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
 
@@ -29,6 +30,8 @@ export interface Platform {
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Writes the folders of models; absent where there are no files. */
   readonly folders?: FolderWriter;
+  /** A place for weights of one run in a folder; absent where there are no files. @throws FileError */
+  offload?(folder: string): Promise<OffloadFolder>;
   /** Files and decoders of images and sound; absent where there are none. */
   readonly media?: MediaReader;
   /** Opens a device. @throws DeviceError */

@@ -1,6 +1,5 @@
 // The tensors of a loaded model by their names in checkpoints, and quantized matrices turned into floats.
 
-import type { Device } from "../core/device.js";
 import { scope } from "../core/tensor.js";
 import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
@@ -23,10 +22,11 @@ export async function stateOf({
 }
 
 /** Replaces each quantized matrix of a model by its values, in `dtype`. One matrix at a time is there twice. */
-export function dequantizeModel(device: Device, model: Model, dtype: FloatDType): void {
+export function dequantizeModel(model: Model, dtype: FloatDType): void {
   for (const parameter of model.parameters()) {
     if (!(parameter instanceof Matrix) || !parameter.filled || parameter.weight.scheme === "dense") continue;
     const { weight, shape, product, experts } = parameter;
+    const { device } = parameter.tensors[0]!;
     const builder = denseScheme(dtype, product, computeFor(dtype)).begin(device, shape, "dense", experts);
     try {
       scope(() => builder.put(weight.dense(dtype), 0));

@@ -32,7 +32,9 @@ export const PYTHON = {
    * possible on device 0, "sequential" fills one after the other. In a map over several, numbers are GPUs if there are any, else logical
    * devices of the CPU; "cpu" beside other devices, and "disk", hold blocks that the main device runs.
    */
-  device_map: such<Place | "balanced" | "balanced_low_0" | "sequential" | Readonly<Record<string, Place>> | null>(
+  device_map: such<
+    Place | "balanced" | "balanced_low_0" | "sequential" | Readonly<Record<string, string | number | Device>> | null
+  >(
     (value) => value === null || isPlace(value) || isObject(value),
     'a device, "auto", or a map of modules to a device',
   ),

@@ -89,9 +89,9 @@ describe("from_pretrained takes", () => {
 describe("from_pretrained refuses", () => {
   test.each<[string, object, RegExp]>([
     [
-      "several devices",
+      "a map of other modules",
       { device_map: { a: "cpu", b: "cuda:1" } },
-      /names cpu, webgpu:1: a model runs on one device, maps over several come later/,
+      /does not give any device for the following parameters/,
     ],
     ["a disk", { device_map: { "": "disk" } }, /device_map names "disk", where no model can run/],
     ["an empty map", { device_map: {} }, /device_map names no device/],

@@ -203,7 +203,7 @@ export function checkDeviceMap(tree: TreeModule, map: ReadonlyMap<string, Place>
   }
   if (bare.length > 0) {
     throw new OptionError(
-      `the device_map provided does not give any device for the following parameters: ${listed(bare)}`,
+      `the device_map provided does not give any device for the following parameters: ${listed(bare, 3)}`,
       { details: { option: "device_map", parameters: bare.slice(0, 50) }, hint: 'the entry "" is for the whole model' },
     );
   }

@@ -1,0 +1,208 @@
+// from_pretrained with a device_map over several devices, the memory of another one, and the disk: the same bits as on one device, inside
+// max_memory, and nothing stays behind.
+
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { nativeAvailable } from "../../src/backends/native/addon.js";
+import { AbortError, FileError, OctavoError, OptionError, OutOfMemoryError } from "../../src/core/errors.js";
+import {
+  AutoConfig,
+  AutoModelForCausalLM,
+  AutoModelForMaskedLM,
+  AutoModelForSeq2SeqLM,
+  type FromPretrainedOptions,
+  infer_auto_device_map,
+  type PreTrainedModel,
+} from "../../src/index.js";
+import { FIXTURES } from "../support/fixtures.js";
+import { STORYTELLER } from "../support/models.js";
+import { temporary } from "../support/temporary.js";
+
+const IDS = [
+  [3, 1, 4, 1, 5, 9, 2, 6],
+  [2, 7, 1, 8, 2, 8, 1, 8],
+];
+const fixture = (name: string): string => join(FIXTURES, "models", name);
+
+type Map = Record<string, string | number>;
+const load = (options: FromPretrainedOptions, name = STORYTELLER): Promise<PreTrainedModel> =>
+  AutoModelForCausalLM.from_pretrained(name, options);
+
+/** Logits, tokens and sampled tokens. */
+async function results(model: PreTrainedModel): Promise<unknown[]> {
+  const { logits } = model.forward({ input_ids: IDS });
+  const values = await logits.readFloats();
+  logits.dispose();
+  const tokens = await model.generate({ input_ids: IDS, max_new_tokens: 8, do_sample: false });
+  const sampled = await model.generate({ input_ids: IDS, max_new_tokens: 8, do_sample: true, seed: 7 });
+  return [values, tokens, sampled];
+}
+
+const alone = new Map<string, Promise<unknown[]>>();
+/** What one device gives. */
+function expected(name: string, options: FromPretrainedOptions): Promise<unknown[]> {
+  const key = JSON.stringify([name, options]);
+  const made =
+    alone.get(key) ??
+    (async () => {
+      await using model = await load({ device: "cpu", ...options }, name);
+      return await results(model);
+    })();
+  alone.set(key, made);
+  return made;
+}
+
+const folder = temporary("offload");
+mkdirSync(folder);
+
+// Only the native add-on has logical devices.
+describe.skipIf(!nativeAvailable())("a model on several devices", () => {
+  const INT8: FromPretrainedOptions = { load_in_8bit: true };
+  const LAYERS = { "": "cpu:0", "model.layers.1": "disk", "model.layers.3": "cpu:1", "model.layers.4": "cpu" };
+
+  test.each<[string, FromPretrainedOptions, FromPretrainedOptions, (map: Map) => void]>([
+    [
+      "balanced over two",
+      { device_map: "auto", max_memory: { "cpu:0": "14MB", "cpu:1": "14MB" } },
+      {},
+      (map) => expect(Object.values(map)).toContain("cpu:1"),
+    ],
+    [
+      "one after the other, in 8 bits",
+      { device_map: "sequential", max_memory: { "cpu:0": "9.5MB", "cpu:1": "14MB" } },
+      INT8,
+      (map) => expect([map.lm_head, map["model.layers.5"]]).toEqual(["cpu:0", "cpu:1"]),
+    ],
+    [
+      "as little as possible on the first",
+      { device_map: "balanced_low_0", max_memory: { "cpu:0": "20MB", "cpu:1": "20MB" } },
+      {},
+      (map) => expect(Object.values(map).filter((place) => place === "cpu:0").length).toBeLessThan(6),
+    ],
+    [
+      "blocks in the memory of the CPU",
+      { device_map: "auto", max_memory: { "cpu:0": "13MB", cpu: "20MB" } },
+      INT8,
+      (map) => expect([map.lm_head, map["model.layers.5"]]).toEqual(["cpu:0", "cpu"]),
+    ],
+    [
+      "blocks on the disk",
+      { device_map: "auto", max_memory: { cpu: "13MB", disk: "1GB" }, offload_folder: folder },
+      {},
+      (map) => expect([map.lm_head, map["model.layers.5"]]).toEqual(["cpu", "disk"]),
+    ],
+    [
+      "a map of all of them",
+      { device_map: LAYERS, offload_folder: folder },
+      INT8,
+      (map) => expect(map).toMatchObject({ "model.layers.0": "cpu:0", "model.layers.1": "disk", lm_head: "cpu:0" }),
+    ],
+  ])("%s: the same bits", async (_, where, how, check) => {
+    const wanted = await expected(STORYTELLER, how);
+    {
+      await using model = await load({ ...where, ...how });
+      check(model.hf_device_map as Map);
+      expect(await results(model)).toEqual(wanted);
+      expect(model.warnings).toEqual([]);
+      const { max_memory } = where as { max_memory?: Record<string, string> };
+      const limit = max_memory?.[model.device.name];
+      if (limit) expect(model.device.memory.peak).toBeLessThanOrEqual(Number.parseFloat(limit) * 1e6);
+    }
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test("numbers are logical devices where there is no GPU, and a map of accelerate's runs", async () => {
+    const name = fixture("bloom");
+    const meta = await AutoModelForCausalLM.from_config(await AutoConfig.from_pretrained(name));
+    const no_split_module_classes = meta._no_split_modules;
+    const most = Math.floor(meta.weight_bytes * 0.8);
+    const device_map = infer_auto_device_map(meta, { max_memory: { 0: most, 1: 2 * most }, no_split_module_classes });
+    expect(new Set(Object.values(device_map))).toEqual(new Set([0, 1]));
+    const wanted = await expected(name, {});
+    const model = await load({ device_map }, name);
+    try {
+      expect(model.device.name).toMatch(/^(cpu:0|webgpu)/);
+      if (model.device.name === "cpu:0") expect(await results(model)).toEqual(wanted);
+      expect(model.hf_device_map["transformer.h.1"]).toBe(1);
+      expect(model.hf_device_map.lm_head).toBe(0);
+      expect(model.warnings.join()).toMatch(/everything but the blocks is on the main device 0.*transformer\.ln_f/);
+    } finally {
+      model.dispose();
+    }
+  });
+
+  test("encoders, too", async () => {
+    const name = fixture("bert");
+    const device_map = { "": "cpu:0", "bert.encoder.layer.1": "cpu:1" };
+    const run = async (options: FromPretrainedOptions): Promise<unknown> => {
+      await using model = await AutoModelForMaskedLM.from_pretrained(name, options);
+      const { logits } = model.forward({ input_ids: IDS });
+      const values = await logits.readFloats();
+      logits.dispose();
+      return values;
+    };
+    expect(await run({ device_map })).toEqual(await run({ device: "cpu" }));
+  });
+
+  test("what needs all weights in their place is refused while some are not", async () => {
+    await using model = await load({ device_map: LAYERS, offload_folder: folder });
+    expect(() => model.to("cpu")).toThrow("you can't move a model that has some modules offloaded to cpu or disk");
+    expect(() => model.dequantize()).toThrow(OctavoError);
+    await expect(model.save_pretrained(temporary("saved"))).rejects.toThrow(/offloaded/);
+    await expect(model.state_dict()).rejects.toThrow(/offloaded/);
+  });
+
+  test("a model that is only spread is saved as it was", async () => {
+    await using model = await load({ device_map: { "": "cpu:0", "model.layers.3": "cpu:1" }, load_in_8bit: true });
+    const saved = temporary("spread");
+    await model.save_pretrained(saved);
+    expect(await expected(saved, {})).toEqual(await expected(STORYTELLER, { load_in_8bit: true }));
+    model.dequantize();
+    expect(model.quantized_modules).toEqual([]);
+    expect((await results(model)).length).toBe(3);
+  });
+
+  test.each<[string, FromPretrainedOptions, RegExp]>([
+    ["a disk without a folder", { device_map: LAYERS }, /please pass along an offload_folder/],
+    ["a part without a device", { device_map: { "model.layers": "cpu:0", lm_head: "cpu:1" } }, /model\.embed_tokens/],
+    ["a place that is none", { device_map: { "": "cpu:0", lm_head: "moon" } }, /"lm_head" cannot go to "moon"/],
+    [
+      "a block in pieces",
+      { device_map: { "": "cpu:0", "model.layers.1.mlp": "cpu:1" } },
+      /takes model\.layers\.1 apart, between cpu:0 and cpu:1/,
+    ],
+    ["a map and a device", { device_map: LAYERS, device: "cpu" }, /both given/],
+    [
+      "a device that is too small",
+      { device_map: "auto", max_memory: { "cpu:0": "1MB", "cpu:1": "2MB" } },
+      /device cpu:0 may take 1.00 MB/,
+    ],
+  ])("%s is refused", async (_, options, message) => {
+    const error = await load(options).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(OptionError);
+    expect((error as Error).message).toMatch(message);
+  });
+
+  test("an encoder-decoder is refused", async () => {
+    const device_map = { "": "cpu:0", decoder: "cpu:1" };
+    await expect(AutoModelForSeq2SeqLM.from_pretrained(fixture("t5"), { device_map })).rejects.toThrow(
+      /runs on one device/,
+    );
+  });
+
+  test("a load that fails or is aborted leaves nothing behind", async () => {
+    const options = { device_map: LAYERS, offload_folder: folder };
+    const stop = new AbortController();
+    const progress_callback = (): void => stop.abort();
+    const aborted = await load({ ...options, signal: stop.signal, progress_callback }).catch((error: unknown) => error);
+    expect(aborted).toBeInstanceOf(AbortError);
+    expect(readdirSync(folder)).toEqual([]);
+    const max_memory = { "cpu:0": 4_000_000 };
+    await expect(load({ ...options, max_memory })).rejects.toThrow(OutOfMemoryError);
+    expect(readdirSync(folder)).toEqual([]);
+    const file = temporary("a file");
+    writeFileSync(file, "");
+    await expect(load({ ...options, offload_folder: file })).rejects.toThrow(FileError);
+  });
+});

@@ -25,10 +25,12 @@ export {
   CLIPModel,
   type FromConfigOptions,
   type FromPretrainedOptions,
+  load_checkpoint_and_dispatch,
   type TokenizerOptions,
 } from "./generate/auto.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
+export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";

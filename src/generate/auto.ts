@@ -4,6 +4,7 @@ import { NODE } from "../load/node.js";
 import type { FeatureExtractor } from "../media/feature-extractor.js";
 import type { ImageProcessor } from "../media/image-processor.js";
 import { type AutoConfigs, autoConfig } from "./auto-config.js";
+import { type Dispatch, dispatchFunctions } from "./dispatch.js";
 import { type AutoBaseModel, type AutoClass, type AutoTokenizers, autoModel, autoTokenizer } from "./pretrained.js";
 import {
   type AutoProcessors,
@@ -15,6 +16,7 @@ import {
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
 
+export const { load_checkpoint_and_dispatch }: Dispatch = dispatchFunctions(NODE);
 export const AutoModel: AutoBaseModel = autoModel(NODE, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = autoModel(NODE, "causal-lm");
 export const AutoModelForSeq2SeqLM: AutoClass<"seq2seq-lm"> = autoModel(NODE, "seq2seq-lm");

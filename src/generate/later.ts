@@ -5,10 +5,16 @@ import { ADAPTERS, FUSED, type Later, later } from "./later-methods.js";
 
 const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_pretrained(name)";
 
+const OFFLOAD =
+  'weights are placed while a model is loaded: from_pretrained(name, { device_map: "auto", max_memory: { 0: "1GB", cpu: "8GB" } })';
+
 /** Exports of the package. */
 const EXPORTS = {
   pipeline:
     "a model and its tokenizer are used together: tokenizer.decode((await model.generate({ ...tokenizer(text) }))[0])",
+  cpu_offload: OFFLOAD,
+  disk_offload: OFFLOAD,
+  set_module_tensor_to_device: "weights come from a checkpoint: load_checkpoint_and_dispatch(model, folder)",
   sdp_kernel: FUSED,
   BetterTransformer: FUSED,
   LoraConfig: ADAPTERS,
@@ -30,6 +36,9 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
 
 export const {
   pipeline,
+  cpu_offload,
+  disk_offload,
+  set_module_tensor_to_device,
   sdp_kernel,
   BetterTransformer,
   LoraConfig,

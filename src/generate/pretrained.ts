@@ -141,96 +141,109 @@ export interface AutoClass<T extends Task = "causal-lm"> {
   from_config(config: ConfigJson, options?: FromConfigOptions): Promise<MetaModel<T>>;
 }
 
+/**
+ * `from_pretrained` of a task.
+ * @param config instead of the folder's config.json
+ */
+export async function loadPretrained<T extends Task>(
+  platform: Platform,
+  task: T,
+  which: unknown,
+  given: unknown,
+  config?: ConfigJson,
+): Promise<TaskHolders[T]> {
+  const model = nameOf(which);
+  const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
+  const wanted = spreadOf(options);
+  const spread = wanted?.gpu && !(await hasGPU(platform)) ? undefined : wanted;
+  const place = spread ? undefined : placeOf(options);
+  const bounds = spread ? undefined : boundsOf(options.max_memory);
+  for (const [option, value] of [
+    ["threads", options.threads],
+    ["max_memory", bounds],
+  ] as const) {
+    if (value === undefined || !Device.is(place)) continue;
+    throw new OptionError(`${option} cannot be chosen for a device that is already open`, {
+      details: { option },
+      hint: `pass ${option === "threads" ? "threads" : "memory"} to openDevice() or requestDevice()`,
+    });
+  }
+  const quantization = quantizationOf(options);
+  const compute = computeOf(options.compute_dtype);
+  const { progress_callback, signal } = options;
+  const warnings: string[] = [];
+  const warn = (message: string): void => {
+    warnings.push(message);
+    progress_callback?.({ ...NOTHING_READ, status: "warning", name: model, message });
+  };
+  const download =
+    progress_callback &&
+    ((event: DownloadEvent): void => {
+      const progress = (100 * event.loaded) / (event.total || 1);
+      progress_callback({ ...NOTHING_READ, ...event, status: "download", name: model, progress });
+    });
+  const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn, download });
+  const reopen = (): Promise<Source> => {
+    const place = { ...pick(SOURCE, options), force_download: undefined };
+    return platform.source(model, source.commit === undefined ? place : { ...place, revision: source.commit });
+  };
+  const loading = {
+    name: model,
+    config,
+    dtype: options.dtype ?? options.torch_dtype ?? "auto",
+    quantization,
+    compute,
+    head: headScheme(options.head_dtype),
+    attn_implementation: options.attn_implementation,
+    weights: pick(WEIGHTS, options),
+    progress_callback,
+    signal,
+  };
+  const hold = async (on: LoadOptions["device"], own: boolean): Promise<TaskHolders[T]> => {
+    const loaded = await loadModel(source, task, { ...loading, device: on });
+    const { spread: several } = loaded;
+    try {
+      const origin = { config: loaded.config_text, reopen, folders: platform.folders };
+      const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
+      return HOLDERS[task](all, several?.main ?? (on as Device), own);
+    } catch (error) {
+      loaded.model.dispose(); // whatever is refused now, its weights go
+      await several?.close();
+      throw error;
+    }
+  };
+  const load = async (on: typeof place): Promise<TaskHolders[T]> => {
+    // `threads` applies to a CPU, if "auto" finds no GPU.
+    const forGPU = place === "auto" && typeof on === "string" && on.startsWith("webgpu");
+    const threads = forGPU ? undefined : options.threads;
+    const own = typeof on !== "object" && (threads !== undefined || bounds !== undefined);
+    const device =
+      typeof on === "object"
+        ? on
+        : own
+          ? await platform.requestDevice(on, { threads })
+          : await platform.sharedDevice(on);
+    try {
+      if (bounds) device.limit(boundFor(bounds, device.name));
+      return await hold(device, own);
+    } catch (error) {
+      if (own) await device.close();
+      throw error;
+    }
+  };
+  try {
+    if (spread) {
+      return await hold((prepared) => Spread.open(platform, metaOf(prepared, task), spread), true);
+    }
+    return await (place === "auto" ? onAuto(platform.chooseDevice, load) : load(place));
+  } finally {
+    await source.close();
+  }
+}
+
 export function autoModel<T extends Task>(platform: Platform, task: T): AutoClass<T> {
   return {
-    async from_pretrained(which, given = {}) {
-      const model = nameOf(which);
-      const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
-      const wanted = spreadOf(options);
-      const spread = wanted?.gpu && !(await hasGPU(platform)) ? undefined : wanted;
-      const place = spread ? undefined : placeOf(options);
-      const bounds = spread ? undefined : boundsOf(options.max_memory);
-      for (const [option, value] of [
-        ["threads", options.threads],
-        ["max_memory", bounds],
-      ] as const) {
-        if (value === undefined || !Device.is(place)) continue;
-        throw new OptionError(`${option} cannot be chosen for a device that is already open`, {
-          details: { option },
-          hint: `pass ${option === "threads" ? "threads" : "memory"} to openDevice() or requestDevice()`,
-        });
-      }
-      const quantization = quantizationOf(options);
-      const compute = computeOf(options.compute_dtype);
-      const { progress_callback, signal } = options;
-      const warnings: string[] = [];
-      const warn = (message: string): void => {
-        warnings.push(message);
-        progress_callback?.({ ...NOTHING_READ, status: "warning", name: model, message });
-      };
-      const download =
-        progress_callback &&
-        ((event: DownloadEvent): void => {
-          const progress = (100 * event.loaded) / (event.total || 1);
-          progress_callback({ ...NOTHING_READ, ...event, status: "download", name: model, progress });
-        });
-      const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn, download });
-      const reopen = (): Promise<Source> => {
-        const place = { ...pick(SOURCE, options), force_download: undefined };
-        return platform.source(model, source.commit === undefined ? place : { ...place, revision: source.commit });
-      };
-      const loading = {
-        name: model,
-        dtype: options.dtype ?? options.torch_dtype ?? "auto",
-        quantization,
-        compute,
-        head: headScheme(options.head_dtype),
-        attn_implementation: options.attn_implementation,
-        weights: pick(WEIGHTS, options),
-        progress_callback,
-        signal,
-      };
-      const hold = async (on: LoadOptions["device"], own: boolean): Promise<TaskHolders[T]> => {
-        const loaded = await loadModel(source, task, { ...loading, device: on });
-        const { spread: several } = loaded;
-        try {
-          const origin = { config: loaded.config_text, reopen, folders: platform.folders };
-          const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
-          return HOLDERS[task](all, several?.main ?? (on as Device), own);
-        } catch (error) {
-          loaded.model.dispose(); // whatever is refused now, its weights go
-          await several?.close();
-          throw error;
-        }
-      };
-      const load = async (on: typeof place): Promise<TaskHolders[T]> => {
-        // `threads` applies to a CPU, if "auto" finds no GPU.
-        const forGPU = place === "auto" && typeof on === "string" && on.startsWith("webgpu");
-        const threads = forGPU ? undefined : options.threads;
-        const own = typeof on !== "object" && (threads !== undefined || bounds !== undefined);
-        const device =
-          typeof on === "object"
-            ? on
-            : own
-              ? await platform.requestDevice(on, { threads })
-              : await platform.sharedDevice(on);
-        try {
-          if (bounds) device.limit(boundFor(bounds, device.name));
-          return await hold(device, own);
-        } catch (error) {
-          if (own) await device.close();
-          throw error;
-        }
-      };
-      try {
-        if (spread) {
-          return await hold((prepared) => Spread.open(platform, metaOf(prepared, task), spread), true);
-        }
-        return await (place === "auto" ? onAuto(platform.chooseDevice, load) : load(place));
-      } finally {
-        await source.close();
-      }
-    },
+    from_pretrained: async (which, given = {}) => loadPretrained(platform, task, which, given),
 
     async from_config(config, given = {}) {
       const options = readOptions("from_config", FROM_CONFIG, given);

@@ -38,6 +38,8 @@ export interface LoadOptions {
   readonly compute?: Compute;
   /** How the output head is stored; by default like the rest, or in full precision if the rest is quantized. */
   readonly head?: Scheme;
+  /** Instead of the folder's config.json. */
+  readonly config?: ConfigJson;
   /** As if config.json said so. */
   readonly attn_implementation?: string;
   /** Which weight files are read. */
@@ -186,7 +188,7 @@ export interface Prepared<T extends Task> extends Declared<T> {
 /** The options of a load that decide what is read, and how it is stored. */
 export type StorageChoice = Pick<
   LoadOptions,
-  "dtype" | "quantization" | "compute" | "head" | "attn_implementation" | "weights"
+  "config" | "dtype" | "quantization" | "compute" | "head" | "attn_implementation" | "weights"
 >;
 
 /**
@@ -200,7 +202,9 @@ export async function prepareModel<T extends Task>(
   options: StorageChoice,
 ): Promise<Prepared<T>> {
   const { quantization, compute, head, attn_implementation } = options;
-  const { json: file, text: config_text } = await readConfig(source);
+  const { json: file, text: config_text } = options.config
+    ? { json: options.config, text: JSON.stringify(options.config, null, 2) }
+    : await readConfig(source);
   const config = attn_implementation === undefined ? file : { ...file, attn_implementation };
   const purpose = typeof task === "function" ? await task(config) : task;
   // Small files first: a server without ranges may have no connection to spare once the weights are open.

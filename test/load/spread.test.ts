@@ -11,8 +11,10 @@ import {
   AutoModelForCausalLM,
   AutoModelForMaskedLM,
   AutoModelForSeq2SeqLM,
+  dispatch_model,
   type FromPretrainedOptions,
   infer_auto_device_map,
+  load_checkpoint_and_dispatch,
   type PreTrainedModel,
 } from "../../src/index.js";
 import { FIXTURES } from "../support/fixtures.js";
@@ -130,6 +132,21 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     } finally {
       model.dispose();
     }
+  });
+
+  test("a declared model is filled and spread, by its own config", async () => {
+    const name = fixture("llama");
+    const config = await AutoConfig.from_pretrained(name);
+    const meta = await AutoModelForCausalLM.from_config(config, { load_in_8bit: true });
+    const device_map = { "": "cpu:0", "model.layers.1": "cpu:1" };
+    await using model = await load_checkpoint_and_dispatch(meta, name, { device_map });
+    expect(await results(model)).toEqual(await expected(name, INT8));
+    expect(dispatch_model(model, { "model.layers.1": "cpu:1" })).toBe(model);
+    expect(() => dispatch_model(model, { "model.layers.1": "cpu:0" })).toThrow(/model\.layers\.1 would move/);
+    const wider = await AutoModelForCausalLM.from_config({ ...config, num_hidden_layers: 9 });
+    await expect(load_checkpoint_and_dispatch(wider, name, { device_map })).rejects.toThrow(/lacks \d+ of/);
+    const alien = load_checkpoint_and_dispatch(model as never, name);
+    await expect(alien).rejects.toThrow(/expected a declared model/);
   });
 
   test("encoders, too", async () => {

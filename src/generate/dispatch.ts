@@ -1,0 +1,104 @@
+// accelerate's way to load: a model that was declared without weights, filled from a checkpoint and spread over devices.
+
+import { torchName } from "../core/dtype.js";
+import { OctavoError, OptionError } from "../core/errors.js";
+import { checkedLater, flag, type Options, readOptions, text } from "../core/options.js";
+import { listed, show } from "../core/show.js";
+import { readDeviceMap } from "../load/device-map/index.js";
+import { readClasses } from "../load/device-map/memory.js";
+import { MetaModel } from "../load/meta.js";
+import type { Platform } from "../load/platform.js";
+import type { Task } from "../nn/architecture.js";
+import { LoadedModel } from "./base.js";
+import { FROM_PRETRAINED, type FromPretrainedOptions } from "./options.js";
+import { loadPretrained, nameOf, type TaskHolders } from "./pretrained.js";
+import { PYTHON } from "./python.js";
+
+/** Options of load_checkpoint_and_dispatch. */
+export const DISPATCH = {
+  ...{ device_map: PYTHON.device_map, max_memory: PYTHON.max_memory, offload_folder: PYTHON.offload_folder },
+  /** Of everything that is not quantized; default: the declared model's. */
+  dtype: FROM_PRETRAINED.dtype,
+  /** Classes that stay whole: blocks do anyway, and no other module is split. */
+  no_split_module_classes: checkedLater<string | Iterable<string>>(),
+  /** No effect: constants are where they are used. */
+  offload_buffers: flag(),
+  /** No effect: weights are read to where they belong. */
+  offload_state_dict: flag(),
+  /** Only true: a checkpoint that lacks a tensor, or has one of another shape, is refused. */
+  strict: flag(),
+  ...{ progress_callback: FROM_PRETRAINED.progress_callback, signal: FROM_PRETRAINED.signal },
+  /** No effect, as in accelerate without hooks. */
+  main_device: text(),
+};
+
+export type DispatchOptions = Options<typeof DISPATCH>;
+
+export interface Dispatch {
+  /**
+   * Fills a declared model from a checkpoint, a folder or the id of a model, and spreads it as `from_pretrained` does; config.json of the
+   * checkpoint is not read. The declared model stays as it is, and the loaded one is returned.
+   * @throws OptionError; what from_pretrained throws
+   */
+  load_checkpoint_and_dispatch<T extends Task>(
+    model: MetaModel<T>,
+    checkpoint: string | URL,
+    options?: DispatchOptions,
+  ): Promise<TaskHolders[T]>;
+}
+
+export function dispatchFunctions(platform: Platform): Dispatch {
+  return {
+    async load_checkpoint_and_dispatch(model, checkpoint, given = {}) {
+      if (!isMeta(model)) {
+        throw new OptionError(`load_checkpoint_and_dispatch: expected a declared model, got ${show(model)}`, {
+          hint: "await AutoModelForCausalLM.from_config(await AutoConfig.from_pretrained(name)) declares one",
+        });
+      }
+      const name = nameOf(checkpoint);
+      const options = readOptions("load_checkpoint_and_dispatch", DISPATCH, given);
+      readClasses(options.no_split_module_classes);
+      if (options.strict === false) {
+        throw new OptionError("strict: false is not in Octavo: every tensor of the model has to be in the checkpoint", {
+          details: { option: "strict" },
+        });
+      }
+      const { device_map, max_memory, offload_folder, progress_callback, signal } = options;
+      const { config, quantization, task } = model;
+      const loading: FromPretrainedOptions = {
+        ...{ device_map, max_memory, offload_folder, progress_callback, signal },
+        dtype: options.dtype ?? torchName(model.dtype),
+        // What a file says of its own codes comes with its config.
+        quantization_config: config.quantization_config === undefined ? quantization : undefined,
+      };
+      return loadPretrained(platform, task, name, loading, config);
+    },
+  };
+}
+
+function isMeta(value: unknown): value is MetaModel {
+  try {
+    return value instanceof MetaModel && Object.hasOwn(value, "module");
+  } catch {
+    return false; // a proxy
+  }
+}
+
+/**
+ * The model itself, if it is where the map says. Weights are placed while a model is loaded.
+ * @throws OctavoError for another place; OptionError for what is no loaded model or no map
+ */
+export function dispatch_model<M>(model: M, device_map: Readonly<Record<string, string | number>>): M {
+  if (!LoadedModel.is(model)) {
+    throw new OptionError(`dispatch_model: expected a loaded model, got ${show(model)}`, {
+      hint: "load_checkpoint_and_dispatch(model, folder, { device_map }) loads a declared one",
+    });
+  }
+  const asked = readDeviceMap(device_map);
+  const here = new Map(Object.entries(model.hf_device_map));
+  const other = [...asked].filter(([name, place]) => String(here.get(name)) !== String(place)).map(([name]) => name);
+  if (other.length === 0 && asked.size > 0) return model;
+  throw new OctavoError("ERR_UNSUPPORTED", `dispatch_model: ${listed(other, 3)} would move, and a loaded model stays`, {
+    hint: "from_pretrained(name, { device_map }) places it while it is read",
+  });
+}

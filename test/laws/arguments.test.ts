@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { CONFIG_FROM_PRETRAINED } from "../../src/generate/auto-config.js";
+import { DISPATCH } from "../../src/generate/dispatch.js";
 import {
   CLIP_FORWARD,
   CLIP_IMAGE,
@@ -13,6 +14,7 @@ import {
   ENCODER_FORWARD,
   FEATURE_FORWARD,
   FORWARD,
+  FROM_CONFIG,
   FROM_PRETRAINED,
   GENERATE,
   SEQ2SEQ_FORWARD,
@@ -25,6 +27,7 @@ import { PULL } from "../../src/hub/pull.js";
 import { PUSH } from "../../src/hub/push.js";
 import * as octavo from "../../src/index.js";
 import { openDevice } from "../../src/load/device.js";
+import { BALANCED_MEMORY, INFER_DEVICE_MAP } from "../../src/load/device-map/index.js";
 import { DEVICE } from "../../src/load/options.js";
 import { BITS_AND_BYTES } from "../../src/quant/config.js";
 import { expectNoLeaks } from "../support/devices.js";
@@ -382,6 +385,37 @@ test("a config's from_pretrained", async () => {
     if (option === "hub") continue; // addresses in the network, which nothing here answers
     await all(`{ ${option} }`, (odd) => loading(STORYTELLER, { [option]: odd }));
   }
+});
+
+test("a model without weights", async () => {
+  const config = await octavo.AutoConfig.from_pretrained(fixture("llama"));
+  const declaring = octavo.AutoModelForCausalLM.from_config as Method;
+  await all("from_config(it)", (odd) => declaring(odd));
+  await all("from_config(config, it)", (odd) => declaring(config, odd));
+  for (const option of Object.keys(FROM_CONFIG)) {
+    await all(`{ ${option} }`, (odd) => declaring(config, { [option]: odd }));
+  }
+  const model = (await declaring(config)) as object;
+  for (const name of methodsOf(model)) await all(`${name}(it)`, (odd) => method(model, name)(odd));
+  for (const option of Object.keys(INFER_DEVICE_MAP)) {
+    await all(`infer_auto_device_map({ ${option} })`, (odd) =>
+      octavo.infer_auto_device_map(model, { warn: () => {}, [option]: option === "verbose" ? false : odd }),
+    );
+  }
+  for (const option of Object.keys(BALANCED_MEMORY)) {
+    await all(`get_balanced_memory({ ${option} })`, (odd) => octavo.get_balanced_memory(model, { [option]: odd }));
+  }
+  for (const option of Object.keys(DISPATCH)) {
+    // 0 is a GPU, which not every machine has and which opens slowly.
+    const without = option === "device_map" ? ["zero"] : [];
+    const filled = async (odd: unknown): Promise<void> => {
+      const call = octavo.load_checkpoint_and_dispatch as unknown as Method;
+      const made = (await call(model, fixture("llama"), { [option]: odd })) as octavo.PreTrainedModel;
+      await made[Symbol.asyncDispose]();
+    };
+    await all(`load_checkpoint_and_dispatch({ ${option} })`, filled, without);
+  }
+  await all("check_device_map(model, it)", (odd) => octavo.check_device_map(model, odd as never, { warn: () => {} }));
 });
 
 test("no export is without its calls here", () => {

@@ -1,9 +1,8 @@
 // What an optimizer changes: a tensor, or an object that holds one and its gradient.
 
-import { OptionError } from "../../core/errors.js";
-import { show } from "../../core/show.js";
 import { Tensor } from "../../core/tensor.js";
-import { Parameter as Declared } from "../../nn/module.js";
+
+export { Parameter } from "../../nn/module.js";
 
 /** An object with a tensor, and beside it the gradient for the next step. */
 export interface Trainable {
@@ -15,27 +14,6 @@ export interface Trainable {
 
 /** What an optimizer takes: such an object, or the tensor itself, whose gradients are then given to `step`. */
 export type Trained = Tensor | Trainable;
-
-/** A parameter made of a tensor, which it owns, with a place for its gradient. */
-export class Parameter extends Declared implements Trainable {
-  grad: Tensor | null | undefined;
-
-  /** @throws OptionError */
-  constructor(tensor: Tensor) {
-    if (!Tensor.is(tensor)) {
-      throw new OptionError(`a Parameter is made of a Tensor, got ${show(tensor)}`, {
-        hint: "new Parameter(Tensor.from(device, values, shape))",
-      });
-    }
-    super(...tensor.shape);
-    this.fill(tensor);
-  }
-
-  /** The tensor. */
-  get data(): Tensor {
-    return this.value;
-  }
-}
 
 /** The tensor of a parameter; undefined for what is none. */
 export function tensorOf(trained: unknown): Tensor | undefined {

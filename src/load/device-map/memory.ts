@@ -74,13 +74,23 @@ export function readMemory(max_memory: unknown): Map<Place, number> {
 /** The classes whose modules stay whole. @throws OptionError */
 export function readClasses(given: unknown): readonly string[] {
   if (given === undefined || given === null) return [];
-  const list: unknown = typeof given === "string" ? [given] : given;
+  if (typeof given === "string") return [given];
+  const names: string[] = [];
   try {
-    const names = [...(list as Iterable<unknown>)];
-    if (names.every((name) => typeof name === "string")) return names;
+    for (const name of given as Iterable<unknown>) {
+      if (typeof name !== "string" || names.length === MOST_CLASSES) return refuse(given);
+      names.push(name);
+    }
+    return names;
   } catch {
-    // refused below
+    return refuse(given);
   }
+}
+
+/** Far more than any model has: a list may claim any length. */
+const MOST_CLASSES = 10_000;
+
+function refuse(given: unknown): never {
   throw new OptionError(`no_split_module_classes must be names of classes, got ${show(given)}`, {
     details: { option: "no_split_module_classes" },
   });

@@ -46,6 +46,7 @@ export interface HasForm {
 /** Limits of a tree that a caller made: deeper or larger ones are taken for a mistake. */
 const DEEPEST = 100;
 const LARGEST = 1_000_000;
+const MOST_DIMS = 32;
 
 /**
  * The tree of a model: what `from_pretrained` or `from_config` gives, a module, or an object with modules and tensors in its fields. An
@@ -163,7 +164,8 @@ class Reader {
       if (++this.#count > LARGEST) throw refuse(`the tree has more than ${LARGEST} fields`);
       if (isTensor(value)) this.tensor(name, value, parameters, buffers);
       else if (isFields(value)) children.push([name, this.module(value, depth + 1)]);
-      else if (Array.isArray(value) && value.some((entry) => isFields(entry) && !isTensor(entry))) {
+      // Its entries, and not its length, which may be anything.
+      else if (Array.isArray(value) && Object.values(value).some((entry) => isFields(entry) && !isTensor(entry))) {
         children.push([name, { ...this.module({ ...value }, depth + 1), identity: value, class_name: "ModuleList" }]);
       }
     }
@@ -173,7 +175,7 @@ class Reader {
 
   tensor(name: string, value: object, parameters: Named<TreeTensor>[], buffers: Named<TreeTensor>[]): void {
     const { shape, dtype, persistent } = value as { shape: readonly unknown[]; dtype?: unknown; persistent?: unknown };
-    if (!shape.every((size) => Number.isSafeInteger(size) && (size as number) >= 0)) {
+    if (shape.length > MOST_DIMS || !shape.every((size) => Number.isSafeInteger(size) && (size as number) >= 0)) {
       throw refuse(`the tensor ${show(name)} has shape ${show(shape)}`);
     }
     const elements = (shape as readonly number[]).reduce((n, size) => n * size, 1);

@@ -2,7 +2,7 @@
 
 import { parseDType } from "../core/dtype.js";
 import { choice, flag, number, type Options, readOptions, whole } from "../core/options.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
 import { BLOCK_SIZES, FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
@@ -11,6 +11,7 @@ import { BITS_AND_BYTES } from "../quant/config.js";
 import { fourBitOperands, fourBitScheme } from "../quant/four-bit.js";
 import { int8FloatsScheme } from "../quant/int8-floats.js";
 import { int8Parts, llmInt8Scheme } from "../quant/llm-int8.js";
+import { QuantState } from "./quant-state.js";
 
 /** A tensor in plain rows: a handle of its own, or a copy. */
 function rowsOf(tensor: Tensor): Tensor {
@@ -75,23 +76,6 @@ export class Int8Params extends Matrix {
   }
 }
 
-/** How the codes of a 4-bit matrix are decoded. Its tensors belong to whoever asks for them. */
-export interface QuantState4bit {
-  readonly quant_type: string;
-  readonly blocksize: number;
-  readonly shape: readonly number[];
-  /** Dtype of the values before they were quantized. */
-  readonly dtype: FloatDType;
-  /** The largest size of each block: f32, or u8 codes if they are quantized too. */
-  readonly absmax: Tensor;
-  /** Values of the 16 codes as shares of absmax, f32[16]. */
-  readonly code: Tensor;
-  /** Mean of absmax, if it is quantized: f32[1]. */
-  readonly offset?: Tensor;
-  /** How absmax is decoded, if it is quantized. */
-  readonly state2?: { readonly absmax: Tensor; readonly code: Tensor; readonly blocksize: number };
-}
-
 /** A matrix in 4-bit codes over blocks of its flattened elements. */
 export class Params4bit extends Matrix {
   readonly quant_type: "nf4" | "fp4";
@@ -120,21 +104,24 @@ export class Params4bit extends Matrix {
     return operands && rowsOf(operands.codes);
   }
 
-  /** Undefined before it is quantized. */
-  get quant_state(): QuantState4bit | undefined {
+  /** How the codes are decoded; undefined before it is quantized. Whoever asks disposes the state, or a scope. */
+  get quant_state(): QuantState | undefined {
     const operands = this.filled ? fourBitOperands(this.weight) : undefined;
     if (!operands) return undefined;
-    const { kind, blocksize, absmax, nested, map, offset } = operands;
-    return {
-      ...{ quant_type: kind, blocksize, shape: this.shape, dtype: this.dtype ?? "f32" },
-      absmax: absmax.alias(),
-      code: Tensor.from(absmax.device, FOUR_BIT_TABLES[FOUR_BIT[kind]]!.slice(), [16], "f32", "4-bit values"),
-      ...(nested && map && offset
-        ? {
-            offset: offset.alias(),
-            state2: { absmax: nested.alias(), code: map.alias(), blocksize: NESTED_BLOCK },
-          }
-        : {}),
-    };
+    const kind = this.quant_type;
+    const { blocksize, absmax, nested, map, offset } = operands;
+    const { device } = absmax;
+    return scope(() => {
+      const code = Tensor.from(device, FOUR_BIT_TABLES[FOUR_BIT[kind]]!.slice(), [16], "f32", "4-bit values");
+      const common = { quant_type: kind, blocksize, shape: this.shape, dtype: this.dtype ?? "f32", code };
+      if (!nested || !map || !offset) return new QuantState({ ...common, absmax: absmax.alias() });
+      const outer = { absmax: nested.alias(), code: map.alias(), shape: absmax.shape, blocksize: NESTED_BLOCK };
+      return new QuantState({
+        ...common,
+        absmax: absmax.alias(),
+        offset: offset.alias(),
+        state2: new QuantState(outer),
+      });
+    });
   }
 }

@@ -4,6 +4,7 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { dequantize_4bit } from "../../src/bnb/functional-4bit.js";
 import { load_and_quantize_model } from "../../src/bnb/load-and-quantize.js";
 import {
   Embedding8bit,
@@ -284,8 +285,9 @@ describe("on the CPU", () => {
   test("quant_state decodes the codes", async () => {
     nn.manual_seed(6);
     using layer = new LinearNF4(64, 8, { compress_statistics: false }).to(device);
-    const { absmax, code, ...facts } = layer.weight.quant_state!;
-    expect(facts).toEqual({ quant_type: "nf4", blocksize: 64, shape: [8, 64], dtype: "f32" });
+    using state = layer.weight.quant_state!;
+    const { absmax, code } = state;
+    expect(String(state)).toBe("QuantState(nf4, blocksize 64, of [8, 64] f32)");
     using codes = layer.weight.codes!;
     using decoded = layer.weight.dequantize();
     const [packed, scales, table] = [await codes.readBytes(), await absmax.readFloats(), await code.readFloats()];
@@ -294,12 +296,15 @@ describe("on the CPU", () => {
       return Math.fround(table[nibble]! * scales[i >> 6]!);
     });
     expect([...(await decoded.readFloats())]).toEqual(values);
-    for (const tensor of [absmax, code]) tensor.dispose();
     using twice = new LinearFP4(64, 8).to(device);
-    const nested = twice.weight.quant_state!;
+    using nested = twice.weight.quant_state!;
     expect(nested.state2!.code.shape).toEqual([256]);
-    for (const tensor of [nested.absmax, nested.code, nested.offset!, nested.state2!.absmax, nested.state2!.code])
-      tensor.dispose();
+    using flat = twice.weight.codes!;
+    const packed4 = flat.reinterpret("u8", 256, 1);
+    using back = dequantize_4bit(packed4, nested);
+    using same = twice.weight.dequantize();
+    expect([...(await back.readFloats())]).toEqual([...(await same.readFloats())]);
+    packed4.dispose();
     expect(new LinearNF4(64, 8).weight.quant_state).toBeUndefined();
     expect(() => layer.weight.data).toThrow(/dequantize/);
   });

@@ -17,7 +17,7 @@ import { nodeMemory } from "../load/device-map/node.js";
 import { type DevicePlan, type PlannedPlace, planDevices, USUAL_CONTEXT } from "../load/device-map/plan.js";
 import { type MetaModel, metaFiles } from "../load/meta.js";
 import { NODE } from "../load/node.js";
-import { SOURCE } from "../load/options.js";
+import { SOURCE, WEIGHTS } from "../load/options.js";
 import { architectureOf, taskFor } from "../models/index.js";
 import type { Task } from "../nn/architecture.js";
 import { cacheName } from "../nn/cache.js";
@@ -49,7 +49,7 @@ interface PlanFlags {
   json?: boolean;
 }
 
-const HOW = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "head_dtype", "compute_dtype"]);
+const HOW = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolder", "head_dtype", "compute_dtype"]);
 
 export function planCommand(): Command {
   const command = new Command("plan")
@@ -119,7 +119,7 @@ async function declared(command: string, model: string, flags: { dtype: string; 
       source,
       async (config) => flags.task ?? taskFor(config, await architectureOf(config)),
       await hasWeights(source),
-      { dtype: flags.dtype, quantization },
+      { dtype: flags.dtype, quantization, files: optionsOf(command, WEIGHTS, flags) },
     );
     warnings.forEach(warn);
     return made;

@@ -5,10 +5,10 @@ import { Device } from "../core/device.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { sentence, show } from "../core/show.js";
+import type { SpreadModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
 import { folderName, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
-import type { Spread } from "../load/spread.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
@@ -33,7 +33,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   readonly module: M;
   readonly #ownsDevice: boolean;
   /** Its devices, if they are several. */
-  readonly #spread: Spread | undefined;
+  readonly #spread: SpreadModel | undefined;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
   /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;

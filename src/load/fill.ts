@@ -5,6 +5,7 @@ import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
+import type { Model } from "../nn/model.js";
 import { type Matrix, type Module, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
 import { weightNorm } from "../nn/norm.js";
 import { denseScheme, type FloatDType, type Scheme, type StoredRows } from "../nn/weight.js";
@@ -61,6 +62,21 @@ export interface Destination {
   completes(parameter: Parameter | Matrix): Module | undefined;
   /** Takes the weights of such a block away. */
   store(block: Module): Promise<void>;
+}
+
+/** A model over several devices, while it is loaded and used. */
+export interface SpreadModel extends Destination {
+  /** The device of everything that is not a block. */
+  readonly main: Device;
+  /** The place of each block, and of each module beside them. */
+  readonly device_map: Readonly<Record<string, string | number>>;
+  /** True if weights lie elsewhere than where they are used. */
+  readonly offloaded: boolean;
+  readonly warnings: readonly string[];
+  /** Lets the model run as it is spread, once all of it is filled. */
+  finish(model: Model): void;
+  /** Frees what lies elsewhere, and the devices; after the model. */
+  close(): Promise<void>;
 }
 
 export interface FillOptions {

@@ -17,18 +17,17 @@ import { agree, schemeOf, storedExact, storedPacked, storedQuantization, storedS
 import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
-import { fill, type ProgressEvent } from "./fill.js";
+import { fill, type ProgressEvent, type SpreadModel } from "./fill.js";
 import type { WeightsOptions } from "./options.js";
 import { type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
-import type { Spread } from "./spread.js";
 import { type StorageOptions, settle, unknownModules, untieHead } from "./storage.js";
 import { ownHead } from "./tied.js";
 
 export interface LoadOptions {
   /** Where the whole model goes; or what spreads a prepared one over devices. */
-  readonly device: Device | ((prepared: Prepared<Task>) => Promise<Spread>);
+  readonly device: Device | ((prepared: Prepared<Task>) => Promise<SpreadModel>);
   /** The model's name in progress reports. */
   readonly name: string;
   /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
@@ -66,7 +65,7 @@ export interface Loaded<T extends Task = "causal-lm"> {
   /** Oddities that are not errors: unexpected tensors, a wrong total size. */
   readonly warnings: readonly string[];
   /** The devices, if they are several. */
-  readonly spread?: Spread;
+  readonly spread?: SpreadModel;
   /** How a vector for a text is made; for the task `base`, if the folder says it. */
   readonly sentence?: SentenceEmbedding;
 }

@@ -16,6 +16,7 @@ import type { Source } from "../sources/source.js";
 import { refuseExperts, watched } from "./config-keys.js";
 import type { HasForm, StoredForm } from "./device-map/tree.js";
 import { configDType, declareModel, declareTree, type Prepared, readConfigJson } from "./index.js";
+import type { WeightsOptions } from "./options.js";
 import { type PlanItem, plan } from "./plan.js";
 import { type StorageOptions, schemesOf, unknownModules } from "./storage.js";
 import { storedBytes } from "./survey.js";
@@ -24,6 +25,8 @@ export interface MetaOptions {
   /** "auto" (what config.json says, else float32) or a float dtype, of everything that is not quantized. */
   readonly dtype?: string;
   readonly quantization?: BitsAndBytesConfig | undefined;
+  /** Which weight files are looked at. */
+  readonly files?: WeightsOptions;
 }
 
 /** What a meta model is made of. */
@@ -180,7 +183,7 @@ export async function metaFiles<T extends Task>(
   source: Source,
   taskOf: (config: ConfigJson) => Promise<T>,
   there: boolean,
-  { dtype: wanted = "auto", quantization }: MetaOptions = {},
+  { dtype: wanted = "auto", quantization, files }: MetaOptions = {},
 ): Promise<MetaFiles<T>> {
   const config = await readConfigJson(source);
   const task = await taskOf(config);
@@ -191,7 +194,7 @@ export async function metaFiles<T extends Task>(
       warnings: ignored ? [ignored] : [],
     };
   }
-  const declared = await declareModel(source, config, task, wanted);
+  const declared = await declareModel(source, config, task, wanted, files);
   const { model: module, architecture, checkpoint, dtype, stored: codes, ignored } = declared;
   const own = codes ?? quantization;
   const skip = codes ? null : (quantization?.llm_int8_skip_modules ?? null);

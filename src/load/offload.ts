@@ -7,7 +7,7 @@ import { resolve } from "node:path";
 import { FileError, OctavoError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Kept } from "../nn/placement.js";
-import type { OffloadFolder } from "./spread.js";
+import type { OffloadFolder } from "./platform.js";
 
 /** Tensors begin at multiples of this. */
 const ALIGN = 4096;

@@ -4,10 +4,11 @@
 import type { FolderWriter } from "../checkpoints/folder.js";
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
 import type { MediaReader } from "../media/reader.js";
+import type { Kept } from "../nn/placement.js";
 import type { Source } from "../sources/source.js";
 import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
-import type { OffloadFolder } from "./spread.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
 
@@ -23,6 +24,14 @@ export interface DeviceChoice {
   readonly reason: string;
   /** The alternative for a model that does not fit: WebGPU does not report a GPU's memory. */
   readonly instead?: DeviceName;
+}
+
+/** A folder that holds the weights of blocks for one run. */
+export interface OffloadFolder {
+  /** Writes tensors, which may then be evicted. @throws FileError, KernelError */
+  write(tensors: readonly Tensor[]): Promise<readonly Kept[]>;
+  /** Removes what was written. */
+  remove(): Promise<void>;
 }
 
 export interface Platform {

@@ -4,18 +4,17 @@
 import type { Device } from "../core/device.js";
 import { OptionError, UnsupportedModelError } from "../core/errors.js";
 import { listed } from "../core/show.js";
-import type { Tensor } from "../core/tensor.js";
 import type { Model } from "../nn/model.js";
 import type { Matrix, Module, Parameter } from "../nn/module.js";
-import { BlockPlacement, type Kept, onFile, onHost, tensorsOf } from "../nn/placement.js";
+import { BlockPlacement, onFile, onHost, tensorsOf } from "../nn/placement.js";
 import { checkDeviceMap, deviceFor, type Strategy } from "./device-map/index.js";
 import { isOffloaded, type Memory, type Place } from "./device-map/memory.js";
 import { planDevices } from "./device-map/plan.js";
 import { tensorsOf as tensorsBelow, treeOf } from "./device-map/tree.js";
-import type { Destination } from "./fill.js";
+import type { SpreadModel } from "./fill.js";
 import type { MetaModel } from "./meta.js";
 import { deviceName } from "./names.js";
-import type { Platform } from "./platform.js";
+import type { OffloadFolder, Platform } from "./platform.js";
 
 /** How a caller wants a model spread. */
 export interface SpreadRequest {
@@ -28,14 +27,6 @@ export interface SpreadRequest {
   readonly threads: number | undefined;
 }
 
-/** A folder that holds the weights of blocks for one run. */
-export interface OffloadFolder {
-  /** Writes tensors, which may then be evicted. @throws FileError, KernelError */
-  write(tensors: readonly Tensor[]): Promise<readonly Kept[]>;
-  /** Removes what was written. */
-  remove(): Promise<void>;
-}
-
 /** Where the parts of a model go. */
 interface Layout {
   readonly main: Place;
@@ -44,7 +35,7 @@ interface Layout {
   readonly warnings: readonly string[];
 }
 
-export class Spread implements Destination {
+export class Spread implements SpreadModel {
   readonly main: Device;
   /** The place of each block, and of each module beside them. */
   readonly device_map: Readonly<Record<string, Place>>;

@@ -3,7 +3,7 @@
 // the update) decode the states of one parameter, compute in f32 and encode them again. The arithmetic is in ops/optimizer.ts and
 // ops/blockwise.ts.
 
-import { isList, listOf } from "../../core/checks.js";
+import { listOf } from "../../core/checks.js";
 import type { Device } from "../../core/device.js";
 import { isFloat } from "../../core/dtype.js";
 import { entriesOf, OptionError, ShapeError } from "../../core/errors.js";
@@ -23,7 +23,7 @@ import {
 } from "../../ops/optimizer.js";
 import { transfer } from "../../ops/transfer.js";
 import { dynamicMap } from "../../quant/_dynamic-map.js";
-import { type Trainable, type Trained, tensorOf } from "./parameter.js";
+import { gradientsOf, gradOf, listFrom, type Trainable, type Trained, tensorOf } from "./parameter.js";
 
 /** bitsandbytes keeps the states of a parameter under this key, where sharded training does not look. */
 const WRAPPED = "__bnb_optimizer_quant_state__";
@@ -396,33 +396,4 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-/** A copy of a list of so many gradients, any of which may be missing; undefined for anything else. */
-function gradientsOf(given: unknown, count: number): (Tensor | null | undefined)[] | undefined {
-  try {
-    // The length first: a list may claim any.
-    if (!isList(given) || given.length !== count) return undefined;
-  } catch {
-    return undefined; // a proxy
-  }
-  return listOf(given, (one): one is Tensor | null | undefined => one === undefined || one === null || Tensor.is(one));
-}
-
-function gradOf(param: Trained): unknown {
-  try {
-    return (param as Trainable).grad;
-  } catch {
-    return undefined; // a proxy
-  }
-}
-
-/** Lists as they are, and what else can be walked (a Set of parameters) as one. */
-function listFrom(params: unknown): unknown {
-  try {
-    if (params instanceof Set || params instanceof Map) return [...params.values()];
-  } catch {
-    // A proxy: refused as no list.
-  }
-  return params;
 }

@@ -1,5 +1,6 @@
 // What an optimizer changes: a tensor, or an object that holds one and its gradient.
 
+import { isList, listOf } from "../../core/checks.js";
 import { Tensor } from "../../core/tensor.js";
 
 export { Parameter } from "../../nn/module.js";
@@ -25,4 +26,34 @@ export function tensorOf(trained: unknown): Tensor | undefined {
   } catch {
     return undefined; // a proxy, or a parameter that is only declared
   }
+}
+
+/** A copy of a list of so many gradients, any of which may be missing; undefined for anything else. */
+export function gradientsOf(given: unknown, count: number): (Tensor | null | undefined)[] | undefined {
+  try {
+    // The length first: a list may claim any.
+    if (!isList(given) || given.length !== count) return undefined;
+  } catch {
+    return undefined; // a proxy
+  }
+  return listOf(given, (one): one is Tensor | null | undefined => one === undefined || one === null || Tensor.is(one));
+}
+
+/** The gradient that a parameter holds, unchecked. */
+export function gradOf(param: Trained): unknown {
+  try {
+    return (param as Trainable).grad;
+  } catch {
+    return undefined; // a proxy
+  }
+}
+
+/** Lists as they are, and what else can be walked (a Set of parameters) as one. */
+export function listFrom(params: unknown): unknown {
+  try {
+    if (params instanceof Set || params instanceof Map) return [...params.values()];
+  } catch {
+    // A proxy: refused as no list.
+  }
+  return params;
 }

@@ -41,6 +41,7 @@ export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
+export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
@@ -63,15 +64,27 @@ export type {
 } from "./generate/options.js";
 export type { PromptProgress } from "./generate/prefill.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
+export * from "./generate/processors/host/index.js";
 export type { HostProcessor, HostState } from "./generate/processors/processor.js";
 export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
 export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
+export {
+  EosTokenCriteria,
+  MaxLengthCriteria,
+  StoppingCriteria,
+  StopStringCriteria,
+  type StopStringTokenizer,
+} from "./generate/stopping.js";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";
+export { check_device_map, compute_module_sizes, type DeviceMap } from "./load/device-map/index.js";
+export type { MaxMemory } from "./load/device-map/memory.js";
 export type { ProgressEvent } from "./load/fill.js";
+export { init_empty_weights, type MetaModel, type MetaParameter } from "./load/meta.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
+export { convert_file_size_to_int } from "./load/sizes.js";
 export type {
   FeatureExtractor,
   FeatureExtractorOptions,

@@ -5,25 +5,10 @@ import type { DType } from "../core/dtype.js";
 import { ACT } from "../ops/activation.js";
 import { FOUR_BIT, FOUR_BIT_ROUNDING } from "../ops/four-bit.js";
 import { dynamicMap } from "../quant/_dynamic-map.js";
+import { bnbCases } from "./self-test-bnb.js";
+import type { CaseOperand, SelfTestCase } from "./self-test-case.js";
 
-type Values = Float32Array | Int32Array | Int8Array | Uint8Array;
-
-/** An operand on the host. `panels` requests the device's own layout where it has one. */
-export interface CaseOperand {
-  readonly shape: readonly number[];
-  readonly dtype: DType;
-  readonly values: Values;
-  readonly panels?: boolean;
-}
-
-export interface SelfTestCase {
-  readonly op: string;
-  readonly what: string;
-  readonly inputs: readonly (CaseOperand | undefined)[];
-  readonly attributes: readonly number[];
-  /** Largest accepted error, relative to the largest magnitude of the reference; 0 where codes or ids must be equal. */
-  readonly tolerance: number;
-}
+export type { CaseOperand, SelfTestCase } from "./self-test-case.js";
 
 /** f32 sums in another order, exp and tanh by polynomials. */
 const FLOAT = 2e-5;
@@ -387,5 +372,6 @@ export function selfTestCases(): SelfTestCase[] {
     [logits, { shape: [3], dtype: "i32", values: Int32Array.of(7, -100, 202) }, ...sums],
     [0.1, -100],
   );
-  return cases;
+  const bytes = (shape: number[]): CaseOperand => ints(shape, 256, "u8");
+  return [...cases, ...bnbCases({ floats, positive, codes8, bytes, withOutliers, map }, FLOAT)];
 }

@@ -9,7 +9,7 @@ import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
-import { HOST, HOST_FIELDS, HOST_NEUTRAL, HOST_SAMPLING } from "./host-options.js";
+import { type BEAMS, HOST, HOST_FIELDS, HOST_NEUTRAL, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
 import type { ProcessorConfig } from "./processors/host/list.js";
 import {
   isNeutral,
@@ -86,7 +86,6 @@ const OWN = {
   suppress_tokens: checkedLater<readonly number[] | null>(),
   /** Ids that are not generated as the first token; null for none. */
   begin_suppress_tokens: checkedLater<readonly number[] | null>(),
-  ...HOST,
   /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
@@ -98,7 +97,7 @@ const OWN = {
 };
 
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
-export const GENERATION = { ...OWN, ...CACHE };
+export const GENERATION = { ...OWN, ...HOST, ...CACHE };
 
 /**
  * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`num_beams`, ...) accept only their
@@ -106,6 +105,8 @@ export const GENERATION = { ...OWN, ...CACHE };
  */
 export interface GenerationOptions
   extends Options<typeof OWN>,
+    Options<typeof PROCESSORS>,
+    Options<typeof BEAMS>,
     Options<typeof CACHE>,
     Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
 

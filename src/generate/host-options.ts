@@ -9,7 +9,7 @@ const isIds = (value: unknown): value is readonly number[] =>
 const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
 
 /** Processors of the host. */
-const PROCESSORS = {
+export const PROCESSORS = {
   /** Least tokens of a text, its prompt included. */
   min_length: whole(0),
   /** Least tokens that are generated. */
@@ -55,7 +55,7 @@ const PROCESSORS = {
 };
 
 /** Beams. */
-const BEAMS = {
+export const BEAMS = {
   /** Texts that are continued together; the one that is likeliest in all is taken. 1: no beam search. */
   num_beams: whole(1),
   /** A text's score is divided by its length to this power: above 0 favours long texts. */

@@ -26,8 +26,8 @@ const folders = ON_ALL_DEVICES.join("|");
 
 export default defineConfig({
   test: {
-    // Two cores: kernels bring their own threads.
-    maxWorkers: 2,
+    // One more than the cores that are usual: many files wait for processes, browsers and servers.
+    maxWorkers: 3,
     reporters: ["default", "./test/support/reporter.ts"],
     projects: [
       {

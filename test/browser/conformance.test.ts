@@ -11,7 +11,7 @@ import { type Site, serveWorker, startWorker } from "./bundle.js";
 import type { Suite } from "./conformance-worker.js";
 
 /** Fuzzed cases per op: a software adapter compiles a second per shader. The Node suites look longer. */
-const RUNS = { webgpu: 1, wasm: 8 };
+const RUNS = { webgpu: 1, wasm: 2 };
 const SEED = 20_260;
 /**
  * Each case runs with one of its float dtypes, and one case in 30 of the ops with the most shader variants on WebGPU.

@@ -20,6 +20,7 @@ import {
 import type { FeatureExtractor } from "./media/feature-extractor.js";
 import type { ImageProcessor } from "./media/image-processor.js";
 
+export * from "./anywhere.js";
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
 export { chooseDevice, requestDevice } from "./browser/platform.js";
 export type {
@@ -33,71 +34,7 @@ export type {
   WorkerSurvey,
 } from "./browser/protocol.js";
 export { cacheSize, clearCache } from "./browser/storage.js";
-export type { MemoryReport } from "./core/arena.js";
-export { captureAll, Device, Recording } from "./core/device.js";
-export type { DType } from "./core/dtype.js";
-export * from "./core/error-classes.js";
-export type {} from "./core/globals.js";
-export { scope, Tensor } from "./core/tensor.js";
-export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
-export type { GenerationOptions } from "./generate/config.js";
-export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
-export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
-export { PreTrainedFeatureModel } from "./generate/feature-model.js";
-export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
-export * from "./generate/later.js";
-export type { Step } from "./generate/loop.js";
-export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
-export type {
-  ClipForwardOptions,
-  ClipImageOptions,
-  ClipTextOptions,
-  EncoderForwardOptions,
-  FeatureForwardOptions,
-  Seq2SeqForwardOptions,
-  Seq2SeqGenerateOptions,
-  Seq2SeqStreamOptions,
-  SpeechForwardOptions,
-  SpeechGenerateOptions,
-  SpeechStreamOptions,
-  StreamOptions,
-} from "./generate/options.js";
-export type { PromptProgress } from "./generate/prefill.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
-export * from "./generate/processors/host/index.js";
-export type { HostProcessor, HostState } from "./generate/processors/processor.js";
-export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
-export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
-export type { FinishReason } from "./generate/sequence.js";
-export {
-  EosTokenCriteria,
-  MaxLengthCriteria,
-  StoppingCriteria,
-  StopStringCriteria,
-  type StopStringTokenizer,
-} from "./generate/stopping.js";
-export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
-export type { TextStep } from "./generate/texts.js";
-export { torch } from "./generate/torch.js";
-export { check_device_map, compute_module_sizes, type DeviceMap } from "./load/device-map/index.js";
-export type { MaxMemory } from "./load/device-map/memory.js";
-export type { ProgressEvent } from "./load/fill.js";
-export { init_empty_weights, type MetaModel, type MetaParameter } from "./load/meta.js";
-export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
-export { convert_file_size_to_int } from "./load/sizes.js";
-export type {
-  FeatureExtractor,
-  FeatureExtractorOptions,
-  SoundFeatures,
-  SoundInput,
-} from "./media/feature-extractor.js";
-export type { RawImage } from "./media/image.js";
-export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
-export type { MediaFile } from "./media/reader.js";
-export { transfer } from "./ops/transfer.js";
-export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
-export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
-export { StreamDecoder } from "./tokenizer/stream.js";
 
 export const AutoModel: AutoBaseModel = /* @__PURE__ */ autoModel(BROWSER, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");

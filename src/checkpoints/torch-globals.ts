@@ -1,5 +1,6 @@
 // The names that a pickle of weights may use, and what each makes of its arguments. Names outside this list do not exist here.
 
+import { isWhole } from "../core/checks.js";
 import { quote } from "../sources/files.js";
 import {
   Dict,
@@ -169,7 +170,7 @@ export function widthOf(dtype: StoredDType): number {
 
 /** A whole number that counts or places something in a file. */
 export function count(value: PickleValue | undefined, what: string, refuse: Refuse): number {
-  if (typeof value === "number" && Number.isSafeInteger(value) && value >= 0) return value;
+  if (isWhole(value)) return value;
   return refuse(`${what} must be a whole number of at least 0, got ${kindOfValue(value ?? null)}`);
 }
 

@@ -1,6 +1,7 @@
 // The zip container of torch.save: the central directory says where each record is, and the local headers must agree. Records
 // are stored as they are; what compresses or encrypts them, or describes them twice, is refused. Only ranges of the file are read.
 
+import { isWhole } from "../core/checks.js";
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
 import { type SourceFile, windowed } from "../sources/source.js";
@@ -222,7 +223,7 @@ function wideOf(
         from += 8;
         return from <= at + 4 + length ? Number(view.getBigUint64(from - 8, true)) : -1;
       });
-      if (!values.every((value) => Number.isSafeInteger(value) && value >= 0)) return undefined;
+      if (!values.every(isWhole)) return undefined;
       return [values[0]!, values[1]!, values[2]!, disk];
     }
     at += 4 + length;

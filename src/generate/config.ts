@@ -2,15 +2,15 @@
 // changes the defaults; the caller's options win.
 
 import * as z from "zod";
-import { isList, listOf } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
-import { checkedLater, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
+import { flag, number, type Options, option, problemWith, whole } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
-import { type BEAMS, HOST, HOST_FIELDS, HOST_NEUTRAL, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
-import type { ProcessorConfig } from "./processors/host/list.js";
+import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
+import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
+import { NEUTRAL, type ProcessorConfig } from "./processors/host/list.js";
 import {
   isNeutral,
   type Neutral,
@@ -21,7 +21,6 @@ import {
 } from "./unsupported.js";
 import { warnOnce } from "./warn.js";
 
-const natural = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
 const share = (n: number): boolean => n >= 0 && n <= 1;
 
 /** Dividing logits by less than this would overflow f32. */
@@ -78,14 +77,6 @@ const OWN = {
     value: "<n>",
     help: "the same seed gives the same text (default: at random)",
   }),
-  /** Ids that end a text; null for none. */
-  eos_token_id: checkedLater<number | readonly number[] | null>(),
-  /** Id that fills rows that have ended. */
-  pad_token_id: checkedLater<number | null>(),
-  /** Ids that are never generated; null for none. */
-  suppress_tokens: checkedLater<readonly number[] | null>(),
-  /** Ids that are not generated as the first token; null for none. */
-  begin_suppress_tokens: checkedLater<readonly number[] | null>(),
   /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
@@ -97,14 +88,15 @@ const OWN = {
 };
 
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
-export const GENERATION = { ...OWN, ...HOST, ...CACHE };
+export const GENERATION = { ...OWN, ...IDS, ...HOST, ...CACHE };
 
 /**
- * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`num_beams`, ...) accept only their
+ * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`guidance_scale`, ...) accept only their
  * neutral value, which also overrides a generation_config.json.
  */
 export interface GenerationOptions
   extends Options<typeof OWN>,
+    Options<typeof IDS>,
     Options<typeof PROCESSORS>,
     Options<typeof BEAMS>,
     Options<typeof CACHE>,
@@ -185,17 +177,6 @@ const DEFAULT_ASSISTANT_TOKENS = 5;
 
 const FILE = "generation_config.json";
 
-const isToken =
-  (vocab: number) =>
-  (id: unknown): id is number =>
-    typeof id === "number" && natural(id) && id < vocab;
-
-/** An id that no token of the model has, as files of models with a cut vocabulary name, and -1 for "none". */
-const isNoToken =
-  (vocab: number) =>
-  (id: unknown): boolean =>
-    Number.isSafeInteger(id) && !isToken(vocab)(id);
-
 type Field = keyof typeof GENERATION;
 
 /**
@@ -238,7 +219,7 @@ export function generationConfig(
   const host: Record<string, unknown> = {};
   for (const key of HOST_FIELDS) {
     const value = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
-    if (value !== undefined && value !== null && value !== HOST_NEUTRAL[key]) host[key] = value;
+    if (value !== undefined && value !== null && value !== NEUTRAL[key]) host[key] = value;
   }
   const eos_token_ids = endOfText(options, inFile("eos_token_id"), fromModel.eos_token_id, vocab, refuse);
   const named = padding(options, inFile("pad_token_id"), fromModel.pad_token_id, vocab, refuse);
@@ -329,61 +310,6 @@ function newTokens(
   // A prompt that fills the default length still gets one token, so that first examples give a result.
   if (options.max_new_tokens === undefined && !inFile) return Math.max(1, length() - prompt);
   return given("max_new_tokens")!;
-}
-
-/** Ids that end a text; null from the caller means none. */
-function endOfText(
-  options: GenerationOptions,
-  inFile: unknown,
-  fromModel: unknown,
-  vocab: number,
-  refuse: Refuse,
-): readonly number[] {
-  const token = isToken(vocab);
-  const list = (ids: unknown): readonly unknown[] => (isList(ids) ? ids : [ids]);
-  if (options.eos_token_id === null) return [];
-  const chosen = options.eos_token_id ?? inFile;
-  // Ids of the files that are outside the vocabulary are ignored; `fileWarnings` reports them.
-  if (chosen === undefined) return list(fromModel ?? []).filter(token);
-  const dropped = options.eos_token_id === undefined ? isNoToken(vocab) : () => false;
-  const ids = listOf(list(chosen), (id): id is number => token(id) || dropped(id));
-  return (
-    ids?.filter(token) ?? refuse("eos_token_id", `eos_token_id must be token ids below ${vocab}, got ${show(chosen)}`)
-  );
-}
-
-/** A list of ids, the caller's or the file's; ids of the file that no token has are left out. */
-function tokensOf(
-  key: "suppress_tokens" | "begin_suppress_tokens",
-  options: GenerationOptions,
-  inFile: unknown,
-  vocab: number,
-  refuse: Refuse,
-): readonly number[] {
-  const token = isToken(vocab);
-  const own = options[key];
-  const chosen: unknown = own === undefined ? inFile : own;
-  if (chosen === undefined || chosen === null) return [];
-  const dropped = own === undefined ? isNoToken(vocab) : () => false;
-  const ids = listOf(chosen, (id): id is number => token(id) || dropped(id));
-  return ids?.filter(token) ?? refuse(key, `${key} must be a list of token ids below ${vocab}, got ${show(chosen)}`);
-}
-
-/** The id of padding; undefined if nobody names one that is a token. */
-function padding(
-  options: GenerationOptions,
-  inFile: unknown,
-  fromModel: unknown,
-  vocab: number,
-  refuse: Refuse,
-): number | undefined {
-  const token = isToken(vocab);
-  const own = options.pad_token_id ?? undefined;
-  const chosen: unknown = own ?? inFile;
-  if (token(chosen)) return chosen;
-  if (chosen === undefined || (own === undefined && isNoToken(vocab)(chosen)))
-    return token(fromModel) ? fromModel : undefined;
-  return refuse("pad_token_id", `pad_token_id must be a token id below ${vocab}, got ${show(chosen)}`);
 }
 
 /** @throws OptionError or ConfigError for unsupported fields that would change the text */

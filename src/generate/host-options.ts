@@ -1,11 +1,10 @@
 // Options of generate() whose processors run on the host, and those of beams: names, checks and neutral values are transformers'.
 
 import * as z from "zod";
-import { listOf } from "../core/checks.js";
+import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
 
-const isIds = (value: unknown): value is readonly number[] =>
-  (listOf(value, (id): id is number => Number.isSafeInteger(id) && (id as number) >= 0)?.length ?? 0) > 0;
+const isIds = (value: unknown): value is readonly number[] => (listOf(value, isWhole)?.length ?? 0) > 0;
 const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
 
 /** Processors of the host. */
@@ -80,16 +79,3 @@ export type HostField = keyof typeof PROCESSORS;
 export const HOST_FIELDS = Object.keys(PROCESSORS) as readonly HostField[];
 /** Those that matter only where tokens are drawn. */
 export const HOST_SAMPLING: ReadonlySet<HostField> = new Set(["typical_p", "epsilon_cutoff", "eta_cutoff"]);
-/** Values that ask for nothing, beside null. */
-export const HOST_NEUTRAL: Readonly<Partial<Record<HostField, unknown>>> = {
-  min_length: 0,
-  min_new_tokens: 0,
-  typical_p: 1,
-  epsilon_cutoff: 0,
-  eta_cutoff: 0,
-  encoder_repetition_penalty: 1,
-  no_repeat_ngram_size: 0,
-  encoder_no_repeat_ngram_size: 0,
-  remove_invalid_values: false,
-  renormalize_logits: false,
-};

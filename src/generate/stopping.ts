@@ -1,9 +1,9 @@
 // Criteria that end texts, with the names and rules of transformers' generation/stopping_criteria.py.
 
-import { listOf } from "../core/checks.js";
+import { isWhole, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import { idsOf, isId, wholeOf } from "./processors/host/base.js";
+import { idsOf, wholeOf } from "./processors/host/base.js";
 
 /** Says of each row whether its text ends. */
 export abstract class StoppingCriteria {
@@ -11,7 +11,7 @@ export abstract class StoppingCriteria {
 
   /** @param input_ids the tokens of each row so far @throws OptionError */
   call(input_ids: readonly (readonly number[])[]): boolean[] {
-    const isRow = (row: unknown): row is readonly number[] => listOf(row, isId) !== undefined;
+    const isRow = (row: unknown): row is readonly number[] => listOf(row, isWhole) !== undefined;
     const rows = listOf(input_ids, isRow);
     if (!rows) throw new OptionError(`input_ids must be lists of token ids, got ${show(input_ids)}`);
     return rows.map((row) => this.done(row));

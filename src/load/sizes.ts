@@ -1,5 +1,6 @@
 // Sizes of memory and files as options give them: accelerate's units, and some more.
 
+import { isWhole } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 
@@ -12,8 +13,7 @@ const BINARY: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 
  * a small b after a power of ten means bits: "1Gb" is 125 MB.
  */
 function sizeOf(size: unknown): number | undefined {
-  if (typeof size !== "string")
-    return Number.isSafeInteger(size) && (size as number) >= 0 ? (size as number) : undefined;
+  if (typeof size !== "string") return isWhole(size) ? size : undefined;
   const [, number, prefix = "", binary, letter] = /^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)(B)\s*$/i.exec(size) ?? [];
   const unit = (binary ? BINARY : UNITS)[prefix.toUpperCase()];
   if (number === undefined || unit === undefined) return undefined;

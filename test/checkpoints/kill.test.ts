@@ -84,6 +84,24 @@ describe.skipIf(!made)("a killed save", () => {
     expect(readdirSync(join(root, "below-this"))).toEqual(["model"]);
   });
 
+  test("without the add-on, that lets folders change places, a save moves its files in", () => {
+    const folder = join(root, "moved");
+    const program = join(root, "writer.mjs");
+    writeFileSync(program, WRITER);
+    for (const [name, text] of Object.entries(OLD)) {
+      mkdirSync(join(folder, name, ".."), { recursive: true });
+      writeFileSync(join(folder, name), text);
+    }
+    const before = statSync(folder).ino;
+    const env = { ...process.env, OCTAVO_ADDON: join(root, "no.node") };
+    const { status, stderr } = spawnSync(process.execPath, [program, folder], { env, encoding: "utf8" });
+    expect(status, stderr).toBe(0);
+    expect(Object.keys(contentOf(folder)!)).toEqual(NEW);
+    expect(contentOf(folder)!["config.json"]).toBe('{"new":1}');
+    expect(statSync(folder).ino).toBe(before);
+    expect(readdirSync(root).filter((name) => name.startsWith(".moved"))).toEqual([]);
+  });
+
   test("the next save after a killed one is as good as the first", () => {
     const folder = join(root, "twice");
     const program = join(root, "writer.mjs");

@@ -119,6 +119,11 @@ describe.each(["cpu", ...ALL_DEVICES.filter((name) => ["reference", "wasm", "web
       const first = (await model.generate({ ...alone, max_new_tokens: 1 }))[0]![1]!;
       const other = await model.generate({ ...alone, max_new_tokens: 3, begin_suppress_tokens: [first] });
       expect(other[0]![1]).not.toBe(first);
+      for (const more of [{ encoder_no_repeat_ngram_size: 2 }, { encoder_repetition_penalty: 1.5, num_beams: 2 }]) {
+        await expect(model.generate({ ...alone, ...more })).rejects.toThrow(
+          /^encoder_\w+ needs an encoder that reads text/,
+        );
+      }
       const never = await model.generate({ ...alone, suppress_tokens: greedy.sequences[0]!.slice(3) });
       expect(never[0]!.slice(1).filter((id) => greedy.sequences[0]!.slice(3).includes(id))).toEqual([]);
     });

@@ -1,6 +1,7 @@
 // A tree of modules as the planning of device maps sees it: names, classes, and sizes of tensors. It is read once from a model
 // (loaded or only declared), or from any object whose fields are modules and tensors, and nothing of it is kept.
 
+import { isWhole } from "../../core/checks.js";
 import { bytesOf, type DType } from "../../core/dtype.js";
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
@@ -175,7 +176,7 @@ class Reader {
 
   tensor(name: string, value: object, parameters: Named<TreeTensor>[], buffers: Named<TreeTensor>[]): void {
     const { shape, dtype, persistent } = value as { shape: readonly unknown[]; dtype?: unknown; persistent?: unknown };
-    if (shape.length > MOST_DIMS || !shape.every((size) => Number.isSafeInteger(size) && (size as number) >= 0)) {
+    if (shape.length > MOST_DIMS || !shape.every(isWhole)) {
       throw refuse(`the tensor ${show(name)} has shape ${show(shape)}`);
     }
     const elements = (shape as readonly number[]).reduce((n, size) => n * size, 1);

@@ -1,7 +1,7 @@
 // Logits processors on the host, with the names, arguments and formulas of transformers' generation/logits_process.py. generate() uses
 // them for what has no processor on the device, and for beams; callers may use each by itself.
 
-import { isList, listOf } from "../../../core/checks.js";
+import { isList, isWhole, listOf } from "../../../core/checks.js";
 import { OptionError, ShapeError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
 import { Tensor } from "../../../core/tensor.js";
@@ -36,7 +36,7 @@ export abstract class RowProcessor {
 
 /** @throws OptionError */
 function readRows(input_ids: unknown): readonly (readonly number[])[] {
-  const isRow = (row: unknown): row is readonly number[] => listOf(row, isId) !== undefined;
+  const isRow = (row: unknown): row is readonly number[] => listOf(row, isWhole) !== undefined;
   const rows = listOf(input_ids, isRow);
   if (rows) return rows;
   throw new OptionError(`input_ids must be lists of token ids, one for each row, got ${show(input_ids)}`);
@@ -49,10 +49,6 @@ export async function readScores(scores: unknown): Promise<{ values: Float32Arra
     throw new ShapeError(`scores must be f32[B,V], got ${scores.dtype} [${scores.shape.join(", ")}]`);
   }
   return { values: await scores.readFloats(), vocab: scores.shape[1]! };
-}
-
-export function isId(value: unknown): value is number {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
 
 /** A number that an argument must be. @throws OptionError */
@@ -68,14 +64,14 @@ export function wholeOf(name: string, value: unknown, least: number): number {
 
 /** One id, or a list of them. @throws OptionError */
 export function idsOf(name: string, value: unknown): readonly number[] {
-  const ids = listOf(isList(value) ? value : [value], isId);
+  const ids = listOf(isList(value) ? value : [value], isWhole);
   if (ids) return ids;
   throw new OptionError(`${name} must be token ids, got ${show(value)}`, { details: { option: name } });
 }
 
 /** Lists of ids. @throws OptionError */
 export function listsOf(name: string, value: unknown): readonly (readonly number[])[] {
-  const isWord = (word: unknown): word is readonly number[] => (listOf(word, isId)?.length ?? 0) > 0;
+  const isWord = (word: unknown): word is readonly number[] => (listOf(word, isWhole)?.length ?? 0) > 0;
   const lists = listOf(value, isWord);
   if (lists) return lists;
   throw new OptionError(`${name} must be lists of token ids, got ${show(value)}`, { details: { option: name } });

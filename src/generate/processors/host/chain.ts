@@ -1,5 +1,6 @@
 // The host processors of a call: what its options ask for, as processors of a decode session.
 
+import { OptionError } from "../../../core/errors.js";
 import type { GenerationConfig } from "../../config.js";
 import type { HostProcessor } from "../processor.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
@@ -13,14 +14,24 @@ export interface HostPart {
   readonly after: readonly HostProcessor[];
 }
 
+const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
+
 /**
  * Divides the options of a call between device and host. If the host does anything, it does the penalties as well, because they
  * precede most of it.
- * @param encoder the texts of an encoder; by default the prompts
+ * @param encoder the texts of an encoder, none of one that reads sound; by default the prompts
+ * @throws OptionError for options about the encoder's text if it reads sound
  */
 export function onHost(config: GenerationConfig, encoder?: readonly (readonly number[])[]): HostPart {
   const { host, beams, do_sample, max_new_tokens } = config;
   if (host === undefined) return { config, before: [], after: [] };
+  for (const option of OF_THE_ENCODER) {
+    if (encoder?.length === 0 && host[option] !== undefined) {
+      throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
+        details: { option },
+      });
+    }
+  }
   const some = (ids: readonly number[]): readonly number[] | null => (ids.length > 0 ? ids : null);
   const { typical_p, epsilon_cutoff, eta_cutoff, renormalize_logits, ...rest } = host;
   const text: ProcessorConfig = {

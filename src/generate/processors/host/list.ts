@@ -99,39 +99,40 @@ export function getLogitsProcessor(config: ProcessorConfig, inputs: LogitsInputs
   const read = <T extends object>(what: string, given: T, keys: readonly string[]): T =>
     Object.fromEntries(entriesOf(what, given, keys)) as T;
   return processorsOf(
-    read("getLogitsProcessor", config, FIELDS),
+    read("getLogitsProcessor", config, Object.keys(NEUTRAL)),
     read("getLogitsProcessor: inputs", inputs, ["input_ids_seq_length", "encoder_input_ids"]),
   );
 }
 
-const FIELDS: readonly (keyof ProcessorConfig)[] = [
-  "sequence_bias",
-  "encoder_repetition_penalty",
-  "repetition_penalty",
-  "no_repeat_ngram_size",
-  "encoder_no_repeat_ngram_size",
-  "bad_words_ids",
-  "min_length",
-  "min_new_tokens",
-  "forced_bos_token_id",
-  "forced_eos_token_id",
-  "remove_invalid_values",
-  "exponential_decay_length_penalty",
-  "suppress_tokens",
-  "begin_suppress_tokens",
-  "do_sample",
-  "temperature",
-  "top_k",
-  "top_p",
-  "min_p",
-  "typical_p",
-  "epsilon_cutoff",
-  "eta_cutoff",
-  "renormalize_logits",
-  "eos_token_id",
-  "max_length",
-  "num_beams",
-];
+/** The values that ask for nothing, beside null; undefined where there is none. */
+export const NEUTRAL: Readonly<Record<keyof ProcessorConfig, number | boolean | undefined>> = {
+  sequence_bias: undefined,
+  encoder_repetition_penalty: 1,
+  repetition_penalty: 1,
+  no_repeat_ngram_size: 0,
+  encoder_no_repeat_ngram_size: 0,
+  bad_words_ids: undefined,
+  min_length: 0,
+  min_new_tokens: 0,
+  forced_bos_token_id: undefined,
+  forced_eos_token_id: undefined,
+  remove_invalid_values: false,
+  exponential_decay_length_penalty: undefined,
+  suppress_tokens: undefined,
+  begin_suppress_tokens: undefined,
+  do_sample: false,
+  temperature: 1,
+  top_k: 0,
+  top_p: 1,
+  min_p: 0,
+  typical_p: 1,
+  epsilon_cutoff: 0,
+  eta_cutoff: 0,
+  renormalize_logits: false,
+  eos_token_id: undefined,
+  max_length: undefined,
+  num_beams: 1,
+};
 
 function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProcessorList {
   const { encoder_input_ids: encoder = [] } = inputs;
@@ -141,40 +142,42 @@ function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProc
   const beams = wholeOf("num_beams", config.num_beams ?? 1, 1);
   const made: RowProcessor[] = [];
   /** Makes a processor if a field has a value that is not neutral. */
-  const add = <T>(value: T | null | undefined, neutral: T | undefined, make: (value: T) => RowProcessor): void => {
-    if (value !== undefined && value !== null && value !== neutral) made.push(make(value));
+  const add = <K extends keyof ProcessorConfig>(
+    key: K,
+    make: (value: NonNullable<ProcessorConfig[K]>) => RowProcessor,
+    value = config[key],
+  ): void => {
+    if (value !== undefined && value !== null && value !== NEUTRAL[key]) made.push(make(value));
   };
-  const whereEnds = <T>(value: T | null | undefined, neutral: T, make: (value: T) => RowProcessor): void => {
-    if (ends.length > 0) add(value, neutral, make);
+  const whereEnds: typeof add = (key, make) => {
+    if (ends.length > 0) add(key, make);
   };
-  add(config.sequence_bias, undefined, (bias) => new SequenceBiasLogitsProcessor(bias));
-  add(config.encoder_repetition_penalty, 1, (p) => new EncoderRepetitionPenaltyLogitsProcessor(p, encoder));
-  add(config.repetition_penalty, 1, (p) => new RepetitionPenaltyLogitsProcessor(p));
-  add(config.no_repeat_ngram_size, 0, (n) => new NoRepeatNGramLogitsProcessor(n));
-  add(config.encoder_no_repeat_ngram_size, 0, (n) => new EncoderNoRepeatNGramLogitsProcessor(n, encoder));
-  add(config.bad_words_ids, undefined, (words) => new NoBadWordsLogitsProcessor(words, eos));
-  whereEnds(config.min_length, 0, (least) => new MinLengthLogitsProcessor(least, ends));
-  whereEnds(config.min_new_tokens, 0, (least) => new MinNewTokensLengthLogitsProcessor(prompt, least, ends));
-  add(config.forced_bos_token_id, undefined, (id) => new ForcedBOSTokenLogitsProcessor(id));
+  add("sequence_bias", (bias) => new SequenceBiasLogitsProcessor(bias));
+  add("encoder_repetition_penalty", (p) => new EncoderRepetitionPenaltyLogitsProcessor(p, encoder));
+  add("repetition_penalty", (p) => new RepetitionPenaltyLogitsProcessor(p));
+  add("no_repeat_ngram_size", (n) => new NoRepeatNGramLogitsProcessor(n));
+  add("encoder_no_repeat_ngram_size", (n) => new EncoderNoRepeatNGramLogitsProcessor(n, encoder));
+  add("bad_words_ids", (words) => new NoBadWordsLogitsProcessor(words, eos));
+  whereEnds("min_length", (least) => new MinLengthLogitsProcessor(least, ends));
+  whereEnds("min_new_tokens", (least) => new MinNewTokensLengthLogitsProcessor(prompt, least, ends));
+  add("forced_bos_token_id", (id) => new ForcedBOSTokenLogitsProcessor(id));
   const { max_length } = config;
-  add(config.forced_eos_token_id, undefined, (ids) => new ForcedEOSTokenLogitsProcessor(max_length ?? 20, ids));
-  add(config.remove_invalid_values, false, () => new InfNanRemoveLogitsProcessor());
-  if (ends.length > 0) {
-    add(config.exponential_decay_length_penalty, undefined, (p) => new ExponentialDecayLengthPenalty(p, ends, prompt));
-  }
-  add(config.suppress_tokens, undefined, (ids) => new SuppressTokensLogitsProcessor(ids));
+  add("forced_eos_token_id", (ids) => new ForcedEOSTokenLogitsProcessor(max_length ?? 20, ids));
+  add("remove_invalid_values", () => new InfNanRemoveLogitsProcessor());
+  whereEnds("exponential_decay_length_penalty", (p) => new ExponentialDecayLengthPenalty(p, ends, prompt));
+  add("suppress_tokens", (ids) => new SuppressTokensLogitsProcessor(ids));
   const first = prompt > 1 || (config.forced_bos_token_id ?? undefined) === undefined ? prompt : prompt + 1;
-  add(config.begin_suppress_tokens, undefined, (ids) => new SuppressTokensAtBeginLogitsProcessor(ids, first));
+  add("begin_suppress_tokens", (ids) => new SuppressTokensAtBeginLogitsProcessor(ids, first));
   if (config.do_sample) {
     const keep = { min_tokens_to_keep: beams > 1 ? Math.max(2, ends.length + 1) : 1 };
-    add(config.temperature, 1, (t) => new TemperatureLogitsWarper(t));
-    add(config.top_k === undefined ? 50 : config.top_k, 0, (k) => new TopKLogitsWarper(k, keep));
-    add(config.top_p, 1, (p) => new TopPLogitsWarper(p, keep));
-    add(config.min_p, 0, (p) => new MinPLogitsWarper(p, keep));
-    add(config.typical_p, 1, (p) => new TypicalLogitsWarper(p, keep));
-    add(config.epsilon_cutoff, 0, (e) => new EpsilonLogitsWarper(e, keep));
-    add(config.eta_cutoff, 0, (e) => new EtaLogitsWarper(e, keep));
+    add("temperature", (t) => new TemperatureLogitsWarper(t));
+    add("top_k", (k) => new TopKLogitsWarper(k, keep), config.top_k === undefined ? 50 : config.top_k);
+    add("top_p", (p) => new TopPLogitsWarper(p, keep));
+    add("min_p", (p) => new MinPLogitsWarper(p, keep));
+    add("typical_p", (p) => new TypicalLogitsWarper(p, keep));
+    add("epsilon_cutoff", (e) => new EpsilonLogitsWarper(e, keep));
+    add("eta_cutoff", (e) => new EtaLogitsWarper(e, keep));
   }
-  add(config.renormalize_logits, false, () => new LogitNormalization());
+  add("renormalize_logits", () => new LogitNormalization());
   return new LogitsProcessorList(made);
 }

@@ -1,9 +1,9 @@
 // Processors that look at the text so far.
 
-import { listOf } from "../../../core/checks.js";
+import { isWhole, listOf } from "../../../core/checks.js";
 import { OptionError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
-import { idsOf, isId, listsOf, numberOf, RowProcessor, wholeOf } from "./base.js";
+import { idsOf, listsOf, numberOf, RowProcessor, wholeOf } from "./base.js";
 
 const NEVER = Number.NEGATIVE_INFINITY;
 
@@ -43,13 +43,17 @@ export class EncoderRepetitionPenaltyLogitsProcessor extends RowProcessor {
   }
 
   change(scores: Float32Array, _: readonly number[], row: number): void {
-    penalize(scores, this.encoder_input_ids[itemOf(row, this.encoder_input_ids.length)] ?? [], this.penalty);
+    penalize(scores, encoderText(this.encoder_input_ids, row), this.penalty);
   }
 }
 
-/** The batch item of a row: beams of one item are neighbours, which only whoever expands them knows; here rows are items. */
-function itemOf(row: number, items: number): number {
-  return Math.min(row, items - 1);
+/** @throws OptionError if there is none for a row */
+function encoderText(texts: readonly (readonly number[])[], row: number): readonly number[] {
+  const text = texts[row];
+  if (text) return text;
+  throw new OptionError(`encoder_input_ids has ${texts.length} texts, and none for row ${row}`, {
+    details: { option: "encoder_input_ids", row },
+  });
 }
 
 /** Bans followers of the last n-1 tokens of `ids` in `text`. */
@@ -89,12 +93,7 @@ export class EncoderNoRepeatNGramLogitsProcessor extends RowProcessor {
   }
 
   change(scores: Float32Array, ids: readonly number[], row: number): void {
-    banFollowers(
-      scores,
-      this.encoder_input_ids[itemOf(row, this.encoder_input_ids.length)] ?? [],
-      ids,
-      this.ngram_size,
-    );
+    banFollowers(scores, encoderText(this.encoder_input_ids, row), ids, this.ngram_size);
   }
 }
 
@@ -107,7 +106,7 @@ export class SequenceBiasLogitsProcessor extends RowProcessor {
     super();
     const isPair = (pair: unknown): pair is readonly [readonly number[], number] => {
       const [ids, bias] = listOf(pair, (_): _ is unknown => true) ?? [];
-      return (listOf(ids, isId)?.length ?? 0) > 0 && typeof bias === "number" && !Number.isNaN(bias);
+      return (listOf(ids, isWhole)?.length ?? 0) > 0 && typeof bias === "number" && !Number.isNaN(bias);
     };
     const pairs = listOf(sequence_bias, isPair);
     if (!pairs) {

@@ -5,7 +5,7 @@ import { refuse } from "./limits.js";
 import { Call, capitalized, replaced, textMethod } from "./methods.js";
 import { compare, formatted, operate } from "./operators.js";
 import { test } from "./tests.js";
-import { jsonOf, textOf } from "./text-of.js";
+import { fixedText, jsonOf, textOf } from "./text-of.js";
 import {
   type Arguments,
   Dict,
@@ -28,6 +28,14 @@ function text(value: Value, budget: Budget): string {
   const made = textOf(value, budget);
   budget.step(made.length);
   return made;
+}
+
+/** A filter without arguments. */
+function plain(change: (value: Value, budget: Budget) => Value): Filter {
+  return (value, given, budget) => {
+    given.end();
+    return change(value, budget);
+  };
 }
 
 /** A method of texts as a filter. */
@@ -138,33 +146,67 @@ function rounded(value: Value, given: Call): Value {
   const [precision, way] = [given.whole("precision", 0), given.text("method", "common")];
   given.end();
   if (precision < 0 || precision > 15) return refuse("round: precision must be 0 to 15");
-  const scaled = number * 10 ** precision;
-  if (way === "ceil") return new Float(Math.ceil(scaled) / 10 ** precision);
-  if (way === "floor") return new Float(Math.floor(scaled) / 10 ** precision);
-  const half = Math.abs(scaled % 1) === 0.5;
-  const whole = half ? 2 * Math.round(scaled / 2) : Math.round(scaled); // Python rounds halves to even
-  return new Float(whole / 10 ** precision);
+  const scale = 10 ** precision;
+  if (way === "ceil") return new Float(Math.ceil(number * scale) / scale);
+  if (way === "floor") return new Float(Math.floor(number * scale) / scale);
+  if (way !== "common") return refuse("round: method must be common, ceil or floor");
+  return value instanceof Float ? new Float(Number(fixedText(number, precision))) : number;
 }
 
-function whole(value: Value, usual: Value): Value {
-  const number = numberOf(value);
-  if (number !== undefined) return Number.isFinite(number) ? Math.trunc(number) : usual;
-  const digits = typeof value === "string" ? /^\s*([+-]?\d{1,15})(?:\.\d*)?\s*$/.exec(value)?.[1] : undefined;
-  return digits === undefined ? usual : Number(digits);
+/** Python's float() of a number or text; undefined where it fails. */
+function floatIn(value: Value): number | undefined {
+  if (typeof value !== "string") return numberOf(value);
+  const text = value
+    .trim()
+    .replace(/(?<=\d)_(?=\d)/g, "")
+    .toLowerCase();
+  if (/^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/.test(text)) return Number(text);
+  const [, sign, name] = /^([+-]?)(inf|infinity|nan)$/.exec(text) ?? [];
+  if (name === undefined) return undefined;
+  return name === "nan" ? Number.NaN : Number(`${sign}Infinity`);
 }
 
-function float(value: Value, usual: Value): Value {
-  const number = numberOf(value);
-  if (number !== undefined) return new Float(number);
-  const valid = typeof value === "string" && /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$/.test(value);
-  return valid ? new Float(Number(value)) : usual;
+const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz";
+const PREFIXES: Readonly<Record<number, string>> = { 2: "0b", 8: "0o", 16: "0x" };
+
+/** Python's int() of a text; undefined where it fails. */
+function intIn(given: string, base: number): number | undefined {
+  const text = given
+    .trim()
+    .replace(/(?<=\w)_(?=\w)/g, "")
+    .toLowerCase();
+  const [, sign, rest] = /^([+-]?)(.+)$/s.exec(text) ?? [];
+  const prefix = PREFIXES[base];
+  const digits = prefix !== undefined && rest?.startsWith(prefix) ? rest.slice(2) : (rest ?? "");
+  if (digits === "") return undefined;
+  let value = 0;
+  for (const digit of digits) {
+    const one = DIGITS.indexOf(digit);
+    if (one < 0 || one >= base) return undefined;
+    value = value * base + one;
+  }
+  return sign === "-" ? -value : value;
+}
+
+/** The filter `int`: a text that is no whole number is read as a float. */
+function whole(value: Value, given: Call): Value {
+  const [usual, base] = [given.any("default"), given.whole("base", 10)];
+  given.end();
+  if (base < 2 || base > 36) return refuse("int: base must be 2 to 36");
+  const number = (typeof value === "string" ? intIn(value, base) : undefined) ?? floatIn(value);
+  if (number === undefined || !Number.isFinite(number)) return usual === undefined ? 0 : usual;
+  const made = Math.trunc(number) + 0;
+  return Number.isSafeInteger(made) ? made : refuse("int makes a whole number that is too large");
 }
 
 function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Value {
   const items = itemsOf(value, budget);
   if (all.named.has("attribute")) {
     const [path, usual] = [all.named.get("attribute"), all.named.get("default")];
-    return items.map((item) => attribute(item, path, budget) ?? usual);
+    return items.map((item) => {
+      const found = attribute(item, path, budget);
+      return found === undefined ? usual : found;
+    });
   }
   const name = given.text("filter");
   const rest = { args: given.rest(), named: all.named };
@@ -174,23 +216,29 @@ function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Valu
 const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   [
     "abs",
-    (value) =>
+    plain((value) =>
       value instanceof Float
         ? new Float(Math.abs(value.value))
         : Math.abs(numberOf(value) ?? refuse("abs needs a number")),
+    ),
   ],
   [
     "attr",
-    (value, given, budget) => (value instanceof Dict ? undefined : attribute(value, given.text("name"), budget)),
+    (value, given, budget) => {
+      const name = given.text("name");
+      given.end();
+      return value instanceof Dict ? undefined : attribute(value, name, budget);
+    },
   ],
-  ["capitalize", (value, _given, budget) => capitalized(text(value, budget))],
+  ["capitalize", plain((value, budget) => capitalized(text(value, budget)))],
   ["center", method("center")],
   [
     "default",
     (value, given) => {
-      const [usual, boolean] = [given.any("default_value") ?? "", given.flag("boolean", false)];
+      const [usual, boolean] = [given.any("default_value"), given.flag("boolean", false)];
       given.end();
-      return value === undefined || (boolean && !truth(value)) ? usual : value;
+      if (value !== undefined && !(boolean && !truth(value))) return value;
+      return usual === undefined ? "" : usual;
     },
   ],
   [
@@ -209,20 +257,29 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
       return sorted(pairs, keyed(by === "key" ? 0 : 1, budget, !sensitive), reverse, budget);
     },
   ],
-  ["escape", (value, _given, budget) => escaped(text(value, budget))],
-  ["first", (value, _given, budget) => itemsOf(value, budget)[0]],
-  ["float", (value, given) => float(value, given.any("default") ?? new Float(0))],
+  ["escape", plain((value, budget) => escaped(text(value, budget)))],
+  ["first", plain((value, budget) => itemsOf(value, budget)[0])],
+  [
+    "float",
+    (value, given) => {
+      const usual = given.any("default");
+      given.end();
+      const number = floatIn(value);
+      if (number !== undefined) return new Float(number);
+      return usual === undefined ? new Float(0) : usual;
+    },
+  ],
   ["format", (value, _given, budget, { args }) => formatted(text(value, budget), args, budget)],
   ["indent", (value, given, budget) => indented(text(value, budget), given, budget)],
-  ["int", (value, given) => whole(value, given.any("default") ?? 0)],
+  ["int", whole],
   [
     "items",
-    (value, _given, budget) => {
+    plain((value, budget) => {
       if (value === undefined) return [];
       if (!(value instanceof Dict)) return refuse(`items needs a dictionary, got ${typeOf(value)}`);
       budget.items(value.entries.size);
       return [...value.entries].map((entry): Value => new Tuple(entry));
-    },
+    }),
   ],
   [
     "join",
@@ -235,9 +292,9 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
       return parts.join(separator);
     },
   ],
-  ["last", (value, _given, budget) => itemsOf(value, budget).at(-1)],
-  ["length", (value, _given, budget) => lengthOf(value, budget)],
-  ["list", (value, _given, budget) => itemsOf(value, budget)],
+  ["last", plain((value, budget) => itemsOf(value, budget).at(-1))],
+  ["length", plain(lengthOf)],
+  ["list", plain(itemsOf)],
   ["lower", method("lower")],
   ["map", mapped],
   ["max", extreme(1)],
@@ -255,13 +312,13 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ],
   [
     "reverse",
-    (value, _given, budget) => {
+    plain((value, budget) => {
       const items = [...itemsOf(value, budget)].reverse();
       return typeof value === "string" ? items.join("") : items;
-    },
+    }),
   ],
   ["round", rounded],
-  ["safe", (value, _given, budget) => text(value, budget)],
+  ["safe", plain(text)],
   ["select", selects(true, false)],
   ["selectattr", selects(true, true)],
   [
@@ -273,7 +330,7 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
       return sorted(itemsOf(value, budget), by, reverse, budget);
     },
   ],
-  ["string", (value, _given, budget) => text(value, budget)],
+  ["string", plain(text)],
   [
     "sum",
     (value, given, budget) => {
@@ -285,11 +342,12 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ],
   [
     "title",
-    (value, _given, budget) =>
+    plain((value, budget) =>
       text(value, budget)
         .split(/([-\s({[<]+)/)
         .map(capitalized)
         .join(""),
+    ),
   ],
   ["tojson", json],
   ["trim", method("strip")],
@@ -309,13 +367,13 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
     },
   ],
   ["upper", method("upper")],
-  ["wordcount", (value, _given, budget) => text(value, budget).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0],
+  ["wordcount", plain((value, budget) => text(value, budget).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
 ]);
 const SHORT: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
 
 /** Applies a filter. @throws FormatError for one that is not known, and where it fails in Python */
 export function filter(name: string, value: Value, given: Arguments, budget: Budget): Value {
-  budget.step();
+  budget.step(typeof value === "string" ? value.length : 0);
   const apply = FILTERS.get(SHORT[name] ?? name) ?? refuse(`there is no filter ${JSON.stringify(name)}`);
   return apply(value, new Call(name, given), budget, given);
 }

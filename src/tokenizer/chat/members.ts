@@ -33,7 +33,9 @@ function method(of: Value, name: string, budget: Budget): Value {
 export function memberOf(of: Value, key: Value, computed: boolean, budget: Budget): Value {
   const found = () => entry(of, key, budget);
   const called = () => (typeof key === "string" ? method(of, key, budget) : undefined);
-  return computed ? (found() ?? called()) : (called() ?? found());
+  const [first, second] = computed ? [found, called] : [called, found];
+  const value = first();
+  return value === undefined ? second() : value; // None is a value
 }
 
 function characters(text: string, budget: Budget): readonly string[] {

@@ -4,7 +4,7 @@
 import { isAllBlank, lines, strip, words } from "./blanks.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
-import { contains } from "./operators.js";
+import { contains, counted } from "./operators.js";
 import { equal, textOf } from "./text-of.js";
 import { type Arguments, Dict, itemsOf, listOf, Tuple, typeOf, type Value } from "./values.js";
 
@@ -119,7 +119,7 @@ function starts(text: string, given: Call, end: boolean): boolean {
   return what instanceof Tuple ? what.items.some(test) : test(what);
 }
 
-export function titled(text: string): string {
+function titled(text: string): string {
   return text.replace(/\p{L}+/gu, (word) => {
     const first = String.fromCodePoint(word.codePointAt(0)!);
     return first.toUpperCase() + word.slice(first.length).toLowerCase();
@@ -145,16 +145,16 @@ function padded(text: string, given: Call, place: "left" | "right" | "both", bud
 /** `"{} {name}".format(...)` without format specifications. */
 function format(text: string, { args, named }: Arguments, budget: Budget): string {
   let next = 0;
-  const made = text.replace(/\{\{|\}\}|\{(\w*)\}|[{}]/g, (found, name: string | undefined) => {
+  const one = (found: string, name: string | undefined): string => {
     if (found === "{{" || found === "}}") return found[0]!;
     if (name === undefined) return refuse("this use of format is not supported");
     const place = name === "" ? next++ : /^\d{1,4}$/.test(name) ? Number(name) : undefined;
     const there = place === undefined ? named.has(name) : place < args.length;
     if (!there) return refuse(`format: there is no value ${name || place}`);
     return textOf(place === undefined ? named.get(name) : args[place], budget);
-  });
-  budget.text(made.length);
-  return made;
+  };
+  const parts = counted(budget);
+  return text.replace(/\{\{|\}\}|\{(\w*)\}|[{}]/g, (...found: [string, string?]) => parts(one(...found)));
 }
 
 /** Places as Python counts them: in code points. */

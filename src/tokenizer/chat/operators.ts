@@ -2,7 +2,7 @@
 
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
-import { equal, textOf } from "./text-of.js";
+import { equal, fixedText, textOf } from "./text-of.js";
 import { Dict, Float, isList, keyOf, listOf, numberOf, Tuple, typeOf, type Value } from "./values.js";
 
 function unsupported(operator: string, a: Value, b: Value): never {
@@ -59,7 +59,8 @@ function repeated(a: Value, count: number, budget: Budget): Value {
     return a.repeat(times);
   }
   const items = listOf(a)!;
-  budget.items(items.length * times);
+  // Rounds count as well: those of an empty list make nothing, and take time.
+  budget.items(Math.max(items.length, 1) * times);
   const all = Array.from({ length: times }, () => items).flat();
   return isList(a) ? all : new Tuple(all);
 }
@@ -70,6 +71,16 @@ function plus(a: Value, b: Value, budget: Budget): Value {
   if (list === undefined || other === undefined || isList(a) !== isList(b)) return unsupported("+", a, b);
   budget.items(list.length + other.length);
   return isList(a) ? [...list, ...other] : new Tuple([...list, ...other]);
+}
+
+/** Counts the parts of a text that a format makes, each before the text is there. */
+export function counted(budget: Budget): (part: string) => string {
+  let length = 0;
+  return (part) => {
+    budget.output(length, part.length);
+    length += part.length;
+    return part;
+  };
 }
 
 /** Two texts in one. Engines keep the two parts, so that only the shorter one counts. */
@@ -143,18 +154,22 @@ export function operate(operator: string, a: Value, b: Value, budget: Budget): V
 export function formatted(format: string, values: readonly Value[], budget: Budget): string {
   budget.text(format.length);
   let next = 0;
-  const text = format.replace(/%(?:%|(\.\d{1,2})?([a-zA-Z]))/g, (found, digits: string | undefined, kind?: string) => {
+  const one = (found: string, digits: string | undefined, kind: string | undefined): string => {
     if (found === "%%") return "%";
     if (next === values.length) return refuse(`${found}: not enough values for a format`);
     const value = values[next++];
     const number = numberOf(value);
     if (kind === "s" && digits === undefined) return textOf(value, budget);
-    if ((kind === "d" || kind === "i") && digits === undefined && number !== undefined)
-      return String(Math.trunc(number));
-    if (kind === "f" && number !== undefined) return number.toFixed(digits === undefined ? 6 : Number(digits.slice(1)));
+    if ((kind === "d" || kind === "i") && digits === undefined && Number.isFinite(number))
+      return textOf(Math.trunc(number!), budget);
+    if (kind === "f" && number !== undefined)
+      return fixedText(number, digits === undefined ? 6 : Number(digits.slice(1)));
     return refuse(`the format ${found} of ${typeOf(value)} is not supported`);
-  });
+  };
+  const parts = counted(budget);
+  const text = format.replace(/%(?:%|(\.\d{1,2})?([a-zA-Z]))/g, (...found: [string, string?, string?]) =>
+    parts(one(...found)),
+  );
   if (next < values.length) refuse("not all values were used by a format");
-  budget.text(text.length);
   return text;
 }

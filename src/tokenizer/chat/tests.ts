@@ -52,17 +52,15 @@ const TESTS: ReadonlyMap<string, Test> = new Map<string, Test>([
   ["sameas", (value, other) => value === other],
 ]);
 const OTHER_NAMES: Readonly<Record<string, string>> = {
-  ...{
-    equalto: "eq",
-    "==": "eq",
-    "!=": "ne",
-    "<": "lt",
-    lessthan: "lt",
-    "<=": "le",
-    ">": "gt",
-    greaterthan: "gt",
-    ">=": "ge",
-  },
+  equalto: "eq",
+  "==": "eq",
+  "!=": "ne",
+  "<": "lt",
+  lessthan: "lt",
+  "<=": "le",
+  ">": "gt",
+  greaterthan: "gt",
+  ">=": "ge",
 };
 
 /** str.islower() and str.isupper(): all letters, and at least one. */

@@ -2,7 +2,19 @@
 
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
-import { Callable, Dict, Float, isList, type Key, keyOf, listOf, Tuple, typeOf, type Value } from "./values.js";
+import {
+  Callable,
+  Dict,
+  Float,
+  isList,
+  type Key,
+  keyOf,
+  listOf,
+  numberOf,
+  Tuple,
+  typeOf,
+  type Value,
+} from "./values.js";
 
 /** Python's repr() of a float. */
 function floatText(value: number): string {
@@ -20,6 +32,22 @@ function floatText(value: number): string {
 /** A whole number without an exponent. */
 function intText(value: number): string {
   return Number.isSafeInteger(value) ? String(value) : BigInt(value).toString();
+}
+
+/**
+ * A number with so many decimals, 0 to 99, as Python has it: of two that are equally near, the one whose last digit is even.
+ * toFixed() is exact, too, but takes the larger one.
+ */
+export function fixedText(value: number, decimals: number): string {
+  if (!Number.isFinite(value)) return floatText(value);
+  const size = Math.abs(value);
+  const sign = value < 0 || Object.is(value, -0) ? "-" : "";
+  if (size >= 1e21) return `${sign}${BigInt(size)}${decimals > 0 ? `.${"0".repeat(decimals)}` : ""}`;
+  const rounded = size.toFixed(decimals);
+  const exact = size.toFixed(100);
+  const cut = exact.indexOf(".") + 1 + decimals;
+  const tie = /^50*$/.test(exact.slice(cut)) && Number(rounded.at(-1)) % 2 === 1;
+  return sign + (tie ? exact.slice(0, decimals === 0 ? cut - 1 : cut) : rounded);
 }
 
 const UNPRINTABLE = /[\p{C}\p{Z}]/gu;
@@ -158,7 +186,7 @@ export function equal(a: Value, b: Value, budget: Budget): boolean {
   const text = typeof a === "string" && typeof b === "string";
   budget.step(text ? Math.min(a.length, b.length) : 0);
   if (text) return false;
-  const [x, y] = [numeric(a), numeric(b)];
+  const [x, y] = [numberOf(a), numberOf(b)];
   if (x !== undefined || y !== undefined) return x === y;
   budget.enter();
   try {
@@ -178,10 +206,4 @@ export function equal(a: Value, b: Value, budget: Budget): boolean {
   } finally {
     budget.leave();
   }
-}
-
-function numeric(value: Value): number | undefined {
-  if (typeof value === "number") return value;
-  if (typeof value === "boolean") return Number(value);
-  return value instanceof Float ? value.value : undefined;
 }

@@ -15,7 +15,7 @@ import { flag, readOptions } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 
 /** Short names, and torch's other names. */
-const OTHER_NAMES: Readonly<Record<string, FloatFormatName>> = {
+const OTHER_NAMES = {
   f64: "float64",
   fp64: "float64",
   double: "float64",
@@ -32,16 +32,19 @@ const OTHER_NAMES: Readonly<Record<string, FloatFormatName>> = {
   float8_e4m3: "float8_e4m3fn",
   e5m2: "float8_e5m2",
   fp8_e5m2: "float8_e5m2",
-};
+} as const satisfies Readonly<Record<string, FloatFormatName>>;
 
 /** Name of a float type: torch's, with or without "torch.", or a short one such as "bf16", "tf32", "e4m3". */
-export type FloatTypeName = FloatFormatName | keyof typeof OTHER_NAMES;
+export type FloatTypeName = Short | `torch.${Short}`;
+type Short = FloatFormatName | keyof typeof OTHER_NAMES;
 
 function formatOf(place: string, name: unknown): { name: FloatFormatName; format: FloatFormat } {
   const names = Object.keys(FLOAT_FORMATS);
   if (typeof name === "string") {
     const bare = name.replace(/^torch\./, "");
-    const known = Object.hasOwn(OTHER_NAMES, bare) ? OTHER_NAMES[bare]! : (bare as FloatFormatName);
+    const known = Object.hasOwn(OTHER_NAMES, bare)
+      ? OTHER_NAMES[bare as keyof typeof OTHER_NAMES]
+      : (bare as FloatFormatName);
     if (Object.hasOwn(FLOAT_FORMATS, known)) return { name: known, format: FLOAT_FORMATS[known] };
   }
   const near = typeof name === "string" ? suggestion(name, names) : undefined;

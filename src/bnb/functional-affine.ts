@@ -185,7 +185,12 @@ function dequantized(place: string, codes: unknown, given: unknown): Tensor | nu
     if (!values || !scales || !zeros) {
       throw new OptionError(`${place}: codes and state must both be of tensors, or of lists`);
     }
+    const odd = values.find((code) => !Number.isInteger(code) || code < -128 || code > 127);
+    if (odd !== undefined) throw new OptionError(`${place}: codes are whole numbers from -128 to 127, got ${odd}`);
     const count = values.length;
+    if (shape.length !== 1 || shape[0] !== count) {
+      throw new ShapeError(`${place}: the state is that of ${shapeText(shape)}, the codes are ${count}`);
+    }
     if (scales.length !== Math.ceil(count / blocksize) || zeros.length !== scales.length) {
       throw new ShapeError(`${place}: ${count} codes do not fit ${scales.length} scales for ${blocksize} each`);
     }

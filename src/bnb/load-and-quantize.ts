@@ -9,7 +9,7 @@ import { load } from "../load/state-file.js";
 import { Module } from "../nn/module.js";
 import { REPLACE, replace_with_bnb_linear } from "./replace.js";
 
-export const LOAD_AND_QUANTIZE = {
+const LOAD_AND_QUANTIZE = {
   ...REPLACE,
   /** A safetensors file, or a folder with a checkpoint. */
   weights_location: text(),

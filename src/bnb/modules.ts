@@ -12,7 +12,7 @@ import { INT8_PARAMS, Int8Params, PARAMS_4BIT, Params4bit } from "./parameters.j
 
 const { dtype, device } = LINEAR;
 
-export const LINEAR_8BIT = {
+const LINEAR_8BIT = {
   ...LINEAR,
   /**
    * The weight stays in floats, which can be trained, and is quantized for every product (default: true, as in Python). False: it is
@@ -45,7 +45,7 @@ export class Linear8bitLt extends Linear {
 
 const STORAGE = choice(["uint8"], { hint: "codes are stored in bytes alone" });
 
-export const LINEAR_4BIT = {
+const LINEAR_4BIT = {
   ...LINEAR,
   ...omit(PARAMS_4BIT, ["experts"]),
   quant_storage: STORAGE,
@@ -109,7 +109,7 @@ export class Embedding8bit extends Embedding {
   }
 }
 
-export const EMBEDDING_4BIT = {
+const EMBEDDING_4BIT = {
   ...PLACED,
   ...omit(PARAMS_4BIT, ["experts", "compress_statistics", "compute_dtype"]),
   quant_storage: STORAGE,

@@ -1,12 +1,12 @@
 // Tensors: a shape over a piece of device memory. Storage is counted, so views are free and memory goes back as soon as the
 // last view is disposed. `scope` (scope.ts) frees everything made inside it except its result.
 
-import { autograd } from "./autograd.js";
+import { autograd, theEngine } from "./autograd.js";
 import type { BufferId } from "./backend.js";
 import { isWhole } from "./checks.js";
 import type { Device } from "./device.js";
 import { bytesOf, DTYPES, type DType, type HostArray, isDType, isFloat } from "./dtype.js";
-import { DTypeError, GradientError, OctavoError, OptionError, ShapeError } from "./errors.js";
+import { DTypeError, OctavoError, OptionError, ShapeError } from "./errors.js";
 import { checkedPlace, checkMaking, type Place } from "./place.js";
 import { enroll, withdraw } from "./scope.js";
 import { checkedShape, elements, packed, rowStrides, viewShape, wholeList, windowed } from "./shape.js";
@@ -262,16 +262,20 @@ export class Tensor implements Disposable {
     return this.#share(this.shape, this.strides, this.offset);
   }
 
-  /** Overwrites the contents from the host. @throws ShapeError (another count of values, strides), DTypeError (no numbers) */
+  /**
+   * Overwrites the contents from the host.
+   * @throws ShapeError (another count of values, strides), DTypeError (no numbers), GradientError (a gradient needs the old values)
+   */
   write(values: HostValues): void {
     const wanted = this.dtype === "u4" ? bytesOf("u4", this.size) : this.size;
     const checked = checkedValues(values, wanted, shapeText(this.shape));
     if (this.strides !== null || this.panels) throw new ShapeError("write: the tensor must be contiguous rows");
     if (wanted === 0) return;
+    autograd.engine?.checkWrite("write", this);
     this.device.write(this.buffer, this.offset, encode(this.dtype, checked));
   }
 
-  /** Overwrites raw bytes, in the tensor's own dtype. @throws ShapeError, DTypeError */
+  /** Overwrites raw bytes, in the tensor's own dtype. @throws ShapeError, DTypeError, GradientError */
   writeBytes(bytes: Uint8Array, at = 0): void {
     if (this.strides !== null) throw new ShapeError("writeBytes: the tensor must be contiguous");
     if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array)) {
@@ -279,7 +283,9 @@ export class Tensor implements Disposable {
     }
     if (!isWhole(at) || at + bytes.length > this.nbytes)
       throw new ShapeError(`writeBytes: ${show(at)}+${bytes.length} of ${this.nbytes} bytes`);
-    if (bytes.length > 0) this.device.write(this.buffer, this.offset + at, bytes);
+    if (bytes.length === 0) return;
+    autograd.engine?.checkWrite("writeBytes", this);
+    this.device.write(this.buffer, this.offset + at, bytes);
   }
 
   /** Raw bytes as stored, after everything recorded before has run. */
@@ -425,12 +431,4 @@ export class Tensor implements Disposable {
     this.#storage.references++;
     return new Tensor(this.#storage, shape, dtype, strides, offset, this.panels);
   }
-}
-
-/** @throws GradientError while no ops are there that could be recorded */
-function theEngine(): NonNullable<typeof autograd.engine> {
-  if (autograd.engine) return autograd.engine;
-  throw new GradientError("gradients need the ops, which are loaded with the first device", {
-    hint: 'openDevice("cpu") loads them',
-  });
 }

@@ -68,7 +68,11 @@ export function mse_loss(x: Tensor, target: Tensor): Tensor {
   });
 }
 
-/** The mean cross-entropy of logits[..,V] against the classes target[..], i32; -100 does not count in the sum. @throws ShapeError */
+/**
+ * The mean cross-entropy of logits[..,V] against the classes target[..], i32. A row whose class is -100 has a loss and a gradient of
+ * 0, but counts as a row: torch divides by the others alone, so scale the result by rows / (rows that are not -100) for its value.
+ * @throws ShapeError, OptionError
+ */
 export function cross_entropy(logits: Tensor, target: Tensor): Tensor {
   if (!Tensor.is(target)) throw new OptionError(`cross_entropy: target must be a Tensor, got ${show(target)}`);
   return scope(() =>

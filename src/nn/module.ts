@@ -150,7 +150,7 @@ export abstract class Module {
   }
 
   /**
-   * Takes the values of a state: of `state_dict`, of a file (`load`), or tensors by name. All is checked before anything changes.
+   * Takes the values of a state: of `state_dict`, of a file (`load`), or tensors by name. Keys, shapes and types are checked before anything changes.
    * A parameter without a device holds them on the host until `to`. Codes go only into a module of their kind; floats for one that
    * holds codes are quantized.
    * @throws CheckpointError in Python's words: missing and unexpected keys (with `strict`), and shapes that differ; FormatError

@@ -7,6 +7,7 @@ import { DTypeError, OctavoError } from "../core/errors.js";
 import { checkedShape } from "../core/shape.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
+import { taping } from "../ops/tape.js";
 import { transfer } from "../ops/transfer.js";
 import { type PendingCodes, PendingFloats } from "./pending.js";
 import type { FloatDType, MatrixShape, Scheme, Weight } from "./weight.js";
@@ -63,24 +64,21 @@ export class Parameter {
   }
 
   /**
-   * Puts it on a device, or converts it. @throws OctavoError while it has no values, OutOfMemoryError
+   * Puts it on a device, or converts it; gradients belong to it afterwards, not to what it was. @throws OctavoError while it has no values, OutOfMemoryError
    */
   to(device: Device | undefined, dtype?: FloatDType): void {
     const before = this.#value;
     if (before) {
-      const after = scope(() => contiguous(device ? transfer(before, device) : before, dtype ?? before.dtype));
-      if (after === before) return;
-      const asks = this.requires_grad;
-      this.fill(after);
-      if (asks) this.requires_grad_();
+      const after = taping(undefined, () =>
+        scope(() => contiguous(device ? transfer(before, device) : before, dtype ?? before.dtype)),
+      );
+      if (after !== before) this.fill(after);
       return;
     }
     if (dtype && this.pending) this.pending = this.pending.as(dtype);
     if (!device) return;
-    if (this.pending) {
-      this.fill(this.pending.tensor(device));
-      if (this.#asks) this.requires_grad_();
-    } else if (!this.optional) throw notFilled(this.shape);
+    if (this.pending) this.fill(this.pending.tensor(device));
+    else if (!this.optional) throw notFilled(this.shape);
   }
 
   /** @throws OctavoError while the parameter is only declared. */
@@ -89,10 +87,13 @@ export class Parameter {
     return this.#value;
   }
 
+  /** Takes a tensor over in place of its own; it still asks for a gradient if it did. */
   fill(value: Tensor): void {
+    const asks = this.requires_grad;
     this.#value?.dispose();
     this.#value = value.keep();
     this.pending = undefined;
+    if (asks) this.requires_grad_();
   }
 
   /** Its tensors on the device. */
@@ -190,10 +191,12 @@ export class Matrix {
     return this.#weight;
   }
 
-  /** Replaces the weight, including all wrappers. */
+  /** Replaces the weight, including all wrappers; floats still ask for a gradient if it did. */
   fill(weight: Weight): void {
+    const asks = this.requires_grad;
     this.dispose();
     this.#weight = weight;
+    if (asks) this.requires_grad_();
   }
 
   /** Its floats. @throws as `weight`; DTypeError for codes, which have values only once they are decoded */
@@ -246,21 +249,15 @@ export class Matrix {
         throw new OctavoError("ERR_WRAPPED", `to: a matrix with an adapter (${before.scheme}) stays where it is`);
       }
       if (converted) this.dtype = dtype;
-      this.#place(before.moved(device ?? before.tensors[0]!.device, dtype));
+      this.fill(taping(undefined, () => before.moved!(device ?? before.tensors[0]!.device, dtype)));
       return;
     }
     if (dtype && this.pending instanceof PendingFloats) this.pending = this.pending.as(dtype);
     if (this.pending instanceof PendingFloats) this.dtype = this.pending.dtype;
     if (!device) return;
     if (this.pending)
-      this.#place(this.pending.weight(device, this.shape, this.experts, this.schemeFor(this.dtype ?? "f32")));
+      this.fill(this.pending.weight(device, this.shape, this.experts, this.schemeFor(this.dtype ?? "f32")));
     else if (!this.optional) throw notFilled(this.shape);
-  }
-
-  #place(weight: Weight): void {
-    const asks = this.requires_grad;
-    this.fill(weight);
-    if (asks) this.requires_grad_();
   }
 
   /**

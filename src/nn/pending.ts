@@ -20,7 +20,11 @@ import {
 /** Bytes of a piece on its way to a device. */
 const PIECE = 8 << 20;
 
-const STORED = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<FloatDType, StoredDType>;
+/** Float dtypes as files name them. */
+export const STORED_FLOATS = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<
+  FloatDType,
+  StoredDType
+>;
 
 export class PendingFloats {
   readonly shape: readonly number[];
@@ -46,7 +50,7 @@ export class PendingFloats {
 
   /** The tensors that a state lists. */
   parts(name: string): readonly WeightPart[] {
-    return [{ name, dtype: STORED[this.dtype], shape: this.shape, bytes: async () => this.bytes() }];
+    return [{ name, dtype: STORED_FLOATS[this.dtype], shape: this.shape, bytes: async () => this.bytes() }];
   }
 
   /** @throws OutOfMemoryError */

@@ -10,7 +10,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
 import { unpack } from "../ops/pack.js";
 import { Matrix, type Parameter } from "./parameter.js";
-import { PendingCodes, PendingFloats, type StateBytes } from "./pending.js";
+import { PendingCodes, PendingFloats, STORED_FLOATS, type StateBytes } from "./pending.js";
 import { denseScheme, type FloatDType, type StoredNames, type WeightPart } from "./weight.js";
 
 /** A tensor as checkpoints store it. Its bytes stay where they are until they are read. */
@@ -69,7 +69,8 @@ export interface LoadedKeys {
 }
 
 const STORED: Readonly<Record<DType, StoredDType>> = {
-  ...{ f32: "F32", f16: "F16", bf16: "BF16", i32: "I32", i8: "I8", u8: "U8", u4: "U8" },
+  ...STORED_FLOATS,
+  ...{ i32: "I32", i8: "I8", u8: "U8", u4: "U8" },
 };
 
 /** A tensor on a device as part of a state. */
@@ -145,6 +146,11 @@ export async function loadState(
   const problems: string[] = [];
   const used = new Set<string>();
   for (const [name, parameter] of named) {
+    if (parameter instanceof Matrix && parameter.experts > 1) {
+      for (let e = 0; e < parameter.experts; e++) used.add(ofExpert(name, e));
+      problems.push(`${name} is a stack of ${parameter.experts} experts, which load_state_dict does not take.`);
+      continue;
+    }
     const codes = parameter instanceof Matrix ? parameter.scheme?.claims?.(name, (key) => state.has(key)) : undefined;
     const own = state.get(name);
     for (const key of codes?.names.values() ?? [name]) used.add(key);

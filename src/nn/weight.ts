@@ -181,19 +181,14 @@ export function noStack(experts: number): void {
   if (experts > 1) throw new ShapeError("rows of a stack of experts cannot be looked up");
 }
 
-/** Records a copy of a matrix on another device, in the layout that `make` chooses there. The caller keeps it. */
+/** Records a copy of a matrix on another device, in the layout that `make` chooses there. Call it in `kept`, or keep it. */
 export function movedMatrix(matrix: Tensor, make: () => Tensor): Tensor {
-  const target = make().keep();
-  try {
-    scope(() => {
-      const rows = transfer(unpack(matrix), target.device);
-      pack(rows.contiguous && rows.dtype === target.dtype ? rows : contiguous(rows, target.dtype), target);
-    });
+  return scope(() => {
+    const target = make();
+    const rows = transfer(unpack(matrix), target.device);
+    pack(rows.contiguous && rows.dtype === target.dtype ? rows : contiguous(rows, target.dtype), target);
     return target;
-  } catch (error) {
-    target.dispose();
-    throw error;
-  }
+  });
 }
 
 /** Records a copy of a tensor on a device, which may be its own. */

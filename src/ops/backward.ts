@@ -19,20 +19,16 @@ interface Held {
   readonly own: boolean;
 }
 
+/** Gradients lie on the devices of what they belong to. */
 class Gradients implements Disposable {
-  readonly #device: Device;
   readonly #held = new Map<object, Held>();
-
-  constructor(device: Device) {
-    this.#device = device;
-  }
 
   /** The gradient at a place, contiguous and never changed by later additions; undefined if nothing has reached it. */
   of(place: Place): Tensor | undefined {
     const held = this.#held.get(place.storage);
     if (!held) return undefined;
     if (orderOf(place) === "as stored") return held.flat.view(...place.shape);
-    const copy = this.#empty(place.shape);
+    const copy = emptyLike(held.flat, place.shape);
     copyInto(held.flat.part(place), copy);
     return copy;
   }
@@ -48,7 +44,7 @@ class Gradients implements Disposable {
         for (const [slice, part] of slices(place, sum, split)) this.add(slice, part);
         return;
       }
-      const region = this.#own(place).part(place);
+      const region = this.#own(place, d.device).part(place);
       copyInto(add(contiguous(region), sum), region);
       return;
     }
@@ -63,7 +59,7 @@ class Gradients implements Disposable {
     const held = this.#held.get(place.storage);
     if (!held) return;
     if (orderOf(place) === undefined) {
-      fillInto(this.#own(place).part(place), 0);
+      fillInto(this.#own(place, held.flat.device).part(place), 0);
       return;
     }
     held.flat.dispose();
@@ -71,17 +67,13 @@ class Gradients implements Disposable {
   }
 
   /** The gradient of an allocation in writable memory. */
-  #own({ storage, capacity }: Place): Tensor {
+  #own({ storage, capacity }: Place, device: Device): Tensor {
     const held = this.#held.get(storage);
     if (held?.own) return held.flat;
-    if (!held) return this.#replace(storage, filled(this.#device, [capacity], 0), true);
-    const copy = this.#empty([capacity]);
+    if (!held) return this.#replace(storage, filled(device, [capacity], 0), true);
+    const copy = emptyLike(held.flat, [capacity]);
     copyInto(held.flat, copy);
     return this.#replace(storage, copy, true);
-  }
-
-  #empty(shape: readonly number[]): Tensor {
-    return Tensor.empty(this.#device, shape, "f32", "gradient");
   }
 
   #replace(storage: object, flat: Tensor, own: boolean): Tensor {
@@ -95,6 +87,10 @@ class Gradients implements Disposable {
     for (const { flat } of this.#held.values()) flat.dispose();
     this.#held.clear();
   }
+}
+
+function emptyLike({ device }: Tensor, shape: readonly number[]): Tensor {
+  return Tensor.empty(device, shape, "f32", "gradient");
 }
 
 /**
@@ -198,18 +194,21 @@ export function walk(tape: Tape, result: Tensor, seed?: Tensor): readonly (Tenso
   const watched = new Set(tape.watched.map(({ storage }) => storage));
   return taping(undefined, () =>
     scope(() => {
-      using gradients = new Gradients(device);
+      using gradients = new Gradients();
       tape.checkFlow("backward", result.storage);
       gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(device, result.shape, 1));
       for (let entry = tape.pop(); entry; entry = tape.pop()) {
         const taken = entry;
         let reached = true;
         try {
-          at(device, taken.path, () => scope(() => void (reached = step(tape, taken, gradients, watched))));
-          if (reached) tape.use(taken);
+          const own = taken.outputs[0]?.device ?? device;
+          at(own, taken.path, () => scope(() => void (reached = step(tape, taken, gradients, watched))));
         } finally {
-          if (reached) disposeEntry(taken);
-          else tape.leave(taken);
+          // One that failed is used up as well: what it gave must not pass as a constant.
+          if (reached) {
+            tape.use(taken);
+            disposeEntry(taken);
+          } else tape.leave(taken);
         }
       }
       return tape.watched.map((leaf) => gradients.of(leaf.place));
@@ -219,5 +218,10 @@ export function walk(tape: Tape, result: Tensor, seed?: Tensor): readonly (Tenso
 
 /** `walk` from a result of one number, with zeros for what it does not depend on. @throws as `walk` */
 export function backward(tape: Tape, result: Tensor): readonly Tensor[] {
-  return scope(() => walk(tape, result).map((found, i) => found ?? filled(result.device, tape.watched[i]!.shape, 0)));
+  return scope(() =>
+    walk(tape, result).map((found, i) => {
+      const { device, shape } = tape.watched[i]!;
+      return found ?? filled(device, shape, 0);
+    }),
+  );
 }

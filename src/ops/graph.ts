@@ -53,6 +53,11 @@ class Graph extends Tape {
     return super.tracks(tensor) || (tensor !== undefined && this.#used.has(tensor.storage));
   }
 
+  override checkWrite(op: string, operand: string, tensor: Tensor): void {
+    if (this.kept.has(tensor.storage)) this.#prune(); // who needed it may be gone
+    super.checkWrite(op, operand, tensor);
+  }
+
   /** Updates of parameters are no part of the graph. */
   override mayOverwrite(tensor: Tensor): boolean {
     return this.#isLeaf(tensor.storage);
@@ -165,6 +170,7 @@ export const GRAPH = {
   },
   forget: (tensor: unknown): void => graph.forget(tensor as Tensor),
   tracks: (tensor: unknown): boolean => graph.tracks(tensor as Tensor),
+  checkWrite: (call: string, tensor: unknown): void => tapes.open?.checkWrite(call, "this", tensor as Tensor),
   backward: (result: unknown, gradient: unknown): void =>
     graph.backward(result as Tensor, gradient as Tensor | undefined),
 };

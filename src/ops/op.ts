@@ -79,6 +79,11 @@ export class Op {
     if (attributes.length !== kinds.length) {
       throw new ShapeError(`${this.name}: takes ${kinds.length} attributes, got ${attributes.length}`);
     }
+    for (let i = 0; i < kinds.length; i++) {
+      const value = attributes[i]!;
+      if (kinds[i]!.type === "f32" || value === (value | 0)) continue;
+      throw new ShapeError(`${this.name}: \`${kinds[i]!.name}\` must be a whole number of 32 bits, got ${value}`);
+    }
     // All operands are checked before anything is allocated or recorded: a rejected call leaves nothing behind.
     for (let i = 0; i < specs.length; i++) {
       const input = inputs[i];

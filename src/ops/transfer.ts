@@ -8,10 +8,11 @@ import { scope, Tensor } from "../core/tensor.js";
 import { moveBytes } from "../core/transfer.js";
 import { contiguous } from "./copy.js";
 import { unpack } from "./pack.js";
+import { type GradientRule, recordAs } from "./tape.js";
 
 /**
  * Records a copy of `x` on device `to`: contiguous rows of the same shape and dtype; `x` itself if it is already there.
- * Waits for nothing: later commands on `to` run once the bytes have arrived. A spoilt `x` spoils the copy, and so does the
+ * Its gradient goes back the same way. Waits for nothing: later commands on `to` run once the bytes have arrived. A spoilt `x` spoils the copy, and so does the
  * loss of its device. In a recording both devices must take part (`captureAll`).
  * @throws DeviceError (no device, one that is closed, or not part of the recording), OutOfMemoryError; OptionError if `x` is
  * no tensor
@@ -23,12 +24,18 @@ export function transfer(x: Tensor, to: Device): Tensor {
   }
   const from = x.device;
   if (from === to) return x;
+  const back: GradientRule = ({ dy: [dy] }) => [dy && transfer(dy, from)];
+  const [y] = recordAs("transfer", [x], back, () => ({ outputs: [moved(x, to)], saved: [] }));
+  return y!;
+}
+
+function moved(x: Tensor, to: Device): Tensor {
   return scope(() => {
     const rows = contiguous(unpack(x));
     const y = Tensor.empty(to, x.shape, x.dtype, "transfer");
     if (y.nbytes > 0) {
       moveBytes(
-        { device: from, buffer: rows.buffer, offset: rows.offset },
+        { device: x.device, buffer: rows.buffer, offset: rows.offset },
         { device: to, buffer: y.buffer, offset: y.offset },
         y.nbytes,
       );

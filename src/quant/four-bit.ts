@@ -144,14 +144,14 @@ export class FourBitWeight implements Weight {
 
   moved(to: Device): Weight {
     const { codes, absmax, nested, map, offset, ...format } = this.operands;
-    const there = movedMatrix(codes, () => codesOf(to, this.shape, format.blocksize, format.kind, this.experts));
-    const statistics = kept(() => ({
+    const there = kept(() => ({
+      codes: movedMatrix(codes, () => codesOf(to, this.shape, format.blocksize, format.kind, this.experts)),
       absmax: copied(absmax, to),
       ...(nested && map && offset
         ? { nested: copied(nested, to), map: copied(map, to), offset: copied(offset, to) }
         : {}),
     }));
-    return new FourBitWeight({ ...format, codes: there, ...statistics }, this.experts);
+    return new FourBitWeight({ ...format, ...there }, this.experts);
   }
 
   get tensors(): readonly Tensor[] {

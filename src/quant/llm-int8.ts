@@ -99,9 +99,12 @@ export class LlmInt8Weight implements Weight {
 
   moved(to: Device): Weight {
     const { codes, experts, shape, scb, seen } = this;
-    const there = movedMatrix(codes, () => stackOf(to, shape, "i8", "llm_int8", experts));
-    const vectors = kept(() => ({ scb: copied(scb, to), seen: copied(seen, to) }));
-    return new LlmInt8Weight(there, vectors.scb, vectors.seen, this.threshold, experts);
+    const there = kept(() => ({
+      codes: movedMatrix(codes, () => stackOf(to, shape, "i8", "llm_int8", experts)),
+      scb: copied(scb, to),
+      seen: copied(seen, to),
+    }));
+    return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold, experts);
   }
 
   get tensors(): readonly Tensor[] {

@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import * as bnb from "../../src/bnb/index.js";
 import type { Device } from "../../src/core/device.js";
 import type { DType } from "../../src/core/dtype.js";
-import { FormatError, GradientError, OptionError, ShapeError } from "../../src/core/errors.js";
+import { FormatError, GradientError, OctavoError, OptionError, ShapeError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { sumRows } from "../../src/ops/sum-rows.js";
 import { valueAndGradients } from "../../src/train/gradient.js";
@@ -346,6 +346,11 @@ describe.each(ALL_DEVICES)("on %s", (name) => {
     expect(() => bnb.dequantize_fp4(q, state)).toThrow(OptionError);
     expect(() => scope(() => bnb.quantize_nf4(tensor([1, 2], [2]), { quant_storage: "float32" }))).toThrow(OptionError);
     expect(() => bnb.dequantize_blockwise(plain, state)).toThrow(OptionError);
+    // Not that number's low 32 bits.
+    expect(() => scope(() => bnb.quantize_blockwise(x, { blocksize: 2 ** 32 + 64 }))).toThrow(OctavoError);
+    expect(() => scope(() => bnb.quantize_absmax(x, { granularity: "block", blocksize: 2 ** 32 + 64 }))).toThrow(
+      OctavoError,
+    );
     expect(() => scope(() => void bnb.matmul_4bit(x, plain, state))).not.toThrow();
     expect(() => scope(() => bnb.matmul_4bit(tensor([1], [1, 1]), plain, state))).toThrow(ShapeError);
     expect(() => scope(() => bnb.int8_linear_matmul(tensor([1], [1, 1], "i8"), tensor([1, 2], [1, 2], "i8")))).toThrow(

@@ -62,6 +62,10 @@ test("the announcement's numbers", () => {
   expect(codes).toEqual([28, -12, -101, 28, -73, 19, 56, 127]);
   const back = bnb.dequantize_absmax(codes, state);
   expect(Math.max(...back.map((v, i) => Math.abs(v - x[i]!)))).toBeLessThan(5.4 / 254);
+  for (const odd of [300, 1.5, Number.NaN]) {
+    expect(() => bnb.dequantize_absmax([odd, ...codes.slice(1)], state)).toThrow("from -128 to 127");
+  }
+  expect(() => bnb.dequantize_absmax(codes.slice(1), state)).toThrow("the codes are 7");
   const [one, about] = bnb.quantize_zeropoint([0.3], { range: [-1, 1], symmetric: true });
   expect(one).toEqual([38]);
   expect(bnb.dequantize_zeropoint(one, about)[0]).toBeCloseTo(0.2992, 4);
@@ -84,7 +88,14 @@ test("what types hold, as torch says it", () => {
     tf32: [0.0009765625, 3.4011621342146535e38, 1.1754943508222875e-38, 0.001],
   };
   for (const [name, [eps, max, tiny, resolution]] of Object.entries(known)) {
-    expect(bnb.finfo(name)).toMatchObject({ eps, max, min: -max, tiny, smallest_normal: tiny, resolution });
+    expect(bnb.finfo(name as bnb.FloatTypeName)).toMatchObject({
+      eps,
+      max,
+      min: -max,
+      tiny,
+      smallest_normal: tiny,
+      resolution,
+    });
   }
   expect(bnb.iinfo("int8")).toEqual({ dtype: "int8", bits: 8, min: -128, max: 127 });
   expect(bnb.iinfo("int64").max).toBe(9223372036854775807n);
@@ -93,13 +104,14 @@ test("what types hold, as torch says it", () => {
 });
 
 test("every code of 8 and 16 bits is the number that it stands for, and comes back", () => {
-  const tables: Record<string, (code: number) => number> = {
+  const tables: Partial<Record<bnb.FloatTypeName, (code: number) => number>> = {
     float16: fromF16,
     bfloat16: fromBf16,
     float8_e4m3fn: (code) => float8Table("F8_E4M3")[code]!,
     float8_e5m2: (code) => float8Table("F8_E5M2")[code]!,
   };
-  for (const [name, table] of Object.entries(tables)) {
+  for (const [key, table] of Object.entries(tables)) {
+    const name = key as bnb.FloatTypeName;
     const codes = Array.from({ length: 2 ** bnb.finfo(name).bits }, (_, code) => code);
     const numbers = bnb.from_bits(codes, name);
     const values = name.startsWith("float8") ? codes.map(table) : codes.map((code) => table(code));

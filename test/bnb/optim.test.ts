@@ -5,8 +5,10 @@ import { describe, expect, test } from "vitest";
 import * as optim from "../../src/bnb/optim/index.js";
 import type { Device } from "../../src/core/device.js";
 import type { DType } from "../../src/core/dtype.js";
-import { OptionError, ShapeError } from "../../src/core/errors.js";
+import { GradientError, OptionError, ShapeError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
+import { add } from "../../src/ops/add.js";
+import { contiguous } from "../../src/ops/copy.js";
 import { multiply } from "../../src/ops/gated.js";
 import { sumRows } from "../../src/ops/sum-rows.js";
 import { valueAndGradients } from "../../src/train/gradient.js";
@@ -28,7 +30,7 @@ const golden = (name: string): Float32Array => {
   return found.values as Float32Array;
 };
 
-type Class = new (params: readonly optim.Trained[], options?: object) => optim.Optimizer;
+type Class = new (params: Iterable<optim.Trained>, options?: object) => optim.Optimizer;
 const CLASSES = optim as unknown as Readonly<Record<string, Class>>;
 const NAMES: Readonly<Record<string, string>> = {
   adam: "Adam",
@@ -173,6 +175,55 @@ describe.each(ALL_DEVICES)("on %s", (name) => {
     for (const one of [a, b, c, value, ...gradients, optimizer]) one.dispose();
   });
 
+  test.each([
+    ["AdamW8bit", "f32"],
+    ["LAMB", "bf16"],
+  ] as const)("%s in a loop of forward, backward and step: %s", async (kind, dtype) => {
+    const [start, target] = [normals(4, 600), normals(5, 600)];
+    using x = tensor(start, dtype).requires_grad_();
+    using wanted = tensor(target.map((v) => -v));
+    const optimizer = new CLASSES[kind]!(new Set([x]), { lr: 0.05, min_8bit_size: 0 });
+    const losses: Tensor[] = [];
+    for (let t = 0; t < 4; t++) {
+      const loss = scope(() => {
+        const values = contiguous(x, "f32");
+        return sumRows(add(multiply(values, values), multiply(values, wanted)).view(-1, 1));
+      });
+      if (dtype === "f32") expect(() => optimizer.step([wanted])).toThrow(GradientError); // its values are still needed
+      loss.backward();
+      optimizer.step();
+      optimizer.zero_grad();
+      losses.push(loss);
+    }
+    const values = await Promise.all(losses.map(async (loss) => (await loss.readFloats())[0]!));
+    expect(values.every((loss, t) => t === 0 || loss < values[t - 1]!)).toBe(true);
+    for (const one of [...losses, optimizer]) one.dispose();
+  });
+
+  test("a state of the other form replaces what was there", async () => {
+    using p = tensor(normals(6, 300));
+    const step = (optimizer: optim.Optimizer): void => {
+      using gradient = tensor(normals(7, 300));
+      optimizer.step([gradient]);
+    };
+    for (const [from, into] of [
+      [8, 32],
+      [32, 8],
+    ] as const) {
+      const [a, b] = [from, into].map((optim_bits) => new optim.AdamW([p], { optim_bits, min_8bit_size: 0 }));
+      step(a!);
+      step(b!);
+      scope(() => b!.load_state_dict(a!.state_dict()));
+      expect(b!.param_groups[0]!.optim_bits).toBe(from);
+      expect(b!.state.get(p)!.state1.dtype).toBe(from === 8 ? "u8" : "f32");
+      expect(await b!.state.get(p)!.state1.readBytes()).toEqual(await a!.state.get(p)!.state1.readBytes());
+      using fixed = new optim.AdamW8bit([p]);
+      if (from === 32) expect(() => scope(() => fixed.load_state_dict(a!.state_dict()))).toThrow("optim_bits");
+      a!.dispose();
+      b!.dispose();
+    }
+  });
+
   test("zeros: D1 without a gradient nothing moves; skip_zeros", async () => {
     const grads = Array.from({ length: 3 }, (_, t) => normals(t, 512).map((v, i) => (i % 2 ? 0 : v ** 3)));
     for (const kind of KINDS) {
@@ -271,6 +322,11 @@ describe.each(ALL_DEVICES)("on %s", (name) => {
     expect(() => made([p], { optim_bits: 32 })).toThrow("optim_bits");
     expect(() => made([p], { betas: [0.9, 1] })).toThrow("betas");
     expect(() => new optim.SGD([p], { lr: 1 })).toThrow("momentum is needed");
+    expect(() => new optim.AdEMAMix([p], { betas: [0, 0.9, 0.99], t_beta3: 5 })).toThrow("betas above 0");
+    const endless = (function* () {
+      for (;;) yield p;
+    })();
+    expect(() => made(endless)).toThrow("must be a list");
     const optimizer = made([p]);
     expect(() => optimizer.step([g])).toThrow(ShapeError);
     expect(() => optimizer.step([])).toThrow(OptionError);

@@ -209,6 +209,10 @@ describe("on the reference device", () => {
     waiting.to(device);
     expect(await values(waiting)).toEqual(await values(net));
     expect((await waiting.state_dict()).get("head.bias")!.dtype).toBe("BF16");
+    there.head.weight.requires_grad_();
+    await there.load_state_dict(state, { assign: true });
+    expect(there.head.weight.requires_grad).toBe(true);
+    expect(there.table.weight.requires_grad).toBe(false);
     await expect(nn.save(state, "model.pt")).rejects.toThrow(/pickle/);
     await expect(nn.load(join(temporary("states"), "model.safetensors"))).rejects.toThrow(OctavoError);
     await expect(nn.load(7 as never)).rejects.toThrow(OptionError);

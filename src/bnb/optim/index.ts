@@ -1,6 +1,7 @@
 // The exports of `import ... from "octavo/bnb/optim"`: bitsandbytes' optimizers. Each kind has a class with f32 states ("32bit" says so
 // in its name), and one with states in 8 bits for parameters of at least 4096 elements.
 
+import { OptionError } from "../../core/errors.js";
 import type { StepNumbers } from "../../ops/optimizer.js";
 import { type GivenGroup, type GroupOptions, type Kind, Optimizer } from "./optimizer.js";
 import {
@@ -113,6 +114,11 @@ const ademamix: Kind<AdEMAMixGroup> = {
     const weight = t_alpha ? Math.min((t * alpha) / t_alpha, alpha) : alpha;
     let beta3 = last;
     if (t_beta3) {
+      if (beta1 === 0 || last === 0) {
+        throw new OptionError("AdEMAMix: t_beta3 needs first and third betas above 0", {
+          details: { option: "betas" },
+        });
+      }
       const share = t / t_beta3;
       const [log1, log3] = [Math.log(beta1), Math.log(last)];
       beta3 = Math.min(Math.exp((log1 * log3) / ((1 - share) * log3 + share * log1)), last);

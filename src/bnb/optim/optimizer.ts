@@ -21,6 +21,7 @@ import {
   STATES,
   type StepNumbers,
 } from "../../ops/optimizer.js";
+import { tapes, taping } from "../../ops/tape.js";
 import { transfer } from "../../ops/transfer.js";
 import { dynamicMap } from "../../quant/_dynamic-map.js";
 import { gradientsOf, gradOf, listFrom, type Trainable, type Trained, tensorOf } from "./parameter.js";
@@ -71,8 +72,8 @@ export interface Kind<O> {
   /** True if `optim_bits` cannot be chosen. */
   readonly fixed?: boolean;
   /** Options without a default. */
-  readonly needed?: readonly (keyof O & string)[];
-  /** The numbers of step `t`, from 1. */
+  readonly needed?: readonly string[];
+  /** The numbers of step `t`, from 1. @throws OptionError if options do not fit together */
   numbers(options: O, t: number): StepNumbers;
 }
 
@@ -131,8 +132,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   #add(group: ParamGroup<O>): void {
     const { name, needed = [] } = this.#kind;
     for (const option of needed) {
-      if (group[option] === undefined) throw new OptionError(`${name}: ${option} is needed`, { details: { option } });
+      if (group[option as keyof O] === undefined)
+        throw new OptionError(`${name}: ${option} is needed`, { details: { option } });
     }
+    this.#kind.numbers(group, 1);
     const known = new Set(this.param_groups.flatMap(({ params }) => params));
     for (const param of group.params) {
       const value = tensorOf(param)!;
@@ -150,7 +153,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   /**
    * Changes every parameter that has a gradient, in place. Nothing waits.
    * @param gradients those of all parameters in order (undefined for none), instead of the parameters' own `grad`
-   * @throws OptionError, ShapeError, OutOfMemoryError
+   * @throws OptionError, ShapeError, OutOfMemoryError; GradientError if a recorded gradient still needs the old values
    */
   step(gradients?: readonly (Tensor | null | undefined)[]): void {
     const { name } = this.#kind;
@@ -165,7 +168,11 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       this.#check(param, gradient);
       return [{ group, param, gradient }];
     });
-    for (const { group, param, gradient } of work) this.#step(group, param, gradient);
+    // Steps are no part of what gradients are recorded for; what a recording still needs they must not overwrite.
+    for (const { param } of work) tapes.open?.checkWrite(`${name}.step`, "params", tensorOf(param)!);
+    taping(undefined, () => {
+      for (const { group, param, gradient } of work) this.#step(group, param, gradient);
+    });
   }
 
   #check(param: Trained, gradient: unknown): asserts gradient is Tensor {
@@ -309,7 +316,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
    * @throws OptionError, ShapeError
    */
   load_state_dict(dict: OptimizerStateDict): void {
-    const { name, table } = this.#kind;
+    const { name, table, fixed } = this.#kind;
     const fields = new Map(entriesOf(`${name}: load_state_dict`, dict, ["state", "param_groups"]));
     const groups = listOf(fields.get("param_groups"), (one): one is object => typeof one === "object" && one !== null);
     if (groups?.length !== this.param_groups.length) {
@@ -321,13 +328,21 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     const changes: (() => void)[] = [];
     let next = 0;
     this.param_groups.forEach((own, g) => {
-      const { params, ...options } = Object.fromEntries(entriesOf(`${name}: group ${g}`, groups[g]));
+      const { params, ...options }: Record<string, unknown> = Object.fromEntries(
+        entriesOf(`${name}: group ${g}`, groups[g]),
+      );
       if (listOf(params, (one): one is number => typeof one === "number")?.length !== own.params.length) {
         throw new OptionError(`${name}: group ${g} has ${own.params.length} parameters, got ${show(params)}`);
       }
-      const read = readOptions(name, table, options);
+      const read = readOptions(name, table, options) as Partial<O>;
+      if (fixed && (read.optim_bits ?? own.optim_bits) !== own.optim_bits) {
+        throw new OptionError(`${name}: optim_bits is ${own.optim_bits}, and the state says ${read.optim_bits}`, {
+          details: { option: "optim_bits" },
+        });
+      }
       changes.push(() => Object.assign(own, read));
       const merged = { ...own, ...read };
+      this.#kind.numbers(merged, 1);
       for (const param of own.params) {
         const held = found.get(String(next++));
         if (held !== undefined) changes.push(this.#loading(merged, param, held, next - 1));
@@ -371,6 +386,12 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       throw new ShapeError(`${place}: ${key} must be a Tensor ${dtype} of ${size} elements, got ${show(tensor)}`);
     }
     return () => {
+      // A state of the other form cannot hold it.
+      const before = this.state.get(param);
+      if (before && (before.absmax1 !== undefined) !== coded) {
+        this.state.delete(param);
+        disposeState(before);
+      }
       const state = this.#stateOf(group, param, value);
       scope(() => {
         for (const [key] of wanted) {
@@ -385,9 +406,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
 
   /** Frees all states; the parameters stay. */
   dispose(): void {
-    for (const { step: _, ...tensors } of this.state.values()) {
-      for (const tensor of Object.values(tensors)) (tensor as Tensor).dispose();
-    }
+    for (const state of this.state.values()) disposeState(state);
     this.state.clear();
     for (const maps of this.#mapsOf.values()) maps.dispose();
     this.#mapsOf.clear();
@@ -396,4 +415,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+function disposeState({ step: _, ...tensors }: ParameterState): void {
+  for (const tensor of Object.values(tensors)) (tensor as Tensor).dispose();
 }

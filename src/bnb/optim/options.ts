@@ -6,7 +6,9 @@ import { choice, flag, number, type Options, option, such, type Table, whole } f
 import { numbersOf } from "../functional-checks.js";
 
 const atLeastZero = (n: number): boolean => n >= 0 && n < Number.POSITIVE_INFINITY;
-const positive = (facts: string) => number((n) => n >= 0 && n < Number.POSITIVE_INFINITY, facts);
+const least0 = () => number(atLeastZero, "a number of at least 0");
+const steps = () =>
+  such<number | null>((n) => n === null || (Number.isSafeInteger(n) && (n as number) > 0), "a number of steps");
 const share = () => number((n) => n >= 0 && n < 1, "a number from 0 to below 1");
 
 function betas<T extends readonly number[]>(count: number) {
@@ -25,8 +27,8 @@ function only<T extends number | boolean>(value: T, hint: string) {
 /** Of all optimizers. */
 const COMMON = {
   /** Size of a step. */
-  lr: number(atLeastZero, "a number of at least 0"),
-  weight_decay: positive("a number of at least 0"),
+  lr: least0(),
+  weight_decay: least0(),
   /** Bits of a state: 8 for parameters of at least `min_8bit_size` elements. */
   optim_bits: choice([32, 8]),
   /** Elements from which a parameter has states in 8 bits. */
@@ -35,13 +37,13 @@ const COMMON = {
   block_wise: only(true, "states in 8 bits are always quantized in blocks"),
   percentile_clipping: only(100, "gradients are not clipped by percentiles; 100 is off"),
   /** The norm of an update is at most this times that of the parameter; 0 for no limit. */
-  max_unorm: number(atLeastZero, "a number of at least 0"),
+  max_unorm: least0(),
   /** Elements with a gradient of zero keep parameter and states. */
   skip_zeros: flag(),
   is_paged: only(false, "states are not paged: they stay on the parameter's device"),
 } satisfies Table;
 
-const EPS = { eps: positive("a number of at least 0") } satisfies Table;
+const EPS = { eps: least0() } satisfies Table;
 
 export const ADAM = {
   ...COMMON,
@@ -55,17 +57,11 @@ export const ADEMAMIX = {
   ...EPS,
   betas: betas<readonly [number, number, number]>(3),
   /** Weight of the slow average. */
-  alpha: number(atLeastZero, "a number of at least 0"),
+  alpha: least0(),
   /** Steps over which `alpha` grows. */
-  t_alpha: such<number | null>(
-    (n) => n === null || (Number.isSafeInteger(n) && (n as number) > 0),
-    "a number of steps",
-  ),
-  /** Steps over which the third beta grows. */
-  t_beta3: such<number | null>(
-    (n) => n === null || (Number.isSafeInteger(n) && (n as number) > 0),
-    "a number of steps",
-  ),
+  t_alpha: steps(),
+  /** Steps over which the third beta grows from the first, which is then above 0. */
+  t_beta3: steps(),
 } satisfies Table;
 
 export const MOMENTUM = {

@@ -48,12 +48,20 @@ export function gradOf(param: Trained): unknown {
   }
 }
 
-/** Lists as they are, and what else can be walked (a Set of parameters) as one. */
+/** Parameters that an optimizer takes at most: a generator may have no end. */
+const MOST = 1 << 20;
+
+/** Lists as they are, and what else can be walked (a Set of parameters, a generator) as one. */
 export function listFrom(params: unknown): unknown {
   try {
-    if (params instanceof Set || params instanceof Map) return [...params.values()];
+    if (params instanceof Map) return [...params.values()];
+    if (isList(params) || typeof params !== "object" || params === null || !(Symbol.iterator in params)) return params;
+    const all: unknown[] = [];
+    for (const one of params as Iterable<unknown>) {
+      if (all.push(one) > MOST) return params;
+    }
+    return all;
   } catch {
-    // A proxy: refused as no list.
+    return params; // a proxy: refused as no list
   }
-  return params;
 }

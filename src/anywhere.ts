@@ -31,13 +31,14 @@ export type {
 } from "./generate/options.js";
 export type { PromptProgress } from "./generate/prefill.js";
 export * from "./generate/processors/host/index.js";
-export type { HostProcessor, HostState } from "./generate/processors/processor.js";
+export type { HostProcessor, HostState } from "./generate/processors/host-processor.js";
 export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
 export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
 export {
   EosTokenCriteria,
   MaxLengthCriteria,
+  MaxTimeCriteria,
   StoppingCriteria,
   StopStringCriteria,
   type StopStringTokenizer,

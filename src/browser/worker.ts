@@ -11,7 +11,6 @@ import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { surveyModel } from "../load/survey.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { StreamDecoder } from "../tokenizer/stream.js";
 import { WORKER_GENERATE, WORKER_LOAD } from "./options.js";
 import { BROWSER, chooseDevice } from "./platform.js";
 import {
@@ -26,7 +25,6 @@ import {
   type WorkerMemory,
   type WorkerModel,
   type WorkerResult,
-  type WorkerStep,
   type WorkerSurvey,
 } from "./protocol.js";
 import { cacheSize, clearCache } from "./storage.js";
@@ -171,32 +169,27 @@ class Host {
     const { model, tokenizer, device } = held;
     const begin = performance.now();
     const { input_ids } = tokenizer(prompt);
-    const decoder = new StreamDecoder(tokenizer, { skip_special_tokens: true });
     device.arena.resetPeak();
     const token_ids: number[] = [];
     let text = "";
     const inputs = { input_ids: [input_ids], ...options };
-    const steps = model.stream({ ...inputs, signal });
+    const steps = model.stream({ ...inputs, tokenizer, signal });
     let memory = memoryOf(held);
     let first = 0;
     let turn = begin;
     for await (const step of steps) {
-      const id = step.token_ids[0]!;
       if (token_ids.length === 0) first = performance.now();
-      token_ids.push(id);
-      const piece = decoder.push(id);
-      text += piece;
+      token_ids.push(step.token_ids[0]!);
+      text += step.text;
       memory = memoryOf(held);
-      emit({ text: piece, tokens: token_ids.length, memory });
+      emit({ text: step.text, tokens: token_ids.length, memory });
       if (performance.now() - turn < TURN_MS) continue;
       await new Promise((resolve) => setTimeout(resolve, 0));
       turn = performance.now();
     }
-    const rest = decoder.end();
     const end = performance.now();
-    if (rest !== "") emit({ text: rest, tokens: token_ids.length, memory } satisfies WorkerStep);
     return {
-      text: text + rest,
+      text,
       token_ids,
       prompt_tokens: input_ids.length,
       first_token_seconds: (first - begin) / 1000,

@@ -161,6 +161,7 @@ async function generate(first: string | undefined, second: string | undefined, f
   const steps = owned.stream({
     ...inputs,
     ...generation,
+    tokenizer,
     signal,
     progress_callback(event) {
       reading?.hear(event);

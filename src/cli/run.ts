@@ -64,7 +64,7 @@ export class Run {
         this.rows.forEach((row, r) => {
           if (row.ended) return;
           row.token_ids.push(token_ids[r]!);
-          row.ended = finish_reasons[r] === "eos";
+          row.ended = finish_reasons[r] === "eos" || finish_reasons[r] === "stop";
           this.#emit(row, row.decoder.push(token_ids[r]!));
         });
       }

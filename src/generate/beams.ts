@@ -6,17 +6,21 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
+import { philoxUniform } from "../ops/sample.js";
 import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
+import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
 import { logSoftmax } from "./processors/host/base.js";
-import type { HostProcessor } from "./processors/processor.js";
+import type { HostProcessor } from "./processors/host-processor.js";
 import { DecodeSession } from "./session.js";
 
 export interface BeamOptions {
   readonly config: GenerationConfig;
   readonly beams: BeamConfig;
   readonly cache_dtype: CacheDType;
+  /** What ends texts beside their length and the ids that end them. */
+  readonly ends?: Ends | undefined;
   readonly signal?: AbortSignal;
   /** Called for the log-probabilities of each beam, in this order. */
   readonly processors: readonly HostProcessor[];
@@ -110,7 +114,12 @@ export async function beamSearch(
     for (const [n, item] of items.entries()) {
       const candidates = await continuations(item, n, prompts[n]!, tap, options);
       const full = length >= config.max_new_tokens;
-      const hits = candidates.map(({ id }) => full || config.eos_token_ids.includes(id));
+      const hits = candidates.map(
+        ({ from, id }) =>
+          full ||
+          config.eos_token_ids.includes(id) ||
+          options.ends?.([...prompts[n]!, ...item.running[from]!.ids, id]) !== undefined,
+      );
       ended &&= hits.every(Boolean);
       finish(item, candidates, hits, length, beams);
       const next = proceed(item, candidates, hits, num_beams);
@@ -128,7 +137,29 @@ export async function beamSearch(
   return { texts: best.map(({ ids }) => ids), scores: best.map(({ score }) => score) };
 }
 
-/** The best continuations of an item's beams, the best first: enough for `num_beams` that do not end. */
+/** The best of many candidates, the best first; of equal ones the earlier. */
+class Best {
+  readonly list: Candidate[] = [];
+  readonly #count: number;
+
+  constructor(count: number) {
+    this.#count = count;
+  }
+
+  offer(from: number, id: number, score: number): void {
+    const { list } = this;
+    if (list.length === this.#count && !(score > list.at(-1)!.score)) return;
+    let place = list.length;
+    while (place > 0 && score > list[place - 1]!.score) place--;
+    list.splice(place, 0, { from, id, score });
+    if (list.length > this.#count) list.pop();
+  }
+}
+
+/**
+ * Continuations of an item's beams, enough for `num_beams` that do not end: the best, the best first, or drawn by their
+ * probabilities without replacement, as drawn.
+ */
 async function continuations(
   { running }: Item,
   item: number,
@@ -137,7 +168,7 @@ async function continuations(
   { config, processors }: BeamOptions,
 ): Promise<Candidate[]> {
   const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
-  const best: Candidate[] = [];
+  const sums: Float32Array[] = [];
   for (const [from, beam] of running.entries()) {
     const row = item * running.length + from;
     const scores = tap.rows.get(row)!;
@@ -145,16 +176,49 @@ async function continuations(
     const ids = [...prompt, ...beam.ids];
     const at = { row, ids, prompt: prompt.length, step: beam.ids.length };
     for (const processor of processors) await processor.process(scores, at);
-    for (let id = 0; id < scores.length; id++) {
-      const score = Math.fround(scores[id]! + beam.score);
-      if (best.length === count && !(score > best.at(-1)!.score)) continue;
-      let place = best.length;
-      while (place > 0 && score > best[place - 1]!.score) place--;
-      best.splice(place, 0, { from, id, score });
-      if (best.length > count) best.pop();
+    for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! + beam.score;
+    sums.push(scores);
+  }
+  if (config.do_sample) {
+    const step = running[0]!.ids.length;
+    return drawn(sums, count, (n) => philoxUniform(config.seed, step * count + n, item));
+  }
+  const best = new Best(count);
+  for (const [from, row] of sums.entries()) for (let id = 0; id < row.length; id++) best.offer(from, id, row[id]!);
+  return best.list;
+}
+
+/** Draws continuations by softmax of their sums, none of them twice; then the best of those that no draw can give. */
+function drawn(sums: readonly Float32Array[], count: number, random: (n: number) => number): Candidate[] {
+  let most = Number.NEGATIVE_INFINITY;
+  for (const row of sums) for (const sum of row) if (sum > most) most = sum;
+  const weights = sums.map((row) => Float64Array.from(row, (sum) => Math.exp(sum - most)));
+  const picked: Candidate[] = [];
+  while (picked.length < count) {
+    let left = 0;
+    for (const row of weights) for (const weight of row) left += weight;
+    let rest = random(picked.length) * left;
+    let last: Candidate | undefined;
+    search: for (const [from, row] of weights.entries()) {
+      for (let id = 0; id < row.length; id++) {
+        if (!(row[id]! > 0)) continue;
+        last = { from, id, score: sums[from]![id]! };
+        rest -= row[id]!;
+        if (rest < 0) break search;
+      }
+    }
+    if (!last) break;
+    picked.push(last);
+    weights[last.from]![last.id] = 0;
+  }
+  const others = new Best(count - picked.length);
+  const taken = new Set(picked.map(({ from, id }) => from * sums[0]!.length + id));
+  if (picked.length < count) {
+    for (const [from, row] of sums.entries()) {
+      for (let id = 0; id < row.length; id++) if (!taken.has(from * row.length + id)) others.offer(from, id, row[id]!);
     }
   }
-  return best;
+  return [...picked, ...others.list];
 }
 
 /** Puts continuations that end into the slots: only those among the first `num_beams` count. */

@@ -9,6 +9,7 @@ import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
+import { ENDING } from "./ending-options.js";
 import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
 import { NEUTRAL, type ProcessorConfig } from "./processors/host/list.js";
 import {
@@ -88,7 +89,7 @@ const OWN = {
 };
 
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
-export const GENERATION = { ...OWN, ...IDS, ...HOST, ...CACHE };
+export const GENERATION = { ...OWN, ...IDS, ...ENDING, ...HOST, ...CACHE };
 
 /**
  * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`guidance_scale`, ...) accept only their
@@ -97,6 +98,7 @@ export const GENERATION = { ...OWN, ...IDS, ...HOST, ...CACHE };
 export interface GenerationOptions
   extends Options<typeof OWN>,
     Options<typeof IDS>,
+    Options<typeof ENDING>,
     Options<typeof PROCESSORS>,
     Options<typeof BEAMS>,
     Options<typeof CACHE>,
@@ -126,6 +128,9 @@ export interface GenerationConfig {
   readonly begin_suppress_tokens: readonly number[];
   readonly eos_token_ids: readonly number[];
   readonly pad_token_id: number;
+  readonly stop_strings: string | readonly string[] | undefined;
+  /** Seconds. */
+  readonly max_time: number | undefined;
   /** The id that is padding in prompts without an attention_mask; undefined if none is certain to be. */
   readonly prompt_padding: number | undefined;
   /** 0 for none. */
@@ -146,6 +151,11 @@ export interface BeamConfig {
   readonly early_stopping: boolean | "never";
   /** Texts that are returned for each prompt. */
   readonly num_return_sequences: number;
+}
+
+/** Rows of a batch for each prompt. */
+export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {
+  return num_beams > 1 ? num_beams : num_return_sequences;
 }
 
 /** Of requests that are not sampled. */
@@ -179,6 +189,9 @@ const FILE = "generation_config.json";
 
 type Field = keyof typeof GENERATION;
 
+/** Options of which null asks for nothing. */
+const NULLABLE: ReadonlySet<string> = new Set(Object.keys({ ...HOST, ...ENDING }));
+
 /**
  * Merges the caller's options, generation_config.json and config.json, in that order. In the files null counts as absent, and
  * fields for sampling are checked only if tokens are sampled.
@@ -203,8 +216,9 @@ export function generationConfig(
   };
   /** The caller's value or the file's, checked. */
   const given = <Key extends Field>(key: Key): GenerationOptions[Key] => {
-    const own: unknown = options[key] === null && Object.hasOwn(HOST, key) ? undefined : options[key];
-    const value: unknown = own !== undefined ? own : inFile(key);
+    // null from the caller means none, whatever the file says.
+    const own: unknown = options[key] === null && NULLABLE.has(key) ? undefined : options[key];
+    const value: unknown = options[key] !== undefined ? own : inFile(key);
     const problem = value === undefined ? undefined : problemWith(key, GENERATION[key], value);
     return problem ? refuse(key, problem.message) : (value as GenerationOptions[Key]);
   };
@@ -215,7 +229,7 @@ export function generationConfig(
   const do_sample = asked && temperature > 0;
   refuseUnsupported(options, inFile);
 
-  const beams = beamsOf(given, do_sample, options, refuse);
+  const beams = beamsOf(given, do_sample, refuse);
   const host: Record<string, unknown> = {};
   for (const key of HOST_FIELDS) {
     const value = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
@@ -239,6 +253,8 @@ export function generationConfig(
     eos_token_ids,
     pad_token_id: named ?? eos_token_ids[0] ?? 0,
     prompt_padding: named !== undefined && !eos_token_ids.includes(named) ? named : undefined,
+    stop_strings: given("stop_strings") ?? undefined,
+    max_time: given("max_time") ?? undefined,
     prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
     cache_dtype: cacheDTypeOf(options),
@@ -251,19 +267,17 @@ export function generationConfig(
 function beamsOf(
   given: <Key extends Field>(key: Key) => GenerationOptions[Key],
   do_sample: boolean,
-  options: GenerationOptions,
   refuse: Refuse,
 ): BeamConfig {
   const num_beams = given("num_beams") ?? 1;
   const num_return_sequences = given("num_return_sequences") ?? 1;
-  if (num_return_sequences > num_beams) {
+  if (num_return_sequences > num_beams && (num_beams > 1 || !do_sample)) {
     refuse(
       "num_return_sequences",
-      `num_return_sequences ${num_return_sequences} needs as many beams, but num_beams is ${num_beams}`,
+      num_beams > 1
+        ? `num_return_sequences ${num_return_sequences} needs as many beams, but num_beams is ${num_beams}`
+        : `num_return_sequences ${num_return_sequences} needs do_sample, or as many beams: all texts would be the same`,
     );
-  }
-  if (num_beams > 1 && do_sample) {
-    refuse(options.do_sample === undefined ? "num_beams" : "do_sample", "beams are not sampled: pass do_sample: false");
   }
   return {
     num_beams,

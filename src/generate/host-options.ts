@@ -61,7 +61,7 @@ export const BEAMS = {
   length_penalty: number((n) => Number.isFinite(n), "a number"),
   /** true: stop when there are `num_beams` finished texts; false: when a better one is unlikely; "never": when there is none. */
   early_stopping: option<boolean | "never">(z.union([z.boolean(), z.literal("never")]), 'true, false or "never"'),
-  /** Texts that are returned for each prompt. */
+  /** Texts that are returned for each prompt: at most `num_beams`, or any number of samples. */
   num_return_sequences: whole(1),
 };
 

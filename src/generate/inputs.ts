@@ -203,6 +203,11 @@ export function promptsOf({ rows, steps, ids, mask }: Batch): number[][] {
   });
 }
 
+/** The same for batches of which each prompt has several rows, one after the other. */
+export function eachPrompt(batch: Batch, copies: number): number[][] {
+  return promptsOf(batch).flatMap((prompt) => new Array<number[]>(copies).fill(prompt));
+}
+
 /** Positions of tokens, and boundaries in a row of several texts; the names are those of DataCollatorWithFlattening. */
 export const PACKED = {
   /**

@@ -5,11 +5,12 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
-import type { GenerationConfig } from "./config.js";
+import { type GenerationConfig, rowsPerPrompt } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
+import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
-import type { HostProcessor } from "./processors/processor.js";
+import type { HostProcessor } from "./processors/host-processor.js";
 import type { FinishReason, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
 import type { Streamer } from "./streamers.js";
@@ -17,6 +18,8 @@ import type { Streamer } from "./streamers.js";
 export interface LoopOptions {
   readonly config: GenerationConfig;
   readonly cache_dtype: CacheDType;
+  /** What ends texts beside their length and the ids that end them. */
+  readonly ends?: Ends | undefined;
   readonly signal?: AbortSignal;
   readonly processors?: readonly HostProcessor[];
   /** Guesses at most `drafts` tokens per pass; the caller disposes it. */
@@ -37,7 +40,10 @@ export interface Step {
   readonly token_ids: readonly number[];
   /** Which rows have ended, this step included. */
   readonly finished: readonly boolean[];
-  /** Why each row has ended: a token of `eos_token_id`, or `max_new_tokens`; undefined while it continues. */
+  /**
+   * Why each row has ended: a token of `eos_token_id` ("eos"), `max_new_tokens` ("length"), a stop string or a criterion ("stop"),
+   * `max_time` ("time"); undefined while it continues.
+   */
   readonly finish_reasons: readonly (FinishReason | undefined)[];
   /**
    * Log-probability of each row's token among all tokens, after penalties and before temperature; NaN for finished rows.
@@ -49,8 +55,8 @@ export interface Step {
 }
 
 /**
- * Generates until every row has ended or has `max_new_tokens`. Row b of the batch is sequence b: its random numbers
- * depend on the seed, b and the step.
+ * Generates until every row has ended or has `max_new_tokens`. Each prompt has `num_return_sequences` rows, one after the other,
+ * which share what the cache holds of it. Row r of all is sequence r: its random numbers depend on the seed, r and the step.
  * @throws AbortError when the signal fires; KernelError, OutOfMemoryError
  */
 export async function* generateSteps(
@@ -65,16 +71,24 @@ export async function* generateSteps(
   const prompts = promptsOf(batch);
   const total = prompts.reduce((sum, { length }) => sum + length, 0);
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-  const { cache_dtype, processors, scores, cross } = options;
-  const shape = { rows: batch.rows, capacity: longest + config.max_new_tokens };
+  const { cache_dtype, processors, scores, cross, ends } = options;
+  const copies = rowsPerPrompt(config.beams);
+  const shape = { rows: batch.rows * copies, capacity: longest + config.max_new_tokens };
   using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross });
-  const requests = prompts.map((prompt, row) => ({ row, prompt, config, sequence: row }));
+  const request = { ...config, ends };
+  const requests = prompts.map((prompt, item) => {
+    const row = item * copies;
+    return { row, prompt, config: request, sequence: row };
+  });
   const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
   progress?.(promptProgress("initiate", 0, total));
   const prefill = { signal, chunk, ran };
   await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
+  for (let row = 0; row < shape.rows; row++) {
+    if (row % copies > 0) session.fork(row - (row % copies), row, request, row);
+  }
   let reading = true;
-  const columns = new Columns(batch.rows, config.pad_token_id, scores ?? false);
+  const columns = new Columns(shape.rows, config.pad_token_id, scores ?? false);
   const passes = drafter ? drafted(session, drafter, options.drafts ?? 0) : stepped(session);
   for await (const tokens of passes) {
     stop();
@@ -157,18 +171,20 @@ class Columns {
 }
 
 /**
- * Prompts and generated tokens of a batch, [B][T + new], from its steps. A streamer gets the prompt and then each token.
+ * Prompts and generated tokens of a batch, [B · copies][T + new], from its steps. A streamer gets the prompt and then each token.
  * @throws OptionError for a streamer and more than one row
  */
 export async function collect(
   batch: Batch,
+  copies: number,
   steps: () => AsyncGenerator<Step>,
   streamer: Streamer | undefined,
 ): Promise<number[][]> {
-  if (streamer && batch.rows > 1) throw new OptionError("a streamer takes one row; use stream() for batches");
-  const rows = Array.from({ length: batch.rows }, (_, r) => [
-    ...batch.ids.subarray(r * batch.steps, (r + 1) * batch.steps),
-  ]);
+  if (streamer && batch.rows * copies > 1) throw new OptionError("a streamer takes one row; use stream() for batches");
+  const rows = Array.from({ length: batch.rows * copies }, (_, r) => {
+    const item = Math.floor(r / copies);
+    return [...batch.ids.subarray(item * batch.steps, (item + 1) * batch.steps)];
+  });
   try {
     streamer?.put(rows[0]!);
     for await (const { token_ids } of steps()) {

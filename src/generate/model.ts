@@ -14,10 +14,11 @@ import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
-import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
+import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
-import { type Batch, leftPadded, placesOf, promptsOf, readBatch, textLengths, withImpliedMask } from "./inputs.js";
+import { type Ends, endingOf } from "./ending.js";
+import { type Batch, eachPrompt, leftPadded, placesOf, readBatch, textLengths, withImpliedMask } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import {
   FORWARD,
@@ -31,7 +32,7 @@ import {
 } from "./options.js";
 import { type Chunk, chunksOf } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
-import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
+import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { type TextStep, withTexts } from "./texts.js";
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
@@ -40,6 +41,8 @@ export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js"
 interface Prepared {
   readonly batch: Batch;
   readonly config: GenerationConfig;
+  /** What ends texts beside their length and the ids that end them, from when it is called. */
+  readonly ending: () => Ends | undefined;
   readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
 
@@ -147,18 +150,19 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   ): Promise<GenerateOutput>;
   generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
-    const { batch, config, options } = this.#prepare("generate", given);
+    const prepared = this.#prepare("generate", given);
+    const { batch, config, options } = prepared;
+    const copies = rowsPerPrompt(config.beams);
     const output: GenerateOutput =
       config.beams.num_beams > 1
-        ? await this.#search(batch, config, options)
-        : { sequences: await collect(batch, () => this.#steps(batch, config, options), options.streamer) };
+        ? await this.#search(prepared)
+        : { sequences: await collect(batch, copies, () => this.#steps(prepared), options.streamer) };
     return returned(output, options);
   }
 
-  async #search(batch: Batch, given: GenerationConfig, options: Prepared["options"]): Promise<GenerateOutput> {
-    const { config, before, after } = onHost(given);
+  async #search({ batch, config: given, ending, options }: Prepared): Promise<GenerateOutput> {
+    const { config, processors } = onHost(given, options);
     const { beams } = config;
-    const processors = [...before, ...(options.logits_processor ?? []), ...after];
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { bytes } = this.#cacheOf(batch, config);
     const { signal } = options;
@@ -169,6 +173,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         config,
         beams,
         cache_dtype,
+        ends: ending(),
         signal,
         processors,
       });
@@ -194,10 +199,16 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   ): AsyncGenerator<TextStep>;
   stream(inputs: Inputs<StreamOptions>, options?: After<StreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
-    const { batch, config, options } = this.#prepare("stream", given);
-    const { tokenizer, skip_special_tokens = true } = options;
-    const steps = this.#steps(batch, config, options);
-    return tokenizer ? withTexts(steps, tokenizer, promptsOf(batch), skip_special_tokens) : steps;
+    const prepared = this.#prepare("stream", given);
+    const { tokenizer, skip_special_tokens = true } = prepared.options;
+    const steps = this.#steps(prepared);
+    if (!tokenizer) return steps;
+    return withTexts(
+      steps,
+      tokenizer,
+      eachPrompt(prepared.batch, rowsPerPrompt(prepared.config.beams)),
+      skip_special_tokens,
+    );
   }
 
   /** The cache dtype of a generation with these options, and the bytes it takes on the device. */
@@ -221,7 +232,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = batch.steps + config.max_new_tokens;
-    return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows * config.beams.num_beams, tokens, dtype)) };
+    return {
+      dtype,
+      bytes: cacheBytes(cacheShape(this.module, batch.rows * rowsPerPrompt(config.beams), tokens, dtype)),
+    };
   }
 
   /**
@@ -233,7 +247,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { batch, config, options } = prepared;
     const tokens = batch.steps + config.max_new_tokens;
     checkRoom(this, this.#cacheOf(batch, config).bytes, tokens, `a cache of ${tokens} tokens`);
-    if (options.logits_processor?.length) warnOfHostProcessors();
+    if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return prepared;
   }
@@ -249,14 +263,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
-    return { batch, config, options };
+    return { batch, config, ending: endingOf(config, options), options };
   }
 
-  async *#steps(batch: Batch, given: GenerationConfig, options: Prepared["options"]): AsyncGenerator<Step> {
-    const { config, before, after } = onHost(given);
+  async *#steps({ batch, config: given, ending, options }: Prepared): AsyncGenerator<Step> {
+    const { config, processors } = onHost(given, options);
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
-    const processors = [...before, ...(options.logits_processor ?? []), ...after];
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
     const { bytes } = this.#cacheOf(batch, config);
     for (const model of held) model.hold();
@@ -266,7 +279,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       drafter = openDrafter(batch, config, { assistant: assistant_model, signal });
       const drafts = draftsOf(config, options);
       const progress = progress_callback;
-      const loop = { config, cache_dtype, processors, drafter, drafts, scores, signal, progress };
+      const loop = { config, cache_dtype, ends: ending(), processors, drafter, drafts, scores, signal, progress };
       for await (const step of generateSteps(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();
         yield step;

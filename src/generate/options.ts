@@ -31,11 +31,12 @@ import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
+import type { StoppingRule } from "./ending.js";
 import type { FeatureValues } from "./features.js";
 import { RETURNS } from "./host-options.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { PromptProgress } from "./prefill.js";
-import type { HostProcessor } from "./processors/processor.js";
+import type { HostProcessor, PrefixAllowedTokens } from "./processors/host-processor.js";
 import { PYTHON, type PythonOptions } from "./python.js";
 import { isTokenizer, type Streamer } from "./streamers.js";
 import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
@@ -242,6 +243,18 @@ const RUN = {
    * each step waits for the logits of all rows to be read from the device and written back.
    */
   logits_processor: checkedLater<readonly HostProcessor[]>(),
+  /**
+   * Gives the ids that may follow a text: gets the number of its prompt in the batch and all ids so far. Called on the host in each
+   * step, like `logits_processor`.
+   */
+  prefix_allowed_tokens_fn: callback<PrefixAllowedTokens>(),
+  /**
+   * End texts, beside `eos_token_id`, `stop_strings` and the lengths: StoppingCriteria, or functions that get all ids of a text after
+   * each new token.
+   */
+  stopping_criteria: checkedLater<readonly StoppingRule[]>(),
+  /** What `stop_strings` are looked for with. Of `stream`, it also gives each step its `text`. */
+  tokenizer: such<PreTrainedTokenizer>(isTokenizer, "a tokenizer, as from AutoTokenizer.from_pretrained"),
   /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
   assistant_model: checkedLater<AssistantModel>(),
   /** Give the log-probability of each token: `scores` of a step. */
@@ -270,8 +283,6 @@ export interface GenerateOutput {
 
 /** Options of stream alone. */
 const STREAM_ONLY = {
-  /** Gives each step its `text`. */
-  tokenizer: such<PreTrainedTokenizer>(isTokenizer, "a tokenizer, as from AutoTokenizer.from_pretrained"),
   /** Leave special tokens out of `text`; true by default. */
   skip_special_tokens: flag(),
 };
@@ -284,7 +295,7 @@ export interface StreamOptions
     Options<typeof STREAM_ONLY> {}
 
 /** Options of stream with which the steps have text. */
-export type TextStreamOptions = StreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
+export type TextStreamOptions = StreamOptions & Needed<typeof RUN, "tokenizer">;
 
 /** All options of an encoder-decoder's generate: its encoder reads the text in one pass. */
 export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model", "progress_callback"]), ...DECODER_INPUTS };
@@ -303,7 +314,7 @@ export interface Seq2SeqStreamOptions
   extends Omit<Seq2SeqGenerateOptions, "streamer" | keyof typeof RETURNS>,
     Options<typeof STREAM_ONLY> {}
 
-export type Seq2SeqTextStreamOptions = Seq2SeqStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
+export type Seq2SeqTextStreamOptions = Seq2SeqStreamOptions & Needed<typeof RUN, "tokenizer">;
 
 const SPEECH = {
   /** [B,mels,frames]: log-mel spectrograms, as a feature extractor makes them. */
@@ -352,4 +363,4 @@ export interface SpeechStreamOptions
     Needed<typeof SPEECH, "input_features">,
     Options<typeof TRANSCRIPTION> {}
 
-export type SpeechTextStreamOptions = SpeechStreamOptions & Needed<typeof STREAM_ONLY, "tokenizer">;
+export type SpeechTextStreamOptions = SpeechStreamOptions & Needed<typeof RUN, "tokenizer">;

@@ -13,9 +13,10 @@ import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
-import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
+import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
+import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
-import { type Batch, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
+import { type Batch, eachPrompt, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
   type GenerateOutput,
@@ -35,7 +36,7 @@ import {
   type SpeechTextStreamOptions,
 } from "./options.js";
 import { onHost } from "./processors/host/chain.js";
-import { checkProcessors, warnOfHostProcessors } from "./processors/processor.js";
+import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
@@ -60,6 +61,8 @@ interface Prepared {
   readonly languages: readonly number[] | undefined;
   readonly config: GenerationConfig;
   readonly cache_dtype: CacheDType;
+  /** What ends texts beside their length and the ids that end them, from when it is called. */
+  readonly ending: () => Ends | undefined;
   readonly options: Options<typeof SEQ2SEQ_GENERATE & typeof SEQ2SEQ_STREAM>;
 }
 
@@ -130,22 +133,22 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
     const prepared = this.#prepare("generate", given);
     const known = await this.#withLanguages(prepared);
+    const copies = rowsPerPrompt(known.config.beams);
     const output: GenerateOutput =
       known.config.beams.num_beams > 1
         ? await this.#search(known)
-        : { sequences: await collect(known.decoder, () => this.#steps(known), known.options.streamer) };
+        : { sequences: await collect(known.decoder, copies, () => this.#steps(known), known.options.streamer) };
     return returned(output, known.options);
   }
 
-  async #search({ encoder, decoder, config: given, cache_dtype, options }: Prepared): Promise<GenerateOutput> {
-    const { config, before, after } = onHost(given, textsOf(encoder));
+  async #search({ encoder, decoder, config: given, cache_dtype, ending, options }: Prepared): Promise<GenerateOutput> {
+    const { config, processors } = onHost(given, options, textsOf(encoder));
     const { beams } = config;
-    const processors = [...before, ...(options.logits_processor ?? []), ...after];
     const { signal } = options;
     this.hold();
     try {
       using cross = encodeInto(this.device, this.module, encoder, cache_dtype, beams.num_beams);
-      const search = { config, beams, cache_dtype, signal, processors, cross };
+      const search = { config, beams, cache_dtype, ends: ending(), signal, processors, cross };
       const found = await beamSearch(this.device, this.module, decoder, search);
       this.checkUsable();
       return outputOf(decoder, found, config);
@@ -175,7 +178,9 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   #stream(prepared: Prepared): AsyncGenerator<Step> {
     const { tokenizer, skip_special_tokens = true } = prepared.options;
     const steps = this.#steps(prepared);
-    return tokenizer ? withTexts(steps, tokenizer, promptsOf(prepared.decoder), skip_special_tokens) : steps;
+    if (!tokenizer) return steps;
+    const prompts = eachPrompt(prepared.decoder, rowsPerPrompt(prepared.config.beams));
+    return withTexts(steps, tokenizer, prompts, skip_special_tokens);
   }
 
   async *#streamAfter(prepared: Prepared): AsyncGenerator<Step> {
@@ -223,18 +228,19 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
     this.#checkPositions(tokens, "lower max_new_tokens");
+    const copies = rowsPerPrompt(config.beams);
     const bytes =
-      cacheBytes(cacheShape(module, decoder.rows * config.beams.num_beams, tokens, cache_dtype)) +
+      cacheBytes(cacheShape(module, decoder.rows * copies, tokens, cache_dtype)) +
       cacheBytes({
         layers: module.cross_layers,
-        rows: shape.rows * config.beams.num_beams,
+        rows: shape.rows * copies,
         capacity: shape.steps,
         dtype: cache_dtype,
       });
     checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
-    if (options.logits_processor?.length) warnOfHostProcessors();
+    if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
-    return { encoder, decoder, languages, config, cache_dtype, options };
+    return { encoder, decoder, languages, config, cache_dtype, ending: endingOf(config, options), options };
   }
 
   /** What the encoder reads. @throws ShapeError, OptionError */
@@ -284,13 +290,12 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async *#steps(prepared: Prepared): AsyncGenerator<Step> {
-    const { encoder, decoder, cache_dtype, options } = prepared;
-    const { config, before, after } = onHost(prepared.config, textsOf(encoder));
-    const processors = [...before, ...(options.logits_processor ?? []), ...after];
+    const { encoder, decoder, cache_dtype, ending, options } = prepared;
+    const { config, processors } = onHost(prepared.config, options, textsOf(encoder));
     const { signal, logprobs: scores } = options;
     this.hold();
     try {
-      const loop = { config, cache_dtype, processors, scores, signal };
+      const loop = { config, cache_dtype, ends: ending(), processors, scores, signal };
       for await (const step of seq2seqSteps(this.device, this.module, encoder, decoder, loop)) {
         this.checkUsable();
         yield step;

@@ -7,6 +7,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { CrossCache } from "../nn/cache.js";
 import type { Pass, PassOptions } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import { rowsPerPrompt } from "./config.js";
 import type { FeatureBatch } from "./features.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { generateSteps, type LoopOptions, type Step } from "./loop.js";
@@ -104,6 +105,6 @@ export async function* seq2seqSteps(
   options: LoopOptions,
 ): AsyncGenerator<Step> {
   throwIfAborted(options.signal, "generation");
-  using cross = encodeInto(device, model, encoder, options.cache_dtype);
+  using cross = encodeInto(device, model, encoder, options.cache_dtype, rowsPerPrompt(options.config.beams));
   yield* generateSteps(device, model, decoder, { ...options, cross });
 }

@@ -2,12 +2,15 @@
 
 import type { Tensor } from "../core/tensor.js";
 import type { SamplingConfig } from "./config.js";
+import type { Ends } from "./ending.js";
 
 /** Generation options of a session's row. */
 export interface RequestConfig extends SamplingConfig {
   readonly max_new_tokens: number;
   /** Ids that end the text. */
   readonly eos_token_ids: readonly number[];
+  /** What else does. */
+  readonly ends?: Ends | undefined;
 }
 
 /** A text for a row of a session. */
@@ -23,8 +26,11 @@ export interface RowRequest {
   readonly sequence?: number;
 }
 
-/** Why a row has ended: a token of `eos_token_ids`, or `max_new_tokens`. */
-export type FinishReason = "eos" | "length";
+/**
+ * Why a row has ended: a token of `eos_token_ids`, `max_new_tokens`, a stop string or a criterion of the caller's ("stop"), or
+ * `max_time`.
+ */
+export type FinishReason = "eos" | "length" | NonNullable<ReturnType<Ends>>;
 
 /** A token generated for a row. */
 export interface RowToken {
@@ -94,9 +100,9 @@ export class Sequence {
   /** Appends a token that was read. */
   take(id: number, score: number | undefined, guessed: boolean): RowToken {
     this.ids.push(id);
-    const { max_new_tokens, eos_token_ids } = this.config;
+    const { max_new_tokens, eos_token_ids, ends } = this.config;
     const full = this.ids.length - this.prompt >= max_new_tokens;
-    const finish_reason = eos_token_ids.includes(id) ? "eos" : full ? "length" : undefined;
+    const finish_reason = eos_token_ids.includes(id) ? "eos" : (ends?.(this.ids) ?? (full ? "length" : undefined));
     if (finish_reason) this.ended = true;
     return { row: this.row, sequence: this.sequence, id, finish_reason, score, guessed };
   }

@@ -15,7 +15,7 @@ import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
 import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
-import type { HostProcessor } from "./processors/processor.js";
+import type { HostProcessor } from "./processors/host-processor.js";
 import { StepRecordings } from "./recordings.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
 

@@ -1,9 +1,9 @@
 // Criteria that end texts, with the names and rules of transformers' generation/stopping_criteria.py.
 
-import { isWhole, listOf } from "../core/checks.js";
+import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import { idsOf, wholeOf } from "./processors/host/base.js";
+import { idsOf, numberOf, readRows, wholeOf } from "./processors/host/base.js";
 
 /** Says of each row whether its text ends. */
 export abstract class StoppingCriteria {
@@ -11,10 +11,7 @@ export abstract class StoppingCriteria {
 
   /** @param input_ids the tokens of each row so far @throws OptionError */
   call(input_ids: readonly (readonly number[])[]): boolean[] {
-    const isRow = (row: unknown): row is readonly number[] => listOf(row, isWhole) !== undefined;
-    const rows = listOf(input_ids, isRow);
-    if (!rows) throw new OptionError(`input_ids must be lists of token ids, got ${show(input_ids)}`);
-    return rows.map((row) => this.done(row));
+    return readRows(input_ids).map((row) => this.done(row));
   }
 }
 
@@ -29,6 +26,24 @@ export class MaxLengthCriteria extends StoppingCriteria {
 
   done(ids: readonly number[]): boolean {
     return ids.length >= this.max_length;
+  }
+}
+
+/** So many seconds have passed since it was made. */
+export class MaxTimeCriteria extends StoppingCriteria {
+  readonly max_time: number;
+  readonly initial_timestamp: number;
+
+  /** @param max_time seconds */
+  constructor(max_time: number) {
+    super();
+    const fits = (n: number): boolean => n > 0 && n < Number.POSITIVE_INFINITY;
+    this.max_time = numberOf("max_time", max_time, fits, "a number of seconds above 0");
+    this.initial_timestamp = performance.now();
+  }
+
+  done(): boolean {
+    return performance.now() - this.initial_timestamp > 1000 * this.max_time;
   }
 }
 

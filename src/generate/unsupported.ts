@@ -18,8 +18,6 @@ export const UNSUPPORTED = {
   token_healing: [false, "token healing"],
   guidance_scale: [1, "classifier-free guidance"],
   watermarking_config: [null, "a watermark"],
-  stop_strings: [null, "stop strings"],
-  max_time: [null, "a limit of time"],
   return_timestamps: [false, "timestamps"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 

@@ -37,6 +37,7 @@ test("no declaration that the package leads to mentions a type of WebGPU's, or a
 test.each([
   ["generate/config.d.ts", GENERATION, ["OWN"]],
   ["generate/config-ids.d.ts", GENERATION, ["IDS"]],
+  ["generate/ending-options.d.ts", GENERATION, ["ENDING"]],
   ["generate/host-options.d.ts", GENERATION, ["PROCESSORS", "BEAMS"]],
   ["generate/cache-options.d.ts", GENERATION, ["CACHE"]],
   ["generate/options.d.ts", FROM_PRETRAINED, ["MODEL"]],
@@ -68,7 +69,7 @@ test("the options that users name come from those parts, not from a table whose 
   for (const [file, words] of [
     [
       "generate/config.d.ts",
-      "GenerationOptions extends Options<typeof OWN>, Options<typeof IDS>, Options<typeof PROCESSORS>, Options<typeof BEAMS>, Options<typeof CACHE>",
+      "GenerationOptions extends Options<typeof OWN>, Options<typeof IDS>, Options<typeof ENDING>, Options<typeof PROCESSORS>, Options<typeof BEAMS>, Options<typeof CACHE>",
     ],
     ["generate/options.d.ts", "FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE>"],
     ["generate/options.d.ts", "TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE>"],

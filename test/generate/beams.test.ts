@@ -96,7 +96,6 @@ describe("beam search", () => {
     const input_ids = [[5, 9, 2]];
     const beams = { input_ids, num_beams: 2, max_new_tokens: 4 };
     const refused: [object, RegExp][] = [
-      [{ ...beams, do_sample: true }, /not sampled/],
       [{ ...beams, num_return_sequences: 3 }, /needs as many beams/],
       [{ ...beams, streamer: { put() {}, end() {} } }, /streamer cannot be used with beams/],
       [{ ...beams, prompt_lookup_num_tokens: 2 }, /take no guesses/],

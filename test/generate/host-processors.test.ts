@@ -6,7 +6,7 @@ import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
-import type { HostProcessor, HostState } from "../../src/generate/processors/processor.js";
+import type { HostProcessor, HostState } from "../../src/generate/processors/host-processor.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 

@@ -207,7 +207,6 @@ describe("with a model and a tokenizer", () => {
     ["to nowhere", () => model.to({} as never), /asked for \{\}/],
     ["train()", () => model.train(), /loaded models only evaluate/],
     ["no cache", () => model.generate([[1]], { use_cache: false as never }), /use_cache must be true, got false/],
-    ["beams that are sampled", () => model.generate([[1]], { num_beams: 4 }), /beams are not sampled/],
     ["calling with a text", () => model.generate("Hello" as never), /takes token ids, got the text "Hello"/],
   ])("%s is refused", async (_, call, words) => {
     const error = await refusal(call);

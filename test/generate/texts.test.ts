@@ -80,12 +80,12 @@ describe("the storyteller", () => {
     model.dispose();
   });
 
-  test("what is no tokenizer is refused, and generate has no use for one", async () => {
+  test("what is no tokenizer is refused", async () => {
     const tokenizer = await AutoTokenizer.from_pretrained(STORYTELLER);
     const model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device });
     const inputs = tokenizer("Once");
     expect(() => model.stream({ ...inputs, tokenizer: {} as never })).toThrow(/tokenizer must be a tokenizer/);
-    await expect(model.generate({ ...inputs, tokenizer } as object as typeof inputs)).rejects.toThrow(OptionError);
+    await expect(model.generate({ ...inputs, tokenizer: 3 as never })).rejects.toThrow(OptionError);
     model.dispose();
   });
 });

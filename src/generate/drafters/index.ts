@@ -9,8 +9,8 @@ import type { FloatDType } from "../../nn/weight.js";
 import { LoadedModel } from "../base.js";
 import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
+import type { HostProcessor, PrefixAllowedTokens } from "../processors/host-processor.js";
 import { hasPenalties } from "../processors/penalties.js";
-import type { HostProcessor } from "../processors/processor.js";
 import { suppresses } from "../processors/suppressed.js";
 import { AssistantDrafter } from "./assistant.js";
 import type { Drafter } from "./drafter.js";
@@ -26,6 +26,7 @@ interface Assistant {
 interface DraftOptions {
   readonly assistant_model?: Assistant;
   readonly logits_processor?: readonly HostProcessor[];
+  readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens;
 }
 
 /** Most tokens guessed at a time; 0 without a drafter. */
@@ -50,9 +51,11 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
             ? "suppress_tokens"
             : logits_processor?.length
               ? "logits_processor"
-              : config.host
-                ? listed(Object.keys(config.host))
-                : undefined;
+              : options.prefix_allowed_tokens_fn
+                ? "prefix_allowed_tokens_fn"
+                : config.host
+                  ? listed(Object.keys(config.host))
+                  : undefined;
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

@@ -5,15 +5,21 @@ import { isList, isWhole, listOf } from "../../../core/checks.js";
 import { OptionError, ShapeError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
 import { Tensor } from "../../../core/tensor.js";
+import type { HostProcessor, HostState } from "../host-processor.js";
 
 /** Changes the scores of rows, one row at a time. */
-export abstract class RowProcessor {
+export abstract class RowProcessor implements HostProcessor {
   /**
    * Changes the scores f32[V] of a row in place.
    * @param ids all tokens of the row so far
    * @param row its number
    */
   abstract change(scores: Float32Array, ids: readonly number[], row: number): void;
+
+  /** As one of `logits_processor` of generate(). */
+  process(logits: Float32Array, { ids, row }: HostState): void {
+    this.change(logits, ids, row);
+  }
 
   /**
    * The changed scores of a batch, as a new tensor f32[B,V].
@@ -35,7 +41,7 @@ export abstract class RowProcessor {
 }
 
 /** @throws OptionError */
-function readRows(input_ids: unknown): readonly (readonly number[])[] {
+export function readRows(input_ids: unknown): readonly (readonly number[])[] {
   const isRow = (row: unknown): row is readonly number[] => listOf(row, isWhole) !== undefined;
   const rows = listOf(input_ids, isRow);
   if (rows) return rows;

@@ -1,17 +1,20 @@
 // The host processors of a call: what its options ask for, as processors of a decode session.
 
 import { OptionError } from "../../../core/errors.js";
-import type { GenerationConfig } from "../../config.js";
-import type { HostProcessor } from "../processor.js";
+import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
+import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
 
 /** A call's options with the part that the host does taken out, and that part. */
 export interface HostPart {
   /** For the device. */
   readonly config: GenerationConfig;
-  /** Before the caller's processors, and after them. */
-  readonly before: readonly HostProcessor[];
-  readonly after: readonly HostProcessor[];
+  readonly processors: readonly HostProcessor[];
+}
+
+interface OwnProcessors {
+  readonly logits_processor?: readonly HostProcessor[] | undefined;
+  readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
 }
 
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
@@ -19,12 +22,18 @@ const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_s
 /**
  * Divides the options of a call between device and host. If the host does anything, it does the penalties as well, because they
  * precede most of it.
+ * @param own the caller's processors, and the function that says which ids may follow
  * @param encoder the texts of an encoder, none of one that reads sound; by default the prompts
  * @throws OptionError for options about the encoder's text if it reads sound
  */
-export function onHost(config: GenerationConfig, encoder?: readonly (readonly number[])[]): HostPart {
-  const { host, beams, do_sample, max_new_tokens } = config;
-  if (host === undefined) return { config, before: [], after: [] };
+export function onHost(
+  config: GenerationConfig,
+  { logits_processor = [], prefix_allowed_tokens_fn: allowed }: OwnProcessors,
+  encoder?: readonly (readonly number[])[],
+): HostPart {
+  const { host = {}, beams, do_sample, max_new_tokens } = config;
+  const { num_beams } = beams;
+  if (config.host === undefined && !allowed) return { config, processors: logits_processor };
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
@@ -41,20 +50,33 @@ export function onHost(config: GenerationConfig, encoder?: readonly (readonly nu
     begin_suppress_tokens: some(config.begin_suppress_tokens),
     eos_token_id: some(config.eos_token_ids),
   };
-  const warps = do_sample && [typical_p, epsilon_cutoff, eta_cutoff].some((value) => value !== undefined);
+  const own = [typical_p, epsilon_cutoff, eta_cutoff].some((value) => value !== undefined);
+  const warps = do_sample && (own || num_beams > 1);
   const { temperature, top_k, top_p, min_p } = config;
   const warpers: ProcessorConfig = warps
-    ? { do_sample, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, renormalize_logits }
+    ? {
+        do_sample,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        epsilon_cutoff,
+        eta_cutoff,
+        renormalize_logits,
+        num_beams,
+      }
     : { renormalize_logits };
-  const at = (own: ProcessorConfig): HostProcessor => {
+  const at = (own: ProcessorConfig, prefix?: PrefixAllowedTokens): HostProcessor => {
     const lists = new Map<number, LogitsProcessorList>();
     return {
       process(logits, { row, ids, prompt }) {
         let list = lists.get(row);
         if (!list) {
-          const item = Math.floor(row / beams.num_beams);
+          const item = Math.floor(row / rowsPerPrompt(beams));
           const texts = encoder ? encoder.slice(item, item + 1) : [ids.slice(0, prompt)];
-          const inputs = { input_ids_seq_length: prompt, encoder_input_ids: texts };
+          const prefix_allowed_tokens_fn: PrefixAllowedTokens | undefined = prefix && ((_, text) => prefix(item, text));
+          const inputs = { input_ids_seq_length: prompt, encoder_input_ids: texts, prefix_allowed_tokens_fn };
           list = getLogitsProcessor({ ...own, max_length: prompt + max_new_tokens }, inputs);
           lists.set(row, list);
         }
@@ -70,5 +92,5 @@ export function onHost(config: GenerationConfig, encoder?: readonly (readonly nu
     ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
   };
   const last = warps || renormalize_logits ? [at(warpers)] : [];
-  return { config: device, before: [at(text)], after: last };
+  return { config: device, processors: [at(text, allowed), ...logits_processor, ...last] };
 }

@@ -3,6 +3,7 @@
 import { isOf, listOf } from "../../../core/checks.js";
 import { entriesOf, OptionError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
+import type { PrefixAllowedTokens } from "../host-processor.js";
 import { idsOf, RowProcessor, wholeOf } from "./base.js";
 import {
   EncoderNoRepeatNGramLogitsProcessor,
@@ -15,6 +16,7 @@ import {
   MinNewTokensLengthLogitsProcessor,
   NoBadWordsLogitsProcessor,
   NoRepeatNGramLogitsProcessor,
+  PrefixConstrainedLogitsProcessor,
   RepetitionPenaltyLogitsProcessor,
   SequenceBiasLogitsProcessor,
   SuppressTokensAtBeginLogitsProcessor,
@@ -87,6 +89,8 @@ export interface ProcessorConfig {
 export interface LogitsInputs {
   /** Tokens of the prompt. */
   readonly input_ids_seq_length: number;
+  /** Which ids may follow. */
+  readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
   /** The encoder's text, or the prompt of a model without encoder. */
   readonly encoder_input_ids?: readonly (readonly number[])[];
 }
@@ -100,7 +104,11 @@ export function getLogitsProcessor(config: ProcessorConfig, inputs: LogitsInputs
     Object.fromEntries(entriesOf(what, given, keys)) as T;
   return processorsOf(
     read("getLogitsProcessor", config, Object.keys(NEUTRAL)),
-    read("getLogitsProcessor: inputs", inputs, ["input_ids_seq_length", "encoder_input_ids"]),
+    read("getLogitsProcessor: inputs", inputs, [
+      "input_ids_seq_length",
+      "encoder_input_ids",
+      "prefix_allowed_tokens_fn",
+    ]),
   );
 }
 
@@ -135,7 +143,7 @@ export const NEUTRAL: Readonly<Record<keyof ProcessorConfig, number | boolean | 
 };
 
 function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProcessorList {
-  const { encoder_input_ids: encoder = [] } = inputs;
+  const { encoder_input_ids: encoder = [], prefix_allowed_tokens_fn: allowed } = inputs;
   const prompt = wholeOf("input_ids_seq_length", inputs.input_ids_seq_length, 0);
   const eos = config.eos_token_id ?? undefined;
   const ends = eos === undefined ? [] : idsOf("eos_token_id", eos);
@@ -160,6 +168,7 @@ function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProc
   add("bad_words_ids", (words) => new NoBadWordsLogitsProcessor(words, eos));
   whereEnds("min_length", (least) => new MinLengthLogitsProcessor(least, ends));
   whereEnds("min_new_tokens", (least) => new MinNewTokensLengthLogitsProcessor(prompt, least, ends));
+  if (allowed !== undefined) made.push(new PrefixConstrainedLogitsProcessor(allowed, beams));
   add("forced_bos_token_id", (id) => new ForcedBOSTokenLogitsProcessor(id));
   const { max_length } = config;
   add("forced_eos_token_id", (ids) => new ForcedEOSTokenLogitsProcessor(max_length ?? 20, ids));

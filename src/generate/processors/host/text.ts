@@ -3,6 +3,7 @@
 import { isWhole, listOf } from "../../../core/checks.js";
 import { OptionError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
+import type { PrefixAllowedTokens } from "../host-processor.js";
 import { idsOf, listsOf, numberOf, RowProcessor, wholeOf } from "./base.js";
 
 const NEVER = Number.NEGATIVE_INFINITY;
@@ -189,13 +190,10 @@ function allowOnly(scores: Float32Array, ids: readonly number[], value?: number)
 
 /** A function of the caller's says which tokens may follow a text. */
 export class PrefixConstrainedLogitsProcessor extends RowProcessor {
-  readonly #allowed: (row: number, ids: readonly number[]) => readonly number[];
+  readonly #allowed: PrefixAllowedTokens;
   readonly #beams: number;
 
-  constructor(
-    prefix_allowed_tokens_fn: (batch_id: number, input_ids: readonly number[]) => readonly number[],
-    num_beams = 1,
-  ) {
+  constructor(prefix_allowed_tokens_fn: PrefixAllowedTokens, num_beams = 1) {
     super();
     if (typeof prefix_allowed_tokens_fn !== "function") {
       throw new OptionError(`prefix_allowed_tokens_fn must be a function, got ${show(prefix_allowed_tokens_fn)}`);

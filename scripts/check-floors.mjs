@@ -22,6 +22,7 @@ const FLOORS = [
   "models",
   "load",
   "generate",
+  "pipelines",
   "bnb",
   "browser",
   "train",

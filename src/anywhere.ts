@@ -62,6 +62,7 @@ export type { RawImage } from "./media/image.js";
 export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
 export type { MediaFile } from "./media/reader.js";
 export { transfer } from "./ops/transfer.js";
+export type * from "./pipelines/index.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";

@@ -19,6 +19,7 @@ import {
 } from "./generate/processors-auto.js";
 import type { FeatureExtractor } from "./media/feature-extractor.js";
 import type { ImageProcessor } from "./media/image-processor.js";
+import { type MakePipeline, pipelineOf } from "./pipelines/pipeline.js";
 
 export * from "./anywhere.js";
 export { WorkerHost, type WorkerLike } from "./browser/client.js";
@@ -67,3 +68,4 @@ export const AutoImageProcessor: AutoProcessors<ImageProcessor> = /* @__PURE__ *
 export const AutoFeatureExtractor: AutoProcessors<FeatureExtractor> = /* @__PURE__ */ autoFeatureExtractor(BROWSER);
 export const AutoProcessor: AutoProcessors<Processor> = /* @__PURE__ */ autoProcessor(BROWSER);
 export const AutoTokenizer: AutoTokenizers = /* @__PURE__ */ autoTokenizer(BROWSER);
+export const pipeline: MakePipeline = /* @__PURE__ */ pipelineOf(BROWSER);

@@ -27,4 +27,5 @@ export { type Pulled, type PullOptions, pull } from "./hub/pull.js";
 export { type Pushed, type PushedFile, type PushOptions, pushFolder } from "./hub/push.js";
 export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export { get_balanced_memory, get_max_memory, infer_auto_device_map } from "./load/device-map/node.js";
+export { pipeline } from "./pipelines/node.js";
 export type { DownloadEvent } from "./sources/source.js";

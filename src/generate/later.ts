@@ -10,8 +10,6 @@ const OFFLOAD =
 
 /** Exports of the package. */
 const EXPORTS = {
-  pipeline:
-    "a model and its tokenizer are used together: tokenizer.decode((await model.generate({ ...tokenizer(text) }))[0])",
   cpu_offload: OFFLOAD,
   disk_offload: OFFLOAD,
   set_module_tensor_to_device: "weights come from a checkpoint: load_checkpoint_and_dispatch(model, folder)",
@@ -35,7 +33,6 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
 }
 
 export const {
-  pipeline,
   cpu_offload,
   disk_offload,
   set_module_tensor_to_device,

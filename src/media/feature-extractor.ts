@@ -103,6 +103,16 @@ export class FeatureExtractor extends CallableBase<
     }
   }
 
+  /** Samples that a spectrogram holds at most; undefined for waveforms, which have any length. */
+  get n_samples(): number | undefined {
+    return this.#mel && this.#fields.chunk_length * this.sampling_rate;
+  }
+
+  /** A sound's samples at the model's rate. @throws as `run` */
+  async samples(sound: SoundInput): Promise<Float32Array> {
+    return this.#read(sound);
+  }
+
   /**
    * Sound as a model's inputs: `input_features` of Whisper, `input_values` of wav2vec 2.0.
    * @throws ShapeError, OptionError (another sampling rate than the model's), FormatError, NotFoundError

@@ -231,7 +231,6 @@ describe("with a model and a tokenizer", () => {
 });
 
 test.each([
-  "pipeline",
   "cpu_offload",
   "disk_offload",
   "set_module_tensor_to_device",

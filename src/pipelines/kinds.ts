@@ -1,0 +1,118 @@
+// What a pipeline is made of: the parts that a task needs, the options of its calls, and how inputs become batches.
+
+import * as z from "zod";
+import { isList } from "../core/checks.js";
+import { OptionError } from "../core/errors.js";
+import { type Options, option, type Table } from "../core/options.js";
+import type { Tensor } from "../core/tensor.js";
+import type { LoadedModel } from "../generate/base.js";
+import type { FeatureExtractor } from "../media/feature-extractor.js";
+import type { ImageProcessor } from "../media/image-processor.js";
+import type { Task } from "../nn/architecture.js";
+import type { Model } from "../nn/model.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+
+/** The processors of a task's inputs. */
+export interface Processors {
+  readonly tokenizer: PreTrainedTokenizer;
+  readonly image_processor: ImageProcessor;
+  readonly feature_extractor: FeatureExtractor;
+}
+
+export type Need = keyof Processors;
+
+/** What a task works with; only the processors that it needs are there. */
+export interface Parts<M = LoadedModel<Model>> extends Processors {
+  readonly model: M;
+  /** Inputs that go through the model together. */
+  readonly batch_size: number;
+}
+
+/** A task: which model it loads, what it needs, the options of its calls, and what a call does. */
+export interface Kind<T extends Table = Table> {
+  /** Tasks of models, by which one may be loaded. */
+  readonly models: readonly Task[];
+  readonly needs: readonly Need[];
+  readonly calls: T;
+  /** A call's work. Options that were given to `pipeline` are defaults of each call's. */
+  run(parts: Parts<never>, inputs: unknown, options: Options<T>): Promise<unknown>;
+}
+
+/** A kind with the types of its own options. */
+export function kind<T extends Table, M>(
+  facts: Omit<Kind<T>, "run"> & {
+    run(parts: Parts<M>, inputs: unknown, options: Options<T>): Promise<unknown>;
+  },
+): Kind {
+  return facts as unknown as Kind;
+}
+
+/** How texts become tokens, as in a tokenizer's call. */
+export { CALL as TOKENIZER_CALL } from "../tokenizer/options.js";
+
+/** A number of results: at least 1, or null for all. */
+export const topK = () => option<number | null>(z.int().min(1).nullable(), "a whole number above 0, or null for all");
+
+/**
+ * One input or a list of them.
+ * @throws OptionError for an empty list, or what is none of the inputs
+ */
+export function listed<T>(
+  inputs: unknown,
+  isOne: (value: unknown) => value is T,
+  wanted: string,
+): { readonly items: readonly T[]; readonly many: boolean } {
+  if (isOne(inputs)) return { items: [inputs], many: false };
+  if (isList(inputs)) {
+    const items = [...inputs];
+    const odd = items.findIndex((item) => !isOne(item));
+    if (odd < 0) return { items: items as T[], many: true };
+    throw new OptionError(`input ${odd} of the list must be ${wanted}`);
+  }
+  throw new OptionError(`a pipeline's input must be ${wanted}, or a list of them`);
+}
+
+export const isText = (value: unknown): value is string => typeof value === "string";
+
+/**
+ * Runs inputs in batches of inputs of about the same length; results come in the order of the inputs.
+ * @param length of an input: of texts their characters
+ */
+export async function inBatches<T, R>(
+  items: readonly T[],
+  size: number,
+  length: (item: T) => number,
+  run: (batch: readonly T[], numbers: readonly number[]) => Promise<readonly R[]>,
+): Promise<R[]> {
+  const order = items.map((item, n) => ({ item, n, length: length(item) })).sort((a, b) => b.length - a.length);
+  const results = new Array<R>(items.length);
+  for (let at = 0; at < order.length; at += size) {
+    const part = order.slice(at, at + size);
+    const numbers = part.map(({ n }) => n);
+    const found = await run(
+      part.map(({ item }) => item),
+      numbers,
+    );
+    numbers.forEach((n, i) => {
+      results[n] = found[i]!;
+    });
+  }
+  return results;
+}
+
+/** The values of some of a forward pass's outputs; all of them are disposed. @throws OptionError for one that it lacks */
+export async function valuesOf<const K extends string>(
+  outputs: Readonly<Partial<Record<K, Tensor>>>,
+  ...names: readonly K[]
+): Promise<Readonly<Record<K, { readonly values: Float32Array; readonly shape: readonly number[] }>>> {
+  try {
+    const read = names.map(async (name) => {
+      const tensor = outputs[name];
+      if (!tensor) throw new OptionError(`this model gives no ${name}: it is none for the pipeline's task`);
+      return [name, { values: await tensor.readFloats(), shape: tensor.shape }];
+    });
+    return Object.fromEntries(await Promise.all(read)) as never;
+  } finally {
+    for (const tensor of Object.values<Tensor | undefined>(outputs)) tensor?.dispose();
+  }
+}

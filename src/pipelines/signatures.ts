@@ -1,0 +1,124 @@
+// What the pipeline of each task takes and gives.
+
+import type { SoundInput } from "../media/feature-extractor.js";
+import type { ImageInput } from "../media/image-processor.js";
+import type { Conversation } from "../tokenizer/api.js";
+import type {
+  ImageClassificationOptions,
+  Label,
+  TextClassificationOptions,
+  TextInput,
+  ZeroShotImageOptions,
+  ZeroShotLabels,
+  ZeroShotOptions,
+} from "./classify.js";
+import type {
+  FeatureExtractionOptions,
+  ImageFeatureOptions,
+  SentenceSimilarityOptions,
+  SimilarityInput,
+} from "./features.js";
+import type { Filled, FillMaskOptions } from "./fill-mask.js";
+import type { SpeechRecognitionOptions, Transcript } from "./speech.js";
+import type { GeneratedChat, GeneratedIds, GeneratedText, TextGenerationOptions } from "./text-generation.js";
+import type { Text2TextOptions } from "./text2text.js";
+
+/** Options of a call, and how many inputs go through the model together. */
+type Call<O> = O & { readonly batch_size?: number };
+
+/** A pipeline whose results are the same for one input and for each of a list. */
+interface Each<Input, Output, O> {
+  (input: Input, options?: Call<O>): Promise<Output>;
+  (inputs: readonly Input[], options?: Call<O>): Promise<Output[]>;
+}
+
+export interface TextGeneration {
+  (text: string, options: Call<TextGenerationOptions> & { readonly return_tensors: true }): Promise<GeneratedIds[]>;
+  (text: string, options?: Call<TextGenerationOptions>): Promise<GeneratedText[]>;
+  (texts: readonly string[], options?: Call<TextGenerationOptions>): Promise<GeneratedText[][]>;
+  /** Chats: messages with `role` and `content`. */
+  (chat: Conversation, options?: Call<TextGenerationOptions>): Promise<GeneratedChat[]>;
+  (chats: readonly Conversation[], options?: Call<TextGenerationOptions>): Promise<GeneratedChat[][]>;
+}
+
+export interface TextClassification {
+  /** The best labels of a text, one unless `top_k` says more. */
+  (input: TextInput, options?: Call<TextClassificationOptions>): Promise<Label[]>;
+  /** Of a list, with `top_k`: the best labels of each text. */
+  (
+    inputs: readonly TextInput[],
+    options: Call<TextClassificationOptions> & { readonly top_k: number | null },
+  ): Promise<Label[][]>;
+  /** Of a list, without: the label of each text. */
+  (inputs: readonly TextInput[], options?: Call<TextClassificationOptions>): Promise<Label[]>;
+}
+
+interface Text2Text<Name extends string> {
+  /** A list with one text, or as many as `num_return_sequences`. */
+  (text: string, options?: Call<Text2TextOptions>): Promise<{ [N in Name]: string }[]>;
+  (
+    texts: readonly string[],
+    options: Call<Text2TextOptions> & { readonly num_return_sequences: number },
+  ): Promise<{ [N in Name]: string }[][]>;
+  (texts: readonly string[], options?: Call<Text2TextOptions>): Promise<{ [N in Name]: string }[]>;
+}
+
+export interface FillMask {
+  /** The likeliest tokens at a text's mask; for each of several masks. */
+  (text: string, options?: Call<FillMaskOptions>): Promise<Filled[] | Filled[][]>;
+  (texts: readonly string[], options?: Call<FillMaskOptions>): Promise<(Filled[] | Filled[][])[]>;
+}
+
+interface FeatureExtraction {
+  /** One vector. */
+  (
+    text: string,
+    options: Call<FeatureExtractionOptions> & { readonly pooling: "mean" | "cls" | "last" },
+  ): Promise<number[]>;
+  (
+    texts: readonly string[],
+    options: Call<FeatureExtractionOptions> & { readonly pooling: "mean" | "cls" | "last" },
+  ): Promise<number[][]>;
+  /** [1][T][hidden] */
+  (text: string, options?: Call<FeatureExtractionOptions>): Promise<number[][][]>;
+  (texts: readonly string[], options?: Call<FeatureExtractionOptions>): Promise<number[][][][]>;
+}
+
+interface ImageFeatureExtraction {
+  (image: ImageInput, options: Call<ImageFeatureOptions> & { readonly pool: true }): Promise<number[]>;
+  (images: readonly ImageInput[], options: Call<ImageFeatureOptions> & { readonly pool: true }): Promise<number[][]>;
+  /** [1][T][hidden] */
+  (image: ImageInput, options?: Call<ImageFeatureOptions>): Promise<number[][][]>;
+  (images: readonly ImageInput[], options?: Call<ImageFeatureOptions>): Promise<number[][][][]>;
+}
+
+/** By task: the options of its calls, and the call itself. */
+export interface Pipelines {
+  "text-generation": { options: TextGenerationOptions; call: TextGeneration };
+  "text2text-generation": { options: Text2TextOptions; call: Text2Text<"generated_text"> };
+  summarization: { options: Text2TextOptions; call: Text2Text<"summary_text"> };
+  translation: { options: Text2TextOptions; call: Text2Text<"translation_text"> };
+  "fill-mask": { options: FillMaskOptions; call: FillMask };
+  "text-classification": { options: TextClassificationOptions; call: TextClassification };
+  "zero-shot-classification": { options: ZeroShotOptions; call: Each<string, ZeroShotLabels, ZeroShotOptions> };
+  "feature-extraction": { options: FeatureExtractionOptions; call: FeatureExtraction };
+  "sentence-similarity": {
+    options: SentenceSimilarityOptions;
+    call: Each<SimilarityInput, number[], SentenceSimilarityOptions>;
+  };
+  "image-classification": {
+    options: ImageClassificationOptions;
+    call: Each<ImageInput, Label[], ImageClassificationOptions>;
+  };
+  "zero-shot-image-classification": {
+    options: ZeroShotImageOptions;
+    call: Each<ImageInput, Label[], ZeroShotImageOptions>;
+  };
+  "image-feature-extraction": { options: ImageFeatureOptions; call: ImageFeatureExtraction };
+  "automatic-speech-recognition": {
+    options: SpeechRecognitionOptions;
+    call: Each<SoundInput, Transcript, SpeechRecognitionOptions>;
+  };
+}
+
+export type TaskName = keyof Pipelines;

@@ -1,0 +1,202 @@
+// text-generation: texts and chats that a decoder continues.
+
+import { isList } from "../core/checks.js";
+import { OptionError } from "../core/errors.js";
+import { choice, flag, type Options, omit, such, text } from "../core/options.js";
+import type { GenerationOptions } from "../generate/config.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import { GENERATE } from "../generate/options.js";
+import { trainedContext } from "../nn/architecture.js";
+import type { ChatMessage, Conversation, PreTrainedTokenizer } from "../tokenizer/api.js";
+import { StreamDecoder } from "../tokenizer/stream.js";
+import { taskParameters, withDefaults } from "./generation-defaults.js";
+import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
+
+/** What transformers' pipeline sets if nothing else does. */
+const USUAL: GenerationOptions = { max_new_tokens: 256, do_sample: true, temperature: 0.7 };
+
+const isObject = (value: unknown): boolean => typeof value === "object" && value !== null && !isList(value);
+
+const OWN = {
+  /** The prompt before the new text; true by default. Of chats, the messages before the new one. */
+  return_full_text: flag(),
+  /** Token ids, prompt and new ones, instead of text. */
+  return_tensors: flag(),
+  /** Leave special tokens out of the text; true by default. */
+  skip_special_tokens: flag(),
+  clean_up_tokenization_spaces: flag(),
+  /** Text before each prompt, which the results do not show. */
+  prefix: text(),
+  /** "hole" cuts a prompt that leaves no room for the new tokens at its left. */
+  handle_long_generation: choice(["hole"]),
+  /** Of a chat that ends with the assistant's message: continue that one; true by default. */
+  continue_final_message: flag(),
+  /** Of chats: tools as JSON schemas. */
+  tools: such<readonly object[] | null>((value) => value === null || isList(value), "a list of tools"),
+  /** Of chats: documents with `title` and `text`. */
+  documents: such<readonly object[] | null>((value) => value === null || isList(value), "a list of documents"),
+  /** More options of the tokenizer's call, or variables of the chat template. */
+  tokenizer_encode_kwargs: such<Readonly<Record<string, unknown>>>(isObject, "an object"),
+  add_special_tokens: TOKENIZER_CALL.add_special_tokens,
+  truncation: TOKENIZER_CALL.truncation,
+};
+
+/** Options of generate() that a pipeline of text takes. */
+export const OF_GENERATE = omit(GENERATE, [
+  ...(["input_ids", "attention_mask", "token_type_ids", "tokenizer", "use_cache"] as const),
+  ...(["return_dict_in_generate", "output_scores", "logprobs"] as const),
+]);
+const CONTINUE = { ...OF_GENERATE, ...OWN };
+export interface TextGenerationOptions extends Options<typeof CONTINUE> {}
+
+/** A continued text. */
+export interface GeneratedText {
+  readonly generated_text: string;
+}
+/** A continued chat; without `return_full_text` the new message's text alone. */
+export interface GeneratedChat {
+  readonly generated_text: ChatMessage[] | string;
+}
+/** With `return_tensors`. */
+export interface GeneratedIds {
+  readonly generated_token_ids: readonly number[];
+}
+
+const isChat = (value: unknown): value is Conversation =>
+  isList(value) &&
+  value.length > 0 &&
+  value.every((message) => isObject(message) && isText((message as ChatMessage).role));
+
+const isPrompt = (value: unknown): value is string | Conversation => isText(value) || isChat(value);
+
+/** A decoder's texts come with the spaces that their place in the text asks for. */
+export function newText(
+  tokenizer: PreTrainedTokenizer,
+  before: readonly number[],
+  ids: readonly number[],
+  options: { readonly skip_special_tokens: boolean; readonly clean_up_tokenization_spaces?: boolean | undefined },
+): string {
+  const decoder = new StreamDecoder(tokenizer, options);
+  decoder.push(before);
+  return decoder.push(ids) + decoder.end();
+}
+
+/** Ids of rows at the right, with a mask. */
+export function atRight(rows: readonly (readonly number[])[]): { input_ids: number[][]; attention_mask: number[][] } {
+  const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
+  const filled = (value: number, row: readonly number[]): number[] =>
+    new Array<number>(longest - row.length).fill(value);
+  return {
+    input_ids: rows.map((row) => [...filled(0, row), ...row]),
+    attention_mask: rows.map((row) => [...filled(0, row), ...row.map(() => 1)]),
+  };
+}
+
+/** @throws OptionError for an empty prompt where the tokenizer has no token to begin with */
+function promptIds(
+  tokenizer: PreTrainedTokenizer,
+  prompt: string | Conversation,
+  options: TextGenerationOptions,
+): number[] {
+  const { prefix = "", add_special_tokens, truncation, tools, documents, tokenizer_encode_kwargs } = options;
+  if (!isText(prompt)) {
+    const continues = continuesOwn(prompt, options);
+    return tokenizer.apply_chat_template(prompt, {
+      tools,
+      documents,
+      add_generation_prompt: !continues,
+      continue_final_message: continues,
+      ...tokenizer_encode_kwargs,
+      tokenize: true,
+      return_dict: false,
+    }) as number[];
+  }
+  const { input_ids } = tokenizer(prefix + prompt, { add_special_tokens, truncation, ...tokenizer_encode_kwargs });
+  if (input_ids.length > 0) return input_ids as number[];
+  const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
+  if (first === null) throw new OptionError("the prompt is empty");
+  return [first];
+}
+
+function continuesOwn(chat: Conversation, { continue_final_message }: TextGenerationOptions): boolean {
+  return continue_final_message ?? chat.at(-1)!.role === "assistant";
+}
+
+/** The rest of a prompt that leaves room. @throws OptionError */
+function cutFor(
+  ids: readonly number[],
+  most: number,
+  { max_new_tokens }: GenerationOptions,
+  how: TextGenerationOptions["handle_long_generation"],
+): readonly number[] {
+  if (how === undefined || max_new_tokens === undefined || ids.length + max_new_tokens <= most) return ids;
+  if (max_new_tokens >= most) {
+    throw new OptionError(`max_new_tokens ${max_new_tokens} leaves no room for a prompt in ${most} tokens`, {
+      details: { option: "handle_long_generation" },
+    });
+  }
+  return ids.slice(max_new_tokens - most);
+}
+
+export const textGeneration = kind({
+  models: ["causal-lm"],
+  needs: ["tokenizer"],
+  calls: CONTINUE,
+  async run({ model, tokenizer, batch_size }: Parts<PreTrainedModel>, inputs, options: TextGenerationOptions) {
+    const one = isChat(inputs); // a chat is a list itself
+    const { items, many } = one
+      ? { items: [inputs], many: false }
+      : listed(inputs, isPrompt, "a text, or a chat of messages { role, content }");
+    if (options.streamer && items.length > 1) {
+      throw new OptionError("a streamer takes one input", { details: { option: "streamer" } });
+    }
+    const own = Object.keys(OWN) as (keyof typeof OWN)[];
+    const generation = Object.fromEntries(
+      Object.entries(options).filter(([name]) => !own.includes(name as keyof typeof OWN)),
+    ) as GenerationOptions;
+    const { max_positions } = model.module.geometry;
+    const context = Math.min(tokenizer.model_max_length, trainedContext(model.config) ?? max_positions);
+    const task = taskParameters(model.config, "text-generation");
+    const { prefix = task.prefix } = options;
+    const prompts = items.map((item) =>
+      promptIds(tokenizer, item, { ...options, prefix: isText(prefix) ? prefix : undefined }),
+    );
+    const numbers = [...prompts.keys()];
+    return inBatches(
+      numbers,
+      batch_size,
+      (n) => prompts[n]!.length,
+      async (batch) => {
+        const longest = batch.reduce((most, n) => Math.max(most, prompts[n]!.length), 0);
+        const wanted = withDefaults(model, generation, USUAL, task, max_positions - longest);
+        const rows = batch.map((n) => cutFor(prompts[n]!, context, wanted, options.handle_long_generation));
+        const padded = atRight(rows);
+        const texts = await model.generate({ ...padded, ...wanted, tokenizer });
+        const each = texts.length / batch.length;
+        const width = padded.input_ids[0]!.length;
+        return batch.map((n, row) =>
+          texts
+            .slice(row * each, (row + 1) * each)
+            .map((ids) => shown(items[n]!, rows[row]!, ids.slice(width), tokenizer, options)),
+        );
+      },
+    ).then((found) => (many ? found : found[0]));
+  },
+});
+
+function shown(
+  prompt: string | Conversation,
+  before: readonly number[],
+  ids: readonly number[],
+  tokenizer: PreTrainedTokenizer,
+  options: TextGenerationOptions,
+): GeneratedText | GeneratedChat | GeneratedIds {
+  const { return_tensors, return_full_text = true, skip_special_tokens = true, clean_up_tokenization_spaces } = options;
+  if (return_tensors) return { generated_token_ids: [...before, ...ids] };
+  const fresh = newText(tokenizer, before, ids, { skip_special_tokens, clean_up_tokenization_spaces });
+  if (!return_full_text) return { generated_text: fresh };
+  if (isText(prompt)) return { generated_text: prompt + fresh };
+  const last = prompt.at(-1)!;
+  if (!continuesOwn(prompt, options)) return { generated_text: [...prompt, { role: "assistant", content: fresh }] };
+  return { generated_text: [...prompt.slice(0, -1), { ...last, content: `${String(last.content ?? "")}${fresh}` }] };
+}

@@ -1,0 +1,207 @@
+// Pipelines give what transformers' give for the same models (test/fixtures/pipelines, made by make_pipelines.py).
+
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { OptionError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
+import { openDevice } from "../../src/load/device.js";
+import { pipeline } from "../../src/pipelines/node.js";
+import { TASKS } from "../../src/pipelines/pipeline.js";
+import { joined } from "../../src/pipelines/speech.js";
+import { copyOf, editJson } from "../support/checkpoints.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { FIXTURES, readJson } from "../support/fixtures.js";
+import { STORYTELLER } from "../tokenizer/golden.js";
+
+const device = openDevice("cpu", { threads: 2 });
+afterAll(async () => {
+  expectNoLeaks(device);
+  await device.close();
+});
+
+interface Case {
+  readonly task: string;
+  readonly model: string;
+  readonly inputs: unknown;
+  readonly options: Record<string, unknown>;
+  readonly config: { readonly chat_template?: string };
+  readonly output: unknown;
+}
+const { cases, joins } = readJson<{ cases: Case[]; joins: { parts: number[][]; joined: number[] }[] }>(
+  "pipelines",
+  "cases.json",
+);
+const here = (...path: string[]): string => join(FIXTURES, "pipelines", ...path);
+const tokenizer = await AutoTokenizer.from_pretrained(here("tokenizer"));
+
+/** Numbers may differ by the rounding of f32, all else may not. */
+function expectNear(got: unknown, want: unknown, place = "output"): void {
+  if (typeof want === "number" && typeof got === "number") {
+    expect(Math.abs(got - want), place).toBeLessThanOrEqual(2e-5 * Math.max(1, Math.abs(want)));
+    return;
+  }
+  if (typeof want !== "object" || want === null) {
+    expect(got, place).toEqual(want);
+    return;
+  }
+  expect(Object.keys(got as object).sort(), place).toEqual(Object.keys(want).sort());
+  for (const [key, value] of Object.entries(want)) {
+    expectNear((got as Record<string, unknown>)[key], value, `${place}.${key}`);
+  }
+}
+
+/** The sound of make_pipelines.py. */
+function sound({ samples, sampling_rate }: { samples: number; sampling_rate: number }): object {
+  const values = Float32Array.from({ length: samples }, (_, n) => {
+    const t = n / sampling_rate;
+    const low = 0.4 * Math.sin(2 * Math.PI * 220 * t * (1 + 0.3 * t));
+    return low + 0.2 * Math.sin(2 * Math.PI * 523 * t) * Math.cos(9 * t);
+  });
+  return { samples: values, sampling_rate };
+}
+
+const picture = (name: string): string => join(FIXTURES, "processors", name);
+
+function inputsOf({ task, inputs }: Case): unknown {
+  if (task === "automatic-speech-recognition") return sound(inputs as { samples: number; sampling_rate: number });
+  if (!/image/.test(task)) return inputs;
+  return typeof inputs === "string" ? picture(inputs) : (inputs as string[]).map(picture);
+}
+
+/** The processors of a model that has none of its own. */
+async function processorsOf({ task, model, config }: Case): Promise<object> {
+  if (model === "storyteller") {
+    const own = await AutoTokenizer.from_pretrained(STORYTELLER);
+    if (config.chat_template) own.chat_template = config.chat_template;
+    return { tokenizer: own };
+  }
+  if (model === "wav2vec2") return { tokenizer: here("ctc"), feature_extractor: here("ctc") };
+  if (model === "whisper") return { tokenizer, feature_extractor: here("whisper") };
+  return /image/.test(task) ? { tokenizer, image_processor: here(model) } : { tokenizer };
+}
+
+function folderOf({ model, config }: Case): string {
+  if (model === "storyteller") return STORYTELLER;
+  if (Object.keys(config).length === 0) return join(FIXTURES, "models", model);
+  const folder = copyOf("models", model);
+  editJson(join(folder, "config.json"), config);
+  return folder;
+}
+
+const built = cases.filter(({ task }) => task !== "token-classification");
+const named = built.map((one, n) => [`${n}: ${one.task}, ${one.model}, ${JSON.stringify(one.options)}`, one] as const);
+
+test.each(named)("%s", async (_, one) => {
+  for (const batch_size of [1, 8]) {
+    await using pipe = (await pipeline(one.task as never, folderOf(one), {
+      ...(await processorsOf(one)),
+      device,
+      dtype: "float32",
+      batch_size,
+    } as never)) as ((...given: unknown[]) => Promise<unknown>) & AsyncDisposable;
+    expectNear(await pipe(inputsOf(one), one.options), one.output);
+  }
+});
+
+test("chunks are joined as Whisper's are", () => {
+  for (const { parts, joined: want } of joins) expect(joined(parts)).toEqual(want);
+  expect(joined([])).toEqual([]);
+});
+
+describe("a pipeline", () => {
+  const bert = join(FIXTURES, "models", "bert");
+
+  test("takes options of its calls when it is opened, and of from_pretrained", async () => {
+    await using pipe = await pipeline("fill-mask", bert, {
+      device,
+      tokenizer,
+      top_k: 2,
+      model_kwargs: { load_in_8bit: true },
+    });
+    expect(pipe.model.get_memory_footprint()).toBeLessThan(pipe.model.checkpoint_bytes);
+    expect(await pipe("anna lives in [MASK].")).toHaveLength(2);
+    expect(await pipe("anna lives in [MASK].", { top_k: 3 })).toHaveLength(3);
+    expect(pipe.task).toBe("fill-mask");
+    await expect(pipe("anna lives in Berlin.")).rejects.toThrow(/no \[MASK\] in "anna/);
+    await expect(pipe("[MASK]", { topk: 3 } as never)).rejects.toThrow(/top_k/);
+    await expect(pipe(7 as never)).rejects.toThrow(OptionError);
+    await expect(pipe(["[MASK]", 7] as never)).rejects.toThrow(/input 1 of the list/);
+  });
+
+  test("of a loaded model leaves it alone", async () => {
+    await using model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device, load_in_8bit: true });
+    const own = await AutoTokenizer.from_pretrained(STORYTELLER);
+    await expect(pipeline("text-generation", model)).rejects.toThrow(/needs its tokenizer/);
+    const pipe = await pipeline("text-generation", model, { tokenizer: own });
+    // The same tokens as generate(), nucleus sampling in 8 bits included.
+    const how = { do_sample: true, top_p: 0.9, temperature: 0.8, seed: 3, max_new_tokens: 12 };
+    const [{ generated_token_ids }] = (await pipe("The old king", { ...how, return_tensors: true })) as [
+      { generated_token_ids: number[] },
+    ];
+    expect(await model.generate({ ...own(["The old king"]), ...how })).toEqual([generated_token_ids]);
+    // Text by text, it is what a streamer gets.
+    let streamed = "";
+    const streamer = { put: (ids: readonly number[]) => void (streamed += own.decode([...ids])), end() {} };
+    const [{ generated_text }] = (await pipe("The old king", { ...how, streamer })) as [{ generated_text: string }];
+    expect(streamed).toBe(generated_text);
+    await expect(pipe(["a", "b"], { streamer })).rejects.toThrow(/one input/);
+    const stopped = await pipe("The old king", { do_sample: false, max_new_tokens: 20, stop_strings: "king" });
+    expect(stopped[0]!.generated_text).toBe("The old king, and the king");
+    expect(
+      (await pipe(["The old king", "Once"], { ...how, num_return_sequences: 3 })).map((all) => all.length),
+    ).toEqual([3, 3]);
+    // An empty prompt begins with the token that texts begin with.
+    expect((await pipe("", { max_new_tokens: 4, seed: 1 }))[0]!.generated_text.length).toBeGreaterThan(3);
+    const long = "The old king said. ".repeat(600);
+    const hole = { max_new_tokens: 4, handle_long_generation: "hole", return_tensors: true } as const;
+    expect((await pipe(long, hole))[0]!.generated_token_ids).toHaveLength(
+      model.config.max_position_embeddings as number,
+    );
+    await expect(pipe(long, { ...hole, max_new_tokens: 100_000 })).rejects.toThrow(/no room/);
+    pipe.dispose();
+    expect(await model.generate({ input_ids: [[5]], max_new_tokens: 1 })).toHaveLength(1);
+  });
+
+  test("of sentences says how near they are, and pools", async () => {
+    await using pipe = await pipeline("sentence-similarity", join(FIXTURES, "models", "minilm-sentence"), {
+      device,
+      tokenizer,
+    });
+    const [same, other] = await pipe({ source_sentence: "the good film", sentences: ["the good film", "berlin"] });
+    expect(same).toBeCloseTo(1, 5);
+    expect(other).toBeLessThan(0.999);
+    await using features = await pipeline("feature-extraction", bert, { device, tokenizer });
+    const [tokens] = await features("a film");
+    const mean = await features("a film", { pooling: "mean" });
+    const byHand = tokens![0]!.map((_, i) => tokens!.reduce((sum, row) => sum + row[i]!, 0) / tokens!.length);
+    expectNear(mean, byHand);
+    expectNear(await features("a film", { pooling: "cls" }), tokens![0]);
+    const [unit] = await features(["a film", "paris"], { pooling: "last", normalize: true });
+    expect(Math.hypot(...unit!)).toBeCloseTo(1, 6);
+  });
+
+  test("that does not exist, or lacks something, is refused", async () => {
+    await expect(pipeline("text-generations" as never, bert)).rejects.toThrow(/did you mean "text-generation"/);
+    await expect(pipeline(undefined as never, bert)).rejects.toThrow(OptionError);
+    await expect(pipeline("fill-mask", 3 as never)).rejects.toThrow(OptionError);
+    await expect(pipeline("fill-mask", bert, { tokenizer: 3 as never })).rejects.toThrow(/tokenizer must be/);
+    await expect(pipeline("fill-mask", bert, { tokenizer, toq_k: 3 } as never)).rejects.toThrow(/toq_k/);
+    expect(TASKS.length).toBeGreaterThan(12);
+    await using zero = await pipeline("zero-shot-classification", join(FIXTURES, "models", "bert-classifier"), {
+      device,
+      tokenizer,
+    });
+    await expect(zero("a film")).rejects.toThrow(/candidate_labels are needed/);
+    await expect(zero("a film", { candidate_labels: ["a"], hypothesis_template: "none" })).rejects.toThrow(/\{\}/);
+    await using ears = await pipeline("automatic-speech-recognition", join(FIXTURES, "models", "whisper"), {
+      device,
+      tokenizer,
+      feature_extractor: here("whisper"),
+    });
+    const long = sound({ samples: 9600, sampling_rate: 4800 }) as { samples: Float32Array; sampling_rate: number };
+    await expect(ears(long)).rejects.toThrow(/2\.0 s are more than the 1 s/);
+    expect((await ears(long, { chunk_length_s: 1, max_new_tokens: 5 })).text.length).toBeGreaterThan(0);
+    await expect(ears(long, { chunk_length_s: 1, stride_length_s: 0.5 })).rejects.toThrow(/strides/);
+    await expect(ears({ ...long, sampling_rate: 16_000 })).rejects.toThrow(/4800 Hz/);
+  });
+});

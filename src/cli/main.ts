@@ -17,6 +17,7 @@ import { pullCommand } from "./pull.js";
 import { pushCommand } from "./push.js";
 import { quantizeCommand } from "./quantize.js";
 import { removeCommand } from "./remove.js";
+import { runCommand } from "./run-task.js";
 import { routed, usageError } from "./usage.js";
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
@@ -43,6 +44,7 @@ function program(): Command {
 Examples:
   octavo "Once upon a time"
   octavo generate octavo/storyteller "Once upon a time" --load-in-8bit
+  octavo run fill-mask bert-base-uncased "Paris is the [MASK] of France."
   octavo inspect octavo/storyteller
   octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB
   octavo quantize ./llama ./llama-int8 --load-in-8bit
@@ -57,6 +59,7 @@ With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","m
   const versionCommand = new Command("version").description("print the version").action(() => print(`${version}\n`));
   const commands = [
     generateCommand(),
+    runCommand(),
     inspectCommand(),
     planCommand(),
     estimateCommand(),

@@ -101,7 +101,7 @@ export interface MakePipeline {
   <T extends TaskName>(
     task: T,
     model: string | URL | LoadedModel<Model>,
-    options?: PipelineOptions & Pipelines[T]["options"],
+    options?: PipelineOptions & Omit<Pipelines[T]["options"], keyof PipelineOptions>,
   ): Promise<Pipelines[T]["call"] & OpenPipeline>;
   (
     task: "sentiment-analysis",

@@ -1,0 +1,146 @@
+// octavo run: a pipeline from the command line.
+
+import { Command, InvalidArgumentError, Option } from "commander";
+import { isList } from "../core/checks.js";
+import { OptionError } from "../core/errors.js";
+import { FROM_PRETRAINED } from "../generate/options.js";
+import { NODE } from "../load/node.js";
+import { SOURCE } from "../load/options.js";
+import { onOwnDevice } from "../load/platform.js";
+import { pipeline } from "../pipelines/node.js";
+import type { OpenPipeline } from "../pipelines/pipeline.js";
+import { TASKS } from "../pipelines/pipeline.js";
+import type { TaskName } from "../pipelines/signatures.js";
+import { addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
+import { onInterrupt } from "./failures.js";
+import { WEIGHTS } from "./generate-options.js";
+import { isInteractive, note, print, printJson, table } from "./output.js";
+import { LoadingBar } from "./progress.js";
+import { readPrompts } from "./prompt.js";
+
+interface Flags {
+  labels?: string;
+  option: Record<string, unknown>;
+  device?: string;
+  threads?: number;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** `name=value`, where the value may be JSON. */
+function named(text: string, before: Record<string, unknown>): Record<string, unknown> {
+  const [, name, value] = /^([a-z_]\w*)=(.*)$/s.exec(text) ?? [];
+  if (name === undefined) throw new InvalidArgumentError("It must be name=value.");
+  try {
+    return { ...before, [name]: JSON.parse(value!) as unknown };
+  } catch {
+    return { ...before, [name]: value }; // a word
+  }
+}
+
+export function runCommand(): Command {
+  const command = new Command("run")
+    .description("run a task, such as text-classification, on texts, images or sound")
+    .argument("<task>", "a task, as Python's pipelines have it")
+    .argument("<model>", "folder, id of a model on the hub, or address")
+    .argument("[input...]", "texts, or files of images or sound; - or nothing reads one text from standard input")
+    .option("--labels <labels>", "candidate labels with commas between them, of zero-shot tasks")
+    .addOption(
+      new Option("-o, --option <name=value>", "an option of the task, such as top_k=3; may be repeated")
+        .argParser(named)
+        .default({}, "none"),
+    )
+    .optionsGroup("Weights:");
+  const weights = addFlags(command, WEIGHTS);
+  weights.load_in_8bit.conflicts("loadIn4bit");
+  command.optionsGroup("Where:").addOption(deviceOption()).addOption(threadsOption());
+  return sourceOptions(command)
+    .optionsGroup("Output:")
+    .addOption(jsonOption())
+    .option("-q, --quiet", "nothing on stderr but errors")
+    .addHelpText(
+      "after",
+      `
+Tasks: ${TASKS.join(", ").replace(/(.{1,100})(?:, |$)/g, "\n  $1")}
+
+Examples:
+  octavo run text-generation octavo/storyteller "The old king" -o max_new_tokens=20
+  octavo run text-classification <model> "I love it" "I do not" -o top_k=2
+  octavo run zero-shot-classification <model> "The film was good" --labels "praise, complaint"
+  octavo run automatic-speech-recognition <model> talk.wav -o chunk_length_s=30 --json`,
+    )
+    .action(run);
+}
+
+async function run(task: string, model: string, given: readonly string[], flags: Flags): Promise<void> {
+  const abort = new AbortController();
+  const { signal } = abort;
+  onInterrupt(() => abort.abort(new Error("interrupted")));
+  const { quiet = false, labels, option } = flags;
+  const load = { ...optionsOf("run", WEIGHTS, flags), ...optionsOf("run", SOURCE, flags) };
+  const clash = Object.keys(option).find((name) => Object.hasOwn(FROM_PRETRAINED, name));
+  if (clash) throw new OptionError(`${clash} is a flag of its own: --${clash.replaceAll("_", "-")}`);
+  const bar = !quiet && isInteractive() ? new LoadingBar() : undefined;
+  let opened: OpenPipeline & ((inputs: unknown, options: object) => Promise<unknown>);
+  try {
+    opened = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, async (device) => {
+      const made = await pipeline(task as TaskName, model, {
+        ...load,
+        ...(labels === undefined ? {} : { candidate_labels: labels }),
+        ...option,
+        device,
+        signal,
+        progress_callback: bar && ((event) => bar.hear(event)),
+      });
+      return Object.assign(made, { device }) as unknown as typeof opened & { device: typeof device };
+    });
+  } finally {
+    bar?.stop();
+  }
+  await using _device = opened.model.device;
+  await using owned = opened;
+  if (!quiet) for (const warning of owned.model.warnings) note(`warning: ${warning}`);
+  const inputs = given.length > 0 && given[0] !== "-" ? given : await typed(quiet, signal);
+  const results = (await owned([...inputs], {})) as readonly unknown[];
+  if (flags.json) {
+    printJson({ task, model, results: inputs.map((input, n) => ({ input, output: results[n] })) });
+    return;
+  }
+  for (const [n, input] of inputs.entries()) {
+    print(`${inputs.length > 1 ? `==> ${input} <==\n` : ""}${shown(results[n])}${inputs.length > 1 ? "\n" : ""}`);
+  }
+}
+
+async function typed(quiet: boolean, signal: AbortSignal): Promise<string[]> {
+  return readPrompts({ prompt: undefined, batchFile: undefined, escape: false, quiet, signal });
+}
+
+/** A result for people: texts as they are, labels with their scores, anything else as JSON. */
+function shown(result: unknown): string {
+  const list: readonly unknown[] = isList(result) ? result : [result];
+  const texts = list.map((one) => textOf(one));
+  if (texts.every((text) => text !== undefined)) return texts.map((text) => `${text}\n`).join("");
+  const rows = list.flatMap((one) => rowsOf(one));
+  if (rows.length > 0) return table(rows, [0]);
+  return `${JSON.stringify(result)}\n`;
+}
+
+/** The text of a result that has one and little else. */
+function textOf(one: unknown): string | undefined {
+  const entries = Object.entries((one ?? {}) as Record<string, unknown>);
+  const [name, value] = entries.find(([key]) => /^(text|\w+_text|answer)$/.test(key)) ?? [];
+  return name !== undefined && typeof value === "string" && !("word" in (one as object)) ? value : undefined;
+}
+
+/** Scores and what they are of. */
+function rowsOf(one: unknown): string[][] {
+  const { score, label, labels, scores, token_str, sequence, word, entity, entity_group } = (one ?? {}) as Readonly<
+    Record<string, unknown>
+  >;
+  const digits = (value: unknown): string => (value as number).toFixed(4);
+  if (isList(labels) && isList(scores)) return labels.map((name, n) => [digits(scores[n]), String(name)]);
+  if (isList(one)) return one.flatMap((each) => rowsOf(each));
+  if (typeof score !== "number") return [];
+  const facts = [label, token_str, token_str === undefined ? undefined : sequence, entity ?? entity_group, word];
+  return [[digits(score), ...facts.filter((fact) => fact !== undefined).map(String)]];
+}

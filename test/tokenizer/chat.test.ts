@@ -19,6 +19,15 @@ interface Case {
   readonly ids?: number[];
   readonly masks?: number[];
 }
+/** Masks of conversations whose ids are cut and padded. */
+interface Masked {
+  readonly masked?: string;
+  readonly chats: string[];
+  readonly side: "left" | "right";
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly ids: number[] | number[][];
+  readonly masks: number[] | number[][];
+}
 interface Shared {
   readonly templates: Readonly<Record<string, string>>;
   readonly chats: Readonly<Record<string, { role: string }[]>>;
@@ -64,7 +73,7 @@ describe("what templates do", () => {
 });
 
 it("marks the assistant's tokens as Python does", () => {
-  const own = cases.filter(({ masks }) => masks !== undefined);
+  const own = cases.filter(({ template, masks }) => template !== undefined && masks !== undefined);
   expect(own.length).toBeGreaterThan(10);
   for (const { template, chat, ids, masks } of own) {
     const chat_template = shared.templates[template!]!;
@@ -74,6 +83,34 @@ it("marks the assistant's tokens as Python does", () => {
     });
     expect([template, chat, made.input_ids, made.assistant_masks]).toEqual([template, chat, ids, masks]);
   }
+});
+
+it("marks them where ids are cut, padded and tensors, as Python does", () => {
+  const own = (cases as unknown as Masked[]).filter(({ masked }) => masked !== undefined);
+  expect(own.length).toBeGreaterThan(40);
+  const before = tokenizer.pad_token;
+  tokenizer.pad_token = "<|endoftext|>";
+  const listsOf = (value: unknown) => {
+    const { data, shape } = value as { data?: Int32Array; shape: readonly [number, number] };
+    if (data === undefined) return value;
+    return Array.from({ length: shape[0] }, (_, row) => [...data.subarray(row * shape[1], (row + 1) * shape[1])]);
+  };
+  for (const { masked, chats, side, options, ids, masks } of own) {
+    tokenizer.truncation_side = side;
+    const all = chats.map((name) => shared.chats[name]!);
+    const { tokenizer_kwargs, ...own } = options as { tokenizer_kwargs?: object };
+    for (const given of [options, { tokenizer_kwargs: { ...own, ...tokenizer_kwargs } }]) {
+      const made = tokenizer.apply_chat_template(all.length > 1 ? all : all[0]!, {
+        ...given,
+        chat_template: shared.templates[masked!]!,
+        return_assistant_tokens_mask: true,
+      }) as { input_ids: unknown; assistant_masks?: unknown };
+      const lists = [listsOf(made.input_ids), listsOf(made.assistant_masks)];
+      expect([masked, chats, side, given, ...lists]).toEqual([masked, chats, side, given, ids, masks]);
+    }
+  }
+  tokenizer.truncation_side = "right";
+  tokenizer.pad_token = before;
 });
 
 describe("the call", () => {

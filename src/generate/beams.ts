@@ -9,6 +9,7 @@ import type { Decoder } from "../nn/decoder.js";
 import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
+import { type PromptProgress, promptProgress } from "./prefill.js";
 import { logSoftmax } from "./processors/host/base.js";
 import type { HostProcessor } from "./processors/processor.js";
 import { DecodeSession } from "./session.js";
@@ -18,6 +19,8 @@ export interface BeamOptions {
   readonly beams: BeamConfig;
   readonly cache_dtype: CacheDType;
   readonly signal?: AbortSignal;
+  /** Hears how far the prompts are; what it throws ends the search. */
+  readonly progress?: (event: PromptProgress) => void;
   /** Called for the log-probabilities of each beam, in this order. */
   readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
@@ -79,7 +82,7 @@ export async function beamSearch(
   batch: Batch,
   options: BeamOptions,
 ): Promise<BeamResult> {
-  const { config, beams, signal, cache_dtype, cross } = options;
+  const { config, beams, signal, progress, cache_dtype, cross } = options;
   const { num_beams } = beams;
   throwIfAborted(signal, "generation");
   const prompts = promptsOf(batch);
@@ -89,9 +92,11 @@ export async function beamSearch(
   using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
+  const total = prompts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams
+  progress?.(promptProgress("initiate", 0, total));
   await session.add(
     prompts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
-    { signal },
+    { signal, ran: (tokens) => progress?.(promptProgress("progress", tokens, total)) },
   );
   for (let row = 0; row < shape.rows; row++) {
     if (row % num_beams > 0) session.fork(row - (row % num_beams), row, request, row);
@@ -103,6 +108,7 @@ export async function beamSearch(
   }));
   for (let length = 1; ; length++) {
     await session.step();
+    if (length === 1) progress?.(promptProgress("done", total, total));
     throwIfAborted(signal, "generation");
     const parents: number[] = [];
     const tokens: number[] = [];

@@ -161,7 +161,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const processors = [...before, ...(options.logits_processor ?? []), ...after];
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { bytes } = this.#cacheOf(batch, config);
-    const { signal } = options;
+    const { signal, progress_callback: progress } = options;
     this.hold();
     this.#caches += bytes;
     try {
@@ -170,6 +170,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         beams,
         cache_dtype,
         signal,
+        progress,
         processors,
       });
       this.checkUsable();

@@ -92,6 +92,37 @@ describe("beam search", () => {
     expect(await model.generate({ input_ids, attention_mask, ...options })).toEqual(sequences);
   });
 
+  test("progress of prompts is told; who listens may end the search", async () => {
+    const beams = { num_beams: 2, max_new_tokens: 3, pad_token_id };
+    const events: unknown[] = [];
+    const input_ids = Array.from({ length: 5 }, (_, row) =>
+      Array.from({ length: 110 }, (_, n) => 3 + ((n + row) % 90)),
+    );
+    const told = await llama.generate(input_ids, {
+      ...beams,
+      progress_callback: ({ status, loaded, total }) => events.push([status, loaded, total]),
+    });
+    expect(events).toEqual([
+      ["initiate", 0, 550],
+      ["progress", 512, 550],
+      ["done", 550, 550],
+    ]);
+    expect(told).toEqual(await llama.generate(input_ids, beams));
+    for (const status of ["initiate", "progress", "done"]) {
+      const problem = new Error("enough");
+      const progress_callback = (event: { status: string }) => {
+        if (event.status === status) throw problem;
+      };
+      await expect(llama.generate(input_ids, { ...beams, progress_callback })).rejects.toBe(problem);
+      const abort = new AbortController();
+      const aborts = (event: { status: string }) => {
+        if (event.status === status) abort.abort();
+      };
+      const aborted = llama.generate(input_ids, { ...beams, progress_callback: aborts, signal: abort.signal });
+      await expect(aborted).rejects.toBeInstanceOf(AbortError);
+    }
+  });
+
   test("what does not go with beams is refused; an abort ends the search", async () => {
     const input_ids = [[5, 9, 2]];
     const beams = { input_ids, num_beams: 2, max_new_tokens: 4 };

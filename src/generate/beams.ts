@@ -220,6 +220,9 @@ export function outputOf(batch: Batch, { texts, scores }: BeamResult, config: Ge
   return { sequences, sequences_scores: [...scores] };
 }
 
+/** Callers may have asked for no beams themselves. */
+const ONE_BEAM = "pass num_beams: 1, where generation_config.json may say more; for beams, generate() alone";
+
 /** @throws OptionError for options that beams do not go with */
 export function checkBeams(
   call: string,
@@ -239,12 +242,11 @@ export function checkBeams(
       "stream({ logprobs: true }) gives the log-probabilities of tokens",
     );
   }
-  if (call === "stream")
-    refuse("num_beams", "beams are known only at their end, so they cannot be streamed", "use generate()");
+  if (call === "stream") refuse("num_beams", "beams are known only at their end, so they cannot be streamed", ONE_BEAM);
   for (const option of ["streamer", "assistant_model", "logprobs"]) {
-    if (options[option]) refuse(option, `${option} cannot be used with beams`);
+    if (options[option]) refuse(option, `${option} cannot be used with beams`, ONE_BEAM);
   }
-  if (options.prompt_lookup_num_tokens) refuse("prompt_lookup_num_tokens", "beams take no guesses");
+  if (options.prompt_lookup_num_tokens) refuse("prompt_lookup_num_tokens", "beams take no guesses", ONE_BEAM);
 }
 
 /** What `generate` gives: the sequences alone, or all that was asked for. */

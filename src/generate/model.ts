@@ -20,6 +20,7 @@ import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Batch, leftPadded, placesOf, promptsOf, readBatch, textLengths, withImpliedMask } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import {
+  type AsDict,
   FORWARD,
   type ForwardOptions,
   GENERATE,
@@ -138,13 +139,11 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
-  generate(options: GenerateOptions & { readonly return_dict_in_generate: true }): Promise<GenerateOutput>;
+  generate(options: GenerateOptions & AsDict): Promise<GenerateOutput>;
   generate(options: GenerateOptions): Promise<number[][]>;
   /** The same with the options after the inputs. */
-  generate(
-    inputs: Inputs<GenerateOptions>,
-    options: After<GenerateOptions> & { readonly return_dict_in_generate: true },
-  ): Promise<GenerateOutput>;
+  generate(inputs: Inputs<GenerateOptions>, options: After<GenerateOptions> & AsDict): Promise<GenerateOutput>;
+  generate(inputs: Inputs<GenerateOptions> & AsDict, options: After<GenerateOptions>): Promise<GenerateOutput>;
   generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
     const { batch, config, options } = this.#prepare("generate", given);

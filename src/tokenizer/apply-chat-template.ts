@@ -4,7 +4,7 @@
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { checkedLater, choice, flag, type Options, readOptions, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
-import { type BatchEncoding, type Encoding, type Row, stack, type TensorEncoding } from "./batch.js";
+import { type BatchEncoding, type Encoding, type IntTensor, type Row, stack, type TensorEncoding } from "./batch.js";
 import { chooseTemplate, type Rendered, renderChat, type Templates } from "./chat/template.js";
 import { reading } from "./ids.js";
 import { CALL, type CallOptions } from "./options.js";
@@ -55,23 +55,27 @@ export interface ApplyChatTemplateOptions extends Readonly<Options<typeof APPLY>
 export type ApplyOptions = ApplyChatTemplateOptions & Readonly<Record<string, unknown>>;
 type Several = readonly Conversation[];
 
+type Tensors = { readonly return_tensors: true | "pt" | "np" };
+
 /** What the call gives for a conversation, or several, with these options. */
 export type AppliedTo<C, O> = O extends { readonly tokenize: false }
   ? C extends Several
     ? string[]
     : string
-  : O extends { readonly return_dict: false }
-    ? C extends Several
-      ? number[][]
-      : number[]
-    : O extends { readonly return_tensors: true | "pt" | "np" }
-      ? TensorEncoding
+  : O extends Tensors
+    ? O extends { readonly return_dict: false }
+      ? IntTensor
+      : TensorEncoding
+    : O extends { readonly return_dict: false }
+      ? C extends Several
+        ? number[][]
+        : number[]
       : C extends Several
         ? BatchEncoding
         : Encoding;
 
 /** What the call gives: text, ids, or an encoding, of one conversation or several. */
-export type Applied = string | string[] | number[] | number[][] | Encoding | BatchEncoding | TensorEncoding;
+export type Applied = string | string[] | number[] | number[][] | IntTensor | Encoding | BatchEncoding | TensorEncoding;
 
 /** What the call needs of a tokenizer. */
 export interface ChatTokenizer {
@@ -200,7 +204,7 @@ export function applyChatTemplate(
   const { padding = false, truncation = false, max_length, return_tensors } = options;
   const call: CallOptions = { padding, truncation, max_length, return_tensors, add_special_tokens: false, ...more };
   const { encoding, rows } = tokenizer.encode(batch ? texts : texts[0]!, call, spans);
-  if (!spans) return return_dict ? encoding : (encoding.input_ids as number[] | number[][]);
+  if (!spans) return return_dict ? encoding : encoding.input_ids;
   const masks = rendered.map((one, i) => maskOf(tokenizer, one, rows[i]!, call));
   return Object.assign(encoding, { assistant_masks: call.return_tensors ? stack(masks) : batch ? masks : masks[0]! });
 }

@@ -96,7 +96,7 @@ describe("beam search", () => {
     const beams = { num_beams: 2, max_new_tokens: 3, pad_token_id };
     const events: unknown[] = [];
     const input_ids = Array.from({ length: 5 }, (_, row) =>
-      Array.from({ length: 110 }, (_, n) => 3 + ((n + row) % 90)),
+      Array.from({ length: 110 }, (_, n) => 4 + ((n + row) % 90)),
     );
     const told = await llama.generate(input_ids, {
       ...beams,
@@ -136,6 +136,12 @@ describe("beam search", () => {
     ];
     for (const [options, message] of refused) await expect(llama.generate(options as never)).rejects.toThrow(message);
     expect(() => llama.stream(beams as never)).toThrow(/cannot be streamed/);
+    // The beams may be those of generation_config.json.
+    const one = { hint: expect.stringContaining("pass num_beams: 1") };
+    for (const more of [{ streamer: { put() {}, end() {} } }, { prompt_lookup_num_tokens: 2 }]) {
+      await expect(llama.generate({ ...beams, ...more })).rejects.toMatchObject(one);
+    }
+    expect(() => llama.stream(beams as never)).toThrow(expect.objectContaining(one));
     const abort = new AbortController();
     abort.abort();
     await expect(llama.generate({ ...beams, signal: abort.signal })).rejects.toBeInstanceOf(AbortError);

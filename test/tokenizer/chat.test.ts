@@ -1,10 +1,10 @@
 // Chat templates give the texts that transformers gives (fixtures/chat, by make_chat.py), and hostile ones are stopped.
 
 import { readFileSync } from "node:fs";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, expectTypeOf, it } from "vitest";
 import { OctavoError, OptionError } from "../../src/core/errors.js";
 import { Disk } from "../../src/sources/disk.js";
-import type { PreTrainedTokenizer } from "../../src/tokenizer/api.js";
+import type { IntTensor, PreTrainedTokenizer } from "../../src/tokenizer/api.js";
 import { strftime } from "../../src/tokenizer/chat/functions.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
 import { STORYTELLER } from "./golden.js";
@@ -127,6 +127,9 @@ describe("the call", () => {
     expect(tokenizer.apply_chat_template([chat, chat], text)).toEqual(["<Hello>", "<Hello>"]);
     const both = tokenizer.apply_chat_template([chat, [...chat, ...chat]], { padding: true, return_tensors: "pt" });
     expect(both.input_ids.shape).toEqual([2, 2 * ids.length]);
+    const bare = tokenizer.apply_chat_template(chat, { return_dict: false, return_tensors: "pt" });
+    expectTypeOf(bare).toEqualTypeOf<IntTensor>();
+    expect(bare.shape).toEqual([1, ids.length]);
     const cut = tokenizer.apply_chat_template(chat, { truncation: true, max_length: 1, return_dict: false });
     expect(cut).toEqual(ids.slice(0, 1));
     expect(tokenizer.apply_chat_template(chat, { tokenizer_kwargs: { return_attention_mask: false } })).toEqual({

@@ -8,6 +8,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { doubleQuantize } from "../ops/double-quantize.js";
 import {
   BLOCK_SIZES,
+  BNB_KINDS,
   type BnbKind,
   FOUR_BIT,
   FOUR_BIT_TABLES,
@@ -27,7 +28,7 @@ import {
   floatOf,
   tensorOption,
 } from "./functional-checks.js";
-import { checkedState, KINDS, QuantState } from "./quant-state.js";
+import { checkedState, QuantState } from "./quant-state.js";
 
 const STORAGE = ["uint8", "float16", "bfloat16", "float32"] as const;
 
@@ -36,7 +37,7 @@ const QUANTIZE = {
   blocksize: choice(BLOCK_SIZES),
   /** Quantize the scales as well. */
   compress_statistics: flag(),
-  quant_type: choice(KINDS),
+  quant_type: choice(BNB_KINDS),
   /** Dtype under which the bytes of the codes appear. */
   quant_storage: choice(STORAGE),
 } satisfies Table;
@@ -110,7 +111,7 @@ function withKind(place: string, options: object, kind: BnbKind): Quantize4bitOp
 const DEQUANTIZE = {
   absmax: tensorOption(),
   blocksize: choice(BLOCK_SIZES),
-  quant_type: choice(KINDS),
+  quant_type: choice(BNB_KINDS),
   shape: checkedLater<readonly number[]>(),
   dtype: floatDType(),
 } satisfies Table;

@@ -131,7 +131,7 @@ function stateOf(place: string, packed: Tensor, given: unknown): QuantState {
 
 /** The codes of a state as u4 in the given dims. @throws ShapeError, OptionError */
 function codesOf(place: string, packed: unknown, state: QuantState, sizes: readonly [number, number]): Tensor {
-  const bytes = checkedTensor(place, "the packed codes", packed, ["u8", "f32", "f16", "bf16"]);
+  const bytes = checkedTensor(place, "the packed codes", packed, ["u8", ...FLOAT_DTYPES]);
   const count = sizes[0] * sizes[1];
   if (bytes.nbytes !== bytesOf("u4", count)) {
     throw new ShapeError(
@@ -159,7 +159,7 @@ function operandsOf(codes: Tensor, state: QuantState) {
  */
 export function dequantize_4bit(packed: Tensor, quant_state: QuantState | Dequantize4bitFields): Tensor {
   const place = "dequantize_4bit";
-  const bytes = checkedTensor(place, "A", packed, ["u8", "f32", "f16", "bf16"]);
+  const bytes = checkedTensor(place, "A", packed, ["u8", ...FLOAT_DTYPES]);
   return scope(() => {
     const state = stateOf(place, bytes, quant_state);
     const size = state.shape.reduce((n, one) => n * one, 1);

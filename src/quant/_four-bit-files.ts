@@ -49,7 +49,7 @@ interface Wanted {
 }
 
 /** The parameters that the states of all pieces share. */
-export interface FourBitState {
+interface FourBitState {
   readonly blocksize: number;
   readonly values: FloatDType;
   /** Per expert: the offset subtracted from its absmax before they were quantized. */
@@ -82,7 +82,7 @@ export function readStates(pieces: readonly StoredRows[], wanted: Wanted): FourB
 type Refuse = (what: string, expected: unknown, got: unknown) => never;
 
 /** What stands in the state of a 4-bit weight, checked. */
-export interface StateFields {
+interface StateFields {
   readonly kind: BnbKind;
   readonly blocksize: (typeof BLOCK_SIZES)[number];
   readonly values: FloatDType;

@@ -1,5 +1,6 @@
 // Data types as an introduction to 8-bit models shows them: what a type can hold, and what becomes of numbers that are stored in it.
 
+import { type FloatName, parseDType, torchName } from "../core/dtype.js";
 import { OptionError, suggestion } from "../core/errors.js";
 import {
   bitsOfNumber,
@@ -13,20 +14,14 @@ import {
 } from "../core/float-formats.js";
 import { flag, readOptions } from "../core/options.js";
 import { listed, show } from "../core/show.js";
+import { numbersOf } from "./functional-checks.js";
 
-/** Short names, and torch's other names. */
+/** Short names, and torch's other names, of types that tensors do not have. */
 const OTHER_NAMES = {
   f64: "float64",
   fp64: "float64",
   double: "float64",
-  f32: "float32",
-  fp32: "float32",
-  float: "float32",
   tf32: "tfloat32",
-  f16: "float16",
-  fp16: "float16",
-  half: "float16",
-  bf16: "bfloat16",
   e4m3: "float8_e4m3fn",
   fp8_e4m3: "float8_e4m3fn",
   float8_e4m3: "float8_e4m3fn",
@@ -36,15 +31,15 @@ const OTHER_NAMES = {
 
 /** Name of a float type: torch's, with or without "torch.", or a short one such as "bf16", "tf32", "e4m3". */
 export type FloatTypeName = Short | `torch.${Short}`;
-type Short = FloatFormatName | keyof typeof OTHER_NAMES;
+type Short = FloatFormatName | FloatName | keyof typeof OTHER_NAMES;
 
 function formatOf(place: string, name: unknown): { name: FloatFormatName; format: FloatFormat } {
   const names = Object.keys(FLOAT_FORMATS);
   if (typeof name === "string") {
     const bare = name.replace(/^torch\./, "");
-    const known = Object.hasOwn(OTHER_NAMES, bare)
-      ? OTHER_NAMES[bare as keyof typeof OTHER_NAMES]
-      : (bare as FloatFormatName);
+    const dtype = parseDType(bare);
+    const other = Object.hasOwn(OTHER_NAMES, bare) ? OTHER_NAMES[bare as keyof typeof OTHER_NAMES] : undefined;
+    const known = dtype ? torchName(dtype) : (other ?? (bare as FloatFormatName));
     if (Object.hasOwn(FLOAT_FORMATS, known)) return { name: known, format: FLOAT_FORMATS[known] };
   }
   const near = typeof name === "string" ? suggestion(name, names) : undefined;
@@ -128,27 +123,9 @@ export interface RoundOptions {
   readonly saturate?: boolean;
 }
 
-/** Most numbers of a list: a list may claim any length. */
-const MOST = 2 ** 28;
-
 function each<T>(place: string, values: unknown, map: (value: number) => T): T[] {
-  try {
-    if (Array.isArray(values) || (ArrayBuffer.isView(values) && !(values instanceof DataView))) {
-      const numbers = values as ArrayLike<unknown>;
-      if (numbers.length <= MOST) {
-        const result: T[] = [];
-        for (let i = 0; i < numbers.length; i++) {
-          const value = numbers[i];
-          if (typeof value !== "number") throw new OptionError(`${place}: value ${i} is ${show(value)}, not a number`);
-          result.push(map(value));
-        }
-        return result;
-      }
-    }
-  } catch (error) {
-    if (error instanceof OptionError) throw error;
-    throw new OptionError(`${place}: the values cannot be read`, { cause: error });
-  }
+  const numbers = numbersOf(values, Float64Array);
+  if (numbers) return Array.from(numbers, map);
   throw new OptionError(`${place}: values must be a number or a list of numbers, got ${show(values)}`);
 }
 

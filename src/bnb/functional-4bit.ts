@@ -8,6 +8,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { doubleQuantize } from "../ops/double-quantize.js";
 import {
   BLOCK_SIZES,
+  BNB_KINDS,
   type BnbKind,
   FOUR_BIT,
   FOUR_BIT_TABLES,
@@ -27,7 +28,7 @@ import {
   floatOf,
   tensorOption,
 } from "./functional-checks.js";
-import { checkedState, KINDS, QuantState } from "./quant-state.js";
+import { checkedState, QuantState } from "./quant-state.js";
 
 const STORAGE = ["uint8", "float16", "bfloat16", "float32"] as const;
 
@@ -36,7 +37,7 @@ const QUANTIZE = {
   blocksize: choice(BLOCK_SIZES),
   /** Quantize the scales as well. */
   compress_statistics: flag(),
-  quant_type: choice(KINDS),
+  quant_type: choice(BNB_KINDS),
   /** Dtype under which the bytes of the codes appear. */
   quant_storage: choice(STORAGE),
 } satisfies Table;
@@ -110,7 +111,7 @@ function withKind(place: string, options: object, kind: BnbKind): Quantize4bitOp
 const DEQUANTIZE = {
   absmax: tensorOption(),
   blocksize: choice(BLOCK_SIZES),
-  quant_type: choice(KINDS),
+  quant_type: choice(BNB_KINDS),
   shape: checkedLater<readonly number[]>(),
   dtype: floatDType(),
 } satisfies Table;
@@ -130,7 +131,7 @@ function stateOf(place: string, packed: Tensor, given: unknown): QuantState {
 
 /** The codes of a state as u4 in the given dims. @throws ShapeError, OptionError */
 function codesOf(place: string, packed: unknown, state: QuantState, sizes: readonly [number, number]): Tensor {
-  const bytes = checkedTensor(place, "the packed codes", packed, ["u8", "f32", "f16", "bf16"]);
+  const bytes = checkedTensor(place, "the packed codes", packed, ["u8", ...FLOAT_DTYPES]);
   const count = sizes[0] * sizes[1];
   if (bytes.nbytes !== bytesOf("u4", count)) {
     throw new ShapeError(
@@ -158,7 +159,7 @@ function operandsOf(codes: Tensor, state: QuantState) {
  */
 export function dequantize_4bit(packed: Tensor, quant_state: QuantState | Dequantize4bitFields): Tensor {
   const place = "dequantize_4bit";
-  const bytes = checkedTensor(place, "A", packed, ["u8", "f32", "f16", "bf16"]);
+  const bytes = checkedTensor(place, "A", packed, ["u8", ...FLOAT_DTYPES]);
   return scope(() => {
     const state = stateOf(place, bytes, quant_state);
     const size = state.shape.reduce((n, one) => n * one, 1);

@@ -170,7 +170,7 @@ const STATE = {
   granularity: choice(GRANULARITIES),
   blocksize: whole(1),
   shape: such<readonly number[]>((value) => numbersOf(value) !== undefined, "a list of sizes"),
-  dtype: choice(["f32", "f16", "bf16"]),
+  dtype: choice(FLOAT_DTYPES),
 } satisfies Table;
 
 function dequantized(place: string, codes: unknown, given: unknown): Tensor | number[] {

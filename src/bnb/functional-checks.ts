@@ -9,7 +9,7 @@ import { Tensor } from "../core/tensor.js";
 import type { FloatDType } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 
-export const FLOAT_DTYPES: readonly DType[] = ["f32", "f16", "bf16"];
+export const FLOAT_DTYPES = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 
 /** @throws OptionError for what is no tensor, DTypeError for one of another dtype, ShapeError for one in panels */
 export function checkedTensor(place: string, name: string, value: unknown, dtypes: readonly DType[]): Tensor {
@@ -97,13 +97,19 @@ export function mapOn(place: string, device: Device, code: MapValues): Tensor {
   return Tensor.from(device, full, [256], "f32", "8-bit map");
 }
 
-/** A copy of a list or a typed array of numbers; undefined for anything else. */
-export function numbersOf(value: unknown): Float32Array | undefined {
+/** A copy of a list or a typed array of numbers, as f32 or in that kind of array; undefined for anything else. */
+export function numbersOf(value: unknown): Float32Array | undefined;
+export function numbersOf(value: unknown, kind: typeof Float64Array): Float64Array | undefined;
+export function numbersOf(
+  value: unknown,
+  kind: typeof Float32Array | typeof Float64Array = Float32Array,
+): Float32Array | Float64Array | undefined {
   try {
     if (!Array.isArray(value) && !(ArrayBuffer.isView(value) && !(value instanceof DataView))) return undefined;
     const numbers = value as ArrayLike<unknown>;
+    // A list may claim any length.
     if (numbers.length > 2 ** 28 || (numbers.length > 0 && typeof numbers[0] !== "number")) return undefined;
-    const copy = new Float32Array(numbers.length);
+    const copy = new kind(numbers.length);
     for (let i = 0; i < copy.length; i++) {
       const one = numbers[i];
       if (typeof one !== "number") return undefined;

@@ -5,7 +5,7 @@ import { choice, flag, number, type Options, readOptions, whole } from "../core/
 import { scope, Tensor } from "../core/tensor.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
-import { BLOCK_SIZES, FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
+import { BLOCK_SIZES, BNB_KINDS, FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
 import { unpack } from "../ops/pack.js";
 import { BITS_AND_BYTES } from "../quant/config.js";
 import { fourBitOperands, fourBitScheme } from "../quant/four-bit.js";
@@ -32,7 +32,7 @@ export const INT8_PARAMS = {
 
 export const PARAMS_4BIT = {
   /** "nf4" or "fp4" (default: "fp4", as in Python). */
-  quant_type: choice(["nf4", "fp4"]),
+  quant_type: choice(BNB_KINDS),
   /** Elements per block (default: 64). */
   blocksize: choice(BLOCK_SIZES),
   /** The scales of blocks are quantized too (default: true). */

@@ -9,20 +9,17 @@ import { wholeList } from "../core/shape.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { FloatDType } from "../nn/weight.js";
-import { BLOCK_SIZES, type BnbKind, FOUR_BIT, FOUR_BIT_TABLES, NESTED_BLOCK } from "../ops/four-bit.js";
+import { BNB_KINDS, type BnbKind, NESTED_BLOCK } from "../ops/four-bit.js";
 import { transfer } from "../ops/transfer.js";
-import { stateBytes } from "../quant/_four-bit-files.js";
+import { checkTable, parseState, readFields, STATE, stateBytes } from "../quant/_four-bit-files.js";
 import { checkedTensor, floatDType, tensorOption } from "./functional-checks.js";
-
-/** The 4-bit types that bitsandbytes has. */
-export const KINDS = ["nf4", "fp4"] as const satisfies readonly BnbKind[];
 
 const FIELDS = {
   absmax: tensorOption(),
   shape: checkedLater<readonly number[]>(),
   code: tensorOption(),
   blocksize: whole(1),
-  quant_type: choice(KINDS),
+  quant_type: choice(BNB_KINDS),
   dtype: floatDType(),
   offset: tensorOption(),
   state2: checkedLater<QuantState>(),
@@ -138,13 +135,7 @@ export class QuantState {
     };
     if (packed) {
       const bytes = stateBytes({ kind, blocksize, values: dtype, shape }, offset);
-      tensors[`quant_state.bitsandbytes__${kind}`] = Tensor.from(
-        this.device,
-        bytes,
-        [bytes.length],
-        "u8",
-        "quant_state",
-      );
+      tensors[STATE + kind] = Tensor.from(this.device, bytes, [bytes.length], "u8", "quant_state");
       return tensors;
     }
     return {
@@ -185,64 +176,52 @@ export class QuantState {
   }
 }
 
-const PACKED = "bitsandbytes__";
 const TENSORS = ["absmax", "quant_map", "nested_absmax", "nested_quant_map"];
 const NUMBERS = ["quant_type", "blocksize", "dtype", "shape", "nested_blocksize", "nested_dtype", "nested_offset"];
+/** What is left of a JSON text's name behind its last point. */
+const PACKED = STATE.slice(STATE.lastIndexOf(".") + 1);
 
-const refuse = (what: string, got: unknown): FormatError =>
-  new FormatError(`from_dict: ${what}, got ${show(got)}`, { details: { got: show(got) } });
+const refuse = (what: string, expected: unknown, got: unknown): never => {
+  throw new FormatError(`from_dict: expected ${what} ${show(expected)}, got ${show(got)}`, {
+    details: { expected: show(expected), got: show(got) },
+  });
+};
 
 async function fromDict(entries: Readonly<Record<string, unknown>>): Promise<QuantState> {
   const found = new Map<string, unknown>();
-  let json: unknown;
+  let packed: { readonly kind: string; readonly json: object } | undefined;
   for (const [key, value] of pairsOf(entries)) {
     const name = key.slice(key.lastIndexOf(".") + 1);
     if (name.startsWith(PACKED)) {
-      if (json !== undefined) throw refuse("there must be one quant_state", key);
-      if (!Tensor.is(value) || value.dtype !== "u8") throw refuse(`${key} must be a Tensor of u8`, value);
-      json = parsed(key, await value.readBytes());
-      if ((json as Record<string, unknown>).quant_type !== name.slice(PACKED.length)) {
-        throw refuse(`the quant_type of ${key} must be its own`, (json as Record<string, unknown>).quant_type);
-      }
+      if (packed) refuse("one", "quant_state", key);
+      if (!Tensor.is(value) || value.dtype !== "u8") return refuse(key, "a Tensor of u8", value);
+      const json = parseState(await value.readBytes(), refuse, (why) => {
+        throw new FormatError(`from_dict: the JSON of ${key} cannot be read (${why})`);
+      });
+      packed = { kind: name.slice(PACKED.length), json };
     } else if (TENSORS.includes(name) || NUMBERS.includes(name)) found.set(name, value);
-    else throw refuse(`entries are ${[...TENSORS, `quant_state.${PACKED}nf4`].join(", ")}`, key);
+    else refuse("names among", [...TENSORS, `${STATE}nf4`], key);
   }
-  const fields = (json ?? Object.fromEntries(found)) as Record<string, unknown>;
-  const kind = KINDS.find((one) => one === fields.quant_type);
-  if (!kind) throw refuse('quant_type must be "nf4" or "fp4"', fields.quant_type);
-  const blocksize = BLOCK_SIZES.find((size) => size === fields.blocksize);
-  if (!blocksize) throw refuse(`blocksize must be one of ${BLOCK_SIZES.join(", ")}`, fields.blocksize);
-  const dtype = typeof fields.dtype === "string" ? parseDType(fields.dtype) : undefined;
-  if (!dtype) throw refuse("dtype must be a float dtype", fields.dtype);
-  const shape = isList(fields.shape) ? wholeList(fields.shape as number[]) : undefined;
-  if (!shape) throw refuse("shape must be a list of sizes", fields.shape);
-  const nested = fields.nested_offset !== undefined;
-  const blocks = Math.ceil(shape.reduce((n, size) => n * size, 1) / blocksize);
-  const tensor = (name: string, type: "f32" | "u8", size: number): Tensor => {
-    const value = found.get(name);
-    if (Tensor.is(value) && value.dtype === type && value.size === size && value.contiguous) return value;
-    throw refuse(`${name} must be a Tensor ${type} of ${size} elements`, value);
-  };
-  const code = tensor("quant_map", "f32", 16);
-  const table = await code.readFloats();
-  if (!FOUR_BIT_TABLES[FOUR_BIT[kind]]!.every((value, i) => value === table[i])) {
-    throw refuse(`quant_map must be the values of ${kind}`, [...table]);
+  const json = packed?.json ?? Object.fromEntries(found);
+  const nested = (json as Readonly<Record<string, unknown>>).nested_offset !== undefined;
+  const { kind, blocksize, values: dtype, shape, offset, sizes } = readFields(json, nested, refuse);
+  if (packed && packed.kind !== kind) refuse("quant_type", packed.kind, kind);
+  const tensors = new Map<string, Tensor>();
+  for (const [role, type, count] of sizes) {
+    const value = found.get(role);
+    const right = Tensor.is(value) && value.dtype === type && value.size === count && value.contiguous;
+    tensors.set(role, right ? value : refuse(role, `a Tensor ${type} of ${count} elements`, value));
   }
-  const absmax = tensor("absmax", nested ? "u8" : "f32", blocks);
+  const code = tensors.get("quant_map")!;
+  checkTable(kind, await code.readFloats(), refuse);
+  const absmax = tensors.get("absmax")!;
   const common = { shape, blocksize, quant_type: kind, dtype };
-  if (!nested) return new QuantState({ ...common, absmax: absmax.alias(), code: code.alias() });
-  if (fields.nested_blocksize !== NESTED_BLOCK) {
-    throw refuse(`nested_blocksize must be ${NESTED_BLOCK}`, fields.nested_blocksize);
-  }
-  if (typeof fields.nested_offset !== "number") throw refuse("nested_offset must be a number", fields.nested_offset);
-  const outer = tensor("nested_absmax", "f32", Math.ceil(blocks / NESTED_BLOCK));
-  const map = tensor("nested_quant_map", "f32", 256);
-  const offset = fields.nested_offset;
+  if (offset === undefined) return new QuantState({ ...common, absmax: absmax.alias(), code: code.alias() });
   return scope(() => {
     const state2 = new QuantState({
-      absmax: outer.alias(),
-      code: map.alias(),
-      shape: [blocks],
+      absmax: tensors.get("nested_absmax")!.alias(),
+      code: tensors.get("nested_quant_map")!.alias(),
+      shape: [absmax.size],
       blocksize: NESTED_BLOCK,
     });
     const mean = Tensor.from(absmax.device, Float32Array.of(offset), [1], "f32", "offset");
@@ -261,17 +240,7 @@ function pairsOf(entries: unknown): [string, unknown][] {
   } catch {
     // Refused below: a proxy, or a getter.
   }
-  throw refuse("a record of tensors by name is wanted", entries);
-}
-
-function parsed(key: string, bytes: Uint8Array): object {
-  try {
-    const json: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    if (typeof json === "object" && json !== null && !Array.isArray(json)) return json;
-  } catch (cause) {
-    throw new FormatError(`from_dict: the JSON of ${key} cannot be read (${(cause as Error).message})`, { cause });
-  }
-  throw new FormatError(`from_dict: ${key} does not hold a JSON object`);
+  return refuse("a record of", "tensors by name", entries);
 }
 
 /** @throws OptionError for what is no state, ShapeError unless it fits `codes` codes */

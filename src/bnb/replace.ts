@@ -2,6 +2,7 @@
 // replacing. Values that are on a device are quantized there now, others when they get one.
 
 import { isOf, listOf } from "../core/checks.js";
+import { torchName } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { number, type Options, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -95,8 +96,7 @@ function quantized(linear: BareLinear, config: BitsAndBytesConfig): BareLinear {
     ? new Linear8bitLt(inputs, out, { has_fp16_weights: false, threshold: config.llm_int8_threshold })
     : new Linear4bit(inputs, out, {
         quant_type: config.bnb_4bit_quant_type,
-        compute_dtype:
-          compute === "f16" ? "float16" : compute === "bf16" ? "bfloat16" : compute === "f32" ? "float32" : compute,
+        compute_dtype: compute === "int8" ? compute : torchName(compute),
         compress_statistics: config.bnb_4bit_use_double_quant,
         blocksize: config.bnb_4bit_blocksize,
       });

@@ -40,16 +40,16 @@ export function scope<T>(body: () => T extends Promise<unknown> ? never : T): T 
   const outer = current;
   const mine: Scoped[] = [];
   current = mine;
-  const survivors = new Set<Scoped>();
+  let survivors: Survivors = NONE;
   try {
     const result: T = body();
     refusePromise("scope", result);
-    if (mine.length > 0) collect(result, new Set(mine), survivors);
+    if (mine.length > 0 && typeof result === "object" && result !== null) survivors = survivorsOf(result, mine);
     return result;
   } finally {
     current = outer;
     for (const tensor of mine) {
-      if (survivors.has(tensor)) outer?.push(tensor);
+      if (survivors === tensor || (survivors instanceof Set && survivors.has(tensor))) outer?.push(tensor);
       else tensor.dispose();
     }
   }
@@ -62,20 +62,25 @@ export function kept<T extends Readonly<Record<string, Kept>>>(body: () => T): T
   return made;
 }
 
-/** Finds the tensors of a result: itself, or those in its arrays and plain objects. */
-function collect(result: unknown, made: ReadonlySet<unknown>, into: Set<Scoped>): void {
-  const take = (value: unknown): boolean => {
-    if (!made.has(value)) return false;
-    into.add(value as Scoped);
-    return true;
-  };
-  if (take(result)) return;
-  const seen = new Set<unknown>();
-  const waiting = [result];
+/** Tensors that a scope leaves: one, or several. */
+type Survivors = Scoped | ReadonlySet<unknown>;
+const NONE: Survivors = new Set();
+
+/** Finds the tensors of a result: itself, as for most scopes, or those in its arrays and plain objects. */
+function survivorsOf(result: object, mine: readonly Scoped[]): Survivors {
+  if (mine.lastIndexOf(result as Scoped) >= 0) return result as Scoped;
+  const waiting: unknown[] = [...itemsOf(result)];
+  if (waiting.length === 0) return NONE; // another tensor, or nothing
+  const made: ReadonlySet<unknown> = new Set(mine);
+  const found = new Set<unknown>();
+  const seen = new Set<unknown>([result]);
   while (waiting.length > 0) {
     const value = waiting.pop();
-    if (take(value) || typeof value !== "object" || value === null || seen.has(value)) continue;
-    seen.add(value);
-    for (const item of itemsOf(value)) waiting.push(item);
+    if (made.has(value)) found.add(value);
+    else if (typeof value === "object" && value !== null && !seen.has(value)) {
+      seen.add(value);
+      for (const item of itemsOf(value)) waiting.push(item);
+    }
   }
+  return found;
 }

@@ -8,10 +8,13 @@ import { Tensor } from "../core/tensor.js";
 import type { Ids } from "./inputs.js";
 
 /** Inputs that come alone: token ids, or what a tokenizer returned (more of the call's options may be among them). */
-export type Inputs<O extends { readonly input_ids: Ids }> = Ids | (Pick<O, "input_ids"> & Partial<O>);
+export type Inputs<O extends { readonly input_ids: Ids }> = InputsNamed<O, "input_ids">;
+
+/** The same for a model whose input has that name. */
+export type InputsNamed<O, K extends keyof O> = O[K] | (Pick<O, K> & Partial<O>);
 
 /** Options that come after the inputs. */
-export type After<O> = Partial<Omit<O, "input_ids">>;
+export type After<O, K extends string = "input_ids"> = Partial<Omit<O, K>>;
 
 /**
  * The options of a call, each checked. Token ids in place of the first object are its `input_ids`.

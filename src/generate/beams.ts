@@ -11,6 +11,7 @@ import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
+import { type PromptProgress, promptProgress } from "./prefill.js";
 import { logSoftmax } from "./processors/host/base.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import { DecodeSession } from "./session.js";
@@ -22,6 +23,8 @@ export interface BeamOptions {
   /** What ends texts beside their length and the ids that end them. */
   readonly ends?: Ends | undefined;
   readonly signal?: AbortSignal;
+  /** Hears how far the prompts are; what it throws ends the search. */
+  readonly progress?: (event: PromptProgress) => void;
   /** Called for the log-probabilities of each beam, in this order. */
   readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
@@ -83,7 +86,7 @@ export async function beamSearch(
   batch: Batch,
   options: BeamOptions,
 ): Promise<BeamResult> {
-  const { config, beams, signal, cache_dtype, cross } = options;
+  const { config, beams, signal, progress, cache_dtype, cross } = options;
   const { num_beams } = beams;
   throwIfAborted(signal, "generation");
   const prompts = promptsOf(batch);
@@ -93,9 +96,11 @@ export async function beamSearch(
   using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
+  const total = prompts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams
+  progress?.(promptProgress("initiate", 0, total));
   await session.add(
     prompts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
-    { signal },
+    { signal, ran: (tokens) => progress?.(promptProgress("progress", tokens, total)) },
   );
   for (let row = 0; row < shape.rows; row++) {
     if (row % num_beams > 0) session.fork(row - (row % num_beams), row, request, row);
@@ -107,6 +112,7 @@ export async function beamSearch(
   }));
   for (let length = 1; ; length++) {
     await session.step();
+    if (length === 1) progress?.(promptProgress("done", total, total));
     throwIfAborted(signal, "generation");
     const parents: number[] = [];
     const tokens: number[] = [];
@@ -278,6 +284,9 @@ export function outputOf(batch: Batch, { texts, scores }: BeamResult, config: Ge
   return { sequences, sequences_scores: [...scores] };
 }
 
+/** Callers may have asked for no beams themselves. */
+const ONE_BEAM = "pass num_beams: 1, where generation_config.json may say more; for beams, generate() alone";
+
 /** @throws OptionError for options that beams do not go with */
 export function checkBeams(
   call: string,
@@ -297,12 +306,11 @@ export function checkBeams(
       "stream({ logprobs: true }) gives the log-probabilities of tokens",
     );
   }
-  if (call === "stream")
-    refuse("num_beams", "beams are known only at their end, so they cannot be streamed", "use generate()");
+  if (call === "stream") refuse("num_beams", "beams are known only at their end, so they cannot be streamed", ONE_BEAM);
   for (const option of ["streamer", "assistant_model", "logprobs"]) {
-    if (options[option]) refuse(option, `${option} cannot be used with beams`);
+    if (options[option]) refuse(option, `${option} cannot be used with beams`, ONE_BEAM);
   }
-  if (options.prompt_lookup_num_tokens) refuse("prompt_lookup_num_tokens", "beams take no guesses");
+  if (options.prompt_lookup_num_tokens) refuse("prompt_lookup_num_tokens", "beams take no guesses", ONE_BEAM);
 }
 
 /** What `generate` gives: the sequences alone, or all that was asked for. */

@@ -21,6 +21,7 @@ import { type Ends, endingOf } from "./ending.js";
 import { type Batch, eachPrompt, leftPadded, placesOf, readBatch, textLengths, withImpliedMask } from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import {
+  type AsDict,
   FORWARD,
   type ForwardOptions,
   GENERATE,
@@ -141,13 +142,11 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
-  generate(options: GenerateOptions & { readonly return_dict_in_generate: true }): Promise<GenerateOutput>;
+  generate(options: GenerateOptions & AsDict): Promise<GenerateOutput>;
   generate(options: GenerateOptions): Promise<number[][]>;
   /** The same with the options after the inputs. */
-  generate(
-    inputs: Inputs<GenerateOptions>,
-    options: After<GenerateOptions> & { readonly return_dict_in_generate: true },
-  ): Promise<GenerateOutput>;
+  generate(inputs: Inputs<GenerateOptions>, options: After<GenerateOptions> & AsDict): Promise<GenerateOutput>;
+  generate(inputs: Inputs<GenerateOptions> & AsDict, options: After<GenerateOptions>): Promise<GenerateOutput>;
   generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
     const prepared = this.#prepare("generate", given);
@@ -165,7 +164,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { beams } = config;
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { bytes } = this.#cacheOf(batch, config);
-    const { signal } = options;
+    const { signal, progress_callback: progress } = options;
     this.hold();
     this.#caches += bytes;
     try {
@@ -175,6 +174,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         cache_dtype,
         ends: ending(),
         signal,
+        progress,
         processors,
       });
       this.checkUsable();

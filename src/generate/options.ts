@@ -273,6 +273,11 @@ export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...R
 
 export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN>, Options<typeof RETURNS> {}
 
+/** Options with which `generate` returns an object. */
+export interface AsDict {
+  readonly return_dict_in_generate: true;
+}
+
 /** What `generate` returns with `return_dict_in_generate: true`. */
 export interface GenerateOutput {
   /** [B · num_return_sequences][T + new] */

@@ -9,7 +9,7 @@ import type { Tensor } from "../core/tensor.js";
 import { type Loaded, type LoadOptions, loadModel } from "../load/index.js";
 import { type MetaModel, metaModel, metaOf } from "../load/meta.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
-import { onAuto, type Platform } from "../load/platform.js";
+import { onAuto, type Platform, reopening } from "../load/platform.js";
 import { Spread } from "../load/spread.js";
 import type { ConfigJson, Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
@@ -19,7 +19,7 @@ import type { Model } from "../nn/model.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme } from "../quant/index.js";
-import type { DownloadEvent, Source } from "../sources/source.js";
+import type { DownloadEvent } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import type { LoadedModel } from "./base.js";
@@ -183,10 +183,7 @@ export async function loadPretrained<T extends Task>(
       progress_callback({ ...NOTHING_READ, ...event, status: "download", name: model, progress });
     });
   const source = await platform.source(model, { ...pick(SOURCE, options), signal, warn, download });
-  const reopen = (): Promise<Source> => {
-    const place = { ...pick(SOURCE, options), force_download: undefined };
-    return platform.source(model, source.commit === undefined ? place : { ...place, revision: source.commit });
-  };
+  const reopen = reopening(platform, model, source, options);
   const loading = {
     name: model,
     config,
@@ -305,8 +302,8 @@ export function autoTokenizer(platform: Platform): AutoTokenizers {
       const model = nameOf(which);
       const options = readOptions("from_pretrained", TOKENIZER_FROM_PRETRAINED, given);
       const { padding_side, signal } = options;
-      const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
       const source = await platform.source(model, { ...pick(SOURCE, options), signal });
+      const reopen = reopening(platform, model, source, options);
       try {
         return await loadTokenizer(source, { padding_side }, { reopen, folders: platform.folders });
       } finally {

@@ -5,7 +5,7 @@ import { checkedLater, type Options, omit, pick, readOptions } from "../core/opt
 import { show } from "../core/show.js";
 import { readConfigJson } from "../load/index.js";
 import { SOURCE } from "../load/options.js";
-import type { Platform } from "../load/platform.js";
+import { type Platform, reopening } from "../load/platform.js";
 import {
   EXTRACT_FEATURES,
   FeatureExtractor,
@@ -58,7 +58,7 @@ function auto<P>(platform: Platform, make: (opened: Opened) => Promise<P>): Auto
         const path = source.path("preprocessor_config.json");
         const config = await readJsonFile(source, path, { what: "preprocessor_config.json", python: true });
         const { model_type } = await modelConfig(source);
-        const reopen = (): Promise<Source> => platform.source(model, pick(SOURCE, options));
+        const reopen = reopening(platform, model, source, options);
         const origin: TokenizerOrigin = { reopen, folders: platform.folders };
         return await make({ source, config, model_type, reader: media, padding_side: options.padding_side, origin });
       } finally {

@@ -9,7 +9,7 @@ import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
-import { type After, type Inputs, readCall } from "./arguments.js";
+import { type After, type Inputs, type InputsNamed, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
@@ -19,6 +19,7 @@ import { readFeatures } from "./features.js";
 import { type Batch, eachPrompt, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
+  type AsDict,
   type GenerateOutput,
   SEQ2SEQ_FORWARD,
   SEQ2SEQ_GENERATE,
@@ -126,9 +127,17 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
    * the new tokens, [B][T + new]. Rows that end early are filled with the padding id.
    * @throws OptionError, ShapeError, OutOfMemoryError; AbortError when `signal` fires
    */
-  generate(options: Seq2SeqGenerateOptions & { readonly return_dict_in_generate: true }): Promise<GenerateOutput>;
+  generate(options: Seq2SeqGenerateOptions & AsDict): Promise<GenerateOutput>;
   generate(options: Seq2SeqGenerateOptions): Promise<number[][]>;
   /** The same with the options after the inputs. */
+  generate(
+    inputs: Inputs<Seq2SeqGenerateOptions>,
+    options: After<Seq2SeqGenerateOptions> & AsDict,
+  ): Promise<GenerateOutput>;
+  generate(
+    inputs: Inputs<Seq2SeqGenerateOptions> & AsDict,
+    options: After<Seq2SeqGenerateOptions>,
+  ): Promise<GenerateOutput>;
   generate(inputs: Inputs<Seq2SeqGenerateOptions>, options?: After<Seq2SeqGenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
     const prepared = this.#prepare("generate", given);
@@ -322,12 +331,20 @@ function refuseTwoStarts(options: { readonly decoder_input_ids?: unknown } & Spe
   });
 }
 
+type SpeechInputs = InputsNamed<SpeechGenerateOptions, "input_features">;
+type SpeechAfter = After<SpeechGenerateOptions, "input_features">;
+
 /** A `PreTrainedSeq2SeqLM` whose encoder reads sound: `input_features` [B,mels,frames], as a feature extractor makes them. */
 export interface PreTrainedSpeechSeq2Seq extends Omit<PreTrainedSeq2SeqLM, "forward" | "generate" | "stream"> {
   /** @throws as that of PreTrainedSeq2SeqLM */
   forward(options: SpeechForwardOptions): Seq2SeqOutput;
   /** @throws as that of PreTrainedSeq2SeqLM */
+  generate(options: SpeechGenerateOptions & AsDict): Promise<GenerateOutput>;
   generate(options: SpeechGenerateOptions): Promise<number[][]>;
+  /** The same with the options after the inputs. */
+  generate(inputs: SpeechInputs, options: SpeechAfter & AsDict): Promise<GenerateOutput>;
+  generate(inputs: SpeechInputs & AsDict, options: SpeechAfter): Promise<GenerateOutput>;
+  generate(inputs: SpeechInputs, options?: SpeechAfter): Promise<number[][]>;
   /** @throws as that of PreTrainedSeq2SeqLM */
   stream(options: SpeechTextStreamOptions): AsyncGenerator<TextStep>;
   stream(options: SpeechStreamOptions): AsyncGenerator<Step>;

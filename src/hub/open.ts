@@ -45,8 +45,8 @@ export async function openModel(id: string, options: HubOptions): Promise<Source
   const subfolder = subfolderParts(options.subfolder ?? "");
   const cache = cacheFolder(options.cache_dir);
   const cached = async (forbidden?: string): Promise<Source> => {
-    const { folder } = await fromCache(id, cache, revision, forbidden);
-    return new Disk(join(folder, ...subfolder));
+    const { folder, revision: commit } = await fromCache(id, cache, revision, forbidden);
+    return new Disk(join(folder, ...subfolder), commit);
   };
   const forbidden = options.local_files_only ? "local_files_only" : offlineBy();
   if (forbidden !== undefined) {

@@ -4,11 +4,12 @@
 import type { FolderWriter } from "../checkpoints/folder.js";
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
+import { pick } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
 import type { MediaReader } from "../media/reader.js";
 import type { Kept } from "../nn/placement.js";
 import type { Source } from "../sources/source.js";
-import { type DeviceOptions, optionsFor, type SourceOptions } from "./options.js";
+import { type DeviceOptions, optionsFor, SOURCE, type SourceOptions } from "./options.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
 
@@ -49,6 +50,18 @@ export interface Platform {
   sharedDevice(name?: string): Promise<Device>;
   /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;
+}
+
+/** Opens the folder that was loaded once more: of a model on a hub the same commit, whatever its branch is by then. */
+export function reopening(
+  platform: Platform,
+  model: string,
+  source: Source,
+  place: SourceOptions,
+): () => Promise<Source> {
+  const { commit } = source;
+  const again = { ...pick(SOURCE, place), force_download: undefined };
+  return () => platform.source(model, commit === undefined ? again : { ...again, revision: commit });
 }
 
 /**

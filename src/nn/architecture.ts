@@ -64,7 +64,7 @@ export interface Architecture {
 }
 
 /** The role of a stored tensor in the tree. */
-export interface Place {
+interface Place {
   /** The parameters whose rows it holds; for each its possible names, the likeliest first. */
   readonly targets: readonly (readonly string[])[];
   /** The expert of a stack that it belongs to. */

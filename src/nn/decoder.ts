@@ -37,7 +37,7 @@ export interface Decoder extends Pick<Model, "placement" | "blocks"> {
   pass(input: PassInput, options?: PassOptions): Pass;
 }
 
-export interface DecoderInput extends PassInput {
+interface DecoderInput extends PassInput {
   /** i32[B,T] */
   readonly ids: Tensor;
 }
@@ -79,12 +79,12 @@ export abstract class CausalLM extends Model implements Decoder {
 }
 
 /** A decoder-only model before its head. */
-export interface DecoderBase extends Module {
+interface DecoderBase extends Module {
   /** Records hidden states [B,T,hidden], after the last norm, of `ids` i32[B,T]. */
   forward(pass: Pass, ids: Tensor): Tensor;
 }
 
-export interface CausalParts {
+interface CausalParts {
   /** The name that transformers gives the class. */
   readonly name: string;
   readonly base: DecoderBase;

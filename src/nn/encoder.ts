@@ -21,7 +21,7 @@ export interface EncoderGeometry {
   readonly padding_idx?: number;
 }
 
-export interface EncoderInput extends PassInput {
+interface EncoderInput extends PassInput {
   /** i32[B,T] */
   readonly ids: Tensor;
 }
@@ -67,7 +67,7 @@ export interface EncoderBase extends Module {
   forward(pass: Pass, ids: Tensor): Tensor;
 }
 
-export interface TaskParts {
+interface TaskParts {
   /** The name that transformers gives the class. */
   readonly name: string;
   readonly base: EncoderBase;

@@ -6,7 +6,8 @@ import { scope, Tensor } from "../core/tensor.js";
 import { type Act, activation } from "../ops/activation.js";
 import { add as addOp } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
-import { crossEntropy } from "../ops/cross-entropy.js";
+import { crossEntropy, crossEntropyBackOp, IGNORED } from "../ops/cross-entropy.js";
+import { filled } from "../ops/fill.js";
 import { multiply as multiplyOp } from "../ops/gated.js";
 import { rowsOf } from "../ops/op.js";
 import { scale as scaleOp } from "../ops/scale.js";
@@ -68,9 +69,26 @@ export function mse_loss(x: Tensor, target: Tensor): Tensor {
   });
 }
 
+/** Times any label but a class, minus infinity. */
+const BEYOND = 3e38;
+
 /**
- * The mean cross-entropy of logits[..,V] against the classes target[..], i32. A row whose class is -100 has a loss and a gradient of
- * 0, but counts as a row: torch divides by the others alone, so scale the result by rows / (rows that are not -100) for its value.
+ * What each row counts in the mean: 1 / n if its class is not -100, of which there are n, else 0; NaN if there are none. Labels are on
+ * the device, which has no division: this is a softmax, of 0 and minus infinity, from the gradient of its log-sum-exp.
+ */
+function sharesOf(labels: Tensor): Tensor {
+  const { device, size } = labels;
+  const below = activation(scaleOp(contiguous(labels, "f32"), -1), "relu");
+  const scores = scaleOp(below, -BEYOND).view(1, size);
+  const one = (value: number) => filled(device, [1], value);
+  const first = Tensor.from(device, Int32Array.of(0), [1]);
+  const { lse } = crossEntropy(scores, first);
+  return crossEntropyBackOp.run([scores, first, lse, one(0), one(1)], [0, IGNORED]).view(size);
+}
+
+/**
+ * The mean cross-entropy of logits[..,V] against the classes target[..], i32, over the rows whose class is not -100: as in torch, NaN
+ * if there is none (on WebGPU, whose shaders need not know NaN, it may be 0). Gradients of other rows are 0.
  * @throws ShapeError, OptionError
  */
 export function cross_entropy(logits: Tensor, target: Tensor): Tensor {
@@ -78,7 +96,10 @@ export function cross_entropy(logits: Tensor, target: Tensor): Tensor {
   return scope(() =>
     inFloats("cross_entropy", logits, (floats) => {
       const rows = rowsOf(floats.shape);
-      return mean(crossEntropy(floats.view(rows, -1), target.view(rows)).loss);
+      if (rows === 0) throw new ShapeError("cross_entropy: there are no rows");
+      const labels = target.view(rows);
+      const { loss } = crossEntropy(floats.view(rows, -1), labels);
+      return sumRows(multiplyOp(loss, sharesOf(labels)).view(rows, 1));
     }),
   );
 }

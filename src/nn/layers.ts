@@ -27,7 +27,7 @@ const PLACED = {
 };
 
 /** A size of a layer. @throws OptionError */
-export function sizeOf(layer: string, name: string, value: unknown): number {
+function sizeOf(layer: string, name: string, value: unknown): number {
   if (isWhole(value) && value > 0) return value;
   throw new OptionError(`${layer}: ${name} must be a whole number above 0, got ${show(value)}`);
 }

@@ -44,7 +44,7 @@ export interface PassInput {
 }
 
 /** The output of an encoder for a decoder. */
-export interface Encoded {
+interface Encoded {
   /** f32[B,S,hidden] */
   readonly hidden: Tensor;
   /** u8[B,S]: 0 hides a position. */
@@ -52,7 +52,7 @@ export interface Encoded {
 }
 
 /** Where the blocks of a model run, and how their weights come there. */
-export interface Placement {
+interface Placement {
   /** Called before block `index` runs. Returns `h` on the device of that block, whose weights are then resident. */
   enter(blocks: readonly Module[], index: number, h: Tensor): Tensor;
   /** Called when the whole block is recorded. */

@@ -12,7 +12,7 @@ import type { Module } from "./module.js";
 import type { ModelPlacement } from "./pass.js";
 
 /** The weights of a block, and how they get to its device. */
-export interface Resident {
+interface Resident {
   /** Bytes they take while they are there. */
   readonly bytes: number;
   /** Devices that a recording of them must include, besides the block's own. */
@@ -36,7 +36,7 @@ export interface Kept {
 }
 
 /** Weights that stay on the device. */
-export function onDevice(tensors: readonly Tensor[]): Resident {
+function onDevice(tensors: readonly Tensor[]): Resident {
   const nothing = (): void => {};
   const bytes = bytesOf(tensors);
   return { bytes, devices: [], ask: nothing, enter: nothing, leave: nothing, dispose: nothing };

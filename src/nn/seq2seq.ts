@@ -8,7 +8,7 @@ import { Model } from "./model.js";
 import type { Linear, Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
-export interface Seq2SeqInput {
+interface Seq2SeqInput {
   /** i32[B,S]: the encoder's input. */
   readonly ids: Tensor;
   /** u8[B,S]: 0 hides a position of the encoder. */

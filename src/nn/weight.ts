@@ -72,7 +72,7 @@ export interface Weight extends Disposable {
 }
 
 /** A weight under construction: rows come in order, `finish` returns the weight. */
-export interface WeightBuilder extends Disposable {
+interface WeightBuilder extends Disposable {
   /** Rows per `put` must be a multiple of this (the last one may be short). */
   readonly granularity: number;
   /** Records storing `rows[n,K]` (any float dtype) as rows `at` .. `at + n`. */
@@ -81,7 +81,7 @@ export interface WeightBuilder extends Disposable {
 }
 
 /** A weight that is made of 4-bit codes: rows come in order, `finish` returns the weight. */
-export interface CodesBuilder extends Disposable {
+interface CodesBuilder extends Disposable {
   /** Rows per `put` must be a multiple of this (the last ones may be short). */
   readonly granularity: number;
   /** Records storing codes u4[n,K], and the scale of each of their blocks, f32, as rows `at` to `at + n`. */

@@ -19,7 +19,8 @@ const fround = Math.fround;
 export const FOUR_BIT = { nf4: 0, fp4: 1, int4: 2, e2m1: 3 } as const;
 export type FourBitKind = keyof typeof FOUR_BIT;
 /** The kinds that floats are quantized to; codes of the others come from files. */
-export type BnbKind = "nf4" | "fp4";
+export const BNB_KINDS = ["nf4", "fp4"] as const satisfies readonly FourBitKind[];
+export type BnbKind = (typeof BNB_KINDS)[number];
 
 /**
  * Codes of the `rounding` attribute: the dtype that decoded values are rounded to before use. bitsandbytes decodes to the

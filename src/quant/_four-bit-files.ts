@@ -2,13 +2,16 @@
 // quantization parameters. Names and shapes are those of its QuantState.
 
 import { elementsOf, type StoredDType, type StoredTensor } from "../checkpoints/stored.js";
+import { isList } from "../core/checks.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { CheckpointError, FormatError } from "../core/errors.js";
+import { wholeList } from "../core/shape.js";
 import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { FloatDType, StoredRows, WeightPart } from "../nn/weight.js";
 import {
   BLOCK_SIZES,
+  BNB_KINDS,
   type BnbKind,
   FOUR_BIT,
   FOUR_BIT_TABLES,
@@ -17,15 +20,15 @@ import {
 } from "../ops/four-bit.js";
 import { PythonFloat } from "../sources/json-edit.js";
 
-const KINDS: readonly BnbKind[] = ["nf4", "fp4"];
-const STATE = "quant_state.bitsandbytes__";
+/** Begins the name of a state's JSON text; the kind ends it. */
+export const STATE = "quant_state.bitsandbytes__";
 
 /** The tensors of the 4-bit matrix `name`, if a checkpoint with these tensor names holds one. */
 export function fourBitNames(
   name: string,
   has: (name: string) => boolean,
 ): { names: Map<string, string>; notes: readonly string[]; kind: BnbKind; double_quant: boolean } | undefined {
-  const kind = KINDS.find((one) => has(`${name}.${STATE}${one}`));
+  const kind = BNB_KINDS.find((one) => has(`${name}.${STATE}${one}`));
   if (kind === undefined) return undefined;
   const double_quant = has(`${name}.nested_absmax`);
   const roles = ["absmax", "quant_map", ...(double_quant ? ["nested_absmax", "nested_quant_map"] : [])];
@@ -46,7 +49,7 @@ interface Wanted {
 }
 
 /** The parameters that the states of all pieces share. */
-export interface FourBitState {
+interface FourBitState {
   readonly blocksize: number;
   readonly values: FloatDType;
   /** Per expert: the offset subtracted from its absmax before they were quantized. */
@@ -75,56 +78,84 @@ export function readStates(pieces: readonly StoredRows[], wanted: Wanted): FourB
   return { blocksize: first!.blocksize, values: first!.values, offsets: states.map(({ offset }) => offset) };
 }
 
+/** Throws the error of whoever reads a state. */
+type Refuse = (what: string, expected: unknown, got: unknown) => never;
+
+/** What stands in the state of a 4-bit weight, checked. */
+interface StateFields {
+  readonly kind: BnbKind;
+  readonly blocksize: (typeof BLOCK_SIZES)[number];
+  readonly values: FloatDType;
+  readonly shape: readonly number[];
+  /** What was subtracted from the absmax before they were quantized; undefined where they are not. */
+  readonly offset: number | undefined;
+  /** The tensors beside the codes. */
+  readonly sizes: readonly (readonly [role: string, dtype: "f32" | "u8", count: number])[];
+}
+
+/** The JSON text of a state. @param broken throws for a text that is none */
+export function parseState(bytes: Uint8Array | undefined, refuse: Refuse, broken: (why: string) => never): object {
+  let json: unknown;
+  try {
+    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    return broken((error as Error).message);
+  }
+  return typeof json === "object" && json !== null && !Array.isArray(json) ? json : refuse("a JSON object", {}, json);
+}
+
+/** @param nested whether the absmax are quantized themselves */
+export function readFields(json: object, nested: boolean, refuse: Refuse): StateFields {
+  const fields = json as Readonly<Record<string, unknown>>;
+  const { quant_type, dtype, nested_offset: offset } = fields;
+  const kind = BNB_KINDS.find((one) => one === quant_type) ?? refuse("quant_type", BNB_KINDS, quant_type);
+  const blocksize =
+    BLOCK_SIZES.find((size) => size === fields.blocksize) ?? refuse("a blocksize", BLOCK_SIZES, fields.blocksize);
+  const values = (typeof dtype === "string" ? parseDType(dtype) : undefined) ?? refuse("a dtype", "float16", dtype);
+  const shape =
+    (isList(fields.shape) ? wholeList(fields.shape) : undefined) ?? refuse("a shape", [4, 64], fields.shape);
+  const blocks = Math.ceil(elementsOf(shape) / blocksize);
+  const common = { kind, blocksize, values, shape };
+  const map = ["quant_map", "f32", 16] as const;
+  if (!nested) return { ...common, offset: undefined, sizes: [["absmax", "f32", blocks], map] };
+  if (fields.nested_blocksize !== NESTED_BLOCK) refuse("nested_blocksize", NESTED_BLOCK, fields.nested_blocksize);
+  if (fields.nested_dtype !== "float32") refuse("nested_dtype", "float32", fields.nested_dtype);
+  if (typeof offset !== "number") return refuse("a number as nested_offset", 0, offset);
+  const outer = ["nested_absmax", "f32", Math.ceil(blocks / NESTED_BLOCK)] as const;
+  return { ...common, offset, sizes: [["absmax", "u8", blocks], map, outer, ["nested_quant_map", "f32", 256]] };
+}
+
+/** Checks that a state's table is that of its kind. */
+export function checkTable(kind: BnbKind, values: Float32Array, refuse: Refuse): void {
+  const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
+  if (!values.every((value, code) => value === table[code])) refuse("the quant_map of", kind, [...values]);
+}
+
 function readState(
   { stored: { tensors }, notes }: StoredRows,
   { kind, double_quant, rows, columns }: Wanted,
 ): { blocksize: number; values: FloatDType; offset: number; name: string } {
   const codes = tensors.get("weight")!;
   const { name, file } = tensors.get("quant_state")!;
-  const refuse = (what: string, expected: unknown, got: unknown): never => {
+  const refuse: Refuse = (what, expected, got) => {
     const text = `tensor ${name}: expected ${what} ${show(expected)}, got ${show(got)}`;
     throw new FormatError(text, { details: { file, key: name, expected: show(expected), got: show(got) } });
   };
-  let json: Record<string, unknown> = {};
-  try {
-    const parsed: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(notes.get("quant_state")));
-    if (typeof parsed === "object" && parsed !== null) json = parsed as Record<string, unknown>;
-    else refuse("a JSON object", {}, parsed);
-  } catch (error) {
-    if (error instanceof FormatError) throw error;
-    throw new FormatError(`tensor ${name}: its JSON cannot be read (${(error as Error).message})`, {
-      details: { file, key: name },
-    });
-  }
-  if (json.quant_type !== kind) refuse("quant_type", kind, json.quant_type);
-  const blocksize =
-    BLOCK_SIZES.find((size) => size === json.blocksize) ?? refuse("a blocksize", BLOCK_SIZES, json.blocksize);
-  const values =
-    (typeof json.dtype === "string" ? parseDType(json.dtype) : undefined) ?? refuse("a dtype", "float16", json.dtype);
-  const shape = json.shape;
-  const right = Array.isArray(shape) && elementsOf(shape as number[]) === rows * columns && shape.at(-1) === columns;
-  if (!right) refuse("the shape", [rows, columns], shape);
+  const json = parseState(notes.get("quant_state"), refuse, (why) => {
+    throw new FormatError(`tensor ${name}: its JSON cannot be read (${why})`, { details: { file, key: name } });
+  });
+  const { blocksize, values, shape, offset = 0, sizes, ...said } = readFields(json, double_quant, refuse);
+  if (said.kind !== kind) refuse("quant_type", kind, said.kind);
+  if (elementsOf(shape) !== rows * columns || shape.at(-1) !== columns) refuse("the shape", [rows, columns], shape);
   if (codes.bytes !== Math.ceil((rows * columns) / 2))
     refuse("bytes of codes", Math.ceil((rows * columns) / 2), codes.bytes);
-  const blocks = Math.ceil((rows * columns) / blocksize);
-  const sized = (role: string, dtype: string, count: number): void => {
+  for (const [role, dtype, count] of sizes) {
     const tensor: StoredTensor | undefined = tensors.get(role);
     const got = tensor ? `${tensor.dtype} of ${elementsOf(tensor.shape)}` : "none";
-    if (got !== `${dtype} of ${count}`) refuse(role, `${dtype} of ${count}`, got);
-  };
-  sized("absmax", double_quant ? "U8" : "F32", blocks);
-  sized("quant_map", "F32", 16);
-  const map = new Uint8Array(notes.get("quant_map")!);
-  const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
-  const known = new Float32Array(map.buffer).every((value, code) => value === table[code]);
-  if (!known) refuse("the quant_map of", kind, [...new Float32Array(map.buffer)]);
-  if (!double_quant) return { blocksize, values, offset: 0, name };
-  sized("nested_absmax", "F32", Math.ceil(blocks / NESTED_BLOCK));
-  sized("nested_quant_map", "F32", 256);
-  if (json.nested_blocksize !== NESTED_BLOCK) refuse("nested_blocksize", NESTED_BLOCK, json.nested_blocksize);
-  if (json.nested_dtype !== "float32") refuse("nested_dtype", "float32", json.nested_dtype);
-  const offset = json.nested_offset;
-  if (typeof offset !== "number") return refuse("a number as nested_offset", 0, offset);
+    const expected = `${dtype.toUpperCase()} of ${count}`;
+    if (got !== expected) refuse(role, expected, got);
+  }
+  checkTable(kind, new Float32Array(new Uint8Array(notes.get("quant_map")!).buffer), refuse);
   return { blocksize, values, offset, name };
 }
 

@@ -53,7 +53,7 @@ export interface FourBitOptions {
 }
 
 /** A 4-bit stack concatenates its experts' statistics: absmax[E*B], nested[E*C], offset[E]. */
-export class FourBitWeight implements Weight {
+class FourBitWeight implements Weight {
   readonly shape: MatrixShape;
   readonly experts: number;
   readonly scheme: FourBitKind;
@@ -299,7 +299,7 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
 }
 
 /** What `codesScheme` stores. */
-export interface CodesOptions {
+interface CodesOptions {
   readonly kind: "int4" | "e2m1";
   /** Inputs that share a scale; they divide a row. */
   readonly blocksize: number;

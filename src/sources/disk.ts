@@ -33,9 +33,12 @@ function notRegular(file: string, what: string): FormatError {
 export class Disk implements Source {
   readonly location: string;
   readonly local = true;
+  readonly commit: string | undefined;
 
-  constructor(folder: string) {
+  /** @param commit that the folder is, in the cache of a hub */
+  constructor(folder: string, commit?: string) {
     this.location = folder;
+    this.commit = commit;
   }
 
   path(name: string): string {

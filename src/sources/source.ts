@@ -29,7 +29,7 @@ export interface Source {
   /** True if paths are files on this machine, which a backend may read directly. */
   readonly local: boolean;
   /** The commit that it is, of a model on a hub: a branch may be another one later. */
-  readonly commit?: string;
+  readonly commit?: string | undefined;
   /** Bytes received over a network so far; absent for local files. */
   readonly network?: number;
   /** The path of the file of that name, for `open` and for messages. */

@@ -12,7 +12,9 @@ import {
   type ApplyChatTemplateOptions,
   type ApplyOptions,
   applyChatTemplate,
+  type ChatTokenizer,
   type Conversation,
+  type Encoded,
 } from "./apply-chat-template.js";
 import {
   type BatchEncoding,
@@ -218,6 +220,10 @@ export class PreTrainedTokenizer extends Callable {
 
   /** @internal the implementation of `tokenizer(...)`; TokenizerCall has the types */
   _call(text: string | readonly string[], given: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
+    return this.#encode(text, given, false).encoding;
+  }
+
+  #encode(text: string | readonly string[], given: CallOptions, placed: boolean): Encoded {
     const options = readOptions("tokenizer", CALL, given);
     const single = typeof text === "string";
     const texts = readTexts("tokenizer", "text", text);
@@ -226,7 +232,7 @@ export class PreTrainedTokenizer extends Callable {
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
-    const rows = makeRows(this, texts, pairs, options);
+    const rows = makeRows(this, texts, pairs, options, placed);
 
     const mask = options.return_attention_mask !== false;
     const types = options.return_token_type_ids ?? this.#typeIds;
@@ -238,8 +244,12 @@ export class PreTrainedTokenizer extends Callable {
         ? { special_tokens_mask: shape(rows.map((row) => row.special!)) }
         : {}),
     });
-    if (options.return_tensors) return movable(collect(stack));
-    return single ? movable(collect((list) => list[0]!)) : movable(collect((list) => list));
+    const encoding = options.return_tensors
+      ? movable(collect(stack))
+      : single
+        ? movable(collect((list) => list[0]!))
+        : movable(collect((list) => list));
+    return { encoding, rows };
   }
 
   /**
@@ -331,10 +341,9 @@ export class PreTrainedTokenizer extends Callable {
   ): AppliedTo<C, O>;
   apply_chat_template(conversation: unknown, given: ApplyChatTemplateOptions = {}): Applied {
     const { chat_template, special_tokens_map } = this;
-    const encode = (text: string | string[], options: CallOptions) => this._call(text, options);
-    const spans = (text: string) => {
-      return this.backend.spans(text, this.backend.encode(text, { add_special_tokens: false }));
-    };
+    const encode = (...call: Parameters<ChatTokenizer["encode"]>) => this.#encode(...call);
+    const spans = (text: string, { split_special_tokens }: CallOptions) =>
+      this.backend.spans(text, this.backend.encode(text, { split_special_tokens, add_special_tokens: false }));
     const tokenizer = { chat_template, special_tokens_map, encode, spans };
     return applyChatTemplate(tokenizer, conversation, given);
   }

@@ -4,7 +4,7 @@
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { checkedLater, choice, flag, type Options, readOptions, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
-import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
+import { type BatchEncoding, type Encoding, type IntTensor, type Row, stack, type TensorEncoding } from "./batch.js";
 import { chooseTemplate, type Rendered, renderChat, type Templates } from "./chat/template.js";
 import { reading } from "./ids.js";
 import { CALL, type CallOptions } from "./options.js";
@@ -55,32 +55,42 @@ export interface ApplyChatTemplateOptions extends Readonly<Options<typeof APPLY>
 export type ApplyOptions = ApplyChatTemplateOptions & Readonly<Record<string, unknown>>;
 type Several = readonly Conversation[];
 
+type Tensors = { readonly return_tensors: true | "pt" | "np" };
+
 /** What the call gives for a conversation, or several, with these options. */
 export type AppliedTo<C, O> = O extends { readonly tokenize: false }
   ? C extends Several
     ? string[]
     : string
-  : O extends { readonly return_dict: false }
-    ? C extends Several
-      ? number[][]
-      : number[]
-    : O extends { readonly return_tensors: true | "pt" | "np" }
-      ? TensorEncoding
+  : O extends Tensors
+    ? O extends { readonly return_dict: false }
+      ? IntTensor
+      : TensorEncoding
+    : O extends { readonly return_dict: false }
+      ? C extends Several
+        ? number[][]
+        : number[]
       : C extends Several
         ? BatchEncoding
         : Encoding;
 
 /** What the call gives: text, ids, or an encoding, of one conversation or several. */
-export type Applied = string | string[] | number[] | number[][] | Encoding | BatchEncoding | TensorEncoding;
+export type Applied = string | string[] | number[] | number[][] | IntTensor | Encoding | BatchEncoding | TensorEncoding;
 
 /** What the call needs of a tokenizer. */
 export interface ChatTokenizer {
   readonly chat_template: Templates;
   readonly special_tokens_map: Readonly<Record<string, string | undefined>>;
-  /** A call of the tokenizer. */
-  encode(text: string | string[], options: CallOptions): Encoding | BatchEncoding | TensorEncoding;
+  /** A call of the tokenizer. `placed`: rows say which token of the text each of theirs is. */
+  encode(text: string | string[], options: CallOptions, placed: boolean): Encoded;
   /** The characters of a text's tokens, as `Tokenizer.spans` gives them. */
-  spans(text: string): readonly TokenSpan[] | undefined;
+  spans(text: string, options: CallOptions): readonly TokenSpan[] | undefined;
+}
+
+/** What a call of the tokenizer gives, and the rows of which it is made. */
+export interface Encoded {
+  readonly encoding: Encoding | BatchEncoding | TensorEncoding;
+  readonly rows: readonly Row[];
 }
 
 /** True if an array holds conversations, and not messages. */
@@ -106,9 +116,17 @@ function readGiven(tokenizer: ChatTokenizer, given: object) {
   return { options, source, variables: Object.fromEntries(others) };
 }
 
-/** 1 for the tokens of what the assistant says. As in Python, the first token of a character counts for it. */
-function maskOf(tokenizer: ChatTokenizer, { text, spans }: Rendered): number[] {
-  const tokens = tokenizer.spans(text);
+/**
+ * 1 for the tokens of what the assistant says, whatever was cut off or put around them. As in Python, the first token of a character
+ * counts for it, what ends beyond the row goes on to its end, and no text is marked after one whose beginning was cut off.
+ */
+function maskOf(
+  tokenizer: ChatTokenizer,
+  { text, spans }: Rendered,
+  { places = [] }: Row,
+  options: CallOptions,
+): number[] {
+  const tokens = tokenizer.spans(text, options);
   if (tokens === undefined) {
     throw new OptionError(
       `${PLACE}: return_assistant_tokens_mask needs a BPE tokenizer that keeps all characters of a text`,
@@ -117,8 +135,12 @@ function maskOf(tokenizer: ChatTokenizer, { text, spans }: Rendered): number[] {
       },
     );
   }
-  const mask = tokens.map(() => 0);
-  const tokenAt = (place: number) => tokens.findIndex(([start, end]) => start <= place && place < end);
+  const mask = places.map(() => 0);
+  const tokenAt = (character: number) =>
+    places.findIndex((place) => {
+      const [start, end] = tokens[place] ?? [0, 0];
+      return start <= character && character < end;
+    });
   for (const [start, end] of spans) {
     const first = tokenAt(start);
     if (first < 0) break;
@@ -180,23 +202,9 @@ export function applyChatTemplate(
   const { tokenizer_kwargs: kwargs = {} } = options;
   const more = Object.fromEntries(entriesOf(`${PLACE}: tokenizer_kwargs`, kwargs, Object.keys(CALL)));
   const { padding = false, truncation = false, max_length, return_tensors } = options;
-  const encoding = tokenizer.encode(batch ? texts : texts[0]!, {
-    padding,
-    truncation,
-    max_length,
-    return_tensors,
-    add_special_tokens: false,
-    ...more,
-  });
-  if (spans) {
-    if (padding !== false || truncation !== false || return_tensors) {
-      refuse(
-        "return_assistant_tokens_mask is given without padding, truncation and tensors alone",
-        "return_assistant_tokens_mask",
-      );
-    }
-    const masks = rendered.map((one) => maskOf(tokenizer, one));
-    return Object.assign(encoding, { assistant_masks: batch ? masks : masks[0]! });
-  }
-  return return_dict ? encoding : (encoding.input_ids as number[] | number[][]);
+  const call: CallOptions = { padding, truncation, max_length, return_tensors, add_special_tokens: false, ...more };
+  const { encoding, rows } = tokenizer.encode(batch ? texts : texts[0]!, call, spans);
+  if (!spans) return return_dict ? encoding : encoding.input_ids;
+  const masks = rendered.map((one, i) => maskOf(tokenizer, one, rows[i]!, call));
+  return Object.assign(encoding, { assistant_masks: call.return_tensors ? stack(masks) : batch ? masks : masks[0]! });
 }

@@ -40,6 +40,7 @@ export interface BatchEncoding extends Movable {
 /** What a call with `return_tensors` returns. */
 export interface TensorEncoding extends Movable {
   input_ids: IntTensor;
+  assistant_masks?: IntTensor;
   special_tokens_mask?: IntTensor;
   attention_mask?: IntTensor;
   token_type_ids?: IntTensor;
@@ -58,6 +59,8 @@ export interface Row {
   types: number[];
   /** 1 for special tokens; absent unless it was asked for. */
   special?: number[];
+  /** Which token of the text each is, those of a pair after those of the first; -1 for all others. Absent unless asked for. */
+  places?: number[];
 }
 
 /** Rows of ids in any accepted form: nested arrays, typed arrays, or a tensor [B, T]. */
@@ -152,6 +155,7 @@ export function padRows(rows: readonly Row[], plan: PadPlan): void {
     row.mask = fill(row.mask, 0);
     row.types = fill(row.types, 0);
     if (row.special) row.special = fill(row.special, 1);
+    if (row.places) row.places = fill(row.places, -1);
   }
 }
 

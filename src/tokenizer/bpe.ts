@@ -1,6 +1,7 @@
 // The BPE model: pieces of text to ids by merging neighbours, the pair of the lowest rank first. n log n in the piece's length.
 
 import { type Merges, type Model, unknownToken } from "./model.js";
+import { LONGEST_KEPT, PieceCache } from "./piece-cache.js";
 
 export interface BpeOptions {
   /** The id of what the vocabulary lacks; null if the file names no unknown token: then it is left out. */
@@ -18,9 +19,6 @@ export interface BpeOptions {
 const SHORT = 24;
 /** Places of a piece in one number with a rank; no string is longer. */
 const PLACE = 2 ** 29;
-/** Pieces whose ids are kept, and their longest. */
-const KEPT = 16_384;
-const LONGEST_KEPT = 256;
 
 const UTF8 = new TextEncoder();
 const [UNKNOWN, NEVER_LOOKED] = [-1, -2];
@@ -137,10 +135,10 @@ export class Bpe implements Model {
   readonly #ranks: Ranks;
   readonly #units = new Int32Array(65536).fill(NEVER_LOOKED); // ids of single UTF-16 units, or UNKNOWN
   readonly #bytes: readonly (number | undefined)[];
-  readonly #kept = new Map<string, readonly number[]>();
-  readonly #keptWithBanned = new Map<string, readonly number[]>();
-  readonly #parts = new Map<string, readonly number[]>(); // of long pieces, which are merged even if they are tokens
-  readonly #partsWithBanned = new Map<string, readonly number[]>();
+  readonly #kept = new PieceCache();
+  readonly #keptWithBanned = new PieceCache();
+  readonly #parts = new PieceCache(); // of long pieces, which are merged even if they are tokens
+  readonly #partsWithBanned = new PieceCache();
   #neighbours: Neighbours | undefined; // made on first use
 
   constructor(file: string, vocab: ReadonlyMap<string, number>, merges: Merges, options: BpeOptions) {
@@ -170,17 +168,9 @@ export class Bpe implements Model {
     else this.#byParts(piece, banned, out);
   }
 
-  #merged(
-    piece: string,
-    banned: ReadonlySet<number> | undefined,
-    kept: Map<string, readonly number[]>,
-    out: number[],
-  ): void {
+  #merged(piece: string, banned: ReadonlySet<number> | undefined, kept: PieceCache, out: number[]): void {
     const ids = this.#merge(this.#characters(piece, banned), banned);
-    if (piece.length < LONGEST_KEPT) {
-      if (kept.size === KEPT) kept.clear();
-      kept.set(piece, ids);
-    }
+    kept.set(piece, ids);
     for (const id of ids) out.push(id);
   }
 

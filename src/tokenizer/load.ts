@@ -157,6 +157,26 @@ export interface TokenizerOrigin {
   readonly folders?: FolderWriter | undefined;
 }
 
+/** What can change after loading, as the caller and then the files say it. */
+function stateOf(
+  files: Files,
+  structure: Structure,
+  options: LoadTokenizerOptions,
+  chat_template: TokenizerState["chat_template"],
+): TokenizerState {
+  const { truncation_side, model_max_length, clean_up_tokenization_spaces } = files.config;
+  const longest = options.model_max_length ?? model_max_length;
+  const named = specialTokens(files, structure, options);
+  return {
+    special: Object.fromEntries([...named].map(([name, { content }]) => [name, content])),
+    padding_side: options.padding_side ?? paddingSide(files, structure.checked),
+    truncation_side: options.truncation_side ?? (truncation_side === "left" ? "left" : "right"),
+    model_max_length: typeof longest === "number" && longest > 0 ? longest : Number.POSITIVE_INFINITY,
+    clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? clean_up_tokenization_spaces === true,
+    chat_template,
+  };
+}
+
 /** A folder's tokenizer, read. */
 async function readAll(source: Source, options: LoadTokenizerOptions) {
   const files = await readFiles(source);
@@ -202,24 +222,11 @@ export async function loadTokenizer(
   const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
   const { files, structure, named, extra, json } = await readAll(source, options);
   const { config, className } = files;
-  const { model_input_names: inputs, truncation_side, clean_up_tokenization_spaces } = config;
-  const longest = options.model_max_length ?? config.model_max_length;
   const own = structure.converted ? structure.checked.added_tokens.map(({ content }) => content) : [];
-  const state: TokenizerState = {
-    special: Object.fromEntries([...named].map(([name, { content }]) => [name, content])),
-    padding_side: options.padding_side ?? paddingSide(files, structure.checked),
-    truncation_side: options.truncation_side ?? (truncation_side === "left" ? "left" : "right"),
-    model_max_length: typeof longest === "number" && longest > 0 ? longest : Number.POSITIVE_INFINITY,
-    clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? clean_up_tokenization_spaces === true,
-    chat_template: await chatTemplate(files),
-  };
-  const inFiles: TokenizerState = {
-    ...state,
-    // What the caller said is not in the files.
-    padding_side: paddingSide(files, structure.checked),
-    truncation_side: truncation_side === "left" ? "left" : "right",
-    clean_up_tokenization_spaces: clean_up_tokenization_spaces === true,
-  };
+  const chat_template = await chatTemplate(files);
+  const state = stateOf(files, structure, options, chat_template);
+  const inFiles = stateOf(files, structure, {}, chat_template);
+  const { model_input_names: inputs } = config;
   const settings: TokenizerSettings = {
     ...state,
     additional_special_tokens: [...new Set([...extra, ...own.filter((token) => !isNamed(named, token))])],

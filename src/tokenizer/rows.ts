@@ -17,15 +17,19 @@ export interface RowSource {
 /** Lengths above this mean "no limit" (Python writes 1e30). */
 const NO_LIMIT = 1e9;
 
-/** @throws OptionError when a length, a pad token or a cut is not possible */
+/**
+ * @param placed rows say which token of the text each of theirs is
+ * @throws OptionError when a length, a pad token or a cut is not possible
+ */
 export function makeRows(
   tokenizer: RowSource,
   texts: readonly string[],
   pairs: readonly string[] | undefined,
   options: CallOptions,
+  placed = false,
 ): Row[] {
   const limit = limitOf(tokenizer, options);
-  const rows = texts.map((one, i) => rowOf(tokenizer, one, pairs?.[i], limit, options));
+  const rows = texts.map((one, i) => rowOf(tokenizer, one, pairs?.[i], limit, options, placed));
   pad(tokenizer, rows, options);
   return rows;
 }
@@ -46,11 +50,17 @@ function rowOf(
   pair: string | undefined,
   limit: number | undefined,
   options: CallOptions,
+  placed: boolean,
 ): Row {
   const { split_special_tokens, add_special_tokens = true } = options;
   const plain = { split_special_tokens, add_special_tokens: false };
-  let a = tokenizer.backend.encode(text, plain);
-  let b = pair === undefined ? undefined : tokenizer.backend.encode(pair, plain);
+  const first = tokenizer.backend.encode(text, plain);
+  const second = pair === undefined ? undefined : tokenizer.backend.encode(pair, plain);
+  // Places of tokens, which are below 0 and so no ids, go the way of the ids: cut and framed, they say what became of each.
+  const marked = placed || options.return_special_tokens_mask === true;
+  const marks = (ids: readonly number[], from: number) => (marked ? ids.map((_, i) => -1 - from - i) : [...ids]);
+  let a = marks(first, 0);
+  let b = second && marks(second, first.length);
   if (limit !== undefined) {
     const specials = add_special_tokens ? tokenizer.backend.frame([], b === undefined ? undefined : []).ids.length : 0;
     const room = limit - specials;
@@ -74,11 +84,12 @@ function rowOf(
     ? tokenizer.backend.frame(a, b)
     : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
   const made: Row = { ids: row.ids, types: row.token_type_ids, mask: row.ids.map(() => 1) };
-  if (options.return_special_tokens_mask === true) {
-    const text = (ids: readonly number[]) => ids.map(() => -1);
-    const around = add_special_tokens ? tokenizer.backend.frame(text(a), b && text(b)).ids : text(row.ids);
-    made.special = around.map((id) => (id === -1 ? 0 : 1));
-  }
+  if (!marked) return made;
+  const { ids } = row;
+  if (options.return_special_tokens_mask === true) made.special = ids.map((id) => (id < 0 ? 0 : 1));
+  if (placed) made.places = ids.map((id) => (id < 0 ? -1 - id : -1));
+  const all = second === undefined ? first : [...first, ...second];
+  made.ids = ids.map((id) => (id < 0 ? all[-1 - id]! : id));
   return made;
 }
 

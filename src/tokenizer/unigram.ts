@@ -3,14 +3,12 @@
 
 import { byteIds } from "./bpe.js";
 import { checkLengths, type Model, type Scores, unknownToken } from "./model.js";
+import { LONGEST_KEPT, PieceCache } from "./piece-cache.js";
 import { Trie } from "./trie.js";
 
 /** How much less than the least likely token an unknown character scores. */
 const PENALTY = 10;
 const UTF8 = new TextEncoder();
-/** Pieces whose ids are kept, and their longest. */
-const KEPT = 16_384;
-const LONGEST_KEPT = 256;
 
 export class Unigram implements Model {
   readonly #file: string;
@@ -20,8 +18,8 @@ export class Unigram implements Model {
   readonly #trie: Trie;
   readonly #scores: Float64Array;
   readonly #unkScore: number;
-  readonly #kept = new Map<string, readonly number[]>();
-  readonly #keptWithBanned = new Map<string, readonly number[]>();
+  readonly #kept = new PieceCache();
+  readonly #keptWithBanned = new PieceCache();
   readonly #best = new Float64Array(LONGEST_KEPT);
   readonly #from = new Int32Array(LONGEST_KEPT);
   readonly #last = new Int32Array(LONGEST_KEPT);
@@ -54,8 +52,6 @@ export class Unigram implements Model {
     }
     const ids = this.#cut(piece, banned);
     for (let i = ids.length - 1; i >= 0; i--) out.push(ids[i]!);
-    if (piece.length >= LONGEST_KEPT) return;
-    if (kept.size === KEPT) kept.clear();
     kept.set(piece, ids.reverse());
   }
 

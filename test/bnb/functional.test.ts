@@ -129,6 +129,21 @@ describe.each(ALL_DEVICES)("on %s", (name) => {
     expect(await read(() => bnb.dequantize_4bit(q, again))).toEqual(await read(() => bnb.dequantize_4bit(q, state)));
     await expect(bnb.QuantState.from_dict({ ...dict, more: q })).rejects.toThrow(FormatError);
     await expect(bnb.QuantState.from_dict({ absmax: q })).rejects.toThrow(FormatError);
+    // A state is read by the same rules as those of checkpoints.
+    const fields = (more: object) => {
+      const bytes = new TextEncoder().encode(JSON.stringify({ ...JSON.parse(text), ...more }));
+      return Tensor.from(state.device, bytes, [bytes.length], "u8");
+    };
+    for (const [more, said] of [
+      [{ nested_dtype: "float16" }, /nested_dtype "?float32/],
+      [{ nested_blocksize: 128 }, /nested_blocksize 256/],
+      [{ quant_type: "fp4" }, /quant_type/],
+      [{ shape: [-1] }, /a shape/],
+    ] as const) {
+      using changed = fields(more);
+      const packed = { ...dict, "quant_state.bitsandbytes__nf4": changed };
+      await expect(bnb.QuantState.from_dict(packed)).rejects.toThrow(said);
+    }
     for (const one of Object.values(dict)) one.dispose();
     const plain = await state.as_dict();
     using plainly = await bnb.QuantState.from_dict(plain);

@@ -3,7 +3,10 @@
 import { beforeEach, describe, expect, expectTypeOf, test, vi } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
+import type { FeatureValues } from "../../src/generate/features.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
+import type { GenerateOutput } from "../../src/generate/options.js";
+import type { PreTrainedSeq2SeqLM, PreTrainedSpeechSeq2Seq } from "../../src/generate/seq2seq-model.js";
 import { onModel } from "../support/suites.js";
 
 let device: Device;
@@ -93,6 +96,24 @@ describe("generate(inputs, options)", () => {
 
   test("types", () => {
     expectTypeOf(model.generate(ids, { max_new_tokens: 1 })).resolves.toEqualTypeOf<number[][]>();
+    type Dict = { readonly return_dict_in_generate: true };
+    const whole: Dict = { return_dict_in_generate: true };
+    expectTypeOf(model.generate({ input_ids: ids, ...options, ...whole })).resolves.toEqualTypeOf<GenerateOutput>();
+    expectTypeOf(model.generate(ids, { ...options, ...whole })).resolves.toEqualTypeOf<GenerateOutput>();
+    expectTypeOf(model.generate({ input_ids: ids, ...whole }, options)).resolves.toEqualTypeOf<GenerateOutput>();
+    // Never called: it says what calls of encoder-decoders give.
+    const others = (text: PreTrainedSeq2SeqLM, speech: PreTrainedSpeechSeq2Seq, input_features: FeatureValues) =>
+      [
+        [text.generate({ input_ids: ids, ...whole }), text.generate({ input_ids: ids })],
+        [text.generate(ids, whole), text.generate(ids, options)],
+        [text.generate({ input_ids: ids, ...whole }, options), text.generate({ input_ids: ids }, options)],
+        [speech.generate({ input_features, ...whole }), speech.generate({ input_features })],
+        [speech.generate(input_features, whole), speech.generate(input_features, { language: "de" })],
+        [speech.generate({ input_features, ...whole }, options), speech.generate({ input_features }, options)],
+      ] as const;
+    expectTypeOf<ReturnType<typeof others>[number]>().toEqualTypeOf<
+      readonly [Promise<GenerateOutput>, Promise<number[][]>]
+    >();
     // @ts-expect-error no such option
     void model.generate(ids, { max_new_token: 1 }).catch(() => {});
     // @ts-expect-error no ids

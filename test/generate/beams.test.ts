@@ -92,6 +92,37 @@ describe("beam search", () => {
     expect(await model.generate({ input_ids, attention_mask, ...options })).toEqual(sequences);
   });
 
+  test("progress of prompts is told; who listens may end the search", async () => {
+    const beams = { num_beams: 2, max_new_tokens: 3, pad_token_id };
+    const events: unknown[] = [];
+    const input_ids = Array.from({ length: 5 }, (_, row) =>
+      Array.from({ length: 110 }, (_, n) => 4 + ((n + row) % 90)),
+    );
+    const told = await llama.generate(input_ids, {
+      ...beams,
+      progress_callback: ({ status, loaded, total }) => events.push([status, loaded, total]),
+    });
+    expect(events).toEqual([
+      ["initiate", 0, 550],
+      ["progress", 512, 550],
+      ["done", 550, 550],
+    ]);
+    expect(told).toEqual(await llama.generate(input_ids, beams));
+    for (const status of ["initiate", "progress", "done"]) {
+      const problem = new Error("enough");
+      const progress_callback = (event: { status: string }) => {
+        if (event.status === status) throw problem;
+      };
+      await expect(llama.generate(input_ids, { ...beams, progress_callback })).rejects.toBe(problem);
+      const abort = new AbortController();
+      const aborts = (event: { status: string }) => {
+        if (event.status === status) abort.abort();
+      };
+      const aborted = llama.generate(input_ids, { ...beams, progress_callback: aborts, signal: abort.signal });
+      await expect(aborted).rejects.toBeInstanceOf(AbortError);
+    }
+  });
+
   test("what does not go with beams is refused; an abort ends the search", async () => {
     const input_ids = [[5, 9, 2]];
     const beams = { input_ids, num_beams: 2, max_new_tokens: 4 };
@@ -104,6 +135,12 @@ describe("beam search", () => {
     ];
     for (const [options, message] of refused) await expect(llama.generate(options as never)).rejects.toThrow(message);
     expect(() => llama.stream(beams as never)).toThrow(/cannot be streamed/);
+    // The beams may be those of generation_config.json.
+    const one = { hint: expect.stringContaining("pass num_beams: 1") };
+    for (const more of [{ streamer: { put() {}, end() {} } }, { prompt_lookup_num_tokens: 2 }]) {
+      await expect(llama.generate({ ...beams, ...more })).rejects.toMatchObject(one);
+    }
+    expect(() => llama.stream(beams as never)).toThrow(expect.objectContaining(one));
     const abort = new AbortController();
     abort.abort();
     await expect(llama.generate({ ...beams, signal: abort.signal })).rejects.toBeInstanceOf(AbortError);

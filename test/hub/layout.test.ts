@@ -3,12 +3,15 @@
 import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { AutoConfig, AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
+import { AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer } from "../../src/generate/auto.js";
+import type { TokenizerOptions } from "../../src/generate/options.js";
 import { listCache, planRemoval } from "../../src/hub/cached.js";
 import { pull } from "../../src/hub/pull.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { gitSha1, sha256 } from "../support/fake-hub.js";
+import { FIXTURES } from "../support/fixtures.js";
 import { hub, modelFiles, place, tree, useHub, weights } from "../support/hub-suite.js";
+import { temporary } from "../support/temporary.js";
 
 useHub();
 
@@ -164,6 +167,32 @@ describe("from_pretrained", () => {
     await AutoTokenizer.from_pretrained("org/words");
     expect(hub.cdn.asked).toEqual([]);
     expect(tree(place.cache).filter((name) => /safetensors/.test(name) && !name.includes(".no_exist"))).toEqual([]);
+  });
+});
+
+describe("what is loaded is saved from the commit that it is", () => {
+  const tokens = (word: string) => ({
+    "config.json": '{"model_type":"vit"}',
+    "vocab.txt": `[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n${word}\n`,
+    "preprocessor_config.json": readFileSync(join(FIXTURES, "processors/vit/preprocessor_config.json")),
+  });
+  const loaders = {
+    tokenizer: (options?: TokenizerOptions) => AutoTokenizer.from_pretrained("org/words", options),
+    "processor's tokenizer": async (options?: TokenizerOptions) =>
+      (await AutoProcessor.from_pretrained("org/words", options)).tokenizer!,
+  };
+
+  test.each(Object.entries(loaders))("%s", async (_, load) => {
+    hub.commit("org/words", tokens("old"));
+    const fetched = await load();
+    const cached = await load({ local_files_only: true });
+    hub.commit("org/words", tokens("new"));
+    await pull("org/words");
+    for (const tokenizer of [fetched, cached]) {
+      const folder = temporary("saved");
+      await tokenizer.save_pretrained(folder);
+      expect(JSON.parse(readFileSync(join(folder, "tokenizer.json"), "utf8")).model.vocab).toHaveProperty("old", 5);
+    }
   });
 });
 

@@ -9,11 +9,16 @@ import { openDevice } from "../../src/load/device.js";
 import { StateTensor } from "../../src/nn/state.js";
 import * as nn from "../../src/nn.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { FIXTURES, readJson } from "../support/fixtures.js";
+import { difference, FIXTURES, readJson } from "../support/fixtures.js";
 import { normals } from "../support/random.js";
 import { temporary } from "../support/temporary.js";
 
 const { functional: F } = nn;
+/** By torch (fixtures/make_losses.py). */
+const LOSSES = readJson<{ name: string; target: number[]; logits: number[]; loss: number | null; grad: number[] }[]>(
+  "torch",
+  "losses.json",
+);
 
 class Net extends nn.Module {
   fc = new nn.Linear(4, 2);
@@ -92,6 +97,21 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       [0, 1, 2].reduce((b, c) => (rows[3 * r + c]! > rows[3 * r + b]! ? c : b)),
     );
     expect(best).toEqual([0, 1, 2, 0, 1, 2, 0, 1, 2, 0]);
+  });
+
+  test("cross_entropy is torch's mean over rows that count, and its gradient", async () => {
+    for (const { name: rows, target, logits, loss: wanted, grad } of LOSSES) {
+      using x = Tensor.from(device, Float32Array.from(logits), [target.length, 5]).requires_grad_();
+      using classes = Tensor.from(device, Int32Array.from(target), [target.length]);
+      using loss = F.cross_entropy(x, classes);
+      loss.backward();
+      const [value = 0] = await loss.readFloats();
+      // Rows are weighted by exp(-log n), of which WGSL promises some 10 units in the last place for these n.
+      // It promises no NaN either.
+      if (wanted === null) expect(name.startsWith("webgpu") ? value || Number.NaN : value, rows).toBeNaN();
+      else expect(Math.abs(value - wanted), rows).toBeLessThan(2e-6 * Math.max(1, wanted));
+      expect(difference(await x.grad!.readFloats(), grad).max, rows).toBeLessThan(1e-6);
+    }
   });
 
   test("inputs of any rank, layout and float dtype", async () => {

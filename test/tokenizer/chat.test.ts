@@ -1,10 +1,10 @@
 // Chat templates give the texts that transformers gives (fixtures/chat, by make_chat.py), and hostile ones are stopped.
 
 import { readFileSync } from "node:fs";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, expectTypeOf, it } from "vitest";
 import { OctavoError, OptionError } from "../../src/core/errors.js";
 import { Disk } from "../../src/sources/disk.js";
-import type { PreTrainedTokenizer } from "../../src/tokenizer/api.js";
+import type { IntTensor, PreTrainedTokenizer } from "../../src/tokenizer/api.js";
 import { strftime } from "../../src/tokenizer/chat/functions.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
 import { STORYTELLER } from "./golden.js";
@@ -18,6 +18,15 @@ interface Case {
   readonly error?: true;
   readonly ids?: number[];
   readonly masks?: number[];
+}
+/** Masks of conversations whose ids are cut and padded. */
+interface Masked {
+  readonly masked?: string;
+  readonly chats: string[];
+  readonly side: "left" | "right";
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly ids: number[] | number[][];
+  readonly masks: number[] | number[][];
 }
 interface Shared {
   readonly templates: Readonly<Record<string, string>>;
@@ -64,7 +73,7 @@ describe("what templates do", () => {
 });
 
 it("marks the assistant's tokens as Python does", () => {
-  const own = cases.filter(({ masks }) => masks !== undefined);
+  const own = cases.filter(({ template, masks }) => template !== undefined && masks !== undefined);
   expect(own.length).toBeGreaterThan(10);
   for (const { template, chat, ids, masks } of own) {
     const chat_template = shared.templates[template!]!;
@@ -74,6 +83,34 @@ it("marks the assistant's tokens as Python does", () => {
     });
     expect([template, chat, made.input_ids, made.assistant_masks]).toEqual([template, chat, ids, masks]);
   }
+});
+
+it("marks them where ids are cut, padded and tensors, as Python does", () => {
+  const own = (cases as unknown as Masked[]).filter(({ masked }) => masked !== undefined);
+  expect(own.length).toBeGreaterThan(40);
+  const before = tokenizer.pad_token;
+  tokenizer.pad_token = "<|endoftext|>";
+  const listsOf = (value: unknown) => {
+    const { data, shape } = value as { data?: Int32Array; shape: readonly [number, number] };
+    if (data === undefined) return value;
+    return Array.from({ length: shape[0] }, (_, row) => [...data.subarray(row * shape[1], (row + 1) * shape[1])]);
+  };
+  for (const { masked, chats, side, options, ids, masks } of own) {
+    tokenizer.truncation_side = side;
+    const all = chats.map((name) => shared.chats[name]!);
+    const { tokenizer_kwargs, ...own } = options as { tokenizer_kwargs?: object };
+    for (const given of [options, { tokenizer_kwargs: { ...own, ...tokenizer_kwargs } }]) {
+      const made = tokenizer.apply_chat_template(all.length > 1 ? all : all[0]!, {
+        ...given,
+        chat_template: shared.templates[masked!]!,
+        return_assistant_tokens_mask: true,
+      }) as { input_ids: unknown; assistant_masks?: unknown };
+      const lists = [listsOf(made.input_ids), listsOf(made.assistant_masks)];
+      expect([masked, chats, side, given, ...lists]).toEqual([masked, chats, side, given, ids, masks]);
+    }
+  }
+  tokenizer.truncation_side = "right";
+  tokenizer.pad_token = before;
 });
 
 describe("the call", () => {
@@ -90,6 +127,9 @@ describe("the call", () => {
     expect(tokenizer.apply_chat_template([chat, chat], text)).toEqual(["<Hello>", "<Hello>"]);
     const both = tokenizer.apply_chat_template([chat, [...chat, ...chat]], { padding: true, return_tensors: "pt" });
     expect(both.input_ids.shape).toEqual([2, 2 * ids.length]);
+    const bare = tokenizer.apply_chat_template(chat, { return_dict: false, return_tensors: "pt" });
+    expectTypeOf(bare).toEqualTypeOf<IntTensor>();
+    expect(bare.shape).toEqual([1, ids.length]);
     const cut = tokenizer.apply_chat_template(chat, { truncation: true, max_length: 1, return_dict: false });
     expect(cut).toEqual(ids.slice(0, 1));
     expect(tokenizer.apply_chat_template(chat, { tokenizer_kwargs: { return_attention_mask: false } })).toEqual({

@@ -149,3 +149,23 @@ describe("files that would take long", () => {
     expect(make({ pre_tokenizer: { type: "Split", pattern: { Regex }, behavior: "Isolated" } })).toBeDefined();
   });
 });
+
+it("tokens with names of JavaScript's own are tokens like others", async () => {
+  const names = ["__proto__", "constructor", "toString", "hasOwnProperty"];
+  const vocab = Object.fromEntries(["<unk>", ...names].map((name, id) => [name, id]));
+  const tokenizer = await open({
+    "tokenizer.json": {
+      model: { type: "WordLevel", unk_token: "<unk>", vocab },
+      pre_tokenizer: { type: "WhitespaceSplit" },
+      added_tokens: [added("__proto__", 1, { special: true }), added("valueOf", 5, { special: true })],
+    },
+    "tokenizer_config.json": { bos_token: "__proto__", eos_token: "constructor", unk_token: "<unk>" },
+    "special_tokens_map.json": { pad_token: "toString", additional_special_tokens: ["valueOf"] },
+  });
+  expect(tokenizer.encode(`${names.join(" ")} valueOf isPrototypeOf`)).toEqual([1, 2, 3, 4, 5, 0]);
+  expect(tokenizer.decode([1, 2, 3, 4, 5])).toBe(`${names.join(" ")} valueOf`);
+  expect([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]).toEqual([1, 2, 3]);
+  expect([...tokenizer.all_special_tokens].sort()).toEqual(
+    ["__proto__", "constructor", "toString", "<unk>", "valueOf"].sort(),
+  );
+});

@@ -1,7 +1,7 @@
 // What a download leaves in the cache, and what it asks for: Python's layout, and no file that is not needed.
 
-import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { AutoConfig, AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { listCache, planRemoval } from "../../src/hub/cached.js";
@@ -202,6 +202,38 @@ describe("the cache's contents", () => {
     expect(rest.whole).toBe(true);
     await rest.run();
     expect(tree(place.cache).filter((name) => name.includes("tiny"))).toEqual([]);
+  });
+
+  test.each(["old", undefined])("what links of a cache lead to outside it stays (revision %s)", async (revision) => {
+    const commit = hub.commit("org/tiny", { "config.json": CONFIG, "model.safetensors": weights(5000) }, "old");
+    hub.commit("org/tiny", { "config.json": `${CONFIG} ` });
+    await pull("org/tiny", { revision: "old" });
+    await pull("org/tiny");
+    const model = join(place.cache, "models--org--tiny");
+    const mine = join(place.home, "mine");
+    for (const name of ["folder/deep/file", "weights", "pooling/file", "refs/old", "blob"]) {
+      mkdirSync(dirname(join(mine, name)), { recursive: true });
+      writeFileSync(join(mine, name), name === "refs/old" ? commit : "precious");
+    }
+    const before = tree(mine);
+    const snapshot = join(model, "snapshots", commit);
+    symlinkSync(join(mine, "folder"), join(snapshot, "folder"));
+    symlinkSync(join(mine, "weights"), join(snapshot, "other.safetensors"));
+    symlinkSync("../../../../../mine/pooling", join(snapshot, "1_Pooling"));
+    rmSync(join(model, "refs"), { recursive: true });
+    symlinkSync(join(mine, "refs"), join(model, "refs"));
+    // A blob that is a link itself goes, and what it leads to stays.
+    symlinkSync(join(mine, "blob"), join(model, "blobs", "b".repeat(64)));
+    symlinkSync(`../../blobs/${"b".repeat(64)}`, join(snapshot, "blob"));
+
+    const removal = await planRemoval("org/tiny", revision);
+    const own = 5000 + CONFIG.length;
+    expect(removal.bytes).toBeGreaterThanOrEqual(own);
+    expect(removal.bytes).toBeLessThan(own + 200);
+    await removal.run();
+    expect(tree(mine)).toEqual(before);
+    expect(tree(place.cache).join("\n")).not.toContain(commit);
+    expect(tree(place.cache).join("\n")).not.toContain("b".repeat(64));
   });
 
   test("what is not there is not removed", async () => {

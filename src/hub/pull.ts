@@ -5,15 +5,12 @@ import { NotFoundError, OptionError } from "../core/errors.js";
 import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
 import { quote } from "../sources/files.js";
-import { isJsonObject, readJsonFile, readJsonList } from "../sources/json.js";
-import { MODEL_FILES } from "../sources/model-files.js";
+import { readJsonFile } from "../sources/json.js";
+import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
 import { isModelId } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import { TOKEN } from "./environment.js";
 import { openModel } from "./open.js";
-
-/** Chat templates beside the usual one. */
-const TEMPLATES = "additional_chat_templates";
 
 /** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
 const SENTENCEPIECE = MODEL_FILES.filter((name) => name.endsWith(".model"));
@@ -82,8 +79,7 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
     for (const names of WEIGHT_FILES.slice(1))
       if (lacking()) there = new Set([...there, ...(await source.names(names))]);
     if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
-    const templates = (await source.list?.(TEMPLATES)) ?? [];
-    await source.bring?.([...neededFiles(there), ...templates.map((name) => `${TEMPLATES}/${name}`)]);
+    await source.bring?.([...neededFiles(there), ...(await filesBelow(source, there, options.warn ?? (() => {})))]);
     const named = there.has("config.json") ? await weightsName(source) : undefined;
     if (named !== undefined || !lacking()) await openCheckpoint(source, { named });
     else if (!there.has("config.json") && !there.has("adapter_config.json")) {
@@ -91,7 +87,6 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
         details: { id, got: [...there].slice(0, 20) },
       });
     }
-    await poolingFiles(source, there);
     return { folder: source.location, received: source.network ?? 0 };
   } finally {
     await source.close();
@@ -102,16 +97,4 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
 async function weightsName(source: Source): Promise<unknown> {
   const config = await readJsonFile(source, source.path("config.json"), { what: "config.json", python: true });
   return config.transformers_weights ?? undefined;
-}
-
-/** The settings of sentence embeddings lie in folders that modules.json names. */
-async function poolingFiles(source: Source, there: ReadonlySet<string>): Promise<void> {
-  if (!there.has("modules.json")) return;
-  const modules = await readJsonList(source, source.path("modules.json"), { what: "modules.json" });
-  const files = modules.flatMap((module) => {
-    const path = isJsonObject(module) ? module.path : undefined;
-    return typeof path === "string" && /^[\w.-]+$/.test(path) && !/^\.+$/.test(path) ? [`${path}/config.json`] : [];
-  });
-  const absent = new Set(await source.absent?.(files));
-  await source.bring?.(files.filter((file) => !absent.has(file)));
 }

@@ -19,11 +19,11 @@ import {
   filesBeside,
   groupsOf,
   indexJson,
-  isWeights,
   type Saved,
   type SaveOptions,
   shardNames,
   sizeOf,
+  weightsOf,
   writeRest,
   writeShard,
 } from "./save.js";
@@ -71,7 +71,7 @@ export async function quantizeCheckpoint(
   const written: string[] = [];
   const progress = progressOver(planned.bytes, options);
   try {
-    await writer.replace(folder, isWeights, async (out) => {
+    await writer.replace(folder, weightsOf(variant), async (out) => {
       for (const [i, items] of groups.entries()) {
         throwIfAborted(signal, "quantizing");
         const bytes = items.reduce((sum, item) => sum + itemBytes(item), 0);
@@ -89,12 +89,12 @@ export async function quantizeCheckpoint(
         written.push(index);
       }
       const json = configOf({ config, config_text, dtype, quantization }, true);
-      written.push(...(await writeRest(out, json, beside)));
+      written.push(...(await writeRest(out, json, beside.contents)));
     });
   } finally {
     model.dispose();
   }
-  return { files: written, bytes: sizeOf(shards.flat()), warnings };
+  return { files: written, bytes: sizeOf(shards.flat()), warnings: [...warnings, ...beside.warnings] };
 }
 
 /** Bytes of a parameter as it will be stored. */

@@ -94,8 +94,12 @@ describe("pull", () => {
     const modules =
       '[{"type":"sentence_transformers.models.Pooling","path":"1_Pooling"},{"path":"../x"},{"path":"none"}]';
     hub.commit("org/sentence", { "config.json": "{}", "modules.json": modules, "1_Pooling/config.json": "{}" }, "v1");
-    const sentence = await pull("org/sentence", { revision: "v1" });
+    const warnings: string[] = [];
+    const sentence = await pull("org/sentence", { revision: "v1", warn: (message) => warnings.push(message) });
     expect(tree(sentence.folder)).toEqual(["1_Pooling/config.json", "config.json", "modules.json"]);
+    expect(warnings.join()).toMatch(
+      /^modules.json: "..\/x" is not the name of a folder of the model, and is left out$/,
+    );
   });
 
   test("without links: a new file is moved into the snapshot, one that is there is copied", async () => {

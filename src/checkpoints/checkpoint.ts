@@ -76,9 +76,15 @@ const WEIGHTS = /\.(safetensors(\.index\.json)?|bin(\.index\.json)?|h5|msgpack|g
 /** Beginnings of a checkpoint: names for each format, the preferred one first. */
 export const WEIGHT_FILES: readonly (readonly string[])[] = FORMATS.map(({ single, index }) => [single, index]);
 
-/** False if a folder holds no weights in any format. */
-export async function hasWeights(source: Source): Promise<boolean> {
-  const names = await source.names(WEIGHT_FILES.flat());
+/** False if a folder holds no weights in any format: none of their usual names, of the variant's, nor what config.json names. */
+export async function hasWeights(
+  source: Source,
+  { variant, named }: Pick<CheckpointOptions, "variant" | "named"> = {},
+): Promise<boolean> {
+  if (named) return true; // if it is not there, opening it says so
+  const usual = WEIGHT_FILES.flat();
+  const own = variant === undefined ? [] : usual.map((name) => withVariant(name, variant));
+  const names = await source.names([...own, ...usual]);
   return [...names].some((name) => WEIGHTS.test(name));
 }
 

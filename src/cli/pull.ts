@@ -6,7 +6,7 @@ import { Command } from "commander";
 import { pull } from "../hub/pull.js";
 import { jsonOption, sourceOptions } from "./arguments.js";
 import { onInterrupt } from "./failures.js";
-import { bytes, note, plural, print, printJson } from "./output.js";
+import { bytes, note, plural, print, printJson, warner } from "./output.js";
 
 interface PullFlags {
   revision?: string;
@@ -44,9 +44,7 @@ async function run(id: string, flags: PullFlags): Promise<void> {
   const stop = new AbortController();
   onInterrupt(() => stop.abort(new Error("interrupted")));
   const { revision, cacheDir: cache_dir, token, subfolder, force: force_download, quiet } = flags;
-  const warn = (message: string): void => {
-    if (!quiet) note(`warning: ${message}`);
-  };
+  const warn = warner(quiet);
   const options = { revision, cache_dir, token, subfolder, force_download, warn, signal: stop.signal };
   const { folder, received } = await pull(id, options);
   const files = await filesOf(folder);

@@ -129,7 +129,7 @@ export async function localModel(given: string | URL): Promise<LocalModel> {
     if (looksLikePath(idOrFolder)) {
       throw new NotFoundError(`${shown}: no such folder`, {
         details: { file: shown, expected: "a folder" },
-        hint: "pass the folder that holds config.json, or the id of a model in the Hugging Face cache",
+        hint: "pass the folder that holds config.json, or the id of a model on the hub",
       });
     }
     throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quoteAddress(idOrFolder)}`, {

@@ -1,6 +1,7 @@
 // Brings a whole model into the cache: what Octavo can use of it, and nothing beside it.
 
-import { openCheckpoint, WEIGHT_FILES } from "../checkpoints/checkpoint.js";
+import { allWeights, noWeights, openCheckpoint, weightFiles } from "../checkpoints/checkpoint.js";
+import { WEIGHTS } from "../checkpoints/options.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -33,6 +34,7 @@ export const PULL = {
   cache_dir: text({ secret: true }),
   /** Folder inside the model in which its files lie. */
   subfolder: text({ secret: true }),
+  ...WEIGHTS,
   /** Only look into the cache. */
   local_files_only: flag(),
   /** Download files that are in the cache as well. */
@@ -64,7 +66,7 @@ export interface Pulled {
 /**
  * Downloads what Octavo can use of a model on the hub into the Hugging Face cache: the configuration, the tokenizer, processors, and the
  * weights that would be loaded.
- * @throws OptionError, NotFoundError, FormatError, FileError, NetworkError, AbortError
+ * @throws OptionError; NotFoundError, also for weights in formats that are not read; FormatError, FileError, NetworkError, AbortError
  */
 export async function pull(id: string, given: PullOptions = {}): Promise<Pulled> {
   const options = readOptions("pull", PULL, given);
@@ -73,23 +75,46 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
   }
   const source = await openModel(id, options);
   try {
-    let there = await source.names([...NAMES, ...WEIGHT_FILES[0]!]);
-    const lacking = (): boolean => !WEIGHT_FILES.flat().some((name) => there.has(name));
+    const { variant, use_safetensors } = options;
+    const [first, ...others] = weightFiles({ variant, use_safetensors });
+    let there = await source.names([...NAMES, ...first!]);
+    let lacking = !first!.some((name) => there.has(name));
     // Less preferred formats are not asked for in vain.
-    for (const names of WEIGHT_FILES.slice(1))
-      if (lacking()) there = new Set([...there, ...(await source.names(names))]);
+    for (const names of others) {
+      if (!lacking) break;
+      there = new Set([...there, ...(await source.names(names))]);
+      lacking = !names.some((name) => there.has(name));
+    }
+    if (lacking) await checkOthers(source, there, id, { variant, use_safetensors });
     if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
     await source.bring?.([...neededFiles(there), ...(await filesBelow(source, there, options.warn ?? (() => {})))]);
     const named = there.has("config.json") ? await weightsName(source) : undefined;
-    if (named !== undefined || !lacking()) await openCheckpoint(source, { named });
-    else if (!there.has("config.json") && !there.has("adapter_config.json")) {
-      throw new NotFoundError(`model ${quote(id)} has no config.json: nothing of it can be loaded`, {
-        details: { id, got: [...there].slice(0, 20) },
-      });
-    }
+    if (named !== undefined || !lacking) await openCheckpoint(source, { named, variant, use_safetensors });
     return { folder: source.location, received: source.network ?? 0 };
   } finally {
     await source.close();
+  }
+}
+
+/**
+ * Checks a model without the usual weights before anything of it is downloaded: it may be a tokenizer alone, or an adapter.
+ * @throws NotFoundError for one whose weights cannot be read, or are not those that were asked for; for one of nothing
+ */
+async function checkOthers(
+  source: Source,
+  there: ReadonlySet<string>,
+  id: string,
+  choice: Pick<PullOptions, "variant" | "use_safetensors">,
+): Promise<void> {
+  const isAdapter = there.has("adapter_config.json");
+  const asked = choice.variant !== undefined || choice.use_safetensors !== undefined;
+  if (asked || (!isAdapter && (await allWeights(source)).length > 0)) {
+    const named = there.has("config.json") ? await weightsName(source) : undefined;
+    if (named === undefined) throw await noWeights(source, choice);
+  } else if (!isAdapter && !there.has("config.json")) {
+    throw new NotFoundError(`model ${quote(id)} has no config.json: nothing of it can be loaded`, {
+      details: { id, got: [...there].slice(0, 20) },
+    });
   }
 }
 

@@ -92,23 +92,21 @@ export class HubSource implements Source {
     const there = new Set<string>();
     for (const name of wanted) if (await this.#isThere(name)) there.add(name);
     const listing = this.#listing;
-    if (!listing) return new Set([...there, ...(await this.#onDisk())]);
-    const prefix = this.#inModel("");
-    for (const name of listing.keys()) {
-      const rest = name.startsWith(prefix) ? name.slice(prefix.length) : "";
-      if (rest !== "" && !rest.includes("/")) there.add(rest);
-    }
-    return there;
+    const names = listing ? this.#below(listing, "").filter((name) => !name.includes("/")) : await this.#onDisk();
+    return new Set([...there, ...names]);
+  }
+
+  async all(): Promise<readonly string[]> {
+    const listing = await this.#list();
+    return listing ? this.#below(listing, "") : this.#onDisk();
   }
 
   async list(folder: string): Promise<readonly string[]> {
     const listing = this.#listing;
     if (!listing) return this.#disk.list(folder);
-    const prefix = this.#inModel(`${folder}/`);
-    const names = [...listing.keys()]
-      .filter((name) => name.startsWith(prefix))
-      .map((name) => name.slice(prefix.length));
-    return names.filter((name) => name !== "" && !name.includes("/")).sort();
+    return this.#below(listing, `${folder}/`)
+      .filter((name) => !name.includes("/"))
+      .sort();
   }
 
   async absent(names: readonly string[]): Promise<string[]> {
@@ -188,6 +186,13 @@ export class HubSource implements Source {
 
   #inModel(name: string): string {
     return [...this.#options.subfolder, name].join("/");
+  }
+
+  /** Paths of the listed files below a folder, from there on. */
+  #below(listing: Listing, folder: string): string[] {
+    const prefix = this.#inModel(folder);
+    const names = [...listing.keys()].filter((name) => name.startsWith(prefix) && name.length > prefix.length);
+    return names.map((name) => name.slice(prefix.length));
   }
 
   /** Names in the folder on disk, none if there is no folder. */

@@ -3,9 +3,10 @@
 import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { NotFoundError } from "../../src/core/errors.js";
 import { AutoConfig, AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { listCache, planRemoval } from "../../src/hub/cached.js";
-import { pull } from "../../src/hub/pull.js";
+import { type PullOptions, pull } from "../../src/hub/pull.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { gitSha1, sha256 } from "../support/fake-hub.js";
 import { hub, modelFiles, place, tree, useHub, weights } from "../support/hub-suite.js";
@@ -100,6 +101,62 @@ describe("pull", () => {
     expect(warnings.join()).toMatch(
       /^modules.json: "..\/x" is not the name of a folder of the model, and is left out$/,
     );
+  });
+
+  test("weights of another variant, or of one format alone", async () => {
+    const names = ["model", "model.fp16", "pytorch_model", "pytorch_model.fp16"];
+    const files = names.map((name, i) => [`${name}.${i < 2 ? "safetensors" : "bin"}`, weights(5000, i)]);
+    const shards = { "model.safetensors.index.int8.json": JSON.stringify({ weight_map: { w: "int8/a.safetensors" } }) };
+    hub.commit("org/kinds", {
+      "config.json": CONFIG,
+      ...Object.fromEntries(files),
+      ...shards,
+      "int8/a.safetensors": weights(5000),
+    });
+    const pulled = async (options: PullOptions): Promise<string[]> => {
+      rmSync(place.cache, { recursive: true, force: true });
+      return tree((await pull("org/kinds", options)).folder).filter((name) => name !== "config.json");
+    };
+    expect(await pulled({})).toEqual(["model.safetensors"]);
+    expect(await pulled({ variant: "fp16", use_safetensors: true })).toEqual(["model.fp16.safetensors"]);
+    expect(await pulled({ variant: "int8" })).toEqual(["int8/a.safetensors", "model.safetensors.index.int8.json"]);
+    for (const [options, message] of [
+      [{ variant: "bf16" }, /no weights found; looked for model.bf16.safetensors.*without a variant are there/s],
+      [{ variant: "int8", use_safetensors: false }, /only model.safetensors.index.int8.json/],
+      [{ variant: "../x" }, /variant must be/],
+      // Those are no files of torch.save: they were looked at, and are what was asked for.
+      [{ use_safetensors: false }, /pytorch_model.bin/],
+    ] as const) {
+      await expect(pulled(options)).rejects.toThrow(message);
+    }
+  });
+
+  test("weights that cannot be read are named before anything is downloaded; models without any may be pulled", async () => {
+    const foreign = { "tf_model.h5": "h5", "flax_model.msgpack": "m", "a-q4.gguf": "g", "onnx/model.onnx": "o" };
+    for (const [name, body] of Object.entries(foreign)) {
+      hub.commit("org/foreign", { "config.json": CONFIG, "tokenizer.json": TOKENIZER, [name]: body });
+      for (let again = 0; again < 2; again++) {
+        const error = await pull("org/foreign").catch((caught: unknown) => caught);
+        expect(error).toBeInstanceOf(NotFoundError);
+        expect(String(error)).toMatch(new RegExp(`no weights found.*other weight files are there: ${name};`, "s"));
+      }
+    }
+    // config.json alone was looked at: it may name weights.
+    const there = tree(place.cache).filter((name) => name.includes("/snapshots/"));
+    expect(there.filter((name) => !name.endsWith("/config.json"))).toEqual([]);
+    for (const [id, files] of [
+      ["org/tokens", { "tokenizer.json": TOKENIZER, "config.json": CONFIG, "training_args.bin": "t" }],
+      ["org/adapter", { "adapter_config.json": "{}", "adapter_model.bin": "a" }],
+      [
+        "org/named",
+        { "config.json": '{"transformers_weights":"sub/x.safetensors"}', "sub/x.safetensors": weights(50) },
+      ],
+    ] as const) {
+      hub.commit(id, files);
+      await pull(id);
+    }
+    hub.commit("org/empty", { "README.md": "# model" });
+    await expect(pull("org/empty")).rejects.toThrow(/has no config.json: nothing of it can be loaded/);
   });
 
   test("without links: a new file is moved into the snapshot, one that is there is copied", async () => {

@@ -5,14 +5,13 @@ import type { FolderWriter } from "../checkpoints/folder.js";
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { architectureOf, taskFor } from "../models/index.js";
-import { Matrix, plainBytes } from "../nn/module.js";
-import type { FloatDType, WeightPart } from "../nn/weight.js";
+import type { WeightPart } from "../nn/weight.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { prepareModel } from "./index.js";
 import type { WeightsOptions } from "./options.js";
-import { itemBytes, type PlanItem } from "./plan.js";
+import { itemBytes } from "./plan.js";
 import { publishedParameters, storedParts } from "./published.js";
 import {
   configOf,
@@ -28,6 +27,7 @@ import {
   writeShard,
 } from "./save.js";
 import { bytesOf } from "./sizes.js";
+import { storedBytes } from "./survey.js";
 
 export interface QuantizeOptions extends Pick<SaveOptions, "max_shard_size" | "variant" | "signal"> {
   readonly device: Device;
@@ -95,12 +95,6 @@ export async function quantizeCheckpoint(
     model.dispose();
   }
   return { files: written, bytes: sizeOf(shards.flat()), warnings: [...warnings, ...beside.warnings] };
-}
-
-/** Bytes of a parameter as it will be stored. */
-function storedBytes({ parameter, scheme }: PlanItem, dtype: FloatDType): number {
-  if (!(parameter instanceof Matrix) || scheme === undefined) return plainBytes(parameter, dtype);
-  return scheme.bytes(parameter.shape, parameter.experts);
 }
 
 /** Reports the progress of several loads as that of one. */

@@ -7,6 +7,7 @@ import { NODE } from "../load/node.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
 import type { Task } from "../nn/architecture.js";
+import { commitIn } from "../sources/cache-paths.js";
 import { A_MODEL, addFlags, dtypeOption, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
 import { bytes, countOf, print, printJson, table, warner } from "./output.js";
 
@@ -16,8 +17,6 @@ interface InspectFlags {
   json?: boolean;
 }
 
-/** The commit of a model in the Hugging Face cache. */
-const SNAPSHOT = /[\\/]snapshots[\\/]([0-9a-f]{40})(?:[\\/]|$)/;
 /** Number of tokens for the reported cache size. */
 const CACHE_TOKENS = 1000;
 
@@ -46,7 +45,7 @@ async function inspect(model: string, flags: InspectFlags): Promise<void> {
   const warn = warner();
   const source = await NODE.source(model, { ...optionsOf("inspect", SOURCE, flags), warn, peek: true });
   const folder = source.location;
-  const revision = SNAPSHOT.exec(folder)?.[1];
+  const revision = commitIn(folder);
   let survey: ModelSurvey;
   try {
     survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task, files });

@@ -4,10 +4,21 @@ import { lstat, readdir, readFile, readlink, realpath, rm, stat } from "node:fs/
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { show } from "../core/show.js";
+import {
+  absencesOf,
+  blobOf,
+  blobsOf,
+  cachedFolder,
+  locksOf,
+  refOf,
+  refsOf,
+  snapshotOf,
+  snapshotsOf,
+  treeOf,
+} from "../sources/cache-paths.js";
 import { quote } from "../sources/files.js";
 import { cachedModels, cacheFolder } from "../sources/hub.js";
 import { isModelId } from "../sources/model-id.js";
-import { cachedFolder } from "./layout.js";
 import { storing } from "./storage-errors.js";
 
 export interface CachedRevision {
@@ -53,7 +64,7 @@ export async function listCache(cache_dir?: string): Promise<CachedModel[]> {
 
 async function scan(id: string, folder: string): Promise<CachedModel> {
   const refs = new Map<string, string[]>();
-  const refsFolder = join(folder, "refs");
+  const refsFolder = refsOf(folder);
   for (const file of await filesBelow(refsFolder)) {
     const commit = (await readFile(file, "utf8").catch(() => "")).trim();
     const name = file.slice(refsFolder.length + 1).replaceAll("\\", "/");
@@ -61,14 +72,14 @@ async function scan(id: string, folder: string): Promise<CachedModel> {
   }
   const revisions: CachedRevision[] = [];
   const root = await realpath(folder).catch(() => folder);
-  const own = ["blobs", "snapshots"].map((part) => join(root, part));
+  const own = [blobsOf(root), snapshotsOf(root)];
   const all = new Map<string, number>();
   let used = 0;
-  for (const commit of await names(join(folder, "snapshots"))) {
+  for (const commit of await names(snapshotsOf(folder))) {
     const blobs = new Map<string, number>();
     const elsewhere = new Map<string, number>();
     let files = 0;
-    for (const file of await filesBelow(join(folder, "snapshots", commit))) {
+    for (const file of await filesBelow(snapshotOf(folder, commit))) {
       const blob = await targetOf(file);
       const info = await stat(blob).catch(() => undefined);
       if (!info || info.isDirectory()) continue; // a link to nothing, or to a folder
@@ -82,8 +93,8 @@ async function scan(id: string, folder: string): Promise<CachedModel> {
     revisions.push({ commit, refs: (refs.get(commit) ?? []).sort(), files, bytes, blobs });
   }
   let incomplete_bytes = 0;
-  for (const name of await names(join(folder, "blobs"))) {
-    const path = join(root, "blobs", name);
+  for (const name of await names(blobsOf(folder))) {
+    const path = blobOf(root, name);
     const size = (await stat(path).catch(() => undefined))?.size ?? 0;
     if (name.endsWith(".incomplete")) incomplete_bytes += size;
     if (!all.has(path)) all.set(path, size);
@@ -159,15 +170,14 @@ export async function planRemoval(id: string, revision?: string, cache_dir?: str
     run: () =>
       storing(folder, async () => {
         // First what leads to the files, so that nobody finds a model of which a part is gone.
-        for (const { refs } of going) for (const ref of refs) await removeFrom(folder, join(folder, "refs", ref));
+        for (const { refs } of going) for (const ref of refs) await removeFrom(folder, refOf(folder, ref));
         for (const { commit } of going) {
-          for (const part of ["snapshots", ".no_exist"]) await removeFrom(folder, join(folder, part, commit));
-          await removeFrom(folder, join(folder, "trees", `${commit}.json`));
+          for (const pathOf of [snapshotOf, absencesOf, treeOf]) await removeFrom(folder, pathOf(folder, commit));
         }
         for (const blob of blobs.keys()) await removeFrom(folder, blob);
         if (!whole) return;
         await removeFrom(cache, folder);
-        await removeFrom(cache, join(cache, ".locks", `models--${id.replace("/", "--")}`));
+        await removeFrom(cache, locksOf(cache, id));
       }),
   };
 }

@@ -22,7 +22,7 @@ const NAMES: ReadonlySet<string> = new Set([
   ...["adapter_config.json", "adapter_model.safetensors"],
 ]);
 /** Of the names of a model's files, those that are needed beside the weights. */
-export function neededFiles(names: ReadonlySet<string>): string[] {
+function neededFiles(names: ReadonlySet<string>): string[] {
   const needed = [...names].filter((name) => NAMES.has(name));
   return names.has("tokenizer.json") ? needed : [...needed, ...SENTENCEPIECE.filter((name) => names.has(name))];
 }

@@ -69,7 +69,7 @@ export function storedBytes({ parameter, scheme, parts }: PlanItem, dtype: Float
 }
 
 /** Bytes of a plan's weights when loaded in `dtype`. */
-export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
+function plannedBytes({ items }: Plan, dtype: FloatDType): number {
   return items.reduce((sum, item) => sum + storedBytes(item, dtype), 0);
 }
 

@@ -53,7 +53,7 @@ export class StateTensor {
 /** What `load_state_dict` takes: tensors, or those of a state, by name. */
 export type State = ReadonlyMap<string, StateTensor | Tensor> | Readonly<Record<string, StateTensor | Tensor>>;
 
-export const LOAD_STATE = {
+const LOAD_STATE = {
   /** Keys that are missing, or that nothing takes, are an error (default: true). */
   strict: flag(),
   /** Floats keep the state's dtype instead of the parameter's. */

@@ -6,7 +6,7 @@ import type { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";
 
 /** First word of Philox4x32-10 for key (seed, "OCTV") and counter (step, sequence, 0, 0), as a number in [0, 1). */
-export function philoxUniform(seed: number, step: number, sequence: number): number {
+function philoxUniform(seed: number, step: number, sequence: number): number {
   let [c0, c1, c2, c3] = [step >>> 0, sequence >>> 0, 0, 0];
   let [k0, k1] = [seed >>> 0, 0x4f435456];
   for (let round = 0; round < 10; round++) {

@@ -53,7 +53,7 @@ export interface FourBitOptions {
 }
 
 /** A 4-bit stack concatenates its experts' statistics: absmax[E*B], nested[E*C], offset[E]. */
-export class FourBitWeight implements Weight {
+class FourBitWeight implements Weight {
   readonly shape: MatrixShape;
   readonly experts: number;
   readonly scheme: FourBitKind;

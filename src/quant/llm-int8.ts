@@ -27,7 +27,7 @@ import type { LinearOptions } from "../ops/linear.js";
 import { llmInt8Back, llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
 import { pack } from "../ops/pack.js";
 
-export class LlmInt8Weight implements Weight {
+class LlmInt8Weight implements Weight {
   readonly shape: MatrixShape;
   readonly scheme = "llm_int8";
   readonly experts: number;

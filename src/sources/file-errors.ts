@@ -22,7 +22,7 @@ export interface WriteHints {
 const FULL = /^(ENOSPC|EDQUOT|EFBIG)$/;
 
 /** A failed call of the file system as a typed error that names the place; others as they are: they tell of another thing. */
-export function writeError(cause: unknown, path: string, hints: WriteHints): unknown {
+function writeError(cause: unknown, path: string, hints: WriteHints): unknown {
   const code = systemCode(cause);
   if (cause instanceof OctavoError || !/^E[A-Z0-9]+$/.test(code)) return cause;
   const full = FULL.test(code);

@@ -246,7 +246,7 @@ function partsOf(entry: Entry): Entry[] {
 }
 
 /** The map with one entry in place of all those below a name that are on one device. */
-export function cleanDeviceMap(map: ReadonlyMap<string, Place>): Map<string, Place> {
+function cleanDeviceMap(map: ReadonlyMap<string, Place>): Map<string, Place> {
   const result = new Map(map);
   const clean = (name: string): void => {
     const prefix = name === "" ? "" : `${name}.`;

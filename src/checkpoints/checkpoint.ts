@@ -73,12 +73,38 @@ function withVariant(name: string, variant: string | undefined): string {
 /** Ends of the names of files that hold weights, in any format. */
 const WEIGHTS = /\.(safetensors(\.index\.json)?|bin(\.index\.json)?|h5|msgpack|gguf|onnx|pth?)$/;
 
-/** Beginnings of a checkpoint: names for each format, the preferred one first. */
-export const WEIGHT_FILES: readonly (readonly string[])[] = FORMATS.map(({ single, index }) => [single, index]);
+/** What trainers and adapters leave beside weights, by the same ends of names. */
+const NOT_WEIGHTS = /^(training_args|optimizer|scheduler|scaler|rng_state[\w-]*|adapter_model)\./;
 
-/** False if a folder holds no weights in any format. */
-export async function hasWeights(source: Source): Promise<boolean> {
-  const names = await source.names(WEIGHT_FILES.flat());
+type Choice = Pick<CheckpointOptions, "variant" | "use_safetensors">;
+
+function formatsOf({ use_safetensors }: Choice): Format[] {
+  return FORMATS.filter((format) => use_safetensors === undefined || use_safetensors === (format === SAFETENSORS));
+}
+
+/** Names that one of the formats gives to weights: of a single file, and of an index. */
+function namesOf(formats: readonly Format[], variant?: string): string[] {
+  return formats.flatMap(({ single, index }) => [withVariant(single, variant), withVariant(index, variant)]);
+}
+
+/** Beginnings of a checkpoint: names for each format, the preferred one first. */
+export function weightFiles(choice: Choice = {}): string[][] {
+  return formatsOf(choice).map((format) => namesOf([format], choice.variant));
+}
+
+/** Files of a folder, and of those below it where the source knows them, that hold weights in any format. */
+export async function allWeights(source: Source, wanted: readonly string[] = []): Promise<string[]> {
+  const names = new Set([...(await source.names(wanted)), ...((await source.all?.()) ?? [])]);
+  return [...names].filter((name) => WEIGHTS.test(name) && !NOT_WEIGHTS.test(name)).sort();
+}
+
+/** False if a folder holds no weights in any format: none of their usual names, of the variant's, nor what config.json names. */
+export async function hasWeights(
+  source: Source,
+  { variant, named }: Pick<CheckpointOptions, "variant" | "named"> = {},
+): Promise<boolean> {
+  if (named) return true; // if it is not there, opening it says so
+  const names = await source.names([...weightFiles({ variant }), ...weightFiles()].flat());
   return [...names].some((name) => WEIGHTS.test(name));
 }
 
@@ -100,11 +126,9 @@ export async function openCheckpoint(source: Source, options: CheckpointOptions 
   if (use_safetensors !== undefined && typeof use_safetensors !== "boolean") {
     throw new OptionError(`openCheckpoint: use_safetensors must be true or false, got ${show(use_safetensors)}`);
   }
-  const formats = FORMATS.filter(
-    (format) => use_safetensors === undefined || use_safetensors === (format === SAFETENSORS),
-  );
+  const formats = formatsOf(options);
   if (named !== undefined && named !== null) return openNamed(source, named, formats);
-  const absent = () => missing(source, formats, variant);
+  const absent = () => noWeights(source, options);
   for (const format of formats) {
     const single = withVariant(format.single, variant);
     if ((await source.names([single])).has(single)) {
@@ -180,10 +204,10 @@ async function checkThere(
   if (gone.length > 0) throw await absent(gone);
 }
 
-/** The error for a folder without the requested weights. */
-async function missing(source: Source, formats: readonly Format[], variant?: string): Promise<OctavoError> {
-  const namesOf = (of: readonly Format[], variant?: string): string[] =>
-    of.flatMap(({ single, index }) => [withVariant(single, variant), withVariant(index, variant)]);
+/** The error for a folder without the requested weights, which names those that are there instead. */
+export async function noWeights(source: Source, choice: Choice): Promise<OctavoError> {
+  const { variant } = choice;
+  const formats = formatsOf(choice);
   const candidates = namesOf(formats, variant);
   const excluded = namesOf(
     FORMATS.filter((format) => !formats.includes(format)),
@@ -203,12 +227,12 @@ async function missing(source: Source, formats: readonly Format[], variant?: str
   }
   const forbidden = source.forbidden?.(candidates);
   if (forbidden) return forbidden;
-  const others = [...names].filter((name) => WEIGHTS.test(name)).sort();
+  const others = await allWeights(source);
   const plain = variant !== undefined && namesOf(formats).some((name) => names.has(name));
   const hint = plain
     ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`
     : others.length > 0
-      ? `other weight files are there: ${listed(others, 5)}`
+      ? `other weight files are there: ${listed(others, 5)}; safetensors and .bin files of PyTorch are read`
       : "is the download complete, and is this the folder that holds config.json?";
   return new NotFoundError(`${source.location}: no weights found; looked for ${candidates.join(", ")}`, {
     details: { file: source.location, expected: candidates, got: others.slice(0, 20) },

@@ -20,8 +20,9 @@ import {
 } from "node:fs/promises";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { exchangePaths } from "../backends/native/addon.js";
-import { FileError, OctavoError, OptionError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
 import { cut, printable } from "../core/show.js";
+import { type WriteHints, writing } from "../sources/file-errors.js";
 import type { FolderFiles, FolderWriter } from "./folder.js";
 import { syncFolder, writeSafetensors } from "./safetensors-write.js";
 
@@ -131,34 +132,14 @@ async function temporaryFor(path: string, there: boolean): Promise<{ folder: str
   }
 }
 
-/** What to do about errors of the file system, by their code. */
-const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "the disk is full: free some space and save again",
-  EDQUOT: "the quota is used up: free some space and save again",
-  EACCES: "check the permissions of the folder and of the one above it",
-  EPERM: "check the permissions of the folder and of the one above it",
-  EROFS: "the file system is read-only: save elsewhere",
+/** What to do where a folder or a file of weights cannot be saved. */
+export const SAVING: WriteHints = {
+  full: "free some space and save again",
+  otherwise: "check the permissions of the folder and of the one above it, or save elsewhere",
 };
 
-/** A failed call of the file system as a typed error that names the place; others as they are. */
-export function typed(error: unknown, folder: string): unknown {
-  const { code, syscall } = error as NodeJS.ErrnoException;
-  if (error instanceof OctavoError || typeof code !== "string" || syscall === undefined) return error;
-  return new FileError(`${shown(folder)}: cannot be written (${code} in ${syscall})`, {
-    details: { file: folder, code },
-    hint: HINTS[code],
-    cause: error,
-  });
-}
-
 export const FOLDERS: FolderWriter = {
-  async replace(folder, replaces, write) {
-    try {
-      await replace(folder, replaces, write);
-    } catch (error) {
-      throw typed(error, folder);
-    }
-  },
+  replace: (folder, replaces, write) => writing(folder, SAVING, () => replace(folder, replaces, write)),
 };
 
 async function replace(...[folder, replaces, write]: Parameters<FolderWriter["replace"]>): Promise<void> {

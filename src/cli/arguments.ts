@@ -94,6 +94,9 @@ function threads(text: string): number {
   return most;
 }
 
+/** What a command takes for a model. */
+export const A_MODEL = "folder, id of a model on the hub, or address";
+
 /** The flags that find a model: --revision, --cache-dir, --subfolder. */
 export const sourceOptions = (command: Command): Command => {
   addFlags(command, SOURCE);

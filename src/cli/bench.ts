@@ -25,12 +25,20 @@ import { buildModel } from "../models/index.js";
 import { type CacheDType, cacheName } from "../nn/cache.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme, schemeOf } from "../quant/index.js";
-import { deviceOption, jsonOption, KV_CACHES, type KVCacheName, kvCacheOption, threadsOption } from "./arguments.js";
+import {
+  A_MODEL,
+  deviceOption,
+  jsonOption,
+  KV_CACHES,
+  type KVCacheName,
+  kvCacheOption,
+  threadsOption,
+} from "./arguments.js";
 import { benchChartText, benchPanels, benchTable, type VariantReport } from "./bench-report.js";
 import { svgChart } from "./chart-svg.js";
 import { columnsOf, textChart } from "./chart-text.js";
 import { die, type ErrorReport, errorReport, onInterrupt, PrintedError } from "./failures.js";
-import { colourful, note, print, printJson } from "./output.js";
+import { colourful, note, print, printJson, warner } from "./output.js";
 
 export interface BenchFlags {
   shape?: string;
@@ -56,7 +64,7 @@ const DEFAULT_STORAGES = "f32,bf16,int8,nf4,nf4-int8";
 export function benchCommand(): Command {
   const command = new Command("bench")
     .description("measure speed and memory beside what this machine can do")
-    .argument("[model]", "folder or cached id; or give --shape")
+    .argument("[model]", `${A_MODEL}; or give --shape`)
     .option(
       "--shape <name>",
       "a model with random weights: XS, S (0.3 billion parameters), M (TinyLlama-1.1B), T5-large, BERT-base or MoE",
@@ -104,7 +112,9 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
   );
   if (given.child) {
     try {
-      process.send!({ report: await measure(names[0]!, model, given) } satisfies Told);
+      const warnings: string[] = [];
+      const report = await measure(names[0]!, model, given, (message) => warnings.push(message));
+      process.send!({ report, warnings } satisfies Told);
     } catch (error) {
       process.send!({ error: errorReport(error) } satisfies Told);
       throw error;
@@ -112,7 +122,8 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
     return;
   }
   if (given.svg !== undefined) await checkFolder(given.svg);
-  if (model !== undefined) await checkModel(model);
+  const warn = warner(given.quiet);
+  if (model !== undefined) await checkModel(model, warn);
   const flags = await settled(given);
   const leftovers = new Leftovers();
   try {
@@ -127,7 +138,7 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
     if (crowded(load) && !flags.quiet)
       note(`warning: the machine is busy (load ${load.toFixed(1)}); timings will be poor`);
     const reports: VariantReport[] = [];
-    for (const name of names) reports.push(await inChild(name, folder ?? model, flags, leftovers));
+    for (const name of names) reports.push(await inChild(name, folder ?? model, flags, leftovers, warn));
     await show(model, flags, { ...limits, load }, reports);
   } finally {
     await leftovers.clear();
@@ -153,9 +164,10 @@ async function show(
     await writeChart(flags.svg, svgChart(benchPanels(reports), benchChartText(title, limits, reports)));
 }
 
-/** What a child process sends: its report, or its error. */
+/** What a child process sends: its report with the warnings of the load, or its error. */
 interface Told {
   readonly report?: VariantReport;
+  readonly warnings?: readonly string[];
   readonly error?: ErrorReport;
 }
 
@@ -205,10 +217,10 @@ function refuseForTasks({ shape, ...flags }: BenchFlags): void {
 }
 
 /** Checks before measuring that the model can be loaded. */
-async function checkModel(model: string): Promise<void> {
-  const source = await NODE.source(model, {});
+async function checkModel(model: string, warn: (message: string) => void): Promise<void> {
+  const source = await NODE.source(model, { warn });
   try {
-    await surveyModel(source, { task: "causal-lm", weights: "required" });
+    await surveyModel(source, { task: "causal-lm", weights: "required" }); // a load tells its warnings
   } finally {
     await source.close();
   }
@@ -240,6 +252,7 @@ async function inChild(
   model: string | undefined,
   flags: BenchFlags,
   leftovers: Leftovers,
+  warn: (message: string) => void,
 ): Promise<VariantReport> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
   const args = ["bench", "--child", "--compare", name];
@@ -260,6 +273,7 @@ async function inChild(
     child.on("error", reject);
     child.on("exit", (code, signal) => {
       leftovers.child = undefined;
+      told.warnings?.forEach(warn);
       if (told.report && code === 0) resolve(told.report);
       else if (code) reject(new PrintedError(`measuring ${name} failed`, code, told.error));
       else reject(new OctavoError("ERR_BENCH", `measuring ${name} ended with ${signal ?? "no result"}`));
@@ -267,7 +281,12 @@ async function inChild(
   });
 }
 
-async function measure(name: string, model: string | undefined, flags: BenchFlags): Promise<VariantReport> {
+async function measure(
+  name: string,
+  model: string | undefined,
+  flags: BenchFlags,
+  warn: (message: string) => void,
+): Promise<VariantReport> {
   const { kernel, dtype, quantization, compute, head, cache } = VARIANTS[name]!;
   const progress = flags.quiet ? undefined : (what: string): void => note(`${name}: ${what}`);
   const plan = flags.quick ? QUICK_PLAN : FULL_PLAN;
@@ -285,6 +304,7 @@ async function measure(name: string, model: string | undefined, flags: BenchFlag
       head_dtype: head,
     });
     const load_s = (performance.now() - start) / 1000;
+    loaded.warnings.forEach(warn);
     const load_peak_rss = process.resourceUsage().maxRSS * 1024;
     const speed = await benchModel(device, loaded.module, plan, options);
     const read = loaded.checkpoint_bytes;

@@ -10,6 +10,7 @@ import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import {
+  A_MODEL,
   deviceOption,
   jsonOption,
   KV_CACHES,
@@ -19,7 +20,7 @@ import {
   sourceOptions,
   threadsOption,
 } from "./arguments.js";
-import { bytes, isInteractive, note, print, printJson, table } from "./output.js";
+import { bytes, isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { PercentBar } from "./progress.js";
 import { readText } from "./text.js";
 
@@ -49,7 +50,7 @@ const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.tx
 export function evalCommand(): Command {
   const command = new Command("eval")
     .description("measure perplexity in several storages")
-    .argument("[model]", "folder or cached id (default: the storyteller)")
+    .argument("[model]", `${A_MODEL} (default: the storyteller)`)
     .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
     .option("--window <n>", "tokens that the model sees at once", positive, 512)
@@ -76,6 +77,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
   const results: Result[] = [];
+  const warn = warner(flags.quiet);
   const runs = names.flatMap((name) => (flags.kvCache ?? [undefined]).map((cache) => ({ name, cache })));
   for (const { name: variant, cache } of runs) {
     const { dtype, quantization, compute, head, cache: usual } = VARIANTS[variant]!;
@@ -97,6 +99,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
       );
       await using device = loaded.device;
       await using _owned = loaded;
+      loaded.warnings.forEach(warn);
       if (device.reason && !flags.quiet) note(`${storage}: on ${device.name} (${device.reason})`);
       const measured = await perplexity(loaded, all, {
         window: flags.window,

@@ -14,6 +14,7 @@ import { BITS_AND_BYTES } from "../quant/config.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
+  A_MODEL,
   addFlags,
   deterministicOption,
   deviceOption,
@@ -34,7 +35,7 @@ import {
   WEIGHTS,
   withFastProducts,
 } from "./generate-options.js";
-import { dim, isInteractive, note, print, printJson } from "./output.js";
+import { dim, isInteractive, note, print, printJson, warner } from "./output.js";
 import { LoadingBar, PromptBar } from "./progress.js";
 import { readPrompts } from "./prompt.js";
 import { footer, report } from "./report.js";
@@ -44,7 +45,7 @@ import { readsLikeText } from "./usage.js";
 export function generateCommand(): Command {
   const command = new Command("generate")
     .description("continue a prompt")
-    .argument("[model]", "folder, id of a model in the Hugging Face cache, or address (default: octavo/storyteller)")
+    .argument("[model]", `${A_MODEL} (default: ${STORYTELLER})`)
     .argument("[prompt]", "text to continue; - or nothing reads it from standard input")
     .option("-p, --prompt <text>", "the prompt, where no model is named")
     .option("--batch-file <file>", "continue every line of a file, as one padded batch")
@@ -144,7 +145,7 @@ async function generate(first: string | undefined, second: string | undefined, f
   await using _device = loaded.device;
   await using owned = loaded;
   const load_s = tokenizer_s + (performance.now() - begin) / 1000;
-  if (!flags.quiet) for (const warning of owned.warnings) note(`warning: ${warning}`);
+  owned.warnings.forEach(warner(flags.quiet));
 
   const length = inputs.input_ids[0]!.length;
   const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;

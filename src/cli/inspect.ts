@@ -7,8 +7,9 @@ import { NODE } from "../load/node.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
 import type { Task } from "../nn/architecture.js";
-import { addFlags, dtypeOption, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
-import { bytes, countOf, note, print, printJson, table } from "./output.js";
+import { commitIn } from "../sources/cache-paths.js";
+import { A_MODEL, addFlags, dtypeOption, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
+import { bytes, countOf, print, printJson, table, warner } from "./output.js";
 
 interface InspectFlags {
   dtype: string;
@@ -16,15 +17,13 @@ interface InspectFlags {
   json?: boolean;
 }
 
-/** The commit of a model in the Hugging Face cache. */
-const SNAPSHOT = /[\\/]snapshots[\\/]([0-9a-f]{40})(?:[\\/]|$)/;
 /** Number of tokens for the reported cache size. */
 const CACHE_TOKENS = 1000;
 
 export function inspectCommand(): Command {
   const command = new Command("inspect")
     .description("show a model's architecture and size, without loading it")
-    .argument("<model>", "folder, id of a model in the Hugging Face cache, or address")
+    .argument("<model>", A_MODEL)
     .addOption(dtypeOption())
     .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)");
   addFlags(command, WEIGHTS);
@@ -43,10 +42,10 @@ Examples:
 async function inspect(model: string, flags: InspectFlags): Promise<void> {
   const files = optionsOf("inspect", WEIGHTS, flags);
   // Headers are read where they lie: to be looked at, a model need not be downloaded.
-  const warn = (message: string): void => note(`warning: ${message}`);
+  const warn = warner();
   const source = await NODE.source(model, { ...optionsOf("inspect", SOURCE, flags), warn, peek: true });
   const folder = source.location;
-  const revision = SNAPSHOT.exec(folder)?.[1];
+  const revision = commitIn(folder);
   let survey: ModelSurvey;
   try {
     survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task, files });
@@ -55,7 +54,7 @@ async function inspect(model: string, flags: InspectFlags): Promise<void> {
   }
   if (flags.json) printJson(toJson(model, folder, revision, survey));
   else print(toText(model, folder, survey));
-  for (const warning of survey.warnings) note(`warning: ${warning}`);
+  survey.warnings.forEach(warn);
 }
 
 function toJson(model: string, folder: string, revision: string | undefined, survey: ModelSurvey): unknown {

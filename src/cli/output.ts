@@ -25,6 +25,16 @@ export function note(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
+/** What hears a command's warnings, which says each of them once, and nothing for a command that is quiet. */
+export function warner(quiet = false): (message: string) => void {
+  const said = new Set<string>();
+  return (message) => {
+    if (quiet || said.has(message)) return;
+    said.add(message);
+    note(`warning: ${message}`);
+  };
+}
+
 let result = false;
 
 /** True once a result was written as JSON. */

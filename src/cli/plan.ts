@@ -4,7 +4,6 @@
 import { writeFileSync } from "node:fs";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { listAdapters } from "../backends/webgpu/node.js";
-import { hasWeights } from "../checkpoints/checkpoint.js";
 import { torchName } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { omit } from "../core/options.js";
@@ -23,6 +22,7 @@ import type { Task } from "../nn/architecture.js";
 import { cacheName } from "../nn/cache.js";
 import { BITS_AND_BYTES, BitsAndBytesConfig } from "../quant/config.js";
 import {
+  A_MODEL,
   addFlags,
   jsonOption,
   KV_CACHES,
@@ -35,7 +35,7 @@ import {
 import { type Stack, svgStack, textStack } from "./chart-stack.js";
 import { columnsOf } from "./chart-text.js";
 import { codesOf } from "./generate-options.js";
-import { bytes, colourful, countOf, note, plural, print, printJson, table } from "./output.js";
+import { bytes, colourful, countOf, note, plural, print, printJson, table, warner } from "./output.js";
 
 interface PlanFlags {
   dtype: string;
@@ -54,7 +54,7 @@ const HOW = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolde
 export function planCommand(): Command {
   const command = new Command("plan")
     .description("show where a model would go on several devices, without loading it")
-    .argument("<model>", "folder, id of a model in the Hugging Face cache, or address");
+    .argument("<model>", A_MODEL);
   const flags = addFlags(command, HOW);
   flags.load_in_8bit.conflicts(flags.load_in_4bit.attributeName());
   addFlags(command, BITS_AND_BYTES);
@@ -112,13 +112,13 @@ async function declared(command: string, model: string, flags: { dtype: string; 
     load_in_8bit || load_in_4bit
       ? new BitsAndBytesConfig({ bnb_4bit_quant_type: "nf4", ...codes, load_in_8bit, load_in_4bit })
       : undefined;
-  const warn = (message: string): void => note(`warning: ${message}`);
+  const warn = warner();
   const source = await NODE.source(model, { ...optionsOf(command, SOURCE, flags), warn, peek: true });
   try {
     const { model: made, warnings } = await metaFiles(
       source,
       async (config) => flags.task ?? taskFor(config, await architectureOf(config)),
-      await hasWeights(source),
+      "if there",
       { dtype: flags.dtype, quantization, files: optionsOf(command, WEIGHTS, flags) },
     );
     warnings.forEach(warn);
@@ -271,7 +271,7 @@ interface EstimateFlags {
 export function estimateCommand(): Command {
   const command = new Command("estimate-memory")
     .description("show how much memory a model takes in each precision, and to train it with Adam")
-    .argument("<model>", "folder, id of a model in the Hugging Face cache, or address")
+    .argument("<model>", A_MODEL)
     .addOption(new Option("--dtypes <names...>", "precisions to show").choices([...ESTIMATED_DTYPES]))
     .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)");
   return sourceOptions(command)
@@ -297,17 +297,20 @@ const LOADED: Readonly<Record<EstimatedDType, { dtype: string; quantization?: Bi
 };
 
 async function estimate(model: string, flags: EstimateFlags): Promise<void> {
-  const source = await NODE.source(model, { ...optionsOf("estimate-memory", SOURCE, flags), peek: true });
+  const warn = warner();
+  const source = await NODE.source(model, { ...optionsOf("estimate-memory", SOURCE, flags), warn, peek: true });
   const taskOf = async (config: Parameters<typeof architectureOf>[0]): Promise<Task> =>
     flags.task ?? taskFor(config, await architectureOf(config));
   const dtypes = flags.dtypes ?? [...ESTIMATED_DTYPES];
   const real = new Map<EstimatedDType, number | undefined>();
   let full: MetaModel;
   try {
-    full = (await metaFiles(source, taskOf, false, { dtype: "float32" })).model;
+    const declared = await metaFiles(source, taskOf, "none", { dtype: "float32" });
+    full = declared.model;
+    declared.warnings.forEach(warn);
     // Codes in files stay what they are.
     for (const dtype of dtypes) {
-      const own = full.quantization ? undefined : (await metaFiles(source, taskOf, false, LOADED[dtype])).model;
+      const own = full.quantization ? undefined : (await metaFiles(source, taskOf, "none", LOADED[dtype])).model;
       real.set(dtype, own?.weight_bytes);
     }
   } finally {

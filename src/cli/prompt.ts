@@ -54,6 +54,6 @@ async function typed({ quiet, signal, stdin = process.stdin }: PromptSource): Pr
 
 const ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r", "\\": "\\" };
 
-export function unescaped(text: string): string {
+function unescaped(text: string): string {
   return text.replace(/\\([ntr\\])/g, (_, letter: string) => ESCAPES[letter]!);
 }

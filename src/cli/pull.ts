@@ -3,10 +3,11 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Command } from "commander";
+import { WEIGHTS } from "../checkpoints/options.js";
 import { pull } from "../hub/pull.js";
-import { jsonOption, sourceOptions } from "./arguments.js";
+import { addFlags, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
 import { onInterrupt } from "./failures.js";
-import { bytes, note, plural, print, printJson } from "./output.js";
+import { bytes, note, plural, print, printJson, warner } from "./output.js";
 
 interface PullFlags {
   revision?: string;
@@ -22,6 +23,7 @@ export function pullCommand(): Command {
   const command = new Command("pull")
     .description("download a model into the Hugging Face cache")
     .argument("<id>", 'id of a model on the hub, such as "org/name"');
+  addFlags(command, WEIGHTS);
   return sourceOptions(command)
     .option("--token <token>", "access token (default: HF_TOKEN, or what hf auth login has written)")
     .option("--force", "download what is in the cache as well")
@@ -35,7 +37,8 @@ was interrupted goes on where it was. HF_ENDPOINT names another hub.
 
 Examples:
   octavo pull bigscience/bloom-560m
-  octavo pull org/name --revision v1.0 --json`,
+  octavo pull org/name --revision v1.0 --json
+  octavo pull org/name --variant fp16`,
     )
     .action(run);
 }
@@ -44,10 +47,9 @@ async function run(id: string, flags: PullFlags): Promise<void> {
   const stop = new AbortController();
   onInterrupt(() => stop.abort(new Error("interrupted")));
   const { revision, cacheDir: cache_dir, token, subfolder, force: force_download, quiet } = flags;
-  const warn = (message: string): void => {
-    if (!quiet) note(`warning: ${message}`);
-  };
-  const options = { revision, cache_dir, token, subfolder, force_download, warn, signal: stop.signal };
+  const warn = warner(quiet);
+  const which = optionsOf("pull", WEIGHTS, flags);
+  const options = { ...which, revision, cache_dir, token, subfolder, force_download, warn, signal: stop.signal };
   const { folder, received } = await pull(id, options);
   const files = await filesOf(folder);
   if (flags.json) {

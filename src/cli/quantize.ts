@@ -12,10 +12,10 @@ import { SOURCE } from "../load/options.js";
 import { quantizeCheckpoint } from "../load/quantize.js";
 import { SAVE } from "../load/save.js";
 import { BITS_AND_BYTES, BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
-import { addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
+import { A_MODEL, addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
 import { EXIT, onInterrupt } from "./failures.js";
 import { codesOf } from "./generate-options.js";
-import { bytes, isInteractive, note, print, printJson } from "./output.js";
+import { bytes, isInteractive, print, printJson, warner } from "./output.js";
 import { LoadingBar } from "./progress.js";
 
 interface QuantizeFlags {
@@ -34,7 +34,7 @@ const HOW = omit(FROM_PRETRAINED, [
 export function quantizeCommand(): Command {
   const command = new Command("quantize")
     .description("write a model in 8 or 4 bits, as transformers and bitsandbytes store it")
-    .argument("<model>", "folder, id of a model in the Hugging Face cache, or address")
+    .argument("<model>", A_MODEL)
     .argument("<folder>", "the new folder");
   const flags = addFlags(command, HOW);
   flags.load_in_8bit.conflicts(flags.load_in_4bit.attributeName());
@@ -78,7 +78,8 @@ async function quantize(model: string, folder: string, flags: QuantizeFlags): Pr
     abort.abort(new Error("interrupted"));
   });
   const begin = performance.now();
-  const source = await NODE.source(model, { ...sources, signal: abort.signal });
+  const warn = warner(flags.quiet);
+  const source = await NODE.source(model, { ...sources, warn, signal: abort.signal });
   const bar = !flags.quiet && isInteractive() ? new LoadingBar() : undefined;
   try {
     const device = await requestDevice(flags.device, { threads: flags.threads });
@@ -90,7 +91,7 @@ async function quantize(model: string, folder: string, flags: QuantizeFlags): Pr
       });
       bar?.stop();
       const seconds = (performance.now() - begin) / 1000;
-      if (!flags.quiet) for (const warning of saved.warnings) note(`warning: ${warning}`);
+      saved.warnings.forEach(warn);
       if (flags.json) printJson({ model, folder, ...saved, seconds });
       else print(`${folder}: ${saved.files.length} files, ${bytes(saved.bytes)} of weights, ${seconds.toFixed(1)} s\n`);
     } finally {

@@ -2,6 +2,7 @@
 
 import { readFile } from "node:fs/promises";
 import { NotFoundError, OptionError } from "../core/errors.js";
+import { systemCode } from "../sources/file-errors.js";
 import { brokenUtf8 } from "../sources/json-text.js";
 
 const MARKS: readonly (readonly [encoding: string, mark: readonly number[]])[] = [
@@ -51,7 +52,7 @@ export async function readText(file: string): Promise<string> {
   try {
     bytes = await readFile(file);
   } catch (error) {
-    throw new NotFoundError(`${file}: cannot be read (${(error as NodeJS.ErrnoException).code})`, { cause: error });
+    throw new NotFoundError(`${file}: cannot be read (${systemCode(error)})`, { cause: error });
   }
   return decodeText(bytes, file);
 }

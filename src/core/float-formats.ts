@@ -109,3 +109,8 @@ export function numberOfBits(format: FloatFormat, bits: number): number {
   if (e === 0) return sign * fraction * 2 ** (least - mantissa);
   return sign * (2 ** mantissa + fraction) * 2 ** (e - 1 + least - mantissa);
 }
+
+/** The numbers of all codes of a format of 8 bits, or of 16. */
+export function numbersOf(format: FloatFormat): Float32Array {
+  return Float32Array.from({ length: 2 ** format.bits }, (_, code) => numberOfBits(format, code));
+}

@@ -54,7 +54,7 @@ export function printable(text: string): string {
 }
 
 /** The same for a name, which may not begin a line of its own. */
-export function onLine(text: string): string {
+function onLine(text: string): string {
   return printable(text).replaceAll("\n", "\\n");
 }
 

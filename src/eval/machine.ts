@@ -71,7 +71,7 @@ async function secondsOf(device: Device, runs: number, record: () => void): Prom
 export type Unit = "f32" | "int8" | "bf16" | "f16";
 
 /** GOP/s of a unit on registers, a multiply-add counting two; 0 where there is no probe. */
-export async function unitSpeed(device: Device, unit: Unit): Promise<number> {
+async function unitSpeed(device: Device, unit: Unit): Promise<number> {
   const probe = unitProbe(`probe_${unit}`);
   if (!device.supports(probe.name)) return 0;
   using result = Tensor.empty(device, [2], "f32", "probe");
@@ -177,7 +177,7 @@ async function pass<T extends Disposable>(
 }
 
 /** GB/s of reading memory, all threads: the median of five passes; 0 where there is no probe. */
-export async function readSpeed(device: Device): Promise<number> {
+async function readSpeed(device: Device): Promise<number> {
   if (!device.supports(readProbe.name)) return 0;
   const make = (bytes: number): Tensor => written(device, bytes);
   const { bytes, time } = await pass(device, make, (big) => readProbe.run([big], []).dispose());

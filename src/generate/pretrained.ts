@@ -127,8 +127,8 @@ export interface AutoBaseModel {
 
 export interface AutoClass<T extends Task = "causal-lm"> {
   /**
-   * Loads a model for the class's task: from a folder or the local Hugging Face cache by its id (Node), or from a server by its
-   * folder's address (text or a URL; also file:) or its id on a hub. It is quantized while it is read.
+   * Loads a model for the class's task: from a folder, from a hub by its id (Node: through the Hugging Face cache), or from a
+   * server by its folder's address (text or a URL; also file:). It is quantized while it is read.
    * @throws OptionError, NotFoundError, ConfigError, UnsupportedModelError, FormatError, CheckpointError, NetworkError,
    * OutOfMemoryError, DeviceError, AbortError
    */

@@ -3,15 +3,15 @@
 
 import { createHash, type Hash } from "node:crypto";
 import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { syncFolder } from "../checkpoints/safetensors-write.js";
 import { FormatError } from "../core/errors.js";
+import { blobOf, blobsOf } from "../sources/cache-paths.js";
 import { changed } from "../sources/http-errors.js";
 import type { RemoteContext } from "../sources/kept.js";
 import { CHUNK_BYTES } from "../sources/range-cache.js";
 import { RemoteFile } from "../sources/remote-file.js";
-import { blobOf, sizeOf } from "./layout.js";
+import { sizeOf } from "./layout.js";
 import type { HubFile } from "./listing.js";
 import { Partials } from "./partials.js";
 import { checkRoom, storing } from "./storage-errors.js";
@@ -43,7 +43,7 @@ export interface BlobJob {
 export async function fetchBlob(job: BlobJob, force: boolean): Promise<boolean> {
   const { file, folder, context } = job;
   const blob = blobOf(folder, file.etag);
-  const blobs = join(folder, "blobs");
+  const blobs = blobsOf(folder);
   const partials = new Partials(blobs, file.etag);
   await storing(blobs, () => mkdir(blobs, { recursive: true }));
   for (;;) {

@@ -1,13 +1,24 @@
 // What lies in the Hugging Face cache, and its removal: models and their revisions, as Python's `scan_cache_dir` counts them.
 
-import { lstat, readdir, readFile, readlink, rm, stat } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { lstat, readdir, readFile, readlink, realpath, rm, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve, sep } from "node:path";
 import { NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { show } from "../core/show.js";
+import {
+  absencesOf,
+  blobOf,
+  blobsOf,
+  cachedFolder,
+  locksOf,
+  refOf,
+  refsOf,
+  snapshotOf,
+  snapshotsOf,
+  treeOf,
+} from "../sources/cache-paths.js";
 import { quote } from "../sources/files.js";
 import { cachedModels, cacheFolder } from "../sources/hub.js";
 import { isModelId } from "../sources/model-id.js";
-import { cachedFolder } from "./layout.js";
 import { storing } from "./storage-errors.js";
 
 export interface CachedRevision {
@@ -17,7 +28,7 @@ export interface CachedRevision {
   readonly files: number;
   /** Bytes of its files; other revisions may share them. */
   readonly bytes: number;
-  /** Its blobs by path, and files that are no links, with their sizes. */
+  /** Its blobs by path, and files that are no links, with their sizes; what links lead to outside the model's folder is not its own. */
   readonly blobs: ReadonlyMap<string, number>;
 }
 
@@ -53,32 +64,37 @@ export async function listCache(cache_dir?: string): Promise<CachedModel[]> {
 
 async function scan(id: string, folder: string): Promise<CachedModel> {
   const refs = new Map<string, string[]>();
-  const refsFolder = join(folder, "refs");
+  const refsFolder = refsOf(folder);
   for (const file of await filesBelow(refsFolder)) {
     const commit = (await readFile(file, "utf8").catch(() => "")).trim();
     const name = file.slice(refsFolder.length + 1).replaceAll("\\", "/");
     refs.set(commit, [...(refs.get(commit) ?? []), name]);
   }
   const revisions: CachedRevision[] = [];
+  const root = await realpath(folder).catch(() => folder);
+  const own = [blobsOf(root), snapshotsOf(root)];
   const all = new Map<string, number>();
   let used = 0;
-  for (const commit of await names(join(folder, "snapshots"))) {
+  for (const commit of await names(snapshotsOf(folder))) {
     const blobs = new Map<string, number>();
+    const elsewhere = new Map<string, number>();
     let files = 0;
-    for (const file of await filesBelow(join(folder, "snapshots", commit))) {
+    for (const file of await filesBelow(snapshotOf(folder, commit))) {
       const blob = await targetOf(file);
       const info = await stat(blob).catch(() => undefined);
-      if (!info) continue; // a link to nothing
+      if (!info || info.isDirectory()) continue; // a link to nothing, or to a folder
       files++;
       used = Math.max(used, info.atimeMs);
-      blobs.set(blob, info.size);
-      all.set(blob, info.size);
+      const isOwn = own.some((part) => isBelow(blob, part));
+      (isOwn ? blobs : elsewhere).set(blob, info.size);
+      if (isOwn) all.set(blob, info.size);
     }
-    revisions.push({ commit, refs: (refs.get(commit) ?? []).sort(), files, bytes: sum(blobs), blobs });
+    const bytes = sum(blobs) + sum(elsewhere);
+    revisions.push({ commit, refs: (refs.get(commit) ?? []).sort(), files, bytes, blobs });
   }
   let incomplete_bytes = 0;
-  for (const name of await names(join(folder, "blobs"))) {
-    const path = join(folder, "blobs", name);
+  for (const name of await names(blobsOf(folder))) {
+    const path = blobOf(root, name);
     const size = (await stat(path).catch(() => undefined))?.size ?? 0;
     if (name.endsWith(".incomplete")) incomplete_bytes += size;
     if (!all.has(path)) all.set(path, size);
@@ -89,10 +105,23 @@ async function scan(id: string, folder: string): Promise<CachedModel> {
 
 const sum = (sizes: ReadonlyMap<string, number>): number => [...sizes.values()].reduce((a, b) => a + b, 0);
 
-/** The blob that a file of a snapshot is a link to, or the file itself. */
+const isBelow = (path: string, folder: string): boolean => path.startsWith(`${folder}${sep}`);
+
+/** The blob that a file of a snapshot is a link to, or the file itself, by a path whose folders are no links. */
 async function targetOf(file: string): Promise<string> {
+  const folder = await realpath(dirname(file)).catch(() => dirname(file));
   const info = await lstat(file).catch(() => undefined);
-  return info?.isSymbolicLink() ? resolve(dirname(file), await readlink(file)) : file;
+  if (!info?.isSymbolicLink()) return join(folder, basename(file));
+  const target = resolve(folder, await readlink(file));
+  return join(await realpath(dirname(target)).catch(() => dirname(target)), basename(target));
+}
+
+/** Deletes a path that really lies in a folder. A link goes, and never what it leads to: that belongs to whoever made the link. */
+async function removeFrom(folder: string, path: string): Promise<void> {
+  const [root, parent] = await Promise.all(
+    [realpath(folder), realpath(dirname(path))].map((one) => one.catch(() => "")),
+  );
+  if (root && parent && (root === parent || isBelow(parent!, root))) await rm(path, { recursive: true, force: true });
 }
 
 /** What a removal deletes. */
@@ -140,17 +169,15 @@ export async function planRemoval(id: string, revision?: string, cache_dir?: str
     bytes: whole ? model.bytes : sum(blobs),
     run: () =>
       storing(folder, async () => {
-        const gone = { recursive: true, force: true } as const;
         // First what leads to the files, so that nobody finds a model of which a part is gone.
-        for (const { refs } of going) for (const ref of refs) await rm(join(folder, "refs", ref), gone);
+        for (const { refs } of going) for (const ref of refs) await removeFrom(folder, refOf(folder, ref));
         for (const { commit } of going) {
-          for (const part of ["snapshots", ".no_exist"]) await rm(join(folder, part, commit), gone);
-          await rm(join(folder, "trees", `${commit}.json`), gone);
+          for (const pathOf of [snapshotOf, absencesOf, treeOf]) await removeFrom(folder, pathOf(folder, commit));
         }
-        for (const blob of blobs.keys()) await rm(blob, gone);
+        for (const blob of blobs.keys()) await removeFrom(folder, blob);
         if (!whole) return;
-        await rm(folder, gone);
-        await rm(join(cache, ".locks", `models--${id.replace("/", "--")}`), gone);
+        await removeFrom(cache, folder);
+        await removeFrom(cache, locksOf(cache, id));
       }),
   };
 }

@@ -1,34 +1,12 @@
-// Where things lie in the Hugging Face cache, as huggingface_hub has it:
-//
-//   models--org--name/blobs/<etag>              the bytes, by their hash: sha256 of large files, git's sha1 of small ones
-//   models--org--name/snapshots/<commit>/<file> a link to them, or the bytes themselves where there are no links
-//   models--org--name/refs/<revision>           the commit of a branch or a tag
-//   models--org--name/.no_exist/<commit>/<file> an empty file: the commit has no file of that name
-//
-// All that appears under these names appears at once, by a rename. Names that begin with ".tmp-" are on their way there.
+// Writes into the Hugging Face cache (its paths: sources/cache-paths.ts). All that appears there appears at once, by a rename; names
+// that begin with ".tmp-" are on their way.
 
 import { randomBytes } from "node:crypto";
 import { copyFile, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
+import { absenceOf, blobOf, refOf, snapshotOf } from "../sources/cache-paths.js";
 import { isOn } from "./environment.js";
 import { storing } from "./storage-errors.js";
-
-export const COMMIT = /^[0-9a-f]{40}$/;
-
-/** A model's folder in a cache. */
-export function cachedFolder(cache: string, id: string): string {
-  return join(cache, `models--${id.replace("/", "--")}`);
-}
-
-/** The snapshot of a commit. */
-export function snapshotOf(folder: string, commit: string): string {
-  return join(folder, "snapshots", commit);
-}
-
-/** The bytes of a file, by their hash. */
-export function blobOf(folder: string, etag: string): string {
-  return join(folder, "blobs", etag);
-}
 
 /** The size of a regular file, links followed; undefined if there is none. */
 export async function sizeOf(file: string): Promise<number | undefined> {
@@ -57,7 +35,7 @@ export async function sweep(folder: string): Promise<void> {
 /** Notes which commit a revision is. A revision that is a commit itself needs no note. @throws FileError */
 export async function writeRef(folder: string, revision: string, commit: string): Promise<void> {
   if (revision === commit) return;
-  const file = join(folder, "refs", ...revision.split("/"));
+  const file = refOf(folder, revision);
   if ((await readFile(file, "utf8").catch(() => undefined)) === commit) return;
   await storing(file, async () => {
     await mkdir(snapshotOf(folder, commit), { recursive: true }); // Python takes a ref to no snapshot for damage
@@ -76,9 +54,6 @@ const TAG =
 export async function tagCache(cache: string): Promise<void> {
   await writeFile(join(cache, "CACHEDIR.TAG"), TAG, { flag: "wx" }).catch(() => {}); // it is there, or nothing may be written
 }
-
-const absenceOf = (folder: string, commit: string, name: string): string =>
-  join(folder, ".no_exist", commit, ...name.split("/"));
 
 /** True if the commit is known to have no such file. */
 export async function isKnownAbsent(folder: string, commit: string, name: string): Promise<boolean> {

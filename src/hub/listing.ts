@@ -3,10 +3,10 @@
 
 import { FormatError } from "../core/errors.js";
 import { show } from "../core/show.js";
+import { COMMIT } from "../sources/cache-paths.js";
 import type { HttpClient } from "../sources/http-client.js";
 import { isJsonObject, type JsonValue, parseJsonList, parseJsonObject } from "../sources/json.js";
 import { wholeAnswer } from "../sources/whole.js";
-import { COMMIT } from "./layout.js";
 
 /** One file of a commit. */
 export interface HubFile {

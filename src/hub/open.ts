@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { NetworkError, OptionError, suggestion } from "../core/errors.js";
+import { COMMIT, cachedFolder } from "../sources/cache-paths.js";
 import { Disk } from "../sources/disk.js";
 import { quote } from "../sources/files.js";
 import { HttpClient, TIMEOUT } from "../sources/http-client.js";
@@ -10,7 +11,6 @@ import { checkRevision, subfolderParts } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import { hubEndpoint, hubToken, offlineBy } from "./environment.js";
 import { type Asked, explained, mayUseCache } from "./errors.js";
-import { COMMIT, cachedFolder } from "./layout.js";
 import { commitOf } from "./listing.js";
 import { DownloadProgress } from "./progress.js";
 import { HubSource } from "./source.js";

@@ -2,6 +2,7 @@
 
 import type { DownloadEvent } from "../sources/source.js";
 import type { DownloadBar } from "./bar.js";
+import { isOn } from "./environment.js";
 
 /** Milliseconds between two reports. */
 const INTERVAL = 100;
@@ -67,5 +68,5 @@ export class DownloadProgress {
 /** True if stderr can show progress bars. */
 export function isInteractive(): boolean {
   const { CI, TERM, HF_HUB_DISABLE_PROGRESS_BARS: off } = process.env;
-  return process.stderr.isTTY === true && !CI && TERM !== "dumb" && off !== "1";
+  return process.stderr.isTTY === true && !CI && TERM !== "dumb" && !isOn(off);
 }

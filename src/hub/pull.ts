@@ -1,19 +1,17 @@
 // Brings a whole model into the cache: what Octavo can use of it, and nothing beside it.
 
-import { openCheckpoint, WEIGHT_FILES } from "../checkpoints/checkpoint.js";
+import { allWeights, noWeights, openCheckpoint, weightFiles } from "../checkpoints/checkpoint.js";
+import { WEIGHTS } from "../checkpoints/options.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
 import { quote } from "../sources/files.js";
-import { isJsonObject, readJsonFile, readJsonList } from "../sources/json.js";
-import { MODEL_FILES } from "../sources/model-files.js";
+import { readJsonFile } from "../sources/json.js";
+import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
 import { isModelId } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import { TOKEN } from "./environment.js";
 import { openModel } from "./open.js";
-
-/** Chat templates beside the usual one. */
-const TEMPLATES = "additional_chat_templates";
 
 /** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
 const SENTENCEPIECE = MODEL_FILES.filter((name) => name.endsWith(".model"));
@@ -24,7 +22,7 @@ const NAMES: ReadonlySet<string> = new Set([
   ...["adapter_config.json", "adapter_model.safetensors"],
 ]);
 /** Of the names of a model's files, those that are needed beside the weights. */
-export function neededFiles(names: ReadonlySet<string>): string[] {
+function neededFiles(names: ReadonlySet<string>): string[] {
   const needed = [...names].filter((name) => NAMES.has(name));
   return names.has("tokenizer.json") ? needed : [...needed, ...SENTENCEPIECE.filter((name) => names.has(name))];
 }
@@ -36,6 +34,7 @@ export const PULL = {
   cache_dir: text({ secret: true }),
   /** Folder inside the model in which its files lie. */
   subfolder: text({ secret: true }),
+  ...WEIGHTS,
   /** Only look into the cache. */
   local_files_only: flag(),
   /** Download files that are in the cache as well. */
@@ -67,7 +66,7 @@ export interface Pulled {
 /**
  * Downloads what Octavo can use of a model on the hub into the Hugging Face cache: the configuration, the tokenizer, processors, and the
  * weights that would be loaded.
- * @throws OptionError, NotFoundError, FormatError, FileError, NetworkError, AbortError
+ * @throws OptionError; NotFoundError, also for weights in formats that are not read; FormatError, FileError, NetworkError, AbortError
  */
 export async function pull(id: string, given: PullOptions = {}): Promise<Pulled> {
   const options = readOptions("pull", PULL, given);
@@ -76,25 +75,46 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
   }
   const source = await openModel(id, options);
   try {
-    let there = await source.names([...NAMES, ...WEIGHT_FILES[0]!]);
-    const lacking = (): boolean => !WEIGHT_FILES.flat().some((name) => there.has(name));
+    const { variant, use_safetensors } = options;
+    const [first, ...others] = weightFiles({ variant, use_safetensors });
+    let there = await source.names([...NAMES, ...first!]);
+    let lacking = !first!.some((name) => there.has(name));
     // Less preferred formats are not asked for in vain.
-    for (const names of WEIGHT_FILES.slice(1))
-      if (lacking()) there = new Set([...there, ...(await source.names(names))]);
-    if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
-    const templates = (await source.list?.(TEMPLATES)) ?? [];
-    await source.bring?.([...neededFiles(there), ...templates.map((name) => `${TEMPLATES}/${name}`)]);
-    const named = there.has("config.json") ? await weightsName(source) : undefined;
-    if (named !== undefined || !lacking()) await openCheckpoint(source, { named });
-    else if (!there.has("config.json") && !there.has("adapter_config.json")) {
-      throw new NotFoundError(`model ${quote(id)} has no config.json: nothing of it can be loaded`, {
-        details: { id, got: [...there].slice(0, 20) },
-      });
+    for (const names of others) {
+      if (!lacking) break;
+      there = new Set([...there, ...(await source.names(names))]);
+      lacking = !names.some((name) => there.has(name));
     }
-    await poolingFiles(source, there);
+    if (lacking) await checkOthers(source, there, id, { variant, use_safetensors });
+    if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
+    await source.bring?.([...neededFiles(there), ...(await filesBelow(source, there, options.warn ?? (() => {})))]);
+    const named = there.has("config.json") ? await weightsName(source) : undefined;
+    if (named !== undefined || !lacking) await openCheckpoint(source, { named, variant, use_safetensors });
     return { folder: source.location, received: source.network ?? 0 };
   } finally {
     await source.close();
+  }
+}
+
+/**
+ * Checks a model without the usual weights before anything of it is downloaded: it may be a tokenizer alone, or an adapter.
+ * @throws NotFoundError for one whose weights cannot be read, or are not those that were asked for; for one of nothing
+ */
+async function checkOthers(
+  source: Source,
+  there: ReadonlySet<string>,
+  id: string,
+  choice: Pick<PullOptions, "variant" | "use_safetensors">,
+): Promise<void> {
+  const isAdapter = there.has("adapter_config.json");
+  const asked = choice.variant !== undefined || choice.use_safetensors !== undefined;
+  if (asked || (!isAdapter && (await allWeights(source)).length > 0)) {
+    const named = there.has("config.json") ? await weightsName(source) : undefined;
+    if (named === undefined) throw await noWeights(source, choice);
+  } else if (!isAdapter && !there.has("config.json")) {
+    throw new NotFoundError(`model ${quote(id)} has no config.json: nothing of it can be loaded`, {
+      details: { id, got: [...there].slice(0, 20) },
+    });
   }
 }
 
@@ -102,16 +122,4 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
 async function weightsName(source: Source): Promise<unknown> {
   const config = await readJsonFile(source, source.path("config.json"), { what: "config.json", python: true });
   return config.transformers_weights ?? undefined;
-}
-
-/** The settings of sentence embeddings lie in folders that modules.json names. */
-async function poolingFiles(source: Source, there: ReadonlySet<string>): Promise<void> {
-  if (!there.has("modules.json")) return;
-  const modules = await readJsonList(source, source.path("modules.json"), { what: "modules.json" });
-  const files = modules.flatMap((module) => {
-    const path = isJsonObject(module) ? module.path : undefined;
-    return typeof path === "string" && /^[\w.-]+$/.test(path) && !/^\.+$/.test(path) ? [`${path}/config.json`] : [];
-  });
-  const absent = new Set(await source.absent?.(files));
-  await source.bring?.(files.filter((file) => !absent.has(file)));
 }

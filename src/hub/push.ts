@@ -7,6 +7,7 @@ import { AbortError, NetworkError, NotFoundError, OctavoError, OptionError, thro
 import { flag, type Options, readOptions, signal, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
 import { scrub } from "../sources/address.js";
+import { systemCode } from "../sources/file-errors.js";
 import { quote } from "../sources/files.js";
 import { checkRevision, isModelId } from "../sources/model-id.js";
 import { hubEndpoint, hubToken, offlineBy, TOKEN } from "./environment.js";
@@ -140,7 +141,7 @@ async function filesIn(folder: string): Promise<PushedFile[]> {
   try {
     await walk("");
   } catch (cause) {
-    throw new NotFoundError(`${folder}: not readable (${(cause as NodeJS.ErrnoException).code ?? String(cause)})`, {
+    throw new NotFoundError(`${folder}: not readable (${systemCode(cause)})`, {
       details: { file: folder },
       cause,
     });

@@ -1,8 +1,9 @@
 // A model on the hub whose files come into the Hugging Face cache when they are needed: a snapshot on disk, as Python leaves it, in
 // which readers find what they ask for. A file that is there costs no request.
 
-import { dirname, join, relative, sep } from "node:path";
+import { dirname, relative, sep } from "node:path";
 import { AbortError, NetworkError, NotFoundError } from "../core/errors.js";
+import { blobOf, blobsOf, snapshotOf } from "../sources/cache-paths.js";
 import { Disk } from "../sources/disk.js";
 import { quote } from "../sources/files.js";
 import { HttpSource } from "../sources/http.js";
@@ -11,17 +12,7 @@ import type { RemoteContext } from "../sources/kept.js";
 import type { Source, SourceFile } from "../sources/source.js";
 import { fetchBlob } from "./blob.js";
 import { type Asked, explained } from "./errors.js";
-import {
-  blobOf,
-  isKnownAbsent,
-  noteAbsent,
-  putIntoSnapshot,
-  sizeOf,
-  snapshotOf,
-  sweep,
-  tagCache,
-  writeRef,
-} from "./layout.js";
+import { isKnownAbsent, noteAbsent, putIntoSnapshot, sizeOf, sweep, tagCache, writeRef } from "./layout.js";
 import { filesOf, type HubFile, type Listing } from "./listing.js";
 import { bytesThere } from "./partials.js";
 import type { DownloadProgress } from "./progress.js";
@@ -92,23 +83,21 @@ export class HubSource implements Source {
     const there = new Set<string>();
     for (const name of wanted) if (await this.#isThere(name)) there.add(name);
     const listing = this.#listing;
-    if (!listing) return new Set([...there, ...(await this.#onDisk())]);
-    const prefix = this.#inModel("");
-    for (const name of listing.keys()) {
-      const rest = name.startsWith(prefix) ? name.slice(prefix.length) : "";
-      if (rest !== "" && !rest.includes("/")) there.add(rest);
-    }
-    return there;
+    const names = listing ? this.#below(listing, "").filter((name) => !name.includes("/")) : await this.#onDisk();
+    return new Set([...there, ...names]);
+  }
+
+  async all(): Promise<readonly string[]> {
+    const listing = await this.#list();
+    return listing ? this.#below(listing, "") : this.#onDisk();
   }
 
   async list(folder: string): Promise<readonly string[]> {
     const listing = this.#listing;
     if (!listing) return this.#disk.list(folder);
-    const prefix = this.#inModel(`${folder}/`);
-    const names = [...listing.keys()]
-      .filter((name) => name.startsWith(prefix))
-      .map((name) => name.slice(prefix.length));
-    return names.filter((name) => name !== "" && !name.includes("/")).sort();
+    return this.#below(listing, `${folder}/`)
+      .filter((name) => !name.includes("/"))
+      .sort();
   }
 
   async absent(names: readonly string[]): Promise<string[]> {
@@ -169,7 +158,7 @@ export class HubSource implements Source {
     const { folder, force } = this.#options;
     await sweep(folder);
     const etags = files.map(({ etag }) => etag);
-    const there = force ? new Map<string, number>() : await bytesThere(join(folder, "blobs"), etags);
+    const there = force ? new Map<string, number>() : await bytesThere(blobsOf(folder), etags);
     const needed = files.reduce((sum, { etag, size }) => sum + Math.max(0, size - (there.get(etag) ?? 0)), 0);
     await checkRoom(folder, this.#coming + needed);
   }
@@ -188,6 +177,13 @@ export class HubSource implements Source {
 
   #inModel(name: string): string {
     return [...this.#options.subfolder, name].join("/");
+  }
+
+  /** Paths of the listed files below a folder, from there on. */
+  #below(listing: Listing, folder: string): string[] {
+    const prefix = this.#inModel(folder);
+    const names = [...listing.keys()].filter((name) => name.startsWith(prefix) && name.length > prefix.length);
+    return names.map((name) => name.slice(prefix.length));
   }
 
   /** Names in the folder on disk, none if there is no folder. */

@@ -1,31 +1,18 @@
-// What a disk refuses, as typed errors.
+// What the disk of the cache refuses, as typed errors.
 
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
-import { FileError, OctavoError } from "../core/errors.js";
+import { FileError } from "../core/errors.js";
+import { type WriteHints, writing } from "../sources/file-errors.js";
 
-const FULL = /^(ENOSPC|EDQUOT|EFBIG)$/;
+const HINTS: WriteHints = {
+  full: "make room and load it again: what has arrived is kept, and the rest is fetched then",
+  otherwise: "check the permissions of the cache's folder, or choose another with cache_dir or HF_HUB_CACHE",
+};
 
-/** The result of `work`, whose failures become typed ones that name the file. @throws FileError, and OctavoErrors as they are */
-export async function storing<T>(file: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (cause) {
-    if (cause instanceof OctavoError) throw cause;
-    const { code = String(cause) } = cause as NodeJS.ErrnoException;
-    if (FULL.test(code)) {
-      throw new FileError(`${file}: the disk is full (${code})`, {
-        details: { file, code },
-        hint: "make room and load it again: what has arrived is kept, and the rest is fetched then",
-        cause,
-      });
-    }
-    throw new FileError(`${file}: cannot be written (${code})`, {
-      details: { file, code },
-      hint: "check the permissions of the cache's folder, or choose another with cache_dir or HF_HUB_CACHE",
-      cause,
-    });
-  }
+/** The result of `work`, which writes into the cache. @throws FileError, and other errors as they are */
+export function storing<T>(file: string, work: () => Promise<T>): Promise<T> {
+  return writing(file, HINTS, work);
 }
 
 /**

@@ -1,7 +1,7 @@
 // The loading part of from_pretrained: a folder becomes a filled module tree. Everything that can be wrong is found before
 // the first weight is read.
 
-import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
+import { type Checkpoint, hasWeights, openCheckpoint } from "../checkpoints/checkpoint.js";
 import { type PackedFormat, unpackCheckpoint } from "../checkpoints/packed/index.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType, torchName } from "../core/dtype.js";
@@ -148,6 +148,11 @@ export async function declareTree<T extends Task>(
   const model = build(watched(config, read));
   refuseExperts(config, read);
   return { config, architecture, model, stored, ignored: ignoredKeys(config, read) };
+}
+
+/** False if the folder of a config.json holds none of the weights that would be loaded. */
+export function weightsThere(source: Source, config: ConfigJson, { variant }: WeightsOptions = {}): Promise<boolean> {
+  return hasWeights(source, { variant, named: config.transformers_weights });
 }
 
 /**

@@ -15,7 +15,7 @@ import { schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
 import type { Source } from "../sources/source.js";
 import { refuseExperts, watched } from "./config-keys.js";
 import type { HasForm, StoredForm } from "./device-map/tree.js";
-import { configDType, declareModel, declareTree, type Prepared, readConfigJson } from "./index.js";
+import { configDType, declareModel, declareTree, type Prepared, readConfigJson, weightsThere } from "./index.js";
 import type { WeightsOptions } from "./options.js";
 import { type PlanItem, plan } from "./plan.js";
 import { type StorageOptions, schemesOf, unknownModules } from "./storage.js";
@@ -176,18 +176,18 @@ export interface MetaFiles<T extends Task> {
 }
 
 /**
- * Declares the model of a folder, which may hold config.json alone; headers of weights are read, if they are there.
+ * Declares the model of a folder, which may hold config.json alone; headers of weights are read if they are there, except with "none".
  * @throws what loading would throw before it reads a weight
  */
 export async function metaFiles<T extends Task>(
   source: Source,
   taskOf: (config: ConfigJson) => Promise<T>,
-  there: boolean,
+  weights: "if there" | "none",
   { dtype: wanted = "auto", quantization, files }: MetaOptions = {},
 ): Promise<MetaFiles<T>> {
   const config = await readConfigJson(source);
   const task = await taskOf(config);
-  if (!there) {
+  if (weights === "none" || !(await weightsThere(source, config, files))) {
     const { ignored } = await declareTree(source, config, task);
     return {
       model: await metaModel(config, task, { dtype: wanted, quantization }),

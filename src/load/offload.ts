@@ -4,13 +4,16 @@
 import { randomUUID } from "node:crypto";
 import { mkdir, open, rm } from "node:fs/promises";
 import { resolve } from "node:path";
-import { FileError, OctavoError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Kept } from "../nn/placement.js";
+import { type WriteHints, writing } from "../sources/file-errors.js";
 import type { OffloadFolder } from "./platform.js";
 
 /** Tensors begin at multiples of this. */
 const ALIGN = 4096;
+
+const ELSEWHERE = "choose another offload_folder: weights are kept there while the model runs";
+const HINTS: WriteHints = { full: `make room, or ${ELSEWHERE}`, otherwise: ELSEWHERE };
 
 /**
  * Appends tensors to a file, created if missing, and returns where each of them is. Only one is in memory at a time.
@@ -42,25 +45,10 @@ export async function writeOffload(tensors: readonly Tensor[], file: string): Pr
  */
 export async function offloadFolder(folder: string): Promise<OffloadFolder> {
   const path = resolve(folder);
-  await typed(path, () => mkdir(path, { recursive: true }));
+  await writing(path, HINTS, () => mkdir(path, { recursive: true }));
   const file = resolve(path, `octavo-${randomUUID()}.weights`);
   return {
-    write: (tensors) => typed(file, () => writeOffload(tensors, file)),
-    remove: () => typed(file, () => rm(file, { force: true })),
+    write: (tensors) => writing(file, HINTS, () => writeOffload(tensors, file)),
+    remove: () => writing(file, HINTS, () => rm(file, { force: true })),
   };
-}
-
-/** @throws FileError for what the file system refuses, and OctavoErrors as they are */
-async function typed<T>(file: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (cause) {
-    if (cause instanceof OctavoError) throw cause;
-    const { code = String(cause) } = cause as NodeJS.ErrnoException;
-    throw new FileError(`${file}: weights cannot be kept there (${code})`, {
-      details: { file, code },
-      hint: "make room, or choose another offload_folder",
-      cause,
-    });
-  }
 }

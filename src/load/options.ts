@@ -1,11 +1,12 @@
 // The options of calls that find a model or open a device: their tables, and the check that a device takes an option.
 
 import * as z from "zod";
-import { A_VARIANT, isVariant } from "../checkpoints/checkpoint.js";
 import { OptionError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, text, whole } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { DownloadEvent } from "../sources/source.js";
+
+export { WEIGHTS, type WeightsOptions } from "../checkpoints/options.js";
 
 /** Where to look for a model. */
 export const SOURCE = {
@@ -50,26 +51,6 @@ export const SOURCE = {
   /** Keep downloaded files in the browser's storage: the default in browsers. Node keeps nothing. */
   cache: flag(),
 };
-
-/** Which of a model's weight files are read. */
-export const WEIGHTS = {
-  /**
-   * Weights of another kind than the usual ones: "fp16" reads model.fp16.safetensors, model.safetensors.index.fp16.json,
-   * pytorch_model.fp16.bin or its index.
-   */
-  variant: such<string>(isVariant, A_VARIANT, {
-    value: "<name>",
-    help: "weights of that kind: fp16 reads model.fp16.safetensors",
-  }),
-  /** True: only safetensors. False: only `.bin` files of PyTorch. By default safetensors where there are any. */
-  use_safetensors: flag({
-    hint: "leave it out to read safetensors where there are any, else .bin files",
-    help: "read weights in safetensors only",
-    help_off: "read weights in .bin files of PyTorch only",
-  }),
-};
-
-export interface WeightsOptions extends Options<typeof WEIGHTS> {}
 
 /** Where to look for a model, with callbacks. */
 export interface SourceOptions extends Readonly<Options<typeof SOURCE>> {

@@ -5,29 +5,29 @@ import type { FolderWriter } from "../checkpoints/folder.js";
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { architectureOf, taskFor } from "../models/index.js";
-import { Matrix, plainBytes } from "../nn/module.js";
-import type { FloatDType, WeightPart } from "../nn/weight.js";
+import type { WeightPart } from "../nn/weight.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { prepareModel } from "./index.js";
 import type { WeightsOptions } from "./options.js";
-import { itemBytes, type PlanItem } from "./plan.js";
+import { itemBytes } from "./plan.js";
 import { publishedParameters, storedParts } from "./published.js";
 import {
   configOf,
   filesBeside,
   groupsOf,
   indexJson,
-  isWeights,
   type Saved,
   type SaveOptions,
   shardNames,
   sizeOf,
+  weightsOf,
   writeRest,
   writeShard,
 } from "./save.js";
 import { bytesOf } from "./sizes.js";
+import { storedBytes } from "./survey.js";
 
 export interface QuantizeOptions extends Pick<SaveOptions, "max_shard_size" | "variant" | "signal"> {
   readonly device: Device;
@@ -71,7 +71,7 @@ export async function quantizeCheckpoint(
   const written: string[] = [];
   const progress = progressOver(planned.bytes, options);
   try {
-    await writer.replace(folder, isWeights, async (out) => {
+    await writer.replace(folder, weightsOf(variant), async (out) => {
       for (const [i, items] of groups.entries()) {
         throwIfAborted(signal, "quantizing");
         const bytes = items.reduce((sum, item) => sum + itemBytes(item), 0);
@@ -89,18 +89,12 @@ export async function quantizeCheckpoint(
         written.push(index);
       }
       const json = configOf({ config, config_text, dtype, quantization }, true);
-      written.push(...(await writeRest(out, json, beside)));
+      written.push(...(await writeRest(out, json, beside.contents)));
     });
   } finally {
     model.dispose();
   }
-  return { files: written, bytes: sizeOf(shards.flat()), warnings };
-}
-
-/** Bytes of a parameter as it will be stored. */
-function storedBytes({ parameter, scheme }: PlanItem, dtype: FloatDType): number {
-  if (!(parameter instanceof Matrix) || scheme === undefined) return plainBytes(parameter, dtype);
-  return scheme.bytes(parameter.shape, parameter.experts);
+  return { files: written, bytes: sizeOf(shards.flat()), warnings: [...warnings, ...beside.warnings] };
 }
 
 /** Reports the progress of several loads as that of one. */

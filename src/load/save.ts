@@ -6,7 +6,7 @@ import { A_VARIANT, isVariant } from "../checkpoints/checkpoint.js";
 import type { FolderFiles, FolderWriter } from "../checkpoints/folder.js";
 import { elementsOf, STORED_BITS } from "../checkpoints/stored.js";
 import { parseDType, torchName } from "../core/dtype.js";
-import { NotFoundError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
+import { FormatError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
 import { type Options, option, readOptions, signal, such } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
@@ -16,7 +16,7 @@ import type { FloatDType, WeightPart } from "../nn/weight.js";
 import type { BitsAndBytesConfig } from "../quant/config.js";
 import { quantizationJson, storedQuantization } from "../quant/index.js";
 import { editJson } from "../sources/json-edit.js";
-import { MODEL_FILES } from "../sources/model-files.js";
+import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
 import { type Source, withFile } from "../sources/source.js";
 import { publishedParameters, storedParts } from "./published.js";
 import { bytesOf } from "./sizes.js";
@@ -71,16 +71,23 @@ export interface Savable {
   readonly origin: Origin;
 }
 
-/** Files of weights that a new save replaces, whatever their number. */
-const WEIGHTS = /^model(\.[A-Za-z0-9_.-]+?)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[A-Za-z0-9_.-]+)?\.json)?$/;
-
-/** True for a file of weights, which belongs to the model that is replaced. */
-export function isWeights(name: string): boolean {
-  return WEIGHTS.test(name);
+/**
+ * The files of weights that a save replaces: those of the same variant, whatever the number of shards, and their index, which would
+ * name files that are gone. Weights of other variants stay.
+ */
+export function weightsOf(variant: string | undefined): (name: string) => boolean {
+  const word = variant?.replaceAll(".", "\\.");
+  const [inner, end] = word === undefined ? ["", ""] : [`\\.${word}`, `${word}\\.`];
+  const shard = "-\\d{5}-of-\\d{5}";
+  // Older programs put the variant behind the number.
+  const name = new RegExp(
+    `^model(${inner}(${shard})?\\.safetensors|${shard}${inner}\\.safetensors|\\.safetensors\\.index\\.${end}json)$`,
+  );
+  return (file) => name.test(file);
 }
 
 /** @throws OctavoError where files cannot be written */
-export function writerOf({ folders }: Pick<Origin, "folders">, what: string): FolderWriter {
+function writerOf({ folders }: Pick<Origin, "folders">, what: string): FolderWriter {
   if (folders) return folders;
   throw new OctavoError("ERR_UNSUPPORTED", `${what} writes a folder, which a page cannot do`, {
     hint: "state_dict() gives the tensors, to be sent or stored where the page likes",
@@ -112,7 +119,7 @@ export async function saveModel(model: Savable, folder: string, given: SaveOptio
   const shards = groupsOf(parts, (part) => sizeOf([part]), bytesOf(options.max_shard_size ?? "50GB")!);
   const { files: names, index } = shardNames(shards.length, options.variant);
   const written: string[] = [];
-  await writer.replace(folder, isWeights, async (out) => {
+  await writer.replace(folder, weightsOf(options.variant), async (out) => {
     for (const [i, shard] of shards.entries()) await writeShard(out, names[i]!, shard, options.signal);
     written.push(...names);
     if (shards.length > 1) {
@@ -159,6 +166,8 @@ export function configOf(
   const named = config[key];
   const changes: Record<string, unknown> = {};
   if (typeof named !== "string" || parseDType(named) !== dtype) changes[key] = torchName(dtype);
+  // The weights now have their usual names.
+  if (config.transformers_weights !== undefined) changes.transformers_weights = undefined;
   // What the file says of its own codes stays.
   if (!quantized) changes.quantization_config = undefined;
   else if (!storedQuantization(config.quantization_config, "config.json"))
@@ -243,7 +252,7 @@ export async function writeRest(
 }
 
 /** What the folder of a model holds beside config.json and weights. */
-export interface Companions {
+interface Companions {
   readonly contents: ReadonlyMap<string, Uint8Array>;
   readonly warnings: readonly string[];
 }
@@ -252,7 +261,7 @@ export interface Companions {
 const MOST = 256 * 2 ** 20;
 
 /** Reads the small files of the folder that a model came from. A folder that has gone is a warning: its weights are here. */
-export async function companions({ reopen }: Pick<Origin, "reopen">): Promise<Companions> {
+async function companions({ reopen }: Pick<Origin, "reopen">): Promise<Companions> {
   let source: Source;
   try {
     source = await reopen();
@@ -264,26 +273,31 @@ export async function companions({ reopen }: Pick<Origin, "reopen">): Promise<Co
     };
   }
   try {
-    return { contents: await filesBeside(source), warnings: [] };
+    return await filesBeside(source);
   } finally {
     await source.close();
   }
 }
 
-/** The small files of a model's folder by name. */
-export async function filesBeside(source: Source): Promise<Map<string, Uint8Array>> {
+/**
+ * The small files of a model's folder by name.
+ * @throws FormatError for one that is too large to be what its name says: a part of it would be no copy
+ */
+export async function filesBeside(source: Source): Promise<Companions> {
   const contents = new Map<string, Uint8Array>();
+  const warnings: string[] = [];
   const there = await source.names(MODEL_FILES);
-  for (const name of MODEL_FILES) {
-    const inner = name.includes("/");
-    if (!inner && !there.has(name)) continue;
-    try {
-      const read = withFile(source, source.path(name), "file", (file) => file.read(0, Math.min(file.size, MOST)));
-      contents.set(name, await read);
-    } catch (error) {
-      // Only folders that list their files know which of those below are not there.
-      if (!(inner && error instanceof NotFoundError)) throw error;
-    }
+  const below = await filesBelow(source, there, (message) => warnings.push(message));
+  for (const name of [...MODEL_FILES.filter((one) => there.has(one)), ...below]) {
+    const path = source.path(name);
+    const content = await withFile(source, path, "file", (file) => {
+      if (file.size <= MOST) return file.read(0, file.size);
+      throw new FormatError(`${path}: ${file.size} bytes, at most ${MOST} are saved beside the weights`, {
+        details: { file: path, expected: MOST, got: file.size },
+        hint: "move the file out of the model's folder, and copy it by hand if it is needed",
+      });
+    });
+    contents.set(name, content);
   }
-  return contents;
+  return { contents, warnings };
 }

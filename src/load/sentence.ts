@@ -4,6 +4,7 @@
 import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { isJsonObject, readJsonFile, readJsonList } from "../sources/json.js";
+import { isModuleFolder } from "../sources/model-files.js";
 import type { Source } from "../sources/source.js";
 
 /** Kinds of pooling, in the order in which sentence-transformers puts several of them one after the other. */
@@ -41,7 +42,7 @@ export async function sentenceEmbedding(
     const kind = typeof type === "string" ? type.split(".").at(-1) : undefined;
     if (kind === "Transformer") continue;
     if (kind === "Normalize") normalize = true;
-    else if (kind === "Pooling" && typeof path === "string" && /^[\w.-]+$/.test(path) && pooling === undefined) {
+    else if (kind === "Pooling" && isModuleFolder(path) && pooling === undefined) {
       const file = `${path}/config.json`;
       const found = poolingOf(await readJsonFile(source, source.path(file), { what: file }));
       if (typeof found === "string") {
@@ -49,6 +50,9 @@ export async function sentenceEmbedding(
         return undefined;
       }
       pooling = found;
+    } else if (kind === "Pooling" && pooling === undefined) {
+      warn(`modules.json: ${show(path)} is not the name of a folder of the model; there is no sentence_embedding`);
+      return undefined;
     } else {
       warn(`modules.json: a module of type ${show(type)} is not done here; there is no sentence_embedding`);
       return undefined;

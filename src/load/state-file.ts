@@ -3,7 +3,7 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { openCheckpoint } from "../checkpoints/checkpoint.js";
-import { typed } from "../checkpoints/folder-write.js";
+import { SAVING } from "../checkpoints/folder-write.js";
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
 import { writeSafetensors } from "../checkpoints/safetensors-write.js";
 import type { StoredTensor } from "../checkpoints/stored.js";
@@ -13,6 +13,7 @@ import { show } from "../core/show.js";
 import { Tensor } from "../core/tensor.js";
 import { type State, StateTensor, stateTensor } from "../nn/state.js";
 import { Disk } from "../sources/disk.js";
+import { writing } from "../sources/file-errors.js";
 import { bytesInOrder } from "./read.js";
 
 /** Ends of names that stand for pickles. */
@@ -55,11 +56,7 @@ export async function save(state: State, file: string): Promise<void> {
     }
     return { name, dtype: tensor.dtype, shape: tensor.shape, data: () => tensor.bytes() };
   });
-  try {
-    await writeSafetensors(resolve(path), tensors, { format: "pt" });
-  } catch (error) {
-    throw typed(error, path);
-  }
+  await writing(path, SAVING, () => writeSafetensors(resolve(path), tensors, { format: "pt" }));
 }
 
 /**

@@ -2,7 +2,6 @@
 // and the headers, or from config.json alone where there are no weights. Reads no weights and opens no device; a device that
 // pads its panels may use slightly more.
 
-import { hasWeights } from "../checkpoints/checkpoint.js";
 import type { FloatName } from "../core/dtype.js";
 import { listed, sentence } from "../core/show.js";
 import { architectureOf, taskFor } from "../models/index.js";
@@ -15,7 +14,7 @@ import type { FloatDType, MatrixShape } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf, storedSchemes } from "../quant/index.js";
 import { type Source, withFile } from "../sources/source.js";
-import { configDType, declareModel, declareTree, readConfigJson } from "./index.js";
+import { configDType, declareModel, declareTree, readConfigJson, weightsThere } from "./index.js";
 import type { WeightsOptions } from "./options.js";
 import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
 import { type StorageOptions, schemesOf } from "./storage.js";
@@ -70,7 +69,7 @@ export function storedBytes({ parameter, scheme, parts }: PlanItem, dtype: Float
 }
 
 /** Bytes of a plan's weights when loaded in `dtype`. */
-export function plannedBytes({ items }: Plan, dtype: FloatDType): number {
+function plannedBytes({ items }: Plan, dtype: FloatDType): number {
   return items.reduce((sum, item) => sum + storedBytes(item, dtype), 0);
 }
 
@@ -127,7 +126,7 @@ export async function surveyModel(source: Source, options: SurveyOptions = {}): 
   const { dtype: wanted = "auto" } = options;
   const config = await readConfigJson(source);
   const task = options.task ?? taskFor(config, await architectureOf(config));
-  const there = options.weights === "required" || config.transformers_weights || (await hasWeights(source));
+  const there = options.weights === "required" || (await weightsThere(source, config, options.files));
   const declared = there
     ? await declareModel(source, config, task, wanted, options.files)
     : { ...(await declareTree(source, config, task)), dtype: configDType(wanted, config) ?? ("f32" as const) };

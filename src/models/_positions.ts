@@ -17,7 +17,7 @@ function cubic(d: number): number {
 }
 
 /** The matrix [to,from] that resamples `from` values at `to` places. */
-export function resampling(from: number, to: number): Float32Array {
+function resampling(from: number, to: number): Float32Array {
   const weights = new Float32Array(to * from);
   for (let i = 0; i < to; i++) {
     const at = ((i + 0.5) * from) / to - 0.5;

@@ -87,7 +87,7 @@ export function checkImage(pixels: Tensor, image: readonly [number, number]): vo
   });
 }
 
-export class VisionSelfAttention extends Module {
+class VisionSelfAttention extends Module {
   query: Linear;
   key: Linear;
   value: Linear;

@@ -18,7 +18,7 @@ function checkBlocksize(op: string, blocksize: number): void {
 }
 
 /** The largest magnitude of elements `at` to `end`; NaN if one is NaN. */
-export function largestOf(data: ArrayLike<number>, at: number, end: number): number {
+function largestOf(data: ArrayLike<number>, at: number, end: number): number {
   let largest = 0;
   for (let i = at; i < end; i++) {
     const size = Math.abs(data[i]!);

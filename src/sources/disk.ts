@@ -4,15 +4,8 @@ import { constants } from "node:fs";
 import { type FileHandle, open, readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { FormatError, NotFoundError, type OctavoError } from "../core/errors.js";
+import { systemCode } from "./file-errors.js";
 import { bytesFor, type Source, type SourceFile } from "./source.js";
-
-/** The system's error code ("ENOENT"), or the error's text when it has none. */
-function systemCode(cause: unknown): string {
-  if (typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string") {
-    return cause.code;
-  }
-  return String(cause);
-}
 
 function cannotOpen(file: string, what: string, cause: unknown): OctavoError {
   const code = systemCode(cause);

@@ -7,6 +7,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkOptions, FormatError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { quoteAddress, withoutSecrets } from "./address.js";
+import { COMMIT, cachedFolder, idOf, refOf, refsOf, snapshotOf } from "./cache-paths.js";
 import { Disk } from "./disk.js";
 import { foreignKind, HEAD_BYTES, type Kind, quote } from "./files.js";
 import { checkRevision, isModelId, STORYTELLER } from "./model-id.js";
@@ -129,7 +130,7 @@ export async function localModel(given: string | URL): Promise<LocalModel> {
     if (looksLikePath(idOrFolder)) {
       throw new NotFoundError(`${shown}: no such folder`, {
         details: { file: shown, expected: "a folder" },
-        hint: "pass the folder that holds config.json, or the id of a model in the Hugging Face cache",
+        hint: "pass the folder that holds config.json, or the id of a model on the hub",
       });
     }
     throw new OptionError(`expected a model id such as "org/name" or a folder, got ${quoteAddress(idOrFolder)}`, {
@@ -153,7 +154,7 @@ export async function fromCache(
   const command = `octavo pull ${id}${revision === "main" ? "" : ` --revision ${revision}`}`;
   const download = forbidden ? `${forbidden} forbids downloads: leave it out, or run ${command} before` : undefined;
   checkRevision(revision);
-  const model = join(cache, `models--${id.replace("/", "--")}`);
+  const model = cachedFolder(cache, id);
   if ((await kindOf(model)) !== "folder") {
     const folders = await neighbours(id);
     const near = suggestion(id, await nearNames(id, cache));
@@ -166,13 +167,13 @@ export async function fromCache(
         : (download ?? `download it (${command}), or read it from the hub: { hub: "https://huggingface.co" }`),
     });
   }
-  const commit = /^[0-9a-f]{40}$/.test(revision) ? revision : await readRef(model, revision);
-  const folder = commit === undefined ? undefined : join(model, "snapshots", commit);
+  const commit = COMMIT.test(revision) ? revision : await readRef(model, revision);
+  const folder = commit === undefined ? undefined : snapshotOf(model, commit);
   if (folder !== undefined && (await kindOf(folder)) === "folder") return { folder, id, revision: commit! };
-  const refs = await list(join(model, "refs"));
+  const refs = await list(refsOf(model));
   const have = refs.length > 0 ? ` (cached revisions: ${refs.slice(0, 10).join(", ")})` : "";
   throw new NotFoundError(`model ${quote(id)} is in the cache, but not its revision ${quote(revision)}${have}`, {
-    details: { id, revision, file: folder ?? join(model, "refs", revision), got: refs.slice(0, 10) },
+    details: { id, revision, file: folder ?? refOf(model, revision), got: refs.slice(0, 10) },
     hint: download ?? `download it: ${command}`,
   });
 }
@@ -192,11 +193,11 @@ async function neighbours(id: string): Promise<string[]> {
 
 /** The commit that a branch or tag stands for in this cache, `undefined` if it is not cached. */
 async function readRef(model: string, revision: string): Promise<string | undefined> {
-  const file = join(model, "refs", revision);
+  const file = refOf(model, revision);
   const info = await stat(file).catch(() => undefined);
   if (!info?.isFile()) return undefined;
   const text = info.size <= 256 ? (await readFile(file, "latin1")).trim() : `${info.size} bytes`;
-  if (/^[0-9a-f]{40}$/.test(text)) return text;
+  if (COMMIT.test(text)) return text;
   throw new FormatError(`${file}: expected a commit hash of 40 hex digits, got ${quote(text)}`, {
     details: { file, offset: 0, expected: "40 hex digits", got: text },
     hint: "the cache is damaged; delete this file and download the model again",
@@ -210,5 +211,5 @@ async function list(folder: string): Promise<string[]> {
 /** Ids of the models in a cache folder, sorted; none if there is no such folder. */
 export async function cachedModels(cache: string = cacheFolder()): Promise<string[]> {
   const names = await list(cache);
-  return names.flatMap((name) => (name.startsWith("models--") ? [name.slice(8).replace("--", "/")] : []));
+  return names.flatMap((name) => idOf(name) ?? []);
 }

@@ -9,7 +9,7 @@ import { type Source, withFile } from "./source.js";
 export type { JsonObject, JsonValue } from "./json-text.js";
 
 /** Cap for config.json and its like; the largest in the wild (id2label of 21,841 classes) is under 2 MB. */
-export const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
+const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 
 export interface JsonFileOptions {
   /** Refuse larger files before reading them. Default: `MAX_CONFIG_BYTES`. */
@@ -89,7 +89,8 @@ async function readSmall(source: Source, path: string, what: string, maxBytes: n
  * NetworkError, AbortError.
  */
 export async function readJsonFile(source: Source, path: string, options: JsonFileOptions = {}): Promise<JsonObject> {
-  return (await readJsonText(source, path, options)).json;
+  const { maxBytes = MAX_CONFIG_BYTES, what = "JSON file", python = false } = options;
+  return parseJsonObject(await readSmall(source, path, what, maxBytes), path, what, python);
 }
 
 /** The same, with the text. */

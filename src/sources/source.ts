@@ -49,6 +49,11 @@ export interface Source {
   /** Names of files in a folder below this one, none if it is not there. Only a source that lists its files has it. */
   list?(folder: string): Promise<readonly string[]>;
   /**
+   * Names of all files, those in folders below this one by their paths. Only a source that asks a server for a list has it.
+   * @throws NetworkError, AbortError
+   */
+  all?(): Promise<readonly string[]>;
+  /**
    * Says that these files will be read whole: a source that keeps copies brings them all now, and others need not know.
    * @throws what `open` throws
    */

@@ -21,7 +21,7 @@ export interface ChatMessage {
 export type Conversation = readonly ChatMessage[];
 
 /** Options of `apply_chat_template`, spelled as in Python. Any other name that the template mentions is a variable of it. */
-export const APPLY = {
+const APPLY = {
   /** Tools as JSON schemas: `{ type: "function", function: { name, description, parameters } }`. */
   tools: checkedLater<readonly object[] | null>(),
   /** Documents with `title` and `text`. */

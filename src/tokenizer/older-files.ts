@@ -33,7 +33,7 @@ function linesOf(text: string): string[] {
 }
 
 /** Lines of merges.txt, without the version line and empty ones. */
-export function parseMerges(text: string, file: string): string[] {
+function parseMerges(text: string, file: string): string[] {
   return linesOf(text).filter((line, i) => {
     if (line === "" || (i === 0 && line.startsWith("#version"))) return false;
     if (line.split(" ").length === 2) return true;

@@ -5,10 +5,11 @@ import type { FolderWriter } from "../checkpoints/folder.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { editJson } from "../sources/json-edit.js";
+import { TEMPLATES } from "../sources/model-files.js";
 import type { Templates } from "./chat/template.js";
 import { type JsonObject, readBytes, readText } from "./json-file.js";
 import { SPECIAL_NAMES, type TokenizerState } from "./options.js";
-import { type Files, namedToken, TEMPLATES, templateFiles, usualToken } from "./settings-files.js";
+import { type Files, namedToken, templateFiles, usualToken } from "./settings-files.js";
 import type { AddedToken } from "./tokenizer-json.js";
 
 /** A tokenizer to save. */

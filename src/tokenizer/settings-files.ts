@@ -2,6 +2,7 @@
 // What stands in them is read here, and what it means for the tokenizer decided in load.ts.
 
 import { show } from "../core/show.js";
+import { TEMPLATES, templateNames } from "../sources/model-files.js";
 import type { Source } from "../sources/source.js";
 import { classFacts, className, modelClass } from "./classes.js";
 import { isId } from "./components.js";
@@ -19,9 +20,6 @@ const SETTINGS = [
   "config.json",
   "chat_template.jinja",
 ];
-/** Templates beside chat_template.jinja. */
-export const TEMPLATES = "additional_chat_templates";
-const MOST_TEMPLATES = 64;
 
 /** The settings files of a folder, read but not yet interpreted. */
 export interface Files {
@@ -170,12 +168,7 @@ export function addedIds({ added }: Files): ReadonlyMap<string, number> {
 
 /** Files of chat templates in the folder. */
 export async function templateFiles({ source, names }: Files): Promise<string[]> {
-  const more = (await source.list?.(TEMPLATES)) ?? [];
-  const named = more.filter((file) => file.endsWith(".jinja")).slice(0, MOST_TEMPLATES);
-  return [
-    ...(names.has("chat_template.jinja") ? ["chat_template.jinja"] : []),
-    ...named.map((name) => `${TEMPLATES}/${name}`),
-  ];
+  return [...(names.has("chat_template.jinja") ? ["chat_template.jinja"] : []), ...(await templateNames(source))];
 }
 
 /** The chat template, several by their names, or null. @throws FormatError, NetworkError */

@@ -83,6 +83,49 @@ describe("pull, list, inspect, remove", () => {
     expect(tree(place.cache).filter((name) => name.endsWith("model.safetensors"))).toEqual([]);
   }, 60_000);
 
+  test("warnings reach the user of every command that reads a model, once, and not with --quiet", async () => {
+    hub.commit("org/llama", modelFiles());
+    await octavo(["pull", "org/llama", "--quiet"]);
+    const model = "org/llama";
+    const commands: [args: string[], quiet?: string[]][] = [
+      [["inspect", model]],
+      [["plan", model, "--max-memory", "cpu=1GB"]],
+      [["estimate-memory", model]],
+      [
+        ["quantize", model, temporary("int8"), "--load-in-8bit"],
+        ["--force", "-q"],
+      ],
+      [["bench", model, "--quick", "--compare", "f32,int8"], ["-q"]],
+    ];
+    const env = { HF_ENDPOINT: "http://127.0.0.1:9" };
+    const warnings = (text: string): string[] => text.split("\n").filter((line) => line.startsWith("warning"));
+    for (const [args, quiet] of commands) {
+      const told = await octavo(args, { env });
+      expect(told.code, told.stderr).toBe(0);
+      const cached = warnings(told.stderr).filter((line) => line.endsWith("using what is cached of org/llama"));
+      expect(cached.length, `${args}: ${told.stderr}`).toBe(1);
+      if (quiet) expect((await octavo([...args, ...quiet], { env })).stderr).toBe("");
+    }
+  }, 240_000);
+
+  test("plan looks for the weights that would be loaded: what config.json names, and a variant", async () => {
+    const { "config.json": config, "model.safetensors": body } = modelFiles();
+    const json = { ...(JSON.parse(config!.toString()) as object), dtype: undefined, torch_dtype: undefined };
+    hub.commit("org/named", {
+      "config.json": JSON.stringify({ ...json, transformers_weights: "own/named.safetensors" }),
+      "own/named.safetensors": body!,
+    });
+    hub.commit("org/variant", { "config.json": JSON.stringify(json), "model.fp16.safetensors": "no such file" });
+    const named = await octavo(["plan", "org/named", "--max-memory", "cpu=1GB"]);
+    expect(named).toMatchObject({ code: 0 });
+    hub.commit("org/named", { "config.json": JSON.stringify({ ...json, transformers_weights: "gone.safetensors" }) });
+    const gone = await octavo(["plan", "org/named", "--max-memory", "cpu=1GB"]);
+    expect(gone.stderr).toMatch(/transformers_weights names "gone.safetensors", which is not there/);
+    const address = `${hub.address}/org/variant/resolve/main`; // of a server that lists nothing
+    const variant = await octavo(["plan", address, "--max-memory", "cpu=1GB", "--variant", "fp16"]);
+    expect(variant.stderr).toMatch(/model.fp16.safetensors/);
+  }, 60_000);
+
   test("failures: exit codes, and no token in them", async () => {
     publish();
     const cases: [string[], number, RegExp][] = [

@@ -1,7 +1,8 @@
 // Lines of progress: they fit the terminal, and what a reader waits for stays longest.
 
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { loadingLine, promptLine } from "../../src/cli/progress.js";
+import { isInteractive } from "../../src/hub/progress.js";
 
 const load = { loaded: 1.65e9, total: 1.78e9, bytes_per_second: 54.3e6 };
 
@@ -37,4 +38,27 @@ it("a prompt's line counts its tokens, with a bar where there is room", () => {
   const event = { loaded: 12288, total: 27783 };
   expect(promptLine(event, 40)).toBe("reading the prompt  12,288 of 27,783");
   expect(promptLine(event, 80)).toMatch(/^reading the prompt {2}12,288 of 27,783 \[={13}-{17}\]$/);
+});
+
+describe("bars", () => {
+  const { isTTY } = process.stderr;
+  afterEach(() => {
+    vi.unstubAllEnvs();
+    process.stderr.isTTY = isTTY;
+  });
+
+  it.each([
+    ["1", false],
+    ["on", false],
+    ["YES", false],
+    ["True", false],
+    ["0", true],
+    ["", true],
+  ])("HF_HUB_DISABLE_PROGRESS_BARS=%s is read as Python reads it", (value, drawn) => {
+    process.stderr.isTTY = true;
+    vi.stubEnv("CI", "");
+    vi.stubEnv("TERM", "xterm");
+    vi.stubEnv("HF_HUB_DISABLE_PROGRESS_BARS", value);
+    expect(isInteractive()).toBe(drawn);
+  });
 });

@@ -1,12 +1,13 @@
 // What a download leaves in the cache, and what it asks for: Python's layout, and no file that is not needed.
 
-import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { NotFoundError } from "../../src/core/errors.js";
 import { AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer } from "../../src/generate/auto.js";
 import type { TokenizerOptions } from "../../src/generate/options.js";
 import { listCache, planRemoval } from "../../src/hub/cached.js";
-import { pull } from "../../src/hub/pull.js";
+import { type PullOptions, pull } from "../../src/hub/pull.js";
 import type { ProgressEvent } from "../../src/load/fill.js";
 import { gitSha1, sha256 } from "../support/fake-hub.js";
 import { FIXTURES } from "../support/fixtures.js";
@@ -97,8 +98,68 @@ describe("pull", () => {
     const modules =
       '[{"type":"sentence_transformers.models.Pooling","path":"1_Pooling"},{"path":"../x"},{"path":"none"}]';
     hub.commit("org/sentence", { "config.json": "{}", "modules.json": modules, "1_Pooling/config.json": "{}" }, "v1");
-    const sentence = await pull("org/sentence", { revision: "v1" });
+    const warnings: string[] = [];
+    const sentence = await pull("org/sentence", { revision: "v1", warn: (message) => warnings.push(message) });
     expect(tree(sentence.folder)).toEqual(["1_Pooling/config.json", "config.json", "modules.json"]);
+    expect(warnings.join()).toMatch(
+      /^modules.json: "..\/x" is not the name of a folder of the model, and is left out$/,
+    );
+  });
+
+  test("weights of another variant, or of one format alone", async () => {
+    const names = ["model", "model.fp16", "pytorch_model", "pytorch_model.fp16"];
+    const files = names.map((name, i) => [`${name}.${i < 2 ? "safetensors" : "bin"}`, weights(5000, i)]);
+    const shards = { "model.safetensors.index.int8.json": JSON.stringify({ weight_map: { w: "int8/a.safetensors" } }) };
+    hub.commit("org/kinds", {
+      "config.json": CONFIG,
+      ...Object.fromEntries(files),
+      ...shards,
+      "int8/a.safetensors": weights(5000),
+    });
+    const pulled = async (options: PullOptions): Promise<string[]> => {
+      rmSync(place.cache, { recursive: true, force: true });
+      return tree((await pull("org/kinds", options)).folder).filter((name) => name !== "config.json");
+    };
+    expect(await pulled({})).toEqual(["model.safetensors"]);
+    expect(await pulled({ variant: "fp16", use_safetensors: true })).toEqual(["model.fp16.safetensors"]);
+    expect(await pulled({ variant: "int8" })).toEqual(["int8/a.safetensors", "model.safetensors.index.int8.json"]);
+    for (const [options, message] of [
+      [{ variant: "bf16" }, /no weights found; looked for model.bf16.safetensors.*without a variant are there/s],
+      [{ variant: "int8", use_safetensors: false }, /only model.safetensors.index.int8.json/],
+      [{ variant: "../x" }, /variant must be/],
+      // Those are no files of torch.save: they were looked at, and are what was asked for.
+      [{ use_safetensors: false }, /pytorch_model.bin/],
+    ] as const) {
+      await expect(pulled(options)).rejects.toThrow(message);
+    }
+  });
+
+  test("weights that cannot be read are named before anything is downloaded; models without any may be pulled", async () => {
+    const foreign = { "tf_model.h5": "h5", "flax_model.msgpack": "m", "a-q4.gguf": "g", "onnx/model.onnx": "o" };
+    for (const [name, body] of Object.entries(foreign)) {
+      hub.commit("org/foreign", { "config.json": CONFIG, "tokenizer.json": TOKENIZER, [name]: body });
+      for (let again = 0; again < 2; again++) {
+        const error = await pull("org/foreign").catch((caught: unknown) => caught);
+        expect(error).toBeInstanceOf(NotFoundError);
+        expect(String(error)).toMatch(new RegExp(`no weights found.*other weight files are there: ${name};`, "s"));
+      }
+    }
+    // config.json alone was looked at: it may name weights.
+    const there = tree(place.cache).filter((name) => name.includes("/snapshots/"));
+    expect(there.filter((name) => !name.endsWith("/config.json"))).toEqual([]);
+    for (const [id, files] of [
+      ["org/tokens", { "tokenizer.json": TOKENIZER, "config.json": CONFIG, "training_args.bin": "t" }],
+      ["org/adapter", { "adapter_config.json": "{}", "adapter_model.bin": "a" }],
+      [
+        "org/named",
+        { "config.json": '{"transformers_weights":"sub/x.safetensors"}', "sub/x.safetensors": weights(50) },
+      ],
+    ] as const) {
+      hub.commit(id, files);
+      await pull(id);
+    }
+    hub.commit("org/empty", { "README.md": "# model" });
+    await expect(pull("org/empty")).rejects.toThrow(/has no config.json: nothing of it can be loaded/);
   });
 
   test("without links: a new file is moved into the snapshot, one that is there is copied", async () => {
@@ -231,6 +292,38 @@ describe("the cache's contents", () => {
     expect(rest.whole).toBe(true);
     await rest.run();
     expect(tree(place.cache).filter((name) => name.includes("tiny"))).toEqual([]);
+  });
+
+  test.each(["old", undefined])("what links of a cache lead to outside it stays (revision %s)", async (revision) => {
+    const commit = hub.commit("org/tiny", { "config.json": CONFIG, "model.safetensors": weights(5000) }, "old");
+    hub.commit("org/tiny", { "config.json": `${CONFIG} ` });
+    await pull("org/tiny", { revision: "old" });
+    await pull("org/tiny");
+    const model = join(place.cache, "models--org--tiny");
+    const mine = join(place.home, "mine");
+    for (const name of ["folder/deep/file", "weights", "pooling/file", "refs/old", "blob"]) {
+      mkdirSync(dirname(join(mine, name)), { recursive: true });
+      writeFileSync(join(mine, name), name === "refs/old" ? commit : "precious");
+    }
+    const before = tree(mine);
+    const snapshot = join(model, "snapshots", commit);
+    symlinkSync(join(mine, "folder"), join(snapshot, "folder"));
+    symlinkSync(join(mine, "weights"), join(snapshot, "other.safetensors"));
+    symlinkSync("../../../../../mine/pooling", join(snapshot, "1_Pooling"));
+    rmSync(join(model, "refs"), { recursive: true });
+    symlinkSync(join(mine, "refs"), join(model, "refs"));
+    // A blob that is a link itself goes, and what it leads to stays.
+    symlinkSync(join(mine, "blob"), join(model, "blobs", "b".repeat(64)));
+    symlinkSync(`../../blobs/${"b".repeat(64)}`, join(snapshot, "blob"));
+
+    const removal = await planRemoval("org/tiny", revision);
+    const own = 5000 + CONFIG.length;
+    expect(removal.bytes).toBeGreaterThanOrEqual(own);
+    expect(removal.bytes).toBeLessThan(own + 200);
+    await removal.run();
+    expect(tree(mine)).toEqual(before);
+    expect(tree(place.cache).join("\n")).not.toContain(commit);
+    expect(tree(place.cache).join("\n")).not.toContain("b".repeat(64));
   });
 
   test("what is not there is not removed", async () => {

@@ -17,8 +17,10 @@ import {
   infer_auto_device_map,
   init_empty_weights,
 } from "../../src/index.js";
+import { type DevicePlan, planDevices } from "../../src/load/device-map/plan.js";
 import { Linear, Module } from "../../src/nn/module.js";
 import { FIXTURES } from "../support/fixtures.js";
+import { uniforms } from "../support/random.js";
 
 type Tensor = readonly [number: number, shape: readonly number[], dtype: string, saved?: boolean];
 type Tree = readonly [string, Record<string, Tensor>, Record<string, Tensor>, Record<string, Tree>];
@@ -188,6 +190,77 @@ describe("declared models", () => {
     [{ model_type: "blom" }, /did you mean "bloom"/],
   ])("the config %o is refused", async (config, message) => {
     await expect(AutoModelForCausalLM.from_config(config as never)).rejects.toThrow(message);
+  });
+
+  describe("planDevices", () => {
+    const small = {
+      model_type: "llama",
+      vocab_size: 300,
+      hidden_size: 32,
+      intermediate_size: 64,
+      num_attention_heads: 2,
+    };
+    const made = AutoModelForCausalLM.from_config({ ...small, num_hidden_layers: 20 });
+    const STRATEGIES = ["auto", "balanced", "balanced_low_0", "sequential"] as const;
+    /** A plan, and what its error says otherwise. Blocks that are elsewhere find room. */
+    const planned = async (request: Parameters<typeof planDevices>[1]): Promise<DevicePlan | string> => {
+      const model = await made;
+      try {
+        const plan = planDevices(model, { context: 16, ...request });
+        const where = JSON.stringify([request.strategy, ...request.memory]);
+        for (const { total, limit } of plan.places)
+          if (limit !== undefined) expect(total, where).toBeLessThanOrEqual(limit);
+        expect(plan.device_map.size, where).toBeGreaterThan(20);
+        return plan;
+      } catch (error) {
+        if (!(error instanceof OptionError)) throw error;
+        return error.message;
+      }
+    };
+    const sizes = async (): Promise<{ others: number; block: number; work: number }> => {
+      const whole = (await planned({ strategy: "sequential", memory: new Map([["cpu", 1e12]]) })) as DevicePlan;
+      const [{ weights, cache, work }] = whole.places as [DevicePlan["places"][0]];
+      const block = compute_module_sizes(await made)["model.layers.0"]!;
+      return { others: weights - 20 * block, block: block + cache / 20, work };
+    };
+
+    test("two devices that hold the main part, and not what visits it too", async () => {
+      const { others, block, work } = await sizes();
+      const memoryOf = (blocks: number) => Math.ceil(others + work + blocks * block);
+      const of = (blocks: number) =>
+        planned({
+          strategy: "sequential",
+          memory: new Map<string | number, number>([
+            [0, memoryOf(blocks)],
+            [1, memoryOf(blocks)],
+            ["cpu", 1e9],
+          ]),
+        });
+      expect(await of(1.5)).toMatch(
+        /device 0 may take .* kB: everything but the blocks .*, and .* for blocks that visit it/,
+      );
+      expect(await of(4)).toMatchObject({ main: 0 });
+    });
+
+    test("any memory has a plan or an error", async () => {
+      const { others, block, work } = await sizes();
+      let plans = 0;
+      const next = uniforms(5);
+      for (let n = 0; n < 400; n++) {
+        const devices = Array.from({ length: 1 + Math.floor(next() * 4) }, (_, i): [number | string, number] => [
+          i,
+          Math.floor(next() * (others + work) + next() * 12 * block),
+        ]);
+        const elsewhere: [string, number][] = [
+          ["cpu", Math.floor(next() * 30 * block)],
+          ["disk", 1e12],
+        ];
+        const memory = new Map<string | number, number>([...devices, ...elsewhere.slice(Math.floor(next() * 2))]);
+        if (typeof (await planned({ strategy: STRATEGIES[n % 4]!, memory })) !== "string") plans++;
+      }
+      expect(plans).toBeGreaterThan(50);
+      expect(plans).toBeLessThan(350);
+    });
   });
 
   test("a list of modules is a module of its own", () => {

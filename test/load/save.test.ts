@@ -1,7 +1,16 @@
 // What is loaded and saved is tensor by tensor, name by name what the real libraries wrote; and it loads again.
 
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Checkpoint } from "../../src/checkpoints/checkpoint.js";
 import type { StoredTensor } from "../../src/checkpoints/stored.js";
@@ -13,7 +22,7 @@ import { openDevice } from "../../src/load/device.js";
 import { NODE } from "../../src/load/node.js";
 import { architectureOf, taskFor } from "../../src/models/index.js";
 import type { Matrix, Parameter } from "../../src/nn/module.js";
-import { copyOf } from "../support/checkpoints.js";
+import { copyOf, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { difference, FIXTURES, largest } from "../support/fixtures.js";
 import { openCheckpoint } from "../support/source-tools.js";
@@ -227,6 +236,69 @@ describe("files", () => {
     expect(readFileSync(join(folder, "notes", "old", "readme.md"), "utf8")).toBe("mine");
     expect(await tensorsOf(folder)).toEqual(before);
     expect(readdirSync(join(folder, "..")).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
+  test("weights of other variants stay; an index and shards of the own one go, by either of their names", async () => {
+    const folder = temporary("variants");
+    const others = ["model.safetensors", "model.bf16.safetensors", "model-00001-of-00002.fp16x.safetensors"];
+    const own = [
+      ...["model.fp16-00001-of-00002.safetensors", "model-00002-of-00002.fp16.safetensors"],
+      "model.safetensors.index.fp16.json",
+    ];
+    const plain = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"];
+    mkdirSync(folder);
+    for (const name of [...others, ...own, ...plain]) writeFileSync(join(folder, name), "old");
+    await using model = await load(LLAMA);
+    await model.save_pretrained(folder, { variant: "fp16" });
+    const weights = (): string[] => readdirSync(folder).filter((name) => name.includes("safetensors"));
+    expect(weights().sort()).toEqual([...others, ...plain, "model.fp16.safetensors"].sort());
+    await model.save_pretrained(folder);
+    expect(weights().sort()).toEqual([...others, "model.fp16.safetensors"].sort());
+    expect(statSync(join(folder, "model.safetensors")).size).toBeGreaterThan(1000);
+  });
+
+  test("weights that config.json names get their usual name", async () => {
+    const [folder, copy] = [copyOf("models", "llama"), temporary("named")];
+    renameSync(join(folder, "model.safetensors"), join(folder, "own.safetensors"));
+    editJson(join(folder, "config.json"), { transformers_weights: "own.safetensors" });
+    await using model = await load(folder);
+    await model.save_pretrained(copy);
+    expect(configOf(copy).transformers_weights).toBeUndefined();
+    expect((await tensorsOf(copy)).size).toBeGreaterThan(5);
+  });
+
+  test("files beside the weights: folders of templates and of modules, and none outside", async () => {
+    const [folder, copy] = [copyOf("models", "llama"), temporary("beside")];
+    const files = {
+      "modules.json": JSON.stringify(["1_Pooling", "0_Other", "..", "../secret", "gone", ""].map((path) => ({ path }))),
+      "1_Pooling/config.json": "{}",
+      "0_Other/config.json": '{"a":1}',
+      "2_Unnamed/config.json": "{}",
+      "additional_chat_templates/rag.jinja": "R",
+      "additional_chat_templates/notes.txt": "mine",
+      "../secret/config.json": "{}",
+    };
+    for (const [name, text] of Object.entries(files)) {
+      mkdirSync(dirname(join(folder, name)), { recursive: true });
+      writeFileSync(join(folder, name), text);
+    }
+    await using model = await load(folder);
+    const { files: written, warnings } = await model.save_pretrained(copy);
+    const below = ["additional_chat_templates/rag.jinja", "1_Pooling/config.json", "0_Other/config.json"];
+    expect(written.filter((name) => name.includes("/"))).toEqual(below);
+    expect(Object.keys(contentOf(copy)).sort()).toEqual([...written].sort());
+    expect(readFileSync(join(copy, "0_Other", "config.json"), "utf8")).toBe('{"a":1}');
+    expect(warnings).toEqual(
+      ["..", "../secret"].map((name) => expect.stringContaining(`"${name}" is not the name of a folder`)),
+    );
+
+    truncateSync(join(folder, "modules.json"), 1);
+    expect((await model.save_pretrained(copy)).warnings).toEqual([expect.stringContaining("modules.json")]);
+    writeFileSync(join(folder, "vocab.txt"), "");
+    truncateSync(join(folder, "vocab.txt"), 2 ** 28 + 1);
+    await expect(model.save_pretrained(copy)).rejects.toThrow(
+      /vocab.txt: 268435457 bytes, at most 268435456 are saved/,
+    );
   });
 
   test("a save that is refused or aborted leaves the folder as it was", async () => {

@@ -101,7 +101,8 @@ test.each([
   [POOLED, { pooling_mode_lasttoken: true }, /pooling_mode_lasttoken is not done here/],
   [POOLED, { pooling_mode: "weightedmean" }, /pooling_mode "weightedmean" is not done here/],
   [POOLED, {}, /names no pooling mode/],
-  [[{ type: `${TYPE}Pooling`, path: "../elsewhere" }], {}, /is not done here/],
+  [[{ type: `${TYPE}Pooling`, path: "../elsewhere" }], {}, /"..\/elsewhere" is not the name/],
+  [[{ type: `${TYPE}Pooling`, path: ".." }], {}, /".." is not the name of a folder of the model/],
   [[7, null], {}, /a module of type undefined/],
 ])("what is not done here gives a warning and no embedding: %j %j", async (modules, pooling, words) => {
   const { embedding, warnings } = await embed(modules, pooling);

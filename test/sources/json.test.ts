@@ -2,7 +2,7 @@
 
 import { truncateSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { NotFoundError } from "../../src/core/errors.js";
 import { isJsonObject } from "../../src/sources/json.js";
 import { FIXTURES, failure, put, readJsonFile, refusal, scratch } from "../support/source-tools.js";
@@ -133,4 +133,14 @@ describe("what Python's json module reads, where it is asked for", () => {
       await refusal(() => python(text), file);
     }
   });
+});
+
+test("the text of a file is decoded only where it is asked for", async () => {
+  const decode = vi.spyOn(TextDecoder.prototype, "decode");
+  try {
+    expect(await read('{"short":"text"}')).toEqual({ short: "text" });
+    expect(decode).not.toHaveBeenCalled();
+  } finally {
+    decode.mockRestore();
+  }
 });

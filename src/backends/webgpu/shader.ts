@@ -220,7 +220,7 @@ export function quadReader(name: string, dtype: DType): string {
 }
 
 /** Elements of a dtype in a 32-bit word. */
-export function perWord(dtype: DType): number {
+function perWord(dtype: DType): number {
   return 32 / bitsOf(dtype);
 }
 

@@ -4,7 +4,7 @@
 import { widen } from "../../core/dtype.js";
 import { FormatError } from "../../core/errors.js";
 import { shapeText, show } from "../../core/show.js";
-import { elementsOf, type PackedMatrix, type StoredDType, type StoredTensor } from "../stored.js";
+import type { PackedMatrix, StoredDType, StoredTensor } from "../stored.js";
 import { convertBytes } from "../values.js";
 
 /** How the matrices of a checkpoint are packed: made from its `quantization_config`. */
@@ -63,11 +63,6 @@ export function floatsFrom(tensor: StoredTensor, bytes: Uint8Array): Float32Arra
 /** Elements of an int32 tensor. */
 export function integersFrom(bytes: Uint8Array): Int32Array {
   return new Int32Array(bytes.slice().buffer);
-}
-
-/** The values of a stored tensor as a number of elements, for sizes. */
-export function count(tensor: StoredTensor): number {
-  return elementsOf(tensor.shape);
 }
 
 /**

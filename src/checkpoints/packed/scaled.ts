@@ -1,34 +1,23 @@
 // Matrices of one byte per value, in rows: 8-bit floats or integers, with scales for the whole matrix, for each output, for groups of
 // inputs, or for blocks of both. So store "fp8" (DeepSeek, Qwen), "fbgemm_fp8", and compressed-tensors.
 
-import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import { FLOAT_FORMATS, numbersOf } from "../../core/float-formats.js";
+import type { PackedMatrix, ReadTensor, StoredDType, StoredTensor } from "../stored.js";
 import { expectTensor, FLOAT_DTYPES, floatsFrom } from "./format.js";
 
 /** Rows and columns that share a scale. */
 export type Block = readonly [rows: number, columns: number];
 
-/** The 256 values of an 8-bit float without infinities (E4M3, OCP), or with them (E5M2). */
-export function float8Table(kind: "F8_E4M3" | "F8_E5M2"): Float32Array {
-  const mantissaBits = kind === "F8_E4M3" ? 3 : 2;
-  const bias = kind === "F8_E4M3" ? 7 : 15;
-  const top = (1 << (7 - mantissaBits)) - 1;
-  return Float32Array.from({ length: 256 }, (_, code) => {
-    const sign = code & 0x80 ? -1 : 1;
-    const exponent = (code & 0x7f) >> mantissaBits;
-    const mantissa = code & ((1 << mantissaBits) - 1);
-    const part = mantissa / (1 << mantissaBits);
-    if (exponent === top && kind === "F8_E5M2") return mantissa === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
-    if (exponent === top && mantissa === 7) return Number.NaN;
-    return sign * (exponent === 0 ? part * 2 ** (1 - bias) : (1 + part) * 2 ** (exponent - bias));
-  });
-}
-
-const INTEGERS = Float32Array.from({ length: 256 }, (_, code) => (code << 24) >> 24);
+/** The values of all codes, by the stored dtype of one byte. */
+const TABLES: Partial<Readonly<Record<StoredDType, Float32Array>>> = {
+  F8_E4M3: numbersOf(FLOAT_FORMATS.float8_e4m3fn),
+  F8_E5M2: numbersOf(FLOAT_FORMATS.float8_e5m2),
+  I8: Float32Array.from({ length: 256 }, (_, code) => (code << 24) >> 24),
+};
 
 /** The table of a stored dtype of one byte; undefined for others. */
-export function tableOf({ dtype }: StoredTensor): Float32Array | undefined {
-  if (dtype === "F8_E4M3" || dtype === "F8_E5M2") return float8Table(dtype);
-  return dtype === "I8" ? INTEGERS : undefined;
+export function tableOf({ dtype }: Pick<StoredTensor, "dtype">): Float32Array | undefined {
+  return TABLES[dtype];
 }
 
 /** Scales of a matrix [N, K] and the block that each is for: found from their shape. @throws FormatError */

@@ -2,7 +2,7 @@
 // loaded, and nothing is asked of a machine but the memory that the caller has not named.
 
 import { OptionError } from "../../core/errors.js";
-import { callback, checkedLater, choice, flag, type Options, readOptions, such } from "../../core/options.js";
+import { callback, checkedLater, flag, type Options, readOptions, such } from "../../core/options.js";
 import { bytes, listed, show } from "../../core/show.js";
 import { type Inferred, inferDeviceMap, type Step } from "./infer.js";
 import {
@@ -28,7 +28,7 @@ const COUNTING = {
   special_dtypes: such<Readonly<Record<string, string>>>(isRecord, "an object of names and dtypes"),
 };
 
-export const MODULE_SIZES = {
+const MODULE_SIZES = {
   ...COUNTING,
   /** Count constants alone. */
   buffers_only: flag(),
@@ -66,12 +66,9 @@ export const INFER_DEVICE_MAP = {
   fallback_allocation: flag(),
 };
 
-export const CHECK_DEVICE_MAP = WARN;
-
 /** Ways to spread a model over devices. */
 export const STRATEGIES = ["auto", "balanced", "balanced_low_0", "sequential"] as const;
 export type Strategy = (typeof STRATEGIES)[number];
-export const STRATEGY = choice(STRATEGIES);
 
 /** The memory of a machine that is free, by device. */
 export type FreeMemory = () => MaxMemory;
@@ -166,9 +163,9 @@ export function compute_module_sizes(model: unknown, given: Options<typeof MODUL
 export function check_device_map(
   model: unknown,
   device_map: Readonly<DeviceMap> | ReadonlyMap<string, Place>,
-  given: Options<typeof CHECK_DEVICE_MAP> = {},
+  given: Options<typeof WARN> = {},
 ): void {
-  const { warn = printed } = readOptions("check_device_map", CHECK_DEVICE_MAP, given);
+  const { warn = printed } = readOptions("check_device_map", WARN, given);
   const unknown = checkDeviceMap(treeOf(model), readDeviceMap(device_map));
   if (unknown.length > 0) {
     warn(`the following keys of device_map do not match any module of the model: ${listed(unknown)}`);
@@ -236,7 +233,7 @@ export function describeStep({ kind, name, device, bytes: size, free, reserved, 
 }
 
 /** What a user should know of a plan. */
-export function warningsOf({ homeless_buffers }: Inferred): string[] {
+function warningsOf({ homeless_buffers }: Inferred): string[] {
   if (homeless_buffers === 0) return [];
   return [
     `Current model requires ${homeless_buffers} bytes of buffer for offloaded layers, which seems does not fit any GPU's ` +

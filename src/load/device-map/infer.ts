@@ -42,6 +42,12 @@ export interface Inferred {
   readonly homeless_buffers: number;
 }
 
+/** Of these devices, those that keep room for the largest layer that has none. */
+export function keepingRoom(devices: readonly Place[]): readonly Place[] {
+  const computing = devices.filter((place) => !isOffloaded(place));
+  return computing.includes("mps") ? ["mps"] : [...computing.slice(0, 1), "cpu"];
+}
+
 export function inferDeviceMap(tree: TreeModule, memory: Memory, options: Inferring): Inferred {
   return new Inference(tree, memory, options).run();
 }
@@ -77,8 +83,7 @@ class Inference {
     this.#options = options;
     this.#whole = options.no_split_module_classes;
     this.#devices = memory.has("disk") ? [...memory.keys()] : [...memory.keys(), "disk"];
-    const computing = this.#devices.filter((place) => !isOffloaded(place));
-    this.#main = computing.includes("mps") ? ["mps"] : [...computing.slice(0, 1), "cpu"];
+    this.#main = keepingRoom(this.#devices);
     this.#sizes = moduleSizes(tree, options);
     this.#tied = tiedParameters(tree);
     this.#todo = topEntries(tree);
@@ -241,7 +246,7 @@ function partsOf(entry: Entry): Entry[] {
 }
 
 /** The map with one entry in place of all those below a name that are on one device. */
-export function cleanDeviceMap(map: ReadonlyMap<string, Place>): Map<string, Place> {
+function cleanDeviceMap(map: ReadonlyMap<string, Place>): Map<string, Place> {
   const result = new Map(map);
   const clean = (name: string): void => {
     const prefix = name === "" ? "" : `${name}.`;

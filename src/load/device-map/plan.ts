@@ -10,7 +10,7 @@ import type { DecoderGeometry } from "../../nn/decoder.js";
 import { Linear, type Module } from "../../nn/module.js";
 import type { MetaModel } from "../meta.js";
 import { describeStep, type Strategy } from "./index.js";
-import { type Inferred, inferDeviceMap } from "./infer.js";
+import { type Inferred, inferDeviceMap, keepingRoom } from "./infer.js";
 import { balancedMemory, isOffloaded, type Memory, type Place } from "./memory.js";
 import { moduleSizes } from "./sizes.js";
 import { type Named, type TreeModule, type TreeTensor, tensorsOf, treeOf } from "./tree.js";
@@ -94,22 +94,9 @@ export function planDevices(model: MetaModel, request: PlanRequest): DevicePlan 
     strategy === "sequential"
       ? usable
       : balancedMemory(tree, usable, { ...planning, low_zero: strategy === "balanced_low_0", ours: request.ours });
-  let inferred: Inferred;
-  let main = workers[0]!;
-  for (let kept = 0; ; ) {
-    const now = new Map(shared).set(main, Math.max(0, shared.get(main)! - kept));
-    inferred = inferDeviceMap(tree, now, planning);
-    const found = inferred.device_map.get(OTHERS)!;
-    if (!workers.includes(found)) throw noDevice(needs, workers[0], memory.get(workers[0]!));
-    // What visits needs the room of two blocks, of which accelerate's rule keeps one, and its keys and values lie on the main device.
-    const elsewhere = blocks.filter(({ path }) => !workers.includes(inferred.device_map.get(path)!));
-    const more = elsewhere.reduce((sum, { cache }) => sum + cache, elsewhere.length > 0 ? largest(blocks) : 0);
-    if (workers.indexOf(found) > workers.indexOf(main)) kept = 0;
-    else if (more <= kept) break;
-    else kept = more;
-    main = found;
-  }
-  main = inferred.device_map.get(OTHERS)!;
+  const inferred = settled(needs, shared, workers, (places) => inferDeviceMap(tree, places, planning));
+  if (typeof inferred === "number") throw noDevice(needs, workers[0], memory.get(workers[0]!), inferred);
+  const main = inferred.device_map.get(OTHERS)!;
   const at = (path: string): Place => inferred.device_map.get(path)!;
   const places = [...new Set([...memory.keys(), ...inferred.device_map.values()])].map((place) =>
     summed(place, { needs, memory, at, main, workers }),
@@ -121,10 +108,39 @@ export function planDevices(model: MetaModel, request: PlanRequest): DevicePlan 
   return { main, device_map, places, reasons, context, batch, cache_dtype };
 }
 
-function noDevice({ others, work }: Needs, place?: Place, limit?: number): OptionError {
+/**
+ * The map in which the main device has room for what visits it; the most room that was kept on a device, if then no worker is left
+ * for the main part. What a device keeps only ever grows, so this ends: a device that was full with its visitors stays full.
+ */
+function settled(
+  { blocks }: Needs,
+  memory: Memory,
+  workers: readonly Place[],
+  infer: (memory: Memory) => Inferred,
+): Inferred | number {
+  const kept = new Map<Place, number>();
+  const keepsOne = keepingRoom([...memory.keys()]);
+  for (;;) {
+    const now = new Map(memory);
+    for (const [place, room] of kept) now.set(place, Math.max(0, memory.get(place)! - room));
+    const inferred = infer(now);
+    const main = inferred.device_map.get(OTHERS)!;
+    if (!workers.includes(main)) return Math.max(0, ...kept.values());
+    // What visits needs the room of two blocks, of which accelerate's rule keeps one on the first device, and its keys and values lie
+    // on the main device.
+    const elsewhere = blocks.filter(({ path }) => !workers.includes(inferred.device_map.get(path)!));
+    const visitors = Math.min(2, elsewhere.length) - (keepsOne.includes(main) ? 1 : 0);
+    const more = elsewhere.reduce((sum, { cache }) => sum + cache, Math.max(0, visitors) * largest(blocks));
+    if (more <= (kept.get(main) ?? 0)) return inferred;
+    kept.set(main, more);
+  }
+}
+
+function noDevice({ others, work }: Needs, place?: Place, limit?: number, room = 0): OptionError {
   const where =
     place === undefined ? "max_memory names no device that computes" : `device ${place} may take ${bytes(limit!)}`;
-  const what = `${OTHERS} has to be on one, which takes ${bytes(others)} beside ${bytes(work)} of work space`;
+  const visitors = room > 0 ? `, and ${bytes(room)} for blocks that visit it` : "";
+  const what = `${OTHERS} has to be on one, which takes ${bytes(others)} beside ${bytes(work)} of work space${visitors}`;
   return new OptionError(`${where}: ${what}`, {
     details: { option: "max_memory" },
     hint: place === undefined ? 'add one: { cpu: "8GB" }' : "raise its max_memory, or leave the device out",

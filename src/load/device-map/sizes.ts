@@ -35,7 +35,7 @@ const BYTES: ReadonlyMap<string, number> = new Map(
 );
 
 /** Bytes of one element of a dtype: "float16", "torch.float16", "bf16", "int4". @throws OptionError for an unknown one */
-export function elementBytes(dtype: unknown, option = "dtype"): number {
+function elementBytes(dtype: unknown, option = "dtype"): number {
   const given = typeof dtype === "string" ? dtype.replace(/^torch\./, "") : "";
   const own = parseDType(given);
   const bytes = BYTES.get(given) ?? (own ? BYTES.get(torchName(own)) : undefined);

@@ -2,7 +2,7 @@
 
 import { isSpace } from "../text.js";
 
-export function isBlank(unit: number): boolean {
+function isBlank(unit: number): boolean {
   return isSpace(unit) || (unit >= 0x1c && unit <= 0x1f);
 }
 

@@ -32,7 +32,7 @@ const readShader = family("probe_read", () => ({
   if (total == ${IMPROBABLE} && lid == 0u) { y[P.y] = total; }`,
 }));
 
-export const probeRead: Kernel = {
+const probeRead: Kernel = {
   op: new Op({ signature: "probe_read: x[N]:f32 -> y[1]:f32", reference: unmeasured }),
   record({ operands: [x, y] }, recorder) {
     const numbers = { count: Math.floor(x!.count / 4), x: x!.offset / 4, y: y!.offset, readers: READERS };
@@ -50,7 +50,7 @@ const copyShader = family("probe_copy", () => ({
   body: "if (gid < P.count) { y[P.y + gid] = x[P.x + gid]; }",
 }));
 
-export const probeCopy: Kernel = {
+const probeCopy: Kernel = {
   op: new Op({ signature: "probe_copy: x[N]:f32 y[N]:f32! ->", reference: unmeasured }),
   record({ operands: [x, y] }, recorder) {
     const count = Math.floor(x!.count / 4);

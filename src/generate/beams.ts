@@ -14,6 +14,7 @@ import type { GenerateOutput } from "./options.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import { logSoftmax } from "./processors/host/base.js";
 import type { HostProcessor } from "./processors/host-processor.js";
+import type { Kept } from "./scores.js";
 import { DecodeSession } from "./session.js";
 
 export interface BeamOptions {
@@ -29,6 +30,8 @@ export interface BeamOptions {
   readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
   readonly cross?: CrossCache;
+  /** Gets the scores of each step. */
+  readonly kept?: Kept | undefined;
 }
 
 export interface BeamResult {
@@ -36,6 +39,10 @@ export interface BeamResult {
   readonly texts: readonly (readonly number[])[];
   /** The sum of their log-probabilities, divided by length ** length_penalty. */
   readonly scores: readonly number[];
+  /** The row that each of its tokens continues. */
+  readonly rows: readonly (readonly number[])[];
+  /** Steps that were taken. */
+  readonly steps: number;
 }
 
 /** Less than any score: what transformers adds to candidates that do not count. */
@@ -44,8 +51,9 @@ const OUT = -1e9;
 interface Beam {
   /** f32 sum of log-probabilities. */
   readonly score: number;
-  /** New tokens. */
+  /** New tokens, and the rows that they continue. */
   readonly ids: readonly number[];
+  readonly rows: readonly number[];
 }
 
 interface Slot extends Beam {
@@ -54,6 +62,8 @@ interface Slot extends Beam {
 
 /** The beams of one prompt. */
 interface Item {
+  /** The row of its first beam. */
+  readonly first: number;
   running: Beam[];
   slots: Slot[];
   /** False once no running beam can become better than the finished ones; it stays so. */
@@ -105,12 +115,14 @@ export async function beamSearch(
   for (let row = 0; row < shape.rows; row++) {
     if (row % num_beams > 0) session.fork(row - (row % num_beams), row, request, row);
   }
-  const items: Item[] = prompts.map(() => ({
-    running: Array.from({ length: num_beams }, (_, n) => ({ score: n === 0 ? 0 : OUT, ids: [] })),
-    slots: Array.from({ length: num_beams }, () => ({ score: OUT, ids: [], finished: false })),
+  const items: Item[] = prompts.map((_, item) => ({
+    first: item * num_beams,
+    running: Array.from({ length: num_beams }, (_, n) => ({ score: n === 0 ? 0 : OUT, ids: [], rows: [] })),
+    slots: Array.from({ length: num_beams }, () => ({ score: OUT, ids: [], rows: [], finished: false })),
     open: true,
   }));
-  for (let length = 1; ; length++) {
+  let length = 1;
+  for (; ; length++) {
     await session.step();
     if (length === 1) progress?.(promptProgress("done", total, total));
     throwIfAborted(signal, "generation");
@@ -130,7 +142,7 @@ export async function beamSearch(
       finish(item, candidates, hits, length, beams);
       const next = proceed(item, candidates, hits, num_beams);
       for (const { from, id } of next) {
-        parents.push(n * num_beams + from);
+        parents.push(item.first + from);
         tokens.push(id);
       }
       item.open &&= canImprove(item, length, config.max_new_tokens, beams);
@@ -140,7 +152,12 @@ export async function beamSearch(
     session.reorder(parents, tokens);
   }
   const best = items.flatMap(({ slots }) => slots.slice(0, beams.num_return_sequences));
-  return { texts: best.map(({ ids }) => ids), scores: best.map(({ score }) => score) };
+  return {
+    texts: best.map(({ ids }) => ids),
+    scores: best.map(({ score }) => score),
+    rows: best.map(({ rows }) => rows),
+    steps: length,
+  };
 }
 
 /** The best of many candidates, the best first; of equal ones the earlier. */
@@ -167,21 +184,24 @@ class Best {
  * probabilities without replacement, as drawn.
  */
 async function continuations(
-  { running }: Item,
+  { running, first }: Item,
   item: number,
   prompt: readonly number[] | Int32Array,
   tap: Tap,
-  { config, processors }: BeamOptions,
+  { config, processors, kept }: BeamOptions,
 ): Promise<Candidate[]> {
   const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
   const sums: Float32Array[] = [];
   for (const [from, beam] of running.entries()) {
-    const row = item * running.length + from;
+    const row = first + from;
+    const step = beam.ids.length;
     const scores = tap.rows.get(row)!;
+    kept?.logits?.add(step, row, scores);
     logSoftmax(scores);
     const ids = [...prompt, ...beam.ids];
-    const at = { row, ids, prompt: prompt.length, step: beam.ids.length };
+    const at = { row, ids, prompt: prompt.length, step };
     for (const processor of processors) await processor.process(scores, at);
+    kept?.scores?.add(step, row, scores);
     for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! + beam.score;
     sums.push(scores);
   }
@@ -241,10 +261,16 @@ function finish(
     const finished = n < num_beams && hits[n]!;
     const normed = Math.fround(score / length ** length_penalty);
     const counts = finished && !full && item.open;
-    return { score: counts ? normed : normed + OUT, ids: [...item.running[from]!.ids, id], finished };
+    return { score: counts ? normed : normed + OUT, ...continued(item, from, id), finished };
   });
   // Stable: of equal scores the earlier one stays.
   item.slots = [...item.slots, ...added].sort((a, b) => b.score - a.score).slice(0, num_beams);
+}
+
+/** A beam's text with another token. */
+function continued({ running, first }: Item, from: number, id: number): Pick<Beam, "ids" | "rows"> {
+  const { ids, rows } = running[from]!;
+  return { ids: [...ids, id], rows: [...rows, first + from] };
 }
 
 /** The beams that run on: the best that do not end. */
@@ -258,7 +284,7 @@ function proceed(
   const next = order.sort((a, b) => b.key - a.key).slice(0, num_beams);
   item.running = next.map(({ candidate: { from, id }, key }) => ({
     score: Math.fround(key),
-    ids: [...item.running[from]!.ids, id],
+    ...continued(item, from, id),
   }));
   return next.map(({ candidate }) => candidate);
 }
@@ -273,7 +299,12 @@ function canImprove({ running, slots }: Item, length: number, most: number, beam
 }
 
 /** The result of `generate`: prompts, each for every text that is returned, with the new tokens, filled with the padding id. */
-export function outputOf(batch: Batch, { texts, scores }: BeamResult, config: GenerationConfig): GenerateOutput {
+export function outputOf(
+  batch: Batch,
+  { texts, scores, rows, steps }: BeamResult,
+  config: GenerationConfig,
+  kept: Kept | undefined,
+): GenerateOutput {
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const { num_return_sequences } = config.beams;
   const sequences = texts.map((ids, n) => {
@@ -281,7 +312,8 @@ export function outputOf(batch: Batch, { texts, scores }: BeamResult, config: Ge
     const prompt = batch.ids.subarray(item * batch.steps, (item + 1) * batch.steps);
     return [...prompt, ...ids, ...new Array<number>(longest - ids.length).fill(config.pad_token_id)];
   });
-  return { sequences, sequences_scores: [...scores] };
+  const beam_indices = rows.map((own) => [...own, ...new Array<number>(longest - own.length).fill(-1)]);
+  return { sequences, sequences_scores: [...scores], beam_indices, ...keptScores(kept, steps) };
 }
 
 /** Callers may have asked for no beams themselves. */
@@ -291,21 +323,12 @@ const ONE_BEAM = "pass num_beams: 1, where generation_config.json may say more; 
 export function checkBeams(
   call: string,
   { beams }: GenerationConfig,
-  options: { readonly streamer?: unknown; readonly output_scores?: boolean | undefined } & Readonly<
-    Record<string, unknown>
-  >,
+  options: Readonly<Record<string, unknown>>,
 ): void {
   const refuse = (option: string, message: string, hint?: string): never => {
     throw new OptionError(message, { details: { option }, hint });
   };
-  if (beams.num_beams === 1) {
-    if (!options.output_scores) return;
-    refuse(
-      "output_scores",
-      "output_scores is for beams",
-      "stream({ logprobs: true }) gives the log-probabilities of tokens",
-    );
-  }
+  if (beams.num_beams === 1) return;
   if (call === "stream") refuse("num_beams", "beams are known only at their end, so they cannot be streamed", ONE_BEAM);
   for (const option of ["streamer", "assistant_model", "logprobs"]) {
     if (options[option]) refuse(option, `${option} cannot be used with beams`, ONE_BEAM);
@@ -315,9 +338,18 @@ export function checkBeams(
 
 /** What `generate` gives: the sequences alone, or all that was asked for. */
 export function returned(
-  { sequences, sequences_scores }: GenerateOutput,
+  { sequences, sequences_scores, beam_indices, ...kept }: GenerateOutput,
   options: { readonly return_dict_in_generate?: boolean | undefined; readonly output_scores?: boolean | undefined },
 ): number[][] | GenerateOutput {
   if (!options.return_dict_in_generate) return sequences;
-  return { sequences, ...(options.output_scores && sequences_scores ? { sequences_scores } : {}) };
+  const ofBeams = options.output_scores && sequences_scores ? { sequences_scores, beam_indices: beam_indices! } : {};
+  return { sequences, ...ofBeams, ...kept };
+}
+
+/** The scores of the steps that were taken. */
+export function keptScores(kept: Kept | undefined, steps: number): Pick<GenerateOutput, "scores" | "logits"> {
+  return {
+    ...(kept?.scores ? { scores: kept.scores.take(steps) } : {}),
+    ...(kept?.logits ? { logits: kept.logits.take(steps) } : {}),
+  };
 }

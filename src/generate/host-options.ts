@@ -71,8 +71,13 @@ export const HOST = { ...PROCESSORS, ...BEAMS };
 export const RETURNS = {
   /** An object with `sequences`, and `sequences_scores` of beams, instead of the sequences alone. */
   return_dict_in_generate: flag(),
-  /** With return_dict_in_generate: the scores of beams. */
+  /**
+   * With return_dict_in_generate: `scores` of all tokens in each step, after all processors, and `sequences_scores` of beams. All
+   * processors then run on the host.
+   */
   output_scores: flag(),
+  /** With return_dict_in_generate: `logits` of each step, as the model gives them. */
+  output_logits: flag(),
 };
 
 export type HostField = keyof typeof PROCESSORS;

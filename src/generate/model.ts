@@ -12,7 +12,7 @@ import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
-import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
+import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
@@ -34,6 +34,7 @@ import {
 import { type Chunk, chunksOf } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
+import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
 import { type TextStep, withTexts } from "./texts.js";
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
@@ -152,15 +153,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const prepared = this.#prepare("generate", given);
     const { batch, config, options } = prepared;
     const copies = rowsPerPrompt(config.beams);
-    const output: GenerateOutput =
-      config.beams.num_beams > 1
-        ? await this.#search(prepared)
-        : { sequences: await collect(batch, copies, () => this.#steps(prepared), options.streamer) };
-    return returned(output, options);
+    const kept = keptBy(options, batch.rows * copies);
+    if (config.beams.num_beams > 1) return returned(await this.#search(prepared, kept), options);
+    const sequences = await collect(batch, copies, () => this.#steps(prepared, kept), options.streamer);
+    return returned({ sequences, ...keptScores(kept, sequences[0]!.length - batch.steps) }, options);
   }
 
-  async #search({ batch, config: given, ending, options }: Prepared): Promise<GenerateOutput> {
-    const { config, processors } = onHost(given, options);
+  async #search({ batch, config: given, ending, options }: Prepared, kept: Kept | undefined): Promise<GenerateOutput> {
+    const { config, processors } = onHost(given, { ...options, kept });
     const { beams } = config;
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { bytes } = this.#cacheOf(batch, config);
@@ -176,9 +176,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         signal,
         progress,
         processors,
+        kept,
       });
       this.checkUsable();
-      return outputOf(batch, found, config);
+      return outputOf(batch, found, config, kept);
     } finally {
       this.#caches -= bytes;
       await this.release();
@@ -209,6 +210,20 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       eachPrompt(prepared.batch, rowsPerPrompt(prepared.config.beams)),
       skip_special_tokens,
     );
+  }
+
+  /**
+   * The scores of the tokens that were chosen, [B][new]: those of `generate({ return_dict_in_generate, output_scores })` for its
+   * sequences; 0 behind the end of a beam's text.
+   * @param scores [steps][rows] of f32[V]
+   * @throws OptionError, ShapeError for what does not fit
+   */
+  compute_transition_scores(
+    sequences: readonly (readonly number[])[],
+    scores: StepScores,
+    options?: TransitionOptions,
+  ): number[][] {
+    return transitionScores(sequences, scores, options);
   }
 
   /** The cache dtype of a generation with these options, and the bytes it takes on the device. */
@@ -266,8 +281,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return { batch, config, ending: endingOf(config, options), options };
   }
 
-  async *#steps({ batch, config: given, ending, options }: Prepared): AsyncGenerator<Step> {
-    const { config, processors } = onHost(given, options);
+  async *#steps({ batch, config: given, ending, options }: Prepared, kept?: Kept): AsyncGenerator<Step> {
+    const { config, processors } = onHost(given, { ...options, kept });
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];

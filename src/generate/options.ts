@@ -38,6 +38,7 @@ import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { PromptProgress } from "./prefill.js";
 import type { HostProcessor, PrefixAllowedTokens } from "./processors/host-processor.js";
 import { PYTHON, type PythonOptions } from "./python.js";
+import type { StepScores } from "./scores.js";
 import { isTokenizer, type Streamer } from "./streamers.js";
 import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
 
@@ -284,6 +285,12 @@ export interface GenerateOutput {
   readonly sequences: number[][];
   /** With `output_scores` and beams: the score of each sequence. */
   readonly sequences_scores?: number[];
+  /** With `output_scores`: [steps][rows], f32[V] each, after all processors; of beams, log-probabilities of each beam. */
+  readonly scores?: StepScores;
+  /** With `output_logits`: the same as the model gives them. */
+  readonly logits?: StepScores;
+  /** With `output_scores` and beams: the row of `scores` that each new token comes from; -1 behind a text's end. */
+  readonly beam_indices?: number[][];
 }
 
 /** Options of stream alone. */
@@ -293,7 +300,8 @@ const STREAM_ONLY = {
 };
 
 /** All options of stream. */
-export const STREAM = { ...omit(GENERATE, ["streamer", "return_dict_in_generate", "output_scores"]), ...STREAM_ONLY };
+const OF_RETURNS = ["streamer", "return_dict_in_generate", "output_scores", "output_logits"] as const;
+export const STREAM = { ...omit(GENERATE, OF_RETURNS), ...STREAM_ONLY };
 
 export interface StreamOptions
   extends Omit<GenerateOptions, "streamer" | keyof typeof RETURNS>,
@@ -311,7 +319,7 @@ export interface Seq2SeqGenerateOptions
 
 /** All options of an encoder-decoder's stream. */
 export const SEQ2SEQ_STREAM = {
-  ...omit(SEQ2SEQ_GENERATE, ["streamer", "return_dict_in_generate", "output_scores"]),
+  ...omit(SEQ2SEQ_GENERATE, OF_RETURNS),
   ...STREAM_ONLY,
 };
 

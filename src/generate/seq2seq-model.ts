@@ -11,7 +11,7 @@ import { logits } from "../nn/decoder.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { type After, type Inputs, type InputsNamed, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
-import { beamSearch, checkBeams, outputOf, returned } from "./beams.js";
+import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
 import { type Ends, endingOf } from "./ending.js";
@@ -38,6 +38,7 @@ import {
 } from "./options.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
+import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
@@ -143,24 +144,27 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const prepared = this.#prepare("generate", given);
     const known = await this.#withLanguages(prepared);
     const copies = rowsPerPrompt(known.config.beams);
-    const output: GenerateOutput =
-      known.config.beams.num_beams > 1
-        ? await this.#search(known)
-        : { sequences: await collect(known.decoder, copies, () => this.#steps(known), known.options.streamer) };
-    return returned(output, known.options);
+    const { config, decoder, options } = known;
+    const kept = keptBy(options, decoder.rows * copies);
+    if (config.beams.num_beams > 1) return returned(await this.#search(known, kept), options);
+    const sequences = await collect(decoder, copies, () => this.#steps(known, kept), options.streamer);
+    return returned({ sequences, ...keptScores(kept, sequences[0]!.length - decoder.steps) }, options);
   }
 
-  async #search({ encoder, decoder, config: given, cache_dtype, ending, options }: Prepared): Promise<GenerateOutput> {
-    const { config, processors } = onHost(given, options, textsOf(encoder));
+  async #search(
+    { encoder, decoder, config: given, cache_dtype, ending, options }: Prepared,
+    kept: Kept | undefined,
+  ): Promise<GenerateOutput> {
+    const { config, processors } = onHost(given, { ...options, kept }, textsOf(encoder));
     const { beams } = config;
     const { signal } = options;
     this.hold();
     try {
       using cross = encodeInto(this.device, this.module, encoder, cache_dtype, beams.num_beams);
-      const search = { config, beams, cache_dtype, ends: ending(), signal, processors, cross };
+      const search = { config, beams, cache_dtype, ends: ending(), signal, processors, cross, kept };
       const found = await beamSearch(this.device, this.module, decoder, search);
       this.checkUsable();
-      return outputOf(decoder, found, config);
+      return outputOf(decoder, found, config, kept);
     } finally {
       await this.release();
     }
@@ -298,9 +302,18 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     return { decoder: { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined } };
   }
 
-  async *#steps(prepared: Prepared): AsyncGenerator<Step> {
+  /** As that of PreTrainedModel. @throws OptionError, ShapeError for what does not fit */
+  compute_transition_scores(
+    sequences: readonly (readonly number[])[],
+    scores: StepScores,
+    options?: TransitionOptions,
+  ): number[][] {
+    return transitionScores(sequences, scores, options);
+  }
+
+  async *#steps(prepared: Prepared, kept?: Kept): AsyncGenerator<Step> {
     const { encoder, decoder, cache_dtype, ending, options } = prepared;
-    const { config, processors } = onHost(prepared.config, options, textsOf(encoder));
+    const { config, processors } = onHost(prepared.config, { ...options, kept }, textsOf(encoder));
     const { signal, logprobs: scores } = options;
     this.hold();
     try {

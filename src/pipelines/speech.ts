@@ -33,7 +33,7 @@ const OF_GENERATE = omit(SPEECH_GENERATE, [
     "tokenizer",
     "return_dict_in_generate",
   ] as const),
-  ...(["output_scores", "num_return_sequences", "use_cache"] as const),
+  ...(["output_scores", "output_logits", "num_return_sequences", "use_cache"] as const),
 ]);
 const RECOGNIZE = { ...OF_GENERATE, ...CHUNKS } satisfies Table;
 export interface SpeechRecognitionOptions extends Options<typeof RECOGNIZE> {}

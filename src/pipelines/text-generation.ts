@@ -44,7 +44,7 @@ const OWN = {
 /** Options of generate() that a pipeline of text takes. */
 export const OF_GENERATE = omit(GENERATE, [
   ...(["input_ids", "attention_mask", "token_type_ids", "tokenizer", "use_cache"] as const),
-  ...(["return_dict_in_generate", "output_scores", "logprobs"] as const),
+  ...(["return_dict_in_generate", "output_scores", "output_logits", "logprobs"] as const),
 ]);
 const CONTINUE = { ...OF_GENERATE, ...OWN };
 export interface TextGenerationOptions extends Options<typeof CONTINUE> {}

@@ -19,7 +19,7 @@ const OWN = {
 const WRITE = {
   ...omit(SEQ2SEQ_GENERATE, [
     ...(["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "tokenizer", "use_cache"] as const),
-    ...(["return_dict_in_generate", "output_scores", "logprobs", "streamer"] as const),
+    ...(["return_dict_in_generate", "output_scores", "output_logits", "logprobs", "streamer"] as const),
   ]),
   ...OWN,
 };

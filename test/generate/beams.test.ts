@@ -130,7 +130,6 @@ describe("beam search", () => {
       [{ ...beams, num_return_sequences: 3 }, /needs as many beams/],
       [{ ...beams, streamer: { put() {}, end() {} } }, /streamer cannot be used with beams/],
       [{ ...beams, prompt_lookup_num_tokens: 2 }, /take no guesses/],
-      [{ input_ids, output_scores: true }, /is for beams/],
       [{ ...beams, early_stopping: "soon" }, /early_stopping must be true, false or "never"/],
     ];
     for (const [options, message] of refused) await expect(llama.generate(options as never)).rejects.toThrow(message);

@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { OptionError } from "../../src/core/errors.js";
+import { OctavoError, OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer } from "../../src/generate/auto.js";
 import type { GenerateOptions } from "../../src/generate/model.js";
 import { NoBadWordsLogitsProcessor } from "../../src/generate/processors/host/index.js";
@@ -30,7 +30,19 @@ interface Case {
   readonly attention_mask: number[][];
   readonly sequences: number[][];
 }
-const { cases, max_new_tokens } = readJson<{ cases: Case[]; max_new_tokens: number }>("generation", "endings.json");
+interface Scored {
+  readonly options: Record<string, unknown>;
+  readonly input_ids: number[][];
+  readonly sequences: number[][];
+  readonly beam_indices: number[][] | null;
+  readonly transitions: number[][][];
+  readonly scores: number[][];
+  readonly logits: number[][];
+}
+const { cases, max_new_tokens, scored } = readJson<{ cases: Case[]; max_new_tokens: number; scored: Scored[] }>(
+  "generation",
+  "endings.json",
+);
 const greedy = { do_sample: false, max_new_tokens };
 const fox = tokenizer(["The old king"]);
 
@@ -219,6 +231,63 @@ describe("beams that are drawn", () => {
     // Fewer tokens than draws.
     const few = { ...options, top_k: 1, max_new_tokens: 4 };
     expect(await llama.generate({ input_ids }, { ...few, seed: 1 })).toHaveLength(2);
+  });
+});
+
+describe("scores", () => {
+  const near = (got: readonly number[], want: readonly number[]): void => {
+    expect(got.length).toBe(want.length);
+    for (const [n, value] of want.entries()) expect(Math.abs(got[n]! - value)).toBeLessThan(1e-4);
+  };
+  test.each(scored.map((one) => [JSON.stringify(one.options), one] as const))("%s", async (_, one) => {
+    const { input_ids, options, sequences, beam_indices, transitions } = one;
+    const output = await llama.generate(
+      { input_ids },
+      { ...options, return_dict_in_generate: true, output_scores: true, output_logits: true },
+    );
+    expect(output.sequences).toEqual(sequences);
+    expect(output.beam_indices).toEqual(beam_indices ?? undefined);
+    const some = (row: Float32Array): number[] => [...row.filter((_, n) => n % 9 === 0)];
+    expect([output.scores!.length, output.logits!.length]).toEqual([one.scores.length, one.logits.length]);
+    one.scores.forEach((want, step) => {
+      near(some(output.scores![step]![1]!), want);
+    });
+    one.logits.forEach((want, step) => {
+      near(some(output.logits![step]![1]!), want);
+    });
+    for (const [n, normalize_logits] of [false, true].entries()) {
+      const own = { beam_indices: output.beam_indices, normalize_logits };
+      const got = llama.compute_transition_scores(output.sequences, output.scores!, own);
+      got.forEach((row, r) => {
+        near(row, transitions[n]![r]!);
+      });
+    }
+    const alone = await llama.generate({ input_ids }, { ...options, return_dict_in_generate: true });
+    expect(Object.keys(alone)).toEqual(["sequences"]);
+  });
+
+  test("of samples are what is drawn from; of rows that have ended there are none", async () => {
+    const input_ids = [
+      [5, 9],
+      [31, 8],
+    ];
+    const how = { do_sample: true, top_k: 3, seed: 2, max_new_tokens: 6, pad_token_id: 0 };
+    const plain = await llama.generate({ input_ids }, how);
+    const [ends] = plain[0]!.slice(3, 4);
+    const { sequences, scores } = await llama.generate(
+      { input_ids },
+      { ...how, eos_token_id: ends!, return_dict_in_generate: true, output_scores: true },
+    );
+    expect(sequences[0]!.slice(0, 4)).toEqual(plain[0]!.slice(0, 4));
+    expect(scores![0]![0]!.filter((score) => score > Number.NEGATIVE_INFINITY).length).toBe(3);
+    expect(scores!.at(-1)![0]!.every(Number.isNaN)).toBe(true);
+    const own = llama.compute_transition_scores(sequences, scores!, { normalize_logits: true });
+    expect(own[1]!.every((score) => score <= 0 && score > Math.log(1e-6))).toBe(true);
+    for (const odd of [[[1]], 3, [[new Float32Array(2)]]]) {
+      expect(() => llama.compute_transition_scores(sequences, odd as never)).toThrow(OctavoError);
+    }
+    const both = { prompt_lookup_num_tokens: 2, return_dict_in_generate: true, output_scores: true } as const;
+    await expect(llama.generate({ input_ids }, both)).rejects.toThrow(/cannot be combined with output_scores/);
   });
 });
 

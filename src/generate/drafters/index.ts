@@ -27,6 +27,9 @@ interface DraftOptions {
   readonly assistant_model?: Assistant;
   readonly logits_processor?: readonly HostProcessor[];
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens;
+  readonly return_dict_in_generate?: boolean;
+  readonly output_scores?: boolean;
+  readonly output_logits?: boolean;
 }
 
 /** Most tokens guessed at a time; 0 without a drafter. */
@@ -53,9 +56,11 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
               ? "logits_processor"
               : options.prefix_allowed_tokens_fn
                 ? "prefix_allowed_tokens_fn"
-                : config.host
-                  ? listed(Object.keys(config.host))
-                  : undefined;
+                : options.return_dict_in_generate && (options.output_scores || options.output_logits)
+                  ? "output_scores and output_logits"
+                  : config.host
+                    ? listed(Object.keys(config.host))
+                    : undefined;
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

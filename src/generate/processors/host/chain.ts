@@ -2,6 +2,7 @@
 
 import { OptionError } from "../../../core/errors.js";
 import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
+import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
 
@@ -15,6 +16,8 @@ export interface HostPart {
 interface OwnProcessors {
   readonly logits_processor?: readonly HostProcessor[] | undefined;
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
+  /** Scores to keep: then the host does everything. */
+  readonly kept?: Kept | undefined;
 }
 
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
@@ -28,12 +31,12 @@ const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_s
  */
 export function onHost(
   config: GenerationConfig,
-  { logits_processor = [], prefix_allowed_tokens_fn: allowed }: OwnProcessors,
+  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept }: OwnProcessors,
   encoder?: readonly (readonly number[])[],
 ): HostPart {
   const { host = {}, beams, do_sample, max_new_tokens } = config;
   const { num_beams } = beams;
-  if (config.host === undefined && !allowed) return { config, processors: logits_processor };
+  if (config.host === undefined && !allowed && !kept) return { config, processors: logits_processor };
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
@@ -51,7 +54,7 @@ export function onHost(
     eos_token_id: some(config.eos_token_ids),
   };
   const own = [typical_p, epsilon_cutoff, eta_cutoff].some((value) => value !== undefined);
-  const warps = do_sample && (own || num_beams > 1);
+  const warps = do_sample && (own || kept !== undefined || num_beams > 1);
   const { temperature, top_k, top_p, min_p } = config;
   const warpers: ProcessorConfig = warps
     ? {
@@ -92,5 +95,9 @@ export function onHost(
     ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
   };
   const last = warps || renormalize_logits ? [at(warpers)] : [];
-  return { config: device, processors: [at(text, allowed), ...logits_processor, ...last] };
+  // Beams keep their scores themselves: theirs are log-probabilities.
+  const [first, end] = num_beams > 1 ? [] : [kept?.logits, kept?.scores];
+  const ends = (record: ScoreRecord | undefined): HostProcessor[] => (record ? [record.processor] : []);
+  const processors = [...ends(first), at(text, allowed), ...logits_processor, ...last, ...ends(end)];
+  return { config: device, processors };
 }

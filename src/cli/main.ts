@@ -4,25 +4,31 @@
 
 import { createRequire } from "node:module";
 import { Command, CommanderError } from "commander";
-import { benchCommand } from "./bench.js";
-import { doctorCommand } from "./doctor.js";
-import { evalCommand } from "./eval.js";
 import { EXIT, exitCodeOf, failAsJson, hearInterrupts, printError } from "./failures.js";
-import { generateCommand } from "./generate.js";
-import { inspectCommand } from "./inspect.js";
-import { listCommand } from "./list.js";
 import { endWithReaders, print } from "./output.js";
-import { estimateCommand, planCommand } from "./plan.js";
-import { pullCommand } from "./pull.js";
-import { pushCommand } from "./push.js";
-import { quantizeCommand } from "./quantize.js";
-import { removeCommand } from "./remove.js";
-import { runCommand } from "./run-task.js";
 import { routed, usageError } from "./usage.js";
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
 
-function program(): Command {
+/** Each loads its own file: a command starts without the others. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  generate: async () => (await import("./generate.js")).generateCommand(),
+  run: async () => (await import("./run-task.js")).runCommand(),
+  inspect: async () => (await import("./inspect.js")).inspectCommand(),
+  plan: async () => (await import("./plan.js")).planCommand(),
+  "estimate-memory": async () => (await import("./plan.js")).estimateCommand(),
+  quantize: async () => (await import("./quantize.js")).quantizeCommand(),
+  eval: async () => (await import("./eval.js")).evalCommand(),
+  bench: async () => (await import("./bench.js")).benchCommand(),
+  doctor: async () => (await import("./doctor.js")).doctorCommand(),
+  pull: async () => (await import("./pull.js")).pullCommand(),
+  list: async () => (await import("./list.js")).listCommand(),
+  remove: async () => (await import("./remove.js")).removeCommand(),
+  push: async () => (await import("./push.js")).pushCommand(),
+};
+
+/** The command line with one of its commands, or with all. */
+async function program(only?: string): Promise<Command> {
   const root = new Command("octavo")
     .description("Runs Hugging Face transformer checkpoints in 8 and 4 bits")
     .usage('[command] [options], or octavo "a text to continue"')
@@ -57,18 +63,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memo
 With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","message":"...","hint":"..."}}.`,
     );
   const versionCommand = new Command("version").description("print the version").action(() => print(`${version}\n`));
-  const commands = [
-    generateCommand(),
-    runCommand(),
-    inspectCommand(),
-    planCommand(),
-    estimateCommand(),
-    quantizeCommand(),
-    evalCommand(),
-    benchCommand(),
-    doctorCommand(),
-    ...[pullCommand(), listCommand(), removeCommand(), pushCommand()],
-  ];
+  const loaders = only === undefined ? Object.values(COMMANDS) : [COMMANDS[only]!];
+  const commands = await Promise.all(loaders.map((load) => load()));
   for (const command of [...commands, versionCommand]) root.addCommand(command.copyInheritedSettings(root));
   return root;
 }
@@ -86,7 +82,8 @@ async function main(): Promise<number> {
   if (has(args, "--json")) failAsJson();
   // A child process of bench is ended by its parent, which tells it once.
   if (!has(args, "--child")) hearInterrupts();
-  const root = program();
+  const first = args.find((arg) => arg !== "--no-color");
+  const root = await program(first !== undefined && Object.hasOwn(COMMANDS, first) ? first : undefined);
   try {
     args = routed(args, root);
     await root.parseAsync([...args], { from: "user" });
@@ -94,7 +91,7 @@ async function main(): Promise<number> {
   } catch (thrown) {
     const printed = thrown instanceof CommanderError && /^commander\.(help|version)/.test(thrown.code);
     if (printed) return thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
-    const error = thrown instanceof CommanderError ? usageError(thrown, args, root) : thrown;
+    const error = thrown instanceof CommanderError ? usageError(thrown, args, await program()) : thrown;
     printError(error);
     return exitCodeOf(error);
   }

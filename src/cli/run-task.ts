@@ -2,14 +2,14 @@
 
 import { Command, InvalidArgumentError, Option } from "commander";
 import { isList } from "../core/checks.js";
-import { OptionError } from "../core/errors.js";
+import { OptionError, suggestion } from "../core/errors.js";
 import { FROM_PRETRAINED } from "../generate/options.js";
 import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { pipeline } from "../pipelines/node.js";
 import type { OpenPipeline } from "../pipelines/pipeline.js";
-import { TASKS } from "../pipelines/pipeline.js";
+import { kindNamed, TASKS } from "../pipelines/pipeline.js";
 import type { TaskName } from "../pipelines/signatures.js";
 import { addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
 import { onInterrupt } from "./failures.js";
@@ -77,6 +77,13 @@ async function run(task: string, model: string, given: readonly string[], flags:
   const { signal } = abort;
   onInterrupt(() => abort.abort(new Error("interrupted")));
   const { quiet = false, labels, option } = flags;
+  if (!kindNamed(task)) {
+    const near = suggestion(task, TASKS);
+    throw new OptionError(`there is no task ${task}${near ? `; did you mean ${near}?` : ""}`, {
+      hint: `octavo run --help lists the tasks; octavo generate ${task} "Once upon a time" continues a text`,
+      details: { task },
+    });
+  }
   const load = { ...optionsOf("run", WEIGHTS, flags), ...optionsOf("run", SOURCE, flags) };
   const clash = Object.keys(option).find((name) => Object.hasOwn(FROM_PRETRAINED, name));
   if (clash) throw new OptionError(`${clash} is a flag of its own: --${clash.replaceAll("_", "-")}`);

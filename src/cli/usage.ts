@@ -23,7 +23,6 @@ const MEASURES = "octavo eval measures quality, octavo bench measures speed";
 const ELSEWHERE: ReadonlyMap<string, string> = new Map(
   Object.entries({
     chat: 'octavo generate <model> --chat "What is a llama?" asks a model that has a chat template',
-    run: CONTINUES,
     complete: CONTINUES,
     serve: SERVES,
     server: SERVES,

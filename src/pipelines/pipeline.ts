@@ -115,13 +115,18 @@ export interface MakePipeline {
   ): Promise<Pipelines["translation"]["call"] & OpenPipeline>;
 }
 
+/** The task of a name, or of one of its other names; undefined for none. */
+export function kindNamed(task: unknown): Kind | undefined {
+  if (typeof task !== "string") return undefined;
+  const name = ALIASES[task] ?? task;
+  if (Object.hasOwn(KINDS, name)) return KINDS[name as TaskName];
+  return /^translation_\w+_to_\w+$/.test(name) ? text2text("translation", name) : undefined;
+}
+
 /** @throws OptionError naming the known tasks */
 function kindOf(task: unknown): Kind {
-  if (typeof task === "string") {
-    const name = ALIASES[task] ?? task;
-    if (Object.hasOwn(KINDS, name)) return KINDS[name as TaskName];
-    if (/^translation_\w+_to_\w+$/.test(name)) return text2text("translation", name);
-  }
+  const found = kindNamed(task);
+  if (found) return found;
   const near = typeof task === "string" ? suggestion(task, TASKS) : undefined;
   throw new OptionError(`pipeline: no task ${show(task)}${near ? `; did you mean "${near}"?` : ""}`, {
     details: { option: "task" },

@@ -32,11 +32,12 @@ test("a task on arguments, on standard input, and as JSON", async () => {
 
 test("what is wrong is told before anything is loaded", async () => {
   for (const [args, message] of [
-    [["run", "fill-maks", folder, "x"], /did you mean "fill-mask"/],
+    [["run", "fill-maks", folder, "x"], /did you mean fill-mask\?/],
     [["run", "fill-mask", folder, "x", "-o", "top_k"], /name=value/],
     [["run", "fill-mask", folder, "x", "-o", "topk=2"], /top_k/],
     [["run", "fill-mask", folder, "x", "-o", "dtype=float32"], /--dtype/],
     [["run", "fill-mask"], /model/],
+    [["run", "storyteller", "Once upon a time"], /octavo generate storyteller/],
   ] as const) {
     const { code, stdout, stderr } = await octavo(args);
     expect([code, stdout]).toEqual([2, ""]);

@@ -3,7 +3,8 @@
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { Call, capitalized, replaced, textMethod } from "./methods.js";
-import { compare, formatted, operate } from "./operators.js";
+import { compare, DECIMALS, formatted, operate } from "./operators.js";
+import { codePoints } from "./search.js";
 import { test } from "./tests.js";
 import { fixedText, jsonOf, textOf } from "./text-of.js";
 import {
@@ -65,7 +66,11 @@ function keyed(path: Value, budget: Budget, folds: boolean): (item: Value) => Va
   };
 }
 
+/** What an item takes that is sorted, beside comparisons, or found again, in characters. */
+const HELD = 256;
+
 function sorted(items: readonly Value[], by: (item: Value) => Value, reverse: boolean, budget: Budget): Value[] {
+  budget.step(HELD * items.length); // a list that is in order is compared in one walk, but held and given like any other
   const keys = items.map((item) => [by(item), item] as const);
   keys.sort(([a], [b]) => (reverse ? compare(b, a, budget) : compare(a, b, budget)));
   return keys.map(([, item]) => item);
@@ -141,7 +146,8 @@ function json(value: Value, given: Call, budget: Budget): string {
   return jsonOf(value, { indent: margin, item, key, sorts, ascii }, budget);
 }
 
-function rounded(value: Value, given: Call): Value {
+function rounded(value: Value, given: Call, budget: Budget): Value {
+  budget.step(DECIMALS);
   const number = numberOf(value) ?? refuse(`round needs a number, got ${typeOf(value)}`);
   const [precision, way] = [given.whole("precision", 0), given.text("method", "common")];
   given.end();
@@ -359,6 +365,7 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
       given.end();
       const seen = new Set<Key>();
       return itemsOf(value, budget).filter((item) => {
+        budget.step(HELD);
         const key = keyOf(by(item) ?? null);
         if (seen.has(key)) return false;
         seen.add(key);
@@ -371,20 +378,20 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
 ]);
 const SHORT: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
 
+/** Filters that make or ask something for each character. */
+const WALKS: ReadonlySet<string> = new Set(["e", "escape", "float", "indent", "int", "title", "wordcount"]);
+
 /** Applies a filter. @throws FormatError for one that is not known, and where it fails in Python */
 export function filter(name: string, value: Value, given: Arguments, budget: Budget): Value {
-  budget.step(typeof value === "string" ? value.length : 0);
+  if (typeof value !== "string") budget.step();
+  else if (WALKS.has(name)) budget.walk(value.length);
+  else budget.step(value.length);
   const apply = FILTERS.get(SHORT[name] ?? name) ?? refuse(`there is no filter ${JSON.stringify(name)}`);
   return apply(value, new Call(name, given), budget, given);
 }
 
 function lengthOf(value: Value, budget: Budget): number {
-  if (typeof value === "string") {
-    budget.step(value.length);
-    let count = 0;
-    for (let at = 0; at < value.length; at++, count++) if (value.codePointAt(at)! > 0xffff) at++;
-    return count;
-  }
+  if (typeof value === "string") return codePoints(value, budget);
   if (value instanceof Dict) return value.entries.size;
   return value === undefined ? 0 : (listOf(value)?.length ?? refuse(`${typeOf(value)} has no length`));
 }

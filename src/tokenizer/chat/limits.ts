@@ -10,7 +10,7 @@ const STEPS_FOR_EACH = 2_000;
 const CHARACTERS = 64;
 /** Longest text and longest list that a template may make. */
 const LONGEST = 8 * 1024 * 1024;
-const MOST_ITEMS = 100_000;
+export const MOST_ITEMS = 100_000;
 /** Levels of calls and expressions in each other. */
 const LEVELS = 400;
 const MILLISECONDS = 5_000;
@@ -46,6 +46,11 @@ export class Budget {
     if (performance.now() > this.#until) refuse(`it takes longer than ${MILLISECONDS / 1000} seconds`);
   }
 
+  /** Counts a walk over characters that makes or asks something for each of them. */
+  walk(characters: number): void {
+    this.step(16 * characters);
+  }
+
   /** Counts the making of a text, before it is made. @throws FormatError for one of more than 8 million characters */
   text(length: number): void {
     if (length > LONGEST) refuse(`it makes a text of more than ${LONGEST} characters`);
@@ -61,7 +66,7 @@ export class Budget {
   /** The same for a list. @throws FormatError for more than 100,000 items */
   items(count: number): void {
     if (count > MOST_ITEMS) refuse(`it makes a list of more than ${MOST_ITEMS} items`);
-    this.step(count * 16);
+    this.step(count * CHARACTERS);
   }
 
   /** Goes one level deeper. @throws FormatError below 400 levels */

@@ -1,7 +1,7 @@
 // Attributes, entries, methods and slices of a template's values.
 
 import type { Budget } from "./limits.js";
-import { refuse } from "./limits.js";
+import { MOST_ITEMS, refuse } from "./limits.js";
 import { dictMethod, listMethod, textMethod } from "./methods.js";
 import { Attributes, Callable, Dict, isList, keyOf, listOf, Namespace, Tuple, typeOf, type Value } from "./values.js";
 
@@ -10,10 +10,7 @@ function entry(of: Value, key: Value, budget: Budget): Value {
   if (of instanceof Namespace) return typeof key === "string" ? of.entries.get(key) : undefined;
   if (of instanceof Dict) return key === undefined ? undefined : of.entries.get(keyOf(key));
   if (typeof key !== "number") return undefined;
-  if (typeof of === "string") {
-    budget.step(of.length);
-    return Array.from(of).at(key);
-  }
+  if (typeof of === "string") return sliced(of, key, key === -1 ? undefined : key + 1, 1, budget) || undefined;
   return listOf(of)?.at(key);
 }
 
@@ -38,8 +35,11 @@ export function memberOf(of: Value, key: Value, computed: boolean, budget: Budge
   return value === undefined ? second() : value; // None is a value
 }
 
-function characters(text: string, budget: Budget): readonly string[] {
-  budget.text(text.length);
+/** A text whose places are those of its characters: itself, or a list of them where some are two units. */
+function characters(text: string, budget: Budget): string | readonly string[] {
+  budget.step(text.length);
+  if (!/[\ud800-\udfff]/.test(text)) return text;
+  budget.items(Math.min(text.length, MOST_ITEMS));
   return Array.from(text);
 }
 
@@ -52,8 +52,10 @@ export function sliced(of: Value, from: number | undefined, to: number | undefin
     at === undefined ? usual : Math.min(Math.max(at < 0 ? at + items.length : at, low), high);
   const first = by > 0 ? place(from, 0, 0, items.length) : place(from, items.length - 1, -1, items.length - 1);
   const last = by > 0 ? place(to, items.length, 0, items.length) : place(to, -1, -1, items.length - 1);
-  const kept: Value[] = [];
-  for (let at = first; by > 0 ? at < last : at > last; at += by) kept.push(items[at]);
-  budget.step(kept.length);
+  const count = Math.max(0, Math.ceil((last - first) / by));
+  if (by === 1 && typeof items === "string") return items.slice(first, first + count);
+  budget.step((by === 1 ? 16 : 64) * count);
+  const kept: Value[] = by === 1 ? (items.slice(first, first + count) as Value[]) : [];
+  for (let at = first; kept.length < count; at += by) kept.push(items[at]);
   return typeof of === "string" ? kept.join("") : isList(of) ? kept : new Tuple(kept);
 }

@@ -5,6 +5,7 @@ import { isAllBlank, lines, strip, words } from "./blanks.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { contains, counted } from "./operators.js";
+import { codePoints, countIn, partsOf, placeIn, replacedIn } from "./search.js";
 import { equal, textOf } from "./text-of.js";
 import { type Arguments, Dict, itemsOf, listOf, Tuple, typeOf, type Value } from "./values.js";
 
@@ -75,14 +76,9 @@ export function replaced(text: string, old: string, content: string, count: numb
     budget.text(text.length + most * content.length);
     return parts.slice(0, most + 1).join(content) + parts.slice(most + 1).join("");
   }
-  let [found, end] = [0, 0]; // replacements, and where the last one ends
-  for (let at = text.indexOf(old); at >= 0 && found !== count; at = text.indexOf(old, end)) {
-    found++;
-    end = at + old.length;
-  }
-  budget.step(found * 64);
+  const { found, end } = countIn(text, old, count < 0 ? Number.POSITIVE_INFINITY : count, budget);
   budget.text(text.length + found * (content.length - old.length));
-  return text.slice(0, end).replaceAll(old, content.replaceAll("$", "$$$$")) + text.slice(end);
+  return replacedIn(text.slice(0, end), old, content, budget) + text.slice(end);
 }
 
 function split(text: string, given: Call, fromRight: boolean, budget: Budget): Value[] {
@@ -91,6 +87,7 @@ function split(text: string, given: Call, fromRight: boolean, budget: Budget): V
   given.end();
   budget.text(text.length);
   if (separator === undefined || separator === null) {
+    budget.walk(text.length);
     const found = words(text);
     budget.items(found.length);
     const all = found.map(({ word }) => word);
@@ -101,7 +98,7 @@ function split(text: string, given: Call, fromRight: boolean, budget: Budget): V
   }
   if (typeof separator !== "string" || separator === "")
     return refuse("split: the separator must be text that is not empty");
-  const parts = text.split(separator);
+  const parts = partsOf(text, separator, budget);
   budget.items(parts.length);
   if (most < 0 || parts.length <= most + 1) return parts;
   return fromRight
@@ -136,7 +133,7 @@ function padded(text: string, given: Call, place: "left" | "right" | "both", bud
   const fill = given.text("fillchar", " ");
   given.end();
   if (Array.from(fill).length !== 1) refuse("the fill character must be one character");
-  const missing = Math.max(0, width - Array.from(text).length);
+  const missing = Math.max(0, width - codePoints(text, budget));
   budget.text(text.length + missing * fill.length);
   const before = place === "left" ? missing : place === "both" ? (missing >> 1) + (missing & width & 1) : 0;
   return fill.repeat(before) + text + fill.repeat(missing - before);
@@ -158,12 +155,12 @@ function format(text: string, { args, named }: Arguments, budget: Budget): strin
 }
 
 /** Places as Python counts them: in code points. */
-function find(text: string, given: Call, last: boolean, must: boolean): number {
+function find(text: string, given: Call, last: boolean, must: boolean, budget: Budget): number {
   const what = given.text("sub");
   given.end();
-  const at = last ? text.lastIndexOf(what) : text.indexOf(what);
+  const at = placeIn(text, what, last, budget);
   if (at < 0) return must ? refuse("substring not found") : -1;
-  return Array.from(text.slice(0, at)).length;
+  return codePoints(text.slice(0, at), budget);
 }
 
 function all(text: string, pattern: RegExp): boolean {
@@ -185,29 +182,33 @@ export function textMethod(text: string, name: string, budget: Budget): ((given:
 
 type TextMethod = (text: string, given: Call, budget: Budget, all: Arguments) => Value;
 
-function simple(change: (text: string) => Value): TextMethod {
-  return (text, given) => {
+/** @param walks it makes or asks something for each character */
+function simple(change: (text: string) => Value, walks = false): TextMethod {
+  return (text, given, budget) => {
     given.end();
+    if (walks) budget.walk(text.length);
     return change(text);
   };
 }
 
 function stripper(left: boolean, right: boolean): TextMethod {
-  return (text, given) => {
+  return (text, given, budget) => {
     const characters = given.any("chars");
     given.end();
     if (characters !== undefined && characters !== null && typeof characters !== "string") {
       return refuse(`strip needs text, got ${typeOf(characters)}`);
     }
-    return strip(text, characters ?? undefined, left, right);
+    const stripped = strip(text, characters ?? undefined, left, right);
+    budget.walk(text.length - stripped.length + (characters?.length ?? 0));
+    return stripped;
   };
 }
 
 function parted(last: boolean): TextMethod {
-  return (text, given) => {
+  return (text, given, budget) => {
     const separator = given.text("sep");
     given.end();
-    const at = last ? text.lastIndexOf(separator) : text.indexOf(separator);
+    const at = placeIn(text, separator, last, budget);
     if (at < 0) return new Tuple(last ? ["", "", text] : [text, "", ""]);
     return new Tuple([text.slice(0, at), separator, text.slice(at + separator.length)]);
   };
@@ -217,7 +218,7 @@ const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
   ["upper", simple((text) => text.toUpperCase())],
   ["lower", simple((text) => text.toLowerCase())],
   ["casefold", simple((text) => text.toLowerCase().replaceAll("\u00df", "ss"))],
-  ["title", simple(titled)],
+  ["title", simple(titled, true)],
   ["capitalize", simple(capitalized)],
   ["strip", stripper(true, true)],
   ["lstrip", stripper(true, false)],
@@ -227,14 +228,14 @@ const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
   ["isdecimal", simple((text) => all(text, /^\p{Nd}+$/u))],
   ["isnumeric", simple((text) => all(text, /^\p{N}+$/u))],
   ["isalnum", simple((text) => all(text, /^[\p{L}\p{N}]+$/u))],
-  ["isspace", simple(isAllBlank)],
+  ["isspace", simple(isAllBlank, true)],
   ["isupper", simple((text) => text === text.toUpperCase() && text !== text.toLowerCase())],
   ["islower", simple((text) => text === text.toLowerCase() && text !== text.toUpperCase())],
   ["startswith", (text, given) => starts(text, given, false)],
   ["endswith", (text, given) => starts(text, given, true)],
   ["split", (text, given, budget) => split(text, given, false, budget)],
   ["rsplit", (text, given, budget) => split(text, given, true, budget)],
-  ["splitlines", simple(lines)],
+  ["splitlines", simple(lines, true)],
   ["partition", parted(false)],
   ["rpartition", parted(true)],
   [
@@ -275,22 +276,23 @@ const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
   ],
   [
     "count",
-    (text, given) => {
+    (text, given, budget) => {
       const what = given.text("sub");
       given.end();
-      return what === "" ? Array.from(text).length + 1 : text.split(what).length - 1;
+      if (what === "") return codePoints(text, budget) + 1;
+      return countIn(text, what, Number.POSITIVE_INFINITY, budget).found;
     },
   ],
-  ["find", (text, given) => find(text, given, false, false)],
-  ["rfind", (text, given) => find(text, given, true, false)],
-  ["index", (text, given) => find(text, given, false, true)],
-  ["rindex", (text, given) => find(text, given, true, true)],
+  ["find", (text, given, budget) => find(text, given, false, false, budget)],
+  ["rfind", (text, given, budget) => find(text, given, true, false, budget)],
+  ["index", (text, given, budget) => find(text, given, false, true, budget)],
+  ["rindex", (text, given, budget) => find(text, given, true, true, budget)],
   [
     "zfill",
     (text, given, budget) => {
       const width = given.whole("width", 0);
       given.end();
-      const missing = Math.max(0, width - Array.from(text).length);
+      const missing = Math.max(0, width - codePoints(text, budget));
       budget.text(text.length + missing);
       const sign = /^[+-]/.test(text) ? 1 : 0;
       return text.slice(0, sign) + "0".repeat(missing) + text.slice(sign);

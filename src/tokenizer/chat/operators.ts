@@ -2,6 +2,7 @@
 
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
+import { placeIn } from "./search.js";
 import { equal, fixedText, textOf } from "./text-of.js";
 import { Dict, Float, isList, keyOf, listOf, numberOf, Tuple, typeOf, type Value } from "./values.js";
 
@@ -11,7 +12,7 @@ function unsupported(operator: string, a: Value, b: Value): never {
 
 /** The order of two values: negative, 0 or positive. @throws FormatError for values without an order */
 export function compare(a: Value, b: Value, budget: Budget): number {
-  budget.step(typeof a === "string" ? a.length : 0);
+  budget.step(typeof a === "string" ? 2 * a.length : 0);
   const [x, y] = [numberOf(a), numberOf(b)];
   if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : 0;
   if (typeof a === "string" && typeof b === "string") {
@@ -43,8 +44,7 @@ function compareText(a: string, b: string): number {
 /** True if `b` holds `a`. @throws FormatError where nothing can be held */
 export function contains(a: Value, b: Value, budget: Budget): boolean {
   if (typeof b === "string") {
-    budget.step(b.length);
-    return typeof a === "string" ? b.includes(a) : unsupported("in", a, b);
+    return typeof a === "string" ? placeIn(b, a, false, budget) >= 0 : unsupported("in", a, b);
   }
   if (b instanceof Dict) return b.entries.has(keyOf(a));
   if (b === undefined) return false;
@@ -150,6 +150,9 @@ export function operate(operator: string, a: Value, b: Value, budget: Budget): V
   return unsupported(operator, a, b);
 }
 
+/** What exact decimals take, in characters. */
+export const DECIMALS = 512;
+
 /** Python's `%` on texts, for the conversions that templates use. @throws FormatError for others */
 export function formatted(format: string, values: readonly Value[], budget: Budget): string {
   budget.text(format.length);
@@ -162,6 +165,7 @@ export function formatted(format: string, values: readonly Value[], budget: Budg
     if (kind === "s" && digits === undefined) return textOf(value, budget);
     if ((kind === "d" || kind === "i") && digits === undefined && Number.isFinite(number))
       return textOf(Math.trunc(number!), budget);
+    if (kind === "f" && number !== undefined) budget.step(DECIMALS);
     if (kind === "f" && number !== undefined)
       return fixedText(number, digits === undefined ? 6 : Number(digits.slice(1)));
     return refuse(`the format ${found} of ${typeOf(value)} is not supported`);

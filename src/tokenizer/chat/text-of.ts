@@ -50,10 +50,13 @@ export function fixedText(value: number, decimals: number): string {
   return sign + (tie ? exact.slice(0, decimals === 0 ? cut - 1 : cut) : rounded);
 }
 
-const UNPRINTABLE = /[\p{C}\p{Z}]/gu;
+/** What an escaped character takes, in characters. */
+const ESCAPED = 256;
+/** All but the space. */
+const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu;
 
 /** Python's repr() of a text. */
-function quoted(text: string): string {
+function quoted(text: string, budget: Budget): string {
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
   const escaped = text
     .replaceAll("\\", "\\\\")
@@ -62,7 +65,7 @@ function quoted(text: string): string {
     .replaceAll("\r", "\\r")
     .replaceAll("\t", "\\t")
     .replace(UNPRINTABLE, (char) => {
-      if (char === " ") return char;
+      budget.step(ESCAPED);
       const code = char.codePointAt(0)!;
       const [letter, digits] = code < 0x100 ? ["x", 2] : code < 0x10000 ? ["u", 4] : ["U", 8];
       return `\\${letter}${code.toString(16).padStart(digits as number, "0")}`;
@@ -70,11 +73,15 @@ function quoted(text: string): string {
   return quote + escaped + quote;
 }
 
+/** What a list or a dictionary takes beside its items, in characters. */
+const NESTED = 64;
+
 /** A value within a list or dictionary. */
 function repr(value: Value, budget: Budget): string {
   if (typeof value === "string") {
     budget.text(value.length);
-    return quoted(value);
+    budget.step(7 * value.length); // each character is looked at several times
+    return quoted(value, budget);
   }
   if (value === undefined) return "Undefined";
   return textOf(value, budget);
@@ -90,6 +97,7 @@ export function textOf(value: Value, budget: Budget): string {
   if (typeof value === "number") return intText(value);
   if (value instanceof Float) return floatText(value.value);
   const inside = (parts: string[], open: string, close: string) => {
+    budget.step(NESTED * (1 + parts.length));
     budget.text(parts.reduce((sum, part) => sum + part.length + 2, 2));
     return open + parts.join(", ") + close;
   };
@@ -129,13 +137,29 @@ export interface JsonSettings {
   readonly ascii: boolean;
 }
 
-function jsonString(text: string, { ascii }: JsonSettings): string {
-  const json = JSON.stringify(text);
-  return ascii
-    ? json.replace(/[\x7f-\uffff]/g, (unit) =>
-        unit === "\x7f" ? unit : `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
-      )
-    : json;
+/** Characters that become JSON at once: each may become six, and no more are made than a text may have. */
+const PIECE = 65_536;
+
+function jsonString(text: string, { ascii }: JsonSettings, budget: Budget): string {
+  const parts: string[] = [];
+  let made = 0;
+  for (let from = 0; from < text.length; ) {
+    let to = Math.min(from + PIECE, text.length);
+    if (to < text.length && (text.charCodeAt(to) & 0xfc00) === 0xdc00) to--;
+    const json = JSON.stringify(text.slice(from, to)).slice(1, -1);
+    const part = ascii
+      ? json.replace(/[\x7f-\uffff]/g, (unit) => {
+          budget.step();
+          return unit === "\x7f" ? unit : `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+        })
+      : json;
+    budget.output(made, part.length);
+    budget.walk(part.length - (to - from)); // what is escaped takes longer
+    made += part.length;
+    parts.push(part);
+    from = to;
+  }
+  return `"${parts.join("")}"`;
 }
 
 function keyText(key: Key, budget: Budget): string {
@@ -150,8 +174,7 @@ export function jsonOf(value: Value, settings: JsonSettings, budget: Budget, lev
   if (value === null) return "null";
   if (typeof value === "boolean") return String(value);
   if (typeof value === "string") {
-    budget.text(value.length);
-    return jsonString(value, settings);
+    return jsonString(value, settings, budget);
   }
   if (typeof value === "number") return textOf(value, budget);
   if (value instanceof Float) {
@@ -164,10 +187,11 @@ export function jsonOf(value: Value, settings: JsonSettings, budget: Budget, lev
   const [open, close] = items === undefined ? ["{", "}"] : ["[", "]"];
   if (settings.sorts) entries?.sort(([a], [b]) => (String(a) < String(b) ? -1 : 1));
   budget.enter();
+  budget.step(NESTED * (1 + (items ?? entries!).length));
   const parts =
     items?.map((item) => jsonOf(item, settings, budget, level + 1)) ??
     entries!.map(([key, item]) => {
-      const name = jsonString(keyText(keyOf(key), budget), settings);
+      const name = jsonString(keyText(keyOf(key), budget), settings, budget);
       return name + settings.key + jsonOf(item, settings, budget, level + 1);
     });
   budget.leave();

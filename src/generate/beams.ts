@@ -118,7 +118,12 @@ export async function beamSearch(
   const items: Item[] = prompts.map((_, item) => ({
     first: item * num_beams,
     running: Array.from({ length: num_beams }, (_, n) => ({ score: n === 0 ? 0 : OUT, ids: [], rows: [] })),
-    slots: Array.from({ length: num_beams }, () => ({ score: OUT, ids: [], rows: [], finished: false })),
+    slots: Array.from({ length: num_beams }, () => ({
+      score: Number.NEGATIVE_INFINITY,
+      ids: [],
+      rows: [],
+      finished: false,
+    })),
     open: true,
   }));
   let length = 1;
@@ -254,17 +259,21 @@ function finish(
   hits: readonly boolean[],
   length: number,
   beams: BeamConfig,
-) {
+): void {
   const { num_beams, length_penalty, early_stopping } = beams;
   const full = early_stopping === true && item.slots.every(({ finished }) => finished);
-  const added = candidates.map(({ from, id, score }, n): Slot => {
-    const finished = n < num_beams && hits[n]!;
-    const normed = Math.fround(score / length ** length_penalty);
-    const counts = finished && !full && item.open;
-    return { score: counts ? normed : normed + OUT, ...continued(item, from, id), finished };
-  });
-  // Stable: of equal scores the earlier one stays.
-  item.slots = [...item.slots, ...added].sort((a, b) => b.score - a.score).slice(0, num_beams);
+  if (full || !item.open) return;
+  const added = candidates
+    .filter((_, n) => n < num_beams && hits[n])
+    .map(({ from, id, score }): Slot => {
+      const normed = Math.fround(score / length ** length_penalty);
+      return { score: normed, ...continued(item, from, id), finished: true };
+    });
+  // Stable: of equal scores the earlier one stays. A penalty may take scores to infinity, and a text that ended is still better
+  // than none.
+  const better = (a: Slot, b: Slot): number =>
+    Number(b.finished) - Number(a.finished) || (b.score > a.score ? 1 : b.score < a.score ? -1 : 0);
+  item.slots = [...item.slots, ...added].sort(better).slice(0, num_beams);
 }
 
 /** A beam's text with another token. */
@@ -295,7 +304,7 @@ function canImprove({ running, slots }: Item, length: number, most: number, beam
   const reach = early_stopping === "never" && length_penalty > 0 ? most : length;
   const best = running[0]!.score / reach ** length_penalty;
   const worst = slots.reduce((least, { score }) => Math.min(least, score), Number.POSITIVE_INFINITY);
-  return slots.some(({ finished }) => best > (finished ? worst : OUT));
+  return slots.some(({ finished }) => !finished || best > worst);
 }
 
 /** The result of `generate`: prompts, each for every text that is returned, with the new tokens, filled with the padding id. */

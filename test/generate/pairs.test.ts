@@ -108,7 +108,7 @@ test("llama and T5, whatever is asked", { timeout: 300_000 }, async () => {
       const padded = prompts.map((prompt) => [...new Array<number>(longest - prompt.length).fill(0), ...prompt]);
       const attention_mask = prompts.map((prompt) => padded[0]!.map((_, n) => Number(n >= longest - prompt.length)));
       const model = (encodes ? t5 : llama) as typeof llama; // they differ in options that are not here
-      let output: number[][] | GenerateOutput;
+      let output: unknown;
       try {
         output = await model.generate({
           input_ids: padded,
@@ -122,7 +122,7 @@ test("llama and T5, whatever is asked", { timeout: 300_000 }, async () => {
         return;
       }
       done++;
-      const sequences = Array.isArray(output) ? (output as number[][]) : output.sequences;
+      const sequences = (Array.isArray(output) ? output : (output as GenerateOutput).sequences) as number[][];
       const start = encodes ? 1 : longest;
       expect(sequences).toHaveLength(prompts.length * Number(options.num_return_sequences ?? 1));
       for (const sequence of sequences) {

@@ -5,6 +5,7 @@ import { Device } from "../core/device.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { sentence, show } from "../core/show.js";
+import type { Pushed, PushOptions } from "../hub/push.js";
 import type { SpreadModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
@@ -186,6 +187,20 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     } finally {
       await this.release();
     }
+  }
+
+  /**
+   * Saves the model as `save_pretrained` does, and uploads it to a hub as one commit, through the package @huggingface/hub.
+   * @param id "org/name"; it is made if it does not exist
+   * @param options those of save_pretrained and of pushFolder; `dry_run` only says what would be uploaded
+   * @throws as save_pretrained and pushFolder; OctavoError in a page
+   */
+  async push_to_hub(id: string, options: PushOptions & SaveOptions = {}): Promise<Pushed> {
+    const push = this.#savable("push_to_hub").origin.push;
+    if (!push) throw new OctavoError("ERR_UNSUPPORTED", "push_to_hub: there are no files here to be uploaded");
+    const { max_shard_size, safe_serialization, variant, ...rest } = options;
+    const saving = { max_shard_size, safe_serialization, variant, signal: rest.signal };
+    return push((folder) => this.save_pretrained(folder, saving), id, rest);
   }
 
   /**

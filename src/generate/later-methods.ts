@@ -8,7 +8,6 @@ export const FUSED = "attention is always fused, in a kernel of its own, so ther
 
 /** Methods of models. */
 const METHODS = {
-  push_to_hub: "models are not sent to a hub yet: save_pretrained(folder) writes the files",
   add_adapter: ADAPTERS,
   load_adapter: ADAPTERS,
   to_bettertransformer: FUSED,

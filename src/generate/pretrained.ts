@@ -200,7 +200,7 @@ export async function loadPretrained<T extends Task>(
     const loaded = await loadModel(source, task, { ...loading, device: on });
     const { spread: several } = loaded;
     try {
-      const origin = { config: loaded.config_text, reopen, folders: platform.folders };
+      const origin = { config: loaded.config_text, reopen, folders: platform.folders, push: platform.push };
       const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
       return HOLDERS[task](all, several?.main ?? (on as Device), own);
     } catch (error) {

@@ -1,6 +1,7 @@
 // Uploads a folder to the hub, through the optional package @huggingface/hub: large files need its protocols (LFS, Xet).
 
-import { readdir, stat } from "node:fs/promises";
+import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { AbortError, NetworkError, NotFoundError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
@@ -72,6 +73,46 @@ export async function pushFolder(folder: string, id: string, given: PushOptions 
   return pushThrough(library, folder, id, given);
 }
 
+/** Uploads what is written into a folder of its own. */
+export type PushWritten = (
+  write: (folder: string) => Promise<unknown>,
+  id: string,
+  given: PushOptions,
+) => Promise<Pushed>;
+
+/**
+ * Uploads what `write` puts into a new folder, which is removed afterwards. What can be refused is refused before it is written.
+ * @throws as `pushFolder`, and what `write` throws
+ */
+export const pushWritten: PushWritten = async (write, id, given) => {
+  const options = await checked("push_to_hub", id, given);
+  if (!options.dry_run) await library(); // it may not be installed
+  const folder = await mkdtemp(join(tmpdir(), "octavo-push-"));
+  try {
+    await write(folder);
+    return await pushThrough(library, folder, id, options);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+};
+
+/** The options of an upload that may begin. @throws OptionError */
+async function checked(place: string, id: unknown, given: PushOptions): Promise<PushOptions> {
+  const options = readOptions(place, PUSH, given);
+  if (typeof id !== "string" || !isModelId(id) || !id.includes("/")) {
+    throw new OptionError(`expected the id of a model with its owner, such as "org/name", got ${show(id)}`);
+  }
+  checkRevision(options.revision ?? "main");
+  if (options.dry_run) return options;
+  const forbidden = offlineBy();
+  if (forbidden) throw new OptionError(`${forbidden} is set: nothing is uploaded`, { hint: "unset it" });
+  const { token } = await hubToken(options.token);
+  if (token) return { ...options, token };
+  throw new OptionError("an upload needs a token with the right to write", {
+    hint: "set HF_TOKEN, run hf auth login, or pass `token`",
+  });
+}
+
 /** The same with another way to the library; for tests. */
 export async function pushThrough(
   load: () => Promise<HubLibrary>,
@@ -79,31 +120,19 @@ export async function pushThrough(
   id: string,
   given: PushOptions,
 ): Promise<Pushed> {
-  const options = readOptions("pushFolder", PUSH, given);
   if (typeof folder !== "string" || folder === "" || folder.includes("\0")) {
     throw new OptionError(`expected a folder, got ${show(folder)}`);
   }
-  if (typeof id !== "string" || !isModelId(id) || !id.includes("/")) {
-    throw new OptionError(`expected the id of a model with its owner, such as "org/name", got ${show(id)}`);
-  }
-  const { revision = "main", signal, dry_run } = options;
-  checkRevision(revision);
+  const options = await checked("pushFolder", id, given);
+  const { revision = "main", signal, dry_run, token } = options;
   const files = await filesIn(folder);
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const endpoint = hubEndpoint();
   const result = { id, url: `${endpoint}/${id}`, files, bytes };
   if (dry_run) return { ...result, commit: undefined };
-  const forbidden = offlineBy();
-  if (forbidden) throw new OptionError(`${forbidden} is set: nothing is uploaded`, { hint: "unset it" });
-  const { token } = await hubToken(options.token);
-  if (!token) {
-    throw new OptionError("an upload needs a token with the right to write", {
-      hint: "set HF_TOKEN, run hf auth login, or pass `token`",
-    });
-  }
   throwIfAborted(signal, "the upload");
   const { createRepo, uploadFiles } = await load();
-  const place = { repo: id, accessToken: token, hubUrl: endpoint };
+  const place = { repo: id, accessToken: token!, hubUrl: endpoint };
   try {
     await createRepo({ ...place, ...(options.private === undefined ? {} : { private: options.private }) }).catch(
       (error: unknown) => {

@@ -6,6 +6,7 @@ import { packagePlace } from "../backends/_package.js";
 import { FOLDERS } from "../checkpoints/folder-write.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { openModel } from "../hub/open.js";
+import { pushWritten } from "../hub/push.js";
 import { NODE_MEDIA } from "../media/node.js";
 import { modelAddress, quoteAddress, tokenForServer } from "../sources/address.js";
 import { Disk } from "../sources/disk.js";
@@ -53,6 +54,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
 export const NODE: Platform = {
   source,
   folders: FOLDERS,
+  push: pushWritten,
   offload: offloadFolder,
   media: NODE_MEDIA,
   requestDevice,

@@ -6,6 +6,7 @@ import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import { pick } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
+import type { PushWritten } from "../hub/push.js";
 import type { MediaReader } from "../media/reader.js";
 import type { Kept } from "../nn/placement.js";
 import type { Source } from "../sources/source.js";
@@ -40,6 +41,8 @@ export interface Platform {
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Writes the folders of models; absent where there are no files. */
   readonly folders?: FolderWriter;
+  /** Uploads what is written into a folder; absent where there are no files. */
+  readonly push?: PushWritten;
   /** A place for weights of one run in a folder; absent where there are no files. @throws FileError */
   offload?(folder: string): Promise<OffloadFolder>;
   /** Files and decoders of images and sound; absent where there are none. */

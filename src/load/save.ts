@@ -9,6 +9,7 @@ import { parseDType, torchName } from "../core/dtype.js";
 import { FormatError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
 import { type Options, option, readOptions, signal, such } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { PushWritten } from "../hub/push.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
@@ -58,6 +59,8 @@ export interface Origin {
   reopen(): Promise<Source>;
   /** Absent where a program cannot write files. */
   readonly folders?: FolderWriter | undefined;
+  /** Uploads what is saved; absent where a program cannot write files. */
+  readonly push?: PushWritten | undefined;
 }
 
 /** What saving needs of a loaded model. */

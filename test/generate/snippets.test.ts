@@ -215,7 +215,6 @@ describe("with a model and a tokenizer", () => {
   });
 
   const METHODS = [
-    "push_to_hub",
     "add_adapter",
     "load_adapter",
     "to_bettertransformer",

@@ -5,8 +5,10 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { expect, test } from "vitest";
 import { AbortError, NetworkError, NotFoundError, OptionError } from "../../src/core/errors.js";
+import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { type HubLibrary, pushFolder, pushThrough } from "../../src/hub/push.js";
 import { hub, useHub } from "../support/hub-suite.js";
+import { STORYTELLER } from "../support/models.js";
 import { failure } from "../support/source-tools.js";
 import { temporary } from "../support/temporary.js";
 
@@ -26,6 +28,23 @@ const answer = (status?: number): Promise<never> =>
   Promise.reject(
     Object.assign(new Error("https://u:hunter2@hub said no"), status === undefined ? {} : { statusCode: status }),
   );
+
+test("a loaded model is saved and uploaded; a dry run says what would be", async () => {
+  await using model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { load_in_8bit: true, device: "cpu" });
+  const { files, bytes, commit, id } = await model.push_to_hub("org/new", { dry_run: true, max_shard_size: "2MB" });
+  expect([id, commit]).toEqual(["org/new", undefined]);
+  expect(files.map(({ name }) => name)).toEqual(
+    expect.arrayContaining(["config.json", "tokenizer.json", "model.safetensors.index.json"]),
+  );
+  expect(bytes).toBeGreaterThan(model.get_memory_footprint());
+  await expect(model.push_to_hub("new", { dry_run: true })).rejects.toThrow(/with its owner/);
+  await expect(model.push_to_hub("org/new", { shard: 3, dry_run: true } as never)).rejects.toThrow(/shard/);
+  await expect(model.push_to_hub("org/new", { max_shard_size: "many", dry_run: true })).rejects.toThrow(OptionError);
+  await expect(model.push_to_hub("org/new")).rejects.toThrow(/needs a token/);
+  process.env.HF_TOKEN = SECRET;
+  await expect(model.push_to_hub("org/new")).rejects.toThrow(/@huggingface\/hub/);
+  delete process.env.HF_TOKEN;
+});
 
 test("one commit of the folder's own files, links followed, into a model that may exist", async () => {
   const calls: unknown[] = [];

@@ -5,7 +5,7 @@ import { Device } from "../core/device.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { sentence, show } from "../core/show.js";
-import type { Pushed, PushOptions } from "../hub/push.js";
+import type { Pushed, PushOptions } from "../hub/push-options.js";
 import type { SpreadModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { OptionError } from "../core/errors.js";
-import { folderAddress, HUB } from "../sources/address.js";
+import { folderAddress, HUB, TOKEN } from "../sources/address.js";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -38,9 +38,6 @@ export interface Token {
   readonly token: string | undefined;
   readonly from: string;
 }
-
-/** What a token may consist of: what a header can hold. */
-export const TOKEN = /^[\x21-\x7e]*$/;
 
 /**
  * The token for requests to the hub.

@@ -5,12 +5,12 @@ import { WEIGHTS } from "../checkpoints/options.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
+import { TOKEN } from "../sources/address.js";
 import { quote } from "../sources/files.js";
 import { readJsonFile } from "../sources/json.js";
 import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
 import { isModelId } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
-import { TOKEN } from "./environment.js";
 import { openModel } from "./open.js";
 
 /** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */

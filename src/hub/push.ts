@@ -5,47 +5,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { AbortError, NetworkError, NotFoundError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
-import { flag, type Options, readOptions, signal, such, text } from "../core/options.js";
+import { readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { scrub } from "../sources/address.js";
 import { systemCode } from "../sources/file-errors.js";
 import { quote } from "../sources/files.js";
 import { checkRevision, isModelId } from "../sources/model-id.js";
-import { hubEndpoint, hubToken, offlineBy, TOKEN } from "./environment.js";
+import { hubEndpoint, hubToken, offlineBy } from "./environment.js";
+import { PUSH, type Pushed, type PushedFile, type PushOptions, type PushWritten } from "./push-options.js";
 
-export const PUSH = {
-  /** Access token with the right to write. Default: that of this machine. */
-  token: such<string>((value) => typeof value === "string" && TOKEN.test(value), "text of visible ASCII characters", {
-    secret: true,
-  }),
-  /** The branch to write to. Default: "main". */
-  revision: text({ secret: true }),
-  /** Make a model that does not exist yet for its owners alone. By default the account's settings decide. */
-  private: flag(),
-  /** The first line of the commit. */
-  commit_message: text(),
-  /** Only say what would be uploaded; opens no connection. */
-  dry_run: flag(),
-  signal: signal(),
-};
-
-export interface PushOptions extends Options<typeof PUSH> {}
-
-export interface PushedFile {
-  /** Its path below the folder, and in the model. */
-  readonly name: string;
-  readonly bytes: number;
-}
-
-export interface Pushed {
-  readonly id: string;
-  /** The page of the model. */
-  readonly url: string;
-  readonly files: readonly PushedFile[];
-  readonly bytes: number;
-  /** The new commit; undefined for a dry run. */
-  readonly commit: string | undefined;
-}
+export type { Pushed, PushedFile, PushOptions } from "./push-options.js";
 
 /** What is used of @huggingface/hub. */
 export interface HubLibrary {
@@ -72,13 +41,6 @@ const FOREIGN = /^(\.git|\.cache|\.DS_Store|Thumbs\.db|desktop\.ini|__pycache__|
 export async function pushFolder(folder: string, id: string, given: PushOptions = {}): Promise<Pushed> {
   return pushThrough(library, folder, id, given);
 }
-
-/** Uploads what is written into a folder of its own. */
-export type PushWritten = (
-  write: (folder: string) => Promise<unknown>,
-  id: string,
-  given: PushOptions,
-) => Promise<Pushed>;
 
 /**
  * Uploads what `write` puts into a new folder, which is removed afterwards. What can be refused is refused before it is written.

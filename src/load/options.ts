@@ -4,6 +4,7 @@ import * as z from "zod";
 import { OptionError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, text, whole } from "../core/options.js";
 import { show } from "../core/show.js";
+import { TOKEN } from "../sources/address.js";
 import type { DownloadEvent } from "../sources/source.js";
 
 export { WEIGHTS, type WeightsOptions } from "../checkpoints/options.js";
@@ -38,7 +39,7 @@ export const SOURCE = {
    * writes) for the hub; false sends none, true must find one.
    */
   token: such<string | boolean>(
-    (value) => typeof value === "boolean" || (typeof value === "string" && /^[\x21-\x7e]*$/.test(value)),
+    (value) => typeof value === "boolean" || (typeof value === "string" && TOKEN.test(value)),
     "text of visible ASCII characters, without spaces, or true or false",
     { secret: true },
   ),

@@ -6,7 +6,7 @@ import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import { pick } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
-import type { PushWritten } from "../hub/push.js";
+import type { PushWritten } from "../hub/push-options.js";
 import type { MediaReader } from "../media/reader.js";
 import type { Kept } from "../nn/placement.js";
 import type { Source } from "../sources/source.js";

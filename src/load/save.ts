@@ -9,7 +9,7 @@ import { parseDType, torchName } from "../core/dtype.js";
 import { FormatError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
 import { type Options, option, readOptions, signal, such } from "../core/options.js";
 import { show } from "../core/show.js";
-import type { PushWritten } from "../hub/push.js";
+import type { PushWritten } from "../hub/push-options.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";

@@ -6,6 +6,9 @@ import { kindOf } from "../core/show.js";
 import { quote } from "./files.js";
 import { checkRevision, isModelId, subfolderParts } from "./model-id.js";
 
+/** What a token may consist of: what a header can hold. */
+export const TOKEN = /^[\x21-\x7e]*$/;
+
 export const HUB = "https://huggingface.co";
 
 /** Anything that may be meant as an address: a scheme of two letters at least ("C:" is a drive), or two slashes. */

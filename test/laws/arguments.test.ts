@@ -24,7 +24,7 @@ import {
   TOKENIZER_FROM_PRETRAINED,
 } from "../../src/generate/options.js";
 import { PULL } from "../../src/hub/pull.js";
-import { PUSH } from "../../src/hub/push.js";
+import { PUSH } from "../../src/hub/push-options.js";
 import * as octavo from "../../src/index.js";
 import { openDevice } from "../../src/load/device.js";
 import { BALANCED_MEMORY, INFER_DEVICE_MAP } from "../../src/load/device-map/index.js";

@@ -13,7 +13,18 @@ import type { ImageInput } from "../media/image-processor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Logits } from "../nn/features.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, topK, valuesOf } from "./kinds.js";
+import {
+  asText,
+  inBatches,
+  isText,
+  isTexts,
+  kind,
+  listed,
+  type Parts,
+  TOKENIZER_CALL,
+  topK,
+  valuesOf,
+} from "./kinds.js";
 
 /** A label and how sure the model is of it. */
 export interface Label {
@@ -70,12 +81,13 @@ function ranked(scores: readonly number[], config: ConfigJson, top_k: number | n
   return top_k === null ? labels : labels.slice(0, top_k);
 }
 
-const isPair = (value: unknown): value is TextInput =>
-  isText(value) ||
-  (typeof value === "object" &&
-    value !== null &&
-    isText((value as { text?: unknown }).text) &&
-    ["undefined", "string"].includes(typeof (value as { text_pair?: unknown }).text_pair));
+function asInput(value: unknown): TextInput | undefined {
+  if (isText(value)) return value;
+  const { text, text_pair } = value as { text?: unknown; text_pair?: unknown };
+  if (!isText(text)) return undefined;
+  if (text_pair === undefined) return { text };
+  return isText(text_pair) ? { text, text_pair } : undefined;
+}
 
 /** Rows of logits of texts or pairs. */
 async function logitsOf(
@@ -103,7 +115,7 @@ export const textClassification = kind({
   calls: TEXTS,
   async run(parts: Parts<PreTrainedEncoder<"sequence-classification">>, inputs, options) {
     const { top_k, function_to_apply, ...how } = options;
-    const { items, many } = listed(inputs, isPair, "a text, or { text, text_pair }");
+    const { items, many } = listed(inputs, asInput, "a text, or { text, text_pair }");
     const { config } = parts.model;
     const length = (one: TextInput): number => (isText(one) ? one : one.text + (one.text_pair ?? "")).length;
     const found = await inBatches(items, parts.batch_size, length, async (batch) =>
@@ -141,17 +153,19 @@ export const imageClassification = kind({
   },
 });
 
-/** One image or several. */
+/** One image or several. @throws OptionError */
 export function imagesOf(inputs: unknown): { items: readonly ImageInput[]; many: boolean } {
-  return isList(inputs)
-    ? { items: inputs as ImageInput[], many: true }
-    : { items: [inputs as ImageInput], many: false };
+  const asImage = (value: unknown): ImageInput | undefined =>
+    isText(value) || (typeof value === "object" && value !== null && !isList(value))
+      ? (value as ImageInput)
+      : undefined;
+  return listed(inputs, asImage, "an image, or its file");
 }
 
 const LABELS = {
   /** The labels: a list, or text with commas between them. */
   candidate_labels: such<string | readonly string[]>(
-    (value) => (isText(value) && value !== "") || (isList(value) && value.length > 0 && value.every(isText)),
+    (value) => (isText(value) && value !== "") || isTexts(value, 1),
     "a list of labels, or text with commas between them",
   ),
   /** The sentence that is tried with each label in place of its {}. */
@@ -207,8 +221,9 @@ export const zeroShotClassification = kind({
   needs: ["tokenizer"],
   calls: ZERO_SHOT,
   async run(parts: Parts<PreTrainedEncoder<"sequence-classification">>, inputs, options) {
-    const { items, many } = listed(inputs, isText, "a text");
+    const { items, many } = listed(inputs, asText, "a text");
     const { labels, sentences } = hypotheses(options, "This example is {}.");
+    if (items.length === 0) return [];
     const { truncation = "only_first", max_length, multi_label = false } = options;
     const pairs = items.flatMap((premise) => sentences.map((text_pair) => ({ text: premise, text_pair })));
     const { config } = parts.model;

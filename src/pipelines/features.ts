@@ -1,13 +1,13 @@
 // Hidden states and embeddings of texts and images, and how near texts are to each other.
 
-import { isList } from "../core/checks.js";
+import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options } from "../core/options.js";
 import type { PreTrainedEncoder } from "../generate/encoder-model.js";
 import type { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import type { Features } from "../nn/features.js";
 import { imagesOf } from "./classify.js";
-import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, valuesOf } from "./kinds.js";
+import { asText, inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, valuesOf } from "./kinds.js";
 
 const { truncation, max_length } = TOKENIZER_CALL;
 const FEATURES = {
@@ -86,7 +86,7 @@ export const featureExtraction = kind({
   needs: ["tokenizer"],
   calls: FEATURES,
   async run(parts: Parts<PreTrainedEncoder<"base">>, inputs, { pooling = "none", normalize = false, ...how }) {
-    const { items, many } = listed(inputs, isText, "a text");
+    const { items, many } = listed(inputs, asText, "a text");
     const texts = await embedded(parts, items, how);
     const finish = (vector: number[]): number[] => (normalize ? normalized(vector) : vector);
     const found = texts.map(({ rows }) =>
@@ -96,9 +96,10 @@ export const featureExtraction = kind({
   },
 });
 
-function isComparison(value: unknown): value is SimilarityInput {
-  const { source_sentence, sentences } = (value ?? {}) as Partial<SimilarityInput>;
-  return isText(source_sentence) && isList(sentences) && sentences.length > 0 && sentences.every(isText);
+function asComparison(value: unknown): SimilarityInput | undefined {
+  const { source_sentence, sentences } = value as Partial<SimilarityInput>;
+  const others = listOf(sentences, isText);
+  return isText(source_sentence) && others && others.length > 0 ? { source_sentence, sentences: others } : undefined;
 }
 
 export const sentenceSimilarity = kind({
@@ -106,7 +107,7 @@ export const sentenceSimilarity = kind({
   needs: ["tokenizer"],
   calls: SIMILARITY,
   async run(parts: Parts<PreTrainedEncoder<"base">>, inputs, how) {
-    const { items, many } = listed(inputs, isComparison, "{ source_sentence, sentences }");
+    const { items, many } = listed(inputs, asComparison, "{ source_sentence, sentences }");
     const found: number[][] = [];
     for (const { source_sentence, sentences } of items) {
       const texts = await embedded(parts, [source_sentence, ...sentences], { truncation: true, ...how });

@@ -1,6 +1,5 @@
 // fill-mask: the likeliest tokens at a text's masks.
 
-import { isList } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { type Options, such } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -9,7 +8,7 @@ import type { PreTrainedEncoder } from "../generate/encoder-model.js";
 import { softmax } from "../generate/processors/host/base.js";
 import { warnOnce } from "../generate/warn.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, topK } from "./kinds.js";
+import { asText, inBatches, isText, isTexts, kind, listed, type Parts, TOKENIZER_CALL, topK } from "./kinds.js";
 
 /** A token at a mask. */
 export interface Filled {
@@ -25,7 +24,7 @@ const FILL = {
   top_k: topK(),
   /** Only these words: of one that is several tokens the first. */
   targets: such<string | readonly string[]>(
-    (value) => isText(value) || (isList(value) && value.length > 0 && value.every(isText)),
+    (value) => isText(value) || isTexts(value, 1),
     "a word, or a list of words",
   ),
   truncation: TOKENIZER_CALL.truncation,
@@ -56,7 +55,7 @@ export const fillMask = kind({
   calls: FILL,
   async run({ model, tokenizer, batch_size }: Parts<PreTrainedEncoder>, inputs, options) {
     const { top_k = 5, targets, ...how } = options;
-    const { items, many } = listed(inputs, isText, "a text");
+    const { items, many } = listed(inputs, asText, "a text");
     const mask = tokenizer.mask_token_id;
     if (mask === null) throw new OptionError("this tokenizer has no mask token");
     const wanted = targets === undefined ? undefined : targetIds(tokenizer, targets);

@@ -1,7 +1,7 @@
 // What a pipeline is made of: the parts that a task needs, the options of its calls, and how inputs become batches.
 
 import * as z from "zod";
-import { isList } from "../core/checks.js";
+import { isList, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { type Options, option, type Table } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
@@ -54,23 +54,41 @@ export { CALL as TOKENIZER_CALL } from "../tokenizer/options.js";
 export const topK = () => option<number | null>(z.int().min(1).nullable(), "a whole number above 0, or null for all");
 
 /**
- * One input or a list of them.
- * @throws OptionError for an empty list, or what is none of the inputs
+ * One input or a list of them, read before anything is done with one.
+ * @param read a copy of an input; undefined for what is none
+ * @throws OptionError for what is none of the inputs
  */
 export function listed<T>(
   inputs: unknown,
-  isOne: (value: unknown) => value is T,
+  read: (value: unknown) => T | undefined,
   wanted: string,
 ): { readonly items: readonly T[]; readonly many: boolean } {
-  if (isOne(inputs)) return { items: [inputs], many: false };
-  if (isList(inputs)) {
-    const items = [...inputs];
-    const odd = items.findIndex((item) => !isOne(item));
-    if (odd < 0) return { items: items as T[], many: true };
-    throw new OptionError(`input ${odd} of the list must be ${wanted}`);
-  }
+  const tried = (value: unknown): T | undefined => {
+    try {
+      return read(value);
+    } catch {
+      return undefined; // a proxy, or a getter that throws
+    }
+  };
+  const one = tried(inputs);
+  if (one !== undefined) return { items: [one], many: false };
+  const items: T[] = [];
+  const takes = (value: unknown): value is unknown => {
+    const item = tried(value);
+    if (item !== undefined) items.push(item);
+    return item !== undefined;
+  };
+  if (listOf(inputs, takes)) return { items, many: true };
+  if (isList(inputs)) throw new OptionError(`input ${items.length} of the list must be ${wanted}`);
   throw new OptionError(`a pipeline's input must be ${wanted}, or a list of them`);
 }
+
+/** A list of texts, of at least so many. */
+export const isTexts = (value: unknown, least = 0): value is readonly string[] =>
+  (listOf(value, isText)?.length ?? -1) >= least;
+
+/** A text itself. */
+export const asText = (value: unknown): string | undefined => (isText(value) ? value : undefined);
 
 export const isText = (value: unknown): value is string => typeof value === "string";
 

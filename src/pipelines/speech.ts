@@ -1,6 +1,6 @@
 // automatic-speech-recognition: by encoder-decoders that write (Whisper), and by CTC. Long sound in chunks that overlap.
 
-import { isList } from "../core/checks.js";
+import { isList, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import type { Table } from "../core/options.js";
 import { number, type Options, omit, such } from "../core/options.js";
@@ -11,7 +11,7 @@ import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import type { FeatureExtractor, SoundInput } from "../media/feature-extractor.js";
 import type { Logits } from "../nn/features.js";
 import { withDefaults } from "./generation-defaults.js";
-import { inBatches, kind, type Parts, valuesOf } from "./kinds.js";
+import { inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
 
 const seconds = (value: unknown): value is number => typeof value === "number" && value >= 0 && value < 86_400;
 
@@ -20,7 +20,7 @@ const CHUNKS = {
   chunk_length_s: number(seconds, "a number of seconds"),
   /** Seconds by which chunks overlap: on both sides, or [left, right]; a sixth of a chunk by default. */
   stride_length_s: such<number | readonly [number, number]>(
-    (value) => seconds(value) || (isList(value) && value.length === 2 && value.every(seconds)),
+    (value) => seconds(value) || listOf(value, seconds)?.length === 2,
     "a number of seconds, or two of them",
   ),
 };
@@ -188,10 +188,14 @@ async function heard(
   return tokenizer.decode(ids, { skip_special_tokens: false });
 }
 
-/** One sound or several: a list of numbers is samples. */
+/** One sound or several: a list of numbers is samples. @throws OptionError */
 function soundsOf(inputs: unknown): { items: readonly SoundInput[]; many: boolean } {
-  const many = isList(inputs) && typeof inputs[0] !== "number";
-  return many ? { items: inputs as SoundInput[], many } : { items: [inputs as SoundInput], many };
+  const asSound = (value: unknown): SoundInput | undefined => {
+    const samples = isList(value) && typeof value[0] === "number";
+    const other = isText(value) || (typeof value === "object" && value !== null && !isList(value));
+    return samples || other ? (value as SoundInput) : undefined;
+  };
+  return listed(inputs, asSound, "samples, { samples, sampling_rate }, or a WAV file");
 }
 
 export const speechRecognition = kind({

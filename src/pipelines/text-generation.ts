@@ -1,7 +1,7 @@
 // text-generation: texts and chats that a decoder continues.
 
-import { isList } from "../core/checks.js";
-import { OptionError } from "../core/errors.js";
+import { isList, listOf } from "../core/checks.js";
+import { entriesOf, OptionError } from "../core/errors.js";
 import { choice, flag, type Options, omit, such, text } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
 import type { PreTrainedModel } from "../generate/model.js";
@@ -15,7 +15,8 @@ import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL } from "./k
 /** What transformers' pipeline sets if nothing else does. */
 const USUAL: GenerationOptions = { max_new_tokens: 256, do_sample: true, temperature: 0.7 };
 
-const isObject = (value: unknown): boolean => typeof value === "object" && value !== null && !isList(value);
+const isObject = (value: unknown): value is object => typeof value === "object" && value !== null && !isList(value);
+const isObjects = (value: unknown): boolean => listOf(value, isObject) !== undefined;
 
 const OWN = {
   /** The prompt before the new text; true by default. Of chats, the messages before the new one. */
@@ -32,9 +33,9 @@ const OWN = {
   /** Of a chat that ends with the assistant's message: continue that one; true by default. */
   continue_final_message: flag(),
   /** Of chats: tools as JSON schemas. */
-  tools: such<readonly object[] | null>((value) => value === null || isList(value), "a list of tools"),
+  tools: such<readonly object[] | null>((value) => value === null || isObjects(value), "a list of tools"),
   /** Of chats: documents with `title` and `text`. */
-  documents: such<readonly object[] | null>((value) => value === null || isList(value), "a list of documents"),
+  documents: such<readonly object[] | null>((value) => value === null || isObjects(value), "a list of documents"),
   /** More options of the tokenizer's call, or variables of the chat template. */
   tokenizer_encode_kwargs: such<Readonly<Record<string, unknown>>>(isObject, "an object"),
   add_special_tokens: TOKENIZER_CALL.add_special_tokens,
@@ -62,12 +63,13 @@ export interface GeneratedIds {
   readonly generated_token_ids: readonly number[];
 }
 
-const isChat = (value: unknown): value is Conversation =>
-  isList(value) &&
-  value.length > 0 &&
-  value.every((message) => isObject(message) && isText((message as ChatMessage).role));
+const isMessage = (value: unknown): value is ChatMessage => isObject(value) && isText((value as ChatMessage).role);
 
-const isPrompt = (value: unknown): value is string | Conversation => isText(value) || isChat(value);
+function asPrompt(value: unknown): string | Conversation | undefined {
+  if (isText(value)) return value;
+  const chat = listOf(value, isMessage);
+  return chat && chat.length > 0 ? chat : undefined;
+}
 
 /** A decoder's texts come with the spaces that their place in the text asks for. */
 export function newText(
@@ -98,7 +100,8 @@ function promptIds(
   prompt: string | Conversation,
   options: TextGenerationOptions,
 ): number[] {
-  const { prefix = "", add_special_tokens, truncation, tools, documents, tokenizer_encode_kwargs } = options;
+  const { prefix = "", add_special_tokens, truncation, tools, documents, tokenizer_encode_kwargs = {} } = options;
+  const more = Object.fromEntries(entriesOf("tokenizer_encode_kwargs", tokenizer_encode_kwargs));
   if (!isText(prompt)) {
     const continues = continuesOwn(prompt, options);
     return tokenizer.apply_chat_template(prompt, {
@@ -106,12 +109,12 @@ function promptIds(
       documents,
       add_generation_prompt: !continues,
       continue_final_message: continues,
-      ...tokenizer_encode_kwargs,
+      ...more,
       tokenize: true,
       return_dict: false,
     }) as number[];
   }
-  const { input_ids } = tokenizer(prefix + prompt, { add_special_tokens, truncation, ...tokenizer_encode_kwargs });
+  const { input_ids } = tokenizer(prefix + prompt, { add_special_tokens, truncation, ...more });
   if (input_ids.length > 0) return input_ids as number[];
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   if (first === null) throw new OptionError("the prompt is empty");
@@ -143,10 +146,7 @@ export const textGeneration = kind({
   needs: ["tokenizer"],
   calls: CONTINUE,
   async run({ model, tokenizer, batch_size }: Parts<PreTrainedModel>, inputs, options: TextGenerationOptions) {
-    const one = isChat(inputs); // a chat is a list itself
-    const { items, many } = one
-      ? { items: [inputs], many: false }
-      : listed(inputs, isPrompt, "a text, or a chat of messages { role, content }");
+    const { items, many } = listed(inputs, asPrompt, "a text, or a chat of messages { role, content }");
     if (options.streamer && items.length > 1) {
       throw new OptionError("a streamer takes one input", { details: { option: "streamer" } });
     }

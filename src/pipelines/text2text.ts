@@ -5,7 +5,7 @@ import type { GenerationOptions } from "../generate/config.js";
 import { SEQ2SEQ_GENERATE } from "../generate/options.js";
 import type { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import { taskParameters, withDefaults } from "./generation-defaults.js";
-import { inBatches, isText, type Kind, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
+import { asText, inBatches, isText, type Kind, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
 
 /** What transformers' pipelines set if nothing else does. */
 const USUAL: GenerationOptions = { max_new_tokens: 256, num_beams: 4 };
@@ -41,7 +41,7 @@ export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
     calls: WRITE,
     async run({ model, tokenizer, batch_size }: Parts<PreTrainedSeq2SeqLM>, inputs, options: Text2TextOptions) {
       const { return_tensors, clean_up_tokenization_spaces, truncation, ...generation } = options;
-      const { items, many } = listed(inputs, isText, "a text");
+      const { items, many } = listed(inputs, asText, "a text");
       const own = taskParameters(model.config, of);
       const prefix = isText(own.prefix) ? own.prefix : isText(model.config.prefix) ? model.config.prefix : "";
       const found = await inBatches(

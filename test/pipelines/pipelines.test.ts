@@ -11,6 +11,7 @@ import { joined } from "../../src/pipelines/speech.js";
 import { copyOf, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { FIXTURES, readJson } from "../support/fixtures.js";
+import { all } from "../support/odd-calls.js";
 import { STORYTELLER } from "../tokenizer/golden.js";
 
 const device = openDevice("cpu", { threads: 2 });
@@ -204,4 +205,78 @@ describe("a pipeline", () => {
     await expect(ears(long, { chunk_length_s: 1, stride_length_s: 0.5 })).rejects.toThrow(/strides/);
     await expect(ears({ ...long, sampling_rate: 16_000 })).rejects.toThrow(/4800 Hz/);
   });
+});
+
+test("whatever is passed is done, or refused with a typed error", async () => {
+  const models = (name: string): string => join(FIXTURES, "models", name);
+  const own = await AutoTokenizer.from_pretrained(STORYTELLER);
+  const opened = [
+    [await pipeline("fill-mask", models("bert"), { device, tokenizer }), "a [MASK]", { top_k: 2, targets: ["a"] }],
+    [
+      await pipeline("text-classification", models("bert-classifier"), { device, tokenizer }),
+      { text: "a", text_pair: "b" },
+      { top_k: 2, function_to_apply: "softmax", truncation: true, max_length: 8 },
+    ],
+    [
+      await pipeline("zero-shot-classification", models("bert-classifier"), { device, tokenizer }),
+      "a",
+      { candidate_labels: ["a"], hypothesis_template: "{}", multi_label: true },
+    ],
+    [
+      await pipeline("feature-extraction", models("bert"), { device, tokenizer }),
+      "a",
+      { pooling: "mean", normalize: true },
+    ],
+    [
+      await pipeline("sentence-similarity", models("minilm-sentence"), { device, tokenizer }),
+      { source_sentence: "a", sentences: ["b"] },
+      { truncation: true },
+    ],
+    [
+      await pipeline("text-generation", STORYTELLER, { device, tokenizer: own, max_new_tokens: 1 }),
+      "a",
+      { tools: null, documents: null, tokenizer_encode_kwargs: {}, prefix: "a", stop_strings: "a", batch_size: 1 },
+    ],
+    [
+      await pipeline("summarization", models("t5"), { device, tokenizer, max_new_tokens: 1 }),
+      "a",
+      { return_tensors: true, num_beams: 1 },
+    ],
+    [
+      await pipeline("image-classification", models("vit"), { device, image_processor: here("vit") }),
+      picture("rgb.png"),
+      { top_k: 1 },
+    ],
+    [
+      await pipeline("automatic-speech-recognition", models("wav2vec2"), {
+        device,
+        tokenizer: here("ctc"),
+        feature_extractor: here("ctc"),
+      }),
+      { samples: new Float32Array(1600), sampling_rate: 16_000 },
+      { chunk_length_s: 0.05, stride_length_s: [0.02, 0.01] },
+    ],
+  ] as const;
+  for (const [pipe, input, options] of opened) {
+    const call = pipe as unknown as (...given: unknown[]) => Promise<unknown>;
+    await call(input, options);
+    // A text of 100,000 characters is no mistake: a decoder would read it.
+    const without = pipe.task === "text-generation" ? ["long text"] : [];
+    await all(`${pipe.task}, input`, (odd) => call(odd, options), without);
+    await all(`${pipe.task}, in a list`, (odd) => call([input, odd], options), without);
+    await all(`${pipe.task}, options`, (odd) => call(input, odd));
+    for (const name of Object.keys(options)) {
+      await all(`${pipe.task}, ${name}`, (odd) => call(input, { ...options, [name]: odd }), without);
+    }
+    pipe.dispose();
+  }
+  const open = pipeline as unknown as (...given: unknown[]) => Promise<Partial<AsyncDisposable>>;
+  const disposed = async (made: Promise<Partial<AsyncDisposable>>): Promise<unknown> =>
+    (await made)[Symbol.asyncDispose]?.();
+  await all("task", (odd) => disposed(open(odd, models("bert"), { device, tokenizer })));
+  await all("model", (odd) => disposed(open("fill-mask", odd, { device, tokenizer })));
+  await all("options", (odd) => disposed(open("fill-mask", models("bert"), odd)));
+  for (const name of ["tokenizer", "batch_size", "model_kwargs", "device", "top_k"]) {
+    await all(name, (odd) => disposed(open("fill-mask", models("bert"), { device, tokenizer, [name]: odd })));
+  }
 });

@@ -13,6 +13,7 @@ const { version } = createRequire(import.meta.url)("../../package.json") as { ve
 /** Each loads its own file: a command starts without the others. */
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   generate: async () => (await import("./generate.js")).generateCommand(),
+  chat: async () => (await import("./chat.js")).chatCommand(),
   run: async () => (await import("./run-task.js")).runCommand(),
   inspect: async () => (await import("./inspect.js")).inspectCommand(),
   plan: async () => (await import("./plan.js")).planCommand(),
@@ -50,6 +51,7 @@ async function program(only?: string): Promise<Command> {
 Examples:
   octavo "Once upon a time"
   octavo generate octavo/storyteller "Once upon a time" --load-in-8bit
+  octavo chat <model>
   octavo run fill-mask bert-base-uncased "Paris is the [MASK] of France."
   octavo inspect octavo/storyteller
   octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB

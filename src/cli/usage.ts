@@ -22,7 +22,6 @@ const MEASURES = "octavo eval measures quality, octavo bench measures speed";
 /** Commands of other tools, and what does their work today. A command that comes to exist loses its line. */
 const ELSEWHERE: ReadonlyMap<string, string> = new Map(
   Object.entries({
-    chat: 'octavo generate <model> --chat "What is a llama?" asks a model that has a chat template',
     complete: CONTINUES,
     serve: SERVES,
     server: SERVES,

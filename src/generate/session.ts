@@ -31,6 +31,8 @@ export interface SessionOptions {
   readonly cross?: CrossCache;
   /** Keep the log-probability of each token. */
   readonly scores?: boolean;
+  /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */
+  readonly keep?: boolean;
 }
 
 export interface PrefillOptions {
@@ -47,6 +49,7 @@ export class DecodeSession implements Disposable {
   readonly #forward: RowForward;
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
+  readonly #keep: boolean;
   readonly #sequences: (Sequence | undefined)[];
   /** Tokens that each row gets in the step being recorded. */
   readonly #counts: number[];
@@ -59,6 +62,7 @@ export class DecodeSession implements Disposable {
     this.rows = rows;
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
+    this.#keep = options.keep ?? false;
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
     this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options.scores ?? false);
@@ -120,8 +124,9 @@ export class DecodeSession implements Disposable {
    * Continues rows with other texts, as new requests: the prefix that a row's text shares with the new one stays in the cache.
    * For a free row it is the same as `add`. Where positions depend on a text's length, a request that may grow longer can need
    * other keys, and shares nothing (nn/text-lengths.ts).
+   * @returns tokens of each text that were in the cache
    */
-  async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
+  async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<number[]> {
     const resumed = this.#checked(requests);
     for (const next of resumed) {
       const before = this.#sequences[next.row];
@@ -133,7 +138,9 @@ export class DecodeSession implements Disposable {
       this.#forward.cache.rewind(next.row, before.cached - next.cached);
       this.#choice.end(next.row);
     }
+    const shared = resumed.map(({ cached }) => cached);
     await this.#fill(resumed, options, 0);
+    return shared;
   }
 
   /**
@@ -354,13 +361,24 @@ export class DecodeSession implements Disposable {
 
   #free(sequence: Sequence): void {
     if (this.#sequences[sequence.row] !== sequence) return;
+    this.#end(sequence);
+    this.#sequences[sequence.row] = undefined;
+    this.#rewindTo(sequence, 0);
+  }
+
+  /** No later step includes the row; its text stays. */
+  #end(sequence: Sequence): void {
     sequence.ended = true;
     sequence.ready = false;
     sequence.logits?.dispose();
     sequence.logits = undefined;
-    this.#sequences[sequence.row] = undefined;
     this.#choice.end(sequence.row);
-    this.#rewindTo(sequence, 0);
+  }
+
+  /** Ends a row's text where it is, as a criterion would: tokens in flight are dropped. It keeps its place in the cache. */
+  halt(row: number): void {
+    const sequence = this.#sequences[row];
+    if (sequence?.ready) this.#end(sequence);
   }
 
   #rewindTo(sequence: Sequence, cached: number): void {
@@ -380,7 +398,7 @@ export class DecodeSession implements Disposable {
     for (const sequence of live) {
       if (sequence.ended) continue;
       taken.push(sequence.take(ids[sequence.row]!, score?.[sequence.row], false));
-      if (sequence.ended) this.#free(sequence);
+      if (sequence.ended) this.#keep ? this.#end(sequence) : this.#free(sequence);
     }
     return taken;
   }

@@ -95,7 +95,7 @@ describe("a text in the place of a command or of a model", () => {
 });
 
 describe("commands of other tools", () => {
-  const names = "chat serve download upload ls rm delete show convert train tokenize completion Chat".split(" ");
+  const names = "serve download upload ls rm delete show convert train tokenize completion Chat".split(" ");
   it.each(names)("%s: one sentence with what to do", (name) => {
     const refused = (): unknown => routed([name, "x"], root);
     expect(refused).toThrow(OptionError);
@@ -215,7 +215,7 @@ describe("failures as JSON", () => {
     [["eval", "--compare", "int9"], 2, "ERR_OPTION", /unknown storage "int9"/],
     [["bench"], 2, "ERR_OPTION", /^bench needs a model or a --shape/],
     [["doctor", "--threads", "x"], 2, "ERR_OPTION", /must be a whole number/],
-    [["chat"], 2, "ERR_OPTION", /^there is no command chat: /],
+    [["serve"], 2, "ERR_OPTION", /^there is no command serve: /],
   ])("octavo %j", async (args, code, name, message) => {
     const [plain, got] = [await octavo(args), await octavo([...args, "--json"])];
     expect({ ...plain, stdout: "" }).toEqual(plain);

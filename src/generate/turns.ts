@@ -1,0 +1,116 @@
+// Texts that go on from turn to turn, as a chat does: the cache of the last one stays, and of the next only what is new is read.
+
+import { OptionError, ShapeError, throwIfAborted } from "../core/errors.js";
+import { trainedContext } from "../nn/architecture.js";
+import { cacheDType } from "../nn/cache.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { type GenerationOptions, generationConfig } from "./config.js";
+import { endingOf } from "./ending.js";
+import type { PreTrainedModel } from "./model.js";
+import { type PromptProgress, promptProgress } from "./prefill.js";
+import { onHost } from "./processors/host/chain.js";
+import type { FinishReason } from "./sequence.js";
+import { DecodeSession } from "./session.js";
+
+/** One token of a turn. */
+export interface TurnToken {
+  readonly id: number;
+  readonly finish_reason: FinishReason | undefined;
+}
+
+export interface TurnOptions {
+  /** What `stop_strings` are looked for with. */
+  readonly tokenizer?: PreTrainedTokenizer;
+  readonly signal?: AbortSignal;
+  readonly progress?: (event: PromptProgress) => void;
+}
+
+/** Tokens for which there is room at first. */
+const FIRST = 1024;
+
+export class Turns implements AsyncDisposable {
+  readonly #model: PreTrainedModel;
+  #session: DecodeSession | undefined;
+  #reused = 0;
+
+  /** Holds the model until it is disposed. */
+  constructor(model: PreTrainedModel) {
+    this.#model = model;
+    model.hold();
+  }
+
+  /** Tokens of the last turn's prompt that the cache already held. */
+  get reused(): number {
+    return this.#reused;
+  }
+
+  /** Tokens that a text may have, prompt and answer. */
+  get context(): number {
+    const { module, config } = this.#model;
+    return Math.min(module.geometry.max_positions, trainedContext(config) ?? Number.POSITIVE_INFINITY);
+  }
+
+  /**
+   * Continues a text. What it shares with the text of the turn before is not read again. Leaving the loop early, or an abort, keeps
+   * what was generated.
+   * @throws OptionError, OutOfMemoryError, AbortError
+   */
+  async *next(ids: readonly number[], given: GenerationOptions, options: TurnOptions = {}): AsyncGenerator<TurnToken> {
+    const { device, module, generation_config, config: ofModel, dtype } = this.#model;
+    const read = generationConfig(given, generation_config, ofModel, ids.length, module.geometry.vocab);
+    if (read.beams.num_beams > 1 || read.beams.num_return_sequences > 1 || read.prompt_lookup_num_tokens > 0) {
+      throw new OptionError("turns have one text, without beams and guesses", { details: { option: "num_beams" } });
+    }
+    const { signal, progress, tokenizer } = options;
+    const ends = endingOf(read, { tokenizer })();
+    const { config, processors } = onHost(read, {});
+    const cache_dtype = config.cache_dtype ?? cacheDType(dtype);
+    const tokens = ids.length + config.max_new_tokens;
+    if (ids.length >= this.context) {
+      throw new OptionError(`the text has ${ids.length} tokens, and this model reads ${this.context}`, {
+        hint: "begin anew, or leave out the first messages",
+      });
+    }
+    const wanted = Math.min(tokens, this.context);
+    // Processors belong to a session.
+    const plain = processors.length === 0 && (this.#session?.pipelined ?? true);
+    if (this.#session && (this.#session.capacity < wanted || !plain)) this.#forget();
+    const capacity = Math.min(this.context, Math.max(FIRST, 2 ** Math.ceil(Math.log2(wanted))));
+    this.#session ??= new DecodeSession(device, module, { rows: 1, capacity, cache_dtype, processors, keep: true });
+    const session = this.#session;
+    const request = { row: 0, prompt: ids, config: { ...config, ends, max_new_tokens: wanted - ids.length } };
+    const ran = (count: number): void => progress?.(promptProgress("progress", count, ids.length));
+    try {
+      try {
+        [this.#reused = 0] = await session.resume([request], { signal, ran });
+      } catch (error) {
+        // A window that has moved on keeps no beginning to go on from.
+        if (!(error instanceof ShapeError)) throw error;
+        this.#forget();
+        yield* this.next(ids, given, options);
+        return;
+      }
+      let step = session.step();
+      while (step) {
+        step.catch(() => {}); // awaited below
+        const ahead = session.pipelined ? session.step() : undefined;
+        ahead?.catch(() => {});
+        for (const { id, finish_reason } of await step) yield { id, finish_reason };
+        throwIfAborted(signal, "generation");
+        step = ahead ?? session.step();
+      }
+    } finally {
+      session.halt(0);
+    }
+  }
+
+  #forget(): void {
+    this.#session?.dispose();
+    this.#session = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#forget();
+    await this.#model.release();
+  }
+}

@@ -165,6 +165,9 @@ class Host {
     const { prompt, ...options } = readOptions("generate", WORKER_GENERATE, given);
     if (prompt === undefined)
       throw new OptionError("generate: the prompt is missing", { details: { option: "prompt" } });
+    if ((options.num_return_sequences ?? 1) > 1) {
+      throw new OptionError("generate: a Worker gives one text", { details: { option: "num_return_sequences" } });
+    }
     const held = this.#holding();
     const { model, tokenizer, device } = held;
     const begin = performance.now();
@@ -173,7 +176,7 @@ class Host {
     const token_ids: number[] = [];
     let text = "";
     const inputs = { input_ids: [input_ids], ...options };
-    const steps = model.stream({ ...inputs, tokenizer, signal });
+    const steps = model.stream({ ...inputs, num_return_sequences: 1, tokenizer, signal });
     let memory = memoryOf(held);
     let first = 0;
     let turn = begin;

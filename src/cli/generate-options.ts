@@ -100,6 +100,7 @@ export function generationOptions(
   const tuned = [temperature, top_k, top_p, min_p].some((value) => value !== undefined);
   return {
     ...given,
+    num_return_sequences: 1, // whatever generation_config.json says: each prompt has one text
     max_new_tokens:
       given.max_new_tokens ??
       (typeof model.generation_config.max_new_tokens === "number"

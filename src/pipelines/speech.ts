@@ -153,7 +153,8 @@ async function written(
       const rows = await model.generate({
         ...withDefaults(model, generation, USUAL),
         ...generation,
-        input_features: input_features!,
+        num_return_sequences: 1,
+      input_features: input_features!,
         tokenizer,
       });
       return rows.map((ids) => ids.filter((id) => !special.has(id)));

@@ -154,7 +154,7 @@ async function written(
         ...withDefaults(model, generation, USUAL),
         ...generation,
         num_return_sequences: 1,
-      input_features: input_features!,
+        input_features: input_features!,
         tokenizer,
       });
       return rows.map((ids) => ids.filter((id) => !special.has(id)));

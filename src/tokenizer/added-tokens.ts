@@ -4,8 +4,12 @@ import { isSpace } from "./text.js";
 import type { AddedToken } from "./tokenizer-json.js";
 import { Trie } from "./trie.js";
 
-/** A piece of text, or a token in its place. */
-export type Section = string | AddedToken;
+/** A part of a text: plain, or a token in its place. */
+export interface Section {
+  readonly start: number;
+  readonly end: number;
+  readonly token: AddedToken | undefined;
+}
 
 const ENDS_IN_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200C\u200D]$/u;
 const STARTS_WITH_WORD = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200C\u200D]/u;
@@ -57,8 +61,10 @@ export class AddedTokenCutter {
   /** @param skipSpecial special tokens count as text; as in Python they are found all the same, and hide tokens within them */
   cut(text: string, skipSpecial: boolean): Section[] {
     const begins = this.#begins(text);
-    if (begins.length === 0) return text === "" ? [] : [text];
     const sections: Section[] = [];
+    const give = (start: number, end: number, token?: AddedToken) => {
+      if (end > start) sections.push({ start, end, token });
+    };
     let done = 0; // end of the last section
     let free = 0; // end of the last match
     let [blankFrom, blankTo] = [0, 0]; // white space that was walked over last
@@ -78,11 +84,11 @@ export class AddedTokenCutter {
         while (end < text.length && isSpace(text.charCodeAt(end))) end++;
         [blankFrom, blankTo] = [stop, end];
       }
-      if (start > done) sections.push(text.slice(done, start));
-      sections.push(token);
+      give(done, start);
+      give(start, end, token);
       done = end;
     }
-    if (done < text.length) sections.push(text.slice(done));
+    give(done, text.length);
     return sections;
   }
 

@@ -6,6 +6,7 @@ import { isList } from "../core/checks.js";
 import { OctavoError, OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { Range } from "./aligned.js";
 import {
   type Applied,
   type AppliedTo,
@@ -23,6 +24,7 @@ import {
   movable,
   type Side,
   stack,
+  stackOffsets,
   type TensorEncoding,
 } from "./batch.js";
 import { chooseTemplate, isTemplates } from "./chat/template.js";
@@ -42,7 +44,7 @@ import { makeRows } from "./rows.js";
 import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
 
 export type { ApplyChatTemplateOptions, ChatMessage, Conversation } from "./apply-chat-template.js";
-export type { BatchEncoding, Encoding, IdRows, IntTensor, Side, TensorEncoding } from "./batch.js";
+export type { BatchEncoding, Encoding, IdRows, IntTensor, OffsetTensor, Side, TensorEncoding } from "./batch.js";
 export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
 
 /** A constructor of functions that pass their arguments to their own `_call`. */
@@ -244,11 +246,14 @@ export class PreTrainedTokenizer extends Callable {
         ? { special_tokens_mask: shape(rows.map((row) => row.special!)) }
         : {}),
     });
+    const offsets = rows.map((row) => row.offsets!);
+    const given_offsets = <T>(shape: (rows: Range[][]) => T) =>
+      options.return_offsets_mapping === true ? { offset_mapping: shape(offsets) } : {};
     const encoding = options.return_tensors
-      ? movable(collect(stack))
+      ? movable({ ...collect(stack), ...given_offsets(stackOffsets) }, rows)
       : single
-        ? movable(collect((list) => list[0]!))
-        : movable(collect((list) => list));
+        ? movable({ ...collect((list) => list[0]!), ...given_offsets((list) => list[0]!) }, rows)
+        : movable({ ...collect((list) => list), ...given_offsets((list) => list) }, rows);
     return { encoding, rows };
   }
 

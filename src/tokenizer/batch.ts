@@ -2,6 +2,8 @@
 // Pure functions on numbers; no text here.
 
 import { OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import type { Range } from "./aligned.js";
 
 export type Side = "left" | "right";
 
@@ -11,10 +13,21 @@ export interface IntTensor {
   readonly shape: readonly [B: number, T: number];
 }
 
-/** What a tokenizer call returns can be asked to move, as in Python. */
+/** Offsets with their shape [B, T, 2]. */
+export interface OffsetTensor {
+  readonly data: Int32Array;
+  readonly shape: readonly [B: number, T: number, two: 2];
+}
+
+/** What a tokenizer call returns can be asked to move, and for its words, as in Python. */
 export interface Movable {
   /** The encoding itself: ids are on the host, and each call of a model brings them to its device. */
   to(...where: readonly unknown[]): this;
+  /**
+   * For each token of a row the number of its word, counted for each sequence; null for special tokens that were added and padding.
+   * @throws OptionError unless the call had `return_offsets_mapping: true`
+   */
+  word_ids(batch_index?: number): (number | null)[];
 }
 
 /** What a call on one text returns. */
@@ -24,6 +37,8 @@ export interface Encoding extends Movable {
   assistant_masks?: number[];
   /** 1 for special tokens that the tokenizer added, and for padding. */
   special_tokens_mask?: number[];
+  /** Where in its text each token starts and ends, in UTF-16 units. */
+  offset_mapping?: (readonly [start: number, end: number])[];
   attention_mask?: number[];
   token_type_ids?: number[];
 }
@@ -33,6 +48,7 @@ export interface BatchEncoding extends Movable {
   input_ids: number[][];
   assistant_masks?: number[][];
   special_tokens_mask?: number[][];
+  offset_mapping?: (readonly [start: number, end: number])[][];
   attention_mask?: number[][];
   token_type_ids?: number[][];
 }
@@ -42,14 +58,27 @@ export interface TensorEncoding extends Movable {
   input_ids: IntTensor;
   assistant_masks?: IntTensor;
   special_tokens_mask?: IntTensor;
+  offset_mapping?: OffsetTensor;
   attention_mask?: IntTensor;
   token_type_ids?: IntTensor;
 }
 
-/** An encoding with its method `to`, which is no property of its own: spreading the encoding leaves it out. */
-export function movable<T extends object>(encoding: T): T & Movable {
-  return Object.defineProperty(encoding, "to", { value: () => encoding, configurable: true, writable: true }) as T &
-    Movable;
+/** An encoding with its methods, which are no properties of its own: spreading the encoding leaves them out. */
+export function movable<T extends object>(encoding: T, rows: readonly Row[]): T & Movable {
+  const word_ids = (batch_index: unknown = 0) => {
+    if (rows.some(({ words }) => words === undefined)) {
+      throw new OptionError(
+        "encoding.word_ids: words are known only after tokenizer(..., { return_offsets_mapping: true })",
+      );
+    }
+    const row = rows[batch_index as number];
+    if (row?.words === undefined) {
+      throw new OptionError(`encoding.word_ids: batch_index must be below ${rows.length}, got ${show(batch_index)}`);
+    }
+    return [...row.words];
+  };
+  const method = (value: unknown) => ({ value, configurable: true, writable: true });
+  return Object.defineProperties(encoding, { to: method(() => encoding), word_ids: method(word_ids) }) as T & Movable;
 }
 
 /** Ids of one row, with their token types. */
@@ -61,6 +90,9 @@ export interface Row {
   special?: number[];
   /** Which token of the text each is, those of a pair after those of the first; -1 for all others. Absent unless asked for. */
   places?: number[];
+  /** Where each comes from in its text, and its word. Absent unless asked for. */
+  offsets?: Range[];
+  words?: (number | null)[];
 }
 
 /** Rows of ids in any accepted form: nested arrays, typed arrays, or a tensor [B, T]. */
@@ -128,6 +160,9 @@ export function truncateOne(
   return which === "only_first" ? [kept, [...b]] : [[...a], kept];
 }
 
+/** The offsets of what is not in the text. */
+export const NOWHERE: Range = Object.freeze([0, 0] as const);
+
 /** Most ids of a padded batch: 1 GB of numbers. */
 const MOST_PADDED = 2 ** 27;
 
@@ -147,8 +182,8 @@ export function padRows(rows: readonly Row[], plan: PadPlan): void {
   for (const row of rows) {
     const missing = length - row.ids.length;
     if (missing <= 0) continue;
-    const fill = (list: number[], value: number) => {
-      const padding = new Array<number>(missing).fill(value);
+    const fill = <T>(list: readonly T[], value: T) => {
+      const padding = new Array<T>(missing).fill(value);
       return plan.side === "left" ? [...padding, ...list] : [...list, ...padding];
     };
     row.ids = fill(row.ids, plan.pad());
@@ -156,6 +191,8 @@ export function padRows(rows: readonly Row[], plan: PadPlan): void {
     row.types = fill(row.types, 0);
     if (row.special) row.special = fill(row.special, 1);
     if (row.places) row.places = fill(row.places, -1);
+    if (row.offsets) row.offsets = fill(row.offsets, NOWHERE);
+    if (row.words) row.words = fill(row.words, null);
   }
 }
 
@@ -176,4 +213,18 @@ export function stack(rows: readonly (readonly number[])[]): IntTensor {
     data.set(row, b * T);
   });
   return { data, shape: [rows.length, T] };
+}
+
+/**
+ * `stack` of offsets.
+ * @throws OptionError when the rows differ in length
+ */
+export function stackOffsets(rows: readonly (readonly Range[])[]): OffsetTensor {
+  const [starts, ends] = [0, 1].map((side) => stack(rows.map((row) => row.map((range) => range[side]!)))) as [
+    IntTensor,
+    IntTensor,
+  ];
+  const data = new Int32Array(2 * starts.data.length);
+  for (let i = 0; i < starts.data.length; i++) data.set([starts.data[i]!, ends.data[i]!], 2 * i);
+  return { data, shape: [...starts.shape, 2] };
 }

@@ -1,7 +1,10 @@
 // The BPE model: pieces of text to ids by merging neighbours, the pair of the lowest rank first. n log n in the piece's length.
 
+import { sizeAt } from "./aligned.js";
+import { fail } from "./json-file.js";
 import { type Merges, type Model, unknownToken } from "./model.js";
 import { LONGEST_KEPT, PieceCache } from "./piece-cache.js";
+import { bytesAt } from "./text.js";
 
 export interface BpeOptions {
   /** The id of what the vocabulary lacks; null if the file names no unknown token: then it is left out. */
@@ -127,6 +130,24 @@ class Heap {
   }
 }
 
+/** Units of each token, by its id. */
+function lengthsOf(vocab: ReadonlyMap<string, number>): Int32Array {
+  let size = 0;
+  for (const id of vocab.values()) size = Math.max(size, id + 1);
+  const lengths = new Int32Array(size);
+  for (const [token, id] of vocab) lengths[id] = token.length;
+  return lengths;
+}
+
+/** The place of the character of a byte of a text. */
+function charactersOf(file: string, text: string): (byte: number) => number {
+  const places: number[] = [];
+  for (let at = 0; at < text.length; at += sizeAt(text, at)) {
+    for (let left = bytesAt(text, at); left > 0; left--) places.push(at);
+  }
+  return (byte) => places[byte] ?? fail(file, "model.byte_fallback", "has no offsets together with end_of_word_suffix");
+}
+
 export class Bpe implements Model {
   readonly #file: string;
   readonly #vocab: ReadonlyMap<string, number>;
@@ -140,6 +161,7 @@ export class Bpe implements Model {
   readonly #parts = new PieceCache(); // of long pieces, which are merged even if they are tokens
   readonly #partsWithBanned = new PieceCache();
   #neighbours: Neighbours | undefined; // made on first use
+  #lengths: Int32Array | undefined; // of tokens by their ids; made on first use
 
   constructor(file: string, vocab: ReadonlyMap<string, number>, merges: Merges, options: BpeOptions) {
     this.#file = file;
@@ -158,14 +180,46 @@ export class Bpe implements Model {
       for (const id of known) out.push(id);
       return;
     }
-    const { ignore_merges, end_of_word_suffix: suffix } = this.#options;
-    const whole = ignore_merges ? this.#vocab.get(piece) : undefined;
-    if (whole !== undefined && !banned?.has(whole)) {
+    const whole = this.#whole(piece, banned);
+    if (whole !== undefined) {
       out.push(whole);
       return;
     }
-    if (piece.length < LONGEST_KEPT || suffix !== "") this.#merged(piece, banned, kept, out);
+    if (piece.length < LONGEST_KEPT || this.#options.end_of_word_suffix !== "") this.#merged(piece, banned, kept, out);
     else this.#byParts(piece, banned, out);
+  }
+
+  /** The id of a piece that is a token and not merged. */
+  #whole(piece: string, banned: ReadonlySet<number> | undefined): number | undefined {
+    const id = this.#options.ignore_merges ? this.#vocab.get(piece) : undefined;
+    return id === undefined || banned?.has(id) ? undefined : id;
+  }
+
+  /**
+   * A token's text is the texts of those that it was merged of, so that their lengths tell which ones they are. As in Python, what
+   * follows a character that was left out begins that much earlier.
+   */
+  place(piece: string, banned: ReadonlySet<number> | undefined, out: number[], places: number[]): void {
+    const first = out.length;
+    this.encode(piece, banned, out);
+    if (this.#whole(piece, banned) !== undefined) {
+      places.push(0, piece.length);
+      return;
+    }
+    const sizes: number[] = [];
+    const parts = this.#characters(piece, banned, sizes);
+    const characterAt = charactersOf(this.#file, piece);
+    const lengths = (this.#lengths ??= lengthsOf(this.#vocab));
+    let [part, byte] = [0, 0];
+    for (let i = first; i < out.length; i++) {
+      const start = byte;
+      for (let left = lengths[out[i]!]!, begun = false; part < parts.length && (left > 0 || !begun); begun = true) {
+        left -= lengths[parts[part]!]!;
+        byte += sizes[part++]!;
+      }
+      const last = characterAt(byte - 1);
+      places.push(characterAt(start), last + sizeAt(piece, last));
+    }
   }
 
   #merged(piece: string, banned: ReadonlySet<number> | undefined, kept: PieceCache, out: number[]): void {
@@ -208,8 +262,8 @@ export class Bpe implements Model {
     return known;
   }
 
-  /** Ids of the piece's characters. */
-  #characters(piece: string, banned: ReadonlySet<number> | undefined): number[] {
+  /** Ids of the piece's characters. `sizes` takes the number of bytes that each id stands for. */
+  #characters(piece: string, banned: ReadonlySet<number> | undefined, sizes?: number[]): number[] {
     const { unk, fuse_unk, end_of_word_suffix: suffix } = this.#options;
     const ids: number[] = [];
     let unknown = false; // was the last character?
@@ -220,25 +274,32 @@ export class Bpe implements Model {
         const known = this.#unitId(piece, at);
         if (known >= 0 && !banned?.has(known)) {
           ids.push(known);
+          sizes?.push(bytesAt(piece, at));
           unknown = false;
           at = end;
           continue;
         }
       }
       const char = last ? piece.slice(at, end) + suffix : piece.slice(at, end);
+      const size = sizes === undefined ? 0 : bytesAt(piece, at);
       at = end;
       const id = this.#vocab.get(char);
       if (id !== undefined && !banned?.has(id)) {
         ids.push(id);
+        sizes?.push(size);
         unknown = false;
         continue;
       }
       const bytes = this.#bytes.length > 0 ? this.#bytesOf(char, banned) : undefined;
       if (bytes !== undefined) {
         for (const byte of bytes) ids.push(byte);
+        sizes?.push(...bytes.map(() => 1));
         unknown = false;
       } else if (unk !== null) {
-        if (!(unknown && fuse_unk)) ids.push(unk ?? unknownToken(this.#file, char));
+        if (!(unknown && fuse_unk)) {
+          ids.push(unk ?? unknownToken(this.#file, char));
+          sizes?.push(size);
+        } else if (sizes !== undefined) sizes[sizes.length - 1]! += size;
         unknown = true;
       }
     }

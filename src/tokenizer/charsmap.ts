@@ -2,8 +2,9 @@
 // the replacements behind it. A grapheme of fewer than six bytes is replaced as a whole, else character by character.
 // Facts: the Darts-clone format, and the normalizer `Precompiled`.
 
+import { type Aligned, sizeAt } from "./aligned.js";
 import { fail } from "./json-file.js";
-import { TooLong } from "./text.js";
+import { bytesAt, TooLong } from "./text.js";
 
 const KEY = "normalizer.precompiled_charsmap";
 const UTF8 = new TextEncoder();
@@ -30,6 +31,9 @@ function decoded(file: string, text: string): Uint8Array {
     return fail(file, KEY, "is not base64", undefined, cause);
   }
 }
+
+/** Takes the parts of a text: as they were, or what was made of another. */
+type Give = (part: string, replaced?: string) => void;
 
 export class Charsmap {
   readonly #file: string;
@@ -60,11 +64,35 @@ export class Charsmap {
   apply(text: string, most: number): string {
     const parts: string[] = [];
     let made = 0;
-    const give = (part: string) => {
+    this.#rewrite(text, (part) => {
       made += part.length;
       if (made > most) throw new TooLong();
       parts.push(part);
-    };
+    });
+    return parts.length === 1 ? parts[0]! : parts.join("");
+  }
+
+  /** The same of a text whose characters are followed. As in Python, what is removed at the very start shifts what comes after it. */
+  align(given: Aligned): Aligned {
+    const chars: string[] = [];
+    const changes: number[] = [];
+    let changed = false;
+    this.#rewrite(given.text, (part, replaced) => {
+      const made = [...part];
+      for (const char of made) {
+        chars.push(char);
+        changes.push(0);
+      }
+      if (replaced === undefined) return;
+      changed = true;
+      const more = made.length - [...replaced].length;
+      if (more > 0) changes.fill(1, changes.length - more);
+      else if (changes.length > 0) changes[changes.length - 1]! += more;
+    });
+    return changed ? given.changed({ chars, changes }) : given;
+  }
+
+  #rewrite(text: string, give: Give): void {
     let done = 0;
     for (const found of text.matchAll(JOINED)) {
       this.#singly(text.slice(done, found.index), give);
@@ -72,11 +100,10 @@ export class Charsmap {
       done = found.index + found[0].length;
     }
     this.#singly(done === 0 ? text : text.slice(done), give);
-    return parts.length === 1 ? parts[0]! : parts.join("");
   }
 
   /** Characters that are one unit and one grapheme each. */
-  #singly(text: string, give: (part: string) => void): void {
+  #singly(text: string, give: Give): void {
     const same = this.#same;
     let from = 0;
     for (let at = 0; at < text.length; at++) {
@@ -88,13 +115,13 @@ export class Charsmap {
         continue;
       }
       if (at > from) give(text.slice(from, at));
-      give(replaced);
+      give(replaced, text[at]!);
       from = at + 1;
     }
     if (from < text.length) give(from === 0 ? text : text.slice(from));
   }
 
-  #joined(text: string, give: (part: string) => void): void {
+  #joined(text: string, give: Give): void {
     this.#segmenter ??= new Intl.Segmenter("und", { granularity: "grapheme" });
     // Engines take far more than linear time for a long text. Of a part, the last grapheme may go on: the next part begins with it.
     for (let from = 0, size = PART; from < text.length; ) {
@@ -111,10 +138,17 @@ export class Charsmap {
     }
   }
 
-  #grapheme(text: string, give: (part: string) => void): void {
+  #grapheme(text: string, give: Give): void {
     const whole = text.length < SHORT && utf8Length(text) < SHORT ? this.#replacement(text) : undefined;
-    if (whole !== undefined) give(whole);
-    else for (const char of text) give(this.#replacement(char) ?? char);
+    if (whole !== undefined) {
+      give(whole, text);
+      return;
+    }
+    for (const char of text) {
+      const replaced = this.#replacement(char);
+      if (replaced === undefined) give(char);
+      else give(replaced, char);
+    }
   }
 
   /** What a text becomes if a rule's text begins it; undefined for no rule. */
@@ -160,9 +194,6 @@ function offset(unit: number): number {
 
 function utf8Length(text: string): number {
   let bytes = 0;
-  for (const char of text) {
-    const code = char.codePointAt(0)!;
-    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-  }
+  for (let at = 0; at < text.length; at += sizeAt(text, at)) bytes += bytesAt(text, at);
   return bytes;
 }

@@ -4,11 +4,13 @@
 import { FormatError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { AddedTokenCutter } from "./added-tokens.js";
+import { ALIGNED, Aligned, type Form, PLAIN } from "./aligned.js";
 import { buildDecoder, type Decoding } from "./decode.js";
 import { buildFrame, type Frame } from "./frame.js";
 import type { Model } from "./model.js";
 import { buildModel } from "./models.js";
-import { buildNormalizer, type Normalizer } from "./normalize.js";
+import { buildNormalizer, type Normalized, type Normalizer } from "./normalize.js";
+import { Placement, trimsOf } from "./placement.js";
 import { buildPreTokenizer, type PreTokenizer } from "./pre-tokenize.js";
 import { spansOf, type TokenSpan } from "./spans.js";
 import { wellFormed } from "./text.js";
@@ -57,6 +59,8 @@ export interface Tokenizer {
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
   encode(text: string, options?: EncodeTextOptions): number[];
+  /** Ids without special tokens around them, and where in the text each token comes from. */
+  place(text: string, options?: Pick<EncodeTextOptions, "split_special_tokens">): Placement;
   /** Text of `ids`; ids outside the vocabulary are skipped. */
   decode(ids: Iterable<number>, options?: DecodeIdsOptions): string;
   /** Begins to decode a text; its pieces together are what `decode` gives for all ids together. */
@@ -86,6 +90,7 @@ export class JsonTokenizer implements Tokenizer {
   readonly #preTokenize: PreTokenizer;
   readonly #model: Model;
   readonly #beginDecoding: () => Decoding;
+  readonly #trims: ReturnType<typeof trimsOf>;
   readonly #added = new Map<string, number>(); // ids of added tokens
   readonly #tokens: Map<number, string>;
   readonly #banned: ReadonlySet<number> | undefined; // special tokens, which text that is not trusted may not become
@@ -141,6 +146,7 @@ export class JsonTokenizer implements Tokenizer {
     this.unk_token_id = unk_token_id;
     this.#banned = special.size === 0 ? undefined : special;
     this.#single = this.#makeFrame(false);
+    this.#trims = trimsOf(json.post_processor);
   }
 
   /**
@@ -153,23 +159,66 @@ export class JsonTokenizer implements Tokenizer {
     const skip = options.split_special_tokens === true;
     const banned = skip ? this.#banned : undefined;
     const ids: number[] = [];
+    this.#cut(wellFormed(text), PLAIN, this.#normalize, skip, (piece, token) => {
+      if (token === undefined) this.#model.encode(piece, banned, ids);
+      else ids.push(token.id);
+    });
+    const { before, after } = this.#single;
+    if (options.add_special_tokens === false || before.length + after.length === 0) return ids;
+    return [...before.map(([id]) => id), ...ids, ...after.map(([id]) => id)];
+  }
+
+  place(text: string, options: Pick<EncodeTextOptions, "split_special_tokens"> = {}): Placement {
+    const skip = options.split_special_tokens === true;
+    const banned = skip ? this.#banned : undefined;
+    const known = wellFormed(text);
+    const { model, unk_token_id } = this.#json;
+    const placement = new Placement(known, this.#trims, (id) => this.#tokens.get(id));
+    this.#cut(Aligned.of(known), ALIGNED, this.#normalize?.align, skip, (piece, token) => {
+      const whole = piece.text;
+      if (token !== undefined) {
+        placement.add(
+          [token.id],
+          () => piece.range(0, whole.length),
+          () => whole,
+        );
+        return;
+      }
+      const ids: number[] = [];
+      const places: number[] = [];
+      this.#model.place(whole, banned, ids, places);
+      const at = (i: number) => [places[2 * i]!, places[2 * i + 1]!] as const;
+      // Unigram's unknown token is in Python the text that is unknown.
+      const written = (i: number) => (ids[i] === unk_token_id ? whole.slice(...at(i)) : undefined);
+      placement.add(ids, (i) => piece.range(...at(i)), model.type === "Unigram" ? written : undefined);
+    });
+    return placement;
+  }
+
+  /** Cuts a text into added tokens and pieces for the model. */
+  #cut<T>(
+    text: T,
+    form: Form<T>,
+    normalize: ((text: T) => Normalized<T>) | null | undefined,
+    skip: boolean,
+    take: (piece: T, token?: AddedToken) => void,
+  ): void {
     let first = true;
-    for (const section of this.#raw.cut(wellFormed(text), skip)) {
-      if (typeof section !== "string") ids.push(section.id);
+    for (const { start, end, token } of this.#raw.cut(form.text(text), skip)) {
+      const section = form.slice(text, start, end);
+      if (token !== undefined) take(section, token);
       else {
-        const { text: normal, late } = this.#normalize?.(section) ?? { text: section, late: false };
+        const { text: normal, late } = normalize?.(section) ?? { text: section, late: false };
         if (late) first = false;
-        for (const part of this.#normalized.cut(normal, skip)) {
-          if (typeof part !== "string") ids.push(part.id);
-          else for (const piece of this.#preTokenize(part, first)) this.#model.encode(piece, banned, ids);
+        for (const part of this.#normalized.cut(form.text(normal), skip)) {
+          const found = form.slice(normal, part.start, part.end);
+          if (part.token !== undefined) take(found, part.token);
+          else for (const piece of this.#preTokenize(found, first, form)) if (form.text(piece) !== "") take(piece);
           first = false;
         }
       }
       first = false;
     }
-    const { before, after } = this.#single;
-    if (options.add_special_tokens === false || before.length + after.length === 0) return ids;
-    return [...before.map(([id]) => id), ...ids, ...after.map(([id]) => id)];
   }
 
   decode(ids: Iterable<number>, options: DecodeIdsOptions = {}): string {

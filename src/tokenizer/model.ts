@@ -22,6 +22,9 @@ export interface Model {
    * @throws FormatError when the vocabulary lacks a part of the piece and there is no unknown token
    */
   encode(piece: string, banned: ReadonlySet<number> | undefined, out: number[]): void;
+
+  /** The same, and the place of each token in the piece: where it starts and ends, in units, and always whole characters. */
+  place(piece: string, banned: ReadonlySet<number> | undefined, out: number[], places: number[]): void;
 }
 
 /** Longest token of models that try every length, in UTF-16 units. Published ones stay under 100. */

@@ -45,6 +45,11 @@ export const CALL = {
   return_token_type_ids: flag(),
   /** Return 1 for each special token that was added and for padding, 0 for the tokens of the text. */
   return_special_tokens_mask: flag(),
+  /**
+   * Return for each token from where to where in its text it comes, [0, 0] for special tokens that were added and for padding: Python's
+   * numbers, but in UTF-16 units, so that `text.slice(start, end)` is the token's text. The result's `word_ids()` works, too.
+   */
+  return_offsets_mapping: flag(),
   /** A second sequence for each text. */
   text_pair: such<string | readonly string[]>(
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),

@@ -1,5 +1,6 @@
 // Pre-tokenizers: normalized text into the pieces that the model sees, as in Python's `tokenizers`.
 
+import { type Form, sizeAt } from "./aligned.js";
 import type { Components } from "./components.js";
 import type { Json, JsonObject } from "./json-file.js";
 import { bounded, literally, patternOf } from "./pattern.js";
@@ -14,17 +15,27 @@ const GPT2 = new RegExp(
 );
 
 /** A piece of text. `first`: it begins where the input begins. */
-interface Piece {
-  readonly text: string;
+interface Piece<T> {
+  readonly text: T;
   readonly first: boolean;
 }
-type Cutter = (piece: Piece, out: Piece[]) => void;
+type Cutter = <T>(piece: Piece<T>, form: Form<T>, out: Piece<T>[]) => void;
+/** Adds the places of parts of a text to a list: where each starts and ends. */
+type Places = (text: string, out: number[]) => void;
 
-/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches according to `behavior`. */
-export function cut(text: string, pattern: RegExp, behavior: string, invert: boolean): string[] {
-  return ranges(text, pattern, behavior, invert).map((part) => text.slice(part.start, part.end));
+/** A cutter that changes nothing. */
+function cutAt(places: Places): Cutter {
+  return ({ text, first }, form, out) => {
+    const found: number[] = [];
+    places(form.text(text), found);
+    for (let i = 0; i < found.length; i += 2) {
+      const start = found[i]!;
+      out.push({ text: form.slice(text, start, found[i + 1]!), first: first && start === 0 });
+    }
+  };
 }
 
+/** Python's Split: cuts `text` at the matches of `pattern` and treats the matches according to `behavior`. */
 function ranges(text: string, pattern: RegExp, behavior: string, invert: boolean): { start: number; end: number }[] {
   const parts: { start: number; end: number; match: boolean }[] = [];
   let at = 0;
@@ -57,11 +68,9 @@ function merges(behavior: string, last: { match: boolean }, part: { match: boole
 }
 
 function splitter(pattern: RegExp, behavior: string, invert = false): Cutter {
-  return ({ text, first }, out) => {
-    for (const { start, end } of ranges(text, pattern, behavior, invert)) {
-      out.push({ text: text.slice(start, end), first: first && start === 0 });
-    }
-  };
+  return cutAt((text, out) => {
+    for (const { start, end } of ranges(text, pattern, behavior, invert)) out.push(start, end);
+  });
 }
 
 const [NOT_LOOKED, SPACE_UNIT, PUNCTUATION_UNIT, OTHER_UNIT] = [0, 1, 2, 3];
@@ -84,10 +93,10 @@ function kindAt(text: string, at: number): number {
 
 /** Words between white space; with `cuts`, punctuation is a piece for each character. Patterns would make several objects a piece. */
 function words(cuts: boolean): Cutter {
-  return ({ text, first }, out) => {
+  return cutAt((text, out) => {
     let from = 0; // where the word begins
     const give = (to: number) => {
-      if (to > from) out.push({ text: text.slice(from, to), first: first && from === 0 });
+      if (to > from) out.push(from, to);
     };
     for (let at = 0; at < text.length; ) {
       const kind = kindAt(text, at);
@@ -104,7 +113,7 @@ function words(cuts: boolean): Cutter {
       at = end;
     }
     give(text.length);
-  };
+  });
 }
 
 /** The 256 characters that represent bytes in byte-level vocabularies. */
@@ -177,10 +186,15 @@ function bytesOf(char: string): string {
 
 function byteLevel(config: JsonObject): Cutter {
   const [prefix, regex] = [config.add_prefix_space === true, config.use_regex !== false];
-  return ({ text, first }, out) => {
-    const spaced = prefix && !text.startsWith(" ") ? ` ${text}` : text;
-    const pieces = regex ? (spaced.match(GPT2) ?? []) : [spaced];
-    for (const [i, piece] of pieces.entries()) out.push({ text: bytesAsText(piece), first: first && i === 0 });
+  return ({ text, first }, form, out) => {
+    const spaced = prefix && !form.text(text).startsWith(" ") ? form.prepend(text, " ") : text;
+    const whole = form.text(spaced);
+    let from = 0;
+    for (const { length } of regex ? (whole.match(GPT2) ?? []) : [whole]) {
+      const piece = form.slice(spaced, from, from + length);
+      out.push({ text: form.spread(piece, bytesAsText(form.text(piece)), bytesOf), first: first && from === 0 });
+      from += length;
+    }
   };
 }
 
@@ -190,19 +204,20 @@ function metaspace(config: JsonObject): Cutter {
   // Files from before prepend_scheme say add_prefix_space.
   const scheme = config.prepend_scheme ?? (config.add_prefix_space === false ? "never" : "always");
   const splits = config.split !== false;
-  return ({ text, first }, out) => {
-    const marked = text.replaceAll(" ", () => shown);
-    const prepends = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
-    const whole = prepends ? shown + marked : marked;
+  return ({ text, first }, form, out) => {
+    const marked = form.mark(text, shown);
+    const prepends = !form.text(marked).startsWith(mark) && (scheme === "always" || (scheme === "first" && first));
+    const made = prepends ? form.prepend(marked, shown) : marked;
     if (!splits) {
-      out.push({ text: whole, first });
+      out.push({ text: made, first });
       return;
     }
     // Each mark begins a piece.
+    const whole = form.text(made);
     for (let from = 0; from < whole.length; ) {
       const next = whole.indexOf(mark, from + mark.length * Number(whole.startsWith(mark, from)));
       const end = next < 0 ? whole.length : next;
-      if (end > from) out.push({ text: whole.slice(from, end), first: first && from === 0 });
+      if (end > from) out.push({ text: form.slice(made, from, end), first: first && from === 0 });
       from = end;
     }
   };
@@ -210,14 +225,14 @@ function metaspace(config: JsonObject): Cutter {
 
 /** Pieces of `length` characters each; the last may be shorter. */
 function fixedLength(length: number): Cutter {
-  return ({ text, first }, out) => {
+  return cutAt((text, out) => {
     let [start, end] = [0, 0];
     for (let count = 0; start < text.length; count = 0) {
-      for (; count < length && end < text.length; count++) end += text.codePointAt(end)! > 0xffff ? 2 : 1;
-      out.push({ text: text.slice(start, end), first: first && start === 0 });
+      for (; count < length && end < text.length; count++) end += sizeAt(text, end);
+      out.push(start, end);
       start = end;
     }
-  };
+  });
 }
 
 function cutters(file: string, config: JsonObject): Cutter[] {
@@ -250,7 +265,7 @@ function cutters(file: string, config: JsonObject): Cutter[] {
 }
 
 /** Cuts a normalized text into pieces; `first`: it begins where the input begins. */
-export type PreTokenizer = (text: string, first: boolean) => string[];
+export type PreTokenizer = <T>(text: T, first: boolean, form: Form<T>) => T[];
 
 /**
  * Builds the pre-tokenizer of a checked tokenizer.json.
@@ -259,12 +274,12 @@ export type PreTokenizer = (text: string, first: boolean) => string[];
 export function buildPreTokenizer(file: string, components: Components | null): PreTokenizer {
   if (components === null) return (text) => [text];
   const steps = components.flatMap((config) => cutters(file, config));
-  return (text, first) =>
-    bounded(file, "pre_tokenizer", text.length, () => {
-      let pieces: Piece[] = [{ text, first }];
+  return <T>(text: T, first: boolean, form: Form<T>) =>
+    bounded(file, "pre_tokenizer", form.text(text).length, () => {
+      let pieces: Piece<T>[] = [{ text, first }];
       for (const step of steps) {
-        const next: Piece[] = [];
-        for (const piece of pieces) step(piece, next);
+        const next: Piece<T>[] = [];
+        for (const piece of pieces) step(piece, form, next);
         pieces = next;
       }
       return pieces.map((piece) => piece.text);

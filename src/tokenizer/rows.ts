@@ -1,9 +1,11 @@
 // The rows of a tokenizer's call: texts and pairs to ids with special tokens, cut and padded as the options say.
 
 import { OptionError } from "../core/errors.js";
-import { padRows, type Row, type Side, truncate, truncateOne, truncatePair } from "./batch.js";
+import type { Range } from "./aligned.js";
+import { NOWHERE, padRows, type Row, type Side, truncate, truncateOne, truncatePair } from "./batch.js";
 import type { Tokenizer } from "./engine.js";
 import type { CallOptions } from "./options.js";
+import type { Placement } from "./placement.js";
 
 /** What rows need of a tokenizer. */
 export interface RowSource {
@@ -54,10 +56,15 @@ function rowOf(
 ): Row {
   const { split_special_tokens, add_special_tokens = true } = options;
   const plain = { split_special_tokens, add_special_tokens: false };
-  const first = tokenizer.backend.encode(text, plain);
-  const second = pair === undefined ? undefined : tokenizer.backend.encode(pair, plain);
+  const located = options.return_offsets_mapping === true;
+  const { backend } = tokenizer;
+  const placements = located
+    ? [text, ...(pair === undefined ? [] : [pair])].map((one) => backend.place(one, plain))
+    : [];
+  const first = placements[0]?.ids ?? backend.encode(text, plain);
+  const second = pair === undefined ? undefined : (placements[1]?.ids ?? backend.encode(pair, plain));
   // Places of tokens, which are below 0 and so no ids, go the way of the ids: cut and framed, they say what became of each.
-  const marked = placed || options.return_special_tokens_mask === true;
+  const marked = placed || located || options.return_special_tokens_mask === true;
   const marks = (ids: readonly number[], from: number) => (marked ? ids.map((_, i) => -1 - from - i) : [...ids]);
   let a = marks(first, 0);
   let b = second && marks(second, first.length);
@@ -87,10 +94,38 @@ function rowOf(
   if (!marked) return made;
   const { ids } = row;
   if (options.return_special_tokens_mask === true) made.special = ids.map((id) => (id < 0 ? 0 : 1));
-  if (placed) made.places = ids.map((id) => (id < 0 ? -1 - id : -1));
+  const places = ids.map((id) => (id < 0 ? -1 - id : -1));
+  if (placed) made.places = places;
+  if (located) locate(made, places, placements, [a.length, b?.length ?? 0], add_special_tokens);
   const all = second === undefined ? first : [...first, ...second];
   made.ids = ids.map((id) => (id < 0 ? all[-1 - id]! : id));
   return made;
+}
+
+/** Sets a row's offsets and words. `kept`: how many tokens of each text are left. */
+function locate(
+  row: Row,
+  places: readonly number[],
+  placements: readonly Placement[],
+  kept: readonly number[],
+  framed: boolean,
+): void {
+  const offsets: Range[] = places.map(() => NOWHERE);
+  const words: (number | null)[] = places.map(() => null);
+  let base = 0; // the place of the text's first token
+  for (const [n, placement] of placements.entries()) {
+    const end = base + placement.ids.length;
+    const at = places.findIndex((place) => place >= base && place < end);
+    const from = places[at]! - base;
+    const found = at < 0 ? [] : placement.offsets(from, from + kept[n]!, framed);
+    for (const [i, range] of found.entries()) {
+      offsets[at + i] = range;
+      words[at + i] = placement.words[from + i]!;
+    }
+    base = end;
+  }
+  row.offsets = offsets;
+  row.words = words;
 }
 
 function pad(tokenizer: RowSource, rows: readonly Row[], options: CallOptions): void {

@@ -16,6 +16,12 @@ export function isSpace(unit: number): boolean {
   );
 }
 
+/** Bytes of UTF-8 of the character at a place of a well-formed text. */
+export function bytesAt(text: string, at: number): number {
+  const unit = text.charCodeAt(at);
+  return unit < 0x80 ? 1 : unit < 0x800 ? 2 : (unit & 0xfc00) === 0xd800 ? 4 : 3;
+}
+
 /** Replaces lone surrogates, which no UTF-8 can hold, by U+FFFD. */
 export function wellFormed(text: string): string {
   let at = 0; // a loop over units is several times faster than the pattern, and most texts are well formed

@@ -55,8 +55,17 @@ export class Unigram implements Model {
     kept.set(piece, ids.reverse());
   }
 
-  /** Ids of the best cut, the last first. */
-  #cut(piece: string, banned: ReadonlySet<number> | undefined): number[] {
+  place(piece: string, banned: ReadonlySet<number> | undefined, out: number[], places: number[]): void {
+    const bounds: number[] = [];
+    const ids = this.#cut(piece, banned, bounds);
+    for (let i = ids.length - 1; i >= 0; i--) {
+      out.push(ids[i]!);
+      places.push(bounds[2 * i]!, bounds[2 * i + 1]!);
+    }
+  }
+
+  /** Ids of the best cut, the last first. `bounds` takes the place of each; those of bytes have the place of all of them. */
+  #cut(piece: string, banned: ReadonlySet<number> | undefined, bounds?: number[]): number[] {
     const n = piece.length;
     const short = n < LONGEST_KEPT;
     // The largest sum of a cut of what comes before a place, where its last token begins, and its id, or -1 if it is unknown.
@@ -97,6 +106,7 @@ export class Unigram implements Model {
         while (start > 0 && this.#isUnknown(last[start]!)) start = from[start]!;
         this.#unknown(piece.slice(start, end), banned, ids);
       }
+      if (bounds !== undefined) while (bounds.length < 2 * ids.length) bounds.push(start, end);
       end = start;
     }
     return ids;

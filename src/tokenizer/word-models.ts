@@ -19,6 +19,11 @@ export class WordLevel implements Model {
     const id = this.#vocab.get(piece);
     out.push(id !== undefined && !banned?.has(id) ? id : (this.#unk ?? unknownToken(this.#file, piece)));
   }
+
+  place(piece: string, banned: ReadonlySet<number> | undefined, out: number[], places: number[]): void {
+    this.encode(piece, banned, out);
+    places.push(0, piece.length);
+  }
 }
 
 /** The longest token at the start of a piece, then the longest that continues it, and so on; else the piece is unknown. */
@@ -52,7 +57,20 @@ export class WordPiece implements Model {
     this.#continueIds = continuing.map(([, id]) => id);
   }
 
-  encode(piece: string, banned: ReadonlySet<number> | undefined, out: number[]): void {
+  place(piece: string, banned: ReadonlySet<number> | undefined, out: number[], places: number[]): void {
+    const ends: number[] = [];
+    const before = out.length;
+    this.encode(piece, banned, out, ends);
+    const known = ends.length === out.length - before && ends.at(-1) === piece.length;
+    let start = 0;
+    for (const end of known ? ends : [piece.length]) {
+      places.push(start, end);
+      start = end;
+    }
+  }
+
+  /** @param ends takes the end of each token; of a piece that is unknown, those that were found */
+  encode(piece: string, banned: ReadonlySet<number> | undefined, out: number[], ends?: number[]): void {
     const before = out.length;
     if (characters(piece) <= this.#most) {
       let at = 0;
@@ -71,6 +89,7 @@ export class WordPiece implements Model {
         }
         if (best < 0) break;
         out.push(best);
+        ends?.push(end);
         at = end;
       }
       if (at === piece.length) return;

@@ -66,6 +66,7 @@ Tasks: ${TASKS.join(", ").replace(/(.{1,100})(?:, |$)/g, "\n  $1")}
 Examples:
   octavo run text-generation octavo/storyteller "The old king" -o max_new_tokens=20
   octavo run text-classification <model> "I love it" "I do not" -o top_k=2
+  octavo run question-answering <model> '{"question":"Who?","context":"It was me."}'
   octavo run zero-shot-classification <model> "The film was good" --labels "praise, complaint"
   octavo run automatic-speech-recognition <model> talk.wav -o chunk_length_s=30 --json`,
     )
@@ -87,6 +88,8 @@ async function run(task: string, model: string, given: readonly string[], flags:
   const load = { ...optionsOf("run", WEIGHTS, flags), ...optionsOf("run", SOURCE, flags) };
   const clash = Object.keys(option).find((name) => Object.hasOwn(FROM_PRETRAINED, name));
   if (clash) throw new OptionError(`${clash} is a flag of its own: --${clash.replaceAll("_", "-")}`);
+  const inputs = given.length > 0 && given[0] !== "-" ? given : await typed(quiet, signal);
+  const values = OF_OBJECTS.has(task) ? inputs.map(objectOf) : [...inputs];
   const bar = !quiet && isInteractive() ? new LoadingBar() : undefined;
   let opened: OpenPipeline & ((inputs: unknown, options: object) => Promise<unknown>);
   try {
@@ -107,14 +110,27 @@ async function run(task: string, model: string, given: readonly string[], flags:
   await using _device = opened.model.device;
   await using owned = opened;
   if (!quiet) for (const warning of owned.model.warnings) note(`warning: ${warning}`);
-  const inputs = given.length > 0 && given[0] !== "-" ? given : await typed(quiet, signal);
-  const results = (await owned([...inputs], {})) as readonly unknown[];
+  const results = (await owned(values, {})) as readonly unknown[];
   if (flags.json) {
     printJson({ task, model, results: inputs.map((input, n) => ({ input, output: results[n] })) });
     return;
   }
   for (const [n, input] of inputs.entries()) {
     print(`${inputs.length > 1 ? `==> ${input} <==\n` : ""}${shown(results[n])}${inputs.length > 1 ? "\n" : ""}`);
+  }
+}
+
+/** Tasks whose inputs have several texts. */
+const OF_OBJECTS: ReadonlySet<string> = new Set(["question-answering", "sentence-similarity"]);
+
+/** @throws OptionError for what is not JSON */
+function objectOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new OptionError(`an input of this task is JSON, such as '{"question":"Who?","context":"It was me."}'`, {
+      cause,
+    });
   }
 }
 

@@ -27,10 +27,12 @@ import {
 import { featureExtraction, imageFeatureExtraction, sentenceSimilarity } from "./features.js";
 import { fillMask } from "./fill-mask.js";
 import type { Kind, Need, Parts, Processors } from "./kinds.js";
+import { questionAnswering } from "./question-answering.js";
 import type { Pipelines, TaskName } from "./signatures.js";
 import { speechRecognition } from "./speech.js";
 import { textGeneration } from "./text-generation.js";
 import { text2text } from "./text2text.js";
+import { type TokenClassificationOptions, tokenClassification } from "./token-classification.js";
 
 const KINDS: Readonly<Record<TaskName, Kind>> = {
   "text-generation": textGeneration,
@@ -39,6 +41,8 @@ const KINDS: Readonly<Record<TaskName, Kind>> = {
   translation: text2text("translation"),
   "fill-mask": fillMask,
   "text-classification": textClassification,
+  "token-classification": tokenClassification,
+  "question-answering": questionAnswering,
   "zero-shot-classification": zeroShotClassification,
   "feature-extraction": featureExtraction,
   "sentence-similarity": sentenceSimilarity,
@@ -51,6 +55,7 @@ const KINDS: Readonly<Record<TaskName, Kind>> = {
 /** Other names of tasks. */
 const ALIASES: Readonly<Record<string, TaskName>> = {
   "sentiment-analysis": "text-classification",
+  ner: "token-classification",
 };
 
 /** The names of all tasks. */
@@ -108,6 +113,11 @@ export interface MakePipeline {
     model: string | URL | LoadedModel<Model>,
     options?: PipelineOptions,
   ): Promise<Pipelines["text-classification"]["call"] & OpenPipeline>;
+  (
+    task: "ner",
+    model: string | URL | LoadedModel<Model>,
+    options?: PipelineOptions & TokenClassificationOptions,
+  ): Promise<Pipelines["token-classification"]["call"] & OpenPipeline>;
   (
     task: `translation_${string}`,
     model: string | URL | LoadedModel<Model>,

@@ -19,9 +19,11 @@ import type {
   SimilarityInput,
 } from "./features.js";
 import type { Filled, FillMaskOptions } from "./fill-mask.js";
+import type { Answer, Question, QuestionAnsweringOptions } from "./question-answering.js";
 import type { SpeechRecognitionOptions, Transcript } from "./speech.js";
 import type { GeneratedChat, GeneratedIds, GeneratedText, TextGenerationOptions } from "./text-generation.js";
 import type { Text2TextOptions } from "./text2text.js";
+import type { Entity, TokenClassificationOptions, TokenLabel } from "./token-classification.js";
 
 /** Options of a call, and how many inputs go through the model together. */
 type Call<O> = O & { readonly batch_size?: number };
@@ -51,6 +53,31 @@ export interface TextClassification {
   ): Promise<Label[][]>;
   /** Of a list, without: the label of each text. */
   (inputs: readonly TextInput[], options?: Call<TextClassificationOptions>): Promise<Label[]>;
+}
+
+type Strategy = NonNullable<TokenClassificationOptions["aggregation_strategy"]>;
+interface Joined {
+  readonly aggregation_strategy: Exclude<Strategy, "none">;
+}
+
+export interface TokenClassification {
+  /** Entities: with every strategy but "none", which is the default and gives each token. */
+  (text: string, options: Call<TokenClassificationOptions> & Joined): Promise<Entity[]>;
+  (texts: readonly string[], options: Call<TokenClassificationOptions> & Joined): Promise<Entity[][]>;
+  /** Tokens, unless `pipeline` was given another strategy. */
+  (text: string, options?: Call<TokenClassificationOptions>): Promise<TokenLabel[]>;
+  (texts: readonly string[], options?: Call<TokenClassificationOptions>): Promise<TokenLabel[][]>;
+}
+
+type Several = Call<QuestionAnsweringOptions> & { readonly top_k: number };
+
+export interface QuestionAnswering {
+  /** With `top_k` above 1 several answers, the best first. */
+  (question: Question, options: Several): Promise<Answer | Answer[]>;
+  (questions: readonly Question[], options: Several): Promise<(Answer | Answer[])[]>;
+  /** The best answer. */
+  (question: Question, options?: Call<QuestionAnsweringOptions>): Promise<Answer>;
+  (questions: readonly Question[], options?: Call<QuestionAnsweringOptions>): Promise<Answer[]>;
 }
 
 interface Text2Text<Name extends string> {
@@ -100,6 +127,8 @@ export interface Pipelines {
   translation: { options: Text2TextOptions; call: Text2Text<"translation_text"> };
   "fill-mask": { options: FillMaskOptions; call: FillMask };
   "text-classification": { options: TextClassificationOptions; call: TextClassification };
+  "token-classification": { options: TokenClassificationOptions; call: TokenClassification };
+  "question-answering": { options: QuestionAnsweringOptions; call: QuestionAnswering };
   "zero-shot-classification": { options: ZeroShotOptions; call: Each<string, ZeroShotLabels, ZeroShotOptions> };
   "feature-extraction": { options: FeatureExtractionOptions; call: FeatureExtraction };
   "sentence-similarity": {

@@ -55,6 +55,8 @@ export interface Tokenizer {
    * the text is a token's own, and files set the option by mistake of a converter.
    */
   readonly cleans: boolean;
+  /** True if tokens that go on with a word are marked ("##ing"), as WordPiece's are. */
+  readonly marks_subwords: boolean;
   /** Tokens omitted by `skip_special_tokens`. */
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
@@ -83,6 +85,7 @@ export class JsonTokenizer implements Tokenizer {
   readonly vocab_size: number;
   readonly size: number;
   readonly cleans: boolean;
+  readonly marks_subwords: boolean;
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
   readonly #json: TokenizerJson;
@@ -143,6 +146,7 @@ export class JsonTokenizer implements Tokenizer {
     this.special_ids = omitted;
     this.size = this.#tokens.size;
     this.cleans = json.model.type !== "BPE";
+    this.marks_subwords = json.model.type === "WordPiece";
     this.unk_token_id = unk_token_id;
     this.#banned = special.size === 0 ? undefined : special;
     this.#single = this.#makeFrame(false);

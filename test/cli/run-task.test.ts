@@ -43,6 +43,8 @@ test("what is wrong is told before anything is loaded", async () => {
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toMatch(message);
   }
+  const text = await octavo(["run", "question-answering", folder, "who?", "-q"]);
+  expect([text.code, /is JSON/.test(text.stderr)]).toEqual([2, true]);
   const none = await octavo(["run", "fill-mask", folder, "no mask here", "-q"]);
   expect(none.code).toBe(2);
   expect(none.stderr).toMatch(/no \[MASK\] in "no mask here"/);

@@ -1,0 +1,214 @@
+// question-answering: the part of a context that answers a question, by the rules of transformers' version 4. Long contexts are read
+// in windows that overlap.
+
+import { OptionError } from "../core/errors.js";
+import { flag, type Options, whole } from "../core/options.js";
+import type { PreTrainedEncoder } from "../generate/encoder-model.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
+
+/** A question, and the text that may answer it. */
+export interface Question {
+  readonly question: string;
+  readonly context: string;
+}
+
+export interface Answer {
+  readonly score: number;
+  /** Where it begins and ends in the context. */
+  readonly start: number;
+  readonly end: number;
+  readonly answer: string;
+}
+
+const ANSWER = {
+  /** So many answers; with more than one the result is a list. */
+  top_k: whole(1),
+  /** Tokens by which windows overlap; by default half a window, at most 128. */
+  doc_stride: whole(1),
+  /** Most tokens of an answer; 15 by default. */
+  max_answer_len: whole(1),
+  /** Most tokens of a window, question included; 384 by default. */
+  max_seq_len: whole(1),
+  /** Most tokens of a question; 64 by default. */
+  max_question_len: whole(1),
+  /** "" is an answer as well. */
+  handle_impossible_answer: flag(),
+  /** Answers are whole words; true by default. */
+  align_to_words: flag(),
+};
+export interface QuestionAnsweringOptions extends Options<typeof ANSWER> {}
+
+/** A part of a context with its question. */
+interface Window {
+  readonly item: number;
+  readonly ids: readonly number[];
+  readonly types: readonly number[];
+  /** Where the context's tokens begin, their number, and that of the first in the whole context. */
+  readonly at: number;
+  readonly count: number;
+  readonly from: number;
+}
+
+interface Context {
+  readonly text: string;
+  readonly offsets: readonly (readonly [number, number])[];
+  readonly words: readonly (number | null)[];
+}
+
+function asQuestion(value: unknown): Question | undefined {
+  const { question, context } = value as Partial<Question>;
+  return isText(question) && isText(context) ? { question, context } : undefined;
+}
+
+/** What masked places count before softmax: as in transformers, not nothing. */
+const HIDDEN = -10_000;
+
+export const questionAnswering = kind({
+  models: ["question-answering"],
+  needs: ["tokenizer"],
+  calls: ANSWER,
+  async run(parts: Parts<PreTrainedEncoder<"question-answering">>, inputs, options: QuestionAnsweringOptions) {
+    const { items, many } = listed(inputs, asQuestion, "{ question, context }");
+    const { top_k = 1 } = options;
+    const { tokenizer, model } = parts;
+    const contexts: Context[] = [];
+    const windows = items.flatMap(({ question, context }, item) => {
+      if (question === "" || context === "") throw new OptionError("question and context cannot be empty");
+      const own = tokenizer([context], { add_special_tokens: false, return_offsets_mapping: true, truncation: false });
+      contexts.push({ text: context, offsets: own.offset_mapping![0]!, words: own.word_ids(0) });
+      return windowsOf(tokenizer, item, question, own.input_ids[0]!, options);
+    });
+    const found = items.map((): Answer[] => []);
+    const none = items.map(() => Number.POSITIVE_INFINITY);
+    const scored = await inBatches(
+      windows,
+      parts.batch_size,
+      ({ ids }) => ids.length,
+      async (batch) => {
+        const longest = batch.reduce((most, { ids }) => Math.max(most, ids.length), 0);
+        const filled = (row: readonly number[], value: number): number[] => [
+          ...row,
+          ...new Array<number>(longest - row.length).fill(value),
+        ];
+        const pad = tokenizer.pad_token_id ?? 0;
+        const { start_logits, end_logits } = await valuesOf(
+          model.forward({
+            input_ids: batch.map(({ ids }) => filled(ids, pad)),
+            attention_mask: batch.map(({ ids }) =>
+              filled(
+                ids.map(() => 1),
+                0,
+              ),
+            ),
+            token_type_ids: batch.map(({ types }) => filled(types, 0)),
+          }),
+          "start_logits",
+          "end_logits",
+        );
+        return batch.map(({ ids }, row) => ({
+          start: start_logits.values.slice(row * longest, row * longest + ids.length),
+          end: end_logits.values.slice(row * longest, row * longest + ids.length),
+        }));
+      },
+    );
+    for (const [n, window] of windows.entries()) {
+      const { item, at, from } = window;
+      const [start, end] = [scored[n]!.start, scored[n]!.end].map((logits) => shares(logits, window));
+      none[item] = Math.min(none[item]!, start![0]! * end![0]!);
+      start![0] = 0;
+      end![0] = 0;
+      for (const { first, last, score } of spansOf(start!, end!, window, options)) {
+        const answer = answerOf(contexts[item]!, first - at + from, last - at + from, score, options);
+        const same = found[item]!.findIndex((one) => one.answer.toLowerCase() === answer.answer.toLowerCase());
+        if (same < 0) found[item]!.push(answer);
+        else found[item]![same] = { ...found[item]![same]!, score: found[item]![same]!.score + score };
+      }
+    }
+    const results = found.map((answers, item) => {
+      if (options.handle_impossible_answer) answers.push({ score: none[item]!, start: 0, end: 0, answer: "" });
+      const best = answers.sort((a, b) => b.score - a.score).slice(0, top_k);
+      return top_k === 1 ? best[0] : best;
+    });
+    return many ? results : results[0];
+  },
+});
+
+/** @throws OptionError if the question leaves no room for the context */
+function windowsOf(
+  tokenizer: PreTrainedTokenizer,
+  item: number,
+  question: string,
+  context: readonly number[],
+  { max_seq_len = 384, max_question_len = 64, doc_stride }: QuestionAnsweringOptions,
+): Window[] {
+  const asked = tokenizer(question, { add_special_tokens: false, truncation: true, max_length: max_question_len });
+  const size = Math.min(tokenizer.model_max_length, max_seq_len);
+  const overlap = doc_stride ?? Math.min(Math.floor(size / 2), 128);
+  const { backend } = tokenizer;
+  const room = size - asked.input_ids.length - backend.frame([], []).ids.length;
+  if (room <= overlap && room < context.length) {
+    throw new OptionError(`windows of ${size} tokens have room for ${room} of the context, and overlap by ${overlap}`, {
+      details: { option: "doc_stride" },
+    });
+  }
+  const windows: Window[] = [];
+  for (let from = 0; ; from += room - overlap) {
+    const part = context.slice(from, from + room);
+    // Numbers below 0 are no ids: where they stand in the frame, the context stands.
+    const marked = backend.frame(
+      asked.input_ids,
+      part.map((_, n) => -1 - n),
+    );
+    windows.push({
+      item,
+      ids: marked.ids.map((id) => (id < 0 ? part[-1 - id]! : id)),
+      types: marked.token_type_ids,
+      at: marked.ids.findIndex((id) => id < 0),
+      count: part.length,
+      from,
+    });
+    if (from + room >= context.length) return windows;
+  }
+}
+
+/** Probabilities of a window's places: the context's, and that of the first token, which stands for no answer. */
+function shares(logits: Float32Array, { at, count }: Window): Float64Array {
+  const masked = Float64Array.from(logits, (value, n) => (n === 0 || (n >= at && n < at + count) ? value : HIDDEN));
+  const most = masked.reduce((a, b) => Math.max(a, b));
+  const weights = masked.map((value) => Math.exp(value - most));
+  const sum = weights.reduce((all, one) => all + one, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+/** The likeliest spans of the context. */
+function spansOf(
+  start: Float64Array,
+  end: Float64Array,
+  { at, count }: Window,
+  { top_k = 1, max_answer_len = 15 }: QuestionAnsweringOptions,
+): { first: number; last: number; score: number }[] {
+  const spans: { first: number; last: number; score: number }[] = [];
+  for (let first = at; first < at + count; first++) {
+    for (let last = first; last < Math.min(at + count, first + max_answer_len); last++) {
+      spans.push({ first, last, score: start[first]! * end[last]! });
+    }
+  }
+  return spans.sort((a, b) => b.score - a.score).slice(0, top_k);
+}
+
+function answerOf(
+  { text, offsets, words }: Context,
+  first: number,
+  last: number,
+  score: number,
+  { align_to_words = true }: QuestionAnsweringOptions,
+): Answer {
+  let [from, to] = [first, last];
+  if (align_to_words) {
+    while (from > 0 && words[from] !== null && words[from - 1] === words[from]) from--;
+    while (to + 1 < words.length && words[to] !== null && words[to + 1] === words[to]) to++;
+  }
+  const [start, end] = [offsets[from]![0], offsets[to]![1]];
+  return { score, start, end, answer: text.slice(start, end) };
+}

@@ -30,6 +30,8 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   /** Bytes of the checkpoint's tensors, as published. */
   readonly checkpoint_bytes: number;
   readonly warnings: readonly string[];
+  /** The task that it was loaded for. */
+  readonly task: Task | undefined;
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
   readonly #ownsDevice: boolean;
@@ -57,6 +59,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
       });
     }
     this.module = loaded.model;
+    this.task = loaded.task;
     this.config = loaded.config;
     this.generation_config = loaded.generation_config;
     this.dtype = loaded.dtype;

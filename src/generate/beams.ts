@@ -30,6 +30,8 @@ export interface BeamOptions {
   readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
   readonly cross?: CrossCache;
+  /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
+  readonly numbers?: readonly number[];
   /** Gets the scores of each step. */
   readonly kept?: Kept | undefined;
 }
@@ -193,7 +195,7 @@ async function continuations(
   item: number,
   prompt: readonly number[] | Int32Array,
   tap: Tap,
-  { config, processors, kept }: BeamOptions,
+  { config, processors, numbers, kept }: BeamOptions,
 ): Promise<Candidate[]> {
   const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
   const sums: Float32Array[] = [];
@@ -212,7 +214,7 @@ async function continuations(
   }
   if (config.do_sample) {
     const step = running[0]!.ids.length;
-    return drawn(sums, count, (n) => philoxUniform(config.seed, step * count + n, item));
+    return drawn(sums, count, (n) => philoxUniform(config.seed, step * count + n, numbers?.[item] ?? item));
   }
   const best = new Best(count);
   for (const [from, row] of sums.entries()) for (let id = 0; id < row.length; id++) best.offer(from, id, row[id]!);

@@ -1,6 +1,7 @@
 // Token ids and masks from callers (nested arrays, one flat array, or data with a shape), checked and laid out for the
 // device.
 
+import { isWhole, listOf } from "../core/checks.js";
 import { OctavoError, OptionError, ShapeError } from "../core/errors.js";
 import { checkedLater, type Options } from "../core/options.js";
 import { wholeList } from "../core/shape.js";
@@ -200,6 +201,17 @@ export function promptsOf({ rows, steps, ids, mask }: Batch): number[][] {
   return Array.from({ length: rows }, (_, r) => {
     const row = [...ids.subarray(r * steps, (r + 1) * steps)];
     return mask ? row.filter((_, t) => mask[r * steps + t] === 1) : row;
+  });
+}
+
+/** Numbers of a batch's prompts: their places, unless the caller numbers them. @throws OptionError */
+export function numbersOf(given: unknown, rows: number): readonly number[] {
+  if (given === undefined) return Array.from({ length: rows }, (_, row) => row);
+  const isNumber = (n: unknown): n is number => isWhole(n) && n < 2 ** 31;
+  const numbers = listOf(given, isNumber);
+  if (numbers?.length === rows) return numbers;
+  throw new OptionError(`sequence_numbers must be ${rows} whole numbers below 2^31, got ${show(given)}`, {
+    details: { option: "sequence_numbers" },
   });
 }
 

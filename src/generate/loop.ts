@@ -28,6 +28,8 @@ export interface LoopOptions {
   readonly scores?: boolean;
   /** Encoder-decoders: the encoder's output for each row. */
   readonly cross?: CrossCache;
+  /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
+  readonly numbers?: readonly number[];
   /** Tokens of a chunk of the prompts, for tests. */
   readonly chunk?: number;
   /** Called while the prompts are read. */
@@ -56,7 +58,8 @@ export interface Step {
 
 /**
  * Generates until every row has ended or has `max_new_tokens`. Each prompt has `num_return_sequences` rows, one after the other,
- * which share what the cache holds of it. Row r of all is sequence r: its random numbers depend on the seed, r and the step.
+ * which share what the cache holds of it. Row r of all is sequence r, unless prompts have numbers of their own: its random numbers
+ * depend on the seed, r and the step.
  * @throws AbortError when the signal fires; KernelError, OutOfMemoryError
  */
 export async function* generateSteps(
@@ -76,16 +79,20 @@ export async function* generateSteps(
   const shape = { rows: batch.rows * copies, capacity: longest + config.max_new_tokens };
   using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross });
   const request = { ...config, ends };
+  const sequenceOf = (row: number): number => {
+    const item = Math.floor(row / copies);
+    return (options.numbers?.[item] ?? item) * copies + (row % copies);
+  };
   const requests = prompts.map((prompt, item) => {
     const row = item * copies;
-    return { row, prompt, config: request, sequence: row };
+    return { row, prompt, config: request, sequence: sequenceOf(row) };
   });
   const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
   progress?.(promptProgress("initiate", 0, total));
   const prefill = { signal, chunk, ran };
   await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
   for (let row = 0; row < shape.rows; row++) {
-    if (row % copies > 0) session.fork(row - (row % copies), row, request, row);
+    if (row % copies > 0) session.fork(row - (row % copies), row, request, sequenceOf(row));
   }
   let reading = true;
   const columns = new Columns(shape.rows, config.pad_token_id, scores ?? false);

@@ -18,7 +18,16 @@ import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, w
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Ends, endingOf } from "./ending.js";
-import { type Batch, eachPrompt, leftPadded, placesOf, readBatch, textLengths, withImpliedMask } from "./inputs.js";
+import {
+  type Batch,
+  eachPrompt,
+  leftPadded,
+  numbersOf,
+  placesOf,
+  readBatch,
+  textLengths,
+  withImpliedMask,
+} from "./inputs.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import {
   type AsDict,
@@ -45,6 +54,7 @@ interface Prepared {
   readonly config: GenerationConfig;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
+  readonly numbers: readonly number[];
   readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
 
@@ -159,7 +169,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return returned({ sequences, ...keptScores(kept, sequences[0]!.length - batch.steps) }, options);
   }
 
-  async #search({ batch, config: given, ending, options }: Prepared, kept: Kept | undefined): Promise<GenerateOutput> {
+  async #search(
+    { batch, config: given, ending, numbers, options }: Prepared,
+    kept: Kept | undefined,
+  ): Promise<GenerateOutput> {
     const { config, processors } = onHost(given, { ...options, kept });
     const { beams } = config;
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
@@ -176,6 +189,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         signal,
         progress,
         processors,
+        numbers,
         kept,
       });
       this.checkUsable();
@@ -278,10 +292,16 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
-    return { batch, config, ending: endingOf(config, options), options };
+    return {
+      batch,
+      config,
+      ending: endingOf(config, options),
+      numbers: numbersOf(options.sequence_numbers, batch.rows),
+      options,
+    };
   }
 
-  async *#steps({ batch, config: given, ending, options }: Prepared, kept?: Kept): AsyncGenerator<Step> {
+  async *#steps({ batch, config: given, ending, numbers, options }: Prepared, kept?: Kept): AsyncGenerator<Step> {
     const { config, processors } = onHost(given, { ...options, kept });
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
@@ -294,7 +314,18 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       drafter = openDrafter(batch, config, { assistant: assistant_model, signal });
       const drafts = draftsOf(config, options);
       const progress = progress_callback;
-      const loop = { config, cache_dtype, ends: ending(), processors, drafter, drafts, scores, signal, progress };
+      const loop = {
+        config,
+        cache_dtype,
+        ends: ending(),
+        processors,
+        numbers,
+        drafter,
+        drafts,
+        scores,
+        signal,
+        progress,
+      };
       for await (const step of generateSteps(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();
         yield step;

@@ -254,6 +254,11 @@ const RUN = {
    * each new token.
    */
   stopping_criteria: checkedLater<readonly StoppingRule[]>(),
+  /**
+   * Numbers of the prompts, which key their random numbers beside the seed; by default their places in the batch. A prompt with the
+   * same number and seed gives the same text in any batch.
+   */
+  sequence_numbers: checkedLater<readonly number[]>(),
   /** What `stop_strings` are looked for with. Of `stream`, it also gives each step its `text`. */
   tokenizer: such<PreTrainedTokenizer>(isTokenizer, "a tokenizer, as from AutoTokenizer.from_pretrained"),
   /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */

@@ -16,7 +16,7 @@ import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
-import { type Batch, eachPrompt, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
+import { type Batch, eachPrompt, numbersOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import {
   type AsDict,
@@ -65,6 +65,7 @@ interface Prepared {
   readonly cache_dtype: CacheDType;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
+  readonly numbers: readonly number[];
   readonly options: Options<typeof SEQ2SEQ_GENERATE & typeof SEQ2SEQ_STREAM>;
 }
 
@@ -152,7 +153,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async #search(
-    { encoder, decoder, config: given, cache_dtype, ending, options }: Prepared,
+    { encoder, decoder, config: given, cache_dtype, ending, numbers, options }: Prepared,
     kept: Kept | undefined,
   ): Promise<GenerateOutput> {
     const { config, processors } = onHost(given, { ...options, kept }, textsOf(encoder));
@@ -161,7 +162,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     this.hold();
     try {
       using cross = encodeInto(this.device, this.module, encoder, cache_dtype, beams.num_beams);
-      const search = { config, beams, cache_dtype, ends: ending(), signal, processors, cross, kept };
+      const search = { config, beams, cache_dtype, ends: ending(), signal, processors, numbers, cross, kept };
       const found = await beamSearch(this.device, this.module, decoder, search);
       this.checkUsable();
       return outputOf(decoder, found, config, kept);
@@ -253,7 +254,16 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
     if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
-    return { encoder, decoder, languages, config, cache_dtype, ending: endingOf(config, options), options };
+    return {
+      encoder,
+      decoder,
+      languages,
+      config,
+      cache_dtype,
+      ending: endingOf(config, options),
+      numbers: numbersOf(options.sequence_numbers, decoder.rows),
+      options,
+    };
   }
 
   /** What the encoder reads. @throws ShapeError, OptionError */
@@ -312,12 +322,12 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async *#steps(prepared: Prepared, kept?: Kept): AsyncGenerator<Step> {
-    const { encoder, decoder, cache_dtype, ending, options } = prepared;
+    const { encoder, decoder, cache_dtype, ending, numbers, options } = prepared;
     const { config, processors } = onHost(prepared.config, { ...options, kept }, textsOf(encoder));
     const { signal, logprobs: scores } = options;
     this.hold();
     try {
-      const loop = { config, cache_dtype, ends: ending(), processors, scores, signal };
+      const loop = { config, cache_dtype, ends: ending(), processors, numbers, scores, signal };
       for await (const step of seq2seqSteps(this.device, this.module, encoder, decoder, loop)) {
         this.checkUsable();
         yield step;

@@ -50,6 +50,8 @@ export interface LoadOptions {
 export interface Loaded<T extends Task = "causal-lm"> {
   readonly model: TaskModels[T];
   readonly architecture: Architecture;
+  /** What its class is for. */
+  readonly task?: Task;
   /** How its linears are quantized, if they are. */
   readonly quantization: BitsAndBytesConfig | undefined;
   readonly config: ConfigJson;

@@ -6,6 +6,7 @@ import { OptionError } from "../core/errors.js";
 import { type Options, option, type Table } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
 import type { LoadedModel } from "../generate/base.js";
+import type { PrefixAllowedTokens } from "../generate/processors/host-processor.js";
 import type { FeatureExtractor } from "../media/feature-extractor.js";
 import type { ImageProcessor } from "../media/image-processor.js";
 import type { Task } from "../nn/architecture.js";
@@ -95,17 +96,23 @@ export const isText = (value: unknown): value is string => typeof value === "str
 /**
  * Runs inputs in batches of inputs of about the same length; results come in the order of the inputs.
  * @param length of an input: of texts their characters
+ * @param apart what all inputs of a batch have in common
  */
 export async function inBatches<T, R>(
   items: readonly T[],
   size: number,
   length: (item: T) => number,
   run: (batch: readonly T[], numbers: readonly number[]) => Promise<readonly R[]>,
+  apart: (item: T) => number = () => 0,
 ): Promise<R[]> {
-  const order = items.map((item, n) => ({ item, n, length: length(item) })).sort((a, b) => b.length - a.length);
+  const order = items
+    .map((item, n) => ({ item, n, length: length(item), apart: apart(item) }))
+    .sort((a, b) => a.apart - b.apart || b.length - a.length);
   const results = new Array<R>(items.length);
-  for (let at = 0; at < order.length; at += size) {
-    const part = order.slice(at, at + size);
+  for (let at = 0; at < order.length; ) {
+    const alike = order.slice(at, at + size).findIndex((one) => one.apart !== order[at]!.apart);
+    const part = order.slice(at, at + (alike < 0 ? size : alike));
+    at += part.length;
     const numbers = part.map(({ n }) => n);
     const found = await run(
       part.map(({ item }) => item),
@@ -116,6 +123,16 @@ export async function inBatches<T, R>(
     });
   }
   return results;
+}
+
+/** Options of generate() for a batch of some of the inputs: what is said of an input counts from the whole list. */
+export function forBatch<O extends object>(
+  options: O,
+  numbers: readonly number[],
+): O & { readonly sequence_numbers: readonly number[] } {
+  const { prefix_allowed_tokens_fn: allowed } = options as { prefix_allowed_tokens_fn?: PrefixAllowedTokens };
+  const of = (item: number, ids: readonly number[]): readonly number[] => allowed!(numbers[item]!, ids);
+  return { ...options, ...(allowed ? { prefix_allowed_tokens_fn: of } : {}), sequence_numbers: numbers };
 }
 
 /** The values of some of a forward pass's outputs; all of them are disposed. @throws OptionError for one that it lacks */

@@ -144,6 +144,18 @@ function kindOf(task: unknown): Kind {
   });
 }
 
+/** @throws OptionError for a model of another kind, and for options that only a load takes */
+function checkLoaded(model: LoadedModel<Model>, task: string, { models }: Kind, load: object): void {
+  if (model.task !== undefined && !models.includes(model.task)) {
+    throw new OptionError(`pipeline: ${task} takes a model for ${models.join(" or ")}, this one is for ${model.task}`);
+  }
+  const [option] = Object.keys(load);
+  if (option === undefined) return;
+  throw new OptionError(`pipeline: ${option} is for a model that is to be loaded; this one is loaded`, {
+    details: { option },
+  });
+}
+
 /** Which of the kind's model tasks a config asks for. */
 function modelTask({ models }: Kind, config: ConfigJson): Task {
   const [first, ...others] = models;
@@ -181,6 +193,7 @@ export function pipelineOf(platform: Platform): MakePipeline {
       all,
     );
     const loaded = LoadedModel.is(which) ? which : undefined;
+    if (loaded) checkLoaded(loaded, String(task), chosen, load);
     const name = loaded ? undefined : nameOf(which);
     const place = pick(SOURCE, load);
     const found: Partial<Record<Need, unknown>> = {};
@@ -197,7 +210,14 @@ export function pipelineOf(platform: Platform): MakePipeline {
           hint: `pass ${need}`,
         });
       }
-      found[need] = await openers[need](from, value === undefined ? place : {});
+      // Another folder has other branches and subfolders.
+      const elsewhere = omit(
+        place as Table,
+        ["revision", "subfolder"].filter((key) => Object.hasOwn(place, key)),
+      );
+      const { signal } = load as { signal?: AbortSignal };
+      const at = value === undefined ? place : elsewhere;
+      found[need] = await openers[need](from, { ...at, signal });
     }
     const model = loaded ?? (await loadFor(chosen, name!, load, place));
     const parts = { ...found, model, batch_size } as unknown as Parts;

@@ -11,7 +11,7 @@ import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import type { FeatureExtractor, SoundInput } from "../media/feature-extractor.js";
 import type { Logits } from "../nn/features.js";
 import { withDefaults } from "./generation-defaults.js";
-import { inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
+import { forBatch, inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
 
 const seconds = (value: unknown): value is number => typeof value === "number" && value >= 0 && value < 86_400;
 
@@ -139,7 +139,12 @@ async function written(
   sounds: readonly Float32Array[],
   options: SpeechRecognitionOptions,
 ): Promise<string[]> {
-  const { chunk_length_s, stride_length_s, ...generation } = options;
+  const { chunk_length_s, stride_length_s, language, ...generation } = options;
+  if (isList(language) && language.length !== sounds.length) {
+    throw new OptionError(`language has ${language.length} entries for ${sounds.length} sounds`, {
+      details: { option: "language" },
+    });
+  }
   const parts = sounds.flatMap((samples, sound) =>
     chunksOf(samples, options, feature_extractor, 1).map((chunk) => ({ sound, chunk })),
   );
@@ -148,11 +153,11 @@ async function written(
     parts,
     batch_size,
     ({ chunk }) => chunk.samples.length,
-    async (batch) => {
+    async (batch, numbers) => {
       const { input_features } = await feature_extractor.run(batch.map(({ chunk }) => chunk.samples));
       const rows = await model.generate({
-        ...withDefaults(model, generation, USUAL),
-        ...generation,
+        ...forBatch(withDefaults(model, generation, USUAL), numbers),
+        language: isList(language) ? batch.map(({ sound }) => language[sound]!) : language,
         num_return_sequences: 1,
         input_features: input_features!,
         tokenizer,

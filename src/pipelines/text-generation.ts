@@ -2,15 +2,15 @@
 
 import { isList, listOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
-import { choice, flag, type Options, omit, such, text } from "../core/options.js";
+import { choice, flag, type Options, omit, pick, such, text } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { GENERATE } from "../generate/options.js";
-import { trainedContext } from "../nn/architecture.js";
+import { type ConfigJson, trainedContext } from "../nn/architecture.js";
 import type { ChatMessage, Conversation, PreTrainedTokenizer } from "../tokenizer/api.js";
 import { StreamDecoder } from "../tokenizer/stream.js";
 import { taskParameters, withDefaults } from "./generation-defaults.js";
-import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
+import { forBatch, inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
 
 /** What transformers' pipeline sets if nothing else does. */
 const USUAL: GenerationOptions = { max_new_tokens: 256, do_sample: true, temperature: 0.7 };
@@ -43,7 +43,7 @@ const OWN = {
 };
 
 /** Options of generate() that a pipeline of text takes. */
-export const OF_GENERATE = omit(GENERATE, [
+const OF_GENERATE = omit(GENERATE, [
   ...(["input_ids", "attention_mask", "token_type_ids", "tokenizer", "use_cache"] as const),
   ...(["return_dict_in_generate", "output_scores", "output_logits", "logprobs"] as const),
 ]);
@@ -72,7 +72,7 @@ function asPrompt(value: unknown): string | Conversation | undefined {
 }
 
 /** A decoder's texts come with the spaces that their place in the text asks for. */
-export function newText(
+function newText(
   tokenizer: PreTrainedTokenizer,
   before: readonly number[],
   ids: readonly number[],
@@ -84,7 +84,7 @@ export function newText(
 }
 
 /** Ids of rows at the right, with a mask. */
-export function atRight(rows: readonly (readonly number[])[]): { input_ids: number[][]; attention_mask: number[][] } {
+function atRight(rows: readonly (readonly number[])[]): { input_ids: number[][]; attention_mask: number[][] } {
   const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
   const filled = (value: number, row: readonly number[]): number[] =>
     new Array<number>(longest - row.length).fill(value);
@@ -129,10 +129,10 @@ function continuesOwn(chat: Conversation, { continue_final_message }: TextGenera
 function cutFor(
   ids: readonly number[],
   most: number,
-  { max_new_tokens }: GenerationOptions,
+  max_new_tokens: number,
   how: TextGenerationOptions["handle_long_generation"],
 ): readonly number[] {
-  if (how === undefined || max_new_tokens === undefined || ids.length + max_new_tokens <= most) return ids;
+  if (how === undefined || ids.length + max_new_tokens <= most) return ids;
   if (max_new_tokens >= most) {
     throw new OptionError(`max_new_tokens ${max_new_tokens} leaves no room for a prompt in ${most} tokens`, {
       details: { option: "handle_long_generation" },
@@ -150,39 +150,65 @@ export const textGeneration = kind({
     if (options.streamer && items.length > 1) {
       throw new OptionError("a streamer takes one input", { details: { option: "streamer" } });
     }
-    const own = Object.keys(OWN) as (keyof typeof OWN)[];
-    const generation = Object.fromEntries(
-      Object.entries(options).filter(([name]) => !own.includes(name as keyof typeof OWN)),
-    ) as GenerationOptions;
+    const generation = pick(OF_GENERATE, options);
     const { max_positions } = model.module.geometry;
     const context = Math.min(tokenizer.model_max_length, trainedContext(model.config) ?? max_positions);
-    const task = taskParameters(model.config, "text-generation");
-    const { prefix = task.prefix } = options;
+    // Of the task's parameters a length is not read, as in Python, whose own wins.
+    const { max_length: _, ...task } = taskParameters(model.config, "text-generation");
+    const { prefix = task.prefix, handle_long_generation } = options;
     const prompts = items.map((item) =>
       promptIds(tokenizer, item, { ...options, prefix: isText(prefix) ? prefix : undefined }),
     );
-    const numbers = [...prompts.keys()];
-    return inBatches(
-      numbers,
+    // What is generated depends on each prompt alone, so those of a batch have as many new tokens.
+    const runs = prompts.map((ids, n) => {
+      const wanted = withDefaults(
+        model,
+        generation,
+        USUAL,
+        task,
+        handle_long_generation ? context - 1 : max_positions - ids.length,
+      );
+      const { max_length: __, ...rest } = wanted;
+      const tokens = newTokens(wanted, model.generation_config, ids.length);
+      return { n, ids: cutFor(ids, context, tokens, handle_long_generation), wanted: rest, tokens };
+    });
+    const found = await inBatches(
+      runs,
       batch_size,
-      (n) => prompts[n]!.length,
-      async (batch) => {
-        const longest = batch.reduce((most, n) => Math.max(most, prompts[n]!.length), 0);
-        const wanted = withDefaults(model, generation, USUAL, task, max_positions - longest);
-        const rows = batch.map((n) => cutFor(prompts[n]!, context, wanted, options.handle_long_generation));
+      ({ ids }) => ids.length,
+      async (batch, numbers) => {
+        const rows = batch.map(({ ids }) => ids);
         const padded = atRight(rows);
-        const texts = await model.generate({ ...padded, ...wanted, tokenizer });
+        const { wanted, tokens } = batch[0]!;
+        const how = forBatch(wanted, numbers);
+        const texts = await model.generate({ ...padded, ...how, max_new_tokens: tokens, tokenizer });
         const each = texts.length / batch.length;
         const width = padded.input_ids[0]!.length;
-        return batch.map((n, row) =>
+        return batch.map(({ n }, row) =>
           texts
             .slice(row * each, (row + 1) * each)
             .map((ids) => shown(items[n]!, rows[row]!, ids.slice(width), tokenizer, options)),
         );
       },
-    ).then((found) => (many ? found : found[0]));
+      ({ tokens }) => tokens,
+    );
+    return many ? found : found[0];
   },
 });
+
+/** New tokens of a prompt, by the caller or the file. @throws OptionError if the caller's `max_length` leaves none */
+function newTokens({ max_new_tokens, max_length }: GenerationOptions, inFile: ConfigJson, prompt: number): number {
+  if (max_new_tokens !== undefined) return max_new_tokens;
+  const number = (value: unknown): number | undefined => (typeof value === "number" ? value : undefined);
+  if (max_length === undefined) {
+    return number(inFile.max_new_tokens) ?? Math.max(1, (number(inFile.max_length) ?? 20) - prompt);
+  }
+  if (max_length > prompt) return max_length - prompt;
+  throw new OptionError(`max_length ${max_length} leaves no room after a prompt of ${prompt} tokens`, {
+    details: { option: "max_length" },
+    hint: "use max_new_tokens instead",
+  });
+}
 
 function shown(
   prompt: string | Conversation,

@@ -5,7 +5,7 @@ import type { GenerationOptions } from "../generate/config.js";
 import { SEQ2SEQ_GENERATE } from "../generate/options.js";
 import type { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import { taskParameters, withDefaults } from "./generation-defaults.js";
-import { asText, inBatches, isText, type Kind, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
+import { asText, forBatch, inBatches, isText, type Kind, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
 
 /** What transformers' pipelines set if nothing else does. */
 const USUAL: GenerationOptions = { max_new_tokens: 256, num_beams: 4 };
@@ -48,14 +48,14 @@ export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
         items,
         batch_size,
         (one) => one.length,
-        async (batch) => {
+        async (batch, numbers) => {
           const { input_ids, attention_mask } = tokenizer(
             batch.map((one) => prefix + one),
             { padding: true, truncation },
           );
           const room = model.module.geometry.max_positions - 1;
           const wanted = withDefaults(model, generation, USUAL, own, room);
-          const texts = await model.generate({ input_ids, attention_mask, ...wanted, tokenizer });
+          const texts = await model.generate({ input_ids, attention_mask, ...forBatch(wanted, numbers), tokenizer });
           const each = texts.length / batch.length;
           return batch.map((_, row) =>
             texts.slice(row * each, (row + 1) * each).map((ids) =>

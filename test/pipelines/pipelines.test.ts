@@ -172,6 +172,40 @@ describe("a pipeline", () => {
     expect(await model.generate({ input_ids: [[5]], max_new_tokens: 1 })).toHaveLength(1);
   });
 
+  test("gives each input of a list what it gives it alone", async () => {
+    const own = await AutoTokenizer.from_pretrained(STORYTELLER);
+    await using pipe = await pipeline("text-generation", STORYTELLER, { device, tokenizer: own, return_tensors: true });
+    const prompts = ["The", "The old king of the sea went to his", "Once upon", "The old", "Far"];
+    for (const how of [
+      { max_length: 14, do_sample: false },
+      { max_new_tokens: 6, seed: 5, temperature: 2 },
+      { max_new_tokens: 4, do_sample: false, prefix_allowed_tokens_fn: (item: number) => [10 + item] },
+    ]) {
+      const numbered = prompts.map((_, n) => ({
+        ...how,
+        ...(how.prefix_allowed_tokens_fn ? { prefix_allowed_tokens_fn: () => [10 + n] } : {}),
+      }));
+      const all = await pipe(prompts, { ...how, batch_size: 3 });
+      expect(all).toEqual(await pipe(prompts, { ...how, batch_size: 1 }));
+      if ("seed" in how) continue; // by itself each has number 0
+      for (const [n, prompt] of prompts.entries()) expect(await pipe(prompt, numbered[n])).toEqual(all[n]);
+    }
+    const same = await pipe(new Array<string>(6).fill("The old king"), { seed: 1, max_new_tokens: 8, batch_size: 2 });
+    expect(new Set(same.map((one) => JSON.stringify(one))).size).toBe(6);
+    await expect(pipe(prompts, { max_length: 5 })).rejects.toThrow(/leaves no room/);
+    await expect(pipe(prompts, { max_length: 5, max_new_tokens: 1 })).resolves.toHaveLength(5);
+  });
+
+  test("takes a loaded model of its task alone, and no options for loading it", async () => {
+    await using model = await AutoModelForCausalLM.from_pretrained(STORYTELLER, { device });
+    await expect(pipeline("fill-mask", model, { tokenizer })).rejects.toThrow(
+      /for masked-lm, this one is for causal-lm/,
+    );
+    await expect(pipeline("text-generation", model, { tokenizer, load_in_8bit: true })).rejects.toThrow(/load_in_8bit/);
+    const away = { tokenizer: "some/tok", local_files_only: true, cache_dir: here("none"), revision: "main" };
+    await expect(pipeline("fill-mask", bert, away)).rejects.toThrow(/some\/tok" is neither.*pipelines\/none/);
+  });
+
   test("of sentences says how near they are, and pools", async () => {
     await using pipe = await pipeline("sentence-similarity", join(FIXTURES, "models", "minilm-sentence"), {
       device,

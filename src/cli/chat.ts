@@ -1,7 +1,7 @@
 // octavo chat: a conversation with a model that has a chat template, on a terminal or through a pipe.
 
 import { writeFile } from "node:fs/promises";
-import { createInterface, type Interface } from "node:readline";
+import { createInterface } from "node:readline";
 import { Command, Option } from "commander";
 import { isList } from "../core/checks.js";
 import { AbortError, FormatError, OctavoError, OptionError, suggestion } from "../core/errors.js";
@@ -27,7 +27,8 @@ import {
   sourceOptions,
   threadsOption,
 } from "./arguments.js";
-import { onInterrupt } from "./failures.js";
+import { Messages } from "./chat-messages.js";
+import { EXIT, onInterrupt } from "./failures.js";
 import {
   checkTemperature,
   type GenerateFlags,
@@ -55,13 +56,14 @@ const COMMANDS: Readonly<Record<string, string>> = {
   "/load <file>": "go on with a conversation that was saved",
   "/stats": "tokens, speed and memory",
   "/help": "this list",
-  "/exit": "leave; so does Ctrl-D",
+  "/exit": "leave; so do Ctrl-D, and Ctrl-C where nothing is under way",
 };
 const HELP = `${Object.entries(COMMANDS)
   .map(([name, what]) => `  ${name.padEnd(16)} ${what}\n`)
   .join(
     "",
-  )}A line that ends with \\ goes on in the next one; """ begins and ends a text of several lines. Ctrl-C ends an answer.`;
+  )}A line that ends with \\ goes on in the next one; """ begins and ends a text of several lines. Ctrl-C ends an answer.
+A message that begins with / needs a blank before it.`;
 
 export function chatCommand(): Command {
   const command = new Command("chat")
@@ -169,57 +171,66 @@ class Talk implements AsyncDisposable {
 
   async run(leaving: AbortSignal): Promise<void> {
     const lines = createInterface({ input: process.stdin, output: this.#terminal ? process.stderr : undefined });
-    const interrupt = (): void => {
+    const messages = new Messages(lines, this.#terminal);
+    /** The exit code of a conversation that a signal ended. */
+    let left = 0;
+    lines.on("SIGINT", () => {
+      // On a terminal Ctrl-C ends what is under way: an answer, a text of several lines, or the conversation.
       if (this.#answering) this.#answering.abort(new Error("interrupted"));
-      else lines.close();
-    };
-    lines.on("SIGINT", interrupt);
-    leaving.addEventListener("abort", interrupt);
-    onInterrupt(() => {
-      if (!this.#answering && !this.#terminal) process.exit(130);
-      interrupt();
+      else if (!messages.discard()) lines.close();
     });
+    const leave = (): void => {
+      left = EXIT.interrupted;
+      this.#answering?.abort(new Error("interrupted"));
+      lines.close();
+    };
+    leaving.addEventListener("abort", leave);
+    onInterrupt(leave);
     if (this.#terminal && !this.#flags.quiet) note(dim("/help lists the commands; Ctrl-D leaves"));
-    for await (const text of messages(lines, this.#terminal)) {
-      if (text.trim() === "") continue;
-      if (await this.#command(text)) {
-        if (/^\/(exit|quit)\b/.test(text)) break;
-        continue;
+    try {
+      for await (const text of messages) {
+        if (text.trim() === "") continue;
+        const done = await this.#command(text);
+        if (done === "leave") break;
+        if (done === "no command") await this.#turn(text);
+        if (left) break;
       }
-      await this.#turn(text);
+    } finally {
+      lines.close();
+      process.stdin.destroy(); // whoever writes to it need not close it first
     }
-    lines.close();
     if (this.#terminal) note("");
+    if (left) process.exitCode = left;
   }
 
-  /** A command of the conversation's; false for a message. */
-  async #command(text: string): Promise<boolean> {
-    const [, word, rest = ""] = /^(\/[a-z]+)(?:\s+([\s\S]*))?$/.exec(text.trim()) ?? [];
-    if (word === undefined) return false;
+  /** Does a command of the conversation's; a blank before a slash makes a message of it. */
+  async #command(text: string): Promise<"done" | "leave" | "no command"> {
+    const [, word, rest = ""] = /^(\/[a-z]+)(?:\s+([\s\S]*))?$/.exec(text.trimEnd()) ?? [];
+    if (word === undefined) return "no command";
     try {
       switch (word) {
         case "/exit":
         case "/quit":
-          return true;
+          return "leave";
         case "/help":
           note(HELP);
-          return true;
+          return "done";
         case "/reset":
           this.#begin(this.#system);
-          return true;
+          return "done";
         case "/system":
           if (rest === "") note(this.#system ?? "there is no system message; /system <text> sets one");
           else this.#begin(rest);
-          return true;
+          return "done";
         case "/stats":
           note(this.#stats());
-          return true;
+          return "done";
         case "/save":
           await this.#save(rest);
-          return true;
+          return "done";
         case "/load":
           await this.#load(rest);
-          return true;
+          return "done";
         default: {
           const known = Object.keys(COMMANDS).map((name) => name.split(" ")[0]!);
           const near = suggestion(word, known);
@@ -230,7 +241,7 @@ class Talk implements AsyncDisposable {
       }
     } catch (error) {
       this.#tell(error);
-      return true;
+      return "done";
     }
   }
 
@@ -304,6 +315,11 @@ class Talk implements AsyncDisposable {
       bar?.stop();
       this.#answering = undefined;
     }
+    if (count === 0 && finish_reason === "abort") {
+      this.#messages.pop(); // nothing was said to it
+      if (!json) print("\n");
+      return;
+    }
     write(decoder.end());
     if (!json) print("\n");
     const seconds = (performance.now() - began) / 1000;
@@ -362,29 +378,4 @@ function conversationOf(text: string, file: string): ChatMessage[] {
     typeof one === "object" && one !== null && typeof (one as ChatMessage).role === "string";
   if (isList(value) && value.every(isMessage)) return value as ChatMessage[];
   throw new FormatError(`${file} is not a list of messages { role, content }`);
-}
-
-/** Messages from lines: some have several. */
-async function* messages(lines: Interface, terminal: boolean): AsyncGenerator<string> {
-  let open: string[] = [];
-  let block = false;
-  const ask = (): void => {
-    if (!terminal) return;
-    lines.setPrompt(open.length > 0 || block ? "... " : "> ");
-    lines.prompt();
-  };
-  ask();
-  for await (const line of lines) {
-    const fence = line.trim() === '"""';
-    if (fence) block = !block;
-    else if (!block && line.endsWith("\\")) open.push(line.slice(0, -1));
-    else open.push(line);
-    if (!block && (fence || !line.endsWith("\\"))) {
-      const text = open.join("\n");
-      open = [];
-      yield text;
-    }
-    ask();
-  }
-  if (open.length > 0) yield open.join("\n");
 }

@@ -12,7 +12,7 @@ import type { OpenPipeline } from "../pipelines/pipeline.js";
 import { kindNamed, TASKS } from "../pipelines/pipeline.js";
 import type { TaskName } from "../pipelines/signatures.js";
 import { addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
-import { onInterrupt } from "./failures.js";
+import { EXIT, onInterrupt } from "./failures.js";
 import { WEIGHTS } from "./generate-options.js";
 import { isInteractive, note, print, printJson, table } from "./output.js";
 import { LoadingBar } from "./progress.js";
@@ -90,6 +90,7 @@ async function run(task: string, model: string, given: readonly string[], flags:
   if (clash) throw new OptionError(`${clash} is a flag of its own: --${clash.replaceAll("_", "-")}`);
   const inputs = given.length > 0 && given[0] !== "-" ? given : await typed(quiet, signal);
   const values = OF_OBJECTS.has(task) ? inputs.map(objectOf) : [...inputs];
+  if (given.length > 1 && given.includes("-")) throw new OptionError("- stands for standard input, and for it alone");
   const bar = !quiet && isInteractive() ? new LoadingBar() : undefined;
   let opened: OpenPipeline & ((inputs: unknown, options: object) => Promise<unknown>);
   try {
@@ -110,7 +111,10 @@ async function run(task: string, model: string, given: readonly string[], flags:
   await using _device = opened.model.device;
   await using owned = opened;
   if (!quiet) for (const warning of owned.model.warnings) note(`warning: ${warning}`);
-  const results = (await owned(values, {})) as readonly unknown[];
+  // A task that generates ends by the signal; others run to their end, which a second Ctrl-C does not wait for.
+  const hears = Object.hasOwn(kindNamed(task)!.calls, "signal");
+  if (!hears) onInterrupt(() => process.exit(EXIT.interrupted));
+  const results = (await owned(values, hears ? { signal } : {})) as readonly unknown[];
   if (flags.json) {
     printJson({ task, model, results: inputs.map((input, n) => ({ input, output: results[n] })) });
     return;

@@ -4,12 +4,13 @@
 import { Device } from "../core/device.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
+import { pick, readOptions } from "../core/options.js";
 import { sentence, show } from "../core/show.js";
-import type { Pushed, PushOptions } from "../hub/push-options.js";
+import { PUSH, type Pushed, type PushOptions } from "../hub/push-options.js";
 import type { SpreadModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
-import { folderName, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
+import { folderName, SAVE, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
@@ -199,11 +200,10 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
    * @throws as save_pretrained and pushFolder; OctavoError in a page
    */
   async push_to_hub(id: string, options: PushOptions & SaveOptions = {}): Promise<Pushed> {
+    const given = readOptions("push_to_hub", { ...SAVE, ...PUSH }, options);
     const push = this.#savable("push_to_hub").origin.push;
     if (!push) throw new OctavoError("ERR_UNSUPPORTED", "push_to_hub: there are no files here to be uploaded");
-    const { max_shard_size, safe_serialization, variant, ...rest } = options;
-    const saving = { max_shard_size, safe_serialization, variant, signal: rest.signal };
-    return push((folder) => this.save_pretrained(folder, saving), id, rest);
+    return push((folder) => this.save_pretrained(folder, pick(SAVE, given)), id, pick(PUSH, given));
   }
 
   /**

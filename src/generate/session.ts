@@ -4,7 +4,7 @@
 // free for another request; the recordings stay.
 
 import type { Device } from "../core/device.js";
-import { OptionError } from "../core/errors.js";
+import { AbortError, OptionError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
@@ -302,7 +302,8 @@ export class DecodeSession implements Disposable {
       await runChunks(flatChunks(texts, chunk), (tokens) => this.#runChunk(tokens, sequences, leave > 0), signal, ran);
       for (const sequence of sequences) sequence.ready = true;
     } catch (error) {
-      for (const sequence of sequences) this.#free(sequence);
+      const keeps = this.#keep && error instanceof AbortError; // the chunks that ran stay
+      for (const sequence of sequences) keeps ? this.#end(sequence) : this.#free(sequence);
       throw error;
     }
   }

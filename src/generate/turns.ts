@@ -1,8 +1,8 @@
 // Texts that go on from turn to turn, as a chat does: the cache of the last one stays, and of the next only what is new is read.
 
-import { OptionError, ShapeError, throwIfAborted } from "../core/errors.js";
+import { AbortError, OctavoError, OptionError, ShapeError, throwIfAborted } from "../core/errors.js";
 import { trainedContext } from "../nn/architecture.js";
-import { cacheDType } from "../nn/cache.js";
+import { type CacheDType, cacheDType } from "../nn/cache.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { type GenerationOptions, generationConfig } from "./config.js";
 import { endingOf } from "./ending.js";
@@ -31,10 +31,14 @@ const FIRST = 1024;
 export class Turns implements AsyncDisposable {
   readonly #model: PreTrainedModel;
   #session: DecodeSession | undefined;
+  #cache_dtype: CacheDType | undefined;
   #reused = 0;
+  #busy = false;
+  #held = true;
 
-  /** Holds the model until it is disposed. */
+  /** Holds the model until it is disposed. @throws OctavoError for a model that was disposed */
   constructor(model: PreTrainedModel) {
+    model.checkUsable();
     this.#model = model;
     model.hold();
   }
@@ -51,11 +55,26 @@ export class Turns implements AsyncDisposable {
   }
 
   /**
-   * Continues a text. What it shares with the text of the turn before is not read again. Leaving the loop early, or an abort, keeps
-   * what was generated.
-   * @throws OptionError, OutOfMemoryError, AbortError
+   * Continues a text. What it shares with the text of the turn before is not read again. Leaving the loop early, or an abort between
+   * tokens, keeps what was generated; any other failure forgets it.
+   * @throws OptionError, OutOfMemoryError, AbortError; OctavoError while another turn runs, or once the model is disposed
    */
   async *next(ids: readonly number[], given: GenerationOptions, options: TurnOptions = {}): AsyncGenerator<TurnToken> {
+    this.#model.checkUsable();
+    if (this.#busy) throw new OctavoError("ERR_IN_USE", "a turn is under way", { hint: "wait until it has ended" });
+    this.#busy = true;
+    this.#reused = 0;
+    try {
+      yield* this.#turn(ids, given, options);
+    } catch (error) {
+      if (!(error instanceof AbortError || error instanceof OptionError)) this.#forget();
+      throw error;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async *#turn(ids: readonly number[], given: GenerationOptions, options: TurnOptions): AsyncGenerator<TurnToken> {
     const { device, module, generation_config, config: ofModel, dtype } = this.#model;
     const read = generationConfig(given, generation_config, ofModel, ids.length, module.geometry.vocab);
     if (read.beams.num_beams > 1 || read.beams.num_return_sequences > 1 || read.prompt_lookup_num_tokens > 0) {
@@ -74,7 +93,9 @@ export class Turns implements AsyncDisposable {
     const wanted = Math.min(tokens, this.context);
     // Processors belong to a session.
     const plain = processors.length === 0 && (this.#session?.pipelined ?? true);
-    if (this.#session && (this.#session.capacity < wanted || !plain)) this.#forget();
+    const fits = this.#session !== undefined && this.#session.capacity >= wanted && this.#cache_dtype === cache_dtype;
+    if (!plain || !fits) this.#forget();
+    this.#cache_dtype = cache_dtype;
     const capacity = Math.min(this.context, Math.max(FIRST, 2 ** Math.ceil(Math.log2(wanted))));
     this.#session ??= new DecodeSession(device, module, { rows: 1, capacity, cache_dtype, processors, keep: true });
     const session = this.#session;
@@ -87,7 +108,7 @@ export class Turns implements AsyncDisposable {
         // A window that has moved on keeps no beginning to go on from.
         if (!(error instanceof ShapeError)) throw error;
         this.#forget();
-        yield* this.next(ids, given, options);
+        yield* this.#turn(ids, given, options);
         return;
       }
       let step = session.step();
@@ -96,6 +117,7 @@ export class Turns implements AsyncDisposable {
         const ahead = session.pipelined ? session.step() : undefined;
         ahead?.catch(() => {});
         for (const { id, finish_reason } of await step) yield { id, finish_reason };
+        this.#model.checkUsable();
         throwIfAborted(signal, "generation");
         step = ahead ?? session.step();
       }
@@ -111,6 +133,8 @@ export class Turns implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#forget();
+    if (!this.#held) return;
+    this.#held = false;
     await this.#model.release();
   }
 }

@@ -32,7 +32,7 @@ import type { Pipelines, TaskName } from "./signatures.js";
 import { speechRecognition } from "./speech.js";
 import { textGeneration } from "./text-generation.js";
 import { text2text } from "./text2text.js";
-import { type TokenClassificationOptions, tokenClassification } from "./token-classification.js";
+import { tokenClassification } from "./token-classification.js";
 
 const KINDS: Readonly<Record<TaskName, Kind>> = {
   "text-generation": textGeneration,
@@ -100,7 +100,8 @@ export interface MakePipeline {
    * Opens a pipeline for a task.
    * @param task a task's name, as transformers has it; `translation_en_to_fr` names languages
    * @param model a folder, the id of a model, or a model that is loaded; then its processors must be given
-   * @param options of from_pretrained, and of the task's calls: these are defaults of each call
+   * @param options of from_pretrained, and of the task's calls: these are defaults of each call. The types of results follow what a
+   * call is given, not these defaults.
    * @throws OptionError, and what from_pretrained throws
    */
   <T extends TaskName>(
@@ -111,17 +112,17 @@ export interface MakePipeline {
   (
     task: "sentiment-analysis",
     model: string | URL | LoadedModel<Model>,
-    options?: PipelineOptions,
+    options?: PipelineOptions & Omit<Pipelines["text-classification"]["options"], keyof PipelineOptions>,
   ): Promise<Pipelines["text-classification"]["call"] & OpenPipeline>;
   (
     task: "ner",
     model: string | URL | LoadedModel<Model>,
-    options?: PipelineOptions & TokenClassificationOptions,
+    options?: PipelineOptions & Omit<Pipelines["token-classification"]["options"], keyof PipelineOptions>,
   ): Promise<Pipelines["token-classification"]["call"] & OpenPipeline>;
   (
     task: `translation_${string}`,
     model: string | URL | LoadedModel<Model>,
-    options?: PipelineOptions,
+    options?: PipelineOptions & Omit<Pipelines["translation"]["options"], keyof PipelineOptions>,
   ): Promise<Pipelines["translation"]["call"] & OpenPipeline>;
 }
 

@@ -34,8 +34,17 @@ interface Each<Input, Output, O> {
   (inputs: readonly Input[], options?: Call<O>): Promise<Output[]>;
 }
 
+/** Options with which results are token ids. */
+interface Ids {
+  readonly return_tensors: true;
+}
+
 export interface TextGeneration {
-  (text: string, options: Call<TextGenerationOptions> & { readonly return_tensors: true }): Promise<GeneratedIds[]>;
+  (input: string | Conversation, options: Call<TextGenerationOptions> & Ids): Promise<GeneratedIds[]>;
+  (
+    inputs: readonly string[] | readonly Conversation[],
+    options: Call<TextGenerationOptions> & Ids,
+  ): Promise<GeneratedIds[][]>;
   (text: string, options?: Call<TextGenerationOptions>): Promise<GeneratedText[]>;
   (texts: readonly string[], options?: Call<TextGenerationOptions>): Promise<GeneratedText[][]>;
   /** Chats: messages with `role` and `content`. */
@@ -80,14 +89,25 @@ export interface QuestionAnswering {
   (questions: readonly Question[], options?: Call<QuestionAnsweringOptions>): Promise<Answer[]>;
 }
 
-interface Text2Text<Name extends string> {
+interface Text2Text<Name extends "generated" | "summary" | "translation"> {
+  (text: string, options: Call<Text2TextOptions> & Ids): Promise<{ [N in `${Name}_token_ids`]: number[] }[]>;
+  (
+    texts: readonly string[],
+    options: Call<Text2TextOptions> & Ids & One,
+  ): Promise<{ [N in `${Name}_token_ids`]: number[] }[]>;
   /** A list with one text, or as many as `num_return_sequences`. */
-  (text: string, options?: Call<Text2TextOptions>): Promise<{ [N in Name]: string }[]>;
+  (text: string, options?: Call<Text2TextOptions>): Promise<{ [N in `${Name}_text`]: string }[]>;
+  /** One text for each of a list; lists of them where `num_return_sequences` is above 1. */
+  (texts: readonly string[], options?: Call<Text2TextOptions> & One): Promise<{ [N in `${Name}_text`]: string }[]>;
   (
     texts: readonly string[],
     options: Call<Text2TextOptions> & { readonly num_return_sequences: number },
-  ): Promise<{ [N in Name]: string }[][]>;
-  (texts: readonly string[], options?: Call<Text2TextOptions>): Promise<{ [N in Name]: string }[]>;
+  ): Promise<{ [N in `${Name}_text`]: string }[] | { [N in `${Name}_text`]: string }[][]>;
+}
+
+/** Options with which each text has one result. */
+interface One {
+  readonly num_return_sequences?: 1;
 }
 
 export interface FillMask {
@@ -122,9 +142,9 @@ interface ImageFeatureExtraction {
 /** By task: the options of its calls, and the call itself. */
 export interface Pipelines {
   "text-generation": { options: TextGenerationOptions; call: TextGeneration };
-  "text2text-generation": { options: Text2TextOptions; call: Text2Text<"generated_text"> };
-  summarization: { options: Text2TextOptions; call: Text2Text<"summary_text"> };
-  translation: { options: Text2TextOptions; call: Text2Text<"translation_text"> };
+  "text2text-generation": { options: Text2TextOptions; call: Text2Text<"generated"> };
+  summarization: { options: Text2TextOptions; call: Text2Text<"summary"> };
+  translation: { options: Text2TextOptions; call: Text2Text<"translation"> };
   "fill-mask": { options: FillMaskOptions; call: FillMask };
   "text-classification": { options: TextClassificationOptions; call: TextClassification };
   "token-classification": { options: TokenClassificationOptions; call: TokenClassification };

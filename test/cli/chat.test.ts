@@ -62,6 +62,19 @@ test("commands: a conversation is forgotten, saved and loaded", async () => {
   expect(odd.stderr).toMatch(/is not a list of messages/);
 });
 
+test("a blank before a slash makes a message of it; a signal ends the conversation", async () => {
+  const said = await octavo(["chat", folder, ...HOW], { input: " /exit\n/exit\nnever\n" });
+  expect(said.code).toBe(0);
+  expect(said.stdout.trim().split("\n")).toHaveLength(1);
+  const long = ["chat", folder, "--greedy", "--max-new-tokens", "400", "-q", "--json"];
+  const ended = await octavo(long, {
+    input: "Tell me of a fish.\n/reset\n".repeat(200),
+    watch: (child, stdout) => void (stdout !== "" && child.kill("SIGTERM")),
+  });
+  expect(ended.code).toBe(130);
+  expect(ended.stdout.split("\n").length).toBeLessThan(100);
+});
+
 test("what cannot be is told", async () => {
   for (const [args, input, message] of [
     [[STORYTELLER], "x\n", /has no chat template/],

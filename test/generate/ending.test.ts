@@ -329,8 +329,9 @@ describe("which tokens follow", () => {
     expect(other[0]!.slice(2)).not.toContain(banned);
     const odd = { input_ids: [[5, 9]], prefix_allowed_tokens_fn: 3 as never };
     await expect(llama.generate(odd)).rejects.toThrow(OptionError);
-    await expect(
-      llama.generate({ input_ids: [[5, 9]] }, { prefix_allowed_tokens_fn: () => [], max_new_tokens: 2 }),
-    ).rejects.toThrow(/allows no token/);
+    for (const none of [[], [5000]]) {
+      const nothing = { prefix_allowed_tokens_fn: () => none, max_new_tokens: 2 };
+      await expect(llama.generate({ input_ids: [[5, 9]] }, nothing)).rejects.toThrow(/allows no token/);
+    }
   });
 });

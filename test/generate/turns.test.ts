@@ -60,7 +60,23 @@ describe.each(["llama", "mistral", "gemma3_text", "bloom", "phi3-longrope"])("%s
     abort.abort();
     await expect(turns.next(second, greedy, { signal: abort.signal }).next()).rejects.toThrow(AbortError);
     expect(await take(turns, second, greedy)).toEqual(await whole(model, second, greedy));
+    // What was read before an abort is kept; what failed is forgotten; one turn at a time.
+    const late = new AbortController();
+    const long = Array.from({ length: 40 }, (_, n) => 3 + n);
+    const reading = turns.next(long, greedy, { signal: late.signal });
+    late.abort();
+    await expect(reading.next()).rejects.toThrow(AbortError);
+    expect(await take(turns, long, greedy)).toEqual(await whole(model, long, greedy));
+    await expect(take(turns, [5, 9, 1e6], greedy)).rejects.toThrow();
+    expect(await take(turns, [5, 9, 2], greedy)).toEqual(await whole(model, [5, 9, 2], greedy));
+    const one = turns.next(first, greedy);
+    await one.next();
+    await expect(turns.next(first, greedy).next()).rejects.toMatchObject({ code: "ERR_IN_USE" });
+    await one.return(undefined);
     if (turns.context > 1e6) return; // no end
     await expect(take(turns, new Array<number>(turns.context).fill(3), greedy)).rejects.toThrow(OptionError);
+    await turns[Symbol.asyncDispose]();
+    model.dispose();
+    expect(() => new Turns(model)).toThrow(/dispose/);
   });
 });

@@ -37,6 +37,7 @@ test("a loaded model is saved and uploaded; a dry run says what would be", async
     expect.arrayContaining(["config.json", "tokenizer.json", "model.safetensors.index.json"]),
   );
   expect(bytes).toBeGreaterThan(model.get_memory_footprint());
+  for (const odd of [null, 5, "x"]) await expect(model.push_to_hub("a/b", odd as never)).rejects.toThrow(OptionError);
   await expect(model.push_to_hub("new", { dry_run: true })).rejects.toThrow(/with its owner/);
   await expect(model.push_to_hub("org/new", { shard: 3, dry_run: true } as never)).rejects.toThrow(/shard/);
   await expect(model.push_to_hub("org/new", { max_shard_size: "many", dry_run: true })).rejects.toThrow(OptionError);

@@ -205,7 +205,11 @@ export class PrefixConstrainedLogitsProcessor extends RowProcessor {
   change(scores: Float32Array, ids: readonly number[], row: number): void {
     const item = Math.floor(row / this.#beams);
     const allowed = idsOf("prefix_allowed_tokens_fn's result", this.#allowed(item, ids));
-    if (allowed.length === 0) throw new OptionError(`prefix_allowed_tokens_fn allows no token for row ${item}`);
+    if (!allowed.some((id) => id < scores.length)) {
+      throw new OptionError(`prefix_allowed_tokens_fn allows no token for row ${item}`, {
+        details: { option: "prefix_allowed_tokens_fn" },
+      });
+    }
     allowOnly(scores, allowed);
   }
 }

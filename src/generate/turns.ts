@@ -6,6 +6,7 @@ import { type CacheDType, cacheDType } from "../nn/cache.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { type GenerationOptions, generationConfig } from "./config.js";
 import { endingOf } from "./ending.js";
+import { stepped } from "./loop.js";
 import type { PreTrainedModel } from "./model.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
@@ -111,15 +112,10 @@ export class Turns implements AsyncDisposable {
         yield* this.#turn(ids, given, options);
         return;
       }
-      let step = session.step();
-      while (step) {
-        step.catch(() => {}); // awaited below
-        const ahead = session.pipelined ? session.step() : undefined;
-        ahead?.catch(() => {});
-        for (const { id, finish_reason } of await step) yield { id, finish_reason };
+      for await (const tokens of stepped(session)) {
+        for (const { id, finish_reason } of tokens) yield { id, finish_reason };
         this.#model.checkUsable();
         throwIfAborted(signal, "generation");
-        step = ahead ?? session.step();
       }
     } finally {
       session.halt(0);

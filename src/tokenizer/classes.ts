@@ -97,7 +97,6 @@ export const CLASSES: Readonly<Record<string, TokenizerClass>> = {
   XLNetTokenizer: {
     special: { ...FAIRSEQ, sep_token: "<sep>", cls_token: "<cls>" },
     pads_left: true,
-    mask_lstrip: true,
   },
   Wav2Vec2CTCTokenizer: {
     special: { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" },

@@ -74,22 +74,20 @@ export class Charsmap {
 
   /** The same of a text whose characters are followed. As in Python, what is removed at the very start shifts what comes after it. */
   align(given: Aligned): Aligned {
-    const chars: string[] = [];
-    const changes: number[] = [];
+    const made = given.changing();
     let changed = false;
     this.#rewrite(given.text, (part, replaced) => {
-      const made = [...part];
-      for (const char of made) {
-        chars.push(char);
-        changes.push(0);
+      if (replaced === undefined) {
+        made.keep(part);
+        return;
       }
-      if (replaced === undefined) return;
       changed = true;
-      const more = made.length - [...replaced].length;
-      if (more > 0) changes.fill(1, changes.length - more);
-      else if (changes.length > 0) changes[changes.length - 1]! += more;
+      const chars = [...part];
+      const removed = [...replaced].length - chars.length;
+      for (const [i, char] of chars.entries()) made.push(char, i < chars.length + removed ? 0 : 1);
+      if (removed > 0) made.remove(removed);
     });
-    return changed ? given.changed({ chars, changes }) : given;
+    return changed ? made.done() : given;
   }
 
   #rewrite(text: string, give: Give): void {

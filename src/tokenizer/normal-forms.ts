@@ -1,7 +1,7 @@
 // Unicode's normal forms of aligned texts. JavaScript gives the text of a form; where its characters come from is found by doing the
 // steps one by one, as Python's `tokenizers` does: decompose, sort the marks, compose. Facts: Unicode Standard Annex 15.
 
-import { type Aligned, type Changes, sizeAt } from "./aligned.js";
+import { type Aligned, sizeAt } from "./aligned.js";
 
 export type NormalForm = "NFC" | "NFD" | "NFKC" | "NFKD";
 
@@ -109,23 +109,19 @@ export function normalForm(given: Aligned, form: NormalForm): Aligned {
   const { text } = given;
   const whole = text.normalize(form);
   if (whole === text) return given; // then each character stands for itself
-  const made: Changes = { chars: [], changes: [] };
-  const keep = (char: string, change: number) => {
-    made.chars.push(char);
-    made.changes.push(change);
-  };
+  const made = given.changing();
   const simple = (at: number) => text.charCodeAt(at) < SIMPLE[form];
   for (let at = 0; at < text.length; ) {
-    if (simple(at) && (at + 1 === text.length || simple(at + 1))) {
-      keep(text[at++]!, 0);
-      continue;
-    }
+    const from = at;
+    while (simple(at) && (at + 1 === text.length || simple(at + 1))) at++;
+    if (at > from) made.keep(text.slice(from, at));
+    if (at === text.length) break;
     // A simple character before others may be their base.
     let end = at + 1;
     while (end < text.length && !simple(end)) end++;
     const items = decomposed(text.slice(at, end), form === "NFC" || form === "NFD" ? "NFD" : "NFKD");
-    for (const { char, change } of form.endsWith("C") ? recomposed(items) : items) keep(char, change);
+    for (const { char, change } of form.endsWith("C") ? recomposed(items) : items) made.push(char, change);
     at = end;
   }
-  return given.changed(made);
+  return made.done();
 }

@@ -1,6 +1,6 @@
 // Normalizers: text before it is cut into pieces, as in Python's `tokenizers`. None may make a text many times longer.
 
-import { ALIGNED, type Aligned } from "./aligned.js";
+import type { Aligned } from "./aligned.js";
 import { Charsmap } from "./charsmap.js";
 import type { Components } from "./components.js";
 import { fail, isObject, type JsonObject } from "./json-file.js";
@@ -25,8 +25,8 @@ function lower(text: string): string {
 
 /** A step that changes each character by itself. */
 function each(change: (text: string) => string): Step {
-  const align = (given: Aligned) => ALIGNED.spread(given, change(given.text), change);
-  return { run: change, align };
+  const size = (text: string, at: number) => change(String.fromCodePoint(text.codePointAt(at)!)).length;
+  return { run: change, align: (given) => given.spread(change(given.text), size) };
 }
 
 const LOWER = each(lower);

@@ -4,7 +4,7 @@ import { type Form, sizeAt } from "./aligned.js";
 import type { Components } from "./components.js";
 import type { Json, JsonObject } from "./json-file.js";
 import { bounded, literally, patternOf } from "./pattern.js";
-import { isSpace } from "./text.js";
+import { bytesAt, isSpace } from "./text.js";
 
 const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200C\\u200D"; // \w of Rust's regex crate
 const SPACE = "\\p{White_Space}"; // JavaScript's \s adds U+FEFF and lacks U+0085
@@ -192,7 +192,7 @@ function byteLevel(config: JsonObject): Cutter {
     let from = 0;
     for (const { length } of regex ? (whole.match(GPT2) ?? []) : [whole]) {
       const piece = form.slice(spaced, from, from + length);
-      out.push({ text: form.spread(piece, bytesAsText(form.text(piece)), bytesOf), first: first && from === 0 });
+      out.push({ text: form.spread(piece, bytesAsText(form.text(piece)), bytesAt), first: first && from === 0 });
       from += length;
     }
   };

@@ -64,5 +64,5 @@ export type { MediaFile } from "./media/reader.js";
 export { transfer } from "./ops/transfer.js";
 export type * from "./pipelines/index.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
-export type { BatchEncoding, Encoding, IntTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
+export type { BatchEncoding, Encoding, IntTensor, OffsetTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";

@@ -220,11 +220,12 @@ export function stack(rows: readonly (readonly number[])[]): IntTensor {
  * @throws OptionError when the rows differ in length
  */
 export function stackOffsets(rows: readonly (readonly Range[])[]): OffsetTensor {
-  const [starts, ends] = [0, 1].map((side) => stack(rows.map((row) => row.map((range) => range[side]!)))) as [
-    IntTensor,
-    IntTensor,
-  ];
+  const starts = stack(rows.map((row) => row.map(([start]) => start)));
+  const ends = stack(rows.map((row) => row.map(([, end]) => end)));
   const data = new Int32Array(2 * starts.data.length);
-  for (let i = 0; i < starts.data.length; i++) data.set([starts.data[i]!, ends.data[i]!], 2 * i);
+  for (let i = 0; i < starts.data.length; i++) {
+    data[2 * i] = starts.data[i]!;
+    data[2 * i + 1] = ends.data[i]!;
+  }
   return { data, shape: [...starts.shape, 2] };
 }

@@ -80,7 +80,6 @@ test("what cannot be is told", async () => {
     [[STORYTELLER], "x\n", /has no chat template/],
     [[folder], "/sav x\n", /did you mean \/save\?/],
     [[folder], `${"The old king said. ".repeat(300)}\n`, /this model reads 512/],
-    [[folder, "--greedy", "--top-k", "3"], "", /cannot be used with/],
   ] as const) {
     const { code, stdout, stderr } = await octavo(["chat", ...args, "-q"], { input });
     expect([code, stdout]).toEqual([2, ""]);

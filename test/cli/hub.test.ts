@@ -95,7 +95,7 @@ describe("pull, list, inspect, remove", () => {
         ["quantize", model, temporary("int8"), "--load-in-8bit"],
         ["--force", "-q"],
       ],
-      [["bench", model, "--quick", "--compare", "f32,int8"], ["-q"]],
+      [["bench", model, "--quick", "--compare", "int8"]],
     ];
     const env = { HF_ENDPOINT: "http://127.0.0.1:9" };
     const warnings = (text: string): string[] => text.split("\n").filter((line) => line.startsWith("warning"));

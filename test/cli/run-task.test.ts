@@ -36,7 +36,6 @@ test("what is wrong is told before anything is loaded", async () => {
     [["run", "fill-mask", folder, "x", "-o", "top_k"], /name=value/],
     [["run", "fill-mask", folder, "x", "-o", "topk=2"], /top_k/],
     [["run", "fill-mask", folder, "x", "-o", "dtype=float32"], /--dtype/],
-    [["run", "fill-mask"], /model/],
     [["run", "storyteller", "Once upon a time"], /octavo generate storyteller/],
   ] as const) {
     const { code, stdout, stderr } = await octavo(args);

@@ -202,12 +202,12 @@ describe("time", () => {
   it.each(["a", " ", "e\u0301", "e\u0302\u0323", "ﬁ", "日", "👩‍👩‍👧", "a\u200d", " <s>"])(
     "is linear for %j",
     async (part) => {
-      const long = part.repeat(100_000 / part.length);
+      const long = part.repeat(30_000 / part.length);
       for (const name of ["t5", "bert", "llama", "roberta", "normalizer NFKC, NFD, NFC"]) {
         const tokenizer = await open(kinds.find((kind) => kind.name === name)!);
         const start = performance.now();
         expect(tokenizer(long, { return_offsets_mapping: true }).offset_mapping!.length).toBeGreaterThan(0);
-        expect(performance.now() - start).toBeLessThan(5000); // what is not linear takes minutes
+        expect(performance.now() - start).toBeLessThan(5000); // what is not linear takes many times as long
       }
     },
   );

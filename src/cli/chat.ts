@@ -11,10 +11,7 @@ import { GENERATION, type GenerationOptions } from "../generate/config.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import type { PromptProgress } from "../generate/prefill.js";
 import { Turns } from "../generate/turns.js";
-import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
-import { onOwnDevice } from "../load/platform.js";
-import { BITS_AND_BYTES } from "../quant/config.js";
 import { writing } from "../sources/file-errors.js";
 import type { ChatMessage, PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
@@ -29,17 +26,10 @@ import {
 } from "./arguments.js";
 import { Messages } from "./chat-messages.js";
 import { EXIT, onInterrupt } from "./failures.js";
-import {
-  checkTemperature,
-  type GenerateFlags,
-  generationOptions,
-  loadOptions,
-  SAMPLING,
-  WEIGHTS,
-  withFastProducts,
-} from "./generate-options.js";
-import { bytes, dim, isInteractive, note, plural, print } from "./output.js";
-import { LoadingBar, PromptBar } from "./progress.js";
+import { checkTemperature, type GenerateFlags, generationOptions, SAMPLING } from "./generate-options.js";
+import { addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
+import { bytes, dim, isInteractive, note, plural, print, warner } from "./output.js";
+import { PromptBar } from "./progress.js";
 import { readText } from "./text.js";
 
 interface Flags extends GenerateFlags {
@@ -69,13 +59,8 @@ export function chatCommand(): Command {
   const command = new Command("chat")
     .description("talk with a model that has a chat template")
     .argument("<model>", A_MODEL)
-    .option("--system <text>", "how the model shall behave")
-    .optionsGroup("Weights:");
-  const weights = addFlags(command, WEIGHTS);
-  weights.load_in_8bit.conflicts("loadIn4bit");
-  weights.dtype.default("auto");
-  addFlags(command, BITS_AND_BYTES);
-  command.optionsGroup("Generation (defaults: the model's own):");
+    .option("--system <text>", "how the model shall behave");
+  addWeightFlags(command).optionsGroup("Generation (defaults: the model's own):");
   addFlags(command, OPTIONS).max_new_tokens.description += ` (default: ${LONGEST_ANSWER})`;
   command
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
@@ -104,36 +89,22 @@ Examples:
 }
 
 async function chat(name: string, flags: Flags): Promise<void> {
-  const load = loadOptions(flags);
+  const load = loadOptions("chat", flags);
   const given = optionsOf("chat", OPTIONS, flags);
   checkTemperature(given, flags);
-  const leaving = new AbortController();
-  onInterrupt(() => leaving.abort(new Error("interrupted")));
-  const tokenizer = await AutoTokenizer.from_pretrained(name, { ...pick(SOURCE, load), signal: leaving.signal });
+  const signal = interruption();
+  const tokenizer = await AutoTokenizer.from_pretrained(name, { ...pick(SOURCE, load), signal });
   if (tokenizer.chat_template === null) {
     throw new OptionError(`${name} has no chat template`, {
       hint: `octavo generate ${name} "Once upon a time" continues a text`,
     });
   }
-  const bar = !flags.quiet && isInteractive() ? new LoadingBar() : undefined;
-  let loaded: PreTrainedModel;
-  try {
-    loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
-      AutoModelForCausalLM.from_pretrained(name, {
-        ...withFastProducts(load, device),
-        device,
-        progress_callback: bar && ((event) => bar.hear(event)),
-        signal: leaving.signal,
-      }),
-    );
-  } finally {
-    bar?.stop();
-  }
+  const loaded = await loadOn(flags, load, signal, (how) => AutoModelForCausalLM.from_pretrained(name, how));
   await using _device = loaded.device;
   await using model = loaded;
-  if (!flags.quiet) for (const warning of model.warnings) note(`warning: ${warning}`);
+  model.warnings.forEach(warner(flags.quiet));
   await using talk = new Talk(model, tokenizer, flags, given);
-  await talk.run(leaving.signal);
+  await talk.run();
 }
 
 /** What `--json` prints of an answer; later versions only add fields. */
@@ -169,7 +140,7 @@ class Talk implements AsyncDisposable {
     this.#begin(flags.system);
   }
 
-  async run(leaving: AbortSignal): Promise<void> {
+  async run(): Promise<void> {
     const lines = createInterface({ input: process.stdin, output: this.#terminal ? process.stderr : undefined });
     const messages = new Messages(lines, this.#terminal);
     /** The exit code of a conversation that a signal ended. */
@@ -184,7 +155,6 @@ class Talk implements AsyncDisposable {
       this.#answering?.abort(new Error("interrupted"));
       lines.close();
     };
-    leaving.addEventListener("abort", leave);
     onInterrupt(leave);
     if (this.#terminal && !this.#flags.quiet) note(dim("/help lists the commands; Ctrl-D leaves"));
     try {

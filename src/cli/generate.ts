@@ -5,12 +5,8 @@ import { AbortError, NotFoundError, OptionError } from "../core/errors.js";
 import { pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { GENERATION, generationConfig } from "../generate/config.js";
-import type { PreTrainedModel } from "../generate/model.js";
-import { NODE } from "../load/node.js";
 import { SOURCE, type SourceOptions } from "../load/options.js";
-import { onOwnDevice } from "../load/platform.js";
 import { trainedContext } from "../nn/architecture.js";
-import { BITS_AND_BYTES } from "../quant/config.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
@@ -24,19 +20,16 @@ import {
   sourceOptions,
   threadsOption,
 } from "./arguments.js";
-import { EXIT, onInterrupt } from "./failures.js";
 import {
   checkTemperature,
   DEFAULT_NEW_TOKENS,
   type GenerateFlags,
   generationOptions,
-  loadOptions,
   SAMPLING,
-  WEIGHTS,
-  withFastProducts,
 } from "./generate-options.js";
+import { addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
 import { dim, isInteractive, note, print, printJson, warner } from "./output.js";
-import { LoadingBar, PromptBar } from "./progress.js";
+import { PromptBar } from "./progress.js";
 import { readPrompts } from "./prompt.js";
 import { footer, report } from "./report.js";
 import { encode, Run } from "./run.js";
@@ -51,20 +44,8 @@ export function generateCommand(): Command {
     .option("--batch-file <file>", "continue every line of a file, as one padded batch")
     .option("-c, --chat", "the prompt is a message to the assistant, as the model's chat template writes it")
     .option("-e, --escape", "read \\n, \\t and \\\\ in the prompt as line end, tab and backslash")
-    .option("--no-echo", "print only the new text, not the prompt")
-    .optionsGroup("Weights:");
-  const weights = addFlags(command, WEIGHTS);
-  weights.load_in_8bit.conflicts("loadIn4bit");
-  weights.dtype.default("auto");
-  addFlags(command, BITS_AND_BYTES);
-  command
-    .addOption(
-      new Option(
-        "--compute-dtype <name>",
-        "products with bf16 weights (default: bfloat16) and 4-bit weights (default: the fastest, int8 on CPUs and bfloat16 on GPUs; exact: float32)",
-      ).choices(["float32", "bfloat16", "int8"]),
-    )
-    .optionsGroup("Generation (defaults: the model's own):");
+    .option("--no-echo", "print only the new text, not the prompt");
+  addWeightFlags(command).optionsGroup("Generation (defaults: the model's own):");
   const generation = addFlags(command, GENERATION);
   generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
   generation.prompt_lookup_num_tokens.conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]);
@@ -94,7 +75,7 @@ Examples:
 }
 
 async function generate(first: string | undefined, second: string | undefined, flags: GenerateFlags): Promise<void> {
-  const options = loadOptions(flags);
+  const options = loadOptions("generate", flags);
   const given = optionsOf("generate", GENERATION, flags);
   checkTemperature(given, flags);
   if (second !== undefined && flags.prompt !== undefined) throw new OptionError("the prompt is given twice");
@@ -103,13 +84,7 @@ async function generate(first: string | undefined, second: string | undefined, f
   const name = model ?? STORYTELLER;
   const talks = !flags.quiet && !flags.json;
 
-  const abort = new AbortController();
-  const { signal } = abort;
-  onInterrupt(() => {
-    if (signal.aborted) process.exit(EXIT.interrupted);
-    abort.abort(new Error("interrupted"));
-  });
-
+  const signal = interruption();
   const asked = performance.now();
   const tokenizer = await tokenizerOf(name, { ...pick(SOURCE, options), signal }, open);
   const tokenizer_s = (performance.now() - asked) / 1000;
@@ -124,24 +99,7 @@ async function generate(first: string | undefined, second: string | undefined, f
 
   const begin = performance.now();
   const watched = !flags.quiet && isInteractive();
-  const bar = watched ? new LoadingBar() : undefined;
-  let loaded: PreTrainedModel;
-  try {
-    loaded = await onOwnDevice(
-      NODE,
-      flags.device,
-      { threads: flags.threads, deterministic: flags.deterministic },
-      (device) =>
-        AutoModelForCausalLM.from_pretrained(name, {
-          ...withFastProducts(options, device),
-          device,
-          progress_callback: bar && ((event) => bar.hear(event)),
-          signal,
-        }),
-    );
-  } finally {
-    bar?.stop();
-  }
+  const loaded = await loadOn(flags, options, signal, (how) => AutoModelForCausalLM.from_pretrained(name, how));
   await using _device = loaded.device;
   await using owned = loaded;
   const load_s = tokenizer_s + (performance.now() - begin) / 1000;

@@ -34,7 +34,7 @@ import {
 } from "./arguments.js";
 import { type Stack, svgStack, textStack } from "./chart-stack.js";
 import { columnsOf } from "./chart-text.js";
-import { codesOf } from "./generate-options.js";
+import { codesOf } from "./load-flags.js";
 import { bytes, colourful, countOf, note, plural, print, printJson, table, warner } from "./output.js";
 
 interface PlanFlags {

@@ -14,7 +14,7 @@ import { SAVE } from "../load/save.js";
 import { BITS_AND_BYTES, BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { A_MODEL, addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
 import { EXIT, onInterrupt } from "./failures.js";
-import { codesOf } from "./generate-options.js";
+import { codesOf } from "./load-flags.js";
 import { bytes, isInteractive, print, printJson, warner } from "./output.js";
 import { LoadingBar } from "./progress.js";
 

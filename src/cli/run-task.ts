@@ -4,27 +4,19 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { isList } from "../core/checks.js";
 import { OptionError, suggestion } from "../core/errors.js";
 import { FROM_PRETRAINED } from "../generate/options.js";
-import { NODE } from "../load/node.js";
-import { SOURCE } from "../load/options.js";
-import { onOwnDevice } from "../load/platform.js";
 import { pipeline } from "../pipelines/node.js";
-import type { OpenPipeline } from "../pipelines/pipeline.js";
 import { kindNamed, TASKS } from "../pipelines/pipeline.js";
 import type { TaskName } from "../pipelines/signatures.js";
-import { addFlags, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
+import { A_MODEL, deviceOption, jsonOption, sourceOptions, threadsOption } from "./arguments.js";
 import { EXIT, onInterrupt } from "./failures.js";
-import { WEIGHTS } from "./generate-options.js";
-import { isInteractive, note, print, printJson, table } from "./output.js";
-import { LoadingBar } from "./progress.js";
+import { addWeightFlags, interruption, type LoadFlags, loadOn, loadOptions } from "./load-flags.js";
+import { print, printJson, table, warner } from "./output.js";
 import { readPrompts } from "./prompt.js";
 
-interface Flags {
+interface Flags extends LoadFlags {
   labels?: string;
   option: Record<string, unknown>;
-  device?: string;
-  threads?: number;
   json?: boolean;
-  quiet?: boolean;
 }
 
 /** `name=value`, where the value may be JSON. */
@@ -42,18 +34,15 @@ export function runCommand(): Command {
   const command = new Command("run")
     .description("run a task, such as text-classification, on texts, images or sound")
     .argument("<task>", "a task, as Python's pipelines have it")
-    .argument("<model>", "folder, id of a model on the hub, or address")
+    .argument("<model>", A_MODEL)
     .argument("[input...]", "texts, or files of images or sound; - or nothing reads one text from standard input")
     .option("--labels <labels>", "candidate labels with commas between them, of zero-shot tasks")
     .addOption(
       new Option("-o, --option <name=value>", "an option of the task, such as top_k=3; may be repeated")
         .argParser(named)
         .default({}, "none"),
-    )
-    .optionsGroup("Weights:");
-  const weights = addFlags(command, WEIGHTS);
-  weights.load_in_8bit.conflicts("loadIn4bit");
-  command.optionsGroup("Where:").addOption(deviceOption()).addOption(threadsOption());
+    );
+  addWeightFlags(command).optionsGroup("Where:").addOption(deviceOption()).addOption(threadsOption());
   return sourceOptions(command)
     .optionsGroup("Output:")
     .addOption(jsonOption())
@@ -74,9 +63,7 @@ Examples:
 }
 
 async function run(task: string, model: string, given: readonly string[], flags: Flags): Promise<void> {
-  const abort = new AbortController();
-  const { signal } = abort;
-  onInterrupt(() => abort.abort(new Error("interrupted")));
+  const signal = interruption();
   const { quiet = false, labels, option } = flags;
   if (!kindNamed(task)) {
     const near = suggestion(task, TASKS);
@@ -85,36 +72,22 @@ async function run(task: string, model: string, given: readonly string[], flags:
       details: { task },
     });
   }
-  const load = { ...optionsOf("run", WEIGHTS, flags), ...optionsOf("run", SOURCE, flags) };
+  const load = loadOptions("run", flags);
   const clash = Object.keys(option).find((name) => Object.hasOwn(FROM_PRETRAINED, name));
   if (clash) throw new OptionError(`${clash} is a flag of its own: --${clash.replaceAll("_", "-")}`);
+  if (given.length > 1 && given.includes("-")) throw new OptionError("- stands for standard input, and for it alone");
   const inputs = given.length > 0 && given[0] !== "-" ? given : await typed(quiet, signal);
   const values = OF_OBJECTS.has(task) ? inputs.map(objectOf) : [...inputs];
-  if (given.length > 1 && given.includes("-")) throw new OptionError("- stands for standard input, and for it alone");
-  const bar = !quiet && isInteractive() ? new LoadingBar() : undefined;
-  let opened: OpenPipeline & ((inputs: unknown, options: object) => Promise<unknown>);
-  try {
-    opened = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, async (device) => {
-      const made = await pipeline(task as TaskName, model, {
-        ...load,
-        ...(labels === undefined ? {} : { candidate_labels: labels }),
-        ...option,
-        device,
-        signal,
-        progress_callback: bar && ((event) => bar.hear(event)),
-      });
-      return Object.assign(made, { device }) as unknown as typeof opened & { device: typeof device };
-    });
-  } finally {
-    bar?.stop();
-  }
-  await using _device = opened.model.device;
+  const own = { ...(labels === undefined ? {} : { candidate_labels: labels }), ...option };
+  const opened = await loadOn(flags, load, signal, (how) => pipeline(task as TaskName, model, { ...how, ...own }));
+  await using _device = opened.device;
   await using owned = opened;
-  if (!quiet) for (const warning of owned.model.warnings) note(`warning: ${warning}`);
-  // A task that generates ends by the signal; others run to their end, which a second Ctrl-C does not wait for.
+  owned.model.warnings.forEach(warner(quiet));
+  // A task that generates ends by the signal; others have nothing that an end at once would leave behind.
   const hears = Object.hasOwn(kindNamed(task)!.calls, "signal");
   if (!hears) onInterrupt(() => process.exit(EXIT.interrupted));
-  const results = (await owned(values, hears ? { signal } : {})) as readonly unknown[];
+  const call = owned as unknown as (inputs: readonly unknown[], options: object) => Promise<readonly unknown[]>;
+  const results = await call(values, hears ? { signal } : {});
   if (flags.json) {
     printJson({ task, model, results: inputs.map((input, n) => ({ input, output: results[n] })) });
     return;

@@ -2,6 +2,7 @@
 // outputs of transformers' pipelines.
 
 import { isOf } from "../core/checks.js";
+import type { Device } from "../core/device.js";
 import { entriesOf, OptionError, suggestion } from "../core/errors.js";
 import { type Options, omit, pick, readOptions, such, type Table, whole } from "../core/options.js";
 import { listed as listedText, show } from "../core/show.js";
@@ -90,6 +91,8 @@ export interface PipelineOptions extends FromPretrainedOptions, Options<typeof O
 export interface OpenPipeline extends AsyncDisposable {
   readonly task: string;
   readonly model: LoadedModel<Model>;
+  /** The model's. */
+  readonly device: Device;
   /** Frees the model, if the pipeline loaded it. */
   dispose(): void;
 }
@@ -237,6 +240,7 @@ export function pipelineOf(platform: Platform): MakePipeline {
       ...found,
       task,
       model,
+      device: model.device,
       dispose,
       [Symbol.asyncDispose]: async () => {
         if (!loaded) await model[Symbol.asyncDispose]();

@@ -22,6 +22,10 @@ test("a task on arguments, on standard input, and as JSON", async () => {
   expect(several.stdout).toBe(
     "==> The old king <==\nThe old king, and the king's son\n\n==> Once <==\nOnce, and the King of the\n\n",
   );
+  // The same flags load the same weights: NF4, with the fastest products.
+  const four = await octavo([...story, "The giant said", "--load-in-4bit", "-q"]);
+  const greedy = ["-p", "The giant said", "--load-in-4bit", "--greedy", "--max-new-tokens", "6", "-q"];
+  expect(four.stdout.trimEnd()).toBe((await octavo(["generate", STORYTELLER, ...greedy])).stdout.trimEnd());
   const words = await octavo(["run", "fill-mask", folder, "-o", "top_k=2", "-q"], { input: "the [MASK]\n" });
   expect(words).toMatchObject({ code: 0, stderr: "" });
   expect(words.stdout).toMatch(/^0\.\d{4} {2}t {2}the t\n0\.\d{4} .*\n$/);

@@ -138,7 +138,7 @@ function positionsOf({ geometry }: EncoderModel, { rows, steps, ids }: Batch): I
 }
 
 /** One vector for each text, [B,hidden], or as many hidden sizes wide as there are poolings. */
-function embedding(hidden: Tensor, mask: Tensor | undefined, { pooling, normalize }: SentenceEmbedding): Tensor {
+export function embedding(hidden: Tensor, mask: Tensor | undefined, { pooling, normalize }: SentenceEmbedding): Tensor {
   const [rows = 0, , width = 0] = hidden.shape;
   const parts = pooling.map((kind) => (kind === "cls" ? contiguous(hidden.select(1, 0)) : pool(hidden, mask, kind)));
   let whole = parts[0]!;

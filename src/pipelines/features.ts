@@ -3,9 +3,12 @@
 import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options } from "../core/options.js";
-import type { PreTrainedEncoder } from "../generate/encoder-model.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { embedding, type PreTrainedEncoder } from "../generate/encoder-model.js";
 import type { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import type { Features } from "../nn/features.js";
+import { copyInto } from "../ops/copy.js";
+import { unitLength } from "../ops/pool.js";
 import { imagesOf } from "./classify.js";
 import { asText, inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, valuesOf } from "./kinds.js";
 
@@ -35,50 +38,55 @@ export interface SimilarityInput {
   readonly sentences: readonly string[];
 }
 
-function normalized(vector: number[]): number[] {
-  const length = Math.hypot(...vector);
-  return length > 0 ? vector.map((value) => value / length) : vector;
-}
+/** What a model makes of texts. */
+type Outputs = ReturnType<PreTrainedEncoder<"base">["forward"]>;
 
-/** One vector of a text's. */
-function pooled(rows: readonly Float32Array[], how: "mean" | "cls" | "last"): number[] {
-  if (how === "cls") return [...rows[0]!];
-  if (how === "last") return [...rows.at(-1)!];
-  const sum = new Float64Array(rows[0]!.length);
-  for (const row of rows) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + row[i]!;
-  return [...sum.map((value) => value / rows.length)];
-}
-
-/** What a model makes of texts: the vectors of each one's tokens, and its embedding where the files say how to make it. */
-async function embedded(
+/**
+ * A tensor [B,..] of each batch's outputs, which `choose` records on the device, as a row for each text.
+ * @param choose also gets the mask of real tokens, which are at the left
+ */
+async function rowsOf(
   { model, tokenizer, batch_size }: Parts<PreTrainedEncoder<"base">>,
   texts: readonly string[],
   how: Options<typeof SIMILARITY>,
-): Promise<{ rows: Float32Array[]; sentence: Float32Array | undefined }[]> {
+  choose: (outputs: Outputs, mask: readonly (readonly number[])[]) => Tensor,
+): Promise<{ values: Float32Array; tokens: number }[]> {
   return inBatches(
     texts,
     batch_size,
     (text) => text.length,
     async (batch) => {
-      const { input_ids, attention_mask, token_type_ids } = tokenizer([...batch], { padding: true, ...how });
+      const encoded = tokenizer([...batch], { padding: true, padding_side: "right", ...how });
+      const { input_ids, attention_mask = [], token_type_ids } = encoded;
       const outputs = model.forward({ input_ids, attention_mask, token_type_ids });
-      const whole = "sentence_embedding" in outputs;
-      const names = whole ? (["last_hidden_state", "sentence_embedding"] as const) : (["last_hidden_state"] as const);
-      const { last_hidden_state: states, sentence_embedding: own } = await valuesOf<
-        "last_hidden_state" | "sentence_embedding"
-      >(outputs, ...names);
-      const [, steps = 0, width = 0] = states.shape;
+      let chosen: Tensor;
+      try {
+        chosen = scope(() => choose(outputs, attention_mask));
+      } finally {
+        for (const tensor of Object.values(outputs).flat()) tensor.dispose();
+      }
+      const { chosen: read } = await valuesOf({ chosen }, "chosen");
+      const each = read.values.length / batch.length;
       return batch.map((_, row) => ({
-        rows: Array.from({ length: steps }, (_, t) => t)
-          .filter((t) => attention_mask![row]![t] === 1)
-          .map((t) => states.values.subarray((row * steps + t) * width, (row * steps + t + 1) * width)),
-        sentence: own?.values.subarray(
-          (row * own.values.length) / batch.length,
-          ((row + 1) * own.values.length) / batch.length,
-        ),
+        values: read.values.subarray(row * each, (row + 1) * each),
+        tokens: attention_mask[row]!.reduce((sum, one) => sum + one, 0),
       }));
     },
   );
+}
+
+/** One vector for each text, [B,hidden]. */
+function pooled(hidden: Tensor, mask: readonly (readonly number[])[], kind: "mean" | "cls" | "last"): Tensor {
+  const [rows = 0, steps = 0, width = 0] = hidden.shape;
+  if (kind !== "last") {
+    const hides = Tensor.from(hidden.device, Uint8Array.from(mask.flat()), [rows, steps], "u8");
+    return embedding(hidden, hides, { pooling: [kind], normalize: false });
+  }
+  const last = Tensor.empty(hidden.device, [rows, width], "f32", "pooled");
+  for (const [row, tokens] of mask.entries()) {
+    copyInto(hidden.select(0, row).narrow(0, tokens.lastIndexOf(1), 1), last.narrow(0, row, 1));
+  }
+  return last;
 }
 
 export const featureExtraction = kind({
@@ -87,14 +95,22 @@ export const featureExtraction = kind({
   calls: FEATURES,
   async run(parts: Parts<PreTrainedEncoder<"base">>, inputs, { pooling = "none", normalize = false, ...how }) {
     const { items, many } = listed(inputs, asText, "a text");
-    const texts = await embedded(parts, items, how);
-    const finish = (vector: number[]): number[] => (normalize ? normalized(vector) : vector);
-    const found = texts.map(({ rows }) =>
-      pooling === "none" ? [rows.map((row) => finish([...row]))] : finish(pooled(rows, pooling)),
+    const texts = await rowsOf(parts, items, how, ({ last_hidden_state: hidden }, mask) => {
+      const chosen = pooling === "none" ? hidden : pooled(hidden, mask, pooling);
+      return normalize ? unitLength(chosen) : chosen.alias();
+    });
+    const found = texts.map(({ values, tokens }) =>
+      pooling === "none" ? [vectorsOf(values, tokens, parts)] : [...values],
     );
     return many ? found : found[0];
   },
 });
+
+/** The vectors of a text's tokens. */
+function vectorsOf(values: Float32Array, tokens: number, { model }: Parts<PreTrainedEncoder<"base">>): number[][] {
+  const { hidden } = model.module.geometry;
+  return Array.from({ length: tokens }, (_, t) => [...values.subarray(t * hidden, (t + 1) * hidden)]);
+}
 
 function asComparison(value: unknown): SimilarityInput | undefined {
   const { source_sentence, sentences } = value as Partial<SimilarityInput>;
@@ -110,11 +126,11 @@ export const sentenceSimilarity = kind({
     const { items, many } = listed(inputs, asComparison, "{ source_sentence, sentences }");
     const found: number[][] = [];
     for (const { source_sentence, sentences } of items) {
-      const texts = await embedded(parts, [source_sentence, ...sentences], { truncation: true, ...how });
-      const [source, ...others] = texts.map(({ rows, sentence }) =>
-        normalized(sentence ? [...sentence] : pooled(rows, "mean")),
+      const all = [source_sentence, ...sentences];
+      const [source, ...others] = await rowsOf(parts, all, { truncation: true, ...how }, (outputs, mask) =>
+        unitLength(outputs.sentence_embedding ?? pooled(outputs.last_hidden_state, mask, "mean")),
       );
-      found.push(others.map((one) => one.reduce((sum, value, i) => sum + value * source![i]!, 0)));
+      found.push(others.map(({ values }) => values.reduce((sum, value, i) => sum + value * source!.values[i]!, 0)));
     }
     return many ? found : found[0];
   },

@@ -334,4 +334,25 @@ describe.each(ALL_DEVICES)("on %s", (name) => {
     expect(optimizer.state.size).toBe(0);
     optimizer.dispose();
   });
+
+  test("options that stopped fitting together are refused before any parameter changes", async () => {
+    using first = tensor([1, 2]);
+    using second = tensor([3, 4]);
+    const groups = new Set([
+      { params: new Set([first]) },
+      {
+        params: (function* () {
+          yield second;
+        })(),
+        lr: 0.5,
+        t_beta3: 5,
+      },
+    ]);
+    using optimizer = new optim.AdEMAMix(groups);
+    optimizer.param_groups[1]!.betas = [0, 0.999, 0.9999];
+    using g = tensor([1, 1]);
+    expect(() => optimizer.step([g, g])).toThrow("betas above 0");
+    expect(optimizer.state.size).toBe(0);
+    expect([...(await first.read())]).toEqual([1, 2]);
+  });
 });

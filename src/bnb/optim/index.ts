@@ -20,7 +20,7 @@ import {
 } from "./options.js";
 import type { Trained } from "./parameter.js";
 
-export type { Optimizer, OptimizerStateDict, ParameterState, ParamGroup } from "./optimizer.js";
+export type { Optimizer, OptimizerStateDict, ParamGroup } from "./optimizer.js";
 export type {
   AdagradOptions,
   AdamOptions,
@@ -30,6 +30,7 @@ export type {
   RMSpropOptions,
 } from "./options.js";
 export { Parameter, type Trainable, type Trained } from "./parameter.js";
+export type { ParameterState } from "./states.js";
 
 const COMMON: GroupOptions = {
   lr: 1e-3,
@@ -41,7 +42,7 @@ const COMMON: GroupOptions = {
 };
 
 /** Parameters, or groups of them with options of their own. */
-type Params<O> = Iterable<Trained> | readonly GivenGroup<O>[];
+type Params<O> = Iterable<Trained> | Iterable<GivenGroup<O>>;
 
 /** A class of optimizers. @throws OptionError */
 type Class<O extends GroupOptions, Given> = new (params: Params<O>, options?: Given) => Optimizer<O>;

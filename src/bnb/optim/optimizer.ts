@@ -1,33 +1,16 @@
-// An optimizer: parameters in groups, states for each, steps in place. States of large parameters are kept in 8-bit codes by blocks of
-// 256 (Dettmers et al. 2022), which a kernel decodes, steps and encodes block by block. Steps that need more (three states, the norm of
-// the update) decode the states of one parameter, compute in f32 and encode them again. The arithmetic is in ops/optimizer.ts and
-// ops/blockwise.ts.
+// An optimizer: parameters in groups, each with options of its own, and steps in place. How states are kept is in states.ts.
 
 import { listOf } from "../../core/checks.js";
-import type { Device } from "../../core/device.js";
 import { isFloat } from "../../core/dtype.js";
 import { entriesOf, OptionError, ShapeError } from "../../core/errors.js";
 import { omit, readOptions, type Table } from "../../core/options.js";
 import { shapeText, show } from "../../core/show.js";
-import { kept, scope, Tensor } from "../../core/tensor.js";
-import { blockwiseDequantize, blockwiseQuantize } from "../../ops/blockwise.js";
+import { scope, Tensor } from "../../core/tensor.js";
 import { contiguous, copyInto } from "../../ops/copy.js";
-import { filled } from "../../ops/fill.js";
-import {
-  optimizerStep,
-  optimizerStep8bit,
-  type Rule,
-  STATE_BLOCK,
-  STATES,
-  type StepNumbers,
-} from "../../ops/optimizer.js";
+import type { Rule, StepNumbers } from "../../ops/optimizer.js";
 import { tapes, taping } from "../../ops/tape.js";
-import { transfer } from "../../ops/transfer.js";
-import { dynamicMap } from "../../quant/_dynamic-map.js";
 import { gradientsOf, gradOf, listFrom, type Trainable, type Trained, tensorOf } from "./parameter.js";
-
-/** bitsandbytes keeps the states of a parameter under this key, where sharded training does not look. */
-const WRAPPED = "__bnb_optimizer_quant_state__";
+import { type ParameterState, States } from "./states.js";
 
 /** What all optimizers read of their options; each has more. */
 export interface GroupOptions {
@@ -43,19 +26,7 @@ export interface GroupOptions {
 export type ParamGroup<O> = O & { readonly params: readonly Trained[] };
 
 /** A group as a caller gives it: options that it leaves out are the optimizer's. */
-export type GivenGroup<O> = Partial<O> & { readonly params: readonly Trained[] };
-
-/** The states of a parameter, flat: f32[n], or u8[n] codes with f32 absmax for each block of 256. */
-export interface ParameterState {
-  /** Steps that it has taken. */
-  step: number;
-  readonly state1: Tensor;
-  readonly state2?: Tensor;
-  readonly state3?: Tensor;
-  readonly absmax1?: Tensor;
-  readonly absmax2?: Tensor;
-  readonly absmax3?: Tensor;
-}
+export type GivenGroup<O> = Partial<O> & { readonly params: Iterable<Trained> };
 
 /** What `state_dict` gives: states by the number of the parameter. */
 export interface OptimizerStateDict {
@@ -77,29 +48,18 @@ export interface Kind<O> {
   numbers(options: O, t: number): StepNumbers;
 }
 
-/** Which state is a sum of squares: beside a signed state it has the unsigned map. */
-const SQUARES: Readonly<Record<Rule, number>> = {
-  adam: 1,
-  ademamix: 2,
-  momentum: -1,
-  lion: -1,
-  rmsprop: 0,
-  adagrad: 0,
-};
-
-type Slot = 1 | 2 | 3;
-
 export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   readonly param_groups: ParamGroup<O>[] = [];
   /** By parameter; empty until its first step. */
   readonly state: Map<Trained, ParameterState> = new Map();
   readonly #kind: Kind<O>;
   readonly #defaults: O;
-  readonly #mapsOf = new Map<Device, Tensor>();
+  readonly #states: States;
 
   /** @throws OptionError */
-  protected constructor(kind: Kind<O>, params: Iterable<Trained> | readonly GivenGroup<O>[], options: unknown) {
+  protected constructor(kind: Kind<O>, params: Iterable<Trained> | Iterable<GivenGroup<O>>, options: unknown) {
     this.#kind = kind;
+    this.#states = new States(kind.rule);
     this.#defaults = { ...kind.defaults, ...this.#read(options) };
     const list = listOf(listFrom(params), (one): one is unknown => one !== undefined);
     if (!list || list.length === 0) {
@@ -122,7 +82,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   add_param_group(group: GivenGroup<O>): void {
     const { name } = this.#kind;
     const entries = new Map(entriesOf(name, group));
-    const params = listOf(entries.get("params"), (one): one is Trained => tensorOf(one) !== undefined);
+    const params = listOf(listFrom(entries.get("params")), (one): one is Trained => tensorOf(one) !== undefined);
     entries.delete("params");
     if (!params)
       throw new OptionError(`${name}: a group has params, a list of Tensors or Parameters, got ${show(group)}`);
@@ -151,7 +111,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 
   /**
-   * Changes every parameter that has a gradient, in place. Nothing waits.
+   * Changes every parameter that has a gradient, in place. Nothing waits. Options and gradients are checked
+   * before anything changes.
    * @param gradients those of all parameters in order (undefined for none), instead of the parameters' own `grad`
    * @throws OptionError, ShapeError, OutOfMemoryError; GradientError if a recorded gradient still needs the old values
    */
@@ -166,12 +127,24 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       const gradient = given ? given[i] : gradOf(param);
       if (gradient === undefined || gradient === null) return [];
       this.#check(param, gradient);
-      return [{ group, param, gradient }];
+      const t = (this.state.get(param)?.step ?? 0) + 1;
+      return [{ group, param, gradient, numbers: this.#kind.numbers(group, t) }];
     });
     // Steps are no part of what gradients are recorded for; what a recording still needs they must not overwrite.
     for (const { param } of work) tapes.open?.checkWrite(`${name}.step`, "params", tensorOf(param)!);
     taping(undefined, () => {
-      for (const { group, param, gradient } of work) this.#step(group, param, gradient);
+      // Memory for all states first: it may not suffice.
+      const states = work.map(({ group, param }) => this.#stateOf(group, param));
+      work.forEach(({ group, param, gradient, numbers }, i) => {
+        const { skip_zeros, max_unorm } = group;
+        const value = tensorOf(param)!;
+        scope(() => {
+          const p = contiguous(value, "f32");
+          const g = contiguous(gradient, "f32");
+          this.#states.step(states[i]!, p.view(p.size), g.view(g.size), { ...numbers, skip_zeros }, max_unorm);
+          if (p !== value) copyInto(p, value);
+        });
+      });
     });
   }
 
@@ -189,90 +162,11 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     }
   }
 
-  #step(group: ParamGroup<O>, param: Trained, gradient: Tensor): void {
-    const { rule, numbers } = this.#kind;
-    const value = tensorOf(param)!;
-    const state = this.#stateOf(group, param, value);
-    const { skip_zeros, max_unorm } = group;
-    const exact = numbers(group, state.step + 1);
-    const slots = this.#slots;
-    const fused = state.absmax1 !== undefined && slots.length <= 2 && max_unorm === 0;
-    // States in f32 need no limit: theirs holds by itself. Codes may be off by a half.
-    const step = { ...exact, skip_zeros, limit: state.absmax1 ? 2 * (exact.limit ?? 0) : 0 };
-    scope(() => {
-      const p = contiguous(value, "f32");
-      const tensors = { p: p.view(p.size), g: contiguous(gradient, "f32").view(p.size) };
-      if (fused) {
-        const states = slots.map((slot) => ({ codes: state[`state${slot}`]!, absmax: state[`absmax${slot}`]! }));
-        optimizerStep8bit(rule, { ...tensors, states }, this.#maps(value), step);
-      } else {
-        const states = slots.map((slot) => this.#decoded(state, slot));
-        optimizerStep(rule, { ...tensors, states }, step, max_unorm);
-        for (const slot of slots) this.#encode(state, slot, states[slot - 1]!);
-      }
-      if (p !== value) copyInto(p, value);
-    });
-    state.step++;
-  }
-
-  get #slots(): Slot[] {
-    return ([1, 2, 3] as const).slice(0, STATES[this.#kind.rule]);
-  }
-
-  #isSquare(slot: Slot): boolean {
-    return SQUARES[this.#kind.rule] === slot - 1;
-  }
-
-  /** The maps of all states on the parameter's device, f32[states, 256]: a lone state is signed. */
-  #maps({ device }: Tensor): Tensor {
-    const known = this.#mapsOf.get(device);
-    if (known) return known;
-    const slots = this.#slots;
-    const values = new Float32Array(256 * slots.length);
-    for (const slot of slots) values.set(dynamicMap(!this.#isSquare(slot) || slots.length === 1), 256 * (slot - 1));
-    const maps = Tensor.from(device, values, [slots.length, 256], "f32", "optimizer maps").keep();
-    this.#mapsOf.set(device, maps);
-    return maps;
-  }
-
-  /** The map of one state. Call it in a scope. */
-  #mapOf(slot: Slot, near: Tensor): Tensor {
-    return this.#maps(near).select(0, slot - 1);
-  }
-
-  #decoded(state: ParameterState, slot: Slot): Tensor {
-    const codes = state[`state${slot}`]!;
-    const absmax = state[`absmax${slot}`];
-    return absmax ? blockwiseDequantize(codes, absmax, this.#mapOf(slot, codes), STATE_BLOCK) : codes;
-  }
-
-  #encode(state: ParameterState, slot: Slot, values: Tensor): void {
-    const codes = state[`state${slot}`]!;
-    const absmax = state[`absmax${slot}`];
-    if (!absmax || codes.size === 0) return;
-    const made = blockwiseQuantize(values, this.#mapOf(slot, codes), STATE_BLOCK);
-    copyInto(made.codes, codes);
-    copyInto(made.absmax, absmax);
-  }
-
-  #stateOf({ optim_bits, min_8bit_size }: ParamGroup<O>, param: Trained, value: Tensor): ParameterState {
+  #stateOf(group: ParamGroup<O>, param: Trained): ParameterState {
     const known = this.state.get(param);
     if (known) return known;
-    const { device, size } = value;
-    const coded = optim_bits === 8 && size >= min_8bit_size;
-    const tensors = kept(() =>
-      Object.fromEntries(
-        this.#slots.flatMap((slot) =>
-          coded
-            ? [
-                [`state${slot}`, Tensor.from(device, new Uint8Array(size), [size], "u8", `optimizer state ${slot}`)],
-                [`absmax${slot}`, filled(device, [Math.ceil(size / STATE_BLOCK)], 0)],
-              ]
-            : [[`state${slot}`, filled(device, [size], 0)]],
-        ),
-      ),
-    );
-    const state = { step: 0, ...tensors } as unknown as ParameterState;
+    const value = tensorOf(param)!;
+    const state = this.#states.make(value, inCodes(group, value));
     this.state.set(param, state);
     return state;
   }
@@ -298,11 +192,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     const param_groups = this.param_groups.map(({ params, ...options }) => {
       const numbers = params.map((param) => {
         const held = this.state.get(param);
-        if (held) {
-          const { step, ...tensors } = held;
-          const aliases = Object.entries(tensors).map(([name, tensor]) => [name, (tensor as Tensor).alias()]);
-          state[next] = { step, [WRAPPED]: Object.fromEntries(aliases) };
-        }
+        if (held) state[next] = this.#states.saved(held);
         return next++;
       });
       return { ...options, params: numbers };
@@ -345,7 +235,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       this.#kind.numbers(merged, 1);
       for (const param of own.params) {
         const held = found.get(String(next++));
-        if (held !== undefined) changes.push(this.#loading(merged, param, held, next - 1));
+        if (held === undefined) continue;
+        const value = tensorOf(param)!;
+        const saved = this.#states.checked(`${name}: state ${next - 1}`, held, value.size, inCodes(merged, value));
+        changes.push(() => this.state.set(param, this.#states.restored(saved, value, this.state.get(param))));
       }
     });
     for (const key of found.keys()) {
@@ -355,61 +248,11 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     for (const change of changes) change();
   }
 
-  /** Checks the states of a parameter; what it returns takes them over. */
-  #loading(group: ParamGroup<O>, param: Trained, held: unknown, index: number): () => void {
-    const { name } = this.#kind;
-    const place = `${name}: state ${index}`;
-    const outer = new Map(entriesOf(place, held));
-    const inner = new Map([...outer, ...entriesOf(place, outer.get(WRAPPED))]);
-    const step = inner.get("step");
-    if (!Number.isSafeInteger(step) || (step as number) < 0) {
-      throw new OptionError(`${place}: step must be a whole number, got ${show(step)}`);
-    }
-    const value = tensorOf(param)!;
-    const coded = group.optim_bits === 8 && value.size >= group.min_8bit_size;
-    const wanted = this.#slots.flatMap((slot): [string, "u8" | "f32", number][] =>
-      coded
-        ? [
-            [`state${slot}`, "u8", value.size],
-            [`absmax${slot}`, "f32", Math.ceil(value.size / STATE_BLOCK)],
-          ]
-        : [[`state${slot}`, "f32", value.size]],
-    );
-    const known = [...wanted.map(([key]) => key), "step", WRAPPED];
-    const odd = [...inner.keys()].find((key) => !known.includes(key));
-    if (odd !== undefined) {
-      throw new OptionError(`${place}: entries are ${wanted.map(([key]) => key).join(", ")}, got ${show(odd)}`);
-    }
-    for (const [key, dtype, size] of wanted) {
-      const tensor = inner.get(key);
-      if (Tensor.is(tensor) && tensor.dtype === dtype && tensor.size === size && tensor.contiguous) continue;
-      throw new ShapeError(`${place}: ${key} must be a Tensor ${dtype} of ${size} elements, got ${show(tensor)}`);
-    }
-    return () => {
-      // A state of the other form cannot hold it.
-      const before = this.state.get(param);
-      if (before && (before.absmax1 !== undefined) !== coded) {
-        this.state.delete(param);
-        disposeState(before);
-      }
-      const state = this.#stateOf(group, param, value);
-      scope(() => {
-        for (const [key] of wanted) {
-          const from = inner.get(key) as Tensor;
-          const to = state[key as "state1"];
-          copyInto((from.device === to.device ? from : transfer(from, to.device)).view(to.size), to);
-        }
-      });
-      state.step = step as number;
-    };
-  }
-
   /** Frees all states; the parameters stay. */
   dispose(): void {
-    for (const state of this.state.values()) disposeState(state);
+    for (const state of this.state.values()) this.#states.free(state);
     this.state.clear();
-    for (const maps of this.#mapsOf.values()) maps.dispose();
-    this.#mapsOf.clear();
+    this.#states.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -417,6 +260,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 }
 
-function disposeState({ step: _, ...tensors }: ParameterState): void {
-  for (const tensor of Object.values(tensors)) (tensor as Tensor).dispose();
+/** True if the states of a parameter are kept in 8-bit codes. */
+function inCodes({ optim_bits, min_8bit_size }: GroupOptions, { size }: Tensor): boolean {
+  return optim_bits === 8 && size >= min_8bit_size;
 }

@@ -1,0 +1,214 @@
+// How an optimizer keeps the states of a parameter, and steps it. Those of large parameters are 8-bit codes by blocks of 256 (Dettmers et
+// al. 2022), which a kernel decodes, steps and encodes block by block. Steps that need more (three states, the norm of the update) decode
+// the states of one parameter, compute in f32 and encode them again. The arithmetic is in ops/optimizer.ts and ops/blockwise.ts.
+
+import type { Device } from "../../core/device.js";
+import { entriesOf, OptionError, ShapeError } from "../../core/errors.js";
+import { show } from "../../core/show.js";
+import { kept, scope, Tensor } from "../../core/tensor.js";
+import { blockwiseDequantize, blockwiseQuantize } from "../../ops/blockwise.js";
+import { copyInto } from "../../ops/copy.js";
+import { filled } from "../../ops/fill.js";
+import {
+  optimizerStep,
+  optimizerStep8bit,
+  type Rule,
+  STATE_BLOCK,
+  STATES,
+  type StepNumbers,
+} from "../../ops/optimizer.js";
+import { transfer } from "../../ops/transfer.js";
+import { dynamicMap } from "../../quant/_dynamic-map.js";
+
+/** bitsandbytes keeps the states of a parameter under this key, where sharded training does not look. */
+const WRAPPED = "__bnb_optimizer_quant_state__";
+
+/** The states of a parameter, flat: f32[n], or u8[n] codes with f32 absmax for each block of 256. */
+export interface ParameterState {
+  /** Steps that it has taken. */
+  step: number;
+  readonly state1: Tensor;
+  readonly state2?: Tensor;
+  readonly state3?: Tensor;
+  readonly absmax1?: Tensor;
+  readonly absmax2?: Tensor;
+  readonly absmax3?: Tensor;
+}
+
+/** Which state is a sum of squares: beside a signed state it has the unsigned map. */
+const SQUARES: Readonly<Record<Rule, number>> = {
+  adam: 1,
+  ademamix: 2,
+  momentum: -1,
+  lion: -1,
+  rmsprop: 0,
+  adagrad: 0,
+};
+
+type Slot = 1 | 2 | 3;
+
+/** One tensor of a state: what it is called, and how many elements it has. */
+interface Part {
+  readonly key: Exclude<keyof ParameterState, "step">;
+  readonly dtype: "u8" | "f32";
+  readonly size: number;
+}
+
+/** Saved states of a parameter, checked. */
+export interface SavedState {
+  readonly step: number;
+  readonly coded: boolean;
+  readonly tensors: readonly (readonly [Part["key"], Tensor])[];
+}
+
+/** True for states in 8-bit codes. */
+function isCoded(state: ParameterState): boolean {
+  return state.absmax1 !== undefined;
+}
+
+/** The states of a rule. */
+export class States {
+  readonly #rule: Rule;
+  readonly #slots: readonly Slot[];
+  readonly #mapsOf = new Map<Device, Tensor>();
+
+  constructor(rule: Rule) {
+    this.#rule = rule;
+    this.#slots = ([1, 2, 3] as const).slice(0, STATES[rule]);
+  }
+
+  /** The tensors of a parameter's states. */
+  #parts(size: number, coded: boolean): Part[] {
+    return this.#slots.flatMap((slot): Part[] =>
+      coded
+        ? [
+            { key: `state${slot}`, dtype: "u8", size },
+            { key: `absmax${slot}`, dtype: "f32", size: Math.ceil(size / STATE_BLOCK) },
+          ]
+        : [{ key: `state${slot}`, dtype: "f32", size }],
+    );
+  }
+
+  /** States of no step yet, on the parameter's device. @throws OutOfMemoryError */
+  make({ device, size }: Tensor, coded: boolean): ParameterState {
+    const tensors = kept(() =>
+      Object.fromEntries(
+        this.#parts(size, coded).map(({ key, dtype, size }) => [
+          key,
+          dtype === "u8"
+            ? Tensor.from(device, new Uint8Array(size), [size], dtype, `optimizer ${key}`)
+            : filled(device, [size], 0),
+        ]),
+      ),
+    );
+    return { step: 0, ...tensors } as unknown as ParameterState;
+  }
+
+  /** One step of a parameter, in place. @param p f32[n] @param g f32[n], its gradient */
+  step(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, max_unorm: number): void {
+    const coded = isCoded(state);
+    // States in f32 need no limit: theirs holds by itself. Codes may be off by a half.
+    const step = { ...numbers, limit: coded ? 2 * (numbers.limit ?? 0) : 0 };
+    if (coded && this.#slots.length <= 2 && max_unorm === 0) {
+      const states = this.#slots.map((slot) => ({ codes: state[`state${slot}`]!, absmax: state[`absmax${slot}`]! }));
+      optimizerStep8bit(this.#rule, { p, g, states }, this.#maps(p.device), step);
+    } else {
+      scope(() => {
+        const states = this.#slots.map((slot) => this.#decoded(state, slot));
+        optimizerStep(this.#rule, { p, g, states }, step, max_unorm);
+        for (const slot of this.#slots) this.#encode(state, slot, states[slot - 1]!);
+      });
+    }
+    state.step++;
+  }
+
+  /** The maps of all states, f32[states, 256]: a lone state is signed. */
+  #maps(device: Device): Tensor {
+    const known = this.#mapsOf.get(device);
+    if (known) return known;
+    const count = this.#slots.length;
+    const values = new Float32Array(256 * count);
+    for (let s = 0; s < count; s++) values.set(dynamicMap(SQUARES[this.#rule] !== s || count === 1), 256 * s);
+    const maps = Tensor.from(device, values, [count, 256], "f32", "optimizer maps").keep();
+    this.#mapsOf.set(device, maps);
+    return maps;
+  }
+
+  /** The map of one state. Call it in a scope. */
+  #mapOf(slot: Slot, device: Device): Tensor {
+    return this.#maps(device).select(0, slot - 1);
+  }
+
+  #decoded(state: ParameterState, slot: Slot): Tensor {
+    const codes = state[`state${slot}`]!;
+    const absmax = state[`absmax${slot}`];
+    return absmax ? blockwiseDequantize(codes, absmax, this.#mapOf(slot, codes.device), STATE_BLOCK) : codes;
+  }
+
+  #encode(state: ParameterState, slot: Slot, values: Tensor): void {
+    const codes = state[`state${slot}`]!;
+    const absmax = state[`absmax${slot}`];
+    if (!absmax || codes.size === 0) return;
+    const made = blockwiseQuantize(values, this.#mapOf(slot, codes.device), STATE_BLOCK);
+    copyInto(made.codes, codes);
+    copyInto(made.absmax, absmax);
+  }
+
+  /** States in bitsandbytes' layout; the tensors are new handles on the same memory. */
+  saved({ step, ...tensors }: ParameterState): Record<string, unknown> {
+    const aliases = Object.entries(tensors).map(([key, tensor]) => [key, (tensor as Tensor).alias()]);
+    return { step, [WRAPPED]: Object.fromEntries(aliases) };
+  }
+
+  /**
+   * Checks saved states of a parameter of so many elements.
+   * @param place for messages
+   * @throws OptionError, ShapeError
+   */
+  checked(place: string, held: unknown, size: number, coded: boolean): SavedState {
+    const outer = new Map(entriesOf(place, held));
+    const inner = new Map([...outer, ...entriesOf(place, outer.get(WRAPPED))]);
+    const step = inner.get("step");
+    if (!Number.isSafeInteger(step) || (step as number) < 0) {
+      throw new OptionError(`${place}: step must be a whole number, got ${show(step)}`);
+    }
+    const wanted = this.#parts(size, coded);
+    const keys: string[] = wanted.map(({ key }) => key);
+    const odd = [...inner.keys()].find((key) => ![...keys, "step", WRAPPED].includes(key));
+    if (odd !== undefined) throw new OptionError(`${place}: entries are ${keys.join(", ")}, got ${show(odd)}`);
+    const tensors = wanted.map(({ key, dtype, size }) => {
+      const tensor = inner.get(key);
+      if (Tensor.is(tensor) && tensor.dtype === dtype && tensor.size === size && tensor.contiguous) {
+        return [key, tensor] as const;
+      }
+      throw new ShapeError(`${place}: ${key} must be a Tensor ${dtype} of ${size} elements, got ${show(tensor)}`);
+    });
+    return { step: step as number, coded, tensors };
+  }
+
+  /** Takes saved states over, wherever they are. @param before the parameter's states; freed if they are of the other form */
+  restored({ step, coded, tensors }: SavedState, value: Tensor, before: ParameterState | undefined): ParameterState {
+    const fits = before && isCoded(before) === coded;
+    const state = fits ? before : this.make(value, coded);
+    scope(() => {
+      for (const [key, from] of tensors) {
+        const to = state[key]!;
+        copyInto((from.device === to.device ? from : transfer(from, to.device)).view(to.size), to);
+      }
+    });
+    state.step = step;
+    if (before && !fits) this.free(before);
+    return state;
+  }
+
+  /** Frees the states of one parameter. */
+  free({ step: _, ...tensors }: ParameterState): void {
+    for (const tensor of Object.values(tensors)) (tensor as Tensor).dispose();
+  }
+
+  /** Frees what is kept on devices for all parameters. */
+  dispose(): void {
+    for (const maps of this.#mapsOf.values()) maps.dispose();
+    this.#mapsOf.clear();
+  }
+}

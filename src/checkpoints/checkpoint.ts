@@ -76,6 +76,11 @@ const WEIGHTS = /\.(safetensors(\.index\.json)?|bin(\.index\.json)?|h5|msgpack|g
 /** What trainers and adapters leave beside weights, by the same ends of names. */
 const NOT_WEIGHTS = /^(training_args|optimizer|scheduler|scaler|rng_state[\w-]*|adapter_model)\./;
 
+/** True for the name of a file of a model's weights, in any format. */
+function isWeights(name: string): boolean {
+  return WEIGHTS.test(name) && !NOT_WEIGHTS.test(name);
+}
+
 type Choice = Pick<CheckpointOptions, "variant" | "use_safetensors">;
 
 function formatsOf({ use_safetensors }: Choice): Format[] {
@@ -92,20 +97,27 @@ export function weightFiles(choice: Choice = {}): string[][] {
   return formatsOf(choice).map((format) => namesOf([format], choice.variant));
 }
 
-/** Files of a folder, and of those below it where the source knows them, that hold weights in any format. */
-export async function allWeights(source: Source, wanted: readonly string[] = []): Promise<string[]> {
-  const names = new Set([...(await source.names(wanted)), ...((await source.all?.()) ?? [])]);
-  return [...names].filter((name) => WEIGHTS.test(name) && !NOT_WEIGHTS.test(name)).sort();
+/**
+ * Files of a folder, and of those below it where the source knows them, that hold weights in any format. A source that cannot
+ * list a folder is asked for the usual names.
+ */
+export async function allWeights(source: Source, variant?: string): Promise<string[]> {
+  const usual = [...namesOf(FORMATS, variant), ...namesOf(FORMATS)];
+  const names = new Set([...(await source.names(usual)), ...((await source.all?.()) ?? [])]);
+  return [...names].filter(isWeights).sort();
 }
 
-/** False if a folder holds no weights in any format: none of their usual names, of the variant's, nor what config.json names. */
+/**
+ * False if a folder itself holds no weights in any format, and config.json names none. A source that cannot list a folder is
+ * asked for the usual names, and for those of the variant.
+ */
 export async function hasWeights(
   source: Source,
   { variant, named }: Pick<CheckpointOptions, "variant" | "named"> = {},
 ): Promise<boolean> {
   if (named) return true; // if it is not there, opening it says so
-  const names = await source.names([...weightFiles({ variant }), ...weightFiles()].flat());
-  return [...names].some((name) => WEIGHTS.test(name));
+  const names = await source.names([...namesOf(FORMATS, variant), ...namesOf(FORMATS)]);
+  return [...names].some(isWeights);
 }
 
 /**
@@ -227,7 +239,7 @@ export async function noWeights(source: Source, choice: Choice): Promise<OctavoE
   }
   const forbidden = source.forbidden?.(candidates);
   if (forbidden) return forbidden;
-  const others = await allWeights(source);
+  const others = await allWeights(source, variant);
   const plain = variant !== undefined && namesOf(formats).some((name) => names.has(name));
   const hint = plain
     ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`

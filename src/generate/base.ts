@@ -32,7 +32,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   readonly checkpoint_bytes: number;
   readonly warnings: readonly string[];
   /** The task that it was loaded for. */
-  readonly task: Task | undefined;
+  readonly task: Task;
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
   readonly #ownsDevice: boolean;

@@ -201,7 +201,7 @@ export async function loadPretrained<T extends Task>(
     const { spread: several } = loaded;
     try {
       const origin = { config: loaded.config_text, reopen, folders: platform.folders, push: platform.push };
-      const all = { ...loaded, task, origin, warnings: [...warnings, ...loaded.warnings] };
+      const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
       return HOLDERS[task](all, several?.main ?? (on as Device), own);
     } catch (error) {
       loaded.model.dispose(); // whatever is refused now, its weights go

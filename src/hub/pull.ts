@@ -108,7 +108,7 @@ async function checkOthers(
 ): Promise<void> {
   const isAdapter = there.has("adapter_config.json");
   const asked = choice.variant !== undefined || choice.use_safetensors !== undefined;
-  if (asked || (!isAdapter && (await allWeights(source)).length > 0)) {
+  if (asked || (!isAdapter && (await allWeights(source, choice.variant)).length > 0)) {
     const named = there.has("config.json") ? await weightsName(source) : undefined;
     if (named === undefined) throw await noWeights(source, choice);
   } else if (!isAdapter && !there.has("config.json")) {

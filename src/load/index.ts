@@ -51,7 +51,7 @@ export interface Loaded<T extends Task = "causal-lm"> {
   readonly model: TaskModels[T];
   readonly architecture: Architecture;
   /** What its class is for. */
-  readonly task?: Task;
+  readonly task: T;
   /** How its linears are quantized, if they are. */
   readonly quantization: BitsAndBytesConfig | undefined;
   readonly config: ConfigJson;
@@ -286,7 +286,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   const { config, config_text, generation_config } = prepared;
   const warnings = [...prepared.warnings, ...packedNote(prepared), ...(spread?.warnings ?? [])];
   return {
-    ...{ model, architecture, quantization, config, config_text, generation_config, dtype, warnings },
+    ...{ model, architecture, task, quantization, config, config_text, generation_config, dtype, warnings },
     checkpoint_bytes: planned.bytes,
     ...(sentence ? { sentence } : {}),
     ...(spread ? { spread } : {}),

@@ -41,6 +41,15 @@ describe("survey of config.json alone", () => {
     return new Disk(folder);
   };
 
+  it("what a trainer or an adapter leaves beside it holds no weights of the model", async () => {
+    const folder = alone("trainer", PUBLISHED[Object.keys(PUBLISHED)[0]!]!.config);
+    for (const name of ["training_args.bin", "adapter_model.safetensors"]) {
+      writeFileSync(join(folder.location, name), "x");
+    }
+    expect((await surveyModel(folder)).files).toEqual([]);
+    await expect(surveyModel(folder, { weights: "required" })).rejects.toThrow("is the download complete");
+  });
+
   it.each(Object.keys(PUBLISHED))("%s", async (name) => {
     const { parameters, config } = PUBLISHED[name]!;
     const survey = await surveyModel(alone(name, config));

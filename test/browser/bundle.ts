@@ -51,6 +51,8 @@ export async function serveFolder(folder: string, first: Serve = () => false): P
     const headers = site.isolated ? undefined : {};
     setTimeout(() => serveFile(folder, request, response, headers), (site.slowness * start) / 1e6);
   });
+  // Not closed while it is idle: a browser that posts at that moment gets an error, and does not repeat a POST.
+  server.keepAliveTimeout = 0;
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const site: Site = {
     folder,

@@ -33,6 +33,10 @@ export class RemoteCalls<Functions extends { readonly [Name in keyof Functions]:
   serve(request: IncomingMessage, response: ServerResponse): boolean {
     if (request.url === "/call") {
       this.#asking = response;
+      // A page that is gone takes no more calls; the one that replaces it asks again.
+      response.on("close", () => {
+        if (this.#asking === response) this.#asking = undefined;
+      });
       this.#give();
     } else if (request.url === "/answer") {
       const call = this.#calls.shift();

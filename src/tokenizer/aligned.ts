@@ -2,6 +2,8 @@
 // `tokenizers`: a character that replaces another has its range, one that is put in has the range of the character before it, one
 // that is removed leaves no trace. Not here: Unicode's normal forms (normal-forms.ts), offsets of tokens (placement.ts).
 
+import { sizeAt } from "./text.js";
+
 /** From a place up to another, in UTF-16 units. */
 export type Range = readonly [start: number, end: number];
 
@@ -110,7 +112,7 @@ export class Aligned {
 
   /** Begins to replace the text from its start on. */
   changing(): Changing {
-    return new Changing(this, this.#origin);
+    return new Changing(this);
   }
 }
 
@@ -120,16 +122,14 @@ export class Aligned {
  */
 export class Changing {
   readonly #given: Aligned;
-  readonly #origin: number;
   readonly #made: Writer;
   readonly #parts: string[] = [];
   #at = 0; // place in the text that was
   #size = 0; // units of the last character, which a removal may still change
   #change = 0;
 
-  constructor(given: Aligned, origin: number) {
+  constructor(given: Aligned) {
     this.#given = given;
-    this.#origin = origin;
     this.#made = new Writer(given, given.text.length + 8);
   }
 
@@ -168,13 +168,8 @@ export class Changing {
 
   done(): Aligned {
     this.#settle();
-    return this.#made.done(this.#parts.join(""), this.#origin);
+    return this.#made.done(this.#parts.join(""), this.#given.start(-1));
   }
-}
-
-/** Units of the character at a place of a well-formed text. */
-export function sizeAt(text: string, at: number): 1 | 2 {
-  return (text.charCodeAt(at) & 0xfc00) === 0xd800 ? 2 : 1;
 }
 
 /** Writes the ranges of a text that is made of another one. */

@@ -222,10 +222,10 @@ export class PreTrainedTokenizer extends Callable {
 
   /** @internal the implementation of `tokenizer(...)`; TokenizerCall has the types */
   _call(text: string | readonly string[], given: CallOptions = {}): Encoding | BatchEncoding | TensorEncoding {
-    return this.#encode(text, given, false).encoding;
+    return this.#encode(text, given).encoding;
   }
 
-  #encode(text: string | readonly string[], given: CallOptions, placed: boolean): Encoded {
+  #encode(text: string | readonly string[], given: CallOptions, located = false): Encoded {
     const options = readOptions("tokenizer", CALL, given);
     const single = typeof text === "string";
     const texts = readTexts("tokenizer", "text", text);
@@ -234,7 +234,7 @@ export class PreTrainedTokenizer extends Callable {
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
-    const rows = makeRows(this, texts, pairs, options, placed);
+    const rows = makeRows(this, texts, pairs, options, located || options.return_offsets_mapping === true);
 
     const mask = options.return_attention_mask !== false;
     const types = options.return_token_type_ids ?? this.#typeIds;
@@ -347,10 +347,7 @@ export class PreTrainedTokenizer extends Callable {
   apply_chat_template(conversation: unknown, given: ApplyChatTemplateOptions = {}): Applied {
     const { chat_template, special_tokens_map } = this;
     const encode = (...call: Parameters<ChatTokenizer["encode"]>) => this.#encode(...call);
-    const spans = (text: string, { split_special_tokens }: CallOptions) =>
-      this.backend.spans(text, this.backend.encode(text, { split_special_tokens, add_special_tokens: false }));
-    const tokenizer = { chat_template, special_tokens_map, encode, spans };
-    return applyChatTemplate(tokenizer, conversation, given);
+    return applyChatTemplate({ chat_template, special_tokens_map, encode }, conversation, given);
   }
 
   /**

@@ -4,11 +4,11 @@
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { checkedLater, choice, flag, type Options, readOptions, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { Range } from "./aligned.js";
 import { type BatchEncoding, type Encoding, type IntTensor, type Row, stack, type TensorEncoding } from "./batch.js";
 import { chooseTemplate, type Rendered, renderChat, type Templates } from "./chat/template.js";
 import { reading } from "./ids.js";
 import { CALL, type CallOptions } from "./options.js";
-import type { TokenSpan } from "./spans.js";
 
 const PLACE = "tokenizer.apply_chat_template";
 
@@ -81,10 +81,8 @@ export type Applied = string | string[] | number[] | number[][] | IntTensor | En
 export interface ChatTokenizer {
   readonly chat_template: Templates;
   readonly special_tokens_map: Readonly<Record<string, string | undefined>>;
-  /** A call of the tokenizer. `placed`: rows say which token of the text each of theirs is. */
-  encode(text: string | string[], options: CallOptions, placed: boolean): Encoded;
-  /** The characters of a text's tokens, as `Tokenizer.spans` gives them. */
-  spans(text: string, options: CallOptions): readonly TokenSpan[] | undefined;
+  /** A call of the tokenizer. `located`: rows say where in the text their tokens come from. */
+  encode(text: string | string[], options: CallOptions, located: boolean): Encoded;
 }
 
 /** What a call of the tokenizer gives, and the rows of which it is made. */
@@ -120,27 +118,9 @@ function readGiven(tokenizer: ChatTokenizer, given: object) {
  * 1 for the tokens of what the assistant says, whatever was cut off or put around them. As in Python, the first token of a character
  * counts for it, what ends beyond the row goes on to its end, and no text is marked after one whose beginning was cut off.
  */
-function maskOf(
-  tokenizer: ChatTokenizer,
-  { text, spans }: Rendered,
-  { places = [] }: Row,
-  options: CallOptions,
-): number[] {
-  const tokens = tokenizer.spans(text, options);
-  if (tokens === undefined) {
-    throw new OptionError(
-      `${PLACE}: return_assistant_tokens_mask needs a BPE tokenizer that keeps all characters of a text`,
-      {
-        details: { option: "return_assistant_tokens_mask" },
-      },
-    );
-  }
-  const mask = places.map(() => 0);
-  const tokenAt = (character: number) =>
-    places.findIndex((place) => {
-      const [start, end] = tokens[place] ?? [0, 0];
-      return start <= character && character < end;
-    });
+function maskOf({ spans }: Rendered, offsets: readonly Range[]): number[] {
+  const mask = offsets.map(() => 0);
+  const tokenAt = (character: number) => offsets.findIndex(([start, end]) => start <= character && character < end);
   for (const [start, end] of spans) {
     const first = tokenAt(start);
     if (first < 0) break;
@@ -205,6 +185,6 @@ export function applyChatTemplate(
   const call: CallOptions = { padding, truncation, max_length, return_tensors, add_special_tokens: false, ...more };
   const { encoding, rows } = tokenizer.encode(batch ? texts : texts[0]!, call, spans);
   if (!spans) return return_dict ? encoding : encoding.input_ids;
-  const masks = rendered.map((one, i) => maskOf(tokenizer, one, rows[i]!, call));
+  const masks = rendered.map((one, i) => maskOf(one, rows[i]!.offsets!));
   return Object.assign(encoding, { assistant_masks: call.return_tensors ? stack(masks) : batch ? masks : masks[0]! });
 }

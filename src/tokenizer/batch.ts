@@ -65,17 +65,18 @@ export interface TensorEncoding extends Movable {
 
 /** An encoding with its methods, which are no properties of its own: spreading the encoding leaves them out. */
 export function movable<T extends object>(encoding: T, rows: readonly Row[]): T & Movable {
+  const words = rows.map((row) => row.words); // the method keeps nothing else of the rows
   const word_ids = (batch_index: unknown = 0) => {
-    if (rows.some(({ words }) => words === undefined)) {
+    if (words.includes(undefined)) {
       throw new OptionError(
         "encoding.word_ids: words are known only after tokenizer(..., { return_offsets_mapping: true })",
       );
     }
-    const row = rows[batch_index as number];
-    if (row?.words === undefined) {
-      throw new OptionError(`encoding.word_ids: batch_index must be below ${rows.length}, got ${show(batch_index)}`);
+    const row = typeof batch_index === "number" ? words[batch_index] : undefined;
+    if (row === undefined) {
+      throw new OptionError(`encoding.word_ids: batch_index must be below ${words.length}, got ${show(batch_index)}`);
     }
-    return [...row.words];
+    return [...row];
   };
   const method = (value: unknown) => ({ value, configurable: true, writable: true });
   return Object.defineProperties(encoding, { to: method(() => encoding), word_ids: method(word_ids) }) as T & Movable;
@@ -88,8 +89,6 @@ export interface Row {
   types: number[];
   /** 1 for special tokens; absent unless it was asked for. */
   special?: number[];
-  /** Which token of the text each is, those of a pair after those of the first; -1 for all others. Absent unless asked for. */
-  places?: number[];
   /** Where each comes from in its text, and its word. Absent unless asked for. */
   offsets?: Range[];
   words?: (number | null)[];
@@ -190,7 +189,6 @@ export function padRows(rows: readonly Row[], plan: PadPlan): void {
     row.mask = fill(row.mask, 0);
     row.types = fill(row.types, 0);
     if (row.special) row.special = fill(row.special, 1);
-    if (row.places) row.places = fill(row.places, -1);
     if (row.offsets) row.offsets = fill(row.offsets, NOWHERE);
     if (row.words) row.words = fill(row.words, null);
   }

@@ -1,10 +1,9 @@
 // The BPE model: pieces of text to ids by merging neighbours, the pair of the lowest rank first. n log n in the piece's length.
 
-import { sizeAt } from "./aligned.js";
 import { fail } from "./json-file.js";
 import { type Merges, type Model, unknownToken } from "./model.js";
 import { LONGEST_KEPT, PieceCache } from "./piece-cache.js";
-import { bytesAt } from "./text.js";
+import { bytesAt, sizeAt } from "./text.js";
 
 export interface BpeOptions {
   /** The id of what the vocabulary lacks; null if the file names no unknown token: then it is left out. */
@@ -268,7 +267,7 @@ export class Bpe implements Model {
     const ids: number[] = [];
     let unknown = false; // was the last character?
     for (let at = 0; at < piece.length; ) {
-      const end = at + ((piece.charCodeAt(at) & 0xfc00) === 0xd800 ? 2 : 1);
+      const end = at + sizeAt(piece, at);
       const last = end === piece.length && suffix !== "";
       if (!last) {
         const known = this.#unitId(piece, at);

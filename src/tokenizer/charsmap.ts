@@ -2,9 +2,9 @@
 // the replacements behind it. A grapheme of fewer than six bytes is replaced as a whole, else character by character.
 // Facts: the Darts-clone format, and the normalizer `Precompiled`.
 
-import { type Aligned, sizeAt } from "./aligned.js";
+import type { Aligned } from "./aligned.js";
 import { fail } from "./json-file.js";
-import { bytesAt, TooLong } from "./text.js";
+import { bytesAt, sizeAt, TooLong } from "./text.js";
 
 const KEY = "normalizer.precompiled_charsmap";
 const UTF8 = new TextEncoder();

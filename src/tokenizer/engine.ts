@@ -12,7 +12,6 @@ import { buildModel } from "./models.js";
 import { buildNormalizer, type Normalized, type Normalizer } from "./normalize.js";
 import { Placement, trimsOf } from "./placement.js";
 import { buildPreTokenizer, type PreTokenizer } from "./pre-tokenize.js";
-import { spansOf, type TokenSpan } from "./spans.js";
 import { wellFormed } from "./text.js";
 import type { AddedToken, TokenizerJson } from "./tokenizer-json.js";
 
@@ -69,8 +68,6 @@ export interface Tokenizer {
   decoding(options?: DecodeIdsOptions): IdDecoding;
   /** Adds the special tokens around ids that were encoded without them. */
   frame(ids: readonly number[], pair?: readonly number[]): Framed;
-  /** The characters that each token of a text stands for; undefined where it is not known. `ids` are those of `encode` alone. */
-  spans(text: string, ids: readonly number[]): TokenSpan[] | undefined;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
   /** Every token with its id, added ones included. */
@@ -217,7 +214,7 @@ export class JsonTokenizer implements Tokenizer {
         for (const part of this.#normalized.cut(form.text(normal), skip)) {
           const found = form.slice(normal, part.start, part.end);
           if (part.token !== undefined) take(found, part.token);
-          else for (const piece of this.#preTokenize(found, first, form)) if (form.text(piece) !== "") take(piece);
+          else for (const piece of this.#preTokenize({ text: found, first }, form)) take(piece.text);
           first = false;
         }
       }
@@ -276,18 +273,6 @@ export class JsonTokenizer implements Tokenizer {
     if (pair !== undefined) sequence(pair, types[1]);
     special(after);
     return { ids: all, token_type_ids };
-  }
-
-  spans(text: string, ids: readonly number[]): TokenSpan[] | undefined {
-    const { model, decoder } = this.#json;
-    if (model.type !== "BPE" || (typeof model.end_of_word_suffix === "string" && model.end_of_word_suffix !== ""))
-      return undefined;
-    const writing = decoder?.some(({ type }) => type === "ByteLevel") ? "byte-level" : "marks";
-    const tokens = ids.map((id) => {
-      const token = this.#tokens.get(id) ?? "";
-      return [token, this.#added.get(token) === id] as const;
-    });
-    return spansOf(wellFormed(text), tokens, writing);
   }
 
   token_to_id(token: string): number | undefined {

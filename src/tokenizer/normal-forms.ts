@@ -1,7 +1,8 @@
 // Unicode's normal forms of aligned texts. JavaScript gives the text of a form; where its characters come from is found by doing the
 // steps one by one, as Python's `tokenizers` does: decompose, sort the marks, compose. Facts: Unicode Standard Annex 15.
 
-import { type Aligned, sizeAt } from "./aligned.js";
+import type { Aligned } from "./aligned.js";
+import { sizeAt } from "./text.js";
 
 export type NormalForm = "NFC" | "NFD" | "NFKC" | "NFKD";
 

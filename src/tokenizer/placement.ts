@@ -1,9 +1,9 @@
 // Where the tokens of one text come from: offsets as Python's fast tokenizers give them, but in UTF-16 units, and words. Not here: how
 // characters are followed (aligned.ts), tokens that are put around texts (rows.ts).
 
-import { type Range, sizeAt } from "./aligned.js";
+import type { Range } from "./aligned.js";
 import type { Components } from "./components.js";
-import { isSpace } from "./text.js";
+import { isSpace, sizeAt } from "./text.js";
 
 /** What a post-processor does to offsets: white space at the ends of a token is not part of it. */
 interface Trim {

@@ -1,10 +1,10 @@
 // Pre-tokenizers: normalized text into the pieces that the model sees, as in Python's `tokenizers`.
 
-import { type Form, sizeAt } from "./aligned.js";
+import type { Form } from "./aligned.js";
 import type { Components } from "./components.js";
 import type { Json, JsonObject } from "./json-file.js";
 import { bounded, literally, patternOf } from "./pattern.js";
-import { bytesAt, isSpace } from "./text.js";
+import { bytesAt, isSpace, sizeAt } from "./text.js";
 
 const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200C\\u200D"; // \w of Rust's regex crate
 const SPACE = "\\p{White_Space}"; // JavaScript's \s adds U+FEFF and lacks U+0085
@@ -15,24 +15,20 @@ const GPT2 = new RegExp(
 );
 
 /** A piece of text. `first`: it begins where the input begins. */
-interface Piece<T> {
+export interface Piece<T> {
   readonly text: T;
   readonly first: boolean;
 }
 type Cutter = <T>(piece: Piece<T>, form: Form<T>, out: Piece<T>[]) => void;
-/** Adds the places of parts of a text to a list: where each starts and ends. */
-type Places = (text: string, out: number[]) => void;
+/** Gives the parts of a text, in order: where each starts and ends. */
+type Places = (text: string, give: (start: number, end: number) => void) => void;
 
 /** A cutter that changes nothing. */
 function cutAt(places: Places): Cutter {
-  return ({ text, first }, form, out) => {
-    const found: number[] = [];
-    places(form.text(text), found);
-    for (let i = 0; i < found.length; i += 2) {
-      const start = found[i]!;
-      out.push({ text: form.slice(text, start, found[i + 1]!), first: first && start === 0 });
-    }
-  };
+  return ({ text, first }, form, out) =>
+    places(form.text(text), (start, end) => {
+      out.push({ text: form.slice(text, start, end), first: first && start === 0 });
+    });
 }
 
 /** Python's Split: cuts `text` at the matches of `pattern` and treats the matches according to `behavior`. */
@@ -68,8 +64,8 @@ function merges(behavior: string, last: { match: boolean }, part: { match: boole
 }
 
 function splitter(pattern: RegExp, behavior: string, invert = false): Cutter {
-  return cutAt((text, out) => {
-    for (const { start, end } of ranges(text, pattern, behavior, invert)) out.push(start, end);
+  return cutAt((text, give) => {
+    for (const { start, end } of ranges(text, pattern, behavior, invert)) give(start, end);
   });
 }
 
@@ -93,26 +89,20 @@ function kindAt(text: string, at: number): number {
 
 /** Words between white space; with `cuts`, punctuation is a piece for each character. Patterns would make several objects a piece. */
 function words(cuts: boolean): Cutter {
-  return cutAt((text, out) => {
+  return cutAt((text, give) => {
     let from = 0; // where the word begins
-    const give = (to: number) => {
-      if (to > from) out.push(from, to);
-    };
     for (let at = 0; at < text.length; ) {
       const kind = kindAt(text, at);
-      const end = at + ((text.charCodeAt(at) & 0xfc00) === 0xd800 && at + 1 < text.length ? 2 : 1);
-      if (kind === SPACE_UNIT) {
-        give(at);
-        from = end;
-      } else if (cuts && kind === PUNCTUATION_UNIT) {
-        give(at);
-        from = at;
-        give(end);
+      const end = at + sizeAt(text, at);
+      const mark = cuts && kind === PUNCTUATION_UNIT;
+      if (mark || kind === SPACE_UNIT) {
+        if (at > from) give(from, at);
+        if (mark) give(at, end);
         from = end;
       }
       at = end;
     }
-    give(text.length);
+    if (text.length > from) give(from, text.length);
   });
 }
 
@@ -225,11 +215,11 @@ function metaspace(config: JsonObject): Cutter {
 
 /** Pieces of `length` characters each; the last may be shorter. */
 function fixedLength(length: number): Cutter {
-  return cutAt((text, out) => {
+  return cutAt((text, give) => {
     let [start, end] = [0, 0];
     for (let count = 0; start < text.length; count = 0) {
       for (; count < length && end < text.length; count++) end += sizeAt(text, end);
-      out.push(start, end);
+      give(start, end);
       start = end;
     }
   });
@@ -264,24 +254,24 @@ function cutters(file: string, config: JsonObject): Cutter[] {
   }
 }
 
-/** Cuts a normalized text into pieces; `first`: it begins where the input begins. */
-export type PreTokenizer = <T>(text: T, first: boolean, form: Form<T>) => T[];
+/** Cuts a piece of normalized text into pieces. */
+export type PreTokenizer = <T>(piece: Piece<T>, form: Form<T>) => readonly Piece<T>[];
 
 /**
  * Builds the pre-tokenizer of a checked tokenizer.json.
  * @throws FormatError for a pattern that cannot be translated; the pre-tokenizer throws it where a pattern cannot be run
  */
 export function buildPreTokenizer(file: string, components: Components | null): PreTokenizer {
-  if (components === null) return (text) => [text];
+  if (components === null) return (piece) => [piece];
   const steps = components.flatMap((config) => cutters(file, config));
-  return <T>(text: T, first: boolean, form: Form<T>) =>
-    bounded(file, "pre_tokenizer", form.text(text).length, () => {
-      let pieces: Piece<T>[] = [{ text, first }];
+  return <T>(piece: Piece<T>, form: Form<T>) =>
+    bounded(file, "pre_tokenizer", form.text(piece.text).length, () => {
+      let pieces = [piece];
       for (const step of steps) {
         const next: Piece<T>[] = [];
         for (const piece of pieces) step(piece, form, next);
         pieces = next;
       }
-      return pieces.map((piece) => piece.text);
+      return pieces;
     });
 }

@@ -20,7 +20,7 @@ export interface RowSource {
 const NO_LIMIT = 1e9;
 
 /**
- * @param placed rows say which token of the text each of theirs is
+ * @param located rows say where in the text their tokens come from
  * @throws OptionError when a length, a pad token or a cut is not possible
  */
 export function makeRows(
@@ -28,10 +28,10 @@ export function makeRows(
   texts: readonly string[],
   pairs: readonly string[] | undefined,
   options: CallOptions,
-  placed = false,
+  located: boolean,
 ): Row[] {
   const limit = limitOf(tokenizer, options);
-  const rows = texts.map((one, i) => rowOf(tokenizer, one, pairs?.[i], limit, options, placed));
+  const rows = texts.map((one, i) => rowOf(tokenizer, one, pairs?.[i], limit, options, located));
   pad(tokenizer, rows, options);
   return rows;
 }
@@ -52,11 +52,10 @@ function rowOf(
   pair: string | undefined,
   limit: number | undefined,
   options: CallOptions,
-  placed: boolean,
+  located: boolean,
 ): Row {
   const { split_special_tokens, add_special_tokens = true } = options;
   const plain = { split_special_tokens, add_special_tokens: false };
-  const located = options.return_offsets_mapping === true;
   const { backend } = tokenizer;
   const placements = located
     ? [text, ...(pair === undefined ? [] : [pair])].map((one) => backend.place(one, plain))
@@ -64,8 +63,8 @@ function rowOf(
   const first = placements[0]?.ids ?? backend.encode(text, plain);
   const second = pair === undefined ? undefined : (placements[1]?.ids ?? backend.encode(pair, plain));
   // Places of tokens, which are below 0 and so no ids, go the way of the ids: cut and framed, they say what became of each.
-  const marked = placed || located || options.return_special_tokens_mask === true;
-  const marks = (ids: readonly number[], from: number) => (marked ? ids.map((_, i) => -1 - from - i) : [...ids]);
+  const marked = located || options.return_special_tokens_mask === true;
+  const marks = (ids: readonly number[], from: number) => (marked ? ids.map((_, i) => -1 - from - i) : ids);
   let a = marks(first, 0);
   let b = second && marks(second, first.length);
   if (limit !== undefined) {
@@ -94,22 +93,15 @@ function rowOf(
   if (!marked) return made;
   const { ids } = row;
   if (options.return_special_tokens_mask === true) made.special = ids.map((id) => (id < 0 ? 0 : 1));
-  const places = ids.map((id) => (id < 0 ? -1 - id : -1));
-  if (placed) made.places = places;
-  if (located) locate(made, places, placements, [a.length, b?.length ?? 0], add_special_tokens);
+  if (located) locate(made, placements, [a.length, b?.length ?? 0], add_special_tokens);
   const all = second === undefined ? first : [...first, ...second];
   made.ids = ids.map((id) => (id < 0 ? all[-1 - id]! : id));
   return made;
 }
 
-/** Sets a row's offsets and words. `kept`: how many tokens of each text are left. */
-function locate(
-  row: Row,
-  places: readonly number[],
-  placements: readonly Placement[],
-  kept: readonly number[],
-  framed: boolean,
-): void {
+/** Sets the offsets and words of a row of places of tokens. `kept`: how many tokens of each text are left. */
+function locate(row: Row, placements: readonly Placement[], kept: readonly number[], framed: boolean): void {
+  const places = row.ids.map((id) => (id < 0 ? -1 - id : -1));
   const offsets: Range[] = places.map(() => NOWHERE);
   const words: (number | null)[] = places.map(() => null);
   let base = 0; // the place of the text's first token

@@ -16,6 +16,11 @@ export function isSpace(unit: number): boolean {
   );
 }
 
+/** Units of the character at a place of a well-formed text. */
+export function sizeAt(text: string, at: number): 1 | 2 {
+  return (text.charCodeAt(at) & 0xfc00) === 0xd800 ? 2 : 1;
+}
+
 /** Bytes of UTF-8 of the character at a place of a well-formed text. */
 export function bytesAt(text: string, at: number): number {
   const unit = text.charCodeAt(at);
@@ -53,7 +58,7 @@ export function longest(length: number): number {
   return GROWTH * length + ALWAYS;
 }
 
-/** Thrown by `replaced`; whoever knows the file makes a FormatError of it. */
+/** Thrown by what `replacer` makes; whoever knows the file makes a FormatError of it. */
 export class TooLong extends Error {}
 
 /**

@@ -4,6 +4,7 @@
 import { byteIds } from "./bpe.js";
 import { checkLengths, type Model, type Scores, unknownToken } from "./model.js";
 import { LONGEST_KEPT, PieceCache } from "./piece-cache.js";
+import { sizeAt } from "./text.js";
 import { Trie } from "./trie.js";
 
 /** How much less than the least likely token an unknown character scores. */
@@ -75,7 +76,7 @@ export class Unigram implements Model {
     best[0] = 0;
     const trie = this.#trie;
     for (let at = 0; at < n; ) {
-      const next = at + (piece.codePointAt(at)! > 0xffff ? 2 : 1);
+      const next = at + sizeAt(piece, at);
       let single = false;
       for (let node = 0, end = at; end < n; ) {
         node = trie.child(node, piece.charCodeAt(end++));

@@ -59,9 +59,8 @@ export class WordPiece implements Model {
 
   place(piece: string, banned: ReadonlySet<number> | undefined, out: number[], places: number[]): void {
     const ends: number[] = [];
-    const before = out.length;
     this.encode(piece, banned, out, ends);
-    const known = ends.length === out.length - before && ends.at(-1) === piece.length;
+    const known = ends.at(-1) === piece.length;
     let start = 0;
     for (const end of known ? ends : [piece.length]) {
       places.push(start, end);

@@ -7,7 +7,8 @@ import { Disk } from "../../src/sources/disk.js";
 import type { IntTensor, PreTrainedTokenizer } from "../../src/tokenizer/api.js";
 import { strftime } from "../../src/tokenizer/chat/functions.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
-import { STORYTELLER } from "./golden.js";
+import { MemorySource } from "../fuzz/support/memory-source.js";
+import { golden, STORYTELLER } from "./golden.js";
 
 interface Case {
   readonly template?: string;
@@ -27,6 +28,15 @@ interface Masked {
   readonly options: Readonly<Record<string, unknown>>;
   readonly ids: number[] | number[][];
   readonly masks: number[] | number[][];
+}
+/** Masks by other tokenizers: those of golden.jsonl, with parts of their files changed. */
+interface Marked {
+  readonly kind: string;
+  readonly change: object;
+  readonly marked?: string;
+  readonly chat: string;
+  readonly ids: number[];
+  readonly masks: number[];
 }
 interface Shared {
   readonly templates: Readonly<Record<string, string>>;
@@ -111,6 +121,20 @@ it("marks them where ids are cut, padded and tensors, as Python does", () => {
   }
   tokenizer.truncation_side = "right";
   tokenizer.pad_token = before;
+});
+
+it("marks them for tokenizers of every kind, as Python does", async () => {
+  const own = (cases as unknown as Marked[]).filter(({ marked }) => marked !== undefined);
+  expect(own.length).toBeGreaterThan(90);
+  for (const { kind, change, marked, chat, ids, masks } of own) {
+    const json = Buffer.from(JSON.stringify({ ...(golden(kind).json as object), ...change }));
+    const other = await loadTokenizer(new MemorySource({ "tokenizer.json": json }));
+    const made = other.apply_chat_template(shared.chats[chat]!, {
+      chat_template: shared.templates[marked!]!,
+      return_assistant_tokens_mask: true,
+    });
+    expect([kind, marked, chat, made.input_ids, made.assistant_masks]).toEqual([kind, marked, chat, ids, masks]);
+  }
 });
 
 describe("the call", () => {

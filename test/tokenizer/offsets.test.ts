@@ -97,26 +97,12 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))("%s", (_name, kin
     const tokenizer = await open(kind);
     expect(kind.encoded.length).toBe(texts.length);
     for (const [i, expected] of kind.encoded.entries()) {
-      if (expected === null) continue;
+      if (expected === null && MANY !== undefined) continue; // where Python's library fails
       const text = texts[i]!;
-      const [offsets, words] = typeof expected === "string" ? read(expected) : expected;
+      const [offsets, words] = typeof expected === "string" ? read(expected) : expected!;
       const found = tokenizer(text, { return_offsets_mapping: true });
       expect([text, found.offset_mapping, found.word_ids()]).toEqual([text, units(text, offsets), words]);
     }
-  });
-
-  it("cuts and pads them as Python does", async () => {
-    const tokenizer = await open(kind);
-    for (const [text, pair, { truncation_side = "right", ...options }, ids, offsets, words] of kind.calls ?? []) {
-      tokenizer.truncation_side = truncation_side;
-      const more = pair === null ? {} : { text_pair: pair };
-      const found = tokenizer(text, { ...options, ...more, return_offsets_mapping: true });
-      expect([options, found.input_ids, found.offset_mapping]).toEqual([options, ids, offsets]);
-      // Python reads no more of a text than is needed, and counts words from where it began, which is not at the text's start.
-      const counted = (list: Words) => (truncation_side === "left" ? steps(list) : list);
-      expect([options, counted(found.word_ids())]).toEqual([options, counted(words)]);
-    }
-    tokenizer.truncation_side = "right";
   });
 
   it("has offsets in order, within any text, and the ids that it has without them", async () => {
@@ -150,6 +136,28 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))("%s", (_name, kin
       }),
       { numRuns: 40, seed: 9 },
     );
+  });
+});
+
+const called = kinds.filter(({ calls }) => calls !== undefined);
+
+it("has calls of some kinds", () => {
+  expect(called.length).toBeGreaterThanOrEqual(12);
+});
+
+describe.each(called.map((kind) => [kind.name, kind] as const))("calls of %s", (_name, kind) => {
+  it("cut and pad them as Python does", async () => {
+    const tokenizer = await open(kind);
+    for (const [text, pair, { truncation_side = "right", ...options }, ids, offsets, words] of kind.calls!) {
+      tokenizer.truncation_side = truncation_side;
+      const more = pair === null ? {} : { text_pair: pair };
+      const found = tokenizer(text, { ...options, ...more, return_offsets_mapping: true });
+      expect([options, found.input_ids, found.offset_mapping]).toEqual([options, ids, offsets]);
+      // Python reads no more of a text than is needed, and counts words from where it began, which is not at the text's start.
+      const counted = (list: Words) => (truncation_side === "left" ? steps(list) : list);
+      expect([options, counted(found.word_ids())]).toEqual([options, counted(words)]);
+    }
+    tokenizer.truncation_side = "right";
   });
 });
 
@@ -200,14 +208,15 @@ describe("an encoding with offsets", () => {
 
 describe("time", () => {
   it.each(["a", " ", "e\u0301", "e\u0302\u0323", "ﬁ", "日", "👩‍👩‍👧", "a\u200d", " <s>"])(
-    "is linear for %j",
+    "does not grow with the square of the text for %j",
     async (part) => {
       const long = part.repeat(30_000 / part.length);
       for (const name of ["t5", "bert", "llama", "roberta", "normalizer NFKC, NFD, NFC"]) {
         const tokenizer = await open(kinds.find((kind) => kind.name === name)!);
         const start = performance.now();
         expect(tokenizer(long, { return_offsets_mapping: true }).offset_mapping!.length).toBeGreaterThan(0);
-        expect(performance.now() - start).toBeLessThan(5000); // what is not linear takes many times as long
+        // A guard against hangs: it takes some 20 ms, and what looks at all of the text for each character takes many seconds.
+        expect(performance.now() - start).toBeLessThan(5000);
       }
     },
   );

@@ -26,6 +26,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   list: async () => (await import("./list.js")).listCommand(),
   remove: async () => (await import("./remove.js")).removeCommand(),
   push: async () => (await import("./push.js")).pushCommand(),
+  version: async () => new Command("version").description("print the version").action(() => print(`${version}\n`)),
 };
 
 /** The command line with one of its commands, or with all. */
@@ -64,10 +65,9 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memory, 130 interrupted.
 With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","message":"...","hint":"..."}}.`,
     );
-  const versionCommand = new Command("version").description("print the version").action(() => print(`${version}\n`));
   const loaders = only === undefined ? Object.values(COMMANDS) : [COMMANDS[only]!];
   const commands = await Promise.all(loaders.map((load) => load()));
-  for (const command of [...commands, versionCommand]) root.addCommand(command.copyInheritedSettings(root));
+  for (const command of commands) root.addCommand(command.copyInheritedSettings(root));
   return root;
 }
 
@@ -93,7 +93,7 @@ async function main(): Promise<number> {
   } catch (thrown) {
     const printed = thrown instanceof CommanderError && /^commander\.(help|version)/.test(thrown.code);
     if (printed) return thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
-    const error = thrown instanceof CommanderError ? usageError(thrown, args, await program()) : thrown;
+    const error = thrown instanceof CommanderError ? usageError(thrown, args, root) : thrown;
     printError(error);
     return exitCodeOf(error);
   }

@@ -49,7 +49,7 @@ async function names(folder: string): Promise<string[]> {
 }
 
 /** Files below a folder, as paths. */
-async function filesBelow(folder: string): Promise<string[]> {
+async function filesUnder(folder: string): Promise<string[]> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
   return entries.filter((entry) => !entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name));
 }
@@ -65,7 +65,7 @@ export async function listCache(cache_dir?: string): Promise<CachedModel[]> {
 async function scan(id: string, folder: string): Promise<CachedModel> {
   const refs = new Map<string, string[]>();
   const refsFolder = refsOf(folder);
-  for (const file of await filesBelow(refsFolder)) {
+  for (const file of await filesUnder(refsFolder)) {
     const commit = (await readFile(file, "utf8").catch(() => "")).trim();
     const name = file.slice(refsFolder.length + 1).replaceAll("\\", "/");
     refs.set(commit, [...(refs.get(commit) ?? []), name]);
@@ -79,7 +79,7 @@ async function scan(id: string, folder: string): Promise<CachedModel> {
     const blobs = new Map<string, number>();
     const elsewhere = new Map<string, number>();
     let files = 0;
-    for (const file of await filesBelow(snapshotOf(folder, commit))) {
+    for (const file of await filesUnder(snapshotOf(folder, commit))) {
       const blob = await targetOf(file);
       const info = await stat(blob).catch(() => undefined);
       if (!info || info.isDirectory()) continue; // a link to nothing, or to a folder

@@ -8,7 +8,7 @@ import { AbortError, NetworkError, NotFoundError, OctavoError, OptionError, thro
 import { readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { scrub } from "../sources/address.js";
-import { systemCode } from "../sources/file-errors.js";
+import { systemCode, writing } from "../sources/file-errors.js";
 import { quote } from "../sources/files.js";
 import { checkRevision, isModelId } from "../sources/model-id.js";
 import { hubEndpoint, hubToken, offlineBy } from "./environment.js";
@@ -42,14 +42,19 @@ export async function pushFolder(folder: string, id: string, given: PushOptions 
   return pushThrough(library, folder, id, given);
 }
 
+const ROOM = "the model is written to the folder for temporary files first: TMPDIR names another one";
+
 /**
- * Uploads what `write` puts into a new folder, which is removed afterwards. What can be refused is refused before it is written.
- * @throws as `pushFolder`, and what `write` throws
+ * Uploads what `write` puts into a new folder for temporary files, which is removed afterwards; a dry run writes it too, because
+ * that tells what would be uploaded. What can be refused is refused before it is written.
+ * @throws as `pushFolder`, and what `write` throws; FileError where there is no room
  */
 export const pushWritten: PushWritten = async (write, id, given) => {
   const options = await checked("push_to_hub", id, given);
   if (!options.dry_run) await library(); // it may not be installed
-  const folder = await mkdtemp(join(tmpdir(), "octavo-push-"));
+  const folder = await writing(tmpdir(), { full: ROOM, otherwise: ROOM }, () =>
+    mkdtemp(join(tmpdir(), "octavo-push-")),
+  );
   try {
     await write(folder);
     return await pushThrough(library, folder, id, options);

@@ -82,12 +82,12 @@ export class Spread implements SpreadModel {
       typeof request.how === "string" ? planned(model, request, request.how) : followed(model, request.how);
     const places = new Set([layout.main, ...layout.blocks.values()]);
     if (places.has("disk")) checkFolder(platform, request.offload_folder);
-    const numbers = await numbersOf(platform, places);
+    const numberOf = await numberingOf(platform, places);
     const devices = new Map<Place, Device>();
     try {
       for (const place of places) {
         if (place === "disk") continue;
-        const name = typeof place === "number" ? numbers(place) : deviceName(place)!;
+        const name = typeof place === "number" ? numberOf(place) : deviceName(place)!;
         const threads = name.startsWith("webgpu") ? undefined : request.threads;
         const device = await platform.requestDevice(name, { threads });
         devices.set(place, device);
@@ -172,7 +172,7 @@ function checkFolder(platform: Platform, folder: string | undefined): void {
 }
 
 /** What the numbers of devices mean: GPUs if there are any, else logical devices of the CPU. */
-async function numbersOf(platform: Platform, places: Iterable<Place>): Promise<(n: number) => string> {
+async function numberingOf(platform: Platform, places: Iterable<Place>): Promise<(n: number) => string> {
   if (![...places].some((place) => typeof place === "number")) return String;
   const { name } = await platform.chooseDevice();
   return name.startsWith("webgpu") ? (n) => deviceName(n)! : (n) => `cpu:${n}`;

@@ -34,10 +34,13 @@ export const MODEL_FILES: readonly string[] = [
 export const TEMPLATES = "additional_chat_templates";
 const MOST_TEMPLATES = 64;
 
-/** Paths of the chat templates in their folder; none where a source cannot list it. */
+/** Paths of the chat templates in their folder; none where a source cannot list it. @throws FormatError for very many */
 export async function templateNames(source: Source): Promise<string[]> {
   const names = ((await source.list?.(TEMPLATES)) ?? []).filter((name) => name.endsWith(".jinja"));
-  return names.slice(0, MOST_TEMPLATES).map((name) => `${TEMPLATES}/${name}`);
+  if (names.length > MOST_TEMPLATES) {
+    throw new FormatError(`${source.path(TEMPLATES)}: ${names.length} chat templates, more than ${MOST_TEMPLATES}`);
+  }
+  return names.map((name) => `${TEMPLATES}/${name}`);
 }
 
 /** True for a name that modules.json may give a module's folder: one folder in the model's, and so never a place outside it. */
@@ -59,6 +62,9 @@ async function moduleSettings(source: Source, warn: (message: string) => void): 
     return [];
   }
   const files = new Set<string>();
+  if (modules.length > MOST_MODULES) {
+    warn(`modules.json: names ${modules.length} modules; those after the first ${MOST_MODULES} are left out`);
+  }
   for (const module of modules.slice(0, MOST_MODULES)) {
     const path = isJsonObject(module) ? module.path : undefined;
     if (path === undefined || path === "") continue; // the model itself
@@ -74,7 +80,8 @@ async function moduleSettings(source: Source, warn: (message: string) => void): 
 /**
  * Paths of the small files in folders below a model's own: chat templates, and settings of sentence embeddings.
  * @param there names of the folder's own files
- * @param warn hears of names that lead out of the folder, and of a modules.json that cannot be read
+ * @param warn hears of names that lead out of the folder, and of a modules.json that cannot be read or names very many
+ * @throws FormatError for very many chat templates
  */
 export async function filesBelow(
   source: Source,

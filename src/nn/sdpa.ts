@@ -8,7 +8,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { blockwiseDequantize } from "../ops/blockwise.js";
 import { contiguous } from "../ops/copy.js";
 import { type FusedOptions, fused } from "./fused-attention.js";
-import { chosenKernel, SDPBackend } from "./sdpa-kernel.js";
+import { chosenKernel, SDPBackend } from "./kernel-choice.js";
 import { weighed } from "./weighed-attention.js";
 
 const SDPA = {

@@ -13,6 +13,12 @@ export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
+export {
+  DataCollatorWithFlattening,
+  type FlattenedBatch,
+  type FlatteningFeature,
+  type FlatteningOptions,
+} from "./generate/flattening.js";
 export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";

@@ -2,7 +2,7 @@
 // keys, however many there are of each.
 
 import * as z from "zod";
-import { listOf } from "../core/checks.js";
+import { listOf, numbersIn } from "../core/checks.js";
 import { isFloat } from "../core/dtype.js";
 import { DTypeError, OptionError, ShapeError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, whole } from "../core/options.js";
@@ -114,10 +114,8 @@ export function flash_attn_varlen_func(q: Tensor, k: Tensor, v: Tensor, options:
 
 /** @throws OptionError, ShapeError, DTypeError */
 function checkInputs(call: string, dims: number, ...all: readonly [q: Tensor, k: Tensor, v: Tensor]): void {
-  const odd = all.find((one) => !Tensor.is(one));
-  if (odd !== undefined || !all.every(Tensor.is)) {
-    throw new OptionError(`${call}: q, k and v must be Tensors, got ${show(odd)}`);
-  }
+  const odd = all.findIndex((one) => !Tensor.is(one));
+  if (odd >= 0) throw new OptionError(`${call}: q, k and v must be Tensors, got ${show(all[odd])}`);
   const [q, k, v] = all;
   const shapes = all.map(({ shape }) => shapeText(shape)).join(", ");
   if (all.some(({ shape }) => shape.length !== dims)) {
@@ -148,8 +146,7 @@ function slopesOf(call: string, slopes: Tensor | null | undefined, rows: number,
 
 /** A copy of a list of ends; undefined for anything else, whatever it does when it is read. */
 function endsOf(value: unknown): readonly number[] | undefined {
-  const list = value instanceof Int32Array || value instanceof Uint32Array ? Array.from(value) : value;
-  const all = listOf(list, (one): one is number => Number.isSafeInteger(one));
+  const all = numbersIn(value, Number.isSafeInteger);
   return all?.[0] === 0 && all.every((end, i) => i === 0 || end >= all[i - 1]!) ? all : undefined;
 }
 

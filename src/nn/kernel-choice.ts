@@ -4,7 +4,7 @@
 // page, what a call after an `await` belongs to (AsyncLocalStorage is Node's alone), so the body is given the choice, and
 // `kernels.run` makes such a call with it.
 
-import { isFunction, isList } from "../core/checks.js";
+import { isFunction, listOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 
@@ -51,12 +51,13 @@ export class Kernels {
 
   /** @throws OptionError for what is no list of kernels */
   constructor(backends: readonly SDPBackend[]) {
-    if (!isList(backends) || !backends.every(isBackend)) {
+    const list = listOf(backends, isBackend);
+    if (!list) {
       throw new OptionError(`Backend must be an SDPBackend or a list of them, got ${show(backends)}`, {
         hint: "SDPBackend.FLASH_ATTENTION, or [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]",
       });
     }
-    this.backends = Object.freeze([...new Set(backends)]);
+    this.backends = Object.freeze([...new Set(list)]);
   }
 
   /**

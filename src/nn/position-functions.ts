@@ -1,7 +1,7 @@
 // What positions become in attention, by transformers' names: frequencies of rotary embeddings, ALiBi, buckets of T5. Plain
 // numbers on the host; models have the same from rope.ts, alibi.ts and buckets.ts.
 
-import { isList, listOf } from "../core/checks.js";
+import { isList, numbersIn } from "../core/checks.js";
 import { fromBf16, toBf16 } from "../core/dtype.js";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { flag, readOptions, whole } from "../core/options.js";
@@ -10,6 +10,9 @@ import type { FloatTensor } from "../media/image-processor.js";
 import { alibiSlopes, mptAlibiSlopes } from "./alibi.js";
 import { bucketOf } from "./buckets.js";
 import { ropeFields, ropeFrequencies } from "./rope.js";
+
+/** Most heads, dims and tokens: what they make is host memory. */
+const MOST = 2 ** 16;
 
 /** Inverse frequencies f32[dim / 2], and the factor on cos and sin. */
 export type RopeParameters = readonly [inv_freq: Float32Array, attention_factor: number];
@@ -45,7 +48,10 @@ function rope(kind: string): RopeInit {
     }
     const own = readFields(call, config);
     const fields = ropeFields(own);
-    const head = positive(own.head_dim) ?? headOf(call, own);
+    const head = own.head_dim === undefined || own.head_dim === null ? headOf(call, own) : own.head_dim;
+    if (typeof head !== "number" || !Number.isSafeInteger(head) || head < 1 || head > MOST) {
+      throw new ConfigError(`${call}: head_dim must be a whole number from 1 to ${MOST}, got ${show(head)}`);
+    }
     const partial = fields.scaling?.partial_rotary_factor ?? own.partial_rotary_factor ?? 1;
     if (typeof partial !== "number" || !(partial > 0 && partial <= 1)) {
       throw new ConfigError(`${call}: partial_rotary_factor must be above 0 and at most 1, got ${show(partial)}`);
@@ -61,7 +67,9 @@ function rope(kind: string): RopeInit {
       return [inverse.map((f, i) => (i < angles ? f / factor : 0)), 1];
     }
     const scaling = kind === "default" ? null : (fields.scaling ?? {});
-    const found = ropeFrequencies({ ...fields, dim: Math.trunc(head * partial), scaling, kind });
+    const dim = Math.trunc(head * partial);
+    if (dim % 2 !== 0) throw new ConfigError(`${call}: rotating dims come in pairs, got ${dim}`);
+    const found = ropeFrequencies({ ...fields, dim, scaling, kind });
     return [found.ofLength?.(length) ?? found.inverse, found.scale];
   };
 }
@@ -84,9 +92,6 @@ function headOf(call: string, { hidden_size, num_attention_heads }: Readonly<Rec
   throw new ConfigError(`${call}: config needs head_dim, or hidden_size and num_attention_heads`);
 }
 
-/** Most heads and tokens of the tables below: what they hold is host memory. */
-const MOST = 2 ** 16;
-
 /** @throws OptionError */
 function checkCount(call: string, name: string, count: number): void {
   if (Number.isSafeInteger(count) && count > 0 && count <= MOST) return;
@@ -95,10 +100,7 @@ function checkCount(call: string, name: string, count: number): void {
 
 /** Rows of a mask [B,S] of zeros and ones. @throws OptionError */
 function rowsOf(call: string, mask: unknown): readonly (readonly number[])[] {
-  const row = (value: unknown): number[] | undefined => {
-    const list = ArrayBuffer.isView(value) && !(value instanceof DataView) ? Array.from(value as Uint8Array) : value;
-    return listOf(list, (one): one is number => one === 0 || one === 1);
-  };
+  const row = (value: unknown): number[] | undefined => numbersIn(value, (one) => one === 0 || one === 1);
   try {
     const rows = isList(mask) ? mask.slice(0, MOST).map(row) : [];
     const length = rows[0]?.length ?? 0;
@@ -193,9 +195,7 @@ export function relative_position_bucket(
 ): Int32Array {
   const call = "relative_position_bucket";
   const { bidirectional = true, num_buckets = 32, max_distance = 128 } = readOptions(call, BUCKETS, options);
-  const typed = ArrayBuffer.isView(relative_position) && !(relative_position instanceof DataView);
-  const given: unknown = typed ? Array.from(relative_position as Int32Array) : relative_position;
-  const distances = listOf(given, (one): one is number => Number.isSafeInteger(one));
+  const distances = numbersIn(relative_position, Number.isSafeInteger);
   if (!distances) {
     throw new OptionError(`${call}: relative_position must be whole numbers, got ${show(relative_position)}`);
   }

@@ -101,10 +101,8 @@ interface Sizes {
 
 function checkInputs(query: Tensor, key: Tensor, value: Tensor, gqa: boolean): void {
   const all = [query, key, value];
-  const odd = all.find((one) => !Tensor.is(one));
-  if (odd !== undefined || all.length === 0) {
-    throw new OptionError(`${NAME}: query, key and value must be Tensors, got ${show(odd)}`);
-  }
+  const odd = all.findIndex((one) => !Tensor.is(one));
+  if (odd >= 0) throw new OptionError(`${NAME}: query, key and value must be Tensors, got ${show(all[odd])}`);
   const shapes = (): string => all.map(({ shape }) => shapeText(shape)).join(", ");
   const least = gqa ? 3 : 2;
   if (all.some(({ shape }) => shape.length < least)) {

@@ -4,8 +4,7 @@
 
 import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import type { AttnImplementation } from "../load/attn-implementation.js";
-import { ATTN_IMPLEMENTATIONS, checkFlash } from "../load/attn-implementation.js";
+import { ATTN_IMPLEMENTATIONS, type AttnImplementation, checkFlash } from "../load/attn-implementation.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { chosenKernel, SDPBackend } from "../nn/kernel-choice.js";
 import type { Model } from "../nn/model.js";

@@ -6,12 +6,19 @@ export type { DType } from "./core/dtype.js";
 export * from "./core/error-classes.js";
 export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
+export { BetterTransformer } from "./generate/better-transformer.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";
+export {
+  DataCollatorWithFlattening,
+  type FlattenedBatch,
+  type FlatteningFeature,
+  type FlatteningOptions,
+} from "./generate/flattening.js";
 export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
@@ -61,6 +68,7 @@ export type {
 export type { RawImage } from "./media/image.js";
 export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
 export type { MediaFile } from "./media/reader.js";
+export { type Kernels, SDPBackend, sdp_kernel, sdpa_kernel } from "./nn/sdpa-kernel.js";
 export { transfer } from "./ops/transfer.js";
 export type * from "./pipelines/index.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";

@@ -4,6 +4,7 @@ import { isFunction, isSignal } from "../core/checks.js";
 import { AbortError, DeviceError, entriesOf, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { ProgressEvent } from "../load/fill.js";
+import { refuseKernels } from "../nn/kernel-choice.js";
 import {
   type CallName,
   type Calls,
@@ -115,6 +116,7 @@ export class WorkerHost {
     second?: Omit<WorkerGenerateOptions, "prompt"> & Watching,
   ): Promise<WorkerResult> {
     const alone = typeof first !== "string";
+    refuseKernels("generate", "in a Worker of your own, call the model itself inside");
     return this.#with("generate", (alone ? first : second) ?? {}, "step", (rest) => {
       if (alone ? second !== undefined : rest.prompt !== undefined) {
         throw new OptionError("generate takes one object, or a prompt and then an object without one", {

@@ -66,6 +66,17 @@ export function listOf<T>(value: unknown, passes: (entry: unknown) => entry is T
   }
 }
 
+/** The same for the numbers of a list or a typed array. */
+export function numbersIn(value: unknown, passes: (entry: number) => boolean): number[] | undefined {
+  try {
+    const typed = ArrayBuffer.isView(value) && !(value instanceof DataView);
+    const numbers = typed ? Array.from(value as Int32Array) : value;
+    return listOf(numbers, (entry): entry is number => typeof entry === "number" && passes(entry));
+  } catch {
+    return undefined; // the memory is gone, or its numbers are too large for one
+  }
+}
+
 /** @throws OptionError */
 export function checkOperation(operation: unknown): void {
   if (isFunction(operation)) return;

@@ -7,6 +7,7 @@ import { OctavoError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { sentence, show } from "../core/show.js";
 import { PUSH, type Pushed, type PushOptions } from "../hub/push-options.js";
+import type { AttnImplementation } from "../load/attn-implementation.js";
 import type { SpreadModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
@@ -15,10 +16,12 @@ import { dequantizeModel, stateOf } from "../load/state.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { treeOf } from "../nn/print.js";
 import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
+import { AttentionState } from "./attention-state.js";
 import { LaterMethods } from "./later-methods.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
@@ -38,6 +41,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   readonly #ownsDevice: boolean;
   /** Its devices, if they are several. */
   readonly #spread: SpreadModel | undefined;
+  readonly #attention: AttentionState;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
   /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;
@@ -69,7 +73,8 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     this.device = device;
     this.#ownsDevice = ownsDevice;
     this.#spread = loaded.spread;
-    const { architecture, quantization, origin } = loaded;
+    const { architecture, quantization, origin, model, config, dtype, attn_implementation: given } = loaded;
+    this.#attention = new AttentionState({ model, config, dtype, given });
     this.#origin = origin && { architecture, quantization, origin };
   }
 
@@ -156,6 +161,46 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     throw new OctavoError("ERR_UNSUPPORTED", "model.train is not in Octavo: loaded models only evaluate");
   }
 
+  /** How attention is computed, by transformers' name: what was asked for, else "sdpa". */
+  get attn_implementation(): AttnImplementation {
+    return this.#attention.implementation;
+  }
+
+  /**
+   * Sets `attn_implementation`, for the calls that follow. The fused kernel serves all of them; `sdpa_kernel` holds for "sdpa" alone.
+   * @throws OptionError: "flash_attention_2" takes models in 16 bits, and models whose ALiBi depends on it are loaded with it
+   */
+  set_attn_implementation(name: AttnImplementation): void {
+    this.#attention.set(name);
+  }
+
+  /** True between `to_bettertransformer` and `reverse_bettertransformer`. */
+  get use_bettertransformer(): boolean {
+    return this.#attention.better;
+  }
+
+  /**
+   * The model itself, as optimum's BetterTransformer: the same numbers, since padded batches are computed by their real tokens and
+   * attention is fused in any case. Until it is reversed it is not saved, gives no attentions, and follows `sdpa_kernel`.
+   * @throws OptionError, OctavoError for what optimum refuses: a type it does not know, a model converted already
+   */
+  to_bettertransformer(): this {
+    this.checkUsable();
+    this.#attention.transform();
+    return this;
+  }
+
+  /** The model itself, as it was. @throws OctavoError for a model that is no BetterTransformer */
+  reverse_bettertransformer(): this {
+    this.#attention.reverse();
+    return this;
+  }
+
+  /** How passes compute attention that a call makes now. @throws OctavoError, OptionError (AttentionState.choice) */
+  attending(output_attentions = false): AttentionChoice {
+    return this.#attention.choice(output_attentions === true);
+  }
+
   /** The tree of modules as Python prints it, with how each weight is stored. */
   override toString(): string {
     return `${this.constructor.name} on ${this.device.name}, ${torchName(this.dtype)}: ${treeOf(this.module)}`;
@@ -184,6 +229,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   async save_pretrained(folder: string, options: SaveOptions = {}): Promise<Saved> {
     const name = folderName(folder, "save_pretrained");
     this.checkUsable();
+    this.#attention.checkSavable();
     this.#checkHere("save_pretrained");
     this.hold();
     try {
@@ -201,6 +247,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
    */
   async push_to_hub(id: string, options: PushOptions & SaveOptions = {}): Promise<Pushed> {
     const given = readOptions("push_to_hub", { ...SAVE, ...PUSH }, options);
+    this.#attention.checkSavable();
     const push = this.#savable("push_to_hub").origin.push;
     if (!push) throw new OctavoError("ERR_UNSUPPORTED", "push_to_hub: there are no files here to be uploaded");
     return push((folder) => this.save_pretrained(folder, pick(SAVE, given)), id, pick(PUSH, given));

@@ -6,6 +6,7 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import { philoxUniform } from "../ops/sample.js";
 import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
 import type { Ends } from "./ending.js";
@@ -30,6 +31,8 @@ export interface BeamOptions {
   readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
   readonly cross?: CrossCache;
+  /** How attention is computed; by default as the model has it. */
+  readonly attention?: AttentionChoice | undefined;
   /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
   readonly numbers?: readonly number[];
   /** Gets the scores of each step. */
@@ -98,14 +101,14 @@ export async function beamSearch(
   batch: Batch,
   options: BeamOptions,
 ): Promise<BeamResult> {
-  const { config, beams, signal, progress, cache_dtype, cross } = options;
+  const { config, beams, signal, progress, cache_dtype, cross, attention } = options;
   const { num_beams } = beams;
   throwIfAborted(signal, "generation");
   const prompts = promptsOf(batch);
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
   const tap = new Tap();
   const shape = { rows: batch.rows * num_beams, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross });
+  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross, attention });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
   const total = prompts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams

@@ -59,7 +59,8 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
     this.checkUsable();
     const given = readCall("forward", CLIP_FORWARD, args);
     const { output_hidden_states = false, output_attentions = false } = given;
-    const capture: PassOptions = { capture: output_hidden_states, capture_attentions: output_attentions };
+    const attention = this.attending(output_attentions);
+    const capture: PassOptions = { capture: output_hidden_states, capture_attentions: output_attentions, attention };
     return scope(() => {
       const texts = this.#text(given, capture);
       const images = this.#image(given, capture);
@@ -84,7 +85,8 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
   get_text_features(...args: readonly unknown[]): Tensor {
     this.checkUsable();
     const given = readCall("get_text_features", CLIP_TEXT, args);
-    return scope(() => this.#text(given, {}).embeds);
+    const attention = this.attending();
+    return scope(() => this.#text(given, { attention }).embeds);
   }
 
   /** Embeddings of images, f32[B,embedding], not normalised. @throws as `forward` */
@@ -92,7 +94,8 @@ export class PreTrainedClipModel extends LoadedModel<DualModel> {
   get_image_features(...args: readonly unknown[]): Tensor {
     this.checkUsable();
     const given = readCall("get_image_features", CLIP_IMAGE, args, "pixel_values");
-    return scope(() => this.#image(given, {}).embeds);
+    const attention = this.attending();
+    return scope(() => this.#image(given, { attention }).embeds);
   }
 
   #text({ input_ids, attention_mask }: Partial<ClipTextOptions>, capture: PassOptions): Embedded {

@@ -4,6 +4,7 @@ import { torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { checkedLater, flag, type Options, readOptions, text } from "../core/options.js";
 import { listed, show } from "../core/show.js";
+import { ATTN_IMPLEMENTATIONS } from "../load/attn-implementation.js";
 import { readDeviceMap } from "../load/device-map/index.js";
 import { readClasses } from "../load/device-map/memory.js";
 import { MetaModel } from "../load/meta.js";
@@ -68,6 +69,7 @@ export function dispatchFunctions(platform: Platform): Dispatch {
       const loading: FromPretrainedOptions = {
         ...{ device_map, max_memory, offload_folder, progress_callback, signal },
         dtype: options.dtype ?? torchName(model.dtype),
+        attn_implementation: ATTN_IMPLEMENTATIONS.find((one) => one === config.attn_implementation),
         // What a file says of its own codes comes with its config.
         quantization_config: config.quantization_config === undefined ? quantization : undefined,
       };

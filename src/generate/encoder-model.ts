@@ -69,6 +69,7 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
       throw new OptionError(`token_type_ids must have the shape of input_ids, [${rows}, ${steps}]`);
     }
     const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
+    const attention = this.attending(capture_attentions);
     const results = scope((): Record<string, Tensor | Tensor[]> => {
       const ragged = capture_attentions ? undefined : Ragged.of(batch); // weights have a place for padding
       const ints = (values: Int32Array): Tensor =>
@@ -78,7 +79,8 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
       const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
       const token_types = types && ints(types.ids);
       const hides = ragged ? { segments: Tensor.from(device, ragged.segments, [1, ragged.tokens]) } : { mask };
-      using pass = module.pass({ positions: ints(positions), token_types, ...hides }, { capture, capture_attentions });
+      const input = { positions: ints(positions), token_types, ...hides };
+      using pass = module.pass(input, { capture, capture_attentions, attention });
       const computed = module.hidden(pass, ints(batch.ids));
       pass.capture(computed);
       const whole = (x: Tensor): Tensor => ragged?.padded(x) ?? x;

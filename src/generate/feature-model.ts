@@ -41,6 +41,7 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
       throw new OptionError(`forward: this model reads ${name}, not ${other}`, { details: { option: other } });
     }
     const features = readFeatures(options[name as "pixel_values"], module.input);
+    const attention = this.attending(options.output_attentions);
     const record = (): Outputs & { hidden_states?: Tensor[]; attentions?: Tensor[] } => {
       const rows = features.shape[0]!;
       const hides = this.#mask(options.attention_mask, features.shape);
@@ -49,7 +50,7 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
       const real = shape && Tensor.from(device, Float32Array.from(hides), shape);
       const input: PassInput = { positions: Tensor.from(device, new Int32Array(rows), [rows, 1]), mask };
       const { output_hidden_states: capture, output_attentions: capture_attentions } = options;
-      using pass = module.pass(input, { capture, capture_attentions });
+      using pass = module.pass(input, { capture, capture_attentions, attention });
       const outputs = module.outputs(pass, features.on(device), real);
       return {
         ...outputs,

@@ -4,7 +4,7 @@ import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { type CacheDType, type CrossCache, KVCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
-import type { PassInput } from "../nn/pass.js";
+import type { AttentionChoice, PassInput, PassOptions } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
@@ -18,6 +18,8 @@ export interface RowOptions {
   readonly cache_dtype: CacheDType;
   /** The encoder's output for the rows of an encoder-decoder. */
   readonly cross?: CrossCache;
+  /** How attention is computed; by default as the model has it. */
+  readonly attention?: AttentionChoice | undefined;
 }
 
 export class RowForward implements Disposable {
@@ -27,13 +29,15 @@ export class RowForward implements Disposable {
   readonly lengths: TextLengths;
   readonly #model: Decoder;
   readonly #shared: Pick<PassInput, "cross">;
+  readonly #how: Pick<PassOptions, "attention">;
 
   /** @throws OutOfMemoryError */
   constructor(device: Device, model: Decoder, options: RowOptions) {
-    const { rows, capacity, cache_dtype, cross } = options;
+    const { rows, capacity, cache_dtype, cross, attention } = options;
     this.device = device;
     this.#model = model;
     this.#shared = { cross };
+    this.#how = attention ? { attention } : {};
     this.lengths = new TextLengths(new Array<number>(rows).fill(1));
     this.cache = new KVCache(layerDevices(model, device), cacheShape(model, rows, capacity, cache_dtype));
   }
@@ -78,7 +82,8 @@ export class RowForward implements Disposable {
 
   #run(ids: Tensor, lanes: Tensor): Tensor {
     const { cache, lengths } = this;
-    using pass = this.#model.pass({ positions: lanes.select(0, 1), lanes, cache, lengths, ...this.#shared });
+    const input = { positions: lanes.select(0, 1), lanes, cache, lengths, ...this.#shared };
+    using pass = this.#model.pass(input, this.#how);
     return this.#model.hidden(pass, ids);
   }
 

@@ -4,14 +4,11 @@
 import { OctavoError } from "../core/errors.js";
 
 export const ADAPTERS = "adapters cannot be trained or loaded yet";
-export const FUSED = "attention is always fused, in a kernel of its own, so there is nothing to convert or choose";
 
 /** Methods of models. */
 const METHODS = {
   add_adapter: ADAPTERS,
   load_adapter: ADAPTERS,
-  to_bettertransformer: FUSED,
-  reverse_bettertransformer: FUSED,
   gradient_checkpointing_enable: "models cannot be trained yet",
   resize_token_embeddings: "the embeddings have the size that the checkpoint gives them",
 } as const;

@@ -1,7 +1,7 @@
 // What guides for Python import and Octavo does not have yet: one line for each name, with the sentence that says what is so here.
 // Whoever builds one of them deletes its line. The package exports all of this file.
 
-import { ADAPTERS, FUSED, type Later, later } from "./later-methods.js";
+import { ADAPTERS, type Later, later } from "./later-methods.js";
 
 const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_pretrained(name)";
 
@@ -13,8 +13,6 @@ const EXPORTS = {
   cpu_offload: OFFLOAD,
   disk_offload: OFFLOAD,
   set_module_tensor_to_device: "weights come from a checkpoint: load_checkpoint_and_dispatch(model, folder)",
-  sdp_kernel: FUSED,
-  BetterTransformer: FUSED,
   LoraConfig: ADAPTERS,
   get_peft_model: ADAPTERS,
   prepare_model_for_kbit_training: ADAPTERS,
@@ -36,8 +34,6 @@ export const {
   cpu_offload,
   disk_offload,
   set_module_tensor_to_device,
-  sdp_kernel,
-  BetterTransformer,
   LoraConfig,
   get_peft_model,
   prepare_model_for_kbit_training,

@@ -5,6 +5,7 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import { type GenerationConfig, rowsPerPrompt } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import type { Ends } from "./ending.js";
@@ -28,6 +29,8 @@ export interface LoopOptions {
   readonly scores?: boolean;
   /** Encoder-decoders: the encoder's output for each row. */
   readonly cross?: CrossCache;
+  /** How attention is computed; by default as the model has it. */
+  readonly attention?: AttentionChoice | undefined;
   /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
   readonly numbers?: readonly number[];
   /** Tokens of a chunk of the prompts, for tests. */
@@ -74,10 +77,10 @@ export async function* generateSteps(
   const prompts = promptsOf(batch);
   const total = prompts.reduce((sum, { length }) => sum + length, 0);
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-  const { cache_dtype, processors, scores, cross, ends } = options;
+  const { cache_dtype, processors, scores, cross, ends, attention } = options;
   const copies = rowsPerPrompt(config.beams);
   const shape = { rows: batch.rows * copies, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross });
+  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross, attention });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {
     const item = Math.floor(row / copies);

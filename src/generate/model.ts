@@ -7,6 +7,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
 import { type CausalLM, logits } from "../nn/decoder.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
@@ -58,6 +59,11 @@ interface Prepared {
   readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
 
+/** A call that starts at once. */
+interface Started extends Prepared {
+  readonly attention: AttentionChoice;
+}
+
 /** The result of one forward pass; the caller disposes all of it. */
 export interface CausalLMOutput {
   /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
@@ -97,7 +103,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     // Texts in one row see only themselves, so no cache links them: they run in one chunk.
     const whole = segments !== undefined || inputs.output_hidden_states === true || inputs.output_attentions === true;
     const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
-    if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, reach, keep)) };
+    const attention = this.attending(inputs.output_attentions);
+    if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, reach, keep, attention)) };
     return scope(() => {
       const { device } = this;
       const shape = [batch.rows, batch.steps];
@@ -109,7 +116,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         texts: texts && Tensor.from(device, texts, shape),
       };
       const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
-      using pass = this.module.pass(input, { capture, capture_attentions });
+      using pass = this.module.pass(input, { capture, capture_attentions, attention });
       const result = logits(this.module, pass, Tensor.from(device, batch.ids, shape), { logits_to_keep: keep });
       return {
         logits: result,
@@ -120,7 +127,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   /** Logits [B,keep,vocab] of the last positions of a batch that runs in chunks. */
-  #logitsOfChunks({ rows, steps }: Batch, chunks: readonly Chunk[], lengths: TextLengths, keep: number): Tensor {
+  #logitsOfChunks(
+    { rows, steps }: Batch,
+    chunks: readonly Chunk[],
+    lengths: TextLengths,
+    keep: number,
+    attention: AttentionChoice,
+  ): Tensor {
     const { device, module } = this;
     const { geometry } = module;
     // Keys and values in f32, as without a cache: cutting into chunks changes only the memory it takes.
@@ -138,7 +151,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         const positions = Tensor.from(device, chunk.positions, shape);
         const lanes = Tensor.from(device, chunk.lanes, [2, ...shape]);
         cache.extend(chunk.counts);
-        using pass = module.pass({ positions, lanes, cache, lengths });
+        using pass = module.pass({ positions, lanes, cache, lengths }, { attention });
         const own = Math.min(chunk.steps, chunk.at + chunk.steps - (steps - keep));
         if (own <= 0) return void module.hidden(pass, ids);
         const part = logits(module, pass, ids, { logits_to_keep: own });
@@ -170,7 +183,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   async #search(
-    { batch, config: given, ending, numbers, options }: Prepared,
+    { batch, config: given, ending, numbers, options, attention }: Started,
     kept: Kept | undefined,
   ): Promise<GenerateOutput> {
     const { config, processors } = onHost(given, { ...options, kept });
@@ -191,6 +204,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         processors,
         numbers,
         kept,
+        attention,
       });
       this.checkUsable();
       return outputOf(batch, found, config, kept);
@@ -271,14 +285,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * Reads the options of a call that starts at once.
    * @throws OutOfMemoryError, OptionError for more tokens than fit into the device's memory
    */
-  #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
+  #prepare(call: "generate" | "stream", given: readonly unknown[]): Started {
     const prepared = this.#read(call, given);
     const { batch, config, options } = prepared;
     const tokens = batch.steps + config.max_new_tokens;
     checkRoom(this, this.#cacheOf(batch, config).bytes, tokens, `a cache of ${tokens} tokens`);
     if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
-    return prepared;
+    return { ...prepared, attention: this.attending() };
   }
 
   #read(call: string, given: readonly unknown[]): Prepared {
@@ -301,7 +315,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     };
   }
 
-  async *#steps({ batch, config: given, ending, numbers, options }: Prepared, kept?: Kept): AsyncGenerator<Step> {
+  async *#steps(
+    { batch, config: given, ending, numbers, options, attention }: Started,
+    kept?: Kept,
+  ): AsyncGenerator<Step> {
     const { config, processors } = onHost(given, { ...options, kept });
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
@@ -325,6 +342,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         scores,
         signal,
         progress,
+        attention,
       };
       for await (const step of generateSteps(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();

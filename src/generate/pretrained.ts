@@ -39,7 +39,7 @@ import {
   TOKENIZER_FROM_PRETRAINED,
   type TokenizerOptions,
 } from "./options.js";
-import { boundFor, boundsOf, placeOf, spreadOf } from "./python.js";
+import { attentionOf, boundFor, boundsOf, placeOf, spreadOf } from "./python.js";
 import { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq } from "./seq2seq-model.js";
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
@@ -191,7 +191,7 @@ export async function loadPretrained<T extends Task>(
     quantization,
     compute,
     head: headScheme(options.head_dtype),
-    attn_implementation: options.attn_implementation,
+    attn_implementation: attentionOf(options),
     weights: pick(WEIGHTS, options),
     progress_callback,
     signal,

@@ -6,6 +6,7 @@ import { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, such, text } from "../core/options.js";
 import { listed, show } from "../core/show.js";
+import { ATTN_IMPLEMENTATIONS, type AttnImplementation } from "../load/attn-implementation.js";
 import { readDeviceMap, type Strategy } from "../load/device-map/index.js";
 import { isOffloaded, type Memory, placeOf as placeKey, readMemory } from "../load/device-map/memory.js";
 import { deviceName } from "../load/names.js";
@@ -51,13 +52,14 @@ export const PYTHON = {
   /** No effect: `generate` keeps keys and values, `forward` does not. */
   use_cache: flag(),
   /**
-   * No effect: attention is always computed in one fused kernel. (One exception: Falcon models with ALiBi add it once
-   * with "sdpa" and twice with "eager", as in transformers, or if nothing is passed.)
+   * How attention is computed, by transformers' names. One fused kernel serves all of them: "flash_attention_2" demands a model in 16
+   * bits, and `sdpa_kernel` holds for "sdpa", the default, alone. (One more difference: Falcon models with ALiBi add it once with
+   * "sdpa" and twice with "eager", as in transformers, or if nothing is passed.)
    */
-  attn_implementation: choice(["sdpa", "eager", "flash_attention_2"], {
+  attn_implementation: choice(ATTN_IMPLEMENTATIONS, {
     hint: "leave it out: attention is always computed in one fused kernel",
   }),
-  /** No effect: attention is always computed in one fused kernel. */
+  /** True is `attn_implementation: "flash_attention_2"`, in transformers' older spelling. */
   use_flash_attention_2: flag(),
   /** Only false: nothing in a model's files is ever executed. */
   trust_remote_code: option<false>(z.literal(false), "false", {
@@ -68,6 +70,20 @@ export const PYTHON = {
 };
 
 export interface PythonOptions extends Options<typeof PYTHON> {}
+
+/** How attention is computed, if the caller says it. @throws OptionError for two answers */
+export function attentionOf(options: PythonOptions): AttnImplementation | undefined {
+  const { attn_implementation, use_flash_attention_2 } = options;
+  if (!use_flash_attention_2) return attn_implementation;
+  if (attn_implementation === undefined || attn_implementation === "flash_attention_2") return "flash_attention_2";
+  throw new OptionError(
+    `Both attn_implementation="${attn_implementation}" and use_flash_attention_2=True were used when loading the model, which are not compatible`,
+    {
+      details: { option: "use_flash_attention_2" },
+      hint: 'attn_implementation: "flash_attention_2" alone says the same',
+    },
+  );
+}
 
 /**
  * The device that `device` or `device_map` names, in Octavo's spelling.

@@ -8,6 +8,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { type After, type Inputs, type InputsNamed, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
@@ -67,6 +68,7 @@ interface Prepared {
   readonly ending: () => Ends | undefined;
   readonly numbers: readonly number[];
   readonly options: Options<typeof SEQ2SEQ_GENERATE & typeof SEQ2SEQ_STREAM>;
+  readonly attention: AttentionChoice;
 }
 
 export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
@@ -96,6 +98,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     this.#checkPositions(decoder.steps, "shorten decoder_input_ids");
     const capture = inputs.output_hidden_states ?? false;
     const capture_attentions = inputs.output_attentions ?? false;
+    const how = { capture, capture_attentions, attention: this.attending(capture_attentions) };
     return scope(() => {
       const ints = (values: Int32Array, { rows, steps }: Batch): Tensor => Tensor.from(device, values, [rows, steps]);
       const places = (batch: Batch): Tensor =>
@@ -103,11 +106,11 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
           batch.ids.map((_, at) => at % batch.steps),
           batch,
         );
-      const { pass, hidden, mask } = encodeBatch(device, module, encoder, { capture, capture_attentions });
+      const { pass, hidden, mask } = encodeBatch(device, module, encoder, how);
       using encoding = pass;
       encoding.capture(hidden);
       const input = { positions: places(decoder), encoded: { hidden, mask } };
-      using decoding = module.pass(input, { capture, capture_attentions });
+      using decoding = module.pass(input, how);
       const { logits_to_keep } = inputs;
       const scores = logits(module, decoding, ints(decoder.ids, decoder), { logits_to_keep });
       const output: Seq2SeqOutput = { logits: scores, encoder_last_hidden_state: hidden };
@@ -153,7 +156,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async #search(
-    { encoder, decoder, config: given, cache_dtype, ending, numbers, options }: Prepared,
+    { encoder, decoder, config: given, cache_dtype, ending, numbers, options, attention }: Prepared,
     kept: Kept | undefined,
   ): Promise<GenerateOutput> {
     const { config, processors } = onHost(given, { ...options, kept }, textsOf(encoder));
@@ -161,8 +164,19 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const { signal } = options;
     this.hold();
     try {
-      using cross = encodeInto(this.device, this.module, encoder, cache_dtype, beams.num_beams);
-      const search = { config, beams, cache_dtype, ends: ending(), signal, processors, numbers, cross, kept };
+      using cross = encodeInto(this.device, this.module, encoder, cache_dtype, beams.num_beams, attention);
+      const search = {
+        config,
+        beams,
+        cache_dtype,
+        ends: ending(),
+        signal,
+        processors,
+        numbers,
+        cross,
+        kept,
+        attention,
+      };
       const found = await beamSearch(this.device, this.module, decoder, search);
       this.checkUsable();
       return outputOf(decoder, found, config, kept);
@@ -203,11 +217,14 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
 
   /** With the languages in the decoder's start that are to be found out. */
   async #withLanguages(prepared: Prepared): Promise<Prepared> {
-    const { encoder, decoder, languages } = prepared;
+    const { encoder, decoder, languages, attention } = prepared;
     if (!languages) return prepared;
     this.hold();
     try {
-      return { ...prepared, decoder: await withLanguages(this.device, this.module, encoder, decoder, languages) };
+      return {
+        ...prepared,
+        decoder: await withLanguages(this.device, this.module, encoder, decoder, languages, attention),
+      };
     } finally {
       await this.release();
     }
@@ -263,6 +280,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       ending: endingOf(config, options),
       numbers: numbersOf(options.sequence_numbers, decoder.rows),
       options,
+      attention: this.attending(),
     };
   }
 
@@ -322,12 +340,12 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async *#steps(prepared: Prepared, kept?: Kept): AsyncGenerator<Step> {
-    const { encoder, decoder, cache_dtype, ending, numbers, options } = prepared;
+    const { encoder, decoder, cache_dtype, ending, numbers, options, attention } = prepared;
     const { config, processors } = onHost(prepared.config, { ...options, kept }, textsOf(encoder));
     const { signal, logprobs: scores } = options;
     this.hold();
     try {
-      const loop = { config, cache_dtype, ends: ending(), processors, numbers, scores, signal };
+      const loop = { config, cache_dtype, ends: ending(), processors, numbers, scores, signal, attention };
       for await (const step of seq2seqSteps(this.device, this.module, encoder, decoder, loop)) {
         this.checkUsable();
         yield step;

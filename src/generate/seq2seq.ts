@@ -59,6 +59,7 @@ function packed(batch: Batch): Batch & { lengths: readonly number[] } {
 /**
  * Keys and values of the encoder's output for every row of a batch, without padding. The caller disposes the cache.
  * @param beams rows of the decoder that read the same text
+ * @param attention how it is computed; by default as the model has it
  * @throws OutOfMemoryError
  */
 export function encodeInto(
@@ -67,6 +68,7 @@ export function encodeInto(
   batch: EncoderInput,
   cache_dtype: LoopOptions["cache_dtype"],
   beams = 1,
+  attention?: LoopOptions["attention"],
 ): CrossCache {
   const text = "ids" in batch ? packed(batch) : undefined;
   const { rows, steps } = text ?? encodedShape(model, batch);
@@ -80,7 +82,7 @@ export function encodeInto(
       steps,
     );
     scope(() => {
-      const { pass, hidden } = encodeBatch(device, model, text ?? batch);
+      const { pass, hidden } = encodeBatch(device, model, text ?? batch, attention && { attention });
       using _ = pass;
       model.writeCross(hidden, cross);
       return undefined;
@@ -105,6 +107,7 @@ export async function* seq2seqSteps(
   options: LoopOptions,
 ): AsyncGenerator<Step> {
   throwIfAborted(options.signal, "generation");
-  using cross = encodeInto(device, model, encoder, options.cache_dtype, rowsPerPrompt(options.config.beams));
+  const rows = rowsPerPrompt(options.config.beams);
+  using cross = encodeInto(device, model, encoder, options.cache_dtype, rows, options.attention);
   yield* generateSteps(device, model, decoder, { ...options, cross });
 }

@@ -8,6 +8,7 @@ import { AbortError, OptionError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import { argmax } from "../ops/argmax.js";
 import { copyInto } from "../ops/copy.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
@@ -29,6 +30,8 @@ export interface SessionOptions {
   readonly processors?: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each row; the caller disposes it after the session. */
   readonly cross?: CrossCache;
+  /** How attention is computed; by default as the model has it. */
+  readonly attention?: AttentionChoice | undefined;
   /** Keep the log-probability of each token. */
   readonly scores?: boolean;
   /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */

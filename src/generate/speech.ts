@@ -7,6 +7,7 @@ import { listed, show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { logits } from "../nn/decoder.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import type { Batch } from "./inputs.js";
 import { type EncoderInput, encodeBatch } from "./seq2seq.js";
@@ -151,14 +152,15 @@ export async function withLanguages(
   input: EncoderInput,
   decoder: Batch,
   languages: readonly number[],
+  attention: AttentionChoice,
 ): Promise<Batch> {
   const { rows, steps } = decoder;
   const scores = scope(() => {
     const first = Int32Array.from({ length: rows }, (_, row) => decoder.ids[row * steps]!);
-    const { pass, hidden, mask } = encodeBatch(device, model, input);
+    const { pass, hidden, mask } = encodeBatch(device, model, input, { attention });
     using _ = pass;
     const positions = Tensor.from(device, new Int32Array(rows), [rows, 1]);
-    using decoding = model.pass({ positions, encoded: { hidden, mask } });
+    using decoding = model.pass({ positions, encoded: { hidden, mask } }, { attention });
     return logits(model, decoding, Tensor.from(device, first, [rows, 1]));
   });
   try {

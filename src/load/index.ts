@@ -16,6 +16,7 @@ import type { BitsAndBytesConfig } from "../quant/config.js";
 import { agree, schemeOf, storedExact, storedPacked, storedQuantization, storedSchemes } from "../quant/index.js";
 import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
+import { type AttnImplementation, checkFlash } from "./attn-implementation.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent, type SpreadModel } from "./fill.js";
 import type { WeightsOptions } from "./options.js";
@@ -40,7 +41,7 @@ export interface LoadOptions {
   /** Instead of the folder's config.json. */
   readonly config?: ConfigJson;
   /** As if config.json said so. */
-  readonly attn_implementation?: string;
+  readonly attn_implementation?: AttnImplementation | undefined;
   /** Which weight files are read. */
   readonly weights?: WeightsOptions;
   readonly progress_callback?: (event: ProgressEvent) => void;
@@ -66,6 +67,8 @@ export interface Loaded<T extends Task = "causal-lm"> {
   readonly checkpoint_bytes: number;
   /** Oddities that are not errors: unexpected tensors, a wrong total size. */
   readonly warnings: readonly string[];
+  /** What the caller chose. */
+  readonly attn_implementation?: AttnImplementation | undefined;
   /** The devices, if they are several. */
   readonly spread?: SpreadModel;
   /** How a vector for a text is made; for the task `base`, if the folder says it. */
@@ -219,6 +222,10 @@ export async function prepareModel<T extends Task>(
   const sentence = purpose === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
   const declared = await declareModel(source, config, purpose, options.dtype, options.weights);
   const { architecture, model, checkpoint, dtype, stored, ignored } = declared;
+  if (attn_implementation === "flash_attention_2") {
+    // transformers computes in f16 what is quantized, unless a dtype is asked for.
+    checkFlash(model.class_name, dtype, options.dtype === "auto" && (quantization ?? stored) !== undefined);
+  }
   const scheme = stored ? undefined : schemeOf(quantization);
   const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
@@ -288,6 +295,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   return {
     ...{ model, architecture, task, quantization, config, config_text, generation_config, dtype, warnings },
     checkpoint_bytes: planned.bytes,
+    attn_implementation: options.attn_implementation,
     ...(sentence ? { sentence } : {}),
     ...(spread ? { spread } : {}),
   };

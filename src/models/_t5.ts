@@ -6,6 +6,7 @@ import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attend, attendAll, attendEncoded } from "../nn/attend.js";
+import { bucketOf } from "../nn/buckets.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
@@ -62,21 +63,9 @@ export function parse(json: ConfigJson): T5Config {
   return { ...fields, act: act.data, gated: fields.is_gated_act ?? isGated };
 }
 
-/**
- * The bucket of each distance key - query from -max to max, rounded as in transformers (f32 logarithms): exact for near
- * keys, logarithmic for far ones. `both`: keys before and after the query have separate buckets.
- */
-export function distanceBuckets(buckets: number, max: number, both: boolean): Int32Array {
-  const half = both ? Math.floor(buckets / 2) : buckets;
-  const exact = Math.floor(half / 2);
-  return Int32Array.from({ length: 2 * max + 1 }, (_, at) => {
-    const distance = at - max;
-    const n = both ? Math.abs(distance) : Math.max(0, -distance);
-    const first = both && distance > 0 ? half : 0;
-    if (n < exact) return first + n;
-    const share = Math.fround(Math.fround(Math.log(Math.fround(n / exact))) / Math.log(max / exact));
-    return first + Math.min(half - 1, exact + Math.trunc(Math.fround(share * (half - exact))));
-  });
+/** The bucket of each distance key - query from -max to max; `both`: keys before and after the query have separate ones. */
+export function distanceBuckets(count: number, max: number, both: boolean): Int32Array {
+  return Int32Array.from({ length: 2 * max + 1 }, (_, at) => bucketOf(at - max, { count, max, both }));
 }
 
 class T5Attention extends Module implements CrossAttention {

@@ -14,6 +14,9 @@ import { scale as scaleOp } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
 import { inFloats } from "./module.js";
 
+export { flash_attn_func, flash_attn_varlen_func } from "./flash-attn.js";
+export { scaled_dot_product_attention } from "./sdpa.js";
+
 const elementwise =
   (act: Act) =>
   (x: Tensor): Tensor =>

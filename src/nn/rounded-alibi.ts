@@ -16,8 +16,9 @@ export class RoundedAlibi extends Buffer {
   readonly #heads: number;
   /** Further dims of keys and queries. */
   readonly dims: number;
+  /** How often the bias counts. */
+  readonly factor: number;
 
-  /** @param factor how often the bias counts */
   constructor(slopes: Float32Array, groups: number, factor: number) {
     const heads = slopes.length;
     const dims = heads / groups;
@@ -30,6 +31,7 @@ export class RoundedAlibi extends Buffer {
       return values;
     });
     this.#heads = heads;
+    this.factor = factor;
     this.dims = dims;
   }
 

@@ -3,12 +3,15 @@
 // queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
 
 import { GradientError, OptionError, ShapeError } from "../core/errors.js";
-import type { Tensor } from "../core/tensor.js";
+import { Tensor } from "../core/tensor.js";
 import { laneOf, laneProblem, pageOf, pageProblem } from "./_paged.js";
-import { attentionBack } from "./attention-back.js";
-import { contiguous } from "./copy.js";
-import { COMPUTE, type Compute, checkCompute } from "./linear.js";
+import { add } from "./add.js";
+import { type AttentionBackOptions, attentionBack } from "./attention-back.js";
+import { contiguous, copyInto } from "./copy.js";
+import { multiply } from "./gated.js";
+import { COMPUTE, type Compute, checkCompute, linear } from "./linear.js";
 import { Op } from "./op.js";
+import { scale } from "./scale.js";
 
 /** Added to the code of `compute` if all kernels of a backend must give a token the same bits. */
 const DETERMINISTIC = 4;
@@ -127,7 +130,7 @@ export const attentionOp = new Op({
     }
     return undefined;
   },
-  gradient({ inputs, attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy] }) {
+  gradient({ inputs, attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy], wanted }) {
     const given = new Map<string, Tensor>();
     attentionOp.signature.inputs.forEach(({ name }, i) => {
       if (!inputs[i]) return;
@@ -138,13 +141,42 @@ export const attentionOp = new Op({
     const [q, k, v] = ["q", "k", "v"].map((name) => rows(given.get(name)!));
     const [mask, segments, slopes, bias] = DIFFERENTIATED.slice(3).map((name) => given.get(name));
     const options = { mask, segments, slopes, bias, scale, causal: causal !== 0, window, softcap };
-    return attentionBack(q!, k!, v!, dy!, options);
+    const found: (Tensor | undefined)[] = [...attentionBack(q!, k!, v!, dy!, options)];
+    if (wanted[BIAS]) found[BIAS] = biasGradient(q!, k!, v!, dy!, options);
+    return found;
   },
   keeps: () => DIFFERENTIATED,
 });
 
 /** Operands that attention can be differentiated with: those of attention without a cache. */
 const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "bias"];
+
+/** Where the bias is among the operands. */
+const BIAS = attentionOp.signature.inputs.findIndex(({ name }) => name === "bias");
+
+/**
+ * The gradient of attention by `bias`, f32[B,H,T,S]: P * (dP - the sum of P dP over the keys), with the weights P from attention over
+ * the unit matrix, and dP = dy vᵀ, which this holds as the bias itself is held.
+ */
+function biasGradient(q: Tensor, k: Tensor, v: Tensor, dy: Tensor, options: AttentionBackOptions): Tensor {
+  const [batch = 0, , heads = 0] = q.shape;
+  const [, groups = 0, keys = 0] = k.shape;
+  const share = heads / groups;
+  const unit = Float32Array.from({ length: keys * keys }, (_, at) => (at % (keys + 1) === 0 ? 1 : 0));
+  const values = Tensor.from(q.device, unit, [1, 1, keys, keys]).expand(batch, groups, keys, keys);
+  const weights = attention(q, k, values, options as AttentionOptions); // [B,T,H,S]
+  const products = Tensor.empty(q.device, weights.shape, "f32", "gradient");
+  for (let b = 0; b < batch; b++) {
+    for (let g = 0; g < groups; g++) {
+      const own = contiguous(dy.select(0, b).narrow(1, g * share, share));
+      copyInto(linear(own, contiguous(v.select(0, b).select(0, g))), products.select(0, b).narrow(1, g * share, share));
+    }
+  }
+  const both = multiply(weights, products);
+  const ones = Tensor.from(q.device, new Float32Array(keys).fill(1), [1, keys]);
+  const sums = linear(both, ones).expand(...weights.shape);
+  return contiguous(add(both, scale(multiply(weights, sums), -1)).permute(0, 2, 1, 3));
+}
 
 function lastDimContiguous({ strides, shape }: Tensor): boolean {
   return strides === null || strides.at(-1) === 1 || shape.at(-1) === 1;

@@ -17,6 +17,7 @@ import type { Platform } from "../load/platform.js";
 import { FeatureExtractor } from "../media/feature-extractor.js";
 import { ImageProcessor } from "../media/image-processor.js";
 import type { ConfigJson, Task } from "../nn/architecture.js";
+import { refuseKernels } from "../nn/kernel-choice.js";
 import type { Model } from "../nn/model.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
@@ -226,6 +227,7 @@ export function pipelineOf(platform: Platform): MakePipeline {
     const model = loaded ?? (await loadFor(chosen, name!, load, place));
     const parts = { ...found, model, batch_size } as unknown as Parts;
     const call = async (inputs: unknown, options: unknown = {}): Promise<unknown> => {
+      refuseKernels("pipeline", "call the model itself inside: pipe.model.generate({ ...inputs })");
       const asked = readOptions(String(task), { ...calls, batch_size: OWN.batch_size }, options) as Record<
         string,
         unknown

@@ -2,6 +2,7 @@
 // tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), how chat templates are applied
 // (apply-chat-template.ts).
 
+import { Callable } from "../core/callable.js";
 import { isList } from "../core/checks.js";
 import { OctavoError, OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
@@ -47,19 +48,13 @@ export type { ApplyChatTemplateOptions, ChatMessage, Conversation } from "./appl
 export type { BatchEncoding, Encoding, IdRows, IntTensor, OffsetTensor, Side, TensorEncoding } from "./batch.js";
 export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
 
-/** A constructor of functions that pass their arguments to their own `_call`. */
-const Callable = function Callable(this: object): object {
-  const call = (...args: unknown[]): unknown => (call as unknown as { _call(...a: unknown[]): unknown })._call(...args);
-  return Object.setPrototypeOf(call, new.target.prototype) as object;
-} as unknown as new () => TokenizerCall;
-
 function sideOf(value: Side, option: string): Side {
   const problem = problemWith(option, CALL.padding_side, value);
   if (problem) throw new OptionError(problem.message, { details: { option } });
   return value;
 }
 
-export class PreTrainedTokenizer extends Callable {
+export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   /** The engine: text to ids and back, without Python's conveniences. */
   readonly backend: Tokenizer;
   readonly name_or_path: string;

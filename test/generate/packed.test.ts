@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError, ShapeError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { DataCollatorWithFlattening } from "../../src/generate/flattening.js";
 import type { ForwardOptions, PreTrainedModel } from "../../src/generate/model.js";
 import { ALL_DEVICES } from "../support/devices.js";
 import { difference, FIXTURES } from "../support/fixtures.js";
@@ -135,5 +136,60 @@ describe.each(ALL_DEVICES)("packed rows on %s", (deviceName) => {
     } finally {
       model.dispose();
     }
+  });
+});
+
+describe("DataCollatorWithFlattening", () => {
+  const texts = TEXTS.map((input_ids) => ({ input_ids }));
+
+  test("gives what forward takes", async () => {
+    const collate = new DataCollatorWithFlattening({ return_flash_attn_kwargs: true, return_seq_idx: true });
+    const { labels, seq_idx, ...inputs } = collate(texts);
+    expect(inputs).toEqual({
+      input_ids: ROW,
+      position_ids: [POSITIONS],
+      cu_seq_lens_q: ENDS,
+      cu_seq_lens_k: ENDS,
+      max_length_q: 23,
+      max_length_k: 23,
+    });
+    expect(seq_idx).toEqual([LENGTHS.flatMap((n, text) => new Array<number>(n).fill(text))]);
+    expect(labels).toEqual([TEXTS.flatMap(([, ...rest]) => [-100, ...rest])]);
+    await using model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "gpt2"), {
+      device: "reference",
+    });
+    for (const batch of [inputs, { input_ids: ROW, position_ids: inputs.position_ids }]) {
+      const whole = model.forward(batch);
+      const alone = model.forward({ input_ids: [TEXTS[3]!] });
+      const want = await alone.logits.readFloats();
+      const got = (await whole.logits.readFloats()).slice(-want.length);
+      expect(difference(got, want).max).toBeLessThan(TOLERANCE.f32);
+      for (const { logits } of [whole, alone]) logits.dispose();
+    }
+  });
+
+  test("takes labels, typed arrays and another separator", () => {
+    const collate = new DataCollatorWithFlattening({ separator_id: -1, return_position_ids: false });
+    const features = [
+      { input_ids: Int32Array.of(1, 2, 3), labels: [7, -100, 9] },
+      { input_ids: [4], labels: [8] },
+    ];
+    expect(collate(features)).toEqual({ input_ids: [[1, 2, 3, 4]], labels: [[-1, -100, 9, -1]] });
+    const later = new DataCollatorWithFlattening({ position_ids_start: 2 });
+    expect(later([{ input_ids: [5, 6] }, { input_ids: [7] }]).position_ids).toEqual([[2, 3, 2]]);
+  });
+
+  test.each<[string, unknown, RegExp]>([
+    ["nothing", [], /takes a list of texts/],
+    ["a text", "abc", /takes a list of texts/],
+    ["ids alone", [[1, 2]], /text 0: options must be an object/],
+    ["no ids", [{ labels: [1] }], /input_ids of text 0 are undefined/],
+    ["half a token", [{ input_ids: [1.5] }], /input_ids of text 0 are/],
+    ["other labels", [{ input_ids: [1, 2], labels: [1] }], /has 2 input_ids, and labels/],
+    ["labels of some", [{ input_ids: [1], labels: [1] }, { input_ids: [1] }], /1 of 2 texts have labels/],
+  ])("refuses %s", (_, features, words) => {
+    const collate = new DataCollatorWithFlattening();
+    expect(() => collate(features as never)).toThrow(OptionError);
+    expect(() => collate(features as never)).toThrow(words);
   });
 });

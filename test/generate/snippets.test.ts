@@ -8,6 +8,7 @@ import * as octavo from "../../src/index.js";
 import { BitsAndBytesConfig, torch } from "../../src/index.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
+import { temporary } from "../support/temporary.js";
 
 const EXPORTS = { ...octavo };
 
@@ -80,10 +81,31 @@ describe("from_pretrained takes", () => {
 
   test("torch's names of dtypes", async () => {
     for (const [name, dtype] of Object.entries(torch)) {
+      if (typeof dtype !== "string") continue;
       await using model = await load("opt", { torch_dtype: dtype, device: HERE });
       expect(model.dtype, name).toBe({ float16: "f16", bfloat16: "bf16", float32: "f32" }[dtype]);
     }
   });
+});
+
+test("BetterTransformer and FlashAttention over 4 bits", async () => {
+  const quantization_config = new BitsAndBytesConfig({
+    load_in_4bit: true,
+    bnb_4bit_compute_dtype: torch.float16,
+  });
+  let model = await load("opt", { quantization_config, device: HERE });
+  // enable BetterTransformer
+  model = model.to_bettertransformer();
+  const inputs = { input_ids: [[5, 6, 7]], attention_mask: [[1, 1, 1]] };
+  // enable FlashAttention
+  const outputs = await torch.backends.cuda.sdp_kernel(
+    { enable_flash: true, enable_math: false, enable_mem_efficient: false },
+    () => model.generate({ ...inputs, max_new_tokens: 3 }),
+  );
+  expect(outputs[0]).toHaveLength(6);
+  model.reverse_bettertransformer();
+  await model.save_pretrained(temporary("saved_model"));
+  await model[Symbol.asyncDispose]();
 });
 
 describe("from_pretrained refuses", () => {
@@ -214,14 +236,7 @@ describe("with a model and a tokenizer", () => {
     expect(error).toBeInstanceOf(error.code === "ERR_OPTION" ? OptionError : OctavoError);
   });
 
-  const METHODS = [
-    "add_adapter",
-    "load_adapter",
-    "to_bettertransformer",
-    "reverse_bettertransformer",
-    "gradient_checkpointing_enable",
-    "resize_token_embeddings",
-  ] as const;
+  const METHODS = ["add_adapter", "load_adapter", "gradient_checkpointing_enable", "resize_token_embeddings"] as const;
   test.each(METHODS)("model.%s is not here yet, and says what is", async (name) => {
     const error = await refusal(() => model[name]("saved_model"));
     expect(error.code).toBe("ERR_UNSUPPORTED");
@@ -233,8 +248,6 @@ test.each([
   "cpu_offload",
   "disk_offload",
   "set_module_tensor_to_device",
-  "sdp_kernel",
-  "BetterTransformer",
   "LoraConfig",
   "get_peft_model",
   "prepare_model_for_kbit_training",

@@ -137,6 +137,27 @@ describe("exports", () => {
     }
   });
 
+  test("kernels of attention, BetterTransformer and packed texts", async () => {
+    const { sdpa_kernel, sdp_kernel, BetterTransformer, DataCollatorWithFlattening, SDPBackend } = octavo;
+    await all("sdpa_kernel(.., it)", (odd) => sdpa_kernel(SDPBackend.MATH, odd as never));
+    await all("sdpa_kernel([it])", (odd) => sdpa_kernel([odd as never], () => undefined));
+    await all("sdpa_kernel(.., it)", (odd) => sdpa_kernel(SDPBackend.MATH, () => undefined, odd as never));
+    await all("sdp_kernel({ it })", (odd) => sdp_kernel({ enable_math: odd as never }, () => undefined));
+    await all("kernels.run(it)", (odd) => sdpa_kernel(SDPBackend.MATH, (kernels) => kernels.run(odd as never)));
+    for (const name of ["transform", "reverse"] as const) {
+      await all(`BetterTransformer.${name}(it)`, (odd) => BetterTransformer[name](odd as never));
+    }
+    const collate = new DataCollatorWithFlattening();
+    await all("collate(it)", (odd) => collate(odd as never));
+    await all("collate([it])", (odd) => collate([odd as never]));
+    for (const field of ["input_ids", "labels"]) {
+      await all(`collate([{ ${field} }])`, (odd) => collate([{ input_ids: [1], [field]: odd } as never]));
+    }
+    for (const option of ["separator_id", "position_ids_start", "return_seq_idx"]) {
+      await all(`{ ${option} }`, (odd) => new DataCollatorWithFlattening({ [option]: odd }));
+    }
+  });
+
   test("TextStreamer", async () => {
     const tokenizer = await octavo.AutoTokenizer.from_pretrained(STORYTELLER);
     const write = (): void => {};
@@ -437,7 +458,9 @@ test("no export is without its calls here", () => {
     "AutoModelForTokenClassification",
     "AutoProcessor",
     "AutoTokenizer",
+    "BetterTransformer",
     "CLIPModel",
+    "SDPBackend",
     "torch",
   ]);
 });

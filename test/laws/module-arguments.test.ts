@@ -76,6 +76,50 @@ test("methods of modules", async () => {
   expect(x.alive).toBe(true);
 });
 
+test("attention and positions", async () => {
+  using q = Tensor.from(device, [1, 2, 3, 4], [1, 2, 2]);
+  using packed = Tensor.from(device, [1, 2, 3, 4], [2, 1, 2]);
+  const { scaled_dot_product_attention: sdpa, flash_attn_func, flash_attn_varlen_func } = nn.functional;
+  for (const option of ["attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa", "softcap"]) {
+    await all(`sdpa({ ${option} })`, (odd) => free(sdpa(q, q, q, { [option]: odd })));
+  }
+  const ends = { cu_seqlens_q: [0, 2], cu_seqlens_k: [0, 2] };
+  for (const option of ["dropout_p", "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes"]) {
+    await all(`flash({ ${option} })`, (odd) =>
+      free(flash_attn_varlen_func(packed, packed, packed, { ...ends, [option]: odd })),
+    );
+  }
+  for (const option of ["cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q"]) {
+    await all(`varlen({ ${option} })`, (odd) =>
+      free(flash_attn_varlen_func(packed, packed, packed, { ...ends, [option]: odd })),
+    );
+  }
+  await all("flash(it)", (odd) => free(flash_attn_func(odd as Tensor, odd as Tensor, odd as Tensor)));
+  for (const [kind, init] of Object.entries(nn.ROPE_INIT_FUNCTIONS)) {
+    await all(`${kind}(it)`, (odd) => init(odd as never));
+    await all(`${kind}(.., it)`, (odd) => init({ head_dim: 8 }, odd as never));
+    for (const field of [
+      "head_dim",
+      "rope_theta",
+      "rope_scaling",
+      "max_position_embeddings",
+      "partial_rotary_factor",
+    ]) {
+      await all(`${kind}({ ${field} })`, (odd) => init({ head_dim: 8, [field]: odd }));
+    }
+  }
+  for (const [name, call] of Object.entries({
+    build_alibi_tensor: nn.build_alibi_tensor,
+    build_falcon_alibi_tensor: nn.build_falcon_alibi_tensor,
+    build_mpt_alibi_tensor: nn.build_mpt_alibi_tensor,
+    relative_position_bucket: nn.relative_position_bucket,
+  })) {
+    await all(`${name}(it)`, (odd) => (call as Method)(odd, 2));
+    await all(`${name}(.., it)`, (odd) => (call as Method)([[1, 0]], odd));
+    await all(`${name}([it])`, (odd) => (call as Method)([odd], 2));
+  }
+});
+
 test("functions", async () => {
   await all("manual_seed(it)", (odd) => nn.manual_seed(odd as number));
   await all("no_grad(it)", (odd) => nn.no_grad(odd as never));

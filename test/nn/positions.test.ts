@@ -1,9 +1,16 @@
 // Rotary frequencies and ALiBi slopes against transformers' (test/fixtures/attention/positions).
 
 import { describe, expect, test } from "vitest";
-import { ConfigError } from "../../src/core/errors.js";
+import { ConfigError, OptionError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { alibiSlopes, mptAlibiSlopes } from "../../src/nn/alibi.js";
+import {
+  build_alibi_tensor,
+  build_falcon_alibi_tensor,
+  build_mpt_alibi_tensor,
+  ROPE_INIT_FUNCTIONS,
+  relative_position_bucket,
+} from "../../src/nn/position-functions.js";
 import { ropeFields, ropeFrequencies } from "../../src/nn/rope.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
@@ -48,6 +55,13 @@ describe.each(file.rope)("$key", (one) => {
     // Each is a power and a division in f32: two roundings, of numbers up to 1.
     expect(difference(inverse, get(`${one.key}.inv_freq`)).max).toBeLessThan(file.tolerance);
     expect(scale).toBeCloseTo(one.attention_factor, 12);
+  });
+
+  test("the function of transformers' name gives them", () => {
+    const init = ROPE_INIT_FUNCTIONS[kindOf(one) as keyof typeof ROPE_INIT_FUNCTIONS];
+    const [inverse, factor] = init({ ...one }, one.seq_len);
+    expect(inverse).toEqual(frequencies(one).inverse);
+    expect(factor).toBeCloseTo(one.attention_factor, 12);
   });
 
   test("the newer layout of config.json says the same", () => {
@@ -209,4 +223,76 @@ test.each(file.other.filter(({ kind }) => kind === "alibi"))("ALiBi slopes of $h
       Array.from({ length: heads }, (_, h) => bias[h * 5 + 4]!),
     ).max,
   ).toBeLessThan(4 * file.tolerance);
+});
+
+test("rotary frequencies in proportion: all of a head rotates, most of it by nothing", () => {
+  const config = {
+    hidden_size: 64,
+    num_attention_heads: 4,
+    rope_theta: 10000,
+    rope_scaling: { partial_rotary_factor: 0.4 },
+  };
+  // transformers 5.18: int(0.4 * 16 // 2) = 3 angles of 8.
+  const [inverse, factor] = ROPE_INIT_FUNCTIONS.proportional(config);
+  expect([...inverse].map((f) => f * 1000).map(Math.round)).toEqual([1000, 316, 100, 0, 0, 0, 0, 0]);
+  expect(factor).toBe(1);
+  const halved = ROPE_INIT_FUNCTIONS.proportional({ ...config, rope_scaling: { factor: 2 } });
+  expect(halved[0][0]).toBe(0.5);
+});
+
+test("rotary functions refuse what says too little", () => {
+  expect(() => ROPE_INIT_FUNCTIONS.linear({ head_dim: 8 })).toThrow(/needs a positive "factor"/);
+  expect(() => ROPE_INIT_FUNCTIONS.default({ hidden_size: 8 })).toThrow(
+    /head_dim, or hidden_size and num_attention_heads/,
+  );
+  expect(() => ROPE_INIT_FUNCTIONS.default({ head_dim: 8 }, -1)).toThrow(OptionError);
+  expect(() => ROPE_INIT_FUNCTIONS.default(undefined as never)).toThrow(OptionError);
+});
+
+const ALIBI = file.other.filter(({ kind }) => kind === "alibi") as unknown as { heads: number; mask: number[][] }[];
+test.each(ALIBI)("ALiBi of $heads heads as models of transformers build it", ({ heads, mask }) => {
+  for (const [name, build] of [
+    ["bloom", () => build_alibi_tensor(mask, heads)],
+    [
+      "falcon",
+      () =>
+        build_falcon_alibi_tensor(
+          mask.map((row) => Uint8Array.from(row)),
+          heads,
+        ),
+    ],
+    ["mpt", () => build_mpt_alibi_tensor(heads, 5)],
+  ] as const) {
+    const { data, shape } = build();
+    expect(shape).toEqual(name === "mpt" ? [heads, 1, 5] : [2 * heads, 1, 5]);
+    // Slopes are powers in f32; products of up to 4 of them.
+    expect(difference(data, get(`alibi.${name}.${heads}`)).max).toBeLessThan(4 * file.tolerance);
+  }
+});
+
+interface BucketCase {
+  key: string;
+  bidirectional: boolean;
+  num_buckets: number;
+  max_distance: number;
+}
+const BUCKETS = file.other.filter(({ kind }) => kind === "t5_bucket") as unknown as BucketCase[];
+test.each(BUCKETS)("$key", ({ key, ...options }) => {
+  const distances = Int32Array.from({ length: 301 }, (_, i) => i - 150);
+  const { bidirectional, num_buckets, max_distance } = options;
+  const got = relative_position_bucket(distances, { bidirectional, num_buckets, max_distance });
+  expect([...got]).toEqual([...arrays.get(key)!.values]);
+});
+
+test.each<[string, () => unknown]>([
+  ["a mask of twos", () => build_alibi_tensor([[2]], 4)],
+  ["rows of other lengths", () => build_alibi_tensor([[1], [1, 1]], 4)],
+  ["no heads", () => build_falcon_alibi_tensor([[1]], 0)],
+  ["no tokens", () => build_mpt_alibi_tensor(4, 0)],
+  ["no slopes", () => build_mpt_alibi_tensor(4, 4, Number.NaN)],
+  ["half a distance", () => relative_position_bucket([0.5])],
+  ["too few buckets", () => relative_position_bucket([1], { num_buckets: 3 })],
+  ["distances without end", () => relative_position_bucket([1], { max_distance: 8 })],
+])("%s is refused", (_, call) => {
+  expect(call).toThrow(OptionError);
 });

@@ -193,7 +193,10 @@ describe("attention", () => {
     scope(() => {
       const [q, k, v] = [random(B, T, H, D), random(B, S, G, D), random(B, S, G, E)];
       const given = options();
-      check([q, k, v], () => attention(q, k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3), { scale: 0.6, ...given }));
+      const bias = given.bias?.contiguous ? [given.bias] : [];
+      check([q, k, v, ...bias], () =>
+        attention(q, k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3), { scale: 0.6, ...given }),
+      );
     }),
   );
 });

@@ -1,0 +1,21 @@
+// Buckets of distances (T5, Raffel et al. 2020, section 2.1): exact for near keys, logarithmic for far ones.
+
+/** How distances become buckets. */
+export interface Buckets {
+  readonly count: number;
+  /** Distances from here on share the last bucket. */
+  readonly max: number;
+  /** Keys before and after the query have separate buckets; else those after it are in the first one. */
+  readonly both: boolean;
+}
+
+/** The bucket of a distance, key - query, rounded as in transformers (f32 logarithms). */
+export function bucketOf(distance: number, { count, max, both }: Buckets): number {
+  const half = both ? Math.floor(count / 2) : count;
+  const exact = Math.floor(half / 2);
+  const n = both ? Math.abs(distance) : Math.max(0, -distance);
+  const first = both && distance > 0 ? half : 0;
+  if (n < exact) return first + n;
+  const share = Math.fround(Math.fround(Math.log(Math.fround(n / exact))) / Math.log(max / exact));
+  return first + Math.min(half - 1, exact + Math.trunc(Math.fround(share * (half - exact))));
+}

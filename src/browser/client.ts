@@ -116,8 +116,8 @@ export class WorkerHost {
     second?: Omit<WorkerGenerateOptions, "prompt"> & Watching,
   ): Promise<WorkerResult> {
     const alone = typeof first !== "string";
-    refuseKernels("generate", "in a Worker of your own, call the model itself inside");
     return this.#with("generate", (alone ? first : second) ?? {}, "step", (rest) => {
+      refuseKernels("generate", "in a Worker of your own, call the model itself inside");
       if (alone ? second !== undefined : rest.prompt !== undefined) {
         throw new OptionError("generate takes one object, or a prompt and then an object without one", {
           hint: "generate({ prompt, max_new_tokens: 40 })",

@@ -2,6 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /** Suites that run on every device, WebGPU in software included. */
 const ON_ALL_DEVICES = [
+  "adapters",
   "bnb",
   "conformance",
   "core",

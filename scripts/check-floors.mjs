@@ -21,6 +21,7 @@ const FLOORS = [
   "quant",
   "models",
   "load",
+  "adapters",
   "generate",
   "pipelines",
   "bnb",

@@ -1,11 +1,14 @@
 // What every entry of octavo exports: all that needs neither a disk, nor an add-on, nor a page.
 
+export { LoraConfig, type LoraOptions, type TaskType } from "./adapters/config.js";
+export type { MergeError } from "./adapters/merge.js";
 export type { MemoryReport } from "./core/arena.js";
 export { captureAll, Device, Recording } from "./core/device.js";
 export type { DType } from "./core/dtype.js";
 export * from "./core/error-classes.js";
 export type {} from "./core/globals.js";
 export { scope, Tensor } from "./core/tensor.js";
+export type { LoadAdapterOptions, MergeOptions } from "./generate/adapter-options.js";
 export { BetterTransformer } from "./generate/better-transformer.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
@@ -36,6 +39,7 @@ export type {
   SpeechStreamOptions,
   StreamOptions,
 } from "./generate/options.js";
+export { get_peft_model, PeftModel, prepare_model_for_kbit_training } from "./generate/peft.js";
 export type { PromptProgress } from "./generate/prefill.js";
 export * from "./generate/processors/host/index.js";
 export type { HostProcessor, HostState } from "./generate/processors/host-processor.js";

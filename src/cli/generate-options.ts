@@ -10,6 +10,7 @@ import type { LoadFlags } from "./load-flags.js";
 /** Flags of the command itself; the library's options are read from the same object by their tables. */
 export interface GenerateFlags extends LoadFlags {
   prompt?: string;
+  adapter?: string;
   batchFile?: string;
   chat?: boolean;
   escape?: boolean;

@@ -45,7 +45,9 @@ export function generateCommand(): Command {
     .option("-c, --chat", "the prompt is a message to the assistant, as the model's chat template writes it")
     .option("-e, --escape", "read \\n, \\t and \\\\ in the prompt as line end, tab and backslash")
     .option("--no-echo", "print only the new text, not the prompt");
-  addWeightFlags(command).optionsGroup("Generation (defaults: the model's own):");
+  addWeightFlags(command)
+    .option("--adapter <folder>", "an adapter over the weights, as peft saves one: its folder, or its id on the hub")
+    .optionsGroup("Generation (defaults: the model's own):");
   const generation = addFlags(command, GENERATION);
   generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
   generation.prompt_lookup_num_tokens.conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]);
@@ -69,6 +71,7 @@ Examples:
   echo "The old king" | octavo generate octavo/storyteller --load-in-4bit --max-new-tokens 40
   octavo generate bigscience/bloom-560m "The capital of France is" --greedy --json
   octavo generate <model> --chat "What is a llama?" --greedy
+  octavo generate <model> "Once upon a time" --adapter ./my-adapter
   octavo generate -p "<|endoftext|>The Golden Fish\\n\\n" --escape`,
     )
     .action(generate);
@@ -104,6 +107,7 @@ async function generate(first: string | undefined, second: string | undefined, f
   await using owned = loaded;
   const load_s = tokenizer_s + (performance.now() - begin) / 1000;
   owned.warnings.forEach(warner(flags.quiet));
+  if (flags.adapter !== undefined) await owned.load_adapter(flags.adapter, { signal, cache_dir: options.cache_dir });
 
   const length = inputs.input_ids[0]!.length;
   const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;

@@ -13,7 +13,7 @@ import type { Loaded } from "../load/index.js";
 import { deviceName, isOn } from "../load/names.js";
 import { folderName, SAVE, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
-import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
+import { type Architecture, type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
 import type { AttentionChoice } from "../nn/pass.js";
@@ -21,12 +21,13 @@ import { layerDevices } from "../nn/placement.js";
 import { treeOf } from "../nn/print.js";
 import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
+import { type AdapterHost, AdapterMethods } from "./adapter-methods.js";
 import { AttentionState } from "./attention-state.js";
-import { LaterMethods } from "./later-methods.js";
+import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
 
-export abstract class LoadedModel<M extends Model> extends LaterMethods implements AsyncDisposable {
+export abstract class LoadedModel<M extends Model> extends AdapterMethods implements AsyncDisposable {
   readonly config: ConfigJson;
   readonly generation_config: ConfigJson;
   readonly device: Device;
@@ -43,6 +44,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   readonly #spread: SpreadModel | undefined;
   readonly #attention: AttentionState;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
+  readonly #architecture: Architecture;
   /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;
   #disposed = false;
@@ -76,6 +78,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     const { architecture, quantization, origin, model, config, dtype, attn_implementation: given } = loaded;
     this.#attention = new AttentionState({ model, config, dtype, given });
     this.#origin = origin && { architecture, quantization, origin };
+    this.#architecture = architecture;
   }
 
   /**
@@ -85,14 +88,14 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   get_memory_footprint(): number {
     let bytes = 0;
     for (const parameter of this.module.parameters()) bytes += parameter.footprint;
-    return bytes;
+    return bytes + (this.adapters?.nbytes ?? 0);
   }
 
   /** Bytes that the weights take on the device, statistics and padding included. */
   get weight_bytes(): number {
     let bytes = 0;
     for (const parameter of this.module.parameters()) bytes += parameter.nbytes;
-    return bytes;
+    return bytes + (this.adapters?.nbytes ?? 0);
   }
 
   /** True for a model itself, which a proxy of one is not. */
@@ -150,15 +153,24 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
     return this.to("cuda");
   }
 
-  /** The model itself: loaded models only evaluate. */
+  /** `train(false)`. */
   eval(): this {
-    return this;
+    return this.train(false);
   }
 
-  /** @throws OctavoError unless `mode` is false, which is `eval` */
+  /**
+   * With adapters: their dropout is at work in passes that gradients are taken of, or no longer.
+   * @throws OctavoError for a model without adapters, which only evaluates
+   */
   train(mode = true): this {
-    if (mode === false) return this;
-    throw new OctavoError("ERR_UNSUPPORTED", "model.train is not in Octavo: loaded models only evaluate");
+    if (typeof mode !== "boolean") throw new OptionError(`train: mode must be true or false, got ${show(mode)}`);
+    if (mode && !this.adapters) {
+      throw new OctavoError("ERR_UNSUPPORTED", "model.train: a model without adapters only evaluates", {
+        hint: "get_peft_model(model, config) adds an adapter to train",
+      });
+    }
+    this.adapters?.train(mode);
+    return this;
   }
 
   /** How attention is computed, by transformers' name: what was asked for, else "sdpa". */
@@ -223,16 +235,17 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   /**
    * Writes the model into a folder that Octavo, transformers and bitsandbytes open: weights as they are stored here, config.json,
    * and the files of tokenizer, processors and generation that lay beside the original. What the folder held is replaced as a
-   * whole, or stays.
+   * whole, or stays. Of a model with adapters it writes these alone, as PEFT and transformers do; merge_and_unload() makes it whole.
    * @throws OptionError, AbortError, OutOfMemoryError; OctavoError in a page; FileError
    */
-  async save_pretrained(folder: string, options: SaveOptions = {}): Promise<Saved> {
+  async save_pretrained(folder: string, options: SaveOptions & SaveAdapters = {}): Promise<Saved> {
     const name = folderName(folder, "save_pretrained");
     this.checkUsable();
     this.#attention.checkSavable();
     this.#checkHere("save_pretrained");
     this.hold();
     try {
+      if (this.adapters) return await saveAdapters(this.adapters, this.#origin?.origin.folders, name, options);
       return await saveModel(this.#savable("save_pretrained"), name, options);
     } finally {
       await this.release();
@@ -259,14 +272,22 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
    */
   dequantize(): this {
     this.checkUsable();
-    this.#checkHere("dequantize");
-    if (this.#users > 0) {
-      throw new OctavoError("ERR_IN_USE", "dequantize: the model is generating or being saved", {
-        hint: "wait until that has ended",
-      });
-    }
+    this.checkIdle("dequantize");
     dequantizeModel(this.module, this.dtype);
     return this;
+  }
+
+  protected get adapterHost(): AdapterHost {
+    return { architecture: this.#architecture, origin: this.#origin?.origin ?? {} };
+  }
+
+  /** @throws OctavoError while something reads the weights, or some of them lie where they are not used */
+  protected checkIdle(method: string): void {
+    this.#checkHere(method);
+    if (this.#users === 0) return;
+    throw new OctavoError("ERR_IN_USE", `${method}: the model is generating or being saved`, {
+      hint: "wait until that has ended",
+    });
   }
 
   /** @throws OctavoError while weights lie where they are not used */
@@ -325,6 +346,7 @@ export abstract class LoadedModel<M extends Model> extends LaterMethods implemen
   }
 
   async #free(): Promise<void> {
+    this.adapters?.dispose();
     this.module.dispose();
     if (this.#spread) return this.#spread.close();
     this.device.arena.trim();

@@ -8,6 +8,7 @@ import type { AttentionChoice, PassInput, PassOptions } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
+import { taping } from "../ops/tape.js";
 import { cacheShape } from "./cache-options.js";
 import type { FlatChunk } from "./prefill.js";
 
@@ -20,6 +21,11 @@ export interface RowOptions {
   readonly cross?: CrossCache;
   /** How attention is computed; by default as the model has it. */
   readonly attention?: AttentionChoice | undefined;
+}
+
+/** Generation is not differentiated, whatever asks for gradients: it writes into caches. */
+function plain(body: () => Tensor): Tensor {
+  return taping(undefined, () => scope(body));
 }
 
 export class RowForward implements Disposable {
@@ -49,7 +55,7 @@ export class RowForward implements Disposable {
 
   /** Records the hidden states [1,N,hidden] of a chunk. Here and below, its room in the cache must be reserved. */
   hidden({ ids, lanes }: FlatChunk): Tensor {
-    return scope(() => {
+    return plain(() => {
       const shape = [1, ids.length];
       return this.#run(Tensor.from(this.device, ids, shape), Tensor.from(this.device, lanes, [2, ...shape], "i32"));
     });
@@ -57,12 +63,12 @@ export class RowForward implements Disposable {
 
   /** Records the logits [N,vocab] of all tokens of a chunk. */
   logits(chunk: FlatChunk): Tensor {
-    return scope(() => this.#model.head(this.hidden(chunk).view(chunk.ids.length, -1)));
+    return plain(() => this.#model.head(this.hidden(chunk).view(chunk.ids.length, -1)));
   }
 
   /** Records the logits [n,vocab] of the last token of each text that ends in a chunk. */
   lastLogits(chunk: FlatChunk): Tensor {
-    return scope(() => {
+    return plain(() => {
       const rows = this.hidden(chunk).view(chunk.ids.length, -1);
       const last = Tensor.empty(this.device, [chunk.ends.length, rows.shape[1]!], "f32", "last hidden states");
       chunk.ends.forEach(([, lane], n) => {
@@ -74,7 +80,7 @@ export class RowForward implements Disposable {
 
   /** Records the logits [R,vocab] of the tokens i32[R] at `lanes` i32[2,R,1]. */
   step(tokens: Tensor, lanes: Tensor): Tensor {
-    return scope(() => {
+    return plain(() => {
       const rows = tokens.shape[0]!;
       return this.#model.head(this.#run(tokens.view(rows, 1), lanes).view(rows, -1));
     });

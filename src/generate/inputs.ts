@@ -33,7 +33,7 @@ export interface Batch {
 const FORMS = "token ids: number[], number[][], or { data, shape: [B, T] }";
 
 /** Rows of numbers as a caller gives them, each read once. @throws ShapeError */
-function table(name: string, value: unknown): number[][] {
+export function table(name: string, value: unknown): number[][] {
   try {
     if (Array.isArray(value)) {
       if (value.length === 0) throw new ShapeError(`${name} is empty`);

@@ -3,13 +3,9 @@
 
 import { OctavoError } from "../core/errors.js";
 
-export const ADAPTERS = "adapters cannot be trained or loaded yet";
-
 /** Methods of models. */
 const METHODS = {
-  add_adapter: ADAPTERS,
-  load_adapter: ADAPTERS,
-  gradient_checkpointing_enable: "models cannot be trained yet",
+  gradient_checkpointing_enable: "activations are kept for the backward pass",
   resize_token_embeddings: "the embeddings have the size that the checkpoint gives them",
 } as const;
 

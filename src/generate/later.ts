@@ -1,23 +1,22 @@
 // What guides for Python import and Octavo does not have yet: one line for each name, with the sentence that says what is so here.
 // Whoever builds one of them deletes its line. The package exports all of this file.
 
-import { ADAPTERS, type Later, later } from "./later-methods.js";
+import { type Later, later } from "./later-methods.js";
 
 const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_pretrained(name)";
 
 const OFFLOAD =
   'weights are placed while a model is loaded: from_pretrained(name, { device_map: "auto", max_memory: { 0: "1GB", cpu: "8GB" } })';
 
+const TRAINING = "adapters are trained by forward({ labels }), loss.backward() and the optimizers of octavo/bnb/optim";
+
 /** Exports of the package. */
 const EXPORTS = {
   cpu_offload: OFFLOAD,
   disk_offload: OFFLOAD,
   set_module_tensor_to_device: "weights come from a checkpoint: load_checkpoint_and_dispatch(model, folder)",
-  LoraConfig: ADAPTERS,
-  get_peft_model: ADAPTERS,
-  prepare_model_for_kbit_training: ADAPTERS,
-  Trainer: "models cannot be trained yet",
-  TrainingArguments: "models cannot be trained yet",
+  Trainer: TRAINING,
+  TrainingArguments: TRAINING,
   BloomForCausalLM: NO_CLASSES,
   LlamaForCausalLM: NO_CLASSES,
   OPTForCausalLM: NO_CLASSES,
@@ -34,9 +33,6 @@ export const {
   cpu_offload,
   disk_offload,
   set_module_tensor_to_device,
-  LoraConfig,
-  get_peft_model,
-  prepare_model_for_kbit_training,
   Trainer,
   TrainingArguments,
   BloomForCausalLM,

@@ -11,6 +11,8 @@ import type { AttentionChoice } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
+import { tapes } from "../ops/tape.js";
+import { ofRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
@@ -29,6 +31,7 @@ import {
   textLengths,
   withImpliedMask,
 } from "./inputs.js";
+import { lossOf, type NextLabels, nextLabels } from "./labels.js";
 import { collect, generateSteps, type Step } from "./loop.js";
 import {
   type AsDict,
@@ -66,6 +69,8 @@ interface Started extends Prepared {
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface CausalLMOutput {
+  /** With `labels`: f32[1], the mean cross-entropy of the labels that count, in nats. */
+  loss?: Tensor;
   /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
   logits: Tensor;
   hidden_states?: Tensor[];
@@ -94,14 +99,28 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   forward(...given: readonly unknown[]): CausalLMOutput {
     this.checkUsable();
     const inputs = readCall("forward", FORWARD, given);
-    const { vocab, max_positions } = this.module.geometry;
+    const { vocab } = this.module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
+    const learned = inputs.labels === undefined ? undefined : nextLabels(batch, inputs.labels, vocab);
+    if (learned && inputs.logits_to_keep) {
+      throw new OptionError("forward: labels need the logits of all positions, and logits_to_keep is set");
+    }
+    return ofRows(this, inputs.adapter_names, batch.rows, () => this.#forward(batch, inputs, learned));
+  }
+
+  #forward(batch: Batch, inputs: Options<typeof FORWARD>, learned: NextLabels | undefined) {
+    const { max_positions } = this.module.geometry;
     const { positions, segments } = placesOf(batch, inputs, max_positions);
     const { lengths, texts } = textLengths(batch, positions, segments);
     using reach = new TextLengths(lengths);
     const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
-    // Texts in one row see only themselves, so no cache links them: they run in one chunk.
-    const whole = segments !== undefined || inputs.output_hidden_states === true || inputs.output_attentions === true;
+    // Texts in one row see only themselves, so no cache links them: they run in one chunk. So does what is differentiated.
+    const whole =
+      segments !== undefined ||
+      learned !== undefined ||
+      tapes.open !== undefined ||
+      inputs.output_hidden_states === true ||
+      inputs.output_attentions === true;
     const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
     const attention = this.attending(inputs.output_attentions);
     if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, reach, keep, attention)) };
@@ -119,6 +138,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       using pass = this.module.pass(input, { capture, capture_attentions, attention });
       const result = logits(this.module, pass, Tensor.from(device, batch.ids, shape), { logits_to_keep: keep });
       return {
+        ...(learned ? { loss: lossOf(result, learned) } : {}),
         logits: result,
         ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
         ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),

@@ -178,10 +178,26 @@ const LOGITS = {
   logits_to_keep: whole(0),
 };
 
-/** All options of a causal language model's forward. */
-export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS };
+/** What a causal language model learns from. */
+const TRAINING = {
+  /**
+   * [B,T]: the ids that the model should give, at their own places (usually the inputs themselves); -100 does not count. The result then
+   * has a `loss`.
+   */
+  labels: checkedLater<Ids>(),
+  /** The adapter of each row, "__base__" for none; others than those of set_adapter, for this pass alone. */
+  adapter_names: checkedLater<readonly string[]>(),
+};
 
-export interface ForwardOptions extends ModelInputs, PackedInputs, Options<typeof OUTPUTS>, Options<typeof LOGITS> {}
+/** All options of a causal language model's forward. */
+export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS, ...TRAINING };
+
+export interface ForwardOptions
+  extends ModelInputs,
+    PackedInputs,
+    Options<typeof OUTPUTS>,
+    Options<typeof LOGITS>,
+    Options<typeof TRAINING> {}
 
 /** All options of an encoder's forward. */
 export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS };

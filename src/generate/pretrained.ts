@@ -1,8 +1,9 @@
 // from_pretrained of models and tokenizers, for any platform: checks options, then finds and loads the model.
 
+import { ADAPTER_CONFIG, readConfig } from "../adapters/read.js";
 import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
-import { OptionError } from "../core/errors.js";
+import { CheckpointError, NotFoundError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
@@ -19,7 +20,7 @@ import type { Model } from "../nn/model.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { headScheme } from "../quant/index.js";
-import type { DownloadEvent } from "../sources/source.js";
+import type { DownloadEvent, Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import type { LoadedModel } from "./base.js";
@@ -200,7 +201,8 @@ export async function loadPretrained<T extends Task>(
     const loaded = await loadModel(source, task, { ...loading, device: on });
     const { spread: several } = loaded;
     try {
-      const origin = { config: loaded.config_text, reopen, folders: platform.folders, push: platform.push };
+      const { source, folders, push } = platform;
+      const origin = { name: model, config: loaded.config_text, reopen, source, folders, push };
       const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
       return HOLDERS[task](all, several?.main ?? (on as Device), own);
     } catch (error) {
@@ -233,9 +235,37 @@ export async function loadPretrained<T extends Task>(
       return await hold((prepared) => Spread.open(platform, metaOf(prepared, task), spread), true);
     }
     return await (place === "auto" ? onAuto(platform.chooseDevice, load) : load(place));
+  } catch (error) {
+    const base = config === undefined ? await baseOf(source, error, warn) : undefined;
+    if (!base) throw error;
+    const made = await loadPretrained(platform, task, base.name, { ...options, ...base.place });
+    try {
+      await made.load_adapter(model, { ...pick(SOURCE, options), signal });
+    } catch (refused) {
+      await made[Symbol.asyncDispose]();
+      throw refused;
+    }
+    return made;
   } finally {
     await source.close();
   }
+}
+
+/**
+ * The model that an adapter is for, if a folder without a model's files holds one.
+ * @throws CheckpointError if its config names none, or an address: nothing that a file says makes a program ask a server
+ */
+async function baseOf(source: Source, error: unknown, warn: (message: string) => void) {
+  const missing = error instanceof NotFoundError && (await source.names([ADAPTER_CONFIG])).has(ADAPTER_CONFIG);
+  if (!missing) return undefined;
+  const { base_model_name_or_path: name, revision } = (await readConfig(source, warn)).fields;
+  if (name !== null && name !== "" && !/^[a-z][a-z0-9+.-]*:/i.test(name)) {
+    return { name, place: { revision: revision ?? undefined, subfolder: undefined } };
+  }
+  throw new CheckpointError(`${source.location} holds an adapter, whose base_model_name_or_path is ${show(name)}`, {
+    details: { file: source.path(ADAPTER_CONFIG), key: "base_model_name_or_path" },
+    hint: "load its model, and then model.load_adapter(folder)",
+  });
 }
 
 export function autoModel<T extends Task>(platform: Platform, task: T): AutoClass<T> {

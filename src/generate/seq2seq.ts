@@ -7,6 +7,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { CrossCache } from "../nn/cache.js";
 import type { Pass, PassOptions } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import { taping } from "../ops/tape.js";
 import { rowsPerPrompt } from "./config.js";
 import type { FeatureBatch } from "./features.js";
 import { type Batch, promptsOf } from "./inputs.js";
@@ -81,12 +82,13 @@ export function encodeInto(
       lengths,
       steps,
     );
-    scope(() => {
+    const write = (): undefined => {
       const { pass, hidden } = encodeBatch(device, model, text ?? batch, attention && { attention });
       using _ = pass;
       model.writeCross(hidden, cross);
       return undefined;
-    });
+    };
+    taping(undefined, () => scope(write));
     if (beams > 1) cross.reorder(Array.from({ length: shape.rows }, (_, row) => row - (row % beams)));
     return cross;
   } catch (error) {

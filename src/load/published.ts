@@ -51,7 +51,7 @@ export async function storedParts(published: Published, dtype: FloatDType): Prom
   const { parameter, names, transposed } = published;
   if (parameter instanceof NormedParameter) return normedParts(published.name, parameter);
   if (!(parameter instanceof Matrix))
-    return [plainPart(published.name, parameter.shape, () => parameter.value.alias())];
+    return [plainPart(published.name, parameter.shape, () => (parameter.own ?? parameter.value).alias())];
   const { weight, stored_shape } = parameter;
   const each = rowsOfExpert(parameter.shape, parameter.experts);
   if (weight.scheme === "dense" && transposed) {

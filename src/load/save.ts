@@ -19,6 +19,7 @@ import { quantizationJson, storedQuantization } from "../quant/index.js";
 import { editJson } from "../sources/json-edit.js";
 import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
 import { type Source, withFile } from "../sources/source.js";
+import type { SourceOptions } from "./options.js";
 import { publishedParameters, storedParts } from "./published.js";
 import { bytesOf } from "./sizes.js";
 
@@ -55,8 +56,12 @@ export interface Saved {
 export interface Origin {
   /** The text of config.json. */
   readonly config: string;
+  /** The name that it was loaded by. */
+  readonly name?: string | undefined;
   /** Opens the folder again. */
   reopen(): Promise<Source>;
+  /** Opens another folder, by any name that the platform has. */
+  source?(model: string, options: SourceOptions): Promise<Source>;
   /** Absent where a program cannot write files. */
   readonly folders?: FolderWriter | undefined;
   /** Uploads what is saved; absent where a program cannot write files. */

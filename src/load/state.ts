@@ -24,8 +24,8 @@ export async function stateOf({
 /** Replaces each quantized matrix of a model by its values, in `dtype`. One matrix at a time is there twice. */
 export function dequantizeModel(model: Model, dtype: FloatDType): void {
   for (const parameter of model.parameters()) {
-    if (!(parameter instanceof Matrix) || !parameter.filled || parameter.weight.scheme === "dense") continue;
-    const { weight, shape, product, experts } = parameter;
+    if (!(parameter instanceof Matrix) || !parameter.inner || parameter.inner.scheme === "dense") continue;
+    const { inner: weight, shape, product, experts } = parameter;
     const { device } = parameter.tensors[0]!;
     const builder = denseScheme(dtype, product, computeFor(dtype)).begin(device, shape, "dense", experts);
     try {
@@ -34,6 +34,6 @@ export function dequantizeModel(model: Model, dtype: FloatDType): void {
       builder[Symbol.dispose]();
       throw error;
     }
-    parameter.fill(builder.finish());
+    parameter.refill(builder.finish());
   }
 }

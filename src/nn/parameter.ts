@@ -20,6 +20,8 @@ export class Parameter {
   /** Its values while it has no device. */
   pending: PendingFloats | undefined;
   #value: Tensor | undefined;
+  /** What stands in for its tensor; it belongs to another parameter. */
+  #instead: Parameter | undefined;
   #asks = false;
 
   /** @param shape what it will hold, or a tensor that it takes over @throws OptionError */
@@ -83,7 +85,18 @@ export class Parameter {
 
   /** @throws OctavoError while the parameter is only declared. */
   get value(): Tensor {
+    if (this.#instead) return this.#instead.value;
     if (!this.#value) throw notFilled(this.shape);
+    return this.#value;
+  }
+
+  /** From now on `value` is that of another parameter (an adapter's); undefined: its own again. */
+  replaceBy(other: Parameter | undefined): void {
+    this.#instead = other;
+  }
+
+  /** Its own tensor, also while another one stands in for it. */
+  get own(): Tensor | undefined {
     return this.#value;
   }
 
@@ -201,9 +214,10 @@ export class Matrix {
 
   /** Its floats. @throws as `weight`; DTypeError for codes, which have values only once they are decoded */
   get data(): Tensor {
-    const [floats] = this.weight.trainable;
+    const inner = this.inner ?? this.weight;
+    const [floats] = inner.trainable;
     if (floats) return floats;
-    throw new DTypeError(`a matrix that is stored as ${this.weight.scheme} has no floats`, {
+    throw new DTypeError(`a matrix that is stored as ${inner.scheme} has no floats`, {
       hint: "dequantize() decodes them",
     });
   }
@@ -214,19 +228,19 @@ export class Matrix {
   }
 
   get requires_grad(): boolean {
-    return this.#weight?.trainable.some((tensor) => tensor.requires_grad) ?? this.#asks;
+    return this.inner?.trainable.some((tensor) => tensor.requires_grad) ?? this.#asks;
   }
 
   /** As of tensors; a matrix without a device asks once it has one. Codes are frozen: they never do. */
   requires_grad_(on = true): this {
-    for (const tensor of this.#weight?.trainable ?? []) tensor.requires_grad_(on);
+    for (const tensor of this.inner?.trainable ?? []) tensor.requires_grad_(on);
     this.#asks = on;
     return this;
   }
 
   /** The gradient of its floats. */
   get grad(): Tensor | undefined {
-    return this.#weight?.trainable[0]?.grad;
+    return this.inner?.trainable[0]?.grad;
   }
 
   /** @throws as `data`, and as `grad` of tensors */
@@ -269,6 +283,23 @@ export class Matrix {
     const outer = make(inner);
     this.#wrapped.push(inner);
     this.#weight = outer;
+  }
+
+  /** The stored weight, below all wrappers. */
+  get inner(): Weight | undefined {
+    return this.#wrapped[0] ?? this.#weight;
+  }
+
+  /** Replaces the stored weight; wrappers of `wrap` stay around it. */
+  refill(weight: Weight): void {
+    const [before] = this.#wrapped;
+    if (!before) {
+      this.fill(weight);
+      return;
+    }
+    this.#wrapped[0] = weight;
+    (this.#wrapped[1] ?? this.#weight)?.rebase?.(weight);
+    before.dispose();
   }
 
   /** Undoes the last `wrap` and disposes the wrapper. @throws OctavoError if there is none */

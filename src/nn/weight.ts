@@ -40,6 +40,8 @@ export interface Weight extends Disposable {
   readonly tensors: readonly Tensor[];
   /** The tensors that can have gradients: floats. Empty for codes, which are frozen. */
   readonly trainable: readonly Tensor[];
+  /** The scheme that stores other floats as these are; absent for codes that floats are not quantized to. */
+  readonly alike?: Scheme | undefined;
   /** Bytes it takes on the device, statistics and padding included. */
   readonly nbytes: number;
   /** Bytes as `get_memory_footprint` of transformers counts them: the codes alone. */
@@ -68,6 +70,8 @@ export interface Weight extends Disposable {
    * @throws OutOfMemoryError
    */
   moved?(to: Device, dtype?: FloatDType): Weight;
+  /** Of weights over other weights: the one below is replaced by `inner`, which belongs to the matrix as before. */
+  rebase?(inner: Weight): void;
   dispose(): void;
 }
 
@@ -235,6 +239,10 @@ class DenseWeight implements Weight {
 
   get trainable(): readonly Tensor[] {
     return [this.#data];
+  }
+
+  get alike(): Scheme {
+    return denseScheme(this.#data.dtype as FloatDType, this.#product, this.#compute);
   }
 
   get nbytes(): number {

@@ -70,6 +70,12 @@ class FourBitWeight implements Weight {
     return this.operands.compute;
   }
 
+  get alike(): Scheme | undefined {
+    const { kind, blocksize, compute, nested } = this.operands;
+    if (kind !== "nf4" && kind !== "fp4") return undefined;
+    return fourBitScheme({ kind, blocksize, compute, double_quant: nested !== undefined });
+  }
+
   get nbytes(): number {
     return this.tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }

@@ -48,6 +48,10 @@ class LlmInt8Weight implements Weight {
     this.threshold = threshold;
   }
 
+  get alike(): Scheme {
+    return llmInt8Scheme(this.threshold);
+  }
+
   get nbytes(): number {
     return this.tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }

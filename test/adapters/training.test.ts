@@ -2,16 +2,17 @@
 
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { readAdapter } from "../../src/adapters/read.js";
+import { Adapters } from "../../src/adapters/set.js";
 import type { Device } from "../../src/core/device.js";
-import { Tensor } from "../../src/core/tensor.js";
-import { loadModel } from "../../src/load/index.js";
+import type { Tensor } from "../../src/core/tensor.js";
+import { type Loaded, loadModel } from "../../src/load/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
-import { Linear, type Matrix } from "../../src/nn/module.js";
+import type { Matrix } from "../../src/nn/module.js";
 import { denseScheme } from "../../src/nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
 import { Disk } from "../../src/sources/disk.js";
 import { valueAndGradients } from "../../src/train/gradient.js";
-import { LoraWeight } from "../../src/train/lora.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
 import { lossOf } from "../support/losses.js";
@@ -41,42 +42,31 @@ interface Step {
   readonly gradients: ReadonlyMap<string, Float32Array>;
 }
 
-/** Puts adapters around the linears that a peft file names. */
-function adapt(model: CausalLM, folder: readonly string[], device: Device): Map<string, Tensor> {
-  const { r, lora_alpha } = readJson<{ r: number; lora_alpha: number }>(...folder, "adapter_config.json");
-  const arrays = readArrays(...folder, "adapter_model.safetensors");
-  const modules = new Map(model.named_modules());
-  const adapters = new Map<string, Tensor>();
-  for (const [key, a] of arrays) {
-    if (!key.endsWith(".lora_A.weight")) continue;
-    const path = key.slice("base_model.model.".length, -".lora_A.weight".length);
-    const linear = modules.get(path);
-    if (!(linear instanceof Linear)) throw new Error(`no linear ${path}`);
-    const b = arrays.get(key.replace("lora_A", "lora_B"))!;
-    linear.weight.wrap((base) => {
-      const own = [a, b].map(({ values, shape }) => Tensor.from(device, values as Float32Array, shape));
-      adapters.set(`${path}.lora_A.weight`, own[0]!);
-      adapters.set(`${path}.lora_B.weight`, own[1]!);
-      return new LoraWeight(base, own[0]!, own[1]!, lora_alpha / r);
-    });
-  }
-  return adapters;
+/** Puts the adapter of a folder on a model. Its tensors, by their names in the file. */
+async function adapt(
+  { model, architecture }: Loaded,
+  folder: readonly string[],
+): Promise<{ readonly adapters: Adapters; readonly tensors: Map<string, Tensor> }> {
+  const adapters = new Adapters(model, architecture);
+  const options = { trainable: false, signal: undefined, warn: () => {} };
+  const adapter = await readAdapter(adapters, new Disk(join(FIXTURES, ...folder)), "default", options);
+  adapters.put(adapter, false);
+  adapters.activate(["default"]);
+  const named = [...adapters.named_parameters()].map(
+    ([name, { data }]) => [name.replace(".default", ""), data] as const,
+  );
+  return { adapters, tensors: new Map(named) };
 }
 
-async function stepOf(
-  device: Device,
-  model: CausalLM,
-  adapters: Map<string, Tensor>,
-  batch: number[][],
-): Promise<Step> {
-  const { value, gradients } = valueAndGradients([...adapters.values()], () =>
+async function stepOf(device: Device, model: CausalLM, tensors: Map<string, Tensor>, batch: number[][]): Promise<Step> {
+  const { value, gradients } = valueAndGradients([...tensors.values()], () =>
     // Pieces that do not divide the tokens.
     lossOf(device, model, batch, { rows: 7 }),
   );
   const loss = (await value.readFloats())[0]!;
   value.dispose();
   const read = new Map<string, Float32Array>();
-  for (const [i, name] of [...adapters.keys()].entries()) {
+  for (const [i, name] of [...tensors.keys()].entries()) {
     read.set(name, await gradients[i]!.readFloats());
     gradients[i]!.dispose();
   }
@@ -138,14 +128,24 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     const training = readJson<Training>("peft", base, "training", "expected.json");
     const golden = readArrays("peft", base, "training", "expected.safetensors");
     let model: CausalLM | undefined;
-    const load = async (options: BitsAndBytesOptions): Promise<CausalLM> => {
+    let adapters: Adapters | undefined;
+    const load = async (options: BitsAndBytesOptions): Promise<Loaded> => {
       const source = new Disk(join(FIXTURES, "models", base));
       const quantization = new BitsAndBytesConfig(options);
       const loaded = await loadModel(source, "causal-lm", { device, name: base, dtype: "float32", quantization });
       model = loaded.model;
-      return loaded.model;
+      return loaded;
     };
-    afterEach(() => model?.dispose());
+    const put = async (loaded: Loaded, folder: readonly string[]): Promise<Map<string, Tensor>> => {
+      const made = await adapt(loaded, folder);
+      adapters = made.adapters;
+      return made.tensors;
+    };
+    afterEach(() => {
+      adapters?.dispose();
+      adapters = undefined;
+      model?.dispose();
+    });
     // A software adapter takes minutes for what others do in a second: of the second model it does the first step.
     const full = name !== "webgpu" || base === "llama";
     const initial = ["peft", base, "training", "initial"];
@@ -158,27 +158,28 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     };
 
     test.runIf(full)("NF4: ten steps of AdamW give the losses and the adapters of peft", async () => {
-      const model = await load(NF4);
-      const adapters = adapt(model, initial, device);
+      const loaded = await load(NF4);
+      const { model } = loaded;
+      const tensors = await put(loaded, initial);
       const update = adamW(training);
       for (const [t, want] of training.losses.entries()) {
-        const step = await stepOf(device, model, adapters, training.batches[t % 2]!);
+        const step = await stepOf(device, model, tensors, training.batches[t % 2]!);
         if (t === 0) close(step);
         expect(Math.abs(step.loss - want), `loss of step ${t + 1}`).toBeLessThan(training.tolerance.loss);
-        await update(adapters, step.gradients);
+        await update(tensors, step.gradients);
       }
       const final = readArrays("peft", base, "training", "final", "adapter_model.safetensors");
-      for (const [key, tensor] of adapters) {
+      for (const [key, tensor] of tensors) {
         const { values } = final.get(`base_model.model.${key}`)!;
         expect(off(await tensor.readFloats(), values), key).toBeLessThan(training.tolerance.adapter);
       }
     });
 
     test("dense: the loss and the gradients of the first step", async () => {
-      const model = await load(NF4);
-      decoded(model);
-      const adapters = adapt(model, initial, device);
-      const step = await stepOf(device, model, adapters, training.batches[0]!);
+      const loaded = await load(NF4);
+      decoded(loaded.model);
+      const tensors = await put(loaded, initial);
+      const step = await stepOf(device, loaded.model, tensors, training.batches[0]!);
       expect(Math.abs(step.loss - training.losses[0]!)).toBeLessThan(training.tolerance.loss);
       close(step);
     });
@@ -192,12 +193,13 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
           [EXACT_INT8, true],
           [INT8, false],
         ] as const) {
-          const model = await load(options);
-          if (dense) decoded(model);
+          const loaded = await load(options);
+          if (dense) decoded(loaded.model);
           // Adapters that peft has trained: with B at zero, gradients by A would be zero.
-          const adapters = adapt(model, ["peft", base, "training", "final"], device);
-          steps.push(await stepOf(device, model, adapters, training.batches[0]!));
-          model.dispose();
+          const tensors = await put(loaded, ["peft", base, "training", "final"]);
+          steps.push(await stepOf(device, loaded.model, tensors, training.batches[0]!));
+          adapters?.dispose();
+          loaded.model.dispose();
         }
         const [exact, want, coded] = steps as [Step, Step, Step];
         expect(Math.abs(exact.loss - want.loss)).toBeLessThan(training.tolerance.loss);
@@ -217,21 +219,20 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
       },
     );
 
-    test.runIf(full)("unwrap gives the base back, and wrapping costs no copy of it", async () => {
-      const model = await load(NF4);
+    test.runIf(full)("without its adapters the base is as it was, and they cost no copy of it", async () => {
+      const loaded = await load(NF4);
+      const { model } = loaded;
       const losses = async (): Promise<Float32Array> => {
         using loss = lossOf(device, model, training.batches[0]!);
         return loss.readFloats();
       };
       const before = await losses();
       const bytes = device.memory.live;
-      const adapters = adapt(model, ["peft", base, "training", "final"], device);
-      const added = [...adapters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
-      expect(device.memory.live - bytes).toBeLessThan(added + adapters.size * 1024);
+      const tensors = await put(loaded, ["peft", base, "training", "final"]);
+      const added = [...tensors.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
+      expect(device.memory.live - bytes).toBeLessThan(added + tensors.size * 1024);
       expect(off(await losses(), before)).toBeGreaterThan(0.1);
-      for (const parameter of model.parameters()) {
-        if ("product" in parameter && parameter.weight instanceof LoraWeight) parameter.unwrap();
-      }
+      adapters?.dispose();
       expect(device.memory.live).toBe(bytes);
       expect(off(await losses(), before)).toBe(0);
     });

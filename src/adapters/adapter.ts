@@ -1,0 +1,221 @@
+// One adapter on a model: its layers, by the modules that they are for, and how they get their first values. Putting them on the
+// model and taking them away again is set.ts.
+
+import type { Device } from "../core/device.js";
+import { OctavoError } from "../core/errors.js";
+import { Tensor } from "../core/tensor.js";
+import type { Architecture } from "../nn/architecture.js";
+import { normal, uniform } from "../nn/init.js";
+import type { Model } from "../nn/model.js";
+import { Embedding, Matrix, type Module, Parameter } from "../nn/module.js";
+import { constant } from "../nn/pending.js";
+import { denseScheme } from "../nn/weight.js";
+import { copyInto } from "../ops/copy.js";
+import type { LoraConfig } from "./config.js";
+import { isTransposed, type Target, type Targets } from "./targets.js";
+import { type Layer, magnitudes, type Role } from "./weight.js";
+
+/** A layer over the matrix of a module. */
+export interface Place {
+  readonly path: string;
+  readonly matrix: Matrix;
+  readonly role: Role;
+  readonly layer: Layer;
+  /** Of a whole matrix: files store it as [inputs, outputs]. */
+  readonly transposed?: boolean;
+}
+
+/** A norm's weight, or a bias, in place of the model's. */
+export interface Replaced {
+  /** The name of the model's. */
+  readonly name: string;
+  readonly base: Parameter;
+  readonly own: Parameter;
+}
+
+export interface Adapter {
+  readonly name: string;
+  readonly config: LoraConfig;
+  readonly places: readonly Place[];
+  /** Of modules that are saved whole: they work while the adapter does. */
+  readonly replaced: readonly Replaced[];
+  /** Biases of the model, which are the adapter's as long as it is there. */
+  readonly biases: readonly Replaced[];
+}
+
+/** A matrix or a vector of a module that is saved whole. */
+export interface WholePart {
+  readonly name: string;
+  readonly base: Parameter | Matrix;
+  readonly role: Role;
+  readonly transposed: boolean;
+}
+
+/** What an adapter needs of a model, with names as in files, before it has values. */
+export interface Blueprint {
+  readonly targets: readonly (Target & { readonly role: Role })[];
+  /** Matrices and vectors of modules that are saved whole, by their names. */
+  readonly whole: readonly WholePart[];
+  readonly biases: readonly { readonly name: string; readonly base: Parameter }[];
+}
+
+/** The parts of an adapter for these targets. @throws OctavoError for a matrix that other modules use in the same way */
+export function blueprintOf(model: Model, architecture: Architecture, { config, targets, saved }: Targets): Blueprint {
+  const whole = saved.flatMap(({ path, module }) =>
+    [...module.named_modules(path)].flatMap(([inner, part]) =>
+      Object.entries(part).flatMap(([field, base]): WholePart[] => {
+        if (!(base instanceof Parameter || base instanceof Matrix) || !base.filled) return [];
+        const name = `${inner}.${field}`;
+        return [{ name, base, role: roleOf(part), transposed: isTransposed(architecture, name) }];
+      }),
+    ),
+  );
+  const alone = usersOf(model);
+  for (const { path, module } of targets) alone(path, module.weight, roleOf(module));
+  for (const { name, base, role } of whole) if (base instanceof Matrix) alone(name, base, role);
+  const taken = new Set<unknown>(whole.map(({ base }) => base));
+  const adapted = new Set(targets.map(({ path }) => `${path}.bias`));
+  const { bias } = config.fields;
+  const biases = [...model.named_parameters()].flatMap(([name, base]) => {
+    if (bias === "none" || !(base instanceof Parameter) || !base.filled || taken.has(base)) return [];
+    if (!/(^|\.)bias$/.test(name) || (bias === "lora_only" && !adapted.has(name))) return [];
+    return [{ name, base }];
+  });
+  return { targets: targets.map((target) => ({ ...target, role: roleOf(target.module) })), whole, biases };
+}
+
+/** A check that only one module uses a matrix in a role: an adapter over it would change the others too. */
+function usersOf(model: Model): (path: string, matrix: Matrix, role: Role) => void {
+  const users = new Map<Matrix, Role[]>();
+  for (const [, module] of model.named_modules()) {
+    const { weight } = module as { weight?: unknown };
+    if (weight instanceof Matrix) users.set(weight, [...(users.get(weight) ?? []), roleOf(module)]);
+  }
+  return (path, matrix, role) => {
+    if (matrix.experts > 1) throw new OctavoError("ERR_UNSUPPORTED", `${path} holds experts, which take no adapter`);
+    if (users.get(matrix)!.filter((one) => one === role).length === 1) return;
+    throw new OctavoError(
+      "ERR_UNSUPPORTED",
+      `${path} shares its matrix with other modules, and takes no adapter of its own`,
+    );
+  };
+}
+
+function roleOf(module: Module): Role {
+  return module instanceof Embedding ? "lookup" : "product";
+}
+
+/** Shapes of A and B as they lie on the device (see LoraLayer). */
+export function shapesOf({ module, rank, role }: Blueprint["targets"][number]): {
+  readonly a: readonly [number, number];
+  readonly b: readonly [number, number];
+  readonly outputs: number;
+} {
+  const [N, K] = module.weight.shape;
+  return role === "product" ? { a: [rank, K], b: [N, rank], outputs: N } : { a: [N, rank], b: [K, rank], outputs: K };
+}
+
+/** Bytes that an adapter takes on the device. */
+export function bytesOf({ targets, whole, biases }: Blueprint, config: LoraConfig): number {
+  const size = (shape: readonly number[]): number => shape.reduce((n, one) => n * one, 4);
+  const layers = targets.map((target) => {
+    const { a, b, outputs } = shapesOf(target);
+    return size(a) + size(b) + (config.fields.use_dora ? 4 * outputs : 0);
+  });
+  const copies = [...whole, ...biases].map(({ base }) => size(base.shape));
+  return [...layers, ...copies].reduce((sum, bytes) => sum + bytes, 0);
+}
+
+/** The device of a parameter's values. */
+export function deviceOf(base: Parameter | Matrix): Device {
+  return base.tensors[0]!.device;
+}
+
+/** A new adapter with its first values: it changes nothing yet, unless `init_lora_weights` is false. @throws OutOfMemoryError */
+export function newAdapter(name: string, config: LoraConfig, blueprint: Blueprint): Adapter {
+  const made: Disposable[] = [];
+  const keep = <T extends { dispose(): void }>(one: T): T => {
+    made.push({ [Symbol.dispose]: () => one.dispose() });
+    return one;
+  };
+  try {
+    const places: Place[] = blueprint.targets.map((target) => {
+      const { path, module, scale, role } = target;
+      const [a, b] = firstValues(config, target).map((pending) => {
+        const parameter = keep(new Parameter(...pending.shape));
+        parameter.pending = pending;
+        parameter.to(deviceOf(module.weight));
+        return parameter;
+      }) as [Parameter, Parameter];
+      const plain = { kind: "lora", a, b, scale, dropout: config.fields.lora_dropout } as const;
+      const { inner } = module.weight;
+      const magnitude = config.fields.use_dora ? keep(new Parameter(magnitudes(inner!, plain, role))) : undefined;
+      return { path, matrix: module.weight, role, layer: { ...plain, magnitude } };
+    });
+    const replaced: Replaced[] = [];
+    for (const { name, base, role, transposed } of blueprint.whole) {
+      if (base instanceof Matrix) {
+        const matrix = keep(new Matrix(...base.shape));
+        const builder = denseScheme("f32", false).begin(deviceOf(base), base.shape, name);
+        using values = base.inner!.dense("f32");
+        builder.put(values, 0);
+        matrix.fill(builder.finish());
+        places.push({ path: name, matrix: base, role, layer: { kind: "whole", matrix }, transposed });
+      } else replaced.push({ name, base, own: keep(copyOf(base)) });
+    }
+    const biases = blueprint.biases.map(({ name, base }) => ({ name, base, own: keep(copyOf(base)) }));
+    return { name, config, places, replaced, biases };
+  } catch (error) {
+    for (const one of made) one[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** f32 values of a parameter in one of their own. */
+function copyOf(base: Parameter): Parameter {
+  const from = base.own!;
+  const own = new Parameter(Tensor.empty(from.device, from.shape, "f32", "adapter"));
+  copyInto(from, own.value);
+  return own;
+}
+
+/** The first values of A and B. */
+function firstValues({ fields }: LoraConfig, target: Blueprint["targets"][number]) {
+  const { a, b } = shapesOf(target);
+  const { init_lora_weights: init } = fields;
+  if (target.role === "lookup") {
+    return [init === false ? normal(a, 1) : constant(a, 0), normal(b, 1)];
+  }
+  const first = init === "gaussian" ? normal(a, 1 / target.rank) : uniform(a, 1 / Math.sqrt(a[1]));
+  return [first, init === false ? uniform(b, 1 / Math.sqrt(target.rank)) : constant(b, 0)];
+}
+
+/** Its parameters by the names that PEFT gives them in memory. */
+export function* parametersOf({ name, places, replaced, biases }: Adapter): Iterable<[string, Parameter | Matrix]> {
+  for (const { path, role, layer } of places) {
+    if (layer.kind === "whole") {
+      yield [inMemory(path, name), layer.matrix];
+      continue;
+    }
+    if (role === "product") {
+      yield [`${path}.lora_A.${name}.weight`, layer.a];
+      yield [`${path}.lora_B.${name}.weight`, layer.b];
+    } else {
+      yield [`${path}.lora_embedding_A.${name}`, layer.a];
+      yield [`${path}.lora_embedding_B.${name}`, layer.b];
+    }
+    if (layer.magnitude) yield [`${path}.lora_magnitude_vector.${name}.weight`, layer.magnitude];
+  }
+  for (const { name: base, own } of replaced) yield [inMemory(base, name), own];
+  for (const { name: base, own } of biases) yield [base, own];
+}
+
+/** "norm.weight" of the adapter x is "norm.modules_to_save.x.weight". */
+function inMemory(path: string, name: string): string {
+  const at = path.lastIndexOf(".");
+  return `${path.slice(0, at)}.modules_to_save.${name}${path.slice(at)}`;
+}
+
+export function disposeAdapter(adapter: Adapter): void {
+  for (const [, parameter] of parametersOf(adapter)) parameter.dispose();
+}

@@ -1,0 +1,347 @@
+// LoraConfig: what an adapter changes of a model and how, as adapter_config.json of PEFT says it. Fields, defaults and checks are
+// PEFT's (0.21). Which modules a config names is in targets.ts.
+
+import * as z from "zod";
+import { isWhole, listOf } from "../core/checks.js";
+import { entriesOf, FormatError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
+import { checkedLater, choice, flag, number, type Options, option, readOptions, such } from "../core/options.js";
+import { show } from "../core/show.js";
+import type { JsonObject } from "../sources/json.js";
+import { editJson, PythonFloat } from "../sources/json-edit.js";
+
+const isText = (value: unknown): value is string => typeof value === "string" && value !== "" && value.length <= 16_384;
+const isIndex = (value: unknown): value is number => isWhole(value);
+
+const texts = (wanted: string) =>
+  such<readonly string[] | string | null>(
+    (value) => value === null || isText(value) || listOf(value, isText) !== undefined,
+    wanted,
+  );
+
+const textOrNull = such<string | null>((value) => value === null || typeof value === "string", "text or null");
+
+/** An object whose values all pass. */
+function pattern(passes: (value: unknown) => boolean, wanted: string) {
+  return such<Readonly<Record<string, number>>>((value) => {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
+    const entries = Object.entries(value);
+    return entries.length <= 100_000 && entries.every(([key, one]) => isText(key) && passes(one));
+  }, wanted);
+}
+
+/** What an adapter is for, as PEFT names it. */
+export const TASK_TYPES = [
+  "SEQ_CLS",
+  "SEQ_2_SEQ_LM",
+  "CAUSAL_LM",
+  "TOKEN_CLS",
+  "QUESTION_ANS",
+  "FEATURE_EXTRACTION",
+] as const;
+export type TaskType = (typeof TASK_TYPES)[number];
+
+const RANK = "a whole number above 0";
+const isRank = (value: unknown): boolean => isWhole(value) && value > 0 && value < 2 ** 31;
+const isScale = (value: unknown): boolean => typeof value === "number" && Math.abs(value) < 1e30;
+
+/** The fields of a LoraConfig. */
+export const LORA = {
+  /** What the model is for; heads of classifiers are trained and saved with it. */
+  task_type: such<TaskType | null>(
+    (value) => value === null || (TASK_TYPES as readonly unknown[]).includes(value),
+    `one of ${TASK_TYPES.join(", ")}`,
+  ),
+  /** Only "LORA". */
+  peft_type: option<"LORA">(z.literal("LORA"), '"LORA"'),
+  /** What PEFT notes of the model's class; kept as it is. */
+  auto_mapping: such<object | null>((value) => typeof value === "object", "an object or null"),
+  peft_version: textOrNull,
+  /** The model that it was made for. Nothing is ever loaded from there by itself. */
+  base_model_name_or_path: textOrNull,
+  revision: textOrNull,
+  /** True for an adapter that is not trained. */
+  inference_mode: flag(),
+  /** Rank: inputs become r numbers, and those the outputs (default: 8). */
+  r: such<number>(isRank, RANK),
+  /**
+   * Names of modules or the ends of their paths, a regular expression for whole paths, or "all-linear"; by default those that PEFT
+   * has for the architecture.
+   */
+  target_modules: texts("names of modules, a regular expression, or null"),
+  /** Names or a regular expression of modules that are left out. */
+  exclude_modules: texts("names of modules, a regular expression, or null"),
+  /** The product is multiplied by lora_alpha / r (default: 8). */
+  lora_alpha: such<number>(isScale, "a number"),
+  /** While training, inputs of the adapter become 0 with this probability (default: 0). */
+  lora_dropout: number((value) => value >= 0 && value < 1, "a number of at least 0, below 1"),
+  /** True for matrices that files store as [inputs, outputs] (GPT-2); set by itself. */
+  fan_in_fan_out: flag(),
+  /** Which biases of the model are trained: "none" (default), "all", or those of the "lora_only" modules. */
+  bias: choice(["none", "all", "lora_only"]),
+  /** The product is multiplied by lora_alpha / sqrt(r) instead (Kalajdzievski 2023). */
+  use_rslora: flag(),
+  /** Ends of the paths of modules that are trained and saved whole. */
+  modules_to_save: such<readonly string[] | null>(
+    (value) => value === null || listOf(value, isText) !== undefined,
+    "a list of names, or null",
+  ),
+  /** First values: true (B is 0), "gaussian" (the same, A normal), or false (A and B random). */
+  init_lora_weights: such<boolean | "gaussian">(
+    (value) => typeof value === "boolean" || value === "gaussian",
+    'true, false or "gaussian"',
+    {
+      hint: "adapters that begin with a decomposition of the model's weights (PiSSA, OLoRA, LoftQ and others) are not supported",
+    },
+  ),
+  /** Numbers of the layers whose modules are targets. */
+  layers_to_transform: such<readonly number[] | number | null>(
+    (value) => value === null || isIndex(value) || listOf(value, isIndex) !== undefined,
+    "a number, a list of numbers, or null",
+  ),
+  /** What comes before the number of a layer in paths; by default any name. */
+  layers_pattern: texts("a name, a list of names, or null"),
+  /** Ranks of some modules, by a regular expression for the end of their paths; the first that matches counts. */
+  rank_pattern: pattern(isRank, `an object of ranks, each ${RANK}`),
+  /** The same for lora_alpha. */
+  alpha_pattern: pattern(isScale, "an object of numbers"),
+  /** Direction and magnitude of a weight apart: DoRA (Liu et al. 2024). */
+  use_dora: flag(),
+};
+
+/** Fields for kinds of adapters that are not here, with the value that asks for none of them, and the kind's name. */
+const OTHERS = {
+  alora_invocation_tokens: [null, "activated LoRA"],
+  arrow_config: [null, "Arrow routing"],
+  corda_config: [null, "CorDA"],
+  ensure_weight_tying: [false, "an adapter over tied weights"],
+  eva_config: [null, "EVA"],
+  kasa_config: [null, "KaSA"],
+  layer_replication: [null, "replicated layers"],
+  loftq_config: [{}, "LoftQ"],
+  lora_bias: [false, "a bias of B"],
+  lora_ga_config: [null, "LoRA-GA"],
+  megatron_config: [null, "Megatron"],
+  megatron_core: ["megatron.core", "Megatron"],
+  monteclora_config: [null, "MonteCLoRA"],
+  qalora_group_size: [16, "QALoRA"],
+  target_parameters: [null, "an adapter of bare parameters"],
+  trainable_token_indices: [null, "trainable rows of an embedding"],
+  use_bdlora: [null, "block-diagonal LoRA"],
+  use_qalora: [false, "QALoRA"],
+  velora_config: [null, "VeLoRA"],
+} as const satisfies Readonly<Record<string, readonly [unknown, string]>>;
+
+type Other = keyof typeof OTHERS;
+const OTHER_NAMES = Object.keys(OTHERS) as Other[];
+const OTHER_OPTIONS = Object.fromEntries(OTHER_NAMES.map((name) => [name, checkedLater()]));
+
+export interface LoraOptions extends Options<typeof LORA> {}
+
+/** The fields of a config, all of them set. */
+export interface LoraFields {
+  readonly task_type: TaskType | null;
+  readonly auto_mapping: object | null;
+  readonly peft_version: string;
+  readonly base_model_name_or_path: string | null;
+  readonly revision: string | null;
+  readonly inference_mode: boolean;
+  readonly r: number;
+  readonly target_modules: readonly string[] | string | null;
+  readonly exclude_modules: readonly string[] | string | null;
+  readonly lora_alpha: number;
+  readonly lora_dropout: number;
+  readonly fan_in_fan_out: boolean;
+  readonly bias: "none" | "all" | "lora_only";
+  readonly use_rslora: boolean;
+  readonly modules_to_save: readonly string[] | null;
+  readonly init_lora_weights: boolean | "gaussian";
+  readonly layers_to_transform: readonly number[] | number | null;
+  readonly layers_pattern: readonly string[] | string | null;
+  readonly rank_pattern: Readonly<Record<string, number>>;
+  readonly alpha_pattern: Readonly<Record<string, number>>;
+  readonly use_dora: boolean;
+}
+
+/** The layout of files that is written. */
+const PEFT_VERSION = "0.21.0";
+
+const DEFAULTS: LoraFields = {
+  task_type: null,
+  auto_mapping: null,
+  peft_version: PEFT_VERSION,
+  base_model_name_or_path: null,
+  revision: null,
+  inference_mode: false,
+  r: 8,
+  target_modules: null,
+  exclude_modules: null,
+  lora_alpha: 8,
+  lora_dropout: 0,
+  fan_in_fan_out: false,
+  bias: "none",
+  use_rslora: false,
+  modules_to_save: null,
+  init_lora_weights: true,
+  layers_to_transform: null,
+  layers_pattern: null,
+  rank_pattern: {},
+  alpha_pattern: {},
+  use_dora: false,
+};
+
+/** True for a value by which no adapter of another kind is asked for. */
+function asksNothing(name: Other, value: unknown): boolean {
+  return value === OTHERS[name][0] || saysNothing(value);
+}
+
+/** null, false, and what is empty. */
+function saysNothing(value: unknown): boolean {
+  try {
+    return (
+      value === null || value === false || (typeof value === "object" && Object.keys(value as object).length === 0)
+    );
+  } catch {
+    return false; // a proxy
+  }
+}
+
+/** Nothing of the caller's runs later. @throws OptionError */
+function copied(fields: object): object {
+  try {
+    return structuredClone(fields);
+  } catch (cause) {
+    throw new OptionError("LoraConfig: a field cannot be read", { cause });
+  }
+}
+
+export class LoraConfig {
+  readonly peft_type = "LORA";
+  /** All fields by their names. */
+  readonly fields: LoraFields;
+  readonly #own = true;
+
+  /** True for a config itself, which a proxy of one is not. */
+  static is(value: unknown): value is LoraConfig {
+    return typeof value === "object" && value !== null && #own in value && value.#own;
+  }
+
+  /** @throws OptionError for unknown fields and wrong values; OctavoError for a kind of adapter that is not supported */
+  constructor(options: LoraOptions = {}) {
+    const given = readOptions("LoraConfig", { ...LORA, ...OTHER_OPTIONS }, options) as Record<string, unknown>;
+    for (const name of OTHER_NAMES) {
+      if (given[name] === undefined || asksNothing(name, given[name])) continue;
+      throw new OctavoError("ERR_UNSUPPORTED", `LoraConfig: ${name} is set, and ${OTHERS[name][1]} is not supported`, {
+        details: { option: name },
+      });
+    }
+    const known = Object.entries(given).filter(([name]) => name in DEFAULTS);
+    const fields = copied({ ...DEFAULTS, ...Object.fromEntries(known) }) as LoraFields;
+    this.fields = { ...fields, peft_version: fields.peft_version ?? PEFT_VERSION };
+    const { target_modules, layers_to_transform, layers_pattern } = fields;
+    const named = typeof target_modules === "string" && target_modules.toLowerCase() !== "all-linear";
+    for (const [option, value] of Object.entries({ layers_to_transform, layers_pattern })) {
+      if (!named || value === null) continue;
+      throw new OptionError(`LoraConfig: ${option} cannot be used where target_modules is a regular expression`, {
+        details: { option },
+        hint: "put the numbers of the layers into the expression",
+      });
+    }
+    if (layers_pattern !== null && layers_to_transform === null) {
+      throw new OptionError("LoraConfig: layers_pattern needs layers_to_transform", {
+        details: { option: "layers_pattern" },
+      });
+    }
+  }
+
+  get r(): number {
+    return this.fields.r;
+  }
+
+  get lora_alpha(): number {
+    return this.fields.lora_alpha;
+  }
+
+  get target_modules(): readonly string[] | string | null {
+    return this.fields.target_modules;
+  }
+
+  get task_type(): TaskType | null {
+    return this.fields.task_type;
+  }
+
+  /** The same with other fields. @throws as the constructor */
+  with(changes: LoraOptions): LoraConfig {
+    return new LoraConfig({ ...this.fields, ...changes });
+  }
+
+  /** The fields of adapter_config.json, sorted; those of other kinds have the values by which they do nothing. */
+  to_dict(): Record<string, unknown> {
+    const others = Object.fromEntries(OTHER_NAMES.map((name) => [name, OTHERS[name][0]]));
+    const all: Record<string, unknown> = { ...others, ...this.fields, peft_type: this.peft_type };
+    // Python keeps these two as sets, whose order is arbitrary.
+    for (const name of ["target_modules", "exclude_modules"]) {
+      if (Array.isArray(all[name])) all[name] = [...(all[name] as string[])].sort();
+    }
+    return Object.fromEntries(Object.entries(all).sort(([a], [b]) => (a < b ? -1 : 1)));
+  }
+
+  /** The text of adapter_config.json, as Python's json writes it. */
+  to_json_string(): string {
+    const fields = this.to_dict();
+    const text = editJson("{}", { ...fields, lora_dropout: new PythonFloat(this.fields.lora_dropout) });
+    // Python writes ASCII alone.
+    return text.replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  }
+}
+
+/**
+ * The config in an adapter_config.json.
+ * @param warn hears of keys that say nothing
+ * @throws FormatError for wrong values; UnsupportedModelError for adapters of other kinds, named
+ */
+export function configFromJson(json: JsonObject, file: string, warn: (message: string) => void): LoraConfig {
+  const { peft_type, runtime_config: _, ...fields } = json;
+  if (peft_type !== "LORA") {
+    throw new UnsupportedModelError(`${file}: an adapter of kind ${show(peft_type)} is not supported, only LORA is`, {
+      details: { file, key: "peft_type", got: show(peft_type) },
+    });
+  }
+  const given: Record<string, unknown> = { peft_type };
+  for (const [name, value] of Object.entries(fields)) {
+    if (name in LORA || name in OTHERS) {
+      if (name === "peft_version" && value === null) continue;
+      given[name] = value;
+    } else if (saysNothing(value)) {
+      warn(`${file}: ${name} is not known here, and says nothing`);
+    } else {
+      throw new UnsupportedModelError(`${file}: ${show(name)} is not known here, and is ${show(value)}`, {
+        details: { file, key: name },
+        hint: "a newer version of PEFT wrote this adapter",
+      });
+    }
+  }
+  try {
+    return new LoraConfig(given as LoraOptions);
+  } catch (error) {
+    if (!(error instanceof OctavoError)) throw error;
+    const options = { details: { ...error.details, file }, hint: error.hint, cause: error };
+    const message = `${file}: ${error.message.split("\n")[0]}`;
+    throw error.code === "ERR_UNSUPPORTED"
+      ? new UnsupportedModelError(message, options)
+      : new FormatError(message, options);
+  }
+}
+
+/** A config as callers give it: one of ours, or its fields. @throws OptionError, as the constructor */
+export function loraConfig(call: string, given: unknown): LoraConfig {
+  if (LoraConfig.is(given)) return given;
+  try {
+    return new LoraConfig(Object.fromEntries(entriesOf(call, given)) as LoraOptions);
+  } catch (error) {
+    if (!(error instanceof OptionError)) throw error;
+    throw new OptionError(`${call}: ${error.message.split("\n")[0]}`, {
+      details: error.details,
+      hint: error.hint ?? "pass new LoraConfig({ r, lora_alpha, target_modules })",
+    });
+  }
+}

@@ -1,0 +1,283 @@
+// Adapters into the stored weights, and out of them again. What is stored as codes is decoded, changed and quantized anew, which adds
+// an error of its own: it is measured. The weights before are freed: taking adapters out subtracts them, up to rounding.
+
+import { FormatError, OctavoError } from "../core/errors.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import { Matrix, type Parameter } from "../nn/module.js";
+import type { FloatDType, Scheme, Weight } from "../nn/weight.js";
+import { add } from "../ops/add.js";
+import { contiguous } from "../ops/copy.js";
+import { multiply } from "../ops/gated.js";
+import { scale } from "../ops/scale.js";
+import { sumRows } from "../ops/sum-rows.js";
+import { taping } from "../ops/tape.js";
+import type { Adapter, Place } from "./adapter.js";
+import type { Adapters } from "./set.js";
+import { type LoraLayer, merged, mergeFactor, type Role, unmerged, type WholeLayer } from "./weight.js";
+
+/** What quantizing merged weights anew has cost. */
+export interface MergeError {
+  /** Path of the module. */
+  readonly module: string;
+  /** How it is stored. */
+  readonly scheme: string;
+  /** Root mean square of the error beside that of the weights. */
+  readonly error: number;
+  /** The same beside what the adapters changed: at 1 their change is drowned. */
+  readonly of_change: number;
+}
+
+interface Step {
+  readonly layer: LoraLayer;
+  readonly factor: Tensor | undefined;
+}
+
+/** Layers that are in a matrix, in order. */
+interface Merged {
+  readonly role: Role;
+  readonly steps: readonly Step[];
+}
+
+/** Squares to be read: of the error, of the weights, of the change. */
+interface Measured {
+  readonly module: string;
+  readonly scheme: string;
+  readonly sums: readonly Tensor[];
+}
+
+export class Merging {
+  readonly #adapters: Adapters;
+  readonly #merged = new Map<Matrix, Merged>();
+
+  constructor(adapters: Adapters) {
+    this.#adapters = adapters;
+    adapters.onDispose = () => this.keep();
+  }
+
+  /** Names of the adapters in the stored weights. */
+  get names(): readonly string[] {
+    return [...this.#adapters.choice.merged];
+  }
+
+  /** Those of `names` that are not in the weights yet, and the layers of each matrix. */
+  #work(names: readonly string[]): { readonly added: readonly Adapter[]; readonly work: Map<Matrix, Place[]> } {
+    const added = names.filter((name) => !this.names.includes(name)).map((name) => this.#adapters.get(name));
+    return { added, work: groupsOf(added) };
+  }
+
+  /**
+   * Checks that adapters can be merged, and changes nothing.
+   * @param safe look for values that would be no numbers; always with float16
+   * @param over their whole modules are to become the model's as well
+   * @throws OctavoError for matrices that two modules share, or kinds of codes that nothing is quantized to; FormatError for weights
+   * that would be no numbers; OutOfMemoryError
+   */
+  async check(names: readonly string[], safe: boolean, over: boolean): Promise<void> {
+    const { work } = this.#work(names);
+    this.#check(work.keys());
+    if (over) this.#check(names.flatMap((name) => wholeOf(this.#adapters.get(name)).map(({ matrix }) => matrix)));
+    for (const [matrix, places] of work) {
+      if (safe || matrix.inner!.tensors[0]!.dtype === "f16") await this.#checkNumbers(matrix, places);
+    }
+  }
+
+  /**
+   * Merges adapters, in this order. What that cost is measured after it is done.
+   * @throws as `check`; the weights are then as they were
+   */
+  merge(names: readonly string[]): Promise<readonly MergeError[]> {
+    const { added, work } = this.#work(names);
+    this.#check(work.keys());
+    const done: (readonly [Matrix, readonly Place[]])[] = [];
+    const measured: Measured[] = [];
+    try {
+      for (const [matrix, places] of work) {
+        const one = taping(undefined, () => this.#mergeInto(matrix, places));
+        done.push([matrix, places]);
+        if (one) measured.push(one);
+      }
+    } catch (error) {
+      for (const [matrix, places] of done) this.#takeOut(matrix, places.length);
+      for (const { sums } of measured) for (const sum of sums) sum.dispose();
+      throw error;
+    }
+    this.#adapters.holds([...this.names, ...added.map(({ name }) => name)]);
+    return Promise.all(measured.map(errorOf));
+  }
+
+  /** Takes all adapters out of the stored weights. */
+  unmerge(): void {
+    for (const [matrix, { steps }] of [...this.#merged]) this.#takeOut(matrix, steps.length);
+    this.#adapters.holds([]);
+  }
+
+  /** Lets the stored weights be as they are: they are the model's now. */
+  keep(): void {
+    for (const { steps } of this.#merged.values()) for (const { factor } of steps) factor?.dispose();
+    this.#merged.clear();
+    this.#adapters.holds([]);
+  }
+
+  /** @throws OctavoError */
+  #check(matrices: Iterable<Matrix>): void {
+    const users = new Map<Matrix, string[]>();
+    for (const [path, module] of this.#adapters.model.named_modules()) {
+      const { weight } = module as { weight?: unknown };
+      if (weight instanceof Matrix) users.set(weight, [...(users.get(weight) ?? []), path]);
+    }
+    for (const matrix of matrices) {
+      const paths = users.get(matrix) ?? [];
+      if (paths.length > 1) {
+        throw new OctavoError(
+          "ERR_UNSUPPORTED",
+          `${paths.join(" and ")} share a matrix: an adapter of one is not merged`,
+        );
+      }
+      if (matrix.inner!.alike) continue;
+      throw new OctavoError(
+        "ERR_UNSUPPORTED",
+        `${paths[0]} is stored as ${matrix.inner!.scheme}, to which nothing is quantized`,
+        {
+          hint: "dequantize() turns it into floats, with which adapters can be merged",
+        },
+      );
+    }
+  }
+
+  async #checkNumbers(matrix: Matrix, places: readonly Place[]): Promise<void> {
+    const { dtype } = matrix.inner!.tensors[0]!;
+    // What is no number stays none when it is multiplied by 0.
+    using sum = taping(undefined, () =>
+      scope(() => {
+        let rows = matrix.inner!.dense("f32");
+        for (const { layer, role } of places) rows = merged(rows, layer as LoraLayer, role);
+        const stored = dtype === "f16" ? contiguous(contiguous(rows, "f16"), "f32") : rows;
+        return sumRows(scale(stored, 0).view(-1, 1));
+      }),
+    );
+    if (Number.isFinite((await sum.readFloats())[0])) return;
+    throw new FormatError(`the weights of ${places[0]!.path} would be no numbers if the adapter were merged`, {
+      details: { module: places[0]!.path },
+      hint: "the adapter seems to be broken, or too large for float16",
+    });
+  }
+
+  #mergeInto(matrix: Matrix, places: readonly Place[]): Measured | undefined {
+    const { inner } = matrix;
+    const { role } = places[0]!;
+    const steps: Step[] = [];
+    const result = scope(() => {
+      const before = inner!.dense("f32");
+      let rows = before;
+      for (const place of places) {
+        const layer = place.layer as LoraLayer;
+        const factor = mergeFactor(rows, layer, role)?.keep();
+        steps.push({ layer, factor });
+        rows = merged(rows, layer, role, factor);
+      }
+      const weight = storedAs(inner!, rows, places[0]!.path);
+      const sums = inner!.scheme === "dense" ? [] : measure(weight, rows, before);
+      return { weight, sums };
+    });
+    matrix.refill(result.weight);
+    const known = this.#merged.get(matrix)?.steps ?? [];
+    this.#merged.set(matrix, { role, steps: [...known, ...steps] });
+    if (result.sums.length === 0) return undefined;
+    for (const sum of result.sums) sum.keep();
+    return { module: places[0]!.path, scheme: inner!.scheme, sums: result.sums };
+  }
+
+  /** Takes the last `count` layers out of a matrix. */
+  #takeOut(matrix: Matrix, count: number): void {
+    const { role, steps } = this.#merged.get(matrix)!;
+    const { inner } = matrix;
+    const weight = taping(undefined, () =>
+      scope(() => {
+        let rows = inner!.dense("f32");
+        for (const { layer, factor } of steps.slice(steps.length - count).reverse()) {
+          rows = unmerged(rows, layer, role, factor);
+        }
+        return storedAs(inner!, rows, "unmerged");
+      }),
+    );
+    matrix.refill(weight);
+    for (const { factor } of steps.slice(steps.length - count)) factor?.dispose();
+    const left = steps.slice(0, steps.length - count);
+    if (left.length > 0) this.#merged.set(matrix, { role, steps: left });
+    else this.#merged.delete(matrix);
+  }
+
+  /** The modules that adapters have whole become the model's, as `check` allows. */
+  takeOver(names: readonly string[]): void {
+    for (const name of names) {
+      const adapter = this.#adapters.get(name);
+      for (const { matrix, layer, path } of wholeOf(adapter)) {
+        const { inner } = matrix;
+        const rows = layer.matrix.weight.dense("f32");
+        try {
+          matrix.refill(taping(undefined, () => storedAs(inner!, rows, path)));
+        } finally {
+          rows.dispose();
+        }
+      }
+      for (const { base, own } of [...adapter.replaced, ...adapter.biases]) takeValue(base, own);
+    }
+  }
+}
+
+function wholeOf({ places }: Adapter): readonly (Place & { readonly layer: WholeLayer })[] {
+  return places.filter((place): place is Place & { readonly layer: WholeLayer } => place.layer.kind === "whole");
+}
+
+/** The value of a parameter in the dtype of another, which gets it. */
+function takeValue(base: Parameter, own: Parameter): void {
+  const dtype = base.own!.dtype as FloatDType;
+  const value = taping(undefined, () => scope(() => contiguous(own.value, dtype).alias()));
+  base.fill(value);
+}
+
+/** Layers by their matrices, in the order of the adapters. */
+function groupsOf(adapters: readonly Adapter[]): Map<Matrix, Place[]> {
+  const groups = new Map<Matrix, Place[]>();
+  for (const { places } of adapters) {
+    for (const place of places) {
+      if (place.layer.kind === "whole") continue;
+      groups.set(place.matrix, [...(groups.get(place.matrix) ?? []), place]);
+    }
+  }
+  return groups;
+}
+
+/** `rows`, f32[N,K], stored as a weight is. */
+function storedAs(like: Weight, rows: Tensor, label: string): Weight {
+  const scheme = like.alike as Scheme;
+  const builder = scheme.begin(rows.device, like.shape, label);
+  try {
+    builder.put(rows, 0);
+    return builder.finish();
+  } catch (error) {
+    builder[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Sums of squares: of what quantizing changed, of the weights, of what the adapters changed. */
+function measure(weight: Weight, wanted: Tensor, before: Tensor): Tensor[] {
+  const squares = (x: Tensor): Tensor => sumRows(sumRows(multiply(x, x)).view(-1, 1));
+  return [
+    squares(add(weight.dense("f32"), scale(wanted, -1))),
+    squares(wanted),
+    squares(add(wanted, scale(before, -1))),
+  ];
+}
+
+async function errorOf({ module, scheme, sums }: Measured): Promise<MergeError> {
+  try {
+    const [error = 0, weights = 0, change = 0] = await Promise.all(
+      sums.map(async (sum) => (await sum.readFloats())[0]!),
+    );
+    return { module, scheme, error: Math.sqrt(error / weights), of_change: Math.sqrt(error / change) };
+  } finally {
+    for (const sum of sums) sum.dispose();
+  }
+}

@@ -1,0 +1,252 @@
+// The adapters of a model: which there are, which work, and what their parameters are. All changes are recorded at once, and a change
+// that fails leaves the model as it was.
+
+import { OptionError } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
+import { scope, Tensor } from "../core/tensor.js";
+import type { Architecture } from "../nn/architecture.js";
+import type { Model } from "../nn/model.js";
+import type { Matrix, Parameter } from "../nn/module.js";
+import { type Adapter, blueprintOf, bytesOf, deviceOf, disposeAdapter, newAdapter, parametersOf } from "./adapter.js";
+import type { LoraConfig } from "./config.js";
+import { targetsOf } from "./targets.js";
+import { Adapted, type Choice } from "./weight.js";
+
+/** The name by which rows of a batch have no adapter. */
+export const BASE = "__base__";
+
+/** A name that can be part of a parameter's name, and of a folder's path. @throws OptionError */
+export function adapterName(value: unknown): string {
+  const fits = typeof value === "string" && /^[^./\\:\p{C}]{1,200}$/u.test(value) && value !== BASE;
+  if (fits) return value;
+  throw new OptionError(`an adapter's name is a word without dots and slashes, got ${show(value)}`, {
+    details: { option: "adapter_name" },
+  });
+}
+
+interface State extends Choice {
+  active: readonly string[];
+  enabled: boolean;
+  merged: ReadonlySet<string>;
+  training: boolean;
+  rows: ReadonlyMap<string, Tensor> | undefined;
+}
+
+export class Adapters {
+  readonly model: Model;
+  readonly architecture: Architecture;
+  /** Called before all adapters are freed. */
+  onDispose: (() => void) | undefined;
+  readonly #adapters = new Map<string, Adapter>();
+  readonly #state: State = { active: [], enabled: true, merged: new Set(), training: false, rows: undefined };
+
+  constructor(model: Model, architecture: Architecture) {
+    this.model = model;
+    this.architecture = architecture;
+  }
+
+  get names(): readonly string[] {
+    return [...this.#adapters.keys()];
+  }
+
+  get size(): number {
+    return this.#adapters.size;
+  }
+
+  get choice(): Choice {
+    return this.#state;
+  }
+
+  /** @throws OptionError if there is no such adapter */
+  get(name: unknown): Adapter {
+    const adapter = typeof name === "string" ? this.#adapters.get(name) : undefined;
+    if (adapter) return adapter;
+    if (this.size === 0) throw noAdapters();
+    throw new OptionError(`adapter with name ${show(name)} not found`, {
+      details: { option: "adapter_name" },
+      hint: `there are ${listed(this.names)}`,
+    });
+  }
+
+  /** @throws OptionError if the name is taken or no name */
+  free(name: unknown): string {
+    const fit = adapterName(name);
+    if (!this.#adapters.has(fit)) return fit;
+    throw new OptionError(`adapter with name ${show(fit)} already exists`, {
+      details: { option: "adapter_name" },
+      hint: "use another name, or delete_adapter() first",
+    });
+  }
+
+  /** Makes an adapter with first values, and puts it on the model; it does not work yet. @throws as `put`, targetsOf */
+  add(given: unknown, config: LoraConfig): Adapter {
+    const name = this.free(given);
+    const targets = targetsOf(this.model, this.architecture, config);
+    this.checkConfig(targets.config);
+    const blueprint = blueprintOf(this.model, this.architecture, targets);
+    const [first] = blueprint.targets;
+    deviceOf(first!.module.weight).arena.checkRoom(bytesOf(blueprint, config), `the adapter ${name}`);
+    const adapter = newAdapter(name, targets.config, blueprint);
+    this.put(adapter, !config.fields.inference_mode);
+    return adapter;
+  }
+
+  /** Only one adapter of a model may have its biases, as in PEFT. @throws OptionError */
+  checkConfig({ fields }: LoraConfig): void {
+    if (fields.bias === "none") return;
+    const other = [...this.#adapters.values()].find(({ biases }) => biases.length > 0);
+    if (other) {
+      throw new OptionError(`bias: ${fields.bias} cannot be used: the biases are those of the adapter ${other.name}`, {
+        details: { option: "bias" },
+      });
+    }
+  }
+
+  /**
+   * Puts an adapter on the model, which frees it from now on, also if this fails; it does not work yet.
+   * @param trainable its parameters ask for gradients
+   * @throws OptionError if its name or the biases are taken by now
+   */
+  put(adapter: Adapter, trainable: boolean): void {
+    try {
+      this.free(adapter.name);
+      this.checkConfig(adapter.config);
+    } catch (error) {
+      disposeAdapter(adapter);
+      throw error;
+    }
+    this.#adapters.set(adapter.name, adapter);
+    try {
+      for (const { matrix, role, layer } of adapter.places) adapted(matrix, this.#state).set(adapter.name, role, layer);
+      if (trainable) for (const [, parameter] of parametersOf(adapter)) parameter.requires_grad_();
+    } catch (error) {
+      this.delete(adapter.name);
+      throw error;
+    }
+    for (const { base, own } of adapter.biases) base.replaceBy(own);
+    this.#apply();
+  }
+
+  /** From now on these adapters work, and no others. @throws OptionError */
+  activate(names: readonly unknown[]): void {
+    const active = names.map((name) => this.get(name).name);
+    if (new Set(active).size < active.length) {
+      throw new OptionError(`set_adapter: a name is given twice in ${listed(active)}`);
+    }
+    this.#state.active = active;
+    this.#apply();
+  }
+
+  enable(on: boolean): void {
+    if (this.size === 0) throw noAdapters();
+    this.#state.enabled = on;
+    this.#apply();
+  }
+
+  train(on: boolean): void {
+    this.#state.training = on;
+  }
+
+  /** Says that the stored weights hold these adapters now. */
+  holds(names: readonly string[]): void {
+    this.#state.merged = new Set(names);
+  }
+
+  /** Takes an adapter off the model and frees it. */
+  delete(name: string): void {
+    const adapter = this.#adapters.get(name);
+    if (!adapter) return;
+    this.#adapters.delete(name);
+    this.#state.active = this.#state.active.filter((one) => one !== name);
+    for (const { matrix } of adapter.places) {
+      const { weight } = matrix;
+      if (weight instanceof Adapted && !weight.remove(name)) matrix.unwrap();
+    }
+    for (const { base } of [...adapter.replaced, ...adapter.biases]) base.replaceBy(undefined);
+    this.#apply();
+    disposeAdapter(adapter);
+  }
+
+  /** Parameters of all adapters by the names that PEFT gives them. */
+  *named_parameters(): Iterable<[string, Parameter | Matrix]> {
+    for (const adapter of this.#adapters.values()) yield* parametersOf(adapter);
+  }
+
+  /** Bytes on the device. */
+  get nbytes(): number {
+    let bytes = 0;
+    for (const [, parameter] of this.named_parameters()) bytes += parameter.nbytes;
+    return bytes;
+  }
+
+  /**
+   * Runs `body`, which records a pass over a batch, with an adapter for each row.
+   * @throws OptionError for names that are not there, another number of them, or adapters that are not for single rows
+   */
+  perRow<T>(names: readonly unknown[], rows: number, body: () => T): T {
+    if (names.length !== rows) {
+      throw new OptionError(`adapter_names: there are ${names.length} names for ${rows} rows`, {
+        details: { option: "adapter_names" },
+      });
+    }
+    if (this.#state.merged.size > 0) {
+      throw new OptionError("adapter_names cannot be used while adapters are merged", {
+        hint: "unmerge_adapter() first",
+      });
+    }
+    const used = [...new Set(names.filter((name) => name !== BASE))].map((name) => this.get(name));
+    for (const { name, config, replaced, places, biases } of used) {
+      const whole = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind === "whole");
+      if (!whole && !config.fields.use_dora) continue;
+      throw new OptionError(`adapter_names: ${name} is not for single rows, as it has whole modules, biases or DoRA`, {
+        details: { option: "adapter_names" },
+      });
+    }
+    const { device } = this.model;
+    const run = (): T => {
+      const masks = used.map(({ name }) => {
+        const mask = Float32Array.from(names, (one) => Number(one === name));
+        return [name, Tensor.from(device!, mask, [rows], "f32", "rows")] as const;
+      });
+      this.#state.rows = new Map(masks);
+      this.#apply();
+      try {
+        return body();
+      } finally {
+        this.#state.rows = undefined;
+        this.#apply();
+      }
+    };
+    return scope(run as () => never) as T;
+  }
+
+  /** Puts vectors of modules that are saved whole in the place of the model's, or takes them away. */
+  #apply(): void {
+    const { active, enabled, rows } = this.#state;
+    const adapters = [...this.#adapters.values()];
+    for (const { replaced } of adapters) for (const { base } of replaced) base.replaceBy(undefined);
+    if (!enabled || rows) return;
+    for (const name of active) {
+      for (const { base, own } of this.#adapters.get(name)?.replaced ?? []) base.replaceBy(own);
+    }
+  }
+
+  dispose(): void {
+    this.onDispose?.();
+    for (const name of this.names) this.delete(name);
+  }
+}
+
+/** The matrix's weight with adapters over it. */
+function adapted(matrix: Matrix, choice: Choice): Adapted {
+  const { weight } = matrix;
+  if (weight instanceof Adapted) return weight;
+  matrix.wrap((base) => new Adapted(base, choice));
+  return matrix.weight as Adapted;
+}
+
+export function noAdapters(): OptionError {
+  return new OptionError("no adapter loaded: please load an adapter first", {
+    hint: "await model.load_adapter(folder)",
+  });
+}

@@ -1,0 +1,52 @@
+// What a causal language model learns from: the label of each position's next one, and the mean loss over those that count.
+
+import { OptionError, ShapeError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
+import { scale } from "../ops/scale.js";
+import { sumRows } from "../ops/sum-rows.js";
+import { type Batch, type Ids, table } from "./inputs.js";
+
+export interface NextLabels {
+  /** i32[B·T] */
+  readonly targets: Int32Array;
+  /** How many of them count. */
+  readonly count: number;
+}
+
+/**
+ * Targets i32[B·T] of logits at each position, from the labels of a batch: the label of the next position, and none of the last one.
+ * @throws ShapeError, OptionError for labels outside the vocabulary, or if none counts
+ */
+export function nextLabels({ rows, steps }: Batch, labels: Ids, vocab: number): NextLabels {
+  const all = table("labels", labels);
+  if (all.length !== rows || all.some((row) => row.length !== steps)) {
+    throw new ShapeError(`labels must have the shape of input_ids, [${rows}, ${steps}]`);
+  }
+  const targets = new Int32Array(rows * steps).fill(IGNORED);
+  let count = 0;
+  all.forEach((row, r) => {
+    row.forEach((label, t) => {
+      if (label !== IGNORED && !(Number.isSafeInteger(label) && label >= 0 && label < vocab)) {
+        throw new OptionError(`labels[${r}][${t}] is ${show(label)}; they are ids 0 to ${vocab - 1}, or ${IGNORED}`);
+      }
+      if (t === 0 || label === IGNORED) return;
+      targets[r * steps + t - 1] = label;
+      count++;
+    });
+  });
+  if (count > 0) return { targets, count };
+  throw new OptionError("labels: none of them counts, so there is no loss", {
+    hint: "the first token of a row has no prediction: a row needs two",
+  });
+}
+
+/** The mean loss of logits [B,T,V] against targets, [1]. */
+export function lossOf(logits: Tensor, { targets, count }: NextLabels): Tensor {
+  return scope(() => {
+    const rows = targets.length;
+    const { loss } = crossEntropy(logits.view(rows, -1), Tensor.from(logits.device, targets, [rows]));
+    return scale(sumRows(loss.view(rows, 1)), 1 / count);
+  });
+}

@@ -1,0 +1,99 @@
+// PEFT's own names: PeftModel, get_peft_model and prepare_model_for_kbit_training. What they give is the model itself, whose methods
+// (adapter-methods.ts) are those of a PeftModel.
+
+import { type LoraConfig, type LoraOptions, loraConfig, type TaskType } from "../adapters/config.js";
+import { OptionError } from "../core/errors.js";
+import { type Options, readOptions, such } from "../core/options.js";
+import { show } from "../core/show.js";
+import type { Model } from "../nn/model.js";
+import type { LoadAdapterOptions } from "./adapter-options.js";
+import { LoadedModel } from "./base.js";
+
+/** Heads that are trained and saved with an adapter, as they have no trained values yet. */
+const HEADS: { readonly [T in TaskType]?: readonly string[] } = {
+  SEQ_CLS: ["classifier", "score"],
+  TOKEN_CLS: ["classifier", "score"],
+  QUESTION_ANS: ["qa_outputs"],
+};
+
+/** @throws OptionError for what is no loaded model */
+function loaded<M extends LoadedModel<Model>>(call: string, model: M): M {
+  if (LoadedModel.is(model)) return model;
+  throw new OptionError(`${call}: expected a model, got ${show(model)}`, {
+    hint: "await AutoModelForCausalLM.from_pretrained(name)",
+  });
+}
+
+/** Models with adapters. */
+export class PeftModel {
+  /** @throws OptionError: users get theirs from from_pretrained or get_peft_model */
+  constructor(..._: readonly unknown[]) {
+    throw new OptionError("a PeftModel is not made by its constructor", {
+      hint: "await PeftModel.from_pretrained(model, folder), or get_peft_model(model, config)",
+    });
+  }
+
+  /** Models that got their adapters from PeftModel or get_peft_model are instances. */
+  static [Symbol.hasInstance](value: unknown): boolean {
+    return LoadedModel.is(value) && value.isPeft;
+  }
+
+  /**
+   * Puts an adapter on a model: model.load_adapter. The result is the model itself.
+   * @param options `is_trainable` and `adapter_name` among them
+   * @throws as load_adapter
+   */
+  static async from_pretrained<M extends LoadedModel<Model>>(
+    model: M,
+    which: string | URL,
+    options: LoadAdapterOptions = {},
+  ): Promise<M> {
+    const base = loaded("PeftModel.from_pretrained", model);
+    await base.load_adapter(which, options);
+    return base.asPeft();
+  }
+}
+
+const GET_PEFT = {
+  /** What the adapter is called (default: "default"). */
+  adapter_name: such<string>((value) => typeof value === "string", "a name"),
+};
+
+/**
+ * Adds a new adapter to a model, to be trained. Heads of classifiers are trained with it, as the config's `task_type` says. The result
+ * is the model itself.
+ * @throws as model.add_adapter
+ */
+export function get_peft_model<M extends LoadedModel<Model>>(
+  model: M,
+  config: LoraConfig | LoraOptions,
+  options: Options<typeof GET_PEFT> | string = {},
+): M {
+  const base = loaded("get_peft_model", model);
+  const name = typeof options === "string" ? options : readOptions("get_peft_model", GET_PEFT, options).adapter_name;
+  const read = loraConfig("get_peft_model", config);
+  const { task_type, modules_to_save } = read.fields;
+  const heads = (task_type && HEADS[task_type]) ?? [];
+  const saved = [...new Set([...(modules_to_save ?? []), ...heads])];
+  base.add_adapter(saved.length > 0 ? read.with({ modules_to_save: saved }) : read, name ?? "default");
+  return base.asPeft();
+}
+
+const KBIT = {
+  /** Only false: activations are always kept for the backward pass. */
+  use_gradient_checkpointing: such<false>((value) => value === false, "false", {
+    hint: "activations are kept for the backward pass; leave it out",
+  }),
+};
+
+/**
+ * The model itself: nothing in it asks for gradients, and what is in 16 bits needs no copy in 32, as sums are f32 anyway.
+ * @throws OptionError
+ */
+export function prepare_model_for_kbit_training<M extends LoadedModel<Model>>(
+  model: M,
+  options: Options<typeof KBIT> = {},
+): M {
+  readOptions("prepare_model_for_kbit_training", KBIT, options);
+  return loaded("prepare_model_for_kbit_training", model);
+}

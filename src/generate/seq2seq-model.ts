@@ -43,6 +43,7 @@ import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionS
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
+import { asksTranscript, type SpeechCall, type SpeechOutput, Transcription, timestampRule } from "./transcribe.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
@@ -145,7 +146,10 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   ): Promise<GenerateOutput>;
   generate(inputs: Inputs<Seq2SeqGenerateOptions>, options?: After<Seq2SeqGenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
-    const prepared = this.#prepare("generate", given);
+    const asked = this.#read("generate", given);
+    const transcription = this.#transcription(asked);
+    if (transcription) return this.#transcribe(transcription, asked);
+    const prepared = this.#prepare("generate", asked);
     const known = await this.#withLanguages(prepared);
     const copies = rowsPerPrompt(known.config.beams);
     const { config, decoder, options } = known;
@@ -199,7 +203,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   ): AsyncGenerator<TextStep>;
   stream(inputs: Inputs<Seq2SeqStreamOptions>, options?: After<Seq2SeqStreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
-    const prepared = this.#prepare("stream", given);
+    const prepared = this.#prepare("stream", this.#read("stream", given));
     return prepared.languages ? this.#streamAfter(prepared) : this.#stream(prepared);
   }
 
@@ -230,13 +234,57 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
   }
 
-  #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
+  #read(call: "generate" | "stream", given: readonly unknown[]): Prepared["options"] {
     this.checkUsable();
-    const { module } = this;
-    const speech = module.features;
+    const speech = this.module.features;
     const [generating, streaming] = speech ? [SPEECH_GENERATE, SPEECH_STREAM] : [SEQ2SEQ_GENERATE, SEQ2SEQ_STREAM];
     const table = call === "stream" ? streaming : generating;
-    const options: Prepared["options"] = readCall(call, table as typeof SEQ2SEQ_GENERATE, given, speech?.name);
+    return readCall(call, table as typeof SEQ2SEQ_GENERATE, given, speech?.name);
+  }
+
+  /** How sound is transcribed that a call asks more of than the text of one window; undefined for other calls. */
+  #transcription(options: SpeechCall): Transcription | undefined {
+    const { features } = this.module;
+    if (!features) return undefined;
+    const { mels, frames = 0 } = features.fixed;
+    const sound = readFeatures(options.input_features, { ...features, fixed: { mels: mels! } });
+    if (!asksTranscript(options, this.generation_config, sound.shape[2]!, frames)) return undefined;
+    if (options.decoder_input_ids !== undefined) {
+      throw new OptionError("decoder_input_ids starts one text; a transcript may have several windows, and times", {
+        details: { option: "decoder_input_ids" },
+        hint: "pass language, task and prompt_ids",
+      });
+    }
+    return new Transcription(this as LoadedModel<Seq2SeqLM>, options, sound);
+  }
+
+  async #transcribe(transcription: Transcription, options: SpeechCall): Promise<number[][] | GenerateOutput> {
+    const { language, task } = options;
+    const { times: return_timestamps, rows } = transcription;
+    const start = this.#start(rows, { language, task, return_timestamps });
+    const { max_positions } = this.module.geometry;
+    const cache_dtype = cacheDType(this.dtype);
+    this.#checkRoom(rows, this.module.encoder_positions!, max_positions, cache_dtype);
+    if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
+    warnOfDefaultLength("generate", options, this.generation_config);
+    this.hold();
+    try {
+      const { decoder, languages } = start;
+      const { device, module } = this;
+      const begun = languages
+        ? await withLanguages(device, module, await transcription.first(), decoder, languages)
+        : decoder;
+      return await transcription.run(begun);
+    } finally {
+      await this.release();
+    }
+  }
+
+  #prepare(call: "generate" | "stream", given: Prepared["options"]): Prepared {
+    const { module } = this;
+    let options = given;
+    const { return_timestamps = this.generation_config.return_timestamps } = options as SpeechOptions;
+    const times = call === "stream" && module.features !== undefined && Boolean(return_timestamps);
     const { vocab } = module.geometry;
     const read = this.#encoder(options);
     const shape = encodedShape(module, read);
@@ -244,10 +292,14 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     refuseTwoStarts(options);
     const { decoder, languages }: SpeechStart =
       begun === undefined
-        ? this.#start(shape.rows, options as SpeechOptions)
+        ? this.#start(shape.rows, { ...(options as SpeechOptions), return_timestamps: times })
         : { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids") };
     this.#checkRows(read, decoder);
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
+    if (times) {
+      const rule = timestampRule(this as LoadedModel<Seq2SeqLM>, config);
+      options = { ...options, logits_processor: [rule, ...(options.logits_processor ?? [])] };
+    }
     const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
@@ -259,17 +311,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
     this.#checkPositions(tokens, "lower max_new_tokens");
-    const copies = rowsPerPrompt(config.beams);
-    const bytes =
-      cacheBytes(cacheShape(module, decoder.rows * copies, tokens, cache_dtype)) +
-      cacheBytes({
-        layers: module.cross_layers,
-        rows: shape.rows * copies,
-        capacity: shape.steps,
-        dtype: cache_dtype,
-      });
-    checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
-    if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
+    this.#checkRoom(decoder.rows * rowsPerPrompt(config.beams), shape.steps, tokens, cache_dtype);
+    if (given.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return {
       encoder,
@@ -282,6 +325,13 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       options,
       attention: this.attending(),
     };
+  }
+
+  #checkRoom(rows: number, steps: number, tokens: number, dtype: CacheDType): void {
+    const { module } = this;
+    const cross = { layers: module.cross_layers, rows, capacity: steps, dtype };
+    const bytes = cacheBytes(cacheShape(module, rows, tokens, dtype)) + cacheBytes(cross);
+    checkRoom(this, bytes, tokens, `caches of ${steps} and ${tokens} tokens`);
   }
 
   /** What the encoder reads. @throws ShapeError, OptionError */
@@ -372,6 +422,11 @@ function refuseTwoStarts(options: { readonly decoder_input_ids?: unknown } & Spe
   });
 }
 
+/** Options with which a transcript comes with its times. */
+type AsTimed =
+  | { readonly return_segments: true }
+  | { readonly return_token_timestamps: true }
+  | { readonly return_timestamps: "word" };
 type SpeechInputs = InputsNamed<SpeechGenerateOptions, "input_features">;
 type SpeechAfter = After<SpeechGenerateOptions, "input_features">;
 
@@ -379,12 +434,17 @@ type SpeechAfter = After<SpeechGenerateOptions, "input_features">;
 export interface PreTrainedSpeechSeq2Seq extends Omit<PreTrainedSeq2SeqLM, "forward" | "generate" | "stream"> {
   /** @throws as that of PreTrainedSeq2SeqLM */
   forward(options: SpeechForwardOptions): Seq2SeqOutput;
-  /** @throws as that of PreTrainedSeq2SeqLM */
-  generate(options: SpeechGenerateOptions & AsDict): Promise<GenerateOutput>;
+  /**
+   * Transcribes. The text of one window is that of PreTrainedSeq2SeqLM: the decoder's start, and the new tokens. With times, for sound
+   * of several windows, and with the options about windows (speech-options.ts), it is as transformers 5 gives it: the new tokens of all
+   * segments, with neither the start nor the end's token.
+   * @throws as that of PreTrainedSeq2SeqLM; ConfigError for files that lack what times need
+   */
+  generate(options: SpeechGenerateOptions & (AsDict | AsTimed)): Promise<SpeechOutput>;
   generate(options: SpeechGenerateOptions): Promise<number[][]>;
   /** The same with the options after the inputs. */
-  generate(inputs: SpeechInputs, options: SpeechAfter & AsDict): Promise<GenerateOutput>;
-  generate(inputs: SpeechInputs & AsDict, options: SpeechAfter): Promise<GenerateOutput>;
+  generate(inputs: SpeechInputs, options: SpeechAfter & (AsDict | AsTimed)): Promise<SpeechOutput>;
+  generate(inputs: SpeechInputs & (AsDict | AsTimed), options: SpeechAfter): Promise<SpeechOutput>;
   generate(inputs: SpeechInputs, options?: SpeechAfter): Promise<number[][]>;
   /** @throws as that of PreTrainedSeq2SeqLM */
   stream(options: SpeechTextStreamOptions): AsyncGenerator<TextStep>;

@@ -60,6 +60,7 @@ function packed(batch: Batch): Batch & { lengths: readonly number[] } {
  * Keys and values of the encoder's output for every row of a batch, without padding. The caller disposes the cache.
  * @param beams rows of the decoder that read the same text
  * @param attention how it is computed; by default as the model has it
+ * @param also gets the encoder's output f32[B,S,hidden], in the scope that frees it
  * @throws OutOfMemoryError
  */
 export function encodeInto(
@@ -69,6 +70,7 @@ export function encodeInto(
   cache_dtype: LoopOptions["cache_dtype"],
   beams = 1,
   attention?: LoopOptions["attention"],
+  also: (hidden: Tensor) => void = () => {},
 ): CrossCache {
   const text = "ids" in batch ? packed(batch) : undefined;
   const { rows, steps } = text ?? encodedShape(model, batch);
@@ -85,6 +87,7 @@ export function encodeInto(
       const { pass, hidden } = encodeBatch(device, model, text ?? batch, attention && { attention });
       using _ = pass;
       model.writeCross(hidden, cross);
+      also(hidden);
       return undefined;
     });
     if (beams > 1) cross.reorder(Array.from({ length: shape.rows }, (_, row) => row - (row % beams)));

@@ -13,8 +13,8 @@ import { endingOf } from "./ending.js";
 import { type FeatureBatch, hosted } from "./features.js";
 import { type Batch, numbersOf, promptsOf, readMask } from "./inputs.js";
 import type { GenerateOutput, SPEECH_GENERATE } from "./options.js";
-import type { HostProcessor } from "./processors/host-processor.js";
 import { WhisperTimeStampLogitsProcessor } from "./processors/host/timestamps.js";
+import type { HostProcessor } from "./processors/host-processor.js";
 import { type Segment, segmentsOf } from "./segments.js";
 import { WINDOWS } from "./speech-options.js";
 import { alignmentHeads, Windows, type WindowText } from "./window.js";
@@ -43,7 +43,11 @@ const MEDIAN = 7;
 const OF_STEPS = ["streamer", "output_scores", "output_logits", "prompt_lookup_num_tokens"] as const;
 
 /** A field of generation_config.json, if the caller does not set it. */
-function fieldOf<T>(options: SpeechCall, file: ConfigJson, name: keyof SpeechCall & keyof typeof WINDOWS): T | undefined {
+function fieldOf<T>(
+  options: SpeechCall,
+  file: ConfigJson,
+  name: keyof SpeechCall & keyof typeof WINDOWS,
+): T | undefined {
   return (options[name] ?? file[name] ?? undefined) as T | undefined;
 }
 
@@ -164,7 +168,10 @@ export class Transcription {
     return return_timestamps === "word" || return_token_timestamps === true;
   }
 
-  #thresholds(): Record<"compression_ratio_threshold" | "logprob_threshold" | "no_speech_threshold", number | undefined> {
+  #thresholds(): Record<
+    "compression_ratio_threshold" | "logprob_threshold" | "no_speech_threshold",
+    number | undefined
+  > {
     const of = (name: keyof typeof WINDOWS): number | undefined =>
       fieldOf(this.#options, this.#model.generation_config, name);
     return {
@@ -195,7 +202,11 @@ export class Transcription {
       refuse("no_speech_threshold", "no_speech_threshold: this model's files name no token of silence");
     }
     if (no_speech_threshold !== undefined && logprob_threshold === undefined) {
-      refuse("no_speech_threshold", "no_speech_threshold counts only below logprob_threshold", "pass logprob_threshold: -1");
+      refuse(
+        "no_speech_threshold",
+        "no_speech_threshold counts only below logprob_threshold",
+        "pass logprob_threshold: -1",
+      );
     }
   }
 
@@ -285,7 +296,7 @@ export class Transcription {
       const parts = active.map((row) => ({
         ...this.#prompt(row),
         number: row.number,
-        positions: masked ? Math.max(1, Math.floor((this.#sounds(row) - row.seek) / stride)) : Number.POSITIVE_INFINITY,
+        positions: masked ? this.#positions(row, stride) : Number.POSITIVE_INFINITY,
       }));
       const longest = parts.reduce((most, { prompt }) => Math.max(most, prompt.length), 0);
       const limit = this.#newTokens(longest);
@@ -311,6 +322,15 @@ export class Transcription {
       }
     }
     return this.#output(rows);
+  }
+
+  /**
+   * Positions of the encoder's output that hold sound. Behind the sound's end nothing is said; if the model hears it all the same, the
+   * times are those that transformers reads from such a window without its last positions.
+   */
+  #positions(row: Row, stride: number): number {
+    const left = Math.floor((this.#sounds(row) - row.seek) / stride);
+    return Math.max(1, left >= 0 ? left : this.#model.module.encoder_positions! + 2 * left);
   }
 
   /** The first window of each row of the features. */

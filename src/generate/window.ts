@@ -1,9 +1,9 @@
 // One window of sound: its text, tried at one temperature after the other until it is good enough, and what is known of it: how
 // likely and how repetitive it is, whether anybody speaks, and when each token is said.
 
+import { isWhole, listOf } from "../core/checks.js";
 import type { Device } from "../core/device.js";
 import { ConfigError, throwIfAborted } from "../core/errors.js";
-import { isWhole, listOf } from "../core/checks.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
@@ -234,7 +234,11 @@ export class Windows {
   }
 
   #decoding(hidden: Tensor, row: number, steps: number, capture_attentions: boolean) {
-    const positions = Tensor.from(this.#device, Int32Array.from({ length: steps }, (_, t) => t), [1, steps]);
+    const positions = Tensor.from(
+      this.#device,
+      Int32Array.from({ length: steps }, (_, t) => t),
+      [1, steps],
+    );
     const encoded = { hidden: hidden.narrow(0, row, 1) };
     return this.#model.pass({ positions, encoded }, { capture_attentions });
   }
@@ -248,7 +252,10 @@ export class Windows {
     const weights: Tensor[] = [];
     scope(() => {
       using pass = this.#decoding(hidden, row, steps, true);
-      this.#model.hidden(pass, Tensor.from(this.#device, Int32Array.from([...prompt, ...ids.slice(0, -1)]), [1, steps]));
+      this.#model.hidden(
+        pass,
+        Tensor.from(this.#device, Int32Array.from([...prompt, ...ids.slice(0, -1)]), [1, steps]),
+      );
       const layers = pass.take_attentions("cross");
       for (const [layer, head] of alignment_heads!) {
         const own = layers[layer]!.select(0, 0).select(0, head).narrow(0, prompt.length, count);
@@ -305,7 +312,10 @@ export function alignmentHeads(value: unknown, { layers, heads }: Seq2SeqLM["geo
   const found = listOf(value, isHead);
   if (found && found.length > 0) return found;
   const given = value === undefined || value === null ? "missing" : show(value);
-  throw new ConfigError(`generation_config.json: alignment_heads is ${given}: times of words need [layer, head] of some`, {
-    hint: "return_timestamps: true gives the times of segments",
-  });
+  throw new ConfigError(
+    `generation_config.json: alignment_heads is ${given}: times of words need [layer, head] of some`,
+    {
+      hint: "return_timestamps: true gives the times of segments",
+    },
+  );
 }

@@ -73,7 +73,12 @@ export function warped(costs: Float64Array, rows: number, columns: number): numb
  * @param positions how many positions hold sound
  * @param width of the median, odd
  */
-export function tokenTimes(heads: readonly HeadWeights[], positions: number, width: number, precision: number): number[] {
+export function tokenTimes(
+  heads: readonly HeadWeights[],
+  positions: number,
+  width: number,
+  precision: number,
+): number[] {
   const { tokens } = heads[0]!;
   const kept = Math.min(positions, heads[0]!.positions);
   const costs = new Float64Array(tokens * kept);

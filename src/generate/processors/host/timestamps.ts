@@ -29,9 +29,11 @@ export class WhisperTimeStampLogitsProcessor extends RowProcessor {
   /** @param begin_index tokens before the first new one @throws OptionError */
   constructor(generate_config: TimestampConfig, begin_index: number) {
     super();
-    const { no_timestamps_token_id, eos_token_id, max_initial_timestamp_index: latest } = Object(
-      generate_config,
-    ) as TimestampConfig;
+    const {
+      no_timestamps_token_id,
+      eos_token_id,
+      max_initial_timestamp_index: latest,
+    } = Object(generate_config) as TimestampConfig;
     this.timestamp_begin = wholeOf("no_timestamps_token_id", no_timestamps_token_id, 0) + 1;
     const ends = idsOf("eos_token_id", isList(eos_token_id) ? eos_token_id : [eos_token_id]);
     this.eos_token_id = ends.reduce((least, id) => Math.min(least, id), Number.POSITIVE_INFINITY);

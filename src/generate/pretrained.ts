@@ -90,6 +90,7 @@ export interface TaskHolders {
   "speech-seq2seq": PreTrainedSpeechSeq2Seq;
   ctc: PreTrainedFeatureModel<Logits>;
   "image-classification": PreTrainedFeatureModel<Logits>;
+  "audio-classification": PreTrainedFeatureModel<Logits>;
   clip: PreTrainedClipModel;
 }
 
@@ -111,6 +112,7 @@ const HOLDERS: {
   "speech-seq2seq": (...parts) => new PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
   ctc: (...parts) => new PreTrainedFeatureModel(...parts),
   "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
+  "audio-classification": (...parts) => new PreTrainedFeatureModel(...parts),
   clip: (...parts) => new PreTrainedClipModel(...parts),
 };
 

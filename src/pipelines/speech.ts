@@ -10,11 +10,11 @@ import { SPEECH_GENERATE } from "../generate/options.js";
 import type { PreTrainedSpeechSeq2Seq } from "../generate/seq2seq-model.js";
 import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import type { SpeechOutput } from "../generate/transcribe.js";
-import type { FeatureExtractor, SoundInput } from "../media/feature-extractor.js";
+import type { FeatureExtractor } from "../media/feature-extractor.js";
 import type { Logits } from "../nn/features.js";
 import { Times } from "../tokenizer/timed.js";
 import { withDefaults } from "./generation-defaults.js";
-import { forBatch, inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
+import { forBatch, inBatches, kind, type Parts, soundsOf, valuesOf } from "./kinds.js";
 import { type Transcript, transcriptOf, type WrittenChunk } from "./transcript.js";
 
 const seconds = (value: unknown): value is number => typeof value === "number" && value >= 0 && value < 86_400;
@@ -245,16 +245,6 @@ async function heard(
     timestamp: [at(one.start_offset), at(one.end_offset)] as const,
   }));
   return { text, chunks };
-}
-
-/** One sound or several: a list of numbers is samples. @throws OptionError */
-function soundsOf(inputs: unknown): { items: readonly SoundInput[]; many: boolean } {
-  const asSound = (value: unknown): SoundInput | undefined => {
-    const samples = isList(value) && typeof value[0] === "number";
-    const other = isText(value) || (typeof value === "object" && value !== null && !isList(value));
-    return samples || other ? (value as SoundInput) : undefined;
-  };
-  return listed(inputs, asSound, "samples, { raw, sampling_rate }, or a WAV file");
 }
 
 export const speechRecognition = kind({

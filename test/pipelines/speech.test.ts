@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
-import { AutoTokenizer } from "../../src/generate/auto.js";
+import { AutoFeatureExtractor, AutoModelForAudioClassification, AutoTokenizer } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import { pipeline } from "../../src/pipelines/node.js";
 import { type TranscriptOptions, transcriptOf } from "../../src/pipelines/transcript.js";
@@ -29,6 +29,7 @@ interface Cases {
     TranscriptOptions,
     "return_timestamps" | "return_language"
   > & { chunks?: object[] })[];
+  labelled: Record<string, { lengths: number[]; logits: number[][]; unmasked: number[][]; pipes: Heard[] }>;
   spelled: (Heard | { ids: number[]; text: string; char_offsets: object[]; word_offsets: object[] })[];
 }
 const cases = readJson<Cases>("speech", "cases.json");
@@ -94,4 +95,29 @@ test("transcripts of CTC", async () => {
     const input = { raw: sound(one.samples, 16_000), sampling_rate: 16_000 };
     expectNear(await pipe(input, one.options), one.found, JSON.stringify(one.options));
   }
+});
+
+test.each(["labels", "labels-weighted"])("labels of sound: %s", async (name) => {
+  const place = join(FIXTURES, "speech", name);
+  const { lengths, logits, unmasked, pipes } = cases.labelled[name]!;
+  const model = await AutoModelForAudioClassification.from_pretrained(place, { device, dtype: "float32" });
+  const ears = await AutoFeatureExtractor.from_pretrained(place);
+  const sounds = lengths.map((length, n) => sound(length, 16_000, 200 + 130 * n));
+  const { input_values, attention_mask } = await ears(sounds, { return_attention_mask: true });
+  for (const [mask, want] of [[attention_mask, logits] as const, [undefined, unmasked] as const]) {
+    const found = model.forward({ input_values: input_values!, attention_mask: mask }).logits;
+    expectNear([...(await found.readFloats())], want.flat());
+    found.dispose();
+  }
+  const pipe = await pipeline("audio-classification", model, { feature_extractor: ears });
+  for (const { samples, options, found } of pipes) {
+    expectNear(await pipe({ raw: sound(samples, 16_000), sampling_rate: 16_000 }, options), found);
+  }
+  const short = sound(3000, 16_000);
+  expect(await pipe([short, short.slice(0, 900)], { top_k: 1 })).toEqual([
+    await pipe(short, { top_k: 1 }),
+    await pipe(short.slice(0, 900), { top_k: 1 }),
+  ]);
+  await expect(pipe({ raw: [short, short], sampling_rate: 16_000 })).rejects.toThrow(/one channel/);
+  model.dispose();
 });

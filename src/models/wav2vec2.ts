@@ -105,13 +105,12 @@ class Wav2Vec2Model extends FeatureModel<Features> {
   layerStates(pass: Pass, samples: Tensor, real?: Tensor): Tensor {
     this.checkLength(samples.shape[1]!);
     return scope(() => {
-      let all: Tensor | undefined;
-      const keep = (h: Tensor, index: number): void => {
-        all ??= Tensor.empty(samples.device, [this.encoder.layers.length + 1, ...h.shape], "f32", "layers").keep();
-        copyInto(h, all.select(0, index));
-      };
-      this.#encoded(pass, this.#heard(samples), real, keep);
-      return all!;
+      const [batch = 0, length = 0] = samples.shape;
+      const shape = [this.encoder.layers.length + 1, batch, this.frames(length), ...this.masked_spec_embed.shape];
+      const all = Tensor.empty(samples.device, shape, "f32", "layers");
+      const read = (h: Tensor, index: number): void => copyInto(h, all.select(0, index));
+      this.#encoded(pass, this.#heard(samples), real, read);
+      return all;
     });
   }
 }

@@ -40,7 +40,8 @@ import {
   type TokenizerOptions,
 } from "./options.js";
 import { attentionOf, boundFor, boundsOf, placeOf, spreadOf } from "./python.js";
-import { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq } from "./seq2seq-model.js";
+import { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "./speech-model.js";
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
 

@@ -10,7 +10,7 @@ import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
-import { type After, type Inputs, type InputsNamed, readCall } from "./arguments.js";
+import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
@@ -32,10 +32,6 @@ import {
   SPEECH_FORWARD,
   SPEECH_GENERATE,
   SPEECH_STREAM,
-  type SpeechForwardOptions,
-  type SpeechGenerateOptions,
-  type SpeechStreamOptions,
-  type SpeechTextStreamOptions,
 } from "./options.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
@@ -43,7 +39,7 @@ import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionS
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
-import { asksTranscript, type SpeechCall, type SpeechOutput, Transcription, timestampRule } from "./transcribe.js";
+import { asksTranscript, type SpeechCall, Transcription, timestampRule } from "./transcribe.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
@@ -420,34 +416,4 @@ function refuseTwoStarts(options: { readonly decoder_input_ids?: unknown } & Spe
   throw new OptionError(`${option} and decoder_input_ids both say how the decoder starts: pass one of them`, {
     details: { option },
   });
-}
-
-/** Options with which a transcript comes with its times. */
-type AsTimed =
-  | { readonly return_segments: true }
-  | { readonly return_token_timestamps: true }
-  | { readonly return_timestamps: "word" };
-type SpeechInputs = InputsNamed<SpeechGenerateOptions, "input_features">;
-type SpeechAfter = After<SpeechGenerateOptions, "input_features">;
-
-/** A `PreTrainedSeq2SeqLM` whose encoder reads sound: `input_features` [B,mels,frames], as a feature extractor makes them. */
-export interface PreTrainedSpeechSeq2Seq extends Omit<PreTrainedSeq2SeqLM, "forward" | "generate" | "stream"> {
-  /** @throws as that of PreTrainedSeq2SeqLM */
-  forward(options: SpeechForwardOptions): Seq2SeqOutput;
-  /**
-   * Transcribes. The text of one window is that of PreTrainedSeq2SeqLM: the decoder's start, and the new tokens. With times, for sound
-   * of several windows, and with the options about windows (speech-options.ts), it is as transformers 5 gives it: the new tokens of all
-   * segments, with neither the start nor the end's token.
-   * @throws as that of PreTrainedSeq2SeqLM; ConfigError for files that lack what times need
-   */
-  generate(options: SpeechGenerateOptions & (AsDict | AsTimed)): Promise<SpeechOutput>;
-  generate(options: SpeechGenerateOptions): Promise<number[][]>;
-  /** The same with the options after the inputs. */
-  generate(inputs: SpeechInputs, options: SpeechAfter & (AsDict | AsTimed)): Promise<SpeechOutput>;
-  generate(inputs: SpeechInputs & (AsDict | AsTimed), options: SpeechAfter): Promise<SpeechOutput>;
-  generate(inputs: SpeechInputs, options?: SpeechAfter): Promise<number[][]>;
-  /** @throws as that of PreTrainedSeq2SeqLM */
-  stream(options: SpeechTextStreamOptions): AsyncGenerator<TextStep>;
-  stream(options: SpeechStreamOptions): AsyncGenerator<Step>;
-  [Symbol.asyncDispose](): Promise<void>;
 }

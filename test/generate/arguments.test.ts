@@ -6,7 +6,8 @@ import { OptionError } from "../../src/core/errors.js";
 import type { FeatureValues } from "../../src/generate/features.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import type { GenerateOutput } from "../../src/generate/options.js";
-import type { PreTrainedSeq2SeqLM, PreTrainedSpeechSeq2Seq } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSeq2SeqLM } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
 import type { SpeechOutput } from "../../src/generate/transcribe.js";
 import { onModel } from "../support/suites.js";
 

@@ -8,7 +8,7 @@ import { ConfigError, OptionError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
 import { AutoFeatureExtractor, AutoModelForSpeechSeq2Seq } from "../../src/generate/auto.js";
 import { WhisperTimeStampLogitsProcessor } from "../../src/generate/processors/host/index.js";
-import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
 import type { SpeechOutput } from "../../src/generate/transcribe.js";
 import { compressionRatio } from "../../src/generate/window.js";
 import type { FeatureExtractor, SoundFeatures } from "../../src/media/feature-extractor.js";

@@ -268,7 +268,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       const { decoder, languages } = start;
       const { device, module } = this;
       const begun = languages
-        ? await withLanguages(device, module, await transcription.first(), decoder, languages)
+        ? await withLanguages(device, module, await transcription.first(), decoder, languages, this.attending())
         : decoder;
       return await transcription.run(begun);
     } finally {

@@ -151,6 +151,7 @@ export class Transcription {
     const { median_filter_width } = config;
     this.#windows = new Windows(model.device, module, {
       ...this.#thresholds(),
+      attention: model.attending(),
       cache_dtype,
       logits_processor: [...(this.times ? [timestampRule(model, first)] : []), ...(options.logits_processor ?? [])],
       prefix_allowed_tokens_fn: options.prefix_allowed_tokens_fn,

@@ -9,6 +9,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import { contiguous } from "../ops/copy.js";
 import { beamSearch } from "./beams.js";
 import type { GenerationConfig } from "./config.js";
@@ -25,6 +26,7 @@ import { type HeadWeights, tokenTimes } from "./word-times.js";
 
 /** What every window of a call has in common. */
 export interface WindowOptions extends EndingOptions {
+  readonly attention: AttentionChoice;
   readonly cache_dtype: CacheDType;
   readonly logits_processor: readonly HostProcessor[];
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
@@ -140,8 +142,8 @@ export class Windows {
           cross?.dispose();
           cross = undefined;
           const keep = wants && !hidden ? (states: Tensor) => (hidden = states.alias().keep()) : undefined;
-          const { cache_dtype } = this.#options;
-          cross = encodeInto(this.#device, this.#model, features(left), cache_dtype, beams, keep);
+          const { cache_dtype, attention } = this.#options;
+          cross = encodeInto(this.#device, this.#model, features(left), cache_dtype, beams, attention, keep);
           encoded = key;
         }
         if (no_speech_threshold !== undefined) silence ??= await this.#silence(rows, hidden!);
@@ -172,7 +174,7 @@ export class Windows {
   }
 
   async #attempt(rows: readonly WindowRow[], cross: CrossCache, given: GenerationConfig): Promise<Attempt[]> {
-    const { logprob_threshold, cache_dtype, ends: start, signal, ...own } = this.#options;
+    const { logprob_threshold, cache_dtype, ends: start, signal, attention, ...own } = this.#options;
     const sums = logprob_threshold === undefined ? undefined : new LogSums(given.do_sample ? given.temperature : 1);
     const kept: Kept | undefined = sums && { scores: sums, logits: undefined };
     const { config, processors } = onHost(given, { ...own, kept }, []);
@@ -181,7 +183,7 @@ export class Windows {
     const ends = start();
     const { beams } = config;
     if (beams.num_beams > 1) {
-      const search = { config, beams, cache_dtype, ends, signal, processors, numbers, cross, kept };
+      const search = { config, beams, cache_dtype, ends, signal, processors, numbers, cross, kept, attention };
       const { texts, scores, rows: from } = await beamSearch(this.#device, this.#model, decoder, search);
       return texts.map((ids, n) => {
         // Scores of beams are sums of what processors left of log-probabilities, which need not be log-probabilities any more.
@@ -192,7 +194,7 @@ export class Windows {
     }
     const texts = rows.map((): { ids: number[]; sum: number } => ({ ids: [], sum: 0 }));
     const done = rows.map(() => false);
-    const loop = { config, cache_dtype, ends, signal, processors, numbers, cross };
+    const loop = { config, cache_dtype, ends, signal, processors, numbers, cross, attention };
     for await (const { token_ids, finished } of generateSteps(this.#device, this.#model, decoder, loop)) {
       for (const [row, text] of texts.entries()) {
         if (done[row]) continue;
@@ -240,7 +242,7 @@ export class Windows {
       [1, steps],
     );
     const encoded = { hidden: hidden.narrow(0, row, 1) };
-    return this.#model.pass({ positions, encoded }, { capture_attentions });
+    return this.#model.pass({ positions, encoded }, { capture_attentions, attention: this.#options.attention });
   }
 
   /** When each new token is said. The last one is not read by the decoder, and has the time of the one before. */

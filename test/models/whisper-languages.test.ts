@@ -72,7 +72,7 @@ test("a language and a task that the files name", async () => {
   expect(model.warnings).toEqual([]);
   const french = runs.find(({ options }) => options.language === "french")!;
   expect(await model.generate(common)).toEqual(french.sequences);
-  await expect(model.generate({ ...common, return_timestamps: true } as never)).rejects.toThrow(/timestamps/);
+  expect(await model.generate({ ...common, return_timestamps: true })).toHaveLength(2);
   model.dispose();
 });
 

@@ -1,6 +1,8 @@
 // Times between Whisper's words (Radford et al. 2022, section 2.3, and the reference decoder): which tokens may come where.
 
 import { isList } from "../../../core/checks.js";
+import { OptionError } from "../../../core/errors.js";
+import { show } from "../../../core/show.js";
 import type { HostState } from "../host-processor.js";
 import { idsOf, RowProcessor, wholeOf } from "./base.js";
 
@@ -13,6 +15,16 @@ export interface TimestampConfig {
   readonly eos_token_id: number | readonly number[];
   /** The latest first time, in steps after 0; undefined or null for any. */
   readonly max_initial_timestamp_index?: number | null | undefined;
+}
+
+/** A config's fields, each read once. @throws OptionError */
+function read(config: TimestampConfig): TimestampConfig {
+  try {
+    const { no_timestamps_token_id, eos_token_id, max_initial_timestamp_index } = config;
+    return { no_timestamps_token_id, eos_token_id, max_initial_timestamp_index };
+  } catch (cause) {
+    throw new OptionError(`generate_config must be an object, got ${show(config)}`, { cause });
+  }
 }
 
 /**
@@ -29,11 +41,7 @@ export class WhisperTimeStampLogitsProcessor extends RowProcessor {
   /** @param begin_index tokens before the first new one @throws OptionError */
   constructor(generate_config: TimestampConfig, begin_index: number) {
     super();
-    const {
-      no_timestamps_token_id,
-      eos_token_id,
-      max_initial_timestamp_index: latest,
-    } = Object(generate_config) as TimestampConfig;
+    const { no_timestamps_token_id, eos_token_id, max_initial_timestamp_index: latest } = read(generate_config);
     this.timestamp_begin = wholeOf("no_timestamps_token_id", no_timestamps_token_id, 0) + 1;
     const ends = idsOf("eos_token_id", isList(eos_token_id) ? eos_token_id : [eos_token_id]);
     this.eos_token_id = ends.reduce((least, id) => Math.min(least, id), Number.POSITIVE_INFINITY);

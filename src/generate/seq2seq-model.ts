@@ -255,12 +255,13 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async #transcribe(transcription: Transcription, options: SpeechCall): Promise<number[][] | GenerateOutput> {
-    const { language, task } = options;
+    const { language, task, num_beams = 1, num_return_sequences = 1 } = options;
     const { times: return_timestamps, rows } = transcription;
     const start = this.#start(rows, { language, task, return_timestamps });
     const { max_positions } = this.module.geometry;
     const cache_dtype = cacheDType(this.dtype);
-    this.#checkRoom(rows, this.module.encoder_positions!, max_positions, cache_dtype);
+    const copies = rows * num_beams * num_return_sequences;
+    this.#checkRoom(copies, this.module.encoder_positions!, max_positions, cache_dtype);
     if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength("generate", options, this.generation_config);
     this.hold();

@@ -1,8 +1,9 @@
 // Transcripts of sound of any length: window by window, each beginning where the times of the one before end (Radford et al. 2022,
 // section 3.8), with the results of transformers' WhisperGenerationMixin. What happens in a window is in window.ts.
 
+import { isWhole } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
-import type { Options } from "../core/options.js";
+import { type Options, problemWith } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type CacheDType, cacheDType } from "../nn/cache.js";
@@ -14,7 +15,7 @@ import { type FeatureBatch, hosted } from "./features.js";
 import { type Batch, numbersOf, promptsOf, readMask } from "./inputs.js";
 import type { GenerateOutput, SPEECH_GENERATE } from "./options.js";
 import { WhisperTimeStampLogitsProcessor } from "./processors/host/timestamps.js";
-import type { HostProcessor } from "./processors/host-processor.js";
+import { checkProcessors, type HostProcessor } from "./processors/host-processor.js";
 import { type Segment, segmentsOf } from "./segments.js";
 import { WINDOWS } from "./speech-options.js";
 import { alignmentHeads, Windows, type WindowText } from "./window.js";
@@ -42,13 +43,14 @@ const MEDIAN = 7;
 /** Options that say something of one window's steps. */
 const OF_STEPS = ["streamer", "output_scores", "output_logits", "prompt_lookup_num_tokens"] as const;
 
-/** A field of generation_config.json, if the caller does not set it. */
-function fieldOf<T>(
-  options: SpeechCall,
-  file: ConfigJson,
-  name: keyof SpeechCall & keyof typeof WINDOWS,
-): T | undefined {
-  return (options[name] ?? file[name] ?? undefined) as T | undefined;
+/** An option, or the field of generation_config.json in its place. @throws ConfigError for a field that is no such option */
+function fieldOf<T>(options: SpeechCall, file: ConfigJson, name: keyof typeof WINDOWS): T | undefined {
+  if (options[name] !== undefined) return options[name] as T;
+  const value = file[name] ?? undefined;
+  const problem = value === undefined ? undefined : problemWith(name, WINDOWS[name], value);
+  if (problem)
+    throw new ConfigError(`generation_config.json: ${problem.message}`, { hint: `pass ${name} to generate()` });
+  return value as T | undefined;
 }
 
 /** True where a call asks for more than the text of one window, or has more than one. */
@@ -145,6 +147,7 @@ export class Transcription {
     this.#begin = firstTime(file, vocab);
     this.#conditions = fieldOf(options, file, "condition_on_prev_tokens") ?? false;
     this.#check(vocab);
+    checkProcessors(options.logits_processor);
     const first = this.#config(0, 1, max_positions, undefined);
     const { cache_dtype = cacheDType(dtype) as CacheDType } = first;
     const words = this.#wordTimes();
@@ -255,10 +258,11 @@ export class Transcription {
   /** The tokens before a window of a row, and where in them its start is. */
   #prompt({ start, segments, conditioned }: Row): { readonly prompt: readonly number[]; readonly start: number } {
     const { prompt_ids, prompt_condition_type = "first-segment", suppress_tokens } = this.#options;
-    const { max_positions } = this.#model.module.geometry;
+    const { max_positions, vocab } = this.#model.module.geometry;
     const file = this.#model.generation_config;
     const suppressed = suppress_tokens ?? (file.suppress_tokens as readonly number[] | null | undefined) ?? [];
-    const previous = (file.prev_sot_token_id ?? suppressed.at(-2)) as number | undefined;
+    const named = file.prev_sot_token_id ?? suppressed.at(-2);
+    const previous = isWhole(named) && named < vocab ? named : undefined;
     const first = prompt_condition_type === "first-segment";
     const own = first && prompt_ids ? [prompt_ids.slice(prompt_ids[0] === previous ? 1 : 0)] : [];
     const texts = [...own, ...segments.map(({ tokens }) => this.#withoutDouble(tokens))];

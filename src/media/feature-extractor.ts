@@ -223,14 +223,23 @@ function samplesOf(list: unknown): Float32Array {
   return Float32Array.from(samples);
 }
 
-/** True for samples of several channels. */
-export function hasChannels(value: unknown): value is readonly unknown[] {
+/** True for sound whose samples are given as channels. */
+export function hasChannels(sound: unknown): boolean {
+  try {
+    const { samples, raw, array } = sound as Readonly<Record<string, unknown>>;
+    return areChannels(samples ?? raw ?? array);
+  } catch {
+    return false; // a proxy: refused where it is read
+  }
+}
+
+function areChannels(value: unknown): value is readonly unknown[] {
   return isList(value) && (isList(value[0]) || value[0] instanceof Float32Array);
 }
 
 /** Samples of one channel, or of two, averaged. @throws ShapeError: of more, nobody knows which axis is the channels */
 function mono(value: unknown): Float32Array {
-  if (!hasChannels(value)) return samplesOf(value);
+  if (!areChannels(value)) return samplesOf(value);
   if (value.length > 2) {
     throw new ShapeError(`sound has one or two channels, got ${value.length} lists`, {
       hint: "pass [channels][samples], or average the channels first",

@@ -171,8 +171,7 @@ export const audioClassification = kind({
     const { model, feature_extractor } = parts;
     const sounds: Float32Array[] = [];
     for (const item of items) {
-      const { samples, raw, array } = item as Readonly<Record<string, unknown>>;
-      if (hasChannels(samples ?? raw ?? array)) throw new ShapeError("audio-classification hears one channel");
+      if (hasChannels(item)) throw new ShapeError("audio-classification hears one channel");
       sounds.push(await feature_extractor.samples(item));
     }
     const found: Label[][] = [];

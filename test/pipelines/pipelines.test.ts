@@ -290,7 +290,12 @@ test("whatever is passed is done, or refused with a typed error", async () => {
         feature_extractor: here("ctc"),
       }),
       { samples: new Float32Array(1600), sampling_rate: 16_000 },
-      { chunk_length_s: 0.05, stride_length_s: [0.02, 0.01] },
+      { chunk_length_s: 0.05, stride_length_s: [0.02, 0.01], return_timestamps: "word" },
+    ],
+    [
+      await pipeline("audio-classification", join(FIXTURES, "speech", "labels"), { device }),
+      { raw: new Float32Array(800), sampling_rate: 16_000 },
+      { top_k: 2, function_to_apply: "none" },
     ],
   ] as const;
   for (const [pipe, input, options] of opened) {

@@ -44,8 +44,10 @@ export type { PromptProgress } from "./generate/prefill.js";
 export * from "./generate/processors/host/index.js";
 export type { HostProcessor, HostState } from "./generate/processors/host-processor.js";
 export type { AutoProcessors, Processor, ProcessorInputs, ProcessorOutputs } from "./generate/processors-auto.js";
-export { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
+export type { Segment } from "./generate/segments.js";
+export { PreTrainedSeq2SeqLM, type Seq2SeqOutput } from "./generate/seq2seq-model.js";
 export type { FinishReason } from "./generate/sequence.js";
+export type { PreTrainedSpeechSeq2Seq } from "./generate/speech-model.js";
 export {
   EosTokenCriteria,
   MaxLengthCriteria,
@@ -57,6 +59,7 @@ export {
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generate/streamers.js";
 export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";
+export type { SpeechOutput } from "./generate/transcribe.js";
 export { check_device_map, compute_module_sizes, type DeviceMap } from "./load/device-map/index.js";
 export type { MaxMemory } from "./load/device-map/memory.js";
 export type { ProgressEvent } from "./load/fill.js";
@@ -78,3 +81,10 @@ export type * from "./pipelines/index.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
 export type { BatchEncoding, Encoding, IntTensor, OffsetTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
+export type {
+  CharOffset,
+  TextOffset,
+  TextWithFrames,
+  TextWithOffsets,
+  WordOffset,
+} from "./tokenizer/timed.js";

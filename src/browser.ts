@@ -63,6 +63,10 @@ export const AutoModelForImageClassification: AutoClass<"image-classification"> 
   BROWSER,
   "image-classification",
 );
+export const AutoModelForAudioClassification: AutoClass<"audio-classification"> = /* @__PURE__ */ autoModel(
+  BROWSER,
+  "audio-classification",
+);
 export const AutoConfig: AutoConfigs = /* @__PURE__ */ autoConfig(BROWSER);
 export const AutoImageProcessor: AutoProcessors<ImageProcessor> = /* @__PURE__ */ autoImageProcessor(BROWSER);
 export const AutoFeatureExtractor: AutoProcessors<FeatureExtractor> = /* @__PURE__ */ autoFeatureExtractor(BROWSER);

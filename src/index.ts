@@ -6,6 +6,7 @@ export {
   AutoFeatureExtractor,
   AutoImageProcessor,
   AutoModel,
+  AutoModelForAudioClassification,
   AutoModelForCausalLM,
   AutoModelForCTC,
   AutoModelForImageClassification,

@@ -38,6 +38,10 @@ export const AutoModelForImageClassification: AutoClass<"image-classification"> 
   NODE,
   "image-classification",
 );
+export const AutoModelForAudioClassification: AutoClass<"audio-classification"> = autoModel(
+  NODE,
+  "audio-classification",
+);
 export const AutoConfig: AutoConfigs = autoConfig(NODE);
 export const AutoImageProcessor: AutoProcessors<ImageProcessor> = autoImageProcessor(NODE);
 export const AutoFeatureExtractor: AutoProcessors<FeatureExtractor> = autoFeatureExtractor(NODE);

@@ -2,6 +2,7 @@
 // changes the defaults; the caller's options win.
 
 import * as z from "zod";
+import { isWhole } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { flag, number, type Options, option, problemWith, whole } from "../core/options.js";
 import { listed, show } from "../core/show.js";
@@ -287,20 +288,38 @@ function beamsOf(
   };
 }
 
+type Lengths = Pick<GenerationOptions, "max_new_tokens" | "max_length">;
+
 /** True if nobody says how long a text may be, so that transformers' default length ends it. */
-function isDefaultLength(options: GenerationOptions, fromFile: ConfigJson): boolean {
+function isDefaultLength(options: Lengths, fromFile: ConfigJson): boolean {
   return ([options, fromFile] as const).every(
     ({ max_new_tokens, max_length }) => (max_new_tokens ?? max_length ?? undefined) === undefined,
   );
 }
 
 /** Warns once for each call that its texts end at the default length. */
-export function warnOfDefaultLength(call: string, options: GenerationOptions, fromFile: ConfigJson): void {
+export function warnOfDefaultLength(call: string, options: Lengths, fromFile: ConfigJson): void {
   if (!isDefaultLength(options, fromFile)) return;
   warnOnce(
     `${call}: max_new_tokens`,
     `${call}: without max_new_tokens a text ends at ${DEFAULT_MAX_LENGTH} tokens, its prompt included, as in Python`,
   );
+}
+
+/**
+ * The lengths of a call as they are given: new tokens if anybody limits them, else those of prompt and new tokens.
+ * Both are checked by `generationConfig`.
+ */
+export function givenLengths(
+  options: Lengths,
+  fromFile: ConfigJson,
+): { readonly max_new_tokens: number | undefined; readonly max_length: number } {
+  const own = options.max_new_tokens ?? (options.max_length === undefined ? fromFile.max_new_tokens : undefined);
+  const length = options.max_length ?? fromFile.max_length;
+  return {
+    max_new_tokens: isWhole(own) ? own : undefined,
+    max_length: isWhole(length) ? length : DEFAULT_MAX_LENGTH,
+  };
 }
 
 /** Throws the error for the source of the value: the caller or the file. */

@@ -15,7 +15,11 @@ import { FEATURE_FORWARD, type FeatureForwardOptions } from "./options.js";
 
 export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedModel<FeatureModel<O>> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
-  constructor(loaded: Loaded<"image-classification" | "ctc">, device: Device, ownsDevice: boolean) {
+  constructor(
+    loaded: Loaded<"image-classification" | "audio-classification" | "ctc">,
+    device: Device,
+    ownsDevice: boolean,
+  ) {
     super(loaded as never, device, ownsDevice);
   }
 

@@ -6,7 +6,7 @@ import type { Device } from "../core/device.js";
 import { OctavoError, OptionError, ShapeError } from "../core/errors.js";
 import { wholeList } from "../core/shape.js";
 import { shapeText, show } from "../core/show.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { FeatureInput } from "../nn/features.js";
 import { contiguous } from "../ops/copy.js";
 
@@ -26,6 +26,8 @@ export interface FeatureBatch {
   readonly shape: readonly number[];
   /** f32 on the device, in the caller's scope. */
   on(device: Device): Tensor;
+  /** The same on the host. */
+  values(): Promise<Float32Array>;
 }
 
 /** Elements of a batch at most: 4 GB. */
@@ -42,7 +44,7 @@ export function readFeatures(value: unknown, { name, dims, fixed }: FeatureInput
       hint: `pass ${name} of shape ${wanted}, as a processor makes them`,
     });
   }
-  const { shape: given, on } = laidOut(name, value, dims.length);
+  const { shape: given, on, values } = laidOut(name, value, dims.length);
   const shape = given.length === dims.length - 1 ? [1, ...given] : given;
   const fits = shape.length === dims.length && dims.every((dim, d) => (fixed[dim] ?? shape[d]) === shape[d]);
   if (!fits || shape.includes(0)) {
@@ -50,11 +52,22 @@ export function readFeatures(value: unknown, { name, dims, fixed }: FeatureInput
       details: { operand: name, expected: wanted, got: shapeText(given) },
     });
   }
-  return { shape, on: (device) => on(device).view(...shape) };
+  return { shape, on: (device) => on(device).view(...shape), values };
 }
 
 function laidOut(name: string, value: unknown, rank: number): FeatureBatch {
-  if (Tensor.is(value)) return { shape: value.shape, on: () => contiguous(value, "f32") };
+  if (Tensor.is(value)) {
+    const on = (): Tensor => contiguous(value, "f32");
+    const values = async (): Promise<Float32Array> => {
+      const tensor = scope(on);
+      try {
+        return await tensor.readFloats();
+      } finally {
+        if (tensor !== value) tensor.dispose();
+      }
+    };
+    return { shape: value.shape, on, values };
+  }
   try {
     if (isList(value) || isNumeric(value)) {
       const shape: number[] = [];
@@ -80,8 +93,9 @@ function laidOut(name: string, value: unknown, rank: number): FeatureBatch {
   throw new ShapeError(`${name} must be nested arrays of numbers, { data, shape } or a Tensor, got ${show(value)}`);
 }
 
-function hosted(values: Float32Array, shape: readonly number[]): FeatureBatch {
-  return { shape, on: (device) => Tensor.from(device, values, shape) };
+/** Features that are on the host. */
+export function hosted(values: Float32Array, shape: readonly number[]): FeatureBatch {
+  return { shape, on: (device) => Tensor.from(device, values, shape), values: async () => values };
 }
 
 /** Appends the numbers of nested lists; `shape` gets the lengths that the first list of each depth has. */

@@ -2,7 +2,6 @@
 // may hold are in config.ts, those that find a model in load/options.ts.
 
 import * as z from "zod";
-import { listOf } from "../core/checks.js";
 import { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
 import {
@@ -39,6 +38,7 @@ import type { PromptProgress } from "./prefill.js";
 import type { HostProcessor, PrefixAllowedTokens } from "./processors/host-processor.js";
 import { PYTHON, type PythonOptions } from "./python.js";
 import type { StepScores } from "./scores.js";
+import { STREAMED, TRANSCRIPTION, type TranscriptionOptions } from "./speech-options.js";
 import { isTokenizer, type Streamer } from "./streamers.js";
 import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
 
@@ -355,21 +355,6 @@ const SPEECH = {
   input_features: checkedLater<FeatureValues>(),
 };
 
-/** How a model of sound transcribes. */
-const TRANSCRIPTION = {
-  /**
-   * The language that is spoken, as "de", "<|de|>" or "German", or one for each row; by default the model finds it out for each
-   * row. Only for models that know several.
-   */
-  language: such<string | readonly string[]>(
-    (value) =>
-      typeof value === "string" || listOf(value, (one): one is string => typeof one === "string") !== undefined,
-    'a language such as "de" or "German", or a list of them',
-  ),
-  /** "transcribe", the default with `language`, or "translate" to English. */
-  task: choice(["transcribe", "translate"]),
-};
-
 /** Options about token ids that a model of sound does not have. */
 const OF_TEXT = ["input_ids", "token_type_ids"] as const;
 type OfText = (typeof OF_TEXT)[number];
@@ -385,16 +370,16 @@ export interface SpeechForwardOptions
 export const SPEECH_GENERATE = { ...omit(SEQ2SEQ_GENERATE, OF_TEXT), ...SPEECH, ...TRANSCRIPTION };
 
 export interface SpeechGenerateOptions
-  extends Omit<Seq2SeqGenerateOptions, OfText>,
+  extends Omit<Seq2SeqGenerateOptions, OfText | "temperature">,
     Needed<typeof SPEECH, "input_features">,
-    Options<typeof TRANSCRIPTION> {}
+    TranscriptionOptions {}
 
 /** All options of its stream. */
-export const SPEECH_STREAM = { ...omit(SEQ2SEQ_STREAM, OF_TEXT), ...SPEECH, ...TRANSCRIPTION };
+export const SPEECH_STREAM = { ...omit(SEQ2SEQ_STREAM, OF_TEXT), ...SPEECH, ...STREAMED };
 
 export interface SpeechStreamOptions
   extends Omit<Seq2SeqStreamOptions, OfText>,
     Needed<typeof SPEECH, "input_features">,
-    Options<typeof TRANSCRIPTION> {}
+    Options<typeof STREAMED> {}
 
 export type SpeechTextStreamOptions = SpeechStreamOptions & Needed<typeof RUN, "tokenizer">;

@@ -41,7 +41,8 @@ import {
   type TokenizerOptions,
 } from "./options.js";
 import { attentionOf, boundFor, boundsOf, placeOf, spreadOf } from "./python.js";
-import { PreTrainedSeq2SeqLM, type PreTrainedSpeechSeq2Seq } from "./seq2seq-model.js";
+import { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "./speech-model.js";
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
 
@@ -91,6 +92,7 @@ export interface TaskHolders {
   "speech-seq2seq": PreTrainedSpeechSeq2Seq;
   ctc: PreTrainedFeatureModel<Logits>;
   "image-classification": PreTrainedFeatureModel<Logits>;
+  "audio-classification": PreTrainedFeatureModel<Logits>;
   clip: PreTrainedClipModel;
 }
 
@@ -112,6 +114,7 @@ const HOLDERS: {
   "speech-seq2seq": (...parts) => new PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
   ctc: (...parts) => new PreTrainedFeatureModel(...parts),
   "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
+  "audio-classification": (...parts) => new PreTrainedFeatureModel(...parts),
   clip: (...parts) => new PreTrainedClipModel(...parts),
 };
 

@@ -10,7 +10,7 @@ import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
-import { type After, type Inputs, type InputsNamed, readCall } from "./arguments.js";
+import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
@@ -32,10 +32,6 @@ import {
   SPEECH_FORWARD,
   SPEECH_GENERATE,
   SPEECH_STREAM,
-  type SpeechForwardOptions,
-  type SpeechGenerateOptions,
-  type SpeechStreamOptions,
-  type SpeechTextStreamOptions,
 } from "./options.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
@@ -43,6 +39,7 @@ import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionS
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
 import { type TextStep, withTexts } from "./texts.js";
+import { asksTranscript, type SpeechCall, Transcription, timestampRule } from "./transcribe.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
@@ -145,7 +142,10 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   ): Promise<GenerateOutput>;
   generate(inputs: Inputs<Seq2SeqGenerateOptions>, options?: After<Seq2SeqGenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
-    const prepared = this.#prepare("generate", given);
+    const asked = this.#read("generate", given);
+    const transcription = this.#transcription(asked);
+    if (transcription) return this.#transcribe(transcription, asked);
+    const prepared = this.#prepare("generate", asked);
     const known = await this.#withLanguages(prepared);
     const copies = rowsPerPrompt(known.config.beams);
     const { config, decoder, options } = known;
@@ -199,7 +199,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   ): AsyncGenerator<TextStep>;
   stream(inputs: Inputs<Seq2SeqStreamOptions>, options?: After<Seq2SeqStreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
-    const prepared = this.#prepare("stream", given);
+    const prepared = this.#prepare("stream", this.#read("stream", given));
     return prepared.languages ? this.#streamAfter(prepared) : this.#stream(prepared);
   }
 
@@ -230,13 +230,58 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
   }
 
-  #prepare(call: "generate" | "stream", given: readonly unknown[]): Prepared {
+  #read(call: "generate" | "stream", given: readonly unknown[]): Prepared["options"] {
     this.checkUsable();
-    const { module } = this;
-    const speech = module.features;
+    const speech = this.module.features;
     const [generating, streaming] = speech ? [SPEECH_GENERATE, SPEECH_STREAM] : [SEQ2SEQ_GENERATE, SEQ2SEQ_STREAM];
     const table = call === "stream" ? streaming : generating;
-    const options: Prepared["options"] = readCall(call, table as typeof SEQ2SEQ_GENERATE, given, speech?.name);
+    return readCall(call, table as typeof SEQ2SEQ_GENERATE, given, speech?.name);
+  }
+
+  /** How sound is transcribed that a call asks more of than the text of one window; undefined for other calls. */
+  #transcription(options: SpeechCall): Transcription | undefined {
+    const { features } = this.module;
+    if (!features) return undefined;
+    const { mels, frames = 0 } = features.fixed;
+    const sound = readFeatures(options.input_features, { ...features, fixed: { mels: mels! } });
+    if (!asksTranscript(options, this.generation_config, sound.shape[2]!, frames)) return undefined;
+    if (options.decoder_input_ids !== undefined) {
+      throw new OptionError("decoder_input_ids starts one text; a transcript may have several windows, and times", {
+        details: { option: "decoder_input_ids" },
+        hint: "pass language, task and prompt_ids",
+      });
+    }
+    return new Transcription(this as LoadedModel<Seq2SeqLM>, options, sound);
+  }
+
+  async #transcribe(transcription: Transcription, options: SpeechCall): Promise<number[][] | GenerateOutput> {
+    const { language, task, num_beams = 1, num_return_sequences = 1 } = options;
+    const { times: return_timestamps, rows } = transcription;
+    const start = this.#start(rows, { language, task, return_timestamps });
+    const { max_positions } = this.module.geometry;
+    const cache_dtype = cacheDType(this.dtype);
+    const copies = rows * num_beams * num_return_sequences;
+    this.#checkRoom(copies, this.module.encoder_positions!, max_positions, cache_dtype);
+    if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
+    warnOfDefaultLength("generate", options, this.generation_config);
+    this.hold();
+    try {
+      const { decoder, languages } = start;
+      const { device, module } = this;
+      const begun = languages
+        ? await withLanguages(device, module, await transcription.first(), decoder, languages, this.attending())
+        : decoder;
+      return await transcription.run(begun);
+    } finally {
+      await this.release();
+    }
+  }
+
+  #prepare(call: "generate" | "stream", given: Prepared["options"]): Prepared {
+    const { module } = this;
+    let options = given;
+    const { return_timestamps = this.generation_config.return_timestamps } = options as SpeechOptions;
+    const times = call === "stream" && module.features !== undefined && Boolean(return_timestamps);
     const { vocab } = module.geometry;
     const read = this.#encoder(options);
     const shape = encodedShape(module, read);
@@ -244,10 +289,14 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     refuseTwoStarts(options);
     const { decoder, languages }: SpeechStart =
       begun === undefined
-        ? this.#start(shape.rows, options as SpeechOptions)
+        ? this.#start(shape.rows, { ...(options as SpeechOptions), return_timestamps: times })
         : { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids") };
     this.#checkRows(read, decoder);
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
+    if (times) {
+      const rule = timestampRule(this as LoadedModel<Seq2SeqLM>, config);
+      options = { ...options, logits_processor: [rule, ...(options.logits_processor ?? [])] };
+    }
     const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
@@ -259,17 +308,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
     this.#checkPositions(tokens, "lower max_new_tokens");
-    const copies = rowsPerPrompt(config.beams);
-    const bytes =
-      cacheBytes(cacheShape(module, decoder.rows * copies, tokens, cache_dtype)) +
-      cacheBytes({
-        layers: module.cross_layers,
-        rows: shape.rows * copies,
-        capacity: shape.steps,
-        dtype: cache_dtype,
-      });
-    checkRoom(this, bytes, tokens, `caches of ${shape.steps} and ${tokens} tokens`);
-    if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
+    this.#checkRoom(decoder.rows * rowsPerPrompt(config.beams), shape.steps, tokens, cache_dtype);
+    if (given.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return {
       encoder,
@@ -282,6 +322,13 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       options,
       attention: this.attending(),
     };
+  }
+
+  #checkRoom(rows: number, steps: number, tokens: number, dtype: CacheDType): void {
+    const { module } = this;
+    const cross = { layers: module.cross_layers, rows, capacity: steps, dtype };
+    const bytes = cacheBytes(cacheShape(module, rows, tokens, dtype)) + cacheBytes(cross);
+    checkRoom(this, bytes, tokens, `caches of ${steps} and ${tokens} tokens`);
   }
 
   /** What the encoder reads. @throws ShapeError, OptionError */
@@ -370,24 +417,4 @@ function refuseTwoStarts(options: { readonly decoder_input_ids?: unknown } & Spe
   throw new OptionError(`${option} and decoder_input_ids both say how the decoder starts: pass one of them`, {
     details: { option },
   });
-}
-
-type SpeechInputs = InputsNamed<SpeechGenerateOptions, "input_features">;
-type SpeechAfter = After<SpeechGenerateOptions, "input_features">;
-
-/** A `PreTrainedSeq2SeqLM` whose encoder reads sound: `input_features` [B,mels,frames], as a feature extractor makes them. */
-export interface PreTrainedSpeechSeq2Seq extends Omit<PreTrainedSeq2SeqLM, "forward" | "generate" | "stream"> {
-  /** @throws as that of PreTrainedSeq2SeqLM */
-  forward(options: SpeechForwardOptions): Seq2SeqOutput;
-  /** @throws as that of PreTrainedSeq2SeqLM */
-  generate(options: SpeechGenerateOptions & AsDict): Promise<GenerateOutput>;
-  generate(options: SpeechGenerateOptions): Promise<number[][]>;
-  /** The same with the options after the inputs. */
-  generate(inputs: SpeechInputs, options: SpeechAfter & AsDict): Promise<GenerateOutput>;
-  generate(inputs: SpeechInputs & AsDict, options: SpeechAfter): Promise<GenerateOutput>;
-  generate(inputs: SpeechInputs, options?: SpeechAfter): Promise<number[][]>;
-  /** @throws as that of PreTrainedSeq2SeqLM */
-  stream(options: SpeechTextStreamOptions): AsyncGenerator<TextStep>;
-  stream(options: SpeechStreamOptions): AsyncGenerator<Step>;
-  [Symbol.asyncDispose](): Promise<void>;
 }

@@ -61,6 +61,7 @@ function packed(batch: Batch): Batch & { lengths: readonly number[] } {
  * Keys and values of the encoder's output for every row of a batch, without padding. The caller disposes the cache.
  * @param beams rows of the decoder that read the same text
  * @param attention how it is computed; by default as the model has it
+ * @param also gets the encoder's output f32[B,S,hidden], in the scope that frees it
  * @throws OutOfMemoryError
  */
 export function encodeInto(
@@ -70,6 +71,7 @@ export function encodeInto(
   cache_dtype: LoopOptions["cache_dtype"],
   beams = 1,
   attention?: LoopOptions["attention"],
+  also: (hidden: Tensor) => void = () => {},
 ): CrossCache {
   const text = "ids" in batch ? packed(batch) : undefined;
   const { rows, steps } = text ?? encodedShape(model, batch);
@@ -86,6 +88,7 @@ export function encodeInto(
       const { pass, hidden } = encodeBatch(device, model, text ?? batch, attention && { attention });
       using _ = pass;
       model.writeCross(hidden, cross);
+      also(hidden);
       return undefined;
     };
     taping(undefined, () => scope(write));

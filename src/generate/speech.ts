@@ -16,6 +16,8 @@ import { type EncoderInput, encodeBatch } from "./seq2seq.js";
 export interface SpeechOptions {
   readonly language?: string | readonly string[];
   readonly task?: string;
+  /** The model writes times: then no token says that it does not. */
+  readonly return_timestamps?: boolean;
 }
 
 /** The decoder's start; languages that are still to be found out are 0 in it. */
@@ -115,7 +117,9 @@ export function speechStart(
     tail.push(id);
   } else if (own && tasks?.has("transcribe")) tail.push(tasks.get("transcribe")!);
   const silent = file.no_timestamps_token_id;
-  if (silent !== undefined && silent !== null && tail.at(-1) !== silent) {
+  if (options.return_timestamps) {
+    if (tail.at(-1) === silent) tail.pop();
+  } else if (silent !== undefined && silent !== null && tail.at(-1) !== silent) {
     tail.push(checkId("no_timestamps_token_id", silent, vocab));
   }
   const head = own || detects ? [0] : forced.slice(0, 1).filter((id): id is number => id !== null);

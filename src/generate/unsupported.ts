@@ -18,7 +18,6 @@ export const UNSUPPORTED = {
   token_healing: [false, "token healing"],
   guidance_scale: [1, "classifier-free guidance"],
   watermarking_config: [null, "a watermark"],
-  return_timestamps: [false, "timestamps"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 
 export type UnsupportedField = keyof typeof UNSUPPORTED;
@@ -58,15 +57,20 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "generation_kwargs",
   "transformers_version",
   "_from_model_config",
-  // Of models of sound: read by speech.ts, or about timestamps.
+  // Of models of sound: read by speech.ts and transcribe.ts.
   "alignment_heads",
+  "compression_ratio_threshold",
+  "condition_on_prev_tokens",
   "forced_decoder_ids",
   "is_multilingual",
   "lang_to_id",
   "language",
+  "logprob_threshold",
   "max_initial_timestamp_index",
+  "no_speech_threshold",
   "no_timestamps_token_id",
   "prev_sot_token_id",
+  "return_timestamps",
   "task",
   "task_to_id",
 ]);

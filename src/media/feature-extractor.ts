@@ -8,6 +8,7 @@ import { show } from "../core/show.js";
 import { CallableBase } from "./callable.js";
 import type { FloatTensor } from "./image-processor.js";
 import { bytesOf, isFile, type MediaFile, type MediaReader } from "./reader.js";
+import { rateOf, resample } from "./resample.js";
 import { LogMel } from "./spectrogram.js";
 import { readWav } from "./wav.js";
 
@@ -34,12 +35,19 @@ const BY_MODEL: ReadonlyMap<string, string> = new Map([
 ]);
 const KINDS = [...BY_MODEL.values()];
 
-/** Sound: samples from -1 to 1 at the model's rate, samples with their rate, or a WAV file. */
-export type SoundInput =
-  | Float32Array
-  | readonly number[]
-  | { readonly samples: Float32Array | readonly number[]; readonly sampling_rate: number }
-  | MediaFile;
+type Samples = Float32Array | readonly number[];
+/** Two channels are averaged. */
+type Channels = Samples | readonly [Samples] | readonly [Samples, Samples];
+
+/** Samples with their rate in Hz, under any of the names that pipelines in JavaScript and Python have for them. */
+export type RatedSound = { readonly sampling_rate: number } & (
+  | { readonly samples: Channels }
+  | { readonly raw: Channels }
+  | { readonly array: Channels }
+);
+
+/** Sound: samples from -1 to 1 at the model's rate, samples with their rate, or a WAV file. Other rates are resampled. */
+export type SoundInput = Samples | RatedSound | MediaFile;
 
 /** Options of a call. */
 export const EXTRACT_FEATURES = {
@@ -49,10 +57,12 @@ export const EXTRACT_FEATURES = {
   return_attention_mask: flag(),
   /** Give every waveform mean 0 and variance 1; by default as the file says. */
   do_normalize: flag(),
-  /** Of waveforms: "longest", the default, or "max_length". Spectrograms always have the length of a chunk. */
+  /** To the "longest" row, the default of waveforms, or to "max_length", the default of spectrograms. */
   padding: choice([true, "longest", "max_length"]),
-  /** Samples of each row with `padding: "max_length"`; of longer ones the rest is cut off. */
+  /** Samples of each row with `padding: "max_length"`, of spectrograms by default those of a chunk; of longer ones the rest is cut off. */
   max_length: whole(1),
+  /** Of spectrograms: false keeps what is longer than a chunk, for `generate` to transcribe window by window. */
+  truncation: flag(),
 };
 
 export interface FeatureExtractorOptions extends Options<typeof EXTRACT_FEATURES> {}
@@ -115,7 +125,8 @@ export class FeatureExtractor extends CallableBase<
 
   /**
    * Sound as a model's inputs: `input_features` of Whisper, `input_values` of wav2vec 2.0.
-   * @throws ShapeError, OptionError (another sampling rate than the model's), FormatError, NotFoundError
+   * @throws ShapeError, OptionError (a `sampling_rate` for samples without their own that is not the model's), FormatError,
+   * NotFoundError
    */
   override async run(
     sound: SoundInput | readonly SoundInput[],
@@ -143,16 +154,18 @@ export class FeatureExtractor extends CallableBase<
       if (sound instanceof Float32Array || isList(sound)) return samplesOf(sound);
       if (isFile(sound)) {
         const { samples, sampling_rate } = readWav(await bytesOf(this.#reader, sound));
-        this.#checkRate(sampling_rate);
-        return samplesOf(samples);
+        return this.#atOwnRate(samplesOf(samples), sampling_rate);
       }
-      const { samples, sampling_rate } = sound as { samples: unknown; sampling_rate: unknown };
-      this.#checkRate(typeof sampling_rate === "number" ? sampling_rate : undefined);
-      return samplesOf(samples);
+      const { samples, raw, array, sampling_rate } = sound as Readonly<Record<string, unknown>>;
+      return this.#atOwnRate(mono(samples ?? raw ?? array), rateOf(sampling_rate));
     } catch (cause) {
       if (cause instanceof OctavoError) throw cause;
       throw new ShapeError(`sound must be samples or a WAV file, got ${show(sound)}`, { cause });
     }
+  }
+
+  #atOwnRate(samples: Float32Array, rate: number): Float32Array {
+    return rate === this.sampling_rate ? samples : resample(samples, rate, this.sampling_rate);
   }
 
   #waveforms(rows: readonly Float32Array[], asked: FeatureExtractorOptions): SoundFeatures {
@@ -174,7 +187,10 @@ export class FeatureExtractor extends CallableBase<
 
   #spectrograms(rows: readonly Float32Array[], asked: FeatureExtractorOptions, mel: LogMel): SoundFeatures {
     const { do_normalize, padding_value, return_attention_mask, chunk_length, hop_length, n_fft } = this.#fields;
-    const steps = asked.max_length ?? chunk_length * this.sampling_rate;
+    const most = asked.max_length ?? chunk_length * this.sampling_rate;
+    const lengths = rows.map(({ length }) => (asked.truncation === false ? length : Math.min(length, most)));
+    const longest = asked.padding === true || asked.padding === "longest" ? 0 : most;
+    const steps = lengths.reduce((all, length) => Math.max(all, length), longest);
     if (steps <= n_fft / 2) throw new OptionError(`max_length must be above ${n_fft / 2} samples, got ${steps}`);
     const parts = rows.map((row) => {
       const samples = new Float32Array(steps).fill(padding_value);
@@ -205,6 +221,36 @@ function samplesOf(list: unknown): Float32Array {
     samples.push(value);
   }
   return Float32Array.from(samples);
+}
+
+/** True for sound whose samples are given as channels. */
+export function hasChannels(sound: unknown): boolean {
+  try {
+    const { samples, raw, array } = sound as Readonly<Record<string, unknown>>;
+    return areChannels(samples ?? raw ?? array);
+  } catch {
+    return false; // a proxy: refused where it is read
+  }
+}
+
+function areChannels(value: unknown): value is readonly unknown[] {
+  return isList(value) && (isList(value[0]) || value[0] instanceof Float32Array);
+}
+
+/** Samples of one channel, or of two, averaged. @throws ShapeError: of more, nobody knows which axis is the channels */
+function mono(value: unknown): Float32Array {
+  if (!areChannels(value)) return samplesOf(value);
+  if (value.length > 2) {
+    throw new ShapeError(`sound has one or two channels, got ${value.length} lists`, {
+      hint: "pass [channels][samples], or average the channels first",
+    });
+  }
+  const channels = Array.from(value, samplesOf);
+  const [left, right = left] = channels as [Float32Array, Float32Array?];
+  if (left.length !== right.length) {
+    throw new ShapeError(`channels of ${left.length} and ${right.length} samples: they must have the same length`);
+  }
+  return left.map((sample, t) => (sample + right[t]!) / 2);
 }
 
 /** Mean 0 and variance 1, as wav2vec 2.0 was trained. */

@@ -33,6 +33,9 @@ const schema = z.object({
   num_conv_pos_embeddings: count.default(128),
   num_conv_pos_embedding_groups: count.default(16),
   do_stable_layer_norm: z.boolean().default(false),
+  /** Of classifiers. */
+  use_weighted_layer_sum: z.boolean().default(false),
+  classifier_proj_size: count.default(256),
   // Layers behind the encoder, or within its layers, that this model does not have.
   add_adapter: z.literal(false).default(false),
   adapter_attn_dim: z.null().optional(),

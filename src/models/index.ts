@@ -108,7 +108,7 @@ const CLASSES: readonly (readonly [ending: RegExp, ...tasks: Task[]])[] = [
   [/ForCausalLM$|LMHeadModel$/, "causal-lm"],
   [/ForConditionalGeneration$/, "seq2seq-lm", "speech-seq2seq", "causal-lm"],
   [/ForMaskedLM$/, "masked-lm"],
-  [/ForSequenceClassification$/, "sequence-classification"],
+  [/ForSequenceClassification$/, "sequence-classification", "audio-classification"],
   [/ForTokenClassification$/, "token-classification"],
   [/ForQuestionAnswering$/, "question-answering"],
   [/ForImageClassification$/, "image-classification"],

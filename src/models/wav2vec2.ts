@@ -1,7 +1,7 @@
 // wav2vec 2.0 (Baevski et al. 2020): convolutions over a waveform, a convolution for positions with normalised weights, and an
 // encoder with LayerNorm after each part, or before it (do_stable_layer_norm).
 
-import { scope, type Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { positionsOf } from "../nn/conv.js";
 import { type FeatureInput, FeatureModel, type Features, type Logits } from "../nn/features.js";
@@ -9,9 +9,11 @@ import { Linear, Module, Parameter } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
 import { add } from "../ops/add.js";
-import { contiguous } from "../ops/copy.js";
+import { attention } from "../ops/attention.js";
+import { contiguous, copyInto } from "../ops/copy.js";
 import { multiply } from "../ops/gated.js";
-import { headSize } from "./_config.js";
+import { pool } from "../ops/pool.js";
+import { headSize, labelCount } from "./_config.js";
 import {
   EncoderLayer,
   FeatureExtractor,
@@ -35,12 +37,17 @@ class Encoder extends Module {
     this.stable = c.do_stable_layer_norm;
   }
 
-  forward(x: Tensor, pass: Pass): Tensor {
+  /** @param also gets the input of each layer, then the last one's output, each to be read at once */
+  forward(x: Tensor, pass: Pass, also: (h: Tensor, index: number) => void = () => {}): Tensor {
     return scope(() => {
       const placed = add(x, this.pos_conv_embed.forward(x));
       const first = this.stable ? placed : this.layer_norm.forward(placed);
-      const h = runBlocks(this.layers, first, pass, (layer, one) => layer.forward(one, pass));
+      const h = runBlocks(this.layers, first, pass, (layer, one, index) => {
+        also(one, index);
+        return layer.forward(one, pass);
+      });
       pass.capture(h);
+      also(h, this.layers.length);
       return this.stable ? this.layer_norm.forward(h) : h;
     });
   }
@@ -76,14 +83,34 @@ class Wav2Vec2Model extends FeatureModel<Features> {
   outputs(pass: Pass, samples: Tensor, real?: Tensor): Features {
     this.checkLength(samples.shape[1]!);
     return scope((): Features => {
-      const { layer_norm, projection } = this.feature_projection;
-      const extract_features = scope(() => layer_norm.forward(this.feature_extractor.forward(samples)));
-      const last_hidden_state = scope(() => {
-        const x = projection.forward(extract_features);
-        const kept = real && contiguous(real.view(...real.shape, 1).expand(...x.shape));
-        return this.encoder.forward(kept ? multiply(x, kept) : x, pass);
-      });
-      return { last_hidden_state, extract_features };
+      const extract_features = this.#heard(samples);
+      return { last_hidden_state: this.#encoded(pass, extract_features, real), extract_features };
+    });
+  }
+
+  #heard(samples: Tensor): Tensor {
+    const { layer_norm } = this.feature_projection;
+    return scope(() => layer_norm.forward(this.feature_extractor.forward(samples)));
+  }
+
+  #encoded(pass: Pass, features: Tensor, real?: Tensor, also?: (h: Tensor, index: number) => void): Tensor {
+    return scope(() => {
+      const x = this.feature_projection.projection.forward(features);
+      const kept = real && contiguous(real.view(...real.shape, 1).expand(...x.shape));
+      return this.encoder.forward(kept ? multiply(x, kept) : x, pass, also);
+    });
+  }
+
+  /** The inputs of all layers and the last one's output, [L+1,B,T,hidden]. */
+  layerStates(pass: Pass, samples: Tensor, real?: Tensor): Tensor {
+    this.checkLength(samples.shape[1]!);
+    return scope(() => {
+      const [batch = 0, length = 0] = samples.shape;
+      const shape = [this.encoder.layers.length + 1, batch, this.frames(length), ...this.masked_spec_embed.shape];
+      const all = Tensor.empty(samples.device, shape, "f32", "layers");
+      const read = (h: Tensor, index: number): void => copyInto(h, all.select(0, index));
+      this.#encoded(pass, this.#heard(samples), real, read);
+      return all;
     });
   }
 }
@@ -121,11 +148,65 @@ class Wav2Vec2ForCTC extends FeatureModel<Logits> {
   }
 }
 
+/** One label for a whole sound: the mean over its frames, of the last layer's states or of all layers' in learned shares. */
+class Wav2Vec2ForSequenceClassification extends FeatureModel<Logits> {
+  wav2vec2: Wav2Vec2Model;
+  layer_weights: Parameter | undefined;
+  projector: Linear;
+  classifier: Linear;
+
+  constructor(c: Wav2Vec2Config, labels: number) {
+    super();
+    this.wav2vec2 = new Wav2Vec2Model(c);
+    if (c.use_weighted_layer_sum) this.layer_weights = new Parameter(c.num_hidden_layers + 1);
+    this.projector = new Linear(c.hidden_size, c.classifier_proj_size, { bias: true });
+    this.classifier = new Linear(c.classifier_proj_size, labels, { bias: true });
+  }
+
+  get input(): FeatureInput {
+    return this.wav2vec2.input;
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return this.wav2vec2.blocks;
+  }
+
+  override frames(length: number): number {
+    return this.wav2vec2.frames(length);
+  }
+
+  override modules_not_quantized(): readonly string[] {
+    return ["classifier"];
+  }
+
+  outputs(pass: Pass, samples: Tensor, real?: Tensor): Logits {
+    return scope(() => {
+      const states = this.layer_weights
+        ? weightedSum(this.wav2vec2.layerStates(pass, samples, real), contiguous(this.layer_weights.value, "f32"))
+        : this.wav2vec2.outputs(pass, samples, real).last_hidden_state;
+      const mean = pool(this.projector.forward(states), pass.input.mask, "mean");
+      return { logits: this.classifier.forward(mean) };
+    });
+  }
+}
+
+/** States [L,B,T,hidden] in shares that are the softmax of `weights` f32[L]: [B,T,hidden]. */
+function weightedSum(states: Tensor, weights: Tensor): Tensor {
+  const [layers = 0, batch = 0, steps = 0, width = 0] = states.shape;
+  // Attention whose scores are the weights alone; a frame's layers are its keys.
+  const rows = states.view(layers, batch * steps, 1, width).permute(1, 2, 0, 3); // [B*T,1,L,hidden]
+  const query = rows.narrow(2, 0, 1).permute(0, 2, 1, 3);
+  const bias = weights.view(1, 1, 1, layers).expand(batch * steps, 1, 1, layers);
+  return attention(query, rows, rows, { scale: 0, bias, causal: false }).view(batch, steps, width);
+}
+
 export const wav2vec2: Architecture = {
   model_type: "wav2vec2",
   tasks: {
     ctc: (json: ConfigJson) => new Wav2Vec2ForCTC(parse(json)).name_tree(),
     base: (json: ConfigJson) => new Wav2Vec2Model(parse(json)).name_tree(),
+    "audio-classification": (json: ConfigJson) =>
+      new Wav2Vec2ForSequenceClassification(parse(json), labelCount(json)).name_tree(),
   },
   names: [
     { rename: /\.parametrizations\.weight\.original0$/, to: ".weight_g" },

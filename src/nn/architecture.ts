@@ -28,6 +28,7 @@ export interface TaskModels {
   "speech-seq2seq": Seq2SeqLM;
   ctc: FeatureModel<Logits>;
   "image-classification": FeatureModel<Logits>;
+  "audio-classification": FeatureModel<Logits>;
   clip: DualModel;
 }
 

@@ -1,7 +1,7 @@
 // Labels with scores: texts, pairs of texts, images, and labels that the caller names.
 
 import { isList } from "../core/checks.js";
-import { OptionError } from "../core/errors.js";
+import { OptionError, ShapeError } from "../core/errors.js";
 import { choice, flag, type Options, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { PreTrainedClipModel } from "../generate/clip-model.js";
@@ -9,6 +9,7 @@ import type { PreTrainedEncoder } from "../generate/encoder-model.js";
 import type { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import { softmax } from "../generate/processors/host/base.js";
 import { warnOnce } from "../generate/warn.js";
+import { hasChannels } from "../media/feature-extractor.js";
 import type { ImageInput } from "../media/image-processor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Logits } from "../nn/features.js";
@@ -21,6 +22,7 @@ import {
   kind,
   listed,
   type Parts,
+  soundsOf,
   TOKENIZER_CALL,
   topK,
   valuesOf,
@@ -45,8 +47,15 @@ const CLASSIFY = {
   function_to_apply: choice(FUNCTIONS),
 };
 
+const AUDIO = {
+  /** The best so many labels; all for null and by default, as in transformers 5. */
+  top_k: topK(),
+  /** From logits to scores; softmax by default, whatever the model's config says. */
+  function_to_apply: choice(["softmax", "sigmoid", "none"]),
+};
 const TEXTS = { ...CLASSIFY, truncation, max_length };
 export interface TextClassificationOptions extends Options<typeof TEXTS> {}
+export interface AudioClassificationOptions extends Options<typeof AUDIO> {}
 export interface ImageClassificationOptions extends Options<typeof CLASSIFY> {}
 
 /** The name of a label. */
@@ -149,6 +158,29 @@ export const imageClassification = kind({
         });
       },
     );
+    return many ? found : found[0];
+  },
+});
+
+export const audioClassification = kind({
+  models: ["audio-classification"],
+  needs: ["feature_extractor"],
+  calls: AUDIO,
+  async run(parts: Parts<PreTrainedFeatureModel<Logits>>, inputs, { top_k = null, function_to_apply = "softmax" }) {
+    const { items, many } = soundsOf(inputs);
+    const { model, feature_extractor } = parts;
+    const sounds: Float32Array[] = [];
+    for (const item of items) {
+      if (hasChannels(item)) throw new ShapeError("audio-classification hears one channel");
+      sounds.push(await feature_extractor.samples(item));
+    }
+    const found: Label[][] = [];
+    // One at a time: models without a mask hear the silence that padding is.
+    for (const sound of sounds) {
+      const { logits } = await valuesOf(model.forward(await feature_extractor.run(sound)), "logits");
+      const scores = scored(logits.values, model.config, function_to_apply);
+      found.push(ranked(scores, model.config, top_k));
+    }
     return many ? found : found[0];
   },
 });

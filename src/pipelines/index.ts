@@ -6,6 +6,6 @@ export type { Filled } from "./fill-mask.js";
 export type { MakePipeline, OpenPipeline, PipelineOptions } from "./pipeline.js";
 export type { Answer, Question } from "./question-answering.js";
 export type { FillMask, Pipelines, TaskName, TextClassification, TextGeneration } from "./signatures.js";
-export type { Transcript } from "./speech.js";
+export type { Transcript, TranscriptChunk } from "./speech.js";
 export type { GeneratedChat, GeneratedIds, GeneratedText } from "./text-generation.js";
 export type { Entity, TokenLabel } from "./token-classification.js";

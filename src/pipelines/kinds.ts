@@ -7,7 +7,7 @@ import { type Options, option, type Table } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
 import type { LoadedModel } from "../generate/base.js";
 import type { PrefixAllowedTokens } from "../generate/processors/host-processor.js";
-import type { FeatureExtractor } from "../media/feature-extractor.js";
+import type { FeatureExtractor, SoundInput } from "../media/feature-extractor.js";
 import type { ImageProcessor } from "../media/image-processor.js";
 import type { Task } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
@@ -82,6 +82,16 @@ export function listed<T>(
   if (listOf(inputs, takes)) return { items, many: true };
   if (isList(inputs)) throw new OptionError(`input ${items.length} of the list must be ${wanted}`);
   throw new OptionError(`a pipeline's input must be ${wanted}, or a list of them`);
+}
+
+/** One sound or several: a list of numbers is samples. @throws OptionError */
+export function soundsOf(inputs: unknown): { items: readonly SoundInput[]; many: boolean } {
+  const asSound = (value: unknown): SoundInput | undefined => {
+    const samples = isList(value) && typeof value[0] === "number";
+    const other = isText(value) || (typeof value === "object" && value !== null && !isList(value));
+    return samples || other ? (value as SoundInput) : undefined;
+  };
+  return listed(inputs, asSound, "samples, { raw, sampling_rate }, or a WAV file");
 }
 
 /** A list of texts, of at least so many. */

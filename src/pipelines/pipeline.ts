@@ -21,6 +21,7 @@ import { refuseKernels } from "../nn/kernel-choice.js";
 import type { Model } from "../nn/model.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import {
+  audioClassification,
   imageClassification,
   textClassification,
   zeroShotClassification,
@@ -52,6 +53,7 @@ const KINDS: Readonly<Record<TaskName, Kind>> = {
   "zero-shot-image-classification": zeroShotImageClassification,
   "image-feature-extraction": imageFeatureExtraction,
   "automatic-speech-recognition": speechRecognition,
+  "audio-classification": audioClassification,
 };
 
 /** Other names of tasks. */

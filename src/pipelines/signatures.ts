@@ -4,6 +4,7 @@ import type { SoundInput } from "../media/feature-extractor.js";
 import type { ImageInput } from "../media/image-processor.js";
 import type { Conversation } from "../tokenizer/api.js";
 import type {
+  AudioClassificationOptions,
   ImageClassificationOptions,
   Label,
   TextClassificationOptions,
@@ -167,6 +168,10 @@ export interface Pipelines {
   "automatic-speech-recognition": {
     options: SpeechRecognitionOptions;
     call: Each<SoundInput, Transcript, SpeechRecognitionOptions>;
+  };
+  "audio-classification": {
+    options: AudioClassificationOptions;
+    call: Each<SoundInput, Label[], AudioClassificationOptions>;
   };
 }
 

@@ -1,28 +1,37 @@
-// automatic-speech-recognition: by encoder-decoders that write (Whisper), and by CTC. Long sound in chunks that overlap.
+// automatic-speech-recognition: by encoder-decoders that write (Whisper), and by CTC. Long sound window by window, or in chunks that
+// overlap.
 
 import { isList, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import type { Table } from "../core/options.js";
-import { number, type Options, omit, such } from "../core/options.js";
+import { choice, flag, number, type Options, omit, readOptions, such } from "../core/options.js";
 import type { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import { SPEECH_GENERATE } from "../generate/options.js";
-import type { PreTrainedSpeechSeq2Seq } from "../generate/seq2seq-model.js";
 import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
-import type { FeatureExtractor, SoundInput } from "../media/feature-extractor.js";
+import type { PreTrainedSpeechSeq2Seq } from "../generate/speech-model.js";
+import type { SpeechOutput } from "../generate/transcribe.js";
+import type { FeatureExtractor } from "../media/feature-extractor.js";
 import type { Logits } from "../nn/features.js";
+import { Times } from "../tokenizer/timed.js";
 import { withDefaults } from "./generation-defaults.js";
-import { forBatch, inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
+import { forBatch, inBatches, kind, type Parts, soundsOf, valuesOf } from "./kinds.js";
+import { type Transcript, transcriptOf, type WrittenChunk } from "./transcript.js";
 
 const seconds = (value: unknown): value is number => typeof value === "number" && value >= 0 && value < 86_400;
 
 const CHUNKS = {
-  /** Seconds of a chunk; 0, the default, for none. Sound longer than what the model hears at once needs it. */
+  /**
+   * Seconds of a chunk; 0, the default, for none: CTC then hears all sound at once, and Whisper window by window, which is slower
+   * and more exact.
+   */
   chunk_length_s: number(seconds, "a number of seconds"),
   /** Seconds by which chunks overlap: on both sides, or [left, right]; a sixth of a chunk by default. */
   stride_length_s: such<number | readonly [number, number]>(
     (value) => seconds(value) || listOf(value, seconds)?.length === 2,
     "a number of seconds, or two of them",
   ),
+  /** Give `chunks` with their times: of Whisper `true` for its segments, or "word"; of CTC "char" or "word". */
+  return_timestamps: choice([true, false, "word", "char"]),
 };
 const OF_GENERATE = omit(SPEECH_GENERATE, [
   ...([
@@ -33,18 +42,30 @@ const OF_GENERATE = omit(SPEECH_GENERATE, [
     "tokenizer",
     "return_dict_in_generate",
   ] as const),
-  ...(["output_scores", "output_logits", "num_return_sequences", "use_cache"] as const),
+  ...(["output_scores", "output_logits", "num_return_sequences", "use_cache", "logprobs"] as const),
+  ...(["return_timestamps", "return_segments", "return_token_timestamps"] as const),
+  ...(["time_precision", "time_precision_features"] as const),
 ]);
-const RECOGNIZE = { ...OF_GENERATE, ...CHUNKS } satisfies Table;
+const RECOGNIZE = {
+  ...OF_GENERATE,
+  ...CHUNKS,
+  /** Of Whisper: give `chunks` with their language, in English. */
+  return_language: flag(),
+  /** Options of generate() in an object of their own, as in Python. */
+  generate_kwargs: such<Options<typeof OF_GENERATE>>(
+    (value) => typeof value === "object" && value !== null,
+    "an object",
+  ),
+} satisfies Table;
 export interface SpeechRecognitionOptions extends Options<typeof RECOGNIZE> {}
 
-/** What was said. */
-export interface Transcript {
-  readonly text: string;
-}
+export type { Transcript, TranscriptChunk } from "./transcript.js";
 
 /** What transformers' pipeline sets if nothing else does. */
 const USUAL = { max_new_tokens: 256, num_beams: 5 };
+
+/** Tokens of a decoder's start at most. */
+const START = 4;
 
 interface Chunk {
   readonly samples: Float32Array;
@@ -73,10 +94,9 @@ function chunksOf(
   const aligned = (s: number): number => rounded((s * sampling_rate) / ratio) * ratio;
   const size = aligned(chunk_length_s);
   const most = n_samples ?? Number.POSITIVE_INFINITY;
-  if (size > most || (size === 0 && samples.length > most)) {
-    const length = size > most ? chunk_length_s : samples.length / sampling_rate;
+  if (size > most) {
     throw new OptionError(
-      `${length.toFixed(1)} s are more than the ${most / sampling_rate} s that this model hears at once`,
+      `${chunk_length_s} s are more than the ${most / sampling_rate} s that this model hears at once`,
       {
         details: { option: "chunk_length_s" },
         hint: `pass chunk_length_s: ${most / sampling_rate}`,
@@ -103,71 +123,86 @@ function chunksOf(
   return chunks;
 }
 
-/**
- * Tokens of chunks that overlap as one text: where two of them match best, the left one goes on to the middle of the match and the
- * right one from there (transformers' tokenization_whisper.py).
- */
-export function joined(sequences: readonly (readonly number[])[]): number[] {
-  const all: number[] = [];
-  let left = sequences[0] ?? [];
-  for (const right of sequences.slice(1)) {
-    let best = 0;
-    let [leftMiddle, rightMiddle] = [left.length, 0];
-    for (let i = 1; i < left.length + right.length; i++) {
-      const [from, to] = [Math.max(0, left.length - i), Math.min(left.length, left.length + right.length - i)];
-      const begin = Math.max(0, i - left.length);
-      let matches = 0;
-      for (let t = from; t < to; t++) if (left[t] === right[begin + t - from]) matches++;
-      // Among equal shares the longer match wins.
-      const score = matches / i + i / 10_000;
-      if (matches < 2 || score <= best) continue;
-      best = score;
-      leftMiddle = (from + to) >> 1;
-      rightMiddle = (begin + Math.min(right.length, i)) >> 1;
-    }
-    all.push(...left.slice(0, leftMiddle));
-    left = right.slice(rightMiddle);
-  }
-  return [...all, ...left];
-}
-
 type Hears = Parts<PreTrainedSpeechSeq2Seq | PreTrainedFeatureModel<Logits>>;
 
-/** Texts of one sound each. */
+/** The options of generate() from both places where they may be. @throws OptionError for one in both */
+function generationOptions({ generate_kwargs, ...options }: SpeechRecognitionOptions): SpeechRecognitionOptions {
+  const own = readOptions("generate_kwargs", OF_GENERATE, generate_kwargs ?? {});
+  const twice = Object.keys(own).find((name) => options[name as keyof typeof options] !== undefined);
+  if (twice === undefined) return { ...options, ...own };
+  throw new OptionError(`${twice} is given twice, in generate_kwargs and beside it`, { details: { option: twice } });
+}
+
+/** Transcripts of one sound each. */
 async function written(
   { model, tokenizer, feature_extractor, batch_size }: Parts<PreTrainedSpeechSeq2Seq>,
   sounds: readonly Float32Array[],
   options: SpeechRecognitionOptions,
-): Promise<string[]> {
-  const { chunk_length_s, stride_length_s, language, ...generation } = options;
+): Promise<Transcript[]> {
+  const { chunk_length_s, stride_length_s, language, return_language = false, ...rest } = options;
+  const { return_timestamps = model.generation_config.return_timestamps === true, ...generation } = rest;
+  if (return_timestamps === "char") {
+    throw new OptionError('return_timestamps: Whisper writes times of segments (true) and of words ("word")', {
+      details: { option: "return_timestamps" },
+    });
+  }
   if (isList(language) && language.length !== sounds.length) {
     throw new OptionError(`language has ${language.length} entries for ${sounds.length} sounds`, {
       details: { option: "language" },
     });
   }
+  // Sound of several windows needs times, and has them unless the caller says otherwise.
+  const times = return_timestamps || (options.return_timestamps === false ? false : undefined);
+  const { sampling_rate, n_samples = 0 } = feature_extractor;
   const parts = sounds.flatMap((samples, sound) =>
     chunksOf(samples, options, feature_extractor, 1).map((chunk) => ({ sound, chunk })),
   );
-  const special = new Set(tokenizer.all_special_ids);
+  const { temperature, prompt_ids = [], condition_on_prev_tokens, ...plain } = generation;
+  const positions = model.module.geometry.max_positions;
+  const before = prompt_ids.length + (condition_on_prev_tokens ? Math.floor(positions / 2) - 1 : 0);
+  const chosen = withDefaults(model, plain, USUAL, {}, positions - START - before);
+  const languages = Object.values((model.generation_config.lang_to_id ?? {}) as Readonly<Record<string, number>>);
   const found = await inBatches(
     parts,
     batch_size,
     ({ chunk }) => chunk.samples.length,
-    async (batch, numbers) => {
-      const { input_features } = await feature_extractor.run(batch.map(({ chunk }) => chunk.samples));
-      const rows = await model.generate({
-        ...forBatch(withDefaults(model, generation, USUAL), numbers),
+    async (batch, numbers): Promise<WrittenChunk[]> => {
+      const long = batch.some(({ chunk }) => chunk.samples.length > n_samples);
+      const whole = long ? ({ truncation: false, padding: "longest" } as const) : {};
+      const samples = batch.map(({ chunk }) => chunk.samples);
+      const features = await feature_extractor.run(samples, { return_attention_mask: true, ...whole });
+      const output = (await model.generate({
+        ...forBatch(chosen, numbers),
+        ...{ temperature, condition_on_prev_tokens, prompt_ids: prompt_ids.length > 0 ? prompt_ids : undefined },
         language: isList(language) ? batch.map(({ sound }) => language[sound]!) : language,
         num_return_sequences: 1,
-        input_features: input_features!,
+        input_features: features.input_features!,
+        attention_mask: features.attention_mask,
+        return_timestamps: times,
+        return_segments: true,
         tokenizer,
+      })) as SpeechOutput;
+      return batch.map(({ chunk }, row): WrittenChunk => {
+        const segments = output.segments![row]!;
+        const spoken = output.decoder_input_ids![row]!.find((id) => languages.includes(id));
+        const named = return_language && spoken !== undefined ? [spoken] : [];
+        const own = segments.flatMap(({ token_timestamps = [] }) => token_timestamps);
+        const stride = [chunk.samples.length, chunk.left, chunk.right].map((length) => length / sampling_rate);
+        return {
+          tokens: [...named, ...segments.flatMap(({ tokens }) => tokens)],
+          times: [...named.map(() => 0), ...own],
+          ...(chunk_length_s ? { stride: stride as [number, number, number] } : {}),
+        };
       });
-      return rows.map((ids) => ids.filter((id) => !special.has(id)));
     },
+    // Long sound alone: what is padding would be heard at its end.
+    ({ sound, chunk }) => (chunk.samples.length > n_samples ? sound + 1 : 0),
   );
+  const time_precision = n_samples / sampling_rate / model.module.encoder_positions!;
+  const begin = Times.of(tokenizer.backend)?.begin ?? Number.POSITIVE_INFINITY;
   return sounds.map((_, sound) => {
     const own = found.filter((_, n) => parts[n]!.sound === sound);
-    return tokenizer.decode(joined(own), { skip_special_tokens: true });
+    return transcriptOf(tokenizer, own, begin, { return_timestamps, return_language, time_precision });
   });
 }
 
@@ -176,7 +211,13 @@ async function heard(
   { model, tokenizer, feature_extractor }: Parts<PreTrainedFeatureModel<Logits>>,
   samples: Float32Array,
   options: SpeechRecognitionOptions,
-): Promise<string> {
+): Promise<Transcript> {
+  const { return_timestamps } = options;
+  if (return_timestamps === true) {
+    throw new OptionError('return_timestamps: CTC models give times of characters ("char") and of words ("word")', {
+      details: { option: "return_timestamps" },
+    });
+  }
   const strides = model.config.conv_stride as readonly number[] | undefined;
   const ratio = (strides ?? [5, 2, 2, 2, 2, 2, 2]).reduce((product, stride) => product * stride, 1);
   const ids: number[] = [];
@@ -191,28 +232,31 @@ async function heard(
       ids.push(row.indexOf(row.reduce((most, value) => Math.max(most, value), Number.NEGATIVE_INFINITY)));
     }
   }
-  return tokenizer.decode(ids, { skip_special_tokens: false });
-}
-
-/** One sound or several: a list of numbers is samples. @throws OptionError */
-function soundsOf(inputs: unknown): { items: readonly SoundInput[]; many: boolean } {
-  const asSound = (value: unknown): SoundInput | undefined => {
-    const samples = isList(value) && typeof value[0] === "number";
-    const other = isText(value) || (typeof value === "object" && value !== null && !isList(value));
-    return samples || other ? (value as SoundInput) : undefined;
-  };
-  return listed(inputs, asSound, "samples, { samples, sampling_rate }, or a WAV file");
+  const text = tokenizer.decode(ids);
+  if (!return_timestamps) return { text };
+  const { char_offsets = [], word_offsets = [] } = tokenizer.decode(ids, {
+    output_char_offsets: true,
+    output_word_offsets: true,
+  });
+  const at = (offset: number): number => (offset * ratio) / feature_extractor.sampling_rate;
+  const found = return_timestamps === "char" ? char_offsets : word_offsets;
+  const chunks = found.map((one) => ({
+    text: "char" in one ? one.char : one.word,
+    timestamp: [at(one.start_offset), at(one.end_offset)] as const,
+  }));
+  return { text, chunks };
 }
 
 export const speechRecognition = kind({
   models: ["speech-seq2seq", "ctc"],
   needs: ["tokenizer", "feature_extractor"],
   calls: RECOGNIZE,
-  async run(parts: Hears, inputs, options: SpeechRecognitionOptions) {
+  async run(parts: Hears, inputs, given: SpeechRecognitionOptions) {
+    const options = generationOptions(given);
     const { items, many } = soundsOf(inputs);
     const sounds: Float32Array[] = [];
     for (const item of items) sounds.push(await parts.feature_extractor.samples(item));
-    let texts: string[];
+    let texts: Transcript[];
     if ((parts.model as object) instanceof PreTrainedSeq2SeqLM) {
       texts = await written(parts as Parts<PreTrainedSpeechSeq2Seq>, sounds, options);
     } else {
@@ -223,7 +267,6 @@ export const speechRecognition = kind({
         texts.push(await heard(parts as Parts<PreTrainedFeatureModel<Logits>>, samples, options));
       }
     }
-    const found = texts.map((text): Transcript => ({ text }));
-    return many ? found : found[0];
+    return many ? texts : texts[0];
   },
 });

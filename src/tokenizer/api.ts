@@ -29,13 +29,14 @@ import {
   type TensorEncoding,
 } from "./batch.js";
 import { chooseTemplate, isTemplates } from "./chat/template.js";
-import { cleanUp, type Tokenizer } from "./engine.js";
+import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
+import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
 import type { JsonObject } from "./json-file.js";
 import {
   CALL,
   type CallOptions,
-  DECODE,
+  DECODE_TIMED,
   type DecodeOptions,
   type SpecialName,
   type TokenizerCall,
@@ -43,6 +44,7 @@ import {
 } from "./options.js";
 import { makeRows } from "./rows.js";
 import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
+import { promptIds } from "./timed.js";
 
 export type { ApplyChatTemplateOptions, ChatMessage, Conversation } from "./apply-chat-template.js";
 export type { BatchEncoding, Encoding, IdRows, IntTensor, OffsetTensor, Side, TensorEncoding } from "./batch.js";
@@ -271,27 +273,32 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   }
 
   /**
-   * Text of ids; ids outside the vocabulary are skipped.
-   * @throws OptionError for unknown options or a value that is not a list of integers
+   * Text of ids; ids outside the vocabulary are skipped. Tokens of Whisper's times are no text.
+   * @throws OptionError for unknown options, those of another kind of tokenizer, or a value that is not a list of integers
    */
-  decode(ids: IdList, given: DecodeOptions = {}): string {
-    const options = readOptions("tokenizer.decode", DECODE, given);
-    return this.#decode(readIds("tokenizer.decode", ids), options);
-  }
-
-  #decode(ids: readonly number[], options: DecodeOptions): string {
-    const text = this.backend.decode(ids, { skip_special_tokens: options.skip_special_tokens });
-    const cleans = this.backend.cleans && (options.clean_up_tokenization_spaces ?? this.clean_up_tokenization_spaces);
-    return cleans ? cleanUp(text) : text;
+  decode<const O extends DecodeOptions = DecodeOptions>(ids: IdList, given?: O): Decoded<O>;
+  decode(ids: IdList, given: DecodeOptions = {}): AnyDecoded {
+    const options = readOptions("tokenizer.decode", DECODE_TIMED, given);
+    return decodeIds(this, readIds("tokenizer.decode", ids), options);
   }
 
   /**
    * `decode` of every row.
    * @throws OptionError for unknown options or what is neither a list of lists of integers nor a tensor [B, T]
    */
-  batch_decode(rows: IdRows, given: DecodeOptions = {}): string[] {
-    const options = readOptions("tokenizer.batch_decode", DECODE, given);
-    return readRows("tokenizer.batch_decode", rows).map((row) => this.#decode(row, options));
+  batch_decode<const O extends DecodeOptions = DecodeOptions>(rows: IdRows, given?: O): Decoded<O>[];
+  batch_decode(rows: IdRows, given: DecodeOptions = {}): AnyDecoded[] {
+    const options = readOptions("tokenizer.batch_decode", DECODE_TIMED, given);
+    return readRows("tokenizer.batch_decode", rows).map((row) => decodeIds(this, row, options));
+  }
+
+  /**
+   * Ids of a text that comes before a transcript: `prompt_ids` of a Whisper's generate().
+   * @throws OptionError for what is not a string, for special tokens in it, and for tokenizers of other models
+   */
+  get_prompt_ids(text: string): number[] {
+    if (typeof text === "string") return promptIds(this.backend, text);
+    throw new OptionError(`tokenizer.get_prompt_ids: text must be a string, got ${show(text)}`);
   }
 
   /** The tokens of a text, as written in the vocabulary. */

@@ -43,6 +43,14 @@ export interface IdDecoding {
   end(): string;
 }
 
+/** Tokens of a CTC model that are no characters. */
+export interface Frames {
+  readonly pad_token: string;
+  readonly word_delimiter_token: string;
+  /** What is written in place of the delimiter. */
+  readonly content: string;
+}
+
 /** A tokenizer for one vocabulary. Immutable and synchronous; everything else is built on it. */
 export interface Tokenizer {
   /** Tokens of the model itself, without added tokens. */
@@ -59,6 +67,8 @@ export interface Tokenizer {
   /** Tokens omitted by `skip_special_tokens`. */
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
+  /** Of the tokenizer of a CTC model: what its frames hold between tokens, and between words, and how that is written. */
+  readonly frames?: Frames | undefined;
   encode(text: string, options?: EncodeTextOptions): number[];
   /** Ids without special tokens around them, and where in the text each token comes from. */
   place(text: string, options?: Pick<EncodeTextOptions, "split_special_tokens">): Placement;
@@ -85,6 +95,7 @@ export class JsonTokenizer implements Tokenizer {
   readonly marks_subwords: boolean;
   readonly special_ids: ReadonlySet<number>;
   readonly unk_token_id: number | undefined;
+  readonly frames: Frames | undefined;
   readonly #json: TokenizerJson;
   readonly #normalize: Normalizer | null;
   readonly #preTokenize: PreTokenizer;
@@ -105,6 +116,7 @@ export class JsonTokenizer implements Tokenizer {
    */
   constructor(json: TokenizerJson) {
     const { file, added_tokens, vocab, scores, unk_token_id } = json;
+    this.frames = json.decoder?.find(({ type }) => type === "Frames") as Frames | undefined;
     this.#json = json;
     this.#normalize = buildNormalizer(file, json.normalizer);
     this.#preTokenize = buildPreTokenizer(file, json.pre_tokenizer);

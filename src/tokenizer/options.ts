@@ -68,7 +68,23 @@ export const DECODE = {
    */
   clean_up_tokenization_spaces: flag(),
 };
-export interface DecodeOptions extends Readonly<Options<typeof DECODE>> {}
+export interface StreamDecodeOptions extends Readonly<Options<typeof DECODE>> {}
+
+/** Options of `tokenizer.decode(...)` for texts with times. */
+export const DECODE_TIMED = {
+  ...DECODE,
+  /** Of Whisper: write the times into the text, as "<|1.08|>". */
+  decode_with_timestamps: flag(),
+  /** Of Whisper: give `{ text, offsets }`, the parts of the text with the seconds of their beginning and end. */
+  output_offsets: flag(),
+  /** Of Whisper: seconds of a step of its times; 0.02. */
+  time_precision: number((n) => n > 0 && n < 3600, "a number of seconds above 0"),
+  /** Of CTC models: give `{ text, char_offsets }`, the frames of each character. */
+  output_char_offsets: flag(),
+  /** Of CTC models: give `{ text, word_offsets }`, the frames of each word. */
+  output_word_offsets: flag(),
+};
+export interface DecodeOptions extends Readonly<Options<typeof DECODE_TIMED>> {}
 
 /** Options of `loadTokenizer`: the caller's overrides of the files. */
 export const LOAD_TOKENIZER = {

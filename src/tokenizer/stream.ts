@@ -6,11 +6,12 @@ import { readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { IdDecoding, Tokenizer } from "./engine.js";
 import { type IdList, readIds } from "./ids.js";
-import { DECODE, type DecodeOptions } from "./options.js";
+import { DECODE, type StreamDecodeOptions } from "./options.js";
 import { StreamCleanUp } from "./replace.js";
+import { Times } from "./timed.js";
 
-/** Options of a StreamDecoder: those of `decode`. */
-export interface StreamDecoderOptions extends DecodeOptions {}
+/** Options of a StreamDecoder: those of `decode`, but for times. */
+export interface StreamDecoderOptions extends StreamDecodeOptions {}
 
 /** A tokenizer, or an object around one, such as PreTrainedTokenizer. */
 export type StreamSource = Tokenizer | { readonly backend: Tokenizer; readonly clean_up_tokenization_spaces: boolean };
@@ -42,6 +43,8 @@ export class StreamDecoder {
   readonly #begin: () => IdDecoding;
   readonly #cleanUp: StreamCleanUp | undefined;
   #decoding: IdDecoding;
+  readonly #beginReading: () => (ids: readonly number[]) => readonly number[];
+  #read: (ids: readonly number[]) => readonly number[];
 
   /** @throws OptionError for unknown options and wrong values, and for what is not a tokenizer */
   constructor(source: StreamSource, given: StreamDecoderOptions = {}) {
@@ -50,6 +53,9 @@ export class StreamDecoder {
     const skip_special_tokens = options.skip_special_tokens === true;
     this.#begin = () => tokenizer.decoding({ skip_special_tokens });
     this.#decoding = this.#begin();
+    const times = Times.of(tokenizer);
+    this.#beginReading = () => times?.reader(skip_special_tokens) ?? ((ids) => ids);
+    this.#read = this.#beginReading();
     const wanted = options.clean_up_tokenization_spaces ?? cleans;
     this.#cleanUp = tokenizer.cleans && wanted ? new StreamCleanUp() : undefined;
   }
@@ -59,7 +65,7 @@ export class StreamDecoder {
    * @throws OptionError for what is not an integer or a list of integers; then none of them counts
    */
   push(ids: IdList): string {
-    const text = this.#decoding.push(readIds("StreamDecoder.push", ids));
+    const text = this.#decoding.push(this.#read(readIds("StreamDecoder.push", ids)));
     return this.#cleanUp?.push(text, false) ?? text;
   }
 
@@ -67,6 +73,7 @@ export class StreamDecoder {
   end(): string {
     const text = this.#decoding.end();
     this.#decoding = this.#begin();
+    this.#read = this.#beginReading();
     return this.#cleanUp?.push(text, true) ?? text;
   }
 }

@@ -6,7 +6,9 @@ import { OptionError } from "../../src/core/errors.js";
 import type { FeatureValues } from "../../src/generate/features.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import type { GenerateOutput } from "../../src/generate/options.js";
-import type { PreTrainedSeq2SeqLM, PreTrainedSpeechSeq2Seq } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSeq2SeqLM } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
+import type { SpeechOutput } from "../../src/generate/transcribe.js";
 import { onModel } from "../support/suites.js";
 
 let device: Device;
@@ -102,17 +104,23 @@ describe("generate(inputs, options)", () => {
     expectTypeOf(model.generate(ids, { ...options, ...whole })).resolves.toEqualTypeOf<GenerateOutput>();
     expectTypeOf(model.generate({ input_ids: ids, ...whole }, options)).resolves.toEqualTypeOf<GenerateOutput>();
     // Never called: it says what calls of encoder-decoders give.
-    const others = (text: PreTrainedSeq2SeqLM, speech: PreTrainedSpeechSeq2Seq, input_features: FeatureValues) =>
+    const others = (text: PreTrainedSeq2SeqLM) =>
       [
         [text.generate({ input_ids: ids, ...whole }), text.generate({ input_ids: ids })],
         [text.generate(ids, whole), text.generate(ids, options)],
         [text.generate({ input_ids: ids, ...whole }, options), text.generate({ input_ids: ids }, options)],
+      ] as const;
+    const spoken = (speech: PreTrainedSpeechSeq2Seq, input_features: FeatureValues) =>
+      [
         [speech.generate({ input_features, ...whole }), speech.generate({ input_features })],
         [speech.generate(input_features, whole), speech.generate(input_features, { language: "de" })],
         [speech.generate({ input_features, ...whole }, options), speech.generate({ input_features }, options)],
       ] as const;
     expectTypeOf<ReturnType<typeof others>[number]>().toEqualTypeOf<
       readonly [Promise<GenerateOutput>, Promise<number[][]>]
+    >();
+    expectTypeOf<ReturnType<typeof spoken>[number]>().toEqualTypeOf<
+      readonly [Promise<SpeechOutput>, Promise<number[][]>]
     >();
     // @ts-expect-error no such option
     void model.generate(ids, { max_new_token: 1 }).catch(() => {});

@@ -21,6 +21,7 @@ import {
   SEQ2SEQ_GENERATE,
   SPEECH_FORWARD,
   SPEECH_GENERATE,
+  SPEECH_STREAM,
   TOKENIZER_FROM_PRETRAINED,
 } from "../../src/generate/options.js";
 import { PULL } from "../../src/hub/pull.js";
@@ -281,7 +282,7 @@ describe("models", () => {
     whisper: {
       load: (name, options) => octavo.AutoModelForSpeechSeq2Seq.from_pretrained(name, options),
       inputs: { input_features: { data: new Float32Array(960), shape: [1, 20, 48] }, decoder_input_ids: [[3]] },
-      calls: { forward: SPEECH_FORWARD, generate: SPEECH_GENERATE, stream: SPEECH_GENERATE },
+      calls: { forward: SPEECH_FORWARD, generate: SPEECH_GENERATE, stream: SPEECH_STREAM },
     },
     clip: {
       load: (name, options) => octavo.AutoModel.from_pretrained<octavo.PreTrainedClipModel>(name, options),
@@ -447,6 +448,7 @@ test("no export is without its calls here", () => {
     "AutoFeatureExtractor",
     "AutoImageProcessor",
     "AutoModel",
+    "AutoModelForAudioClassification",
     "AutoModelForCTC",
     "AutoModelForCausalLM",
     "AutoModelForImageClassification",

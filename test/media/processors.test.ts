@@ -167,9 +167,13 @@ describe("sound", () => {
 
   test("what is refused", async () => {
     const extractor = await AutoFeatureExtractor.from_pretrained(folder("wav2vec2"));
-    await expect(extractor({ samples: other, sampling_rate: 44100 })).rejects.toThrow(
-      /44100 Hz: this model hears 16000/,
+    await expect(extractor({ samples: other, sampling_rate: 0 })).rejects.toThrow(
+      /sampling_rate must be a whole number/,
     );
+    await expect(extractor({ samples: [other, other, other] as never, sampling_rate: 16000 })).rejects.toThrow(
+      /two channels/,
+    );
+    await expect(extractor({ samples: [other, [1]], sampling_rate: 16000 })).rejects.toThrow(/the same length/);
     await expect(extractor(other, { sampling_rate: 8000 })).rejects.toThrow(OptionError);
     await expect(extractor(file("rgb.png"))).rejects.toThrow(/must be a WAV file/);
     await expect(extractor([])).rejects.toThrow(ShapeError);

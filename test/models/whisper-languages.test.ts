@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { AutoModelForSpeechSeq2Seq } from "../../src/generate/auto.js";
-import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
 import { temporary } from "../support/temporary.js";
@@ -72,7 +72,7 @@ test("a language and a task that the files name", async () => {
   expect(model.warnings).toEqual([]);
   const french = runs.find(({ options }) => options.language === "french")!;
   expect(await model.generate(common)).toEqual(french.sequences);
-  await expect(model.generate({ ...common, return_timestamps: true } as never)).rejects.toThrow(/timestamps/);
+  expect(await model.generate({ ...common, return_timestamps: true })).toHaveLength(2);
   model.dispose();
 });
 

@@ -7,7 +7,7 @@ import type { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForSpeechSeq2Seq } from "../../src/generate/auto.js";
 import type { FromPretrainedOptions } from "../../src/generate/options.js";
-import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/seq2seq-model.js";
+import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
 import { quantizedModules } from "../../src/load/storage.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";

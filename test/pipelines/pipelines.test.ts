@@ -7,11 +7,12 @@ import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js"
 import { openDevice } from "../../src/load/device.js";
 import { pipeline } from "../../src/pipelines/node.js";
 import { TASKS } from "../../src/pipelines/pipeline.js";
-import { joined } from "../../src/pipelines/speech.js";
+import { joined } from "../../src/pipelines/transcript.js";
 import { copyOf, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks } from "../support/devices.js";
-import { FIXTURES, readJson } from "../support/fixtures.js";
+import { expectNear, FIXTURES, readJson } from "../support/fixtures.js";
 import { all } from "../support/odd-calls.js";
+import { sound } from "../support/sound.js";
 import { STORYTELLER } from "../tokenizer/golden.js";
 
 const device = openDevice("cpu", { threads: 2 });
@@ -35,36 +36,15 @@ const { cases, joins } = readJson<{ cases: Case[]; joins: { parts: number[][]; j
 const here = (...path: string[]): string => join(FIXTURES, "pipelines", ...path);
 const tokenizer = await AutoTokenizer.from_pretrained(here("tokenizer"));
 
-/** Numbers may differ by the rounding of f32, all else may not. */
-function expectNear(got: unknown, want: unknown, place = "output"): void {
-  if (typeof want === "number" && typeof got === "number") {
-    expect(Math.abs(got - want), place).toBeLessThanOrEqual(2e-5 * Math.max(1, Math.abs(want)));
-    return;
-  }
-  if (typeof want !== "object" || want === null) {
-    expect(got, place).toEqual(want);
-    return;
-  }
-  expect(Object.keys(got as object).sort(), place).toEqual(Object.keys(want).sort());
-  for (const [key, value] of Object.entries(want)) {
-    expectNear((got as Record<string, unknown>)[key], value, `${place}.${key}`);
-  }
-}
-
 /** The sound of make_pipelines.py. */
-function sound({ samples, sampling_rate }: { samples: number; sampling_rate: number }): object {
-  const values = Float32Array.from({ length: samples }, (_, n) => {
-    const t = n / sampling_rate;
-    const low = 0.4 * Math.sin(2 * Math.PI * 220 * t * (1 + 0.3 * t));
-    return low + 0.2 * Math.sin(2 * Math.PI * 523 * t) * Math.cos(9 * t);
-  });
-  return { samples: values, sampling_rate };
+function soundOf({ samples, sampling_rate }: { samples: number; sampling_rate: number }): object {
+  return { samples: sound(samples, sampling_rate), sampling_rate };
 }
 
 const picture = (name: string): string => join(FIXTURES, "processors", name);
 
 function inputsOf({ task, inputs }: Case): unknown {
-  if (task === "automatic-speech-recognition") return sound(inputs as { samples: number; sampling_rate: number });
+  if (task === "automatic-speech-recognition") return soundOf(inputs as { samples: number; sampling_rate: number });
   if (!/image/.test(task)) return inputs;
   return typeof inputs === "string" ? picture(inputs) : (inputs as string[]).map(picture);
 }
@@ -242,11 +222,14 @@ describe("a pipeline", () => {
       tokenizer,
       feature_extractor: here("whisper"),
     });
-    const long = sound({ samples: 9600, sampling_rate: 4800 }) as { samples: Float32Array; sampling_rate: number };
-    await expect(ears(long)).rejects.toThrow(/2\.0 s are more than the 1 s/);
+    const long = soundOf({ samples: 9600, sampling_rate: 4800 }) as { samples: Float32Array; sampling_rate: number };
+    await expect(ears(long, { return_timestamps: false })).rejects.toThrow(
+      /96 frames are more than the 48 of a window/,
+    );
+    await expect(ears(long, { chunk_length_s: 2 })).rejects.toThrow(/2 s are more than the 1 s/);
     expect((await ears(long, { chunk_length_s: 1, max_new_tokens: 5 })).text.length).toBeGreaterThan(0);
     await expect(ears(long, { chunk_length_s: 1, stride_length_s: 0.5 })).rejects.toThrow(/strides/);
-    await expect(ears({ ...long, sampling_rate: 16_000 })).rejects.toThrow(/4800 Hz/);
+    await expect(ears({ ...long, sampling_rate: 0.5 })).rejects.toThrow(/sampling_rate must be a whole number of Hz/);
   });
 });
 
@@ -307,7 +290,12 @@ test("whatever is passed is done, or refused with a typed error", async () => {
         feature_extractor: here("ctc"),
       }),
       { samples: new Float32Array(1600), sampling_rate: 16_000 },
-      { chunk_length_s: 0.05, stride_length_s: [0.02, 0.01] },
+      { chunk_length_s: 0.05, stride_length_s: [0.02, 0.01], return_timestamps: "word" },
+    ],
+    [
+      await pipeline("audio-classification", join(FIXTURES, "speech", "labels"), { device }),
+      { raw: new Float32Array(800), sampling_rate: 16_000 },
+      { top_k: 2, function_to_apply: "none" },
     ],
   ] as const;
   for (const [pipe, input, options] of opened) {

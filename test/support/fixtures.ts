@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { expect } from "vitest";
 import { parseSafetensorsHeader } from "../../src/checkpoints/safetensors.js";
 import { fromBf16, fromF16 } from "../../src/core/dtype.js";
 
@@ -75,4 +76,20 @@ export function largest(values: ArrayLike<number>): number {
   let most = 0;
   for (let i = 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]!));
   return most;
+}
+
+/** Numbers may differ by the rounding of f32, all else may not. */
+export function expectNear(got: unknown, want: unknown, place = "output"): void {
+  if (typeof want === "number" && typeof got === "number") {
+    expect(Math.abs(got - want), place).toBeLessThanOrEqual(2e-5 * Math.max(1, Math.abs(want)));
+    return;
+  }
+  if (typeof want !== "object" || want === null) {
+    expect(got, place).toEqual(want);
+    return;
+  }
+  expect(Object.keys(got as object).sort(), place).toEqual(Object.keys(want).sort());
+  for (const [key, value] of Object.entries(want)) {
+    expectNear((got as Record<string, unknown>)[key], value, `${place}.${key}`);
+  }
 }

@@ -3,4 +3,5 @@
 export { RowProcessor } from "./base.js";
 export { getLogitsProcessor, type LogitsInputs, LogitsProcessorList, type ProcessorConfig } from "./list.js";
 export * from "./text.js";
+export { type TimestampConfig, WhisperTimeStampLogitsProcessor } from "./timestamps.js";
 export * from "./warpers.js";

@@ -141,6 +141,8 @@ export interface GenerationConfig {
   /** What processors on the host do in each step; undefined if none is needed. */
   readonly host: ProcessorConfig | undefined;
   readonly beams: BeamConfig;
+  /** Tokens of the vocabulary. */
+  readonly vocab_size: number;
 }
 
 /** How many texts are searched, and which is the best. */
@@ -260,6 +262,7 @@ export function generationConfig(
     cache_dtype: cacheDTypeOf(options),
     host: Object.keys(host).length > 0 || beams.num_beams > 1 ? host : undefined,
     beams,
+    vocab_size: vocab,
   };
 }
 

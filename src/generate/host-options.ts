@@ -3,6 +3,11 @@
 import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
+import {
+  problemWithWatermark,
+  type WatermarkingConfig,
+  type WatermarkingOptions,
+} from "./processors/host/watermark.js";
 
 const isIds = (value: unknown): value is readonly number[] => (listOf(value, isWhole)?.length ?? 0) > 0;
 const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
@@ -49,6 +54,12 @@ export const PROCESSORS = {
   ),
   /** NaN becomes 0 and infinities the largest numbers. */
   remove_invalid_values: flag(),
+  /** Marks the text, as a WatermarkDetector with the same config finds out (Kirchenbauer et al. 2023). */
+  watermarking_config: such<WatermarkingConfig | WatermarkingOptions | null>(
+    orNone((value) => problemWithWatermark(value) === undefined),
+    "a WatermarkingConfig or its fields",
+    { hint: problemWithWatermark },
+  ),
   /** Scores are log-probabilities again after all processors. */
   renormalize_logits: flag(),
 };

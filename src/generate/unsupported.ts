@@ -17,7 +17,6 @@ export const UNSUPPORTED = {
   dola_layers: [null, "decoding by contrasting layers"],
   token_healing: [false, "token healing"],
   guidance_scale: [1, "classifier-free guidance"],
-  watermarking_config: [null, "a watermark"],
   return_timestamps: [false, "timestamps"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 

@@ -45,7 +45,7 @@ export function onHost(
     }
   }
   const some = (ids: readonly number[]): readonly number[] | null => (ids.length > 0 ? ids : null);
-  const { typical_p, epsilon_cutoff, eta_cutoff, renormalize_logits, ...rest } = host;
+  const { typical_p, epsilon_cutoff, eta_cutoff, watermarking_config, renormalize_logits, ...rest } = host;
   const text: ProcessorConfig = {
     ...rest,
     repetition_penalty: config.repetition_penalty,
@@ -53,7 +53,8 @@ export function onHost(
     begin_suppress_tokens: some(config.begin_suppress_tokens),
     eos_token_id: some(config.eos_token_ids),
   };
-  const own = [typical_p, epsilon_cutoff, eta_cutoff].some((value) => value !== undefined);
+  // A watermark follows the temperature, and what drops tokens.
+  const own = [typical_p, epsilon_cutoff, eta_cutoff, watermarking_config].some((value) => value !== undefined);
   const warps = do_sample && (own || kept !== undefined || num_beams > 1);
   const { temperature, top_k, top_p, min_p } = config;
   const warpers: ProcessorConfig = warps
@@ -66,10 +67,11 @@ export function onHost(
         typical_p,
         epsilon_cutoff,
         eta_cutoff,
+        watermarking_config,
         renormalize_logits,
         num_beams,
       }
-    : { renormalize_logits };
+    : { watermarking_config, renormalize_logits };
   const at = (own: ProcessorConfig, prefix?: PrefixAllowedTokens): HostProcessor => {
     const lists = new Map<number, LogitsProcessorList>();
     return {
@@ -79,7 +81,13 @@ export function onHost(
           const item = Math.floor(row / rowsPerPrompt(beams));
           const texts = encoder ? encoder.slice(item, item + 1) : [ids.slice(0, prompt)];
           const prefix_allowed_tokens_fn: PrefixAllowedTokens | undefined = prefix && ((_, text) => prefix(item, text));
-          const inputs = { input_ids_seq_length: prompt, encoder_input_ids: texts, prefix_allowed_tokens_fn };
+          const { vocab_size } = config;
+          const inputs = {
+            input_ids_seq_length: prompt,
+            encoder_input_ids: texts,
+            prefix_allowed_tokens_fn,
+            vocab_size,
+          };
           list = getLogitsProcessor({ ...own, max_length: prompt + max_new_tokens }, inputs);
           lists.set(row, list);
         }
@@ -94,7 +102,7 @@ export function onHost(
     begin_suppress_tokens: [],
     ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
   };
-  const last = warps || renormalize_logits ? [at(warpers)] : [];
+  const last = warps || watermarking_config || renormalize_logits ? [at(warpers)] : [];
   // Beams keep their scores themselves: theirs are log-probabilities.
   const [first, end] = num_beams > 1 ? [] : [kept?.logits, kept?.scores];
   const ends = (record: ScoreRecord | undefined): HostProcessor[] => (record ? [record.processor] : []);

@@ -4,3 +4,4 @@ export { RowProcessor } from "./base.js";
 export { getLogitsProcessor, type LogitsInputs, LogitsProcessorList, type ProcessorConfig } from "./list.js";
 export * from "./text.js";
 export * from "./warpers.js";
+export { WatermarkingConfig, type WatermarkingOptions, WatermarkLogitsProcessor } from "./watermark.js";

@@ -1,0 +1,109 @@
+// Decoding modes beside greedy search and beams give what transformers gives (test/fixtures/make_modes.py): watermarks, guidance,
+// groups of beams, contrastive search.
+
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { WatermarkDetector, WatermarkingConfig, WatermarkLogitsProcessor } from "../../src/anywhere.js";
+import { AutoModelForCausalLM, AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
+import { randperm } from "../../src/generate/processors/host/randperm.js";
+import type { WatermarkingOptions } from "../../src/generate/processors/host/watermark.js";
+import { openDevice } from "../../src/load/device.js";
+import { expectNoLeaks } from "../support/devices.js";
+import { FIXTURES, readJson } from "../support/fixtures.js";
+
+interface Case {
+  readonly model: "llama" | "gpt2" | "t5";
+  readonly input_ids: number[][];
+  readonly attention_mask: number[][];
+  readonly options: Record<string, unknown>;
+  readonly sequences: number[][];
+}
+interface Modes {
+  readonly permutations: { readonly seed: string; readonly numbers: number[] }[];
+  readonly green: {
+    readonly config: WatermarkingOptions;
+    readonly input_ids: number[][];
+    readonly scores: number[][];
+    readonly processed: number[][];
+  }[];
+  readonly detected: ({ readonly config: WatermarkingOptions; readonly input_ids: number[][] } & Record<
+    string,
+    unknown
+  >)[];
+  readonly marked: Case[];
+  readonly guided: Case[];
+}
+const modes = readJson<Modes>("generation", "modes.json");
+const device = openDevice("cpu", { threads: 2 });
+const at = (name: string): string => join(FIXTURES, "models", name);
+const llama = await AutoModelForCausalLM.from_pretrained(at("llama"), { device });
+const gpt2 = await AutoModelForCausalLM.from_pretrained(at("gpt2"), { device });
+const t5 = await AutoModelForSeq2SeqLM.from_pretrained(at("t5"), { device });
+const models = { llama, gpt2, t5 };
+afterAll(async () => {
+  for (const model of Object.values(models)) model.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});
+
+const named = (cases: readonly Case[]) =>
+  cases.map((one) => [`${one.model} ${JSON.stringify(one.options)}`, one] as const);
+const generated = ({ model, input_ids, attention_mask, options }: Case): Promise<number[][]> =>
+  models[model].generate({ input_ids, attention_mask, ...options });
+
+describe("watermarks", () => {
+  test.each(modes.permutations)("torch's permutation of seed $seed", ({ seed, numbers }) => {
+    expect([...randperm(700, BigInt(seed), 40)]).toEqual(numbers);
+    expect([...randperm(700, BigInt(seed))].sort((a, b) => a - b)).toEqual(Array.from({ length: 700 }, (_, i) => i));
+  });
+
+  test.each(modes.green.map((one) => [JSON.stringify(one.config), one] as const))("green tokens: %s", (_, one) => {
+    const processor = new WatermarkLogitsProcessor(160, one.config);
+    for (const [row, ids] of one.input_ids.entries()) {
+      const scores = Float32Array.from(one.scores[row]!);
+      processor.change(scores, ids);
+      expect([...scores]).toEqual(one.processed[row]);
+    }
+  });
+
+  test.each(named(modes.marked))("%s", async (_, one) => {
+    expect(await generated(one)).toEqual(one.sequences);
+  });
+
+  test.each(modes.detected.map((one) => [JSON.stringify(one.config), one] as const))("found: %s", (_, one) => {
+    const { config, input_ids, ...want } = one;
+    const detector = new WatermarkDetector({ model_config: llama.config, watermarking_config: config });
+    const found = detector.call(input_ids, { return_dict: true });
+    expect(Object.keys(found).sort()).toEqual(Object.keys(want).sort());
+    for (const [key, values] of Object.entries(found)) {
+      values.forEach((value: number | boolean, row: number) => {
+        // Both compute in f64, from whole counts.
+        expect(Number(value)).toBeCloseTo(Number((want[key] as (number | boolean)[])[row]), 12);
+      });
+    }
+    expect(detector.call(input_ids)).toEqual(want.prediction);
+    expect(detector.call(input_ids, { z_threshold: -100 })).toEqual([true, true, true]);
+  });
+
+  test("sampled texts are marked; windows that repeat count once if asked", async () => {
+    const watermarking_config = new WatermarkingConfig({ bias: 6, greenlist_ratio: 0.3 });
+    const prompt = { input_ids: [[5, 9, 2, 77]], max_new_tokens: 40, eos_token_id: null, do_sample: true, seed: 3 };
+    const [own] = await llama.generate({ ...prompt, watermarking_config });
+    const detector = new WatermarkDetector({ model_config: llama.config, watermarking_config });
+    expect(detector.call([own!.slice(4)])).toEqual([true]);
+    const once = { ignore_repeated_ngrams: true, model_config: llama.config, watermarking_config };
+    const twice = [[...own!.slice(4), ...own!.slice(4)]];
+    const { num_tokens_scored } = new WatermarkDetector(once).call(twice, { return_dict: true });
+    expect(num_tokens_scored[0]).toBeLessThanOrEqual(40);
+  });
+
+  test("what cannot be", async () => {
+    const prompt = { input_ids: [[5, 9, 2]], max_new_tokens: 2 };
+    await expect(llama.generate({ ...prompt, watermarking_config: { bias: "2" } as never })).rejects.toThrow(
+      /watermarking_config must be a WatermarkingConfig or its fields[\s\S]*watermarking_config.bias must be a number, got "2"/,
+    );
+    expect(() => new WatermarkingConfig({ greenlist_ratio: 1 })).toThrow("above 0 and below 1");
+    const detector = new WatermarkDetector({ model_config: llama.config, watermarking_config: {} });
+    expect(() => detector.call([[7]])).toThrow("too short");
+  });
+});

@@ -14,7 +14,7 @@ import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import { logSoftmax } from "./processors/host/base.js";
-import type { HostProcessor } from "./processors/host-processor.js";
+import type { HostProcessor, HostState } from "./processors/host-processor.js";
 import type { Kept } from "./scores.js";
 import { DecodeSession } from "./session.js";
 
@@ -37,6 +37,8 @@ export interface BeamOptions {
   readonly numbers?: readonly number[];
   /** Gets the scores of each step. */
   readonly kept?: Kept | undefined;
+  /** With guidance: the text in place of each prompt where there is no condition. */
+  readonly unconditional?: readonly (readonly number[])[] | undefined;
 }
 
 export interface BeamResult {
@@ -85,9 +87,11 @@ interface Candidate {
 /** Keeps the logits of all rows of a step, which are the same array until the next one. */
 class Tap implements HostProcessor {
   readonly rows = new Map<number, Float32Array>();
+  readonly unconditional = new Map<number, Float32Array>();
 
-  process(logits: Float32Array, { row }: { readonly row: number }): void {
+  process(logits: Float32Array, { row, unconditional }: HostState): void {
     this.rows.set(row, logits.slice());
+    if (unconditional) this.unconditional.set(row, unconditional.slice());
   }
 }
 
@@ -105,16 +109,18 @@ export async function beamSearch(
   const { num_beams } = beams;
   throwIfAborted(signal, "generation");
   const prompts = promptsOf(batch);
-  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
+  const texts = [...prompts, ...(options.unconditional ?? [])];
+  const guided = texts.length > prompts.length;
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const tap = new Tap();
-  const shape = { rows: batch.rows * num_beams, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross, attention });
+  const shape = { rows: texts.length * num_beams, capacity: longest + config.max_new_tokens };
+  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross, attention, guided });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
-  const total = prompts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams
+  const total = texts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams
   progress?.(promptProgress("initiate", 0, total));
   await session.add(
-    prompts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
+    texts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
     { signal, ran: (tokens) => progress?.(promptProgress("progress", tokens, total)) },
   );
   for (let row = 0; row < shape.rows; row++) {
@@ -159,7 +165,8 @@ export async function beamSearch(
     }
     const full = beams.early_stopping === true && items.every(({ slots }) => slots.every(({ finished }) => finished));
     if (ended || full || !items.some(({ open }) => open)) break;
-    session.reorder(parents, tokens);
+    const beside = guided ? parents.map((row) => row + shape.rows / 2) : [];
+    session.reorder([...parents, ...beside], guided ? [...tokens, ...tokens] : tokens);
   }
   const best = items.flatMap(({ slots }) => slots.slice(0, beams.num_return_sequences));
   return {
@@ -209,7 +216,7 @@ async function continuations(
     kept?.logits?.add(step, row, scores);
     logSoftmax(scores);
     const ids = [...prompt, ...beam.ids];
-    const at = { row, ids, prompt: prompt.length, step };
+    const at = { row, ids, prompt: prompt.length, step, unconditional: tap.unconditional.get(row) };
     for (const processor of processors) await processor.process(scores, at);
     kept?.scores?.add(step, row, scores);
     for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! + beam.score;

@@ -38,9 +38,14 @@ export class Choice implements Disposable {
   /** f32[R,4] and i32[R,3]: operands of `sample`. */
   readonly #params: Tensor;
   readonly #draws: Tensor;
+  readonly #guided: boolean;
 
-  /** @param capacity most tokens of a row's text */
-  constructor(device: Device, rows: number, capacity: number, vocab: number, scores: boolean) {
+  /**
+   * @param capacity most tokens of a row's text
+   * @param guided the second half of the rows gets the tokens of the first
+   */
+  constructor(device: Device, rows: number, capacity: number, vocab: number, { scores = false, guided = false }) {
+    this.#guided = guided;
     const params = new Float32Array(4 * rows).fill(UNUSED);
     const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
     const own = keptTogether(
@@ -87,6 +92,8 @@ export class Choice implements Disposable {
   choose(logits: Tensor): void {
     scope(() => {
       copyInto(sample(logits, this.#params, this.#draws), this.tokens);
+      const half = this.tokens.shape[0]! / 2;
+      if (this.#guided) copyInto(this.tokens.narrow(0, 0, half), this.tokens.narrow(0, half, half));
       if (this.scores) copyInto(tokenLogprobs(logits, this.tokens), this.scores);
       for (const processor of this.processors) processor.keep(this.tokens);
       advanceLanes(this.lanes, 1);

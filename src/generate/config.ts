@@ -11,6 +11,7 @@ import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
 import { ENDING } from "./ending-options.js";
 import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
+import { MODES, type ModeConfig, modeOf } from "./mode-options.js";
 import { NEUTRAL, type ProcessorConfig } from "./processors/host/list.js";
 import {
   isNeutral,
@@ -89,10 +90,10 @@ const OWN = {
 };
 
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
-export const GENERATION = { ...OWN, ...IDS, ...ENDING, ...HOST, ...CACHE };
+export const GENERATION = { ...OWN, ...IDS, ...ENDING, ...HOST, ...MODES, ...CACHE };
 
 /**
- * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`guidance_scale`, ...) accept only their
+ * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`token_healing`, ...) accept only their
  * neutral value, which also overrides a generation_config.json.
  */
 export interface GenerationOptions
@@ -101,6 +102,7 @@ export interface GenerationOptions
     Options<typeof ENDING>,
     Options<typeof PROCESSORS>,
     Options<typeof BEAMS>,
+    Options<typeof MODES>,
     Options<typeof CACHE>,
     Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
 
@@ -141,6 +143,7 @@ export interface GenerationConfig {
   /** What processors on the host do in each step; undefined if none is needed. */
   readonly host: ProcessorConfig | undefined;
   readonly beams: BeamConfig;
+  readonly mode: ModeConfig;
   /** Tokens of the vocabulary. */
   readonly vocab_size: number;
 }
@@ -155,7 +158,7 @@ export interface BeamConfig {
   readonly num_return_sequences: number;
 }
 
-/** Rows of a batch for each prompt. */
+/** Texts of a batch for each prompt. */
 export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {
   return num_beams > 1 ? num_beams : num_return_sequences;
 }
@@ -262,6 +265,7 @@ export function generationConfig(
     cache_dtype: cacheDTypeOf(options),
     host: Object.keys(host).length > 0 || beams.num_beams > 1 ? host : undefined,
     beams,
+    mode: modeOf(given),
     vocab_size: vocab,
   };
 }

@@ -6,13 +6,13 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { type GenerationConfig, rowsPerPrompt } from "./config.js";
+import { type GenerationConfig, GREEDY, rowsPerPrompt } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
-import type { FinishReason, RowToken } from "./sequence.js";
+import type { FinishReason, RequestConfig, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
 import type { Streamer } from "./streamers.js";
 
@@ -33,6 +33,8 @@ export interface LoopOptions {
   readonly attention?: AttentionChoice | undefined;
   /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
   readonly numbers?: readonly number[];
+  /** With guidance: the text in place of each prompt where there is no condition. */
+  readonly unconditional?: readonly (readonly number[])[] | undefined;
   /** Tokens of a chunk of the prompts, for tests. */
   readonly chunk?: number;
   /** Called while the prompts are read. */
@@ -75,30 +77,36 @@ export async function* generateSteps(
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const prompts = promptsOf(batch);
-  const total = prompts.reduce((sum, { length }) => sum + length, 0);
-  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-  const { cache_dtype, processors, scores, cross, ends, attention } = options;
+  const { cache_dtype, processors, scores, cross, ends, attention, unconditional = [] } = options;
+  const texts = [...prompts, ...unconditional];
+  const total = texts.reduce((sum, { length }) => sum + length, 0);
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const copies = rowsPerPrompt(config.beams);
-  const shape = { rows: batch.rows * copies, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross, attention });
+  const rows = batch.rows * copies;
+  const guided = unconditional.length > 0;
+  const shape = { rows: texts.length * copies, capacity: longest + config.max_new_tokens };
+  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross, attention, guided });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {
     const item = Math.floor(row / copies);
     return (options.numbers?.[item] ?? item) * copies + (row % copies);
   };
-  const requests = prompts.map((prompt, item) => {
+  // What goes beside a guided text never ends by itself.
+  const beside = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
+  const configOf = (row: number): RequestConfig => (row < rows ? request : beside);
+  const requests = texts.map((prompt, item) => {
     const row = item * copies;
-    return { row, prompt, config: request, sequence: sequenceOf(row) };
+    return { row, prompt, config: configOf(row), sequence: sequenceOf(row) };
   });
   const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
   progress?.(promptProgress("initiate", 0, total));
   const prefill = { signal, chunk, ran };
   await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
   for (let row = 0; row < shape.rows; row++) {
-    if (row % copies > 0) session.fork(row - (row % copies), row, request, sequenceOf(row));
+    if (row % copies > 0) session.fork(row - (row % copies), row, configOf(row), sequenceOf(row));
   }
   let reading = true;
-  const columns = new Columns(shape.rows, config.pad_token_id, scores ?? false);
+  const columns = new Columns(rows, config.pad_token_id, scores ?? false);
   const passes = drafter ? drafted(session, drafter, options.drafts ?? 0) : stepped(session);
   for await (const tokens of passes) {
     stop();

@@ -251,6 +251,15 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
+    if (config.mode.guidance_scale !== undefined) {
+      throw new OptionError(
+        "guidance_scale is for models without an encoder: nothing says what an encoder reads instead",
+        {
+          details: { option: "guidance_scale" },
+          hint: "leave it out, or pass guidance_scale: 1 where generation_config.json has it",
+        },
+      );
+    }
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
         details: { option: "prompt_lookup_num_tokens" },

@@ -36,6 +36,11 @@ export interface SessionOptions {
   readonly scores?: boolean;
   /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */
   readonly keep?: boolean;
+  /**
+   * The second half of the rows are the texts of the first half without their condition: they get the same tokens, end with them,
+   * and are seen by processors beside them alone.
+   */
+  readonly guided?: boolean;
 }
 
 export interface PrefillOptions {
@@ -53,6 +58,8 @@ export class DecodeSession implements Disposable {
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #keep: boolean;
+  /** Rows that choose tokens. */
+  readonly #choosing: number;
   readonly #sequences: (Sequence | undefined)[];
   /** Tokens that each row gets in the step being recorded. */
   readonly #counts: number[];
@@ -66,9 +73,10 @@ export class DecodeSession implements Disposable {
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
     this.#keep = options.keep ?? false;
+    this.#choosing = options.guided ? rows / 2 : rows;
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
-    this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options.scores ?? false);
+    this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options);
     try {
       this.#forward = new RowForward(device, model, options);
     } catch (error) {
@@ -209,11 +217,12 @@ export class DecodeSession implements Disposable {
     const { logits } = this.#recordings.forward;
     const vocab = logits.shape[1]!;
     const all = await logits.readFloats();
-    for (const sequence of live) {
-      const { row, ids, prompt } = sequence;
-      const own = all.subarray(row * vocab, (row + 1) * vocab);
-      const at = { row, ids, prompt, step: ids.length - prompt };
-      for (const processor of this.#processors) await processor.process(own, at);
+    const of = (row: number): Float32Array => all.subarray(row * vocab, (row + 1) * vocab);
+    for (const { row, ids, prompt } of live) {
+      if (row >= this.#choosing) continue;
+      const unconditional = this.#choosing < this.rows ? of(row + this.#choosing) : undefined;
+      const at = { row, ids, prompt, step: ids.length - prompt, unconditional };
+      for (const processor of this.#processors) await processor.process(of(row), at);
     }
     logits.write(all);
     choosing!.replay();
@@ -401,8 +410,11 @@ export class DecodeSession implements Disposable {
     const taken: RowToken[] = [];
     for (const sequence of live) {
       if (sequence.ended) continue;
-      taken.push(sequence.take(ids[sequence.row]!, score?.[sequence.row], false));
-      if (sequence.ended) this.#keep ? this.#end(sequence) : this.#free(sequence);
+      const { row } = sequence;
+      const token = sequence.take(ids[row]!, score?.[row], false);
+      if (row < this.#choosing) taken.push(token);
+      const beside = this.#choosing < this.rows ? this.#sequences[row + this.#choosing] : undefined;
+      if (sequence.ended) for (const one of [sequence, beside]) if (one) this.#keep ? this.#end(one) : this.#free(one);
     }
     return taken;
   }

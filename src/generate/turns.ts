@@ -81,6 +81,9 @@ export class Turns implements AsyncDisposable {
     if (read.beams.num_beams > 1 || read.beams.num_return_sequences > 1 || read.prompt_lookup_num_tokens > 0) {
       throw new OptionError("turns have one text, without beams and guesses", { details: { option: "num_beams" } });
     }
+    if (read.mode.guidance_scale !== undefined) {
+      throw new OptionError("turns have one text, without guidance", { details: { option: "guidance_scale" } });
+    }
     const { signal, progress, tokenizer } = options;
     const ends = endingOf(read, { tokenizer })();
     const { config, processors } = onHost(read, {});

@@ -16,7 +16,6 @@ export const UNSUPPORTED = {
   penalty_alpha: [0, "contrastive search"],
   dola_layers: [null, "decoding by contrasting layers"],
   token_healing: [false, "token healing"],
-  guidance_scale: [1, "classifier-free guidance"],
   return_timestamps: [false, "timestamps"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 

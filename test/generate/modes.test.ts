@@ -49,7 +49,9 @@ afterAll(async () => {
 const named = (cases: readonly Case[]) =>
   cases.map((one) => [`${one.model} ${JSON.stringify(one.options)}`, one] as const);
 const generated = ({ model, input_ids, attention_mask, options }: Case): Promise<number[][]> =>
-  models[model].generate({ input_ids, attention_mask, ...options });
+  model === "t5"
+    ? t5.generate({ input_ids, attention_mask, ...options })
+    : models[model].generate({ input_ids, attention_mask, ...options });
 
 describe("watermarks", () => {
   test.each(modes.permutations)("torch's permutation of seed $seed", ({ seed, numbers }) => {
@@ -105,5 +107,72 @@ describe("watermarks", () => {
     expect(() => new WatermarkingConfig({ greenlist_ratio: 1 })).toThrow("above 0 and below 1");
     const detector = new WatermarkDetector({ model_config: llama.config, watermarking_config: {} });
     expect(() => detector.call([[7]])).toThrow("too short");
+  });
+});
+
+describe("guidance", () => {
+  test.each(named(modes.guided))("%s", async (_, one) => {
+    expect(await generated(one)).toEqual(one.sequences);
+  });
+
+  const prompt = { input_ids: [[5, 9, 2, 77]], max_new_tokens: 8, eos_token_id: null, guidance_scale: 2 };
+  const negative_prompt_ids = [[31, 8, 40]];
+
+  test("samples, alone and beside others, several of a prompt, as steps", async () => {
+    const options = { ...prompt, do_sample: true, seed: 5, negative_prompt_ids };
+    const [alone] = await llama.generate(options);
+    const two = {
+      input_ids: [prompt.input_ids[0]!, [6, 6, 3, 1]],
+      negative_prompt_ids: [
+        [31, 8, 40],
+        [9, 9, 9],
+      ],
+    };
+    expect((await llama.generate({ ...options, ...two }))[0]).toEqual(alone);
+    const copies = await llama.generate({ ...options, num_return_sequences: 2 });
+    expect(copies).toHaveLength(2);
+    expect(copies[0]).toEqual(alone);
+    expect(copies[1]).not.toEqual(alone);
+    const steps: number[] = [];
+    for await (const { token_ids } of llama.stream({ ...options, logprobs: true })) steps.push(...token_ids);
+    expect(steps).toEqual(alone!.slice(4));
+  });
+
+  test("scores are those with guidance, logits those without", async () => {
+    const kept = { return_dict_in_generate: true, output_scores: true, output_logits: true } as const;
+    const plain = await llama.generate({ ...prompt, guidance_scale: 1, max_new_tokens: 1, ...kept });
+    const { scores, logits } = await llama.generate({ ...prompt, negative_prompt_ids, max_new_tokens: 1, ...kept });
+    expect(logits![0]).toEqual(plain.logits![0]);
+    const [other] = (await llama.generate({ input_ids: negative_prompt_ids, max_new_tokens: 1, ...kept })).logits!;
+    const shares = (own: Float32Array): number[] => {
+      const sum = own.reduce((all, one) => all + Math.exp(one), 0);
+      return [...own].map((one) => one - Math.log(sum));
+    };
+    const [given, without] = [shares(logits![0]![0]!), shares(other![0]!)];
+    // f32 scores of some tens; sums in another order.
+    for (const [id, one] of given.entries()) {
+      expect(scores![0]![0]![id]).toBeCloseTo(without[id]! + 2 * (one - without[id]!), 4);
+    }
+  });
+
+  test("what cannot be", async () => {
+    const refused: [object, RegExp][] = [
+      [{ negative_prompt_ids: [[5], [6]] }, /negative_prompt_ids: 2 rows, but input_ids have 1/],
+      [{ guidance_scale: undefined, negative_prompt_ids }, /without guidance_scale/],
+      [{ negative_prompt_attention_mask: [[1]] }, /there are no negative_prompt_ids/],
+      [{ negative_prompt_ids, negative_prompt_attention_mask: [[1]] }, /negative_prompt_attention_mask must have/],
+      [{ negative_prompt_ids: [[160]] }, /vocabulary has ids 0 to 159/],
+      [{ guidance_scale: Number.NaN }, /guidance_scale must be a number/],
+      [{ prompt_lookup_num_tokens: 2 }, /cannot be combined with guidance_scale/],
+    ];
+    for (const [options, message] of refused) {
+      await expect(llama.generate({ ...prompt, ...options })).rejects.toThrow(message);
+    }
+    await expect(t5.generate({ ...prompt })).rejects.toThrow(/guidance_scale is for models without an encoder/);
+    const long = { input_ids: [[5]], max_new_tokens: 8, guidance_scale: 2 };
+    const negative = { negative_prompt_ids: [new Array<number>(gpt2.module.geometry.max_positions - 7).fill(5)] };
+    await expect(gpt2.generate({ ...long, ...negative })).rejects.toThrow(/positions of this model/);
+    const rows = llama.cache_footprint(prompt).bytes / llama.cache_footprint({ ...prompt, guidance_scale: 1 }).bytes;
+    expect(rows).toBe(2);
   });
 });

@@ -58,9 +58,11 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
                 ? "prefix_allowed_tokens_fn"
                 : options.return_dict_in_generate && (options.output_scores || options.output_logits)
                   ? "output_scores and output_logits"
-                  : config.host
-                    ? listed(Object.keys(config.host))
-                    : undefined;
+                  : config.mode.guidance_scale !== undefined
+                    ? "guidance_scale"
+                    : config.host
+                      ? listed(Object.keys(config.host))
+                      : undefined;
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

@@ -13,6 +13,8 @@ export interface HostState {
   readonly prompt: number;
   /** Tokens generated so far. */
   readonly step: number;
+  /** With guidance: logits f32[V] of the same text after its negative prompt. */
+  readonly unconditional?: Float32Array | undefined;
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import { OptionError } from "../../../core/errors.js";
 import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
+import { Guidance } from "../../guidance.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
@@ -34,9 +35,12 @@ export function onHost(
   { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept }: OwnProcessors,
   encoder?: readonly (readonly number[])[],
 ): HostPart {
-  const { host = {}, beams, do_sample, max_new_tokens } = config;
+  const { host = {}, beams, do_sample, max_new_tokens, mode } = config;
   const { num_beams } = beams;
-  if (config.host === undefined && !allowed && !kept) return { config, processors: logits_processor };
+  const guided = mode.guidance_scale === undefined ? [] : [new Guidance(mode.guidance_scale)];
+  if (config.host === undefined && !allowed && !kept && guided.length === 0) {
+    return { config, processors: logits_processor };
+  }
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
@@ -106,6 +110,6 @@ export function onHost(
   // Beams keep their scores themselves: theirs are log-probabilities.
   const [first, end] = num_beams > 1 ? [] : [kept?.logits, kept?.scores];
   const ends = (record: ScoreRecord | undefined): HostProcessor[] => (record ? [record.processor] : []);
-  const processors = [...ends(first), at(text, allowed), ...logits_processor, ...last, ...ends(end)];
+  const processors = [...ends(first), ...guided, at(text, allowed), ...logits_processor, ...last, ...ends(end)];
   return { config: device, processors };
 }

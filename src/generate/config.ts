@@ -154,6 +154,9 @@ export interface BeamConfig {
   readonly num_beams: number;
   readonly length_penalty: number;
   readonly early_stopping: boolean | "never";
+  /** 1: no groups. */
+  readonly num_beam_groups: number;
+  readonly diversity_penalty: number;
   /** Texts that are returned for each prompt. */
   readonly num_return_sequences: number;
 }
@@ -195,7 +198,7 @@ const FILE = "generation_config.json";
 type Field = keyof typeof GENERATION;
 
 /** Options of which null asks for nothing. */
-const NULLABLE: ReadonlySet<string> = new Set(Object.keys({ ...HOST, ...ENDING }));
+const NULLABLE: ReadonlySet<string> = new Set(Object.keys({ ...HOST, ...ENDING, ...MODES }));
 
 /**
  * Merges the caller's options, generation_config.json and config.json, in that order. In the files null counts as absent, and
@@ -286,7 +289,22 @@ function beamsOf(
         : `num_return_sequences ${num_return_sequences} needs do_sample, or as many beams: all texts would be the same`,
     );
   }
+  const num_beam_groups = given("num_beam_groups") ?? 1;
+  const diversity_penalty = given("diversity_penalty") ?? 0;
+  if (num_beams % num_beam_groups !== 0) {
+    refuse("num_beam_groups", `num_beam_groups ${num_beam_groups} must divide num_beams, which is ${num_beams}`);
+  }
+  if (num_beam_groups > 1 && do_sample) refuse("num_beam_groups", "num_beam_groups cannot be combined with do_sample");
+  if (num_beam_groups > 1 !== diversity_penalty > 0) {
+    const why = num_beam_groups > 1 ? "groups would be the same without diversity_penalty" : "there are no groups";
+    refuse(
+      "diversity_penalty",
+      `diversity_penalty is ${diversity_penalty}, num_beam_groups ${num_beam_groups}: ${why}`,
+    );
+  }
   return {
+    num_beam_groups,
+    diversity_penalty,
     num_beams,
     num_return_sequences,
     length_penalty: given("length_penalty") ?? 1,

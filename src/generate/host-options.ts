@@ -68,6 +68,16 @@ export const PROCESSORS = {
 export const BEAMS = {
   /** Texts that are continued together; the one that is likeliest in all is taken. 1: no beam search. */
   num_beams: whole(1),
+  /** Beams in so many groups, one after the other in each step; 1, the default, for none. */
+  num_beam_groups: such<number | null>(
+    orNone((value) => isWhole(value) && value > 0),
+    "a whole number above 0",
+  ),
+  /** What a token of a group loses for each beam of earlier groups that has chosen it in the same step. */
+  diversity_penalty: such<number | null>(
+    orNone((value) => typeof value === "number" && value >= 0 && Number.isFinite(Math.fround(value))),
+    "a number of at least 0",
+  ),
   /** A text's score is divided by its length to this power: above 0 favours long texts. */
   length_penalty: number((n) => Number.isFinite(n), "a number"),
   /** true: stop when there are `num_beams` finished texts; false: when a better one is unlikely; "never": when there is none. */

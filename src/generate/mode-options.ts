@@ -1,7 +1,7 @@
 // Options of generate() that choose another way to search than the likeliest or a drawn token: names, checks and neutral values are
 // transformers'.
 
-import { number } from "../core/options.js";
+import { such } from "../core/options.js";
 import type { BeamConfig } from "./config.js";
 
 export const MODES = {
@@ -9,7 +9,10 @@ export const MODES = {
    * Classifier-free guidance (Sanchez et al. 2023): above 1 leads the text away from what the model would write after
    * `negative_prompt_ids`, below 1 towards it; 1 for none. Each step reads both texts.
    */
-  guidance_scale: number((n) => Number.isFinite(n), "a number"),
+  guidance_scale: such<number | null>(
+    (value) => value === null || (typeof value === "number" && Number.isFinite(value)),
+    "a number",
+  ),
 };
 
 /** Another way to search. */
@@ -19,8 +22,8 @@ export interface ModeConfig {
 }
 
 /** The mode that the options ask for. */
-export function modeOf(given: (key: keyof typeof MODES) => number | undefined): ModeConfig {
-  const guidance_scale = given("guidance_scale");
+export function modeOf(given: (key: keyof typeof MODES) => number | null | undefined): ModeConfig {
+  const guidance_scale = given("guidance_scale") ?? undefined;
   return { guidance_scale: guidance_scale === 1 ? undefined : guidance_scale };
 }
 

@@ -9,8 +9,6 @@ export type Neutral = number | boolean | null;
 
 /** Fields that would change the text, with their neutral value (beside null) and the feature they enable. */
 export const UNSUPPORTED = {
-  num_beam_groups: [1, "beam search"],
-  diversity_penalty: [0, "beam search"],
   constraints: [null, "constrained search"],
   force_words_ids: [null, "constrained search"],
   penalty_alpha: [0, "contrastive search"],

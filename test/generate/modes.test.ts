@@ -32,6 +32,7 @@ interface Modes {
   >)[];
   readonly marked: Case[];
   readonly guided: Case[];
+  readonly diverse: (Case & { readonly sequences_scores: number[] })[];
 }
 const modes = readJson<Modes>("generation", "modes.json");
 const device = openDevice("cpu", { threads: 2 });
@@ -174,5 +175,38 @@ describe("guidance", () => {
     await expect(gpt2.generate({ ...long, ...negative })).rejects.toThrow(/positions of this model/);
     const rows = llama.cache_footprint(prompt).bytes / llama.cache_footprint({ ...prompt, guidance_scale: 1 }).bytes;
     expect(rows).toBe(2);
+  });
+});
+
+describe("groups of beams", () => {
+  test.each(named(modes.diverse))("%s", async (_, one) => {
+    const { model, input_ids, attention_mask, options, sequences } = one;
+    const given = {
+      input_ids,
+      attention_mask,
+      ...options,
+      return_dict_in_generate: true,
+      output_scores: true,
+    } as const;
+    const found = await (model === "t5" ? t5.generate(given) : models[model].generate(given));
+    expect(found.sequences).toEqual(sequences);
+    const { sequences_scores: want } = one as (typeof modes.diverse)[number];
+    // f32 against f64, sums of eight log-probabilities.
+    for (const [n, score] of found.sequences_scores!.entries()) expect(score).toBeCloseTo(want[n]!, 4);
+  });
+
+  test("what cannot be", async () => {
+    const beams = { input_ids: [[5, 9, 2]], max_new_tokens: 2, num_beams: 4 };
+    const refused: [object, RegExp][] = [
+      [{ num_beam_groups: 3, diversity_penalty: 1 }, /num_beam_groups 3 must divide num_beams, which is 4/],
+      [{ num_beam_groups: 2 }, /groups would be the same/],
+      [{ diversity_penalty: 1 }, /there are no groups/],
+      [{ num_beam_groups: 2, diversity_penalty: 1, do_sample: true }, /cannot be combined with do_sample/],
+      [{ num_beam_groups: 0 }, /a whole number above 0/],
+    ];
+    for (const [options, message] of refused)
+      await expect(llama.generate({ ...beams, ...options })).rejects.toThrow(message);
+    const plain = await llama.generate(beams);
+    expect(await llama.generate({ ...beams, num_beam_groups: 1, diversity_penalty: 0 })).toEqual(plain);
   });
 });

@@ -11,7 +11,7 @@ import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
 import { ENDING } from "./ending-options.js";
 import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
-import { MODES, type ModeConfig, modeOf } from "./mode-options.js";
+import { MODES, type ModeConfig, modeOf, modeOption } from "./mode-options.js";
 import { NEUTRAL, type ProcessorConfig } from "./processors/host/list.js";
 import {
   isNeutral,
@@ -238,6 +238,15 @@ export function generationConfig(
   refuseUnsupported(options, inFile);
 
   const beams = beamsOf(given, do_sample, refuse);
+  const mode = modeOf(
+    {
+      guidance_scale: given("guidance_scale"),
+      penalty_alpha: given("penalty_alpha"),
+      top_k: given("top_k") ?? 50,
+      ...{ do_sample, beams, vocab },
+    },
+    refuse,
+  );
   const host: Record<string, unknown> = {};
   for (const key of HOST_FIELDS) {
     const value = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
@@ -266,9 +275,9 @@ export function generationConfig(
     prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
     cache_dtype: cacheDTypeOf(options),
-    host: Object.keys(host).length > 0 || beams.num_beams > 1 ? host : undefined,
+    host: Object.keys(host).length > 0 || beams.num_beams > 1 || modeOption(mode) ? host : undefined,
     beams,
-    mode: modeOf(given),
+    mode,
     vocab_size: vocab,
   };
 }

@@ -30,7 +30,7 @@ import {
   textLengths,
   withImpliedMask,
 } from "./inputs.js";
-import { collect, generateSteps, type Step } from "./loop.js";
+import { collect, type Step } from "./loop.js";
 import { rowsOf } from "./mode-options.js";
 import {
   type AsDict,
@@ -47,6 +47,7 @@ import { type Chunk, chunksOf } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
+import { stepsOf } from "./steps.js";
 import { type TextStep, withTexts } from "./texts.js";
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
@@ -347,7 +348,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         progress,
         attention,
       };
-      for await (const step of generateSteps(this.device, this.module, batch, loop)) {
+      for await (const step of stepsOf(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();
         yield step;
         for (const model of held) model.checkUsable();

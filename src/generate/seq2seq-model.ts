@@ -19,6 +19,7 @@ import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
 import { type Batch, eachPrompt, numbersOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
+import { rowsOf } from "./mode-options.js";
 import {
   type AsDict,
   type GenerateOutput,
@@ -268,7 +269,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
     this.#checkPositions(tokens, "lower max_new_tokens");
-    const copies = rowsPerPrompt(config.beams);
+    const copies = rowsOf(config);
     const bytes =
       cacheBytes(cacheShape(module, decoder.rows * copies, tokens, cache_dtype)) +
       cacheBytes({

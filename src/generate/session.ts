@@ -18,6 +18,7 @@ import { RowForward } from "./forward.js";
 import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import { StepRecordings } from "./recordings.js";
+import { placesOf, RowStates } from "./row-states.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
 
 export interface SessionOptions {
@@ -41,6 +42,8 @@ export interface SessionOptions {
    * and are seen by processors beside them alone.
    */
   readonly guided?: boolean;
+  /** Processors get the last hidden states of each row's tokens, its prompt's too. */
+  readonly states?: boolean;
 }
 
 export interface PrefillOptions {
@@ -64,6 +67,7 @@ export class DecodeSession implements Disposable {
   /** Tokens that each row gets in the step being recorded. */
   readonly #counts: number[];
   readonly #recordings: StepRecordings;
+  readonly #states: RowStates | undefined;
   #last: Promise<unknown> = Promise.resolve();
 
   /** @throws OutOfMemoryError */
@@ -83,7 +87,11 @@ export class DecodeSession implements Disposable {
       this.#choice.dispose();
       throw error;
     }
-    this.#recordings = new StepRecordings(device, this.#forward, this.#choice, !this.pipelined);
+    this.#recordings = new StepRecordings(device, this.#forward, this.#choice, {
+      apart: !this.pipelined,
+      states: options.states,
+    });
+    this.#states = options.states ? new RowStates() : undefined;
   }
 
   /** The sequence of each row; undefined for a free row. */
@@ -221,7 +229,8 @@ export class DecodeSession implements Disposable {
     for (const { row, ids, prompt } of live) {
       if (row >= this.#choosing) continue;
       const unconditional = this.#choosing < this.rows ? of(row + this.#choosing) : undefined;
-      const at = { row, ids, prompt, step: ids.length - prompt, unconditional };
+      const states = await this.#states?.take(row);
+      const at = { row, ids, prompt, step: ids.length - prompt, unconditional, states };
       for (const processor of this.#processors) await processor.process(of(row), at);
     }
     logits.write(all);
@@ -323,8 +332,12 @@ export class DecodeSession implements Disposable {
   /** Records a chunk of texts; keeps the logits of the texts that end in it, unless their last tokens are left. */
   #runChunk(chunk: FlatChunk, sequences: readonly Sequence[], left: boolean): Tensor {
     this.#extend(chunk, sequences);
-    if (left || chunk.ends.length === 0) return this.#forward.hidden(chunk);
-    const logits = this.#forward.lastLogits(chunk);
+    if (left || (chunk.ends.length === 0 && !this.#states)) return this.#forward.hidden(chunk);
+    const hidden = this.#states && this.#forward.hidden(chunk);
+    if (hidden) this.#states?.add(hidden, placesOf(chunk.counts));
+    if (hidden && chunk.ends.length === 0) return hidden;
+    const logits = this.#forward.lastLogits(chunk, hidden);
+    hidden?.dispose();
     chunk.ends.forEach(([text], n) => {
       sequences[text]!.logits = logits.narrow(0, n, 1).keep();
     });
@@ -350,10 +363,12 @@ export class DecodeSession implements Disposable {
       live.push(sequence);
       if (!sequence.logits) counts[sequence.row] = 1;
     }
-    const { recording, logits } = this.#recordings.forward;
+    const { recording, logits, states } = this.#recordings.forward;
     if (counts.includes(1)) {
       this.#forward.cache.extend(counts);
       recording.replay();
+      const read = counts.flatMap((count, row) => (count > 0 ? [{ row, at: row, count }] : []));
+      if (states) this.#states?.add(states, read);
     }
     for (const sequence of live) {
       sequence.cached += counts[sequence.row]!;

@@ -11,7 +11,6 @@ export type Neutral = number | boolean | null;
 export const UNSUPPORTED = {
   constraints: [null, "constrained search"],
   force_words_ids: [null, "constrained search"],
-  penalty_alpha: [0, "contrastive search"],
   dola_layers: [null, "decoding by contrasting layers"],
   token_healing: [false, "token healing"],
   return_timestamps: [false, "timestamps"],

@@ -4,7 +4,11 @@
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { WatermarkDetector, WatermarkingConfig, WatermarkLogitsProcessor } from "../../src/anywhere.js";
+import { AbortError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
+import { generationConfig } from "../../src/generate/config.js";
+import { contrastiveSteps } from "../../src/generate/contrastive.js";
+import { readBatch } from "../../src/generate/inputs.js";
 import { randperm } from "../../src/generate/processors/host/randperm.js";
 import type { WatermarkingOptions } from "../../src/generate/processors/host/watermark.js";
 import { openDevice } from "../../src/load/device.js";
@@ -32,6 +36,7 @@ interface Modes {
   >)[];
   readonly marked: Case[];
   readonly guided: Case[];
+  readonly contrastive: Case[];
   readonly diverse: (Case & { readonly sequences_scores: number[] })[];
 }
 const modes = readJson<Modes>("generation", "modes.json");
@@ -208,5 +213,79 @@ describe("groups of beams", () => {
       await expect(llama.generate({ ...beams, ...options })).rejects.toThrow(message);
     const plain = await llama.generate(beams);
     expect(await llama.generate({ ...beams, num_beam_groups: 1, diversity_penalty: 0 })).toEqual(plain);
+  });
+});
+
+describe("contrastive search", () => {
+  test.each(named(modes.contrastive))("%s", async (_, one) => {
+    expect(await generated(one)).toEqual(one.sequences);
+  });
+
+  const prompt = { input_ids: [[5, 9, 2, 77]], max_new_tokens: 6, eos_token_id: null, penalty_alpha: 0.6, top_k: 4 };
+
+  test("as steps, with scores; a prompt in several chunks", async () => {
+    const [whole] = await llama.generate(prompt);
+    const steps: number[] = [];
+    for await (const { token_ids, scores } of llama.stream({ ...prompt, logprobs: true })) {
+      steps.push(...token_ids);
+      expect(scores![0]).toBeLessThan(0);
+    }
+    expect(steps).toEqual(whole!.slice(4));
+    const { sequences, scores, logits } = await llama.generate({
+      ...prompt,
+      return_dict_in_generate: true,
+      output_scores: true,
+      output_logits: true,
+    });
+    expect(sequences).toEqual([whole]);
+    expect(scores).toHaveLength(6);
+    expect(logits![0]![0]).toEqual(scores![0]![0]);
+    const config = generationConfig(prompt, {}, {}, 4, 160);
+    const batch = readBatch(prompt.input_ids, undefined, 160);
+    const found: number[] = [];
+    for await (const { token_ids } of contrastiveSteps(device, llama.module, batch, {
+      config,
+      cache_dtype: "f32",
+      chunk: 3,
+    })) {
+      found.push(...token_ids);
+    }
+    expect(found).toEqual(steps);
+  });
+
+  test("penalties of tokens that were generated, which the device has otherwise", async () => {
+    const input_ids = [[5, 9, 2, 77]];
+    const options = { input_ids, max_new_tokens: 12, eos_token_id: null, presence_penalty: 40 };
+    const modes = [{}, { num_beams: 3 }, { guidance_scale: 2 }, { penalty_alpha: 0.1, top_k: 3 }];
+    for (const mode of modes) {
+      const [text] = await llama.generate({ ...options, ...mode });
+      expect(new Set(text!.slice(4)).size).toBe(12);
+    }
+    const [plain] = await llama.generate({ ...options, frequency_penalty: -3 });
+    // A guide that says nothing else: the same text.
+    const guided = { guidance_scale: 1.5, negative_prompt_ids: input_ids, frequency_penalty: -3 };
+    expect((await llama.generate({ ...options, ...guided }))[0]).toEqual(plain);
+  });
+
+  test("one candidate is the likeliest token; what cannot be", async () => {
+    const plain = await llama.generate({ ...prompt, penalty_alpha: 0 });
+    expect(await llama.generate({ ...prompt, top_k: 1 })).toEqual(plain);
+    expect(await llama.generate({ ...prompt, penalty_alpha: null })).toEqual(plain);
+    const refused: [object, RegExp][] = [
+      [{ do_sample: true }, /penalty_alpha cannot be combined with do_sample/],
+      [{ num_beams: 2 }, /penalty_alpha cannot be combined with num_beams/],
+      [{ guidance_scale: 2 }, /penalty_alpha cannot be combined with guidance_scale/],
+      [{ top_k: 0 }, /top_k must be a number of candidates above 0/],
+      [{ penalty_alpha: -1 }, /penalty_alpha must be a number of at least 0/],
+      [{ prompt_lookup_num_tokens: 2 }, /cannot be combined with penalty_alpha/],
+    ];
+    for (const [options, message] of refused) {
+      await expect(llama.generate({ ...prompt, ...options })).rejects.toThrow(message);
+    }
+    const abort = new AbortController();
+    abort.abort();
+    await expect(llama.generate({ ...prompt, signal: abort.signal })).rejects.toBeInstanceOf(AbortError);
+    const rows = llama.cache_footprint(prompt).bytes / llama.cache_footprint({ ...prompt, penalty_alpha: 0 }).bytes;
+    expect(rows).toBe(4);
   });
 });

@@ -9,6 +9,7 @@ import type { FloatDType } from "../../nn/weight.js";
 import { LoadedModel } from "../base.js";
 import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
+import { modeOption } from "../mode-options.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../processors/host-processor.js";
 import { hasPenalties } from "../processors/penalties.js";
 import { suppresses } from "../processors/suppressed.js";
@@ -58,8 +59,8 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
                 ? "prefix_allowed_tokens_fn"
                 : options.return_dict_in_generate && (options.output_scores || options.output_logits)
                   ? "output_scores and output_logits"
-                  : config.mode.guidance_scale !== undefined
-                    ? "guidance_scale"
+                  : modeOption(config.mode) !== undefined
+                    ? modeOption(config.mode)
                     : config.host
                       ? listed(Object.keys(config.host))
                       : undefined;

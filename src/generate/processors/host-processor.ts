@@ -15,6 +15,8 @@ export interface HostState {
   readonly step: number;
   /** With guidance: logits f32[V] of the same text after its negative prompt. */
   readonly unconditional?: Float32Array | undefined;
+  /** Of sessions that keep them: last hidden states f32[n,hidden] of the n tokens read since the step before. */
+  readonly states?: Float32Array | undefined;
 }
 
 /**

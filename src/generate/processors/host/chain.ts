@@ -3,6 +3,7 @@
 import { OptionError } from "../../../core/errors.js";
 import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
 import { Guidance } from "../../guidance.js";
+import { modeOption } from "../../mode-options.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
@@ -37,10 +38,10 @@ export function onHost(
 ): HostPart {
   const { host = {}, beams, do_sample, max_new_tokens, mode } = config;
   const { num_beams } = beams;
+  if (config.host === undefined && !allowed && !kept) return { config, processors: logits_processor };
   const guided = mode.guidance_scale === undefined ? [] : [new Guidance(mode.guidance_scale)];
-  if (config.host === undefined && !allowed && !kept && guided.length === 0) {
-    return { config, processors: logits_processor };
-  }
+  // Where tokens are chosen by scores of the host's, or by those of two rows, the device has none of the penalties.
+  const counted = num_beams > 1 || modeOption(mode) !== undefined;
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
@@ -102,6 +103,7 @@ export function onHost(
   const device: GenerationConfig = {
     ...config,
     repetition_penalty: 1,
+    ...(counted ? { presence_penalty: 0, frequency_penalty: 0 } : {}),
     suppress_tokens: [],
     begin_suppress_tokens: [],
     ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
@@ -110,6 +112,26 @@ export function onHost(
   // Beams keep their scores themselves: theirs are log-probabilities.
   const [first, end] = num_beams > 1 ? [] : [kept?.logits, kept?.scores];
   const ends = (record: ScoreRecord | undefined): HostProcessor[] => (record ? [record.processor] : []);
-  const processors = [...ends(first), ...guided, at(text, allowed), ...logits_processor, ...last, ...ends(end)];
+  const processors = [
+    ...ends(first),
+    ...guided,
+    at(text, allowed),
+    ...(counted ? [penaltiesOf(config)] : []),
+    ...logits_processor,
+    ...last,
+    ...ends(end),
+  ];
   return { config: device, processors };
+}
+
+/** Presence and frequency penalties, as the device applies them otherwise. */
+function penaltiesOf({ presence_penalty, frequency_penalty }: GenerationConfig): HostProcessor {
+  return {
+    process(logits, { ids, prompt }) {
+      if (presence_penalty === 0 && frequency_penalty === 0) return;
+      const counts = new Map<number, number>();
+      for (const id of ids.slice(prompt)) counts.set(id, (counts.get(id) ?? 0) + 1);
+      for (const [id, count] of counts) logits[id] = logits[id]! - (presence_penalty + count * frequency_penalty);
+    },
+  };
 }

@@ -6,7 +6,7 @@ import * as z from "zod";
 import { isOf } from "../../../core/checks.js";
 import { OctavoError } from "../../../core/errors.js";
 import { choice, number, type Options, option, readOptions, whole } from "../../../core/options.js";
-import { RowProcessor, wholeOf } from "./base.js";
+import { largest, RowProcessor, wholeOf } from "./base.js";
 import { randperm } from "./randperm.js";
 
 const WATERMARK = {
@@ -101,9 +101,7 @@ export class WatermarkLogitsProcessor extends RowProcessor {
 
   /** Which of the likeliest tokens are green behind a text. */
   #likely(scores: Float32Array, ids: readonly number[]): number[] {
-    // A stable sort: of equal scores the earlier one is first.
-    const order = Uint32Array.from(scores, (_, id) => id).sort((a, b) => scores[b]! - scores[a]! || a - b);
-    return [...order.subarray(0, CANDIDATES)].filter((id) => this.greenlist([...ids, id]).includes(id));
+    return largest(scores, CANDIDATES).filter((id) => this.greenlist([...ids, id]).includes(id));
   }
 
   #seed(ids: readonly number[]): bigint {

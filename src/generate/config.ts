@@ -3,7 +3,7 @@
 
 import * as z from "zod";
 import { ConfigError, OptionError } from "../core/errors.js";
-import { flag, number, type Options, option, problemWith, whole } from "../core/options.js";
+import { choice, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
@@ -79,14 +79,18 @@ const OWN = {
     value: "<n>",
     help: "the same seed gives the same text (default: at random)",
   }),
-  /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
+  /** Guess up to this many tokens from earlier in the text; exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
     value: "<n>",
-    help: "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
+    help: "guess up to n tokens at once from earlier in the text: faster where it repeats itself",
   }),
   /** Tokens that an `assistant_model` guesses at a time; default 5. */
   num_assistant_tokens: whole(1),
+  /** "heuristic": two more tokens after a guess that was right, one less after another; "constant", the default. */
+  num_assistant_tokens_schedule: choice(["constant", "heuristic", "heuristic_transient"]),
+  /** An `assistant_model` stops guessing at a token less likely than this; 0, the default, for none. */
+  assistant_confidence_threshold: number(share, "between 0 and 1"),
 };
 
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
@@ -138,6 +142,8 @@ export interface GenerationConfig {
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
   readonly num_assistant_tokens: number;
+  readonly num_assistant_tokens_schedule: "constant" | "heuristic" | "heuristic_transient";
+  readonly assistant_confidence_threshold: number;
   /** The caller's options for the key-value cache; undefined leaves it to the model's dtype. */
   readonly cache_dtype: CacheDType | undefined;
   /** What processors on the host do in each step; undefined if none is needed. */
@@ -274,6 +280,8 @@ export function generationConfig(
     max_time: given("max_time") ?? undefined,
     prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
+    num_assistant_tokens_schedule: given("num_assistant_tokens_schedule") ?? "constant",
+    assistant_confidence_threshold: given("assistant_confidence_threshold") ?? 0,
     cache_dtype: cacheDTypeOf(options),
     host: Object.keys(host).length > 0 || beams.num_beams > 1 || modeOption(mode) ? host : undefined,
     beams,

@@ -107,7 +107,7 @@ export async function* generateSteps(
   }
   let reading = true;
   const columns = new Columns(rows, config.pad_token_id, scores ?? false);
-  const passes = drafter ? drafted(session, drafter, options.drafts ?? 0) : stepped(session);
+  const passes = drafter ? drafted(session, drafter, options) : stepped(session);
   for await (const tokens of passes) {
     stop();
     if (reading) progress?.(promptProgress("done", total, total));
@@ -133,17 +133,35 @@ export async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[
   }
 }
 
-/** The tokens of each pass over drafts. */
-async function* drafted(session: DecodeSession, drafter: Drafter, drafts: number): AsyncGenerator<RowToken[]> {
+/** The tokens of each pass over drafts. Rows whose drafts were all right may get longer ones, others shorter ones. */
+async function* drafted(
+  session: DecodeSession,
+  drafter: Drafter,
+  { drafts = 0, config }: LoopOptions,
+): AsyncGenerator<RowToken[]> {
+  const counts = session.sequences.map(() => drafts);
+  const adapts = config.num_assistant_tokens_schedule !== "constant" && config.prompt_lookup_num_tokens === 0;
   while (session.sequences.some(Boolean)) {
     const texts = session.sequences.map((sequence) => sequence?.ids);
-    const most = session.sequences.map((sequence) => {
+    const most = session.sequences.map((sequence, row) => {
       if (!sequence) return 0;
       const { ids, prompt, config } = sequence;
-      return Math.min(drafts, config.max_new_tokens - (ids.length - prompt) - 1);
+      return Math.min(counts[row]!, config.max_new_tokens - (ids.length - prompt) - 1);
     });
-    const proposed = await drafter.propose(texts, most);
-    yield await session.verify(texts.map((text, row) => (text ? (proposed[row] ?? []).slice(0, most[row]) : [])));
+    const draws = session.sequences.map((own) =>
+      own?.config.do_sample
+        ? { config: own.config, sequence: own.sequence, drawn: own.ids.length - own.prompt }
+        : undefined,
+    );
+    const proposed = await drafter.propose(texts, most, draws);
+    const guesses = texts.map((text, row) => (text ? (proposed[row] ?? []).slice(0, most[row]) : []));
+    const tokens = await session.verify(guesses);
+    for (const [row, own] of guesses.entries()) {
+      if (!adapts || own.length === 0) continue;
+      const right = tokens.filter((token) => token.row === row).length > own.length;
+      counts[row] = right ? counts[row]! + 2 : Math.max(1, counts[row]! - 1);
+    }
+    yield tokens;
   }
 }
 

@@ -265,7 +265,7 @@ const RUN = {
   negative_prompt_ids: checkedLater<Ids>(),
   /** [B,T]: 1 for real tokens of the negative prompts, 0 for padding. */
   negative_prompt_attention_mask: checkedLater<Ids>(),
-  /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
+  /** A smaller model with the same tokenizer, on the same device, that guesses tokens; the text is the same as without. */
   assistant_model: checkedLater<AssistantModel>(),
   /** Give the log-probability of each token: `scores` of a step. */
   logprobs: flag(),

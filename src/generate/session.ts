@@ -9,9 +9,7 @@ import { scope, type Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { argmax } from "../ops/argmax.js";
 import { copyInto } from "../ops/copy.js";
-import { tokenLogprobs } from "../ops/token-logprobs.js";
 import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
@@ -20,6 +18,7 @@ import type { HostProcessor } from "./processors/host-processor.js";
 import { StepRecordings } from "./recordings.js";
 import { placesOf, RowStates } from "./row-states.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
+import { chooseAll, lanesOf } from "./verify.js";
 
 export interface SessionOptions {
   /** Texts at a time. */
@@ -240,7 +239,7 @@ export class DecodeSession implements Disposable {
 
   /**
    * Checks drafts of all rows in one pass: each row gets the same tokens as from single steps, and more than one if drafts
-   * were right. Rows must come from `addForDrafts` and be greedy.
+   * were right. Rows must come from `addForDrafts`.
    */
   async verify(drafts: Drafts): Promise<RowToken[]> {
     const live = this.#live();
@@ -252,27 +251,16 @@ export class DecodeSession implements Disposable {
     const [chunk] = flatChunks(texts, Number.POSITIVE_INFINITY);
     if (!chunk) return [];
     this.#extend(chunk, live);
-    const [likeliest, scores] = scope(() => {
-      const logits = this.#forward.logits(chunk);
-      const ids = argmax(logits);
-      return this.#choice.scores ? [ids, tokenLogprobs(logits, ids)] : [ids];
-    }) as [Tensor, Tensor | undefined];
-    let ids: Int32Array;
-    let score: Float32Array | undefined;
-    try {
-      ids = (await likeliest.read()) as Int32Array;
-      score = await scores?.readFloats();
-    } finally {
-      likeliest.dispose();
-      scores?.dispose();
-    }
+    const lanes = live.flatMap((sequence, n) => lanesOf(sequence, drafts[sequence.row]!, texts[n]!.ids.length));
+    const logits = this.#forward.logits(chunk);
+    const { ids, scores } = await chooseAll(logits, lanes, this.#processors, this.#choice.scores !== undefined);
     let lane = 0;
     return live.flatMap((sequence, n) => {
       const own = drafts[sequence.row]!;
       const end = lane + texts[n]!.ids.length;
       const first = end - own.length - 1; // the last certain token
       lane = end;
-      const tokens = sequence.accept(own, ids.subarray(first, end), score?.subarray(first, end));
+      const tokens = sequence.accept(own, ids.subarray(first, end), scores?.subarray(first, end));
       this.#rewindTo(sequence, sequence.ids.length - 1);
       if (sequence.ended) this.#free(sequence);
       return tokens;
@@ -384,7 +372,7 @@ export class DecodeSession implements Disposable {
     scope(() => copyInto(own, logits.narrow(0, row, 1)));
     own.dispose();
     sequence.logits = undefined;
-    this.#choice.begin({ row, ids, prompt, options }, sequence.sequence);
+    this.#choice.begin({ row, ids, prompt, options }, sequence);
   }
 
   #free(sequence: Sequence): void {

@@ -41,8 +41,6 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "continuous_batching_config",
   "output_attentions",
   "output_hidden_states",
-  "num_assistant_tokens_schedule",
-  "assistant_confidence_threshold",
   "assistant_early_exit",
   "assistant_lookbehind",
   "target_lookbehind",

@@ -6,6 +6,8 @@ import { Guidance } from "../../guidance.js";
 import { modeOption } from "../../mode-options.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
+import { hasPenalties } from "../penalties.js";
+import { suppresses } from "../suppressed.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
 
 /** A call's options with the part that the host does taken out, and that part. */
@@ -20,6 +22,7 @@ interface OwnProcessors {
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
   /** Scores to keep: then the host does everything. */
   readonly kept?: Kept | undefined;
+  readonly assistant_model?: unknown;
 }
 
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
@@ -33,15 +36,19 @@ const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_s
  */
 export function onHost(
   config: GenerationConfig,
-  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept }: OwnProcessors,
+  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept, assistant_model }: OwnProcessors,
   encoder?: readonly (readonly number[])[],
 ): HostPart {
   const { host = {}, beams, do_sample, max_new_tokens, mode } = config;
   const { num_beams } = beams;
-  if (config.host === undefined && !allowed && !kept) return { config, processors: logits_processor };
+  // Guesses are checked several at a time: what depends on the tokens before is then the host's.
+  const drafting = assistant_model !== undefined || config.prompt_lookup_num_tokens > 0;
+  const penalized = hasPenalties(config) || suppresses(config);
+  if (config.host === undefined && !allowed && !kept && !(drafting && penalized))
+    return { config, processors: logits_processor };
   const guided = mode.guidance_scale === undefined ? [] : [new Guidance(mode.guidance_scale)];
   // Where tokens are chosen by scores of the host's, or by those of two rows, the device has none of the penalties.
-  const counted = num_beams > 1 || modeOption(mode) !== undefined;
+  const counted = num_beams > 1 || drafting || modeOption(mode) !== undefined;
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {

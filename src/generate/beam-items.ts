@@ -1,7 +1,7 @@
 // The beams of a search: candidates to continue them, the texts that have ended, and when no better one can come. The rules are
 // those of transformers 5 (generation/utils.py, _beam_search); of groups of beams, those of its version 4 (BeamSearchScorer).
 
-import type { BeamConfig } from "./config.js";
+import type { BeamConfig } from "./beam-config.js";
 
 /** Less than any score: what transformers adds to candidates that do not count. */
 const OUT = -1e9;

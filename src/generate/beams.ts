@@ -8,6 +8,7 @@ import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import { philoxUniform } from "../ops/sample.js";
+import type { BeamConfig } from "./beam-config.js";
 import {
   Best,
   type Candidate,
@@ -20,7 +21,7 @@ import {
   proceed,
   type Slot,
 } from "./beam-items.js";
-import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
+import { type GenerationConfig, GREEDY } from "./config.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
@@ -94,7 +95,14 @@ export async function beamSearch(
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const tap = new Tap();
   const shape = { rows: texts.length * num_beams, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross, attention, guided });
+  using session = new DecodeSession(device, model, {
+    ...shape,
+    cache_dtype,
+    processors: [tap],
+    cross,
+    attention,
+    guided,
+  });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
   const total = texts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams

@@ -7,6 +7,7 @@ import { choice, flag, number, type Options, option, problemWith, whole } from "
 import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
+import { type BeamConfig, beamsOf } from "./beam-config.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
 import { ENDING } from "./ending-options.js";
@@ -154,24 +155,6 @@ export interface GenerationConfig {
   readonly vocab_size: number;
 }
 
-/** How many texts are searched, and which is the best. */
-export interface BeamConfig {
-  /** 1: no beam search. */
-  readonly num_beams: number;
-  readonly length_penalty: number;
-  readonly early_stopping: boolean | "never";
-  /** 1: no groups. */
-  readonly num_beam_groups: number;
-  readonly diversity_penalty: number;
-  /** Texts that are returned for each prompt. */
-  readonly num_return_sequences: number;
-}
-
-/** Texts of a batch for each prompt. */
-export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {
-  return num_beams > 1 ? num_beams : num_return_sequences;
-}
-
 /** Of requests that are not sampled. */
 export const GREEDY: SamplingConfig = {
   do_sample: false,
@@ -243,11 +226,13 @@ export function generationConfig(
   const do_sample = asked && temperature > 0;
   refuseUnsupported(options, inFile);
 
-  const beams = beamsOf(given, do_sample, refuse);
+  const beams = beamsOf(options, given, do_sample, refuse);
   const mode = modeOf(
     {
       guidance_scale: given("guidance_scale"),
-      penalty_alpha: given("penalty_alpha"),
+      // That of a file is of no account where the caller searches otherwise.
+      penalty_alpha:
+        options.penalty_alpha !== undefined || !(do_sample || beams.num_beams > 1) ? given("penalty_alpha") : undefined,
       top_k: given("top_k") ?? 50,
       ...{ do_sample, beams, vocab },
     },
@@ -287,45 +272,6 @@ export function generationConfig(
     beams,
     mode,
     vocab_size: vocab,
-  };
-}
-
-/** @throws OptionError, ConfigError for settings that contradict each other */
-function beamsOf(
-  given: <Key extends Field>(key: Key) => GenerationOptions[Key],
-  do_sample: boolean,
-  refuse: Refuse,
-): BeamConfig {
-  const num_beams = given("num_beams") ?? 1;
-  const num_return_sequences = given("num_return_sequences") ?? 1;
-  if (num_return_sequences > num_beams && (num_beams > 1 || !do_sample)) {
-    refuse(
-      "num_return_sequences",
-      num_beams > 1
-        ? `num_return_sequences ${num_return_sequences} needs as many beams, but num_beams is ${num_beams}`
-        : `num_return_sequences ${num_return_sequences} needs do_sample, or as many beams: all texts would be the same`,
-    );
-  }
-  const num_beam_groups = given("num_beam_groups") ?? 1;
-  const diversity_penalty = given("diversity_penalty") ?? 0;
-  if (num_beams % num_beam_groups !== 0) {
-    refuse("num_beam_groups", `num_beam_groups ${num_beam_groups} must divide num_beams, which is ${num_beams}`);
-  }
-  if (num_beam_groups > 1 && do_sample) refuse("num_beam_groups", "num_beam_groups cannot be combined with do_sample");
-  if (num_beam_groups > 1 !== diversity_penalty > 0) {
-    const why = num_beam_groups > 1 ? "groups would be the same without diversity_penalty" : "there are no groups";
-    refuse(
-      "diversity_penalty",
-      `diversity_penalty is ${diversity_penalty}, num_beam_groups ${num_beam_groups}: ${why}`,
-    );
-  }
-  return {
-    num_beam_groups,
-    diversity_penalty,
-    num_beams,
-    num_return_sequences,
-    length_penalty: given("length_penalty") ?? 1,
-    early_stopping: given("early_stopping") ?? false,
   };
 }
 

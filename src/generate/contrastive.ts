@@ -47,7 +47,7 @@ export async function* contrastiveSteps(
   batch: Batch,
   options: LoopOptions,
 ): AsyncGenerator<Step> {
-  const { config, signal, progress, cache_dtype, cross, chunk } = options;
+  const { config, signal, progress, cache_dtype, cross, attention, chunk } = options;
   const { top_k, penalty_alpha } = config.mode.contrastive!;
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
@@ -58,7 +58,12 @@ export async function* contrastiveSteps(
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens + 1, eos_token_ids: [] };
   const shape = { rows: batch.rows * top_k, capacity: longest + request.max_new_tokens };
   const tap = new Tap();
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, cross, processors: [tap], states: true });
+  using session = new DecodeSession(device, model, {
+    ...shape,
+    ...{ cache_dtype, cross, attention },
+    processors: [tap],
+    states: true,
+  });
   const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
   progress?.(promptProgress("initiate", 0, total));
   await session.add(

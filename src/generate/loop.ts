@@ -5,8 +5,11 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
+
 import type { AttentionChoice } from "../nn/pass.js";
-import { type GenerationConfig, GREEDY, rowsPerPrompt } from "./config.js";
+import { rowsPerPrompt } from "./beam-config.js";
+import { type GenerationConfig, GREEDY } from "./config.js";
+
 import type { Drafter } from "./drafters/drafter.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";

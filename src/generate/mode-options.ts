@@ -2,7 +2,7 @@
 // transformers'.
 
 import { such } from "../core/options.js";
-import type { BeamConfig } from "./config.js";
+import type { BeamConfig } from "./beam-config.js";
 
 const isNumber = (value: unknown): value is number => typeof value === "number" && Number.isFinite(value);
 

@@ -1,7 +1,8 @@
 // The host processors of a call: what its options ask for, as processors of a decode session.
 
 import { OptionError } from "../../../core/errors.js";
-import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
+import { rowsPerPrompt } from "../../beam-config.js";
+import type { GenerationConfig } from "../../config.js";
 import { Guidance } from "../../guidance.js";
 import { modeOption } from "../../mode-options.js";
 import type { Kept, ScoreRecord } from "../../scores.js";

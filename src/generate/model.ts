@@ -349,8 +349,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         progress,
         attention,
       };
+      const lengths: number[] = [];
+      let steps = 0;
       for await (const step of stepsOf(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();
+        steps++;
+        for (const [row, ended] of step.finished.entries()) if (ended) lengths[row] ??= steps;
+        if (drafter && step.finished.every(Boolean)) for (const own of [kept?.scores, kept?.logits]) own?.cut(lengths);
         yield step;
         for (const model of held) model.checkUsable();
       }

@@ -118,6 +118,12 @@ describe.each(ALL_DEVICES)("%s", (name) => {
       }
     }
     if (few) return;
+    const seen: number[] = [];
+    const stopping_criteria = [(ids: readonly number[]) => seen.push(ids.length) > 20];
+    const one = { input_ids: [A], max_new_tokens: 12, eos_token_id: null, do_sample: true, seed: 7, stopping_criteria };
+    await model.generate({ ...one, assistant_model: good });
+    // Guesses are no text.
+    expect(seen).toEqual(Array.from({ length: 12 }, (_, n) => A.length + n + 1));
     const guesses = async (assistant_model: PreTrainedModel, more: object = {}): Promise<number> => {
       let guessed = 0;
       const alone = { input_ids: [A], max_new_tokens: 24, eos_token_id: null, do_sample: true, seed: 7 };

@@ -49,7 +49,9 @@ export class AssistantDrafter implements Drafter {
       if (!prompt || most[row] === 0 || prompt.length + length.max_new_tokens > session.capacity) return [];
       const own = draws[row];
       if (!own) return [{ row, prompt, config: { ...GREEDY, ...length } }];
-      return [{ row, prompt, config: { ...own.config, ...length }, sequence: own.sequence, drawn: own.drawn }];
+      // What ends texts is asked about chosen tokens only.
+      const config = { ...own.config, ...length, ends: undefined };
+      return [{ row, prompt, config, sequence: own.sequence, drawn: own.drawn }];
     });
     if (requests.length === 0) return drafts;
     await session.resume(requests, { signal: this.#signal });

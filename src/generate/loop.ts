@@ -5,11 +5,9 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
-
 import type { AttentionChoice } from "../nn/pass.js";
 import { rowsPerPrompt } from "./beam-config.js";
 import { type GenerationConfig, GREEDY } from "./config.js";
-
 import type { Drafter } from "./drafters/drafter.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
@@ -88,7 +86,15 @@ export async function* generateSteps(
   const rows = batch.rows * copies;
   const guided = unconditional.length > 0;
   const shape = { rows: texts.length * copies, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross, attention, guided });
+  using session = new DecodeSession(device, model, {
+    ...shape,
+    cache_dtype,
+    processors,
+    scores,
+    cross,
+    attention,
+    guided,
+  });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {
     const item = Math.floor(row / copies);

@@ -60,6 +60,11 @@ export { type Streamer, TextStreamer, type TextStreamerOptions } from "./generat
 export type { TextStep } from "./generate/texts.js";
 export { torch } from "./generate/torch.js";
 export type { SpeechOutput } from "./generate/transcribe.js";
+export {
+  WatermarkDetector,
+  type WatermarkDetectorOptions,
+  type WatermarkDetectorOutput,
+} from "./generate/watermark-detector.js";
 export { check_device_map, compute_module_sizes, type DeviceMap } from "./load/device-map/index.js";
 export type { MaxMemory } from "./load/device-map/memory.js";
 export type { ProgressEvent } from "./load/fill.js";

@@ -1,6 +1,6 @@
 // Beam search as transformers 5 has it (generation/utils.py, _beam_search): the likeliest continuations of each text are kept and
 // continued together. One decode session has a row for each beam; the choice is made on the host, from the logits of all rows, and
-// rows then continue the texts of their parents.
+// rows then continue the texts of their parents. Beams may be in groups, which avoid each other's tokens.
 
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
@@ -8,13 +8,26 @@ import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import { philoxUniform } from "../ops/sample.js";
-import { type BeamConfig, type GenerationConfig, GREEDY } from "./config.js";
+import type { BeamConfig } from "./beam-config.js";
+import {
+  Best,
+  type Candidate,
+  canImprove,
+  drawn,
+  finish,
+  type Item,
+  isClosed,
+  itemsOf,
+  proceed,
+  type Slot,
+} from "./beam-items.js";
+import { type GenerationConfig, GREEDY } from "./config.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import { logSoftmax } from "./processors/host/base.js";
-import type { HostProcessor } from "./processors/host-processor.js";
+import type { HostProcessor, HostState } from "./processors/host-processor.js";
 import type { Kept } from "./scores.js";
 import { DecodeSession } from "./session.js";
 
@@ -37,6 +50,8 @@ export interface BeamOptions {
   readonly numbers?: readonly number[];
   /** Gets the scores of each step. */
   readonly kept?: Kept | undefined;
+  /** With guidance: the text in place of each prompt where there is no condition. */
+  readonly unconditional?: readonly (readonly number[])[] | undefined;
 }
 
 export interface BeamResult {
@@ -50,44 +65,14 @@ export interface BeamResult {
   readonly steps: number;
 }
 
-/** Less than any score: what transformers adds to candidates that do not count. */
-const OUT = -1e9;
-
-interface Beam {
-  /** f32 sum of log-probabilities. */
-  readonly score: number;
-  /** New tokens, and the rows that they continue. */
-  readonly ids: readonly number[];
-  readonly rows: readonly number[];
-}
-
-interface Slot extends Beam {
-  readonly finished: boolean;
-}
-
-/** The beams of one prompt. */
-interface Item {
-  /** The row of its first beam. */
-  readonly first: number;
-  running: Beam[];
-  slots: Slot[];
-  /** False once no running beam can become better than the finished ones; it stays so. */
-  open: boolean;
-}
-
-/** A continuation: token `id` after beam `from`. */
-interface Candidate {
-  readonly from: number;
-  readonly id: number;
-  readonly score: number;
-}
-
 /** Keeps the logits of all rows of a step, which are the same array until the next one. */
 class Tap implements HostProcessor {
   readonly rows = new Map<number, Float32Array>();
+  readonly unconditional = new Map<number, Float32Array>();
 
-  process(logits: Float32Array, { row }: { readonly row: number }): void {
+  process(logits: Float32Array, { row, unconditional }: HostState): void {
     this.rows.set(row, logits.slice());
+    if (unconditional) this.unconditional.set(row, unconditional.slice());
   }
 }
 
@@ -105,32 +90,31 @@ export async function beamSearch(
   const { num_beams } = beams;
   throwIfAborted(signal, "generation");
   const prompts = promptsOf(batch);
-  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
+  const texts = [...prompts, ...(options.unconditional ?? [])];
+  const guided = texts.length > prompts.length;
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const tap = new Tap();
-  const shape = { rows: batch.rows * num_beams, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors: [tap], cross, attention });
+  const shape = { rows: texts.length * num_beams, capacity: longest + config.max_new_tokens };
+  using session = new DecodeSession(device, model, {
+    ...shape,
+    cache_dtype,
+    processors: [tap],
+    cross,
+    attention,
+    guided,
+  });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
-  const total = prompts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams
+  const total = texts.reduce((sum, { length }) => sum + length, 0); // each is read once, whatever its beams
   progress?.(promptProgress("initiate", 0, total));
   await session.add(
-    prompts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
+    texts.map((prompt, item) => ({ row: item * num_beams, prompt, config: request })),
     { signal, ran: (tokens) => progress?.(promptProgress("progress", tokens, total)) },
   );
   for (let row = 0; row < shape.rows; row++) {
     if (row % num_beams > 0) session.fork(row - (row % num_beams), row, request, row);
   }
-  const items: Item[] = prompts.map((_, item) => ({
-    first: item * num_beams,
-    running: Array.from({ length: num_beams }, (_, n) => ({ score: n === 0 ? 0 : OUT, ids: [], rows: [] })),
-    slots: Array.from({ length: num_beams }, () => ({
-      score: Number.NEGATIVE_INFINITY,
-      ids: [],
-      rows: [],
-      finished: false,
-    })),
-    open: true,
-  }));
+  const items = itemsOf(prompts.length, beams);
   let length = 1;
   for (; ; length++) {
     await session.step();
@@ -139,29 +123,36 @@ export async function beamSearch(
     const parents: number[] = [];
     const tokens: number[] = [];
     let ended = true;
-    for (const [n, item] of items.entries()) {
-      const candidates = await continuations(item, n, prompts[n]!, tap, options);
+    /** Tokens that earlier groups of the same prompt have chosen in this step. */
+    let chosen: number[] = [];
+    for (const item of items) {
+      const prompt = prompts[item.prompt]!;
+      if (item.group === 0) chosen = [];
+      const candidates = await continuations(item, prompt, chosen, tap, options);
       const full = length >= config.max_new_tokens;
       const hits = candidates.map(
         ({ from, id }) =>
           full ||
           config.eos_token_ids.includes(id) ||
-          options.ends?.([...prompts[n]!, ...item.running[from]!.ids, id]) !== undefined,
+          options.ends?.([...prompt, ...item.running[from]!.ids, id]) !== undefined,
       );
       ended &&= hits.every(Boolean);
+      const closed = isClosed(item, beams);
       finish(item, candidates, hits, length, beams);
-      const next = proceed(item, candidates, hits, num_beams);
+      const next = proceed(item, candidates, hits);
       for (const { from, id } of next) {
         parents.push(item.first + from);
         tokens.push(id);
+        // A group that has ended goes on with padding.
+        chosen.push(closed ? config.pad_token_id : id);
       }
-      item.open &&= canImprove(item, length, config.max_new_tokens, beams);
+      item.open &&= canImprove(item, candidates, { length, most: config.max_new_tokens }, beams);
     }
-    const full = beams.early_stopping === true && items.every(({ slots }) => slots.every(({ finished }) => finished));
-    if (ended || full || !items.some(({ open }) => open)) break;
-    session.reorder(parents, tokens);
+    if (ended || items.every((item) => isClosed(item, beams))) break;
+    const beside = guided ? parents.map((row) => row + shape.rows / 2) : [];
+    session.reorder([...parents, ...beside], guided ? [...tokens, ...tokens] : tokens);
   }
-  const best = items.flatMap(({ slots }) => slots.slice(0, beams.num_return_sequences));
+  const best = prompts.flatMap((_, prompt) => bestOf(items, prompt, beams));
   return {
     texts: best.map(({ ids }) => ids),
     scores: best.map(({ score }) => score),
@@ -170,23 +161,19 @@ export async function beamSearch(
   };
 }
 
-/** The best of many candidates, the best first; of equal ones the earlier. */
-class Best {
-  readonly list: Candidate[] = [];
-  readonly #count: number;
-
-  constructor(count: number) {
-    this.#count = count;
-  }
-
-  offer(from: number, id: number, score: number): void {
-    const { list } = this;
-    if (list.length === this.#count && !(score > list.at(-1)!.score)) return;
-    let place = list.length;
-    while (place > 0 && score > list[place - 1]!.score) place--;
-    list.splice(place, 0, { from, id, score });
-    if (list.length > this.#count) list.pop();
-  }
+/** The texts of a prompt that are returned. */
+function bestOf(items: readonly Item[], prompt: number, { num_return_sequences }: BeamConfig): Slot[] {
+  const groups = items.filter((item) => item.prompt === prompt).map(({ slots }) => slots);
+  const [first] = groups;
+  // Of equal scores the text of the later group comes first, as in transformers.
+  const all =
+    groups.length === 1
+      ? first!
+      : groups
+          .flat()
+          .sort((a, b) => a.score - b.score)
+          .reverse();
+  return all.slice(0, num_return_sequences);
 }
 
 /**
@@ -194,11 +181,11 @@ class Best {
  * probabilities without replacement, as drawn.
  */
 async function continuations(
-  { running, first }: Item,
-  item: number,
-  prompt: readonly number[] | Int32Array,
+  { running, first, prompt: item }: Item,
+  prompt: readonly number[],
+  chosen: readonly number[],
   tap: Tap,
-  { config, processors, numbers, kept }: BeamOptions,
+  { config, beams, processors, numbers, kept }: BeamOptions,
 ): Promise<Candidate[]> {
   const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
   const sums: Float32Array[] = [];
@@ -209,8 +196,9 @@ async function continuations(
     kept?.logits?.add(step, row, scores);
     logSoftmax(scores);
     const ids = [...prompt, ...beam.ids];
-    const at = { row, ids, prompt: prompt.length, step };
+    const at = { row, ids, prompt: prompt.length, step, unconditional: tap.unconditional.get(row) };
     for (const processor of processors) await processor.process(scores, at);
+    diversify(scores, chosen, beams.diversity_penalty);
     kept?.scores?.add(step, row, scores);
     for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! + beam.score;
     sums.push(scores);
@@ -224,92 +212,11 @@ async function continuations(
   return best.list;
 }
 
-/** Draws continuations by softmax of their sums, none of them twice; then the best of those that no draw can give. */
-function drawn(sums: readonly Float32Array[], count: number, random: (n: number) => number): Candidate[] {
-  let most = Number.NEGATIVE_INFINITY;
-  for (const row of sums) for (const sum of row) if (sum > most) most = sum;
-  const weights = sums.map((row) => Float64Array.from(row, (sum) => Math.exp(sum - most)));
-  const picked: Candidate[] = [];
-  while (picked.length < count) {
-    let left = 0;
-    for (const row of weights) for (const weight of row) left += weight;
-    let rest = random(picked.length) * left;
-    let last: Candidate | undefined;
-    search: for (const [from, row] of weights.entries()) {
-      for (let id = 0; id < row.length; id++) {
-        if (!(row[id]! > 0)) continue;
-        last = { from, id, score: sums[from]![id]! };
-        rest -= row[id]!;
-        if (rest < 0) break search;
-      }
-    }
-    if (!last) break;
-    picked.push(last);
-    weights[last.from]![last.id] = 0;
-  }
-  const others = new Best(count - picked.length);
-  const taken = new Set(picked.map(({ from, id }) => from * sums[0]!.length + id));
-  if (picked.length < count) {
-    for (const [from, row] of sums.entries()) {
-      for (let id = 0; id < row.length; id++) if (!taken.has(from * row.length + id)) others.offer(from, id, row[id]!);
-    }
-  }
-  return [...picked, ...others.list];
-}
-
-/** Puts continuations that end into the slots: only those among the first `num_beams` count. */
-function finish(
-  item: Item,
-  candidates: readonly Candidate[],
-  hits: readonly boolean[],
-  length: number,
-  beams: BeamConfig,
-): void {
-  const { num_beams, length_penalty, early_stopping } = beams;
-  const full = early_stopping === true && item.slots.every(({ finished }) => finished);
-  if (full || !item.open) return;
-  const added = candidates
-    .filter((_, n) => n < num_beams && hits[n])
-    .map(({ from, id, score }): Slot => {
-      const normed = Math.fround(score / length ** length_penalty);
-      return { score: normed, ...continued(item, from, id), finished: true };
-    });
-  // Stable: of equal scores the earlier one stays. A penalty may take scores to infinity, and a text that ended is still better
-  // than none.
-  const better = (a: Slot, b: Slot): number =>
-    Number(b.finished) - Number(a.finished) || (b.score > a.score ? 1 : b.score < a.score ? -1 : 0);
-  item.slots = [...item.slots, ...added].sort(better).slice(0, num_beams);
-}
-
-/** A beam's text with another token. */
-function continued({ running, first }: Item, from: number, id: number): Pick<Beam, "ids" | "rows"> {
-  const { ids, rows } = running[from]!;
-  return { ids: [...ids, id], rows: [...rows, first + from] };
-}
-
-/** The beams that run on: the best that do not end. */
-function proceed(
-  item: Item,
-  candidates: readonly Candidate[],
-  hits: readonly boolean[],
-  num_beams: number,
-): Candidate[] {
-  const order = candidates.map((candidate, n) => ({ candidate, key: candidate.score + (hits[n] ? OUT : 0) }));
-  const next = order.sort((a, b) => b.key - a.key).slice(0, num_beams);
-  item.running = next.map(({ candidate: { from, id }, key }) => ({
-    score: Math.fround(key),
-    ...continued(item, from, id),
-  }));
-  return next.map(({ candidate }) => candidate);
-}
-
-/** True if the best running beam may become better than the worst finished one. */
-function canImprove({ running, slots }: Item, length: number, most: number, beams: BeamConfig): boolean {
-  const { early_stopping, length_penalty } = beams;
-  const reach = early_stopping === "never" && length_penalty > 0 ? most : length;
-  const best = running[0]!.score / reach ** length_penalty;
-  const worst = slots.reduce((least, { score }) => Math.min(least, score), Number.POSITIVE_INFINITY);
-  return slots.some(({ finished }) => !finished || best > worst);
+/** Lowers the scores of what earlier groups have chosen, by each who did (Vijayakumar et al. 2018, Hamming diversity). */
+function diversify(scores: Float32Array, chosen: readonly number[], penalty: number): void {
+  const counts = new Map<number, number>();
+  for (const id of chosen) counts.set(id, (counts.get(id) ?? 0) + 1);
+  for (const [id, count] of counts) scores[id] = scores[id]! - Math.fround(penalty * count);
 }
 
 /** The result of `generate`: prompts, each for every text that is returned, with the new tokens, filled with the padding id. */

@@ -14,10 +14,10 @@ import { copyRow, keptTogether, reorderRows, writeAt, writeRow } from "./process
 import { Suppressed } from "./processors/suppressed.js";
 
 /** A row that is not sampled: its logits are not read. */
-const UNUSED = -1;
+export const UNUSED = -1;
 
 /** Parameters of a request for `sample`: temperature (0 for the likeliest token), top_k, top_p, min_p. */
-function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfig): Float32Array {
+export function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfig): Float32Array {
   return Float32Array.of(do_sample ? temperature : 0, top_k, top_p, min_p);
 }
 
@@ -38,9 +38,14 @@ export class Choice implements Disposable {
   /** f32[R,4] and i32[R,3]: operands of `sample`. */
   readonly #params: Tensor;
   readonly #draws: Tensor;
+  readonly #guided: boolean;
 
-  /** @param capacity most tokens of a row's text */
-  constructor(device: Device, rows: number, capacity: number, vocab: number, scores: boolean) {
+  /**
+   * @param capacity most tokens of a row's text
+   * @param guided the second half of the rows gets the tokens of the first
+   */
+  constructor(device: Device, rows: number, capacity: number, vocab: number, { scores = false, guided = false }) {
+    this.#guided = guided;
     const params = new Float32Array(4 * rows).fill(UNUSED);
     const lanes = new Int32Array(2 * rows).fill(-1, 0, rows);
     const own = keptTogether(
@@ -61,13 +66,13 @@ export class Choice implements Disposable {
 
   /**
    * Adds a row whose cache holds the whole text and whose logits are there. The request draws the random numbers of
-   * `sequence`, starting at the step of its next token.
+   * `sequence`, starting at the step of its next token, counted from `drawn`.
    */
-  begin(start: RowStart, sequence: number): void {
+  begin(start: RowStart, { sequence, drawn }: { readonly sequence: number; readonly drawn: number }): void {
     const { row, ids, prompt, options } = start;
     this.#seat(row, ids.length - 1); // the choice advances it
     writeRow(this.#params, row, paramsOf(options));
-    writeRow(this.#draws, row, Int32Array.of(options.seed, sequence, ids.length - prompt));
+    writeRow(this.#draws, row, Int32Array.of(options.seed, sequence, drawn + ids.length - prompt));
     for (const processor of this.processors) processor.begin(start);
   }
 
@@ -87,6 +92,8 @@ export class Choice implements Disposable {
   choose(logits: Tensor): void {
     scope(() => {
       copyInto(sample(logits, this.#params, this.#draws), this.tokens);
+      const half = this.tokens.shape[0]! / 2;
+      if (this.#guided) copyInto(this.tokens.narrow(0, 0, half), this.tokens.narrow(0, half, half));
       if (this.scores) copyInto(tokenLogprobs(logits, this.tokens), this.scores);
       for (const processor of this.processors) processor.keep(this.tokens);
       advanceLanes(this.lanes, 1);

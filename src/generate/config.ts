@@ -4,14 +4,16 @@
 import * as z from "zod";
 import { isWhole } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
-import { flag, number, type Options, option, problemWith, whole } from "../core/options.js";
+import { choice, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
+import { type BeamConfig, beamsOf } from "./beam-config.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
 import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
 import { ENDING } from "./ending-options.js";
 import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
+import { MODES, type ModeConfig, modeOf, modeOption } from "./mode-options.js";
 import { NEUTRAL, type ProcessorConfig } from "./processors/host/list.js";
 import {
   isNeutral,
@@ -79,21 +81,25 @@ const OWN = {
     value: "<n>",
     help: "the same seed gives the same text (default: at random)",
   }),
-  /** Guess up to this many tokens from earlier in the text (greedy decoding); exact, and faster if the text repeats itself. */
+  /** Guess up to this many tokens from earlier in the text; exact, and faster if the text repeats itself. */
   prompt_lookup_num_tokens: whole(0, {
     flag: "prompt-lookup",
     value: "<n>",
-    help: "greedy, guessing up to n tokens at once from earlier in the text: faster where it repeats itself",
+    help: "guess up to n tokens at once from earlier in the text: faster where it repeats itself",
   }),
   /** Tokens that an `assistant_model` guesses at a time; default 5. */
   num_assistant_tokens: whole(1),
+  /** "heuristic": two more tokens after a guess that was right, one less after another; "constant", the default. */
+  num_assistant_tokens_schedule: choice(["constant", "heuristic", "heuristic_transient"]),
+  /** An `assistant_model` stops guessing at a token less likely than this; 0, the default, for none. */
+  assistant_confidence_threshold: number(share, "between 0 and 1"),
 };
 
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
-export const GENERATION = { ...OWN, ...IDS, ...ENDING, ...HOST, ...CACHE };
+export const GENERATION = { ...OWN, ...IDS, ...ENDING, ...HOST, ...MODES, ...CACHE };
 
 /**
- * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`guidance_scale`, ...) accept only their
+ * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`token_healing`, ...) accept only their
  * neutral value, which also overrides a generation_config.json.
  */
 export interface GenerationOptions
@@ -102,6 +108,7 @@ export interface GenerationOptions
     Options<typeof ENDING>,
     Options<typeof PROCESSORS>,
     Options<typeof BEAMS>,
+    Options<typeof MODES>,
     Options<typeof CACHE>,
     Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
 
@@ -137,26 +144,16 @@ export interface GenerationConfig {
   /** 0 for none. */
   readonly prompt_lookup_num_tokens: number;
   readonly num_assistant_tokens: number;
+  readonly num_assistant_tokens_schedule: "constant" | "heuristic" | "heuristic_transient";
+  readonly assistant_confidence_threshold: number;
   /** The caller's options for the key-value cache; undefined leaves it to the model's dtype. */
   readonly cache_dtype: CacheDType | undefined;
   /** What processors on the host do in each step; undefined if none is needed. */
   readonly host: ProcessorConfig | undefined;
   readonly beams: BeamConfig;
-}
-
-/** How many texts are searched, and which is the best. */
-export interface BeamConfig {
-  /** 1: no beam search. */
-  readonly num_beams: number;
-  readonly length_penalty: number;
-  readonly early_stopping: boolean | "never";
-  /** Texts that are returned for each prompt. */
-  readonly num_return_sequences: number;
-}
-
-/** Rows of a batch for each prompt. */
-export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {
-  return num_beams > 1 ? num_beams : num_return_sequences;
+  readonly mode: ModeConfig;
+  /** Tokens of the vocabulary. */
+  readonly vocab_size: number;
 }
 
 /** Of requests that are not sampled. */
@@ -191,7 +188,7 @@ const FILE = "generation_config.json";
 type Field = keyof typeof GENERATION;
 
 /** Options of which null asks for nothing. */
-const NULLABLE: ReadonlySet<string> = new Set(Object.keys({ ...HOST, ...ENDING }));
+const NULLABLE: ReadonlySet<string> = new Set(Object.keys({ ...HOST, ...ENDING, ...MODES }));
 
 /**
  * Merges the caller's options, generation_config.json and config.json, in that order. In the files null counts as absent, and
@@ -230,7 +227,18 @@ export function generationConfig(
   const do_sample = asked && temperature > 0;
   refuseUnsupported(options, inFile);
 
-  const beams = beamsOf(given, do_sample, refuse);
+  const beams = beamsOf(options, given, do_sample, refuse);
+  const mode = modeOf(
+    {
+      guidance_scale: given("guidance_scale"),
+      // That of a file is of no account where the caller searches otherwise.
+      penalty_alpha:
+        options.penalty_alpha !== undefined || !(do_sample || beams.num_beams > 1) ? given("penalty_alpha") : undefined,
+      top_k: given("top_k") ?? 50,
+      ...{ do_sample, beams, vocab },
+    },
+    refuse,
+  );
   const host: Record<string, unknown> = {};
   for (const key of HOST_FIELDS) {
     const value = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
@@ -258,33 +266,13 @@ export function generationConfig(
     max_time: given("max_time") ?? undefined,
     prompt_lookup_num_tokens: given("prompt_lookup_num_tokens") ?? 0,
     num_assistant_tokens: given("num_assistant_tokens") ?? DEFAULT_ASSISTANT_TOKENS,
+    num_assistant_tokens_schedule: given("num_assistant_tokens_schedule") ?? "constant",
+    assistant_confidence_threshold: given("assistant_confidence_threshold") ?? 0,
     cache_dtype: cacheDTypeOf(options),
-    host: Object.keys(host).length > 0 || beams.num_beams > 1 ? host : undefined,
+    host: Object.keys(host).length > 0 || beams.num_beams > 1 || modeOption(mode) ? host : undefined,
     beams,
-  };
-}
-
-/** @throws OptionError, ConfigError for settings that contradict each other */
-function beamsOf(
-  given: <Key extends Field>(key: Key) => GenerationOptions[Key],
-  do_sample: boolean,
-  refuse: Refuse,
-): BeamConfig {
-  const num_beams = given("num_beams") ?? 1;
-  const num_return_sequences = given("num_return_sequences") ?? 1;
-  if (num_return_sequences > num_beams && (num_beams > 1 || !do_sample)) {
-    refuse(
-      "num_return_sequences",
-      num_beams > 1
-        ? `num_return_sequences ${num_return_sequences} needs as many beams, but num_beams is ${num_beams}`
-        : `num_return_sequences ${num_return_sequences} needs do_sample, or as many beams: all texts would be the same`,
-    );
-  }
-  return {
-    num_beams,
-    num_return_sequences,
-    length_penalty: given("length_penalty") ?? 1,
-    early_stopping: given("early_stopping") ?? false,
+    mode,
+    vocab_size: vocab,
   };
 }
 

@@ -24,8 +24,8 @@ export interface RowOptions {
 }
 
 /** Generation is not differentiated, whatever asks for gradients: it writes into caches. */
-function plain(body: () => Tensor): Tensor {
-  return taping(undefined, () => scope(body));
+function plain<T extends object>(body: () => T): T {
+  return taping(undefined, () => scope(body as () => never));
 }
 
 export class RowForward implements Disposable {
@@ -66,10 +66,13 @@ export class RowForward implements Disposable {
     return plain(() => this.#model.head(this.hidden(chunk).view(chunk.ids.length, -1)));
   }
 
-  /** Records the logits [n,vocab] of the last token of each text that ends in a chunk. */
-  lastLogits(chunk: FlatChunk): Tensor {
+  /**
+   * Records the logits [n,vocab] of the last token of each text that ends in a chunk.
+   * @param hidden its hidden states, if they were recorded
+   */
+  lastLogits(chunk: FlatChunk, hidden?: Tensor): Tensor {
     return plain(() => {
-      const rows = this.hidden(chunk).view(chunk.ids.length, -1);
+      const rows = (hidden ?? this.hidden(chunk)).view(chunk.ids.length, -1);
       const last = Tensor.empty(this.device, [chunk.ends.length, rows.shape[1]!], "f32", "last hidden states");
       chunk.ends.forEach(([, lane], n) => {
         copyInto(rows.narrow(0, lane, 1), last.narrow(0, n, 1));
@@ -78,11 +81,12 @@ export class RowForward implements Disposable {
     });
   }
 
-  /** Records the logits [R,vocab] of the tokens i32[R] at `lanes` i32[2,R,1]. */
-  step(tokens: Tensor, lanes: Tensor): Tensor {
+  /** Records the last hidden states [R,hidden] and the logits [R,vocab] of the tokens i32[R] at `lanes` i32[2,R,1]. */
+  step(tokens: Tensor, lanes: Tensor): { states: Tensor; logits: Tensor } {
     return plain(() => {
       const rows = tokens.shape[0]!;
-      return this.#model.head(this.#run(tokens.view(rows, 1), lanes).view(rows, -1));
+      const states = this.#run(tokens.view(rows, 1), lanes).view(rows, -1);
+      return { states, logits: this.#model.head(states) };
     });
   }
 

@@ -3,6 +3,11 @@
 import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
+import {
+  problemWithWatermark,
+  type WatermarkingConfig,
+  type WatermarkingOptions,
+} from "./processors/host/watermark.js";
 
 const isIds = (value: unknown): value is readonly number[] => (listOf(value, isWhole)?.length ?? 0) > 0;
 const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
@@ -49,6 +54,12 @@ export const PROCESSORS = {
   ),
   /** NaN becomes 0 and infinities the largest numbers. */
   remove_invalid_values: flag(),
+  /** Marks the text, as a WatermarkDetector with the same config finds out (Kirchenbauer et al. 2023). */
+  watermarking_config: such<WatermarkingConfig | WatermarkingOptions | null>(
+    orNone((value) => problemWithWatermark(value) === undefined),
+    "a WatermarkingConfig or its fields",
+    { hint: problemWithWatermark },
+  ),
   /** Scores are log-probabilities again after all processors. */
   renormalize_logits: flag(),
 };
@@ -57,6 +68,16 @@ export const PROCESSORS = {
 export const BEAMS = {
   /** Texts that are continued together; the one that is likeliest in all is taken. 1: no beam search. */
   num_beams: whole(1),
+  /** Beams in so many groups, one after the other in each step; 1, the default, for none. */
+  num_beam_groups: such<number | null>(
+    orNone((value) => isWhole(value) && value > 0),
+    "a whole number above 0",
+  ),
+  /** What a token of a group loses for each beam of earlier groups that has chosen it in the same step. */
+  diversity_penalty: such<number | null>(
+    orNone((value) => typeof value === "number" && value >= 0 && Number.isFinite(Math.fround(value))),
+    "a number of at least 0",
+  ),
   /** A text's score is divided by its length to this power: above 0 favours long texts. */
   length_penalty: number((n) => Number.isFinite(n), "a number"),
   /** true: stop when there are `num_beams` finished texts; false: when a better one is unlikely; "never": when there is none. */

@@ -123,18 +123,18 @@ export function readBatch(
     });
   });
   if (attention_mask === undefined) return { rows: rows.length, steps, ids, mask: undefined };
-  const mask = readMask(attention_mask, rows.length, steps);
+  const mask = readMask(attention_mask, rows.length, steps, name.replace(/input_ids$|ids$/, "attention_mask"));
   return { rows: rows.length, steps, ids, mask: mask.includes(0) ? mask : undefined };
 }
 
 /** A mask of 0 and 1, [rows, steps]. @throws ShapeError, OptionError */
-export function readMask(attention_mask: Ids, rows: number, steps: number): Uint8Array {
-  const masks = table("attention_mask", attention_mask);
+export function readMask(attention_mask: Ids, rows: number, steps: number, name = "attention_mask"): Uint8Array {
+  const masks = table(name, attention_mask);
   if (masks.length !== rows || masks.some((row) => row.length !== steps)) {
-    throw new ShapeError(`attention_mask must have the shape of the input, [${rows}, ${steps}]`);
+    throw new ShapeError(`${name} must have the shape of the input, [${rows}, ${steps}]`);
   }
   return Uint8Array.from(masks.flat(), (value) => {
-    if (value !== 0 && value !== 1) throw new OptionError(`attention_mask holds ${value}; it must be 0 and 1`);
+    if (value !== 0 && value !== 1) throw new OptionError(`${name} holds ${value}; it must be 0 and 1`);
     return value;
   });
 }

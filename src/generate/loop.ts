@@ -6,13 +6,14 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { type GenerationConfig, rowsPerPrompt } from "./config.js";
+import { rowsPerPrompt } from "./beam-config.js";
+import { type GenerationConfig, GREEDY } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
-import type { FinishReason, RowToken } from "./sequence.js";
+import type { FinishReason, RequestConfig, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
 import type { Streamer } from "./streamers.js";
 
@@ -33,6 +34,8 @@ export interface LoopOptions {
   readonly attention?: AttentionChoice | undefined;
   /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
   readonly numbers?: readonly number[];
+  /** With guidance: the text in place of each prompt where there is no condition. */
+  readonly unconditional?: readonly (readonly number[])[] | undefined;
   /** Tokens of a chunk of the prompts, for tests. */
   readonly chunk?: number;
   /** Called while the prompts are read. */
@@ -75,31 +78,45 @@ export async function* generateSteps(
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const prompts = promptsOf(batch);
-  const total = prompts.reduce((sum, { length }) => sum + length, 0);
-  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-  const { cache_dtype, processors, scores, cross, ends, attention } = options;
+  const { cache_dtype, processors, scores, cross, ends, attention, unconditional = [] } = options;
+  const texts = [...prompts, ...unconditional];
+  const total = texts.reduce((sum, { length }) => sum + length, 0);
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const copies = rowsPerPrompt(config.beams);
-  const shape = { rows: batch.rows * copies, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross, attention });
+  const rows = batch.rows * copies;
+  const guided = unconditional.length > 0;
+  const shape = { rows: texts.length * copies, capacity: longest + config.max_new_tokens };
+  using session = new DecodeSession(device, model, {
+    ...shape,
+    cache_dtype,
+    processors,
+    scores,
+    cross,
+    attention,
+    guided,
+  });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {
     const item = Math.floor(row / copies);
     return (options.numbers?.[item] ?? item) * copies + (row % copies);
   };
-  const requests = prompts.map((prompt, item) => {
+  // What goes beside a guided text never ends by itself.
+  const beside = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };
+  const configOf = (row: number): RequestConfig => (row < rows ? request : beside);
+  const requests = texts.map((prompt, item) => {
     const row = item * copies;
-    return { row, prompt, config: request, sequence: sequenceOf(row) };
+    return { row, prompt, config: configOf(row), sequence: sequenceOf(row) };
   });
   const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
   progress?.(promptProgress("initiate", 0, total));
   const prefill = { signal, chunk, ran };
   await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
   for (let row = 0; row < shape.rows; row++) {
-    if (row % copies > 0) session.fork(row - (row % copies), row, request, sequenceOf(row));
+    if (row % copies > 0) session.fork(row - (row % copies), row, configOf(row), sequenceOf(row));
   }
   let reading = true;
-  const columns = new Columns(shape.rows, config.pad_token_id, scores ?? false);
-  const passes = drafter ? drafted(session, drafter, options.drafts ?? 0) : stepped(session);
+  const columns = new Columns(rows, config.pad_token_id, scores ?? false);
+  const passes = drafter ? drafted(session, drafter, options) : stepped(session);
   for await (const tokens of passes) {
     stop();
     if (reading) progress?.(promptProgress("done", total, total));
@@ -125,17 +142,35 @@ export async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[
   }
 }
 
-/** The tokens of each pass over drafts. */
-async function* drafted(session: DecodeSession, drafter: Drafter, drafts: number): AsyncGenerator<RowToken[]> {
+/** The tokens of each pass over drafts. Rows whose drafts were all right may get longer ones, others shorter ones. */
+async function* drafted(
+  session: DecodeSession,
+  drafter: Drafter,
+  { drafts = 0, config }: LoopOptions,
+): AsyncGenerator<RowToken[]> {
+  const counts = session.sequences.map(() => drafts);
+  const adapts = config.num_assistant_tokens_schedule !== "constant" && config.prompt_lookup_num_tokens === 0;
   while (session.sequences.some(Boolean)) {
     const texts = session.sequences.map((sequence) => sequence?.ids);
-    const most = session.sequences.map((sequence) => {
+    const most = session.sequences.map((sequence, row) => {
       if (!sequence) return 0;
       const { ids, prompt, config } = sequence;
-      return Math.min(drafts, config.max_new_tokens - (ids.length - prompt) - 1);
+      return Math.min(counts[row]!, config.max_new_tokens - (ids.length - prompt) - 1);
     });
-    const proposed = await drafter.propose(texts, most);
-    yield await session.verify(texts.map((text, row) => (text ? (proposed[row] ?? []).slice(0, most[row]) : [])));
+    const draws = session.sequences.map((own) =>
+      own?.config.do_sample
+        ? { config: own.config, sequence: own.sequence, drawn: own.ids.length - own.prompt }
+        : undefined,
+    );
+    const proposed = await drafter.propose(texts, most, draws);
+    const guesses = texts.map((text, row) => (text ? (proposed[row] ?? []).slice(0, most[row]) : []));
+    const tokens = await session.verify(guesses);
+    for (const [row, own] of guesses.entries()) {
+      if (!adapts || own.length === 0) continue;
+      const right = tokens.filter((token) => token.row === row).length > own.length;
+      counts[row] = right ? counts[row]! + 2 : Math.max(1, counts[row]! - 1);
+    }
+    yield tokens;
   }
 }
 

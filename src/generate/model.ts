@@ -15,12 +15,14 @@ import { tapes } from "../ops/tape.js";
 import { ofRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
+import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
-import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
+import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Ends, endingOf } from "./ending.js";
+import { unconditionalOf } from "./guidance.js";
 import {
   type Batch,
   eachPrompt,
@@ -32,7 +34,8 @@ import {
   withImpliedMask,
 } from "./inputs.js";
 import { lossOf, type NextLabels, nextLabels } from "./labels.js";
-import { collect, generateSteps, type Step } from "./loop.js";
+import { collect, type Step } from "./loop.js";
+import { rowsOf } from "./mode-options.js";
 import {
   type AsDict,
   FORWARD,
@@ -48,6 +51,7 @@ import { type Chunk, chunksOf } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
+import { stepsOf } from "./steps.js";
 import { type TextStep, withTexts } from "./texts.js";
 
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
@@ -55,6 +59,10 @@ export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js"
 /** A call that was read and checked: nothing of the caller's objects is looked at again. */
 interface Prepared {
   readonly batch: Batch;
+  /** With guidance: the text in place of each prompt where there is no condition. */
+  readonly unconditional: number[][] | undefined;
+  /** Tokens of the longest text of all, prompt and new ones. */
+  readonly tokens: number;
   readonly config: GenerationConfig;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
@@ -202,14 +210,12 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return returned({ sequences, ...keptScores(kept, sequences[0]!.length - batch.steps) }, options);
   }
 
-  async #search(
-    { batch, config: given, ending, numbers, options, attention }: Started,
-    kept: Kept | undefined,
-  ): Promise<GenerateOutput> {
+  async #search(prepared: Started, kept: Kept | undefined): Promise<GenerateOutput> {
+    const { batch, unconditional, config: given, ending, numbers, options, attention } = prepared;
     const { config, processors } = onHost(given, { ...options, kept });
     const { beams } = config;
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const { bytes } = this.#cacheOf(batch, config);
+    const { bytes } = this.#cacheOf(prepared);
     const { signal, progress_callback: progress } = options;
     this.hold();
     this.#caches += bytes;
@@ -225,6 +231,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         numbers,
         kept,
         attention,
+        unconditional,
       });
       this.checkUsable();
       return outputOf(batch, found, config, kept);
@@ -282,8 +289,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     options?: After<GenerateOptions>,
   ): { dtype: ReturnType<typeof cacheName>; bytes: number };
   cache_footprint(...given: readonly unknown[]): { dtype: ReturnType<typeof cacheName>; bytes: number } {
-    const { batch, config } = this.#read("cache_footprint", given);
-    const { dtype, bytes } = this.#cacheOf(batch, config);
+    const { dtype, bytes } = this.#cacheOf(this.#read("cache_footprint", given));
     return { dtype: cacheName(dtype), bytes };
   }
 
@@ -292,13 +298,9 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return this.#caches;
   }
 
-  #cacheOf(batch: Batch, config: GenerationConfig): { dtype: CacheDType; bytes: number } {
+  #cacheOf({ batch, config, tokens }: Prepared): { dtype: CacheDType; bytes: number } {
     const dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const tokens = batch.steps + config.max_new_tokens;
-    return {
-      dtype,
-      bytes: cacheBytes(cacheShape(this.module, batch.rows * rowsPerPrompt(config.beams), tokens, dtype)),
-    };
+    return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows * rowsOf(config), tokens, dtype)) };
   }
 
   /**
@@ -307,9 +309,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    */
   #prepare(call: "generate" | "stream", given: readonly unknown[]): Started {
     const prepared = this.#read(call, given);
-    const { batch, config, options } = prepared;
-    const tokens = batch.steps + config.max_new_tokens;
-    checkRoom(this, this.#cacheOf(batch, config).bytes, tokens, `a cache of ${tokens} tokens`);
+    const { tokens, options } = prepared;
+    checkRoom(this, this.#cacheOf(prepared).bytes, tokens, `a cache of ${tokens} tokens`);
     if (options.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return { ...prepared, attention: this.attending() };
@@ -322,12 +323,17 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const read = readBatch(options.input_ids, options.attention_mask, vocab);
     const config = generationConfig(options, this.generation_config, this.config, read.steps, vocab);
     const batch = leftPadded(withImpliedMask(read, options.attention_mask, config.prompt_padding));
-    this.#checkLength(batch.steps + config.max_new_tokens, max_positions);
+    const unconditional = unconditionalOf(batch, config, options, vocab);
+    const longest = (unconditional ?? []).reduce((most, { length }) => Math.max(most, length), batch.steps);
+    const tokens = longest + config.max_new_tokens;
+    this.#checkLength(tokens, max_positions);
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
     return {
       batch,
+      unconditional,
+      tokens,
       config,
       ending: endingOf(config, options),
       numbers: numbersOf(options.sequence_numbers, batch.rows),
@@ -335,15 +341,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     };
   }
 
-  async *#steps(
-    { batch, config: given, ending, numbers, options, attention }: Started,
-    kept?: Kept,
-  ): AsyncGenerator<Step> {
+  async *#steps(prepared: Started, kept?: Kept): AsyncGenerator<Step> {
+    const { batch, unconditional, config: given, ending, numbers, options, attention } = prepared;
     const { config, processors } = onHost(given, { ...options, kept });
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
-    const { bytes } = this.#cacheOf(batch, config);
+    const { bytes } = this.#cacheOf(prepared);
     for (const model of held) model.hold();
     this.#caches += bytes;
     let drafter: Drafter | undefined;
@@ -357,6 +361,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         ends: ending(),
         processors,
         numbers,
+        unconditional,
         drafter,
         drafts,
         scores,
@@ -364,8 +369,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         progress,
         attention,
       };
-      for await (const step of generateSteps(this.device, this.module, batch, loop)) {
+      const lengths: number[] = [];
+      let steps = 0;
+      for await (const step of stepsOf(this.device, this.module, batch, loop)) {
         for (const model of held) model.checkUsable();
+        steps++;
+        for (const [row, ended] of step.finished.entries()) if (ended) lengths[row] ??= steps;
+        if (drafter && step.finished.every(Boolean)) for (const own of [kept?.scores, kept?.logits]) own?.cut(lengths);
         yield step;
         for (const model of held) model.checkUsable();
       }

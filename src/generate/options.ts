@@ -277,7 +277,11 @@ const RUN = {
   sequence_numbers: checkedLater<readonly number[]>(),
   /** What `stop_strings` are looked for with. Of `stream`, it also gives each step its `text`. */
   tokenizer: such<PreTrainedTokenizer>(isTokenizer, "a tokenizer, as from AutoTokenizer.from_pretrained"),
-  /** A smaller model with the same tokenizer, on the same device, that guesses tokens (greedy decoding); exact. */
+  /** [B,T]: what a guided text is led away from, one for each prompt; by default the last token of the prompt. */
+  negative_prompt_ids: checkedLater<Ids>(),
+  /** [B,T]: 1 for real tokens of the negative prompts, 0 for padding. */
+  negative_prompt_attention_mask: checkedLater<Ids>(),
+  /** A smaller model with the same tokenizer, on the same device, that guesses tokens; the text is the same as without. */
   assistant_model: checkedLater<AssistantModel>(),
   /** Give the log-probability of each token: `scores` of a step. */
   logprobs: flag(),
@@ -332,10 +336,16 @@ export interface StreamOptions
 export type TextStreamOptions = StreamOptions & Needed<typeof RUN, "tokenizer">;
 
 /** All options of an encoder-decoder's generate: its encoder reads the text in one pass. */
-export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, ["assistant_model", "progress_callback"]), ...DECODER_INPUTS };
+const OF_DECODERS = [
+  "assistant_model",
+  "progress_callback",
+  "negative_prompt_ids",
+  "negative_prompt_attention_mask",
+] as const;
+export const SEQ2SEQ_GENERATE = { ...omit(GENERATE, OF_DECODERS), ...DECODER_INPUTS };
 
 export interface Seq2SeqGenerateOptions
-  extends Omit<GenerateOptions, "assistant_model" | "progress_callback">,
+  extends Omit<GenerateOptions, (typeof OF_DECODERS)[number]>,
     Options<typeof DECODER_INPUTS> {}
 
 /** All options of an encoder-decoder's stream. */

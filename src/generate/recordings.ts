@@ -9,6 +9,8 @@ import type { RowForward } from "./forward.js";
 export interface RecordedForward {
   readonly recording: Recording;
   readonly logits: Tensor;
+  /** Last hidden states f32[R,hidden], if they are kept. */
+  readonly states: Tensor | undefined;
 }
 
 export class StepRecordings implements Disposable {
@@ -16,17 +18,22 @@ export class StepRecordings implements Disposable {
   readonly #forward: RowForward;
   readonly #choice: Choice;
   readonly #apart: boolean;
+  readonly #keeps: boolean;
   #passing: RecordedForward | undefined;
   #choosing: readonly Recording[] = [];
   /** Processors that `#choosing` was recorded with. */
   #active = 0;
 
-  /** @param apart the logits are changed between the processors and the choice: these are two recordings */
-  constructor(device: Device, forward: RowForward, choice: Choice, apart: boolean) {
+  /**
+   * @param apart the logits are changed between the processors and the choice: these are two recordings
+   * @param states the last hidden states are kept
+   */
+  constructor(device: Device, forward: RowForward, choice: Choice, { apart = false, states = false }) {
     this.#device = device;
     this.#forward = forward;
     this.#choice = choice;
     this.#apart = apart;
+    this.#keeps = states;
   }
 
   /** The forward pass, recorded on first use. */
@@ -34,10 +41,14 @@ export class StepRecordings implements Disposable {
     if (this.#passing) return this.#passing;
     const { tokens, lanes } = this.#choice;
     let logits: Tensor | undefined;
+    let states: Tensor | undefined;
     const recording = captureAll(this.#forward.devices, () => {
-      logits = this.#forward.step(tokens, lanes).keep();
+      const step = this.#forward.step(tokens, lanes);
+      logits = step.logits.keep();
+      if (this.#keeps) states = step.states.keep();
+      else step.states.dispose();
     });
-    this.#passing = { recording, logits: logits! };
+    this.#passing = { recording, logits: logits!, states };
     return this.#passing;
   }
 
@@ -68,6 +79,7 @@ export class StepRecordings implements Disposable {
     this.#forget();
     this.#passing?.recording.dispose();
     this.#passing?.logits.dispose();
+    this.#passing?.states?.dispose();
     this.#passing = undefined;
   }
 

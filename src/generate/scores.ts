@@ -37,6 +37,13 @@ export class ScoreRecord {
     return { process: (scores, { row, step }) => this.add(step, row, scores) };
   }
 
+  /** Forgets what was kept of rows behind their ends, which guesses may have reached. @param lengths steps of each row */
+  cut(lengths: readonly number[]): void {
+    for (const [step, rows] of this.#steps.entries()) {
+      for (const [row, length] of lengths.entries()) if (step >= length) rows.delete(row);
+    }
+  }
+
   /** Of the first steps. */
   take(steps: number): StepScores {
     return this.#steps.slice(0, steps).map((rows) => {

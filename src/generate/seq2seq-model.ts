@@ -12,13 +12,15 @@ import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
+import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape } from "./cache-options.js";
-import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, warnOfDefaultLength } from "./config.js";
+import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
 import { type Batch, eachPrompt, numbersOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
+import { rowsOf } from "./mode-options.js";
 import {
   type AsDict,
   type GenerateOutput,
@@ -300,6 +302,15 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const encoder = "ids" in read ? withImpliedMask(read, options.attention_mask, config.prompt_padding) : read;
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
+    if (config.mode.guidance_scale !== undefined) {
+      throw new OptionError(
+        "guidance_scale is for models without an encoder: nothing says what an encoder reads instead",
+        {
+          details: { option: "guidance_scale" },
+          hint: "leave it out, or pass guidance_scale: 1 where generation_config.json has it",
+        },
+      );
+    }
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
         details: { option: "prompt_lookup_num_tokens" },
@@ -308,7 +319,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
     this.#checkPositions(tokens, "lower max_new_tokens");
-    this.#checkRoom(decoder.rows * rowsPerPrompt(config.beams), shape.steps, tokens, cache_dtype);
+    this.#checkRoom(decoder.rows * rowsOf(config), shape.steps, tokens, cache_dtype);
     if (given.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
     return {

@@ -8,10 +8,11 @@ import { CrossCache } from "../nn/cache.js";
 import type { Pass, PassOptions } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { taping } from "../ops/tape.js";
-import { rowsPerPrompt } from "./config.js";
 import type { FeatureBatch } from "./features.js";
 import { type Batch, promptsOf } from "./inputs.js";
-import { generateSteps, type LoopOptions, type Step } from "./loop.js";
+import type { LoopOptions, Step } from "./loop.js";
+import { rowsOf } from "./mode-options.js";
+import { stepsOf } from "./steps.js";
 
 /** What an encoder reads: texts, or features of sound. */
 export type EncoderInput = Batch | FeatureBatch;
@@ -112,7 +113,7 @@ export async function* seq2seqSteps(
   options: LoopOptions,
 ): AsyncGenerator<Step> {
   throwIfAborted(options.signal, "generation");
-  const rows = rowsPerPrompt(options.config.beams);
+  const rows = rowsOf(options.config);
   using cross = encodeInto(device, model, encoder, options.cache_dtype, rows, options.attention);
-  yield* generateSteps(device, model, decoder, { ...options, cross });
+  yield* stepsOf(device, model, decoder, { ...options, cross });
 }

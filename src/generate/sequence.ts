@@ -24,6 +24,8 @@ export interface RowRequest {
    * Default 0.
    */
   readonly sequence?: number;
+  /** Random numbers of the sequence that the prompt has used already; default 0. */
+  readonly drawn?: number;
 }
 
 /**
@@ -47,6 +49,7 @@ export interface RowToken {
 export class Sequence {
   row: number;
   readonly sequence: number;
+  readonly drawn: number;
   readonly config: RequestConfig;
   /** Prompt and the generated tokens read so far. */
   readonly ids: number[];
@@ -63,9 +66,10 @@ export class Sequence {
   /** True when no later step may include it. */
   ended = false;
 
-  constructor({ row, prompt, config, sequence = 0 }: RowRequest) {
+  constructor({ row, prompt, config, sequence = 0, drawn = 0 }: RowRequest) {
     this.row = row;
     this.sequence = sequence;
+    this.drawn = drawn;
     this.config = config;
     this.ids = [...prompt];
     this.prompt = prompt.length;
@@ -109,13 +113,13 @@ export class Sequence {
 
   /**
    * Accepts the model's tokens for the last certain token and for each draft: up to and including the first that differs from
-   * its draft. The first of `likeliest` belongs to the certain token.
+   * its draft. The first of `chosen` belongs to the certain token.
    */
-  accept(drafts: readonly number[], likeliest: Int32Array, scores: Float32Array | undefined): RowToken[] {
+  accept(drafts: readonly number[], chosen: Int32Array, scores: Float32Array | undefined): RowToken[] {
     const tokens: RowToken[] = [];
     for (let i = 0; i <= drafts.length && !this.ended; i++) {
-      tokens.push(this.take(likeliest[i]!, scores?.[i], i > 0));
-      if (likeliest[i] !== drafts[i]) break;
+      tokens.push(this.take(chosen[i]!, scores?.[i], i > 0));
+      if (chosen[i] !== drafts[i]) break;
     }
     return tokens;
   }

@@ -9,16 +9,16 @@ import { scope, type Tensor } from "../core/tensor.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { argmax } from "../ops/argmax.js";
 import { copyInto } from "../ops/copy.js";
-import { tokenLogprobs } from "../ops/token-logprobs.js";
 import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
 import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import { StepRecordings } from "./recordings.js";
+import { placesOf, RowStates } from "./row-states.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
+import { chooseAll, lanesOf } from "./verify.js";
 
 export interface SessionOptions {
   /** Texts at a time. */
@@ -36,6 +36,13 @@ export interface SessionOptions {
   readonly scores?: boolean;
   /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */
   readonly keep?: boolean;
+  /**
+   * The second half of the rows are the texts of the first half without their condition: they get the same tokens, end with them,
+   * and are seen by processors beside them alone.
+   */
+  readonly guided?: boolean;
+  /** Processors get the last hidden states of each row's tokens, its prompt's too. */
+  readonly states?: boolean;
 }
 
 export interface PrefillOptions {
@@ -53,10 +60,13 @@ export class DecodeSession implements Disposable {
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #keep: boolean;
+  /** Rows that choose tokens. */
+  readonly #choosing: number;
   readonly #sequences: (Sequence | undefined)[];
   /** Tokens that each row gets in the step being recorded. */
   readonly #counts: number[];
   readonly #recordings: StepRecordings;
+  readonly #states: RowStates | undefined;
   #last: Promise<unknown> = Promise.resolve();
 
   /** @throws OutOfMemoryError */
@@ -66,16 +76,21 @@ export class DecodeSession implements Disposable {
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
     this.#keep = options.keep ?? false;
+    this.#choosing = options.guided ? rows / 2 : rows;
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
-    this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options.scores ?? false);
+    this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options);
     try {
       this.#forward = new RowForward(device, model, options);
     } catch (error) {
       this.#choice.dispose();
       throw error;
     }
-    this.#recordings = new StepRecordings(device, this.#forward, this.#choice, !this.pipelined);
+    this.#recordings = new StepRecordings(device, this.#forward, this.#choice, {
+      apart: !this.pipelined,
+      states: options.states,
+    });
+    this.#states = options.states ? new RowStates() : undefined;
   }
 
   /** The sequence of each row; undefined for a free row. */
@@ -209,11 +224,13 @@ export class DecodeSession implements Disposable {
     const { logits } = this.#recordings.forward;
     const vocab = logits.shape[1]!;
     const all = await logits.readFloats();
-    for (const sequence of live) {
-      const { row, ids, prompt } = sequence;
-      const own = all.subarray(row * vocab, (row + 1) * vocab);
-      const at = { row, ids, prompt, step: ids.length - prompt };
-      for (const processor of this.#processors) await processor.process(own, at);
+    const of = (row: number): Float32Array => all.subarray(row * vocab, (row + 1) * vocab);
+    for (const { row, ids, prompt } of live) {
+      if (row >= this.#choosing) continue;
+      const unconditional = this.#choosing < this.rows ? of(row + this.#choosing) : undefined;
+      const states = await this.#states?.take(row);
+      const at = { row, ids, prompt, step: ids.length - prompt, unconditional, states };
+      for (const processor of this.#processors) await processor.process(of(row), at);
     }
     logits.write(all);
     choosing!.replay();
@@ -222,7 +239,7 @@ export class DecodeSession implements Disposable {
 
   /**
    * Checks drafts of all rows in one pass: each row gets the same tokens as from single steps, and more than one if drafts
-   * were right. Rows must come from `addForDrafts` and be greedy.
+   * were right. Rows must come from `addForDrafts`.
    */
   async verify(drafts: Drafts): Promise<RowToken[]> {
     const live = this.#live();
@@ -234,27 +251,16 @@ export class DecodeSession implements Disposable {
     const [chunk] = flatChunks(texts, Number.POSITIVE_INFINITY);
     if (!chunk) return [];
     this.#extend(chunk, live);
-    const [likeliest, scores] = scope(() => {
-      const logits = this.#forward.logits(chunk);
-      const ids = argmax(logits);
-      return this.#choice.scores ? [ids, tokenLogprobs(logits, ids)] : [ids];
-    }) as [Tensor, Tensor | undefined];
-    let ids: Int32Array;
-    let score: Float32Array | undefined;
-    try {
-      ids = (await likeliest.read()) as Int32Array;
-      score = await scores?.readFloats();
-    } finally {
-      likeliest.dispose();
-      scores?.dispose();
-    }
+    const lanes = live.flatMap((sequence, n) => lanesOf(sequence, drafts[sequence.row]!, texts[n]!.ids.length));
+    const logits = this.#forward.logits(chunk);
+    const { ids, scores } = await chooseAll(logits, lanes, this.#processors, this.#choice.scores !== undefined);
     let lane = 0;
     return live.flatMap((sequence, n) => {
       const own = drafts[sequence.row]!;
       const end = lane + texts[n]!.ids.length;
       const first = end - own.length - 1; // the last certain token
       lane = end;
-      const tokens = sequence.accept(own, ids.subarray(first, end), score?.subarray(first, end));
+      const tokens = sequence.accept(own, ids.subarray(first, end), scores?.subarray(first, end));
       this.#rewindTo(sequence, sequence.ids.length - 1);
       if (sequence.ended) this.#free(sequence);
       return tokens;
@@ -314,8 +320,12 @@ export class DecodeSession implements Disposable {
   /** Records a chunk of texts; keeps the logits of the texts that end in it, unless their last tokens are left. */
   #runChunk(chunk: FlatChunk, sequences: readonly Sequence[], left: boolean): Tensor {
     this.#extend(chunk, sequences);
-    if (left || chunk.ends.length === 0) return this.#forward.hidden(chunk);
-    const logits = this.#forward.lastLogits(chunk);
+    if (left || (chunk.ends.length === 0 && !this.#states)) return this.#forward.hidden(chunk);
+    const hidden = this.#states && this.#forward.hidden(chunk);
+    if (hidden) this.#states?.add(hidden, placesOf(chunk.counts));
+    if (hidden && chunk.ends.length === 0) return hidden;
+    const logits = this.#forward.lastLogits(chunk, hidden);
+    hidden?.dispose();
     chunk.ends.forEach(([text], n) => {
       sequences[text]!.logits = logits.narrow(0, n, 1).keep();
     });
@@ -341,10 +351,12 @@ export class DecodeSession implements Disposable {
       live.push(sequence);
       if (!sequence.logits) counts[sequence.row] = 1;
     }
-    const { recording, logits } = this.#recordings.forward;
+    const { recording, logits, states } = this.#recordings.forward;
     if (counts.includes(1)) {
       this.#forward.cache.extend(counts);
       recording.replay();
+      const read = counts.flatMap((count, row) => (count > 0 ? [{ row, at: row, count }] : []));
+      if (states) this.#states?.add(states, read);
     }
     for (const sequence of live) {
       sequence.cached += counts[sequence.row]!;
@@ -360,7 +372,7 @@ export class DecodeSession implements Disposable {
     scope(() => copyInto(own, logits.narrow(0, row, 1)));
     own.dispose();
     sequence.logits = undefined;
-    this.#choice.begin({ row, ids, prompt, options }, sequence.sequence);
+    this.#choice.begin({ row, ids, prompt, options }, sequence);
   }
 
   #free(sequence: Sequence): void {
@@ -401,8 +413,11 @@ export class DecodeSession implements Disposable {
     const taken: RowToken[] = [];
     for (const sequence of live) {
       if (sequence.ended) continue;
-      taken.push(sequence.take(ids[sequence.row]!, score?.[sequence.row], false));
-      if (sequence.ended) this.#keep ? this.#end(sequence) : this.#free(sequence);
+      const { row } = sequence;
+      const token = sequence.take(ids[row]!, score?.[row], false);
+      if (row < this.#choosing) taken.push(token);
+      const beside = this.#choosing < this.rows ? this.#sequences[row + this.#choosing] : undefined;
+      if (sequence.ended) for (const one of [sequence, beside]) if (one) this.#keep ? this.#end(one) : this.#free(one);
     }
     return taken;
   }

@@ -7,6 +7,7 @@ import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { type GenerationOptions, generationConfig } from "./config.js";
 import { endingOf } from "./ending.js";
 import { stepped } from "./loop.js";
+import { modeOption } from "./mode-options.js";
 import type { PreTrainedModel } from "./model.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
@@ -81,6 +82,8 @@ export class Turns implements AsyncDisposable {
     if (read.beams.num_beams > 1 || read.beams.num_return_sequences > 1 || read.prompt_lookup_num_tokens > 0) {
       throw new OptionError("turns have one text, without beams and guesses", { details: { option: "num_beams" } });
     }
+    const option = modeOption(read.mode);
+    if (option) throw new OptionError(`turns have one text, without ${option}`, { details: { option } });
     const { signal, progress, tokenizer } = options;
     const ends = endingOf(read, { tokenizer })();
     const { config, processors } = onHost(read, {});

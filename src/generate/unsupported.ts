@@ -9,15 +9,10 @@ export type Neutral = number | boolean | null;
 
 /** Fields that would change the text, with their neutral value (beside null) and the feature they enable. */
 export const UNSUPPORTED = {
-  num_beam_groups: [1, "beam search"],
-  diversity_penalty: [0, "beam search"],
   constraints: [null, "constrained search"],
   force_words_ids: [null, "constrained search"],
-  penalty_alpha: [0, "contrastive search"],
   dola_layers: [null, "decoding by contrasting layers"],
   token_healing: [false, "token healing"],
-  guidance_scale: [1, "classifier-free guidance"],
-  watermarking_config: [null, "a watermark"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 
 export type UnsupportedField = keyof typeof UNSUPPORTED;
@@ -45,8 +40,6 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "continuous_batching_config",
   "output_attentions",
   "output_hidden_states",
-  "num_assistant_tokens_schedule",
-  "assistant_confidence_threshold",
   "assistant_early_exit",
   "assistant_lookbehind",
   "target_lookbehind",

@@ -93,13 +93,53 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     expect(device.memory.live).toBeLessThan(live);
   });
 
-  test("what could change the result, or cannot guess for the model, is refused", async () => {
+  test("samples: the text of a seed is the same with and without, in a batch too, and many guesses are right", async () => {
+    const options = {
+      input_ids: [A, [...new Array<number>(8).fill(0), ...B]],
+      attention_mask: [A.map(() => 1), A.map((_, t) => (t < 8 ? 0 : 1))],
+      max_new_tokens: name === "webgpu" ? 10 : 24,
+      eos_token_id: 135,
+      do_sample: true,
+    };
+    const modes = [
+      { seed: 7 },
+      { seed: 8, temperature: 0.6, top_p: 0.9, num_return_sequences: 2 },
+      { seed: 9, repetition_penalty: 1.3, top_k: 8 },
+    ];
+    // A GPU in software takes too long for all of them.
+    const few = name === "webgpu";
+    for (const mode of few ? modes.slice(1, 2) : modes) {
+      const want = await model.generate({ ...options, ...mode });
+      for (const assistant_model of few ? [good] : [good, bad]) {
+        for (const schedule of ["constant", "heuristic"] as const) {
+          const drafts = { num_assistant_tokens_schedule: schedule, assistant_confidence_threshold: 0.05 };
+          expect(await model.generate({ ...options, ...mode, ...drafts, assistant_model })).toEqual(want);
+        }
+      }
+    }
+    if (few) return;
+    const seen: number[] = [];
+    const stopping_criteria = [(ids: readonly number[]) => seen.push(ids.length) > 20];
+    const one = { input_ids: [A], max_new_tokens: 12, eos_token_id: null, do_sample: true, seed: 7, stopping_criteria };
+    await model.generate({ ...one, assistant_model: good });
+    // Guesses are no text.
+    expect(seen).toEqual(Array.from({ length: 12 }, (_, n) => A.length + n + 1));
+    const guesses = async (assistant_model: PreTrainedModel, more: object = {}): Promise<number> => {
+      let guessed = 0;
+      const alone = { input_ids: [A], max_new_tokens: 24, eos_token_id: null, do_sample: true, seed: 7 };
+      for await (const step of model.stream({ ...alone, ...more, assistant_model })) if (step.guessed) guessed++;
+      return guessed;
+    };
+    // Weights in 8 bits give nearly the same distributions.
+    expect(await guesses(good)).toBeGreaterThan(10);
+    expect(await guesses(bad)).toBeLessThan(6);
+    expect(await guesses(good, { assistant_confidence_threshold: 1 })).toBeLessThanOrEqual(12);
+  });
+
+  test("what cannot guess for the model is refused", async () => {
     const options = { input_ids: [A], max_new_tokens: 4, assistant_model: good };
-    const more = [{ do_sample: true }, { repetition_penalty: 1.2 }, { prompt_lookup_num_tokens: 2 }];
+    const more = [{ prompt_lookup_num_tokens: 2 }, { penalty_alpha: 0.5, top_k: 3 }, { guidance_scale: 2 }];
     for (const each of more) await expect(model.generate({ ...options, ...each })).rejects.toThrow(OptionError);
-    await expect(model.generate({ ...options, logits_processor: [{ process: () => {} }] })).rejects.toThrow(
-      OptionError,
-    );
     await expect(model.generate({ ...options, assistant_model: {} as PreTrainedModel })).rejects.toThrow(
       "assistant_model must be a model",
     );

@@ -193,6 +193,17 @@ describe("fields of transformers that are not there", () => {
     ).toEqual([]);
   });
 
+  test("ways to search in a file give way to the caller's", () => {
+    const file = { penalty_alpha: 0.6, top_k: 4, num_beams: 4, num_beam_groups: 2, diversity_penalty: 0.5 };
+    const { beams } = config({ penalty_alpha: 0 }, file);
+    expect(beams).toMatchObject({ num_beams: 4, num_beam_groups: 2, diversity_penalty: 0.5 });
+    expect(config({ num_beams: 1 }, file)).toMatchObject({ mode: { contrastive: { top_k: 4, penalty_alpha: 0.6 } } });
+    const sampled = config({ num_beams: 1, do_sample: true }, file);
+    expect(sampled).toMatchObject({ do_sample: true, mode: { contrastive: undefined }, beams: { num_beam_groups: 1 } });
+    expect(thrown(() => config({ num_beams: 3 }, file))).toBeInstanceOf(ConfigError);
+    expect(thrown(() => config({ num_beams: 3, num_beam_groups: 2 }, file))).toBeInstanceOf(OptionError);
+  });
+
   test("that nobody knows are a warning", () => {
     const file = { top_kk: 5, chat_format: "x", nothing: null };
     expect(fileWarnings(file, {}, VOCAB)).toEqual([
@@ -215,15 +226,15 @@ describe("models", () => {
   const inputs = { input_ids: [1, 5, 9], max_new_tokens: 2 };
 
   test("a bad file is a warning when it loads, and an error of the file when it is used", async () => {
-    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ penalty_alpha: 0.6, weird: 1 }), { device });
+    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ token_healing: true, weird: 1 }), { device });
     expect(model.warnings).toEqual([
-      "generation_config.json: penalty_alpha is 0.6, but Octavo has no contrastive search",
+      "generation_config.json: token_healing is true, but Octavo has no token healing",
       "generation_config.json: unknown fields, ignored: weird",
     ]);
     await expect(model.generate(inputs)).rejects.toThrow(ConfigError);
     expect(() => model.stream(inputs)).toThrow(ConfigError);
-    expect(await model.generate({ ...inputs, penalty_alpha: 0 })).toHaveLength(1);
-    await expect(model.generate({ ...inputs, penalty_alpha: 0.5 })).rejects.toThrow(OptionError);
+    expect(await model.generate({ ...inputs, token_healing: false })).toHaveLength(1);
+    await expect(model.generate({ ...inputs, token_healing: true })).rejects.toThrow(OptionError);
     model.dispose();
   });
 

@@ -35,9 +35,6 @@ test("never, and not first", async () => {
     eos_token_id: null,
   });
   expect(row!.slice(PROMPT.length)).toEqual(later);
-  await expect(generated({ suppress_tokens: plain, prompt_lookup_num_tokens: 2 })).rejects.toThrow(
-    /prompt_lookup_num_tokens cannot be combined with suppress_tokens/,
-  );
 });
 
 test("rows keep their own lists, whatever the others do", async () => {

@@ -2,16 +2,14 @@
 
 import type { Device } from "../../core/device.js";
 import { OptionError } from "../../core/errors.js";
-import { listed } from "../../core/show.js";
 import { cacheDType } from "../../nn/cache.js";
 import type { CausalLM } from "../../nn/decoder.js";
 import type { FloatDType } from "../../nn/weight.js";
 import { LoadedModel } from "../base.js";
+import { rowsPerPrompt } from "../beam-config.js";
 import type { GenerationConfig } from "../config.js";
 import type { Batch } from "../inputs.js";
-import type { HostProcessor, PrefixAllowedTokens } from "../processors/host-processor.js";
-import { hasPenalties } from "../processors/penalties.js";
-import { suppresses } from "../processors/suppressed.js";
+import { modeOption } from "../mode-options.js";
 import { AssistantDrafter } from "./assistant.js";
 import type { Drafter } from "./drafter.js";
 import { NgramDrafter } from "./ngram.js";
@@ -25,11 +23,6 @@ interface Assistant {
 
 interface DraftOptions {
   readonly assistant_model?: Assistant;
-  readonly logits_processor?: readonly HostProcessor[];
-  readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens;
-  readonly return_dict_in_generate?: boolean;
-  readonly output_scores?: boolean;
-  readonly output_logits?: boolean;
 }
 
 /** Most tokens guessed at a time; 0 without a drafter. */
@@ -37,30 +30,14 @@ export function draftsOf(config: GenerationConfig, { assistant_model }: DraftOpt
   return assistant_model ? config.num_assistant_tokens : config.prompt_lookup_num_tokens;
 }
 
-/** @throws OptionError if guesses could change the text, or for an assistant that does not suit this model */
+/** @throws OptionError for a search that takes no guesses, or for an assistant that does not suit this model */
 export function checkDrafting(model: Assistant, config: GenerationConfig, options: DraftOptions): void {
-  const { assistant_model: assistant, logits_processor } = options;
+  const { assistant_model: assistant } = options;
   if (assistant !== undefined) checkAssistant(model, assistant);
   if (draftsOf(config, options) === 0) return;
   const name = assistant ? "assistant_model" : "prompt_lookup_num_tokens";
   const problem =
-    assistant && config.prompt_lookup_num_tokens > 0
-      ? "prompt_lookup_num_tokens"
-      : config.do_sample
-        ? "do_sample"
-        : hasPenalties(config)
-          ? "penalties"
-          : suppresses(config)
-            ? "suppress_tokens"
-            : logits_processor?.length
-              ? "logits_processor"
-              : options.prefix_allowed_tokens_fn
-                ? "prefix_allowed_tokens_fn"
-                : options.return_dict_in_generate && (options.output_scores || options.output_logits)
-                  ? "output_scores and output_logits"
-                  : config.host
-                    ? listed(Object.keys(config.host))
-                    : undefined;
+    assistant && config.prompt_lookup_num_tokens > 0 ? "prompt_lookup_num_tokens" : modeOption(config.mode);
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 
@@ -93,10 +70,11 @@ export function openDrafter(
     const capacity = Math.min(max_positions, batch.steps + config.max_new_tokens + config.num_assistant_tokens + 1);
     const cache_dtype = config.cache_dtype ?? cacheDType(assistant.dtype);
     return new AssistantDrafter(assistant.device, assistant.module, {
-      rows: batch.rows,
+      rows: batch.rows * rowsPerPrompt(config.beams),
       capacity,
       cache_dtype,
       signal,
+      confidence: config.assistant_confidence_threshold,
     });
   }
   return config.prompt_lookup_num_tokens > 0 ? new NgramDrafter() : undefined;

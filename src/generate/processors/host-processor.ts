@@ -13,6 +13,10 @@ export interface HostState {
   readonly prompt: number;
   /** Tokens generated so far. */
   readonly step: number;
+  /** With guidance: logits f32[V] of the same text after its negative prompt. */
+  readonly unconditional?: Float32Array | undefined;
+  /** Of sessions that keep them: last hidden states f32[n,hidden] of the n tokens read since the step before. */
+  readonly states?: Float32Array | undefined;
 }
 
 /**

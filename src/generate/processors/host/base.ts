@@ -102,6 +102,20 @@ export function softmax(scores: Float32Array): Float64Array {
   return shares.map((share) => share / sum);
 }
 
+/** The ids of the `count` largest scores, the largest first; of equal ones the lower id. */
+export function largest(scores: ArrayLike<number>, count: number): number[] {
+  const ids: number[] = [];
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id]!;
+    if (ids.length === count && !(score > scores[ids.at(-1)!]!)) continue;
+    let place = ids.length;
+    while (place > 0 && score > scores[ids[place - 1]!]!) place--;
+    ids.splice(place, 0, id);
+    if (ids.length > count) ids.pop();
+  }
+  return ids;
+}
+
 /** Indices in the order of ascending keys; equal ones keep their order. */
 export function ascending(keys: ArrayLike<number>): Uint32Array {
   return Uint32Array.from({ length: keys.length }, (_, i) => i).sort((a, b) => keys[a]! - keys[b]!);

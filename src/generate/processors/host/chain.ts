@@ -1,9 +1,14 @@
 // The host processors of a call: what its options ask for, as processors of a decode session.
 
 import { OptionError } from "../../../core/errors.js";
-import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
+import { rowsPerPrompt } from "../../beam-config.js";
+import type { GenerationConfig } from "../../config.js";
+import { Guidance } from "../../guidance.js";
+import { modeOption } from "../../mode-options.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
+import { hasPenalties } from "../penalties.js";
+import { suppresses } from "../suppressed.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
 
 /** A call's options with the part that the host does taken out, and that part. */
@@ -18,6 +23,7 @@ interface OwnProcessors {
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
   /** Scores to keep: then the host does everything. */
   readonly kept?: Kept | undefined;
+  readonly assistant_model?: unknown;
 }
 
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
@@ -31,12 +37,19 @@ const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_s
  */
 export function onHost(
   config: GenerationConfig,
-  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept }: OwnProcessors,
+  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept, assistant_model }: OwnProcessors,
   encoder?: readonly (readonly number[])[],
 ): HostPart {
-  const { host = {}, beams, do_sample, max_new_tokens } = config;
+  const { host = {}, beams, do_sample, max_new_tokens, mode } = config;
   const { num_beams } = beams;
-  if (config.host === undefined && !allowed && !kept) return { config, processors: logits_processor };
+  // Guesses are checked several at a time: what depends on the tokens before is then the host's.
+  const drafting = assistant_model !== undefined || config.prompt_lookup_num_tokens > 0;
+  const penalized = hasPenalties(config) || suppresses(config);
+  if (config.host === undefined && !allowed && !kept && !(drafting && penalized))
+    return { config, processors: logits_processor };
+  const guided = mode.guidance_scale === undefined ? [] : [new Guidance(mode.guidance_scale)];
+  // Where tokens are chosen by scores of the host's, or by those of two rows, the device has none of the penalties.
+  const counted = num_beams > 1 || drafting || modeOption(mode) !== undefined;
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
@@ -45,7 +58,7 @@ export function onHost(
     }
   }
   const some = (ids: readonly number[]): readonly number[] | null => (ids.length > 0 ? ids : null);
-  const { typical_p, epsilon_cutoff, eta_cutoff, renormalize_logits, ...rest } = host;
+  const { typical_p, epsilon_cutoff, eta_cutoff, watermarking_config, renormalize_logits, ...rest } = host;
   const text: ProcessorConfig = {
     ...rest,
     repetition_penalty: config.repetition_penalty,
@@ -53,7 +66,8 @@ export function onHost(
     begin_suppress_tokens: some(config.begin_suppress_tokens),
     eos_token_id: some(config.eos_token_ids),
   };
-  const own = [typical_p, epsilon_cutoff, eta_cutoff].some((value) => value !== undefined);
+  // A watermark follows the temperature, and what drops tokens.
+  const own = [typical_p, epsilon_cutoff, eta_cutoff, watermarking_config].some((value) => value !== undefined);
   const warps = do_sample && (own || kept !== undefined || num_beams > 1);
   const { temperature, top_k, top_p, min_p } = config;
   const warpers: ProcessorConfig = warps
@@ -66,10 +80,11 @@ export function onHost(
         typical_p,
         epsilon_cutoff,
         eta_cutoff,
+        watermarking_config,
         renormalize_logits,
         num_beams,
       }
-    : { renormalize_logits };
+    : { watermarking_config, renormalize_logits };
   const at = (own: ProcessorConfig, prefix?: PrefixAllowedTokens): HostProcessor => {
     const lists = new Map<number, LogitsProcessorList>();
     return {
@@ -79,7 +94,13 @@ export function onHost(
           const item = Math.floor(row / rowsPerPrompt(beams));
           const texts = encoder ? encoder.slice(item, item + 1) : [ids.slice(0, prompt)];
           const prefix_allowed_tokens_fn: PrefixAllowedTokens | undefined = prefix && ((_, text) => prefix(item, text));
-          const inputs = { input_ids_seq_length: prompt, encoder_input_ids: texts, prefix_allowed_tokens_fn };
+          const { vocab_size } = config;
+          const inputs = {
+            input_ids_seq_length: prompt,
+            encoder_input_ids: texts,
+            prefix_allowed_tokens_fn,
+            vocab_size,
+          };
           list = getLogitsProcessor({ ...own, max_length: prompt + max_new_tokens }, inputs);
           lists.set(row, list);
         }
@@ -90,14 +111,35 @@ export function onHost(
   const device: GenerationConfig = {
     ...config,
     repetition_penalty: 1,
+    ...(counted ? { presence_penalty: 0, frequency_penalty: 0 } : {}),
     suppress_tokens: [],
     begin_suppress_tokens: [],
     ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
   };
-  const last = warps || renormalize_logits ? [at(warpers)] : [];
+  const last = warps || watermarking_config || renormalize_logits ? [at(warpers)] : [];
   // Beams keep their scores themselves: theirs are log-probabilities.
   const [first, end] = num_beams > 1 ? [] : [kept?.logits, kept?.scores];
   const ends = (record: ScoreRecord | undefined): HostProcessor[] => (record ? [record.processor] : []);
-  const processors = [...ends(first), at(text, allowed), ...logits_processor, ...last, ...ends(end)];
+  const processors = [
+    ...ends(first),
+    ...guided,
+    at(text, allowed),
+    ...(counted ? [penaltiesOf(config)] : []),
+    ...logits_processor,
+    ...last,
+    ...ends(end),
+  ];
   return { config: device, processors };
+}
+
+/** Presence and frequency penalties, as the device applies them otherwise. */
+function penaltiesOf({ presence_penalty, frequency_penalty }: GenerationConfig): HostProcessor {
+  return {
+    process(logits, { ids, prompt }) {
+      if (presence_penalty === 0 && frequency_penalty === 0) return;
+      const counts = new Map<number, number>();
+      for (const id of ids.slice(prompt)) counts.set(id, (counts.get(id) ?? 0) + 1);
+      for (const [id, count] of counts) logits[id] = logits[id]! - (presence_penalty + count * frequency_penalty);
+    },
+  };
 }

@@ -5,3 +5,4 @@ export { getLogitsProcessor, type LogitsInputs, LogitsProcessorList, type Proces
 export * from "./text.js";
 export { type TimestampConfig, WhisperTimeStampLogitsProcessor } from "./timestamps.js";
 export * from "./warpers.js";
+export { WatermarkingConfig, type WatermarkingOptions, WatermarkLogitsProcessor } from "./watermark.js";

@@ -32,6 +32,7 @@ import {
   TopPLogitsWarper,
   TypicalLogitsWarper,
 } from "./warpers.js";
+import { type WatermarkingConfig, WatermarkLogitsProcessor } from "./watermark.js";
 
 /** Processors one after the other. */
 export class LogitsProcessorList extends RowProcessor {
@@ -79,6 +80,7 @@ export interface ProcessorConfig {
   readonly typical_p?: number | null;
   readonly epsilon_cutoff?: number | null;
   readonly eta_cutoff?: number | null;
+  readonly watermarking_config?: WatermarkingConfig | null;
   readonly renormalize_logits?: boolean | null;
   readonly eos_token_id?: number | readonly number[] | null;
   readonly max_length?: number | null;
@@ -93,6 +95,8 @@ export interface LogitsInputs {
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
   /** The encoder's text, or the prompt of a model without encoder. */
   readonly encoder_input_ids?: readonly (readonly number[])[];
+  /** Tokens of the vocabulary: only for `watermarking_config`. */
+  readonly vocab_size?: number;
 }
 
 /**
@@ -108,6 +112,7 @@ export function getLogitsProcessor(config: ProcessorConfig, inputs: LogitsInputs
       "input_ids_seq_length",
       "encoder_input_ids",
       "prefix_allowed_tokens_fn",
+      "vocab_size",
     ]),
   );
 }
@@ -136,6 +141,7 @@ export const NEUTRAL: Readonly<Record<keyof ProcessorConfig, number | boolean | 
   typical_p: 1,
   epsilon_cutoff: 0,
   eta_cutoff: 0,
+  watermarking_config: undefined,
   renormalize_logits: false,
   eos_token_id: undefined,
   max_length: undefined,
@@ -187,6 +193,7 @@ function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProc
     add("epsilon_cutoff", (e) => new EpsilonLogitsWarper(e, keep));
     add("eta_cutoff", (e) => new EtaLogitsWarper(e, keep));
   }
+  add("watermarking_config", (own) => new WatermarkLogitsProcessor(wholeOf("vocab_size", inputs.vocab_size, 1), own));
   add("renormalize_logits", () => new LogitNormalization());
   return new LogitsProcessorList(made);
 }

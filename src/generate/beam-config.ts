@@ -1,0 +1,70 @@
+// What the options of generate() say about beams, and about the texts that are returned for each prompt.
+
+import type { Options } from "../core/options.js";
+import type { BEAMS } from "./host-options.js";
+
+/** How many texts are searched, and which is the best. */
+export interface BeamConfig {
+  /** 1: no beam search. */
+  readonly num_beams: number;
+  readonly length_penalty: number;
+  readonly early_stopping: boolean | "never";
+  /** 1: no groups. */
+  readonly num_beam_groups: number;
+  readonly diversity_penalty: number;
+  /** Texts that are returned for each prompt. */
+  readonly num_return_sequences: number;
+}
+
+/** Texts of a batch for each prompt. */
+export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {
+  return num_beams > 1 ? num_beams : num_return_sequences;
+}
+
+/**
+ * The beams that the options ask for.
+ * @param given the caller's option, or the file's
+ * @param refuse throws for settings that contradict each other
+ */
+export function beamsOf(
+  options: Options<typeof BEAMS>,
+  given: <Key extends keyof typeof BEAMS>(key: Key) => Options<typeof BEAMS>[Key],
+  do_sample: boolean,
+  refuse: (key: keyof typeof BEAMS, message: string) => never,
+): BeamConfig {
+  const num_beams = given("num_beams") ?? 1;
+  const num_return_sequences = given("num_return_sequences") ?? 1;
+  if (num_return_sequences > num_beams && (num_beams > 1 || !do_sample)) {
+    refuse(
+      "num_return_sequences",
+      num_beams > 1
+        ? `num_return_sequences ${num_return_sequences} needs as many beams, but num_beams is ${num_beams}`
+        : `num_return_sequences ${num_return_sequences} needs do_sample, or as many beams: all texts would be the same`,
+    );
+  }
+  // Groups of a file are of no account where the caller searches otherwise.
+  const fromFile = num_beams > 1 && !do_sample;
+  const ofGroups = (key: "num_beam_groups" | "diversity_penalty"): number | null | undefined =>
+    fromFile || options[key] !== undefined ? given(key) : undefined;
+  const num_beam_groups = ofGroups("num_beam_groups") ?? 1;
+  const diversity_penalty = ofGroups("diversity_penalty") ?? 0;
+  if (num_beams % num_beam_groups !== 0) {
+    refuse("num_beam_groups", `num_beam_groups ${num_beam_groups} must divide num_beams, which is ${num_beams}`);
+  }
+  if (num_beam_groups > 1 && do_sample) refuse("num_beam_groups", "num_beam_groups cannot be combined with do_sample");
+  if (num_beam_groups > 1 !== diversity_penalty > 0) {
+    const why = num_beam_groups > 1 ? "groups would be the same without diversity_penalty" : "there are no groups";
+    refuse(
+      "diversity_penalty",
+      `diversity_penalty is ${diversity_penalty}, num_beam_groups ${num_beam_groups}: ${why}`,
+    );
+  }
+  return {
+    num_beam_groups,
+    diversity_penalty,
+    num_beams,
+    num_return_sequences,
+    length_penalty: given("length_penalty") ?? 1,
+    early_stopping: given("early_stopping") ?? false,
+  };
+}

@@ -1,0 +1,56 @@
+// torch.randperm as a CPU generator of torch gives it, so that what a seed chooses here is what it chooses in Python.
+
+/** Words of the generator's state, and the distance of the word that a new one is mixed with. */
+const WORDS = 624;
+const APART = 397;
+
+/** MT19937 (Matsumoto and Nishimura 1998, "Mersenne Twister"), seeded by 32 bits. */
+class MersenneTwister {
+  readonly #state = new Int32Array(WORDS);
+  #at = WORDS;
+
+  constructor(seed: number) {
+    const state = this.#state;
+    state[0] = seed;
+    for (let i = 1; i < WORDS; i++) {
+      const before = state[i - 1]!;
+      state[i] = Math.imul(1812433253, before ^ (before >>> 30)) + i;
+    }
+  }
+
+  /** The next 32 bits, as a number of at least 0. */
+  next(): number {
+    if (this.#at === WORDS) this.#twist();
+    let word = this.#state[this.#at++]!;
+    word ^= word >>> 11;
+    word ^= (word << 7) & 0x9d2c5680;
+    word ^= (word << 15) & 0xefc60000;
+    return (word ^ (word >>> 18)) >>> 0;
+  }
+
+  #twist(): void {
+    const state = this.#state;
+    for (let i = 0; i < WORDS; i++) {
+      const mixed = (state[i]! & 0x80000000) | (state[(i + 1) % WORDS]! & 0x7fffffff);
+      state[i] = state[(i + APART) % WORDS]! ^ (mixed >>> 1) ^ (mixed & 1 ? 0x9908b0df : 0);
+    }
+    this.#at = 0;
+  }
+}
+
+/**
+ * The first `count` numbers of torch.randperm(size) after manual_seed(seed) on a CPU, of which torch's generator takes the low 32
+ * bits: Fisher and Yates' shuffle from the front, so that later numbers need not be drawn.
+ * @param size below 2^32 / 20, up to where torch draws 32 bits for each number
+ */
+export function randperm(size: number, seed: bigint, count: number = size): Int32Array {
+  const random = new MersenneTwister(Number(BigInt.asIntN(32, seed)));
+  const numbers = Int32Array.from({ length: size }, (_, i) => i);
+  for (let i = 0; i < Math.min(count, size - 1); i++) {
+    const other = i + (random.next() % (size - i));
+    const own = numbers[i]!;
+    numbers[i] = numbers[other]!;
+    numbers[other] = own;
+  }
+  return numbers.subarray(0, count);
+}

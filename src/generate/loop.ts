@@ -12,6 +12,7 @@ import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
+import type { TokenMasks } from "./processors/masked.js";
 import type { FinishReason, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
 import type { Streamer } from "./streamers.js";
@@ -23,6 +24,8 @@ export interface LoopOptions {
   readonly ends?: Ends | undefined;
   readonly signal?: AbortSignal;
   readonly processors?: readonly HostProcessor[];
+  /** Which tokens may follow each text. */
+  readonly masks?: TokenMasks | undefined;
   /** Guesses at most `drafts` tokens per pass; the caller disposes it. */
   readonly drafter?: Drafter;
   readonly drafts?: number;
@@ -77,10 +80,11 @@ export async function* generateSteps(
   const prompts = promptsOf(batch);
   const total = prompts.reduce((sum, { length }) => sum + length, 0);
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-  const { cache_dtype, processors, scores, cross, ends, attention } = options;
+  const { cache_dtype, processors, masks, scores, cross, ends, attention } = options;
   const copies = rowsPerPrompt(config.beams);
   const shape = { rows: batch.rows * copies, capacity: longest + config.max_new_tokens };
-  using session = new DecodeSession(device, model, { ...shape, cache_dtype, processors, scores, cross, attention });
+  const held = { cache_dtype, processors, masks, scores, cross, attention };
+  using session = new DecodeSession(device, model, { ...shape, ...held });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {
     const item = Math.floor(row / copies);

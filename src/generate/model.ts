@@ -19,6 +19,7 @@ import { fileWarnings, type GenerationConfig, generationConfig, rowsPerPrompt, w
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Ends, endingOf } from "./ending.js";
+import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import {
   type Batch,
   eachPrompt,
@@ -55,6 +56,8 @@ interface Prepared {
   readonly config: GenerationConfig;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
+  /** What the new texts are, if the call says so. */
+  readonly constraint: Constraint | undefined;
   readonly numbers: readonly number[];
   readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
@@ -183,10 +186,10 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   async #search(
-    { batch, config: given, ending, numbers, options, attention }: Started,
+    { batch, config: given, ending, constraint, numbers, options, attention }: Started,
     kept: Kept | undefined,
   ): Promise<GenerateOutput> {
-    const { config, processors } = onHost(given, { ...options, kept });
+    const { config, processors } = onHost(given, { ...options, kept, constraint });
     const { beams } = config;
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { bytes } = this.#cacheOf(batch, config);
@@ -206,6 +209,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         kept,
         attention,
       });
+      constraint?.checkBeams(found.texts, eachPrompt(batch, beams.num_return_sequences));
       this.checkUsable();
       return outputOf(batch, found, config, kept);
     } finally {
@@ -306,20 +310,21 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
+    const constraint = constraintOf(options, vocab, config.eos_token_ids);
+    checkStructured(constraint?.option, config.host ?? {});
     return {
       batch,
       config,
       ending: endingOf(config, options),
+      constraint,
       numbers: numbersOf(options.sequence_numbers, batch.rows),
       options,
     };
   }
 
-  async *#steps(
-    { batch, config: given, ending, numbers, options, attention }: Started,
-    kept?: Kept,
-  ): AsyncGenerator<Step> {
-    const { config, processors } = onHost(given, { ...options, kept });
+  async *#steps(started: Started, kept?: Kept): AsyncGenerator<Step> {
+    const { batch, config: given, ending, constraint, numbers, options, attention } = started;
+    const { config, processors, masks } = onHost(given, { ...options, kept, constraint });
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
@@ -336,6 +341,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         cache_dtype,
         ends: ending(),
         processors,
+        masks,
         numbers,
         drafter,
         drafts,

@@ -26,10 +26,14 @@ const UTF8 = new TextEncoder();
 
 function refuse(file: string, type: unknown): never {
   const what = type === undefined ? "its decoder" : `its decoder's step ${String(type)}`;
-  throw new OctavoError("ERR_UNSUPPORTED", `${file}: what a token adds to a text depends on the tokens around it (${what})`, {
-    details: { file, key: "decoder" },
-    hint: "structured output needs a tokenizer whose tokens each have a text of their own",
-  });
+  throw new OctavoError(
+    "ERR_UNSUPPORTED",
+    `${file}: what a token adds to a text depends on the tokens around it (${what})`,
+    {
+      details: { file, key: "decoder" },
+      hint: "structured output needs a tokenizer whose tokens each have a text of their own",
+    },
+  );
 }
 
 /**

@@ -2,12 +2,15 @@
 
 import type { Device } from "../../core/device.js";
 import { OptionError } from "../../core/errors.js";
+import type { Options } from "../../core/options.js";
 import { listed } from "../../core/show.js";
 import { cacheDType } from "../../nn/cache.js";
 import type { CausalLM } from "../../nn/decoder.js";
 import type { FloatDType } from "../../nn/weight.js";
 import { LoadedModel } from "../base.js";
 import type { GenerationConfig } from "../config.js";
+import { structuredOption } from "../grammar/constraint.js";
+import type { STRUCTURED } from "../grammar/options.js";
 import type { Batch } from "../inputs.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../processors/host-processor.js";
 import { hasPenalties } from "../processors/penalties.js";
@@ -23,7 +26,7 @@ interface Assistant {
   readonly module: CausalLM;
 }
 
-interface DraftOptions {
+interface DraftOptions extends Options<typeof STRUCTURED> {
   readonly assistant_model?: Assistant;
   readonly logits_processor?: readonly HostProcessor[];
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens;
@@ -56,11 +59,13 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
               ? "logits_processor"
               : options.prefix_allowed_tokens_fn
                 ? "prefix_allowed_tokens_fn"
-                : options.return_dict_in_generate && (options.output_scores || options.output_logits)
-                  ? "output_scores and output_logits"
-                  : config.host
-                    ? listed(Object.keys(config.host))
-                    : undefined;
+                : structuredOption(options)
+                  ? structuredOption(options)
+                  : options.return_dict_in_generate && (options.output_scores || options.output_logits)
+                    ? "output_scores and output_logits"
+                    : config.host
+                      ? listed(Object.keys(config.host))
+                      : undefined;
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

@@ -69,7 +69,10 @@ export function tooLarge(option: string, what: string): never {
 }
 
 /** An expression without rules as a graph whose edges are sets of characters, none of them empty. */
-function setGraph(expr: Expr, option: string): { next: Map<number, [CharSet, number][]>; ends: Set<number>; count: number } {
+function setGraph(
+  expr: Expr,
+  option: string,
+): { next: Map<number, [CharSet, number][]>; ends: Set<number>; count: number } {
   const edges: [CharSet, number][][] = [];
   const free: number[][] = [];
   const state = (): number => {

@@ -10,7 +10,15 @@ const OPTION = "grammar";
 const LONGEST = 500_000;
 const DEEPEST = 200;
 const NAME = /[A-Za-z0-9_-]+/y;
-const ESCAPES: Readonly<Record<string, string>> = { n: "\n", r: "\r", t: "\t", "\\": "\\", '"': '"', "[": "[", "]": "]" };
+const ESCAPES: Readonly<Record<string, string>> = {
+  n: "\n",
+  r: "\r",
+  t: "\t",
+  "\\": "\\",
+  '"': '"',
+  "[": "[",
+  "]": "]",
+};
 
 class Reader {
   readonly #source: string;
@@ -33,7 +41,8 @@ class Reader {
     this.#rule("root");
     for (this.#blanks(true); this.#at < this.#source.length; this.#blanks(true)) {
       const name = this.#name();
-      if (name === undefined) this.refuse(`expected a rule's name, got ${show(this.#source.slice(this.#at, this.#at + 10))}`);
+      if (name === undefined)
+        this.refuse(`expected a rule's name, got ${show(this.#source.slice(this.#at, this.#at + 10))}`);
       this.#blanks(false);
       if (!this.#takes("::=")) this.refuse(`expected ::= after ${name}`);
       const rule = this.#rule(name);
@@ -136,7 +145,8 @@ class Reader {
       this.#at++;
       return { set: ANY };
     }
-    if (char === "<" || char === "!") this.refuse("tokens by their numbers or names are not supported: write their text");
+    if (char === "<" || char === "!")
+      this.refuse("tokens by their numbers or names are not supported: write their text");
     if (char === "(") {
       this.#at++;
       this.#blanks(true);
@@ -187,13 +197,13 @@ class Reader {
     const char = String.fromCodePoint(code);
     this.#at += char.length;
     if (char !== "\\") return charsOf(char);
-    const escape = this.#source[this.#at++] ?? "";
-    const known = ESCAPES[escape];
+    const letter = this.#source[this.#at++] ?? "";
+    const known = ESCAPES[letter];
     if (known !== undefined) return charsOf(known);
-    const digits = { x: 2, u: 4, U: 8 }[escape];
+    const digits = { x: 2, u: 4, U: 8 }[letter];
     const number = digits === undefined ? "" : this.#source.slice(this.#at, this.#at + digits);
     if (digits === undefined || number.length !== digits || !/^[0-9a-fA-F]+$/.test(number)) {
-      this.refuse(`\\${escape} is no escape`);
+      this.refuse(`\\${letter} is no escape`);
     }
     this.#at += digits;
     const value = Number.parseInt(number, 16);

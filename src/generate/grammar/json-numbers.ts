@@ -28,7 +28,23 @@ export const NUMBER: Expr = seq(
   maybe(literal("-")),
   INTEGER,
   maybe(seq(literal("."), repeat(DIGIT, 1, DIGITS))),
-  maybe(seq({ set: charSet([[0x45, 0x45], [0x65, 0x65]]) }, maybe({ set: charSet([[0x2b, 0x2b], [0x2d, 0x2d]]) }), repeat(DIGIT, 1, 2))),
+  maybe(
+    seq(
+      {
+        set: charSet([
+          [0x45, 0x45],
+          [0x65, 0x65],
+        ]),
+      },
+      maybe({
+        set: charSet([
+          [0x2b, 0x2b],
+          [0x2d, 0x2d],
+        ]),
+      }),
+      repeat(DIGIT, 1, 2),
+    ),
+  ),
 );
 
 export const WHOLE: Expr = either(literal("0"), seq(maybe(literal("-")), digit(1, 9), repeat(DIGIT, 0, 14)));
@@ -139,4 +155,3 @@ export function multiples(by: number): Expr {
   }
   return seq(maybe(literal("-")), { graph: { states: by, edges, ends: new Set([0]) } });
 }
-

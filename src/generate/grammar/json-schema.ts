@@ -5,8 +5,8 @@
 import { isList } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
-import { both, type Edge, EMPTY, type Expr, either, type Grammar, literal, NOTHING, repeat, seq } from "./expr.js";
 import { charsOf } from "./chars.js";
+import { both, type Edge, EMPTY, type Expr, either, type Grammar, literal, NOTHING, repeat, seq } from "./expr.js";
 import { multiples, NUMBER, numberExpr, WHOLE } from "./json-numbers.js";
 import { FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
 import { disjoint, TYPES, type Type, typeOf } from "./json-types.js";
@@ -49,11 +49,7 @@ const ANY_NUMBER: Expr = { rule: 4 };
 const ANY_INTEGER: Expr = { rule: 5 };
 
 /** Between the parts of a text: nothing, a space, or the end of a line and at most 20 blanks. */
-const BLANKS = either(
-  EMPTY,
-  literal(" "),
-  seq(literal("\n"), repeat({ set: charsOf(" \t") }, 0, 20)),
-);
+const BLANKS = either(EMPTY, literal(" "), seq(literal("\n"), repeat({ set: charsOf(" \t") }, 0, 20)));
 
 function list(open: string, body: Expr | undefined, empty: boolean, close: string): Expr {
   return seq(
@@ -108,7 +104,12 @@ class Reader {
     if (!isObject(schema)) this.#refuse(path, undefined, `a schema is an object, true or false, got ${show(schema)}`);
     for (const key of Object.keys(schema)) {
       if (KNOWN.has(key) || schema[key] === undefined) continue;
-      this.#refuse(`${path}/${key}`, key, `the keyword ${show(key)} is not supported`, "leave it out, and check it yourself");
+      this.#refuse(
+        `${path}/${key}`,
+        key,
+        `the keyword ${show(key)} is not supported`,
+        "leave it out, and check it yourself",
+      );
     }
     const types = this.#types(schema, path).flatMap((type) => common(type, within));
     for (const keyword of ["$ref", "anyOf", "oneOf", "allOf"]) {
@@ -128,14 +129,21 @@ class Reader {
       (key) => key !== keyword && !ANNOTATIONS.has(key) && !also.includes(key) && schema[key] !== undefined,
     );
     if (other === undefined) return;
-    this.#refuse(`${path}/${other}`, other, `${show(other)} beside ${keyword} is not supported`, `move it into ${keyword}`);
+    this.#refuse(
+      `${path}/${other}`,
+      other,
+      `${show(other)} beside ${keyword} is not supported`,
+      `move it into ${keyword}`,
+    );
   }
 
   /** The types that a schema names, or those that its keywords are about. */
   #types(schema: Keywords, path: string): readonly Type[] {
     const { type } = schema;
     if (type === undefined) {
-      const about = TYPES.filter((one) => OF_TYPE[one as keyof typeof OF_TYPE]?.some((key) => schema[key] !== undefined));
+      const about = TYPES.filter((one) =>
+        OF_TYPE[one as keyof typeof OF_TYPE]?.some((key) => schema[key] !== undefined),
+      );
       return about.length > 0 ? about : TYPES.filter((one) => one !== "integer");
     }
     const named = isList(type) ? [...(type as unknown[])] : [type];
@@ -163,7 +171,8 @@ class Reader {
 
   #branches(value: unknown, keyword: string, path: string, types: readonly Type[], depth: number): Expr {
     const at = `${path}/${keyword}`;
-    if (!isList(value) || (value as unknown[]).length === 0) this.#refuse(at, keyword, `${keyword} must be a list of schemas`);
+    if (!isList(value) || (value as unknown[]).length === 0)
+      this.#refuse(at, keyword, `${keyword} must be a list of schemas`);
     const schemas = [...(value as unknown[])];
     if (keyword === "allOf" && schemas.length > 1) {
       this.#refuse(at, keyword, "allOf of several schemas is not supported", "write them as one");
@@ -192,7 +201,7 @@ class Reader {
       .filter((value) => schema.const === undefined || JSON.stringify(value) === JSON.stringify(schema.const))
       .filter((value) => typeOf(value).some((type) => types.includes(type)))
       .map((value) => JSON.stringify(value));
-    return either(...new Set(texts).values().map(literal));
+    return either(...[...new Set(texts)].map(literal));
   }
 
   #values(schema: Keywords, path: string, types: readonly Type[], depth: number): Expr {
@@ -225,7 +234,11 @@ class Reader {
     const value = schema[keyword];
     if (value === undefined) return undefined;
     if (typeof value !== "number" || !Number.isInteger(value) || value < 0) {
-      this.#refuse(`${path}/${keyword}`, keyword, `${keyword} must be a whole number of at least 0, got ${show(value)}`);
+      this.#refuse(
+        `${path}/${keyword}`,
+        keyword,
+        `${keyword} must be a whole number of at least 0, got ${show(value)}`,
+      );
     }
     if (value > MOST_COUNT) {
       this.#refuse(`${path}/${keyword}`, keyword, `${keyword} can be ${MOST_COUNT} at most, got ${value}`);
@@ -241,7 +254,12 @@ class Reader {
     const known = FORMAT_NAMES.includes(format as string);
     if (format !== undefined && !known && pattern === undefined) {
       const names = FORMAT_NAMES.join(", ");
-      this.#refuse(`${path}/format`, "format", `the format ${show(format)} is not supported; supported: ${names}`, "use pattern");
+      this.#refuse(
+        `${path}/format`,
+        "format",
+        `the format ${show(format)} is not supported; supported: ${names}`,
+        "use pattern",
+      );
     }
     const limits = {
       minLength: this.#count(schema, "minLength", path),
@@ -282,7 +300,12 @@ class Reader {
   #array(schema: Keywords, path: string, depth: number): Expr {
     const { items, prefixItems, uniqueItems } = schema;
     if (uniqueItems !== undefined && uniqueItems !== false) {
-      this.#refuse(`${path}/uniqueItems`, "uniqueItems", "uniqueItems is not supported", "leave it out, and check it yourself");
+      this.#refuse(
+        `${path}/uniqueItems`,
+        "uniqueItems",
+        "uniqueItems is not supported",
+        "leave it out, and check it yourself",
+      );
     }
     if (prefixItems !== undefined && !isList(prefixItems)) {
       this.#refuse(`${path}/prefixItems`, "prefixItems", "prefixItems must be a list of schemas");
@@ -308,7 +331,8 @@ class Reader {
 
   #object(schema: Keywords, path: string, depth: number): Expr {
     const { properties = {}, required = [], additionalProperties: others } = schema;
-    if (!isObject(properties)) this.#refuse(`${path}/properties`, "properties", "properties must be an object of schemas");
+    if (!isObject(properties))
+      this.#refuse(`${path}/properties`, "properties", "properties must be an object of schemas");
     if (!isList(required) || ![...(required as unknown[])].every((name) => typeof name === "string")) {
       this.#refuse(`${path}/required`, "required", "required must be a list of names");
     }
@@ -330,7 +354,10 @@ class Reader {
     const all = pairs.map(({ name }) => name);
     const key = this.#key(schema, path, all, depth);
     return members(
-      pairs.map(({ name, value }) => ({ pair: seq(literal(JSON.stringify(name)), COLON, value), needed: needed.has(name) })),
+      pairs.map(({ name, value }) => ({
+        pair: seq(literal(JSON.stringify(name)), COLON, value),
+        needed: needed.has(name),
+      })),
       other && seq(key, COLON, other),
     );
   }
@@ -351,10 +378,20 @@ class Reader {
     const [least, most] = [this.#count(schema, "minProperties", path), this.#count(schema, "maxProperties", path)];
     const hint = "leave it out, and check it yourself";
     if (least !== undefined && least > needed) {
-      this.#refuse(`${path}/minProperties`, "minProperties", "minProperties above the required ones is not supported", hint);
+      this.#refuse(
+        `${path}/minProperties`,
+        "minProperties",
+        "minProperties above the required ones is not supported",
+        hint,
+      );
     }
     if (most !== undefined && (open || named > most)) {
-      this.#refuse(`${path}/maxProperties`, "maxProperties", "maxProperties below those that may be is not supported", hint);
+      this.#refuse(
+        `${path}/maxProperties`,
+        "maxProperties",
+        "maxProperties below those that may be is not supported",
+        hint,
+      );
     }
   }
 }

@@ -28,7 +28,8 @@ function known(schema: unknown, resolve: (ref: string) => unknown, depth: number
   if (typeof schema !== "object" || schema === null || depth > DEEPEST) return undefined;
   const { $ref, type, const: only, enum: some, properties, required } = schema as Record<string, unknown>;
   if (typeof $ref === "string") return known(resolve($ref), resolve, depth + 1);
-  const list = some === undefined ? (only === undefined ? undefined : [only]) : isList(some) ? [...(some as unknown[])] : [];
+  const list =
+    some === undefined ? (only === undefined ? undefined : [only]) : isList(some) ? [...(some as unknown[])] : [];
   const named = type === undefined ? undefined : isList(type) ? [...(type as unknown[])] : [type];
   const types = (named as Type[] | undefined) ?? list?.flatMap(typeOf) ?? TYPES;
   const own = (typeof properties === "object" && properties !== null ? properties : {}) as Record<string, unknown>;

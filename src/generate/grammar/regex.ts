@@ -8,10 +8,7 @@ import { EMPTY, type Expr, repeat } from "./expr.js";
 
 const DIGITS = charSet([[0x30, 0x39]]);
 const WORDS = charSet([...DIGITS, [0x41, 0x5a], [0x5f, 0x5f], [0x61, 0x7a]]);
-const SPACES = charSet([
-  ...charsOf("\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff"),
-  [0x2000, 0x200a],
-]);
+const SPACES = charSet([...charsOf("\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff"), [0x2000, 0x200a]]);
 const CLASSES: Readonly<Record<string, CharSet>> = {
   ...{ d: DIGITS, w: WORDS, s: SPACES },
   ...{ D: inverted(DIGITS), W: inverted(WORDS), S: inverted(SPACES) },

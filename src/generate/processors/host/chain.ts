@@ -2,8 +2,10 @@
 
 import { OptionError } from "../../../core/errors.js";
 import { type GenerationConfig, rowsPerPrompt } from "../../config.js";
+import type { Constraint } from "../../grammar/constraint.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
+import type { TokenMasks } from "../masked.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
 
 /** A call's options with the part that the host does taken out, and that part. */
@@ -11,6 +13,8 @@ export interface HostPart {
   /** For the device. */
   readonly config: GenerationConfig;
   readonly processors: readonly HostProcessor[];
+  /** What may follow, if the host does nothing else: then the device does it. */
+  readonly masks?: TokenMasks | undefined;
 }
 
 interface OwnProcessors {
@@ -18,6 +22,8 @@ interface OwnProcessors {
   readonly prefix_allowed_tokens_fn?: PrefixAllowedTokens | undefined;
   /** Scores to keep: then the host does everything. */
   readonly kept?: Kept | undefined;
+  /** What the texts are. It comes after all that may change what is likely, and before the temperature. */
+  readonly constraint?: Constraint | undefined;
 }
 
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
@@ -31,12 +37,16 @@ const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_s
  */
 export function onHost(
   config: GenerationConfig,
-  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept }: OwnProcessors,
+  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept, constraint }: OwnProcessors,
   encoder?: readonly (readonly number[])[],
 ): HostPart {
   const { host = {}, beams, do_sample, max_new_tokens } = config;
   const { num_beams } = beams;
-  if (config.host === undefined && !allowed && !kept) return { config, processors: logits_processor };
+  const masking = constraint ? [constraint.processor(num_beams > 1)] : [];
+  if (config.host === undefined && !allowed && !kept) {
+    if (logits_processor.length === 0) return { config, processors: [], masks: constraint };
+    return { config, processors: [...logits_processor, ...masking] };
+  }
   for (const option of OF_THE_ENCODER) {
     if (encoder?.length === 0 && host[option] !== undefined) {
       throw new OptionError(`${option} needs an encoder that reads text; this model's reads sound`, {
@@ -98,6 +108,6 @@ export function onHost(
   // Beams keep their scores themselves: theirs are log-probabilities.
   const [first, end] = num_beams > 1 ? [] : [kept?.logits, kept?.scores];
   const ends = (record: ScoreRecord | undefined): HostProcessor[] => (record ? [record.processor] : []);
-  const processors = [...ends(first), at(text, allowed), ...logits_processor, ...last, ...ends(end)];
+  const processors = [...ends(first), at(text, allowed), ...logits_processor, ...masking, ...last, ...ends(end)];
   return { config: device, processors };
 }

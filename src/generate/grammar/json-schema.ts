@@ -6,7 +6,19 @@ import { isList } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
 import { charsOf } from "./chars.js";
-import { both, type Edge, EMPTY, type Expr, either, type Grammar, literal, NOTHING, repeat, seq } from "./expr.js";
+import {
+  both,
+  type Edge,
+  EMPTY,
+  type Expr,
+  either,
+  type Grammar,
+  literal,
+  maybe,
+  NOTHING,
+  repeat,
+  seq,
+} from "./expr.js";
 import { multiples, NUMBER, numberExpr, WHOLE } from "./json-numbers.js";
 import { FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
 import { disjoint, TYPES, type Type, typeOf } from "./json-types.js";
@@ -48,8 +60,9 @@ const ANY_VALUE: Expr = { rule: 3 };
 const ANY_NUMBER: Expr = { rule: 4 };
 const ANY_INTEGER: Expr = { rule: 5 };
 
-/** Between the parts of a text: nothing, a space, or the end of a line and at most 20 blanks. */
+/** Between members and at both ends of them: nothing, a space, or the end of a line and at most 20 blanks. */
 const BLANKS = either(EMPTY, literal(" "), seq(literal("\n"), repeat({ set: charsOf(" \t") }, 0, 20)));
+const ONE_SPACE = maybe(literal(" "));
 
 function list(open: string, body: Expr | undefined, empty: boolean, close: string): Expr {
   return seq(
@@ -59,7 +72,7 @@ function list(open: string, body: Expr | undefined, empty: boolean, close: strin
 }
 
 const COMMA = seq(literal(","), SPACE);
-const COLON = seq(literal(":"), SPACE);
+const COLON = seq(literal(":"), ONE_SPACE);
 const many = (one: Expr): Expr => seq(one, repeat(seq(COMMA, one), 0));
 
 class Reader {
@@ -88,7 +101,7 @@ class Reader {
     shared("number", NUMBER);
     shared("integer", WHOLE);
     this.#refs.set("#", ROOT);
-    this.#rules[ROOT]!.body = seq(SPACE, this.#schema(this.#root, "#", TYPES, 0));
+    this.#rules[ROOT]!.body = seq(ONE_SPACE, this.#schema(this.#root, "#", TYPES, 0));
     for (const build of this.#todo) build();
     return { rules: this.#rules };
   }

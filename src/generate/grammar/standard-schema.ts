@@ -2,7 +2,7 @@
 // (standardschema.dev). Written here as far as it is used, so that no validator is needed.
 
 import { OptionError } from "../../core/errors.js";
-import { kindOf } from "../../core/show.js";
+import { kindOf, show } from "../../core/show.js";
 import type { JsonSchema } from "./json-schema.js";
 
 type Outcome<T> = { readonly value: T; readonly issues?: undefined } | { readonly issues: readonly unknown[] };
@@ -64,20 +64,30 @@ export function jsonSchemaOf(schema: unknown): JsonSchema {
 }
 
 /**
- * The value that a text holds, as the schema's validator gives it. A text that ended early is no JSON.
- * @returns null for a text that is not whole, or that the validator refuses
+ * The value of a text that was generated with `json_schema`: parsed, and of a validator's schema as its `validate` gives it, with its
+ * type. The text alone, decoded with `skip_special_tokens` and without `clean_up_tokenization_spaces`.
+ * @returns null for a text that is not whole, as one that ended by its length, and for a value that the validator refuses: it may know
+ * rules that no JSON Schema has
+ * @throws OptionError for what is no schema or no text; what the validator throws
  */
-export async function parsedValue<const S extends SchemaInput>(
+export async function parseOutput<const S extends SchemaInput>(
   schema: S,
   text: string,
 ): Promise<SchemaValue<S> | null> {
+  if (typeof text !== "string") throw new OptionError(`parseOutput: expected a text, got ${show(text)}`);
+  let standard: StandardSchema["~standard"] | undefined;
+  try {
+    standard = standardOf(schema);
+  } catch (cause) {
+    throw new OptionError("parseOutput: the schema cannot be read", { cause });
+  }
+  if (!standard) jsonSchemaOf(schema);
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
     return null;
   }
-  const standard = standardOf(schema);
   if (!standard) return value as SchemaValue<S>;
   const outcome = await standard.validate(value);
   return outcome.issues ? null : (outcome.value as SchemaValue<S>);

@@ -3,13 +3,14 @@
 
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
+import type { CharSet } from "./chars.js";
 import { type Expr, type Grammar, tooLarge } from "./expr.js";
 import { utf8Ranges } from "./utf8.js";
 
 /** Most states of a grammar. */
 const MOST_STATES = 200_000;
 /** Rules inside each other that are written out, and nesting of one rule's expression. */
-const DEEPEST = 400;
+const DEEPEST = 2000;
 /** A rule that calls no other and is at most so long is written out where it is called. */
 const SHORT = 64;
 
@@ -35,6 +36,14 @@ export interface Automaton {
   readonly possible: boolean;
 }
 
+/** The list of most states. */
+const NONE: number[] = [];
+
+function push(lists: number[][], state: number, ...values: readonly number[]): void {
+  if (lists[state] === NONE) lists[state] = [...values];
+  else lists[state]!.push(...values);
+}
+
 class Builder {
   readonly bytes: number[][] = [];
   readonly free: number[][] = [];
@@ -55,9 +64,9 @@ class Builder {
   state(): number {
     const at = this.bytes.length;
     if (at >= MOST_STATES) tooLarge(this.#option, `the grammar has more than ${MOST_STATES} states`);
-    this.bytes.push([]);
-    this.free.push([]);
-    this.calls.push([]);
+    this.bytes.push(NONE);
+    this.free.push(NONE);
+    this.calls.push(NONE);
     this.first.push(at);
     this.copies.push(0);
     return at;
@@ -79,42 +88,33 @@ class Builder {
       const to = this.state();
       for (const one of expr.any) {
         const begin = this.state();
-        this.free[from]!.push(begin);
-        this.free[this.add(one, begin)]!.push(to);
+        push(this.free, from, begin);
+        push(this.free, this.add(one, begin), to);
       }
       return to;
     }
     if ("graph" in expr) {
       const { states, edges, ends } = expr.graph;
       const own = Array.from({ length: states }, () => this.state());
-      this.free[from]!.push(own[0]!);
-      for (const edge of edges) this.free[this.add(edge.by, own[edge.from]!)]!.push(own[edge.to]!);
+      push(this.free, from, own[0]!);
+      for (const edge of edges) push(this.free, this.add(edge.by, own[edge.from]!), own[edge.to]!);
       const to = this.state();
-      for (const end of ends) this.free[own[end]!]!.push(to);
+      for (const end of ends) push(this.free, own[end]!, to);
       return to;
     }
     if (this.#short[expr.rule]) return this.add(this.#grammar.rules[expr.rule]!.body, from);
     const to = this.state();
-    this.calls[from]!.push(expr.rule, to);
+    push(this.calls, from, expr.rule, to);
     return to;
   }
 
-  #set(set: Parameters<typeof utf8Ranges>[0], from: number): number {
+  #set(set: CharSet, from: number): number {
+    const { states, edges } = piecesOf(set);
     const to = this.state();
-    const tails = new Map<string, number>(); // what is left of a sequence of bytes: sequences share their ends
-    for (const ranges of utf8Ranges(set)) {
-      let at = from;
-      for (const [n, [first, last]] of ranges.entries()) {
-        const rest = ranges.slice(n + 1);
-        const key = rest.join(";");
-        const known = rest.length === 0 ? to : tails.get(key);
-        const next = known ?? this.state();
-        this.bytes[at]!.push(first, last, next);
-        if (known !== undefined) break;
-        tails.set(key, next);
-        at = next;
-      }
-    }
+    const begin = this.bytes.length;
+    for (let n = 0; n < states; n++) this.state();
+    const at = (place: number): number => (place === FROM ? from : place === TO ? to : begin + place);
+    for (const [first, last, a, b] of edges) push(this.bytes, at(a), first, last, at(b));
     return to;
   }
 
@@ -122,13 +122,13 @@ class Builder {
     let at = this.#copies(of, min, from, () => {});
     if (max === Number.POSITIVE_INFINITY) {
       const loop = this.state();
-      this.free[at]!.push(loop);
-      this.free[this.add(of, loop)]!.push(loop);
+      push(this.free, at, loop);
+      push(this.free, this.add(of, loop), loop);
       return loop;
     }
     const to = this.state();
-    at = this.#copies(of, max - min, at, (begin) => this.free[begin]!.push(to));
-    this.free[at]!.push(to);
+    at = this.#copies(of, max - min, at, (begin) => push(this.free, begin, to));
+    push(this.free, at, to);
     return to;
   }
 
@@ -139,7 +139,7 @@ class Builder {
     const consumes = !canBeEmpty(of);
     for (let n = 0; n < count; n++) {
       const begin = this.state();
-      this.free[at]!.push(begin);
+      push(this.free, at, begin);
       begins(begin);
       at = this.add(of, begin);
       if (n === 0) first = begin;
@@ -152,6 +152,42 @@ class Builder {
     }
     return at;
   }
+}
+
+/** The ends of a character's bytes, beside the states between them. */
+const FROM = -1;
+const TO = -2;
+
+interface Pieces {
+  /** States between the two ends. */
+  readonly states: number;
+  readonly edges: readonly (readonly [first: number, last: number, from: number, to: number])[];
+}
+
+const pieces = new WeakMap<CharSet, Pieces>();
+
+/** The bytes of a set's characters, whose sequences share their ends. */
+function piecesOf(set: CharSet): Pieces {
+  const known = pieces.get(set);
+  if (known) return known;
+  const edges: [number, number, number, number][] = [];
+  const tails = new Map<string, number>(); // by what is left of a sequence
+  for (const ranges of utf8Ranges(set)) {
+    let at = FROM;
+    for (const [n, [first, last]] of ranges.entries()) {
+      const rest = ranges.slice(n + 1);
+      const key = rest.join(";");
+      const before = rest.length === 0 ? TO : tails.get(key);
+      const next = before ?? tails.size;
+      edges.push([first, last, at, next]);
+      if (before !== undefined) break;
+      tails.set(key, next);
+      at = next;
+    }
+  }
+  const made = { states: tails.size, edges };
+  pieces.set(set, made);
+  return made;
 }
 
 /** Parts of an expression, up to a little more than `most`; endless with a call. */
@@ -255,6 +291,7 @@ export function automatonOf(grammar: Grammar, option: string, usable?: Uint8Arra
 }
 
 function kept(list: number[], step: number, keep: (n: number) => boolean): number[] {
+  if (list.length === 0) return NONE;
   const out: number[] = [];
   for (let n = 0; n < list.length; n += step) if (keep(n)) for (let i = 0; i < step; i++) out.push(list[n + i]!);
   return out;
@@ -283,14 +320,14 @@ function productive(
   starts: readonly number[],
   stops: readonly number[],
 ): Uint8Array {
-  const back: number[][] = bytes.map(() => []); // ways back that need no rule
+  const back: number[][] = bytes.map(() => NONE); // ways back that need no rule
   const waiting: number[][] = starts.map(() => []); // calls of each rule: from, to
-  const callsTo: number[][] = bytes.map(() => []); // rule, from
+  const callsTo: number[][] = bytes.map(() => NONE); // rule, from
   bytes.forEach((own, from) => {
-    for (let n = 2; n < own.length; n += 3) back[own[n]!]!.push(from);
-    for (const to of free[from]!) back[to]!.push(from);
+    for (let n = 2; n < own.length; n += 3) push(back, own[n]!, from);
+    for (const to of free[from]!) push(back, to, from);
     const called = calls[from]!;
-    for (let n = 0; n < called.length; n += 2) callsTo[called[n + 1]!]!.push(called[n]!, from);
+    for (let n = 0; n < called.length; n += 2) push(callsTo, called[n + 1]!, called[n]!, from);
   });
   const alive = new Uint8Array(bytes.length);
   const todo = stops.filter((stop) => stop !== undefined);

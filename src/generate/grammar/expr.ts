@@ -152,12 +152,20 @@ export function both(a: Expr, b: Expr, option: string): Expr {
   const numbers = new Map<number, number>([[0, 0]]);
   const edges: Edge[] = [];
   const ends = new Set<number>();
+  const found = new Map<CharSet, Map<CharSet, CharSet>>();
+  const common = (one: CharSet, other: CharSet): CharSet => {
+    const own = found.get(one) ?? new Map<CharSet, CharSet>();
+    found.set(one, own);
+    const set = own.get(other) ?? intersection(one, other);
+    own.set(other, set);
+    return set;
+  };
   for (const [key, from] of numbers) {
     const [p, q] = [Math.floor(key / right.count), key % right.count];
     if (left.ends.has(p) && right.ends.has(q)) ends.add(from);
     for (const [one, p2] of left.next.get(p)!) {
       for (const [other, q2] of right.next.get(q)!) {
-        const set = intersection(one, other);
+        const set = common(one, other);
         if (set.length === 0) continue;
         const to = p2 * right.count + q2;
         if (!numbers.has(to)) numbers.set(to, numbers.size);

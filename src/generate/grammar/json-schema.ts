@@ -20,7 +20,7 @@ import {
   seq,
 } from "./expr.js";
 import { multiples, NUMBER, numberExpr, WHOLE } from "./json-numbers.js";
-import { FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
+import { ESCAPE, FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
 import { disjoint, TYPES, type Type, typeOf } from "./json-types.js";
 
 /** A JSON Schema as plain data. */
@@ -100,6 +100,7 @@ class Reader {
     );
     shared("number", NUMBER);
     shared("integer", WHOLE);
+    shared("escape", ESCAPE);
     this.#refs.set("#", ROOT);
     this.#rules[ROOT]!.body = seq(ONE_SPACE, this.#schema(this.#root, "#", TYPES, 0));
     for (const build of this.#todo) build();
@@ -180,6 +181,11 @@ class Reader {
       this.#rules[rule]!.body = this.#schema(found, ref, TYPES, 0);
     });
     return { rule };
+  }
+
+  /** What is there more than once is a rule, lest it doubles with each level of the schema. */
+  #rule(name: string, body: Expr): Expr {
+    return "rule" in body ? body : { rule: this.#rules.push({ name, body }) - 1 };
   }
 
   #branches(value: unknown, keyword: string, path: string, types: readonly Type[], depth: number): Expr {
@@ -330,7 +336,8 @@ class Reader {
     // Items of a list of fixed ones are all there, unless there may not be so many.
     const fixed = first.slice(0, most).map((one, n) => this.#schema(one, `${path}/prefixItems/${n}`, TYPES, depth + 1));
     const free = items === undefined && first.length > 0 ? false : (items ?? true);
-    const item = free === false ? NOTHING : this.#schema(free, `${path}/items`, TYPES, depth + 1);
+    const item =
+      free === false ? NOTHING : this.#rule(`${path}/items`, this.#schema(free, `${path}/items`, TYPES, depth + 1));
     const [min, max] = [Math.max(0, least - fixed.length), free === false ? 0 : most - fixed.length];
     if (min > max) return NOTHING;
     const rest = (from: number, to: number): Expr => repeat(seq(COMMA, item), from, to);
@@ -343,7 +350,7 @@ class Reader {
   }
 
   #object(schema: Keywords, path: string, depth: number): Expr {
-    const { properties = {}, required = [], additionalProperties: others } = schema;
+    const { properties = {}, required = [], additionalProperties } = schema;
     if (!isObject(properties))
       this.#refuse(`${path}/properties`, "properties", "properties must be an object of schemas");
     if (!isList(required) || ![...(required as unknown[])].every((name) => typeof name === "string")) {
@@ -353,9 +360,10 @@ class Reader {
     const needed = new Set(required as string[]);
     // A name that is only required may be anything that other properties may be.
     const more = [...needed].filter((name) => !names.includes(name));
-    const open = others ?? (names.length === 0 && more.length === 0);
-    if (more.length > 0 && others === false) return NOTHING;
-    const other = open === false ? undefined : this.#schema(open, `${path}/additionalProperties`, TYPES, depth + 1);
+    const open = additionalProperties ?? (names.length === 0 && more.length === 0);
+    if (more.length > 0 && additionalProperties === false) return NOTHING;
+    const others = `${path}/additionalProperties`;
+    const other = open === false ? undefined : this.#rule(others, this.#schema(open, others, TYPES, depth + 1));
     const pairs = [
       ...names.map((name) => {
         const value = this.#schema(properties[name], `${path}/properties/${escaped(name)}`, TYPES, depth + 1);

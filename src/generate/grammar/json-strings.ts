@@ -14,30 +14,17 @@ const LETTERS: Readonly<Record<string, string>> = {
 const oneOf = (chars: string): Expr => ({ set: charsOf(chars) });
 const HEX = oneOf("0123456789abcdefABCDEF");
 
-/** Any character of a string: each of those that have a code may be written by it, as one of a pair or alone. */
-const CHAR = either(
-  { set: PLAIN },
-  seq(
-    literal("\\"),
-    either(
-      oneOf('"\\/bfnrt'),
-      seq(literal("u"), oneOf("0123456789abcefABCEF"), HEX, HEX, HEX),
-      seq(literal("u"), oneOf("dD"), oneOf("01234567"), HEX, HEX),
-      seq(
-        literal("u"),
-        oneOf("dD"),
-        oneOf("89abAB"),
-        HEX,
-        HEX,
-        literal("\\u"),
-        oneOf("dD"),
-        oneOf("cdefCDEF"),
-        HEX,
-        HEX,
-      ),
-    ),
-  ),
+/** What may stand behind a backslash: a letter, or the code of a character, of some as a pair. */
+export const ESCAPE = either(
+  oneOf('"\\/bfnrt'),
+  seq(literal("u"), oneOf("0123456789abcefABCEF"), HEX, HEX, HEX),
+  seq(literal("u"), oneOf("dD"), oneOf("01234567"), HEX, HEX),
+  seq(literal("u"), oneOf("dD"), oneOf("89abAB"), HEX, HEX, literal("\\u"), oneOf("dD"), oneOf("cdefCDEF"), HEX, HEX),
 );
+
+/** Any character of a string; ESCAPE is a rule of the grammar, since strings have many places for it. */
+export const ESCAPE_RULE = 6;
+const CHAR = either({ set: PLAIN }, seq(literal("\\"), { rule: ESCAPE_RULE }));
 
 /** A character of a set, in the one way that is usual. */
 function spell(set: CharSet): Expr {

@@ -3,7 +3,7 @@
 // a token goes on behind the end of a rule is its rest tried on the stacks below.
 
 import { DEAD, type Machine, type Stacks } from "./machine.js";
-import type { Vocabulary } from "./vocabulary.js";
+import type { Tree, Vocabulary } from "./vocabulary.js";
 
 /** What a state of an automaton allows whatever lies below: tokens, and the nodes of the tree at which its rule has ended. */
 interface Local {
@@ -19,7 +19,8 @@ export class Masks {
   readonly machine: Machine;
   readonly vocabulary: Vocabulary;
   readonly #ends: readonly number[];
-  #locals = new Map<number, Local>();
+  /** Of each tree of the vocabulary, by state. */
+  readonly #locals = new Map<Tree, Map<number, Local>>();
   #localBytes = 0;
   #masks = new Map<number, Uint32Array>();
   #beginning: Uint32Array | undefined;
@@ -31,7 +32,8 @@ export class Masks {
     this.machine = machine;
     this.vocabulary = vocabulary;
     this.#ends = ends.filter((id) => id < vocabulary.size);
-    this.#path = new Int32Array(vocabulary.longest + 2);
+    this.#path = new Int32Array(Math.max(...vocabulary.trees.map(({ longest }) => longest)) + 2);
+    for (const tree of vocabulary.trees) this.#locals.set(tree, new Map());
   }
 
   /** The tokens that may follow; bit i % 32 of word i / 32 is token i. The same object for the same state, most times. */
@@ -41,12 +43,14 @@ export class Masks {
     this.#tidy();
     const bits = this.#empty();
     for (const [n, top] of state.tops.entries()) {
-      const local = this.#local(top);
-      for (let i = 0; i < bits.length; i++) bits[i]! |= local.bits[i]!;
       const below = state.below[n]!;
-      if (below === this.machine.bottom || local.exits.length === 0) continue;
-      const after = this.machine.number(this.machine.after(below));
-      for (const node of local.exits) this.#walk(node + 1, this.vocabulary.end[node]!, after, bits);
+      for (const tree of this.vocabulary.trees) {
+        const local = this.#local(tree, top);
+        for (let i = 0; i < bits.length; i++) bits[i]! |= local.bits[i]!;
+        if (below === this.machine.bottom || local.exits.length === 0) continue;
+        const after = this.machine.number(this.machine.after(below));
+        for (const node of local.exits) this.#walk(tree, node + 1, tree.end[node]!, after, bits);
+      }
     }
     this.#end(state, bits);
     return this.#keep(state.id, bits);
@@ -60,12 +64,14 @@ export class Masks {
     this.#tidy();
     const bits = this.#empty();
     const start = machine.number(machine.start);
-    for (let node = 0; node < vocabulary.byte.length; node = vocabulary.end[node]!) {
-      const end = vocabulary.end[node]!;
-      if (vocabulary.byte[node] === SPACE) {
-        this.#set(node, bits);
-        this.#walk(node + 1, end, start, bits);
-      } else if (vocabulary.begin === "dropped") this.#walk(node, end, start, bits);
+    for (const tree of vocabulary.trees) {
+      for (let node = 0; node < tree.byte.length; node = tree.end[node]!) {
+        const end = tree.end[node]!;
+        if (tree.byte[node] === SPACE) {
+          this.#set(tree, node, bits);
+          this.#walk(tree, node + 1, end, start, bits);
+        } else if (vocabulary.begin === "dropped") this.#walk(tree, node, end, start, bits);
+      }
     }
     for (const id of vocabulary.notFirst) bits[id >>> 5]! &= ~(1 << (id & 31));
     this.#end(machine.start, bits);
@@ -90,31 +96,32 @@ export class Masks {
     for (const id of this.#ends) bits[id >>> 5]! |= 1 << (id & 31);
   }
 
-  #local(top: number): Local {
+  #local(tree: Tree, top: number): Local {
     const { automaton } = this.machine;
     // No token reaches the end of a long repetition, so all copies before it allow the same.
-    const key = automaton.copies[top]! > this.vocabulary.longest ? automaton.first[top]! : top;
-    const known = this.#locals.get(key);
+    const key = automaton.copies[top]! > tree.longest ? automaton.first[top]! : top;
+    const locals = this.#locals.get(tree)!;
+    const known = locals.get(key);
     if (known) return known;
     const bits = this.#empty();
     const exits: number[] = [];
-    this.#walk(0, this.vocabulary.byte.length, this.machine.number(this.machine.alone(key)), bits, exits);
+    this.#walk(tree, 0, tree.byte.length, this.machine.number(this.machine.alone(key)), bits, exits);
     const local = { bits, exits: Int32Array.from(exits) };
     const bytes = bits.byteLength + local.exits.byteLength;
     if (this.#localBytes + bytes > MOST_BYTES) {
-      this.#locals.clear();
+      for (const own of this.#locals.values()) own.clear();
       this.#localBytes = 0;
     }
     this.#localBytes += bytes;
-    this.#locals.set(key, local);
+    locals.set(key, local);
     return local;
   }
 
   /** Tries the nodes from `node` to before `end`, which are all below one parent, from a state. */
-  #walk(node: number, end: number, state: number, bits: Uint32Array, exits?: number[]): void {
+  #walk(tree: Tree, node: number, end: number, state: number, bits: Uint32Array, exits?: number[]): void {
     if (node >= end) return;
-    const { machine, vocabulary } = this;
-    const { byte, depth, end: ends, token } = vocabulary;
+    const { machine } = this;
+    const { byte, depth, end: ends, token } = tree;
     const { classOf, classes } = machine;
     const path = this.#path;
     let { table } = machine;
@@ -133,15 +140,15 @@ export class Masks {
         continue;
       }
       path[level + 1] = to;
-      if (token[at]! >= 0) this.#set(at, bits);
+      if (token[at]! >= 0) this.#set(tree, at, bits);
       if (exits && machine.complete[to] === 1) exits.push(at);
       at++;
     }
   }
 
-  #set(node: number, bits: Uint32Array): void {
-    const { token, same } = this.vocabulary;
-    for (let id = token[node]!; id >= 0; id = same[id]!) bits[id >>> 5]! |= 1 << (id & 31);
+  #set(tree: Tree, node: number, bits: Uint32Array): void {
+    const { same } = this.vocabulary;
+    for (let id = tree.token[node]!; id >= 0; id = same[id]!) bits[id >>> 5]! |= 1 << (id & 31);
   }
 
   #empty(): Uint32Array {

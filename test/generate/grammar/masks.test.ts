@@ -5,7 +5,7 @@ import { Masks } from "../../../src/generate/grammar/masks.js";
 import { uniforms } from "../../support/random.js";
 import { bytesAfter, ofGrammar, ofRegex, ofSchema, shortestEnd, UTF8, vocabularyOf } from "./support.js";
 
-const LONG = `"${"x".repeat(40)}`;
+const LONG = `"${"x".repeat(40)}`; // longer than those that are tried together
 const TOKENS = [
   ...[
     '"',

@@ -96,7 +96,15 @@ function decimal(value: number): { readonly before: string; readonly after: stri
 function magnitude(low: Bound, high: Bound | undefined, whole: boolean): Expr {
   const [from, to] = [decimal(low.value), high && decimal(high.value)];
   const options: Expr[] = [];
+  // Numbers with more digits than the lower bound, and with fewer than the upper one.
+  const free = Math.min(DIGITS, (to?.before.length ?? DIGITS + 1) - 1);
+  const joined = whole || !to ? free : 0;
+  if (joined > from.before.length) {
+    const fraction = whole ? [] : [maybe(seq(literal("."), repeat(DIGIT, 1, DIGITS)))];
+    options.push(seq(digit(1, 9), repeat(DIGIT, from.before.length, joined - 1), ...fraction));
+  }
   for (let digits = 1; digits <= DIGITS; digits++) {
+    if (digits > from.before.length && digits <= joined) continue;
     if (digits < from.before.length || (to && digits > to.before.length)) continue;
     const places = whole ? 0 : DIGITS - digits;
     const lowest = from.before.length === digits ? from.before + from.after : undefined;
@@ -140,7 +148,9 @@ function decimals(
         numbers.set(key, numbers.size);
         todo.push(to);
       }
-      const by = at === digits ? seq(literal("."), digit(n, n)) : digit(n, n);
+      const first = n;
+      if (!to[1] && !to[2]) while (n < most - (onHigh ? 1 : 0)) n++; // all digits between the bounds lead to one state
+      const by = at === digits ? seq(literal("."), digit(first, n)) : digit(first, n);
       edges.push({ from, to: numbers.get(key)!, by });
     }
   }

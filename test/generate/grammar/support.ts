@@ -41,12 +41,25 @@ export function walk(of: Machine, next: () => number, length: number): string {
   return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(bytes));
 }
 
-/** The fewest bytes that complete a text. */
+/** How many stacks lie above each other at least. */
+function depthOf({ done, below }: Stacks): number {
+  return done || below.length === 0 ? 0 : 1 + Math.min(...below.map(depthOf));
+}
+
+/** Bytes that complete a text, by the states with the fewest stacks above each other first. */
 export function shortestEnd(of: Machine, state: Stacks): number[] {
   const seen = new Map<number, { readonly from: number; readonly byte: number }>();
   const start = of.number(state);
-  const queue = [start];
-  for (const at of queue) {
+  const queues: number[][] = [];
+  const add = (at: number): void => {
+    const depth = depthOf(of.states[at]!);
+    queues[depth] ??= [];
+    queues[depth].push(at);
+  };
+  add(start);
+  for (;;) {
+    const at = queues.find((queue) => (queue?.length ?? 0) > 0)?.shift();
+    if (at === undefined) throw new Error("a text that was begun cannot be finished");
     if (of.complete[at] === 1) {
       const bytes: number[] = [];
       for (let back = at; back !== start; back = seen.get(back)!.from) bytes.unshift(seen.get(back)!.byte);
@@ -59,10 +72,9 @@ export function shortestEnd(of: Machine, state: Stacks): number[] {
       const to = of.step(at, of.classOf[byte]!);
       if (to < 0 || to === start || seen.has(to)) continue;
       seen.set(to, { from: at, byte });
-      queue.push(to);
+      add(to);
     }
   }
-  throw new Error("a text that was begun cannot be finished");
 }
 
 /** A vocabulary of these tokens, whose ids are their places. */

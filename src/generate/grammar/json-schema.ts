@@ -5,28 +5,37 @@
 import { isList } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
-import { charsOf } from "./chars.js";
-import {
-  both,
-  type Edge,
-  EMPTY,
-  type Expr,
-  either,
-  type Grammar,
-  literal,
-  maybe,
-  NOTHING,
-  repeat,
-  seq,
-} from "./expr.js";
+import { both, type Expr, either, type Grammar, literal, NOTHING, repeat, seq } from "./expr.js";
 import { multiples, NUMBER, numberExpr, WHOLE } from "./json-numbers.js";
+import {
+  ANY_INTEGER,
+  ANY_NUMBER,
+  ANY_VALUE,
+  BLANKS,
+  COLON,
+  COMMA,
+  list,
+  many,
+  members,
+  ONE_SPACE,
+  ROOT,
+  STRING,
+} from "./json-parts.js";
 import { ESCAPE, FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
-import { disjoint, TYPES, type Type, typeOf } from "./json-types.js";
+import {
+  common,
+  disjoint,
+  isObject,
+  type Keywords,
+  pointerPart,
+  resolve,
+  TYPES,
+  type Type,
+  typeOf,
+} from "./json-types.js";
 
 /** A JSON Schema as plain data. */
 export type JsonSchema = boolean | { readonly [keyword: string]: unknown };
-
-type Keywords = Readonly<Record<string, unknown>>;
 
 const OPTION = "json_schema";
 const DEEPEST = 100;
@@ -49,31 +58,6 @@ const KNOWN = new Set<string>([
   ...["type", "const", "enum", "anyOf", "oneOf", "allOf", "$ref"],
   ...Object.values(OF_TYPE).flat(),
 ]);
-
-const isObject = (value: unknown): value is Keywords => typeof value === "object" && value !== null && !isList(value);
-
-/** Numbers of the rules that every grammar has. */
-const ROOT = 0;
-const SPACE: Expr = { rule: 1 };
-const STRING: Expr = { rule: 2 };
-const ANY_VALUE: Expr = { rule: 3 };
-const ANY_NUMBER: Expr = { rule: 4 };
-const ANY_INTEGER: Expr = { rule: 5 };
-
-/** Between members and at both ends of them: nothing, a space, or the end of a line and at most 20 blanks. */
-const BLANKS = either(EMPTY, literal(" "), seq(literal("\n"), repeat({ set: charsOf(" \t") }, 0, 20)));
-const ONE_SPACE = maybe(literal(" "));
-
-function list(open: string, body: Expr | undefined, empty: boolean, close: string): Expr {
-  return seq(
-    literal(open),
-    either(...(body ? [seq(SPACE, body, SPACE, literal(close))] : []), ...(empty ? [literal(close)] : [])),
-  );
-}
-
-const COMMA = seq(literal(","), SPACE);
-const COLON = seq(literal(":"), ONE_SPACE);
-const many = (one: Expr): Expr => seq(one, repeat(seq(COMMA, one), 0));
 
 class Reader {
   readonly #root: JsonSchema;
@@ -108,7 +92,8 @@ class Reader {
   }
 
   #refuse(path: string, keyword: string | undefined, what: string, hint?: string): never {
-    throw new OptionError(`${OPTION}: ${path}: ${what}`, { details: { option: OPTION, path, keyword }, hint });
+    const at = path.length > 100 ? `${path.slice(0, 50)} ... ${path.slice(-50)}` : path;
+    throw new OptionError(`${OPTION}: ${at}: ${what}`, { details: { option: OPTION, path, keyword }, hint });
   }
 
   #schema(schema: unknown, path: string, within: readonly Type[], depth: number): Expr {
@@ -366,7 +351,7 @@ class Reader {
     const other = open === false ? undefined : this.#rule(others, this.#schema(open, others, TYPES, depth + 1));
     const pairs = [
       ...names.map((name) => {
-        const value = this.#schema(properties[name], `${path}/properties/${escaped(name)}`, TYPES, depth + 1);
+        const value = this.#schema(properties[name], `${path}/properties/${pointerPart(name)}`, TYPES, depth + 1);
         return { name, value };
       }),
       ...more.map((name) => ({ name, value: other ?? ANY_VALUE })),
@@ -415,56 +400,6 @@ class Reader {
       );
     }
   }
-}
-
-/** An object's members in their order, each there or not; `other` ones at the end. */
-function members(named: readonly { readonly pair: Expr; readonly needed: boolean }[], other: Expr | undefined): Expr {
-  // State 2n: no member before number n; 2n + 1: some. A pair begins in a state of its own.
-  const edges: Edge[] = [];
-  let states = 2 * named.length + 2;
-  const free = (from: number, to: number, by: Expr = EMPTY): void => void edges.push({ from, to, by });
-  const pair = (n: number, by: Expr, to: number): void => {
-    const begin = states++;
-    free(2 * n, begin);
-    free(2 * n + 1, begin, COMMA);
-    edges.push({ from: begin, to, by });
-  };
-  for (const [n, one] of named.entries()) {
-    pair(n, one.pair, 2 * n + 3);
-    if (one.needed) continue;
-    free(2 * n, 2 * n + 2);
-    free(2 * n + 1, 2 * n + 3);
-  }
-  const last = named.length;
-  if (other) pair(last, other, 2 * last + 1);
-  const some: Expr = { graph: { states, edges, ends: new Set([2 * last + 1]) } };
-  return list("{", some, !named.some(({ needed }) => needed), "}");
-}
-
-/** What a type and those around it have in common. */
-function common(type: Type, within: readonly Type[]): Type[] {
-  if (within.includes(type)) return [type];
-  if (type === "integer" && within.includes("number")) return ["integer"];
-  if (type === "number" && within.includes("integer")) return ["integer"];
-  return [];
-}
-
-const escaped = (name: string): string => name.replaceAll("~", "~0").replaceAll("/", "~1");
-
-/** What a reference inside a document points to. */
-function resolve(root: unknown, ref: string): unknown {
-  let at: unknown = root;
-  for (const part of ref.split("/").slice(1)) {
-    let name: string;
-    try {
-      name = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~");
-    } catch {
-      return undefined;
-    }
-    const holder = isList(at) || isObject(at) ? (at as Keywords) : {};
-    at = Object.hasOwn(holder, name) ? holder[name] : undefined;
-  }
-  return at;
 }
 
 /** @throws OptionError for a keyword that is not supported, with its path, and for what is no schema */

@@ -1,9 +1,14 @@
-// Types of JSON values, and which schemas cannot both be true of a value.
+// Types of JSON values, places in a schema, and which schemas cannot both be true of a value.
 
 import { isList, listOf } from "../../core/checks.js";
 
 export const TYPES = ["null", "boolean", "string", "number", "integer", "object", "array"] as const;
 export type Type = (typeof TYPES)[number];
+
+export type Keywords = Readonly<Record<string, unknown>>;
+
+export const isObject = (value: unknown): value is Keywords =>
+  typeof value === "object" && value !== null && !isList(value);
 
 /** The types of a value. */
 export function typeOf(value: unknown): readonly Type[] {
@@ -51,4 +56,31 @@ export function disjoint(a: unknown, b: unknown, resolve: (ref: string) => unkno
   return [...one.needed].some(
     ([name, schema]) => two.needed.has(name) && disjoint(schema, two.needed.get(name), resolve, depth + 1),
   );
+}
+
+/** What a type and those around it have in common. */
+export function common(type: Type, within: readonly Type[]): Type[] {
+  if (within.includes(type)) return [type];
+  if (type === "integer" && within.includes("number")) return ["integer"];
+  if (type === "number" && within.includes("integer")) return ["integer"];
+  return [];
+}
+
+/** A name as a part of a JSON pointer. */
+export const pointerPart = (name: string): string => name.replaceAll("~", "~0").replaceAll("/", "~1");
+
+/** What a reference inside a document points to. */
+export function resolve(root: unknown, ref: string): unknown {
+  let at: unknown = root;
+  for (const part of ref.split("/").slice(1)) {
+    let name: string;
+    try {
+      name = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~");
+    } catch {
+      return undefined;
+    }
+    const holder = isList(at) || isObject(at) ? (at as Keywords) : {};
+    at = Object.hasOwn(holder, name) ? holder[name] : undefined;
+  }
+  return at;
 }

@@ -17,7 +17,7 @@ export interface Stacks {
 export const DEAD = -1;
 const UNKNOWN = -2;
 
-/** Numbers that the table of steps may have, and sets of stacks that one step may make. */
+/** Numbers that the table of steps may have by default, and sets of stacks that one step may make. */
 const MOST_CELLS = 1 << 22;
 const MOST_STACKS = 100_000;
 
@@ -39,13 +39,16 @@ export class Machine {
   #made = 0;
   #epoch = 0;
   readonly #byteOf: number[] = [];
+  readonly #most: number;
   /** The empty stack alone. */
   readonly bottom: Stacks;
   /** Before a text. */
   readonly start: Stacks;
 
-  constructor(automaton: Automaton) {
+  /** @param most numbers that the table of steps may have before everything is forgotten */
+  constructor(automaton: Automaton, most = MOST_CELLS) {
     this.automaton = automaton;
+    this.#most = most;
     const cuts = new Set([0]);
     for (const own of automaton.bytes) {
       for (let n = 0; n < own.length; n += 3) {
@@ -111,7 +114,7 @@ export class Machine {
 
   /** Forgets what is known if that is much. States that someone holds stay valid; their numbers do not. */
   tidy(): void {
-    if (this.states.length * this.classes < MOST_CELLS && this.#known.size < MOST_STACKS) return;
+    if (this.states.length * this.classes < this.#most && this.#known.size < MOST_STACKS) return;
     this.#epoch++;
     this.states.length = 0;
     this.#numbers.clear();

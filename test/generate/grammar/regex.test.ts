@@ -75,7 +75,7 @@ function randomRegex(next: () => number, depth: number): string {
 test("random expressions match what JavaScript's do", () => {
   const next = uniforms(11);
   let matched = 0;
-  for (let n = 0; n < 150; n++) {
+  for (let n = 0; n < 60; n++) {
     const source = randomRegex(next, 3);
     const machine = ofRegex(source);
     const theirs = new RegExp(`^(?:${source})$`, "u");
@@ -88,7 +88,7 @@ test("random expressions match what JavaScript's do", () => {
     expect(wrong, source).toEqual([]);
     matched += texts.filter((text) => theirs.test(text)).length;
   }
-  expect(matched).toBeGreaterThan(300);
+  expect(matched).toBeGreaterThan(120);
 });
 
 test.each([

@@ -22,7 +22,7 @@ import { Vocabulary } from "./vocabulary.js";
 type Structured = Options<typeof STRUCTURED>;
 
 /** Grammars of a tokenizer that stay ready, the least recently used forgotten first. */
-const KEPT = 8;
+const KEPT = 4;
 const kept = new WeakMap<Tokenizer, Map<string, Masks>>();
 const vocabularies = new WeakMap<Tokenizer, Map<string, Vocabulary>>();
 

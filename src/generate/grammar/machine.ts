@@ -18,7 +18,7 @@ export const DEAD = -1;
 const UNKNOWN = -2;
 
 /** Numbers that the table of steps may have by default, and sets of stacks that one step may make. */
-const MOST_CELLS = 1 << 22;
+const MOST_CELLS = 1 << 21;
 const MOST_STACKS = 100_000;
 
 export class Machine {

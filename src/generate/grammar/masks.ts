@@ -11,8 +11,8 @@ interface Local {
   readonly exits: Int32Array;
 }
 
-/** Bytes that kept masks may take. */
-const MOST_BYTES = 32 << 20;
+/** Bytes that kept masks may take, whole ones and those of single states each. */
+const MOST_BYTES = 8 << 20;
 const SPACE = 0x20;
 
 export class Masks {

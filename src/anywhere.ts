@@ -22,6 +22,13 @@ export {
   type FlatteningFeature,
   type FlatteningOptions,
 } from "./generate/flattening.js";
+export type { JsonSchema } from "./generate/grammar/json-schema.js";
+export {
+  parseOutput,
+  type SchemaInput,
+  type SchemaValue,
+  type StandardSchema,
+} from "./generate/grammar/standard-schema.js";
 export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";

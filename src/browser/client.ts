@@ -3,6 +3,7 @@
 import { isFunction, isSignal } from "../core/checks.js";
 import { AbortError, DeviceError, entriesOf, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
+import { jsonSchemaOf } from "../generate/grammar/standard-schema.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { refuseKernels } from "../nn/kernel-choice.js";
 import {
@@ -123,7 +124,9 @@ export class WorkerHost {
           hint: "generate({ prompt, max_new_tokens: 40 })",
         });
       }
-      return (alone ? rest : { ...rest, prompt: first }) as unknown as WorkerGenerateOptions;
+      // A validator's schema has functions, which cannot be sent; its JSON Schema can.
+      const schema = rest.json_schema === undefined ? {} : { json_schema: jsonSchemaOf(rest.json_schema) };
+      return { ...rest, ...schema, ...(alone ? {} : { prompt: first }) } as unknown as WorkerGenerateOptions;
     });
   }
 

@@ -2,6 +2,7 @@
 
 import { choice, type Needed, type Options, omit, such, text } from "../core/options.js";
 import { GENERATION, type GenerationOptions } from "../generate/config.js";
+import { STRUCTURED } from "../generate/grammar/options.js";
 import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options.js";
 import { UNSUPPORTED_OPTIONS } from "../generate/unsupported.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
@@ -39,6 +40,9 @@ const PROMPT = {
 };
 
 /** Options of `generate`. */
-export const WORKER_GENERATE = { ...GENERATION, ...UNSUPPORTED_OPTIONS, ...PROMPT };
+export const WORKER_GENERATE = { ...GENERATION, ...STRUCTURED, ...UNSUPPORTED_OPTIONS, ...PROMPT };
 
-export interface WorkerGenerateOptions extends GenerationOptions, Needed<typeof PROMPT, "prompt"> {}
+export interface WorkerGenerateOptions
+  extends GenerationOptions,
+    Options<typeof STRUCTURED>,
+    Needed<typeof PROMPT, "prompt"> {}

@@ -2,10 +2,13 @@
 
 import { torchName } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
+import { type Options, readOptions } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
+import { STRUCTURED } from "../generate/grammar/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import type { KVCacheName } from "./arguments.js";
 import type { LoadFlags } from "./load-flags.js";
+import { readText } from "./text.js";
 
 /** Flags of the command itself; the library's options are read from the same object by their tables. */
 export interface GenerateFlags extends LoadFlags {
@@ -18,6 +21,12 @@ export interface GenerateFlags extends LoadFlags {
   greedy?: boolean;
   kvCache?: KVCacheName;
   json?: boolean;
+  /** Files. */
+  jsonSchema?: string;
+  grammar?: string;
+  regex?: string;
+  /** Separated by commas. */
+  choices?: string;
 }
 
 /** Flags that only sampling has; a temperature above 0 is one more. */
@@ -35,6 +44,32 @@ export function checkTemperature(
   throw new OptionError(`--temperature ${temperature} samples, and cannot be used with ${other}`, {
     hint: "leave one of them out; temperature 0 takes the likeliest token",
   });
+}
+
+/**
+ * What the new text is, read from its files.
+ * @throws NotFoundError for a file that cannot be read; OptionError for one that is no JSON, and for what the library refuses
+ */
+export async function structuredOptions({
+  jsonSchema,
+  grammar,
+  regex,
+  choices,
+}: GenerateFlags): Promise<Options<typeof STRUCTURED>> {
+  return readOptions("generate", STRUCTURED, {
+    json_schema: jsonSchema === undefined ? undefined : parsed(jsonSchema, await readText(jsonSchema)),
+    grammar: grammar === undefined ? undefined : await readText(grammar),
+    regex,
+    choices: choices?.split(","),
+  });
+}
+
+function parsed(file: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new OptionError(`${file} is no JSON: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** @param room tokens that the model reads after the prompt */

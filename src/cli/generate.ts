@@ -5,6 +5,7 @@ import { AbortError, NotFoundError, OptionError } from "../core/errors.js";
 import { pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { GENERATION, generationConfig } from "../generate/config.js";
+import { STRUCTURED } from "../generate/grammar/options.js";
 import { SOURCE, type SourceOptions } from "../load/options.js";
 import { trainedContext } from "../nn/architecture.js";
 import { STORYTELLER } from "../sources/model-id.js";
@@ -26,6 +27,7 @@ import {
   type GenerateFlags,
   generationOptions,
   SAMPLING,
+  structuredOptions,
 } from "./generate-options.js";
 import { addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
 import { dim, isInteractive, note, print, printJson, warner } from "./output.js";
@@ -49,6 +51,7 @@ export function generateCommand(): Command {
     .option("--adapter <folder>", "an adapter over the weights, as peft saves one: its folder, or its id on the hub")
     .optionsGroup("Generation (defaults: the model's own):");
   const generation = addFlags(command, GENERATION);
+  addFlags(command, STRUCTURED);
   generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
   generation.prompt_lookup_num_tokens.conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]);
   command
@@ -72,6 +75,7 @@ Examples:
   octavo generate bigscience/bloom-560m "The capital of France is" --greedy --json
   octavo generate <model> --chat "What is a llama?" --greedy
   octavo generate <model> "Once upon a time" --adapter ./my-adapter
+  octavo generate <model> --chat "Is a llama a bird?" --choices yes,no
   octavo generate -p "<|endoftext|>The Golden Fish\\n\\n" --escape`,
     )
     .action(generate);
@@ -80,6 +84,7 @@ Examples:
 async function generate(first: string | undefined, second: string | undefined, flags: GenerateFlags): Promise<void> {
   const options = loadOptions("generate", flags);
   const given = optionsOf("generate", GENERATION, flags);
+  const structured = await structuredOptions(flags);
   checkTemperature(given, flags);
   if (second !== undefined && flags.prompt !== undefined) throw new OptionError("the prompt is given twice");
   const open = second === undefined && flags.prompt === undefined && flags.batchFile === undefined;
@@ -124,6 +129,7 @@ async function generate(first: string | undefined, second: string | undefined, f
   const steps = owned.stream({
     ...inputs,
     ...generation,
+    ...structured,
     tokenizer,
     signal,
     progress_callback(event) {

@@ -8,6 +8,7 @@ import { copyInto } from "../ops/copy.js";
 import { sample } from "../ops/sample.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 import type { SamplingConfig } from "./config.js";
+import { Masked } from "./processors/masked.js";
 import { Penalties } from "./processors/penalties.js";
 import type { LogitsProcessor, RowStart } from "./processors/processor.js";
 import { copyRow, keptTogether, reorderRows, writeAt, writeRow } from "./processors/rows.js";
@@ -31,10 +32,12 @@ export class Choice implements Disposable {
   /** f32[R]: their log-probabilities among all tokens, after the processors; absent unless requested. */
   readonly scores: Tensor | undefined;
   /**
-   * In the order of transformers: the penalties first, then suppressed tokens, then the host processors, then temperature, top-k, top-p and min-p,
-   * which `sample` applies.
+   * In the order of transformers: the penalties first, then suppressed tokens and masks, then the host processors, then temperature,
+   * top-k, top-p and min-p, which `sample` applies.
    */
   readonly processors: readonly LogitsProcessor[];
+  /** The one whose masks the session sets. */
+  readonly masked: Masked;
   /** f32[R,4] and i32[R,3]: operands of `sample`. */
   readonly #params: Tensor;
   readonly #draws: Tensor;
@@ -56,7 +59,8 @@ export class Choice implements Disposable {
       ...(scores ? [() => Tensor.empty(device, [rows], "f32", "scores")] : []),
     );
     [this.tokens, this.lanes, this.#params, this.#draws, this.scores] = own as unknown as Own;
-    this.processors = [new Penalties(device, rows, capacity), new Suppressed(device, rows, vocab)];
+    this.masked = new Masked(device, rows, vocab);
+    this.processors = [new Penalties(device, rows, capacity), new Suppressed(device, rows, vocab), this.masked];
   }
 
   /** The active processors: a recording of the choice is valid as long as they stay the same. */

@@ -13,6 +13,7 @@ import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
+import type { TokenMasks } from "./processors/masked.js";
 import type { FinishReason, RequestConfig, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
 import type { Streamer } from "./streamers.js";
@@ -24,6 +25,8 @@ export interface LoopOptions {
   readonly ends?: Ends | undefined;
   readonly signal?: AbortSignal;
   readonly processors?: readonly HostProcessor[];
+  /** Which tokens may follow each text. */
+  readonly masks?: TokenMasks | undefined;
   /** Guesses at most `drafts` tokens per pass; the caller disposes it. */
   readonly drafter?: Drafter;
   readonly drafts?: number;
@@ -78,7 +81,7 @@ export async function* generateSteps(
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const prompts = promptsOf(batch);
-  const { cache_dtype, processors, scores, cross, ends, attention, unconditional = [] } = options;
+  const { cache_dtype, processors, masks, scores, cross, ends, attention, unconditional = [] } = options;
   const texts = [...prompts, ...unconditional];
   const total = texts.reduce((sum, { length }) => sum + length, 0);
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
@@ -90,6 +93,7 @@ export async function* generateSteps(
     ...shape,
     cache_dtype,
     processors,
+    masks,
     scores,
     cross,
     attention,

@@ -22,6 +22,7 @@ import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLen
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type Ends, endingOf } from "./ending.js";
+import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import { unconditionalOf } from "./guidance.js";
 import {
   type Batch,
@@ -66,6 +67,8 @@ interface Prepared {
   readonly config: GenerationConfig;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
+  /** What the new texts are, if the call says so. */
+  readonly constraint: Constraint | undefined;
   readonly numbers: readonly number[];
   readonly options: Options<typeof GENERATE & typeof STREAM>;
 }
@@ -211,8 +214,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   async #search(prepared: Started, kept: Kept | undefined): Promise<GenerateOutput> {
-    const { batch, unconditional, config: given, ending, numbers, options, attention } = prepared;
-    const { config, processors } = onHost(given, { ...options, kept });
+    const { batch, unconditional, config: given, ending, constraint, numbers, options, attention } = prepared;
+    const { config, processors } = onHost(given, { ...options, kept, constraint });
     const { beams } = config;
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { bytes } = this.#cacheOf(prepared);
@@ -233,6 +236,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         attention,
         unconditional,
       });
+      constraint?.checkBeams(found.texts, eachPrompt(batch, beams.num_return_sequences));
       this.checkUsable();
       return outputOf(batch, found, config, kept);
     } finally {
@@ -330,20 +334,23 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
+    const constraint = constraintOf(options, vocab, config.eos_token_ids);
+    checkStructured(constraint?.option, config.host ?? {});
     return {
       batch,
       unconditional,
       tokens,
       config,
       ending: endingOf(config, options),
+      constraint,
       numbers: numbersOf(options.sequence_numbers, batch.rows),
       options,
     };
   }
 
   async *#steps(prepared: Started, kept?: Kept): AsyncGenerator<Step> {
-    const { batch, unconditional, config: given, ending, numbers, options, attention } = prepared;
-    const { config, processors } = onHost(given, { ...options, kept });
+    const { batch, unconditional, config: given, ending, constraint, numbers, options, attention } = prepared;
+    const { config, processors, masks } = onHost(given, { ...options, kept, constraint });
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const { assistant_model, signal, logprobs: scores, progress_callback } = options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
@@ -360,6 +367,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         cache_dtype,
         ends: ending(),
         processors,
+        masks,
         numbers,
         unconditional,
         drafter,

@@ -32,6 +32,7 @@ import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
 import type { StoppingRule } from "./ending.js";
 import type { FeatureValues } from "./features.js";
+import { STRUCTURED } from "./grammar/options.js";
 import { RETURNS } from "./host-options.js";
 import { type Ids, PACKED, type PackedInputs } from "./inputs.js";
 import type { PromptProgress } from "./prefill.js";
@@ -275,7 +276,7 @@ const RUN = {
    * same number and seed gives the same text in any batch.
    */
   sequence_numbers: checkedLater<readonly number[]>(),
-  /** What `stop_strings` are looked for with. Of `stream`, it also gives each step its `text`. */
+  /** What `stop_strings` are looked for with, and `json_schema` and the like write with. Of `stream`, it also gives each step its `text`. */
   tokenizer: such<PreTrainedTokenizer>(isTokenizer, "a tokenizer, as from AutoTokenizer.from_pretrained"),
   /** [B,T]: what a guided text is led away from, one for each prompt; by default the last token of the prompt. */
   negative_prompt_ids: checkedLater<Ids>(),
@@ -295,9 +296,14 @@ const RUN = {
 };
 
 /** All options of generate. */
-export const GENERATE = { ...INPUTS, ...GENERATION, ...UNSUPPORTED_OPTIONS, ...RUN, ...RETURNS };
+export const GENERATE = { ...INPUTS, ...GENERATION, ...STRUCTURED, ...UNSUPPORTED_OPTIONS, ...RUN, ...RETURNS };
 
-export interface GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN>, Options<typeof RETURNS> {}
+export interface GenerateOptions
+  extends ModelInputs,
+    GenerationOptions,
+    Options<typeof STRUCTURED>,
+    Options<typeof RUN>,
+    Options<typeof RETURNS> {}
 
 /** Options with which `generate` returns an object. */
 export interface AsDict {

@@ -18,6 +18,7 @@ import { cacheShape } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
+import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import { type Batch, eachPrompt, numbersOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
 import { collect, type Step } from "./loop.js";
 import { rowsOf } from "./mode-options.js";
@@ -65,6 +66,8 @@ interface Prepared {
   readonly cache_dtype: CacheDType;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
+  /** What the new texts are, if the call says so. */
+  readonly constraint: Constraint | undefined;
   readonly numbers: readonly number[];
   readonly options: Options<typeof SEQ2SEQ_GENERATE & typeof SEQ2SEQ_STREAM>;
   readonly attention: AttentionChoice;
@@ -158,10 +161,10 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async #search(
-    { encoder, decoder, config: given, cache_dtype, ending, numbers, options, attention }: Prepared,
+    { encoder, decoder, config: given, cache_dtype, ending, constraint, numbers, options, attention }: Prepared,
     kept: Kept | undefined,
   ): Promise<GenerateOutput> {
-    const { config, processors } = onHost(given, { ...options, kept }, textsOf(encoder));
+    const { config, processors } = onHost(given, { ...options, kept, constraint }, textsOf(encoder));
     const { beams } = config;
     const { signal } = options;
     this.hold();
@@ -180,6 +183,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         attention,
       };
       const found = await beamSearch(this.device, this.module, decoder, search);
+      constraint?.checkBeams(found.texts, eachPrompt(decoder, beams.num_return_sequences));
       this.checkUsable();
       return outputOf(decoder, found, config, kept);
     } finally {
@@ -311,6 +315,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         },
       );
     }
+    const constraint = constraintOf(options, vocab, config.eos_token_ids);
+    checkStructured(constraint?.option, config.host ?? {});
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
         details: { option: "prompt_lookup_num_tokens" },
@@ -329,6 +335,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       config,
       cache_dtype,
       ending: endingOf(config, options),
+      constraint,
       numbers: numbersOf(options.sequence_numbers, decoder.rows),
       options,
       attention: this.attending(),
@@ -398,12 +405,12 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   async *#steps(prepared: Prepared, kept?: Kept): AsyncGenerator<Step> {
-    const { encoder, decoder, cache_dtype, ending, numbers, options, attention } = prepared;
-    const { config, processors } = onHost(prepared.config, { ...options, kept }, textsOf(encoder));
+    const { encoder, decoder, cache_dtype, ending, constraint, numbers, options, attention } = prepared;
+    const { config, processors, masks } = onHost(prepared.config, { ...options, kept, constraint }, textsOf(encoder));
     const { signal, logprobs: scores } = options;
     this.hold();
     try {
-      const loop = { config, cache_dtype, ends: ending(), processors, numbers, scores, signal, attention };
+      const loop = { config, cache_dtype, ends: ending(), processors, masks, numbers, scores, signal, attention };
       for await (const step of seq2seqSteps(this.device, this.module, encoder, decoder, loop)) {
         this.checkUsable();
         yield step;

@@ -15,6 +15,7 @@ import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
 import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
+import type { TokenMasks } from "./processors/masked.js";
 import { StepRecordings } from "./recordings.js";
 import { placesOf, RowStates } from "./row-states.js";
 import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
@@ -28,6 +29,11 @@ export interface SessionOptions {
   readonly cache_dtype: CacheDType;
   /** Called for each row of each step, in this order. They disable pipelining. */
   readonly processors?: readonly HostProcessor[];
+  /**
+   * Which tokens may follow each text. A step's forward pass runs while the host makes the masks, for which it needs the tokens of the step
+   * before.
+   */
+  readonly masks?: TokenMasks | undefined;
   /** Encoder-decoders: the encoder's output for each row; the caller disposes it after the session. */
   readonly cross?: CrossCache;
   /** How attention is computed; by default as the model has it. */
@@ -59,6 +65,7 @@ export class DecodeSession implements Disposable {
   readonly #forward: RowForward;
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
+  readonly #masks: TokenMasks | undefined;
   readonly #keep: boolean;
   /** Rows that choose tokens. */
   readonly #choosing: number;
@@ -68,6 +75,9 @@ export class DecodeSession implements Disposable {
   readonly #recordings: StepRecordings;
   readonly #states: RowStates | undefined;
   #last: Promise<unknown> = Promise.resolve();
+  /** When the choice of the last step was recorded, of steps with masks. */
+  #chosen: Promise<unknown> = Promise.resolve();
+  #closed = false;
 
   /** @throws OutOfMemoryError */
   constructor(device: Device, model: Decoder, options: SessionOptions) {
@@ -75,6 +85,7 @@ export class DecodeSession implements Disposable {
     this.rows = rows;
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
+    this.#masks = options.masks;
     this.#keep = options.keep ?? false;
     this.#choosing = options.guided ? rows / 2 : rows;
     this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
@@ -200,7 +211,7 @@ export class DecodeSession implements Disposable {
 
   /**
    * One step: a token for every row with a text, including those added since the last one. Everything is recorded when this
-   * returns, unless there are host processors; the promise gives the tokens. Rows whose tokens are all in flight take no part,
+   * returns, unless there are host processors or masks; the promise gives the tokens. Rows whose tokens are all in flight take no part,
    * and finished rows are free once they were read. Undefined if no row takes part.
    */
   step(): Promise<RowToken[]> | undefined {
@@ -210,9 +221,32 @@ export class DecodeSession implements Disposable {
       this.#last = hosted.catch(() => {});
       return hosted;
     }
+    if (this.#masks) return this.#masked(this.#masks);
     const live = this.#forwardStep();
     for (const recording of this.#recordings.choice) recording.replay();
     return this.#read(live);
+  }
+
+  /**
+   * A step split in two: the host makes masks in between, from the tokens of the step before. Its forward pass is recorded as soon as
+   * those are chosen. If a step fails, the one after it does.
+   */
+  #masked(masks: TokenMasks): Promise<RowToken[]> {
+    const [before, read] = [this.#chosen, this.#last];
+    const chosen = before.then(async () => {
+      const live = this.#closed ? [] : this.#forwardStep();
+      await read;
+      const running = live.filter(({ ended }) => !ended);
+      if (this.#closed || running.length === 0) return [];
+      for (const { row, ids, prompt } of running) this.#choice.masked.set(row, masks.of({ ids, prompt }));
+      for (const recording of this.#recordings.choice) recording.replay();
+      return running;
+    });
+    const step = chosen.then(async (running) => (running.length === 0 ? [] : await this.#read(running)));
+    this.#chosen = chosen;
+    this.#last = step;
+    for (const promise of [chosen, step]) promise.catch(() => {}); // the caller has `step`
+    return step;
   }
 
   /** A step split in two: the host sees the logits in between. */
@@ -414,6 +448,9 @@ export class DecodeSession implements Disposable {
     for (const sequence of live) {
       if (sequence.ended) continue;
       const { row } = sequence;
+      if (this.#masks && !this.#choice.masked.allows(row, ids[row]!)) {
+        this.#masks.nothingLeft("no token is left that may follow");
+      }
       const token = sequence.take(ids[row]!, score?.[row], false);
       if (row < this.#choosing) taken.push(token);
       const beside = this.#choosing < this.rows ? this.#sequences[row + this.#choosing] : undefined;
@@ -423,6 +460,7 @@ export class DecodeSession implements Disposable {
   }
 
   dispose(): void {
+    this.#closed = true;
     this.#recordings.dispose();
     for (const sequence of this.#sequences) sequence?.logits?.dispose();
     this.#choice.dispose();

@@ -1,5 +1,6 @@
 // What the pipeline of each task takes and gives.
 
+import type { SchemaInput } from "../generate/grammar/standard-schema.js";
 import type { SoundInput } from "../media/feature-extractor.js";
 import type { ImageInput } from "../media/image-processor.js";
 import type { Conversation } from "../tokenizer/api.js";
@@ -22,7 +23,7 @@ import type {
 import type { Filled, FillMaskOptions } from "./fill-mask.js";
 import type { Answer, Question, QuestionAnsweringOptions } from "./question-answering.js";
 import type { SpeechRecognitionOptions, Transcript } from "./speech.js";
-import type { GeneratedChat, GeneratedIds, GeneratedText, TextGenerationOptions } from "./text-generation.js";
+import type { GeneratedChat, GeneratedIds, GeneratedText, Parsed, TextGenerationOptions } from "./text-generation.js";
 import type { Text2TextOptions } from "./text2text.js";
 import type { Entity, TokenClassificationOptions, TokenLabel } from "./token-classification.js";
 
@@ -40,12 +41,20 @@ interface Ids {
   readonly return_tensors: true;
 }
 
+/** Options with which texts are JSON of a schema. */
+type Typed<S extends SchemaInput> = Call<TextGenerationOptions> & { readonly json_schema: S };
+
 export interface TextGeneration {
   (input: string | Conversation, options: Call<TextGenerationOptions> & Ids): Promise<GeneratedIds[]>;
   (
     inputs: readonly string[] | readonly Conversation[],
     options: Call<TextGenerationOptions> & Ids,
   ): Promise<GeneratedIds[][]>;
+  /** With the value of each new text. */
+  <S extends SchemaInput>(text: string, options: Typed<S>): Promise<(GeneratedText & Parsed<S>)[]>;
+  <S extends SchemaInput>(texts: readonly string[], options: Typed<S>): Promise<(GeneratedText & Parsed<S>)[][]>;
+  <S extends SchemaInput>(chat: Conversation, options: Typed<S>): Promise<(GeneratedChat & Parsed<S>)[]>;
+  <S extends SchemaInput>(chats: readonly Conversation[], options: Typed<S>): Promise<(GeneratedChat & Parsed<S>)[][]>;
   (text: string, options?: Call<TextGenerationOptions>): Promise<GeneratedText[]>;
   (texts: readonly string[], options?: Call<TextGenerationOptions>): Promise<GeneratedText[][]>;
   /** Chats: messages with `role` and `content`. */

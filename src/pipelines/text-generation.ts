@@ -4,6 +4,8 @@ import { isList, listOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { choice, flag, type Options, omit, pick, such, text } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
+import { STRUCTURED_FIELDS } from "../generate/grammar/options.js";
+import { parseOutput, type SchemaInput, type SchemaValue } from "../generate/grammar/standard-schema.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { GENERATE } from "../generate/options.js";
 import { type ConfigJson, trainedContext } from "../nn/architecture.js";
@@ -57,6 +59,11 @@ export interface GeneratedText {
 /** A continued chat; without `return_full_text` the new message's text alone. */
 export interface GeneratedChat {
   readonly generated_text: ChatMessage[] | string;
+}
+/** With `json_schema`. */
+export interface Parsed<S extends SchemaInput> {
+  /** The value of the new text; null if it ended by its length, or if the schema's validator refuses it. */
+  readonly parsed: SchemaValue<S> | null;
 }
 /** With `return_tensors`. */
 export interface GeneratedIds {
@@ -184,10 +191,11 @@ export const textGeneration = kind({
         const texts = await model.generate({ ...padded, ...how, max_new_tokens: tokens, tokenizer });
         const each = texts.length / batch.length;
         const width = padded.input_ids[0]!.length;
-        return batch.map(({ n }, row) =>
-          texts
-            .slice(row * each, (row + 1) * each)
-            .map((ids) => shown(items[n]!, rows[row]!, ids.slice(width), tokenizer, options)),
+        return await Promise.all(
+          batch.map(({ n }, row) => {
+            const own = texts.slice(row * each, (row + 1) * each).map((ids) => ids.slice(width));
+            return Promise.all(own.map((ids) => shown(items[n]!, rows[row]!, ids, tokenizer, options)));
+          }),
         );
       },
       ({ tokens }) => tokens,
@@ -210,15 +218,34 @@ function newTokens({ max_new_tokens, max_length }: GenerationOptions, inFile: Co
   });
 }
 
-function shown(
+/** A text that is to be as the call says is not cleaned up, which would change it. */
+const isExact = (options: TextGenerationOptions): boolean =>
+  STRUCTURED_FIELDS.some((name) => options[name] !== undefined);
+
+async function shown(
   prompt: string | Conversation,
   before: readonly number[],
   ids: readonly number[],
   tokenizer: PreTrainedTokenizer,
   options: TextGenerationOptions,
-): GeneratedText | GeneratedChat | GeneratedIds {
-  const { return_tensors, return_full_text = true, skip_special_tokens = true, clean_up_tokenization_spaces } = options;
+): Promise<((GeneratedText | GeneratedChat) & Partial<Parsed<SchemaInput>>) | GeneratedIds> {
+  const { json_schema, return_tensors } = options;
   if (return_tensors) return { generated_token_ids: [...before, ...ids] };
+  const generated = shownText(prompt, before, ids, tokenizer, options);
+  if (json_schema === undefined) return generated;
+  const exact = newText(tokenizer, before, ids, { skip_special_tokens: true, clean_up_tokenization_spaces: false });
+  return { ...generated, parsed: await parseOutput(json_schema, exact) };
+}
+
+function shownText(
+  prompt: string | Conversation,
+  before: readonly number[],
+  ids: readonly number[],
+  tokenizer: PreTrainedTokenizer,
+  options: TextGenerationOptions,
+): GeneratedText | GeneratedChat {
+  const { return_full_text = true, skip_special_tokens = true } = options;
+  const { clean_up_tokenization_spaces = isExact(options) ? false : undefined } = options;
   const fresh = newText(tokenizer, before, ids, { skip_special_tokens, clean_up_tokenization_spaces });
   if (!return_full_text) return { generated_text: fresh };
   if (isText(prompt)) return { generated_text: prompt + fresh };

@@ -48,7 +48,7 @@ function whole(make: () => Step): Step {
 }
 
 /** The byte of a byte-fallback token such as `<0xE2>`. */
-function fallbackByte(token: string): number | undefined {
+export function fallbackByte(token: string): number | undefined {
   return /^<0x[0-9A-Fa-f]{2}>$/.test(token) ? Number.parseInt(token.slice(3, 5), 16) : undefined;
 }
 
@@ -98,13 +98,14 @@ function metaspace(config: JsonObject, joined: boolean): Step {
   return each((token, i) => token.replaceAll(mark, (joined || i === 0) && !keep ? "" : " "));
 }
 
-function wordPiece(config: JsonObject): Step {
+/** What a word or a part of one adds to a text, by its number in it. */
+export function wordPieceOf(config: JsonObject): (token: string, index: number) => string {
   const prefix = String(config.prefix ?? "");
-  return each((token, i) => {
+  return (token, i) => {
     const continues = prefix !== "" && token.startsWith(prefix);
     const text = i === 0 ? token : continues ? token.slice(prefix.length) : ` ${token}`;
     return config.cleanup === true ? tidy(text) : text;
-  });
+  };
 }
 
 /** The clean-up of decoders knows one rule more than that of tokenizers. */
@@ -168,7 +169,7 @@ function frames(config: JsonObject): Step {
 }
 
 /** Removes up to `start` and `stop` times `content` from the two ends of a token. */
-function strip(config: JsonObject): (token: string) => string {
+export function stripOf(config: JsonObject): (token: string) => string {
   const content = String(config.content ?? " ");
   const [start, stop] = [Number(config.start ?? 0), Number(config.stop ?? 0)];
   return (token) => {
@@ -233,13 +234,13 @@ function trimStream(): Step {
 }
 
 /** A component with the pattern of a Replace, which is translated once. */
-interface Part {
+export interface Part {
   readonly config: JsonObject;
   readonly pattern: RegExp | string;
   readonly run: (text: string, most: number) => string;
 }
 
-function partOf(file: string, config: JsonObject): Part {
+export function partOf(file: string, config: JsonObject): Part {
   const { pattern: given } = config;
   const literal = isObject(given) && typeof given.Regex !== "string";
   const pattern = config.type !== "Replace" ? "" : literal ? String(given.String) : patternOf(file, KEY, given);
@@ -268,9 +269,9 @@ function stepOf({ config, run }: Part): Step {
         end: () => {},
       };
     case "Strip":
-      return each(strip(config));
+      return each(stripOf(config));
     case "WordPiece":
-      return wordPiece(config);
+      return each(wordPieceOf(config));
     default: // Fuse: its pieces are joined anyway
       return each((token) => token);
   }

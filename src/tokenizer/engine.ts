@@ -13,6 +13,7 @@ import { buildNormalizer, type Normalized, type Normalizer } from "./normalize.j
 import { Placement, trimsOf } from "./placement.js";
 import { buildPreTokenizer, type PreTokenizer } from "./pre-tokenize.js";
 import { wellFormed } from "./text.js";
+import { type TokenBytes, tokenBytes } from "./token-bytes.js";
 import type { AddedToken, TokenizerJson } from "./tokenizer-json.js";
 
 export { cleanUp } from "./replace.js";
@@ -82,6 +83,8 @@ export interface Tokenizer {
   id_to_token(id: number): string | undefined;
   /** Every token with its id, added ones included. */
   get_vocab(): Map<string, number>;
+  /** The bytes that each token adds to a text. @throws OctavoError where they depend on the tokens around it */
+  token_bytes(): TokenBytes;
 }
 
 /** Characters that normalizers may read while they normalize added tokens. */
@@ -104,10 +107,12 @@ export class JsonTokenizer implements Tokenizer {
   readonly #trims: ReturnType<typeof trimsOf>;
   readonly #added = new Map<string, number>(); // ids of added tokens
   readonly #tokens: Map<number, string>;
+  #bytes: TokenBytes | undefined; // made on first use
   readonly #banned: ReadonlySet<number> | undefined; // special tokens, which text that is not trusted may not become
   readonly #raw: AddedTokenCutter; // tokens looked for before normalization
   readonly #normalized: AddedTokenCutter; // and after
   readonly #single: Frame;
+  readonly #suffix: string | undefined;
   #pair: Frame | undefined; // made on first use: few tokenizers ever see a pair
 
   /**
@@ -122,11 +127,8 @@ export class JsonTokenizer implements Tokenizer {
     this.#preTokenize = buildPreTokenizer(file, json.pre_tokenizer);
     this.#model = buildModel(json);
     const suffix = json.model.end_of_word_suffix;
-    this.#beginDecoding = buildDecoder(
-      file,
-      json.decoder,
-      typeof suffix === "string" && suffix !== "" ? suffix : undefined,
-    );
+    this.#suffix = typeof suffix === "string" && suffix !== "" ? suffix : undefined;
+    this.#beginDecoding = buildDecoder(file, json.decoder, this.#suffix);
     this.#tokens = new Map();
     for (const [id, [token]] of scores.entries()) this.#tokens.set(id, token);
     for (const [token, id] of vocab) this.#tokens.set(id, token);
@@ -297,6 +299,15 @@ export class JsonTokenizer implements Tokenizer {
 
   get_vocab(): Map<string, number> {
     return new Map([...this.#json.vocab, ...this.#added]);
+  }
+
+  token_bytes(): TokenBytes {
+    if (this.#bytes) return this.#bytes;
+    const { file, decoder } = this.#json;
+    const without = new Set([...(this.#banned ?? []), ...this.special_ids]);
+    if (this.unk_token_id !== undefined) without.add(this.unk_token_id);
+    this.#bytes = tokenBytes(file, decoder, this.#tokens, without, this.#suffix);
+    return this.#bytes;
   }
 
   #makeFrame(pair: boolean): Frame {

@@ -2,12 +2,15 @@
 
 import type { Device } from "../../core/device.js";
 import { OptionError } from "../../core/errors.js";
+import type { Options } from "../../core/options.js";
 import { cacheDType } from "../../nn/cache.js";
 import type { CausalLM } from "../../nn/decoder.js";
 import type { FloatDType } from "../../nn/weight.js";
 import { LoadedModel } from "../base.js";
 import { rowsPerPrompt } from "../beam-config.js";
 import type { GenerationConfig } from "../config.js";
+import { structuredOption } from "../grammar/constraint.js";
+import type { STRUCTURED } from "../grammar/options.js";
 import type { Batch } from "../inputs.js";
 import { modeOption } from "../mode-options.js";
 import { AssistantDrafter } from "./assistant.js";
@@ -21,7 +24,7 @@ interface Assistant {
   readonly module: CausalLM;
 }
 
-interface DraftOptions {
+interface DraftOptions extends Options<typeof STRUCTURED> {
   readonly assistant_model?: Assistant;
 }
 
@@ -37,7 +40,9 @@ export function checkDrafting(model: Assistant, config: GenerationConfig, option
   if (draftsOf(config, options) === 0) return;
   const name = assistant ? "assistant_model" : "prompt_lookup_num_tokens";
   const problem =
-    assistant && config.prompt_lookup_num_tokens > 0 ? "prompt_lookup_num_tokens" : modeOption(config.mode);
+    assistant && config.prompt_lookup_num_tokens > 0
+      ? "prompt_lookup_num_tokens"
+      : (modeOption(config.mode) ?? structuredOption(options));
   if (problem) throw new OptionError(`${name} cannot be combined with ${problem}`, { details: { option: name } });
 }
 

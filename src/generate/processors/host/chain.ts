@@ -3,10 +3,12 @@
 import { OptionError } from "../../../core/errors.js";
 import { rowsPerPrompt } from "../../beam-config.js";
 import type { GenerationConfig } from "../../config.js";
+import type { Constraint } from "../../grammar/constraint.js";
 import { Guidance } from "../../guidance.js";
 import { modeOption } from "../../mode-options.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
+import type { TokenMasks } from "../masked.js";
 import { hasPenalties } from "../penalties.js";
 import { suppresses } from "../suppressed.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
@@ -16,6 +18,8 @@ export interface HostPart {
   /** For the device. */
   readonly config: GenerationConfig;
   readonly processors: readonly HostProcessor[];
+  /** What may follow, if the host does nothing else: then the device does it. */
+  readonly masks?: TokenMasks | undefined;
 }
 
 interface OwnProcessors {
@@ -24,6 +28,8 @@ interface OwnProcessors {
   /** Scores to keep: then the host does everything. */
   readonly kept?: Kept | undefined;
   readonly assistant_model?: unknown;
+  /** What the texts are. It comes after all that may change what is likely, and before the temperature. */
+  readonly constraint?: Constraint | undefined;
 }
 
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
@@ -37,7 +43,7 @@ const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_s
  */
 export function onHost(
   config: GenerationConfig,
-  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept, assistant_model }: OwnProcessors,
+  { logits_processor = [], prefix_allowed_tokens_fn: allowed, kept, assistant_model, constraint }: OwnProcessors,
   encoder?: readonly (readonly number[])[],
 ): HostPart {
   const { host = {}, beams, do_sample, max_new_tokens, mode } = config;
@@ -45,8 +51,11 @@ export function onHost(
   // Guesses are checked several at a time: what depends on the tokens before is then the host's.
   const drafting = assistant_model !== undefined || config.prompt_lookup_num_tokens > 0;
   const penalized = hasPenalties(config) || suppresses(config);
-  if (config.host === undefined && !allowed && !kept && !(drafting && penalized))
-    return { config, processors: logits_processor };
+  const masking = constraint ? [constraint.processor(num_beams > 1)] : [];
+  if (config.host === undefined && !allowed && !kept && !(drafting && penalized)) {
+    if (logits_processor.length === 0) return { config, processors: [], masks: constraint };
+    return { config, processors: [...logits_processor, ...masking] };
+  }
   const guided = mode.guidance_scale === undefined ? [] : [new Guidance(mode.guidance_scale)];
   // Where tokens are chosen by scores of the host's, or by those of two rows, the device has none of the penalties.
   const counted = num_beams > 1 || drafting || modeOption(mode) !== undefined;
@@ -126,6 +135,7 @@ export function onHost(
     at(text, allowed),
     ...(counted ? [penaltiesOf(config)] : []),
     ...logits_processor,
+    ...masking,
     ...last,
     ...ends(end),
   ];

@@ -1,5 +1,6 @@
 // The host's state of one request in a decode session.
 
+import { OptionError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import type { SamplingConfig } from "./config.js";
 import type { Ends } from "./ending.js";
@@ -123,4 +124,26 @@ export class Sequence {
     }
     return tokens;
   }
+}
+
+/**
+ * The sequences of requests for a session's rows.
+ * @param session its rows, and the most tokens of each
+ * @throws OptionError for a row that is none of them or given twice, and for a text that is empty or does not fit
+ */
+export function sequencesOf(
+  requests: readonly RowRequest[],
+  { rows, capacity }: { readonly rows: number; readonly capacity: number },
+): Sequence[] {
+  for (const { row, prompt, config } of requests) {
+    const taken = requests.filter((other) => other.row === row).length > 1;
+    if (!(row >= 0 && row < rows) || taken) {
+      throw new OptionError(`row ${row} is not one of the session's ${rows}, or given twice`);
+    }
+    if (prompt.length === 0) throw new OptionError(`the text of row ${row} is empty`);
+    const tokens = prompt.length + config.max_new_tokens;
+    if (tokens <= capacity) continue;
+    throw new OptionError(`a text of ${tokens} tokens does not fit a row of ${capacity}`);
+  }
+  return requests.map((request) => new Sequence(request));
 }

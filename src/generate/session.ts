@@ -6,9 +6,7 @@
 import type { Device } from "../core/device.js";
 import { AbortError, OptionError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
-import type { AttentionChoice } from "../nn/pass.js";
 import { copyInto } from "../ops/copy.js";
 import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
@@ -18,46 +16,9 @@ import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
 import { StepRecordings } from "./recordings.js";
 import { placesOf, RowStates } from "./row-states.js";
-import { type RequestConfig, type RowRequest, type RowToken, Sequence } from "./sequence.js";
+import { type RequestConfig, type RowRequest, type RowToken, type Sequence, sequencesOf } from "./sequence.js";
+import type { PrefillOptions, SessionOptions } from "./session-options.js";
 import { chooseAll, lanesOf } from "./verify.js";
-
-export interface SessionOptions {
-  /** Texts at a time. */
-  readonly rows: number;
-  /** Most tokens of a row's text, prompt and new ones. */
-  readonly capacity: number;
-  readonly cache_dtype: CacheDType;
-  /** Called for each row of each step, in this order. They disable pipelining. */
-  readonly processors?: readonly HostProcessor[];
-  /**
-   * Which tokens may follow each text. A step's forward pass runs while the host makes the masks, for which it needs the tokens of the step
-   * before.
-   */
-  readonly masks?: TokenMasks | undefined;
-  /** Encoder-decoders: the encoder's output for each row; the caller disposes it after the session. */
-  readonly cross?: CrossCache;
-  /** How attention is computed; by default as the model has it. */
-  readonly attention?: AttentionChoice | undefined;
-  /** Keep the log-probability of each token. */
-  readonly scores?: boolean;
-  /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */
-  readonly keep?: boolean;
-  /**
-   * The second half of the rows are the texts of the first half without their condition: they get the same tokens, end with them,
-   * and are seen by processors beside them alone.
-   */
-  readonly guided?: boolean;
-  /** Processors get the last hidden states of each row's tokens, its prompt's too. */
-  readonly states?: boolean;
-}
-
-export interface PrefillOptions {
-  readonly signal?: AbortSignal;
-  /** Tokens of a chunk, for tests. */
-  readonly chunk?: number;
-  /** Gets the number of tokens that are known to be in the cache, after each chunk but the last. */
-  readonly ran?: (tokens: number) => void;
-}
 
 export class DecodeSession implements Disposable {
   readonly rows: number;
@@ -156,7 +117,7 @@ export class DecodeSession implements Disposable {
    * @returns tokens of each text that were in the cache
    */
   async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<number[]> {
-    const resumed = this.#checked(requests);
+    const resumed = sequencesOf(requests, this);
     for (const next of resumed) {
       const before = this.#sequences[next.row];
       this.#sequences[next.row] = next;
@@ -305,27 +266,13 @@ export class DecodeSession implements Disposable {
     return this.#sequences.filter((sequence): sequence is Sequence => sequence?.ready === true);
   }
 
-  #checked(requests: readonly RowRequest[]): Sequence[] {
-    for (const { row, prompt, config } of requests) {
-      const taken = requests.filter((other) => other.row === row).length > 1;
-      if (!(row >= 0 && row < this.rows) || taken) {
-        throw new OptionError(`row ${row} is not one of the session's ${this.rows}, or given twice`);
-      }
-      if (prompt.length === 0) throw new OptionError(`the text of row ${row} is empty`);
-      const tokens = prompt.length + config.max_new_tokens;
-      if (tokens <= this.capacity) continue;
-      throw new OptionError(`a text of ${tokens} tokens does not fit a row of ${this.capacity}`);
-    }
-    return requests.map((request) => new Sequence(request));
-  }
-
   #checkFree(row: number): void {
     if (row >= 0 && row < this.rows && !this.#sequences[row]) return;
     throw new OptionError(`row ${row} is not a free row of the session's ${this.rows}`);
   }
 
   #seat(requests: readonly RowRequest[]): Sequence[] {
-    const sequences = this.#checked(requests);
+    const sequences = sequencesOf(requests, this);
     for (const { row } of sequences) this.#checkFree(row);
     for (const sequence of sequences) {
       this.#sequences[sequence.row] = sequence;

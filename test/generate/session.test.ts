@@ -9,7 +9,8 @@ import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { NgramDrafter } from "../../src/generate/drafters/ngram.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import type { RequestConfig, RowToken } from "../../src/generate/sequence.js";
-import { DecodeSession, type SessionOptions } from "../../src/generate/session.js";
+import { DecodeSession } from "../../src/generate/session.js";
+import type { SessionOptions } from "../../src/generate/session-options.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 

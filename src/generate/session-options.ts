@@ -1,0 +1,44 @@
+// What a decode session is made for, and how prompts are read into it.
+
+import type { CacheDType, CrossCache } from "../nn/cache.js";
+import type { AttentionChoice } from "../nn/pass.js";
+import type { HostProcessor } from "./processors/host-processor.js";
+import type { TokenMasks } from "./processors/masked.js";
+
+export interface SessionOptions {
+  /** Texts at a time. */
+  readonly rows: number;
+  /** Most tokens of a row's text, prompt and new ones. */
+  readonly capacity: number;
+  readonly cache_dtype: CacheDType;
+  /** Called for each row of each step, in this order. They disable pipelining. */
+  readonly processors?: readonly HostProcessor[];
+  /**
+   * Which tokens may follow each text. A step's forward pass runs while the host makes the masks, for which it needs the tokens of the step
+   * before.
+   */
+  readonly masks?: TokenMasks | undefined;
+  /** Encoder-decoders: the encoder's output for each row; the caller disposes it after the session. */
+  readonly cross?: CrossCache;
+  /** How attention is computed; by default as the model has it. */
+  readonly attention?: AttentionChoice | undefined;
+  /** Keep the log-probability of each token. */
+  readonly scores?: boolean;
+  /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */
+  readonly keep?: boolean;
+  /**
+   * The second half of the rows are the texts of the first half without their condition: they get the same tokens, end with them,
+   * and are seen by processors beside them alone.
+   */
+  readonly guided?: boolean;
+  /** Processors get the last hidden states of each row's tokens, its prompt's too. */
+  readonly states?: boolean;
+}
+
+export interface PrefillOptions {
+  readonly signal?: AbortSignal;
+  /** Tokens of a chunk, for tests. */
+  readonly chunk?: number;
+  /** Gets the number of tokens that are known to be in the cache, after each chunk but the last. */
+  readonly ran?: (tokens: number) => void;
+}

@@ -35,7 +35,7 @@ export interface Weight extends Disposable {
   /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4", "int4", "e2m1". */
   readonly scheme: string;
   /** How its products may round, where its scheme has a choice. */
-  readonly compute?: "f32" | "bf16" | "int8";
+  readonly compute?: "f32" | "bf16" | "int8" | undefined;
   /** Its tensors on the device: the matrix, and its scales or tables. */
   readonly tensors: readonly Tensor[];
   /** The tensors that can have gradients: floats. Empty for codes, which are frozen. */

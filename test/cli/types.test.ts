@@ -69,11 +69,11 @@ test("the options that users name come from those parts, not from a table whose 
   for (const [file, words] of [
     [
       "generate/config.d.ts",
-      "GenerationOptions extends Options<typeof OWN>, Options<typeof IDS>, Options<typeof ENDING>, Options<typeof PROCESSORS>, Options<typeof BEAMS>, Options<typeof CACHE>",
+      "GenerationOptions extends Options<typeof OWN>, Options<typeof IDS>, Options<typeof ENDING>, Options<typeof PROCESSORS>, Options<typeof BEAMS>, Options<typeof MODES>, Options<typeof CACHE>",
     ],
     ["generate/options.d.ts", "FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE>"],
     ["generate/options.d.ts", "TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE>"],
-    ["generate/options.d.ts", "GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof RUN>"],
+    ["generate/options.d.ts", "GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof STRUCTURED>, Options<typeof RUN>"],
     ["quant/config.d.ts", "BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES>"],
   ] as const) {
     expect(declared(file)).toContain(words);

@@ -84,9 +84,9 @@ class Builder {
     if ("set" in expr) return this.#set(expr.set, from);
     if ("all" in expr) return expr.all.reduce((at, part) => this.add(part, at), from);
     if ("of" in expr) return this.#repeat(expr.of, expr.min, expr.max, from);
-    if ("any" in expr) {
+    if ("oneOf" in expr) {
       const to = this.state();
-      for (const one of expr.any) {
+      for (const one of expr.oneOf) {
         const begin = this.state();
         push(this.free, from, begin);
         push(this.free, this.add(one, begin), to);
@@ -202,7 +202,7 @@ function sizeOf(expr: Expr, most: number): number {
   };
   if ("set" in expr) return expr.set.length > 8 ? expr.set.length : 1;
   if ("all" in expr) return sum(expr.all);
-  if ("any" in expr) return sum(expr.any);
+  if ("oneOf" in expr) return sum(expr.oneOf);
   if ("of" in expr) return sum([expr.of], expr.max === Number.POSITIVE_INFINITY ? expr.min + 1 : expr.max);
   if ("graph" in expr) return sum(expr.graph.edges.map(({ by }) => by));
   return Number.POSITIVE_INFINITY;
@@ -212,7 +212,7 @@ function sizeOf(expr: Expr, most: number): number {
 function canBeEmpty(expr: Expr): boolean {
   if ("set" in expr) return false;
   if ("all" in expr) return expr.all.every(canBeEmpty);
-  if ("any" in expr) return expr.any.some(canBeEmpty);
+  if ("oneOf" in expr) return expr.oneOf.some(canBeEmpty);
   if ("of" in expr) return expr.min === 0 || canBeEmpty(expr.of);
   return true;
 }

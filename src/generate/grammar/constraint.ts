@@ -92,7 +92,7 @@ function grammarOf(option: keyof Structured, { json_schema, regex, grammar, choi
     case "grammar":
       return gbnfGrammar(grammar!);
     default:
-      return { rules: [{ name: "root", body: { any: choices!.map(literal) } }] };
+      return { rules: [{ name: "root", body: { oneOf: choices!.map(literal) } }] };
   }
 }
 

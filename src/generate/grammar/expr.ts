@@ -10,7 +10,7 @@ export type Expr =
   /** One after the other. */
   | { readonly all: readonly Expr[] }
   /** One of them. */
-  | { readonly any: readonly Expr[] }
+  | { readonly oneOf: readonly Expr[] }
   | { readonly of: Expr; readonly min: number; readonly max: number }
   /** What a rule of the grammar says, by its number. */
   | { readonly rule: number }
@@ -41,7 +41,7 @@ export interface Grammar {
 }
 
 export const EMPTY: Expr = { all: [] };
-export const NOTHING: Expr = { any: [] };
+export const NOTHING: Expr = { oneOf: [] };
 
 /** The text itself. */
 export function literal(text: string): Expr {
@@ -49,7 +49,7 @@ export function literal(text: string): Expr {
 }
 
 export const seq = (...all: readonly Expr[]): Expr => ({ all });
-export const either = (...any: readonly Expr[]): Expr => ({ any });
+export const either = (...oneOf: readonly Expr[]): Expr => ({ oneOf });
 export const repeat = (of: Expr, min: number, max = Number.POSITIVE_INFINITY): Expr => ({ of, min, max });
 export const maybe = (of: Expr): Expr => repeat(of, 0, 1);
 
@@ -87,9 +87,9 @@ function setGraph(
       return to;
     }
     if ("all" in one) return one.all.reduce((at, part) => build(part, at), from);
-    if ("any" in one) {
+    if ("oneOf" in one) {
       const to = state();
-      for (const option of one.any) {
+      for (const option of one.oneOf) {
         const begin = state();
         free[from]!.push(begin);
         free[build(option, begin)]!.push(to);
@@ -183,7 +183,7 @@ export function both(a: Expr, b: Expr, option: string): Expr {
 export function spelled(expr: Expr, spell: (set: CharSet) => Expr): Expr {
   if ("set" in expr) return spell(expr.set);
   if ("all" in expr) return { all: expr.all.map((part) => spelled(part, spell)) };
-  if ("any" in expr) return { any: expr.any.map((part) => spelled(part, spell)) };
+  if ("oneOf" in expr) return { oneOf: expr.oneOf.map((part) => spelled(part, spell)) };
   if ("of" in expr) return { ...expr, of: spelled(expr.of, spell) };
   if ("rule" in expr) return expr;
   const { graph } = expr;

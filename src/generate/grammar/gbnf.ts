@@ -91,13 +91,13 @@ class Reader {
 
   #options(inside: boolean): Expr {
     if (++this.#depth > DEEPEST) this.refuse(`more than ${DEEPEST} groups inside each other`);
-    const any = [this.#sequence(inside)];
+    const oneOf = [this.#sequence(inside)];
     while (this.#takes("|")) {
       this.#blanks(true);
-      any.push(this.#sequence(inside));
+      oneOf.push(this.#sequence(inside));
     }
     this.#depth--;
-    return any.length === 1 ? any[0]! : { any };
+    return oneOf.length === 1 ? oneOf[0]! : { oneOf };
   }
 
   #sequence(inside: boolean): Expr {

@@ -40,7 +40,7 @@ function spell(set: CharSet): Expr {
       options.push(literal(`\\u${code.toString(16).padStart(4, "0")}`));
     }
   }
-  return options.length === 1 ? options[0]! : { any: options };
+  return options.length === 1 ? options[0]! : { oneOf: options };
 }
 
 const DATE =
@@ -95,7 +95,7 @@ export function stringExpr({ minLength = 0, maxLength, pattern, format }: String
     ...(format === undefined ? [] : [regexExpr(FORMATS[format]!, option)]),
   ];
   const quoted = (body: Expr): Expr => seq(literal('"'), body, literal('"'));
-  if (minLength > most) return { any: [] };
+  if (minLength > most) return { oneOf: [] };
   if (parts.length === 0) return quoted(repeat(CHAR, minLength, most));
   if (minLength > 0 || maxLength !== undefined) parts.push(repeat({ set: ANY }, minLength, most));
   return quoted(

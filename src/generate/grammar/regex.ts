@@ -70,11 +70,11 @@ class Reader {
     } catch (error) {
       this.refuse((error as Error).message);
     }
-    const any: Expr[] = [];
-    do any.push(this.#whole());
+    const oneOf: Expr[] = [];
+    do oneOf.push(this.#whole());
     while (this.#takes("|"));
     if (this.#at < source.length) this.refuse(`a \`${source[this.#at]}\` without its begin`);
-    return { any };
+    return { oneOf };
   }
 
   #takes(text: string): boolean {
@@ -98,10 +98,10 @@ class Reader {
 
   #options(): Expr {
     if (++this.#depth > DEEPEST) this.refuse(`more than ${DEEPEST} groups inside each other`);
-    const any = [this.#sequence()];
-    while (this.#takes("|")) any.push(this.#sequence());
+    const oneOf = [this.#sequence()];
+    while (this.#takes("|")) oneOf.push(this.#sequence());
     this.#depth--;
-    return any.length === 1 ? any[0]! : { any };
+    return oneOf.length === 1 ? oneOf[0]! : { oneOf };
   }
 
   #sequence(): Expr {

@@ -35,13 +35,9 @@ export const SAMPLING = ["doSample", "topK", "topP", "minP"];
 export const DEFAULT_NEW_TOKENS = 128;
 
 /** @throws OptionError for a temperature above 0 where no token is sampled */
-export function checkTemperature(
-  { temperature, prompt_lookup_num_tokens }: GenerationOptions,
-  flags: GenerateFlags,
-): void {
-  if (!temperature || !(flags.greedy || prompt_lookup_num_tokens)) return;
-  const other = flags.greedy ? "--greedy" : "--prompt-lookup";
-  throw new OptionError(`--temperature ${temperature} samples, and cannot be used with ${other}`, {
+export function checkTemperature({ temperature }: GenerationOptions, flags: GenerateFlags): void {
+  if (!temperature || !flags.greedy) return;
+  throw new OptionError(`--temperature ${temperature} samples, and cannot be used with --greedy`, {
     hint: "leave one of them out; temperature 0 takes the likeliest token",
   });
 }
@@ -79,7 +75,7 @@ export function generationOptions(
   model: PreTrainedModel,
   room: number,
 ): GenerationOptions & { readonly seed: number } {
-  const { temperature, top_k, top_p, min_p, prompt_lookup_num_tokens } = given;
+  const { temperature, top_k, top_p, min_p } = given;
   const tuned = [temperature, top_k, top_p, min_p].some((value) => value !== undefined);
   return {
     ...given,
@@ -89,7 +85,7 @@ export function generationOptions(
       (typeof model.generation_config.max_new_tokens === "number"
         ? undefined
         : Math.max(1, Math.min(DEFAULT_NEW_TOKENS, room))),
-    do_sample: flags.greedy || prompt_lookup_num_tokens ? false : given.do_sample || tuned ? true : undefined,
+    do_sample: flags.greedy ? false : given.do_sample || tuned ? true : undefined,
     ...cacheOptions(flags.kvCache),
     // Drawn here, so that the report can name it.
     seed: given.seed ?? Math.floor(Math.random() * 2 ** 31),

@@ -53,7 +53,6 @@ export function generateCommand(): Command {
   const generation = addFlags(command, GENERATION);
   addFlags(command, STRUCTURED);
   generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
-  generation.prompt_lookup_num_tokens.conflicts([...SAMPLING, "repetitionPenalty", "batchFile"]);
   command
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
     .addOption(kvCacheOption())

@@ -73,7 +73,10 @@ test("the options that users name come from those parts, not from a table whose 
     ],
     ["generate/options.d.ts", "FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE>"],
     ["generate/options.d.ts", "TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE>"],
-    ["generate/options.d.ts", "GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof STRUCTURED>, Options<typeof RUN>"],
+    [
+      "generate/options.d.ts",
+      "GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof STRUCTURED>, Options<typeof RUN>",
+    ],
     ["quant/config.d.ts", "BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES>"],
   ] as const) {
     expect(declared(file)).toContain(words);

@@ -49,10 +49,12 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     return new PreTrainedModel(loaded as unknown as ConstructorParameters<typeof PreTrainedModel>[0], device, false);
   };
 
-  test.each([1, 4])(
+  // A step of a GPU in software takes 50 ms: there only the harder cases.
+  const soft = name === "webgpu";
+  test.each(soft ? [4] : [1, 4])(
     "guesses of %i tokens give what greedy decoding gives, in a batch too",
     async (num_assistant_tokens) => {
-      for (const eos_token_id of [null, 135]) {
+      for (const eos_token_id of soft ? [135] : [null, 135]) {
         for (const inputs of [
           { input_ids: [A] },
           {
@@ -60,8 +62,7 @@ describe.each(ALL_DEVICES)("%s", (name) => {
             attention_mask: [A.map(() => 1), A.map((_, t) => (t < 8 ? 0 : 1))],
           },
         ]) {
-          // A step of a GPU in software takes 50 ms.
-          const options = { ...inputs, max_new_tokens: name === "webgpu" ? 10 : 24, eos_token_id };
+          const options = { ...inputs, max_new_tokens: soft ? 10 : 24, eos_token_id };
           const want = await model.generate(options);
           for (const assistant_model of [good, bad]) {
             expect(await model.generate({ ...options, assistant_model, num_assistant_tokens })).toEqual(want);

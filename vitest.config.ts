@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** Suites that run on every device, WebGPU in software included. */
 const ON_ALL_DEVICES = [
@@ -25,8 +26,18 @@ const ALONE = [
 ];
 const folders = ON_ALL_DEVICES.join("|");
 
+/** Of the suites on every device those of all ops come first: at the end one of them would run alone for a minute. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ project, moduleId }: TestSpecification): number =>
+      project.name === "devices" ? (/[\\/]conformance[\\/]/.test(moduleId) ? 1 : 2) : 0;
+    return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
+  }
+}
+
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     // One more than the cores that are usual: many files wait for processes, browsers and servers.
     maxWorkers: 3,
     reporters: ["default", "./test/support/reporter.ts"],

@@ -4,9 +4,9 @@
 import type { FolderWriter, TensorToWrite } from "../checkpoints/folder.js";
 import { OctavoError, throwIfAborted } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
+import { partOf } from "../load/published.js";
 import { sizeOf } from "../load/save.js";
 import { StateTensor } from "../nn/state.js";
-import type { WeightPart } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import type { Adapter } from "./adapter.js";
 import { PREFIX } from "./read.js";
@@ -47,23 +47,6 @@ function partsOf({ config, places, replaced, biases }: Adapter): Map<string, () 
 /** The tensors of an adapter, by their names in its file; each is read from the device when it is asked for. */
 export function adapterState(adapter: Adapter): Map<string, StateTensor> {
   return new Map([...partsOf(adapter)].map(([name, make]) => [name, new StateTensor(partOf(name, make))]));
-}
-
-function partOf(name: string, make: () => Tensor): WeightPart {
-  using now = make();
-  return {
-    name,
-    dtype: "F32",
-    shape: now.shape,
-    async bytes() {
-      const tensor = make();
-      try {
-        return await tensor.readBytes();
-      } finally {
-        tensor.dispose();
-      }
-    },
-  };
 }
 
 /**

@@ -51,7 +51,7 @@ export async function storedParts(published: Published, dtype: FloatDType): Prom
   const { parameter, names, transposed } = published;
   if (parameter instanceof NormedParameter) return normedParts(published.name, parameter);
   if (!(parameter instanceof Matrix))
-    return [plainPart(published.name, parameter.shape, () => (parameter.own ?? parameter.value).alias())];
+    return [partOf(published.name, () => (parameter.own ?? parameter.value).alias(), parameter.shape)];
   const { weight, stored_shape } = parameter;
   const each = rowsOfExpert(parameter.shape, parameter.experts);
   if (weight.scheme === "dense" && transposed) {
@@ -60,20 +60,20 @@ export async function storedParts(published: Published, dtype: FloatDType): Prom
       const { dtype } = weight.tensors[0]!;
       return scope(() => contiguous(weight.dense(dtype as FloatDType).permute(1, 0)));
     };
-    return [{ ...plainPart(published.name, shape, turned), dtype: FLOATS[weight.tensors[0]!.dtype as FloatDType] }];
+    return [{ ...partOf(published.name, turned, shape), dtype: FLOATS[weight.tensors[0]!.dtype as FloatDType] }];
   }
   const lists = await Promise.all(names.map((name, e) => weight.parts(name, e * each, each, dtype)));
   if (stored_shape === undefined || weight.scheme !== "dense") return lists.flat();
   return lists.flat().map((part) => ({ ...part, shape: stored_shape }));
 }
 
-/** A tensor that `make` gives; the caller of `bytes` needs it for that long. */
-function plainPart(name: string, shape: readonly number[], make: () => Tensor): WeightPart {
+/** A tensor that `make` gives; the caller of `bytes` needs it for that long. By default it is written in its own shape. */
+export function partOf(name: string, make: () => Tensor, shape?: readonly number[]): WeightPart {
   using now = make();
   return {
     name,
     dtype: FLOATS[now.dtype as FloatDType],
-    shape,
+    shape: shape ?? now.shape,
     async bytes() {
       const tensor = make();
       try {
@@ -90,7 +90,7 @@ function plainPart(name: string, shape: readonly number[], make: () => Tensor): 
  * magnitudes, so the product is the weight up to the last bit of a norm.
  */
 async function normedParts(name: string, parameter: NormedParameter): Promise<WeightPart[]> {
-  const direction = plainPart(`${name}_v`, parameter.shape, () => parameter.value.alias());
+  const direction = partOf(`${name}_v`, () => parameter.value.alias(), parameter.shape);
   const floats = await parameter.value.readFloats();
   const { dim, shape, magnitudes } = parameter;
   const inner = elementsOf(shape.slice(dim + 1));

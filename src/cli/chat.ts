@@ -14,20 +14,11 @@ import { Turns } from "../generate/turns.js";
 import { SOURCE } from "../load/options.js";
 import { writing } from "../sources/file-errors.js";
 import type { ChatMessage, PreTrainedTokenizer } from "../tokenizer/api.js";
-import {
-  A_MODEL,
-  addFlags,
-  deviceOption,
-  jsonOption,
-  kvCacheOption,
-  optionsOf,
-  sourceOptions,
-  threadsOption,
-} from "./arguments.js";
+import { A_MODEL, addFlags, kvCacheOption, optionsOf } from "./arguments.js";
 import { Messages } from "./chat-messages.js";
 import { EXIT, onInterrupt } from "./failures.js";
 import { checkTemperature, type GenerateFlags, generationOptions, SAMPLING } from "./generate-options.js";
-import { addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
+import { addRunFlags, addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
 import { bytes, dim, isInteractive, note, plural, print, warner } from "./output.js";
 import { PromptBar } from "./progress.js";
 import { readText } from "./text.js";
@@ -62,16 +53,8 @@ export function chatCommand(): Command {
     .option("--system <text>", "how the model shall behave");
   addWeightFlags(command).optionsGroup("Generation (defaults: the model's own):");
   addFlags(command, OPTIONS).max_new_tokens.description += ` (default: ${LONGEST_ANSWER})`;
-  command
-    .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
-    .addOption(kvCacheOption())
-    .optionsGroup("Where:")
-    .addOption(deviceOption())
-    .addOption(threadsOption());
-  return sourceOptions(command)
-    .optionsGroup("Output:")
-    .addOption(jsonOption())
-    .option("-q, --quiet", "nothing on stderr but errors")
+  command.addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING)).addOption(kvCacheOption());
+  return addRunFlags(command)
     .addHelpText(
       "after",
       `

@@ -10,17 +10,7 @@ import { SOURCE, type SourceOptions } from "../load/options.js";
 import { trainedContext } from "../nn/architecture.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import {
-  A_MODEL,
-  addFlags,
-  deterministicOption,
-  deviceOption,
-  jsonOption,
-  kvCacheOption,
-  optionsOf,
-  sourceOptions,
-  threadsOption,
-} from "./arguments.js";
+import { A_MODEL, addFlags, deterministicOption, kvCacheOption, optionsOf } from "./arguments.js";
 import {
   checkTemperature,
   DEFAULT_NEW_TOKENS,
@@ -29,7 +19,7 @@ import {
   SAMPLING,
   structuredOptions,
 } from "./generate-options.js";
-import { addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
+import { addRunFlags, addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
 import { dim, isInteractive, note, print, printJson, warner } from "./output.js";
 import { PromptBar } from "./progress.js";
 import { readPrompts } from "./prompt.js";
@@ -57,13 +47,8 @@ export function generateCommand(): Command {
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
     .addOption(kvCacheOption())
     .optionsGroup("Where:")
-    .addOption(deviceOption())
-    .addOption(threadsOption())
     .addOption(deterministicOption());
-  return sourceOptions(command)
-    .optionsGroup("Output:")
-    .addOption(jsonOption())
-    .option("-q, --quiet", "nothing on stderr but errors")
+  return addRunFlags(command)
     .addHelpText(
       "after",
       `

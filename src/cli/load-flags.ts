@@ -11,7 +11,7 @@ import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { BITS_AND_BYTES, type BitsAndBytesOptions } from "../quant/config.js";
-import { addFlags, flagOf, optionsOf } from "./arguments.js";
+import { addFlags, deviceOption, flagOf, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
 import { EXIT, onInterrupt } from "./failures.js";
 import { isInteractive } from "./output.js";
 import { LoadingBar } from "./progress.js";
@@ -41,6 +41,15 @@ export function addWeightFlags(command: Command): Command {
       "products with bf16 weights (default: bfloat16) and 4-bit weights (default: the fastest, int8 on CPUs and bfloat16 on GPUs; exact: float32)",
     ).choices(["float32", "bfloat16", "int8"]),
   );
+}
+
+/** Adds the groups of flags that say where it runs, and what is printed. */
+export function addRunFlags(command: Command): Command {
+  command.optionsGroup("Where:").addOption(deviceOption()).addOption(threadsOption());
+  return sourceOptions(command)
+    .optionsGroup("Output:")
+    .addOption(jsonOption())
+    .option("-q, --quiet", "nothing on stderr but errors");
 }
 
 /** A signal for Ctrl-C; the second one ends the process. */

@@ -5,8 +5,8 @@ import { Command } from "commander";
 import { OptionError } from "../core/errors.js";
 import { AutoModelForCausalLM } from "../generate/auto.js";
 import { SAVE } from "../load/save.js";
-import { A_MODEL, deviceOption, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
-import { addWeightFlags, interruption, type LoadFlags, loadOn, loadOptions } from "./load-flags.js";
+import { A_MODEL, optionsOf } from "./arguments.js";
+import { addRunFlags, addWeightFlags, interruption, type LoadFlags, loadOn, loadOptions } from "./load-flags.js";
 import { bytes, note, print, printJson, warner } from "./output.js";
 
 interface MergeFlags extends LoadFlags {
@@ -20,16 +20,11 @@ export function mergeCommand(): Command {
     .argument("<model>", A_MODEL)
     .argument("<adapter>", "folder of an adapter, as peft saves it, or its id on the hub")
     .argument("<folder>", "the new folder");
-  addWeightFlags(command).optionsGroup("Where:");
-  command
+  addWeightFlags(command)
+    .optionsGroup("Where:")
     .option("--max-shard-size <size>", SAVE.max_shard_size.help!)
-    .option("--force", "replace a folder that holds files")
-    .addOption(deviceOption())
-    .addOption(threadsOption());
-  return sourceOptions(command)
-    .optionsGroup("Output:")
-    .addOption(jsonOption())
-    .option("-q, --quiet", "nothing on stderr but errors")
+    .option("--force", "replace a folder that holds files");
+  return addRunFlags(command)
     .addHelpText(
       "after",
       `

@@ -7,9 +7,9 @@ import { FROM_PRETRAINED } from "../generate/options.js";
 import { pipeline } from "../pipelines/node.js";
 import { kindNamed, TASKS } from "../pipelines/pipeline.js";
 import type { TaskName } from "../pipelines/signatures.js";
-import { A_MODEL, deviceOption, jsonOption, sourceOptions, threadsOption } from "./arguments.js";
+import { A_MODEL } from "./arguments.js";
 import { EXIT, onInterrupt } from "./failures.js";
-import { addWeightFlags, interruption, type LoadFlags, loadOn, loadOptions } from "./load-flags.js";
+import { addRunFlags, addWeightFlags, interruption, type LoadFlags, loadOn, loadOptions } from "./load-flags.js";
 import { print, printJson, table, warner } from "./output.js";
 import { readPrompts } from "./prompt.js";
 
@@ -42,11 +42,8 @@ export function runCommand(): Command {
         .argParser(named)
         .default({}, "none"),
     );
-  addWeightFlags(command).optionsGroup("Where:").addOption(deviceOption()).addOption(threadsOption());
-  return sourceOptions(command)
-    .optionsGroup("Output:")
-    .addOption(jsonOption())
-    .option("-q, --quiet", "nothing on stderr but errors")
+  addWeightFlags(command);
+  return addRunFlags(command)
     .addHelpText(
       "after",
       `

@@ -157,6 +157,7 @@ export class Adapters {
     const adapter = this.#adapters.get(name);
     if (!adapter) return;
     this.#adapters.delete(name);
+    if (this.size === 0) this.#state.enabled = true; // was said of those that are gone
     this.#state.active = this.#state.active.filter((one) => one !== name);
     for (const { matrix } of adapter.places) {
       const { weight } = matrix;

@@ -309,6 +309,14 @@ describe("on the CPU", () => {
     model.delete_adapter(["default", "mine"]);
   });
 
+  test("what was off is on again once all adapters are others", async () => {
+    const bare = await logitsOf(model);
+    await model.load_adapter(TWO);
+    model.disable_adapters().unload();
+    await model.load_adapter(TWO);
+    expect(off(await logitsOf(model), bare)).toBeGreaterThan(0.1);
+  });
+
   test("labels give the loss that is trained on, and generation beside it records nothing", async () => {
     model.add_adapter({ r: 2, lora_dropout: 0.5 });
     model.train();

@@ -239,11 +239,15 @@ export abstract class AdapterMethods extends LaterMethods {
    * @throws OptionError, OctavoError for matrices that cannot be merged, FormatError for values that are no numbers
    */
   async merge_adapter(
-    names?: readonly string[] | MergeOptions,
+    names?: readonly string[] | null | MergeOptions,
     safe_merge?: boolean,
   ): Promise<{ readonly errors: readonly MergeError[] }> {
-    const list = isList(names) ? (names as readonly string[]) : undefined;
-    const given = readOptions("merge_adapter", MERGE, list ? { adapter_names: list, safe_merge } : (names ?? {}));
+    const listed = names === undefined || names === null || isList(names);
+    const given = readOptions(
+      "merge_adapter",
+      MERGE,
+      listed ? { adapter_names: names ?? undefined, safe_merge } : names,
+    );
     return { errors: await this.#merge("merge_adapter", given) };
   }
 

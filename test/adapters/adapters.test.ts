@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { inverses, rowNorms } from "../../src/adapters/dora.js";
+import type { LoraLayer } from "../../src/adapters/weight.js";
 import type { Device } from "../../src/core/device.js";
 import { OctavoError, OptionError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
@@ -315,6 +316,16 @@ describe("on the CPU", () => {
     model.disable_adapters().unload();
     await model.load_adapter(TWO);
     expect(off(await logitsOf(model), bare)).toBeGreaterThan(0.1);
+  });
+
+  test("a safe merge refuses what is no number, also where no names are given", async () => {
+    model.add_adapter({ r: 2 });
+    for (const { data } of model.adapters!.get("default").places.map(({ layer }) => (layer as LoraLayer).b)) {
+      data.write(new Float32Array(data.size).fill(Number.NaN));
+    }
+    await expect(model.merge_adapter({ safe_merge: true })).rejects.toThrow(/no numbers/);
+    await expect(model.merge_adapter(undefined, true)).rejects.toThrow(/no numbers/);
+    await expect(model.merge_adapter(null, true)).rejects.toThrow(/no numbers/);
   });
 
   test("labels give the loss that is trained on, and generation beside it records nothing", async () => {

@@ -61,7 +61,7 @@ export class Merging {
 
   /** Those of `names` that are not in the weights yet, and the layers of each matrix. */
   #work(names: readonly string[]): { readonly added: readonly Adapter[]; readonly work: Map<Matrix, Place[]> } {
-    const added = names.filter((name) => !this.names.includes(name)).map((name) => this.#adapters.get(name));
+    const added = this.#adapters.together(names).filter(({ name }) => !this.names.includes(name));
     return { added, work: groupsOf(added) };
   }
 

@@ -127,13 +127,32 @@ export class Adapters {
     this.#apply();
   }
 
-  /** From now on these adapters work, and no others. @throws OptionError */
-  activate(names: readonly unknown[]): void {
-    const active = names.map((name) => this.get(name).name);
-    if (new Set(active).size < active.length) {
-      throw new OptionError(`set_adapter: a name is given twice in ${listed(active)}`);
+  /**
+   * Adapters that are to be at work, or merged, together.
+   * @throws OptionError if one is not there or named twice, or if one has a module whole that another one changes too
+   */
+  together(names: readonly unknown[]): readonly Adapter[] {
+    const all = names.map((name) => this.get(name));
+    if (new Set(all).size < all.length) {
+      throw new OptionError(`a name of an adapter is given twice in ${listed(names.map(String))}`, {
+        details: { option: "adapter_names" },
+      });
     }
-    this.#state.active = active;
+    for (const one of all) {
+      for (const [module, changes] of wholeOf(one)) {
+        const other = all.find((other) => other !== one && changes(other));
+        if (!other) continue;
+        throw new OptionError(`${one.name} has ${module} whole, and ${other.name} changes it too: use one of them`, {
+          details: { option: "adapter_names" },
+        });
+      }
+    }
+    return all;
+  }
+
+  /** From now on these adapters work, and no others. @throws as `together` */
+  activate(names: readonly unknown[]): void {
+    this.#state.active = this.together(names).map(({ name }) => name);
     this.#apply();
   }
 
@@ -236,6 +255,15 @@ export class Adapters {
     this.onDispose?.();
     for (const name of this.names) this.delete(name);
   }
+}
+
+/** What an adapter has whole, and whether another adapter changes that too. */
+function* wholeOf({ places, replaced }: Adapter): Iterable<readonly [string, (other: Adapter) => boolean]> {
+  for (const { path, matrix, role, layer } of places) {
+    if (layer.kind !== "whole") continue;
+    yield [path, (other) => other.places.some((place) => place.matrix === matrix && place.role === role)];
+  }
+  for (const { name, base } of replaced) yield [name, (other) => other.replaced.some((one) => one.base === base)];
 }
 
 /** The matrix's weight with adapters over it. */

@@ -328,6 +328,18 @@ describe("on the CPU", () => {
     await expect(model.merge_adapter(null, true)).rejects.toThrow(/no numbers/);
   });
 
+  test("only one adapter at work has a module whole, and none is given twice", async () => {
+    model.add_adapter({ r: 2, modules_to_save: ["lm_head", "model.norm"] }, "whole");
+    model.add_adapter({ r: 2, modules_to_save: ["model.norm"] }, "norm");
+    model.add_adapter({ r: 2, target_modules: ["lm_head"] }, "head");
+    expect(() => model.set_adapter(["whole", "norm"])).toThrow(/whole has model\.norm\.weight whole, and norm/);
+    expect(() => model.set_adapter(["head", "whole"])).toThrow(/whole has lm_head\.weight whole, and head/);
+    expect(model.active_adapters()).toEqual(["head"]);
+    await expect(model.merge_and_unload({ adapter_names: ["norm", "whole"] })).rejects.toThrow(/norm has/);
+    await expect(model.merge_adapter(["head", "head"])).rejects.toThrow(/given twice/);
+    model.set_adapter(["head", "norm"]);
+  });
+
   test("labels give the loss that is trained on, and generation beside it records nothing", async () => {
     model.add_adapter({ r: 2, lora_dropout: 0.5 });
     model.train();

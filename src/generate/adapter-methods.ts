@@ -223,13 +223,19 @@ export abstract class AdapterMethods extends LaterMethods {
     return this.enable_adapters();
   }
 
-  /** Takes adapters off the model and frees them. @throws OptionError */
+  /** Takes adapters off the model and frees them. If none works then, the first that is left does, as in PEFT. @throws OptionError */
   delete_adapter(names: string | readonly string[]): this {
     const adapters = this.#some("delete_adapter");
     const list = namesOf("delete_adapter", names);
     for (const name of list) adapters.get(name);
     this.#apart();
+    const { active } = adapters.choice;
     for (const name of list) adapters.delete(name);
+    const [next] = adapters.names;
+    if (active.length > 0 && adapters.choice.active.length === 0 && next !== undefined) {
+      warnOnce("delete_adapter", `${active.join(", ")} worked and is deleted now; ${next} works from here on`);
+      adapters.activate([next]);
+    }
     return this;
   }
 

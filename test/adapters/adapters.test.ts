@@ -340,6 +340,20 @@ describe("on the CPU", () => {
     model.set_adapter(["head", "norm"]);
   });
 
+  test("of deleted adapters, the first that is left takes the place", async () => {
+    const warned = vi.spyOn(console, "warn").mockImplementation(() => {});
+    for (const name of ["a", "b", "c"]) model.add_adapter({ r: 2 }, name);
+    model.delete_adapter("b");
+    expect(model.active_adapters()).toEqual(["c"]);
+    expect(warned).not.toHaveBeenCalled();
+    model.delete_adapter("c");
+    expect(model.active_adapters()).toEqual(["a"]);
+    expect(warned).toHaveBeenCalledExactlyOnceWith(expect.stringMatching(/c worked and is deleted now; a works/));
+    warned.mockRestore();
+    model.delete_adapter("a");
+    expect(model.adapters).toBeUndefined();
+  });
+
   test("labels give the loss that is trained on, and generation beside it records nothing", async () => {
     model.add_adapter({ r: 2, lora_dropout: 0.5 });
     model.train();

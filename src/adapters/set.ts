@@ -192,6 +192,11 @@ export class Adapters {
     for (const adapter of this.#adapters.values()) yield* parametersOf(adapter);
   }
 
+  /** Biases of the model that adapters have their own of, by the same names. */
+  get biases(): ReadonlySet<unknown> {
+    return new Set([...this.#adapters.values()].flatMap(({ biases }) => biases.map(({ base }) => base)));
+  }
+
   /** Bytes on the device. */
   get nbytes(): number {
     let bytes = 0;

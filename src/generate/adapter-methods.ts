@@ -347,14 +347,15 @@ export abstract class AdapterMethods extends LaterMethods {
 
   /** All parameters: the model's by their names in checkpoints, and those of adapters as PEFT calls them. */
   *named_parameters(): Iterable<[string, Parameter | Matrix]> {
-    yield* this.module.named_parameters();
-    if (this.adapters) yield* this.adapters.named_parameters();
+    const { adapters } = this;
+    const trained = adapters?.biases ?? new Set();
+    for (const entry of this.module.named_parameters()) if (!trained.has(entry[1])) yield entry;
+    if (adapters) yield* adapters.named_parameters();
   }
 
-  /** The same without names. */
+  /** The same without names, each once. */
   *parameters(): Iterable<Parameter | Matrix> {
-    yield* this.module.parameters();
-    for (const [, parameter] of this.adapters?.named_parameters() ?? []) yield parameter;
+    yield* new Set([...this.named_parameters()].map(([, parameter]) => parameter));
   }
 
   /** Numbers of parameters: those that ask for gradients, and all. */

@@ -354,6 +354,19 @@ describe("on the CPU", () => {
     expect(model.adapters).toBeUndefined();
   });
 
+  test("a trained bias is one parameter", async () => {
+    await using bloom = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "bloom"), { device });
+    const [, before] = bloom.get_nb_trainable_parameters();
+    const names = [...bloom.named_parameters()].map(([name]) => name);
+    const biases = names.filter((name) => name.endsWith("bias"));
+    bloom.add_adapter({ r: 2, bias: "all" });
+    const layers = [...bloom.named_parameters()].filter(([name]) => name.includes("lora_"));
+    const [, after] = bloom.get_nb_trainable_parameters();
+    expect(after - before).toBe(layers.reduce((n, [, { shape }]) => n + shape[0]! * shape[1]!, 0));
+    const asking = [...bloom.named_parameters()].filter(([, { requires_grad }]) => requires_grad).map(([name]) => name);
+    expect(asking.sort()).toEqual([...layers.map(([name]) => name), ...biases].sort());
+  });
+
   test("labels give the loss that is trained on, and generation beside it records nothing", async () => {
     model.add_adapter({ r: 2, lora_dropout: 0.5 });
     model.train();

@@ -9,7 +9,7 @@ import { normal, uniform } from "../nn/init.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Matrix, type Module, Parameter } from "../nn/module.js";
 import { constant } from "../nn/pending.js";
-import { denseScheme } from "../nn/weight.js";
+import { denseScheme, storeRows } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import type { LoraConfig } from "./config.js";
 import { isTransposed, type Target, type Targets } from "./targets.js";
@@ -156,10 +156,8 @@ export function newAdapter(name: string, config: LoraConfig, blueprint: Blueprin
     for (const { name, base, role, transposed } of blueprint.whole) {
       if (base instanceof Matrix) {
         const matrix = keep(new Matrix(...base.shape));
-        const builder = denseScheme("f32", false).begin(deviceOf(base), base.shape, name);
         using values = base.inner!.dense("f32");
-        builder.put(values, 0);
-        matrix.fill(builder.finish());
+        matrix.fill(storeRows(denseScheme("f32", false), values, name));
         places.push({ path: name, matrix: base, role, layer: { kind: "whole", matrix }, transposed });
       } else replaced.push({ name, base, own: keep(copyOf(base)) });
     }

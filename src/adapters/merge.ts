@@ -4,7 +4,7 @@
 import { FormatError, OctavoError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { Matrix, type Parameter } from "../nn/module.js";
-import type { FloatDType, Scheme, Weight } from "../nn/weight.js";
+import { type FloatDType, type Scheme, storeRows, type Weight } from "../nn/weight.js";
 import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
 import { multiply } from "../ops/gated.js";
@@ -250,15 +250,7 @@ function groupsOf(adapters: readonly Adapter[]): Map<Matrix, Place[]> {
 
 /** `rows`, f32[N,K], stored as a weight is. */
 function storedAs(like: Weight, rows: Tensor, label: string): Weight {
-  const scheme = like.alike as Scheme;
-  const builder = scheme.begin(rows.device, like.shape, label);
-  try {
-    builder.put(rows, 0);
-    return builder.finish();
-  } catch (error) {
-    builder[Symbol.dispose]();
-    throw error;
-  }
+  return storeRows(like.alike as Scheme, rows, label);
 }
 
 /** Sums of squares: of what quantizing changed, of the weights, of what the adapters changed. */

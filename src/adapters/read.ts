@@ -11,7 +11,7 @@ import { listed, shapeText } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { bytesInOrder, READ_BYTES, readDType } from "../load/read.js";
 import { Matrix, Parameter } from "../nn/module.js";
-import { denseScheme, PANEL_ROWS, type Weight } from "../nn/weight.js";
+import { denseScheme, PANEL_ROWS, storeRows, type Weight } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import { readJsonFile } from "../sources/json.js";
 import { type Source, withFile } from "../sources/source.js";
@@ -204,9 +204,8 @@ async function built(name: string, config: LoraConfig, plan: Plan, building: Bui
     if (!transposed) matrix.fill(await readMatrix(building, device, from, base.product));
     else {
       const columns = await vector(device, from, from.shape);
-      const builder = denseScheme("f32", base.product && !building.trainable).begin(device, base.shape, from.name);
-      scope(() => builder.put(contiguous(columns.value.permute(1, 0)), 0));
-      matrix.fill(builder.finish());
+      using rows = scope(() => contiguous(columns.value.permute(1, 0)));
+      matrix.fill(storeRows(denseScheme("f32", base.product && !building.trainable), rows, from.name));
       columns.dispose();
     }
     return matrix;

@@ -342,5 +342,18 @@ export function denseScheme(dtype: FloatDType, product = true, compute = compute
   };
 }
 
+/** Records storing `rows`, f[N,K], as one matrix. @throws OutOfMemoryError */
+export function storeRows(scheme: Scheme, rows: Tensor, label: string): Weight {
+  const [N = 0, K = 0] = rows.shape;
+  const builder = scheme.begin(rows.device, [N, K], label);
+  try {
+    builder.put(rows, 0);
+    return builder.finish();
+  } catch (error) {
+    builder[Symbol.dispose]();
+    throw error;
+  }
+}
+
 /** Largest number of rows in a device's panels: chunks that begin at multiples of this never split a panel. */
 export const PANEL_ROWS = 16;

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
-import { OctavoError } from "../../src/core/errors.js";
+import { OctavoError, OutOfMemoryError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, LoraConfig, type PreTrainedModel } from "../../src/index.js";
 import { openDevice } from "../../src/load/device.js";
 import { expectNoLeaks } from "../support/devices.js";
@@ -199,6 +199,22 @@ describe("an adapter's files are refused, and nothing changes:", () => {
     expect(() => model.add_adapter({ r: 2 ** 30, target_modules: "all-linear" })).toThrow(/adapter/);
     device.limit(Number.MAX_SAFE_INTEGER);
     expect(device.memory.live).toBe(before.bytes);
+  });
+
+  test("memory that runs out while an adapter is made is all given back", async () => {
+    const options = { device, dtype: "bfloat16" } as const;
+    await using small = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), options);
+    // The adapter has a copy of lm_head in f32, and for a moment there is another one.
+    const config = { r: 1, target_modules: ["q_proj"], modules_to_save: ["lm_head"] };
+    const bytes = device.memory.live;
+    small.add_adapter(config);
+    const size = device.memory.live - bytes;
+    small.unload();
+    device.arena.trim(); // blocks that are kept would be used again
+    device.limit(bytes + size + 100);
+    expect(() => small.add_adapter(config)).toThrow(OutOfMemoryError);
+    device.limit(Number.MAX_SAFE_INTEGER);
+    expect(device.memory.live).toBe(bytes);
   });
 
   test("what a config says of its model is not looked for", async () => {

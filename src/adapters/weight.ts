@@ -216,21 +216,6 @@ export class Adapted implements Weight {
     return new Dropout(layer.dropout).forward(x);
   }
 
-  back(dy: Tensor): Tensor {
-    const { loras, whole } = this.#layersAtWork("product");
-    if (loras.length === 0) return (whole ?? this.#base).back(dy);
-    return scope(() => {
-      let dsum = dy;
-      let dx: Tensor | undefined;
-      for (const [, layer] of [...loras].reverse()) {
-        if (layer.magnitude) dsum = overColumns(dsum, this.#factor(layer, "product"));
-        const own = linearBack(scale(linearBack(dsum, layer.b.value), layer.scale), layer.a.value);
-        dx = dx ? add(dx, own) : own;
-      }
-      return add(this.#base.back(dsum), dx!);
-    });
-  }
-
   rows(ids: Tensor): Tensor {
     const { loras, whole } = this.#layersAtWork("lookup");
     if (loras.length === 0) return (whole ?? this.#base).rows(ids);

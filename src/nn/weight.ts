@@ -10,7 +10,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
 import { expertLinear } from "../ops/experts.js";
-import { type Compute, type LinearOptions, linear, linearBack } from "../ops/linear.js";
+import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 import { transfer } from "../ops/transfer.js";
 
@@ -51,8 +51,6 @@ export interface Weight extends Disposable {
    * @throws ShapeError
    */
   linear(x: Tensor, options?: LinearOptions): Tensor;
-  /** Records `dy · W`, the gradient of `x · Wᵀ` by x: [..,N] -> [..,K], without a decoded matrix. */
-  back(dy: Tensor): Tensor;
   /** Records a look-up of rows, as f32. */
   rows(ids: Tensor): Tensor;
   /** Records the matrix as contiguous rows in `dtype`. */
@@ -263,10 +261,6 @@ class DenseWeight implements Weight {
       const stack = this.#data.view(this.experts, -1, this.shape[1]);
       return expertLinear(x, stack, chosen, this.#compute);
     });
-  }
-
-  back(dy: Tensor): Tensor {
-    return linearBack(dy, this.#data);
   }
 
   rows(ids: Tensor): Tensor {

@@ -223,6 +223,7 @@ export const fourBitLinearOp = new Op({
   keeps: ([x = false], [, , act]) => productKeeps(["codes", "absmax", "nested", "map", "offset"])([x], [], act),
 });
 
+/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], in f32, without a decoded matrix. */
 export const fourBitBackOp = new Op({
   signature:
     "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 -> dx[..,K]:f32",
@@ -243,11 +244,6 @@ export const fourBitBackOp = new Op({
     return undefined;
   },
 });
-
-/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], in f32, without a decoded matrix. */
-export function fourBitBack(dy: Tensor, w: Decoded): Tensor {
-  return fourBitBackOp.run([dy, w.codes, w.absmax, w.nested, w.map, w.offset], decoding(w));
-}
 
 /**
  * How 4-bit weights are multiplied. "f32" is exact. "bf16" lets kernels round both operands to bf16 where that is faster.

@@ -30,7 +30,6 @@ import {
   type FourBitCompute,
   type FourBitKind,
   type FourBitOperands,
-  fourBitBack,
   fourBitDequantize,
   fourBitEmbedding,
   fourBitLinear,
@@ -97,10 +96,6 @@ class FourBitWeight implements Weight {
       const nested = operands.nested && { nested: operands.nested.view(experts, -1) };
       return fourBitExpertLinear(x, { ...operands, codes, absmax, ...nested }, chosen);
     });
-  }
-
-  back(dy: Tensor): Tensor {
-    return fourBitBack(dy, this.operands);
   }
 
   rows(ids: Tensor): Tensor {

@@ -72,10 +72,6 @@ class Int8OfFloats implements Weight {
     return { codes, scb };
   }
 
-  back(dy: Tensor): Tensor {
-    return scope(() => llmInt8Back(dy, this.#quantized()));
-  }
-
   rows(ids: Tensor): Tensor {
     return this.#floats.rows(ids);
   }

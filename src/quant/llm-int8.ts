@@ -24,7 +24,7 @@ import {
 import { contiguous } from "../ops/copy.js";
 import { llmInt8ExpertLinear } from "../ops/experts.js";
 import type { LinearOptions } from "../ops/linear.js";
-import { llmInt8Back, llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
+import { llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
 import { pack } from "../ops/pack.js";
 
 class LlmInt8Weight implements Weight {
@@ -71,10 +71,6 @@ class LlmInt8Weight implements Weight {
       const codes = this.codes.view(experts, -1, this.shape[1]);
       return llmInt8ExpertLinear(x, { codes, scb: this.scb.view(experts, -1), seen, threshold }, chosen);
     });
-  }
-
-  back(dy: Tensor): Tensor {
-    return llmInt8Back(dy, this);
   }
 
   rows(ids: Tensor): Tensor {

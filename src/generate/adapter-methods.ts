@@ -93,15 +93,18 @@ export abstract class AdapterMethods extends LaterMethods {
     const given = readOptions("load_adapter", LOAD_ADAPTER, typeof name === "string" ? options : (name ?? options));
     const adapters = this.#set("load_adapter");
     const called = adapters.free(typeof name === "string" ? name : (given.adapter_name ?? "default"));
-    const source = await this.#open(which, given);
     const trainable = given.is_trainable ?? false;
-    this.hold();
     let adapter: Adapter;
+    this.hold();
     try {
-      const warn = (message: string): void => warnOnce(message, message);
-      adapter = await readAdapter(adapters, source, called, { trainable, signal: given.signal, warn });
+      const source = await this.#open(which, given);
+      try {
+        const warn = (message: string): void => warnOnce(message, message);
+        adapter = await readAdapter(adapters, source, called, { trainable, signal: given.signal, warn });
+      } finally {
+        await source.close();
+      }
     } finally {
-      await source.close();
       await this.release();
     }
     try {

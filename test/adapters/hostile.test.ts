@@ -217,6 +217,14 @@ describe("an adapter's files are refused, and nothing changes:", () => {
     expect(device.memory.live).toBe(bytes);
   });
 
+  test("a model that is disposed meanwhile", async () => {
+    const other = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "llama"), { device });
+    const loading = other.load_adapter(PLAIN);
+    other.dispose();
+    await expect(loading).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+    expect(device.memory.live).toBe(before.bytes);
+  });
+
   test("what a config says of its model is not looked for", async () => {
     for (const base of ["/etc/passwd", "https://localhost:1/model", "../../x", null]) {
       await model.load_adapter(changed((config) => void (config.base_model_name_or_path = base)));

@@ -118,7 +118,12 @@ function planOf(
   file: string,
 ): Plan {
   const left = new Map<string, StoredTensor>();
-  for (const [key, tensor] of tensors) left.set(key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key, tensor);
+  const twice: string[] = [];
+  for (const [key, tensor] of tensors) {
+    const name = key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key;
+    if (left.has(name)) twice.push(name);
+    left.set(name, tensor);
+  }
   const missing: string[] = [];
   const optional = (key: string, shape: readonly number[]): StoredTensor | undefined => {
     const tensor = left.get(key);
@@ -168,6 +173,7 @@ function planOf(
       hint: "its adapter_config.json and the model decide which tensors an adapter has",
     });
   };
+  say(twice, `${twice.length} tensors are there twice, with and without "${PREFIX}"`);
   say(missing, `${missing.length} tensors are missing`);
   say([...left.keys()], `${left.size} tensors are not expected`);
   return { layers, whole: stripped, biases: trained };

@@ -3,6 +3,7 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { PREFIX } from "../../src/adapters/read.js";
 import type { Device } from "../../src/core/device.js";
 import { OctavoError, OutOfMemoryError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, LoraConfig, type PreTrainedModel } from "../../src/index.js";
@@ -132,6 +133,10 @@ const FILES: readonly [string, Change][] = [
   ["a place outside", reshaped("base_model.model.../../x", [4])],
   ["a name of objects", reshaped("__proto__", [4])],
   ["a magnitude", reshaped(`${Q}.lora_magnitude_vector`, [64])],
+  [
+    "the same name with and without its prefix",
+    (_, tensors) => void tensors.set(`${Q}.lora_A.weight`.slice(PREFIX.length), tensors.get(`${Q}.lora_A.weight`)!),
+  ],
   ["another embedding", reshaped(`${Q}.base_layer.weight`, [64, 64])],
   ["NaN", (_, tensors) => void floats(tensors.get(`${Q}.lora_B.weight`)!).fill(Number.NaN, 77, 78)],
   ["infinity", (_, tensors) => void floats(tensors.get(`${Q}.lora_A.weight`)!).fill(Number.NEGATIVE_INFINITY, 255)],

@@ -6,7 +6,7 @@ import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Linear, type Module } from "../nn/module.js";
 import { checkRegex } from "../tokenizer/pattern.js";
-import type { LoraConfig } from "./config.js";
+import type { LoraConfig, LoraFields } from "./config.js";
 
 /** A module with an adapter. */
 export interface Target {
@@ -71,8 +71,8 @@ export function targetsOf(model: Model, architecture: Architecture, given: LoraC
       left++;
       continue;
     }
-    const rank = byPattern(fields.rank_pattern, path) ?? fields.r;
-    const alpha = byPattern(fields.alpha_pattern, path) ?? fields.lora_alpha;
+    const rank = byPattern(fields, "rank_pattern", path) ?? fields.r;
+    const alpha = byPattern(fields, "alpha_pattern", path) ?? fields.lora_alpha;
     const scale = alpha / (fields.use_rslora ? Math.sqrt(rank) : rank);
     targets.push({ path, module: adaptable(path, module), rank, scale });
   }
@@ -206,9 +206,9 @@ function excludes({ fields }: LoraConfig): (path: string) => boolean {
 }
 
 /** The value of the first key that matches the end of a path. */
-function byPattern(patterns: Readonly<Record<string, number>>, path: string): number | undefined {
-  for (const [key, value] of Object.entries(patterns)) {
-    if (python("rank_pattern", `^(?:.*\\.)?(?:${key})$`).test(path)) return value;
+function byPattern(fields: LoraFields, option: "rank_pattern" | "alpha_pattern", path: string): number | undefined {
+  for (const [key, value] of Object.entries(fields[option])) {
+    if (python(option, `^(?:.*\\.)?(?:${key})$`).test(path)) return value;
   }
   return undefined;
 }

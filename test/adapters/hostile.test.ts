@@ -230,6 +230,11 @@ describe("an adapter's files are refused, and nothing changes:", () => {
     expect(device.memory.live).toBe(before.bytes);
   });
 
+  test("an error names the pattern that it is of", () => {
+    expect(() => model.add_adapter({ rank_pattern: { "(": 1 } })).toThrow(/^rank_pattern/);
+    expect(() => model.add_adapter({ alpha_pattern: { "[": 1 } })).toThrow(/^alpha_pattern/);
+  });
+
   test("what a config says of its model is not looked for", async () => {
     for (const base of ["/etc/passwd", "https://localhost:1/model", "../../x", null]) {
       await model.load_adapter(changed((config) => void (config.base_model_name_or_path = base)));

@@ -55,6 +55,7 @@ async function merge(model: string, adapter: string, folder: string, flags: Merg
   await using owned = loaded;
   owned.warnings.forEach(warner(flags.quiet));
   await owned.load_adapter(adapter, { signal, cache_dir: options.cache_dir });
+  // Of the two only this merges, and gives the errors; the other then finds all of it merged, and takes the adapter off.
   const { errors } = await owned.merge_adapter({ safe_merge: true });
   await owned.merge_and_unload();
   const saved = await owned.save_pretrained(folder, { max_shard_size, signal });

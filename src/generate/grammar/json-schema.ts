@@ -23,10 +23,13 @@ import {
 } from "./json-parts.js";
 import { ESCAPE, FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
 import {
+  ANNOTATIONS,
   common,
   disjoint,
   isObject,
   type Keywords,
+  KNOWN,
+  OF_TYPE,
   pointerPart,
   resolve,
   TYPES,
@@ -44,23 +47,6 @@ const MOST_COUNT = 10_000;
 /** Of numbers with too many digits (json-numbers.ts) the first; and the sign of those that a bound leaves. */
 const FIRST_TOO_LONG = 1e15;
 const SIDES = { minimum: 1, exclusiveMinimum: 1, maximum: -1, exclusiveMaximum: -1, multipleOf: 0 } as const;
-
-/** Keywords that say nothing about a value. */
-const ANNOTATIONS = new Set([
-  ...["title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment"],
-  ...["$schema", "$id", "$defs", "definitions", "contentEncoding", "contentMediaType"],
-]);
-const OF_TYPE = {
-  string: ["minLength", "maxLength", "pattern", "format"],
-  number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"],
-  object: ["properties", "required", "additionalProperties", "propertyNames", "minProperties", "maxProperties"],
-  array: ["items", "prefixItems", "minItems", "maxItems", "uniqueItems"],
-} as const;
-const KNOWN = new Set<string>([
-  ...ANNOTATIONS,
-  ...["type", "const", "enum", "anyOf", "oneOf", "allOf", "$ref"],
-  ...Object.values(OF_TYPE).flat(),
-]);
 
 class Reader {
   readonly #root: JsonSchema;

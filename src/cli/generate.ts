@@ -41,7 +41,9 @@ export function generateCommand(): Command {
     .option("--adapter <folder>", "an adapter over the weights, as peft saves one: its folder, or its id on the hub")
     .optionsGroup("Generation (defaults: the model's own):");
   const generation = addFlags(command, GENERATION);
-  addFlags(command, STRUCTURED);
+  const structured = Object.values(addFlags(command, STRUCTURED));
+  const others = [...structured, generation.prompt_lookup_num_tokens].map((flag) => flag.attributeName());
+  for (const flag of structured) flag.conflicts(others.filter((name) => name !== flag.attributeName()));
   generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
   command
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))

@@ -38,6 +38,8 @@ interface Text {
 interface Candidate {
   readonly id: number;
   readonly probability: number;
+  /** False where processors forbid it, and there are too few others. */
+  readonly allowed: boolean;
 }
 
 /** As `generateSteps`: a step has the chosen token of each text. @throws as `generateSteps` */
@@ -119,7 +121,8 @@ async function likeliest(
     for (const processor of processors) await processor.process(scores, at);
   }
   const shares = softmax(scores);
-  return largest(shares, count).map((id) => ({ id, probability: shares[id]! }));
+  const allowed = (id: number): boolean => scores[id]! > Number.NEGATIVE_INFINITY;
+  return largest(shares, count).map((id) => ({ id, probability: shares[id]!, allowed: allowed(id) }));
 }
 
 /** Takes the best of a text's candidates, which the rows of `tap` have read. */
@@ -135,7 +138,8 @@ function take(
   let best = 0;
   let most = Number.NEGATIVE_INFINITY;
   let state: Float32Array | undefined;
-  for (const [n, { probability }] of candidates.entries()) {
+  for (const [n, { probability, allowed }] of candidates.entries()) {
+    if (state && !allowed) continue; // never the first one
     const [own] = unitRows(tap.states.get(first + n)!, 1);
     const alike = text.states.reduce((near, other) => Math.max(near, dot(own!, other)), Number.NEGATIVE_INFINITY);
     const score = (1 - alpha) * probability - alpha * alike;

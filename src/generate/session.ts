@@ -14,11 +14,14 @@ import { RowForward } from "./forward.js";
 import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
+import { leaves } from "./processors/suppressed.js";
 import { StepRecordings } from "./recordings.js";
 import { placesOf, RowStates } from "./row-states.js";
 import { type RequestConfig, type RowRequest, type RowToken, type Sequence, sequencesOf } from "./sequence.js";
 import type { PrefillOptions, SessionOptions } from "./session-options.js";
 import { chooseAll, lanesOf } from "./verify.js";
+
+const NOTHING_LEFT = "no token is left that may follow";
 
 export class DecodeSession implements Disposable {
   readonly rows: number;
@@ -199,7 +202,11 @@ export class DecodeSession implements Disposable {
       await read;
       const running = live.filter(({ ended }) => !ended);
       if (this.#closed || running.length === 0) return [];
-      for (const { row, ids, prompt } of running) this.#choice.masked.set(row, masks.of({ ids, prompt }));
+      for (const { row, ids, prompt, config } of running) {
+        const bits = masks.of({ ids, prompt });
+        if (!leaves(bits, config, ids.length === prompt)) masks.nothingLeft(NOTHING_LEFT);
+        this.#choice.masked.set(row, bits);
+      }
       for (const recording of this.#recordings.choice) recording.replay();
       return running;
     });
@@ -396,7 +403,7 @@ export class DecodeSession implements Disposable {
       if (sequence.ended) continue;
       const { row } = sequence;
       if (this.#masks && !this.#choice.masked.allows(row, ids[row]!)) {
-        this.#masks.nothingLeft("no token is left that may follow");
+        this.#masks.nothingLeft(NOTHING_LEFT);
       }
       const token = sequence.take(ids[row]!, score?.[row], false);
       if (row < this.#choosing) taken.push(token);

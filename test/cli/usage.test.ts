@@ -138,6 +138,17 @@ describe("refusals of commander", () => {
     expect(refusal("unknownCommand", near, "generat")).toBe(near);
   });
 
+  it.each([
+    ["--choices", "a,b", "--regex", "a"],
+    ["--json-schema", "none.json", "--grammar", "none.gbnf"],
+    ["--prompt-lookup", "3", "--choices", "a,b"],
+  ])("generate %s %s cannot have %s %s", (...flags) => {
+    const command = generateCommand()
+      .exitOverride()
+      .configureOutput({ writeErr() {} });
+    expect(() => command.parse(["model", "text", ...flags], { from: "user" })).toThrow(/cannot be used with option/);
+  });
+
   it("hold no password of an address", () => {
     const said = refusal("unknownCommand", "unknown command 'https://me:secret@host/x?token=secret'", "https://x/y");
     expect(said).not.toContain("secret");

@@ -52,7 +52,3 @@ export function intersection(a: CharSet, b: CharSet): CharSet {
   }
   return common;
 }
-
-export function without(a: CharSet, b: CharSet): CharSet {
-  return intersection(a, inverted(b));
-}

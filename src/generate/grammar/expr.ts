@@ -56,11 +56,6 @@ export const maybe = (of: Expr): Expr => repeat(of, 0, 1);
 /** Most states of a graph, and steps that a combination of two may take. */
 const MOST_STATES = 20_000;
 
-export interface Limits {
-  /** The call's option, for errors. */
-  readonly option: string;
-}
-
 export function tooLarge(option: string, what: string): never {
   throw new OptionError(`${option}: ${what}`, {
     details: { option },

@@ -2,7 +2,7 @@
 
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
-import { ANY, type CharSet, charSet, charsOf, inverted } from "./chars.js";
+import { ANY, type CharSet, charSet, inverted } from "./chars.js";
 import { type Expr, type Grammar, repeat } from "./expr.js";
 import { MOST_REPEATS } from "./regex.js";
 
@@ -123,7 +123,7 @@ class Reader {
   }
 
   #counted(one: Expr): Expr {
-    const counts = /\{\s*(\d+)?\s*(,)?\s*(\d+)?\s*\}/y;
+    const counts = /\{\s*(\d+)?\s*(?:(,)\s*(\d+)?\s*)?\}/y;
     counts.lastIndex = this.#at;
     const found = counts.exec(this.#source);
     if (!found || (found[1] === undefined && found[3] === undefined)) this.refuse("expected {m}, {m,}, {,n} or {m,n}");
@@ -171,35 +171,39 @@ class Reader {
   #text(): Expr {
     this.#at++;
     const all: Expr[] = [];
-    while (!this.#takes('"')) all.push({ set: this.#char() });
+    while (!this.#takes('"')) {
+      const code = this.#char();
+      all.push({ set: charSet([[code, code]]) });
+    }
     return { all };
   }
 
   #class(): CharSet {
     this.#at++;
     const negated = this.#takes("^");
-    const ranges: CharSet[] = [];
+    const ranges: [number, number][] = [];
     while (!this.#takes("]")) {
       const first = this.#char();
       if (this.#source[this.#at] === "-" && this.#source[this.#at + 1] !== "]") {
         this.#at++;
         const last = this.#char();
-        ranges.push(charSet([[first[0]?.[0] ?? 0, last[0]?.[0] ?? -1]]));
-      } else ranges.push(first);
+        if (first > last) this.refuse("a range of characters ends before it begins");
+        ranges.push([first, last]);
+      } else ranges.push([first, first]);
     }
-    const set = charSet(ranges.flat());
+    const set = charSet(ranges);
     return negated ? inverted(set) : set;
   }
 
-  #char(): CharSet {
+  #char(): number {
     const code = this.#source.codePointAt(this.#at);
     if (code === undefined || code === 0x0a) this.refuse("a text or a set of characters does not end");
     const char = String.fromCodePoint(code);
     this.#at += char.length;
-    if (char !== "\\") return charsOf(char);
+    if (char !== "\\") return code;
     const letter = this.#source[this.#at++] ?? "";
     const known = ESCAPES[letter];
-    if (known !== undefined) return charsOf(known);
+    if (known !== undefined) return known.charCodeAt(0);
     const digits = { x: 2, u: 4, U: 8 }[letter];
     const number = digits === undefined ? "" : this.#source.slice(this.#at, this.#at + digits);
     if (digits === undefined || number.length !== digits || !/^[0-9a-fA-F]+$/.test(number)) {
@@ -208,7 +212,7 @@ class Reader {
     this.#at += digits;
     const value = Number.parseInt(number, 16);
     if (value > 0x10ffff) this.refuse(`\\U${number} is no character`);
-    return charSet([[value, value]]);
+    return value;
   }
 }
 

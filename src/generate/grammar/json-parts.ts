@@ -10,6 +10,7 @@ export const STRING: Expr = { rule: 2 };
 export const ANY_VALUE: Expr = { rule: 3 };
 export const ANY_NUMBER: Expr = { rule: 4 };
 export const ANY_INTEGER: Expr = { rule: 5 };
+export const ANY_ESCAPE: Expr = { rule: 6 };
 
 /** Between members and at both ends of them: nothing, a space, or the end of a line and at most 20 blanks. */
 export const BLANKS = either(EMPTY, literal(" "), seq(literal("\n"), repeat({ set: charsOf(" \t") }, 0, 20)));

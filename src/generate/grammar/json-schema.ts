@@ -23,10 +23,13 @@ import {
 } from "./json-parts.js";
 import { ESCAPE, FORMAT_NAMES, isFree, otherNames, stringExpr } from "./json-strings.js";
 import {
+  ANNOTATIONS,
   common,
   disjoint,
   isObject,
   type Keywords,
+  KNOWN,
+  OF_TYPE,
   pointerPart,
   resolve,
   TYPES,
@@ -41,23 +44,9 @@ const OPTION = "json_schema";
 const DEEPEST = 100;
 const MOST_DIVISOR = 1000;
 const MOST_COUNT = 10_000;
-
-/** Keywords that say nothing about a value. */
-const ANNOTATIONS = new Set([
-  ...["title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment"],
-  ...["$schema", "$id", "$defs", "definitions", "contentEncoding", "contentMediaType"],
-]);
-const OF_TYPE = {
-  string: ["minLength", "maxLength", "pattern", "format"],
-  number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"],
-  object: ["properties", "required", "additionalProperties", "propertyNames", "minProperties", "maxProperties"],
-  array: ["items", "prefixItems", "minItems", "maxItems", "uniqueItems"],
-} as const;
-const KNOWN = new Set<string>([
-  ...ANNOTATIONS,
-  ...["type", "const", "enum", "anyOf", "oneOf", "allOf", "$ref"],
-  ...Object.values(OF_TYPE).flat(),
-]);
+/** Of numbers with too many digits (json-numbers.ts) the first; and the sign of those that a bound leaves. */
+const FIRST_TOO_LONG = 1e15;
+const SIDES = { minimum: 1, exclusiveMinimum: 1, maximum: -1, exclusiveMaximum: -1, multipleOf: 0 } as const;
 
 class Reader {
   readonly #root: JsonSchema;
@@ -115,7 +104,7 @@ class Reader {
       if (schema[keyword] === undefined) continue;
       const typed = keyword === "$ref" ? [] : ["type"];
       this.#alone(schema, keyword, path, typed);
-      if (keyword === "$ref") return this.#ref(schema.$ref, path);
+      if (keyword === "$ref") return this.#ref(schema.$ref, path, within);
       return this.#branches(schema[keyword], keyword, path, types, depth);
     }
     if (schema.const !== undefined || schema.enum !== undefined) return this.#constants(schema, path, types);
@@ -152,18 +141,21 @@ class Reader {
     return named as Type[];
   }
 
-  #ref(ref: unknown, path: string): Expr {
+  /** Where only some types may be, the schema has another rule than elsewhere. */
+  #ref(ref: unknown, path: string, within: readonly Type[]): Expr {
     if (typeof ref !== "string" || (ref !== "#" && !ref.startsWith("#/"))) {
       this.#refuse(`${path}/$ref`, "$ref", `$ref must begin with #, got ${show(ref)}`, "put the schema into $defs");
     }
-    const known = this.#refs.get(ref);
+    const all = TYPES.every((type) => common(type, within).length > 0);
+    const name = all ? ref : `${ref} ${within.join()}`;
+    const known = this.#refs.get(name);
     if (known !== undefined) return { rule: known };
     const found = resolve(this.#root, ref);
     if (found === undefined) this.#refuse(`${path}/$ref`, "$ref", `there is no ${show(ref)}`);
-    const rule = this.#rules.push({ name: ref, body: NOTHING }) - 1;
-    this.#refs.set(ref, rule);
+    const rule = this.#rules.push({ name, body: NOTHING }) - 1;
+    this.#refs.set(name, rule);
     this.#todo.push(() => {
-      this.#rules[rule]!.body = this.#schema(found, ref, TYPES, 0);
+      this.#rules[rule]!.body = this.#schema(found, ref, all ? TYPES : within, 0);
     });
     return { rule };
   }
@@ -288,6 +280,9 @@ class Reader {
       if (value === undefined) continue;
       if (typeof value !== "number" || !Number.isFinite(value)) {
         this.#refuse(`${path}/${keyword}`, keyword, `${keyword} must be a number, got ${show(value)}`);
+      }
+      if (SIDES[keyword] * value >= FIRST_TOO_LONG) {
+        this.#refuse(`${path}/${keyword}`, keyword, `numbers have at most 15 digits, and ${keyword} is ${value}`);
       }
       bounds[keyword] = value;
     }

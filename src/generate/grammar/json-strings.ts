@@ -2,6 +2,7 @@
 
 import { ANY, type CharSet, charSet, charsOf, intersection, inverted } from "./chars.js";
 import { both, type Edge, type Expr, either, literal, repeat, seq, spelled } from "./expr.js";
+import { ANY_ESCAPE } from "./json-parts.js";
 import { regexExpr, searchExpr } from "./regex.js";
 
 const CONTROLS = charSet([[0, 0x1f]]);
@@ -23,8 +24,7 @@ export const ESCAPE = either(
 );
 
 /** Any character of a string; ESCAPE is a rule of the grammar, since strings have many places for it. */
-export const ESCAPE_RULE = 6;
-const CHAR = either({ set: PLAIN }, seq(literal("\\"), { rule: ESCAPE_RULE }));
+const CHAR = either({ set: PLAIN }, seq(literal("\\"), ANY_ESCAPE));
 
 /** A character of a set, in the one way that is usual. */
 function spell(set: CharSet): Expr {
@@ -74,7 +74,7 @@ const FORMATS: Readonly<Record<string, string>> = {
 
 export const FORMAT_NAMES = Object.keys(FORMATS);
 
-export interface StringLimits {
+interface StringLimits {
   readonly minLength?: number;
   readonly maxLength?: number;
   readonly pattern?: string;

@@ -1,4 +1,4 @@
-// Types of JSON values, places in a schema, and which schemas cannot both be true of a value.
+// Types of JSON values, keywords about them, places in a schema, and which schemas cannot both be true of a value.
 
 import { isList, listOf } from "../../core/checks.js";
 
@@ -6,6 +6,23 @@ export const TYPES = ["null", "boolean", "string", "number", "integer", "object"
 export type Type = (typeof TYPES)[number];
 
 export type Keywords = Readonly<Record<string, unknown>>;
+
+/** Keywords that say nothing about a value. */
+export const ANNOTATIONS = new Set([
+  ...["title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment"],
+  ...["$schema", "$id", "$defs", "definitions", "contentEncoding", "contentMediaType"],
+]);
+export const OF_TYPE = {
+  string: ["minLength", "maxLength", "pattern", "format"],
+  number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"],
+  object: ["properties", "required", "additionalProperties", "propertyNames", "minProperties", "maxProperties"],
+  array: ["items", "prefixItems", "minItems", "maxItems", "uniqueItems"],
+} as const;
+export const KNOWN = new Set<string>([
+  ...ANNOTATIONS,
+  ...["type", "const", "enum", "anyOf", "oneOf", "allOf", "$ref"],
+  ...Object.values(OF_TYPE).flat(),
+]);
 
 export const isObject = (value: unknown): value is Keywords =>
   typeof value === "object" && value !== null && !isList(value);

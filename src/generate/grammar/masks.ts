@@ -40,7 +40,7 @@ export class Masks {
   of(state: Stacks): Uint32Array {
     const known = this.#masks.get(state.id);
     if (known) return known;
-    this.#tidy();
+    this.machine.tidy(); // numbers of states do not outlive a walk
     const bits = this.#empty();
     for (const [n, top] of state.tops.entries()) {
       const below = state.below[n]!;
@@ -61,7 +61,7 @@ export class Masks {
     const { machine, vocabulary } = this;
     if (vocabulary.begin === "kept") return this.of(machine.start);
     if (this.#beginning) return this.#beginning;
-    this.#tidy();
+    this.machine.tidy();
     const bits = this.#empty();
     const start = machine.number(machine.start);
     for (const tree of vocabulary.trees) {
@@ -84,7 +84,7 @@ export class Masks {
     const { begin, bytes, notFirst } = this.vocabulary;
     const own = bytes[id];
     if (!own) return undefined;
-    this.#tidy();
+    this.machine.tidy();
     if (!first || begin === "kept") return this.machine.run(state, own);
     if (notFirst.has(id)) return undefined;
     if (own[0] === SPACE) return this.machine.run(state, own.subarray(1));
@@ -159,10 +159,5 @@ export class Masks {
     if (this.#masks.size * bits.byteLength > MOST_BYTES) this.#masks.clear();
     this.#masks.set(id, bits);
     return bits;
-  }
-
-  /** What depends on the numbers of states does not outlive a walk. */
-  #tidy(): void {
-    this.machine.tidy();
   }
 }

@@ -16,9 +16,10 @@ export const STRUCTURED = {
    * The text is JSON that is valid by this schema: a JSON Schema as plain data, or a schema of zod, valibot or another validator with the
    * interfaces of Standard Schema. Supported: type, properties, required, additionalProperties, propertyNames, items, prefixItems,
    * minItems, maxItems, enum, const, anyOf, oneOf of schemas that exclude each other, $ref inside the document, minLength, maxLength,
-   * pattern, format, the bounds of numbers, and multipleOf. Properties come in the schema's order; others only if it allows them by name
-   * or has no properties. Between members stands nothing, a space, or a line end and at most 20 blanks, so no text is endless by its
-   * blanks; behind a colon and at the text's begin at most a space. Any other keyword is refused.
+   * pattern, format, the bounds of numbers (which have at most 15 digits before the point), and multipleOf. Properties come in the
+   * schema's order; others only if it allows them by name or has no properties. Between members stands nothing, a space, or a line end
+   * and at most 20 blanks, so no text is endless by its blanks; behind a colon and at the text's begin at most a space. Any other keyword
+   * is refused.
    */
   json_schema: such<SchemaInput>(
     (value) =>

@@ -138,7 +138,7 @@ class Reader {
     if (char === ".") return { set: DOT };
     if (char === "[") return { set: this.#class() };
     if (char === "(") return this.#group();
-    return { set: char === "\\" ? this.#escape(false) : charsOf(char) };
+    return { set: setOf(char === "\\" ? this.#escape(false) : char.codePointAt(0)!) };
   }
 
   #char(): string {
@@ -164,22 +164,22 @@ class Reader {
     const ranges: CharSet[] = [];
     while (!this.#takes("]")) {
       const first = this.#member();
-      if (this.#source[this.#at] === "-" && this.#source[this.#at + 1] !== "]" && first.length === 1) {
+      if (typeof first === "number" && this.#source[this.#at] === "-" && this.#source[this.#at + 1] !== "]") {
         this.#at++;
-        const last = this.#member();
-        ranges.push(charSet([[first[0]![0], last[0]![0]]]));
-      } else ranges.push(first);
+        ranges.push([[first, this.#member() as number]]); // sets at the ends of ranges are syntax errors
+      } else ranges.push(setOf(first));
     }
     const set = charSet(ranges.flat());
     return negated ? inverted(set) : set;
   }
 
-  #member(): CharSet {
+  #member(): CharSet | number {
     const char = this.#char();
-    return char === "\\" ? this.#escape(true) : charsOf(char);
+    return char === "\\" ? this.#escape(true) : char.codePointAt(0)!;
   }
 
-  #escape(inClass: boolean): CharSet {
+  /** A code point, or the characters of a class. */
+  #escape(inClass: boolean): CharSet | number {
     const char = this.#char();
     const own = CLASSES[char];
     if (own) return own;
@@ -189,36 +189,38 @@ class Reader {
       this.#at = end;
       return propertySet(source);
     }
-    if (char in CONTROLS) return charsOf(CONTROLS[char]!);
-    if (char === "c") return charSet([[this.#char().charCodeAt(0) % 32, this.#source.charCodeAt(this.#at - 1) % 32]]);
+    if (char in CONTROLS) return CONTROLS[char]!.charCodeAt(0);
+    if (char === "c") return this.#char().charCodeAt(0) % 32;
     if (char === "x") return this.#code(2);
     if (char === "u") return this.#unicode();
-    if (inClass && char === "b") return charsOf("\b");
+    if (inClass && char === "b") return 0x08;
     if (!inClass && (char === "b" || char === "B")) this.refuse(`\\${char}, a word boundary, is not supported`);
     if (!inClass && (char === "k" || /[1-9]/.test(char))) this.refuse("references back are not supported");
-    return charsOf(char);
+    return char.codePointAt(0)!;
   }
 
-  #code(digits: number): CharSet {
+  #code(digits: number): number {
     const code = Number.parseInt(this.#source.slice(this.#at, this.#at + digits), 16);
     this.#at += digits;
-    return charSet([[code, code]]);
+    return code;
   }
 
-  #unicode(): CharSet {
+  #unicode(): number {
     if (this.#takes("{")) {
-      const set = this.#code(this.#source.indexOf("}", this.#at) - this.#at);
+      const code = this.#code(this.#source.indexOf("}", this.#at) - this.#at);
       this.#at++;
-      return set;
+      return code;
     }
     const pair = /(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})/iy;
     pair.lastIndex = this.#at;
     const found = pair.exec(this.#source);
     if (!found) return this.#code(4);
     this.#at = pair.lastIndex;
-    return charsOf(String.fromCharCode(...found.slice(1).map((code) => Number.parseInt(code, 16))));
+    return String.fromCharCode(...found.slice(1).map((code) => Number.parseInt(code, 16))).codePointAt(0)!;
   }
 }
+
+const setOf = (of: CharSet | number): CharSet => (typeof of === "number" ? charSet([[of, of]]) : of);
 
 /**
  * The texts that a regular expression matches as a whole.

@@ -3,7 +3,7 @@
 import type { CharSet } from "./chars.js";
 
 /** One to four ranges of bytes, one after the other. */
-export type ByteRanges = readonly (readonly [first: number, last: number])[];
+type ByteRanges = readonly (readonly [first: number, last: number])[];
 
 /** Last code points that take one, two, three and four bytes. */
 const ENDS = [0x7f, 0x7ff, 0xffff, 0x10ffff] as const;

@@ -14,6 +14,19 @@ export function suppresses({ suppress_tokens = [], begin_suppress_tokens = [] }:
   return suppress_tokens.length > 0 || begin_suppress_tokens.length > 0;
 }
 
+/** True if a mask (bit i % 32 of word i / 32 is token i) has a token that a request does not suppress. @param first it begins the text */
+export function leaves(
+  bits: Uint32Array,
+  { suppress_tokens = [], begin_suppress_tokens = [] }: SamplingConfig,
+  first: boolean,
+): boolean {
+  const left = (id: number): boolean => !suppress_tokens.includes(id) && !(first && begin_suppress_tokens.includes(id));
+  return bits.some((word, n) => {
+    for (let bit = 0; bit < 32; bit++) if ((word >>> bit) & 1 && left(32 * n + bit)) return true;
+    return false;
+  });
+}
+
 export class Suppressed implements LogitsProcessor {
   readonly #device: Device;
   readonly #rows: number;

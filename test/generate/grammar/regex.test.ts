@@ -6,7 +6,7 @@ import { automatonOf } from "../../../src/generate/grammar/automaton.js";
 import { Machine } from "../../../src/generate/grammar/machine.js";
 import { searchExpr } from "../../../src/generate/grammar/regex.js";
 import { uniforms } from "../../support/random.js";
-import { accepts, ofRegex, walk } from "./support.js";
+import { accepts, ofGrammar, ofRegex, walk } from "./support.js";
 
 const ALPHABET = [
   "a",
@@ -99,6 +99,20 @@ test.each([
 ] as const)("a pattern of a schema may stand anywhere: %s", (source, ...texts) => {
   const machine = new Machine(automatonOf({ rules: [{ name: "root", body: searchExpr(source, "json_schema") }] }, "x"));
   for (const text of texts) expect(accepts(machine, text), text).toBe(new RegExp(source, "u").test(text));
+});
+
+test("halves of characters in a class are no characters, at the ends of ranges too", () => {
+  const chars = ["a", "-", "é", "\uf000", "😀"];
+  for (const source of ["[^\\ud800-\\udfff]", "[a-\\udfff]", "[\\ud800-\\uffff]", "[\\ud83d\\ude00-\\u{1f64f}]"]) {
+    const [machine, theirs] = [ofRegex(source), new RegExp(`^${source}$`, "u")];
+    for (const char of chars) expect(accepts(machine, char), `${source} ${char}`).toBe(theirs.test(char));
+  }
+  for (const source of ["[a-\\uDFFF]", "[\\uD800-\\uFFFF]"]) {
+    const [machine, theirs] = [ofGrammar(`root ::= ${source}`), new RegExp(`^${source}$`, "u")];
+    for (const char of chars) expect(accepts(machine, char), `GBNF ${source} ${char}`).toBe(theirs.test(char));
+  }
+  expect(() => ofGrammar("root ::= [z-a]")).toThrow(/ends before it begins/);
+  expect(() => ofGrammar('root ::= "a"{3 5}')).toThrow(/expected \{m\}/);
 });
 
 test("what is no set of texts is refused, and what is too large", () => {

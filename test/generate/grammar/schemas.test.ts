@@ -149,6 +149,20 @@ test("valid texts are in the grammar, others are not", () => {
       ['"a"', "{}"],
       ['{"a":1}', "1"],
     ],
+    [
+      {
+        type: "object",
+        propertyNames: { $ref: "#/$defs/any" },
+        $defs: { any: { type: ["string", "null", "integer"] } },
+      },
+      ['{"a":1}'],
+      ["{null:1}", "{2:1}"],
+    ],
+    [
+      { type: "array", items: { type: "null", anyOf: [{ $ref: "#/$defs/any" }] }, $defs: { any: {} } },
+      ["[null]"],
+      ['["a"]', "[[]]"],
+    ],
     [true, ['{"a":[null,{"b":""}]}', '""'], ['{"a"}', "tru"]],
     [{ type: "string", format: "date" }, ['"2024-02-28"'], ['"2023-02-29"', '"2023-13-01"', '"2023-04-31"']],
   ];
@@ -180,6 +194,8 @@ test.each([
   [{ type: "string", pattern: "(?=a)" }, "pattern", "#/pattern"],
   [{ type: "number", multipleOf: 0.1 }, "multipleOf", "#/multipleOf"],
   [{ type: "text" }, "type", "#/type"],
+  [{ type: "integer", minimum: 1.6e15 }, "minimum", "#/minimum"],
+  [{ type: "number", exclusiveMaximum: -1e15 }, "exclusiveMaximum", "#/exclusiveMaximum"],
   [{ type: "string", maxLength: -1 }, "maxLength", "#/maxLength"],
   [{ type: "object", minProperties: 1 }, "minProperties", "#/minProperties"],
   [{ type: "object", properties: { "a/b": { nullable: true } } }, "nullable", "#/properties/a~1b/nullable"],

@@ -57,7 +57,7 @@ export function fused(q: Tensor, k: Tensor, v: Tensor, options: FusedOptions): T
   const room: Room = { front: Math.max(0, -reach), used, back: Math.max(0, steps + reach - keys) };
   const window = band.left === undefined ? 0 : band.left + right + 1;
   const total = room.front + used + room.back;
-  const biased = slopes && (band.right === 0 ? { slopes } : { distances: bothWays(slopes, right, total) });
+  const biased = slopes && (right === 0 ? { slopes } : { distances: bothWays(slopes, right, total) });
   return attention(queries, withRoom(k, room), withRoom(v, room), {
     ...shared,
     ...biased,

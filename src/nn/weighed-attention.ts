@@ -14,7 +14,7 @@ import { stream } from "./init.js";
 export function weighed(q: Tensor, k: Tensor, v: Tensor, options: FusedOptions, dropout: number): Tensor {
   const [batch = 0, steps = 0, heads = 0] = q.shape;
   const [, , keys = 0, size = 0] = v.shape;
-  if (dropout === 1 || batch * steps * heads * keys * size === 0) {
+  if (batch * steps * heads * keys * size === 0) {
     return filled(q.device, [batch, steps, heads, size], 0);
   }
   const weights = fused(q, k, unitValues(k), options); // [B,T,H,S]

@@ -253,6 +253,11 @@ describe("contrastive search", () => {
     expect(found).toEqual(steps);
   });
 
+  test("a token that may not come is not taken, however unlike the text it is", async () => {
+    const [text] = await llama.generate({ ...prompt, penalty_alpha: 0.95, prefix_allowed_tokens_fn: () => [7] });
+    expect(text!.slice(4)).toEqual(new Array(6).fill(7));
+  });
+
   test("penalties of tokens that were generated, which the device has otherwise", async () => {
     const input_ids = [[5, 9, 2, 77]];
     const options = { input_ids, max_new_tokens: 12, eos_token_id: null, presence_penalty: 40 };

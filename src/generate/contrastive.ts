@@ -143,7 +143,8 @@ function take(
     const [own] = unitRows(tap.states.get(first + n)!, 1);
     const alike = text.states.reduce((near, other) => Math.max(near, dot(own!, other)), Number.NEGATIVE_INFINITY);
     const score = (1 - alpha) * probability - alpha * alike;
-    if (state && !(score > most)) continue;
+    // The likeliest comes first. One that may not come, by a mask or a ban, is a candidate only to fill its row.
+    if (state && (probability === 0 || !(score > most))) continue;
     [best, most, state] = [n, score, own];
   }
   const chosen = candidates[best]!;

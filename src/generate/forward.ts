@@ -66,13 +66,10 @@ export class RowForward implements Disposable {
     return plain(() => this.#model.head(this.hidden(chunk).view(chunk.ids.length, -1)));
   }
 
-  /**
-   * Records the logits [n,vocab] of the last token of each text that ends in a chunk.
-   * @param hidden its hidden states, if they were recorded
-   */
-  lastLogits(chunk: FlatChunk, hidden?: Tensor): Tensor {
+  /** Records the logits [n,vocab] of the last token of each text that ends in a chunk, from the chunk's hidden states. */
+  lastLogits(chunk: FlatChunk, hidden: Tensor): Tensor {
     return plain(() => {
-      const rows = (hidden ?? this.hidden(chunk)).view(chunk.ids.length, -1);
+      const rows = hidden.view(chunk.ids.length, -1);
       const last = Tensor.empty(this.device, [chunk.ends.length, rows.shape[1]!], "f32", "last hidden states");
       chunk.ends.forEach(([, lane], n) => {
         copyInto(rows.narrow(0, lane, 1), last.narrow(0, n, 1));

@@ -40,7 +40,7 @@ export function unconditionalOf(
   if (negative.rows !== batch.rows) {
     refuse("negative_prompt_ids", `${negative.rows} rows, but input_ids have ${batch.rows}: one for each prompt`);
   }
-  return promptsOf(leftPadded(negative));
+  return promptsOf(leftPadded(negative, "negative_prompt_ids"));
 }
 
 /** Leads scores away from those without the condition, both as log-probabilities. */

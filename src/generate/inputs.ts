@@ -179,8 +179,8 @@ export function lanesOf(batch: Batch, positions: Int32Array = positionsOf(batch)
   return lanes;
 }
 
-/** The batch with each row's padding moved to the left: new tokens follow the text. */
-export function leftPadded(batch: Batch): Batch {
+/** The batch with each row's padding moved to the left: new tokens follow the text. @throws OptionError for a row of padding alone */
+export function leftPadded(batch: Batch, name = "the batch"): Batch {
   const { rows, steps, ids, mask } = batch;
   if (mask === undefined) return batch;
   const newIds = new Int32Array(ids.length);
@@ -188,7 +188,7 @@ export function leftPadded(batch: Batch): Batch {
   for (let r = 0; r < rows; r++) {
     const at = r * steps;
     const real = [...ids.subarray(at, at + steps)].filter((_, t) => mask[at + t] === 1);
-    if (real.length === 0) throw new OptionError(`row ${r} of the batch is all padding`);
+    if (real.length === 0) throw new OptionError(`row ${r} of ${name} is all padding`);
     const pads = [...ids.subarray(at, at + steps)].filter((_, t) => mask[at + t] === 0);
     newIds.set([...pads, ...real], at);
     newMask.fill(1, at + pads.length, at + steps);

@@ -308,16 +308,16 @@ export class DecodeSession implements Disposable {
   /** Records a chunk of texts; keeps the logits of the texts that end in it, unless their last tokens are left. */
   #runChunk(chunk: FlatChunk, sequences: readonly Sequence[], left: boolean): Tensor {
     this.#extend(chunk, sequences);
-    if (left || (chunk.ends.length === 0 && !this.#states)) return this.#forward.hidden(chunk);
-    const hidden = this.#states && this.#forward.hidden(chunk);
-    if (hidden) this.#states?.add(hidden, placesOf(chunk.counts));
-    if (hidden && chunk.ends.length === 0) return hidden;
-    const logits = this.#forward.lastLogits(chunk, hidden);
-    hidden?.dispose();
-    chunk.ends.forEach(([text], n) => {
-      sequences[text]!.logits = logits.narrow(0, n, 1).keep();
+    return scope(() => {
+      const hidden = this.#forward.hidden(chunk);
+      this.#states?.add(hidden, placesOf(chunk.counts));
+      if (left || chunk.ends.length === 0) return hidden;
+      const logits = this.#forward.lastLogits(chunk, hidden);
+      chunk.ends.forEach(([text], n) => {
+        sequences[text]!.logits = logits.narrow(0, n, 1).keep();
+      });
+      return logits;
     });
-    return logits;
   }
 
   /** Makes room for the tokens of a chunk. */

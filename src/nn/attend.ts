@@ -1,8 +1,8 @@
 // Attention as model layers use it: over the tokens of the pass, over a cache, over an encoder's output.
 
 import { ShapeError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
-import { type AttentionOptions, attention } from "../ops/attention.js";
+import type { Tensor } from "../core/tensor.js";
+import { type AttentionOptions, attention, unitValues } from "../ops/attention.js";
 import { contiguous } from "../ops/copy.js";
 import type { AttentionKind, Pass } from "./pass.js";
 
@@ -18,13 +18,10 @@ export interface AttendOptions {
 
 /** Attention over all keys [B,G,S,D] of a pass without a cache: [B,T,H,E]. Its weights are captured if the pass wants them. */
 function whole(pass: Pass, kind: AttentionKind, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
-  pass.capture_attention(kind, () => {
-    const [batch = 0, groups = 0, keys = 0] = k.shape;
-    // With the unit matrix for values the result is the weights.
-    const unit = Float32Array.from({ length: keys * keys }, (_, at) => (at % (keys + 1) === 0 ? 1 : 0));
-    const values = Tensor.from(q.device, unit, [1, 1, keys, keys]).expand(batch, groups, keys, keys);
-    return contiguous(attention(q, k, values, options).permute(0, 2, 1, 3)); // [B,H,T,S]
-  });
+  pass.capture_attention(
+    kind,
+    () => contiguous(attention(q, k, unitValues(k), options).permute(0, 2, 1, 3)), // [B,H,T,S]
+  );
   return attention(q, k, v, options);
 }
 

@@ -29,7 +29,10 @@ const FLASH = {
   ),
   /** Scores become softcap * tanh(score / softcap); 0, the default, leaves them. */
   softcap: number((cap) => cap >= 0 && cap < Number.POSITIVE_INFINITY, "a number of at least 0"),
-  /** f32[H] or f32[B,H]: subtracts slope * distance of a key from a query's place from the score. */
+  /**
+   * f32[H] or f32[B,H]: subtracts slope * distance of a key from a query's place from the score. Only with `causal`, or with a right
+   * window of 0, are there gradients.
+   */
   alibi_slopes: such<Tensor | null>((value) => value === null || Tensor.is(value), "a Tensor"),
   /** No effect: gradients are always the same from run to run. */
   deterministic: flag(),

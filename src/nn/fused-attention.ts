@@ -49,15 +49,15 @@ export function fused(q: Tensor, k: Tensor, v: Tensor, options: FusedOptions): T
   if (!band || (band.left === undefined && band.right === undefined && !slopes)) {
     return attention(queries, inRows(k), inRows(v), { ...shared, causal: false, mask, bias });
   }
-  // What one sees to the right is a causal order of queries that stand so much later.
-  const right = band.right ?? Math.max(0, keys - 1 - band.diagonal);
+  // What one sees to the right is a causal order of queries that stand so much later: at most so that the first sees all.
+  const right = Math.min(band.right ?? Number.POSITIVE_INFINITY, Math.max(0, keys - 1 - band.diagonal));
   const reach = band.diagonal + right;
   const used = Math.min(keys, steps + reach);
   if (used <= 0) return zeros();
   const room: Room = { front: Math.max(0, -reach), used, back: Math.max(0, steps + reach - keys) };
   const window = band.left === undefined ? 0 : band.left + right + 1;
   const total = room.front + used + room.back;
-  const biased = slopes && (band.right === 0 ? { slopes } : { distances: bothWays(slopes, right, total) });
+  const biased = slopes && (right === 0 ? { slopes } : { distances: bothWays(slopes, right, total) });
   return attention(queries, withRoom(k, room), withRoom(v, room), {
     ...shared,
     ...biased,

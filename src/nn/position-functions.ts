@@ -1,10 +1,10 @@
 // What positions become in attention, by transformers' names: frequencies of rotary embeddings, ALiBi, buckets of T5. Plain
 // numbers on the host; models have the same from rope.ts, alibi.ts and buckets.ts.
 
-import { isList, numbersIn } from "../core/checks.js";
+import { listOf, numbersIn } from "../core/checks.js";
 import { fromBf16, toBf16 } from "../core/dtype.js";
 import { ConfigError, OptionError } from "../core/errors.js";
-import { flag, readOptions, whole } from "../core/options.js";
+import { flag, type Options, readOptions, whole } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { FloatTensor } from "../media/image-processor.js";
 import { alibiSlopes, mptAlibiSlopes } from "./alibi.js";
@@ -100,14 +100,14 @@ function checkCount(call: string, name: string, count: number): void {
 
 /** Rows of a mask [B,S] of zeros and ones. @throws OptionError */
 function rowsOf(call: string, mask: unknown): readonly (readonly number[])[] {
-  const row = (value: unknown): number[] | undefined => numbersIn(value, (one) => one === 0 || one === 1);
-  try {
-    const rows = isList(mask) ? mask.slice(0, MOST).map(row) : [];
-    const length = rows[0]?.length ?? 0;
-    if (length > 0 && rows.every((one) => one?.length === length)) return rows as readonly number[][];
-  } catch {
-    // Refused below: a list that cannot be read.
-  }
+  const rows: number[][] = [];
+  const isRow = (value: unknown): value is ArrayLike<number> => {
+    const row = numbersIn(value, (one) => one === 0 || one === 1);
+    if (!row?.length || row.length !== (rows[0] ?? row).length) return false;
+    rows.push(row);
+    return true;
+  };
+  if (listOf(mask, isRow)?.length) return rows;
   throw new OptionError(`${call}: attention_mask must be rows of zeros and ones, of one length, got ${show(mask)}`);
 }
 
@@ -191,7 +191,7 @@ const BUCKETS = {
  */
 export function relative_position_bucket(
   relative_position: ArrayLike<number>,
-  options: { bidirectional?: boolean; num_buckets?: number; max_distance?: number } = {},
+  options: Options<typeof BUCKETS> = {},
 ): Int32Array {
   const call = "relative_position_bucket";
   const { bidirectional = true, num_buckets = 32, max_distance = 128 } = readOptions(call, BUCKETS, options);

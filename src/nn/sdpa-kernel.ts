@@ -2,11 +2,13 @@
 
 import { isFunction, isList } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
-import { flag, readOptions } from "../core/options.js";
+import { flag, type Options, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { KERNEL_ORDER, Kernels, SDPBackend } from "./kernel-choice.js";
 
 export { type Kernels, SDPBackend } from "./kernel-choice.js";
+
+const SDPA_KERNEL = { set_priority: flag() };
 
 /**
  * Runs `body` with these kernels alone, and gives what it gives: scaled_dot_product_attention and models (with attention "sdpa", or
@@ -18,9 +20,9 @@ export { type Kernels, SDPBackend } from "./kernel-choice.js";
 export function sdpa_kernel<T>(
   backends: SDPBackend | readonly SDPBackend[],
   body: (kernels: Kernels) => T,
-  options: { set_priority?: boolean } = {},
+  options: Options<typeof SDPA_KERNEL> = {},
 ): T {
-  const { set_priority } = readOptions("sdpa_kernel", { set_priority: flag() }, options);
+  const { set_priority } = readOptions("sdpa_kernel", SDPA_KERNEL, options);
   const given = new Kernels(isList(backends) ? (backends as readonly SDPBackend[]) : [backends as SDPBackend]);
   return enter(
     "sdpa_kernel",
@@ -35,10 +37,7 @@ const SDP_KERNEL = { enable_flash: flag(), enable_math: flag(), enable_mem_effic
  * `sdpa_kernel` in torch's older form: each kernel is allowed unless it is false.
  * @throws as `sdpa_kernel`
  */
-export function sdp_kernel<T>(
-  options: { enable_flash?: boolean; enable_math?: boolean; enable_mem_efficient?: boolean; enable_cudnn?: boolean },
-  body: (kernels: Kernels) => T,
-): T {
+export function sdp_kernel<T>(options: Options<typeof SDP_KERNEL>, body: (kernels: Kernels) => T): T {
   const given = readOptions("sdp_kernel", SDP_KERNEL, options);
   const { enable_flash = true, enable_math = true, enable_mem_efficient = true, enable_cudnn = true } = given;
   const allowed = new Map<SDPBackend, boolean>([

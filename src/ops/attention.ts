@@ -3,7 +3,7 @@
 // queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
 
 import { GradientError, OptionError, ShapeError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { laneOf, laneProblem, pageOf, pageProblem } from "./_paged.js";
 import { add } from "./add.js";
 import { type AttentionBackOptions, attentionBack } from "./attention-back.js";
@@ -155,27 +155,40 @@ const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "s
 const BIAS = attentionOp.signature.inputs.findIndex(({ name }) => name === "bias");
 
 /**
- * The gradient of attention by `bias`, f32[B,H,T,S]: P * (dP - the sum of P dP over the keys), with the weights P from attention over
- * the unit matrix, and dP = dy vᵀ, which this holds as the bias itself is held.
+ * The gradient of attention by `bias`, f32[B,H,T,S]: P * (dP - the sum of P dP over the keys), with the weights P and dP = dy vᵀ,
+ * which this holds as the bias itself is held.
  */
 function biasGradient(q: Tensor, k: Tensor, v: Tensor, dy: Tensor, options: AttentionBackOptions): Tensor {
-  const [batch = 0, , heads = 0] = q.shape;
-  const [, groups = 0, keys = 0] = k.shape;
-  const share = heads / groups;
-  const unit = Float32Array.from({ length: keys * keys }, (_, at) => (at % (keys + 1) === 0 ? 1 : 0));
-  const values = Tensor.from(q.device, unit, [1, 1, keys, keys]).expand(batch, groups, keys, keys);
-  const weights = attention(q, k, values, options as AttentionOptions); // [B,T,H,S]
-  const products = Tensor.empty(q.device, weights.shape, "f32", "gradient");
-  for (let b = 0; b < batch; b++) {
-    for (let g = 0; g < groups; g++) {
-      const own = contiguous(dy.select(0, b).narrow(1, g * share, share));
-      copyInto(linear(own, contiguous(v.select(0, b).select(0, g))), products.select(0, b).narrow(1, g * share, share));
-    }
-  }
-  const both = multiply(weights, products);
+  const keys = k.shape[2]!;
+  const weights = attention(q, k, unitValues(k), options as AttentionOptions); // [B,T,H,S]
+  const both = multiply(weights, mixValues(dy, v.permute(0, 1, 3, 2)));
   const ones = Tensor.from(q.device, new Float32Array(keys).fill(1), [1, keys]);
   const sums = linear(both, ones).expand(...weights.shape);
   return contiguous(add(both, scale(multiply(weights, sums), -1)).permute(0, 2, 1, 3));
+}
+
+/** Values [B,G,S,S] for keys k[B,G,S,D], each a row of the unit matrix: attention over them gives its weights, [B,T,H,S]. */
+export function unitValues({ device, shape: [batch = 0, groups = 0, keys = 0] }: Tensor): Tensor {
+  const unit = Float32Array.from({ length: keys * keys }, (_, at) => (at % (keys + 1) === 0 ? 1 : 0));
+  return Tensor.from(device, unit, [1, 1, keys, keys]).expand(batch, groups, keys, keys);
+}
+
+/** Sums of values v[B,G,S,E] by weights w[B,T,H,S] of the heads that share them: f32[B,T,H,E]. */
+export function mixValues(w: Tensor, v: Tensor): Tensor {
+  const [batch = 0, steps = 0, heads = 0] = w.shape;
+  const [, groups = 0, , size = 0] = v.shape;
+  const share = heads / groups;
+  const y = Tensor.empty(v.device, [batch, steps, heads, size], "f32", "attention");
+  for (let b = 0; b < batch; b++) {
+    for (let g = 0; g < groups; g++) {
+      scope(() => {
+        const own = contiguous(w.select(0, b).narrow(1, g * share, share));
+        const columns = contiguous(v.select(0, b).select(0, g).permute(1, 0), "f32");
+        copyInto(linear(own, columns), y.select(0, b).narrow(1, g * share, share));
+      });
+    }
+  }
+  return y;
 }
 
 function lastDimContiguous({ strides, shape }: Tensor): boolean {

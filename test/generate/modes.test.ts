@@ -167,6 +167,10 @@ describe("guidance", () => {
       [{ guidance_scale: undefined, negative_prompt_ids }, /without guidance_scale/],
       [{ negative_prompt_attention_mask: [[1]] }, /there are no negative_prompt_ids/],
       [{ negative_prompt_ids, negative_prompt_attention_mask: [[1]] }, /negative_prompt_attention_mask must have/],
+      [
+        { negative_prompt_ids, negative_prompt_attention_mask: [[0, 0, 0]] },
+        /row 0 of negative_prompt_ids is all padding/,
+      ],
       [{ negative_prompt_ids: [[160]] }, /vocabulary has ids 0 to 159/],
       [{ guidance_scale: Number.NaN }, /guidance_scale must be a number/],
       [{ prompt_lookup_num_tokens: 2 }, /cannot be combined with guidance_scale/],
@@ -251,6 +255,11 @@ describe("contrastive search", () => {
       found.push(...token_ids);
     }
     expect(found).toEqual(steps);
+  });
+
+  test("a token that may not come is not taken, however unlike the text it is", async () => {
+    const [text] = await llama.generate({ ...prompt, penalty_alpha: 0.95, prefix_allowed_tokens_fn: () => [7] });
+    expect(text!.slice(4)).toEqual(new Array(6).fill(7));
   });
 
   test("penalties of tokens that were generated, which the device has otherwise", async () => {

@@ -270,6 +270,11 @@ test.each(ALIBI)("ALiBi of $heads heads as models of transformers build it", ({ 
   }
 });
 
+test("ALiBi of any number of texts", () => {
+  const mask = new Array<number[]>(2 ** 16 + 1).fill([1]);
+  expect(build_alibi_tensor(mask, 1).shape).toEqual([2 ** 16 + 1, 1, 1]);
+});
+
 interface BucketCase {
   key: string;
   bidirectional: boolean;

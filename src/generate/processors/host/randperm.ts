@@ -45,7 +45,8 @@ class MersenneTwister {
  */
 export function randperm(size: number, seed: bigint, count: number = size): Int32Array {
   const random = new MersenneTwister(Number(BigInt.asIntN(32, seed)));
-  const numbers = Int32Array.from({ length: size }, (_, i) => i);
+  const numbers = new Int32Array(size);
+  for (let i = 0; i < size; i++) numbers[i] = i;
   for (let i = 0; i < Math.min(count, size - 1); i++) {
     const other = i + (random.next() % (size - i));
     const own = numbers[i]!;

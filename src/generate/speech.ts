@@ -10,6 +10,7 @@ import { logits } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import type { Batch } from "./inputs.js";
+import { languageCode } from "./languages.js";
 import { type EncoderInput, encodeBatch } from "./seq2seq.js";
 
 /** What a caller says about the text. */
@@ -52,8 +53,7 @@ function languageId(language: string, ids: ReadonlyMap<string, number>): number 
   const direct = ids.get(wanted) ?? ids.get(`<|${wanted}|>`);
   if (direct !== undefined) return direct;
   const codes = [...ids.keys()].map((token) => token.replace(/^<\|(.*)\|>$/, "$1"));
-  const names = new Intl.DisplayNames("en", { type: "language", fallback: "code" });
-  const code = codes.find((one) => nameOf(names, one) === wanted);
+  const code = languageCode(wanted, codes);
   if (code !== undefined) return ids.get(`<|${code}|>`)!;
   const near = suggestion(wanted, codes);
   throw new OptionError(
@@ -63,14 +63,6 @@ function languageId(language: string, ids: ReadonlyMap<string, number>): number 
       hint: `languages: ${listed(codes, 12)}`,
     },
   );
-}
-
-function nameOf(names: Intl.DisplayNames, code: string): string | undefined {
-  try {
-    return names.of(code)?.toLowerCase();
-  } catch {
-    return undefined; // no code of a language
-  }
 }
 
 /**

@@ -272,12 +272,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     warnOfDefaultLength("generate", options, this.generation_config);
     this.hold();
     try {
-      const { decoder, languages } = start;
-      const { device, module } = this;
-      const begun = languages
-        ? await withLanguages(device, module, await transcription.first(), decoder, languages, this.attending())
-        : decoder;
-      return await transcription.run(begun);
+      return await transcription.run(start);
     } finally {
       await this.release();
     }

@@ -5,20 +5,23 @@ import { isWhole } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { type Options, problemWith } from "../core/options.js";
 import { show } from "../core/show.js";
+import type { Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type CacheDType, cacheDType } from "../nn/cache.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import type { LoadedModel } from "./base.js";
 import { type GenerationConfig, generationConfig, givenLengths } from "./config.js";
 import { endingOf } from "./ending.js";
 import { type FeatureBatch, hosted } from "./features.js";
-import { type Batch, numbersOf, promptsOf, readMask } from "./inputs.js";
+import { numbersOf, promptsOf, readMask } from "./inputs.js";
 import type { GenerateOutput, SPEECH_GENERATE } from "./options.js";
 import { WhisperTimeStampLogitsProcessor } from "./processors/host/timestamps.js";
 import { checkProcessors, type HostProcessor } from "./processors/host-processor.js";
 import { type Segment, segmentsOf } from "./segments.js";
+import { LANGUAGE_AT, likeliestLanguages, type SpeechStart } from "./speech.js";
 import { WINDOWS } from "./speech-options.js";
-import { alignmentHeads, Windows, type WindowText } from "./window.js";
+import { alignmentHeads, Windows } from "./window.js";
 
 export type SpeechCall = Options<typeof SPEECH_GENERATE>;
 
@@ -104,7 +107,7 @@ export function timestampRule(
 interface Row {
   readonly number: number;
   /** The decoder's start, without text before it. */
-  readonly start: readonly number[];
+  start: readonly number[];
   /** Where in the features it is. */
   readonly item: number;
   readonly frames: number;
@@ -127,6 +130,7 @@ export class Transcription {
   readonly rows: number;
   readonly #begin: number;
   readonly #conditions: boolean;
+  readonly #attention: AttentionChoice;
   readonly #windows: Windows;
   /** The length that texts have at most, prompts included; it grows by those of each window. */
   #length: number | undefined;
@@ -146,6 +150,7 @@ export class Transcription {
     const { vocab, max_positions } = module.geometry;
     this.#begin = firstTime(file, vocab);
     this.#conditions = fieldOf(options, file, "condition_on_prev_tokens") ?? false;
+    this.#attention = model.attending();
     this.#check(vocab);
     checkProcessors(options.logits_processor);
     const first = this.#config(0, 1, max_positions, undefined);
@@ -154,7 +159,7 @@ export class Transcription {
     const { median_filter_width } = config;
     this.#windows = new Windows(model.device, module, {
       ...this.#thresholds(),
-      attention: model.attending(),
+      attention: this.#attention,
       cache_dtype,
       logits_processor: [...(this.times ? [timestampRule(model, first)] : []), ...(options.logits_processor ?? [])],
       prefix_allowed_tokens_fn: options.prefix_allowed_tokens_fn,
@@ -281,11 +286,11 @@ export class Transcription {
 
   /**
    * Transcribes.
-   * @param starts of the decoder, for each row of the features
+   * @param start of the decoder, for each row of the features
    * @throws AbortError, KernelError, OutOfMemoryError; what processors and criteria throw
    */
-  async run(starts: Batch): Promise<number[][] | SpeechOutput> {
-    const rows = this.#rows(promptsOf(starts));
+  async run({ decoder, languages }: SpeechStart): Promise<number[][] | SpeechOutput> {
+    const rows = this.#rows(promptsOf(decoder));
     const [, mels = 0, all = 0] = this.#features.shape;
     const values = await this.#features.values();
     const { temperature, monitor_progress } = this.#options;
@@ -298,6 +303,8 @@ export class Transcription {
       const active = rows.filter(({ seek, frames }) => seek < frames);
       if (active.length === 0) break;
       monitor_progress?.(rows.map(({ seek, frames }) => [seek, frames] as const));
+      using hidden = this.#windows.encode(windowOf(values, mels, all, this.#window, active));
+      if (window === 0 && languages) await this.#find(active, hidden, languages);
       const parts = active.map((row) => ({
         ...this.#prompt(row),
         number: row.number,
@@ -306,13 +313,9 @@ export class Transcription {
       const longest = parts.reduce((most, { prompt }) => Math.max(most, prompt.length), 0);
       const limit = this.#newTokens(longest);
       const configs = temperatures.map((one) => this.#config(window, longest, limit, one));
-      const features = (places: readonly number[]): FeatureBatch => {
-        const chosen = places.map((place) => active[place]!);
-        return windowOf(values, mels, all, this.#window, chosen);
-      };
-      const texts = await this.#windows.texts(parts, features, configs);
+      const texts = await this.#windows.texts(parts, hidden, configs);
       for (const [n, row] of active.entries()) {
-        const { tokens, silent, temperature: tried, times } = texts[n] as WindowText;
+        const { tokens, silent, temperature: tried, times } = texts[n]!;
         const frames = Math.min(row.frames - row.seek, this.#window);
         row.conditioned = this.#conditions && tried < HOT;
         const at = { begin: this.#begin, offset: (row.seek * time_precision) / stride, frames, stride };
@@ -338,11 +341,12 @@ export class Transcription {
     return Math.max(1, left >= 0 ? left : this.#model.module.encoder_positions! + 2 * left);
   }
 
-  /** The first window of each row of the features. */
-  async first(): Promise<FeatureBatch> {
-    const [items = 0, mels = 0, all = 0] = this.#features.shape;
-    const rows = Array.from({ length: items }, (_, item) => ({ item, seek: 0, frames: all }));
-    return windowOf(await this.#features.values(), mels, all, this.#window, rows);
+  /** Sets the languages of rows, by their first window. */
+  async #find(rows: readonly Row[], hidden: Tensor, languages: readonly number[]): Promise<void> {
+    const { device, module } = this.#model;
+    const first = rows[0]!.start[0]!;
+    const found = await likeliestLanguages(device, module, hidden, first, languages, this.#attention);
+    for (const [n, row] of rows.entries()) row.start = row.start.with(LANGUAGE_AT, found[n]!);
   }
 
   /** Frames of a row that are no padding. */

@@ -2,7 +2,7 @@
 // make_speech.py).
 
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { ConfigError, OptionError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
@@ -143,6 +143,23 @@ test("windows that are not good enough are tried again, each row by itself", asy
   const samples = await model.generate({ ...one, ...given, temperature: 1, num_return_sequences: 2 });
   expect(samples).toHaveLength(2);
   expect(samples[0]).not.toEqual(samples[1]);
+});
+
+test("a window is encoded once, whatever its languages and tries are", async () => {
+  const one = (await heard([15_000])) as Required<SoundFeatures>;
+  const encode = vi.spyOn(model.module, "encode");
+  const monitor_progress = vi.fn();
+  const tries = { temperature: [0, 0.4, 0.8], logprob_threshold: 0 };
+  await model.generate({
+    ...one,
+    ...tries,
+    num_beams: 2,
+    max_new_tokens: 6,
+    return_timestamps: true,
+    monitor_progress,
+  });
+  expect(encode).toHaveBeenCalledTimes(monitor_progress.mock.calls.length);
+  encode.mockRestore();
 });
 
 test("how well ids compress", async () => {

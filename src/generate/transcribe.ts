@@ -128,6 +128,8 @@ export class Transcription {
   readonly times: boolean;
   /** Rows of the features. */
   readonly rows: number;
+  /** Frames of each that are no padding, by the attention mask. */
+  readonly #sounds: readonly number[] | undefined;
   readonly #begin: number;
   readonly #conditions: boolean;
   readonly #attention: AttentionChoice;
@@ -147,6 +149,7 @@ export class Transcription {
     this.#window = module.features!.fixed.frames!;
     this.rows = features.shape[0]!;
     this.times = writesTimes(options, file, features.shape[2]!, this.#window);
+    this.#sounds = soundsOf(options.attention_mask, features.shape, this.#window);
     const { vocab, max_positions } = module.geometry;
     this.#begin = firstTime(file, vocab);
     this.#conditions = fieldOf(options, file, "condition_on_prev_tokens") ?? false;
@@ -295,7 +298,6 @@ export class Transcription {
     const values = await this.#features.values();
     const { temperature, monitor_progress } = this.#options;
     const temperatures = typeof temperature === "object" ? temperature : [temperature];
-    const masked = this.#options.attention_mask !== undefined;
     const stride = this.#window / this.#model.module.encoder_positions!;
     const time_precision = this.#options.time_precision ?? PRECISION;
     const time_precision_features = this.#options.time_precision_features ?? FRAME_PRECISION;
@@ -308,7 +310,7 @@ export class Transcription {
       const parts = active.map((row) => ({
         ...this.#prompt(row),
         number: row.number,
-        positions: masked ? this.#positions(row, stride) : Number.POSITIVE_INFINITY,
+        positions: this.#positions(row, stride),
       }));
       const longest = parts.reduce((most, { prompt }) => Math.max(most, prompt.length), 0);
       const limit = this.#newTokens(longest);
@@ -337,7 +339,8 @@ export class Transcription {
    * times are those that transformers reads from such a window without its last positions.
    */
   #positions(row: Row, stride: number): number {
-    const left = Math.floor((this.#sounds(row) - row.seek) / stride);
+    if (!this.#sounds) return Number.POSITIVE_INFINITY;
+    const left = Math.floor((this.#sounds[row.item]! - row.seek) / stride);
     return Math.max(1, left >= 0 ? left : this.#model.module.encoder_positions! + 2 * left);
   }
 
@@ -349,30 +352,16 @@ export class Transcription {
     for (const [n, row] of rows.entries()) row.start = row.start.with(LANGUAGE_AT, found[n]!);
   }
 
-  /** Frames of a row that are no padding. */
-  #sounds({ item, frames }: Pick<Row, "item" | "frames">): number {
-    const [rows = 0, , all = 0] = this.#features.shape;
-    const mask = readMask(this.#options.attention_mask!, rows, all);
-    const real = mask.subarray(item * all, (item + 1) * all).reduce((sum, one) => sum + one, 0);
-    return Math.min(real, frames);
-  }
-
   #rows(starts: readonly (readonly number[])[]): Row[] {
     const [items = 0, , frames = 0] = this.#features.shape;
-    const { attention_mask, num_return_sequences: copies = 1, sequence_numbers } = this.#options;
+    const { num_return_sequences: copies = 1, sequence_numbers } = this.#options;
     const long = frames > this.#window && items > 1;
-    if (long && attention_mask === undefined) {
-      throw new OptionError("several sounds of more than one window need an attention_mask", {
-        details: { option: "attention_mask" },
-        hint: "the feature extractor gives it with return_attention_mask: true",
-      });
-    }
     const numbers = numbersOf(sequence_numbers, items);
     return Array.from({ length: items * copies }, (_, n): Row => {
       const item = Math.floor(n / copies);
-      const row = { item, number: numbers[item]! * copies + (n % copies), start: starts[item]!, frames };
-      const own = { ...row, seek: 0, conditioned: this.#conditions, segments: [], times: [] };
-      return long ? { ...own, frames: this.#sounds(own) } : own;
+      const row = { item, number: numbers[item]! * copies + (n % copies), start: starts[item]! };
+      const own = { frames: long ? this.#sounds![item]! : frames, seek: 0, conditioned: this.#conditions };
+      return { ...row, ...own, segments: [], times: [] };
     });
   }
 
@@ -394,6 +383,28 @@ export class Transcription {
       decoder_input_ids: rows.map(({ start }) => [...start]),
     };
   }
+}
+
+/**
+ * Frames of each row of features [B,mels,frames] that are no padding; undefined without a mask.
+ * @throws OptionError, ShapeError
+ */
+function soundsOf(
+  mask: SpeechCall["attention_mask"],
+  [rows = 0, , frames = 0]: readonly number[],
+  window: number,
+): number[] | undefined {
+  if (mask === undefined) {
+    if (rows === 1 || frames <= window) return undefined;
+    throw new OptionError("several sounds of more than one window need an attention_mask", {
+      details: { option: "attention_mask" },
+      hint: "the feature extractor gives it with return_attention_mask: true",
+    });
+  }
+  const values = readMask(mask, rows, frames);
+  return Array.from({ length: rows }, (_, row) =>
+    values.subarray(row * frames, (row + 1) * frames).reduce((sum, one) => sum + one, 0),
+  );
 }
 
 /** Lists of the length of the longest one. */

@@ -316,6 +316,7 @@ export class Transcription {
       const limit = this.#newTokens(longest);
       const configs = temperatures.map((one) => this.#config(window, longest, limit, one));
       const texts = await this.#windows.texts(parts, hidden, configs);
+      this.#model.checkUsable();
       for (const [n, row] of active.entries()) {
         const { tokens, silent, temperature: tried, times } = texts[n]!;
         const frames = Math.min(row.frames - row.seek, this.#window);

@@ -162,6 +162,14 @@ test("a window is encoded once, whatever its languages and tries are", async () 
   encode.mockRestore();
 });
 
+test("a transcript of a model that is disposed meanwhile fails", async () => {
+  const other = await AutoModelForSpeechSeq2Seq.from_pretrained(folder, { device });
+  const one = (await heard([41_000])) as Required<SoundFeatures>;
+  const monitor_progress = vi.fn(() => other.dispose());
+  await expect(other.generate({ ...one, language: "en", monitor_progress })).rejects.toThrow(/used after dispose/);
+  expect(monitor_progress).toHaveBeenCalledTimes(1);
+});
+
 test("how well ids compress", async () => {
   const ids = Array.from({ length: 50 }, (_, n) => n + 1);
   expect(await compressionRatio(ids.fill(7), 51_865)).toBeCloseTo(100 / 13, 6);

@@ -58,12 +58,15 @@ function fieldOf<T>(options: SpeechCall, file: ConfigJson, name: keyof typeof WI
 
 /** True where a call asks for more than the text of one window, or has more than one. */
 export function asksTranscript(options: SpeechCall, file: ConfigJson, frames: number, window: number): boolean {
-  const { return_timestamps = file.return_timestamps, temperature } = options;
+  const { return_timestamps = file.return_timestamps, temperature, monitor_progress, prompt_condition_type } = options;
   const asked = (Object.keys(WINDOWS) as (keyof typeof WINDOWS)[]).some((name) => {
     const value = fieldOf<unknown>(options, file, name);
     return value !== undefined && value !== false;
   });
-  return frames > window || Boolean(return_timestamps) || typeof temperature === "object" || asked;
+  const given = monitor_progress ?? prompt_condition_type;
+  return (
+    frames > window || Boolean(return_timestamps) || typeof temperature === "object" || asked || given !== undefined
+  );
 }
 
 /** True if times are to be written. @throws OptionError for false and sound of several windows */

@@ -99,6 +99,9 @@ test("a device, a tensor, part of a window and a stream give the same", async ()
   const monitor_progress = (rows: readonly (readonly [number, number])[]): void => void progress.push(rows);
   await model.generate({ input_features: { data: part, shape: [1, mels, 40] }, ...given, monitor_progress });
   expect(progress[0]).toEqual([[0, 40]]);
+  const plain = { language: "en", max_new_tokens: 2, monitor_progress };
+  await model.generate({ input_features: whole!, ...plain });
+  expect(progress.at(-1)).toEqual([[0, 100]]);
   const timed = { ...given, max_new_tokens: 4, return_token_timestamps: true } as const; // one window
   const expected = await model.generate({ input_features: whole!, ...timed });
   for (const name of ALL_DEVICES.filter((one) => ["reference", "wasm"].includes(one))) {
@@ -210,6 +213,7 @@ test("what cannot be is refused", async () => {
   await refused({ no_speech_threshold: 0.6 }, /counts only below logprob_threshold/);
   await refused({ prompt_ids: [999] }, /999 is not a token id below 362/);
   await refused({ prompt_ids: [1], prompt_condition_type: "all-segments" }, /needs condition_on_prev_tokens/);
+  await refused({ prompt_condition_type: "all-segments" }, /needs condition_on_prev_tokens/);
   await refused({ return_timestamps: true, streamer: { put() {}, end() {} } }, /streamer is for one window/);
   await refused({ return_timestamps: true, max_new_tokens: 43 }, /45 tokens are more than the 44 positions/);
   await refused({ temperature: [] }, /temperature must be/);

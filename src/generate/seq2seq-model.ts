@@ -41,8 +41,9 @@ import { checkProcessors, warnOfHostProcessors } from "./processors/host-process
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
+import { asksTranscript, type SpeechCall, timestampRule } from "./speech-call.js";
 import { type TextStep, withTexts } from "./texts.js";
-import { asksTranscript, type SpeechCall, Transcription, timestampRule } from "./transcribe.js";
+import { Transcription } from "./transcribe.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {

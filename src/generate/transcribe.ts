@@ -15,6 +15,7 @@ import { numbersOf, promptsOf, readMask } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
 import { checkProcessors } from "./processors/host-processor.js";
 import { type Segment, segmentsOf } from "./segments.js";
+import { checkDecoderPositions } from "./seq2seq-inputs.js";
 import { LANGUAGE_AT, likeliestLanguages, type SpeechStart } from "./speech.js";
 import { fieldOf, firstTime, type SpeechCall, timestampRule, writesTimes } from "./speech-call.js";
 import type { WINDOWS } from "./speech-options.js";
@@ -185,12 +186,8 @@ export class Transcription {
     const { module, generation_config: file } = this.#model;
     const { max_positions } = module.geometry;
     const { max_new_tokens, max_length } = givenLengths(this.#options, file);
-    const fits = (tokens: number): void => {
-      if (tokens <= max_positions) return;
-      throw new OptionError(`${tokens} tokens are more than the ${max_positions} positions of this model's decoder`, {
-        hint: "lower max_new_tokens, or shorten prompt_ids",
-      });
-    };
+    const fits = (tokens: number): void =>
+      checkDecoderPositions(module, tokens, "lower max_new_tokens, or shorten prompt_ids");
     if (max_new_tokens !== undefined) {
       fits(longest + max_new_tokens);
       return max_new_tokens;

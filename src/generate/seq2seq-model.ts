@@ -3,7 +3,6 @@
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import type { Options } from "../core/options.js";
-import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType } from "../nn/cache.js";
@@ -40,9 +39,17 @@ import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
-import { type SpeechOptions, type SpeechStart, speechStart, withLanguages } from "./speech.js";
+import {
+  checkDecoderPositions,
+  checkDecoderRows,
+  decoderStart,
+  readEncoderInput,
+  refuseTwoStarts,
+} from "./seq2seq-inputs.js";
+import { type SpeechOptions, type SpeechStart, withLanguages } from "./speech.js";
+import { asksTranscript, type SpeechCall, timestampRule } from "./speech-call.js";
 import { type TextStep, withTexts } from "./texts.js";
-import { asksTranscript, type SpeechCall, Transcription, timestampRule } from "./transcribe.js";
+import { Transcription } from "./transcribe.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
@@ -94,10 +101,10 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const speech = module.features;
     const inputs = readCall("forward", speech ? SPEECH_FORWARD : SEQ2SEQ_FORWARD, given, speech?.name);
     const { vocab } = module.geometry;
-    const encoder = this.#encoder(inputs);
+    const encoder = readEncoderInput(this.module, inputs);
     const decoder = readBatch(inputs.decoder_input_ids, undefined, vocab, "decoder_input_ids");
-    this.#checkRows(encoder, decoder);
-    this.#checkPositions(decoder.steps, "shorten decoder_input_ids");
+    checkDecoderRows(this.module, encoder, decoder);
+    checkDecoderPositions(this.module, decoder.steps, "shorten decoder_input_ids");
     const capture = inputs.output_hidden_states ?? false;
     const capture_attentions = inputs.output_attentions ?? false;
     const how = { capture, capture_attentions, attention: this.attending(capture_attentions) };
@@ -263,7 +270,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   async #transcribe(transcription: Transcription, options: SpeechCall): Promise<number[][] | GenerateOutput> {
     const { language, task, num_beams = 1, num_return_sequences = 1 } = options;
     const { times: return_timestamps, rows } = transcription;
-    const start = this.#start(rows, { language, task, return_timestamps });
+    const start = decoderStart(this as LoadedModel<Seq2SeqLM>, rows, { language, task, return_timestamps });
     const { max_positions } = this.module.geometry;
     const cache_dtype = cacheDType(this.dtype);
     const copies = rows * num_beams * num_return_sequences;
@@ -272,12 +279,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     warnOfDefaultLength("generate", options, this.generation_config);
     this.hold();
     try {
-      const { decoder, languages } = start;
-      const { device, module } = this;
-      const begun = languages
-        ? await withLanguages(device, module, await transcription.first(), decoder, languages, this.attending())
-        : decoder;
-      return await transcription.run(begun);
+      return await transcription.run(start);
     } finally {
       await this.release();
     }
@@ -289,15 +291,18 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const { return_timestamps = this.generation_config.return_timestamps } = options as SpeechOptions;
     const times = call === "stream" && module.features !== undefined && Boolean(return_timestamps);
     const { vocab } = module.geometry;
-    const read = this.#encoder(options);
+    const read = readEncoderInput(this.module, options);
     const shape = encodedShape(module, read);
     const begun = options.decoder_input_ids;
     refuseTwoStarts(options);
     const { decoder, languages }: SpeechStart =
       begun === undefined
-        ? this.#start(shape.rows, { ...(options as SpeechOptions), return_timestamps: times })
+        ? decoderStart(this as LoadedModel<Seq2SeqLM>, shape.rows, {
+            ...(options as SpeechOptions),
+            return_timestamps: times,
+          })
         : { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids") };
-    this.#checkRows(read, decoder);
+    checkDecoderRows(this.module, read, decoder);
     const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
     if (times) {
       const rule = timestampRule(this as LoadedModel<Seq2SeqLM>, config);
@@ -324,7 +329,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
-    this.#checkPositions(tokens, "lower max_new_tokens");
+    checkDecoderPositions(this.module, tokens, "lower max_new_tokens");
     this.#checkRoom(decoder.rows * rowsOf(config), shape.steps, tokens, cache_dtype);
     if (given.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);
@@ -347,52 +352,6 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const cross = { layers: module.cross_layers, rows, capacity: steps, dtype };
     const bytes = cacheBytes(cacheShape(module, rows, tokens, dtype)) + cacheBytes(cross);
     checkRoom(this, bytes, tokens, `caches of ${steps} and ${tokens} tokens`);
-  }
-
-  /** What the encoder reads. @throws ShapeError, OptionError */
-  #encoder(options: Prepared["options"]): EncoderInput {
-    const { features, geometry, encoder_positions } = this.module;
-    if (features) return readFeatures((options as Record<string, unknown>)[features.name], features);
-    const batch = readBatch(options.input_ids, options.attention_mask, geometry.vocab);
-    if (batch.steps <= (encoder_positions ?? batch.steps)) return batch;
-    throw new OptionError(
-      `${batch.steps} tokens are more than the ${encoder_positions} positions of this model's encoder`,
-      { hint: "shorten the text, or tokenize with truncation: true" },
-    );
-  }
-
-  /** @throws OptionError */
-  #checkRows(encoder: EncoderInput, decoder: Batch): void {
-    const { rows } = encodedShape(this.module, encoder);
-    if (decoder.rows === rows) return;
-    const name = this.module.features?.name ?? "input_ids";
-    throw new OptionError(`decoder_input_ids has ${decoder.rows} rows, ${name} has ${rows}`);
-  }
-
-  /** @throws OptionError for a text of the decoder that is longer than its positions */
-  #checkPositions(tokens: number, hint: string): void {
-    const { max_positions } = this.module.geometry;
-    if (tokens <= max_positions) return;
-    throw new OptionError(`${tokens} tokens are more than the ${max_positions} positions of this model's decoder`, {
-      hint,
-    });
-  }
-
-  /** The decoder's start if the caller gives none. @throws OptionError if the files have none either */
-  #start(rows: number, options: SpeechOptions): SpeechStart {
-    const { vocab } = this.module.geometry;
-    const named = [this.generation_config, this.config].map((file) => file.decoder_start_token_id);
-    const id = named.find((value) => value !== undefined && value !== null);
-    if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || id >= vocab) {
-      throw new OptionError(
-        `decoder_start_token_id in the model's files is ${id === undefined ? "missing" : show(id)}`,
-        {
-          hint: "pass decoder_input_ids",
-        },
-      );
-    }
-    if (this.module.features) return speechStart(id, rows, options, this.generation_config, vocab);
-    return { decoder: { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined } };
   }
 
   /** As that of PreTrainedModel. @throws OptionError, ShapeError for what does not fit */
@@ -426,13 +385,4 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
 function textsOf(encoder: EncoderInput): number[][] {
   if (!("ids" in encoder)) return [];
   return promptsOf(encoder).map((ids) => [...ids]);
-}
-
-/** @throws OptionError for a language or task beside a start of the decoder, which names its own */
-function refuseTwoStarts(options: { readonly decoder_input_ids?: unknown } & SpeechOptions): void {
-  const option = options.language !== undefined ? "language" : options.task !== undefined ? "task" : undefined;
-  if (options.decoder_input_ids === undefined || option === undefined) return;
-  throw new OptionError(`${option} and decoder_input_ids both say how the decoder starts: pass one of them`, {
-    details: { option },
-  });
 }

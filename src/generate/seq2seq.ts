@@ -58,11 +58,26 @@ function packed(batch: Batch): Batch & { lengths: readonly number[] } {
   return { rows, steps, ids, mask: mask.includes(0) ? mask : undefined, lengths };
 }
 
+/** Records the encoder alone: its output f32[B,S,hidden], which the caller disposes. */
+export function encoded(
+  device: Device,
+  model: Seq2SeqLM,
+  input: EncoderInput,
+  attention: LoopOptions["attention"],
+): Tensor {
+  return taping(undefined, () =>
+    scope(() => {
+      const { pass, hidden } = encodeBatch(device, model, input, attention && { attention });
+      using _ = pass;
+      return hidden;
+    }),
+  );
+}
+
 /**
  * Keys and values of the encoder's output for every row of a batch, without padding. The caller disposes the cache.
  * @param beams rows of the decoder that read the same text
  * @param attention how it is computed; by default as the model has it
- * @param also gets the encoder's output f32[B,S,hidden], in the scope that frees it
  * @throws OutOfMemoryError
  */
 export function encodeInto(
@@ -72,28 +87,60 @@ export function encodeInto(
   cache_dtype: LoopOptions["cache_dtype"],
   beams = 1,
   attention?: LoopOptions["attention"],
-  also: (hidden: Tensor) => void = () => {},
 ): CrossCache {
   const text = "ids" in batch ? packed(batch) : undefined;
   const { rows, steps } = text ?? encodedShape(model, batch);
   const lengths = text?.lengths ?? new Array<number>(rows).fill(steps);
-  const shape = { rows: rows * beams, capacity: steps };
-  const cross = new CrossCache(device, { layers: model.cross_layers, ...shape, dtype: cache_dtype });
+  return crossCache(device, model, { lengths, steps, beams, cache_dtype }, (cross) => {
+    const { pass, hidden } = encodeBatch(device, model, text ?? batch, attention && { attention });
+    using _ = pass;
+    model.writeCross(hidden, cross);
+  });
+}
+
+/** The same for an output of the encoder, `hidden` f32[B,S,hidden], all of whose positions count. */
+export function crossOf(
+  device: Device,
+  model: Seq2SeqLM,
+  hidden: Tensor,
+  cache_dtype: LoopOptions["cache_dtype"],
+  beams: number,
+): CrossCache {
+  const [rows = 0, steps = 0] = hidden.shape;
+  const lengths = new Array<number>(rows).fill(steps);
+  return crossCache(device, model, { lengths, steps, beams, cache_dtype }, (cross) => model.writeCross(hidden, cross));
+}
+
+interface CrossRows {
+  /** Positions of each row that count, of `steps`. */
+  readonly lengths: readonly number[];
+  readonly steps: number;
+  readonly beams: number;
+  readonly cache_dtype: LoopOptions["cache_dtype"];
+}
+
+/** @param write records keys and values into the cache */
+function crossCache(
+  device: Device,
+  model: Seq2SeqLM,
+  { lengths, steps, beams, cache_dtype }: CrossRows,
+  write: (cross: CrossCache) => void,
+): CrossCache {
+  const rows = lengths.length * beams;
+  const cross = new CrossCache(device, { layers: model.cross_layers, rows, capacity: steps, dtype: cache_dtype });
   try {
     cross.begin(
       lengths.map((_, item) => item * beams),
       lengths,
       steps,
     );
-    const write = (): undefined => {
-      const { pass, hidden } = encodeBatch(device, model, text ?? batch, attention && { attention });
-      using _ = pass;
-      model.writeCross(hidden, cross);
-      also(hidden);
-      return undefined;
-    };
-    taping(undefined, () => scope(write));
-    if (beams > 1) cross.reorder(Array.from({ length: shape.rows }, (_, row) => row - (row % beams)));
+    taping(undefined, () =>
+      scope(() => {
+        write(cross);
+        return undefined;
+      }),
+    );
+    if (beams > 1) cross.reorder(Array.from({ length: rows }, (_, row) => row - (row % beams)));
     return cross;
   } catch (error) {
     cross.dispose();

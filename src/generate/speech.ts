@@ -10,7 +10,8 @@ import { logits } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import type { Batch } from "./inputs.js";
-import { type EncoderInput, encodeBatch } from "./seq2seq.js";
+import { languageCode } from "./languages.js";
+import { type EncoderInput, encoded } from "./seq2seq.js";
 
 /** What a caller says about the text. */
 export interface SpeechOptions {
@@ -27,8 +28,8 @@ export interface SpeechStart {
   readonly languages?: readonly number[];
 }
 
-/** Where a language's token lies. */
-const LANGUAGE_AT = 1;
+/** Where a language's token lies in the decoder's start. */
+export const LANGUAGE_AT = 1;
 
 /** Ids by name, of a field of generation_config.json. */
 function idsOf(file: ConfigJson, field: string, vocab: number): ReadonlyMap<string, number> | undefined {
@@ -52,8 +53,7 @@ function languageId(language: string, ids: ReadonlyMap<string, number>): number 
   const direct = ids.get(wanted) ?? ids.get(`<|${wanted}|>`);
   if (direct !== undefined) return direct;
   const codes = [...ids.keys()].map((token) => token.replace(/^<\|(.*)\|>$/, "$1"));
-  const names = new Intl.DisplayNames("en", { type: "language", fallback: "code" });
-  const code = codes.find((one) => nameOf(names, one) === wanted);
+  const code = languageCode(wanted, codes);
   if (code !== undefined) return ids.get(`<|${code}|>`)!;
   const near = suggestion(wanted, codes);
   throw new OptionError(
@@ -63,14 +63,6 @@ function languageId(language: string, ids: ReadonlyMap<string, number>): number 
       hint: `languages: ${listed(codes, 12)}`,
     },
   );
-}
-
-function nameOf(names: Intl.DisplayNames, code: string): string | undefined {
-  try {
-    return names.of(code)?.toLowerCase();
-  } catch {
-    return undefined; // no code of a language
-  }
 }
 
 /**
@@ -158,25 +150,36 @@ export async function withLanguages(
   languages: readonly number[],
   attention: AttentionChoice,
 ): Promise<Batch> {
-  const { rows, steps } = decoder;
-  const scores = scope(() => {
-    const first = Int32Array.from({ length: rows }, (_, row) => decoder.ids[row * steps]!);
-    const { pass, hidden, mask } = encodeBatch(device, model, input, { attention });
-    using _ = pass;
+  using hidden = encoded(device, model, input, attention);
+  const found = await likeliestLanguages(device, model, hidden, decoder.ids[0]!, languages, attention);
+  const ids = decoder.ids.slice();
+  for (const [row, id] of found.entries()) ids[row * decoder.steps + LANGUAGE_AT] = id;
+  return { ...decoder, ids };
+}
+
+/**
+ * The likeliest of `languages` for each row of the encoder's output.
+ * @param hidden f32[B,S,hidden]
+ * @param first the decoder's first token
+ */
+export async function likeliestLanguages(
+  device: Device,
+  model: Seq2SeqLM,
+  hidden: Tensor,
+  first: number,
+  languages: readonly number[],
+  attention: AttentionChoice,
+): Promise<number[]> {
+  const rows = hidden.shape[0]!;
+  using scores = scope(() => {
     const positions = Tensor.from(device, new Int32Array(rows), [rows, 1]);
-    using decoding = model.pass({ positions, encoded: { hidden, mask } }, { attention });
-    return logits(model, decoding, Tensor.from(device, first, [rows, 1]));
+    using decoding = model.pass({ positions, encoded: { hidden } }, { attention });
+    return logits(model, decoding, Tensor.from(device, new Int32Array(rows).fill(first), [rows, 1]));
   });
-  try {
-    const values = await scores.readFloats();
-    const vocab = scores.shape[2]!;
-    const ids = decoder.ids.slice();
-    for (let row = 0; row < rows; row++) {
-      const score = (id: number): number => values[row * vocab + id]!;
-      ids[row * steps + LANGUAGE_AT] = languages.reduce((best, id) => (score(id) > score(best) ? id : best));
-    }
-    return { ...decoder, ids };
-  } finally {
-    scores.dispose();
-  }
+  const values = await scores.readFloats();
+  const vocab = scores.shape[2]!;
+  return Array.from({ length: rows }, (_, row) => {
+    const score = (id: number): number => values[row * vocab + id]!;
+    return languages.reduce((best, id) => (score(id) > score(best) ? id : best));
+  });
 }

@@ -2,25 +2,24 @@
 // section 3.8), with the results of transformers' WhisperGenerationMixin. What happens in a window is in window.ts.
 
 import { isWhole } from "../core/checks.js";
-import { ConfigError, OptionError } from "../core/errors.js";
-import { type Options, problemWith } from "../core/options.js";
-import { show } from "../core/show.js";
-import type { ConfigJson } from "../nn/architecture.js";
+import { OptionError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
 import { type CacheDType, cacheDType } from "../nn/cache.js";
+import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import type { LoadedModel } from "./base.js";
 import { type GenerationConfig, generationConfig, givenLengths } from "./config.js";
 import { endingOf } from "./ending.js";
 import { type FeatureBatch, hosted } from "./features.js";
-import { type Batch, numbersOf, promptsOf, readMask } from "./inputs.js";
-import type { GenerateOutput, SPEECH_GENERATE } from "./options.js";
-import { WhisperTimeStampLogitsProcessor } from "./processors/host/timestamps.js";
-import { checkProcessors, type HostProcessor } from "./processors/host-processor.js";
+import { numbersOf, promptsOf, readMask } from "./inputs.js";
+import type { GenerateOutput } from "./options.js";
+import { checkProcessors } from "./processors/host-processor.js";
 import { type Segment, segmentsOf } from "./segments.js";
-import { WINDOWS } from "./speech-options.js";
-import { alignmentHeads, Windows, type WindowText } from "./window.js";
-
-export type SpeechCall = Options<typeof SPEECH_GENERATE>;
+import { checkDecoderPositions } from "./seq2seq-inputs.js";
+import { LANGUAGE_AT, likeliestLanguages, type SpeechStart } from "./speech.js";
+import { fieldOf, firstTime, type SpeechCall, timestampRule, writesTimes } from "./speech-call.js";
+import type { WINDOWS } from "./speech-options.js";
+import { alignmentHeads, Windows } from "./window.js";
 
 /** What `generate` of a model of sound returns with `return_segments`, times of tokens, or `return_dict_in_generate`. */
 export interface SpeechOutput extends GenerateOutput {
@@ -43,68 +42,11 @@ const MEDIAN = 7;
 /** Options that say something of one window's steps. */
 const OF_STEPS = ["streamer", "output_scores", "output_logits", "prompt_lookup_num_tokens"] as const;
 
-/** An option, or the field of generation_config.json in its place. @throws ConfigError for a field that is no such option */
-function fieldOf<T>(options: SpeechCall, file: ConfigJson, name: keyof typeof WINDOWS): T | undefined {
-  if (options[name] !== undefined) return options[name] as T;
-  const value = file[name] ?? undefined;
-  const problem = value === undefined ? undefined : problemWith(name, WINDOWS[name], value);
-  if (problem)
-    throw new ConfigError(`generation_config.json: ${problem.message}`, { hint: `pass ${name} to generate()` });
-  return value as T | undefined;
-}
-
-/** True where a call asks for more than the text of one window, or has more than one. */
-export function asksTranscript(options: SpeechCall, file: ConfigJson, frames: number, window: number): boolean {
-  const { return_timestamps = file.return_timestamps, temperature } = options;
-  const asked = (Object.keys(WINDOWS) as (keyof typeof WINDOWS)[]).some((name) => {
-    const value = fieldOf<unknown>(options, file, name);
-    return value !== undefined && value !== false;
-  });
-  return frames > window || Boolean(return_timestamps) || typeof temperature === "object" || asked;
-}
-
-/** True if times are to be written. @throws OptionError for false and sound of several windows */
-export function writesTimes(options: SpeechCall, file: ConfigJson, frames: number, window: number): boolean {
-  const { return_timestamps, return_token_timestamps } = options;
-  if (frames > window && return_timestamps === false) {
-    throw new OptionError(`${frames} frames are more than the ${window} of a window: longer sound needs times`, {
-      details: { option: "return_timestamps" },
-      hint: "pass return_timestamps: true, or leave it out",
-    });
-  }
-  const asked = return_timestamps ?? (frames > window || return_token_timestamps || file.return_timestamps);
-  return Boolean(asked);
-}
-
-/** The token of time 0, by generation_config.json; Infinity if it names none. */
-function firstTime({ no_timestamps_token_id: silent }: ConfigJson, vocab: number): number {
-  const named = typeof silent === "number" && Number.isSafeInteger(silent) && silent > 0 && silent < vocab - 1;
-  return named ? silent + 1 : Number.POSITIVE_INFINITY;
-}
-
-/** The rule about times of a model. @throws ConfigError for one that writes none */
-export function timestampRule(
-  { generation_config: file, module }: LoadedModel<Seq2SeqLM>,
-  { eos_token_ids }: GenerationConfig,
-): HostProcessor {
-  const begin = firstTime(file, module.geometry.vocab);
-  if (begin === Number.POSITIVE_INFINITY) {
-    const silent = file.no_timestamps_token_id;
-    const given = silent === undefined || silent === null ? "missing" : show(silent);
-    throw new ConfigError(`generation_config.json: no_timestamps_token_id is ${given}, so this model writes no times`);
-  }
-  const { max_initial_timestamp_index: most } = file;
-  const eos_token_id = eos_token_ids.length > 0 ? eos_token_ids : [0];
-  const max_initial_timestamp_index = most as number | null | undefined;
-  const config = { no_timestamps_token_id: begin - 1, eos_token_id, max_initial_timestamp_index };
-  return new WhisperTimeStampLogitsProcessor(config, 0);
-}
-
 /** A row while it is transcribed. */
 interface Row {
   readonly number: number;
   /** The decoder's start, without text before it. */
-  readonly start: readonly number[];
+  start: readonly number[];
   /** Where in the features it is. */
   readonly item: number;
   readonly frames: number;
@@ -125,8 +67,11 @@ export class Transcription {
   readonly times: boolean;
   /** Rows of the features. */
   readonly rows: number;
+  /** Frames of each that are no padding, by the attention mask. */
+  readonly #sounds: readonly number[] | undefined;
   readonly #begin: number;
   readonly #conditions: boolean;
+  readonly #attention: AttentionChoice;
   readonly #windows: Windows;
   /** The length that texts have at most, prompts included; it grows by those of each window. */
   #length: number | undefined;
@@ -143,9 +88,11 @@ export class Transcription {
     this.#window = module.features!.fixed.frames!;
     this.rows = features.shape[0]!;
     this.times = writesTimes(options, file, features.shape[2]!, this.#window);
+    this.#sounds = soundsOf(options.attention_mask, features.shape, this.#window);
     const { vocab, max_positions } = module.geometry;
     this.#begin = firstTime(file, vocab);
     this.#conditions = fieldOf(options, file, "condition_on_prev_tokens") ?? false;
+    this.#attention = model.attending();
     this.#check(vocab);
     checkProcessors(options.logits_processor);
     const first = this.#config(0, 1, max_positions, undefined);
@@ -154,7 +101,7 @@ export class Transcription {
     const { median_filter_width } = config;
     this.#windows = new Windows(model.device, module, {
       ...this.#thresholds(),
-      attention: model.attending(),
+      attention: this.#attention,
       cache_dtype,
       logits_processor: [...(this.times ? [timestampRule(model, first)] : []), ...(options.logits_processor ?? [])],
       prefix_allowed_tokens_fn: options.prefix_allowed_tokens_fn,
@@ -239,12 +186,8 @@ export class Transcription {
     const { module, generation_config: file } = this.#model;
     const { max_positions } = module.geometry;
     const { max_new_tokens, max_length } = givenLengths(this.#options, file);
-    const fits = (tokens: number): void => {
-      if (tokens <= max_positions) return;
-      throw new OptionError(`${tokens} tokens are more than the ${max_positions} positions of this model's decoder`, {
-        hint: "lower max_new_tokens, or shorten prompt_ids",
-      });
-    };
+    const fits = (tokens: number): void =>
+      checkDecoderPositions(module, tokens, "lower max_new_tokens, or shorten prompt_ids");
     if (max_new_tokens !== undefined) {
       fits(longest + max_new_tokens);
       return max_new_tokens;
@@ -281,16 +224,15 @@ export class Transcription {
 
   /**
    * Transcribes.
-   * @param starts of the decoder, for each row of the features
+   * @param start of the decoder, for each row of the features
    * @throws AbortError, KernelError, OutOfMemoryError; what processors and criteria throw
    */
-  async run(starts: Batch): Promise<number[][] | SpeechOutput> {
-    const rows = this.#rows(promptsOf(starts));
+  async run({ decoder, languages }: SpeechStart): Promise<number[][] | SpeechOutput> {
+    const rows = this.#rows(promptsOf(decoder));
     const [, mels = 0, all = 0] = this.#features.shape;
     const values = await this.#features.values();
     const { temperature, monitor_progress } = this.#options;
     const temperatures = typeof temperature === "object" ? temperature : [temperature];
-    const masked = this.#options.attention_mask !== undefined;
     const stride = this.#window / this.#model.module.encoder_positions!;
     const time_precision = this.#options.time_precision ?? PRECISION;
     const time_precision_features = this.#options.time_precision_features ?? FRAME_PRECISION;
@@ -298,21 +240,20 @@ export class Transcription {
       const active = rows.filter(({ seek, frames }) => seek < frames);
       if (active.length === 0) break;
       monitor_progress?.(rows.map(({ seek, frames }) => [seek, frames] as const));
+      using hidden = this.#windows.encode(windowOf(values, mels, all, this.#window, active));
+      if (window === 0 && languages) await this.#find(active, hidden, languages);
       const parts = active.map((row) => ({
         ...this.#prompt(row),
         number: row.number,
-        positions: masked ? this.#positions(row, stride) : Number.POSITIVE_INFINITY,
+        positions: this.#positions(row, stride),
       }));
       const longest = parts.reduce((most, { prompt }) => Math.max(most, prompt.length), 0);
       const limit = this.#newTokens(longest);
       const configs = temperatures.map((one) => this.#config(window, longest, limit, one));
-      const features = (places: readonly number[]): FeatureBatch => {
-        const chosen = places.map((place) => active[place]!);
-        return windowOf(values, mels, all, this.#window, chosen);
-      };
-      const texts = await this.#windows.texts(parts, features, configs);
+      const texts = await this.#windows.texts(parts, hidden, configs);
+      this.#model.checkUsable();
       for (const [n, row] of active.entries()) {
-        const { tokens, silent, temperature: tried, times } = texts[n] as WindowText;
+        const { tokens, silent, temperature: tried, times } = texts[n]!;
         const frames = Math.min(row.frames - row.seek, this.#window);
         row.conditioned = this.#conditions && tried < HOT;
         const at = { begin: this.#begin, offset: (row.seek * time_precision) / stride, frames, stride };
@@ -334,41 +275,29 @@ export class Transcription {
    * times are those that transformers reads from such a window without its last positions.
    */
   #positions(row: Row, stride: number): number {
-    const left = Math.floor((this.#sounds(row) - row.seek) / stride);
+    if (!this.#sounds) return Number.POSITIVE_INFINITY;
+    const left = Math.floor((this.#sounds[row.item]! - row.seek) / stride);
     return Math.max(1, left >= 0 ? left : this.#model.module.encoder_positions! + 2 * left);
   }
 
-  /** The first window of each row of the features. */
-  async first(): Promise<FeatureBatch> {
-    const [items = 0, mels = 0, all = 0] = this.#features.shape;
-    const rows = Array.from({ length: items }, (_, item) => ({ item, seek: 0, frames: all }));
-    return windowOf(await this.#features.values(), mels, all, this.#window, rows);
-  }
-
-  /** Frames of a row that are no padding. */
-  #sounds({ item, frames }: Pick<Row, "item" | "frames">): number {
-    const [rows = 0, , all = 0] = this.#features.shape;
-    const mask = readMask(this.#options.attention_mask!, rows, all);
-    const real = mask.subarray(item * all, (item + 1) * all).reduce((sum, one) => sum + one, 0);
-    return Math.min(real, frames);
+  /** Sets the languages of rows, by their first window. */
+  async #find(rows: readonly Row[], hidden: Tensor, languages: readonly number[]): Promise<void> {
+    const { device, module } = this.#model;
+    const first = rows[0]!.start[0]!;
+    const found = await likeliestLanguages(device, module, hidden, first, languages, this.#attention);
+    for (const [n, row] of rows.entries()) row.start = row.start.with(LANGUAGE_AT, found[n]!);
   }
 
   #rows(starts: readonly (readonly number[])[]): Row[] {
     const [items = 0, , frames = 0] = this.#features.shape;
-    const { attention_mask, num_return_sequences: copies = 1, sequence_numbers } = this.#options;
+    const { num_return_sequences: copies = 1, sequence_numbers } = this.#options;
     const long = frames > this.#window && items > 1;
-    if (long && attention_mask === undefined) {
-      throw new OptionError("several sounds of more than one window need an attention_mask", {
-        details: { option: "attention_mask" },
-        hint: "the feature extractor gives it with return_attention_mask: true",
-      });
-    }
     const numbers = numbersOf(sequence_numbers, items);
     return Array.from({ length: items * copies }, (_, n): Row => {
       const item = Math.floor(n / copies);
-      const row = { item, number: numbers[item]! * copies + (n % copies), start: starts[item]!, frames };
-      const own = { ...row, seek: 0, conditioned: this.#conditions, segments: [], times: [] };
-      return long ? { ...own, frames: this.#sounds(own) } : own;
+      const row = { item, number: numbers[item]! * copies + (n % copies), start: starts[item]! };
+      const own = { frames: long ? this.#sounds![item]! : frames, seek: 0, conditioned: this.#conditions };
+      return { ...row, ...own, segments: [], times: [] };
     });
   }
 
@@ -390,6 +319,28 @@ export class Transcription {
       decoder_input_ids: rows.map(({ start }) => [...start]),
     };
   }
+}
+
+/**
+ * Frames of each row of features [B,mels,frames] that are no padding; undefined without a mask.
+ * @throws OptionError, ShapeError
+ */
+function soundsOf(
+  mask: SpeechCall["attention_mask"],
+  [rows = 0, , frames = 0]: readonly number[],
+  window: number,
+): number[] | undefined {
+  if (mask === undefined) {
+    if (rows === 1 || frames <= window) return undefined;
+    throw new OptionError("several sounds of more than one window need an attention_mask", {
+      details: { option: "attention_mask" },
+      hint: "the feature extractor gives it with return_attention_mask: true",
+    });
+  }
+  const values = readMask(mask, rows, frames);
+  return Array.from({ length: rows }, (_, row) =>
+    values.subarray(row * frames, (row + 1) * frames).reduce((sum, one) => sum + one, 0),
+  );
 }
 
 /** Lists of the length of the longest one. */

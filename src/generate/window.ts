@@ -10,7 +10,7 @@ import type { CacheDType, CrossCache } from "../nn/cache.js";
 import { logits } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
-import { contiguous } from "../ops/copy.js";
+import { contiguous, copyInto } from "../ops/copy.js";
 import { beamSearch } from "./beams.js";
 import type { GenerationConfig } from "./config.js";
 import type { EndingOptions, Ends } from "./ending.js";
@@ -21,7 +21,7 @@ import { softmax } from "./processors/host/base.js";
 import { onHost } from "./processors/host/chain.js";
 import type { HostProcessor, PrefixAllowedTokens } from "./processors/host-processor.js";
 import { type Kept, ScoreRecord } from "./scores.js";
-import { encodeInto } from "./seq2seq.js";
+import { crossOf, encoded } from "./seq2seq.js";
 import { type HeadWeights, tokenTimes } from "./word-times.js";
 
 /** What every window of a call has in common. */
@@ -62,7 +62,7 @@ export interface WindowText {
   readonly temperature: number;
   /** Nobody speaks. */
   readonly silent: boolean;
-  /** Of each token, seconds from the window's beginning; only with `alignment_heads`. */
+  /** Of each token, seconds from the window's beginning; only with `alignment_heads`, and not of silence. */
   readonly times: readonly number[] | undefined;
 }
 
@@ -116,52 +116,56 @@ export class Windows {
     this.#options = options;
   }
 
+  /** The encoder's output f32[B,S,hidden] for a window of each row, which the caller disposes. */
+  encode(features: FeatureBatch): Tensor {
+    return encoded(this.#device, this.#model, features, this.#options.attention);
+  }
+
   /**
-   * @param features of one window of each row
+   * @param hidden f32[B,S,hidden], what `encode` gave for a window of each row
    * @param configs how tokens are chosen in each try
    */
-  async texts(
-    rows: readonly WindowRow[],
-    features: (rows: readonly number[]) => FeatureBatch,
-    configs: readonly GenerationConfig[],
-  ): Promise<WindowText[]> {
-    const { no_speech_threshold, alignment_heads, signal } = this.#options;
+  async texts(rows: readonly WindowRow[], hidden: Tensor, configs: readonly GenerationConfig[]): Promise<WindowText[]> {
+    const { no_speech_threshold, alignment_heads, cache_dtype, signal } = this.#options;
+    const silence = no_speech_threshold === undefined ? undefined : await this.#silence(rows, hidden);
     const found = new Array<WindowText>(rows.length);
-    const wants = no_speech_threshold !== undefined || alignment_heads !== undefined;
-    let hidden: Tensor | undefined;
     let cross: CrossCache | undefined;
-    let encoded = ""; // which rows are in `cross`, for how many beams
+    let cached = ""; // which rows are in `cross`, for how many beams
     try {
-      let silence: readonly number[] | undefined;
       let left = rows.map((_, n) => n);
       for (const [n, config] of configs.entries()) {
         throwIfAborted(signal, "generation");
         const beams = config.beams.num_beams;
         const key = `${beams}: ${left.join()}`;
-        if (key !== encoded) {
+        if (key !== cached) {
           cross?.dispose();
           cross = undefined;
-          const keep = wants && !hidden ? (states: Tensor) => (hidden = states.alias().keep()) : undefined;
-          const { cache_dtype, attention } = this.#options;
-          cross = encodeInto(this.#device, this.#model, features(left), cache_dtype, beams, attention, keep);
-          encoded = key;
+          using own = chosen(hidden, left);
+          cross = crossOf(this.#device, this.#model, own, cache_dtype, beams);
+          cached = key;
         }
-        if (no_speech_threshold !== undefined) silence ??= await this.#silence(rows, hidden!);
-        const own = left.map((row) => rows[row]!);
-        const attempts = await this.#attempt(own, cross!, config);
+        const attempts = await this.#attempt(
+          left.map((row) => rows[row]!),
+          cross!,
+          config,
+        );
         const again: number[] = [];
         for (const [i, attempt] of attempts.entries()) {
           const row = left[i]!;
           const quality = await this.#quality(attempt, silence?.[row]);
+          if (quality === "bad" && n < configs.length - 1) {
+            again.push(row);
+            continue;
+          }
+          const silent = quality === "silent";
           const ends = config.eos_token_ids.includes(attempt.ids.at(-1)!);
-          const times = alignment_heads && (await this.#times(rows[row]!, attempt.ids, hidden!, row));
+          const timed = alignment_heads !== undefined && !silent;
           found[row] = {
             tokens: ends ? attempt.ids.slice(0, -1) : attempt.ids,
             temperature: config.do_sample ? config.temperature : 0,
-            silent: quality === "silent",
-            times,
+            silent,
+            times: timed ? await this.#times(rows[row]!, attempt.ids, hidden, row) : undefined,
           };
-          if (quality === "bad" && n < configs.length - 1) again.push(row);
         }
         left = again;
         if (left.length === 0) break;
@@ -169,7 +173,6 @@ export class Windows {
       return found;
     } finally {
       cross?.dispose();
-      hidden?.dispose();
     }
   }
 
@@ -278,6 +281,17 @@ export class Windows {
       for (const tensor of weights) tensor.dispose();
     }
   }
+}
+
+/** Some rows of the encoder's output. */
+function chosen(hidden: Tensor, rows: readonly number[]): Tensor {
+  const [all = 0, ...shape] = hidden.shape;
+  if (rows.length === all) return hidden.alias();
+  return scope(() => {
+    const own = Tensor.empty(hidden.device, [rows.length, ...shape], "f32", "encoded");
+    for (const [n, row] of rows.entries()) copyInto(hidden.narrow(0, row, 1), own.narrow(0, n, 1));
+    return own;
+  });
 }
 
 /** A batch of prompts, filled on the left. */

@@ -115,14 +115,13 @@ class Wav2Vec2Model extends FeatureModel<Features> {
   }
 }
 
-class Wav2Vec2ForCTC extends FeatureModel<Logits> {
+/** The model behind a head. */
+abstract class Wav2Vec2WithHead extends FeatureModel<Logits> {
   wav2vec2: Wav2Vec2Model;
-  lm_head: Linear;
 
   constructor(c: Wav2Vec2Config) {
     super();
     this.wav2vec2 = new Wav2Vec2Model(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size, { bias: true });
   }
 
   get input(): FeatureInput {
@@ -135,6 +134,15 @@ class Wav2Vec2ForCTC extends FeatureModel<Logits> {
 
   override frames(length: number): number {
     return this.wav2vec2.frames(length);
+  }
+}
+
+class Wav2Vec2ForCTC extends Wav2Vec2WithHead {
+  lm_head: Linear;
+
+  constructor(c: Wav2Vec2Config) {
+    super(c);
+    this.lm_head = new Linear(c.hidden_size, c.vocab_size, { bias: true });
   }
 
   override output_embeddings(): Linear {
@@ -149,30 +157,16 @@ class Wav2Vec2ForCTC extends FeatureModel<Logits> {
 }
 
 /** One label for a whole sound: the mean over its frames, of the last layer's states or of all layers' in learned shares. */
-class Wav2Vec2ForSequenceClassification extends FeatureModel<Logits> {
-  wav2vec2: Wav2Vec2Model;
+class Wav2Vec2ForSequenceClassification extends Wav2Vec2WithHead {
   layer_weights: Parameter | undefined;
   projector: Linear;
   classifier: Linear;
 
   constructor(c: Wav2Vec2Config, labels: number) {
-    super();
-    this.wav2vec2 = new Wav2Vec2Model(c);
+    super(c);
     if (c.use_weighted_layer_sum) this.layer_weights = new Parameter(c.num_hidden_layers + 1);
     this.projector = new Linear(c.hidden_size, c.classifier_proj_size, { bias: true });
     this.classifier = new Linear(c.classifier_proj_size, labels, { bias: true });
-  }
-
-  get input(): FeatureInput {
-    return this.wav2vec2.input;
-  }
-
-  get blocks(): readonly (readonly Module[])[] {
-    return this.wav2vec2.blocks;
-  }
-
-  override frames(length: number): number {
-    return this.wav2vec2.frames(length);
   }
 
   override modules_not_quantized(): readonly string[] {

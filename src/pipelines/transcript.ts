@@ -1,6 +1,7 @@
 // Whisper's tokens to text: parts between times, windows of long sound, and chunks that overlap, joined where their tokens match. The
 // rules, with their limits, are those of transformers' tokenization_whisper.py, so that texts are the same.
 
+import { languageName } from "../generate/languages.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { Times } from "../tokenizer/timed.js";
 import { type Timing, wordsOf } from "./words.js";
@@ -40,23 +41,13 @@ export interface Transcript {
 /** Steps of the times in a window, whatever the model. */
 const WINDOW = 1500;
 const LANGUAGE = /^<\|([a-z]{2,3})\|>$/;
-/** Whisper's names of languages that the platform calls otherwise, by their codes. */
-const NAMES: Readonly<Record<string, string>> = {
-  bn: "bengali",
-  mi: "maori",
-  my: "myanmar",
-  nn: "nynorsk",
-  tl: "tagalog",
-};
 
 const seconds = (time: number): number => Number(time.toFixed(2));
 
 /** The language of a token such as "<|de|>", in English; undefined for other tokens. */
-export function languageOf(token: string | undefined): string | undefined {
+function languageOf(token: string | undefined): string | undefined {
   const code = LANGUAGE.exec(token ?? "")?.[1];
-  if (code === undefined) return undefined;
-  const known = new Intl.DisplayNames("en", { type: "language", fallback: "none" });
-  return NAMES[code] ?? known.of(code)?.toLowerCase();
+  return code === undefined ? undefined : languageName(code);
 }
 
 /** Tokens with the times of each, if there are any. */

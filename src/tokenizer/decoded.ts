@@ -30,8 +30,10 @@ export function decodeIds(
     return backend.cleans && clean_up_tokenization_spaces ? cleanUp(text) : text;
   };
   const times = Times.of(backend);
-  if (!times && (decode_with_timestamps || output_offsets)) {
-    throw new OptionError("tokenizer.decode: decode_with_timestamps and output_offsets are for Whisper's tokenizers");
+  if (!times && (decode_with_timestamps || output_offsets || step !== undefined)) {
+    throw new OptionError(
+      "tokenizer.decode: decode_with_timestamps, output_offsets and time_precision are for Whisper's tokenizers",
+    );
   }
   const text =
     times && decode_with_timestamps

@@ -2,7 +2,7 @@
 // make_speech.py).
 
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { ConfigError, OptionError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
@@ -99,6 +99,9 @@ test("a device, a tensor, part of a window and a stream give the same", async ()
   const monitor_progress = (rows: readonly (readonly [number, number])[]): void => void progress.push(rows);
   await model.generate({ input_features: { data: part, shape: [1, mels, 40] }, ...given, monitor_progress });
   expect(progress[0]).toEqual([[0, 40]]);
+  const plain = { language: "en", max_new_tokens: 2, monitor_progress };
+  await model.generate({ input_features: whole!, ...plain });
+  expect(progress.at(-1)).toEqual([[0, 100]]);
   const timed = { ...given, max_new_tokens: 4, return_token_timestamps: true } as const; // one window
   const expected = await model.generate({ input_features: whole!, ...timed });
   for (const name of ALL_DEVICES.filter((one) => ["reference", "wasm"].includes(one))) {
@@ -145,6 +148,31 @@ test("windows that are not good enough are tried again, each row by itself", asy
   expect(samples[0]).not.toEqual(samples[1]);
 });
 
+test("a window is encoded once, whatever its languages and tries are", async () => {
+  const one = (await heard([15_000])) as Required<SoundFeatures>;
+  const encode = vi.spyOn(model.module, "encode");
+  const monitor_progress = vi.fn();
+  const tries = { temperature: [0, 0.4, 0.8], logprob_threshold: 0 };
+  await model.generate({
+    ...one,
+    ...tries,
+    num_beams: 2,
+    max_new_tokens: 6,
+    return_timestamps: true,
+    monitor_progress,
+  });
+  expect(encode).toHaveBeenCalledTimes(monitor_progress.mock.calls.length);
+  encode.mockRestore();
+});
+
+test("a transcript of a model that is disposed meanwhile fails", async () => {
+  const other = await AutoModelForSpeechSeq2Seq.from_pretrained(folder, { device });
+  const one = (await heard([41_000])) as Required<SoundFeatures>;
+  const monitor_progress = vi.fn(() => other.dispose());
+  await expect(other.generate({ ...one, language: "en", monitor_progress })).rejects.toThrow(/used after dispose/);
+  expect(monitor_progress).toHaveBeenCalledTimes(1);
+});
+
 test("how well ids compress", async () => {
   const ids = Array.from({ length: 50 }, (_, n) => n + 1);
   expect(await compressionRatio(ids.fill(7), 51_865)).toBeCloseTo(100 / 13, 6);
@@ -185,6 +213,7 @@ test("what cannot be is refused", async () => {
   await refused({ no_speech_threshold: 0.6 }, /counts only below logprob_threshold/);
   await refused({ prompt_ids: [999] }, /999 is not a token id below 362/);
   await refused({ prompt_ids: [1], prompt_condition_type: "all-segments" }, /needs condition_on_prev_tokens/);
+  await refused({ prompt_condition_type: "all-segments" }, /needs condition_on_prev_tokens/);
   await refused({ return_timestamps: true, streamer: { put() {}, end() {} } }, /streamer is for one window/);
   await refused({ return_timestamps: true, max_new_tokens: 43 }, /45 tokens are more than the 44 positions/);
   await refused({ temperature: [] }, /temperature must be/);

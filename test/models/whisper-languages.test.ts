@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { AutoModelForSpeechSeq2Seq } from "../../src/generate/auto.js";
+import { speechStart } from "../../src/generate/speech.js";
 import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
@@ -74,6 +75,27 @@ test("a language and a task that the files name", async () => {
   expect(await model.generate(common)).toEqual(french.sequences);
   expect(await model.generate({ ...common, return_timestamps: true })).toHaveLength(2);
   model.dispose();
+});
+
+test("all names that Whisper has for a language, and the platform's", () => {
+  const codes = ["bn", "ca", "de", "my", "nn", "tl", "zh", "yue"];
+  const lang_to_id = Object.fromEntries(codes.map((code, id) => [`<|${code}|>`, 10 + id]));
+  for (const [name, code] of [
+    ["Bengali", "bn"],
+    ["bangla", "bn"],
+    ["valencian", "ca"],
+    ["German", "de"],
+    ["<|DE|>", "de"],
+    ["myanmar", "my"],
+    ["Burmese", "my"],
+    ["nynorsk", "nn"],
+    ["tagalog", "tl"],
+    ["mandarin", "zh"],
+    ["cantonese", "yue"],
+  ] as const) {
+    const { decoder } = speechStart(1, 1, { language: name }, { lang_to_id }, 50);
+    expect([...decoder.ids], name).toEqual([1, 10 + codes.indexOf(code)]);
+  }
 });
 
 test("what a model does not have", async () => {

@@ -139,12 +139,11 @@ function take(
   let most = Number.NEGATIVE_INFINITY;
   let state: Float32Array | undefined;
   for (const [n, { probability, allowed }] of candidates.entries()) {
-    if (state && !allowed) continue; // never the first one
+    if (state && !allowed) continue; // the likeliest comes first, and is taken where nothing is allowed
     const [own] = unitRows(tap.states.get(first + n)!, 1);
     const alike = text.states.reduce((near, other) => Math.max(near, dot(own!, other)), Number.NEGATIVE_INFINITY);
     const score = (1 - alpha) * probability - alpha * alike;
-    // The likeliest comes first. One that may not come, by a mask or a ban, is a candidate only to fill its row.
-    if (state && (probability === 0 || !(score > most))) continue;
+    if (state && !(score > most)) continue;
     [best, most, state] = [n, score, own];
   }
   const chosen = candidates[best]!;

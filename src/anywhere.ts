@@ -13,6 +13,7 @@ export { BetterTransformer } from "./generate/better-transformer.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
 export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
+export { DynamicCache } from "./generate/dynamic-cache.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
 export type { FeatureValues, FloatTensorLike } from "./generate/features.js";

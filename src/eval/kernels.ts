@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { type CacheDType, cacheBytesPerToken, KVCache, sameLayers } from "../nn/cache.js";
+import { type CacheDType, cacheBytesPerToken, KVCache, layerShapes } from "../nn/cache.js";
 import { denseScheme, type Scheme, type Weight } from "../nn/weight.js";
 import { attention } from "../ops/attention.js";
 import { fourBitScheme } from "../quant/four-bit.js";
@@ -119,7 +119,7 @@ export async function attentionSpeed(
   const bytes = batch * keys * cacheBytesPerToken({ layers: 1, groups, head_dim }, dtype);
   const copies = Math.max(1, Math.min(32, Math.ceil((1 << 27) / bytes)));
   const cache = new KVCache(device, {
-    layers: sameLayers({ layers: copies, groups, head_dim }),
+    layers: layerShapes({ layers: copies, groups, head_dim }),
     rows: batch,
     capacity: keys,
     dtype,

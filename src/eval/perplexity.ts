@@ -90,7 +90,10 @@ async function windowLogprobs(
 /** Logits [1,T,vocab] of tokens whose keys and values have gone through a cache. */
 function cachedLogits({ device, module }: PreTrainedModel, part: readonly number[], dtype: CacheDType): Tensor {
   const shape = [1, part.length];
-  using cache = new KVCache(layerDevices(module, device), cacheShape(module, 1, part.length, dtype));
+  using cache = new KVCache(layerDevices(module, device), {
+    ...cacheShape(module, 1, part.length, dtype),
+    chunk: part.length,
+  });
   return scope(() => {
     const ids = Tensor.from(device, Int32Array.from(part), shape);
     const lanes = Tensor.from(

@@ -1,13 +1,15 @@
 // The options of generate() for the key-value cache.
 
 import * as z from "zod";
-import { OptionError } from "../core/errors.js";
+import type { Device } from "../core/device.js";
+import { OctavoError, OptionError } from "../core/errors.js";
 import { type Options, option, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
-import { type CacheDType, type CacheOptions, sameLayers } from "../nn/cache.js";
+import { isOn } from "../load/names.js";
+import { type CacheDType, type CacheOptions, layerShapes } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 
-const CACHES = ["dynamic", "static", "quantized"] as const;
+const CACHES = ["dynamic", "static", "quantized", "offloaded", "offloaded_static", "sliding_window", "hybrid"] as const;
 const CACHE_DTYPES = { float32: "f32", bfloat16: "bf16", float16: "f16" } as const satisfies Record<string, CacheDType>;
 const CACHE_DTYPE_NAMES = Object.keys(CACHE_DTYPES) as (keyof typeof CACHE_DTYPES)[];
 
@@ -20,7 +22,11 @@ const CACHE_CONFIG = {
 };
 
 export const CACHE = {
-  /** "quantized" stores keys and values as 8-bit codes, one scale per token and head; the others store floats. */
+  /**
+   * "quantized" stores keys and values as 8-bit codes, one scale per token and head; the others store floats. "offloaded" ones lie in
+   * the computer's memory, as all do on a device that computes on the CPU. Layers that see a window keep no more than it needs, by any
+   * name.
+   */
   cache_implementation: option(z.literal(CACHES), `one of ${CACHES.join(", ")}`, {
     hint: 'leave it out, or use "quantized" for keys and values in 8 bits',
   }),
@@ -57,6 +63,18 @@ export function cacheDTypeOf({
   return "i8";
 }
 
+/** @throws OctavoError for a cache that is to lie elsewhere than on its device */
+export function checkOffloadedCache(name: string | undefined, devices: Iterable<Device>): void {
+  if (!name?.startsWith("offloaded")) return;
+  for (const device of devices) {
+    if (isOn(device.name, "cpu")) continue;
+    throw new OctavoError("ERR_UNSUPPORTED", `cache_implementation: "${name}" on ${device.name}: caches lie on it`, {
+      details: { option: "cache_implementation" },
+      hint: 'cache_implementation: "quantized" takes half of the memory',
+    });
+  }
+}
+
 /** Capacity of caches is a multiple of this: kernels run best on round sizes, at little cost. */
 const CAPACITY_STEP = 16;
 
@@ -68,5 +86,5 @@ export function cacheShape(
   dtype: CacheDType,
 ): CacheOptions {
   const capacity = Math.ceil(tokens / CAPACITY_STEP) * CAPACITY_STEP;
-  return { layers: sameLayers(model.geometry), rows, capacity, dtype };
+  return { layers: layerShapes(model.geometry), rows, capacity, dtype };
 }

@@ -11,6 +11,7 @@ import { copyInto } from "../ops/copy.js";
 import { taping } from "../ops/tape.js";
 import { cacheShape } from "./cache-options.js";
 import type { FlatChunk } from "./prefill.js";
+import type { HeldTexts } from "./session-options.js";
 
 export interface RowOptions {
   readonly rows: number;
@@ -21,6 +22,8 @@ export interface RowOptions {
   readonly cross?: CrossCache;
   /** How attention is computed; by default as the model has it. */
   readonly attention?: AttentionChoice | undefined;
+  /** The caller's cache, instead of one of its own. */
+  readonly held?: Pick<HeldTexts, "cache" | "lengths"> | undefined;
 }
 
 /** Generation is not differentiated, whatever asks for gradients: it writes into caches. */
@@ -36,16 +39,19 @@ export class RowForward implements Disposable {
   readonly #model: Decoder;
   readonly #shared: Pick<PassInput, "cross">;
   readonly #how: Pick<PassOptions, "attention">;
+  readonly #owns: boolean;
 
   /** @throws OutOfMemoryError */
   constructor(device: Device, model: Decoder, options: RowOptions) {
-    const { rows, capacity, cache_dtype, cross, attention } = options;
+    const { rows, capacity, cache_dtype, cross, attention, held } = options;
     this.device = device;
     this.#model = model;
     this.#shared = { cross };
     this.#how = attention ? { attention } : {};
-    this.lengths = new TextLengths(new Array<number>(rows).fill(1));
-    this.cache = new KVCache(layerDevices(model, device), cacheShape(model, rows, capacity, cache_dtype));
+    this.#owns = held === undefined;
+    this.lengths = held?.lengths ?? new TextLengths(new Array<number>(rows).fill(1));
+    this.cache =
+      held?.cache ?? new KVCache(layerDevices(model, device), cacheShape(model, rows, capacity, cache_dtype));
   }
 
   /** The devices that a pass runs on. */
@@ -95,6 +101,7 @@ export class RowForward implements Disposable {
   }
 
   dispose(): void {
+    if (!this.#owns) return;
     this.cache.dispose();
     this.lengths.dispose();
   }

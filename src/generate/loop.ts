@@ -3,7 +3,7 @@
 
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
-import type { CacheDType, CrossCache } from "../nn/cache.js";
+import { type CacheDType, CHUNK, type CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import { rowsPerPrompt } from "./beam-config.js";
@@ -16,6 +16,7 @@ import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
 import type { FinishReason, RequestConfig, RowToken } from "./sequence.js";
 import { DecodeSession } from "./session.js";
+import type { HeldTexts } from "./session-options.js";
 import type { Streamer } from "./streamers.js";
 
 export interface LoopOptions {
@@ -39,6 +40,8 @@ export interface LoopOptions {
   readonly numbers?: readonly number[];
   /** With guidance: the text in place of each prompt where there is no condition. */
   readonly unconditional?: readonly (readonly number[])[] | undefined;
+  /** The caller's cache, whose texts the prompts go on from. */
+  readonly held?: HeldTexts | undefined;
   /** Tokens of a chunk of the prompts, for tests. */
   readonly chunk?: number;
   /** Called while the prompts are read. */
@@ -81,14 +84,15 @@ export async function* generateSteps(
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const prompts = promptsOf(batch);
-  const { cache_dtype, processors, masks, scores, cross, ends, attention, unconditional = [] } = options;
+  const { cache_dtype, processors, masks, scores, cross, ends, attention, held, unconditional = [] } = options;
   const texts = [...prompts, ...unconditional];
   const total = texts.reduce((sum, { length }) => sum + length, 0);
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const copies = rowsPerPrompt(config.beams);
   const rows = batch.rows * copies;
   const guided = unconditional.length > 0;
-  const shape = { rows: texts.length * copies, capacity: longest + config.max_new_tokens };
+  const capacity = held?.cache.capacity ?? longest + config.max_new_tokens;
+  const shape = { rows: texts.length * copies, capacity };
   using session = new DecodeSession(device, model, {
     ...shape,
     cache_dtype,
@@ -98,6 +102,7 @@ export async function* generateSteps(
     cross,
     attention,
     guided,
+    held,
   });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {
@@ -114,7 +119,8 @@ export async function* generateSteps(
   const ran = (tokens: number): void => progress?.(promptProgress("progress", tokens, total));
   progress?.(promptProgress("initiate", 0, total));
   const prefill = { signal, chunk, ran };
-  await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
+  if (held) await (drafter ? session.resumeForDrafts(requests, prefill) : session.resume(requests, prefill));
+  else await (drafter ? session.addForDrafts(requests, prefill) : session.add(requests, prefill));
   for (let row = 0; row < shape.rows; row++) {
     if (row % copies > 0) session.fork(row - (row % copies), row, configOf(row), sequenceOf(row));
   }
@@ -154,14 +160,17 @@ async function* drafted(
 ): AsyncGenerator<RowToken[]> {
   const counts = session.sequences.map(() => drafts);
   const adapts = config.num_assistant_tokens_schedule !== "constant" && config.prompt_lookup_num_tokens === 0;
-  while (session.sequences.some(Boolean)) {
-    const texts = session.sequences.map((sequence) => sequence?.ids);
-    const most = session.sequences.map((sequence, row) => {
+  for (;;) {
+    const running = session.sequences.map((sequence) => (sequence?.ended ? undefined : sequence));
+    if (!running.some(Boolean)) return;
+    const texts = running.map((sequence) => sequence?.ids);
+    const most = running.map((sequence, row) => {
       if (!sequence) return 0;
       const { ids, prompt, config } = sequence;
-      return Math.min(counts[row]!, config.max_new_tokens - (ids.length - prompt) - 1);
+      // One pass reads them, and the last certain token.
+      return Math.min(counts[row]!, CHUNK - 1, config.max_new_tokens - (ids.length - prompt) - 1);
     });
-    const draws = session.sequences.map((own) =>
+    const draws = running.map((own) =>
       own?.config.do_sample
         ? { config: own.config, sequence: own.sequence, drawn: own.ids.length - own.prompt }
         : undefined,

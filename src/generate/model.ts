@@ -3,38 +3,26 @@
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import type { Options } from "../core/options.js";
-import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { type CacheDType, cacheBytes, cacheDType, cacheName, KVCache, sameLayers } from "../nn/cache.js";
-import { type CausalLM, logits } from "../nn/decoder.js";
+import { type CacheDType, cacheBytes, cacheDType, cacheName } from "../nn/cache.js";
+import type { CausalLM } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { layerDevices } from "../nn/placement.js";
-import { TextLengths } from "../nn/text-lengths.js";
-import { copyInto } from "../ops/copy.js";
-import { tapes } from "../ops/tape.js";
 import { ofRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
-import { cacheShape } from "./cache-options.js";
+import { cacheShape, checkOffloadedCache } from "./cache-options.js";
+import { type CausalLMOutput, causalForward } from "./causal-forward.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
+import { type CacheNeeds, checkKept, type DynamicCache } from "./dynamic-cache.js";
 import { type Ends, endingOf } from "./ending.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import { unconditionalOf } from "./guidance.js";
-import {
-  type Batch,
-  eachPrompt,
-  leftPadded,
-  numbersOf,
-  placesOf,
-  readBatch,
-  textLengths,
-  withImpliedMask,
-} from "./inputs.js";
-import { lossOf, type NextLabels, nextLabels } from "./labels.js";
+import { type Batch, eachPrompt, leftPadded, numbersOf, readBatch, withImpliedMask } from "./inputs.js";
+import { nextLabels } from "./labels.js";
 import { collect, type Step } from "./loop.js";
 import { rowsOf } from "./mode-options.js";
 import {
@@ -48,13 +36,14 @@ import {
   type StreamOptions,
   type TextStreamOptions,
 } from "./options.js";
-import { type Chunk, chunksOf } from "./prefill.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
+import type { HeldTexts } from "./session-options.js";
 import { stepsOf } from "./steps.js";
 import { type TextStep, withTexts } from "./texts.js";
 
+export type { CausalLMOutput } from "./causal-forward.js";
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
 
 /** A call that was read and checked: nothing of the caller's objects is looked at again. */
@@ -65,6 +54,8 @@ interface Prepared {
   /** Tokens of the longest text of all, prompt and new ones. */
   readonly tokens: number;
   readonly config: GenerationConfig;
+  /** The dtype of keys and values. */
+  readonly cache_dtype: CacheDType;
   /** What ends texts beside their length and the ids that end them, from when it is called. */
   readonly ending: () => Ends | undefined;
   /** What the new texts are, if the call says so. */
@@ -78,18 +69,10 @@ interface Started extends Prepared {
   readonly attention: AttentionChoice;
 }
 
-/** The result of one forward pass; the caller disposes all of it. */
-export interface CausalLMOutput {
-  /** With `labels`: f32[1], the mean cross-entropy of the labels that count, in nats. */
-  loss?: Tensor;
-  /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
-  logits: Tensor;
-  hidden_states?: Tensor[];
-  attentions?: Tensor[];
-}
-
 export class PreTrainedModel extends LoadedModel<CausalLM> {
   #caches = 0;
+  /** Caches of the callers that hold texts of this model. */
+  readonly #kept = new Set<DynamicCache>();
 
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(loaded: Loaded, device: Device, ownsDevice: boolean) {
@@ -116,80 +99,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     if (learned && inputs.logits_to_keep) {
       throw new OptionError("forward: labels need the logits of all positions, and logits_to_keep is set");
     }
-    return ofRows(this, inputs.adapter_names, batch.rows, () => this.#forward(batch, inputs, learned));
-  }
-
-  #forward(batch: Batch, inputs: Options<typeof FORWARD>, learned: NextLabels | undefined) {
-    const { max_positions } = this.module.geometry;
-    const { positions, segments } = placesOf(batch, inputs, max_positions);
-    const { lengths, texts } = textLengths(batch, positions, segments);
-    using reach = new TextLengths(lengths);
-    const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
-    // Texts in one row see only themselves, so no cache links them: they run in one chunk. So does what is differentiated.
-    const whole =
-      segments !== undefined ||
-      learned !== undefined ||
-      tapes.open !== undefined ||
-      inputs.output_hidden_states === true ||
-      inputs.output_attentions === true;
-    const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
-    const attention = this.attending(inputs.output_attentions);
-    if (chunks.length > 1) return { logits: scope(() => this.#logitsOfChunks(batch, chunks, reach, keep, attention)) };
-    return scope(() => {
-      const { device } = this;
-      const shape = [batch.rows, batch.steps];
-      const input = {
-        positions: Tensor.from(device, positions, shape),
-        mask: batch.mask && Tensor.from(device, batch.mask, shape, "u8"),
-        segments: segments && Tensor.from(device, segments, shape),
-        lengths: reach,
-        texts: texts && Tensor.from(device, texts, shape),
-      };
-      const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
-      using pass = this.module.pass(input, { capture, capture_attentions, attention });
-      const result = logits(this.module, pass, Tensor.from(device, batch.ids, shape), { logits_to_keep: keep });
-      return {
-        ...(learned ? { loss: lossOf(result, learned) } : {}),
-        logits: result,
-        ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
-        ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),
-      };
-    });
-  }
-
-  /** Logits [B,keep,vocab] of the last positions of a batch that runs in chunks. */
-  #logitsOfChunks(
-    { rows, steps }: Batch,
-    chunks: readonly Chunk[],
-    lengths: TextLengths,
-    keep: number,
-    attention: AttentionChoice,
-  ): Tensor {
-    const { device, module } = this;
-    const { geometry } = module;
-    // Keys and values in f32, as without a cache: cutting into chunks changes only the memory it takes.
-    using cache = new KVCache(layerDevices(module, device), {
-      layers: sameLayers(geometry),
-      rows,
-      capacity: steps,
-      dtype: "f32",
-    });
-    const kept = Tensor.empty(device, [rows, keep, geometry.vocab], "f32", "logits");
-    for (const chunk of chunks) {
-      scope(() => {
-        const shape = [rows, chunk.steps];
-        const ids = Tensor.from(device, chunk.ids, shape);
-        const positions = Tensor.from(device, chunk.positions, shape);
-        const lanes = Tensor.from(device, chunk.lanes, [2, ...shape]);
-        cache.extend(chunk.counts);
-        using pass = module.pass({ positions, lanes, cache, lengths }, { attention });
-        const own = Math.min(chunk.steps, chunk.at + chunk.steps - (steps - keep));
-        if (own <= 0) return void module.hidden(pass, ids);
-        const part = logits(module, pass, ids, { logits_to_keep: own });
-        return copyInto(part, kept.narrow(1, chunk.at + chunk.steps - own - (steps - keep), own));
-      });
-    }
-    return kept;
+    return ofRows(this, inputs.adapter_names, batch.rows, () => causalForward(this, batch, inputs, learned));
   }
 
   /**
@@ -210,14 +120,16 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const kept = keptBy(options, batch.rows * copies);
     if (config.beams.num_beams > 1) return returned(await this.#search(prepared, kept), options);
     const sequences = await collect(batch, copies, () => this.#steps(prepared, kept), options.streamer);
-    return returned({ sequences, ...keptScores(kept, sequences[0]!.length - batch.steps) }, options);
+    const { past_key_values: past } = options;
+    const scores = keptScores(kept, sequences[0]!.length - batch.steps);
+    return returned({ sequences, ...scores, ...(past ? { past_key_values: past } : {}) }, options);
   }
 
   async #search(prepared: Started, kept: Kept | undefined): Promise<GenerateOutput> {
     const { batch, unconditional, config: given, ending, constraint, numbers, options, attention } = prepared;
     const { config, processors } = onHost(given, { ...options, kept, constraint });
     const { beams } = config;
-    const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
+    const { cache_dtype } = prepared;
     const { bytes } = this.#cacheOf(prepared);
     const { signal, progress_callback: progress } = options;
     this.hold();
@@ -302,9 +214,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return this.#caches;
   }
 
-  #cacheOf({ batch, config, tokens }: Prepared): { dtype: CacheDType; bytes: number } {
-    const dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    return { dtype, bytes: cacheBytes(cacheShape(this.module, batch.rows * rowsOf(config), tokens, dtype)) };
+  #cacheOf(prepared: Prepared): { dtype: CacheDType; bytes: number } {
+    const { batch, config, tokens, cache_dtype: dtype, options } = prepared;
+    const own = options.past_key_values?.missing(this.#needs(prepared));
+    return { dtype, bytes: own ?? cacheBytes(cacheShape(this.module, batch.rows * rowsOf(config), tokens, dtype)) };
+  }
+
+  #needs({ batch, tokens, cache_dtype: dtype }: Prepared): CacheNeeds {
+    return { device: this.device, model: this.module, rows: batch.rows, tokens, dtype };
   }
 
   /**
@@ -336,11 +253,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkDrafting(this, config, options);
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config.host ?? {});
+    checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
+    if (options.past_key_values) checkKept(config);
     return {
       batch,
       unconditional,
       tokens,
       config,
+      cache_dtype: config.cache_dtype ?? cacheDType(this.dtype),
       ending: endingOf(config, options),
       constraint,
       numbers: numbersOf(options.sequence_numbers, batch.rows),
@@ -349,49 +269,81 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   async *#steps(prepared: Started, kept?: Kept): AsyncGenerator<Step> {
-    const { batch, unconditional, config: given, ending, constraint, numbers, options, attention } = prepared;
-    const { config, processors, masks } = onHost(given, { ...options, kept, constraint });
-    const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
-    const { assistant_model, signal, logprobs: scores, progress_callback } = options;
+    const { assistant_model, past_key_values: past } = prepared.options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
     const { bytes } = this.#cacheOf(prepared);
     for (const model of held) model.hold();
     this.#caches += bytes;
-    let drafter: Drafter | undefined;
+    const check = (): void => {
+      for (const model of held) model.checkUsable();
+    };
     try {
-      drafter = openDrafter(batch, config, { assistant: assistant_model, signal });
-      const drafts = draftsOf(config, options);
-      const progress = progress_callback;
-      const loop = {
-        config,
-        cache_dtype,
-        ends: ending(),
-        processors,
-        masks,
-        numbers,
-        unconditional,
-        drafter,
-        drafts,
-        scores,
-        signal,
-        progress,
-        attention,
-      };
+      if (past) this.#keep(past);
+      const steps = past
+        ? past.during(this.#needs(prepared), (texts) => this.#run(prepared, kept, texts))
+        : this.#run(prepared, kept);
+      for await (const step of steps) {
+        check();
+        yield step;
+        check();
+      }
+    } finally {
+      this.#caches -= bytes;
+      for (const model of held) await model.release();
+    }
+  }
+
+  async *#run(prepared: Started, kept?: Kept, held?: HeldTexts): AsyncGenerator<Step> {
+    const {
+      batch,
+      unconditional,
+      config: given,
+      cache_dtype,
+      ending,
+      constraint,
+      numbers,
+      options,
+      attention,
+    } = prepared;
+    const { config, processors, masks } = onHost(given, { ...options, kept, constraint });
+    const { assistant_model: assistant, signal, logprobs: scores, progress_callback: progress } = options;
+    const drafter: Drafter | undefined = openDrafter(batch, config, { assistant, signal });
+    try {
       const lengths: number[] = [];
       let steps = 0;
-      for await (const step of stepsOf(this.device, this.module, batch, loop)) {
-        for (const model of held) model.checkUsable();
+      for await (const step of stepsOf(this.device, this.module, batch, {
+        ...{ config, cache_dtype, ends: ending(), processors, masks, numbers, unconditional, held },
+        ...{ drafter, drafts: draftsOf(config, options), scores, signal, progress, attention },
+      })) {
         steps++;
         for (const [row, ended] of step.finished.entries()) if (ended) lengths[row] ??= steps;
         if (drafter && step.finished.every(Boolean)) for (const own of [kept?.scores, kept?.logits]) own?.cut(lengths);
         yield step;
-        for (const model of held) model.checkUsable();
       }
     } finally {
       drafter?.[Symbol.dispose]?.();
-      this.#caches -= bytes;
-      for (const model of held) await model.release();
     }
+  }
+
+  /** As of every loaded model; caches of earlier calls are freed with it. */
+  override dispose(): void {
+    this.#abandon();
+    super.dispose();
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    this.#abandon();
+    await super[Symbol.asyncDispose]();
+  }
+
+  #keep(cache: DynamicCache): void {
+    for (const other of this.#kept) if (other.batch_size === 0) this.#kept.delete(other); // it was disposed
+    this.#kept.add(cache);
+  }
+
+  #abandon(): void {
+    for (const cache of this.#kept) cache.abandon(this.module);
+    this.#kept.clear();
   }
 
   #checkLength(tokens: number, max_positions: number): void {

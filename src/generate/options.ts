@@ -30,6 +30,7 @@ import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { GENERATION, type GenerationOptions } from "./config.js";
+import { DynamicCache } from "./dynamic-cache.js";
 import type { StoppingRule } from "./ending.js";
 import type { FeatureValues } from "./features.js";
 import { STRUCTURED } from "./grammar/options.js";
@@ -291,6 +292,11 @@ const RUN = {
    * ends the generation.
    */
   progress_callback: callback<(event: PromptProgress) => void>(),
+  /**
+   * Keys and values of earlier calls: what a text shares with the one that the cache holds is not read again. For one text of each
+   * prompt, without beams and guidance.
+   */
+  past_key_values: such<DynamicCache>(DynamicCache.is, "a DynamicCache", { hint: "new DynamicCache()" }),
   /** Only true: keys and values are always kept. */
   use_cache: option<true>(z.literal(true), "true", { hint: "keys and values are always kept; leave it out" }),
 };
@@ -314,6 +320,8 @@ export interface AsDict {
 export interface GenerateOutput {
   /** [B · num_return_sequences][T + new] */
   readonly sequences: number[][];
+  /** That of the call, if it had one. */
+  readonly past_key_values?: DynamicCache;
   /** With `output_scores` and beams: the score of each sequence. */
   readonly sequences_scores?: number[];
   /** With `output_scores`: [steps][rows], f32[V] each, after all processors; of beams, log-probabilities of each beam. */
@@ -344,6 +352,7 @@ export type TextStreamOptions = StreamOptions & Needed<typeof RUN, "tokenizer">;
 /** All options of an encoder-decoder's generate: its encoder reads the text in one pass. */
 const OF_DECODERS = [
   "assistant_model",
+  "past_key_values",
   "progress_callback",
   "negative_prompt_ids",
   "negative_prompt_attention_mask",

@@ -13,7 +13,7 @@ import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
-import { cacheShape } from "./cache-options.js";
+import { cacheShape, checkOffloadedCache } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
@@ -322,6 +322,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config.host ?? {});
+    checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {
         details: { option: "prompt_lookup_num_tokens" },

@@ -1,7 +1,8 @@
 // What a decode session is made for, and how prompts are read into it.
 
-import type { CacheDType, CrossCache } from "../nn/cache.js";
+import type { CacheDType, CrossCache, KVCache } from "../nn/cache.js";
 import type { AttentionChoice } from "../nn/pass.js";
+import type { TextLengths } from "../nn/text-lengths.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
 
@@ -26,6 +27,8 @@ export interface SessionOptions {
   readonly scores?: boolean;
   /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */
   readonly keep?: boolean;
+  /** A cache of the caller's, with as many rows and as much room, whose texts `resume` goes on from. Rows that end are kept. */
+  readonly held?: HeldTexts | undefined;
   /**
    * The second half of the rows are the texts of the first half without their condition: they get the same tokens, end with them,
    * and are seen by processors beside them alone.
@@ -33,6 +36,16 @@ export interface SessionOptions {
   readonly guided?: boolean;
   /** Processors get the last hidden states of each row's tokens, its prompt's too. */
   readonly states?: boolean;
+}
+
+/** A cache, and what it holds, between two sessions. */
+export interface HeldTexts {
+  readonly cache: KVCache;
+  readonly lengths: TextLengths;
+  /** Of each row, the ids whose keys and values are in the cache. */
+  readonly texts: ({ readonly ids: readonly number[] } | undefined)[];
+  /** Tokens of each text of the last `resume` that were in the cache. */
+  reused: readonly number[];
 }
 
 export interface PrefillOptions {

@@ -17,8 +17,9 @@ import type { TokenMasks } from "./processors/masked.js";
 import { leaves } from "./processors/suppressed.js";
 import { StepRecordings } from "./recordings.js";
 import { placesOf, RowStates } from "./row-states.js";
-import { type RequestConfig, type RowRequest, type RowToken, type Sequence, sequencesOf } from "./sequence.js";
+import type { RequestConfig, RowRequest, RowToken, Sequence } from "./sequence.js";
 import type { PrefillOptions, SessionOptions } from "./session-options.js";
+import { SessionRows } from "./session-rows.js";
 import { chooseAll, lanesOf } from "./verify.js";
 
 const NOTHING_LEFT = "no token is left that may follow";
@@ -33,7 +34,7 @@ export class DecodeSession implements Disposable {
   readonly #keep: boolean;
   /** Rows that choose tokens. */
   readonly #choosing: number;
-  readonly #sequences: (Sequence | undefined)[];
+  readonly #rows: SessionRows;
   /** Tokens that each row gets in the step being recorded. */
   readonly #counts: number[];
   readonly #recordings: StepRecordings;
@@ -50,9 +51,8 @@ export class DecodeSession implements Disposable {
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
     this.#masks = options.masks;
-    this.#keep = options.keep ?? false;
+    this.#keep = options.keep ?? options.held !== undefined;
     this.#choosing = options.guided ? rows / 2 : rows;
-    this.#sequences = new Array<Sequence | undefined>(rows).fill(undefined);
     this.#counts = new Array<number>(rows).fill(0);
     this.#choice = new Choice(device, rows, capacity, model.geometry.vocab, options);
     try {
@@ -61,6 +61,7 @@ export class DecodeSession implements Disposable {
       this.#choice.dispose();
       throw error;
     }
+    this.#rows = new SessionRows(rows, this.#forward, this.#choice, options.held);
     this.#recordings = new StepRecordings(device, this.#forward, this.#choice, {
       apart: !this.pipelined,
       states: options.states,
@@ -70,7 +71,7 @@ export class DecodeSession implements Disposable {
 
   /** The sequence of each row; undefined for a free row. */
   get sequences(): readonly (Readonly<Sequence> | undefined)[] {
-    return this.#sequences;
+    return this.#rows.sequences;
   }
 
   /** i32[R]: the tokens of the last step. */
@@ -89,12 +90,12 @@ export class DecodeSession implements Disposable {
    * @throws OptionError for a row in use or a text that does not fit; AbortError, KernelError, OutOfMemoryError
    */
   async add(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
-    await this.#fill(this.#seat(requests), options, 0);
+    await this.#fill(this.#rows.seat(requests, this.capacity), options, 0);
   }
 
   /** The same for rows that get their tokens from `verify`, which also processes the last token of each prompt. */
   async addForDrafts(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<void> {
-    await this.#fill(this.#seat(requests), options, 1);
+    await this.#fill(this.#rows.seat(requests, this.capacity), options, 1);
   }
 
   /** Frees a row, finished or not, and adds another request. */
@@ -108,9 +109,9 @@ export class DecodeSession implements Disposable {
    * @throws OptionError while the row's prompt is being processed: abort that by its signal
    */
   remove(row: number): void {
-    const sequence = this.#sequences[row];
+    const sequence = this.#rows.sequences[row];
     if (sequence && !sequence.ready) throw new OptionError(`the prompt of row ${row} is still being processed`);
-    if (sequence) this.#free(sequence);
+    if (sequence) this.#rows.free(sequence);
   }
 
   /**
@@ -120,19 +121,18 @@ export class DecodeSession implements Disposable {
    * @returns tokens of each text that were in the cache
    */
   async resume(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<number[]> {
-    const resumed = sequencesOf(requests, this);
-    for (const next of resumed) {
-      const before = this.#sequences[next.row];
-      this.#sequences[next.row] = next;
-      const apart = this.#forward.lengths.set(next.row, next.reach);
-      if (!before) continue;
-      const most = apart ? 0 : Math.min(before.cached, next.ids.length - 1);
-      while (next.cached < most && next.ids[next.cached] === before.ids[next.cached]) next.cached++;
-      this.#forward.cache.rewind(next.row, before.cached - next.cached);
-      this.#choice.end(next.row);
-    }
+    return await this.#resume(requests, options, 0);
+  }
+
+  /** The same for rows that get their tokens from `verify`. */
+  async resumeForDrafts(requests: readonly RowRequest[], options: PrefillOptions = {}): Promise<number[]> {
+    return await this.#resume(requests, options, 1);
+  }
+
+  async #resume(requests: readonly RowRequest[], options: PrefillOptions, leave: number): Promise<number[]> {
+    const resumed = this.#rows.succeed(requests, this.capacity);
     const shared = resumed.map(({ cached }) => cached);
-    await this.#fill(resumed, options, 0);
+    await this.#fill(resumed, options, leave);
     return shared;
   }
 
@@ -142,13 +142,13 @@ export class DecodeSession implements Disposable {
    * @throws OptionError while a step of row `from` is in flight
    */
   fork(from: number, to: number, config: RequestConfig, sequence: number): void {
-    const parent = this.#sequences[from];
+    const parent = this.#rows.sequences[from];
     if (!parent?.ready || parent.unread) throw new OptionError(`row ${from} has no text to fork, or unread tokens`);
-    this.#checkFree(to);
+    this.#rows.checkFree(to);
     this.#forward.cache.fork(from, to);
-    this.#forward.lengths.reorder(this.#sequences.map((_, row) => (row === to ? from : row)));
+    this.#forward.lengths.reorder(this.#rows.sequences.map((_, row) => (row === to ? from : row)));
     const fork = parent.fork(to, config, sequence);
-    this.#sequences[to] = fork;
+    this.#rows.sequences[to] = fork;
     if (fork.logits) return; // the next step adds it like any other
     this.#choice.fork(from, to, config, { sequence, step: fork.asked, held: fork.cached });
   }
@@ -158,7 +158,7 @@ export class DecodeSession implements Disposable {
    * @throws OptionError unless all rows have taken a step, and all steps were read
    */
   reorder(parents: readonly number[], tokens?: readonly number[]): void {
-    const before = parents.map((parent) => this.#sequences[parent]);
+    const before = parents.map((parent) => this.#rows.sequences[parent]);
     if (before.length !== this.rows || !before.every((own) => own?.ready && !own.logits && !own.unread)) {
       throw new OptionError("rows can be reordered only after all have taken a step and all tokens were read");
     }
@@ -166,11 +166,12 @@ export class DecodeSession implements Disposable {
     this.#forward.lengths.reorder(parents);
     this.#choice.reorder(parents);
     before.forEach((own, row) => {
-      this.#sequences[row] = own!.row === row ? own : own!.fork(row, own!.config, own!.sequence);
+      this.#rows.sequences[row] = own!.row === row ? own : own!.fork(row, own!.config, own!.sequence);
     });
     if (!tokens) return;
     this.tokens.write(Int32Array.from(tokens));
-    for (const [row, sequence] of this.#sequences.entries()) sequence!.ids[sequence!.ids.length - 1] = tokens[row]!;
+    for (const [row, sequence] of this.#rows.sequences.entries())
+      sequence!.ids[sequence!.ids.length - 1] = tokens[row]!;
   }
 
   /**
@@ -179,7 +180,7 @@ export class DecodeSession implements Disposable {
    * and finished rows are free once they were read. Undefined if no row takes part.
    */
   step(): Promise<RowToken[]> | undefined {
-    if (!this.#sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
+    if (!this.#rows.sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
     if (!this.pipelined) {
       const hosted = this.#hosted(this.#last);
       this.#last = hosted.catch(() => {});
@@ -244,7 +245,7 @@ export class DecodeSession implements Disposable {
    * were right. Rows must come from `addForDrafts`.
    */
   async verify(drafts: Drafts): Promise<RowToken[]> {
-    const live = this.#live();
+    const live = this.#rows.live;
     const texts = live.map(({ row, ids, cached }) => ({
       row,
       ids: [...ids.slice(cached), ...drafts[row]!],
@@ -263,29 +264,10 @@ export class DecodeSession implements Disposable {
       const first = end - own.length - 1; // the last certain token
       lane = end;
       const tokens = sequence.accept(own, ids.subarray(first, end), scores?.subarray(first, end));
-      this.#rewindTo(sequence, sequence.ids.length - 1);
-      if (sequence.ended) this.#free(sequence);
+      this.#rows.rewindTo(sequence, sequence.ids.length - 1);
+      if (sequence.ended) this.#keep ? this.#rows.end(sequence) : this.#rows.free(sequence);
       return tokens;
     });
-  }
-
-  #live(): Sequence[] {
-    return this.#sequences.filter((sequence): sequence is Sequence => sequence?.ready === true);
-  }
-
-  #checkFree(row: number): void {
-    if (row >= 0 && row < this.rows && !this.#sequences[row]) return;
-    throw new OptionError(`row ${row} is not a free row of the session's ${this.rows}`);
-  }
-
-  #seat(requests: readonly RowRequest[]): Sequence[] {
-    const sequences = sequencesOf(requests, this);
-    for (const { row } of sequences) this.#checkFree(row);
-    for (const sequence of sequences) {
-      this.#sequences[sequence.row] = sequence;
-      this.#forward.lengths.set(sequence.row, sequence.reach);
-    }
-    return sequences;
   }
 
   /** Runs the part of each text that the cache lacks, except the last `leave` tokens. */
@@ -300,7 +282,7 @@ export class DecodeSession implements Disposable {
       for (const sequence of sequences) sequence.ready = true;
     } catch (error) {
       const keeps = this.#keep && error instanceof AbortError; // the chunks that ran stay
-      for (const sequence of sequences) keeps ? this.#end(sequence) : this.#free(sequence);
+      for (const sequence of sequences) keeps ? this.#rows.end(sequence) : this.#rows.free(sequence);
       throw error;
     }
   }
@@ -322,7 +304,7 @@ export class DecodeSession implements Disposable {
 
   /** Makes room for the tokens of a chunk. */
   #extend({ counts }: FlatChunk, sequences: readonly Sequence[]): void {
-    this.#forward.cache.extend(this.#sequences.map((_, row) => counts.get(row) ?? 0));
+    this.#forward.cache.extend(this.#rows.sequences.map((_, row) => counts.get(row) ?? 0));
     for (const sequence of sequences) sequence.cached += counts.get(sequence.row) ?? 0;
   }
 
@@ -330,7 +312,7 @@ export class DecodeSession implements Disposable {
   #forwardStep(): Sequence[] {
     const live: Sequence[] = [];
     const counts = this.#counts.fill(0);
-    for (const sequence of this.#sequences) {
+    for (const sequence of this.#rows.sequences) {
       if (!sequence?.ready) continue;
       if (sequence.complete) {
         this.#choice.end(sequence.row); // its last token is still to be read
@@ -363,31 +345,10 @@ export class DecodeSession implements Disposable {
     this.#choice.begin({ row, ids, prompt, options }, sequence);
   }
 
-  #free(sequence: Sequence): void {
-    if (this.#sequences[sequence.row] !== sequence) return;
-    this.#end(sequence);
-    this.#sequences[sequence.row] = undefined;
-    this.#rewindTo(sequence, 0);
-  }
-
-  /** No later step includes the row; its text stays. */
-  #end(sequence: Sequence): void {
-    sequence.ended = true;
-    sequence.ready = false;
-    sequence.logits?.dispose();
-    sequence.logits = undefined;
-    this.#choice.end(sequence.row);
-  }
-
   /** Ends a row's text where it is, as a criterion would: tokens in flight are dropped. It keeps its place in the cache. */
   halt(row: number): void {
-    const sequence = this.#sequences[row];
-    if (sequence?.ready) this.#end(sequence);
-  }
-
-  #rewindTo(sequence: Sequence, cached: number): void {
-    this.#forward.cache.rewind(sequence.row, sequence.cached - cached);
-    sequence.cached = cached;
+    const sequence = this.#rows.sequences[row];
+    if (sequence?.ready) this.#rows.end(sequence);
   }
 
   /** The tokens of a step, for the rows that had not ended before it. */
@@ -407,16 +368,18 @@ export class DecodeSession implements Disposable {
       }
       const token = sequence.take(ids[row]!, score?.[row], false);
       if (row < this.#choosing) taken.push(token);
-      const beside = this.#choosing < this.rows ? this.#sequences[row + this.#choosing] : undefined;
-      if (sequence.ended) for (const one of [sequence, beside]) if (one) this.#keep ? this.#end(one) : this.#free(one);
+      const beside = this.#choosing < this.rows ? this.#rows.sequences[row + this.#choosing] : undefined;
+      if (sequence.ended)
+        for (const one of [sequence, beside]) if (one) this.#keep ? this.#rows.end(one) : this.#rows.free(one);
     }
     return taken;
   }
 
   dispose(): void {
+    if (!this.#closed) this.#rows.giveBack();
     this.#closed = true;
     this.#recordings.dispose();
-    for (const sequence of this.#sequences) sequence?.logits?.dispose();
+    for (const sequence of this.#rows.sequences) sequence?.logits?.dispose();
     this.#choice.dispose();
     this.#forward.dispose();
   }

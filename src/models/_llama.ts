@@ -303,6 +303,7 @@ export function llamaForCausalLM(
       head_dim: c.head_dim,
       hidden: c.hidden_size,
       max_positions: Number.POSITIVE_INFINITY,
+      windows: base.layers.map((_, index) => c.traits.window?.(index)),
       ...(experts_per_token === undefined ? {} : { experts_per_token }),
     },
   });

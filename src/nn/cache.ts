@@ -11,7 +11,7 @@ import { type CacheDType, type LayerShape, layerBytesPerToken } from "./cache/ty
 import type { FloatDType } from "./weight.js";
 
 export { CrossCache, type CrossCacheOptions } from "./cache/cross.js";
-export { type CacheOptions, cacheBytes, KVCache } from "./cache/kv.js";
+export { type CacheOptions, CHUNK, cacheBytes, KVCache } from "./cache/kv.js";
 export type { Cache, CacheDType, CachedLayer, LayerShape } from "./cache/types.js";
 export { layerBytesPerToken } from "./cache/types.js";
 
@@ -25,24 +25,28 @@ export function cacheName(dtype: CacheDType): "float32" | "bfloat16" | "float16"
   return dtype === "i8" ? "int8" : torchName(dtype);
 }
 
-/** Sizes of layers that are all alike; keys are as large as values unless `key_dim` says otherwise. */
+/** Sizes of a model's layers; keys are as large as values unless `key_dim` says otherwise. */
 interface LayerSizes {
   readonly layers: number;
   readonly groups: number;
   readonly head_dim: number;
   readonly key_dim?: number;
+  readonly windows?: readonly (number | undefined)[];
 }
 
 function layerOf({ groups, head_dim, key_dim = head_dim }: LayerSizes): LayerShape {
   return { groups, k_dim: key_dim, v_dim: head_dim };
 }
 
-/** Layers that are all alike. */
-export function sameLayers(sizes: LayerSizes): LayerShape[] {
-  return Array.from({ length: sizes.layers }, () => layerOf(sizes));
+/** What each layer of a model keeps of a token. */
+export function layerShapes(sizes: LayerSizes): LayerShape[] {
+  return Array.from({ length: sizes.layers }, (_, layer) => {
+    const window = sizes.windows?.[layer];
+    return { ...layerOf(sizes), ...(window === undefined ? {} : { window }) };
+  });
 }
 
-/** Bytes of one token's keys and values in all layers of a model, scales included. */
+/** Bytes of one token's keys and values in all layers of a model, while it is in the windows of all; scales included. */
 export function cacheBytesPerToken(sizes: LayerSizes, dtype: CacheDType): number {
   return sizes.layers * layerBytesPerToken(layerOf(sizes), dtype);
 }

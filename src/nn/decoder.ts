@@ -15,6 +15,8 @@ export interface DecoderGeometry {
   readonly head_dim: number;
   /** Size of a key in the cache, where it is not `head_dim`. */
   readonly key_dim?: number;
+  /** Keys that a token of each layer sees, itself included; absent, or undefined for a layer, where it sees all. */
+  readonly windows?: readonly (number | undefined)[];
   readonly hidden: number;
   readonly vocab: number;
   /** Experts of a stack that each token meets, in a mixture of experts. */

@@ -1,7 +1,7 @@
 // Encoder-decoders of text, or of sound to text: the decoder's cross-attention reads the encoder's hidden states.
 
 import { scope, type Tensor } from "../core/tensor.js";
-import { type CrossCache, type LayerShape, sameLayers } from "./cache.js";
+import { type CrossCache, type LayerShape, layerShapes } from "./cache.js";
 import { type Decoder, type DecoderGeometry, type LogitsOptions, logits } from "./decoder.js";
 import type { FeatureInput } from "./features.js";
 import { Model } from "./model.js";
@@ -73,7 +73,7 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
 
   /** What each decoder layer caches of an encoder token. */
   get cross_layers(): readonly LayerShape[] {
-    return sameLayers(this.geometry);
+    return layerShapes(this.geometry);
   }
 
   /** Records keys and values of all layers for the texts that `cross` has begun (`CrossCache.begin`). */

@@ -127,6 +127,14 @@ describe.each(ALL_DEVICES)("int8 cache on %s", (deviceName) => {
     expect(model.cache_bytes).toBe(0);
   });
 
+  test("an offloaded cache is one in the computer's memory", async () => {
+    const all: GenerateOptions = { input_ids: [IDS[0]!], max_new_tokens: 2, eos_token_id: null };
+    const offloaded = { ...all, cache_implementation: "offloaded" } as const;
+    if (deviceName === "webgpu")
+      expect(() => model.stream(offloaded)).toThrow(/offloaded.* on webgpu: caches lie on it/);
+    else expect(await model.generate(offloaded)).toEqual(await model.generate(all));
+  });
+
   test("what cannot be is refused", () => {
     const refuse = (options: object, says: RegExp): void => {
       const run = (): unknown => model.stream({ input_ids: [IDS[0]!], max_new_tokens: 2, ...options });
@@ -140,7 +148,7 @@ describe.each(ALL_DEVICES)("int8 cache on %s", (deviceName) => {
     refuse({ ...quantized, cache_config: null }, /must be an object/);
     refuse({ ...quantized, cache_dtype: "float32" }, /has no cache_dtype/);
     refuse({ cache_config: { nbits: 8 } }, /add cache_implementation/);
-    refuse({ cache_implementation: "offloaded" }, /one of dynamic, static, quantized/);
+    refuse({ cache_implementation: "mirrored" as "static" }, /one of dynamic, static, quantized, offloaded/);
     refuse({ cache_dtype: "int8" }, /cache_implementation: "quantized"/);
   });
 });

@@ -6,7 +6,7 @@ import { scope, Tensor } from "../../src/core/tensor.js";
 import { fillRandomly } from "../../src/load/random.js";
 import { buildModel } from "../../src/models/index.js";
 import type { ConfigJson } from "../../src/nn/architecture.js";
-import { type CacheDType, KVCache, sameLayers } from "../../src/nn/cache.js";
+import { type CacheDType, KVCache, layerShapes } from "../../src/nn/cache.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
 import { layerDevices } from "../../src/nn/placement.js";
 import type { FloatDType, Scheme } from "../../src/nn/weight.js";
@@ -54,7 +54,7 @@ export async function logitsOf(
   const { vocab } = model.geometry;
   const padded = mask.some((row) => row.includes(0));
   const all = positionsOf(mask);
-  const layers = sameLayers(model.geometry);
+  const layers = layerShapes(model.geometry);
   const cache =
     parts &&
     new KVCache(layerDevices(model, device), { layers, rows: B, capacity: T + 3, dtype: options.cache_dtype ?? "f32" });

@@ -13,7 +13,7 @@ import { type Cache, type CacheDType, type CachedLayer, type LayerShape, layerBy
 /** Tokens of a page in a ring. */
 const RING_PAGE = 16;
 /** Default for the most tokens of a row in one pass: a chunk of a prompt. */
-const CHUNK = 512;
+export const CHUNK = 512;
 
 export interface CacheOptions {
   readonly layers: readonly LayerShape[];
@@ -194,9 +194,9 @@ export class KVCache implements Cache {
       throw new ShapeError(`rewind: ${count} of the ${held} tokens of row ${row}`);
     }
     const left = held - count;
-    for (const { pages, window } of this.#pools) {
-      if (window === undefined || left === 0 || left - window + 1 >= this.#reached[row]! - pages.room) continue;
-      throw new ShapeError(`rewind: ${count} tokens of row ${row} are further back than a window of ${window} keeps`);
+    const lost = this.#lost(row, left);
+    if (lost !== undefined) {
+      throw new ShapeError(`rewind: ${count} tokens of row ${row} are further back than a window of ${lost} keeps`);
     }
     for (const { pages, window } of this.#pools) {
       // The pages of a ring stay: their order depends on the length.
@@ -205,6 +205,21 @@ export class KVCache implements Cache {
     }
     this.#lengths[row] = left;
     if (left === 0) this.#reached[row] = 0;
+  }
+
+  /** True if a row can go on from its first `length` tokens: all layers still have what they see. */
+  goesOnFrom(row: number, length: number): boolean {
+    return length <= this.length(row) && this.#lost(row, length) === undefined;
+  }
+
+  /** The window of layers that have lost what they see from the first `left` tokens of a row on. */
+  #lost(row: number, left: number): number | undefined {
+    if (left === 0) return undefined;
+    const from = (window: number): number => left - window + 1;
+    const lost = this.#pools.find(
+      ({ pages, window }) => window !== undefined && from(window) < this.#reached[row]! - pages.room,
+    );
+    return lost?.window;
   }
 
   free(row: number): void {

@@ -12,7 +12,7 @@ export type { LoadAdapterOptions, MergeOptions } from "./generate/adapter-option
 export { BetterTransformer } from "./generate/better-transformer.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
-export { type DispatchOptions, dispatch_model } from "./generate/dispatch.js";
+export { type DispatchOptions, dispatch_model, type OffloadOptions } from "./generate/dispatch.js";
 export { DynamicCache } from "./generate/dynamic-cache.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";
 export { PreTrainedFeatureModel } from "./generate/feature-model.js";
@@ -78,6 +78,7 @@ export type { MaxMemory } from "./load/device-map/memory.js";
 export type { ProgressEvent } from "./load/fill.js";
 export { init_empty_weights, type MetaModel, type MetaParameter } from "./load/meta.js";
 export type { DeviceChoice, DeviceName, DeviceOptions } from "./load/platform.js";
+export { set_module_tensor_to_device } from "./load/set-tensor.js";
 export { convert_file_size_to_int } from "./load/sizes.js";
 export type {
   FeatureExtractor,

@@ -19,6 +19,8 @@ export {
   AutoProcessor,
   AutoTokenizer,
   CLIPModel,
+  cpu_offload,
+  disk_offload,
   type FromConfigOptions,
   type FromPretrainedOptions,
   load_checkpoint_and_dispatch,

@@ -16,7 +16,7 @@ import {
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./pretrained.js";
 
-export const { load_checkpoint_and_dispatch }: Dispatch = dispatchFunctions(NODE);
+export const { load_checkpoint_and_dispatch, cpu_offload, disk_offload }: Dispatch = dispatchFunctions(NODE);
 export const AutoModel: AutoBaseModel = autoModel(NODE, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = autoModel(NODE, "causal-lm");
 export const AutoModelForSeq2SeqLM: AutoClass<"seq2seq-lm"> = autoModel(NODE, "seq2seq-lm");

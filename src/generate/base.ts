@@ -2,15 +2,14 @@
 // disposal.
 
 import { Device } from "../core/device.js";
-import { parseDType, torchName } from "../core/dtype.js";
+import { torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { sentence, show } from "../core/show.js";
 import { PUSH, type Pushed, type PushOptions } from "../hub/push-options.js";
 import type { AttnImplementation } from "../load/attn-implementation.js";
-import type { SpreadModel } from "../load/fill.js";
+import type { PlacedModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
-import { deviceName, isOn } from "../load/names.js";
 import { folderName, SAVE, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import { type Architecture, type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
@@ -23,6 +22,7 @@ import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
 import { type AdapterHost, AdapterMethods } from "./adapter-methods.js";
 import { AttentionState } from "./attention-state.js";
+import { Places } from "./places.js";
 import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
@@ -40,8 +40,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
   readonly #ownsDevice: boolean;
-  /** Its devices, if they are several. */
-  readonly #spread: SpreadModel | undefined;
+  readonly #places: Places;
   readonly #attention: AttentionState;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
   readonly #architecture: Architecture;
@@ -74,7 +73,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
     this.warnings = [...loaded.warnings, ...warnings(loaded)].map((text) => sentence(text));
     this.device = device;
     this.#ownsDevice = ownsDevice;
-    this.#spread = loaded.spread;
+    this.#places = new Places(device, loaded.dtype, loaded.spread);
     const { architecture, quantization, origin, model, config, dtype, attn_implementation: given } = loaded;
     this.#attention = new AttentionState({ model, config, dtype, given });
     this.#origin = origin && { architecture, quantization, origin };
@@ -108,7 +107,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
    * each module beside them. `device` is the main one.
    */
   get hf_device_map(): Readonly<Record<string, string | number>> {
-    return this.#spread ? { ...this.#spread.device_map } : { "": this.device.name };
+    return this.#places.device_map;
   }
 
   /**
@@ -117,29 +116,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
    * @throws OptionError for another device or dtype: both are chosen when the model is loaded
    */
   to(...where: readonly (Device | string | number)[]): this {
-    for (const one of where) {
-      if (this.#spread && deviceName(one) !== undefined && !(typeof one === "string" && parseDType(one))) {
-        const away = this.#spread.offloaded ? "has some modules offloaded to cpu or disk" : "is on several devices";
-        throw new OptionError(`to: you can't move a model that ${away}`, {
-          hint: "load it elsewhere: from_pretrained(name, { device_map })",
-        });
-      }
-      if (one === this.device || isOn(this.device.name, deviceName(one))) continue;
-      const dtype = typeof one === "string" ? parseDType(one) : undefined;
-      if (dtype === this.dtype) continue;
-      if (dtype) {
-        throw new OptionError(`to: the model is in ${torchName(this.dtype)}, and stays in it`, {
-          hint: `load it in another: from_pretrained(name, { dtype: "${torchName(dtype)}" })`,
-        });
-      }
-      const name = Device.is(one) ? one.name : deviceName(one);
-      throw new OptionError(
-        `to: the model is on ${this.device.name}, and stays there; asked for ${show(name ?? one)}`,
-        {
-          hint: `load it there: from_pretrained(name, { device: ${name === undefined ? '"webgpu"' : show(name)} })`,
-        },
-      );
-    }
+    this.#places.checkMove(where);
     return this;
   }
 
@@ -228,7 +205,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
    */
   async state_dict(): Promise<Map<string, StateTensor>> {
     this.checkUsable();
-    this.#checkHere("state_dict");
+    this.#places.checkHere("state_dict");
     return stateOf(this.#savable("state_dict"));
   }
 
@@ -242,7 +219,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
     const name = folderName(folder, "save_pretrained");
     this.checkUsable();
     this.#attention.checkSavable();
-    this.#checkHere("save_pretrained");
+    this.#places.checkHere("save_pretrained");
     this.hold();
     try {
       if (this.adapters) return await saveAdapters(this.adapters, this.#origin?.origin.folders, name, options);
@@ -277,24 +254,36 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
     return this;
   }
 
+  /**
+   * Places the parts of a model that is all on its device; `place` takes them there. For cpu_offload and disk_offload.
+   * @throws OctavoError for a model that is spread already, that has adapters, or that something uses; what `place` throws
+   */
+  async rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
+    this.checkUsable();
+    this.checkIdle(method);
+    if (this.adapters) {
+      throw new OctavoError("ERR_UNSUPPORTED", `${method}: adapters need their weights in their place`, {
+        hint: "merge_and_unload() first, or load the model without the adapter",
+      });
+    }
+    this.hold();
+    try {
+      await this.#places.rearrange(method, place);
+    } finally {
+      await this.release();
+    }
+  }
+
   protected get adapterHost(): AdapterHost {
     return { architecture: this.#architecture, origin: this.#origin?.origin ?? {} };
   }
 
   /** @throws OctavoError while something reads the weights, or some of them lie where they are not used */
   protected checkIdle(method: string): void {
-    this.#checkHere(method);
+    this.#places.checkHere(method);
     if (this.#users === 0) return;
     throw new OctavoError("ERR_IN_USE", `${method}: the model is generating or being saved`, {
       hint: "wait until that has ended",
-    });
-  }
-
-  /** @throws OctavoError while weights lie where they are not used */
-  #checkHere(method: string): void {
-    if (!this.#spread?.offloaded) return;
-    throw new OctavoError("ERR_OFFLOADED", `${method}: some modules are offloaded to cpu or disk`, {
-      hint: "load the model without offload",
     });
   }
 
@@ -310,7 +299,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
     this.checkUsable();
-    this.#checkHere("outlier_columns");
+    this.#places.checkHere("outlier_columns");
     let columns = 0;
     for (const parameter of this.module.parameters()) {
       if (!(parameter instanceof Matrix)) continue;
@@ -348,7 +337,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
   async #free(): Promise<void> {
     this.adapters?.dispose();
     this.module.dispose();
-    if (this.#spread) return this.#spread.close();
+    if (await this.#places.close()) return;
     this.device.arena.trim();
     if (this.#ownsDevice) await this.device.close();
   }

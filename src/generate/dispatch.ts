@@ -8,8 +8,12 @@ import { ATTN_IMPLEMENTATIONS } from "../load/attn-implementation.js";
 import { readDeviceMap } from "../load/device-map/index.js";
 import { readClasses } from "../load/device-map/memory.js";
 import { MetaModel } from "../load/meta.js";
+import { deviceName, isOn } from "../load/names.js";
+import { Offloaded } from "../load/offloaded.js";
 import type { Platform } from "../load/platform.js";
+import { folderName } from "../load/save.js";
 import type { Task } from "../nn/architecture.js";
+import type { Model } from "../nn/model.js";
 import { LoadedModel } from "./base.js";
 import { FROM_PRETRAINED, type FromPretrainedOptions } from "./options.js";
 import { loadPretrained, nameOf, type TaskHolders } from "./pretrained.js";
@@ -35,6 +39,15 @@ export const DISPATCH = {
 
 export type DispatchOptions = Options<typeof DISPATCH>;
 
+const OFFLOAD = {
+  /** Where the model runs; its own device, which it stays on. */
+  execution_device: FROM_PRETRAINED.device,
+  /** No effect: constants are where they are used. */
+  offload_buffers: flag(),
+};
+
+export type OffloadOptions = Options<typeof OFFLOAD>;
+
 export interface Dispatch {
   /**
    * Fills a declared model from a checkpoint, a folder or the id of a model, and spreads it as `from_pretrained` does; config.json of the
@@ -46,6 +59,17 @@ export interface Dispatch {
     checkpoint: string | URL,
     options?: DispatchOptions,
   ): Promise<TaskHolders[T]>;
+  /**
+   * Takes the blocks of a loaded model into the computer's memory, as they are stored; each pass brings them back, one after the other.
+   * A model that computes on the CPU is there already. Returns the model itself.
+   * @throws OptionError, OutOfMemoryError; OctavoError for a model that is spread, has adapters, or is in use. The model then stays as it was
+   */
+  cpu_offload<M extends LoadedModel<Model>>(model: M, options?: OffloadOptions): Promise<M>;
+  /**
+   * Takes the blocks of a loaded model to a file in `offload_dir`, which is deleted with the model.
+   * @throws as cpu_offload; FileError
+   */
+  disk_offload<M extends LoadedModel<Model>>(model: M, offload_dir: string, options?: OffloadOptions): Promise<M>;
 }
 
 export function dispatchFunctions(platform: Platform): Dispatch {
@@ -75,7 +99,51 @@ export function dispatchFunctions(platform: Platform): Dispatch {
       };
       return loadPretrained(platform, task, name, loading, config);
     },
+
+    async cpu_offload(model, given = {}) {
+      checkOffload("cpu_offload", model, given);
+      const { device, module } = model;
+      if (isOn(device.name, "cpu")) {
+        model.checkUsable();
+        return model;
+      }
+      await model.rearrange("cpu_offload", () => Offloaded.onHost(platform, module, device));
+      return model;
+    },
+
+    async disk_offload(model, offload_dir, given = {}) {
+      checkOffload("disk_offload", model, given);
+      const { device, module } = model;
+      const folder = folderName(offload_dir, "disk_offload");
+      if (!platform.offload)
+        throw new OctavoError("ERR_UNSUPPORTED", "disk_offload: nothing can be kept on a disk here");
+      await model.rearrange("disk_offload", () => Offloaded.onDisk(platform, module, device, folder));
+      return model;
+    },
   };
+}
+
+/** @throws OptionError for what is no loaded model, unknown options, and another device */
+function checkOffload(method: string, model: LoadedModel<Model>, given: OffloadOptions): void {
+  checkLoaded(method, model);
+  const { execution_device } = readOptions(method, OFFLOAD, given);
+  if (execution_device === undefined || execution_device === model.device) return;
+  const asked = deviceName(execution_device);
+  if (isOn(model.device.name, asked)) return;
+  throw new OptionError(
+    `${method}: the model runs on ${model.device.name}, and stays there; asked for ${show(asked)}`,
+    {
+      details: { option: "execution_device" },
+      hint: "from_pretrained(name, { device }) loads it elsewhere",
+    },
+  );
+}
+
+function checkLoaded(method: string, model: unknown): void {
+  if (LoadedModel.is(model)) return;
+  throw new OptionError(`${method}: expected a loaded model, got ${show(model)}`, {
+    hint: "load_checkpoint_and_dispatch(model, folder, { device_map }) loads a declared one",
+  });
 }
 
 function isMeta(value: unknown): value is MetaModel {
@@ -90,12 +158,11 @@ function isMeta(value: unknown): value is MetaModel {
  * The model itself, if it is where the map says. Weights are placed while a model is loaded.
  * @throws OctavoError for another place; OptionError for what is no loaded model or no map
  */
-export function dispatch_model<M>(model: M, device_map: Readonly<Record<string, string | number>>): M {
-  if (!LoadedModel.is(model)) {
-    throw new OptionError(`dispatch_model: expected a loaded model, got ${show(model)}`, {
-      hint: "load_checkpoint_and_dispatch(model, folder, { device_map }) loads a declared one",
-    });
-  }
+export function dispatch_model<M extends LoadedModel<Model>>(
+  model: M,
+  device_map: Readonly<Record<string, string | number>>,
+): M {
+  checkLoaded("dispatch_model", model);
   const asked = readDeviceMap(device_map);
   const here = new Map(Object.entries(model.hf_device_map));
   const other = [...asked].filter(([name, place]) => String(here.get(name)) !== String(place)).map(([name]) => name);

@@ -5,16 +5,10 @@ import { type Later, later } from "./later-methods.js";
 
 const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_pretrained(name)";
 
-const OFFLOAD =
-  'weights are placed while a model is loaded: from_pretrained(name, { device_map: "auto", max_memory: { 0: "1GB", cpu: "8GB" } })';
-
 const TRAINING = "adapters are trained by forward({ labels }), loss.backward() and the optimizers of octavo/bnb/optim";
 
 /** Exports of the package. */
 const EXPORTS = {
-  cpu_offload: OFFLOAD,
-  disk_offload: OFFLOAD,
-  set_module_tensor_to_device: "weights come from a checkpoint: load_checkpoint_and_dispatch(model, folder)",
   Trainer: TRAINING,
   TrainingArguments: TRAINING,
   BloomForCausalLM: NO_CLASSES,
@@ -30,9 +24,6 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
 }
 
 export const {
-  cpu_offload,
-  disk_offload,
-  set_module_tensor_to_device,
   Trainer,
   TrainingArguments,
   BloomForCausalLM,

@@ -6,6 +6,7 @@ import { throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { CrossCache } from "../nn/cache.js";
 import type { Pass, PassOptions } from "../nn/pass.js";
+import { layerDevices } from "../nn/placement.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { taping } from "../ops/tape.js";
 import type { FeatureBatch } from "./features.js";
@@ -127,7 +128,8 @@ function crossCache(
   write: (cross: CrossCache) => void,
 ): CrossCache {
   const rows = lengths.length * beams;
-  const cross = new CrossCache(device, { layers: model.cross_layers, rows, capacity: steps, dtype: cache_dtype });
+  const where = layerDevices(model, device);
+  const cross = new CrossCache(where, { layers: model.cross_layers, rows, capacity: steps, dtype: cache_dtype });
   try {
     cross.begin(
       lengths.map((_, item) => item * beams),

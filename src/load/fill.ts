@@ -64,19 +64,23 @@ export interface Destination {
   store(block: Module): Promise<void>;
 }
 
-/** A model over several devices, while it is loaded and used. */
-export interface SpreadModel extends Destination {
-  /** The device of everything that is not a block. */
-  readonly main: Device;
+/** Where the parts of a model are, while it is used. */
+export interface PlacedModel {
   /** The place of each block, and of each module beside them. */
   readonly device_map: Readonly<Record<string, string | number>>;
   /** True if weights lie elsewhere than where they are used. */
   readonly offloaded: boolean;
+  /** Frees what lies elsewhere, and the devices that were opened for it; after the model. */
+  close(): Promise<void>;
+}
+
+/** A model over several devices, while it is loaded and used. */
+export interface SpreadModel extends Destination, PlacedModel {
+  /** The device of everything that is not a block. */
+  readonly main: Device;
   readonly warnings: readonly string[];
   /** Lets the model run as it is spread, once all of it is filled. */
   finish(model: Model): void;
-  /** Frees what lies elsewhere, and the devices; after the model. */
-  close(): Promise<void>;
 }
 
 export interface FillOptions {

@@ -2,7 +2,7 @@
 // placed; everything else is on the main device.
 
 import type { Device } from "../core/device.js";
-import { OptionError, UnsupportedModelError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
 import { listed } from "../core/show.js";
 import type { Model } from "../nn/model.js";
 import type { Matrix, Module, Parameter } from "../nn/module.js";
@@ -68,16 +68,9 @@ export class Spread implements SpreadModel {
 
   /**
    * Chooses a place for each part of a declared model, and opens the devices.
-   * @throws OptionError for a map that cannot be followed, a model that does not fit, and a disk without a folder; DeviceError;
-   * UnsupportedModelError for a model with an encoder and a decoder
+   * @throws OptionError for a map that cannot be followed, a model that does not fit, and a disk without a folder; DeviceError
    */
   static async open(platform: Platform, model: MetaModel, request: SpreadRequest): Promise<Spread> {
-    if (model.task === "seq2seq-lm" || model.task === "speech-seq2seq") {
-      throw new UnsupportedModelError("device_map: a model with an encoder and a decoder runs on one device", {
-        hint: 'name one: device_map: "cpu"',
-        details: { option: "device_map" },
-      });
-    }
     const layout =
       typeof request.how === "string" ? planned(model, request, request.how) : followed(model, request.how);
     const places = new Set([layout.main, ...layout.blocks.values()]);

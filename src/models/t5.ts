@@ -33,7 +33,7 @@ class T5Stack extends Module implements Stack<T5Block> {
     return this.block;
   }
 
-  /** Biases by head and distance on a device, f32[H,2*max+1]; constant beyond `max`. */
+  /** Biases by head and distance on the first block's device, f32[H,2*max+1]; constant beyond `max`. */
   #distances(pass: Pass, device: Device): Tensor {
     const table = this.block[0]!.self_attention.relative_attention_bias!;
     return pass.once(this, device, () => contiguous(table.forward(this.buckets.on(device)).permute(1, 0)));
@@ -41,9 +41,11 @@ class T5Stack extends Module implements Stack<T5Block> {
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
-      const h = runBlocks(this.block, this.embed_tokens.forward(ids), pass, (block, x, index) =>
-        block.forward(x, pass, this.#distances(pass, x.device), index),
-      );
+      let distances: Tensor | undefined;
+      const h = runBlocks(this.block, this.embed_tokens.forward(ids), pass, (block, x, index) => {
+        distances ??= this.#distances(pass, x.device); // by the first block, which has the table
+        return block.forward(x, pass, pass.at(x.device, distances), index);
+      });
       return this.final_layer_norm.forward(h);
     });
   }

@@ -68,7 +68,7 @@ export interface ModelPlacement extends Placement {
 }
 
 /** All blocks run where their input is. */
-const HERE: Placement = { enter: (_blocks, _index, h) => h, leave: () => {}, exit: (h) => h };
+export const HERE: Placement = { enter: (_blocks, _index, h) => h, leave: () => {}, exit: (h) => h };
 
 export interface PassOptions {
   readonly attention?: AttentionChoice;

@@ -5,8 +5,8 @@ import { type CrossCache, type LayerShape, layerShapes } from "./cache.js";
 import { type Decoder, type DecoderGeometry, type LogitsOptions, logits } from "./decoder.js";
 import type { FeatureInput } from "./features.js";
 import { Model } from "./model.js";
-import type { Linear, Module } from "./module.js";
-import { Pass, type PassInput, type PassOptions } from "./pass.js";
+import { type Linear, type Module, within } from "./module.js";
+import { HERE, Pass, type PassInput, type PassOptions } from "./pass.js";
 
 interface Seq2SeqInput {
   /** i32[B,S]: the encoder's input. */
@@ -78,12 +78,18 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
 
   /** Records keys and values of all layers for the texts that `cross` has begun (`CrossCache.begin`). */
   writeCross(encoded: Tensor, cross: CrossCache): void {
-    for (const [layer, { cross_attention }] of this.stacks.decoder.layers.entries()) {
+    const { layers } = this.stacks.decoder;
+    const place = this.placement ?? HERE;
+    for (const [layer, block] of layers.entries()) {
       scope(() => {
-        const [k, v] = cross_attention.keysAndValues(encoded);
-        cross.write(layer, k, v);
-        return undefined;
+        const x = place.enter(layers, layer, encoded);
+        return within(x.device, block.path, () => {
+          const [k, v] = block.cross_attention.keysAndValues(x);
+          cross.write(layer, k, v);
+          return undefined;
+        });
       });
+      place.leave(layers, layer);
     }
   }
 

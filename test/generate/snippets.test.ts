@@ -245,9 +245,6 @@ describe("with a model and a tokenizer", () => {
 });
 
 test.each([
-  "cpu_offload",
-  "disk_offload",
-  "set_module_tensor_to_device",
   "Trainer",
   "TrainingArguments",
   "BloomForCausalLM",

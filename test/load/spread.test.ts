@@ -11,12 +11,16 @@ import {
   AutoModelForCausalLM,
   AutoModelForMaskedLM,
   AutoModelForSeq2SeqLM,
+  cpu_offload,
+  disk_offload,
   dispatch_model,
   type FromPretrainedOptions,
   infer_auto_device_map,
+  LoraConfig,
   load_checkpoint_and_dispatch,
   type PreTrainedModel,
 } from "../../src/index.js";
+import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
 import { temporary } from "../support/temporary.js";
@@ -162,6 +166,36 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     expect(await run({ device_map })).toEqual(await run({ device: "cpu" }));
   });
 
+  test.each<[string, Map]>([
+    ["t5", { "": "cpu:0", decoder: "cpu:1" }],
+    ["t5", { "": "cpu:0", "encoder.block.0": "cpu:1", "decoder.block.0": "disk", "decoder.block.1": "cpu:1" }],
+    ["bart", { "": "cpu:0", "model.encoder.layers.1": "disk", "model.decoder.layers.0": "cpu:1" }],
+    ["bart", { "": "cpu:0", "model.decoder": "disk", "model.encoder.layers.0": "cpu" }],
+  ])("encoder-decoders, too: %s, %j", async (name, device_map) => {
+    const run = async (options: FromPretrainedOptions): Promise<unknown[]> => {
+      await using model = await AutoModelForSeq2SeqLM.from_pretrained(fixture(name), options);
+      const attention_mask = [new Array<number>(8).fill(1), [0, 0, 0, 1, 1, 1, 1, 1]];
+      const all = { input_ids: IDS, attention_mask };
+      const { logits } = model.forward({ ...all, decoder_input_ids: IDS });
+      const values = await logits.readFloats();
+      logits.dispose();
+      const limits = { max_new_tokens: 8, do_sample: false };
+      return [
+        ...[
+          values,
+          await model.generate({ ...all, ...limits }),
+          await model.generate({ ...all, ...limits, num_beams: 3 }),
+        ],
+        await model.generate({ ...all, ...limits, do_sample: true, num_return_sequences: 2, seed: 3 }),
+      ];
+    };
+    for (const how of [{}, { load_in_8bit: true }]) {
+      const spread = await run({ device_map, offload_folder: folder, ...how });
+      expect(spread).toEqual(await run({ device: "cpu", ...how }));
+    }
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   test("what needs all weights in their place is refused while some are not", async () => {
     await using model = await load({ device_map: LAYERS, offload_folder: folder });
     expect(() => model.to("cpu")).toThrow("you can't move a model that has some modules offloaded to cpu or disk");
@@ -201,11 +235,43 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     expect((error as Error).message).toMatch(message);
   });
 
-  test("an encoder-decoder is refused", async () => {
-    const device_map = { "": "cpu:0", decoder: "cpu:1" };
-    await expect(AutoModelForSeq2SeqLM.from_pretrained(fixture("t5"), { device_map })).rejects.toThrow(
-      /runs on one device/,
-    );
+  test.each<[string, FromPretrainedOptions]>([
+    ["floats", {}],
+    ["8 bits", { load_in_8bit: true }],
+    ["4 bits", { load_in_4bit: true }],
+  ])("a loaded model goes to the disk: %s", async (_, how) => {
+    const wanted = await expected(STORYTELLER, how);
+    {
+      await using model = await load({ device: "cpu", ...how });
+      const before = model.device.memory.live;
+      expect(await disk_offload(model, folder, { execution_device: "cpu" })).toBe(model);
+      expect(model.hf_device_map).toMatchObject({ "": model.device.name, "model.layers.5": "disk" });
+      expect(model.device.memory.live).toBeLessThan(0.6 * before); // embedding and head stay
+      expect(readdirSync(folder).length).toBe(1);
+      expect(await results(model)).toEqual(wanted);
+      expect(() => model.to("cpu")).toThrow("you can't move a model that has some modules offloaded to cpu or disk");
+      expect(() => model.add_adapter(new LoraConfig())).toThrow(/offloaded/);
+      await expect(disk_offload(model, folder)).rejects.toThrow(/offloaded|already/);
+    }
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test("cpu_offload of a model on the CPU, and what is refused; a model that is not taken away stays as it was", async () => {
+    await using model = await load({ device: "cpu" });
+    expect(await cpu_offload(model)).toBe(model);
+    expect(model.hf_device_map).toEqual({ "": "cpu" });
+    await expect(cpu_offload(model, { execution_device: "webgpu" })).rejects.toThrow(/runs on cpu, and stays there/);
+    const file = temporary("no folder");
+    writeFileSync(file, "");
+    await expect(disk_offload(model, file)).rejects.toThrow(FileError);
+    await expect(disk_offload(model, "")).rejects.toThrow(OptionError);
+    await expect(cpu_offload({} as PreTrainedModel)).rejects.toThrow(/expected a loaded model/);
+    const stream = model.stream({ input_ids: [IDS[0]!], max_new_tokens: 4 });
+    await stream.next();
+    await expect(disk_offload(model, folder)).rejects.toMatchObject({ code: "ERR_IN_USE" });
+    await stream.return(undefined);
+    expect(await results(model)).toEqual(await expected(STORYTELLER, {}));
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   test("a load that fails or is aborted leaves nothing behind", async () => {
@@ -223,3 +289,27 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     await expect(load({ ...options, offload_folder: file })).rejects.toThrow(FileError);
   });
 });
+
+test.skipIf(!ALL_DEVICES.includes("webgpu") || !nativeAvailable())(
+  "on a GPU the blocks of a loaded model visit it from the computer's memory, or from the disk",
+  async () => {
+    const device = await requestTestDevice("webgpu");
+    try {
+      for (const where of ["cpu", "disk"]) {
+        await using model = await load({ device, load_in_8bit: true }, fixture("llama"));
+        const text = { input_ids: IDS, max_new_tokens: 4, do_sample: false };
+        const wanted = await model.generate(text);
+        const { live } = device.memory;
+        if (where === "cpu") await cpu_offload(model);
+        else await disk_offload(model, folder);
+        expect(device.memory.live).toBeLessThan(live);
+        expect(await model.generate(text)).toEqual(wanted);
+        expect(model.hf_device_map["model.layers.1"]).toBe(where);
+      }
+      expect(readdirSync(folder)).toEqual([]);
+      expectNoLeaks(device);
+    } finally {
+      await device.close();
+    }
+  },
+);

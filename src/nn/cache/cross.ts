@@ -18,21 +18,27 @@ export interface CrossCacheOptions {
 
 export class CrossCache implements Disposable {
   readonly options: CrossCacheOptions;
-  readonly #device: Device;
   readonly #pages: Pages;
-  readonly #stores: Store[] = [];
+  readonly #layers: (readonly [store: Store, device: Device])[] = [];
   #lengths: number[];
-  #lanes: Tensor | undefined;
+  /** Lanes of the texts begun last, on each device that has layers. */
+  readonly #lanes = new Map<Device, Tensor>();
 
-  /** @throws OutOfMemoryError, and frees what it took */
-  constructor(device: Device, options: CrossCacheOptions) {
+  /**
+   * @param where the device, or the device of each layer
+   * @throws OutOfMemoryError, and frees what it took
+   */
+  constructor(where: Device | ((layer: number) => Device), options: CrossCacheOptions) {
     const { layers, rows, capacity, dtype } = options;
     this.options = options;
-    this.#device = device;
     this.#lengths = new Array<number>(rows).fill(0);
-    this.#pages = new Pages([device], { rows, size: capacity, columns: 1, count: rows });
+    const devices = layers.map((_, layer) => (typeof where === "function" ? where(layer) : where));
+    this.#pages = new Pages(devices, { rows, size: capacity, columns: 1, count: rows });
     try {
-      for (const layer of layers) this.#stores.push(new Store(device, layer, rows, capacity, dtype));
+      for (const [layer, shape] of layers.entries()) {
+        const device = devices[layer]!;
+        this.#layers.push([new Store(device, shape, rows, capacity, dtype), device]);
+      }
     } catch (error) {
       this.dispose();
       throw error;
@@ -40,7 +46,7 @@ export class CrossCache implements Disposable {
   }
 
   get nbytes(): number {
-    return this.#stores.reduce((bytes, store) => bytes + store.nbytes, this.#pages.nbytes);
+    return this.#layers.reduce((bytes, [store]) => bytes + store.nbytes, this.#pages.nbytes);
   }
 
   /** Encoder tokens of a row's text. */
@@ -72,9 +78,11 @@ export class CrossCache implements Disposable {
       lanes.fill(row, b * steps, b * steps + lengths[b]!);
       for (let t = 0; t < steps; t++) lanes[(rows.length + b) * steps + t] = t;
     });
-    const fresh = Tensor.from(this.#device, lanes, [2, rows.length, steps], "i32", "encoder lanes").keep();
-    this.#lanes?.dispose();
-    this.#lanes = fresh;
+    for (const device of new Set(this.#layers.map(([, device]) => device))) {
+      const fresh = Tensor.from(device, lanes, [2, rows.length, steps], "i32", "encoder lanes").keep();
+      this.#lanes.get(device)?.dispose();
+      this.#lanes.set(device, fresh);
+    }
     for (const row of rows) this.#pages.release(row);
     // There is a page for each row, so none of these can run out.
     this.#pages.carryOut(this.#pages.plan(rows.map((row, b) => [row, 0, lengths[b]!])), () => {});
@@ -85,15 +93,18 @@ export class CrossCache implements Disposable {
     this.#pages.publish();
   }
 
-  /** Records writing `k[B,S,G,D]` and `v[B,S,G,E]` of the texts begun last to a layer. */
+  /** Records writing `k[B,S,G,D]` and `v[B,S,G,E]` of the texts begun last to a layer, on its device. */
   write(layer: number, k: Tensor, v: Tensor): CachedLayer {
-    if (!this.#lanes) throw new ShapeError("write: no text was begun");
-    return this.#stores[layer]!.append(k, v, this.#lanes, this.#pages.table(this.#device));
+    const [store, device] = this.#layers[layer]!;
+    const lanes = this.#lanes.get(device);
+    if (!lanes) throw new ShapeError("write: no text was begun");
+    return store.append(k, v, lanes, this.#pages.table(device));
   }
 
   /** The inputs of cross-attention (`causal: false`) for a layer. */
   layer(layer: number): CachedLayer {
-    return this.#stores[layer]!.read(this.#pages.table(this.#device));
+    const [store, device] = this.#layers[layer]!;
+    return store.read(this.#pages.table(device));
   }
 
   /** Row `to` reads the text of row `from`. */
@@ -129,9 +140,10 @@ export class CrossCache implements Disposable {
   }
 
   dispose(): void {
-    this.#lanes?.dispose();
+    for (const lanes of this.#lanes.values()) lanes.dispose();
+    this.#lanes.clear();
     this.#pages.dispose();
-    for (const store of this.#stores) store.dispose();
+    for (const [store] of this.#layers) store.dispose();
   }
 
   [Symbol.dispose](): void {

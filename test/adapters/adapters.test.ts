@@ -49,6 +49,7 @@ const TOLERANCE = 1e-4;
 describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 120_000 }, (name) => {
   // A software adapter takes half a minute for what others do in a second.
   const full = name !== "webgpu";
+  const slow = full ? "" : " (minutes on a GPU in software, whose ops the conformance suite tests)";
   let device: Device;
   let model: PreTrainedModel;
   const load = async (options: FromPretrainedOptions = {}): Promise<PreTrainedModel> => {
@@ -170,7 +171,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 120_000
     expect(steps).toBe(6);
   });
 
-  test.runIf(full)("merging into codes says what it costs", async () => {
+  test.runIf(full)(`merging into codes says what it costs${slow}`, async () => {
     const warned = vi.spyOn(console, "warn").mockImplementation(() => {}); // once per process
     for (const options of [NF4, { load_in_8bit: true }]) {
       await load(options);

@@ -148,6 +148,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     });
     // A software adapter takes minutes for what others do in a second: of the second model it does the first step.
     const full = name !== "webgpu" || base === "llama";
+    const slow = full ? "" : " (minutes on a GPU in software, whose ops the conformance suite tests)";
     const initial = ["peft", base, "training", "initial"];
     // The library's gradients are f32 as well; its own tolerance is for what ten steps make of them.
     const close = ({ gradients }: Step): void => {
@@ -157,7 +158,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
       }
     };
 
-    test.runIf(full)("NF4: ten steps of AdamW give the losses and the adapters of peft", async () => {
+    test.runIf(full)(`NF4: ten steps of AdamW give the losses and the adapters of peft${slow}`, async () => {
       const loaded = await load(NF4);
       const { model } = loaded;
       const tensors = await put(loaded, initial);
@@ -185,7 +186,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     });
 
     test.runIf(full)(
-      "LLM.int8(): as with the matrix that the codes stand for; near it where activations are coded",
+      `LLM.int8(): as with the matrix that the codes stand for; near it where activations are coded${slow}`,
       async () => {
         const steps: Step[] = [];
         for (const [options, dense] of [
@@ -219,7 +220,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
       },
     );
 
-    test.runIf(full)("without its adapters the base is as it was, and they cost no copy of it", async () => {
+    test.runIf(full)(`without its adapters the base is as it was, and they cost no copy of it${slow}`, async () => {
       const loaded = await load(NF4);
       const { model } = loaded;
       const losses = async (): Promise<Float32Array> => {

@@ -1,12 +1,15 @@
 // octavo bench --shape T5-LARGE, BERT-BASE or MOE: models that are not plain decoders, in several storages, one after the other.
 
+import type { Device } from "../core/device.js";
 import { measureMachine } from "../eval/machine.js";
+import type { ShapeConfig } from "../eval/shapes.js";
 import { type DecodingModel, weightsPerStep } from "../eval/speed.js";
 import { type EncodeSpeed, encodeSpeed, type StepSpeed, stepSpeed, TASK_SHAPES } from "../eval/tasks.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { requestDevice } from "../load/device.js";
 import { fillRandomly } from "../load/random.js";
 import { buildModel } from "../models/index.js";
+import type { Task } from "../nn/architecture.js";
 import { EncoderModel } from "../nn/encoder.js";
 import type { Model } from "../nn/model.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
@@ -25,7 +28,7 @@ export interface TaskFlags {
 }
 
 /** The measurements of one storage. */
-interface TaskReport {
+export interface TaskReport {
   readonly storage: string;
   readonly weight_bytes: number;
   /** Bytes of the decoder's weights, of which a step may need a part. */
@@ -34,7 +37,9 @@ interface TaskReport {
   readonly encode: readonly EncodeSpeed[];
 }
 
-const BATCHES = [1, 8, 32];
+/** Batches of the announcement of LLM.int8(). */
+export const BATCHES = [1, 8, 32];
+export const PLANS = { full: { steps: 24, runs: 5 }, quick: { steps: 8, runs: 2 } } as const;
 const DEFAULT_STORAGES = "f32,bf16,int8,nf4-int8";
 
 export async function benchTasks(flags: TaskFlags): Promise<void> {
@@ -44,44 +49,64 @@ export async function benchTasks(flags: TaskFlags): Promise<void> {
   if (!flags.quiet) note("measuring the machine");
   const limits = await measureMachine(device);
   const reports: TaskReport[] = [];
+  const batches = flags.quick ? BATCHES.slice(0, 2) : BATCHES;
   for (const storage of names) {
-    const { dtype, quantization, compute, head, cache } = VARIANTS[storage]!;
-    const say = (what: string): void => void (flags.quiet || note(`${storage}: ${what}`));
-    say("random weights");
-    const model: Model = await buildModel(config, task);
-    try {
-      await fillRandomly(device, model, {
-        dtype: dtype === "float32" ? "f32" : "bf16",
-        scheme: schemeOf(quantization && new BitsAndBytesConfig(quantization)),
-        compute,
-        head: headScheme(head),
-      });
-      const cache_dtype = cache ?? (dtype === "float32" ? "f32" : "bf16");
-      const weight_bytes = [...model.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
-      const decode: StepSpeed[] = [];
-      const encode: EncodeSpeed[] = [];
-      if (model instanceof EncoderModel) {
-        for (const rows of ["equal", "ragged"] as const) {
-          say(`encoding texts of ${rows === "equal" ? "one length" : "different lengths"}`);
-          encode.push(await encodeSpeed(device, model, rows, flags.quick ? 2 : 5));
-        }
-      } else {
-        for (const batch of flags.quick ? BATCHES.slice(0, 2) : BATCHES) {
-          say(`decode, batch ${batch}`);
-          const how = { batch, steps: flags.quick ? 8 : 24, cache_dtype };
-          decode.push(await stepSpeed(device, model as DecodingModel, how));
-        }
-      }
-      const decoder_bytes = decode.length > 0 ? weightsPerStep(model as DecodingModel, Number.POSITIVE_INFINITY) : 0;
-      reports.push({ storage, weight_bytes, decoder_bytes, decode, encode });
-    } finally {
-      model.dispose();
-      await device.synchronize();
-    }
+    const how = { ...PLANS[flags.quick ? "quick" : "full"], batches, quiet: flags.quiet };
+    reports.push(await measureStorage(device, { task, config }, storage, how));
   }
   const machine = device.backend.description;
   if (flags.json) printJson({ shape: flags.shape.toUpperCase(), task, machine, limits, storages: reports });
   else print(`${machine}\n${limitsLine(limits)}\n\n${taskTable(flags.shape.toUpperCase(), reports)}`);
+}
+
+interface StoragePlan {
+  readonly batches: readonly number[];
+  /** Timed decode steps. */
+  readonly steps: number;
+  /** Timed runs of an encoder. */
+  readonly runs: number;
+  readonly quiet?: boolean | undefined;
+}
+
+/** Times a model of a shape in one storage. */
+export async function measureStorage(
+  device: Device,
+  { task, config }: { readonly task: Task; readonly config: ShapeConfig },
+  storage: string,
+  { batches, steps, runs, quiet }: StoragePlan,
+): Promise<TaskReport> {
+  const { dtype, quantization, compute, head, cache } = VARIANTS[storage]!;
+  const say = (what: string): void => void (quiet || note(`${storage}: ${what}`));
+  say("random weights");
+  const model: Model = await buildModel(config, task);
+  try {
+    await fillRandomly(device, model, {
+      dtype: dtype === "float32" ? "f32" : "bf16",
+      scheme: schemeOf(quantization && new BitsAndBytesConfig(quantization)),
+      compute,
+      head: headScheme(head),
+    });
+    const cache_dtype = cache ?? (dtype === "float32" ? "f32" : "bf16");
+    const weight_bytes = [...model.parameters()].reduce((sum, parameter) => sum + parameter.nbytes, 0);
+    const decode: StepSpeed[] = [];
+    const encode: EncodeSpeed[] = [];
+    if (model instanceof EncoderModel) {
+      for (const rows of ["equal", "ragged"] as const) {
+        say(`encoding texts of ${rows === "equal" ? "one length" : "different lengths"}`);
+        encode.push(await encodeSpeed(device, model, rows, runs));
+      }
+    } else {
+      for (const batch of batches) {
+        say(`decode, batch ${batch}`);
+        decode.push(await stepSpeed(device, model as DecodingModel, { batch, steps, cache_dtype }));
+      }
+    }
+    const decoder_bytes = decode.length > 0 ? weightsPerStep(model as DecodingModel, Number.POSITIVE_INFINITY) : 0;
+    return { storage, weight_bytes, decoder_bytes, decode, encode };
+  } finally {
+    model.dispose();
+    await device.synchronize();
+  }
 }
 
 function taskTable(title: string, reports: readonly TaskReport[]): string {

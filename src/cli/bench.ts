@@ -47,6 +47,7 @@ export interface BenchFlags {
   loadIn4bit?: boolean;
   fromFile?: boolean;
   kernels?: boolean;
+  table?: "announcement";
   kvCache?: KVCacheName;
   quick?: boolean;
   chart?: boolean;
@@ -67,7 +68,7 @@ export function benchCommand(): Command {
     .argument("[model]", `${A_MODEL}; or give --shape`)
     .option(
       "--shape <name>",
-      "a model with random weights: XS, S (0.3 billion parameters), M (TinyLlama-1.1B), T5-large, BERT-base or MoE",
+      "a model with random weights: XS, S (0.3 billion parameters), M (TinyLlama-1.1B), T5-large, T5-3B, BERT-base or MoE",
     )
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")} (default: ${DEFAULT_STORAGES})`)
     .addOption(new Option("--load-in-8bit", "int8 alone").conflicts(["loadIn4bit", "compare"]))
@@ -79,6 +80,14 @@ export function benchCommand(): Command {
         "--kernels",
         "measure single kernels instead of a model, in the sizes of --shape (default: M)",
       ).conflicts(["compare", "loadIn8bit", "loadIn4bit", "fromFile", "kvCache", "chart", "svg"]),
+    )
+    .addOption(
+      new Option(
+        "--table <name>",
+        "announcement: milliseconds per token of the shapes M and T5-3B at batch 1, 8 and 32, in bf16, int8 and nf4",
+      )
+        .choices(["announcement"])
+        .conflicts(["shape", "loadIn8bit", "loadIn4bit", "fromFile", "kvCache", "chart", "svg", "kernels"]),
     )
     .option("--quick", "fewer sizes and fewer runs")
     .option("--chart", "draw speeds as bars")
@@ -95,6 +104,10 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
     if (model !== undefined) throw new OptionError("kernels are measured with random weights: no model is read");
     const flags = await settled(given);
     return (await import("./bench-kernels.js")).benchKernels(flags);
+  }
+  if (given.table) {
+    if (model !== undefined) throw new OptionError("the table is of models with random weights: no model is read");
+    return (await import("./bench-announcement.js")).benchAnnouncement(await settled(given));
   }
   if ((model === undefined) === (given.shape === undefined)) {
     throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });

@@ -98,6 +98,13 @@ export async function encodeSpeed(
 
 /** The task of each shape that is not a plain decoder. */
 export const TASK_SHAPES: Readonly<Record<string, { readonly task: Task; readonly config: ShapeConfig }>> = {
+  "T5-3B": {
+    task: "seq2seq-lm",
+    config: {
+      ...{ model_type: "t5", vocab_size: 32128, d_model: 1024, d_kv: 128, d_ff: 16384, num_layers: 24, num_heads: 32 },
+      ...{ hidden_size: 1024, intermediate_size: 16384, num_attention_heads: 32, num_key_value_heads: 32 },
+    },
+  },
   "T5-LARGE": {
     task: "seq2seq-lm",
     config: {

@@ -1,6 +1,7 @@
 // Speed of models that are not plain decoders: what is counted, and that every kind runs.
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { announcementTable } from "../../src/cli/bench-announcement.js";
 import type { Device } from "../../src/core/device.js";
 import { type DecodingModel, weightsPerStep } from "../../src/eval/speed.js";
 import { encodeSpeed, stepSpeed, TASK_SHAPES } from "../../src/eval/tasks.js";
@@ -82,4 +83,18 @@ describe("octavo bench --shape", () => {
       expect(stderr).toContain(`error: ${flag[0]} is for decoders`);
     },
   );
+});
+
+it("the announcement's table says per token, and against the first storage", () => {
+  const storage = (name: string, times: readonly number[]) => ({
+    ...{ storage: name, weight_bytes: 2e9, decoder_bytes: 2e9, encode: [] },
+    decode: [1, 8, 32].map((batch, i) => ({
+      ...{ batch, ms: times[i]!, bandwidth: 1, bytes: 1, weights: 1, most: 0, least: 0, share: 0, noisy: false },
+    })),
+  });
+  const text = announcementTable([
+    { model: "M", storages: [storage("bf16", [50, 80, 160]), storage("int8", [25, 40, 320])] },
+  ]);
+  expect(text).toMatch(/M +bf16 +2\.00 GB +50\.00 +10\.00 +5\.00/);
+  expect(text).toMatch(/M +int8 +2\.00 GB +25\.00 \(2\.00x\) +5\.00 \(2\.00x\) +10\.00 \(0\.50x\)/);
 });

@@ -49,4 +49,19 @@ describe.skipIf(why !== undefined)(why ? `scratch memory (${why})` : "scratch me
     // The session has ended: its cache may wait for the next one.
     expect(kept).toBeLessThan(scratch + cache + SLACK);
   });
+
+  test("attention and its gradients take memory that grows with the length of a text, not with its square", async () => {
+    const args = ["--lengths", "2048,8192", "--heads", "4", "--json"];
+    const { code, stdout, stderr } = await run(["bench/attention-memory.mjs", ...args]);
+    expect(code, stderr).toBe(0);
+    const { rows } = JSON.parse(stdout) as {
+      rows: { tensor: number; scores: number; forward: { bytes: number }; both: { bytes: number } }[];
+    };
+    for (const { tensor, forward, both } of rows) {
+      // The numbers on the host and on the device, what a gradient begins from, and their sums.
+      expect(forward.bytes).toBeLessThan(11 * tensor + SLACK);
+      expect(both.bytes).toBeLessThan(16 * tensor + SLACK);
+    }
+    expect(rows[1]!.both.bytes).toBeLessThan(rows[1]!.scores / 4);
+  });
 });

@@ -3,12 +3,12 @@
 
 import { OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
-import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import type { Matrix, Parameter } from "../nn/module.js";
 import { type Adapter, blueprintOf, bytesOf, deviceOf, disposeAdapter, newAdapter, parametersOf } from "./adapter.js";
 import type { LoraConfig } from "./config.js";
+import { RowAdapters, type RowMasks } from "./rows.js";
 import { targetsOf } from "./targets.js";
 import { Adapted, type Choice } from "./weight.js";
 
@@ -29,7 +29,7 @@ interface State extends Choice {
   enabled: boolean;
   merged: ReadonlySet<string>;
   training: boolean;
-  rows: ReadonlyMap<string, Tensor> | undefined;
+  rows: RowMasks | undefined;
 }
 
 export class Adapters {
@@ -205,10 +205,10 @@ export class Adapters {
   }
 
   /**
-   * Runs `body`, which records a pass over a batch, with an adapter for each row.
+   * The adapter of each of `rows` rows, "__base__" for none. The caller disposes it.
    * @throws OptionError for names that are not there, another number of them, or adapters that are not for single rows
    */
-  perRow<T>(names: readonly unknown[], rows: number, body: () => T): T {
+  perRow(names: readonly string[], rows: number): RowAdapters {
     if (names.length !== rows) {
       throw new OptionError(`adapter_names: there are ${names.length} names for ${rows} rows`, {
         details: { option: "adapter_names" },
@@ -227,22 +227,26 @@ export class Adapters {
         details: { option: "adapter_names" },
       });
     }
-    const { device } = this.model;
-    const run = (): T => {
-      const masks = used.map(({ name }) => {
-        const mask = Float32Array.from(names, (one) => Number(one === name));
-        return [name, Tensor.from(device!, mask, [rows], "f32", "rows")] as const;
-      });
-      this.#state.rows = new Map(masks);
+    const every = used.map(({ name }) => name);
+    return new RowAdapters(this.model.device!, names, every, (masks, body) => this.#during(masks, body));
+  }
+
+  #during<T>(masks: RowMasks, body: () => T): T {
+    const before = this.#state.rows;
+    this.#state.rows = masks;
+    this.#apply();
+    try {
+      return body();
+    } finally {
+      this.#state.rows = before;
       this.#apply();
-      try {
-        return body();
-      } finally {
-        this.#state.rows = undefined;
-        this.#apply();
-      }
-    };
-    return scope(run as () => never) as T;
+    }
+  }
+
+  /** What works now, as a text: keys and values that were computed by it are void once it is another. */
+  get working(): string {
+    const { enabled, active, merged } = this.#state;
+    return JSON.stringify([enabled ? active : [], [...merged]]);
   }
 
   /** Puts vectors of modules that are saved whole in the place of the model's, or takes them away. */

@@ -16,6 +16,7 @@ import { type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { scale } from "../ops/scale.js";
 import { tapes, taping } from "../ops/tape.js";
 import { inverses, overColumns, overRows, rowNorms } from "./dora.js";
+import type { RowMasks } from "./rows.js";
 
 /** What a matrix does in a module: it multiplies (Linear), or its rows are looked up (Embedding). */
 export type Role = "product" | "lookup";
@@ -50,8 +51,8 @@ export interface Choice {
   readonly merged: ReadonlySet<string>;
   /** Dropout is at work, in passes that gradients are taken of. */
   readonly training: boolean;
-  /** For a pass whose rows have adapters of their own: f32[rows], by name, 1 for a row that has it. */
-  readonly rows: ReadonlyMap<string, Tensor> | undefined;
+  /** For a pass whose rows have adapters of their own. */
+  readonly rows: RowMasks | undefined;
 }
 
 export class Adapted implements Weight {

@@ -5,6 +5,7 @@ import { type Adapter, disposeAdapter } from "../adapters/adapter.js";
 import { type LoraConfig, type LoraOptions, loraConfig } from "../adapters/config.js";
 import { type MergeError, Merging } from "../adapters/merge.js";
 import { readAdapter } from "../adapters/read.js";
+import type { RowAdapters } from "../adapters/rows.js";
 import { Adapters, adapterName, noAdapters } from "../adapters/set.js";
 import { addWeighted, type Combination } from "../adapters/weighted.js";
 import { adapterState } from "../adapters/write.js";
@@ -382,9 +383,18 @@ export abstract class AdapterMethods extends LaterMethods {
   }
 }
 
-/** Records a pass over a batch, with an adapter for each row if there are names. @throws OptionError */
-export function ofRows<T extends object>({ adapters }: AdapterMethods, names: unknown, rows: number, body: () => T): T {
-  if (names === undefined) return body();
+/**
+ * The adapters of the rows of a batch, if a call names them; "__base__" is none. The caller disposes it.
+ * @param rows of the session that serves the batch: all of a prompt have its adapter
+ * @throws OptionError
+ */
+export function adaptersOfRows(
+  { adapters }: AdapterMethods,
+  names: unknown,
+  prompts: number,
+  rows = Array.from({ length: prompts }, (_, row) => row),
+): RowAdapters | undefined {
+  if (names === undefined) return undefined;
   const list = listOf(names, (one): one is string => typeof one === "string");
   if (!list) {
     throw new OptionError(`adapter_names must be a list of names, one for each row, got ${show(names)}`, {
@@ -392,7 +402,11 @@ export function ofRows<T extends object>({ adapters }: AdapterMethods, names: un
     });
   }
   if (!adapters) throw noAdapters();
-  return adapters.perRow(list, rows, body);
+  if (list.length !== prompts) adapters.perRow(list, prompts); // says so
+  return adapters.perRow(
+    rows.map((prompt) => list[prompt]!),
+    rows.length,
+  );
 }
 
 /** Undefined for what was made by hand without what a URL holds. */

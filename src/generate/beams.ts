@@ -2,6 +2,7 @@
 // continued together. One decode session has a row for each beam; the choice is made on the host, from the logits of all rows, and
 // rows then continue the texts of their parents. Beams may be in groups, which avoid each other's tokens.
 
+import type { RowAdapters } from "../adapters/rows.js";
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
@@ -44,6 +45,8 @@ export interface BeamOptions {
   readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
   readonly cross?: CrossCache;
+  /** The adapters of the session's rows, where they have adapters of their own. */
+  readonly adapters?: RowAdapters | undefined;
   /** How attention is computed; by default as the model has it. */
   readonly attention?: AttentionChoice | undefined;
   /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
@@ -102,6 +105,7 @@ export async function beamSearch(
     cross,
     attention,
     guided,
+    adapters: options.adapters,
   });
   // The session never ends a row: tokens are this search's, not its own.
   const request = { ...GREEDY, max_new_tokens: config.max_new_tokens, eos_token_ids: [] };

@@ -62,7 +62,7 @@ export async function* contrastiveSteps(
   const tap = new Tap();
   using session = new DecodeSession(device, model, {
     ...shape,
-    ...{ cache_dtype, cross, attention },
+    ...{ cache_dtype, cross, attention, adapters: options.adapters },
     processors: [tap],
     states: true,
   });

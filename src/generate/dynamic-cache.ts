@@ -27,10 +27,13 @@ export interface CacheNeeds {
   /** Tokens of the longest text, prompt and new ones. */
   readonly tokens: number;
   readonly dtype: CacheDType;
+  /** What works beside the model's weights: keys and values that others made are void. */
+  readonly by: string;
 }
 
 interface Held extends HeldTexts {
   readonly model: CausalLM;
+  readonly by: string;
 }
 
 /** Tokens for which there is room at first. */
@@ -140,10 +143,10 @@ export class DynamicCache implements Disposable {
     this.#check(needs);
     if (!this.#fits(needs)) {
       this.#forget();
-      const { device, model, rows } = needs;
+      const { device, model, rows, by } = needs;
       const cache = new KVCache(layerDevices(model, device), this.#shape(needs));
       const lengths = new TextLengths(new Array<number>(rows).fill(1));
-      this.#held = { model, cache, lengths, texts: new Array<undefined>(rows).fill(undefined), reused: [] };
+      this.#held = { model, by, cache, lengths, texts: new Array<undefined>(rows).fill(undefined), reused: [] };
     }
     this.#busy = true;
     this.#held!.reused = [];
@@ -156,8 +159,8 @@ export class DynamicCache implements Disposable {
     return cacheShape(model, rows, room, dtype);
   }
 
-  #fits({ tokens }: CacheNeeds): boolean {
-    return this.#held !== undefined && this.#held.cache.capacity >= tokens;
+  #fits({ tokens, by }: CacheNeeds): boolean {
+    return this.#held !== undefined && this.#held.cache.capacity >= tokens && this.#held.by === by;
   }
 
   #check({ model, rows, dtype }: CacheNeeds): void {

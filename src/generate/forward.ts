@@ -1,5 +1,6 @@
 // Forward passes over tokens of a cache's rows: any tokens of any rows in one flat pass, or the next token of each row.
 
+import type { RowAdapters } from "../adapters/rows.js";
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { type CacheDType, type CrossCache, KVCache } from "../nn/cache.js";
@@ -22,6 +23,8 @@ export interface RowOptions {
   readonly cross?: CrossCache;
   /** How attention is computed; by default as the model has it. */
   readonly attention?: AttentionChoice | undefined;
+  /** The adapters of the rows, where they have adapters of their own. */
+  readonly adapters?: RowAdapters | undefined;
   /** The caller's cache, instead of one of its own. */
   readonly held?: Pick<HeldTexts, "cache" | "lengths"> | undefined;
 }
@@ -40,15 +43,17 @@ export class RowForward implements Disposable {
   readonly #shared: Pick<PassInput, "cross">;
   readonly #how: Pick<PassOptions, "attention">;
   readonly #owns: boolean;
+  readonly #adapters: RowAdapters | undefined;
 
   /** @throws OutOfMemoryError */
   constructor(device: Device, model: Decoder, options: RowOptions) {
-    const { rows, capacity, cache_dtype, cross, attention, held } = options;
+    const { rows, capacity, cache_dtype, cross, attention, held, adapters } = options;
     this.device = device;
     this.#model = model;
     this.#shared = { cross };
     this.#how = attention ? { attention } : {};
     this.#owns = held === undefined;
+    this.#adapters = adapters;
     this.lengths = held?.lengths ?? new TextLengths(new Array<number>(rows).fill(1));
     this.cache =
       held?.cache ?? new KVCache(layerDevices(model, device), cacheShape(model, rows, capacity, cache_dtype));
@@ -61,7 +66,7 @@ export class RowForward implements Disposable {
 
   /** Records the hidden states [1,N,hidden] of a chunk. Here and below, its room in the cache must be reserved. */
   hidden({ ids, lanes }: FlatChunk): Tensor {
-    return plain(() => {
+    return this.#recorded(lanes.subarray(0, ids.length), () => {
       const shape = [1, ids.length];
       return this.#run(Tensor.from(this.device, ids, shape), Tensor.from(this.device, lanes, [2, ...shape], "i32"));
     });
@@ -69,12 +74,16 @@ export class RowForward implements Disposable {
 
   /** Records the logits [N,vocab] of all tokens of a chunk. */
   logits(chunk: FlatChunk): Tensor {
-    return plain(() => this.#model.head(this.hidden(chunk).view(chunk.ids.length, -1)));
+    const { ids, lanes } = chunk;
+    return this.#recorded(lanes.subarray(0, ids.length), () =>
+      this.#model.head(this.hidden(chunk).view(ids.length, -1)),
+    );
   }
 
   /** Records the logits [n,vocab] of the last token of each text that ends in a chunk, from the chunk's hidden states. */
   lastLogits(chunk: FlatChunk, hidden: Tensor): Tensor {
-    return plain(() => {
+    const ends = chunk.ends.map(([, lane]) => chunk.lanes[lane]!);
+    return this.#recorded(ends, () => {
       const rows = hidden.view(chunk.ids.length, -1);
       const last = Tensor.empty(this.device, [chunk.ends.length, rows.shape[1]!], "f32", "last hidden states");
       chunk.ends.forEach(([, lane], n) => {
@@ -86,11 +95,17 @@ export class RowForward implements Disposable {
 
   /** Records the last hidden states [R,hidden] and the logits [R,vocab] of the tokens i32[R] at `lanes` i32[2,R,1]. */
   step(tokens: Tensor, lanes: Tensor): { states: Tensor; logits: Tensor } {
-    return plain(() => {
+    const body = (): { states: Tensor; logits: Tensor } => {
       const rows = tokens.shape[0]!;
       const states = this.#run(tokens.view(rows, 1), lanes).view(rows, -1);
       return { states, logits: this.#model.head(states) };
-    });
+    };
+    return plain(() => (this.#adapters ? this.#adapters.all(body) : body()));
+  }
+
+  /** @param rows of the tokens that `body` records */
+  #recorded(rows: ArrayLike<number>, body: () => Tensor): Tensor {
+    return plain(() => (this.#adapters ? this.#adapters.of(rows, body) : body()));
   }
 
   #run(ids: Tensor, lanes: Tensor): Tensor {

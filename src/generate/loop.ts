@@ -1,6 +1,7 @@
 // generate() as a loop over the steps of one decode session: a batch of prompts in, steps of one token per row out, whether
 // rows get tokens singly or several at once from a drafter.
 
+import type { RowAdapters } from "../adapters/rows.js";
 import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { type CacheDType, CHUNK, type CrossCache } from "../nn/cache.js";
@@ -40,6 +41,8 @@ export interface LoopOptions {
   readonly numbers?: readonly number[];
   /** With guidance: the text in place of each prompt where there is no condition. */
   readonly unconditional?: readonly (readonly number[])[] | undefined;
+  /** The adapters of the session's rows, where they have adapters of their own. */
+  readonly adapters?: RowAdapters | undefined;
   /** The caller's cache, whose texts the prompts go on from. */
   readonly held?: HeldTexts | undefined;
   /** Tokens of a chunk of the prompts, for tests. */
@@ -103,6 +106,7 @@ export async function* generateSteps(
     attention,
     guided,
     held,
+    adapters: options.adapters,
   });
   const request = { ...config, ends };
   const sequenceOf = (row: number): number => {

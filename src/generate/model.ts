@@ -7,7 +7,7 @@ import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { ofRows } from "./adapter-methods.js";
+import { adaptersOfRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
 import { rowsPerPrompt } from "./beam-config.js";
@@ -99,7 +99,9 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     if (learned && inputs.logits_to_keep) {
       throw new OptionError("forward: labels need the logits of all positions, and logits_to_keep is set");
     }
-    return ofRows(this, inputs.adapter_names, batch.rows, () => causalForward(this, batch, inputs, learned));
+    using adapters = adaptersOfRows(this, inputs.adapter_names, batch.rows);
+    const pass = (): CausalLMOutput => causalForward(this, batch, inputs, learned);
+    return adapters ? adapters.all(pass) : pass();
   }
 
   /**
@@ -134,6 +136,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { signal, progress_callback: progress } = options;
     this.hold();
     this.#caches += bytes;
+    using adapters = this.#adaptersOf(options, batch.rows, given);
     try {
       const found = await beamSearch(this.device, this.module, batch, {
         config,
@@ -147,6 +150,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
         kept,
         attention,
         unconditional,
+        adapters,
       });
       constraint?.checkBeams(found.texts, eachPrompt(batch, beams.num_return_sequences));
       this.checkUsable();
@@ -220,8 +224,17 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return { dtype, bytes: own ?? cacheBytes(cacheShape(this.module, batch.rows * rowsOf(config), tokens, dtype)) };
   }
 
-  #needs({ batch, tokens, cache_dtype: dtype }: Prepared): CacheNeeds {
-    return { device: this.device, model: this.module, rows: batch.rows, tokens, dtype };
+  /** The adapters of a session's rows: those of a prompt lie together, and the texts without its condition behind all of them. */
+  #adaptersOf({ adapter_names }: Prepared["options"], prompts: number, config: GenerationConfig) {
+    const rows = prompts * rowsOf(config);
+    const copies = config.mode.guidance_scale === undefined ? rowsOf(config) : rowsOf(config) / 2;
+    const promptOf = (_: unknown, row: number): number => Math.floor(row / copies) % prompts;
+    return adaptersOfRows(this, adapter_names, prompts, Array.from({ length: rows }, promptOf));
+  }
+
+  #needs({ batch, tokens, cache_dtype: dtype, options }: Prepared): CacheNeeds {
+    const by = JSON.stringify([this.adapters?.working, options.adapter_names]);
+    return { device: this.device, model: this.module, rows: batch.rows, tokens, dtype, by };
   }
 
   /**
@@ -255,6 +268,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkStructured(constraint?.option, config.host ?? {});
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.past_key_values) checkKept(config);
+    this.#adaptersOf(options, batch.rows, config)?.dispose(); // what it would refuse later
     return {
       batch,
       unconditional,
@@ -307,13 +321,14 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     } = prepared;
     const { config, processors, masks } = onHost(given, { ...options, kept, constraint });
     const { assistant_model: assistant, signal, logprobs: scores, progress_callback: progress } = options;
+    using adapters = this.#adaptersOf(options, batch.rows, given);
     const drafter: Drafter | undefined = openDrafter(batch, config, { assistant, signal });
     try {
       const lengths: number[] = [];
       let steps = 0;
       for await (const step of stepsOf(this.device, this.module, batch, {
         ...{ config, cache_dtype, ends: ending(), processors, masks, numbers, unconditional, held },
-        ...{ drafter, drafts: draftsOf(config, options), scores, signal, progress, attention },
+        ...{ drafter, drafts: draftsOf(config, options), scores, signal, progress, attention, adapters },
       })) {
         steps++;
         for (const [row, ended] of step.finished.entries()) if (ended) lengths[row] ??= steps;

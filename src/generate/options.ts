@@ -187,19 +187,23 @@ const TRAINING = {
    * has a `loss`.
    */
   labels: checkedLater<Ids>(),
-  /** The adapter of each row, "__base__" for none; others than those of set_adapter, for this pass alone. */
+};
+
+const ADAPTERS = {
+  /** The adapter of each row of the inputs, "__base__" for none; others than those of set_adapter, for this call alone. */
   adapter_names: checkedLater<readonly string[]>(),
 };
 
 /** All options of a causal language model's forward. */
-export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS, ...TRAINING };
+export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS, ...TRAINING, ...ADAPTERS };
 
 export interface ForwardOptions
   extends ModelInputs,
     PackedInputs,
     Options<typeof OUTPUTS>,
     Options<typeof LOGITS>,
-    Options<typeof TRAINING> {}
+    Options<typeof TRAINING>,
+    Options<typeof ADAPTERS> {}
 
 /** All options of an encoder's forward. */
 export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS };
@@ -302,13 +306,22 @@ const RUN = {
 };
 
 /** All options of generate. */
-export const GENERATE = { ...INPUTS, ...GENERATION, ...STRUCTURED, ...UNSUPPORTED_OPTIONS, ...RUN, ...RETURNS };
+export const GENERATE = {
+  ...INPUTS,
+  ...GENERATION,
+  ...STRUCTURED,
+  ...UNSUPPORTED_OPTIONS,
+  ...RUN,
+  ...ADAPTERS,
+  ...RETURNS,
+};
 
 export interface GenerateOptions
   extends ModelInputs,
     GenerationOptions,
     Options<typeof STRUCTURED>,
     Options<typeof RUN>,
+    Options<typeof ADAPTERS>,
     Options<typeof RETURNS> {}
 
 /** Options with which `generate` returns an object. */
@@ -353,6 +366,7 @@ export type TextStreamOptions = StreamOptions & Needed<typeof RUN, "tokenizer">;
 const OF_DECODERS = [
   "assistant_model",
   "past_key_values",
+  "adapter_names",
   "progress_callback",
   "negative_prompt_ids",
   "negative_prompt_attention_mask",

@@ -1,5 +1,6 @@
 // What a decode session is made for, and how prompts are read into it.
 
+import type { RowAdapters } from "../adapters/rows.js";
 import type { CacheDType, CrossCache, KVCache } from "../nn/cache.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { TextLengths } from "../nn/text-lengths.js";
@@ -23,6 +24,8 @@ export interface SessionOptions {
   readonly cross?: CrossCache;
   /** How attention is computed; by default as the model has it. */
   readonly attention?: AttentionChoice | undefined;
+  /** The adapters of the rows, where they have adapters of their own; the caller disposes them after the session. */
+  readonly adapters?: RowAdapters | undefined;
   /** Keep the log-probability of each token. */
   readonly scores?: boolean;
   /** A row that ends keeps its text in the cache, for `resume`; it is free by `remove` alone. */

@@ -10,6 +10,7 @@ import { OctavoError, OptionError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import {
   AutoModelForCausalLM,
+  DynamicCache,
   type FromPretrainedOptions,
   get_peft_model,
   LoraConfig,
@@ -169,6 +170,57 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 120_000
       if (++steps === 2) expect(() => model.set_adapter("default")).toThrow(/generating/);
     }
     expect(steps).toBe(6);
+  });
+
+  test.runIf(full)(`a batch is generated with an adapter for each text${slow}`, async () => {
+    await PeftModel.from_pretrained(await load({ load_in_8bit: true }), TWO);
+    await model.load_adapter(join(TWO, "second"), "second");
+    const prompts = [
+      [1, 5, 9, 2, 40],
+      [7, 3],
+      [1, 5, 9, 2, 40],
+      [1, 5, 9, 2, 40],
+    ];
+    const adapter_names = ["default", "second", "__base__", "second"];
+    const steps = 5;
+    const batch = {
+      input_ids: prompts.map((ids) => [...new Array<number>(steps - ids.length).fill(0), ...ids]),
+      attention_mask: prompts.map((ids) => Array.from({ length: steps }, (_, t) => Number(t >= steps - ids.length))),
+    };
+    const limits = { max_new_tokens: 6, eos_token_id: null, pad_token_id: 0 };
+    for (const options of [
+      { do_sample: false },
+      { do_sample: true, seed: 3, temperature: 1.5, num_return_sequences: 2 },
+      { do_sample: false, num_beams: 3 },
+      { do_sample: false, prompt_lookup_num_tokens: 2 },
+      { do_sample: false, guidance_scale: 1.5 },
+      { penalty_alpha: 0.4, top_k: 3 },
+    ]) {
+      const together = await model.generate({ ...batch, adapter_names, ...limits, ...options });
+      const copies = together.length / prompts.length;
+      for (const [row, name] of adapter_names.entries()) {
+        using _ = name === "__base__" ? model.disable_adapter() : undefined;
+        if (name !== "__base__") model.set_adapter(name);
+        const alone = { input_ids: [prompts[row]!], sequence_numbers: [row], ...limits, ...options };
+        const texts = await model.generate(alone);
+        const own = together
+          .slice(row * copies, (row + 1) * copies)
+          .map((ids) => ids.slice(steps - prompts[row]!.length));
+        expect(own, `${JSON.stringify(options)}, ${name}`).toEqual(texts);
+      }
+    }
+    // Keys and values of another adapter are void.
+    using cache = new DynamicCache();
+    for (const name of ["default", "second", "default"]) {
+      model.set_adapter(name);
+      const one = { input_ids: [prompts[0]!], do_sample: false, ...limits };
+      expect(await model.generate({ ...one, past_key_values: cache })).toEqual(await model.generate(one));
+      expect(cache.reused).toEqual([0]);
+    }
+    const refused = (names: unknown) => model.generate({ ...batch, ...limits, adapter_names: names as string[] });
+    await expect(refused(["default"])).rejects.toThrow(/there are 1 names for 4 rows/);
+    await expect(refused(["default", "third", "default", "default"])).rejects.toThrow(/third/);
+    await expect(refused("default")).rejects.toThrow(/must be a list of names/);
   });
 
   test.runIf(full)(`merging into codes says what it costs${slow}`, async () => {

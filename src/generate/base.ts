@@ -27,6 +27,12 @@ import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
 
+/**
+ * Places the parts of a model that is all on its device; `place` takes them there. For cpu_offload and disk_offload.
+ * @throws OctavoError for a model that is spread already, that has adapters, or that something uses; what `place` throws
+ */
+export let rearrange: (model: LoadedModel<Model>, method: string, place: () => Promise<PlacedModel>) => Promise<void>;
+
 export abstract class LoadedModel<M extends Model> extends AdapterMethods implements AsyncDisposable {
   readonly config: ConfigJson;
   readonly generation_config: ConfigJson;
@@ -254,11 +260,7 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
     return this;
   }
 
-  /**
-   * Places the parts of a model that is all on its device; `place` takes them there. For cpu_offload and disk_offload.
-   * @throws OctavoError for a model that is spread already, that has adapters, or that something uses; what `place` throws
-   */
-  async rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
+  async #rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
     this.checkUsable();
     this.checkIdle(method);
     if (this.adapters) {
@@ -272,6 +274,10 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
     } finally {
       await this.release();
     }
+  }
+
+  static {
+    rearrange = (model, method, place) => model.#rearrange(method, place);
   }
 
   protected get adapterHost(): AdapterHost {

@@ -14,7 +14,7 @@ import type { Platform } from "../load/platform.js";
 import { folderName } from "../load/save.js";
 import type { Task } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
-import { LoadedModel } from "./base.js";
+import { LoadedModel, rearrange } from "./base.js";
 import { FROM_PRETRAINED, type FromPretrainedOptions } from "./options.js";
 import { loadPretrained, nameOf, type TaskHolders } from "./pretrained.js";
 import { PYTHON } from "./python.js";
@@ -107,7 +107,7 @@ export function dispatchFunctions(platform: Platform): Dispatch {
         model.checkUsable();
         return model;
       }
-      await model.rearrange("cpu_offload", () => Offloaded.onHost(platform, module, device));
+      await rearrange(model, "cpu_offload", () => Offloaded.onHost(platform, module, device));
       return model;
     },
 
@@ -117,7 +117,7 @@ export function dispatchFunctions(platform: Platform): Dispatch {
       const folder = folderName(offload_dir, "disk_offload");
       if (!platform.offload)
         throw new OctavoError("ERR_UNSUPPORTED", "disk_offload: nothing can be kept on a disk here");
-      await model.rearrange("disk_offload", () => Offloaded.onDisk(platform, module, device, folder));
+      await rearrange(model, "disk_offload", () => Offloaded.onDisk(platform, module, device, folder));
       return model;
     },
   };

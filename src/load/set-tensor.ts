@@ -30,7 +30,7 @@ export async function set_module_tensor_to_device(
   device: Device,
   given: Options<typeof SET_TENSOR> = {},
 ): Promise<void> {
-  if (!(module instanceof Module)) {
+  if (!isModule(module)) {
     throw new OptionError(`set_module_tensor_to_device: expected a module, got ${show(module)}`, {
       hint: "of a loaded model it is `model.module`",
     });
@@ -61,4 +61,12 @@ export async function set_module_tensor_to_device(
   }
   if (value) await loadState(module.class_name, [named], { [tensor_name]: value }, { strict: true });
   parameter.to(device, dtype === undefined ? undefined : parseDType(dtype));
+}
+
+function isModule(value: unknown): value is Module {
+  try {
+    return value instanceof Module;
+  } catch {
+    return false; // a proxy
+  }
 }

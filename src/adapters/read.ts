@@ -12,10 +12,21 @@ import { scope, Tensor } from "../core/tensor.js";
 import { bytesInOrder, READ_BYTES, readDType } from "../load/read.js";
 import { Matrix, Parameter } from "../nn/module.js";
 import { denseScheme, PANEL_ROWS, storeRows, type Weight } from "../nn/weight.js";
-import { contiguous } from "../ops/copy.js";
+import { contiguous, copyInto } from "../ops/copy.js";
+import { taping } from "../ops/tape.js";
 import { readJsonFile } from "../sources/json.js";
 import { type Source, withFile } from "../sources/source.js";
-import { type Adapter, type Blueprint, blueprintOf, bytesOf, deviceOf, type Place, shapesOf } from "./adapter.js";
+import {
+  type Adapter,
+  type Blueprint,
+  blueprintOf,
+  bytesOf,
+  deviceOf,
+  disposeAdapter,
+  type Place,
+  parametersOf,
+  shapesOf,
+} from "./adapter.js";
 import { configFromJson, type LoraConfig } from "./config.js";
 import type { Adapters } from "./set.js";
 import { targetsOf } from "./targets.js";
@@ -30,6 +41,8 @@ export interface ReadOptions {
   readonly trainable: boolean;
   readonly signal: AbortSignal | undefined;
   readonly warn: (message: string) => void;
+  /** The adapter of that name which is on the model, if it is to take these values. */
+  readonly instead?: Adapter;
 }
 
 /** The config of the adapter in a folder. @throws NotFoundError, FormatError, UnsupportedModelError */
@@ -57,9 +70,9 @@ export async function readAdapter(
   adapters: Adapters,
   source: Source,
   given: string,
-  { trainable, signal, warn }: ReadOptions,
+  { trainable, signal, warn, instead }: ReadOptions,
 ): Promise<Adapter> {
-  const name = adapters.free(given);
+  const name = instead?.name ?? adapters.free(given);
   const stored = await readConfig(source, warn);
   const weights = await source.names(WEIGHTS);
   const found = WEIGHTS.find((one) => weights.has(one));
@@ -70,7 +83,7 @@ export async function readAdapter(
   for (const warning of header.warnings ?? []) warn(warning);
   const { config, ...named } = fitting(file, () => targetsOf(adapters.model, adapters.architecture, stored));
   const ready = config.with({ inference_mode: !trainable });
-  adapters.checkConfig(ready);
+  if (!instead) adapters.checkConfig(ready);
   const blueprint = blueprintOf(adapters.model, adapters.architecture, { config: ready, ...named });
   const plan = planOf(blueprint, ready, header.tensors, file);
   deviceOf(blueprint.targets[0]!.module.weight).arena.checkRoom(bytesOf(blueprint, ready), `the adapter ${name}`);
@@ -80,6 +93,31 @@ export async function readAdapter(
   } catch (error) {
     for (const one of made) one.dispose();
     throw error;
+  }
+}
+
+/**
+ * Puts the values of an adapter's folder into an adapter of the same form that is on the model, in place.
+ * @throws as readAdapter; CheckpointError for an adapter of another form
+ */
+export async function restoreAdapter(adapters: Adapters, into: Adapter, source: Source): Promise<void> {
+  const options = { trainable: true, signal: undefined, warn: () => {}, instead: into };
+  const read = await readAdapter(adapters, source, into.name, options);
+  try {
+    const values = new Map(parametersOf(read));
+    const own = [...parametersOf(into)];
+    const odd = own.find(([name, { shape }]) => shapeText(values.get(name)?.shape ?? []) !== shapeText(shape));
+    if (odd || values.size !== own.length) {
+      throw new CheckpointError(`${source.location}: the adapter there is not like ${into.name} of the model`, {
+        details: { file: source.location, tensor: odd?.[0] },
+        hint: "go on with the config that the checkpoint was made with",
+      });
+    }
+    taping(undefined, () => {
+      for (const [name, { data }] of own) scope(() => void copyInto(values.get(name)!.data, data));
+    });
+  } finally {
+    disposeAdapter(read);
   }
 }
 

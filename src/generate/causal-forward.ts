@@ -12,7 +12,7 @@ import { TextLengths } from "../nn/text-lengths.js";
 import { copyInto } from "../ops/copy.js";
 import { tapes } from "../ops/tape.js";
 import { type Batch, placesOf, textLengths } from "./inputs.js";
-import { lossOf, type NextLabels } from "./labels.js";
+import { lossOf, lossOfStates, type NextLabels } from "./labels.js";
 import type { FORWARD } from "./options.js";
 import { type Chunk, chunksOf } from "./prefill.js";
 
@@ -24,6 +24,11 @@ export interface CausalLMOutput {
   logits: Tensor;
   hidden_states?: Tensor[];
   attentions?: Tensor[];
+}
+
+/** The result of a pass with `skip_logits`. */
+export interface CausalLMLoss extends Omit<CausalLMOutput, "logits" | "loss"> {
+  loss: Tensor;
 }
 
 /** What a pass needs of a loaded model. */
@@ -39,7 +44,7 @@ export function causalForward(
   batch: Batch,
   inputs: Options<typeof FORWARD>,
   learned: NextLabels | undefined,
-): CausalLMOutput {
+): CausalLMOutput | CausalLMLoss {
   const { device, module } = model;
   const { max_positions } = module.geometry;
   const { positions, segments } = placesOf(batch, inputs, max_positions);
@@ -56,7 +61,7 @@ export function causalForward(
   const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
   const attention = model.attending(inputs.output_attentions);
   if (chunks.length > 1) return { logits: scope(() => logitsOfChunks(model, batch, chunks, reach, keep, attention)) };
-  return scope(() => {
+  const outputs = scope((): Record<string, Tensor | Tensor[]> => {
     const shape = [batch.rows, batch.steps];
     const input = {
       positions: Tensor.from(device, positions, shape),
@@ -67,14 +72,23 @@ export function causalForward(
     };
     const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
     using pass = module.pass(input, { capture, capture_attentions, attention });
-    const result = logits(module, pass, Tensor.from(device, batch.ids, shape), { logits_to_keep: keep });
+    const ids = Tensor.from(device, batch.ids, shape);
+    let computed: { loss?: Tensor; logits?: Tensor };
+    if (learned && inputs.skip_logits) {
+      const hidden = module.hidden(pass, ids);
+      pass.capture(hidden);
+      computed = { loss: lossOfStates(module, hidden, learned, inputs) };
+    } else {
+      const result = logits(module, pass, ids, { logits_to_keep: keep });
+      computed = { ...(learned ? { loss: lossOf(result, learned, inputs) } : {}), logits: result };
+    }
     return {
-      ...(learned ? { loss: lossOf(result, learned) } : {}),
-      logits: result,
+      ...computed,
       ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
       ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),
     };
   });
+  return outputs as unknown as CausalLMOutput | CausalLMLoss; // one or the other, as the inputs say
 }
 
 /** Logits [B,keep,vocab] of the last positions of a batch that runs in chunks. */

@@ -3,6 +3,8 @@
 import { OptionError, ShapeError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
+import type { CausalLM } from "../nn/decoder.js";
+import { headLoss, headOf } from "../nn/head-loss.js";
 import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
 import { scale } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
@@ -17,9 +19,10 @@ export interface NextLabels {
 
 /**
  * Targets i32[B·T] of logits at each position, from the labels of a batch: the label of the next position, and none of the last one.
+ * @param some at least one must count
  * @throws ShapeError, OptionError for labels outside the vocabulary, or if none counts
  */
-export function nextLabels({ rows, steps }: Batch, labels: Ids, vocab: number): NextLabels {
+export function nextLabels({ rows, steps }: Batch, labels: Ids, vocab: number, some = true): NextLabels {
   const all = table("labels", labels);
   if (all.length !== rows || all.some((row) => row.length !== steps)) {
     throw new ShapeError(`labels must have the shape of input_ids, [${rows}, ${steps}]`);
@@ -36,17 +39,39 @@ export function nextLabels({ rows, steps }: Batch, labels: Ids, vocab: number): 
       count++;
     });
   });
-  if (count > 0) return { targets, count };
+  if (count > 0 || !some) return { targets, count };
   throw new OptionError("labels: none of them counts, so there is no loss", {
     hint: "the first token of a row has no prediction: a row needs two",
   });
 }
 
+/** How losses of tokens become one. */
+export interface LossReduction {
+  /** What their sum is divided by; by default the labels that count. */
+  readonly num_items_in_batch?: number | undefined;
+  readonly label_smoothing?: number | undefined;
+}
+
 /** The mean loss of logits [B,T,V] against targets, [1]. */
-export function lossOf(logits: Tensor, { targets, count }: NextLabels): Tensor {
+export function lossOf(logits: Tensor, { targets, count }: NextLabels, how: LossReduction = {}): Tensor {
   return scope(() => {
     const rows = targets.length;
-    const { loss } = crossEntropy(logits.view(rows, -1), Tensor.from(logits.device, targets, [rows]));
-    return scale(sumRows(loss.view(rows, 1)), 1 / count);
+    const labels = Tensor.from(logits.device, targets, [rows]);
+    const { loss } = crossEntropy(logits.view(rows, -1), labels, how.label_smoothing);
+    return scale(sumRows(loss.view(rows, 1)), 1 / (how.num_items_in_batch ?? count));
+  });
+}
+
+/** The same of hidden states [B,T,K], whose logits are made by pieces of rows. */
+export function lossOfStates(
+  model: CausalLM,
+  hidden: Tensor,
+  { targets, count }: NextLabels,
+  how: LossReduction,
+): Tensor {
+  return scope(() => {
+    const labels = Tensor.from(hidden.device, targets, [targets.length]);
+    const items = how.num_items_in_batch ?? count;
+    return headLoss(hidden, headOf(model), labels, { items, smoothing: how.label_smoothing ?? 0 });
   });
 }

@@ -13,7 +13,7 @@ import { checkRoom, LoadedModel } from "./base.js";
 import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape, checkOffloadedCache } from "./cache-options.js";
-import { type CausalLMOutput, causalForward } from "./causal-forward.js";
+import { type CausalLMLoss, type CausalLMOutput, causalForward } from "./causal-forward.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
@@ -43,7 +43,7 @@ import type { HeldTexts } from "./session-options.js";
 import { stepsOf } from "./steps.js";
 import { type TextStep, withTexts } from "./texts.js";
 
-export type { CausalLMOutput } from "./causal-forward.js";
+export type { CausalLMLoss, CausalLMOutput } from "./causal-forward.js";
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
 
 /** A call that was read and checked: nothing of the caller's objects is looked at again. */
@@ -87,15 +87,22 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    * at 0, or `cu_seq_lens_q`, mark where each begins.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
+  forward(options: ForwardOptions & { readonly skip_logits: true }): CausalLMLoss;
   forward(options: ForwardOptions): CausalLMOutput;
   /** The same with the options after the inputs. */
   forward(inputs: Inputs<ForwardOptions>, options?: After<ForwardOptions>): CausalLMOutput;
-  forward(...given: readonly unknown[]): CausalLMOutput {
+  forward(...given: readonly unknown[]): CausalLMOutput | CausalLMLoss {
     this.checkUsable();
     const inputs = readCall("forward", FORWARD, given);
     const { vocab } = this.module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
-    const learned = inputs.labels === undefined ? undefined : nextLabels(batch, inputs.labels, vocab);
+    const some = inputs.num_items_in_batch === undefined;
+    const learned = inputs.labels === undefined ? undefined : nextLabels(batch, inputs.labels, vocab, some);
+    if (!learned && (inputs.skip_logits || inputs.num_items_in_batch !== undefined || inputs.label_smoothing)) {
+      throw new OptionError(
+        "forward: skip_logits, num_items_in_batch and label_smoothing are about a loss: pass labels",
+      );
+    }
     if (learned && inputs.logits_to_keep) {
       throw new OptionError("forward: labels need the logits of all positions, and logits_to_keep is set");
     }

@@ -11,6 +11,7 @@ import {
   type Entry,
   flag,
   type Needed,
+  number,
   type Options,
   omit,
   option,
@@ -187,6 +188,12 @@ const TRAINING = {
    * has a `loss`.
    */
   labels: checkedLater<Ids>(),
+  /** What the sum of the losses is divided by: labels that count in all batches of an update (default: those of this batch). */
+  num_items_in_batch: whole(1),
+  /** Share of each label that is spread over the whole vocabulary (default: 0). */
+  label_smoothing: number((n) => n >= 0 && n < 1, "a number of at least 0, below 1"),
+  /** The loss alone: the head runs on some tokens after the others, and the logits of all of them are never in memory. */
+  skip_logits: flag(),
 };
 
 const ADAPTERS = {

@@ -3,7 +3,7 @@
 
 import { elementsOf } from "../checkpoints/stored.js";
 import { narrow } from "../core/dtype.js";
-import { OptionError } from "../core/errors.js";
+import { entriesOf, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { PendingFloats } from "./pending.js";
 
@@ -24,6 +24,28 @@ export function manual_seed(value: number): void {
   streams = 0;
 }
 
+/** Where the drawing of numbers is. */
+export interface RandomState {
+  readonly seed: number;
+  /** Streams that were begun. */
+  readonly streams: number;
+}
+
+/** What set_rng_state takes back. */
+export function get_rng_state(): RandomState {
+  return { seed, streams };
+}
+
+/** Draws go on from there. @throws OptionError for anything but what get_rng_state gave */
+export function set_rng_state(state: RandomState): void {
+  const { seed: key, streams: count } = Object.fromEntries(entriesOf("set_rng_state", state));
+  if (typeof count !== "number" || !Number.isSafeInteger(count) || count < 0) {
+    throw new OptionError(`set_rng_state: expected the result of get_rng_state, got ${show(state)}`);
+  }
+  manual_seed(key as number);
+  streams = count;
+}
+
 /** A stream of its own: each call of what is returned begins it anew. */
 export function stream(): () => () => number {
   const own = streams++;
@@ -32,7 +54,7 @@ export function stream(): () => () => number {
 }
 
 /** Numbers in [0, 1) with 24 bits: sfc32 (Doty-Humphrey's small fast counter), begun from seed and stream. */
-function uniformOf(key: number, own: number): () => number {
+export function uniformOf(key: number, own: number): () => number {
   let [a, b, c, d] = [key | 0, own | 0, 0x4f435456 ^ Math.floor(own / 2 ** 32), 1];
   const next = (): number => {
     const sum = (a + b + d) | 0;

@@ -9,12 +9,12 @@ import { activation } from "../../src/ops/activation.js";
 import { add } from "../../src/ops/add.js";
 import { fillInto } from "../../src/ops/fill.js";
 import { multiply } from "../../src/ops/gated.js";
+import { valueAndGradients } from "../../src/ops/gradient.js";
 import { no_grad } from "../../src/ops/graph.js";
 import { linear } from "../../src/ops/linear.js";
 import { scale } from "../../src/ops/scale.js";
 import { sumRows } from "../../src/ops/sum-rows.js";
 import { transfer } from "../../src/ops/transfer.js";
-import { valueAndGradients } from "../../src/train/gradient.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { normals } from "../support/random.js";
 

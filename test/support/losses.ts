@@ -3,8 +3,8 @@
 import type { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
+import { headLoss, headOf, nextTokenLabels } from "../../src/nn/head-loss.js";
 import { Matrix } from "../../src/nn/module.js";
-import { headLoss, headOf, nextTokenLabels } from "../../src/train/loss.js";
 
 export interface LossOptions {
   /** Rows per chunk of the loss. */

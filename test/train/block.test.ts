@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { scope } from "../../src/core/tensor.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
-import { valueAndGradients } from "../../src/train/gradient.js";
+import { valueAndGradients } from "../../src/ops/gradient.js";
 import { ALL_DEVICES, DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { differences, openDoubles, valuesOf } from "../support/doubles.js";
 import { type LossOptions, lossOf, trainableOf } from "../support/losses.js";

@@ -8,6 +8,7 @@ import { shapeText, show } from "../../core/show.js";
 import { scope, Tensor } from "../../core/tensor.js";
 import { contiguous, copyInto } from "../../ops/copy.js";
 import type { Rule, StepNumbers } from "../../ops/optimizer.js";
+import { pack, unpack } from "../../ops/pack.js";
 import { tapes, taping } from "../../ops/tape.js";
 import { gradientsOf, gradOf, listFrom, type Trainable, type Trained, tensorOf } from "./parameter.js";
 import { type ParameterState, States } from "./states.js";
@@ -99,10 +100,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     const known = new Set(this.param_groups.flatMap(({ params }) => params));
     for (const param of group.params) {
       const value = tensorOf(param)!;
-      if (!isFloat(value.dtype) || value.panels) {
-        throw new OptionError(
-          `${name}: a parameter is a float tensor in rows, got ${shapeText(value.shape)} ${value.dtype}`,
-        );
+      if (!isFloat(value.dtype)) {
+        throw new OptionError(`${name}: a parameter is a float tensor, got ${shapeText(value.shape)} ${value.dtype}`);
       }
       if (known.has(param)) throw new OptionError(`${name}: a parameter ${shapeText(value.shape)} is given twice`);
       known.add(param);
@@ -139,10 +138,11 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         const { skip_zeros, max_unorm } = group;
         const value = tensorOf(param)!;
         scope(() => {
-          const p = contiguous(value, "f32");
+          const p = contiguous(unpack(value), "f32");
           const g = contiguous(gradient, "f32");
           this.#states.step(states[i]!, p.view(p.size), g.view(g.size), { ...numbers, skip_zeros }, max_unorm);
-          if (p !== value) copyInto(p, value);
+          if (value.panels) pack(contiguous(p, value.dtype), value);
+          else if (p !== value) copyInto(p, value);
         });
       });
     });

@@ -3,16 +3,16 @@
 
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import type { CausalLM } from "../nn/decoder.js";
 import { add } from "../ops/add.js";
 import { copyInto } from "../ops/copy.js";
 import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
 import { multiply } from "../ops/gated.js";
+import { valueAndGradients } from "../ops/gradient.js";
 import { rowsOf } from "../ops/op.js";
 import { scale } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
 import { type GradientCall, recordAs } from "../ops/tape.js";
-import { valueAndGradients } from "./gradient.js";
+import type { CausalLM } from "./decoder.js";
 
 /** Most elements of logits in a piece: 32 MB. */
 const CHUNK_LOGITS = 2 ** 23;

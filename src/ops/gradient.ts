@@ -1,8 +1,8 @@
 // The value of a function and its gradients, recorded in one call.
 
 import { scope, type Tensor } from "../core/tensor.js";
-import { backward } from "../ops/backward.js";
-import { Tape, taping } from "../ops/tape.js";
+import { backward } from "./backward.js";
+import { Tape, taping } from "./tape.js";
 
 export interface ValueAndGradients {
   /** The function's result. */

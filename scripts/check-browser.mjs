@@ -7,7 +7,7 @@ import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-export const ENTRIES = ["src/browser.ts", "src/browser/worker.ts", "src/nn/index.ts"];
+export const ENTRIES = ["src/browser.ts", "src/browser/worker.ts", "src/nn/index.ts", "src/train/index.ts"];
 /** Packages that run in browsers. */
 const PACKAGES = ["@huggingface/jinja", "@huggingface/tokenizers", "fastest-levenshtein", "zod"];
 

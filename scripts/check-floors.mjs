@@ -34,7 +34,7 @@ const FLOORS = [
 /** Rooms whose entries must not know each other; index files tie them together. */
 const SEPARATE = ["backends", "quant", "models"];
 /** Rooms that must also run in a browser. */
-const PORTABLE = ["core", "ops", "nn", "quant", "models", "bnb"];
+const PORTABLE = ["core", "ops", "nn", "quant", "models", "bnb", "train"];
 
 function* files(folder) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {

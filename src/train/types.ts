@@ -1,7 +1,7 @@
 // What a Trainer takes and gives.
 
 import type { Optimizer } from "../bnb/optim/optimizer.js";
-import type { FolderFiles } from "../checkpoints/folder.js";
+import type { FolderWriter } from "../checkpoints/folder.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Matrix, Parameter } from "../nn/module.js";
 import type { Source } from "../sources/source.js";
@@ -20,12 +20,10 @@ export interface TrainableModel {
   named_parameters(): Iterable<[string, Parameter | Matrix]>;
 }
 
-/** Where checkpoints are: folders by their paths. In Node it is the disk. */
-export interface CheckpointStore {
+/** Where checkpoints are: folders by their paths, written as a whole. In Node it is the disk. */
+export interface CheckpointStore extends FolderWriter {
   /** Names of the folders in a folder; none if it is not there. */
   folders(folder: string): Promise<readonly string[]>;
-  /** Writes a folder as a whole: if it fails, or the program ends, there is none, or what was there before. */
-  write(folder: string, write: (files: FolderFiles) => Promise<void>): Promise<void>;
   /** Opens a folder. The caller closes it. @throws NotFoundError */
   open(folder: string): Promise<Source>;
   /** Removes a folder with all that is in it. */

@@ -1,0 +1,274 @@
+// What a run trains, whatever its class: the loss and the outputs of a batch, the parameters, and its files.
+
+import type { FolderFiles } from "../checkpoints/folder.js";
+import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
+import { isFunction } from "../core/checks.js";
+import { OctavoError, OptionError } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { LoadedModel } from "../generate/base.js";
+import { PreTrainedEncoder } from "../generate/encoder-model.js";
+import { PreTrainedModel } from "../generate/model.js";
+import { ENCODER_FORWARD, FORWARD, SEQ2SEQ_FORWARD } from "../generate/options.js";
+import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
+import { bytesInOrder } from "../load/read.js";
+import type { Model } from "../nn/model.js";
+import { Module } from "../nn/module.js";
+import { StateTensor } from "../nn/state.js";
+import { taping } from "../ops/tape.js";
+import type { Source } from "../sources/source.js";
+import type { Batch } from "./data/types.js";
+import { type Named, trainedOf } from "./optimizers.js";
+import type { ForwardOutput, LossFunction } from "./types.js";
+
+/** How the losses of a batch become one. */
+export interface Reduction {
+  /** Labels that count in all batches of the update; undefined for those of this batch. */
+  readonly items: number | undefined;
+  readonly smoothing: number;
+}
+
+/** Opens the folder of a checkpoint (""), or a folder in it. */
+export type OpenFolder = (folder: string) => Promise<Source>;
+
+const WEIGHTS = "model.safetensors";
+
+/** The columns that a model takes; undefined if nobody knows. */
+function columnsOf(model: unknown): ReadonlySet<string> | undefined {
+  const table =
+    model instanceof PreTrainedModel
+      ? FORWARD
+      : model instanceof PreTrainedEncoder
+        ? ENCODER_FORWARD
+        : model instanceof PreTrainedSeq2SeqLM
+          ? SEQ2SEQ_FORWARD
+          : undefined;
+  return table && new Set([...Object.keys(table), "labels"]);
+}
+
+export class Subject {
+  readonly model: LoadedModel<Model> | Module;
+  readonly columns: ReadonlySet<string> | undefined;
+  readonly #loss: LossFunction | undefined;
+  /** True if the parameters ask for gradients because this said so. */
+  #asked = false;
+
+  /**
+   * @param loss instead of the model's own
+   * @throws OptionError for what is no model, and for a model that gives no loss
+   */
+  constructor(model: unknown, loss: LossFunction | undefined) {
+    const module = model instanceof Module && isFunction((model as unknown as { forward?: unknown }).forward);
+    if (!LoadedModel.is(model) && !module) {
+      throw new OptionError(
+        `Trainer: model must be one of from_pretrained or a Module of octavo/nn, got ${show(model)}`,
+      );
+    }
+    if (!module && !(model instanceof PreTrainedModel) && !loss) {
+      throw new OptionError(`Trainer: a model for ${(model as LoadedModel<Model>).task} gives no loss`, {
+        details: { option: "compute_loss_func" },
+        hint: "compute_loss_func: (outputs, labels) => functional.cross_entropy(outputs.logits, ...), of octavo/nn",
+      });
+    }
+    this.model = model as Subject["model"];
+    this.columns = columnsOf(model);
+    this.#loss = loss;
+  }
+
+  /** A decoder with a loss of its own: labels are those of the tokens themselves, and are shifted by the model. */
+  get #causal(): PreTrainedModel | undefined {
+    return this.model instanceof PreTrainedModel && !this.#loss ? this.model : undefined;
+  }
+
+  /** True if losses are divided by the labels of the whole update. */
+  get countsItems(): boolean {
+    return this.#causal !== undefined || this.#loss !== undefined;
+  }
+
+  /** True if the first label of a row is nobody's. */
+  get shifts(): boolean {
+    return this.#causal !== undefined;
+  }
+
+  get root(): Module {
+    return this.model instanceof Module ? this.model : this.model.module;
+  }
+
+  get trained(): Named[] {
+    return trainedOf(this.model.named_parameters());
+  }
+
+  /** Asks for gradients if nobody has. @throws OptionError if there is nothing that can be trained */
+  begin(): Named[] {
+    let { trained } = this;
+    if (trained.length > 0) return trained;
+    const { model } = this;
+    if (LoadedModel.is(model)) {
+      model.checkUsable();
+      if (model.adapters) {
+        throw new OptionError(
+          `train: no parameter of the adapters ${listed(model.adapters.names)} asks for a gradient`,
+          {
+            hint: "load_adapter(folder, { is_trainable: true })",
+          },
+        );
+      }
+      if (model.quantized_modules.length > 0) {
+        throw new OptionError("train: a purely quantized model cannot be fine-tuned", {
+          hint: "get_peft_model(model, new LoraConfig({ r: 8 })) adds an adapter that can",
+        });
+      }
+    }
+    model.requires_grad_();
+    this.#asked = true;
+    trained = this.trained;
+    if (trained.length > 0) return trained;
+    throw new OptionError("train: the model has no parameter that can be trained");
+  }
+
+  /** Takes back what `begin` has asked. */
+  end(): void {
+    this.model.zero_grad();
+    if (this.#asked) for (const [, parameter] of this.trained) parameter.requires_grad_(false);
+    this.#asked = false;
+  }
+
+  train(mode: boolean): void {
+    this.model.train(mode);
+  }
+
+  /** What the model gives for a batch. @throws OptionError for what is no object */
+  #outputs(batch: Batch): ForwardOutput {
+    const outputs: unknown = (this.model as unknown as { forward(batch: Batch): unknown }).forward(batch);
+    if (Tensor.is(outputs)) return { logits: outputs };
+    if (typeof outputs === "object" && outputs !== null) return outputs as ForwardOutput;
+    throw new OptionError(`Trainer: forward must give an object with a loss, got ${show(outputs)}`);
+  }
+
+  /**
+   * Records the loss of a batch: f32[1].
+   * @throws OptionError if there is none; what `forward` throws
+   */
+  loss(batch: Batch, { items, smoothing }: Reduction): Tensor {
+    return scope(() => {
+      const causal = this.#causal;
+      if (causal) {
+        return causal.forward({
+          ...(batch as { input_ids: number[][] }),
+          ...(items === undefined ? {} : { num_items_in_batch: Math.max(1, items) }),
+          label_smoothing: smoothing,
+          skip_logits: true,
+        }).loss;
+      }
+      if (smoothing > 0) {
+        throw new OptionError("label_smoothing_factor is for causal language models with their own loss", {
+          details: { option: "label_smoothing_factor" },
+        });
+      }
+      return this.#lossOf(batch, items).loss;
+    });
+  }
+
+  #lossOf(batch: Batch, items: number | undefined): { loss: Tensor; outputs: ForwardOutput } {
+    const { labels, ...inputs } = batch;
+    const outputs = this.#outputs(this.#loss ? inputs : batch);
+    const loss: unknown = this.#loss ? this.#loss(outputs, labels, items) : outputs.loss;
+    if (Tensor.is(loss) && loss.size === 1) return { loss, outputs };
+    const names = Object.keys(outputs);
+    throw new OptionError(`Trainer: the loss must be a Tensor of one number, got ${show(loss)}`, {
+      hint: this.#loss ? "compute_loss_func gives it" : `the model gave ${listed(names)}: did the batch have labels?`,
+    });
+  }
+
+  /** Loss (if the batch has labels) and logits of a batch, without gradients. */
+  evaluate(batch: Batch, smoothing: number, wanted: boolean): { loss?: Tensor; logits?: Tensor } {
+    return taping(undefined, () =>
+      scope(() => {
+        const labelled = batch.labels !== undefined;
+        if (!wanted) return labelled ? { loss: this.loss(batch, { items: undefined, smoothing }) } : {};
+        if (this.#causal) {
+          const { loss, logits } = this.#causal.forward({
+            ...(batch as { input_ids: number[][] }),
+            ...(labelled ? { label_smoothing: smoothing } : {}),
+          });
+          return loss ? { loss, logits } : { logits };
+        }
+        const { loss, outputs } = labelled
+          ? this.#lossOf(batch, undefined)
+          : { loss: undefined, outputs: this.#outputs(batch) };
+        const logits = Object.entries(outputs).find(([name, one]) => name !== "loss" && Tensor.is(one))?.[1] as Tensor;
+        return { ...(loss ? { loss } : {}), ...(logits ? { logits } : {}) };
+      }),
+    );
+  }
+
+  /** The first block whose output for a batch holds what is no number: for the message of a failure. */
+  async brokenBlock(batch: Batch): Promise<string | undefined> {
+    const { model } = this;
+    if (!(model instanceof PreTrainedModel)) return undefined;
+    const { labels: _, ...inputs } = batch;
+    const { hidden_states = [], logits } = taping(undefined, () =>
+      model.forward({ ...(inputs as { input_ids: number[][] }), output_hidden_states: true }),
+    );
+    try {
+      const blocks = model.module.blocks[0] ?? [];
+      for (const [i, state] of hidden_states.entries()) {
+        if ((await state.readFloats()).every(Number.isFinite)) continue;
+        return i === 0 ? "the embeddings" : blocks[i - 1]?.path;
+      }
+      return (await logits.readFloats()).every(Number.isFinite) ? undefined : "the head";
+    } finally {
+      for (const one of [...hidden_states, logits]) one.dispose();
+    }
+  }
+
+  /** Writes the model, or its adapters alone, into a folder that is being written. */
+  async save(files: FolderFiles): Promise<void> {
+    const { model } = this;
+    if (LoadedModel.is(model)) {
+      await model.saveInto(files);
+      return;
+    }
+    const state = await model.state_dict();
+    const tensors = [...state].map(([name, one]) => {
+      return { name, dtype: one.dtype, shape: one.shape, data: () => one.bytes() };
+    });
+    await files.tensors(WEIGHTS, tensors, { format: "pt" });
+  }
+
+  /** Takes that back, in place. @throws NotFoundError, FormatError, CheckpointError */
+  async restore(open: OpenFolder): Promise<void> {
+    const { model } = this;
+    if (LoadedModel.is(model)) return model.restore(open);
+    const source = await open("");
+    try {
+      const { tensors } = await readSafetensorsHeader(source, source.path(WEIGHTS));
+      const state = [...tensors].map(([name, stored]) => {
+        const { dtype, shape } = stored;
+        return [name, new StateTensor({ dtype, shape, bytes: () => bytesInOrder(source, stored) })] as const;
+      });
+      await model.load_state_dict(new Map(state));
+    } finally {
+      await source.close();
+    }
+  }
+
+  /** Begins work that reads the weights. */
+  hold(): void {
+    if (LoadedModel.is(this.model)) this.model.hold();
+  }
+
+  async release(): Promise<void> {
+    if (LoadedModel.is(this.model)) await this.model.release();
+  }
+}
+
+/** @throws OctavoError for a loss that is no number */
+export async function refuseBroken(subject: Subject, batch: Batch, loss: number, step: number): Promise<void> {
+  if (Number.isFinite(loss)) return;
+  const block = await subject.brokenBlock(batch);
+  throw new OctavoError("ERR_NOT_FINITE", `the loss of update ${step} is ${loss}${block ? `, from ${block} on` : ""}`, {
+    details: { step, module: block, got: String(loss) },
+    hint: "a lower learning_rate, or a smaller max_grad_norm; the weights are those of the update before",
+  });
+}

@@ -102,3 +102,9 @@ export type {
   TextWithOffsets,
   WordOffset,
 } from "./tokenizer/timed.js";
+export { TrainingArguments } from "./train/arguments.js";
+export type { TrainerCallback, TrainerControl, TrainerState } from "./train/callbacks.js";
+export { EarlyStoppingCallback } from "./train/early-stopping.js";
+export type { TrainingOptions } from "./train/options.js";
+export { get_scheduler } from "./train/schedules.js";
+export type { TrainerOptions, TrainOptions, TrainOutput } from "./train/types.js";

@@ -36,6 +36,7 @@ export type {
 } from "./browser/protocol.js";
 export { cacheSize, clearCache } from "./browser/storage.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";
+export { Trainer } from "./train/trainer.js";
 
 export const AutoModel: AutoBaseModel = /* @__PURE__ */ autoModel(BROWSER, "base") as AutoBaseModel;
 export const AutoModelForCausalLM: AutoClass<"causal-lm"> = /* @__PURE__ */ autoModel(BROWSER, "causal-lm");

@@ -32,3 +32,4 @@ export { chooseDevice, openDevice, requestDevice } from "./load/device.js";
 export { get_balanced_memory, get_max_memory, infer_auto_device_map } from "./load/device-map/node.js";
 export { pipeline } from "./pipelines/node.js";
 export type { DownloadEvent } from "./sources/source.js";
+export { Trainer } from "./train.js";

@@ -5,12 +5,8 @@ import { type Later, later } from "./later-methods.js";
 
 const NO_CLASSES = "models are loaded by their task: AutoModelForCausalLM.from_pretrained(name)";
 
-const TRAINING = "adapters are trained by forward({ labels }), loss.backward() and the optimizers of octavo/bnb/optim";
-
 /** Exports of the package. */
 const EXPORTS = {
-  Trainer: TRAINING,
-  TrainingArguments: TRAINING,
   BloomForCausalLM: NO_CLASSES,
   LlamaForCausalLM: NO_CLASSES,
   OPTForCausalLM: NO_CLASSES,
@@ -24,8 +20,6 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
 }
 
 export const {
-  Trainer,
-  TrainingArguments,
   BloomForCausalLM,
   LlamaForCausalLM,
   OPTForCausalLM,

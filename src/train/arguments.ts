@@ -1,9 +1,11 @@
 // TrainingArguments: the options of a training run with their defaults, checked against each other.
 
+import { isOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { type Options, pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { ACCEPTED, TRAINING, type TrainingOptions } from "./options.js";
+import { schedulerKwargs } from "./schedules.js";
 
 /** The options that have a value whether they are given or not. */
 type Settled = Required<Options<typeof TRAINING>>;
@@ -71,8 +73,10 @@ export interface TrainingArguments extends Readonly<Settled> {
 
 const TABLE = { ...TRAINING, ...ACCEPTED };
 
-/** What a class makes that TypeScript knows by the interface above. */
-class Arguments {
+/** What the class makes, as TypeScript knows it: its fields are assigned all at once. */
+type Made = TrainingArguments;
+
+const Class = class TrainingArguments {
   readonly given: ReadonlySet<string>;
 
   constructor(options: TrainingOptions = {}) {
@@ -81,11 +85,11 @@ class Arguments {
     this.given = new Set(Object.keys(read));
     const settled = { ...DEFAULTS, ...pick(TRAINING, read) };
     Object.assign(this, settled, derived(settled));
-    agree(this as unknown as TrainingArguments);
+    agree(this as unknown as Made);
   }
 
   get_warmup_steps(num_training_steps: number): number {
-    const { warmup_steps, warmup_ratio } = this as unknown as TrainingArguments;
+    const { warmup_steps, warmup_ratio } = this as unknown as Made;
     if (warmup_steps >= 1) return warmup_steps;
     return Math.ceil(num_training_steps * (warmup_steps || warmup_ratio));
   }
@@ -97,15 +101,17 @@ class Arguments {
   to_json_string(): string {
     return `${JSON.stringify(this.to_dict(), undefined, 2)}\n`;
   }
-}
+};
 
 /** Values that follow from others. */
 function derived(args: Settled): Partial<Settled> {
   const { group_by_length, load_best_model_at_end, lr_scheduler_type, eval_strategy } = args;
   const compared =
     load_best_model_at_end || lr_scheduler_type === "reduce_lr_on_plateau" || args.save_strategy === "best";
+  const { lr_scheduler_kwargs: kwargs } = args;
   const metric = args.metric_for_best_model ?? (compared ? "loss" : null);
   return {
+    lr_scheduler_kwargs: kwargs && schedulerKwargs(lr_scheduler_type, kwargs),
     metric_for_best_model: metric,
     greater_is_better: args.greater_is_better ?? (metric === null ? null : !metric.endsWith("loss")),
     eval_steps: args.eval_steps ?? (eval_strategy === "steps" ? args.logging_steps : null),
@@ -152,11 +158,11 @@ function agree(args: TrainingArguments): void {
 }
 
 /** The options of a training run. @throws OptionError for unknown and wrong ones, and for what does not fit together */
-export const TrainingArguments: new (options?: TrainingOptions) => TrainingArguments = Arguments as never;
+export const TrainingArguments: new (options?: TrainingOptions) => TrainingArguments = Class as never;
 
 /** @throws OptionError */
 export function argumentsOf(given: unknown): TrainingArguments {
-  return given instanceof Arguments
+  return isOf(given, Class)
     ? (given as unknown as TrainingArguments)
     : new TrainingArguments((given ?? {}) as TrainingOptions);
 }

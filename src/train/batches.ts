@@ -11,16 +11,23 @@ import type { Dataset, Feature, MapDataset } from "./data/types.js";
 /** Streams of random numbers from here on belong to the orders of epochs; masks of dropout are far below. */
 const ORDERS = 2 ** 40;
 
-/** True for examples by number. @throws OptionError for what is no dataset */
-export function isMap(call: string, dataset: unknown): dataset is MapDataset {
+/** How the examples of a dataset come; undefined for what is none. */
+export function datasetKind(dataset: unknown): "map" | "stream" | undefined {
   try {
-    if (isList(dataset)) return true;
+    if (isList(dataset)) return "map";
     const { length, at } = dataset as MapDataset;
-    if (Number.isSafeInteger(length) && length >= 0 && isFunction(at)) return true;
-    if (isFunction((dataset as AsyncIterable<Feature>)[Symbol.asyncIterator])) return false;
+    if (Number.isSafeInteger(length) && length >= 0 && isFunction(at)) return "map";
+    if (isFunction((dataset as AsyncIterable<Feature>)[Symbol.asyncIterator])) return "stream";
   } catch {
     // nothing with members, or with members that cannot be read
   }
+  return undefined;
+}
+
+/** True for examples by number. @throws OptionError for what is no dataset */
+export function isMap(call: string, dataset: unknown): dataset is MapDataset {
+  const kind = datasetKind(dataset);
+  if (kind) return kind === "map";
   throw new OptionError(
     `${call} must be a list of examples, { length, at(index) } or an async iterable, got ${show(dataset)}`,
   );

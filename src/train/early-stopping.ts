@@ -1,6 +1,6 @@
 // transformers' EarlyStoppingCallback.
 
-import { OptionError } from "../core/errors.js";
+import { entriesOf, OptionError } from "../core/errors.js";
 import { number, type Options, readOptions, type Table, whole } from "../core/options.js";
 import { show } from "../core/show.js";
 import { warnOnce } from "../generate/warn.js";
@@ -72,7 +72,7 @@ export class EarlyStoppingCallback implements TrainerCallback {
 
   /** @throws OptionError for what is no state */
   load_state(state: unknown): void {
-    const counter = (state as { early_stopping_patience_counter?: unknown } | null)?.early_stopping_patience_counter;
+    const counter = new Map(entriesOf("EarlyStoppingCallback", state)).get("early_stopping_patience_counter");
     if (!Number.isSafeInteger(counter)) throw new OptionError(`EarlyStoppingCallback: no state: ${show(state)}`);
     this.#worse = counter as number;
   }

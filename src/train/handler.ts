@@ -20,7 +20,7 @@ export function checkedCallback(given: unknown): TrainerCallback {
     throw new OptionError(
       `callbacks are objects with some of ${EVENTS.slice(0, 4).join(", ")} ..., got ${show(given)}`,
       {
-        hint: isFunction(given) ? "make one of it: new Callback()" : undefined,
+        hint: typeof given === "function" ? "make one of it: new Callback()" : undefined,
       },
     );
   }

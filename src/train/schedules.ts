@@ -70,6 +70,11 @@ const SPECIFIC = {
   },
 } satisfies Record<SchedulerType, Table>;
 
+/** The options of a schedule, checked. @throws OptionError */
+export function schedulerKwargs(name: SchedulerType, given: unknown): Readonly<Record<string, unknown>> {
+  return readOptions(name, SPECIFIC[name], given, "lr_scheduler_kwargs.");
+}
+
 const GET_SCHEDULER = {
   /** Updates over which the rate grows from 0. */
   num_warmup_steps: whole(0),

@@ -2,7 +2,7 @@
 
 import type { FolderFiles } from "../checkpoints/folder.js";
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
-import { isFunction } from "../core/checks.js";
+import { isFunction, isOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -58,7 +58,7 @@ export class Subject {
    * @throws OptionError for what is no model, and for a model that gives no loss
    */
   constructor(model: unknown, loss: LossFunction | undefined) {
-    const module = model instanceof Module && isFunction((model as unknown as { forward?: unknown }).forward);
+    const module = isOf(model, Module) && isFunction((model as unknown as { forward?: unknown }).forward);
     if (!LoadedModel.is(model) && !module) {
       throw new OptionError(
         `Trainer: model must be one of from_pretrained or a Module of octavo/nn, got ${show(model)}`,

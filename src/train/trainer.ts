@@ -2,12 +2,12 @@
 // (types.ts: CheckpointStore), so that it runs in a page too.
 
 import type { Optimizer } from "../bnb/optim/optimizer.js";
-import { isFunction, isSignal } from "../core/checks.js";
+import { isFunction, isList, isSignal } from "../core/checks.js";
 import { entriesOf, OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { LoadedModel } from "../generate/base.js";
 import { argumentsOf, type TrainingArguments } from "./arguments.js";
-import { isMap } from "./batches.js";
+import { datasetKind, isMap } from "./batches.js";
 import type { Logs, TrainerCallback, TrainerControl, TrainerState } from "./callbacks.js";
 import { checkpointFor, noStore, writeCheckpoint } from "./checkpoint.js";
 import { paddingCollator } from "./collate.js";
@@ -68,17 +68,36 @@ function functionOr<T>(name: string, value: unknown): T | undefined {
 /** @throws OptionError */
 function pairOf(value: unknown): readonly [Optimizer | undefined, LRScheduler | undefined] {
   if (value === undefined || value === null) return [undefined, undefined];
-  if (!Array.isArray(value) || value.length > 2) {
-    throw new OptionError(`Trainer: optimizers must be [optimizer, lr_scheduler], got ${show(value)}`);
+  const [optimizer, scheduler, more] = shortList(value);
+  const fits =
+    optional(optimizer, "step", "zero_grad", "load_state_dict") && optional(scheduler, "step", "get_last_lr");
+  if (more === undefined && fits && (optimizer || !scheduler)) {
+    return [(optimizer ?? undefined) as Optimizer, (scheduler ?? undefined) as LRScheduler];
   }
-  const [optimizer, scheduler] = value as unknown[];
-  if (optimizer && !isFunction((optimizer as Optimizer).load_state_dict)) {
-    throw new OptionError(`Trainer: optimizers[0] must be an optimizer, got ${show(optimizer)}`);
+  throw new OptionError(`Trainer: optimizers must be [optimizer, lr_scheduler], got ${show(value)}`, {
+    details: { option: "optimizers" },
+    hint: "a schedule is one over the optimizer beside it: get_scheduler(name, optimizer, ...)",
+  });
+}
+
+/** The first entries of a list; what is none is refused as too long. */
+function shortList(value: unknown): readonly unknown[] {
+  try {
+    if (isList(value)) return [value[0], value[1], value.length > 2 ? value : undefined];
+  } catch {
+    // a proxy
   }
-  if (scheduler && (!optimizer || !isFunction((scheduler as LRScheduler).get_last_lr))) {
-    throw new OptionError(`Trainer: optimizers[1] must be a schedule over optimizers[0], got ${show(scheduler)}`);
+  return [undefined, undefined, value];
+}
+
+/** True for nothing, and for what has these methods. */
+function optional(value: unknown, ...methods: readonly string[]): boolean {
+  if (value === undefined || value === null) return true;
+  try {
+    return typeof value === "object" && methods.every((name) => isFunction((value as Record<string, unknown>)[name]));
+  } catch {
+    return false; // members that cannot be read
   }
-  return [(optimizer ?? undefined) as Optimizer | undefined, (scheduler ?? undefined) as LRScheduler | undefined];
 }
 
 export class Trainer {
@@ -161,9 +180,11 @@ export class Trainer {
   /** Datasets by the prefix of their metrics. */
   #evaluated(dataset: TrainerOptions["eval_dataset"], prefix = "eval"): [string, Dataset][] {
     if (dataset === undefined || dataset === null) return [];
-    const stream = Symbol.asyncIterator in Object(dataset);
-    if (stream || Array.isArray(dataset) || "length" in Object(dataset)) return [[prefix, dataset as Dataset]];
-    return Object.entries(dataset).map(([name, one]) => [`${prefix}_${name}`, one as Dataset]);
+    if (datasetKind(dataset)) return [[prefix, dataset as Dataset]];
+    const named = typeof dataset === "object" ? entriesOf("eval_dataset", dataset) : [];
+    if (named.length > 0) return named.map(([name, one]) => [`${prefix}_${name}`, one as Dataset]);
+    isMap("eval_dataset", dataset); // throws
+    return [];
   }
 
   get control(): TrainerControl {

@@ -245,8 +245,6 @@ describe("with a model and a tokenizer", () => {
 });
 
 test.each([
-  "Trainer",
-  "TrainingArguments",
   "BloomForCausalLM",
   "LlamaForCausalLM",
   "OPTForCausalLM",

@@ -1,20 +1,16 @@
 // What all loaded models share as users hold them: where they were loaded from, the memory they take, how they print, and their
 // disposal.
 
-import { restoreAdapter } from "../adapters/read.js";
 import type { FolderFiles, FolderWriter } from "../checkpoints/folder.js";
-import { isFunction } from "../core/checks.js";
 import { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { sentence, show } from "../core/show.js";
-import { Tensor } from "../core/tensor.js";
 import { PUSH, type Pushed, type PushOptions } from "../hub/push-options.js";
 import type { AttnImplementation } from "../load/attn-implementation.js";
 import type { PlacedModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
-import { restoreModel } from "../load/restore.js";
 import { folderName, SAVE, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import { type Architecture, type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
@@ -25,11 +21,11 @@ import { layerDevices } from "../nn/placement.js";
 import { treeOf } from "../nn/print.js";
 import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
-import type { Source } from "../sources/source.js";
-import { type AdapterHost, AdapterMethods } from "./adapter-methods.js";
+import type { AdapterHost } from "./adapter-methods.js";
 import { AttentionState } from "./attention-state.js";
 import { Places } from "./places.js";
 import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
+import { hasMethods, TrainingMethods } from "./training-methods.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
 
@@ -39,7 +35,7 @@ type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model:
  */
 export let rearrange: (model: LoadedModel<Model>, method: string, place: () => Promise<PlacedModel>) => Promise<void>;
 
-export abstract class LoadedModel<M extends Model> extends AdapterMethods implements AsyncDisposable {
+export abstract class LoadedModel<M extends Model> extends TrainingMethods implements AsyncDisposable {
   readonly config: ConfigJson;
   readonly generation_config: ConfigJson;
   readonly device: Device;
@@ -142,54 +138,6 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
     return this.to("cuda");
   }
 
-  /** `train(false)`. */
-  eval(): this {
-    return this.train(false);
-  }
-
-  /**
-   * Dropout of adapters is at work in passes that gradients are taken of, or no longer. The model itself has no dropout, whatever its
-   * config says.
-   */
-  train(mode = true): this {
-    if (typeof mode !== "boolean") throw new OptionError(`train: mode must be true or false, got ${show(mode)}`);
-    this.adapters?.train(mode);
-    return this;
-  }
-
-  /**
-   * All parameters that hold floats ask for gradients, adapters' too, or no longer do. Codes of 8 and 4 bits never do: adapters
-   * are trained over them.
-   * @throws OptionError
-   */
-  requires_grad_(on = true): this {
-    if (typeof on !== "boolean") throw new OptionError(`requires_grad_: it takes true or false, got ${show(on)}`);
-    this.checkUsable();
-    for (const parameter of this.parameters()) parameter.requires_grad_(on);
-    return this;
-  }
-
-  /** Frees the gradients of all parameters. */
-  zero_grad(): void {
-    for (const parameter of this.parameters()) if (parameter.grad) parameter.grad = undefined;
-  }
-
-  /**
-   * Adds the gradients of a loss to the `grad` of every parameter that asks for one, and waits until they are there.
-   * @param loss of `forward`, f32[1]; it stays the caller's
-   * @returns its number
-   * @throws OptionError, GradientError (as `backward` of tensors), and what went wrong on the device
-   */
-  async backward(loss: Tensor): Promise<number> {
-    if (!Tensor.is(loss) || loss.size !== 1) {
-      throw new OptionError(`backward: expected the loss, a Tensor of one number, got ${show(loss)}`, {
-        hint: "const { loss } = model.forward({ ...inputs, labels })",
-      });
-    }
-    loss.backward();
-    return (await loss.readFloats())[0]!;
-  }
-
   /** How attention is computed, by transformers' name: what was asked for, else "sdpa". */
   get attn_implementation(): AttnImplementation {
     return this.#attention.implementation;
@@ -274,6 +222,9 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
    * @throws as save_pretrained
    */
   async saveInto(files: FolderFiles, options: SaveOptions & SaveAdapters = {}): Promise<Saved> {
+    if (!hasMethods(files, "tensors", "bytes")) {
+      throw new OptionError(`saveInto: expected the files of a folder that is being written, got ${show(files)}`);
+    }
     this.checkUsable();
     this.#attention.checkSavable();
     this.#checkHere("save_pretrained");
@@ -283,37 +234,6 @@ export abstract class LoadedModel<M extends Model> extends AdapterMethods implem
       if (this.adapters) return await saveAdapters(this.adapters, folders, "checkpoint", options);
       const { origin, ...rest } = this.#savable("save_pretrained");
       return await saveModel({ ...rest, origin: { ...origin, folders } }, "checkpoint", options);
-    } finally {
-      await this.release();
-    }
-  }
-
-  /**
-   * Takes back what `saveInto` wrote, in place: of a model with adapters their values, else those of the parameters that ask for
-   * gradients.
-   * @param open opens the folder (""), or the folder of an adapter in it, by the adapter's name
-   * @throws NotFoundError, FormatError, CheckpointError
-   */
-  async restore(open: (folder: string) => Promise<Source>): Promise<void> {
-    if (!isFunction(open)) throw new OptionError(`restore: open must be a function, got ${show(open)}`);
-    this.checkUsable();
-    this.checkIdle("restore");
-    const { adapters } = this;
-    const from = async (folder: string, take: (source: Source) => Promise<void>): Promise<void> => {
-      const source = await open(folder);
-      try {
-        await take(source);
-      } finally {
-        await source.close();
-      }
-    };
-    this.hold();
-    try {
-      if (!adapters) return await from("", (source) => restoreModel(this.module, this.#architecture, source));
-      for (const name of adapters.names) {
-        const folder = name === "default" ? "" : name;
-        await from(folder, (source) => restoreAdapter(adapters, adapters.get(name), source));
-      }
     } finally {
       await this.release();
     }

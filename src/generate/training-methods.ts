@@ -1,0 +1,107 @@
+// Methods of loaded models for training: which parameters ask for gradients, the backward pass, and weights that come back from a
+// checkpoint.
+
+import { restoreAdapter } from "../adapters/read.js";
+import { isFunction } from "../core/checks.js";
+import { OctavoError, OptionError } from "../core/errors.js";
+import { show } from "../core/show.js";
+import { Tensor } from "../core/tensor.js";
+import { restoreModel } from "../load/restore.js";
+import type { Source } from "../sources/source.js";
+import { AdapterMethods } from "./adapter-methods.js";
+
+export abstract class TrainingMethods extends AdapterMethods {
+  /** `train(false)`. */
+  eval(): this {
+    return this.train(false);
+  }
+
+  /**
+   * Dropout of adapters is at work in passes that gradients are taken of, or no longer. The model itself has no dropout, whatever its
+   * config says.
+   */
+  train(mode = true): this {
+    if (typeof mode !== "boolean") throw new OptionError(`train: mode must be true or false, got ${show(mode)}`);
+    this.adapters?.train(mode);
+    return this;
+  }
+
+  /**
+   * All parameters that hold floats ask for gradients, adapters' too, or no longer do. Codes of 8 and 4 bits never do: adapters
+   * are trained over them.
+   * @throws OptionError
+   */
+  requires_grad_(on = true): this {
+    if (typeof on !== "boolean") throw new OptionError(`requires_grad_: it takes true or false, got ${show(on)}`);
+    this.checkUsable();
+    for (const parameter of this.parameters()) parameter.requires_grad_(on);
+    return this;
+  }
+
+  /** Frees the gradients of all parameters. */
+  zero_grad(): void {
+    for (const parameter of this.parameters()) if (parameter.grad) parameter.grad = undefined;
+  }
+
+  /**
+   * Adds the gradients of a loss to the `grad` of every parameter that asks for one, and waits until they are there.
+   * @param loss of `forward`, f32[1]; it stays the caller's
+   * @returns its number
+   * @throws OptionError, GradientError (as `backward` of tensors), and what went wrong on the device
+   */
+  async backward(loss: Tensor): Promise<number> {
+    if (!Tensor.is(loss) || loss.size !== 1) {
+      throw new OptionError(`backward: expected the loss, a Tensor of one number, got ${show(loss)}`, {
+        hint: "const { loss } = model.forward({ ...inputs, labels })",
+      });
+    }
+    loss.backward();
+    return (await loss.readFloats())[0]!;
+  }
+
+  /**
+   * Takes back what `saveInto` wrote, in place: of a model with adapters their values, else those of the parameters that ask for
+   * gradients.
+   * @param open opens the folder (""), or the folder of an adapter in it, by the adapter's name
+   * @throws NotFoundError, FormatError, CheckpointError
+   */
+  async restore(open: (folder: string) => Promise<Source>): Promise<void> {
+    if (!isFunction(open)) throw new OptionError(`restore: open must be a function, got ${show(open)}`);
+    this.checkUsable();
+    this.checkIdle("restore");
+    const { adapters } = this;
+    const architecture = this.adapterHost?.architecture;
+    if (!architecture)
+      throw new OctavoError("ERR_UNSUPPORTED", "restore needs a model that was loaded by from_pretrained");
+    const from = async (folder: string, take: (source: Source) => Promise<void>): Promise<void> => {
+      const source = await open(folder);
+      if (!hasMethods(source, "names", "open", "close")) {
+        throw new OptionError(`restore: open must give a Source, got ${show(source)}`);
+      }
+      try {
+        await take(source);
+      } finally {
+        await source.close();
+      }
+    };
+    this.hold();
+    try {
+      if (!adapters) return await from("", (source) => restoreModel(this.module, architecture, source));
+      for (const name of adapters.names) {
+        const folder = name === "default" ? "" : name;
+        await from(folder, (source) => restoreAdapter(adapters, adapters.get(name), source));
+      }
+    } finally {
+      await this.release();
+    }
+  }
+}
+
+/** True for an object with these methods. */
+export function hasMethods(value: unknown, ...names: readonly string[]): boolean {
+  try {
+    return typeof value === "object" && names.every((name) => isFunction((value as Record<string, unknown>)[name]));
+  } catch {
+    return false; // nothing with members, or with members that cannot be read
+  }
+}

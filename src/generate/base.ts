@@ -227,7 +227,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     }
     this.checkUsable();
     this.#attention.checkSavable();
-    this.#checkHere("save_pretrained");
+    this.#places.checkHere("save_pretrained");
     const folders: FolderWriter = { replace: (_folder, _replaces, write) => write(files) };
     this.hold();
     try {

@@ -19,9 +19,5 @@ function all<T extends Readonly<Record<string, string>>>(table: T): { readonly [
   };
 }
 
-export const {
-  BloomForCausalLM,
-  LlamaForCausalLM,
-  OPTForCausalLM,
-  T5ForConditionalGeneration,
-} = /* @__PURE__ */ all(EXPORTS);
+export const { BloomForCausalLM, LlamaForCausalLM, OPTForCausalLM, T5ForConditionalGeneration } =
+  /* @__PURE__ */ all(EXPORTS);

@@ -59,6 +59,12 @@ export abstract class TrainingMethods extends AdapterMethods {
     return (await loss.readFloats())[0]!;
   }
 
+  /** @throws OctavoError while something uses the model, after dispose(), or if some of its weights are offloaded */
+  checkTrainable(): void {
+    this.checkUsable();
+    this.checkIdle("train");
+  }
+
   /**
    * Takes back what `saveInto` wrote, in place: of a model with adapters their values, else those of the parameters that ask for
    * gradients.

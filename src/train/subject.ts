@@ -100,11 +100,11 @@ export class Subject {
 
   /** Asks for gradients if nobody has. @throws OptionError if there is nothing that can be trained */
   begin(): Named[] {
+    const { model } = this;
+    if (LoadedModel.is(model)) model.checkTrainable();
     let { trained } = this;
     if (trained.length > 0) return trained;
-    const { model } = this;
     if (LoadedModel.is(model)) {
-      model.checkUsable();
       if (model.adapters) {
         throw new OptionError(
           `train: no parameter of the adapters ${listed(model.adapters.names)} asks for a gradient`,

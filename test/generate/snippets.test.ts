@@ -244,16 +244,14 @@ describe("with a model and a tokenizer", () => {
   });
 });
 
-test.each([
-  "BloomForCausalLM",
-  "LlamaForCausalLM",
-  "OPTForCausalLM",
-  "T5ForConditionalGeneration",
-] as const)("%s is not here yet, however it is used, and says what is", async (name) => {
-  const Later = EXPORTS[name];
-  for (const use of [() => Later("x"), () => new Later(64, 64), () => Later.from_pretrained("x")]) {
-    const error = await refusal(use);
-    expect(error.code).toBe("ERR_UNSUPPORTED");
-    expect(error.message).toMatch(new RegExp(`^${name} is not in Octavo: .{20,}`));
-  }
-});
+test.each(["BloomForCausalLM", "LlamaForCausalLM", "OPTForCausalLM", "T5ForConditionalGeneration"] as const)(
+  "%s is not here yet, however it is used, and says what is",
+  async (name) => {
+    const Later = EXPORTS[name];
+    for (const use of [() => Later("x"), () => new Later(64, 64), () => Later.from_pretrained("x")]) {
+      const error = await refusal(use);
+      expect(error.code).toBe("ERR_UNSUPPORTED");
+      expect(error.message).toMatch(new RegExp(`^${name} is not in Octavo: .{20,}`));
+    }
+  },
+);

@@ -63,15 +63,17 @@ export function causalForward(
   if (chunks.length > 1) return { logits: scope(() => logitsOfChunks(model, batch, chunks, reach, keep, attention)) };
   const outputs = scope((): Record<string, Tensor | Tensor[]> => {
     const shape = [batch.rows, batch.steps];
+    const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
+    // Blocks whose weights come and go run once.
+    const checkpoint = module.gradient_checkpointing && module.placement === undefined && !capture_attentions;
     const input = {
       positions: Tensor.from(device, positions, shape),
       mask: batch.mask && Tensor.from(device, batch.mask, shape, "u8"),
       segments: segments && Tensor.from(device, segments, shape),
-      lengths: reach,
+      lengths: checkpoint ? new TextLengths(lengths) : reach,
       texts: texts && Tensor.from(device, texts, shape),
     };
-    const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
-    using pass = module.pass(input, { capture, capture_attentions, attention });
+    using pass = module.pass(input, { capture, capture_attentions, attention, checkpoint });
     const ids = Tensor.from(device, batch.ids, shape);
     let computed: { loss?: Tensor; logits?: Tensor };
     if (learned && inputs.skip_logits) {

@@ -5,7 +5,6 @@ import { OctavoError } from "../core/errors.js";
 
 /** Methods of models. */
 const METHODS = {
-  gradient_checkpointing_enable: "activations are kept for the backward pass",
   resize_token_embeddings: "the embeddings have the size that the checkpoint gives them",
 } as const;
 

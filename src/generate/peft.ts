@@ -3,7 +3,7 @@
 
 import { type LoraConfig, type LoraOptions, loraConfig, type TaskType } from "../adapters/config.js";
 import { OptionError } from "../core/errors.js";
-import { type Options, readOptions, such } from "../core/options.js";
+import { flag, type Options, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Model } from "../nn/model.js";
 import type { LoadAdapterOptions } from "./adapter-options.js";
@@ -80,20 +80,25 @@ export function get_peft_model<M extends LoadedModel<Model>>(
 }
 
 const KBIT = {
-  /** Only false: activations are always kept for the backward pass. */
-  use_gradient_checkpointing: such<false>((value) => value === false, "false", {
-    hint: "activations are kept for the backward pass; leave it out",
-  }),
+  /** Call gradient_checkpointing_enable() as well (default: false; PEFT's is true). */
+  use_gradient_checkpointing: flag(),
+  /** What that takes. */
+  gradient_checkpointing_kwargs: such<{ readonly use_reentrant?: boolean } | null>(
+    (value) => typeof value === "object",
+    "an object or null",
+  ),
 };
 
 /**
  * The model itself: nothing in it asks for gradients, and what is in 16 bits needs no copy in 32, as sums are f32 anyway.
- * @throws OptionError
+ * @throws OptionError, OctavoError (gradient_checkpointing_enable)
  */
 export function prepare_model_for_kbit_training<M extends LoadedModel<Model>>(
   model: M,
   options: Options<typeof KBIT> = {},
 ): M {
-  readOptions("prepare_model_for_kbit_training", KBIT, options);
-  return loaded("prepare_model_for_kbit_training", model);
+  const given = readOptions("prepare_model_for_kbit_training", KBIT, options);
+  const base = loaded("prepare_model_for_kbit_training", model);
+  if (given.use_gradient_checkpointing) base.gradient_checkpointing_enable(given.gradient_checkpointing_kwargs);
+  return base;
 }

@@ -4,11 +4,18 @@
 import { restoreAdapter } from "../adapters/read.js";
 import { isFunction } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
+import { flag, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { Tensor } from "../core/tensor.js";
 import { restoreModel } from "../load/restore.js";
+import { CausalLM } from "../nn/decoder.js";
 import type { Source } from "../sources/source.js";
 import { AdapterMethods } from "./adapter-methods.js";
+
+const CHECKPOINTING = {
+  /** No effect. */
+  use_reentrant: flag(),
+};
 
 export abstract class TrainingMethods extends AdapterMethods {
   /** `train(false)`. */
@@ -57,6 +64,30 @@ export abstract class TrainingMethods extends AdapterMethods {
     }
     loss.backward();
     return (await loss.readFloats())[0]!;
+  }
+
+  /** True between gradient_checkpointing_enable() and gradient_checkpointing_disable(). */
+  get is_gradient_checkpointing(): boolean {
+    return this.module.gradient_checkpointing;
+  }
+
+  /**
+   * From now on, passes that gradients are taken of keep only the inputs of their blocks, which the backward pass computes once more
+   * (Chen et al. 2016): the same numbers, in far less memory and a third more time. Models on several devices keep all.
+   * @param gradient_checkpointing_kwargs taken for Python's sake: `use_reentrant` means nothing here
+   * @throws OctavoError for any but causal language models, OptionError
+   */
+  gradient_checkpointing_enable(gradient_checkpointing_kwargs?: { readonly use_reentrant?: boolean } | null): void {
+    this.checkUsable();
+    readOptions("gradient_checkpointing_enable", CHECKPOINTING, gradient_checkpointing_kwargs ?? undefined);
+    if (!(this.module instanceof CausalLM)) {
+      throw new OctavoError("ERR_UNSUPPORTED", "gradient_checkpointing_enable is for causal language models");
+    }
+    this.module.gradient_checkpointing = true;
+  }
+
+  gradient_checkpointing_disable(): void {
+    this.module.gradient_checkpointing = false;
   }
 
   /** @throws OctavoError while something uses the model, after dispose(), or if some of its weights are offloaded */

@@ -12,6 +12,9 @@ export abstract class Model extends Module {
    */
   placement: ModelPlacement | undefined;
 
+  /** Under a tape only the inputs of blocks are kept, and the backward pass computes the rest again; of causal language models. */
+  gradient_checkpointing = false;
+
   /** What users are told when the model is loaded. */
   readonly notes: readonly string[] = [];
 

@@ -2,10 +2,11 @@
 // the one place that moves between devices, keeps weights resident and captures hidden states.
 
 import type { Device } from "../core/device.js";
-import { scope, type Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { Compute } from "../ops/linear.js";
 import { transfer } from "../ops/transfer.js";
 import type { Cache, CrossCache } from "./cache.js";
+import { checkpointed } from "./checkpoint.js";
 import { type Module, within } from "./module.js";
 import type { TextLengths } from "./text-lengths.js";
 
@@ -77,25 +78,53 @@ export interface PassOptions {
   readonly capture?: boolean;
   /** Keep the weights of attention (`take_attentions`). */
   readonly capture_attentions?: boolean;
+  /** Under a tape, keep only the inputs of blocks. The pass owns its `lengths` then. */
+  readonly checkpoint?: boolean;
 }
 
 /** Attention of tokens to their own sequence, or to an encoder's output. */
 export type AttentionKind = "self" | "cross";
 
 export class Pass implements Disposable {
-  readonly input: PassInput;
+  #input: PassInput;
   readonly attention: AttentionChoice;
   readonly place: Placement;
   readonly #captured: Tensor[] | undefined;
   readonly #attentions: Readonly<Record<AttentionKind, Tensor[]>> | undefined;
   readonly #shared = new Map<object, Map<Device, Tensor>>();
+  /** True if blocks are computed once more in the backward pass. */
+  readonly checkpoint: boolean;
+  /** Blocks that are still to be computed once more. */
+  #holders = 0;
+  #disposed = false;
+  /** Its own handles on its inputs, for those. */
+  #kept: readonly Tensor[] = [];
 
   constructor(input: PassInput, options: PassOptions = {}) {
-    this.input = input;
+    this.#input = input;
+    this.checkpoint = options.checkpoint === true;
     this.attention = options.attention ?? EXACT_ATTENTION;
     this.place = options.place ?? HERE;
     this.#captured = options.capture ? [] : undefined;
     this.#attentions = options.capture_attentions ? { self: [], cross: [] } : undefined;
+  }
+
+  get input(): PassInput {
+    return this.#input;
+  }
+
+  /** Keeps what the pass holds, and its inputs, until the function that it gives is called. */
+  hold(): () => void {
+    if (this.#holders++ === 0 && this.#kept.length === 0) {
+      const entries = Object.entries(this.#input).map(([name, value]) => {
+        return [name, Tensor.is(value) ? value.alias().keep() : value] as const;
+      });
+      this.#input = Object.fromEntries(entries) as unknown as PassInput;
+      this.#kept = entries.flatMap(([, value]) => (Tensor.is(value) ? [value] : []));
+    }
+    return () => {
+      if (--this.#holders === 0 && this.#disposed) this.#free();
+    };
   }
 
   /** The result of `make` for `key`, made once per device and pass (rope tables, bias tables) and freed with the pass. */
@@ -143,9 +172,16 @@ export class Pass implements Disposable {
 
   dispose(): void {
     for (const weights of [...this.take_attentions("self"), ...this.take_attentions("cross")]) weights.dispose();
+    for (const h of this.take_hidden_states()) h.dispose();
+    this.#disposed = true;
+    if (this.#holders === 0) this.#free();
+  }
+
+  #free(): void {
     for (const made of this.#shared.values()) for (const tensor of made.values()) tensor.dispose();
     this.#shared.clear();
-    for (const h of this.take_hidden_states()) h.dispose();
+    for (const tensor of this.#kept) tensor.dispose();
+    if (this.checkpoint) this.#input.lengths?.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -169,7 +205,8 @@ export function runBlocks<B extends Module>(
     pass.capture(current);
     const next = scope(() => {
       const x = pass.place.enter(blocks, index, current);
-      return within(x.device, block.path, () => run(block, x, index));
+      const body = (h: Tensor): Tensor => within(h.device, block.path, () => run(block, h, index));
+      return pass.checkpoint ? checkpointed(x, body, () => pass.hold()) : body(x);
     });
     pass.place.leave(blocks, index);
     // The first input belongs to the caller.

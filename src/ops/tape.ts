@@ -33,6 +33,8 @@ export interface TapedCall {
   readonly gradient: GradientRule | undefined;
   /** Which of `[...inputs, ...outputs]` the rule reads. */
   readonly reads: (operand: number) => boolean;
+  /** Called when the entry is not needed any more. */
+  readonly release?: () => void;
 }
 
 /** A call on the tape: `inputs` and `outputs` are handles of its own, without memory unless the rule reads them. */
@@ -127,9 +129,10 @@ export class Tape implements Disposable {
 }
 
 /** Frees what an entry keeps. */
-export function disposeEntry({ inputs, outputs }: TapeEntry): void {
+export function disposeEntry({ inputs, outputs, release }: TapeEntry): void {
   for (const tensor of inputs) tensor?.dispose();
   for (const tensor of outputs) tensor.dispose();
+  release?.();
 }
 
 /** What `taping` opened last, if it is at work: a tape, or none. */

@@ -46,6 +46,7 @@ const DEFAULTS: Settled = {
   load_best_model_at_end: false,
   metric_for_best_model: null,
   greater_is_better: null,
+  gradient_checkpointing: false,
   bf16: false,
   seed: 42,
   data_seed: null,

@@ -109,6 +109,8 @@ export const TRAINING = {
   metric_for_best_model: orNull<string>((value) => typeof value === "string" && value !== "", "the name of a metric"),
   /** Whether more of it is better (default: unless its name ends in "loss"). */
   greater_is_better: orNull<boolean>((value) => typeof value === "boolean", "true or false"),
+  /** Keep only the inputs of blocks for the backward pass, which computes the rest again: less memory, a third more time. */
+  gradient_checkpointing: flag(),
   /** The model is in bf16: its products round there, sums and what is trained beside it are f32. Other models are refused. */
   bf16: flag(),
   /** Of dropout, and of the data's order (default: 42). */
@@ -178,11 +180,7 @@ export const ACCEPTED = {
   fp16_full_eval: only([false], "the model keeps its dtype"),
   // What is not done.
   logging_nan_inf_filter: only([false], "a loss that is no number ends the run with an error that names the step"),
-  gradient_checkpointing: only(
-    [false],
-    "activations are kept for the backward pass; smaller batches with gradient_accumulation_steps need less memory",
-  ),
-  gradient_checkpointing_kwargs: only([null], "activations are kept for the backward pass"),
+  gradient_checkpointing_kwargs: orNull<object>((value) => typeof value === "object", "an object"),
   neftune_noise_alpha: only([null], "no noise is added to embeddings"),
   torch_compile: only([false], "there is nothing to compile"),
   use_liger_kernel: only([false], "the loss never holds all logits in any case"),

@@ -128,8 +128,8 @@ export class Run {
   async run(): Promise<TrainOutput> {
     const { subject, store, from, optimizers } = this.#input;
     const saved = from === undefined ? undefined : await readCheckpoint(store!, from);
-    this.#trained = subject.begin();
     try {
+      this.#trained = subject.begin(this.#input.args.gradient_checkpointing);
       await this.#prepare(saved);
       subject.hold();
       try {

@@ -52,6 +52,8 @@ export class Subject {
   readonly #loss: LossFunction | undefined;
   /** True if the parameters ask for gradients because this said so. */
   #asked = false;
+  /** The same for checkpoints of blocks. */
+  #checkpoints = false;
 
   /**
    * @param loss instead of the model's own
@@ -98,10 +100,15 @@ export class Subject {
     return trainedOf(this.model.named_parameters());
   }
 
-  /** Asks for gradients if nobody has. @throws OptionError if there is nothing that can be trained */
-  begin(): Named[] {
+  /**
+   * Asks for gradients if nobody has.
+   * @param checkpointing only the inputs of blocks are kept for the backward pass
+   * @throws OptionError if there is nothing that can be trained; OctavoError
+   */
+  begin(checkpointing: boolean): Named[] {
     const { model } = this;
     if (LoadedModel.is(model)) model.checkTrainable();
+    this.#checkpoint(checkpointing);
     let { trained } = this;
     if (trained.length > 0) return trained;
     if (LoadedModel.is(model)) {
@@ -126,8 +133,22 @@ export class Subject {
     throw new OptionError("train: the model has no parameter that can be trained");
   }
 
+  #checkpoint(on: boolean): void {
+    const { model } = this;
+    if (!on || (LoadedModel.is(model) && model.is_gradient_checkpointing)) return;
+    if (!LoadedModel.is(model)) {
+      throw new OptionError("gradient_checkpointing is for models of from_pretrained", {
+        details: { option: "gradient_checkpointing" },
+      });
+    }
+    model.gradient_checkpointing_enable();
+    this.#checkpoints = true;
+  }
+
   /** Takes back what `begin` has asked. */
   end(): void {
+    if (this.#checkpoints && LoadedModel.is(this.model)) this.model.gradient_checkpointing_disable();
+    this.#checkpoints = false;
     this.model.zero_grad();
     if (this.#asked) for (const [, parameter] of this.trained) parameter.requires_grad_(false);
     this.#asked = false;

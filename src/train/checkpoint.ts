@@ -37,6 +37,9 @@ export interface Progress {
   logged_loss: number;
   /** The update of the last log. */
   last_logged: number;
+  /** Of the last update. */
+  learning_rate: number;
+  grad_norm: number;
 }
 
 /** What a checkpoint is made of, beside the model. */
@@ -219,7 +222,7 @@ export async function readCheckpoint(store: CheckpointStore, folder: string): Pr
 function checkedProgress(folder: string, state: TrainerState, progress: unknown): Progress {
   const fields = new Map(entriesOf(`${folder}/${LOOP}`, progress));
   const whole = [fields.get("epoch"), fields.get("batches"), fields.get("last_logged"), state.global_step];
-  const sums = [fields.get("loss"), fields.get("logged_loss"), state.epoch];
+  const sums = [...["loss", "logged_loss", "learning_rate", "grad_norm"].map((name) => fields.get(name)), state.epoch];
   const fits =
     whole.every((one) => Number.isSafeInteger(one) && (one as number) >= 0) &&
     sums.every((one) => typeof one === "number") &&

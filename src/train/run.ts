@@ -4,6 +4,7 @@
 import type { Optimizer } from "../bnb/optim/optimizer.js";
 import type { Trainable } from "../bnb/optim/parameter.js";
 import { AbortError, OctavoError, OptionError } from "../core/errors.js";
+import { warnOnce } from "../generate/warn.js";
 import { manual_seed } from "../nn/init.js";
 import { filled } from "../ops/fill.js";
 import type { TrainingArguments } from "./arguments.js";
@@ -109,11 +110,12 @@ export class Run {
   readonly #length: Length;
   #trained: readonly Named[] = [];
   #state!: TrainerState;
-  #progress: Progress = { epoch: 0, batches: 0, ended: false, loss: 0, logged_loss: 0, last_logged: 0 };
+  #progress: Progress = {
+    ...{ epoch: 0, batches: 0, ended: false },
+    ...{ loss: 0, logged_loss: 0, last_logged: 0, learning_rate: 0, grad_norm: 0 },
+  };
   #optimizer!: Optimizer;
   #scheduler!: LRScheduler;
-  #norm: number | undefined;
-  #rate = 0;
   /** The update of the last checkpoint. */
   #saved = -1;
 
@@ -160,7 +162,14 @@ export class Run {
     if (saved) {
       const { max_steps, num_train_epochs, logging_steps, eval_steps, save_steps } = this.#state;
       const now = { max_steps, num_train_epochs, logging_steps, eval_steps, save_steps };
+      if (saved.state.train_batch_size !== args.per_device_train_batch_size) {
+        warnOnce(
+          "batch size",
+          "the checkpoint was made with another batch size: its place in the data is not the same",
+        );
+      }
       Object.assign(this.#state, saved.state, now);
+      this.#state.train_batch_size = args.per_device_train_batch_size;
       this.#progress = { ...saved.progress };
       if (args.ignore_data_skip) this.#progress.batches = 0;
       handler.restore(this.#state.stateful_callbacks);
@@ -245,7 +254,7 @@ export class Run {
     await this.#tell("on_pre_optimizer_step");
     this.#optimizer.step();
     await this.#tell("on_optimizer_step");
-    this.#rate = this.#scheduler.get_last_lr()[0]!;
+    this.#progress.learning_rate = this.#scheduler.get_last_lr()[0]!;
     if (!(this.#scheduler instanceof ReduceLROnPlateau)) this.#scheduler.step();
     subject.model.zero_grad();
     this.#progress.batches += window.length;
@@ -296,7 +305,7 @@ export class Run {
       );
     }
     const norm = Math.sqrt(squares.reduce((sum, one) => sum + one, 0));
-    this.#norm = norm;
+    this.#progress.grad_norm = norm;
     if (max_grad_norm > 0)
       scaleGradients(
         having.map(([, parameter]) => parameter as Trainable),
@@ -312,9 +321,8 @@ export class Run {
     const progress = this.#progress;
     const { global_step: step } = this.#state;
     if (control.should_log && step > progress.last_logged) {
-      const logs: Logs = { loss: progress.loss / (step - progress.last_logged) };
-      if (this.#norm !== undefined) logs.grad_norm = this.#norm;
-      logs.learning_rate = this.#rate;
+      const { grad_norm, learning_rate } = progress;
+      const logs: Logs = { loss: progress.loss / (step - progress.last_logged), grad_norm, learning_rate };
       if (this.#state.num_input_tokens_seen > 0) logs.num_input_tokens_seen = this.#state.num_input_tokens_seen;
       progress.logged_loss += progress.loss;
       progress.loss = 0;

@@ -3,7 +3,7 @@
 
 import type { Optimizer } from "../bnb/optim/optimizer.js";
 import { isFunction, isList, isSignal } from "../core/checks.js";
-import { entriesOf, OctavoError, OptionError } from "../core/errors.js";
+import { entriesOf, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { LoadedModel } from "../generate/base.js";
 import { argumentsOf, type TrainingArguments } from "./arguments.js";
@@ -167,10 +167,11 @@ export class Trainer {
       }
     }
     for (const [, dataset] of this.#evaluated(eval_dataset)) isMap("eval_dataset", dataset);
-    if (args.eval_strategy !== "no" && eval_dataset === undefined) {
-      throw new OptionError(`eval_strategy: ${show(args.eval_strategy)} needs an eval_dataset`, {
+    if ((args.eval_strategy !== "no" || args.eval_on_start) && eval_dataset === undefined) {
+      const option = args.eval_on_start ? "eval_on_start: true" : `eval_strategy: ${show(args.eval_strategy)}`;
+      throw new OptionError(`${option} needs an eval_dataset`, {
         details: { option: "eval_dataset" },
-        hint: 'pass one to the Trainer, or leave eval_strategy out ("no")',
+        hint: "pass one to the Trainer",
       });
     }
     if (!this.#store && args.given.has("save_strategy") && args.save_strategy !== "no") throw noStore("save_strategy");
@@ -220,6 +221,7 @@ export class Trainer {
       throw new OptionError("train: the Trainer has no train_dataset", { details: { option: "train_dataset" } });
     }
     return this.#alone(async () => {
+      throwIfAborted(signal as AbortSignal | undefined, "training");
       const from = await checkpointFor(this.#store, this.args, given.get("resume_from_checkpoint"));
       const run = new Run({
         subject: this.#subject,

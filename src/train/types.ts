@@ -38,7 +38,10 @@ export interface EvalPrediction {
   readonly label_ids: readonly unknown[] | undefined;
 }
 
-/** A loss of what the model gave without labels. @param num_items labels that count in all batches of the update */
+/**
+ * A loss of what the model gave without labels: a sum over `num_items`, as the losses of an update's batches are added.
+ * @param num_items labels that count in all batches of the update; undefined when evaluating, for the mean over the batch
+ */
 export type LossFunction = (outputs: ForwardOutput, labels: unknown, num_items: number | undefined) => Tensor;
 
 export interface TrainerOptions {

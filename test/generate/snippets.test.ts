@@ -227,7 +227,6 @@ describe("with a model and a tokenizer", () => {
       /the model is in bfloat16, and stays in it\n.*dtype: "float16"/,
     ],
     ["to nowhere", () => model.to({} as never), /asked for \{\}/],
-    ["train()", () => model.train(), /a model without adapters only evaluates/],
     ["no cache", () => model.generate([[1]], { use_cache: false as never }), /use_cache must be true, got false/],
     ["calling with a text", () => model.generate("Hello" as never), /takes token ids, got the text "Hello"/],
   ])("%s is refused", async (_, call, words) => {

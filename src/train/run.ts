@@ -8,7 +8,7 @@ import { warnOnce } from "../generate/warn.js";
 import { manual_seed } from "../nn/init.js";
 import { filled } from "../ops/fill.js";
 import type { TrainingArguments } from "./arguments.js";
-import { type BatchPlan, batchCount, batchesOf, trainingPlan } from "./batches.js";
+import { type BatchPlan, batchesOf, trainingPlan } from "./batches.js";
 import type { Logs, TrainerState } from "./callbacks.js";
 import {
   folderOf,
@@ -22,6 +22,7 @@ import {
 import type { Batch, DataCollator, Dataset } from "./data/types.js";
 import type { CallbackHandler } from "./handler.js";
 import { itemsOf, tokensOf } from "./items.js";
+import { type Length, lengthOf, newState } from "./length.js";
 import { isBetter, metricName, speedMetrics } from "./metrics.js";
 import { scaleGradients, squaredNorms } from "./norm.js";
 import { type Named, optimizerOf } from "./optimizers.js";
@@ -46,62 +47,6 @@ export interface RunInput {
   log(logs: Logs): Promise<void>;
   /** Gets the state that a run begins with. */
   begin(state: TrainerState, optimizer: Optimizer, scheduler: LRScheduler): void;
-}
-
-/** How long a run is. */
-interface Length {
-  /** Batches and updates of an epoch. */
-  readonly batches: number;
-  readonly updates: number;
-  readonly max_steps: number;
-  readonly epochs: number;
-  readonly samples: number;
-}
-
-/** @throws OptionError for a stream without max_steps, and for a dataset without a batch */
-function lengthOf(dataset: Dataset, plan: BatchPlan, args: TrainingArguments): Length {
-  const { gradient_accumulation_steps: window, max_steps, num_train_epochs } = args;
-  const batches = batchCount(dataset, plan);
-  if (batches === undefined) {
-    if (max_steps > 0) {
-      const samples = max_steps * window * plan.size;
-      return { batches: max_steps * window, updates: max_steps, max_steps, epochs: Number.MAX_SAFE_INTEGER, samples };
-    }
-    throw new OptionError("max_steps must be above 0 for a stream of examples, whose length nobody knows", {
-      details: { option: "max_steps" },
-    });
-  }
-  if (batches === 0) throw new OptionError("train_dataset has no example, or too few for a batch");
-  const updates = Math.max(1, Math.ceil(batches / window));
-  if (max_steps > 0) {
-    const samples = max_steps * window * plan.size;
-    return { batches, updates, max_steps, epochs: Math.ceil(max_steps / updates), samples };
-  }
-  const steps = Math.ceil(num_train_epochs * updates);
-  const samples = (dataset as { length: number }).length * num_train_epochs;
-  return { batches, updates, max_steps: steps, epochs: Math.ceil(num_train_epochs), samples };
-}
-
-/** Shares of all updates as numbers of them. */
-const stepsFrom = (value: number, all: number): number => (value < 1 ? Math.ceil(all * value) : value);
-
-function newState(args: TrainingArguments, { max_steps, epochs }: Length): TrainerState {
-  return {
-    epoch: 0,
-    global_step: 0,
-    max_steps,
-    num_train_epochs: epochs,
-    logging_steps: stepsFrom(args.logging_steps, max_steps),
-    eval_steps: stepsFrom(args.eval_steps ?? args.logging_steps, max_steps),
-    save_steps: stepsFrom(args.save_steps, max_steps),
-    train_batch_size: args.per_device_train_batch_size,
-    num_input_tokens_seen: 0,
-    log_history: [],
-    best_metric: null,
-    best_global_step: null,
-    best_model_checkpoint: null,
-    stateful_callbacks: {},
-  };
 }
 
 export class Run {

@@ -64,8 +64,9 @@ export function causalForward(
   const outputs = scope((): Record<string, Tensor | Tensor[]> => {
     const shape = [batch.rows, batch.steps];
     const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
-    // Blocks whose weights come and go run once.
-    const checkpoint = module.gradient_checkpointing && module.placement === undefined && !capture_attentions;
+    // Blocks whose weights come and go run once, and those whose rows have adapters of their own for this pass.
+    const once = module.placement !== undefined || inputs.adapter_names !== undefined || capture_attentions === true;
+    const checkpoint = module.gradient_checkpointing && !once;
     const input = {
       positions: Tensor.from(device, positions, shape),
       mask: batch.mask && Tensor.from(device, batch.mask, shape, "u8"),

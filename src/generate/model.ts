@@ -107,7 +107,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       throw new OptionError("forward: labels need the logits of all positions, and logits_to_keep is set");
     }
     using adapters = adaptersOfRows(this, inputs.adapter_names, batch.rows);
-    const pass = (): CausalLMOutput => causalForward(this, batch, inputs, learned);
+    const pass = (): CausalLMOutput | CausalLMLoss => causalForward(this, batch, inputs, learned);
     return adapters ? adapters.all(pass) : pass();
   }
 

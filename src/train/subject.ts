@@ -174,6 +174,11 @@ export class Subject {
     return scope(() => {
       const causal = this.#causal;
       if (causal) {
+        if (batch.labels === undefined) {
+          throw new OptionError(`train: a batch has no labels, only ${listed(Object.keys(batch))}`, {
+            hint: "examples with labels (such as their input_ids), or a data_collator for language modelling that makes them",
+          });
+        }
         return causal.forward({
           ...(batch as { input_ids: number[][] }),
           ...(items === undefined ? {} : { num_items_in_batch: Math.max(1, items) }),

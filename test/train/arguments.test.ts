@@ -105,7 +105,7 @@ describe("Trainer", () => {
     await fails({ model, train_dataset: undefined }, /has no train_dataset/);
     await fails({ model, train_dataset: [] }, /has no example/);
     await fails({ model, train_dataset: (async function* () {})() }, /max_steps must be above 0/);
-    await fails({ model, train_dataset: [{ input_ids: [5, 6] }] }, /pass labels/);
+    await fails({ model, train_dataset: [{ input_ids: [5, 6] }] }, /a batch has no labels, only input_ids/);
     await fails({ model, train_dataset: [...ROWS, { input_ids: [5] }] }, /several lengths/);
     await model.load_adapter(join(FIXTURES, "peft", "llama", "training", "initial"));
     await fails({ model }, /is_trainable/);

@@ -75,6 +75,7 @@ export class Run {
   async run(): Promise<TrainOutput> {
     const { subject, store, from, optimizers } = this.#input;
     const saved = from === undefined ? undefined : await readCheckpoint(store!, from);
+    subject.check();
     try {
       this.#trained = subject.begin(this.#input.args.gradient_checkpointing);
       await this.#prepare(saved);

@@ -100,6 +100,11 @@ export class Subject {
     return trainedOf(this.model.named_parameters());
   }
 
+  /** @throws OctavoError while something uses the model, or some of its weights are offloaded */
+  check(): void {
+    if (LoadedModel.is(this.model)) this.model.checkTrainable();
+  }
+
   /**
    * Asks for gradients if nobody has.
    * @param checkpointing only the inputs of blocks are kept for the backward pass
@@ -107,8 +112,8 @@ export class Subject {
    */
   begin(checkpointing: boolean): Named[] {
     const { model } = this;
-    if (LoadedModel.is(model)) model.checkTrainable();
     this.#checkpoint(checkpointing);
+    model.zero_grad();
     let { trained } = this;
     if (trained.length > 0) return trained;
     if (LoadedModel.is(model)) {

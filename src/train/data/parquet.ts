@@ -1,0 +1,95 @@
+// Examples in Parquet, by hyparquet, an optional package. A row group is in memory at a time.
+
+import { FormatError, OctavoError } from "../../core/errors.js";
+import type { SourceFile } from "../../sources/source.js";
+import { isObject } from "./json-lines.js";
+import type { Feature } from "./types.js";
+
+/** What is used of hyparquet. */
+interface Hyparquet {
+  parquetMetadataAsync(file: AsyncBuffer): Promise<Metadata>;
+  parquetReadObjects(options: object): Promise<readonly unknown[]>;
+}
+interface AsyncBuffer {
+  readonly byteLength: number;
+  slice(begin: number, end?: number): Promise<ArrayBuffer>;
+}
+interface Metadata {
+  readonly row_groups: readonly {
+    readonly num_rows: bigint;
+    readonly columns: readonly { readonly meta_data?: { readonly codec?: string } }[];
+  }[];
+}
+
+const PACKAGE = "hyparquet";
+const COMPRESSORS = "hyparquet-compressors";
+/** What hyparquet itself unpacks. */
+const BUILT_IN = ["UNCOMPRESSED", "SNAPPY"];
+
+/** @throws OctavoError if it is not installed */
+async function installed<T>(name: string, file: string, what: string): Promise<T> {
+  try {
+    // Not a literal: bundlers would look for what need not be there.
+    return (await import(/* @vite-ignore */ name)) as T;
+  } catch (cause) {
+    throw new OctavoError("ERR_UNSUPPORTED", `${file}: ${what} needs the package ${name}, which is not installed`, {
+      details: { file },
+      hint: `npm install ${name}`,
+      cause,
+    });
+  }
+}
+
+/**
+ * The examples of a file. Whole numbers are numbers where JavaScript counts them exactly.
+ * @throws OctavoError without the package; FormatError
+ */
+export async function* parquetExamples(file: SourceFile): AsyncGenerator<Feature> {
+  const { path, size } = file;
+  const { parquetMetadataAsync, parquetReadObjects } = await installed<Hyparquet>(PACKAGE, path, "Parquet");
+  const buffer: AsyncBuffer = {
+    byteLength: size,
+    async slice(begin, end = size) {
+      const at = begin < 0 ? size + begin : begin;
+      const bytes = await file.read(at, Math.min(end, size) - at);
+      return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length) as ArrayBuffer;
+    },
+  };
+  const reading = async <T>(work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work();
+    } catch (cause) {
+      if (cause instanceof OctavoError) throw cause;
+      throw new FormatError(`${path}: no Parquet file, or a broken one: ${(cause as Error).message}`, {
+        details: { file: path },
+        cause,
+      });
+    }
+  };
+  const metadata = await reading(() => parquetMetadataAsync(buffer));
+  const packed = metadata.row_groups
+    .flatMap(({ columns }) => columns.map(({ meta_data }) => meta_data?.codec))
+    .find((codec) => codec !== undefined && !BUILT_IN.includes(codec));
+  const { compressors } =
+    packed === undefined
+      ? { compressors: undefined }
+      : await installed<{ readonly compressors: object }>(COMPRESSORS, path, `Parquet with ${packed}`);
+  let rowStart = 0;
+  for (const { num_rows } of metadata.row_groups) {
+    const rowEnd = rowStart + Number(num_rows);
+    const rows = await reading(() => parquetReadObjects({ file: buffer, metadata, compressors, rowStart, rowEnd }));
+    for (const row of rows) {
+      if (!isObject(row)) throw new FormatError(`${path}: a row that is no object`, { details: { file: path } });
+      yield plain(row) as Feature;
+    }
+    rowStart = rowEnd;
+  }
+}
+
+/** Values with numbers in place of bigints, as far as they are exact. */
+function plain(value: unknown): unknown {
+  if (typeof value === "bigint") return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+  if (Array.isArray(value)) return value.map(plain);
+  if (!isObject(value) || Object.getPrototypeOf(value) !== Object.prototype) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, plain(one)]));
+}

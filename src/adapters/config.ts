@@ -4,7 +4,17 @@
 import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { entriesOf, FormatError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
-import { checkedLater, choice, flag, number, type Options, option, readOptions, such } from "../core/options.js";
+import {
+  checkedLater,
+  choice,
+  type EntryFacts,
+  flag,
+  number,
+  type Options,
+  option,
+  readOptions,
+  such,
+} from "../core/options.js";
 import { show } from "../core/show.js";
 import type { JsonObject } from "../sources/json.js";
 import { editJson, PythonFloat } from "../sources/json-edit.js";
@@ -12,10 +22,11 @@ import { editJson, PythonFloat } from "../sources/json-edit.js";
 const isText = (value: unknown): value is string => typeof value === "string" && value !== "" && value.length <= 16_384;
 const isIndex = (value: unknown): value is number => isWhole(value);
 
-const texts = (wanted: string) =>
+const texts = (wanted: string, facts?: EntryFacts) =>
   such<readonly string[] | string | null>(
     (value) => value === null || isText(value) || listOf(value, isText) !== undefined,
     wanted,
+    facts,
   );
 
 const textOrNull = such<string | null>((value) => value === null || typeof value === "string", "text or null");
@@ -62,28 +73,46 @@ export const LORA = {
   /** True for an adapter that is not trained. */
   inference_mode: flag(),
   /** Rank: inputs become r numbers, and those the outputs (default: 8). */
-  r: such<number>(isRank, RANK),
+  r: such<number>(isRank, RANK, { flag: "lora-r", value: "<n>", help: "rank of the adapter (default: 8)" }),
   /**
    * Names of modules or the ends of their paths, a regular expression for whole paths, or "all-linear"; by default those that PEFT
    * has for the architecture.
    */
-  target_modules: texts("names of modules, a regular expression, or null"),
+  target_modules: texts("names of modules, a regular expression, or null", {
+    flag: "lora-target-modules",
+    value: "<names>",
+    help: "names of modules, separated by commas, or all-linear (default: as PEFT has them for the architecture)",
+  }),
   /** Names or a regular expression of modules that are left out. */
   exclude_modules: texts("names of modules, a regular expression, or null"),
   /** The product is multiplied by lora_alpha / r (default: 8). */
-  lora_alpha: such<number>(isScale, "a number"),
+  lora_alpha: such<number>(isScale, "a number", {
+    value: "<x>",
+    help: "the adapter's product is multiplied by this over the rank (default: 8)",
+  }),
   /** While training, inputs of the adapter become 0 with this probability (default: 0). */
-  lora_dropout: number((value) => value >= 0 && value < 1, "a number of at least 0, below 1"),
+  lora_dropout: number((value) => value >= 0 && value < 1, "a number of at least 0, below 1", {
+    help: "while training, inputs of the adapter become 0 with this probability (default: 0)",
+  }),
   /** True for matrices that files store as [inputs, outputs] (GPT-2); set by itself. */
   fan_in_fan_out: flag(),
   /** Which biases of the model are trained: "none" (default), "all", or those of the "lora_only" modules. */
-  bias: choice(["none", "all", "lora_only"]),
+  bias: choice(["none", "all", "lora_only"], {
+    flag: "lora-bias",
+    value: "<which>",
+    help: "biases of the model that are trained (default: none)",
+  }),
   /** The product is multiplied by lora_alpha / sqrt(r) instead (Kalajdzievski 2023). */
-  use_rslora: flag(),
+  use_rslora: flag({ help: "multiply by lora_alpha over the square root of the rank" }),
   /** Ends of the paths of modules that are trained and saved whole. */
   modules_to_save: such<readonly string[] | null>(
     (value) => value === null || listOf(value, isText) !== undefined,
     "a list of names, or null",
+    {
+      flag: "lora-modules-to-save",
+      value: "<names>",
+      help: "modules that are trained and saved whole, separated by commas",
+    },
   ),
   /** First values: true (B is 0), "gaussian" (the same, A normal), or false (A and B random). */
   init_lora_weights: such<boolean | "gaussian">(
@@ -105,7 +134,7 @@ export const LORA = {
   /** The same for lora_alpha. */
   alpha_pattern: pattern(isScale, "an object of numbers"),
   /** Direction and magnitude of a weight apart: DoRA (Liu et al. 2024). */
-  use_dora: flag(),
+  use_dora: flag({ help: "train direction and magnitude of the weights apart (DoRA)" }),
 };
 
 /** Fields for kinds of adapters that are not here, with the value that asks for none of them, and the kind's name. */

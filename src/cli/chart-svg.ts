@@ -14,7 +14,7 @@ const NUMBERS = 62;
 const LETTER = 7;
 const LONGEST_NAME = 24;
 /** Okabe and Ito's palette, safe for colour-blind readers. */
-const COLOURS = [
+export const COLOURS: readonly string[] = [
   "#0072b2",
   "#d55e00",
   "#009e73",
@@ -27,12 +27,14 @@ const COLOURS = [
   "#8b5a2b",
 ];
 
-function escaped(text: string): string {
+/** A text from outside as part of a document. */
+export function escaped(text: string): string {
   const plain = text.replace(/\p{Cc}/gu, " ");
   return plain.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }
 
-function text(x: number, y: number, kind: string, content: string, more = ""): string {
+/** A line of text in a class of the document's style. */
+export function text(x: number, y: number, kind: string, content: string, more = ""): string {
   return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" class="${kind}"${more}>${escaped(content)}</text>`;
 }
 

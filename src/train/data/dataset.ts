@@ -45,7 +45,7 @@ const SPLIT = {
 export interface SplitOptions extends Options<typeof SPLIT> {}
 
 /** What a function of `map` gives: fields that are set; null leaves the example as it is. */
-export type Mapped = Feature | null | undefined | void;
+export type Mapped = Feature | null | undefined;
 export type MapFunction = (example: Feature, index: number) => Mapped;
 
 /** Examples as columns: lists of the same length by their names. */

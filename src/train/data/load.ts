@@ -3,7 +3,7 @@
 import * as z from "zod";
 import { isList, listOf } from "../../core/checks.js";
 import { NotFoundError, OptionError } from "../../core/errors.js";
-import { choice, flag, type Options, option, readOptions, such, text } from "../../core/options.js";
+import { choice, type EntryFacts, flag, type Options, option, readOptions, such, text } from "../../core/options.js";
 import { listed, show } from "../../core/show.js";
 import { isFile } from "../../media/reader.js";
 import { COLUMN_TYPES, type ColumnType, csvExamples } from "./csv.js";
@@ -33,6 +33,16 @@ const ENDINGS: ReadonlyMap<string, Format> = new Map([
 
 const isText = (value: unknown): value is string => typeof value === "string";
 
+const separator = (facts?: EntryFacts) =>
+  option(
+    z
+      .string()
+      .length(1)
+      .regex(/[^"\r\n]/),
+    "one character that is no quote and no line end",
+    facts,
+  );
+
 export const LOAD_DATASET = {
   /** The files, of a format that is named: one, a list, or those of each split by its name. */
   data_files: such<DataFiles | Readonly<Record<string, DataFiles>>>(
@@ -44,23 +54,11 @@ export const LOAD_DATASET = {
   /** Read examples as they are needed, from files of any size. */
   streaming: flag(),
   /** JSON: the key under which the list of examples stands. */
-  field: text(),
+  field: text({ value: "<name>", help: "JSON: the key under which the list of examples stands" }),
   /** CSV: what separates fields; by default a comma, and a tab in files that end in .tsv. */
-  delimiter: option(
-    z
-      .string()
-      .length(1)
-      .regex(/[^"\r\n]/),
-    "one character that is no quote and no line end",
-  ),
+  delimiter: separator({ value: "<char>", help: "CSV: what separates fields (default: a comma)" }),
   /** Another name of `delimiter`. */
-  sep: option(
-    z
-      .string()
-      .length(1)
-      .regex(/[^"\r\n]/),
-    "one character that is no quote and no line end",
-  ),
+  sep: separator(),
   /** CSV: names of the columns, of files without a header. */
   column_names: such<readonly string[]>(
     (value) =>
@@ -74,7 +72,10 @@ export const LOAD_DATASET = {
     `an object with one of ${COLUMN_TYPES.join(", ")} for each column`,
   ),
   /** Text: what an example is; default "line". Paragraphs are separated by empty lines. */
-  sample_by: choice(["line", "paragraph", "document"]),
+  sample_by: choice(["line", "paragraph", "document"], {
+    value: "<what>",
+    help: "text: what an example is: line (default), paragraph or document",
+  }),
   /** Text by lines: keep their ends. */
   keep_linebreaks: flag(),
 };

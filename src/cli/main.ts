@@ -19,6 +19,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   plan: async () => (await import("./plan.js")).planCommand(),
   "estimate-memory": async () => (await import("./plan.js")).estimateCommand(),
   quantize: async () => (await import("./quantize.js")).quantizeCommand(),
+  train: async () => (await import("./train.js")).trainCommand(),
   merge: async () => (await import("./merge.js")).mergeCommand(),
   eval: async () => (await import("./eval.js")).evalCommand(),
   bench: async () => (await import("./bench.js")).benchCommand(),
@@ -58,6 +59,7 @@ Examples:
   octavo inspect octavo/storyteller
   octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB
   octavo quantize ./llama ./llama-int8 --load-in-8bit
+  octavo train octavo/storyteller --data stories.jsonl --lora-r 8 --out adapter
   octavo merge ./llama ./my-adapter ./llama-merged
   octavo eval --compare f32,int8,nf4
   octavo bench --shape S

@@ -14,7 +14,7 @@ const SERVES = "a server of your own calls the library: AutoModelForCausalLM and
 const DOWNLOADS = "octavo pull <id> downloads a model";
 const REMOVES = "octavo remove <id> deletes a model from the cache";
 const QUANTIZES = "octavo quantize <model> <folder> --load-in-8bit, or --load-in-4bit, writes a model in 8 or 4 bits";
-const TRAINS = "models are trained in Python: octavo generate <folder> runs what was saved there";
+const TRAINS = "octavo train <model> --data <file> --out <folder> fine-tunes a model";
 const TOKENIZES = "the library tokenizes: (await AutoTokenizer.from_pretrained(name))(text)";
 const INSPECTS = "octavo inspect <model> shows a model";
 const MEASURES = "octavo eval measures quality, octavo bench measures speed";
@@ -38,7 +38,6 @@ const ELSEWHERE: ReadonlyMap<string, string> = new Map(
     convert: QUANTIZES,
     save: QUANTIZES,
     export: QUANTIZES,
-    train: TRAINS,
     finetune: TRAINS,
     "fine-tune": TRAINS,
     tokenize: TOKENIZES,

@@ -1,0 +1,65 @@
+// How much memory training will take: two small passes are measured, and continued in a straight line, as what they keep grows with the
+// tokens of a batch.
+
+import { scope } from "../core/tensor.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import type { TrainingArguments } from "../train/arguments.js";
+
+/** Bytes that are expected at the peak. */
+export interface TrainMemory {
+  readonly weights: number;
+  /** Gradients, and what the optimizer keeps. */
+  readonly optimizer: number;
+  /** What passes keep of a batch. */
+  readonly activations: number;
+  readonly total: number;
+}
+
+/** Bytes of the optimizer for each trained number, gradients not included. */
+function stateBytes(optim: string): number {
+  const numbers = /ademamix/.test(optim) ? 3 : /adam/.test(optim) ? 2 : 1;
+  return numbers * (/8bit/.test(optim) ? 1.02 : 4);
+}
+
+/** Tokens of the two passes: few, as they are only for this. */
+const TOKENS = [8, 40] as const;
+/** Most elements of logits that are held at once, and how many times (logits, their gradient, what the softmax needs). */
+const LOGITS = { most: 2 ** 23, times: 3 };
+
+const memoryOf = ({ device }: PreTrainedModel): { readonly live: number; readonly peak: number } => device.memory;
+
+/**
+ * Measures two passes of a model that has its adapter.
+ * @param tokens of the largest batch
+ * @param trainable numbers that are trained
+ * @throws OutOfMemoryError and what forward throws
+ */
+export async function trainMemory(
+  model: PreTrainedModel,
+  args: TrainingArguments,
+  tokens: number,
+  trainable: number,
+): Promise<TrainMemory> {
+  const { arena } = model.device;
+  const peaks: number[] = [];
+  for (const count of TOKENS) {
+    arena.resetPeak();
+    const before = memoryOf(model).live;
+    const ids = Array.from({ length: count }, (_, i) => i % 7);
+    const loss = scope(() => model.forward({ input_ids: [ids], labels: [ids], skip_logits: true }).loss);
+    loss.backward();
+    await loss.readFloats();
+    loss.dispose();
+    model.zero_grad();
+    peaks.push(memoryOf(model).peak - before - 4 * trainable);
+  }
+  const slope = (peaks[1]! - peaks[0]!) / (TOKENS[1] - TOKENS[0]);
+  const fixed = Math.max(0, peaks[0]! - slope * TOKENS[0]);
+  const { vocab } = model.module.geometry;
+  // The loss takes logits in pieces, so they grow only as long as a batch is smaller than one.
+  const beyond = Math.max(0, tokens - Math.floor(LOGITS.most / vocab));
+  const activations = Math.round(fixed + slope * tokens - beyond * vocab * 4 * LOGITS.times);
+  const weights = memoryOf(model).live;
+  const optimizer = Math.round(trainable * (4 + stateBytes(args.optim)));
+  return { weights, optimizer, activations, total: weights + optimizer + activations };
+}

@@ -102,8 +102,9 @@ export class TrainProgress implements TrainerCallback {
     const entry: Metrics = { step: state.global_step, ...logs, ...own };
     this.metrics.push(entry);
     appendFileSync(join(this.#folder, METRICS), `${JSON.stringify(entry)}\n`);
-    if (logs.loss !== undefined) this.#losses.push(logs.loss);
     if (logs.eval_loss !== undefined) this.tell(`step ${state.global_step}: eval loss ${logs.eval_loss.toFixed(3)}`);
+    if (logs.loss === undefined) return;
+    this.#losses.push(logs.loss);
     this.#show(state);
   }
 

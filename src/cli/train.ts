@@ -1,7 +1,7 @@
 // octavo train: fine-tunes a language model on files of examples, and writes the adapter (or the model), its numbers, their curve and a card.
 
 import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { Command } from "commander";
 import type { LoraConfig } from "../adapters/config.js";
 import { AbortError, OptionError } from "../core/errors.js";
@@ -54,7 +54,7 @@ interface Plan {
 
 async function train(name: string, flags: TrainFlags): Promise<void> {
   const adapter = loraOptions(flags);
-  const out = await checkedOut(flags);
+  const out = await checkedOut(name, flags);
   // Outputs that are rounded to bytes would be learned around: QLoRA's products are in bf16.
   if (flags.loadIn4bit) flags.computeDtype ??= "bfloat16";
   const options = loadOptions("train", flags);
@@ -155,12 +155,18 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
 }
 
 /** The folder to write; undefined for a dry run without one. @throws OptionError for one that holds files */
-async function checkedOut({ out, dryRun, resume, force }: TrainFlags): Promise<string | undefined> {
+async function checkedOut(
+  model: string,
+  { out, dryRun, resume, force, full }: TrainFlags,
+): Promise<string | undefined> {
   if (out === undefined) {
     if (dryRun) return undefined;
     throw new OptionError("train needs --out, the folder that is written", {
       hint: "or --dry-run, which writes nothing",
     });
+  }
+  if (resolve(out) === resolve(model)) {
+    throw new OptionError(`${out} is the model's own folder`, { details: { file: out }, hint: "name another folder" });
   }
   if (dryRun) return out;
   const there = await readdir(out).catch(() => []);
@@ -176,7 +182,8 @@ async function checkedOut({ out, dryRun, resume, force }: TrainFlags): Promise<s
     });
   }
   // What another run has left would be taken for this one's.
-  for (const name of [...checkpoints, METRICS]) await rm(join(out, name), { recursive: true, force: true });
+  const left = full ? ["adapter_config.json", "adapter_model.safetensors"] : [];
+  for (const name of [...checkpoints, METRICS, ...left]) await rm(join(out, name), { recursive: true, force: true });
   return out;
 }
 
@@ -234,7 +241,7 @@ function planLines(
   const { budget } = model.device.memory;
   return [
     `model     ${name}, ${countOf(all)} parameters on ${model.device.name}`,
-    `trains    ${plan.trained}: ${countOf(trainable)} parameters (${share.toPrecision(2)} %)`,
+    `trains    ${plan.trained}: ${countOf(trainable)} parameters (${share < 10 ? share.toPrecision(2) : share.toFixed(0)} %)`,
     data
       ? `data      ${plural(data.examples, "example")}${some}, ${plural(data.tokens, "token")}, ${data.learned.toLocaleString("en-US")} of them learned, the longest row ${data.longest}`
       : "data      a stream",

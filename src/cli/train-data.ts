@@ -2,14 +2,11 @@
 
 import { OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { DataCollatorForPackedTexts } from "../train/data/collators.js";
 import { Dataset } from "../train/data/dataset.js";
 import { IterableDataset } from "../train/data/iterable-dataset.js";
-import { DataCollatorForLanguageModeling } from "../train/data/language-modeling.js";
 import { load_dataset } from "../train/data/node.js";
 import { prepare_sft_dataset } from "../train/data/sft.js";
 import type { SFTOptions } from "../train/data/sft-options.js";
-import type { DataCollator } from "../train/data/types.js";
 import { dataOptions, type TrainFlags } from "./train-flags.js";
 
 export interface TrainData<D = Dataset | IterableDataset> {
@@ -103,13 +100,4 @@ export function factsOf({ train: examples }: TrainData, { train: rows }: TrainDa
     for (const label of row.labels as readonly number[]) if (label !== -100) learned++;
   }
   return { examples: examples.length, rows: rows.length, tokens, learned, longest };
-}
-
-/** What makes batches: rows are filled up, or their texts stand one behind the other. */
-export function collatorOf(tokenizer: PreTrainedTokenizer, packing: boolean): DataCollator {
-  const flatten = new DataCollatorForPackedTexts();
-  const pad = new DataCollatorForLanguageModeling(tokenizer, { mlm: false });
-  // Evaluated texts are not packed.
-  return (features) =>
-    packing && features.every((one) => one.seq_lengths !== undefined) ? { ...flatten(features) } : pad(features);
 }

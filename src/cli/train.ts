@@ -13,12 +13,13 @@ import { trainedContext } from "../nn/architecture.js";
 import { manual_seed } from "../nn/init.js";
 import type { TrainingArguments } from "../train/arguments.js";
 import { Dataset } from "../train/data/dataset.js";
+import { sftCollator } from "../train/sft-trainer.js";
 import { Trainer } from "../train.js";
 import { svgCurves } from "./chart-curve.js";
 import { interruption, loadOn, loadOptions } from "./load-flags.js";
 import { bytes, countOf, duration, note, plural, print, printJson, warner } from "./output.js";
 import { cardOf } from "./train-card.js";
-import { collatorOf, type DataFacts, factsOf, readData, type TrainData, tokenized } from "./train-data.js";
+import { type DataFacts, factsOf, readData, type TrainData, tokenized } from "./train-data.js";
 import {
   addTrainFlags,
   loraOptions,
@@ -98,7 +99,7 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
     args,
     train_dataset: rows.train,
     ...(rows.evaluated ? { eval_dataset: rows.evaluated } : {}),
-    data_collator: collatorOf(tokenizer, sft.packing === true),
+    data_collator: sftCollator(tokenizer),
     processing_class: tokenizer,
     callbacks: [progress],
   });

@@ -4,8 +4,8 @@
 import { isFunction, isList } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import { uniformOf } from "../nn/init.js";
 import type { TrainingArguments } from "./arguments.js";
+import { permutation as permuted } from "./data/random.js";
 import type { Dataset, Feature, MapDataset } from "./data/types.js";
 
 /** Streams of random numbers from here on belong to the orders of epochs; masks of dropout are far below. */
@@ -33,16 +33,9 @@ export function isMap(call: string, dataset: unknown): dataset is MapDataset {
   );
 }
 
-/** Numbers 0 to count - 1 in an order by chance (Fisher and Yates). */
+/** Numbers 0 to count - 1 in the order of an epoch. */
 export function permutation(count: number, seed: number, epoch: number): number[] {
-  const draw = uniformOf(seed, ORDERS + epoch);
-  const order = Array.from({ length: count }, (_, i) => i);
-  for (let i = count - 1; i > 0; i--) {
-    // 48 bits: 24 would favour some places of a long list.
-    const j = Math.floor((draw() + draw() * 2 ** -24) * (i + 1));
-    [order[i], order[j]] = [order[j]!, order[i]!];
-  }
-  return order;
+  return permuted(count, seed, ORDERS + epoch);
 }
 
 /**
@@ -134,6 +127,9 @@ export async function* batchesOf(
     }
     return;
   }
+  // A stream that draws at random draws anew in each epoch, and in a resumed one as before.
+  const { set_epoch } = dataset as { set_epoch?: (this: unknown, epoch: number) => void };
+  if (isFunction(set_epoch)) set_epoch.call(dataset, epoch);
   let batch: Feature[] = [];
   let skipped = from * size;
   let index = 0;

@@ -11,7 +11,7 @@ export type {
   TrainerControl,
   TrainerState,
 } from "./callbacks.js";
-export type { Batch, DataCollator, Dataset, Feature, MapDataset } from "./data/types.js";
+export * from "./data/index.js";
 export { EarlyStoppingCallback, type EarlyStoppingOptions } from "./early-stopping.js";
 export { clip_grad_norm_ } from "./norm.js";
 export type { OptimName, TrainingOptions } from "./options.js";
@@ -24,6 +24,13 @@ export {
   type SchedulerOptions,
   type SchedulerType,
 } from "./schedules.js";
+export {
+  SFTConfig,
+  type SFTConfigOptions,
+  type SFTDataset,
+  SFTTrainer,
+  type SFTTrainerOptions,
+} from "./sft-trainer.js";
 export { Trainer } from "./trainer.js";
 export type {
   CheckpointStore,

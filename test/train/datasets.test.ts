@@ -54,7 +54,7 @@ describe("JSON", () => {
   test.each<[name: string, content: string | Uint8Array, message: RegExp]>([
     ["no-json.jsonl", '{"a":1}\n{"a":\n', /no-json\.jsonl, line 2: no JSON/],
     ["number.jsonl", '{"a":1}\n\n3\n', /number\.jsonl, line 3: expected an object, got 3/],
-    ["pretty.jsonl", '{\n"a":1}\n', /line 1: no JSON[^]*one object stands on one line/],
+    ["pretty.jsonl", '{\n"a":1}\n', /line 1: no JSON[\s\S]*one object stands on one line/],
     [
       "latin.jsonl",
       Buffer.from('{"a":"x"}\n{"a":"\xfc"}\n', "latin1"),
@@ -133,7 +133,7 @@ test("Parquet as pyarrow writes it, and what is missing without the package", as
   });
   const error = await refused(rowsOf(join(FIXTURES, "training", "rows.parquet")));
   vi.doUnmock("hyparquet");
-  expect(error.message).toMatch(/Parquet needs the package hyparquet[^]*npm install hyparquet/);
+  expect(error.message).toMatch(/Parquet needs the package hyparquet[\s\S]*npm install hyparquet/);
 });
 
 describe("load_dataset", () => {

@@ -8,7 +8,7 @@ import { AbortError, CheckpointError, NotFoundError } from "../../src/core/error
 import { AutoModelForCausalLM, get_peft_model, LoraConfig, type PreTrainedModel } from "../../src/index.js";
 import { manual_seed } from "../../src/nn/init.js";
 import {
-  type Dataset,
+  type AnyDataset,
   EarlyStoppingCallback,
   Trainer,
   type TrainerCallback,
@@ -23,7 +23,7 @@ type Row = { input_ids: number[]; labels: number[] };
 const DATA = readJson<{ train: Row[]; eval: Row[] }>("trainer.json");
 
 /** The same examples as a stream, which is walked anew in each epoch. */
-const STREAM: Dataset = {
+const STREAM: AnyDataset = {
   async *[Symbol.asyncIterator]() {
     yield* DATA.train.slice(0, 5);
   },

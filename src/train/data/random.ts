@@ -26,10 +26,10 @@ export function shuffle<T>(list: T[], below: (bound: number) => number): T[] {
   return list;
 }
 
-/** The numbers from 0 to `count` in the order of a seed. */
-export function permutation(count: number, seed: number): number[] {
+/** The numbers from 0 to `count` in the order of a seed and a number of one's own. */
+export function permutation(count: number, seed: number, own = 0): number[] {
   return shuffle(
     Array.from({ length: count }, (_, i) => i),
-    integers(seed),
+    integers(seed, own),
   );
 }

@@ -1,0 +1,11 @@
+// Files of examples in a page: addresses, relative ones too. Files that the user picks are given as they are.
+
+import { fetched } from "../../media/fetched.js";
+import { type DataReader, inMemory } from "./files.js";
+import { type LoadDataset, loaderOf } from "./load.js";
+
+const WEB_DATA: DataReader = {
+  find: async (where) => [{ name: where, open: async () => inMemory(where, await fetched(where)) }],
+};
+
+export const load_dataset: LoadDataset = /* @__PURE__ */ loaderOf(WEB_DATA);

@@ -1,0 +1,125 @@
+// SFTTrainer: supervised fine-tuning on texts, prompts with completions, or messages, in TRL's words.
+
+import type { LoraConfig, LoraOptions } from "../adapters/config.js";
+import { isList, isOf } from "../core/checks.js";
+import { entriesOf, OptionError } from "../core/errors.js";
+import { type Options, pick, readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
+import { PreTrainedModel } from "../generate/model.js";
+import { get_peft_model } from "../generate/peft.js";
+import { trainedContext } from "../nn/architecture.js";
+import { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { TrainingArguments } from "./arguments.js";
+import { DataCollatorForPackedTexts } from "./data/collators.js";
+import { Dataset } from "./data/dataset.js";
+import { IterableDataset } from "./data/iterable-dataset.js";
+import { DataCollatorForLanguageModeling } from "./data/language-modeling.js";
+import { prepare_sft_dataset } from "./data/sft.js";
+import { SFT, type SFTOptions } from "./data/sft-options.js";
+import type { DataCollator, Feature } from "./data/types.js";
+import type { TrainingOptions } from "./options.js";
+import { Trainer } from "./trainer.js";
+import type { CheckpointStore, TrainerOptions } from "./types.js";
+
+/** TRL's defaults, where they are not transformers'. */
+const DEFAULTS: TrainingOptions = { learning_rate: 2e-5, logging_steps: 10 };
+/** TRL's longest text; a model may read less. */
+const MAX_LENGTH = 1024;
+
+export interface SFTConfigOptions extends TrainingOptions, SFTOptions {}
+
+/** The options of supervised fine-tuning: those of TrainingArguments, and what examples become. */
+export class SFTConfig extends TrainingArguments {
+  /** What examples become. */
+  readonly sft: Readonly<Options<typeof SFT>>;
+
+  /** @throws OptionError for unknown and wrong options, and for what does not fit together */
+  constructor(options: SFTConfigOptions = {}) {
+    const given = Object.fromEntries(entriesOf("SFTConfig", options));
+    const sft = readOptions("SFTConfig", SFT, pick(SFT, given));
+    const rest = Object.fromEntries(Object.entries(given).filter(([name]) => !Object.hasOwn(SFT, name)));
+    super({ ...DEFAULTS, ...rest });
+    this.sft = sft;
+  }
+}
+
+/** Examples: in memory, as a list, or as a stream. */
+export type SFTDataset = Dataset | IterableDataset | readonly Feature[];
+
+export interface SFTTrainerOptions
+  extends Omit<TrainerOptions, "model" | "args" | "train_dataset" | "eval_dataset" | "processing_class" | "tokenizer"> {
+  readonly model: PreTrainedModel;
+  readonly args?: SFTConfig | SFTConfigOptions;
+  readonly train_dataset?: SFTDataset;
+  readonly eval_dataset?: SFTDataset | Readonly<Record<string, SFTDataset>>;
+  /** The tokenizer. */
+  readonly processing_class: PreTrainedTokenizer;
+  /** An adapter that the model gets. */
+  readonly peft_config?: LoraConfig | LoraOptions | null;
+}
+
+const CALL = "SFTTrainer";
+
+/** What a Trainer gets for it. @throws OptionError */
+function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
+  const { args, peft_config, ...rest } = Object.fromEntries(entriesOf(CALL, options)) as unknown as SFTTrainerOptions;
+  const { model, processing_class: tokenizer, train_dataset, eval_dataset } = rest;
+  if (!isOf(model, PreTrainedModel)) {
+    throw new OptionError(`${CALL}: expected a language model, got ${show(model)}`, { details: { option: "model" } });
+  }
+  if (!isOf(tokenizer, PreTrainedTokenizer)) {
+    throw new OptionError(`${CALL}: processing_class must be the tokenizer, got ${show(tokenizer)}`, {
+      details: { option: "processing_class" },
+    });
+  }
+  const config = isOf(args, SFTConfig) ? args : new SFTConfig(args ?? {});
+  const longest = Math.min(MAX_LENGTH, trainedContext(model.config) ?? MAX_LENGTH);
+  const sft = { ...config.sft, max_length: config.sft.max_length === undefined ? longest : config.sft.max_length };
+  const { packing: _, packing_strategy: __, ...plain } = sft;
+  const rows = (name: string, given: unknown, how: SFTOptions): Dataset | IterableDataset => {
+    const dataset = isList(given) ? Dataset.from_list(given as Feature[]) : given;
+    if (isOf(dataset, Dataset)) return prepare_sft_dataset(dataset, tokenizer, how);
+    if (isOf(dataset, IterableDataset)) return prepare_sft_dataset(dataset, tokenizer, how);
+    throw new OptionError(`${CALL}: ${name} must be a Dataset, an IterableDataset or a list, got ${show(given)}`, {
+      details: { option: name },
+    });
+  };
+  const one = isList(eval_dataset) || isOf(eval_dataset, Dataset) || isOf(eval_dataset, IterableDataset);
+  const evaluated =
+    eval_dataset === undefined || eval_dataset === null
+      ? undefined
+      : one
+        ? rows("eval_dataset", eval_dataset, plain)
+        : Object.fromEntries(
+            entriesOf(CALL, eval_dataset).map(([name, set]) => [name, rows("eval_dataset", set, plain)]),
+          );
+  const made: TrainerOptions = {
+    data_collator: sftCollator(tokenizer),
+    ...rest,
+    args: config,
+    ...(train_dataset === undefined ? {} : { train_dataset: rows("train_dataset", train_dataset, sft) }),
+    ...(evaluated === undefined ? {} : { eval_dataset: evaluated }),
+  };
+  // Last, as nothing of the model may change if something is wrong.
+  if (peft_config !== undefined && peft_config !== null) get_peft_model(model, peft_config);
+  return made;
+}
+
+/** Batches of what prepare_sft_dataset gives: rows that are filled up, or packed texts one behind the other. */
+export function sftCollator(tokenizer: PreTrainedTokenizer): DataCollator {
+  const flatten = new DataCollatorForPackedTexts();
+  const pad = new DataCollatorForLanguageModeling(tokenizer, { mlm: false });
+  return (features) =>
+    features.every((one) => one.seq_lengths !== undefined) ? { ...flatten(features) } : pad(features);
+}
+
+/** Fine-tunes a language model on examples of TRL's formats. Texts to evaluate on are not packed. */
+export class SFTTrainer extends Trainer {
+  /**
+   * @param store where checkpoints are, if the options do not say
+   * @throws OptionError for unknown and wrong options, and for examples of no format
+   */
+  constructor(options: SFTTrainerOptions, store?: CheckpointStore) {
+    super(trainerOptions(options), store);
+  }
+}

@@ -247,7 +247,7 @@ function planLines(
       ? `data      ${plural(data.examples, "example")}${some}, ${plural(data.tokens, "token")}, ${data.learned.toLocaleString("en-US")} of them learned, the longest row ${data.longest}`
       : "data      a stream",
     ...(eval_examples === undefined ? [] : [`evaluates ${plural(eval_examples, "example")}`]),
-    `steps     ${steps.toLocaleString("en-US")} updates of ${plural(batch, "row")}${epochs}`,
+    `steps     ${plural(steps, "update")} of ${plural(batch, "row")}${epochs}`,
     `memory    about ${bytes(memory.total)} at the peak: weights ${bytes(memory.weights)}, optimizer ${bytes(memory.optimizer)}, activations ${bytes(memory.activations)}`,
     ...(memory.total > budget
       ? [

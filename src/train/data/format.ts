@@ -178,6 +178,12 @@ function applied(
   options: SFTOptions,
   place: string,
 ): { readonly input_ids: readonly number[]; readonly speech: readonly number[] | undefined } {
+  if (options.chat_template === undefined && tokenizer.chat_template === null) {
+    throw new OptionError(`${place}: messages need a chat template, and the tokenizer has none`, {
+      hint: "pass the text of one as chat_template (octavo train --chat-template <file>)",
+      details: { option: "chat_template" },
+    });
+  }
   const return_assistant_tokens_mask = options.assistant_only_loss === true;
   const how = { ...chatOptions(example, options, place), return_assistant_tokens_mask };
   const made = tokenizer.apply_chat_template(chat, how) as {

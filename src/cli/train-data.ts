@@ -1,13 +1,16 @@
 // The data of octavo train: files to examples, examples to tokens, and what is known of them before training.
 
 import { OptionError } from "../core/errors.js";
+import { DISK_FILES } from "../load/disk.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { Dataset } from "../train/data/dataset.js";
 import { IterableDataset } from "../train/data/iterable-dataset.js";
-import { load_dataset } from "../train/data/node.js";
+import { loaderOf } from "../train/data/load.js";
 import { prepare_sft_dataset } from "../train/data/sft.js";
 import type { SFTOptions } from "../train/data/sft-options.js";
 import { dataOptions, type TrainFlags } from "./train-flags.js";
+
+const load_dataset = loaderOf(DISK_FILES);
 
 export interface TrainData<D = Dataset | IterableDataset> {
   readonly train: D;

@@ -8,13 +8,14 @@ import { AbortError, OptionError } from "../core/errors.js";
 import { pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import type { PreTrainedModel } from "../generate/model.js";
+import { DISK_FOLDERS } from "../load/disk.js";
 import { SOURCE } from "../load/options.js";
 import { trainedContext } from "../nn/architecture.js";
 import { manual_seed } from "../nn/init.js";
 import type { TrainingArguments } from "../train/arguments.js";
 import { Dataset } from "../train/data/dataset.js";
 import { sftCollator } from "../train/sft-trainer.js";
-import { Trainer } from "../train.js";
+import { Trainer } from "../train/trainer.js";
 import { svgCurves } from "./chart-curve.js";
 import { interruption, loadOn, loadOptions } from "./load-flags.js";
 import { bytes, countOf, duration, note, plural, print, printJson, warner } from "./output.js";
@@ -102,6 +103,7 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
     data_collator: sftCollator(tokenizer),
     processing_class: tokenizer,
     callbacks: [progress],
+    checkpoints: DISK_FOLDERS,
   });
   model.device.arena.resetPeak();
   try {

@@ -6,8 +6,8 @@ import { describe, expect, test, vi } from "vitest";
 import { FormatError, NotFoundError, type OctavoError, OptionError } from "../../src/index.js";
 import { Dataset } from "../../src/train/data/dataset.js";
 import { IterableDataset } from "../../src/train/data/iterable-dataset.js";
-import { load_dataset } from "../../src/train/data/node.js";
 import type { Feature } from "../../src/train/data/types.js";
+import { load_dataset } from "../../src/train.js";
 import { FIXTURES } from "../support/fixtures.js";
 import { temporary } from "../support/temporary.js";
 

@@ -3,8 +3,9 @@
 import { isOf } from "../../core/checks.js";
 import { FormatError, OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
-import { type BlobLike, isFile, type MediaFile } from "../../media/reader.js";
+import { isFile, type MediaFile } from "../../media/reader.js";
 import { foreignKind, HEAD_BYTES, isPage } from "../../sources/files.js";
+import { inMemory } from "../../sources/in-memory.js";
 import { brokenUtf8 } from "../../sources/json-text.js";
 import type { SourceFile } from "../../sources/source.js";
 
@@ -42,25 +43,6 @@ export async function placesOf(reader: DataReader, given: unknown, called: strin
 function nameOf(given: object): string | undefined {
   const { name } = given as { readonly name?: unknown };
   return typeof name === "string" && name !== "" ? name : undefined;
-}
-
-/** What can be cut without reading it: a Blob may be larger than memory. */
-interface Sliced extends BlobLike {
-  readonly size: number;
-  slice(begin: number, end: number): BlobLike;
-}
-
-/** Bytes or a Blob as an open file. */
-export function inMemory(path: string, given: Uint8Array | ArrayBuffer | BlobLike): SourceFile {
-  if (isOf(given, Uint8Array) || isOf(given, ArrayBuffer)) {
-    const bytes = isOf(given, Uint8Array) ? given : new Uint8Array(given);
-    const read = async (at: number, count: number): Promise<Uint8Array> => bytes.slice(at, at + count);
-    return { path, size: bytes.length, read, close: async () => {} };
-  }
-  const blob = given as Sliced;
-  const read = async (at: number, count: number): Promise<Uint8Array> =>
-    new Uint8Array(await blob.slice(at, at + count).arrayBuffer());
-  return { path, size: blob.size, read, close: async () => {} };
 }
 
 /** Opens a file, passes what `use` makes of it on, and closes it, also when the caller stops early. */

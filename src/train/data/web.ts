@@ -1,7 +1,8 @@
 // Files of examples in a page: addresses, relative ones too. Files that the user picks are given as they are.
 
 import { fetched } from "../../media/fetched.js";
-import { type DataReader, inMemory } from "./files.js";
+import { inMemory } from "../../sources/in-memory.js";
+import type { DataReader } from "./files.js";
 import { type LoadDataset, loaderOf } from "./load.js";
 
 const WEB_DATA: DataReader = {

@@ -1,16 +1,34 @@
-// Files of examples in Node: a file or a folder on disk, or a file on a server.
+// What training needs of a disk in Node: the files that a path names, and folders of checkpoints.
 
-import { readdir, stat } from "node:fs/promises";
+import { readdir, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { NotFoundError } from "../../core/errors.js";
-import { fetched } from "../../media/fetched.js";
-import { Disk } from "../../sources/disk.js";
-import { systemCode } from "../../sources/file-errors.js";
-import { type DataPlace, type DataReader, inMemory } from "./files.js";
-import { type LoadDataset, loaderOf } from "./load.js";
+import { FOLDERS } from "../checkpoints/folder-write.js";
+import { NotFoundError } from "../core/errors.js";
+import { fetched } from "../media/fetched.js";
+import { Disk } from "../sources/disk.js";
+import { systemCode } from "../sources/file-errors.js";
+import { inMemory } from "../sources/in-memory.js";
+import type { SourceFile } from "../sources/source.js";
 
-function onDisk(path: string): DataPlace {
+/** Folders of checkpoints by their paths. */
+export const DISK_FOLDERS = {
+  ...FOLDERS,
+  async folders(folder: string): Promise<string[]> {
+    const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
+    return entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+  },
+  open: async (folder: string): Promise<Disk> => new Disk(folder),
+  remove: (folder: string): Promise<void> => rm(folder, { recursive: true, force: true }),
+};
+
+/** A file that can be opened, as often as it is read. */
+interface Place {
+  readonly name: string;
+  open(): Promise<SourceFile>;
+}
+
+function onDisk(path: string): Place {
   return { name: path, open: () => new Disk(dirname(path)).open(path, "file of examples") };
 }
 
@@ -27,8 +45,13 @@ async function filesIn(folder: string): Promise<string[]> {
   return files;
 }
 
-export const NODE_DATA: DataReader = {
-  async find(where) {
+/** The files that a path or an address names. */
+export const DISK_FILES = {
+  /**
+   * The file, or those of a folder and the folders in it, by name.
+   * @throws NotFoundError, NetworkError
+   */
+  async find(where: string): Promise<Place[]> {
     if (/^https?:\/\//i.test(where)) return [{ name: where, open: async () => inMemory(where, await fetched(where)) }];
     const path = /^file:/i.test(where) ? fileURLToPath(where) : where;
     try {
@@ -47,5 +70,3 @@ export const NODE_DATA: DataReader = {
     }
   },
 };
-
-export const load_dataset: LoadDataset = /* @__PURE__ */ loaderOf(NODE_DATA);

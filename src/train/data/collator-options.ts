@@ -1,6 +1,6 @@
 // Options that collators share, and how a batch of examples is padded.
 
-import { isList, isOf, numbersIn } from "../../core/checks.js";
+import { isOf, listOf, numbersIn } from "../../core/checks.js";
 import { entriesOf, OptionError } from "../../core/errors.js";
 import { choice, number, type Options, such } from "../../core/options.js";
 import { show } from "../../core/show.js";
@@ -38,10 +38,11 @@ export function needed(call: string, tokenizer: PreTrainedTokenizer | undefined)
 
 /** The examples of a batch. @throws OptionError for what are none */
 export function readFeatures(call: string, features: unknown): readonly ReadonlyMap<string, unknown>[] {
-  if (!isList(features) || features.length === 0) {
+  const list = listOf(features, (one): one is object => typeof one === "object" && one !== null);
+  if (!list || list.length === 0) {
     throw new OptionError(`${call}: it takes a list of examples, got ${show(features)}`);
   }
-  return features.map((one, n) => new Map(entriesOf(`${call}: example ${n}`, one)));
+  return list.map((one, n) => new Map(entriesOf(`${call}: example ${n}`, one)));
 }
 
 /** A list of numbers of an example. @throws OptionError */
@@ -49,6 +50,14 @@ export function numbersOf(call: string, name: string, value: unknown, row: numbe
   const numbers = numbersIn(value, (one) => Number.isFinite(one));
   if (numbers) return numbers;
   throw new OptionError(`${call}: ${name} of example ${row} must be a list of numbers, got ${show(value)}`);
+}
+
+/** The labels of an example, one for each token. @throws OptionError */
+export function labelsOf(call: string, name: string, one: ReadonlyMap<string, unknown>, row: number): number[] {
+  const labels = numbersOf(call, name, one.get(name), row);
+  const { length } = numbersOf(call, "input_ids", one.get("input_ids"), row);
+  if (labels.length === length) return labels;
+  throw new OptionError(`${call}: example ${row} has ${length} tokens, and ${labels.length} labels`);
 }
 
 /** Whether all examples have a field. @throws OptionError if only some have */

@@ -13,6 +13,7 @@ import {
   allHave,
   collatorOptions,
   type Fields,
+  labelsOf,
   needed,
   numbersOf,
   PADDING,
@@ -75,12 +76,7 @@ export class DataCollatorForTokenClassification extends Collator {
     const name = read.some((one) => one.has("label")) ? "label" : "labels";
     const made = padTokens(call, read, this.#options, [name]);
     if (!allHave(call, name, read)) return made;
-    const rows = read.map((one, row) => {
-      const labels = numbersOf(call, name, one.get(name), row);
-      const { length } = numbersOf(call, "input_ids", one.get("input_ids"), row);
-      if (labels.length === length) return labels;
-      throw new OptionError(`${call}: example ${row} has ${length} tokens, and ${labels.length} labels`);
-    });
+    const rows = read.map((one, row) => labelsOf(call, name, one, row));
     const { length } = (made.input_ids as number[][])[0]!;
     return { ...made, labels: padRows(rows, length, label_pad_token_id, tokenizer!.padding_side) };
   }

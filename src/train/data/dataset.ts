@@ -53,10 +53,19 @@ export type Columns = Readonly<Record<string, readonly unknown[]>>;
 
 /** Refuses a promise: examples in memory are made at once. @throws OptionError */
 export function notLater<T>(call: string, value: T): T {
-  if (typeof (value as { then?: unknown } | null | undefined)?.then !== "function") return value;
+  if (!isPromise(value)) return value;
   throw new OptionError(`${call}: the function gave a promise`, {
     hint: "await what it needs before; a stream (streaming: true) takes functions that give promises",
   });
+}
+
+/** True for what has to be awaited. */
+export function isPromise(value: unknown): value is PromiseLike<unknown> {
+  try {
+    return typeof (value as { then?: unknown } | null | undefined)?.then === "function";
+  } catch {
+    return false; // what cannot be read is refused by whoever reads it
+  }
 }
 
 /** @throws OptionError */
@@ -90,6 +99,9 @@ export function columnsOf(rows: readonly Feature[]): Record<string, unknown[]> {
   return Object.fromEntries(all.map((name) => [name, rows.map((row) => row[name])]));
 }
 
+/** Most examples in memory. */
+const MOST_ROWS = 2 ** 28;
+
 /** Columns as examples. @throws OptionError for columns of different lengths */
 export function rowsOf(call: string, columns: unknown): Feature[] {
   if (!isObject(columns)) throw new OptionError(`${call}: expected columns by name, got ${show(columns)}`);
@@ -99,6 +111,7 @@ export function rowsOf(call: string, columns: unknown): Feature[] {
     throw new OptionError(`${call}: column ${show(name)} must be a list, got ${show(list)}`);
   });
   const length = lists[0]?.length ?? 0;
+  if (length > MOST_ROWS) throw new OptionError(`${call}: ${length} examples do not fit in memory`);
   const other = lists.findIndex((list) => list.length !== length);
   if (other >= 0) {
     const [a, b] = [entries[0]![0], entries[other]![0]];
@@ -223,20 +236,16 @@ export class Dataset implements MapDataset, Iterable<Feature> {
 
   /** Examples by their numbers, in that order. @throws OptionError */
   select(indices: Iterable<number>): Dataset {
-    let list: unknown[];
-    try {
-      list = [...indices];
-    } catch (cause) {
-      throw new OptionError(`dataset.select: expected numbers of examples, got ${show(indices)}`, { cause });
-    }
-    return new Dataset(
-      list.map((index) => {
-        if (isWhole(index) && index < this.length) return this.#rows[index]!;
+    const rows: Feature[] = [];
+    for (const index of iterated("dataset.select", indices)) {
+      if (!isWhole(index) || index >= this.length) {
         throw new OptionError(
           `dataset.select: there are ${this.length} examples, and none has the number ${show(index)}`,
         );
-      }),
-    );
+      }
+      rows.push(this.#rows[index]!);
+    }
+    return new Dataset(rows);
   }
 
   /** The first examples. @throws OptionError */
@@ -329,4 +338,15 @@ export class Dataset implements MapDataset, Iterable<Feature> {
 export function checkCount(call: string, count: unknown): number {
   if (isWhole(count)) return count;
   throw new OptionError(`${call}: expected a whole number of at least 0, got ${show(count)}`);
+}
+
+/** What can be walked. @throws OptionError for anything else */
+function iterated(call: string, given: unknown): Iterable<unknown> {
+  try {
+    const begun = (given as Iterable<unknown>)[Symbol.iterator]();
+    return { [Symbol.iterator]: () => begun };
+  } catch {
+    // nothing that can be walked, or whose memory is gone
+  }
+  throw new OptionError(`${call}: expected numbers of examples, got ${show(given)}`);
 }

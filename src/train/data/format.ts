@@ -1,6 +1,6 @@
 // Examples as tokens with labels, in the formats of TRL's supervised fine-tuning: plain text, a prompt and a completion, messages.
 
-import { isList } from "../../core/checks.js";
+import { isList, listOf } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
 import { warnOnce } from "../../generate/warn.js";
@@ -120,12 +120,13 @@ function masked(input_ids: readonly number[], prompt: readonly number[], speech?
 /** Messages of a field, those of older chats with today's names. @throws OptionError */
 function chatOf(example: Feature, field: string, place: string): ChatMessage[] {
   const value = example[field];
-  if (!isList(value) || value.length === 0) {
+  const list = listOf(value, isObject);
+  if (!list || list.length === 0) {
     throw new OptionError(`${place}: ${field} must be a list of messages, got ${show(value)}`);
   }
-  return value.map((one) => {
-    if (isObject(one) && typeof one.role === "string") return one as ChatMessage;
-    if (isObject(one) && typeof one.from === "string" && ROLES.has(one.from)) {
+  return list.map((one) => {
+    if (typeof one.role === "string") return one as ChatMessage;
+    if (typeof one.from === "string" && ROLES.has(one.from)) {
       return { role: ROLES.get(one.from)!, content: one.value };
     }
     throw new OptionError(`${place}: a message needs a role, got ${show(one)}`);
@@ -151,7 +152,8 @@ function toolsOf(tools: unknown, place: string): readonly object[] | undefined {
       throw new OptionError(`${place}: tools are no JSON: ${(cause as Error).message}`, { cause });
     }
   }
-  if (isList(list) && list.every(isObject)) return list.length > 0 ? (list as readonly object[]) : undefined;
+  const objects = listOf(list, isObject);
+  if (objects) return objects.length > 0 ? objects : undefined;
   throw new OptionError(`${place}: tools must be a list of objects, got ${show(list)}`);
 }
 

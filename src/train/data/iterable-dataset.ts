@@ -1,6 +1,6 @@
 // IterableDataset: examples that come one after the other, of files that need not fit in memory. Functions work on them as they come.
 
-import { isWhole } from "../../core/checks.js";
+import { isFunction, isWhole } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { type Options, readOptions, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
@@ -9,6 +9,7 @@ import {
   checkCount,
   checkFunction,
   columnsOf,
+  isPromise,
   MAP,
   type MapOptions,
   type Mapped,
@@ -45,15 +46,12 @@ export class IterableDataset implements AsyncIterable<Feature> {
   static from_generator(open: () => AsyncIterable<Feature> | Iterable<Feature>): IterableDataset {
     checkFunction("IterableDataset.from_generator", open);
     return new IterableDataset(async function* () {
-      for await (const one of open()) {
-        if (!isObject(one)) throw new OptionError(`IterableDataset: an example must be an object, got ${show(one)}`);
-        yield one;
-      }
+      for await (const one of walked(open())) yield checkedExample(one);
     });
   }
 
   [Symbol.asyncIterator](): AsyncIterator<Feature> {
-    return this.#open(this.#epoch)[Symbol.asyncIterator]();
+    return walked(this.#open(this.#epoch))[Symbol.asyncIterator]();
   }
 
   /** The pass that begins next: shuffled examples come in another order in each. @throws OptionError */
@@ -66,7 +64,7 @@ export class IterableDataset implements AsyncIterable<Feature> {
   #then(next: (examples: AsyncIterable<Feature>, epoch: number) => AsyncIterable<Feature>): IterableDataset {
     return new IterableDataset((epoch) => {
       const now = epoch + this.#epoch;
-      return next(this.#open(now), now);
+      return next(walked(this.#open(now)), now);
     });
   }
 
@@ -95,7 +93,8 @@ export class IterableDataset implements AsyncIterable<Feature> {
       return this.#then(async function* (examples) {
         let index = 0;
         for await (const one of examples) {
-          yield merged(call, one, await (with_indices === false ? run(one) : run(one, index)), left);
+          const made = with_indices === false ? run(one) : run(one, index);
+          yield merged(call, one, isPromise(made) ? await made : made, left);
           index++;
         }
       });
@@ -105,7 +104,8 @@ export class IterableDataset implements AsyncIterable<Feature> {
       for await (const rows of groups(examples, batch_size)) {
         const indices = rows.map((_, i) => index + i);
         index += rows.length;
-        yield* mappedBatch(call, rows, await run(columnsOf(rows), indices), left);
+        const made = run(columnsOf(rows), indices);
+        yield* mappedBatch(call, rows, isPromise(made) ? await made : made, left);
       }
     });
   }
@@ -115,7 +115,10 @@ export class IterableDataset implements AsyncIterable<Feature> {
     checkFunction("dataset.filter", use);
     return this.#then(async function* (examples) {
       let index = 0;
-      for await (const one of examples) if (await use(one, index++)) yield one;
+      for await (const one of examples) {
+        const kept = use(one, index++);
+        if (isPromise(kept) ? await kept : kept) yield one;
+      }
     });
   }
 
@@ -163,6 +166,27 @@ export class IterableDataset implements AsyncIterable<Feature> {
       yield* shuffle(buffer, below);
     });
   }
+}
+
+/** Examples that come one after the other. @throws OptionError for what is no iterable */
+function walked(given: AsyncIterable<Feature> | Iterable<Feature>): AsyncIterable<Feature> {
+  try {
+    if (isFunction((given as AsyncIterable<Feature>)[Symbol.asyncIterator])) return given as AsyncIterable<Feature>;
+    if (isFunction((given as Iterable<Feature>)[Symbol.iterator])) return later(given as Iterable<Feature>);
+  } catch {
+    // nothing with members, or with members that cannot be read
+  }
+  throw new OptionError(`IterableDataset: the function must give examples that can be walked, got ${show(given)}`);
+}
+
+async function* later(given: Iterable<Feature>): AsyncGenerator<Feature> {
+  for (const one of given) yield checkedExample(one);
+}
+
+/** @throws OptionError */
+function checkedExample(one: unknown): Feature {
+  if (isObject(one)) return one;
+  throw new OptionError(`IterableDataset: an example must be an object, got ${show(one)}`);
 }
 
 async function* groups(examples: AsyncIterable<Feature>, size: number): AsyncGenerator<Feature[]> {

@@ -8,7 +8,11 @@ import type { Feature } from "./types.js";
 
 /** An object with fields, as an example is. */
 export function isObject(value: unknown): value is Feature {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  try {
+    return typeof value === "object" && !Array.isArray(value) && Object.getPrototypeOf(value) !== undefined;
+  } catch {
+    return false; // null, or a proxy
+  }
 }
 
 /**

@@ -9,8 +9,8 @@ import {
   allHave,
   collatorOptions,
   type Fields,
+  labelsOf,
   needed,
-  numbersOf,
   PADDING,
   padRows,
   padTokens,
@@ -76,7 +76,7 @@ export class DataCollatorForLanguageModeling extends (Callable as new () => (fea
     if (mlm) return { ...made, ...this.#hide(ids, special_tokens_mask as number[][] | undefined) };
     const { padding_side, pad_token_id, eos_token_id } = tokenizer!;
     if (allHave(CALL, "labels", read)) {
-      const rows = read.map((one, row) => numbersOf(CALL, "labels", one.get("labels"), row));
+      const rows = read.map((one, row) => labelsOf(CALL, "labels", one, row));
       return { ...made, labels: padRows(rows, ids[0]!.length, IGNORED, padding_side) };
     }
     const mask = made.attention_mask as number[][];

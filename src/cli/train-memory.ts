@@ -3,26 +3,26 @@
 
 import { scope } from "../core/tensor.js";
 import type { PreTrainedModel } from "../generate/model.js";
+import { trainedContext } from "../nn/architecture.js";
 import type { TrainingArguments } from "../train/arguments.js";
 
 /** Bytes that are expected at the peak. */
 export interface TrainMemory {
   readonly weights: number;
-  /** Gradients, and what the optimizer keeps. */
   readonly optimizer: number;
-  /** What passes keep of a batch. */
+  /** What passes keep of a batch, gradients included. */
   readonly activations: number;
   readonly total: number;
 }
 
-/** Bytes of the optimizer for each trained number, gradients not included. */
+/** Bytes of the optimizer for each trained number. */
 function stateBytes(optim: string): number {
   const numbers = /ademamix/.test(optim) ? 3 : /adam/.test(optim) ? 2 : 1;
   return numbers * (/8bit/.test(optim) ? 1.02 : 4);
 }
 
-/** Tokens of the two passes: few, as they are only for this. */
-const TOKENS = [8, 40] as const;
+/** Least and most tokens of the second pass: enough for activations to outweigh gradients, and few, as they are only for this. */
+const TOKENS = { least: 32, most: 256 };
 /** Most elements of logits that are held at once, and how many times (logits, their gradient, what the softmax needs). */
 const LOGITS = { most: 2 ** 23, times: 3 };
 
@@ -42,7 +42,10 @@ export async function trainMemory(
 ): Promise<TrainMemory> {
   const { arena } = model.device;
   const peaks: number[] = [];
-  for (const count of TOKENS) {
+  const longest = Math.min(TOKENS.most, trainedContext(model.config) ?? TOKENS.most);
+  const second = Math.min(longest, Math.max(TOKENS.least, tokens >> 1));
+  const first = Math.max(2, second >> 1);
+  for (const count of [first, second]) {
     arena.resetPeak();
     const before = memoryOf(model).live;
     const ids = Array.from({ length: count }, (_, i) => i % 7);
@@ -51,15 +54,15 @@ export async function trainMemory(
     await loss.readFloats();
     loss.dispose();
     model.zero_grad();
-    peaks.push(memoryOf(model).peak - before - 4 * trainable);
+    peaks.push(memoryOf(model).peak - before);
   }
-  const slope = (peaks[1]! - peaks[0]!) / (TOKENS[1] - TOKENS[0]);
-  const fixed = Math.max(0, peaks[0]! - slope * TOKENS[0]);
+  const slope = (peaks[1]! - peaks[0]!) / (second - first);
+  const fixed = Math.max(0, peaks[0]! - slope * first);
   const { vocab } = model.module.geometry;
   // The loss takes logits in pieces, so they grow only as long as a batch is smaller than one.
   const beyond = Math.max(0, tokens - Math.floor(LOGITS.most / vocab));
   const activations = Math.round(fixed + slope * tokens - beyond * vocab * 4 * LOGITS.times);
   const weights = memoryOf(model).live;
-  const optimizer = Math.round(trainable * (4 + stateBytes(args.optim)));
+  const optimizer = Math.round(trainable * stateBytes(args.optim));
   return { weights, optimizer, activations, total: weights + optimizer + activations };
 }

@@ -85,7 +85,14 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
   manual_seed(args.seed);
   if (adapter) model.add_adapter(adapter);
   else model.requires_grad_();
-  const plan = await planOf(model, args, { examples, rows }, sft.max_length ?? context, describe(adapter, model));
+  if (args.gradient_checkpointing) model.gradient_checkpointing_enable();
+  const plan = await planOf(
+    model,
+    args,
+    { examples, rows },
+    { max_length: sft.max_length ?? context, packing: sft.packing === true },
+    describe(adapter, model),
+  );
   const talks = !flags.quiet && !flags.json;
   if (talks) for (const line of planLines(name, model, args, plan, flags)) note(line);
   if (flags.dryRun) {
@@ -205,7 +212,7 @@ async function planOf(
   model: PreTrainedModel,
   args: TrainingArguments,
   { examples, rows }: { readonly examples: TrainData; readonly rows: TrainData },
-  max_length: number,
+  { max_length, packing }: { readonly max_length: number; readonly packing: boolean },
   trained: string,
 ): Promise<Plan> {
   const [trainable, all] = model.get_nb_trainable_parameters();
@@ -215,8 +222,10 @@ async function planOf(
   const whole = batches && (args.dataloader_drop_last ? Math.floor(batches) : Math.ceil(batches));
   const steps_per_epoch = whole && Math.max(1, Math.ceil(whole / window));
   const steps = args.max_steps > 0 ? args.max_steps : Math.ceil(args.num_train_epochs * steps_per_epoch!);
-  const tokens =
-    Math.min(batch, rows.train instanceof Dataset ? rows.train.length : batch) * (data?.longest ?? max_length);
+  const inMemory = rows.train instanceof Dataset ? rows.train.length : batch;
+  const padded = Math.min(batch, inMemory) * (data?.longest ?? max_length);
+  // Packed rows stand one behind the other, so that a batch has no more tokens than there are.
+  const tokens = packing && data ? Math.min(padded, data.tokens) : padded;
   const memory = await trainMemory(model, args, tokens, trainable);
   return { trained, trainable, all, data, eval_examples: rows.evaluated?.length, steps, steps_per_epoch, memory };
 }

@@ -142,7 +142,7 @@ export const TRAINING = {
   /** Whether more of it is better (default: unless its name ends in "loss"). */
   greater_is_better: orNull<boolean>((value) => typeof value === "boolean", "true or false"),
   /** Keep only the inputs of blocks for the backward pass, which computes the rest again: less memory, a third more time. */
-  gradient_checkpointing: flag(),
+  gradient_checkpointing: flag({ help: "keep only the inputs of blocks: less memory, a third more time" }),
   /** The model is in bf16: its products round there, sums and what is trained beside it are f32. Other models are refused. */
   bf16: flag(),
   /** Of dropout, and of the data's order (default: 42). */

@@ -71,6 +71,15 @@ const SAME_FLAG: ReadonlyMap<string, string> = new Map(
     "--cuda": "--device webgpu",
     "--cpu": "--device cpu",
     "--no-sample": "--greedy",
+    "--epochs": "--num-train-epochs",
+    "--lr": "--learning-rate",
+    "--batch-size": "--per-device-train-batch-size",
+    "--dataset": "--data",
+    "--train-data": "--data",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--lora-rank": "--lora-r",
+    "--max-seq-length": "--max-length",
   }),
 );
 

@@ -35,7 +35,8 @@ export interface TrainFlags extends LoadFlags {
 
 const EXAMPLES = `
 An example is {"text"}, {"prompt", "completion"} or {"messages": [{"role", "content"}]}, as in TRL. The folder gets the adapter,
-metrics.jsonl, loss.svg and README.md. Ctrl-C saves a checkpoint, and --resume goes on from it.
+metrics.jsonl, loss.svg and README.md. Ctrl-C saves a checkpoint, and --resume goes on from it. Over weights in 4 bits, products are
+in bfloat16 unless --compute-dtype says otherwise.
 
 Examples:
   octavo train octavo/storyteller --data stories.jsonl --lora-r 8 --out adapter

@@ -85,7 +85,7 @@ export class TrainProgress implements TrainerCallback {
       const one = JSON.parse(entry) as Metrics;
       if (one.step! <= state.global_step) this.metrics.push(one);
     }
-    this.#losses.push(...this.metrics.flatMap(({ loss }) => (loss === undefined ? [] : [loss])));
+    for (const { loss } of this.metrics) if (loss !== undefined) this.#losses.push(loss);
     writeFileSync(file, this.metrics.map((one) => `${JSON.stringify(one)}\n`).join(""));
   }
 

@@ -1,7 +1,7 @@
 // What training needs of a disk in Node: the files that a path names, and folders of checkpoints.
 
 import { readdir, rm, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { FOLDERS } from "../checkpoints/folder-write.js";
 import { NotFoundError } from "../core/errors.js";
@@ -25,6 +25,8 @@ export const DISK_FOLDERS = {
 /** A file that can be opened, as often as it is read. */
 interface Place {
   readonly name: string;
+  /** Its path below the folder in which it was found. */
+  readonly below?: string;
   open(): Promise<SourceFile>;
 }
 
@@ -56,7 +58,7 @@ export const DISK_FILES = {
     const path = /^file:/i.test(where) ? fileURLToPath(where) : where;
     try {
       if (!(await stat(path)).isDirectory()) return [onDisk(path)];
-      return (await filesIn(path)).map(onDisk);
+      return (await filesIn(path)).map((file) => ({ ...onDisk(file), below: relative(path, file) }));
     } catch (cause) {
       const code = systemCode(cause);
       const absent = code === "ENOENT" || code === "ENOTDIR";

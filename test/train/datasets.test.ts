@@ -1,7 +1,8 @@
 // Data sets: readers of files, what is refused with its line, and the transforms of datasets in memory and of streams.
 
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
+import { pathToFileURL } from "node:url";
 import { describe, expect, test, vi } from "vitest";
 import { FormatError, NotFoundError, type OctavoError, OptionError } from "../../src/index.js";
 import { Dataset } from "../../src/train/data/dataset.js";
@@ -148,6 +149,9 @@ describe("load_dataset", () => {
     writeFileSync(join(place, "README.md"), "nothing");
     const { train, test } = await load_dataset(place);
     expect([ns(train!), ns(test!)]).toEqual([[3, 4, 0, 1, 2], [10]]);
+    const dotted = relative(".", place);
+    expect(Object.keys(await load_dataset(`./${dotted}/`))).toEqual(["train", "test"]);
+    expect(Object.keys(await load_dataset(pathToFileURL(place)))).toEqual(["train", "test"]);
     const part = async (split: string): Promise<number[]> => ns(await load_dataset(place, { split }));
     expect(await part("train[1:3]")).toEqual([4, 0]);
     expect(await part("train[-2:]")).toEqual([1, 2]);

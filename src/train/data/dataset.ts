@@ -93,10 +93,16 @@ export function merged(call: string, example: Feature, made: unknown, left: read
   throw new OptionError(`${call}: the function must give an object of fields, got ${show(made)}`);
 }
 
+/** Names of fields, in the order in which they first appear. */
+function namesIn(rows: readonly Feature[]): string[] {
+  const names = new Set<string>();
+  for (const row of rows) for (const name of Object.keys(row)) names.add(name);
+  return [...names];
+}
+
 /** Examples as columns. Fields that an example lacks are undefined. */
 export function columnsOf(rows: readonly Feature[]): Record<string, unknown[]> {
-  const all = [...new Set(rows.flatMap((row) => Object.keys(row)))];
-  return Object.fromEntries(all.map((name) => [name, rows.map((row) => row[name])]));
+  return Object.fromEntries(namesIn(rows).map((name) => [name, rows.map((row) => row[name])]));
 }
 
 /** Most examples in memory. */
@@ -168,7 +174,7 @@ export class Dataset implements MapDataset, Iterable<Feature> {
 
   /** Names of the fields, in the order in which they first appear. */
   get column_names(): string[] {
-    return [...new Set(this.#rows.flatMap((row) => Object.keys(row)))];
+    return namesIn(this.#rows);
   }
 
   /** Example `index`, counted from the end below 0. @throws OptionError */

@@ -13,6 +13,8 @@ import type { SourceFile } from "../../sources/source.js";
 export interface DataPlace {
   /** Its path, its address, or what stands for one, for messages; formats are told by its ending. */
   readonly name: string;
+  /** Its path below the folder in which it was found; absent for one that was named itself. */
+  readonly below?: string;
   /** The caller closes it. @throws NotFoundError, FormatError, NetworkError */
   open(): Promise<SourceFile>;
 }

@@ -223,8 +223,7 @@ async function found(reader: DataReader, path: DataFile, data_files: LoadDataset
     splits.set("train", await placesIn(reader, data_files));
   } else {
     const places = await placesOf(reader, path, "bytes");
-    const single = typeof path !== "string" || (places.length === 1 && places[0]!.name === path);
-    if (single) splits.set("train", places);
+    if (places.length === 1 && places[0]!.below === undefined) splits.set("train", places);
     else
       bySplit(
         places.filter(({ name }) => ENDINGS.has(endingOf(name))),
@@ -271,9 +270,8 @@ function bySplit(places: readonly DataPlace[], folder: string, splits: Map<strin
       },
     );
   }
-  const below = (name: string): string => name.slice(folder.length);
-  const splitOf = ({ name }: DataPlace): string | undefined =>
-    SPLITS.find(([, words]) => new RegExp(`(^|[^a-z])(${words})([^a-z]|$)`, "i").test(below(name)))?.[0];
+  const splitOf = ({ below = "" }: DataPlace): string | undefined =>
+    SPLITS.find(([, words]) => new RegExp(`(^|[^a-z])(${words})([^a-z]|$)`, "i").test(below))?.[0];
   for (const [split] of SPLITS) {
     const own = places.filter((place) => splitOf(place) === split);
     if (own.length > 0) splits.set(split, own);

@@ -8,16 +8,23 @@ import type { Feature } from "./types.js";
 /** What is used of hyparquet. */
 interface Hyparquet {
   parquetMetadataAsync(file: AsyncBuffer): Promise<Metadata>;
+  parquetSchema(metadata: Metadata): SchemaTree;
   parquetReadObjects(options: object): Promise<readonly unknown[]>;
 }
 interface AsyncBuffer {
   readonly byteLength: number;
   slice(begin: number, end?: number): Promise<ArrayBuffer>;
 }
+interface SchemaTree {
+  readonly children: readonly SchemaTree[];
+  readonly element: { readonly name: string };
+}
 interface Metadata {
   readonly row_groups: readonly {
     readonly num_rows: bigint;
-    readonly columns: readonly { readonly meta_data?: { readonly codec?: string } }[];
+    readonly columns: readonly {
+      readonly meta_data?: { readonly codec?: string; readonly path_in_schema?: readonly string[] };
+    }[];
   }[];
 }
 
@@ -46,7 +53,11 @@ async function installed<T>(name: string, file: string, what: string): Promise<T
  */
 export async function* parquetExamples(file: SourceFile): AsyncGenerator<Feature> {
   const { path, size } = file;
-  const { parquetMetadataAsync, parquetReadObjects } = await installed<Hyparquet>(PACKAGE, path, "Parquet");
+  const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await installed<Hyparquet>(
+    PACKAGE,
+    path,
+    "Parquet",
+  );
   const buffer: AsyncBuffer = {
     byteLength: size,
     async slice(begin, end = size) {
@@ -67,6 +78,7 @@ export async function* parquetExamples(file: SourceFile): AsyncGenerator<Feature
     }
   };
   const metadata = await reading(() => parquetMetadataAsync(buffer));
+  await reading(async () => checkColumns(parquetSchema(metadata), metadata));
   const packed = metadata.row_groups
     .flatMap(({ columns }) => columns.map(({ meta_data }) => meta_data?.codec))
     .find((codec) => codec !== undefined && !BUILT_IN.includes(codec));
@@ -83,6 +95,15 @@ export async function* parquetExamples(file: SourceFile): AsyncGenerator<Feature
       yield plain(row) as Feature;
     }
     rowStart = rowEnd;
+  }
+}
+
+/** Where a column is not in the schema, hyparquet would leave the errors of others to nobody, which ends Node. @throws Error */
+function checkColumns(schema: SchemaTree, { row_groups }: Metadata): void {
+  for (const { meta_data } of row_groups.flatMap(({ columns }) => columns)) {
+    let at: SchemaTree | undefined = schema;
+    for (const name of meta_data?.path_in_schema ?? []) at = at?.children.find(({ element }) => element.name === name);
+    if (!at || !meta_data?.path_in_schema) throw new Error("a column that its schema does not have");
   }
 }
 

@@ -93,6 +93,7 @@ export { type Kernels, SDPBackend, sdp_kernel, sdpa_kernel } from "./nn/sdpa-ker
 export { transfer } from "./ops/transfer.js";
 export type * from "./pipelines/index.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
+export { type SchemeName, SelectiveConfig, type SelectiveOptions } from "./quant/selective.js";
 export type { BatchEncoding, Encoding, IntTensor, OffsetTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
 export type {

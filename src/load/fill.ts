@@ -266,37 +266,72 @@ function stepOf(bytes: number, granularity: number): number {
   return Math.max(1, Math.floor(READ_BYTES / (bytes || 1) / granularity)) * granularity;
 }
 
-async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
+/** What takes the rows of a matrix in order. */
+interface RowTaker {
+  /** Rows per `put` are a multiple of this (the last ones, of the matrix or of an expert, may be short). */
+  readonly granularity: number;
+  put(rows: Tensor, at: number): void | Promise<void>;
+}
+
+/**
+ * Reads a matrix of floats piece by piece.
+ * @param begin makes what takes the rows, once it is known that they can be read
+ */
+async function readMatrix(context: Context, item: PlanItem, begin: () => RowTaker): Promise<void> {
   const { device, breathe } = context;
   const matrix = item.parameter as Matrix;
-  const { shape, experts } = matrix;
-  const [outputs, inputs] = shape;
+  const [outputs, inputs] = matrix.shape;
   const bytes = item.parts.reduce((sum, part) => sum + partBytes(part), 0);
   const rowBytes = bytes / (outputs || 1);
-  // Before the builder, which holds memory: a dtype that cannot be read is refused here.
   const { readers, dtype } = readersOf(context, item);
-  const builder = scheme.begin(device, shape, scheme.name, experts);
   // A transposed tensor is read as a whole, and counted as a whole.
   const whole = item.parts.some(({ view, from }) => view === "transposed" || from.strides);
   try {
+    const taker = begin();
     // Packed rows grow where they are decoded.
     const decoded = item.parts.some(({ from }) => from.packed) ? 4 * inputs : 0;
-    for (const { at, count } of rowSteps(matrix, stepOf(Math.max(rowBytes, decoded), builder.granularity))) {
+    for (const { at, count } of rowSteps(matrix, stepOf(Math.max(rowBytes, decoded), taker.granularity))) {
       {
         using piece = Tensor.empty(device, [count, inputs], dtype, "weight piece");
         await readRows(item, readers, dtype, piece, at);
-        builder.put(piece, at);
+        await taker.put(piece, at);
       }
       if (!whole) await breathe(count * rowBytes, partAt(item, at));
     }
-    matrix.fill(builder.finish());
-  } catch (error) {
-    builder[Symbol.dispose]();
-    throw error;
   } finally {
     for (const reader of readers) reader[Symbol.dispose]();
   }
   if (whole) await breathe(bytes, item.parts[0]!.from);
+}
+
+/**
+ * Reads the floats of one planned matrix without filling it.
+ * @param breathe hears the bytes of each piece when they have been read
+ * @throws FormatError; what `put` throws
+ */
+export async function readPlanned(
+  device: Device,
+  files: Source,
+  item: PlanItem,
+  taker: RowTaker,
+  breathe: (bytes: number, from: StoredTensor) => Promise<void>,
+): Promise<void> {
+  await readMatrix({ device, files, breathe }, item, () => taker);
+}
+
+async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
+  const matrix = item.parameter as Matrix;
+  let builder: ReturnType<Scheme["begin"]> | undefined;
+  try {
+    await readMatrix(context, item, () => {
+      builder = scheme.begin(context.device, matrix.shape, scheme.name, matrix.experts);
+      return builder;
+    });
+    matrix.fill(builder!.finish());
+  } catch (error) {
+    builder?.[Symbol.dispose]();
+    throw error;
+  }
 }
 
 /** Fills a matrix with the codes of a packed file; with floats, if its codes turn out to be of no kind that is stored. */

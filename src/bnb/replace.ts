@@ -12,7 +12,7 @@ import { choicesOf, names, unusedPatterns } from "../load/linears.js";
 import { quantizedModules } from "../load/storage.js";
 import type { Model } from "../nn/model.js";
 import { Linear as BareLinear, type Matrix, Module } from "../nn/module.js";
-import type { FloatDType, Scheme } from "../nn/weight.js";
+import { type FloatDType, type Scheme, storeRows } from "../nn/weight.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { type Quantization, type QuantizationOptions, quantizationOf } from "../quant/index.js";
 import { isCodes, SelectiveConfig } from "../quant/selective.js";
@@ -146,20 +146,9 @@ function stackLike(weight: Int8Params | Params4bit, { shape, experts }: Matrix):
 }
 
 /** Quantizes the floats of a matrix on its device into another. */
-function fillFrom(into: Matrix, { weight, shape, experts }: Matrix, scheme: Scheme): void {
-  const device = weight.tensors[0]!.device;
-  const builder = scheme.begin(device, shape, scheme.name, experts);
-  const each = shape[0] / experts;
-  try {
-    scope(() => {
-      const rows = weight.dense("f32");
-      for (let e = 0; e < experts; e++) builder.put(experts === 1 ? rows : rows.narrow(0, e * each, each), e * each);
-    });
-  } catch (error) {
-    builder[Symbol.dispose]();
-    throw error;
-  }
-  into.fill(builder.finish());
+function fillFrom(into: Matrix, { weight, experts }: Matrix, scheme: Scheme): void {
+  const made = scope(() => storeRows(scheme, weight.dense("f32"), scheme.name, experts));
+  into.fill(made);
 }
 
 const REPLACE_8BIT = {

@@ -1,6 +1,7 @@
 // Bars of several parts, each up to a limit of its own: what lies on each device. For terminals, and as SVG.
 
 import { cut, drawable } from "./chart.js";
+import { escaped } from "./chart-svg.js";
 
 /** One bar. */
 export interface Stack {
@@ -72,11 +73,6 @@ export function textStack(
 }
 
 const PLACE = { margin: 28, row: 34, bar: 20, width: 640, name: 190, text: 190 };
-
-function escaped(text: string): string {
-  const plain = text.replace(/\p{Cc}/gu, " ");
-  return plain.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
-}
 
 function text(x: number, y: number, kind: string, content: string): string {
   return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" class="${kind}">${escaped(content)}</text>`;

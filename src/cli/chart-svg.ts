@@ -27,7 +27,8 @@ const COLOURS = [
   "#8b5a2b",
 ];
 
-function escaped(text: string): string {
+/** Text for SVG and HTML, without control characters. */
+export function escaped(text: string): string {
   const plain = text.replace(/\p{Cc}/gu, " ");
   return plain.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }

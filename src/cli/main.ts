@@ -21,6 +21,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   quantize: async () => (await import("./quantize.js")).quantizeCommand(),
   merge: async () => (await import("./merge.js")).mergeCommand(),
   eval: async () => (await import("./eval.js")).evalCommand(),
+  explain: async () => (await import("./explain.js")).explainCommand(),
   bench: async () => (await import("./bench.js")).benchCommand(),
   doctor: async () => (await import("./doctor.js")).doctorCommand(),
   pull: async () => (await import("./pull.js")).pullCommand(),
@@ -60,6 +61,7 @@ Examples:
   octavo quantize ./llama ./llama-int8 --load-in-8bit
   octavo merge ./llama ./my-adapter ./llama-merged
   octavo eval --compare f32,int8,nf4
+  octavo explain --html report.html
   octavo bench --shape S
   octavo doctor
   octavo pull bigscience/bloom-560m

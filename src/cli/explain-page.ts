@@ -167,7 +167,7 @@ function dataTable(id: string, caption: string, head: readonly string[], rows: r
       `<tr><th scope="row">${escaped(first)}</th>${rest.map((cell) => `<td>${escaped(cell)}</td>`).join("")}</tr>`,
   );
   return (
-    `<div class="scroll" role="region" aria-labelledby="${id}" tabindex="0"><table><caption id="${id}">${escaped(caption)}</caption>` +
+    `<div class="scroll" role="region" aria-labelledby="${id}" tabindex="0"><table class="${id}"><caption id="${id}">${escaped(caption)}</caption>` +
     `<thead><tr>${head.map((one) => `<th scope="col">${escaped(one)}</th>`).join("")}</tr></thead><tbody>${cells.join("")}</tbody></table></div>`
   );
 }
@@ -191,7 +191,7 @@ function style(): string {
     ".grid{stroke:var(--rule)}.axis{stroke:currentColor}.bar{fill:var(--bar)}.line,.thin,.x{fill:none;stroke-width:2}.thin{stroke-width:1.5}" +
     ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;padding:0}.scroll{overflow:auto;max-height:32rem}" +
     "table{border-collapse:collapse;font-size:.88rem;white-space:nowrap}caption{text-align:left;font-weight:600;padding:.4rem 0}" +
-    "th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:right}th:first-child,td:last-child{text-align:left}" +
+    "th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:right}th:first-child,.all td:last-child{text-align:left}" +
     `thead th{position:sticky;top:0;background:var(--ground)}${looks.join("")}`
   );
 }

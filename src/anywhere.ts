@@ -89,6 +89,7 @@ export type {
 export type { RawImage } from "./media/image.js";
 export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
 export type { MediaFile } from "./media/reader.js";
+export type { NonFinite } from "./nn/finite.js";
 export { type Kernels, SDPBackend, sdp_kernel, sdpa_kernel } from "./nn/sdpa-kernel.js";
 export { transfer } from "./ops/transfer.js";
 export type * from "./pipelines/index.js";

@@ -14,7 +14,7 @@ import type { Model } from "../nn/model.js";
 import { Linear as BareLinear, type Matrix, Module } from "../nn/module.js";
 import { type FloatDType, type Scheme, storeRows } from "../nn/weight.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
-import { type Quantization, type QuantizationOptions, quantizationOf } from "../quant/index.js";
+import { codesConfig, type Quantization, type QuantizationOptions, quantizationOf } from "../quant/index.js";
 import { isCodes, SelectiveConfig } from "../quant/selective.js";
 import { Linear4bit, Linear8bitLt } from "./modules.js";
 import { Int8Params, Params4bit } from "./parameters.js";
@@ -77,7 +77,7 @@ function wantedOf(tree: Module, config: Quantization, skip: readonly string[] | 
   const wanted = new Map<string, Stored>();
   for (const { path, scheme, linear } of choicesOf(tree, config)) {
     if (scheme === "auto" || (skip && [path, ...linear.published_paths].some((one) => names(skip, one)))) continue;
-    wanted.set(path, isCodes(scheme) ? config.bitsAndBytes(scheme) : scheme);
+    wanted.set(path, isCodes(scheme) ? codesConfig(config, scheme) : scheme);
   }
   return wanted;
 }

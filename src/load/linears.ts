@@ -6,7 +6,7 @@ import { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
-import { type OneScheme, schemeOf } from "../quant/index.js";
+import { codesConfig, type OneScheme, schemeOf } from "../quant/index.js";
 import { isCodes, type LinearScheme, type SelectiveConfig } from "../quant/selective.js";
 
 /** A linear with its path in the tree. */
@@ -78,7 +78,7 @@ export function schemeFor(
   dtype: FloatDType,
   compute?: Compute,
 ): Scheme {
-  if (isCodes(scheme)) return schemeOf(config.bitsAndBytes(scheme))!;
+  if (isCodes(scheme)) return schemeOf(codesConfig(config, scheme))!;
   return denseScheme(scheme === "auto" ? dtype : scheme, linear.weight.product, compute);
 }
 
@@ -97,7 +97,7 @@ export function oneScheme(model: Model, config: SelectiveConfig, tied: boolean):
   const skip = left.flatMap(({ path, linear }) => publishedOf([path, linear]));
   // A head that shares its matrix is not among the linears.
   const shared = head !== undefined && !choices.some(({ path }) => path === head) ? [head] : [];
-  return { config: config.bitsAndBytes(scheme), skip: [...skip, ...shared] };
+  return { config: codesConfig(config, scheme), skip: [...skip, ...shared] };
 }
 
 /**

@@ -10,6 +10,7 @@ import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
 import { computeFor, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
 import { codesScheme } from "../quant/four-bit.js";
+import { codesConfig } from "../quant/index.js";
 import { isCodes, type SelectiveConfig } from "../quant/selective.js";
 import type { Source } from "../sources/source.js";
 import { choicesOf } from "./linears.js";
@@ -130,7 +131,7 @@ export function checkStored(model: Model, config: SelectiveConfig, { items }: Pl
   for (const { path, linear, scheme } of choicesOf(model, config)) {
     const [part] = planned.get(linear.weight)?.parts ?? [];
     if (!part) continue;
-    const wanted = isCodes(scheme) ? config.bitsAndBytes(scheme) : undefined;
+    const wanted = isCodes(scheme) ? codesConfig(config, scheme) : undefined;
     const double = part.stored?.tensors.has("nested_absmax") ?? false;
     const floats = part.stored !== undefined || /^B?F\d/.test(part.from.dtype);
     const kept = floats && part.stored?.scheme.name === wanted?.quantization_method();

@@ -15,7 +15,7 @@ import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType, WeightPart } from "../nn/weight.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
-import { type Quantization, quantizationJson, selectiveJson, storedQuantization } from "../quant/index.js";
+import { codesConfig, type Quantization, quantizationJson, selectiveJson, storedQuantization } from "../quant/index.js";
 import { isCodes, SelectiveConfig } from "../quant/selective.js";
 import { editJson } from "../sources/json-edit.js";
 import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
@@ -178,7 +178,7 @@ function checkChoices({ model, dtype }: Savable, config: SelectiveConfig): boole
     const { inner } = linear.weight;
     const is = inner?.scheme === "dense" ? inner.tensors[0]?.dtype : inner?.scheme;
     const wanted = isCodes(scheme)
-      ? config.bitsAndBytes(scheme).quantization_method()
+      ? codesConfig(config, scheme).quantization_method()
       : scheme === "auto"
         ? dtype
         : scheme;

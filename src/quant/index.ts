@@ -7,10 +7,11 @@ import { ConfigError, namesOf, OctavoError, OptionError, UnsupportedModelError }
 import { listed, show } from "../core/show.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
 import { PythonFloat } from "../sources/json-edit.js";
+import { sharedFields } from "./_shared.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
 import { llmInt8Scheme } from "./llm-int8.js";
-import { isCodes, SELECTIVE_METHOD, SelectiveConfig, type SelectiveOptions } from "./selective.js";
+import { type CodesName, isCodes, SELECTIVE_METHOD, SelectiveConfig, type SelectiveOptions } from "./selective.js";
 
 /** How the linears of a model are quantized: all alike, or each as its path says. */
 export type Quantization = BitsAndBytesConfig | SelectiveConfig;
@@ -34,6 +35,20 @@ export type HeadDType = (typeof HEAD_DTYPES)[number];
 /** The scheme of a separately stored output head; undefined for "auto". LLM.int8() with its usual threshold. */
 export function headScheme(dtype: HeadDType | undefined): Scheme | undefined {
   return dtype === "int8" ? llmInt8Scheme(6) : undefined;
+}
+
+/** The fields of a BitsAndBytesConfig that mean a scheme of a SelectiveConfig. */
+const CODES = {
+  int8: { load_in_8bit: true },
+  nf4: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" },
+  "nf4-dq": { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
+  fp4: { load_in_4bit: true, bnb_4bit_quant_type: "fp4" },
+  "fp4-dq": { load_in_4bit: true, bnb_4bit_quant_type: "fp4", bnb_4bit_use_double_quant: true },
+} as const satisfies Record<CodesName, BitsAndBytesOptions>;
+
+/** The configuration of linears that a SelectiveConfig puts into one of its schemes. */
+export function codesConfig(config: SelectiveConfig, scheme: CodesName): BitsAndBytesConfig {
+  return new BitsAndBytesConfig({ ...CODES[scheme], ...sharedFields(config) });
 }
 
 /** The scheme for the linears of a model; undefined if they are not quantized, or not all alike. */
@@ -251,7 +266,7 @@ function choices({ modules, default: rest }: SelectiveConfig) {
  */
 export function storedSchemes(config: Quantization, exact = false, values = false): readonly Scheme[] {
   if (SelectiveConfig.is(config)) {
-    const kinds = [...config.schemes].filter(isCodes).map((scheme) => config.bitsAndBytes(scheme));
+    const kinds = [...config.schemes].filter(isCodes).map((scheme) => codesConfig(config, scheme));
     // One scheme for the 4-bit codes claims all kinds of them.
     const four = kinds.find(({ load_in_4bit }) => load_in_4bit);
     const eight = kinds.find(({ load_in_8bit }) => load_in_8bit);

@@ -4,23 +4,17 @@
 import * as z from "zod";
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
 import { entriesOf, OptionError, suggestion } from "../core/errors.js";
-import { type Options, option, pick, readOptions, such, withoutFlags } from "../core/options.js";
+import { type Options, option, readOptions, such, withoutFlags } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { FloatDType } from "../nn/weight.js";
-import { BITS_AND_BYTES, BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
+import { SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
 
 /** The `quant_method` of a config.json whose matrices are quantized selectively. */
 export const SELECTIVE_METHOD = "octavo";
 
-/** The schemes with codes, and the fields of a BitsAndBytesConfig that mean the same. */
-const CODES = {
-  int8: { load_in_8bit: true },
-  nf4: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" },
-  "nf4-dq": { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
-  fp4: { load_in_4bit: true, bnb_4bit_quant_type: "fp4" },
-  "fp4-dq": { load_in_4bit: true, bnb_4bit_quant_type: "fp4", bnb_4bit_use_double_quant: true },
-} as const satisfies Record<string, BitsAndBytesOptions>;
-type CodesName = keyof typeof CODES;
+/** The schemes with codes. "-dq" quantizes the scales of 4-bit blocks as well. */
+const CODES = ["int8", "nf4", "nf4-dq", "fp4", "fp4-dq"] as const;
+export type CodesName = (typeof CODES)[number];
 
 /** "int8" is LLM.int8(); "-dq" quantizes the scales of 4-bit blocks as well; "auto" is the model's own dtype. */
 export type SchemeName = CodesName | FloatName | "auto";
@@ -28,26 +22,19 @@ export type SchemeName = CodesName | FloatName | "auto";
 /** A scheme as it is used: codes, a float dtype, or the model's own dtype. */
 export type LinearScheme = CodesName | FloatDType | "auto";
 
-const SCHEMES = [...Object.keys(CODES), "auto", ...DTYPE_SPELLINGS];
+const SCHEMES: readonly string[] = [...CODES, "auto", ...DTYPE_SPELLINGS];
 
 /** The scheme of a name; undefined if it is none. */
 function schemeNamed(name: unknown): LinearScheme | undefined {
   if (typeof name !== "string") return undefined;
-  if (name === "auto" || Object.hasOwn(CODES, name)) return name as LinearScheme;
+  if (name === "auto" || isCodes(name)) return name;
   return parseDType(name);
 }
 
 /** True for a scheme with codes. */
-export function isCodes(scheme: LinearScheme): scheme is CodesName {
-  return Object.hasOwn(CODES, scheme);
+export function isCodes(scheme: string): scheme is CodesName {
+  return (CODES as readonly string[]).includes(scheme);
 }
-
-/** What all its schemes share. */
-const SHARED = withoutFlags({
-  llm_int8_threshold: BITS_AND_BYTES.llm_int8_threshold,
-  bnb_4bit_compute_dtype: BITS_AND_BYTES.bnb_4bit_compute_dtype,
-  bnb_4bit_blocksize: BITS_AND_BYTES.bnb_4bit_blocksize,
-});
 
 /** The fields of a SelectiveConfig. */
 export const SELECTIVE = {
@@ -64,7 +51,7 @@ export const SELECTIVE = {
   ),
   /** The scheme of linears that no pattern matches, except the output head (default: "auto", they stay in the model's dtype). */
   default: such<SchemeName>((value) => schemeNamed(value) !== undefined, `one of ${SCHEMES.join(", ")}`),
-  ...SHARED,
+  ...withoutFlags(SHARED),
 };
 
 export interface SelectiveOptions extends Options<typeof SELECTIVE> {}
@@ -86,8 +73,8 @@ interface Said {
 export class SelectiveConfig {
   readonly default: LinearScheme;
   readonly llm_int8_threshold: number;
-  readonly bnb_4bit_compute_dtype: BitsAndBytesConfig["bnb_4bit_compute_dtype"];
-  readonly bnb_4bit_blocksize: BitsAndBytesConfig["bnb_4bit_blocksize"];
+  readonly bnb_4bit_compute_dtype: Shared["bnb_4bit_compute_dtype"];
+  readonly bnb_4bit_blocksize: Shared["bnb_4bit_blocksize"];
   /** The fields that were set explicitly. */
   readonly given: ReadonlySet<string>;
   readonly #rules: readonly Rule[];
@@ -116,7 +103,7 @@ export class SelectiveConfig {
         hint: '{ modules: { self_attn: "int8", mlp: "nf4" } }',
       });
     }
-    const shared = new BitsAndBytesConfig(pick(SHARED, fields));
+    const shared = sharedOf(fields);
     this.llm_int8_threshold = shared.llm_int8_threshold;
     this.bnb_4bit_compute_dtype = shared.bnb_4bit_compute_dtype;
     this.bnb_4bit_blocksize = shared.bnb_4bit_blocksize;
@@ -138,16 +125,6 @@ export class SelectiveConfig {
     return new Set([...this.#rules.map(({ scheme }) => scheme), this.default]);
   }
 
-  /** The configuration of a whole model in one of its schemes. */
-  bitsAndBytes(scheme: CodesName): BitsAndBytesConfig {
-    return new BitsAndBytesConfig({
-      ...CODES[scheme],
-      llm_int8_threshold: this.llm_int8_threshold,
-      bnb_4bit_compute_dtype: spelled(this.bnb_4bit_compute_dtype),
-      bnb_4bit_blocksize: this.bnb_4bit_blocksize,
-    });
-  }
-
   /** Always "selective". */
   quantization_method(): "selective" {
     return "selective";
@@ -166,15 +143,9 @@ export class SelectiveConfig {
       quant_method: SELECTIVE_METHOD,
       modules: Object.fromEntries(this.#rules.map(({ pattern, scheme }) => [pattern, word(scheme)])),
       default: word(this.default),
-      llm_int8_threshold: this.llm_int8_threshold,
-      bnb_4bit_compute_dtype: spelled(this.bnb_4bit_compute_dtype),
-      bnb_4bit_blocksize: this.bnb_4bit_blocksize,
+      ...sharedFields(this),
     };
   }
-}
-
-function spelled(compute: BitsAndBytesConfig["bnb_4bit_compute_dtype"]): FloatName | "int8" {
-  return compute === "int8" ? compute : torchName(compute);
 }
 
 /** The rules of `modules`. @throws OptionError */

@@ -120,6 +120,7 @@ function quantized(linear: BareLinear, config: BitsAndBytesConfig): BareLinear {
         compute_dtype: compute === "int8" ? compute : torchName(compute),
         compress_statistics: config.bnb_4bit_use_double_quant,
         blocksize: config.bnb_4bit_blocksize,
+        scale_search: config.bnb_4bit_scale_search,
       });
   if (experts > 1) made.weight = stackLike(made.weight, before);
   made.weight.pending = before.pending;

@@ -291,14 +291,15 @@ export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOpti
 }
 
 export const fourBitQuantizeOp = new Op({
-  signature: "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 ->",
+  signature:
+    "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 search:i32 ->",
   check([, codes, absmax], [kind, blocksize]) {
     if (kind !== FOUR_BIT.nf4 && kind !== FOUR_BIT.fp4) {
       throw new OptionError(`floats are quantized to the kinds 0 (nf4) and 1 (fp4), not ${kind}`);
     }
     checkStatistics([codes, absmax], 1, blocksize!);
   },
-  reference({ w, codes, absmax }, { kind, blocksize, row }) {
+  reference({ w, codes, absmax }, { kind, blocksize, row, search }) {
     const inputs = w!.shape[1]!;
     const count = w!.data.length;
     const start = row! * inputs;
@@ -308,6 +309,7 @@ export const fourBitQuantizeOp = new Op({
       const end = Math.min(at + blocksize!, count);
       let largest = 0;
       for (let i = at; i < end; i++) largest = Math.max(largest, Math.abs(w!.data[i]!));
+      if (search) largest = searchedScale(w!.data.subarray(at, end) as Float32Array, largest, kind!);
       absmax!.data[(start + at) / blocksize!] = largest;
       const short = end - at < blocksize!;
       const inverse = largest === 0 ? 0 : fround(1 / largest);
@@ -322,7 +324,35 @@ export const fourBitQuantizeOp = new Op({
   },
 });
 
-/** Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`. */
+/** The scales that a search tries, as multiples of the absmax. */
+export const SCALES_TRIED: Float32Array = Float32Array.from({ length: 16 }, (_, i) => (80 + 2 * i) / 100);
+
+/** Of 16 scales about the absmax of a block that with the least squared error; the absmax itself unless another one is better. */
+function searchedScale(block: Float32Array, absmax: number, kind: number): number {
+  if (!(absmax > 1e-30 && absmax < 1e30)) return absmax;
+  const table = FOUR_BIT_TABLES[kind]!;
+  const errorOf = (scale: number): number => {
+    const inverse = fround(1 / scale);
+    let sum = 0;
+    for (const x of block) {
+      const value = fround(x * inverse);
+      sum += (value - table[encode(kind, value)]!) ** 2;
+    }
+    return sum * scale * scale;
+  };
+  let [best, least] = [absmax, errorOf(absmax)];
+  for (const factor of SCALES_TRIED) {
+    const scale = fround(absmax * factor);
+    const error = errorOf(scale);
+    if (error < least) [best, least] = [scale, error];
+  }
+  return best;
+}
+
+/**
+ * Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`.
+ * @param search the scale of a block is not its absmax, but that of 16 about it with the least squared error
+ */
 export function fourBitQuantize(
   w: Tensor,
   codes: Tensor,
@@ -330,8 +360,9 @@ export function fourBitQuantize(
   kind: BnbKind,
   blocksize: number,
   row: number,
+  search = false,
 ): void {
-  fourBitQuantizeOp.run([w, codes, absmax], [FOUR_BIT[kind], blocksize, row]);
+  fourBitQuantizeOp.run([w, codes, absmax], [FOUR_BIT[kind], blocksize, row, Number(search)]);
 }
 
 export const fourBitDequantizeOp = new Op({

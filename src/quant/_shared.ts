@@ -1,7 +1,7 @@
 // What every configuration of quantized linears says beside their schemes.
 
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
-import { choice, number, type Options, such } from "../core/options.js";
+import { choice, flag, number, type Options, such } from "../core/options.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BLOCK_SIZES } from "../ops/four-bit.js";
 
@@ -19,12 +19,21 @@ export const SHARED = {
   ),
   /** Elements per block of 4-bit codes. */
   bnb_4bit_blocksize: choice(BLOCK_SIZES),
+  /**
+   * Octavo's own: the scale of a 4-bit block is not its absmax, but that of 16 about it with the least squared error (default: false,
+   * the bits of bitsandbytes). Codes and files stay bitsandbytes'.
+   */
+  bnb_4bit_scale_search: flag({
+    flag: "scale-search",
+    help: "choose the scale of each 4-bit block by its error: closer to the original, slower to quantize",
+  }),
 };
 
 export interface Shared {
   readonly llm_int8_threshold: number;
   readonly bnb_4bit_compute_dtype: FloatDType | "int8";
   readonly bnb_4bit_blocksize: (typeof BLOCK_SIZES)[number];
+  readonly bnb_4bit_scale_search: boolean;
 }
 
 /** The values of checked fields, with Python's defaults. */
@@ -34,15 +43,17 @@ export function sharedOf(fields: Options<typeof SHARED>): Shared {
     llm_int8_threshold: fields.llm_int8_threshold ?? 6.0,
     bnb_4bit_compute_dtype: compute === "int8" ? compute : parseDType(compute)!,
     bnb_4bit_blocksize: fields.bnb_4bit_blocksize ?? 64,
+    bnb_4bit_scale_search: fields.bnb_4bit_scale_search ?? false,
   };
 }
 
 /** The fields of a config.json. */
 export function sharedFields(shared: Shared): Required<Options<typeof SHARED>> {
-  const { llm_int8_threshold, bnb_4bit_compute_dtype: compute, bnb_4bit_blocksize } = shared;
+  const { llm_int8_threshold, bnb_4bit_compute_dtype: compute, bnb_4bit_blocksize, bnb_4bit_scale_search } = shared;
   return {
     llm_int8_threshold,
     bnb_4bit_compute_dtype: compute === "int8" ? compute : torchName(compute),
     bnb_4bit_blocksize,
+    bnb_4bit_scale_search,
   };
 }

@@ -58,6 +58,7 @@ export class BitsAndBytesConfig {
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: Shared["bnb_4bit_compute_dtype"];
   readonly bnb_4bit_blocksize: Shared["bnb_4bit_blocksize"];
+  readonly bnb_4bit_scale_search: boolean;
   /** The fields that were set explicitly. */
   readonly given: ReadonlySet<string>;
   readonly #own = true;
@@ -93,6 +94,7 @@ export class BitsAndBytesConfig {
     this.llm_int8_threshold = shared.llm_int8_threshold;
     this.bnb_4bit_compute_dtype = shared.bnb_4bit_compute_dtype;
     this.bnb_4bit_blocksize = shared.bnb_4bit_blocksize;
+    this.bnb_4bit_scale_search = shared.bnb_4bit_scale_search;
   }
 
   /** "llm_int8", "nf4", "fp4", or undefined for no quantization. */
@@ -114,6 +116,7 @@ export class BitsAndBytesConfig {
       bnb_4bit_use_double_quant: this.bnb_4bit_use_double_quant,
       bnb_4bit_compute_dtype: shared.bnb_4bit_compute_dtype,
       bnb_4bit_blocksize: shared.bnb_4bit_blocksize,
+      bnb_4bit_scale_search: shared.bnb_4bit_scale_search,
     };
   }
 }

@@ -60,6 +60,7 @@ export function schemeOf(config: Quantization | undefined): Scheme | undefined {
     kind: method,
     blocksize: config.bnb_4bit_blocksize,
     double_quant: config.bnb_4bit_use_double_quant,
+    scale_search: config.bnb_4bit_scale_search,
     compute: config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype,
   });
 }
@@ -79,7 +80,12 @@ function shown(value: unknown): string {
 }
 
 /** Fields that say how the codes were made: they cannot be changed once codes exist. */
-const MADE = ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "llm_int8_skip_modules"] as const;
+const MADE = [
+  "bnb_4bit_quant_type",
+  "bnb_4bit_use_double_quant",
+  "bnb_4bit_scale_search",
+  "llm_int8_skip_modules",
+] as const;
 /** Fields that only say how products are computed: the caller's values override the stored ones. */
 const COMPUTED = ["llm_int8_threshold", "bnb_4bit_compute_dtype"] as const;
 
@@ -235,6 +241,8 @@ export function agree(stored: Quantization, asked: Quantization | undefined, loc
     if (JSON.stringify(choices(asked)) !== JSON.stringify(choices(stored))) {
       contradict("quantization_config", choices(asked), choices(stored));
     }
+    const search = "bnb_4bit_scale_search";
+    if (asked.given.has(search) && asked[search] !== stored[search]) contradict(search, asked[search], stored[search]);
     return stored.computed(Object.fromEntries(computedBy(asked)));
   }
   if (asked.load_in_8bit !== stored.load_in_8bit) {
@@ -244,7 +252,7 @@ export function agree(stored: Quantization, asked: Quantization | undefined, loc
     if (!asked.given.has(key) || shown(asked[key]) === shown(stored[key])) continue;
     contradict(key, asked[key], stored[key]);
   }
-  const { quant_method: _, bnb_4bit_blocksize: __, ...own } = stored.to_dict();
+  const { quant_method: _, bnb_4bit_blocksize: __, bnb_4bit_scale_search: ___, ...own } = stored.to_dict();
   return new BitsAndBytesConfig({ ...own, ...Object.fromEntries(computedBy(asked)) });
 }
 

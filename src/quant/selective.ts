@@ -75,6 +75,7 @@ export class SelectiveConfig {
   readonly llm_int8_threshold: number;
   readonly bnb_4bit_compute_dtype: Shared["bnb_4bit_compute_dtype"];
   readonly bnb_4bit_blocksize: Shared["bnb_4bit_blocksize"];
+  readonly bnb_4bit_scale_search: boolean;
   /** The fields that were set explicitly. */
   readonly given: ReadonlySet<string>;
   readonly #rules: readonly Rule[];
@@ -107,6 +108,7 @@ export class SelectiveConfig {
     this.llm_int8_threshold = shared.llm_int8_threshold;
     this.bnb_4bit_compute_dtype = shared.bnb_4bit_compute_dtype;
     this.bnb_4bit_blocksize = shared.bnb_4bit_blocksize;
+    this.bnb_4bit_scale_search = shared.bnb_4bit_scale_search;
   }
 
   /** Schemes by patterns, in their order. */

@@ -229,6 +229,31 @@ describe("loading", () => {
   });
 });
 
+test("searched scales: asked for in any way they are the same, and stay when the model is saved", async () => {
+  const nf4 = { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } as const;
+  const load = (options: object) => AutoModelForCausalLM.from_pretrained(folder("llama"), { device, ...options });
+  await using plain = await load(nf4);
+  await using searched = await load({ ...nf4, bnb_4bit_scale_search: true });
+  await using selective = await load({
+    quantization_config: { modules: {}, default: "nf4", bnb_4bit_scale_search: true },
+  });
+  await using replaced = await load({});
+  replace_with_bnb_linear(replaced, { quantization_config: { ...nf4, bnb_4bit_scale_search: true } });
+  const want = await logits(searched);
+  expect(await logits(plain)).not.toEqual(want);
+  for (const model of [selective, replaced]) expect(await logits(model)).toEqual(want);
+  for (const model of [searched, selective]) {
+    const into = temporary("searched");
+    await model.save_pretrained(into);
+    await using again = await AutoModelForCausalLM.from_pretrained(into, { device });
+    expect(await logits(again)).toEqual(want);
+  }
+  const stored = join(FIXTURES, "checkpoints", "llama", "bnb-fp4");
+  await expect(
+    AutoModelForCausalLM.from_pretrained(stored, { device, load_in_4bit: true, bnb_4bit_scale_search: true }),
+  ).rejects.toThrow(/scale_search/);
+});
+
 describe("replace_with_bnb_linear", () => {
   test("a model of one's own", async () => {
     class Net extends nn.Module {

@@ -3,7 +3,15 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { doubleQuantizeOp } from "../../../ops/double-quantize.js";
-import { FOUR_BIT, FP4_THRESHOLDS, fourBitQuantizeOp, NESTED_BLOCK, NF4_THRESHOLDS } from "../../../ops/four-bit.js";
+import {
+  FOUR_BIT,
+  FOUR_BIT_TABLES,
+  FP4_THRESHOLDS,
+  fourBitQuantizeOp,
+  NESTED_BLOCK,
+  NF4_THRESHOLDS,
+  SCALES_TRIED,
+} from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
@@ -105,23 +113,69 @@ export const llmInt8Dequantize: Kernel = {
   shaders: () => [rowValues({})],
 };
 
+const thresholds = (name: string, values: readonly number[] | Float32Array): string =>
+  `const ${name} = array<f32, ${values.length}>(${[...values].map(literal).join(", ")});`;
+
+/** The steps from one value to the next larger one. */
+const steps = (name: string, values: readonly number[]): string =>
+  thresholds(
+    name,
+    values.slice(1).map((value, i) => Math.fround(value - values[i]!)),
+  );
+/** The magnitudes of FP4 in order. */
+const FP4_SIZES = [...FOUR_BIT_TABLES[FOUR_BIT.fp4]!.subarray(0, 8)].sort((a, b) => a - b);
+
 const blockScale = family("four_bit_quantize", ({ w }: { step: "scale"; w: DType }) => ({
   bindings: [reads("w"), writes("absmax"), writes("inverse")],
-  params: ["count", "elements", "blocksize", "w", "absmax"],
-  declarations: [FLOATS, EXACT_DIVIDE, SIZE_OF, reader("w", w)],
+  params: ["count", "elements", "blocksize", "w", "absmax", "kind", "search"],
+  declarations: [
+    FLOATS,
+    EXACT_DIVIDE,
+    SIZE_OF,
+    reader("w", w),
+    thresholds("NF4", NF4_THRESHOLDS),
+    thresholds("FP4", FP4_THRESHOLDS),
+    steps("NF4_STEPS", [...FOUR_BIT_TABLES[FOUR_BIT.nf4]!]),
+    steps("FP4_STEPS", FP4_SIZES),
+    thresholds("TRIED", SCALES_TRIED),
+    // Squared errors of a block with a scale, in units of its square. Values are sums of steps: their last bit may be off.
+    `fn error_of(first: u32, end: u32, scale: f32) -> f32 {
+  let inverse = exact_divide(1.0, scale);
+  var sum = 0.0;
+  for (var i = first; i < end; i++) {
+    var value = w_at(P.w + i) * inverse;
+    var near = 0.0;
+    if (P.kind == ${FOUR_BIT.nf4}u) {
+      near = -1.0;
+      for (var j = 0u; j < 15u; j++) { near += select(0.0, NF4_STEPS[j], value > NF4[j]); }
+    } else {
+      value = abs(value);
+      for (var j = 0u; j < 7u; j++) { near += select(0.0, FP4_STEPS[j], value > FP4[j]); }
+    }
+    sum += (value - near) * (value - near);
+  }
+  return sum;
+}`,
+  ],
   body: `if (gid >= P.count) { return; }
   let end = min((gid + 1u) * P.blocksize, P.elements);
   var size = 0u;
   for (var i = gid * P.blocksize; i < end; i++) { size = max(size, size_of(w_at(P.w + i))); }
-  let high = bitcast<f32>(size);
+  var high = bitcast<f32>(size);
+  if (P.search != 0u && size < ENDLESS && high > 1e-30 && high < 1e30) {
+    let largest = high;
+    var least = error_of(gid * P.blocksize, end, high) * high * high;
+    for (var i = 0u; i < 16u; i++) {
+      let scale = largest * TRIED[i];
+      let error = error_of(gid * P.blocksize, end, scale) * scale * scale;
+      if (error < least) { least = error; high = scale; }
+    }
+  }
   absmax[P.absmax + gid] = high;
   inverse[2u * gid] = high;
   inverse[2u * gid + 1u] = 0.0;
   if (size > 0u && size < ENDLESS) { inverse[2u * gid + 1u] = exact_divide(1.0, high); }`,
 }));
-
-const thresholds = (name: string, values: Float32Array): string =>
-  `const ${name} = array<f32, ${values.length}>(${[...values].map(literal).join(", ")});`;
 
 const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType }) => ({
   bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
@@ -172,7 +226,7 @@ function misplaced(w: Operand, codes: Operand, blocksize: number, row: number): 
 
 export const fourBitQuantize: Kernel = {
   op: fourBitQuantizeOp,
-  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }, recorder) {
+  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0, search = 0] }, recorder) {
     const problem = misplaced(w!, codes!, blocksize, row);
     if (problem) return problem;
     const columns = w!.shape[1]!;
@@ -182,7 +236,8 @@ export const fourBitQuantize: Kernel = {
     const blocks = Math.ceil(elements / blocksize);
     const inverse = scratch(recorder, "inverse", 2 * blocks);
     const type = w!.dtype;
-    const sizes = { count: blocks, elements, blocksize, w: w!.offset, absmax: absmax!.offset + begin / blocksize };
+    const places = { w: w!.offset, absmax: absmax!.offset + begin / blocksize };
+    const sizes = { count: blocks, elements, blocksize, ...places, kind, search };
     const first = [w!, absmax!, inverse];
     recorder.dispatch(blockScale({ step: "scale", w: type }), first, sizes, groupsFor(blocks, WORKGROUP));
     const end = begin + elements;
@@ -193,7 +248,7 @@ export const fourBitQuantize: Kernel = {
     recorder.dispatch(blockCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
     return undefined;
   },
-  axes({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }) {
+  axes({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0, search = 0] }) {
     const problem = misplaced(w!, codes!, blocksize, row);
     if (problem) return problem;
     const [rows = 0, columns = 0] = w!.shape;
@@ -207,7 +262,9 @@ export const fourBitQuantize: Kernel = {
       1: { operand: codes!, dim: 0, range },
       2: { operand: absmax!, dim: 0, range: blocks },
     };
-    return [{ size: rows, step: rowsPerCut(columns, blocksize), parts, attributes: () => [kind, blocksize, 0] }];
+    return [
+      { size: rows, step: rowsPerCut(columns, blocksize), parts, attributes: () => [kind, blocksize, 0, search] },
+    ];
   },
   shaders: () => FLOAT.flatMap((w) => [blockScale({ step: "scale", w }), blockCodes({ step: "codes", w })]),
 };

@@ -21,10 +21,10 @@ import { scale } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
 import { type LinearScheme, SelectiveConfig } from "../quant/selective.js";
 import type { Source } from "../sources/source.js";
-import { readPlanned } from "./fill.js";
 import { prepareModel, type StorageChoice } from "./index.js";
 import { names, notQuantized, ownLinears, schemeFor } from "./linears.js";
 import { itemBytes, type PlanItem } from "./plan.js";
+import { readMatrix } from "./rows.js";
 import { storedBytes } from "./survey.js";
 
 /** Schemes from the largest to the smallest. */
@@ -178,7 +178,7 @@ async function errorsOf(
       sums[i]! += sum;
     });
   };
-  await readPlanned(device, source, item, { granularity, put }, breathe);
+  await readMatrix({ device, files: source, breathe }, item, () => ({ granularity, put }));
   return [...sums].map((sum) => (norm === 0 ? 0 : sum / norm));
 }
 

@@ -8,6 +8,7 @@ import type { Tensor } from "../core/tensor.js";
 import { ACT, type Act, activate, activationBack } from "./activation.js";
 import { COMPUTE, checkCompute, type LinearOptions, productKeeps } from "./linear.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
+import { searchedScale } from "./scale-search.js";
 import { sumRows } from "./sum-rows.js";
 
 const fround = Math.fround;
@@ -309,7 +310,11 @@ export const fourBitQuantizeOp = new Op({
       const end = Math.min(at + blocksize!, count);
       let largest = 0;
       for (let i = at; i < end; i++) largest = Math.max(largest, Math.abs(w!.data[i]!));
-      if (search) largest = searchedScale(w!.data.subarray(at, end) as Float32Array, largest, kind!);
+      if (search) {
+        const table = FOUR_BIT_TABLES[kind!]!;
+        const block = w!.data.subarray(at, end) as Float32Array;
+        largest = searchedScale(block, largest, (value) => table[encode(kind!, value)]!);
+      }
       absmax!.data[(start + at) / blocksize!] = largest;
       const short = end - at < blocksize!;
       const inverse = largest === 0 ? 0 : fround(1 / largest);
@@ -323,31 +328,6 @@ export const fourBitQuantizeOp = new Op({
     return undefined;
   },
 });
-
-/** The scales that a search tries, as multiples of the absmax. */
-export const SCALES_TRIED: Float32Array = Float32Array.from({ length: 16 }, (_, i) => (80 + 2 * i) / 100);
-
-/** Of 16 scales about the absmax of a block that with the least squared error; the absmax itself unless another one is better. */
-function searchedScale(block: Float32Array, absmax: number, kind: number): number {
-  if (!(absmax > 1e-30 && absmax < 1e30)) return absmax;
-  const table = FOUR_BIT_TABLES[kind]!;
-  const errorOf = (scale: number): number => {
-    const inverse = fround(1 / scale);
-    let sum = 0;
-    for (const x of block) {
-      const value = fround(x * inverse);
-      sum += (value - table[encode(kind, value)]!) ** 2;
-    }
-    return sum * scale * scale;
-  };
-  let [best, least] = [absmax, errorOf(absmax)];
-  for (const factor of SCALES_TRIED) {
-    const scale = fround(absmax * factor);
-    const error = errorOf(scale);
-    if (error < least) [best, least] = [scale, error];
-  }
-  return best;
-}
 
 /**
  * Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`.

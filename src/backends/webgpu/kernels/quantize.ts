@@ -3,22 +3,15 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { doubleQuantizeOp } from "../../../ops/double-quantize.js";
-import {
-  FOUR_BIT,
-  FOUR_BIT_TABLES,
-  FP4_THRESHOLDS,
-  fourBitQuantizeOp,
-  NESTED_BLOCK,
-  NF4_THRESHOLDS,
-  SCALES_TRIED,
-} from "../../../ops/four-bit.js";
+import { FOUR_BIT, fourBitQuantizeOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Binding, Operand } from "../schedule/call.js";
 import { along, rowsPerCut } from "../schedule/split.js";
 import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
-import { EXACT_DIVIDE, FLOATS, fold, literal, SIZE_OF } from "../wgsl.js";
+import { EXACT_DIVIDE, FLOATS, fold, SIZE_OF } from "../wgsl.js";
+import { SCALE_SEARCH, THRESHOLDS } from "./four-bit-codes.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 
@@ -113,64 +106,16 @@ export const llmInt8Dequantize: Kernel = {
   shaders: () => [rowValues({})],
 };
 
-const thresholds = (name: string, values: readonly number[] | Float32Array): string =>
-  `const ${name} = array<f32, ${values.length}>(${[...values].map(literal).join(", ")});`;
-
-/** The steps from one value to the next larger one. */
-const steps = (name: string, values: readonly number[]): string =>
-  thresholds(
-    name,
-    values.slice(1).map((value, i) => Math.fround(value - values[i]!)),
-  );
-/** The magnitudes of FP4 in order. */
-const FP4_SIZES = [...FOUR_BIT_TABLES[FOUR_BIT.fp4]!.subarray(0, 8)].sort((a, b) => a - b);
-
 const blockScale = family("four_bit_quantize", ({ w }: { step: "scale"; w: DType }) => ({
   bindings: [reads("w"), writes("absmax"), writes("inverse")],
   params: ["count", "elements", "blocksize", "w", "absmax", "kind", "search"],
-  declarations: [
-    FLOATS,
-    EXACT_DIVIDE,
-    SIZE_OF,
-    reader("w", w),
-    thresholds("NF4", NF4_THRESHOLDS),
-    thresholds("FP4", FP4_THRESHOLDS),
-    steps("NF4_STEPS", [...FOUR_BIT_TABLES[FOUR_BIT.nf4]!]),
-    steps("FP4_STEPS", FP4_SIZES),
-    thresholds("TRIED", SCALES_TRIED),
-    // Squared errors of a block with a scale, in units of its square. Values are sums of steps: their last bit may be off.
-    `fn error_of(first: u32, end: u32, scale: f32) -> f32 {
-  let inverse = exact_divide(1.0, scale);
-  var sum = 0.0;
-  for (var i = first; i < end; i++) {
-    var value = w_at(P.w + i) * inverse;
-    var near = 0.0;
-    if (P.kind == ${FOUR_BIT.nf4}u) {
-      near = -1.0;
-      for (var j = 0u; j < 15u; j++) { near += select(0.0, NF4_STEPS[j], value > NF4[j]); }
-    } else {
-      value = abs(value);
-      for (var j = 0u; j < 7u; j++) { near += select(0.0, FP4_STEPS[j], value > FP4[j]); }
-    }
-    sum += (value - near) * (value - near);
-  }
-  return sum;
-}`,
-  ],
+  declarations: [FLOATS, EXACT_DIVIDE, SIZE_OF, reader("w", w), SCALE_SEARCH],
   body: `if (gid >= P.count) { return; }
   let end = min((gid + 1u) * P.blocksize, P.elements);
   var size = 0u;
   for (var i = gid * P.blocksize; i < end; i++) { size = max(size, size_of(w_at(P.w + i))); }
   var high = bitcast<f32>(size);
-  if (P.search != 0u && size < ENDLESS && high > 1e-30 && high < 1e30) {
-    let largest = high;
-    var least = error_of(gid * P.blocksize, end, high) * high * high;
-    for (var i = 0u; i < 16u; i++) {
-      let scale = largest * TRIED[i];
-      let error = error_of(gid * P.blocksize, end, scale) * scale * scale;
-      if (error < least) { least = error; high = scale; }
-    }
-  }
+  if (P.search != 0u && size < ENDLESS) { high = searched(gid * P.blocksize, end, high); }
   absmax[P.absmax + gid] = high;
   inverse[2u * gid] = high;
   inverse[2u * gid + 1u] = 0.0;
@@ -186,8 +131,7 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
     EXACT_DIVIDE,
     SIZE_OF,
     reader("w", w),
-    thresholds("NF4", NF4_THRESHOLDS),
-    thresholds("FP4", FP4_THRESHOLDS),
+    THRESHOLDS,
     "const FP4_CODES = array<u32, 8>(0u, 1u, 6u, 7u, 4u, 5u, 2u, 3u);",
     `fn code_of(e: u32) -> u32 {
   var value = 0.0;

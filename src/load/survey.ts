@@ -176,13 +176,14 @@ export async function surveyModel(source: Source, options: SurveyOptions = {}): 
   for (const { shape } of model.parameters()) parameters += shape.reduce((n, size) => n * size, 1);
   const declared_bytes = declaredBytes(model, { dtype });
   const usual = stored ? [] : sizesOf(dtype, bytesOf);
+  const plain = checkpoint && !stored ? planOf({ dtype }) : undefined;
   if (stored) agree(stored, asked, source.location);
   const chosen = stored ?? asked;
   const unused = asked && !stored ? unusedPatterns(model, asked) : undefined;
   // From here on the head may be a matrix of its own.
   const storage = { ...storageOf(model, chosen, dtype), stored: stored && storedSchemes(stored) };
   const own = chosen ? [{ name: chosen.quantization_method()!, options: {}, bytes: bytesOf(storage) }] : [];
-  const published = checkpoint && planOf(stored ? storage : { dtype, shared: storage.shared });
+  const published = checkpoint && (plain ?? planOf(storage));
   const warnings = [...(checkpoint?.warnings ?? []), ...(unused ? [unused] : [])];
   if (published && published.unexpected.length > 0) {
     warnings.push(

@@ -19,11 +19,14 @@ export type Quantization = BitsAndBytesConfig | SelectiveConfig;
 /** What callers give for one: the config, or its fields. */
 export type QuantizationOptions = Quantization | BitsAndBytesOptions | SelectiveOptions;
 
-/** The config that a caller gave. Fields are those of a SelectiveConfig if they name `modules`. @throws OptionError */
+/** Fields that only a SelectiveConfig has. */
+const SELECTIVE_FIELDS = ["modules", "default"];
+
+/** The config that a caller gave, or that its fields are for. @throws OptionError */
 export function quantizationOf(given: QuantizationOptions): Quantization {
   if (BitsAndBytesConfig.is(given) || SelectiveConfig.is(given)) return given;
   const names = namesOf("quantization_config", given);
-  return names.includes("modules") || names.includes("quant_method")
+  return SELECTIVE_FIELDS.some((name) => names.includes(name))
     ? new SelectiveConfig(given as SelectiveOptions)
     : new BitsAndBytesConfig(given as BitsAndBytesOptions);
 }

@@ -135,7 +135,8 @@ describe("loading", () => {
       ["gpt2", { modules: { attn: "fp4", lm_head: "int8" }, default: "nf4" }],
       ["mixtral", { modules: { self_attn: "bf16", "layers.0": "nf4-dq" }, default: "int8" }],
     ] as const) {
-      const { sizes } = await surveyModel(new Disk(folder(name)), { plan: new SelectiveConfig(plan) });
+      const { sizes, ...survey } = await surveyModel(new Disk(folder(name)), { plan: new SelectiveConfig(plan) });
+      expect(survey.checkpoint_bytes).toBe((await surveyModel(new Disk(folder(name)))).checkpoint_bytes);
       await using model = await AutoModelForCausalLM.from_pretrained(folder(name), {
         device: reference,
         quantization_config: plan,

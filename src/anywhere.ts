@@ -89,10 +89,12 @@ export type {
 export type { RawImage } from "./media/image.js";
 export type { FloatTensor, ImageInput, ImageProcessor, ImageProcessorOptions } from "./media/image-processor.js";
 export type { MediaFile } from "./media/reader.js";
+export type { NonFinite } from "./nn/finite.js";
 export { type Kernels, SDPBackend, sdp_kernel, sdpa_kernel } from "./nn/sdpa-kernel.js";
 export { transfer } from "./ops/transfer.js";
 export type * from "./pipelines/index.js";
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from "./quant/config.js";
+export { type SchemeName, SelectiveConfig, type SelectiveOptions } from "./quant/selective.js";
 export type { BatchEncoding, Encoding, IntTensor, OffsetTensor, PreTrainedTokenizer } from "./tokenizer/api.js";
 export { StreamDecoder } from "./tokenizer/stream.js";
 export type {

@@ -126,8 +126,9 @@ void load(Machine& machine, const std::string& isa) {
     std::printf("  %-24s %6.2f\n", name, bytes / t.median);
   };
   line("llm_int8_quantize", [&] { find("llm_int8_quantize", isa)->run(machine.call({&w, &i8, &scb}, {word(0)})); });
-  line("four_bit_quantize nf4", [&] { find("four_bit_quantize", isa)->run(machine.call({&w, &u4, &absmax}, {word(0), word(64), word(0)})); });
-  line("four_bit_quantize fp4", [&] { find("four_bit_quantize", isa)->run(machine.call({&w, &u4, &absmax}, {word(1), word(64), word(0)})); });
+  line("four_bit_quantize nf4", [&] { find("four_bit_quantize", isa)->run(machine.call({&w, &u4, &absmax}, {word(0), word(64), word(0), word(0)})); });
+  line("four_bit_quantize fp4", [&] { find("four_bit_quantize", isa)->run(machine.call({&w, &u4, &absmax}, {word(1), word(64), word(0), word(0)})); });
+  line("four_bit_quantize nf4 searched", [&] { find("four_bit_quantize", isa)->run(machine.call({&w, &u4, &absmax}, {word(0), word(64), word(0), word(1)})); });
   line("pack bf16", [&] { find("pack", isa)->run(machine.call({&w, &bf16}, {word(0)})); });
   line("pack u4", [&] { find("pack", isa)->run(machine.call({&u4, &u4p}, {word(0)})); });
 }

@@ -122,7 +122,7 @@ void test_quantize(Machine& machine) {
               if (from == to) continue;
               Array part(dtype, {to - from, k});
               memcpy(part.data, w.data + bytes_of(dtype, from * k), (size_t)part.bytes);
-              must(e.isa, e.kernel, machine.call({&part, &codes, &absmax}, {word(kind), word((int)blocksize), word((int)from)}));
+              must(e.isa, e.kernel, machine.call({&part, &codes, &absmax}, {word(kind), word((int)blocksize), word((int)from), word(0)}));
             }
             if (memcmp(codes.data, want.data, (size_t)want.bytes)) fail(e.isa, text("four_bit_quantize kind %d bs %ld %ldx%ld dtype %d", kind, blocksize, n, k, (int)dtype));
             if (memcmp(absmax.data, want_absmax.data, (size_t)absmax.bytes)) fail(e.isa, "four_bit absmax");

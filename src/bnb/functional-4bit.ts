@@ -38,6 +38,8 @@ const QUANTIZE = {
   /** Quantize the scales as well. */
   compress_statistics: flag(),
   quant_type: choice(BNB_KINDS),
+  /** As `bnb_4bit_scale_search` (default: false). */
+  scale_search: flag(),
   /** Dtype under which the bytes of the codes appear. */
   quant_storage: choice(STORAGE),
 } satisfies Table;
@@ -58,6 +60,7 @@ export function quantize_4bit(A: Tensor, options: Quantize4bitOptions = {}): [pa
   const x = checkedTensor(place, "A", A, FLOAT_DTYPES);
   const given = readOptions(place, QUANTIZE, options);
   const { blocksize = 64, compress_statistics = false, quant_type: kind = "fp4", quant_storage = "uint8" } = given;
+  const { scale_search } = given;
   const { device, size } = x;
   const bytes = bytesOf("u4", size);
   const storage = quant_storage === "uint8" ? "u8" : parseDType(quant_storage)!;
@@ -73,7 +76,8 @@ export function quantize_4bit(A: Tensor, options: Quantize4bitOptions = {}): [pa
     const packed = Tensor.empty(device, [bytes, 1], "u8", "4-bit codes");
     const absmax = Tensor.empty(device, [blocks], "f32", "absmax");
     if (size > 0) {
-      fourBitQuantize(flat(x).view(...sizes), packed.reinterpret("u4", ...sizes), absmax, kind, blocksize, 0);
+      const codes = packed.reinterpret("u4", ...sizes);
+      fourBitQuantize(flat(x).view(...sizes), codes, absmax, kind, blocksize, 0, scale_search);
     }
     const code = Tensor.from(device, FOUR_BIT_TABLES[FOUR_BIT[kind]]!, [16], "f32", "4-bit values");
     const common = { code, shape: x.shape, blocksize, quant_type: kind, dtype: floatOf(x) };

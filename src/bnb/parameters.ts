@@ -37,6 +37,8 @@ export const PARAMS_4BIT = {
   blocksize: choice(BLOCK_SIZES),
   /** The scales of blocks are quantized too (default: true). */
   compress_statistics: flag(),
+  /** As `bnb_4bit_scale_search` (default: false). */
+  scale_search: flag(),
   /** As `bnb_4bit_compute_dtype` (default: exact). */
   compute_dtype: BITS_AND_BYTES.bnb_4bit_compute_dtype,
   experts,
@@ -86,7 +88,13 @@ export class Params4bit extends Matrix {
   /** @throws OptionError, ShapeError */
   constructor(rows: number, columns: number, options: Params4bitOptions = {}) {
     const read = readOptions("Params4bit", PARAMS_4BIT, options);
-    const { quant_type = "fp4", blocksize = 64, compress_statistics = true, compute_dtype = "f32" } = read;
+    const {
+      quant_type = "fp4",
+      blocksize = 64,
+      compress_statistics = true,
+      compute_dtype = "f32",
+      scale_search,
+    } = read;
     super(rows, columns, read.experts);
     this.options = read;
     this.quant_type = quant_type;
@@ -95,7 +103,13 @@ export class Params4bit extends Matrix {
     this.product = true;
     const asked = compute_dtype === "int8" ? "int8" : parseDType(compute_dtype)!;
     const compute = asked === "f16" ? "f32" : asked;
-    this.scheme = fourBitScheme({ kind: quant_type, blocksize, double_quant: compress_statistics, compute });
+    this.scheme = fourBitScheme({
+      kind: quant_type,
+      blocksize,
+      double_quant: compress_statistics,
+      compute,
+      scale_search,
+    });
   }
 
   /** The codes, u4[N,K] in rows, the first of two in the high half of a byte; undefined before it is quantized. As `CB`. */

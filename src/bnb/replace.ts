@@ -8,15 +8,18 @@ import { number, type Options, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
 import { scope } from "../core/tensor.js";
 import { LoadedModel } from "../generate/base.js";
+import { choicesOf, names, unusedPatterns } from "../load/linears.js";
 import { quantizedModules } from "../load/storage.js";
 import type { Model } from "../nn/model.js";
 import { Linear as BareLinear, type Matrix, Module } from "../nn/module.js";
-import type { Scheme } from "../nn/weight.js";
-import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
+import { type FloatDType, type Scheme, storeRows } from "../nn/weight.js";
+import { BitsAndBytesConfig } from "../quant/config.js";
+import { codesConfig, type Quantization, type QuantizationOptions, quantizationOf } from "../quant/index.js";
+import { isCodes, SelectiveConfig } from "../quant/selective.js";
 import { Linear4bit, Linear8bitLt } from "./modules.js";
 import { Int8Params, Params4bit } from "./parameters.js";
 
-const names = such<readonly string[] | null>(
+const NAMES = such<readonly string[] | null>(
   (value) => value === null || listOf(value, (name) => typeof name === "string") !== undefined,
   "a list of module names",
 );
@@ -25,11 +28,11 @@ export const REPLACE = {
   /** Of LLM.int8(): activations of at least this size are multiplied in full precision (default: 6). */
   threshold: number((n) => n >= 0, "a number of at least 0"),
   /** Modules that stay as they are; whole components of a path ("lm_head", "layers.0"). Default: the output head. */
-  skip_modules: names,
-  /** How they are quantized: a BitsAndBytesConfig or its fields (default: in 8 bits). */
-  quantization_config: such<BitsAndBytesConfig | BitsAndBytesOptions>(
+  skip_modules: NAMES,
+  /** How they are quantized: a BitsAndBytesConfig, a SelectiveConfig, or the fields of one (default: in 8 bits). */
+  quantization_config: such<QuantizationOptions>(
     (value) => typeof value === "object" && value !== null,
-    "a BitsAndBytesConfig",
+    "a BitsAndBytesConfig or a SelectiveConfig",
   ),
 };
 export interface ReplaceOptions extends Options<typeof REPLACE> {}
@@ -48,39 +51,57 @@ function treeOf(call: string, model: unknown): Module {
 }
 
 /** The config that the options ask for. @throws OptionError */
-function configOf({ threshold, quantization_config }: ReplaceOptions): BitsAndBytesConfig {
-  const given = BitsAndBytesConfig.is(quantization_config)
-    ? quantization_config
-    : new BitsAndBytesConfig(quantization_config ?? { load_in_8bit: true });
+function configOf({ threshold, quantization_config }: ReplaceOptions): Quantization {
+  const given = quantizationOf(quantization_config ?? { load_in_8bit: true });
   if (given.quantization_method() === undefined) {
     throw new OptionError("quantization_config asks for no quantization", {
       hint: "{ load_in_8bit: true } or { load_in_4bit: true }",
     });
   }
   if (threshold === undefined) return given;
+  if (SelectiveConfig.is(given)) return given.computed({ llm_int8_threshold: threshold });
   const { quant_method: _, ...fields } = given.to_dict();
   return new BitsAndBytesConfig({ ...fields, llm_int8_threshold: threshold });
 }
 
+/** How a linear is stored: quantized by a config, or in a float dtype. */
+type Stored = BitsAndBytesConfig | FloatDType;
+
+/** What becomes of the linears that change, by their paths. @throws OptionError, UnsupportedModelError */
+function wantedOf(tree: Module, config: Quantization, skip: readonly string[] | undefined): Map<string, Stored> {
+  if (!SelectiveConfig.is(config)) {
+    const paths = quantizedModules(tree, skip ?? config.llm_int8_skip_modules);
+    return new Map(paths.map((path) => [path, config]));
+  }
+  unusedPatterns(tree, config);
+  const wanted = new Map<string, Stored>();
+  for (const { path, scheme, linear } of choicesOf(tree, config)) {
+    if (scheme === "auto" || (skip && [path, ...linear.published_paths].some((one) => names(skip, one)))) continue;
+    wanted.set(path, isCodes(scheme) ? codesConfig(config, scheme) : scheme);
+  }
+  return wanted;
+}
+
 /**
- * Replaces the linears of a model by `Linear8bitLt` or `Linear4bit` with their values, and gives the model itself. Linears that
- * share their matrix stay, as does what `skip_modules` names, and what is quantized already.
- * @throws OptionError, OutOfMemoryError
+ * Replaces the linears of a model by `Linear8bitLt` or `Linear4bit` with their values, and gives the model itself. With a
+ * SelectiveConfig each becomes what its path says; those in a float dtype stay, and are converted. Linears that share their matrix
+ * stay, as does what `skip_modules` names, and what is quantized already.
+ * @throws OptionError, UnsupportedModelError (experts of a stack in different schemes), OutOfMemoryError
  */
 export function replace_with_bnb_linear<M extends Replaceable>(model: M, options: ReplaceOptions = {}): M {
   const read = readOptions("replace_with_bnb_linear", REPLACE, options);
   const tree = treeOf("replace_with_bnb_linear", model);
   const config = configOf(read);
-  const skip = read.skip_modules ?? config.llm_int8_skip_modules ?? null;
-  const wanted = new Set(quantizedModules(tree, skip));
+  const wanted = wantedOf(tree, config, read.skip_modules ?? undefined);
   for (const [path, parent] of [...tree.named_modules()]) {
     for (const [name, child] of [...parent.children()]) {
-      const at = path ? `${path}.${name}` : name;
-      if (!wanted.has(at) || !(child instanceof BareLinear)) continue;
+      const stored = wanted.get(path ? `${path}.${name}` : name);
+      if (stored === undefined || !(child instanceof BareLinear)) continue;
       const { weight } = child;
       if (weight.filled && weight.weight.scheme !== "dense") continue;
       if (weight instanceof Int8Params || weight instanceof Params4bit) continue;
-      parent.replace(name, quantized(child, config));
+      if (typeof stored === "string") weight.to(undefined, stored);
+      else parent.replace(name, quantized(child, stored));
     }
   }
   return model;
@@ -99,6 +120,7 @@ function quantized(linear: BareLinear, config: BitsAndBytesConfig): BareLinear {
         compute_dtype: compute === "int8" ? compute : torchName(compute),
         compress_statistics: config.bnb_4bit_use_double_quant,
         blocksize: config.bnb_4bit_blocksize,
+        scale_search: config.bnb_4bit_scale_search,
       });
   if (experts > 1) made.weight = stackLike(made.weight, before);
   made.weight.pending = before.pending;
@@ -125,20 +147,9 @@ function stackLike(weight: Int8Params | Params4bit, { shape, experts }: Matrix):
 }
 
 /** Quantizes the floats of a matrix on its device into another. */
-function fillFrom(into: Matrix, { weight, shape, experts }: Matrix, scheme: Scheme): void {
-  const device = weight.tensors[0]!.device;
-  const builder = scheme.begin(device, shape, scheme.name, experts);
-  const each = shape[0] / experts;
-  try {
-    scope(() => {
-      const rows = weight.dense("f32");
-      for (let e = 0; e < experts; e++) builder.put(experts === 1 ? rows : rows.narrow(0, e * each, each), e * each);
-    });
-  } catch (error) {
-    builder[Symbol.dispose]();
-    throw error;
-  }
-  into.fill(builder.finish());
+function fillFrom(into: Matrix, { weight, experts }: Matrix, scheme: Scheme): void {
+  const made = scope(() => storeRows(scheme, weight.dense("f32"), scheme.name, experts));
+  into.fill(made);
 }
 
 const REPLACE_8BIT = {

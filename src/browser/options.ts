@@ -6,6 +6,7 @@ import { STRUCTURED } from "../generate/grammar/options.js";
 import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options.js";
 import { UNSUPPORTED_OPTIONS } from "../generate/unsupported.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
+import type { SelectiveOptions } from "../quant/selective.js";
 
 /** Options that are not sent: functions and signals cannot be cloned, caches on disk exist only in Node. */
 const NOT_SENT = [
@@ -17,9 +18,9 @@ const NOT_SENT = [
 /** Options that have another form here. */
 const WORKER = {
   /** How the linears are quantized, instead of `load_in_8bit` and `load_in_4bit`. */
-  quantization_config: such<BitsAndBytesOptions>(
+  quantization_config: such<BitsAndBytesOptions | SelectiveOptions>(
     (value) => typeof value === "object" && value !== null,
-    "the fields of a BitsAndBytesConfig",
+    "the fields of a BitsAndBytesConfig or of a SelectiveConfig",
   ),
   /** Where the model runs; by default "auto": WebGPU where there is an adapter and the model fits it, else WebAssembly. */
   device: choice(["auto", "webgpu", "wasm", "reference"]),

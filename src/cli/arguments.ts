@@ -102,6 +102,8 @@ export const sourceOptions = (command: Command): Command => {
   addFlags(command, SOURCE);
   return command;
 };
+export const schemePlanOption = (): Option =>
+  new Option("--plan <file>", "a scheme for each linear by its path: a JSON file with the fields of a SelectiveConfig");
 export const dtypeOption = (): Option => flagOf("dtype", FROM_PRETRAINED.dtype).default("auto");
 
 /** Values of `--kv-cache`, and their dtypes. */

@@ -27,7 +27,7 @@ export const COLOURS: readonly string[] = [
   "#8b5a2b",
 ];
 
-/** A text from outside as part of a document. */
+/** Text for SVG and HTML, without control characters. */
 export function escaped(text: string): string {
   const plain = text.replace(/\p{Cc}/gu, " ");
   return plain.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");

@@ -16,6 +16,7 @@ export interface GenerateFlags extends LoadFlags {
   adapter?: string;
   batchFile?: string;
   chat?: boolean;
+  checkFinite?: boolean;
   escape?: boolean;
   echo: boolean;
   greedy?: boolean;

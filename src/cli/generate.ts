@@ -1,11 +1,12 @@
 // octavo generate: loads a model, continues a prompt (or a file of prompts) and reports time and memory.
 
 import { Command, Option } from "commander";
-import { AbortError, NotFoundError, OptionError } from "../core/errors.js";
+import { AbortError, NotFoundError, OctavoError, OptionError } from "../core/errors.js";
 import { pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { GENERATION, generationConfig } from "../generate/config.js";
 import { STRUCTURED } from "../generate/grammar/options.js";
+import type { PreTrainedModel } from "../generate/model.js";
 import { SOURCE, type SourceOptions } from "../load/options.js";
 import { trainedContext } from "../nn/architecture.js";
 import { STORYTELLER } from "../sources/model-id.js";
@@ -49,7 +50,11 @@ export function generateCommand(): Command {
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))
     .addOption(kvCacheOption())
     .optionsGroup("Where:")
-    .addOption(deterministicOption());
+    .addOption(deterministicOption())
+    .option(
+      "--check-finite",
+      "look for infinities and NaN in prompt and text, and name the module where the first arose",
+    );
   return addRunFlags(command)
     .addHelpText(
       "after",
@@ -99,6 +104,9 @@ async function generate(first: string | undefined, second: string | undefined, f
   const load_s = tokenizer_s + (performance.now() - begin) / 1000;
   owned.warnings.forEach(warner(flags.quiet));
   if (flags.adapter !== undefined) await owned.load_adapter(flags.adapter, { signal, cache_dir: options.cache_dir });
+
+  const prompt_ids = inputs.input_ids.map((row, r) => row.filter((_, i) => inputs.attention_mask[r]![i] !== 0));
+  if (flags.checkFinite) await checkFinite(owned, prompt_ids);
 
   const length = inputs.input_ids[0]!.length;
   const context = trainedContext(owned.config) ?? Number.POSITIVE_INFINITY;
@@ -153,7 +161,31 @@ async function generate(first: string | undefined, second: string | undefined, f
   else
     for (const row of run.rows) print(`==> ${row.prompt} <==\n${flags.echo && !chat ? row.echo : ""}${row.text}\n\n`);
   if (talks) note(dim(footer(facts)));
+  if (flags.checkFinite) {
+    await checkFinite(
+      owned,
+      prompt_ids.map((row, r) => [...row, ...run.rows[r]!.token_ids]),
+    );
+  }
   if (interrupted) throw interrupted;
+}
+
+/**
+ * Runs each row through the model, and looks at every number.
+ * @throws OctavoError that names the module where the first infinity or NaN arose
+ */
+async function checkFinite(model: PreTrainedModel, rows: readonly (readonly number[])[]): Promise<void> {
+  for (const row of rows) {
+    const found = await model.check_finite({ input_ids: [row] });
+    if (!found) continue;
+    const { module, op, value, count, elements, parameter } = found;
+    const cause = parameter === undefined ? "" : `; ${parameter} is not finite itself`;
+    throw new OctavoError(
+      "ERR_NOT_FINITE",
+      `${module || "outside of all modules"}: ${op} gave the first ${value}, in ${count} of ${elements} numbers${cause}`,
+      { details: { ...found } },
+    );
+  }
 }
 
 /** A message of the user, and the beginning of the assistant's. @throws OptionError for a model without a chat template */

@@ -8,12 +8,14 @@ import { SOURCE, WEIGHTS } from "../load/options.js";
 import { type ModelSurvey, surveyModel } from "../load/survey.js";
 import type { Task } from "../nn/architecture.js";
 import { commitIn } from "../sources/cache-paths.js";
-import { A_MODEL, addFlags, dtypeOption, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
-import { bytes, countOf, print, printJson, table, warner } from "./output.js";
+import { A_MODEL, addFlags, dtypeOption, jsonOption, optionsOf, schemePlanOption, sourceOptions } from "./arguments.js";
+import { readPlan } from "./load-flags.js";
+import { bytes, countOf, print, printJson, sharesText, table, warner } from "./output.js";
 
 interface InspectFlags {
   dtype: string;
   task?: Task;
+  plan?: string;
   json?: boolean;
 }
 
@@ -25,7 +27,8 @@ export function inspectCommand(): Command {
     .description("show a model's architecture and size, without loading it")
     .argument("<model>", A_MODEL)
     .addOption(dtypeOption())
-    .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)");
+    .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)")
+    .addOption(schemePlanOption());
   addFlags(command, WEIGHTS);
   return sourceOptions(command)
     .addOption(jsonOption())
@@ -34,13 +37,15 @@ export function inspectCommand(): Command {
       `
 Examples:
   octavo inspect octavo/storyteller
-  octavo inspect bigscience/bloom-560m --json`,
+  octavo inspect bigscience/bloom-560m --json
+  octavo inspect ./llama --plan plan.json`,
     )
     .action(inspect);
 }
 
 async function inspect(model: string, flags: InspectFlags): Promise<void> {
   const files = optionsOf("inspect", WEIGHTS, flags);
+  const plan = flags.plan === undefined ? undefined : await readPlan(flags.plan);
   // Headers are read where they lie: to be looked at, a model need not be downloaded.
   const warn = warner();
   const source = await NODE.source(model, { ...optionsOf("inspect", SOURCE, flags), warn, peek: true });
@@ -48,7 +53,7 @@ async function inspect(model: string, flags: InspectFlags): Promise<void> {
   const revision = commitIn(folder);
   let survey: ModelSurvey;
   try {
-    survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task, files });
+    survey = await surveyModel(source, { dtype: flags.dtype, task: flags.task, files, plan });
   } finally {
     await source.close();
   }
@@ -79,6 +84,7 @@ function toJson(model: string, folder: string, revision: string | undefined, sur
     files: survey.files.map(({ file, bytes }) => ({ file: basename(file), bytes })),
     checkpoint_bytes: survey.checkpoint_bytes,
     weights: survey.sizes.map(({ name, options, bytes }) => ({ scheme: name, bytes, options })),
+    schemes: survey.shares,
     kv_cache: geometry && { dtype: torchName(survey.cache_dtype), bytes_per_token: survey.cache_bytes_per_token },
     warnings: survey.warnings,
   };
@@ -122,6 +128,7 @@ function toText(model: string, folder: string, survey: ModelSurvey): string {
     `${table(facts)}\nfiles${there ? `\n${table(files, [1], "  ")}` : ": no weights are there; sizes follow from config.json\n"}\n` +
     `weights in memory (unquantized parameters stay in ${dtype})\n` +
     table([["scheme", "size", there ? "of the file" : `of ${dtype}`, "bytes"], ...sizes], [1, 2, 3], "  ") +
+    sharesText(survey.shares) +
     cache
   );
 }

@@ -11,10 +11,13 @@ import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { BITS_AND_BYTES, type BitsAndBytesOptions } from "../quant/config.js";
+import { SelectiveConfig, type SelectiveOptions } from "../quant/selective.js";
+import { parseJsonObject } from "../sources/json.js";
 import { addFlags, deviceOption, flagOf, jsonOption, optionsOf, sourceOptions, threadsOption } from "./arguments.js";
 import { EXIT, onInterrupt } from "./failures.js";
 import { isInteractive } from "./output.js";
 import { LoadingBar } from "./progress.js";
+import { readText } from "./text.js";
 
 /** Flags beside those of the library's options, which are read from the same object by their tables. */
 export interface LoadFlags {
@@ -62,6 +65,13 @@ export function interruption(): AbortSignal {
   return abort.signal;
 }
 
+/** The plan in a file: the fields of a SelectiveConfig. @throws NotFoundError, FormatError, OptionError */
+export async function readPlan(file: string): Promise<SelectiveConfig> {
+  const text = await readText(file);
+  const fields = parseJsonObject(new TextEncoder().encode(text), file, "plan of schemes");
+  return new SelectiveConfig({ ...fields } as SelectiveOptions);
+}
+
 /** The flags of 4-bit codes. @throws OptionError for such a flag without them */
 export function codesOf(command: string, flags: object, load_in_4bit: boolean): BitsAndBytesOptions {
   const codes = optionsOf(command, BITS_AND_BYTES, flags);
@@ -96,7 +106,8 @@ export function loadOptions(command: string, flags: LoadFlags): FromPretrainedOp
  */
 function withFastProducts(options: FromPretrainedOptions, { name }: Device): FromPretrainedOptions {
   const { quantization_config: config, dtype = "auto" } = options;
-  if (!config?.load_in_4bit || config.bnb_4bit_compute_dtype !== undefined) return options;
+  if (!config || !("load_in_4bit" in config && config.load_in_4bit)) return options;
+  if (config.bnb_4bit_compute_dtype !== undefined) return options;
   if (name === "reference" || parseDType(dtype) === "f32") return options;
   const bnb_4bit_compute_dtype = name.startsWith("webgpu") ? "bfloat16" : "int8";
   return { ...options, quantization_config: { ...config, bnb_4bit_compute_dtype } };

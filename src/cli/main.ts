@@ -22,6 +22,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   train: async () => (await import("./train.js")).trainCommand(),
   merge: async () => (await import("./merge.js")).mergeCommand(),
   eval: async () => (await import("./eval.js")).evalCommand(),
+  explain: async () => (await import("./explain.js")).explainCommand(),
   bench: async () => (await import("./bench.js")).benchCommand(),
   doctor: async () => (await import("./doctor.js")).doctorCommand(),
   pull: async () => (await import("./pull.js")).pullCommand(),
@@ -62,6 +63,7 @@ Examples:
   octavo train octavo/storyteller --data stories.jsonl --lora-r 8 --out adapter
   octavo merge ./llama ./my-adapter ./llama-merged
   octavo eval --compare f32,int8,nf4
+  octavo explain --html report.html
   octavo bench --shape S
   octavo doctor
   octavo pull bigscience/bloom-560m

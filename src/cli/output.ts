@@ -1,6 +1,8 @@
 // Output of all commands: results on stdout, everything else on stderr, numbers in words, tables. No command logic here;
 // failures.ts tells errors.
 
+import { bytes as bytesOf } from "../core/show.js";
+
 export { bytes } from "../core/show.js";
 export { isInteractive } from "../hub/progress.js";
 
@@ -75,6 +77,21 @@ export function countOf(n: number): string {
 /** "1 token", "2 tokens". */
 export function plural(n: number, word: string): string {
   return `${n.toLocaleString("en-US")} ${word}${n === 1 ? "" : "s"}`;
+}
+
+/** What a SelectiveConfig stores in which scheme; nothing for none. */
+export function sharesText(
+  shares: readonly { scheme: string; linears: number; parameters: number; bytes: number }[],
+): string {
+  if (shares.length === 0) return "";
+  const rows = shares.map(({ scheme, linears, parameters, bytes: size }) => [
+    scheme,
+    String(linears),
+    countOf(parameters),
+    bytesOf(size),
+    ((8 * size) / (parameters || 1)).toFixed(2),
+  ]);
+  return `\nlinears by scheme\n${table([["scheme", "linears", "parameters", "size", "bits each"], ...rows], [1, 2, 3, 4], "  ")}`;
 }
 
 /** Rows in columns of minimal width; the columns in `right` are aligned to the right. */

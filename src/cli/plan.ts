@@ -17,10 +17,12 @@ import { type DevicePlan, type PlannedPlace, planDevices, USUAL_CONTEXT } from "
 import { type MetaModel, metaFiles } from "../load/meta.js";
 import { NODE } from "../load/node.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
+import { type SchemeShare, sharesOf } from "../load/survey.js";
 import { architectureOf, taskFor } from "../models/index.js";
 import type { Task } from "../nn/architecture.js";
 import { cacheName } from "../nn/cache.js";
 import { BITS_AND_BYTES, BitsAndBytesConfig } from "../quant/config.js";
+import { SelectiveConfig } from "../quant/selective.js";
 import {
   A_MODEL,
   addFlags,
@@ -30,12 +32,13 @@ import {
   kvCacheOption,
   optionsOf,
   positive,
+  schemePlanOption,
   sourceOptions,
 } from "./arguments.js";
 import { type Stack, svgStack, textStack } from "./chart-stack.js";
 import { columnsOf } from "./chart-text.js";
-import { codesOf } from "./load-flags.js";
-import { bytes, colourful, countOf, note, plural, print, printJson, table, warner } from "./output.js";
+import { codesOf, readPlan } from "./load-flags.js";
+import { bytes, colourful, countOf, note, plural, print, printJson, sharesText, table, warner } from "./output.js";
 
 interface PlanFlags {
   dtype: string;
@@ -45,6 +48,7 @@ interface PlanFlags {
   context?: number;
   batch: number;
   kvCache?: KVCacheName;
+  plan?: string;
   svg?: string;
   json?: boolean;
 }
@@ -59,6 +63,7 @@ export function planCommand(): Command {
   flags.load_in_8bit.conflicts(flags.load_in_4bit.attributeName());
   addFlags(command, BITS_AND_BYTES);
   command
+    .addOption(schemePlanOption().conflicts(["loadIn8bit", "loadIn4bit"]))
     .addOption(
       new Option(
         "--max-memory <sizes>",
@@ -86,6 +91,7 @@ Numbers are GPUs if there are any, else logical devices of the CPU. "cpu" beside
 
 Examples:
   octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB
+  octavo plan ./llama --plan plan.json
   octavo plan ./bloom --load-in-8bit --max-memory 0=1GB,cpu=4GB,disk --context 4096 --batch 8`,
     )
     .action(plan);
@@ -105,13 +111,18 @@ function memory(text: string): Record<string, number | string> {
 }
 
 /** The model of a command line, declared. */
-async function declared(command: string, model: string, flags: { dtype: string; task?: Task }): Promise<MetaModel> {
+async function declared(
+  command: string,
+  model: string,
+  flags: { dtype: string; task?: Task; plan?: string },
+): Promise<MetaModel> {
   const { load_in_8bit, load_in_4bit } = optionsOf(command, HOW, flags);
   const codes = codesOf(command, flags, load_in_4bit === true);
-  const quantization =
+  const bits =
     load_in_8bit || load_in_4bit
       ? new BitsAndBytesConfig({ bnb_4bit_quant_type: "nf4", ...codes, load_in_8bit, load_in_4bit })
       : undefined;
+  const quantization = flags.plan === undefined ? bits : await readPlan(flags.plan);
   const warn = warner();
   const source = await NODE.source(model, { ...optionsOf(command, SOURCE, flags), warn, peek: true });
   try {
@@ -175,6 +186,11 @@ function writePicture(file: string, svg: string): void {
   }
 }
 
+/** What a model that is quantized selectively stores in which scheme. */
+function sharesIn({ module, quantization, dtype }: MetaModel): SchemeShare[] {
+  return SelectiveConfig.is(quantization) ? sharesOf(module, quantization, dtype) : [];
+}
+
 function toJson(model: string, made: MetaModel, planned: DevicePlan, meaning: ReadonlyMap<number, string>): unknown {
   return {
     model,
@@ -182,6 +198,7 @@ function toJson(model: string, made: MetaModel, planned: DevicePlan, meaning: Re
     dtype: torchName(made.dtype),
     quantization: made.quantization?.quantization_method() ?? null,
     weight_bytes: made.weight_bytes,
+    schemes: sharesIn(made),
     context: planned.context,
     batch: planned.batch,
     cache_dtype: cacheName(planned.cache_dtype),
@@ -241,7 +258,7 @@ function toText(title: string, made: MetaModel, planned: DevicePlan, meaning: Re
       : []),
   ];
   return (
-    `${title}: ${countOf(made.num_parameters())} parameters, ${bytes(made.weight_bytes)}\n\n` +
+    `${title}: ${countOf(made.num_parameters())} parameters, ${bytes(made.weight_bytes)}\n${sharesText(sharesIn(made))}\n` +
     table([head, ...rows], [2, 3, 4, 5, 6, 7]) +
     `\n${textStack(stacksOf(planned, meaning), { width, colour: colourful(process.stdout, process.env) })}` +
     `${full}\n${notes.map((line) => `${line}\n`).join("")}`

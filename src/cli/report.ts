@@ -121,8 +121,8 @@ export async function report(
     aborted: boolean;
   },
 ): Promise<GenerationReport> {
-  const { scheme = null, compute, columns } = quantizationOf(model);
-  const int8 = scheme === "llm_int8";
+  const { schemes, compute, columns } = quantizationOf(model);
+  const int8 = schemes.includes("int8");
   const { do_sample } = config;
   const results = rows.map(
     ({ prompt, text, token_ids, prompt_tokens, ended }): RowReport => ({
@@ -141,7 +141,7 @@ export async function report(
     seed,
     sampling: { do_sample, ...only(config, SAMPLING) },
     dtype: torchName(model.dtype),
-    quantization: int8 ? "int8" : scheme,
+    quantization: schemes.length === 0 ? null : schemes.join(" and "),
     bnb_4bit_compute_dtype: compute === undefined ? null : compute === "int8" ? compute : torchName(compute),
     kv_cache: cache.dtype,
     device: {
@@ -174,13 +174,15 @@ function only<T extends object, const Keys extends readonly (keyof T)[]>(from: T
   return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, Keys[number]>;
 }
 
-/** The scheme of the quantized linears, how their products round, and the number of their columns. */
-function quantizationOf(model: PreTrainedModel): { scheme?: string; compute?: Weight["compute"]; columns: number } {
+/** The schemes of the quantized linears, how 4-bit products round, and the number of columns in 8 bits. */
+function quantizationOf(model: PreTrainedModel): { schemes: string[]; compute?: Weight["compute"]; columns: number } {
   const linears = [...model.module.named_modules()].flatMap(([, module]) =>
     module instanceof Linear && module.weight.weight.scheme !== "dense" ? [module.weight] : [],
   );
-  const { scheme, compute } = linears[0]?.weight ?? {};
-  return { scheme, compute, columns: linears.reduce((sum, { shape }) => sum + shape[1], 0) };
+  const schemes = new Set(linears.map(({ weight: { scheme } }) => (scheme === "llm_int8" ? "int8" : scheme)));
+  const compute = linears.find(({ weight }) => weight.compute)?.weight.compute;
+  const int8 = linears.filter(({ weight }) => weight.scheme === "llm_int8");
+  return { schemes: [...schemes], compute, columns: int8.reduce((sum, { shape }) => sum + shape[1], 0) };
 }
 
 /** "temperature 0.8, top-k 40", or "greedy"; what has no effect is left out. */

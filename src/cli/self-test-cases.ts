@@ -185,7 +185,13 @@ export function selfTestCases(): SelfTestCase[] {
         [code, 64, ACT.none, 0, 0],
       );
     }
-    add("four_bit_quantize", kind, 0, [floats([17, 101]), zeros([17, 101], "u4"), zeros([27], "f32")], [code, 64, 0]);
+    add(
+      "four_bit_quantize",
+      kind,
+      0,
+      [floats([17, 101]), zeros([17, 101], "u4"), zeros([27], "f32")],
+      [code, 64, 0, 0],
+    );
     add("four_bit_dequantize", kind, 0, [codes4([17, 101]), positive([27]), ...plain], [code, 64, 0]);
     const rounded = [code, 64, FOUR_BIT_ROUNDING.bf16];
     add("four_bit_dequantize", `${kind}, double quant, to bf16`, 0, [codes4([17, 101]), ...twice], rounded);

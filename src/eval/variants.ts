@@ -38,6 +38,7 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   "int8-kv8": { kernel: "int8", dtype: "bfloat16", quantization: { load_in_8bit: true }, cache: "i8" },
   nf4: { kernel: "nf4", dtype: "bfloat16", quantization: four("nf4") },
   "nf4-dq": { kernel: "nf4 dq", dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_use_double_quant: true }) },
+  "nf4-search": { kernel: "nf4", dtype: "bfloat16", quantization: four("nf4", { bnb_4bit_scale_search: true }) },
   "nf4-bf16": {
     kernel: "nf4 bf16",
     dtype: "bfloat16",

@@ -14,6 +14,7 @@ import type { Loaded } from "../load/index.js";
 import { folderName, SAVE, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import { type Architecture, type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
+import { checkTree, type NonFinite } from "../nn/finite.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
 import type { AttentionChoice } from "../nn/pass.js";
@@ -304,6 +305,26 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
       throw new OctavoError("ERR_UNSUPPORTED", `${method} needs a model that was loaded by from_pretrained`);
     }
     return { ...this.#origin, model: module, config, dtype };
+  }
+
+  /** Records a pass of the model: see its class. */
+  abstract forward(...given: never[]): object;
+
+  /**
+   * Runs a forward pass, and says where the first infinity or NaN arose: the module's path, the op, and a parameter of that module that is
+   * not finite itself, if there is one. Undefined if all results are finite. Every result of the pass is read, which is slow and takes
+   * as much memory on the host as all of them together.
+   * @param inputs those of `forward`
+   * @throws what `forward` throws; OctavoError after dispose()
+   */
+  async check_finite(inputs: object): Promise<NonFinite | undefined> {
+    this.checkUsable();
+    this.hold();
+    try {
+      return await checkTree(this.module, () => this.forward(inputs as never));
+    } finally {
+      await this.release();
+    }
   }
 
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */

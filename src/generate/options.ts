@@ -25,8 +25,8 @@ import { deviceName } from "../load/names.js";
 import { DEVICE, SOURCE, WEIGHTS, type WeightsOptions } from "../load/options.js";
 import type { DeviceAlias, DeviceName } from "../load/platform.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { BITS_AND_BYTES, type BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
-import { HEAD_DTYPES } from "../quant/index.js";
+import { BITS_AND_BYTES, type BitsAndBytesOptions } from "../quant/config.js";
+import { HEAD_DTYPES, type QuantizationOptions } from "../quant/index.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
@@ -63,9 +63,9 @@ const MODEL = {
   /** Quantize the linears to 4 bits while loading: FP4, or as set by `quantization_config`. */
   load_in_4bit: flag({ help: "quantize to 4 bits while loading" }),
   /** How the linears are quantized, instead of `load_in_8bit` and `load_in_4bit`. */
-  quantization_config: such<BitsAndBytesConfig | BitsAndBytesOptions>(
+  quantization_config: such<QuantizationOptions>(
     (value) => typeof value === "object" && value !== null,
-    "a BitsAndBytesConfig or its fields",
+    "a BitsAndBytesConfig, a SelectiveConfig, or the fields of one",
   ),
   /** "auto" (the checkpoint's own), or "float32", "bfloat16", "float16" in any usual spelling. */
   dtype: dtype("dtype of what is not quantized: auto, float32, bfloat16, float16"),

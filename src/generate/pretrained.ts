@@ -19,7 +19,7 @@ import type { Features, Logits } from "../nn/features.js";
 import type { Model } from "../nn/model.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
-import { headScheme } from "../quant/index.js";
+import { headScheme, type Quantization, quantizationOf } from "../quant/index.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
@@ -46,7 +46,7 @@ import type { PreTrainedSpeechSeq2Seq } from "./speech-model.js";
 
 export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
 
-function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | undefined {
+function askedQuantization(options: FromPretrainedOptions): Quantization | undefined {
   const { quantization_config: config, load_in_8bit, load_in_4bit } = options;
   const fields = pick(QUANTIZED, options);
   const [field] = Object.keys(fields);
@@ -61,10 +61,10 @@ function quantizationOf(options: FromPretrainedOptions): BitsAndBytesConfig | un
   if (load_in_8bit !== undefined || load_in_4bit !== undefined || field !== undefined) {
     const names = field === undefined ? "load_in_4bit or load_in_8bit" : field;
     throw new OptionError(`${names} cannot be passed together with quantization_config`, {
-      hint: "set it inside the BitsAndBytesConfig",
+      hint: "set it inside quantization_config",
     });
   }
-  return BitsAndBytesConfig.is(config) ? config : new BitsAndBytesConfig(config);
+  return quantizationOf(config);
 }
 
 /** How dense matrices are multiplied; undefined leaves it to the dtype. */
@@ -172,7 +172,7 @@ export async function loadPretrained<T extends Task>(
       hint: `pass ${option === "threads" ? "threads" : "memory"} to openDevice() or requestDevice()`,
     });
   }
-  const quantization = quantizationOf(options);
+  const quantization = askedQuantization(options);
   const compute = computeOf(options.compute_dtype);
   const { progress_callback, signal } = options;
   const warnings: string[] = [];
@@ -281,7 +281,7 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
       const { attn_implementation } = options;
       return metaModel(attn_implementation === undefined ? fields : { ...fields, attn_implementation }, task, {
         dtype: options.dtype ?? options.torch_dtype ?? "auto",
-        quantization: quantizationOf(options),
+        quantization: askedQuantization(options),
       });
     },
   };

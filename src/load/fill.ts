@@ -9,20 +9,10 @@ import type { Model } from "../nn/model.js";
 import { type Matrix, type Module, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
 import { weightNorm } from "../nn/norm.js";
 import { denseScheme, type FloatDType, type Scheme, type StoredRows } from "../nn/weight.js";
-import { contiguous, copyInto } from "../ops/copy.js";
-import type { Source } from "../sources/source.js";
+import { contiguous } from "../ops/copy.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
-import {
-  inRows,
-  READ_BYTES,
-  type RowReader,
-  readBytes,
-  readDType,
-  readSmall,
-  readWhole,
-  rowReader,
-  tensorReader,
-} from "./read.js";
+import { inRows, readBytes, readDType, readSmall, readWhole, tensorReader } from "./read.js";
+import { type Context, readersOf, readMatrix, readRows, rowSteps, stepOf } from "./rows.js";
 
 /** Source bytes between two checks of the signal and of the parameters filled so far. */
 const BREATH = 64 << 20;
@@ -170,48 +160,6 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
   report("done");
 }
 
-/** The context of reading. */
-interface Context {
-  readonly device: Device;
-  readonly files: Source;
-  /** Called after each piece with its bytes, and the tensor it came from. */
-  readonly breathe: (bytes: number, from: StoredTensor) => Promise<void>;
-}
-
-/** Fills rows `at` to `at + rows.shape[0]` of a parameter from the parts that hold them. */
-async function readRows(
-  { parts }: PlanItem,
-  readers: readonly RowReader[],
-  dtype: FloatDType,
-  into: Tensor,
-  at: number,
-): Promise<void> {
-  const end = at + into.shape[0]!;
-  for (const [i, part] of parts.entries()) {
-    const [begin, stop] = [Math.max(at, part.at), Math.min(end, part.at + part.rows)];
-    if (begin >= stop) continue;
-    const reader = readers[i]!;
-    using rows = into.narrow(0, begin - at, stop - begin);
-    if (reader.dtype === dtype) {
-      await reader.read(rows, begin - part.at);
-      continue;
-    }
-    using own = Tensor.empty(into.device, rows.shape, reader.dtype, "rows");
-    await reader.read(own, begin - part.at);
-    copyInto(own, rows);
-  }
-}
-
-/** Readers of all parts, and their common dtype: that of the parts if it is the same, else f32. */
-function readersOf(
-  { device, files }: Context,
-  { parts, parameter }: PlanItem,
-): { readers: RowReader[]; dtype: FloatDType } {
-  const readers = parts.map((part) => rowReader(device, files, part, parameter.shape));
-  const dtypes = new Set(readers.map(({ dtype }) => dtype));
-  return { readers, dtype: dtypes.size === 1 ? readers[0]!.dtype : "f32" };
-}
-
 async function fillParameter(context: Context, item: PlanItem, dtype: FloatDType): Promise<void> {
   const { device, breathe } = context;
   const parameter = item.parameter as Parameter;
@@ -250,53 +198,19 @@ async function normed(
   return scope(() => contiguous(weightNorm(directions, factors, dim), dtype));
 }
 
-/** Chunks of a matrix's rows: at most `step` rows, all of one expert. */
-export function* rowSteps(
-  { shape: [outputs], experts }: Matrix,
-  step: number,
-): Iterable<{ at: number; count: number }> {
-  const each = outputs / experts;
-  for (let expert = 0; expert < outputs; expert += each) {
-    for (let at = 0; at < each; at += step) yield { at: expert + at, count: Math.min(step, each - at) };
-  }
-}
-
-/** Rows of `bytes` each that fit in a piece, in whole `granularity`. */
-function stepOf(bytes: number, granularity: number): number {
-  return Math.max(1, Math.floor(READ_BYTES / (bytes || 1) / granularity)) * granularity;
-}
-
 async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Promise<void> {
-  const { device, breathe } = context;
   const matrix = item.parameter as Matrix;
-  const { shape, experts } = matrix;
-  const [outputs, inputs] = shape;
-  const bytes = item.parts.reduce((sum, part) => sum + partBytes(part), 0);
-  const rowBytes = bytes / (outputs || 1);
-  // Before the builder, which holds memory: a dtype that cannot be read is refused here.
-  const { readers, dtype } = readersOf(context, item);
-  const builder = scheme.begin(device, shape, scheme.name, experts);
-  // A transposed tensor is read as a whole, and counted as a whole.
-  const whole = item.parts.some(({ view, from }) => view === "transposed" || from.strides);
+  let builder: ReturnType<Scheme["begin"]> | undefined;
   try {
-    // Packed rows grow where they are decoded.
-    const decoded = item.parts.some(({ from }) => from.packed) ? 4 * inputs : 0;
-    for (const { at, count } of rowSteps(matrix, stepOf(Math.max(rowBytes, decoded), builder.granularity))) {
-      {
-        using piece = Tensor.empty(device, [count, inputs], dtype, "weight piece");
-        await readRows(item, readers, dtype, piece, at);
-        builder.put(piece, at);
-      }
-      if (!whole) await breathe(count * rowBytes, partAt(item, at));
-    }
-    matrix.fill(builder.finish());
+    await readMatrix(context, item, () => {
+      builder = scheme.begin(context.device, matrix.shape, scheme.name, matrix.experts);
+      return builder;
+    });
+    matrix.fill(builder!.finish());
   } catch (error) {
-    builder[Symbol.dispose]();
+    builder?.[Symbol.dispose]();
     throw error;
-  } finally {
-    for (const reader of readers) reader[Symbol.dispose]();
   }
-  if (whole) await breathe(bytes, item.parts[0]!.from);
 }
 
 /** Fills a matrix with the codes of a packed file; with floats, if its codes turn out to be of no kind that is stored. */
@@ -327,11 +241,6 @@ async function fillCodes(context: Context, item: PlanItem, scheme: Scheme, dtype
     builder[Symbol.dispose]();
     throw error;
   }
-}
-
-/** The tensor that a row comes from. */
-function partAt({ parts }: PlanItem, row: number): StoredTensor {
-  return (parts.find(({ at, rows }) => row >= at && row < at + rows) ?? parts[0]!).from;
 }
 
 /** Restores a matrix that the checkpoint holds quantized: its codes stream like floats. */

@@ -12,18 +12,28 @@ import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architect
 import { Matrix } from "../nn/module.js";
 import { computeFor, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
-import type { BitsAndBytesConfig } from "../quant/config.js";
-import { agree, schemeOf, storedExact, storedPacked, storedQuantization, storedSchemes } from "../quant/index.js";
+import { BitsAndBytesConfig } from "../quant/config.js";
+import {
+  agree,
+  type Quantization,
+  schemeOf,
+  storedExact,
+  storedPacked,
+  storedQuantization,
+  storedSchemes,
+} from "../quant/index.js";
+import { SelectiveConfig } from "../quant/selective.js";
 import { readJsonFile, readJsonText } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { type AttnImplementation, checkFlash } from "./attn-implementation.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent, type SpreadModel } from "./fill.js";
+import { unusedPatterns } from "./linears.js";
 import type { WeightsOptions } from "./options.js";
-import { type Plan, plan } from "./plan.js";
+import { checkStored, type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
-import { type StorageOptions, settle, unknownModules, untieHead } from "./storage.js";
+import { type StorageOptions, settle, unknownModules, untieHead, wantsOwnHead } from "./storage.js";
 import { ownHead } from "./tied.js";
 
 export interface LoadOptions {
@@ -33,7 +43,7 @@ export interface LoadOptions {
   readonly name: string;
   /** "auto" (the checkpoint's own) or a float dtype in any of the field's spellings. */
   readonly dtype: string;
-  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly quantization: Quantization | undefined;
   /** How matrices that stay dense are multiplied; by default as the dtype implies (see `denseScheme`). */
   readonly compute?: Compute;
   /** How the output head is stored; by default like the rest, or in full precision if the rest is quantized. */
@@ -54,7 +64,7 @@ export interface Loaded<T extends Task = "causal-lm"> {
   /** What its class is for. */
   readonly task: T;
   /** How its linears are quantized, if they are. */
-  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly quantization: Quantization | undefined;
   readonly config: ConfigJson;
   /** The text of config.json. */
   readonly config_text: string;
@@ -127,7 +137,7 @@ export interface DeclaredTree<T extends Task> {
   readonly architecture: Architecture;
   readonly model: TaskModels[T];
   /** How the checkpoint is quantized, if it is. */
-  readonly stored: BitsAndBytesConfig | undefined;
+  readonly stored: Quantization | undefined;
   /** Names the keys of config.json that the tree was built without. */
   readonly ignored: string | undefined;
 }
@@ -185,7 +195,7 @@ export async function declareModel<T extends Task>(
 export interface Prepared<T extends Task> extends Declared<T> {
   readonly planned: Plan;
   /** How its linears are quantized, if they are. */
-  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly quantization: Quantization | undefined;
   /** The text of config.json. */
   readonly config_text: string;
   /** generation_config.json, or {} */
@@ -227,17 +237,21 @@ export async function prepareModel<T extends Task>(
     checkFlash(model.class_name, dtype, options.dtype === "auto" && (quantization ?? stored) !== undefined);
   }
   const scheme = stored ? undefined : schemeOf(quantization);
-  const skip = (scheme && quantization?.llm_int8_skip_modules) ?? null;
+  const skip = (scheme && BitsAndBytesConfig.is(quantization) && quantization.llm_int8_skip_modules) || null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
   const exact = options.dtype !== "auto" && dtype === "f32" && !quantization?.given.has("bnb_4bit_compute_dtype");
   const agreed = stored && agree(stored, quantization, source.location);
+  const chosen = agreed ?? quantization;
+  const selective = SelectiveConfig.is(chosen) ? chosen : undefined;
   const asked: StorageOptions = {
-    ...{ dtype, scheme, skip, compute, head },
+    ...{ dtype, scheme, skip, selective, compute, head },
     stored: agreed && storedSchemes(agreed, exact, storedExact(config.quantization_config)),
   };
-  const own = await ownHead(model, architecture, checkpoint, asked);
-  const storage: StorageOptions = { ...asked, shared: head || own ? untieHead(model) : undefined };
+  const apart = wantsOwnHead(model, selective, dtype);
+  const own = apart ? undefined : await ownHead(model, architecture, checkpoint, asked);
+  const storage: StorageOptions = { ...asked, shared: head || own || apart ? untieHead(model) : undefined };
   const planned = plan(model, architecture, checkpoint, storage);
+  if (stored && selective) checkStored(model, selective, planned);
   if (stored && !planned.items.some(({ parts }) => parts.some((part) => part.stored))) {
     throw notQuantized(source, stored.quantization_method()!);
   }
@@ -247,6 +261,8 @@ export async function prepareModel<T extends Task>(
       `config.json says tie_word_embeddings, but ${own} differs from ${storage.shared}: the file's own ${own} is used`,
     );
   }
+  const unused = selective && !stored ? unusedPatterns(model, selective) : undefined;
+  if (unused) warnings.push(unused);
   const unknown = unknownModules(model, skip ?? []);
   if (unknown.length > 0) {
     const names = [...model.named_modules()].flatMap(([path]) => path.split(".").at(-1)!);
@@ -263,7 +279,7 @@ export async function prepareModel<T extends Task>(
   return {
     ...declared,
     planned,
-    quantization: agreed ?? quantization,
+    quantization: chosen,
     config_text,
     generation_config,
     sentence,

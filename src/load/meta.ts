@@ -10,21 +10,21 @@ import type { ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 import { type Matrix, type Module, type Parameter, plainBytes } from "../nn/module.js";
 import { treeOf } from "../nn/print.js";
 import type { FloatDType } from "../nn/weight.js";
-import type { BitsAndBytesConfig } from "../quant/config.js";
-import { schemeOf, storedQuantization, storedSchemes } from "../quant/index.js";
+import { type Quantization, storedQuantization, storedSchemes } from "../quant/index.js";
 import type { Source } from "../sources/source.js";
 import { refuseExperts, watched } from "./config-keys.js";
 import type { HasForm, StoredForm } from "./device-map/tree.js";
 import { configDType, declareModel, declareTree, type Prepared, readConfigJson, weightsThere } from "./index.js";
+import { unusedPatterns } from "./linears.js";
 import type { WeightsOptions } from "./options.js";
 import { type PlanItem, plan } from "./plan.js";
-import { type StorageOptions, schemesOf, unknownModules } from "./storage.js";
+import { type StorageOptions, schemesOf, storageOf, unknownModules } from "./storage.js";
 import { storedBytes } from "./survey.js";
 
 export interface MetaOptions {
   /** "auto" (what config.json says, else float32) or a float dtype, of everything that is not quantized. */
   readonly dtype?: string;
-  readonly quantization?: BitsAndBytesConfig | undefined;
+  readonly quantization?: Quantization | undefined;
   /** Which weight files are looked at. */
   readonly files?: WeightsOptions;
 }
@@ -35,7 +35,7 @@ interface MetaParts<T extends Task> {
   readonly config: ConfigJson;
   readonly task: T;
   readonly dtype: FloatDType;
-  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly quantization: Quantization | undefined;
   /** Bytes of parameters that are not plain elements of `dtype`. */
   readonly stored: ReadonlyMap<Parameter | Matrix, number>;
 }
@@ -56,7 +56,7 @@ export class MetaModel<T extends Task = Task> implements HasForm {
   readonly task: T;
   /** Of everything that is not quantized. */
   readonly dtype: FloatDType;
-  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly quantization: Quantization | undefined;
   readonly device = "meta";
   readonly form: StoredForm;
 
@@ -164,8 +164,9 @@ export async function metaModel<T extends Task>(
   const read = new Set<string>();
   const module = build(watched(config, read));
   refuseExperts(config, read);
-  const skip = own?.llm_int8_skip_modules ?? null;
-  const stored = schemeBytes(module, { dtype, scheme: schemeOf(own), skip });
+  const storage = storageOf(module, own, dtype);
+  if (own === quantization && storage.selective) unusedPatterns(module, storage.selective);
+  const stored = schemeBytes(module, storage);
   return new MetaModel({ module, config, task, dtype, quantization: own, stored });
 }
 
@@ -197,12 +198,14 @@ export async function metaFiles<T extends Task>(
   const declared = await declareModel(source, config, task, wanted, files);
   const { model: module, architecture, checkpoint, dtype, stored: codes, ignored } = declared;
   const own = codes ?? quantization;
-  const skip = codes ? null : (quantization?.llm_int8_skip_modules ?? null);
-  const storage = codes ? { dtype, stored: storedSchemes(codes) } : { dtype, scheme: schemeOf(quantization), skip };
+  const chosen = storageOf(module, own, dtype);
+  const { skip, selective } = chosen;
+  const storage = codes ? { ...chosen, scheme: undefined, skip: null, stored: storedSchemes(codes) } : chosen;
   const { items } = plan(module, architecture, checkpoint, storage);
   const model = new MetaModel({ module, config, task, dtype, quantization: own, stored: itemBytes(items, dtype) });
   const unknown = codes ? [] : unknownModules(module, skip ?? []);
-  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : [])];
+  const unused = selective && !codes ? unusedPatterns(module, selective) : undefined;
+  const warnings = [...checkpoint.warnings, ...(ignored ? [ignored] : []), ...(unused ? [unused] : [])];
   if (unknown.length > 0) warnings.push(`llm_int8_skip_modules matches no module of this model: ${unknown.join(", ")}`);
   return { model, warnings };
 }

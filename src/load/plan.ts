@@ -10,7 +10,10 @@ import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
 import { computeFor, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
 import { codesScheme } from "../quant/four-bit.js";
+import { codesConfig } from "../quant/index.js";
+import { isCodes, type SelectiveConfig } from "../quant/selective.js";
 import type { Source } from "../sources/source.js";
+import { choicesOf } from "./linears.js";
 import { type StorageOptions, schemesOf } from "./storage.js";
 
 /** The source of some rows of a parameter; for a plain parameter, rows are slices of its first dim. */
@@ -120,6 +123,31 @@ export function plan(model: Model, architecture: Architecture, checkpoint: Check
 }
 
 /**
+ * Checks that a file holds each linear in the scheme that its config says.
+ * @throws CheckpointError
+ */
+export function checkStored(model: Model, config: SelectiveConfig, { items }: Plan): void {
+  const planned = new Map(items.map((item) => [item.parameter, item]));
+  for (const { path, linear, scheme } of choicesOf(model, config)) {
+    const [part] = planned.get(linear.weight)?.parts ?? [];
+    if (!part) continue;
+    const wanted = isCodes(scheme) ? codesConfig(config, scheme) : undefined;
+    const double = part.stored?.tensors.has("nested_absmax") ?? false;
+    const floats = part.stored !== undefined || /^B?F\d/.test(part.from.dtype);
+    const kept = floats && part.stored?.scheme.name === wanted?.quantization_method();
+    if (kept && double === (wanted?.bnb_4bit_use_double_quant ?? false)) continue;
+    const is = part.stored ? `${part.stored.scheme.name}${double ? " with double quantization" : ""}` : part.from.dtype;
+    throw new CheckpointError(
+      `tensor ${part.from.name}: config.json says ${scheme} for ${path}, the file holds ${is}`,
+      {
+        details: { tensor: part.from.name, file: part.from.file, expected: scheme, got: is },
+        hint: "config.json does not belong to these weights, or was changed",
+      },
+    );
+  }
+}
+
+/**
  * The tensors that a checkpoint holds for parameters of these names, each whole and as it is; undefined for others.
  * @throws CheckpointError for a shape that does not fit
  */
@@ -144,10 +172,11 @@ export function tensorsOf(
 function codesOf(
   { product }: Matrix,
   [part, ...more]: readonly Part[],
-  { scheme, head, dtype, compute }: StorageOptions,
+  { scheme, selective, head, dtype, compute }: StorageOptions,
 ): Scheme | undefined {
   const codes = part?.from.packed?.codes;
-  if (!codes || more.length > 0 || part.rows !== rowsIn(part) || !product || scheme || head) return undefined;
+  if (!codes || more.length > 0 || part.rows !== rowsIn(part) || !product || scheme || selective || head)
+    return undefined;
   const { kind, blocksize } = codes;
   return codesScheme({ kind, blocksize, compute: compute ?? computeFor(dtype) });
 }

@@ -6,7 +6,7 @@ import type { Device } from "../core/device.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { architectureOf, taskFor } from "../models/index.js";
 import type { WeightPart } from "../nn/weight.js";
-import type { BitsAndBytesConfig } from "../quant/config.js";
+import type { Quantization } from "../quant/index.js";
 import type { Source } from "../sources/source.js";
 import { fill, type ProgressEvent } from "./fill.js";
 import { prepareModel } from "./index.js";
@@ -35,7 +35,7 @@ export interface QuantizeOptions extends Pick<SaveOptions, "max_shard_size" | "v
   readonly name: string;
   /** Of what is not quantized: "auto" (the checkpoint's own) or a float dtype. */
   readonly dtype: string;
-  readonly quantization: BitsAndBytesConfig;
+  readonly quantization: Quantization;
   /** Which weight files are read. */
   readonly weights?: WeightsOptions;
   readonly progress_callback?: ((event: ProgressEvent) => void) | undefined;
@@ -88,7 +88,7 @@ export async function quantizeCheckpoint(
         await out.bytes(index, new TextEncoder().encode(indexJson(shards, files)));
         written.push(index);
       }
-      const json = configOf({ config, config_text, dtype, quantization }, true);
+      const json = configOf({ model, config, config_text, dtype, quantization }, true);
       written.push(...(await writeRest(out, json, beside.contents)));
     });
   } finally {

@@ -8,7 +8,7 @@ import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import { computeFor } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
-import { rowSteps } from "./fill.js";
+import { rowSteps } from "./rows.js";
 import { type StorageOptions, schemesOf, settle, untieHead } from "./storage.js";
 
 const DRAW = 1 << 21;

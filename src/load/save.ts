@@ -14,11 +14,14 @@ import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType, WeightPart } from "../nn/weight.js";
-import type { BitsAndBytesConfig } from "../quant/config.js";
-import { quantizationJson, storedQuantization } from "../quant/index.js";
+import { BitsAndBytesConfig } from "../quant/config.js";
+import { codesConfig, type Quantization, quantizationJson, selectiveJson, storedQuantization } from "../quant/index.js";
+import { isCodes, SelectiveConfig } from "../quant/selective.js";
 import { editJson } from "../sources/json-edit.js";
 import { filesBelow, MODEL_FILES } from "../sources/model-files.js";
 import { type Source, withFile } from "../sources/source.js";
+import { describeStored } from "./described.js";
+import { choicesOf, oneScheme } from "./linears.js";
 import type { SourceOptions } from "./options.js";
 import { publishedParameters, storedParts } from "./published.js";
 import { bytesOf } from "./sizes.js";
@@ -75,7 +78,7 @@ export interface Savable {
   readonly config: ConfigJson;
   readonly architecture: Architecture;
   readonly dtype: FloatDType;
-  readonly quantization: BitsAndBytesConfig | undefined;
+  readonly quantization: Quantization | undefined;
   readonly origin: Origin;
 }
 
@@ -114,10 +117,13 @@ export function folderName(folder: unknown, what: string): string {
  * @throws OptionError for options and for weights that no quantization_config describes; AbortError; OctavoError in a page;
  * FileError
  */
-export async function saveModel(model: Savable, folder: string, given: SaveOptions): Promise<Saved> {
+export async function saveModel(loaded: Savable, folder: string, given: SaveOptions): Promise<Saved> {
   const options = readOptions("save_pretrained", SAVE, given);
-  const writer = writerOf(model.origin, "save_pretrained");
+  const writer = writerOf(loaded.origin, "save_pretrained");
   throwIfAborted(options.signal, "saving");
+  // Linears may have been replaced since it was loaded.
+  const quantization = loaded.quantization ?? describeStored(loaded.model, loaded.dtype);
+  const model = { ...loaded, quantization };
   const quantized = checkSchemes(model);
   const files = await companions(model.origin);
   const parts: WeightPart[] = [];
@@ -142,14 +148,17 @@ export async function saveModel(model: Savable, folder: string, given: SaveOptio
 }
 
 /** Every matrix must be stored as quantization_config says. @returns whether any is quantized */
-function checkSchemes({ model, architecture, quantization }: Savable): boolean {
+function checkSchemes(savable: Savable): boolean {
+  const { model, architecture, quantization } = savable;
+  if (SelectiveConfig.is(quantization)) return checkChoices(savable, quantization);
   const method = quantization?.quantization_method();
+  const skips = BitsAndBytesConfig.is(quantization) && quantization.llm_int8_skip_modules !== null;
   let quantized = false;
   for (const { name, parameter } of publishedParameters(model, architecture)) {
     if (!(parameter instanceof Matrix) || parameter.weight.scheme === "dense") continue;
     quantized = true;
     if (parameter.weight.scheme === method && parameter !== model.output_embeddings()?.weight) continue;
-    if (parameter.weight.scheme === method && quantization?.llm_int8_skip_modules !== null) continue;
+    if (parameter.weight.scheme === method && skips) continue;
     const { scheme } = parameter.weight;
     throw new OptionError(`${name} is stored as ${scheme}, which no quantization_config of bitsandbytes can say`, {
       hint: /^(int4|e2m1)$/.test(scheme)
@@ -160,6 +169,27 @@ function checkSchemes({ model, architecture, quantization }: Savable): boolean {
   return quantized;
 }
 
+/** Every linear must be stored as a SelectiveConfig says, unless all are floats again (`dequantize`). @returns whether they are codes */
+function checkChoices({ model, dtype }: Savable, config: SelectiveConfig): boolean {
+  const choices = choicesOf(model, config);
+  if (choices.every(({ linear }) => linear.weight.inner?.scheme === "dense"))
+    return choices.every(({ scheme }) => !isCodes(scheme));
+  for (const { path, linear, scheme } of choices) {
+    const { inner } = linear.weight;
+    const is = inner?.scheme === "dense" ? inner.tensors[0]?.dtype : inner?.scheme;
+    const wanted = isCodes(scheme)
+      ? codesConfig(config, scheme).quantization_method()
+      : scheme === "auto"
+        ? dtype
+        : scheme;
+    if (is === wanted || inner === undefined) continue;
+    throw new OptionError(`${path} is stored as ${is}, but the model's quantization_config says ${scheme}`, {
+      hint: "save it as it was loaded",
+    });
+  }
+  return true;
+}
+
 /** config.json of a model as it is now. @param quantized whether any matrix is */
 export function configOf(
   {
@@ -167,7 +197,8 @@ export function configOf(
     config_text,
     dtype,
     quantization,
-  }: Pick<Savable, "config" | "dtype" | "quantization"> & { readonly config_text: string },
+    model,
+  }: Pick<Savable, "config" | "dtype" | "quantization" | "model"> & { readonly config_text: string },
   quantized: boolean,
 ): string {
   const key = config.dtype === undefined && config.torch_dtype !== undefined ? "torch_dtype" : "dtype";
@@ -179,7 +210,9 @@ export function configOf(
   // What the file says of its own codes stays.
   if (!quantized) changes.quantization_config = undefined;
   else if (!storedQuantization(config.quantization_config, "config.json"))
-    changes.quantization_config = quantizationJson(quantization!, dtype);
+    changes.quantization_config = SelectiveConfig.is(quantization)
+      ? selectiveJson(quantization, dtype, oneScheme(model, quantization, config.tie_word_embeddings !== false))
+      : quantizationJson(quantization!, dtype);
   return editJson(config_text, changes);
 }
 

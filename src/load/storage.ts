@@ -1,9 +1,13 @@
 import type { Device } from "../core/device.js";
 import { UnsupportedModelError } from "../core/errors.js";
-import { Model } from "../nn/model.js";
+import type { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module } from "../nn/module.js";
 import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
+import { BitsAndBytesConfig } from "../quant/config.js";
+import { type Quantization, schemeOf } from "../quant/index.js";
+import { SelectiveConfig } from "../quant/selective.js";
+import { choicesOf, names, notQuantized, ownLinears, schemeFor } from "./linears.js";
 
 /** How the parameters of a model are stored. */
 export interface StorageOptions {
@@ -13,6 +17,8 @@ export interface StorageOptions {
   readonly scheme?: Scheme | undefined;
   /** Modules that `scheme` does not apply to; by default the output head. */
   readonly skip?: readonly string[] | null;
+  /** Chooses the schemes of linears instead of `scheme`. */
+  readonly selective?: SelectiveConfig | undefined;
   /** For the output head, regardless of `skip`. A tied head gets a matrix of its own. */
   readonly head?: Scheme | undefined;
   /** How matrices that stay dense are multiplied, if not as `dtype` implies. */
@@ -23,17 +29,48 @@ export interface StorageOptions {
   readonly shared?: string | undefined;
 }
 
-/** The scheme of each matrix of a model. */
-export function schemesOf(model: Model, { dtype, scheme, skip, head, compute }: StorageOptions): Map<Matrix, Scheme> {
-  const quantized = new Set(scheme ? quantizedModules(model, skip ?? null).map((path) => `${path}.weight`) : []);
+/** The scheme of each matrix of a model. @throws UnsupportedModelError */
+export function schemesOf(model: Model, storage: StorageOptions): Map<Matrix, Scheme> {
+  const { dtype, head, compute } = storage;
+  const quantized = new Map(linearSchemes(model, storage));
   const output = model.output_embeddings()?.weight;
   const schemes = new Map<Matrix, Scheme>();
-  for (const [name, parameter] of model.named_parameters()) {
+  for (const [, parameter] of model.named_parameters()) {
     if (!(parameter instanceof Matrix) || schemes.has(parameter)) continue;
     if (head && parameter === output) schemes.set(parameter, head);
-    else schemes.set(parameter, quantized.has(name) ? scheme! : denseScheme(dtype, parameter.product, compute));
+    else schemes.set(parameter, quantized.get(parameter) ?? denseScheme(dtype, parameter.product, compute));
   }
   return schemes;
+}
+
+/** The matrices that are chosen by the paths of their modules. */
+function linearSchemes(model: Model, storage: StorageOptions): (readonly [Matrix, Scheme])[] {
+  const { dtype, scheme, skip, selective, compute } = storage;
+  if (selective) {
+    return choicesOf(model, selective).map((choice) => [
+      choice.linear.weight,
+      schemeFor(choice, selective, dtype, compute),
+    ]);
+  }
+  if (!scheme) return [];
+  const paths = new Set(quantizedModules(model, skip ?? null));
+  return ownLinears(model).flatMap(([path, { weight }]) => (paths.has(path) ? [[weight, scheme] as const] : []));
+}
+
+/** How a config stores a model. A head that it wants apart from the matrix that it shares is untied. */
+export function storageOf(model: Model, config: Quantization | undefined, dtype: FloatDType): StorageOptions {
+  const selective = SelectiveConfig.is(config) ? config : undefined;
+  const skip = BitsAndBytesConfig.is(config) ? config.llm_int8_skip_modules : null;
+  const shared = wantsOwnHead(model, selective, dtype) ? untieHead(model) : undefined;
+  return { dtype, scheme: schemeOf(config), skip, selective, shared };
+}
+
+/** True if a config asks for an output head apart from the matrix that it shares: in codes, or in another dtype. */
+export function wantsOwnHead(model: Model, selective: SelectiveConfig | undefined, dtype: FloatDType): boolean {
+  const head = model.output_embeddings();
+  if (!selective || !head || sharedWithHead(model) === undefined) return false;
+  const { scheme, pattern } = selective.said(head.path);
+  return pattern !== undefined && scheme !== "auto" && scheme !== dtype;
 }
 
 /**
@@ -65,20 +102,13 @@ export function sharedWithHead(model: Model): string | undefined {
  * @throws UnsupportedModelError if it names only some experts of a stack
  */
 export function quantizedModules(model: Module, skip: readonly string[] | null): string[] {
-  const users = new Map<Matrix, number>();
-  for (const [, module] of model.named_modules()) {
-    const { weight } = module as { weight?: unknown };
-    if (weight instanceof Matrix) users.set(weight, (users.get(weight) ?? 0) + 1);
-  }
-  const skipped = skip ?? (model instanceof Model ? model.modules_not_quantized() : ["lm_head"]);
-  const named = (path: string): boolean => skipped.some((entry) => `.${path}.`.includes(`.${entry}.`));
-  const names: string[] = [];
-  for (const [path, module] of model.named_modules()) {
-    if (!(module instanceof Linear) || users.get(module.weight)! > 1) continue;
-    if (named(path)) continue;
+  const skipped = skip ?? notQuantized(model);
+  const found: string[] = [];
+  for (const [path, module] of ownLinears(model)) {
+    if (names(skipped, path)) continue;
     const experts = module.published_paths;
-    const spared = experts.filter(named);
-    if (spared.length === 0) names.push(path);
+    const spared = experts.filter((one) => names(skipped, one));
+    if (spared.length === 0) found.push(path);
     else if (spared.length < experts.length) {
       throw new UnsupportedModelError(
         `llm_int8_skip_modules names ${spared.length} of the ${experts.length} experts ${path}, such as ${spared[0]}; ` +
@@ -87,7 +117,7 @@ export function quantizedModules(model: Module, skip: readonly string[] | null):
       );
     }
   }
-  return names;
+  return found;
 }
 
 /** What a model needs besides its parameters before it runs: constants on the device, and how attention is computed. */

@@ -2,7 +2,7 @@
 // and the headers, or from config.json alone where there are no weights. Reads no weights and opens no device; a device that
 // pads its panels may use slightly more.
 
-import type { FloatName } from "../core/dtype.js";
+import { type FloatName, torchName } from "../core/dtype.js";
 import { listed, sentence } from "../core/show.js";
 import { architectureOf, taskFor } from "../models/index.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
@@ -12,12 +12,14 @@ import type { Model } from "../nn/model.js";
 import { Matrix, plainBytes } from "../nn/module.js";
 import type { FloatDType, MatrixShape } from "../nn/weight.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
-import { schemeOf, storedSchemes } from "../quant/index.js";
+import { agree, schemeOf, storedSchemes } from "../quant/index.js";
+import { isCodes, type SelectiveConfig } from "../quant/selective.js";
 import { type Source, withFile } from "../sources/source.js";
 import { configDType, declareModel, declareTree, readConfigJson, weightsThere } from "./index.js";
+import { choicesOf, schemeFor, unusedPatterns } from "./linears.js";
 import type { WeightsOptions } from "./options.js";
-import { type Plan, type PlanItem, partBytes, plan } from "./plan.js";
-import { type StorageOptions, schemesOf } from "./storage.js";
+import { type Part, type Plan, type PlanItem, plan } from "./plan.js";
+import { type StorageOptions, schemesOf, storageOf } from "./storage.js";
 
 /** Bytes of the weights for one way to load them. */
 export interface SchemeSize {
@@ -47,6 +49,8 @@ export interface ModelSurvey {
   /** Bytes of the tensors that the model uses, as published; without files those of its parameters in `dtype`. */
   readonly checkpoint_bytes: number;
   readonly sizes: readonly SchemeSize[];
+  /** What is stored in which scheme, of a model that is quantized selectively, or as a plan says. */
+  readonly shares: readonly SchemeShare[];
   /** Bytes of keys and values of one of the decoder's tokens, in the cache's dtype; 0 without a decoder. */
   readonly cache_bytes_per_token: number;
   readonly cache_dtype: FloatDType;
@@ -60,11 +64,23 @@ const QUANTIZED: readonly [name: string, options: BitsAndBytesOptions][] = [
   ["fp4", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }],
 ];
 
-/** Bytes of a planned parameter when it is loaded in `dtype`; matrices quantized in the files take about their size there. */
+/** The tensors of a quantized matrix in a file that memory holds as they are. */
+const KEPT = ["weight", "SCB", "absmax", "nested_absmax"];
+
+/** Bytes of a matrix in memory whose codes a file holds. */
+function codedBytes(parts: readonly Part[], [, inputs]: MatrixShape): number {
+  let bytes = 0;
+  for (const { stored } of parts) for (const role of KEPT) bytes += stored?.tensors.get(role)?.bytes ?? 0;
+  const roles = parts[0]?.stored?.tensors;
+  if (roles?.has("SCB")) return bytes + inputs; // marks of columns with outliers
+  // One map for all experts, and an offset for each.
+  return bytes + (roles?.has("nested_absmax") ? 1024 + 4 * parts.length : 0);
+}
+
+/** Bytes of a planned parameter when it is loaded in `dtype`. */
 export function storedBytes({ parameter, scheme, parts }: PlanItem, dtype: FloatDType): number {
   if (!scheme || !(parameter instanceof Matrix)) return plainBytes(parameter, dtype);
-  const stored = parts.some((part) => part.stored);
-  if (stored) return parts.reduce((sum, part) => sum + partBytes(part), 0);
+  if (parts.some((part) => part.stored)) return codedBytes(parts, parameter.shape);
   return scheme.bytes(parameter.shape, parameter.experts);
 }
 
@@ -86,17 +102,8 @@ function declaredBytes(model: Model, storage: StorageOptions): number {
   return sum;
 }
 
-/** Sizes for each way to load a model, by what `bytesOf` says of one of them. */
-function sizesOf(
-  stored: BitsAndBytesConfig | undefined,
-  dtype: FloatDType,
-  bytesOf: (storage: StorageOptions) => number,
-): SchemeSize[] {
-  // Matrices quantized in the files stay quantized.
-  if (stored) {
-    const bytes = bytesOf({ dtype, scheme: schemeOf(stored), stored: storedSchemes(stored) });
-    return [{ name: stored.quantization_method()!, options: {}, bytes }];
-  }
+/** Sizes for each way to load a model that is not quantized, by what `bytesOf` says of one of them. */
+function sizesOf(dtype: FloatDType, bytesOf: (storage: StorageOptions) => number): SchemeSize[] {
   return [
     { name: "float32", options: { dtype: "float32" }, bytes: bytesOf({ dtype: "f32" }) },
     { name: "bfloat16", options: { dtype: "bfloat16" }, bytes: bytesOf({ dtype: "bf16" }) },
@@ -105,6 +112,31 @@ function sizesOf(
       return { name, options: { quantization_config: options }, bytes: bytesOf({ dtype, scheme }) };
     }),
   ];
+}
+
+/** The linears of a model that a SelectiveConfig stores in one scheme. */
+export interface SchemeShare {
+  /** "int8", "nf4-dq", "bfloat16", ... */
+  readonly scheme: string;
+  readonly linears: number;
+  readonly parameters: number;
+  readonly bytes: number;
+}
+
+/** What a config stores in which scheme. */
+export function sharesOf(model: Model, config: SelectiveConfig, dtype: FloatDType): SchemeShare[] {
+  const shares = new Map<string, { linears: number; parameters: number; bytes: number }>();
+  for (const choice of choicesOf(model, config)) {
+    const { shape, experts } = choice.linear.weight;
+    const name = isCodes(choice.scheme) ? choice.scheme : torchName(choice.scheme === "auto" ? dtype : choice.scheme);
+    const { linears = 0, parameters = 0, bytes = 0 } = shares.get(name) ?? {};
+    shares.set(name, {
+      linears: linears + 1,
+      parameters: parameters + shape[0] * shape[1],
+      bytes: bytes + schemeFor(choice, config, dtype).bytes(shape, experts),
+    });
+  }
+  return [...shares].map(([scheme, share]) => ({ scheme, ...share }));
 }
 
 export interface SurveyOptions {
@@ -116,6 +148,8 @@ export interface SurveyOptions {
   readonly weights?: "required";
   /** Which weight files are read. */
   readonly files?: WeightsOptions;
+  /** A way to load it beside the usual ones. */
+  readonly plan?: SelectiveConfig | undefined;
 }
 
 /**
@@ -123,7 +157,7 @@ export interface SurveyOptions {
  * @throws what loading would throw before it reads a weight
  */
 export async function surveyModel(source: Source, options: SurveyOptions = {}): Promise<ModelSurvey> {
-  const { dtype: wanted = "auto" } = options;
+  const { dtype: wanted = "auto", plan: asked } = options;
   const config = await readConfigJson(source);
   const task = options.task ?? taskFor(config, await architectureOf(config));
   const there = options.weights === "required" || (await weightsThere(source, config, options.files));
@@ -136,13 +170,21 @@ export async function surveyModel(source: Source, options: SurveyOptions = {}): 
     const { scheme, ...rest } = storage;
     return plan(model, architecture, checkpoint!, stored ? rest : { ...rest, scheme });
   };
-  const sizes = sizesOf(stored, dtype, (storage) =>
-    checkpoint ? plannedBytes(planOf(storage), storage.dtype) : declaredBytes(model, storage),
-  );
+  const bytesOf = (storage: StorageOptions): number =>
+    checkpoint ? plannedBytes(planOf(storage), storage.dtype) : declaredBytes(model, storage);
   let parameters = 0;
   for (const { shape } of model.parameters()) parameters += shape.reduce((n, size) => n * size, 1);
-  const published = checkpoint && planOf({ dtype, stored: stored && storedSchemes(stored) });
-  const warnings = checkpoint ? [...checkpoint.warnings] : [];
+  const declared_bytes = declaredBytes(model, { dtype });
+  const usual = stored ? [] : sizesOf(dtype, bytesOf);
+  const plain = checkpoint && !stored ? planOf({ dtype }) : undefined;
+  if (stored) agree(stored, asked, source.location);
+  const chosen = stored ?? asked;
+  const unused = asked && !stored ? unusedPatterns(model, asked) : undefined;
+  // From here on the head may be a matrix of its own.
+  const storage = { ...storageOf(model, chosen, dtype), stored: stored && storedSchemes(stored) };
+  const own = chosen ? [{ name: chosen.quantization_method()!, options: {}, bytes: bytesOf(storage) }] : [];
+  const published = checkpoint && (plain ?? planOf(storage));
+  const warnings = [...(checkpoint?.warnings ?? []), ...(unused ? [unused] : [])];
   if (published && published.unexpected.length > 0) {
     warnings.push(
       `${published.unexpected.length} tensors of the checkpoint are not used, such as ${listed(published.unexpected, 3)}`,
@@ -164,8 +206,9 @@ export async function surveyModel(source: Source, options: SurveyOptions = {}): 
         withFile(source, file, "checkpoint", async ({ size }) => ({ file, bytes: size })),
       ),
     ),
-    checkpoint_bytes: published?.bytes ?? declaredBytes(model, { dtype }),
-    sizes,
+    checkpoint_bytes: published?.bytes ?? declared_bytes,
+    sizes: [...usual, ...own],
+    shares: storage.selective ? sharesOf(model, storage.selective, dtype) : [],
     cache_bytes_per_token: geometry ? cacheBytesPerToken(geometry, cache_dtype) : 0,
     cache_dtype,
     warnings: warnings.map((text) => sentence(text)),

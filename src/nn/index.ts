@@ -3,6 +3,7 @@
 export { no_grad } from "../ops/graph.js";
 export { GELU, Identity, QuickGELU, ReLU, Sigmoid, SiLU, Tanh } from "./activations.js";
 export { type Layer, ModuleList, Sequential } from "./containers.js";
+export { check_finite, type NonFinite } from "./finite.js";
 export type { FlashOptions, FlashVarlenOptions } from "./flash-attn.js";
 export * as functional from "./functional.js";
 export { manual_seed } from "./init.js";

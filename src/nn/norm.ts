@@ -8,7 +8,7 @@ import { multiply } from "../ops/gated.js";
 import { layerNorm } from "../ops/layer-norm.js";
 import { rmsNorm } from "../ops/rms-norm.js";
 import { scale } from "../ops/scale.js";
-import { Module, Parameter } from "./module.js";
+import { Module, Parameter, within } from "./module.js";
 
 export class LayerNorm extends Module {
   weight: Parameter | undefined;
@@ -24,7 +24,7 @@ export class LayerNorm extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight?.value, this.bias?.value, this.eps);
+    return within(x.device, this.path, () => layerNorm(x, this.weight?.value, this.bias?.value, this.eps));
   }
 }
 
@@ -47,6 +47,10 @@ export class GroupNorm extends Module {
   }
 
   forward(x: Tensor): Tensor {
+    return within(x.device, this.path, () => this.#normalised(x));
+  }
+
+  #normalised(x: Tensor): Tensor {
     return scope(() => {
       const [batch = 0, steps = 0, channels = 0] = x.shape;
       const lines = contiguous(x.permute(0, 2, 1)).view(batch * this.groups, -1); // a group in a row
@@ -105,6 +109,6 @@ export class RMSNorm extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight.value, this.eps, this.offset);
+    return within(x.device, this.path, () => rmsNorm(x, this.weight.value, this.eps, this.offset));
   }
 }

@@ -336,12 +336,16 @@ export function denseScheme(dtype: FloatDType, product = true, compute = compute
   };
 }
 
-/** Records storing `rows`, f[N,K], as one matrix. @throws OutOfMemoryError */
-export function storeRows(scheme: Scheme, rows: Tensor, label: string): Weight {
+/** Records storing `rows`, f[N,K], as one matrix, or as those of several experts. @throws OutOfMemoryError, ShapeError */
+export function storeRows(scheme: Scheme, rows: Tensor, label: string, experts = 1): Weight {
   const [N = 0, K = 0] = rows.shape;
-  const builder = scheme.begin(rows.device, [N, K], label);
+  const builder = scheme.begin(rows.device, [N, K], label, experts);
   try {
-    builder.put(rows, 0);
+    const each = rowsOfExpert([N, K], experts);
+    for (let e = 0; e < experts; e++) {
+      using own = rows.narrow(0, e * each, each);
+      builder.put(own, e * each);
+    }
     return builder.finish();
   } catch (error) {
     builder[Symbol.dispose]();

@@ -8,6 +8,7 @@ import type { Tensor } from "../core/tensor.js";
 import { ACT, type Act, activate, activationBack } from "./activation.js";
 import { COMPUTE, checkCompute, type LinearOptions, productKeeps } from "./linear.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
+import { searchedScale } from "./scale-search.js";
 import { sumRows } from "./sum-rows.js";
 
 const fround = Math.fround;
@@ -291,14 +292,15 @@ export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOpti
 }
 
 export const fourBitQuantizeOp = new Op({
-  signature: "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 ->",
+  signature:
+    "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 search:i32 ->",
   check([, codes, absmax], [kind, blocksize]) {
     if (kind !== FOUR_BIT.nf4 && kind !== FOUR_BIT.fp4) {
       throw new OptionError(`floats are quantized to the kinds 0 (nf4) and 1 (fp4), not ${kind}`);
     }
     checkStatistics([codes, absmax], 1, blocksize!);
   },
-  reference({ w, codes, absmax }, { kind, blocksize, row }) {
+  reference({ w, codes, absmax }, { kind, blocksize, row, search }) {
     const inputs = w!.shape[1]!;
     const count = w!.data.length;
     const start = row! * inputs;
@@ -308,6 +310,11 @@ export const fourBitQuantizeOp = new Op({
       const end = Math.min(at + blocksize!, count);
       let largest = 0;
       for (let i = at; i < end; i++) largest = Math.max(largest, Math.abs(w!.data[i]!));
+      if (search) {
+        const table = FOUR_BIT_TABLES[kind!]!;
+        const block = w!.data.subarray(at, end) as Float32Array;
+        largest = searchedScale(block, largest, (value) => table[encode(kind!, value)]!);
+      }
       absmax!.data[(start + at) / blocksize!] = largest;
       const short = end - at < blocksize!;
       const inverse = largest === 0 ? 0 : fround(1 / largest);
@@ -322,7 +329,10 @@ export const fourBitQuantizeOp = new Op({
   },
 });
 
-/** Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`. */
+/**
+ * Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`.
+ * @param search the scale of a block is not its absmax, but that of 16 about it with the least squared error
+ */
 export function fourBitQuantize(
   w: Tensor,
   codes: Tensor,
@@ -330,8 +340,9 @@ export function fourBitQuantize(
   kind: BnbKind,
   blocksize: number,
   row: number,
+  search = false,
 ): void {
-  fourBitQuantizeOp.run([w, codes, absmax], [FOUR_BIT[kind], blocksize, row]);
+  fourBitQuantizeOp.run([w, codes, absmax], [FOUR_BIT[kind], blocksize, row, Number(search)]);
 }
 
 export const fourBitDequantizeOp = new Op({

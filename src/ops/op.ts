@@ -7,6 +7,7 @@ import { DeviceError, ShapeError } from "../core/errors.js";
 import { Signature } from "../core/signature.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { type GradientRule, type Tape, tapes } from "./tape.js";
+import { watchers } from "./watch.js";
 
 /** An operand as a reference sees it: contiguous rows on the host; f16 and bf16 widened; u4 packed two to a byte. */
 export interface HostTensor {
@@ -116,8 +117,15 @@ export class Op {
     }
     commands.end();
     device.recordedOne();
+    watchers.open?.(this.name, device, this.#written(inputs, outputs));
     if (wanted) this.#tape(tape, inputs, outputs, attributes, wanted);
     return outputs;
+  }
+
+  /** What a call writes as a whole. */
+  #written(inputs: readonly (Tensor | undefined)[], outputs: readonly Tensor[]): Tensor[] {
+    const replaced = inputs.filter((input, i): input is Tensor => !!input && this.signature.inputs[i]!.replaced);
+    return [...outputs, ...replaced];
   }
 
   #allocate(device: Device, inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): Tensor[] {

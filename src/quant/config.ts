@@ -2,11 +2,9 @@
 
 import * as z from "zod";
 import { listOf } from "../core/checks.js";
-import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
-import { choice, flag, number, type Options, option, readOptions, such } from "../core/options.js";
-import type { FloatDType } from "../nn/weight.js";
-import { BLOCK_SIZES } from "../ops/four-bit.js";
+import { choice, flag, type Options, option, readOptions, such } from "../core/options.js";
+import { SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
 
 /** The fields of a BitsAndBytesConfig. */
 export const BITS_AND_BYTES = {
@@ -14,8 +12,6 @@ export const BITS_AND_BYTES = {
   load_in_8bit: flag(),
   /** Quantize the linears to 4 bits. */
   load_in_4bit: flag(),
-  /** Activations of at least this size are multiplied in high precision; 0 for none. */
-  llm_int8_threshold: number((n) => n >= 0, "a number of at least 0"),
   /**
    * Names of modules that stay in full precision; replaces the default (the output head). An entry that matches no module
    * is reported in the model's `warnings`.
@@ -41,17 +37,7 @@ export const BITS_AND_BYTES = {
   }),
   /** Quantize the scales of 4-bit blocks as well. */
   bnb_4bit_use_double_quant: flag({ flag: "double-quant", help: "quantize the scales of 4-bit blocks as well" }),
-  /**
-   * Dtype of the products: "float32" is exact, "bfloat16" lets kernels round where that is faster. "float16" is computed
-   * as "float32": no kernel rounds to f16, and bf16 would keep fewer digits than requested. "int8" is Octavo's own and
-   * unknown to Python: activations in 8-bit codes per block of the weights, the fastest on CPUs (see ops/four-bit.ts).
-   */
-  bnb_4bit_compute_dtype: such<FloatName | "int8">(
-    (value) => typeof value === "string" && (value === "int8" || parseDType(value) !== undefined),
-    `"int8" or a float dtype (${DTYPE_SPELLINGS.join(", ")})`,
-  ),
-  /** Elements per block of 4-bit codes. */
-  bnb_4bit_blocksize: choice(BLOCK_SIZES),
+  ...SHARED,
 };
 
 export interface BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES> {}
@@ -70,8 +56,9 @@ export class BitsAndBytesConfig {
   readonly llm_int8_skip_modules: readonly string[] | null;
   readonly bnb_4bit_quant_type: "nf4" | "fp4";
   readonly bnb_4bit_use_double_quant: boolean;
-  readonly bnb_4bit_compute_dtype: FloatDType | "int8";
-  readonly bnb_4bit_blocksize: (typeof BLOCK_SIZES)[number];
+  readonly bnb_4bit_compute_dtype: Shared["bnb_4bit_compute_dtype"];
+  readonly bnb_4bit_blocksize: Shared["bnb_4bit_blocksize"];
+  readonly bnb_4bit_scale_search: boolean;
   /** The fields that were set explicitly. */
   readonly given: ReadonlySet<string>;
   readonly #own = true;
@@ -100,13 +87,14 @@ export class BitsAndBytesConfig {
     if (this.load_in_8bit && this.load_in_4bit) {
       throw new OptionError("load_in_4bit and load_in_8bit are both true, but only one can be used at the same time");
     }
-    this.llm_int8_threshold = fields.llm_int8_threshold ?? 6.0;
     this.llm_int8_skip_modules = fields.llm_int8_skip_modules ?? null;
     this.bnb_4bit_quant_type = fields.bnb_4bit_quant_type ?? "fp4";
     this.bnb_4bit_use_double_quant = fields.bnb_4bit_use_double_quant ?? false;
-    const compute = fields.bnb_4bit_compute_dtype ?? "float32";
-    this.bnb_4bit_compute_dtype = compute === "int8" ? compute : parseDType(compute)!;
-    this.bnb_4bit_blocksize = fields.bnb_4bit_blocksize ?? 64;
+    const shared = sharedOf(fields);
+    this.llm_int8_threshold = shared.llm_int8_threshold;
+    this.bnb_4bit_compute_dtype = shared.bnb_4bit_compute_dtype;
+    this.bnb_4bit_blocksize = shared.bnb_4bit_blocksize;
+    this.bnb_4bit_scale_search = shared.bnb_4bit_scale_search;
   }
 
   /** "llm_int8", "nf4", "fp4", or undefined for no quantization. */
@@ -117,16 +105,18 @@ export class BitsAndBytesConfig {
 
   /** The block for config.json. */
   to_dict(): Record<string, unknown> {
+    const shared = sharedFields(this);
     return {
       quant_method: "bitsandbytes",
       load_in_8bit: this.load_in_8bit,
       load_in_4bit: this.load_in_4bit,
-      llm_int8_threshold: this.llm_int8_threshold,
+      llm_int8_threshold: shared.llm_int8_threshold,
       llm_int8_skip_modules: this.llm_int8_skip_modules,
       bnb_4bit_quant_type: this.bnb_4bit_quant_type,
       bnb_4bit_use_double_quant: this.bnb_4bit_use_double_quant,
-      bnb_4bit_compute_dtype: this.bnb_4bit_compute_dtype === "int8" ? "int8" : torchName(this.bnb_4bit_compute_dtype),
-      bnb_4bit_blocksize: this.bnb_4bit_blocksize,
+      bnb_4bit_compute_dtype: shared.bnb_4bit_compute_dtype,
+      bnb_4bit_blocksize: shared.bnb_4bit_blocksize,
+      bnb_4bit_scale_search: shared.bnb_4bit_scale_search,
     };
   }
 }

@@ -47,6 +47,8 @@ export interface FourBitOptions {
   readonly blocksize: number;
   readonly double_quant: boolean;
   readonly compute: FourBitCompute;
+  /** Scales are chosen by the error of their blocks (see fourBitQuantize). */
+  readonly scale_search?: boolean | undefined;
   /** Values decoded from a checkpoint's codes are not rounded to the dtype that it names. */
   readonly exact_values?: boolean;
 }
@@ -57,8 +59,11 @@ class FourBitWeight implements Weight {
   readonly experts: number;
   readonly scheme: FourBitKind;
   readonly operands: FourBitOperands;
+  /** Its scales were chosen by the error of their blocks. */
+  readonly #searched: boolean;
 
-  constructor(operands: FourBitOperands, experts = 1) {
+  constructor(operands: FourBitOperands, experts = 1, searched = false) {
+    this.#searched = searched;
     this.shape = operands.codes.shape as MatrixShape;
     this.experts = experts;
     this.scheme = operands.kind;
@@ -72,7 +77,13 @@ class FourBitWeight implements Weight {
   get alike(): Scheme | undefined {
     const { kind, blocksize, compute, nested } = this.operands;
     if (kind !== "nf4" && kind !== "fp4") return undefined;
-    return fourBitScheme({ kind, blocksize, compute, double_quant: nested !== undefined });
+    return fourBitScheme({
+      kind,
+      blocksize,
+      compute,
+      double_quant: nested !== undefined,
+      scale_search: this.#searched,
+    });
   }
 
   get nbytes(): number {
@@ -152,7 +163,7 @@ class FourBitWeight implements Weight {
         ? { nested: copied(nested, to), map: copied(map, to), offset: copied(offset, to) }
         : {}),
     }));
-    return new FourBitWeight({ ...format, ...there }, this.experts);
+    return new FourBitWeight({ ...format, ...there }, this.experts, this.#searched);
   }
 
   get tensors(): readonly Tensor[] {
@@ -227,12 +238,13 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
           const begin = expert * blocks + ((at - expert * each) * inputs) / blocksize;
           using part = Tensor.empty(device, [count, inputs], "u4", "4-bit rows");
           using statistics = absmax.narrow(0, begin, Math.ceil((count * inputs) / blocksize));
-          fourBitQuantize(rows, part, statistics, kind, blocksize, 0);
+          fourBitQuantize(rows, part, statistics, kind, blocksize, 0, options.scale_search);
           pack(part, codes, at);
         },
         finish() {
           const statistics = double_quant ? quantizeTwice(absmax, label, experts) : { absmax };
-          weight = new FourBitWeight({ codes, ...statistics, kind, blocksize, compute, rounding: "f32" }, experts);
+          const operands = { codes, ...statistics, kind, blocksize, compute, rounding: "f32" } as const;
+          weight = new FourBitWeight(operands, experts, options.scale_search);
           return weight;
         },
         [Symbol.dispose]() {

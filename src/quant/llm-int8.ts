@@ -127,6 +127,11 @@ export function int8Parts(weight: Weight): { readonly codes: Tensor; readonly sc
   return weight instanceof LlmInt8Weight ? weight : undefined;
 }
 
+/** The threshold of a weight in this scheme; undefined for others. */
+export function int8Threshold(weight: Weight): number | undefined {
+  return weight instanceof LlmInt8Weight ? weight.threshold : undefined;
+}
+
 /** Number of the only layout that bitsandbytes still writes: rows. */
 const ROW_FORMAT = 0;
 /** GPU layouts that files of bitsandbytes 0.43.1 to 0.44.1 may hold, by number. */

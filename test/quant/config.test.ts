@@ -16,6 +16,7 @@ test("defaults are those of transformers", () => {
     bnb_4bit_use_double_quant: false,
     bnb_4bit_compute_dtype: "float32",
     bnb_4bit_blocksize: 64,
+    bnb_4bit_scale_search: false,
   });
 });
 

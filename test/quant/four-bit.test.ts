@@ -104,17 +104,64 @@ describe.each(ALL_DEVICES)("4 bits on %s", (name) => {
     kind: BnbKind,
     blocksize: number,
     dtype: FloatDType = "f32",
+    search = false,
   ): { packed: Tensor; absmax: Tensor; values: Tensor } =>
     scope(() => {
       const packed = Tensor.empty(device, [N, K], "u4");
       const absmax = Tensor.empty(device, [Math.ceil((N * K) / blocksize)], "f32");
-      fourBitQuantize(Tensor.from(device, values, [N, K], dtype), packed, absmax, kind, blocksize, 0);
+      fourBitQuantize(Tensor.from(device, values, [N, K], dtype), packed, absmax, kind, blocksize, 0, search);
       return {
         packed,
         absmax,
         values: contiguous(fourBitDequantize({ codes: packed, absmax, kind, blocksize, rounding: "f32" }), dtype),
       };
     });
+
+  describe("scales that are searched", () => {
+    /** Squared errors by block. */
+    const errorsOf = (values: Float32Array, decoded: Float32Array, blocksize: number): number[] => {
+      const sums = new Array<number>(Math.ceil(values.length / blocksize)).fill(0);
+      values.forEach((value, i) => {
+        sums[Math.floor(i / blocksize)]! += (decoded[i]! - value) ** 2;
+      });
+      return sums;
+    };
+    // Student's t with 3 degrees of freedom: weights with a few that are very large.
+    const heavy = (seed: number, count: number): Float32Array => {
+      const [a, b, c, d] = [0, 1, 2, 3].map((i) => normals(seed + i, count));
+      return a!.map((x, i) => x / Math.sqrt((b![i]! ** 2 + c![i]! ** 2 + d![i]! ** 2) / 3));
+    };
+
+    test.each([
+      ["nf4", "normal", 0.9],
+      ["fp4", "normal", 0.9],
+      ["nf4", "heavy-tailed", 0.96],
+      ["fp4", "heavy-tailed", 0.92],
+    ] as const)("%s of %s numbers: no block is worse, all together are better", async (kind, which, most) => {
+      const shape = [64, 160] as const;
+      const values = which === "normal" ? normals(5, 64 * 160) : heavy(5, 64 * 160);
+      for (const blocksize of [64, 256]) {
+        const [plain, searched] = [false, true].map((search) =>
+          quantized(values, shape, kind, blocksize, "f32", search),
+        );
+        const before = errorsOf(values, await floats(plain!.values), blocksize);
+        const after = errorsOf(values, await floats(searched!.values), blocksize);
+        // Errors are compared in f32.
+        after.forEach((error, b) => {
+          expect(error).toBeLessThanOrEqual(before[b]! * (1 + 1e-5));
+        });
+        const sum = (list: number[]): number => list.reduce((total, one) => total + one, 0);
+        expect(sum(after) / sum(before)).toBeLessThan(most);
+        const scales = [await floats(plain!.absmax), await floats(searched!.absmax)];
+        for (const [b, scale] of scales[1]!.entries()) {
+          expect(scale / scales[0]![b]!).toBeGreaterThan(0.7999);
+          expect(scale / scales[0]![b]!).toBeLessThan(1.1001);
+        }
+        plain!.packed.dispose();
+        searched!.packed.dispose();
+      }
+    });
+  });
 
   test.each(codeCases.filter((one) => one.n !== undefined && !one.packed_hex))(
     "$name: bytes, absmax, values",

@@ -228,20 +228,20 @@ function quantizeCase(
   blocksize: number,
   row: number,
   seed: number,
-  { fails = false, broken }: { fails?: boolean; broken?: number } = {},
+  { fails = false, broken, search = false }: { fails?: boolean; broken?: number; search?: boolean } = {},
 ): Case {
   // A block of zeros, and numbers of very different sizes.
   const w = normals(seed, n * K).map((x, i) => (Math.floor(i / blocksize) === 1 ? 0 : x * 2 ** ((i % 7) - 3)));
   // In every third block, the last included.
   if (broken !== undefined) for (let i = w.length - 1; i >= 0; i -= 3 * blocksize) w[i] = broken;
   return {
-    name: `${kind} ${blocksize}: ${n} x ${K} to row ${row} of ${N} seed ${seed} ${broken ?? ""}`,
+    name: `${kind} ${blocksize}: ${n} x ${K} to row ${row} of ${N} seed ${seed} ${broken ?? ""}${search ? " searched" : ""}`,
     inputs: [
       operand([n, K], w),
       operand([N, K], matrix("u4", N, K, seed + 1), "u4"),
       operand([Math.ceil((N * K) / blocksize)], normals(seed + 2, Math.ceil((N * K) / blocksize))),
     ],
-    attrs: [FOUR_BIT[kind], blocksize, row],
+    attrs: [FOUR_BIT[kind], blocksize, row, Number(search)],
     fails,
   };
 }
@@ -251,6 +251,10 @@ const quantize: Family = {
   table: KINDS.flatMap((kind, i) => [
     ...[32, 64, 128, 256, 512, 1024, 2048, 4096].map((size, j) => quantizeCase(kind, 37, 37, 57, size, 0, 20 * i + j)),
     quantizeCase(kind, 4, 9, 48, 64, 4, 20 * i + 8),
+    // Scales that are about as good as each other may be chosen differently: these cases have none.
+    quantizeCase(kind, 37, 37, 57, 64, 0, 20 * i + 8, { search: true }),
+    quantizeCase(kind, 4, 9, 48, 64, 4, 20 * i + 9, { search: true }),
+    quantizeCase(kind, 8, 8, 128, 32, 0, 20 * i + 10, { search: true, broken: Number.NaN }),
     quantizeCase(kind, 5, 9, 48, 64, 4, 20 * i + 9),
     quantizeCase(kind, 1, 1, 1, 64, 0, 20 * i + 10),
     quantizeCase(kind, 3, 3, 33, 32, 0, 20 * i + 11),

@@ -3,14 +3,15 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { doubleQuantizeOp } from "../../../ops/double-quantize.js";
-import { FOUR_BIT, FP4_THRESHOLDS, fourBitQuantizeOp, NESTED_BLOCK, NF4_THRESHOLDS } from "../../../ops/four-bit.js";
+import { FOUR_BIT, fourBitQuantizeOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import type { Binding, Operand } from "../schedule/call.js";
 import { along, rowsPerCut } from "../schedule/split.js";
 import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "../shader.js";
-import { EXACT_DIVIDE, FLOATS, fold, literal, SIZE_OF } from "../wgsl.js";
+import { EXACT_DIVIDE, FLOATS, fold, SIZE_OF } from "../wgsl.js";
+import { SCALE_SEARCH, THRESHOLDS } from "./four-bit-codes.js";
 
 const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 
@@ -107,21 +108,19 @@ export const llmInt8Dequantize: Kernel = {
 
 const blockScale = family("four_bit_quantize", ({ w }: { step: "scale"; w: DType }) => ({
   bindings: [reads("w"), writes("absmax"), writes("inverse")],
-  params: ["count", "elements", "blocksize", "w", "absmax"],
-  declarations: [FLOATS, EXACT_DIVIDE, SIZE_OF, reader("w", w)],
+  params: ["count", "elements", "blocksize", "w", "absmax", "kind", "search"],
+  declarations: [FLOATS, EXACT_DIVIDE, SIZE_OF, reader("w", w), SCALE_SEARCH],
   body: `if (gid >= P.count) { return; }
   let end = min((gid + 1u) * P.blocksize, P.elements);
   var size = 0u;
   for (var i = gid * P.blocksize; i < end; i++) { size = max(size, size_of(w_at(P.w + i))); }
-  let high = bitcast<f32>(size);
+  var high = bitcast<f32>(size);
+  if (P.search != 0u && size < ENDLESS) { high = searched(gid * P.blocksize, end, high); }
   absmax[P.absmax + gid] = high;
   inverse[2u * gid] = high;
   inverse[2u * gid + 1u] = 0.0;
   if (size > 0u && size < ENDLESS) { inverse[2u * gid + 1u] = exact_divide(1.0, high); }`,
 }));
-
-const thresholds = (name: string, values: Float32Array): string =>
-  `const ${name} = array<f32, ${values.length}>(${[...values].map(literal).join(", ")});`;
 
 const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType }) => ({
   bindings: [reads("w"), reads("inverse", "array<f32>"), writes("codes", "array<u32>")],
@@ -132,8 +131,7 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
     EXACT_DIVIDE,
     SIZE_OF,
     reader("w", w),
-    thresholds("NF4", NF4_THRESHOLDS),
-    thresholds("FP4", FP4_THRESHOLDS),
+    THRESHOLDS,
     "const FP4_CODES = array<u32, 8>(0u, 1u, 6u, 7u, 4u, 5u, 2u, 3u);",
     `fn code_of(e: u32) -> u32 {
   var value = 0.0;
@@ -172,7 +170,7 @@ function misplaced(w: Operand, codes: Operand, blocksize: number, row: number): 
 
 export const fourBitQuantize: Kernel = {
   op: fourBitQuantizeOp,
-  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }, recorder) {
+  record({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0, search = 0] }, recorder) {
     const problem = misplaced(w!, codes!, blocksize, row);
     if (problem) return problem;
     const columns = w!.shape[1]!;
@@ -182,7 +180,8 @@ export const fourBitQuantize: Kernel = {
     const blocks = Math.ceil(elements / blocksize);
     const inverse = scratch(recorder, "inverse", 2 * blocks);
     const type = w!.dtype;
-    const sizes = { count: blocks, elements, blocksize, w: w!.offset, absmax: absmax!.offset + begin / blocksize };
+    const places = { w: w!.offset, absmax: absmax!.offset + begin / blocksize };
+    const sizes = { count: blocks, elements, blocksize, ...places, kind, search };
     const first = [w!, absmax!, inverse];
     recorder.dispatch(blockScale({ step: "scale", w: type }), first, sizes, groupsFor(blocks, WORKGROUP));
     const end = begin + elements;
@@ -193,7 +192,7 @@ export const fourBitQuantize: Kernel = {
     recorder.dispatch(blockCodes({ step: "codes", w: type }), [w!, inverse, codes!], numbers, groups);
     return undefined;
   },
-  axes({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0] }) {
+  axes({ operands: [w, codes, absmax], attributes: [kind = 0, blocksize = 64, row = 0, search = 0] }) {
     const problem = misplaced(w!, codes!, blocksize, row);
     if (problem) return problem;
     const [rows = 0, columns = 0] = w!.shape;
@@ -207,7 +206,9 @@ export const fourBitQuantize: Kernel = {
       1: { operand: codes!, dim: 0, range },
       2: { operand: absmax!, dim: 0, range: blocks },
     };
-    return [{ size: rows, step: rowsPerCut(columns, blocksize), parts, attributes: () => [kind, blocksize, 0] }];
+    return [
+      { size: rows, step: rowsPerCut(columns, blocksize), parts, attributes: () => [kind, blocksize, 0, search] },
+    ];
   },
   shaders: () => FLOAT.flatMap((w) => [blockScale({ step: "scale", w }), blockCodes({ step: "codes", w })]),
 };

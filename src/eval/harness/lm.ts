@@ -1,0 +1,286 @@
+// The requests of lm-evaluation-harness over a loaded language model and its tokenizer. The rules by which texts become tokens are
+// those of its HFLM; the tokens are computed by scorer.ts and generate().
+
+import { OptionError, throwIfAborted } from "../../core/errors.js";
+import { callback, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
+import { show } from "../../core/show.js";
+import { LoadedModel } from "../../generate/base.js";
+import { PreTrainedModel } from "../../generate/model.js";
+import type { CacheDType } from "../../nn/cache.js";
+import { PreTrainedTokenizer } from "../../tokenizer/api.js";
+import { type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
+import { endOf, rollingWindows } from "./windows.js";
+import type { TokenText } from "./prefix-tree.js";
+import { keyOf, type RequestCache } from "./request-cache.js";
+import { type Scored, scoreTexts } from "./scorer.js";
+
+/** A text and what may follow it. */
+export type LoglikelihoodRequest = readonly [context: string, continuation: string];
+/** Sum of the log-probabilities of a continuation's tokens, in nats, and whether each of them is the likeliest. */
+export type Loglikelihood = readonly [loglikelihood: number, is_greedy: boolean];
+export type GenerateRequest = readonly [context: string, generation_kwargs: GenerationKwargs];
+export type ChoiceRequest = readonly [context: string, choices: readonly string[]];
+
+const LM_OPTIONS = {
+  /** Requests that are computed together; by default 64. Results do not depend on it. */
+  batch_size: whole(1),
+  /** Longest text in tokens; by default the model's. */
+  max_length: whole(1),
+  /** Whether the tokenizer adds its special tokens; by default as it does for any text. */
+  add_bos_token: flag(),
+  /** Dtype of keys and values; f32 by default, which computes what a pass without a cache does. */
+  cache_dtype: such<CacheDType>((value) => ["f32", "bf16", "f16", "i8"].includes(value as string), "f32, bf16, f16 or i8"),
+  /** Answers that were given before. */
+  use_cache: such<RequestCache>((value) => typeof (value as RequestCache)?.get === "function", "a request cache"),
+  signal: signal(),
+  /** Hears of requests that are answered. */
+  progress: callback<(done: number) => void>(),
+};
+export interface LMOptions extends Readonly<Options<typeof LM_OPTIONS>> {}
+
+/** Requests at once, where the caller does not say. */
+const BATCH = 64;
+/** Longest text of a model that does not say its own, as in lm-evaluation-harness. */
+const USUAL_LENGTH = 2048;
+const MAX_GEN_TOKS = 256;
+/** Tokens of a text whose scores stand for a model's weights in keys of the cache. */
+const PROBE = 24;
+
+export class LM {
+  readonly model: PreTrainedModel;
+  readonly tokenizer: PreTrainedTokenizer;
+  readonly batch_size: number;
+  /** Tokens that the model reads at once. */
+  readonly max_length: number;
+  /** What a text without context follows: bos, else eos. */
+  readonly prefix_token_id: number;
+  /** Tokens that were computed. */
+  computed_tokens = 0;
+  readonly #options: LMOptions;
+  #identity: Promise<string> | undefined;
+
+  /** @throws OptionError for anything but a causal language model and its tokenizer, and for wrong options */
+  constructor(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, options: LMOptions = {}) {
+    if (!LoadedModel.is(model) || !(model instanceof PreTrainedModel)) {
+      const task = LoadedModel.is(model) ? `one of the task "${(model as LoadedModel<never>).task}"` : show(model);
+      throw new OptionError(`LM: the model must be a causal language model, got ${task}`, {
+        hint: "await AutoModelForCausalLM.from_pretrained(name); encoder-decoders are not evaluated yet",
+      });
+    }
+    if (!(tokenizer instanceof PreTrainedTokenizer)) {
+      throw new OptionError(`LM: the tokenizer must be the model's, got ${show(tokenizer)}`, {
+        hint: "await AutoTokenizer.from_pretrained(name)",
+      });
+    }
+    this.#options = readOptions("LM", LM_OPTIONS, options);
+    this.model = model;
+    this.tokenizer = tokenizer;
+    this.batch_size = this.#options.batch_size ?? BATCH;
+    this.max_length = longestOf(model, tokenizer, this.#options.max_length);
+    const prefix = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
+    if (prefix === null) {
+      throw new OptionError("LM: the tokenizer has neither a bos nor an eos token for texts without context to follow", {
+        hint: 'set one: tokenizer.eos_token = "..."',
+      });
+    }
+    this.prefix_token_id = prefix;
+  }
+
+  /** Log-likelihoods of continuations, in the order of the requests. @throws OptionError, AbortError, KernelError */
+  async loglikelihood(requests: readonly LoglikelihoodRequest[]): Promise<Loglikelihood[]> {
+    const texts = requests.map(([context, continuation]) => {
+      const [before, after] = this.encode_pair(context, continuation);
+      if (after.length === 0) throw new OptionError(`loglikelihood: ${show(continuation)} has no tokens`);
+      if (after.length > this.max_length) {
+        throw new OptionError(
+          `loglikelihood: a continuation of ${after.length} tokens is longer than the model's ${this.max_length}`,
+        );
+      }
+      return endOf([...before, ...after], after.length, this.max_length);
+    });
+    const scored = await this.#score(texts, (done) => this.#options.progress?.(done));
+    return scored.map(({ loglikelihood, is_greedy }) => [loglikelihood, is_greedy]);
+  }
+
+  /** Log-likelihoods of the choices of each question. @throws what `loglikelihood` throws */
+  async multiple_choice(requests: readonly ChoiceRequest[]): Promise<Loglikelihood[][]> {
+    const all = await this.loglikelihood(
+      requests.flatMap(([context, choices]) => choices.map((choice): LoglikelihoodRequest => [context, choice])),
+    );
+    let at = 0;
+    return requests.map(([, choices]) => all.slice(at, (at += choices.length)));
+  }
+
+  /** Log-likelihoods of whole texts, of any length: each token once, in windows of the model's length. */
+  async loglikelihood_rolling(texts: readonly string[]): Promise<number[]> {
+    const windows = texts.map((text) => rollingWindows(this.encode(text), this.prefix_token_id, this.max_length));
+    const all = windows.flat();
+    const scored = await this.#score(all, (done) =>
+      this.#options.progress?.(Math.floor((done / Math.max(1, all.length)) * texts.length)),
+    );
+    let at = 0;
+    return windows.map((own) => {
+      const sum = scored.slice(at, at + own.length).reduce((total, { loglikelihood }) => total + loglikelihood, 0);
+      at += own.length;
+      return sum;
+    });
+  }
+
+  /**
+   * Texts that follow contexts, up to the first of the `until` texts. A context that leaves no room is cut at its beginning.
+   * @throws OptionError for options that generate() does not know, and where `max_gen_toks` leaves no room for a context
+   */
+  async generate_until(requests: readonly GenerateRequest[]): Promise<string[]> {
+    const answers = new Array<string>(requests.length);
+    const { use_cache, signal: stopped, progress } = this.#options;
+    const identity = use_cache && (await this.#id());
+    const end = this.tokenizer.eos_token_id;
+    const eos = end === null ? [] : [this.tokenizer.decode([end], { skip_special_tokens: false })];
+    const groups = new Map<string, { ids: number[]; request: number; key: string }[]>();
+    const left = requests.map(([context, kwargs]) => {
+      const { max_gen_toks = MAX_GEN_TOKS } = generationOf(kwargs);
+      const room = this.max_length - max_gen_toks;
+      if (room < 1) {
+        throw new OptionError(
+          `generate_until: max_gen_toks ${max_gen_toks} leaves no room for a text in the model's ${this.max_length} tokens`,
+        );
+      }
+      return this.encode(context).slice(-room);
+    });
+    let done = 0;
+    for (const [request, ids] of left.entries()) {
+      const kwargs = JSON.stringify(requests[request]![1]);
+      const key = use_cache ? keyOf(identity, "generate_until", ids, kwargs, this.#options.cache_dtype) : "";
+      const known = use_cache?.get(key);
+      if (typeof known === "string") {
+        answers[request] = known;
+        done++;
+      } else groups.set(kwargs, [...(groups.get(kwargs) ?? []), { ids, request, key }]);
+    }
+    for (const group of groups.values()) {
+      const kwargs = generationOf(requests[group[0]!.request]![1]);
+      const until = [...new Set([...kwargs.until, ...eos])].filter((text) => text !== "");
+      group.sort((a, b) => b.ids.length - a.ids.length || a.request - b.request);
+      for (let at = 0; at < group.length; at += this.batch_size) {
+        throwIfAborted(stopped, "evaluation");
+        const batch = group.slice(at, at + this.batch_size);
+        const texts = await this.#generate(batch.map(({ ids }) => ids), kwargs, until);
+        texts.forEach((text, n) => {
+          answers[batch[n]!.request] = textUntil(text, until);
+        });
+        await use_cache?.set(batch.map(({ request, key }) => [key, answers[request]!] as const));
+        done += batch.length;
+        progress?.(done);
+      }
+    }
+    return answers;
+  }
+
+  async #generate(rows: readonly number[][], kwargs: ReturnType<typeof generationOf>, until: string[]): Promise<string[]> {
+    const longest = Math.max(...rows.map(({ length }) => length));
+    const pad = this.tokenizer.pad_token_id ?? this.prefix_token_id;
+    const before = rows.map(({ length }) => new Array<number>(longest - length));
+    const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
+    const sequences = await this.model.generate({
+      input_ids: rows.map((ids, row) => [...before[row]!.fill(pad), ...ids]),
+      attention_mask: rows.map((ids, row) => [...before[row]!.fill(0), ...ids.map(() => 1)]),
+      max_new_tokens: max_gen_toks,
+      pad_token_id: pad,
+      tokenizer: this.tokenizer,
+      ...(until.length > 0 ? { stop_strings: until } : {}),
+      ...(this.#options.signal ? { signal: this.#options.signal } : {}),
+      ...(this.#options.cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
+      ...options,
+    });
+    this.computed_tokens += rows.reduce((sum, { length }) => sum + length, 0) + rows.length * (sequences[0]!.length - longest);
+    return sequences.map((ids) => this.tokenizer.decode(ids.slice(longest), { skip_special_tokens: true }));
+  }
+
+  /** Ids of a text; its special tokens are left out where it begins with the prefix token's text. */
+  encode(text: string): number[] {
+    const prefix = this.tokenizer.decode([this.prefix_token_id], { skip_special_tokens: false });
+    const add = text.startsWith(prefix) && prefix !== "" ? false : this.#options.add_bos_token;
+    return this.tokenizer.encode(text, add === undefined ? {} : { add_special_tokens: add });
+  }
+
+  /**
+   * Ids of a context, and those by which it and its continuation go on: blanks at the context's end belong to the continuation.
+   * Without a context, the continuation follows the prefix token.
+   */
+  encode_pair(context: string, continuation: string): readonly [context: number[], continuation: number[]] {
+    const start = context.replace(/[\s\x1c-\x1f\x85]+$/, "");
+    const rest = context.slice(start.length) + continuation;
+    const before = start === "" ? [] : this.encode(start);
+    if (before.length > 0) return [before, this.encode(start + rest).slice(before.length)];
+    const ids = this.tokenizer.encode(rest, { add_special_tokens: false });
+    return ids[0] === this.prefix_token_id ? [[ids[0]], ids.slice(1)] : [[this.prefix_token_id], ids];
+  }
+
+  /** Scores texts, those of the cache without computing them. */
+  async #score(texts: readonly TokenText[], progress: (done: number) => void): Promise<Scored[]> {
+    const { use_cache, cache_dtype, signal: stopped } = this.#options;
+    const results = new Array<Scored>(texts.length);
+    const identity = use_cache && (await this.#id());
+    const keys = use_cache && texts.map(({ ids, from }) => keyOf(identity, "loglikelihood", ids, from, cache_dtype));
+    const left: number[] = [];
+    for (const n of texts.keys()) {
+      const known = keys && use_cache?.get(keys[n]!);
+      if (Array.isArray(known)) results[n] = { loglikelihood: Number(known[0]), is_greedy: known[1] === true };
+      else left.push(n);
+    }
+    let done = texts.length - left.length;
+    await scoreTexts(
+      this.model,
+      left.map((n) => texts[n]!),
+      {
+        rows: this.batch_size,
+        cache_dtype,
+        signal: stopped,
+        ran: (tokens) => {
+          this.computed_tokens += tokens;
+        },
+        scored: async (batch) => {
+          for (const [text, scored] of batch) results[left[text]!] = scored;
+          if (keys) {
+            await use_cache.set(
+              batch.map(([text, { loglikelihood, is_greedy }]) => [keys[left[text]!]!, [loglikelihood, is_greedy]] as const),
+            );
+          }
+          done += batch.length;
+          progress(done);
+        },
+      },
+    );
+    return results;
+  }
+
+  /** What stands for the model in keys: its scores of a fixed text, to the last bit, which change with weights and kernels. */
+  #id(): Promise<string> {
+    const { vocab } = this.model.module.geometry;
+    const length = Math.min(PROBE, this.max_length);
+    const ids = Array.from({ length: length + 1 }, (_, i) => (i * 7919 + 11) % vocab);
+    this.#identity ??= (async () => {
+      const bits: number[] = [];
+      const probes = [1, Math.ceil(length / 2)].map((from) => ({ ids, from }));
+      await scoreTexts(this.model, probes, {
+        rows: 2,
+        scored: (batch) => {
+          for (const [, { loglikelihood }] of batch) bits.push(loglikelihood);
+        },
+      });
+      return keyOf(this.model.config, this.model.weight_bytes, bits);
+    })();
+    return this.#identity;
+  }
+}
+
+/** The longest text of a model: from its config, its tokenizer, or the usual one; never more than its positions. */
+function longestOf({ config, module }: PreTrainedModel, tokenizer: PreTrainedTokenizer, given: number | undefined): number {
+  const named = [config.n_positions, config.max_position_embeddings, config.n_ctx, tokenizer.model_max_length];
+  const own = named.find((value): value is number => Number.isSafeInteger(value) && (value as number) > 0);
+  const most = module.geometry.max_positions;
+  if (given !== undefined && given > most) {
+    throw new OptionError(`LM: max_length ${given} is more than the model's ${most} positions`);
+  }
+  return Math.min(given ?? own ?? USUAL_LENGTH, most);
+}

@@ -25,7 +25,7 @@ export function line(columns: number, before: string, share: number, parts: read
 export const percent = (share: number): string => `${Math.floor(100 * Math.min(1, share))} %`;
 
 /** "1 s left", "2 min left". */
-function remaining(seconds: number): string {
+export function remaining(seconds: number): string {
   const whole = Math.max(1, Math.ceil(seconds));
   return whole < 100 ? `${whole} s left` : `${Math.ceil(whole / 60)} min left`;
 }

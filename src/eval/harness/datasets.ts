@@ -29,10 +29,19 @@ export function splitsOf(config: TaskConfig, data_dir: string | undefined, base:
   };
 }
 
-async function find(config: TaskConfig, data_dir: string | undefined, base: string, split: string): Promise<readonly Doc[]> {
+async function find(
+  config: TaskConfig,
+  data_dir: string | undefined,
+  base: string,
+  split: string,
+): Promise<readonly Doc[]> {
   const { task, dataset_kwargs = {}, dataset_path } = config;
   const files = dataset_kwargs.data_files;
-  if (files !== undefined) return await readFiles(task, filesOf(task, files, split).map((file) => resolve(base, file)));
+  if (files !== undefined)
+    return await readFiles(
+      task,
+      filesOf(task, files, split).map((file) => resolve(base, file)),
+    );
   if (task === CLOZE) return await readFiles(task, [CLOZE_FILE]);
   const folders = data_dir === undefined ? [] : foldersOf(config, data_dir);
   for (const folder of folders) {
@@ -153,7 +162,8 @@ function cellsOf(file: string, text: string, comma: string): string[][] {
       row.push("");
     }
     if (text[at] === "\r") at++;
-    if (at < text.length && text[at] !== "\n") throw new FormatError(`${file}: row ${rows.length + 1} goes on behind a quote`);
+    if (at < text.length && text[at] !== "\n")
+      throw new FormatError(`${file}: row ${rows.length + 1} goes on behind a quote`);
     at++;
     rows.push(row);
     row = [];

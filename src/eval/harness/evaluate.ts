@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { OptionError } from "../../core/errors.js";
-import { number, type Options, readOptions, such, text, whole } from "../../core/options.js";
+import { callback, number, type Options, readOptions, such, text, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { renderFields } from "../../tokenizer/chat/fields.js";
 import { LM } from "./lm.js";
@@ -21,18 +21,26 @@ const EVALUATE = {
   /** Examples in front of each question; by default what each task says. */
   num_fewshot: whole(0),
   /** Only the first documents of each task: their number, or below 1 their share. */
-  limit: number((value) => value > 0 && (value < 1 || Number.isSafeInteger(value)), "a number of documents, or a share below 1"),
+  limit: number(
+    (value) => value > 0 && (value < 1 || Number.isSafeInteger(value)),
+    "a number of documents, or a share below 1",
+  ),
   /** Resamples for standard errors that have no formula; by default 100,000; 0: no standard errors. */
   bootstrap_iters: whole(0),
   /** Seed of the choice of examples; by default 1234. */
   fewshot_random_seed: whole(0),
   /** Changes to the tasks' generation_kwargs. */
-  gen_kwargs: such<Readonly<Record<string, unknown>>>((value) => typeof value === "object" && value !== null, "an object"),
+  gen_kwargs: such<Readonly<Record<string, unknown>>>(
+    (value) => typeof value === "object" && value !== null,
+    "an object",
+  ),
   /** Where tasks and data are; by default those built in. */
   task_manager: such<TaskManager>((value) => value instanceof TaskManager, "a TaskManager"),
   /** A folder with task files of one's own, and the folder of the data; for a TaskManager of these. */
   include_path: text(),
   data_dir: text(),
+  /** Hears how many of all requests are answered. */
+  progress: callback<(done: number, total: number) => void>(),
 };
 export interface EvaluateOptions extends Readonly<Options<typeof EVALUATE>> {
   readonly tasks: readonly string[];
@@ -80,7 +88,9 @@ const hash = (value: string): string => createHash("sha256").update(value).diges
  */
 export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise<EvalResults> {
   if (!(lm instanceof LM)) {
-    throw new OptionError(`simple_evaluate: the model must be an LM, got ${show(lm)}`, { hint: "new LM(model, tokenizer)" });
+    throw new OptionError(`simple_evaluate: the model must be an LM, got ${show(lm)}`, {
+      hint: "new LM(model, tokenizer)",
+    });
   }
   const given = readOptions("simple_evaluate", EVALUATE, options);
   if (given.tasks === undefined) throw new OptionError('simple_evaluate needs "tasks"');
@@ -88,7 +98,8 @@ export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise
   if (task_manager && (include_path !== undefined || data_dir !== undefined)) {
     throw new OptionError("simple_evaluate: include_path and data_dir belong to the TaskManager that is given");
   }
-  const manager = task_manager ?? new TaskManager({ ...(include_path && { include_path }), ...(data_dir && { data_dir }) });
+  const manager =
+    task_manager ?? new TaskManager({ ...(include_path && { include_path }), ...(data_dir && { data_dir }) });
   const { tasks, groups } = await manager.load(given.tasks);
   for (const task of tasks) {
     await task.build({
@@ -98,20 +109,18 @@ export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise
       gen_kwargs: given.gen_kwargs,
     });
   }
-  await answer(lm, tasks);
+  await answer(lm, tasks, given.progress);
   return resultsOf(tasks, groups, given.bootstrap_iters ?? BOOTSTRAP);
 }
 
 /** The kind of request that a task makes. */
 const kindOf = (type: OutputType) => (type === "multiple_choice" ? "loglikelihood" : type);
 
-/** How many answers the tasks' requests need. */
-export function requestsOf(tasks: readonly Task[]): number {
-  return tasks.reduce((sum, { instances, repeats }) => sum + instances.length * repeats, 0);
-}
-
 /** Asks a model all requests of tasks, those of a kind together. */
-async function answer(lm: LM, tasks: readonly Task[]): Promise<void> {
+async function answer(lm: LM, tasks: readonly Task[], progress: EvaluateOptions["progress"]): Promise<void> {
+  const total = tasks.reduce((sum, { instances, repeats }) => sum + instances.length * repeats, 0);
+  let before = 0;
+  const heard = (done: number): void => progress?.(before + done, total);
   for (const kind of ["loglikelihood", "loglikelihood_rolling", "generate_until"] as const) {
     const asked = tasks
       .filter(({ output_type }) => kindOf(output_type) === kind)
@@ -120,13 +129,17 @@ async function answer(lm: LM, tasks: readonly Task[]): Promise<void> {
     const given = asked.map((one) => one.arguments);
     const answers: readonly Response[] =
       kind === "loglikelihood"
-        ? await lm.loglikelihood(given as [string, string][])
+        ? await lm.loglikelihood(given as [string, string][], heard)
         : kind === "loglikelihood_rolling"
-          ? await lm.loglikelihood_rolling(given.map(([whole]) => whole))
-          : await lm.generate_until(given as [string, Record<string, unknown>][]);
+          ? await lm.loglikelihood_rolling(
+              given.map(([whole]) => whole),
+              heard,
+            )
+          : await lm.generate_until(given as [string, Record<string, unknown>][], heard);
     asked.forEach((one, n) => {
       one.resps.push(answers[n]!);
     });
+    before += asked.length;
   }
 }
 
@@ -193,7 +206,11 @@ function groupResult({ config, tasks }: LoadedGroup, results: Readonly<Record<st
       const error = key.replace(",", "_stderr,");
       const errors = has.map((n) => own[n]![error]);
       result[error] = errors.every((one) => typeof one === "number")
-        ? pooledError(errors as number[], has.map((n) => sizes[n]!), weight_by_size)
+        ? pooledError(
+            errors as number[],
+            has.map((n) => sizes[n]!),
+            weight_by_size,
+          )
         : "N/A";
     }
   }
@@ -201,7 +218,11 @@ function groupResult({ config, tasks }: LoadedGroup, results: Readonly<Record<st
 }
 
 /** The metrics of tasks whose requests were answered. */
-export function resultsOf(tasks: readonly Task[], groups: readonly LoadedGroup[], bootstrap_iters: number): EvalResults {
+export function resultsOf(
+  tasks: readonly Task[],
+  groups: readonly LoadedGroup[],
+  bootstrap_iters: number,
+): EvalResults {
   const samples = Object.fromEntries(tasks.map((task) => [task.name, samplesOf(task)]));
   const results: Record<string, TaskResult> = {};
   for (const task of tasks) results[task.name] = taskResult(task, samples[task.name]!, bootstrap_iters);
@@ -215,7 +236,7 @@ export function resultsOf(tasks: readonly Task[], groups: readonly LoadedGroup[]
     const { group: name, aggregates, version } = group.config;
     results[name] = groupResult(group, results);
     if (aggregates.length > 0) whole[name] = results[name];
-    versions[name] = version ?? null;
+    versions[name] = version === undefined ? "N/A" : String(version);
     const own = new Set(group.children.flatMap((child) => shots[child] ?? []));
     if (own.size === 1) shots[name] = [...own][0]!;
     const both: Record<string, boolean | null> = {};

@@ -1,7 +1,7 @@
 // What is taken of a model's answers before they are scored: the filters of task files.
 
-import { ConfigError, suggestion } from "../../core/errors.js";
 import { isWhole } from "../../core/checks.js";
+import { ConfigError, suggestion } from "../../core/errors.js";
 import { listed, show } from "../../core/show.js";
 import { strip } from "../../tokenizer/chat/blanks.js";
 import { pythonRegex } from "./python-regex.js";
@@ -36,10 +36,12 @@ function regexFilter(place: string, given: Given): Filter {
 const FILTERS: Readonly<Record<string, (place: string, given: Given) => Filter>> = {
   take_first: () => (responses) => many(responses)[0]!,
   take_first_k: (place, { k }) => {
-    if (!isWhole(k) || k < 1) throw new ConfigError(`${place}: take_first_k needs k, a whole number above 0, got ${show(k)}`);
+    if (!isWhole(k) || k < 1)
+      throw new ConfigError(`${place}: take_first_k needs k, a whole number above 0, got ${show(k)}`);
     return (responses) => {
       const list = many(responses);
-      if (list.length < k) throw new ConfigError(`${place}: take_first_k of ${k} of ${list.length} answers; raise repeats`);
+      if (list.length < k)
+        throw new ConfigError(`${place}: take_first_k of ${k} of ${list.length} answers; raise repeats`);
       return list.slice(0, k);
     };
   },

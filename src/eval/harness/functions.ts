@@ -3,7 +3,7 @@
 
 import { ConfigError } from "../../core/errors.js";
 import { listed, show } from "../../core/show.js";
-import { strip } from "../../tokenizer/chat/blanks.js";
+import { strip, words } from "../../tokenizer/chat/blanks.js";
 import type { Doc, MetricValues, Response } from "./types.js";
 
 /** A function of a task's file, by its name. */
@@ -91,7 +91,9 @@ const DETOKENIZED: readonly (readonly [RegExp | string, string])[] = [
 
 /** Words and bytes of a text, as perplexities count them. */
 export function sizesOf(value: string): { readonly words: number; readonly bytes: number } {
-  return { words: value.split(/[\s\x1c-\x1f\x85]+/).length, bytes: Buffer.byteLength(value) };
+  // As re.split(r"\s+") counts: blanks at an end leave an empty word there.
+  const ends = [true, false].filter((left) => strip(value, undefined, left, !left) !== value).length;
+  return { words: Math.max(1, words(value).length + ends), bytes: Buffer.byteLength(value) };
 }
 
 /** Values of the perplexities of a text: its log-likelihood, and what that is divided by. */
@@ -137,7 +139,10 @@ function named<T>(table: Readonly<Record<string, T>>, task: string, key: string,
   const [file = "", own = name] = name.split(/\.(?=[^.]*$)/);
   for (const [full, made] of Object.entries(table)) {
     const [family = "", last] = full.split(".");
-    if (full === name || (last === own && (file === `preprocess_${family}` || (file === "utils" && task.startsWith(family)))))
+    if (
+      full === name ||
+      (last === own && (file === `preprocess_${family}` || (file === "utils" && task.startsWith(family))))
+    )
       return made;
   }
   throw new ConfigError(`task "${task}": ${key} is the Python function ${show(name)}, which is not built in`, {

@@ -2,17 +2,18 @@
 // those of its HFLM; the tokens are computed by scorer.ts and generate().
 
 import { OptionError, throwIfAborted } from "../../core/errors.js";
-import { callback, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
+import { flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
 import { PreTrainedModel } from "../../generate/model.js";
 import type { CacheDType } from "../../nn/cache.js";
 import { PreTrainedTokenizer } from "../../tokenizer/api.js";
+import { strip } from "../../tokenizer/chat/blanks.js";
 import { type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
-import { endOf, rollingWindows } from "./windows.js";
 import type { TokenText } from "./prefix-tree.js";
 import { keyOf, type RequestCache } from "./request-cache.js";
 import { type Scored, scoreTexts } from "./scorer.js";
+import { endOf, rollingWindows } from "./windows.js";
 
 /** A text and what may follow it. */
 export type LoglikelihoodRequest = readonly [context: string, continuation: string];
@@ -29,14 +30,18 @@ const LM_OPTIONS = {
   /** Whether the tokenizer adds its special tokens; by default as it does for any text. */
   add_bos_token: flag(),
   /** Dtype of keys and values; f32 by default, which computes what a pass without a cache does. */
-  cache_dtype: such<CacheDType>((value) => ["f32", "bf16", "f16", "i8"].includes(value as string), "f32, bf16, f16 or i8"),
+  cache_dtype: such<CacheDType>(
+    (value) => ["f32", "bf16", "f16", "i8"].includes(value as string),
+    "f32, bf16, f16 or i8",
+  ),
   /** Answers that were given before. */
   use_cache: such<RequestCache>((value) => typeof (value as RequestCache)?.get === "function", "a request cache"),
   signal: signal(),
-  /** Hears of requests that are answered. */
-  progress: callback<(done: number) => void>(),
 };
 export interface LMOptions extends Readonly<Options<typeof LM_OPTIONS>> {}
+
+/** Hears how many requests of a call are answered. */
+export type Progress = (done: number) => void;
 
 /** Requests at once, where the caller does not say. */
 const BATCH = 64;
@@ -56,6 +61,8 @@ export class LM {
   readonly prefix_token_id: number;
   /** Tokens that were computed. */
   computed_tokens = 0;
+  /** Seconds that computing them took. */
+  seconds = 0;
   readonly #options: LMOptions;
   #identity: Promise<string> | undefined;
 
@@ -79,15 +86,18 @@ export class LM {
     this.max_length = longestOf(model, tokenizer, this.#options.max_length);
     const prefix = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
     if (prefix === null) {
-      throw new OptionError("LM: the tokenizer has neither a bos nor an eos token for texts without context to follow", {
-        hint: 'set one: tokenizer.eos_token = "..."',
-      });
+      throw new OptionError(
+        "LM: the tokenizer has neither a bos nor an eos token for texts without context to follow",
+        {
+          hint: 'set one: tokenizer.eos_token = "..."',
+        },
+      );
     }
     this.prefix_token_id = prefix;
   }
 
   /** Log-likelihoods of continuations, in the order of the requests. @throws OptionError, AbortError, KernelError */
-  async loglikelihood(requests: readonly LoglikelihoodRequest[]): Promise<Loglikelihood[]> {
+  async loglikelihood(requests: readonly LoglikelihoodRequest[], progress?: Progress): Promise<Loglikelihood[]> {
     const texts = requests.map(([context, continuation]) => {
       const [before, after] = this.encode_pair(context, continuation);
       if (after.length === 0) throw new OptionError(`loglikelihood: ${show(continuation)} has no tokens`);
@@ -98,25 +108,29 @@ export class LM {
       }
       return endOf([...before, ...after], after.length, this.max_length);
     });
-    const scored = await this.#score(texts, (done) => this.#options.progress?.(done));
+    const scored = await this.#score(texts, progress);
     return scored.map(({ loglikelihood, is_greedy }) => [loglikelihood, is_greedy]);
   }
 
   /** Log-likelihoods of the choices of each question. @throws what `loglikelihood` throws */
-  async multiple_choice(requests: readonly ChoiceRequest[]): Promise<Loglikelihood[][]> {
+  async multiple_choice(requests: readonly ChoiceRequest[], progress?: Progress): Promise<Loglikelihood[][]> {
     const all = await this.loglikelihood(
       requests.flatMap(([context, choices]) => choices.map((choice): LoglikelihoodRequest => [context, choice])),
+      progress,
     );
-    let at = 0;
-    return requests.map(([, choices]) => all.slice(at, (at += choices.length)));
+    let end = 0;
+    return requests.map(([, { length }]) => {
+      end += length;
+      return all.slice(end - length, end);
+    });
   }
 
   /** Log-likelihoods of whole texts, of any length: each token once, in windows of the model's length. */
-  async loglikelihood_rolling(texts: readonly string[]): Promise<number[]> {
+  async loglikelihood_rolling(texts: readonly string[], progress?: Progress): Promise<number[]> {
     const windows = texts.map((text) => rollingWindows(this.encode(text), this.prefix_token_id, this.max_length));
     const all = windows.flat();
     const scored = await this.#score(all, (done) =>
-      this.#options.progress?.(Math.floor((done / Math.max(1, all.length)) * texts.length)),
+      progress?.(Math.floor((done / Math.max(1, all.length)) * texts.length)),
     );
     let at = 0;
     return windows.map((own) => {
@@ -130,9 +144,9 @@ export class LM {
    * Texts that follow contexts, up to the first of the `until` texts. A context that leaves no room is cut at its beginning.
    * @throws OptionError for options that generate() does not know, and where `max_gen_toks` leaves no room for a context
    */
-  async generate_until(requests: readonly GenerateRequest[]): Promise<string[]> {
+  async generate_until(requests: readonly GenerateRequest[], progress?: Progress): Promise<string[]> {
     const answers = new Array<string>(requests.length);
-    const { use_cache, signal: stopped, progress } = this.#options;
+    const { use_cache, signal: stopped } = this.#options;
     const identity = use_cache && (await this.#id());
     const end = this.tokenizer.eos_token_id;
     const eos = end === null ? [] : [this.tokenizer.decode([end], { skip_special_tokens: false })];
@@ -150,8 +164,9 @@ export class LM {
     let done = 0;
     for (const [request, ids] of left.entries()) {
       const kwargs = JSON.stringify(requests[request]![1]);
-      const key = use_cache ? keyOf(identity, "generate_until", ids, kwargs, this.#options.cache_dtype) : "";
-      const known = use_cache?.get(key);
+      const greedy = generationOf(requests[request]![1]).options.do_sample === false;
+      const key = use_cache && greedy ? keyOf(identity, "generate_until", ids, kwargs, this.#options.cache_dtype) : "";
+      const known = key === "" ? undefined : use_cache?.get(key);
       if (typeof known === "string") {
         answers[request] = known;
         done++;
@@ -164,11 +179,16 @@ export class LM {
       for (let at = 0; at < group.length; at += this.batch_size) {
         throwIfAborted(stopped, "evaluation");
         const batch = group.slice(at, at + this.batch_size);
-        const texts = await this.#generate(batch.map(({ ids }) => ids), kwargs, until);
+        const texts = await this.#generate(
+          batch.map(({ ids }) => ids),
+          kwargs,
+          until,
+        );
         texts.forEach((text, n) => {
           answers[batch[n]!.request] = textUntil(text, until);
         });
-        await use_cache?.set(batch.map(({ request, key }) => [key, answers[request]!] as const));
+        const kept = batch.filter(({ key }) => key !== "");
+        await use_cache?.set(kept.map(({ request, key }) => [key, answers[request]!] as const));
         done += batch.length;
         progress?.(done);
       }
@@ -176,11 +196,16 @@ export class LM {
     return answers;
   }
 
-  async #generate(rows: readonly number[][], kwargs: ReturnType<typeof generationOf>, until: string[]): Promise<string[]> {
+  async #generate(
+    rows: readonly number[][],
+    kwargs: ReturnType<typeof generationOf>,
+    until: string[],
+  ): Promise<string[]> {
     const longest = Math.max(...rows.map(({ length }) => length));
     const pad = this.tokenizer.pad_token_id ?? this.prefix_token_id;
     const before = rows.map(({ length }) => new Array<number>(longest - length));
     const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
+    const start = performance.now();
     const sequences = await this.model.generate({
       input_ids: rows.map((ids, row) => [...before[row]!.fill(pad), ...ids]),
       attention_mask: rows.map((ids, row) => [...before[row]!.fill(0), ...ids.map(() => 1)]),
@@ -192,7 +217,9 @@ export class LM {
       ...(this.#options.cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
       ...options,
     });
-    this.computed_tokens += rows.reduce((sum, { length }) => sum + length, 0) + rows.length * (sequences[0]!.length - longest);
+    this.seconds += (performance.now() - start) / 1000;
+    this.computed_tokens +=
+      rows.reduce((sum, { length }) => sum + length, 0) + rows.length * (sequences[0]!.length - longest);
     return sequences.map((ids) => this.tokenizer.decode(ids.slice(longest), { skip_special_tokens: true }));
   }
 
@@ -208,7 +235,7 @@ export class LM {
    * Without a context, the continuation follows the prefix token.
    */
   encode_pair(context: string, continuation: string): readonly [context: number[], continuation: number[]] {
-    const start = context.replace(/[\s\x1c-\x1f\x85]+$/, "");
+    const start = strip(context, undefined, false, true);
     const rest = context.slice(start.length) + continuation;
     const before = start === "" ? [] : this.encode(start);
     if (before.length > 0) return [before, this.encode(start + rest).slice(before.length)];
@@ -217,7 +244,7 @@ export class LM {
   }
 
   /** Scores texts, those of the cache without computing them. */
-  async #score(texts: readonly TokenText[], progress: (done: number) => void): Promise<Scored[]> {
+  async #score(texts: readonly TokenText[], progress: Progress | undefined): Promise<Scored[]> {
     const { use_cache, cache_dtype, signal: stopped } = this.#options;
     const results = new Array<Scored>(texts.length);
     const identity = use_cache && (await this.#id());
@@ -229,6 +256,7 @@ export class LM {
       else left.push(n);
     }
     let done = texts.length - left.length;
+    const start = performance.now();
     await scoreTexts(
       this.model,
       left.map((n) => texts[n]!),
@@ -243,14 +271,17 @@ export class LM {
           for (const [text, scored] of batch) results[left[text]!] = scored;
           if (keys) {
             await use_cache.set(
-              batch.map(([text, { loglikelihood, is_greedy }]) => [keys[left[text]!]!, [loglikelihood, is_greedy]] as const),
+              batch.map(
+                ([text, { loglikelihood, is_greedy }]) => [keys[left[text]!]!, [loglikelihood, is_greedy]] as const,
+              ),
             );
           }
           done += batch.length;
-          progress(done);
+          progress?.(done);
         },
       },
     );
+    this.seconds += (performance.now() - start) / 1000;
     return results;
   }
 
@@ -275,7 +306,11 @@ export class LM {
 }
 
 /** The longest text of a model: from its config, its tokenizer, or the usual one; never more than its positions. */
-function longestOf({ config, module }: PreTrainedModel, tokenizer: PreTrainedTokenizer, given: number | undefined): number {
+function longestOf(
+  { config, module }: PreTrainedModel,
+  tokenizer: PreTrainedTokenizer,
+  given: number | undefined,
+): number {
   const named = [config.n_positions, config.max_position_embeddings, config.n_ctx, tokenizer.model_max_length];
   const own = named.find((value): value is number => Number.isSafeInteger(value) && (value as number) > 0);
   const most = module.geometry.max_positions;

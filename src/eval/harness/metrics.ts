@@ -11,7 +11,8 @@ type Aggregate = (values: readonly MetricValue[]) => number;
 /** Values that are numbers. */
 const numbers = (values: readonly MetricValue[]): number[] => values.map(Number);
 const pairs = (values: readonly MetricValue[]): readonly Pair[] => values as readonly Pair[];
-export const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+export const mean = (values: readonly number[]): number =>
+  values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** The standard deviation of a sample. */
 export function deviation(values: readonly number[]): number {
@@ -51,7 +52,8 @@ function correlation(values: readonly MetricValue[]): number {
     if (a === b) right++;
   }
   const n = values.length;
-  const squares = (counts: ReadonlyMap<unknown, number>) => [...counts.values()].reduce((sum, one) => sum + one * one, 0);
+  const squares = (counts: ReadonlyMap<unknown, number>) =>
+    [...counts.values()].reduce((sum, one) => sum + one * one, 0);
   const both = [...gold].reduce((sum, [label, count]) => sum + count * (found.get(label) ?? 0), 0);
   const scale = Math.sqrt((n * n - squares(found)) * (n * n - squares(gold)));
   return scale === 0 ? 0 : (right * n - both) / scale;
@@ -134,7 +136,12 @@ const MATCHING = ["regexes_to_ignore", "ignore_case", "ignore_punctuation", "ign
  * @param own the task scores items with a function of its own: the metric is whatever that gives
  * @throws ConfigError for a metric, aggregation or setting that is not known, or does not fit the task's output
  */
-export function metricOf(place: string, given: Readonly<Record<string, unknown>>, output: OutputType, own: boolean): UsedMetric {
+export function metricOf(
+  place: string,
+  given: Readonly<Record<string, unknown>>,
+  output: OutputType,
+  own: boolean,
+): UsedMetric {
   const name = String(given.metric);
   const known = Object.hasOwn(METRICS, name) ? METRICS[name] : undefined;
   if (!own && !known?.of.includes(output)) {
@@ -171,6 +178,17 @@ function matcher(place: string, given: Readonly<Record<string, unknown>>): UsedM
     return given.ignore_numbers === true ? made.replace(/[0-9]/g, "") : made;
   };
   return (text, target) => left(text) === left(target);
+}
+
+/** The usual aggregation of a metric. */
+export const aggregationOf = (metric: string): string =>
+  (Object.hasOwn(METRICS, metric) ? METRICS[metric]!.aggregation : undefined) ?? "mean";
+
+/** One value of all items, by the name of an aggregation. @throws OptionError for one that is not known */
+export function aggregateBy(name: string, values: readonly MetricValue[]): number {
+  const known = Object.hasOwn(AGGREGATIONS, name) ? AGGREGATIONS[name] : undefined;
+  if (known) return known(values);
+  throw new OptionError(`the aggregation "${name}" is not known`, { hint: Object.keys(AGGREGATIONS).join(", ") });
 }
 
 /** One value of all items. */

@@ -1,5 +1,7 @@
 // How questions and answers follow each other in a prompt.
 
+import { strip } from "../../tokenizer/chat/blanks.js";
+
 interface Example {
   readonly question: string;
   readonly answer: string;
@@ -9,8 +11,8 @@ interface Example {
   readonly fewshot_delimiter: string;
 }
 
-const endsBlank = (text: string): boolean => /[\s\x1c-\x1f\x85]$/.test(text);
-const startsBlank = (text: string): boolean => /^[\s\x1c-\x1f\x85]/.test(text);
+const endsBlank = (text: string): boolean => strip(text, undefined, false, true) !== text;
+const startsBlank = (text: string): boolean => strip(text, undefined, true, false) !== text;
 
 /** Two texts with a delimiter between them, where neither brings a blank. */
 export function spaced(before: string, after: string, delimiter: string): string {

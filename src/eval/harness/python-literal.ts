@@ -16,7 +16,15 @@ const NAMES: ReadonlyMap<string, unknown> = new Map<string, unknown>([
   ["False", false],
   ["None", null],
 ]);
-const ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r", "\\": "\\", "'": "'", '"': '"', "\n": "" };
+const ESCAPES: Readonly<Record<string, string>> = {
+  n: "\n",
+  t: "\t",
+  r: "\r",
+  "\\": "\\",
+  "'": "'",
+  '"': '"',
+  "\n": "",
+};
 
 class LiteralReader {
   readonly #text: string;

@@ -75,7 +75,10 @@ function rowsOf(branches: readonly Branch[]): number {
 
 /** Most pages that rows of a tree take: those of its tokens, and a copy of the last page at each fork. */
 function pagesOf(branches: readonly Branch[]): number {
-  return branches.reduce((sum, { ids, branches: inside }) => sum + Math.ceil(ids.length / PAGE) + 1 + pagesOf(inside), 0);
+  return branches.reduce(
+    (sum, { ids, branches: inside }) => sum + Math.ceil(ids.length / PAGE) + 1 + pagesOf(inside),
+    0,
+  );
 }
 
 async function scoreBatch(

@@ -183,7 +183,9 @@ export function readGroup(place: string, file: Readonly<Record<string, unknown>>
   if (strange !== undefined) throw new ConfigError(`${place}: ${show(strange)} is no task of a group`);
   const list = keys.aggregate_metric_list ?? [];
   const aggregates = (Array.isArray(list) ? (list as unknown[]) : [list]).map((one) => {
-    const own = checked(place, () => readOptions("aggregate_metric_list", AGGREGATE, given(one as Record<string, unknown>)));
+    const own = checked(place, () =>
+      readOptions("aggregate_metric_list", AGGREGATE, given(one as Record<string, unknown>)),
+    );
     if (own.metric === undefined) throw new ConfigError(`${place}: an entry of aggregate_metric_list has no metric`);
     const filters = own.filter_list === undefined ? undefined : wordsOf(own.filter_list);
     return { metric: own.metric, weight_by_size: own.weight_by_size ?? true, filters };

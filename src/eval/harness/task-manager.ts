@@ -11,8 +11,8 @@ import { systemCode } from "../../sources/file-errors.js";
 import { BUILT_IN } from "./builtin.js";
 import { splitsOf } from "./datasets.js";
 import { FunctionName } from "./functions.js";
-import { type GroupConfig, known, readGroup, readTask, wordsOf } from "./task-config.js";
 import { Task } from "./task.js";
+import { type GroupConfig, known, readGroup, readTask, wordsOf } from "./task-config.js";
 
 type File = Readonly<Record<string, unknown>>;
 
@@ -89,9 +89,13 @@ export class TaskManager {
       if (open.has(name)) throw new ConfigError(`${found.place}: the group "${name}" contains itself`);
       open.add(name);
       const config = readGroup(found.place, found.file);
-      const inside = config.members.map((member) => (typeof member === "string" ? member : inline(found, member, all, tasks, this)));
+      const inside = config.members.map((member) =>
+        typeof member === "string" ? member : inline(found, member, all, tasks, this),
+      );
       const own = inside.flatMap((member) => (tasks.has(member) && !all.has(member) ? [member] : add(member)));
-      const children = inside.flatMap((member) => (all.has(member) || tasks.has(member) ? [member] : membersOf(all, member)));
+      const children = inside.flatMap((member) =>
+        all.has(member) || tasks.has(member) ? [member] : membersOf(all, member),
+      );
       groups.set(name, { config, children, tasks: [...new Set(own)] });
       open.delete(name);
       return own;
@@ -160,7 +164,9 @@ async function findAll(include_path: string | undefined): Promise<ReadonlyMap<st
     throw new NotFoundError(`${include_path}: no folder or file of tasks is there (${systemCode(cause)})`, { cause });
   });
   const files = info.isDirectory()
-    ? (await readdir(include_path, { recursive: true })).filter((name) => /\.ya?ml$/.test(name)).map((name) => join(include_path, name))
+    ? (await readdir(include_path, { recursive: true }))
+        .filter((name) => /\.ya?ml$/.test(name))
+        .map((name) => join(include_path, name))
     : [include_path];
   for (const path of files.sort()) {
     const file = await readYaml(path, 0);
@@ -171,7 +177,8 @@ async function findAll(include_path: string | undefined): Promise<ReadonlyMap<st
 
 /** A file with those that it includes; its own keys count. */
 async function readYaml(path: string, depth: number): Promise<File> {
-  if (depth > LONGEST_INCLUDE) throw new ConfigError(`${path}: files include each other more than ${LONGEST_INCLUDE} times`);
+  if (depth > LONGEST_INCLUDE)
+    throw new ConfigError(`${path}: files include each other more than ${LONGEST_INCLUDE} times`);
   const source = await readFile(path, "utf8").catch((cause: unknown) => {
     throw new NotFoundError(`${path}: the task file cannot be read (${systemCode(cause)})`, { cause });
   });

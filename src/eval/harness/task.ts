@@ -6,7 +6,14 @@ import { show } from "../../core/show.js";
 import { renderFields } from "../../tokenizer/chat/fields.js";
 import type { Splits } from "./datasets.js";
 import { type Filter, filterOf } from "./filters.js";
-import { docFunction, FunctionName, fieldFunction, perplexities, type ResultFunction, resultFunction } from "./functions.js";
+import {
+  docFunction,
+  FunctionName,
+  fieldFunction,
+  perplexities,
+  type ResultFunction,
+  resultFunction,
+} from "./functions.js";
 import { metricOf, USUAL, type UsedMetric } from "./metrics.js";
 import { choiceValues } from "./multiple-choice.js";
 import { exampleText, questionText } from "./prompt.js";
@@ -75,17 +82,21 @@ export class Task {
   async build(run: TaskRun = {}): Promise<void> {
     const { test_split, validation_split, num_fewshot: own } = this.config;
     const split = test_split ?? validation_split;
-    if (split === undefined) throw new ConfigError(`task "${this.name}" has neither a test_split nor a validation_split`);
+    if (split === undefined)
+      throw new ConfigError(`task "${this.name}" has neither a test_split nor a validation_split`);
     this.num_fewshot = own === 0 ? 0 : (run.num_fewshot ?? own ?? 0);
     this.documents = await this.#docs(split, this.config.process_docs);
     const { limit } = run;
-    const count = limit === undefined ? this.documents.length : limit < 1 ? Math.ceil(this.documents.length * limit) : limit;
+    const count =
+      limit === undefined ? this.documents.length : limit < 1 ? Math.ceil(this.documents.length * limit) : limit;
     const examples = await this.#sampler(run.fewshot_seed ?? FEWSHOT_SEED);
-    this.instances = this.documents.slice(0, count).flatMap((doc, doc_id) =>
-      this.#requests(doc, this.#context(doc, examples(doc)), run).map(
-        (given, idx): Instance => ({ doc_id, idx, arguments: given, resps: [] }),
-      ),
-    );
+    this.instances = this.documents
+      .slice(0, count)
+      .flatMap((doc, doc_id) =>
+        this.#requests(doc, this.#context(doc, examples(doc)), run).map(
+          (given, idx): Instance => ({ doc_id, idx, arguments: given, resps: [] }),
+        ),
+      );
   }
 
   async #docs(split: string, process: FunctionName | undefined): Promise<readonly Doc[]> {
@@ -117,7 +128,13 @@ export class Task {
       const other = (one: Doc): boolean => JSON.stringify(one) !== same;
       if (sampler === "first_n") return enough(itself ? pool.filter(other) : pool).slice(0, n);
       if (!itself) return random.sample(enough(pool), n);
-      const drawn = pool.length > n ? random.sample(pool, n + 1).filter(other).slice(0, n) : [];
+      const drawn =
+        pool.length > n
+          ? random
+              .sample(pool, n + 1)
+              .filter(other)
+              .slice(0, n)
+          : [];
       return drawn.length === n ? drawn : random.sample(enough(pool.filter(other)), n);
     };
   }
@@ -137,7 +154,8 @@ export class Task {
   #text(doc: Doc, given: unknown): string | number {
     const made = this.#field("doc_to_text", doc, given ?? "");
     if (typeof made === "number") return made;
-    if (typeof made !== "string") throw new ConfigError(`${this.#place("doc_to_text")}: it must make text, got ${show(made)}`);
+    if (typeof made !== "string")
+      throw new ConfigError(`${this.#place("doc_to_text")}: it must make text, got ${show(made)}`);
     return typeof given === "string" && !Object.hasOwn(doc, given) ? this.#number(made) : made;
   }
 
@@ -170,7 +188,8 @@ export class Task {
   /** The text in front of the answer; of a task whose choices are beginnings, one for each. */
   #context(doc: Doc, examples: readonly Doc[]): string | readonly string[] {
     const { description = "", target_delimiter = " ", doc_to_text, gen_prefix } = this.config;
-    const prefix = (of: Doc, given: string | undefined) => (given === undefined ? "" : String(this.#field("gen_prefix", of, given)));
+    const prefix = (of: Doc, given: string | undefined) =>
+      given === undefined ? "" : String(this.#field("gen_prefix", of, given));
     const own = this.#fewshot;
     const shown = examples.map((example) => {
       const question = this.#text(example, own.doc_to_text);
@@ -263,7 +282,8 @@ export class Task {
   /** Of a written answer: whether it is the target, or one of them. */
   #matches(doc: Doc, result: Response): MetricValues {
     const target = this.target(doc);
-    const one = typeof target === "number" && this.config.doc_to_choice !== undefined ? this.#choices(doc)[target] : target;
+    const one =
+      typeof target === "number" && this.config.doc_to_choice !== undefined ? this.#choices(doc)[target] : target;
     const targets = Array.isArray(one) ? (one as unknown[]) : [one];
     const text = Array.isArray(result) ? String((result as readonly unknown[])[0]) : String(result);
     return Object.fromEntries(

@@ -18,7 +18,10 @@ export interface Instance {
   readonly doc_id: number;
   /** Its place among the requests of its document. */
   readonly idx: number;
-  readonly arguments: readonly [string] | readonly [string, string] | readonly [string, Readonly<Record<string, unknown>>];
+  readonly arguments:
+    | readonly [string]
+    | readonly [string, string]
+    | readonly [string, Readonly<Record<string, unknown>>];
   /** One for each repeat. */
   readonly resps: Response[];
 }

@@ -64,6 +64,7 @@ export async function scoreTexts(
       await scoreBatch(model, texts, batch, shares, options);
     }
   } finally {
+    model.device.arena.trim();
     await model.release();
   }
 }
@@ -137,7 +138,6 @@ async function scoreBatch(
     for (let read = reads.shift(); read; read = reads.shift()) await read();
   } finally {
     await Promise.allSettled(reads.map((read) => read()));
-    device.arena.trim();
   }
   await options.scored?.([...sums]);
 }

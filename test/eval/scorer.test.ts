@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { nativeAvailable } from "../../src/backends/native/addon.js";
 import type { Device } from "../../src/core/device.js";
 import { AbortError } from "../../src/core/errors.js";
-import { batches, neighbours, type TokenText, treeOf } from "../../src/eval/harness/prefix-tree.js";
+import { type Branch, batches, neighbours, type TokenText, treeOf } from "../../src/eval/harness/prefix-tree.js";
 import { type Scored, type ScoreOptions, scoreTexts } from "../../src/eval/harness/scorer.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
@@ -78,7 +78,7 @@ describe("beginnings that are shared", () => {
   const order = neighbours(TEXTS);
   test("are in the tree once", () => {
     const tree = treeOf(TEXTS, order, true);
-    const tokens = (branches: ReturnType<typeof treeOf>): number =>
+    const tokens = (branches: readonly Branch[]): number =>
       branches.reduce((sum, { ids, branches: inside }) => sum + ids.length + tokens(inside), 0);
     const alone = TEXTS.reduce((sum, { ids }) => sum + ids.length - 1, 0);
     expect(tokens(treeOf(TEXTS, order, false))).toBe(alone);

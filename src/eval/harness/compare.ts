@@ -1,8 +1,11 @@
 // Two evaluations of the same items, such as a model in 16 bits and in 8: how far apart they are, and whether that is more than
 // chance. The tests are paired: they look at the items that the two answer differently.
 
+import { isList, isWhole } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
-import type { EvalResults, Sample } from "./evaluate.js";
+import { show } from "../../core/show.js";
+import { listed } from "./arguments.js";
+import { type EvalResults, made, type Sample } from "./evaluate.js";
 import { aggregateBy, aggregationOf } from "./metrics.js";
 import { PythonRandom } from "./python-random.js";
 import type { MetricValue } from "./types.js";
@@ -35,6 +38,9 @@ export interface Comparison extends PairedTest {
  * @param only_first items that only the first got right
  */
 export function mcnemar(only_first: number, only_second: number): number {
+  if (!isWhole(only_first) || !isWhole(only_second)) {
+    throw new OptionError(`mcnemar takes two numbers of items, got ${show(only_first)} and ${show(only_second)}`);
+  }
   const n = only_first + only_second;
   const fewer = Math.min(only_first, only_second);
   let term = -n * Math.LN2; // the logarithm of (n over k) / 2^n
@@ -46,16 +52,24 @@ export function mcnemar(only_first: number, only_second: number): number {
   return Math.min(1, 2 * sum);
 }
 
+const isValue = (value: unknown): boolean => typeof value === "number" || (isList(value) && value.length === 2);
+
 /**
  * Whether two lists of a metric's values for the same items differ by more than chance.
  * @param aggregation of the metric, such as "mean" or "perplexity"
  * @throws OptionError for lists of different lengths
  */
 export function paired_test(
-  first: readonly MetricValue[],
-  second: readonly MetricValue[],
+  values: readonly MetricValue[],
+  others: readonly MetricValue[],
   aggregation: string,
 ): PairedTest {
+  const [first, second] = [values, others].map((one) =>
+    listed<MetricValue>("paired_test", one, isValue, "a metric's values"),
+  ) as [MetricValue[], MetricValue[]];
+  if (typeof aggregation !== "string") {
+    throw new OptionError(`paired_test: aggregation must be a name, got ${show(aggregation)}`);
+  }
   if (first.length !== second.length || first.length === 0) {
     throw new OptionError(`paired_test: the items must be the same, got ${first.length} and ${second.length}`);
   }
@@ -96,6 +110,10 @@ const verdict = (test: PairedTest["test"], p_value: number): PairedTest => ({
  * @throws OptionError if they are not of the same
  */
 export function compare_results(reference: EvalResults, other: EvalResults): Comparison[] {
+  for (const one of [reference, other]) {
+    if (made.has(one)) continue;
+    throw new OptionError(`compare_results takes two results of simple_evaluate, got ${show(one)}`);
+  }
   return Object.entries(reference.results).flatMap(([task, result]) =>
     Object.keys(result)
       .filter((key) => key.includes(",") && !key.includes("_stderr,") && typeof result[key] === "number")

@@ -78,6 +78,9 @@ export interface EvalResults {
   readonly samples: Readonly<Record<string, readonly Sample[]>>;
 }
 
+/** Results that were made here. */
+export const made = new WeakSet<EvalResults>();
+
 const BOOTSTRAP = 100_000;
 const hash = (value: string): string => createHash("sha256").update(value).digest("hex");
 
@@ -245,7 +248,7 @@ export function resultsOf(
     }
     better[name] = both;
   }
-  return {
+  const all: EvalResults = {
     results,
     ...(Object.keys(whole).length > 0 ? { groups: whole } : {}),
     group_subtasks: Object.fromEntries(groups.map(({ config, children }) => [config.group, children])),
@@ -261,4 +264,6 @@ export function resultsOf(
     ),
     samples,
   };
+  made.add(all);
+  return all;
 }

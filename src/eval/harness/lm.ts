@@ -9,6 +9,7 @@ import { PreTrainedModel } from "../../generate/model.js";
 import type { CacheDType } from "../../nn/cache.js";
 import { PreTrainedTokenizer } from "../../tokenizer/api.js";
 import { strip } from "../../tokenizer/chat/blanks.js";
+import { isOptions, isText, isTexts, listed, pairs } from "./arguments.js";
 import { type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
 import type { TokenText } from "./prefix-tree.js";
 import { keyOf, type RequestCache } from "./request-cache.js";
@@ -98,7 +99,9 @@ export class LM {
 
   /** Log-likelihoods of continuations, in the order of the requests. @throws OptionError, AbortError, KernelError */
   async loglikelihood(requests: readonly LoglikelihoodRequest[], progress?: Progress): Promise<Loglikelihood[]> {
-    const texts = requests.map(([context, continuation]) => {
+    const wanted = "pairs [context, continuation] of texts";
+    const read = pairs<LoglikelihoodRequest>("loglikelihood", requests, isText, isText, wanted);
+    const texts = read.map(([context, continuation]) => {
       const [before, after] = this.encode_pair(context, continuation);
       if (after.length === 0) throw new OptionError(`loglikelihood: ${show(continuation)} has no tokens`);
       if (after.length > this.max_length) {
@@ -114,12 +117,14 @@ export class LM {
 
   /** Log-likelihoods of the choices of each question. @throws what `loglikelihood` throws */
   async multiple_choice(requests: readonly ChoiceRequest[], progress?: Progress): Promise<Loglikelihood[][]> {
+    const wanted = "pairs [context, choices] of a text and texts";
+    const read = pairs<ChoiceRequest>("multiple_choice", requests, isText, isTexts, wanted);
     const all = await this.loglikelihood(
-      requests.flatMap(([context, choices]) => choices.map((choice): LoglikelihoodRequest => [context, choice])),
+      read.flatMap(([context, choices]) => choices.map((choice): LoglikelihoodRequest => [context, choice])),
       progress,
     );
     let end = 0;
-    return requests.map(([, { length }]) => {
+    return read.map(([, { length }]) => {
       end += length;
       return all.slice(end - length, end);
     });
@@ -127,10 +132,11 @@ export class LM {
 
   /** Log-likelihoods of whole texts, of any length: each token once, in windows of the model's length. */
   async loglikelihood_rolling(texts: readonly string[], progress?: Progress): Promise<number[]> {
-    const windows = texts.map((text) => rollingWindows(this.encode(text), this.prefix_token_id, this.max_length));
+    const read = listed<string>("loglikelihood_rolling", texts, isText, "texts");
+    const windows = read.map((text) => rollingWindows(this.encode(text), this.prefix_token_id, this.max_length));
     const all = windows.flat();
     const scored = await this.#score(all, (done) =>
-      progress?.(Math.floor((done / Math.max(1, all.length)) * texts.length)),
+      progress?.(Math.floor((done / Math.max(1, all.length)) * read.length)),
     );
     let at = 0;
     return windows.map((own) => {
@@ -144,7 +150,9 @@ export class LM {
    * Texts that follow contexts, up to the first of the `until` texts. A context that leaves no room is cut at its beginning.
    * @throws OptionError for options that generate() does not know, and where `max_gen_toks` leaves no room for a context
    */
-  async generate_until(requests: readonly GenerateRequest[], progress?: Progress): Promise<string[]> {
+  async generate_until(given: readonly GenerateRequest[], progress?: Progress): Promise<string[]> {
+    const wanted = "pairs [context, generation_kwargs] of a text and an object";
+    const requests = pairs<GenerateRequest>("generate_until", given, isText, isOptions, wanted);
     const answers = new Array<string>(requests.length);
     const { use_cache, signal: stopped } = this.#options;
     const identity = use_cache && (await this.#id());
@@ -225,6 +233,7 @@ export class LM {
 
   /** Ids of a text; its special tokens are left out where it begins with the prefix token's text. */
   encode(text: string): number[] {
+    if (typeof text !== "string") throw new OptionError(`LM.encode takes a text, got ${show(text)}`);
     const prefix = this.tokenizer.decode([this.prefix_token_id], { skip_special_tokens: false });
     const add = text.startsWith(prefix) && prefix !== "" ? false : this.#options.add_bos_token;
     return this.tokenizer.encode(text, add === undefined ? {} : { add_special_tokens: add });
@@ -235,6 +244,9 @@ export class LM {
    * Without a context, the continuation follows the prefix token.
    */
   encode_pair(context: string, continuation: string): readonly [context: number[], continuation: number[]] {
+    if (typeof context !== "string" || typeof continuation !== "string") {
+      throw new OptionError(`LM.encode_pair takes two texts, got ${show(context)} and ${show(continuation)}`);
+    }
     const start = strip(context, undefined, false, true);
     const rest = context.slice(start.length) + continuation;
     const before = start === "" ? [] : this.encode(start);

@@ -3,7 +3,8 @@
 
 import { createHash } from "node:crypto";
 import { appendFile, readFile, truncate } from "node:fs/promises";
-import { FormatError } from "../../core/errors.js";
+import { FormatError, OptionError } from "../../core/errors.js";
+import { show } from "../../core/show.js";
 import { systemCode, writing } from "../../sources/file-errors.js";
 
 /** Answers by key. */
@@ -25,6 +26,8 @@ export function keyOf(...parts: readonly unknown[]): string {
  * @throws FormatError for a file of something else; FileError
  */
 export async function openRequestCache(file: string): Promise<RequestCache> {
+  if (typeof file !== "string" || file === "")
+    throw new OptionError(`openRequestCache takes a path, got ${show(file)}`);
   const text = await writing(file, HINTS, () =>
     readFile(file, "utf8").catch((cause: unknown) => {
       if (systemCode(cause) === "ENOENT") return "";

@@ -8,6 +8,7 @@ import { ConfigError, NotFoundError, suggestion } from "../../core/errors.js";
 import { readOptions, text } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { systemCode } from "../../sources/file-errors.js";
+import { isText, listed } from "./arguments.js";
 import { BUILT_IN } from "./builtin.js";
 import { splitsOf } from "./datasets.js";
 import { FunctionName } from "./functions.js";
@@ -68,6 +69,7 @@ export class TaskManager {
    * @throws NotFoundError for a name that is not known; ConfigError for files that cannot be used
    */
   async load(names: readonly string[]): Promise<LoadedTasks> {
+    const wanted = listed<string>("TaskManager.load", names, isText, "names");
     const all = await this.#all();
     const tasks = new Map<string, Task>();
     const groups = new Map<string, LoadedGroup>();
@@ -100,7 +102,7 @@ export class TaskManager {
       open.delete(name);
       return own;
     };
-    for (const name of names) add(name);
+    for (const name of wanted) add(name);
     return { tasks: [...tasks.values()], groups: [...groups.values()] };
   }
 

@@ -186,7 +186,7 @@ describe("requests", () => {
   });
 
   test("what is no language model is refused by name", async () => {
-    expect(() => new LM({} as PreTrainedModel, tokenizer)).toThrow("must be a causal language model");
+    expect(() => new LM({} as PreTrainedModel, tokenizer)).toThrow("must be a language model of text");
     expect(() => new LM(model, {} as PreTrainedTokenizer)).toThrow("the tokenizer must be the model's");
     expect(() => new LM(model, tokenizer, { batch: 3 } as object)).toThrow("batch_size");
   });

@@ -6,6 +6,7 @@ import { flag, type Options, readOptions, signal, such, whole } from "../../core
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
 import { PreTrainedModel } from "../../generate/model.js";
+import { PreTrainedSeq2SeqLM } from "../../generate/seq2seq-model.js";
 import type { CacheDType } from "../../nn/cache.js";
 import { PreTrainedTokenizer } from "../../tokenizer/api.js";
 import { strip } from "../../tokenizer/chat/blanks.js";
@@ -13,7 +14,8 @@ import { isOptions, isText, isTexts, listed, pairs } from "./arguments.js";
 import { type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
 import type { TokenText } from "./prefix-tree.js";
 import { keyOf, type RequestCache } from "./request-cache.js";
-import { type Scored, scoreTexts } from "./scorer.js";
+import { type Scored, type ScoreOptions, scoreTexts } from "./scorer.js";
+import { scoreContinuations } from "./seq2seq-scorer.js";
 import { endOf, rollingWindows } from "./windows.js";
 
 /** A text and what may follow it. */
@@ -53,10 +55,10 @@ const MAX_GEN_TOKS = 256;
 const PROBE = 24;
 
 export class LM {
-  readonly model: PreTrainedModel;
+  readonly model: PreTrainedModel | PreTrainedSeq2SeqLM;
   readonly tokenizer: PreTrainedTokenizer;
   readonly batch_size: number;
-  /** Tokens that the model reads at once. */
+  /** Tokens that the model reads at once; an encoder-decoder, in each of the two. */
   readonly max_length: number;
   /** What a text without context follows: bos, else eos. */
   readonly prefix_token_id: number;
@@ -67,12 +69,13 @@ export class LM {
   readonly #options: LMOptions;
   #identity: Promise<string> | undefined;
 
-  /** @throws OptionError for anything but a causal language model and its tokenizer, and for wrong options */
-  constructor(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, options: LMOptions = {}) {
-    if (!LoadedModel.is(model) || !(model instanceof PreTrainedModel)) {
-      const task = LoadedModel.is(model) ? `one of the task "${(model as LoadedModel<never>).task}"` : show(model);
-      throw new OptionError(`LM: the model must be a causal language model, got ${task}`, {
-        hint: "await AutoModelForCausalLM.from_pretrained(name); encoder-decoders are not evaluated yet",
+  /** @throws OptionError for anything but a language model of text and its tokenizer, and for wrong options */
+  constructor(model: PreTrainedModel | PreTrainedSeq2SeqLM, tokenizer: PreTrainedTokenizer, options: LMOptions = {}) {
+    const known = LoadedModel.is(model) && (model instanceof PreTrainedModel || model instanceof PreTrainedSeq2SeqLM);
+    if (!known || (model instanceof PreTrainedSeq2SeqLM && model.module.features)) {
+      const task = LoadedModel.is(model) ? `one of the task "${model.task}"` : show(model);
+      throw new OptionError(`LM: the model must be a language model of text, got ${task}`, {
+        hint: "await AutoModelForCausalLM.from_pretrained(name), or AutoModelForSeq2SeqLM",
       });
     }
     if (!(tokenizer instanceof PreTrainedTokenizer)) {
@@ -109,7 +112,11 @@ export class LM {
           `loglikelihood: a continuation of ${after.length} tokens is longer than the model's ${this.max_length}`,
         );
       }
-      return endOf([...before, ...after], after.length, this.max_length);
+      if (!(this.model instanceof PreTrainedSeq2SeqLM)) {
+        return endOf([...before, ...after], after.length, this.max_length);
+      }
+      const read = before.slice(-this.max_length);
+      return { ids: [...read, ...after], from: read.length };
     });
     const scored = await this.#score(texts, progress);
     return scored.map(({ loglikelihood, is_greedy }) => [loglikelihood, is_greedy]);
@@ -161,7 +168,8 @@ export class LM {
     const groups = new Map<string, { ids: number[]; request: number; key: string }[]>();
     const left = requests.map(([context, kwargs]) => {
       const { max_gen_toks = MAX_GEN_TOKS } = generationOf(kwargs);
-      const room = this.max_length - max_gen_toks;
+      // The encoder has room of its own.
+      const room = this.model instanceof PreTrainedSeq2SeqLM ? this.max_length : this.max_length - max_gen_toks;
       if (room < 1) {
         throw new OptionError(
           `generate_until: max_gen_toks ${max_gen_toks} leaves no room for a text in the model's ${this.max_length} tokens`,
@@ -211,12 +219,23 @@ export class LM {
   ): Promise<string[]> {
     const longest = Math.max(...rows.map(({ length }) => length));
     const pad = this.tokenizer.pad_token_id ?? this.prefix_token_id;
-    const before = rows.map(({ length }) => new Array<number>(longest - length));
+    const { model } = this;
+    const seq2seq = model instanceof PreTrainedSeq2SeqLM;
+    // An encoder's positions are counted from the row's start.
+    const padded = (values: readonly number[], by: number): number[] => {
+      const padding = new Array<number>(longest - values.length).fill(by);
+      return seq2seq ? [...values, ...padding] : [...padding, ...values];
+    };
     const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
     const start = performance.now();
-    const sequences = await this.model.generate({
-      input_ids: rows.map((ids, row) => [...before[row]!.fill(pad), ...ids]),
-      attention_mask: rows.map((ids, row) => [...before[row]!.fill(0), ...ids.map(() => 1)]),
+    const given = {
+      input_ids: rows.map((ids) => padded(ids, pad)),
+      attention_mask: rows.map((ids) =>
+        padded(
+          ids.map(() => 1),
+          0,
+        ),
+      ),
       max_new_tokens: max_gen_toks,
       pad_token_id: pad,
       tokenizer: this.tokenizer,
@@ -224,11 +243,14 @@ export class LM {
       ...(this.#options.signal ? { signal: this.#options.signal } : {}),
       ...(this.#options.cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
       ...options,
-    });
+    };
+    const sequences = seq2seq ? await model.generate(given) : await model.generate(given);
+    // An encoder-decoder's sequences begin with its start token alone.
+    const prompt = seq2seq ? 1 : longest;
     this.seconds += (performance.now() - start) / 1000;
     this.computed_tokens +=
-      rows.reduce((sum, { length }) => sum + length, 0) + rows.length * (sequences[0]!.length - longest);
-    return sequences.map((ids) => this.tokenizer.decode(ids.slice(longest), { skip_special_tokens: true }));
+      rows.reduce((sum, { length }) => sum + length, 0) + rows.length * (sequences[0]!.length - prompt);
+    return sequences.map((ids) => this.tokenizer.decode(ids.slice(prompt), { skip_special_tokens: true }));
   }
 
   /** Ids of a text; its special tokens are left out where it begins with the prefix token's text. */
@@ -241,7 +263,7 @@ export class LM {
 
   /**
    * Ids of a context, and those by which it and its continuation go on: blanks at the context's end belong to the continuation.
-   * Without a context, the continuation follows the prefix token.
+   * Without a context, the continuation follows the prefix token. Of an encoder-decoder, both have ids of their own.
    */
   encode_pair(context: string, continuation: string): readonly [context: number[], continuation: number[]] {
     if (typeof context !== "string" || typeof continuation !== "string") {
@@ -250,8 +272,11 @@ export class LM {
     const start = strip(context, undefined, false, true);
     const rest = context.slice(start.length) + continuation;
     const before = start === "" ? [] : this.encode(start);
-    if (before.length > 0) return [before, this.encode(start + rest).slice(before.length)];
+    if (before.length > 0 && !(this.model instanceof PreTrainedSeq2SeqLM)) {
+      return [before, this.encode(start + rest).slice(before.length)];
+    }
     const ids = this.tokenizer.encode(rest, { add_special_tokens: false });
+    if (before.length > 0) return [before, ids];
     return ids[0] === this.prefix_token_id ? [[ids[0]], ids.slice(1)] : [[this.prefix_token_id], ids];
   }
 
@@ -269,8 +294,7 @@ export class LM {
     }
     let done = texts.length - left.length;
     const start = performance.now();
-    await scoreTexts(
-      this.model,
+    await this.#compute(
       left.map((n) => texts[n]!),
       {
         rows: this.batch_size,
@@ -297,6 +321,13 @@ export class LM {
     return results;
   }
 
+  #compute(texts: readonly TokenText[], options: ScoreOptions): Promise<void> {
+    const { model } = this;
+    return model instanceof PreTrainedSeq2SeqLM
+      ? scoreContinuations(model, texts, options)
+      : scoreTexts(model, texts, options);
+  }
+
   /** What stands for the model in keys: its scores of a fixed text, to the last bit, which change with weights and kernels. */
   #id(): Promise<string> {
     const { vocab } = this.model.module.geometry;
@@ -305,7 +336,7 @@ export class LM {
     this.#identity ??= (async () => {
       const bits: number[] = [];
       const probes = [1, Math.ceil(length / 2)].map((from) => ({ ids, from }));
-      await scoreTexts(this.model, probes, {
+      await this.#compute(probes, {
         rows: 2,
         scored: (batch) => {
           for (const [, { loglikelihood }] of batch) bits.push(loglikelihood);
@@ -319,7 +350,7 @@ export class LM {
 
 /** The longest text of a model: from its config, its tokenizer, or the usual one; never more than its positions. */
 function longestOf(
-  { config, module }: PreTrainedModel,
+  { config, module }: PreTrainedModel | PreTrainedSeq2SeqLM,
   tokenizer: PreTrainedTokenizer,
   given: number | undefined,
 ): number {

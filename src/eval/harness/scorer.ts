@@ -39,7 +39,7 @@ export interface ScoreOptions {
 const BATCH_TOKENS = 4096;
 const PAGE = 16;
 /** Bytes of logits that are held at once. */
-const LOGITS_BYTES = 64 << 20;
+export const LOGITS_BYTES = 64 << 20;
 /** RoPE whose constants depend on a text's length: such texts share no keys. */
 const BY_LENGTH = /"(?:rope_)?type":"(?:dynamic|longrope|su)"/;
 
